@@ -1,16 +1,29 @@
-/** Replays: readers come, ask again and leave while publications come, on an engine of a bad day. */
-import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+/** Replays: readers come, ask again, move and leave while publications come, on a bad day of two nodes. */
+import {
+  SimulatedServer,
+  type SimulatedServerOptions,
+} from "../../../../../testing/simulation/programs.ts";
+import type { Client } from "../../../../../client/client.ts";
 import type { Server } from "../../../../../server.ts";
+import type { Contract } from "../../../../../session/contract.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
-import type { Audit } from "../audit.ts";
+import { oneOf } from "../../chance.ts";
+import { type Audit, outcomeOf } from "../audit.ts";
 import { UnsteadyBroker } from "./unsteady_broker.ts";
-import { WireReader } from "./wire_reader.ts";
+import { UnsteadyEngine } from "./unsteady_engine.ts";
+import { type ReadNode, WireReader } from "./wire_reader.ts";
 
-/** Readers of one audit. */
-const READERS = 3;
+/** Readers, authors and nodes of one audit. */
+const [READERS, AUTHORS, NODES] = [3, 2, 2];
 
 /** Steps of the workload, and the mean time of one, in milliseconds. */
 const [STEPS, STEP_MS] = [110, 70];
+
+/** Share of audits in which the engine loses all publications at a step. */
+const LOSS_SHARE = 0.35;
+
+/** Most deaths of nodes, longest time of one behind a publication, and longest absence, in milliseconds. */
+const [DEATHS, DEATH_MS, DEAD_MS] = [3, 250, 1_500];
 
 /** Most publications of one step. */
 const MAX_BURST = 4;
@@ -27,7 +40,10 @@ const SOON_MS = 150;
 /** Longest outage of the engine, in milliseconds. */
 const AWAY_MS = 1_500;
 
-/** Time for all readers to catch up, once all is well: feeds ask the engine for seven seconds. */
+/**
+ * Time for all readers to catch up, once all is well: feeds ask the engine for seven seconds. The claim
+ * of a node that died to an author lasts four.
+ */
 const CALM_MS = 9_000;
 
 /** Steps between two rests of the publishers, and the longest time of one, in milliseconds. */
@@ -39,8 +55,15 @@ const [MUTE_SHARE, MUTE_FROM] = [0.3, 10];
 /** Topic without a history. */
 const PLAIN = "talk";
 
+/** Publications of one program, each of which the client repeats until a node answers. */
+interface Author {
+  readonly name: string;
+  readonly client: Client;
+  readonly outcomes: Map<string, string>;
+}
+
 /**
- * Reads histories on a server of its own, whose engine is slow and fails now and then.
+ * Reads histories on two servers, each of which has a slow way to the engine that fails now and then.
  *
  * @param audit The audit.
  */
@@ -48,46 +71,94 @@ export async function auditReplays(audit: Audit): Promise<void> {
   await new Replays(audit).run();
 }
 
-/** The server, the readers, and the state of the engine. */
+/** A node, over all of its lives. */
+class UnsteadyNode implements ReadNode {
+  readonly program: SimulatedServer;
+  #broker: UnsteadyBroker | undefined;
+
+  constructor(
+    audit: Audit,
+    host: Host,
+    { brokerOf, ...options }:
+      & { readonly brokerOf: (host: Host) => UnsteadyBroker }
+      & Pick<SimulatedServerOptions<unknown, Contract>, "history" | "session">,
+  ) {
+    this.program = new SimulatedServer(audit.network, host, () => ({
+      ...options,
+      authorize: () => true,
+      broker: this.#broker = brokerOf(host),
+      onError() {},
+    }));
+  }
+
+  /** The machine. */
+  get host(): Host {
+    return this.program.host;
+  }
+
+  /** The broker of the present life. */
+  get broker(): UnsteadyBroker {
+    return this.#broker!;
+  }
+
+  /** The server of the present life. */
+  get server(): Server {
+    return this.program.server;
+  }
+}
+
+/** The nodes, the readers, and the state of the engine. */
 class Replays {
   readonly #audit: Audit;
   readonly #random: () => number;
-  readonly #host: Host;
-  readonly #server: Server;
-  readonly #broker: UnsteadyBroker;
+  readonly #engine: UnsteadyEngine;
+  readonly #nodes: readonly UnsteadyNode[];
   readonly #readers: readonly WireReader[];
+  readonly #authors: readonly Author[];
   /** Topics of each reader: one of all readers, one of this reader, one without a history. */
   readonly #topics: readonly (readonly string[])[];
   /** Time of a publication in the topic of a reader, in milliseconds. */
   readonly #briefMs: number;
+  #deaths = 0;
 
   constructor(audit: Audit) {
     this.#audit = audit;
-    this.#random = audit.random;
-    const host = this.#host = audit.host("unsteady");
-    const broker = this.#broker = new UnsteadyBroker(host.runtime, this.#random);
+    const random = this.#random = audit.random;
+    const engine = this.#engine = new UnsteadyEngine(audit.host("unsteady-engine"));
     this.#briefMs = 500 + this.#draw(2_000);
-    const { server } = new SimulatedServer(audit.network, host, () => ({
-      authorize: () => true,
-      broker,
+    const options = {
       history: {
         all: { size: 10 + this.#draw(40) },
         "brief:{name}": { size: 100, ttlMs: this.#briefMs },
       },
       session: { sendQueue: { maxMessages: 8 + this.#draw(24) } },
-    }));
-    this.#server = server;
+      brokerOf: (host: Host) => new UnsteadyBroker(engine, { host, random }),
+    };
+    const nodes = this.#nodes = Array.from(
+      { length: NODES },
+      (_, i) => new UnsteadyNode(audit, audit.host(`unsteady-${i}`), options),
+    );
     this.#topics = Array.from({ length: READERS }, (_, i) => ["all", `brief:${i}`, PLAIN]);
     this.#readers = this.#topics.map((_, i) =>
       new WireReader({
         network: audit.network,
         host: audit.host(`unsteady-reader-${i}`),
-        server: host,
-        broker,
+        engine,
+        pickNode: () => oneOf(random, nodes),
         hasHistory: (topic) => topic !== PLAIN,
         onDifference: (rule, expected, received) => this.#expect(rule, expected, received),
       })
     );
+    this.#authors = Array.from({ length: AUTHORS }, (_, i): Author => {
+      const name = `unsteady-author-${i}`;
+      const hosts = nodes.map(({ host }) => host);
+      const client = audit.connect(name, i % 2 === 0 ? hosts : hosts.reverse(), {
+        token: undefined,
+        delivery: "at-least-once",
+        onError() {},
+      });
+      return { name, client, outcomes: new Map() };
+    });
   }
 
   async run(): Promise<void> {
@@ -95,23 +166,28 @@ class Replays {
       for (const topic of this.#topics[i]!) reader.ask(topic);
       const { network } = this.#audit;
       if (this.#draw(2) === 0) {
-        network.change(this.#host, this.#audit.host(`unsteady-reader-${i}`), {
-          bytesPerSecond: SLOW_BYTES,
-        });
+        for (const { host } of this.#nodes) {
+          network.change(host, this.#audit.host(`unsteady-reader-${i}`), {
+            bytesPerSecond: SLOW_BYTES,
+          });
+        }
       }
     }
     // Longer than feeds ask again, in most cases.
     const muteFrom = this.#random() < MUTE_SHARE ? this.#draw(MUTE_FROM) : STEPS;
+    const lostAt = this.#random() < LOSS_SHARE ? this.#draw(STEPS) : STEPS;
     for (let step = 0; step < STEPS; step++) {
-      if (step === muteFrom) this.#broker.isMute = true;
+      if (step === muteFrom) { for (const { broker } of this.#nodes) broker.isMute = true; }
+      if (step === lostAt) this.#loseAll();
       this.#step();
       if (step % REST_EVERY === REST_EVERY - 1) await this.#rest();
       await this.#audit.pause(-STEP_MS * Math.log(1 - this.#random()));
     }
     await this.#settle();
     for (const reader of this.#readers) reader.close();
-    await this.#server.close();
-    await this.#broker.close();
+    await Promise.all(this.#authors.map(({ client }) => client.close()));
+    await Promise.all(this.#nodes.map(({ server }) => server.close()));
+    await this.#engine.close();
   }
 
   /** Draws a whole number below a bound. */
@@ -127,21 +203,46 @@ class Replays {
     const i = this.#draw(READERS);
     const reader = this.#readers[i]!;
     const topic = this.#topics[i]![this.#draw(3)]!;
+    const { broker } = this.#node();
     const chance = this.#random();
-    if (chance < 0.45) this.#publish(topic);
-    else if (chance < 0.5) reader.publish(topic);
+    if (chance < 0.35) this.#publish(topic);
+    else if (chance < 0.4) reader.publish(topic);
+    else if (chance < 0.5) this.#write();
     else if (chance < 0.7) this.#ask(reader, topic);
-    else if (chance < 0.8) this.#leave(reader, topic);
-    else if (chance < 0.85) reader.disconnect();
-    else if (chance < 0.87) this.#loseEngine();
-    else if (chance < 0.9 && !this.#broker.isAway) this.#broker.comeBack();
+    else if (chance < 0.78) this.#leave(reader, topic);
+    else if (chance < 0.86) reader.disconnect();
+    else if (chance < 0.88) this.#leaveEngine(broker);
+    else if (chance < 0.91 && !broker.isAway) broker.comeBack();
+  }
+
+  #node(): UnsteadyNode {
+    const up = this.#nodes.filter(({ host }) => host.isAlive);
+    return oneOf(this.#random, up);
   }
 
   #publish(topic: string): void {
+    const { server } = this.#node();
     for (let left = 1 + this.#draw(MAX_BURST); left > 0; left--) {
       const text = this.#random() < LONG_SHARE ? LONG : "";
-      this.#server.publish(topic, { text });
+      server.publish(topic, { text });
     }
+  }
+
+  /** Lets an author publish; a node may die before the number of the publication is stored. */
+  #write(): void {
+    const { name, client, outcomes } = oneOf(this.#random, this.#authors);
+    const id = `${name} ${outcomes.size}`;
+    outcomes.set(id, "none");
+    void outcomeOf(client.publish("all", { id })).then((outcome) => outcomes.set(id, outcome));
+    if (this.#deaths === DEATHS || this.#draw(2) > 0) return;
+    this.#deaths++;
+    const { program, host } = this.#node();
+    this.#engine.host.after(DEATH_MS * this.#random(), () => {
+      // One node at least goes on.
+      if (this.#nodes.some((node) => !node.host.isAlive)) return;
+      host.kill();
+      this.#engine.host.after(DEAD_MS * this.#random(), () => program.restart());
+    });
   }
 
   /** Asks for a topic from a drawn place: behind the last publication, earlier, or beyond the head. */
@@ -149,7 +250,7 @@ class Replays {
     const place = reader.placeOf(topic);
     // Most often a replay is under way then.
     if (this.#draw(3) === 0) {
-      this.#host.after(SOON_MS * this.#random(), () => this.#leave(reader, topic));
+      this.#engine.host.after(SOON_MS * this.#random(), () => this.#leave(reader, topic));
     }
     const kind = this.#draw(5);
     if (kind === 0 || place === undefined) return reader.ask(topic);
@@ -170,7 +271,7 @@ class Replays {
     const again = () => reader.ask(topic, { since });
     if (this.#draw(3) === 0) return again();
     const awayMs = this.#briefMs * [0.1, 0.5, 0.95, 1.05, 1.5][this.#draw(5)]!;
-    this.#host.after(awayMs, again);
+    this.#engine.host.after(awayMs, again);
   }
 
   /**
@@ -178,46 +279,67 @@ class Replays {
    * to the readers, with all before.
    */
   async #rest(): Promise<void> {
-    const broker = this.#broker;
-    if (broker.isAway || broker.isMute) return;
-    broker.isReadable = true;
+    const brokers = this.#nodes.map(({ broker }) => broker);
+    const isAway = () => brokers.some((one) => one.isAway);
+    if (isAway() || brokers.some(({ isMute }) => isMute)) return;
+    for (const broker of brokers) broker.isReadable = true;
     const behind = () =>
       this.#topics.flatMap((topics, i) => {
         const reader = this.#readers[i]!;
         return topics.filter((topic) =>
           topic !== PLAIN && reader.quietTopics.includes(topic) &&
-          reader.placeOf(topic)!.offset < broker.reachedOf(topic)
+          reader.placeOf(topic)!.offset < reader.node.broker.reachedOf(topic)
         ).map((topic) => `${reader.name} on ${topic}`);
       });
-    await this.#audit.until(() => behind().length === 0 || broker.isAway, REST_MS);
-    if (!broker.isAway) this.#expect("readers behind a publication of the node", [], behind());
-    broker.isReadable = false;
+    await this.#audit.until(() => behind().length === 0 || isAway(), REST_MS);
+    if (!isAway()) this.#expect("readers behind a publication of the node", [], behind());
+    for (const broker of brokers) broker.isReadable = false;
   }
 
-  #loseEngine(): void {
-    if (this.#broker.isAway) return;
-    this.#broker.goAway();
-    this.#host.after(AWAY_MS * this.#random(), () => {
-      if (this.#broker.isAway) this.#broker.comeBack();
+  /** The engine leaves one node alone for a while. */
+  #leaveEngine(broker: UnsteadyBroker): void {
+    if (broker.isAway) return;
+    broker.goAway();
+    this.#engine.host.after(AWAY_MS * this.#random(), () => {
+      if (broker.isAway) broker.comeBack();
     });
+  }
+
+  /** The engine begins anew, of which all nodes learn by an interruption. */
+  #loseAll(): void {
+    this.#engine.lose();
+    for (const { broker, host } of this.#nodes) {
+      if (!host.isAlive) continue;
+      broker.subscribeAnew();
+      if (!broker.isAway) broker.comeBack();
+    }
   }
 
   /** Compares the state of all with that of the engine, once all is well. */
   async #settle(): Promise<void> {
-    const [audit, broker, server] = [this.#audit, this.#broker, this.#server];
-    broker.isSteady = true;
-    broker.isMute = false;
-    broker.comeBack();
+    const [audit, engine] = [this.#audit, this.#engine];
+    await audit.until(() => this.#nodes.every(({ host }) => host.isAlive));
+    const brokers = this.#nodes.map(({ broker }) => broker);
+    for (const broker of brokers) {
+      broker.isSteady = true;
+      broker.isMute = false;
+      broker.comeBack();
+    }
     await audit.pause(100 + 1.5 * this.#briefMs); // Those who left are back.
     const wanted = this.#topics.flatMap((topics, i) =>
       topics.map((topic) => ({ topic, reader: this.#readers[i]! }))
     );
-    for (const topic of new Set(this.#topics.flat())) this.#server.publish(topic, { text: "" });
+    const topics = new Set(this.#topics.flat());
+    for (const topic of topics) this.#node().server.publish(topic, { text: "" });
     const hasAll = ({ topic, reader }: typeof wanted[number]) =>
       !reader.quietTopics.includes(topic) || topic === PLAIN ||
-      reader.placeOf(topic)?.offset === broker.headOf(topic);
+      reader.placeOf(topic)?.offset === engine.headOf(topic);
+    const areAnswered = () =>
+      this.#authors.every(({ outcomes }) =>
+        !outcomes.values().some((outcome) => outcome === "none")
+      );
     await audit.until(
-      () => this.#readers.every(({ isQuiet }) => isQuiet) && wanted.every(hasAll),
+      () => areAnswered() && this.#readers.every(({ isQuiet }) => isQuiet) && wanted.every(hasAll),
       CALM_MS,
     );
     for (const reader of this.#readers) {
@@ -227,21 +349,47 @@ class Replays {
       if (topic === PLAIN || !reader.quietTopics.includes(topic)) continue;
       this.#expect(
         `newest offset of ${topic}`,
-        broker.headOf(topic),
+        engine.headOf(topic),
         reader.placeOf(topic)?.offset,
       );
     }
-    for (const topic of new Set(this.#topics.flat())) {
-      const inForce = this.#readers.filter(({ quietTopics }) => quietTopics.includes(topic)).length;
-      this.#expect(`subscribers of ${topic}`, inForce, server.topics.subscribers(topic).length);
+    for (const { server, host } of this.#nodes) {
+      for (const topic of topics) {
+        const inForce = this.#readers.filter(({ quietTopics, node }) =>
+          node.host === host && quietTopics.includes(topic)
+        );
+        const { length } = server.topics.subscribers(topic);
+        this.#expect(`subscribers of ${topic}`, inForce.length, length);
+      }
     }
+    for (const author of this.#authors) this.#compare(author);
     const before = this.#readers.map((reader) => reader.interruptionsOf(PLAIN));
-    broker.comeBack();
+    for (const broker of brokers) broker.comeBack();
     await audit.pause(1_000);
     for (const [i, reader] of this.#readers.entries()) {
       const told = reader.quietTopics.includes(PLAIN) ? 1 : 0;
       const received = reader.interruptionsOf(PLAIN) - before[i]!;
       this.#expect(`notices of an interruption to ${reader.name}`, told, received);
     }
+  }
+
+  /** Compares the publications of an author with those that the engine took (11.4, 11.5). */
+  #compare({ name, outcomes }: Author): void {
+    const { taken, lives } = this.#engine;
+    const own = taken.flatMap(({ life, text }) => {
+      const { id } = JSON.parse(text).data as { readonly id?: string };
+      return id?.startsWith(`${name} `) ? [{ life, id }] : [];
+    });
+    for (let life = 0; life <= lives; life++) {
+      const ids = own.filter((one) => one.life === life).map(({ id }) => id);
+      const inOrder = [...outcomes.keys()].filter((id) => ids.includes(id));
+      this.#expect(`publications of ${name} in life ${life}`, inOrder, ids);
+    }
+    const missing = [...outcomes].filter(([id, outcome]) =>
+      outcome === "fulfilled" && !own.some((one) => one.id === id)
+    );
+    this.#expect(`answered publications of ${name} that no history took`, [], missing);
+    const failed = [...outcomes].filter(([_, outcome]) => outcome !== "fulfilled");
+    this.#expect(`publications of ${name} without success`, [], failed);
   }
 }

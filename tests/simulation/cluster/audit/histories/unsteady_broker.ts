@@ -1,4 +1,4 @@
-/** A broker in memory whose reads and deliveries are those of a bad day, with the truth about all. */
+/** The broker of one node, whose way to the engine is that of a bad day. */
 import { BrokerError } from "../../../../../errors.ts";
 import type {
   Appended,
@@ -6,49 +6,56 @@ import type {
   Broker,
   BrokerHistory,
   BrokerStats,
+  BrokerStatus,
   BrokerStore,
   BrokerSubscribeOptions,
   BrokerSubscription,
-  HistoryBounds,
   HistoryPage,
   Publication,
   ReadHistoryOptions,
 } from "../../../../../pubsub/broker.ts";
-import { MemoryBroker } from "../../../../../pubsub/memory/broker.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { Runtime } from "../../../../../base/runtime.ts";
+import { StatusFeed } from "../../../../../base/status_feed.ts";
 import { pause } from "../../../../../base/wait.ts";
 import { oneOf } from "../../chance.ts";
+import type { UnsteadyEngine } from "./unsteady_engine.ts";
 
-/** Longest time of a delivery, in milliseconds. */
-const SLOW_MS = 40;
+/** Longest time of a delivery, and of an append to the engine, in milliseconds. */
+const [SLOW_MS, APPEND_MS] = [40, 15];
 
-/** Longest time of each half of a read, of which one is drawn, in milliseconds. */
-const READS_MS = [40, 160] as const;
+/** Longest time of each half of a read or a call of the store, of which one is drawn, in milliseconds. */
+const CALLS_MS = [40, 160] as const;
 
-/** Share of subscriptions that lose deliveries, of these deliveries, and of reads that fail. */
+/** Share of subscriptions that lose deliveries, of these deliveries, and of calls that fail. */
 const [LOSSY, LOST, FAILED] = [0.5, 0.08, 0.08];
 
-/** A publication that the engine has. */
-interface Kept {
-  readonly offset: number;
-  readonly atMs: number;
+/** A subscription of the node, over all lives of the engine. */
+interface Listening {
+  readonly topic: string;
+  readonly take: (publication: Publication) => void;
+  readonly options: BrokerSubscribeOptions;
+  inner: BrokerSubscription;
 }
 
 /**
- * Carries publications within one process, as a node receives these from an engine far away.
+ * Carries publications as a node receives these from an engine far away.
  *
- * - Deliveries on topics with a history take time, overtake each other, and some are lost.
- * - Reads take time, and some fail.
+ * - Appends and deliveries on topics with a history take time; deliveries overtake each other, and some
+ *   are lost.
+ * - Reads and calls of the store take time, and some fail, or have an effect without an answer.
  * - While the broker is mute, all reads fail.
- * - While the engine is away, nothing is delivered and all reads fail; subscriptions learn of that
- *   once the engine is back.
+ * - While the engine is away, nothing is delivered, and all reads and calls of the store fail;
+ *   subscriptions learn of that once the engine is back.
  * - A steady broker does none of this.
  */
 export class UnsteadyBroker implements Broker {
   readonly name = "unsteady";
   readonly delivery = "at-most-once";
+  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connected" });
   readonly history: BrokerHistory;
-  /** False while reads and deliveries fail by chance. */
+  readonly store: BrokerStore;
+  /** False while calls and deliveries fail by chance. */
   isSteady = false;
   /** True while all reads fail, and publications come. */
   isMute = false;
@@ -56,45 +63,51 @@ export class UnsteadyBroker implements Broker {
   isReadable = false;
   /** Reads that failed. */
   failures = 0;
-  readonly #inner: MemoryBroker;
+  readonly #engine: UnsteadyEngine;
   readonly #runtime: Runtime;
   readonly #random: () => number;
-  readonly #readMs: number;
-  readonly #onInterrupted = new Set<() => void>();
+  readonly #callMs: number;
+  readonly #listenings = new Set<Listening>();
   /** Newest offset that reached a listener, by topic. */
   readonly #reached = new Map<string, number>();
-  readonly #kept = new Map<string, { readonly bounds: HistoryBounds; readonly all: Kept[] }>();
   /** Number of deliveries that were lost, by topic. */
   readonly #lost = new Map<string, number>();
+  /** The appends under way, which arrive in order. */
+  #line: Promise<void> = Promise.resolve();
   #isAway = false;
 
   /**
-   * Creates a broker.
+   * Creates a broker for the present life of a node.
    *
-   * @param runtime Clocks and timers.
+   * @param engine The engine.
+   * @param host The machine of the node.
    * @param random Chance.
    */
-  constructor(runtime: Runtime, random: () => number) {
-    this.#inner = new MemoryBroker({ runtime });
-    this.#runtime = runtime;
+  constructor(engine: UnsteadyEngine, { host, random }: {
+    readonly host: Host;
+    readonly random: () => number;
+  }) {
+    this.#engine = engine;
+    this.#runtime = host.runtime;
     this.#random = random;
-    this.#readMs = oneOf(random, READS_MS);
+    this.#callMs = oneOf(random, CALLS_MS);
     this.history = {
       append: (publication, options) => this.#append(publication, options),
       read: (topic, options) => this.#read(topic, options),
     };
-  }
-
-  get status(): Broker["status"] {
-    return this.#inner.status;
+    this.store = {
+      advance: (...parts) => this.#call((store) => store.advance(...parts)),
+      newest: (...parts) => this.#call((store) => store.newest(...parts)),
+      claim: (...parts) => this.#call((store) => store.claim(...parts)),
+      release: (...parts) => this.#call((store) => store.release(...parts)),
+      claims: (...parts) => this.#call((store) => store.claims(...parts)),
+      take: (...parts) => this.#call((store) => store.take!(...parts)),
+    };
+    host.onEnd(() => this.#leaveAll());
   }
 
   get stats(): BrokerStats {
-    return this.#inner.stats;
-  }
-
-  get store(): BrokerStore {
-    return this.#inner.store;
+    return this.#engine.broker.stats;
   }
 
   /** True between `goAway()` and `comeBack()`. */
@@ -106,25 +119,22 @@ export class UnsteadyBroker implements Broker {
     return [];
   }
 
-  /** Ends reads and deliveries. */
+  /** Ends calls and deliveries. */
   goAway(): void {
     this.#isAway = true;
   }
 
-  /** Begins reads and deliveries again, and tells all subscriptions of the interruption. */
+  /** Begins calls and deliveries again, and tells all subscriptions of the interruption. */
   comeBack(): void {
     this.#isAway = false;
-    for (const tell of [...this.#onInterrupted]) tell();
+    for (const { options } of [...this.#listenings]) options.onInterrupted?.();
   }
 
-  /**
-   * Tells the newest offset of a topic.
-   *
-   * @param topic The topic.
-   * @returns The offset; 0 without publications.
-   */
-  headOf(topic: string): number {
-    return this.#kept.get(topic)?.all.at(-1)?.offset ?? 0;
+  /** Subscribes to all topics at an engine that began anew; the reach of deliveries begins anew, too. */
+  subscribeAnew(): void {
+    this.#reached.clear();
+    this.#line = Promise.resolve();
+    for (const listening of this.#listenings) listening.inner = this.#listen(listening);
   }
 
   /**
@@ -147,22 +157,8 @@ export class UnsteadyBroker implements Broker {
     return this.#reached.get(topic) ?? 0;
   }
 
-  /**
-   * Tells the newest offset that is no longer within the size and the time of the history.
-   *
-   * @param topic The topic.
-   * @returns The offset; 0 if all publications are kept.
-   */
-  forgottenOf(topic: string): number {
-    const { bounds: { size, ttlMs }, all } = this.#kept.get(topic) ??
-      { bounds: { size: 1, ttlMs: 1 }, all: [] };
-    const now = this.#runtime.now();
-    const isGone = ({ atMs }: Kept, i: number) => all.length - i > size || now - atMs >= ttlMs;
-    return all.findLast(isGone)?.offset ?? 0;
-  }
-
   publish(publication: Publication): void {
-    if (!this.#isAway) this.#inner.publish(publication);
+    if (!this.#isAway) this.#engine.broker.publish(publication);
   }
 
   subscribe(
@@ -170,65 +166,94 @@ export class UnsteadyBroker implements Broker {
     listener: (publication: Publication) => void,
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
-    const { history, onInterrupted = () => {} } = options;
+    const { history } = options;
     const lost = history !== undefined && this.#random() < LOSSY ? LOST : 0;
-    let isOver = false;
     const lose = () => void this.#lost.set(topic, this.lostOf(topic) + 1);
-    const deliver = (publication: Publication) => {
+    const deliver = (publication: Publication, life: number) => {
       if (this.#isAway) return lose();
-      if (isOver) return;
+      // A connection that broke with the engine brings nothing of the life before.
+      if (!this.#listenings.has(listening) || life !== this.#engine.lives) return;
       const { offset = 0 } = publication.position ?? {};
       this.#reached.set(topic, Math.max(offset, this.reachedOf(topic)));
       listener(publication);
     };
     const take = (publication: Publication) => {
-      if (this.isSteady || history === undefined) return deliver(publication);
+      const { lives } = this.#engine;
+      if (this.isSteady || history === undefined) return deliver(publication, lives);
       if (this.#isAway || this.#random() < lost) return lose();
-      this.#runtime.setTimeout(() => deliver(publication), SLOW_MS * this.#random());
+      this.#runtime.setTimeout(() => deliver(publication, lives), SLOW_MS * this.#random());
     };
-    const subscription = this.#inner.subscribe(topic, take, options);
-    this.#onInterrupted.add(onInterrupted);
+    const parts = { topic, take, options };
+    const listening: Listening = { ...parts, inner: this.#listen(parts) };
+    this.#listenings.add(listening);
     return {
-      ready: subscription.ready,
+      ready: listening.inner.ready,
       [Symbol.asyncDispose]: () => {
-        isOver = true;
-        this.#onInterrupted.delete(onInterrupted);
-        return subscription[Symbol.asyncDispose]();
+        this.#listenings.delete(listening);
+        return listening.inner[Symbol.asyncDispose]();
       },
     };
   }
 
+  /** Leaves all topics; the engine goes on for the other nodes. */
   close(): Promise<void> {
-    return this.#inner.close();
+    this.#leaveAll();
+    return Promise.resolve();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
+  #listen({ topic, take, options }: Omit<Listening, "inner">): BrokerSubscription {
+    return this.#engine.broker.subscribe(topic, take, options);
+  }
+
+  #leaveAll(): void {
+    for (const { inner } of this.#listenings) void inner[Symbol.asyncDispose]();
+    this.#listenings.clear();
+  }
+
   async #append(publication: Publication, options: AppendOptions): Promise<Appended> {
-    const { topic } = publication;
-    const atMs = this.#runtime.now();
-    let kept = this.#kept.get(topic);
-    if (kept === undefined) this.#kept.set(topic, kept = { bounds: options.bounds, all: [] });
-    // Within one process, an append takes effect at once.
-    kept.all.push({ offset: this.headOf(topic) + 1, atMs });
-    return await this.#inner.history.append(publication, options);
+    await (this.#line = this.#line.then(() => this.#wait(APPEND_MS)));
+    const appended = await this.#engine.append(publication, options);
+    await this.#wait(APPEND_MS);
+    return appended;
   }
 
   async #read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
-    await this.#pass();
-    const page = await this.#inner.history.read(topic, options);
-    await this.#pass();
+    await this.#passRead();
+    const page = await this.#engine.broker.history.read(topic, options);
+    await this.#passRead();
     return page;
   }
 
   /** Half of the way of a read. */
-  async #pass(): Promise<void> {
-    if (!this.isSteady) await pause(this.#runtime, this.#readMs * this.#random());
-    const isLucky = this.isSteady || this.isReadable || this.#random() >= FAILED;
-    if (!this.#isAway && !this.isMute && isLucky) return;
-    this.failures++;
-    throw new BrokerError("Cannot read history: the engine is away");
+  async #passRead(): Promise<void> {
+    try {
+      await this.#pass({ fails: this.isMute, neverFails: this.isReadable });
+    } catch (error) {
+      this.failures++;
+      throw error;
+    }
+  }
+
+  async #call<T>(act: (store: BrokerStore) => Promise<T>): Promise<T> {
+    await this.#pass();
+    const result = await act(this.#engine.broker.store);
+    await this.#pass();
+    return result;
+  }
+
+  /** Half of the way of a call. */
+  async #pass({ fails = false, neverFails = false } = {}): Promise<void> {
+    await this.#wait(this.#callMs);
+    const isLucky = this.isSteady || neverFails || this.#random() >= FAILED;
+    if (!this.#isAway && !fails && isLucky) return;
+    throw new BrokerError("Cannot call the engine: the engine is away");
+  }
+
+  async #wait(mostMs: number): Promise<void> {
+    if (!this.isSteady) await pause(this.#runtime, mostMs * this.#random());
   }
 }

@@ -3,6 +3,7 @@ import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { SimulatedNetwork } from "../../../../../testing/simulation/network/network.ts";
 import type { HistoryPosition } from "../../../../../session/wire/recovery.ts";
 import type { UnsteadyBroker } from "./unsteady_broker.ts";
+import type { UnsteadyEngine } from "./unsteady_engine.ts";
 
 /** Longest wait before the next connection, in milliseconds. */
 const AGAIN_MS = 200;
@@ -37,8 +38,12 @@ interface Question extends Start {
   /** State of the history at the time of the question. */
   readonly head: number;
   readonly forgotten: number;
+  readonly lives: number;
   readonly failures: number;
 }
+
+/** A question about no place. */
+const NOTHING = { head: 0, forgotten: 0, lives: 0, failures: 0 } as const;
 
 /** State of one topic. */
 interface Following {
@@ -55,12 +60,20 @@ interface Following {
   interruptions: number;
 }
 
+/** A node, as a reader uses one. */
+export interface ReadNode {
+  readonly host: Host;
+  /** The broker of the present life. */
+  readonly broker: UnsteadyBroker;
+}
+
 /** Collaborators of a {@linkcode WireReader}. */
 export interface WireReaderOptions {
   readonly network: SimulatedNetwork;
   readonly host: Host;
-  readonly server: Host;
-  readonly broker: UnsteadyBroker;
+  readonly engine: UnsteadyEngine;
+  /** Picks the node of the next connection. */
+  readonly pickNode: () => ReadNode;
   /** True for a topic with a history. */
   readonly hasHistory: (topic: string) => boolean;
   /** Takes a difference from the protocol. */
@@ -85,12 +98,19 @@ export class WireReader {
   #isOpen = false;
   #isClosed = false;
   #next = 1;
+  /** The node of the connection, in the life at the begin of the connection. */
+  #node: ReadNode;
 
   /** Connects. */
   constructor(options: WireReaderOptions) {
     this.#options = options;
     this.name = options.host.name;
-    this.#connect();
+    this.#node = this.#connect();
+  }
+
+  /** The node of the connection, in the life at the begin of the connection. */
+  get node(): ReadNode {
+    return this.#node;
   }
 
   /** True once the session is open. */
@@ -159,7 +179,7 @@ export class WireReader {
     following.isWanted = false;
     if (!this.#isOpen) return;
     const id = this.#next++;
-    following.questions.set(id, { isLeave: true, head: 0, forgotten: 0, failures: 0 });
+    following.questions.set(id, { ...NOTHING, isLeave: true });
     this.#send({ unsubscribe: topic, id });
   }
 
@@ -203,8 +223,10 @@ export class WireReader {
     return following;
   }
 
-  #connect(): void {
-    const { network, host, server } = this.#options;
+  /** Connects to the next node. */
+  #connect(): ReadNode {
+    const { network, host, pickNode } = this.#options;
+    const { host: server, broker } = pickNode();
     const url = new URL(`wss://${server.name}/`);
     const socket = this.#socket = network.sockets(host)(url, ["skein.1"]);
     socket.onmessage = ({ data }) => {
@@ -217,8 +239,10 @@ export class WireReader {
         following.isInForce = false;
         following.recovered = undefined;
       }
-      if (!this.#isClosed) host.after(AGAIN_MS * host.runtime.random(), () => this.#connect());
+      if (this.#isClosed) return;
+      host.after(AGAIN_MS * host.runtime.random(), () => void (this.#node = this.#connect()));
     };
+    return { host: server, broker };
   }
 
   #send(envelope: unknown): void {
@@ -226,16 +250,16 @@ export class WireReader {
   }
 
   #ask(topic: string, { questions }: Following, { since, last }: Start): void {
-    const { broker } = this.#options;
+    const { engine } = this.#options;
     const id = this.#next++;
-    const [head, forgotten] = [broker.headOf(topic), broker.forgottenOf(topic)];
     questions.set(id, {
       since,
       last,
       isLeave: false,
-      head,
-      forgotten,
-      failures: broker.failures,
+      head: engine.headOf(topic),
+      forgotten: engine.forgottenOf(topic),
+      lives: engine.lives,
+      failures: this.#node.broker.failures,
     });
     this.#send({ subscribe: topic, id, since, last, client: this.name });
   }
@@ -288,32 +312,49 @@ export class WireReader {
     question: Question,
     answer: Envelope & { readonly recovered?: boolean },
   ): void {
-    const { broker } = this.#options;
     const following = this.#following(topic);
-    const { since, last, head, forgotten } = question;
+    const { since, last } = question;
     const { epoch, offset = 0, tag, recovered, reason } = answer;
-    const [nowHead, nowForgotten] = [broker.headOf(topic), broker.forgottenOf(topic)];
     const about = `of the answer to ${JSON.stringify({ since, last })} about ${topic}`;
     following.place = epoch === undefined
       ? undefined
       : { epoch, offset, ...(tag !== undefined && { tag }) };
     this.#expect(`presence of "recovered" ${about}`, since !== undefined, recovered !== undefined);
     if (epoch === undefined) this.#expect(`reason ${about}`, "unavailable", reason);
-    if (epoch !== undefined && offset > nowHead && reason !== "unavailable") {
-      this.#expect(`offset ${about}`, `at most ${nowHead}`, offset);
-    }
     if (recovered) {
       this.#expect(`offset ${about}`, since!.offset, offset);
+      this.#expect(`epoch ${about}`, since!.epoch, epoch);
       following.recovered = question;
     }
     if (reason === "unavailable") {
-      this.#expect(`failed reads before the reason ${about}`, true, broker.failures > 0);
-    } else if (reason === "too-old") {
+      const hasFailed = this.#node.broker.failures > 0;
+      return this.#expect(`failed reads before the reason ${about}`, true, hasFailed);
+    }
+    if (reason === "new-epoch") {
+      return this.#expect(`truth of new-epoch ${about}`, true, since!.epoch !== epoch);
+    }
+    // A node may answer out of the life of the engine that has just ended.
+    const { engine } = this.#options;
+    if (question.lives !== engine.lives || epoch !== engine.epoch) return;
+    this.#checkOffset(about, { topic, question, answer });
+  }
+
+  /** Holds the answer to a question to the state of the engine, which kept all publications meanwhile. */
+  #checkOffset(
+    about: string,
+    { topic, question: { since, last, head, forgotten }, answer: { offset = 0, reason } }: {
+      readonly topic: string;
+      readonly question: Question;
+      readonly answer: Envelope;
+    },
+  ): void {
+    const { engine } = this.#options;
+    const [nowHead, nowForgotten] = [engine.headOf(topic), engine.forgottenOf(topic)];
+    if (offset > nowHead) this.#expect(`offset ${about}`, `at most ${nowHead}`, offset);
+    if (reason === "too-old") {
       this.#expect(`truth of too-old ${about}`, true, since!.offset < nowForgotten);
     } else if (reason === "beyond-head") {
       this.#expect(`truth of beyond-head ${about}`, true, since!.offset > head);
-    } else if (reason === "new-epoch") {
-      this.#expect(`truth of new-epoch ${about}`, true, since!.epoch !== epoch);
     } else if (reason !== undefined) this.#expect(`reason ${about}`, undefined, reason);
     else if (since === undefined && last !== undefined) {
       const latest = Math.max(nowForgotten, nowHead - last, forgotten);
@@ -322,7 +363,8 @@ export class WireReader {
   }
 
   #takeGap(topic: string, { reason = "", epoch, offset = 0, tag }: Envelope): void {
-    const { broker, hasHistory } = this.#options;
+    const { engine, hasHistory } = this.#options;
+    const { broker } = this.#node;
     const following = this.#following(topic);
     this.#expect(`subscription to ${topic} at a gap`, true, following.isInForce);
     if (!hasHistory(topic)) {
@@ -331,14 +373,19 @@ export class WireReader {
       return;
     }
     const { place, recovered } = following;
-    if (reason === "unavailable") {
+    const isOther = place !== undefined && place.epoch !== epoch;
+    if (isOther || reason === "new-epoch") {
+      this.#expect(`reason of a gap to another epoch of ${topic}`, "new-epoch", reason);
+      this.#expect(`other epoch behind a gap on ${topic}`, true, isOther);
+      this.#expect(`lives of the engine before a gap on ${topic}`, true, engine.lives > 0);
+    } else if (reason === "unavailable") {
       this.#expect(`failed reads before a gap on ${topic}`, true, broker.failures > 0);
     } else this.#expect(`reason of a gap on ${topic}`, "too-old", reason);
-    if (reason === "too-old") {
-      this.#expect(`truth of too-old on ${topic}`, true, offset <= broker.forgottenOf(topic));
+    if (reason === "too-old" && engine.lives === 0) {
+      this.#expect(`truth of too-old on ${topic}`, true, offset <= engine.forgottenOf(topic));
     }
     // A node that missed publications may learn later that these are gone.
-    const isWhole = broker.lostOf(topic) === 0;
+    const isWhole = broker.lostOf(topic) === 0 && recovered?.lives === engine.lives;
     if (recovered !== undefined && recovered.failures === broker.failures && isWhole) {
       const wasGone = place!.offset < recovered.forgotten;
       this.#expect(
@@ -347,7 +394,7 @@ export class WireReader {
         wasGone,
       );
     }
-    if (place !== undefined) {
+    if (place !== undefined && !isOther) {
       this.#expect(`direction of a gap on ${topic}`, true, offset >= place.offset);
     }
     following.recovered = undefined;

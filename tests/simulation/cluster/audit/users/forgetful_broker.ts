@@ -2,8 +2,9 @@
 import { BrokerError } from "../../../../../errors.ts";
 import type { BrokerStore } from "../../../../../pubsub/broker.ts";
 import { pause } from "../../../../../base/wait.ts";
-import type { Runtime } from "../../../../../base/runtime.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
 import { UnsteadyBroker } from "../histories/unsteady_broker.ts";
+import { UnsteadyEngine } from "../histories/unsteady_engine.ts";
 
 /** A steady broker that may be away, and may have lost all claims once it is back. */
 export class ForgetfulBroker extends UnsteadyBroker {
@@ -11,24 +12,26 @@ export class ForgetfulBroker extends UnsteadyBroker {
   claimMs = 0;
   /** Time of each count of a rate, in milliseconds. */
   countMs = 0;
-  readonly #store: BrokerStore;
+  override readonly store: BrokerStore;
   #life = 0;
 
   /**
    * Creates a broker.
    *
-   * @param runtime Clocks and timers.
+   * @param host The machine of the engine.
    * @param canCount True if nodes share rates.
    */
-  constructor(runtime: Runtime, canCount: boolean) {
-    super(runtime, () => runtime.random());
+  constructor(host: Host, canCount: boolean) {
+    const engine = new UnsteadyEngine(host);
+    const { runtime } = host;
+    super(engine, { host, random: () => runtime.random() });
     this.isSteady = true;
-    const inner = super.store;
+    const inner = engine.broker.store;
     const asked = (name: string) => {
       if (this.isAway) throw new BrokerError("Cannot ask: the engine is away");
       return `${this.#life}/${name}`;
     };
-    this.#store = {
+    this.store = {
       advance: async (key, number, windowMs) => await inner.advance(asked(key), number, windowMs),
       newest: async (key) => await inner.newest(asked(key)),
       claim: async (scope, member, options) => {
@@ -44,10 +47,6 @@ export class ForgetfulBroker extends UnsteadyBroker {
         },
       }),
     };
-  }
-
-  override get store(): BrokerStore {
-    return this.#store;
   }
 
   /** Loses all claims and numbers. */

@@ -33,7 +33,7 @@ export class UserNodes {
    */
   constructor(audit: Audit, name: string, options: UserNodeOptions, canCount = false) {
     const engineHost = this.#engineHost = audit.host(`${name}-engine`);
-    this.engine = new ForgetfulBroker(engineHost.runtime, canCount);
+    this.engine = new ForgetfulBroker(engineHost, canCount);
     const ports = audit.portsOf(engineHost, this.engine);
     this.all = Array.from(
       { length: NODES },
