@@ -348,6 +348,11 @@ export class Replay {
     return this.#at;
   }
 
+  /** The epoch of `at`, if that is over and the session is about to be told; else `undefined`. */
+  get pastEpoch(): string | undefined {
+    return this.#era === this.#feed.era ? undefined : this.#epoch;
+  }
+
   /** True once the call that began the replay has an answer. */
   get isAnswered(): boolean {
     return this.#isAnswered;

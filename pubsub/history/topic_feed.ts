@@ -210,6 +210,9 @@ class Subscribers {
     const replay = this.#replays.get(session);
     const offset = replay === undefined ? known : replay.at;
     if (epoch === undefined || offset === undefined) return { reason: "unavailable" };
+    // A gap with the position in the present epoch follows.
+    const pastEpoch = replay?.pastEpoch;
+    if (pastEpoch !== undefined) return { epoch: pastEpoch, offset, head: offset };
     const tag = tail.tagAt(offset);
     return tag === undefined ? { epoch, offset, head: known } : { epoch, offset, tag, head: known };
   }

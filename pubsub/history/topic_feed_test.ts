@@ -428,6 +428,30 @@ Deno.test("TopicFeed moves members with a running replay to a new epoch too", as
   assertRun(data, 1, sizes - 50);
 });
 
+Deno.test("TopicFeed answers a member with a running replay by a position of one epoch", async () => {
+  await using node = await bench(400);
+  const { engine, broker, topics } = node;
+  const gate = Promise.withResolvers<void>();
+  let reads = 0;
+  broker.onRead = (at) => at === "after" && ++reads === 2 ? gate.promise : undefined;
+  await using client = new Client(topics.turn);
+  client.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
+  await turns(40);
+  const sent = client.take().length - 1;
+  engine.beginEpoch("e2", 400);
+  engine.publish("new");
+  await turns();
+  client.subscribe(topics);
+  await turns();
+  gate.resolve();
+  await turns(40);
+  assertEquals(client.take(), [
+    { epoch: "e1", offset: sent, head: sent },
+    { gap: "t", reason: "new-epoch", epoch: "e2", offset: 0 },
+    ["new", 1, 0],
+  ]);
+});
+
 Deno.test("TopicFeed releases everything when its last session leaves, also during a read", async () => {
   using time = new FakeTime();
   await using node = await bench(10);
