@@ -127,8 +127,14 @@ class FailingFile {
     // The last transaction before the end of a process is one that took effect.
     await this.#appendOne(broker);
     for (const topic of this.#topics) topic.subscription = undefined;
-    if (this.#random() < 0.5) await broker.close();
-    else {
+    if (this.#random() < 0.6) {
+      // A close commits all operations that wait.
+      const isUnderWay = this.#random() < 0.5;
+      const appending = isUnderWay ? this.#append(broker) : undefined;
+      if (this.#random() < 0.5) await this.#audit.pause(this.#random());
+      await broker.close();
+      await appending;
+    } else {
       this.#host.kill();
       this.#host.start();
     }

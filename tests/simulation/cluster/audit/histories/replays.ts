@@ -28,11 +28,14 @@ const [DEATHS, DEATH_MS, DEAD_MS] = [3, 250, 1_500];
 /** Most publications of one step. */
 const MAX_BURST = 4;
 
-/** Share of long publications, and the text of one. */
-const [LONG_SHARE, LONG] = [0.15, "x".repeat(20_000)];
+/**
+ * Shares of long publications, of which one is drawn, and the text of one: a node has room for a dozen
+ * of a topic.
+ */
+const [LONG_SHARES, LONG] = [[0.1, 0.1, 0.6], "x".repeat(40_000)] as const;
 
 /** Bytes that pass to a slow reader in a second. */
-const SLOW_BYTES = 100_000;
+const SLOW_BYTES = 200_000;
 
 /** Longest time between a question and the leave, for a reader who stays only for a moment. */
 const SOON_MS = 150;
@@ -119,6 +122,8 @@ class Replays {
   readonly #topics: readonly (readonly string[])[];
   /** Time of a publication in the topic of a reader, in milliseconds. */
   readonly #briefMs: number;
+  /** Share of long publications. */
+  readonly #longShare: number;
   #deaths = 0;
 
   constructor(audit: Audit) {
@@ -126,6 +131,7 @@ class Replays {
     const random = this.#random = audit.random;
     const engine = this.#engine = new UnsteadyEngine(audit.host("unsteady-engine"));
     this.#briefMs = 500 + this.#draw(2_000);
+    this.#longShare = oneOf(random, LONG_SHARES);
     const options = {
       history: {
         all: { size: 10 + this.#draw(40) },
@@ -223,7 +229,7 @@ class Replays {
   #publish(topic: string): void {
     const { server } = this.#node();
     for (let left = 1 + this.#draw(MAX_BURST); left > 0; left--) {
-      const text = this.#random() < LONG_SHARE ? LONG : "";
+      const text = this.#random() < this.#longShare ? LONG : "";
       server.publish(topic, { text });
     }
   }

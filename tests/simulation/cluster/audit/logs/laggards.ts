@@ -10,8 +10,17 @@ import { brokersInMemory } from "../../node_ports.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { Service, type ServiceNode } from "../places/service.ts";
 
-/** Readers of one stream. */
-const READERS = 3;
+/** Machines of readers; the first one has two readers. */
+const MACHINES = 3;
+
+/** Bounds of the queue to each client, of which one is drawn: a page is at most half of the queue. */
+const QUEUES = [{}, { maxMessages: 12 }, { maxBytes: 240_000 }] as const;
+
+/** Bytes that pass to a machine on a slow way in a second, and the share of these machines. */
+const [SLOW_BYTES, SLOW_SHARE] = [2_000_000, 0.3];
+
+/** Share of readers at a node, without a client. */
+const AT_NODE_SHARE = 0.2;
 
 /** Records of a stream, and characters of each: together more than waits for a slow reader. */
 const LARGE = { records: 32, characters: 60_000 } as const;
@@ -34,8 +43,8 @@ const LATE_MS = 1_200;
 /** Shortest and longest rest of a reader, in milliseconds: most records come meanwhile. */
 const REST_MS = [1_000, 4_000] as const;
 
-/** Longest time for one record, in milliseconds. */
-const SLOW_MS = 20;
+/** Short rests of a slow reader, and the longest time of one, in milliseconds. */
+const [RESTS, SLOW_MS] = [8, 160];
 
 /** Share of batches behind which the connection of a reader breaks. */
 const CUT_SHARE = 0.06;
@@ -52,6 +61,7 @@ interface Numbered {
 /** The stream as the writer knows. */
 interface Written {
   readonly id: string;
+  readonly size: typeof LARGE | typeof MANY;
   /** Offsets behind so many records. */
   readonly offsets: string[];
   /** Number of records so far, with those under way. */
@@ -66,19 +76,28 @@ interface Written {
 export async function auditLaggards(audit: Audit): Promise<void> {
   const { random } = audit;
   const service = new Service(audit, "laggards", {
-    server: { durableStreams: { path: "/streams", authorize: () => true }, onError() {} },
+    server: {
+      durableStreams: { path: "/streams", authorize: () => true },
+      session: { sendQueue: oneOf(random, QUEUES) },
+      onError() {},
+    },
     // Large records cost an engine on the network much time, and the readers see the same.
     brokerOf: brokersInMemory(audit.simulation, audit.host("laggards-engine")),
   });
   const nodes = [service.start(), service.start()] as const;
   const writer = await nodes[0].server.durableStreams.create<Numbered>("audited-behind");
-  const written: Written = { id: writer.id, offsets: [writer.offset], begun: 0 };
-  const laggards = Array.from(
-    { length: READERS },
-    (_, i) => new Laggard(audit, { host: audit.host(`laggard-${i}`), random, written, nodes }),
+  const size = random() < MANY_SHARE ? MANY : LARGE;
+  const written: Written = { id: writer.id, size, offsets: [writer.offset], begun: 0 };
+  const machines = Array.from({ length: MACHINES }, (_, i) => {
+    const host = audit.host(`laggard-${i}`);
+    const isSlow = random() < SLOW_SHARE;
+    return new Machine(audit, { host, nodes, bytesPerSecond: isSlow ? SLOW_BYTES : Infinity });
+  });
+  const laggards = [machines[0]!, ...machines].map((machine) =>
+    new Laggard(audit, { machine, random, written })
   );
   const end = random() < 0.6 ? undefined : "tired";
-  const writing = write(audit, { writer, written, random, end, laggards });
+  const writing = write(audit, { writer, written, random, end, machines });
   const outcomes = laggards.map((laggard) => laggard.run());
   await writing;
   const ended = await Promise.race([Promise.all(outcomes), audit.pause(END_MS)]);
@@ -86,22 +105,22 @@ export async function auditLaggards(audit: Audit): Promise<void> {
   audit.examine("durable", "ends for slow readers", expected, ended ?? "none in time");
   for (const laggard of laggards) laggard.compare(ended !== undefined);
   await examineLeft(audit, nodes);
-  await Promise.all(laggards.map((laggard) => laggard.close()));
+  await Promise.all(machines.map((machine) => machine.close()));
   await service.close();
 }
 
 /** Appends all records, breaks connections on the way, and ends the stream. */
 async function write(
   audit: Audit,
-  { writer, written, random, end, laggards }: {
+  { writer, written, random, end, machines }: {
     readonly writer: DurableStreamWriter<Numbered>;
     readonly written: Written;
     readonly random: () => number;
     readonly end: string | undefined;
-    readonly laggards: readonly Laggard[];
+    readonly machines: readonly Machine[];
   },
 ): Promise<void> {
-  const { records, characters } = random() < MANY_SHARE ? MANY : LARGE;
+  const { records, characters } = written.size;
   const text = "x".repeat(characters);
   while (written.begun < records) {
     const next = Math.min(records, written.begun + Math.ceil(records / BATCHES));
@@ -111,45 +130,60 @@ async function write(
     }
     await Promise.all(appending);
     written.offsets[next] = writer.offset;
-    if (random() < CUT_SHARE) oneOf(random, laggards).cut();
+    if (random() < CUT_SHARE) oneOf(random, machines).cut();
     await audit.pause(GAP_MS * random());
   }
+  await cancel(audit, { writer, machines });
   await (end === undefined ? writer.close() : writer.abort("given up", { code: end }));
 }
 
-/** A reader, with the records so far. */
-class Laggard {
+/** Asks the writer to stop, by two clients: the first reason stays, and the writer decides. */
+async function cancel(
+  audit: Audit,
+  { writer, machines }: {
+    readonly writer: DurableStreamWriter<Numbered>;
+    readonly machines: readonly Machine[];
+  },
+): Promise<void> {
+  for (const [i, reason] of ["enough", "late"].entries()) {
+    const [client] = machines[i]!.clients;
+    await audit.until(() => client!.isConnected);
+    const asking = outcomeOf(client!.durableStream(writer.id).cancel(reason));
+    audit.examine("durable", `wish of a reader to stop, ${reason}`, "fulfilled", await asking);
+    await audit.until(() => writer.signal.aborted, LEAVE_MS);
+    audit.examine("durable", "reason of the wish", "enough", writer.signal.reason?.message);
+  }
+  const asking = outcomeOf(machines[0]!.clients[0]!.durableStream("audited-none").cancel());
+  audit.examine("durable", "wish to stop a stream that is not there", "not-found", await asking);
+}
+
+/** A machine with a client of each node. */
+class Machine {
+  /** Number of readers. */
+  readers = 0;
+  readonly nodes: readonly ServiceNode[];
+  readonly clients: readonly Client[];
   readonly #audit: Audit;
-  readonly #written: Written;
   readonly #host: Host;
-  readonly #random: () => number;
-  /** A client of each node. */
-  readonly #clients: readonly Client[];
-  readonly #numbers: number[] = [];
-  /** Differences from the documentation. */
-  readonly #wrong: string[] = [];
-  /** Bounds of the first record. */
-  #first = { least: 0, most: 0 };
 
   constructor(
     audit: Audit,
-    { host, random, written, nodes }: {
+    { host, nodes, bytesPerSecond }: {
       readonly host: Host;
-      readonly random: () => number;
-      readonly written: Written;
       readonly nodes: readonly ServiceNode[];
+      readonly bytesPerSecond: number;
     },
   ) {
     this.#audit = audit;
-    this.#written = written;
     this.#host = host;
-    this.#random = random;
-    this.#clients = nodes.map((node) =>
-      simulatedClient(audit.network, host, [node.host], {
+    this.nodes = nodes;
+    this.clients = nodes.map((node) => {
+      audit.network.change(node.host, host, { bytesPerSecond });
+      return simulatedClient(audit.network, host, [node.host], {
         token: "laggard",
         transports: ["websocket"],
-      })
-    );
+      });
+    });
   }
 
   /** Breaks the connections. */
@@ -159,17 +193,67 @@ class Laggard {
 
   /** Closes the clients. */
   async close(): Promise<void> {
-    await Promise.all(this.#clients.map((client) => client.close()));
+    await Promise.all(this.clients.map((client) => client.close()));
+  }
+}
+
+/** A stream as a reader uses one. */
+type Readable = Pick<DurableStream<Numbered>, "offset" | "isUpToDate"> & AsyncIterable<Numbered>;
+
+/** Reads a stream at a node, with the face of a client's stream. */
+function readableAt({ server }: ServiceNode, id: string, after: string | undefined): Readable {
+  const readable = {
+    offset: after,
+    isUpToDate: true,
+    async *[Symbol.asyncIterator]() {
+      const { offset } = readable;
+      const options = offset === undefined ? {} : { after: offset };
+      for await (const item of server.durableStreams.follow<Numbered>(id, options)) {
+        readable.offset = item.offset;
+        yield item.data;
+      }
+    },
+  };
+  return readable;
+}
+
+/** A reader, with the records so far. */
+class Laggard {
+  readonly #audit: Audit;
+  readonly #written: Written;
+  readonly #random: () => number;
+  readonly #machine: Machine;
+  readonly #numbers: number[] = [];
+  /** Differences from the documentation. */
+  readonly #wrong: string[] = [];
+  /** Bounds of the first record. */
+  #first = { least: 0, most: 0 };
+
+  constructor(
+    audit: Audit,
+    { machine, random, written }: {
+      readonly machine: Machine;
+      readonly random: () => number;
+      readonly written: Written;
+    },
+  ) {
+    this.#audit = audit;
+    this.#written = written;
+    this.#random = random;
+    this.#machine = machine;
+    machine.readers++;
   }
 
   /** Reads to the end, with a rest on the way; returns the outcome. */
   async run(): Promise<string> {
     const random = this.#random;
     await this.#audit.pause(LATE_MS * random());
-    const { offsets, begun } = this.#written;
+    const { offsets, begun, size } = this.#written;
     const after = oneOf(random, [undefined, "-1", "now", offsets.at(-1)]);
     const place = after === "now" || after === offsets.at(-1) ? offsets.length - 1 : 0;
-    this.#first = { least: place, most: after === "now" ? begun : place };
+    // A client has one place in a stream, at which each reader begins that asks for no other place.
+    const isShared = after === "now" && this.#machine.readers > 1;
+    this.#first = { least: isShared ? 0 : place, most: after === "now" ? begun : place };
     let stream = this.#open(after);
     if (after === "now") void this.#watch(stream);
     const restAt = Math.floor(6 * random());
@@ -180,7 +264,9 @@ class Laggard {
         this.#take(number, stream);
         const { length } = this.#numbers;
         if (length === restAt + 1) await this.#audit.pause(between(random, ...REST_MS));
-        else if (slowMs > 0 && length % 8 === 0) await this.#audit.pause(8 * slowMs);
+        else if (slowMs > 0 && length % (size.records / RESTS) === 0) {
+          await this.#audit.pause(slowMs);
+        }
         if (length - 1 === leaveAt) return true;
       }
       return false;
@@ -214,17 +300,22 @@ class Laggard {
     this.#expect("places", [], this.#wrong.slice(0, 3));
   }
 
-  #open(after: string | undefined): DurableStream<Numbered> {
-    return oneOf(this.#random, this.#clients).durableStream<Numbered>(this.#written.id, { after });
+  #open(after: string | undefined): Readable {
+    const { nodes, clients } = this.#machine;
+    const { id } = this.#written;
+    const random = this.#random;
+    return after !== "now" && random() < AT_NODE_SHARE
+      ? readableAt(oneOf(random, nodes), id, after)
+      : oneOf(random, clients).durableStream<Numbered>(id, { after });
   }
 
   /** Notes the latest first record of a reader that begins at the end. */
-  async #watch(stream: DurableStream<Numbered>): Promise<void> {
+  async #watch(stream: Readable): Promise<void> {
     await this.#audit.until(() => stream.offset !== "now");
     this.#first = { ...this.#first, most: this.#written.begun };
   }
 
-  #take(number: number, { offset }: DurableStream<Numbered>): void {
+  #take(number: number, { offset }: Readable): void {
     this.#numbers.push(number);
     const known = this.#written.offsets[number + 1];
     if (known !== undefined && known !== offset) {
