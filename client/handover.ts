@@ -186,6 +186,10 @@ async function finish<C extends Contract>(
     readonly signal: AbortSignal;
   },
 ): Promise<void> {
+  // A session that broke sends no mark.
+  void from.closed.then(() => {
+    for (const passage of passages) passage.end();
+  });
   const done = async () => {
     // After the pong, only an application that kept the old session still sends messages there.
     await ping(from[internals], { signal });
@@ -198,7 +202,6 @@ async function finish<C extends Contract>(
   };
   await within(from[internals].runtime, done(), { timeoutMs: FINISH_MS, signal }).catch(() => {});
   await from.close();
-  for (const passage of passages) passage.end();
 }
 
 /** Waits until a session has no request, no running handler and no stream, also no recent one. */

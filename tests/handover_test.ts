@@ -10,7 +10,7 @@ import { dialWebTransport } from "../transport/h3/client.ts";
 import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
-import { ConnectionError, SessionClosedError } from "../errors.ts";
+import { CloseCode, ConnectionError, SessionClosedError } from "../errors.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { denoPlatform } from "../client/deno.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
@@ -84,6 +84,29 @@ Deno.test("Client.handOver() has each publication of a topic without history com
   }
   await reading;
   assertEquals(seen, Array.from({ length: 400 }, (_, i) => i));
+});
+
+Deno.test("Client.handOver() holds nothing back once the first session broke", async () => {
+  let gate = Promise.resolve();
+  await using server = testServer({
+    authorize: async () => {
+      await gate;
+      return true;
+    },
+  });
+  await using client = server.connect();
+  const first = await client.whenConnected();
+  const news = client.subscribe("news");
+  await news.ready;
+  // The second session has no subscription yet, so that no mark ends the rest of the first one.
+  const { promise, resolve } = Promise.withResolvers<void>();
+  gate = promise;
+  assert(await client.handOver());
+  (first as Session)[internals].abort(CloseCode.abnormal, "Broken", undefined, "network");
+  resolve();
+  while (server.topics.subscribers("news")[0]?.id !== client.session?.id) await turns(1);
+  server.publish("news", 1);
+  assertEquals((await soon(receiveOne(news))).data, 1);
 });
 
 Deno.test("Client.handOver() lets a request end in its own session", async () => {
