@@ -31,6 +31,8 @@ const [MESSAGES, MESSAGE_BYTES] = [10, 20_000];
 const WAYS = [
   "client closes",
   "server closes",
+  "client closes, and the network is lost",
+  "server closes, and the network is lost",
   "both close",
   "reset",
   "reset of the client",
@@ -54,8 +56,16 @@ const HTTP_WAYS = [
 /** Most time until a client asks again for a lost answer, in milliseconds. */
 const AGAIN_MS = 3_000;
 
+/** Codes after which a client does not come back, whichever end sends the code. */
+const FINAL_CODES: readonly number[] = [
+  CloseCode.malformed,
+  CloseCode.unauthenticated,
+  CloseCode.forbidden,
+  CloseCode.notFound,
+];
+
 /** Codes of a close by a program. */
-const CODES = [0, 3_000, 4_000, 4_999] as const;
+const CODES = [CloseCode.normal, CloseCode.normal, 3_000, 4_000, 4_999, ...FINAL_CODES];
 
 /** An end of a session. */
 type Side = "client" | "server";
@@ -131,14 +141,22 @@ async function auditEnd(
   if (random() < 0.5) await audit.pause(TRIP_MS * random());
   const closes: Closes = { client: closeOf(random), server: closeOf(random) };
   const beganMs = audit.nowMs;
-  const isLost = way === "server closes, and the answer is lost";
-  if (isLost) audit.network.change(host, machine, { isBlocked: true });
-  if (way === "client closes" || way === "both close") void near.close(closes.client);
-  if (way === "server closes" || isLost || way === "both close") void far.close(closes.server);
+  const isLost = way.endsWith(" is lost");
+  const block = (isBlocked: boolean) => {
+    if (way.endsWith("network is lost")) audit.block(host, machine, isBlocked);
+    else audit.network.change(host, machine, { isBlocked });
+  };
+  if (isLost) block(true);
+  if (way.endsWith("network is lost") && random() < 0.7) {
+    // The close waits for these.
+    for (let left = MESSAGES; left > 0; left--) sendOne(ends[sideOf(way)], MESSAGE_BYTES);
+  }
+  if (way.startsWith("client closes") || way === "both close") void near.close(closes.client);
+  if (way.startsWith("server closes") || way === "both close") void far.close(closes.server);
   if (isLost) {
     await audit.pause(TRIP_MS * random());
     audit.cut(machine);
-    audit.network.change(host, machine, { isBlocked: false });
+    block(false);
   }
   if (way === "reset") audit.cut(machine);
   if (way === "reset of the client") audit.cut(machine, "server");
@@ -166,6 +184,11 @@ async function auditEnd(
     const isPart = end.got.length <= sent && (!isWhole || end.got.length === sent);
     const messages = range(1, isPart ? end.got.length : sent);
     audit.examine("lives", `messages before the end at the ${side} ${about}`, messages, end.got);
+  }
+  if (!isDead) {
+    const { isEnded, current: { name } } = client.status;
+    const expected = expectedStatus(ends.client.info!);
+    audit.examine("lives", `client after the end ${about}`, expected, isEnded ? name : "goes on");
   }
   await streams.examine(sides, about);
   if (!isDead) await client.close();
@@ -195,10 +218,17 @@ function wait({ waits }: End, name: string, promise: Promise<unknown>): void {
 }
 
 function send(end: End, random: () => number): void {
-  const pad = "x".repeat(random() < 0.3 ? MESSAGE_BYTES : 10);
-  for (let left = Math.floor(MESSAGES * random()); left > 0; left--) {
-    end.session.send("number", { n: ++end.sent, pad });
-  }
+  const bytes = random() < 0.3 ? MESSAGE_BYTES : 10;
+  for (let left = Math.floor(MESSAGES * random()); left > 0; left--) sendOne(end, bytes);
+}
+
+function sendOne(end: End, bytes: number): void {
+  end.session.send("number", { n: ++end.sent, pad: "x".repeat(bytes) });
+}
+
+/** The end that a way names first. */
+function sideOf(way: Ended["way"]): Side {
+  return way.startsWith("client") ? "client" : "server";
 }
 
 function closeOf(random: () => number): Closes[Side] {
@@ -227,11 +257,17 @@ function expectedEnd({ way, side, transport, closes }: Ended): {
     case "client closes":
     case "server closes":
     case "server closes, and the answer is lost": {
-      const closer = way === "client closes" ? "client" : "server";
+      const closer = sideOf(way);
       const by = closer === side ? "local" : "remote";
       const withinMs = way.endsWith("lost") ? [0, AGAIN_MS] as const : heard;
       return { expected: { by, ...closes[closer] }, withinMs };
     }
+    case "client closes, and the network is lost":
+    case "server closes, and the network is lost":
+      // A close by this end stays one.
+      return side === sideOf(way)
+        ? { expected: { by: "local", ...closes[side] }, withinMs: heard }
+        : { expected: lost, withinMs: heard };
     case "reset":
       return { expected: lost, withinMs: heard };
     case "client dies":
@@ -245,6 +281,15 @@ function expectedEnd({ way, side, transport, closes }: Ended): {
       if (side === "server") return { expected: lost, withinMs: heard };
   }
   return { expected: silent, withinMs: SILENCE_MS[side] };
+}
+
+/** Tells if a client ends with its session. */
+function expectedStatus({ by, code }: CloseInfo): "closed" | "refused" | "goes on" {
+  if (by === "network") return "goes on";
+  if (code === CloseCode.normal) return "closed";
+  // After such a close of a session that was open, the client tries a fresh token.
+  if (by === "remote" && code === CloseCode.unauthenticated) return "goes on";
+  return FINAL_CODES.includes(code) ? "refused" : "goes on";
 }
 
 /** Examines reason and time of an end. */
