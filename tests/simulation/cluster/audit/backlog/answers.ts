@@ -3,7 +3,7 @@ import { pause } from "../../../../../base/wait.ts";
 import { internals, type Session } from "../../../../../session/session.ts";
 import type { Client } from "../../../../../client/client.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
-import { oneOf } from "../../chance.ts";
+import { between, oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
 import { SlowWay } from "./slow_way.ts";
@@ -31,6 +31,21 @@ const [LARGE_AHEAD, LARGE_ITEMS] = [Math.ceil(1_048_576 / LARGE_BYTES), 8];
 
 /** Ways in which an answer ends. */
 const ENDS = ["whole", "slow", "break", "signal", "late", "idle", "throw", "time"] as const;
+
+/** Longest pauses of a loop, one of which is longer than some waits for an item, in milliseconds. */
+const PAUSES_MS = [0, 30, 150] as const;
+
+/** Least and most time to wait for an item, in milliseconds. */
+const ITEM_MS = [100, 300] as const;
+
+/** Time of the event loop to settle a promise, in milliseconds. */
+const TURN_MS = 5;
+
+/** Longest time of an answer without an end, in milliseconds. */
+const ANSWER_MS = 4_000;
+
+/** Ways in which the loop over an answer that outlives its session ends. */
+const KEPT_ENDS = ["whole", "break", "cancel", "signal", "late", "throw", "time"] as const;
 
 /** Time of an answer whose items all come at once, and pause of a loop that takes longer. */
 const [SLOW_ANSWER_MS, SLOW_LOOP_MS] = [300, 60] as const;
@@ -74,6 +89,29 @@ export async function auditAnswers(audit: Audit): Promise<void> {
   const { random } = audit;
   const host = audit.host("answers");
   const made = new Map<string, Made>();
+  async function* items(
+    { data, signal }: { readonly data: unknown; readonly signal: AbortSignal },
+  ) {
+    const { id, items, betweenMs, bytes = 0, stopAt, stop } = data as Asked;
+    const answer: Made = { count: 0, isOver: false };
+    made.set(id, answer);
+    try {
+      for (let index = 0; index < items && !signal.aborted; index++) {
+        if (index === stopAt) {
+          if (stop === "throw") throw new Error("The answer fails");
+          // Some generators do not hear the signal, and end with their step.
+          if (stop === "gate") await producer.gate.promise;
+          else await pause(host.runtime, 60_000, signal);
+        }
+        if (betweenMs > 0) await pause(host.runtime, betweenMs);
+        answer.count++;
+        yield { index, text: "x".repeat(bytes) };
+      }
+      if (stopAt === items && stop === "gate") await producer.gate.promise;
+    } finally {
+      answer.isOver = true;
+    }
+  }
   const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
     session: {
       concurrency: MAX_REQUESTS,
@@ -81,29 +119,8 @@ export async function auditAnswers(audit: Audit): Promise<void> {
       sendQueue: { maxMessages: ROOM },
     },
     onError() {},
-    requests: {
-      async *items({ data, signal }) {
-        const { id, items, betweenMs, bytes = 0, stopAt, stop } = data as Asked;
-        const answer: Made = { count: 0, isOver: false };
-        made.set(id, answer);
-        try {
-          for (let index = 0; index < items; index++) {
-            if (index === stopAt) {
-              if (stop === "throw") throw new Error("The answer fails");
-              // Some generators do not hear the signal, and end with their step.
-              if (stop === "gate") await producer.gate.promise;
-              else await pause(host.runtime, 60_000, signal);
-            }
-            if (betweenMs > 0) await pause(host.runtime, betweenMs);
-            answer.count++;
-            yield { index, text: "x".repeat(bytes) };
-          }
-          if (stopAt === items && stop === "gate") await producer.gate.promise;
-        } finally {
-          answer.isOver = true;
-        }
-      },
-    },
+    durableStreams: { path: "/streams" },
+    requests: { items, kept: { answer: items } },
   }));
   const got: number[] = [];
   const client = audit.connect("asker", host, {
@@ -121,6 +138,7 @@ export async function auditAnswers(audit: Audit): Promise<void> {
   audit.examine("queues", "answers that are left", [0, 0, 0], left());
   await auditFull(producer, got);
   if (random() < 0.4) await auditLarge(producer);
+  await auditKept(producer);
   await client.close();
   await server.close();
 }
@@ -132,7 +150,8 @@ async function auditEnd(producer: Producer, id: string): Promise<void> {
   const isSlow = end === "slow";
   const window = isSlow ? ITEMS : 1 + Math.floor(4 * random());
   const betweenMs = isSlow || random() < 0.5 ? 0 : 20;
-  const slowMs = isSlow ? SLOW_LOOP_MS : random() < 0.5 ? 0 : 30;
+  const slowMs = isSlow ? SLOW_LOOP_MS : oneOf(random, end === "late" ? PAUSES_MS : [0, 0, 30]);
+  const itemTimeoutMs = Math.floor(between(random, ...ITEM_MS));
   const stopAt = end === "whole" || isSlow ? ITEMS : Math.floor(ITEMS * random());
   const stops = { throw: "throw", late: "stall", idle: "stall", time: "stall" } as const;
   const asked: Asked = {
@@ -146,12 +165,13 @@ async function auditEnd(producer: Producer, id: string): Promise<void> {
   const answer = client.requestStream("items", asked, {
     window,
     ...(end === "signal" && { signal: controller.signal }),
-    ...(end === "late" && { itemTimeoutMs: 300 }),
+    ...(end === "late" && { itemTimeoutMs }),
     ...(end === "time" && { timeoutMs: 500 }),
     ...(isSlow && { timeoutMs: SLOW_ANSWER_MS }),
   });
   const got: number[] = [];
   let ahead = 0;
+  let sinceMs = audit.nowMs;
   const read = async () => {
     for await (const item of answer) {
       got.push((item as { readonly index: number }).index);
@@ -163,13 +183,14 @@ async function auditEnd(producer: Producer, id: string): Promise<void> {
       }
       if (slowMs > 0) await audit.pause(slowMs);
       ahead = Math.max(ahead, (made.get(id)?.count ?? 0) - got.length);
+      sinceMs = audit.nowMs;
     }
   };
   if (end === "idle") {
     // The program leaves while the loop waits for an item.
     void audit.pause(300).then(() => answer.cancel());
   }
-  const outcome = await audit.inTime(outcomeOf(read()), 4_000, "no end");
+  const outcome = await audit.inTime(outcomeOf(read()), ANSWER_MS, "no end");
   const about = `(${end} at ${stopAt}, window ${window}, ${betweenMs} and ${slowMs} ms)`;
   const outcomes = {
     whole: "fulfilled",
@@ -182,9 +203,100 @@ async function auditEnd(producer: Producer, id: string): Promise<void> {
     throw: "failed",
   } as const;
   audit.examine("queues", `end of an answer ${about}`, outcomes[end], outcome);
+  if (end === "late") examineLate(producer, { about, sinceMs, itemTimeoutMs });
   const count = end === "break" || end === "signal" ? stopAt + 1 : stopAt;
   audit.examine("queues", `items of an answer ${about}`, range(0, count - 1), got);
   audit.examine("queues", `${ahead} items ahead ${about}`, true, ahead <= window);
+  const isOver = await audit.until(() => made.get(id)?.isOver === true, TRIP_MS);
+  audit.examine("queues", `end of the generator ${about}`, true, isOver);
+}
+
+/** Examines the time at which a loop gave up an item. */
+function examineLate(
+  { audit }: Producer,
+  { about, sinceMs, itemTimeoutMs }: {
+    readonly about: string;
+    /** Time since which the loop waits. */
+    readonly sinceMs: number;
+    readonly itemTimeoutMs: number;
+  },
+): void {
+  const tookMs = audit.nowMs - sinceMs;
+  const isInTime = tookMs >= itemTimeoutMs - 1 && tookMs <= itemTimeoutMs + TURN_MS;
+  const what = `wait of ${tookMs} ms for an item, at most ${itemTimeoutMs} ${about}`;
+  audit.examine("waits", what, true, isInTime);
+}
+
+/** Reads one answer that outlives its session, and goes on behind the place of the loop. */
+async function auditKept(producer: Producer): Promise<void> {
+  const { audit, random, made, client } = producer;
+  const end = oneOf(random, KEPT_ENDS);
+  const stopAt = end === "whole" ? ITEMS : 1 + Math.floor((ITEMS - 1) * random());
+  const itemTimeoutMs = Math.floor(between(random, ...ITEM_MS));
+  const slowMs = oneOf(random, end === "late" ? PAUSES_MS : [0, 0, 30]);
+  const id = `kept-answer-${stopAt}-${itemTimeoutMs}`;
+  const stop = end === "throw" ? "throw" : end === "whole" || end === "break" ? undefined : "stall";
+  const asked: Asked = {
+    id,
+    items: ITEMS,
+    betweenMs: random() < 0.5 ? 0 : 20,
+    ...(stop && { stopAt, stop }),
+  };
+  const controller = new AbortController();
+  const answer = client.requestStream("kept", asked, {
+    id,
+    ...(end === "signal" && { signal: controller.signal }),
+    ...(end === "late" && { itemTimeoutMs }),
+    ...(end === "time" && { timeoutMs: 500 }),
+  });
+  const got: number[] = [];
+  let sinceMs = audit.nowMs;
+  const read = async (items: AsyncIterable<unknown>, leavesAt?: number) => {
+    for await (const item of items) {
+      got.push((item as { readonly index: number }).index);
+      if (got.length - 1 === leavesAt) break;
+      if (slowMs > 0) await audit.pause(slowMs);
+      sinceMs = audit.nowMs;
+    }
+  };
+  const stopsMs = between(random, ...ITEM_MS);
+  if (end === "cancel" || end === "signal") {
+    // At some time of the answer, the items so far have come.
+    void audit.pause(stopsMs + (stopAt + 1) * (asked.betweenMs + slowMs)).then(() =>
+      end === "cancel"
+        ? answer.cancel()
+        : controller.abort(new DOMException("Enough", "AbortError"))
+    );
+  }
+  const reading = outcomeOf(read(answer, end === "break" ? stopAt : undefined));
+  const outcome = await audit.inTime(reading, ANSWER_MS, "no end");
+  const about = `(kept, ${end} at ${stopAt}, ${asked.betweenMs} and ${slowMs} ms)`;
+  const outcomes = {
+    whole: "fulfilled",
+    break: "fulfilled",
+    cancel: "fulfilled",
+    signal: "AbortError: Enough",
+    late: "TimeoutError",
+    time: "TimeoutError",
+    throw: "failed",
+  } as const;
+  audit.examine("queues", `end of an answer ${about}`, outcomes[end], outcome);
+  const count = end === "break" ? stopAt + 1 : stopAt;
+  audit.examine("queues", `items of an answer ${about}`, range(0, count - 1), got);
+  if (end === "late") examineLate(producer, { about, sinceMs, itemTimeoutMs });
+  if (end === "break") {
+    // Another loop goes on behind the place of the first one.
+    const rest = client.requestStream("kept", asked, { id, after: answer.offset });
+    const ended = await audit.inTime(outcomeOf(read(rest)), ANSWER_MS, "no end");
+    audit.examine("queues", `rest of an answer ${about}`, ["fulfilled", range(0, ITEMS - 1)], [
+      ended,
+      got,
+    ]);
+  } else if (end === "signal" || end === "late" || end === "time") {
+    // The answer itself goes on until the program cancels.
+    audit.examine("queues", `generator of an answer ${about}`, false, made.get(id)?.isOver);
+    await client.requestStream("kept", asked, { id }).cancel();
+  }
   const isOver = await audit.until(() => made.get(id)?.isOver === true, TRIP_MS);
   audit.examine("queues", `end of the generator ${about}`, true, isOver);
 }
@@ -201,7 +313,7 @@ async function auditLarge({ audit, made, client }: Producer): Promise<void> {
       audit.examine("queues", `${ahead} large items ahead`, true, ahead <= LARGE_AHEAD);
     }
   };
-  const outcome = await audit.inTime(outcomeOf(read()), 4_000, "no end");
+  const outcome = await audit.inTime(outcomeOf(read()), ANSWER_MS, "no end");
   audit.examine("queues", "large answer", ["fulfilled", LARGE_ITEMS], [outcome, count]);
 }
 
