@@ -21,6 +21,7 @@ import { auditHistory, auditLong } from "./history.ts";
 import { auditHoles } from "./holes.ts";
 import { auditInspector } from "./inspector.ts";
 import { auditLives } from "./lives/lives.ts";
+import { auditPassages } from "./lives/passages.ts";
 import { auditCalls } from "./logs/calls.ts";
 import { auditFollowers } from "./logs/followers.ts";
 import { auditLaggards } from "./logs/laggards.ts";
@@ -45,6 +46,7 @@ import { auditDoors } from "./users/doors.ts";
 import { auditShares } from "./users/shares.ts";
 import { auditTabs } from "./users/tabs.ts";
 import { auditEnds } from "./wires/ends.ts";
+import { auditFarewells } from "./wires/farewells.ts";
 import { auditHandlers } from "./wires/handlers.ts";
 import { auditNested } from "./wires/nested.ts";
 import { auditTyped } from "./wires/typed.ts";
@@ -64,6 +66,7 @@ const OWN = {
   ends: auditEnds,
   expiry: auditExpiry,
   "failing-file": auditFailingFile,
+  farewells: auditFarewells,
   feeds: auditFeeds,
   flows: auditFlows,
   handlers: auditHandlers,
@@ -74,6 +77,7 @@ const OWN = {
   long: auditLong,
   nested: auditNested,
   pacing: auditPacing,
+  passages: auditPassages,
   posts: auditPosts,
   rates: auditRates,
   renewals: auditRenewals,
