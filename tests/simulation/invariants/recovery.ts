@@ -1,6 +1,7 @@
 /** Recoveries: their reasons are true, and all that was acknowledged arrives. */
 import type { HistoryPosition } from "../../../session/wire/recovery.ts";
 import type { Invariant, LiveClient } from "../facts.ts";
+import { Failures } from "./failures.ts";
 import { list, seconds } from "./texts.ts";
 
 /** Publications that may be under way while the library decides. */
@@ -177,31 +178,39 @@ interface Reader {
 export const acknowledgedArrives: Invariant = {
   name: "acknowledged-arrives",
   promise: "An acknowledged publication reaches each subscriber, or the subscriber gets a notice.",
-  source: "docs/protocol.md 10.22, 10.24, 11.5; docs/concepts/nodes.md",
+  source: "docs/protocol.md 10.22, 10.24, 11.5; docs/concepts/nodes.md; docs/guide/client.md",
   watch(report, terms) {
     interface Made {
       readonly id: string;
       readonly atMs: number;
       readonly except: string | undefined;
-      /** True if a rate may refuse the publication, and the refusal be lost with its session. */
-      readonly mayBeRefused: boolean;
+      /** Number of the session that has the publication first; `undefined` if no other repeats it. */
+      readonly session: number | undefined;
       isAcknowledged: boolean;
       hasFailed: boolean;
     }
     const made = new Map<string, Made[]>();
     const byId = new Map<string, Made>();
     const readers = new Map<string, Reader>();
-    /** Time of the last end of a session of each client, by host. */
-    const endedMs = new Map<string, number>();
+    /** Number of sessions of the client of each host. */
+    const sessions = new Map<string, number>();
+    /** Failures of the engine. */
+    const failures = new Failures();
     let settledMs = Infinity;
     return {
       settled: ({ atMs }) => void (settledMs = atMs),
-      sessionClosed({ side, host, atMs }) {
-        if (side === "client") endedMs.set(host, atMs);
+      faulted(fact) {
+        if (fact.scope === "engine") failures.faulted(fact);
       },
-      published({ topic, id, atMs, except, isAtLeastOnce = false }) {
-        const mayBeRefused = isAtLeastOnce && terms.rates.user !== undefined;
-        const one = { id, atMs, except, mayBeRefused, isAcknowledged: false, hasFailed: false };
+      engineLost: (fact) => failures.engineLost(fact),
+      sessionOpened({ side, host }) {
+        if (side === "client") sessions.set(host, (sessions.get(host) ?? 0) + 1);
+      },
+      published(fact) {
+        const { topic, id, atMs, except, host } = fact;
+        const next = (sessions.get(host) ?? 0) + (fact.session === undefined ? 1 : 0);
+        const session = fact.isAtLeastOnce ? next : undefined;
+        const one = { id, atMs, except, session, isAcknowledged: false, hasFailed: false };
         byId.set(id, one);
         const others = made.get(topic);
         if (others === undefined) made.set(topic, [one]);
@@ -210,8 +219,11 @@ export const acknowledgedArrives: Invariant = {
       acknowledged({ id, host }) {
         const one = byId.get(id);
         if (one === undefined) return;
-        const isOfNextSession = (endedMs.get(host) ?? -Infinity) >= one.atMs;
-        one.isAcknowledged = !(one.mayBeRefused && isOfNextSession);
+        const { session = Infinity, atMs } = one;
+        const isRepeated = (sessions.get(host) ?? 0) > session;
+        // The refusal may be lost with its session, or come later than the answer of the next one.
+        const mayBeRefused = terms.rates.user !== undefined || failures.hasFailedSince(atMs);
+        one.isAcknowledged = !(isRepeated && mayBeRefused);
       },
       publishFailed({ id }) {
         const one = byId.get(id);

@@ -109,22 +109,26 @@ Deno.test("acknowledgedArrives finds an acknowledged publication that nobody rec
 });
 
 Deno.test("acknowledgedArrives holds where a refusal may be lost with its session", () => {
-  const story = (isAtLeastOnce: boolean) =>
-    new Story(acknowledgedArrives, { rates: { user: { perSecond: 1, burst: 1 } } })
+  const rates = { user: { perSecond: 1, burst: 1 } };
+  const story = (
+    isAtLeastOnce: boolean,
+    { isRefused = true, isFull = false, next = "2" } = {},
+  ) => {
+    const story = new Story(acknowledgedArrives, isRefused ? { rates } : {})
       .subscribes("t")
-      .tells("published", { topic: "t", id: "p1", producer: "c", isAtLeastOnce })
-      .tells("sessionClosed", {
-        side: "client",
-        session: "1",
-        code: 1006,
-        reason: "",
-        by: "network",
-      })
-      .tells("acknowledged", { topic: "t", id: "p1" }).ends();
+      .tells("sessionOpened", { side: "client", session: "1" })
+      .tells("published", { topic: "t", id: "p1", producer: "c", session: "1", isAtLeastOnce });
+    if (isFull) story.tells("faulted", { scope: "engine", kind: "engine-full" });
+    if (next) story.tells("sessionOpened", { side: "client", session: next });
+    return story.tells("acknowledged", { topic: "t", id: "p1" }).ends();
+  };
+  const lack =
+    'expected p1, published from 4.000 s to 4.000 s on "t" (s), received neither these nor a notice';
   story(true).finds();
-  story(false).finds(
-    'expected p1, published from 3.000 s to 3.000 s on "t" (s), received neither these nor a notice',
-  );
+  story(true, { isRefused: false, isFull: true }).finds();
+  story(true, { isRefused: false }).finds(lack);
+  story(true, { next: "" }).finds(lack);
+  story(false).finds(lack);
 });
 
 Deno.test("acknowledgedArrives finds any loss after the cluster has settled", () => {
