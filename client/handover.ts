@@ -58,15 +58,20 @@ export async function handOver<C extends Contract>(
   // Only a server that supports moves gives a ticket.
   const { ticket } = from[internals];
   if (!ticket) return;
+  const gone = new AbortController();
+  from[internals].whenEnded(() => gone.abort());
+  const isOpen = AbortSignal.any([signal, gone.signal]);
   const next = await open(
     (dial) => (url, options) => dial(withTicket(url, ticket), { ...options, only }),
-    signal,
+    isOpen,
   ).catch(() => undefined);
-  // The first envelope assigns the session to this client; the server has 10 s to answer. Without the
-  // old session, the server would send messages to the user here and to the client's next session.
-  if (next && from.isReady) await ping(next[internals], { signal }).catch(() => {});
-  // Else the old session continues.
-  if (!from.isReady || !next?.isReady) return void await next?.close();
+  // The first envelope assigns the session to this client; the server has 10 s to answer.
+  if (next) await ping(next[internals], { signal: isOpen }).catch(() => {});
+  if (!from.isReady || !next?.isReady) {
+    // The client reconnects without the old session, and gets messages to the user in the session
+    // that opens then. Else the old session continues.
+    return void next?.[internals].abort(CloseCode.normal, "");
+  }
   const passages: Passage<C>[] = [];
   take(next, () =>
     subscriptions.move(next, (readers, isInForce) => {
