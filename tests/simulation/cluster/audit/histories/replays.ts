@@ -261,8 +261,11 @@ class Replays {
     const kind = this.#draw(5);
     if (kind === 0 || place === undefined) return reader.ask(topic);
     if (kind === 1) return reader.ask(topic, { last: this.#draw(12) });
-    if (kind === 2) return reader.ask(topic, { since: place });
     const { epoch, offset } = place;
+    // A client of the other node may have publications that have yet to arrive at this one.
+    const isAhead = this.#draw(2) === 0 && epoch === this.#engine.epoch;
+    const since = isAhead ? { epoch, offset: this.#engine.headOf(topic) } : place;
+    if (kind === 2) return reader.ask(topic, { since });
     const other = Math.max(0, offset + 3 - this.#draw(kind === 3 ? 12 : 60));
     reader.ask(topic, {
       since: { epoch: this.#draw(20) === 0 ? "another" : epoch, offset: other },

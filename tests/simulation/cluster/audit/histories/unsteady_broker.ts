@@ -21,8 +21,8 @@ import { pause } from "../../../../../base/wait.ts";
 import { oneOf } from "../../chance.ts";
 import type { UnsteadyEngine } from "./unsteady_engine.ts";
 
-/** Longest time of a delivery, and of an append to the engine, in milliseconds. */
-const [SLOW_MS, APPEND_MS] = [40, 15];
+/** Longest time of a delivery, of which one is drawn, and of an append, in milliseconds. */
+const [DELIVERIES_MS, APPEND_MS] = [[40, 40, 400], 15] as const;
 
 /** Longest time of each half of a read or a call of the store, of which one is drawn, in milliseconds. */
 const CALLS_MS = [40, 160] as const;
@@ -67,6 +67,7 @@ export class UnsteadyBroker implements Broker {
   readonly #runtime: Runtime;
   readonly #random: () => number;
   readonly #callMs: number;
+  readonly #deliveryMs: number;
   readonly #listenings = new Set<Listening>();
   /** Newest offset that reached a listener, by topic. */
   readonly #reached = new Map<string, number>();
@@ -91,6 +92,7 @@ export class UnsteadyBroker implements Broker {
     this.#runtime = host.runtime;
     this.#random = random;
     this.#callMs = oneOf(random, CALLS_MS);
+    this.#deliveryMs = oneOf(random, DELIVERIES_MS);
     this.history = {
       append: (publication, options) => this.#append(publication, options),
       read: (topic, options) => this.#read(topic, options),
@@ -181,7 +183,8 @@ export class UnsteadyBroker implements Broker {
       const { lives } = this.#engine;
       if (this.isSteady || history === undefined) return deliver(publication, lives);
       if (this.#isAway || this.#random() < lost) return lose();
-      this.#runtime.setTimeout(() => deliver(publication, lives), SLOW_MS * this.#random());
+      const lateMs = this.#deliveryMs * this.#random();
+      this.#runtime.setTimeout(() => deliver(publication, lives), lateMs);
     };
     const parts = { topic, take, options };
     const listening: Listening = { ...parts, inner: this.#listen(parts) };

@@ -233,6 +233,7 @@ class States {
     const fork = (question: Question) => this.#ask(question, this.#node(), FORK);
     const status = async (question: Question) => answerOf(await this.#ask(question));
     this.#expect("fork", "201", answerOf(await fork({ method: "PUT", headers })));
+    this.#expect("fork again", "200", answerOf(await fork({ method: "PUT", headers })));
     this.#expect("append to a fork", "204", answerOf(await fork({ headers: JSON_TYPE, json: -1 })));
     this.#expect("deletion of a source", "204", await status({ method: "DELETE" }));
     this.#expect("records of a fork", records, (await fork({ path: "?offset=-1" })).body);
