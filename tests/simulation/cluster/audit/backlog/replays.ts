@@ -12,6 +12,9 @@ const SIZES = [2_000, 25_000, 34_000, 67_000] as const;
 /** Bytes that a client misses at most. */
 const MISSED_BYTES = 1_000_000;
 
+/** Bytes of the answers to all subscriptions, which are in no page and count as messages. */
+const ANSWERS_BYTES = 2_048;
+
 /** Longest time of all replays beside that of the bytes, in milliseconds. */
 const REPLAY_MS = 4_000;
 
@@ -27,7 +30,7 @@ export async function auditReplays(audit: Audit): Promise<void> {
   const size = oneOf(random, SIZES);
   // A publication, or messages of this session alone, come in the middle of the replays.
   const isShared = random() < 0.6;
-  const fill = Math.floor(HIGH_WATER_MARK * random());
+  const fill = Math.floor((HIGH_WATER_MARK - ANSWERS_BYTES) * random());
   const topics = range(1, isShared ? 4 + Math.floor(2 * random()) : 2).map((i) => `topic:${i}`);
   const most = Math.floor(MISSED_BYTES / size / topics.length);
   const missed = Math.min(room * 2, most);

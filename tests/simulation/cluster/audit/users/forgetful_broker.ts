@@ -1,10 +1,20 @@
 /** A broker in memory whose claims are lost by restarts, as those of an engine without a disk. */
 import { BrokerError } from "../../../../../errors.ts";
-import type { BrokerStore } from "../../../../../pubsub/broker.ts";
+import {
+  type BrokerStore,
+  type BrokerSubscribeOptions,
+  type BrokerSubscription,
+  INTERNAL_PREFIX,
+  type Publication,
+} from "../../../../../pubsub/broker.ts";
 import { pause } from "../../../../../base/wait.ts";
+import type { Runtime } from "../../../../../base/runtime.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { UnsteadyBroker } from "../histories/unsteady_broker.ts";
 import { UnsteadyEngine } from "../histories/unsteady_engine.ts";
+
+/** Topic by which nodes hear that the others are alive. */
+const BEATS = `${INTERNAL_PREFIX}nodes`;
 
 /** A steady broker that may be away, and may have lost all claims once it is back. */
 export class ForgetfulBroker extends UnsteadyBroker {
@@ -12,7 +22,14 @@ export class ForgetfulBroker extends UnsteadyBroker {
   claimMs = 0;
   /** Time of each count of a rate, in milliseconds. */
   countMs = 0;
+  /** Share of the messages among nodes that get lost, beside the signs of life. */
+  lostShare = 0;
+  /** Longest time of these messages on the way to a subscription that begins, in milliseconds. */
+  wayMs = 0;
   override readonly store: BrokerStore;
+  readonly #runtime: Runtime;
+  /** Scopes of claims. */
+  readonly #scopes = new Set<string>();
   #life = 0;
 
   /**
@@ -23,9 +40,10 @@ export class ForgetfulBroker extends UnsteadyBroker {
    */
   constructor(host: Host, canCount: boolean) {
     const engine = new UnsteadyEngine(host);
-    const { runtime } = host;
+    const runtime = host.runtime;
     super(engine, { host, random: () => runtime.random() });
     this.isSteady = true;
+    this.#runtime = runtime;
     const inner = engine.broker.store;
     const asked = (name: string) => {
       if (this.isAway) throw new BrokerError("Cannot ask: the engine is away");
@@ -36,6 +54,7 @@ export class ForgetfulBroker extends UnsteadyBroker {
       newest: async (key) => await inner.newest(asked(key)),
       claim: async (scope, member, options) => {
         if (this.claimMs > 0) await pause(runtime, this.claimMs);
+        this.#scopes.add(scope);
         return await inner.claim(asked(scope), member, options);
       },
       release: async (scope, member) => await inner.release(asked(scope), member),
@@ -47,6 +66,35 @@ export class ForgetfulBroker extends UnsteadyBroker {
         },
       }),
     };
+  }
+
+  /**
+   * Counts the places of a user that nodes claimed.
+   *
+   * @param user The user.
+   * @returns The number.
+   */
+  async placesOf(user: string): Promise<number> {
+    const scopes = [...this.#scopes].filter((scope) => scope.endsWith(`:${user}`));
+    const claims = await Promise.all(scopes.map((scope) => this.store.claims(scope)));
+    return claims.flat().length;
+  }
+
+  override subscribe(
+    topic: string,
+    listener: (publication: Publication) => void,
+    options: BrokerSubscribeOptions = {},
+  ): BrokerSubscription {
+    if (!topic.startsWith(INTERNAL_PREFIX) || topic === BEATS) {
+      return super.subscribe(topic, listener, options);
+    }
+    // Messages of one topic stay in order, and overtake those of another.
+    const delayMs = this.wayMs * this.#runtime.random();
+    return super.subscribe(topic, (publication) => {
+      if (this.lostShare > 0 && this.#runtime.random() < this.lostShare) return;
+      if (delayMs === 0) listener(publication);
+      else this.#runtime.setTimeout(() => listener(publication), delayMs);
+    }, options);
   }
 
   /** Loses all claims and numbers. */
