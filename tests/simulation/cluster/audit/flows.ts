@@ -1,7 +1,7 @@
 /** Streams and datagrams under little credit: all bytes, codes of resets, and credit given back. */
 import { concat } from "../../../../base/bytes.ts";
 import type { Client } from "../../../../client/client.ts";
-import { StreamError } from "../../../../errors.ts";
+import { CloseCode, StreamError } from "../../../../errors.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Session } from "../../../../session/session.ts";
 import { type Audit, outcomeOf } from "./audit.ts";
@@ -42,11 +42,14 @@ const DATAGRAMS = 5;
  */
 export async function auditFlows(audit: Audit): Promise<void> {
   const host = audit.host("flows");
+  /** Sessions whose streams have a handler that fails. */
+  const failing = new Set<Session>();
   const { server } = new SimulatedServer(audit.network, host, () => ({
     acceptsTokenInBand: true,
     authenticate: ({ token = "guest" }: { readonly token?: string | undefined }) => token,
     flowControl: CREDIT,
-    async onStream(stream) {
+    async onStream(stream, session) {
+      if (failing.has(session as Session)) throw new Error("planned failure");
       if (stream.direction === "unidirectional") return void await textOf(stream.readable);
       // The peer may reset the stream, or stop reading.
       await stream.readable.pipeTo(stream.writable).catch(() => {});
@@ -59,7 +62,12 @@ export async function auditFlows(audit: Audit): Promise<void> {
         }));
         return "pushed";
       },
+      fail: ({ data }: { readonly data: unknown }, session: Session) => {
+        if (data === true) failing.add(session);
+        else failing.delete(session);
+      },
     },
+    onError() {},
     onOpen: (session) => void echoDatagrams(session as Session).catch(() => {}),
   }));
   const clients = (["websocket", "webtransport"] as const).map((transport) =>
@@ -94,6 +102,14 @@ async function auditClient(audit: Audit, client: Client): Promise<void> {
   const { resetCodes } = session.connection.capabilities;
   const code = resetCodes ? `StreamError ${CODE}` : "StreamError 0";
   await expect("reset streams", all.map(() => code), Promise.all(all.map(() => reset(session))));
+  await client.request("fail", true);
+  const failed = resetCodes ? `StreamError ${CloseCode.handlerFailed}` : "StreamError 0";
+  await expect(
+    "streams of a failing handler",
+    all.map(() => failed),
+    Promise.all(all.map(() => refused(session))),
+  );
+  await client.request("fail", false);
   await expect("streams that the reader leaves", all, Promise.all(all.map(() => left(session))));
   await expect("streams there and back, again", all, echo());
   const numbers = Array.from({ length: DATAGRAMS }, (_, i) => i);
@@ -167,6 +183,15 @@ async function reset(session: NonNullable<Client["session"]>): Promise<string> {
   await writer.write(payload(0).slice(0, 3_000) as never);
   await writer.abort(new StreamError("enough", { streamErrorCode: CODE, by: "local" }));
   return await reading;
+}
+
+/** Opens a stream whose handler at the server fails, and tells how the stream ends. */
+async function refused(session: NonNullable<Client["session"]>): Promise<string> {
+  const { readable, writable } = await session.createBidirectionalStream();
+  const writing = write(writable as never, payload(2)).catch(() => {});
+  const ending = await outcomeOfStream(bytesOf(readable));
+  await writing;
+  return ending;
 }
 
 /** Stops reading after the first bytes. */

@@ -66,6 +66,7 @@ export async function auditDoors(audit: Audit): Promise<void> {
     await audit.pause(FREE_MS);
     nodes.engine.claimMs = 0;
     const what = `behind clients that vanished, round ${round}`;
+    expect(`claimed places ${what}`, 0, await nodes.engine.placesOf(USER));
     for (const { host, server } of nodes.all) {
       const { count, reserved, users, addresses, sockets } = server.manager.stats();
       // Without an answer to the close, a socket outlives the session.
@@ -83,6 +84,7 @@ export async function auditDoors(audit: Audit): Promise<void> {
     await audit.until(() => clients.every(({ isConnected }) => isConnected));
     const entered = clients.filter(({ isConnected }) => isConnected).length;
     expect(`sessions in ${max} places ${what}`, max, entered);
+    expect(`claims of ${max} sessions ${what}`, max, await nodes.engine.placesOf(USER));
     const beyond = audit.connect("doors-guests", oneOf(random, nodes.all).host, {
       token: USER,
       onRefused() {},

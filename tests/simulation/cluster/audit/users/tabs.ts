@@ -15,6 +15,9 @@ type User = typeof USERS[number];
 /** Topic of the messages to users. */
 const NOTE = "note";
 
+/** Share of the messages to users that are bytes. */
+const BYTES = 0.3;
+
 /** Most steps, and the time within which the last one begins, in milliseconds. */
 const [STEPS, LAST_MS] = [7, 9_000];
 
@@ -53,6 +56,11 @@ interface Tab {
   readonly node: UserNode;
   /** Messages since the last look. */
   readonly got: string[];
+}
+
+/** The text of a message, which may have come as bytes. */
+function textOf(data: unknown): string {
+  return data instanceof Uint8Array ? new TextDecoder().decode(data) : `${data}`;
 }
 
 /** A message to a user. */
@@ -98,7 +106,7 @@ class Tabs {
     const got: string[] = [];
     const client = this.audit.connect(name, node.host, {
       token: user,
-      onMessage: ({ topic, data }) => void (topic === NOTE && got.push(`${data}`)),
+      onMessage: ({ topic, data }) => void (topic === NOTE && got.push(textOf(data))),
       onRefused() {},
     });
     return { user, host: this.audit.host(name), client, node, got };
@@ -107,7 +115,8 @@ class Tabs {
   /** Sends a message of a node to a user. */
   send(user: User, node: UserNode): { readonly sent: Sent; readonly count: number } {
     const text = `${node.host.name} ${this.#notes++}`;
-    return { sent: { user, text }, count: node.server.to(user).send(NOTE, text) };
+    const data = this.random() < BYTES ? new TextEncoder().encode(text) : text;
+    return { sent: { user, text }, count: node.server.to(user).send(NOTE, data) };
   }
 
   /** Tries to take one more place of a user: there is one below the limit. */
@@ -167,6 +176,10 @@ class Tabs {
         expected.toSorted(),
         got.splice(0).toSorted(),
       );
+    }
+    for (const user of USERS) {
+      const places = await this.nodes.engine.placesOf(user);
+      this.examine(`places of ${user} behind ${what}`, this.of(user).length, places);
     }
     const [user, asked] = [oneOf(random, USERS), oneOf(random, nodes)];
     const infos = await asked.server.sessions(user);

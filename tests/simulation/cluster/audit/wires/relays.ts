@@ -1,16 +1,17 @@
 /** Sessions over HTTP behind a balancer: requests reach any node, whose way to the session's node fails. */
 import { CloseCode } from "../../../../../errors.ts";
+import { FIRST_PIECE_MS } from "../../../../../transport/http/client.ts";
 import type { Client } from "../../../../../client/client.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { Session } from "../../../../../session/session.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { range } from "../history.ts";
-import { BEAT_MS, GONE_MS } from "../places/service.ts";
+import { BEAT_MS } from "../places/service.ts";
 import { type UserNode, UserNodes } from "../users/user_nodes.ts";
 
 /** Share of plans, as each request costs two ways. */
-const SHARE = 0.6;
+const SHARE = 0.4;
 
 /** The users, each with one client. */
 const USERS = ["relay-a", "relay-b"] as const;
@@ -39,11 +40,23 @@ const AWAY_MS = 300;
 /** Time of lost answers, in milliseconds. */
 const SILENCE_MS = 400;
 
-/** Time after a kill in which the other nodes notice, and clients come back, in milliseconds. */
-const NOTICED_MS = GONE_MS + 4_000;
+/** Silence after which a node is gone: two heartbeats without a sign are enough for a request. */
+const GONE_MS = 20 * BEAT_MS;
 
-/** Speed of the clocks of nodes at the end, and the time of 30 s behind the next sign of life. */
-const [SPEED, LOST_MS] = [20, 3_200];
+/** Time after a kill in which requests fail and clients come back, in milliseconds. */
+const NOTICED_MS = 2 * BEAT_MS + FIRST_PIECE_MS + 1_400;
+
+/** Time in which the requests of a new session are under way, in milliseconds. */
+const SETTLED_MS = 300;
+
+/** Heartbeat of sessions, which ends none here: a client that asks no more is found without. */
+const HEARTBEAT = { intervalMs: 600_000, timeoutMs: 900_000 } as const;
+
+/** Speed of the clocks of nodes, so that their longest waits end within an audit. */
+const SPEED = 10;
+
+/** Time of 30 s behind the next sign of life, which comes every 15 s, in milliseconds. */
+const LOST_MS = 45_000 / SPEED + 300;
 
 /** Codes of a close after which a client comes back. */
 const CODES = [CloseCode.draining, 3_001, 4_900] as const;
@@ -81,7 +94,8 @@ class Relays {
     this.random = random;
     this.front = audit.host("relays-front");
     this.nodes = new UserNodes(audit, "relays", {
-      node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
+      node: { heartbeatMs: BEAT_MS * SPEED, goneAfterMs: GONE_MS * SPEED },
+      session: { heartbeat: HEARTBEAT },
       requests: { echo: ({ data }) => data },
       onMessage: ({ data }, { user }) => {
         const heard = this.#up.get(user) ?? [];
@@ -89,12 +103,15 @@ class Relays {
         heard.push(shown(data));
       },
     });
+    this.nodes.hurry(SPEED);
     audit.network.front(this.front, this.nodes.all.map(({ host }) => host));
     this.all = USERS.map((user) => this.#connect(user));
   }
 
   /** The node and the session of a client. */
-  homeOf({ client, user }: Relayed): { readonly node: UserNode; readonly session: Session } | undefined {
+  homeOf(
+    { client, user }: Relayed,
+  ): { readonly node: UserNode; readonly session: Session } | undefined {
     for (const node of this.nodes.all) {
       if (!node.host.isAlive) continue;
       const session = node.server.manager.sessionsOf(user)
@@ -259,6 +276,7 @@ const leaveNode: Step = async (relays) => {
   if (home === undefined) return relays.examine("node of a session", "one", "none");
   const { node } = home;
   const dies = random() < 0.6;
+  await audit.pause(SETTLED_MS);
   if (!dies) await node.server.close();
   node.host.kill();
   const what = dies ? "after the death of a node" : "after the close of a node";
@@ -272,30 +290,34 @@ const leaveNode: Step = async (relays) => {
 
 /** The node closes a session while the client sends: the client learns code and reason. */
 const closeSession: Step = async (relays) => {
-  const { audit, random, front } = relays;
+  const { audit, random } = relays;
+  await audit.pause(SETTLED_MS);
   const one = oneOf(random, relays.all);
   const home = relays.homeOf(one);
   if (home === undefined) return relays.examine("session to close", "one", "none");
   const [code, reason] = [oneOf(random, CODES), `enough ${random()}`];
   one.ends.length = 0;
-  const isBlocked = random() < 0.5;
-  if (isBlocked) audit.network.change(front, one.host, { isBlocked: true });
   one.client.send("up", { n: 0, text: textOf(0, 10) });
+  await audit.pause(between(random, 0, 20));
   void home.session.close({ code, reason });
-  await audit.pause(between(random, 0, 40));
-  if (one.client.session !== undefined) one.client.send("up", { n: 0, text: textOf(0, 10) });
-  if (isBlocked) {
-    audit.cut(one.host);
-    audit.network.change(front, one.host, { isBlocked: false });
-  }
-  const id = home.session.id;
+  await audit.pause(between(random, 0, 20));
+  if (one.client.isConnected) one.client.send("up", { n: 0, text: textOf(0, 10) });
+  const { id } = home.session;
   await audit.until(() => one.client.isConnected && one.client.session?.id !== id, TALK_MS);
   relays.examine("end of a session by the node", [`${code} ${reason}`], one.ends);
   await relays.arrive("after a close", TALK_MS);
 };
 
 /** The steps between which a plan draws. */
-const SOME: readonly Step[] = [cut, cut, pauseEngine, pauseNode, leaveNode, leaveNode, closeSession];
+const SOME: readonly Step[] = [
+  cut,
+  cut,
+  pauseEngine,
+  pauseNode,
+  leaveNode,
+  leaveNode,
+  closeSession,
+];
 
 /**
  * Lets requests of sessions over HTTP reach any node, while nodes, engine and network fail.
@@ -310,8 +332,8 @@ export async function auditRelays(audit: Audit, random: () => number): Promise<v
   await relays.arrive("at first", TALK_MS);
   const endMs = audit.nowMs + LAST_MS;
   for (let i = 0; i < STEPS && audit.nowMs < endMs; i++) await oneOf(random, SOME)(relays);
+  await audit.pause(SETTLED_MS);
   relays.vanish(oneOf(random, relays.all));
-  relays.nodes.hurry(SPEED);
   await audit.pause(LOST_MS);
   relays.examine("sessions after 30 s without a request", relays.all.length, relays.sessions);
   await relays.close();
