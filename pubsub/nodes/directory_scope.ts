@@ -313,6 +313,9 @@ export class OpenScope<T> implements DirectoryScope<T> {
   *pagesFor(n: number, isSure: boolean): Generator<Page> {
     if (isSure) this.publish();
     if (n === this.#n || !isSure && this.#isUnderWay(n)) return;
+    // A page without a number would be ignored, or could not be taken back by the last change.
+    this.publish();
+    if (this.#n === 0) this.#n = this.#host.nextVersion();
     const pages = [...paged(this.#own, PAGE_CHARS)];
     for (const [page, entries] of pages.entries()) {
       yield { scope: this.name, n: this.#n, page, pages: pages.length, entries };

@@ -163,6 +163,23 @@ Deno.test("Directory removes the entries of a node that closes the scope, leaves
   assertEquals(keysOf(again), ["k0=1", "k1=2"]);
 });
 
+Deno.test("Directory takes back entries that a late check got before any change", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.join("a", "b");
+  const there = b!.open("s");
+  await bench.pass(100);
+  const here = a!.open("s");
+  here.set("x", "1");
+  // The number is that of an earlier opening of the scope.
+  const check = { id: 1, scopes: [["s", 7]], isSure: false };
+  b!.nodes.tell(a!.nodes.id, "test:check", check);
+  await bench.pass(10);
+  assertEquals(keysOf(there), ["x=1"]);
+  here[Symbol.dispose]();
+  await bench.pass(10);
+  assertEquals(keysOf(there), []);
+});
+
 Deno.test("Directory does not publish scopes without another opener", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b");

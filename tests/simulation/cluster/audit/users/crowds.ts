@@ -45,8 +45,20 @@ const REST_MS = SETTLED_MS + GATHER_MS + BEAT_MS + 300;
 /** Largest envelope in bytes: a list of some members with data has several parts. */
 const MESSAGE_BYTES = 1_024;
 
-/** Characters of data. */
-const DATA_CHARS = 250;
+/** Characters of data, of which one is drawn, and the largest data in bytes. */
+const [DATA_CHARS, MAX_DATA_BYTES] = [[40, 250, 450, 450], 500] as const;
+
+/** Share of rounds with a page that falls behind. */
+const CLOGS = 0.5;
+
+/** Share of operations of such a page, and of pauses in which changes are gathered. */
+const [SLOW, GATHERS] = [0.35, 0.3] as const;
+
+/** Messages that fill the way to a page, so that lists wait. */
+const [FILLS, FILL] = [72, "x".repeat(980)] as const;
+
+/** Share of operations that the server makes for a page. */
+const BY_SERVER = 0.25;
 
 /** A page, and the rooms of the page. */
 interface Guest {
@@ -66,6 +78,7 @@ class Crowds {
   readonly random: () => number;
   readonly nodes: UserNodes;
   readonly graceMs: number;
+  readonly #dataChars: number;
   guests: Guest[] = [];
   #pages = 0;
   #newest = 0;
@@ -74,15 +87,16 @@ class Crowds {
     this.audit = audit;
     const random = this.random = audit.random;
     this.graceMs = oneOf(random, GRACES_MS);
+    this.#dataChars = oneOf(random, DATA_CHARS);
     this.nodes = new UserNodes(audit, "crowds", {
       node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
       presenceGraceMs: this.graceMs,
       rooms: {
-        "list:{name}": { maxDataBytes: DATA_CHARS + 20 },
+        "list:{name}": { maxDataBytes: MAX_DATA_BYTES },
         "crowd:{name}": {
           gatherAbove: Math.floor(3 * random()),
           gatherMs: GATHER_MS,
-          maxDataBytes: DATA_CHARS + 20,
+          maxDataBytes: MAX_DATA_BYTES,
         },
         "count:{name}": { members: "count", gatherMs: GATHER_MS },
       },
@@ -103,24 +117,39 @@ class Crowds {
 
   /** Enters a room, or leaves the room, or sets data there. */
   operate(guest: Guest, room: string): void {
-    const { page, readers, data, setsData } = guest;
     const choice = this.random();
-    let reader = readers.get(room);
-    if (reader === undefined) readers.set(room, reader = new RoomReader(room));
-    if (setsData && choice < 0.25) {
-      if (this.random() < 0.3) {
-        data.delete(room);
-        page.ask({ presence: room });
-      } else {
-        data.set(room, ++this.#newest);
-        page.ask({ presence: room, data: this.#dataOf(this.#newest, room) });
-      }
-    } else if (reader.isIn && choice > AGAIN) page.ask({ subscribe: room });
-    else if (reader.isIn) reader.leave(page.ask({ unsubscribe: room }));
-    else {
-      reader.enter();
-      page.ask({ subscribe: room });
+    const reader = this.#readerOf(guest, room);
+    if (this.random() < BY_SERVER && this.#serve(guest, room, reader)) return;
+    if (guest.setsData && choice < 0.25) this.#setData(guest, room, this.random() < 0.3);
+    else if (reader.isIn && choice > AGAIN) guest.page.ask({ subscribe: room });
+    else this.#toggle(guest, room);
+  }
+
+  /** Lets all others enter a room with data, and then a page that falls behind. */
+  async crowd(slow: Guest, room: string): Promise<() => void> {
+    const isIn = (guest: Guest) => this.#readerOf(guest, room).isIn;
+    for (const guest of this.guests) {
+      if (guest.setsData) this.#setData(guest, room, false);
+      if (guest === slow ? isIn(guest) : !isIn(guest)) this.#toggle(guest, room);
     }
+    await this.audit.pause(SETTLED_MS);
+    const unclog = await this.#clog(slow);
+    this.#toggle(slow, room);
+    await this.audit.pause(GATHER_MS * this.random());
+    return unclog;
+  }
+
+  /**
+   * Lets a page fall behind: what the server sends waits.
+   *
+   * @returns Ends the trouble.
+   */
+  async #clog({ page, user, node: { host, server } }: Guest): Promise<() => void> {
+    const { network } = this.audit;
+    network.change(host, page.host, { isBlocked: true });
+    for (let i = 0; i < FILLS; i++) server.to(user).send("fill", FILL);
+    await this.audit.pause(1);
+    return () => network.change(host, page.host, { isBlocked: false });
   }
 
   /** Lets time pass until all pages know all members. */
@@ -172,6 +201,50 @@ class Crowds {
     }
   }
 
+  #readerOf({ readers }: Guest, room: string): RoomReader {
+    let reader = readers.get(room);
+    if (reader === undefined) readers.set(room, reader = new RoomReader(room));
+    return reader;
+  }
+
+  #setData({ page, data }: Guest, room: string, isGone: boolean): void {
+    if (isGone) {
+      data.delete(room);
+      page.ask({ presence: room });
+    } else {
+      data.set(room, ++this.#newest);
+      page.ask({ presence: room, data: this.#dataOf(this.#newest, room) });
+    }
+  }
+
+  #toggle(guest: Guest, room: string): void {
+    const reader = this.#readerOf(guest, room);
+    if (reader.isIn) reader.leave(guest.page.ask({ unsubscribe: room }));
+    else {
+      reader.enter();
+      guest.page.ask({ subscribe: room });
+    }
+  }
+
+  /** Lets the server change what a page has at rest; `false` if the session is not known. */
+  #serve({ user, node, page, data, setsData }: Guest, room: string, reader: RoomReader): boolean {
+    const { server } = node;
+    const [session, ...others] = server.manager.sessionsOf(user);
+    if (session === undefined || others.length > 0 || !page.isQuiet) return false;
+    const hasData = setsData && this.random() < 0.5;
+    if (hasData) data.set(room, ++this.#newest);
+    const options = hasData ? { data: this.#dataOf(this.#newest, room) } : {};
+    if (!reader.isIn) {
+      reader.enter();
+      server.rooms.join(session, room, options);
+    } else if (hasData) server.rooms.update(session, room, options);
+    else {
+      reader.leave();
+      server.rooms.leave(session, room);
+    }
+    return true;
+  }
+
   /** The members as of the model, by name. */
   #membersOf(room: string) {
     const users = new Map<string, { connections: number; data: unknown }>();
@@ -189,7 +262,7 @@ class Crowds {
   }
 
   #dataOf(number: number, room: string): string {
-    return `${number}`.padEnd(room.startsWith("count:") ? 0 : DATA_CHARS, "x");
+    return `${number}`.padEnd(room.startsWith("count:") ? 0 : this.#dataChars, "x");
   }
 
   #examine(what: string, expected: unknown, received: unknown): void {
@@ -231,10 +304,13 @@ export async function auditCrowds(audit: Audit): Promise<void> {
     const muteAt = isGone ? OPERATIONS : Math.floor(OPERATIONS * random());
     let guest: Guest | undefined;
     let room = rooms.at(-1)!;
+    const slow = oneOf(random, crowds.guests);
+    const unclog = random() < CLOGS && !isGone ? await crowds.crowd(slow, room) : undefined;
     for (let i = 0; i < OPERATIONS && crowds.guests.length > 0; i++) {
       if (mutes && i === muteAt) host.freeze();
       if (guest === undefined || random() < CHANGES) {
-        guest = oneOf(random, crowds.guests);
+        const isSlow = unclog !== undefined && random() < SLOW && crowds.guests.includes(slow);
+        guest = isSlow ? slow : oneOf(random, crowds.guests);
         room = random() < 0.7 ? rooms.at(-1)! : oneOf(random, rooms);
       }
       if (random() < 0.06) {
@@ -242,6 +318,8 @@ export async function auditCrowds(audit: Audit): Promise<void> {
         guest = undefined;
       } else crowds.operate(guest, room);
       if (random() < 0.6) await audit.pause(between(random, 0, GAP_MS));
+      // Lists and changes are gathered, and wait for the slow page.
+      if (unclog !== undefined && random() < GATHERS) await audit.pause(2 * GATHER_MS * random());
     }
     if (isGone) {
       await audit.pause(SETTLED_MS);
@@ -255,6 +333,7 @@ export async function auditCrowds(audit: Audit): Promise<void> {
       );
       host.thaw();
     }
+    unclog?.();
     await crowds.rest();
     crowds.look(rooms, followed, what);
     following?.[Symbol.dispose]();

@@ -1,5 +1,6 @@
 /** A page that speaks the protocol of sessions by hand, so that the page sees each envelope. */
 import type { SimulatedWebSocket } from "../../../../../testing/simulation/network/websocket.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { Audit } from "../audit.ts";
 import type { UserNode } from "./user_nodes.ts";
 
@@ -19,12 +20,16 @@ export interface Heard {
   readonly data?: unknown;
   /** The newest acknowledged number. */
   readonly ack?: number;
+  /** Topic from which the server removed the page. */
+  readonly unsubscribed?: string;
 }
 
 /** A page of a user. */
 export class Page {
   /** All envelopes of the server, in order. */
   readonly heard: Heard[] = [];
+  /** The machine. */
+  readonly host: Host;
   /** Close code, once the session is over. */
   code: number | undefined;
   readonly #socket: SimulatedWebSocket;
@@ -42,7 +47,8 @@ export class Page {
    */
   constructor(audit: Audit, user: string, machine: string, { host }: UserNode) {
     const url = new URL(`wss://${host.name}/?token=${user}`);
-    const socket = this.#socket = audit.network.sockets(audit.host(machine))(url, ["skein.1"]);
+    this.host = audit.host(machine);
+    const socket = this.#socket = audit.network.sockets(this.host)(url, ["skein.1"]);
     socket.onmessage = ({ data }) => {
       for (const line of `${data}`.split("\n")) {
         if (line !== "") this.#hear(JSON.parse(line));
@@ -54,6 +60,11 @@ export class Page {
   /** True once the server admitted the session. */
   get isIn(): boolean {
     return this.heard.length > 0 && this.code === undefined;
+  }
+
+  /** True if no request waits for its answer. */
+  get isQuiet(): boolean {
+    return this.#waiting.size === 0;
   }
 
   /**

@@ -17,6 +17,7 @@ export class RoomReader {
   readonly faults: string[] = [];
   /** True once the page asked for the room, until the page leaves the room. */
   isIn = false;
+  readonly #room: string;
   readonly #topic: string;
   /** Numbers of the requests that leave the room. */
   readonly #leaves = new Set<number>();
@@ -33,6 +34,7 @@ export class RoomReader {
    * @param room The room.
    */
   constructor(room: string) {
+    this.#room = room;
     this.#topic = PRESENCE_PREFIX + room;
   }
 
@@ -51,11 +53,11 @@ export class RoomReader {
   /**
    * Notes that the page leaves the room.
    *
-   * @param id Number of the request.
+   * @param id Number of the request; left out, the server removes the page.
    */
-  leave(id: number): void {
+  leave(id?: number): void {
     this.isIn = false;
-    this.#leaves.add(id);
+    if (id !== undefined) this.#leaves.add(id);
   }
 
   /**
@@ -63,8 +65,9 @@ export class RoomReader {
    *
    * @param heard The envelope.
    */
-  hear({ reply, topic, data }: Heard): void {
-    if (typeof reply === "number" && this.#leaves.delete(reply)) {
+  hear({ reply, topic, data, unsubscribed }: Heard): void {
+    const isLeft = typeof reply === "number" && this.#leaves.delete(reply);
+    if (isLeft || unsubscribed === this.#room) {
       this.#entries--;
       this.#members = this.#count = undefined;
       this.#hasMore = false;
