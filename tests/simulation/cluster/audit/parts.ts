@@ -43,12 +43,14 @@ import { auditTimers } from "./timers.ts";
 import { auditAccounts } from "./users/accounts.ts";
 import { auditCrowds } from "./users/crowds.ts";
 import { auditDoors } from "./users/doors.ts";
+import { auditLists } from "./users/lists.ts";
 import { auditShares } from "./users/shares.ts";
 import { auditTabs } from "./users/tabs.ts";
 import { auditEnds } from "./wires/ends.ts";
 import { auditFarewells } from "./wires/farewells.ts";
 import { auditHandlers } from "./wires/handlers.ts";
 import { auditNested } from "./wires/nested.ts";
+import { auditRelays } from "./wires/relays.ts";
 import { auditTyped } from "./wires/typed.ts";
 
 /** Examines one part. */
@@ -73,6 +75,7 @@ const OWN = {
   holes: auditHoles,
   inspector: auditInspector,
   laggards: auditLaggards,
+  lists: auditLists,
   lives: auditLives,
   long: auditLong,
   nested: auditNested,
@@ -80,6 +83,7 @@ const OWN = {
   passages: auditPassages,
   posts: auditPosts,
   rates: auditRates,
+  relays: auditRelays,
   renewals: auditRenewals,
   replays: auditReplays,
   restarts: auditRestarts,

@@ -101,7 +101,7 @@ class Lists {
 
   constructor(audit: Audit) {
     this.audit = audit;
-    const random = this.random = audit.chanceOf("lists");
+    const random = this.random = audit.random;
     this.#size = oneOf(random, SIZES);
     this.#graceMs = oneOf(random, GRACES_MS);
     this.nodes = new UserNodes(audit, "lists", {

@@ -47,3 +47,16 @@ Deno.test("RoomReader blames changes that do not fit, and notices outside of the
   ]);
   assertEquals(reader.known, undefined);
 });
+
+Deno.test("RoomReader forgets the members when the server removes the page", () => {
+  const list = { type: "members", members: [member("ann")] } as const;
+  const reader = readerOf(list);
+  reader.leave();
+  reader.hear({ topic: "presence:tea", data: { type: "join", user: "bob", ...AT } });
+  reader.hear({ unsubscribed: "coffee" });
+  assertEquals(reader.known, [["ann", undefined], ["bob", undefined]]);
+  reader.hear({ unsubscribed: "tea" });
+  reader.hear({ topic: "presence:tea", data: list });
+  assertEquals(reader.known, undefined);
+  assertEquals(reader.faults, ["members outside of the room"]);
+});

@@ -10,9 +10,6 @@ import { range } from "../history.ts";
 import { BEAT_MS } from "../places/service.ts";
 import { type UserNode, UserNodes } from "../users/user_nodes.ts";
 
-/** Share of plans, as each request costs two ways. */
-const SHARE = 0.4;
-
 /** The users, each with one client. */
 const USERS = ["relay-a", "relay-b"] as const;
 
@@ -89,9 +86,9 @@ class Relays {
   readonly #up = new Map<string, string[]>();
   #texts = 0;
 
-  constructor(audit: Audit, random: () => number) {
+  constructor(audit: Audit) {
     this.audit = audit;
-    this.random = random;
+    this.random = audit.random;
     this.front = audit.host("relays-front");
     this.nodes = new UserNodes(audit, "relays", {
       node: { heartbeatMs: BEAT_MS * SPEED, goneAfterMs: GONE_MS * SPEED },
@@ -323,11 +320,10 @@ const SOME: readonly Step[] = [
  * Lets requests of sessions over HTTP reach any node, while nodes, engine and network fail.
  *
  * @param audit The audit.
- * @param random Chance of this part.
  */
-export async function auditRelays(audit: Audit, random: () => number): Promise<void> {
-  if (random() >= SHARE) return;
-  const relays = new Relays(audit, random);
+export async function auditRelays(audit: Audit): Promise<void> {
+  const { random } = audit;
+  const relays = new Relays(audit);
   await relays.nodes.ready();
   await relays.arrive("at first", TALK_MS);
   const endMs = audit.nowMs + LAST_MS;
