@@ -95,7 +95,7 @@ class Lists {
   readonly #size: number;
   readonly #graceMs: number;
   readonly #visitors: Visitor[] = [];
-  /** What the other node knows, while that node follows the room. */
+  /** The members at the other node, while that node follows the room. */
   #replica: Replica | undefined;
   #newest = 0;
 
