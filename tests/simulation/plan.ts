@@ -86,6 +86,7 @@ export const AUDITS = [
   "calls",
   "carriers",
   "claims",
+  "comebacks",
   "contracts",
   "credit",
   "crowds",

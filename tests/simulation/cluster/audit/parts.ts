@@ -20,6 +20,7 @@ import { auditRestarts } from "./histories/restarts.ts";
 import { auditHistory, auditLong } from "./history.ts";
 import { auditHoles } from "./holes.ts";
 import { auditInspector } from "./inspector.ts";
+import { auditComebacks } from "./lives/comebacks.ts";
 import { auditLives } from "./lives/lives.ts";
 import { auditPassages } from "./lives/passages.ts";
 import { auditCalls } from "./logs/calls.ts";
@@ -61,6 +62,7 @@ const OWN = {
   accounts: auditAccounts,
   answers: auditAnswers,
   bounds: auditBounds,
+  comebacks: auditComebacks,
   contracts: auditContract,
   credit: auditCredit,
   crowds: auditCrowds,
