@@ -125,6 +125,8 @@ class Replays {
   /** Share of long publications. */
   readonly #longShare: number;
   #deaths = 0;
+  /** True once no node dies any more. */
+  #isCalm = false;
 
   constructor(audit: Audit) {
     this.#audit = audit;
@@ -245,7 +247,7 @@ class Replays {
     const { program, host } = this.#node();
     this.#engine.host.after(DEATH_MS * this.#random(), () => {
       // One node at least goes on.
-      if (this.#nodes.some((node) => !node.host.isAlive)) return;
+      if (this.#isCalm || this.#nodes.some((node) => !node.host.isAlive)) return;
       host.kill();
       this.#engine.host.after(DEAD_MS * this.#random(), () => program.restart());
     });
@@ -327,6 +329,7 @@ class Replays {
   /** Compares the state of all with that of the engine, once all is well. */
   async #settle(): Promise<void> {
     const [audit, engine] = [this.#audit, this.#engine];
+    this.#isCalm = true;
     await audit.until(() => this.#nodes.every(({ host }) => host.isAlive));
     const brokers = this.#nodes.map(({ broker }) => broker);
     for (const broker of brokers) {
@@ -334,7 +337,7 @@ class Replays {
       broker.isMute = false;
       broker.comeBack();
     }
-    await audit.pause(100 + 1.5 * this.#briefMs); // Those who left are back.
+    await audit.pause(100 + SOON_MS + 1.5 * this.#briefMs); // Those who left are back.
     const wanted = this.#topics.flatMap((topics, i) =>
       topics.map((topic) => ({ topic, reader: this.#readers[i]! }))
     );
