@@ -84,7 +84,13 @@ export function outcomesOf(
   operation: LogOperation,
   at: Span,
 ): readonly ModelOutcome[] {
-  return momentsOf(state, at).map((moment) => outcomeOf(state, operation, { at, ...moment }));
+  return momentsOf(state, at).flatMap((moment) => {
+    const outcome = outcomeOf(state, operation, { at, ...moment });
+    // A log that is read may expire before the renewal that belongs to the read.
+    const isShort = operation.kind === "read" && !moment.isExpired &&
+      over(state?.expiry, at).includes(true);
+    return isShort ? [outcome, { ...outcome, next: state }] : [outcome];
+  });
 }
 
 /**
