@@ -92,9 +92,7 @@ export function figuresOf(repository: Repository): Figures {
       each.told += pronouns;
     }
   }
-  const graph = new Map(
-    [...importGraph(repository)].filter(([path]) => isLibrary(path)),
-  );
+  const graph = libraryGraph(repository);
   const top = (path: string) => path.includes("/") ? path.slice(0, path.indexOf("/")) : path;
   const arrows = new Set<string>();
   for (const [from, edges] of graph) {
@@ -108,10 +106,7 @@ export function figuresOf(repository: Repository): Figures {
     pronouns: share(total.told, total.words),
     circles: circlesOf(graph),
     arrows: arrows.size,
-    modules: {
-      atOnce: reach(graph, "mod.ts", (edge) => !edge.isTypeOnly && !edge.isLate),
-      withLate: reach(graph, "mod.ts", (edge) => !edge.isTypeOnly),
-    },
+    modules: modulesIn(graph),
     folders: Object.fromEntries(
       [...folders].sort(([a], [b]) => a < b ? -1 : 1)
         .map(([folder, { files, lines, words, told }]) => [
@@ -120,6 +115,28 @@ export function figuresOf(repository: Repository): Figures {
         ]),
     ),
   };
+}
+
+/**
+ * Counts the modules that `mod.ts` loads.
+ *
+ * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
+ * @returns The figure of that name in {@linkcode Figures}.
+ */
+export function modulesOf(repository: Repository): Figures["modules"] {
+  return modulesIn(libraryGraph(repository));
+}
+
+function modulesIn(graph: ReadonlyMap<string, readonly Edge[]>): Figures["modules"] {
+  return {
+    atOnce: reach(graph, "mod.ts", (edge) => !edge.isTypeOnly && !edge.isLate),
+    withLate: reach(graph, "mod.ts", (edge) => !edge.isTypeOnly),
+  };
+}
+
+/** Returns the imports of the files of the library. */
+function libraryGraph({ files, ...rest }: Repository): ReadonlyMap<string, readonly Edge[]> {
+  return importGraph({ ...rest, files: new Map([...files].filter(([path]) => isLibrary(path))) });
 }
 
 /** Returns Tarjan's strongly connected components of more than one file. */
