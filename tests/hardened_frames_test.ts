@@ -1,3 +1,4 @@
+// run_tests: alone, and first, as these tests wait for long in real time.
 /**
  * Frames that RFC 6455 forbids, and allowed frames that no honest peer sends, on the hardened
  * WebSocket engine, over bare TCP.

@@ -1,3 +1,4 @@
+// run_tests: alone, and first, as these tests wait for long in real time.
 /** Sessions over HTTP whose requests reach several nodes, behind a proxy. */
 import { assert, assertEquals, assertGreater } from "@std/assert";
 import { captureConsole } from "./console_lines.ts";

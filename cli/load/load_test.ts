@@ -1,3 +1,4 @@
+// run_tests: alone, and first, as these tests wait for long in real time.
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { AuthenticationError, RequestError } from "../../errors.ts";
 import { serve } from "../../server.ts";
