@@ -98,7 +98,6 @@ export class WireReader {
   #isOpen = false;
   #isClosed = false;
   #next = 1;
-  /** The node of the connection, in the life at the begin of the connection. */
   #node: ReadNode;
 
   /** Connects. */
@@ -108,7 +107,7 @@ export class WireReader {
     this.#node = this.#connect();
   }
 
-  /** The node of the connection, in the life at the begin of the connection. */
+  /** The node of the connection, in the life at the begin of the session. */
   get node(): ReadNode {
     return this.#node;
   }
@@ -226,8 +225,8 @@ export class WireReader {
   /** Connects to the next node. */
   #connect(): ReadNode {
     const { network, host, pickNode } = this.#options;
-    const { host: server, broker } = pickNode();
-    const url = new URL(`wss://${server.name}/`);
+    const node = pickNode();
+    const url = new URL(`wss://${node.host.name}/`);
     const socket = this.#socket = network.sockets(host)(url, ["skein.1"]);
     socket.onmessage = ({ data }) => {
       for (const line of String(data).split("\n")) if (line !== "") this.#take(JSON.parse(line));
@@ -242,7 +241,7 @@ export class WireReader {
       if (this.#isClosed) return;
       host.after(AGAIN_MS * host.runtime.random(), () => void (this.#node = this.#connect()));
     };
-    return { host: server, broker };
+    return node;
   }
 
   #send(envelope: unknown): void {
@@ -281,6 +280,8 @@ export class WireReader {
 
   #resume(): void {
     this.#isOpen = true;
+    const { host, broker } = this.#node;
+    this.#node = { host, broker };
     for (const [topic, following] of this.#topics) {
       if (following.isWanted) this.#ask(topic, following, { since: following.place });
     }
