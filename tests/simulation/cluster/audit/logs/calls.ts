@@ -118,15 +118,15 @@ class LogCalls {
       return { machine, operation, result: shown(result) };
     }));
     const span = { fromMs, toMs: this.#audit.nowMs };
-    const before = attempts > 1
-      ? this.#states
-      : withTended(this.#states, { fromMs: this.#calledMs, toMs: span.toMs });
     const judged = calls.some(isRemoval) ? calls.filter(isNoRead) : calls;
-    const after = distinct(before.flatMap((state) => statesAfter(state, judged, span)));
-    if (after.length === 0 && attempts > 1) {
+    const afterAll = (states: readonly ModelState[]) =>
+      distinct(states.flatMap((state) => statesAfter(state, judged, span)));
+    if (attempts > 1 && afterAll(this.#states).length === 0) {
       await this.#audit.pause(SETTLE_MS);
       return await this.#call(operations, at, attempts - 1);
     }
+    const before = withTended(this.#states, { fromMs: this.#calledMs, toMs: span.toMs });
+    const after = afterAll(before);
     this.#states = after;
     this.#calledMs = span.toMs;
     if (after.length > 0) return true;
