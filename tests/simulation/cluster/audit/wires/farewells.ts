@@ -62,7 +62,7 @@ interface Farewell {
   readonly host: Host;
   readonly machine: Host;
   readonly client: Client;
-  /** Number of listeners at the signals of calls. */
+  /** Number of listeners at the signals of the client and of calls. */
   readonly listeners: { count: number };
 }
 
@@ -86,16 +86,17 @@ export async function auditFarewells(audit: Audit): Promise<void> {
   const stop = new AbortController();
   const isReliable = random() < 0.5;
   if (state === "never connected") hide(audit, machine, host, random);
+  const listeners = { count: 0 };
   const client = audit.connect(USER, host, {
     token: USER,
-    signal: stop.signal,
+    signal: counted(stop.signal, listeners),
     delivery: isReliable ? "at-least-once" : "at-most-once",
     backoff: end === "no attempt left" ? FEW : BACKOFF,
     connectTimeoutMs: DIAL_MS,
     closeTimeoutMs: CLOSE_MS,
     onError() {},
   });
-  const farewell: Farewell = { audit, random, host, machine, client, listeners: { count: 0 } };
+  const farewell: Farewell = { audit, random, host, machine, client, listeners };
   if (state !== "never connected") await audit.until(() => client.isConnected);
   const waits: Wait[] = [];
   const begin = async (name: string, steps = 0) => {
@@ -181,7 +182,7 @@ export async function auditFarewells(audit: Audit): Promise<void> {
 /** All that a program may wait for, none of which the server ever gives. */
 function callsOf(farewell: Farewell): Readonly<Record<string, () => Promise<unknown>>> {
   const { client, audit } = farewell;
-  const signal = countedSignal(farewell);
+  const signal = counted(new AbortController().signal, farewell.listeners);
   const read = async (loop: () => AsyncIterable<unknown>) => await Array.fromAsync(loop());
   return {
     connection: () => client.whenConnected({ signal }),
@@ -269,9 +270,8 @@ function hide({ network }: Audit, machine: Host, host: Host, random: () => numbe
   network.change(machine, host, { handshake: oneOf(random, ["hangs", "refused"] as const) });
 }
 
-/** Makes a signal that counts its listeners. */
-function countedSignal({ listeners }: Farewell): AbortSignal {
-  const { signal } = new AbortController();
+/** Makes a signal count its listeners. */
+function counted(signal: AbortSignal, listeners: Farewell["listeners"]): AbortSignal {
   const { addEventListener, removeEventListener } = signal;
   return Object.assign(signal, {
     addEventListener(...args: Parameters<AbortSignal["addEventListener"]>) {
