@@ -29,6 +29,7 @@ import { checkConnectTimeout, openSession } from "./open.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import { checkLimits } from "../base/options.ts";
+import type { Left } from "./handover.ts";
 import type { Delivery } from "./delivery.ts";
 import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
 import { ClientPresence } from "./presence.ts";
@@ -135,8 +136,8 @@ export class Client<C extends Contract = Contract>
   /** Resolves with the close of the current session. */
   #over = Promise.withResolvers<CloseInfo>();
   #isMoving = false;
-  /** Sessions that this client moved from and that are not closed yet, the newest last. */
-  readonly #left = new Set<Session>();
+  /** Sessions that this client moved from and that are not closed yet, the newest first. */
+  #left: readonly Left[] = [];
   /** Resolves once all sessions that this client moved from are closed. */
   #finished: Promise<unknown> | undefined;
   /** The previous session, if the server fell silent without an event of the page or network. */
@@ -538,6 +539,7 @@ export class Client<C extends Contract = Contract>
     try {
       const moved = await (await this.#recovery()).handOver({
         from,
+        left: this.#left,
         transport,
         subscriptions: this.#subscriptions,
         signal: this.#stop.signal,
@@ -545,9 +547,8 @@ export class Client<C extends Contract = Contract>
         take: (session, move) => this.#take(session, move),
       });
       if (moved) {
-        this.#left.add(from);
-        const finished = moved.finished.finally(() => this.#left.delete(from));
-        this.#finished = Promise.all([this.#finished, finished]);
+        this.#left = moved.left;
+        this.#finished = Promise.all([this.#finished, moved.finished]);
       }
       return moved !== undefined;
     } finally {
@@ -721,22 +722,21 @@ export class Client<C extends Contract = Contract>
   async #live(): Promise<{ info: CloseInfo; wasReady: boolean }> {
     let dialed: unknown;
     let session: Session;
+    const left = this.#left.find(({ session }) => session.isReady);
     try {
-      const open = (change = (dial: Dialer) => dial) =>
-        this.#open((dial) => async (url, options) => {
-          this.#place = publicUrl(url);
-          const silent = this.#silent;
-          this.#silent = undefined;
-          try {
-            return dialed = await change(dial)(url, { ...options, silent }) as Connection;
-          } catch (error) {
-            throw dialed = error;
-          }
-        });
-      const left = [...this.#left].findLast(({ isReady }) => isReady);
-      session = left === undefined
-        ? await open()
-        : await (await this.#recovery()).openBeside(left, open, this.#stop.signal);
+      session = await this.#open((dial) => async (url, options) => {
+        this.#place = publicUrl(url);
+        const silent = this.#silent;
+        this.#silent = undefined;
+        try {
+          return dialed = await (left?.dialBeside(dial) ?? dial)(url, {
+            ...options,
+            silent,
+          }) as Connection;
+        } catch (error) {
+          throw dialed = error;
+        }
+      });
     } catch (error) {
       this.#hear(error, dialed, Infinity);
       // Without a dial, the error is of an application's function, perhaps of another session.
@@ -752,6 +752,7 @@ export class Client<C extends Contract = Contract>
     const since = this.#runtime.now();
     this.#over = Promise.withResolvers();
     this.#take(session, () => this.#subscriptions.resume(session));
+    void left?.assign(session, this.#stop.signal);
     const info = await this.#over.promise;
     const last = this.#session!;
     this.#hear(info.error, last, last[internals].lastHeard);

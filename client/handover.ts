@@ -33,6 +33,8 @@ const MAX_HELD = { messages: 1_024, bytes: 262_144 };
 export interface Moving<C extends Contract> {
   /** The old session. */
   readonly from: Session;
+  /** Sessions that the client moved from before. */
+  readonly left: readonly Left[];
   /** The transport of the new session; chosen as for every session if `undefined`. */
   readonly transport: TransportName | undefined;
   /** The client's subscriptions. */
@@ -46,27 +48,55 @@ export interface Moving<C extends Contract> {
 }
 
 /**
+ * A session that a client moves from, which the server counts as one with a session that the client
+ * opens beside: that one alone gets messages to the user. If the later session breaks, the next one
+ * opens beside the session that was left.
+ */
+export class Left {
+  /** The session. */
+  readonly session: Session;
+
+  /** Leaves a session, for as long as that one stays open. */
+  constructor(session: Session) {
+    this.session = session;
+  }
+
+  /** Opens connections beside the session. */
+  dialBeside(dial: Dialer): Dialer {
+    return (url, options) => dial(withTicket(url, this.session[internals].ticket!), options);
+  }
+
+  /**
+   * Assigns a session beside to the same client, by its first envelope; the server has 10 s to
+   * answer. Never rejects.
+   */
+  async assign(next: Session, signal: AbortSignal): Promise<void> {
+    await ping(next[internals], { signal }).catch(() => {});
+  }
+}
+
+/**
  * Moves a client to another session.
  *
  * @param moving State and operations of the client.
- * @returns Resolves after the move; `finished` resolves once the old session is closed. Resolves
- * with `undefined` if the old session continues.
+ * @returns Resolves after the move; `finished` resolves once the old session is closed, and `left`
+ * has all sessions that are still open behind the new one. Resolves with `undefined` if the old
+ * session continues.
  */
 export async function handOver<C extends Contract>(
-  { from, open, signal, subscriptions, take, transport: only }: Moving<C>,
-): Promise<{ readonly finished: Promise<void> } | undefined> {
+  { from, left, open, signal, subscriptions, take, transport: only }: Moving<C>,
+): Promise<{ readonly finished: Promise<void>; readonly left: readonly Left[] } | undefined> {
   // Only a server that supports moves gives a ticket.
-  const { ticket } = from[internals];
-  if (!ticket) return;
+  if (!from[internals].ticket) return;
+  const leaving = new Left(from);
   const gone = new AbortController();
   from[internals].whenEnded(() => gone.abort());
   const isOpen = AbortSignal.any([signal, gone.signal]);
   const next = await open(
-    (dial) => (url, options) => dial(withTicket(url, ticket), { ...options, only }),
+    (dial) => (url, options) => leaving.dialBeside(dial)(url, { ...options, only }),
     isOpen,
   ).catch(() => undefined);
-  // The first envelope assigns the session to this client; the server has 10 s to answer.
-  if (next) await ping(next[internals], { signal: isOpen }).catch(() => {});
+  if (next) await leaving.assign(next, isOpen);
   if (!from.isReady || !next?.isReady) {
     // The client reconnects without the old session, and gets messages to the user in the session
     // that opens then. Else the old session continues.
@@ -81,32 +111,10 @@ export async function handOver<C extends Contract>(
       passages.push(passage);
       return passage.rest;
     }));
-  return { finished: finish(from, next, { passages, signal }) };
-}
-
-/**
- * Opens the next session of a client whose session broke soon after a move, beside the session that
- * the client left. The server counts both as one, and sends messages to the user to the new one
- * alone.
- *
- * @param left The session that the client left, which is still open.
- * @param open Opens a session.
- * @param signal Aborted when the client ends.
- * @returns The session.
- */
-export async function openBeside(
-  left: Session,
-  open: Moving<Contract>["open"],
-  signal: AbortSignal,
-): Promise<Session> {
-  const ticket = left[internals].ticket!;
-  const next = await open(
-    (dial) => (url, options) => dial(withTicket(url, ticket), options),
-    signal,
-  );
-  // The first envelope assigns the session to this client.
-  void ping(next[internals], { signal }).catch(() => {});
-  return next;
+  return {
+    finished: finish(from, next, { passages, signal }),
+    left: [leaving, ...left.filter(({ session }) => session.isReady)],
+  };
 }
 
 /**

@@ -1,7 +1,7 @@
 /** Notices a lost server, and carries subscriptions and messages to the next session. */
 export { Delivery, flushed } from "./delivery.ts";
 export { readStream } from "./durable_stream.ts";
-export { giveUp, handOver, openBeside } from "./handover.ts";
+export { giveUp, handOver } from "./handover.ts";
 export { Life } from "./page_life.ts";
 export { Resume } from "./resume.ts";
 export { Retries } from "./retries.ts";
