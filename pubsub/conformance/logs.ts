@@ -278,6 +278,32 @@ export const LOGS: Record<string, Test> = {
     same((await append(near, id, ["4"], next)).kind, "appended", "the next writer, at once");
   }),
 
+  "keeps a released log open for the next writer": withLogs(async ({ id }, near, far) => {
+    const lease = (holder: string, ttlMs = 60_000) => ({ holder, ttlMs });
+    const taking = (holder: string) => ({ writer: { ...lease(holder), takes: true as const } });
+    const lost = { end: { error: "writer-lost" }, ifWriterLost: true as const };
+    const isOverdue = async () => (await far.overdue({ limit: 10_000 })).includes(id);
+    await created(near, id, { writer: lease("one") });
+    const strange = { writer: { ...lease("two"), releases: true as const } };
+    same((await append(far, id, [], strange)).kind, "fenced", "the release by another writer");
+    const releasing = { writer: { ...lease("one"), releases: true as const } };
+    same((await append(near, id, ["1"], releasing)).kind, "appended", "the release");
+    same(await isOverdue(), false, "the search behind a release");
+    same((await append(far, id, [], lost)).kind, "held", "the end of a released log");
+    for (const holder of ["one", "two"]) {
+      const { kind } = await append(near, id, ["x"], { writer: lease(holder) });
+      same(kind, "fenced", `an append of the writer "${holder}" that does not take over`);
+    }
+    same((await append(near, id, ["x"], releasing)).kind, "fenced", "a second release");
+    same((await append(far, id, ["2"], taking("two"))).kind, "appended", "the next writer");
+    same((await append(near, id, ["x"], taking("three"))).kind, "fenced", "one writer too many");
+    const briefly = { writer: { ...lease("two", 500), releases: true as const } };
+    same((await append(far, id, [], briefly)).kind, "appended", "the second release");
+    await until(isOverdue, "a released log without a writer");
+    same((await append(near, id, [], lost)).kind, "appended", "the end");
+    same((await read(far, id)).records, ["1", "2"], "the records");
+  }),
+
   "notes the first cancellation": withLogs(async ({ id }, near, far) => {
     await created(near, id, {});
     same((await append(far, id, [], { cancel: "enough" })).kind, "appended", "the cancellation");

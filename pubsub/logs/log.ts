@@ -113,8 +113,16 @@ export interface AppendLogOptions {
    * The lease of a writer, renewed for `ttlMs` by this append. While a lease is held, or has lapsed
    * without a successor, appends with another `holder` are `fenced`, unless `takes` is set and the
    * lease has lapsed. Appends without `writer` ignore leases.
+   *
+   * With `releases`, the lease has no holder for `ttlMs`: an append that `takes` gets the lease at
+   * once, and appends of all other writers are `fenced`, those of the former holder included.
    */
-  readonly writer?: { readonly holder: string; readonly ttlMs: number; readonly takes?: true };
+  readonly writer?: {
+    readonly holder: string;
+    readonly ttlMs: number;
+    readonly takes?: true;
+    readonly releases?: true;
+  };
   /** Does nothing unless the lease of a writer has lapsed; then the result is `held`. */
   readonly ifWriterLost?: true;
   /** Reason for which a reader asks the writer to stop; the first reason stays. */

@@ -65,8 +65,8 @@ export interface StoredLog extends Omit<LogInfo, "end"> {
   readonly end?: LogEnd & { readonly by?: LogProducer };
   /** Newest {@linkcode AppendLogOptions.sequence}. */
   readonly sequence?: string;
-  /** Newest lease of a writer. */
-  readonly writer?: { readonly holder: string; readonly until: number };
+  /** Newest lease of a writer; without a holder once released. */
+  readonly writer?: { readonly holder?: string; readonly until: number };
   /** Forks that need the log, as given to `retain`. */
   readonly forks: readonly string[];
 }
@@ -200,9 +200,9 @@ export function decideAppend(
   }
   if (ifWriterLost && !isWriterLost(state, now)) return { kind: "held" };
   if (writer !== undefined && lease !== undefined) {
-    const isLapsed = lease.until <= now;
+    const isFree = lease.until <= now || lease.holder === undefined;
     const isOwn = lease.holder === writer.holder;
-    if (isOwn ? isLapsed && !writer.takes : !(isLapsed && writer.takes)) return { kind: "fenced" };
+    if (writer.takes ? !isFree && !isOwn : isFree || !isOwn) return { kind: "fenced" };
   }
   const known = producer && Object.hasOwn(state.producers, producer.id)
     ? state.producers[producer.id]
@@ -228,7 +228,9 @@ export function decideAppend(
         producers: { ...state.producers, [producer.id]: [producer.epoch, producer.seq] },
       }),
       ...(sequence !== undefined && { sequence }),
-      ...(writer && { writer: { holder: writer.holder, until: now + writer.ttlMs } }),
+      ...(writer && {
+        writer: { ...(!writer.releases && { holder: writer.holder }), until: now + writer.ttlMs },
+      }),
       ...(end && { end: producer === undefined ? end : { ...end, by: producer } }),
       ...(cancel !== undefined && { cancelled: state.cancelled ?? cancel }),
     },

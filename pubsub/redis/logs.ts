@@ -74,7 +74,7 @@ const HIDDEN_FIELDS = [
   "ttl",
   "expires",
   "sequence",
-  // Newest writer, and the time at which the lease lapses.
+  // Newest writer, empty if released, and the time at which the lease lapses.
   "holder",
   "lease",
   // Producer and number of the append that ended the log.
@@ -246,10 +246,11 @@ local function refusal()
   end
   if ask.ifWriterLost and not isLapsed then return answer('held') end
   if writer and log.holder then
-    local takes = isLapsed and writer.takes
-    if writer.holder == log.holder then
-      if isLapsed and not takes then return answer('fenced') end
-    elseif not takes then return answer('fenced') end
+    local isFree = isLapsed or log.holder == ''
+    local isOwn = log.holder == writer.holder
+    if writer.takes then
+      if not isFree and not isOwn then return answer('fenced') end
+    elseif isFree or not isOwn then return answer('fenced') end
   end
   local refused = producer and refusalOfProducer()
   if refused then return refused end
@@ -300,7 +301,10 @@ if producer then
   redis.call('HSET', producers, producer.id, text(producer.epoch) .. ' ' .. text(producer.seq))
 end
 if ask.sequence then set('sequence', ask.sequence) end
-if writer then set('holder', writer.holder) set('lease', text(now + writer.ttlMs)) end
+if writer then
+  set('holder', writer.releases and '' or writer.holder)
+  set('lease', text(now + writer.ttlMs))
+end
 if ask.ended then
   set('ended', ask.ended)
   if producer then set('by', producer.number) end

@@ -452,7 +452,7 @@ export class Answers {
     try {
       if (error instanceof Released && canResume) {
         // In this order, and in one turn: no other node may take the stream for that of a lost one.
-        await Promise.all([this.#note(writer.id, { lost, isReleased: true }), writer.release()]);
+        await Promise.all([this.#note(writer.id, { lost, isReleased: true }), writer.offer()]);
         return;
       }
       const isLost = writer.signal.aborted && error === writer.signal.reason && !isReaders(error);

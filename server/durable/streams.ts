@@ -84,8 +84,9 @@ export class DurableStreams {
   }
 
   /**
-   * Takes over a stream that has no writer: one that was created over HTTP, or one whose writer's
-   * lease has lapsed, until a server ends that stream with `writer-lost`, at most 5 s later.
+   * Takes over a stream that has no writer: one that was created over HTTP, one that its writer
+   * released, or one whose writer's lease has lapsed. A server ends a stream with `writer-lost` 5 to
+   * 10 s after the release, and at most 5 s after the lease has lapsed.
    *
    * @typeParam T Type of a record.
    * @param id The id.

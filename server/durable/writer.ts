@@ -4,7 +4,7 @@ import { Backoff } from "../../base/backoff.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { pause } from "../../base/wait.ts";
 import type { BrokerSubscription } from "../../pubsub/broker.ts";
-import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
+import type { AppendLogOptions, LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
 import { MAX_REASON_LENGTH, recordBytes } from "../../pubsub/logs/rules.ts";
 import { isName, MAX_NAME_LENGTH } from "../../session/wire/envelope.ts";
@@ -18,6 +18,9 @@ import {
 
 /** Time for which a stream waits for a sign of life of the writer, in milliseconds. */
 export const LEASE_MS = 15_000;
+
+/** Time for which a released stream waits for the next writer, in milliseconds. */
+const RELEASED_MS = 5_000;
 
 /**
  * Share of the lease without an append after which the lease is renewed: a renewal that fails can be
@@ -242,17 +245,26 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Leaves the stream open for another writer, after all records: `open` takes over at once, on any
-   * server. Without another writer the stream ends with `writer-lost`, within about 5 s. Without
-   * effect after `close` or `abort`.
+   * Leaves the stream open for another writer, after all records: for 5 s `open` takes over at once,
+   * on any server. Without another writer the stream then ends with `writer-lost`, within about 5 s.
+   * Without effect after `close` or `abort`.
    *
    * @returns Resolves when the stream is free.
    * @throws {RequestError} If the stream has another writer already, or has ended.
    * @throws {BrokerError} If the engine is away: the stream is free once the lease has lapsed.
    */
   release(): Promise<void> {
-    this.#isReleased = true;
-    return this.#ending ??= quiet(this.#sendRelease());
+    return this.#leave({ holder: this.#holder, ttlMs: RELEASED_MS, releases: true });
+  }
+
+  /**
+   * Leaves the stream open as `release` does, and overdue at once: searches of all servers find the
+   * stream, and leave it open while there is a request of the stream for a server that can go on.
+   *
+   * @ignore
+   */
+  offer(): Promise<void> {
+    return this.#leave({ holder: this.#holder, ttlMs: 0 });
   }
 
   /**
@@ -333,15 +345,19 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     }
   }
 
-  async #sendRelease(): Promise<void> {
+  #leave(lease: NonNullable<AppendLogOptions["writer"]>): Promise<void> {
+    this.#isReleased = true;
+    return this.#ending ??= quiet(this.#sendRelease(lease));
+  }
+
+  async #sendRelease(writer: NonNullable<AppendLogOptions["writer"]>): Promise<void> {
     this.#runtime.clearTimeout(this.#renewal);
     await this.#send();
     if (this.#over.signal.aborted) return;
     try {
       if (this.#failure !== undefined) return;
-      const lease = { holder: this.#holder, ttlMs: 0 };
       const { identity } = this.#info;
-      this.#heed(await this.#streams.append(this.id, { identity, writer: lease, records: [] }));
+      this.#heed(await this.#streams.append(this.id, { identity, writer, records: [] }));
     } finally {
       this.#finished();
     }

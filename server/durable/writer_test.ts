@@ -122,6 +122,18 @@ Deno.test("DurableStreamWriter.release() leaves the stream to the next writer, o
   assertEquals((await nodes.other.info("a"))?.error, undefined);
 });
 
+Deno.test("DurableStreamWriter.release() leaves the stream open for 5 s, whatever search there is", async () => {
+  using time = new FakeTime();
+  await using nodes = new TwoNodes();
+  const writer = await nodes.node.create("a");
+  await writer.release();
+  for (let i = 0; i < 49; i++) await time.tickAsync(100);
+  const next = await nodes.other.open("a");
+  await next.release();
+  for (let i = 0; i < 100; i++) await time.tickAsync(100);
+  assertEquals((await nodes.node.info("a"))?.error, "writer-lost");
+});
+
 Deno.test("DurableStreamWriter.abort() gives readers a code, but none that has a meaning of its own", async () => {
   await using nodes = new TwoNodes();
   await using writer = await nodes.node.create("a");

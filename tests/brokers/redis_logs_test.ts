@@ -75,6 +75,7 @@ function randomCall(random: Random): (logs: BrokerLogs) => Promise<unknown> {
       holder: one("", "one", "two"),
       ttlMs: one(0, 1_000_000_000),
       ...maybe(2, { takes: true as const }),
+      ...maybe(4, { releases: true as const }),
     },
   });
   const origin = { id: "s", identity, position: one(3, 2 ** 40), fork: "f", lineage: [] };

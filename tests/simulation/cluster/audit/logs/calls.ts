@@ -228,12 +228,17 @@ class LogCalls {
     return { producer: { id, epoch: Math.max(0, newEpoch), seq: Math.max(0, newSeq) } };
   }
 
-  /** An append of a writer: of the holder, of another one, or of one that takes over. */
+  /** An append of a writer: of the holder, of another one, or of one that takes over or lets go. */
   #leased(): Partial<AppendLogOptions> {
     const holder = this.#pick(HOLDERS);
     const ttlMs = this.#chance(0.15) ? 0 : this.#lease();
     return {
-      writer: { holder, ttlMs, ...(this.#chance(0.5) && { takes: true }) },
+      writer: {
+        holder,
+        ttlMs,
+        ...(this.#chance(0.5) && { takes: true }),
+        ...(this.#chance(0.2) && { releases: true }),
+      },
       ...(this.#chance(0.4) && { records: [] }),
     };
   }

@@ -39,7 +39,8 @@ export interface ModelLog {
   readonly cancelled?: string;
   readonly sequence?: string;
   readonly producers: Readonly<Record<string, readonly [epoch: number, seq: number]>>;
-  readonly lease?: Span & { readonly holder: string };
+  /** The lease of a writer; without a holder once released. */
+  readonly lease?: Span & { readonly holder?: string };
   readonly expiry?: Span;
   readonly forks: readonly string[];
   readonly isDeleted?: true;
@@ -216,8 +217,9 @@ function refusalOf(
   }
   if (ifWriterLost && !isLapsed) return { kind: "held" };
   if (writer !== undefined && state.lease !== undefined) {
-    const isHolder = writer.holder === state.lease.holder && !isLapsed;
-    const isSuccessor = isLapsed && writer.takes === true;
+    const { holder } = state.lease;
+    const isHolder = writer.holder === holder && !isLapsed;
+    const isSuccessor = (isLapsed || holder === undefined) && writer.takes === true;
     if (!isHolder && !isSuccessor) return { kind: "fenced" };
   }
   if (producer !== undefined) {
@@ -290,12 +292,15 @@ function used(state: ModelLog, { fromMs, toMs }: Span): ModelLog {
 }
 
 function leaseOf(
-  { holder, ttlMs }: { readonly holder: string; readonly ttlMs: number },
+  { holder, ttlMs, releases }: NonNullable<AppendLogOptions["writer"]>,
   { fromMs, toMs }: Span,
 ): NonNullable<ModelLog["lease"]> {
   const lapse = { fromMs: fromMs + ttlMs - TICK_MS, toMs: toMs + ttlMs + TICK_MS };
   // A lease of no time is over at once.
-  return { holder, ...(ttlMs === 0 ? { fromMs: -Infinity, toMs: -Infinity } : lapse) };
+  return {
+    ...(!releases && { holder }),
+    ...(ttlMs === 0 ? { fromMs: -Infinity, toMs: -Infinity } : lapse),
+  };
 }
 
 /** The state as an engine shows it. */

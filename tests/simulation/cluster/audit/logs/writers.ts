@@ -17,6 +17,9 @@ const SIGN_SHARE = 2 / 3.75;
 /** Longest time between two searches for lost writers, in milliseconds. */
 const SEARCH_MS = 5_000;
 
+/** Time for which a released stream waits for the next writer, in milliseconds. */
+const RELEASED_MS = 5_000;
+
 /** Time for the calls of an engine, in milliseconds. */
 const SLACK_MS = 700;
 
@@ -229,16 +232,27 @@ async function lost(stage: Stage): Promise<void> {
   }
 }
 
-/** A writer that leaves the stream has a successor at once. */
+/** A writer that leaves the stream may have a successor for a time, in which no search ends it. */
 async function released(stage: Stage): Promise<void> {
-  const { random, far } = stage;
+  const { audit, random, far } = stage;
   const writer = await stage.create();
   const followed = far.follow(stage.id);
   let count = 0;
   for (let left = Math.floor(3 * random()); left > 0; left--) void writer.append(count++);
+  const releaseMs = audit.nowMs;
   stage.expect("release", "fulfilled", await outcomeOf(writer.release()));
-  const next = await stage.open();
   stage.expect("append behind a release", "ended", await outcomeOf(writer.append(-1)));
+  if (random() < 0.2) {
+    const withinMs = RELEASED_MS + SEARCH_MS + SLACK_MS;
+    await stage.expectAll(followed, count, { outcome: "writer-lost", withinMs });
+    const isInTime = audit.nowMs - releaseMs >= RELEASED_MS - SLACK_MS;
+    stage.expect("end not before the wait for the next writer", true, isInTime);
+    return await stage.end();
+  }
+  await audit.pause((RELEASED_MS - SLACK_MS) * random());
+  const opening = stage.open();
+  stage.expect("takeover of a released stream", "fulfilled", await outcomeOf(opening));
+  const next = await opening;
   stage.expect("append of the next writer", "fulfilled", await outcomeOf(next.append(count++)));
   const reason = random() < 0.5 ? { code: "tired" } : {};
   stage.expect("abort", "fulfilled", await outcomeOf(next.abort("given up", reason)));
