@@ -170,28 +170,66 @@ export const requestsOnce: Invariant = {
   },
 };
 
+/** Machines whose client has sessions on several nodes, as in the middle of a move behind a balancer. */
+class Spread {
+  /** Node of each session that is open at a client. */
+  readonly #nodes = new Map<string, string>();
+  readonly #open = new Map<string, Set<string>>();
+  readonly #lastMs = new Map<string, number>();
+
+  /** Notes a session at either end. */
+  opened({ side, session, host }: Fact<"sessionOpened">): void {
+    if (side === "node") return void this.#nodes.set(session, host);
+    const open = this.#open.get(host);
+    if (open === undefined) this.#open.set(host, new Set([session]));
+    else open.add(session);
+  }
+
+  /** Notes the end of a session of a client. */
+  closed({ side, session, host, atMs }: Fact<"sessionClosed">): void {
+    if (side === "node") return;
+    if (this.#isSpread(host)) this.#lastMs.set(host, atMs);
+    this.#open.get(host)?.delete(session);
+    this.#nodes.delete(session);
+  }
+
+  /** True if the client of a machine had such sessions at a time, or later. */
+  wasSince(host: string, sinceMs: number): boolean {
+    return this.#isSpread(host) || (this.#lastMs.get(host) ?? -Infinity) >= sinceMs;
+  }
+
+  #isSpread(host: string): boolean {
+    const nodes = [...this.#open.get(host) ?? []].map((session) => this.#nodes.get(session));
+    return new Set(nodes).size > 1;
+  }
+}
+
 /**
  * Messages to a user come to clients of that user, once; again only to a client that moved while a
- * node or the engine was away.
+ * node or the engine was away, or that has sessions on several nodes for a while.
  */
 export const onlyToTheUser: Invariant = {
   name: "only-to-the-user",
   promise: "A message to a user reaches clients of that user alone, each once.",
-  source: "docs/concepts/nodes.md; server/server.ts, Server.to",
+  source: "docs/concepts/nodes.md; docs/guide/client.md, Handover; server/server.ts, Server.to",
   watch(report) {
     const sent = new Map<string, Fact<"sentToUser">>();
     const received = new Set<string>();
     const failures = new Failures();
+    const spread = new Spread();
     return {
       faulted: (fact) => failures.faulted(fact),
       engineLost: (fact) => failures.engineLost(fact),
+      sessionOpened: (fact) => spread.opened(fact),
+      sessionClosed: (fact) => spread.closed(fact),
       sentToUser: (fact) => void sent.set(fact.id, fact),
       receivedAsUser(fact) {
-        const { id, user, client } = fact;
+        const { id, user, client, host } = fact;
         const { user: meant = "no user", atMs = 0 } = sent.get(id) ?? {};
+        const mayRepeat = failures.hasFailedSince(atMs) || spread.wasSince(host, atMs);
         if (meant !== user) {
           report(fact, `expected ${id} at clients of ${meant}, received at ${user}`);
-        } else if (received.has(`${client} ${id}`) && !failures.hasFailedSince(atMs)) {
+        } else if (received.has(`${client} ${id}`) && !mayRepeat) {
           report(fact, `expected ${id} once at ${client}, received it again`);
         }
         received.add(`${client} ${id}`);

@@ -87,6 +87,23 @@ Deno.test("onlyToTheUser holds for clients of the user, and finds others and rep
   gets(failed, "c1", "ann").finds();
 });
 
+Deno.test("onlyToTheUser holds for repetitions at a client with sessions on several nodes", () => {
+  const story = (second: string) => {
+    const story = new Story(onlyToTheUser);
+    for (const [session, node] of [["s1", "node0"], ["s2", second]] as const) {
+      story.tells("sessionOpened", { side: "node", session }, node)
+        .tells("sessionOpened", { side: "client", session }, "c");
+    }
+    story.tells("sentToUser", { user: "ann", id: "u1" });
+    for (let i = 0; i < 2; i++) {
+      story.tells("receivedAsUser", { client: "c", user: "ann", id: "u1" }, "c");
+    }
+    return story;
+  };
+  story("node1").finds();
+  story("node0").finds("expected u1 once at c, received it again");
+});
+
 Deno.test("toAllOfTheUser holds for messages that came, and finds a client without", () => {
   const story = () => {
     const story = new Story(toAllOfTheUser)

@@ -70,10 +70,10 @@ export class Story {
     return this;
   }
 
-  /** Tells a fact, on host `h`. */
-  tells<K extends FactKind>(kind: K, fact: Facts[K]): this {
+  /** Tells a fact, on host `h` by default. */
+  tells<K extends FactKind>(kind: K, fact: Facts[K], host = "h"): this {
     this.cluster.nowMs += 1_000;
-    this.#witness.tell(kind, "h", fact);
+    this.#witness.tell(kind, host, fact);
     return this;
   }
 
