@@ -83,6 +83,14 @@ export interface HostileTimes {
   readonly answerMs: number;
   /** Tells which packets are lost. */
   readonly seed?: number;
+  /**
+   * True if WebSocket opens only after the first session, on networks where both transports work at
+   * first: a machine that is slower than the head start of WebTransport does not choose the
+   * transport.
+   *
+   * @default {false}
+   */
+  readonly holdsWebSocket?: boolean;
   /** Options of the server, for shorter times than its own. */
   readonly server?: ServeOptions;
   /** Options of the client. */
@@ -243,6 +251,8 @@ export async function runHostile(
   });
   await using paths = pathsTo(server.url, server.webTransportUrl!);
   network.begin?.(paths, times);
+  const holdsWebSocket = times.holdsWebSocket && network.begin === undefined;
+  if (holdsWebSocket) paths.tcp.cut();
   const startedAt = performance.now();
   await using client = connect(`http://127.0.0.1:${paths.tcp.port}/`, {
     serverCertificateHashes: server.certificateHashes!,
@@ -255,16 +265,27 @@ export async function runHostile(
   let changedAt: number | undefined;
   const changed = () => changedAt ??= performance.now();
   if (network.changeOnce !== undefined) publisher.payloadBytes = STALL_PAYLOAD_BYTES;
-  network.changeOnce?.(paths, () => {
+  const changedOnce = () => {
     publisher.payloadBytes = 0;
     changed();
-  });
+  };
+  network.changeOnce?.(paths, changedOnce);
+  if (holdsWebSocket) {
+    await reader.until(() => reader.transports.length > 0);
+    paths.tcp.restore();
+  }
   const isPossible = network.before.length > 0;
   await reader.until(() => isPossible ? reader.delivered >= DELIVERED_BEFORE : reader.failures > 0);
   await reader.until(() => performance.now() - startedAt >= times.holdMs);
   if (network.change !== undefined) {
     changed();
     network.change(paths);
+  }
+  if (network.changeOnce !== undefined) {
+    // A client whose session was lost early, or began elsewhere, never brings the change about.
+    const isElsewhere = () => !network.before.includes(reader.transports.at(-1)!);
+    await reader.until(() => changedAt !== undefined || isElsewhere());
+    changedOnce();
   }
   const willChange = network.change !== undefined || network.changeOnce !== undefined;
   if (willChange) await reader.until(() => reader.hasSince(changedAt));

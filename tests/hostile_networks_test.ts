@@ -11,6 +11,7 @@ import { soon } from "./sessions.ts";
 const SHORT: HostileTimes = {
   holdMs: 0,
   answerMs: 700,
+  holdsWebSocket: true,
   server: {
     session: { heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 } },
     webTransport: { idleTimeoutMs: 1_000, keepAliveIntervalMs: 300 },
