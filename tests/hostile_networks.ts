@@ -9,10 +9,12 @@ import { connect, type ConnectOptions } from "../client/deno.ts";
 import type { Client } from "../client/client.ts";
 import type { ClientStatus } from "../client/client_options.ts";
 import type { ServeOptions } from "../server.ts";
+import { internals } from "../session/core.ts";
 import { Random } from "./random.ts";
 import { listen } from "./servers.ts";
 import { TcpPath } from "./tcp_path.ts";
 import { UdpPath } from "./udp_path.ts";
+import type { Connection } from "../transport/connection.ts";
 import type { TransportName } from "../transport/race/options.ts";
 
 /** Time that a client may take beyond the possible minimum, in milliseconds. */
@@ -292,6 +294,10 @@ export async function runHostile(
   // All that was missed comes first.
   const newest = publisher.at.length;
   await reader.until(() => reader.has(newest));
+  // A WebTransport whose session fell silent has a second more for the peer's close. A WebSocket
+  // ends with its path.
+  const silent = reader.connections.slice(0, -1).filter((one) => one.transport === "webtransport");
+  await Promise.allSettled(silent.map(({ closed }) => closed));
   const { connectedAt, firstAt, transports, delivered, lost, doubled } = reader;
   return {
     name: network.name,
@@ -355,6 +361,8 @@ class Publisher implements Disposable {
 /** Reads publications, and records their times. */
 class Reader implements Disposable {
   readonly transports: TransportName[] = [];
+  /** The connection of each session. */
+  readonly connections: Connection[] = [];
   connectedAt: number | undefined;
   /** Losses, and attempts that failed. */
   failures = 0;
@@ -373,6 +381,7 @@ class Reader implements Disposable {
       if (status.name === "connected") {
         this.connectedAt ??= performance.now();
         this.transports.push(status.transport as TransportName);
+        this.connections.push(client.session![internals].connection);
       } else if (status.name === "reconnecting") this.failures++;
       this.#look();
     };
