@@ -1,7 +1,8 @@
 /** Statuses of clients and subscriptions: each change is one that the documentation allows. */
 import type { ClientStatus } from "../../../client/client_options.ts";
 import type { Subscription } from "../../../client/subscription.ts";
-import { CloseCode, type CloseInfo, RequestError, TimeoutError } from "../../../errors.ts";
+import { RequestError, TimeoutError } from "../../../errors.ts";
+import { nameAfter } from "../closes.ts";
 import type { Fact, Invariant } from "../facts.ts";
 
 /** Names of the statuses of a client. */
@@ -26,14 +27,6 @@ const NEXT_OF_SUBSCRIPTION: Readonly<Record<SubscriptionName, readonly Subscript
   lost: ["subscribed", "ended"],
   ended: [],
 };
-
-/** Codes of a close after which a client gives up. */
-const FINAL: ReadonlySet<number> = new Set([
-  CloseCode.malformed,
-  CloseCode.unauthenticated,
-  CloseCode.forbidden,
-  CloseCode.notFound,
-]);
 
 /** Codes of refusals that end no subscription in force. */
 const FOR_NOW: ReadonlySet<string> = new Set(["too-many", "unavailable", "superseded"]);
@@ -81,15 +74,6 @@ export const statusesInOrder: Invariant = {
     };
   },
 };
-
-/** The name of the status after the end of a session, or of an attempt. */
-function nameAfter({ code, by }: CloseInfo, wasConnected: boolean): ClientName {
-  if (code === CloseCode.normal && by !== "network") return "closed";
-  if (by === "network" || !FINAL.has(code)) return "reconnecting";
-  // After the end of a token the client tries once more.
-  const isExpired = wasConnected && by === "remote" && code === CloseCode.unauthenticated;
-  return isExpired ? "reconnecting" : "refused";
-}
 
 /** A subscription goes from status to status as documented; refusals for now end none in force. */
 export const subscriptionsInForceStay: Invariant = {

@@ -2,6 +2,7 @@
 import { CloseCode, type CloseInfo, SessionClosedError } from "../../../../../errors.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
+import { FINAL, nameAfter } from "../../../closes.ts";
 import type { AnySession, Audit } from "../audit.ts";
 import { range } from "../history.ts";
 import { HeldStreams } from "./held_streams.ts";
@@ -56,16 +57,8 @@ const HTTP_WAYS = [
 /** Most time until a client asks again for a lost answer, in milliseconds. */
 const AGAIN_MS = 3_000;
 
-/** Codes after which a client does not come back, whichever end sends the code. */
-const FINAL_CODES: readonly number[] = [
-  CloseCode.malformed,
-  CloseCode.unauthenticated,
-  CloseCode.forbidden,
-  CloseCode.notFound,
-];
-
 /** Codes of a close by a program. */
-const CODES = [CloseCode.normal, CloseCode.normal, 3_000, 4_000, 4_999, ...FINAL_CODES];
+const CODES = [CloseCode.normal, CloseCode.normal, 3_000, 4_000, 4_999, ...FINAL];
 
 /** An end of a session. */
 type Side = "client" | "server";
@@ -186,9 +179,11 @@ async function auditEnd(
     audit.examine("lives", `messages before the end at the ${side} ${about}`, messages, end.got);
   }
   if (!isDead) {
-    const { isEnded, current: { name } } = client.status;
-    const expected = expectedStatus(ends.client.info!);
-    audit.examine("lives", `client after the end ${about}`, expected, isEnded ? name : "goes on");
+    const { isEnded, current } = client.status;
+    const name = nameAfter(ends.client.info!, true);
+    const expected = name === "reconnecting" ? "goes on" : name;
+    const received = isEnded ? current.name : "goes on";
+    audit.examine("lives", `client after the end ${about}`, expected, received);
   }
   await streams.examine(sides, about);
   if (!isDead) await client.close();
@@ -281,15 +276,6 @@ function expectedEnd({ way, side, transport, closes }: Ended): {
       if (side === "server") return { expected: lost, withinMs: heard };
   }
   return { expected: silent, withinMs: SILENCE_MS[side] };
-}
-
-/** Tells if a client ends with its session. */
-function expectedStatus({ by, code }: CloseInfo): "closed" | "refused" | "goes on" {
-  if (by === "network") return "goes on";
-  if (code === CloseCode.normal) return "closed";
-  // After such a close of a session that was open, the client tries a fresh token.
-  if (by === "remote" && code === CloseCode.unauthenticated) return "goes on";
-  return FINAL_CODES.includes(code) ? "refused" : "goes on";
 }
 
 /** Examines reason and time of an end. */

@@ -1,0 +1,29 @@
+/** The status of a client after a close: docs/protocol.md 15.4, and the docs of `ClientStatus`. */
+import type { ClientStatus } from "../../client/client_options.ts";
+import { CloseCode, type CloseInfo } from "../../errors.ts";
+
+/** Codes of a close after which a client gives up. */
+export const FINAL: ReadonlySet<number> = new Set([
+  CloseCode.malformed,
+  CloseCode.unauthenticated,
+  CloseCode.forbidden,
+  CloseCode.notFound,
+]);
+
+/**
+ * Names the status of a client after the end of a session, or of an attempt.
+ *
+ * @param end The end.
+ * @param wasConnected True for the end of a session.
+ * @returns The name.
+ */
+export function nameAfter(
+  { code, by }: Pick<CloseInfo, "code" | "by">,
+  wasConnected: boolean,
+): ClientStatus["name"] {
+  if (code === CloseCode.normal && by !== "network") return "closed";
+  if (by === "network" || !FINAL.has(code)) return "reconnecting";
+  // After the end of a token the client tries once more.
+  const isExpired = wasConnected && by === "remote" && code === CloseCode.unauthenticated;
+  return isExpired ? "reconnecting" : "refused";
+}
