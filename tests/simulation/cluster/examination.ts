@@ -2,6 +2,7 @@
 import type { Client } from "../../../client/client.ts";
 import type { ConnectOptions } from "../../../client/connect.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
+import type { LinkConditions } from "../../../testing/simulation/network/conditions.ts";
 import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
 import { simulatedClient } from "../../../testing/simulation/programs.ts";
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
@@ -120,8 +121,19 @@ export abstract class Examination {
    * @param isBlocked False to open the ways.
    */
   block(one: Host, other: Host, isBlocked = true): void {
-    this.network.change(one, other, { isBlocked });
-    this.network.change(other, one, { isBlocked });
+    this.change(one, other, { isBlocked });
+  }
+
+  /**
+   * Changes both ways between two machines.
+   *
+   * @param one A machine.
+   * @param other The other machine.
+   * @param conditions The conditions that change.
+   */
+  change(one: Host, other: Host, conditions: Partial<LinkConditions>): void {
+    this.network.change(one, other, conditions);
+    this.network.change(other, one, conditions);
   }
 
   /**

@@ -78,8 +78,8 @@ export async function auditComebacks(audit: Audit): Promise<void> {
   const rooms = names("room", ROOMS);
   const topics = [...rooms, ...names("talk", TOPICS), ...names("kept", TOPICS)];
   const wanted = new Map<string, unknown>();
-  const comeback: Comeback = { audit, random, server, client, rooms, wanted, seats: new Map() };
-  const seats = comeback.seats as Map<string, Seat>;
+  const seats = new Map<string, Seat>();
+  const comeback: Comeback = { audit, random, server, client, rooms, wanted, seats };
   for (const topic of topics) {
     const seat: Seat = { subscription: client.subscribe(topic), got: [] };
     seats.set(topic, seat);

@@ -107,7 +107,7 @@ export async function auditPassages(audit: Audit): Promise<void> {
     audit.examine("lives", about("client at rest"), true, isAtRest());
     const which = oneOf(random, BREAKS);
     const isLarge = random() < 0.3;
-    changeWays(passenger, {
+    audit.change(host, machine, {
       delayMs: between(random, 1, DELAY_MS),
       bytesPerSecond: isLarge ? NARROW : Infinity,
     });
@@ -116,7 +116,7 @@ export async function auditPassages(audit: Audit): Promise<void> {
     const held = outcomeOf(client.request("hold"));
     const isMoved = await moveUnder(passenger, which);
     await publishing;
-    changeWays(passenger, { delayMs: 1, bytesPerSecond: Infinity });
+    audit.change(host, machine, { delayMs: 1, bytesPerSecond: Infinity });
     await audit.until(isAtRest, REST_MS);
     await publish(1);
     const isThere = () => seats.every(({ got }) => got.at(-1) === next - 1);
@@ -162,14 +162,6 @@ async function moveUnder(
   unsubscribe();
   await cutting;
   return isMoved;
-}
-
-function changeWays(
-  { audit: { network }, host, machine }: Passenger,
-  conditions: Parameters<Audit["network"]["change"]>[2],
-): void {
-  network.change(host, machine, conditions);
-  network.change(machine, host, conditions);
 }
 
 /** The numbers in order, each once. */

@@ -164,13 +164,10 @@ function moveUnder(silent: false | "server"): Trouble["run"] {
 
 /** Changes the ways between a client and all nodes. */
 function changeWays(
-  { network }: Audit,
+  audit: Audit,
   { host }: Mover,
   { hosts }: LivesNodes,
   conditions: LinkConditions,
 ): void {
-  for (const node of hosts) {
-    network.change(node, host, conditions);
-    network.change(host, node, conditions);
-  }
+  for (const node of hosts) audit.change(node, host, conditions);
 }

@@ -156,8 +156,7 @@ class Accounts {
     // Attempts are counted at known times.
     const { host } = this.nodes.all[0]!;
     for (const machine of [...MACHINES, OTHER_MACHINE].map((name) => audit.host(name))) {
-      audit.network.change(machine, host, STEADY);
-      audit.network.change(host, machine, STEADY);
+      audit.change(machine, host, STEADY);
     }
   }
 
