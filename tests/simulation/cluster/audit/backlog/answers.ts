@@ -47,6 +47,19 @@ const ANSWER_MS = 4_000;
 /** Ways in which the loop over an answer that outlives its session ends. */
 const KEPT_ENDS = ["whole", "break", "cancel", "signal", "late", "throw", "time"] as const;
 
+/** Outcome of the loop over an answer, by the way in which the answer ends. */
+const OUTCOMES = {
+  whole: "fulfilled",
+  slow: "fulfilled",
+  break: "fulfilled",
+  idle: "fulfilled",
+  cancel: "fulfilled",
+  signal: "AbortError: Enough",
+  late: "TimeoutError",
+  time: "TimeoutError",
+  throw: "failed",
+} as const;
+
 /** Time of an answer whose items all come at once, and pause of a loop that takes longer. */
 const [SLOW_ANSWER_MS, SLOW_LOOP_MS] = [300, 60] as const;
 
@@ -164,9 +177,7 @@ async function auditEnd(producer: Producer, id: string): Promise<void> {
   const controller = new AbortController();
   const answer = client.requestStream("items", asked, {
     window,
-    ...(end === "signal" && { signal: controller.signal }),
-    ...(end === "late" && { itemTimeoutMs }),
-    ...(end === "time" && { timeoutMs: 500 }),
+    ...limitsOf(end, { itemTimeoutMs, signal: controller.signal }),
     ...(isSlow && { timeoutMs: SLOW_ANSWER_MS }),
   });
   const got: number[] = [];
@@ -192,23 +203,25 @@ async function auditEnd(producer: Producer, id: string): Promise<void> {
   }
   const outcome = await audit.inTime(outcomeOf(read()), ANSWER_MS, "no end");
   const about = `(${end} at ${stopAt}, window ${window}, ${betweenMs} and ${slowMs} ms)`;
-  const outcomes = {
-    whole: "fulfilled",
-    slow: "fulfilled",
-    break: "fulfilled",
-    idle: "fulfilled",
-    signal: "AbortError: Enough",
-    late: "TimeoutError",
-    time: "TimeoutError",
-    throw: "failed",
-  } as const;
-  audit.examine("queues", `end of an answer ${about}`, outcomes[end], outcome);
+  audit.examine("queues", `end of an answer ${about}`, OUTCOMES[end], outcome);
   if (end === "late") examineLate(producer, { about, sinceMs, itemTimeoutMs });
   const count = end === "break" || end === "signal" ? stopAt + 1 : stopAt;
   audit.examine("queues", `items of an answer ${about}`, range(0, count - 1), got);
   audit.examine("queues", `${ahead} items ahead ${about}`, true, ahead <= window);
   const isOver = await audit.until(() => made.get(id)?.isOver === true, TRIP_MS);
   audit.examine("queues", `end of the generator ${about}`, true, isOver);
+}
+
+/** Options of a loop that ends by a signal, or by a time limit. */
+function limitsOf(
+  end: keyof typeof OUTCOMES,
+  { itemTimeoutMs, signal }: { readonly itemTimeoutMs: number; readonly signal: AbortSignal },
+) {
+  return {
+    ...(end === "signal" && { signal }),
+    ...(end === "late" && { itemTimeoutMs }),
+    ...(end === "time" && { timeoutMs: 500 }),
+  };
 }
 
 /** Examines the time at which a loop gave up an item. */
@@ -245,9 +258,7 @@ async function auditKept(producer: Producer): Promise<void> {
   const controller = new AbortController();
   const answer = client.requestStream("kept", asked, {
     id,
-    ...(end === "signal" && { signal: controller.signal }),
-    ...(end === "late" && { itemTimeoutMs }),
-    ...(end === "time" && { timeoutMs: 500 }),
+    ...limitsOf(end, { itemTimeoutMs, signal: controller.signal }),
   });
   const got: number[] = [];
   let sinceMs = audit.nowMs;
@@ -271,16 +282,7 @@ async function auditKept(producer: Producer): Promise<void> {
   const reading = outcomeOf(read(answer, end === "break" ? stopAt : undefined));
   const outcome = await audit.inTime(reading, ANSWER_MS, "no end");
   const about = `(kept, ${end} at ${stopAt}, ${asked.betweenMs} and ${slowMs} ms)`;
-  const outcomes = {
-    whole: "fulfilled",
-    break: "fulfilled",
-    cancel: "fulfilled",
-    signal: "AbortError: Enough",
-    late: "TimeoutError",
-    time: "TimeoutError",
-    throw: "failed",
-  } as const;
-  audit.examine("queues", `end of an answer ${about}`, outcomes[end], outcome);
+  audit.examine("queues", `end of an answer ${about}`, OUTCOMES[end], outcome);
   const count = end === "break" ? stopAt + 1 : stopAt;
   audit.examine("queues", `items of an answer ${about}`, range(0, count - 1), got);
   if (end === "late") examineLate(producer, { about, sinceMs, itemTimeoutMs });

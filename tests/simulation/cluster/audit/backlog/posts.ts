@@ -34,8 +34,7 @@ const ROUND_MS = 5_000;
  * @param audit The audit.
  */
 export async function auditPosts(audit: Audit): Promise<void> {
-  const { random } = audit;
-  const { network } = audit;
+  const { random, network } = audit;
   const host = audit.host("posts");
   const got: number[] = [];
   let gate = Promise.withResolvers<void>();

@@ -24,8 +24,7 @@ const REPLAY_MS = 4_000;
  * @param audit The audit.
  */
 export async function auditReplays(audit: Audit): Promise<void> {
-  const { random } = audit;
-  const { network } = audit;
+  const { random, network } = audit;
   const room = 4 + Math.floor(5 * random());
   const size = oneOf(random, SIZES);
   // A publication, or messages of this session alone, come in the middle of the replays.

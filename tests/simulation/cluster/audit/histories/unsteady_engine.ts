@@ -110,8 +110,9 @@ export class UnsteadyEngine {
    * @returns The offset; 0 if all publications are kept.
    */
   forgottenOf(topic: string): number {
-    const { bounds: { size, ttlMs }, all } = this.#truth.get(topic) ??
-      { bounds: { size: 1, ttlMs: 1 }, all: [] };
+    const truth = this.#truth.get(topic);
+    if (truth === undefined) return 0;
+    const { bounds: { size, ttlMs }, all } = truth;
     const now = this.#runtime.now();
     const isGone = ({ atMs }: Kept, i: number) => all.length - i > size || now - atMs >= ttlMs;
     return all.findLast(isGone)?.offset ?? 0;

@@ -100,7 +100,7 @@ export async function auditLaggards(audit: Audit): Promise<void> {
   const writing = write(audit, { writer, written, random, end, machines });
   const outcomes = laggards.map((laggard) => laggard.run());
   await writing;
-  const ended = await Promise.race([Promise.all(outcomes), audit.pause(END_MS)]);
+  const ended = await audit.inTime(Promise.all(outcomes), END_MS, undefined);
   const expected = laggards.map(() => end ?? "fulfilled");
   audit.examine("durable", "ends for slow readers", expected, ended ?? "none in time");
   for (const laggard of laggards) laggard.compare(ended !== undefined);

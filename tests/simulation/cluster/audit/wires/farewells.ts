@@ -2,7 +2,11 @@
 import type { Client } from "../../../../../client/client.ts";
 import { AuthenticationError, CloseCode } from "../../../../../errors.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
-import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import type { Contract } from "../../../../../session/contract.ts";
+import {
+  SimulatedServer,
+  type SimulatedServerOptions,
+} from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 
@@ -108,11 +112,9 @@ export async function auditFarewells(audit: Audit): Promise<void> {
   };
   const isAlone = state === "never connected";
   // A session takes the messages of such an outbox at once, and there is one loop over messages.
-  const calls = Object.keys(callsOf(farewell)).filter((name) =>
-    name !== "messages" && name !== "move"
-  );
-  const names = calls.filter((name) =>
-    isAlone || name !== "connection" && (name !== "outbox" || isReliable)
+  const names = Object.keys(callsOf(farewell)).filter((name) =>
+    name !== "messages" && name !== "move" &&
+    (isAlone || name !== "connection" && (name !== "outbox" || isReliable))
   );
   for (const name of ["messages", ...names]) if (random() < 0.7) void begin(name);
   await audit.pause(between(random, 0, BEFORE_MS));
@@ -209,10 +211,7 @@ function callsOf(farewell: Farewell): Readonly<Record<string, () => Promise<unkn
   };
 }
 
-function serverOptions(
-  isKnown: () => boolean,
-): ConstructorParameters<typeof SimulatedServer<string>>[2] extends (host: Host) => infer O ? O
-  : never {
+function serverOptions(isKnown: () => boolean): SimulatedServerOptions<string, Contract> {
   const never = () => new Promise<never>(() => {});
   async function* items() {
     yield 0;
