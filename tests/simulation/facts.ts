@@ -409,6 +409,13 @@ export interface Cluster {
     readonly host: { readonly name: string } | undefined;
     readonly atMs: number;
   }>;
+  /**
+   * Tells whether bytes that some host sent long ago still arrive at a host, over a slow link.
+   *
+   * @param host The receiving host.
+   * @returns True while such bytes are under way.
+   */
+  isBehind(host: Host): boolean;
   /** Servers on hosts that live; frozen ones too. */
   readonly servers: readonly LiveServer[];
   /** Clients on hosts that live; frozen ones too. */

@@ -246,7 +246,7 @@ const BROKERS = "brokers";
 const BROKERS_SHARE = 0.8;
 
 /** Share of plans with one part of the audit. */
-const AUDIT_SHARE = 0.5;
+const AUDIT_SHARE = 0.3;
 
 /** Share of plans with both releases. */
 const MIXED_SHARE = 0.1;
@@ -269,8 +269,8 @@ export const ENGINES: readonly EngineName[] = ["memory", "redis", "nats", "sqlit
 /** Share of plans with the first engine, whose runs take the least time. */
 const FIRST_SHARE = 0.7;
 
-/** Share of clusters with few nodes, clients and topics: most faults need no more, and runs are short. */
-const SMALL_SHARE = 0.6;
+/** Share of clusters with few nodes, clients and topics: most faults need no more, and a run takes a third. */
+const SMALL_SHARE = 0.85;
 
 /** Durations of small clusters, of which one is drawn, and of others, in seconds. */
 const [SMALL_S, LARGE_S] = [[5, 40, 120], 120] as const;
@@ -312,7 +312,7 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
     ? [FULL.nodes, FULL.clients, FULL.topics]
     : isSmall
     ? [sized(1, 2), sized(1, 6), sized(1, 3)]
-    : [sized(1, FULL.nodes), sized(4, FULL.clients), sized(1, FULL.topics)];
+    : [sized(1, FULL.nodes), sized(4, sized(4, FULL.clients)), sized(1, FULL.topics)];
   const seconds = options.seconds ?? (isSmall && !isFull ? pick(SMALL_S) : LARGE_S);
   const hosts = (prefix: string, count: number) => `${prefix}${Math.floor(random() * count)}`;
   const actions: Action[] = [];

@@ -251,6 +251,16 @@ export class Direction {
     return this.#busyUntilMs - nowMs;
   }
 
+  /**
+   * Tells when a slow link has sent all that it took so far, also if the link is faster now.
+   *
+   * @param nowMs The present time.
+   * @returns Time until the last byte has left, in milliseconds; 0 if nothing waits.
+   */
+  backlogMs(nowMs: number): number {
+    return Math.max(0, this.#busyUntilMs - nowMs);
+  }
+
   #passage(random: () => number): number {
     const { delayMs, jitterMs, jitter } = this.conditions;
     if (jitterMs === 0) return delayMs;

@@ -106,6 +106,18 @@ export class SimulatedNetwork {
     this.#links.change(from, to, conditions);
   }
 
+  /**
+   * Tells how much a slow link still has to send. What was sent while the link was slow arrives at
+   * that rate, also if the link is faster now.
+   *
+   * @param from The sending host.
+   * @param to The receiving host.
+   * @returns Time until the last byte sent so far has left, in milliseconds.
+   */
+  backlogMs(from: Host, to: Host): number {
+    return this.#links.direction(from, to).backlogMs(this.#links.simulation.nowMs);
+  }
+
   /** Restores the conditions of the beginning in each direction. */
   heal(): void {
     this.#links.heal();

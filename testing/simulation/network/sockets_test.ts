@@ -227,8 +227,12 @@ Deno.test("SimulatedNetwork.change() limits the bytes a second of all connection
   socket.send("a", 960); // And 40 bytes of headers.
   second.send("b", 460);
   assertEquals(socket.bufferedBytes, 960);
+  assertEquals(net.backlogMs(client, engine), 1_500);
+  net.change(client, engine, { bytesPerSecond: Infinity });
+  assertEquals(net.backlogMs(client, engine), 1_500);
   await simulation.run(10_000);
   assertEquals(arrivals, ["3010 a", "3510 b"]);
+  assertEquals(net.backlogMs(client, engine), 0);
 });
 
 Deno.test("SimulatedSocket.send() keeps order behind a message that a slow link delays", async () => {

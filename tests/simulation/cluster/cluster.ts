@@ -174,6 +174,17 @@ export class Cluster implements LiveCluster {
     return this.simulation.pending();
   }
 
+  /**
+   * Tells whether bytes that a node or a client sent long ago still arrive at a host.
+   *
+   * @param host The receiving host.
+   * @returns True while such bytes are under way on a slow link.
+   */
+  isBehind(host: Host): boolean {
+    const { nodes, machines, network } = this;
+    return [...nodes, ...machines].some((from) => network.backlogMs(from.host, host) > 0);
+  }
+
   /** Servers on hosts that live. */
   get servers(): readonly LiveServer[] {
     return this.nodes.filter(({ host }) => host.isAlive);

@@ -1,6 +1,7 @@
 /** Sessions: these end for a documented reason, both ends agree, and the figures agree too. */
 import { CloseCode } from "../../../errors.ts";
 import { GUEST } from "../cluster/tour/holds.ts";
+import type { Host } from "../../../testing/simulation/host.ts";
 import type { Fact, Invariant } from "../facts.ts";
 import { list, seconds } from "./texts.ts";
 
@@ -132,14 +133,16 @@ export const sessionsAgree: Invariant = {
 /** Each end notices by the heartbeat that the other end is gone. */
 export const gonePeersNoticed: Invariant = {
   name: "gone-peers-noticed",
-  promise: "A session whose other end is gone ends within the timeout of the heartbeat.",
+  promise:
+    "A session whose other end is gone ends within the timeout of the heartbeat after the last byte.",
   source: "docs/protocol.md 7.6, 7.7; docs/guide/limits.md, session.heartbeat",
   watch(report, { heartbeat: { intervalMs, timeoutMs } }) {
     /** Time since which only one end has a session, by host and id. */
     let alone = new Map<string, number>();
     const mostMs = timeoutMs + intervalMs + NOTICE_MS;
     return {
-      step({ servers, clients, nowMs }) {
+      step(cluster) {
+        const { servers, clients, nowMs } = cluster;
         const own = new Set<string>();
         const here = new Set<string>();
         for (const { client, sessions = [] } of clients) {
@@ -147,13 +150,15 @@ export const gonePeersNoticed: Invariant = {
           for (const id of sessions) own.add(id);
         }
         const still = new Map<string, number>();
-        const look = (host: string, id: string, who: string) => {
-          const sinceMs = alone.get(`${host} ${id}`) ?? nowMs;
+        const look = (host: Host, id: string, who: string) => {
+          const name = `${host.name} ${id}`;
+          // What the other end sent before is a sign of life, however late it arrives.
+          const sinceMs = cluster.isBehind(host) ? nowMs : alone.get(name) ?? nowMs;
           const isLate = nowMs - sinceMs > mostMs;
-          still.set(`${host} ${id}`, isLate ? Infinity : sinceMs);
+          still.set(name, isLate ? Infinity : sinceMs);
           if (!isLate) return;
           report(
-            { atMs: nowMs, host },
+            { atMs: nowMs, host: host.name },
             `expected the end of session ${id} of ${who}, whose other end is gone since ` +
               `${seconds(sinceMs)}, within ${mostMs} ms, received none`,
           );
@@ -163,12 +168,12 @@ export const gonePeersNoticed: Invariant = {
             here.add(id);
             // Plain pages and guests are no clients of the workload.
             const isClient = protocol !== "" && !user.startsWith(GUEST);
-            if (isClient && !own.has(id) && !host.isFrozen) look(host.name, id, user);
+            if (isClient && !own.has(id) && !host.isFrozen) look(host, id, user);
           }
         }
         for (const { host, client } of clients) {
           const { id } = client.session ?? {};
-          if (id !== undefined && !here.has(id) && !host.isFrozen) look(host.name, id, host.name);
+          if (id !== undefined && !here.has(id) && !host.isFrozen) look(host, id, host.name);
         }
         alone = still;
       },

@@ -35,9 +35,17 @@ export class Story {
     nowMs: number;
     hosts: Map<string, Host>;
     pending: Cluster["pending"];
+    isBehind: Cluster["isBehind"];
     servers: LiveServer[];
     clients: LiveClient[];
-  } = { nowMs: 0, hosts: new Map(), pending: () => [], servers: [], clients: [] };
+  } = {
+    nowMs: 0,
+    hosts: new Map(),
+    pending: () => [],
+    isBehind: () => false,
+    servers: [],
+    clients: [],
+  };
   readonly #witness: Witness;
   readonly #events = new EventLoop({ seed: 1 });
   readonly #invariant: Invariant;
