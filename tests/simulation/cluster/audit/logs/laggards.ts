@@ -271,7 +271,7 @@ class Laggard {
       }
       return false;
     };
-    return await outcomeOf((async () => {
+    const outcome = await outcomeOf((async () => {
       // The stream goes on behind the newest record, in the same object and in another one.
       if (await read(leaveAt)) {
         if (random() < 0.5) stream = this.#open(stream.offset);
@@ -279,6 +279,8 @@ class Laggard {
       }
       if (!stream.isUpToDate) this.#wrong.push("a reader at the end is not up to date");
     })());
+    if (stream.offset === "now") this.#beginsByNow();
+    return outcome;
   }
 
   /**
@@ -312,6 +314,11 @@ class Laggard {
   /** Notes the latest first record of a reader that begins at the end. */
   async #watch(stream: Readable): Promise<void> {
     await this.#audit.until(() => stream.offset !== "now");
+    this.#beginsByNow();
+  }
+
+  /** Notes that a reader of the end begins behind no record that is to come. */
+  #beginsByNow(): void {
     this.#first = { ...this.#first, most: this.#written.begun };
   }
 
