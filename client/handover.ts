@@ -105,6 +105,8 @@ export async function handOver<C extends Contract>(
   const passages: Passage<C>[] = [];
   take(next, () =>
     subscriptions.move(next, (readers, isInForce) => {
+      // The new session begins with a list of the users, behind which an older notice is wrong.
+      from[internals].inbound.route(`presence:${readers.topic}`, { offer() {} });
       // With a history, the new session repeats the rest of the old one: ignore that rest here.
       if (readers.hasHistory || !isInForce) return { offer() {} };
       const passage = new Passage(readers, (head) => subscriptions.arrive(readers, head));

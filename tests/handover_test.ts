@@ -748,6 +748,36 @@ Deno.test("Client.handOver() keeps the order of a topic over two moves beside a 
   assertEquals(seen.length, 60);
 });
 
+Deno.test("Client.handOver() takes no notice of a room from the first session behind the list of the second", async () => {
+  using time = new FakeTime();
+  await using server = testServer({
+    authenticate: ({ token }) => token,
+    authorize: () => true,
+    rooms: ["room:{name}"],
+    presenceGraceMs: 0,
+  });
+  const notices: string[] = [];
+  await using ann = server.connect({
+    path: "/?token=ann",
+    onMessage: ({ data }) => {
+      const { type, ...notice } = data as PresenceNotice;
+      const users = "members" in notice ? notice.members.map(({ user }) => user) : [];
+      notices.push([type, ...users].join(" "));
+    },
+  });
+  await ann.subscribe("room:a").ready;
+  server.network.linkOf(ann).setFaults({ delayMs: 6_000 }, "to-client");
+  const bob = server.connect({ path: "/?token=bob" });
+  await bob.subscribe("room:a").ready;
+  const moving = ann.handOver();
+  await passTime(time, 0);
+  assert(await moving);
+  await turns();
+  await bob.close();
+  await passTime(time, 6_000);
+  assertEquals(notices, ["members ann", "members ann bob", "leave"]);
+});
+
 Deno.test("Client.handOver() takes no message of a topic that the client left beside the first session", async () => {
   using time = new FakeTime();
   await using server = testServer({ authorize: () => true });
