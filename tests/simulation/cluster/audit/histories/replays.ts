@@ -55,6 +55,9 @@ const [REST_EVERY, REST_MS] = [18, 6_000];
 /** Share of audits in which all reads fail from a step on, and the bound of that step. */
 const [MUTE_SHARE, MUTE_FROM] = [0.3, 10];
 
+/** Most bytes of a history, beyond those of all publications: size and time alone are judged. */
+const HISTORY_BYTES = 8_388_608;
+
 /** Topic without a history. */
 const PLAIN = "talk";
 
@@ -136,8 +139,8 @@ class Replays {
     this.#longShare = oneOf(random, LONG_SHARES);
     const options = {
       history: {
-        all: { size: 10 + this.#draw(40) },
-        "brief:{name}": { size: 100, ttlMs: this.#briefMs },
+        all: { size: 10 + this.#draw(40), bytes: HISTORY_BYTES },
+        "brief:{name}": { size: 100, ttlMs: this.#briefMs, bytes: HISTORY_BYTES },
       },
       session: { sendQueue: { maxMessages: 8 + this.#draw(24) } },
       brokerOf: (host: Host) => new UnsteadyBroker(engine, { host, random }),
