@@ -187,6 +187,11 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
     async subscribe(session, topic, request) {
       await check(session, topic, "subscribe");
+      const { movedTo } = session[internals];
+      // The request came before the move, and waited. Each publication goes to one of the sessions.
+      if (movedTo !== undefined && parts().topics.has(movedTo, topic)) {
+        throw new RequestError("superseded", "The session to which the client moves has the topic");
+      }
       tellLiteral(options.console, topic);
       try {
         const options = { ...request, isRequested: true };

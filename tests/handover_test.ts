@@ -888,6 +888,40 @@ Deno.test("Server excludes a moving client from its own publication, in either s
   second.connection.close();
 });
 
+Deno.test("Server gives a topic to the second session alone where a subscribe of the first one waited", async () => {
+  const gate = Promise.withResolvers<void>();
+  let isFirst = true;
+  await using server = testServer({
+    authenticate: () => "ann",
+    authorize: async () => {
+      const waits = isFirst;
+      isFirst = false;
+      if (waits) await gate.promise;
+      return true;
+    },
+  });
+  const first = new Peer(await server.open());
+  await turns();
+  const { hello } = first.envelopes[0] as { hello: { ticket: string } };
+  first.say('{"subscribe":"news","id":1,"client":"c"}');
+  await turns();
+  const second = await openSecond(server, hello.ticket);
+  await turns();
+  second.say('{"subscribe":"news","id":1,"client":"c"}');
+  await turns();
+  gate.resolve();
+  await turns();
+  const { error } = first.envelopes.at(-1) as { error: { code: string } };
+  assertEquals(error.code, "superseded");
+  second.say('{"publish":"news","data":1,"id":2,"echo":false}');
+  second.say('{"publish":"news","data":2,"id":3}');
+  await turns();
+  const heard = (peer: Peer) => peer.envelopes.filter((envelope) => "topic" in envelope);
+  assertEquals([heard(first), heard(second)], [[], [{ topic: "news", data: 2 }]]);
+  first.connection.close();
+  second.connection.close();
+});
+
 Deno.test("Client with upgrade moves to its preferred transport where that opens late, and else closes it", async () => {
   for (const upgrade of [true, false]) {
     using time = new FakeTime();
