@@ -459,10 +459,10 @@ export class Session<
     const isServer = core.settings.side === "server";
     const { code = isServer ? CloseCode.draining : CloseCode.normal } = options;
     checkCloseInfo({ closeCode: code, reason });
-    // The first call decides, as with `close`.
-    if (core.state === "draining") return await this.closed;
-    if (core.state === "connected") {
-      core.startDraining();
+    // The first call decides, as with `close`. A session that its client has left had no call.
+    if (core.state === "draining" && !core.movedTo) return await this.closed;
+    if (core.isReady) {
+      if (core.state === "connected") core.startDraining();
       if (isServer && retryAfterMs !== undefined) this.goAway({ retryAfterMs, reason });
       const done = Promise.all([core.inbound.idle(), core.requests.idle()]);
       // The close cuts off handlers and requests that take longer.

@@ -922,6 +922,20 @@ Deno.test("Server gives a topic to the second session alone where a subscribe of
   second.connection.close();
 });
 
+Deno.test("Server.drain() closes a session that its client has left, and cuts none", async () => {
+  using time = new FakeTime();
+  await using server = testServer({ authenticate: () => "ann" });
+  await using client = server.connect();
+  const first = await client.whenConnected();
+  await first.createBidirectionalStream(); // Holds the first session.
+  assert(await client.handOver());
+  const draining = server.drain({ withinMs: 2_000, random: () => 0 });
+  await passTime(time, 1_500);
+  assertEquals((await first.closed).code, CloseCode.draining);
+  const { closed, cut } = await draining;
+  assertEquals([closed, cut], [2, 0]);
+});
+
 Deno.test("Client with upgrade moves to its preferred transport where that opens late, and else closes it", async () => {
   for (const upgrade of [true, false]) {
     using time = new FakeTime();
