@@ -11,6 +11,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import { createServer, type Server, type ServerOptions } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { FIRST_PIECE_MS } from "../transport/http/client.ts";
+import { turns } from "../testing/mod.ts";
 import { HttpEnds } from "./http_pair.ts";
 import { listen, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
@@ -443,6 +444,38 @@ Deno.test("A client over HTTP says goodbye while an acknowledgment is under way"
   assertEquals(await soon(server.closed), { closeCode: 3000, reason: "left" });
   held.resolve();
   await soon(client.closed);
+});
+
+Deno.test("A client over HTTP takes the code of a close that comes behind the refusal of a post", async () => {
+  const isRefused = Promise.withResolvers<void>();
+  let isClosing = false;
+  await using ends = new HttpEnds({
+    async proxy(request, serve) {
+      if (request.method === "POST") return new Response(null, { status: 410, headers: MARK });
+      const response = await serve(request);
+      const late = new TransformStream<Uint8Array, Uint8Array>({
+        async transform(chunk, controller) {
+          if (isClosing) {
+            await isRefused.promise;
+            await turns();
+          }
+          controller.enqueue(chunk);
+        },
+      });
+      return new Response(response.body?.pipeThrough(late), response);
+    },
+  });
+  const ask: typeof fetch = async (...request) => {
+    const response = await fetch(...request);
+    if (response.status === 410) isRefused.resolve();
+    return response;
+  };
+  const { client, server } = await soon(ends.open({ fetch: ask }));
+  client.frames!.receive({ receiveFrame() {}, framesEnded() {} });
+  isClosing = true;
+  server.close({ closeCode: 3000, reason: "over" });
+  client.frames!.send("late");
+  assertEquals(await soon(client.closed), { closeCode: 3000, reason: "over" });
 });
 
 Deno.test("A session over HTTP continues its topics after its connection is lost", async () => {

@@ -46,6 +46,9 @@ const ACKNOWLEDGE_BYTES = 65_536;
 /** Most bytes of a post that a page may still send while the page unloads, for all such requests. */
 const KEEPALIVE_BYTES = 60_000;
 
+/** Time for the last event, where a post was refused because the connection is over. */
+const LAST_EVENT_MS = 2_000;
+
 /** First and longest delay before a failed request is repeated, in milliseconds. */
 const FIRST_DELAY_MS = 250;
 const LAST_DELAY_MS = 4_000;
@@ -278,6 +281,10 @@ class ClientHttpConnection extends HttpConnection {
         await this.#postNext();
         failures.reset();
       } catch (error) {
+        // The events may be about to tell of the close, with the code.
+        if (error instanceof FinalAnswer && error.status === 410) {
+          await pause(this.runtime, LAST_EVENT_MS, this.#ended.signal);
+        }
         await this.#failed(failures, error);
       }
     }
