@@ -110,6 +110,9 @@ Deno.test("gonePeersNoticed holds while both ends live or for short, and finds o
   const behind = meets(new Story(gonePeersNoticed), ["1"], []);
   behind.cluster.isBehind = () => behind.cluster.nowMs < 30_000;
   behind.steps().passes(23_000).steps().passes(22_000).steps().finds();
+  meets(new Story(gonePeersNoticed), ["1"], []).steps().passes(20_000)
+    .tells("faulted", { scope: "node", kind: "jump-clock", lastsMs: 0 }).steps().passes(10_000)
+    .steps().finds();
   meets(new Story(gonePeersNoticed), ["1"], []).steps().passes(23_000).steps().finds(
     "expected the end of session 1 of c0, whose other end is gone since 0.000 s, within 22000 " +
       "ms, received none",
