@@ -9,7 +9,10 @@ const AWAY_MS = 6_000;
 /** Longest time by which the notice of a close may be late, in milliseconds. */
 const NOTICE_MS = 500;
 
-/** Time for which a place of a user, given back before the engine lost that, may stay taken. */
+/**
+ * Time for which a place of a user may stay taken: the node that had it died, or the engine took no
+ * notice of its end, or lost that.
+ */
 const PLACE_MS = 120_000;
 
 /** A deploy of a quiet cluster cuts no session, and loses no publication of a history. */
@@ -27,7 +30,11 @@ export const smoothDeploys: Invariant = {
     /** Publications of the deploy that clients keep. */
     const reliable = new Set<string>();
     return {
-      engineLost: ({ atMs }) => void (lostMs = atMs),
+      engineLost: ({ atMs }) => void (lostMs = Math.max(lostMs, atMs)),
+      faulted({ scope, kind, atMs, lastsMs = 0 }) {
+        const leavesPlaces = scope === "engine" || kind === "kill" || kind === "power";
+        if (leavesPlaces) lostMs = Math.max(lostMs, atMs + lastsMs);
+      },
       deploy: ({ isOver }) => void (isUnderWay = !isOver),
       goAway: ({ host, retryAfterMs, atMs }) => void ends.set(host, atMs + retryAfterMs),
       drained(fact) {

@@ -50,6 +50,15 @@ Deno.test("smoothDeploys allows for places that are taken again because the engi
     .tells("sessionOpened", BEGIN).finds();
 });
 
+Deno.test("smoothDeploys allows for places of a node that died", () => {
+  const away = (kind: string) =>
+    new Story(smoothDeploys).tells("faulted", { scope: "node", kind, lastsMs: 1_000 })
+      .tells("deploy", { isOver: false }).tells("sessionClosed", END).passes(8_000)
+      .tells("sessionOpened", BEGIN);
+  away("kill").finds();
+  away("drain").finds("expected a session within 6000 ms, received one after 9.000 s");
+});
+
 Deno.test("smoothDeploys finds lost publications", () => {
   const error = new Error("lost");
   deploy().recovers("topic", { recovered: false, reason: "too-old" })
