@@ -9,10 +9,7 @@ const AWAY_MS = 6_000;
 /** Longest time by which the notice of a close may be late, in milliseconds. */
 const NOTICE_MS = 500;
 
-/**
- * Time for which a place of a user may stay taken: the node that had it died, or the engine took no
- * notice of its end, or lost that.
- */
+/** Time for which a place of a user may stay taken behind a dead node or a fault of the engine. */
 const PLACE_MS = 120_000;
 
 /** A deploy of a quiet cluster cuts no session, and loses no publication of a history. */

@@ -156,7 +156,7 @@ export const gonePeersNoticed: Invariant = {
         const still = new Map<string, number>();
         const look = (host: Host, id: string, who: string) => {
           const name = `${host.name} ${id}`;
-          // What the other end sent before is a sign of life, however late it arrives.
+          // Bytes that the other end sent before are a sign of life, however late.
           const sinceMs = cluster.isBehind(host) ? nowMs : alone.get(name) ?? nowMs;
           const isLate = nowMs - sinceMs > mostMs;
           still.set(name, isLate ? Infinity : sinceMs);
