@@ -328,8 +328,8 @@ export class WireReader {
       following.recovered = question;
     }
     if (reason === "unavailable") {
-      const hasFailed = this.#node.broker.failures > 0;
-      return this.#expect(`failed reads before the reason ${about}`, true, hasFailed);
+      const hasFailed = this.#node.broker.failures > question.failures;
+      return this.#expect(`failed reads since the question ${about}`, true, hasFailed);
     }
     if (reason === "new-epoch") {
       return this.#expect(`truth of new-epoch ${about}`, true, since!.epoch !== epoch);
