@@ -209,7 +209,9 @@ export class NatsLogs implements BrokerLogs {
       const now = this.#runtime.now();
       this.#due.saw(id, state);
       if (isExpired(state, now) && !state.isDeleted) return "expired";
-      const renewing = renews && isDueForRenewal(state, now) ? this.#renew(id, part) : undefined;
+      const renewing = renews && isDueForRenewal(state, now)
+        ? this.#renew(id, part, state.identity)
+        : undefined;
       const isWithin = after >= state.start && after < state.tail && maxRecords > 0;
       const reading: Promise<LogRecord[] | undefined> = isWithin
         ? this.#reader.read(part, newest, after, { maxRecords, maxBytes })
@@ -220,10 +222,12 @@ export class NatsLogs implements BrokerLogs {
     throw unreadable(after);
   }
 
-  async #renew(id: string, part: string): Promise<void> {
+  async #renew(id: string, part: string, identity: string): Promise<void> {
     await this.#writer.change(id, part, 0, (state, now) => {
-      // A log that this node takes for expired may be in use on another one.
-      if (state === undefined || isExpired(state, now)) return { kind: "none", result: undefined };
+      // A log that this node takes for expired may be in use on another one, or be another log.
+      if (state?.identity !== identity || isExpired(state, now)) {
+        return { kind: "none", result: undefined };
+      }
       if (!isDueForRenewal(state, now)) return { kind: "none", result: undefined, isSure: true };
       const next = used(state, now);
       return { kind: "write", next, records: [], isQuiet: true, result: () => undefined };

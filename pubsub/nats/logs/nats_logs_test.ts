@@ -1,6 +1,5 @@
 import { assertEquals } from "@std/assert";
 import { installGlobals } from "../../../testing/simulation/globals.ts";
-import type { Host } from "../../../testing/simulation/host.ts";
 import { simulatedNatsConnect } from "../../../testing/simulation/nats/client.ts";
 import { SimulatedNats } from "../../../testing/simulation/nats/engine.ts";
 import { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
@@ -8,7 +7,15 @@ import { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { BrokerLogs } from "../../logs/log.ts";
 import { NatsBroker } from "../nats_broker.ts";
 
-Deno.test("NatsLogs.read() renews a log that another node has used since this node wrote", async () => {
+/** One call of a log, of a node and at a time in milliseconds. */
+type Call = readonly [
+  atMs: number,
+  node: "near" | "far",
+  call: (logs: BrokerLogs) => Promise<unknown>,
+];
+
+/** Makes calls at two nodes of a simulated NATS; returns the results in their order. */
+async function resultsOf(calls: readonly Call[]): Promise<unknown[]> {
   const simulation = new Simulation({ seed: 1 });
   using _globals = installGlobals(simulation);
   const network = new SimulatedNetwork(simulation);
@@ -19,33 +26,51 @@ Deno.test("NatsLogs.read() renews a log that another node has used since this no
     const source = { servers, ignoreClusterUpdates: true, connect };
     return { host, broker: new NatsBroker(source, { runtime: host.runtime }) };
   };
-  const [near, far] = [start("near"), start("far")];
+  const nodes = { near: start("near"), far: start("far") };
   const results: unknown[] = [];
-  const at = (
-    ms: number,
-    { host, broker }: { readonly host: Host; readonly broker: NatsBroker },
-    call: (logs: BrokerLogs) => Promise<unknown>,
-  ) => void host.after(ms, () => void call(broker.logs).then((result) => results.push(result)));
-  const read = async (logs: BrokerLogs, renews: boolean) => {
-    const options = { after: 0, maxRecords: 10, maxBytes: 1_000, renews };
-    const page = await logs.read("a", options);
-    return typeof page === "object" ? page.records : page;
-  };
-  at(1_000, near, async (logs) => {
-    const config = { contentType: "text/plain", ttlMs: 2_000 };
-    const options = { config, identity: "identity", records: [], maxLogs: 1 };
-    return (await logs.create("a", options)).kind;
-  });
-  at(
-    2_000,
-    far,
-    async (logs) => (await logs.append("a", { records: ["one"], maxBytes: 1_000 })).kind,
-  );
-  // 2 s and a spare time after the creation, and less after the append.
-  at(3_900, near, (logs) => read(logs, true));
-  at(5_500, far, (logs) => read(logs, false));
-  at(7_000, far, (logs) => read(logs, false));
+  for (const [atMs, node, call] of calls) {
+    const { host, broker } = nodes[node];
+    host.after(atMs, () => void call(broker.logs).then((result) => results.push(result)));
+  }
   await simulation.run(8_000);
+  for (const { host } of [nodes.near, nodes.far]) host.kill();
+  return results;
+}
+
+const create = (identity: string, ttlMs?: number) => async (logs: BrokerLogs) => {
+  const config = { contentType: "text/plain", ...(ttlMs !== undefined && { ttlMs }) };
+  return (await logs.create("a", { config, identity, records: [], maxLogs: 1 })).kind;
+};
+
+const append = (record: string) => async (logs: BrokerLogs) =>
+  (await logs.append("a", { records: [record], maxBytes: 1_000 })).kind;
+
+const read = (renews: boolean) => async (logs: BrokerLogs) => {
+  const page = await logs.read("a", { after: 0, maxRecords: 10, maxBytes: 1_000, renews });
+  return typeof page === "object" ? page.records : page;
+};
+
+Deno.test("NatsLogs.read() renews a log that another node has used since this node wrote", async () => {
+  const results = await resultsOf([
+    [1_000, "near", create("identity", 2_000)],
+    [2_000, "far", append("one")],
+    // 2 s and a spare time after the creation, and less after the append.
+    [3_900, "near", read(true)],
+    [5_500, "far", read(false)],
+    [7_000, "far", read(false)],
+  ]);
   assertEquals(results, ["created", "appended", ["one"], ["one"], "expired"]);
-  for (const { host } of [near, far]) host.kill();
+});
+
+Deno.test("NatsLogs.read() renews a log that another node made in the place of one that this node wrote", async () => {
+  const results = await resultsOf([
+    [1_000, "near", create("first")],
+    [1_500, "near", append("one")],
+    [2_000, "far", async (logs) => (await logs.delete("a")).kind],
+    [2_500, "far", create("second", 2_000)],
+    [4_000, "near", read(true)],
+    [5_500, "far", read(false)],
+    [7_000, "far", read(false)],
+  ]);
+  assertEquals(results, ["created", "appended", "removed", "created", [], [], "expired"]);
 });
