@@ -44,6 +44,9 @@ const TURN_MS = 5;
 /** Longest time of an answer without an end, in milliseconds. */
 const ANSWER_MS = 4_000;
 
+/** Time of a handler before the answer begins, in milliseconds, and ways to give up before. */
+const [BEGIN_MS, EARLY_ENDS] = [200, ["signal", "cancel", "time"]] as const;
+
 /** Ways in which the loop over an answer that outlives its session ends. */
 const KEPT_ENDS = ["whole", "break", "cancel", "signal", "late", "throw", "time"] as const;
 
@@ -125,6 +128,23 @@ export async function auditAnswers(audit: Audit): Promise<void> {
       answer.isOver = true;
     }
   }
+  /** An answer that begins late, by a generator that hears no signal. */
+  const late = async ({ data }: { readonly data: unknown }) => {
+    const answer: Made = { count: 0, isOver: false };
+    await pause(host.runtime, BEGIN_MS);
+    return (async function* () {
+      made.set(data as string, answer);
+      try {
+        for (let index = 0; index < ENDLESS; index++) {
+          await pause(host.runtime, TURN_MS);
+          answer.count++;
+          yield index;
+        }
+      } finally {
+        answer.isOver = true;
+      }
+    })();
+  };
   const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
     session: {
       concurrency: MAX_REQUESTS,
@@ -133,7 +153,7 @@ export async function auditAnswers(audit: Audit): Promise<void> {
     },
     onError() {},
     durableStreams: { path: "/streams" },
-    requests: { items, kept: { answer: items } },
+    requests: { items, late, kept: { answer: items } },
   }));
   const got: number[] = [];
   const client = audit.connect("asker", host, {
@@ -144,6 +164,7 @@ export async function auditAnswers(audit: Audit): Promise<void> {
   const gate = Promise.withResolvers<void>();
   const producer: Producer = { audit, random, made, client, session, gate };
   for (let i = 0; i < ANSWERS; i++) await auditEnd(producer, `answer ${i}`);
+  if (random() < 0.5) await auditEarly(producer);
   const { handling } = session[internals];
   const left =
     () => [handling.owedAnswers, handling.leaving, client.session![internals].openRequests];
@@ -210,6 +231,32 @@ async function auditEnd(producer: Producer, id: string): Promise<void> {
   audit.examine("queues", `${ahead} items ahead ${about}`, true, ahead <= window);
   const isOver = await audit.until(() => made.get(id)?.isOver === true, TRIP_MS);
   audit.examine("queues", `end of the generator ${about}`, true, isOver);
+}
+
+/** Gives up an answer before the handler begins with the items. */
+async function auditEarly({ audit, random, made, client }: Producer): Promise<void> {
+  const end = oneOf(random, EARLY_ENDS);
+  const atMs = 10 + Math.floor((BEGIN_MS - 50) * random());
+  const id = `early answer, ${end} at ${atMs} ms`;
+  const controller = new AbortController();
+  const answer = client.requestStream("late", id, {
+    ...(end === "signal" && { signal: controller.signal }),
+    ...(end === "time" && { timeoutMs: atMs }),
+  });
+  const reading = outcomeOf((async () => {
+    for await (const _item of answer);
+  })());
+  if (end !== "time") {
+    void audit.pause(atMs).then(() =>
+      end === "cancel"
+        ? answer.cancel()
+        : controller.abort(new DOMException("Enough", "AbortError"))
+    );
+  }
+  const outcome = await audit.inTime(reading, ANSWER_MS, "no end");
+  audit.examine("queues", `end of an ${id}`, OUTCOMES[end], outcome);
+  await audit.pause(BEGIN_MS + TRIP_MS);
+  audit.examine("queues", `items of an ${id}`, 0, made.get(id)?.count ?? 0);
 }
 
 /** Options of a loop that ends by a signal, or by a time limit. */
