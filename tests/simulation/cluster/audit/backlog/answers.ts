@@ -1,4 +1,8 @@
 /** Answers that stream: left early in all ways, no faster than their readers, beside full queues. */
+import { BrokerError } from "../../../../../errors.ts";
+import type { Broker } from "../../../../../pubsub/broker.ts";
+import { MemoryBroker } from "../../../../../pubsub/memory/broker.ts";
+import type { Runtime } from "../../../../../base/runtime.ts";
 import { pause } from "../../../../../base/wait.ts";
 import { internals, type Session } from "../../../../../session/session.ts";
 import type { Client } from "../../../../../client/client.ts";
@@ -62,6 +66,9 @@ const OUTCOMES = {
   time: "TimeoutError",
   throw: "failed",
 } as const;
+
+/** Most attempts at an answer of an engine that fails once. */
+const ATTEMPTS = 3;
 
 /** Time of an answer whose items all come at once, and pause of a loop that takes longer. */
 const [SLOW_ANSWER_MS, SLOW_LOOP_MS] = [300, 60] as const;
@@ -173,6 +180,7 @@ export async function auditAnswers(audit: Audit): Promise<void> {
   await auditFull(producer, got);
   if (random() < 0.4) await auditLarge(producer);
   await auditKept(producer);
+  if (random() < 0.5) await auditFailing(audit);
   await client.close();
   await server.close();
 }
@@ -348,6 +356,65 @@ async function auditKept(producer: Producer): Promise<void> {
   }
   const isOver = await audit.until(() => made.get(id)?.isOver === true, TRIP_MS);
   audit.examine("queues", `end of the generator ${about}`, true, isOver);
+}
+
+/** Asks for an answer of which one call of the engine fails, and again by the same name. */
+async function auditFailing(audit: Audit): Promise<void> {
+  const { random } = audit;
+  const host = audit.host("failing-answers");
+  const kind = oneOf(random, ["create", "append", "read"] as const);
+  let left = Math.floor(4 * random());
+  const about = `${kind} ${left} fails`;
+  const broker = failingBroker(host.runtime, (name) => name === kind && left-- === 0);
+  async function* items() {
+    for (let index = 0; index < ITEMS; index++) {
+      await pause(host.runtime, TURN_MS);
+      yield index;
+    }
+  }
+  const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
+    broker,
+    onError() {},
+    durableStreams: { path: "/streams" },
+    requests: { kept: { answer: items, resume: items } },
+  }));
+  const client = audit.connect("failing-asker", host, { token: undefined });
+  await audit.until(() => client.isConnected);
+  const got: unknown[] = [];
+  const read = () =>
+    hearWhole(client.requestStream("kept", undefined, { id: "answer-of-failing" }), got);
+  const outcomes: string[] = [];
+  while (outcomes.length < ATTEMPTS && outcomes.at(-1) !== "fulfilled") {
+    got.length = 0;
+    outcomes.push(await audit.inTime(outcomeOf(read()), ANSWER_MS, "no end"));
+  }
+  audit.examine("queues", `answer (${about}), ${outcomes}`, range(0, ITEMS - 1), got);
+  await client.close();
+  await server.close();
+  await broker.close();
+}
+
+/** Takes all items. */
+async function hearWhole(items: AsyncIterable<unknown>, got: unknown[]): Promise<void> {
+  for await (const item of items) got.push(item);
+}
+
+/** A broker in memory, with calls of logs that fail without an effect. */
+function failingBroker(runtime: Runtime, fails: (call: string | symbol) => boolean): Broker {
+  const broker = new MemoryBroker({ runtime });
+  const boundTo = <T extends object>(target: T, name: string | symbol): unknown => {
+    const value = Reflect.get(target, name, target);
+    return typeof value === "function" ? value.bind(target) : value;
+  };
+  const logs = new Proxy(broker.logs, {
+    get: (target, name) =>
+      fails(name)
+        ? () => Promise.reject(new BrokerError("Cannot call: the engine is away"))
+        : boundTo(target, name),
+  });
+  return new Proxy(broker, {
+    get: (target, name) => name === "logs" ? logs : boundTo(target, name),
+  });
 }
 
 /** An answer of more bytes than may go ahead of the reader. */
