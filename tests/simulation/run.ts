@@ -45,6 +45,7 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
   const cluster = await Cluster.start(plan, clusterOptions);
   const { simulation, journal, witness } = cluster;
   using _console = takeConsole(simulation, journal);
+  using _listeners = takeListeners();
   const onRejection = (event: PromiseRejectionEvent) => {
     event.preventDefault();
     journal.tell("unhandled", simulation.current?.name ?? "", { error: event.reason });
@@ -89,6 +90,23 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
     coverage: journal.coverage,
     trace: simulation.trace,
     checkpoints: simulation.checkpoints,
+  };
+}
+
+/** Removes all listeners of the global at the end: clients of killed hosts leave theirs behind. */
+function takeListeners(): Disposable {
+  const page: EventTarget = globalThis;
+  const { addEventListener: add } = page;
+  const added: Parameters<EventTarget["addEventListener"]>[] = [];
+  page.addEventListener = (...listener) => {
+    added.push(listener);
+    add.apply(page, listener);
+  };
+  return {
+    [Symbol.dispose]() {
+      page.addEventListener = add;
+      for (const listener of added) page.removeEventListener(...listener);
+    },
   };
 }
 
