@@ -480,8 +480,15 @@ export class Replay {
       return feed.tail.page(after, this.#bounds);
     }
     const page = await this.#reader.read(this.#epoch, { after });
-    if (page === "unavailable" && !this.#isEnded) this.#skipTo("unavailable", feed.known);
-    return typeof page === "string" ? undefined : cutPage(page.items, this.#bounds);
+    if (this.#isEnded) return undefined;
+    if (page === "unavailable") this.#skipTo("unavailable", feed.known);
+    if (typeof page === "string") return undefined;
+    const { items, head } = page;
+    if (items.length > 0) return cutPage(items, this.#bounds);
+    // Publications behind this head came since, and may be had.
+    const at = head > after ? Math.min(head, feed.known) : feed.known;
+    if (feed.era === this.#era) this.#skipTo("too-old", at);
+    return undefined;
   }
 
   /** Keeps the next publications until the session takes a page, within the bound of the node. */

@@ -118,6 +118,28 @@ Deno.test("TopicFeed reports a gap where missing publications have expired", asy
   assertEquals(topics.stats.gaps, 1);
 });
 
+Deno.test("Replay reports a gap up to the end of an expired history, and not of what came since", async () => {
+  // More than the node remembers by itself.
+  await using node = await bench(300);
+  const { engine, topics } = node;
+  await using late = new Client(topics.turn);
+  const read = engine.read.bind(engine);
+  engine.read = (options) => {
+    const page = read(options);
+    if (options.after === 1) return { ...page, publications: page.publications.slice(0, 1) };
+    engine.publish(301);
+    return { ...page, publications: [] };
+  };
+  late.subscribe(topics, "t", { since: { epoch: "e1", offset: 1 } });
+  await turns();
+  assertEquals(late.take(), [
+    { epoch: "e1", offset: 1, head: 300, recovered: true },
+    [2, 2, 1],
+    { gap: "t", reason: "too-old", epoch: "e1", offset: 300 },
+    [301, 301, 300],
+  ]);
+});
+
 Deno.test("TopicFeed reports a gap where the whole history has expired", async () => {
   await using node = await bench(2);
   const { engine, broker, client } = node;
