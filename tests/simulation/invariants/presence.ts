@@ -125,6 +125,10 @@ export const presenceHasData: Invariant = {
         data.set(`${client} ${room}`, value === undefined ? undefined : JSON.stringify(value));
       },
       presenceFailed: ({ client, room }) => void data.set(`${client} ${room}`, UNKNOWN),
+      faulted({ kind }) {
+        // A client drops data that the server refuses in a new session.
+        if (kind === "deny") { for (const key of data.keys()) data.set(key, UNKNOWN); }
+      },
       end({ servers, clients, nowMs }) {
         if (terms.isApart) return;
         const own = new Map<string, Set<string | undefined>>();

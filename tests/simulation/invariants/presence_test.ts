@@ -104,6 +104,7 @@ Deno.test("presenceHasData holds for data of a client that is there, and finds o
   };
   ends([{ user: "ann", data: { mood: 1 } }, { user: "guest", data: 7 }]).ends().finds();
   ends([{ user: "ann" }]).tells("presenceFailed", { client: "c", room }).ends().finds();
+  ends([{ user: "ann" }]).tells("faulted", { scope: "client", kind: "deny" }).ends().finds();
   ends([{ user: "ann" }]).ends()
     .finds('expected {"mood":1} of ann in "room:a", received none');
   ends([{ user: "ann", data: { mood: 2 } }]).ends()
