@@ -117,6 +117,8 @@ export async function auditPassages(audit: Audit): Promise<void> {
     const isMoved = await moveUnder(passenger, which);
     await publishing;
     audit.change(host, machine, { delayMs: 1, bytesPerSecond: Infinity });
+    // By then, both ends know of a link that broke at the end.
+    await audit.pause(2 * DELAY_MS);
     await audit.until(isAtRest, REST_MS);
     await publish(1);
     const isThere = () => seats.every(({ got }) => got.at(-1) === next - 1);
