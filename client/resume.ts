@@ -101,6 +101,8 @@ export class Resume {
       case "dropped":
         return this.#repair();
       case "gap": {
+        // The answer that is awaited tells where the messages go on.
+        if (this.#isNew) return;
         const { reason, epoch, offset = 0, tag } = event.gap;
         return this.#lost(reason, epoch === undefined ? undefined : at(epoch, offset, tag));
       }

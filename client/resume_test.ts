@@ -171,6 +171,16 @@ Deno.test("Resume reports a gap of the server in its place", () => {
   assertEquals(topic.progress.position, at(2, "f"));
 });
 
+Deno.test("Resume leaves a gap before the answer to the answer", () => {
+  const topic = follow();
+  // The server had an earlier subscription of the session in force.
+  topic.resume.receive(gap({ reason: "new-epoch", epoch: "f", offset: 0 }));
+  topic.take(1, 2);
+  topic.answer({ epoch: "f", offset: 2, head: 2 });
+  topic.take(3);
+  assertEquals([topic.got, topic.told, topic.progress.position], [[1, 2, 3], [], at(3, "f")]);
+});
+
 Deno.test("Resume takes places without messages, and messages without places", () => {
   const topic = follow();
   topic.answer({ epoch: "e", offset: 0, head: 0 });
