@@ -22,6 +22,9 @@ const ROUNDS = 3;
 /** Time of a session to close, in milliseconds. */
 const CLOSE_MS = 2_000;
 
+/** Further time of a client over HTTP, whose posts follow each other, in milliseconds. */
+const POSTS_MS = 1_500;
+
 /** Time of a close and the events around, in milliseconds. */
 const ROUND_MS = 300;
 
@@ -176,7 +179,8 @@ export async function auditSends(audit: Audit): Promise<void> {
     audit.examine("queues", `${waiting} messages in the queue ${about}`, true, isWithin);
     const { names } = model;
     way.open(bytesPerSecond);
-    const most = 1_000 * (4 * HIGH_WATER_MARK + 17 * ALONE) / bytesPerSecond + ROUND_MS;
+    const most = 1_000 * (4 * HIGH_WATER_MARK + 17 * ALONE) / bytesPerSecond + ROUND_MS +
+      (transport === "http" ? POSTS_MS : 0);
     let isFlushed = false;
     void session.flushed().then(() => isFlushed = true);
     await audit.until(() => {
