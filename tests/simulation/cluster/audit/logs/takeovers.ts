@@ -137,7 +137,11 @@ export async function auditTakeovers(audit: Audit): Promise<void> {
     while (leaving!.answers.running < places) {
       ids.push(await leaving!.begin(nameOf(ids.length), items));
     }
-    expect("one more than places", "too-many", await outcomeOf(leaving!.begin(nameOf(98), items)));
+    const running = [...leaving!.generators];
+    const oneMore = await outcomeOf(leaving!.begin(nameOf(98), items));
+    // An answer that ended meanwhile, beside a slow engine, gave its place back.
+    const isFull = running.every((name) => leaving!.generators.includes(name));
+    if (isFull) expect("one more than places", "too-many", oneMore);
     const reads = ids.map((id) => near!.read(id));
 
     await audit.pause(3 * ITEM_MS * random());
