@@ -446,6 +446,26 @@ Deno.test("A client over HTTP says goodbye while an acknowledgment is under way"
   await soon(client.closed);
 });
 
+Deno.test("A client over HTTP acknowledges again where an acknowledgment got lost", async () => {
+  let posts = 0;
+  await using ends = new HttpEnds({
+    async proxy(request, serve) {
+      if (request.method !== "POST" || ++posts > 1) return await serve(request);
+      return new Response(null, { status: 503 });
+    },
+  });
+  const { client, server } = await soon(ends.open());
+  let count = 0;
+  client.frames!.receive({ receiveFrame: () => void count++, framesEnded() {} });
+  server.frames!.send("x".repeat(200_000));
+  await until(() => posts === 1);
+  // As much as the server sends ahead of an acknowledgment, and too little for another one.
+  for (const length of [62_000, 500, 1]) server.frames!.send("x".repeat(length));
+  await until(() => count === 4);
+  client.close({ closeCode: 3000 });
+  await soon(server.closed);
+});
+
 Deno.test("A client over HTTP takes the code of a close that comes behind the refusal of a post", async () => {
   const isRefused = Promise.withResolvers<void>();
   let isClosing = false;
