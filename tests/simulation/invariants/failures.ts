@@ -18,6 +18,11 @@ export class Failures {
     if (scope === "engine") this.#note(atMs + lastsMs + NOTICED_MS);
   }
 
+  /** Notes that the engine had no leader, such as at its start. */
+  engineElects({ atMs }: Fact<"engineElects">): void {
+    this.#note(atMs);
+  }
+
   /** Notes that the engine lost writes. */
   engineLost({ atMs }: Fact<"engineLost">): void {
     this.#note(atMs + NOTICED_MS);

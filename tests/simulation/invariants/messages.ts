@@ -94,6 +94,7 @@ export const handledOnce: Invariant = {
     const failures = new Failures();
     return {
       faulted: (fact) => failures.faulted(fact),
+      engineElects: (fact) => failures.engineElects(fact),
       engineLost: (fact) => failures.engineLost(fact),
       sent: (fact) => messages.add(fact),
       handled(fact) {

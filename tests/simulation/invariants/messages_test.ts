@@ -47,6 +47,12 @@ Deno.test("handledOnce holds while nodes may not know that their connections to 
   handles(sends(story, "m1"), "m1", "m1").finds();
 });
 
+Deno.test("handledOnce holds while the engine elects its first leaders", () => {
+  const story = handles(sends(new Story(handledOnce), "m1"), "m1")
+    .tells("engineElects", { group: "KV", isOver: true });
+  handles(story, "m1").finds();
+});
+
 Deno.test("handledOnce finds repetitions, other orders, and messages of nobody", () => {
   const story = sends(new Story(handledOnce), "m1", "m2");
   handles(story, "m2", "m1", "m1").tells("handled", { client: "d", id: "m2" });
