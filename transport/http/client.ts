@@ -302,16 +302,13 @@ class ClientHttpConnection extends HttpConnection {
     }
     const body = joinFrames(this.#queue.slice(0, count));
     const keepalive = this.closing !== undefined && bytes <= KEEPALIVE_BYTES;
-    const unacknowledged = this.#unacknowledgedBytes;
-    this.#unacknowledgedBytes = 0;
+    const acknowledged = this.#unacknowledgedBytes;
     const response = await this.#within(ANSWER_MS.post, (signal) => {
       const headers = { [Header.number]: `${this.#number}` };
       return this.#ask("POST", headers, { signal, body, keepalive });
-    }).catch((error) => {
-      // The acknowledgment was lost with the request, and the server may wait for one.
-      this.#unacknowledgedBytes += unacknowledged;
-      throw error;
     });
+    // A request that failed acknowledges nothing, and the server may wait for that.
+    this.#unacknowledgedBytes -= acknowledged;
     const next = Number(response.headers.get(Header.number));
     const taken = next - this.#number;
     if (!(taken >= 0 && taken <= count)) {
