@@ -322,6 +322,16 @@ Deno.test("Client.handOver() takes one place of a user, and shows no change in a
   }
 });
 
+/** Opens the first session of a client by hand. */
+async function openFirst(
+  server: Pick<TestServer, "open">,
+): Promise<{ readonly first: Peer; readonly ticket: string }> {
+  const first = new Peer(await server.open());
+  await turns();
+  const { hello } = first.envelopes[0] as { hello: { ticket: string } };
+  return { first, ticket: hello.ticket };
+}
+
 /** Opens the second session of a client by hand. */
 async function openSecond(
   server: Pick<TestServer, "open">,
@@ -867,12 +877,10 @@ Deno.test("Client.handOver() takes one place of a user among all nodes", async (
 
 Deno.test("Server excludes a moving client from its own publication, in either session", async () => {
   await using server = testServer({ authenticate: () => "ann", authorize: () => true });
-  const first = new Peer(await server.open());
-  await turns();
-  const { hello } = first.envelopes[0] as { hello: { ticket: string } };
+  const { first, ticket } = await openFirst(server);
   first.say('{"subscribe":"news","id":1,"client":"c"}\n{"subscribe":"other","id":2}');
   await turns();
-  const second = await openSecond(server, hello.ticket);
+  const second = await openSecond(server, ticket);
   await turns();
   second.say('{"subscribe":"other","id":1,"client":"c"}');
   await turns();
@@ -900,12 +908,10 @@ Deno.test("Server gives a topic to the second session alone where a subscribe of
       return true;
     },
   });
-  const first = new Peer(await server.open());
-  await turns();
-  const { hello } = first.envelopes[0] as { hello: { ticket: string } };
+  const { first, ticket } = await openFirst(server);
   first.say('{"subscribe":"news","id":1,"client":"c"}');
   await turns();
-  const second = await openSecond(server, hello.ticket);
+  const second = await openSecond(server, ticket);
   await turns();
   second.say('{"subscribe":"news","id":1,"client":"c"}');
   await turns();
