@@ -76,7 +76,6 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
     if (!signal?.aborted) witness.checkClosed(cluster);
   } finally {
     cluster.engine[Symbol.dispose]();
-    globalThis.removeEventListener("unhandledrejection", onRejection);
   }
   for (const { invariant, host, text } of witness.findings) {
     simulation.note(`${invariant}: ${text}`, host, { kind: "finding" });

@@ -137,18 +137,13 @@ export async function auditAnswers(audit: Audit): Promise<void> {
   }
   /** An answer that begins late, by a generator that hears no signal. */
   const late = async ({ data }: { readonly data: unknown }) => {
-    const answer: Made = { count: 0, isOver: false };
     await pause(host.runtime, BEGIN_MS);
     return (async function* () {
+      const answer: Made = { count: 0, isOver: false };
       made.set(data as string, answer);
-      try {
-        for (let index = 0; index < ENDLESS; index++) {
-          await pause(host.runtime, TURN_MS);
-          answer.count++;
-          yield index;
-        }
-      } finally {
-        answer.isOver = true;
+      while (answer.count < ENDLESS) {
+        await pause(host.runtime, TURN_MS);
+        yield answer.count++;
       }
     })();
   };
@@ -251,20 +246,23 @@ async function auditEarly({ audit, random, made, client }: Producer): Promise<vo
     ...(end === "signal" && { signal: controller.signal }),
     ...(end === "time" && { timeoutMs: atMs }),
   });
-  const reading = outcomeOf((async () => {
-    for await (const _item of answer);
-  })());
-  if (end !== "time") {
-    void audit.pause(atMs).then(() =>
-      end === "cancel"
-        ? answer.cancel()
-        : controller.abort(new DOMException("Enough", "AbortError"))
-    );
-  }
+  const reading = outcomeOf(hearWhole(answer, []));
+  if (end !== "time") giveUpAfter(audit, atMs, end === "cancel" ? answer : controller);
   const outcome = await audit.inTime(reading, ANSWER_MS, "no end");
   audit.examine("queues", `end of an ${id}`, OUTCOMES[end], outcome);
   await audit.pause(BEGIN_MS + TRIP_MS);
   audit.examine("queues", `items of an ${id}`, 0, made.get(id)?.count ?? 0);
+}
+
+/** Cancels an answer after a time, or ends the loop over the items by its signal. */
+function giveUpAfter(
+  audit: Audit,
+  ms: number,
+  means: { cancel(): unknown } | AbortController,
+): void {
+  void audit.pause(ms).then(() =>
+    "cancel" in means ? means.cancel() : means.abort(new DOMException("Enough", "AbortError"))
+  );
 }
 
 /** Options of a loop that ends by a signal, or by a time limit. */
@@ -328,11 +326,8 @@ async function auditKept(producer: Producer): Promise<void> {
   const stopsMs = between(random, ...ITEM_MS);
   if (end === "cancel" || end === "signal") {
     // At some time of the answer, the items so far have come.
-    void audit.pause(stopsMs + (stopAt + 1) * (asked.betweenMs + slowMs)).then(() =>
-      end === "cancel"
-        ? answer.cancel()
-        : controller.abort(new DOMException("Enough", "AbortError"))
-    );
+    const afterMs = stopsMs + (stopAt + 1) * (asked.betweenMs + slowMs);
+    giveUpAfter(audit, afterMs, end === "cancel" ? answer : controller);
   }
   const reading = outcomeOf(read(answer, end === "break" ? stopAt : undefined));
   const outcome = await audit.inTime(reading, ANSWER_MS, "no end");
