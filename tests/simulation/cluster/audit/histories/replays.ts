@@ -384,14 +384,26 @@ class Replays {
       }
     }
     for (const author of this.#authors) this.#compare(author);
+    await this.#reachAll("before the interruption");
     const before = this.#readers.map((reader) => reader.interruptionsOf(PLAIN));
     for (const broker of brokers) broker.comeBack();
-    await audit.pause(1_000);
+    await this.#reachAll("behind the interruption");
+    await audit.pause(1_000); // No notice comes later, either.
     for (const [i, reader] of this.#readers.entries()) {
       const told = reader.quietTopics.includes(PLAIN) ? 1 : 0;
       const received = reader.interruptionsOf(PLAIN) - before[i]!;
       this.#expect(`notices of an interruption to ${reader.name}`, told, received);
     }
+  }
+
+  /** Publishes on the topic without a history, and waits until all readers of the topic have that. */
+  async #reachAll(text: string): Promise<void> {
+    const readers = this.#readers.filter(({ quietTopics }) => quietTopics.includes(PLAIN));
+    this.#node().server.publish(PLAIN, { text });
+    await this.#audit.until(
+      () => readers.every((reader) => reader.textOf(PLAIN) === text),
+      CALM_MS,
+    );
   }
 
   /** Compares the publications of an author with those that the engine took (11.4, 11.5). */

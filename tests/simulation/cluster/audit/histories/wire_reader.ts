@@ -58,6 +58,8 @@ interface Following {
   recovered: Question | undefined;
   /** Notices of an interruption. */
   interruptions: number;
+  /** Text of the last publication without an offset. */
+  text: string | undefined;
 }
 
 /** A node, as a reader uses one. */
@@ -153,6 +155,16 @@ export class WireReader {
   }
 
   /**
+   * Tells the text of the last publication.
+   *
+   * @param topic A topic without a history.
+   * @returns The text; undefined before the first publication with a text.
+   */
+  textOf(topic: string): string | undefined {
+    return this.#topics.get(topic)?.text;
+  }
+
+  /**
    * Asks for a topic, or asks again; ignored while a question is open.
    *
    * @param topic The topic.
@@ -216,6 +228,7 @@ export class WireReader {
           questions: new Map(),
           recovered: undefined,
           interruptions: 0,
+          text: undefined,
         },
       );
     }
@@ -406,8 +419,9 @@ export class WireReader {
     const following = this.#following(topic);
     const { place, isInForce } = following;
     this.#expect(`subscription to ${topic} at publication ${offset}`, true, isInForce);
-    const { by } = Object(data) as { readonly by?: string };
+    const { by, text } = Object(data) as { readonly by?: string; readonly text?: string };
     if (skip === undefined) this.#expect(`echo on ${topic}`, false, by === this.name);
+    if (!this.#options.hasHistory(topic)) following.text = text;
     if (!isInForce || !this.#options.hasHistory(topic)) return;
     this.#expect(`place in ${topic} before publication ${offset}`, true, place !== undefined);
     if (place === undefined) return;
