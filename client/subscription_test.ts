@@ -174,6 +174,32 @@ Deno.test("Subscription.unsubscribe() rejects if the server does not answer, and
   await news.unsubscribe();
 });
 
+Deno.test("Subscription that the server does not answer in time is left, and the client's loop gets no message of the topic", async () => {
+  using time = new FakeTime();
+  const log: string[] = [];
+  const late = Promise.withResolvers<void>();
+  const network = new Network(services(log, async () => {
+    await late.promise;
+    return {};
+  }));
+  await using client = network.client();
+  const others = Array.fromAsync(client, ({ topic }) => topic);
+  const news = client.subscribe("news");
+  const refused = assertRejects(() => news.ready, TimeoutError, 'subscribe "news"');
+  await turns();
+  await time.tickAsync(30_000);
+  await refused;
+  await turns();
+  late.resolve();
+  network.last.send("news", "behind the late answer");
+  await turns();
+  network.last.send("other", 1);
+  await turns();
+  assertEquals(log, ["+news", "-news"]);
+  await client.close();
+  assertEquals(await others, ["other"]);
+});
+
 Deno.test("Subscription that ends keeps messages in flight from the client's loop", async () => {
   const network = new Network({
     services: new RequestService(platformRuntime(), {

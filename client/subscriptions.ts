@@ -70,7 +70,10 @@ export class Subscriptions<C extends Contract> {
         this.#later(readers);
       },
       loadRecovery: this.#loadRecovery,
-      end: () => this.#leave(readers, subscription),
+      end: () => {
+        readers.delete(subscription);
+        return this.#leave(readers);
+      },
     };
     const subscription: Subscription<C> = new Subscription(topic, owner, options);
     owner.ask();
@@ -215,8 +218,11 @@ export class Subscriptions<C extends Contract> {
     const retries = this.#retries ??= part && new part.Retries(this.#runtime);
     const ended = refused.filter((_, i) => !retries?.isForNow(error, wasInForce[i]!));
     for (const subscription of ended) readers.refuse(subscription, error);
-    if (readers.isEnded) this.#drop(session, readers);
-    else if (ended.length < refused.length) {
+    if (readers.isEnded) {
+      // Without an answer, the topic may be in force at the server, now or later.
+      if (error instanceof RequestError) this.#drop(session, readers);
+      else void this.#leave(readers).catch(() => {});
+    } else if (ended.length < refused.length) {
       retries?.take(error, { session, readers, ask: () => this.#ask(session, readers) });
     } else if (readers.isWaiting) this.#later(readers); // For subscriptions added meanwhile.
   }
@@ -244,10 +250,9 @@ export class Subscriptions<C extends Contract> {
     this.#route(session, readers.topic);
   }
 
-  /** Removes a subscription; removing the last one leaves the topic. */
-  async #leave(readers: TopicReaders<C>, subscription: Subscription<C>): Promise<void> {
+  /** Leaves the topic if no subscription is left. */
+  async #leave(readers: TopicReaders<C>): Promise<void> {
     const { topic } = readers;
-    readers.delete(subscription);
     if (!readers.isEnded || this.#all.get(topic) !== readers) return;
     this.#all.delete(topic);
     this.#inForce.delete(readers);
