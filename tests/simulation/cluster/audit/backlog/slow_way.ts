@@ -11,7 +11,7 @@ const FILL = "x".repeat(HIGH_WATER_MARK);
 const LOW_WATER_MARK = 32_768;
 
 /** Time for packets under way, in milliseconds. */
-const UNDER_WAY_MS = 40;
+const UNDER_WAY_MS = 200;
 
 /** Most bytes of the heads of frames. */
 const HEADS = 1_024;
