@@ -35,7 +35,7 @@ export async function auditShares(audit: Audit): Promise<void> {
   const nodes = new UserNodes(audit, "shares", {
     onMessage: (message) => message.reply(true),
     rates: { perUser: { messages: rate }, maxRefusals: 1_000 },
-  }, true);
+  }, { canCount: true });
   await nodes.ready();
   const pages = nodes.all.map((node, i) => new Page(audit, USER, `shares-page${i}`, node));
   await audit.until(() => pages.every(({ isIn }) => isIn));

@@ -21,7 +21,8 @@ export class UserNodes {
   readonly all: readonly UserNode[];
   /** The engine. */
   readonly engine: ForgetfulBroker;
-  readonly #engineHost: Host;
+  /** The machines of the engine and the nodes. */
+  readonly #hosts: readonly Host[];
 
   /**
    * Starts the nodes.
@@ -30,15 +31,24 @@ export class UserNodes {
    * @param name Beginning of the names of the machines.
    * @param options Options of each server beside the broker and the identity.
    * @param canCount True if the nodes share rates.
+   * @param speed See {@linkcode UserNodes.hurry}.
    */
-  constructor(audit: Audit, name: string, options: UserNodeOptions, canCount = false) {
-    const engineHost = this.#engineHost = audit.host(`${name}-engine`);
+  constructor(
+    audit: Audit,
+    name: string,
+    options: UserNodeOptions,
+    { canCount = false, speed = 1 }: { readonly canCount?: boolean; readonly speed?: number } = {},
+  ) {
+    const engineHost = audit.host(`${name}-engine`);
     this.engine = new ForgetfulBroker(engineHost, canCount);
     const ports = audit.portsOf(engineHost, this.engine);
-    this.all = Array.from(
-      { length: NODES },
-      (_, i) =>
-        new SimulatedServer<string>(audit.network, audit.host(`${name}-node${i}`), (host) => ({
+    const hosts = Array.from({ length: NODES }, (_, i) => audit.host(`${name}-node${i}`));
+    this.#hosts = [engineHost, ...hosts];
+    // Before the nodes start: a timer keeps the speed at which the clock ran when the timer was set.
+    this.hurry(speed);
+    this.all = hosts.map(
+      (own) =>
+        new SimulatedServer<string>(audit.network, own, (host) => ({
           broker: ports.broker(host),
           acceptsTokenInBand: true,
           authenticate: ({ token = "nobody" }) => token,
@@ -60,9 +70,7 @@ export class UserNodes {
    * @param times How many times as fast as the clocks of clients.
    */
   hurry(times: number): void {
-    for (const host of [this.#engineHost, ...this.all.map(({ host }) => host)]) {
-      host.setDrift(times - 1);
-    }
+    for (const host of this.#hosts) host.setDrift(times - 1);
   }
 
   /** Closes the servers. */

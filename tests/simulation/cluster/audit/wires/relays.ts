@@ -99,8 +99,7 @@ class Relays {
         this.#up.set(user, heard);
         heard.push(shown(data));
       },
-    });
-    this.nodes.hurry(SPEED);
+    }, { speed: SPEED });
     audit.network.front(this.front, this.nodes.all.map(({ host }) => host));
     this.all = USERS.map((user) => this.#connect(user));
   }
