@@ -18,9 +18,12 @@ interface Log {
   readonly anew: Set<number>;
 }
 
-/** True for a record behind others that the engine lost, if the stream cannot tell. */
+/**
+ * True for a record behind others that the engine lost, if the stream cannot tell: a later epoch of the
+ * producer took the positions of the lost records, also positions that the reader has.
+ */
 function isBehindLoss({ isUnsure, anew }: Log, record: number, next: number): boolean {
-  return isUnsure && record > next && anew.has(record);
+  return isUnsure && [...anew].some((first) => next <= first && first <= record);
 }
 
 /** Readers get all records in order, from their start to the end. */

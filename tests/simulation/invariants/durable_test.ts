@@ -26,14 +26,16 @@ Deno.test("recordsInOrder holds for whole streams, and for readings that fail", 
 });
 
 Deno.test("recordsInOrder lets an epoch of a producer begin behind records that the engine lost", () => {
-  const story = (record: number) =>
-    stream(2).tells("engineLost", { why: "power" })
-      .tells("appending", { stream: "d", first: 2, count: 1, isNewEpoch: true })
-      .tells("appending", { stream: "d", first: 3, count: 1 })
-      .tells("readDurable", { stream: "d", reader: "r", record: 0 })
-      .tells("readDurable", { stream: "d", reader: "r", record });
-  story(2).finds();
-  story(3).finds("expected record 1 of d (r), received record 3");
+  const story = (...records: number[]) =>
+    reads(
+      stream(2).tells("engineLost", { why: "power" })
+        .tells("appending", { stream: "d", first: 2, count: 1, isNewEpoch: true })
+        .tells("appending", { stream: "d", first: 3, count: 2 }),
+      records,
+    );
+  story(0, 2).finds();
+  story(0, 1, 3).finds(); // Record 2 took the position of record 1.
+  story(0, 2, 4).finds("expected record 3 of d (r), received record 4");
   stream(3).tells("appending", { stream: "d", first: 2, count: 1, isNewEpoch: true })
     .tells("readDurable", { stream: "d", reader: "r", record: 2 })
     .finds("expected record 0 of d (r), received record 2");
