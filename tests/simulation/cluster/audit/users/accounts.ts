@@ -55,14 +55,18 @@ class ModelBucket {
 
   /** Tokens at a time. */
   at(ms: number): number {
-    const { perSecond, burst } = this.rate;
-    return Math.min(burst, this.#tokens + Math.max(0, ms - this.#atMs) * perSecond / 1_000);
+    return Math.min(this.rate.burst, this.#filledAt(ms));
   }
 
-  /** True if an earlier or later count could have another result. */
+  /**
+   * True if an earlier or later count could have another result: of this one, or of a later one at the
+   * same time if the bucket has just become full.
+   */
   isNear(amount: number, ms: number): boolean {
     const isEarly = this.waitMs(amount, ms + LATE_MS) > 0;
-    return isEarly !== this.waitMs(amount, ms - LATE_MS) > 0;
+    if (isEarly !== this.waitMs(amount, ms - LATE_MS) > 0) return true;
+    const { perSecond, burst } = this.rate;
+    return Math.abs(this.#filledAt(ms) - burst) <= LATE_MS * perSecond / 1_000;
   }
 
   /** Time until there are enough tokens, in milliseconds; 0 if there are enough. */
@@ -75,6 +79,11 @@ class ModelBucket {
   take(amount: number, ms: number): void {
     this.#tokens = this.at(ms) - amount;
     this.#atMs = ms;
+  }
+
+  /** Tokens at a time, if there were no bound. */
+  #filledAt(ms: number): number {
+    return this.#tokens + Math.max(0, ms - this.#atMs) * this.rate.perSecond / 1_000;
   }
 }
 
