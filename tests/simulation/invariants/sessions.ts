@@ -208,6 +208,9 @@ export const trueFigures: Invariant = {
         check("states", Object.values(states).reduce((sum, n) => sum + n, 0), all.length);
         check("users", users, new Set(all.map(({ user }) => user)).size);
         check("reserved", stats.reserved, 0);
+        const { open, lingering } = stats.sockets;
+        const onSockets = all.filter(({ transport }) => transport !== "webtransport");
+        check("sockets in use", open - lingering, onSockets.length);
         check("topics", server.topics.stats.topics, [...server.topics.list()].length);
         check("messages waiting", stats.messages.waiting, 0);
         check("messages queued", stats.messages.queued, 0);

@@ -130,18 +130,23 @@ Deno.test("trueFigures holds for figures that agree, and finds others", () => {
       states: { connected: 1, draining: 0 },
       users: 1,
       reserved: 0,
+      sockets: { open: 3, lingering: 2 },
       messages: { waiting: 0, queued: 0 },
     };
+    const sessions = [{ user: "ann", transport: "http" }];
     story.cluster.servers.push({
       host: story.host("node1"),
       server: {
-        manager: { all: () => [{ user: "ann" }], stats: () => ({ ...figures, ...stats }) },
+        manager: { all: () => sessions, stats: () => ({ ...figures, ...stats }) },
         topics: { stats: { topics }, list: () => ["t"] },
       } as unknown as LiveServer["server"],
     });
     return story.ends();
   };
   shows({}).finds();
+  shows({ sockets: { open: 4, lingering: 2 } }).finds(
+    'expected 1 for "sockets in use", received 2',
+  );
   shows({ count: 2, closed: 0, users: 0, reserved: 1 }, 4).finds(
     'expected 1 for "count", received 2',
     'expected 1 for "created - closed - removed", received 2',

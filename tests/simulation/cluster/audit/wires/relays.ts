@@ -169,6 +169,11 @@ class Relays {
     return this.nodes.all.reduce((sum, { server }) => sum + server.manager.count, 0);
   }
 
+  /** Counts the connections of all nodes. */
+  get connections(): number {
+    return this.nodes.all.reduce((sum, { server }) => sum + server.manager.stats().sockets.open, 0);
+  }
+
   /** Examines a result. */
   examine(what: string, expected: unknown, received: unknown): void {
     this.audit.examine("carriers", `${what}, behind a balancer`, expected, received);
@@ -330,6 +335,8 @@ export async function auditRelays(audit: Audit): Promise<void> {
   await audit.pause(SETTLED_MS);
   relays.vanish(oneOf(random, relays.all));
   await audit.pause(LOST_MS);
-  relays.examine("sessions after 30 s without a request", relays.all.length, relays.sessions);
+  const { length } = relays.all;
+  relays.examine("sessions after 30 s without a request", length, relays.sessions);
+  relays.examine("connections after 30 s without a request", length, relays.connections);
   await relays.close();
 }
