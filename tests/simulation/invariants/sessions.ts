@@ -211,9 +211,16 @@ export const trueFigures: Invariant = {
         const { open, lingering } = stats.sockets;
         const onSockets = all.filter(({ transport }) => transport !== "webtransport");
         check("sockets in use", open - lingering, onSockets.length);
-        check("topics", server.topics.stats.topics, [...server.topics.list()].length);
+        const { topics, waitingPages, waitingBytes } = server.topics.stats;
+        check("topics", topics, [...server.topics.list()].length);
+        check("pages of histories waiting", waitingPages, 0);
+        check("bytes of histories waiting", waitingBytes, 0);
         check("messages waiting", stats.messages.waiting, 0);
         check("messages queued", stats.messages.queued, 0);
+        check("bytes queued", stats.bytes.queued, 0);
+        check("calls waiting for credit", stats.credit.waiting, 0);
+        check("unread streams", stats.unreadStreams.count, 0);
+        check("bytes of unread streams", stats.unreadStreams.bytes, 0);
       }
     },
   }),

@@ -132,13 +132,16 @@ Deno.test("trueFigures holds for figures that agree, and finds others", () => {
       reserved: 0,
       sockets: { open: 3, lingering: 2 },
       messages: { waiting: 0, queued: 0 },
+      bytes: { queued: 0 },
+      credit: { waiting: 0 },
+      unreadStreams: { count: 0, bytes: 0 },
     };
     const sessions = [{ user: "ann", transport: "http" }];
     story.cluster.servers.push({
       host: story.host("node1"),
       server: {
         manager: { all: () => sessions, stats: () => ({ ...figures, ...stats }) },
-        topics: { stats: { topics }, list: () => ["t"] },
+        topics: { stats: { topics, waitingPages: 0, waitingBytes: 0 }, list: () => ["t"] },
       } as unknown as LiveServer["server"],
     });
     return story.ends();
