@@ -47,9 +47,11 @@ export class RoomNotices {
   take(topic: string, data: unknown): boolean {
     if (!topic.startsWith(PRESENCE_PREFIX)) return false;
     const room = topic.slice(PRESENCE_PREFIX.length);
-    const observer = this.#observerOf(room);
     const notice = data as PresenceNotice;
     this.#program.note(`notice ${notice.type} of ${room}`);
+    const observer = this.#observerOf(room);
+    // A notice that was under way when the client left the room: the next one may come much later.
+    if (observer === undefined) return true;
     if (notice.type === "members") this.#list(room, observer, notice);
     else if (notice.type === "changes") {
       for (const { user } of notice.joined) this.#tell(observer, room, "joined", user);
@@ -77,9 +79,9 @@ export class RoomNotices {
     this.#program.tell("presence", { observer, room, change, user });
   }
 
-  /** Names the subscription of the room. */
-  #observerOf(room: string): string {
+  /** Names the subscription of the room, if there is one. */
+  #observerOf(room: string): string | undefined {
     for (const [name, { topic }] of this.#program.subscriptions) if (topic === room) return name;
-    return `${this.#program.name} ${room}`;
+    return undefined;
   }
 }
