@@ -75,6 +75,7 @@ class LogCalls {
   #calledMs = 0;
   #identities = 0;
   #records = 0;
+  #last: AppendLogOptions | undefined;
 
   constructor(audit: Audit, machines: readonly LogMachine[], id: string) {
     this.#audit = audit;
@@ -181,6 +182,10 @@ class LogCalls {
   }
 
   #append(): AppendLogOptions {
+    return this.#last = this.#newAppend();
+  }
+
+  #newAppend(): AppendLogOptions {
     const [state] = this.#states;
     const options = { records: this.#newRecords(), maxBytes: PLENTY.maxStreamBytes };
     const bytes = state?.records.reduce((sum, record) => sum + record.length, 0) ?? 0;
@@ -192,6 +197,10 @@ class LogCalls {
       [1, () => ({ end: this.#chance(0.5) ? {} : { error: "given up", code: "tired" } })],
       [1, () => ({ records: [], end: {} })],
       [1, () => ({ ...this.#numbered(), end: {} })],
+      // A writer does not know yet that the log has ended.
+      [state?.end === undefined ? 3 : 30, () => this.#written()],
+      // The call of before, as by a writer that got no answer.
+      [2, () => this.#last ?? {}],
       [2, () => ({ records: [], cancel: this.#pick(["enough", "stop"]) })],
       [1, () => ({ records: [], end: { error: "writer-lost" }, ifWriterLost: true })],
       [1, () => ({ maxBytes: bytes + this.#pick([0, 1, 2, 3, 4]) })],
@@ -226,6 +235,18 @@ class LogCalls {
       ] as const,
     );
     return { producer: { id, epoch: Math.max(0, newEpoch), seq: Math.max(0, newSeq) } };
+  }
+
+  /** A call of a writer as nodes make it: records, the end, both, or neither, under a lease. */
+  #written(): Partial<AppendLogOptions> {
+    const identity = this.#states[0]?.identity;
+    return {
+      ...this.#leased(),
+      ...(this.#chance(0.7) && this.#numbered()),
+      ...(this.#chance(0.5) && { records: [] }),
+      ...(this.#chance(0.5) && { end: this.#chance(0.6) ? {} : { error: "given up" } }),
+      ...(this.#chance(0.5) && identity !== undefined && { identity }),
+    };
   }
 
   /** An append of a writer: of the holder, of another one, or of one that takes over or lets go. */
@@ -277,11 +298,13 @@ class LogCalls {
   }
 }
 
+/** The release of the last fork removes a log that was deleted before. */
 function isRemoval({ operation, result }: Call): boolean {
-  return operation.kind === "delete" && String(result).includes('"removed"');
+  return operation.kind === "release" ||
+    operation.kind === "delete" && String(result).includes('"removed"');
 }
 
-/** A read beside a deletion may get some of the records, before the reader learns of the end. */
+/** A read beside a removal may get some of the records, before the reader learns of the end. */
 function isNoRead({ operation }: Call): boolean {
   return operation.kind !== "read";
 }

@@ -1,6 +1,7 @@
 /** Writers of durable streams under a lease: quiet ones, lost ones, and those that hand over. */
 import { pause } from "../../../../../base/wait.ts";
 import type { DurableStreamWriter } from "../../../../../server/durable/writer.ts";
+import { oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
 import { LogMachine } from "./machine.ts";
@@ -38,17 +39,31 @@ const BACK_MS = 9_000;
 /** Scenes of one audit, drawn from all. */
 const SCENES = 3;
 
+/** Operations of a writer that may have lost the stream. */
+const LATE = [
+  "append",
+  "close",
+  "close",
+  "append and close",
+  "abort",
+  "release",
+  "renewal",
+] as const;
+
+/** Ways in which other programs stop a writer. */
+const STOPS = ["cancelled", "deleted", "created again", "ended", "ended"] as const;
+
 /** A program of a machine that reads and writes streams. */
 class Program {
   readonly machine: LogMachine;
+  readonly streams: ReturnType<LogMachine["streams"]>["streams"];
   readonly node: ReturnType<LogMachine["streams"]>["node"];
-  readonly #close: () => Promise<void>;
 
   constructor(machine: LogMachine) {
     const { node, streams } = machine.streams();
     this.machine = machine;
+    this.streams = streams;
     this.node = node;
-    this.#close = () => streams.close();
   }
 
   /** Reads a stream to its end. */
@@ -62,7 +77,7 @@ class Program {
   }
 
   close(): Promise<void> {
-    return this.machine.run(this.#close);
+    return this.machine.run(() => this.streams.close());
   }
 }
 
@@ -140,6 +155,47 @@ class Stage {
     this.audit.examine("durable", `${what} of ${this.id}`, expected, received);
   }
 
+  /** Lets a writer without the stream go on: the writer is refused, and readers notice nothing. */
+  async expectRefusal(
+    machine: LogMachine,
+    writer: DurableStreamWriter<number>,
+    code: string,
+  ): Promise<void> {
+    const late = oneOf(this.random, LATE);
+    let expected: unknown = code;
+    const outcome = await machine.run(async (): Promise<unknown> => {
+      switch (late) {
+        case "append":
+          return await outcomeOf(writer.append(-1));
+        case "close":
+          return await outcomeOf(writer.close());
+        case "append and close": {
+          expected = [code, code];
+          return await Promise.all([writer.append(-1), writer.close()].map(outcomeOf));
+        }
+        case "abort":
+          // Without effect for a writer that is lost.
+          expected = "fulfilled";
+          return await outcomeOf(writer.abort("too late"));
+        case "release":
+          // A writer that knows of the loss has left the stream already.
+          if (writer.signal.aborted) expected = "fulfilled";
+          return await outcomeOf(writer.release());
+        case "renewal":
+          return code;
+      }
+    });
+    this.expect(`${late} of a writer without the stream`, expected, outcome);
+    if (late === "release" || late === "abort") return;
+    const withinMs = late === "renewal" ? this.leaseMs * SIGN_SHARE + SLACK_MS : 0;
+    await this.audit.until(() => writer.signal.aborted, withinMs);
+    const { reason } = writer.signal;
+    this.expect(`signal of a writer behind ${late}`, code, reason?.failure?.code);
+    for (const next of [() => writer.append(-1), () => writer.close()]) {
+      this.expect(`next call of a writer behind ${late}`, code, await outcomeOf(next()));
+    }
+  }
+
   /** Expects the records from 0 on, and an end. */
   async expectAll(
     followed: Followed,
@@ -180,7 +236,7 @@ async function lost(stage: Stage): Promise<void> {
   const { audit, random, leaseMs, id, far } = stage;
   const machine = await LogMachine.start(audit, id);
   if (machine === undefined) return stage.expect("machine of a writer", "ready", "not ready");
-  const [isFrozen, isTaken] = [random() < 0.5, random() < 0.6];
+  const [isFrozen, isTaken, isClosed] = [random() < 0.7, random() < 0.6, random() < 0.5];
   const writer = await stage.create(
     new Program(machine),
     random() < 0.5 ? { ttlMs: 60_000 } : {},
@@ -209,26 +265,30 @@ async function lost(stage: Stage): Promise<void> {
   }
   if (next !== undefined) {
     await next.append(count++);
-    if (isFrozen) await comesBack();
+    if (isFrozen && !isClosed) await comesBack("fenced");
     stage.expect("append of the next writer", "fulfilled", await outcomeOf(next.append(count++)));
     stage.expect("close of the next writer", "fulfilled", await outcomeOf(next.close()));
     await stage.expectAll(followed, count);
+    if (isFrozen && isClosed) {
+      await comesBack("ended");
+      await stage.expectAll(far.follow(id), count);
+    }
   } else {
     const withinMs = toMs + SEARCH_MS + SLACK_MS - silentMs();
     await stage.expectAll(followed, count, { outcome: "writer-lost", withinMs });
     stage.expect("end not before the lease is over", true, silentMs() >= fromMs);
-    if (isFrozen) await comesBack();
+    if (isFrozen) {
+      await comesBack("writer-lost");
+      await stage.expectAll(far.follow(id), count, { outcome: "writer-lost" });
+    }
   }
   machine.end();
   await stage.end();
 
   /** The former writer is refused, and told. */
-  async function comesBack(): Promise<void> {
+  async function comesBack(code: string): Promise<void> {
     machine!.host.thaw();
-    const outcome = await outcomeOf(machine!.run(() => writer.append(-1)));
-    const expected = next === undefined ? "writer-lost" : "fenced";
-    stage.expect("append of a writer that comes back too late", expected, outcome);
-    stage.expect("signal of a writer that comes back too late", true, writer.signal.aborted);
+    await stage.expectRefusal(machine!, writer, code);
   }
 }
 
@@ -280,27 +340,40 @@ async function cut(stage: Stage): Promise<void> {
   await stage.end();
 }
 
-/** A reader asks a writer to stop, or deletes the stream: the writer learns of that soon. */
+/** Another program stops a writer, or takes the stream away: the writer learns of that soon. */
 async function stopped(stage: Stage): Promise<void> {
-  const { audit, random, far: { machine, node }, id, near } = stage;
+  const { audit, random, far: { machine, node, streams }, id, near } = stage;
+  const stop = oneOf(random, STOPS);
   const writer = await stage.create();
   await writer.append(0);
   await pause(near.machine.host.runtime, 100 * random());
-  const isDeleted = random() < 0.5;
-  if (isDeleted) await machine.run(() => node.delete(id));
-  else {
+  if (stop === "cancelled") {
     await machine.run(() => node.cancel(id, "enough"));
     await machine.run(() => node.cancel(id, "again"));
+    await audit.until(() => writer.signal.aborted, SLACK_MS);
+    const { reason } = writer.signal;
+    stage.expect("reason", ["cancelled", "enough"], [reason?.failure?.code, reason?.message]);
+    stage.expect("append behind a stop", "fulfilled", await outcomeOf(writer.append(1)));
+    stage.expect("close behind a stop", "fulfilled", await outcomeOf(writer.close()));
+    return await stage.end();
   }
-  await audit.until(() => writer.signal.aborted, SLACK_MS);
-  stage.expect("signal of a writer that is asked to stop", true, writer.signal.aborted);
-  const { reason } = writer.signal;
-  const code = isDeleted ? "gone" : "cancelled";
-  stage.expect("reason", code, reason?.failure?.code);
-  if (!isDeleted) stage.expect("text of the reason", "enough", reason?.message);
-  const outcome = await outcomeOf(writer.append(1));
-  stage.expect("append behind a stop", isDeleted ? "gone" : "fulfilled", outcome);
-  const closed = await outcomeOf(writer.close());
-  stage.expect("close behind a stop", isDeleted ? "gone" : "fulfilled", closed);
-  if (!isDeleted) await stage.end();
+  let next: DurableStreamWriter<number> | undefined;
+  if (stop === "ended") await machine.run(() => streams.append(id, { records: [], end: {} }));
+  else await stage.end();
+  if (stop === "created again") {
+    next = await stage.create(stage.far);
+    await next.append(0);
+  }
+  // The news may not be there yet.
+  if (random() < 0.5) {
+    await audit.until(() => writer.signal.aborted, SLACK_MS);
+    stage.expect("signal of a writer without the stream", true, writer.signal.aborted);
+  }
+  await stage.expectRefusal(near.machine, writer, stop === "ended" ? "ended" : "gone");
+  if (next !== undefined) {
+    stage.expect("close of the next writer", "fulfilled", await outcomeOf(next.close()));
+  }
+  if (stop === "deleted") return;
+  await stage.expectAll(stage.far.follow(id), 1);
+  await stage.end();
 }
