@@ -15,6 +15,7 @@ import {
   STREAM_PREFIX,
   type SubscribeAnswer,
 } from "../session/wire/recovery.ts";
+import { sessionsAfter, sessionsBefore } from "../session/moves.ts";
 import { internals, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/wire/envelope.ts";
 import { Turn } from "../session/queue/send_queue.ts";
@@ -785,9 +786,9 @@ export class Topics implements AsyncDisposable {
     const message = { frame, size: payloadBytes(publication), topic };
     if (except === undefined) return members.send(message);
     const newest = this.#byId.get(except);
-    // A client that moves has the topic in one of its two sessions.
-    const before = newest && newest[internals].predecessor;
-    members.send(message, before && members.has(before) ? before : newest);
+    // A client that moves has the topic in one of its sessions.
+    const before = newest && sessionsBefore(newest).find((session) => members.has(session));
+    members.send(message, before ?? newest);
   }
 
   #remember(session: Session): Subscriber {
@@ -802,6 +803,9 @@ export class Topics implements AsyncDisposable {
   #index(session: Session, { ids }: Subscriber): void {
     const id = exceptionOf(session);
     ids.push(id);
+    // A session may get the first topic behind a move, as `authorize` took long.
+    const known = this.#byId.get(id);
+    if (known !== undefined && sessionsAfter(session).some((later) => later === known)) return;
     this.#byId.set(id, session);
   }
 

@@ -30,6 +30,7 @@ import { encodeMessage } from "../session/wire/encode.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import { MOVED, STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
+import { sessionsAfter, sessionsBefore } from "../session/moves.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import { RequestService, verifiedUser } from "../session/serving/requests.ts";
 import { validate } from "../base/standard_schema.ts";
@@ -187,9 +188,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
     async subscribe(session, topic, request) {
       await check(session, topic, "subscribe");
-      const { movedTo } = session[internals];
       // The request came before the move, and waited. Each publication goes to one of the sessions.
-      if (movedTo !== undefined && parts().topics.has(movedTo, topic)) {
+      if (sessionsAfter(session).some((later) => parts().topics.has(later, topic))) {
         throw new RequestError("superseded", "The session to which the client moves has the topic");
       }
       tellLiteral(options.console, topic);
@@ -197,9 +197,9 @@ export function clientServices(options: ClientServicesOptions): RequestService {
         const options = { ...request, isRequested: true };
         if (isRoom(topic)) parts().rooms.join(session, topic, options);
         else parts().topics.subscribe(session, topic, options);
-        const { predecessor } = session[internals];
-        // In the same turn, so that each publication goes to exactly one of the two sessions.
-        if (predecessor !== undefined && !session.isClosed) moveOff(predecessor, topic);
+        // In the same turn, so that each publication goes to exactly one of the sessions.
+        if (session.isClosed) return;
+        for (const before of sessionsBefore(session)) moveOff(before, topic);
       } catch (error) {
         if (error instanceof QueueFullError) throw new RequestError("too-many", error.message);
         if (error instanceof RangeError || error instanceof TypeError) {
@@ -356,12 +356,13 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   /** Replaces the session from which the client moves. */
   function moveFrom(session: Session): void {
     const core = session[internals];
-    const { predecessor } = core;
+    // Without the latest session, a client that moved again at once still has the one before. A token
+    // may belong to another user.
+    const isOwn = (before: Session) => before[internals].user === core.user;
+    const predecessor = sessionsBefore(session).find(isOwn);
+    keepPredecessor(session, predecessor);
     if (predecessor === undefined) return;
     const before = predecessor[internals];
-    // The token belongs to another user, or the client has lost the earlier session.
-    if (!before.isReady || before.user !== core.user) return void (core.predecessor = undefined);
-    before.whenEnded(() => core.predecessor = undefined);
     before.movedTo = session;
     if (before.state === "connected") before.startDraining();
     const { topics } = parts();
@@ -370,6 +371,14 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     for (const topic of topics.topicsOf(predecessor)) {
       if (!requested.has(topic)) moveOff(predecessor, topic);
     }
+  }
+
+  /** Knows the latest session from which the client moved, as long as the session is open. */
+  function keepPredecessor(session: Session, predecessor: Session | undefined): void {
+    session[internals].predecessor = predecessor;
+    predecessor?.[internals].whenEnded((ended) => {
+      keepPredecessor(session, ended[internals].predecessor);
+    });
   }
 
   function moveOff(predecessor: Session, topic: string): void {

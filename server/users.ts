@@ -12,6 +12,7 @@ import { type RoomOptions, Rooms } from "../pubsub/presence/rooms.ts";
 import type { Topics } from "../pubsub/topics.ts";
 import type { Contract } from "../session/contract.ts";
 import { type EncodedMessage, framed } from "../session/wire/encode.ts";
+import { sessionsAfter } from "../session/moves.ts";
 import { internals, type Session } from "../session/session.ts";
 import { exceedsBytes } from "../session/wire/utf8.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
@@ -357,7 +358,5 @@ function unwrap(payload: string | Uint8Array): EncodedMessage | undefined {
 
 /** True if the client moved, also in several steps, to a session that gets its messages. */
 function hasMovedOn(session: Session): boolean {
-  let next = session[internals].movedTo;
-  while (next !== undefined && !next.isReady) next = next[internals].movedTo;
-  return next !== undefined;
+  return sessionsAfter(session).some(({ isReady }) => isReady);
 }

@@ -896,6 +896,73 @@ Deno.test("Server excludes a moving client from its own publication, in either s
   second.connection.close();
 });
 
+Deno.test("Server gives a topic to the third session alone where a client moves again at once", async () => {
+  const gate = Promise.withResolvers<void>();
+  let waits = true;
+  await using server = testServer({
+    authenticate: () => "ann",
+    authorize: async (_, topic) => {
+      if (topic === "late" && waits) await gate.promise;
+      return true;
+    },
+  });
+  const { first, ticket } = await openFirst(server);
+  first.say('{"subscribe":"news","id":1,"client":"c"}\n{"subscribe":"late","id":2}');
+  await turns();
+  const second = await openSecond(server, ticket);
+  await turns();
+  // The second session asks for no topic before the next move.
+  second.say('{"send":"x","client":"c"}');
+  await turns();
+  const { hello } = second.envelopes[0] as { hello: { ticket: string } };
+  const third = await openSecond(server, hello.ticket);
+  await turns();
+  waits = false;
+  third.say('{"subscribe":"news","id":1,"client":"c"}\n{"subscribe":"late","id":2}');
+  await turns();
+  second.connection.close();
+  gate.resolve();
+  await turns();
+  const { error } = first.envelopes.at(-1) as { error: { code: string } };
+  assertEquals(error.code, "superseded");
+  third.say('{"publish":"news","data":1,"id":3}\n{"publish":"late","data":2,"id":4}');
+  await turns();
+  const heard = (peer: Peer) => peer.envelopes.filter((envelope) => "topic" in envelope);
+  assertEquals(heard(first), []);
+  assertEquals(heard(third), [{ topic: "news", data: 1 }, { topic: "late", data: 2 }]);
+  first.connection.close();
+  third.connection.close();
+});
+
+Deno.test("Server excludes a moved client from its own publication behind a late topic of the first session", async () => {
+  const gate = Promise.withResolvers<void>();
+  await using server = testServer({
+    authenticate: () => "ann",
+    authorize: async (_, topic) => {
+      if (topic === "late") await gate.promise;
+      return true;
+    },
+  });
+  const { first, ticket } = await openFirst(server);
+  first.say('{"subscribe":"late","id":1,"client":"c"}');
+  await turns();
+  const second = await openSecond(server, ticket);
+  await turns();
+  second.say('{"subscribe":"news","id":1,"client":"c"}');
+  await turns();
+  gate.resolve();
+  await turns();
+  second.say('{"publish":"news","data":1,"id":2,"echo":false}');
+  await turns();
+  first.connection.close();
+  await turns();
+  second.say('{"publish":"news","data":2,"id":3,"echo":false}\n{"publish":"news","data":3,"id":4}');
+  await turns();
+  const heard = second.envelopes.filter((envelope) => "topic" in envelope);
+  assertEquals(heard, [{ topic: "news", data: 3 }]);
+  second.connection.close();
+});
+
 Deno.test("Server gives a topic to the second session alone where a subscribe of the first one waited", async () => {
   const gate = Promise.withResolvers<void>();
   let isFirst = true;
