@@ -24,6 +24,9 @@ const HANDLER_MS = 30;
 /** Share of messages whose handler takes long, and the longest time of these, in milliseconds. */
 const [LONG_SHARE, LONG_MS] = [0.1, 300];
 
+/** Share of rights that are known at once, and the longest time until the others are, in milliseconds. */
+const [PROMPT_SHARE, AUTHORIZE_MS] = [0.6, 250];
+
 /** Longest time until the engine has the number of a message, in milliseconds. */
 const STORE_MS = 50;
 
@@ -124,7 +127,9 @@ export class LivesNodes {
       },
       userOf: ({ user }) => user,
       expiresAt: ({ endsAt }) => endsAt,
-      authorize: () => true,
+      authorize: () =>
+        host.runtime.random() < PROMPT_SHARE ||
+        pause(host.runtime, AUTHORIZE_MS * host.runtime.random()).then(() => true),
       history: { "kept:{name}": {} },
       rooms: ["room:{name}"],
       presenceGraceMs: GRACE_MS,
