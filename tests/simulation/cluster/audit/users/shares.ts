@@ -1,5 +1,7 @@
 /** Rates that two nodes count together: the sessions of a user have one rate on both. */
-import { between } from "../../chance.ts";
+import type { Rate } from "../../../../../manager/token_bucket.ts";
+import { CloseCode } from "../../../../../errors.ts";
+import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { Page } from "./page.ts";
 import { UserNodes } from "./user_nodes.ts";
@@ -7,76 +9,228 @@ import { UserNodes } from "./user_nodes.ts";
 /** The user. */
 const USER = "ann";
 
+/** Conditions of the network on which what is sent at once arrives at once. */
+const STEADY = { delayMs: 1, jitterMs: 0 } as const;
+
+/** Most rounds of debts, and the time within which the last one begins, in milliseconds. */
+const [ROUNDS, LAST_MS] = [2, 7_000];
+
 /** Time of requests beyond the rate, in milliseconds. */
-const FLOOD_MS = 6_000;
+const FLOOD_MS = 3_000;
 
 /** Longest time of a count at the engine, in milliseconds: a node waits for 500 ms. */
-const COUNT_MS = 300;
+const [COUNT_MS, WAIT_MS] = [300, 500];
+
+/** Longest time of a count that no node waits for, in milliseconds. */
+const LATE_MS = 1_200;
 
 /** Time after which a node asks an engine again that did not answer, in milliseconds. */
 const AGAIN_MS = 1_000;
 
+/** Least and longest time of an engine that is away, in milliseconds. */
+const [BRIEF_MS, AWAY_MS] = [50, 1_500];
+
 /** Shortest and longest time between two requests of a page, in milliseconds. */
 const [FROM_MS, TO_MS] = [60, 140];
 
-/** Time for an answer, in milliseconds. */
-const ROUND_MS = 250;
+/** Time for an answer, in which no bucket gets a whole token, in milliseconds. */
+const ROUND_MS = 60;
+
+/** Time between an end of a debt and the count at the engine, in milliseconds. */
+const SLACK_MS = 150;
+
+/** Questions to the engine about one debt, at most. */
+const QUESTIONS = 3;
+
+/** Troubles of the engine. */
+const TROUBLES = ["none", "away", "away", "late"] as const;
+
+/** Outcome of a request or an attempt. */
+type Outcome = "granted" | "too many" | "none";
 
 /**
- * Sends beyond a rate at two nodes at once, and within the rate afterwards.
+ * Has debts at two nodes at once, sends beyond a rate at both, and within the rate afterwards, while
+ * the engine is away or late.
  *
  * @param audit The audit.
  */
 export async function auditShares(audit: Audit): Promise<void> {
   const { random } = audit;
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("limits", what, expected, received);
-  const rate = { perSecond: between(random, 2, 4), burst: 2 + Math.floor(3 * random()) };
+  const rate = { perSecond: between(random, 4, 8), burst: 3 + Math.floor(3 * random()) };
   const nodes = new UserNodes(audit, "shares", {
     onMessage: (message) => message.reply(true),
-    rates: { perUser: { messages: rate }, maxRefusals: 1_000 },
+    rates: { perUser: { messages: rate, connections: rate }, maxRefusals: 1_000 },
   }, { canCount: true });
   await nodes.ready();
-  const pages = nodes.all.map((node, i) => new Page(audit, USER, `shares-page${i}`, node));
-  await audit.until(() => pages.every(({ isIn }) => isIn));
-  const fullMs = nodes.all.length * 1_000 * rate.burst / rate.perSecond + 2 * ROUND_MS + COUNT_MS;
-  if (random() < 0.4) {
-    // Each node counts alone, and asks again after a second.
-    nodes.engine.goAway();
-    for (const page of pages) page.ask({ topic: "alone" });
-    await audit.pause(ROUND_MS);
-    nodes.engine.comeBack();
-    await audit.pause(AGAIN_MS + fullMs);
+  const shares = new Shares(audit, nodes, rate);
+  await shares.enter();
+  const startMs = audit.nowMs;
+  for (let round = 0; round < ROUNDS && audit.nowMs < startMs + LAST_MS; round++) {
+    await shares.owe();
   }
-  for (const page of pages) page.forget();
-  nodes.engine.countMs = between(random, 0, COUNT_MS);
-  const [share, endMs] = [between(random, 0, 1), audit.nowMs + FLOOD_MS];
-  await Promise.all(pages.map(async (page, i) => {
-    // The second page may send less.
-    const slower = i === 0 ? 1 : 1 + 2 * share;
-    while (audit.nowMs < endMs) {
-      page.ask({ topic: "flood" });
-      await audit.pause(slower * between(random, FROM_MS, TO_MS));
-    }
-  }));
-  await audit.pause(ROUND_MS);
-  const granted = pages.reduce(
-    (sum, { heard }) => sum + heard.filter(({ data }) => data === true).length,
-    0,
-  );
-  const { perSecond, burst } = rate;
-  // Each node lets through a burst, and one more before the counts of the others arrive.
-  const most = 2 * nodes.all.length * burst + perSecond * (FLOOD_MS + ROUND_MS) / 1_000;
-  const least = perSecond * FLOOD_MS / 2_000;
-  const what = `${granted} of ${perSecond} a second, and ${burst} at once, on both nodes`;
-  expect(`requests within a rate: ${what}`, true, granted >= least && granted <= most);
-  nodes.engine.countMs = 0;
-  await audit.pause(fullMs);
-  for (const page of pages) {
-    const id = page.ask({ topic: "calm" });
-    await audit.pause(ROUND_MS);
-    expect("request behind a flood", true, page.answerTo(id)?.data);
-  }
-  for (const page of pages) page.close();
+  await shares.flood();
+  for (const page of shares.pages) page.close();
   await nodes.close();
+}
+
+/** A user at two nodes, with a page at each. */
+class Shares {
+  readonly pages: readonly Page[];
+  readonly #audit: Audit;
+  readonly #nodes: UserNodes;
+  readonly #rate: Required<Rate>;
+  /** Time in which an empty bucket becomes full. */
+  readonly #fillMs: number;
+
+  constructor(audit: Audit, nodes: UserNodes, rate: Required<Rate>) {
+    this.#audit = audit;
+    this.#nodes = nodes;
+    this.#rate = rate;
+    this.#fillMs = 1_000 * rate.burst / rate.perSecond;
+    for (const [i, { host }] of nodes.all.entries()) {
+      audit.change(audit.host(machineOf(i)), host, STEADY);
+    }
+    this.pages = nodes.all.map((node, i) => new Page(audit, USER, machineOf(i), node));
+  }
+
+  /** Waits for the pages. */
+  async enter(): Promise<void> {
+    await this.#audit.until(() => this.pages.every(({ isIn }) => isIn));
+    await this.#audit.pause(2 * this.#fillMs);
+  }
+
+  /**
+   * Takes a burst at the first node, and one more at the second: that node owes a burst, and lets
+   * nothing through until the engine has the tokens, or is away.
+   */
+  async owe(): Promise<void> {
+    const audit = this.#audit;
+    const { random } = audit;
+    const { engine } = this.#nodes;
+    const { burst } = this.#rate;
+    const take = random() < 0.7 ? this.#ask : this.#connect;
+    const trouble = oneOf(random, TROUBLES);
+    const about = (what: string) => `${what} of ${take === this.#ask ? "messages" : "connections"}`;
+    const startMs = audit.nowMs;
+    const most = { granted: burst, "too many": 1, none: 0 };
+    this.#expect(about("a burst"), most, count(await take.call(this, 0, burst + 1)));
+    this.#expect(
+      about("a burst at another node"),
+      most,
+      count(await take.call(this, 1, burst + 1)),
+    );
+    const paidMs = startMs + this.#fillMs;
+    await audit.pause(between(random, 0, paidMs - SLACK_MS - audit.nowMs));
+    this.#expect(about("a debt"), ["too many"], await take.call(this, 1, 1));
+    engine.countMs = trouble === "late"
+      ? between(random, WAIT_MS + SLACK_MS, LATE_MS)
+      : between(random, 0, random() < 0.5 ? 0 : COUNT_MS);
+    if (trouble === "away") engine.goAway();
+    const settledMs = paidMs + QUESTIONS * Math.min(engine.countMs, WAIT_MS);
+    if (trouble !== "none") {
+      await audit.pause(between(random, BRIEF_MS, AWAY_MS));
+      if (trouble === "away") engine.comeBack();
+      engine.countMs = Math.min(engine.countMs, COUNT_MS);
+    }
+    const leftMs = Math.max(settledMs - audit.nowMs, trouble === "none" ? 0 : WAIT_MS);
+    await audit.pause(Math.max(0, leftMs) + 2 * SLACK_MS);
+    const behind = about(`behind a debt, with trouble ${trouble},`);
+    this.#expect(`attempt ${behind}`, ["granted"], await take.call(this, 1, 1));
+    // By then, a node that found the engine away has asked again.
+    await audit.pause(AGAIN_MS + this.#fillMs);
+    this.#expect(`later attempt ${behind}`, ["granted"], await take.call(this, 1, 1));
+    engine.countMs = 0;
+    await audit.pause(2 * this.#fillMs + LATE_MS);
+  }
+
+  /** Sends beyond the rate at both nodes for a while, and then within the rate. */
+  async flood(): Promise<void> {
+    const audit = this.#audit;
+    const { random } = audit;
+    const { engine } = this.#nodes;
+    const { perSecond, burst } = this.#rate;
+    for (const page of this.pages) page.forget();
+    engine.countMs = between(random, 0, COUNT_MS);
+    const [share, endMs] = [between(random, 0, 1), audit.nowMs + FLOOD_MS];
+    const isUnsteady = random() < 0.5;
+    const failing = isUnsteady ? this.#fail(endMs) : undefined;
+    await Promise.all(this.pages.map(async (page, i) => {
+      // The second page may send less.
+      const slower = i === 0 ? 1 : 1 + 2 * share;
+      while (audit.nowMs < endMs) {
+        page.ask({ topic: "flood" });
+        await audit.pause(slower * between(random, FROM_MS, TO_MS));
+      }
+    }));
+    await failing;
+    await audit.pause(ROUND_MS);
+    const granted = this.pages.reduce(
+      (sum, { heard }) => sum + heard.filter(({ data }) => data === true).length,
+      0,
+    );
+    const refilled = perSecond * (FLOOD_MS + ROUND_MS) / 1_000;
+    const all = this.pages.length;
+    // Each node lets through a burst, and one more before the counts of the others arrive. Where the
+    // engine is away, each node counts alone.
+    const most = isUnsteady ? all * (burst + refilled) : 2 * all * burst + refilled;
+    const least = isUnsteady ? burst : perSecond * FLOOD_MS / 2_000;
+    const what = `${granted} of ${perSecond} a second, and ${burst} at once, on both nodes`;
+    this.#expect(`requests within a rate: ${what}`, true, granted >= least && granted <= most);
+    engine.countMs = 0;
+    await audit.pause(AGAIN_MS + WAIT_MS + 2 * all * this.#fillMs);
+    for (const i of this.pages.keys()) {
+      this.#expect("request behind a flood", ["granted"], await this.#ask(i, 1));
+    }
+  }
+
+  /** Lets the engine go away and come back until a time. */
+  async #fail(endMs: number): Promise<void> {
+    const { random } = this.#audit;
+    while (this.#audit.nowMs < endMs) {
+      await this.#audit.pause(between(random, BRIEF_MS, AWAY_MS));
+      this.#nodes.engine.goAway();
+      await this.#audit.pause(between(random, BRIEF_MS, AWAY_MS));
+      this.#nodes.engine.comeBack();
+    }
+  }
+
+  /** Sends requests at once. */
+  async #ask(node: number, times: number): Promise<Outcome[]> {
+    const page = this.pages[node]!;
+    const ids = Array.from({ length: times }, () => page.ask({ topic: "ask" }));
+    await this.#audit.pause(ROUND_MS);
+    return ids.map((id) => {
+      const { data, error } = page.answerTo(id) ?? {};
+      return data === true ? "granted" : error?.code === "too-many" ? "too many" : "none";
+    });
+  }
+
+  /** Opens pages at once, and closes those that are in. */
+  async #connect(node: number, times: number): Promise<Outcome[]> {
+    const pages = Array.from(
+      { length: times },
+      () => new Page(this.#audit, USER, machineOf(node), this.#nodes.all[node]!),
+    );
+    await this.#audit.pause(ROUND_MS);
+    return pages.map((page) => {
+      if (page.isIn) page.close();
+      return page.isIn ? "granted" : page.code === CloseCode.tooMany ? "too many" : "none";
+    });
+  }
+
+  #expect(what: string, expected: unknown, received: unknown): void {
+    this.#audit.examine("limits", what, expected, received);
+  }
+}
+
+/** Name of the machine of a page. */
+function machineOf(node: number): string {
+  return `shares-page${node}`;
+}
+
+/** Counts outcomes. */
+function count(outcomes: readonly Outcome[]): Record<Outcome, number> {
+  const counts = { granted: 0, "too many": 0, none: 0 };
+  for (const outcome of outcomes) counts[outcome]++;
+  return counts;
 }
