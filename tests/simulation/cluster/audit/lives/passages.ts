@@ -4,11 +4,21 @@ import type { Subscription } from "../../../../../client/subscription.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
+import { LOOK_MS } from "../../examination.ts";
 import { type Audit, hearAll, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
 
 /** Topics without and with a history. */
 const [TALK, KEPT] = ["talk:passage", "kept:passage"] as const;
+
+/** Topics to which the client subscribes shortly before a move. */
+const LATE = ["talk:late", "kept:late", "room:late"] as const;
+
+/** Share of rights that are known at once, and the longest time until the others are, in milliseconds. */
+const [PROMPT_SHARE, AUTHORIZE_MS] = [0.5, 800];
+
+/** Share of moves behind which the client moves again at once. */
+const AGAIN_SHARE = 0.25;
 
 /** Moves of one run. */
 const MOVES = 2;
@@ -25,8 +35,8 @@ const LARGE = "x".repeat(9_000);
 /** Bytes in a second of a way that large publications fill. */
 const NARROW = 400_000;
 
-/** Time of a handler that outlives a move, in milliseconds. */
-const HANDLER_MS = 200;
+/** Longest time of a handler that outlives a move, in milliseconds. */
+const HANDLER_MS = 1_200;
 
 /** Longest time until a client has one session, and all publications, in milliseconds. */
 const REST_MS = 5_000;
@@ -35,20 +45,25 @@ const REST_MS = 5_000;
 const BREAKS = [
   "none",
   "none",
+  "none",
   "the earlier one",
   "the earlier one",
   "the new one",
   "all",
 ] as const;
 
-/** A client that moves, and the publications that its loops got. */
+/** A subscription, and the publications that its loop got. */
+interface Seat {
+  readonly subscription: Subscription;
+  readonly got: number[];
+}
+
+/** A client that moves. */
 interface Passenger {
   readonly audit: Audit;
   readonly random: () => number;
-  readonly host: Host;
   readonly machine: Host;
   readonly client: Client;
-  readonly seats: readonly { readonly subscription: Subscription; readonly got: number[] }[];
 }
 
 /**
@@ -66,10 +81,12 @@ export async function auditPassages(audit: Audit): Promise<void> {
       authenticate: () => "passenger",
       userOf: () => "passenger",
     }),
-    authorize: () => true,
+    authorize: () =>
+      random() < PROMPT_SHARE || audit.pause(between(random, 0, AUTHORIZE_MS)).then(() => true),
     history: { "kept:{name}": {} },
+    rooms: ["room:{name}"],
     session: { heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 } },
-    requests: { hold: () => audit.pause(HANDLER_MS) },
+    requests: { hold: () => audit.pause(between(random, 0, HANDLER_MS)) },
     onError() {},
   }));
   const client = audit.connect("passenger", host, {
@@ -78,30 +95,47 @@ export async function auditPassages(audit: Audit): Promise<void> {
     backoff: { firstDelayMs: 50, maxDelayMs: 200 },
     onError() {},
   });
-  const seats = [TALK, TALK, KEPT].map((topic) => {
+  const sit = (topic: string): Seat => {
     const seat = { subscription: client.subscribe(topic), got: [] as number[] };
     void hearAll(
       seat.subscription,
       ({ data }) => seat.got.push((data as { readonly n: number }).n),
     );
     return seat;
-  });
-  const passenger: Passenger = { audit, random, host, machine, client, seats };
+  };
+  const seats = [TALK, TALK, KEPT].map(sit);
+  const passenger: Passenger = { audit, random, machine, client };
   let next = 0;
   const publish = async (count: number, text = "") => {
     for (let left = count; left > 0; left--) {
       const n = next++;
       for (const topic of [TALK, KEPT]) server.publish(topic, { n, text });
+      for (const topic of LATE) server.publish(topic, { n });
       await audit.pause(between(random, 0, BETWEEN_MS));
     }
   };
+  /** Publishes now and then, and counts the sessions of the client in one topic at most. */
+  const trickle = async (isOver: () => boolean) => {
+    const endMs = audit.nowMs + REST_MS;
+    let most = 0;
+    while (!isOver() && audit.nowMs < endMs) {
+      for (const topic of [TALK, KEPT, ...LATE]) {
+        most = Math.max(most, server.topics.subscribers(topic).length);
+      }
+      await publish(1);
+      await audit.pause(3 * LOOK_MS);
+    }
+    return most;
+  };
   for (let move = 0; move < MOVES; move++) {
     const first = next;
+    const late: Seat[] = [];
     const isAtRest = () =>
       client.isConnected && server.manager.count === 1 &&
       // A subscription counts as one during a move, also once the earlier session is gone.
-      [TALK, KEPT].every((topic) => server.topics.subscribers(topic).length === 1) &&
-      seats.every(({ subscription }) => subscription.status.current === "subscribed");
+      [...seats, ...late].every(({ subscription: { topic, status } }) =>
+        status.current === "subscribed" && server.topics.subscribers(topic).length === 1
+      );
     const about = (what: string) => `${what} (move ${move}, ${client.session?.transport})`;
     await audit.until(isAtRest, REST_MS);
     audit.examine("lives", about("client at rest"), true, isAtRest());
@@ -113,17 +147,38 @@ export async function auditPassages(audit: Audit): Promise<void> {
     });
     const publishing = publish(2 * PUBLISHED, isLarge ? LARGE : "");
     await audit.pause(between(random, 0, PUBLISHED * BETWEEN_MS));
-    const held = outcomeOf(client.request("hold"));
+    // A room has users alone.
+    late.push(...LATE.slice(0, hasTokens ? LATE.length : -1).map(sit));
+    const isHeld = random() < 0.7;
+    let isAnswered = !isHeld;
+    const held = isHeld ? outcomeOf(client.request("hold")) : undefined;
+    void held?.then(() => isAnswered = true);
+    await audit.pause(between(random, 0, DELAY_MS));
     const isMoved = await moveUnder(passenger, which);
+    const isTwice = isMoved && which === "none" && random() < AGAIN_SHARE;
+    const isMovedAgain = isTwice && await client.handOver();
     await publishing;
+    const most = await trickle(() => isAnswered && server.manager.count === 1);
     audit.change(host, machine, { delayMs: 1, bytesPerSecond: Infinity });
     // By then, both ends know of a link that broke at the end.
     await audit.pause(2 * DELAY_MS);
     await audit.until(isAtRest, REST_MS);
     await publish(1);
-    const isThere = () => seats.every(({ got }) => got.at(-1) === next - 1);
+    const isThere = () => [...seats, ...late].every(({ got }) => got.at(-1) === next - 1);
     await audit.until(isThere, REST_MS);
-    const isWhole = which === "none" && isMoved;
+    const isCalm = which === "none" && isMoved && isTwice === isMovedAgain;
+    if (isCalm) audit.examine("lives", about("sessions in one topic at once"), 1, most);
+    // A client that moves on may ignore what the second session gets while its right is not known.
+    const isWhole = isCalm && !isTwice;
+    for (const { subscription, got } of late) {
+      const what = about(`publications on ${subscription.topic}, ${which} of the links broken`);
+      const isGapless = isWhole || subscription.topic.startsWith("kept:");
+      const expected = isGapless ? range(got[0] ?? next, next - 1) : sorted(got);
+      audit.examine("lives", what, [expected, next - 1], [got, got.at(-1)]);
+      await subscription.unsubscribe();
+      const count = server.topics.subscribers(subscription.topic).length;
+      audit.examine("lives", about(`subscribers of ${subscription.topic} that was left`), 0, count);
+    }
     for (const { subscription: { topic }, got } of seats) {
       const came = got.splice(0);
       const what = about(`publications on ${topic}, ${which} of the links broken`);
@@ -132,7 +187,8 @@ export async function auditPassages(audit: Audit): Promise<void> {
       const expected = isWhole || isKept ? range(first, next - 1) : sorted(came);
       audit.examine("lives", what, [expected, next - 1], [came, came.at(-1)]);
     }
-    if (isWhole) audit.examine("lives", about("request beside a move"), "fulfilled", await held);
+    if (!isCalm || !isHeld) continue;
+    audit.examine("lives", about("request beside a move"), "fulfilled", await held);
   }
   await client.close();
   await audit.until(() => server.manager.count === 0);
