@@ -13,7 +13,7 @@ const USER = "ann";
 const STEADY = { delayMs: 1, jitterMs: 0 } as const;
 
 /** Most rounds of debts, and the time within which the last one begins, in milliseconds. */
-const [ROUNDS, LAST_MS] = [2, 7_000];
+const [ROUNDS, LAST_MS] = [2, 5_000];
 
 /** Time of requests beyond the rate, in milliseconds. */
 const FLOOD_MS = 3_000;
@@ -22,7 +22,7 @@ const FLOOD_MS = 3_000;
 const [COUNT_MS, WAIT_MS] = [300, 500];
 
 /** Longest time of a count that no node waits for, in milliseconds. */
-const LATE_MS = 1_200;
+const LATE_MS = 2_500;
 
 /** Time after which a node asks an engine again that did not answer, in milliseconds. */
 const AGAIN_MS = 1_000;
@@ -56,7 +56,7 @@ type Outcome = "granted" | "too many" | "none";
  */
 export async function auditShares(audit: Audit): Promise<void> {
   const { random } = audit;
-  const rate = { perSecond: between(random, 4, 8), burst: 3 + Math.floor(3 * random()) };
+  const rate = { perSecond: between(random, 5, 8), burst: 3 + Math.floor(3 * random()) };
   const nodes = new UserNodes(audit, "shares", {
     onMessage: (message) => message.reply(true),
     rates: { perUser: { messages: rate, connections: rate }, maxRefusals: 1_000 },
@@ -68,10 +68,14 @@ export async function auditShares(audit: Audit): Promise<void> {
   for (let round = 0; round < ROUNDS && audit.nowMs < startMs + LAST_MS; round++) {
     await shares.owe();
   }
+  if (random() < 0.5) await shares.forgive();
   await shares.flood();
   for (const page of shares.pages) page.close();
   await nodes.close();
 }
+
+/** Takes tokens of a rate at a node. */
+type Take = (node: number, times: number) => Promise<Outcome[]>;
 
 /** A user at two nodes, with a page at each. */
 class Shares {
@@ -107,11 +111,42 @@ class Shares {
     const audit = this.#audit;
     const { random } = audit;
     const { engine } = this.#nodes;
-    const { burst } = this.#rate;
     const take = random() < 0.7 ? this.#ask : this.#connect;
     const trouble = oneOf(random, TROUBLES);
     const about = (what: string) => `${what} of ${take === this.#ask ? "messages" : "connections"}`;
-    const startMs = audit.nowMs;
+    const paidMs = await this.#borrow(take, about);
+    engine.countMs = trouble === "late"
+      ? between(random, WAIT_MS + SLACK_MS, LATE_MS)
+      : between(random, 0, random() < 0.5 ? 0 : COUNT_MS);
+    if (trouble === "away") engine.goAway();
+    const { countMs } = engine;
+    const settledMs = paidMs + (countMs > WAIT_MS ? WAIT_MS : QUESTIONS * countMs);
+    if (trouble === "away" && random() < 0.5) await this.#countAlone(take, about("a debt"));
+    if (trouble !== "none") {
+      await audit.pause(between(random, BRIEF_MS, AWAY_MS));
+      if (trouble === "away") engine.comeBack();
+      engine.countMs = Math.min(countMs, COUNT_MS);
+    }
+    const leftMs = Math.max(settledMs - audit.nowMs, trouble === "away" ? WAIT_MS : 0);
+    await audit.pause(leftMs + 2 * SLACK_MS);
+    const behind = about(`behind a debt, with trouble ${trouble},`);
+    this.#expect(`attempt ${behind}`, ["granted"], await take.call(this, 1, 1));
+    // By then, a node that found the engine away has asked again.
+    await audit.pause(AGAIN_MS + this.#fillMs);
+    this.#expect(`later attempt ${behind}`, ["granted"], await take.call(this, 1, 1));
+    engine.countMs = 0;
+    // A count that no node waited for takes tokens nevertheless.
+    await audit.pause(2 * this.#fillMs + (trouble === "late" ? countMs : 0));
+    if (trouble === "none") return;
+    await this.#borrow(take, (what) => about(`${what}, once the engine is back,`));
+    await audit.pause(2 * this.#fillMs);
+  }
+
+  /** Takes a burst at each node, and looks at the debt; returns the time at which the debt is paid. */
+  async #borrow(take: Take, about: (what: string) => string): Promise<number> {
+    const audit = this.#audit;
+    const { burst } = this.#rate;
+    const paidMs = audit.nowMs + this.#fillMs;
     const most = { granted: burst, "too many": 1, none: 0 };
     this.#expect(about("a burst"), most, count(await take.call(this, 0, burst + 1)));
     this.#expect(
@@ -119,28 +154,38 @@ class Shares {
       most,
       count(await take.call(this, 1, burst + 1)),
     );
-    const paidMs = startMs + this.#fillMs;
-    await audit.pause(between(random, 0, paidMs - SLACK_MS - audit.nowMs));
+    await audit.pause(between(audit.random, 0, paidMs - SLACK_MS - audit.nowMs));
     this.#expect(about("a debt"), ["too many"], await take.call(this, 1, 1));
-    engine.countMs = trouble === "late"
-      ? between(random, WAIT_MS + SLACK_MS, LATE_MS)
-      : between(random, 0, random() < 0.5 ? 0 : COUNT_MS);
-    if (trouble === "away") engine.goAway();
-    const settledMs = paidMs + QUESTIONS * Math.min(engine.countMs, WAIT_MS);
-    if (trouble !== "none") {
-      await audit.pause(between(random, BRIEF_MS, AWAY_MS));
-      if (trouble === "away") engine.comeBack();
-      engine.countMs = Math.min(engine.countMs, COUNT_MS);
-    }
-    const leftMs = Math.max(settledMs - audit.nowMs, trouble === "none" ? 0 : WAIT_MS);
-    await audit.pause(Math.max(0, leftMs) + 2 * SLACK_MS);
-    const behind = about(`behind a debt, with trouble ${trouble},`);
-    this.#expect(`attempt ${behind}`, ["granted"], await take.call(this, 1, 1));
-    // By then, a node that found the engine away has asked again.
-    await audit.pause(AGAIN_MS + this.#fillMs);
-    this.#expect(`later attempt ${behind}`, ["granted"], await take.call(this, 1, 1));
-    engine.countMs = 0;
-    await audit.pause(2 * this.#fillMs + LATE_MS);
+    return paidMs;
+  }
+
+  /** Lets a node with a debt learn by another rate that the engine is away: the node counts alone. */
+  async #countAlone(take: Take, debt: string): Promise<void> {
+    const audit = this.#audit;
+    const other = take === this.#ask ? this.#connect : this.#ask;
+    await other.call(this, 1, 1);
+    await audit.pause(this.#nodes.engine.countMs + 1_000 / this.#rate.perSecond);
+    this.#expect(`${debt} while the engine is away`, ["granted"], await take.call(this, 1, 1));
+  }
+
+  /**
+   * Takes a burst at the second node soon after a count without an answer: the node counts alone, and
+   * owes nothing that the first node would have to wait for.
+   */
+  async forgive(): Promise<void> {
+    const audit = this.#audit;
+    const { engine } = this.#nodes;
+    const { burst } = this.#rate;
+    engine.goAway();
+    await this.#ask(1, 1);
+    engine.comeBack();
+    await audit.pause(this.#fillMs / burst);
+    const most = Array.from({ length: burst }, () => "granted");
+    this.#expect("a burst while a node counts alone", most, await this.#ask(1, burst));
+    this.#expect("a burst at a node that counts with the engine", most, await this.#ask(0, burst));
+    await audit.pause(this.#fillMs / burst);
+    this.#expect("a request behind tokens that were forgiven", ["granted"], await this.#ask(0, 1));
+    await audit.pause(AGAIN_MS + 2 * this.#fillMs);
   }
 
   /** Sends beyond the rate at both nodes for a while, and then within the rate. */
