@@ -14,6 +14,9 @@ const [TALK, KEPT] = ["talk:passage", "kept:passage"] as const;
 /** Topics to which the client subscribes shortly before a move. */
 const LATE = ["talk:late", "kept:late", "room:late"] as const;
 
+/** Topic to which the application subscribes each session. */
+const OWN = "talk:own";
+
 /** Share of rights that are known at once, and the longest time until the others are, in milliseconds. */
 const [PROMPT_SHARE, AUTHORIZE_MS] = [0.5, 800];
 
@@ -75,24 +78,33 @@ export async function auditPassages(audit: Audit): Promise<void> {
   const { random } = audit;
   const [host, machine] = [audit.host("passages"), audit.host("passenger")];
   const hasTokens = random() < 0.5;
-  const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
-    ...(hasTokens && {
-      acceptsTokenInBand: true,
-      authenticate: () => "passenger",
-      userOf: () => "passenger",
+  const { server }: SimulatedServer<unknown> = new SimulatedServer<unknown>(
+    audit.network,
+    host,
+    () => ({
+      ...(hasTokens && {
+        acceptsTokenInBand: true,
+        authenticate: () => "passenger",
+        userOf: () => "passenger",
+      }),
+      authorize: () =>
+        random() < PROMPT_SHARE || audit.pause(between(random, 0, AUTHORIZE_MS)).then(() => true),
+      history: { "kept:{name}": {} },
+      rooms: ["room:{name}"],
+      session: { heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 } },
+      requests: { hold: () => audit.pause(between(random, 0, HANDLER_MS)) },
+      onOpen: (session) => void server.topics.subscribe(session, OWN),
+      onError() {},
     }),
-    authorize: () =>
-      random() < PROMPT_SHARE || audit.pause(between(random, 0, AUTHORIZE_MS)).then(() => true),
-    history: { "kept:{name}": {} },
-    rooms: ["room:{name}"],
-    session: { heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 } },
-    requests: { hold: () => audit.pause(between(random, 0, HANDLER_MS)) },
-    onError() {},
-  }));
+  );
+  const own: number[] = [];
   const client = audit.connect("passenger", host, {
     ...(!hasTokens && { token: undefined }),
     transports: [oneOf(random, ["websocket", "websocket", "webtransport", "http"] as const)],
     backoff: { firstDelayMs: 50, maxDelayMs: 200 },
+    onMessage: ({ topic, data }) => {
+      if (topic === OWN) own.push((data as { readonly n: number }).n);
+    },
     onError() {},
   });
   const sit = (topic: string): Seat => {
@@ -110,7 +122,7 @@ export async function auditPassages(audit: Audit): Promise<void> {
     for (let left = count; left > 0; left--) {
       const n = next++;
       for (const topic of [TALK, KEPT]) server.publish(topic, { n, text });
-      for (const topic of LATE) server.publish(topic, { n });
+      for (const topic of [...LATE, OWN]) server.publish(topic, { n });
       await audit.pause(between(random, 0, BETWEEN_MS));
     }
   };
@@ -164,10 +176,13 @@ export async function auditPassages(audit: Audit): Promise<void> {
     await audit.pause(2 * DELAY_MS);
     await audit.until(isAtRest, REST_MS);
     await publish(1);
-    const isThere = () => [...seats, ...late].every(({ got }) => got.at(-1) === next - 1);
-    await audit.until(isThere, REST_MS);
+    const all = [own, ...[...seats, ...late].map(({ got }) => got)];
+    await audit.until(() => all.every((got) => got.at(-1) === next - 1), REST_MS);
+    audit.examine("lives", about("the newest of the application"), next - 1, own.at(-1));
     const isCalm = which === "none" && isMoved && isTwice === isMovedAgain;
     if (isCalm) audit.examine("lives", about("sessions in one topic at once"), 1, most);
+    const twice = own.filter((n, i) => own.indexOf(n) !== i);
+    audit.examine("lives", about("publications of the application that came twice"), [], twice);
     // A client that moves on may ignore what the second session gets while its right is not known.
     const isWhole = isCalm && !isTwice;
     for (const { subscription, got } of late) {
