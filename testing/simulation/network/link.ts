@@ -155,7 +155,6 @@ export class Link implements SimulatedLink {
     this.toClient.cut();
     this.#isBroken = true;
     for (const side of ["client", "server"] as const) {
-      // The next life of a host knows nothing of the connections of the life before.
       if (this.#left.has(side)) continue;
       const reset = () => this.#ends[side]?.reset();
       if (silent !== true && silent !== side) this[side].after(0, reset);
@@ -250,6 +249,8 @@ export class Link implements SimulatedLink {
    */
   #lose(host: Host, isPowerLoss: boolean): void {
     const side = host === this.client ? "server" : "client";
+    // The next life of a host knows nothing of the connections of the life before.
+    if (this.#left.has(side)) return this.leave(side === "client" ? "server" : "client");
     const [out, inward] = [this.pathOf(side === "client" ? "server" : "client"), this.pathOf(side)];
     const survivor = this[side];
     const reset = () => this.#ends[side]?.reset();

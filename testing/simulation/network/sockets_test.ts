@@ -186,6 +186,19 @@ Deno.test("Host.kill() by a loss of power is noticed once the host runs again an
   assertEquals(seen, ["21020 reset"]);
 });
 
+Deno.test("Host.kill() tells the next life of a host nothing of the connections of the life before", async () => {
+  for (const power of [false, true]) {
+    const { simulation, client, engine, net, seen } = await connected();
+    client.kill({ power: true });
+    client.start();
+    engine.kill({ power });
+    engine.start();
+    await simulation.run(10_000);
+    assertEquals(seen, []);
+    assertEquals(net.links.length, 0);
+  }
+});
+
 Deno.test("Host.freeze() lets the system accept a socket, and its program later", async () => {
   const all = network();
   all.engine.freeze();
