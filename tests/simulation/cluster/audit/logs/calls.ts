@@ -119,9 +119,9 @@ class LogCalls {
       return { machine, operation, result: shown(result) };
     }));
     const span = { fromMs, toMs: this.#audit.nowMs };
-    const judged = calls.some(isRemoval) ? calls.filter(isNoRead) : calls;
+    const judged = calls.some(isRemoval) ? [calls, calls.filter(isNoRead)] : [calls];
     const afterAll = (states: readonly ModelState[]) =>
-      distinct(states.flatMap((state) => statesAfter(state, judged, span)));
+      distinct(judged.flatMap((some) => states.flatMap((state) => statesAfter(state, some, span))));
     if (attempts > 1 && afterAll(this.#states).length === 0) {
       await this.#audit.pause(SETTLE_MS);
       return await this.#call(operations, at, attempts - 1);
