@@ -14,8 +14,11 @@ const [TALK, KEPT] = ["talk:passage", "kept:passage"] as const;
 /** Topics to which the client subscribes shortly before a move. */
 const LATE = ["talk:late", "kept:late", "room:late"] as const;
 
-/** Topic to which the application subscribes each session. */
-const OWN = "talk:own";
+/** Topic to which the application subscribes each session, and topic of messages to the user. */
+const [OWN, NOTE] = ["talk:own", "note"] as const;
+
+/** The user. */
+const USER = "passenger";
 
 /** Share of rights that are known at once, and the longest time until the others are, in milliseconds. */
 const [PROMPT_SHARE, AUTHORIZE_MS] = [0.5, 800];
@@ -97,13 +100,14 @@ export async function auditPassages(audit: Audit): Promise<void> {
       onError() {},
     }),
   );
-  const own: number[] = [];
+  // A message to a user needs a user.
+  const own = new Map<string, number[]>((hasTokens ? [OWN, NOTE] : [OWN]).map((of) => [of, []]));
   const client = audit.connect("passenger", host, {
     ...(!hasTokens && { token: undefined }),
     transports: [oneOf(random, ["websocket", "websocket", "webtransport", "http"] as const)],
     backoff: { firstDelayMs: 50, maxDelayMs: 200 },
     onMessage: ({ topic, data }) => {
-      if (topic === OWN) own.push((data as { readonly n: number }).n);
+      own.get(topic)?.push((data as { readonly n: number }).n);
     },
     onError() {},
   });
@@ -123,6 +127,7 @@ export async function auditPassages(audit: Audit): Promise<void> {
       const n = next++;
       for (const topic of [TALK, KEPT]) server.publish(topic, { n, text });
       for (const topic of [...LATE, OWN]) server.publish(topic, { n });
+      if (hasTokens) server.to(USER).send(NOTE, { n });
       await audit.pause(between(random, 0, BETWEEN_MS));
     }
   };
@@ -176,13 +181,18 @@ export async function auditPassages(audit: Audit): Promise<void> {
     await audit.pause(2 * DELAY_MS);
     await audit.until(isAtRest, REST_MS);
     await publish(1);
-    const all = [own, ...[...seats, ...late].map(({ got }) => got)];
+    const all = [...own.values(), ...[...seats, ...late].map(({ got }) => got)];
     await audit.until(() => all.every((got) => got.at(-1) === next - 1), REST_MS);
-    audit.examine("lives", about("the newest of the application"), next - 1, own.at(-1));
     const isCalm = which === "none" && isMoved && isTwice === isMovedAgain;
     if (isCalm) audit.examine("lives", about("sessions in one topic at once"), 1, most);
-    const twice = own.filter((n, i) => own.indexOf(n) !== i);
-    audit.examine("lives", about("publications of the application that came twice"), [], twice);
+    for (const [topic, came] of own) {
+      const twice = came.filter((n, i) => came.indexOf(n) !== i);
+      const what = about(`numbers on ${topic} that came twice, and the newest`);
+      audit.examine("lives", what, [[], next - 1], [twice, came.at(-1)]);
+      if (topic !== NOTE || !isCalm) continue;
+      const here = sorted(came.filter((n) => n >= first));
+      audit.examine("lives", about("messages to the user"), range(first, next - 1), here);
+    }
     // A client that moves on may ignore what the second session gets while its right is not known.
     const isWhole = isCalm && !isTwice;
     for (const { subscription, got } of late) {
