@@ -67,6 +67,24 @@ const CUT_WAYS = [
   "client closes, then dies",
 ] as const;
 
+/**
+ * Ways over WebTransport in which no answer to the end of messages arrives: the close follows after
+ * 1 s, or never.
+ */
+const UNANSWERED_WAYS = [
+  "server closes without an answer",
+  "client closes without an answer",
+  "server closes without an answer, then dies",
+  "server closes without an answer, then dies",
+  "client closes without an answer, then dies",
+] as const;
+
+/** Time between the end of messages and such a death, in milliseconds. */
+const DEATH_MS = [150, 850] as const;
+
+/** Time until the other end of such a session hears the close, or gives up the wait, in milliseconds. */
+const UNANSWERED_MS = { heard: [900, 1_400], late: [1_900, 2_400] } as const;
+
 /** Heartbeat beside such a fault: the wait of 16.9 for the close is over first. */
 const SLOW_HEARTBEAT = { intervalMs: 2_000, timeoutMs: 5_000 } as const;
 
@@ -112,20 +130,24 @@ interface End {
 export async function auditEnds(audit: Audit): Promise<void> {
   const { random } = audit;
   const transport = random() < 0.7 ? "websocket" : "webtransport";
-  await auditEnd(audit, random, { transport, way: oneOf(random, WAYS) });
-  await auditEnd(audit, random, { transport: "http", way: oneOf(random, HTTP_WAYS) });
   const wire = random() < 0.2 ? "websocket" : "webtransport";
-  await auditEnd(audit, random, { transport: wire, way: oneOf(random, CUT_WAYS) });
+  await Promise.all([
+    auditEnd(audit, { transport, way: oneOf(random, WAYS) }),
+    auditEnd(audit, { transport: "http", way: oneOf(random, HTTP_WAYS) }),
+    auditEnd(audit, { transport: wire, way: oneOf(random, CUT_WAYS) }),
+    auditEnd(audit, { transport: "webtransport", way: oneOf(random, UNANSWERED_WAYS) }),
+  ]);
 }
 
 async function auditEnd(
   audit: Audit,
-  random: () => number,
   { transport, way }: Pick<Ended, "transport" | "way">,
 ): Promise<void> {
   const about = `(${way}, ${transport})`;
-  const isCut = way.includes(", then ");
-  const name = isCut ? `${transport}-cut` : transport;
+  const isUnanswered = way.includes("without an answer");
+  const isCut = isUnanswered || way.includes(", then ");
+  const name = isUnanswered ? "unanswered" : isCut ? `${transport}-cut` : transport;
+  const random = audit.chanceOf(name);
   const [host, machine] = [audit.host(`ends-${name}`), audit.host(`ender-${name}`)];
   const got: Readonly<Record<Side, number[]>> = { client: [], server: [] };
   const take = (side: Side) => ({ data }: { readonly data: unknown }) => {
@@ -162,7 +184,7 @@ async function auditEnd(
     wait(end, "answer", Array.fromAsync(end.session.requestStream("hold")));
   }
   await audit.pause(TRIP_MS);
-  for (const end of Object.values(ends)) send(end, random);
+  for (const end of Object.values(ends)) send(end, random, !isUnanswered);
   if (random() < 0.5) await audit.pause(TRIP_MS * random());
   // Another code than that of a lost close.
   const codes = isCut ? CODES.filter((code) => code !== CloseCode.normal) : CODES;
@@ -174,6 +196,8 @@ async function auditEnd(
     else audit.network.change(host, machine, { isBlocked });
   };
   if (isLost) block(true);
+  const answerer = sideOf(way) === "server" ? [machine, host] as const : [host, machine] as const;
+  if (isUnanswered) audit.network.change(...answerer, { isBlocked: true });
   if (way.endsWith("network is lost") && random() < 0.7) {
     // The close waits for these.
     for (let left = MESSAGES; left > 0; left--) sendOne(ends[sideOf(way)], MESSAGE_BYTES);
@@ -188,12 +212,14 @@ async function auditEnd(
   if (way === "reset") audit.cut(machine);
   if (way === "reset of the client") audit.cut(machine, "server");
   if (way === "reset of the server") audit.cut(machine, "client");
-  if (isCut) await audit.pause(between(random, ...FAULT_MS));
+  const [soonest, latest] = isUnanswered ? DEATH_MS : FAULT_MS;
+  if (isCut) await audit.pause(between(random, soonest, latest));
   if (way.endsWith("then the way breaks")) audit.cut(machine, true);
-  const isServerDead = way === "server closes, then dies";
+  const isCloserDead = way.endsWith(", then dies");
+  const isServerDead = isCloserDead && sideOf(way) === "server";
   if (isServerDead) host.kill();
   const isDead = way === "client dies" || way === "client loses power" ||
-    way === "client closes, then dies";
+    isCloserDead && sideOf(way) === "client";
   if (isDead) machine.kill({ power: way === "client loses power" });
   const alive = { client: !isDead, server: !isServerDead };
   const sides = (["client", "server"] as const).filter((side) => alive[side]);
@@ -205,6 +231,7 @@ async function auditEnd(
     }
   }
   await audit.until(() => sides.every((side) => ends[side].info !== undefined));
+  if (isUnanswered) audit.network.change(...answerer, { isBlocked: false });
   await audit.pause(TRIP_MS);
   for (const side of sides) {
     const end = ends[side];
@@ -213,8 +240,8 @@ async function auditEnd(
     const { sent } = ends[side === "client" ? "server" : "client"];
     // All messages before a close arrive.
     const { info: { by, code } = {} } = end;
-    const isWhole = sideOf(way) !== side && way !== "both close" && by === "remote" &&
-      code === closes[sideOf(way)].code;
+    const isWhole = sideOf(way) !== side && way !== "both close" &&
+      (isUnanswered || by === "remote" && code === closes[sideOf(way)].code);
     const isPart = end.got.length <= sent && (!isWhole || end.got.length === sent);
     const messages = range(1, isPart ? end.got.length : sent);
     audit.examine("lives", `messages before the end at the ${side} ${about}`, messages, end.got);
@@ -258,8 +285,8 @@ function wait({ waits }: End, name: string, promise: Promise<unknown>): void {
   promise.then(() => waits.set(name, "fulfilled"), (error) => waits.set(name, error));
 }
 
-function send(end: End, random: () => number): void {
-  const bytes = random() < 0.3 ? MESSAGE_BYTES : 10;
+function send(end: End, random: () => number, mayBeLarge: boolean): void {
+  const bytes = mayBeLarge && random() < 0.3 ? MESSAGE_BYTES : 10;
   for (let left = Math.floor(MESSAGES * random()); left > 0; left--) sendOne(end, bytes);
 }
 
@@ -278,7 +305,11 @@ function closeOf(random: () => number, codes: readonly number[]): Closes[Side] {
 
 /** An end to judge. */
 interface Ended {
-  readonly way: typeof WAYS[number] | typeof HTTP_WAYS[number] | typeof CUT_WAYS[number];
+  readonly way:
+    | typeof WAYS[number]
+    | typeof HTTP_WAYS[number]
+    | typeof CUT_WAYS[number]
+    | typeof UNANSWERED_WAYS[number];
   readonly side: Side;
   readonly transport: "websocket" | "webtransport" | "http";
   readonly closes: Closes;
@@ -296,6 +327,8 @@ function expectedEnd({ way, side, transport, closes }: Ended): {
   const heard = [0, HEARD_MS[transport]] as const;
   const lost = { by: "network", code: CloseCode.abnormal } as const;
   const silent = { by: "network", code: CloseCode.timedOut } as const;
+  // A server that hears the end of the messages alone closes with 0; a client comes back.
+  const unknown = { by: "remote", code: CloseCode.normal, reason: "" } as const;
   switch (way) {
     case "both close":
       return { expected: { by: "local", ...closes[side] }, withinMs: heard };
@@ -321,14 +354,26 @@ function expectedEnd({ way, side, transport, closes }: Ended): {
       if (closer === side) {
         return { expected: { by: "local", ...closes[side] }, withinMs: [0, CUT_MS.closer] };
       }
-      // A server that heard the end of the messages alone closes with 0; a client must come back.
-      const unknown = { by: "remote", code: CloseCode.normal, reason: "" } as const;
       const mayBeUnknown = side === "server" && transport === "webtransport";
       return {
         expected: { by: "remote", ...closes[closer] },
         others: [lost, silent, ...mayBeUnknown ? [unknown] : []],
         withinMs: [0, CUT_MS.other],
       };
+    }
+    case "server closes without an answer":
+    case "client closes without an answer":
+    case "server closes without an answer, then dies":
+    case "client closes without an answer, then dies": {
+      const closer = sideOf(way);
+      if (closer === side) {
+        return { expected: { by: "local", ...closes[side] }, withinMs: [0, CUT_MS.closer] };
+      }
+      if (!way.endsWith("dies")) {
+        const expected = { by: "remote", ...closes[closer] } as const;
+        return { expected, withinMs: UNANSWERED_MS.heard };
+      }
+      return { expected: side === "client" ? lost : unknown, withinMs: UNANSWERED_MS.late };
     }
     case "reset":
       return { expected: lost, withinMs: heard };
