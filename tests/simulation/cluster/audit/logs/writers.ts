@@ -37,7 +37,7 @@ const CUT_LEASE_MS = 15_000;
 const BACK_MS = 9_000;
 
 /** Scenes of one audit, drawn from all. */
-const SCENES = 3;
+const SCENES = 4;
 
 /** Operations of a writer that may have lost the stream. */
 const LATE = [
@@ -45,10 +45,14 @@ const LATE = [
   "close",
   "close",
   "append and close",
+  "appends",
   "abort",
   "release",
   "renewal",
 ] as const;
+
+/** Steps of promises after which an append is under way. */
+const STEPS = 3;
 
 /** Ways in which other programs stop a writer. */
 const STOPS = ["cancelled", "deleted", "created again", "ended", "ended"] as const;
@@ -94,7 +98,7 @@ interface Followed {
  */
 export async function auditWriters(audit: Audit): Promise<void> {
   const { random } = audit;
-  const scenes = [quiet, lost, lost, released, cut, stopped];
+  const scenes = [quiet, lost, lost, released, cut, stopped, stopped];
   while (scenes.length > SCENES) scenes.splice(Math.floor(scenes.length * random()), 1);
   await LogMachine.use(audit, ["writers-near", "writers-far"], async ([near, far]) => {
     const programs = [new Program(near!), new Program(far!)] as const;
@@ -172,6 +176,13 @@ class Stage {
         case "append and close": {
           expected = [code, code];
           return await Promise.all([writer.append(-1), writer.close()].map(outcomeOf));
+        }
+        case "appends": {
+          // The second one waits for the first one.
+          expected = [code, code];
+          const first = writer.append(-1);
+          for (let step = 0; step < STEPS; step++) await Promise.resolve();
+          return await Promise.all([first, writer.append(-1)].map(outcomeOf));
         }
         case "abort":
           // Without effect for a writer that is lost.
@@ -357,12 +368,14 @@ async function stopped(stage: Stage): Promise<void> {
     stage.expect("close behind a stop", "fulfilled", await outcomeOf(writer.close()));
     return await stage.end();
   }
-  let next: DurableStreamWriter<number> | undefined;
   if (stop === "ended") await machine.run(() => streams.append(id, { records: [], end: {} }));
-  else await stage.end();
-  if (stop === "created again") {
-    next = await stage.create(stage.far);
-    await next.append(0);
+  else if (stop === "deleted") await stage.end();
+  else {
+    // Without a lease, as by a program over HTTP.
+    await machine.run(async () => {
+      await node.delete(id);
+      await streams.create(id, { contentType: "application/json" });
+    });
   }
   // The news may not be there yet.
   if (random() < 0.5) {
@@ -370,10 +383,11 @@ async function stopped(stage: Stage): Promise<void> {
     stage.expect("signal of a writer without the stream", true, writer.signal.aborted);
   }
   await stage.expectRefusal(near.machine, writer, stop === "ended" ? "ended" : "gone");
-  if (next !== undefined) {
-    stage.expect("close of the next writer", "fulfilled", await outcomeOf(next.close()));
-  }
   if (stop === "deleted") return;
+  if (stop === "created again") {
+    const { kind } = await machine.run(() => streams.append(id, { records: ["0"], end: {} }));
+    stage.expect("end of another stream", "appended", kind);
+  }
   await stage.expectAll(stage.far.follow(id), 1);
   await stage.end();
 }
