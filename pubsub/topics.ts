@@ -15,8 +15,7 @@ import {
   STREAM_PREFIX,
   type SubscribeAnswer,
 } from "../session/wire/recovery.ts";
-import { sessionsAfter, sessionsBefore } from "../session/moves.ts";
-import { internals, type Session } from "../session/session.ts";
+import { internals, type Session, sessionsAfter, sessionsBefore } from "../session/session.ts";
 import { checkTopic } from "../session/wire/envelope.ts";
 import { Turn } from "../session/queue/send_queue.ts";
 import type { SessionSettings } from "../session/settings.ts";
