@@ -7,7 +7,7 @@ import { Signal } from "../base/signal.ts";
 import type { Dialer } from "./client_options.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
-import type { Subscriptions, TopicReaders } from "./subscriptions.ts";
+import type { HeadSink, Subscriptions, TopicReaders } from "./subscriptions.ts";
 import { settlesWithin, within } from "../base/wait.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 import type { TransportName } from "../transport/race/options.ts";
@@ -104,12 +104,14 @@ export async function handOver<C extends Contract>(
   }
   const passages: Passage<C>[] = [];
   take(next, () =>
-    subscriptions.move(next, (readers, isInForce) => {
+    subscriptions.move(next, (readers, answer) => {
       // The new session begins with a list of the users, behind which an older notice is wrong.
       from[internals].inbound.route(`presence:${readers.topic}`, { offer() {} });
       // With a history, the new session repeats the rest of the old one: ignore that rest here.
-      if (readers.hasHistory || !isInForce) return { offer() {} };
+      if (readers.hasHistory || !answer) return { offer() {} };
       const passage = new Passage(readers, (head) => subscriptions.arrive(readers, head));
+      // A topic that the server refuses has no rest.
+      answer.catch(() => passage.end());
       passages.push(passage);
       return passage.rest;
     }));
@@ -139,16 +141,16 @@ export async function giveUp(session: Session): Promise<void> {
  * A client may move again before the rest ends. The rest of the second session then goes to the
  * earlier passage, which holds that rest behind the rest of the first session.
  */
-class Passage<C extends Contract> extends Signal implements TopicSink {
+class Passage<C extends Contract> extends Signal implements HeadSink {
   /** Takes the rest of the old session. */
   readonly rest: TopicSink = { offer: (event, size) => this.#pass(event, size) };
   readonly #readers: TopicReaders<C>;
-  readonly #arrive: (head: TopicSink) => void;
+  readonly #arrive: (head: HeadSink) => void;
   #earlier: Passage<C> | undefined;
   #held: [IncomingMessage | TopicNote, number][] | undefined = [];
   #heldBytes = 0;
 
-  constructor(readers: TopicReaders<C>, arrive: (head: TopicSink) => void) {
+  constructor(readers: TopicReaders<C>, arrive: (head: HeadSink) => void) {
     super();
     this.#readers = readers;
     this.#arrive = arrive;
@@ -175,20 +177,28 @@ class Passage<C extends Contract> extends Signal implements TopicSink {
     this.notify();
   }
 
+  /** Ends this passage, and all earlier ones. */
+  leave(): void {
+    this.end();
+    this.#earlier?.leave();
+  }
+
   /** Resolves once the rest has ended. */
   async done(): Promise<void> {
     if (this.#held) await this.changed();
   }
 
   /** The readers, or the newest earlier passage whose rest has not ended. */
-  get #next(): TopicSink {
+  get #next(): HeadSink {
     while (this.#earlier && !this.#earlier.#held) this.#earlier = this.#earlier.#earlier;
     return this.#earlier ?? this.#readers;
   }
 
   #pass(event: IncomingMessage | TopicNote, size: number): void {
-    if (event.kind === "unsubscribed") this.end();
-    else if (this.#held) this.#next.offer(event, size);
+    if (event.kind === "unsubscribed") return this.end();
+    // Without the answer, the first event tells whether the topic has a history.
+    const hasHistory = "offset" in event && event.offset !== undefined;
+    if (this.#held && !hasHistory) this.#next.offer(event, size);
   }
 }
 

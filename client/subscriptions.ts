@@ -98,14 +98,20 @@ export class Subscriptions<C extends Contract> {
    *
    * @param session The new session.
    * @param pass Makes the sink for the remaining messages of a topic in the previous session;
-   *   `isInForce` is true if the topic was in force there.
+   *   `answer` settles with the last request for the topic there, and is absent without one.
    */
-  move(session: Session, pass: (readers: TopicReaders<C>, isInForce: boolean) => TopicSink): void {
+  move(
+    session: Session,
+    pass: (readers: TopicReaders<C>, answer?: Promise<unknown>) => TopicSink,
+  ): void {
     const before = this.#session!;
     const inForce = new Set(this.#inForce);
     this.lose(true);
     for (const readers of this.#all.values()) {
-      this.#route(before, readers.topic, pass(readers, inForce.has(readers)));
+      const { askedOf, answer } = readers;
+      const pending = askedOf === before ? answer : undefined;
+      const last = inForce.has(readers) ? Promise.resolve() : pending;
+      this.#route(before, readers.topic, pass(readers, last));
     }
     this.resume(session);
   }
@@ -114,7 +120,7 @@ export class Subscriptions<C extends Contract> {
    * Routes the events of a topic behind a move to the readers again, or to the sink of an earlier
    * move that still holds events.
    */
-  arrive(readers: TopicReaders<C>, head: TopicSink): void {
+  arrive(readers: TopicReaders<C>, head: HeadSink): void {
     readers.head = head;
     const session = this.#session;
     if (session && this.#all.get(readers.topic) === readers) {
@@ -166,6 +172,7 @@ export class Subscriptions<C extends Contract> {
     // One request for each topic at a time: the end of the current request starts the next one.
     if (readers.askedOf === session) return;
     readers.askedOf = session;
+    readers.answer = undefined;
     const { topic } = readers;
     const isLeft = () => this.#all.get(topic) !== readers || this.#session !== session;
     const route = () => this.#route(session, topic, readers);
@@ -179,7 +186,7 @@ export class Subscriptions<C extends Contract> {
         const { asker, from } = question;
         if (!this.#leaving.has(topic)) route();
         wasInForce = this.#inForce.delete(readers);
-        await session[internals].askTopic("subscribe", topic, {
+        await (readers.answer = session[internals].askTopic("subscribe", topic, {
           ...from,
           onAnswer: (answer) => {
             // The client has moved to another session and asked again.
@@ -188,7 +195,7 @@ export class Subscriptions<C extends Contract> {
             if (!isLeft()) this.#inForce.add(readers);
             readers.answered(asker, answer as SubscribeAnswer);
           },
-        });
+        }));
       }
       if (readers.askedOf === session) readers.askedOf = undefined;
       if (readers.isWaiting && !isLeft()) this.#later(readers);
@@ -245,17 +252,21 @@ export class Subscriptions<C extends Contract> {
 
   /** Forgets a topic that has no subscription left, neither here nor at the server. */
   #drop(session: Session, readers: TopicReaders<C>): void {
+    this.#forget(readers);
+    this.#route(session, readers.topic);
+  }
+
+  #forget(readers: TopicReaders<C>): void {
     this.#all.delete(readers.topic);
     this.#inForce.delete(readers);
-    this.#route(session, readers.topic);
+    readers.head.leave?.();
   }
 
   /** Leaves the topic if no subscription is left. */
   async #leave(readers: TopicReaders<C>): Promise<void> {
     const { topic } = readers;
     if (!readers.isEnded || this.#all.get(topic) !== readers) return;
-    this.#all.delete(topic);
-    this.#inForce.delete(readers);
+    this.#forget(readers);
     const session = this.#session;
     if (!session?.isReady) return;
     this.#leaving.add(topic);
@@ -273,8 +284,10 @@ export class Subscriptions<C extends Contract> {
       // The end of the session also ended the subscription at the server.
       if (session.isReady) throw error;
     }
+    // In a session that the client has left, the topic may have a rest, with a route of its own.
+    if (this.#session !== session) return;
     // Until this point, the old readers took and discarded the messages that were under way.
-    if (this.#session === session) this.#leaving.delete(topic);
+    this.#leaving.delete(topic);
     if (!this.#all.has(topic)) this.#route(session, topic);
   }
 
@@ -291,6 +304,12 @@ export class Subscriptions<C extends Contract> {
   #route(session: Session, topic: string, sink?: TopicSink): void {
     session[internals].inbound.route(topic, (sink as TopicReaders<C>)?.head ?? sink);
   }
+}
+
+/** A sink for events of the current session that holds these behind events of an earlier session. */
+export interface HeadSink extends TopicSink {
+  /** Ends the wait for events of earlier sessions: no subscription to the topic is left. */
+  leave?(): void;
 }
 
 /** A request for a topic, on behalf of one subscription. */
@@ -324,9 +343,11 @@ export class TopicReaders<C extends Contract> implements TopicSink {
    * Sink for events of the current session: these readers, unless events of an earlier session come
    * first.
    */
-  head: TopicSink = this;
+  head: HeadSink = this;
   /** The session whose answer is awaited; a later session does not wait for that answer. */
   declare askedOf: Session | undefined;
+  /** The answer that is awaited, once the request was sent. */
+  declare answer: Promise<unknown> | undefined;
   readonly #removed: (why: Unsubscribed) => void;
   readonly #all = new Set<Subscription<C>>();
   /** Subscriptions that get events. */

@@ -10,7 +10,7 @@ import { dialWebTransport } from "../transport/h3/client.ts";
 import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
-import { CloseCode, ConnectionError, SessionClosedError } from "../errors.ts";
+import { CloseCode, ConnectionError, RequestError, SessionClosedError } from "../errors.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { denoPlatform } from "../client/deno.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
@@ -756,6 +756,59 @@ Deno.test("Client.handOver() keeps the order of a topic over two moves beside a 
   assertEquals(seen, Array.from({ length: 50 }, (_, i) => i));
   await publish();
   assertEquals(seen.length, 60);
+});
+
+Deno.test("Client.handOver() passes on the rest of a topic whose request has no answer yet", async () => {
+  await using server = testServer({ authorize: () => true, history: { "log:{name}": {} } });
+  await using client = server.connect();
+  await client.whenConnected();
+  const middle = server.network.linkOf(client);
+  middle.stall("to-client");
+  const seen: unknown[] = [];
+  const topics = ["news", "log:a"].map((topic) => client.subscribe(topic));
+  for (const topic of topics) {
+    void (async () => {
+      for await (const { data } of topic) seen.push(`${topic.topic} ${data}`);
+    })();
+  }
+  await turns();
+  const publish = async (n: number) => {
+    for (const { topic } of topics) server.publish(topic, n);
+    await turns();
+  };
+  await publish(1);
+  assert(await client.handOver());
+  await Promise.all(topics.map(({ ready }) => ready));
+  await publish(2);
+  assertEquals(seen, []);
+  middle.resume("to-client");
+  await turns();
+  // The subscription to the history begins with the answer in the new session.
+  assertEquals(seen.sort(), ["log:a 2", "news 1", "news 2"]);
+});
+
+Deno.test("Client.handOver() waits for no rest of a topic that the server refuses, or that the client left", async () => {
+  using time = new FakeTime();
+  const gate = Promise.withResolvers<void>();
+  await using server = testServer({
+    authorize: async (_, topic) => {
+      if (topic === "late") await gate.promise;
+      return topic === "news";
+    },
+  });
+  await using client = server.connect();
+  const news = client.subscribe("news");
+  await news.ready;
+  const first = client.session!;
+  const late = assertRejects(() => client.subscribe("late").ready, RequestError);
+  await turns();
+  // Before the client asks for the topic in the new session.
+  const left = client.handOver().then(() => news.unsubscribe());
+  await passTime(time, 0);
+  gate.resolve();
+  await passTime(time, 3_000);
+  assert(first.isClosed);
+  await Promise.all([left, late]);
 });
 
 Deno.test("Client.handOver() takes no notice of a room from the first session behind the list of the second", async () => {

@@ -193,11 +193,9 @@ export async function auditPassages(audit: Audit): Promise<void> {
       const here = sorted(came.filter((n) => n >= first));
       audit.examine("lives", about("messages to the user"), range(first, next - 1), here);
     }
-    // A client that moves on may ignore what the second session gets while its right is not known.
-    const isWhole = isCalm && !isTwice;
     for (const { subscription, got } of late) {
       const what = about(`publications on ${subscription.topic}, ${which} of the links broken`);
-      const isGapless = isWhole || subscription.topic.startsWith("kept:");
+      const isGapless = isCalm || subscription.topic.startsWith("kept:");
       const expected = isGapless ? range(got[0] ?? next, next - 1) : sorted(got);
       audit.examine("lives", what, [expected, next - 1], [got, got.at(-1)]);
       await subscription.unsubscribe();
@@ -209,7 +207,7 @@ export async function auditPassages(audit: Audit): Promise<void> {
       const what = about(`publications on ${topic}, ${which} of the links broken`);
       const isKept = topic === KEPT;
       // Publications without a history are lost with a session, and come once and in order.
-      const expected = isWhole || isKept ? range(first, next - 1) : sorted(came);
+      const expected = isCalm || isKept ? range(first, next - 1) : sorted(came);
       audit.examine("lives", what, [expected, next - 1], [came, came.at(-1)]);
     }
     if (!isCalm || !isHeld) continue;
