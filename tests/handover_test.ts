@@ -322,16 +322,6 @@ Deno.test("Client.handOver() takes one place of a user, and shows no change in a
   }
 });
 
-/** Opens the first session of a client by hand. */
-async function openFirst(
-  server: Pick<TestServer, "open">,
-): Promise<{ readonly first: Peer; readonly ticket: string }> {
-  const first = new Peer(await server.open());
-  await turns();
-  const { hello } = first.envelopes[0] as { hello: { ticket: string } };
-  return { first, ticket: hello.ticket };
-}
-
 /** Opens the second session of a client by hand. */
 async function openSecond(
   server: Pick<TestServer, "open">,
@@ -339,6 +329,21 @@ async function openSecond(
   path = "/?",
 ): Promise<Peer> {
   return new Peer(await server.open({ path: `${path}ticket=${ticket}` }));
+}
+
+/** Opens the first session of a client by hand, which says something, and then the second one. */
+async function openBoth(
+  server: Pick<TestServer, "open">,
+  said: string,
+): Promise<{ readonly first: Peer; readonly second: Peer }> {
+  const first = new Peer(await server.open());
+  await turns();
+  const { hello } = first.envelopes[0] as { hello: { ticket: string } };
+  first.say(said);
+  await turns();
+  const second = await openSecond(server, hello.ticket);
+  await turns();
+  return { first, second };
 }
 
 const ticketOf = (session: Session | undefined) => session![internals].ticket;
@@ -930,11 +935,10 @@ Deno.test("Client.handOver() takes one place of a user among all nodes", async (
 
 Deno.test("Server excludes a moving client from its own publication, in either session", async () => {
   await using server = testServer({ authenticate: () => "ann", authorize: () => true });
-  const { first, ticket } = await openFirst(server);
-  first.say('{"subscribe":"news","id":1,"client":"c"}\n{"subscribe":"other","id":2}');
-  await turns();
-  const second = await openSecond(server, ticket);
-  await turns();
+  const { first, second } = await openBoth(
+    server,
+    '{"subscribe":"news","id":1,"client":"c"}\n{"subscribe":"other","id":2}',
+  );
   second.say('{"subscribe":"other","id":1,"client":"c"}');
   await turns();
   second.say('{"publish":"news","data":1,"id":2,"echo":false}');
@@ -959,11 +963,10 @@ Deno.test("Server gives a topic to the third session alone where a client moves 
       return true;
     },
   });
-  const { first, ticket } = await openFirst(server);
-  first.say('{"subscribe":"news","id":1,"client":"c"}\n{"subscribe":"late","id":2}');
-  await turns();
-  const second = await openSecond(server, ticket);
-  await turns();
+  const { first, second } = await openBoth(
+    server,
+    '{"subscribe":"news","id":1,"client":"c"}\n{"subscribe":"late","id":2}',
+  );
   // The second session asks for no topic before the next move.
   second.say('{"send":"x","client":"c"}');
   await turns();
@@ -996,11 +999,10 @@ Deno.test("Server excludes a moved client from its own publication behind a late
       return true;
     },
   });
-  const { first, ticket } = await openFirst(server);
-  first.say('{"subscribe":"late","id":1,"client":"c"}');
-  await turns();
-  const second = await openSecond(server, ticket);
-  await turns();
+  const { first, second } = await openBoth(
+    server,
+    '{"subscribe":"late","id":1,"client":"c"}',
+  );
   second.say('{"subscribe":"news","id":1,"client":"c"}');
   await turns();
   gate.resolve();
@@ -1028,11 +1030,10 @@ Deno.test("Server gives a topic to the second session alone where a subscribe of
       return true;
     },
   });
-  const { first, ticket } = await openFirst(server);
-  first.say('{"subscribe":"news","id":1,"client":"c"}');
-  await turns();
-  const second = await openSecond(server, ticket);
-  await turns();
+  const { first, second } = await openBoth(
+    server,
+    '{"subscribe":"news","id":1,"client":"c"}',
+  );
   second.say('{"subscribe":"news","id":1,"client":"c"}');
   await turns();
   gate.resolve();
