@@ -248,10 +248,12 @@ export class Link implements SimulatedLink {
    * process itself runs, the peer learns nothing in any case.
    */
   #lose(host: Host, isPowerLoss: boolean): void {
-    const side = host === this.client ? "server" : "client";
+    const [own, side] = host === this.client
+      ? ["client", "server"] as const
+      : ["server", "client"] as const;
     // The next life of a host knows nothing of the connections of the life before.
-    if (this.#left.has(side)) return this.leave(side === "client" ? "server" : "client");
-    const [out, inward] = [this.pathOf(side === "client" ? "server" : "client"), this.pathOf(side)];
+    if (this.#left.has(side)) return this.leave(own);
+    const [out, inward] = [this.pathOf(own), this.pathOf(side)];
     const survivor = this[side];
     const reset = () => this.#ends[side]?.reset();
     inward.cut();
@@ -273,7 +275,7 @@ export class Link implements SimulatedLink {
       if (!isSilent && !out.isBlocked) survivor.after(this.#delay(out), reset);
       out.cut();
     }
-    this.leave(side === "client" ? "server" : "client");
+    this.leave(own);
     // In a handshake the other system has no program to tell yet.
     if (this.#ends[side] === undefined) this.end();
   }
