@@ -58,7 +58,7 @@ interface Following {
   recovered: Question | undefined;
   /** Notices of an interruption. */
   interruptions: number;
-  /** Text of the last publication without an offset. */
+  /** Text of the last publication. */
   text: string | undefined;
 }
 
@@ -157,7 +157,7 @@ export class WireReader {
   /**
    * Tells the text of the last publication.
    *
-   * @param topic A topic without a history.
+   * @param topic The topic.
    * @returns The text; undefined before the first publication with a text.
    */
   textOf(topic: string): string | undefined {
@@ -421,7 +421,7 @@ export class WireReader {
     this.#expect(`subscription to ${topic} at publication ${offset}`, true, isInForce);
     const { by, text } = Object(data) as { readonly by?: string; readonly text?: string };
     if (skip === undefined) this.#expect(`echo on ${topic}`, false, by === this.name);
-    if (!this.#options.hasHistory(topic)) following.text = text;
+    following.text = text;
     if (!isInForce || !this.#options.hasHistory(topic)) return;
     this.#expect(`place in ${topic} before publication ${offset}`, true, place !== undefined);
     if (place === undefined) return;

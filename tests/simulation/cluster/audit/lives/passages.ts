@@ -79,7 +79,7 @@ interface Passenger {
  */
 export async function auditPassages(audit: Audit): Promise<void> {
   const { random } = audit;
-  const [host, machine] = [audit.host("passages"), audit.host("passenger")];
+  const [host, machine] = [audit.host("passages"), audit.host(USER)];
   const hasTokens = random() < 0.5;
   const { server }: SimulatedServer<unknown> = new SimulatedServer<unknown>(
     audit.network,
@@ -87,8 +87,8 @@ export async function auditPassages(audit: Audit): Promise<void> {
     () => ({
       ...(hasTokens && {
         acceptsTokenInBand: true,
-        authenticate: () => "passenger",
-        userOf: () => "passenger",
+        authenticate: () => USER,
+        userOf: () => USER,
       }),
       authorize: () =>
         random() < PROMPT_SHARE || audit.pause(between(random, 0, AUTHORIZE_MS)).then(() => true),
@@ -102,7 +102,7 @@ export async function auditPassages(audit: Audit): Promise<void> {
   );
   // A message to a user needs a user.
   const own = new Map<string, number[]>((hasTokens ? [OWN, NOTE] : [OWN]).map((of) => [of, []]));
-  const client = audit.connect("passenger", host, {
+  const client = audit.connect(USER, host, {
     ...(!hasTokens && { token: undefined }),
     transports: [oneOf(random, ["websocket", "websocket", "webtransport", "http"] as const)],
     backoff: { firstDelayMs: 50, maxDelayMs: 200 },

@@ -144,8 +144,8 @@ async function auditEnd(
   { transport, way }: Pick<Ended, "transport" | "way">,
 ): Promise<void> {
   const about = `(${way}, ${transport})`;
-  const isUnanswered = way.includes("without an answer");
-  const isCut = isUnanswered || way.includes(", then ");
+  const isUnanswered = isWithoutAnswer(way);
+  const isCut = isCutOff(way);
   const name = isUnanswered ? "unanswered" : isCut ? `${transport}-cut` : transport;
   const random = audit.chanceOf(name);
   const [host, machine] = [audit.host(`ends-${name}`), audit.host(`ender-${name}`)];
@@ -294,6 +294,16 @@ function sendOne(end: End, bytes: number): void {
   end.session.send("number", { n: ++end.sent, pad: "x".repeat(bytes) });
 }
 
+/** True for a way in which the answer to the end of messages does not arrive. */
+function isWithoutAnswer(way: Ended["way"]): boolean {
+  return way.includes("without an answer");
+}
+
+/** True for a way in which a fault follows a close. */
+function isCutOff(way: Ended["way"]): boolean {
+  return isWithoutAnswer(way) || way.includes(", then ");
+}
+
 /** The end that a way names first. */
 function sideOf(way: Ended["way"]): Side {
   return way.startsWith("client") ? "client" : "server";
@@ -329,13 +339,16 @@ function expectedEnd({ way, side, transport, closes }: Ended): {
   const silent = { by: "network", code: CloseCode.timedOut } as const;
   // A server that hears the end of the messages alone closes with 0; a client comes back.
   const unknown = { by: "remote", code: CloseCode.normal, reason: "" } as const;
+  const closer = sideOf(way);
+  if (isCutOff(way) && closer === side) {
+    return { expected: { by: "local", ...closes[side] }, withinMs: [0, CUT_MS.closer] };
+  }
   switch (way) {
     case "both close":
       return { expected: { by: "local", ...closes[side] }, withinMs: heard };
     case "client closes":
     case "server closes":
     case "server closes, and the answer is lost": {
-      const closer = sideOf(way);
       const by = closer === side ? "local" : "remote";
       const withinMs = way.endsWith("lost") ? [0, AGAIN_MS] as const : heard;
       return { expected: { by, ...closes[closer] }, withinMs };
@@ -343,17 +356,13 @@ function expectedEnd({ way, side, transport, closes }: Ended): {
     case "client closes, and the network is lost":
     case "server closes, and the network is lost":
       // A close by this end stays one.
-      return side === sideOf(way)
+      return side === closer
         ? { expected: { by: "local", ...closes[side] }, withinMs: heard }
         : { expected: lost, withinMs: heard };
     case "server closes, then the way breaks":
     case "server closes, then dies":
     case "client closes, then the way breaks":
     case "client closes, then dies": {
-      const closer = sideOf(way);
-      if (closer === side) {
-        return { expected: { by: "local", ...closes[side] }, withinMs: [0, CUT_MS.closer] };
-      }
       const mayBeUnknown = side === "server" && transport === "webtransport";
       return {
         expected: { by: "remote", ...closes[closer] },
@@ -365,10 +374,6 @@ function expectedEnd({ way, side, transport, closes }: Ended): {
     case "client closes without an answer":
     case "server closes without an answer, then dies":
     case "client closes without an answer, then dies": {
-      const closer = sideOf(way);
-      if (closer === side) {
-        return { expected: { by: "local", ...closes[side] }, withinMs: [0, CUT_MS.closer] };
-      }
       if (!way.endsWith("dies")) {
         const expected = { by: "remote", ...closes[closer] } as const;
         return { expected, withinMs: UNANSWERED_MS.heard };
