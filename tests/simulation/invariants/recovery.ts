@@ -75,14 +75,19 @@ export const trueReasons: Invariant = {
     const elected = new Set<string>();
     /** Time of the last election. */
     let electedMs = -Infinity;
+    /** Time until which the clock of a node is wrong: it tells the age of publications. */
+    let wrongClockUntilMs = -Infinity;
     const publicationsOf = (topic: string): Publications => {
       let publications = topics.get(topic);
       if (publications === undefined) topics.set(topic, publications = new Publications());
       return publications;
     };
     return {
-      faulted({ scope }) {
+      faulted({ scope, kind, atMs, lastsMs = 0 }) {
         hasEngineFailed ||= scope === "engine";
+        if (kind === "jump-clock") {
+          wrongClockUntilMs = Math.max(wrongClockUntilMs, atMs + lastsMs);
+        }
       },
       engineLost: () => void (hasEngineFailed = true),
       // A cluster of servers begins without a leader, for longer than a node waits for answers.
@@ -141,7 +146,8 @@ export const trueReasons: Invariant = {
             if (!terms.sendQueue.drops) lie("full send queues close the session");
             return;
           case "too-old": {
-            if (known === undefined) return;
+            // A publication of that time stays too old, or too young, as long as the history keeps it.
+            if (known === undefined || fact.atMs < wrongClockUntilMs + bounds.ttlMs) return;
             const missed = publicationsOf(topic).behind(known);
             const count = missed.length;
             const ageMs = fact.atMs - missed.reduce((a, b) => Math.min(a, b), fact.atMs);

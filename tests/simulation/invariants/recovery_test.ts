@@ -70,6 +70,19 @@ Deno.test("trueReasons finds a loss within the bounds of the history", () => {
     );
 });
 
+Deno.test("trueReasons holds while the clock of a node is wrong, and as long as the history keeps", () => {
+  const story = (ms: number) =>
+    new Story(trueReasons)
+      .tells("faulted", { scope: "node", kind: "jump-clock", lastsMs: 5_000 }).passes(ms)
+      .subscribes("t").publishes("t", "p1").recovers("t", lost("too-old"));
+  story(0).finds();
+  story(60_000).finds();
+  story(65_000).finds(
+    'expected the missed publications of "t" (s), as 1 were missed in 1.000 s, of a history of ' +
+      '100 for 60.000 s, received recovered: false, "too-old"',
+  );
+});
+
 Deno.test("trueReasons finds faults of the engine that never were", () => {
   const because = (reason: Parameters<typeof lost>[0], why: string, topic = "t") =>
     new Story(trueReasons)
