@@ -456,7 +456,7 @@ export class Answers {
         return;
       }
       const isLost = writer.signal.aborted && error === writer.signal.reason && !isReaders(error);
-      if (isLost) return await writer.release();
+      if (isLost) return writer.drop();
       const { code, message } = endOf(error);
       if (code === FAILED) running.onError(error);
       await writer.abort(message, { code });

@@ -250,7 +250,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    * Without effect after `close` or `abort`.
    *
    * @returns Resolves when the stream is free.
-   * @throws {RequestError} If the stream has another writer already, or has ended.
+   * @throws {RequestError} If an append failed, the stream has another writer already, or has ended.
    * @throws {BrokerError} If the engine is away: the stream is free once the lease has lapsed.
    */
   release(): Promise<void> {
@@ -353,9 +353,9 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   async #sendRelease(writer: NonNullable<AppendLogOptions["writer"]>): Promise<void> {
     this.#runtime.clearTimeout(this.#renewal);
     await this.#send();
-    if (this.#over.signal.aborted) return;
     try {
-      if (this.#failure !== undefined) return;
+      if (this.#failure !== undefined) throw this.#failure;
+      if (this.#over.signal.aborted) return;
       const { identity } = this.#info;
       this.#heed(await this.#streams.append(this.id, { identity, writer, records: [] }));
     } finally {

@@ -134,6 +134,22 @@ Deno.test("DurableStreamWriter.release() leaves the stream open for 5 s, whateve
   assertEquals((await nodes.node.info("a"))?.error, "writer-lost");
 });
 
+Deno.test("DurableStreamWriter.release() tells a writer what it lost", async () => {
+  using time = new FakeTime();
+  await using nodes = new TwoNodes();
+  const failed = await nodes.node.create("a");
+  nodes.fault = () => "before";
+  const append = failed.append(1);
+  await time.tickAsync(20_000);
+  await assertRejects(() => append, BrokerError);
+  await assertRejects(() => failed.release(), BrokerError);
+  nodes.fault = undefined;
+  const gone = await nodes.node.create("b");
+  await nodes.other.delete("b");
+  assertEquals(await codeOf(gone.append(1)), "gone");
+  assertEquals(await codeOf(gone.release()), "gone");
+});
+
 Deno.test("DurableStreamWriter.abort() gives readers a code, but none that has a meaning of its own", async () => {
   await using nodes = new TwoNodes();
   await using writer = await nodes.node.create("a");

@@ -189,8 +189,6 @@ class Stage {
           expected = "fulfilled";
           return await outcomeOf(writer.abort("too late"));
         case "release":
-          // A writer that knows of the loss has left the stream already.
-          if (writer.signal.aborted) expected = "fulfilled";
           return await outcomeOf(writer.release());
         case "renewal":
           return code;
