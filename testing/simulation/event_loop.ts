@@ -297,8 +297,8 @@ export class EventLoop {
    * Waits for real work, such as a module that loads or a digest of `crypto.subtle`, while virtual
    * time stands still. No event runs before the promise has settled; its outcome arrives in an event
    * of the host that called, at the same virtual time, in the order of the calls. MUST NOT be called
-   * with a promise that needs virtual time to settle. A call by work that is held already gives the
-   * outcome as soon as the promise settles. A promise that this method gave is returned as it is.
+   * with a promise that needs virtual time to settle. A call between two runs, or by work that is held
+   * already, gives the outcome once the promise has settled, in a later turn. A promise that this method gave is returned as it is.
    *
    * @param promise The real work.
    * @param host The host that waits; by default that of the running event.
@@ -312,13 +312,16 @@ export class EventLoop {
       this.#onRelease?.();
       this.#onRelease = undefined;
     };
-    promise.then(release, release);
     let outcome: Promise<T>;
     if (this.#isRunning && this.#onRelease === undefined) {
+      promise.then(release, release);
       outcome = new Promise((resolve) => void this.after(0, () => resolve(promise), host));
     } else {
-      outcome = this.#lastHeld.then(() => promise);
+      // Not before the next turn: a module that is loaded already comes as late as a new one.
+      const turn = new Promise<void>((resolve) => void nextTurn(resolve));
+      outcome = Promise.allSettled([this.#lastHeld, promise, turn]).then(() => promise);
       this.#lastHeld = outcome.catch(() => {});
+      outcome.then(release, release);
     }
     this.#outcomes.add(outcome);
     return outcome;

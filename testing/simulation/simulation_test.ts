@@ -225,6 +225,27 @@ Deno.test("EventLoop.hold() before run() is awaited in real time, and run() wait
   assertEquals(await simulation.hold(Promise.resolve(1)), 1);
 });
 
+Deno.test("EventLoop.hold() before run() gives the outcome of settled work as late as that of other work", async () => {
+  const seenWith = async (work: Promise<void>) => {
+    const simulation = new Simulation({ seed: 1 });
+    const seen: string[] = [];
+    const part = async (name: string, held: Promise<void>) => {
+      await simulation.hold(held);
+      await simulation.sleep(1);
+      seen.push(name);
+    };
+    void part("holds", work);
+    // Takes more microtasks than settled work, and no real work.
+    for (let i = 0; i < 9; i++) await Promise.resolve();
+    void simulation.sleep(1).then(() => seen.push("goes on"));
+    await simulation.run(2);
+    return seen;
+  };
+  const slow = new Promise<void>((resolve) => setTimeout(resolve, 5));
+  assertEquals(await seenWith(Promise.resolve()), ["goes on", "holds"]);
+  assertEquals(await seenWith(slow), ["goes on", "holds"]);
+});
+
 Deno.test("EventLoop.hold() never settles for a host that is killed before", async () => {
   const simulation = new Simulation({ seed: 1 });
   const host = simulation.host("a");
