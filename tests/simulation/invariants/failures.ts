@@ -7,8 +7,35 @@ import type { Fact } from "../facts.ts";
  */
 const NOTICED_MS = 10_000;
 
+/** Elections of first leaders: until then, the engine does not answer. */
+export class Elections {
+  readonly #underWay = new Set<string>();
+  readonly #over = new Set<string>();
+  #lastMs = -Infinity;
+
+  /** True while a group of servers has yet to elect its first leader. */
+  get isUnderWay(): boolean {
+    return this.#underWay.size > 0;
+  }
+
+  /** Time of the last election, in milliseconds; `-Infinity` before the first one. */
+  get lastMs(): number {
+    return this.#lastMs;
+  }
+
+  /** Notes the beginning or the end of an election. */
+  engineElects({ group, isOver, atMs }: Fact<"engineElects">): void {
+    if (isOver) {
+      this.#over.add(group);
+      if (this.#underWay.delete(group)) this.#lastMs = atMs;
+    } // The last server of a group may begin when the others have a leader.
+    else if (!this.#over.has(group)) this.#underWay.add(group);
+  }
+}
+
 /** The last failure of a node or of the engine. */
 export class Failures {
+  readonly #elections = new Elections();
   /** Virtual time of its end, as nodes notice the end. */
   #lastMs = -Infinity;
 
@@ -18,9 +45,10 @@ export class Failures {
     if (scope === "engine") this.#note(atMs + lastsMs + NOTICED_MS);
   }
 
-  /** Notes that the engine had no leader, such as at its start. */
-  engineElects({ atMs }: Fact<"engineElects">): void {
-    this.#note(atMs);
+  /** Notes that the engine has no leader, such as at its start, or that it has one. */
+  engineElects(fact: Fact<"engineElects">): void {
+    this.#elections.engineElects(fact);
+    this.#note(fact.atMs);
   }
 
   /** Notes that the engine lost writes. */
@@ -35,7 +63,7 @@ export class Failures {
    * @returns True after such a failure.
    */
   hasFailedSince(atMs: number): boolean {
-    return atMs <= this.#lastMs;
+    return this.#elections.isUnderWay || atMs <= this.#lastMs;
   }
 
   #note(atMs: number): void {

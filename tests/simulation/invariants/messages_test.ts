@@ -48,9 +48,14 @@ Deno.test("handledOnce holds while nodes may not know that their connections to 
 });
 
 Deno.test("handledOnce holds while the engine elects its first leaders", () => {
-  const story = handles(sends(new Story(handledOnce), "m1"), "m1")
-    .tells("engineElects", { group: "KV", isOver: true });
-  handles(story, "m1").finds();
+  const elects = (story: Story, isOver: boolean) =>
+    story.tells("engineElects", { group: "KV", isOver });
+  const begun = elects(new Story(handledOnce), false).passes(5_000);
+  handles(sends(begun, "m1"), "m1", "m1").finds();
+  handles(elects(handles(sends(new Story(handledOnce), "m1"), "m1"), true), "m1").finds();
+  const over = elects(elects(new Story(handledOnce), false), true).passes(5_000);
+  handles(sends(over, "m1"), "m1", "m1")
+    .finds("expected m1 once, as no node or engine failed, received it again");
 });
 
 Deno.test("handledOnce finds repetitions, other orders, and messages of nobody", () => {

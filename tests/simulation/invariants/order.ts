@@ -50,6 +50,7 @@ export const onceInOrder: Invariant = {
     return {
       published: (fact) => repetitions.published(fact),
       faulted: (fact) => repetitions.faulted(fact),
+      engineElects: (fact) => repetitions.engineElects(fact),
       engineLost: (fact) => repetitions.engineLost(fact),
       subscribing: ({ subscription }) => void readings.delete(subscription),
       recovery({ subscription, recovered, reason = "", position }) {
@@ -169,6 +170,7 @@ export const producerOrder: Invariant = {
     };
     return {
       faulted: (fact) => repetitions.faulted(fact),
+      engineElects: (fact) => repetitions.engineElects(fact),
       engineLost: (fact) => repetitions.engineLost(fact),
       published(fact) {
         const { topic, id, producer, isAtLeastOnce } = fact;

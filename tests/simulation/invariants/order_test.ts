@@ -21,6 +21,7 @@ Deno.test("onceInOrder holds for a repetition without a history, once a node or 
       .gets("plain", ["p1"]);
   story().tells("faulted", { scope: "node", kind: "kill" }).gets("plain", ["p1"]).finds();
   story().tells("engineLost", { why: "restart" }).gets("plain", ["p1"]).finds();
+  story().tells("engineElects", { group: "KV", isOver: false }).gets("plain", ["p1"]).finds();
   story().tells("faulted", { scope: "link", kind: "cut" }).gets("plain", ["p1"])
     .finds('expected p1 once on "plain" (s), received it again');
   new Story(onceInOrder).subscribes("t")

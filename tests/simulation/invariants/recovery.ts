@@ -1,7 +1,7 @@
 /** Recoveries: their reasons are true, and all that was acknowledged arrives. */
 import type { HistoryPosition } from "../../../session/wire/recovery.ts";
 import type { Invariant, LiveClient } from "../facts.ts";
-import { Failures } from "./failures.ts";
+import { Elections, Failures } from "./failures.ts";
 import { list, seconds } from "./texts.ts";
 
 /** Publications that may be under way while the library decides. */
@@ -70,11 +70,8 @@ export const trueReasons: Invariant = {
     /** Positions of the subscriptions. */
     const positions = new Map<string, HistoryPosition | undefined>();
     let hasEngineFailed = false;
-    /** Groups of servers of the engine that elect the first leader, and those that had one. */
-    const electing = new Set<string>();
-    const elected = new Set<string>();
-    /** Time of the last election. */
-    let electedMs = -Infinity;
+    // A cluster of servers begins without a leader, for longer than a node waits for answers.
+    const elections = new Elections();
     /** Time until which the clock of a node is wrong: it tells the age of publications. */
     let wrongClockUntilMs = -Infinity;
     const publicationsOf = (topic: string): Publications => {
@@ -90,14 +87,7 @@ export const trueReasons: Invariant = {
         }
       },
       engineLost: () => void (hasEngineFailed = true),
-      // A cluster of servers begins without a leader, for longer than a node waits for answers.
-      engineElects({ group, isOver, atMs }) {
-        if (isOver) {
-          elected.add(group);
-          if (electing.delete(group)) electedMs = atMs;
-        } // The last server of a group may begin when the others have a leader.
-        else if (!elected.has(group)) electing.add(group);
-      },
+      engineElects: (fact) => elections.engineElects(fact),
       published({ topic, id, atMs }) {
         publicationsOf(topic).add(id, atMs);
       },
@@ -140,7 +130,8 @@ export const trueReasons: Invariant = {
             if (!hasEngineFailed) lie("the engine never failed");
             return;
           case "unavailable":
-            if (hasEngineFailed || electing.size > 0 || fact.atMs - electedMs < ANSWER_MS) return;
+            if (hasEngineFailed || elections.isUnderWay) return;
+            if (fact.atMs - elections.lastMs < ANSWER_MS) return;
             return lie("the engine never failed");
           case "dropped":
             if (!terms.sendQueue.drops) lie("full send queues close the session");
