@@ -45,7 +45,7 @@ export class Failures {
     if (scope === "engine") this.#note(atMs + lastsMs + NOTICED_MS);
   }
 
-  /** Notes that the engine has no leader, such as at its start, or that it has one. */
+  /** Notes that the engine has no leader, such as at the start, or has one again. */
   engineElects(fact: Fact<"engineElects">): void {
     this.#elections.engineElects(fact);
     this.#note(fact.atMs);

@@ -72,7 +72,7 @@ export const trueReasons: Invariant = {
     let hasEngineFailed = false;
     // A cluster of servers begins without a leader, for longer than a node waits for answers.
     const elections = new Elections();
-    /** Time until which the clock of a node is wrong: it tells the age of publications. */
+    /** Time until which the clock of a node is wrong, which tells the age of publications. */
     let wrongClockUntilMs = -Infinity;
     const publicationsOf = (topic: string): Publications => {
       let publications = topics.get(topic);
@@ -137,7 +137,7 @@ export const trueReasons: Invariant = {
             if (!terms.sendQueue.drops) lie("full send queues close the session");
             return;
           case "too-old": {
-            // A publication of that time stays too old, or too young, as long as the history keeps it.
+            // A publication of that time stays too old, or too young, for as long as the history keeps one.
             if (known === undefined || fact.atMs < wrongClockUntilMs + bounds.ttlMs) return;
             const missed = publicationsOf(topic).behind(known);
             const count = missed.length;
