@@ -16,8 +16,11 @@ const DEPLOY_MS = 75_000;
 /** Longest drain of a node in the deploy, in milliseconds. */
 const DRAIN_MS = 4_000;
 
-/** Time for the last publications, for the audit and for the tour, in milliseconds. */
+/** Time for the last publications, for the tour and for most of the audit, in milliseconds. */
 const PROBE_MS = 32_000;
+
+/** Longest time for long parts of the audit beyond that, in milliseconds. */
+const LONG_AUDIT_MS = 30_000;
 
 /** Time in which all clients and servers have to close, in milliseconds. */
 const CLOSE_MS = 30_000;
@@ -68,9 +71,11 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
     await passTime(cluster, SETTLE_MS - DEPLOY_MS, signal);
     journal.tell("settled", "", {});
     cluster.probe();
-    void cluster.audit();
+    let isAudited = false;
+    void cluster.audit().finally(() => isAudited = true);
     void cluster.tour();
     await passTime(cluster, PROBE_MS, signal);
+    await passTime(cluster, LONG_AUDIT_MS, signal, () => isAudited);
     if (!signal?.aborted) witness.checkEnd(cluster);
     await close(cluster, signal);
     if (!signal?.aborted) witness.checkClosed(cluster);
@@ -124,14 +129,15 @@ async function close(cluster: Cluster, signal: AbortSignal | undefined): Promise
   }
 }
 
-/** Lets time pass; an error of an event is a fact, and time goes on. */
+/** Lets time pass until a condition holds; an error of an event is a fact, and time goes on. */
 async function passTime(
   { simulation, journal }: Cluster,
   ms: number,
   signal: AbortSignal | undefined,
+  isOver = () => false,
 ): Promise<void> {
   const untilMs = simulation.nowMs + ms;
-  while (simulation.nowMs < untilMs && !signal?.aborted) {
+  while (simulation.nowMs < untilMs && !signal?.aborted && !isOver()) {
     try {
       await simulation.run(Math.min(SLICE_MS, untilMs - simulation.nowMs));
     } catch (error) {

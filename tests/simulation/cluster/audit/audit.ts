@@ -16,7 +16,7 @@ import { GUEST } from "../tour/holds.ts";
 const AUDITOR = `${GUEST}auditor-`;
 
 /** Longest time of an audit, in milliseconds. */
-const AUDIT_MS = 26_000;
+const AUDIT_MS = 60_000;
 
 /** Longest wait for a condition, in milliseconds: longer than a request to NATS that gets no answer. */
 const PATIENCE_MS = 8_000;

@@ -52,6 +52,12 @@ const CALM_MS = 9_000;
 /** Steps between two rests of the publishers, and the longest time of one, in milliseconds. */
 const [REST_EVERY, REST_MS] = [18, 6_000];
 
+/** Share of deliveries that are lost before a rest, most publications then, and the time between two. */
+const [STUMBLE_LOST, STUMBLES, STUMBLE_MS] = [0.5, 6, 150];
+
+/** Longest time until a node compares a silent topic with the engine, and reads the rest. */
+const SILENT_MS = 22_000;
+
 /** Share of audits in which all reads fail from a step on, and the bound of that step. */
 const [MUTE_SHARE, MUTE_FROM] = [0.3, 10];
 
@@ -128,6 +134,8 @@ class Replays {
   /** Share of long publications. */
   readonly #longShare: number;
   #deaths = 0;
+  /** True while all reads fail, also at nodes that begin. */
+  #isMute = false;
   /** True once no node dies any more. */
   #isCalm = false;
 
@@ -143,7 +151,11 @@ class Replays {
         "brief:{name}": { size: 100, ttlMs: this.#briefMs, bytes: HISTORY_BYTES },
       },
       session: { sendQueue: { maxMessages: 8 + this.#draw(24) } },
-      brokerOf: (host: Host) => new UnsteadyBroker(engine, { host, random }),
+      brokerOf: (host: Host) => {
+        const broker = new UnsteadyBroker(engine, { host, random });
+        broker.isMute = this.#isMute;
+        return broker;
+      },
     };
     const nodes = this.#nodes = Array.from(
       { length: NODES },
@@ -188,13 +200,20 @@ class Replays {
     const muteFrom = this.#random() < MUTE_SHARE ? this.#draw(MUTE_FROM) : STEPS;
     const lostAt = this.#random() < LOSS_SHARE ? this.#draw(STEPS) : STEPS;
     for (let step = 0; step < STEPS; step++) {
-      if (step === muteFrom) { for (const { broker } of this.#nodes) broker.isMute = true; }
+      if (step === muteFrom) this.#setMute(true);
       if (step === lostAt) this.#loseAll();
       this.#step();
       if (step % REST_EVERY === REST_EVERY - 1) await this.#rest();
       await this.#audit.pause(-STEP_MS * Math.log(1 - this.#random()));
     }
+    if (this.#isMute) {
+      // Nodes give up earlier questions, and then those about publications that the nodes miss.
+      await this.#audit.pause(2 * CALM_MS);
+      await this.#stumble("all", 1);
+      await this.#audit.pause(CALM_MS);
+    }
     await this.#settle();
+    await this.#loseLast();
     for (const reader of this.#readers) reader.close();
     await Promise.all(this.#authors.map(({ client }) => client.close()));
     await Promise.all(this.#nodes.map(({ server }) => server.close()));
@@ -224,6 +243,11 @@ class Replays {
     else if (chance < 0.86) reader.disconnect();
     else if (chance < 0.88) this.#leaveEngine(broker);
     else if (chance < 0.91 && !broker.isAway) broker.comeBack();
+  }
+
+  #setMute(isMute: boolean): void {
+    this.#isMute = isMute;
+    for (const { broker } of this.#nodes) broker.isMute = isMute;
   }
 
   #node(): UnsteadyNode {
@@ -295,8 +319,9 @@ class Replays {
   async #rest(): Promise<void> {
     const brokers = this.#nodes.map(({ broker }) => broker);
     const isAway = () => brokers.some((one) => one.isAway);
-    if (isAway() || brokers.some(({ isMute }) => isMute)) return;
+    if (isAway() || this.#isMute) return;
     for (const broker of brokers) broker.isReadable = true;
+    await this.#stumble(oneOf(this.#random, this.#topics)[this.#draw(2)]!);
     const behind = () =>
       this.#topics.flatMap((topics, i) => {
         const reader = this.#readers[i]!;
@@ -314,6 +339,28 @@ class Replays {
     const stuck = behind().filter((one) => before.has(one));
     if (!isAway()) this.#expect("readers behind a publication of the node", [], stuck);
     for (const broker of brokers) broker.isReadable = false;
+  }
+
+  /**
+   * Publishes while many publications are lost on the way to the nodes. Readers ask for what the engine
+   * has, which the nodes have to read then, also while an earlier read is under way.
+   */
+  async #stumble(topic: string, lostShare = STUMBLE_LOST): Promise<void> {
+    const setLoss = (share: number | undefined) => {
+      for (const { broker } of this.#nodes) broker.lossShare = share;
+    };
+    setLoss(lostShare);
+    for (let left = 1 + this.#draw(STUMBLES); left > 0; left--) {
+      this.#publish(topic);
+      for (const reader of this.#readers) {
+        const place = reader.placeOf(topic);
+        if (place?.epoch !== this.#engine.epoch || this.#draw(2) === 0) continue;
+        const { epoch } = place;
+        reader.ask(topic, { since: { epoch, offset: this.#engine.headOf(topic) } });
+      }
+      await this.#audit.pause(STUMBLE_MS * this.#random());
+    }
+    setLoss(undefined);
   }
 
   /** The engine leaves one node alone for a while. */
@@ -341,9 +388,9 @@ class Replays {
     this.#isCalm = true;
     await audit.until(() => this.#nodes.every(({ host }) => host.isAlive));
     const brokers = this.#nodes.map(({ broker }) => broker);
+    this.#setMute(false);
     for (const broker of brokers) {
       broker.isSteady = true;
-      broker.isMute = false;
       broker.comeBack();
     }
     await audit.pause(100 + SOON_MS + 1.5 * this.#briefMs); // Those who left are back.
@@ -394,6 +441,33 @@ class Replays {
       const received = reader.interruptionsOf(PLAIN) - before[i]!;
       this.#expect(`notices of an interruption to ${reader.name}`, told, received);
     }
+  }
+
+  /**
+   * Loses the last publication, which shows once the nodes compare the silent topic with the engine. The
+   * topic came after a time without any.
+   */
+  async #loseLast(): Promise<void> {
+    const [audit, engine, readers] = [this.#audit, this.#engine, this.#readers];
+    for (const [i, reader] of readers.entries()) {
+      for (const topic of this.#topics[i]!) reader.leave(topic);
+    }
+    await audit.until(() => readers.every(({ isQuiet }) => isQuiet));
+    for (const reader of readers) reader.ask("all", { since: reader.placeOf("all") });
+    await audit.until(() => readers.every(({ isQuiet }) => isQuiet));
+    const brokers = this.#nodes.map(({ broker }) => broker);
+    for (const broker of brokers) broker.lossShare = 1;
+    this.#publish("all");
+    await audit.pause(SOON_MS);
+    for (const broker of brokers) broker.lossShare = undefined;
+    const head = engine.headOf("all");
+    const places = () => readers.map((reader) => reader.placeOf("all")?.offset);
+    await audit.until(() => places().every((offset) => offset === head), SILENT_MS);
+    this.#expect(
+      "places behind a loss of the last one",
+      `${readers.map(() => head)}`,
+      `${places()}`,
+    );
   }
 
   /** Publishes on the topic without a history, and waits until all readers of the topic have that. */

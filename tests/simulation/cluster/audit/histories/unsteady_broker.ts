@@ -44,7 +44,7 @@ interface Listening {
  * - Appends and deliveries on topics with a history take time; deliveries overtake each other, and some
  *   are lost.
  * - Reads and calls of the store take time, and some fail, or have an effect without an answer.
- * - While the broker is mute, all reads fail.
+ * - While the broker is mute, all reads fail; a share of the deliveries can be set that are lost.
  * - While the engine is away, nothing is delivered, and all reads and calls of the store fail;
  *   subscriptions learn of that once the engine is back.
  * - A steady broker does none of this.
@@ -61,6 +61,8 @@ export class UnsteadyBroker implements Broker {
   isMute = false;
   /** True while no read fails by chance; reads take time nevertheless. */
   isReadable = false;
+  /** Share of deliveries on topics with a history that are lost, in place of the drawn one. */
+  lossShare: number | undefined;
   /** Reads that failed. */
   failures = 0;
   readonly #engine: UnsteadyEngine;
@@ -181,6 +183,8 @@ export class UnsteadyBroker implements Broker {
     };
     const take = (publication: Publication) => {
       const { lives } = this.#engine;
+      const isLossy = history !== undefined && this.lossShare !== undefined;
+      if (isLossy && this.#random() < this.lossShare!) return lose();
       if (this.isSteady || history === undefined) return deliver(publication, lives);
       if (this.#isAway || this.#random() < lost) return lose();
       const lateMs = this.#deliveryMs * this.#random();

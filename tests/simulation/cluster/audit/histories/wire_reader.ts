@@ -342,7 +342,9 @@ export class WireReader {
     }
     if (reason === "unavailable") {
       const hasFailed = this.#node.broker.failures > question.failures;
-      return this.#expect(`failed reads since the question ${about}`, true, hasFailed);
+      this.#expect(`failed reads since the question ${about}`, true, hasFailed);
+      const isBack = since !== undefined && since.epoch === epoch && offset < since.offset;
+      return this.#expect(`offset before that of the client ${about}`, false, isBack);
     }
     if (reason === "new-epoch") {
       return this.#expect(`truth of new-epoch ${about}`, true, since!.epoch !== epoch);
