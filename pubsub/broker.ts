@@ -185,7 +185,8 @@ export interface BrokerHistory {
    * @param publication The publication. MUST NOT be changed afterwards.
    * @param options Bounds of the history, the same on every node, and the key by which the engine
    * recognizes a repetition, for at least two minutes.
-   * @returns Resolves when the engine has the publication; without a position for a repetition.
+   * @returns Resolves when the engine has the publication; without a position for a repetition, and
+   * where the engine went away before the epoch was known again.
    * @throws {BrokerError} If the publication was given up: too many waited, or the engine was away for
    * too long, or the broker was closed.
    * @throws {RangeError} If the engine cannot take the topic or the producer.

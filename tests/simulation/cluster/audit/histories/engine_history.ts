@@ -7,9 +7,11 @@ import type {
   Publication,
   PublicationKey,
 } from "../../../../../pubsub/broker.ts";
-import { oneOf } from "../../chance.ts";
+import type { LinkConditions } from "../../../../../testing/simulation/network/conditions.ts";
+import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { AUDIT_HISTORY } from "../history.ts";
+import { LogMachine } from "../logs/machine.ts";
 import { type Acknowledged, HistoryModel, type Query } from "./history_model.ts";
 
 /** Rounds of appends and reads. */
@@ -36,6 +38,15 @@ const MAX_PAUSE_MS = 3_000;
 /** Longest time until a publication reaches the listeners, in milliseconds. */
 const ARRIVES_MS = 2_000;
 
+/** Share of audits on machines whose ways to the engine are at times slow, closed or cut. */
+const TROUBLED_SHARE = 0.5;
+
+/** Shortest and longest trouble, and longest delay of a packet meanwhile, in milliseconds. */
+const [TROUBLE_MS, SLOW_MS] = [[50, 4_000], 2_000] as const;
+
+/** Longest time behind a trouble until each publication is acknowledged, in milliseconds. */
+const ACKNOWLEDGED_MS = 12_000;
+
 /** A listener of one node. */
 interface Listener {
   readonly subscription: BrokerSubscription;
@@ -61,7 +72,13 @@ export async function auditEngineHistory(audit: Audit): Promise<void> {
   const all = Object.entries(AUDIT_HISTORY);
   const { random } = audit;
   const [pattern, bounds] = oneOf(random, all);
-  await new Rounds(audit, random, pattern.replace("{name}", "engine"), bounds).run();
+  const topic = pattern.replace("{name}", "engine");
+  if (random() < TROUBLED_SHARE) {
+    return await LogMachine.use(audit, ["historian-0", "historian-1"], async (machines) => {
+      await new Rounds(audit, { topic, bounds, machines }).run();
+    });
+  }
+  await new Rounds(audit, { topic, bounds, machines: [] }).run();
 }
 
 /** The rounds on one topic. */
@@ -74,18 +91,27 @@ class Rounds {
   readonly #nodes: readonly Node[];
   /** Keys of the publications so far. */
   readonly #keys: PublicationKey[] = [];
+  readonly #machines: readonly LogMachine[];
   #count = 0;
+  /** True once a publication has a position that the audit does not know. */
+  #hasUnknown = false;
 
-  constructor(audit: Audit, random: () => number, topic: string, bounds: HistoryBounds) {
+  /** Takes the brokers of the machines; those of the cluster without any. */
+  constructor(audit: Audit, { topic, bounds, machines }: {
+    readonly topic: string;
+    readonly bounds: HistoryBounds;
+    readonly machines: readonly LogMachine[];
+  }) {
     this.#audit = audit;
-    this.#random = random;
+    this.#random = audit.random;
     this.#topic = topic;
     this.#bounds = bounds;
+    this.#machines = machines;
     // docs/deploy/nats.md, Bounds.
     const hasExactBytes = audit.node(0).server.topics.broker.name !== "nats";
     this.#model = new HistoryModel(bounds, { hasExactBytes });
     this.#nodes = [0, 1].map((i) => {
-      const { broker } = audit.node(i).server.topics;
+      const { broker } = machines[i] ?? audit.node(i).server.topics;
       return { broker, history: broker.history!, producer: `auditor ${i}`, listener: undefined };
     });
   }
@@ -94,8 +120,14 @@ class Rounds {
     const pauseMs = Math.min(MAX_PAUSE_MS, MAX_PAUSE * this.#bounds.ttlMs);
     await this.#read();
     for (let round = 0; round < ROUNDS; round++) {
-      for (const node of this.#nodes) if (this.#draw(2) === 0) await this.#comeOrGo(node);
-      await this.#append();
+      const isTroubled = this.#machines.length > 0 && this.#draw(2) === 0;
+      for (const node of this.#nodes) {
+        // A listener may miss publications of such a time.
+        const changes = isTroubled ? node.listener !== undefined : this.#draw(2) === 0;
+        if (changes) await this.#comeOrGo(node);
+      }
+      await (isTroubled ? this.#appendInTrouble() : this.#append());
+      if (this.#hasUnknown) break;
       await Promise.all(this.#nodes.map((node) => this.#compareHeard(node)));
       if (this.#draw(2) === 0) await this.#audit.pause(pauseMs * this.#random());
       await Promise.all(Array.from({ length: READS }, () => this.#read()));
@@ -141,11 +173,54 @@ class Rounds {
     this.#model.add(added.filter((one) => one !== undefined));
   }
 
-  async #appendNew(): Promise<Acknowledged | undefined> {
-    const { history, producer } = this.#nodes[this.#draw(2)]!;
+  /** Appends one after the other while the way of a node to the engine is slow, closed or cut. */
+  async #appendInTrouble(): Promise<void> {
+    const audit = this.#audit;
+    const i = this.#draw(this.#machines.length);
+    const { host } = this.#machines[i]!;
+    const node = this.#nodes[i]!;
+    const engines = audit.network.links.filter(({ client }) => client === host)
+      .map(({ server }) => server);
+    const [engine] = engines;
+    const appending: Promise<Acknowledged | undefined>[] = [];
+    const forMs = between(this.#random, ...TROUBLE_MS);
+    const append = async () => {
+      for (let left = 2 + this.#draw(MAX_APPENDS); left > 0; left--) {
+        appending.push(this.#appendNew(node));
+        await audit.pause(forMs / 2 * this.#random());
+      }
+    };
+    if (engine === undefined || this.#draw(3) === 0) {
+      audit.cut(host, oneOf(this.#random, [false, "server"]));
+      await append();
+    } else {
+      const { delayMs } = audit.network.conditions(host, engine);
+      const [trouble, end]: readonly LinkConditions[] = this.#draw(2) === 0
+        ? [{ isBlocked: true }, { isBlocked: false }]
+        : [{ delayMs: SLOW_MS * this.#random() }, { delayMs }];
+      for (const one of engines) audit.change(host, one, trouble!);
+      await Promise.all([append(), audit.pause(forMs)]);
+      for (const one of engines) audit.change(host, one, end!);
+    }
+    const all = Promise.all(appending);
+    const inTime = await audit.inTime(all, ACKNOWLEDGED_MS, undefined);
+    this.#expect("publications acknowledged behind a trouble", true, inTime !== undefined);
+    const added = (inTime ?? await all).filter((one) => one !== undefined);
+    const offsets = added.map(({ position: { offset } }) => offset);
+    this.#expect("order behind a trouble", `${offsets.toSorted((a, b) => a - b)}`, `${offsets}`);
+    this.#model.add(added);
+    const isBack = ({ broker }: Node) => broker.status.current.name === "connected";
+    await audit.until(() => this.#nodes.every(isBack));
+  }
+
+  async #appendNew(
+    { history, producer } = this.#nodes[this.#draw(2)]!,
+  ): Promise<Acknowledged | undefined> {
     const number = ++this.#count;
     const payload = `${number}`.padEnd(SIZES[this.#draw(SIZES.length)]!);
-    const key = this.#draw(2) === 0 ? { producer, number } : undefined;
+    // A broker that repeats a publication with a key in a trouble learns no position.
+    const hasKey = this.#machines.length === 0 && this.#draw(2) === 0;
+    const key = hasKey ? { producer, number } : undefined;
     const fromMs = this.#audit.nowMs;
     const { position } = await history.append(
       { topic: this.#topic, payload, ...(this.#draw(2) === 0 && { bytes: payload.length }) },
@@ -153,6 +228,9 @@ class Rounds {
     );
     if (key !== undefined) this.#keys.push(key);
     if (position === undefined) {
+      // A trouble leaves the position unknown of which a node hears before the epoch is known again.
+      this.#hasUnknown = this.#machines.length > 0;
+      if (this.#hasUnknown) return undefined;
       this.#expect(`position of new publication ${number}`, "an offset", "none");
       return undefined;
     }
