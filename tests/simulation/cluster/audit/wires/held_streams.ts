@@ -1,10 +1,12 @@
 /** Streams of both ends: the bytes arrive, and wait for a reader beyond the end of the session. */
 import { concat } from "../../../../../base/bytes.ts";
+import { openUnidirectional } from "../../../../../transport/direct.ts";
+import type { DirectWritable } from "../../../../../transport/connection.ts";
 import { oneOf } from "../../chance.ts";
 import type { AnySession, Audit } from "../audit.ts";
 
-/** Kinds of streams: whole, without an end, and with more bytes than the credit. */
-const KINDS = ["whole", "whole", "open", "blocked"] as const;
+/** Kinds of streams: whole, without an end, with more bytes than the credit, and with an end behind these. */
+const KINDS = ["whole", "whole", "open", "blocked", "closing"] as const;
 
 /** Streams of each end, and of both directions alone. */
 const STREAMS = 3;
@@ -120,21 +122,43 @@ export class HeldStreams {
   async #open(session: AnySession, writer: Side): Promise<void> {
     const kind = oneOf(this.#random, KINDS);
     const number = this.#planned.length;
-    const length = kind === "blocked"
+    const length = kind === "blocked" || kind === "closing"
       ? 2 * CREDIT.maxStreamData
       : 1 + Math.floor(BYTES * this.#random());
     const bytes = Uint8Array.from({ length: 1 + length }, (_, i) => i * 7 + (i >> 8) + number);
     bytes[0] = number;
-    this.#planned.push({ kind, writer, bytes, before: [], reader: undefined, reading: undefined });
+    const planned: Planned = {
+      kind,
+      writer,
+      bytes,
+      before: [],
+      reader: undefined,
+      reading: undefined,
+    };
+    this.#planned.push(planned);
+    const { connection } = session;
+    if (kind === "closing") return await this.#close(await openUnidirectional(connection), planned);
     const stream = await session.createUnidirectionalStream();
     const writing = stream.getWriter();
     writing.closed.catch(() => {});
     // The number has a record of its own.
     await writing.write(bytes.slice(0, 1));
     const written = writing.write(bytes.slice(1));
-    if (kind === "blocked") return this.#wait(`${writer}: write beyond the credit`, written);
+    if (kind === "blocked") {
+      return this.#wait(`${writer}: write ${number} beyond the credit`, written);
+    }
     await written;
     if (kind === "whole") await writing.close();
+  }
+
+  /** Writes more than the credit by plain calls, and closes the stream. */
+  async #close(stream: DirectWritable, planned: Planned): Promise<void> {
+    const { writer, bytes } = planned;
+    const number = bytes[0]!;
+    await stream.write(bytes.slice(0, 1));
+    const written = stream.write(bytes.slice(1));
+    this.#wait(`${writer}: write ${number} before the close`, written);
+    this.#wait(`${writer}: close ${number} beyond the credit`, stream.close());
   }
 
   async #acceptAll(session: AnySession): Promise<void> {
