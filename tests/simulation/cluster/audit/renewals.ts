@@ -1,10 +1,10 @@
 /** Tokens that end, and providers of tokens that fail: sessions come back, each with a fresh token. */
 import type { Client } from "../../../../client/client.ts";
 import type { Subscription } from "../../../../client/subscription.ts";
-import { AuthenticationError, CloseCode } from "../../../../errors.ts";
+import { AuthenticationError, CloseCode, RequestError } from "../../../../errors.ts";
 import { pause } from "../../../../base/wait.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import { between } from "../chance.ts";
+import { between, oneOf } from "../chance.ts";
 import { type Audit, hearAll } from "./audit.ts";
 import { range } from "./history.ts";
 
@@ -32,6 +32,12 @@ const BACKOFF = { firstDelayMs: 100, maxDelayMs: 300 } as const;
 /** Topic with a history, to which each client is subscribed. */
 const KEPT = "kept:renewals";
 
+/** Topic to which the client with good tokens may be subscribed until a token without that right. */
+const RIGHT = "right";
+
+/** Answers of `authorize` about that topic from that token on. */
+const VERDICTS = ["grants", "denies", "refuses", "fails"] as const;
+
 /** Failure of a provider. */
 const AWAY = "The provider of tokens is away";
 
@@ -39,6 +45,8 @@ const AWAY = "The provider of tokens is away";
 interface Identity {
   readonly user: string;
   readonly endsAt: number;
+  /** Number of tokens of the user before. */
+  readonly number: number;
 }
 
 /** A client by what happens to its renewals. */
@@ -90,11 +98,16 @@ class Watch {
   readonly #seen: string[] = [];
   readonly #ends: { readonly user: string; readonly lateMs: number }[] = [];
   readonly #renewed: string[] = [];
+  readonly #verdict: typeof VERDICTS[number];
+  /** Number of the first token without the right. */
+  readonly #deniedFrom: number;
   #published = 0;
 
   constructor(audit: Audit) {
     this.#audit = audit;
     this.#random = audit.random;
+    this.#verdict = oneOf(this.#random, VERDICTS);
+    this.#deniedFrom = oneOf(this.#random, [1, 2]);
     const tokenMs = Math.round(between(this.#random, LEAST_MS, MOST_MS));
     this.#program = new SimulatedServer<Identity>(audit.network, audit.host("renews"), () => ({
       acceptsTokenInBand: true,
@@ -102,13 +115,16 @@ class Watch {
         if (this.#seen.includes(token)) this.#expect("token that comes again", "none", token);
         this.#seen.push(token);
         await pause(this.#program.host.runtime, CHECK_MS * this.#random());
-        const [user = "", endsAt, , refused] = token.split(" ");
+        const [user = "", endsAt, number, refused] = token.split(" ");
         if (refused !== undefined) throw new AuthenticationError("Not this token");
-        return { user, endsAt: Number(endsAt) };
+        return { user, endsAt: Number(endsAt), number: Number(number) };
       },
       userOf: ({ user }) => user,
       expiresAt: ({ endsAt }) => endsAt,
-      authorize: () => true,
+      authorize: async ({ value }, topic) => {
+        await pause(this.#program.host.runtime, CHECK_MS * this.#random());
+        return topic === KEPT || this.#mayRead(value);
+      },
       history: { "kept:{name}": {} },
       onRenewed: ({ user, value }, before) => {
         const isLater = value.endsAt > (before as Identity).endsAt;
@@ -163,9 +179,28 @@ class Watch {
         this.#expect(`end of a token ${of}, ${Math.round(lateMs)} ms late`, true, isInTime);
       }
       const renewals = this.#renewed.filter((text) => text.startsWith(`${guest.user} `));
+      if (guest.right !== undefined) {
+        const isIn = this.#verdict === "grants";
+        const about = `topic whose right ${this.#verdict} from token ${this.#deniedFrom} on`;
+        const { length } = this.#program.server.topics.subscribers(RIGHT);
+        this.#expect(`subscribers of a ${about}`, isIn ? 1 : 0, length);
+        this.#expect(
+          `client in a ${about}`,
+          isIn ? "subscribed" : "ended",
+          guest.right.status.current,
+        );
+      }
       const isRenewed = renewals.length > 0 && renewals.every((text) => text.endsWith("true"));
       this.#expect(`renewals ${of}, ${renewals.length}`, true, isRenewed);
     }
+  }
+
+  /** Decides about the topic of a right. */
+  #mayRead({ number }: Identity): boolean {
+    if (number < this.#deniedFrom || this.#verdict === "grants") return true;
+    if (this.#verdict === "refuses") throw new RequestError("forbidden", "No longer");
+    if (this.#verdict === "fails") throw new Error("The rights are unknown");
+    return false;
   }
 
   /** Closes all. */
@@ -199,6 +234,8 @@ class Guest {
   readonly host: Audit["nodes"][number]["host"];
   readonly client: Client;
   readonly subscription: Subscription;
+  /** The subscription of a client with good tokens whose right may end. */
+  readonly right: Subscription | undefined;
   /** Publications in the order in which these came. */
   readonly got: unknown[] = [];
   /** Codes of the ends of sessions. */
@@ -223,6 +260,8 @@ class Guest {
       onError() {},
     });
     this.subscription = this.client.subscribe(KEPT);
+    this.right = kind.name === "good" ? this.client.subscribe(RIGHT) : undefined;
+    if (this.right !== undefined) void hearAll(this.right, () => {});
     this.client.status.observe((status) => {
       if (status.name === "reconnecting") this.causes.push(status.cause.code);
     });
