@@ -11,6 +11,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import { createServer, type Server, type ServerOptions } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { FIRST_PIECE_MS } from "../transport/http/client.ts";
+import { LOST_MS } from "../transport/http/connection.ts";
 import { turns } from "../testing/mod.ts";
 import { HttpEnds } from "./http_pair.ts";
 import { listen, until } from "./servers.ts";
@@ -425,6 +426,39 @@ Deno.test("A client over HTTP whose event streams once came in time polls after 
     client.close();
     await soon(server.closed);
   }
+});
+
+Deno.test("A client over HTTP goes on behind event streams that break now and then", async () => {
+  let passedMs = 0;
+  const runtime = platformRuntime();
+  const { monotonic } = runtime;
+  runtime.monotonic = () => monotonic.call(runtime) + passedMs;
+  let breakOff = () => {};
+  await using ends = new HttpEnds({
+    async proxy(request, serve) {
+      const response = await serve(request);
+      if (response.headers.get("content-type") !== "text/event-stream") return response;
+      const breaks = new TransformStream<Uint8Array, Uint8Array>({
+        start(controller) {
+          breakOff = () => controller.error(new Error("The network changed"));
+        },
+      });
+      return new Response(response.body!.pipeThrough(breaks), response);
+    },
+  });
+  const { client, server } = await soon(ends.open({ runtime }));
+  const frames: unknown[] = [];
+  client.frames!.receive({ receiveFrame: (frame) => void frames.push(frame), framesEnded() {} });
+  for (let i = 0; i < 3; i++) {
+    server.frames!.send(`${i}`);
+    await until(() => frames.length === i + 1);
+    passedMs += LOST_MS;
+    breakOff();
+  }
+  server.frames!.send("last");
+  await until(() => frames.length === 4);
+  client.close({ closeCode: 3000 });
+  await soon(server.closed);
 });
 
 Deno.test("A client over HTTP says goodbye while an acknowledgment is under way", async () => {

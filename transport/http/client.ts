@@ -191,7 +191,12 @@ class ClientHttpConnection extends HttpConnection {
     while (!this.isOver) {
       const [before, startedAt] = [this.#received, this.runtime.monotonic()];
       try {
-        await (path.polls ? this.#poll() : this.#stream());
+        // A stream that goes on ends the failures before: streams may break now and then for hours.
+        const goesOn = () => {
+          const isLate = this.runtime.monotonic() - startedAt >= FIRST_DELAY_MS;
+          if (isLate || this.#received !== before) failures.reset();
+        };
+        await (path.polls ? this.#poll() : this.#stream(goesOn));
         // A proxy may cut streams at once.
         const isIdle = this.#received === before && this.#ids !== undefined &&
           this.runtime.monotonic() - startedAt < FIRST_DELAY_MS;
@@ -205,7 +210,7 @@ class ClientHttpConnection extends HttpConnection {
     }
   }
 
-  async #stream(): Promise<void> {
+  async #stream(onPiece: () => void): Promise<void> {
     const { runtime } = this;
     const stop = new AbortController();
     let isHeld = false;
@@ -225,6 +230,7 @@ class ClientHttpConnection extends HttpConnection {
         runtime.clearTimeout(timer);
         timer = runtime.setTimeout(() => stop.abort(), SILENT_MS);
         this.#takeAll(events.read(decoder.decode(value, { stream: true })));
+        onPiece();
       }
     } catch (error) {
       throw isHeld ? new HeldStream() : error;
