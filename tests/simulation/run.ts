@@ -17,10 +17,13 @@ const DEPLOY_MS = 75_000;
 const DRAIN_MS = 4_000;
 
 /** Time for the last publications, for the tour and for most of the audit, in milliseconds. */
-const PROBE_MS = 32_000;
+const PROBE_MS = 26_000;
 
 /** Longest time for long parts of the audit beyond that, in milliseconds. */
-const LONG_AUDIT_MS = 30_000;
+const LONG_AUDIT_MS = 36_000;
+
+/** Time for the last closes before all figures have to be those of a cluster at rest, in milliseconds. */
+const REST_MS = 6_000;
 
 /** Time in which all clients and servers have to close, in milliseconds. */
 const CLOSE_MS = 30_000;
@@ -76,6 +79,7 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
     void cluster.tour();
     await passTime(cluster, PROBE_MS, signal);
     await passTime(cluster, LONG_AUDIT_MS, signal, () => isAudited);
+    await passTime(cluster, REST_MS, signal);
     if (!signal?.aborted) witness.checkEnd(cluster);
     await close(cluster, signal);
     if (!signal?.aborted) witness.checkClosed(cluster);
