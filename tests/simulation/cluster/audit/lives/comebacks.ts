@@ -31,10 +31,11 @@ const TRIP_MS = 300;
 /** Ends of a session. */
 const ENDS = ["cut", "close", "move", "none"] as const;
 
-/** A subscription, and the numbers that the loop got. */
+/** A subscription, with the numbers that the loop got, and the outcomes of recoveries. */
 interface Seat {
   readonly subscription: Subscription;
   readonly got: unknown[];
+  readonly recoveries: string[];
 }
 
 /** A client, and what the program wants. */
@@ -81,13 +82,18 @@ export async function auditComebacks(audit: Audit): Promise<void> {
   const seats = new Map<string, Seat>();
   const comeback: Comeback = { audit, random, server, client, rooms, wanted, seats };
   for (const topic of topics) {
-    const seat: Seat = { subscription: client.subscribe(topic), got: [] };
+    const recoveries: string[] = [];
+    const subscription = client.subscribe(topic, {
+      onRecovery: ({ reason = "recovered" }) => void recoveries.push(reason),
+    });
+    const seat: Seat = { subscription, got: [], recoveries };
     seats.set(topic, seat);
     void hearAll(seat.subscription, ({ data }) => seat.got.push(data));
   }
   const first = rooms.map((room) => present(comeback, room));
   for (let round = 0; round <= ROUNDS; round++) {
     const end = round === 0 ? "none" : oneOf(random, ENDS);
+    const isLost = end === "cut" || end === "close";
     const changes = round === 0
       ? first
       : rooms.filter(() => random() < 0.4).map((room) => present(comeback, room));
@@ -97,7 +103,7 @@ export async function auditComebacks(audit: Audit): Promise<void> {
     if (end === "close") {
       for (const session of server.manager.all()) void session.close({ code: CloseCode.draining });
     }
-    if (end === "cut" || end === "close") {
+    if (isLost) {
       await audit.until(() => client.isConnected && client.session !== session, REST_MS);
     }
     const about = `(${end}, round ${round}, ${rooms.length} of ${topics.length} topics are rooms)`;
@@ -108,8 +114,12 @@ export async function auditComebacks(audit: Audit): Promise<void> {
     audit.examine("lives", `client that came back ${about}`, "none", restless(comeback));
     for (const topic of topics) server.publish(topic, round);
     await audit.pause(TRIP_MS);
-    for (const [topic, { got }] of seats) {
+    for (const [topic, { got, recoveries }] of seats) {
       audit.examine("lives", `publications on ${topic} ${about}`, [round], got.splice(0));
+      const told = recoveries.splice(0);
+      if (!topic.startsWith("kept:")) continue;
+      // Each loss is told, a move never, as nothing is lost between the two sessions.
+      audit.examine("lives", `recoveries of ${topic} ${about}`, isLost ? ["recovered"] : [], told);
     }
   }
   await client.close();
