@@ -23,6 +23,9 @@ const USER = "passenger";
 /** Share of rights that are known at once, and the longest time until the others are, in milliseconds. */
 const [PROMPT_SHARE, AUTHORIZE_MS] = [0.5, 800];
 
+/** Share of rights upon which the application publishes, in the turn in which the topic begins. */
+const PUBLISHES_SHARE = 0.2;
+
 /** Share of moves behind which the client moves again at once. */
 const AGAIN_SHARE = 0.25;
 
@@ -90,8 +93,14 @@ export async function auditPassages(audit: Audit): Promise<void> {
         authenticate: () => USER,
         userOf: () => USER,
       }),
-      authorize: () =>
-        random() < PROMPT_SHARE || audit.pause(between(random, 0, AUTHORIZE_MS)).then(() => true),
+      authorize: () => {
+        if (random() >= PROMPT_SHARE) {
+          return audit.pause(between(random, 0, AUTHORIZE_MS)).then(() => true);
+        }
+        // The first subscriptions get all publications.
+        if (next > 0 && random() < PUBLISHES_SHARE) publishOnce();
+        return true;
+      },
       history: { "kept:{name}": {} },
       rooms: ["room:{name}"],
       session: { heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 } },
@@ -122,12 +131,15 @@ export async function auditPassages(audit: Audit): Promise<void> {
   const seats = [TALK, TALK, KEPT].map(sit);
   const passenger: Passenger = { audit, random, machine, client };
   let next = 0;
+  const publishOnce = (text = "") => {
+    const n = next++;
+    for (const topic of [TALK, KEPT]) server.publish(topic, { n, text });
+    for (const topic of [...LATE, OWN]) server.publish(topic, { n });
+    if (hasTokens) server.to(USER).send(NOTE, { n });
+  };
   const publish = async (count: number, text = "") => {
     for (let left = count; left > 0; left--) {
-      const n = next++;
-      for (const topic of [TALK, KEPT]) server.publish(topic, { n, text });
-      for (const topic of [...LATE, OWN]) server.publish(topic, { n });
-      if (hasTokens) server.to(USER).send(NOTE, { n });
+      publishOnce(text);
       await audit.pause(between(random, 0, BETWEEN_MS));
     }
   };
