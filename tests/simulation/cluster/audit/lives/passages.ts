@@ -1,6 +1,7 @@
 /** Moves of a client on one node, while publications stream in, and links that break in the middle. */
 import type { Client } from "../../../../../client/client.ts";
 import type { Subscription } from "../../../../../client/subscription.ts";
+import type { Server } from "../../../../../server.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
@@ -50,13 +51,14 @@ const HANDLER_MS = 1_200;
 /** Longest time until a client has one session, and all publications, in milliseconds. */
 const REST_MS = 5_000;
 
-/** Links that break once the client has the new session. */
+/** Links that break once the client has the new session, or once the server alone has that session. */
 const BREAKS = [
   "none",
   "none",
   "none",
   "the earlier one",
   "the earlier one",
+  "the earlier one, early",
   "the new one",
   "all",
 ] as const;
@@ -72,6 +74,7 @@ interface Passenger {
   readonly audit: Audit;
   readonly random: () => number;
   readonly machine: Host;
+  readonly server: Server<unknown>;
   readonly client: Client;
 }
 
@@ -129,7 +132,7 @@ export async function auditPassages(audit: Audit): Promise<void> {
     return seat;
   };
   const seats = [TALK, TALK, KEPT].map(sit);
-  const passenger: Passenger = { audit, random, machine, client };
+  const passenger: Passenger = { audit, random, machine, server, client };
   let next = 0;
   const publishOnce = (text = "") => {
     const n = next++;
@@ -227,31 +230,35 @@ export async function auditPassages(audit: Audit): Promise<void> {
   }
   await client.close();
   await audit.until(() => server.manager.count === 0);
+  audit.examine("lives", "sessions behind a passenger", 0, server.manager.count);
   audit.examine("lives", "topics behind a passenger", [], [...server.topics.list()]);
   await server.close();
 }
 
-/** Moves the client; links break once the client has the new session. */
+/** Moves the client, and breaks links. */
 async function moveUnder(
-  { audit, random, machine, client }: Passenger,
+  { audit, random, machine, server, client }: Passenger,
   which: typeof BREAKS[number],
 ): Promise<boolean> {
   const linksOf = () => audit.network.links.filter((link) => link.client === machine);
   const before = new Set(linksOf());
   const { session } = client;
   const afterMs = between(random, 0, DELAY_MS);
+  const cut = async () => {
+    await audit.pause(afterMs);
+    for (const link of linksOf()) {
+      if (which === "all" || before.has(link) === (which !== "the new one")) link.disconnect();
+    }
+  };
+  const isEarly = which === "the earlier one, early";
   let cutting: Promise<void> | undefined;
   const unsubscribe = client.status.observe(({ name }) => {
-    if (which === "none" || name !== "connected" || client.session === session) return;
-    cutting ??= audit.pause(afterMs).then(() => {
-      for (const link of linksOf()) {
-        if (which === "all" || before.has(link) === (which === "the earlier one")) {
-          link.disconnect();
-        }
-      }
-    });
+    if (which === "none" || isEarly || name !== "connected" || client.session === session) return;
+    cutting ??= cut();
   });
-  const isMoved = await client.handOver();
+  const moving = client.handOver();
+  if (isEarly) cutting = audit.until(() => server.manager.count > 1, DELAY_MS * 10).then(cut);
+  const isMoved = await moving;
   unsubscribe();
   await cutting;
   return isMoved;
