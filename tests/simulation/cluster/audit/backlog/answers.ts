@@ -51,6 +51,9 @@ const ANSWER_MS = 4_000;
 /** Time of a handler before the answer begins, in milliseconds, and ways to give up before. */
 const [BEGIN_MS, EARLY_ENDS] = [200, ["signal", "cancel", "time"]] as const;
 
+/** Ways to give up an answer while the client is away. */
+const AWAY_ENDS = ["cancel", "return", "signal"] as const;
+
 /** Ways in which the loop over an answer that outlives its session ends. */
 const KEPT_ENDS = ["whole", "break", "cancel", "signal", "late", "throw", "time"] as const;
 
@@ -175,6 +178,7 @@ export async function auditAnswers(audit: Audit): Promise<void> {
   await auditFull(producer, got);
   if (random() < 0.4) await auditLarge(producer);
   await auditKept(producer);
+  if (random() < 0.5) await auditAway(producer);
   if (random() < 0.5) await auditFailing(audit);
   await client.close();
   await server.close();
@@ -252,6 +256,37 @@ async function auditEarly({ audit, random, made, client }: Producer): Promise<vo
   audit.examine("queues", `end of an ${id}`, OUTCOMES[end], outcome);
   await audit.pause(BEGIN_MS + TRIP_MS);
   audit.examine("queues", `items of an ${id}`, 0, made.get(id)?.count ?? 0);
+}
+
+/** Asks for an answer while the client is away, and gives up before the client is back. */
+async function auditAway({ audit, random, made, client }: Producer): Promise<void> {
+  const end = oneOf(random, AWAY_ENDS);
+  const [server, machine] = [audit.host("answers"), audit.host("asker")];
+  audit.block(machine, server);
+  audit.cut(machine);
+  await audit.until(() => !client.isConnected, TRIP_MS);
+  const controller = new AbortController();
+  const asked: Asked = { id: "away", items: ITEMS, betweenMs: 20 };
+  const answer = client.requestStream("items", asked, { signal: controller.signal });
+  const iterator = answer[Symbol.asyncIterator]();
+  const isRead = end !== "return" && random() < 0.5;
+  const next = () => outcomeOf(iterator.next().then(({ done, value }) => got.push(done ?? value)));
+  const got: unknown[] = [];
+  const reading = isRead ? next() : undefined;
+  await audit.pause(oneOf(random, PAUSES_MS));
+  if (end === "return") void iterator.return?.();
+  else if (end === "cancel") void answer.cancel();
+  else controller.abort(new DOMException("Enough", "AbortError"));
+  audit.block(machine, server, false);
+  await audit.until(() => client.isConnected);
+  const outcome = await audit.inTime(reading ?? next(), ANSWER_MS, "no end");
+  const about = `answer that a client gave up while away (${end}, ${isRead ? "" : "not "}read)`;
+  const isFailed = end === "signal";
+  const expected = [isFailed ? OUTCOMES.signal : "fulfilled", isFailed ? [] : [true]];
+  audit.examine("queues", `end of an ${about}`, expected, [outcome, got]);
+  await audit.pause(TRIP_MS);
+  const { count = 0, isOver = true } = made.get(asked.id) ?? {};
+  audit.examine("queues", `items of an ${about}, and the end`, [0, true], [count, isOver]);
 }
 
 /** Cancels an answer after a time, or ends the loop over the items by its signal. */
