@@ -15,6 +15,9 @@ const USER = "seated";
 /** Topics, with a history and without. */
 const TOPICS = ["kept:a", "kept:b", "talk:a", "talk:b"] as const;
 
+/** Topics of which the first answer comes late. */
+const LATE_TOPICS = ["kept:late", "talk:late"] as const;
+
 /** Rounds with refusals, and rounds behind a backlog. */
 const [REFUSED_ROUNDS, BACKLOGS] = [2, 3];
 
@@ -68,6 +71,7 @@ export async function auditSeats(audit: Audit): Promise<void> {
   await seats.begin();
   for (let round = 0; round < REFUSED_ROUNDS; round++) await seats.refuse();
   await seats.refuseNew();
+  await seats.askLate();
   await seats.leaveStreams();
   for (let round = 0; round < BACKLOGS; round++) await seats.waver();
   await seats.close();
@@ -187,6 +191,23 @@ class Seats {
     this.#subscribe(denied.topic);
     await this.#rest("a new subscription after the end by a denial");
     await this.#examineStart();
+  }
+
+  /** Subscribes to a topic whose first answer comes too late: nothing is left at the server. */
+  async askLate(): Promise<void> {
+    const audit = this.#audit;
+    const topic = oneOf(this.#random, LATE_TOPICS);
+    this.#refusals.set(topic, ["late"]);
+    const { subscription } = this.#subscribe(topic);
+    const outcome = await audit.inTime(outcomeOf(subscription.ready), LATE_MS, "no end");
+    this.#expect(`subscription to ${topic}, whose answer is late`, "TimeoutError", outcome);
+    // Some programs try again, before the late answer or behind that.
+    const isAgain = this.#random() < 0.5;
+    await audit.pause(between(this.#random, 0, 2 * (LATE_MS - ANSWER_MS)));
+    this.#ended.length = 0;
+    if (isAgain) this.#subscribe(topic);
+    await audit.pause(LATE_MS);
+    await this.#rest(`a late answer to ${topic}${isAgain ? ", asked for again" : ""}`);
   }
 
   /** Reads a durable stream that goes on, and leaves in each way: the session leaves the topic. */
