@@ -36,8 +36,20 @@ const CUT_LEASE_MS = 15_000;
 /** Time in which a writer whose connections are cut has appended all, in milliseconds. */
 const BACK_MS = 9_000;
 
-/** Scenes of one audit, drawn from all. */
+/** Fewest records of a burst, and the range: one append of the engine takes 1,000. */
+const [BURST, BURST_RANGE] = [800, 1_600];
+
+/** Time in which the engine takes a burst, and readers get the records, in milliseconds. */
+const BURST_MS = 3_000;
+
+/** Share of the lease between two calls of other programs, at least, and the range. */
+const [BUSY_SHARE, BUSY_RANGE] = [0.08, 0.12];
+
+/** Scenes of one audit, drawn from all, beside the writers that come late. */
 const SCENES = 4;
+
+/** Most machines of one scene that lose the stream one after the other. */
+const MAX_FORMER = 2;
 
 /** Operations of a writer that may have lost the stream. */
 const LATE = [
@@ -47,9 +59,15 @@ const LATE = [
   "append and close",
   "appends",
   "abort",
+  "abort",
+  "disposal",
+  "append and abort",
   "release",
   "renewal",
 ] as const;
+
+/** Ways in which a burst of records ends. */
+const BURST_ENDS = ["close", "close", "abort", "release"] as const;
 
 /** Steps of promises after which an append is under way. */
 const STEPS = 3;
@@ -85,6 +103,13 @@ class Program {
   }
 }
 
+/** Time of the last sign of a writer, and the silence at whose length the lease is over. */
+interface Lapse {
+  readonly lostMs: number;
+  readonly fromMs: number;
+  readonly toMs: number;
+}
+
 /** A reader, with the records so far, and the end. */
 interface Followed {
   readonly records: number[];
@@ -98,8 +123,9 @@ interface Followed {
  */
 export async function auditWriters(audit: Audit): Promise<void> {
   const { random } = audit;
-  const scenes = [quiet, lost, lost, released, cut, stopped, stopped];
+  const scenes = [quiet, lost, burst, released, cut, stopped, stopped];
   while (scenes.length > SCENES) scenes.splice(Math.floor(scenes.length * random()), 1);
+  scenes.push(overtaken);
   await LogMachine.use(audit, ["writers-near", "writers-far"], async ([near, far]) => {
     const programs = [new Program(near!), new Program(far!)] as const;
     const play = (scene: typeof quiet, i: number) =>
@@ -144,10 +170,57 @@ class Stage {
     return machine.run(() => node.create<number>(this.id, options, leaseMs));
   }
 
-  /** Opens the stream at the far machine. */
-  open(): Promise<DurableStreamWriter<number>> {
-    const { machine, node } = this.far;
+  /** Opens the stream at the far machine, or at another one. */
+  open({ machine, node }: Program = this.far): Promise<DurableStreamWriter<number>> {
     return machine.run(() => node.open<number>(this.id, this.leaseMs));
+  }
+
+  /** Starts a machine with a program of its own; `undefined` if the engine does not answer. */
+  async start(name: string): Promise<Program | undefined> {
+    const machine = await LogMachine.start(this.audit, name);
+    if (machine === undefined) return void this.expect("machine of a writer", "ready", "not ready");
+    return new Program(machine);
+  }
+
+  /** Times within which the lease of a writer that is lost now is over. */
+  lapse(): Lapse {
+    const { leaseMs, audit: { nowMs: lostMs } } = this;
+    return {
+      lostMs,
+      fromMs: leaseMs * (1 - SIGN_SHARE) - SLACK_MS,
+      toMs: leaseMs + SLACK_MS,
+    };
+  }
+
+  /** Takes the stream over from a lost writer; `undefined` if a search was first. */
+  async takeOver(
+    { lostMs, fromMs, toMs }: Lapse,
+    by?: Program,
+  ): Promise<DurableStreamWriter<number> | undefined> {
+    const silentMs = () => this.audit.nowMs - lostMs;
+    const times = `after ${Math.round(fromMs)} to ${Math.round(toMs)} ms`;
+    let next: DurableStreamWriter<number> | undefined;
+    let outcome = "held";
+    while (outcome === "held" && silentMs() <= toMs) {
+      await this.audit.pause(ATTEMPT_MS);
+      outcome = await outcomeOf(this.open(by).then((writer) => next = writer));
+    }
+    const isInTime = silentMs() >= fromMs && silentMs() <= toMs + ATTEMPT_MS;
+    const received = isInTime && (outcome === "fulfilled" || outcome === "ended") ? times : "";
+    const when = `${outcome} after ${Math.round(silentMs())} ms`;
+    this.expect("takeover from a lost writer", times, received || when);
+    return next;
+  }
+
+  /** Appends a record without a lease, or cancels the stream, which stays open. */
+  async disturb(record: () => string): Promise<void> {
+    const { machine, node, streams } = this.far;
+    if (this.random() < 0.1) {
+      await machine.run(() => node.cancel(this.id, "enough"));
+      return;
+    }
+    const { kind } = await machine.run(() => streams.append(this.id, { records: [record()] }));
+    this.expect("append of another program", "appended", kind);
   }
 
   /** Deletes the stream. */
@@ -188,6 +261,12 @@ class Stage {
           // Without effect for a writer that is lost.
           expected = "fulfilled";
           return await outcomeOf(writer.abort("too late"));
+        case "disposal":
+          expected = "fulfilled";
+          return await outcomeOf(writer[Symbol.asyncDispose]());
+        case "append and abort":
+          expected = [code, "fulfilled"];
+          return await Promise.all([writer.append(-1), writer.abort("too late")].map(outcomeOf));
         case "release":
           return await outcomeOf(writer.release());
         case "renewal":
@@ -195,7 +274,7 @@ class Stage {
       }
     });
     this.expect(`${late} of a writer without the stream`, expected, outcome);
-    if (late === "release" || late === "abort") return;
+    if (late === "release" || late === "abort" || late === "disposal") return;
     const withinMs = late === "renewal" ? this.leaseMs * SIGN_SHARE + SLACK_MS : 0;
     await this.audit.until(() => writer.signal.aborted, withinMs);
     const { reason } = writer.signal;
@@ -230,8 +309,13 @@ async function quiet(stage: Stage): Promise<void> {
     stage.expect("append", "fulfilled", await outcomeOf(writer.append(count++)));
     await audit.pause(0.4 * leaseMs * random());
   }
+  const isBusy = random() < 0.6;
   for (const endMs = audit.nowMs + 3.2 * leaseMs; audit.nowMs < endMs;) {
-    await audit.pause(leaseMs * (0.5 + 0.5 * random()));
+    const share = isBusy ? BUSY_SHARE + BUSY_RANGE * random() : 0.5 + 0.5 * random();
+    await audit.pause(leaseMs * share);
+    // Calls of other programs neither renew the lease nor keep the writer from that.
+    if (isBusy) await stage.disturb(() => `${count++}`);
+    if (isBusy && random() < 0.7) continue;
     stage.expect("takeover from a quiet writer", "held", await outcomeOf(stage.open()));
   }
   stage.expect("append after a silence", "fulfilled", await outcomeOf(writer.append(count++)));
@@ -243,11 +327,12 @@ async function quiet(stage: Stage): Promise<void> {
 /** A writer whose machine ends, or stands still, loses the stream once the lease is over. */
 async function lost(stage: Stage): Promise<void> {
   const { audit, random, leaseMs, id, far } = stage;
-  const machine = await LogMachine.start(audit, id);
-  if (machine === undefined) return stage.expect("machine of a writer", "ready", "not ready");
+  const program = await stage.start(id);
+  if (program === undefined) return;
+  const { machine } = program;
   const [isFrozen, isTaken, isClosed] = [random() < 0.7, random() < 0.6, random() < 0.5];
   const writer = await stage.create(
-    new Program(machine),
+    program,
     random() < 0.5 ? { ttlMs: 60_000 } : {},
   );
   const followed = far.follow(id);
@@ -256,22 +341,8 @@ async function lost(stage: Stage): Promise<void> {
   await audit.pause(leaseMs * 1.5 * random());
   if (isFrozen) machine.host.freeze();
   else machine.end();
-  const lostMs = audit.nowMs;
-  const silentMs = () => audit.nowMs - lostMs;
-  const [fromMs, toMs] = [leaseMs * (1 - SIGN_SHARE) - SLACK_MS, leaseMs + SLACK_MS];
-  const times = `after ${Math.round(fromMs)} to ${Math.round(toMs)} ms`;
-  let next: DurableStreamWriter<number> | undefined;
-  if (isTaken) {
-    let outcome = "held";
-    while (outcome === "held" && silentMs() <= toMs) {
-      await audit.pause(ATTEMPT_MS);
-      outcome = await outcomeOf(stage.open().then((writer) => next = writer));
-    }
-    const isInTime = silentMs() >= fromMs && silentMs() <= toMs + ATTEMPT_MS;
-    const received = isInTime && (outcome === "fulfilled" || outcome === "ended") ? times : "";
-    const when = `${outcome} after ${Math.round(silentMs())} ms`;
-    stage.expect("takeover from a lost writer", times, received || when);
-  }
+  const lapse = stage.lapse();
+  const next = isTaken ? await stage.takeOver(lapse) : undefined;
   if (next !== undefined) {
     await next.append(count++);
     if (isFrozen && !isClosed) await comesBack("fenced");
@@ -283,9 +354,10 @@ async function lost(stage: Stage): Promise<void> {
       await stage.expectAll(far.follow(id), count);
     }
   } else {
-    const withinMs = toMs + SEARCH_MS + SLACK_MS - silentMs();
+    const { lostMs, fromMs, toMs } = lapse;
+    const withinMs = lostMs + toMs + SEARCH_MS + SLACK_MS - audit.nowMs;
     await stage.expectAll(followed, count, { outcome: "writer-lost", withinMs });
-    stage.expect("end not before the lease is over", true, silentMs() >= fromMs);
+    stage.expect("end not before the lease is over", true, audit.nowMs - lostMs >= fromMs);
     if (isFrozen) {
       await comesBack("writer-lost");
       await stage.expectAll(far.follow(id), count, { outcome: "writer-lost" });
@@ -296,9 +368,77 @@ async function lost(stage: Stage): Promise<void> {
 
   /** The former writer is refused, and told. */
   async function comesBack(code: string): Promise<void> {
-    machine!.host.thaw();
-    await stage.expectRefusal(machine!, writer, code);
+    machine.host.thaw();
+    await stage.expectRefusal(machine, writer, code);
   }
+}
+
+/** Writers lose the stream one after the other, and come back late: only the newest one writes. */
+async function overtaken(stage: Stage): Promise<void> {
+  const { random, id, far } = stage;
+  const count = 1 + Math.floor(MAX_FORMER * random());
+  const names = Array.from({ length: count }, (_, i) => `${id}-${i}`);
+  const started = await Promise.all(names.map((name) => stage.start(name)));
+  const programs = started.filter((program) => program !== undefined);
+  if (programs.length < count) return;
+  const former: (readonly [Program, DurableStreamWriter<number>])[] = [];
+  let records = 0;
+  let newest: DurableStreamWriter<number> | undefined = await stage.create(programs[0]);
+  const followed = far.follow(id);
+  const append = async () =>
+    stage.expect("append in time", "fulfilled", await outcomeOf(newest!.append(records++)));
+  for (const program of programs) {
+    for (let left = 1 + Math.floor(2 * random()); left > 0; left--) await append();
+    former.push([program, newest]);
+    program.machine.host.freeze();
+    newest = await stage.takeOver(stage.lapse(), programs[former.length]);
+    if (newest === undefined) break;
+  }
+  while (former.length > 0) {
+    const [[program, writer]] = former.splice(Math.floor(former.length * random()), 1) as [
+      typeof former[number],
+    ];
+    const { machine } = program;
+    if (newest !== undefined) await append();
+    machine.host.thaw();
+    await stage.expectRefusal(machine, writer, newest === undefined ? "writer-lost" : "fenced");
+    if (newest !== undefined && random() < 0.4) {
+      // The machine of the late writer becomes that of the newest one.
+      stage.expect("release", "fulfilled", await outcomeOf(newest.release()));
+      newest = await stage.open(program);
+      await append();
+    }
+  }
+  if (newest === undefined) await stage.expectAll(followed, records, { outcome: "writer-lost" });
+  else {
+    await append();
+    stage.expect("close of the newest writer", "fulfilled", await outcomeOf(newest.close()));
+    await stage.expectAll(followed, records);
+    for (const program of programs) await stage.expectAll(program.follow(id), records);
+  }
+  for (const { machine } of programs) machine.end();
+  await stage.end();
+}
+
+/** Records that come faster than the engine takes them are all there before the end. */
+async function burst(stage: Stage): Promise<void> {
+  const { audit, random, far, id } = stage;
+  const writer = await stage.create();
+  const followed = far.follow(id);
+  let count = BURST + Math.floor(BURST_RANGE * random());
+  const end = oneOf(random, BURST_ENDS);
+  const calls = range(0, count - 1).map((record) => writer.append(record));
+  calls.push(end === "abort" ? writer.abort("enough") : writer[end]());
+  const outcomes = await audit.inTime(Promise.all(calls.map(outcomeOf)), BURST_MS, undefined);
+  stage.expect(`appends and ${end} of a burst`, ["fulfilled"], [...new Set(outcomes)]);
+  if (end === "release") {
+    const next = await stage.open();
+    stage.expect("append behind a burst", "fulfilled", await outcomeOf(next.append(count++)));
+    stage.expect("close behind a burst", "fulfilled", await outcomeOf(next.close()));
+  }
+  const outcome = end === "abort" ? "aborted" : "fulfilled";
+  await stage.expectAll(followed, count, { outcome, withinMs: BURST_MS });
+  await stage.end();
 }
 
 /** A writer that leaves the stream may have a successor for a time, in which no search ends it. */
@@ -332,9 +472,10 @@ async function released(stage: Stage): Promise<void> {
 /** A writer whose connections are cut again and again appends each record once, in order. */
 async function cut(stage: Stage): Promise<void> {
   const { audit, random, id } = stage;
-  const machine = await LogMachine.start(audit, id);
-  if (machine === undefined) return stage.expect("machine of a writer", "ready", "not ready");
-  const writer = await stage.create(new Program(machine), {}, CUT_LEASE_MS);
+  const program = await stage.start(id);
+  if (program === undefined) return;
+  const { machine } = program;
+  const writer = await stage.create(program, {}, CUT_LEASE_MS);
   const followed = stage.far.follow(id);
   for (let record = 0; record < CUT_RECORDS; record++) {
     void machine.run(() => writer.append(record));
