@@ -218,7 +218,8 @@ class LogCalls {
   /** An append of a producer: the next one, a repetition, or one that is out of turn. */
   #numbered(): Partial<AppendLogOptions> {
     const id = this.#pick(PRODUCERS);
-    const producers = this.#states[0]?.producers ?? {};
+    const { producers = {}, endedBy } = this.#states[0] ?? {};
+    if (endedBy !== undefined && this.#chance(0.7)) return this.#nearEnd(endedBy);
     const [epoch, seq] = Object.hasOwn(producers, id) ? producers[id]! : [0, -1];
     const [newEpoch, newSeq] = this.#pick(
       [
@@ -235,6 +236,20 @@ class LogCalls {
       ] as const,
     );
     return { producer: { id, epoch: Math.max(0, newEpoch), seq: Math.max(0, newSeq) } };
+  }
+
+  /** The append that ended the log, or one that differs from it in a single part. */
+  #nearEnd(endedBy: string): Partial<AppendLogOptions> {
+    const [id, epoch, seq] = JSON.parse(endedBy) as [string, number, number];
+    const [nearId, nearEpoch, nearSeq] = this.#pick([
+      [id, epoch, seq],
+      [id, epoch + 1, seq],
+      [id, Math.max(0, epoch - 1), seq],
+      [id, epoch, seq + 1],
+      [id, epoch, Math.max(0, seq - 1)],
+      [this.#pick(PRODUCERS), epoch, seq],
+    ]);
+    return { producer: { id: nearId, epoch: nearEpoch, seq: nearSeq } };
   }
 
   /** A call of a writer as nodes make it: records, the end, both, or neither, under a lease. */
