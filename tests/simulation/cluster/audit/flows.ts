@@ -4,6 +4,8 @@ import type { Client } from "../../../../client/client.ts";
 import { CloseCode, StreamError } from "../../../../errors.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Session } from "../../../../session/session.ts";
+import type { OpenStreamOptions } from "../../../../transport/connection.ts";
+import { oneOf } from "../chance.ts";
 import { type Audit, outcomeOf } from "./audit.ts";
 
 /** Credit of both ends. */
@@ -31,6 +33,9 @@ const CODE = 77;
 
 /** Longest time of a step, in milliseconds. */
 const STEP_MS = 3_000;
+
+/** Openings beyond the credit, and the longest time of one that gives up, in milliseconds. */
+const [OPENINGS, GIVES_UP_MS] = [5, 100];
 
 /** Datagrams in a row. */
 const DATAGRAMS = 5;
@@ -111,6 +116,11 @@ async function auditClient(audit: Audit, client: Client): Promise<void> {
   );
   await client.request("fail", false);
   await expect("streams that the reader leaves", all, Promise.all(all.map(() => left(session))));
+  if (session.transport === "websocket") {
+    const openings = Array.from({ length: OPENINGS }, () => oneOf(audit.random, ENDINGS));
+    const endings = openings.map(({ outcome }) => outcome);
+    await expect("openings beyond the credit", endings, open(audit, session, openings));
+  }
   await expect("streams there and back, again", all, echo());
   const numbers = Array.from({ length: DATAGRAMS }, (_, i) => i);
   await expect("datagrams", numbers, datagrams(audit, session));
@@ -192,6 +202,49 @@ async function refused(session: NonNullable<Client["session"]>): Promise<string>
   const ending = await outcomeOfStream(bytesOf(readable));
   await writing;
   return ending;
+}
+
+/** An opening beyond the credit: until there is credit, for a time, or until a signal. */
+interface Opening {
+  readonly outcome: string;
+  readonly options?: (audit: Audit) => OpenStreamOptions;
+}
+
+/** Kinds of openings. */
+const ENDINGS: readonly Opening[] = [
+  { outcome: "fulfilled" },
+  {
+    outcome: "TimeoutError",
+    options: ({ random }) => ({ timeoutMs: 1 + GIVES_UP_MS * random() }),
+  },
+  {
+    outcome: "AbortError: The signal has been aborted",
+    options: (audit) => {
+      const stop = new AbortController();
+      void audit.pause(GIVES_UP_MS * audit.random()).then(() => stop.abort());
+      return { signal: stop.signal };
+    },
+  },
+];
+
+/** Opens streams while others have all credit, and ends these others once some have given up. */
+async function open(
+  audit: Audit,
+  session: NonNullable<Client["session"]>,
+  openings: readonly Opening[],
+): Promise<readonly string[]> {
+  const create = (options?: OpenStreamOptions) => session.createBidirectionalStream(options);
+  const end = async ({ readable, writable }: Awaited<ReturnType<typeof create>>) => {
+    await writable.close();
+    await bytesOf(readable);
+  };
+  const held = await Promise.all(Array.from({ length: CREDIT.maxStreamsBidi }, () => create()));
+  const outcomes = openings.map(({ options }) =>
+    outcomeOf(create(options?.(audit)).then((stream) => void end(stream)))
+  );
+  await audit.pause(1.5 * GIVES_UP_MS);
+  await Promise.all(held.map(end));
+  return await Promise.all(outcomes);
 }
 
 /** Stops reading after the first bytes. */
