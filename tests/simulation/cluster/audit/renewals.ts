@@ -17,6 +17,9 @@ const WATCH_MS = 6_000;
 /** Longest time of a provider, and of the check of a token, in milliseconds. */
 const [PROVIDER_MS, CHECK_MS] = [60, 120];
 
+/** Longest times of the hooks behind a renewal, of which one is drawn, in milliseconds: less than half of a token. */
+const HOOKS_MS = [0, 100, 400];
+
 /** Time between two publications, in milliseconds. */
 const PUBLISH_MS = 150;
 
@@ -101,6 +104,8 @@ class Watch {
   readonly #verdict: typeof VERDICTS[number];
   /** Number of the first token without the right. */
   readonly #deniedFrom: number;
+  /** Longest time of a hook, in milliseconds. */
+  readonly #hookMs: number;
   #published = 0;
 
   constructor(audit: Audit) {
@@ -108,6 +113,7 @@ class Watch {
     this.#random = audit.random;
     this.#verdict = oneOf(this.#random, VERDICTS);
     this.#deniedFrom = oneOf(this.#random, [1, 2]);
+    this.#hookMs = oneOf(this.#random, HOOKS_MS);
     const tokenMs = Math.round(between(this.#random, LEAST_MS, MOST_MS));
     this.#program = new SimulatedServer<Identity>(audit.network, audit.host("renews"), () => ({
       acceptsTokenInBand: true,
@@ -122,13 +128,14 @@ class Watch {
       userOf: ({ user }) => user,
       expiresAt: ({ endsAt }) => endsAt,
       authorize: async ({ value }, topic) => {
-        await pause(this.#program.host.runtime, CHECK_MS * this.#random());
+        await this.#hook();
         return topic === KEPT || this.#mayRead(value);
       },
       history: { "kept:{name}": {} },
-      onRenewed: ({ user, value }, before) => {
+      onRenewed: async ({ user, value }, before) => {
         const isLater = value.endsAt > (before as Identity).endsAt;
         this.#renewed.push(`${user} ${isLater && value.user === user}`);
+        await this.#hook();
       },
       onClose: ({ user, value: { endsAt } }, { code }) => {
         if (code !== CloseCode.unauthenticated) return;
@@ -193,6 +200,11 @@ class Watch {
       const isRenewed = renewals.length > 0 && renewals.every((text) => text.endsWith("true"));
       this.#expect(`renewals ${of}, ${renewals.length}`, true, isRenewed);
     }
+  }
+
+  /** Takes the time of a hook, in which the session has the new token already. */
+  async #hook(): Promise<void> {
+    await pause(this.#program.host.runtime, this.#hookMs * this.#random());
   }
 
   /** Decides about the topic of a right. */
