@@ -42,6 +42,9 @@ const [FILL, MOST_FILLS] = ["x".repeat(8_192), 60];
 /** Most bytes that wait for a session. */
 const QUEUE_BYTES = 65_536;
 
+/** Share of audits with an engine that is away before all sessions. */
+const EARLY = 0.4;
+
 /** Share of plans in which sessions stay for longer than a claim without renewals. */
 const LONG = 0.15;
 
@@ -354,6 +357,12 @@ export async function auditTabs(audit: Audit): Promise<void> {
   const tabs = new Tabs(audit);
   const { random, nodes } = tabs;
   await nodes.ready();
+  if (random() < EARLY) {
+    // The nodes hear of an engine that is back while there are no claims.
+    nodes.engine.goAway();
+    await audit.pause(between(random, 0, AWAY_MS));
+    nodes.engine.comeBack();
+  }
   await (random() < LONG ? stay : pass)(tabs);
   await tabs.close();
 }
