@@ -90,6 +90,7 @@ export const AUDITS = [
   "contracts",
   "credit",
   "crowds",
+  "deploys",
   "doors",
   "drains",
   "durable",

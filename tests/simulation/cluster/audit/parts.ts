@@ -47,6 +47,7 @@ import { auditDoors } from "./users/doors.ts";
 import { auditLists } from "./users/lists.ts";
 import { auditShares } from "./users/shares.ts";
 import { auditTabs } from "./users/tabs.ts";
+import { auditDeploys } from "./wires/deploys.ts";
 import { auditEnds } from "./wires/ends.ts";
 import { auditFarewells } from "./wires/farewells.ts";
 import { auditHandlers } from "./wires/handlers.ts";
@@ -66,6 +67,7 @@ const OWN = {
   contracts: auditContract,
   credit: auditCredit,
   crowds: auditCrowds,
+  deploys: auditDeploys,
   doors: auditDoors,
   ends: auditEnds,
   expiry: auditExpiry,
