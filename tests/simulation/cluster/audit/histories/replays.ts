@@ -11,7 +11,7 @@ import { oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { UnsteadyBroker } from "./unsteady_broker.ts";
 import { UnsteadyEngine } from "./unsteady_engine.ts";
-import { type ReadNode, WireReader } from "./wire_reader.ts";
+import { type ReadNode, type Start, WireReader } from "./wire_reader.ts";
 
 /** Readers, authors and nodes of one audit. */
 const [READERS, AUTHORS, NODES] = [3, 2, 2];
@@ -39,6 +39,9 @@ const SLOW_BYTES = 200_000;
 
 /** Longest time between a question and the leave, for a reader who stays only for a moment. */
 const SOON_MS = 150;
+
+/** Time between two signs of life, and the silence that ends a session, in milliseconds. */
+const [BEAT_MS, SILENCE_MS] = [1_000, 1_500];
 
 /** Longest outage of the engine, in milliseconds. */
 const AWAY_MS = 1_500;
@@ -133,6 +136,8 @@ class Replays {
   readonly #briefMs: number;
   /** Share of long publications. */
   readonly #longShare: number;
+  /** Start of the last question, by topic. */
+  readonly #starts = new Map<string, Start>();
   #deaths = 0;
   /** True while all reads fail, also at nodes that begin. */
   #isMute = false;
@@ -150,7 +155,10 @@ class Replays {
         all: { size: 10 + this.#draw(40), bytes: HISTORY_BYTES },
         "brief:{name}": { size: 100, ttlMs: this.#briefMs, bytes: HISTORY_BYTES },
       },
-      session: { sendQueue: { maxMessages: 8 + this.#draw(24) } },
+      session: {
+        sendQueue: { maxMessages: 8 + this.#draw(24) },
+        heartbeat: { intervalMs: BEAT_MS, timeoutMs: SILENCE_MS },
+      },
       brokerOf: (host: Host) => {
         const broker = new UnsteadyBroker(engine, { host, random });
         broker.isMute = this.#isMute;
@@ -240,7 +248,7 @@ class Replays {
     else if (chance < 0.5) this.#write();
     else if (chance < 0.7) this.#ask(reader, topic);
     else if (chance < 0.78) this.#leave(reader, topic);
-    else if (chance < 0.86) reader.disconnect();
+    else if (chance < 0.86) reader.disconnect(this.#draw(2) === 0);
     else if (chance < 0.88) this.#leaveEngine(broker);
     else if (chance < 0.91 && !broker.isAway) broker.comeBack();
   }
@@ -280,26 +288,34 @@ class Replays {
     });
   }
 
-  /** Asks for a topic from a drawn place: behind the last publication, earlier, or beyond the head. */
+  /** Asks for a topic from a drawn place, or from that of the last question about the topic. */
   #ask(reader: WireReader, topic: string): void {
-    const place = reader.placeOf(topic);
+    const known = this.#starts.get(topic);
+    const start = known && this.#draw(3) === 0 ? known : this.#drawStart(reader, topic);
+    this.#starts.set(topic, start);
     // Most often a replay is under way then.
     if (this.#draw(3) === 0) {
       this.#engine.host.after(SOON_MS * this.#random(), () => this.#leave(reader, topic));
     }
+    reader.ask(topic, start);
+  }
+
+  /** Draws a place: behind the last publication, earlier, or beyond the head. */
+  #drawStart(reader: WireReader, topic: string): Start {
+    const place = reader.placeOf(topic);
     const kind = this.#draw(5);
-    if (kind === 0 || place === undefined) return reader.ask(topic);
-    if (kind === 1) return reader.ask(topic, { last: this.#draw(12) });
+    if (kind === 0 || place === undefined) return {};
+    if (kind === 1) return { last: this.#draw(12) };
     const { epoch, offset } = place;
     // A client of the other node may have publications that have yet to arrive at this one.
     const isAhead = this.#draw(2) === 0 && epoch === this.#engine.epoch;
     const since = isAhead ? { epoch, offset: this.#engine.headOf(topic) } : place;
-    if (kind === 2) return reader.ask(topic, { since });
+    if (kind === 2) return { since };
     const other = Math.max(0, offset + 3 - this.#draw(kind === 3 ? 12 : 60));
-    reader.ask(topic, {
+    return {
       since: { epoch: this.#draw(20) === 0 ? "another" : epoch, offset: other },
       ...(this.#draw(4) === 0 && { last: this.#draw(6) }),
-    });
+    };
   }
 
   /** Leaves a topic, and comes back at once, or around the time at which publications are forgotten. */
@@ -393,7 +409,10 @@ class Replays {
       broker.isSteady = true;
       broker.comeBack();
     }
-    await audit.pause(100 + SOON_MS + 1.5 * this.#briefMs); // Those who left are back.
+    // Readers that left are back then, and sessions without a client are over.
+    await audit.pause(
+      Math.max(100 + SOON_MS + 1.5 * this.#briefMs, BEAT_MS + SILENCE_MS + SOON_MS),
+    );
     const wanted = this.#topics.flatMap((topics, i) =>
       topics.map((topic) => ({ topic, reader: this.#readers[i]! }))
     );

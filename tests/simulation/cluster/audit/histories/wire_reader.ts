@@ -56,6 +56,8 @@ interface Following {
   readonly questions: Map<number, Question>;
   /** The question whose answer was `recovered: true`, until the first publication behind. */
   recovered: Question | undefined;
+  /** True behind an answer that the engine did not confirm: the place may be beyond the head. */
+  isUnsure: boolean;
   /** Notices of an interruption. */
   interruptions: number;
   /** Text of the last publication. */
@@ -205,9 +207,17 @@ export class WireReader {
     this.#send({ publish: topic, data, id: this.#next++, echo: false, client: this.name });
   }
 
-  /** Ends the connection; the reader comes back. */
-  disconnect(): void {
-    this.#socket?.close();
+  /**
+   * Ends the connection; the reader comes back.
+   *
+   * @param isSilent True if the node does not hear of the end, and still has the session then.
+   */
+  disconnect(isSilent = false): void {
+    if (!isSilent) return this.#socket?.close();
+    const { network, host } = this.#options;
+    for (const link of network.links) {
+      if (link.client === host) link.disconnect({ silent: "server" });
+    }
   }
 
   /** Ends the reader. */
@@ -227,6 +237,7 @@ export class WireReader {
           place: undefined,
           questions: new Map(),
           recovered: undefined,
+          isUnsure: false,
           interruptions: 0,
           text: undefined,
         },
@@ -333,6 +344,7 @@ export class WireReader {
     following.place = epoch === undefined
       ? undefined
       : { epoch, offset, ...(tag !== undefined && { tag }) };
+    following.isUnsure = reason === "unavailable";
     this.#expect(`presence of "recovered" ${about}`, since !== undefined, recovered !== undefined);
     if (epoch === undefined) this.#expect(`reason ${about}`, "unavailable", reason);
     if (recovered) {
@@ -388,7 +400,8 @@ export class WireReader {
       following.interruptions++;
       return;
     }
-    const { place, recovered } = following;
+    const { place, recovered, isUnsure } = following;
+    const isBack = reason === "beyond-head";
     const isOther = place !== undefined && place.epoch !== epoch;
     if (isOther || reason === "new-epoch") {
       this.#expect(`reason of a gap to another epoch of ${topic}`, "new-epoch", reason);
@@ -396,6 +409,8 @@ export class WireReader {
       this.#expect(`lives of the engine before a gap on ${topic}`, true, engine.lives > 0);
     } else if (reason === "unavailable") {
       this.#expect(`failed reads before a gap on ${topic}`, true, broker.failures > 0);
+    } else if (isBack) {
+      this.#expect(`answer without the engine before beyond-head on ${topic}`, true, isUnsure);
     } else this.#expect(`reason of a gap on ${topic}`, "too-old", reason);
     if (reason === "too-old" && engine.lives === 0) {
       this.#expect(`truth of too-old on ${topic}`, true, offset <= engine.forgottenOf(topic));
@@ -411,9 +426,10 @@ export class WireReader {
       );
     }
     if (place !== undefined && !isOther) {
-      this.#expect(`direction of a gap on ${topic}`, true, offset >= place.offset);
+      this.#expect(`direction of a gap on ${topic}`, isBack, offset < place.offset);
     }
     following.recovered = undefined;
+    following.isUnsure = false;
     following.place = { epoch: epoch!, offset, ...(tag !== undefined && { tag }) };
   }
 
@@ -434,6 +450,7 @@ export class WireReader {
       isNext ? "the next" : offset,
     );
     following.recovered = undefined;
+    following.isUnsure = false;
     following.place = { epoch: place.epoch, offset: offset!, ...(tag !== undefined && { tag }) };
   }
 }
