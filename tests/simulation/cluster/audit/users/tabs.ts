@@ -1,4 +1,5 @@
 /** Sessions of users on two nodes: each gets each message once, and takes one place. */
+import { pause } from "../../../../../base/wait.ts";
 import { CloseCode } from "../../../../../errors.ts";
 import type { Client } from "../../../../../client/client.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
@@ -26,6 +27,9 @@ const ROUND_MS = 250;
 
 /** Time until a session from which a client moved is over, in milliseconds. */
 const MOVED_MS = 1_200;
+
+/** Longest time of an authentication, while a session ends from which the client moves, in milliseconds. */
+const AUTHENTICATE_MS = 250;
 
 /** Longest pause between two messages of a node during a step, in milliseconds. */
 const GAP_MS = 24;
@@ -80,6 +84,8 @@ class Tabs {
   readonly max: number;
   /** The tabs that are open. */
   all: Tab[] = [];
+  /** Time of an authentication, in milliseconds. */
+  authenticateMs = 0;
   #clients = 0;
   #notes = 0;
 
@@ -89,6 +95,10 @@ class Tabs {
     this.max = 2 + Math.floor(2 * this.random());
     this.nodes = new UserNodes(audit, "tabs", {
       limits: { maxSessionsPerUser: this.max },
+      authenticate: async ({ token = "nobody" }) => {
+        if (this.authenticateMs > 0) await pause(audit.host("tabs").runtime, this.authenticateMs);
+        return token;
+      },
       session: { sendQueue: { maxBytes: QUEUE_BYTES, policy: "close" } },
     });
   }
@@ -254,6 +264,28 @@ const move: Step = async (tabs, user) => {
   await tabs.look("a handover");
 };
 
+/** A client that moves while the earlier session ends, which frees the place of that session. */
+const stumble: Step = async (tabs, user) => {
+  const { random, audit } = tabs;
+  const tab = oneOf(random, tabs.of(user));
+  if (tab === undefined) return;
+  const { client, host } = tab;
+  const before = audit.network.links.filter((link) => link.client === host);
+  tabs.authenticateMs = between(random, 0, AUTHENTICATE_MS);
+  await tabs.during("a handover from a session that ends", async () => {
+    const moving = client.handOver();
+    await audit.pause(between(random, 0, AUTHENTICATE_MS));
+    // The client may not hear of the end.
+    const silent = random() < 0.7 ? "client" : false;
+    for (const link of before) link.disconnect({ silent });
+    await moving;
+    await audit.until(() => client.isConnected);
+  }, [tab]);
+  tabs.authenticateMs = 0;
+  await audit.pause(MOVED_MS);
+  await tabs.look("a handover from a session that ends");
+};
+
 /** A connection that breaks: the client comes back. */
 const cut: Step = async (tabs, user) => {
   const tab = oneOf(tabs.random, tabs.of(user));
@@ -346,7 +378,7 @@ const restart: Step = async (tabs, user) => {
 };
 
 /** The steps between which a plan draws. */
-const SOME: readonly Step[] = [enter, enter, leave, move, move, cut, expel, clog, clog];
+const SOME: readonly Step[] = [enter, enter, leave, move, stumble, stumble, cut, expel, clog, clog];
 
 /**
  * Opens, moves and ends sessions of users on two nodes, with messages from both.
