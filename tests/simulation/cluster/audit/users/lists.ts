@@ -30,6 +30,9 @@ const PAUSES_MS = [0, 30, 120] as const;
 /** Share of the messages among the nodes that get lost in some rounds. */
 const LOST = 0.35;
 
+/** Share of these rounds in which all messages behind the last burst get lost, for a time in milliseconds. */
+const [LAST_LOST, LAST_LOST_MS] = [0.5, 150] as const;
+
 /** Longest way of messages among the nodes, in milliseconds: those of a topic overtake others. */
 const WAYS_MS = [0, 60, 200] as const;
 
@@ -156,7 +159,10 @@ class Lists {
     const { audit, random, nodes: { engine } } = this;
     const follower = this.#follower;
     const loses = random() < 0.4;
-    const way = oneOf(random, ["as before", "late", "restart", "frozen", "engine away"] as const);
+    const way = oneOf(
+      random,
+      ["as before", "late", "restart", "frozen", "gone", "engine away"] as const,
+    );
     const at = Math.floor(BURSTS * random());
     for (let burst = 0; burst < BURSTS; burst++) {
       engine.lostShare = loses ? LOST : 0;
@@ -167,13 +173,19 @@ class Lists {
           follower.restart();
           this.follow();
         } else if (way === "frozen") follower.host.freeze();
-        else if (way === "engine away") engine.goAway();
+        else if (way === "gone") {
+          // The other node is alone then, and comes back to one that knew the earlier members.
+          follower.host.freeze();
+          await audit.pause(GONE_MS + BEAT_MS);
+        } else if (way === "engine away") engine.goAway();
       }
       if (this.#replica === undefined && !follower.host.isFrozen) this.follow();
+      const isLast = burst === BURSTS - 1 && loses && random() < LAST_LOST;
+      if (isLast) engine.lostShare = 1;
       this.burst();
-      await audit.pause(oneOf(random, PAUSES_MS) * random());
+      await audit.pause(isLast ? LAST_LOST_MS : oneOf(random, PAUSES_MS) * random());
     }
-    if (way === "frozen") {
+    if (follower.host.isFrozen) {
       follower.host.thaw();
       if (this.#replica === undefined) this.follow();
     }
@@ -182,7 +194,7 @@ class Lists {
     const story = `in round ${round}, ${way}${loses ? ", with losses" : ""}`;
     await audit.pause(ROUND_MS + this.#graceMs);
     // The new node has to hear of the other one, and each check is of one node.
-    if (loses || way === "restart") await audit.pause(CHECKED_MS);
+    if (loses || way === "restart" || way === "gone") await audit.pause(CHECKED_MS);
     this.#look(story);
   }
 
