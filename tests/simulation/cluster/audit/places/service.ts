@@ -128,11 +128,24 @@ export class Service {
     host.thaw();
   }
 
+  /**
+   * Ends the program of a node in order, which may start again.
+   *
+   * @param node The node.
+   */
+  async stop(node: ServiceNode): Promise<void> {
+    await end(node);
+    node.host.kill();
+  }
+
   /** Closes all nodes and brokers. */
   async close(): Promise<void> {
-    await Promise.all(this.nodes.map(async ({ server }) => {
-      await server.close();
-      await server.topics.broker.close();
-    }));
+    await Promise.all(this.nodes.map(end));
   }
+}
+
+/** Closes a node and its broker. */
+async function end({ server }: ServiceNode): Promise<void> {
+  await server.close();
+  await server.topics.broker.close();
 }

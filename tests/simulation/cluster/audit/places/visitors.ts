@@ -258,8 +258,43 @@ const die: Step = async (visitors, one) => {
   visitors.forget(node);
 };
 
+/** A node that is deployed anew, also within the grace of a user whose session has just ended. */
+const deploy: Step = async (visitors, one) => {
+  const { random, service } = visitors;
+  const node = oneOf(random, one.tabs)?.node;
+  if (node === undefined || one.tabs.length !== 1) return;
+  if (visitors.all.some((other) => other !== one && other.tabs.some((tab) => tab.node === node))) {
+    return;
+  }
+  const before = visitors.dataOf(one);
+  const [tab] = one.tabs.splice(0);
+  const isBack = random() < 0.7;
+  const firmMs = GRACE_MS - 3 * ROUND_MS;
+  const leftMs = random() < 0.6 ? between(random, 0, firmMs / 2) : 0;
+  const leaving = tab!.client.close();
+  if (leftMs > 0) {
+    await leaving;
+    await visitors.pause(leftMs);
+  }
+  await service.stop(node);
+  if (isBack) {
+    await visitors.pause(between(random, 0, firmMs - leftMs));
+    await visitors.enter(one, oneOf(random, service.nodes), random() < 0.5);
+  }
+  await visitors.pause(GRACE_MS + ROUND_MS);
+  const isNew = visitors.dataOf(one) !== before;
+  visitors.look("a deployed node", one, isBack ? isNew ? ["update"] : [] : ["leave"]);
+  node.restart();
+  visitors.watch(node);
+  await visitors.pause(4 * ROUND_MS);
+  visitors.forget(node);
+};
+
 /** Steps, as often as each is drawn. */
-const ALL: readonly Step[] = [enter, enter, leave, hop, hop, update, freeze, freeze, freeze, die];
+const ALL: readonly Step[] = [
+  ...[enter, enter, leave, hop, hop, update],
+  ...[freeze, freeze, freeze, die, deploy, deploy],
+];
 
 /**
  * Lets users come, move and go on nodes that freeze and die.
