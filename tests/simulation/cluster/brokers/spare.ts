@@ -30,6 +30,8 @@ export interface SpareEngine {
   readonly host: Host;
   /** True if the epochs of histories outlast the end of the engine, with all publications. */
   readonly keepsEpochs: boolean;
+  /** True if the rows of the store outlast the end of the engine. */
+  readonly keepsRows: boolean;
   /** True if all connections of a broker are one. */
   readonly hasOneConnection: boolean;
   /** Short faults of the server, by name. */

@@ -21,6 +21,7 @@ export function startSpareNats({ simulation, network, random }: SpareParts): Spa
   return {
     host,
     keepsEpochs: survivesRestart,
+    keepsRows: storage === "file",
     hasOneConnection: true,
     hiccups: {
       "drops clients": { lastsMs: DROP_MS, begin: () => nats.disconnectClients(host) },

@@ -34,6 +34,7 @@ export async function startSpareRedis(
   return {
     host,
     keepsEpochs: survivesRestart,
+    keepsRows: persistence === "always",
     hasOneConnection: false,
     hiccups: {
       "drops subscribers": { lastsMs: DROP_MS, begin: () => server.dropSubscribers() },

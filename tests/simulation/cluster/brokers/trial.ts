@@ -4,11 +4,12 @@
  */
 import type { Broker, BrokerSubscription, HistoryBounds } from "../../../../pubsub/broker.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
-import { oneOf } from "../chance.ts";
+import { between, oneOf } from "../chance.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 import { Ledger, type Listening, type Producer, type Sent } from "./ledger.ts";
 import { mishapsOf, type TrialParts } from "./mishaps.ts";
+import { Rows } from "./rows.ts";
 import type { SpareEngine, SpareSettings } from "./spare.ts";
 
 /** Bounds of all histories: no publication of a trial is forgotten. */
@@ -32,6 +33,9 @@ const GIVE_UP_MS = [30_000, 30_000, 4_000, 2_500] as const;
 
 /** Operations around the beginning of a mishap, and while that lasts. */
 const [EARLY, LATER] = [6, 8] as const;
+
+/** Reads and calls of the store around the beginning of a mishap, and while that lasts. */
+const [EARLY_CALLS, LATER_CALLS] = [4, 4] as const;
 
 /** Time around the beginning of a mishap, in milliseconds. */
 const EARLY_MS = 60;
@@ -112,6 +116,7 @@ export class Trial extends Examination implements TrialParts {
   readonly spare: SpareSettings;
   readonly #seats: readonly Seat[];
   readonly #ledger: Ledger;
+  readonly #rows = new Rows();
   /** Epoch of each topic at the last look. */
   readonly #epochs = new Map<string, string>();
   /** Subscriptions of the engine without any listener. */
@@ -203,6 +208,7 @@ export class Trial extends Examination implements TrialParts {
   async endEngine(lastsMs: number): Promise<void> {
     this.#hasEnded = true;
     this.engine.host.kill();
+    if (!this.engine.keepsRows) this.#rows.forget();
     for (const { host } of this.#seats) this.breaks(host);
     await this.pause(lastsMs);
     this.engine.restart();
@@ -267,11 +273,24 @@ export class Trial extends Examination implements TrialParts {
       const act: Act = { kind: this.random(), which: this.random(), gapMs: this.#gapMs };
       this.simulation.after(atMs, () => seat.host.after(0, () => this.#act(seat, act)));
     }
+    for (let i = 0; i < EARLY_CALLS + LATER_CALLS; i++) {
+      const atMs = this.random() * (i < EARLY_CALLS ? EARLY_MS : lastsMs + 2 * EARLY_MS);
+      const seat = this.random() < 0.6 ? target : this.#pick(this.#seats);
+      const kind = this.random();
+      this.simulation.after(atMs, () => seat.host.after(0, () => this.#call(seat, kind)));
+    }
   }
 
   /** Draws the time between the publications of one operation; half of all operations have none. */
   get #gapMs(): number {
     return Math.max(0, 2 * this.random() - 1) * MAX_GAP_MS;
+  }
+
+  /** Reads a history, or calls the store. */
+  #call(seat: Seat, kind: number): void {
+    const isRead = kind < 0.3;
+    if (isRead) this.#read(seat, TOPICS[2]);
+    else this.#rows.call(seat.index, seat.broker.store!, (kind - 0.3) / 0.7);
   }
 
   #act(seat: Seat, { kind, which, gapMs }: Act): void {
@@ -364,7 +383,9 @@ export class Trial extends Examination implements TrialParts {
         ].map((text) => `${text} (${index})`)
       );
     const endMs = this.nowMs + CALM_MS;
-    while (this.nowMs < endMs && left().length > 0) await this.pause(LOOK_MS);
+    const isCalm = () => left().length === 0 && this.#rows.underWay === 0;
+    while (this.nowMs < endMs && !isCalm()) await this.pause(LOOK_MS);
+    this.examine("brokers", `calls of the store under way after ${what}`, 0, this.#rows.underWay);
     this.examine("brokers", `state of the brokers after ${what}`, "", left().join("; "));
   }
 
@@ -382,6 +403,7 @@ export class Trial extends Examination implements TrialParts {
     for (const topic of [...FOLLOWED, ...BRIEF]) {
       if (topic.startsWith("kept")) await this.#examineHistory(topic, what);
     }
+    await this.#examineRows(what);
     this.#hasEnded = false;
     await this.pause(PASSAGE_MS);
     const topics = this.#seats.reduce((sum, { topics }) => sum + topics.size, 0);
@@ -391,6 +413,19 @@ export class Trial extends Examination implements TrialParts {
       this.#own + topics,
       this.engine.subscriptions,
     );
+  }
+
+  /** The store has the outcomes of all calls, and works. */
+  async #examineRows(what: string): Promise<void> {
+    const stores = this.#seats.map(({ broker }) => broker.store!);
+    const before = await this.#rows.compare(stores);
+    for (const { index } of this.#seats) {
+      this.#rows.call(index, stores[index]!, 0);
+      this.#rows.call(index, stores[index]!, between(this.random, 0.4, 0.8));
+    }
+    await this.until(() => this.#rows.underWay === 0);
+    const later = before || await this.#rows.compare(stores);
+    this.examine("brokers", `numbers and claims after ${what}`, "", later);
   }
 
   /** Each listener of a broker that lost all connections was told. */
