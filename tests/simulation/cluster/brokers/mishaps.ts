@@ -48,6 +48,9 @@ export interface Mishap {
 /** Time in which commands reach the engine, in milliseconds. */
 const COMMANDS_MS = 60;
 
+/** Delays of a slow way, below the silence that a broker notices, and time of these, in milliseconds. */
+const [SLOW_MS, SLOW_FOR_MS] = [[150, 800], 2_500] as const;
+
 /** Time in which a broker connects again, in milliseconds. */
 const GREETING_MS = 1_500;
 
@@ -118,6 +121,22 @@ function silence(lastsMs: number, isNoticed: boolean): Mishap {
   };
 }
 
+/** A way on which packets take long in both directions. */
+function slowWay(delayMs: number): Mishap {
+  return {
+    name: `a way of ${delayMs} ms`,
+    lastsMs: SLOW_FOR_MS,
+    run: async (trial, host) => {
+      const { network, engine } = trial;
+      const ways = [[host, engine.host], [engine.host, host]] as const;
+      const before = ways.map(([from, to]) => network.conditions(from, to).delayMs);
+      for (const [from, to] of ways) network.change(from, to, { delayMs });
+      await trial.pause(SLOW_FOR_MS);
+      ways.forEach(([from, to], i) => network.change(from, to, { delayMs: before[i]! }));
+    },
+  };
+}
+
 /** An engine that stops for a time. */
 function frozen(lastsMs: number): Mishap {
   return {
@@ -183,6 +202,7 @@ export function mishapsOf(engine: SpareEngine, pingMs: number): readonly Mishap[
     silence(SHORT_MS, false),
     silence(noticedMs, true),
     silentBreak(noticedMs),
+    ...SLOW_MS.map(slowWay),
     frozen(LONG_MS),
     lostGreeting(noticedMs),
     ...own,

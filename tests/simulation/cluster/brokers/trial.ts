@@ -19,6 +19,15 @@ const BOUNDS: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 24 }
 const TOPICS = ["plain:0", "plain:1", "kept:0", "kept:1"] as const;
 const BRIEF = ["plain:2", "plain:3", "kept:2"] as const;
 
+/** Topics to which programs of a round subscribe, behind a publication, and which they leave after. */
+const VISITED: readonly string[] = ["plain:visited-0", "plain:visited-1", "kept:visited"];
+
+/** Visits of one round, at all brokers together. */
+const VISITS = 3;
+
+/** Longest time between a subscription that is ready and a publication of another broker. */
+const PROMPT_MS = 20;
+
 /** Topic with listeners, and without publications in a mishap. */
 const QUIET = "kept:quiet";
 
@@ -279,6 +288,20 @@ export class Trial extends Examination implements TrialParts {
       const kind = this.random();
       this.simulation.after(atMs, () => seat.host.after(0, () => this.#call(seat, kind)));
     }
+    for (let i = 0; i < VISITS; i++) {
+      const atMs = this.random() * (i === 0 ? EARLY_MS : lastsMs + 2 * EARLY_MS);
+      const seat = this.random() < 0.6 ? target : this.#pick(this.#seats);
+      const [topic, isBehind] = [this.#pick(VISITED), this.random() < 0.7];
+      const other = this.#pick(this.#seats);
+      const promptMs = this.random() * PROMPT_MS;
+      this.simulation.after(atMs, () =>
+        seat.host.after(0, () => {
+          if (isBehind) this.#publish(seat, topic);
+          const { subscription } = this.#listen(seat, topic);
+          const publish = () => void this.#publish(other, topic);
+          void subscription.ready.then(() => other.host.after(promptMs, publish));
+        }));
+    }
   }
 
   /** Draws the time between the publications of one operation; half of all operations have none. */
@@ -310,7 +333,7 @@ export class Trial extends Examination implements TrialParts {
       // The subscription may overtake a publication that is under way.
       this.#publish(seat, brief);
       const stay = () => {
-        const listening = this.#listen(seat, brief);
+        const { listening } = this.#listen(seat, brief);
         const leave = () => this.#leave(seat, listening);
         if (kind < 0.86) leave();
         else seat.host.after((kind - 0.86) * MAX_STAY_MS, leave);
@@ -334,7 +357,7 @@ export class Trial extends Examination implements TrialParts {
     return sent;
   }
 
-  #listen({ index, broker, held }: Seat, topic: string): Listening {
+  #listen({ index, broker, held }: Seat, topic: string): Seat["held"][number] {
     const isKept = topic.startsWith("kept");
     const listening = this.#ledger.listen({ at: index, topic, isKept });
     const subscription = broker.subscribe(
@@ -346,8 +369,9 @@ export class Trial extends Examination implements TrialParts {
       },
     );
     void subscription.ready.then(() => listening.readyMs = this.nowMs);
-    held.push({ listening, subscription });
-    return listening;
+    const one = { listening, subscription };
+    held.push(one);
+    return one;
   }
 
   #leave({ held }: Seat, listening: Listening | undefined): void {
@@ -413,6 +437,10 @@ export class Trial extends Examination implements TrialParts {
       this.#own + topics,
       this.engine.subscriptions,
     );
+    for (const seat of this.#seats) {
+      const visits = seat.held.filter(({ listening: { topic } }) => VISITED.includes(topic));
+      for (const { listening } of visits) this.#leave(seat, listening);
+    }
   }
 
   /** The store has the outcomes of all calls, and works. */
