@@ -202,6 +202,8 @@ export function mishapsOf(engine: SpareEngine, pingMs: number): readonly Mishap[
     silence(SHORT_MS, false),
     silence(noticedMs, true),
     silentBreak(noticedMs),
+    // Twice, as for an engine that is away.
+    ...SLOW_MS.map(slowWay),
     ...SLOW_MS.map(slowWay),
     frozen(LONG_MS),
     lostGreeting(noticedMs),

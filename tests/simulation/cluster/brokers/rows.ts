@@ -63,6 +63,27 @@ export class Rows {
   }
 
   /**
+   * Lets a member leave an otherwise empty scope, while a member at another broker comes.
+   *
+   * @param stores The stores of the brokers.
+   */
+  async handOver([one, other]: readonly BrokerStore[]): Promise<void> {
+    const scope = `handed-over-${++this.#events}`;
+    const options = { max: 2, ttlMs: HOLDS_MS };
+    try {
+      await one!.claim(scope, "leaves", options);
+      await Promise.all([
+        one!.release(scope, "leaves"),
+        other!.claim(scope, "comes", options),
+      ]);
+      const left = await one!.claims(scope);
+      if (`${left}` !== "comes") this.#complain(`claims of a scope that one took over: ${left}`);
+    } catch (error) {
+      this.#complain(`a claim is not handed over: ${error}`);
+    }
+  }
+
+  /**
    * Compares the rows with the outcomes of all calls, once no call is under way.
    *
    * @param stores The stores of the brokers.

@@ -20,10 +20,13 @@ const TOPICS = ["plain:0", "plain:1", "kept:0", "kept:1"] as const;
 const BRIEF = ["plain:2", "plain:3", "kept:2"] as const;
 
 /** Topics to which programs of a round subscribe, behind a publication, and which they leave after. */
-const VISITED: readonly string[] = ["plain:visited-0", "plain:visited-1", "kept:visited"];
+const VISITED: readonly string[] = [
+  ...["plain:visited-0", "plain:visited-1", "plain:visited-2"],
+  ...["kept:visited-0", "kept:visited-1"],
+];
 
-/** Visits of one round, at all brokers together. */
-const VISITS = 3;
+/** Visits of one round, and the longest time until the next topic, in milliseconds: as an answer takes. */
+const [VISITS, NEXT_MS] = [3, 1_200] as const;
 
 /** Longest time between a subscription that is ready and a publication of another broker. */
 const PROMPT_MS = 20;
@@ -291,17 +294,25 @@ export class Trial extends Examination implements TrialParts {
     for (let i = 0; i < VISITS; i++) {
       const atMs = this.random() * (i === 0 ? EARLY_MS : lastsMs + 2 * EARLY_MS);
       const seat = this.random() < 0.6 ? target : this.#pick(this.#seats);
-      const [topic, isBehind] = [this.#pick(VISITED), this.random() < 0.7];
-      const other = this.#pick(this.#seats);
-      const promptMs = this.random() * PROMPT_MS;
-      this.simulation.after(atMs, () =>
-        seat.host.after(0, () => {
-          if (isBehind) this.#publish(seat, topic);
-          const { subscription } = this.#listen(seat, topic);
-          const publish = () => void this.#publish(other, topic);
-          void subscription.ready.then(() => other.host.after(promptMs, publish));
-        }));
+      const first = Math.floor(this.random() * VISITED.length);
+      for (let i = 0; i < 2; i++) {
+        const topic = VISITED[(first + i) % VISITED.length]!;
+        const isBehind = this.random() < 0.5;
+        this.simulation.after(atMs + i * NEXT_MS * this.random(), () => {
+          seat.host.after(0, () => this.#visit(seat, topic, isBehind));
+        });
+      }
     }
+  }
+
+  /** Subscribes, and lets another broker publish once the subscription is ready. */
+  #visit(seat: Seat, topic: string, isBehind: boolean): void {
+    if (isBehind) this.#publish(seat, topic);
+    const other = this.#pick(this.#seats.filter((one) => one !== seat));
+    const promptMs = this.random() * PROMPT_MS;
+    const publish = () => void this.#publish(other, topic);
+    const { subscription } = this.#listen(seat, topic);
+    void subscription.ready.then(() => other.host.after(promptMs, publish));
   }
 
   /** Draws the time between the publications of one operation; half of all operations have none. */
@@ -452,6 +463,7 @@ export class Trial extends Examination implements TrialParts {
       this.#rows.call(index, stores[index]!, between(this.random, 0.4, 0.8));
     }
     await this.until(() => this.#rows.underWay === 0);
+    await this.#rows.handOver(stores);
     const later = before || await this.#rows.compare(stores);
     this.examine("brokers", `numbers and claims after ${what}`, "", later);
   }
