@@ -363,7 +363,9 @@ export class ChannelSubscriber {
       this.#confirmed.add(channel);
       this.#lost.delete(channel);
     }
-    this.#events.onConfirmed(channels);
+    // A channel that was left meanwhile is not ready for the next subscription, which may wait yet.
+    const wanted = channels.filter((channel) => this.#wanted.has(channel));
+    if (wanted.length > 0) this.#events.onConfirmed(wanted);
     return true;
   }
 

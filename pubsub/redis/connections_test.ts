@@ -96,6 +96,22 @@ Deno.test("ChannelSubscriber keeps a subscription that ends and begins again dur
   subscriber.stop();
 });
 
+Deno.test("ChannelSubscriber confirms no topic that was left during its request", async () => {
+  const { redis, subscriber, told } = makeSubscriber();
+  subscriber.want("a");
+  subscriber.want("b");
+  await settled();
+  subscriber.unwant("a");
+  await redis.answer();
+  assertEquals(told, ["confirmed b"]);
+  assertEquals(redis.commands, ["subscribe a,b", "unsubscribe a"]);
+  subscriber.want("a");
+  await redis.answer();
+  await redis.answer();
+  assertEquals(told, ["confirmed b", "confirmed a"]);
+  subscriber.stop();
+});
+
 Deno.test("ChannelSubscriber leaves a topic after Redis refused to let it go", async () => {
   using time = new FakeTime();
   const { redis, subscriber, told } = makeSubscriber();
