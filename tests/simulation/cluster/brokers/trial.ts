@@ -241,7 +241,7 @@ export class Trial extends Examination implements TrialParts {
     let mishap = this.#pick(mishaps);
     for (let round = 0; round < ROUNDS; round++) {
       // The same may happen twice in a row, to the same broker.
-      if (round % 2 === 0 || this.random() < 0.6) mishap = this.#pick(mishaps);
+      if (round % 2 === 0 || this.random() < 0.4) mishap = this.#pick(mishaps);
       const host = this.#hosts[Math.floor(this.random() * (1 + round % 2)) % this.#hosts.length]!;
       const seat = this.#seats.find((seat) => seat.host === host)!;
       this.simulation.note(`trial: ${mishap.name}`, host.name, { kind: "fault" });
