@@ -25,6 +25,21 @@ const [PLACES, PLACES_RANGE] = [2, 2];
 /** Time for which answers are kept, in milliseconds. */
 const KEEP_MS = 60_000;
 
+/** Time for which nodes that cannot go on leave an answer to others, in milliseconds. */
+const SPARE_MS = 20_000;
+
+/** Share of audits in which nodes that cannot go on leave an answer to others. */
+const SPARE_SHARE = 0.3;
+
+/** Time between two items of an answer with several nodes, in milliseconds. */
+const RARE_MS = 1_500;
+
+/** Longest pause of the first takeovers of an answer, in milliseconds. */
+const TAKEOVER_MS = 2_000;
+
+/** Machines of nodes that have one answer in turn, and of a node that never has it. */
+type FourMachines = readonly [LogMachine, LogMachine, LogMachine, LogMachine];
+
 /** A node with answers. */
 class AnswerNode {
   readonly machine: LogMachine;
@@ -35,7 +50,11 @@ class AnswerNode {
   readonly #close: () => Promise<void>;
   readonly #isLost: (id: string) => Promise<boolean>;
 
-  constructor(machine: LogMachine, places: number) {
+  constructor(
+    machine: LogMachine,
+    places: number,
+    { resumes = true }: { readonly resumes?: boolean } = {},
+  ) {
     const { runtime } = machine.host;
     const { streams, node } = machine.streams({ rescue: (id) => this.answers.rescue(id) });
     this.machine = machine;
@@ -47,7 +66,9 @@ class AnswerNode {
       streams,
       node,
       resumeOf: (topic) =>
-        topic === TOPIC ? ({ input }, { count }) => this.#count(input as Input, count) : undefined,
+        topic === TOPIC && resumes
+          ? ({ input }, { count }) => this.#count(input as Input, count)
+          : undefined,
       report() {},
     });
     this.#isLost = async (id) => (await streams.info(requestLog(id))).kind === "missing";
@@ -59,8 +80,15 @@ class AnswerNode {
   }
 
   /** Asks for an answer; returns the id of the stream. */
-  begin(name: string, items: number, user: string = name): Promise<string> {
-    const input = { name, items };
+  begin(
+    name: string,
+    items: number,
+    { user = name, everyMs = ITEM_MS }: {
+      readonly user?: string | undefined;
+      readonly everyMs?: number;
+    } = {},
+  ): Promise<string> {
+    const input = { name, items, everyMs };
     return this.machine.run(() =>
       this.answers.begin({
         topic: TOPIC,
@@ -91,11 +119,11 @@ class AnswerNode {
     return this.machine.run(this.#close);
   }
 
-  async *#count({ name, items }: Input, from: number): AsyncGenerator<number> {
+  async *#count({ name, items, everyMs }: Input, from: number): AsyncGenerator<number> {
     this.generators.push(name);
     try {
       for (let index = from; index < items; index++) {
-        await pause(this.machine.host.runtime, ITEM_MS);
+        await pause(this.machine.host.runtime, everyMs);
         yield index;
       }
     } finally {
@@ -108,14 +136,20 @@ class AnswerNode {
 interface Input {
   readonly name: string;
   readonly items: number;
+  readonly everyMs: number;
 }
 
 /**
- * Lets a node with all its answers go, and fills the places of the others afterwards.
+ * Lets nodes with answers go: other nodes go on, at once or as soon as there is one that can.
  *
  * @param audit The audit.
  */
 export async function auditTakeovers(audit: Audit): Promise<void> {
+  await (audit.random() < SPARE_SHARE ? auditSpared : auditLeaving)(audit);
+}
+
+/** Lets a node with all its answers go, and fills the places of the others afterwards. */
+async function auditLeaving(audit: Audit): Promise<void> {
   const { random } = audit;
   const expect = (what: string, expected: unknown, received: unknown) =>
     audit.examine("durable", `${what} of answers`, expected, received);
@@ -165,7 +199,7 @@ export async function auditTakeovers(audit: Audit): Promise<void> {
       const { name } = node.machine.host;
       const user = `user of ${name}`.slice(-24);
       const begun = (number: number, of?: string) =>
-        node.begin(`${nameOf(number)}-${name.slice(-4)}-${round}`, 1_000, of);
+        node.begin(`${nameOf(number)}-${name.slice(-4)}-${round}`, 1_000, { user: of });
       const filled: string[] = [];
       for (let i = 0; i < places; i++) {
         const id = await begun(i, i < places - 1 ? user : undefined).catch((error) => `${error}`);
@@ -189,4 +223,63 @@ export async function auditTakeovers(audit: Audit): Promise<void> {
       expect("requests that are forgotten", filled.map(() => true), forgotten);
     }
   });
+}
+
+/** A node that cannot go on leaves an answer to others for a time of its own after each loss. */
+async function auditSpared(audit: Audit): Promise<void> {
+  const { random } = audit;
+  const expect = (what: string, expected: unknown, received: unknown) =>
+    audit.examine("durable", `${what} of an answer`, expected, received);
+  const names = ["spared-first", "spared-idle", "spared-second", "spared-third"];
+  await LogMachine.use(audit, names, async (machines) => {
+    const [onFirst, onIdle, onSecond, onThird] = machines as FourMachines;
+    const first = new AnswerNode(onFirst, PLACES);
+    const idle = new AnswerNode(onIdle, PLACES, { resumes: false });
+    const begun = { everyMs: RARE_MS };
+    const id = await first.begin("audited-answer-spared-1", 1_000, begun);
+    const isReleased = random() < 0.5;
+    const isGivenUp = random() < 0.3;
+    const reading = idle.read(id);
+    await audit.pause(2 * RARE_MS * random());
+    if (isReleased) await first.close();
+    onFirst.end();
+    let lostMs = audit.nowMs;
+    const lapseMs = isReleased ? 0 : RESUME_LEASE_MS;
+    if (isGivenUp) {
+      const earlyMs = lapseMs / 3 + SPARE_MS - SLACK_MS;
+      const lateMs = lapseMs + SPARE_MS + 2 * SEARCH_MS + SLACK_MS;
+      const text = await audit.inTime(reading, lateMs, "no end in time");
+      expect("end without a node that can go on", "writer-lost", text.split(" ").at(-1));
+      const silentMs = Math.round(audit.nowMs - lostMs);
+      expect(`end after ${silentMs} of ${earlyMs} ms`, true, silentMs >= earlyMs);
+      await audit.pause(ITEM_MS);
+      expect("request that is forgotten", true, await idle.forgot(id));
+      return await idle.close();
+    }
+    await audit.pause(lapseMs + 2 * SEARCH_MS * random());
+    const second = new AnswerNode(onSecond, PLACES);
+    await goesOn(second, lostMs + lapseMs);
+    // Longer than any node leaves the answer to others, were it still the first loss.
+    await audit.pause(SPARE_MS - RESUME_LEASE_MS);
+    expect("runs on the second node", 1, second.answers.running);
+    onSecond.end();
+    lostMs = audit.nowMs;
+    await audit.pause(RESUME_LEASE_MS + 2 * SEARCH_MS * random());
+    const third = new AnswerNode(onThird, PLACES);
+    await goesOn(third, lostMs + RESUME_LEASE_MS);
+    await third.machine.run(() => third.node.cancel(id, "enough"));
+    const text = await audit.inTime(reading, SLACK_MS, "no end in time");
+    const [items, outcome] = text.split(" ");
+    const counted = items!.split(",").map(Number);
+    expect("items", range(0, counted.length - 1), counted);
+    expect("end", "cancelled", outcome);
+    await Promise.all([idle, third].map((node) => node.close()));
+  });
+
+  /** Expects that a node takes the answer over. */
+  async function goesOn(node: AnswerNode, fromMs: number): Promise<void> {
+    const withinMs = Math.max(0, fromMs - audit.nowMs) + SEARCH_MS + TAKEOVER_MS + SLACK_MS;
+    await audit.until(() => node.generators.length > 0, withinMs);
+    expect(`takeovers by ${node.machine.host.name}`, 1, node.generators.length);
+  }
 }
