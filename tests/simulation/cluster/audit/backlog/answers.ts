@@ -10,6 +10,7 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
+import { brokerWithLogs } from "../logs/broker_with_logs.ts";
 import { SlowWay } from "./slow_way.ts";
 
 /** Requests of one session at once. */
@@ -432,18 +433,9 @@ async function hearWhole(items: AsyncIterable<unknown>, got: unknown[]): Promise
 /** A broker in memory, with calls of logs that fail without an effect. */
 function failingBroker(runtime: Runtime, fails: (call: string | symbol) => boolean): Broker {
   const broker = new MemoryBroker({ runtime });
-  const boundTo = <T extends object>(target: T, name: string | symbol): unknown => {
-    const value = Reflect.get(target, name, target);
-    return typeof value === "function" ? value.bind(target) : value;
-  };
-  const logs = new Proxy(broker.logs, {
-    get: (target, name) =>
-      fails(name)
-        ? () => Promise.reject(new BrokerError("Cannot call: the engine is away"))
-        : boundTo(target, name),
-  });
-  return new Proxy(broker, {
-    get: (target, name) => name === "logs" ? logs : boundTo(target, name),
+  return brokerWithLogs(broker, (name, own) => {
+    if (!fails(name)) return own;
+    return () => Promise.reject(new BrokerError("Cannot call: the engine is away"));
   });
 }
 

@@ -1,8 +1,10 @@
 /** Readers of durable streams that wait for records, on a machine that has few places for these. */
 import { BrokerError } from "../../../../../errors.ts";
 import { pause } from "../../../../../base/wait.ts";
+import type { Broker } from "../../../../../pubsub/broker.ts";
 import type { StreamLogs } from "../../../../../pubsub/logs/stream_logs.ts";
 import type { Audit } from "../audit.ts";
+import { brokerWithLogs } from "./broker_with_logs.ts";
 import { LogMachine, PLENTY } from "./machine.ts";
 
 /** Time in which a reader who waits gets a record, in milliseconds: far below any time of a look. */
@@ -19,6 +21,9 @@ const [GAP_MS, LULL_MS] = [14, 60];
 
 /** Longest time for which a reader works on a page, in milliseconds. */
 const SLOW_MS = 20;
+
+/** Longest time of the answer to a read, which announcements overtake, in milliseconds. */
+const OVERTAKEN_MS = 25;
 
 /** Time until a reader without the engine tries again, in milliseconds. */
 const RETRY_MS = 100;
@@ -107,7 +112,22 @@ class FollowedStream {
     this.#ttlMs = this.#random() < 0.5 ? TTL_MS : undefined;
     this.#pageRecords = this.#random() < 0.7 ? 1_000 : 1;
     this.#writing = near.streams().streams;
-    this.#reading = far.streams({ bounds: { ...PLENTY, maxReaders: this.#places } }).streams;
+    const bounds = { ...PLENTY, maxReaders: this.#places };
+    const broker = this.#random() < 0.6 ? this.#slowBroker() : far.broker;
+    this.#reading = far.streams({ bounds, broker }).streams;
+  }
+
+  /** The broker of the far machine, with answers to reads that announcements overtake. */
+  #slowBroker(): Broker {
+    const { broker, host } = this.#far;
+    return brokerWithLogs(broker, (name, own) => {
+      if (name !== "read") return own;
+      return async (...values) => {
+        const page = await own(...values);
+        await pause(host.runtime, OVERTAKEN_MS * this.#random());
+        return page;
+      };
+    });
   }
 
   async run(): Promise<void> {

@@ -101,10 +101,12 @@ export class LogMachine {
   /**
    * Makes the durable streams of the machine.
    *
-   * @param options Bounds, and the takeover of lost writers.
+   * @param options Bounds, the takeover of lost writers, and a broker in place of that of the machine.
    * @returns The streams, until the machine ends.
    */
-  streams(options: Partial<Pick<StreamLogsOptions, "bounds" | "rescue" | "onError">> = {}) {
+  streams(
+    options: Partial<Pick<StreamLogsOptions, "broker" | "bounds" | "rescue" | "onError">> = {},
+  ) {
     const { host: { runtime }, broker } = this;
     const streams = new StreamLogs({
       runtime,
