@@ -131,6 +131,7 @@ export const AUDITS = [
   "tabs",
   "takeovers",
   "timers",
+  "tokens",
   "typed",
   "visitors",
   "writers",

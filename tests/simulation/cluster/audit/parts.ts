@@ -53,6 +53,7 @@ import { auditFarewells } from "./wires/farewells.ts";
 import { auditHandlers } from "./wires/handlers.ts";
 import { auditNested } from "./wires/nested.ts";
 import { auditRelays } from "./wires/relays.ts";
+import { auditTokens } from "./wires/tokens.ts";
 import { auditTyped } from "./wires/typed.ts";
 
 /** Examines one part. */
@@ -96,6 +97,7 @@ const OWN = {
   shares: auditShares,
   tabs: auditTabs,
   timers: auditTimers,
+  tokens: auditTokens,
   typed: auditTyped,
 } satisfies Partial<Record<AuditName, Part>>;
 
