@@ -108,7 +108,8 @@ export class SimulatedServer<V = unknown, C extends Contract = Contract> {
  * @typeParam C The contract.
  * @param network The network.
  * @param host The host of the client.
- * @param servers Hosts of the servers, the first one to try first.
+ * @param servers Hosts of the servers, the first one to try first; or a function that returns the host
+ *   for each connection, as the function of a URL does.
  * @param options Options of `connect()`.
  * @returns The client.
  *
@@ -135,9 +136,10 @@ export class SimulatedServer<V = unknown, C extends Contract = Contract> {
 export function simulatedClient<C extends Contract = Contract>(
   network: SimulatedNetwork,
   host: Host,
-  servers: readonly Host[],
+  servers: readonly Host[] | (() => Host | Promise<Host>),
   options: ConnectOptions<C> = {},
 ): Client<C> {
+  const urlOf = ({ name }: Host) => `https://${name}/`;
   return connectBy<C>(
     (transports) => ({
       dial: network.dialer(host, checkTransports(transports)),
@@ -145,7 +147,7 @@ export function simulatedClient<C extends Contract = Contract>(
       answers: () => Promise.resolve(answers),
       recovery: () => Promise.resolve(recovery),
     }),
-    servers.map(({ name }) => `https://${name}/`),
+    typeof servers === "function" ? async () => urlOf(await servers()) : servers.map(urlOf),
     { ...options, runtime: host.runtime },
   );
 }

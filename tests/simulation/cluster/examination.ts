@@ -17,6 +17,9 @@ export const LOOK_MS = 20;
 /** Looks at the timers of a machine. */
 const TIMER_LOOKS = 5;
 
+/** Host of a server, hosts in the order of attempts, or a function that tells the host for each attempt. */
+export type ServerHosts = Host | readonly Host[] | (() => Host | Promise<Host>);
+
 /** Parts of a cluster for an {@linkcode Examination}. */
 export interface ExaminationParts {
   readonly simulation: Simulation;
@@ -178,8 +181,9 @@ export abstract class Examination {
   }
 
   /** Connects a client over WebSocket, for {@linkcode closeClients}. */
-  protected open(host: Host, server: Host | readonly Host[], options: ConnectOptions): Client {
-    const client = simulatedClient(this.network, host, [server].flat(), {
+  protected open(host: Host, server: ServerHosts, options: ConnectOptions): Client {
+    const servers = typeof server === "function" ? server : [server].flat();
+    const client = simulatedClient(this.network, host, servers, {
       transports: ["websocket"],
       ...options,
     });

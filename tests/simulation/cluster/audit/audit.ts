@@ -9,7 +9,7 @@ import type { Session } from "../../../../session/session.ts";
 import type { Broker } from "../../../../pubsub/broker.ts";
 import { NodePorts } from "../node_ports.ts";
 import type { ClusterEngine } from "../engine.ts";
-import { Examination, type ExaminationParts } from "../examination.ts";
+import { Examination, type ExaminationParts, type ServerHosts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 
 /** Beginning of the users and hosts of an audit. */
@@ -111,11 +111,11 @@ export class Audit extends Examination {
    * Connects a client, closed at the end of the audit.
    *
    * @param name Name of the host and of the user.
-   * @param server Host of the server, or of each server in the order of attempts.
+   * @param server See {@linkcode ServerHosts}.
    * @param options Options of `connect()`.
    * @returns The client.
    */
-  connect(name: string, server: Host | readonly Host[], options: ConnectOptions = {}): Client {
+  connect(name: string, server: ServerHosts, options: ConnectOptions = {}): Client {
     const token = this.token(name);
     return this.open(this.host(name), server, { token: () => token, ...options });
   }

@@ -44,6 +44,12 @@ const TRIP_MS = 1_500;
 /** User whose program reads by loops, messages at once, and the most messages of one loop. */
 const [LOOPS, NOTES, LOOP] = ["lives-loops", 3, 5] as const;
 
+/** Client that asks for the host of each connection, answers that lead nowhere, and the most of these. */
+const [ROAMS, USELESS, MOST_USELESS] = ["lives-roams", ["nowhere", "no answer"], 2] as const;
+
+/** Longest time of an answer, and a pause between two attempts that is longer, in milliseconds. */
+const [TELL_MS, LONG_PAUSE_MS] = [80, 20_000] as const;
+
 /** Time for a publication without subscribers, in milliseconds. */
 const STRAY_MS = 60;
 
@@ -70,6 +76,7 @@ export async function auditLives(audit: Audit): Promise<void> {
   }
   await lives.cross();
   await lives.loop();
+  await lives.roam();
   await lives.lag();
   await lives.close();
 }
@@ -214,6 +221,36 @@ class Lives {
     this.#expect("messages of loops", range(0, sent - 1), got);
     await client.close();
     this.#expect("end of loops", "fulfilled", await reading);
+  }
+
+  /** Lets a client ask for the host of each connection, by a function whose answers may lead nowhere. */
+  async roam(): Promise<void> {
+    const audit = this.#audit;
+    const { random } = audit;
+    const { hosts, servers } = this.#nodes;
+    const answers: typeof USELESS[number][] = [];
+    let to = oneOf(random, hosts);
+    // A client that is told another host connects there at once.
+    const isOther = random() < 0.5;
+    const client = connectTo(audit, ROAMS, async () => {
+      await audit.pause(TELL_MS * random());
+      const answer = answers.shift();
+      if (answer === "no answer") throw new Error("The directory has no answer");
+      return answer === "nowhere" ? audit.host(answer) : to;
+    }, { ...(isOther && { backoff: { firstDelayMs: LONG_PAUSE_MS } }) });
+    await audit.until(() => this.#serverOf(ROAMS, client) !== undefined, TRIP_MS);
+    const { session } = client;
+    if (isOther) to = hosts.find((host) => host !== to)!;
+    else for (let left = MOST_USELESS; left > 0; left--) answers.push(oneOf(random, USELESS));
+    this.#story = `an end of a session, with answers ${answers}${isOther ? "another host" : ""}`;
+    if (random() < 0.5) audit.cut(audit.host(ROAMS));
+    else void this.#serverOf(ROAMS, client)?.manager.sessionsOf(ROAMS)[0]?.close(DRAINING);
+    const isBack = () => client.isConnected && client.session !== session;
+    await audit.until(isBack, isOther ? TRIP_MS : REST_MS);
+    this.#expect("client that asks for its host", true, isBack());
+    const index = servers.indexOf(this.#serverOf(ROAMS, client)!);
+    this.#expect("host of the client", to.name, hosts[index]?.name);
+    await client.close();
   }
 
   /** Lets the reader of a topic fall behind: the subscription ends, and the session goes on. */

@@ -6,6 +6,7 @@ import type { Subscription } from "../../../../../client/subscription.ts";
 import { CloseCode } from "../../../../../errors.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { oneOf } from "../../chance.ts";
+import type { ServerHosts } from "../../examination.ts";
 import type { Audit } from "../audit.ts";
 import { outcomeOf } from "../audit.ts";
 
@@ -86,14 +87,14 @@ interface Published {
  *
  * @param audit The audit.
  * @param name Name of the machine and user.
- * @param servers Hosts of the nodes, in the order of attempts.
+ * @param servers Hosts of the nodes.
  * @param options Options of `connect()`.
  * @returns The client.
  */
 export function connectTo(
   audit: Audit,
   name: string,
-  servers: readonly Host[],
+  servers: ServerHosts,
   options: ConnectOptions,
 ): Client {
   const { runtime } = audit.host(name);
