@@ -44,6 +44,15 @@ const TRIP_MS = 1_500;
 /** User whose program reads by loops, messages at once, and the most messages of one loop. */
 const [LOOPS, NOTES, LOOP] = ["lives-loops", 3, 5] as const;
 
+/** Client that repeats messages while the engine has no turn, and the most messages of one kind. */
+const [REPEATS, MOST_SENT] = ["lives-repeats", 3] as const;
+
+/** Ends of a session whose messages come again. */
+const REPEAT_ENDS = ["a move", "a move", "a cut", "a cut that no node hears"] as const;
+
+/** Longest pause between two steps of that client, and of the engine, in milliseconds. */
+const [STEP_MS, PAUSED_MS] = [120, 900] as const;
+
 /** Client that asks for the host of each connection, answers that lead nowhere, and the most of these. */
 const [ROAMS, USELESS, MOST_USELESS] = ["lives-roams", ["nowhere", "no answer"], 2] as const;
 
@@ -75,6 +84,7 @@ export async function auditLives(audit: Audit): Promise<void> {
     await lives.probe();
   }
   await lives.cross();
+  await lives.repeat();
   await lives.loop();
   await lives.roam();
   await lives.lag();
@@ -182,6 +192,43 @@ class Lives {
       await audit.until(() => client.isConnected && client.session !== session, TRIP_MS);
       await this.#handlesSoon(client);
     }
+    await client.close();
+  }
+
+  /** Lets a client send messages again in a later session, while the node waits for the engine. */
+  async repeat(): Promise<void> {
+    const audit = this.#audit;
+    const { random } = audit;
+    const client = connectTo(audit, REPEATS, [oneOf(random, this.#nodes.hosts)], {
+      delivery: "at-least-once",
+      onMessage() {},
+    });
+    await audit.until(() => this.#serverOf(REPEATS, client) !== undefined, TRIP_MS);
+    let sent = 0;
+    const send = (most: number) => {
+      for (let left = Math.round(most * random()); left > 0; left--) client.send("work", sent++);
+    };
+    if (random() < 0.3) send(MOST_SENT);
+    await audit.pause(STEP_MS * random());
+    const end = oneOf(random, REPEAT_ENDS);
+    this.#story = `messages that are sent again, with an engine that pauses, by ${end}`;
+    const pausing = this.#nodes.pauseEngine(PAUSED_MS * random());
+    client.send("work", sent++);
+    send(MOST_SENT);
+    await audit.pause(STEP_MS * random());
+    // The earlier session stays open for the answer, which comes behind the messages.
+    const asking = outcomeOf(client.request("hold", { id: REPEATS, ms: STEP_MS * random() }));
+    const moving = end === "a move" ? client.handOver() : undefined;
+    if (end === "a cut") audit.cut(audit.host(REPEATS));
+    if (end === "a cut that no node hears") audit.cut(audit.host(REPEATS), "server");
+    await audit.pause(STEP_MS * random());
+    send(MOST_SENT);
+    await pausing;
+    await Promise.all([moving, asking]);
+    const handled = () => this.#nodes.messages.get(REPEATS) ?? [];
+    await audit.until(() => client.outbox.messages === 0 && handled().length >= sent, REST_MS);
+    await audit.pause(STEP_MS);
+    this.#expect("messages", range(0, sent - 1).map(String), handled());
     await client.close();
   }
 

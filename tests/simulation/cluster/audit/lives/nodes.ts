@@ -60,6 +60,7 @@ export class LivesNodes {
   /** True once a node ended, so that the other may keep users of that node for a while. */
   hasEnded = false;
   readonly #audit: Audit;
+  readonly #engine: Host;
   readonly #programs: readonly SimulatedServer<Identity>[];
   /** Number of messages whose handlers run, or whose numbers are not stored yet, by node. */
   readonly #handling = new Map<Host, number>();
@@ -68,7 +69,7 @@ export class LivesNodes {
   /** Starts the nodes. */
   constructor(audit: Audit) {
     this.#audit = audit;
-    const engine = audit.host("lives-engine");
+    const engine = this.#engine = audit.host("lives-engine");
     const ports = audit.portsOf(engine, new MemoryBroker({ runtime: engine.runtime }));
     this.hosts = Array.from({ length: NODES }, (_, i) => audit.host(`lives-node${i}`));
     this.#programs = this.hosts.map((host) => this.#start(host, ports));
@@ -106,6 +107,17 @@ export class LivesNodes {
     await this.#audit.pause(awayMs);
     program.restart();
     this.#waking--;
+  }
+
+  /**
+   * Lets the engine pause: no call of a node has an answer meanwhile.
+   *
+   * @param ms The time, in milliseconds.
+   */
+  async pauseEngine(ms: number): Promise<void> {
+    this.#engine.freeze();
+    await this.#audit.pause(ms);
+    this.#engine.thaw();
   }
 
   /** Closes the servers. */
