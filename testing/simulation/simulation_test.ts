@@ -299,3 +299,21 @@ Deno.test("EventLoop.digest depends on each event, and never on packets in the t
   assertNotEquals(await digestOf("facts", 1), await digestOf("facts", 2));
   assertNotEquals(await digestOf("facts", 1), await digestOf("facts", 1, "b"));
 });
+
+Deno.test("simulatedClient() asks a function for the host of each connection", async () => {
+  const simulation = new Simulation({ seed: 1 });
+  const network = new SimulatedNetwork(simulation);
+  const [a, b] = ["a", "b"].map((name) =>
+    new SimulatedServer(network, simulation.host(name), () => ({}))
+  );
+  const answers = [a!.host, b!.host];
+  const client = simulatedClient(network, simulation.host("client"), () => answers.shift()!, {
+    transports: ["websocket"],
+    onMessage() {},
+  });
+  await simulation.run(1_000);
+  assertEquals([a!.server.manager.count, b!.server.manager.count], [1, 0]);
+  a!.host.kill();
+  await simulation.run(5_000);
+  assertEquals([client.isConnected, b!.server.manager.count], [true, 1]);
+});
