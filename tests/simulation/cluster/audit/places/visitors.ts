@@ -2,7 +2,15 @@
 import type { Client } from "../../../../../client/client.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
-import { GONE_MS, KNOWN_MS, QUIET_MS, ROUND_MS, Service, type ServiceNode } from "./service.ts";
+import {
+  BEAT_MS,
+  GONE_MS,
+  KNOWN_MS,
+  QUIET_MS,
+  ROUND_MS,
+  Service,
+  type ServiceNode,
+} from "./service.ts";
 
 /** Grace of a user without sessions, in milliseconds. */
 const GRACE_MS = 1_500;
@@ -33,10 +41,22 @@ interface Tab {
   data: number | undefined;
 }
 
+/** A span of time, in milliseconds since the Unix epoch. */
+interface Span {
+  readonly fromMs: number;
+  readonly toMs: number;
+}
+
 /** A user as the model knows the user. */
 interface Visitor {
   readonly user: string;
   readonly tabs: Tab[];
+  /** Span in which the user joined. */
+  joined: Span | undefined;
+  /** Span in which the user was seen last, before a leave. */
+  seen: Span | undefined;
+  /** Data at the last look with sessions. */
+  lastData: number | undefined;
 }
 
 /** Changes of a user that a node has to tell. */
@@ -46,6 +66,9 @@ type Changes = ("join" | "leave" | "update")[];
 interface Told {
   readonly user: string;
   readonly type: Changes[number];
+  readonly data: unknown;
+  /** Time at which the user was seen last, of a leave. */
+  readonly seenMs: number | undefined;
 }
 
 /** The nodes, the users, and the changes that nodes told. */
@@ -53,7 +76,13 @@ class Visitors {
   readonly audit: Audit;
   readonly random: () => number;
   readonly service: Service;
-  readonly all: readonly Visitor[] = USERS.map((user) => ({ user, tabs: [] }));
+  readonly all: readonly Visitor[] = USERS.map((user) => ({
+    user,
+    tabs: [],
+    joined: undefined,
+    seen: undefined,
+    lastData: undefined,
+  }));
   /** Changes that a node told since the last look. */
   readonly #told = new Map<ServiceNode, Told[]>();
   #newest = 0;
@@ -71,25 +100,38 @@ class Visitors {
     const told: Told[] = [];
     this.#told.set(node, told);
     presence.follow(ROOM);
-    presence.subscribe(({ topic, user, type }) => {
-      if (topic === ROOM) told.push({ user, type });
+    presence.subscribe(({ topic, user, type, data, ...event }) => {
+      const seenMs = "lastSeenAt" in event ? event.lastSeenAt : undefined;
+      if (topic === ROOM) told.push({ user, type, data, seenMs });
     });
   }
 
   /** Connects a session of a user, with data or without. */
-  async enter({ user, tabs }: Visitor, node: ServiceNode, hasData: boolean): Promise<void> {
+  async enter(visitor: Visitor, node: ServiceNode, hasData: boolean): Promise<void> {
+    const { user, tabs } = visitor;
+    const fromMs = this.#now();
     const client = this.service.enter(user, node);
     await this.audit.until(() => client.isConnected);
     const data = hasData ? this.newData() : undefined;
     if (data !== undefined) await client.presence(ROOM, data);
     await client.subscribe(ROOM).ready;
     tabs.push({ client, node, data });
+    visitor.joined ??= { fromMs, toMs: this.#now() };
   }
 
   /** Closes a session. */
-  async leave({ tabs }: Visitor, tab: Tab): Promise<void> {
+  async leave(visitor: Visitor, tab: Tab): Promise<void> {
+    const { tabs } = visitor;
     tabs.splice(tabs.indexOf(tab), 1);
+    const fromMs = this.#now();
     await tab.client.close();
+    visitor.seen = { fromMs, toMs: this.#now() + ROUND_MS };
+  }
+
+  /** Notes that a node goes silent: the other nodes heard the last sign of life a heartbeat ago. */
+  silence(visitor: Visitor): void {
+    const nowMs = this.#now();
+    visitor.seen = { fromMs: nowMs - BEAT_MS - ROUND_MS, toMs: nowMs + ROUND_MS };
   }
 
   /** Makes data that no session has had. */
@@ -127,7 +169,14 @@ class Visitors {
         there.map(([user]) => user),
         online,
       );
+      this.#lookClosely(`behind ${what} at ${host.name}`, of, { told, server });
     }
+  }
+
+  /** Keeps in mind the state of a user, behind a look. */
+  note(one: Visitor): void {
+    if (one.tabs.length === 0) one.joined = undefined;
+    else one.lastData = this.dataOf(one);
   }
 
   /** Forgets the changes that a new node told. */
@@ -137,6 +186,40 @@ class Visitors {
 
   pause(ms: number): Promise<void> {
     return this.audit.pause(ms);
+  }
+
+  /** Examines the data of the last change, and all times. */
+  #lookClosely(where: string, of: Visitor, { told, server }: {
+    readonly told: readonly Told[];
+    readonly server: ServiceNode["server"];
+  }): void {
+    const { presence } = server;
+    const isGone = of.tabs.length === 0;
+    for (const { seenMs } of told) {
+      if (seenMs !== undefined) this.#examineTime(`leave ${where}`, of.seen, seenMs);
+    }
+    if (told.length > 0) {
+      const data = isGone ? of.lastData : this.dataOf(of);
+      this.#examine(`data of the last change ${where}`, data, told.at(-1)!.data);
+    }
+    if (isGone) this.#examineTime(`absence ${where}`, of.seen, presence.lastSeenAt(of.user));
+    for (const { user, joinedAt } of server.rooms.members(ROOM)) {
+      const { joined } = this.all.find((one) => one.user === user)!;
+      this.#examineTime(`join of ${user} ${where}`, joined, joinedAt);
+      this.#examine(`absence of ${user} ${where}`, undefined, presence.lastSeenAt(user));
+    }
+  }
+
+  /** Time of the nodes, in milliseconds since the Unix epoch. */
+  #now(): number {
+    return this.service.nodes[0]!.host.runtime.now();
+  }
+
+  #examineTime(what: string, span: Span | undefined, atMs: number | undefined): void {
+    const { fromMs = Infinity, toMs = -Infinity } = span ?? {};
+    const isWithin = atMs !== undefined && fromMs <= atMs && atMs <= toMs;
+    const received = isWithin ? "in time" : `${atMs}, not ${fromMs} to ${toMs}`;
+    this.#examine(`time of the ${what}`, "in time", received);
   }
 
   #examine(what: string, expected: unknown, received: unknown): void {
@@ -219,6 +302,7 @@ const freeze: Step = async (visitors, one) => {
   const isGone = forMs > GONE_MS;
   const isOver = forMs > firmMs;
   const hasOther = one.tabs.some((tab) => tab.node !== node);
+  visitors.silence(one);
   await service.freeze(node, forMs);
   // Beyond the grace of the users of a node that is gone.
   await visitors.pause(KNOWN_MS + GRACE_MS + ROUND_MS - Math.min(forMs, KNOWN_MS + GRACE_MS));
@@ -241,6 +325,7 @@ const die: Step = async (visitors, one) => {
   }
   const before = visitors.dataOf(one);
   const [tab] = one.tabs.splice(0);
+  visitors.silence(one);
   node.host.kill({ power: true });
   void tab!.client.close();
   const isBack = random() < 0.7;
@@ -267,11 +352,11 @@ const deploy: Step = async (visitors, one) => {
     return;
   }
   const before = visitors.dataOf(one);
-  const [tab] = one.tabs.splice(0);
+  const [tab] = one.tabs;
   const isBack = random() < 0.7;
   const firmMs = GRACE_MS - 3 * ROUND_MS;
   const leftMs = random() < 0.6 ? between(random, 0, firmMs / 2) : 0;
-  const leaving = tab!.client.close();
+  const leaving = visitors.leave(one, tab!);
   if (leftMs > 0) {
     await leaving;
     await visitors.pause(leftMs);
@@ -310,6 +395,7 @@ export async function auditVisitors(audit: Audit): Promise<void> {
     const one = oneOf(random, visitors.all);
     const step = one.tabs.length === 0 ? enter : oneOf(random, ALL);
     await step(visitors, one);
+    visitors.note(one);
   }
   for (const { tabs } of visitors.all) await Promise.all(tabs.map(({ client }) => client.close()));
   await service.close();
