@@ -47,6 +47,8 @@ interface Kind {
   readonly frames?: (auth: string, messages: readonly string[]) => readonly string[];
   /** True if the messages come behind `hello`. */
   readonly isPolite?: boolean;
+  /** True for a page that the server admits as a guest, false for one that the server asks. */
+  readonly isGuest?: boolean;
 }
 
 /** All kinds. */
@@ -96,10 +98,28 @@ const KINDS: readonly Kind[] = [
     end: ["unauthenticated", CloseCode.draining],
     token: "endless",
   },
+  { name: "asked for", rule: "8.8", isAnnounced: false, isGuest: false, end: IN, isPolite: true },
+  {
+    name: "asked for in vain",
+    rule: "8.6",
+    isAnnounced: false,
+    isGuest: false,
+    end: [undefined, CloseCode.timedOut],
+    frames: () => [],
+  },
+  {
+    name: "asked for, and bad",
+    rule: "8.5",
+    isAnnounced: false,
+    isGuest: false,
+    end: ["unauthenticated", 4401],
+    token: "bad",
+  },
   {
     name: "late",
     rule: "8.10",
     isAnnounced: false,
+    isGuest: true,
     end: IN,
     frames: (auth, messages) => [auth, ...messages],
   },
@@ -107,6 +127,7 @@ const KINDS: readonly Kind[] = [
     name: "late, in one frame",
     rule: "8.10",
     isAnnounced: false,
+    isGuest: true,
     end: IN,
     frames: (auth, messages) => [[auth, ...messages].join("\n")],
   },
@@ -114,6 +135,7 @@ const KINDS: readonly Kind[] = [
     name: "late and bad",
     rule: "8.10",
     isAnnounced: false,
+    isGuest: true,
     end: ["unauthenticated", 4401],
     token: "bad",
     frames: (auth, messages) => [auth, ...messages],
@@ -122,6 +144,7 @@ const KINDS: readonly Kind[] = [
     name: "late, with many behind",
     rule: "8.10",
     isAnnounced: false,
+    isGuest: true,
     end: [undefined, CloseCode.queueFull],
     token: "slow",
     frames: (auth, [message = ""]) => [auth, ...Array<string>(HELD_FRAMES + 1).fill(message)],
@@ -130,6 +153,7 @@ const KINDS: readonly Kind[] = [
     name: "late, with much behind",
     rule: "8.10",
     isAnnounced: false,
+    isGuest: true,
     end: [undefined, CloseCode.queueFull],
     token: "slow",
     frames: (auth, [message = ""]) => [auth, message, message.padEnd(HELD_BYTES + 1), message],
@@ -142,6 +166,7 @@ class TokenPage {
   readonly user: string;
   readonly messages: readonly string[];
   readonly heard: {
+    readonly expects?: string;
     readonly hello?: unknown;
     readonly reply?: number;
     readonly error?: { readonly code: string };
@@ -204,12 +229,14 @@ export async function auditTokens(audit: Audit): Promise<void> {
   const host = audit.host("tokens");
   const handled = new Map<string, number[]>();
   const open = new Set<string>();
+  const hasGuests = audit.random() < 0.6;
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
     acceptsTokenInBand: true,
     authenticateTimeoutMs: MOST_CHECK_MS,
     limits: { maxSessionsPerAddress: KINDS.length },
     authenticate: async ({ token }) => {
-      if (token === undefined) return GUEST;
+      if (token === undefined && hasGuests) return GUEST;
+      if (token === undefined) throw new AuthenticationError("A token is needed");
       await pause(host.runtime, checkMs(token, audit.random));
       if (token.startsWith("bad")) throw new AuthenticationError("Not this token");
       if (token.startsWith("barred")) throw new AuthenticationError("Not here", { status: 403 });
@@ -226,7 +253,8 @@ export async function auditTokens(audit: Audit): Promise<void> {
     onError() {},
     onRefusal() {},
   }));
-  const pages = KINDS.map((kind) => new TokenPage(audit, kind, host.name));
+  const kinds = KINDS.filter(({ isGuest = hasGuests }) => isGuest === hasGuests);
+  const pages = kinds.map((kind) => new TokenPage(audit, kind, host.name));
   const isVanished = audit.random() < 0.5;
   const vanished = oneOf(audit.random, pages);
   if (isVanished) {
@@ -235,9 +263,11 @@ export async function auditTokens(audit: Audit): Promise<void> {
   }
   await audit.pause(TOKEN_MS + SLACK_MS);
   const examined = pages.filter((page) => !isVanished || page !== vanished);
-  for (const { kind, user, messages, end } of examined) {
+  for (const { kind, user, messages, heard, end } of examined) {
     const about = `a page whose token is ${kind.name} (${kind.rule})`;
     audit.examine("lives", `end of ${about}`, kind.end, end);
+    const asked = kind.isGuest === false ? "auth" : undefined;
+    audit.examine("lives", `first word to ${about}`, asked, heard[0]?.expects);
     const isIn = kind.end === IN;
     const expected = isIn ? range(1, messages.length) : [];
     audit.examine("lives", `messages of ${about}`, expected, handled.get(user) ?? []);
@@ -246,6 +276,13 @@ export async function auditTokens(audit: Audit): Promise<void> {
   audit.examine("lives", "messages of guests", [], handled.get(GUEST) ?? []);
   for (const page of pages) page.close();
   await audit.until(() => server.manager.count === 0);
-  audit.examine("lives", "sessions behind all pages", [], [...open]);
+  await audit.pause(SLACK_MS);
+  const { count, reserved, users, addresses } = server.manager.stats();
+  audit.examine(
+    "lives",
+    "counts behind all pages",
+    { open: 0, count: 0, reserved: 0, users: 0, addresses: 0 },
+    { open: open.size, count, reserved, users, addresses },
+  );
   await server.close();
 }
