@@ -114,6 +114,7 @@ export const AUDITS = [
   "long",
   "nested",
   "newcomers",
+  "node-calls",
   "operations",
   "pacing",
   "passages",

@@ -32,6 +32,7 @@ import { auditPacing } from "./pacing.ts";
 import { auditClaims } from "./places/claims.ts";
 import { auditLapses } from "./places/lapses.ts";
 import { auditNewcomers } from "./places/newcomers.ts";
+import { auditNodeCalls } from "./places/node_calls.ts";
 import { auditVisitors } from "./places/visitors.ts";
 import { auditRenewals } from "./renewals.ts";
 import { auditSeats } from "./seats.ts";
@@ -84,6 +85,7 @@ const OWN = {
   lives: auditLives,
   long: auditLong,
   nested: auditNested,
+  "node-calls": auditNodeCalls,
   pacing: auditPacing,
   passages: auditPassages,
   posts: auditPosts,

@@ -1,0 +1,203 @@
+/** Calls among nodes: each has the reply or the failure that is documented, and ends at both nodes. */
+import { NodeCallError, NodeCalls } from "../../../../../pubsub/nodes/node_calls.ts";
+import { pause } from "../../../../../base/wait.ts";
+import { between, oneOf } from "../../chance.ts";
+import type { Audit } from "../audit.ts";
+import { type UserNode, UserNodes } from "../users/user_nodes.ts";
+
+/** Most bytes of a request and of a reply. */
+const MAX_BYTES = 300_000;
+
+/** Sizes of requests, in bytes: of one part and of several. */
+const SIZES = [0, 40, 70_000, 250_000] as const;
+
+/** Calls of a round, and the rounds. */
+const [CALLS, ROUNDS] = [6, 3];
+
+/** Longest work of a handler, and that of one whose caller gives up, in milliseconds. */
+const [WORK_MS, LONG_MS] = [80, 5_000];
+
+/** Time of a call, and of one that gives up, in milliseconds. */
+const [CALL_MS, SHORT_MS] = [20_000, 150];
+
+/** Time for messages under way, in milliseconds. */
+const TRIP_MS = 80;
+
+/** Shortest and longest time until a node counts as silent, in milliseconds (`NodeCalls`, Silent). */
+const SILENT_MS = [1_500, 5_500] as const;
+
+/** Ways of one call, with the outcome and whether the handler hears of the end. */
+const WAYS = [
+  { way: "replies", outcome: "reply", isAborted: false },
+  { way: "replies", outcome: "reply", isAborted: false },
+  { way: "fails", outcome: "failed", isAborted: false },
+  { way: "answers too much", outcome: "failed", isAborted: false },
+  { way: "takes too long", outcome: "TimeoutError", isAborted: true },
+  { way: "is given up", outcome: "DOMException", isAborted: true },
+  { way: "asks too much", outcome: "RangeError", isAborted: undefined },
+  { way: "asks a stranger", outcome: "gone", isAborted: undefined },
+] as const;
+
+/** Troubles while a call waits, with the outcome and the time until then, in milliseconds. */
+const TROUBLES = [
+  { trouble: "node killed", outcome: "silent", afterMs: SILENT_MS },
+  { trouble: "node frozen", outcome: "silent", afterMs: SILENT_MS },
+  { trouble: "node closed", outcome: "gone", afterMs: [0, 1_000] },
+  { trouble: "caller closed", outcome: "gone", afterMs: [0, TRIP_MS] },
+  { trouble: "engine away", outcome: "lost", afterMs: [0, 3_000] },
+] as const;
+
+/** A request, as the handler reads one. */
+interface Work {
+  readonly way: string;
+  readonly id: number;
+  readonly ms: number;
+}
+
+/** A node with calls. */
+interface CallingNode {
+  readonly node: UserNode;
+  readonly calls: NodeCalls;
+}
+
+/** Two nodes that call each other. */
+class Callers {
+  readonly audit: Audit;
+  readonly random: () => number;
+  readonly nodes: UserNodes;
+  /** Work whose handler began, with the state of the signal. */
+  readonly begun = new Map<number, AbortSignal>();
+  readonly ends: readonly CallingNode[];
+  #count = 0;
+
+  constructor(audit: Audit) {
+    this.audit = audit;
+    this.random = audit.random;
+    this.nodes = new UserNodes(audit, "callers", {});
+    this.ends = this.nodes.all.map((node) => {
+      const { runtime } = node.host;
+      const calls = new NodeCalls({
+        nodes: node.server.nodes!,
+        name: "audit",
+        maxBytes: MAX_BYTES,
+        onError() {},
+        answer: async (data, { signal }) => {
+          const { way, id, ms } = JSON.parse(new TextDecoder().decode(data)) as Work;
+          this.begun.set(id, signal);
+          await pause(runtime, ms, signal);
+          if (way === "fails") throw new Error("planned failure");
+          return way === "answers too much" ? new Uint8Array(MAX_BYTES + 1) : data.toReversed();
+        },
+      });
+      return { node, calls };
+    });
+  }
+
+  /** Makes one call, and examines the outcome at both nodes. */
+  async call({ way, outcome, isAborted }: typeof WAYS[number]): Promise<void> {
+    const { random, audit } = this;
+    const [from, to] = random() < 0.5 ? this.ends : [this.ends[1]!, this.ends[0]!];
+    const isShort = isAborted === true;
+    const ms = isShort ? LONG_MS : WORK_MS * random();
+    const size = way === "asks too much" ? MAX_BYTES + 1 : oneOf(random, SIZES);
+    const { id, data } = this.#work(way, ms, size);
+    const stop = new AbortController();
+    const stranger = way === "asks a stranger";
+    const calling = from!.calls.call(stranger ? "nobody" : to!.node.server.nodes!.id, data, {
+      timeoutMs: way === "takes too long" ? SHORT_MS : CALL_MS,
+      signal: stop.signal,
+    });
+    if (way === "is given up") void audit.pause(SHORT_MS).then(() => stop.abort());
+    const reply = data.toReversed();
+    const received = await outcomeOf(calling, reply);
+    const about = `a call of ${size} bytes that ${way}`;
+    this.expect(`outcome of ${about}`, outcome, received);
+    await audit.pause(TRIP_MS);
+    this.expect(`signal of ${about}`, isAborted, this.begun.get(id)?.aborted);
+  }
+
+  /** Waits for a reply that does not come, in trouble. */
+  async wait({ trouble, outcome, afterMs: [least, most] }: typeof TROUBLES[number]): Promise<void> {
+    const { audit, random, nodes } = this;
+    const [from, to] = this.ends as [CallingNode, CallingNode];
+    const { data } = this.#work("waits", CALL_MS, oneOf(random, SIZES));
+    const calling = from.calls.call(to.node.server.nodes!.id, data, { timeoutMs: CALL_MS });
+    const ending = outcomeOf(calling, data);
+    await audit.pause(TRIP_MS * (1 + random()));
+    const beganMs = audit.nowMs;
+    if (trouble === "node killed") to.node.host.kill();
+    if (trouble === "node frozen") to.node.host.freeze();
+    if (trouble === "node closed") void to.node.server.close();
+    if (trouble === "caller closed") void from.calls[Symbol.asyncDispose]();
+    if (trouble === "engine away") {
+      nodes.engine.goAway();
+      await audit.pause(between(random, 0, 1_000));
+      nodes.engine.comeBack();
+    }
+    const received = await audit.inTime(ending, CALL_MS / 2, "none");
+    const tookMs = audit.nowMs - beganMs;
+    this.expect(`outcome of a wait (${trouble})`, outcome, received);
+    const isInTime = tookMs >= least && tookMs <= most;
+    this.expect(`end of a wait (${trouble}) after ${Math.round(tookMs)} ms`, true, isInTime);
+    if (trouble === "node frozen") to.node.host.thaw();
+    await audit.pause(TRIP_MS);
+    this.expect(`calls of the caller that wait (${trouble})`, 0, from.calls.waiting);
+  }
+
+  /** Examines that all calls are over. */
+  examineRest(): void {
+    for (const { calls, node } of this.ends) {
+      const { waiting, answering, ignored } = calls;
+      const about = `calls at ${node.host.name}`;
+      this.expect(about, { waiting: 0, answering: 0, ignored: 0 }, { waiting, answering, ignored });
+    }
+  }
+
+  /** Ends calls and nodes. */
+  async close(): Promise<void> {
+    for (const { calls, node } of this.ends) {
+      if (node.host.isAlive) await calls[Symbol.asyncDispose]();
+    }
+    await this.nodes.close();
+  }
+
+  expect(what: string, expected: unknown, received: unknown): void {
+    this.audit.examine("places", what, expected, received);
+  }
+
+  /** Makes a request of a size, which is larger if the instructions need that. */
+  #work(way: string, ms: number, size: number): { readonly id: number; readonly data: Uint8Array } {
+    const work: Work = { way, id: this.#count++, ms };
+    const data = new TextEncoder().encode(JSON.stringify(work).padEnd(size));
+    return { id: work.id, data };
+  }
+}
+
+/** Names the outcome of a call: the expected reply, another one, or the code of a failure. */
+async function outcomeOf(calling: Promise<Uint8Array>, reply: Uint8Array): Promise<string> {
+  try {
+    const data = await calling;
+    const isSame = data.length === reply.length && data.every((byte, i) => byte === reply[i]);
+    return isSame ? "reply" : "another reply";
+  } catch (error) {
+    return error instanceof NodeCallError ? error.code : (error as Error).constructor.name;
+  }
+}
+
+/**
+ * Calls between two nodes, with replies, failures and ends of all kinds.
+ *
+ * @param audit The audit.
+ */
+export async function auditNodeCalls(audit: Audit): Promise<void> {
+  const callers = new Callers(audit);
+  await callers.nodes.ready();
+  await Promise.all(callers.ends.map(({ calls }) => calls.ready));
+  for (let round = 0; round < ROUNDS; round++) {
+    const some = Array.from({ length: CALLS }, () => oneOf(callers.random, WAYS));
+    await Promise.all(some.map((one) => callers.call(one)));
+    callers.examineRest();
+  }
+  await callers.wait(oneOf(callers.random, TROUBLES));
+  await callers.close();
+}
