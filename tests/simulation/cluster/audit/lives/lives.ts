@@ -59,6 +59,9 @@ const [ROAMS, USELESS, MOST_USELESS] = ["lives-roams", ["nowhere", "no answer"],
 /** Longest time of an answer, and a pause between two attempts that is longer, in milliseconds. */
 const [TELL_MS, LONG_PAUSE_MS] = [80, 20_000] as const;
 
+/** Longest time that a node tells a client to stay away, in milliseconds. */
+const AFTER_MS = 400;
+
 /** Time for a publication without subscribers, in milliseconds. */
 const STRAY_MS = 60;
 
@@ -279,22 +282,38 @@ class Lives {
     let to = oneOf(random, hosts);
     // A client that is told another host connects there at once.
     const isOther = random() < 0.5;
+    const askedMs: number[] = [];
+    const pausesMs: number[] = [];
     const client = connectTo(audit, ROAMS, async () => {
+      askedMs.push(audit.nowMs);
       await audit.pause(TELL_MS * random());
       const answer = answers.shift();
       if (answer === "no answer") throw new Error("The directory has no answer");
       return answer === "nowhere" ? audit.host(answer) : to;
     }, { ...(isOther && { backoff: { firstDelayMs: LONG_PAUSE_MS } }) });
+    client.status.observe((status) => {
+      if (status.name === "reconnecting") pausesMs.push(status.delayMs);
+    });
     await audit.until(() => this.#serverOf(ROAMS, client) !== undefined, TRIP_MS);
     const { session } = client;
     if (isOther) to = hosts.find((host) => host !== to)!;
     else for (let left = MOST_USELESS; left > 0; left--) answers.push(oneOf(random, USELESS));
-    this.#story = `an end of a session, with answers ${answers}${isOther ? "another host" : ""}`;
-    if (random() < 0.5) audit.cut(audit.host(ROAMS));
-    else void this.#serverOf(ROAMS, client)?.manager.sessionsOf(ROAMS)[0]?.close(DRAINING);
+    const end = oneOf(random, ["a cut", "a close", "a goaway"]);
+    this.#story = `${end}, with answers ${answers}${isOther ? "another host" : ""}`;
+    askedMs.length = 0;
+    const [far] = this.#serverOf(ROAMS, client)?.manager.sessionsOf(ROAMS) ?? [];
+    const retryAfterMs = end === "a goaway" ? Math.ceil(AFTER_MS * random()) : 0;
+    const retryAtMs = audit.nowMs + retryAfterMs;
+    if (end === "a cut") audit.cut(audit.host(ROAMS));
+    else if (end === "a close") void far?.close(DRAINING);
+    else void far?.drain({ code: DRAINING.code, retryAfterMs });
     const isBack = () => client.isConnected && client.session !== session;
     await audit.until(isBack, isOther ? TRIP_MS : REST_MS);
     this.#expect("client that asks for its host", true, isBack());
+    // The server chooses the first pause, and the client all others.
+    const [firstMs = Infinity] = askedMs;
+    this.#expect(`question ${firstMs - retryAtMs} ms later`, true, firstMs >= retryAtMs);
+    this.#expect("attempts at once", [], pausesMs.slice(1).filter((ms) => ms === 0));
     const index = servers.indexOf(this.#serverOf(ROAMS, client)!);
     this.#expect("host of the client", to.name, hosts[index]?.name);
     await client.close();
