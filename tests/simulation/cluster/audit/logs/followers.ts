@@ -3,6 +3,7 @@ import { BrokerError } from "../../../../../errors.ts";
 import { pause } from "../../../../../base/wait.ts";
 import type { Broker } from "../../../../../pubsub/broker.ts";
 import type { StreamLogs } from "../../../../../pubsub/logs/stream_logs.ts";
+import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { brokerWithLogs } from "./broker_with_logs.ts";
 import { LogMachine, PLENTY } from "./machine.ts";
@@ -16,14 +17,14 @@ const BACK_MS = 7_000;
 /** Bursts of records, and most records of a burst. */
 const [BURSTS, BURST] = [7, 3];
 
-/** Longest time between two records of a burst, and between two bursts, in milliseconds. */
-const [GAP_MS, LULL_MS] = [14, 60];
+/** Longest times between two records of a burst, and between two bursts, in milliseconds. */
+const [GAPS_MS, LULL_MS] = [[14, 14, 50], 60] as const;
 
 /** Longest time for which a reader works on a page, in milliseconds. */
-const SLOW_MS = 20;
+const SLOW_MS = 50;
 
 /** Longest time of the answer to a read, which announcements overtake, in milliseconds. */
-const OVERTAKEN_MS = 25;
+const OVERTAKEN_MS = 40;
 
 /** Time until a reader without the engine tries again, in milliseconds. */
 const RETRY_MS = 100;
@@ -108,12 +109,12 @@ class FollowedStream {
     this.#near = near;
     this.#far = far;
     this.#random = audit.random;
-    this.#places = 2 + Math.floor(3 * this.#random());
-    this.#ttlMs = this.#random() < 0.5 ? TTL_MS : undefined;
+    this.#places = 2 + Math.floor(5 * this.#random());
+    this.#ttlMs = this.#random() < 0.4 ? TTL_MS : undefined;
     this.#pageRecords = this.#random() < 0.7 ? 1_000 : 1;
     this.#writing = near.streams().streams;
     const bounds = { ...PLENTY, maxReaders: this.#places };
-    const broker = this.#random() < 0.6 ? this.#slowBroker() : far.broker;
+    const broker = this.#random() < 0.75 ? this.#slowBroker() : far.broker;
     this.#reading = far.streams({ bounds, broker }).streams;
   }
 
@@ -137,9 +138,10 @@ class FollowedStream {
     this.#examine("creation", "created", kind);
     await this.#fill();
     for (let burst = 0; burst < BURSTS; burst++) {
+      const gapMs = oneOf(this.#random, GAPS_MS);
       for (let left = 1 + Math.floor(BURST * this.#random()); left > 0; left--) {
         void this.#append();
-        if (left > 1) await this.#audit.pause(GAP_MS * this.#random());
+        if (left > 1) await this.#audit.pause(gapMs * this.#random());
       }
       await this.#gotAll(`burst ${burst}`, SOON_MS);
       if (burst === 2) await this.#empty();
