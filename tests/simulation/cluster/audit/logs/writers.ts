@@ -482,6 +482,13 @@ async function cut(stage: Stage): Promise<void> {
     await audit.pause(CUT_GAP_MS * random());
     if (random() < 0.4) audit.cut(machine.host);
   }
+  const isQuiet = random() < 0.4;
+  for (const endMs = audit.nowMs + 1.2 * CUT_LEASE_MS; isQuiet && audit.nowMs < endMs;) {
+    // A renewal that an interruption takes has others behind it, before the lease is over.
+    await audit.pause(CUT_LEASE_MS * 0.25 * random());
+    if (random() < 0.3) audit.cut(machine.host);
+    stage.expect("takeover behind an interruption", "held", await outcomeOf(stage.open()));
+  }
   const closing = outcomeOf(machine.run(() => writer.close()));
   await stage.expectAll(followed, CUT_RECORDS, { withinMs: BACK_MS });
   const closed = await audit.inTime(closing, BACK_MS, "none in time");
