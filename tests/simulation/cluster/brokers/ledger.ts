@@ -19,6 +19,8 @@ export interface Sent {
   readonly isKept: boolean;
   readonly atMs: number;
   readonly payload: Publication["payload"];
+  /** True for one of many with so many bytes that those behind wait. */
+  readonly isLong: boolean;
   readonly except: string | undefined;
   /** Outcome of an append. */
   settled?: {
@@ -108,14 +110,16 @@ export class Ledger {
    * Notes a publication, before the call.
    *
    * @param sent The publication, without number and payload.
+   * @param characters Least length of the payload.
    * @returns The publication, with a payload that no other one has: text, or bytes for each third.
    */
-  note(sent: Omit<Sent, "number" | "payload" | "except">): Sent {
+  note(sent: Omit<Sent, "number" | "payload" | "isLong" | "except">, characters = 0): Sent {
     const number = this.sent.length;
-    const text = `"${sent.by}-${number}"`;
+    const text = `"${sent.by}-${number}"`.padEnd(characters);
     const noted = {
       ...sent,
       number,
+      isLong: characters > 0,
       payload: number % 3 === 2 ? new TextEncoder().encode(text) : text,
       except: number % 4 === 3 ? `session-${number}` : undefined,
     };
@@ -219,7 +223,8 @@ export class Ledger {
           complain("unknown publications", one);
           continue;
         }
-        if (!isKept && isFirst && sent.by === at && sent.number < before) {
+        const isEarlier = isFirst && sent.by === at && sent.number < before;
+        if (!isKept && isEarlier && !this.#isBehindLong(sent)) {
           complain("publications of the same node before the subscription", one);
         }
         // An append without an answer may have come in the epoch before.
@@ -286,6 +291,14 @@ export class Ledger {
       wrong.push(`${nameOf(sent)} was kept at ${position.offset}, found at ${place?.offset}`);
     }
     return wrong.slice(0, MAX_TOLD).join("; ");
+  }
+
+  /** A subscription need not wait until the engine has all that the same broker made before. */
+  #isBehindLong({ by, number, atMs }: Sent): boolean {
+    const fromMs = atMs - this.#terms.giveUpMs;
+    return this.sent.some((sent) =>
+      sent.isLong && sent.by === by && sent.number < number && sent.atMs >= fromMs
+    );
   }
 
   #badAppends(): string[] {

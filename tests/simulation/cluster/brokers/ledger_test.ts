@@ -160,6 +160,17 @@ Deno.test("Ledger compares a history with the appends of the epoch", () => {
   );
 });
 
+Deno.test("Ledger lets a subscription overtake publications behind long ones of the same broker", () => {
+  for (const characters of [0, 1_000]) {
+    const { ledger, listen, send, hear, broken } = open();
+    ledger.note({ by: 0, topic: "plain:0", isKept: false, atMs: 5 }, characters);
+    const sent = send("plain:1");
+    hear(listen("plain:1"), sent);
+    const rule = "publications of the same node before the subscription";
+    assertEquals(rule in broken(), characters === 0);
+  }
+});
+
 Deno.test("Ledger.read() complains about an append at a head that a read told before", () => {
   const { ledger, send, broken } = open();
   ledger.read("kept", { epoch: "e", head: 4 });

@@ -32,6 +32,8 @@ export interface SpareEngine {
   readonly keepsEpochs: boolean;
   /** True if the rows of the store outlast the end of the engine. */
   readonly keepsRows: boolean;
+  /** True if a broker hands a bounded number of bytes to the engine without an answer. */
+  readonly hasWindow: boolean;
   /** True if all connections of a broker are one. */
   readonly hasOneConnection: boolean;
   /** Short faults of the server, by name. */

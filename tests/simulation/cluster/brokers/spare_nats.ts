@@ -22,6 +22,7 @@ export function startSpareNats({ simulation, network, random }: SpareParts): Spa
     host,
     keepsEpochs: survivesRestart,
     keepsRows: storage === "file",
+    hasWindow: true,
     hasOneConnection: true,
     hiccups: {
       "drops clients": { lastsMs: DROP_MS, begin: () => nats.disconnectClients(host) },

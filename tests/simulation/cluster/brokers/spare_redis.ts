@@ -35,6 +35,7 @@ export async function startSpareRedis(
     host,
     keepsEpochs: survivesRestart,
     keepsRows: persistence === "always",
+    hasWindow: false,
     hasOneConnection: false,
     hiccups: {
       "drops subscribers": { lastsMs: DROP_MS, begin: () => server.dropSubscribers() },

@@ -13,7 +13,7 @@ import { Rows } from "./rows.ts";
 import type { SpareEngine, SpareSettings } from "./spare.ts";
 
 /** Bounds of all histories: no publication of a trial is forgotten. */
-const BOUNDS: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 24 };
+const BOUNDS: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 27 };
 
 /** Topics that are in use for long, and those that are left at once. */
 const TOPICS = ["plain:0", "plain:1", "kept:0", "kept:1"] as const;
@@ -23,6 +23,7 @@ const BRIEF = ["plain:2", "plain:3", "kept:2"] as const;
 const VISITED: readonly string[] = [
   ...["plain:visited-0", "plain:visited-1", "plain:visited-2"],
   ...["kept:visited-0", "kept:visited-1"],
+  ...TOPICS,
 ];
 
 /** Visits of one round, and the longest time until the next topic, in milliseconds: as an answer takes. */
@@ -54,6 +55,9 @@ const EARLY_MS = 60;
 
 /** Most publications of one operation. */
 const MAX_BURST = 4;
+
+/** Share of rounds with long publications, their characters, and how many one broker makes. */
+const LONG = { share: 0.1, characters: 600_000, plain: 8, kept: 4 } as const;
 
 /** Longest time between two publications of one operation, in milliseconds: shorter than an answer. */
 const MAX_GAP_MS = 8;
@@ -129,6 +133,8 @@ export class Trial extends Examination implements TrialParts {
   readonly #seats: readonly Seat[];
   readonly #ledger: Ledger;
   readonly #rows = new Rows();
+  /** Subscriptions that end with the round. */
+  readonly #visits = new Set<Listening>();
   /** Epoch of each topic at the last look. */
   readonly #epochs = new Map<string, string>();
   /** Subscriptions of the engine without any listener. */
@@ -285,6 +291,10 @@ export class Trial extends Examination implements TrialParts {
       const act: Act = { kind: this.random(), which: this.random(), gapMs: this.#gapMs };
       this.simulation.after(atMs, () => seat.host.after(0, () => this.#act(seat, act)));
     }
+    if (this.engine.hasWindow && this.random() < LONG.share) {
+      const atMs = this.random() * EARLY_MS;
+      this.simulation.after(atMs, () => target.host.after(0, () => this.#publishLong(target)));
+    }
     for (let i = 0; i < EARLY_CALLS + LATER_CALLS; i++) {
       const atMs = this.random() * (i < EARLY_CALLS ? EARLY_MS : lastsMs + 2 * EARLY_MS);
       const seat = this.random() < 0.6 ? target : this.#pick(this.#seats);
@@ -305,13 +315,20 @@ export class Trial extends Examination implements TrialParts {
     }
   }
 
+  /** Publishes more bytes than a broker hands to the engine without an answer. */
+  #publishLong(seat: Seat): void {
+    for (let i = 0; i < LONG.plain; i++) this.#publish(seat, TOPICS[0], LONG.characters);
+    for (let i = 0; i < LONG.kept; i++) this.#publish(seat, TOPICS[2], LONG.characters);
+  }
+
   /** Subscribes, and lets another broker publish once the subscription is ready. */
   #visit(seat: Seat, topic: string, isBehind: boolean): void {
     if (isBehind) this.#publish(seat, topic);
     const other = this.#pick(this.#seats.filter((one) => one !== seat));
     const promptMs = this.random() * PROMPT_MS;
     const publish = () => void this.#publish(other, topic);
-    const { subscription } = this.#listen(seat, topic);
+    const { subscription, listening } = this.#listen(seat, topic);
+    this.#visits.add(listening);
     void subscription.ready.then(() => other.host.after(promptMs, publish));
   }
 
@@ -354,9 +371,9 @@ export class Trial extends Examination implements TrialParts {
     } else this.#read(seat, TOPICS[2]);
   }
 
-  #publish({ index: by, broker }: Seat, topic: string): Sent {
+  #publish({ index: by, broker }: Seat, topic: string, characters = 0): Sent {
     const isKept = topic.startsWith("kept");
-    const sent = this.#ledger.note({ by, topic, isKept, atMs: this.nowMs });
+    const sent = this.#ledger.note({ by, topic, isKept, atMs: this.nowMs }, characters);
     const { payload, except } = sent;
     const publication = { topic, payload, ...(except !== undefined && { except }) };
     if (isKept) {
@@ -449,7 +466,7 @@ export class Trial extends Examination implements TrialParts {
       this.engine.subscriptions,
     );
     for (const seat of this.#seats) {
-      const visits = seat.held.filter(({ listening: { topic } }) => VISITED.includes(topic));
+      const visits = seat.held.filter(({ listening }) => this.#visits.has(listening));
       for (const { listening } of visits) this.#leave(seat, listening);
     }
   }
