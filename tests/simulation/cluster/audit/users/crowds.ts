@@ -33,8 +33,8 @@ const [GRACES_MS, GATHER_MS] = [[0, 300, 1_200, 1_200], 200] as const;
 /** Longest time of a node that does not answer, in milliseconds. */
 const MUTE_MS = 1_300;
 
-/** Share of silent nodes that are gone for the others. */
-const GONE = 0.6;
+/** Share of silent nodes that are gone for the others, and operations at the node that is alone then. */
+const [GONE, ALONE] = [0.6, 3];
 
 /** Time of a list from nodes that do not answer, in milliseconds. */
 const SETTLED_MS = 1_000;
@@ -297,7 +297,8 @@ export async function auditCrowds(audit: Audit): Promise<void> {
       ? follower.server.presence.follow(oneOf(random, rooms.slice(-1)))
       : undefined;
     if (following !== undefined) followed.set(rooms.at(-1)!, follower);
-    const { host } = oneOf(random, nodes.all);
+    const frozen = oneOf(random, nodes.all);
+    const { host } = frozen;
     const mutes = random() < 0.5;
     // A node that is gone may be back within the grace of its users, or later.
     const isGone = mutes && random() < GONE;
@@ -326,11 +327,13 @@ export async function auditCrowds(audit: Audit): Promise<void> {
       host.freeze();
     }
     if (mutes) {
-      await audit.pause(
-        isGone
-          ? GONE_MS + between(random, 0, BEAT_MS + crowds.graceMs)
-          : between(random, 0, MUTE_MS),
-      );
+      await audit.pause(isGone ? GONE_MS : between(random, 0, MUTE_MS));
+      const awake = crowds.guests.filter(({ node }) => node !== frozen);
+      for (let i = 0; isGone && i < ALONE; i++) {
+        await audit.pause(between(random, 0, BEAT_MS + crowds.graceMs) / ALONE);
+        const one = oneOf(random, awake);
+        if (one !== undefined) crowds.operate(one, oneOf(random, rooms));
+      }
       host.thaw();
     }
     unclog?.();
