@@ -27,6 +27,9 @@ const [PROMPT_SHARE, AUTHORIZE_MS] = [0.5, 800];
 /** Share of rights upon which the application publishes, in the turn in which the topic begins. */
 const PUBLISHES_SHARE = 0.2;
 
+/** Share of publications behind which the client publishes without an echo, and the number of these. */
+const [SILENT_SHARE, SILENT] = [0.25, -1] as const;
+
 /** Share of moves behind which the client moves again at once. */
 const AGAIN_SHARE = 0.25;
 
@@ -143,6 +146,9 @@ export async function auditPassages(audit: Audit): Promise<void> {
   const publish = async (count: number, text = "") => {
     for (let left = count; left > 0; left--) {
       publishOnce(text);
+      if (random() < SILENT_SHARE) {
+        void outcomeOf(client.publish(oneOf(random, [TALK, KEPT]), { n: SILENT }, { echo: false }));
+      }
       await audit.pause(between(random, 0, BETWEEN_MS));
     }
   };
@@ -197,7 +203,7 @@ export async function auditPassages(audit: Audit): Promise<void> {
     await audit.until(isAtRest, REST_MS);
     await publish(1);
     const all = [...own.values(), ...[...seats, ...late].map(({ got }) => got)];
-    await audit.until(() => all.every((got) => got.at(-1) === next - 1), REST_MS);
+    await audit.until(() => all.every((got) => got.includes(next - 1)), REST_MS);
     const isCalm = which === "none" && isMoved && isTwice === isMovedAgain;
     if (isCalm) audit.examine("lives", about("sessions in one topic at once"), 1, most);
     for (const [topic, came] of own) {
@@ -218,7 +224,9 @@ export async function auditPassages(audit: Audit): Promise<void> {
       audit.examine("lives", about(`subscribers of ${subscription.topic} that was left`), 0, count);
     }
     for (const { subscription: { topic }, got } of seats) {
-      const came = got.splice(0);
+      const all = got.splice(0);
+      const came = all.filter((n) => n !== SILENT);
+      audit.examine("lives", about(`echoes on ${topic}`), 0, all.length - came.length);
       const what = about(`publications on ${topic}, ${which} of the links broken`);
       const isKept = topic === KEPT;
       // Publications without a history are lost with a session, and come once and in order.
