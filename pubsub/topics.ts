@@ -812,7 +812,15 @@ export class Topics implements AsyncDisposable {
     const { ids } = this.#subscribers.get(session)!;
     this.#leaveAll(session);
     this.#subscribers.delete(session);
-    for (const id of ids) if (this.#byId.get(id) === session) this.#byId.delete(id);
+    for (const id of ids) {
+      if (this.#byId.get(id) !== session) continue;
+      // A client whose new session ends in the middle of a move still has the earlier one.
+      const earlier = sessionsBefore(session).find((one) =>
+        this.#subscribers.get(one)?.ids.includes(id)
+      );
+      if (earlier === undefined) this.#byId.delete(id);
+      else this.#byId.set(id, earlier);
+    }
   }
 }
 

@@ -114,6 +114,24 @@ Deno.test("Topics.publish() excludes a client that returned before its earlier s
   assertEquals([back, other].map(numbers), [[], [1]]);
 });
 
+Deno.test("Topics.publish() excludes the earlier session of a client whose move failed", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics({ settings: peers });
+  const [earlier, moved, other] = [
+    await peers.connect(),
+    await peers.connect(),
+    await peers.connect(),
+  ];
+  for (const { session } of [earlier, moved]) session[internals].client = "client";
+  moved.session[internals].predecessor = earlier.session;
+  earlier.session[internals].movedTo = moved.session;
+  for (const { session } of [earlier, moved, other]) topics.subscribe(session, "a");
+  await moved.session.close();
+  topics.publish("a", 1, { except: earlier.session });
+  await peers.endTurn();
+  assertEquals([earlier, other].map(numbers), [[], [1]]);
+});
+
 Deno.test("Topics.publish() with an `except` that is not subscribed reaches all", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
