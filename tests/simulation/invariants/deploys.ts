@@ -1,5 +1,5 @@
 /** Deploys: nodes that drain send their clients elsewhere, and nothing is lost. */
-import { CloseCode } from "../../../errors.ts";
+import { CloseCode, QueueFullError } from "../../../errors.ts";
 import type { Invariant } from "../facts.ts";
 import { seconds } from "./texts.ts";
 
@@ -24,8 +24,8 @@ export const smoothDeploys: Invariant = {
     const away = new Map<string, number>();
     /** Announced ends of sessions, by the host of the client. */
     const ends = new Map<string, number>();
-    /** Publications of the deploy that clients keep. */
-    const reliable = new Set<string>();
+    /** Publications in outboxes by host and id; false for one that the program gives up. */
+    const kept = new Map<string, Map<string, boolean>>();
     return {
       engineLost: ({ atMs }) => void (lostMs = Math.max(lostMs, atMs)),
       faulted({ scope, kind, atMs, lastsMs = 0 }) {
@@ -71,13 +71,22 @@ export const smoothDeploys: Invariant = {
           `expected the missed publications of "${topic}" (${subscription}), received ${reason}`,
         );
       },
-      publishFailed(fact) {
-        const { id, error } = fact;
-        if (!isUnderWay || !reliable.has(id)) return;
-        report(fact, `expected ${id} to be kept until a session takes it, received ${error}`);
+      published({ id, host, isAtLeastOnce, givesUp = false }) {
+        if (!isUnderWay || !isAtLeastOnce) return;
+        const all = kept.get(host);
+        if (all === undefined) kept.set(host, new Map([[id, !givesUp]]));
+        else all.set(id, !givesUp);
       },
-      published({ id, isAtLeastOnce, givesUp }) {
-        if (isUnderWay && isAtLeastOnce && !givesUp) reliable.add(id);
+      acknowledged: ({ id, host }) => void kept.get(host)?.delete(id),
+      publishFailed(fact) {
+        const { id, host, error } = fact;
+        const all = kept.get(host);
+        const isReliable = all?.get(id) ?? false;
+        // The failed one is not in the outbox.
+        const isFull = all !== undefined && all.size > terms.outbox.maxMessages;
+        all?.delete(id);
+        if (!isUnderWay || !isReliable || isFull && error instanceof QueueFullError) return;
+        report(fact, `expected ${id} to be kept until a session takes it, received ${error}`);
       },
     };
   },

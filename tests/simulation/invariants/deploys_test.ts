@@ -1,3 +1,4 @@
+import { QueueFullError } from "../../../errors.ts";
 import type { Facts } from "../facts.ts";
 import { smoothDeploys } from "./deploys.ts";
 import { Story } from "./story.ts";
@@ -57,6 +58,22 @@ Deno.test("smoothDeploys allows for places of a node that died", () => {
       .tells("sessionOpened", BEGIN);
   away("kill").finds();
   away("drain").finds("expected a session within 6000 ms, received one after 9.000 s");
+});
+
+Deno.test("smoothDeploys knows that an outbox is bounded", () => {
+  const story = (count: number) => {
+    const story = new Story(smoothDeploys, { outbox: { maxMessages: 2, maxBytes: 100 } })
+      .tells("deploy", { isOver: false });
+    for (let i = 1; i <= count; i++) {
+      story.tells("published", { topic: "t", id: `p${i}`, producer: "c", isAtLeastOnce: true });
+    }
+    const error = new QueueFullError("full");
+    return story.tells("publishFailed", { topic: "t", id: `p${count}`, error });
+  };
+  story(3).finds();
+  story(2).finds(
+    "expected p2 to be kept until a session takes it, received QueueFullError: full",
+  );
 });
 
 Deno.test("smoothDeploys finds lost publications", () => {

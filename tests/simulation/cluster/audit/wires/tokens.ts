@@ -68,6 +68,7 @@ const KINDS: readonly Kind[] = [
     rule: "8.3",
     isAnnounced: true,
     end: REFUSED,
+    token: "slow",
     frames: (auth, [message = ""]) => [auth, message],
   },
   {
