@@ -2,6 +2,9 @@
 import type { Cluster, Invariant } from "../facts.ts";
 import { place } from "./texts.ts";
 
+/** Size of a history that keeps all publications which come while a node reads a new epoch. */
+const LONG = 64;
+
 /** Publications of one epoch of one topic, by offset. */
 class Epoch {
   readonly offsets: number[] = [];
@@ -43,6 +46,8 @@ interface Reading {
   readonly topic: string;
   epoch: string | undefined;
   offset: number;
+  /** True from a notice of a new epoch, whose oldest publications may be forgotten, to the first one. */
+  isAnew: boolean;
 }
 
 /**
@@ -69,11 +74,15 @@ export const noSilentGap: Invariant = {
       return epoch;
     };
     const readingOf = (
-      { host, client, subscription, topic }: Omit<Reading, "epoch" | "offset">,
+      { host, client, subscription, topic }: Pick<
+        Reading,
+        "host" | "client" | "subscription" | "topic"
+      >,
     ) => {
       let reading = readings.get(subscription);
       if (reading === undefined) {
-        reading = { host, client, subscription, topic, epoch: undefined, offset: 0 };
+        const start = { epoch: undefined, offset: 0, isAnew: false };
+        reading = { host, client, subscription, topic, ...start };
         readings.set(subscription, reading);
       }
       return reading;
@@ -142,12 +151,16 @@ export const noSilentGap: Invariant = {
           reading.epoch = position.epoch;
           reading.offset = position.offset;
         } else if (position.offset > reading.offset) {
-          move(reading, position.offset, fact.atMs);
+          const { size = Infinity } = terms.historyOf(topic) ?? {};
+          if (reading.isAnew && size < LONG) reading.offset = position.offset;
+          else move(reading, position.offset, fact.atMs);
         }
+        reading.isAnew = false;
       },
       recovery(fact) {
-        const { recovered, position } = fact;
+        const { recovered, reason, position } = fact;
         const reading = readingOf(fact);
+        reading.isAnew = reason === "new-epoch";
         if (recovered && reading.epoch !== undefined && position?.epoch === reading.epoch) {
           // Publications that are not for this client move the position in silence.
           if (position.offset > reading.offset) {

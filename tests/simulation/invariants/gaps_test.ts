@@ -13,6 +13,22 @@ Deno.test("noSilentGap holds where each publication comes, or a notice", () => {
     .ends().finds();
 });
 
+Deno.test("noSilentGap knows that a short history forgets the oldest publications of a new epoch", () => {
+  const story = (size: number) => {
+    const historyOf = () => ({ size, ttlMs: 60_000, bytes: 1 << 20 });
+    return new Story(noSilentGap, { historyOf })
+      .subscribes("t").subscribes("t", 0, "s2").gets("t", ["p1"]).gets("t", ["p1"], "s2")
+      .recovers("t", { ...told(0, false, "f"), reason: "new-epoch" }, "s2")
+      .gets("t", ["q1", "q2"], "s2", "f")
+      .recovers("t", { ...told(0, false, "f"), reason: "new-epoch" })
+      .gets("t", ["q2"], "s", "f");
+  };
+  story(10).ends().finds();
+  story(100).finds(
+    'expected q1 between 0 of epoch f and 2 on "t" (s), received neither these nor a notice',
+  );
+});
+
 Deno.test("noSilentGap holds for publications that are not for the client", () => {
   new Story(noSilentGap)
     .tells("published", { topic: "t", id: "q2", producer: "c", except: "c" })
