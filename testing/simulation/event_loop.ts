@@ -298,7 +298,8 @@ export class EventLoop {
    * time stands still. No event runs before the promise has settled; its outcome arrives in an event
    * of the host that called, at the same virtual time, in the order of the calls. MUST NOT be called
    * with a promise that needs virtual time to settle. A call between two runs, or by work that is held
-   * already, gives the outcome once the promise has settled, in a later turn. A promise that this method gave is returned as it is.
+   * already, gives the outcome once the promise has settled, in a later turn. A promise that this
+   * method gave is returned as it is.
    *
    * @param promise The real work.
    * @param host The host that waits; by default that of the running event.

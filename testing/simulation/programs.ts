@@ -109,7 +109,7 @@ export class SimulatedServer<V = unknown, C extends Contract = Contract> {
  * @param network The network.
  * @param host The host of the client.
  * @param servers Hosts of the servers, the first one to try first; or a function that returns the host
- *   for each connection, as the function of a URL does.
+ * for each connection, as the function of a URL does.
  * @param options Options of `connect()`.
  * @returns The client.
  *
