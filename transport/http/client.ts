@@ -190,18 +190,17 @@ class ClientHttpConnection extends HttpConnection {
     const failures = new Failures(this.runtime);
     while (!this.isOver) {
       const [before, startedAt] = [this.#received, this.runtime.monotonic()];
+      const goesOn = () =>
+        this.#received !== before || this.runtime.monotonic() - startedAt >= FIRST_DELAY_MS;
+      // Streams may break now and then for hours: one that goes on ends the failures before.
+      const onPiece = () => {
+        if (goesOn()) failures.reset();
+      };
       try {
-        // A stream that goes on ends the failures before: streams may break now and then for hours.
-        const goesOn = () => {
-          const isLate = this.runtime.monotonic() - startedAt >= FIRST_DELAY_MS;
-          if (isLate || this.#received !== before) failures.reset();
-        };
-        await (path.polls ? this.#poll() : this.#stream(goesOn));
+        await (path.polls ? this.#poll() : this.#stream(onPiece));
         // A proxy may cut streams at once.
-        const isIdle = this.#received === before && this.#ids !== undefined &&
-          this.runtime.monotonic() - startedAt < FIRST_DELAY_MS;
-        if (isIdle) await failures.pause(this.#ended.signal);
-        else failures.reset();
+        if (goesOn() || this.#ids === undefined) failures.reset();
+        else await failures.pause(this.#ended.signal);
       } catch (error) {
         if (!(error instanceof HeldStream)) await this.#failed(failures, error);
         else if (path.chances) path.chances--;
