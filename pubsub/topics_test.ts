@@ -98,35 +98,35 @@ Deno.test("Topics.publish() excludes `except` on its own node", async () => {
   assertEquals([one, two, three].map(numbers), [[1, 3], [2, 3], [1, 2, 3]]);
 });
 
-Deno.test("Topics.publish() excludes a client that returned before its earlier session ended", async () => {
-  await using peers = new Peers();
-  await using topics = new Topics({ settings: peers });
-  const [old, back, other] = [
+/** Subscribes two sessions of one client, and one of another client. */
+async function subscribeTwice(peers: Peers, topics: Topics) {
+  const [earlier, later, other] = [
     await peers.connect(),
     await peers.connect(),
     await peers.connect(),
   ];
-  for (const { session } of [old, back]) session[internals].client = "client";
-  for (const { session } of [old, back, other]) topics.subscribe(session, "a");
-  await old.session.close();
-  topics.publish("a", 1, { except: back.session });
+  for (const { session } of [earlier, later]) session[internals].client = "client";
+  for (const { session } of [earlier, later, other]) topics.subscribe(session, "a");
+  return { earlier, later, other };
+}
+
+Deno.test("Topics.publish() excludes a client that returned before its earlier session ended", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics({ settings: peers });
+  const { earlier, later, other } = await subscribeTwice(peers, topics);
+  await earlier.session.close();
+  topics.publish("a", 1, { except: later.session });
   await peers.endTurn();
-  assertEquals([back, other].map(numbers), [[], [1]]);
+  assertEquals([later, other].map(numbers), [[], [1]]);
 });
 
 Deno.test("Topics.publish() excludes the earlier session of a client whose move failed", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
-  const [earlier, moved, other] = [
-    await peers.connect(),
-    await peers.connect(),
-    await peers.connect(),
-  ];
-  for (const { session } of [earlier, moved]) session[internals].client = "client";
-  moved.session[internals].predecessor = earlier.session;
-  earlier.session[internals].movedTo = moved.session;
-  for (const { session } of [earlier, moved, other]) topics.subscribe(session, "a");
-  await moved.session.close();
+  const { earlier, later, other } = await subscribeTwice(peers, topics);
+  later.session[internals].predecessor = earlier.session;
+  earlier.session[internals].movedTo = later.session;
+  await later.session.close();
   topics.publish("a", 1, { except: earlier.session });
   await peers.endTurn();
   assertEquals([earlier, other].map(numbers), [[], [1]]);
