@@ -227,6 +227,16 @@ export async function hearAll<T>(
   }
 }
 
+/**
+ * Reads the envelopes of a frame, of a client without any code of the library.
+ *
+ * @param data The frame: one envelope a line.
+ * @returns The envelopes.
+ */
+export function envelopesOf<T>(data: unknown): T[] {
+  return `${data}`.split("\n").filter((line) => line !== "").map((line) => JSON.parse(line));
+}
+
 /** Names an error of the library by its code, and another error in full. */
 function shown(error: unknown): string {
   const { failure } = Object(error) as { readonly failure?: { readonly code: string } };

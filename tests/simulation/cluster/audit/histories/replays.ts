@@ -248,7 +248,7 @@ class Replays {
     else if (chance < 0.5) this.#write();
     else if (chance < 0.7) this.#ask(reader, topic);
     else if (chance < 0.78) this.#leave(reader, topic);
-    else if (chance < 0.86) reader.disconnect(this.#draw(2) === 0);
+    else if (chance < 0.86) this.#disconnect(reader);
     else if (chance < 0.88) this.#leaveEngine(broker);
     else if (chance < 0.91 && !broker.isAway) broker.comeBack();
   }
@@ -256,6 +256,11 @@ class Replays {
   #setMute(isMute: boolean): void {
     this.#isMute = isMute;
     for (const { broker } of this.#nodes) broker.isMute = isMute;
+  }
+
+  /** Sets the share of deliveries to the nodes that are lost; undefined for the usual chance. */
+  #setLoss(share: number | undefined): void {
+    for (const { broker } of this.#nodes) broker.lossShare = share;
   }
 
   #node(): UnsteadyNode {
@@ -298,6 +303,12 @@ class Replays {
       this.#engine.host.after(SOON_MS * this.#random(), () => this.#leave(reader, topic));
     }
     reader.ask(topic, start);
+  }
+
+  /** Ends the connection of a reader, who comes back; the node may still have the session then. */
+  #disconnect(reader: WireReader): void {
+    if (this.#draw(2) === 0) this.#audit.cut(reader.host, "server");
+    else reader.disconnect();
   }
 
   /** Draws a place: behind the last publication, earlier, or beyond the head. */
@@ -362,10 +373,7 @@ class Replays {
    * has, which the nodes have to read then, also while an earlier read is under way.
    */
   async #stumble(topic: string, lostShare = STUMBLE_LOST): Promise<void> {
-    const setLoss = (share: number | undefined) => {
-      for (const { broker } of this.#nodes) broker.lossShare = share;
-    };
-    setLoss(lostShare);
+    this.#setLoss(lostShare);
     for (let left = 1 + this.#draw(STUMBLES); left > 0; left--) {
       this.#publish(topic);
       for (const reader of this.#readers) {
@@ -376,7 +384,7 @@ class Replays {
       }
       await this.#audit.pause(STUMBLE_MS * this.#random());
     }
-    setLoss(undefined);
+    this.#setLoss(undefined);
   }
 
   /** The engine leaves one node alone for a while. */
@@ -474,11 +482,10 @@ class Replays {
     await audit.until(() => readers.every(({ isQuiet }) => isQuiet));
     for (const reader of readers) reader.ask("all", { since: reader.placeOf("all") });
     await audit.until(() => readers.every(({ isQuiet }) => isQuiet));
-    const brokers = this.#nodes.map(({ broker }) => broker);
-    for (const broker of brokers) broker.lossShare = 1;
+    this.#setLoss(1);
     this.#publish("all");
     await audit.pause(SOON_MS);
-    for (const broker of brokers) broker.lossShare = undefined;
+    this.#setLoss(undefined);
     const head = engine.headOf("all");
     const places = () => readers.map((reader) => reader.placeOf("all")?.offset);
     await audit.until(() => places().every((offset) => offset === head), SILENT_MS);

@@ -2,6 +2,7 @@
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { SimulatedNetwork } from "../../../../../testing/simulation/network/network.ts";
 import type { HistoryPosition } from "../../../../../session/wire/recovery.ts";
+import { envelopesOf } from "../audit.ts";
 import type { UnsteadyBroker } from "./unsteady_broker.ts";
 import type { UnsteadyEngine } from "./unsteady_engine.ts";
 
@@ -116,6 +117,11 @@ export class WireReader {
     return this.#node;
   }
 
+  /** The machine of the reader. */
+  get host(): Host {
+    return this.#options.host;
+  }
+
   /** True once the session is open. */
   get isOpen(): boolean {
     return this.#isOpen;
@@ -207,17 +213,9 @@ export class WireReader {
     this.#send({ publish: topic, data, id: this.#next++, echo: false, client: this.name });
   }
 
-  /**
-   * Ends the connection; the reader comes back.
-   *
-   * @param isSilent True if the node does not hear of the end, and still has the session then.
-   */
-  disconnect(isSilent = false): void {
-    if (!isSilent) return this.#socket?.close();
-    const { network, host } = this.#options;
-    for (const link of network.links) {
-      if (link.client === host) link.disconnect({ silent: "server" });
-    }
+  /** Ends the connection; the reader comes back. */
+  disconnect(): void {
+    this.#socket?.close();
   }
 
   /** Ends the reader. */
@@ -253,7 +251,7 @@ export class WireReader {
     const url = new URL(`wss://${node.host.name}/`);
     const socket = this.#socket = network.sockets(host)(url, ["skein.1"]);
     socket.onmessage = ({ data }) => {
-      for (const line of String(data).split("\n")) if (line !== "") this.#take(JSON.parse(line));
+      for (const envelope of envelopesOf<Envelope>(data)) this.#take(envelope);
     };
     socket.onclose = () => {
       this.#isOpen = false;

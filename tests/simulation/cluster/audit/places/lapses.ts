@@ -2,7 +2,7 @@
 import { pause } from "../../../../../base/wait.ts";
 import type { SimulatedWebSocket } from "../../../../../testing/simulation/network/websocket.ts";
 import { between, oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
+import { type Audit, envelopesOf } from "../audit.ts";
 import { Service, type ServiceNode } from "./service.ts";
 
 /** Times of a handler, in milliseconds: within the claim of a node, beyond a renewal, and beyond both. */
@@ -37,9 +37,7 @@ class NumberedPage {
     const url = new URL(`wss://${node.host.name}/?token=mover`);
     this.#socket = audit.network.sockets(audit.host("mover"))(url, ["skein.1"]);
     this.#socket.onmessage = ({ data }) => {
-      for (const line of `${data}`.split("\n")) {
-        if (line === "") continue;
-        const { ack } = JSON.parse(line) as { readonly ack?: number };
+      for (const { ack } of envelopesOf<{ readonly ack?: number }>(data)) {
         if (ack !== undefined) this.acknowledged = ack;
       }
     };

@@ -1,7 +1,7 @@
 /** A page that speaks the protocol of sessions by hand, so that the page sees each envelope. */
 import type { SimulatedWebSocket } from "../../../../../testing/simulation/network/websocket.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
-import type { Audit } from "../audit.ts";
+import { type Audit, envelopesOf } from "../audit.ts";
 import type { UserNode } from "./user_nodes.ts";
 
 /** An envelope of a server, with the keys that pages read. */
@@ -50,9 +50,7 @@ export class Page {
     this.host = audit.host(machine);
     const socket = this.#socket = audit.network.sockets(this.host)(url, ["skein.1"]);
     socket.onmessage = ({ data }) => {
-      for (const line of `${data}`.split("\n")) {
-        if (line !== "") this.#hear(JSON.parse(line));
-      }
+      for (const envelope of envelopesOf<Heard>(data)) this.#hear(envelope);
     };
     socket.onclose = ({ code }) => this.code = code;
   }

@@ -1,10 +1,11 @@
 /** Tokens in band: first frames of pages that speak by hand, while the server checks the tokens. */
 import { AuthenticationError, CloseCode } from "../../../../../errors.ts";
 import { pause } from "../../../../../base/wait.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { SimulatedWebSocket } from "../../../../../testing/simulation/network/websocket.ts";
 import { between, oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
+import { type Audit, envelopesOf } from "../audit.ts";
 import { range } from "../history.ts";
 
 /** Name of a page without a token. */
@@ -161,28 +162,32 @@ const KINDS: readonly Kind[] = [
   },
 ];
 
+/** The parts of an envelope of the server that a page uses. */
+interface Heard {
+  readonly expects?: string;
+  readonly hello?: unknown;
+  readonly reply?: number;
+  readonly error?: { readonly code: string };
+}
+
 /** A page with a token. */
 class TokenPage {
   readonly kind: Kind;
   readonly user: string;
   readonly messages: readonly string[];
-  readonly heard: {
-    readonly expects?: string;
-    readonly hello?: unknown;
-    readonly reply?: number;
-    readonly error?: { readonly code: string };
-  }[] = [];
+  readonly heard: Heard[] = [];
+  readonly host: Host;
   code: number | undefined;
   readonly #socket: SimulatedWebSocket;
 
   constructor(audit: Audit, kind: Kind, server: string) {
     this.kind = kind;
-    const host = audit.host(`tokens-${kind.name.replaceAll(/\W+/g, "-")}`);
+    this.host = audit.host(`tokens-${kind.name.replaceAll(/\W+/g, "-")}`);
     this.user = `${kind.token ?? "good"} ${kind.name}`;
     const count = 1 + Math.floor(MESSAGES * audit.random());
     this.messages = range(1, count).map((n) => JSON.stringify({ topic: "work", data: n }));
     const protocols = kind.isAnnounced ? ["skein.1", "skein.auth"] : ["skein.1"];
-    const socket = this.#socket = audit.network.sockets(host)(
+    const socket = this.#socket = audit.network.sockets(this.host)(
       new URL(`wss://${server}/`),
       protocols,
     );
@@ -190,10 +195,9 @@ class TokenPage {
     const frames = kind.frames ?? (() => [auth]);
     socket.onopen = () => this.#send(frames(auth, this.messages));
     socket.onmessage = ({ data }) => {
-      for (const line of `${data}`.split("\n")) {
-        if (line === "") continue;
-        this.heard.push(JSON.parse(line));
-        if (kind.isPolite && this.heard.at(-1)!.hello !== undefined) this.#send(this.messages);
+      for (const envelope of envelopesOf<Heard>(data)) {
+        this.heard.push(envelope);
+        if (kind.isPolite && envelope.hello !== undefined) this.#send(this.messages);
       }
     };
     socket.onclose = ({ code }) => this.code = code;
@@ -260,7 +264,7 @@ export async function auditTokens(audit: Audit): Promise<void> {
   const vanished = oneOf(audit.random, pages);
   if (isVanished) {
     await audit.pause(between(audit.random, 0, CHECK_MS[1]));
-    audit.cut(audit.host(`tokens-${vanished.kind.name.replaceAll(/\W+/g, "-")}`));
+    audit.cut(vanished.host);
   }
   await audit.pause(TOKEN_MS + SLACK_MS);
   const examined = pages.filter((page) => !isVanished || page !== vanished);
