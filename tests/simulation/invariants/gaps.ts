@@ -74,10 +74,7 @@ export const noSilentGap: Invariant = {
       return epoch;
     };
     const readingOf = (
-      { host, client, subscription, topic }: Pick<
-        Reading,
-        "host" | "client" | "subscription" | "topic"
-      >,
+      { host, client, subscription, topic }: Omit<Reading, "epoch" | "offset" | "isAnew">,
     ) => {
       let reading = readings.get(subscription);
       if (reading === undefined) {

@@ -1,5 +1,6 @@
 /** Faults of brokers and of the engine in a trial. */
 import type { Host } from "../../../../testing/simulation/host.ts";
+import type { LinkConditions } from "../../../../testing/simulation/network/conditions.ts";
 import type { SimulatedNetwork } from "../../../../testing/simulation/network/network.ts";
 import type { SpareEngine } from "./spare.ts";
 
@@ -11,6 +12,8 @@ export interface TrialParts {
   readonly engine: SpareEngine;
   /** Lets time pass, in milliseconds. */
   pause(ms: number): Promise<void>;
+  /** Changes both ways between two machines. */
+  change(one: Host, other: Host, conditions: Partial<LinkConditions>): void;
   /**
    * Breaks all connections of a broker.
    *
@@ -128,11 +131,10 @@ function slowWay(delayMs: number): Mishap {
     lastsMs: SLOW_FOR_MS,
     run: async (trial, host) => {
       const { network, engine } = trial;
-      const ways = [[host, engine.host], [engine.host, host]] as const;
-      const before = ways.map(([from, to]) => network.conditions(from, to).delayMs);
-      for (const [from, to] of ways) network.change(from, to, { delayMs });
+      const before = network.conditions(host, engine.host);
+      trial.change(host, engine.host, { delayMs });
       await trial.pause(SLOW_FOR_MS);
-      ways.forEach(([from, to], i) => network.change(from, to, { delayMs: before[i]! }));
+      trial.change(host, engine.host, { delayMs: before.delayMs });
     },
   };
 }

@@ -179,8 +179,16 @@ class Visitors {
     else one.lastData = this.dataOf(one);
   }
 
-  /** Forgets the changes that a new node told. */
-  forget(node: ServiceNode): void {
+  /** Tells if other users have sessions on a node. */
+  hasOthers(node: ServiceNode, one: Visitor): boolean {
+    return this.all.some((other) => other !== one && other.tabs.some((tab) => tab.node === node));
+  }
+
+  /** Restarts a node, and forgets the changes that the new node tells first. */
+  async restart(node: ServiceNode): Promise<void> {
+    node.restart();
+    this.watch(node);
+    await this.pause(4 * ROUND_MS);
     this.#told.get(node)!.length = 0;
   }
 
@@ -287,11 +295,8 @@ const freeze: Step = async (visitors, one) => {
   const { random, service } = visitors;
   const node = oneOf(random, one.tabs)?.node;
   if (node === undefined) return;
-  const elsewhere = visitors.all.filter((other) =>
-    other !== one && other.tabs.some((tab) => tab.node === node)
-  );
   // One user at a time.
-  if (elsewhere.length > 0) return;
+  if (visitors.hasOthers(node, one)) return;
   const kind = random();
   const firmMs = QUIET_MS + GRACE_MS - ROUND_MS;
   const forMs = kind < 0.2
@@ -318,16 +323,15 @@ const freeze: Step = async (visitors, one) => {
 /** A node that dies: the user is back on another node, or leaves. */
 const die: Step = async (visitors, one) => {
   const { random, service } = visitors;
-  const node = oneOf(random, one.tabs)?.node;
-  if (node === undefined || one.tabs.length !== 1) return;
-  if (visitors.all.some((other) => other !== one && other.tabs.some((tab) => tab.node === node))) {
-    return;
-  }
+  const [tab] = one.tabs;
+  if (tab === undefined || one.tabs.length !== 1) return;
+  const { node } = tab;
+  if (visitors.hasOthers(node, one)) return;
   const before = visitors.dataOf(one);
-  const [tab] = one.tabs.splice(0);
+  one.tabs.length = 0;
   visitors.silence(one);
   node.host.kill({ power: true });
-  void tab!.client.close();
+  void tab.client.close();
   const isBack = random() < 0.7;
   const awayMs = between(random, 0, QUIET_MS + GRACE_MS - 2 * ROUND_MS);
   if (isBack) {
@@ -337,26 +341,21 @@ const die: Step = async (visitors, one) => {
   await visitors.pause(KNOWN_MS + GRACE_MS + ROUND_MS - (isBack ? awayMs : 0));
   const isNew = visitors.dataOf(one) !== before;
   visitors.look("a node that died", one, isBack ? isNew ? ["update"] : [] : ["leave"]);
-  node.restart();
-  visitors.watch(node);
-  await visitors.pause(4 * ROUND_MS);
-  visitors.forget(node);
+  await visitors.restart(node);
 };
 
 /** A node that is deployed anew, also within the grace of a user whose session has just ended. */
 const deploy: Step = async (visitors, one) => {
   const { random, service } = visitors;
-  const node = oneOf(random, one.tabs)?.node;
-  if (node === undefined || one.tabs.length !== 1) return;
-  if (visitors.all.some((other) => other !== one && other.tabs.some((tab) => tab.node === node))) {
-    return;
-  }
-  const before = visitors.dataOf(one);
   const [tab] = one.tabs;
+  if (tab === undefined || one.tabs.length !== 1) return;
+  const { node } = tab;
+  if (visitors.hasOthers(node, one)) return;
+  const before = visitors.dataOf(one);
   const isBack = random() < 0.7;
   const firmMs = GRACE_MS - 3 * ROUND_MS;
   const leftMs = random() < 0.6 ? between(random, 0, firmMs / 2) : 0;
-  const leaving = visitors.leave(one, tab!);
+  const leaving = visitors.leave(one, tab);
   if (leftMs > 0) {
     await leaving;
     await visitors.pause(leftMs);
@@ -369,10 +368,7 @@ const deploy: Step = async (visitors, one) => {
   await visitors.pause(GRACE_MS + ROUND_MS);
   const isNew = visitors.dataOf(one) !== before;
   visitors.look("a deployed node", one, isBack ? isNew ? ["update"] : [] : ["leave"]);
-  node.restart();
-  visitors.watch(node);
-  await visitors.pause(4 * ROUND_MS);
-  visitors.forget(node);
+  await visitors.restart(node);
 };
 
 /** Steps, as often as each is drawn. */

@@ -1,5 +1,4 @@
 /** Sessions of users on two nodes: each gets each message once, and takes one place. */
-import { pause } from "../../../../../base/wait.ts";
 import { CloseCode } from "../../../../../errors.ts";
 import type { Client } from "../../../../../client/client.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
@@ -96,7 +95,7 @@ class Tabs {
     this.nodes = new UserNodes(audit, "tabs", {
       limits: { maxSessionsPerUser: this.max },
       authenticate: async ({ token = "nobody" }) => {
-        if (this.authenticateMs > 0) await pause(audit.host("tabs").runtime, this.authenticateMs);
+        if (this.authenticateMs > 0) await audit.pause(this.authenticateMs);
         return token;
       },
       session: { sendQueue: { maxBytes: QUEUE_BYTES, policy: "close" } },
