@@ -680,14 +680,15 @@ export class Topics implements AsyncDisposable {
 
   /**
    * Notes that the client of a session has sent an id: publications that except the client except
-   * this session from now on.
+   * this session from now on, also if an earlier session of the client gets its first topic later.
    *
    * @ignore
    * @param session Any session.
    */
   introduced(session: Session): void {
     const subscriber = this.#subscribers.get(session);
-    if (subscriber !== undefined) this.#index(session, subscriber);
+    if (subscriber === undefined) this.#remember(session);
+    else this.#index(session, subscriber);
   }
 
   /**
@@ -798,11 +799,14 @@ export class Topics implements AsyncDisposable {
     return subscriber;
   }
 
-  /** Maps the id of a client to the newest session; an older session is no longer found by id. */
+  /**
+   * Maps the id of a client to the session that told the id last; an earlier session is no longer found
+   * by id.
+   */
   #index(session: Session, { ids }: Subscriber): void {
     const id = exceptionOf(session);
     ids.push(id);
-    // A session may get the first topic behind a move, as `authorize` took long.
+    // The id of the earlier session may come behind a move, on a slow connection.
     const known = this.#byId.get(id);
     if (known !== undefined && sessionsAfter(session).some((later) => later === known)) return;
     this.#byId.set(id, session);

@@ -120,6 +120,27 @@ Deno.test("Topics.publish() excludes a client that returned before its earlier s
   assertEquals([later, other].map(numbers), [[], [1]]);
 });
 
+Deno.test("Topics.publish() excludes a client whose earlier session gets its first topic late", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics({ settings: peers });
+  const [earlier, later, other] = [
+    await peers.connect(),
+    await peers.connect(),
+    await peers.connect(),
+  ];
+  for (const { session } of [earlier, later]) {
+    session[internals].client = "client";
+    topics.introduced(session);
+  }
+  // The permission of the earlier session took longer.
+  for (const { session } of [other, later, earlier]) topics.subscribe(session, "a");
+  topics.publish("a", 1, { except: later.session });
+  await earlier.session.close();
+  topics.publish("a", 2, { except: later.session });
+  await peers.endTurn();
+  assertEquals([later, other].map(numbers), [[], [1, 2]]);
+});
+
 Deno.test("Topics.publish() excludes the earlier session of a client whose move failed", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
