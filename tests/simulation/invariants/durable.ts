@@ -4,6 +4,12 @@ import type { Fact, Invariant } from "../facts.ts";
 /** Codes of an end behind the last record. */
 const ENDS: ReadonlySet<string> = new Set(["ended", "aborted", "writer-lost", "cancelled"]);
 
+/**
+ * Longest time behind a failover in which the old primary takes writes as well, all of which are lost,
+ * in milliseconds.
+ */
+const SPLIT_MS = 5_000;
+
 /** A durable stream, as its writer and its readers know it. */
 interface Log {
   /** Records that the writer began to append. */
@@ -35,6 +41,7 @@ export const recordsInOrder: Invariant = {
   watch(report) {
     const logs = new Map<string, Log>();
     const readers = new Map<string, { next: number; isOver: boolean }>();
+    let lostMs = -Infinity;
     const over: { readonly fact: Fact<"readEnded">; readonly next: number }[] = [];
     const logOf = (stream: string): Log => {
       let log = logs.get(stream);
@@ -45,12 +52,14 @@ export const recordsInOrder: Invariant = {
       return log;
     };
     return {
-      engineLost() {
+      engineLost({ atMs }) {
+        lostMs = atMs;
         for (const log of logs.values()) log.isUnsure = true;
       },
       appending(fact) {
         const log = logOf(fact.stream);
         log.begun = Math.max(log.begun, fact.first + fact.count);
+        if (fact.atMs < lostMs + SPLIT_MS) log.isUnsure = true;
         if (fact.isNewEpoch) log.anew.add(fact.first);
       },
       appended(fact) {

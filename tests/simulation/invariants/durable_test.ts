@@ -74,4 +74,14 @@ Deno.test("recordsInOrder finds a refused append, unless the engine lost records
     .tells("appending", { stream: "s", first: 0, count: 1 })
     .tells("engineLost", { why: "power" });
   refused(unsure).finds();
+  const failedOver = (afterMs: number) =>
+    new Story(recordsInOrder)
+      .tells("engineLost", { why: "failover" })
+      .passes(afterMs)
+      .tells("appending", { stream: "s", first: 0, count: 1 });
+  // The old primary goes on for a while.
+  refused(failedOver(3_000)).finds();
+  refused(failedOver(5_000)).finds(
+    "expected an append to s, repeated with its number, to succeed, received 409",
+  );
 });
