@@ -313,13 +313,17 @@ class LogCalls {
   }
 }
 
-/** The release of the last fork removes a log that was deleted before. */
+/**
+ * True for a removal of records: the release of the last fork removes a log that was deleted before, and
+ * an append with bounds the oldest records.
+ */
 function isRemoval({ operation, result }: Call): boolean {
   return operation.kind === "release" ||
+    operation.kind === "append" && operation.options.keep !== undefined ||
     operation.kind === "delete" && String(result).includes('"removed"');
 }
 
-/** A read beside a removal may get some of the records, before the reader learns of the end. */
+/** A read beside a removal may get some of the records, of those that a reader finds one by one. */
 function isNoRead({ operation }: Call): boolean {
   return operation.kind !== "read";
 }
