@@ -35,11 +35,16 @@ export class LogMachine {
    *
    * @param audit The audit.
    * @param name Name of the machine.
+   * @param brokerOf Makes the broker; by default on the engine of the cluster.
    * @returns The machine; `undefined` if the engine does not answer.
    */
-  static async start(audit: Audit, name: string): Promise<LogMachine | undefined> {
+  static async start(
+    audit: Audit,
+    name: string,
+    brokerOf: (host: Host) => Broker = (host) => audit.broker(host),
+  ): Promise<LogMachine | undefined> {
     const host = audit.host(name);
-    const machine = await within(host, () => new LogMachine(host, audit.broker(host)));
+    const machine = await within(host, () => new LogMachine(host, brokerOf(host)));
     // The first log of an engine may have to wait for servers that agree on a leader.
     const id = `audited-${host.name}`;
     const probe = async () => {
@@ -67,13 +72,17 @@ export class LogMachine {
    * @param audit The audit.
    * @param names Names of the machines.
    * @param part The part; left out if a machine does not reach the engine.
+   * @param brokerOf Makes the broker of a machine; by default on the engine of the cluster.
    */
   static async use(
     audit: Audit,
     names: readonly string[],
     part: (machines: readonly LogMachine[]) => Promise<void>,
+    brokerOf?: (host: Host) => Broker,
   ): Promise<void> {
-    const started = await Promise.all(names.map((name) => LogMachine.start(audit, name)));
+    const started = await Promise.all(
+      names.map((name) => LogMachine.start(audit, name, brokerOf)),
+    );
     const machines = started.filter((machine) => machine !== undefined);
     audit.examine("durable", "machines that reach the engine", names.length, machines.length);
     try {

@@ -1,11 +1,20 @@
-/** Answers whose node leaves, or is lost: another node goes on, and places come back everywhere. */
+/**
+ * Answers whose node leaves, or is lost: another node goes on, and places come back everywhere. The
+ * searches for overdue streams go on behind errors of the engine.
+ */
 import { pause } from "../../../../../base/wait.ts";
+import { BrokerError } from "../../../../../errors.ts";
+import type { Broker } from "../../../../../pubsub/broker.ts";
+import type { LogPage } from "../../../../../pubsub/logs/log.ts";
 import { requestLog } from "../../../../../pubsub/logs/rules.ts";
 import { Answers, RESUME_LEASE_MS } from "../../../../../server/durable/answers.ts";
 import type { NodeStreams } from "../../../../../server/durable/node_streams.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
+import { between, oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
-import { LogMachine } from "./machine.ts";
+import { brokerWithLogs } from "./broker_with_logs.ts";
+import { LogMachine, PLENTY } from "./machine.ts";
 
 /** Topic of the answers. */
 const TOPIC = "count";
@@ -37,12 +46,55 @@ const RARE_MS = 1_500;
 /** Longest pause of the first takeovers of an answer, in milliseconds. */
 const TAKEOVER_MS = 2_000;
 
+/** Longest time between two searches on a node that takes nothing over, in milliseconds. */
+const PLAIN_SEARCH_MS = 5_000;
+
+/** Share of the longest time between two searches that passes at least. */
+const LEAST_SHARE = 0.5;
+
+/** Most nodes that search, and the share of those that can take over. */
+const [SEARCHERS, RESCUER_SHARE] = [2, 0.5];
+
+/** Fewest overdue streams, and the range. */
+const [OVERDUE, OVERDUE_RANGE] = [3, 4];
+
+/** Shortest and longest time until a stream is overdue, in milliseconds. */
+const DUE_MS = [300, 9_000] as const;
+
+/** Latest begin of an outage, and the shortest and longest time of one, in milliseconds. */
+const [OUTAGE_FROM_MS, OUTAGE_MS] = [2_500, [1_500, 9_000]] as const;
+
+/** Share of audits in which all nodes that search have an outage. */
+const ALL_AWAY_SHARE = 0.7;
+
+/** Longest time until a call fails, of which one is drawn for each outage, in milliseconds. */
+const FAILURES_MS = [0, 0, 200] as const;
+
+/** Share of the failed calls that have an effect all the same. */
+const EFFECT_SHARE = 0.2;
+
+/**
+ * Calls that fail in an outage: all of them, the search, those for streams that the search found, reads
+ * of these, or all for a single stream.
+ */
+const OUTAGES = ["all", "all", "search", "tending", "reads", "reads", "one stream"] as const;
+
+/** Time between two looks at streams, in milliseconds. */
+const LOOK_MS = 300;
+
+/** Time for the calls of one search, in milliseconds. */
+const CALLS_MS = 1_200;
+
+/** Time of a slow search, in milliseconds. */
+const SLOW_MS = 700;
+
 /** Machines of nodes that have one answer in turn, and of a node that never has it. */
 type FourMachines = readonly [LogMachine, LogMachine, LogMachine, LogMachine];
 
 /** A node with answers. */
 class AnswerNode {
   readonly machine: LogMachine;
+  readonly streams: ReturnType<LogMachine["streams"]>["streams"];
   readonly node: NodeStreams;
   readonly answers: Answers;
   /** Answers of this node whose generator has begun and not ended, by name. */
@@ -53,11 +105,18 @@ class AnswerNode {
   constructor(
     machine: LogMachine,
     places: number,
-    { resumes = true }: { readonly resumes?: boolean } = {},
+    { resumes = true, onError = () => {} }: {
+      readonly resumes?: boolean;
+      readonly onError?: (error: unknown) => void;
+    } = {},
   ) {
     const { runtime } = machine.host;
-    const { streams, node } = machine.streams({ rescue: (id) => this.answers.rescue(id) });
+    const { streams, node } = machine.streams({
+      rescue: (id) => this.answers.rescue(id),
+      onError,
+    });
     this.machine = machine;
+    this.streams = streams;
     this.node = node;
     const limits = { maxRunning: places, maxRunningPerUser: places - 1, keepMs: KEEP_MS };
     this.answers = new Answers(limits, {
@@ -140,12 +199,14 @@ interface Input {
 }
 
 /**
- * Lets nodes with answers go: other nodes go on, at once or as soon as there is one that can.
+ * Lets nodes with answers go: other nodes go on, at once or as soon as there is one that can. Beside
+ * that, nodes search for overdue streams while calls of the engine fail.
  *
  * @param audit The audit.
  */
 export async function auditTakeovers(audit: Audit): Promise<void> {
-  await (audit.random() < SPARE_SHARE ? auditSpared : auditLeaving)(audit);
+  const auditAnswers = audit.random() < SPARE_SHARE ? auditSpared : auditLeaving;
+  await Promise.all([auditAnswers(audit), auditSearches(audit)]);
 }
 
 /** Lets a node with all its answers go, and fills the places of the others afterwards. */
@@ -281,5 +342,347 @@ async function auditSpared(audit: Audit): Promise<void> {
     const withinMs = Math.max(0, fromMs - audit.nowMs) + SEARCH_MS + TAKEOVER_MS + SLACK_MS;
     await audit.until(() => node.generators.length > 0, withinMs);
     expect(`takeovers by ${node.machine.host.name}`, 1, node.generators.length);
+  }
+}
+
+/** A way to the engine on which calls of logs fail for a while. */
+class Way {
+  /** Times of the searches. */
+  readonly searches: number[] = [];
+  /** Number of searches whose list did not come. */
+  failed = 0;
+  /** Number of other calls that failed. */
+  failedCalls = 0;
+  /** Time for which the list of a search is under way, in milliseconds. */
+  slowMs = 0;
+  readonly #audit: Audit;
+  readonly #random: () => number;
+  #fails: ((name: string, id: unknown) => boolean) | undefined;
+  #failureMs = 0;
+
+  constructor(audit: Audit, random: () => number) {
+    this.#audit = audit;
+    this.#random = random;
+  }
+
+  /** Begins an outage of calls, or ends the outage. */
+  setFailing(fails?: (name: string, id: unknown) => boolean): void {
+    this.#fails = fails;
+    this.#failureMs = oneOf(this.#random, FAILURES_MS);
+  }
+
+  /** Fewest and most errors of searches: one for each search that fails. */
+  errorsOf(outage: typeof OUTAGES[number] | undefined): readonly [number, number] {
+    // A search calls once for a stream whose calls fail, and answers do not call.
+    if (outage === "one stream") return [this.failedCalls, this.failedCalls];
+    const isExact = outage === undefined || outage === "search";
+    return [this.failed, isExact ? this.failed : this.searches.length];
+  }
+
+  /** Makes the broker of a machine. */
+  broker({ runtime }: Host, broker: Broker): Broker {
+    return brokerWithLogs(broker, (name, own) => async (...values) => {
+      const isSearch = name === "overdue";
+      if (isSearch) this.searches.push(this.#audit.nowMs);
+      if (!this.#fails?.(String(name), values[0])) {
+        const result = await own(...values);
+        if (isSearch && this.slowMs > 0) await pause(runtime, this.slowMs);
+        return result;
+      }
+      if (isSearch) this.failed++;
+      else this.failedCalls++;
+      if (this.#random() < EFFECT_SHARE) await own(...values);
+      if (this.#failureMs > 0) await pause(runtime, this.#failureMs * this.#random());
+      throw new BrokerError("Cannot call the logs: the engine is away");
+    });
+  }
+}
+
+/** A node that searches for overdue streams. */
+class Searcher {
+  readonly way: Way;
+  /** Longest time between two searches, in milliseconds. */
+  readonly intervalMs: number;
+  readonly streams: AnswerNode["streams"];
+  readonly answers: AnswerNode | undefined;
+  /** Errors of the searches. */
+  readonly errors: unknown[] = [];
+  /** Time of the end of the outage; without one, all searches succeed. */
+  healedMs = -Infinity;
+  outage: typeof OUTAGES[number] | undefined;
+  readonly #machine: LogMachine;
+
+  constructor(machine: LogMachine, way: Way, canRescue: boolean) {
+    const onError = (error: unknown) => void this.errors.push(error);
+    this.#machine = machine;
+    this.way = way;
+    this.answers = canRescue ? new AnswerNode(machine, PLACES, { onError }) : undefined;
+    this.streams = this.answers?.streams ?? machine.streams({ onError }).streams;
+    this.intervalMs = canRescue ? SEARCH_MS : PLAIN_SEARCH_MS;
+  }
+
+  /** Latest time at which a stream that is due at a time is taken care of. */
+  latestMs(id: string, dueMs: number, poison: string): number {
+    const isSteady = this.outage === "one stream" && id !== poison;
+    return (isSteady ? dueMs : Math.max(dueMs, this.healedMs)) + this.intervalMs + CALLS_MS;
+  }
+
+  search(): Promise<void> {
+    return this.#machine.run(() => this.streams.search());
+  }
+
+  close(): Promise<void> {
+    return this.#machine.run(() => this.answers?.close() ?? this.streams.close());
+  }
+}
+
+/** A stream, overdue after a time or open to the end. */
+interface Overdue {
+  readonly id: string;
+  /** The state once the searches are done. */
+  readonly end: "gone" | "writer-lost" | "open";
+  /** Earliest and latest time from which the stream is overdue. */
+  readonly fromMs: number;
+  readonly dueMs: number;
+}
+
+/** Searches for overdue streams while calls of the engine fail, and afterwards. */
+async function auditSearches(audit: Audit): Promise<void> {
+  const random = audit.chanceOf("searches");
+  const apart = audit.engine.apart!("searches");
+  const ways = new Map<Host, Way>();
+  const count = 1 + Math.floor(SEARCHERS * random());
+  const names = ["searches-maker", "searches-lost"];
+  for (let i = 0; i < count; i++) names.push(`searches-${i}`);
+  await LogMachine.use(audit, names, async ([maker, lost, ...machines]) => {
+    const searchers = machines.map((machine) =>
+      new Searcher(machine, ways.get(machine.host)!, random() < RESCUER_SHARE)
+    );
+    const scene = new SearchScene(audit, { maker: maker!, searchers, random });
+    await scene.create();
+    await Promise.all([scene.passOutage(lost!), scene.watch()]);
+    await scene.compare();
+    await scene.searchAtOnce();
+    await scene.close();
+  }, (host) => {
+    const way = new Way(audit, random);
+    ways.set(host, way);
+    return way.broker(host, apart(host));
+  });
+}
+
+/** Streams, and the nodes that search. */
+class SearchScene {
+  readonly #audit: Audit;
+  readonly #maker: LogMachine;
+  readonly #searchers: readonly Searcher[];
+  readonly #random: () => number;
+  readonly #streams: Overdue[] = [];
+  /** The stream for which calls fail, if for one. */
+  #poison = "";
+  /** Id of the answer of a lost node, and the time at which its lease is over. */
+  #answer: { readonly id: string; readonly lapseMs: number } | undefined;
+
+  constructor(audit: Audit, { maker, searchers, random }: {
+    readonly maker: LogMachine;
+    readonly searchers: readonly Searcher[];
+    readonly random: () => number;
+  }) {
+    this.#audit = audit;
+    this.#maker = maker;
+    this.#searchers = searchers;
+    this.#random = random;
+  }
+
+  /** Creates streams that expire, lose the writer, or stay. */
+  async create(): Promise<void> {
+    const count = OVERDUE + Math.floor(OVERDUE_RANGE * this.#random());
+    for (let i = 0; i < count; i++) {
+      const dueMs = Math.round(between(this.#random, ...DUE_MS));
+      await this.#create(oneOf(this.#random, ["gone", "writer-lost"]), dueMs);
+    }
+    await this.#create("open", KEEP_MS);
+    this.#poison = oneOf(this.#random, this.#streams).id;
+  }
+
+  /** Has calls of the nodes fail for a while; a node with an answer is lost meanwhile. */
+  async passOutage(lost: LogMachine): Promise<void> {
+    const audit = this.#audit;
+    const random = this.#random;
+    await audit.pause(OUTAGE_FROM_MS * random());
+    const areAllAway = random() < ALL_AWAY_SHARE;
+    const away = this.#searchers.filter(() => areAllAway || random() < 0.5);
+    const rescuers = this.#searchers.filter(({ answers }) => answers !== undefined);
+    const outages = away.map(async (searcher) => {
+      searcher.outage = oneOf(random, OUTAGES);
+      searcher.healedMs = Infinity;
+      searcher.way.setFailing(this.#failing(searcher.outage));
+      await audit.pause(between(random, ...OUTAGE_MS));
+      searcher.way.setFailing();
+      searcher.healedMs = audit.nowMs;
+    });
+    if (rescuers.length > 0) await this.#lose(lost);
+    await Promise.all(outages);
+  }
+
+  /** Watches the streams: each is taken care of in time, by a node without an outage or behind that. */
+  async watch(): Promise<void> {
+    const audit = this.#audit;
+    await Promise.all(this.#streams.map(async ({ id, end, fromMs, dueMs }) => {
+      if (end === "open") return;
+      let state = await this.#stateOf(id);
+      while (state !== end && audit.nowMs < this.#latestMs(id, dueMs)) {
+        await audit.pause(LOOK_MS);
+        state = await this.#stateOf(id);
+        if (audit.nowMs < fromMs) this.#expect("stream before its time", "open", state);
+      }
+      this.#expect(`stream that is due at ${Math.round(fromMs)} ms`, end, state);
+    }));
+  }
+
+  /** Compares the answer, errors and searches behind the outage. */
+  async compare(): Promise<void> {
+    const audit = this.#audit;
+    await this.#compareAnswer();
+    for (const { id, end } of this.#streams) {
+      if (end === "open") this.#expect("stream that is not due", end, await this.#stateOf(id));
+    }
+    // The last failure may be under way.
+    await audit.pause(LOOK_MS);
+    for (const { way, errors, outage, intervalMs } of this.#searchers) {
+      const of = `of searches with the outage ${outage}`;
+      const areBroker = errors.every((error) => error instanceof BrokerError);
+      this.#expect(`errors of the engine ${of}`, true, areBroker);
+      const [least, most] = way.errorsOf(outage);
+      const isRight = errors.length >= least && errors.length <= most;
+      this.#expect(`${errors.length} errors, ${least} to ${most}, ${of}`, true, isRight);
+      const times = [...way.searches, audit.nowMs];
+      for (const [i, atMs] of times.entries()) {
+        if (i === 0) continue;
+        const gapMs = Math.round(atMs - times[i - 1]!);
+        const isLate = gapMs > intervalMs + CALLS_MS;
+        const isEarly = i < way.searches.length && gapMs < intervalMs * LEAST_SHARE;
+        if (isLate || isEarly) this.#expect(`time between two ${of}`, intervalMs, gapMs);
+      }
+    }
+  }
+
+  /** Has a node search at once, and once more for a stream that is due during that search. */
+  async searchAtOnce(): Promise<void> {
+    const audit = this.#audit;
+    const searcher = oneOf(this.#random, this.#searchers);
+    const isTwice = this.#random() < 0.5;
+    const { id, dueMs } = await this.#create("writer-lost", LOOK_MS);
+    if (isTwice) {
+      searcher.way.slowMs = SLOW_MS;
+      await searcher.search();
+    }
+    await audit.pause(dueMs - audit.nowMs);
+    await searcher.search();
+    const byMs = audit.nowMs + (isTwice ? 2 * SLOW_MS : 0) + CALLS_MS;
+    let state = await this.#stateOf(id);
+    while (state === "open" && audit.nowMs < byMs) {
+      await audit.pause(LOOK_MS);
+      state = await this.#stateOf(id);
+    }
+    searcher.way.slowMs = 0;
+    this.#expect("stream behind a search at once", "writer-lost", state);
+  }
+
+  /** Closes the nodes, which search no more. */
+  async close(): Promise<void> {
+    const audit = this.#audit;
+    await audit.pause(PLAIN_SEARCH_MS * this.#random());
+    const isSearching = this.#random() < 0.5;
+    await Promise.all(this.#searchers.map(async (searcher) => {
+      if (isSearching) {
+        searcher.way.slowMs = SLOW_MS;
+        await searcher.search();
+        await audit.pause(SLOW_MS / 2);
+      }
+      await searcher.close();
+    }));
+    const counts = () => this.#searchers.map(({ way }) => way.searches.length);
+    const before = counts();
+    await audit.pause(PLAIN_SEARCH_MS + LOOK_MS);
+    this.#expect("searches behind the end", before, counts());
+  }
+
+  /** Lets a node with an answer go without a word. */
+  async #lose(machine: LogMachine): Promise<void> {
+    const node = new AnswerNode(machine, PLACES);
+    const id = await node.begin("audited-answer-searched1", ITEMS);
+    machine.end();
+    this.#answer = { id, lapseMs: this.#audit.nowMs + RESUME_LEASE_MS };
+  }
+
+  /** Expects the end of the answer on another node. */
+  async #compareAnswer(): Promise<void> {
+    if (this.#answer === undefined) return;
+    const { id, lapseMs } = this.#answer;
+    const rescuers = this.#searchers.filter(({ answers }) => answers !== undefined);
+    const latest = rescuers.map((one) => one.latestMs(id, lapseMs, this.#poison));
+    const byMs = Math.min(...latest) + TAKEOVER_MS + ITEMS * ITEM_MS + SLACK_MS;
+    let state = await this.#stateOf(id);
+    while (state === "open" && this.#audit.nowMs < byMs) {
+      await this.#audit.pause(LOOK_MS);
+      state = await this.#stateOf(id);
+    }
+    this.#expect("answer of a lost node", "complete", state);
+  }
+
+  /** Tells which calls fail in an outage. */
+  #failing(outage: typeof OUTAGES[number]): (name: string, id: unknown) => boolean {
+    switch (outage) {
+      case "all":
+        return () => true;
+      case "search":
+        return (name) => name === "overdue";
+      case "tending":
+        return (name) => name !== "overdue";
+      case "reads":
+        return (name) => name === "read";
+      case "one stream":
+        return (_name, id) => id === this.#poison;
+    }
+  }
+
+  /** Creates a stream that is overdue after a time, unless it stays open. */
+  async #create(end: Overdue["end"], inMs: number): Promise<Overdue> {
+    const id = `audited-search-${this.#streams.length}`;
+    const startMs = this.#audit.nowMs;
+    const lives = end === "gone" ? { ttlMs: inMs } : {};
+    const writer = { holder: "nobody", ttlMs: inMs };
+    await this.#maker.run(() =>
+      this.#maker.logs.create(id, {
+        config: { contentType: "text/plain", ...lives },
+        identity: "searched",
+        records: [],
+        maxLogs: PLENTY.maxStreams,
+        ...(end !== "gone" && { writer }),
+      })
+    );
+    const stream = { id, end, fromMs: startMs + inMs, dueMs: this.#audit.nowMs + inMs };
+    this.#streams.push(stream);
+    return stream;
+  }
+
+  /** Reads the state of a stream, which does not lengthen its life. */
+  async #stateOf(id: string): Promise<string> {
+    const options = { after: 0, maxRecords: 0, maxBytes: 1, renews: false };
+    const page = await this.#maker.run(() => this.#maker.logs.read(id, options));
+    if (page === undefined) return "gone";
+    if (page === "expired") return "expired";
+    const { end } = (page as LogPage).info;
+    return end === undefined ? "open" : end.error ?? "complete";
+  }
+
+  /** Latest time at which a node takes care of a stream. */
+  #latestMs(id: string, dueMs: number): number {
+    return Math.min(...this.#searchers.map((one) => one.latestMs(id, dueMs, this.#poison)));
+  }
+
+  #expect(what: string, expected: unknown, received: unknown): void {
+    this.#audit.examine("durable", what, expected, received);
   }
 }
