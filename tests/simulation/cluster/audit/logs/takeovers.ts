@@ -77,7 +77,16 @@ const EFFECT_SHARE = 0.2;
  * Calls that fail in an outage: all of them, the search, those for streams that the search found, reads
  * of these, or all for a single stream.
  */
-const OUTAGES = ["all", "all", "search", "tending", "reads", "reads", "one stream"] as const;
+const OUTAGES = [
+  "all",
+  "all",
+  "search",
+  "tending",
+  "reads",
+  "reads",
+  "one stream",
+  "one stream",
+] as const;
 
 /** Time between two looks at streams, in milliseconds. */
 const LOOK_MS = 300;
@@ -502,17 +511,21 @@ class SearchScene {
       await this.#create(oneOf(this.#random, ["gone", "writer-lost"]), dueMs);
     }
     await this.#create("open", KEEP_MS);
-    this.#poison = oneOf(this.#random, this.#streams).id;
+    // Due behind the begin of each outage, and before most of the others.
+    const fromMs = this.#audit.nowMs + OUTAGE_FROM_MS;
+    const sorted = this.#streams.toSorted((a, b) => a.dueMs - b.dueMs);
+    this.#poison = sorted.find(({ dueMs }) => dueMs > fromMs)!.id;
   }
 
-  /** Has calls of the nodes fail for a while; a node with an answer is lost meanwhile. */
+  /** Has calls of the nodes fail for a while; the lease of a lost node with an answer ends meanwhile. */
   async passOutage(lost: LogMachine): Promise<void> {
     const audit = this.#audit;
     const random = this.#random;
+    const rescuers = this.#searchers.filter(({ answers }) => answers !== undefined);
+    if (rescuers.length > 0) await this.#lose(lost);
     await audit.pause(OUTAGE_FROM_MS * random());
     const areAllAway = random() < ALL_AWAY_SHARE;
     const away = this.#searchers.filter(() => areAllAway || random() < 0.5);
-    const rescuers = this.#searchers.filter(({ answers }) => answers !== undefined);
     const outages = away.map(async (searcher) => {
       searcher.outage = oneOf(random, OUTAGES);
       searcher.healedMs = Infinity;
@@ -521,7 +534,6 @@ class SearchScene {
       searcher.way.setFailing();
       searcher.healedMs = audit.nowMs;
     });
-    if (rescuers.length > 0) await this.#lose(lost);
     await Promise.all(outages);
   }
 
