@@ -11,8 +11,17 @@ const MAX_BYTES = 300_000;
 /** Sizes of requests, in bytes: of one part and of several. */
 const SIZES = [0, 40, 70_000, 250_000] as const;
 
-/** Calls of a round, and the rounds. */
-const [CALLS, ROUNDS] = [6, 3];
+/** Number of nodes: calls of two nodes may meet at the third one. */
+const NODES = 3;
+
+/** Fewest and most calls of a round, and the rounds. */
+const [CALLS, ROUNDS] = [[3, 12], 3] as const;
+
+/** Share of rounds in which all calls are for one node. */
+const MEETS = 0.6;
+
+/** Longest time between the beginnings of the calls of a round, in milliseconds. */
+const SPREAD_MS = 40;
 
 /** Longest work of a handler, and that of one whose caller gives up, in milliseconds. */
 const [WORK_MS, LONG_MS] = [80, 5_000];
@@ -38,13 +47,20 @@ const WAYS = [
   { way: "asks a stranger", outcome: "gone", isAborted: undefined },
 ] as const;
 
-/** Troubles while a call waits, with the outcome and the time until then, in milliseconds. */
+/** Work that ends behind each trouble, in milliseconds. */
+const BEHIND_MS = 7_000;
+
+/**
+ * Troubles while a call waits, with the outcome and the time until then, in milliseconds. `beside` is
+ * the outcome of the call of a third node to the same node.
+ */
 const TROUBLES = [
-  { trouble: "node killed", outcome: "silent", afterMs: SILENT_MS },
-  { trouble: "node frozen", outcome: "silent", afterMs: SILENT_MS },
-  { trouble: "node closed", outcome: "gone", afterMs: [0, 1_000] },
-  { trouble: "caller closed", outcome: "gone", afterMs: [0, TRIP_MS] },
-  { trouble: "engine away", outcome: "lost", afterMs: [0, 3_000] },
+  { trouble: "node killed", outcome: "silent", beside: "silent", afterMs: SILENT_MS },
+  { trouble: "node frozen", outcome: "silent", beside: "silent", afterMs: SILENT_MS },
+  { trouble: "node closed", outcome: "gone", beside: "gone", afterMs: [0, 1_000] },
+  { trouble: "caller closed", outcome: "gone", beside: "reply", afterMs: [0, TRIP_MS] },
+  { trouble: "node of the caller closed", outcome: "gone", beside: "reply", afterMs: [0, 1_000] },
+  { trouble: "engine away", outcome: "lost", beside: "lost", afterMs: [0, 3_000] },
 ] as const;
 
 /** A request, as the handler reads one. */
@@ -60,20 +76,27 @@ interface CallingNode {
   readonly calls: NodeCalls;
 }
 
-/** Two nodes that call each other. */
+/** A handler that began. */
+interface Begun {
+  /** Id of the calling node, as the handler learns. */
+  readonly from: string;
+  readonly signal: AbortSignal;
+}
+
+/** Nodes that call each other. */
 class Callers {
   readonly audit: Audit;
   readonly random: () => number;
   readonly nodes: UserNodes;
-  /** Work whose handler began, with the state of the signal. */
-  readonly begun = new Map<number, AbortSignal>();
+  /** Handlers that began, by id of the work. */
+  readonly begun = new Map<number, Begun>();
   readonly ends: readonly CallingNode[];
   #count = 0;
 
   constructor(audit: Audit) {
     this.audit = audit;
     this.random = audit.random;
-    this.nodes = new UserNodes(audit, "callers", {});
+    this.nodes = new UserNodes(audit, "callers", {}, { count: NODES });
     this.ends = this.nodes.all.map((node) => {
       const { runtime } = node.host;
       const calls = new NodeCalls({
@@ -81,9 +104,9 @@ class Callers {
         name: "audit",
         maxBytes: MAX_BYTES,
         onError() {},
-        answer: async (data, { signal }) => {
+        answer: async (data, { from, signal }) => {
           const { way, id, ms } = JSON.parse(new TextDecoder().decode(data)) as Work;
-          this.begun.set(id, signal);
+          this.begun.set(id, { from, signal });
           await pause(runtime, ms, signal);
           if (way === "fails") throw new Error("planned failure");
           return way === "answers too much" ? new Uint8Array(MAX_BYTES + 1) : data.toReversed();
@@ -93,17 +116,37 @@ class Callers {
     });
   }
 
-  /** Makes one call, and examines the outcome at both nodes. */
-  async call({ way, outcome, isAborted }: typeof WAYS[number]): Promise<void> {
+  /** Makes some calls at about the same time, and examines these. */
+  async round(): Promise<void> {
     const { random, audit } = this;
-    const [from, to] = random() < 0.5 ? this.ends : [this.ends[1]!, this.ends[0]!];
+    const [met] = this.#shuffled();
+    const meets = random() < MEETS;
+    const ways = Array.from({ length: Math.round(between(random, ...CALLS)) }, () => {
+      const [to, from] = this.#shuffled(meets ? met : undefined);
+      return { way: oneOf(random, WAYS), from, to, delayMs: SPREAD_MS * random() };
+    });
+    const isAtOnce = random() < 0.5;
+    await Promise.all(ways.map(async ({ way, from, to, delayMs }) => {
+      if (!isAtOnce) await audit.pause(delayMs);
+      await this.call(way, from, to);
+    }));
+    this.examineRest();
+  }
+
+  /** Makes one call, and examines the outcome at both nodes. */
+  async call(
+    { way, outcome, isAborted }: typeof WAYS[number],
+    from: CallingNode,
+    to: CallingNode,
+  ): Promise<void> {
+    const { random, audit } = this;
     const isShort = isAborted === true;
     const ms = isShort ? LONG_MS : WORK_MS * random();
     const size = way === "asks too much" ? MAX_BYTES + 1 : oneOf(random, SIZES);
     const { id, data } = this.#work(way, ms, size);
     const stop = new AbortController();
     const stranger = way === "asks a stranger";
-    const calling = from!.calls.call(stranger ? "nobody" : to!.node.server.nodes!.id, data, {
+    const calling = from.calls.call(stranger ? "nobody" : to.node.server.nodes!.id, data, {
       timeoutMs: way === "takes too long" ? SHORT_MS : CALL_MS,
       signal: stop.signal,
     });
@@ -113,22 +156,35 @@ class Callers {
     const about = `a call of ${size} bytes that ${way}`;
     this.expect(`outcome of ${about}`, outcome, received);
     await audit.pause(TRIP_MS);
-    this.expect(`signal of ${about}`, isAborted, this.begun.get(id)?.aborted);
+    const begun = this.begun.get(id);
+    this.expect(`signal of ${about}`, isAborted, begun?.signal.aborted);
+    const caller = isAborted === undefined ? undefined : from.node.server.nodes!.id;
+    this.expect(`caller of ${about}`, caller, begun?.from);
   }
 
-  /** Waits for a reply that does not come, in trouble. */
-  async wait({ trouble, outcome, afterMs: [least, most] }: typeof TROUBLES[number]): Promise<void> {
+  /** Waits for a reply that does not come, in trouble, beside a call of a third node. */
+  async wait(
+    { trouble, outcome, beside, afterMs: [least, most] }: typeof TROUBLES[number],
+  ): Promise<void> {
     const { audit, random, nodes } = this;
-    const [from, to] = this.ends as [CallingNode, CallingNode];
-    const { data } = this.#work("waits", CALL_MS, oneOf(random, SIZES));
-    const calling = from.calls.call(to.node.server.nodes!.id, data, { timeoutMs: CALL_MS });
-    const ending = outcomeOf(calling, data);
+    const [to, from, other] = this.#shuffled();
+    const ask = (node: CallingNode, ms: number) => {
+      const { id, data } = this.#work("waits", ms, oneOf(random, SIZES));
+      const calling = node.calls.call(to.node.server.nodes!.id, data, { timeoutMs: CALL_MS });
+      return { id, ending: outcomeOf(calling, data.toReversed()) };
+    };
+    const { id, ending } = ask(from, CALL_MS);
+    const second = ask(other, BEHIND_MS);
     await audit.pause(TRIP_MS * (1 + random()));
     const beganMs = audit.nowMs;
     if (trouble === "node killed") to.node.host.kill();
     if (trouble === "node frozen") to.node.host.freeze();
     if (trouble === "node closed") void to.node.server.close();
     if (trouble === "caller closed") void from.calls[Symbol.asyncDispose]();
+    if (trouble === "node of the caller closed") {
+      void from.calls[Symbol.asyncDispose]();
+      void from.node.server.close();
+    }
     if (trouble === "engine away") {
       nodes.engine.goAway();
       await audit.pause(between(random, 0, 1_000));
@@ -139,7 +195,16 @@ class Callers {
     this.expect(`outcome of a wait (${trouble})`, outcome, received);
     const isInTime = tookMs >= least && tookMs <= most;
     this.expect(`end of a wait (${trouble}) after ${Math.round(tookMs)} ms`, true, isInTime);
+    const third = await audit.inTime(second.ending, CALL_MS / 2, "none");
+    this.expect(`outcome of a wait beside another one (${trouble})`, beside, third);
     if (trouble === "node frozen") to.node.host.thaw();
+    if (trouble === "node of the caller closed") {
+      this.expect(`signal of a wait (${trouble})`, true, this.begun.get(id)?.signal.aborted);
+    }
+    if (beside === "reply") {
+      const isAborted = this.begun.get(second.id)?.signal.aborted;
+      this.expect(`signal of a wait beside another one (${trouble})`, false, isAborted);
+    }
     await audit.pause(TRIP_MS);
     this.expect(`calls of the caller that wait (${trouble})`, 0, from.calls.waiting);
   }
@@ -165,6 +230,14 @@ class Callers {
     this.audit.examine("places", what, expected, received);
   }
 
+  /** The nodes in any order, behind a first one. */
+  #shuffled(
+    first = oneOf(this.random, this.ends),
+  ): readonly [CallingNode, CallingNode, CallingNode] {
+    const [one, other] = this.ends.filter((end) => end !== first) as [CallingNode, CallingNode];
+    return this.random() < 0.5 ? [first, one, other] : [first, other, one];
+  }
+
   /** Makes a request of a size, which is larger if the instructions need that. */
   #work(way: string, ms: number, size: number): { readonly id: number; readonly data: Uint8Array } {
     const work: Work = { way, id: this.#count++, ms };
@@ -185,7 +258,7 @@ async function outcomeOf(calling: Promise<Uint8Array>, reply: Uint8Array): Promi
 }
 
 /**
- * Calls between two nodes, with replies, failures and ends of all kinds.
+ * Calls among three nodes, with replies, failures and ends of all kinds.
  *
  * @param audit The audit.
  */
@@ -194,9 +267,7 @@ export async function auditNodeCalls(audit: Audit): Promise<void> {
   await callers.nodes.ready();
   await Promise.all(callers.ends.map(({ calls }) => calls.ready));
   for (let round = 0; round < ROUNDS; round++) {
-    const some = Array.from({ length: CALLS }, () => oneOf(callers.random, WAYS));
-    await Promise.all(some.map((one) => callers.call(one)));
-    callers.examineRest();
+    await callers.round();
   }
   await callers.wait(oneOf(callers.random, TROUBLES));
   await callers.close();

@@ -1,4 +1,4 @@
-/** Two nodes for the examination of users, on an engine of their own that may lose all claims. */
+/** Nodes for the examination of users, on an engine of their own that may lose all claims. */
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { SimulatedServerOptions } from "../../../../../testing/simulation/programs.ts";
 import type { Contract } from "../../../../../session/contract.ts";
@@ -6,7 +6,7 @@ import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { Audit } from "../audit.ts";
 import { ForgetfulBroker } from "./forgetful_broker.ts";
 
-/** Number of nodes. */
+/** Number of nodes, if a part needs no other number. */
 const NODES = 2;
 
 /** A node; the token of a client is the name of the user. */
@@ -32,17 +32,22 @@ export class UserNodes {
    * @param options Options of each server beside the broker and the identity.
    * @param canCount True if the nodes share rates.
    * @param speed See {@linkcode UserNodes.hurry}.
+   * @param count Number of nodes.
    */
   constructor(
     audit: Audit,
     name: string,
     options: UserNodeOptions,
-    { canCount = false, speed = 1 }: { readonly canCount?: boolean; readonly speed?: number } = {},
+    { canCount = false, speed = 1, count = NODES }: {
+      readonly canCount?: boolean;
+      readonly speed?: number;
+      readonly count?: number;
+    } = {},
   ) {
     const engineHost = audit.host(`${name}-engine`);
     this.engine = new ForgetfulBroker(engineHost, canCount);
     const ports = audit.portsOf(engineHost, this.engine);
-    const hosts = Array.from({ length: NODES }, (_, i) => audit.host(`${name}-node${i}`));
+    const hosts = Array.from({ length: count }, (_, i) => audit.host(`${name}-node${i}`));
     this.#hosts = [engineHost, ...hosts];
     // Before the nodes start: a timer keeps the speed at which the clock ran when the timer was set.
     this.hurry(speed);
