@@ -11,7 +11,7 @@ import { BEAT_MS } from "../places/service.ts";
 import { type UserNode, UserNodes } from "../users/user_nodes.ts";
 
 /** The users, each with one client. */
-const USERS = ["relay-a", "relay-b"] as const;
+const USERS = ["relay-a", "relay-b", "relay-c"] as const;
 
 /** Steps, and the time within which the last one begins, in milliseconds. */
 const [STEPS, LAST_MS] = [4, 12_000];
@@ -27,6 +27,15 @@ const HAS_LARGE = 0.3;
 
 /** Texts with ends of lines, which events over HTTP write in another form. */
 const TEXTS = ["x", "a line\n", "a line\r\n", " é"] as const;
+
+/** Rounds of requests while nothing fails, and the most requests of each client in one round. */
+const [CALM_ROUNDS, CALM_REQUESTS] = [10, 3];
+
+/** Longest time of an answer while nothing fails, in milliseconds. */
+const CALM_MS = 1_200;
+
+/** Time in which a client asks for a new event stream, in milliseconds. */
+const AGAIN_MS = 600;
 
 /** Longest time until a talk is over, in milliseconds: 503 names a second until the next request. */
 const TALK_MS = 6_000;
@@ -48,6 +57,9 @@ const SETTLED_MS = 300;
 
 /** Heartbeat of sessions, which ends none here: a client that asks no more is found without. */
 const HEARTBEAT = { intervalMs: 600_000, timeoutMs: 900_000 } as const;
+
+/** Numbers of nodes: of three, two may ask the third one at once. */
+const NODES = [2, 3, 3] as const;
 
 /** Speed of the clocks of nodes, so that their longest waits end within an audit. */
 const SPEED = 10;
@@ -99,7 +111,7 @@ class Relays {
         this.#up.set(user, heard);
         heard.push(shown(data));
       },
-    }, { speed: SPEED });
+    }, { speed: SPEED, count: oneOf(this.random, NODES) });
     audit.network.front(this.front, this.nodes.all.map(({ host }) => host));
     this.all = USERS.map((user) => this.#connect(user));
   }
@@ -156,6 +168,31 @@ class Relays {
     }
     const after = this.all.map(({ client }) => client.session?.id);
     this.examine(`sessions, ${what}`, before, after);
+  }
+
+  /**
+   * Lets clients ask once event streams were cut, as proxies cut these from time to time: each answer
+   * comes soon, and streams that wait at one node do not touch requests at others.
+   */
+  async ask(): Promise<void> {
+    const { audit, random } = this;
+    const took: number[] = [];
+    const askSome = async (one: Relayed) => {
+      for (let left = Math.ceil(CALM_REQUESTS * random()); left > 0; left--) {
+        await audit.pause(between(random, 0, 40));
+        const beganMs = audit.nowMs;
+        const isRight = await this.#echo(one);
+        took.push(isRight ? Math.round(audit.nowMs - beganMs) : Infinity);
+      }
+    };
+    for (let round = 0; round < CALM_ROUNDS; round++) {
+      for (const { host } of this.all) if (random() < 0.6) audit.cut(host);
+      await audit.pause(AGAIN_MS);
+      // The streams of some clients wait meanwhile.
+      const some = this.all.filter(() => random() < 0.7);
+      await Promise.all(some.map(askSome));
+    }
+    this.examine("late answers while no request fails", [], took.filter((ms) => ms > CALM_MS));
   }
 
   /** Ends the program of a client, without a word to the session. */
@@ -269,7 +306,7 @@ const pauseNode: Step = (relays) => {
   });
 };
 
-/** The node of a session dies, or closes: the session goes on at the other node. */
+/** The node of a session dies, or closes: the session goes on at another node. */
 const leaveNode: Step = async (relays) => {
   const { audit, random } = relays;
   const one = oneOf(random, relays.all);
@@ -330,6 +367,7 @@ export async function auditRelays(audit: Audit): Promise<void> {
   const relays = new Relays(audit);
   await relays.nodes.ready();
   await relays.arrive("at first", TALK_MS);
+  await relays.ask();
   const endMs = audit.nowMs + LAST_MS;
   for (let i = 0; i < STEPS && audit.nowMs < endMs; i++) await oneOf(random, SOME)(relays);
   await audit.pause(SETTLED_MS);
