@@ -168,13 +168,16 @@ class Callers {
   ): Promise<void> {
     const { audit, random, nodes } = this;
     const [to, from, other] = this.#shuffled();
-    const ask = (node: CallingNode, ms: number) => {
+    const ask = (node: CallingNode, ms: number, asked = to) => {
       const { id, data } = this.#work("waits", ms, oneOf(random, SIZES));
-      const calling = node.calls.call(to.node.server.nodes!.id, data, { timeoutMs: CALL_MS });
+      const calling = node.calls.call(asked.node.server.nodes!.id, data, { timeoutMs: CALL_MS });
       return { id, ending: outcomeOf(calling, data.toReversed()) };
     };
     const { id, ending } = ask(from, CALL_MS);
     const second = ask(other, BEHIND_MS);
+    // A node in trouble ends no call between the others.
+    const isApart = trouble.startsWith("node ") && !trouble.includes("caller");
+    const apart = isApart ? ask(other, BEHIND_MS, from) : undefined;
     await audit.pause(TRIP_MS * (1 + random()));
     const beganMs = audit.nowMs;
     if (trouble === "node killed") to.node.host.kill();
@@ -197,6 +200,10 @@ class Callers {
     this.expect(`end of a wait (${trouble}) after ${Math.round(tookMs)} ms`, true, isInTime);
     const third = await audit.inTime(second.ending, CALL_MS / 2, "none");
     this.expect(`outcome of a wait beside another one (${trouble})`, beside, third);
+    if (apart !== undefined) {
+      const reply = await audit.inTime(apart.ending, CALL_MS / 2, "none");
+      this.expect(`outcome of a call between other nodes (${trouble})`, "reply", reply);
+    }
     if (trouble === "node frozen") to.node.host.thaw();
     if (trouble === "node of the caller closed") {
       this.expect(`signal of a wait (${trouble})`, true, this.begun.get(id)?.signal.aborted);
