@@ -17,14 +17,14 @@ const NODES = 3;
 /** Fewest and most calls of a round, and the rounds. */
 const [CALLS, ROUNDS] = [[3, 12], 3] as const;
 
-/** Share of rounds in which all calls are for one node. */
+/** Share of rounds in which all calls are for one node, by the others in turn. */
 const MEETS = 0.6;
 
 /** Longest time between the beginnings of the calls of a round, in milliseconds. */
 const SPREAD_MS = 40;
 
-/** Longest work of a handler, and that of one whose caller gives up, in milliseconds. */
-const [WORK_MS, LONG_MS] = [80, 5_000];
+/** Longest work of a handler, that of a late one, and that of one whose caller gives up, in milliseconds. */
+const [WORK_MS, LATE_MS, LONG_MS] = [80, 500, 5_000];
 
 /** Time of a call, and of one that gives up, in milliseconds. */
 const [CALL_MS, SHORT_MS] = [20_000, 150];
@@ -39,6 +39,8 @@ const SILENT_MS = [1_500, 5_500] as const;
 const WAYS = [
   { way: "replies", outcome: "reply", isAborted: false },
   { way: "replies", outcome: "reply", isAborted: false },
+  { way: "replies late", outcome: "reply", isAborted: false },
+  { way: "replies late", outcome: "reply", isAborted: false },
   { way: "fails", outcome: "failed", isAborted: false },
   { way: "answers too much", outcome: "failed", isAborted: false },
   { way: "takes too long", outcome: "TimeoutError", isAborted: true },
@@ -119,10 +121,10 @@ class Callers {
   /** Makes some calls at about the same time, and examines these. */
   async round(): Promise<void> {
     const { random, audit } = this;
-    const [met] = this.#shuffled();
+    const [met, ...callers] = this.#shuffled();
     const meets = random() < MEETS;
-    const ways = Array.from({ length: Math.round(between(random, ...CALLS)) }, () => {
-      const [to, from] = this.#shuffled(meets ? met : undefined);
+    const ways = Array.from({ length: Math.round(between(random, ...CALLS)) }, (_, i) => {
+      const [to, from] = meets ? [met, callers[i % callers.length]!] : this.#shuffled();
       return { way: oneOf(random, WAYS), from, to, delayMs: SPREAD_MS * random() };
     });
     const isAtOnce = random() < 0.5;
@@ -141,7 +143,7 @@ class Callers {
   ): Promise<void> {
     const { random, audit } = this;
     const isShort = isAborted === true;
-    const ms = isShort ? LONG_MS : WORK_MS * random();
+    const ms = isShort ? LONG_MS : (way === "replies late" ? LATE_MS : WORK_MS) * random();
     const size = way === "asks too much" ? MAX_BYTES + 1 : oneOf(random, SIZES);
     const { id, data } = this.#work(way, ms, size);
     const stop = new AbortController();
