@@ -1,7 +1,8 @@
 /** Deploys: a server ends under clients on slow ways, and under clients that enter meanwhile. */
 import type { Client } from "../../../../../client/client.ts";
-import { CloseCode } from "../../../../../errors.ts";
+import { AuthenticationError, CloseCode } from "../../../../../errors.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import { TOKEN_MARK } from "../../../../../transport/webtransport.ts";
 import { pause } from "../../../../../base/wait.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
@@ -27,6 +28,15 @@ const [AUTHENTICATE_MS, CLOSE_MS] = [300, 800];
 /** Most time of an end beside that of a close or a drain, in milliseconds. */
 const SLACK_MS = 1_200;
 
+/** Share of authentications that fail, after which a client comes back. */
+const FAILS = 0.15;
+
+/** Connections that announce a token and send none, and the time that such a connection has. */
+const [MUTES, HANDSHAKE_MS] = [2, 4_000];
+
+/** Share of the clients whose handshake may be under way when the end begins. */
+const MEETS = 0.6;
+
 /** Time between attempts of a client, in milliseconds: clients are back while others still leave. */
 const BACKOFF = { firstDelayMs: 20, maxDelayMs: 150 } as const;
 
@@ -45,21 +55,22 @@ const BACK_MS = 8_000;
 
 /**
  * Ways to end a server. `refuses` if sessions are refused as soon as the call returns: a server that
- * closes ends its other services before.
+ * closes ends its other services before. `leaves` if connections end that have no session yet.
  */
 const ENDS = [
-  { way: "close", refuses: false },
-  { way: "close", refuses: false },
-  { way: "signal", refuses: false },
-  { way: "shutdown", refuses: true },
-  { way: "shutdown", refuses: true },
-  { way: "drain", refuses: true },
-  { way: "drain of the sessions", refuses: true },
-  { way: "drain, then close", refuses: true },
+  { way: "close", refuses: false, leaves: true },
+  { way: "close", refuses: false, leaves: true },
+  { way: "close", refuses: false, leaves: true },
+  { way: "signal", refuses: false, leaves: true },
+  { way: "shutdown", refuses: true, leaves: false },
+  { way: "shutdown", refuses: true, leaves: false },
+  { way: "drain", refuses: true, leaves: true },
+  { way: "drain of the sessions", refuses: true, leaves: false },
+  { way: "drain, then close", refuses: true, leaves: true },
 ] as const;
 
 /** Codes of a close for the peers; `undefined` for the default. */
-const CODES = [undefined, undefined, 3_001, 4_900] as const;
+const CODES = [undefined, 3_001, 4_900] as const;
 
 /**
  * Drains a server whose clients have requests without an answer, and ends another server while clients
@@ -139,11 +150,12 @@ class Closing {
     this.#isInBand = random() < 0.5;
     this.#program = new SimulatedServer<string>(audit.network, audit.host("closing"), (host) => ({
       ...(host.life === 0 && { signal: this.#stop.signal }),
-      session: { closeTimeoutMs: CLOSE_MS },
+      session: { closeTimeoutMs: CLOSE_MS, handshakeTimeoutMs: HANDSHAKE_MS },
       limits: { maxSessionsPerUser: Infinity },
       acceptsTokenInBand: this.#isInBand,
       authenticate: async ({ token = "guest" }) => {
         await pause(host.runtime, between(random, 0, AUTHENTICATE_MS));
+        if (random() < FAILS) throw new AuthenticationError("away", { status: 503 });
         return token;
       },
       onOpen: (session) => {
@@ -172,12 +184,14 @@ class Closing {
     }
     const entering = Promise.all(
       Array.from({ length: NEWCOMERS }, async () => {
-        await audit.pause(between(random, 0, AUTHENTICATE_MS + CLOSE_MS));
+        const lastMs = random() < MEETS ? AUTHENTICATE_MS : AUTHENTICATE_MS + CLOSE_MS;
+        await audit.pause(between(random, 0, lastMs));
         this.#enter();
       }),
     );
+    const { way, refuses, leaves } = oneOf<typeof ENDS[number]>(random, ENDS);
+    const mutes = leaves && this.#isInBand ? this.#enterMute() : [];
     await audit.pause(AUTHENTICATE_MS);
-    const { way, refuses } = oneOf(random, ENDS);
     const code = oneOf(random, CODES);
     const withinMs = Math.round(between(random, ...DRAIN_MS));
     const beganMs = audit.nowMs;
@@ -218,6 +232,7 @@ class Closing {
     );
     // A reader that is behind may not hear of the close.
     const told = this.#clients.slice(isSlow ? 1 : 0);
+    expect("connections without a token behind the end", [], mutes.filter((isOpen) => isOpen()));
     const connected = told.filter(({ isConnected }) => isConnected).length;
     expect("clients with a session behind the end", 0, connected);
     host.kill();
@@ -257,6 +272,18 @@ class Closing {
         return void await draining;
       }
     }
+  }
+
+  /** Opens connections that announce a token and send none; tells which are open. */
+  #enterMute(): (() => boolean)[] {
+    const url = new URL(`wss://${this.#program.host.name}/`);
+    return Array.from({ length: MUTES }, (_, i) => {
+      const socket = this.#audit.network.sockets(this.#audit.host(`closing-mute${i}`))(
+        url,
+        ["skein.1", TOKEN_MARK],
+      );
+      return () => socket.readyState === WebSocket.OPEN;
+    });
   }
 
   #enter(): void {
