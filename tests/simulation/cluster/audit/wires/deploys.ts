@@ -285,7 +285,7 @@ class Closing {
     for (let i = 0; i < MUTES; i++) {
       const open = this.#audit.network.sockets(this.#audit.host(`closing-mute${i}`));
       const socket = open(url, ["skein.1", TOKEN_MARK]);
-      socket.addEventListener("close", ({ code }) => codes.push(code));
+      socket.onclose = ({ code }) => void codes.push(code);
     }
     return codes;
   }
