@@ -34,9 +34,6 @@ const [CALM_ROUNDS, CALM_REQUESTS] = [10, 3];
 /** Longest time of an answer while nothing fails, in milliseconds. */
 const CALM_MS = 1_200;
 
-/** Time in which a client asks for a new event stream, in milliseconds. */
-const AGAIN_MS = 600;
-
 /** Longest time until a talk is over, in milliseconds: 503 names a second until the next request. */
 const TALK_MS = 6_000;
 
@@ -187,7 +184,7 @@ class Relays {
     };
     for (let round = 0; round < CALM_ROUNDS; round++) {
       for (const { host } of this.all) if (random() < 0.6) audit.cut(host);
-      await audit.pause(AGAIN_MS);
+      await this.#hearAll();
       // The streams of some clients wait meanwhile.
       const some = this.all.filter(() => random() < 0.7);
       await Promise.all(some.map(askSome));
@@ -220,6 +217,20 @@ class Relays {
   async close(): Promise<void> {
     await Promise.all(this.all.map(({ client }) => client.close()));
     await this.nodes.close();
+  }
+
+  /**
+   * Waits until each client hears its node: an event ends the growing delays of a stream that was cut
+   * several times.
+   */
+  async #hearAll(): Promise<void> {
+    for (const one of this.all) {
+      one.down.length = 0;
+      this.homeOf(one)?.session.send("down", this.#note(1));
+    }
+    const deaf = () => this.all.filter(({ down }) => down.length === 0).map(({ user }) => user);
+    await this.audit.until(() => deaf().length === 0, TALK_MS);
+    this.examine("clients that do not hear their node after a cut", [], deaf());
   }
 
   #connect(user: string): Relayed {
