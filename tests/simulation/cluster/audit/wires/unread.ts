@@ -15,13 +15,20 @@ const WAYS = [
   "server closes",
   "both close",
   "reset",
+  "reset",
 ] as const;
 
 /** Lists of items of the peer, at each end. */
 const KINDS = ["datagrams", "bidirectional", "unidirectional"] as const;
 
+/** Kinds without items at either end: an end may first ask for a list after the end of the session. */
+const IDLE: readonly (readonly typeof KINDS[number][])[] = [[], [], [], ["datagrams"], KINDS];
+
 /** Most items of a list, and of a burst beside these. */
 const [ITEMS, BURST] = [6, 300];
+
+/** Calls for items at once: more than items. */
+const CALLS = 2 * ITEMS + 2;
 
 /** Datagrams of a burst in a row, and the time between two rows, in milliseconds. */
 const [ROW, ROW_MS] = [50, 20];
@@ -55,7 +62,7 @@ const READERS: Readonly<Record<string, Reader>> = {
   loop: readByLoop,
   "reader of the stream": readByReader,
   "two loops": readByTwoLoops,
-  "loop behind a read that gave up": readBehindAnother,
+  "loop behind others": readBehindOthers,
   "calls ahead of the items": readAhead,
 };
 
@@ -79,6 +86,9 @@ interface List {
   /** Items of the peer that have time to arrive, and items just before the end. */
   readonly counts: readonly [number, number];
   readonly taken: Taken[];
+  /** Time of a read that gives up, in milliseconds. */
+  readonly idleMs: number;
+  readonly pause: (ms: number) => Promise<void>;
   /** Notes an item, and lets a slow reader pause. */
   readonly take: (item: Item | number) => Promise<void>;
 }
@@ -111,7 +121,8 @@ export async function auditUnread(audit: Audit): Promise<void> {
   const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({}));
   const client = audit.connect("unreader", host, { token: undefined, transports: [transport] });
   const { near, far } = await audit.meet(client, server);
-  const ends = [endOf(audit, "client", near, random), endOf(audit, "server", far, random)] as const;
+  const plan = { random, idle: oneOf(random, IDLE) };
+  const ends = [endOf(audit, "client", near, plan), endOf(audit, "server", far, plan)] as const;
   const reading = ends.flatMap((end) => begin(audit, end));
   await audit.pause(TRIP_MS * random());
   await Promise.all(ends.map(({ lists }, i) => sendAll(audit, ends[1 - i]!.session, lists, 0)));
@@ -144,19 +155,27 @@ export async function auditUnread(audit: Audit): Promise<void> {
   await server.close();
 }
 
-function endOf(audit: Audit, side: Side, session: AnySession, random: () => number): End {
+/** Draws of one run. */
+interface Plan {
+  readonly random: () => number;
+  /** Kinds without items. */
+  readonly idle: readonly List["kind"][];
+}
+
+function endOf(audit: Audit, side: Side, session: AnySession, plan: Plan): End {
+  const { random } = plan;
   const { capabilities } = session.connection;
   const isReliable = capabilities.datagrams === "reliable";
   const end: End = {
     side,
     session,
-    lists: KINDS.map((kind) => listOf(audit, { side, kind, isReliable }, random)),
+    lists: KINDS.map((kind) => listOf(audit, { side, kind, isReliable }, plan)),
     over: Promise.allSettled([session.connection.closed, session.closed]).then(() => {
       end.endedMs = audit.nowMs;
     }),
     endedMs: Infinity,
     isMerged: random() < 0.3,
-    isTyped: random() < 0.3,
+    isTyped: random() < 0.4,
   };
   return end;
 }
@@ -164,11 +183,15 @@ function endOf(audit: Audit, side: Side, session: AnySession, random: () => numb
 function listOf(
   audit: Audit,
   { side, kind, isReliable }: Pick<List, "side" | "kind" | "isReliable">,
-  random: () => number,
+  { random, idle }: Plan,
 ): List {
   const isLate = random() < 0.4;
-  const isBurst = kind === "datagrams" && isLate && isReliable && random() < 0.2;
+  const isBurst = kind === "datagrams" && isLate && isReliable && random() < 0.4;
   const pauseMs = !isBurst && random() < 0.6 ? SLOW_MS * random() : 0;
+  const counts = [
+    Math.floor(between(random, 0, ITEMS + 1)) + (isBurst ? BURST : 0),
+    random() < 0.3 ? Math.floor(between(random, 0, ITEMS)) : 0,
+  ] as const;
   const taken: Taken[] = [];
   return {
     side,
@@ -177,13 +200,12 @@ function listOf(
     reader: oneOf(random, Object.keys(READERS)),
     isLate,
     first: Math.floor(between(random, 1, ITEMS)),
-    counts: [
-      Math.floor(between(random, 0, ITEMS + 1)) + (isBurst ? BURST : 0),
-      random() < 0.3 ? Math.floor(between(random, 0, ITEMS)) : 0,
-    ],
+    counts: idle.includes(kind) ? [0, 0] : counts,
     taken,
+    idleMs: TRIP_MS * random(),
+    pause: (ms) => audit.pause(ms),
     take: async (item) => {
-      taken.push({ number: numberOf(item), atMs: audit.nowMs });
+      taken.push({ number: audit.inTime(numberOf(item), STEP_MS, NaN), atMs: audit.nowMs });
       if (pauseMs > 0) await audit.pause(pauseMs);
     },
   };
@@ -308,11 +330,15 @@ async function examineList(
     audit.examine("flows", `items ${what}`, [], settled.filter((n) => !distinct.has(n)));
     audit.examine("flows", `number of items ${what}`, expected.length, distinct.size);
   }
-  if (!isCut) return;
   // A read that gave up may have left an item ahead of the queue.
-  const most = reader === "loop behind a read that gave up" ? 1 : 0;
-  const after = taken.filter(({ atMs }) => atMs > end.endedMs).length;
-  audit.examine("flows", `items after the break ${what}`, true, after <= most);
+  const mayBeAhead = reader === "loop behind others";
+  if (isCut) {
+    const after = taken.filter(({ atMs }) => atMs > end.endedMs).length;
+    audit.examine("flows", `items after the break ${what}`, true, after <= Number(mayBeAhead));
+  }
+  if (kind !== "datagrams" || isTyped || isCut && mayBeAhead) return;
+  const { datagramsDropped = 0 } = end.session.connection.inspect?.counters ?? {};
+  audit.examine("flows", `lost items ${what}`, arrived - taken.length, datagramsDropped);
 }
 
 async function readByLoop(items: ReadableStream<Item>, { take }: List): Promise<void> {
@@ -335,9 +361,11 @@ async function readByTwoLoops(items: ReadableStream<Item>, list: List): Promise<
   if (left === 0) await readByLoop(items, list);
 }
 
-async function readBehindAnother(items: ReadableStream<Item>, list: List): Promise<void> {
+/** Gives a read up, then reads by a loop. */
+async function readBehindOthers(items: ReadableStream<Item>, list: List): Promise<void> {
   const reader = items.getReader();
-  const read = reader.read().then(({ done, value }) => done ? undefined : value, () => undefined);
+  const read = reader.read().then(({ value }) => value, () => undefined);
+  await list.pause(list.idleMs);
   reader.releaseLock();
   const item = await read;
   if (item !== undefined) await list.take(item);
@@ -347,7 +375,7 @@ async function readBehindAnother(items: ReadableStream<Item>, list: List): Promi
 /** Asks for all items at once, and then for more. */
 async function readAhead(items: ReadableStream<Item>, { take }: List): Promise<void> {
   const iterator = items.values();
-  const calls = Array.from({ length: ITEMS }, () => iterator.next());
+  const calls = Array.from({ length: CALLS }, () => iterator.next());
   for (const call of calls) call.catch(() => {});
   while (true) {
     const next = await (calls.shift() ?? iterator.next());
