@@ -2,6 +2,7 @@
 import type { Client } from "../../../../../client/client.ts";
 import type { Subscription } from "../../../../../client/subscription.ts";
 import type { Server } from "../../../../../server.ts";
+import type { Session } from "../../../../../session/session.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
@@ -49,7 +50,13 @@ const LARGE = "x".repeat(9_000);
 const NARROW = 400_000;
 
 /** Longest time of a handler that outlives a move, in milliseconds. */
-const HANDLER_MS = 1_200;
+const HANDLER_MS = 2_500;
+
+/** Most calls under way at a move, and handlers of one session at once. */
+const [CALLS, CONCURRENCY] = [5, 8] as const;
+
+/** Ways to call: from the client, with an answer in parts, and from the server. */
+const CALL_WAYS = ["request", "answer in parts", "request of the server"] as const;
 
 /** Longest time until a client has one session, and all publications, in milliseconds. */
 const REST_MS = 5_000;
@@ -90,6 +97,10 @@ export async function auditPassages(audit: Audit): Promise<void> {
   const { random } = audit;
   const [host, machine] = [audit.host("passages"), audit.host(USER)];
   const hasTokens = random() < 0.5;
+  const hold = async ({ data }: { readonly data: unknown }) => {
+    await audit.pause(between(random, 0, HANDLER_MS));
+    return data;
+  };
   const { server }: SimulatedServer<unknown> = new SimulatedServer<unknown>(
     audit.network,
     host,
@@ -109,8 +120,14 @@ export async function auditPassages(audit: Audit): Promise<void> {
       },
       history: { "kept:{name}": {} },
       rooms: ["room:{name}"],
-      session: { heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 } },
-      requests: { hold: () => audit.pause(between(random, 0, HANDLER_MS)) },
+      session: { heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 }, concurrency: CONCURRENCY },
+      requests: {
+        hold,
+        parts: async function* ({ data }) {
+          yield data;
+          yield await hold({ data });
+        },
+      },
       onOpen: (session) => void server.topics.subscribe(session, OWN),
       onError() {},
     }),
@@ -121,6 +138,8 @@ export async function auditPassages(audit: Audit): Promise<void> {
     ...(!hasTokens && { token: undefined }),
     transports: [oneOf(random, ["websocket", "websocket", "webtransport", "http"] as const)],
     backoff: { firstDelayMs: 50, maxDelayMs: 200 },
+    concurrency: CONCURRENCY,
+    requests: { hold } as never,
     onMessage: ({ topic, data }) => {
       own.get(topic)?.push((data as { readonly n: number }).n);
     },
@@ -187,10 +206,9 @@ export async function auditPassages(audit: Audit): Promise<void> {
     await audit.pause(between(random, 0, PUBLISHED * BETWEEN_MS));
     // A room has users alone.
     late.push(...LATE.slice(0, hasTokens ? LATE.length : -1).map(sit));
-    const isHeld = random() < 0.7;
-    let isAnswered = !isHeld;
-    const held = isHeld ? outcomeOf(client.request("hold")) : undefined;
-    void held?.then(() => isAnswered = true);
+    const calls = callAll(passenger);
+    let isAnswered = false;
+    void calls.outcomes.then(() => isAnswered = true);
     await audit.pause(between(random, 0, DELAY_MS));
     const isMoved = await moveUnder(passenger, which);
     const isTwice = isMoved && which === "none" && random() < AGAIN_SHARE;
@@ -233,14 +251,49 @@ export async function auditPassages(audit: Audit): Promise<void> {
       const expected = isCalm || isKept ? range(first, next - 1) : sorted(came);
       audit.examine("lives", what, [expected, next - 1], [came, came.at(-1)]);
     }
-    if (!isCalm || !isHeld) continue;
-    audit.examine("lives", about("request beside a move"), "fulfilled", await held);
+    if (!isCalm) continue;
+    audit.examine("lives", about("calls beside a move"), calls.expected, await calls.outcomes);
   }
   await client.close();
   await audit.until(() => server.manager.count === 0);
   audit.examine("lives", "sessions behind a passenger", 0, server.manager.count);
   audit.examine("lives", "topics behind a passenger", [], [...server.topics.list()]);
   await server.close();
+}
+
+/** Calls both ends a few times: the server at once, and the client soon, before or during a move. */
+function callAll(
+  passenger: Passenger,
+): { readonly expected: readonly unknown[]; readonly outcomes: Promise<readonly unknown[]> } {
+  const { audit, random } = passenger;
+  const ways = Array.from(
+    { length: Math.floor((CALLS + 1) * random()) },
+    () => oneOf(random, CALL_WAYS),
+  );
+  const outcomes = ways.map(async (way, n) => {
+    if (way !== "request of the server") await audit.pause(between(random, 0, 2 * DELAY_MS));
+    let answer: unknown;
+    const outcome = await outcomeOf(call(passenger, way, n).then((data) => answer = data));
+    return [way, outcome, answer];
+  });
+  const expected = ways.map((way, n) => [way, "fulfilled", way === "answer in parts" ? [n, n] : n]);
+  return { expected, outcomes: Promise.all(outcomes) };
+}
+
+/** Calls one end by the other; a loop reads an answer in parts, and takes time for each part. */
+function call(
+  { audit, random, server, client }: Passenger,
+  way: typeof CALL_WAYS[number],
+  data: number,
+): Promise<unknown> {
+  if (way === "request") return client.request("hold", data);
+  if (way === "answer in parts") {
+    return Array.fromAsync(client.requestStream("parts", data), async (part) => {
+      await audit.pause(between(random, 0, HANDLER_MS / 2));
+      return part;
+    });
+  }
+  return (server.manager.all()[0] as Session).request("hold", data);
 }
 
 /** Moves the client, and breaks links. */

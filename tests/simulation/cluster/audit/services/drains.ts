@@ -1,5 +1,6 @@
 /** A drain of a node under sessions and requests: health, refusals, moves and the report. */
 import type { Client } from "../../../../../client/client.ts";
+import type { Session } from "../../../../../session/session.ts";
 import { between } from "../../chance.ts";
 import { brokersInMemory } from "../../node_ports.ts";
 import { type Audit, hearAll } from "../audit.ts";
@@ -19,6 +20,9 @@ const [SHORT_MS, LONG_MS] = [800, 2_500];
 /** Time behind a drain in which clients and the report are there, in milliseconds. */
 const SLACK_MS = 1_500;
 
+/** Most requests of each end of a session, and handlers of one session at once. */
+const [REQUESTS, CONCURRENCY] = [3, 8] as const;
+
 /** Topic with a history. */
 const TOPIC = "log:deploy";
 
@@ -28,6 +32,7 @@ const TOPIC = "log:deploy";
  * @param audit The audit.
  */
 export async function auditDrains(audit: Audit): Promise<void> {
+  const wait = answerLate(audit);
   const service = new Service(audit, "drains", {
     brokerOf: brokersInMemory(audit.simulation, audit.host("drains-engine")),
     server: {
@@ -35,18 +40,22 @@ export async function auditDrains(audit: Audit): Promise<void> {
       limits: { maxSessions: CLIENTS },
       api: { path: API, authorize: () => true },
       metrics: { allow: "everybody" },
-      requests: {
-        wait: async ({ data }) => {
-          await audit.pause(Number(data));
-          return data;
-        },
-      },
+      session: { concurrency: CONCURRENCY },
+      requests: { wait },
       onError() {},
     },
   });
   const drain = new Drain(audit, service);
   await drain.run();
   await service.close();
+}
+
+/** Makes a handler that answers with the data, after as many milliseconds. */
+function answerLate(audit: Audit): (request: { readonly data: unknown }) => Promise<unknown> {
+  return async ({ data }) => {
+    await audit.pause(Number(data));
+    return data;
+  };
 }
 
 /** A client of the drain, with the numbers that came. */
@@ -80,12 +89,11 @@ class Drain {
     this.#expect("sessions before a drain", CLIENTS, sessions);
     await this.#expectHealth("of a full node", 503, { status: "full", sessions });
     const withinMs = Math.round(between(this.#random, SHORT_MS, LONG_MS));
-    // One request ends in time; the other one ends long behind the drain.
-    const [early, late] = [between(this.#random, 0, withinMs / 2), 3 * withinMs];
-    const [first, second] = listeners;
-    const answered = this.#request(first!.client, early);
+    // Most requests end in time; one ends long behind the drain.
+    const [early, late] = [withinMs / 2, 3 * withinMs];
+    const answered = this.#requestAll(listeners, early);
     const hasLate = this.#random() < 0.5;
-    const unanswered = hasLate ? this.#request(second!.client, late) : undefined;
+    const unanswered = hasLate ? this.#request(listeners[1]!.client, late) : undefined;
     await this.#audit.pause(ROUND_MS / 3);
     const publishing = this.#publish(withinMs + ROUND_MS);
     const beganMs = this.#audit.nowMs;
@@ -97,11 +105,12 @@ class Drain {
     await this.#audit.pause(withinMs / 3);
     this.#expect("new session at a node that drains", false, newcomer.isConnected);
     await newcomer.close();
-    this.#expect("answer in time", "answered", await answered);
     await this.#audit.until(() => manager.count === (hasLate ? 1 : 0), withinMs);
     const goneMs = tookMs();
     const isSpread = goneMs <= 0.8 * withinMs + early + ROUND_MS;
     this.#expect("sessions leave within 80 % of the time", true, isSpread || [goneMs, withinMs]);
+    const failed = (await answered).filter((outcome) => outcome !== "answered");
+    this.#expect("requests without an answer in time", [], failed);
     const { closed, cut } = await drained;
     const isInTime = tookMs() <= withinMs + SLACK_MS;
     this.#expect("end of a drain", true, isInTime || [tookMs(), withinMs]);
@@ -133,7 +142,12 @@ class Drain {
     const hosts = [this.#near.host, this.#far.host];
     const listeners = Array.from({ length: CLIENTS }, (_, i): Listener => {
       const got: number[] = [];
-      const client = this.#audit.connect(`drains-${i}`, hosts, { onMessage() {}, onRefused() {} });
+      const client = this.#audit.connect(`drains-${i}`, hosts, {
+        concurrency: CONCURRENCY,
+        requests: { wait: answerLate(this.#audit) } as never,
+        onMessage() {},
+        onRefused() {},
+      });
       const subscription = client.subscribe(TOPIC);
       void hearAll(subscription, ({ data }) => got.push(Number(data)));
       subscription.ready.catch(() => {});
@@ -152,8 +166,25 @@ class Drain {
     }
   }
 
-  #request(client: Client, ms: number): Promise<string> {
-    return client.request("wait", ms).then(() => "answered", () => "failed");
+  /** Sends requests from both ends of all sessions, each with an answer within a time. */
+  #requestAll(listeners: readonly Listener[], withinMs: number): Promise<readonly string[]> {
+    const ends = listeners.flatMap(({ client }) => {
+      const far = this.#near.server.manager.all().find(({ id }) => id === client.session?.id);
+      return [client, far as Session];
+    });
+    return Promise.all(ends.flatMap((end) =>
+      Array.from(
+        { length: Math.floor((REQUESTS + 1) * this.#random()) },
+        () => this.#request(end, between(this.#random, 0, withinMs)),
+      )
+    ));
+  }
+
+  #request(end: Pick<Session, "request">, ms: number): Promise<string> {
+    return end.request("wait", ms).then(
+      (data) => data === ms ? "answered" : `${data}`,
+      () => "failed",
+    );
   }
 
   /** Health by the API and for load balancers. */
