@@ -2,10 +2,13 @@
 import type { Client } from "../../../../../client/client.ts";
 import type { Subscription } from "../../../../../client/subscription.ts";
 import { CloseCode, RequestError } from "../../../../../errors.ts";
+import { defineContract } from "../../../../../session/contract.ts";
 import type { Server } from "../../../../../server.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
-import { oneOf } from "../../chance.ts";
-import { type Audit, hearAll } from "../audit.ts";
+import { z } from "zod";
+import { between, oneOf } from "../../chance.ts";
+import { type Audit, hearAll, outcomeOf } from "../audit.ts";
+import { StatusReader } from "./status_reader.ts";
 
 /** Rates of a session: fewer than a client needs that comes back. */
 const RATES = {
@@ -31,6 +34,36 @@ const TRIP_MS = 300;
 /** Ends of a session. */
 const ENDS = ["cut", "close", "move", "none"] as const;
 
+/** Ends of a session whose data has to come again, most of them a loss. */
+const CHANGE_ENDS = ["cut", "close", ...ENDS] as const;
+
+/** Longest time between the last loss of a session and the close of the client, in milliseconds. */
+const CLOSE_MS = 300;
+
+/** Name of the user whose data a server may refuse for good, the rooms, and the rounds. */
+const [CHANGER, CHANGED, CHANGE_ROUNDS] = ["changer", ["room:x", "room:y"], 4] as const;
+
+/** The contract of that data. */
+const CHANGE_CONTRACT = defineContract({
+  presence: { "room:{name}": z.object({ n: z.number(), text: z.string() }) },
+});
+
+/** A text that fits the contract, and is longer than data may be. */
+const LONG_TEXT = "x".repeat(600);
+
+/** Most changes at once, and longest time between two of these and of a packet, in milliseconds. */
+const [CHANGES, STEP_MS, DELAY_MS] = [7, 60, 40] as const;
+
+/** Time until a user without sessions has left: shorter than the pause before a session. */
+const [GRACE_MS, BACK_MS] = [10, 200] as const;
+
+/** Share of ends behind which the data changes before the next session. */
+const BETWEEN_SHARE = 0.4;
+
+/** Kinds of data that a server takes, and all kinds. */
+const TAKEN_KINDS = ["other data", "none"] as const;
+const KINDS = [...TAKEN_KINDS, "other data", "too large", "invalid", "no JSON"] as const;
+
 /** A subscription, with the numbers that the loop got, and the outcomes of recoveries. */
 interface Seat {
   readonly subscription: Subscription;
@@ -50,11 +83,17 @@ interface Comeback {
 }
 
 /**
- * Lets a client with data in rooms and many topics come back, again and again.
+ * Lets a client with data in rooms and many topics come back, again and again, and another one whose
+ * data is refused now and then.
  *
  * @param audit The audit.
  */
 export async function auditComebacks(audit: Audit): Promise<void> {
+  await Promise.all([auditRates(audit), auditChanges(audit)]);
+}
+
+/** Lets a client come back at rates that are lower than what the client needs. */
+async function auditRates(audit: Audit): Promise<void> {
   const { random } = audit;
   const host = audit.host("comebacks");
   const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
@@ -74,6 +113,9 @@ export async function auditComebacks(audit: Audit): Promise<void> {
     onRefused() {},
     onError() {},
   });
+  const readers: Pick<StatusReader<unknown>, "examine">[] = [
+    new StatusReader(audit, "a client", client.status),
+  ];
   const names = (kind: string, most: number) =>
     Array.from({ length: Math.ceil(most * random()) }, (_, i) => `${kind}:${i}`);
   const rooms = names("room", ROOMS);
@@ -88,6 +130,7 @@ export async function auditComebacks(audit: Audit): Promise<void> {
     });
     const seat: Seat = { subscription, got: [], recoveries };
     seats.set(topic, seat);
+    readers.push(new StatusReader(audit, topic, subscription.status));
     void hearAll(seat.subscription, ({ data }) => seat.got.push(data));
   }
   const first = rooms.map((room) => present(comeback, room));
@@ -121,9 +164,111 @@ export async function auditComebacks(audit: Audit): Promise<void> {
       // Each loss is told, a move never, as nothing is lost between the two sessions.
       audit.examine("lives", `recoveries of ${topic} ${about}`, isLost ? ["recovered"] : [], told);
     }
+    for (const reader of readers) await reader.examine(about);
+  }
+  if (random() < 0.5) {
+    audit.cut(audit.host(USER));
+    await audit.pause(between(random, 0, CLOSE_MS));
+  }
+  await client.close();
+  for (const reader of readers) await reader.examine("behind the close");
+  await server.close();
+}
+
+/** Lets a client change data in rooms, some of which the server refuses for good, and come back. */
+async function auditChanges(audit: Audit): Promise<void> {
+  const random = audit.chanceOf(CHANGER);
+  const [host, machine] = [audit.host("changes"), audit.host(CHANGER)];
+  const { server } = new SimulatedServer(audit.network, host, () => ({
+    contract: CHANGE_CONTRACT,
+    acceptsTokenInBand: true,
+    authenticate: () => CHANGER,
+    userOf: () => CHANGER,
+    authorize: () => true,
+    rooms: ["room:{name}"],
+    presenceGraceMs: GRACE_MS,
+    onError() {},
+  }));
+  audit.change(host, machine, { delayMs: between(random, 1, DELAY_MS) });
+  const refused: string[] = [];
+  const client = audit.connect(CHANGER, host, {
+    backoff: { firstDelayMs: BACK_MS, maxDelayMs: BACK_MS },
+    onMessage() {},
+    onRefused: ({ code }) => void refused.push(code),
+    onError() {},
+  });
+  for (const room of CHANGED) void hearAll(client.subscribe(room), () => {});
+  const isThere = () => client.isConnected && server.manager.count === 1;
+  await audit.until(isThere);
+  /** Data that the server took last. */
+  const taken = new Map<string, unknown>();
+  let next = 0;
+  /** Changes data in the rooms a few times, without a wait for the answers. */
+  const change = async (kinds: readonly typeof KINDS[number][]) => {
+    const changes: { readonly kind: string; readonly outcome: Promise<string> }[] = [];
+    for (let left = Math.ceil(CHANGES * random()); left > 0; left--) {
+      const [kind, room] = [oneOf(random, kinds), oneOf(random, CHANGED)];
+      const data = dataOf(kind, next++);
+      changes.push({ kind, outcome: outcomeOf(client.presence(room, data)) });
+      if (kind === "other data" || kind === "none") taken.set(room, data);
+      if (random() < 0.3) await audit.pause(between(random, 0, STEP_MS));
+    }
+    return changes;
+  };
+  const members = () => CHANGED.map((room) => server.rooms.members(room).map(({ data }) => data));
+  const expected = () => CHANGED.map((room) => [taken.get(room)]);
+  for (let round = 0; round < CHANGE_ROUNDS; round++) {
+    const end = oneOf(random, CHANGE_ENDS);
+    const changes = await change(KINDS);
+    const told = changes.map(({ kind }) => kind).join(", ");
+    const outcomes = await Promise.all(changes.map(({ outcome }) => outcome));
+    const about = (what: string) => `${what} (${told}, then ${end}, round ${round})`;
+    const named = outcomes.map((outcome) => outcome.split(":")[0]);
+    const right = changes.map(({ kind }) => outcomeFor(kind));
+    audit.examine("lives", about("data in rooms"), right, named);
+    const isRight = () => JSON.stringify(members()) === JSON.stringify(expected());
+    await audit.until(isRight);
+    audit.examine("lives", about("data of members"), expected(), members());
+    const { session } = client;
+    if (end === "cut") audit.cut(machine);
+    if (end === "move") await client.handOver();
+    if (end === "close") {
+      for (const session of server.manager.all()) void session.close({ code: CloseCode.draining });
+    }
+    const later = end !== "none" && random() < BETWEEN_SHARE ? await change(TAKEN_KINDS) : [];
+    if (end !== "none") await audit.until(() => isThere() && client.session !== session);
+    const all = await Promise.all(later.map(({ outcome }) => outcome));
+    audit.examine("lives", about("data at the end"), later.map(() => "fulfilled"), all);
+    await audit.until(isRight);
+    await audit.pause(2 * STEP_MS);
+    audit.examine("lives", about("data of members in the next session"), expected(), members());
+    // Data that a server refused for good is not sent again.
+    audit.examine("lives", about("data that is refused again"), [], refused);
   }
   await client.close();
   await server.close();
+}
+
+/** Makes data for a room. */
+function dataOf(kind: typeof KINDS[number], n: number): unknown {
+  switch (kind) {
+    case "none":
+      return undefined;
+    case "other data":
+      return { n, text: "" };
+    case "too large":
+      return { n, text: LONG_TEXT };
+    case "invalid":
+      return { n: "one", text: "" };
+    case "no JSON":
+      return 1n;
+  }
+}
+
+/** The outcome of data. */
+function outcomeFor(kind: string): string {
+  if (kind === "no JSON") return "TypeError";
+  return kind === "too large" || kind === "invalid" ? kind.replace(" ", "-") : "fulfilled";
 }
 
 /** Sets other data, the same again, or none, and asks again while the server refuses for now. */
