@@ -57,7 +57,7 @@ export class StatusReader<T> {
 
   /** Examines the loops once the status is at rest: each got the latest value, and waits. */
   async examine(about: string): Promise<void> {
-    const latest = () => [this.#heard.length - 1, this.#status.isEnded ? "over" : "waits"];
+    const latest = () => [this.#latest, this.#status.isEnded ? "over" : "waits"];
     const isThere = () => this.#loops.every((loop) => `${placeOf(loop)}` === `${latest()}`);
     await this.#audit.until(isThere, LATEST_MS);
     const what = `loops over the status of ${this.#name} ${about}`;
@@ -73,27 +73,34 @@ export class StatusReader<T> {
   async #read(loop: Loop, random: () => number): Promise<void> {
     for (let isAgain = true; isAgain;) {
       isAgain = false;
-      // Another loop begins with the value at that time.
-      let least = this.#heard.length - 1;
+      // A loop begins with the value of this time.
+      let due: number | undefined = this.#latest;
       for await (const value of this.#status) {
         loop.isWaiting = false;
-        this.#take(loop, value, least);
+        this.#take(loop, value, due);
         isAgain = random() < AGAIN_SHARE && !this.#status.isEnded;
         if (random() >= PROMPT_SHARE) await this.#audit.pause(between(random, 0, VALUE_MS));
         loop.isWaiting = true;
-        // The next value is the one of now, or a later one.
-        least = Math.max(loop.got.at(-1)! + 1, this.#heard.length - 1);
         if (isAgain) break;
+        // The latest change of the meantime comes at once; without one, the loop waits.
+        due = this.#latest > loop.got.at(-1)! ? this.#latest : undefined;
       }
     }
   }
 
-  /** Notes a value: the latest one at the time at which the loop asked, or a later one. */
-  #take({ got }: Loop, value: T, least: number): void {
-    const index = this.#heard.lastIndexOf(value);
+  /** Notes a value: the one that is due, or else a later one than the last. */
+  #take({ got }: Loop, value: T, due: number | undefined): void {
+    const last = got.at(-1) ?? -1;
+    const index = due ?? this.#heard.lastIndexOf(value);
+    const isRight = due === undefined ? index > last : this.#heard[due] === value;
     const what = `value of a loop over the status of ${this.#name}`;
-    this.#audit.examine("lives", what, true, index >= least || [value, least, this.#heard]);
+    this.#audit.examine("lives", what, true, isRight || [value, due, last, this.#heard]);
     got.push(index);
+  }
+
+  /** Index of the latest value. */
+  get #latest(): number {
+    return this.#heard.length - 1;
   }
 }
 
