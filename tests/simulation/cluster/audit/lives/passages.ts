@@ -58,6 +58,9 @@ const [CALLS, CONCURRENCY] = [5, 8] as const;
 /** Ways to call: from the client, with an answer in parts, and from the server. */
 const CALL_WAYS = ["request", "answer in parts", "request of the server"] as const;
 
+/** Share of moves beside which all calls are of one way: calls of another way take longer now and then. */
+const ALIKE_SHARE = 0.6;
+
 /** Longest time until a client has one session, and all publications, in milliseconds. */
 const REST_MS = 5_000;
 
@@ -266,10 +269,9 @@ function callAll(
   passenger: Passenger,
 ): { readonly expected: readonly unknown[]; readonly outcomes: Promise<readonly unknown[]> } {
   const { audit, random } = passenger;
-  const ways = Array.from(
-    { length: Math.floor((CALLS + 1) * random()) },
-    () => oneOf(random, CALL_WAYS),
-  );
+  const only = random() < ALIKE_SHARE ? [oneOf(random, CALL_WAYS)] : CALL_WAYS;
+  const count = Math.floor((CALLS + 1) * random());
+  const ways = Array.from({ length: count }, () => oneOf(random, only));
   const outcomes = ways.map(async (way, n) => {
     if (way !== "request of the server") await audit.pause(between(random, 0, 2 * DELAY_MS));
     let answer: unknown;
