@@ -28,8 +28,8 @@ export class ClientPresence {
   readonly #runtime: Runtime;
   readonly #data = new Map<string, unknown>();
   readonly #given = new Map<string, Given>();
-  /** Data that a server last accepted for each room; restored if newer data is refused. */
-  readonly #taken = new Map<string, unknown>();
+  /** The data that a server last accepted for each room; restored if newer data is refused. */
+  readonly #taken = new Map<string, Given>();
 
   /** Creates an empty set. */
   constructor(runtime: Runtime) {
@@ -81,10 +81,7 @@ export class ClientPresence {
     for (const room of this.#data.keys()) void this.#giveAgain(session, room);
   }
 
-  /**
-   * Sends data in a new session; retries a temporary refusal, and reports any other, as no caller
-   * waits.
-   */
+  /** Sends data without a caller; retries a temporary refusal, and reports any other. */
   async #giveAgain(session: Session, room: string): Promise<void> {
     while (session.isReady && this.#data.has(room)) {
       try {
@@ -112,7 +109,7 @@ export class ClientPresence {
     this.#given.set(room, given);
     const isNewest = () => this.#given.get(room) === given;
     answer.then(() => {
-      if (data !== undefined) return void this.#taken.set(room, data);
+      if (data !== undefined) return void this.#taken.set(room, given);
       this.#taken.delete(room);
       if (isNewest()) this.#given.delete(room);
     }, (error) => {
@@ -122,9 +119,14 @@ export class ClientPresence {
       if (!isFinal || this.#data.get(room) !== data) return;
       // Data with a permanent refusal is not sent again.
       const taken = this.#taken.get(room);
-      if (taken !== undefined && taken !== data) return void this.#data.set(room, taken);
-      this.#data.delete(room);
-      this.#taken.delete(room);
+      if (taken === undefined || taken.data === data) {
+        this.#data.delete(room);
+        this.#taken.delete(room);
+        return;
+      }
+      this.#data.set(room, taken.data);
+      // A later session began with the refused data, and has none yet.
+      if (taken.session !== session) void this.#giveAgain(session, room);
     });
     return answer;
   }
