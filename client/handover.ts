@@ -103,13 +103,19 @@ export async function handOver<C extends Contract>(
     return void next?.[internals].abort(CloseCode.normal, "");
   }
   const passages: Passage<C>[] = [];
+  const begun = new Set<Passage<C>>();
   take(next, () =>
     subscriptions.move(next, (readers, answer) => {
       // The new session begins with a list of the users, behind which an older notice is wrong.
       from[internals].inbound.route(`presence:${readers.topic}`, { offer() {} });
       // With a history, the new session repeats the rest of the old one: ignore that rest here.
       if (readers.hasHistory || !answer) return { offer() {} };
-      const passage = new Passage(readers, (head) => subscriptions.arrive(readers, head));
+      const passage: Passage<C> = new Passage(readers, {
+        arrive: (head) => subscriptions.arrive(readers, head),
+        begin: () => {
+          if (begun.add(passage).size === 1) void endAll(begun, { from, signal });
+        },
+      });
       // A topic that the server refuses has no rest.
       answer.catch(() => passage.end());
       passages.push(passage);
@@ -134,9 +140,38 @@ export async function giveUp(session: Session): Promise<void> {
   }
 }
 
+/** The way of the events of a topic behind a move. */
+interface Route {
+  /** Routes later events of the current session to a sink. */
+  readonly arrive: (head: HeadSink) => void;
+  /** Called when the topic is in force in the current session. */
+  readonly begin: () => void;
+}
+
+/**
+ * Ends passages whose topic began in a later session. Behind the pong comes no mark: the later session
+ * is on another node, and this one would repeat all publications until its end.
+ */
+async function endAll<C extends Contract>(
+  begun: Set<Passage<C>>,
+  { from, signal }: { readonly from: Session; readonly signal: AbortSignal },
+): Promise<void> {
+  for (;;) {
+    const all = [...begun];
+    // A session without a pong ends by itself.
+    const hasPong = await ping(from[internals], { signal }).then(() => true, () => false);
+    for (const passage of all) {
+      begun.delete(passage);
+      if (hasPong) passage.end();
+    }
+    if (begun.size === 0) return;
+  }
+}
+
 /**
  * Passes on the rest of one topic without history from the old session, and holds events of the new
- * session until the rest ends. The server marks the end of the rest with `unsubscribed`.
+ * session until the rest ends. The server marks the end of the rest with `unsubscribed`, unless the new
+ * session is on another node.
  *
  * A client may move again before the rest ends. The rest of the second session then goes to the
  * earlier passage, which holds that rest behind the rest of the first session.
@@ -145,15 +180,15 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
   /** Takes the rest of the old session. */
   readonly rest: TopicSink = { offer: (event, size) => this.#pass(event, size) };
   readonly #readers: TopicReaders<C>;
-  readonly #arrive: (head: HeadSink) => void;
+  readonly #route: Route;
   #earlier: Passage<C> | undefined;
   #held: [IncomingMessage | TopicNote, number][] | undefined = [];
   #heldBytes = 0;
 
-  constructor(readers: TopicReaders<C>, arrive: (head: HeadSink) => void) {
+  constructor(readers: TopicReaders<C>, route: Route) {
     super();
     this.#readers = readers;
-    this.#arrive = arrive;
+    this.#route = route;
     if (readers.head instanceof Passage) this.#earlier = readers.head;
     readers.head = this;
   }
@@ -172,9 +207,15 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
     const held = this.#held ?? [];
     this.#held = undefined;
     // A second move of the client has set another head.
-    if (this.#readers.head === this) this.#arrive(this.#next);
+    if (this.#readers.head === this) this.#route.arrive(this.#next);
     for (const [event, size] of held) this.#next.offer(event, size);
     this.notify();
+  }
+
+  /** Notes that the topic is in force in the current session. */
+  begin(): void {
+    if (this.#held) this.#route.begin();
+    this.#earlier?.begin();
   }
 
   /** Ends this passage, and all earlier ones. */

@@ -194,6 +194,7 @@ export class Subscriptions<C extends Contract> {
             route();
             if (!isLeft()) this.#inForce.add(readers);
             readers.answered(asker, answer as SubscribeAnswer);
+            readers.head.begin?.();
           },
         }));
       }
@@ -308,6 +309,8 @@ export class Subscriptions<C extends Contract> {
 
 /** A sink for events of the current session that holds these behind events of an earlier session. */
 export interface HeadSink extends TopicSink {
+  /** Called when the topic is in force in the current session. */
+  begin?(): void;
   /** Ends the wait for events of earlier sessions: no subscription to the topic is left. */
   leave?(): void;
 }

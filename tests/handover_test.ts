@@ -792,6 +792,42 @@ Deno.test("Client.handOver() passes on the rest of a topic whose request has no 
   assertEquals(seen.sort(), ["log:a 2", "news 1", "news 2"]);
 });
 
+Deno.test("Client.handOver() to another node takes no publication twice behind the answer there", async () => {
+  using time = new FakeTime();
+  await using broker = new MemoryBroker();
+  const nodes = ["one", "two"].map(() => testServer({ authorize: () => true, broker }));
+  await using one = nodes[0]!;
+  await using two = nodes[1]!;
+  let count = 0;
+  const dial: Dialer = async (url) => {
+    const { pathname, search } = new URL(url);
+    return await nodes[Math.min(count++, 1)]!.open({ path: pathname + search });
+  };
+  await using client = new Client("http://localhost/", denoPlatform(dial));
+  const first = await client.whenConnected();
+  const topics = Array.from({ length: 100 }, (_, i) => `news:${i}`);
+  const seen: string[] = [];
+  await Promise.all(topics.map(async (topic) => {
+    const subscription = client.subscribe(topic);
+    await subscription.ready;
+    void (async () => {
+      for await (const { topic, data } of subscription) seen.push(`${topic} ${data}`);
+    })();
+  }));
+  one.network.linkOf(one.manager.get(first.id)!).setFaults({ delayMs: 50 }, "to-client");
+  const moving = client.handOver();
+  for (let i = 0; i < 4; i++) await passTime(time, 50);
+  assert(await moving);
+  for (const [n, node] of [one, two].entries()) {
+    for (const topic of topics) node.publish(topic, n);
+    await passTime(time, 200);
+  }
+  assertEquals(seen.length, 200);
+  assertEquals(new Set(seen).size, 200);
+  await passTime(time, 5_000);
+  assertEquals([first.isClosed, client.isConnected, seen.length], [true, true, 200]);
+});
+
 Deno.test("Client.handOver() waits for no rest of a topic that the server refuses, or that the client left", async () => {
   using time = new FakeTime();
   const gate = Promise.withResolvers<void>();
