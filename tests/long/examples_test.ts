@@ -224,20 +224,24 @@ for (const [engine, ignore] of [["redis", isRedisMissing], ["nats", isNatsMissin
   });
 }
 
+/** Longest run of an example, in milliseconds: that of a program that hangs. */
+const RUN_MS = 300_000;
+
 async function runsOnce(file: string, { flags, args = [], expected }: {
   readonly flags: readonly string[];
   readonly args?: readonly string[];
   readonly expected: readonly (string | RegExp)[];
 }): Promise<void> {
   const url = new URL(file, EXAMPLES).href;
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+  const { code, signal, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "--quiet", "--no-prompt", ...flags, url, ...args, "--once"],
     env: { NO_COLOR: "1" },
     stdin: "null",
-    signal: AbortSignal.timeout(60_000),
+    signal: AbortSignal.timeout(RUN_MS),
   }).output();
   const lines = new TextDecoder().decode(stdout).trimEnd().split("\n");
   const complaint = new TextDecoder().decode(stderr);
+  assertEquals(signal, null, `it printed ${stdout.length} bytes, and then hung\n${complaint}`);
   assertEquals(lines.length, expected.length, `${lines.join("\n")}\n${complaint}`);
   for (const [i, line] of expected.entries()) {
     if (typeof line === "string") assertEquals(lines[i], line);
