@@ -129,8 +129,9 @@ export class IncomingQueue<T, U = T> {
   fail(error: unknown): void {
     if (this.#over) return;
     this.#failure = { cause: error };
-    this.#finish();
+    // First, because the stream drops an item that an earlier reader left there.
     this.#controller?.error(error);
+    this.#finish();
   }
 
   #next(): Promise<IteratorResult<U, undefined>> {

@@ -89,6 +89,27 @@ for (const how of ["a loop", "a reader"]) {
     assertEquals(await reading, ["1", "2", "3", "4"]);
   });
 
+  for (
+    const order of ["before that reader left", "after that reader left", "after the next began"]
+  ) {
+    Deno.test(`IncomingQueue fails ${how} behind a reader with an item in the stream, ${order}`, async () => {
+      const { queue, dropped } = make();
+      const error = new Error("broken");
+      await giveUp(queue.readable);
+      const idle = queue.readable.getReader();
+      idle.closed.catch(() => {});
+      queue.push(1);
+      queue.push(2);
+      if (order === "before that reader left") queue.fail(error);
+      idle.releaseLock();
+      if (order === "after that reader left") queue.fail(error);
+      const reading = readAll(queue.readable);
+      if (order === "after the next began") queue.fail(error);
+      assertEquals(await assertRejects(() => reading, Error), error);
+      assertEquals([dropped, queue.size], [[2], 0]);
+    });
+  }
+
   Deno.test(`IncomingQueue fails ${how} that waits, and one that comes later`, async () => {
     const error = new Error("broken");
     for (const isWaiting of [true, false]) {
