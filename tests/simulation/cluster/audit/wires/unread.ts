@@ -86,8 +86,8 @@ interface List {
   /** Items of the peer that have time to arrive, and items just before the end. */
   readonly counts: readonly [number, number];
   readonly taken: Taken[];
-  /** Time of a read that gives up, in milliseconds. */
-  readonly idleMs: number;
+  /** Time of a read that gives up, and of a reader behind it that reads nothing, in milliseconds. */
+  readonly idleMs: readonly [number, number];
   readonly pause: (ms: number) => Promise<void>;
   /** Notes an item, and lets a slow reader pause. */
   readonly take: (item: Item | number) => Promise<void>;
@@ -202,7 +202,7 @@ function listOf(
     first: Math.floor(between(random, 1, ITEMS)),
     counts: idle.includes(kind) ? [0, 0] : counts,
     taken,
-    idleMs: TRIP_MS * random(),
+    idleMs: [TRIP_MS * random(), 4 * TRIP_MS * random()],
     pause: (ms) => audit.pause(ms),
     take: async (item) => {
       taken.push({ number: audit.inTime(numberOf(item), STEP_MS, NaN), atMs: audit.nowMs });
@@ -362,14 +362,17 @@ async function readByTwoLoops(items: ReadableStream<Item>, list: List): Promise<
   if (left === 0) await readByLoop(items, list);
 }
 
-/** Gives a read up, then reads by a loop. */
+/** Gives a read up, then holds the stream without a read: an item may wait in the stream itself. */
 async function readBehindOthers(items: ReadableStream<Item>, list: List): Promise<void> {
   const reader = items.getReader();
   const read = reader.read().then(({ value }) => value, () => undefined);
-  await list.pause(list.idleMs);
+  await list.pause(list.idleMs[0]);
   reader.releaseLock();
   const item = await read;
+  const idle = items.getReader();
   if (item !== undefined) await list.take(item);
+  await list.pause(list.idleMs[1]);
+  idle.releaseLock();
   await readByLoop(items, list);
 }
 
