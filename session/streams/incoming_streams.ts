@@ -80,7 +80,6 @@ class IncomingLoop {
     const [first, second] = this.#sources as [Source, Source];
     while (true) {
       signal?.throwIfAborted();
-      if (this.#core.state === "closed" || first.isDone && second.isDone) return undefined;
       const came = first.came === undefined ? second : first;
       if (came.came !== undefined) {
         const stream = came.came;
@@ -94,6 +93,7 @@ class IncomingLoop {
         }
         return stream;
       }
+      if (this.#core.state === "closed" || first.isDone && second.isDone) return undefined;
       const woken = new Promise<void>((resolve) => this.#wake = resolve);
       this.#read(first);
       // A waiting stream arrives within these microtasks; then the other direction is not read at

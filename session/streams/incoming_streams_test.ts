@@ -109,6 +109,18 @@ Deno.test("Session.incomingStreams() ends with the session, however that ends", 
   }
 });
 
+Deno.test("Session.incomingStreams() yields both streams that came at once, also if the session closes between", async () => {
+  await using both = await ends();
+  const loop = both.server.incomingStreams();
+  const first = loop.next();
+  await turns();
+  await Promise.all([openFrom(both, "b"), openFrom(both, "u")]);
+  assertEquals((await soon(first)).value?.direction, "bidirectional");
+  await both.client.close();
+  assertEquals((await soon(loop.next())).value?.direction, "unidirectional");
+  assertEquals((await soon(loop.next())).done, true);
+});
+
 Deno.test("Session.incomingStreams() gives up by a signal, and can begin anew", async () => {
   await using both = await ends();
   const giveUp = new AbortController();
