@@ -68,4 +68,11 @@ Deno.test("emptyFigures holds for a closed server, and finds a sum that is not z
   closed({ httpStats: { api: { active: 0, answered: { 200: 3 } } } }).finds();
   closed({ httpStats: { api: { active: 2, answered: {} } } })
     .finds("expected 0 for skein.http.active of api of a closed server, received 2");
+  const stats = server.manager.stats();
+  const withSockets = (open: number) => {
+    const sockets = { ...stats.sockets, open, lingering: 1 };
+    return closed({ manager: { stats: () => ({ ...stats, sockets }) } });
+  };
+  withSockets(1).finds();
+  withSockets(2).finds("expected 1 for skein.sockets of a closed server, received 2");
 });
