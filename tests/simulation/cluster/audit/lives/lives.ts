@@ -6,6 +6,7 @@ import { type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
 import { connectTo, KEPT, Mover, NOTE, ROOMS, TALK, TOPICS } from "./mover.ts";
 import { GUESTS, LivesNodes } from "./nodes.ts";
+import { auditNumbers } from "./numbers.ts";
 import { type Trouble, TROUBLES } from "./troubles.ts";
 
 /** Number of clients. */
@@ -66,12 +67,17 @@ const AFTER_MS = 400;
 const STRAY_MS = 60;
 
 /**
- * Lets clients ask, send, publish, come and go while their sessions end and move, and examines the
- * clients and the nodes after each round.
+ * Lets clients ask, send, publish, come and go while their sessions end and move, and others send
+ * numbered messages to nodes whose engine goes away.
  *
  * @param audit The audit.
  */
 export async function auditLives(audit: Audit): Promise<void> {
+  await Promise.all([liveOn(audit), auditNumbers(audit)]);
+}
+
+/** Examines the clients and the nodes after each round of calls. */
+async function liveOn(audit: Audit): Promise<void> {
   const nodes = new LivesNodes(audit);
   const { hosts } = nodes;
   const movers = Array.from({ length: MOVERS }, (_, i) => {

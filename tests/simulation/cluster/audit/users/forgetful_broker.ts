@@ -20,6 +20,10 @@ const BEATS = `${INTERNAL_PREFIX}nodes`;
 export class ForgetfulBroker extends UnsteadyBroker {
   /** Time of each claim, in milliseconds. */
   claimMs = 0;
+  /** Time of each half of a call that stores a number, in milliseconds. */
+  advanceMs = 0;
+  /** The newest number of each key, over all lives. */
+  readonly numbers: Map<string, number> = new Map();
   /** Time of each count of a rate, in milliseconds. */
   countMs = 0;
   /** Share of the messages among nodes that get lost, beside the signs of life. */
@@ -50,7 +54,15 @@ export class ForgetfulBroker extends UnsteadyBroker {
       return `${this.#life}/${name}`;
     };
     this.store = {
-      advance: async (key, number, windowMs) => await inner.advance(asked(key), number, windowMs),
+      advance: async (key, number, windowMs) => {
+        if (this.advanceMs > 0) await pause(runtime, this.advanceMs);
+        const isNew = await inner.advance(asked(key), number, windowMs);
+        this.numbers.set(key, Math.max(number, this.numbers.get(key) ?? number));
+        if (this.advanceMs > 0) await pause(runtime, this.advanceMs);
+        // The number is stored, and the answer is lost.
+        asked(key);
+        return isNew;
+      },
       newest: async (key) => await inner.newest(asked(key)),
       claim: async (scope, member, options) => {
         if (this.claimMs > 0) await pause(runtime, this.claimMs);
