@@ -6,6 +6,7 @@ import { FINAL, nameAfter } from "../../../closes.ts";
 import type { AnySession, Audit } from "../audit.ts";
 import { range } from "../history.ts";
 import { HeldStreams } from "./held_streams.ts";
+import { auditLastMessages } from "./last_messages.ts";
 import { auditUnread } from "./unread.ts";
 
 /** Heartbeat of the server, which the client follows. */
@@ -138,6 +139,7 @@ export async function auditEnds(audit: Audit): Promise<void> {
     auditEnd(audit, { transport: wire, way: oneOf(random, CUT_WAYS) }),
     auditEnd(audit, { transport: "webtransport", way: oneOf(random, UNANSWERED_WAYS) }),
     auditUnread(audit),
+    auditLastMessages(audit),
   ]);
 }
 

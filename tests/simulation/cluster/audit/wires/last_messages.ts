@@ -1,0 +1,209 @@
+/** Messages that a server sends just before sessions end: each client gets all of these, then the close. */
+import { CloseCode, type CloseInfo } from "../../../../../errors.ts";
+import type { Client } from "../../../../../client/client.ts";
+import type { Subscription } from "../../../../../client/subscription.ts";
+import type { Server } from "../../../../../server.ts";
+import type { Session } from "../../../../../session/session.ts";
+import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import { between, oneOf } from "../../chance.ts";
+import { type Audit, hearAll } from "../audit.ts";
+
+/** Users of the clients: two clients are of one user. */
+const USERS = ["ann", "ann", "ben"] as const;
+
+/** Topics of publications, some of which a client subscribes to, and topic of other messages. */
+const [TOPICS, NOTE] = [["talk:a", "talk:b"], "note"] as const;
+
+/** Rounds, each of which ends some sessions. */
+const ROUNDS = 4;
+
+/** Most messages of one turn, and the bytes of a large one: more than one frame has. */
+const [MESSAGES, LARGE_BYTES] = [5, 20_000] as const;
+
+/** Share of large messages. */
+const LARGE_SHARE = 0.1;
+
+/** Longest time between messages of an earlier turn and the last ones, in milliseconds. */
+const EARLIER_MS = 30;
+
+/** Longest time until all is heard, and until all clients are back, in milliseconds. */
+const [HEARD_MS, BACK_MS] = [2_000, 6_000] as const;
+
+/** Time for a message that comes twice, in milliseconds. */
+const TRIP_MS = 60;
+
+/** Transports of clients. */
+const TRANSPORTS = ["websocket", "websocket", "webtransport", "http"] as const;
+
+/** Kinds of messages; most turns have one kind alone. */
+const KINDS = ["publication", "message to a user", "message of a session"] as const;
+
+/** Ways in which a server ends sessions. */
+const WAYS = ["close", "close", "disconnect", "close of all"] as const;
+
+/** Codes after which a client comes back. */
+const CODES = [CloseCode.draining, CloseCode.tooMany, 3_000, 4_000] as const;
+
+/** A client, with the messages that came and those that were sent, by topic. */
+interface Listener {
+  readonly user: string;
+  readonly transport: typeof TRANSPORTS[number];
+  readonly client: Client;
+  readonly subscriptions: readonly Subscription[];
+  readonly topics: readonly string[];
+  readonly got: Record<string, number[]>;
+  readonly sent: Record<string, number[]>;
+}
+
+/** The clients and the server. */
+interface Last {
+  readonly audit: Audit;
+  readonly random: () => number;
+  readonly server: Server<string>;
+  readonly listeners: readonly Listener[];
+  /** Number of messages so far. */
+  count: number;
+}
+
+/**
+ * Sends messages in the turn in which sessions end, or shortly before.
+ *
+ * @param audit The audit.
+ */
+export async function auditLastMessages(audit: Audit): Promise<void> {
+  const random = audit.chanceOf("last messages");
+  const host = audit.host("last");
+  const { server } = new SimulatedServer<string>(audit.network, host, () => ({
+    acceptsTokenInBand: true,
+    authenticate: ({ token = "nobody" }) => token,
+    userOf: (user) => user,
+    authorize: () => true,
+    onMessage() {},
+    onError() {},
+  }));
+  const listeners = USERS.map((user, i): Listener => {
+    const topics = TOPICS.filter(() => random() < 0.7);
+    const got = Object.fromEntries([...TOPICS, NOTE].map((topic) => [topic, [] as number[]]));
+    const transport = oneOf(random, TRANSPORTS);
+    const take = (topic: string) => ({ data }: { readonly data: unknown }) => {
+      got[topic]!.push((data as { readonly n: number }).n);
+    };
+    const client = audit.connect(`last-${i}`, host, {
+      token: user,
+      transports: [transport],
+      backoff: { firstDelayMs: 50, maxDelayMs: 200 },
+      onMessage: take(NOTE),
+      onError() {},
+    });
+    const subscriptions = topics.map((topic) => client.subscribe(topic));
+    subscriptions.forEach((one, i) => void hearAll(one, take(topics[i]!)));
+    return { user, transport, client, subscriptions, topics, got, sent: {} };
+  });
+  const last: Last = { audit, random, server, listeners, count: 0 };
+  for (let round = 0; round < ROUNDS; round++) {
+    const isBack = await audit.until(() => areBack(last), BACK_MS);
+    audit.examine("lives", "clients that are back before the last messages", true, isBack);
+    if (!isBack) break;
+    await pass(last);
+  }
+  await Promise.all(listeners.map(({ client }) => client.close()));
+  await server.close();
+}
+
+/** True once each client has one session, with all subscriptions. */
+function areBack({ server, listeners }: Last): boolean {
+  const isBack = (listener: Listener) =>
+    listener.client.isConnected && sessionOf(server, listener) !== undefined &&
+    listener.subscriptions.every(({ status }) => status.current === "subscribed");
+  return server.manager.count === listeners.length && listeners.every(isBack);
+}
+
+/** The session of a client at the server. */
+function sessionOf(server: Server<string>, { client }: Listener): Session | undefined {
+  return server.manager.all().find(({ id }) => id === client.session?.id) as Session | undefined;
+}
+
+/** Sends messages, ends some sessions, and examines the messages and the ends. */
+async function pass(last: Last): Promise<void> {
+  const { audit, random, server, listeners } = last;
+  for (const { got, sent } of listeners) {
+    for (const topic of [...TOPICS, NOTE]) {
+      got[topic]!.length = 0;
+      sent[topic] = [];
+    }
+  }
+  const way = oneOf(random, WAYS);
+  const end = { code: oneOf(random, CODES), reason: `enough ${last.count}` };
+  const user = oneOf(random, USERS);
+  const ended = listeners.filter((listener) =>
+    way === "close of all" || (way === "close" ? random() < 0.6 : listener.user === user)
+  );
+  const infos = new Map<Listener, CloseInfo>();
+  for (const listener of ended) {
+    void listener.client.session!.closed.then((info) => infos.set(listener, info));
+  }
+  const sessions = new Map(listeners.map((one) => [one, sessionOf(server, one)!]));
+  const kinds = random() < 0.7 ? [oneOf(random, KINDS)] : KINDS;
+  if (random() < 0.3) {
+    send(last, sessions, kinds);
+    await audit.pause(between(random, 0, EARLIER_MS));
+  }
+  // All of this is one turn.
+  send(last, sessions, kinds);
+  if (way === "close") { for (const one of ended) void sessions.get(one)!.close(end); }
+  if (way === "disconnect") void server.disconnect(user, end);
+  if (way === "close of all") void server.manager.closeAll(end);
+
+  const isHeard = ({ got, sent }: Listener) =>
+    Object.entries(sent).every(([topic, numbers]) => got[topic]!.length >= numbers.length);
+  await audit.until(() => listeners.every(isHeard) && infos.size === ended.length, HEARD_MS);
+  await audit.pause(TRIP_MS);
+  for (const listener of listeners) {
+    const { transport, got, sent } = listener;
+    const isEnded = ended.includes(listener);
+    const about = `${isEnded ? "before" : "beside"} the end of a session (${way}, ${transport})`;
+    for (const topic of [...TOPICS, NOTE]) {
+      audit.examine("lives", `last messages on ${topic} ${about}`, sent[topic], got[topic]);
+    }
+    if (!isEnded) continue;
+    const { by, code, reason } = infos.get(listener) ?? {};
+    const expected = { by: "remote", ...end };
+    audit.examine("lives", `reason behind the last messages ${about}`, expected, {
+      by,
+      code,
+      reason,
+    });
+  }
+}
+
+/** Sends messages in one turn. */
+function send(
+  last: Last,
+  sessions: ReadonlyMap<Listener, Session>,
+  kinds: readonly typeof KINDS[number][],
+): void {
+  const { random, server, listeners } = last;
+  for (let left = Math.ceil(MESSAGES * random()); left > 0; left--) {
+    const n = last.count++;
+    const data = { n, pad: random() < LARGE_SHARE ? "x".repeat(LARGE_BYTES) : "" };
+    const topic = oneOf(random, TOPICS);
+    const to = oneOf(random, listeners);
+    switch (oneOf(random, kinds)) {
+      case "publication": {
+        const except = random() < 0.2 ? to : undefined;
+        server.publish(topic, data, except && { except: sessions.get(except) as never });
+        for (const listener of listeners) {
+          if (listener !== except && listener.topics.includes(topic)) listener.sent[topic]!.push(n);
+        }
+        break;
+      }
+      case "message to a user":
+        server.to(to.user).send(NOTE, data);
+        for (const { user, sent } of listeners) if (user === to.user) sent[NOTE]!.push(n);
+        break;
+      case "message of a session":
+        sessions.get(to)!.send(NOTE, data);
+        to.sent[NOTE]!.push(n);
+    }
+  }
+}
