@@ -4,7 +4,7 @@ import type { Client } from "../../../../../client/client.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
-import { type UserNode, UserNodes } from "./user_nodes.ts";
+import { type UserNode, type UserNodeOptions, UserNodes } from "./user_nodes.ts";
 
 /** The users. */
 const USERS = ["ann", "ben"] as const;
@@ -48,11 +48,20 @@ const QUEUE_BYTES = 65_536;
 /** Share of audits with an engine that is away before all sessions. */
 const EARLY = 0.4;
 
-/** Share of plans in which sessions stay for longer than a claim without renewals. */
-const LONG = 0.15;
+/** Share of audits in which sessions also stay for longer than a claim without renewals, beside others. */
+const LONG = 0.7;
 
-/** Speed of the clocks of nodes and engine during a long wait, and the time of that, in milliseconds. */
-const [SPEED, WAIT_MS] = [20, 6_600];
+/** Speed of the clocks of nodes and engine during a long stay. */
+const SPEED = 20;
+
+/** Time of the longest claim without renewals, and between two renewals, at that speed, in milliseconds. */
+const [CLAIM_MS, RENEW_MS] = [6_000, 2_000] as const;
+
+/** Most changes during a long stay. */
+const CHANGES = 5;
+
+/** Time of a claim during a slow renewal, in milliseconds of the engine: less than a node waits. */
+const LATE_MS = 1_600;
 
 /** A session of a user, as the user sees it: a tab of a browser. */
 interface Tab {
@@ -81,6 +90,7 @@ class Tabs {
   readonly random: () => number;
   readonly nodes: UserNodes;
   readonly max: number;
+  readonly #name: string;
   /** The tabs that are open. */
   all: Tab[] = [];
   /** Time of an authentication, in milliseconds. */
@@ -88,18 +98,20 @@ class Tabs {
   #clients = 0;
   #notes = 0;
 
-  constructor(audit: Audit) {
+  constructor(audit: Audit, name: string, random: () => number, speed = 1) {
     this.audit = audit;
-    this.random = audit.random;
+    this.random = random;
     this.max = 2 + Math.floor(2 * this.random());
-    this.nodes = new UserNodes(audit, "tabs", {
+    this.#name = name;
+    const options: UserNodeOptions = {
       limits: { maxSessionsPerUser: this.max },
       authenticate: async ({ token = "nobody" }) => {
         if (this.authenticateMs > 0) await audit.pause(this.authenticateMs);
         return token;
       },
       session: { sendQueue: { maxBytes: QUEUE_BYTES, policy: "close" } },
-    });
+    };
+    this.nodes = new UserNodes(audit, name, options, { speed });
   }
 
   /** The tabs of a user, or those on a node. */
@@ -114,7 +126,7 @@ class Tabs {
 
   /** Opens a tab, which does not count yet. */
   open(user: User, node: UserNode): Tab {
-    const name = `tabs-${this.#clients++}`;
+    const name = `${this.#name}-${this.#clients++}`;
     const got: string[] = [];
     const client = this.audit.connect(name, node.host, {
       token: user,
@@ -380,13 +392,21 @@ const restart: Step = async (tabs, user) => {
 const SOME: readonly Step[] = [enter, enter, leave, move, stumble, stumble, cut, expel, clog, clog];
 
 /**
- * Opens, moves and ends sessions of users on two nodes, with messages from both.
+ * Opens, moves and ends sessions of users on two nodes, with messages from both, and beside these
+ * sessions that stay for long.
  *
  * @param audit The audit.
  */
 export async function auditTabs(audit: Audit): Promise<void> {
-  const tabs = new Tabs(audit);
-  const { random, nodes } = tabs;
+  const random = audit.chanceOf("long");
+  const parts = [pass(new Tabs(audit, "tabs", audit.random))];
+  if (random() < LONG) parts.push(stay(new Tabs(audit, "long", random, SPEED)));
+  await Promise.all(parts);
+}
+
+/** Passes through some steps, and a restart of the engine. */
+async function pass(tabs: Tabs): Promise<void> {
+  const { audit, random, nodes } = tabs;
   await nodes.ready();
   if (random() < EARLY) {
     // The nodes hear of an engine that is back while there are no claims.
@@ -394,13 +414,6 @@ export async function auditTabs(audit: Audit): Promise<void> {
     await audit.pause(between(random, 0, AWAY_MS));
     nodes.engine.comeBack();
   }
-  await (random() < LONG ? stay : pass)(tabs);
-  await tabs.close();
-}
-
-/** Passes through some steps, and a restart of the engine. */
-async function pass(tabs: Tabs): Promise<void> {
-  const { audit, random } = tabs;
   const endMs = audit.nowMs + LAST_MS;
   for (let i = 0; i < tabs.max; i++) await enter(tabs, USERS[0]);
   for (let i = 0; i < STEPS && audit.nowMs < endMs; i++) {
@@ -410,13 +423,60 @@ async function pass(tabs: Tabs): Promise<void> {
   }
   await (random() < 0.5 ? enter : leave)(tabs, USERS[0]);
   await restart(tabs, USERS[0]);
+  await tabs.close();
 }
 
-/** Stays for longer than a claim without renewals. */
+/** All tabs on one node end, so that the node has no claim for a moment. */
+const empty: Step = async (tabs) => {
+  const node = tabs.node();
+  const gone = tabs.all.filter((tab) => tab.node === node);
+  tabs.all = tabs.all.filter((tab) => tab.node !== node);
+  await Promise.all(gone.map(({ client }) => client.close()));
+  await tabs.audit.pause(ROUND_MS);
+  await tabs.look("the end of all sessions of a node");
+};
+
+/** A session ends while its place is renewed. */
+const leaveLate: Step = async (tabs, user) => {
+  const { engine } = tabs.nodes;
+  engine.claimMs = LATE_MS;
+  // One of the moments within the next renewals.
+  await tabs.audit.pause(between(tabs.random, 0, RENEW_MS));
+  await leave(tabs, user);
+  await tabs.audit.pause(ROUND_MS);
+  engine.claimMs = 0;
+};
+
+/** A tab that begins while the engine is away, which makes the claim of that tab later. */
+const enterLate: Step = async (tabs, user) => {
+  const { audit, random, nodes: { engine } } = tabs;
+  if (tabs.of(user).length === tabs.max) return;
+  engine.goAway();
+  const tab = tabs.open(user, tabs.node());
+  const isIn = await audit.until(() => tab.client.isConnected, SLOW_MS);
+  tabs.examine("session without an answer of the engine", true, isIn);
+  tabs.all.push(tab);
+  await audit.pause(between(random, 0, ROUND_MS));
+  engine.comeBack();
+  for (const { got } of tabs.all) got.length = 0;
+};
+
+/** The changes of a long stay between which a plan draws. */
+const LONG_STEPS: readonly Step[] = [enter, leave, leaveLate, enterLate, move, empty, empty, empty];
+
+/** Lets tabs begin, end and move, then stay for longer than a claim without renewals. */
 async function stay(tabs: Tabs): Promise<void> {
-  tabs.nodes.hurry(SPEED);
-  for (let i = 0; i < tabs.max; i++) await enter(tabs, USERS[0]);
-  await tabs.audit.pause(WAIT_MS);
+  const { audit, random, max } = tabs;
+  await tabs.nodes.ready();
+  for (let i = 0; i < max; i++) await enter(tabs, USERS[0]);
+  for (let left = Math.ceil(CHANGES * random()); left > 0; left--) {
+    await audit.pause(RENEW_MS * random());
+    await oneOf(random, LONG_STEPS)(tabs, random() < 0.7 ? USERS[0] : USERS[1]);
+  }
+  // Without a change from here on, no begin of a session starts the renewals again.
+  if (random() < 0.7) { while (tabs.of(USERS[0]).length < max) await enter(tabs, USERS[0]); }
+  await audit.pause(CLAIM_MS + RENEW_MS * random());
   await tabs.look("a long time");
-  await tabs.tryPlace(USERS[0], "a long time");
+  for (const user of USERS) await tabs.tryPlace(user, "a long time");
+  await tabs.close();
 }
