@@ -24,6 +24,8 @@ export class ForgetfulBroker extends UnsteadyBroker {
   advanceMs = 0;
   /** The newest number of each key, over all lives. */
   readonly numbers: Map<string, number> = new Map();
+  /** Number of claims under way. */
+  claiming = 0;
   /** Time of each count of a rate, in milliseconds. */
   countMs = 0;
   /** Share of the messages among nodes that get lost, beside the signs of life. */
@@ -65,7 +67,9 @@ export class ForgetfulBroker extends UnsteadyBroker {
       },
       newest: async (key) => await inner.newest(asked(key)),
       claim: async (scope, member, options) => {
+        this.claiming++;
         if (this.claimMs > 0) await pause(runtime, this.claimMs);
+        this.claiming--;
         this.#scopes.add(scope);
         return await inner.claim(asked(scope), member, options);
       },

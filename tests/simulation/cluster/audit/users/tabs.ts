@@ -426,25 +426,35 @@ async function pass(tabs: Tabs): Promise<void> {
   await tabs.close();
 }
 
-/** All tabs on one node end, so that the node has no claim for a moment. */
-const empty: Step = async (tabs) => {
-  const node = tabs.node();
-  const gone = tabs.all.filter((tab) => tab.node === node);
-  tabs.all = tabs.all.filter((tab) => tab.node !== node);
-  await Promise.all(gone.map(({ client }) => client.close()));
-  await tabs.audit.pause(ROUND_MS);
-  await tabs.look("the end of all sessions of a node");
-};
+/** All tabs on one node end, or all but one. */
+function leaveNode(left: 0 | 1): Step {
+  return async (tabs) => {
+    const count = (node: UserNode) => tabs.all.filter((tab) => tab.node === node).length;
+    const [first, second] = tabs.nodes.all;
+    const fullest = count(second!) > count(first!) ? second! : first!;
+    const node = left === 0 ? tabs.node() : fullest;
+    const gone = tabs.all.filter((tab) => tab.node === node).slice(left);
+    tabs.all = tabs.all.filter((tab) => !gone.includes(tab));
+    for (const { client } of gone) await client.close();
+    await tabs.audit.pause(ROUND_MS);
+    await tabs.look(`the end of all sessions of a node but ${left}`);
+  };
+}
 
-/** A session ends while its place is renewed. */
+/** A node ends a session while the place of that session is renewed. */
 const leaveLate: Step = async (tabs, user) => {
-  const { engine } = tabs.nodes;
+  const { random, audit, nodes: { engine } } = tabs;
+  const tab = oneOf(random, tabs.of(user));
+  if (tab === undefined) return;
   engine.claimMs = LATE_MS;
-  // One of the moments within the next renewals.
-  await tabs.audit.pause(between(tabs.random, 0, RENEW_MS));
-  await leave(tabs, user);
-  await tabs.audit.pause(ROUND_MS);
+  await audit.until(() => engine.claiming > 0, 2 * RENEW_MS);
+  tabs.all = tabs.all.filter((other) => other !== tab);
+  const { session } = tab.client;
+  const own = tab.node.server.manager.all().find(({ id }) => id === session?.id);
+  await own?.close();
+  await audit.pause(ROUND_MS);
   engine.claimMs = 0;
+  await tabs.look("an end during a renewal");
 };
 
 /** A tab that begins while the engine is away, which makes the claim of that tab later. */
@@ -462,7 +472,16 @@ const enterLate: Step = async (tabs, user) => {
 };
 
 /** The changes of a long stay between which a plan draws. */
-const LONG_STEPS: readonly Step[] = [enter, leave, leaveLate, enterLate, move, empty, empty, empty];
+const LONG_STEPS: readonly Step[] = [
+  enter,
+  leave,
+  leaveLate,
+  leaveLate,
+  enterLate,
+  move,
+  leaveNode(0),
+  leaveNode(0),
+];
 
 /** Lets tabs begin, end and move, then stay for longer than a claim without renewals. */
 async function stay(tabs: Tabs): Promise<void> {
@@ -474,7 +493,8 @@ async function stay(tabs: Tabs): Promise<void> {
     await oneOf(random, LONG_STEPS)(tabs, random() < 0.7 ? USERS[0] : USERS[1]);
   }
   // Without a change from here on, no begin of a session starts the renewals again.
-  if (random() < 0.7) { while (tabs.of(USERS[0]).length < max) await enter(tabs, USERS[0]); }
+  if (random() < 0.6) { while (tabs.of(USERS[0]).length < max) await enter(tabs, USERS[0]); }
+  if (random() < 0.5) await leaveNode(1)(tabs, USERS[0]);
   await audit.pause(CLAIM_MS + RENEW_MS * random());
   await tabs.look("a long time");
   for (const user of USERS) await tabs.tryPlace(user, "a long time");
