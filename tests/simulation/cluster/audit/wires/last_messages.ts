@@ -2,6 +2,7 @@
 import { CloseCode, type CloseInfo } from "../../../../../errors.ts";
 import type { Client } from "../../../../../client/client.ts";
 import type { Subscription } from "../../../../../client/subscription.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { Server } from "../../../../../server.ts";
 import type { Session } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
@@ -18,16 +19,19 @@ const [TOPICS, NOTE] = [["talk:a", "talk:b"], "note"] as const;
 const ROUNDS = 4;
 
 /** Most messages of one turn, and the bytes of a large one: more than one frame has. */
-const [MESSAGES, LARGE_BYTES] = [5, 20_000] as const;
+const [MESSAGES, LARGE_BYTES] = [5, 60_000] as const;
 
-/** Share of large messages. */
-const LARGE_SHARE = 0.1;
+/** Share of large messages, and that on a narrow way. */
+const [LARGE_SHARE, NARROW_SHARE] = [0.1, 0.6] as const;
+
+/** Bytes that pass a narrow way in a second. */
+const NARROW = 400_000;
 
 /** Longest time between messages of an earlier turn and the last ones, in milliseconds. */
 const EARLIER_MS = 30;
 
 /** Longest time until all is heard, and until all clients are back, in milliseconds. */
-const [HEARD_MS, BACK_MS] = [2_000, 6_000] as const;
+const [HEARD_MS, BACK_MS] = [4_000, 6_000] as const;
 
 /** Time for a message that comes twice, in milliseconds. */
 const TRIP_MS = 60;
@@ -48,9 +52,12 @@ const CODES = [CloseCode.draining, CloseCode.tooMany, 3_000, 4_000] as const;
 interface Listener {
   readonly user: string;
   readonly transport: typeof TRANSPORTS[number];
+  readonly machine: Host;
   readonly client: Client;
-  readonly subscriptions: readonly Subscription[];
-  readonly topics: readonly string[];
+  /** The subscriptions in force, by topic. */
+  readonly subscriptions: Map<string, Subscription>;
+  /** Subscribes to a topic. */
+  readonly subscribe: (topic: string) => void;
   readonly got: Record<string, number[]>;
   readonly sent: Record<string, number[]>;
 }
@@ -63,6 +70,8 @@ interface Last {
   readonly listeners: readonly Listener[];
   /** Number of messages so far. */
   count: number;
+  /** Share of large messages. */
+  largeShare: number;
 }
 
 /**
@@ -82,7 +91,6 @@ export async function auditLastMessages(audit: Audit): Promise<void> {
     onError() {},
   }));
   const listeners = USERS.map((user, i): Listener => {
-    const topics = TOPICS.filter(() => random() < 0.7);
     const got = Object.fromEntries([...TOPICS, NOTE].map((topic) => [topic, [] as number[]]));
     const transport = oneOf(random, TRANSPORTS);
     const take = (topic: string) => ({ data }: { readonly data: unknown }) => {
@@ -95,16 +103,27 @@ export async function auditLastMessages(audit: Audit): Promise<void> {
       onMessage: take(NOTE),
       onError() {},
     });
-    const subscriptions = topics.map((topic) => client.subscribe(topic));
-    subscriptions.forEach((one, i) => void hearAll(one, take(topics[i]!)));
-    return { user, transport, client, subscriptions, topics, got, sent: {} };
+    const subscriptions: Listener["subscriptions"] = new Map();
+    const subscribe = (topic: string) => {
+      const subscription = client.subscribe(topic);
+      subscriptions.set(topic, subscription);
+      void hearAll(subscription, take(topic));
+    };
+    for (const topic of TOPICS) if (random() < 0.7) subscribe(topic);
+    const machine = audit.host(`last-${i}`);
+    return { user, transport, machine, client, subscriptions, subscribe, got, sent: {} };
   });
-  const last: Last = { audit, random, server, listeners, count: 0 };
+  const last: Last = { audit, random, server, listeners, count: 0, largeShare: LARGE_SHARE };
   for (let round = 0; round < ROUNDS; round++) {
     const isBack = await audit.until(() => areBack(last), BACK_MS);
     audit.examine("lives", "clients that are back before the last messages", true, isBack);
     if (!isBack) break;
+    const narrow = random() < 0.3 ? oneOf(random, listeners).machine : undefined;
+    const { bytesPerSecond } = audit.network.conditions(host, listeners[0]!.machine);
+    if (narrow !== undefined) audit.change(host, narrow, { bytesPerSecond: NARROW });
+    last.largeShare = narrow === undefined ? LARGE_SHARE : NARROW_SHARE;
     await pass(last);
+    if (narrow !== undefined) audit.change(host, narrow, { bytesPerSecond });
   }
   await Promise.all(listeners.map(({ client }) => client.close()));
   await server.close();
@@ -114,7 +133,7 @@ export async function auditLastMessages(audit: Audit): Promise<void> {
 function areBack({ server, listeners }: Last): boolean {
   const isBack = (listener: Listener) =>
     listener.client.isConnected && sessionOf(server, listener) !== undefined &&
-    listener.subscriptions.every(({ status }) => status.current === "subscribed");
+    listener.subscriptions.values().every(({ status }) => status.current === "subscribed");
   return server.manager.count === listeners.length && listeners.every(isBack);
 }
 
@@ -150,6 +169,10 @@ async function pass(last: Last): Promise<void> {
   }
   // All of this is one turn.
   send(last, sessions, kinds);
+  const removed = random() < 0.4 ? oneOf(random, listeners) : undefined;
+  const topics = [...removed?.subscriptions.keys() ?? []];
+  // A session that leaves a topic gets all that was published before.
+  for (const topic of topics) server.unsubscribe(sessions.get(removed!)! as never, topic);
   if (way === "close") { for (const one of ended) void sessions.get(one)!.close(end); }
   if (way === "disconnect") void server.disconnect(user, end);
   if (way === "close of all") void server.manager.closeAll(end);
@@ -161,7 +184,10 @@ async function pass(last: Last): Promise<void> {
   for (const listener of listeners) {
     const { transport, got, sent } = listener;
     const isEnded = ended.includes(listener);
-    const about = `${isEnded ? "before" : "beside"} the end of a session (${way}, ${transport})`;
+    const isRemoved = listener === removed && topics.length > 0;
+    const about = `${isEnded ? "before" : "beside"} the end of a session (${way}, ${transport}${
+      isRemoved ? ", removed from topics" : ""
+    })`;
     for (const topic of [...TOPICS, NOTE]) {
       audit.examine("lives", `last messages on ${topic} ${about}`, sent[topic], got[topic]);
     }
@@ -174,6 +200,7 @@ async function pass(last: Last): Promise<void> {
       reason,
     });
   }
+  for (const topic of topics) removed!.subscribe(topic);
 }
 
 /** Sends messages in one turn. */
@@ -185,7 +212,7 @@ function send(
   const { random, server, listeners } = last;
   for (let left = Math.ceil(MESSAGES * random()); left > 0; left--) {
     const n = last.count++;
-    const data = { n, pad: random() < LARGE_SHARE ? "x".repeat(LARGE_BYTES) : "" };
+    const data = { n, pad: random() < last.largeShare ? "x".repeat(LARGE_BYTES) : "" };
     const topic = oneOf(random, TOPICS);
     const to = oneOf(random, listeners);
     switch (oneOf(random, kinds)) {
@@ -193,7 +220,9 @@ function send(
         const except = random() < 0.2 ? to : undefined;
         server.publish(topic, data, except && { except: sessions.get(except) as never });
         for (const listener of listeners) {
-          if (listener !== except && listener.topics.includes(topic)) listener.sent[topic]!.push(n);
+          if (listener !== except && listener.subscriptions.has(topic)) {
+            listener.sent[topic]!.push(n);
+          }
         }
         break;
       }
