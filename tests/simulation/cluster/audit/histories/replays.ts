@@ -58,8 +58,14 @@ const [REST_EVERY, REST_MS] = [18, 6_000];
 /** Share of deliveries that are lost before a rest, most publications then, and the time between two. */
 const [STUMBLE_LOST, STUMBLES, STUMBLE_MS] = [0.5, 6, 150];
 
-/** Longest time until a node compares a silent topic with the engine, and reads the rest. */
-const SILENT_MS = 22_000;
+/** Speed of the clocks of the nodes while the last publications are lost. */
+const SPEED = 5;
+
+/** Longest time between two comparisons of silent topics with the engine, and a read, in milliseconds. */
+const COMPARED_MS = 20_000 / SPEED + 200;
+
+/** Losses of the last publications, most publications that come live before, and a time between two. */
+const [LOSSES, MAX_LIVE, LIVE_MS] = [2, 3, 1_500];
 
 /** Share of audits in which all reads fail from a step on, and the bound of that step. */
 const [MUTE_SHARE, MUTE_FROM] = [0.3, 10];
@@ -471,29 +477,66 @@ class Replays {
   }
 
   /**
-   * Loses the last publication, which shows once the nodes compare the silent topic with the engine. The
-   * topic came after a time without any.
+   * Loses the last publications, which shows once the nodes compare the silent topic with the engine.
+   * Publications may have come live before, shortly or long ago. The clocks of the nodes run fast.
    */
   async #loseLast(): Promise<void> {
-    const [audit, engine, readers] = [this.#audit, this.#engine, this.#readers];
+    const [audit, readers] = [this.#audit, this.#readers];
     for (const [i, reader] of readers.entries()) {
       for (const topic of this.#topics[i]!) reader.leave(topic);
     }
     await audit.until(() => readers.every(({ isQuiet }) => isQuiet));
+    // Before the nodes follow the topic again: a timer keeps the speed at which the timer began.
+    for (const { host } of this.#nodes) host.setDrift(SPEED - 1);
+    // Sessions whose heartbeat began before end for their silence, and readers come back.
+    await audit.pause(BEAT_MS + SILENCE_MS);
+    await audit.until(() => readers.every(({ isQuiet }) => isQuiet));
     for (const reader of readers) reader.ask("all", { since: reader.placeOf("all") });
     await audit.until(() => readers.every(({ isQuiet }) => isQuiet));
-    this.#setLoss(1);
-    this.#publish("all");
-    await audit.pause(SOON_MS);
-    this.#setLoss(undefined);
-    const head = engine.headOf("all");
-    const places = () => readers.map((reader) => reader.placeOf("all")?.offset);
-    await audit.until(() => places().every((offset) => offset === head), SILENT_MS);
-    this.#expect(
-      "places behind a loss of the last one",
-      `${readers.map(() => head)}`,
-      `${places()}`,
-    );
+    for (let loss = 0; loss < LOSSES; loss++) {
+      const lives = this.#draw(MAX_LIVE + 1);
+      let reads = 0;
+      for (let live = 0; live < lives; live++) {
+        await this.#publishShort();
+        if (live === 0) reads = this.#reads;
+        await audit.pause(LIVE_MS * this.#random());
+      }
+      // A topic whose publications come more often than comparisons is not silent.
+      if (lives > 0) this.#expect("reads of a topic that is not silent", reads, this.#reads);
+      await this.#reachHead(`${lives} publications that came live`, SOON_MS);
+      // Behind one comparison, a topic without a publication since is silent.
+      const isSilent = lives === 0 || this.#draw(2) === 0;
+      if (isSilent && lives > 0) await audit.pause(COMPARED_MS);
+      this.#setLoss(1);
+      await this.#publishShort();
+      this.#setLoss(undefined);
+      const withinMs = isSilent ? COMPARED_MS : 2 * COMPARED_MS;
+      const before = isSilent ? "a silence" : `${lives} publications`;
+      await this.#reachHead(`a loss of the last one behind ${before}`, withinMs);
+    }
+  }
+
+  /** Number of reads of the topic of all that the nodes began. */
+  get #reads(): number {
+    return this.#nodes.reduce((sum, { broker }) => sum + broker.readsOf("all"), 0);
+  }
+
+  /** Publishes some short publications at a node, which are then delivered or lost. */
+  async #publishShort(): Promise<void> {
+    const { server } = this.#node();
+    for (let left = 1 + this.#draw(MAX_BURST); left > 0; left--) {
+      server.publish("all", { text: "" });
+    }
+    await this.#audit.pause(SOON_MS);
+  }
+
+  /** Expects that all readers have the newest publication of the topic of all, within a time. */
+  async #reachHead(behind: string, withinMs: number): Promise<void> {
+    const head = this.#engine.headOf("all");
+    const places = () => this.#readers.map((reader) => reader.placeOf("all")?.offset);
+    await this.#audit.until(() => places().every((offset) => offset === head), withinMs);
+    const expected = this.#readers.map(() => head);
+    this.#expect(`places behind ${behind}`, `${expected}`, `${places()}`);
   }
 
   /** Publishes on the topic without a history, and waits until all readers of the topic have that. */

@@ -75,6 +75,8 @@ export class UnsteadyBroker implements Broker {
   readonly #reached = new Map<string, number>();
   /** Number of deliveries that were lost, by topic. */
   readonly #lost = new Map<string, number>();
+  /** Number of reads that began, by topic. */
+  readonly #reads = new Map<string, number>();
   /** The appends under way, which arrive in order. */
   #line: Promise<void> = Promise.resolve();
   #isAway = false;
@@ -161,6 +163,16 @@ export class UnsteadyBroker implements Broker {
     return this.#reached.get(topic) ?? 0;
   }
 
+  /**
+   * Counts the reads of a topic that began.
+   *
+   * @param topic The topic.
+   * @returns The number.
+   */
+  readsOf(topic: string): number {
+    return this.#reads.get(topic) ?? 0;
+  }
+
   publish(publication: Publication): void {
     if (!this.#isAway) this.#engine.broker.publish(publication);
   }
@@ -229,6 +241,7 @@ export class UnsteadyBroker implements Broker {
   }
 
   async #read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
+    this.#reads.set(topic, this.readsOf(topic) + 1);
     await this.#passRead();
     const page = await this.#engine.broker.history.read(topic, options);
     await this.#passRead();
