@@ -1,5 +1,10 @@
 /** Users of a room on several nodes, which freeze and die: each node knows the members. */
 import type { Client } from "../../../../../client/client.ts";
+import type { ConnectOptions } from "../../../../../client/connect.ts";
+import {
+  PRESENCE_PREFIX,
+  type PresenceNotice,
+} from "../../../../../session/wire/presence_notice.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import {
@@ -32,6 +37,24 @@ const USERS = ["ada", "bob"] as const;
 
 /** Most sessions of one user. */
 const MAX_TABS = 2;
+
+/** Share of audits in which the clocks of the nodes differ, and the times of which each node draws one. */
+const [WRONG_CLOCKS, CLOCKS_MS] = [0.6, [0, 700, 20_000]] as const;
+
+/** Most settings of data in one turn of a node. */
+const MOST_SETTINGS = 4;
+
+/** Longest time of a node that does not answer at once, in milliseconds: well below a second. */
+const LATE_MS = 600;
+
+/** Longest wait of a scope for the users of other nodes, in milliseconds. */
+const SETTLED_MS = 1_000;
+
+/**
+ * Time between two checks of a node, and the time around a check, in milliseconds: the answer of the one
+ * node that is checked ends the wait of a new follower for the others.
+ */
+const [CHECK_MS, AROUND_MS] = [2_000, 100] as const;
 
 /** A session of a user in the room. */
 interface Tab {
@@ -71,6 +94,15 @@ interface Told {
   readonly seenMs: number | undefined;
 }
 
+/** A node whose changes are not those of the others. */
+interface OtherChanges {
+  readonly node: ServiceNode;
+  readonly changes: Changes;
+}
+
+/** The following of a room. */
+type Following = ReturnType<ServiceNode["server"]["presence"]["follow"]>;
+
 /** The nodes, the users, and the changes that nodes told. */
 class Visitors {
   readonly audit: Audit;
@@ -85,13 +117,23 @@ class Visitors {
   }));
   /** Changes that a node told since the last look. */
   readonly #told = new Map<ServiceNode, Told[]>();
+  /** The following of the room at each node. */
+  readonly #followings = new Map<ServiceNode, Following>();
+  /** Time of the start of each node that has not been frozen since. */
+  readonly #startedMs = new Map<ServiceNode, number>();
+  /** True if the clocks of the nodes may differ. */
+  readonly areWrong: boolean;
   #newest = 0;
 
   constructor(audit: Audit) {
     this.audit = audit;
     this.random = audit.random;
     this.service = new Service(audit, "visitors", { presenceGraceMs: GRACE_MS });
-    for (let i = 0; i < NODES; i++) this.watch(this.service.start());
+    this.areWrong = this.random() < WRONG_CLOCKS;
+    for (let i = 0; i < NODES; i++) {
+      if (this.areWrong) audit.host(`visitors-${i}`).jumpClock(oneOf(this.random, CLOCKS_MS));
+      this.watch(this.service.start());
+    }
   }
 
   /** Notes the changes that a node tells in the present life. */
@@ -99,39 +141,81 @@ class Visitors {
     const { presence } = node.server;
     const told: Told[] = [];
     this.#told.set(node, told);
-    presence.follow(ROOM);
+    this.#startedMs.set(node, this.audit.nowMs);
+    this.follow(node);
     presence.subscribe(({ topic, user, type, data, ...event }) => {
       const seenMs = "lastSeenAt" in event ? event.lastSeenAt : undefined;
       if (topic === ROOM) told.push({ user, type, data, seenMs });
     });
   }
 
+  /** Lets a node follow the room. */
+  follow(node: ServiceNode): Following {
+    const following = node.server.presence.follow(ROOM);
+    this.#followings.get(node)?.[Symbol.dispose]();
+    this.#followings.set(node, following);
+    return following;
+  }
+
+  /** Freezes a node for a while. */
+  freeze(node: ServiceNode, forMs: number): Promise<void> {
+    this.#startedMs.delete(node);
+    return this.service.freeze(node, forMs);
+  }
+
+  /** The nodes without a session whose checks come at a known time. */
+  get free(): ServiceNode[] {
+    const tabs = this.all.flatMap((one) => one.tabs);
+    return [...this.#startedMs.keys()].filter((node) => tabs.every((tab) => tab.node !== node));
+  }
+
+  /** Waits for the next check of a node, unless the check is later than a time. */
+  async passCheck(node: ServiceNode, withinMs: number): Promise<void> {
+    const sinceMs = (this.audit.nowMs - this.#startedMs.get(node)!) % CHECK_MS;
+    if (sinceMs < AROUND_MS) await this.pause(AROUND_MS);
+    else if (sinceMs + withinMs > CHECK_MS - AROUND_MS) {
+      await this.pause(CHECK_MS - sinceMs + AROUND_MS);
+    }
+  }
+
+  /** Ends the following of a node. */
+  unfollow(node: ServiceNode): void {
+    this.#followings.get(node)?.[Symbol.dispose]();
+  }
+
   /** Connects a session of a user, with data or without. */
-  async enter(visitor: Visitor, node: ServiceNode, hasData: boolean): Promise<void> {
+  async enter(
+    visitor: Visitor,
+    node: ServiceNode,
+    hasData: boolean,
+    options: ConnectOptions = {},
+  ): Promise<void> {
     const { user, tabs } = visitor;
-    const fromMs = this.#now();
-    const client = this.service.enter(user, node);
+    const fromMs = this.#earliest();
+    const client = this.service.enter(user, node, options);
     await this.audit.until(() => client.isConnected);
     const data = hasData ? this.newData() : undefined;
     if (data !== undefined) await client.presence(ROOM, data);
     await client.subscribe(ROOM).ready;
     tabs.push({ client, node, data });
-    visitor.joined ??= { fromMs, toMs: this.#now() };
+    visitor.joined ??= { fromMs, toMs: this.#latest() };
   }
 
   /** Closes a session. */
   async leave(visitor: Visitor, tab: Tab): Promise<void> {
     const { tabs } = visitor;
     tabs.splice(tabs.indexOf(tab), 1);
-    const fromMs = this.#now();
+    const fromMs = this.#earliest();
     await tab.client.close();
-    visitor.seen = { fromMs, toMs: this.#now() + ROUND_MS };
+    visitor.seen = { fromMs, toMs: this.#latest() + ROUND_MS };
   }
 
   /** Notes that a node goes silent: the other nodes heard the last sign of life a heartbeat ago. */
   silence(visitor: Visitor): void {
-    const nowMs = this.#now();
-    visitor.seen = { fromMs: nowMs - BEAT_MS - ROUND_MS, toMs: nowMs + ROUND_MS };
+    visitor.seen = {
+      fromMs: this.#earliest() - BEAT_MS - ROUND_MS,
+      toMs: this.#latest() + ROUND_MS,
+    };
   }
 
   /** Makes data that no session has had. */
@@ -145,32 +229,60 @@ class Visitors {
     return all.length === 0 ? undefined : Math.max(...all);
   }
 
-  /** Examines the changes since the last look, and the members. */
-  look(what: string, of: Visitor, changes: Changes, unlike?: ServiceNode): void {
+  /** Examines the changes since the last look, and the members; one node may tell other changes. */
+  look(what: string, of: Visitor, changes: Changes, unlike?: OtherChanges): void {
     for (const node of this.service.nodes) {
       const { host, server } = node;
       const told = this.#told.get(node)!.splice(0);
       if (host.isFrozen) continue;
-      const expected = node === unlike ? [] : changes.map((type) => `${of.user} ${type}`);
-      this.#examine(
+      const own = node === unlike?.node ? unlike.changes : changes;
+      this.examine(
         `${what}, told by ${host.name}`,
-        expected,
+        own.map((type) => `${of.user} ${type}`),
         told.map((one) => `${one.user} ${one.type}`),
       );
-      const members = server.rooms.members(ROOM);
-      const found = members.map(({ user, connections, data }) => [user, connections, data]);
-      const there = this.all.flatMap((one) =>
-        one.tabs.length === 0 ? [] : [[one.user, one.tabs.length, this.dataOf(one)]]
-      );
-      this.#examine(`members behind ${what} at ${host.name}`, there, found.toSorted());
+      const there = this.members;
+      this.lookAtMembers(`behind ${what}`, node);
       const online = USERS.filter((user) => server.presence.isOnline(user));
-      this.#examine(
+      this.examine(
         `users online behind ${what} at ${host.name}`,
         there.map(([user]) => user),
         online,
       );
       this.#lookClosely(`behind ${what} at ${host.name}`, of, { told, server });
     }
+  }
+
+  /** The users in the room, with the number of sessions and the data of each. */
+  get members(): readonly (readonly [user: string, connections: number, data?: number])[] {
+    return this.all.flatMap((one) => {
+      const data = this.dataOf(one);
+      const { user, tabs: { length } } = one;
+      return length === 0 ? [] : [data === undefined ? [user, length] : [user, length, data]];
+    });
+  }
+
+  /** Examines the members that a node knows. */
+  lookAtMembers(what: string, { server, host }: ServiceNode, expected = this.members): void {
+    const found = server.rooms.members(ROOM).map(({ user, connections, data }) =>
+      data === undefined ? [user, connections] : [user, connections, data]
+    );
+    this.examine(`members ${what} at ${host.name}`, expected, found.toSorted());
+  }
+
+  /** Examines the members that a node has not heard of, and those once the others have answered. */
+  async lookAtFollowing(what: string, node: ServiceNode): Promise<void> {
+    const { server: { presence }, host } = node;
+    const { ready } = this.follow(node);
+    this.examine(
+      `complete members at once ${what} at ${host.name}`,
+      false,
+      presence.isSettled(ROOM),
+    );
+    const answer = await this.audit.inTime(ready.then(() => "ready"), SETTLED_MS, "late");
+    this.examine(`members ${what} at ${host.name}`, "ready", answer);
+    this.examine(`complete members ${what} at ${host.name}`, true, presence.isSettled(ROOM));
+    this.lookAtMembers(what, node);
   }
 
   /** Keeps in mind the state of a user, behind a look. */
@@ -182,6 +294,11 @@ class Visitors {
   /** Tells if other users have sessions on a node. */
   hasOthers(node: ServiceNode, one: Visitor): boolean {
     return this.all.some((other) => other !== one && other.tabs.some((tab) => tab.node === node));
+  }
+
+  /** Forgets the changes since the last look. */
+  forget(): void {
+    for (const told of this.#told.values()) told.length = 0;
   }
 
   /** Restarts a node, and forgets the changes that the new node tells first. */
@@ -208,29 +325,35 @@ class Visitors {
     }
     if (told.length > 0) {
       const data = isGone ? of.lastData : this.dataOf(of);
-      this.#examine(`data of the last change ${where}`, data, told.at(-1)!.data);
+      this.examine(`data of the last change ${where}`, data, told.at(-1)!.data);
     }
     if (isGone) this.#examineTime(`absence ${where}`, of.seen, presence.lastSeenAt(of.user));
     for (const { user, joinedAt } of server.rooms.members(ROOM)) {
       const { joined } = this.all.find((one) => one.user === user)!;
       this.#examineTime(`join of ${user} ${where}`, joined, joinedAt);
-      this.#examine(`absence of ${user} ${where}`, undefined, presence.lastSeenAt(user));
+      this.examine(`absence of ${user} ${where}`, undefined, presence.lastSeenAt(user));
     }
   }
 
-  /** Time of the nodes, in milliseconds since the Unix epoch. */
-  #now(): number {
-    return this.service.nodes[0]!.host.runtime.now();
+  /** Time at the node whose clock is behind those of the others, in milliseconds since the Unix epoch. */
+  #earliest(): number {
+    return Math.min(...this.service.nodes.map(({ host }) => host.runtime.now()));
+  }
+
+  /** Time at the node whose clock is before those of the others, in milliseconds since the Unix epoch. */
+  #latest(): number {
+    return Math.max(...this.service.nodes.map(({ host }) => host.runtime.now()));
   }
 
   #examineTime(what: string, span: Span | undefined, atMs: number | undefined): void {
     const { fromMs = Infinity, toMs = -Infinity } = span ?? {};
     const isWithin = atMs !== undefined && fromMs <= atMs && atMs <= toMs;
     const received = isWithin ? "in time" : `${atMs}, not ${fromMs} to ${toMs}`;
-    this.#examine(`time of the ${what}`, "in time", received);
+    this.examine(`time of the ${what}`, "in time", received);
   }
 
-  #examine(what: string, expected: unknown, received: unknown): void {
+  /** Tells what came out. */
+  examine(what: string, expected: unknown, received: unknown): void {
     this.audit.examine("presence", what, expected, received);
   }
 }
@@ -239,15 +362,19 @@ class Visitors {
 type Step = (visitors: Visitors, one: Visitor) => Promise<void>;
 
 /** Another session of a user. */
-const enter: Step = async (visitors, one) => {
-  const { random, service } = visitors;
+const enter: Step = (visitors, one) =>
+  enterAt(visitors, one, oneOf(visitors.random, visitors.service.nodes)!);
+
+/** Another session of a user at a node. */
+async function enterAt(visitors: Visitors, one: Visitor, node: ServiceNode): Promise<void> {
+  const { random } = visitors;
   if (one.tabs.length === MAX_TABS) return;
   const [wasThere, before] = [one.tabs.length > 0, visitors.dataOf(one)];
-  await visitors.enter(one, oneOf(random, service.nodes), random() < 0.5);
+  await visitors.enter(one, node, random() < 0.5);
   await visitors.pause(ROUND_MS);
   const isNew = visitors.dataOf(one) !== before;
   visitors.look("a session that enters", one, wasThere ? isNew ? ["update"] : [] : ["join"]);
-};
+}
 
 /** The end of a session; the last one ends the presence after the grace. */
 const leave: Step = async (visitors, one) => {
@@ -290,9 +417,112 @@ const update: Step = async (visitors, one) => {
   visitors.look("data of a session", one, visitors.dataOf(one) === before ? [] : ["update"]);
 };
 
+/** Settings of data by sessions of one node, in one turn: the last one stands. */
+const settle: Step = async (visitors, one) => {
+  const { random } = visitors;
+  const { tabs, user } = one;
+  const node = oneOf(random, tabs)?.node;
+  if (node === undefined) return;
+  await enterAt(visitors, one, node);
+  const own = tabs.filter((tab) => tab.node === node);
+  // The sessions are in the order of the tabs.
+  const sessions = node.server.manager.sessionsOf(user);
+  visitors.examine(`sessions of ${user}`, own.length, sessions.length);
+  const before = visitors.dataOf(one);
+  const changes: Changes = [];
+  for (let left = 1 + Math.floor(MOST_SETTINGS * random()); left > 0; left--) {
+    const i = Math.floor(own.length * random());
+    const stood = visitors.dataOf(one);
+    own[i]!.data = random() < 0.8 ? visitors.newData() : undefined;
+    node.server.rooms.update(sessions[i]!, ROOM, { data: own[i]!.data });
+    if (visitors.dataOf(one) !== stood) changes.push("update");
+  }
+  await visitors.pause(ROUND_MS);
+  const others: Changes = visitors.dataOf(one) === before ? [] : ["update"];
+  visitors.look("data in one turn", one, others, { node, changes });
+};
+
+/** Settings by sessions of two nodes at once: all nodes agree, and later data is newer in any case. */
+const race: Step = async (visitors, one) => {
+  const { random, service } = visitors;
+  const { tabs, user } = one;
+  const [first] = tabs;
+  if (first === undefined) return;
+  await enterAt(visitors, one, oneOf(random, service.nodes.filter((node) => node !== first.node))!);
+  if (tabs.every(({ node }) => node === first.node)) return settle(visitors, one);
+  for (const tab of tabs) setByNode(tab);
+  await visitors.pause(ROUND_MS);
+  const known = service.nodes.map(({ server }) =>
+    server.rooms.members(ROOM).find((member) => member.user === user)?.data
+  );
+  const [winner] = known;
+  visitors.examine("data of two nodes at once", known.map(() => winner), known);
+  const isOne = tabs.some(({ data }) => data === winner);
+  visitors.examine("data of one of two nodes at once", true, isOne);
+  visitors.forget();
+  setByNode(oneOf(random, tabs)!);
+  await visitors.pause(ROUND_MS);
+  visitors.look("data behind those of two nodes at once", one, ["update"]);
+
+  /** Sets new data of the only session on a node. */
+  function setByNode(tab: Tab): void {
+    const { server } = tab.node;
+    tab.data = visitors.newData();
+    server.rooms.update(server.manager.sessionsOf(user)[0]!, ROOM, { data: tab.data });
+  }
+};
+
+/** A node that knows nothing of the room, and hears of all members before a list is complete. */
+const open: Step = async (visitors, one) => {
+  const { random, service } = visitors;
+  const node = oneOf(random, visitors.free);
+  if (node === undefined) return;
+  visitors.unfollow(node);
+  await visitors.pause(between(random, 0, ROUND_MS));
+  const { server: { presence }, host } = node;
+  visitors.lookAtMembers("of a room without a follower", node, []);
+  const isComplete = presence.isSettled(ROOM);
+  visitors.examine(`complete members without a follower at ${host.name}`, false, isComplete);
+  const late = oneOf(random, service.nodes.filter((other) => other !== node))!;
+  const lateMs = random() < 0.5 ? between(random, 0, LATE_MS) : 0;
+  await visitors.passCheck(node, LATE_MS + 2 * ROUND_MS);
+  const thawed = lateMs > 0 ? visitors.freeze(late, lateMs) : undefined;
+  // By clocks that differ, a user may have come to the node before the others.
+  const isFirst = !visitors.areWrong || one.tabs.length === 0;
+  if (random() < 0.5 || one.tabs.length === MAX_TABS || !isFirst) {
+    await visitors.lookAtFollowing("of a room with a new follower", node);
+    await thawed;
+    await visitors.pause(ROUND_MS);
+    return visitors.look("a new follower", one, []);
+  }
+  const notices: PresenceNotice[] = [];
+  const [wasThere, before] = [one.tabs.length > 0, visitors.dataOf(one)];
+  // Data of a node counts as newer than data that the node knows, and the clock may be slow.
+  const hasData = !wasThere && random() < 0.5;
+  await visitors.enter(one, node, hasData, {
+    onMessage: ({ topic, data }) => {
+      if (topic === PRESENCE_PREFIX + ROOM) notices.push(data as PresenceNotice);
+    },
+  });
+  visitors.follow(node);
+  await thawed;
+  await visitors.pause(LATE_MS + ROUND_MS);
+  const told = notices.map(({ type }) => type);
+  visitors.examine("notices for the first member of a node", ["members"], told);
+  const [first] = notices;
+  const list = first?.type === "members" ? first.members : [];
+  const found = list.map(({ user, connections, data }) =>
+    data === undefined ? [user, connections] : [user, connections, data]
+  );
+  visitors.examine("list for the first member of a node", visitors.members, found.toSorted());
+  const isNew = visitors.dataOf(one) !== before;
+  const changes: Changes = wasThere ? isNew ? ["update"] : [] : ["join"];
+  visitors.look("the first member of a node", one, changes);
+};
+
 /** A node that is frozen for a moment, until the node is gone but the users are not, or for longer. */
 const freeze: Step = async (visitors, one) => {
-  const { random, service } = visitors;
+  const { random } = visitors;
   const node = oneOf(random, one.tabs)?.node;
   if (node === undefined) return;
   // One user at a time.
@@ -308,7 +538,7 @@ const freeze: Step = async (visitors, one) => {
   const isOver = forMs > firmMs;
   const hasOther = one.tabs.some((tab) => tab.node !== node);
   visitors.silence(one);
-  await service.freeze(node, forMs);
+  await visitors.freeze(node, forMs);
   // Beyond the grace of the users of a node that is gone.
   await visitors.pause(KNOWN_MS + GRACE_MS + ROUND_MS - Math.min(forMs, KNOWN_MS + GRACE_MS));
   const isNew = visitors.dataOf(one) !== visitors.dataOf(one, node);
@@ -317,7 +547,10 @@ const freeze: Step = async (visitors, one) => {
     : isOver && !hasOther
     ? ["leave", "join"]
     : [];
-  visitors.look(`a node that is frozen for ${Math.round(forMs)} ms`, one, changes, node);
+  visitors.look(`a node that is frozen for ${Math.round(forMs)} ms`, one, changes, {
+    node,
+    changes: [],
+  });
 };
 
 /** A node that dies: the user is back on another node, or leaves. */
@@ -374,6 +607,7 @@ const deploy: Step = async (visitors, one) => {
 /** Steps, as often as each is drawn. */
 const ALL: readonly Step[] = [
   ...[enter, enter, leave, hop, hop, update],
+  ...[settle, settle, race, race, open, open, open],
   ...[freeze, freeze, freeze, die, deploy, deploy],
 ];
 
