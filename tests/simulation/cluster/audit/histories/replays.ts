@@ -477,7 +477,7 @@ class Replays {
   }
 
   /**
-   * Loses the last publications, which shows once the nodes compare the silent topic with the engine.
+   * Loses the last publications, which shows once the nodes compare the silent topics with the engine.
    * Publications may have come live before, shortly or long ago. The clocks of the nodes run fast.
    */
   async #loseLast(): Promise<void> {
@@ -491,7 +491,9 @@ class Replays {
     // Sessions whose heartbeat began before end for their silence, and readers come back.
     await audit.pause(BEAT_MS + SILENCE_MS);
     await audit.until(() => readers.every(({ isQuiet }) => isQuiet));
-    for (const reader of readers) reader.ask("all", { since: reader.placeOf("all") });
+    for (const [reader, topic] of this.#followed) {
+      reader.ask(topic, { since: reader.placeOf(topic) });
+    }
     await audit.until(() => readers.every(({ isQuiet }) => isQuiet));
     for (let loss = 0; loss < LOSSES; loss++) {
       const lives = this.#draw(MAX_LIVE + 1);
@@ -521,22 +523,32 @@ class Replays {
     return this.#nodes.reduce((sum, { broker }) => sum + broker.readsOf("all"), 0);
   }
 
-  /** Publishes some short publications at a node, which are then delivered or lost. */
+  /** Each reader with each topic of the reader that has a history. */
+  get #followed(): [WireReader, string][] {
+    return this.#readers.flatMap((reader, i) =>
+      this.#topics[i]!.filter((topic) => topic !== PLAIN)
+        .map((topic): [WireReader, string] => [reader, topic])
+    );
+  }
+
+  /** Publishes some short publications on each topic, which are then delivered or lost. */
   async #publishShort(): Promise<void> {
-    const { server } = this.#node();
-    for (let left = 1 + this.#draw(MAX_BURST); left > 0; left--) {
-      server.publish("all", { text: "" });
+    for (const topic of new Set(this.#followed.map(([, topic]) => topic))) {
+      const { server } = this.#node();
+      for (let left = 1 + this.#draw(MAX_BURST); left > 0; left--) {
+        server.publish(topic, { text: "" });
+      }
     }
     await this.#audit.pause(SOON_MS);
   }
 
-  /** Expects that all readers have the newest publication of the topic of all, within a time. */
+  /** Expects that all readers have the newest publications of their topics, within a time. */
   async #reachHead(behind: string, withinMs: number): Promise<void> {
-    const head = this.#engine.headOf("all");
-    const places = () => this.#readers.map((reader) => reader.placeOf("all")?.offset);
-    await this.#audit.until(() => places().every((offset) => offset === head), withinMs);
-    const expected = this.#readers.map(() => head);
-    this.#expect(`places behind ${behind}`, `${expected}`, `${places()}`);
+    const heads = `${this.#followed.map(([, topic]) => this.#engine.headOf(topic))}`;
+    const places = () =>
+      `${this.#followed.map(([reader, topic]) => reader.placeOf(topic)?.offset)}`;
+    await this.#audit.until(() => places() === heads, withinMs);
+    this.#expect(`places behind ${behind}`, heads, places());
   }
 
   /** Publishes on the topic without a history, and waits until all readers of the topic have that. */

@@ -21,10 +21,10 @@ import {
 const GRACE_MS = 1_500;
 
 /** Time of all steps, in milliseconds. */
-const ALL_MS = 14_000;
+const ALL_MS = 17_000;
 
 /** Most steps. */
-const STEPS = 9;
+const STEPS = 11;
 
 /** Number of nodes. */
 const NODES = 3;
@@ -121,6 +121,8 @@ class Visitors {
   readonly #followings = new Map<ServiceNode, Following>();
   /** Time of the start of each node that has not been frozen since. */
   readonly #startedMs = new Map<ServiceNode, number>();
+  /** Time of the last end of a session at each node. */
+  readonly #leftMs = new Map<ServiceNode, number>();
   /** True if the clocks of the nodes may differ. */
   readonly areWrong: boolean;
   #newest = 0;
@@ -163,10 +165,13 @@ class Visitors {
     return this.service.freeze(node, forMs);
   }
 
-  /** The nodes without a session whose checks come at a known time. */
+  /** The nodes without a session, also within the grace, whose checks come at a known time. */
   get free(): ServiceNode[] {
     const tabs = this.all.flatMap((one) => one.tabs);
-    return [...this.#startedMs.keys()].filter((node) => tabs.every((tab) => tab.node !== node));
+    const graceMs = this.audit.nowMs - GRACE_MS - ROUND_MS;
+    return [...this.#startedMs.keys()].filter((node) =>
+      tabs.every((tab) => tab.node !== node) && (this.#leftMs.get(node) ?? 0) < graceMs
+    );
   }
 
   /** Waits for the next check of a node, unless the check is later than a time. */
@@ -207,6 +212,7 @@ class Visitors {
     tabs.splice(tabs.indexOf(tab), 1);
     const fromMs = this.#earliest();
     await tab.client.close();
+    this.#leftMs.set(tab.node, this.audit.nowMs);
     visitor.seen = { fromMs, toMs: this.#latest() + ROUND_MS };
   }
 
