@@ -1,5 +1,5 @@
 /** Claims and numbers in the store of the engine, from several nodes, beside a model. */
-import type { Broker, BrokerStore } from "../../../../../pubsub/broker.ts";
+import type { Broker, BrokerStore, TokenRate } from "../../../../../pubsub/broker.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 
@@ -39,8 +39,17 @@ const WINDOW_MS = 4_000;
 /** Largest step of a number. */
 const MAX_STEP = 5;
 
-/** Largest number of tokens in a bucket. */
-const MAX_BURST = 5;
+/** Largest number of tokens in a bucket, and that of one take. */
+const [MAX_BURST, MAX_AMOUNT] = [5, 3] as const;
+
+/** Tokens that buckets of one audit get each second. */
+const RATES = [0.5, 1, 2] as const;
+
+/** Share of several takes at once, and of refused takes that are repeated after the told wait. */
+const [GROUP_SHARE, PATIENT_SHARE] = [0.3, 0.4] as const;
+
+/** Difference of two clocks that show whole milliseconds. */
+const TICK_MS = 2;
 
 /** Nodes with the store of the engine. */
 interface Nodes {
@@ -50,7 +59,7 @@ interface Nodes {
   readonly store: () => BrokerStore;
 }
 
-/** Earliest and latest end of a claim without renewal. */
+/** Earliest and latest time of an event, such as the end of a claim without renewal. */
 interface End {
   readonly fromMs: number;
   readonly toMs: number;
@@ -88,7 +97,7 @@ export async function auditClaims(audit: Audit): Promise<void> {
     claimPlaces(nodes, endMs),
     renewPlaces(nodes),
     advanceNumbers(nodes, endMs),
-    takeTokens(nodes),
+    ...RATES.map((perSecond) => takeTokens(nodes, perSecond, endMs)),
   ]);
   await Promise.all(brokers.map((broker) => broker.close()));
 }
@@ -220,25 +229,81 @@ async function advanceNumbers({ audit, random, store }: Nodes, endMs: number): P
   }
 }
 
-/** Empties buckets from several nodes, and waits for tokens. */
-async function takeTokens({ audit, random, store }: Nodes): Promise<void> {
-  for (const perSecond of [0.5, 1, 2]) {
-    const rate = { perSecond, burst: 1 + Math.floor(random() * MAX_BURST) };
-    const key = `audit-tokens-${perSecond}`;
-    const take = (amount: number) => store().take?.(key, amount, rate);
-    const takes = Array.from({ length: rate.burst + 2 }, () => take(1));
+/** Takes tokens from one bucket by several nodes, at once and one after the other. */
+async function takeTokens(
+  { audit, random, store }: Nodes,
+  perSecond: number,
+  endMs: number,
+): Promise<void> {
+  const rate = { perSecond, burst: 1 + Math.floor(random() * MAX_BURST) };
+  const key = `audit-tokens-${perSecond}`;
+  const of = `of a bucket of ${rate.burst}, then ${perSecond} a second`;
+  const bucket = new Bucket(rate, audit.nowMs);
+  while (audit.nowMs < endMs) {
+    const amount = 1 + Math.floor(random() * Math.min(rate.burst, MAX_AMOUNT));
+    const count = random() < GROUP_SHARE ? 2 + Math.floor(random() * rate.burst) : 1;
+    const fromMs = audit.nowMs;
+    const takes = Array.from({ length: count }, () => store().take?.(key, amount, rate));
     const taken = (await Promise.all(takes)).flatMap((one) => one ?? []);
-    if (taken.length === 0) return;
-    const what = `${rate.burst}, then ${perSecond} a second`;
-    const granted = taken.filter(({ granted }) => granted).length;
-    audit.examine("places", `tokens of a bucket of ${what}`, rate.burst, granted);
-    const amount = Math.min(2, rate.burst);
-    const { retryAfterMs = 0 } = await take(amount) ?? {};
-    const longestMs = amount * 1_000 / perSecond;
-    const isRight = retryAfterMs > longestMs - 2 * EDGE_MS && retryAfterMs <= longestMs;
-    audit.examine("places", `wait of ${retryAfterMs} ms for ${amount} of ${what}`, true, isRight);
-    await audit.pause(retryAfterMs + LATER_MS);
-    const later = await take(amount);
-    audit.examine("places", `${amount} tokens after the wait of ${what}`, true, later?.granted);
+    if (taken.length < count) return;
+    bucket.fill({ fromMs, toMs: audit.nowMs });
+    const { least, most } = bucket;
+    const [fewest, greatest] = [least, most].map((n) => Math.min(count, Math.floor(n / amount)));
+    const refusals = taken.filter(({ granted }) => !granted);
+    const grants = count - refusals.length;
+    const what = `of ${count} takes of ${amount} at once, with ${least} to ${most} ${of}`;
+    const isRight = grants >= fewest! && grants <= greatest!;
+    audit.examine("places", `${grants} grants ${what}`, true, isRight);
+    bucket.take(amount, grants, refusals.length > 0);
+    const longestMs = bucket.msUntil(amount, bucket.least) + TICK_MS;
+    // A take of a group may be refused shortly before another one is granted.
+    const shortestMs = grants > 0 ? 1 : bucket.msUntil(amount, bucket.most) - TICK_MS;
+    const waits = taken.map(({ retryAfterMs }) => retryAfterMs);
+    const areRight = taken.every(({ granted, retryAfterMs: ms }) =>
+      granted ? ms === 0 : ms > 0 && ms >= shortestMs && ms <= longestMs
+    );
+    audit.examine("places", `waits of ${waits} ms ${what}`, true, areRight);
+    if (!isRight || !areRight) return;
+    const [refusal] = refusals;
+    const isPatient = refusal !== undefined && random() < PATIENT_SHARE;
+    const tokenMs = 1_000 / perSecond;
+    await audit.pause(isPatient ? refusal.retryAfterMs + LATER_MS : tokenMs * random());
+  }
+}
+
+/** A bucket as the contract knows it: the tokens that nodes may have left, by times of calls. */
+class Bucket {
+  /** Least and largest number of tokens. */
+  least: number;
+  most: number;
+  readonly #rate: TokenRate;
+  #at: End;
+
+  constructor(rate: TokenRate, nowMs: number) {
+    this.least = this.most = rate.burst;
+    this.#rate = rate;
+    this.#at = { fromMs: nowMs, toMs: nowMs };
+  }
+
+  /** Adds the tokens of the time up to a call. */
+  fill(at: End): void {
+    const { perSecond, burst } = this.#rate;
+    const after = (tokens: number, ms: number) =>
+      Math.min(burst, tokens + Math.max(0, ms) * perSecond / 1_000);
+    this.least = after(this.least, at.fromMs - this.#at.toMs - TICK_MS);
+    this.most = after(this.most, at.toMs - this.#at.fromMs + TICK_MS);
+    this.#at = at;
+  }
+
+  /** Takes an amount several times; after a refusal less than the amount is left. */
+  take(amount: number, grants: number, isRefused: boolean): void {
+    this.least = Math.max(0, this.least - amount * grants);
+    const left = this.most - amount * grants;
+    this.most = isRefused ? Math.min(left, amount) : left;
+  }
+
+  /** Time until a number of tokens becomes another one, in milliseconds. */
+  msUntil(amount: number, tokens: number): number {
+    return Math.ceil((amount - tokens) / this.#rate.perSecond * 1_000);
   }
 }
