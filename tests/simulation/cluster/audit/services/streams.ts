@@ -18,8 +18,11 @@ const MAX_WAITING = 2;
 /** Time in which a session reads all records, and in which an engine is ready, in milliseconds. */
 const [READ_MS, READY_MS] = [2_000, 8_000];
 
-/** Path, and ids of the stream and its fork. */
-const [PATH, ID, FORK] = ["/streams", "audited", "audited-fork"] as const;
+/** Path, and ids of the stream and of a fork that is refused. */
+const [PATH, ID, LATE_FORK] = ["/streams", "audited", "audited-late"] as const;
+
+/** Forks, each of the one before. */
+const FORKS = ["audited-fork", "audited-fork-of-fork", "audited-third-fork"] as const;
 
 /** One stream between creation and deletion. */
 interface Life {
@@ -29,6 +32,18 @@ interface Life {
   writer: DurableStreamWriter<number> | undefined;
   /** The end: complete, or the code of an error. */
   end: string | undefined;
+}
+
+/** An id, with the stream if there is one. */
+interface Place {
+  readonly id: string;
+  readonly life: Life | undefined;
+}
+
+/** A stream that there is. */
+interface Named {
+  readonly id: string;
+  readonly life: Life;
 }
 
 /** The records, or the reason why none came. */
@@ -122,7 +137,7 @@ class States {
       return this.#random() < 0.4 ? await this.#fork(life) : await this.#delete();
     }
     await this.#refuse(life);
-    if (drawn < 0.6) await this.#append(life);
+    if (drawn < 0.6) await this.#append({ id: ID, life });
     else if (drawn < 0.75) await this.#hand(life);
     else await this.#finish(life);
   }
@@ -165,7 +180,7 @@ class States {
     );
   }
 
-  async #append(life: Life): Promise<void> {
+  async #append({ id, life }: Named): Promise<void> {
     const record = this.#records++;
     const { writer } = life;
     // A program over HTTP may append beside a writer.
@@ -173,7 +188,7 @@ class States {
       this.#expect("append of a writer", "fulfilled", await outcomeOf(writer.append(record)));
       life.offsets.push(writer.offset);
     } else {
-      const answer = await this.#ask({ headers: JSON_TYPE, json: record });
+      const answer = await this.#ask({ headers: JSON_TYPE, json: record }, this.#node(), id);
       this.#expect("append over HTTP", "204", answerOf(answer));
       life.offsets.push(answer.headers.get("stream-next-offset") ?? "none");
     }
@@ -221,40 +236,107 @@ class States {
     this.#expect("takeover of an ended stream", "ended", await opening);
   }
 
-  /** Forks the stream, whose deletion leaves the records to the fork, and the id behind the fork. */
+  /** Forks the stream, and forks the fork: all share places and records, also with deleted ones. */
   async #fork(life: Life): Promise<void> {
-    const place = Math.floor(life.offsets.length * this.#random());
-    const headers = {
-      ...JSON_TYPE,
-      "stream-forked-from": `${PATH}/${ID}`,
-      "stream-fork-offset": life.offsets[place]!,
-    };
-    const records = [...life.records.slice(0, place), -1];
-    const fork = (question: Question) => this.#ask(question, this.#node(), FORK);
-    const status = async (question: Question) => answerOf(await this.#ask(question));
-    this.#expect("fork", "201", answerOf(await fork({ method: "PUT", headers })));
-    this.#expect("fork again", "200", answerOf(await fork({ method: "PUT", headers })));
-    this.#expect("append to a fork", "204", answerOf(await fork({ headers: JSON_TYPE, json: -1 })));
-    this.#expect("deletion of a source", "204", await status({ method: "DELETE" }));
-    this.#expect("records of a fork", records, (await fork({ path: "?offset=-1" })).body);
-    this.#expect(
-      "read of a source without its id",
-      "410 gone",
-      await status({ path: "?offset=-1" }),
-    );
-    const again = await status({ method: "PUT", headers: JSON_TYPE });
-    this.#expect("creation of a source that a fork needs", "409 deleted", again);
-    this.#expect("deletion of a source again", "410 gone", await status({ method: "DELETE" }));
-    const second = await this.#ask({ method: "PUT", headers }, this.#node(), `${FORK}-2`);
-    this.#expect("fork of a deleted source", "409 deleted", answerOf(second));
-    this.#expect("deletion of a fork", "204", answerOf(await fork({ method: "DELETE" })));
-    this.#expect(
-      "read behind the last fork",
-      "404 not-found",
-      await status({ path: "?offset=-1" }),
-    );
+    const chain: Named[] = [{ id: ID, life }];
+    const depth = 1 + Math.floor(FORKS.length * this.#random());
+    for (const id of FORKS.slice(0, depth)) {
+      const source = chain.at(-1)!;
+      chain.push(await this.#forkOf(source, id));
+      // The fork does not have what the source gets from now on.
+      if (source.life.end === undefined && this.#random() < 0.5) await this.#append(source);
+    }
+    for (const of of chain) await this.#readPlaces(of, chain);
+    const left = [...chain];
+    while (left.length > 0) {
+      const [gone] = left.splice(Math.floor(left.length * this.#random()), 1) as [Named];
+      const isKept = left.some((other) => chain.indexOf(other) > chain.indexOf(gone));
+      await this.#remove(gone.id, isKept);
+      for (const of of left) await this.#readPlaces(of, chain);
+    }
+    for (const { id } of chain) {
+      const answer = await this.#ask({ path: "?offset=-1" }, this.#node(), id);
+      this.#expect(`read of ${id} behind the last fork`, "404 not-found", answerOf(answer));
+    }
     this.#past.push({ ...life, writer: undefined });
     this.#life = undefined;
+  }
+
+  /** Makes a fork at a drawn place, most often the end, with an own record. */
+  async #forkOf({ id: source, life: { records, offsets } }: Named, id: string): Promise<Named> {
+    const end = offsets.length - 1;
+    const place = this.#random() < 0.5 ? end : Math.floor(offsets.length * this.#random());
+    const isAtEnd = place === end && this.#random() < 0.5;
+    const before = this.#random() < 0.5 ? 0 : Math.floor((place + 1) * this.#random());
+    const offset = offsets[place - before]!;
+    const fork: Named = {
+      id,
+      life: {
+        records: records.slice(0, place),
+        offsets: offsets.slice(0, place + 1),
+        writer: undefined,
+        end: undefined,
+      },
+    };
+    const headers = {
+      ...JSON_TYPE,
+      "stream-forked-from": `${PATH}/${source}`,
+      ...(!isAtEnd && { "stream-fork-offset": offset, "stream-fork-sub-offset": `${before}` }),
+    };
+    const put = () => this.#ask({ method: "PUT", headers }, this.#node(), id);
+    if (this.#random() < 0.4) {
+      const creating = this.#node().server.durableStreams.create<number>(id, {
+        fork: isAtEnd ? { source } : { source, offset, subOffset: before },
+      });
+      this.#expect("fork by a node", "fulfilled", await outcomeOf(creating));
+      fork.life.writer = await creating;
+      this.#expect("first offset of a fork", offsets[place], fork.life.writer.offset);
+    } else {
+      const answer = await put();
+      this.#expect("fork", "201", answerOf(answer));
+      const first = answer.headers.get("stream-next-offset");
+      this.#expect("first offset of a fork", offsets[place], first);
+    }
+    this.#expect("fork again", "200", answerOf(await put()));
+    await this.#append(fork);
+    return fork;
+  }
+
+  /** Reads a stream by all faces from places of its own, and from those of streams beside. */
+  async #readPlaces(of: Named, chain: readonly Named[]): Promise<void> {
+    const { records, offsets, end } = of.life;
+    const bounds = chain.flatMap(({ life }) => [life.offsets.at(-1)!, life.offsets.at(-2)!]);
+    const all = chain.flatMap(({ life }) => life.offsets);
+    for (const face of [this.#byHttp, this.#bySession, this.#byNode]) {
+      const after = this.#random() < 0.15
+        ? undefined
+        : oneOf(this.#random, this.#random() < 0.5 ? bounds : all);
+      const place = after === undefined ? 0 : offsets.indexOf(after);
+      const expected = place < 0 ? { outcome: "gone", records: [] } : {
+        outcome: face === this.#bySession && end === "tired" ? end : "fulfilled",
+        records: records.slice(place),
+      };
+      const count = end === undefined ? expected.records.length : Infinity;
+      const reading = await face.call(this, of, after, count);
+      const what = `reading ${face.name} of ${of.id} behind ${after ?? "nothing"}, with forks`;
+      this.#expect(what, expected, reading);
+    }
+  }
+
+  /** Deletes a stream with forks, which keep the records, but not the id. */
+  async #remove(id: string, isKept: boolean): Promise<void> {
+    const outcome = async (question: Question, other = id) =>
+      answerOf(await this.#ask(question, this.#node(), other));
+    this.#expect("deletion of a source or a fork", "204", await outcome({ method: "DELETE" }));
+    const gone = isKept ? "410 gone" : "404 not-found";
+    this.#expect(`read of ${id} behind its deletion`, gone, await outcome({ path: "?offset=-1" }));
+    this.#expect(`deletion of ${id} again`, gone, await outcome({ method: "DELETE" }));
+    if (!isKept) return;
+    const again = await outcome({ method: "PUT", headers: JSON_TYPE });
+    this.#expect("creation of a source that a fork needs", "409 deleted", again);
+    const headers = { ...JSON_TYPE, "stream-forked-from": `${PATH}/${id}` };
+    const late = await outcome({ method: "PUT", headers }, LATE_FORK);
+    this.#expect("fork of a deleted source", "409 deleted", late);
   }
 
   async #delete(): Promise<void> {
@@ -279,7 +361,7 @@ class States {
 
   /** Reads by one face from a place of this life, or of an earlier one. */
   async #read(
-    face: (after: string | undefined, count: number) => Promise<Reading>,
+    face: (of: Place, after: string | undefined, count: number) => Promise<Reading>,
     isPast: boolean,
   ): Promise<void> {
     const life = this.#life;
@@ -299,6 +381,7 @@ class States {
       : "fulfilled";
     const reading = await face.call(
       this,
+      { id: ID, life },
       after,
       life?.end === undefined ? records.length : Infinity,
     );
@@ -311,11 +394,11 @@ class States {
   }
 
   /** Reads one page over HTTP. */
-  async #byHttp(after: string = "-1"): Promise<Reading> {
-    const answer = await this.#ask({ path: `?offset=${after}` });
+  async #byHttp({ id, life }: Place, after: string = "-1"): Promise<Reading> {
+    const answer = await this.#ask({ path: `?offset=${after}` }, this.#node(), id);
     const { status, headers, body } = answer;
     if (status !== 200) return { outcome: answerOf(answer).slice(4), records: [] };
-    const { end, offsets } = this.#life!;
+    const { end, offsets } = life!;
     const facts = [
       "stream-next-offset",
       "stream-up-to-date",
@@ -332,11 +415,16 @@ class States {
   }
 
   /** Reads by a session: to the end, or the records that an open stream has. */
-  async #bySession(after: string | undefined, count: number): Promise<Reading> {
+  async #bySession(
+    { id, life }: Place,
+    after: string | undefined,
+    count: number,
+  ): Promise<Reading> {
     const records: unknown[] = [];
-    const stream = oneOf(this.#random, this.#clients).durableStream<number>(ID, { after });
+    const stream = oneOf(this.#random, this.#clients).durableStream<number>(id, { after });
     const reading = async () => {
-      if (count === 0 && this.#life !== undefined && this.#isOwn(after)) return;
+      const isOwn = after === undefined || life?.offsets.includes(after) === true;
+      if (count === 0 && life !== undefined && isOwn) return;
       for await (const record of stream) if (records.push(record) === count) break;
     };
     const outcome = await this.#audit.inTime(outcomeOf(reading()), READ_MS, "no end in time");
@@ -344,24 +432,20 @@ class States {
   }
 
   /** Reads at a node. */
-  async #byNode(after: string | undefined): Promise<Reading> {
+  async #byNode({ id, life }: Place, after: string | undefined): Promise<Reading> {
     const records: unknown[] = [];
     const reading = async () => {
       const items = this.#node().server.durableStreams.read<number>(
-        ID,
+        id,
         after === undefined ? {} : { after },
       );
       for await (const { data, offset } of items) {
         records.push(data);
-        const at = this.#life!.records.indexOf(data) + 1;
-        this.#expect("offset of a record", this.#life!.offsets[at], offset);
+        const at = life!.records.indexOf(data) + 1;
+        this.#expect("offset of a record", life!.offsets[at], offset);
       }
     };
     return { outcome: await outcomeOf(reading()), records };
-  }
-
-  #isOwn(after: string | undefined): boolean {
-    return after === undefined || this.#life?.offsets.includes(after) === true;
   }
 
   /** Looks at the state and the end, by a head and at a node. */
@@ -415,7 +499,7 @@ class States {
     );
     const next = wait("192.0.2.1");
     await this.#audit.pause(ROUND_MS / 2);
-    await this.#append(life);
+    await this.#append({ id: ID, life });
     const { body } = await next;
     this.#expect("record for a reader who waits", life.records.slice(-1), body);
   }
