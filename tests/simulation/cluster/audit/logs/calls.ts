@@ -5,7 +5,7 @@ import type {
   CreateLogOptions,
   LogRecord,
 } from "../../../../../pubsub/logs/log.ts";
-import { oneOf } from "../../chance.ts";
+import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { LogMachine, PLENTY } from "./machine.ts";
 import {
@@ -39,6 +39,12 @@ const LEASES = { longMs: 600_000, shortMs: 300 } as const;
 
 /** Time to live of a log that may expire between two steps, in milliseconds. */
 const TTL_MS = 600;
+
+/** Share of steps before which a log is read for longer than the time to live: an open or ended log. */
+const USES_SHARE = { open: 0.1, ended: 0.4 } as const;
+
+/** Reads one after the other, and the time between two, as a share of the time to live. */
+const [USES, USE_SHARE] = [4, { least: 0.45, most: 0.75 }] as const;
 
 /** Producers, one of whose names is that of a property of all objects. */
 const PRODUCERS = ["p", "__proto__"] as const;
@@ -95,6 +101,7 @@ class LogCalls {
         const machine = this.#pick(this.#machines);
         if (!await this.#call([{ kind: "is-overdue" }], machine, LISTS)) return;
       }
+      if (!await this.#use()) return;
       const count = this.#chance(GROUP_SHARE) ? 2 + Math.floor(2 * this.#random()) : 1;
       const operations = Array.from({ length: count }, () => this.#draw());
       if (!await this.#call(operations)) return;
@@ -103,6 +110,19 @@ class LogCalls {
     for (const machine of this.#machines) if (!await this.#call([read(0)], machine)) return;
     await this.#call([{ kind: "delete", ifExpired: false }]);
     for (const fork of FORKS) await this.#call([{ kind: "release", fork }]);
+  }
+
+  /** Reads some logs for longer than their time to live; false if a result is wrong. */
+  async #use(): Promise<boolean> {
+    const [state] = this.#states;
+    const share = state?.end === undefined ? USES_SHARE.open : USES_SHARE.ended;
+    if (state?.config.ttlMs === undefined || !this.#chance(share)) return true;
+    const renews = this.#chance(0.8);
+    for (let left = USES; left > 0; left--) {
+      if (!await this.#call([this.#read(renews)])) return false;
+      await this.#audit.pause(TTL_MS * between(this.#random, USE_SHARE.least, USE_SHARE.most));
+    }
+    return await this.#call([this.#read(renews)]);
   }
 
   /** Makes calls at once; false if no order of these has the results, at the last attempt. */
@@ -283,7 +303,7 @@ class LogCalls {
     return this.#chance(0.5) ? LEASES.shortMs : LEASES.longMs;
   }
 
-  #read(): LogOperation {
+  #read(renews: boolean = this.#chance(0.7)): LogOperation {
     const [state] = this.#states;
     const [start, count] = [state?.start ?? 0, state?.records.length ?? 0];
     return {
@@ -292,7 +312,7 @@ class LogCalls {
         after: Math.max(0, start - 1 + Math.floor((count + 3) * this.#random())),
         maxRecords: this.#pick([0, 1, 2, 1_000]),
         maxBytes: this.#pick([1, 3, 6, PLENTY.maxStreamBytes]),
-        renews: this.#chance(0.7),
+        renews,
       },
     };
   }
