@@ -40,10 +40,10 @@ const LEASES = { longMs: 600_000, shortMs: 300 } as const;
 /** Time to live of a log that may expire between two steps, in milliseconds. */
 const TTL_MS = 600;
 
-/** Share of steps before which a log is read for longer than the time to live: an open or ended log. */
+/** Share of steps before which a log is used for longer than the time to live: an open or ended log. */
 const USES_SHARE = { open: 0.1, ended: 0.4 } as const;
 
-/** Reads one after the other, and the time between two, as a share of the time to live. */
+/** Uses one after the other, and the time between two, as a share of the time to live. */
 const [USES, USE_SHARE] = [4, { least: 0.45, most: 0.75 }] as const;
 
 /** Producers, one of whose names is that of a property of all objects. */
@@ -112,17 +112,23 @@ class LogCalls {
     for (const fork of FORKS) await this.#call([{ kind: "release", fork }]);
   }
 
-  /** Reads some logs for longer than their time to live; false if a result is wrong. */
+  /** Uses some logs for longer than their time to live; false if a result is wrong. */
   async #use(): Promise<boolean> {
     const [state] = this.#states;
     const share = state?.end === undefined ? USES_SHARE.open : USES_SHARE.ended;
     if (state?.config.ttlMs === undefined || !this.#chance(share)) return true;
-    const renews = this.#chance(0.8);
+    const { maxStreamBytes: maxBytes } = PLENTY;
+    const use: () => LogOperation = this.#pick([
+      () => this.#read(true),
+      () => this.#read(true),
+      () => this.#read(false),
+      () => ({ kind: "append", options: { records: [], cancel: "enough", maxBytes } }),
+    ]);
     for (let left = USES; left > 0; left--) {
-      if (!await this.#call([this.#read(renews)])) return false;
+      if (!await this.#call([use()])) return false;
       await this.#audit.pause(TTL_MS * between(this.#random, USE_SHARE.least, USE_SHARE.most));
     }
-    return await this.#call([this.#read(renews)]);
+    return await this.#call([use()]);
   }
 
   /** Makes calls at once; false if no order of these has the results, at the last attempt. */
