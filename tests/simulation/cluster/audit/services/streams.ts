@@ -262,10 +262,10 @@ class States {
     this.#life = undefined;
   }
 
-  /** Makes a fork at a drawn place, most often the end, with an own record. */
+  /** Makes a fork at a drawn place, with own records at offsets that the source does not have. */
   async #forkOf({ id: source, life: { records, offsets } }: Named, id: string): Promise<Named> {
     const end = offsets.length - 1;
-    const place = this.#random() < 0.5 ? end : Math.floor(offsets.length * this.#random());
+    const place = this.#random() < 0.35 ? end : Math.floor(offsets.length * this.#random() ** 2);
     const isAtEnd = place === end && this.#random() < 0.5;
     const before = this.#random() < 0.5 ? 0 : Math.floor((place + 1) * this.#random());
     const offset = offsets[place - before]!;
@@ -298,7 +298,9 @@ class States {
       this.#expect("first offset of a fork", offsets[place], first);
     }
     this.#expect("fork again", "200", answerOf(await put()));
-    await this.#append(fork);
+    for (let left = 1 + Math.floor(3 * this.#random()); left > 0; left--) await this.#append(fork);
+    const shared = fork.life.offsets.slice(place + 1).filter((own) => offsets.includes(own));
+    this.#expect("offsets of own records that the source has", [], shared);
     return fork;
   }
 
@@ -308,7 +310,7 @@ class States {
     const bounds = chain.flatMap(({ life }) => [life.offsets.at(-1)!, life.offsets.at(-2)!]);
     const all = chain.flatMap(({ life }) => life.offsets);
     for (const face of [this.#byHttp, this.#bySession, this.#byNode]) {
-      const after = this.#random() < 0.15
+      const after = this.#random() < 0.3
         ? undefined
         : oneOf(this.#random, this.#random() < 0.5 ? bounds : all);
       const place = after === undefined ? 0 : offsets.indexOf(after);
