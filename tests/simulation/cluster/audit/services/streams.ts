@@ -286,7 +286,7 @@ class States {
     const put = () => this.#ask({ method: "PUT", headers }, this.#node(), id);
     if (this.#random() < 0.4) {
       const creating = this.#node().server.durableStreams.create<number>(id, {
-        fork: isAtEnd ? { source } : { source, offset, subOffset: before },
+        fork: isAtEnd ? { source } : { source, offset: offsets[place]! },
       });
       this.#expect("fork by a node", "fulfilled", await outcomeOf(creating));
       fork.life.writer = await creating;
