@@ -27,6 +27,32 @@ export interface BusSubscription {
   close(): void;
 }
 
+/**
+ * A trouble of JetStream that breaks no connection:
+ *
+ * - `no responders`: the server of the clients has no way to JetStream.
+ * - `no leader`: streams and their consumers do not respond; the API answers with status 503.
+ * - `lost requests`, `lost answers`: messages to and from a server that ends, or that hands its lead over.
+ * - `late requests`, `late answers`: a stall; all messages go on at the end, in order.
+ */
+export type JetStreamTrouble = (typeof JETSTREAM_TROUBLES)[number];
+
+/** All troubles of JetStream that break no connection. */
+export const JETSTREAM_TROUBLES = [
+  "no responders",
+  "no leader",
+  "lost requests",
+  "lost answers",
+  "late requests",
+  "late answers",
+] as const;
+
+/** Beginning of the subjects on which clients get answers. */
+const INBOX = "_INBOX.";
+
+/** Beginnings of the subjects on which JetStream responds, and those of consumers among these. */
+const [API, PULLS] = ["$JS.API.", "$JS.API.CONSUMER.MSG."] as const;
+
 /** The messages of one server in one life. */
 export class MessageBus {
   /** The host. */
@@ -40,6 +66,10 @@ export class MessageBus {
   readonly #events: EventLoop;
   readonly #interest = new Interest<BusSubscription>();
   readonly #counts = new Map<string, number>();
+  #trouble: JetStreamTrouble | undefined;
+  #end: Timer | undefined;
+  /** Deliveries that wait for the end of a trouble. */
+  #late: (() => void)[] = [];
 
   /**
    * Creates a bus without subscriptions.
@@ -51,6 +81,24 @@ export class MessageBus {
     this.#events = events;
     this.host = host;
     this.runtime = host.runtime;
+  }
+
+  /** The trouble of JetStream on this server. */
+  get trouble(): JetStreamTrouble | undefined {
+    return this.#trouble;
+  }
+
+  /**
+   * Begins a trouble of JetStream on this server, and ends the one before.
+   *
+   * @param trouble The trouble.
+   * @param forMs Time of the trouble, in milliseconds.
+   */
+  disturb(trouble: JetStreamTrouble, forMs: number): void {
+    this.#calm();
+    this.note(`JetStream has ${trouble}`);
+    this.#trouble = trouble;
+    this.#end = this.later(() => this.#calm(), forMs);
   }
 
   /**
@@ -130,6 +178,13 @@ export class MessageBus {
    */
   publish(message: NatsMessage, from?: BusClient): boolean {
     const { subject } = message;
+    if (from === undefined && subject.startsWith(INBOX)) {
+      if (this.#trouble === "lost answers") return true;
+      if (this.#trouble === "late answers") {
+        this.#late.push(() => void this.publish(message));
+        return true;
+      }
+    }
     const groups = new Map<string, BusSubscription[]>();
     const found = this.#interest.match(subject);
     const remote: { readonly route: Route; readonly found: readonly RemoteInterest[] }[] = [];
@@ -141,8 +196,13 @@ export class MessageBus {
     for (const subscription of found) {
       const { queue, client } = subscription;
       if (client !== undefined && client === from && !client.hasEcho) continue;
+      const isRequest = client === undefined && from !== undefined;
+      if (isRequest && !this.#responds(subscription)) continue;
       isTaken = true;
-      if (queue === "") subscription.take(message);
+      if (isRequest && this.#trouble === "lost requests") continue;
+      if (isRequest && this.#trouble === "late requests") {
+        this.#late.push(() => subscription.take(message));
+      } else if (queue === "") subscription.take(message);
       else groups.set(queue, [...groups.get(queue) ?? [], subscription]);
     }
     for (const members of groups.values()) this.#oneOf(members).take(message);
@@ -186,6 +246,21 @@ export class MessageBus {
    */
   later(run: () => void, ms: number): Timer {
     return this.runtime.setTimeout(run, ms);
+  }
+
+  /** Ends the trouble, and delivers all that waited, in order. */
+  #calm(): void {
+    this.runtime.clearTimeout(this.#end);
+    this.#trouble = undefined;
+    const late = this.#late;
+    this.#late = [];
+    for (const deliver of late) deliver();
+  }
+
+  /** Tells whether a subscription of JetStream takes messages in the present trouble. */
+  #responds({ subject }: BusSubscription): boolean {
+    if (this.#trouble === "no responders") return false;
+    return this.#trouble !== "no leader" || subject.startsWith(API) && !subject.startsWith(PULLS);
   }
 
   /** Delivers a message of another server on this one. */

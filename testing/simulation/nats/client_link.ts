@@ -185,7 +185,9 @@ export class ClientLink implements BusClient {
     }
     const isTaken = this.#bus.publish(message, this);
     if (isTaken) return;
-    if (subject.startsWith("$JS.API.")) return refuseUnknown(subject);
+    if (subject.startsWith("$JS.API.") && this.#bus.trouble === undefined) {
+      return refuseUnknown(subject);
+    }
     if (reply === "" || !this.#options.no_responders || !this.#options.headers) return;
     for (const [sid, held] of this.#held) {
       if (!matches(held.subscription.subject, reply)) continue;

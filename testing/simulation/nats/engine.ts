@@ -4,6 +4,7 @@ import type { EventLoop } from "../event_loop.ts";
 import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";
 import { NatsDisk } from "./disk.ts";
+import type { JetStreamTrouble } from "./bus.ts";
 import { type LostWrites, WriteLedger } from "./ledger.ts";
 import { CLIENT_PORT, NatsProcess } from "./process.ts";
 
@@ -189,6 +190,17 @@ export class SimulatedNats {
   loseConsumers(): void {
     this.#events.note("NATS loses all consumers", "", { kind: "engine" });
     for (const { process } of this.#seats) process?.jetstream.loseConsumers();
+  }
+
+  /**
+   * Begins a trouble of JetStream that breaks no connection. Servers of a cluster still reach the
+   * streams of each other.
+   *
+   * @param trouble The trouble.
+   * @param forMs Time of the trouble, in milliseconds.
+   */
+  disturb(trouble: JetStreamTrouble, forMs: number): void {
+    for (const { process } of this.#seats) process?.bus.disturb(trouble, forMs);
   }
 
   /**

@@ -205,8 +205,11 @@ export class JetStream {
 
   /** Tells whether this server answers for the whole cluster; reports a missing leader. */
   #answersForCluster({ message: { reply }, type }: ApiCall): boolean {
-    if (this.#cluster.isLeader) return true;
-    if (this.#cluster.isLeaderless) this.#answer(reply, type, { error: UNAVAILABLE });
+    const isDisturbed = this.#bus.trouble === "no leader";
+    if (this.#cluster.isLeader && !isDisturbed) return true;
+    if (this.#cluster.isLeaderless || isDisturbed) {
+      this.#answer(reply, type, { error: UNAVAILABLE });
+    }
     return false;
   }
 
@@ -217,6 +220,10 @@ export class JetStream {
    */
   #leader({ message: { reply }, names: [name = ""], type }: ApiCall): Replica | null | undefined {
     const replica = this.#replicas.get(name);
+    if (this.#bus.trouble === "no leader") {
+      this.#answer(reply, type, { error: UNAVAILABLE });
+      return undefined;
+    }
     if (replica?.group.isLeader) return replica;
     if (!this.#isClustered) return null;
     const isMissing = !this.#disk.cluster.state.has(name);
