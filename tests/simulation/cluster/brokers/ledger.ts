@@ -95,6 +95,8 @@ export class Ledger {
   readonly listenings: Listening[] = [];
   readonly #byPayload = new Map<string, Sent>();
   readonly #heads: Head[] = [];
+  /** Times in which the engine lost requests, while the connections lasted. */
+  readonly #losses: { readonly fromMs: number; readonly toMs: number }[] = [];
   readonly #terms: LedgerTerms;
 
   /**
@@ -173,6 +175,16 @@ export class Ledger {
    */
   read(topic: string, { epoch, head }: Pick<HistoryPage, "epoch" | "head">): void {
     this.#heads.push({ topic, epoch, offset: head, before: this.sent.length });
+  }
+
+  /**
+   * Notes a time in which the engine loses requests, while the connections last.
+   *
+   * @param fromMs Beginning.
+   * @param toMs End.
+   */
+  loses(fromMs: number, toMs: number): void {
+    this.#losses.push({ fromMs, toMs });
   }
 
   /**
@@ -284,7 +296,12 @@ export class Ledger {
       before = position;
     }
     for (const sent of this.sent) {
-      const { position } = sent.settled ?? {};
+      const { position, error, atMs = 0 } = sent.settled ?? {};
+      const isGivenUp = error !== undefined && atMs - sent.atMs < this.#terms.giveUpMs * EARLY;
+      // One that is given up before its time is known to be missing.
+      if (isGivenUp && !this.#terms.isNarrow && places.has(sent.number)) {
+        wrong.push(`${nameOf(sent)} was given up, found at ${places.get(sent.number)!.offset}`);
+      }
       if (sent.topic !== topic || position?.epoch !== epoch) continue;
       const place = places.get(sent.number);
       if (place?.offset === position.offset && place.tag === position.tag) continue;
@@ -312,8 +329,20 @@ export class Ledger {
         return `${nameOf(sent)} has an outcome after ${Math.round(tookMs)} ms`;
       }
       if (settled.error === undefined || isNarrow || tookMs >= giveUpMs * EARLY) return [];
+      if (this.#isOvertaken(sent)) return [];
       return `${nameOf(sent)} failed after ${Math.round(tookMs)} ms: ${settled.error}`;
     });
+  }
+
+  /** Tells whether a request may have been lost, and a later one of the same topic was kept. */
+  #isOvertaken({ by, topic, number, atMs, settled }: Sent): boolean {
+    const mayBeLost = this.#losses.some(({ fromMs, toMs }) =>
+      atMs <= toMs && settled!.atMs >= fromMs
+    );
+    return mayBeLost &&
+      this.sent.slice(number + 1).some((later) =>
+        later.by === by && later.topic === topic && later.isKept && isStored(later)
+      );
   }
 
   #fallenHeads(): string[] {
@@ -359,6 +388,11 @@ export class Ledger {
       return misses ? [`${nameOf(sent)} on ${sent.topic}`] : [];
     });
   }
+}
+
+/** Tells whether an append was acknowledged, perhaps without a position. */
+function isStored({ settled }: Sent): boolean {
+  return settled !== undefined && settled.error === undefined;
 }
 
 function nameOf(sent: Sent | undefined): string {

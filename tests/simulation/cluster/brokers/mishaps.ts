@@ -34,6 +34,12 @@ export interface TrialParts {
    * @param what The cause.
    */
   expectAway(host: Host, what: string): void;
+  /**
+   * Notes a time in which the engine loses requests, while the connections last.
+   *
+   * @param lastsMs The time from now on, in milliseconds.
+   */
+  losesRequests(lastsMs: number): void;
   /** Ends the process of the engine, for a time in milliseconds. */
   endEngine(lastsMs: number): Promise<void>;
 }
@@ -190,6 +196,7 @@ export function mishapsOf(engine: SpareEngine, pingMs: number): readonly Mishap[
     lastsMs: hiccup.lastsMs,
     run: async (trial) => {
       hiccup.begin();
+      if (hiccup.losesRequests) trial.losesRequests(hiccup.lastsMs);
       await trial.pause(hiccup.lastsMs);
     },
   }));

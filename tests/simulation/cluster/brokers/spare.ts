@@ -22,6 +22,8 @@ export interface Hiccup {
   readonly lastsMs: number;
   /** Begins the fault. */
   readonly begin: () => void;
+  /** True if requests may be lost while the connections last. */
+  readonly losesRequests?: boolean;
 }
 
 /** An engine on a machine of its own, which brokers reach over the network. */

@@ -222,6 +222,11 @@ export class Trial extends Examination implements TrialParts {
     this.examine("brokers", `status of a broker after ${what}`, "interrupted", current.name);
   }
 
+  /** Notes a time in which the engine loses requests. */
+  losesRequests(lastsMs: number): void {
+    this.#ledger.loses(this.nowMs, this.nowMs + lastsMs);
+  }
+
   /** Ends the process of the engine, for a time. */
   async endEngine(lastsMs: number): Promise<void> {
     this.#hasEnded = true;
