@@ -32,7 +32,8 @@ export interface BusSubscription {
  *
  * - `no responders`: the server of the clients has no way to JetStream.
  * - `no leader`: streams and their consumers do not respond; the API answers with status 503.
- * - `lost requests`, `lost answers`: messages to and from a server that ends, or that hands its lead over.
+ * - `lost requests`, `lost answers`, `lost messages`: those to and from a server that ends or hands its
+ *   lead over, in one direction or in both.
  * - `late requests`, `late answers`: a stall; all messages go on at the end, in order.
  */
 export type JetStreamTrouble = (typeof JETSTREAM_TROUBLES)[number];
@@ -43,6 +44,7 @@ export const JETSTREAM_TROUBLES = [
   "no leader",
   "lost requests",
   "lost answers",
+  "lost messages",
   "late requests",
   "late answers",
 ] as const;
@@ -67,6 +69,8 @@ export class MessageBus {
   readonly #interest = new Interest<BusSubscription>();
   readonly #counts = new Map<string, number>();
   #trouble: JetStreamTrouble | undefined;
+  /** Share of messages that a trouble loses. */
+  #lostShare = 1;
   #end: Timer | undefined;
   /** Deliveries that wait for the end of a trouble. */
   #late: (() => void)[] = [];
@@ -93,9 +97,11 @@ export class MessageBus {
    *
    * @param trouble The trouble.
    * @param forMs Time of the trouble, in milliseconds.
+   * @param lostShare Share of messages that are lost, if messages are.
    */
-  disturb(trouble: JetStreamTrouble, forMs: number): void {
+  disturb(trouble: JetStreamTrouble, forMs: number, lostShare = 1): void {
     this.#calm();
+    this.#lostShare = lostShare;
     this.note(`JetStream has ${trouble}`);
     this.#trouble = trouble;
     this.#end = this.later(() => this.#calm(), forMs);
@@ -179,7 +185,7 @@ export class MessageBus {
   publish(message: NatsMessage, from?: BusClient): boolean {
     const { subject } = message;
     if (from === undefined && subject.startsWith(INBOX)) {
-      if (this.#trouble === "lost answers") return true;
+      if (this.#loses("lost answers")) return true;
       if (this.#trouble === "late answers") {
         this.#late.push(() => void this.publish(message));
         return true;
@@ -199,7 +205,7 @@ export class MessageBus {
       const isRequest = client === undefined && from !== undefined;
       if (isRequest && !this.#responds(subscription)) continue;
       isTaken = true;
-      if (isRequest && this.#trouble === "lost requests") continue;
+      if (isRequest && this.#loses("lost requests")) continue;
       if (isRequest && this.#trouble === "late requests") {
         this.#late.push(() => subscription.take(message));
       } else if (queue === "") subscription.take(message);
@@ -255,6 +261,12 @@ export class MessageBus {
     const late = this.#late;
     this.#late = [];
     for (const deliver of late) deliver();
+  }
+
+  /** Draws whether a message is lost. */
+  #loses(kind: JetStreamTrouble): boolean {
+    if (this.#trouble !== kind && this.#trouble !== "lost messages") return false;
+    return this.runtime.random() < this.#lostShare;
   }
 
   /** Tells whether a subscription of JetStream takes messages in the present trouble. */

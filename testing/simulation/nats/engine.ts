@@ -198,9 +198,10 @@ export class SimulatedNats {
    *
    * @param trouble The trouble.
    * @param forMs Time of the trouble, in milliseconds.
+   * @param lostShare Share of messages that are lost, if messages are.
    */
-  disturb(trouble: JetStreamTrouble, forMs: number): void {
-    for (const { process } of this.#seats) process?.bus.disturb(trouble, forMs);
+  disturb(trouble: JetStreamTrouble, forMs: number, lostShare = 1): void {
+    for (const { process } of this.#seats) process?.bus.disturb(trouble, forMs, lostShare);
   }
 
   /**

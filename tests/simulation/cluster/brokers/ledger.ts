@@ -8,6 +8,29 @@ const MAX_TOLD = 3;
 /** Earliest and latest end of a wait, as shares of the longest wait: brokers look ten times in between. */
 const [EARLY, LATE] = [0.9, 1.25] as const;
 
+/** Time before a trouble from which on a publication may be under way, in milliseconds. */
+const AROUND_MS = 60;
+
+/**
+ * Longest time behind a trouble until appends are acknowledged, in milliseconds: a missing answer, the
+ * next look at the queue, and the requests and pauses of a stream that opens.
+ */
+const RECOVERED_MS = 22_000;
+
+/** Age of an append without an answer from which on later ones wait, with slack, in milliseconds. */
+const QUIET_MS = 1_100;
+
+/** Longest time until an engine that is silent answers, or its connection ends, in milliseconds. */
+const UNCONFIRMED_MS = 20_000;
+
+/** A trouble of the engine in which all connections last. */
+export interface Trouble {
+  readonly fromMs: number;
+  readonly toMs: number;
+  /** Requests that may be lost. */
+  readonly loses: "all requests" | "some requests" | undefined;
+}
+
 /** A publication of a program. */
 export interface Sent {
   /** Number of the publication, which grows with each of all programs. */
@@ -95,8 +118,7 @@ export class Ledger {
   readonly listenings: Listening[] = [];
   readonly #byPayload = new Map<string, Sent>();
   readonly #heads: Head[] = [];
-  /** Times in which the engine lost requests, while the connections lasted. */
-  readonly #losses: { readonly fromMs: number; readonly toMs: number }[] = [];
+  readonly #troubles: Trouble[] = [];
   readonly #terms: LedgerTerms;
 
   /**
@@ -178,13 +200,12 @@ export class Ledger {
   }
 
   /**
-   * Notes a time in which the engine loses requests, while the connections last.
+   * Notes a trouble in which all connections last.
    *
-   * @param fromMs Beginning.
-   * @param toMs End.
+   * @param trouble The trouble.
    */
-  loses(fromMs: number, toMs: number): void {
-    this.#losses.push({ fromMs, toMs });
+  disturb(trouble: Trouble): void {
+    this.#troubles.push(trouble);
   }
 
   /**
@@ -312,7 +333,8 @@ export class Ledger {
 
   /** A subscription need not wait until the engine has all that the same broker made before. */
   #isBehindLong({ by, number, atMs }: Sent): boolean {
-    const fromMs = atMs - this.#terms.giveUpMs;
+    // Bytes that were handed to the engine count until it answers, or the connection ends.
+    const fromMs = atMs - Math.max(this.#terms.giveUpMs, UNCONFIRMED_MS);
     return this.sent.some((sent) =>
       sent.isLong && sent.by === by && sent.number < number && sent.atMs >= fromMs
     );
@@ -328,21 +350,26 @@ export class Ledger {
       if (tookMs > giveUpMs * LATE) {
         return `${nameOf(sent)} has an outcome after ${Math.round(tookMs)} ms`;
       }
-      if (settled.error === undefined || isNarrow || tookMs >= giveUpMs * EARLY) return [];
-      if (this.#isOvertaken(sent)) return [];
+      if (settled.error === undefined || isNarrow) return [];
+      const isLate = this.#troubles.some(({ fromMs, toMs }) =>
+        atMs >= fromMs - AROUND_MS && atMs <= toMs && settled.atMs > toMs + RECOVERED_MS
+      );
+      if (isLate) return `${nameOf(sent)} was given up though the engine was well again`;
+      if (tookMs >= giveUpMs * EARLY || this.#isOvertaken(sent)) return [];
       return `${nameOf(sent)} failed after ${Math.round(tookMs)} ms: ${settled.error}`;
     });
   }
 
   /** Tells whether a request may have been lost, and a later one of the same topic was kept. */
   #isOvertaken({ by, topic, number, atMs, settled }: Sent): boolean {
-    const mayBeLost = this.#losses.some(({ fromMs, toMs }) =>
-      atMs <= toMs && settled!.atMs >= fromMs
-    );
-    return mayBeLost &&
-      this.sent.slice(number + 1).some((later) =>
-        later.by === by && later.topic === topic && later.isKept && isStored(later)
+    return this.#troubles.some(({ fromMs, toMs, loses }) => {
+      if (loses === undefined || atMs > toMs || settled!.atMs < fromMs) return false;
+      // Without any answer, later publications wait from some age of the oldest on.
+      const withinMs = loses === "all requests" ? QUIET_MS : Infinity;
+      return this.sent.slice(number + 1).some((later) =>
+        later.by === by && later.topic === topic && later.atMs <= atMs + withinMs && isStored(later)
       );
+    });
   }
 
   #fallenHeads(): string[] {

@@ -2,7 +2,7 @@
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { LinkConditions } from "../../../../testing/simulation/network/conditions.ts";
 import type { SimulatedNetwork } from "../../../../testing/simulation/network/network.ts";
-import type { SpareEngine } from "./spare.ts";
+import type { Hiccup, SpareEngine } from "./spare.ts";
 
 /** The trial in which a fault happens. */
 export interface TrialParts {
@@ -35,11 +35,11 @@ export interface TrialParts {
    */
   expectAway(host: Host, what: string): void;
   /**
-   * Notes a time in which the engine loses requests, while the connections last.
+   * Notes a fault of the engine that begins now.
    *
-   * @param lastsMs The time from now on, in milliseconds.
+   * @param hiccup The fault.
    */
-  losesRequests(lastsMs: number): void;
+  hasHiccup(hiccup: Hiccup): void;
   /** Ends the process of the engine, for a time in milliseconds. */
   endEngine(lastsMs: number): Promise<void>;
 }
@@ -196,7 +196,7 @@ export function mishapsOf(engine: SpareEngine, pingMs: number): readonly Mishap[
     lastsMs: hiccup.lastsMs,
     run: async (trial) => {
       hiccup.begin();
-      if (hiccup.losesRequests) trial.losesRequests(hiccup.lastsMs);
+      trial.hasHiccup(hiccup);
       await trial.pause(hiccup.lastsMs);
     },
   }));

@@ -22,8 +22,10 @@ export interface Hiccup {
   readonly lastsMs: number;
   /** Begins the fault. */
   readonly begin: () => void;
-  /** True if requests may be lost while the connections last. */
-  readonly losesRequests?: boolean;
+  /** Requests that may be lost while the connections last; none by default. */
+  readonly loses?: "all requests" | "some requests";
+  /** True if only the part of the engine that keeps publications fails, and no connection breaks. */
+  readonly keepsConnections?: boolean;
 }
 
 /** An engine on a machine of its own, which brokers reach over the network. */

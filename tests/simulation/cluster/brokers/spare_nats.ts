@@ -1,7 +1,10 @@
 /** A spare NATS, for trials of brokers. */
 import { NatsBroker } from "../../../../pubsub/nats/mod.ts";
 import { simulatedNatsConnect } from "../../../../testing/simulation/nats/client.ts";
-import { JETSTREAM_TROUBLES } from "../../../../testing/simulation/nats/bus.ts";
+import {
+  JETSTREAM_TROUBLES,
+  type JetStreamTrouble,
+} from "../../../../testing/simulation/nats/bus.ts";
 import { SimulatedNats } from "../../../../testing/simulation/nats/engine.ts";
 import { oneOf } from "../chance.ts";
 import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";
@@ -14,6 +17,15 @@ const DROP_MS = 1_000;
  * which a queue waits with further appends, and above the longest wait for an answer.
  */
 const TROUBLE_MS = [300, 1_300, 3_000, 6_500] as const;
+
+/** Troubles that lose requests. */
+const REQUESTS: ReadonlySet<JetStreamTrouble> = new Set(["lost requests", "lost messages"]);
+
+/** Shares of lost messages, of which one is drawn. */
+const LOST_SHARES = [1, 0.4] as const;
+
+/** Number of short troubles in a row, and the longest time and pause of each, in milliseconds. */
+const SHORT = { count: 6, mostMs: 400, pauseMs: 200 } as const;
 
 /**
  * Starts a server, which keeps streams in files or in memory.
@@ -28,10 +40,22 @@ export function startSpareNats({ simulation, network, random }: SpareParts): Spa
   const nats = new SimulatedNats(simulation, network, [host]);
   const troubles = JETSTREAM_TROUBLES.map((trouble) => {
     const lastsMs = oneOf(random, TROUBLE_MS);
-    const losesRequests = trouble === "lost requests";
-    const hiccup = { lastsMs, losesRequests, begin: () => nats.disturb(trouble, lastsMs) };
-    return [`has ${trouble} for ${lastsMs} ms`, hiccup] as const;
+    const share = oneOf(random, LOST_SHARES);
+    const all = share === 1 && trouble === "lost requests" && "all requests";
+    const hiccup = {
+      lastsMs,
+      keepsConnections: true,
+      ...(REQUESTS.has(trouble) && { loses: all || "some requests" as const }),
+      begin: () => nats.disturb(trouble, lastsMs, share),
+    };
+    return [`has ${trouble} (${share}) for ${lastsMs} ms`, hiccup] as const;
   });
+  const disturbShortly = (left: number) => {
+    if (left === 0) return;
+    const forMs = SHORT.mostMs * random();
+    nats.disturb(oneOf(random, JETSTREAM_TROUBLES), forMs, oneOf(random, LOST_SHARES));
+    host.after(forMs + SHORT.pauseMs * random(), () => disturbShortly(left - 1));
+  };
   return {
     host,
     keepsEpochs: survivesRestart,
@@ -42,6 +66,12 @@ export function startSpareNats({ simulation, network, random }: SpareParts): Spa
       "drops clients": { lastsMs: DROP_MS, begin: () => nats.disconnectClients(host) },
       "loses consumers": { lastsMs: DROP_MS, begin: () => nats.loseConsumers() },
       ...Object.fromEntries(troubles),
+      "has short troubles in a row": {
+        lastsMs: SHORT.count * (SHORT.mostMs + SHORT.pauseMs),
+        keepsConnections: true,
+        loses: "some requests",
+        begin: () => disturbShortly(SHORT.count),
+      },
     },
     get subscriptions() {
       return nats.subscriptions;

@@ -10,7 +10,7 @@ import { GUEST } from "../tour/holds.ts";
 import { Ledger, type Listening, type Producer, type Sent } from "./ledger.ts";
 import { mishapsOf, type TrialParts } from "./mishaps.ts";
 import { Rows } from "./rows.ts";
-import type { SpareEngine, SpareSettings } from "./spare.ts";
+import type { Hiccup, SpareEngine, SpareSettings } from "./spare.ts";
 
 /** Bounds of all histories: no publication of a trial is forgotten. */
 const BOUNDS: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 27 };
@@ -222,9 +222,10 @@ export class Trial extends Examination implements TrialParts {
     this.examine("brokers", `status of a broker after ${what}`, "interrupted", current.name);
   }
 
-  /** Notes a time in which the engine loses requests. */
-  losesRequests(lastsMs: number): void {
-    this.#ledger.loses(this.nowMs, this.nowMs + lastsMs);
+  /** Notes a fault of the engine that begins now. */
+  hasHiccup({ lastsMs, loses, keepsConnections = false }: Hiccup): void {
+    if (!keepsConnections) return;
+    this.#ledger.disturb({ fromMs: this.nowMs, toMs: this.nowMs + lastsMs, loses });
   }
 
   /** Ends the process of the engine, for a time. */
