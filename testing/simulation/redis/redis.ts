@@ -48,6 +48,12 @@ export interface SimulatedRedisServer {
    * @param policy Choice of the keys that go; `noeviction` refuses writes.
    */
   limitMemory(maxBytes: number, policy?: EvictionPolicy): void;
+  /**
+   * Answers each write with an error, as while no replica is there or a disk fails.
+   *
+   * @param error The error; none to take writes again.
+   */
+  refuseWrites(error?: string): void;
   /** Forgets all scripts, as `SCRIPT FLUSH` does. */
   flushScripts(): void;
   /** Removes all keys, as a person does with `FLUSHALL`. */

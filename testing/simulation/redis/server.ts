@@ -172,6 +172,8 @@ export class RedisServer {
   #loadingUntilMs = 0;
   #heldUntilMs = 0;
   #busyUntilMs = 0;
+  /** Answer to each write; none while the server takes writes. */
+  #refusal: ErrorReply | undefined;
   #commandMs = 0;
   #lagMs = 0;
   #memory: { readonly maxBytes: number; readonly policy: EvictionPolicy } = {
@@ -341,6 +343,15 @@ export class RedisServer {
     this.#tick();
     this.#evict();
     this.#commit();
+  }
+
+  /**
+   * Answers each write with an error, as while no replica is there or a disk fails.
+   *
+   * @param error The error; none to take writes again.
+   */
+  refuseWrites(error?: string): void {
+    this.#refusal = error === undefined ? undefined : new ErrorReply(error);
   }
 
   /** Forgets all scripts, as `SCRIPT FLUSH` does. */
@@ -542,6 +553,7 @@ export class RedisServer {
     const isFull = !this.#evict();
     if (isFull && rule?.needsMemory) return FULL;
     if (rule?.isWrite && this.isReplica) return READONLY;
+    if (rule?.isWrite && this.#refusal !== undefined) return this.#refusal;
     if (connection.channels.size > 0 && !OF_SUBSCRIBERS.has(name)) {
       return new ErrorReply(
         `ERR Can't execute '${word.toLowerCase()}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / ` +
@@ -656,6 +668,7 @@ export class RedisServer {
       return new ErrorReply("ERR Wrong number of args calling Redis command from script");
     }
     if (rule?.isWrite && this.isReplica) return READONLY;
+    if (rule?.isWrite && this.#refusal !== undefined) return this.#refusal;
     if (rule?.needsMemory && isFull) return FULL;
     this.#count(name);
     return this.#runPlain(command, name) ?? runOnKeys(this.#keys, command)!;
