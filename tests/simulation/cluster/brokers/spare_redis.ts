@@ -1,10 +1,21 @@
 /** A spare Redis, for trials of brokers. */
 import { RedisBroker } from "../../../../pubsub/redis/mod.ts";
 import { SimulatedRedis } from "../../../../testing/simulation/redis/redis.ts";
+import { oneOf } from "../chance.ts";
 import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";
 
-/** Time of each command of a slow server, and of a script of another program, in milliseconds. */
-const [SLOW_MS, BUSY_MS] = [20, 5_600];
+/** Time of each command of a slow server, in milliseconds. */
+const SLOW_MS = 20;
+
+/** Times of a script of another program, of which one is drawn, in milliseconds: errors come behind 5 s. */
+const BUSY_MS = [5_600, 9_000] as const;
+
+/** Errors that each write gets for a time, and times of which one is drawn for each, in milliseconds. */
+const [REFUSALS, REFUSED_MS] = [[
+  "READONLY You can't write against a read only replica.",
+  "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+  "NOREPLICAS Not enough good replicas to write.",
+], [400, 2_500, 6_500]] as const;
 
 /** Time for which the server is slow, or full, in milliseconds. */
 const [SLOW_FOR_MS, FULL_FOR_MS] = [1_500, 2_500];
@@ -31,6 +42,15 @@ export async function startSpareRedis(
   const hosts = [host] as const;
   const redis = await SimulatedRedis.create({ simulation, network, hosts, persistence, loadingMs });
   const server = redis.primary;
+  const busyMs = oneOf(random, BUSY_MS);
+  const refusals = REFUSALS.map((error) => {
+    const lastsMs = oneOf(random, REFUSED_MS);
+    const begin = () => {
+      server.refuseWrites(error);
+      host.after(lastsMs, () => server.refuseWrites());
+    };
+    return [`refuses writes with ${error.split(" ", 1)[0]}`, { lastsMs, begin }] as const;
+  });
   return {
     host,
     keepsEpochs: survivesRestart,
@@ -41,7 +61,8 @@ export async function startSpareRedis(
       "drops subscribers": { lastsMs: DROP_MS, begin: () => server.dropSubscribers() },
       "drops clients": { lastsMs: DROP_MS, begin: () => server.dropClients() },
       "forgets scripts": { lastsMs: DROP_MS, begin: () => server.flushScripts() },
-      "is busy": { lastsMs: BUSY_MS, begin: () => server.busy(BUSY_MS) },
+      "is busy": { lastsMs: busyMs, begin: () => server.busy(busyMs) },
+      ...Object.fromEntries(refusals),
       "is full": {
         lastsMs: FULL_FOR_MS,
         begin: () => {
@@ -71,6 +92,7 @@ export async function startSpareRedis(
     restart: () => {
       server.slow(0);
       server.limitMemory(0);
+      server.refuseWrites();
       redis.restart();
     },
   };
