@@ -253,7 +253,8 @@ export class Directory<T> implements Disposable {
     for (let i = 0; i < scopes.length; i += MAX_CHECKED) {
       const some = scopes.slice(i, i + MAX_CHECKED);
       const id = ++this.#lastCheck;
-      const opening = some.filter(({ isReady }) => !isReady);
+      // One node alone does not complete a scope.
+      const opening = node === undefined ? some.filter(({ isReady }) => !isReady) : [];
       if (opening.length > 0) this.#wait(id, { nodes: new Set(asked), scopes: opening });
       for (const to of asked) {
         const known = some.map(({ name, known }) => [name, known(to)] as const);

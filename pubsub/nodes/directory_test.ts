@@ -264,6 +264,20 @@ Deno.test("Directory.open() does not wait for ever for a node that does not answ
   await scope.ready;
 });
 
+Deno.test("Directory.open() waits for all nodes, also beside a check of one of these", async () => {
+  await using bench = new Bench();
+  const [a, b, c] = await bench.join("a", "b", "c");
+  const [checked] = a!.nodes.others();
+  (checked!.id === b!.nodes.id ? c! : b!).broker.cut();
+  await bench.pass(1_500);
+  const scope = a!.open("s");
+  // The check comes 2 s after the begin.
+  await bench.pass(999);
+  assert(!scope.isReady);
+  await bench.pass(1);
+  assert(scope.isReady);
+});
+
 Deno.test("Directory ignores and counts invalid messages", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b");

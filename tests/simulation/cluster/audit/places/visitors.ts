@@ -50,12 +50,6 @@ const LATE_MS = 600;
 /** Longest wait of a scope for the users of other nodes, in milliseconds. */
 const SETTLED_MS = 1_000;
 
-/**
- * Time between two checks of a node, and the time around a check, in milliseconds: the answer of the one
- * node that is checked ends the wait of a new follower for the others.
- */
-const [CHECK_MS, AROUND_MS] = [2_000, 100] as const;
-
 /** A session of a user in the room. */
 interface Tab {
   readonly client: Client;
@@ -119,8 +113,6 @@ class Visitors {
   readonly #told = new Map<ServiceNode, Told[]>();
   /** The following of the room at each node. */
   readonly #followings = new Map<ServiceNode, Following>();
-  /** Time of the start of each node that has not been frozen since. */
-  readonly #startedMs = new Map<ServiceNode, number>();
   /** Time of the last end of a session at each node. */
   readonly #leftMs = new Map<ServiceNode, number>();
   /** True if the clocks of the nodes may differ. */
@@ -143,7 +135,6 @@ class Visitors {
     const { presence } = node.server;
     const told: Told[] = [];
     this.#told.set(node, told);
-    this.#startedMs.set(node, this.audit.nowMs);
     this.follow(node);
     presence.subscribe(({ topic, user, type, data, ...event }) => {
       const seenMs = "lastSeenAt" in event ? event.lastSeenAt : undefined;
@@ -159,28 +150,13 @@ class Visitors {
     return following;
   }
 
-  /** Freezes a node for a while. */
-  freeze(node: ServiceNode, forMs: number): Promise<void> {
-    this.#startedMs.delete(node);
-    return this.service.freeze(node, forMs);
-  }
-
-  /** The nodes without a session, also within the grace, whose checks come at a known time. */
+  /** The nodes without a session, also within the grace. */
   get free(): ServiceNode[] {
     const tabs = this.all.flatMap((one) => one.tabs);
     const graceMs = this.audit.nowMs - GRACE_MS - ROUND_MS;
-    return [...this.#startedMs.keys()].filter((node) =>
+    return this.service.nodes.filter((node) =>
       tabs.every((tab) => tab.node !== node) && (this.#leftMs.get(node) ?? 0) < graceMs
     );
-  }
-
-  /** Waits for the next check of a node, unless the check is later than a time. */
-  async passCheck(node: ServiceNode, withinMs: number): Promise<void> {
-    const sinceMs = (this.audit.nowMs - this.#startedMs.get(node)!) % CHECK_MS;
-    if (sinceMs < AROUND_MS) await this.pause(AROUND_MS);
-    else if (sinceMs + withinMs > CHECK_MS - AROUND_MS) {
-      await this.pause(CHECK_MS - sinceMs + AROUND_MS);
-    }
   }
 
   /** Ends the following of a node. */
@@ -491,8 +467,7 @@ const open: Step = async (visitors, one) => {
   visitors.examine(`complete members without a follower at ${host.name}`, false, isComplete);
   const late = oneOf(random, service.nodes.filter((other) => other !== node))!;
   const lateMs = random() < 0.5 ? between(random, 0, LATE_MS) : 0;
-  await visitors.passCheck(node, LATE_MS + 2 * ROUND_MS);
-  const thawed = lateMs > 0 ? visitors.freeze(late, lateMs) : undefined;
+  const thawed = lateMs > 0 ? visitors.service.freeze(late, lateMs) : undefined;
   // By clocks that differ, a user may have come to the node before the others.
   const isFirst = !visitors.areWrong || one.tabs.length === 0;
   if (random() < 0.5 || one.tabs.length === MAX_TABS || !isFirst) {
@@ -544,7 +519,7 @@ const freeze: Step = async (visitors, one) => {
   const isOver = forMs > firmMs;
   const hasOther = one.tabs.some((tab) => tab.node !== node);
   visitors.silence(one);
-  await visitors.freeze(node, forMs);
+  await visitors.service.freeze(node, forMs);
   // Beyond the grace of the users of a node that is gone.
   await visitors.pause(KNOWN_MS + GRACE_MS + ROUND_MS - Math.min(forMs, KNOWN_MS + GRACE_MS));
   const isNew = visitors.dataOf(one) !== visitors.dataOf(one, node);
