@@ -303,7 +303,7 @@ export class Directory<T> implements Disposable {
 
   #nodesChanged(event: NodeEvent): void {
     if (event.type === "restored") {
-      for (const { id } of this.#nodes.others()) this.#ask(id, [...this.#scopes.values()]);
+      this.#ask(undefined, [...this.#scopes.values()]);
     } else if (event.type === "join") {
       this.#ask(event.node.id, [...this.#scopes.values()]);
     } else {

@@ -264,6 +264,21 @@ Deno.test("Directory.open() does not wait for ever for a node that does not answ
   await scope.ready;
 });
 
+Deno.test("Directory.open() without the engine asks all nodes once the engine is back", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.join("a", "b", "c");
+  b!.open("s").set("x", "1");
+  await bench.pass(100);
+  bench.engine.goAway();
+  const scope = a!.open("s");
+  await bench.pass(300);
+  assert(!scope.isReady);
+  bench.engine.comeBack();
+  await bench.pass(10);
+  assert(scope.isReady);
+  assertEquals(keysOf(scope), ["x=1"]);
+});
+
 Deno.test("Directory.open() waits for all nodes, also beside a check of one of these", async () => {
   await using bench = new Bench();
   const [a, b, c] = await bench.join("a", "b", "c");
