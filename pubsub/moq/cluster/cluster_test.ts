@@ -51,7 +51,9 @@ Deno.test("MoqCluster tells three relays of each other's broadcasts, late ones t
   await b.join(two.mux);
   await bench.pass(100);
   const [c] = await bench.start(1) as [Site];
-  await c.cluster.ready;
+  const { ready } = c.cluster;
+  await bench.pass(100);
+  await ready;
   for (const site of [a, b, c]) assertEquals(Object.keys(site.ways).sort(), ["/one", "/two"]);
   const viewers = [await b.join(), await c.join(), await c.join()];
   const tracks = await Promise.all(viewers.map(({ client }) => client.subscribe("/one", "x")));
