@@ -103,7 +103,7 @@ export async function handOver<C extends Contract>(
     return void next?.[internals].abort(CloseCode.normal, "");
   }
   const passages: Passage<C>[] = [];
-  const begun = new Set<Passage<C>>();
+  const begun = new Map<Passage<C>, Session>();
   take(next, () =>
     subscriptions.move(next, (readers, answer) => {
       // The new session begins with a list of the users, behind which an older notice is wrong.
@@ -112,8 +112,8 @@ export async function handOver<C extends Contract>(
       if (readers.hasHistory || !answer) return { offer() {} };
       const passage: Passage<C> = new Passage(readers, {
         arrive: (head) => subscriptions.arrive(readers, head),
-        begin: () => {
-          if (begun.add(passage).size === 1) void endAll(begun, { from, signal });
+        begin: (session) => {
+          if (begun.set(passage, session).size === 1) void endAll(begun, { from, signal });
         },
       });
       // A topic that the server refuses has no rest.
@@ -145,7 +145,7 @@ interface Route {
   /** Routes later events of the current session to a sink. */
   readonly arrive: (head: HeadSink) => void;
   /** Called when the topic is in force in the current session. */
-  readonly begin: () => void;
+  readonly begin: (session: Session) => void;
 }
 
 /**
@@ -153,16 +153,17 @@ interface Route {
  * is on another node, and this one would repeat all publications until its end.
  */
 async function endAll<C extends Contract>(
-  begun: Set<Passage<C>>,
+  begun: Map<Passage<C>, Session>,
   { from, signal }: { readonly from: Session; readonly signal: AbortSignal },
 ): Promise<void> {
   for (;;) {
     const all = [...begun];
     // A session without a pong ends by itself.
     const hasPong = await ping(from[internals], { signal }).then(() => true, () => false);
-    for (const passage of all) {
-      begun.delete(passage);
-      if (hasPong) passage.end();
+    for (const [passage, session] of all) {
+      // Where the later session broke, the next one begins the topic, behind this pong perhaps.
+      if (begun.get(passage) === session) begun.delete(passage);
+      if (hasPong && session.isReady) passage.end();
     }
     if (begun.size === 0) return;
   }
@@ -213,9 +214,9 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
   }
 
   /** Notes that the topic is in force in the current session. */
-  begin(): void {
-    if (this.#held) this.#route.begin();
-    this.#earlier?.begin();
+  begin(session: Session): void {
+    if (this.#held) this.#route.begin(session);
+    this.#earlier?.begin(session);
   }
 
   /** Ends this passage, and all earlier ones. */

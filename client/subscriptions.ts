@@ -194,7 +194,7 @@ export class Subscriptions<C extends Contract> {
             route();
             if (!isLeft()) this.#inForce.add(readers);
             readers.answered(asker, answer as SubscribeAnswer);
-            readers.head.begin?.();
+            readers.head.begin?.(session);
           },
         }));
       }
@@ -310,7 +310,7 @@ export class Subscriptions<C extends Contract> {
 /** A sink for events of the current session that holds these behind events of an earlier session. */
 export interface HeadSink extends TopicSink {
   /** Called when the topic is in force in the current session. */
-  begin?(): void;
+  begin?(session: Session): void;
   /** Ends the wait for events of earlier sessions: no subscription to the topic is left. */
   leave?(): void;
 }

@@ -239,7 +239,9 @@ export async function auditPassages(audit: Audit): Promise<void> {
       const what = about(`publications on ${subscription.topic}, ${which} of the links broken`);
       const isGapless = isCalm || subscription.topic.startsWith("kept:");
       const expected = isGapless ? range(got[0] ?? next, next - 1) : sorted(got);
-      audit.examine("lives", what, [expected, next - 1], [got, got.at(-1)]);
+      // The first session may get the topic behind publications in the second one, which broke.
+      const came = isGapless || which !== "the new one" ? got : sorted(got);
+      audit.examine("lives", what, [expected, next - 1], [came, got.at(-1)]);
       await subscription.unsubscribe();
       const count = server.topics.subscribers(subscription.topic).length;
       audit.examine("lives", about(`subscribers of ${subscription.topic} that was left`), 0, count);
