@@ -122,8 +122,9 @@ export function tendedStates(state: ModelState, at: Span): readonly ModelState[]
 /** The facts that may hold at a time. */
 function momentsOf(state: ModelState, at: Span): readonly Moment[] {
   const lapses = over(state?.lease, at);
-  // Engines may renew a deleted log, which lives for as long as the forks do.
-  const isOpen = state?.isDeleted && over(state.expiry, at).includes(true);
+  // Engines may renew a deleted log, which lives for as long as the forks do, and the renewal by a read
+  // beside the deletion may be lost.
+  const isOpen = state?.isDeleted && state.expiry !== undefined;
   const expiries = isOpen ? [true, false] : over(state?.expiry, at);
   return expiries.flatMap((isExpired) => lapses.map((isLapsed) => ({ isExpired, isLapsed })));
 }

@@ -674,7 +674,8 @@ class SearchScene {
         ...(end !== "gone" && { writer }),
       })
     );
-    const stream = { id, end, fromMs: startMs + inMs, dueMs: this.#audit.nowMs + inMs };
+    // Engines count whole milliseconds.
+    const stream = { id, end, fromMs: startMs + inMs - 1, dueMs: this.#audit.nowMs + inMs };
     this.#streams.push(stream);
     return stream;
   }
