@@ -570,6 +570,23 @@ Deno.test("Presence.follow() works for a topic without members on this node", as
   assertEquals(b!.presence.isOnline("ann"), true);
 });
 
+Deno.test("Presence tells the first join of a user, also by a node to which the room was new", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2);
+  const first = await cluster.dial(a!, "ann");
+  await join(cluster, a!, first);
+  const { joinedAt } = a!.rooms.members("room:a")[0]!;
+  await cluster.pass(1_000);
+  await join(cluster, b!, await cluster.dial(b!, "ann"));
+  await cluster.pass(1_000);
+  await first.session.close();
+  await cluster.pass(30_000);
+  const [c] = await cluster.start(1);
+  using _following = c!.presence.follow("room:a");
+  await cluster.pass(1_000);
+  assertEquals(c!.presence.members("room:a"), [{ user: "ann", connections: 1, joinedAt }]);
+});
+
 Deno.test("presenceSharesOnline: false keeps being online to each node", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2, { presenceSharesOnline: false });

@@ -423,6 +423,8 @@ export class PresenceScopes implements Disposable {
     for (const presence of scope.users.values()) {
       const { unreported: session, user } = presence;
       presence.unreported = undefined;
+      // The other nodes may have told an earlier join meanwhile.
+      if (presence.others !== undefined) presence.share();
       if (session !== undefined) {
         this.#owner.changed({
           type: "join",
