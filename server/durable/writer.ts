@@ -128,6 +128,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   #renewal: Timer | undefined;
   #wasAppended = false;
   #isReleased = false;
+  #isLost = false;
   #isTold = false;
   #isLooking = false;
 
@@ -340,6 +341,9 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     if (this.#over.signal.aborted) return;
     try {
       await this.#keep([], end);
+    } catch (error) {
+      // The stream has another writer, or an end: nothing is left to abort.
+      if (!this.#isLost) throw error;
     } finally {
       this.#finished();
     }
@@ -522,6 +526,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
 
   /** Notes an error after which the stream does not need this writer. */
   #lost(error: RequestError): RequestError {
+    this.#isLost = true;
     this.#finished();
     return error;
   }

@@ -206,6 +206,27 @@ Deno.test("DurableStreamWriter aborts by an append whose number the engine has n
   assertEquals(await nodes.read("a"), ["12345"]);
 });
 
+Deno.test("DurableStreamWriter.abort() behind a failed append has no effect once the writer is lost", async () => {
+  using time = new FakeTime();
+  await using nodes = new TwoNodes({ maxStreamBytes: 10 });
+  const fail = async (id: string) => {
+    const writer = await nodes.node.create<string>(id);
+    assertEquals(await codeOf(writer.append("1234567890")), "full");
+    return writer;
+  };
+  const [overtaken, lapsed, deleted] = [await fail("a"), await fail("b"), await fail("c")];
+  for (let i = 0; i < 16; i++) await time.tickAsync(1_000);
+  // A search may have been first.
+  for (const writer of [overtaken, lapsed]) {
+    await nodes.other.open(writer.id).catch(() => {});
+    await writer.abort("too late");
+  }
+  await nodes.other.delete("c");
+  await deleted[Symbol.asyncDispose]();
+  assertEquals((await nodes.other.info("a"))?.code, undefined);
+  assertEquals(nodes.node.activity().size, 0);
+});
+
 Deno.test("DurableStreamWriter.abort() tells the readers the reason, after all records", async () => {
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create<number>("a");
