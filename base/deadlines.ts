@@ -70,11 +70,15 @@ export class Deadlines<T> {
 
   /**
    * Removes all items and stops the timer. From now on, the timer also stops with the last item.
+   *
+   * @returns The removed items.
    */
-  clear(): void {
+  clear(): T[] {
     this.#isClearing = true;
+    const items = [...this.#waiting.keys()];
     this.#waiting.clear();
     this.#stop();
+    return items;
   }
 
   #stop(): void {

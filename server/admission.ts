@@ -367,7 +367,12 @@ export class Admission<V> {
           if (claim !== undefined) this.#claims.give(session, claim);
           return handshake?.opened(session);
         }
-        connection.close({ closeCode: CloseCode.timedOut, reason: "The upgrade took too long" });
+        // The place was given up: the upgrade took too long, or the server closes.
+        connection.close(
+          this.#manager.isDraining
+            ? { closeCode: CloseCode.draining, reason: "The server closes" }
+            : { closeCode: CloseCode.timedOut, reason: "The upgrade took too long" },
+        );
       };
       if (opened === undefined) open();
       else {

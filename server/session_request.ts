@@ -96,9 +96,12 @@ export class PendingUpgrades implements Disposable {
     );
   }
 
-  /** Stops waiting for all connections. */
+  /**
+   * Stops waiting for all connections, and frees their resources: the listener ends with the server,
+   * so that such a connection may never open.
+   */
   [Symbol.dispose](): void {
-    this.#waiting.clear();
+    for (const held of this.#waiting.clear()) free(held);
   }
 }
 

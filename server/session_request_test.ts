@@ -1,0 +1,12 @@
+import { assertEquals } from "@std/assert";
+import { platformRuntime } from "../base/runtime.ts";
+import { PendingUpgrades } from "./session_request.ts";
+
+Deno.test("PendingUpgrades frees the resources of connections that have not opened at the end of the server", () => {
+  const freed: string[] = [];
+  const upgrades = new PendingUpgrades(platformRuntime(), 60_000);
+  const place = { [Symbol.dispose]: () => void freed.push("place") };
+  upgrades.add(new Promise(() => {}), [place], () => freed.push("begun"));
+  upgrades[Symbol.dispose]();
+  assertEquals(freed, ["place"]);
+});
