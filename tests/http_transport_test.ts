@@ -570,6 +570,35 @@ Deno.test("A session over HTTP handles each message once with at-least-once deli
   assertEquals(handled, Array.from({ length: 50 }, (_, i) => i));
 });
 
+Deno.test("A post over HTTP takes the place of earlier ones whose rest never comes", async () => {
+  const bodies: TransformStream[] = [];
+  const answers: Promise<Response>[] = [];
+  await using ends = new HttpEnds({
+    async proxy(request, serve) {
+      if (request.method !== "POST" || bodies.length === 3) return await serve(request);
+      // The network lost the client's end, and the server hears nothing of that.
+      const { url, headers } = request;
+      await request.body?.cancel();
+      const body = new TransformStream();
+      bodies.push(body);
+      answers.push(serve(new Request(url, { method: "POST", headers, body: body.readable })));
+      return new Response(null, { status: 502 });
+    },
+  });
+  const { client, server } = await soon(ends.open());
+  const texts: unknown[] = [];
+  server.frames!.receive({ receiveFrame: (frame) => void texts.push(frame), framesEnded() {} });
+  client.frames!.send("late");
+  await until(() => texts.length > 0);
+  assertEquals([bodies.length, texts], [3, ["late"]]);
+  // The bodies of two posts are read at once.
+  for (const answer of answers.slice(0, 2)) assertEquals((await soon(answer)).status, 503);
+  await bodies[2]!.writable.abort();
+  assertEquals((await soon(answers[2]!)).status, 400);
+  client.close({ closeCode: 3000 });
+  await soon(server.closed);
+});
+
 Deno.test("A session over HTTP whose client never reads closes by its send queue", async () => {
   await using front = new Front({
     session: { sendQueue: { maxBytes: 100_000 } },

@@ -11,6 +11,8 @@ export interface ReadBodyOptions {
   readonly maxBytes: number;
   /** Longest time for the whole body, in milliseconds. */
   readonly timeoutMs: number;
+  /** Gives the body up; the reason is a {@linkcode Problem}. */
+  readonly signal?: AbortSignal;
 }
 
 /**
@@ -24,11 +26,11 @@ export interface ReadBodyOptions {
  * @param request The request; its body MUST NOT be in use.
  * @param options See {@linkcode ReadBodyOptions}.
  * @returns The body; empty without one.
- * @throws {Problem} With 413, 408, or 400 if the client left before the end.
+ * @throws {Problem} With 413, 408, or 400 if the client left before the end; the reason of `signal`.
  */
 export async function readBody(
   request: Request,
-  { runtime, maxBytes, timeoutMs }: ReadBodyOptions,
+  { runtime, maxBytes, timeoutMs, signal }: ReadBodyOptions,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const announced = Number(request.headers.get("content-length") ?? 0);
   if (announced > maxBytes) throw tooLarge(maxBytes, announced);
@@ -42,6 +44,8 @@ export async function readBody(
     reader.cancel(reason).catch(() => {}); // The connection is gone already.
   };
   const timer = startTimer(runtime, timeoutMs, () => giveUp(tooSlow(timeoutMs)));
+  const onAbort = () => giveUp(signal!.reason);
+  signal?.addEventListener("abort", onAbort);
   const chunks: Uint8Array<ArrayBuffer>[] = []; // At most `maxBytes`.
   let bytes = 0;
   try {
@@ -56,6 +60,7 @@ export async function readBody(
     throw problem ?? incomplete(cause);
   } finally {
     runtime.clearTimeout(timer);
+    signal?.removeEventListener("abort", onAbort);
   }
   if (problem !== undefined) throw problem;
   // A chunk may be a part of a large buffer, which would stay in memory together with the body.

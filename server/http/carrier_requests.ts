@@ -81,8 +81,8 @@ export interface CarrierRequestsOptions {
  */
 export class CarrierRequests {
   readonly #options: CarrierRequestsOptions;
-  // Bounded by `MAX_POSTS`.
-  readonly #posts = new Map<string, number>();
+  /** The posts of each connection whose bodies are read, oldest first; bounded by `MAX_POSTS`. */
+  readonly #posts = new Map<string, AbortController[]>();
   #postCount = 0;
 
   /** Begins without requests. */
@@ -168,28 +168,28 @@ export class CarrierRequests {
   /** Reads the body of a post within the bounds for posts at once. */
   async #body(request: Request, carrier: HttpCarrier): Promise<Uint8Array> {
     const { runtime, maxFrameBytes } = this.#options;
-    const id = request.headers.get(Header.session)!;
-    const count = this.#posts.get(id) ?? 0;
-    if (count >= MAX_POSTS_PER_CONNECTION || this.#postCount >= MAX_POSTS) {
-      throw new Problem(503, {
-        code: "unavailable",
-        detail: "Cannot take frames: too many requests with frames are under way",
-        headers: { "retry-after": BUSY_S },
-      });
+    if (this.#postCount >= MAX_POSTS) {
+      throw busy("too many requests with frames are under way");
     }
-    this.#posts.set(id, count + 1);
+    const id = request.headers.get(Header.session)!;
+    const posts = this.#posts.get(id) ?? [];
+    // A client has one post at a time: those before were given up, and their rest may never come.
+    posts.at(-MAX_POSTS_PER_CONNECTION)?.abort(busy("later requests with frames came"));
+    const post = new AbortController();
+    posts.push(post);
+    this.#posts.set(id, posts);
     this.#postCount++;
     try {
       const maxBytes = maxFrameBytes + JOINED_BYTES;
-      return await readBody(request, { runtime, maxBytes, timeoutMs: BODY_MS });
+      const { signal } = post;
+      return await readBody(request, { runtime, maxBytes, timeoutMs: BODY_MS, signal });
     } catch (error) {
       const isLarge = error instanceof Problem && error.status === 413;
       if (isLarge) await carrier.end({ closeCode: 4413, reason: error.message });
       throw error;
     } finally {
-      const left = this.#posts.get(id)! - 1;
-      if (left === 0) this.#posts.delete(id);
-      else this.#posts.set(id, left);
+      posts.splice(posts.indexOf(post), 1);
+      if (posts.length === 0) this.#posts.delete(id);
       this.#postCount--;
     }
   }
@@ -363,6 +363,15 @@ function wrongOrigin({ headers }: Request): Problem {
   return new Problem(403, {
     code: "origin",
     detail: `Cannot answer: origins must have the page, or hosts the host, received ${origin}`,
+  });
+}
+
+/** Makes the problem of a post that the client may repeat. */
+function busy(rule: string): Problem {
+  return new Problem(503, {
+    code: "unavailable",
+    detail: `Cannot take frames: ${rule}`,
+    headers: { "retry-after": BUSY_S },
   });
 }
 
