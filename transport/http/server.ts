@@ -28,6 +28,9 @@ const MAX_WAITING_GIVES = 2;
 /** Longest wait for a receiver that is behind, in milliseconds; then the client asks again. */
 const BUSY_MS = 10_000;
 
+/** Time in which a client whose frames found no room asks again, in milliseconds. */
+const AGAIN_MS = 5_000;
+
 /** Share of the receiver's capacity at which frames of the client wait. */
 const PAUSE_AT = 1 / 2;
 
@@ -174,6 +177,8 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   #next = 1;
   #gives = 0;
   #isPaused = false;
+  /** Time at which frames found no room, in monotonic milliseconds. */
+  #refusedAt = -Infinity;
   /** The wait for a change of a receiver that is behind. */
   #watched: Promise<void> | undefined;
   #isForgotten = false;
@@ -191,9 +196,10 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     return this.isOver ? 0 : this.#waitingBytes;
   }
 
-  /** True while frames of the client wait for the receiver. */
+  /** True while frames of the client wait for the receiver, here or at the client. */
   get isPaused(): boolean {
-    return this.#isPaused && this.#isBehind;
+    if (!this.#isPaused || this.#isBehind) return this.#isPaused;
+    return this.runtime.monotonic() - this.#refusedAt < AGAIN_MS;
   }
 
   /** Sets the receiver; frames of the client wait while a receiver with `backpressure` is behind. */
@@ -246,6 +252,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
       // A repetition of the request may take frames during each wait.
       while (this.#next - number < all.length && !this.isOver) {
         if (this.#isBehind && !await this.#hasRoom()) return this.#given("busy");
+        this.#isPaused = false;
         const frame = all[this.#next - number];
         if (frame === undefined) break;
         this.#next++;
@@ -323,9 +330,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   async #hasRoom(): Promise<boolean> {
     this.#isPaused = true;
     const hasRoom = () => !this.#isBehind || this.isOver;
-    if (!await this.#until(hasRoom, BUSY_MS)) return false;
-    this.#isPaused = false;
-    return true;
+    return await this.#until(hasRoom, BUSY_MS);
   }
 
   /**
@@ -416,6 +421,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   }
 
   #given(result: GivenFrames["result"]): GivenFrames {
+    if (result === "busy") this.#refusedAt = this.runtime.monotonic();
     return { result, next: this.#next };
   }
 

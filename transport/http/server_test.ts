@@ -192,6 +192,39 @@ Deno.test("HttpCarrier.give() waits for a receiver that is behind, and then asks
   assertEquals([frames, connection.isPaused], [["a", "b", "c", "d"], false]);
 });
 
+Deno.test("HttpCarrier.give() leaves reading paused until the client may have asked again", async () => {
+  using time = new FakeTime();
+  const runtime = Object.assign(platformRuntime(), { monotonic: () => time.now });
+  using connections = new HttpConnections({ runtime, maxFrameBytes: MAX_FRAME_BYTES });
+  const connection = connections.accept();
+  const changes = new Signal();
+  let fill = 1;
+  const backpressure = {
+    get fill() {
+      return fill;
+    },
+    changed: () => changes.changed(),
+  };
+  connection.receive({ receiveFrame() {}, framesEnded() {}, backpressure });
+  const given = connection.give(1, body("a"), 0);
+  await time.tickAsync(10_000);
+  assertEquals((await given).result, "busy");
+  fill = 0;
+  changes.notify();
+  await time.tickAsync(1_000);
+  assert(connection.isPaused);
+  assertEquals((await connection.give(1, body("a"), 0)).result, "taken");
+  assert(!connection.isPaused);
+  // A client that does not ask again is silent.
+  fill = 1;
+  const late = connection.give(2, body("b"), 0);
+  await time.tickAsync(10_000);
+  assertEquals((await late).result, "busy");
+  fill = 0;
+  await time.tickAsync(5_000);
+  assert(!connection.isPaused);
+});
+
 Deno.test("HttpConnections end a connection without a GET request after 30 s", async () => {
   using time = new FakeTime();
   using connections = open();
