@@ -156,7 +156,7 @@ async function endAll<C extends Contract>(
   begun: Map<Passage<C>, Session>,
   { from, signal }: { readonly from: Session; readonly signal: AbortSignal },
 ): Promise<void> {
-  for (;;) {
+  while (begun.size > 0) {
     const all = [...begun];
     // A session without a pong ends by itself.
     const hasPong = await ping(from[internals], { signal }).then(() => true, () => false);
@@ -165,7 +165,6 @@ async function endAll<C extends Contract>(
       if (begun.get(passage) === session) begun.delete(passage);
       if (hasPong && session.isReady) passage.end();
     }
-    if (begun.size === 0) return;
   }
 }
 

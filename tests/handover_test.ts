@@ -86,6 +86,25 @@ Deno.test("Client.handOver() has each publication of a topic without history com
   assertEquals(seen, Array.from({ length: 400 }, (_, i) => i));
 });
 
+Deno.test("Client.handOver() keeps a subscription to a topic to which the application subscribes too", async () => {
+  await using server = testServer({
+    authorize: () => true,
+    history: { "log:{name}": {} },
+    onOpen(session) {
+      for (const topic of ["news", "log:a"]) server.subscribe(session, topic);
+    },
+  });
+  await using client = server.connect();
+  for (const topic of ["news", "log:a"]) {
+    const subscription = client.subscribe(topic);
+    await subscription.ready;
+    assert(await client.handOver());
+    while (subscription.status.current === "lost") await turns(1);
+    server.publish(topic, 1);
+    assertEquals((await soon(receiveOne(subscription))).data, 1);
+  }
+});
+
 Deno.test("Client.handOver() holds nothing back once the first session broke", async () => {
   let gate = Promise.resolve();
   await using server = testServer({

@@ -86,18 +86,22 @@ export interface Unsubscribed {
   readonly reason: string;
 }
 
-/** Codes of temporary refusals, after which a client tries again later. All others are final. */
-export const CODES_FOR_NOW: ReadonlySet<string> = new Set([
-  "too-many",
-  "unavailable",
-  "superseded",
-]);
-
 /**
  * Code of an `unsubscribed` after a handover: the topic continues in the session to which the
  * client moved.
  */
 export const MOVED = "handover";
+
+/**
+ * Codes of temporary refusals, after which a client tries again later. All others are final. A client
+ * that hears of its move before it uses the next session asks there.
+ */
+export const CODES_FOR_NOW: ReadonlySet<string> = new Set([
+  "too-many",
+  "unavailable",
+  "superseded",
+  "handover", // `MOVED`: the text itself makes pages smaller.
+]);
 
 /** Start of a subscription to a topic with a history. */
 export interface HistoryOptions {
