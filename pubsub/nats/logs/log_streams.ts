@@ -251,9 +251,14 @@ export class LogStreams {
     if (period === undefined) throw new BrokerError("Cannot reach NATS: the server is away");
     if (this.#opened?.period === period) return this.#opened;
     const manager = this.#make();
-    manager.then(() => this.problem = undefined, (error) => this.problem = error);
-    this.#opened = { period, manager };
-    return this.#opened;
+    const opened = { period, manager };
+    this.#opened = opened;
+    // The opening of an earlier connection may fail late, behind one that succeeded.
+    const note = (problem: unknown) => {
+      if (this.#opened === opened) this.problem = problem;
+    };
+    manager.then(() => note(undefined), note);
+    return opened;
   }
 
   async #make(): Promise<JetStreamManager> {

@@ -74,3 +74,31 @@ Deno.test("NatsLogs.read() renews a log that another node made in the place of o
   ]);
   assertEquals(results, ["created", "appended", "removed", "created", [], [], "expired"]);
 });
+
+Deno.test("NatsBroker.issues() does not name logs whose opening failed on an earlier connection", async () => {
+  const simulation = new Simulation({ seed: 1 });
+  using _globals = installGlobals(simulation);
+  const network = new SimulatedNetwork(simulation);
+  const server = simulation.host("nats");
+  const nats = new SimulatedNats(simulation, network, [server]);
+  const host = simulation.host("near");
+  const connect = simulatedNatsConnect(network, host, nats.hosts);
+  const source = { servers: nats.servers, ignoreClusterUpdates: true, connect };
+  const broker = new NatsBroker(source, { runtime: host.runtime });
+  const results: unknown[] = [];
+  const call = () => {
+    create("identity")(broker.logs).then(
+      (result) => results.push(result),
+      () => results.push("failed"),
+    );
+  };
+  // The answers are lost, and the time limit of the requests outlasts the connection.
+  simulation.after(1_000, () => nats.disturb("lost answers", 500));
+  host.after(1_100, call);
+  simulation.after(1_300, () => nats.disconnectClients(server));
+  host.after(3_000, call);
+  await simulation.run(9_000);
+  assertEquals(results, ["failed", "created"]);
+  assertEquals(broker.issues(), []);
+  host.kill();
+});

@@ -69,8 +69,9 @@ export class MessageBus {
   readonly #interest = new Interest<BusSubscription>();
   readonly #counts = new Map<string, number>();
   #trouble: JetStreamTrouble | undefined;
-  /** Share of messages that a trouble loses. */
+  /** Shares of requests and of answers that a trouble loses. */
   #lostShare = 1;
+  #lostAnswers = 1;
   #end: Timer | undefined;
   /** Deliveries that wait for the end of a trouble. */
   #late: (() => void)[] = [];
@@ -97,11 +98,18 @@ export class MessageBus {
    *
    * @param trouble The trouble.
    * @param forMs Time of the trouble, in milliseconds.
-   * @param lostShare Share of messages that are lost, if messages are.
+   * @param lostShare Share of requests that are lost, if requests are.
+   * @param lostAnswers Share of answers that are lost, if answers are; `lostShare` by default.
    */
-  disturb(trouble: JetStreamTrouble, forMs: number, lostShare = 1): void {
+  disturb(
+    trouble: JetStreamTrouble,
+    forMs: number,
+    lostShare = 1,
+    lostAnswers: number = lostShare,
+  ): void {
     this.#calm();
     this.#lostShare = lostShare;
+    this.#lostAnswers = lostAnswers;
     this.note(`JetStream has ${trouble}`);
     this.#trouble = trouble;
     this.#end = this.later(() => this.#calm(), forMs);
@@ -266,7 +274,8 @@ export class MessageBus {
   /** Draws whether a message is lost. */
   #loses(kind: JetStreamTrouble): boolean {
     if (this.#trouble !== kind && this.#trouble !== "lost messages") return false;
-    return this.runtime.random() < this.#lostShare;
+    const share = kind === "lost answers" ? this.#lostAnswers : this.#lostShare;
+    return this.runtime.random() < share;
   }
 
   /** Tells whether a subscription of JetStream takes messages in the present trouble. */

@@ -198,10 +198,18 @@ export class SimulatedNats {
    *
    * @param trouble The trouble.
    * @param forMs Time of the trouble, in milliseconds.
-   * @param lostShare Share of messages that are lost, if messages are.
+   * @param lostShare Share of requests that are lost, if requests are.
+   * @param lostAnswers Share of answers that are lost, if answers are; `lostShare` by default.
    */
-  disturb(trouble: JetStreamTrouble, forMs: number, lostShare = 1): void {
-    for (const { process } of this.#seats) process?.bus.disturb(trouble, forMs, lostShare);
+  disturb(
+    trouble: JetStreamTrouble,
+    forMs: number,
+    lostShare = 1,
+    lostAnswers: number = lostShare,
+  ): void {
+    for (const { process } of this.#seats) {
+      process?.bus.disturb(trouble, forMs, lostShare, lostAnswers);
+    }
   }
 
   /**
