@@ -15,13 +15,13 @@ import { Fifo } from "../engine_flow.ts";
 import { Tags } from "../tag.ts";
 
 /** Most topics with a remembered history or offset. */
-const MAX_LOGS = 10_000;
+const MAX_TOPICS = 10_000;
 
 /**
- * Most topics with listeners that take precedence over topics without: half of all, so that listeners
- * of many topics leave space for topics without a listener at the moment.
+ * Share of the topics that may have listeners and take precedence over topics without: half of all, so
+ * that listeners of many topics leave space for topics without a listener at the moment.
  */
-const MAX_KEPT_FOR_LISTENERS = MAX_LOGS / 2;
+const KEPT_FOR_LISTENERS = 1 / 2;
 
 /** Most producers of a topic with a remembered last number. */
 const MAX_PRODUCERS = 10_000;
@@ -131,7 +131,7 @@ class TopicHistory implements Linked<TopicHistory> {
  *   log. So one epoch holds for all topics, and no pair of epoch and offset ever stands for two
  *   publications.
  * - **Order of forgetting:** first logs without publications, then logs without listeners, the
- *   quietest first; beyond {@linkcode MAX_KEPT_FOR_LISTENERS} logs with listeners too.
+ *   quietest first; beyond {@linkcode KEPT_FOR_LISTENERS} of all, logs with listeners too.
  * - **Listeners:** forgetting a log does not disturb listeners. The offsets of a topic with listeners
  *   continue after the last one.
  */
@@ -139,6 +139,7 @@ export class MemoryHistories {
   /** The epoch of all topics, for as long as the broker lives. */
   readonly #epoch: string;
   readonly #runtime: Runtime;
+  readonly #maxTopics: number;
   readonly #tags: Tags;
   readonly #logs = new Map<string, TopicHistory>();
   /** Each log is in one of these three, in the order of the last publication. */
@@ -153,8 +154,10 @@ export class MemoryHistories {
   #uses = 0;
   #tidiedAt = 0;
 
-  constructor(runtime: Runtime) {
+  /** Creates no history yet; `maxTopics` is the most topics with a remembered history or offset. */
+  constructor(runtime: Runtime, maxTopics: number = MAX_TOPICS) {
     this.#runtime = runtime;
+    this.#maxTopics = maxTopics;
     this.#tags = new Tags(runtime);
     this.#epoch = runtime.randomUUID().slice(0, 8);
   }
@@ -188,7 +191,7 @@ export class MemoryHistories {
     const placed = log.add(publication, this.#tags.next(), now);
     this.#sort(log);
     if (Math.abs(now - this.#tidiedAt) >= TIDY_INTERVAL_MS) this.#tidy(now);
-    if (this.#logs.size > MAX_LOGS) this.#forgetOne();
+    if (this.#logs.size > this.#maxTopics) this.#forgetOne();
     return placed;
   }
 
@@ -251,7 +254,8 @@ export class MemoryHistories {
     const empty = this.#empty.oldest;
     if (empty !== undefined) return empty;
     const [unheard, heard] = [this.#unheard.oldest, this.#heard.oldest];
-    if (heard === undefined || this.#heard.size <= MAX_KEPT_FOR_LISTENERS) return unheard!;
+    const kept = this.#maxTopics * KEPT_FOR_LISTENERS;
+    if (heard === undefined || this.#heard.size <= kept) return unheard!;
     return unheard !== undefined && unheard.usedAt < heard.usedAt ? unheard : heard;
   }
 }

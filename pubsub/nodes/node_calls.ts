@@ -191,6 +191,11 @@ export class NodeCalls implements AsyncDisposable {
     return this.#answering.size;
   }
 
+  /** Bytes of the incomplete calls of other nodes, of which some parts have not come. */
+  get gatheredBytes(): number {
+    return this.#gathered;
+  }
+
   /** Number of messages ignored as malformed, or as parts of no call that is known here. */
   get ignored(): number {
     return this.#ignored;
