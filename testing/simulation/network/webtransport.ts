@@ -132,7 +132,7 @@ export class SimulatedQuic {
     });
     try {
       const answer = await link.answer<Answer>(signal, ({ resolve }) => {
-        const ask = { url: url.href, ...offer, idleTimeoutMs, answer: resolve };
+        const ask = { url: url.href, ...offer, idleTimeoutMs, signal, answer: resolve };
         link.toServer.send(() => this.#serve(link, ask), 0, HEAD_BYTES);
       });
       if ("ends" in answer) {
@@ -151,11 +151,13 @@ export class SimulatedQuic {
   /** Passes a request on to the listener, on the server's host. */
   #serve(
     link: Link,
-    { url, protocols = [], headers, idleTimeoutMs, answer }:
+    { url, protocols = [], headers, idleTimeoutMs, signal, answer }:
       & Pick<Parameters<WebTransportDialer>[1], "protocols" | "headers">
       & {
         readonly url: string;
         readonly idleTimeoutMs: number;
+        /** Aborted if the client gives up the attempt. */
+        readonly signal: AbortSignal;
         readonly answer: (answer: Answer) => void;
       },
   ): void {
@@ -174,6 +176,10 @@ export class SimulatedQuic {
         { url, protocols, headers: new Headers(headers), remoteAddress },
         (given) => {
           if ("ends" in given) {
+            const { client } = given.ends;
+            // A client that gave up hands its end to no program: the connection breaks.
+            if (signal.aborted) client.break();
+            else signal.addEventListener("abort", () => client.break(), { once: true });
             keepAlive(link, given.ends, Math.min(idleTimeoutMs, listener.idleTimeoutMs));
           }
           reply(given);

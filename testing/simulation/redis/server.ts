@@ -552,8 +552,7 @@ export class RedisServer {
     const { nowMs } = this.#simulation;
     const isFull = !this.#evict();
     if (isFull && rule?.needsMemory) return FULL;
-    if (rule?.isWrite && this.isReplica) return READONLY;
-    if (rule?.isWrite && this.#refusal !== undefined) return this.#refusal;
+    if (rule?.isWrite && this.#writeRefusal !== undefined) return this.#writeRefusal;
     if (connection.channels.size > 0 && !OF_SUBSCRIBERS.has(name)) {
       return new ErrorReply(
         `ERR Can't execute '${word.toLowerCase()}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / ` +
@@ -667,8 +666,7 @@ export class RedisServer {
     if (!fits(rule?.arity ?? OTHER_COMMANDS.get(name)!, command)) {
       return new ErrorReply("ERR Wrong number of args calling Redis command from script");
     }
-    if (rule?.isWrite && this.isReplica) return READONLY;
-    if (rule?.isWrite && this.#refusal !== undefined) return this.#refusal;
+    if (rule?.isWrite && this.#writeRefusal !== undefined) return this.#writeRefusal;
     if (rule?.needsMemory && isFull) return FULL;
     this.#count(name);
     return this.#runPlain(command, name) ?? runOnKeys(this.#keys, command)!;
@@ -683,6 +681,11 @@ export class RedisServer {
     const all = this.#channels.get(channel) ?? new Set();
     this.#channels.set(channel, all.add(connection));
     this.#reply(connection, ["subscribe", channel, connection.channels.size]);
+  }
+
+  /** Answer to writes, where the server takes none. */
+  get #writeRefusal(): ErrorReply | undefined {
+    return this.isReplica ? READONLY : this.#refusal;
   }
 
   #unsubscribe(connection: Connection, channels: readonly ByteString[]): void {
