@@ -17,6 +17,9 @@ const AROUND_MS = 60;
  */
 const RECOVERED_MS = 22_000;
 
+/** Longest time in which a broker asks about an append whose answer is missing, in milliseconds. */
+const ASKED_MS = 1_000;
+
 /** Age of an append without an answer from which on later ones wait, with slack, in milliseconds. */
 const QUIET_MS = 1_100;
 
@@ -236,6 +239,7 @@ export class Ledger {
       "publications out of order": [],
       "silent gaps": [],
       "appends without an outcome, or refused": this.#badAppends(),
+      "appends whose lost answers were noticed late": this.#unnoticed(),
       "appends at or before a head that was read earlier": this.#fallenHeads(),
       "publications that were lost without an interruption": [],
     };
@@ -354,10 +358,28 @@ export class Ledger {
       const isLate = this.#troubles.some(({ fromMs, toMs }) =>
         atMs >= fromMs - AROUND_MS && atMs <= toMs && settled.atMs > toMs + RECOVERED_MS
       );
-      if (isLate) return `${nameOf(sent)} was given up though the engine was well again`;
+      if (isLate || this.#isForgotten(sent)) {
+        return `${nameOf(sent)} was given up though the engine was well again`;
+      }
       if (tookMs >= giveUpMs * EARLY || this.#isOvertaken(sent)) return [];
       return `${nameOf(sent)} failed after ${Math.round(tookMs)} ms: ${settled.error}`;
     });
+  }
+
+  /**
+   * Tells whether an append was given up though the engine had long kept a later one, which was made
+   * when the engine was well again. An append whose request may have been lost does not count.
+   */
+  #isForgotten({ by, number, atMs, settled }: Sent): boolean {
+    const touching = this.#troubles.filter(({ fromMs, toMs }) =>
+      atMs >= fromMs - AROUND_MS && atMs <= toMs
+    );
+    if (touching.length === 0 || touching.some(({ loses }) => loses !== undefined)) return false;
+    const wellMs = Math.max(...touching.map(({ toMs }) => toMs));
+    return this.sent.slice(number + 1).some((later) =>
+      later.by === by && later.isKept && later.atMs > wellMs && isStored(later) &&
+      later.settled!.atMs < settled!.atMs - ASKED_MS
+    );
   }
 
   /** Tells whether a request may have been lost, and a later one of the same topic was kept. */
@@ -369,6 +391,28 @@ export class Ledger {
       return this.sent.slice(number + 1).some((later) =>
         later.by === by && later.topic === topic && later.atMs <= atMs + withinMs && isStored(later)
       );
+    });
+  }
+
+  /**
+   * Appends that had no outcome for long, while the engine was well again and answered a later one of
+   * the same broker: an answer is missing from then on, and the engine is asked.
+   */
+  #unnoticed(): string[] {
+    return this.sent.flatMap((sent) => {
+      const { by, topic, number, atMs, isKept, settled } = sent;
+      const trouble = this.#troubles.findLast(({ fromMs, toMs }) =>
+        atMs >= fromMs - AROUND_MS && atMs <= toMs
+      );
+      if (trouble === undefined || !isKept || settled === undefined) return [];
+      const answered = this.sent.slice(number + 1).find((later) =>
+        later.by === by && later.topic === topic && later.settled?.position !== undefined &&
+        later.settled.atMs > trouble.toMs
+      );
+      const lateMs = settled.atMs - (answered?.settled?.atMs ?? Infinity);
+      return lateMs <= ASKED_MS
+        ? []
+        : `${nameOf(sent)} had its outcome ${Math.round(lateMs)} ms behind ${nameOf(answered)}`;
     });
   }
 

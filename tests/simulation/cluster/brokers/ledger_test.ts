@@ -105,7 +105,7 @@ Deno.test("Ledger complains about silent gaps, and not about those that an offse
       "publication 0 on kept at broker 0 since 0; publication 1 on kept at broker 0 since 0",
   });
   silent.leftMs = 30;
-  assertEquals(Object.keys(ledger.complaints([])).length, 9);
+  assertEquals(Object.keys(ledger.complaints([])).length, 10);
   assertEquals(broken(), {});
 });
 
@@ -182,4 +182,17 @@ Deno.test("Ledger.read() complains about an append at a head that a read told be
   assertEquals(broken(), {
     "appends at or before a head that was read earlier": "publication 2 at 3, behind 9",
   });
+});
+
+Deno.test("Ledger complains about an append that was given up behind a later one, once all was well", () => {
+  const trouble = { fromMs: 0, toMs: 500, loses: undefined };
+  for (const [loses, isWrong] of [[undefined, true], ["some requests", false]] as const) {
+    const { ledger, send, broken } = open({ giveUpMs: 4_000 });
+    ledger.disturb({ ...trouble, loses });
+    send("kept:0", { atMs: 100 }).settled = { atMs: 4_100, error: new Error("given up") };
+    send("kept:1", { atMs: 600 }).settled = { atMs: 620, position: at(1) };
+    const rule = "appends without an outcome, or refused";
+    const text = "publication 0 was given up though the engine was well again";
+    assertEquals(broken(), isWrong ? { [rule]: text } : {});
+  }
 });

@@ -103,6 +103,18 @@ function away(lastsMs: number): Mishap {
   };
 }
 
+/** Ends the engine for a time, without the answers to the last requests of a broker. */
+function endBeforeAnswers(lastsMs: number): Mishap {
+  return {
+    name: `an end of the engine before its answers, for ${lastsMs} ms`,
+    lastsMs: COMMANDS_MS + lastsMs,
+    run: async (trial, host) => {
+      await loses("answers").run(trial, host);
+      await trial.endEngine(lastsMs);
+    },
+  };
+}
+
 /** A connection that ends, while the broker does not learn of the end. */
 function silentBreak(lastsMs: number): Mishap {
   return {
@@ -208,6 +220,7 @@ export function mishapsOf(engine: SpareEngine, pingMs: number): readonly Mishap[
     // Twice, as more depends on the time of these.
     away(LONG_MS),
     away(LONG_MS),
+    endBeforeAnswers(SHORT_MS),
     silence(SHORT_MS, false),
     silence(noticedMs, true),
     silentBreak(noticedMs),

@@ -3,8 +3,8 @@ import type { Broker } from "../../../../pubsub/broker.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { EngineParts } from "../engine.ts";
 
-/** Name of the machine of a spare engine. */
-export const SPARE_HOST = "spare";
+/** Beginning of the names of the machines of spare engines; a number follows. */
+export const SPARE_HOST = "spare-";
 
 /** Bounds and times of the brokers on a spare engine. */
 export interface SpareSettings {
@@ -58,6 +58,8 @@ export interface SpareEngine {
 
 /** Parts for a spare engine. */
 export interface SpareParts extends Omit<EngineParts, "journal"> {
+  /** Number of the engine. */
+  readonly number: number;
   /** Chance of the settings. */
   readonly random: () => number;
 }

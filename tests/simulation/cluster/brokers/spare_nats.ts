@@ -6,7 +6,7 @@ import {
   type JetStreamTrouble,
 } from "../../../../testing/simulation/nats/bus.ts";
 import { SimulatedNats } from "../../../../testing/simulation/nats/engine.ts";
-import { oneOf } from "../chance.ts";
+import { oneOf, shuffled } from "../chance.ts";
 import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";
 
 /** Time in which clients come back, in milliseconds. */
@@ -21,8 +21,23 @@ const TROUBLE_MS = [300, 1_300, 3_000, 6_500] as const;
 /** Troubles that lose requests. */
 const REQUESTS: ReadonlySet<JetStreamTrouble> = new Set(["lost requests", "lost messages"]);
 
+/**
+ * Troubles that meet clients as they come back, of which two are drawn, and times of these, in
+ * milliseconds: the streams of a broker do not open at first.
+ */
+const [COMEBACKS, COMEBACK_MS] = [
+  ["no responders", "no leader", "lost requests", "lost answers"],
+  [1_300, 3_000, 6_500],
+] as const;
+
 /** Shares of lost messages, of which one is drawn. */
 const LOST_SHARES = [1, 0.4] as const;
+
+/** Time of a server that keeps some publications and answers none, in milliseconds. */
+const MUTE_MS = 600;
+
+/** Share of requests that such a server loses. */
+const MUTE_SHARE = 0.4;
 
 /** Number of short troubles in a row, and the longest time and pause of each, in milliseconds. */
 const SHORT = { count: 6, mostMs: 400, pauseMs: 200 } as const;
@@ -33,8 +48,8 @@ const SHORT = { count: 6, mostMs: 400, pauseMs: 200 } as const;
  * @param parts See {@linkcode SpareParts}.
  * @returns The engine.
  */
-export function startSpareNats({ simulation, network, random }: SpareParts): SpareEngine {
-  const host = simulation.host(SPARE_HOST);
+export function startSpareNats({ simulation, network, random, number }: SpareParts): SpareEngine {
+  const host = simulation.host(SPARE_HOST + number);
   const storage = random() < 0.5 ? "file" : "memory";
   const survivesRestart = storage === "file" && random() < 0.5;
   const nats = new SimulatedNats(simulation, network, [host]);
@@ -49,6 +64,14 @@ export function startSpareNats({ simulation, network, random }: SpareParts): Spa
       begin: () => nats.disturb(trouble, lastsMs, share),
     };
     return [`has ${trouble} (${share}) for ${lastsMs} ms`, hiccup] as const;
+  });
+  const comebacks = shuffled(random, COMEBACKS).slice(0, 2).map((trouble) => {
+    const lastsMs = oneOf(random, COMEBACK_MS);
+    const begin = () => {
+      nats.disturb(trouble, lastsMs);
+      nats.disconnectClients(host);
+    };
+    return [`drops clients, and has ${trouble} for ${lastsMs} ms`, { lastsMs, begin }] as const;
   });
   const disturbShortly = (left: number) => {
     if (left === 0) return;
@@ -66,6 +89,14 @@ export function startSpareNats({ simulation, network, random }: SpareParts): Spa
       "drops clients": { lastsMs: DROP_MS, begin: () => nats.disconnectClients(host) },
       "loses consumers": { lastsMs: DROP_MS, begin: () => nats.loseConsumers() },
       ...Object.fromEntries(troubles),
+      ...Object.fromEntries(comebacks),
+      // Twice, as more depends on the requests that are lost.
+      ...Object.fromEntries([1, 2].map((nth) => [`keeps some and answers none (${nth})`, {
+        lastsMs: MUTE_MS,
+        keepsConnections: true,
+        loses: "some requests",
+        begin: () => nats.disturb("lost messages", MUTE_MS, MUTE_SHARE, 1),
+      }])),
       "has short troubles in a row": {
         lastsMs: SHORT.count * (SHORT.mostMs + SHORT.pauseMs),
         keepsConnections: true,

@@ -1,7 +1,7 @@
 /** A spare Redis, for trials of brokers. */
 import { RedisBroker } from "../../../../pubsub/redis/mod.ts";
 import { SimulatedRedis } from "../../../../testing/simulation/redis/redis.ts";
-import { oneOf } from "../chance.ts";
+import { oneOf, shuffled } from "../chance.ts";
 import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";
 
 /** Time of each command of a slow server, in milliseconds. */
@@ -10,12 +10,24 @@ const SLOW_MS = 20;
 /** Times of a script of another program, of which one is drawn, in milliseconds: errors come behind 5 s. */
 const BUSY_MS = [5_600, 9_000] as const;
 
-/** Errors that each write gets for a time, and times of which one is drawn for each, in milliseconds. */
-const [REFUSALS, REFUSED_MS] = [[
-  "READONLY You can't write against a read only replica.",
-  "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
-  "NOREPLICAS Not enough good replicas to write.",
-], [400, 2_500, 6_500]] as const;
+/**
+ * Errors that each write gets for a time, times of which one is drawn for each, in milliseconds, and
+ * the number of errors of one engine.
+ */
+const [REFUSALS, REFUSED_MS, REFUSED] = [
+  [
+    "READONLY You can't write against a read only replica.",
+    "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+    "NOREPLICAS Not enough good replicas to write.",
+    "LOADING Redis is loading the dataset in memory",
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "OOM command not allowed when used memory > 'maxmemory'.",
+    "TRYAGAIN Multiple keys request during rehashing of slot",
+    "CLUSTERDOWN The cluster is down",
+  ],
+  [400, 2_500, 6_500],
+  4,
+] as const;
 
 /** Time for which the server is slow, or full, in milliseconds. */
 const [SLOW_FOR_MS, FULL_FOR_MS] = [1_500, 2_500];
@@ -33,9 +45,9 @@ const LOADING_MS = 1_200;
  * @returns The engine.
  */
 export async function startSpareRedis(
-  { simulation, network, random }: SpareParts,
+  { simulation, network, random, number }: SpareParts,
 ): Promise<SpareEngine> {
-  const host = simulation.host(SPARE_HOST);
+  const host = simulation.host(SPARE_HOST + number);
   const persistence = random() < 0.5 ? "none" : "always";
   const survivesRestart = persistence === "always" && random() < 0.5;
   const loadingMs = random() < 0.3 ? LOADING_MS : 0;
@@ -43,7 +55,7 @@ export async function startSpareRedis(
   const redis = await SimulatedRedis.create({ simulation, network, hosts, persistence, loadingMs });
   const server = redis.primary;
   const busyMs = oneOf(random, BUSY_MS);
-  const refusals = REFUSALS.map((error) => {
+  const refusals = shuffled(random, REFUSALS).slice(0, REFUSED).map((error) => {
     const lastsMs = oneOf(random, REFUSED_MS);
     const begin = () => {
       server.refuseWrites(error);

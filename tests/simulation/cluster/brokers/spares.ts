@@ -2,20 +2,41 @@
 import type { EngineName } from "../../plan.ts";
 import type { SpareEngine, SpareParts } from "./spare.ts";
 
+/** Number of spare engines, and the start of each. */
+interface Spares {
+  readonly count: number;
+  readonly start: (parts: SpareParts) => Promise<SpareEngine>;
+}
+
+/** Spare engines: trials side by side have more faults in the same virtual time. */
+const SPARES: Readonly<Partial<Record<EngineName, Spares>>> = {
+  redis: {
+    count: 4,
+    start: async (parts) => await (await import("./spare_redis.ts")).startSpareRedis(parts),
+  },
+  nats: {
+    count: 2,
+    start: async (parts) => (await import("./spare_nats.ts")).startSpareNats(parts),
+  },
+};
+
 /**
- * Starts a spare engine of the kind that the cluster has, before the time of a run passes: models
+ * Starts spare engines of the kind that the cluster has, before the time of a run passes: models
  * load from files.
  *
  * @param engine Name of the engine.
  * @param within Virtual time and network.
- * @returns The engine; `undefined` for engines without a server on the network.
+ * @returns The engines; none for an engine without a server on the network.
  */
-export async function startSpare(
+export async function startSpares(
   engine: EngineName,
-  within: Omit<SpareParts, "random">,
-): Promise<SpareEngine | undefined> {
-  const parts = { ...within, random: within.simulation.chanceOf("spare engine") };
-  if (engine === "redis") return await (await import("./spare_redis.ts")).startSpareRedis(parts);
-  if (engine === "nats") return (await import("./spare_nats.ts")).startSpareNats(parts);
-  return undefined;
+  within: Omit<SpareParts, "random" | "number">,
+): Promise<SpareEngine[]> {
+  const spares = SPARES[engine];
+  const started: SpareEngine[] = [];
+  for (let number = 0; spares !== undefined && number < spares.count; number++) {
+    const random = within.simulation.chanceOf(`spare engine/${number}`);
+    started.push(await spares.start({ ...within, random, number }));
+  }
+  return started;
 }

@@ -4,11 +4,12 @@
  */
 import type { Broker, BrokerSubscription, HistoryBounds } from "../../../../pubsub/broker.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
-import { between, oneOf } from "../chance.ts";
+import { between, oneOf, shuffled } from "../chance.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 import { Ledger, type Listening, type Producer, type Sent } from "./ledger.ts";
 import { mishapsOf, type TrialParts } from "./mishaps.ts";
+import { TrialLogs } from "./logs.ts";
 import { Rows } from "./rows.ts";
 import type { Hiccup, SpareEngine, SpareSettings } from "./spare.ts";
 
@@ -29,6 +30,9 @@ const VISITED: readonly string[] = [
 /** Visits of one round, and the longest time until the next topic, in milliseconds: as an answer takes. */
 const [VISITS, NEXT_MS] = [3, 1_200] as const;
 
+/** Share of visits that end once the topic is in force, and begin again in the same turn. */
+const AGAIN_SHARE = 0.4;
+
 /** Longest time between a subscription that is ready and a publication of another broker. */
 const PROMPT_MS = 20;
 
@@ -38,17 +42,29 @@ const QUIET = "kept:quiet";
 /** Topics with listeners at each broker. */
 const FOLLOWED = [...TOPICS, QUIET];
 
-/** Number of mishaps. */
-const ROUNDS = 4;
+/** Time in which mishaps begin, in milliseconds: the last one is over before the cluster closes. */
+const TRIAL_MS = 110_000;
+
+/** Share of mishaps that come twice in a row, to the same broker. */
+const TWICE_SHARE = 0.25;
 
 /** Longest waits of a publication, of which one is drawn, in milliseconds. */
 const GIVE_UP_MS = [30_000, 30_000, 4_000, 2_500] as const;
 
-/** Operations around the beginning of a mishap, and while that lasts. */
-const [EARLY, LATER] = [6, 8] as const;
+/** Bound of the publications that wait: more than the programs make. */
+const MANY = 65_536;
+
+/** Operations around the beginning of a mishap, while that lasts, and behind the end. */
+const [EARLY, LATER, BEHIND] = [6, 8, 5] as const;
+
+/** Time behind the end of a mishap in which programs work, in milliseconds. */
+const BEHIND_MS = 1_500;
 
 /** Reads and calls of the store around the beginning of a mishap, and while that lasts. */
 const [EARLY_CALLS, LATER_CALLS] = [4, 4] as const;
+
+/** Calls of logs at the beginning of a mishap, and while that lasts. */
+const LOG_CALLS = 5;
 
 /** Time around the beginning of a mishap, in milliseconds. */
 const EARLY_MS = 60;
@@ -133,6 +149,7 @@ export class Trial extends Examination implements TrialParts {
   readonly #seats: readonly Seat[];
   readonly #ledger: Ledger;
   readonly #rows = new Rows();
+  readonly #logs = new TrialLogs();
   /** Subscriptions that end with the round. */
   readonly #visits = new Set<Listening>();
   /** Epoch of each topic at the last look. */
@@ -145,13 +162,14 @@ export class Trial extends Examination implements TrialParts {
     parts: ExaminationParts,
     random: () => number,
     engine: SpareEngine,
+    number: number,
   ) {
     super(parts, GUEST, CALM_MS);
     this.random = random;
     this.engine = engine;
     this.spare = {
       giveUpMs: oneOf(random, GIVE_UP_MS),
-      maxWaiting: random() < 0.8 ? 65_536 : 12,
+      maxWaiting: random() < 0.8 ? MANY : 12,
       pingMs: random() < 0.5 ? 1_000 : 3_000,
     };
     const { giveUpMs, maxWaiting } = this.spare;
@@ -161,7 +179,7 @@ export class Trial extends Examination implements TrialParts {
       countsLosses: !engine.hasOneConnection,
     });
     this.#seats = Array.from({ length: random() < 0.7 ? 2 : 3 }, (_, i) => {
-      const host = this.host(`broker-${i}`);
+      const host = this.host(`broker-${number}-${i}`);
       return new Seat(i, host, engine.broker(host, this.spare));
     });
     for (const { broker, awayMs } of this.#seats) {
@@ -172,13 +190,25 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /**
-   * Tries the brokers of an engine.
+   * Tries the brokers of some engines of one kind, side by side. The mishaps are dealt among the
+   * trials; a trial that is through with its own goes on with those of the next trial.
    *
    * @param parts Parts of the cluster.
-   * @param engine The engine.
+   * @param engines The engines.
    */
-  static async run(parts: ExaminationParts, engine: SpareEngine): Promise<void> {
-    await new Trial(parts, parts.simulation.chanceOf("brokers"), engine).#run();
+  static async runAll(parts: ExaminationParts, engines: readonly SpareEngine[]): Promise<void> {
+    const { simulation } = parts;
+    const trials = engines.map((engine, i) =>
+      new Trial(parts, simulation.chanceOf(`brokers/${i}`), engine, i)
+    );
+    const [first] = trials;
+    if (first === undefined) return;
+    const kinds = mishapsOf(first.engine, 0).map((_, i) => i);
+    const deck = shuffled(simulation.chanceOf("mishaps"), kinds);
+    await Promise.all(trials.map((trial, i) => {
+      const all = trials.map((_, k) => (i + k) % trials.length);
+      return trial.#run(all.flatMap((k) => deck.filter((_, at) => at % trials.length === k)));
+    }));
   }
 
   override pause(ms: number): Promise<void> {
@@ -232,7 +262,10 @@ export class Trial extends Examination implements TrialParts {
   async endEngine(lastsMs: number): Promise<void> {
     this.#hasEnded = true;
     this.engine.host.kill();
-    if (!this.engine.keepsRows) this.#rows.forget();
+    if (!this.engine.keepsRows) {
+      this.#rows.forget();
+      this.#logs.forget();
+    }
     for (const { host } of this.#seats) this.breaks(host);
     await this.pause(lastsMs);
     this.engine.restart();
@@ -247,13 +280,15 @@ export class Trial extends Examination implements TrialParts {
     return oneOf(this.random, from);
   }
 
-  async #run(): Promise<void> {
+  /** Lets mishaps happen, given by their places in the list of all, while there is time. */
+  async #run(deck: readonly number[]): Promise<void> {
+    const endMs = this.nowMs + TRIAL_MS;
     await this.#begin();
     const mishaps = mishapsOf(this.engine, this.spare.pingMs);
-    let mishap = this.#pick(mishaps);
-    for (let round = 0; round < ROUNDS; round++) {
-      // The same may happen twice in a row, to the same broker.
-      if (round % 2 === 0 || this.random() < 0.4) mishap = this.#pick(mishaps);
+    const kinds = deck.flatMap((kind) => this.random() < TWICE_SHARE ? [kind, kind] : [kind]);
+    for (const [round, kind] of kinds.entries()) {
+      if (this.nowMs > endMs) break;
+      const mishap = mishaps[kind]!;
       const host = this.#hosts[Math.floor(this.random() * (1 + round % 2)) % this.#hosts.length]!;
       const seat = this.#seats.find((seat) => seat.host === host)!;
       this.simulation.note(`trial: ${mishap.name}`, host.name, { kind: "fault" });
@@ -272,6 +307,7 @@ export class Trial extends Examination implements TrialParts {
         this.#publish(seat, TOPICS[0]);
         this.#publish(seat, TOPICS[2]);
         this.#read(seat, TOPICS[2]);
+        this.#callLogs(seat, 0);
       });
     }
     await this.#untilCalm("the start");
@@ -288,37 +324,56 @@ export class Trial extends Examination implements TrialParts {
     }
   }
 
-  /** Lets programs work around the beginning of a mishap, and while that lasts. */
+  /** Lets programs work around the beginning of a mishap, while that lasts, and behind the end. */
   #workAround(target: Seat, lastsMs: number): void {
-    for (let i = 0; i < EARLY + LATER; i++) {
-      const isEarly = i < EARLY;
-      const atMs = this.random() * (isEarly ? EARLY_MS : lastsMs + 2 * EARLY_MS);
-      const seat = this.random() < 0.6 ? target : this.#pick(this.#seats);
+    for (let i = 0; i < EARLY + LATER + BEHIND; i++) {
+      const atMs = i < EARLY
+        ? this.random() * EARLY_MS
+        : i < EARLY + LATER
+        ? this.random() * (lastsMs + 2 * EARLY_MS)
+        : lastsMs + EARLY_MS + this.random() * BEHIND_MS;
+      const seat = this.#near(target);
       const act: Act = { kind: this.random(), which: this.random(), gapMs: this.#gapMs };
-      this.simulation.after(atMs, () => seat.host.after(0, () => this.#act(seat, act)));
+      this.#later(seat, atMs, () => this.#act(seat, act));
     }
     if (this.engine.hasWindow && this.random() < LONG.share) {
       const atMs = this.random() * EARLY_MS;
-      this.simulation.after(atMs, () => target.host.after(0, () => this.#publishLong(target)));
+      this.#later(target, atMs, () => this.#publishLong(target));
     }
     for (let i = 0; i < EARLY_CALLS + LATER_CALLS; i++) {
       const atMs = this.random() * (i < EARLY_CALLS ? EARLY_MS : lastsMs + 2 * EARLY_MS);
-      const seat = this.random() < 0.6 ? target : this.#pick(this.#seats);
+      const seat = this.#near(target);
       const kind = this.random();
-      this.simulation.after(atMs, () => seat.host.after(0, () => this.#call(seat, kind)));
+      this.#later(seat, atMs, () => this.#call(seat, kind));
+    }
+    for (let i = 0; i < LOG_CALLS; i++) {
+      const atMs = this.random() * (i === 0 ? EARLY_MS : lastsMs + 2 * EARLY_MS);
+      const seat = this.#near(target);
+      const kind = this.random();
+      this.#later(seat, atMs, () => this.#callLogs(seat, kind));
     }
     for (let i = 0; i < VISITS; i++) {
       const atMs = this.random() * (i === 0 ? EARLY_MS : lastsMs + 2 * EARLY_MS);
-      const seat = this.random() < 0.6 ? target : this.#pick(this.#seats);
+      const seat = this.#near(target);
       const first = Math.floor(this.random() * VISITED.length);
       for (let i = 0; i < 2; i++) {
         const topic = VISITED[(first + i) % VISITED.length]!;
         const isBehind = this.random() < 0.5;
-        this.simulation.after(atMs + i * NEXT_MS * this.random(), () => {
-          seat.host.after(0, () => this.#visit(seat, topic, isBehind));
-        });
+        const isAgain = this.random() < AGAIN_SHARE;
+        const visitMs = atMs + i * NEXT_MS * this.random();
+        this.#later(seat, visitMs, () => this.#visit(seat, topic, { isBehind, isAgain }));
       }
     }
+  }
+
+  /** Draws the broker of a mishap, or any broker. */
+  #near(target: Seat): Seat {
+    return this.random() < 0.6 ? target : this.#pick(this.#seats);
+  }
+
+  /** Lets the program of a broker act after a time. */
+  #later({ host }: Seat, ms: number, act: () => void): void {
+    this.simulation.after(ms, () => host.after(0, act));
   }
 
   /** Publishes more bytes than a broker hands to the engine without an answer. */
@@ -328,14 +383,23 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /** Subscribes, and lets another broker publish once the subscription is ready. */
-  #visit(seat: Seat, topic: string, isBehind: boolean): void {
+  #visit(
+    seat: Seat,
+    topic: string,
+    { isBehind, isAgain }: { readonly isBehind: boolean; readonly isAgain: boolean },
+  ): void {
     if (isBehind) this.#publish(seat, topic);
     const other = this.#pick(this.#seats.filter((one) => one !== seat));
     const promptMs = this.random() * PROMPT_MS;
     const publish = () => void this.#publish(other, topic);
     const { subscription, listening } = this.#listen(seat, topic);
     this.#visits.add(listening);
-    void subscription.ready.then(() => other.host.after(promptMs, publish));
+    void subscription.ready.then(() => {
+      const isLeft = !seat.held.some((one) => one.listening === listening);
+      if (!isAgain || isLeft) return void other.host.after(promptMs, publish);
+      this.#leave(seat, listening);
+      this.#visit(seat, topic, { isBehind: false, isAgain: false });
+    });
   }
 
   /** Draws the time between the publications of one operation; half of all operations have none. */
@@ -348,6 +412,10 @@ export class Trial extends Examination implements TrialParts {
     const isRead = kind < 0.3;
     if (isRead) this.#read(seat, TOPICS[2]);
     else this.#rows.call(seat.index, seat.broker.store!, (kind - 0.3) / 0.7);
+  }
+
+  #callLogs({ index, broker }: Seat, kind: number): void {
+    this.#logs.call(index, broker.logs!, kind);
   }
 
   #act(seat: Seat, { kind, which, gapMs }: Act): void {
@@ -441,9 +509,16 @@ export class Trial extends Examination implements TrialParts {
         ].map((text) => `${text} (${index})`)
       );
     const endMs = this.nowMs + CALM_MS;
-    const isCalm = () => left().length === 0 && this.#rows.underWay === 0;
-    while (this.nowMs < endMs && !isCalm()) await this.pause(LOOK_MS);
-    this.examine("brokers", `calls of the store under way after ${what}`, 0, this.#rows.underWay);
+    const underWay = () => this.#rows.underWay + this.#logs.underWay;
+    const isCalm = () => left().length === 0 && underWay() === 0;
+    while (this.nowMs < endMs && !isCalm()) {
+      // Logs stay unavailable until the next call opens these.
+      for (const seat of this.#seats) {
+        if (seat.broker.issues().length > 0) seat.host.after(0, () => this.#callLogs(seat, 0));
+      }
+      await this.pause(LOOK_MS);
+    }
+    this.examine("brokers", `calls of store and logs under way after ${what}`, 0, underWay());
     this.examine("brokers", `state of the brokers after ${what}`, "", left().join("; "));
   }
 
@@ -455,6 +530,7 @@ export class Trial extends Examination implements TrialParts {
     for (const seat of this.#seats) seat.host.after(0, () => this.#read(seat, QUIET));
     await this.pause(PASSAGE_MS);
     await this.#examinePassage(what);
+    this.#examineCounts(what);
     for (const [rule, text] of Object.entries(this.#ledger.complaints(this.#seats))) {
       this.examine("brokers", `${rule} after ${what}`, "", text);
     }
@@ -462,6 +538,8 @@ export class Trial extends Examination implements TrialParts {
       if (topic.startsWith("kept")) await this.#examineHistory(topic, what);
     }
     await this.#examineRows(what);
+    const logs = this.#seats.map(({ broker }) => broker.logs!);
+    this.examine("brokers", `logs after ${what}`, "", await this.#logs.compare(logs));
     this.#hasEnded = false;
     await this.pause(PASSAGE_MS);
     const topics = this.#seats.reduce((sum, { topics }) => sum + topics.size, 0);
@@ -489,6 +567,24 @@ export class Trial extends Examination implements TrialParts {
     await this.#rows.handOver(stores);
     const later = before || await this.#rows.compare(stores);
     this.examine("brokers", `numbers and claims after ${what}`, "", later);
+  }
+
+  /** Statistics count all outages and publications, and each refused append as dropped. */
+  #examineCounts(what: string): void {
+    for (const { index, broker: { stats }, awayMs, dropped } of this.#seats) {
+      const own = this.#ledger.sent.filter(({ by }) => by === index);
+      const refused = own.filter(({ settled }) => settled?.error !== undefined).length;
+      const at = `of broker ${index} after ${what}`;
+      this.examine("brokers", `outages ${at}`, awayMs.length, stats.interruptions);
+      this.examine(
+        "brokers",
+        `dropped ones ${at}, fewer than refused appends`,
+        false,
+        dropped < refused,
+      );
+      if (this.spare.maxWaiting < MANY) continue;
+      this.examine("brokers", `publications ${at}`, own.length, stats.published);
+    }
   }
 
   /** Each listener of a broker that lost all connections was told. */

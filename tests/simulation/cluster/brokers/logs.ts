@@ -1,0 +1,263 @@
+/** Logs that programs keep at an engine, one of each broker, and the differences. */
+import { BrokerError } from "../../../../errors.ts";
+import type { BrokerLogs, LogCreated } from "../../../../pubsub/logs/log.ts";
+
+/** Most complaints that are told. */
+const MAX_TOLD = 3;
+
+/** Most bytes and logs: more than a trial makes. */
+const [MAX_BYTES, MAX_LOGS] = [1 << 24, 1_000_000];
+
+/** Newest records of a read. */
+const NEWEST = 12;
+
+/** Most lists of the overdue logs until one is right. */
+const LISTS = 8;
+
+/** A log, which one broker writes and all brokers read. */
+interface Log {
+  readonly id: string;
+  readonly identity: string;
+  /** True once the engine acknowledged the log. */
+  isCreated: boolean;
+  /** Number of records that the engine acknowledged. */
+  kept: number;
+  /** True once a call for the next record, or for the log, had no outcome. */
+  isUnsure: boolean;
+  /** True while a call of the writer is under way. */
+  isAsking: boolean;
+}
+
+/** The logs of one trial. */
+export class TrialLogs {
+  /** Calls under way. */
+  underWay = 0;
+  readonly #complaints: string[] = [];
+  readonly #logs = new Map<number, Log>();
+  /** Logs whose writers are lost, and which have no end yet. */
+  readonly #lost = new Map<string, "unsure" | "created">();
+  /** Number of times that the engine lost all logs. */
+  #era = 0;
+  #count = 0;
+
+  /** Begins without logs: the engine lost all. */
+  forget(): void {
+    this.#era++;
+    this.#logs.clear();
+    this.#lost.clear();
+  }
+
+  /**
+   * Makes a call, whose outcome is compared once there.
+   *
+   * @param by Number of the broker.
+   * @param logs The logs of the broker.
+   * @param draw The operation, from 0 up to 1.
+   */
+  call(by: number, logs: BrokerLogs, draw: number): void {
+    if (draw < 0.6) void this.#run(() => this.#write(by, logs));
+    else if (draw < 0.9) {
+      const all = [...this.#logs.values()];
+      const log = all[Math.floor((draw - 0.6) / 0.3 * all.length)];
+      if (log !== undefined) void this.#run(() => this.#read(log, logs, by));
+    } else void this.#run(() => this.#lose(logs));
+  }
+
+  /**
+   * Compares the logs with the outcomes of all calls, once no call is under way: each broker makes
+   * each kind of call.
+   *
+   * @param all The logs of the brokers.
+   * @returns The differences so far; empty without any.
+   */
+  async compare(all: readonly BrokerLogs[]): Promise<string> {
+    for (const [by, logs] of all.entries()) {
+      // A log that is not created yet needs one more call, and so does a record without an outcome.
+      const calls = 1 + Number(!this.#log(by).isCreated) + Number(this.#log(by).isUnsure);
+      for (let left = calls; left > 0; left--) await this.#succeed(by, () => this.#write(by, logs));
+    }
+    await this.#succeed(0, () => this.#lose(all[0]!));
+    for (const [by, logs] of all.entries()) {
+      for (const log of this.#logs.values()) {
+        await this.#succeed(by, () => this.#read(log, logs, by));
+      }
+      await this.#succeed(by, () => this.#list(logs, by));
+    }
+    await this.#succeed(0, () => this.#endLost(all[0]!));
+    return this.#complaints.slice(0, MAX_TOLD).join("; ");
+  }
+
+  #complain(text: string): void {
+    this.#complaints.push(text);
+  }
+
+  #log(by: number): Log {
+    const known = this.#logs.get(by);
+    if (known !== undefined) return known;
+    const log: Log = {
+      id: `log-${this.#era}-${by}`,
+      identity: this.#identity(),
+      isCreated: false,
+      kept: 0,
+      isUnsure: false,
+      isAsking: false,
+    };
+    this.#logs.set(by, log);
+    return log;
+  }
+
+  #identity(): string {
+    return `log${`${++this.#count}`.padStart(5, "0")}`;
+  }
+
+  /** Runs a call that may fail with the engine. */
+  async #run(call: () => Promise<void>): Promise<void> {
+    this.underWay++;
+    try {
+      await call();
+    } catch (error) {
+      if (!(error instanceof BrokerError)) this.#complain(`a call failed with ${error}`);
+    }
+    this.underWay--;
+  }
+
+  /** Runs a call that has to succeed. */
+  async #succeed(by: number, call: () => Promise<void>): Promise<void> {
+    try {
+      await call();
+    } catch (error) {
+      this.#complain(`a call at broker ${by} failed: ${error}`);
+    }
+  }
+
+  /** Creates the log of a broker, or appends the next record. */
+  async #write(by: number, logs: BrokerLogs): Promise<void> {
+    const log = this.#log(by);
+    if (log.isAsking) return;
+    log.isAsking = true;
+    const wasUnsure = log.isUnsure;
+    log.isUnsure = true;
+    try {
+      if (log.isCreated) await this.#append(log, by, logs, wasUnsure);
+      else await this.#create(log, logs, wasUnsure);
+      log.isUnsure = false;
+    } finally {
+      log.isAsking = false;
+    }
+  }
+
+  async #create(log: Log, logs: BrokerLogs, wasUnsure: boolean): Promise<void> {
+    const { id, identity } = log;
+    const created = await create(logs, id, identity);
+    if (this.#isOver(log)) return;
+    const isOwn = "info" in created && created.info.identity === identity;
+    if (!isOwn || created.kind === "exists" && !wasUnsure) {
+      this.#complain(`the creation of ${id} is ${created.kind}`);
+    }
+    log.isCreated = true;
+  }
+
+  async #append(log: Log, by: number, logs: BrokerLogs, wasUnsure: boolean): Promise<void> {
+    const { id, identity, kept } = log;
+    const outcome = await logs.append(id, {
+      identity,
+      records: [recordOf(id, kept)],
+      producer: { id: "writer", epoch: 0, seq: kept },
+      maxBytes: MAX_BYTES,
+    });
+    if (this.#isOver(log)) return;
+    const isGood = outcome.kind === "appended" || outcome.kind === "repeated" && wasUnsure;
+    const tail = "info" in outcome ? outcome.info.tail : undefined;
+    if (!isGood || tail !== kept + 1) {
+      this.#complain(`record ${kept} of ${id} at broker ${by} is ${outcome.kind}, behind ${tail}`);
+    }
+    log.kept = kept + 1;
+  }
+
+  /** Reads the newest records: all that were acknowledged before, and at most one more. */
+  async #read(log: Log, logs: BrokerLogs, by: number): Promise<void> {
+    const { id, isCreated, kept } = log;
+    const after = Math.max(0, kept - NEWEST);
+    const options = { after, maxRecords: 2 * NEWEST, maxBytes: MAX_BYTES, renews: false };
+    const page = await logs.read(id, options);
+    if (this.#isOver(log)) return;
+    const complain = (text: string) => this.#complain(`a read of ${id} at broker ${by} ${text}`);
+    if (page === undefined || page === "expired") {
+      if (isCreated) complain(`is ${page}`);
+      return;
+    }
+    const { records, info: { tail } } = page;
+    if (tail < kept || tail > log.kept + 1) complain(`ends at ${tail}, of ${kept} to ${log.kept}`);
+    const expected = records.map((_, i) => recordOf(id, after + i));
+    const count = Math.min(tail - after, 2 * NEWEST);
+    if (records.length !== count || `${records}` !== `${expected}`) {
+      complain(`behind ${after} of ${tail} has ${records}`);
+    }
+  }
+
+  /** Creates a log whose writer is lost at once. */
+  async #lose(logs: BrokerLogs): Promise<void> {
+    const era = this.#era;
+    const id = `lost-${era}-${++this.#count}`;
+    this.#lost.set(id, "unsure");
+    const { kind } = await create(logs, id, this.#identity(), { holder: "lost", ttlMs: 1 });
+    if (era !== this.#era) return;
+    if (kind !== "created") this.#complain(`the creation of ${id} is ${kind}`);
+    this.#lost.set(id, "created");
+  }
+
+  /** The overdue logs are those of lost writers. */
+  async #list(logs: BrokerLogs, by: number): Promise<void> {
+    let missing: string[] = [];
+    let others: string[] = [];
+    for (let left = LISTS; left > 0; left--) {
+      const listed = await logs.overdue({ limit: MAX_LOGS });
+      missing = [...this.#lost].flatMap(([id, state]) =>
+        state === "created" && !listed.includes(id) ? [id] : []
+      );
+      others = listed.filter((id) => !this.#lost.has(id));
+      if (missing.length + others.length === 0) return;
+    }
+    this.#complain(`the overdue logs at broker ${by} lack ${missing}, and have ${others}`);
+  }
+
+  /** Ends all logs of lost writers. */
+  async #endLost(logs: BrokerLogs): Promise<void> {
+    for (const [id, state] of [...this.#lost]) {
+      const { kind } = await logs.append(id, {
+        records: [],
+        end: { error: "writer-lost" },
+        ifWriterLost: true,
+        maxBytes: MAX_BYTES,
+      });
+      // A log without an answer at its creation may be missing.
+      const isGood = kind === "appended" || kind === "missing" && state === "unsure";
+      if (!isGood) this.#complain(`the end of ${id} is ${kind}`);
+      this.#lost.delete(id);
+    }
+  }
+
+  /** True for a log that the engine lost meanwhile. */
+  #isOver(log: Log): boolean {
+    return ![...this.#logs.values()].includes(log);
+  }
+}
+
+function create(
+  logs: BrokerLogs,
+  id: string,
+  identity: string,
+  writer?: { readonly holder: string; readonly ttlMs: number },
+): Promise<LogCreated> {
+  return logs.create(id, {
+    config: { contentType: "text/plain" },
+    identity,
+    records: [],
+    maxLogs: MAX_LOGS,
+    ...(writer && { writer }),
+  });
+}
+
+function recordOf(id: string, place: number): string {
+  return `${id}/${place}`;
+}
