@@ -83,6 +83,7 @@ export const AUDITS = [
   "accounts",
   "answers",
   "bounds",
+  "bursts",
   "calls",
   "carriers",
   "claims",
@@ -91,6 +92,7 @@ export const AUDITS = [
   "credit",
   "crowds",
   "deploys",
+  "directories",
   "doors",
   "drains",
   "durable",
@@ -102,6 +104,7 @@ export const AUDITS = [
   "feeds",
   "flows",
   "followers",
+  "forgetting",
   "handlers",
   "history",
   "holes",
@@ -112,6 +115,7 @@ export const AUDITS = [
   "lists",
   "lives",
   "long",
+  "managers",
   "nested",
   "newcomers",
   "node-calls",
@@ -119,6 +123,7 @@ export const AUDITS = [
   "pacing",
   "passages",
   "posts",
+  "questions",
   "rates",
   "refusals",
   "relays",
@@ -270,7 +275,7 @@ export interface PlanOptions {
 export const ENGINES: readonly EngineName[] = ["memory", "redis", "nats", "sqlite"];
 
 /** Share of plans with the first engine, whose runs take the least time. */
-const FIRST_SHARE = 0.7;
+const FIRST_SHARE = 0.6;
 
 /** Share of clusters with few nodes, clients and topics: most faults need no more, and a run takes a third. */
 const SMALL_SHARE = 0.85;

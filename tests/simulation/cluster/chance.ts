@@ -22,3 +22,16 @@ export function between(random: () => number, least: number, most: number): numb
 export function oneOf<T>(random: () => number, from: readonly T[]): T {
   return from[Math.floor(random() * from.length)]!;
 }
+
+/**
+ * Draws an order.
+ *
+ * @param random The chance.
+ * @param from The list.
+ * @returns All elements, in an order by chance.
+ */
+export function shuffled<T>(random: () => number, from: readonly T[]): T[] {
+  return from.map((one) => ({ one, place: random() }))
+    .sort((a, b) => a.place - b.place)
+    .map(({ one }) => one);
+}

@@ -6,7 +6,7 @@ import type { Cluster as LiveCluster, Invariant, LiveClient, LiveServer } from "
 import type { Plan } from "../plan.ts";
 import { Witness } from "../witness.ts";
 import type { SpareEngine } from "./brokers/spare.ts";
-import { startSpare } from "./brokers/spares.ts";
+import { startSpares } from "./brokers/spares.ts";
 import { Trial } from "./brokers/trial.ts";
 import { Audit, type AuditParts } from "./audit/audit.ts";
 import { partsOf } from "./audit/parts.ts";
@@ -62,8 +62,8 @@ interface ClusterParts {
   readonly witness: Witness;
   readonly journal: Journal;
   readonly engine: ClusterEngine;
-  /** Engine for trials of brokers; `undefined` without these. */
-  readonly spare: SpareEngine | undefined;
+  /** Engines for trials of brokers; none without these. */
+  readonly spares: readonly SpareEngine[];
   readonly settings: Settings;
 }
 
@@ -89,7 +89,7 @@ export class Cluster implements LiveCluster {
   readonly #examined: AuditParts;
   readonly #holds = new Holds();
   readonly #tokens: Tokens;
-  readonly #spare: SpareEngine | undefined;
+  readonly #spares: readonly SpareEngine[];
   readonly #settings: Settings;
   #isRolling = false;
   #isWorking = true;
@@ -102,7 +102,7 @@ export class Cluster implements LiveCluster {
     this.witness = witness;
     this.journal = journal;
     this.engine = engine;
-    this.#spare = parts.spare;
+    this.#spares = parts.spares;
     this.#settings = settings;
     const tokens = this.#tokens = new Tokens(simulation, settings.tokenMs);
     const topics = this.#topics = topicsOf(plan, simulation);
@@ -153,10 +153,10 @@ export class Cluster implements LiveCluster {
     const journal = new Journal(simulation, witness);
     const network = new SimulatedNetwork(simulation, NETWORK);
     const engine = await startEngine(plan, { simulation, network, journal });
-    const spare = settings.has("brokers")
-      ? await startSpare(plan.engine, { simulation, network })
-      : undefined;
-    return new Cluster(plan, { simulation, network, witness, journal, engine, spare, settings });
+    const spares = settings.has("brokers")
+      ? await startSpares(plan.engine, { simulation, network })
+      : [];
+    return new Cluster(plan, { simulation, network, witness, journal, engine, spares, settings });
   }
 
   /** Virtual time, in milliseconds since the start. */
@@ -308,11 +308,10 @@ export class Cluster implements LiveCluster {
     );
   }
 
-  /** Tries brokers on an engine of their own, if the plan asks for that. */
+  /** Tries brokers on engines of their own, if the plan asks for that. */
   async tryBrokers(): Promise<void> {
-    if (this.#spare === undefined) return;
     try {
-      await Trial.run(this.#examination, this.#spare);
+      await Trial.runAll(this.#examination, this.#spares);
     } catch (error) {
       this.journal.tell("unhandled", "", { error });
     }

@@ -21,6 +21,9 @@ const AUDIT_MS = 60_000;
 /** Longest wait for a condition, in milliseconds: longer than a request to NATS that gets no answer. */
 const PATIENCE_MS = 8_000;
 
+/** Conditions of a network on which an envelope takes a known time, and none overtakes another. */
+export const STEADY = { delayMs: 1, jitterMs: 0 } as const;
+
 /** A session of either end. */
 export type AnySession = Session | NonNullable<Client["session"]>;
 
@@ -31,6 +34,9 @@ export interface BothEnds {
   /** The session of the server. */
   readonly far: Session;
 }
+
+/** Tells an outcome beside the documented one, as {@linkcode Audit.examine} of one part. */
+export type Expect = (what: string, expected: unknown, received: unknown) => void;
 
 /** A node of the cluster. */
 export interface AuditedNode {
@@ -235,6 +241,27 @@ export async function hearAll<T>(
  */
 export function envelopesOf<T>(data: unknown): T[] {
   return `${data}`.split("\n").filter((line) => line !== "").map((line) => JSON.parse(line));
+}
+
+/**
+ * Lets a signal count its listeners.
+ *
+ * @param signal The signal, which changes.
+ * @param listeners Has the number of listeners from now on.
+ * @returns The signal.
+ */
+export function counted(signal: AbortSignal, listeners: { count: number }): AbortSignal {
+  const { addEventListener, removeEventListener } = signal;
+  return Object.assign(signal, {
+    addEventListener(...args: Parameters<AbortSignal["addEventListener"]>) {
+      listeners.count++;
+      addEventListener.apply(signal, args);
+    },
+    removeEventListener(...args: Parameters<AbortSignal["removeEventListener"]>) {
+      listeners.count--;
+      removeEventListener.apply(signal, args);
+    },
+  });
 }
 
 /** Names an error of the library by its code, and another error in full. */

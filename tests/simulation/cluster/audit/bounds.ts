@@ -5,7 +5,9 @@ import type { Server } from "../../../../server.ts";
 import { internals } from "../../../../session/session.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import { type Audit, outcomeOf } from "./audit.ts";
+import { type Audit, type Expect, outcomeOf } from "./audit.ts";
+import { auditOutboxes } from "./backlog/outboxes.ts";
+import { auditRefills } from "./backlog/refills.ts";
 
 /** Most sessions. */
 const MAX_SESSIONS = 3;
@@ -19,11 +21,17 @@ const MAX_MESSAGE_BYTES = 2_048;
 /** Received messages that wait, beside the one that is handled. */
 const RECEIVED = { maxMessages: 4, maxBytes: 1_024 } as const;
 
+/** Rounds in which the bound is filled, and all messages are handled. */
+const RECEIVED_ROUNDS = 4;
+
 /** Most rooms for which a session has data: that of the documentation. */
 const MAX_ROOMS = 32;
 
 /** Most bytes of the data of a presence: the default of `maxDataBytes`. */
 const MAX_DATA_BYTES = 512;
+
+/** Bounds of the outbox of a client: the defaults of `outbox`. */
+const OUTBOX = { maxMessages: 100, maxBytes: 262_144 } as const;
 
 /** Time for a message there and back, in milliseconds. */
 const ROUND_MS = 100;
@@ -32,7 +40,7 @@ const ROUND_MS = 100;
 interface Narrow {
   readonly audit: Audit;
   /** Examines an outcome. */
-  readonly expect: (what: string, expected: unknown, received: unknown) => void;
+  readonly expect: Expect;
   readonly host: Host;
   readonly server: Server<string>;
   /** Keeps handlers of messages waiting, once set. */
@@ -63,14 +71,18 @@ export async function auditBounds(audit: Audit): Promise<void> {
     onMessage: () => narrow.held,
     onError() {},
   }));
-  const expect: Narrow["expect"] = (...outcome) => audit.examine("limits", ...outcome);
+  const expect: Expect = (...outcome) => audit.examine("limits", ...outcome);
   const narrow: Narrow = { audit, expect, host, server, held: undefined };
   await auditMessageBytes(narrow);
   await auditPresence(narrow);
+  await auditClientPresence(narrow);
+  await auditOutbox(narrow);
+  await auditStart(narrow);
   await auditReceived(narrow);
   await auditSessions(narrow);
   await auditSockets(narrow);
   await server.close();
+  await Promise.all([auditRefills(audit), auditOutboxes(audit)]);
 }
 
 /** Messages of the largest size, and of one byte more, at both ends. */
@@ -120,6 +132,82 @@ async function auditPresence({ audit, expect, host }: Narrow): Promise<void> {
   await client.close();
 }
 
+/** Data of a client in the most rooms: a room without data leaves its place to another. */
+async function auditClientPresence({ audit, expect, host }: Narrow): Promise<void> {
+  const client = audit.connect("keeper", host, { onMessage() {} });
+  await audit.until(() => client.isConnected);
+  const set = (room: string, data?: unknown) => outcomeOf(client.presence(room, data as never));
+  const rooms = Array.from({ length: MAX_ROOMS }, (_, i) => `room:${i}`);
+  const outcomes = new Set(await Promise.all(rooms.map((room) => set(room, 1))));
+  expect(`data of a client in ${MAX_ROOMS} rooms`, "fulfilled", [...outcomes].join());
+  expect("data of a client in one room more", "QueueFullError", await set("room:more", 1));
+  const left = Math.floor(MAX_ROOMS * audit.random());
+  expect("end of the data of a client", "fulfilled", await set(`room:${left}`));
+  expect("data of a client in the free place", "fulfilled", await set("room:more", 1));
+  expect("data of a client beyond that", "QueueFullError", await set(`room:${left}`, 1));
+  await client.close();
+}
+
+/** Messages of a client without a server, up to both bounds of the outbox. */
+async function auditOutbox({ audit, expect }: Narrow): Promise<void> {
+  const nowhere = audit.host("nowhere");
+  const large = "x".repeat(OUTBOX.maxBytes / 2 - 100);
+  const cases = [
+    { what: "messages", data: "", fit: OUTBOX.maxMessages },
+    { what: "bytes", data: large, fit: 2 },
+  ];
+  for (const { what, data, fit } of cases) {
+    const client = audit.connect(`waits with ${what}`, nowhere, {
+      delivery: audit.random() < 0.5 ? "at-least-once" : "at-most-once",
+      onMessage() {},
+      onRefused() {},
+    });
+    const send = () => outcomeOf(Promise.try(() => client.send("page", data)));
+    for (let n = 0; n < fit; n++) expect(`message ${n} of ${what}`, "fulfilled", await send());
+    expect(`message beyond the ${what} of an outbox`, "QueueFullError", await send());
+    expect(`messages in an outbox full of ${what}`, fit, client.outbox.messages);
+    await client.close();
+    expect("message of a closed client", "SessionClosedError", await send());
+  }
+  const client = audit.connect("waits to publish", nowhere, {
+    delivery: "at-least-once",
+    onMessage() {},
+  });
+  const published = outcomeOf(client.publish("page", 1));
+  const flushed = outcomeOf(client.flushed());
+  await audit.pause(ROUND_MS);
+  expect("publication that waits", 1, client.outbox.messages);
+  await client.close();
+  for (const [what, outcome] of Object.entries({ published, flushed })) {
+    const received = await audit.inTime(outcome, ROUND_MS, "no end");
+    expect(`publication that no server took (${what})`, "SessionClosedError", received);
+  }
+}
+
+/** Clients that wait for a promise before they connect, and that a signal ends. */
+async function auditStart({ audit, expect, host, server: { manager } }: Narrow): Promise<void> {
+  const start = Promise.withResolvers<void>();
+  const [stop, stopLater] = [new AbortController(), new AbortController()];
+  const connect = (name: string, { signal }: AbortController) =>
+    audit.connect(name, host, { connectAfter: start.promise, signal, onMessage() {} });
+  const client = connect("waits for a word", stop);
+  const other = connect("never starts", stopLater);
+  client.send("page", "early");
+  await audit.pause(2 * ROUND_MS);
+  expect("sessions before the word", [0, 1], [manager.count, client.outbox.messages]);
+  stopLater.abort();
+  await audit.pause(ROUND_MS);
+  expect("client whose signal ends the wait", "closed", other.status.current.name);
+  if (audit.random() < 0.5) start.resolve();
+  else start.reject(new Error("planned end of the wait"));
+  expect("client that got the word", true, await audit.until(() => client.isConnected));
+  await audit.pause(ROUND_MS);
+  expect("sessions and messages behind the word", [1, 0], [manager.count, client.outbox.messages]);
+  stop.abort();
+  await audit.until(() => client.status.isEnded && manager.count === 0, 5 * ROUND_MS);
+  expect("client behind its signal", ["closed", 0], [client.status.current.name, manager.count]);
+}
+
 /** Messages that wait for a slow handler. */
 async function auditReceived(narrow: Narrow): Promise<void> {
   const { audit, expect, host, server } = narrow;
@@ -130,18 +218,23 @@ async function auditReceived(narrow: Narrow): Promise<void> {
     { what: "bytes", size: 300, fit: most },
   ];
   for (const { what, size, fit } of cases) {
-    const held = Promise.withResolvers<void>();
-    narrow.held = held.promise;
     const client = audit.connect(`hurries with ${what}`, host, { onMessage() {} });
     await audit.until(() => client.isConnected);
     const [session] = server.manager.all();
     let code = 0;
     void session?.closed.then((info) => code = info.code);
     const { topic, data } = JSON.parse(textOf(size));
-    for (let n = 0; n < fit; n++) client.send(topic, data);
-    await audit.pause(ROUND_MS);
-    const waiting = session?.[internals].inbound.stats.waitingMessages;
-    expect(`waiting messages within the bound of ${what}`, fit - 1, waiting);
+    let held = Promise.withResolvers<void>();
+    for (let round = 0; round < RECEIVED_ROUNDS; round++) {
+      held.resolve();
+      await audit.pause(ROUND_MS);
+      held = Promise.withResolvers();
+      narrow.held = held.promise;
+      for (let n = 0; n < fit; n++) client.send(topic, data);
+      await audit.pause(ROUND_MS);
+      const waiting = session?.[internals].inbound.stats.waitingMessages;
+      expect(`waiting messages within the bound of ${what}, round ${round}`, fit - 1, waiting);
+    }
     client.send(topic, data);
     await audit.pause(ROUND_MS);
     expect(`close beyond the bound of ${what}`, CloseCode.queueFull, code);

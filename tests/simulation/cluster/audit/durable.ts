@@ -116,14 +116,27 @@ function recordsOf(text: string): readonly number[] {
 
 /** Numbers of the records in a text of server-sent events. */
 function recordsOfEvents(text: string): readonly number[] {
-  const records: number[] = [];
-  for (const block of text.split("\n\n")) {
-    const lines = block.split("\n");
-    if (lines[0] !== "event: data") continue;
-    const data = lines.slice(1).map((line) => line.replace(/^data: ?/, "")).join("\n");
-    records.push(...recordsOf(data));
-  }
-  return records;
+  return eventsOf(text).filter(({ name }) => name === "data").flatMap(({ data }) =>
+    recordsOf(data)
+  );
+}
+
+/**
+ * Reads server-sent events.
+ *
+ * @param text Whole events.
+ * @returns Name and data of each.
+ */
+export function eventsOf(
+  text: string,
+): readonly { readonly name: string; readonly data: string }[] {
+  return text.split("\n\n").filter((block) => block !== "").map((block) => {
+    const [name, ...lines] = block.split("\n");
+    return {
+      name: name!.replace(/^event: ?/, ""),
+      data: lines.map((line) => line.replace(/^data: ?/, "")).join("\n"),
+    };
+  });
 }
 
 /** Reads a stream by a session to its end. */

@@ -1,8 +1,9 @@
-/** Holes: publications that a full send queue dropped come again. */
+/** Holes: publications that a full send queue dropped, or that a node missed, come again. */
 import type { OverflowPolicy } from "../../../../session/queue/send_queue.ts";
 import { HIGH_WATER_MARK } from "../../../../session/queue/send_queue.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Audit } from "./audit.ts";
+import { auditMissed } from "./histories/missed.ts";
 import { range, read, type Reading } from "./history.ts";
 
 /** Policies that drop publications, each on topics of its own. */
@@ -21,11 +22,16 @@ const FILL = "x".repeat(HIGH_WATER_MARK);
 const BLOCKED_MS = 50;
 
 /**
- * Reads two topics behind a queue with little room, on a server without other nodes.
+ * Reads topics behind a queue with little room, and topics whose publications a node misses.
  *
  * @param audit The audit.
  */
 export async function auditHoles(audit: Audit): Promise<void> {
+  await Promise.all([auditQueues(audit), auditMissed(audit)]);
+}
+
+/** Reads two topics behind a queue with little room, on a server without other nodes. */
+async function auditQueues(audit: Audit): Promise<void> {
   const host = audit.host("holes");
   const { server } = new SimulatedServer(audit.network, host, () => ({
     authorize: () => true,

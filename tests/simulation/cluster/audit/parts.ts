@@ -15,6 +15,7 @@ import { auditExpiry } from "./expiry.ts";
 import { auditFlows } from "./flows.ts";
 import { auditEngineHistory } from "./histories/engine_history.ts";
 import { auditFailingFile } from "./histories/failing_file.ts";
+import { auditForgetting } from "./histories/forgetting.ts";
 import { auditReplays as auditFeeds } from "./histories/replays.ts";
 import { auditRestarts } from "./histories/restarts.ts";
 import { auditHistory, auditLong } from "./history.ts";
@@ -24,15 +25,18 @@ import { auditComebacks } from "./lives/comebacks.ts";
 import { auditLives } from "./lives/lives.ts";
 import { auditPassages } from "./lives/passages.ts";
 import { auditCalls } from "./logs/calls.ts";
+import { auditOverdue } from "./logs/overdue.ts";
 import { auditFollowers } from "./logs/followers.ts";
 import { auditLaggards } from "./logs/laggards.ts";
 import { auditTakeovers } from "./logs/takeovers.ts";
 import { auditWriters } from "./logs/writers.ts";
 import { auditPacing } from "./pacing.ts";
 import { auditClaims } from "./places/claims.ts";
+import { auditDirectories } from "./places/directories.ts";
 import { auditLapses } from "./places/lapses.ts";
 import { auditNewcomers } from "./places/newcomers.ts";
 import { auditNodeCalls } from "./places/node_calls.ts";
+import { auditQuestions } from "./places/questions.ts";
 import { auditVisitors } from "./places/visitors.ts";
 import { auditRenewals } from "./renewals.ts";
 import { auditSeats } from "./seats.ts";
@@ -43,9 +47,11 @@ import { auditRefusals } from "./services/refusals.ts";
 import { auditStates } from "./services/streams.ts";
 import { auditTimers } from "./timers.ts";
 import { auditAccounts } from "./users/accounts.ts";
+import { auditBursts } from "./users/bursts.ts";
 import { auditCrowds } from "./users/crowds.ts";
 import { auditDoors } from "./users/doors.ts";
 import { auditLists } from "./users/lists.ts";
+import { auditManagers } from "./users/managers.ts";
 import { auditShares } from "./users/shares.ts";
 import { auditTabs } from "./users/tabs.ts";
 import { auditDeploys } from "./wires/deploys.ts";
@@ -65,11 +71,13 @@ const OWN = {
   accounts: auditAccounts,
   answers: auditAnswers,
   bounds: auditBounds,
+  bursts: auditBursts,
   comebacks: auditComebacks,
   contracts: auditContract,
   credit: auditCredit,
   crowds: auditCrowds,
   deploys: auditDeploys,
+  directories: auditDirectories,
   doors: auditDoors,
   ends: auditEnds,
   expiry: auditExpiry,
@@ -77,6 +85,7 @@ const OWN = {
   farewells: auditFarewells,
   feeds: auditFeeds,
   flows: auditFlows,
+  forgetting: auditForgetting,
   handlers: auditHandlers,
   holes: auditHoles,
   inspector: auditInspector,
@@ -84,11 +93,13 @@ const OWN = {
   lists: auditLists,
   lives: auditLives,
   long: auditLong,
+  managers: auditManagers,
   nested: auditNested,
   "node-calls": auditNodeCalls,
   pacing: auditPacing,
   passages: auditPassages,
   posts: auditPosts,
+  questions: auditQuestions,
   rates: auditRates,
   relays: auditRelays,
   renewals: auditRenewals,
@@ -105,7 +116,7 @@ const OWN = {
 
 /** Parts on the nodes or on their engine, which these share, in clusters of one release. */
 const SHARED = {
-  calls: auditCalls,
+  calls: (audit) => auditOverdue(audit).then(() => auditCalls(audit)),
   carriers: auditCarriers,
   claims: auditClaims,
   drains: auditDrains,

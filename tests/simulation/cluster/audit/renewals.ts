@@ -7,6 +7,7 @@ import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../chance.ts";
 import { type Audit, hearAll } from "./audit.ts";
 import { range } from "./history.ts";
+import { auditRights } from "./rights.ts";
 
 /** Shortest and longest duration of a token, in milliseconds. */
 const [LEAST_MS, MOST_MS] = [1_000, 1_600];
@@ -85,6 +86,10 @@ const KINDS: readonly Kind[] = [
  * @param audit The audit.
  */
 export async function auditRenewals(audit: Audit): Promise<void> {
+  await Promise.all([watchTokens(audit), auditRights(audit)]);
+}
+
+async function watchTokens(audit: Audit): Promise<void> {
   const watch = new Watch(audit);
   await watch.start();
   await watch.pass();
