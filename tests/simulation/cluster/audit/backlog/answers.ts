@@ -11,6 +11,7 @@ import { between, oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
 import { brokerWithLogs } from "../logs/broker_with_logs.ts";
+import { auditLargeAnswer } from "./large_answer.ts";
 import { SlowWay } from "./slow_way.ts";
 
 /** Requests of one session at once. */
@@ -28,11 +29,8 @@ const [ITEMS, ENDLESS] = [7, 1_000];
 /** Time for the end of an answer at the other end, in milliseconds. */
 const TRIP_MS = 400;
 
-/** Bytes of an item, and of one of which few go ahead of the reader. */
-const [ITEM_BYTES, LARGE_BYTES] = [20_000, 200_000];
-
-/** Most large items ahead of the reader, by docs/protocol.md 25.4, and items of the answer. */
-const [LARGE_AHEAD, LARGE_ITEMS] = [Math.ceil(1_048_576 / LARGE_BYTES), 8];
+/** Bytes of an item. */
+const ITEM_BYTES = 20_000;
 
 /** Ways in which an answer ends. */
 const ENDS = ["whole", "slow", "break", "signal", "late", "idle", "throw", "time"] as const;
@@ -177,10 +175,10 @@ export async function auditAnswers(audit: Audit): Promise<void> {
   await audit.until(() => left().every((count) => count === 0), TRIP_MS);
   audit.examine("queues", "answers that are left", [0, 0, 0], left());
   await auditFull(producer, got);
-  if (random() < 0.4) await auditLarge(producer);
   await auditKept(producer);
   if (random() < 0.5) await auditAway(producer);
   if (random() < 0.5) await auditFailing(audit);
+  if (random() < 0.6) await auditLargeAnswer(audit);
   await client.close();
   await server.close();
 }
@@ -437,22 +435,6 @@ function failingBroker(runtime: Runtime, fails: (call: string | symbol) => boole
     if (!fails(name)) return own;
     return () => Promise.reject(new BrokerError("Cannot call: the engine is away"));
   });
-}
-
-/** An answer of more bytes than may go ahead of the reader. */
-async function auditLarge({ audit, made, client }: Producer): Promise<void> {
-  const asked = { id: "large", items: LARGE_ITEMS, betweenMs: 0, bytes: LARGE_BYTES };
-  const answer = client.requestStream("items", asked);
-  let count = 0;
-  const read = async () => {
-    for await (const _item of answer) {
-      if (count++ === 0) await audit.pause(TRIP_MS);
-      const ahead = made.get("large")!.count - count;
-      audit.examine("queues", `${ahead} large items ahead`, true, ahead <= LARGE_AHEAD);
-    }
-  };
-  const outcome = await audit.inTime(outcomeOf(read()), ANSWER_MS, "no end");
-  audit.examine("queues", "large answer", ["fulfilled", LARGE_ITEMS], [outcome, count]);
 }
 
 /** An answer whose next item comes when the queue is full of messages. */

@@ -5,6 +5,7 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { Client } from "../../../../../client/client.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { range, read } from "../history.ts";
+import { auditBeyondRates } from "./beyond_rates.ts";
 
 /** Rate of messages and of subscriptions. */
 const RATE = { perSecond: 4, burst: 5 } as const;
@@ -22,11 +23,16 @@ const MAX_REFUSALS = 20;
 const TOPICS = 9;
 
 /**
- * Goes beyond the rates of a server.
+ * Goes beyond the rates of servers, as clients and as pages.
  *
  * @param audit The audit.
  */
 export async function auditRates(audit: Audit): Promise<void> {
+  await Promise.all([auditClients(audit), auditBeyondRates(audit)]);
+}
+
+/** Goes beyond the rates of a server, as a client of either delivery. */
+async function auditClients(audit: Audit): Promise<void> {
   const { random } = audit;
   const host = audit.host("rates");
   const handled: number[] = [];
