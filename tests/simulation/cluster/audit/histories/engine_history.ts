@@ -47,6 +47,18 @@ const [TROUBLE_MS, SLOW_MS] = [[50, 4_000], 2_000] as const;
 /** Longest time behind a trouble until each publication is acknowledged, in milliseconds. */
 const ACKNOWLEDGED_MS = 12_000;
 
+/** Publications of each of two groups at the end, and the time between these, as a share of the time. */
+const [GROUP, GROUP_SHARE] = [4, 0.6] as const;
+
+/** Newest publications behind each of which the history is read at the end. */
+const BEHIND = 12;
+
+/** Most time and bytes of a history that drops publications during an audit. */
+const [MAX_TTL_MS, MAX_BYTES] = [10_000, 10_000];
+
+/** Share of audits of a history that drops publications by time or bytes, beside those of any. */
+const BOUNDED_SHARE = 0.4;
+
 /** A listener of one node. */
 interface Listener {
   readonly subscription: BrokerSubscription;
@@ -71,7 +83,8 @@ interface Node {
 export async function auditEngineHistory(audit: Audit): Promise<void> {
   const all = Object.entries(AUDIT_HISTORY);
   const { random } = audit;
-  const [pattern, bounds] = oneOf(random, all);
+  const bounded = all.filter(([, { ttlMs, bytes }]) => ttlMs <= MAX_TTL_MS || bytes <= MAX_BYTES);
+  const [pattern, bounds] = oneOf(random, random() < BOUNDED_SHARE ? bounded : all);
   const topic = pattern.replace("{name}", "engine");
   if (random() < TROUBLED_SHARE) {
     return await LogMachine.use(audit, ["historian-0", "historian-1"], async (machines) => {
@@ -132,9 +145,31 @@ class Rounds {
       if (this.#draw(2) === 0) await this.#audit.pause(pauseMs * this.#random());
       await Promise.all(Array.from({ length: READS }, () => this.#read()));
     }
+    if (!this.#hasUnknown) await this.#readBehindAll();
     await Promise.all(
       this.#nodes.map(({ listener }) => listener?.subscription[Symbol.asyncDispose]()),
     );
+  }
+
+  /**
+   * Reads behind each of the newest publications, once the older ones of these are no longer kept: an
+   * engine may still have the one at which a reader stands, and those between.
+   */
+  async #readBehindAll(): Promise<void> {
+    const { ttlMs } = this.#bounds;
+    for (let group = 0; group < 2; group++) {
+      for (let left = GROUP; left > 0; left--) {
+        const one = await this.#appendNew();
+        if (one !== undefined) this.#model.add([one]);
+      }
+      if (ttlMs <= MAX_TTL_MS) await this.#audit.pause(GROUP_SHARE * ttlMs);
+    }
+    if (this.#hasUnknown) return;
+    const behind = this.#model.all.slice(-BEHIND).map(({ position }) => position.offset);
+    await Promise.all(behind.map(async (after, i) => {
+      const maxMessages = oneOf(this.#random, [3, 100, 100]);
+      await this.#readPage(i, { after, maxMessages, maxBytes: 100_000 });
+    }));
   }
 
   /** Draws a whole number below a bound. */
@@ -273,7 +308,7 @@ class Rounds {
 
   /** Reads a page from a drawn place, within drawn bounds. */
   async #read(): Promise<void> {
-    const { history } = this.#nodes[this.#draw(2)]!;
+    const number = this.#draw(2);
     const all = this.#model.all;
     const place = this.#draw(all.length + 2);
     const after = place > all.length
@@ -287,6 +322,12 @@ class Rounds {
       maxMessages: [1, 2, 3, 100][this.#draw(4)]!,
       maxBytes: [1, 210, 410, 100_000][this.#draw(4)]!,
     };
+    await this.#readPage(number, query);
+  }
+
+  /** Reads a page on a node, and compares it with the model. */
+  async #readPage(number: number, query: Query): Promise<void> {
+    const { history } = this.#nodes[number % this.#nodes.length]!;
     const fromMs = this.#audit.nowMs;
     const page = await history.read(this.#topic, { ...query, bounds: this.#bounds });
     const read = { fromMs, toMs: this.#audit.nowMs };
