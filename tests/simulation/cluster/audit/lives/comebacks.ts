@@ -8,6 +8,11 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { z } from "zod";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, hearAll, outcomeOf } from "../audit.ts";
+import { auditDelays } from "./delays.ts";
+import { auditLoops } from "./loops.ts";
+import { auditPublications } from "./publications.ts";
+import { auditReaders } from "./readers.ts";
+import { auditSilences } from "./silences.ts";
 import { StatusReader } from "./status_reader.ts";
 
 /** Rates of a session: fewer than a client needs that comes back. */
@@ -82,13 +87,23 @@ interface Comeback {
 }
 
 /**
- * Lets a client with data in rooms and many topics come back, again and again, and another one whose
- * data is refused now and then.
+ * Lets a client with data in rooms and many topics come back, again and again, another one whose data
+ * is refused now and then, one that has to wait between attempts, one that publishes more than may be
+ * on the way, one that subscribes to one topic several times, one whose loop pauses, and some with
+ * several transports.
  *
  * @param audit The audit.
  */
 export async function auditComebacks(audit: Audit): Promise<void> {
-  await Promise.all([auditRates(audit), auditChanges(audit)]);
+  await Promise.all([
+    auditRates(audit),
+    auditChanges(audit),
+    auditDelays(audit),
+    auditPublications(audit),
+    auditReaders(audit),
+    auditSilences(audit),
+    auditLoops(audit),
+  ]);
 }
 
 /** Lets a client come back at rates that are lower than what the client needs. */
