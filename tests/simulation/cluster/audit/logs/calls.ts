@@ -41,10 +41,13 @@ const LEASES = { longMs: 600_000, shortMs: 300 } as const;
 const TTL_MS = 600;
 
 /** Share of steps before which a log is used for longer than the time to live: an open or ended log. */
-const USES_SHARE = { open: 0.1, ended: 0.4 } as const;
+const USES_SHARE = { open: 0.2, ended: 0.4 } as const;
 
-/** Uses one after the other, and the time between two, as a share of the time to live. */
-const [USES, USE_SHARE] = [4, { least: 0.45, most: 0.75 }] as const;
+/**
+ * Uses one after the other, and two times between these, one after the other, as shares of the time to
+ * live: the second use is early, and the log lives beyond the time of the first one.
+ */
+const [USES, EARLY_SHARE, BOTH_SHARE] = [4, { least: 0.27, most: 0.45 }, 1.08] as const;
 
 /** Producers, one of whose names is that of a property of all objects. */
 const PRODUCERS = ["p", "__proto__"] as const;
@@ -53,7 +56,7 @@ const PRODUCERS = ["p", "__proto__"] as const;
 const [HOLDERS, FORKS] = [["one", "two"], ["fork1", "fork2"]] as const;
 
 /** A call on its way from a machine. */
-interface Call {
+export interface Call {
   readonly machine: LogMachine;
   readonly operation: LogOperation;
   readonly result: unknown;
@@ -124,9 +127,10 @@ class LogCalls {
       () => this.#read(false),
       () => ({ kind: "append", options: { records: [], cancel: "enough", maxBytes } }),
     ]);
+    const early = between(this.#random, EARLY_SHARE.least, EARLY_SHARE.most);
     for (let left = USES; left > 0; left--) {
       if (!await this.#call([use()])) return false;
-      await this.#audit.pause(TTL_MS * between(this.#random, USE_SHARE.least, USE_SHARE.most));
+      await this.#audit.pause(TTL_MS * (left % 2 === 0 ? early : BOTH_SHARE - early));
     }
     return await this.#call([use()]);
   }
@@ -354,8 +358,19 @@ function isNoRead({ operation }: Call): boolean {
   return operation.kind !== "read";
 }
 
-/** The states in which calls leave a log, if their results are right in some order. */
-function statesAfter(state: ModelState, calls: readonly Call[], at: Span): readonly ModelState[] {
+/**
+ * Tells the states in which calls leave a log.
+ *
+ * @param state The state before.
+ * @param calls The calls, made at once.
+ * @param at Time of the calls and of the answers.
+ * @returns The states; none if the results are right in no order.
+ */
+export function statesAfter(
+  state: ModelState,
+  calls: readonly Call[],
+  at: Span,
+): readonly ModelState[] {
   if (calls.length === 0) return [state];
   return calls.flatMap(({ operation, result }, i) => {
     const others = calls.toSpliced(i, 1);
@@ -372,7 +387,19 @@ function withTended(states: readonly ModelState[], at: Span): readonly ModelStat
   return distinct([...states, ...states.flatMap((state) => tendedStates(state, at))]);
 }
 
-async function callOf(logs: BrokerLogs, id: string, operation: LogOperation): Promise<unknown> {
+/**
+ * Makes a call.
+ *
+ * @param logs The logs.
+ * @param id Id of the log.
+ * @param operation The call.
+ * @returns The result.
+ */
+export async function callOf(
+  logs: BrokerLogs,
+  id: string,
+  operation: LogOperation,
+): Promise<unknown> {
   switch (operation.kind) {
     case "create":
       return await logs.create(id, operation.options);
@@ -391,7 +418,13 @@ async function callOf(logs: BrokerLogs, id: string, operation: LogOperation): Pr
   }
 }
 
-function read(after: number): LogOperation {
+/**
+ * Makes a read of all records, which is no use of the log.
+ *
+ * @param after Position of the first record.
+ * @returns The read.
+ */
+export function read(after: number): LogOperation {
   const { maxStreamBytes: maxBytes } = PLENTY;
   return { kind: "read", options: { after, maxRecords: 1_000, maxBytes, renews: false } };
 }
@@ -404,8 +437,13 @@ function distinct(states: readonly ModelState[]): readonly ModelState[] {
   return [...new Map(states.map((state) => [shown(state), state])).values()];
 }
 
-/** Writes a value as text, with the keys in order. */
-function shown(value: unknown): string {
+/**
+ * Writes a value as text, with the keys in order.
+ *
+ * @param value The value.
+ * @returns The text.
+ */
+export function shown(value: unknown): string {
   return JSON.stringify(value, (_key, part) => {
     if (part instanceof Uint8Array) return { bytes: [...part] };
     if (typeof part !== "object" || part === null || Array.isArray(part)) return part;

@@ -9,6 +9,7 @@ import { between, oneOf } from "../../chance.ts";
 import { brokersInMemory } from "../../node_ports.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { Service, type ServiceNode } from "../places/service.ts";
+import { auditRetention } from "./retention.ts";
 
 /** Machines of readers; the first one has two readers. */
 const MACHINES = 3;
@@ -69,11 +70,16 @@ interface Written {
 }
 
 /**
- * Reads a stream at two nodes by clients that are slower than the writer.
+ * Reads a stream at two nodes by clients that are slower than the writer, and one with few records.
  *
  * @param audit The audit.
  */
 export async function auditLaggards(audit: Audit): Promise<void> {
+  await Promise.all([auditSlow(audit), auditRetention(audit)]);
+}
+
+/** Reads a stream that keeps all records. */
+async function auditSlow(audit: Audit): Promise<void> {
   const { random } = audit;
   const service = new Service(audit, "laggards", {
     server: {

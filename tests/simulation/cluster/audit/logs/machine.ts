@@ -18,6 +18,15 @@ const PROBE_MS = 60_000;
 /** Bounds that no audit reaches unless it means to. */
 export const PLENTY = { maxStreams: 1_000_000, maxStreamBytes: 1 << 26, maxReaders: 1_000 };
 
+/**
+ * Part of the lease that is over at most when a living writer shows the next sign of life: an append
+ * right behind a renewal takes the place of the next one.
+ */
+export const SIGN_SHARE = 2 / 3.75;
+
+/** Longest time between two searches for lost writers, in milliseconds. */
+export const SEARCH_MS = 5_000;
+
 /** A machine with a broker of its own, from which an audit calls the logs of the engine. */
 export class LogMachine {
   /** The host. */

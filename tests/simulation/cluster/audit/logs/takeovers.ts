@@ -6,21 +6,19 @@ import { pause } from "../../../../../base/wait.ts";
 import { BrokerError } from "../../../../../errors.ts";
 import type { Broker } from "../../../../../pubsub/broker.ts";
 import type { LogPage } from "../../../../../pubsub/logs/log.ts";
-import { requestLog } from "../../../../../pubsub/logs/rules.ts";
-import { Answers, RESUME_LEASE_MS } from "../../../../../server/durable/answers.ts";
-import type { NodeStreams } from "../../../../../server/durable/node_streams.ts";
+import { RESUME_LEASE_MS } from "../../../../../server/durable/answers.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
+import { AnswerNode, ITEM_MS, KEEP_MS } from "./answer_node.ts";
 import { brokerWithLogs } from "./broker_with_logs.ts";
 import { LogMachine, PLENTY } from "./machine.ts";
+import { auditFruitless } from "./fruitless.ts";
+import { auditHandovers } from "./handovers.ts";
 
-/** Topic of the answers. */
-const TOPIC = "count";
-
-/** Fewest items of an answer, and the range of numbers; time between two, in milliseconds. */
-const [ITEMS, ITEMS_RANGE, ITEM_MS] = [4, 8, 200];
+/** Fewest items of an answer, and the range of numbers. */
+const [ITEMS, ITEMS_RANGE] = [4, 8];
 
 /** Longest time between two searches for lost answers, in milliseconds. */
 const SEARCH_MS = 2_000;
@@ -30,9 +28,6 @@ const SLACK_MS = 2_500;
 
 /** Most answers of a node, at least, and the range. */
 const [PLACES, PLACES_RANGE] = [2, 2];
-
-/** Time for which answers are kept, in milliseconds. */
-const KEEP_MS = 60_000;
 
 /** Time for which nodes that cannot go on leave an answer to others, in milliseconds. */
 const SPARE_MS = 20_000;
@@ -100,113 +95,6 @@ const SLOW_MS = 700;
 /** Machines of nodes that have one answer in turn, and of a node that never has it. */
 type FourMachines = readonly [LogMachine, LogMachine, LogMachine, LogMachine];
 
-/** A node with answers. */
-class AnswerNode {
-  readonly machine: LogMachine;
-  readonly streams: ReturnType<LogMachine["streams"]>["streams"];
-  readonly node: NodeStreams;
-  readonly answers: Answers;
-  /** Answers of this node whose generator has begun and not ended, by name. */
-  readonly generators: string[] = [];
-  readonly #close: () => Promise<void>;
-  readonly #isLost: (id: string) => Promise<boolean>;
-
-  constructor(
-    machine: LogMachine,
-    places: number,
-    { resumes = true, onError = () => {} }: {
-      readonly resumes?: boolean;
-      readonly onError?: (error: unknown) => void;
-    } = {},
-  ) {
-    const { runtime } = machine.host;
-    const { streams, node } = machine.streams({
-      rescue: (id) => this.answers.rescue(id),
-      onError,
-    });
-    this.machine = machine;
-    this.streams = streams;
-    this.node = node;
-    const limits = { maxRunning: places, maxRunningPerUser: places - 1, keepMs: KEEP_MS };
-    this.answers = new Answers(limits, {
-      runtime,
-      broker: machine.broker,
-      streams,
-      node,
-      resumeOf: (topic) =>
-        topic === TOPIC && resumes
-          ? ({ input }, { count }) => this.#count(input as Input, count)
-          : undefined,
-      report() {},
-    });
-    this.#isLost = async (id) => (await streams.info(requestLog(id))).kind === "missing";
-    this.#close = async () => {
-      await this.answers.close();
-      await node.close();
-      await streams.close();
-    };
-  }
-
-  /** Asks for an answer; returns the id of the stream. */
-  begin(
-    name: string,
-    items: number,
-    { user = name, everyMs = ITEM_MS }: {
-      readonly user?: string | undefined;
-      readonly everyMs?: number;
-    } = {},
-  ): Promise<string> {
-    const input = { name, items, everyMs };
-    return this.machine.run(() =>
-      this.answers.begin({
-        topic: TOPIC,
-        input,
-        user,
-        owner: user,
-        name,
-        answer: () => this.#count(input, 0),
-      })
-    );
-  }
-
-  /** Reads an answer to the end. */
-  async read(id: string): Promise<string> {
-    const items: number[] = [];
-    const outcome = await outcomeOf(this.machine.run(async () => {
-      for await (const { data } of this.node.follow<number>(id)) items.push(data);
-    }));
-    return `${items} ${outcome}`;
-  }
-
-  /** Tells whether the engine has forgotten the request of an answer. */
-  forgot(id: string): Promise<boolean> {
-    return this.machine.run(() => this.#isLost(id));
-  }
-
-  close(): Promise<void> {
-    return this.machine.run(this.#close);
-  }
-
-  async *#count({ name, items, everyMs }: Input, from: number): AsyncGenerator<number> {
-    this.generators.push(name);
-    try {
-      for (let index = from; index < items; index++) {
-        await pause(this.machine.host.runtime, everyMs);
-        yield index;
-      }
-    } finally {
-      this.generators.splice(this.generators.indexOf(name), 1);
-    }
-  }
-}
-
-/** Request of an answer. */
-interface Input {
-  readonly name: string;
-  readonly items: number;
-  readonly everyMs: number;
-}
-
 /**
  * Lets nodes with answers go: other nodes go on, at once or as soon as there is one that can. Beside
  * that, nodes search for overdue streams while calls of the engine fail.
@@ -215,7 +103,8 @@ interface Input {
  */
 export async function auditTakeovers(audit: Audit): Promise<void> {
   const auditAnswers = audit.random() < SPARE_SHARE ? auditSpared : auditLeaving;
-  await Promise.all([auditAnswers(audit), auditSearches(audit)]);
+  const besides = [auditSearches, auditFruitless, auditHandovers].map((part) => part(audit));
+  await Promise.all([auditAnswers(audit), ...besides]);
 }
 
 /** Lets a node with all its answers go, and fills the places of the others afterwards. */

@@ -4,19 +4,11 @@ import type { DurableStreamWriter } from "../../../../../server/durable/writer.t
 import { oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
-import { LogMachine } from "./machine.ts";
+import { auditFailures } from "./failures.ts";
+import { LogMachine, SEARCH_MS, SIGN_SHARE } from "./machine.ts";
 
 /** Shortest lease of a writer, and the range of leases, in milliseconds. */
 const [LEASE_MS, LEASES_MS] = [2_000, 1_500];
-
-/**
- * Part of the lease that is over at most when a living writer shows the next sign of life: an append
- * right behind a renewal takes the place of the next one.
- */
-const SIGN_SHARE = 2 / 3.75;
-
-/** Longest time between two searches for lost writers, in milliseconds. */
-const SEARCH_MS = 5_000;
 
 /** Time for which a released stream waits for the next writer, in milliseconds. */
 const RELEASED_MS = 5_000;
@@ -126,6 +118,7 @@ export async function auditWriters(audit: Audit): Promise<void> {
   const scenes = [quiet, lost, burst, released, cut, stopped, stopped];
   while (scenes.length > SCENES) scenes.splice(Math.floor(scenes.length * random()), 1);
   scenes.push(overtaken);
+  const failing = auditFailures(audit);
   await LogMachine.use(audit, ["writers-near", "writers-far"], async ([near, far]) => {
     const programs = [new Program(near!), new Program(far!)] as const;
     const play = (scene: typeof quiet, i: number) =>
@@ -137,6 +130,7 @@ export async function auditWriters(audit: Audit): Promise<void> {
     }
     await Promise.all(programs.map((program) => program.close()));
   });
+  await failing;
 }
 
 /** The parts of one scene. */

@@ -1,0 +1,93 @@
+/** An answer that outlives node after node: those that leave on purpose do not count as lost ones. */
+import { RESUME_LEASE_MS } from "../../../../../server/durable/answers.ts";
+import { between, oneOf } from "../../chance.ts";
+import type { Audit } from "../audit.ts";
+import { range } from "../history.ts";
+import { AnswerNode } from "./answer_node.ts";
+import { LogMachine } from "./machine.ts";
+
+/** Nodes that leave on purpose, one after the other: more than the most takeovers of lost nodes. */
+const LEAVING = 6;
+
+/** Numbers of nodes that are lost in between, of which one is drawn. */
+const LOST = [0, 1, 2, 2, 2] as const;
+
+/** Time between two items, in milliseconds. */
+const ITEM_MS = 120;
+
+/** Shortest and longest time for which a node has the answer, in milliseconds. */
+const STAY_MS = [50, 400] as const;
+
+/** Longest time between two searches for lost answers, in milliseconds. */
+const SEARCH_MS = 2_000;
+
+/** Pause of the takeover of the second lost node, in milliseconds; of the first one there is none. */
+const SECOND_MS = 1_000;
+
+/** Time for the calls of one takeover, and for those of an end, in milliseconds. */
+const [CALLS_MS, SLACK_MS] = [900, 2_500];
+
+/** Time between two looks at a takeover, in milliseconds. */
+const LOOK_MS = 20;
+
+/** Most answers of a node. */
+const PLACES = 2;
+
+/**
+ * Hands one answer from node to node.
+ *
+ * @param audit The audit.
+ */
+export async function auditHandovers(audit: Audit): Promise<void> {
+  const random = audit.chanceOf("handovers");
+  const losses = oneOf(random, LOST);
+  const ends = Array.from({ length: LEAVING + losses }, (_, i) => i < losses ? "lost" : "leaves")
+    .map((end) => ({ end, at: random() })).sort((a, b) => a.at - b.at).map(({ end }) => end);
+  const hosts = ["reader", "near", "far", ...range(1, losses).map((i) => `lost-${i}`)];
+  const names = hosts.map((name) => `handovers-${name}`);
+  await LogMachine.use(audit, names, async ([onReader, ...machines]) => {
+    const expect = (what: string, expected: unknown, received: unknown) =>
+      audit.examine("durable", `${what} of an answer behind [${ends}]`, expected, received);
+    const stays = machines.slice(0, 2);
+    const goes = machines.slice(2);
+    const reader = new AnswerNode(onReader!, PLACES, { resumes: false });
+    // A node that is lost has a machine of its own; the others come back on the same two.
+    const nodeFor = (turn: number) =>
+      new AnswerNode(ends[turn] === "lost" ? goes.pop()! : stays[turn % 2]!, PLACES);
+    let node = nodeFor(0);
+    const id = await node.begin("audited-answer-handed-01", 10_000, { everyMs: ITEM_MS });
+    const reading = reader.read(id);
+    let lost = 0;
+    for (const [turn, end] of ends.entries()) {
+      await audit.pause(between(random, ...STAY_MS));
+      const next = nodeFor(turn + 1);
+      const isLost = end === "lost";
+      if (isLost) node.machine.end();
+      else await node.close();
+      if (isLost) lost++;
+      node = next;
+      const dueMs = audit.nowMs + (isLost ? RESUME_LEASE_MS + SEARCH_MS : 0) + SLACK_MS;
+      while (node.answers.running === 0 && audit.nowMs < dueMs) await audit.pause(LOOK_MS);
+      expect(`takeovers ${turn + 1}`, 1, node.answers.running);
+      const fromMs = audit.nowMs;
+      // The pause comes of the lost nodes so far, also if the last one left on purpose.
+      const pauseMs = lost < 2 ? 0 : SECOND_MS;
+      const byMs = fromMs + pauseMs + CALLS_MS;
+      while (node.generators.length === 0 && audit.nowMs < byMs) await audit.pause(LOOK_MS);
+      const tookMs = Math.round(audit.nowMs - fromMs);
+      expect(`generators ${turn + 1} after ${tookMs} ms`, 1, node.generators.length);
+      const isEarly = tookMs < pauseMs - 2 * LOOK_MS;
+      expect(`early generator ${turn + 1} after ${tookMs} ms`, false, isEarly);
+      if (node.generators.length === 0) break;
+    }
+    await node.machine.run(() => node.node.cancel(id, "enough"));
+    const text = await audit.inTime(reading, SLACK_MS, "no end in time");
+    const [items, outcome] = text.split(" ");
+    const counted = items!.split(",").filter((item) => item !== "").map(Number);
+    expect("items", range(0, counted.length - 1), counted);
+    expect("end", "cancelled", outcome);
+    await audit.until(() => node.answers.running === 0, SLACK_MS);
+    expect("places that are taken", 0, node.answers.running);
+    await Promise.all([node.close(), reader.close()]);
+  }, audit.engine.apart!("handovers"));
+}
