@@ -4,6 +4,7 @@ import { pause } from "../../../../../base/wait.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { type UserNode, UserNodes } from "../users/user_nodes.ts";
+import { makeHalfCalls } from "./half_calls.ts";
 
 /** Most bytes of a request and of a reply. */
 const MAX_BYTES = 300_000;
@@ -31,6 +32,9 @@ const [CALL_MS, SHORT_MS] = [20_000, 150];
 
 /** Time for messages under way, in milliseconds. */
 const TRIP_MS = 80;
+
+/** Longest time of a call that asks no other node, in milliseconds. */
+const AT_ONCE_MS = 50;
 
 /** Shortest and longest time until a node counts as silent, in milliseconds (`NodeCalls`, Silent). */
 const SILENT_MS = [1_500, 5_500] as const;
@@ -200,6 +204,12 @@ class Callers {
     this.expect(`outcome of a wait (${trouble})`, outcome, received);
     const isInTime = tookMs >= least && tookMs <= most;
     this.expect(`end of a wait (${trouble}) after ${Math.round(tookMs)} ms`, true, isInTime);
+    if (trouble === "node closed") {
+      const askedMs = audit.nowMs;
+      const late = await audit.inTime(ask(other, 0).ending, CALL_MS / 2, "none");
+      const isAtOnce = audit.nowMs - askedMs <= AT_ONCE_MS;
+      this.expect("outcome of a call behind a farewell, at once", ["gone", true], [late, isAtOnce]);
+    }
     const third = await audit.inTime(second.ending, CALL_MS / 2, "none");
     this.expect(`outcome of a wait beside another one (${trouble})`, beside, third);
     if (apart !== undefined) {
@@ -221,9 +231,12 @@ class Callers {
   /** Examines that all calls are over. */
   examineRest(): void {
     for (const { calls, node } of this.ends) {
-      const { waiting, answering, ignored } = calls;
-      const about = `calls at ${node.host.name}`;
-      this.expect(about, { waiting: 0, answering: 0, ignored: 0 }, { waiting, answering, ignored });
+      const { waiting, answering, ignored, gatheredBytes } = calls;
+      this.expect(
+        `calls at ${node.host.name}`,
+        { waiting: 0, answering: 0, ignored: 0, gatheredBytes: 0 },
+        { waiting, answering, ignored, gatheredBytes },
+      );
     }
   }
 
@@ -278,6 +291,8 @@ export async function auditNodeCalls(audit: Audit): Promise<void> {
   for (let round = 0; round < ROUNDS; round++) {
     await callers.round();
   }
+  const [from, to] = callers.ends;
+  await makeHalfCalls(audit, from!.node, to!.node);
   await callers.wait(oneOf(callers.random, TROUBLES));
   await callers.close();
 }

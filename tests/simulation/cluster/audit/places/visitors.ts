@@ -225,11 +225,18 @@ class Visitors {
       );
       const there = this.members;
       this.lookAtMembers(`behind ${what}`, node);
-      const online = USERS.filter((user) => server.presence.isOnline(user));
+      const { presence } = server;
+      const users = there.map(([user]) => user);
+      const online = USERS.filter((user) => presence.isOnline(user));
       this.examine(
         `users online behind ${what} at ${host.name}`,
-        there.map(([user]) => user),
-        online,
+        [users, users.toSorted()],
+        [online, presence.online().toSorted()],
+      );
+      this.examine(
+        `connections and topics of users behind ${what} at ${host.name}`,
+        there.map(([, connections]) => [connections, [ROOM]]),
+        users.map((user) => [presence.connections(user, ROOM), presence.topicsOf(user)]),
       );
       this.#lookClosely(`behind ${what} at ${host.name}`, of, { told, server });
     }
@@ -397,6 +404,30 @@ const update: Step = async (visitors, one) => {
   await tab.client.presence(ROOM, tab.data);
   await visitors.pause(ROUND_MS);
   visitors.look("data of a session", one, visitors.dataOf(one) === before ? [] : ["update"]);
+};
+
+/**
+ * Data of all sessions of a user, which is set, and then removed in any order: that of a session that is
+ * left stands, and in the end none.
+ */
+const withdraw: Step = async (visitors, one) => {
+  const { random, service } = visitors;
+  if (one.tabs.length === 0) await enter(visitors, one);
+  const [first] = one.tabs;
+  const others = service.nodes.filter((node) => node !== first?.node);
+  if (one.tabs.length === 1) await enterAt(visitors, one, oneOf(random, others)!);
+  const set = async (tab: Tab, data: number | undefined, what: string) => {
+    const before = visitors.dataOf(one);
+    tab.data = data;
+    await tab.client.presence(ROOM, data);
+    await visitors.pause(ROUND_MS);
+    visitors.look(what, one, visitors.dataOf(one) === before ? [] : ["update"]);
+  };
+  for (const tab of one.tabs) await set(tab, visitors.newData(), "data that is set");
+  for (const left = [...one.tabs]; left.length > 0;) {
+    const [tab] = left.splice(Math.floor(left.length * random()), 1);
+    await set(tab!, undefined, "data that is removed");
+  }
 };
 
 /** Settings of data by sessions of one node, in one turn: the last one stands. */
@@ -608,6 +639,7 @@ export async function auditVisitors(audit: Audit): Promise<void> {
     await step(visitors, one);
     visitors.note(one);
   }
+  await withdraw(visitors, oneOf(random, visitors.all)!);
   for (const { tabs } of visitors.all) await Promise.all(tabs.map(({ client }) => client.close()));
   await service.close();
 }
