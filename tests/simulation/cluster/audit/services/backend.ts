@@ -47,10 +47,21 @@ export interface Answer {
  * @param question See {@linkcode Question}.
  * @returns The answer.
  */
-export function ask(
-  { host, server }: Asked,
-  question: Question,
-): Promise<Answer> {
+export async function ask(asked: Asked, question: Question): Promise<Answer> {
+  const response = await respond(asked, question);
+  const answer = await response.text();
+  const { status, headers } = response;
+  return { status, headers, body: answer === "" ? undefined : parsed(answer) };
+}
+
+/**
+ * Asks a node, and leaves the body of the answer to the caller.
+ *
+ * @param node The node.
+ * @param question See {@linkcode Question}.
+ * @returns The response.
+ */
+export function respond({ host, server }: Asked, question: Question): Promise<Response> {
   const { path = "", json, text, outside, address } = question;
   const given = json === undefined ? undefined : JSON.stringify(json);
   const { method = text === undefined && json === undefined ? "GET" : "POST" } = question;
@@ -66,10 +77,7 @@ export function ask(
   const asked = async () => {
     const body = typeof text === "function" ? text() : text ?? given;
     const request = new Request(url, { method, headers, ...(body !== undefined && { body }) });
-    const response = await server.fetch(request, info);
-    const answer = await response.text();
-    const { status } = response;
-    return { status, headers: response.headers, body: answer === "" ? undefined : parsed(answer) };
+    return await server.fetch(request, info);
   };
   return new Promise((resolve, reject) => {
     host.after(0, () => void asked().then(resolve, reject));

@@ -7,6 +7,7 @@ import { type Audit, hearAll } from "../audit.ts";
 import { range } from "../history.ts";
 import { ROUND_MS, Service, type ServiceNode } from "../places/service.ts";
 import { API, ask } from "./backend.ts";
+import { auditCutDrain } from "./cut_drains.ts";
 
 /** Clients of the node that drains, which has room for as many sessions. */
 const CLIENTS = 4;
@@ -27,11 +28,16 @@ const [REQUESTS, CONCURRENCY] = [3, 8] as const;
 const TOPIC = "log:deploy";
 
 /**
- * Drains a node while clients listen and wait for answers.
+ * Drains a node while clients listen and wait for answers, and cuts drains of other servers.
  *
  * @param audit The audit.
  */
 export async function auditDrains(audit: Audit): Promise<void> {
+  await Promise.all([auditWholeDrain(audit), auditCutDrain(audit)]);
+}
+
+/** Drains one of two nodes while clients listen and wait for answers. */
+async function auditWholeDrain(audit: Audit): Promise<void> {
   const wait = answerLate(audit);
   const service = new Service(audit, "drains", {
     brokerOf: brokersInMemory(audit.simulation, audit.host("drains-engine")),

@@ -4,6 +4,7 @@ import { oneOf } from "../../chance.ts";
 import { type Audit, hearAll } from "../audit.ts";
 import { ROUND_MS, Service, type ServiceNode } from "../places/service.ts";
 import { type Answer, API, ask, outcomeOf, type Question } from "./backend.ts";
+import { auditPages, PAGED_HISTORIES } from "./histories.ts";
 
 /** Operations of one audit before the last ones, which close sessions. */
 const STEPS = 14;
@@ -65,7 +66,7 @@ interface Kept {
 export async function auditOperations(audit: Audit): Promise<void> {
   const service = new Service(audit, "api", {
     server: {
-      history: { "log:{name}": { size: SIZE } },
+      history: { "log:{name}": { size: SIZE }, ...PAGED_HISTORIES },
       api: {
         path: API,
         authorize: ({ action, id, user }) =>
@@ -76,7 +77,9 @@ export async function auditOperations(audit: Audit): Promise<void> {
     },
   });
   const operations = new Operations(audit, service);
-  if (await operations.open()) await operations.run();
+  if (await operations.open()) {
+    await Promise.all([operations.run(), auditPages(audit, service.nodes)]);
+  }
   await service.close();
 }
 

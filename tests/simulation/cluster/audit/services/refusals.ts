@@ -189,6 +189,12 @@ const CASES: readonly Case[] = [
     },
   },
   { question: preflight(FOREIGN), outcome: "403 origin" },
+  // Without a method that a page wants, OPTIONS asks which there are.
+  ...[{}, { origin: PAGE }, { origin: FOREIGN }].map((headers) => ({
+    question: { method: "OPTIONS", path: CHAT, headers },
+    outcome: "204",
+    headers: { allow: "GET, HEAD, POST, OPTIONS", "access-control-allow-methods": null },
+  })),
 ];
 
 /** Streams are read once: a plan that runs twice in a process needs new ones. */
