@@ -2,8 +2,10 @@
 import type { Rate } from "../../../../../manager/token_bucket.ts";
 import { AuthenticationError, CloseCode } from "../../../../../errors.ts";
 import { between, oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
+import { type Audit, STEADY } from "../audit.ts";
+import { auditDefaults } from "./defaults.ts";
 import { Page } from "./page.ts";
+import { auditUnits } from "./units.ts";
 import { UserNodes } from "./user_nodes.ts";
 
 /** The users, and the machines, each of which has an address. */
@@ -11,9 +13,6 @@ const [USERS, MACHINES] = [["ann", "ben"], ["accounts-a", "accounts-b"]] as cons
 
 /** A machine that comes last. */
 const OTHER_MACHINE = "accounts-c";
-
-/** Conditions of the network on which an envelope takes a known time. */
-const STEADY = { delayMs: 1, jitterMs: 0 } as const;
 
 /** A token that no server accepts. */
 const FORGED = "forged";
@@ -271,6 +270,11 @@ function isLimited({ rate }: ModelBuckets): boolean {
  * @param audit The audit.
  */
 export async function auditAccounts(audit: Audit): Promise<void> {
+  await Promise.all([auditBuckets(audit), auditUnits(audit), auditDefaults(audit)]);
+}
+
+/** Connects, sends and leaves beside a model of the buckets. */
+async function auditBuckets(audit: Audit): Promise<void> {
   const { random } = audit;
   const accounts = new Accounts(audit, random);
   const endMs = audit.nowMs + LAST_MS;

@@ -21,6 +21,12 @@ const LAST_MS = 11_000;
 /** Draw above which a page asks once more for a room in which the page is. */
 const AGAIN = 0.85;
 
+/** Draws below which a page that sets data sets these, and below which it leaves and comes back at once. */
+const [SETS, RETURNS] = [0.25, 0.4] as const;
+
+/** Share of such returns with no data, and with other data, of a page that had some. */
+const [BARE, CHANGED] = [0.5, 0.3] as const;
+
 /** Share of operations of another page, or in another room, than the one before. */
 const CHANGES = 0.55;
 
@@ -120,7 +126,8 @@ class Crowds {
     const choice = this.random();
     const reader = this.#readerOf(guest, room);
     if (this.random() < BY_SERVER && this.#serve(guest, room, reader)) return;
-    if (guest.setsData && choice < 0.25) this.#setData(guest, room, this.random() < 0.3);
+    if (guest.setsData && choice < SETS) this.#setData(guest, room, this.random() < 0.3);
+    else if (guest.setsData && reader.isIn && choice < RETURNS) this.#return(guest, room);
     else if (reader.isIn && choice > AGAIN) guest.page.ask({ subscribe: room });
     else this.#toggle(guest, room);
   }
@@ -215,6 +222,15 @@ class Crowds {
       data.set(room, ++this.#newest);
       page.ask({ presence: room, data: this.#dataOf(this.#newest, room) });
     }
+  }
+
+  /** Leaves a room and comes back at once, perhaps with other data, or without any. */
+  #return(guest: Guest, room: string): void {
+    const choice = this.random();
+    this.#toggle(guest, room);
+    if (choice < BARE) this.#setData(guest, room, true);
+    else if (choice < BARE + CHANGED) this.#setData(guest, room, false);
+    this.#toggle(guest, room);
   }
 
   #toggle(guest: Guest, room: string): void {

@@ -4,6 +4,7 @@ import { pause } from "../../../../../base/wait.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { type UserNode, UserNodes } from "./user_nodes.ts";
+import { auditVacancies } from "./vacancies.ts";
 
 /** The user. */
 const USER = "guest";
@@ -32,6 +33,11 @@ const WAY_MS = 12;
  * @param audit The audit.
  */
 export async function auditDoors(audit: Audit): Promise<void> {
+  await Promise.all([auditVanishing(audit), auditVacancies(audit)]);
+}
+
+/** Lets clients vanish at two nodes, and takes their places. */
+async function auditVanishing(audit: Audit): Promise<void> {
   const { random } = audit;
   const expect = (what: string, expected: unknown, received: unknown) =>
     audit.examine("places", what, expected, received);

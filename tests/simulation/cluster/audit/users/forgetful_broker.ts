@@ -37,6 +37,8 @@ export class ForgetfulBroker extends UnsteadyBroker {
   /** Scopes of claims. */
   readonly #scopes = new Set<string>();
   #life = 0;
+  /** Resolves once the engine is back. */
+  #back = Promise.withResolvers<void>();
 
   /**
    * Creates a broker.
@@ -102,19 +104,39 @@ export class ForgetfulBroker extends UnsteadyBroker {
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
     if (!topic.startsWith(INTERNAL_PREFIX) || topic === BEATS) {
-      return super.subscribe(topic, listener, options);
+      return this.#confirmed(super.subscribe(topic, listener, options));
     }
     // Messages of one topic stay in order, and overtake those of another.
     const delayMs = this.wayMs * this.#runtime.random();
-    return super.subscribe(topic, (publication) => {
+    return this.#confirmed(super.subscribe(topic, (publication) => {
       if (this.lostShare > 0 && this.#runtime.random() < this.lostShare) return;
       if (delayMs === 0) listener(publication);
       else this.#runtime.setTimeout(() => listener(publication), delayMs);
-    }, options);
+    }, options));
+  }
+
+  override goAway(): void {
+    super.goAway();
+    this.#back = Promise.withResolvers();
+  }
+
+  override comeBack(): void {
+    super.comeBack();
+    this.#back.resolve();
   }
 
   /** Loses all claims and numbers. */
   forget(): void {
     this.#life++;
+  }
+
+  /** An engine that is away confirms a subscription once it is back. */
+  #confirmed(subscription: BrokerSubscription): BrokerSubscription {
+    if (!this.isAway) return subscription;
+    const { promise: back } = this.#back;
+    return {
+      ready: back.then(() => subscription.ready),
+      [Symbol.asyncDispose]: () => subscription[Symbol.asyncDispose](),
+    };
   }
 }

@@ -45,7 +45,7 @@ export class Page {
    * @param machine Name of the machine.
    * @param node The node.
    */
-  constructor(audit: Audit, user: string, machine: string, { host }: UserNode) {
+  constructor(audit: Audit, user: string, machine: string, { host }: Pick<UserNode, "host">) {
     const url = new URL(`wss://${host.name}/?token=${user}`);
     this.host = audit.host(machine);
     const socket = this.#socket = audit.network.sockets(this.host)(url, ["skein.1"]);

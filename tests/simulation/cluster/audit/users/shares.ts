@@ -2,15 +2,13 @@
 import type { Rate } from "../../../../../manager/token_bucket.ts";
 import { CloseCode } from "../../../../../errors.ts";
 import { between, oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
+import { type Audit, STEADY } from "../audit.ts";
+import { auditDebts } from "./debts.ts";
 import { Page } from "./page.ts";
 import { UserNodes } from "./user_nodes.ts";
 
 /** The user. */
 const USER = "ann";
-
-/** Conditions of the network on which what is sent at once arrives at once. */
-const STEADY = { delayMs: 1, jitterMs: 0 } as const;
 
 /** Most rounds of debts, and the time within which the last one begins, in milliseconds. */
 const [ROUNDS, LAST_MS] = [2, 5_000];
@@ -55,6 +53,11 @@ type Outcome = "granted" | "too many" | "none";
  * @param audit The audit.
  */
 export async function auditShares(audit: Audit): Promise<void> {
+  await Promise.all([auditTwoNodes(audit), auditDebts(audit)]);
+}
+
+/** Has debts of two nodes beside each other. */
+async function auditTwoNodes(audit: Audit): Promise<void> {
   const { random } = audit;
   const rate = { perSecond: between(random, 5, 8), burst: 3 + Math.floor(3 * random()) };
   const nodes = new UserNodes(audit, "shares", {
