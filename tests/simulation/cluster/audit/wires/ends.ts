@@ -7,6 +7,7 @@ import type { AnySession, Audit } from "../audit.ts";
 import { range } from "../history.ts";
 import { HeldStreams } from "./held_streams.ts";
 import { auditLastMessages } from "./last_messages.ts";
+import { auditLateBegins } from "./late_begins.ts";
 import { auditUnread } from "./unread.ts";
 
 /** Heartbeat of the server, which the client follows. */
@@ -140,6 +141,7 @@ export async function auditEnds(audit: Audit): Promise<void> {
     auditEnd(audit, { transport: "webtransport", way: oneOf(random, UNANSWERED_WAYS) }),
     auditUnread(audit),
     auditLastMessages(audit),
+    auditLateBegins(audit),
   ]);
 }
 

@@ -8,7 +8,8 @@ import {
   type SimulatedServerOptions,
 } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
-import { type Audit, outcomeOf } from "../audit.ts";
+import { type Audit, counted, outcomeOf } from "../audit.ts";
+import { auditEntries } from "./entries.ts";
 
 /** Name of the user. */
 const USER = "farewell";
@@ -71,11 +72,16 @@ interface Farewell {
 }
 
 /**
- * Ends a client while a program waits for all that there is.
+ * Ends a client while a program waits for all that there is, and other clients while these enter.
  *
  * @param audit The audit.
  */
 export async function auditFarewells(audit: Audit): Promise<void> {
+  await Promise.all([auditFarewell(audit), auditEntries(audit)]);
+}
+
+/** Ends a client, in any state, while a program waits for all that there is. */
+async function auditFarewell(audit: Audit): Promise<void> {
   const { random } = audit;
   const { state, ends } = oneOf<typeof STATES[number]>(random, STATES);
   const end = oneOf<typeof ends[number]>(random, ends);
@@ -267,19 +273,4 @@ function expectedEnd(end: typeof STATES[number]["ends"][number]): readonly unkno
 /** Lets no attempt to connect succeed. */
 function hide({ network }: Audit, machine: Host, host: Host, random: () => number): void {
   network.change(machine, host, { handshake: oneOf(random, ["hangs", "refused"] as const) });
-}
-
-/** Makes a signal count its listeners. */
-function counted(signal: AbortSignal, listeners: Farewell["listeners"]): AbortSignal {
-  const { addEventListener, removeEventListener } = signal;
-  return Object.assign(signal, {
-    addEventListener(...args: Parameters<AbortSignal["addEventListener"]>) {
-      listeners.count++;
-      addEventListener.apply(signal, args);
-    },
-    removeEventListener(...args: Parameters<AbortSignal["removeEventListener"]>) {
-      listeners.count--;
-      removeEventListener.apply(signal, args);
-    },
-  });
 }

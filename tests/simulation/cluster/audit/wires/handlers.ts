@@ -4,6 +4,18 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type AnySession, type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
+import { type Asked, type Call, Handlers, type Heard, ITEMS } from "./handler_calls.ts";
+
+/** Readers of the messages of a server, by frequency, and those of a client. */
+const READERS = ["handler", "handler", "loop", "none"] as const;
+const CLIENT_READERS = ["handler", "none"] as const;
+
+/** Readers and ends of a session whose requests have a queue of their own. */
+const RARE_READERS = ["none", "none", "loop"] as const;
+const RARE_ENDS = ["caller", "handler", "cut"] as const;
+
+/** Times of the handler of the beginning, in milliseconds; some programs have none. */
+const OPENINGS_MS = [undefined, undefined, 0, 120] as const;
 
 /** Sessions of one run, one after the other. */
 const SESSIONS = 2;
@@ -16,9 +28,6 @@ const BEGIN_MS = 250;
 
 /** Longest time of a handler, in milliseconds. */
 const HANDLER_MS = 200;
-
-/** Items of an answer that streams. */
-const ITEMS = 3;
 
 /** Time for a message to the other end, in milliseconds. */
 const TRIP_MS = 60;
@@ -35,122 +44,24 @@ const ENDS = ["nothing", "caller", "handler", "drain", "cut", "death"] as const;
 /** Heartbeat by which a server notices a silent death of a client. */
 const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 } as const;
 
-/** Kinds of operations, by frequency, and those beside a loop over the messages. */
-const KINDS = ["value", "value", "items", "items", "message"] as const;
-const LOOP_KINDS = ["value", "items", "message", "message", "message"] as const;
+/** Readers of the messages beside handlers of requests. */
+type Reader = "handler" | "loop" | "none";
+
+/** Kinds of operations, by frequency, for each reader of messages. */
+const KINDS = {
+  handler: ["value", "value", "items", "items", "message"],
+  loop: ["value", "items", "message", "message", "message"],
+  none: ["value", "value", "value", "items"],
+} as const satisfies Record<Reader, readonly ("value" | "items" | "message")[]>;
 
 /** An operation of the caller. */
 interface Operation {
   readonly id: number;
-  readonly kind: typeof KINDS[number];
+  readonly kind: typeof KINDS[Reader][number];
   readonly sentMs: number;
   /** Time at which the caller gave up. */
   gaveUpMs: number;
   outcome: string;
-}
-
-/** One call of a handler. */
-interface Call {
-  readonly id: number;
-  readonly startMs: number;
-  /** True for a handler that runs: items are made once asked for. */
-  hasBegun: boolean;
-  /** State of the message when the handler was called. */
-  readonly wasCancelled: boolean;
-  /** Time of the abort of the signal. */
-  abortedMs: number;
-  /** Time of the end of the handler, and of its items. */
-  overMs: number;
-  /** State of the message at the end. */
-  isCancelled: boolean;
-  isAborted: boolean;
-}
-
-/** The members of a message that handlers of both kinds use. */
-interface Heard {
-  readonly data: unknown;
-  readonly signal: AbortSignal;
-  readonly isCancelled: boolean;
-}
-
-/** Data of an operation. */
-interface Asked {
-  readonly id: number;
-  readonly ms: number;
-  /** True for a handler that takes the signal at the beginning. */
-  readonly hears: boolean;
-}
-
-/** The handlers of one end, with a note of each call. */
-class Handlers {
-  readonly calls: Call[] = [];
-  /** Calls at once, without items under way, and the most calls. */
-  running = 0;
-  most = 0;
-  readonly #audit: Audit;
-
-  constructor(audit: Audit) {
-    this.#audit = audit;
-  }
-
-  /** Handles one message or request. */
-  readonly value = async (message: Heard): Promise<number> => {
-    const call = this.#begin(message);
-    this.most = Math.max(this.most, ++this.running);
-    await this.#audit.pause((message.data as Asked).ms);
-    this.running--;
-    this.#end(call, message);
-    return call.id;
-  };
-
-  /** Makes the items of an answer, beside the next handler. */
-  readonly items = (message: Heard): AsyncIterable<number> => {
-    const call = this.#begin(message);
-    const { ms } = message.data as Asked;
-    const pause = () => this.#audit.pause(ms / ITEMS);
-    const end = () => this.#end(call, message);
-    call.hasBegun = false;
-    return (async function* () {
-      call.hasBegun = true;
-      try {
-        for (let item = 0; item < ITEMS; item++) {
-          await pause();
-          yield item;
-        }
-      } finally {
-        end();
-      }
-    })();
-  };
-
-  #begin(message: Heard): Call {
-    const { id, hears } = message.data as Asked;
-    const { isCancelled: wasCancelled } = message;
-    const startMs = this.#audit.nowMs;
-    const call: Call = {
-      id,
-      startMs,
-      hasBegun: true,
-      wasCancelled,
-      abortedMs: Infinity,
-      overMs: Infinity,
-      isCancelled: false,
-      isAborted: false,
-    };
-    if (hears) {
-      const note = () => call.abortedMs = this.#audit.nowMs;
-      if (message.signal.aborted) note();
-      else message.signal.addEventListener("abort", note);
-    }
-    this.calls.push(call);
-    return call;
-  }
-
-  #end(call: Call, message: Heard): void {
-    call.overMs = this.#audit.nowMs;
-    call.isCancelled = message.isCancelled;
-    call.isAborted = message.signal.aborted;
-  }
 }
 
 /**
@@ -161,33 +72,44 @@ class Handlers {
 export async function auditHandlers(audit: Audit): Promise<void> {
   const { random } = audit;
   for (let session = 0; session < SESSIONS; session++) await auditSession(audit, random, session);
+  const rare = audit.chanceOf("rare");
+  const [reader, end] = [oneOf(rare, RARE_READERS), oneOf(rare, RARE_ENDS)];
+  await auditSession(audit, rare, SESSIONS, { reader, end });
 }
 
-async function auditSession(audit: Audit, random: () => number, number: number): Promise<void> {
-  const isServer = random() < 0.6;
+async function auditSession(
+  audit: Audit,
+  random: () => number,
+  number: number,
+  given?: { readonly reader: Reader; readonly end: typeof ENDS[number] },
+): Promise<void> {
+  const isServer = given !== undefined || random() < 0.6;
   const transport = oneOf(random, ["websocket", "websocket", "webtransport", "http"] as const);
-  const end = oneOf(random, ENDS);
+  const end = given?.end ?? oneOf(random, ENDS);
   const concurrency = random() < 0.7 ? 1 : 2;
-  const closeTimeoutMs = random() < 0.4 ? 100 : 5_000;
-  // A loop over the session in place of a handler of messages.
-  const isLoop = isServer && random() < 0.35;
+  const closeTimeoutMs = random() < (given ? 0.6 : 0.4) ? 100 : 5_000;
+  // Programs leave handlers out: a loop over the session reads the messages, or there are none.
+  const reader: Reader = given?.reader ?? oneOf(random, isServer ? READERS : CLIENT_READERS);
+  // Handlers wait for that of the beginning.
+  const openingMs = isServer && reader !== "loop" ? oneOf(random, OPENINGS_MS) : undefined;
+  const isLoop = reader === "loop";
   const handlers = new Handlers(audit);
   const closes: { readonly atMs: number; readonly running: number }[] = [];
   const handling = {
     requests: { value: handlers.value, items: handlers.items } as never,
-    ...(!isLoop && { onMessage: async (message: Heard) => void await handlers.value(message) }),
-  };
-  const loop = async (session: AsyncIterable<Heard>) => {
-    for await (const message of session) await handlers.value(message);
+    ...(reader === "handler" && {
+      onMessage: async (message: Heard) => void await handlers.value(message),
+    }),
   };
   const settings = { concurrency, closeTimeoutMs };
   const [host, machine] = [audit.host(`handlers${number}`), audit.host(`caller${number}`)];
   const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
     ...(isServer && handling),
     session: { heartbeat: HEARTBEAT, ...(isServer && settings) },
-    onOpen: (session) => void (isLoop && loop(session)),
+    ...(isLoop && { onOpen: (session) => void handlers.loop(session) }),
+    ...(openingMs !== undefined && { onOpen: () => handlers.open(openingMs) }),
     onClose() {
-      closes.push({ atMs: audit.nowMs, running: handlers.running });
+      closes.push({ atMs: audit.nowMs, running: handlers.running - handlers.looping });
     },
     onError() {},
   }));
@@ -202,15 +124,16 @@ async function auditSession(audit: Audit, random: () => number, number: number):
   let endedMs = Infinity;
   void handler.closed.then(() => endedMs = audit.nowMs);
   const operations: Operation[] = [];
-  const kinds = isLoop ? LOOP_KINDS : KINDS;
+  const kinds = KINDS[reader];
   for (let id = 0; id < OPERATIONS; id++) {
     const operation = begin(audit, { id, caller, random, kinds, isAlive: () => machine.isAlive });
     operations.push(operation);
     await audit.pause(random() < 0.3 ? 0 : between(random, 0, BEGIN_MS / OPERATIONS));
   }
-  await audit.pause(between(random, 0, 2 * HANDLER_MS));
-  const reader = isLoop ? "loop" : isServer ? "server" : "client";
-  const about = `(${end}, ${reader}, ${transport}, ${concurrency} at once)`;
+  // Requests still wait at most ends of a session whose close has little time.
+  await audit.pause(between(random, 0, (given ? 0.5 : 2) * HANDLER_MS));
+  const side = isServer ? "server" : "client";
+  const about = `(${end}, ${side}, reader ${reader}, ${transport}, ${concurrency} at once)`;
   const httpMs = end === "cut" ? CUT_MS : POST_MS;
   const tripMs = transport === "http" ? httpMs : TRIP_MS;
   // Over HTTP, a client asks again after a cut.
@@ -244,6 +167,7 @@ async function auditSession(audit: Audit, random: () => number, number: number):
       about,
     });
   }
+  audit.examine("queues", `handlers before the end of onOpen ${about}`, 0, handlers.early);
   const most = concurrency + (isLoop ? 1 : 0);
   audit.examine("queues", `handlers at once ${about}`, true, handlers.most <= most);
   for (const operation of isDead ? [] : operations) {
@@ -268,8 +192,10 @@ async function auditSession(audit: Audit, random: () => number, number: number):
   if (isWhole) {
     audit.examine("queues", `messages handled ${about}`, messages.length, orders.length);
   }
-  if (isServer && isOver && !isLoop) {
-    examineClose(audit, { closes, handlers, latestMs: endedMs + closeTimeoutMs, about });
+  if (isServer && isOver) {
+    const isRequest = ({ id }: Call) => !isLoop || operations[id]!.kind !== "message";
+    const calls = handlers.calls.filter(isRequest);
+    examineClose(audit, { closes, calls, latestMs: endedMs + closeTimeoutMs, about });
   }
   const left = [handler[internals].handling.owedAnswers, handler[internals].handling.leaving];
   audit.examine("queues", `answers that the handlers owe ${about}`, [0, 0], left);
@@ -410,9 +336,10 @@ function examineOutcome(
 /** Examines `onClose`: called once, behind the handlers of earlier messages, or after their time. */
 function examineClose(
   audit: Audit,
-  { closes, handlers, latestMs, about }: {
+  { closes, calls, latestMs, about }: {
     readonly closes: readonly { readonly atMs: number; readonly running: number }[];
-    readonly handlers: Handlers;
+    /** Calls for which the close waits. */
+    readonly calls: readonly Call[];
     readonly latestMs: number;
     readonly about: string;
   },
@@ -422,7 +349,7 @@ function examineClose(
     const isDone = running === 0 || atMs >= latestMs - 1;
     audit.examine("waits", `${running} handlers at onClose ${about}`, true, isDone);
     audit.examine("waits", `onClose in time ${about}`, true, atMs <= latestMs + TRIP_MS);
-    const later = handlers.calls.filter(({ startMs }) => startMs > atMs).length;
+    const later = calls.filter(({ startMs }) => startMs > atMs).length;
     audit.examine("waits", `handlers after onClose ${about}`, 0, later);
   }
 }

@@ -200,6 +200,11 @@ async function pass(last: Last): Promise<void> {
       reason,
     });
   }
+  // The notice of a removal may come later than all messages to other clients.
+  const areOver = () =>
+    topics.every((topic) => removed!.subscriptions.get(topic)!.status.current === "ended");
+  const isOver = await audit.until(areOver, HEARD_MS);
+  audit.examine("lives", "subscriptions that a server ended are over", true, isOver);
   for (const topic of topics) removed!.subscribe(topic);
 }
 

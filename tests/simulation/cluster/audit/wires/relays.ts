@@ -9,6 +9,8 @@ import type { Audit } from "../audit.ts";
 import { range } from "../history.ts";
 import { BEAT_MS } from "../places/service.ts";
 import { type UserNode, UserNodes } from "../users/user_nodes.ts";
+import { auditForeignPages } from "./foreign_pages.ts";
+import { auditByHand } from "./hand_frames.ts";
 
 /** The users, each with one client. */
 const USERS = ["relay-a", "relay-b", "relay-c"] as const;
@@ -374,6 +376,11 @@ const SOME: readonly Step[] = [
  * @param audit The audit.
  */
 export async function auditRelays(audit: Audit): Promise<void> {
+  await Promise.all([auditTroubles(audit), auditByHand(audit), auditForeignPages(audit)]);
+}
+
+/** Sessions of clients whose requests meet troubles. */
+async function auditTroubles(audit: Audit): Promise<void> {
   const { random } = audit;
   const relays = new Relays(audit);
   await relays.nodes.ready();

@@ -7,6 +7,7 @@ import type { SimulatedWebSocket } from "../../../../../testing/simulation/netwo
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, envelopesOf } from "../audit.ts";
 import { range } from "../history.ts";
+import { auditEntrances } from "./entrances.ts";
 
 /** Name of a page without a token. */
 const GUEST = "guest";
@@ -226,11 +227,15 @@ function checkMs(token: string, random: () => number): number {
 }
 
 /**
- * Opens pages with tokens in band, all at once.
+ * Opens pages with tokens in band, all at once, and pages of other servers beside these.
  *
  * @param audit The audit.
  */
 export async function auditTokens(audit: Audit): Promise<void> {
+  await Promise.all([auditFirstFrames(audit), auditEntrances(audit)]);
+}
+
+async function auditFirstFrames(audit: Audit): Promise<void> {
   const host = audit.host("tokens");
   const handled = new Map<string, number[]>();
   const open = new Set<string>();

@@ -10,6 +10,7 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { oneOf } from "../../chance.ts";
 import { type AnySession, type Audit, hearAll, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
+import { auditLentChunks } from "./lent_chunks.ts";
 
 /** Credit of both ends: less than a burst. */
 const CREDIT = { maxData: 65_536, maxStreamData: 8_192 } as const;
@@ -22,6 +23,21 @@ const WIDER = { ...REGISTRY, 2: z.object({ n: z.int() }) };
 
 /** Most bytes of a message, and bytes that may wait, by docs/guide/structured.md. */
 const [LARGEST, MOST_WAITING] = [1_000_000, 4 << 20];
+
+/**
+ * Characters of the messages that fill a stream again and again: those that are joined, those that go
+ * alone, and a tenth of the bound.
+ */
+const POURED_BYTES = [9_000, 40_000, 70_000, 400_000] as const;
+
+/** Bytes of a stream that is filled again and again: several times the bound. */
+const POURED_IN_ALL = 4 * MOST_WAITING;
+
+/** Distance to the bound, in bytes: the heads of messages, and one write that does not wait. */
+const NEAR_BOUND = 520_000;
+
+/** Datagrams in all, more than may wait to be sent, and datagrams at once. */
+const [SHOWERED, SHOWERED_AT_ONCE] = [320, 64] as const;
 
 /** Datagrams that wait for a loop. */
 const QUEUED = 4;
@@ -86,6 +102,8 @@ export async function auditTyped(audit: Audit): Promise<void> {
     onError() {},
   });
   const { near, far } = await audit.meet(client, server);
+  // Datagrams that are taken before the first stream go by the plain stream of the session.
+  if (random() < 0.8) void near.datagrams;
   const open: Typed["open"] = async (options = {}) => {
     const accepted = Promise.withResolvers<IncomingStream>();
     taken.push(accepted.resolve);
@@ -99,7 +117,12 @@ export async function auditTyped(audit: Audit): Promise<void> {
   };
   const typed: Typed = { audit, random, transport, near, far, open };
   for (let i = 0; i < USES_AT_ONCE; i++) await oneOf(random, USES)(typed);
-  if (transport === "websocket") await datagrams(typed);
+  await pour(typed);
+  await auditLentChunks(audit, near);
+  if (transport === "websocket") {
+    await datagrams(typed);
+    await shower(typed);
+  }
   await audit.until(() => server.manager.stats().streams.active === 0, 1_000);
   const { active } = server.manager.stats().streams;
   audit.examine("flows", `typed streams that are left over ${transport}`, 0, active);
@@ -264,6 +287,59 @@ async function flood({ audit, random, transport, open }: Typed): Promise<void> {
   audit.examine("flows", `loop ${what}`, true, ended.startsWith("StreamError"));
 }
 
+/** A stream takes several times the bound, as long as less than the bound waits at once. */
+async function pour({ audit, random, near }: Typed): Promise<void> {
+  let taken = 0;
+  let room = 0;
+  let wake = () => {};
+  const sink = new WritableStream<Uint8Array>({
+    async write({ length }) {
+      while (room <= 0) await new Promise<void>((resolve) => wake = resolve);
+      room -= length;
+      taken += length;
+    },
+  }, { highWaterMark: 0 });
+  const stream = { readable: new ReadableStream<Uint8Array>(), writable: sink };
+  const writer = await near.structuredStream({ registry: WIDER, stream: stream as never });
+  const pads = POURED_BYTES.map((bytes) => "x".repeat(bytes));
+  const failures: string[] = [];
+  let [sent, count] = [0, 0];
+  const send = (pad: string) => {
+    sent += pad.length;
+    void outcome(writer.send(1, { n: ++count, pad })).then((ended) => {
+      if (ended !== "fulfilled") failures.push(ended);
+    });
+  };
+  const waiting = () => sent - taken;
+  const drain = async (bytes: number) => {
+    room = bytes;
+    wake();
+    await audit.until(() => room <= 0 || waiting() <= 0, STEP_MS);
+    await audit.pause(1);
+  };
+  while (sent < POURED_IN_ALL && failures.length === 0) {
+    const pad = oneOf(random, pads);
+    if (waiting() + pad.length < MOST_WAITING - NEAR_BOUND) send(pad);
+    // Now and then the stream runs empty.
+    else await drain(random() < 0.4 ? Infinity : MOST_WAITING * random());
+  }
+  await audit.pause(1);
+  audit.examine("flows", `sends of ${count} messages within the bound`, [], failures);
+  await drain(Infinity);
+  audit.examine("flows", `bytes of ${count} messages within the bound`, true, taken >= sent);
+  room = 0;
+  // The account of the bytes that wait has not lost any: more than the bound is refused.
+  sent = taken;
+  while (waiting() < MOST_WAITING + NEAR_BOUND && failures.length === 0) {
+    send(pads.at(-1)!);
+    await Promise.resolve();
+  }
+  await audit.pause(1);
+  audit.examine("flows", "send beyond the bound of a stream", true, failures.length > 0);
+  room = Infinity;
+  wake();
+}
+
 /** Datagrams beyond the bound push out the oldest ones. */
 async function datagrams({ audit, random, near, far }: Typed): Promise<void> {
   await using sender = await near.structuredDatagrams({ registry: WIDER });
@@ -293,6 +369,17 @@ async function datagrams({ audit, random, near, far }: Typed): Promise<void> {
   audit.examine("flows", `errors ${what}`, skipped, invalid.length);
   const isTooLarge = await outcome(sender.send(1, { n: 1, pad: "x".repeat(1 << 20) }));
   audit.examine("flows", "datagram beyond the bound", "RangeError", isTooLarge);
+}
+
+/** Any number of datagrams leaves, as long as few wait at once. */
+async function shower({ audit, near }: Typed): Promise<void> {
+  await using sender = await near.structuredDatagrams({ registry: WIDER });
+  for (let n = 1; n <= SHOWERED; n++) {
+    void sender.send(1, { n, pad: "" });
+    if (n % SHOWERED_AT_ONCE === 0) await audit.pause(1);
+  }
+  const { sent, dropped } = sender.stats;
+  audit.examine("flows", "datagrams sent and dropped", [SHOWERED, 0], [sent, dropped]);
 }
 
 /** Reads a stream to its end. */
