@@ -169,12 +169,14 @@ export class CarrierRequests {
   async #body(request: Request, carrier: HttpCarrier): Promise<Uint8Array> {
     const { runtime, maxFrameBytes } = this.#options;
     if (this.#postCount >= MAX_POSTS) {
-      throw busy("too many requests with frames are under way");
+      throw unavailable("Cannot take frames: too many requests with frames are under way");
     }
     const id = request.headers.get(Header.session)!;
     const posts = this.#posts.get(id) ?? [];
     // A client has one post at a time: those before were given up, and their rest may never come.
-    posts.at(-MAX_POSTS_PER_CONNECTION)?.abort(busy("later requests with frames came"));
+    posts.at(-MAX_POSTS_PER_CONNECTION)?.abort(
+      unavailable("Cannot take frames: later requests with frames came"),
+    );
     const post = new AbortController();
     posts.push(post);
     this.#posts.set(id, posts);
@@ -327,9 +329,7 @@ export class CarrierRequests {
     if (!(error instanceof CarrierError)) return this.#fault(error);
     const { reason, message: detail } = error;
     if (reason === "malformed") return new Problem(400, { code: reason, detail });
-    if (reason === "unavailable") {
-      return new Problem(503, { code: reason, detail, headers: { "retry-after": BUSY_S } });
-    }
+    if (reason === "unavailable") return unavailable(detail);
     try {
       if (reason === "forbidden") this.#options.countForged(request, info);
     } catch (refused) {
@@ -366,13 +366,9 @@ function wrongOrigin({ headers }: Request): Problem {
   });
 }
 
-/** Makes the problem of a post that the client may repeat. */
-function busy(rule: string): Problem {
-  return new Problem(503, {
-    code: "unavailable",
-    detail: `Cannot take frames: ${rule}`,
-    headers: { "retry-after": BUSY_S },
-  });
+/** Makes the problem of a request that the client may repeat. */
+function unavailable(detail: string): Problem {
+  return new Problem(503, { code: "unavailable", detail, headers: { "retry-after": BUSY_S } });
 }
 
 /** Makes the problem of a header with another value than a client may send. */
