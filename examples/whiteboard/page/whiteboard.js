@@ -35,7 +35,7 @@ let board;
 let status = { name: "connecting" };
 /** The line of the pen or the eraser that is under way. */
 let line;
-/** True once this board was shown as a whole, or moved by hand. */
+/** True once this board was shown as a whole, or drawn on. */
 let isPlaced = false;
 /** True if the strokes have to be drawn again. */
 let isStale = true;
@@ -144,6 +144,7 @@ const gestures = {
   begin(point, tool) {
     const { colour, width } = tools();
     line = { id: crypto.randomUUID(), tool, colour, width, points: [point], erased: 0 };
+    isPlaced = true;
     gestures.move([point]);
   },
   move(points) {
@@ -215,10 +216,6 @@ function schedule() {
 
 function drawFrame(now) {
   if (board === undefined) return;
-  if (board.isOpen && !isPlaced) {
-    isPlaced = true;
-    surface.fit(board.strokes);
-  }
   const { strokes, waiting } = board;
   if (isStale) {
     isStale = false;
@@ -239,6 +236,10 @@ function drawFrame(now) {
 function redraw() {
   isStale = true;
   if (board === undefined) return;
+  if (board.isOpen && !isPlaced) {
+    isPlaced = true;
+    surface.fit(board.strokes);
+  }
   drawStatus(status, board);
   schedule();
 }
