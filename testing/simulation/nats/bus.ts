@@ -38,6 +38,14 @@ export interface BusSubscription {
  */
 export type JetStreamTrouble = (typeof JETSTREAM_TROUBLES)[number];
 
+/** Shares of messages that a trouble loses, for a trouble that loses some; all by default. */
+export interface LostShares {
+  /** Share of requests. */
+  readonly requests?: number;
+  /** Share of answers. */
+  readonly answers?: number;
+}
+
 /** All troubles of JetStream that break no connection. */
 export const JETSTREAM_TROUBLES = [
   "no responders",
@@ -69,9 +77,8 @@ export class MessageBus {
   readonly #interest = new Interest<BusSubscription>();
   readonly #counts = new Map<string, number>();
   #trouble: JetStreamTrouble | undefined;
-  /** Shares of requests and of answers that a trouble loses. */
-  #lostShare = 1;
-  #lostAnswers = 1;
+  /** Shares that the trouble loses. */
+  #lost: LostShares = {};
   #end: Timer | undefined;
   /** Deliveries that wait for the end of a trouble. */
   #late: (() => void)[] = [];
@@ -98,18 +105,11 @@ export class MessageBus {
    *
    * @param trouble The trouble.
    * @param forMs Time of the trouble, in milliseconds.
-   * @param lostShare Share of requests that are lost, if requests are.
-   * @param lostAnswers Share of answers that are lost, if answers are; `lostShare` by default.
+   * @param lost See {@linkcode LostShares}.
    */
-  disturb(
-    trouble: JetStreamTrouble,
-    forMs: number,
-    lostShare = 1,
-    lostAnswers: number = lostShare,
-  ): void {
+  disturb(trouble: JetStreamTrouble, forMs: number, lost: LostShares = {}): void {
     this.#calm();
-    this.#lostShare = lostShare;
-    this.#lostAnswers = lostAnswers;
+    this.#lost = lost;
     this.note(`JetStream has ${trouble}`);
     this.#trouble = trouble;
     this.#end = this.later(() => this.#calm(), forMs);
@@ -274,8 +274,8 @@ export class MessageBus {
   /** Draws whether a message is lost. */
   #loses(kind: JetStreamTrouble): boolean {
     if (this.#trouble !== kind && this.#trouble !== "lost messages") return false;
-    const share = kind === "lost answers" ? this.#lostAnswers : this.#lostShare;
-    return this.runtime.random() < share;
+    const { requests = 1, answers = 1 } = this.#lost;
+    return this.runtime.random() < (kind === "lost answers" ? answers : requests);
   }
 
   /** Tells whether a subscription of JetStream takes messages in the present trouble. */

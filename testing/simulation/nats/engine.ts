@@ -4,7 +4,7 @@ import type { EventLoop } from "../event_loop.ts";
 import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";
 import { NatsDisk } from "./disk.ts";
-import type { JetStreamTrouble } from "./bus.ts";
+import type { JetStreamTrouble, LostShares } from "./bus.ts";
 import { type LostWrites, WriteLedger } from "./ledger.ts";
 import { CLIENT_PORT, NatsProcess } from "./process.ts";
 
@@ -198,18 +198,10 @@ export class SimulatedNats {
    *
    * @param trouble The trouble.
    * @param forMs Time of the trouble, in milliseconds.
-   * @param lostShare Share of requests that are lost, if requests are.
-   * @param lostAnswers Share of answers that are lost, if answers are; `lostShare` by default.
+   * @param lost See {@linkcode LostShares}; all by default.
    */
-  disturb(
-    trouble: JetStreamTrouble,
-    forMs: number,
-    lostShare = 1,
-    lostAnswers: number = lostShare,
-  ): void {
-    for (const { process } of this.#seats) {
-      process?.bus.disturb(trouble, forMs, lostShare, lostAnswers);
-    }
+  disturb(trouble: JetStreamTrouble, forMs: number, lost?: LostShares): void {
+    for (const { process } of this.#seats) process?.bus.disturb(trouble, forMs, lost);
   }
 
   /**

@@ -61,7 +61,7 @@ export function startSpareNats({ simulation, network, random, number }: SparePar
       lastsMs,
       keepsConnections: true,
       ...(REQUESTS.has(trouble) && { loses: all || "some requests" as const }),
-      begin: () => nats.disturb(trouble, lastsMs, share),
+      begin: () => nats.disturb(trouble, lastsMs, { requests: share, answers: share }),
     };
     return [`has ${trouble} (${share}) for ${lastsMs} ms`, hiccup] as const;
   });
@@ -76,7 +76,9 @@ export function startSpareNats({ simulation, network, random, number }: SparePar
   const disturbShortly = (left: number) => {
     if (left === 0) return;
     const forMs = SHORT.mostMs * random();
-    nats.disturb(oneOf(random, JETSTREAM_TROUBLES), forMs, oneOf(random, LOST_SHARES));
+    const trouble = oneOf(random, JETSTREAM_TROUBLES);
+    const share = oneOf(random, LOST_SHARES);
+    nats.disturb(trouble, forMs, { requests: share, answers: share });
     host.after(forMs + SHORT.pauseMs * random(), () => disturbShortly(left - 1));
   };
   return {
@@ -95,7 +97,7 @@ export function startSpareNats({ simulation, network, random, number }: SparePar
         lastsMs: MUTE_MS,
         keepsConnections: true,
         loses: "some requests",
-        begin: () => nats.disturb("lost messages", MUTE_MS, MUTE_SHARE, 1),
+        begin: () => nats.disturb("lost messages", MUTE_MS, { requests: MUTE_SHARE }),
       }])),
       "has short troubles in a row": {
         lastsMs: SHORT.count * (SHORT.mostMs + SHORT.pauseMs),
