@@ -3,6 +3,7 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { Audit } from "../audit.ts";
 import { shuffled } from "../../chance.ts";
 import { type Answer, ask } from "../services/backend.ts";
+import { openedOf } from "./hand_connection.ts";
 
 /** A page that may open sessions, and one that may not. */
 const [PAGE, FOREIGN] = ["https://page.example", "https://foreign.example"] as const;
@@ -133,7 +134,6 @@ export async function auditForeignPages(audit: Audit): Promise<void> {
 
 /** Reads the headers of a connection from its first event. */
 function headersOf({ body }: Answer): Record<string, string> {
-  const line = `${body}`.split("\n").find((one) => one.startsWith("data:")) ?? "data:{}";
-  const { session = "", secret = "" } = JSON.parse(line.slice("data:".length));
+  const { session, secret } = openedOf(`${body}`);
   return { "skein-session": session, "skein-secret": secret };
 }

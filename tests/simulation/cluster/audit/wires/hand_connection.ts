@@ -34,9 +34,7 @@ export class HttpConnectionByHand {
       headers: { "skein-poll": "1" },
       address,
     });
-    const text = await response.text();
-    const line = text.split("\n").find((one) => one.startsWith("data:")) ?? "data:{}";
-    return new HttpConnectionByHand(home, JSON.parse(line.slice("data:".length)));
+    return new HttpConnectionByHand(home, openedOf(await response.text()));
   }
 
   /** Sends a request of the connection to a node. */
@@ -60,6 +58,17 @@ export class HttpConnectionByHand {
   end(node: UserNode): Asking {
     return this.ask(node, { method: "DELETE" });
   }
+}
+
+/**
+ * Reads the first event of a connection.
+ *
+ * @param events The events.
+ * @returns Id and secret; empty without such an event.
+ */
+export function openedOf(events: string): { session: string; secret: string } {
+  const line = events.split("\n").find((one) => one.startsWith("data:")) ?? "data:{}";
+  return { session: "", secret: "", ...JSON.parse(line.slice("data:".length)) };
 }
 
 /** Sends a request of the transport to a node, in whose time the answer is made. */

@@ -2,6 +2,7 @@
 import { CloseCode } from "../../../../../errors.ts";
 import { encodeBinary } from "../../../../../session/wire/encode.ts";
 import type { Audit } from "../audit.ts";
+import { range } from "../history.ts";
 import { framesOf, noteOf } from "./hand_connection.ts";
 import { ByHand, FRAME_BYTES, MAX_MESSAGE_BYTES, ROUND_MS } from "./http_by_hand.ts";
 
@@ -33,15 +34,15 @@ async function auditFrames(byHand: ByHand): Promise<void> {
     auditTypes(byHand),
     auditSizes(byHand),
     ...Object.entries(MALFORMED).map(([what, rest]) => {
-      const body = [...framesOf([noteOf(1)]), ...rest];
-      return auditEnd(byHand, what, Uint8Array.from(body), [400, CloseCode.malformed]);
+      const body = Uint8Array.from([...framesOf([noteOf(1)]), ...rest]);
+      return byHand.expectEnd({ what, body, status: 400, code: CloseCode.malformed });
     }),
-    auditEnd(
-      byHand,
-      "a frame that is too large",
-      framesOf([noteOf(1), " ".repeat(FRAME_BYTES + 1)]),
-      [413, CloseCode.tooLarge],
-    ),
+    byHand.expectEnd({
+      what: "a frame that is too large",
+      body: framesOf([noteOf(1), " ".repeat(FRAME_BYTES + 1)]),
+      status: 413,
+      code: CloseCode.tooLarge,
+    }),
   ]);
 }
 
@@ -64,7 +65,7 @@ async function auditTypes(byHand: ByHand): Promise<void> {
     byHand.expect(`post of ${count} frames of two types`, [204, `${next}`], received);
   }
   await byHand.audit.pause(ROUND_MS);
-  const all = Array.from({ length: next - 1 }, (_, i) => i + 1);
+  const all = range(1, next - 1);
   byHand.expect("messages of two types", all, byHand.handled.get(user) ?? []);
   await connection.end(byHand.node());
 }
@@ -85,25 +86,6 @@ async function auditSizes(byHand: ByHand): Promise<void> {
   const all = lines.map((_, i) => i + 1);
   byHand.expect("messages of the largest frame", all, byHand.handled.get(user) ?? []);
   await connection.end(byHand.node());
-}
-
-/** A body that ends the session: none of its frames is handled, and the client is told the code. */
-async function auditEnd(
-  byHand: ByHand,
-  what: string,
-  body: Uint8Array<ArrayBuffer>,
-  [status, code]: readonly [number, number],
-): Promise<void> {
-  const { user, connection } = await byHand.open();
-  const post = await connection.post(byHand.node(), 1, body);
-  byHand.expect(`status of a post with ${what}`, status, post.status);
-  const last = await connection.poll(byHand.node());
-  const text = await last.text();
-  const isTold = text.includes(`"code":${code}`);
-  byHand.expect(`close behind a post with ${what}`, [200, true], [last.status, isTold || text]);
-  await byHand.audit.pause(ROUND_MS);
-  const received = [byHand.sessionsOf(user), byHand.handled.get(user) ?? []];
-  byHand.expect(`sessions and messages behind a post with ${what}`, [0, []], received);
 }
 
 /**
@@ -129,7 +111,7 @@ async function auditNumbers(byHand: ByHand): Promise<void> {
     const isKnown = after >= acknowledged && after < last;
     const response = await connection.poll(byHand.node(), after);
     const ids = (await response.text()).split("\n").filter((line) => line.startsWith("id:"));
-    const events = Array.from({ length: last - after }, (_, k) => `id:${after + 1 + k}`);
+    const events = range(after + 1, last).map((n) => `id:${n}`);
     byHand.expect(
       `poll behind event ${after}, with events ${acknowledged + 1} to ${last}`,
       isKnown ? [200, events] : [400, []],

@@ -2,6 +2,7 @@
 import { CloseCode } from "../../../../../errors.ts";
 import { between, oneOf, shuffled } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
+import { range } from "../history.ts";
 import { type UserNode, UserNodes } from "../users/user_nodes.ts";
 import {
   type Asked,
@@ -40,6 +41,25 @@ const HEARTBEAT = { intervalMs: 600_000, timeoutMs: 900_000 } as const;
 
 /** Address of one that guesses secrets, and of one that guesses ids. */
 const [FORGER, GUESSER] = ["203.0.113.9", "203.0.113.10"] as const;
+
+/** A connection, and its user. */
+interface Opened {
+  readonly user: string;
+  readonly connection: HttpConnectionByHand;
+}
+
+/** A post that ends the session. */
+interface EndingPost {
+  /** Name of the body. */
+  readonly what?: string;
+  readonly body: Uint8Array<ArrayBuffer>;
+  /** Number of the first frame. */
+  readonly number?: number;
+  /** Status of the answer. */
+  readonly status: number;
+  /** Code of the close. */
+  readonly code: number;
+}
 
 /** Two nodes, and connections to these. */
 export class ByHand {
@@ -85,7 +105,7 @@ export class ByHand {
     return oneOf(this.random, this.#nodes.all);
   }
 
-  async open(home = this.node()): Promise<{ user: string; connection: HttpConnectionByHand }> {
+  async open(home = this.node()): Promise<Opened> {
     // Each has an address of its own, with a full bucket of attempts.
     const number = ++this.#users;
     const user = `hand-${number}`;
@@ -97,7 +117,8 @@ export class ByHand {
   /** Frames that come once, again, or too early: each is handled once, and in order. */
   async #auditPosts(): Promise<void> {
     const random = this.random;
-    const { user, connection } = await this.open();
+    const opened = await this.open();
+    const { user, connection } = opened;
     let next = 1;
     for (let i = 0; i < POSTS; i++) {
       const first = random() < 0.25
@@ -105,7 +126,7 @@ export class ByHand {
         : Math.max(1, next - Math.floor(MOST_FRAMES * random()));
       const count = Math.floor((MOST_FRAMES + 1) * random());
       const text = "x".repeat(Math.floor(200 * random()));
-      const texts = Array.from({ length: count }, (_, k) => noteOf(first + k, text));
+      const texts = range(first, first + count - 1).map((n) => noteOf(n, text));
       const isHole = first > next && count > 0;
       if (!isHole && count > 0) next = Math.max(next, first + count);
       const response = await connection.post(this.node(), first, framesOf(texts));
@@ -116,16 +137,28 @@ export class ByHand {
       this.expect(what, [isHole ? 409 : 204, `${next}`, "http"], received);
     }
     await this.audit.pause(ROUND_MS);
-    const all = Array.from({ length: next - 1 }, (_, i) => i + 1);
+    const all = range(1, next - 1);
     this.expect("messages of all posts", all, this.handled.get(user) ?? []);
-    const end = connection.post(this.node(), next, Uint8Array.of(9, 7, 1));
-    this.expect("post of a malformed body", 400, (await end).status);
+    const body = Uint8Array.of(9, 7, 1);
+    await this.expectEnd({ number: next, body, status: 400, code: CloseCode.malformed }, opened);
+  }
+
+  /** Sends a body that ends the session: no frame is handled, and the client is told the code. */
+  async expectEnd(
+    { number = 1, what = "a malformed body", body, status, code }: EndingPost,
+    opened?: Opened,
+  ): Promise<void> {
+    const { user, connection } = opened ?? await this.open();
+    const handled = this.handled.get(user) ?? [];
+    const post = await connection.post(this.node(), number, body);
+    this.expect(`status of a post with ${what}`, status, post.status);
     const last = await connection.poll(this.node());
     const text = await last.text();
-    const isTold = text.includes(`"code":${CloseCode.malformed}`);
-    this.expect("close behind a malformed body", [200, true], [last.status, isTold || text]);
+    const isTold = text.includes(`"code":${code}`);
+    this.expect(`close behind a post with ${what}`, [200, true], [last.status, isTold || text]);
     await this.audit.pause(ROUND_MS);
-    this.expect("sessions behind a malformed body", 0, this.sessionsOf(user));
+    const received = [this.sessionsOf(user), this.handled.get(user) ?? []];
+    this.expect(`sessions and messages behind a post with ${what}`, [0, handled], received);
   }
 
   /** Posts whose bodies come slowly: a further one takes the place of the oldest. */
@@ -176,7 +209,7 @@ export class ByHand {
       next = Math.max(next, number + 1);
     }
     await this.audit.pause(ROUND_MS);
-    const all = Array.from({ length: next - 1 }, (_, i) => i + 1);
+    const all = range(1, next - 1);
     this.expect("messages of slow bodies", all, this.handled.get(user) ?? []);
     await connection.end(node);
   }
