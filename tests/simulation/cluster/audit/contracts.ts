@@ -6,7 +6,7 @@ import { AuthenticationError, CloseCode, RequestError } from "../../../../errors
 import { prometheusText, type Server } from "../../../../server.ts";
 import { defineContract } from "../../../../session/contract.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import { type Audit, outcomeOf } from "./audit.ts";
+import { type Audit, type Expect, outcomeOf } from "./audit.ts";
 import { auditAnswer, auditLog } from "./durable.ts";
 
 /** Most bytes of a message. */
@@ -147,8 +147,7 @@ async function auditTopics(
     readonly plain: Client;
   },
 ): Promise<void> {
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("contract", what, expected, received);
+  const expect: Expect = (...outcome) => audit.examine("contract", ...outcome);
   const listen = (client: Client, topic = "chat:a") => {
     const subscription = client.subscribe(topic);
     const listener = { got: [] as number[], end: "", subscription };
@@ -231,8 +230,7 @@ async function auditMessages(
   plain: Client,
   { said, refused }: { readonly said: readonly unknown[]; readonly refused: readonly string[] },
 ): Promise<void> {
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("contract", what, expected, received);
+  const expect: Expect = (...outcome) => audit.examine("contract", ...outcome);
   plain.send("say", { text: "hello" });
   plain.send("say", { text: "too long" });
   plain.send("sing", { text: "hello" });
@@ -272,8 +270,7 @@ async function auditFigures(
     readonly codes: ReadonlyMap<number, number>;
   },
 ): Promise<void> {
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("figures", what, expected, received);
+  const expect: Expect = (...outcome) => audit.examine("figures", ...outcome);
   let figures = figuresOf(prometheusText(server));
   expect("sessions while clients are connected", clients.length, sum(figures, "skein_sessions"));
   expect("users while clients are connected", 2, sum(figures, "skein_users"));

@@ -1,7 +1,7 @@
 /** Tokens with an end, on a server with a wrong clock: sessions end at the end of the token. */
 import { AuthenticationError, CloseCode } from "../../../../errors.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import type { Audit } from "./audit.ts";
+import type { Audit, Expect } from "./audit.ts";
 
 /** Duration of a token without a renewal, in milliseconds. */
 const ONCE_MS = 5_000;
@@ -25,8 +25,7 @@ export async function auditExpiry(audit: Audit): Promise<void> {
   host.jumpClock(Math.round(200_000 * (audit.random() - 0.5)));
   host.setDrift(0.01 * (audit.random() - 0.5));
   const { runtime } = host;
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("expiry", what, expected, received);
+  const expect: Expect = (...outcome) => audit.examine("expiry", ...outcome);
   const asked = new Map<string, number>();
   /** Times of the tokens of one client whose tokens are renewed. */
   const renewals: number[] = [];

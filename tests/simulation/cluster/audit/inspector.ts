@@ -2,7 +2,7 @@
 import { measuresOf } from "../../../../telemetry/prometheus.ts";
 import { internals } from "../../../../session/session.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import type { Audit } from "./audit.ts";
+import type { Audit, Expect } from "./audit.ts";
 
 /** Time for a message there and back, in milliseconds. */
 const ROUND_MS = 100;
@@ -29,8 +29,7 @@ export async function auditInspector(audit: Audit): Promise<void> {
     const response = await audit.fetch(page, url, { headers: { "skein-inspector": "1" } });
     return await response.json();
   };
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("leaks", what, expected, received);
+  const expect: Expect = (...outcome) => audit.examine("leaks", ...outcome);
   const client = audit.connect("watched", host);
   await audit.until(() => client.isConnected);
   await audit.pause(ROUND_MS);

@@ -2,7 +2,7 @@
 import type { Client } from "../../../../client/client.ts";
 import { AuthenticationError, CloseCode } from "../../../../errors.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import { type Audit, outcomeOf } from "./audit.ts";
+import { type Audit, type Expect, outcomeOf } from "./audit.ts";
 
 /** Sessions at once. */
 const SESSIONS = 3;
@@ -46,8 +46,7 @@ export async function auditTimers(audit: Audit): Promise<void> {
     requests: { echo: ({ data }) => data },
     onError() {},
   }));
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("leaks", what, expected, received);
+  const expect: Expect = (...outcome) => audit.examine("leaks", ...outcome);
   await audit.pause(ROUND_MS);
   const atFirst = await audit.timersOf(host);
   for (const transport of ["websocket", "webtransport", "http"] as const) {

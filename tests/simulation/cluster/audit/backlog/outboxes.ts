@@ -1,7 +1,7 @@
 /** Messages and publications that wait for a server which takes smaller ones than the client. */
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { oneOf } from "../../chance.ts";
-import { type Audit, outcomeOf } from "../audit.ts";
+import { type Audit, hearAll, outcomeOf } from "../audit.ts";
 
 /** Most bytes of a message for the server. */
 const MAX_BYTES = 2_048;
@@ -40,9 +40,7 @@ export async function auditOutboxes(audit: Audit): Promise<void> {
   }));
   const hearer = audit.connect("hears", host, { token: undefined, onMessage() {} });
   const subscription = hearer.subscribe(TALK);
-  void (async () => {
-    for await (const message of subscription) take(message);
-  })();
+  void hearAll(subscription, take);
   await subscription.ready;
   const start = Promise.withResolvers<void>();
   const refused: string[] = [];

@@ -2,7 +2,7 @@
 import type { Subscription } from "../../../../../client/subscription.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, shuffled } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
+import type { Audit, Expect } from "../audit.ts";
 import { range, read, type Reading } from "../history.ts";
 import { HeldBroker } from "./held_broker.ts";
 
@@ -126,8 +126,8 @@ async function missOnAllTopics(audit: Audit): Promise<void> {
   const client = audit.connect("crowd-reader", host, { token: undefined, onError() {} });
   const size = Math.floor(between(random, LEAST_TOPICS, MOST_TOPICS + 1));
   const topics = range(1, size).map((i) => `topic:${i}`);
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("history", `${what}, of ${size} topics`, expected, received);
+  const expect: Expect = (what, ...values) =>
+    audit.examine("history", `${what}, of ${size} topics`, ...values);
   broker.readMs = between(random, ...READ_MS);
   let readings = topics.map((topic) => read(client, topic));
   const isIn = ({ subscription }: { readonly subscription: Subscription }) =>

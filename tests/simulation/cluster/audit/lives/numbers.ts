@@ -3,7 +3,7 @@ import { CloseCode } from "../../../../../errors.ts";
 import type { Client } from "../../../../../client/client.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { between, oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
+import type { Audit, Expect } from "../audit.ts";
 import { range } from "../history.ts";
 import { UserNodes } from "../users/user_nodes.ts";
 
@@ -211,8 +211,8 @@ async function examine({ audit, nodes, senders }: Numbers, about: string): Promi
   const areAnswered = () => senders.every(({ client }) => client.outbox.messages === 0);
   await audit.until(areAnswered, areCalm ? SOON_MS : REST_MS);
   for (const { name, client, sent, handled } of senders) {
-    const expect = (what: string, expected: unknown, received: unknown) =>
-      audit.examine("lives", `${what} of ${name} ${about}`, expected, received);
+    const expect: Expect = (what, ...values) =>
+      audit.examine("lives", `${what} of ${name} ${about}`, ...values);
     expect("messages without an answer", 0, client.outbox.messages);
     expect("messages handled", range(0, sent - 1), handled);
   }

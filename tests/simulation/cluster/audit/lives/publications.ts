@@ -4,7 +4,7 @@ import { internals } from "../../../../../session/session.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf, shuffled } from "../../chance.ts";
-import { type Audit, hearAll, outcomeOf } from "../audit.ts";
+import { type Audit, type Expect, hearAll, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
 
 /** Names of the user who publishes, and of the one who listens. */
@@ -142,8 +142,8 @@ async function publishBeyond(
   kind: "held" | "moved" | "unheard" | "cut" | "away",
 ): Promise<void> {
   const { audit, random, host, machine, client, allowed, heard } = bursts;
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("lives", `${what} (${kind})`, expected, received);
+  const expect: Expect = (what, ...values) =>
+    audit.examine("lives", `${what} (${kind})`, ...values);
   const count = Math.floor(between(random, ...BURST));
   const gate = Promise.withResolvers<void>();
   if (kind === "held" || kind === "moved" || kind === "away") bursts.gate = gate.promise;

@@ -1,7 +1,7 @@
 /** An answer that outlives node after node: those that leave on purpose do not count as lost ones. */
 import { RESUME_LEASE_MS } from "../../../../../server/durable/answers.ts";
-import { between, oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
+import { between, oneOf, shuffled } from "../../chance.ts";
+import type { Audit, Expect } from "../audit.ts";
 import { range } from "../history.ts";
 import { AnswerNode } from "./answer_node.ts";
 import { LogMachine } from "./machine.ts";
@@ -41,13 +41,13 @@ const PLACES = 2;
 export async function auditHandovers(audit: Audit): Promise<void> {
   const random = audit.chanceOf("handovers");
   const losses = oneOf(random, LOST);
-  const ends = Array.from({ length: LEAVING + losses }, (_, i) => i < losses ? "lost" : "leaves")
-    .map((end) => ({ end, at: random() })).sort((a, b) => a.at - b.at).map(({ end }) => end);
+  const ways = range(1, LEAVING + losses).map((i) => i <= losses ? "lost" : "leaves");
+  const ends = shuffled(random, ways);
   const hosts = ["reader", "near", "far", ...range(1, losses).map((i) => `lost-${i}`)];
   const names = hosts.map((name) => `handovers-${name}`);
   await LogMachine.use(audit, names, async ([onReader, ...machines]) => {
-    const expect = (what: string, expected: unknown, received: unknown) =>
-      audit.examine("durable", `${what} of an answer behind [${ends}]`, expected, received);
+    const expect: Expect = (what, ...values) =>
+      audit.examine("durable", `${what} of an answer behind [${ends}]`, ...values);
     const stays = machines.slice(0, 2);
     const goes = machines.slice(2);
     const reader = new AnswerNode(onReader!, PLACES, { resumes: false });

@@ -9,7 +9,7 @@ import type { LogPage } from "../../../../../pubsub/logs/log.ts";
 import { RESUME_LEASE_MS } from "../../../../../server/durable/answers.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { between, oneOf } from "../../chance.ts";
-import { type Audit, outcomeOf } from "../audit.ts";
+import { type Audit, type Expect, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
 import { AnswerNode, ITEM_MS, KEEP_MS } from "./answer_node.ts";
 import { brokerWithLogs } from "./broker_with_logs.ts";
@@ -110,8 +110,8 @@ export async function auditTakeovers(audit: Audit): Promise<void> {
 /** Lets a node with all its answers go, and fills the places of the others afterwards. */
 async function auditLeaving(audit: Audit): Promise<void> {
   const { random } = audit;
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("durable", `${what} of answers`, expected, received);
+  const expect: Expect = (what, ...values) =>
+    audit.examine("durable", `${what} of answers`, ...values);
   const places = PLACES + Math.floor(PLACES_RANGE * random());
   const names = ["answers-leaving", "answers-near", "answers-far"];
   await LogMachine.use(audit, names, async (machines) => {
@@ -187,8 +187,8 @@ async function auditLeaving(audit: Audit): Promise<void> {
 /** A node that cannot go on leaves an answer to others for a time of its own after each loss. */
 async function auditSpared(audit: Audit): Promise<void> {
   const { random } = audit;
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("durable", `${what} of an answer`, expected, received);
+  const expect: Expect = (what, ...values) =>
+    audit.examine("durable", `${what} of an answer`, ...values);
   const names = ["spared-first", "spared-idle", "spared-second", "spared-third"];
   await LogMachine.use(audit, names, async (machines) => {
     const [onFirst, onIdle, onSecond, onThird] = machines as FourMachines;

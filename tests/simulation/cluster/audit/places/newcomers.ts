@@ -1,7 +1,7 @@
 /** Nodes that have just started, and have not heard of the other nodes yet. */
 import { CloseCode } from "../../../../../errors.ts";
 import { between } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
+import type { Audit, Expect } from "../audit.ts";
 import { GONE_MS, KNOWN_MS, ROUND_MS, Service, type ServiceNode } from "./service.ts";
 
 /** The user with all places taken on the old node. */
@@ -23,8 +23,7 @@ const YOUNG_MS = 700;
  */
 export async function auditNewcomers(audit: Audit): Promise<void> {
   const { random } = audit;
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("places", what, expected, received);
+  const expect: Expect = (...outcome) => audit.examine("places", ...outcome);
   const max = 1 + Math.floor(2 * random());
   const service = new Service(audit, "newcomers", { maxSessionsPerUser: max });
   const old = service.start();

@@ -3,7 +3,7 @@ import { LimitError } from "../../../../../errors.ts";
 import type { SessionManager } from "../../../../../manager/session_manager.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
-import { type Audit, STEADY } from "../audit.ts";
+import { type Audit, type Expect, STEADY } from "../audit.ts";
 import { Page } from "./page.ts";
 import type { UserNode } from "./user_nodes.ts";
 
@@ -82,14 +82,11 @@ export async function auditDefaults(audit: Audit): Promise<void> {
     onMessage() {},
   }));
   const { manager } = program.server;
-  const expect = (what: string, expected: unknown, received: unknown) =>
+  const expect: Expect = (what, ...values) =>
     audit.examine(
       "limits",
       `${what} with ${JSON.stringify(Object.fromEntries(set))}`,
-      ...[
-        expected,
-        received,
-      ] as const,
+      ...values,
     );
   const places = new Places(manager, known, expect);
   places.fill("user", random() < LARGE);
@@ -101,9 +98,6 @@ export async function auditDefaults(audit: Audit): Promise<void> {
   }
   await program.server.close();
 }
-
-/** Examines an outcome. */
-type Expect = (what: string, expected: unknown, received: unknown) => void;
 
 /** The places of a manager. */
 class Places {

@@ -2,7 +2,7 @@
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { pause } from "../../../../../base/wait.ts";
 import { between, oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
+import type { Audit, Expect } from "../audit.ts";
 import { type UserNode, UserNodes } from "./user_nodes.ts";
 import { auditVacancies } from "./vacancies.ts";
 
@@ -39,8 +39,7 @@ export async function auditDoors(audit: Audit): Promise<void> {
 /** Lets clients vanish at two nodes, and takes their places. */
 async function auditVanishing(audit: Audit): Promise<void> {
   const { random } = audit;
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("places", what, expected, received);
+  const expect: Expect = (...outcome) => audit.examine("places", ...outcome);
   const max = 1 + Math.floor(2 * random());
   const nodes = new UserNodes(audit, "doors", {
     limits: { maxSessionsPerUser: max, maxSessionsPerAddress: max },

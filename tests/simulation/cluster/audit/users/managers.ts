@@ -3,7 +3,7 @@ import { CloseCode } from "../../../../../errors.ts";
 import type { Session } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
-import { type Audit, STEADY } from "../audit.ts";
+import { type Audit, type Expect, STEADY } from "../audit.ts";
 import { auditFigures } from "./figures.ts";
 import { Page } from "./page.ts";
 
@@ -218,8 +218,7 @@ class Managed {
     const known = this.#known;
     const ids = known.map(({ session }) => session.id);
     const idsOf = (sessions: readonly { readonly id: string }[]) => sessions.map(({ id }) => id);
-    const expect = (what: string, expected: unknown, received: unknown) =>
-      this.#expect(`${what} at ${when}`, expected, received);
+    const expect: Expect = (what, ...values) => this.#expect(`${what} at ${when}`, ...values);
     expect("sessions", [ids.length, ids], [manager.count, idsOf(manager.all())]);
     expect("connected sessions", ids, idsOf(manager.byState("connected")));
     expect("closed sessions", [0, 0], [manager.byState("closed").length, manager.cleanup()]);

@@ -3,7 +3,7 @@ import { pause } from "../../../../../base/wait.ts";
 import { LOST_MS } from "../../../../../transport/http/connection.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between } from "../../chance.ts";
-import { type Audit, STEADY } from "../audit.ts";
+import { type Audit, type Expect, STEADY } from "../audit.ts";
 
 /** Name of the server and of its guests, and of a server that clients leave over HTTP. */
 const [NAME, HTTP_NAME] = ["vacancies", "vacancies-http"] as const;
@@ -55,8 +55,8 @@ async function auditUpgrades(audit: Audit): Promise<void> {
   audit.change(host, guests, { ...STEADY, lossRate: 0 });
   const reserved = () => server.manager.stats().reserved;
   for (let round = 0; round < ROUNDS; round++) {
-    const expect = (what: string, expected: unknown, received: unknown) =>
-      audit.examine("places", `${what}, round ${round}`, expected, received);
+    const expect: Expect = (what, ...values) =>
+      audit.examine("places", `${what}, round ${round}`, ...values);
     const count = Math.ceil(PLACES * random());
     /** Times at which the upgrades of peers that are gone begin to wait. */
     const sinceMs: number[] = [];
@@ -103,8 +103,8 @@ async function auditLost(audit: Audit): Promise<void> {
     onError() {},
   }));
   for (let round = 0; round < HTTP_ROUNDS; round++) {
-    const expect = (what: string, expected: unknown, received: unknown) =>
-      audit.examine("places", `${what}, round ${round}`, expected, received);
+    const expect: Expect = (what, ...values) =>
+      audit.examine("places", `${what}, round ${round}`, ...values);
     const machines = Array.from(
       { length: Math.ceil(2 * random()) },
       (_, n) => audit.host(`${HTTP_NAME}-${round}-${n}`),

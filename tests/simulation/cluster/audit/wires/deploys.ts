@@ -5,7 +5,7 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { TOKEN_MARK } from "../../../../../transport/webtransport.ts";
 import { pause } from "../../../../../base/wait.ts";
 import { between, oneOf } from "../../chance.ts";
-import { type Audit, outcomeOf } from "../audit.ts";
+import { type Audit, type Expect, outcomeOf } from "../audit.ts";
 
 /** Ways of the clients to the server. */
 const TRANSPORTS = ["websocket", "webtransport", "http"] as const;
@@ -199,8 +199,8 @@ class Closing {
     const before = this.#opened.size;
     const ending = this.#end(way, { code, withinMs });
     const about = `(${way}${isSlow ? ", a reader is behind" : ""})`;
-    const expect = (what: string, expected: unknown, received: unknown) =>
-      audit.examine("lives", `${what} ${about}`, expected, received);
+    const expect: Expect = (what, ...values) =>
+      audit.examine("lives", `${what} ${about}`, ...values);
     if (refuses) expect("sessions are refused", true, manager.isDraining);
     const mostMs = CLOSE_MS + SLACK_MS + (way.startsWith("drain") ? withinMs : 0);
     expect("end of a server", "fulfilled", await audit.inTime(outcomeOf(ending), mostMs, "none"));

@@ -8,7 +8,7 @@ import {
   type SimulatedServerOptions,
 } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
-import { type Audit, counted, outcomeOf } from "../audit.ts";
+import { type Audit, counted, type Expect, outcomeOf } from "../audit.ts";
 import { auditEntries } from "./entries.ts";
 
 /** Name of the user. */
@@ -158,8 +158,7 @@ async function auditFarewell(audit: Audit): Promise<void> {
   }
   const isEnded = await audit.until(() => client.status.isEnded, REFUSED_MS);
   const about = `(${state}, ${end}${isBlocked ? ", nothing arrives" : ""})`;
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("waits", `${what} ${about}`, expected, received);
+  const expect: Expect = (what, ...values) => audit.examine("waits", `${what} ${about}`, ...values);
   expect("end of a client", true, isEnded);
   if (isOwn) {
     const mostMs = TRIP_MS + (isBlocked ? CLOSE_MS : 0);

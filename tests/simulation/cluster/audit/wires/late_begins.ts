@@ -8,7 +8,7 @@ import { checkTransports } from "../../../../../transport/race/options.ts";
 import { Session, SKEIN_PROTOCOL } from "../../../../../session/session.ts";
 import { sessionSettings } from "../../../../../session/session_settings.ts";
 import { between, oneOf } from "../../chance.ts";
-import { type AnySession, type Audit, outcomeOf } from "../audit.ts";
+import { type AnySession, type Audit, type Expect, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
 
 /** Longest time between the end and a beginning, and share of beginnings in the turn of the end. */
@@ -77,8 +77,8 @@ async function auditLateSession(
   })());
   await audit.until(() => info !== undefined, HEARD_MS);
   const about = `(${transport}, ${wasOver ? "ended before" : "ends at once"})`;
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("waits", `${what} of a session that began late ${about}`, expected, received);
+  const expect: Expect = (what, ...values) =>
+    audit.examine("waits", `${what} of a session that began late ${about}`, ...values);
   expect("end", close, info && pick(info, close));
   const mostMs = wasOver ? LATE_MS : HEARD_MS;
   expect(`end within ${mostMs} ms`, true, audit.nowMs - beganMs <= mostMs);
