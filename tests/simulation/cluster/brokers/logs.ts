@@ -178,18 +178,28 @@ export class TrialLogs {
   async #read(log: Log, logs: BrokerLogs, by: number): Promise<void> {
     const { id, isCreated, kept } = log;
     const after = Math.max(0, kept - NEWEST);
-    const options = { after, maxRecords: 2 * NEWEST, maxBytes: MAX_BYTES, renews: false };
-    const page = await logs.read(id, options);
+    const read = (after: number, maxRecords: number) =>
+      logs.read(id, { after, maxRecords, maxBytes: MAX_BYTES, renews: false });
+    const page = await read(after, 2 * NEWEST);
     if (this.#isOver(log)) return;
     const complain = (text: string) => this.#complain(`a read of ${id} at broker ${by} ${text}`);
     if (page === undefined || page === "expired") {
       if (isCreated) complain(`is ${page}`);
       return;
     }
-    const { records, info: { tail } } = page;
+    const { info: { tail } } = page;
     if (tail < kept || tail > log.kept + 1) complain(`ends at ${tail}, of ${kept} to ${log.kept}`);
-    const expected = records.map((_, i) => recordOf(id, after + i));
+    const records = [...page.records];
     const count = Math.min(tail - after, 2 * NEWEST);
+    // A page may end early, and the next one goes on there.
+    for (let isMore = records.length > 0; isMore && records.length < count;) {
+      const rest = await read(after + records.length, count - records.length);
+      if (this.#isOver(log)) return;
+      const more = rest === undefined || rest === "expired" ? [] : rest.records;
+      isMore = more.length > 0;
+      records.push(...more);
+    }
+    const expected = records.map((_, i) => recordOf(id, after + i));
     if (records.length !== count || `${records}` !== `${expected}`) {
       complain(`behind ${after} of ${tail} has ${records}`);
     }
