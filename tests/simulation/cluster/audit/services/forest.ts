@@ -365,7 +365,10 @@ class ForestWalk {
       const answer = await this.#ask(id, { method: "DELETE" });
       this.#expect(`deletion of ${id}`, expected, answerOf(answer));
     }
-    if (tree !== undefined && !tree.isDeleted) this.#fell(tree);
+    if (tree === undefined || tree.isDeleted) return;
+    this.#fell(tree);
+    // An engine may count a stream until a moment after its removal.
+    await this.#audit.pause(ROUND_MS);
   }
 
   #fell(tree: Tree): void {
