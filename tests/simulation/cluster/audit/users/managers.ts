@@ -63,7 +63,12 @@ class Managed {
   #known: Known[] = [];
   readonly #opened: Session[] = [];
   readonly #codes: Record<number, number> = {};
-  readonly #refused = { maxSessions: 0, maxSessionsPerUser: 0, maxSessionsPerAddress: 0 };
+  readonly #refused = {
+    maxSessions: 0,
+    maxSessionsPerUser: 0,
+    maxSessionsPerAddress: 0,
+    draining: 0,
+  };
   #created = 0;
   #closed = 0;
   #removed = 0;
@@ -108,6 +113,7 @@ class Managed {
     await this.#auditIssues();
     await this.#auditDoor();
     await this.#closeAll();
+    await this.#shutDown();
     await this.#program.server.close();
   }
 
@@ -246,7 +252,7 @@ class Managed {
       peak: this.#peak,
       users: count("token", GUEST),
       addresses: count("machine"),
-      refused: { ...this.#refused, draining: 0 },
+      refused: this.#refused,
       codes: this.#codes,
       received: this.#messages,
     }, {
@@ -357,6 +363,32 @@ class Managed {
     this.#expect("sessions that are closed again", 0, await this.#manager.closeAll());
     await this.#enter();
     this.#compare("a session behind the end of all");
+  }
+
+  /** Closes all sessions for good, by either way: a page behind is refused. */
+  async #shutDown(): Promise<void> {
+    await this.#fill();
+    const pages = this.#known.splice(0).map(({ page }) => page);
+    const isDisposal = this.#random() < 0.5;
+    const code = isDisposal || this.#random() < 0.5 ? CloseCode.draining : 3_003;
+    const over = isDisposal
+      ? this.#manager[Symbol.asyncDispose]()
+      : this.#manager.shutdown(code === CloseCode.draining ? {} : { code });
+    await this.#audit.inTime(over, 1_000, "no end");
+    this.#closed += pages.length;
+    for (const _ of pages) this.#countCode(code);
+    await this.#audit.pause(ROUND_MS);
+    const about = isDisposal ? "a disposal" : "a shutdown";
+    this.#expect(
+      `codes of pages behind ${about}`,
+      pages.map(() => code),
+      pages.map((one) => one.code),
+    );
+    const late = this.#open(GUEST, MACHINES[0]);
+    await this.#audit.pause(ROUND_MS);
+    this.#expect(`page behind ${about}`, CloseCode.draining, late.code);
+    this.#refused.draining++;
+    this.#compare(about);
   }
 
   #expect(what: string, expected: unknown, received: unknown): void {
