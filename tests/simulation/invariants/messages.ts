@@ -1,6 +1,7 @@
 /** Messages of clients to nodes: at least once, in order, answered by their own answer. */
 import type { Fact, Invariant } from "../facts.ts";
 import { Failures } from "./failures.ts";
+import { Spread } from "./spread.ts";
 import { list } from "./texts.ts";
 
 /** A message that a client sent. */
@@ -170,40 +171,6 @@ export const requestsOnce: Invariant = {
     };
   },
 };
-
-/** Machines whose client has sessions on several nodes, as in the middle of a move behind a balancer. */
-class Spread {
-  /** Node of each session that is open at a client. */
-  readonly #nodes = new Map<string, string>();
-  readonly #open = new Map<string, Set<string>>();
-  readonly #lastMs = new Map<string, number>();
-
-  /** Notes a session at either end. */
-  opened({ side, session, host }: Fact<"sessionOpened">): void {
-    if (side === "node") return void this.#nodes.set(session, host);
-    const open = this.#open.get(host);
-    if (open === undefined) this.#open.set(host, new Set([session]));
-    else open.add(session);
-  }
-
-  /** Notes the end of a session of a client. */
-  closed({ side, session, host, atMs }: Fact<"sessionClosed">): void {
-    if (side === "node") return;
-    if (this.#isSpread(host)) this.#lastMs.set(host, atMs);
-    this.#open.get(host)?.delete(session);
-    this.#nodes.delete(session);
-  }
-
-  /** True if the client of a machine had such sessions at a time, or later. */
-  wasSince(host: string, sinceMs: number): boolean {
-    return this.#isSpread(host) || (this.#lastMs.get(host) ?? -Infinity) >= sinceMs;
-  }
-
-  #isSpread(host: string): boolean {
-    const nodes = [...this.#open.get(host) ?? []].map((session) => this.#nodes.get(session));
-    return new Set(nodes).size > 1;
-  }
-}
 
 /**
  * Messages to a user come to clients of that user, once; again only to a client that moved while a

@@ -2,6 +2,7 @@
 import type { Fact, Invariant } from "../facts.ts";
 import type { HistoryPosition } from "../../../session/wire/recovery.ts";
 import { Failures } from "./failures.ts";
+import { Spread } from "./spread.ts";
 import { place, seconds } from "./texts.ts";
 
 /** Longest time that the news of an epoch may be under way, in milliseconds. */
@@ -13,17 +14,29 @@ const BEGINS_ANEW: ReadonlySet<string> = new Set(["new-epoch", "beyond-head"]);
 /**
  * Publications that may come again, or late, on a topic without a history: a client with
  * at-least-once delivery repeats a publication whose number was not stored, as a node or the engine
- * failed; and a publication that waits for the engine reaches clients that moved to another node.
+ * failed; a publication that waits for the engine reaches clients that moved to another node; and a
+ * client has sessions on two nodes beside such a move.
  */
 class Repetitions extends Failures {
   readonly #times = new Map<string, number>();
+  readonly #spread = new Spread();
 
   published({ id, atMs }: Fact<"published">): void {
     this.#times.set(id, atMs);
   }
 
-  has({ id, position }: Fact<"received">): boolean {
-    return position === undefined && this.hasFailedSince(this.#times.get(id) ?? Infinity);
+  sessionOpened(fact: Fact<"sessionOpened">): void {
+    this.#spread.opened(fact);
+  }
+
+  sessionClosed(fact: Fact<"sessionClosed">): void {
+    this.#spread.closed(fact);
+  }
+
+  has({ id, position, host }: Fact<"received">): boolean {
+    const atMs = this.#times.get(id) ?? Infinity;
+    return position === undefined &&
+      (this.hasFailedSince(atMs) || this.#spread.wasSince(host, atMs));
   }
 }
 
@@ -32,7 +45,7 @@ export const onceInOrder: Invariant = {
   name: "once-in-order",
   promise: "A subscription yields each publication once in an epoch, and positions grow.",
   source: "docs/protocol.md 10.3, 10.20, 10.22, 11.5; docs/guide/client.md, At least once; " +
-    "docs/concepts/nodes.md",
+    "docs/concepts/nodes.md; docs/guide/client.md, Handover",
   watch(report) {
     const repetitions = new Repetitions();
     const readings = new Map<string, {
@@ -49,6 +62,8 @@ export const onceInOrder: Invariant = {
     };
     return {
       published: (fact) => repetitions.published(fact),
+      sessionOpened: (fact) => repetitions.sessionOpened(fact),
+      sessionClosed: (fact) => repetitions.sessionClosed(fact),
       faulted: (fact) => repetitions.faulted(fact),
       engineElects: (fact) => repetitions.engineElects(fact),
       engineLost: (fact) => repetitions.engineLost(fact),
@@ -185,7 +200,10 @@ export const producerOrder: Invariant = {
         if (others === undefined) waiting.set(fact.host, [made]);
         else others.push(made);
       },
-      sessionOpened({ side, session, host }) {
+      sessionClosed: (fact) => repetitions.sessionClosed(fact),
+      sessionOpened(fact) {
+        repetitions.sessionOpened(fact);
+        const { side, session, host } = fact;
         if (side === "node") return;
         for (const made of waiting.get(host) ?? []) made.session = session;
         waiting.delete(host);

@@ -30,6 +30,22 @@ Deno.test("onceInOrder holds for a repetition without a history, once a node or 
     .finds('expected p1 once on "t" (s), received it again, at 1 of epoch e');
 });
 
+Deno.test("onceInOrder holds for a repetition without a history while a client has sessions on two nodes", () => {
+  const story = (...nodes: string[]) => {
+    const story = new Story(onceInOrder).subscribes("plain");
+    for (const [i, node] of nodes.entries()) {
+      const session = `${i}`;
+      story.tells("sessionOpened", { side: "node", session }, node)
+        .tells("sessionOpened", { side: "client", session });
+    }
+    return story
+      .tells("published", { topic: "plain", id: "p1", producer: "p", isAtLeastOnce: true })
+      .gets("plain", ["p1", "p1"]);
+  };
+  story("node0", "node1").finds();
+  story("node0", "node0").finds('expected p1 once on "plain" (s), received it again');
+});
+
 Deno.test("onceInOrder finds a repetition and a step back", () => {
   new Story(onceInOrder)
     .subscribes("t").gets("t", ["p1", "p2", "p2", "q1"])
