@@ -120,6 +120,7 @@ export const AUDITS = [
   "newcomers",
   "node-calls",
   "operations",
+  "options",
   "pacing",
   "passages",
   "posts",

@@ -30,6 +30,7 @@ import { auditFollowers } from "./logs/followers.ts";
 import { auditLaggards } from "./logs/laggards.ts";
 import { auditTakeovers } from "./logs/takeovers.ts";
 import { auditWriters } from "./logs/writers.ts";
+import { auditOptions } from "./options.ts";
 import { auditPacing } from "./pacing.ts";
 import { auditClaims } from "./places/claims.ts";
 import { auditDirectories } from "./places/directories.ts";
@@ -96,6 +97,7 @@ const OWN = {
   managers: auditManagers,
   nested: auditNested,
   "node-calls": auditNodeCalls,
+  options: auditOptions,
   pacing: auditPacing,
   passages: auditPassages,
   posts: auditPosts,
