@@ -5,6 +5,7 @@ import type { SimulatedWebSocket } from "../../../../../testing/simulation/netwo
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { type Audit, envelopesOf } from "../audit.ts";
 import { shuffled } from "../../chance.ts";
+import { auditOffers } from "./offers.ts";
 
 /** Time for a request there and back, in milliseconds. */
 const ROUND_MS = 500;
@@ -105,6 +106,7 @@ export async function auditEntrances(audit: Audit): Promise<void> {
     auditNameless(audit),
     auditData(audit),
     auditCodes(audit),
+    auditOffers(audit),
   ]);
 }
 
