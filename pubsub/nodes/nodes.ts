@@ -320,9 +320,12 @@ export class Nodes implements AsyncDisposable {
     const { timeoutMs = 2_000 } = options;
     if (!this.#isReady) await settlesWithin(this.runtime, this.ready, timeoutMs);
     if (this.#isClosed) return { answers: [], isComplete: false };
-    if (this.size === 0) return { answers: [], isComplete: this.#isReady };
+    // A node that starts may not have heard of all others.
+    const wasReady = this.#isReady;
+    if (this.size === 0) return { answers: [], isComplete: wasReady };
     const send = (id: number) => this.#publish(undefined, { type: "ask", kind, data, id });
-    return await this.#requests.ask(this.#liveness.ids(), send, timeoutMs);
+    const asked = await this.#requests.ask(this.#liveness.ids(), send, timeoutMs);
+    return { ...asked, isComplete: wasReady && asked.isComplete };
   }
 
   /** Says farewell to the other nodes and stops listening. Idempotent. */

@@ -243,6 +243,20 @@ Deno.test("Nodes.ask() does not wait for a node that is gone", async () => {
   assertEquals(await asked, { answers: [], isComplete: true });
 });
 
+Deno.test("Nodes.ask() of a node that may not know all others yet is not complete", async () => {
+  await using bench = new Bench();
+  const a = bench.join();
+  await bench.pass(300);
+  a.nodes.handle("q", () => "here");
+  const b = bench.join();
+  const asked = b.nodes.ask("q", undefined, { timeoutMs: 100 });
+  await bench.pass(200);
+  const answers = [{ node: a.nodes.id, data: "here" }];
+  assertEquals(await asked, { answers, isComplete: false });
+  await bench.pass(100);
+  assertEquals(await b.nodes.ask("q"), { answers, isComplete: true });
+});
+
 Deno.test("Nodes.ask() alone is over at once", async () => {
   await using bench = new Bench();
   const { nodes } = bench.join();
