@@ -1,8 +1,8 @@
 /** Calls of a node whose parts come one by one, up to the bytes that a node gathers, and their ends. */
-import { NodeCalls } from "../../../../../pubsub/nodes/node_calls.ts";
+import { NodeCallError, NodeCalls } from "../../../../../pubsub/nodes/node_calls.ts";
 import { joinHead, parseCallMessage } from "../../../../../pubsub/nodes/call_messages.ts";
 import { INTERNAL_PREFIX } from "../../../../../pubsub/broker.ts";
-import { shuffled } from "../../chance.ts";
+import { oneOf, shuffled } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import type { UserNode } from "../users/user_nodes.ts";
 
@@ -24,6 +24,41 @@ const ENDS = [
   { end: "last part", answer: "reply" },
 ] as const;
 
+/** Heads of messages that lack a field of their type or have a wrong one, which are ignored. */
+const MALFORMED: readonly object[] = [
+  { type: "call", part: 0, size: 1 },
+  { type: "call", part: 0, size: 1, timeoutMs: "20" },
+  { type: "call", part: 0, timeoutMs: CALL_MS },
+  { type: "call", size: 1, timeoutMs: CALL_MS },
+  { type: "call", part: 1, size: 1, timeoutMs: CALL_MS },
+  { type: "call", part: 0, size: 1, timeoutMs: CALL_MS, id: "one" },
+  { type: "call", part: 0, size: 1, timeoutMs: CALL_MS, node: "" },
+  { type: "reply", part: 0 },
+  { type: "reply", part: 0, size: 1 },
+  { type: "refusal", code: "other" },
+  { type: "question" },
+];
+
+/** Bytes of a reply by hand, which come in two parts. */
+const REPLY_BYTES = 10;
+
+/**
+ * Parts of a reply by hand, before the right ones: the outcome of the call, and the number of messages
+ * that the caller ignores. The right parts come once such a call failed, and are ignored too.
+ */
+const REPLIES = [
+  { before: [], outcome: REPLY_BYTES, ignored: 0 },
+  { before: [{ part: 0 }, { part: 0 }], outcome: REPLY_BYTES, ignored: 0 },
+  { before: [{ part: 0, node: "other" }], outcome: REPLY_BYTES, ignored: 1 },
+  { before: [{ part: "0" }], outcome: REPLY_BYTES, ignored: 1 },
+  { before: [{ part: 1 }], outcome: "failed", ignored: 3 },
+  { before: [{ part: 0 }, { part: 2 }], outcome: "failed", ignored: 3 },
+  { before: [{ part: 0 }, { part: 1, size: REPLY_BYTES + 1 }], outcome: "failed", ignored: 3 },
+  { before: [{ part: 0, size: LARGE_BYTES + 1 }], outcome: "failed", ignored: 3 },
+  { before: [{ type: "refusal", code: "failed" }], outcome: "failed", ignored: 2 },
+  { before: [{ type: "refusal", code: "busy" }], outcome: "busy", ignored: 2 },
+] as const;
+
 /** Name of the service of these calls. */
 const NAME = "half";
 
@@ -40,6 +75,8 @@ class HalfCalls {
   readonly #parts: HalfCallsParts;
   /** Types or codes of the answers, by number of the call. */
   readonly #answers = new Map<number, string>();
+  /** Number of the newest call of the other node, which is answered by hand. */
+  #asked = Promise.withResolvers<number>();
   #count = 0;
 
   constructor(audit: Audit, parts: HalfCallsParts) {
@@ -52,6 +89,7 @@ class HalfCalls {
     const { broker, id } = from.server.nodes!;
     const subscription = broker.subscribe(`${INTERNAL_PREFIX}call:${NAME}:${id}`, ({ payload }) => {
       const message = parseCallMessage(payload);
+      if (message?.type === "call") this.#asked.resolve(message.id);
       const answer = message?.type === "refusal" ? message.code : message?.type;
       if (answer !== undefined) this.#answers.set(message!.id, answer);
     });
@@ -63,9 +101,53 @@ class HalfCalls {
       await this.#until(`an incomplete call that ends by ${end}`, 0);
       await this.#examineAnswer(call, `a call that ends by ${end}`, answer);
     }
+    await this.#exceed();
+    await this.#confuse();
+    for (const reply of shuffled(this.#audit.random, REPLIES)) await this.#answer(reply);
     await this.#fill();
     await subscription[Symbol.asyncDispose]();
     this.#expect("answered calls behind incomplete ones", 0, calls.answering);
+  }
+
+  /** Makes calls of the most bytes, and of more bytes than the answering node takes. */
+  async #exceed(): Promise<void> {
+    const most = await this.#begin(LARGE_BYTES, CALL_MS);
+    this.#end(most, LARGE_BYTES, "abort");
+    await this.#until("a call of the most bytes", 0);
+    const beyond = this.#call(LARGE_BYTES + 1, CALL_MS);
+    await this.#examineAnswer(beyond, "a call of too many bytes", "failed");
+    this.#expect("bytes behind a call of too many bytes", 0, this.#parts.calls.gatheredBytes);
+  }
+
+  /** Sends a malformed message, which is ignored and counted. */
+  async #confuse(): Promise<void> {
+    const { calls } = this.#parts;
+    const head = oneOf(this.#audit.random, MALFORMED);
+    const before = calls.ignored;
+    const id = ++this.#count;
+    this.#send({ id, ...head }, 1);
+    const what = `malformed message ${JSON.stringify(head)}`;
+    await this.#audit.until(() => calls.ignored > before, ARRIVES_MS);
+    this.#expect(`ignored messages behind a ${what}`, 1, calls.ignored - before);
+    this.#expect(`calls behind a ${what}`, [0, 0], [calls.answering, calls.gatheredBytes]);
+  }
+
+  /** Answers a call of the other node by hand. */
+  async #answer({ before, outcome, ignored }: typeof REPLIES[number]): Promise<void> {
+    const { calls, from } = this.#parts;
+    const ignoredBefore = calls.ignored;
+    this.#asked = Promise.withResolvers();
+    const calling = calls.call(from.server.nodes!.id, new Uint8Array(1), { timeoutMs: CALL_MS })
+      .then((data) => data.length, codeOf);
+    const reply = { type: "reply", id: await this.#asked.promise, size: REPLY_BYTES };
+    for (const head of before) this.#send({ ...reply, ...head }, REPLY_BYTES / 2);
+    // The caller forgets a call that failed, so that the right parts belong to no call.
+    if (typeof outcome === "string") await calling;
+    for (const part of [0, 1]) this.#send({ ...reply, part }, REPLY_BYTES / 2);
+    const what = `a call with the answers ${JSON.stringify([...before, "reply"])}`;
+    this.#expect(`outcome of ${what}`, outcome, await calling);
+    await this.#audit.until(() => calls.ignored - ignoredBefore >= ignored, ARRIVES_MS);
+    this.#expect(`ignored answers to ${what}`, ignored, calls.ignored - ignoredBefore);
   }
 
   /** Fills the bytes of a node twice: a call more is refused, unless it has one part. */
@@ -109,7 +191,7 @@ class HalfCalls {
     const { from, to } = this.#parts;
     const { broker, id } = from.server.nodes!;
     const topic = `${INTERNAL_PREFIX}call:${NAME}:${to.server.nodes!.id}`;
-    broker.publish({ topic, payload: joinHead({ ...head, node: id }, new Uint8Array(bytes)) });
+    broker.publish({ topic, payload: joinHead({ node: id, ...head }, new Uint8Array(bytes)) });
   }
 
   async #until(what: string, bytes: number): Promise<void> {
@@ -127,6 +209,10 @@ class HalfCalls {
   #expect(what: string, expected: unknown, received: unknown): void {
     this.#audit.examine("places", what, expected, received);
   }
+}
+
+function codeOf(error: unknown): string {
+  return error instanceof NodeCallError ? error.code : (error as Error).constructor.name;
 }
 
 /**

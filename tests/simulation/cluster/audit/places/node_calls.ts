@@ -9,8 +9,8 @@ import { makeHalfCalls } from "./half_calls.ts";
 /** Most bytes of a request and of a reply. */
 const MAX_BYTES = 300_000;
 
-/** Sizes of requests, in bytes: of one part and of several. */
-const SIZES = [0, 40, 70_000, 250_000] as const;
+/** Sizes of requests, in bytes: of one part, of exactly one full part, of several, and the largest one. */
+const SIZES = [0, 40, 70_000, 196_608, 250_000, MAX_BYTES] as const;
 
 /** Number of nodes: calls of two nodes may meet at the third one. */
 const NODES = 3;
