@@ -1,4 +1,5 @@
 /** Rooms of all kinds, entered and left in quick succession: each page knows exactly the members. */
+import { PRESENCE_PREFIX } from "../../../../../session/wire/presence_notice.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { BEAT_MS, GONE_MS } from "../places/service.ts";
@@ -204,6 +205,10 @@ class Crowds {
       }
     }
     for (const { user, page } of this.guests) {
+      const large = page.heard.filter(({ topic }) => topic?.startsWith(PRESENCE_PREFIX))
+        .map((heard) => JSON.stringify(heard).length)
+        .filter((size) => size > MESSAGE_BYTES);
+      this.#examine(`sizes of too large notices for ${user} ${what}`, [], large);
       this.#examine(`requests of ${user} without an answer ${what}`, [], page.forget());
     }
   }
