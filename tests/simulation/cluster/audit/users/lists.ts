@@ -3,6 +3,7 @@ import type { PresenceEvent } from "../../../../../pubsub/presence/types.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { BEAT_MS, GONE_MS } from "../places/service.ts";
+import { floodRooms, makeFlood } from "./floods.ts";
 import { Page } from "./page.ts";
 import { type UserNode, UserNodes } from "./user_nodes.ts";
 
@@ -10,7 +11,7 @@ import { type UserNode, UserNodes } from "./user_nodes.ts";
 const ROOM = "many:fair";
 
 /** Fewest and most users. */
-const [FEWEST, MOST] = [14, 22];
+const [FEWEST, MOST] = [16, 23];
 
 /** Characters of data: all users together need one part or several. */
 const SIZES = [600, 3_000, 4_000] as const;
@@ -44,6 +45,9 @@ const ROUND_MS = 700;
 
 /** Time in which checks among the nodes find each loss, in milliseconds. */
 const CHECKED_MS = 5_500;
+
+/** Share of runs in which all users set much data at once. */
+const FLOODS = 0.85;
 
 /** Time within which the last round begins, in milliseconds. */
 const LAST_MS = 11_000;
@@ -110,7 +114,10 @@ class Lists {
     this.nodes = new UserNodes(audit, "lists", {
       node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
       presenceGraceMs: this.#graceMs,
-      rooms: { "many:{name}": { members: "count", maxDataBytes: MAX_DATA_BYTES } },
+      rooms: {
+        "many:{name}": { members: "count", maxDataBytes: MAX_DATA_BYTES },
+        ...floodRooms(random, MAX_DATA_BYTES),
+      },
     });
     this.nodes.engine.wayMs = oneOf(random, WAYS_MS);
     const [one, other] = this.nodes.all as readonly [UserNode, UserNode];
@@ -198,6 +205,11 @@ class Lists {
     this.#look(story);
   }
 
+  /** Lets all users set much data in another room. */
+  flood(): Promise<void> {
+    return makeFlood(this.audit, this.#visitors);
+  }
+
   /** Closes all. */
   async close(): Promise<void> {
     for (const { page } of this.#visitors) page.close();
@@ -259,5 +271,6 @@ export async function auditLists(audit: Audit): Promise<void> {
   const endMs = audit.nowMs + LAST_MS;
   if (lists.random() < 0.5) lists.follow();
   for (let round = 0; round < ROUNDS && audit.nowMs < endMs; round++) await lists.pass(round);
+  if (lists.random() < FLOODS) await lists.flood();
   await lists.close();
 }
