@@ -8,6 +8,7 @@ import { defineContract } from "../../../../session/contract.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import { type Audit, type Expect, outcomeOf } from "./audit.ts";
 import { auditAnswer, auditLog } from "./durable.ts";
+import { auditPatterns } from "./wires/patterns.ts";
 
 /** Most bytes of a message. */
 const MAX_MESSAGE_BYTES = 4_096;
@@ -130,6 +131,7 @@ export async function auditContract(audit: Audit): Promise<void> {
       client: plain,
     }),
   ]);
+  await auditPatterns(audit);
   await auditFaulty(audit, connect("faulty", false));
   await auditFigures(audit, server, [typed, plain, again], {
     opened: () => opened,
