@@ -13,6 +13,9 @@ const ROUND_MS = 500;
 /** Most bytes of a user in UTF-8, and most characters of the reason of a cancellation. */
 const [USER_BYTES, REASON_LENGTH] = [255, 1_024] as const;
 
+/** Most bytes of a topic in UTF-8, less the last one. */
+const TOPIC_BYTES = 254;
+
 /** Most bytes of a message. */
 const MAX_MESSAGE_BYTES = 4_096;
 
@@ -243,6 +246,11 @@ async function auditData(audit: Audit): Promise<void> {
     [cancel(5), "malformed"],
     [cancel("x".repeat(REASON_LENGTH)), "not-found"],
     [cancel("x".repeat(REASON_LENGTH + 1)), "malformed"],
+    ['"topic":"","data":1', "malformed"],
+    ['"topic":7,"data":1', "malformed"],
+    [`"topic":"${"é".repeat(TOPIC_BYTES / 2 + 1)}"`, "malformed"],
+    [`"publish":"${"é".repeat(TOPIC_BYTES / 2)}e","data":1`, "fine"],
+    [`"publish":"${"é".repeat(TOPIC_BYTES / 2 + 1)}","data":1`, "malformed"],
     // No engine is asked for an id with a zero character.
     ['"publish":"stream:a\\u0000b","data":{"cancel":""}', "not-found"],
   ];
