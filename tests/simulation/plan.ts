@@ -108,6 +108,7 @@ export const AUDITS = [
   "handlers",
   "history",
   "holes",
+  "hooks",
   "inspector",
   "keys",
   "laggards",

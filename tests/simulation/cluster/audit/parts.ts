@@ -59,6 +59,7 @@ import { auditDeploys } from "./wires/deploys.ts";
 import { auditEnds } from "./wires/ends.ts";
 import { auditFarewells } from "./wires/farewells.ts";
 import { auditHandlers } from "./wires/handlers.ts";
+import { auditHooks } from "./wires/hooks.ts";
 import { auditNested } from "./wires/nested.ts";
 import { auditRelays } from "./wires/relays.ts";
 import { auditTokens } from "./wires/tokens.ts";
@@ -89,6 +90,7 @@ const OWN = {
   forgetting: auditForgetting,
   handlers: auditHandlers,
   holes: auditHoles,
+  hooks: auditHooks,
   inspector: auditInspector,
   laggards: auditLaggards,
   lists: auditLists,
