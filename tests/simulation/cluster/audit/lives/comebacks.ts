@@ -14,6 +14,7 @@ import { auditPublications } from "./publications.ts";
 import { auditReaders } from "./readers.ts";
 import { auditSilences } from "./silences.ts";
 import { StatusReader } from "./status_reader.ts";
+import { auditUpgrades } from "./upgrades.ts";
 
 /** Rates of a session: fewer than a client needs that comes back. */
 const RATES = {
@@ -90,7 +91,7 @@ interface Comeback {
  * Lets a client with data in rooms and many topics come back, again and again, another one whose data
  * is refused now and then, one that has to wait between attempts, one that publishes more than may be
  * on the way, one that subscribes to one topic several times, one whose loop pauses, and some with
- * several transports.
+ * several transports, which may move to the preferred one.
  *
  * @param audit The audit.
  */
@@ -103,6 +104,7 @@ export async function auditComebacks(audit: Audit): Promise<void> {
     auditReaders(audit),
     auditSilences(audit),
     auditLoops(audit),
+    auditUpgrades(audit),
   ]);
 }
 

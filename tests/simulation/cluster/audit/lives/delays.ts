@@ -1,4 +1,4 @@
-/** Delays of a client between two attempts, behind short and long sessions. */
+/** Delays of a client between two attempts, at one URL and at several, behind short and long sessions. */
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
@@ -12,7 +12,10 @@ const [FIRST_MS, DOUBLINGS] = [[20, 80], [1, 4]] as const;
 /** Longest time of an attempt to connect, in milliseconds: ways of the network take less. */
 const DIAL_MS = 1_500;
 
-/** Failed attempts before each session. */
+/** Share of clients with one URL, and the most URLs. */
+const [ALONE_SHARE, MOST_URLS] = [0.4, 4] as const;
+
+/** Failed rounds of attempts before each session. */
 const FAILURES = [7, 2, 3] as const;
 
 /** Times of the sessions, in milliseconds: the longer one counts as a success. */
@@ -28,14 +31,20 @@ const AWAY_MS = 15_000;
  */
 export async function auditDelays(audit: Audit): Promise<void> {
   const random = audit.chanceOf(USER);
-  const [host, machine] = [audit.host("delays-server"), audit.host(USER)];
-  const { server } = new SimulatedServer(audit.network, host, () => ({
-    acceptsTokenInBand: true,
-    authenticate: () => USER,
-    userOf: () => USER,
-    onError() {},
-  }));
-  const beAway = (isAway: boolean) => audit.change(host, machine, { refusalRate: Number(isAway) });
+  const machine = audit.host(USER);
+  const count = random() < ALONE_SHARE ? 1 : Math.ceil(between(random, 1, MOST_URLS));
+  const hosts = Array.from({ length: count }, (_, i) => audit.host(`delays-server${i}`));
+  const servers = hosts.map((host) =>
+    new SimulatedServer(audit.network, host, () => ({
+      acceptsTokenInBand: true,
+      authenticate: () => USER,
+      userOf: () => USER,
+      onError() {},
+    })).server
+  );
+  const beAway = (isAway: boolean) => {
+    for (const host of hosts) audit.change(host, machine, { refusalRate: Number(isAway) });
+  };
   beAway(true);
   const firstDelayMs = Math.ceil(between(random, ...FIRST_MS));
   const maxDelayMs = Math.ceil(firstDelayMs * 2 ** between(random, ...DOUBLINGS));
@@ -43,12 +52,14 @@ export async function auditDelays(audit: Audit): Promise<void> {
   const told: (readonly [attempt: number, delayMs: number])[] = [];
   const expected: (readonly [attempt: number, delayMs: number])[] = [];
   let attempt = 0;
+  /** Failures since the last delay. */
+  let failed = 0;
   const draw = () => {
     const drawn = between(random, 0.2, 1);
     draws.push(drawn);
     return drawn;
   };
-  const client = audit.connect(USER, host, {
+  const client = audit.connect(USER, hosts, {
     backoff: { firstDelayMs, maxDelayMs, random: draw },
     connectTimeoutMs: DIAL_MS,
     onError() {},
@@ -56,24 +67,29 @@ export async function auditDelays(audit: Audit): Promise<void> {
   client.status.observe((status) => {
     if (status.name !== "reconnecting") return;
     told.push([status.attempt, Math.round(status.delayMs)]);
+    // The next URL follows at once, until all have failed.
+    if (++failed < count) return void expected.push([attempt, 0]);
+    failed = 0;
     const wholeMs = Math.min(maxDelayMs, firstDelayMs * 2 ** attempt++);
     expected.push([attempt, Math.round(draws.at(-1)! * wholeMs)]);
   });
   for (const [i, failures] of FAILURES.entries()) {
     const before = told.length;
-    await audit.until(() => told.length >= before + failures, AWAY_MS);
+    await audit.until(() => told.length >= before + failures * count, AWAY_MS);
     beAway(false);
     await audit.until(() => client.isConnected);
-    const about = `(session ${i}, from ${firstDelayMs} ms up to ${maxDelayMs} ms)`;
+    const about = `(session ${i}, from ${firstDelayMs} ms up to ${maxDelayMs} ms, ${count} URLs)`;
     audit.examine("lives", `attempts and delays ${about}`, expected, told);
     audit.examine("lives", `client behind its delays ${about}`, true, client.isConnected);
+    const at = servers.findIndex(({ manager }) => manager.count > 0);
+    audit.examine("lives", `place of the URL ${about}`, told.length % count, at);
     const sessionMs = SESSIONS_MS[i];
     if (sessionMs === undefined) break;
     await audit.pause(sessionMs);
     beAway(true);
-    if (sessionMs === Math.max(...SESSIONS_MS)) attempt = 0;
+    if (sessionMs === Math.max(...SESSIONS_MS)) attempt = failed = 0;
     audit.cut(machine);
   }
   await client.close();
-  await server.close();
+  await Promise.all(servers.map((server) => server.close()));
 }

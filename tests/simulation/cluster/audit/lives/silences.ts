@@ -143,7 +143,7 @@ function isNear(endMs: number, nowMs: number): boolean {
 }
 
 /** Names the transport of a client's session, and the one that it stands for. */
-function transportOf({ session }: Client): string {
+export function transportOf({ session }: Client): string {
   if (session === undefined) return "none";
   const { transport, fallback } = session;
   return fallback === undefined ? transport : `${transport} for ${fallback.transport}`;
