@@ -10,6 +10,7 @@ import { between, oneOf } from "../../chance.ts";
 import { type Audit, hearAll, outcomeOf } from "../audit.ts";
 import { auditDelays } from "./delays.ts";
 import { auditLoops } from "./loops.ts";
+import { auditLostTails } from "./lost_tails.ts";
 import { auditPublications } from "./publications.ts";
 import { auditReaders } from "./readers.ts";
 import { auditSilences } from "./silences.ts";
@@ -91,7 +92,7 @@ interface Comeback {
  * Lets a client with data in rooms and many topics come back, again and again, another one whose data
  * is refused now and then, one that has to wait between attempts, one that publishes more than may be
  * on the way, one that subscribes to one topic several times, one whose loop pauses, and some with
- * several transports, which may move to the preferred one.
+ * several transports, which may move to the preferred one, and one whose history lost its end.
  *
  * @param audit The audit.
  */
@@ -105,6 +106,7 @@ export async function auditComebacks(audit: Audit): Promise<void> {
     auditSilences(audit),
     auditLoops(audit),
     auditUpgrades(audit),
+    auditLostTails(audit),
   ]);
 }
 
