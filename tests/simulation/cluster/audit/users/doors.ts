@@ -4,6 +4,7 @@ import { pause } from "../../../../../base/wait.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit, Expect } from "../audit.ts";
 import { type UserNode, UserNodes } from "./user_nodes.ts";
+import { auditFailedEntries } from "./failed_entries.ts";
 import { auditVacancies } from "./vacancies.ts";
 
 /** The user. */
@@ -33,7 +34,7 @@ const WAY_MS = 12;
  * @param audit The audit.
  */
 export async function auditDoors(audit: Audit): Promise<void> {
-  await Promise.all([auditVanishing(audit), auditVacancies(audit)]);
+  await Promise.all([auditVanishing(audit), auditVacancies(audit), auditFailedEntries(audit)]);
 }
 
 /** Lets clients vanish at two nodes, and takes their places. */
