@@ -3,6 +3,7 @@ import type { Rate } from "../../../../../manager/token_bucket.ts";
 import { CloseCode } from "../../../../../errors.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, STEADY } from "../audit.ts";
+import { auditAbsences } from "./absences.ts";
 import { auditDebts } from "./debts.ts";
 import { Page } from "./page.ts";
 import { UserNodes } from "./user_nodes.ts";
@@ -53,7 +54,7 @@ type Outcome = "granted" | "too many" | "none";
  * @param audit The audit.
  */
 export async function auditShares(audit: Audit): Promise<void> {
-  await Promise.all([auditTwoNodes(audit), auditDebts(audit)]);
+  await Promise.all([auditTwoNodes(audit), auditDebts(audit), auditAbsences(audit)]);
 }
 
 /** Has debts of two nodes beside each other. */
