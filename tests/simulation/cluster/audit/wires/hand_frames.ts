@@ -5,6 +5,7 @@ import type { Audit } from "../audit.ts";
 import { range } from "../history.ts";
 import { framesOf, noteOf } from "./hand_connection.ts";
 import { ByHand, FRAME_BYTES, MAX_MESSAGE_BYTES, ROUND_MS } from "./http_by_hand.ts";
+import { auditReplacedStreams } from "./replaced_streams.ts";
 
 /** Head of a binary message. */
 const HEAD = JSON.stringify({ topic: "note" });
@@ -129,5 +130,9 @@ async function auditNumbers(byHand: ByHand): Promise<void> {
  * @param audit The audit.
  */
 export async function auditByHand(audit: Audit): Promise<void> {
-  await new ByHand(audit, audit.chanceOf("by-hand")).run(auditFrames, auditNumbers);
+  await new ByHand(audit, audit.chanceOf("by-hand")).run(
+    auditFrames,
+    auditNumbers,
+    auditReplacedStreams,
+  );
 }
