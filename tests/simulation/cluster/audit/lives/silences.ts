@@ -103,7 +103,10 @@ async function auditClient(
       noticedMs = audit.nowMs + NOTICED_MS;
     }
     const hasUdp = transports[0] !== "webtransport" || random() >= NO_UDP_SHARE;
-    const end = isSilent ? "silence" : isHttp ? "close" : oneOf(random, ENDS);
+    // Without UDP, the close of a session on WebTransport is lost, and the client hears silence.
+    const isDeaf = !hasUdp && last?.transport === "webtransport";
+    const drawn = isDeaf ? "cut" : oneOf(random, ENDS);
+    const end = isSilent ? "silence" : isHttp ? "close" : drawn;
     audit.change(host, machine, { blocksUdp: !hasUdp });
     if (end === "cut") audit.cut(machine);
     if (end === "silence") audit.cut(machine, true);
