@@ -6,6 +6,7 @@ import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { SimulatedWebSocket } from "../../../../../testing/simulation/network/websocket.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, envelopesOf } from "../audit.ts";
+import { range } from "../history.ts";
 import { brokerWithStore } from "../logs/broker_with_logs.ts";
 import { ROUND_MS, Service, type ServiceNode } from "./service.ts";
 
@@ -23,6 +24,9 @@ const ACK_MS = 8_000;
 
 /** Time between the acknowledgement of one node and the return to another, in milliseconds. */
 const BACK_MS = 900;
+
+/** Fewest and most clients that move while a node is frozen. */
+const [FEWEST_MOVERS, MOST_MOVERS] = [2, 4];
 
 /** Most clients of a node whose store goes away, and the range of outages. */
 const [CLIENTS, OUTAGES] = [4, 2];
@@ -293,13 +297,16 @@ export async function auditLapses(audit: Audit): Promise<void> {
   await Promise.all([auditMoves(audit), auditOutages(audit)]);
 }
 
-/** Moves a client between two nodes. */
+/** Moves clients between two nodes. */
 async function auditMoves(audit: Audit): Promise<void> {
   const { random } = audit;
   const place = new Place(audit, "lapses", random);
-  const mover = place.add("mover");
+  const isStroll = random() < 0.4;
+  const count = isStroll ? 1 : Math.floor(between(random, FEWEST_MOVERS, MOST_MOVERS + 1));
+  const movers = range(1, count).map((i) => place.add(`mover-${i}`));
   await place.start();
-  await (random() < 0.5 ? stroll : lapse)(mover, place.nodes);
+  if (isStroll) await stroll(movers[0]!, place.nodes);
+  else await lapse(movers, place.nodes, { audit, random });
   await place.close();
 }
 
@@ -413,28 +420,42 @@ async function stroll(mover: Mover, nodes: TwoNodes): Promise<void> {
   mover.examineAtOnce();
 }
 
-/** Moves while the first node may be frozen for longer than the claim of the client, and back. */
-async function lapse(mover: Mover, [first, other]: TwoNodes): Promise<void> {
-  const { audit, random, handled } = mover;
-  const before = await mover.enter(first);
-  before.send(...mover.work(1, oneOf(random, LONG_MS)));
-  await audit.until(() => handled.length > 0);
+/** Moves while the first node may be frozen for longer than the claims of clients, and back. */
+async function lapse(
+  movers: readonly Mover[],
+  [first, other]: TwoNodes,
+  { audit, random }: Pick<Mover, "audit" | "random">,
+): Promise<void> {
+  const freezes = random() < 0.7;
+  const begun = await Promise.all(movers.map(async (mover) => {
+    const page = await mover.enter(first);
+    page.send(...mover.work(1, oneOf(random, LONG_MS)));
+    await audit.until(() => mover.handled.length > 0);
+    return page;
+  }));
   await audit.pause(between(random, 0, 400));
-  const freezes = random() < 0.6;
   if (freezes) first.host.freeze();
-  // The page may be gone without a word.
-  else if (random() < 0.5) before.close();
-  const away = await mover.enter(other);
-  const work = mover.work(1 + Math.floor(3 * random()), 0);
-  away.send(...work);
-  await mover.acknowledged(away, "of the other node");
-  if (random() < 0.5) away.close();
+  // A page may be gone without a word.
+  for (const page of freezes ? [] : begun) if (random() < 0.5) page.close();
+  const works = await Promise.all(movers.map(async (mover) => {
+    const away = await mover.enter(other);
+    const work = mover.work(1 + Math.floor(3 * random()), 0);
+    away.send(...work);
+    await mover.acknowledged(away, "of the other node");
+    if (random() < 0.7) away.close();
+    return work;
+  }));
+  // The other node may release its claims before the first one renews.
+  if (random() < 0.7) await audit.pause(between(random, 0, BACK_MS));
   if (freezes) first.host.thaw();
   await audit.pause(between(random, 0, BACK_MS));
-  const back = await mover.enter(first);
-  // The acknowledgements of the last messages were lost.
-  back.send(...work.slice(Math.floor(random() * work.length)), ...mover.work(2, 0));
-  await mover.acknowledged(back, "of the first node");
-  // A frozen node cannot renew the claim of a message under way.
-  if (!freezes) mover.examineAtOnce();
+  await Promise.all(movers.map(async (mover, i) => {
+    const back = await mover.enter(first);
+    const work = works[i]!;
+    // The acknowledgements of the last messages were lost.
+    back.send(...work.slice(Math.floor(random() * work.length)), ...mover.work(2, 0));
+    await mover.acknowledged(back, "of the first node");
+    // A frozen node cannot renew the claim of a message under way.
+    if (!freezes) mover.examineAtOnce();
+  }));
 }
