@@ -1,4 +1,5 @@
-/** Requests within requests, as deep as both ends allow and deeper, beside messages in order. */
+/** Requests within requests, as deep as both ends allow and deeper, and answers that end in all ways. */
+import { RequestError } from "../../../../../errors.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { oneOf } from "../../chance.ts";
 import { type AnySession, type Audit, outcomeOf } from "../audit.ts";
@@ -19,8 +20,27 @@ const MESSAGES = 4;
 /** Chains of one run. */
 const CHAINS = 3;
 
-/** Requests at once, after those within each other. */
+/** Requests at once, after all others. */
 const BESIDES = 3;
+
+/** Items of an answer, and longest wait for an item, in milliseconds. */
+const [ITEMS, ITEM_MS] = [3, 200] as const;
+
+/** Answers and requests of each end before the last requests. */
+const OTHERS = 3;
+
+/** Ways in which an answer in items, or a request, ends for the end that asked; and the outcome. */
+const ENDS = {
+  whole: "fulfilled",
+  break: "fulfilled",
+  cancel: "fulfilled",
+  fail: "failed",
+  signal: "AbortError: Enough",
+  late: "TimeoutError",
+} as const;
+
+/** A way in which an answer ends. */
+type End = keyof typeof ENDS;
 
 /** Data of a request. */
 interface Chain {
@@ -51,8 +71,9 @@ export async function auditNested(audit: Audit): Promise<void> {
     await audit.pause(10);
     running--;
   };
+  const others = { alone, items, one };
   const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
-    requests: { down: down("server"), alone },
+    requests: { down: down("server"), ...others },
     onMessage: async ({ data }) => {
       await audit.pause(5);
       got.push((data as { readonly n: number }).n);
@@ -64,7 +85,7 @@ export async function auditNested(audit: Audit): Promise<void> {
     transports: [transport],
     onMessage() {},
     onError() {},
-    requests: { down: down("client"), alone } as never,
+    requests: { down: down("client"), ...others } as never,
   });
   const { near, far } = await audit.meet(client, server);
   ends.client = near;
@@ -96,6 +117,7 @@ export async function auditNested(audit: Audit): Promise<void> {
     await audit.until(() => got.length >= MESSAGES, 1_000);
     audit.examine("waits", `messages beside requests ${about}`, range(1, MESSAGES), got);
   }
+  for (const session of [near, far]) await askOthers(audit, session, transport);
   for (const [side, session] of Object.entries(ends)) {
     most = 0;
     await Promise.all(Array.from({ length: BESIDES }, () => session.request("alone")));
@@ -103,4 +125,62 @@ export async function auditNested(audit: Audit): Promise<void> {
   }
   await client.close();
   await server.close();
+}
+
+/** Answers in items, and then as the end demands. */
+async function* items(
+  { data, signal }: { readonly data: unknown; readonly signal: AbortSignal },
+): AsyncGenerator<unknown> {
+  yield* range(1, ITEMS);
+  if (data !== "whole") await one({ data, signal });
+}
+
+/** Fails, answers, or waits until the peer gives up. */
+async function one(
+  { data, signal }: { readonly data: unknown; readonly signal: AbortSignal },
+): Promise<unknown> {
+  if (data === "fail") throw new RequestError("failed", "As planned");
+  if (data === "whole") return data;
+  await new Promise((resolve) => signal.addEventListener("abort", resolve));
+  return data;
+}
+
+/** Asks for answers that end in drawn ways: none is awaited afterwards. */
+async function askOthers(audit: Audit, session: AnySession, transport: string): Promise<void> {
+  const { random } = audit;
+  const told: string[] = [];
+  for (let i = 0; i < OTHERS; i++) {
+    const isStream = i === 0 || random() < 0.6;
+    // A request for one reply has neither a loop nor items.
+    const drawn = oneOf(random, Object.keys(ENDS) as End[]);
+    const end = !isStream && (drawn === "break" || drawn === "cancel") ? "whole" : drawn;
+    told.push(`${end} of ${isStream ? "items" : "one"}`);
+    const outcome = await outcomeOf(ask(audit, session, { isStream, end }));
+    audit.examine("waits", `end of an answer (${told} over ${transport})`, ENDS[end], outcome);
+  }
+  const about = `answers awaited behind ${told} over ${transport}`;
+  audit.examine("waits", about, 0, session.stats.awaitedAnswers);
+}
+
+/** Asks for one answer, and ends the wait. */
+async function ask(
+  audit: Audit,
+  session: AnySession,
+  { isStream, end }: { readonly isStream: boolean; readonly end: End },
+): Promise<void> {
+  const stop = new AbortController();
+  const giveUp = (how: () => unknown) => audit.pause(ITEM_MS * audit.random()).then(how);
+  const { signal } = stop;
+  if (end === "signal") void giveUp(() => stop.abort(new DOMException("Enough", "AbortError")));
+  if (!isStream) {
+    await session.request("one", end, { signal, ...(end === "late" && { timeoutMs: ITEM_MS }) });
+    return;
+  }
+  const answer = session.requestStream("items", end, {
+    signal,
+    ...(end === "late" && { itemTimeoutMs: ITEM_MS }),
+  });
+  if (end === "cancel") void giveUp(() => answer.cancel());
+  let got = 0;
+  for await (const _item of answer) if (++got === ITEMS && end === "break") break;
 }
