@@ -8,6 +8,7 @@ import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import { type Audit, type Expect, outcomeOf } from "./audit.ts";
 import { auditOutboxes } from "./backlog/outboxes.ts";
 import { auditRefills } from "./backlog/refills.ts";
+import { auditInvalid } from "./wires/invalid.ts";
 
 /** Most sessions. */
 const MAX_SESSIONS = 3;
@@ -35,6 +36,9 @@ const OUTBOX = { maxMessages: 100, maxBytes: 262_144 } as const;
 
 /** Time for a message there and back, in milliseconds. */
 const ROUND_MS = 100;
+
+/** Time behind which a server gives up a socket whose peer does not answer a close, in milliseconds. */
+const GIVEN_UP_MS = 5_500;
 
 /** The server with little room. */
 interface Narrow {
@@ -82,7 +86,7 @@ export async function auditBounds(audit: Audit): Promise<void> {
   await auditSessions(narrow);
   await auditSockets(narrow);
   await server.close();
-  await Promise.all([auditRefills(audit), auditOutboxes(audit)]);
+  await Promise.all([auditRefills(audit), auditOutboxes(audit), auditInvalid(audit)]);
 }
 
 /** Messages of the largest size, and of one byte more, at both ends. */
@@ -286,6 +290,11 @@ async function auditSockets(narrow: Narrow): Promise<void> {
     code,
     sockets().refused - refused,
   ]);
+  if (audit.random() < 0.5) {
+    // The connections are over, and the sockets of the runtime keep their places.
+    await audit.pause(GIVEN_UP_MS);
+    expect("sockets that were given up", MAX_SOCKETS, sockets().open);
+  }
   audit.host("stuck-1").thaw();
   await audit.until(() => sockets().open === MAX_SESSIONS, 10 * ROUND_MS);
   const { socket } = openPage(narrow, "beyond");
