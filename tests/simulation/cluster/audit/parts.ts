@@ -18,6 +18,7 @@ import { auditFailingFile } from "./histories/failing_file.ts";
 import { auditForgetting } from "./histories/forgetting.ts";
 import { auditReplays as auditFeeds } from "./histories/replays.ts";
 import { auditRestarts } from "./histories/restarts.ts";
+import { auditSweeps } from "./histories/sweeps.ts";
 import { auditHistory, auditLong } from "./history.ts";
 import { auditHoles } from "./holes.ts";
 import { auditInspector } from "./inspector.ts";
@@ -83,7 +84,8 @@ const OWN = {
   doors: auditDoors,
   ends: auditEnds,
   expiry: auditExpiry,
-  "failing-file": auditFailingFile,
+  "failing-file": (audit) =>
+    Promise.all([auditFailingFile(audit), auditSweeps(audit)]).then(() => {}),
   farewells: auditFarewells,
   feeds: auditFeeds,
   flows: auditFlows,
