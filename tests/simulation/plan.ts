@@ -132,6 +132,7 @@ export const AUDITS = [
   "renewals",
   "replays",
   "restarts",
+  "returns",
   "seats",
   "sends",
   "shares",

@@ -18,6 +18,7 @@ import { auditFailingFile } from "./histories/failing_file.ts";
 import { auditForgetting } from "./histories/forgetting.ts";
 import { auditReplays as auditFeeds } from "./histories/replays.ts";
 import { auditRestarts } from "./histories/restarts.ts";
+import { auditReturns } from "./histories/returns.ts";
 import { auditSweeps } from "./histories/sweeps.ts";
 import { auditHistory, auditLong } from "./history.ts";
 import { auditHoles } from "./holes.ts";
@@ -111,6 +112,7 @@ const OWN = {
   renewals: auditRenewals,
   replays: auditReplays,
   restarts: auditRestarts,
+  returns: auditReturns,
   seats: auditSeats,
   sends: auditSends,
   shares: auditShares,

@@ -14,18 +14,27 @@ import type {
 } from "../../../../../pubsub/broker.ts";
 import { MemoryBroker } from "../../../../../pubsub/memory/broker.ts";
 import type { Runtime } from "../../../../../base/runtime.ts";
-import type { StatusFeed } from "../../../../../base/status_feed.ts";
+import { StatusFeed } from "../../../../../base/status_feed.ts";
 import { pause } from "../../../../../base/wait.ts";
+
+/** A subscription, over all lives of the engine. */
+interface Listening {
+  readonly topic: string;
+  readonly listener: (publication: Publication) => void;
+  readonly options: BrokerSubscribeOptions;
+  inner: BrokerSubscription;
+}
 
 /**
  * A broker whose reads see the history as of their begin, like those of an engine with a slow way back.
  *
  * Topics in `deaf` get no publication live. Reads of topics in `held` end once the topic is left out.
+ * A lost engine begins anew, with another epoch and without publications.
  */
 export class HeldBroker implements Broker {
   readonly name = "held";
   readonly delivery = "at-most-once";
-  readonly status: StatusFeed<BrokerStatus>;
+  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connected" });
   readonly history: BrokerHistory;
   readonly store: BrokerStore;
   /** Topics whose publications are lost on the way to the node. */
@@ -37,9 +46,9 @@ export class HeldBroker implements Broker {
   /** Most reads under way at once, without aborted ones. */
   peak = 0;
   readonly #runtime: Runtime;
-  readonly #engine: MemoryBroker;
+  #engine: MemoryBroker;
   readonly #held = new Map<string, PromiseWithResolvers<void>>();
-  readonly #interrupted = new Map<string, () => void>();
+  readonly #listenings = new Set<Listening>();
   readonly #reads = new Map<string, number>();
   #underWay = 0;
 
@@ -51,7 +60,6 @@ export class HeldBroker implements Broker {
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
     this.#engine = new MemoryBroker({ runtime });
-    this.status = this.#engine.status;
     this.store = this.#engine.store;
     this.history = {
       append: (publication, options) => this.#engine.history.append(publication, options),
@@ -107,7 +115,16 @@ export class HeldBroker implements Broker {
    * @param topic The topic.
    */
   interrupt(topic: string): void {
-    this.#interrupted.get(topic)?.();
+    for (const { topic: of, options } of [...this.#listenings]) {
+      if (of === topic) options.onInterrupted?.();
+    }
+  }
+
+  /** Loses all publications; the node learns of that from the next publication, or by `interrupt()`. */
+  lose(): void {
+    void this.#engine.close();
+    this.#engine = new MemoryBroker({ runtime: this.#runtime });
+    for (const listening of this.#listenings) listening.inner = this.#listen(listening);
   }
 
   publish(publication: Publication): void {
@@ -119,11 +136,16 @@ export class HeldBroker implements Broker {
     listener: (publication: Publication) => void,
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
-    const { onInterrupted } = options;
-    if (onInterrupted !== undefined) this.#interrupted.set(topic, onInterrupted);
-    return this.#engine.subscribe(topic, (publication) => {
-      if (!this.deaf.has(topic)) listener(publication);
-    }, options);
+    const parts = { topic, listener, options };
+    const listening: Listening = { ...parts, inner: this.#listen(parts) };
+    this.#listenings.add(listening);
+    return {
+      ready: listening.inner.ready,
+      [Symbol.asyncDispose]: () => {
+        this.#listenings.delete(listening);
+        return listening.inner[Symbol.asyncDispose]();
+      },
+    };
   }
 
   close(): Promise<void> {
@@ -132,6 +154,12 @@ export class HeldBroker implements Broker {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  #listen({ topic, listener, options }: Omit<Listening, "inner">): BrokerSubscription {
+    return this.#engine.subscribe(topic, (publication) => {
+      if (!this.deaf.has(topic)) listener(publication);
+    }, options);
   }
 
   async #read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
