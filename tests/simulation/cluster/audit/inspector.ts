@@ -3,6 +3,7 @@ import { measuresOf } from "../../../../telemetry/prometheus.ts";
 import { internals } from "../../../../session/session.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Audit, Expect } from "./audit.ts";
+import { auditInspections } from "./services/inspections.ts";
 
 /** Time for a message there and back, in milliseconds. */
 const ROUND_MS = 100;
@@ -11,11 +12,16 @@ const ROUND_MS = 100;
 const IDLE_MS = 15_500;
 
 /**
- * Follows a session for a while, as a page does, and looks for what is left.
+ * Follows a session for a while, as a page does, and looks for what is left; then at two nodes.
  *
  * @param audit The audit.
  */
 export async function auditInspector(audit: Audit): Promise<void> {
+  await Promise.all([auditFollowing(audit), auditInspections(audit)]);
+}
+
+/** Follows a session, and stops. */
+async function auditFollowing(audit: Audit): Promise<void> {
   const host = audit.host("inspected");
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
     inspector: { authorize: () => true },
