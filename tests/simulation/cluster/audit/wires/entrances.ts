@@ -6,6 +6,7 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { type Audit, envelopesOf } from "../audit.ts";
 import { shuffled } from "../../chance.ts";
 import { auditOffers } from "./offers.ts";
+import { auditRequestHeads } from "./request_heads.ts";
 
 /** Time for a request there and back, in milliseconds. */
 const ROUND_MS = 500;
@@ -110,6 +111,7 @@ export async function auditEntrances(audit: Audit): Promise<void> {
     auditData(audit),
     auditCodes(audit),
     auditOffers(audit),
+    auditRequestHeads(audit),
   ]);
 }
 
