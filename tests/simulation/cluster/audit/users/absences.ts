@@ -33,6 +33,9 @@ const [ROUND_MS, SLACK_MS] = [60, 400] as const;
 /** Time after which a node asks an engine again that did not answer, in milliseconds. */
 const AGAIN_MS = 1_000;
 
+/** Times by which the clock of the node is set back or forward, in milliseconds. */
+const JUMPS_MS = [-7_200_000, 3_600_000] as const;
+
 /** Most visits of the other user. */
 const VISITS = 3;
 
@@ -48,7 +51,7 @@ class Absences {
   readonly #unit: typeof UNITS[number];
   readonly #rate: Required<Rate>;
   readonly #way: typeof WAYS[number];
-  readonly #about: string;
+  #about: string;
   readonly #nodes: UserNodes;
 
   constructor(audit: Audit, name: string) {
@@ -91,6 +94,17 @@ class Absences {
     await audit.pause(owedMs + fullMs + AGAIN_MS + SLACK_MS);
     await this.#visit();
     this.#expect("one behind a long absence", ["granted"], await this.#take(1));
+    this.#nodes.all[0]!.host.jumpClock(between(random, ...JUMPS_MS));
+    // A clock that is set back costs the time since the last count, which is this one.
+    await this.#take(1);
+    await audit.pause(fullMs + AGAIN_MS + SLACK_MS);
+    this.#about = `${this.#about}, behind a clock that was set`;
+    await this.#useUp();
+    if (this.#unit !== "bytes") {
+      this.#expect("the next one", ["too many"], await this.#take(1));
+      await audit.pause(fullMs + SLACK_MS);
+      this.#expect("one in time", ["granted"], await this.#take(1));
+    }
     await this.#nodes.close();
   }
 

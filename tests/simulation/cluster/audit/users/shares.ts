@@ -26,6 +26,9 @@ const LATE_MS = 2_500;
 /** Time after which a node asks an engine again that did not answer, in milliseconds. */
 const AGAIN_MS = 1_000;
 
+/** Time by which clocks are set back, in milliseconds. */
+const BACK_MS = 3_600_000;
+
 /** Least and longest time of an engine that is away, in milliseconds. */
 const [BRIEF_MS, AWAY_MS] = [50, 1_500];
 
@@ -73,6 +76,7 @@ async function auditTwoNodes(audit: Audit): Promise<void> {
     await shares.owe();
   }
   if (random() < 0.5) await shares.forgive();
+  if (random() < 0.5) await shares.setBack();
   await shares.flood();
   for (const page of shares.pages) page.close();
   await nodes.close();
@@ -190,6 +194,21 @@ class Shares {
     await audit.pause(this.#fillMs / burst);
     this.#expect("a request behind tokens that were forgiven", ["granted"], await this.#ask(0, 1));
     await audit.pause(AGAIN_MS + 2 * this.#fillMs);
+  }
+
+  /** Sets the clocks of the nodes back while the engine is away: once the engine is back, nodes ask again. */
+  async setBack(): Promise<void> {
+    const audit = this.#audit;
+    const { engine, all } = this.#nodes;
+    engine.goAway();
+    for (const node of all.keys()) await this.#ask(node, 1);
+    for (const { host } of all) host.jumpClock(-BACK_MS);
+    engine.comeBack();
+    // A clock that is set back costs the time since the last count, which is this one.
+    for (const node of all.keys()) await this.#ask(node, 1);
+    await audit.pause(2 * all.length * this.#fillMs);
+    await this.#borrow(this.#ask, (what) => `${what} behind clocks that were set back`);
+    await audit.pause(2 * this.#fillMs);
   }
 
   /** Sends beyond the rate at both nodes for a while, and then within the rate. */
