@@ -1,5 +1,6 @@
-/** The transport of each attempt of a client, behind sessions that fell silent and ways without UDP. */
-import { CloseCode } from "../../../../../errors.ts";
+/** The transport of each attempt of a client, behind sessions that fell silent, and fates of WebTransport. */
+import { pause } from "../../../../../base/wait.ts";
+import { AuthenticationError, CloseCode } from "../../../../../errors.ts";
 import type { Client } from "../../../../../client/client.ts";
 import type { TransportName } from "../../../../../transport/race/options.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
@@ -10,8 +11,9 @@ import { TransportModel } from "./transport_model.ts";
 /** Beginning of the names of machines and users. */
 const NAME = "silences";
 
-/** The transports of a client, the preferred one first. */
+/** The transports of a client, the preferred one first; the most usual ones twice. */
 const TRANSPORTS: readonly (readonly TransportName[])[] = [
+  ["webtransport", "websocket"],
   ["webtransport", "websocket"],
   ["websocket", "webtransport"],
   ["websocket", "http"],
@@ -42,8 +44,14 @@ const NOTICED_MS = 5_000 + 2 * HEARTBEAT.intervalMs;
 /** Time in which a client gives up a transport that does not open, in milliseconds. */
 const LATE_MS = 3_300;
 
-/** Share of ends by silence, and of attempts without UDP. */
-const [SILENT_SHARE, NO_UDP_SHARE] = [0.35, 0.5] as const;
+/** Share of ends by silence. */
+const SILENT_SHARE = 0.35;
+
+/** Fates of WebTransport. */
+const WAYS = ["opens", "opens", "opens", "waits", "breaks", "refused"] as const;
+
+/** Longest time behind the other transport until an attempt breaks or is refused, in milliseconds. */
+const FAILS_MS = 2_500;
 
 /** Ends of a session that no memory keeps. */
 const ENDS = ["cut", "close"] as const;
@@ -69,7 +77,16 @@ async function auditClient(
   const name = `${NAME}-${number}`;
   const random = audit.chanceOf(name);
   const [host, machine] = [audit.host(`${name}-server`), audit.host(name)];
-  const { server } = new SimulatedServer(audit.network, host, () => ({
+  let refusesMs: number | undefined;
+  const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
+    authenticate: async ({ request: { headers } }) => {
+      // Only requests of WebTransport have neither header.
+      if (refusesMs === undefined || headers.has("upgrade") || headers.has("skein-transport")) {
+        return;
+      }
+      await pause(host.runtime, refusesMs);
+      throw new AuthenticationError("As planned");
+    },
     session: { heartbeat: HEARTBEAT },
     onMessage() {},
     onError() {},
@@ -86,7 +103,7 @@ async function auditClient(
   const model = new TransportModel(transports);
   const told: string[] = [];
   await audit.until(() => client.isConnected);
-  const first = model.next(now(), { hasUdp: true });
+  const first = model.next(now(), { way: "opens" });
   audit.examine("lives", `first transport of ${transports}`, first, transportOf(client));
   let noticedMs = 0;
   for (let session = 1; session < SESSIONS; session++) {
@@ -102,12 +119,15 @@ async function auditClient(
       machine.jumpClock(jumpMs);
       noticedMs = audit.nowMs + NOTICED_MS;
     }
-    const hasUdp = transports[0] !== "webtransport" || random() >= NO_UDP_SHARE;
+    const way = transports[0] === "webtransport" ? oneOf(random, WAYS) : "opens";
+    const failsMs = between(random, 0, FAILS_MS);
+    const blocksUdp = way === "waits" || way === "breaks";
     // Without UDP, the close of a session on WebTransport is lost, and the client hears silence.
-    const isDeaf = !hasUdp && last?.transport === "webtransport";
+    const isDeaf = blocksUdp && last?.transport === "webtransport";
     const drawn = isDeaf ? "cut" : oneOf(random, ENDS);
     const end = isSilent ? "silence" : isHttp ? "close" : drawn;
-    audit.change(host, machine, { blocksUdp: !hasUdp });
+    audit.change(host, machine, { blocksUdp });
+    refusesMs = way === "refused" ? failsMs : undefined;
     if (end === "cut") audit.cut(machine);
     if (end === "silence") audit.cut(machine, true);
     if (end === "close") {
@@ -115,13 +135,20 @@ async function auditClient(
     }
     const isBack = await audit.until(() => client.isConnected && client.session !== last, BACK_MS);
     const silent = isSilent ? last?.transport : undefined;
-    const expected = isBack ? model.next(now(), { hasUdp, silent }) : "connected";
-    told.push(`${end}${hasUdp ? "" : " without UDP"}${jumpMs ? ` ${jumpMs} ms later` : ""}`);
-    const what = `transport of ${transports} behind ${told.join(", ")}`;
+    const expected = isBack ? model.next(now(), { way, failsMs, silent }) : "connected";
+    told.push(`${end}, UDP ${way}${jumpMs ? `, ${jumpMs} ms later` : ""}`);
+    const what = `transport of ${transports} behind ${told.join("; ")}`;
     audit.examine("lives", what, expected, transportOf(client));
     if (!isBack) break;
-    await audit.pause(hasUdp ? between(random, 50, 500) : LATE_MS);
+    if (way === "breaks") {
+      await audit.pause(failsMs);
+      for (const link of audit.network.links) {
+        if (link.client === machine && link.kind === "webtransport") link.disconnect();
+      }
+    }
+    await audit.pause(way === "opens" ? between(random, 50, 500) : LATE_MS);
     audit.change(host, machine, { blocksUdp: false });
+    refusesMs = undefined;
   }
   await client.close();
   await server.close();

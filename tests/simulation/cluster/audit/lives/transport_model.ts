@@ -15,8 +15,10 @@ const LATE_MS = 3_000;
 
 /** An attempt. */
 interface Attempt {
-  /** True if WebTransport opens. */
-  readonly hasUdp: boolean;
+  /** The fate of WebTransport, where a client tries that. */
+  readonly way: "opens" | "waits" | "breaks" | "refused";
+  /** Time behind the other transport at which WebTransport breaks, in milliseconds. */
+  readonly failsMs?: number;
   /** The transport of the session before, if it fell silent. */
   readonly silent?: string | undefined;
 }
@@ -71,7 +73,7 @@ export class TransportModel {
    * @param attempt See {@linkcode Attempt}.
    * @returns The transport, with the one that it stands for.
    */
-  next(nowMs: number, { hasUdp, silent }: Attempt): string {
+  next(nowMs: number, { way, failsMs = 0, silent }: Attempt): string {
     if (this.#hasHttp) {
       if (silent === "websocket") {
         if (nowMs - this.#silentMs < SILENCES_MS) this.#all.fail(nowMs);
@@ -87,12 +89,12 @@ export class TransportModel {
     }
     if (this.#other === undefined) return preferred;
     if (this.#race.untilMs > nowMs) return `${this.#other} for ${preferred}`;
-    if (hasUdp) {
+    if (way === "opens") {
       this.#race.forget();
       return preferred;
     }
-    // Given up a little after the other transport opened.
-    this.#race.fail(nowMs + LATE_MS);
+    // Given up a little after the other transport opened, at the latest; a refusal is no failure.
+    if (way !== "refused") this.#race.fail(nowMs + (way === "breaks" ? failsMs : LATE_MS));
     return `${this.#other} for ${preferred}`;
   }
 }
