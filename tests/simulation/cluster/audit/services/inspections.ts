@@ -6,7 +6,7 @@ import { Page } from "../users/page.ts";
 import { type UserNode, UserNodes } from "../users/user_nodes.ts";
 
 /** Least and most pages. */
-const PAGES = [3, 7] as const;
+const PAGES = [3, 5] as const;
 
 /** Users of the pages: some have several. */
 const USERS = ["ann", "anna", "Ben", "eve"] as const;
@@ -17,7 +17,7 @@ const TOPICS = ["talk:one", "talk:two", "log:one", "room:one", "room:two"] as co
 /** Most messages of each page, and most publications on each topic. */
 const [MESSAGES, PUBLICATIONS] = [4, 5] as const;
 
-/** Rounds of changes. */
+/** Most rounds of changes. */
 const ROUNDS = 2;
 
 /** Time in which pages are shown the same answer again, and all changes have arrived, in milliseconds. */
@@ -78,7 +78,8 @@ class Inspections {
   async run(): Promise<void> {
     const random = this.#random;
     await this.#nodes.ready();
-    for (let round = 0; round < ROUNDS; round++) {
+    const rounds = Math.ceil(ROUNDS * random());
+    for (let round = 0; round < rounds; round++) {
       for (const one of this.#pages) if (random() < 0.4) this.#leave(one);
       const count = Math.floor(between(random, PAGES[0], PAGES[1] + 1));
       while (this.#pages.length < count) await this.#enter();

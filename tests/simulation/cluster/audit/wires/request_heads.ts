@@ -40,6 +40,9 @@ const CREDENTIALS: readonly {
   { token: undefined },
 ];
 
+/** Number of these that one plan tries, as each is a session. */
+const TRIED = 4;
+
 /** Hosts of requests that leave no URL, or one with another path. */
 const MALFORMED_HOSTS = ["a/b", "a b", "a?b", "a#b", "user@a"] as const;
 
@@ -88,7 +91,8 @@ class Heads {
   }
 
   async run(): Promise<void> {
-    for (const one of shuffled(this.#random, CREDENTIALS)) await this.#lookForToken(one);
+    const some = shuffled(this.#random, CREDENTIALS).slice(0, TRIED);
+    for (const one of some) await this.#lookForToken(one);
     await this.#lookForWaits();
     await this.#lookForRate();
     await this.#lookForOthers();
