@@ -256,10 +256,13 @@ class Returns {
     const about = `${reader.host.name} from ${since ?? "now"} on, ${
       this.#keepsAll ? "all" : this.#size
     } of ${old} kept, ${fresh ?? "none"} behind a loss`;
-    const [, lateOffset = ""] = /^answer new-epoch (\d+)$/.exec(answer) ?? [];
-    if (fresh !== undefined && lateOffset !== "") {
-      // The question was examined behind the loss.
-      return this.#expect(about, [answer, ...last(1, +lateOffset)], received);
+    const forgotten = Math.max(0, head - this.#size);
+    const reason = fresh !== undefined ? "new-epoch" : first < forgotten ? "too-old" : "none";
+    const [kind, why, offset = ""] = answer.split(" ");
+    if (kind === "answer" && why === reason) {
+      // The question waited: the engine lost or forgot the publications before the answer.
+      const life = this.#lives.length - 1;
+      return this.#expect(about, [answer, ...last(life, Number(offset))], received);
     }
     const expected = [since === undefined ? "answer - 0" : `answer recovered ${since}`];
     const isOther = (one: string, i: number) => one !== `0:${first + i}`;
@@ -269,7 +272,6 @@ class Returns {
       expected.push(...last(0, first).slice(0, place - first), "gap new-epoch 0", ...last(1, 0));
       return this.#expect(about, expected, received);
     }
-    const forgotten = Math.max(0, head - this.#size);
     const isCut = place < forgotten && received[1 + place - first] === `gap too-old ${forgotten}`;
     if (isCut) {
       expected.push(...last(0, first).slice(0, place - first), `gap too-old ${forgotten}`);
