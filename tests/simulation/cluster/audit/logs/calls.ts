@@ -49,6 +49,12 @@ const USES_SHARE = { open: 0.2, ended: 0.4 } as const;
  */
 const [USES, EARLY_SHARE, BOTH_SHARE] = [4, { least: 0.27, most: 0.45 }, 1.08] as const;
 
+/**
+ * Share of records that are padded, and the bytes of these: around the sizes at which the length of a
+ * record takes one byte more in a message.
+ */
+const [PADDED_SHARE, PADDED_BYTES] = [0.15, [63, 64, 65, 127, 128, 129, 8_191, 8_192]] as const;
+
 /** Producers, one of whose names is that of a property of all objects. */
 const PRODUCERS = ["p", "__proto__"] as const;
 
@@ -321,7 +327,7 @@ class LogCalls {
       options: {
         after: Math.max(0, start - 1 + Math.floor((count + 3) * this.#random())),
         maxRecords: this.#pick([0, 1, 2, 1_000]),
-        maxBytes: this.#pick([1, 3, 6, PLENTY.maxStreamBytes]),
+        maxBytes: this.#pick([1, 3, 6, 130, PLENTY.maxStreamBytes]),
         renews,
       },
     };
@@ -329,7 +335,8 @@ class LogCalls {
 
   #newRecords(): readonly LogRecord[] {
     return Array.from({ length: 1 + Math.floor(3 * this.#random()) }, () => {
-      const text = `${this.#records++}`;
+      const bytes = this.#chance(PADDED_SHARE) ? this.#pick(PADDED_BYTES) : 0;
+      const text = `${this.#records++}`.padEnd(bytes, ".");
       return this.#chance(0.8) ? text : new TextEncoder().encode(text);
     });
   }
