@@ -8,6 +8,7 @@ import { type Answer, ask, outcomeOf as answerOf, type Question } from "./backen
 import { auditBounds } from "./bounds.ts";
 import { auditForest } from "./forest.ts";
 import { auditReaderPlaces } from "./reader_places.ts";
+import { auditStalledReaders } from "./stalled_readers.ts";
 
 /** Steps of one audit. */
 const STEPS = 12;
@@ -61,7 +62,7 @@ interface Reading {
  * @param audit The audit.
  */
 export async function auditStates(audit: Audit): Promise<void> {
-  const parts = [auditStream, auditForest, auditBounds, auditReaderPlaces];
+  const parts = [auditStream, auditForest, auditBounds, auditReaderPlaces, auditStalledReaders];
   await Promise.all(parts.map((part) => part(audit)));
 }
 
