@@ -87,6 +87,7 @@ export const AUDITS = [
   "calls",
   "carriers",
   "claims",
+  "closings",
   "comebacks",
   "contracts",
   "credit",

@@ -13,6 +13,7 @@ import { auditContract } from "./contracts.ts";
 import { auditStreams } from "./durable.ts";
 import { auditExpiry } from "./expiry.ts";
 import { auditFlows } from "./flows.ts";
+import { auditClosings } from "./histories/closings.ts";
 import { auditEngineHistory } from "./histories/engine_history.ts";
 import { auditFailingFile } from "./histories/failing_file.ts";
 import { auditForgetting } from "./histories/forgetting.ts";
@@ -127,6 +128,7 @@ const SHARED = {
   calls: (audit) => auditOverdue(audit).then(() => auditCalls(audit)),
   carriers: auditCarriers,
   claims: auditClaims,
+  closings: auditClosings,
   drains: auditDrains,
   durable: auditStreams,
   "engine-history": auditEngineHistory,
