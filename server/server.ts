@@ -456,7 +456,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * `manager.sessionsOf(user)` lists those of this node immediately.
    *
    * @param user The user, as returned by `userOf`.
-   * @returns The sessions, this node's first; at most 1,000 of each other node.
+   * @returns The sessions, this node's first; at most 1,000 of each node.
    */
   sessions(user: string): Promise<SessionInfo<V, C>[]> {
     return this.#users.sessions(user);
