@@ -9,6 +9,7 @@ import { z } from "zod";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, hearAll, outcomeOf } from "../audit.ts";
 import { auditDelays } from "./delays.ts";
+import { auditHandedBacklogs } from "./handed_backlogs.ts";
 import { auditLoops } from "./loops.ts";
 import { auditLostTails } from "./lost_tails.ts";
 import { auditPublications } from "./publications.ts";
@@ -92,7 +93,8 @@ interface Comeback {
  * Lets a client with data in rooms and many topics come back, again and again, another one whose data
  * is refused now and then, one that has to wait between attempts, one that publishes more than may be
  * on the way, one that subscribes to one topic several times, one whose loop pauses, and some with
- * several transports, which may move to the preferred one, and one whose history lost its end.
+ * several transports, which may move to the preferred one, one whose history lost its end, and one
+ * that moves with a backlog.
  *
  * @param audit The audit.
  */
@@ -107,6 +109,7 @@ export async function auditComebacks(audit: Audit): Promise<void> {
     auditLoops(audit),
     auditUpgrades(audit),
     auditLostTails(audit),
+    auditHandedBacklogs(audit),
   ]);
 }
 

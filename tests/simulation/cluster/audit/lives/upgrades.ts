@@ -41,7 +41,7 @@ const ATTEMPT_MS = 10_000;
 const DIAL_MS = 4_000;
 
 /** Time between two publications and messages, and time for the last ones, in milliseconds. */
-const [BETWEEN_MS, TRIP_MS] = [60, 400] as const;
+const [BETWEEN_MS, TRIP_MS] = [150, 400] as const;
 
 /** Most attempts without UDP before one that opens: a part may take a minute. */
 const FRUITLESS = 1;
