@@ -252,13 +252,16 @@ export function envelopesOf<T>(data: unknown): T[] {
  */
 export function counted(signal: AbortSignal, listeners: { count: number }): AbortSignal {
   const { addEventListener, removeEventListener } = signal;
+  const known = new Set<unknown>();
   return Object.assign(signal, {
     addEventListener(...args: Parameters<AbortSignal["addEventListener"]>) {
-      listeners.count++;
+      if (!known.has(args[1])) listeners.count++;
+      known.add(args[1]);
       addEventListener.apply(signal, args);
     },
     removeEventListener(...args: Parameters<AbortSignal["removeEventListener"]>) {
-      listeners.count--;
+      // A listener that was removed before counts no more.
+      if (known.delete(args[1])) listeners.count--;
       removeEventListener.apply(signal, args);
     },
   });

@@ -1,8 +1,10 @@
 /** Timers of a separate server and of its clients: none outlives its session, and none is doubled. */
 import type { Client } from "../../../../client/client.ts";
+import { pause, waitFor } from "../../../../base/wait.ts";
 import { AuthenticationError, CloseCode } from "../../../../errors.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import { type Audit, type Expect, outcomeOf } from "./audit.ts";
+import { between } from "../chance.ts";
+import { type Audit, counted, type Expect, outcomeOf } from "./audit.ts";
 
 /** Sessions at once. */
 const SESSIONS = 3;
@@ -25,12 +27,44 @@ const BACK_MS = 1_000;
 /** Topics of the sessions; a user stays in a room for a while after the end. */
 const TOPICS = { websocket: "timers", webtransport: "room:timers", http: "room:timers" } as const;
 
+/** Most waits on the signals of a program at once, and the longest time of one, in milliseconds. */
+const [WAITS, WAIT_MS] = [6, 400] as const;
+
 /**
- * Counts the timers with sessions, after new sessions of the same clients, and without sessions.
+ * Counts the timers with sessions, after new sessions of the same clients, and without sessions, and
+ * what waits leave behind.
  *
  * @param audit The audit.
  */
 export async function auditTimers(audit: Audit): Promise<void> {
+  await Promise.all([auditSessions(audit), auditWaits(audit)]);
+}
+
+/** Counts what waits leave behind, on a signal that outlives these and on one that ends some. */
+async function auditWaits(audit: Audit): Promise<void> {
+  const random = audit.chanceOf("waits");
+  const host = audit.host("waits");
+  const stop = new AbortController();
+  const listeners = { count: 0 };
+  const long = counted(new AbortController().signal, listeners);
+  const short = counted(stop.signal, listeners);
+  const count = Math.ceil(WAITS * random());
+  const waits = Array.from({ length: count }, () => {
+    const ms = between(random, 0, WAIT_MS);
+    const end = audit.pause(between(random, 0, WAIT_MS));
+    return random() < 0.5
+      ? pause(host.runtime, ms, ...(random() < 0.5 ? [long] : [long, short]))
+      : outcomeOf(waitFor(host.runtime, end, { what: "an end", timeoutMs: ms, signal: long }));
+  });
+  await audit.pause(between(random, 0, WAIT_MS));
+  if (random() < 0.5) stop.abort();
+  await Promise.all(waits);
+  audit.examine("leaks", `listeners behind ${count} waits`, 0, listeners.count);
+  audit.examine("leaks", `timers behind ${count} waits`, 0, await audit.timersOf(host));
+}
+
+/** Counts the timers of a server and of its clients. */
+async function auditSessions(audit: Audit): Promise<void> {
   const host = audit.host("timed");
   const { runtime } = host;
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
