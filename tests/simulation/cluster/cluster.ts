@@ -119,7 +119,7 @@ export class Cluster implements LiveCluster {
         streams: this.#streams,
         topics: topics.filter(({ subscribers }) => subscribers.includes(i)).map(({ name }) => name),
       });
-    this.#examined = { ...parts, tokens, nodes: this.nodes };
+    this.#examined = { ...parts, tokens, nodes: this.nodes, owners: new Map() };
     this.machines = Array.from({ length: plan.clients }, machine);
     for (const topic of topics) this.#publishOn(topic, settings.has("nodes-publish"));
     if (settings.has("durable")) { for (const node of this.nodes) this.#writeOn(node); }

@@ -49,6 +49,8 @@ export interface AuditParts extends ExaminationParts {
   readonly nodes: readonly AuditedNode[];
   /** The engine of the nodes. */
   readonly engine: ClusterEngine;
+  /** The part of each machine, by the name of the machine. */
+  readonly owners: Map<string, string>;
 }
 
 /** Examines a part of the library, with separate clients. */
@@ -60,6 +62,7 @@ export class Audit extends Examination {
   readonly nodes: readonly AuditedNode[];
   /** The engine of the nodes. */
   readonly engine: ClusterEngine;
+  readonly #owners: Map<string, string>;
   readonly #host: Host;
 
   /**
@@ -73,8 +76,26 @@ export class Audit extends Examination {
     this.name = name;
     this.nodes = parts.nodes;
     this.engine = parts.engine;
+    this.#owners = parts.owners;
     this.random = parts.simulation.chanceOf(`audit/${name}`);
-    this.#host = this.host("clock");
+    this.#host = super.host("clock");
+  }
+
+  /**
+   * Makes a machine of this part, or takes the one of that name. Parts run beside each other, and
+   * share no machine.
+   *
+   * @param name Name of the machine.
+   * @returns The host.
+   * @throws {TypeError} If another part has a machine of that name.
+   */
+  override host(name: string): Host {
+    const owner = this.#owners.get(name) ?? this.name;
+    this.#owners.set(name, owner);
+    if (owner === this.name) return super.host(name);
+    throw new TypeError(
+      `Cannot make a machine: the name must be free, received ${name} of ${owner}`,
+    );
   }
 
   /**

@@ -259,7 +259,7 @@ async function auditSessions(narrow: Narrow): Promise<void> {
   const first = open(0);
   expect("first", await audit.until(() => first.isConnected));
   // The token of this peer does not come.
-  const { socket } = openPage(narrow, "mute", ["skein.1", "skein.auth"], "");
+  const { socket } = openPage(narrow, "unsaid", ["skein.1", "skein.auth"], "");
   await audit.pause(ROUND_MS);
   const last = open(1);
   expect("as many as fit", await audit.until(() => last.isConnected));

@@ -114,18 +114,18 @@ export async function auditContract(audit: Audit): Promise<void> {
       onRefused: ({ failure }) => onRefused?.(failure.code),
     });
   const refused: string[] = [];
-  const typed = connect("typed", true);
+  const typed = connect("contracts-typed", true);
   const plain = connect("untyped", false, (code) => refused.push(code));
   await audit.until(() => typed.isConnected && plain.isConnected);
 
   await auditTopics(audit, { server: server as never, typed, plain });
   await auditMessages(audit, plain, { said, refused });
-  const again = connect("typed", true);
+  const again = connect("contracts-typed", true);
   await Promise.all([
     auditAnswer(audit, [typed, again], plain),
     auditLog(audit, {
       id: "lone",
-      host: audit.host("http"),
+      host: audit.host("contracts-http"),
       near: `https://${host.name}/streams`,
       far: `https://${host.name}/streams`,
       client: plain,

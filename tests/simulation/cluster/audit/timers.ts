@@ -43,7 +43,7 @@ export async function auditTimers(audit: Audit): Promise<void> {
 /** Counts what waits leave behind, on a signal that outlives these and on one that ends some. */
 async function auditWaits(audit: Audit): Promise<void> {
   const random = audit.chanceOf("waits");
-  const host = audit.host("waits");
+  const host = audit.host("timed-waits");
   const stop = new AbortController();
   const listeners = { count: 0 };
   const long = counted(new AbortController().signal, listeners);

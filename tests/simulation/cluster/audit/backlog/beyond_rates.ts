@@ -63,7 +63,7 @@ class Beyond {
     this.#audit = audit;
     this.#random = audit.chanceOf("notices");
     this.#expect = (...outcome) => audit.examine("limits", ...outcome);
-    const host = audit.host("beyond");
+    const host = audit.host("beyond-rates");
     this.#program = new SimulatedServer<string>(audit.network, host, () => ({
       authenticate: ({ token = "" }) => token,
       authorize: () => true,
