@@ -22,6 +22,9 @@ const ARRIVES_MS = 2_000;
 /** Longest time between the calls and the close, in milliseconds, of which one is drawn. */
 const BEFORE_MS = [0, 0, 1, 20] as const;
 
+/** Payload of the publications that tell when a subscription is in force, their most, and the time between two. */
+const [FIRST, TRIES, TRY_MS] = ["first", 40, 50] as const;
+
 /** Paths of the file, and of the copy. */
 const [PATH, COPY] = ["closing.db", "closing-copy.db"] as const;
 
@@ -91,7 +94,7 @@ class Closing {
   async run(): Promise<void> {
     const audit = this.#audit;
     const { openFile } = audit.engine;
-    const machine = await LogMachine.start(audit, `closing-${this.#round}`, (host) => {
+    const machine = await LogMachine.start(audit, `closings-${this.#round}`, (host) => {
       if (openFile === undefined) return audit.broker(host);
       this.#disk = new SimulatedDisk(audit.simulation, host);
       return openFile(this.#disk, PATH, { synchronous: "full", maxTopics: 100 });
@@ -129,6 +132,7 @@ class Closing {
     const { host, broker } = machine;
     const links = audit.network.links.filter(({ client }) => client === host);
     const isAway = links.length > 0 && this.#random() < AWAY_SHARE;
+    const last = this.#disk === undefined && !isAway ? await this.#listen(machine) : undefined;
     if (isAway) { for (const { server } of links) audit.change(host, server, { isBlocked: true }); }
     // A broker that waits for nothing else closes at once.
     const share = this.#random() < IDLE_SHARE ? 0 : 0.5;
@@ -146,7 +150,6 @@ class Closing {
       });
       waits.push([`subscription that ${isLeft ? "was left" : "is new"}`, outcomeOf(ready)]);
     }
-    const last = this.#disk === undefined && !isAway ? await this.#listen() : undefined;
     const copying = this.#disk === undefined
       ? undefined
       : outcomeOf(machine.run(() => (broker as SqliteBroker).backup(COPY)));
@@ -181,15 +184,24 @@ class Closing {
   }
 
   /** Listens at a node for the publications that a broker makes right before the close. */
-  async #listen(): Promise<
+  async #listen(machine: LogMachine): Promise<
     { readonly publish: (broker: Broker) => void; readonly arrives: () => Promise<void> }
   > {
     const topic = `audited-closing-${this.#round}-last`;
     const payloads = Array.from({ length: 1 + Math.floor(3 * this.#random()) }, (_, i) => `${i}`);
     const heard: unknown[] = [];
+    let isHeard = false;
     const { broker: near } = this.#audit.node(0).server.topics;
-    const subscription = near.subscribe(topic, ({ payload }) => void heard.push(payload));
+    const subscription = near.subscribe(topic, ({ payload }) => {
+      isHeard = true;
+      if (payload !== FIRST) heard.push(payload);
+    });
     await subscription.ready;
+    // Servers of an engine tell each other of subscriptions in their own time.
+    for (let left = TRIES; left > 0 && !isHeard; left--) {
+      await machine.run(() => machine.broker.publish({ topic, payload: FIRST }));
+      await this.#audit.pause(TRY_MS);
+    }
     return {
       publish: (broker) => {
         for (const payload of payloads) broker.publish({ topic, payload });
