@@ -151,8 +151,12 @@ class Rights {
         }
       } else {
         // The client asks in the new session for all topics, by the present token.
-        for (const seat of this.#seats) if (token > 0 && seat.isDenied) seat.isAsked = false;
+        const denied = this.#seats.filter(({ isAsked, isDenied }) =>
+          token > 0 && isAsked && isDenied
+        );
+        for (const seat of denied) seat.isAsked = false;
         await this.#move(() => client.handOver());
+        await audit.until(() => denied.every(({ end }) => end !== undefined), DELIVERY_MS);
       }
       await audit.pause(QUIET_MS);
       this.#compare(`a ${event}, of ${events.join(" and ")}`);
