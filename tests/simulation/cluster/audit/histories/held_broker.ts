@@ -16,14 +16,7 @@ import { MemoryBroker } from "../../../../../pubsub/memory/broker.ts";
 import type { Runtime } from "../../../../../base/runtime.ts";
 import { StatusFeed } from "../../../../../base/status_feed.ts";
 import { pause } from "../../../../../base/wait.ts";
-
-/** A subscription, over all lives of the engine. */
-interface Listening {
-  readonly topic: string;
-  readonly listener: (publication: Publication) => void;
-  readonly options: BrokerSubscribeOptions;
-  inner: BrokerSubscription;
-}
+import { Listenings } from "./listenings.ts";
 
 /**
  * A broker whose reads see the history as of their begin, like those of an engine with a slow way back.
@@ -48,7 +41,9 @@ export class HeldBroker implements Broker {
   readonly #runtime: Runtime;
   #engine: MemoryBroker;
   readonly #held = new Map<string, PromiseWithResolvers<void>>();
-  readonly #listenings = new Set<Listening>();
+  readonly #listenings = new Listenings(({ topic, take, options }) =>
+    this.#engine.subscribe(topic, take, options)
+  );
   readonly #reads = new Map<string, number>();
   #underWay = 0;
 
@@ -115,16 +110,14 @@ export class HeldBroker implements Broker {
    * @param topic The topic.
    */
   interrupt(topic: string): void {
-    for (const { topic: of, options } of [...this.#listenings]) {
-      if (of === topic) options.onInterrupted?.();
-    }
+    this.#listenings.interrupt(topic);
   }
 
   /** Loses all publications; the node learns of that from the next publication, or by `interrupt()`. */
   lose(): void {
     void this.#engine.close();
     this.#engine = new MemoryBroker({ runtime: this.#runtime });
-    for (const listening of this.#listenings) listening.inner = this.#listen(listening);
+    this.#listenings.beginAnew();
   }
 
   publish(publication: Publication): void {
@@ -136,16 +129,10 @@ export class HeldBroker implements Broker {
     listener: (publication: Publication) => void,
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
-    const parts = { topic, listener, options };
-    const listening: Listening = { ...parts, inner: this.#listen(parts) };
-    this.#listenings.add(listening);
-    return {
-      ready: listening.inner.ready,
-      [Symbol.asyncDispose]: () => {
-        this.#listenings.delete(listening);
-        return listening.inner[Symbol.asyncDispose]();
-      },
+    const take = (publication: Publication) => {
+      if (!this.deaf.has(topic)) listener(publication);
     };
+    return this.#listenings.add({ topic, take, options });
   }
 
   close(): Promise<void> {
@@ -154,12 +141,6 @@ export class HeldBroker implements Broker {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
-  }
-
-  #listen({ topic, listener, options }: Omit<Listening, "inner">): BrokerSubscription {
-    return this.#engine.subscribe(topic, (publication) => {
-      if (!this.deaf.has(topic)) listener(publication);
-    }, options);
   }
 
   async #read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {

@@ -19,6 +19,7 @@ import type { Runtime } from "../../../../../base/runtime.ts";
 import { StatusFeed } from "../../../../../base/status_feed.ts";
 import { pause } from "../../../../../base/wait.ts";
 import { oneOf } from "../../chance.ts";
+import { type Listening, Listenings } from "./listenings.ts";
 import type { UnsteadyEngine } from "./unsteady_engine.ts";
 
 /** Longest time of a delivery, of which one is drawn, and of an append, in milliseconds. */
@@ -29,14 +30,6 @@ const CALLS_MS = [40, 160] as const;
 
 /** Share of subscriptions that lose deliveries, of these deliveries, and of calls that fail. */
 const [LOSSY, LOST, FAILED] = [0.5, 0.08, 0.08];
-
-/** A subscription of the node, over all lives of the engine. */
-interface Listening {
-  readonly topic: string;
-  readonly take: (publication: Publication) => void;
-  readonly options: BrokerSubscribeOptions;
-  inner: BrokerSubscription;
-}
 
 /**
  * Carries publications as a node receives these from an engine far away.
@@ -70,7 +63,9 @@ export class UnsteadyBroker implements Broker {
   readonly #random: () => number;
   readonly #callMs: number;
   readonly #deliveryMs: number;
-  readonly #listenings = new Set<Listening>();
+  readonly #listenings = new Listenings(({ topic, take, options }) =>
+    this.#engine.broker.subscribe(topic, take, options)
+  );
   /** Newest offset that reached a listener, by topic. */
   readonly #reached = new Map<string, number>();
   /** Number of deliveries that were lost, by topic. */
@@ -109,7 +104,7 @@ export class UnsteadyBroker implements Broker {
       claims: (...parts) => this.#call((store) => store.claims(...parts)),
       take: (...parts) => this.#call((store) => store.take!(...parts)),
     };
-    host.onEnd(() => this.#leaveAll());
+    host.onEnd(() => this.#listenings.end());
   }
 
   get stats(): BrokerStats {
@@ -133,14 +128,14 @@ export class UnsteadyBroker implements Broker {
   /** Begins calls and deliveries again, and tells all subscriptions of the interruption. */
   comeBack(): void {
     this.#isAway = false;
-    for (const { options } of [...this.#listenings]) options.onInterrupted?.();
+    this.#listenings.interrupt();
   }
 
   /** Subscribes to all topics at an engine that began anew; the reach of deliveries begins anew, too. */
   subscribeAnew(): void {
     this.#reached.clear();
     this.#line = Promise.resolve();
-    for (const listening of this.#listenings) listening.inner = this.#listen(listening);
+    this.#listenings.beginAnew();
   }
 
   /**
@@ -202,35 +197,18 @@ export class UnsteadyBroker implements Broker {
       const lateMs = this.#deliveryMs * this.#random();
       this.#runtime.setTimeout(() => deliver(publication, lives), lateMs);
     };
-    const parts = { topic, take, options };
-    const listening: Listening = { ...parts, inner: this.#listen(parts) };
-    this.#listenings.add(listening);
-    return {
-      ready: listening.inner.ready,
-      [Symbol.asyncDispose]: () => {
-        this.#listenings.delete(listening);
-        return listening.inner[Symbol.asyncDispose]();
-      },
-    };
+    const listening: Listening = { topic, take, options };
+    return this.#listenings.add(listening);
   }
 
   /** Leaves all topics; the engine goes on for the other nodes. */
   close(): Promise<void> {
-    this.#leaveAll();
+    this.#listenings.end();
     return Promise.resolve();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
-  }
-
-  #listen({ topic, take, options }: Omit<Listening, "inner">): BrokerSubscription {
-    return this.#engine.broker.subscribe(topic, take, options);
-  }
-
-  #leaveAll(): void {
-    for (const { inner } of this.#listenings) void inner[Symbol.asyncDispose]();
-    this.#listenings.clear();
   }
 
   async #append(publication: Publication, options: AppendOptions): Promise<Appended> {
