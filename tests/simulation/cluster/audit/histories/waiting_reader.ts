@@ -3,20 +3,7 @@ import type { HistoryPosition } from "../../../../../session/wire/recovery.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { SimulatedNetwork } from "../../../../../testing/simulation/network/network.ts";
 import { envelopesOf } from "../audit.ts";
-
-/** The parts of an envelope of the server that a reader notes. */
-export interface Noted {
-  readonly hello?: unknown;
-  readonly ping?: number;
-  readonly reply?: number;
-  readonly error?: { readonly code: string };
-  readonly data?: unknown;
-  readonly topic?: string;
-  readonly gap?: string;
-  readonly reason?: string;
-  readonly offset?: number;
-  readonly dropped?: number;
-}
+import type { Envelope } from "./wire_reader.ts";
 
 /** Connects once, and notes answers, publications and gaps in their order. */
 export class WaitingReader {
@@ -27,7 +14,7 @@ export class WaitingReader {
   /** Ends of the session that the reader did not ask for. */
   readonly ends: string[] = [];
   readonly #socket: ReturnType<ReturnType<SimulatedNetwork["sockets"]>>;
-  readonly #heard = new Map<string, Noted[]>();
+  readonly #heard = new Map<string, Envelope[]>();
   /** Topics of the questions, by id. */
   readonly #questions: string[] = [];
 
@@ -45,7 +32,7 @@ export class WaitingReader {
     const socket = this.#socket = network.sockets(host)(new URL(`wss://${node.name}/`), [
       "skein.1",
     ]);
-    socket.onmessage = ({ data }) => envelopesOf<Noted>(data).forEach((one) => this.#take(one));
+    socket.onmessage = ({ data }) => envelopesOf<Envelope>(data).forEach((one) => this.#take(one));
     socket.onclose = ({ code, reason }) => {
       if (this.isOpen) this.ends.push(`${code} ${reason}`);
       this.isOpen = false;
@@ -72,7 +59,7 @@ export class WaitingReader {
    * @param topic The topic.
    * @returns The envelopes, the oldest first.
    */
-  heard(topic: string): readonly Noted[] {
+  heard(topic: string): readonly Envelope[] {
     return this.#heard.get(topic) ?? [];
   }
 
@@ -82,7 +69,7 @@ export class WaitingReader {
     this.#socket.close();
   }
 
-  #take(envelope: Noted): void {
+  #take(envelope: Envelope): void {
     const { hello, ping, reply, topic, gap } = envelope;
     if (hello !== undefined) this.isOpen = true;
     if (ping !== undefined) this.#socket.send(JSON.stringify({ pong: ping }));
@@ -100,7 +87,7 @@ export class WaitingReader {
  * @param envelope An envelope.
  * @returns True for an answer.
  */
-export function isAnswer({ reply }: Noted): boolean {
+export function isAnswer({ reply }: Envelope): boolean {
   return reply !== undefined;
 }
 
@@ -110,11 +97,11 @@ export function isAnswer({ reply }: Noted): boolean {
  * @param envelope An answer, a gap, or a publication whose data has the number `n`.
  * @returns The words.
  */
-export function textOf({ reply, error, data, gap, reason, offset, dropped }: Noted): string {
+export function textOf({ reply, error, data, gap, reason, offset, dropped }: Envelope): string {
   if (error !== undefined) return `failure ${error.code}`;
   if (gap !== undefined) return `gap ${reason} ${offset}`;
   if (dropped !== undefined) return `dropped ${dropped}`;
-  const content = Object(data) as Noted & { readonly n?: string; readonly recovered?: boolean };
+  const content = Object(data) as Envelope & { readonly n?: string; readonly recovered?: boolean };
   if (reply === undefined) return `${content.n}`;
   const outcome = content.recovered ? "recovered" : content.reason ?? "-";
   return `answer ${outcome} ${content.offset}`;

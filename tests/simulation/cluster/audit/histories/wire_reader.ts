@@ -10,7 +10,7 @@ import type { UnsteadyEngine } from "./unsteady_engine.ts";
 const AGAIN_MS = 200;
 
 /** The parts of an envelope of the server that a reader uses. */
-interface Envelope {
+export interface Envelope {
   readonly hello?: unknown;
   readonly ping?: number;
   readonly reply?: number;
