@@ -211,7 +211,13 @@ class HalfCalls {
   }
 }
 
-function codeOf(error: unknown): string {
+/**
+ * Names the failure of a call.
+ *
+ * @param error The error.
+ * @returns The code, or the class of another error.
+ */
+export function codeOf(error: unknown): string {
   return error instanceof NodeCallError ? error.code : (error as Error).constructor.name;
 }
 

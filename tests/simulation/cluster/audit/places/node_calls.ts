@@ -1,10 +1,10 @@
 /** Calls among nodes: each has the reply or the failure that is documented, and ends at both nodes. */
-import { NodeCallError, NodeCalls } from "../../../../../pubsub/nodes/node_calls.ts";
+import { NodeCalls } from "../../../../../pubsub/nodes/node_calls.ts";
 import { pause } from "../../../../../base/wait.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { type UserNode, UserNodes } from "../users/user_nodes.ts";
-import { makeHalfCalls } from "./half_calls.ts";
+import { codeOf, makeHalfCalls } from "./half_calls.ts";
 
 /** Most bytes of a request and of a reply. */
 const MAX_BYTES = 300_000;
@@ -275,7 +275,7 @@ async function outcomeOf(calling: Promise<Uint8Array>, reply: Uint8Array): Promi
     const isSame = data.length === reply.length && data.every((byte, i) => byte === reply[i]);
     return isSame ? "reply" : "another reply";
   } catch (error) {
-    return error instanceof NodeCallError ? error.code : (error as Error).constructor.name;
+    return codeOf(error);
   }
 }
 
