@@ -1,9 +1,8 @@
 /** Users and addresses that use up a rate, leave, and come back: the node remembers what was taken. */
 import type { Rate } from "../../../../../manager/token_bucket.ts";
-import { CloseCode } from "../../../../../errors.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, STEADY } from "../audit.ts";
-import { Page } from "./page.ts";
+import { type Outcome, Page } from "./page.ts";
 import { UserNodes } from "./user_nodes.ts";
 
 /** The user that comes back, and the one that comes and goes meanwhile. */
@@ -38,9 +37,6 @@ const JUMPS_MS = [-7_200_000, 3_600_000] as const;
 
 /** Most visits of the other user. */
 const VISITS = 3;
-
-/** Outcome of a request or an attempt. */
-type Outcome = "granted" | "too many" | "none";
 
 /** One node with one rate. */
 class Absences {
@@ -144,7 +140,7 @@ class Absences {
     const pages = Array.from({ length: isAttempt ? times : 1 }, () => this.#open(USER));
     await this.#audit.pause(ROUND_MS);
     const outcomes = isAttempt
-      ? pages.map((page) => outcomeOf(page.isIn, page.code === CloseCode.tooMany))
+      ? pages.map(({ entrance }) => entrance)
       : await this.#ask(pages[0]!, times, chars);
     for (const page of pages) if (page.isIn) page.close();
     await this.#audit.pause(ROUND_MS);
@@ -159,19 +155,12 @@ class Absences {
     const data = "x".repeat(chars);
     const ids = Array.from({ length: times }, () => page.ask({ topic: "ask", data }));
     await this.#audit.pause(ROUND_MS);
-    return ids.map((id) => {
-      const { data, error } = page.answerTo(id) ?? {};
-      return outcomeOf(data === true, error?.code === "too-many");
-    });
+    return ids.map((id) => page.outcomeOf(id));
   }
 
   #expect(what: string, expected: unknown, received: unknown): void {
     this.#audit.examine("limits", `${what}, ${this.#about}`, expected, received);
   }
-}
-
-function outcomeOf(isGranted: boolean, isRefused: boolean): Outcome {
-  return isGranted ? "granted" : isRefused ? "too many" : "none";
 }
 
 /**

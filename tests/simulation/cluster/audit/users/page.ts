@@ -1,4 +1,5 @@
 /** A page that speaks the protocol of sessions by hand, so that the page sees each envelope. */
+import { CloseCode } from "../../../../../errors.ts";
 import type { SimulatedWebSocket } from "../../../../../testing/simulation/network/websocket.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { type Audit, envelopesOf } from "../audit.ts";
@@ -23,6 +24,9 @@ export interface Heard {
   /** Topic from which the server removed the page. */
   readonly unsubscribed?: string;
 }
+
+/** Outcome of a request, or of the attempt to open a page. */
+export type Outcome = "granted" | "too many" | "none";
 
 /** A page of a user. */
 export class Page {
@@ -58,6 +62,11 @@ export class Page {
   /** True once the server admitted the session. */
   get isIn(): boolean {
     return this.heard.length > 0 && this.code === undefined;
+  }
+
+  /** Outcome of the attempt to open the page. */
+  get entrance(): Outcome {
+    return this.isIn ? "granted" : this.code === CloseCode.tooMany ? "too many" : "none";
   }
 
   /** True if no request waits for its answer. */
@@ -105,6 +114,17 @@ export class Page {
    */
   answerTo(id: number): Heard | undefined {
     return this.heard.find(({ reply }) => reply === id);
+  }
+
+  /**
+   * Names the outcome of a request whose handler answers with `true`.
+   *
+   * @param id The number of the request.
+   * @returns The outcome; `none` without an answer.
+   */
+  outcomeOf(id: number): Outcome {
+    const { data, error } = this.answerTo(id) ?? {};
+    return data === true ? "granted" : error?.code === "too-many" ? "too many" : "none";
   }
 
   /**

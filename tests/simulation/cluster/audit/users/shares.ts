@@ -1,11 +1,10 @@
 /** Rates that two nodes count together: the sessions of a user have one rate on both. */
 import type { Rate } from "../../../../../manager/token_bucket.ts";
-import { CloseCode } from "../../../../../errors.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, STEADY } from "../audit.ts";
 import { auditAbsences } from "./absences.ts";
 import { auditDebts } from "./debts.ts";
-import { Page } from "./page.ts";
+import { type Outcome, Page } from "./page.ts";
 import { UserNodes } from "./user_nodes.ts";
 
 /** The user. */
@@ -46,9 +45,6 @@ const QUESTIONS = 3;
 
 /** Troubles of the engine. */
 const TROUBLES = ["none", "away", "away", "late"] as const;
-
-/** Outcome of a request or an attempt. */
-type Outcome = "granted" | "too many" | "none";
 
 /**
  * Has debts at two nodes at once, sends beyond a rate at both, and within the rate afterwards, while
@@ -267,10 +263,7 @@ class Shares {
     const page = this.pages[node]!;
     const ids = Array.from({ length: times }, () => page.ask({ topic: "ask" }));
     await this.#audit.pause(ROUND_MS);
-    return ids.map((id) => {
-      const { data, error } = page.answerTo(id) ?? {};
-      return data === true ? "granted" : error?.code === "too-many" ? "too many" : "none";
-    });
+    return ids.map((id) => page.outcomeOf(id));
   }
 
   /** Opens pages at once, and closes those that are in. */
@@ -280,10 +273,9 @@ class Shares {
       () => new Page(this.#audit, USER, machineOf(node), this.#nodes.all[node]!),
     );
     await this.#audit.pause(ROUND_MS);
-    return pages.map((page) => {
-      if (page.isIn) page.close();
-      return page.isIn ? "granted" : page.code === CloseCode.tooMany ? "too many" : "none";
-    });
+    const outcomes = pages.map(({ entrance }) => entrance);
+    for (const page of pages) if (page.isIn) page.close();
+    return outcomes;
   }
 
   #expect(what: string, expected: unknown, received: unknown): void {
