@@ -352,13 +352,9 @@ class Managed {
     await this.#fill();
     const { length } = this.#known;
     const code = 3_002;
-    const pages = this.#known.splice(0).map(({ page }) => page);
-    this.#closed += length;
-    for (const _ of pages) this.#countCode(code);
-    const count = await this.#audit.inTime(this.#manager.closeAll({ code }), 1_000, "no end");
+    const waitMs = between(this.#random, ROUND_MS, 2 * ROUND_MS);
+    const count = await this.#endAll(this.#manager.closeAll({ code }), { code, waitMs });
     this.#expect("sessions that are closed together", length, count);
-    await this.#audit.pause(between(this.#random, ROUND_MS, 2 * ROUND_MS));
-    this.#expect("codes of pages", pages.map(() => code), pages.map((page) => page.code));
     this.#compare("the end of all");
     this.#expect("sessions that are closed again", 0, await this.#manager.closeAll());
     await this.#enter();
@@ -368,27 +364,32 @@ class Managed {
   /** Closes all sessions for good, by either way: a page behind is refused. */
   async #shutDown(): Promise<void> {
     await this.#fill();
-    const pages = this.#known.splice(0).map(({ page }) => page);
     const isDisposal = this.#random() < 0.5;
     const code = isDisposal || this.#random() < 0.5 ? CloseCode.draining : 3_003;
     const over = isDisposal
       ? this.#manager[Symbol.asyncDispose]()
       : this.#manager.shutdown(code === CloseCode.draining ? {} : { code });
-    await this.#audit.inTime(over, 1_000, "no end");
-    this.#closed += pages.length;
-    for (const _ of pages) this.#countCode(code);
-    await this.#audit.pause(ROUND_MS);
-    const about = isDisposal ? "a disposal" : "a shutdown";
-    this.#expect(
-      `codes of pages behind ${about}`,
-      pages.map(() => code),
-      pages.map((one) => one.code),
-    );
+    await this.#endAll<unknown>(over, { code, waitMs: ROUND_MS });
     const late = this.#open(GUEST, MACHINES[0]);
     await this.#audit.pause(ROUND_MS);
+    const about = isDisposal ? "a disposal" : "a shutdown";
     this.#expect(`page behind ${about}`, CloseCode.draining, late.code);
     this.#refused.draining++;
     this.#compare(about);
+  }
+
+  /** Waits for the end of all sessions; each page has the code a time later. */
+  async #endAll<T>(
+    over: Promise<T>,
+    { code, waitMs }: { code: number; waitMs: number },
+  ): Promise<T | string> {
+    const pages = this.#known.splice(0).map(({ page }) => page);
+    this.#closed += pages.length;
+    for (const _ of pages) this.#countCode(code);
+    const outcome = await this.#audit.inTime(over, 1_000, "no end");
+    await this.#audit.pause(waitMs);
+    this.#expect(`pages behind ${code}`, pages.map(() => code), pages.map((page) => page.code));
+    return outcome;
   }
 
   #expect(what: string, expected: unknown, received: unknown): void {
