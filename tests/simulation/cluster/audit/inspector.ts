@@ -3,7 +3,7 @@ import { measuresOf } from "../../../../telemetry/prometheus.ts";
 import { internals } from "../../../../session/session.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Audit, Expect } from "./audit.ts";
-import { auditInspections } from "./services/inspections.ts";
+import { askInspector, auditInspections, type List, type Traffic } from "./services/inspections.ts";
 
 /** Time for a message there and back, in milliseconds. */
 const ROUND_MS = 100;
@@ -29,26 +29,23 @@ async function auditFollowing(audit: Audit): Promise<void> {
     authenticate: () => "watched",
     onMessage() {},
   }));
-  const page = audit.host("inspector");
-  const ask = async (name: string, params: Readonly<Record<string, string>>) => {
-    const url = `https://${host.name}/inspector/data/${name}?${new URLSearchParams(params)}`;
-    const response = await audit.fetch(page, url, { headers: { "skein-inspector": "1" } });
-    return await response.json();
-  };
+  const viewer = audit.host("inspector");
   const expect: Expect = (...outcome) => audit.examine("leaks", ...outcome);
   const client = audit.connect("watched", host);
   await audit.until(() => client.isConnected);
   await audit.pause(ROUND_MS);
   const before = await audit.timersOf(host);
-  const { rows } = await ask("sessions", { query: "watched" });
-  const { node, id } = rows[0] ?? {};
-  const { answer } = await ask("traffic", { node, id, after: "0" });
+  const hosts = { viewer, host };
+  const { rows } = await askInspector<List>(audit, hosts, "sessions", { query: "watched" });
+  const watched = { node: `${rows[0]?.["node"]}`, id: `${rows[0]?.["id"]}` };
+  const readBehind = (after: number) =>
+    askInspector<Traffic>(audit, hosts, "traffic", { ...watched, after: `${after}` });
+  const { answer } = await readBehind(0);
   expect("state of a followed session", "following", answer.state);
   client.send("page", "hello");
   await audit.pause(ROUND_MS);
-  const { answer: { entries } } = await ask("traffic", { node, id, after: `${answer.next}` });
-  const topics = (entries as readonly { readonly topic: string }[]).map(({ topic }) => topic);
-  expect("envelopes of a followed session", ["page"], topics);
+  const { answer: { entries } } = await readBehind(answer.next);
+  expect("envelopes of a followed session", ["page"], entries.map(({ topic }) => topic));
   await audit.pause(IDLE_MS);
   const [session] = server.manager.all();
   expect("recordings without a page", true, session?.[internals].tap === undefined);

@@ -1,5 +1,6 @@
 /** Inspectors of two nodes: what a page is shown agrees with the sessions, topics and rooms of both. */
 import type { Session } from "../../../../../session/session.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
 import { between, oneOf, shuffled } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { Page } from "../users/page.ts";
@@ -37,11 +38,21 @@ const COLUMNS: Readonly<Record<string, (session: Session) => string | number>> =
 const SECRET = "open-sesame";
 
 /** A list of the inspector. */
-interface List {
+export interface List {
   readonly rows: readonly Readonly<Record<string, unknown>>[];
   readonly matched: number;
   readonly total: number;
   readonly missing: readonly unknown[];
+}
+
+/** The envelopes of a session behind a number. */
+export interface Traffic {
+  readonly answer: {
+    readonly state: string;
+    readonly next: number;
+    readonly missed: number;
+    readonly entries: readonly Readonly<Record<string, unknown>>[];
+  };
 }
 
 /** A page, with the topics to which it is subscribed. */
@@ -282,14 +293,10 @@ class Inspections {
     this.#expect(`topics and rooms of ${user}`, expected, received);
     let next = 0;
     const read = async () => {
-      const { answer } = await this.#ask<{
-        readonly answer: {
-          readonly state: string;
-          readonly next: number;
-          readonly missed: number;
-          readonly entries: readonly Readonly<Record<string, unknown>>[];
-        };
-      }>(asked, "traffic", { ...params, after: `${next}` });
+      const { answer } = await this.#ask<Traffic>(asked, "traffic", {
+        ...params,
+        after: `${next}`,
+      });
       next = answer.next;
       return answer;
     };
@@ -328,20 +335,34 @@ class Inspections {
     return this.#pages.filter(({ topics }) => topics.has(topic));
   }
 
-  async #ask<T>(
-    { host }: UserNode,
-    name: string,
-    params: Readonly<Record<string, string>>,
-  ): Promise<T> {
-    const url = `https://${host.name}/inspector/data/${name}?${new URLSearchParams(params)}`;
+  #ask<T>({ host }: UserNode, name: string, params: Readonly<Record<string, string>>): Promise<T> {
     const viewer = this.#audit.host("inspections-viewer");
-    const headers = { "skein-inspector": "1" };
-    return await (await this.#audit.fetch(viewer, url, { headers })).json();
+    return askInspector(this.#audit, { viewer, host }, name, params);
   }
 
   #expect(what: string, expected: unknown, received: unknown): void {
     this.#audit.examine("figures", `${what} in an inspector`, expected, received);
   }
+}
+
+/**
+ * Asks an inspector as a page does.
+ *
+ * @param audit The audit.
+ * @param hosts The machine of the page, and that of the node.
+ * @param name Name of the data.
+ * @param params Parameters of the question.
+ * @returns The answer.
+ */
+export async function askInspector<T>(
+  audit: Audit,
+  { viewer, host }: { readonly viewer: Host; readonly host: Host },
+  name: string,
+  params: Readonly<Record<string, string>>,
+): Promise<T> {
+  const url = `https://${host.name}/inspector/data/${name}?${new URLSearchParams(params)}`;
+  const response = await audit.fetch(viewer, url, { headers: { "skein-inspector": "1" } });
+  return await response.json();
 }
 
 /**
