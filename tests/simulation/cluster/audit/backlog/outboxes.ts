@@ -1,7 +1,7 @@
 /** Messages and publications that wait for a server which takes smaller ones than the client. */
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { oneOf } from "../../chance.ts";
-import { type Audit, hearAll, outcomeOf } from "../audit.ts";
+import { type Audit, type Expect, hearAll, outcomeOf } from "../audit.ts";
 
 /** Most bytes of a message for the server. */
 const MAX_BYTES = 2_048;
@@ -72,8 +72,8 @@ export async function auditOutboxes(audit: Audit): Promise<void> {
     if (isLarge) large++;
     else expected[topic]!.push(shown(data));
   }
-  const expect = (what: string, right: unknown, received: unknown) =>
-    audit.examine("limits", `${what} of an outbox, ${delivery}`, right, received);
+  const expect: Expect = (what, ...outcome) =>
+    audit.examine("limits", `${what} of an outbox, ${delivery}`, ...outcome);
   expect("messages before a session", WAITING, client.outbox.messages);
   start.resolve();
   const flushed = await audit.inTime(outcomeOf(client.flushed()), STEP_MS, "no end");

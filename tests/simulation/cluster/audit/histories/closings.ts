@@ -133,7 +133,10 @@ class Closing {
     const links = audit.network.links.filter(({ client }) => client === host);
     const isAway = links.length > 0 && this.#random() < AWAY_SHARE;
     const last = this.#disk === undefined && !isAway ? await this.#listen(machine) : undefined;
-    if (isAway) { for (const { server } of links) audit.change(host, server, { isBlocked: true }); }
+    const block = (isBlocked: boolean) => {
+      for (const { server } of isAway ? links : []) audit.change(host, server, { isBlocked });
+    };
+    block(true);
     // A broker that waits for nothing else closes at once.
     const share = this.#random() < IDLE_SHARE ? 0 : 0.5;
     const waits: (readonly [string, Promise<unknown>])[] = [];
@@ -166,7 +169,7 @@ class Closing {
       "none in time",
     );
     await last?.arrives();
-    const [where] = isAway ? [" without the engine"] : [""];
+    const where = isAway ? " without the engine" : "";
     this.#expect(`outcomes of two closes${where}`, ["fulfilled", "fulfilled"], closes);
     for (const [what, outcome] of waits) {
       const told = await audit.inTime(outcome, REFUSED_MS, "none in time");
@@ -176,11 +179,7 @@ class Closing {
     this.#expect("status", "closed", broker.status.current.name);
     this.#expect("publications that wait", 0, broker.stats.waiting);
     if (copying !== undefined) this.#compareCopy(await audit.inTime(copying, 0, "none in time"));
-    if (isAway) {
-      for (const { server } of links) {
-        audit.change(host, server, { isBlocked: false });
-      }
-    }
+    block(false);
   }
 
   /** Listens at a node for the publications that a broker makes right before the close. */

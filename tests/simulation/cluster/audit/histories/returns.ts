@@ -3,7 +3,7 @@ import { HIGH_WATER_MARK } from "../../../../../session/queue/send_queue.ts";
 import type { HistoryPosition } from "../../../../../session/wire/recovery.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
-import { type Audit, STEADY } from "../audit.ts";
+import { type Audit, type Expect, STEADY } from "../audit.ts";
 import { range } from "../history.ts";
 import { HeldBroker } from "./held_broker.ts";
 import { isAnswer, textOf, WaitingReader } from "./waiting_reader.ts";
@@ -336,8 +336,8 @@ async function comeAhead(audit: Audit): Promise<void> {
     ARRIVES_MS,
   );
   const behind = (offset: number) => range(offset + 1, count).map((n) => `0:${n}`);
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("history", `${what}, head ${head}, ${known} known before`, expected, received);
+  const expect: Expect = (what, ...outcome) =>
+    audit.examine("history", `${what}, head ${head}, ${known} known before`, ...outcome);
   expect(
     "a reader of a node behind",
     ["answer - 0", ...behind(0)],

@@ -2,7 +2,7 @@
 import type { SqliteBroker } from "../../../../../pubsub/sqlite/mod.ts";
 import { SimulatedDisk } from "../../../../../testing/simulation/sqlite/disk.ts";
 import { between, oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
+import type { Audit, Expect } from "../audit.ts";
 
 /** Times that the file is full. */
 const ROUNDS = 2;
@@ -38,8 +38,8 @@ export async function auditSweeps(audit: Audit): Promise<void> {
   const synchronous = random() < 0.5 ? "full" : "normal";
   const broker = openFile(disk, "swept.db", { synchronous, maxBytes: MAX_BYTES });
   const kind = oneOf(random, KINDS);
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("history", `sweeps of ${kind}: ${what}`, expected, received);
+  const expect: Expect = (what, ...outcome) =>
+    audit.examine("history", `sweeps of ${kind}: ${what}`, ...outcome);
   const isNearlyFull = () => broker.issues().some((issue) => issue.includes("nearly full"));
   const isWell = () => broker.issues().length === 0 && broker.status.current.name === "connected";
   let before = 0;

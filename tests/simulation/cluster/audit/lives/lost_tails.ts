@@ -5,6 +5,7 @@ import { MemoryBroker } from "../../../../../pubsub/memory/broker.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, hearAll } from "../audit.ts";
+import { range } from "../history.ts";
 
 /** Name of the user, and the topic. */
 const [USER, TOPIC] = ["lost-tails", "kept:lost-tail"] as const;
@@ -64,7 +65,7 @@ export async function auditLostTails(audit: Audit): Promise<void> {
   await audit.until(() => subscription.status.current === "subscribed");
   for (let n = 1; n <= known; n++) await whole.topics.append(TOPIC, `whole ${n}`);
   await audit.until(() => got.length === known);
-  const first = Array.from({ length: known }, (_, i) => `whole ${i + 1}`);
+  const first = range(1, known).map((n) => `whole ${n}`);
   audit.examine("lives", about("publications before a loss"), first, got.splice(0));
   const { session } = client;
   home = hosts[1]!;
@@ -82,7 +83,7 @@ export async function auditLostTails(audit: Audit): Promise<void> {
   await audit.until(() => got.includes(`short ${left + later}`), REST_MS);
   await audit.pause(TRIP_MS);
   const again = Math.min(left, last ?? 0);
-  const rest = Array.from({ length: again + later }, (_, i) => `short ${left - again + i + 1}`);
+  const rest = range(left - again + 1, left + later).map((n) => `short ${n}`);
   audit.examine("lives", about("publications behind a loss"), rest, got);
   audit.examine("lives", about("recoveries"), ["beyond-head"], recoveries);
   const offset = subscription.position?.offset;
