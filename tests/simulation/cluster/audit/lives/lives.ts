@@ -8,6 +8,7 @@ import { connectTo, KEPT, Mover, NOTE, ROOMS, TALK, TOPICS } from "./mover.ts";
 import { GUESTS, LivesNodes } from "./nodes.ts";
 import { auditNumbers } from "./numbers.ts";
 import { type Trouble, TROUBLES } from "./troubles.ts";
+import { auditTurns } from "./turns.ts";
 
 /** Number of clients. */
 const MOVERS = 3;
@@ -73,7 +74,7 @@ const STRAY_MS = 60;
  * @param audit The audit.
  */
 export async function auditLives(audit: Audit): Promise<void> {
-  await Promise.all([liveOn(audit), auditNumbers(audit)]);
+  await Promise.all([liveOn(audit), auditNumbers(audit), auditTurns(audit)]);
 }
 
 /** Examines the clients and the nodes after each round of calls. */
