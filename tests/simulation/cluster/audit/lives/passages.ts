@@ -72,6 +72,8 @@ const BREAKS = [
   "the earlier one",
   "the earlier one",
   "the earlier one, early",
+  "the earlier one, unheard",
+  "the earlier one, unheard",
   "the new one",
   "all",
 ] as const;
@@ -159,8 +161,13 @@ export async function auditPassages(audit: Audit): Promise<void> {
   const seats = [TALK, TALK, KEPT].map(sit);
   const passenger: Passenger = { audit, random, machine, server, client };
   let next = 0;
+  /** Sessions to which the server sent each publication, by topic and number. */
+  const members = new Map<string, readonly string[]>();
   const publishOnce = (text = "") => {
     const n = next++;
+    for (const topic of [TALK, ...LATE]) {
+      members.set(`${topic} ${n}`, server.topics.subscribers(topic).map(({ id }) => id));
+    }
     for (const topic of [TALK, KEPT]) server.publish(topic, { n, text });
     for (const topic of [...LATE, OWN]) server.publish(topic, { n });
     if (hasTokens) server.to(USER).send(NOTE, { n });
@@ -235,6 +242,20 @@ export async function auditPassages(audit: Audit): Promise<void> {
       const here = sorted(came.filter((n) => n >= first));
       audit.examine("lives", about("messages to the user"), range(first, next - 1), here);
     }
+    /** Expects all publications that the server sent to the last session, which did not break. */
+    const examineSent = ({ subscription: { topic }, got }: Seat) => {
+      const { id } = client.session ?? {};
+      const sent = range(first, next - 1).filter((n) =>
+        members.get(`${topic} ${n}`)?.includes(id!)
+      );
+      const lost = sent.filter((n) => !got.includes(n));
+      const what = about(`publications on ${topic} to the new session that got lost, ${which}`);
+      audit.examine("lives", what, [], lost);
+    };
+    for (const seat of [...seats, ...late]) {
+      // The engine fills a gap of a history; a loss would show below.
+      if (!seat.subscription.topic.startsWith("kept:")) examineSent(seat);
+    }
     for (const { subscription, got } of late) {
       const what = about(`publications on ${subscription.topic}, ${which} of the links broken`);
       const isGapless = isCalm || subscription.topic.startsWith("kept:");
@@ -308,14 +329,17 @@ async function moveUnder(
   const linksOf = () => audit.network.links.filter((link) => link.client === machine);
   const before = new Set(linksOf());
   const { session } = client;
+  const isEarly = which === "the earlier one, early";
+  const isUnheard = which === "the earlier one, unheard";
   const afterMs = between(random, 0, DELAY_MS);
   const cut = async () => {
     await audit.pause(afterMs);
     for (const link of linksOf()) {
-      if (which === "all" || before.has(link) === (which !== "the new one")) link.disconnect();
+      if (which !== "all" && before.has(link) === (which === "the new one")) continue;
+      // The client holds publications of the new session back until the heartbeat fails.
+      link.disconnect(isUnheard ? { silent: "client" } : {});
     }
   };
-  const isEarly = which === "the earlier one, early";
   let cutting: Promise<void> | undefined;
   const unsubscribe = client.status.observe(({ name }) => {
     if (which === "none" || isEarly || name !== "connected" || client.session === session) return;
