@@ -1,4 +1,7 @@
-/** An answer that outlives node after node: those that leave on purpose do not count as lost ones. */
+/**
+ * An answer that outlives node after node: those that leave on purpose do not count as lost ones, and
+ * do not take back what they offer.
+ */
 import { RESUME_LEASE_MS } from "../../../../../server/durable/answers.ts";
 import { between, oneOf, shuffled } from "../../chance.ts";
 import type { Audit, Expect } from "../audit.ts";
@@ -11,6 +14,12 @@ const LEAVING = 6;
 
 /** Numbers of nodes that are lost in between, of which one is drawn. */
 const LOST = [0, 1, 2, 2, 2] as const;
+
+/** Ways of a node to leave: some stay for a while, beside the next one or alone at first. */
+const WAYS = ["leaves", "leaves", "drains", "drains", "drains alone"] as const;
+
+/** Longest time of a drain without another node, in milliseconds. */
+const ALONE_MS = 1_200;
 
 /** Time between two items, in milliseconds. */
 const ITEM_MS = 120;
@@ -41,7 +50,7 @@ const PLACES = 2;
 export async function auditHandovers(audit: Audit): Promise<void> {
   const random = audit.chanceOf("handovers");
   const losses = oneOf(random, LOST);
-  const ways = range(1, LEAVING + losses).map((i) => i <= losses ? "lost" : "leaves");
+  const ways = range(1, LEAVING + losses).map((i) => i <= losses ? "lost" : oneOf(random, WAYS));
   const ends = shuffled(random, ways);
   const hosts = ["reader", "near", "far", ...range(1, losses).map((i) => `lost-${i}`)];
   const names = hosts.map((name) => `handovers-${name}`);
@@ -60,10 +69,20 @@ export async function auditHandovers(audit: Audit): Promise<void> {
     let lost = 0;
     for (const [turn, end] of ends.entries()) {
       await audit.pause(between(random, ...STAY_MS));
-      const next = nodeFor(turn + 1);
+      const leaving = node;
+      const isDraining = end === "drains" || end === "drains alone";
       const isLost = end === "lost";
-      if (isLost) node.machine.end();
-      else await node.close();
+      if (end === "drains alone") {
+        await drain(leaving);
+        await audit.pause(ALONE_MS * random());
+        if (random() < 0.5) await leaving.machine.run(() => leaving.streams.search());
+        await audit.pause(CALLS_MS);
+        expect(`answers that node ${turn} took back`, 0, leaving.answers.running);
+      }
+      const next = nodeFor(turn + 1);
+      if (end === "drains") await drain(leaving);
+      if (isLost) leaving.machine.end();
+      else if (!isDraining) await leaving.close();
       if (isLost) lost++;
       node = next;
       const dueMs = audit.nowMs + (isLost ? RESUME_LEASE_MS + SEARCH_MS : 0) + SLACK_MS;
@@ -78,6 +97,10 @@ export async function auditHandovers(audit: Audit): Promise<void> {
       expect(`generators ${turn + 1} after ${tookMs} ms`, 1, node.generators.length);
       const isEarly = tookMs < pauseMs - 2 * LOOK_MS;
       expect(`early generator ${turn + 1} after ${tookMs} ms`, false, isEarly);
+      if (isDraining) {
+        expect(`answers that node ${turn} took back`, 0, leaving.answers.running);
+        await leaving.close();
+      }
       if (node.generators.length === 0) break;
     }
     await node.machine.run(() => node.node.cancel(id, "enough"));
@@ -90,4 +113,9 @@ export async function auditHandovers(audit: Audit): Promise<void> {
     expect("places that are taken", 0, node.answers.running);
     await Promise.all([node.close(), reader.close()]);
   }, audit.engine.apart!("handovers"));
+}
+
+/** Lets a node offer its answers to others, and stay. */
+function drain({ machine, answers }: AnswerNode): Promise<void> {
+  return machine.run(() => answers.drain({ hasOthers: true, withinMs: SLACK_MS }));
 }
