@@ -4,6 +4,7 @@ import { between, oneOf, shuffled } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { Page } from "../users/page.ts";
 import { type UserNode, UserNodes } from "../users/user_nodes.ts";
+import { auditDeafness } from "./deafness.ts";
 import { BEAT_MS, GONE_MS, KNOWN_MS } from "./service.ts";
 
 /** Numbers of nodes of which one is drawn. */
@@ -294,10 +295,11 @@ class Questions {
 }
 
 /**
- * Asks all nodes at once, in calm and in trouble, and at the start of a node without the engine.
+ * Asks all nodes at once, in calm and in trouble, and at the start of a node without the engine. Beside
+ * that, nodes hear nothing for a while.
  *
  * @param audit The audit.
  */
 export async function auditQuestions(audit: Audit): Promise<void> {
-  await new Questions(audit).run();
+  await Promise.all([new Questions(audit).run(), auditDeafness(audit)]);
 }
