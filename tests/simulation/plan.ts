@@ -164,6 +164,8 @@ export const FEATURES = [
   "direct",
   /** Durable streams. */
   "durable",
+  /** Users that come and go at last, behind whose visits no collection may be larger. */
+  "growth",
   /** Sessions over HTTP, for clients that can do no better. */
   "http",
   /** Publications by the HTTP API, and readers of durable streams over HTTP. */
@@ -254,11 +256,17 @@ const MIXED = "two-wires";
 /** Feature of a share of plans with an engine on the network, drawn behind all others. */
 const BROKERS = "brokers";
 
+/** Feature of few plans, drawn behind all others. */
+const GROWTH = "growth";
+
 /** Share of plans with brokers of their own. */
 const BROKERS_SHARE = 0.8;
 
 /** Share of plans with one part of the audit. */
 const AUDIT_SHARE = 0.3;
+
+/** Share of plans that look at the heap, which takes as long as two plans. */
+const GROWTH_SHARE = 0.06;
 
 /** Share of plans with both releases. */
 const MIXED_SHARE = 0.1;
@@ -311,7 +319,7 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
   const engine = options.engine ?? drawn;
   const share = 0.3 + 0.6 * random();
   const features: Feature[] = FEATURES.filter((name) =>
-    name !== MIXED && name !== BROKERS && (random() < share || isFull)
+    name !== MIXED && name !== BROKERS && name !== GROWTH && (random() < share || isFull)
   );
   const hasEngine = engine !== "memory" && engine !== "none";
   const kinds = FAULTS.filter((kind) =>
@@ -348,5 +356,6 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
   for (const name of AUDITS) {
     if (random() < AUDIT_SHARE || isFull) features.push(`audit:${name}`);
   }
+  if (random() < GROWTH_SHARE || isFull) features.push(GROWTH);
   return { seed, seconds, engine, nodes, clients, topics, features, actions };
 }

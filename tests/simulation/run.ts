@@ -1,6 +1,8 @@
 /** Runs plans. */
 import { Cluster, type ClusterOptions } from "./cluster/cluster.ts";
+import { Heap } from "./cluster/growth/heap.ts";
 import { takeConsole } from "./cluster/console.ts";
+import { KEPT, VISIT_MS } from "./cluster/growth/visits.ts";
 import { Faults } from "./cluster/faults.ts";
 import type { Outcome, Plan } from "./plan.ts";
 
@@ -27,6 +29,9 @@ const REST_MS = 6_000;
 
 /** Time in which all clients and servers have to close, in milliseconds. */
 const CLOSE_MS = 30_000;
+
+/** Visits until all caches have their size, and those behind which no collection may be larger. */
+const [FIRST_VISITS, VISITS] = [2, 3];
 
 /** Longest time without a look at the signal, in milliseconds. */
 const SLICE_MS = 1_000;
@@ -83,6 +88,7 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
     if (!signal?.aborted) witness.checkEnd(cluster);
     await close(cluster, signal);
     if (!signal?.aborted) witness.checkClosed(cluster);
+    await watchGrowth(cluster, signal);
   } finally {
     cluster.engine[Symbol.dispose]();
   }
@@ -101,21 +107,51 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
   };
 }
 
-/** Removes all listeners of the global at the end: clients of killed hosts leave theirs behind. */
+/** Removes the listeners of the global that are left: clients of killed hosts leave theirs behind. */
 function takeListeners(): Disposable {
+  type Listener = Parameters<EventTarget["addEventListener"]>;
   const page: EventTarget = globalThis;
-  const { addEventListener: add } = page;
-  const added: Parameters<EventTarget["addEventListener"]>[] = [];
-  page.addEventListener = (...listener) => {
-    added.push(listener);
+  const { addEventListener: add, removeEventListener: remove } = page;
+  const left: Listener[] = [];
+  page.addEventListener = (...listener: Listener) => {
+    left.push(listener);
     add.apply(page, listener);
+  };
+  page.removeEventListener = (...listener: Listener) => {
+    const at = left.findIndex((one) => one[0] === listener[0] && one[1] === listener[1]);
+    if (at >= 0) left.splice(at, 1);
+    remove.apply(page, listener);
   };
   return {
     [Symbol.dispose]() {
       page.addEventListener = add;
-      for (const listener of added) page.removeEventListener(...listener);
+      page.removeEventListener = remove;
+      for (const listener of left) page.removeEventListener(...listener);
     },
   };
+}
+
+/** Lets users come and go, and looks for collections that grow meanwhile. */
+async function watchGrowth(cluster: Cluster, signal: AbortSignal | undefined): Promise<void> {
+  const visits = cluster.visits();
+  if (visits === undefined) return;
+  using heap = new Heap();
+  for (let visit = 1; visit <= FIRST_VISITS + VISITS; visit++) {
+    let isOver = false;
+    void visits.next().finally(() => isOver = true);
+    await passTime(cluster, VISIT_MS, signal, () => isOver);
+    if (visit === FIRST_VISITS) await heap.look();
+  }
+  for (const grown of await heap.grown(VISITS, KEPT)) {
+    cluster.journal.tell("examined", "", {
+      part: "leaks",
+      what: `collections behind ${VISITS} visits`,
+      expected: "none larger than before",
+      received: grown,
+    });
+  }
+  void visits.close();
+  await passTime(cluster, REST_MS, signal);
 }
 
 /** Closes all clients and servers. */

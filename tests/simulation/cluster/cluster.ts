@@ -14,6 +14,7 @@ import { ClusterClient } from "./client.ts";
 import type { ClusterEngine } from "./engine.ts";
 import { startEngine } from "./engines.ts";
 import type { ExaminationParts } from "./examination.ts";
+import { Visits } from "./growth/visits.ts";
 import { Journal } from "./journal.ts";
 import { ClusterNode } from "./node.ts";
 import { Permissions } from "./permissions.ts";
@@ -306,6 +307,12 @@ export class Cluster implements LiveCluster {
       parts.filter(([name]) => has(`audit:${name}`))
         .map(([name, part]) => new Audit(this.#examined, name).run(part)),
     );
+  }
+
+  /** Starts nodes whose users come and go, if the plan asks for that. */
+  visits(): Visits | undefined {
+    if (!this.#settings.has("growth")) return undefined;
+    return new Visits(new Audit(this.#examined, "growth"));
   }
 
   /** Tries brokers on engines of their own, if the plan asks for that. */

@@ -1,0 +1,98 @@
+/** Two nodes with all services, which keep little and not for long. */
+import type { ServerOptions } from "../../../../server.ts";
+import type { Contract } from "../../../../session/contract.ts";
+import { pause } from "../../../../base/wait.ts";
+import type { Host } from "../../../../testing/simulation/host.ts";
+import {
+  SimulatedServer,
+  type SimulatedServerOptions,
+} from "../../../../testing/simulation/programs.ts";
+import type { Audit } from "../audit/audit.ts";
+import { brokersInMemory } from "../node_ports.ts";
+
+/** Path of the HTTP API, and that of durable streams. */
+export const [API, STREAMS] = ["/api", "/streams"] as const;
+
+/** Topic with a history. */
+export const KEPT_TOPIC = "growth:one";
+
+/** Time between two items of an answer, and the time of a request that no client waits for, in milliseconds. */
+const [ITEM_MS, HELD_MS] = [20, 5_000] as const;
+
+/** Messages a second of a user. */
+export const RATE = 30;
+
+/** Time for which a server remembers the numbers of messages, the results of keys, and answers, in milliseconds. */
+const KEEPS_MS = 5_000;
+
+/** A node; the token of a client is the name of the user. */
+export type Node = SimulatedServer<string>;
+
+/**
+ * Starts the nodes, on an engine in memory.
+ *
+ * @param audit The audit.
+ * @returns The nodes.
+ */
+export function startNodes(audit: Audit): readonly [Node, Node] {
+  const brokerOf = brokersInMemory(audit.simulation, audit.host("growth-engine"));
+  const start = (name: string) =>
+    new SimulatedServer<string>(audit.network, audit.host(name), (host) => ({
+      broker: brokerOf(host),
+      ...RULES,
+      expiresAt: () => host.runtime.now() + 10 * 60_000,
+      requests: requestsOf(host),
+    }));
+  return [start("growth-a"), start("growth-b")];
+}
+
+/** The options that need no machine. */
+const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
+  acceptsTokenInBand: true,
+  authenticate: ({ token = "guest" }) => token,
+  authorize: (_, topic) => !topic.startsWith("denied"),
+  history: { "growth:{name}": { size: 8 } },
+  rooms: ["room:{name}"],
+  presenceGraceMs: KEEPS_MS,
+  namesPublishers: true,
+  durableStreams: { path: STREAMS, authorize: () => true },
+  api: { path: API, authorize: () => true, idempotencyWindowMs: KEEPS_MS },
+  inspector: { authorize: () => true, payloads: true },
+  rates: {
+    perUser: { messages: { perSecond: RATE } },
+    perAddress: { connections: { perSecond: 100 } },
+  },
+  limits: { maxSessionsPerUser: 3 },
+  dedupeWindowMs: KEEPS_MS,
+  answers: { keepMs: KEEPS_MS },
+  metrics: true,
+  async onStream(stream) {
+    if (stream.direction === "bidirectional") await stream.readable.pipeTo(stream.writable);
+  },
+  onMessage: ({ topic }, session) => {
+    if (topic === "back") session.send("back", 1);
+    if (topic === "throw") throw new Error("planned");
+  },
+  onError() {},
+};
+
+function requestsOf(host: Host): NonNullable<ServerOptions<string>["requests"]> {
+  async function* count(from: number, data: unknown, signal: AbortSignal) {
+    for (let index = from; index < Number(data) && !signal.aborted; index++) {
+      await pause(host.runtime, ITEM_MS);
+      yield { index };
+    }
+  }
+  return {
+    echo: ({ data }) => data,
+    fails: () => {
+      throw new Error("planned");
+    },
+    hold: ({ signal }) => pause(host.runtime, HELD_MS, signal),
+    count: ({ data, signal }) => count(0, data, signal),
+    keep: {
+      answer: ({ data, signal }) => count(0, data, signal),
+      resume: ({ data }, { count: from, signal }) => count(from, data, signal),
+    },
+  };
+}

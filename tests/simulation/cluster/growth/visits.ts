@@ -1,0 +1,224 @@
+/** Users that come, use all services of two nodes, and leave, beside users that stay. */
+import type { Client } from "../../../../client/client.ts";
+import type { TransportName } from "../../../../transport/race/options.ts";
+import { simulatedClient } from "../../../../testing/simulation/programs.ts";
+import { type Audit, hearAll, outcomeOf } from "../audit/audit.ts";
+import { API, KEPT_TOPIC, type Node, RATE, startNodes, STREAMS } from "./nodes.ts";
+
+/**
+ * Collections that may grow, by their newest entry: times at which users were seen last, what a store
+ * in memory keeps until its bound is reached, and the traces and logs of the simulation.
+ */
+export const KEPT: readonly RegExp[] = [
+  / => \d{13}$/,
+  /^(seq|sessions|rate|api-result|handling):/,
+  /^(\d+|api):\S+ => \d+$/,
+  / => Object { state, records, producers }$/,
+  /^Object { (atMs|offset, atMs|term, uid|index, uid), /,
+];
+
+/** Time behind a visit, in which all that is kept for a while ends, in milliseconds. */
+const KEPT_MS = 60_000;
+
+/** Longest time of a visit, in milliseconds. */
+export const VISIT_MS = KEPT_MS + 30_000;
+
+/** Time for envelopes there and back, and for the return of a client, in milliseconds. */
+const [ROUND_MS, BACK_MS] = [150, 5_000] as const;
+
+/** Transports of the users. */
+const TRANSPORTS: readonly TransportName[] = ["websocket", "webtransport", "http"];
+
+/** A user. */
+interface User {
+  readonly name: string;
+  /** Name of the machine. */
+  readonly machine: string;
+  /** Node of the user; `undefined` for either. */
+  readonly client: Client;
+}
+
+/** Two nodes and their users. */
+export class Visits {
+  readonly #audit: Audit;
+  readonly #nodes: readonly [Node, Node];
+  readonly #residents: readonly User[];
+  #count = 0;
+
+  /**
+   * Starts the nodes, and the users that stay.
+   *
+   * @param audit The audit.
+   */
+  constructor(audit: Audit) {
+    this.#audit = audit;
+    this.#nodes = startNodes(audit);
+    this.#residents = TRANSPORTS.map((transport, i) =>
+      this.#enter(`resident-${transport}`, `resident-${transport}`, transport, i % 2)
+    );
+  }
+
+  /** Lets users come, use all services, and leave; then lets time pass. */
+  async next(): Promise<void> {
+    const audit = this.#audit;
+    const name = `v${this.#count++}`;
+    await Promise.all(this.#nodes.map(({ server }) => server.nodes?.ready));
+    const guests = TRANSPORTS.flatMap((transport) =>
+      [0, 1].map((node) => {
+        const machine = `${transport}-${node}`;
+        return this.#enter(`${machine}-${name}`, machine, transport, node);
+      })
+    );
+    const users = [...this.#residents, ...guests];
+    await audit.until(() => users.every(({ client }) => client.isConnected));
+    await Promise.all(users.map((user) => outcomeOf(this.#use(user, name))));
+    await outcomeOf(this.#serve(guests[0]!, name));
+    for (const [i, { machine, name }] of guests.entries()) {
+      if (i % 3 === 0) audit.cut(audit.host(`growth-${machine}`));
+      if (i % 3 === 1) void this.#nodes[0].server.disconnect(name);
+    }
+    await audit.pause(BACK_MS);
+    await Promise.all(guests.map(({ client }) => client.close()));
+    await audit.pause(KEPT_MS);
+  }
+
+  /** Closes all clients and nodes. */
+  async close(): Promise<void> {
+    await Promise.all(this.#residents.map(({ client }) => client.close()));
+    await Promise.all(this.#nodes.map(({ server }) => server.close()));
+  }
+
+  #enter(name: string, machine: string, transport: TransportName, node: number): User {
+    const hosts = this.#nodes.map(({ host }) => host);
+    const client = simulatedClient(
+      this.#audit.network,
+      this.#audit.host(`growth-${machine}`),
+      node === 0 ? hosts : hosts.slice(1),
+      {
+        token: () => name,
+        transports: [transport],
+        ...(transport !== "webtransport" && { delivery: "at-least-once" }),
+      },
+    );
+    void hearAll(client, () => {});
+    return { name, machine, client };
+  }
+
+  /** Lets a user subscribe, publish, ask, and read answers, some to the end. */
+  async #use({ name: user, client }: User, visit: string): Promise<void> {
+    const topics = [`free:${visit}`, KEPT_TOPIC, `room:${visit}`, `denied:${visit}`, `own:${user}`];
+    const subscriptions = topics.map((topic) => client.subscribe(topic, { onRecovery() {} }));
+    for (const subscription of subscriptions) void hearAll(subscription, () => {});
+    await Promise.all(subscriptions.map(({ ready }) => outcomeOf(ready)));
+    const waits = new Waits();
+    const leave = new AbortController();
+    const { signal } = leave;
+    waits.add(client.presence(`room:${visit}`, { user }));
+    for (const topic of topics) {
+      waits.add(client.publish(topic, user), client.publish(topic, user, { echo: false }));
+    }
+    client.send("back");
+    client.send("throw");
+    waits.add(client.request("echo", 1), client.request("fails"), client.request("none"));
+    waits.add(client.request("hold", 0, { signal }), client.request("hold", 0, { timeoutMs: 100 }));
+    const kept = (length: number) =>
+      client.requestStream("keep", length, { id: `growth-${visit}-${user}-${length}` });
+    waits.add(read(client.requestStream("count", 5)), read(client.requestStream("count", 9), 3));
+    waits.add(read(kept(5)), read(kept(50), 3), stream(client));
+    await this.#audit.pause(ROUND_MS);
+    leave.abort();
+    for (let n = 0; n < RATE; n++) client.send("back", n);
+    await waits.over();
+    await outcomeOf(client.flushed({ timeoutMs: BACK_MS }));
+    const isResident = user.startsWith("resident");
+    for (const [i, subscription] of subscriptions.entries()) {
+      if (isResident || i === 0) await outcomeOf(subscription.unsubscribe());
+    }
+    if (!isResident) return;
+    await outcomeOf(client.presence(`room:${visit}`, undefined));
+    await outcomeOf(client.handOver());
+  }
+
+  /** Uses the services of both nodes, as applications and backends do. */
+  async #serve({ name: user, client }: User, visit: string): Promise<void> {
+    const audit = this.#audit;
+    const [one, other] = this.#nodes;
+    const { server } = one;
+    const waits = new Waits();
+    for (const session of [...server.manager.all()]) {
+      server.topics.subscribe(session, `pushed:${visit}`);
+      server.topics.publish(`free:${visit}`, 1, { except: session });
+      waits.add(session.request("ask", 1, { timeoutMs: ROUND_MS }));
+    }
+    for (const topic of [`free:${visit}`, `nobody:${visit}`, KEPT_TOPIC]) {
+      server.publish(topic, 1);
+      waits.add(other.server.topics.append(topic, 1));
+    }
+    for (const { server } of this.#nodes) {
+      waits.add(server.sessions(user));
+      server.to(user).send("direct", 1);
+    }
+    const id = `growth-${visit}`;
+    const writer = await server.durableStreams.create(id);
+    await writer.append(1);
+    waits.add(read(client.durableStream(id)));
+    await writer.append(2);
+    await writer.close();
+    const post = {
+      method: "POST",
+      headers: { "content-type": "application/json", "idempotency-key": visit },
+      body: `{"data":1}`,
+    };
+    waits.add(
+      this.#get(one, `${API}/topics/free:${visit}/publications`, post),
+      this.#get(other, `${API}/topics/${KEPT_TOPIC}/publications`, post),
+      this.#get(other, `${STREAMS}/${id}`),
+      this.#get(other, `${STREAMS}/${id}?offset=-1&live=sse`),
+      this.#get(one, "/inspector/data/sessions", { headers: { "skein-inspector": "1" } }),
+      this.#get(one, "/nowhere"),
+    );
+    await audit.pause(ROUND_MS);
+    await waits.over();
+  }
+
+  /** Reads a response, at most for a while. */
+  async #get({ host }: Node, path: string, init: RequestInit = {}): Promise<void> {
+    const audit = this.#audit;
+    const leave = new AbortController();
+    const response = await audit.fetch(
+      audit.host("growth-backend"),
+      `https://${host.name}${path}`,
+      { ...init, signal: leave.signal },
+    );
+    await audit.inTime(response.text(), ROUND_MS, "");
+    leave.abort();
+  }
+}
+
+/** Reads some items, by default all. */
+async function read(items: AsyncIterable<unknown>, most = Infinity): Promise<void> {
+  for await (const _ of items) if (--most === 0) break;
+}
+
+/** Sends bytes on a stream, and reads those that come back, where the transport has streams. */
+async function stream({ session }: Client): Promise<void> {
+  if (!session?.connection.capabilities.streams) return;
+  const { readable, writable } = await session.createBidirectionalStream();
+  const writer = writable.getWriter();
+  await writer.write(new Uint8Array(100));
+  await writer.close();
+  await read(readable);
+}
+
+/** Waits whose outcomes other parts of the audit judge. */
+class Waits {
+  readonly #all: Promise<string>[] = [];
+
+  add(...waits: readonly Promise<unknown>[]): void {
+    this.#all.push(...waits.map(outcomeOf));
+  }
+
+  async over(): Promise<void> {
+    await Promise.all(this.#all);
+  }
+}
