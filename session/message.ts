@@ -50,6 +50,8 @@ export interface MessageTurn {
   isDue(): Promise<boolean>;
   /** Ends the turn. Idempotent. */
   end(): void;
+  /** Ends the turn as soon as the turn comes, of a message that is refused. */
+  skip(): Promise<void>;
   /**
    * Ends the session if the handler failed with an error after which the next session sends the
    * message again; false for any other error.

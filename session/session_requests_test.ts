@@ -196,6 +196,26 @@ Deno.test("Session refuses requests of a peer beyond the limit, and counts them"
   assertEquals(hand.session.stats.invalidMessages, 1);
 });
 
+Deno.test("Session keeps the place of an open request whose number a peer repeats", async () => {
+  const gate = Promise.withResolvers<void>();
+  await using hand = serverByHand({
+    maxRequests: 2,
+    concurrency: 10,
+    onMessage: async (message) => {
+      await gate.promise;
+      message.reply("ok");
+    },
+  });
+  for (const id of [1, 2, 2, 3]) hand.peer.say({ topic: "ask", id });
+  await turns();
+  const refused = hand.peer.envelopes.slice(1) as { reply: number; error: { code: string } }[];
+  const codes = refused.map(({ reply, error }) => [reply, error.code]);
+  assertEquals(codes, [[null, "malformed"], [3, "too-many"]]);
+  gate.resolve();
+  await turns();
+  assertEquals(hand.peer.envelopes.slice(3), [1, 2].map((reply) => ({ reply, data: "ok" })));
+});
+
 Deno.test("Session.request() ends with the session, and cannot begin after it", async () => {
   await using both = await ends({ onMessage: () => new Promise(() => {}), closeTimeoutMs: 1 });
   const asking = both.client.request("ask");

@@ -871,6 +871,57 @@ Deno.test("Session acknowledges messages with numbers, and refuses numbers that 
   assertEquals(codes, ["malformed", "malformed"]);
 });
 
+Deno.test("Session acknowledges numbers of requests that were refused, and those behind", async () => {
+  const gate = Promise.withResolvers<void>();
+  const { services } = node(new Engine().node("a"), () => {});
+  await using hand = serverByHand({
+    services: services!,
+    maxRequests: 2,
+    onMessage: async (message) => {
+      await gate.promise;
+      if (message.isRequest) message.reply("ok");
+    },
+  });
+  hand.peer.say({ topic: "ask", id: 1, seq: 1, client: "c" });
+  hand.peer.say({ topic: "ask", id: 2, seq: 2 });
+  hand.peer.say({ topic: "ask", id: 2, seq: 3 });
+  hand.peer.say({ topic: "ask", id: 3, seq: 4 });
+  hand.peer.say({ topic: "note", seq: 5 });
+  await turns(20);
+  gate.resolve();
+  await turns(40);
+  const replies = hand.peer.envelopes.filter((envelope) => "reply" in envelope)
+    .map(({ reply, data, error }) => [reply, data ?? (error as { code: string }).code]);
+  assertEquals(replies, [[null, "malformed"], [3, "too-many"], [1, "ok"], [2, "ok"]]);
+  assertEquals(hand.peer.envelopes.at(-1), { ack: 5 });
+});
+
+Deno.test("Session answers a repeated request that was handled before, and goes on", async () => {
+  const seen: unknown[] = [];
+  const { services } = node(new Engine().node("a"), () => {});
+  const settings = {
+    services: services!,
+    onMessage: ({ data, reply }: { data: unknown; reply?: (data: unknown) => void }) => {
+      seen.push(data);
+      reply?.("ok");
+    },
+  };
+  await using first = serverByHand(settings as never);
+  first.peer.say({ topic: "ask", data: 1, id: 1, seq: 1, client: "c" });
+  await turns(20);
+  await using next = serverByHand(settings as never);
+  next.peer.say({ topic: "ask", data: 1, id: 1, seq: 1, client: "c" });
+  next.peer.say({ topic: "note", data: 2, seq: 2 });
+  await turns(40);
+  assertEquals(seen, [1, 2]);
+  const { error } = next.peer.envelopes.find((envelope) => "reply" in envelope) as {
+    error: { code: string; message: string };
+  };
+  const message = 'The request on "ask" was handled before, with an answer that is lost';
+  assertEquals(error, { code: "unanswered", message });
+  assertEquals(next.peer.envelopes.at(-1), { ack: 2 });
+});
+
 Deno.test("Session refuses a client that changes its name later", async () => {
   const seen: unknown[] = [];
   await using hand = byHand(seen);
