@@ -875,14 +875,14 @@ export function* sessionsAfter(session: Session): Generator<Session, void, undef
 }
 
 /**
- * Lists the open sessions from which a client moved to a session, in one or several steps.
+ * Lists the sessions that are not over, from which a client moved to a session, in one or several steps.
  *
  * @param session The session.
  * @returns The sessions; the latest first.
  */
 export function* sessionsBefore(session: Session): Generator<Session, void, undefined> {
   let before = session[internals].predecessor;
-  for (; before; before = before[internals].predecessor) if (before.isReady) yield before;
+  for (; before; before = before[internals].predecessor) if (!before.isClosed) yield before;
 }
 
 function withMessage(

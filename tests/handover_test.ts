@@ -1104,6 +1104,34 @@ Deno.test("Server gives a topic to the second session alone where a subscribe of
   second.connection.close();
 });
 
+Deno.test("Server gives a topic to the second session alone where it closes the first one meanwhile", async () => {
+  using time = new FakeTime();
+  const opened: Session[] = [];
+  await using server = testServer({
+    authenticate: () => "ann",
+    authorize: () => true,
+    onOpen: (session) => void opened.push(session),
+  });
+  const { first, second } = await openBoth(
+    server,
+    '{"subscribe":"news","id":1,"client":"c"}',
+  );
+  // The first session does not end before all this has arrived.
+  server.network.linkOf(opened[0]!).setFaults({ delayMs: 1_000 }, "to-client");
+  for (let i = 0; i < 4; i++) opened[0]!.send("last", "x".repeat(50_000));
+  await turns();
+  void opened[0]!.close();
+  second.say('{"subscribe":"news","id":1,"client":"c"}');
+  await turns();
+  second.say('{"publish":"news","data":1,"id":2,"echo":false}\n{"publish":"news","data":2,"id":3}');
+  await turns();
+  await passTime(time, 5_000);
+  const heard = (peer: Peer) => peer.envelopes.filter(({ topic }) => topic === "news");
+  assertEquals([heard(first), heard(second)], [[], [{ topic: "news", data: 2 }]]);
+  first.connection.close();
+  second.connection.close();
+});
+
 Deno.test("Server.drain() closes a session that its client has left, and cuts none", async () => {
   using time = new FakeTime();
   await using server = testServer({ authenticate: () => "ann" });

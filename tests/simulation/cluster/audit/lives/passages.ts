@@ -1,4 +1,5 @@
 /** Moves of a client on one node, while publications stream in, and links that break in the middle. */
+import { CloseCode } from "../../../../../errors.ts";
 import type { Client } from "../../../../../client/client.ts";
 import type { Subscription } from "../../../../../client/subscription.ts";
 import type { Server } from "../../../../../server.ts";
@@ -64,7 +65,10 @@ const ALIKE_SHARE = 0.6;
 /** Longest time until a client has one session, and all publications, in milliseconds. */
 const REST_MS = 5_000;
 
-/** Links that break once the client has the new session, or once the server alone has that session. */
+/**
+ * Links that break once the client has the new session, or once the server alone has that session. The
+ * server may close the earlier session as well, as at the end of a drain.
+ */
 const BREAKS = [
   "none",
   "none",
@@ -72,6 +76,7 @@ const BREAKS = [
   "the earlier one",
   "the earlier one",
   "the earlier one, early",
+  "the earlier one, by the server",
   "the earlier one, unheard",
   "the earlier one, unheard",
   "the new one",
@@ -334,6 +339,10 @@ async function moveUnder(
   const afterMs = between(random, 0, DELAY_MS);
   const cut = async () => {
     await audit.pause(afterMs);
+    if (which === "the earlier one, by the server") {
+      const earlier = server.manager.all().find(({ id }) => id === session?.id);
+      return void earlier?.close({ code: CloseCode.draining });
+    }
     for (const link of linksOf()) {
       if (which !== "all" && before.has(link) === (which === "the new one")) continue;
       // The client holds publications of the new session back until the heartbeat fails.
