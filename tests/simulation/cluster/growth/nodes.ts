@@ -1,4 +1,4 @@
-/** Two nodes with all services, which keep little and not for long. */
+/** Nodes with all services, which keep little and not for long. */
 import type { ServerOptions } from "../../../../server.ts";
 import type { Contract } from "../../../../session/contract.ts";
 import { pause } from "../../../../base/wait.ts";
@@ -32,9 +32,9 @@ export type Node = SimulatedServer<string>;
  * Starts the nodes, on an engine in memory.
  *
  * @param audit The audit.
- * @returns The nodes.
+ * @returns Two nodes that stay, and one that does not.
  */
-export function startNodes(audit: Audit): readonly [Node, Node] {
+export function startNodes(audit: Audit): readonly [Node, Node, Node] {
   const brokerOf = brokersInMemory(audit.simulation, audit.host("growth-engine"));
   const start = (name: string) =>
     new SimulatedServer<string>(audit.network, audit.host(name), (host) => ({
@@ -43,7 +43,7 @@ export function startNodes(audit: Audit): readonly [Node, Node] {
       expiresAt: () => host.runtime.now() + 10 * 60_000,
       requests: requestsOf(host),
     }));
-  return [start("growth-a"), start("growth-b")];
+  return [start("growth-a"), start("growth-b"), start("growth-c")];
 }
 
 /** The options that need no machine. */

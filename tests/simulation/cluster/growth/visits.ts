@@ -42,6 +42,8 @@ interface User {
 export class Visits {
   readonly #audit: Audit;
   readonly #nodes: readonly [Node, Node];
+  /** A node that dies behind each visit, and starts anew. */
+  readonly #mortal: Node;
   readonly #residents: readonly User[];
   #count = 0;
 
@@ -52,7 +54,9 @@ export class Visits {
    */
   constructor(audit: Audit) {
     this.#audit = audit;
-    this.#nodes = startNodes(audit);
+    const [one, other, mortal] = startNodes(audit);
+    this.#nodes = [one, other];
+    this.#mortal = mortal;
     this.#residents = TRANSPORTS.map((transport, i) =>
       this.#enter(`resident-${transport}`, `resident-${transport}`, transport, i % 2)
     );
@@ -62,13 +66,16 @@ export class Visits {
   async next(): Promise<void> {
     const audit = this.#audit;
     const name = `v${this.#count++}`;
-    await Promise.all(this.#nodes.map(({ server }) => server.nodes?.ready));
+    if (!this.#mortal.host.isAlive) this.#mortal.restart();
+    const nodes = [...this.#nodes, this.#mortal];
+    await Promise.all(nodes.map(({ server }) => server.nodes?.ready));
     const guests = TRANSPORTS.flatMap((transport) =>
       [0, 1].map((node) => {
         const machine = `${transport}-${node}`;
         return this.#enter(`${machine}-${name}`, machine, transport, node);
       })
     );
+    guests.push(this.#enter(`mortal-${name}`, "mortal", "websocket", 2));
     const users = [...this.#residents, ...guests];
     await audit.until(() => users.every(({ client }) => client.isConnected));
     await Promise.all(users.map((user) => outcomeOf(this.#use(user, name))));
@@ -78,6 +85,7 @@ export class Visits {
       if (i % 3 === 1) void this.#nodes[0].server.disconnect(name);
     }
     await audit.pause(BACK_MS);
+    this.#mortal.host.kill();
     await Promise.all(guests.map(({ client }) => client.close()));
     await audit.pause(KEPT_MS);
   }
@@ -89,11 +97,12 @@ export class Visits {
   }
 
   #enter(name: string, machine: string, transport: TransportName, node: number): User {
-    const hosts = this.#nodes.map(({ host }) => host);
+    const hosts = [...this.#nodes, this.#mortal].map(({ host }) => host);
     const client = simulatedClient(
       this.#audit.network,
       this.#audit.host(`growth-${machine}`),
-      node === 0 ? hosts : hosts.slice(1),
+      // Users of the first node go to another one at the end of a session.
+      node === 0 ? hosts.slice(0, 2) : hosts.slice(node),
       {
         token: () => name,
         transports: [transport],
