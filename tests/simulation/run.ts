@@ -2,7 +2,8 @@
 import { Cluster, type ClusterOptions } from "./cluster/cluster.ts";
 import { Heap } from "./cluster/growth/heap.ts";
 import { takeConsole } from "./cluster/console.ts";
-import { KEPT, VISIT_MS } from "./cluster/growth/visits.ts";
+import { hasGrown } from "./cluster/growth/growing.ts";
+import { VISIT_MS } from "./cluster/growth/visits.ts";
 import { Faults } from "./cluster/faults.ts";
 import type { Outcome, Plan } from "./plan.ts";
 
@@ -142,12 +143,14 @@ async function watchGrowth(cluster: Cluster, signal: AbortSignal | undefined): P
     await passTime(cluster, VISIT_MS, signal, () => isOver);
     if (visit === FIRST_VISITS) await heap.look();
   }
-  for (const grown of await heap.grown(VISITS, KEPT)) {
+  for (const change of await heap.look()) {
+    if (!hasGrown(change, VISITS)) continue;
+    const { of, before, after } = change;
     cluster.journal.tell("examined", "", {
       part: "leaks",
-      what: `collections behind ${VISITS} visits`,
-      expected: "none larger than before",
-      received: grown,
+      what: `${of} behind ${VISITS} visits`,
+      expected: `${before}`,
+      received: `${after}`,
     });
   }
   void visits.close();

@@ -1,45 +1,63 @@
-/** Sizes of all maps, sets and arrays of the program, by the debugger of the engine of JavaScript. */
+/** Collections and counters of all objects of the program, by the debugger of the engine of JavaScript. */
 import inspector from "node:inspector";
-
-/** Kinds of collections, with the property that tells the size. */
-const KINDS = { Map: "size", Set: "size", Array: "length" } as const;
 
 /** Largest array whose size is noted. */
 const MAX_LENGTH = 100_000;
 
+/** Objects whose fields are read at once. */
+const BATCH = 500;
+
+/** A difference of two looks. */
+export interface Change {
+  /** Names of class and field, such as `Queue.#bytes`; for a collection, of the kind and the newest entry. */
+  readonly of: string;
+  /** Number or size at the first look. */
+  readonly before: number;
+  /** The same at the second look. */
+  readonly after: number;
+}
+
 /**
- * Notes the sizes of all collections, and finds those that grew.
+ * Compares the sizes of all collections, and the numbers in all objects of classes, between two looks.
  *
- * Private fields hide most collections of the library from a program. The debugger finds each one
- * that is still in use, after the garbage is collected.
+ * Private fields hide nearly all of these from a program. The debugger finds each object in use, after
+ * a collection of garbage.
  */
 export class Heap implements Disposable {
   readonly #session = new inspector.Session();
   readonly #key = `heap-${crypto.randomUUID()}`;
+  /** Fields by number of the object; made behind the first look, which would count this map, too. */
+  #fields: Map<number, ReadonlyMap<string, number>> | undefined;
 
   /** Notes nothing yet. */
   constructor() {
     this.#session.connect();
   }
 
-  /** Notes the sizes of all collections. */
-  async look(): Promise<void> {
-    for (const kind of Object.keys(KINDS)) await this.#call(kind, 0);
-  }
-
   /**
-   * Finds collections that grew since the look.
+   * Notes all objects.
    *
-   * @param by Least growth.
-   * @param kept Newest entries of collections that may grow.
-   * @returns The collections with their sizes and newest entries, for people.
+   * @returns The differences from the look before; none at the first look.
    */
-  async grown(by: number, kept: readonly RegExp[]): Promise<string[]> {
-    const grown: string[] = [];
-    for (const kind of Object.keys(KINDS)) grown.push(...await this.#call(kind, by) as string[]);
-    return grown.filter((text) =>
-      !kept.some((one) => one.test(text.slice(text.indexOf(": ") + 2)))
-    );
+  async look(): Promise<Change[]> {
+    const { result } = await this.#post("Runtime.evaluate", { expression: "Object.prototype" });
+    const all = await this.#post("Runtime.queryObjects", { prototypeObjectId: result.objectId });
+    const seen = await this.#call(all.objects.objectId, see, [this.#key, MAX_LENGTH]);
+    const changes = await this.#read(seen.result.objectId, "changes", true) as Change[];
+    const ids = await this.#read(seen.result.objectId, "ids", true) as number[];
+    for (let from = 0; from < ids.length; from += BATCH) {
+      const batch = await this.#call(seen.result.objectId, part, [from, from + BATCH]);
+      const { result } = await this.#post("Runtime.getProperties", {
+        objectId: batch.result.objectId,
+        ownProperties: true,
+      });
+      for (const { name, value } of result) {
+        if (value?.objectId === undefined || !/^\d+$/.test(name)) continue;
+        const id = ids[from + Number(name)]!;
+        changes.push(...this.#compare(id, value.className, await this.#fieldsOf(value.objectId)));
+      }
+    }
+    return changes;
   }
 
   [Symbol.dispose](): void {
@@ -47,69 +65,129 @@ export class Heap implements Disposable {
     Reflect.deleteProperty(globalThis, this.#key);
   }
 
-  /** Calls {@linkcode compare} on the list of all collections of a kind. */
-  async #call(kind: string, by: number): Promise<unknown> {
-    const { result } = await this.#post("Runtime.evaluate", { expression: `${kind}.prototype` });
-    const { objects } = await this.#post("Runtime.queryObjects", {
-      prototypeObjectId: result!.objectId,
+  #compare(id: number, name: string, fields: ReadonlyMap<string, number>): Change[] {
+    const all = this.#fields ??= new Map();
+    const known = all.get(id);
+    all.set(id, fields);
+    return [...fields].flatMap(([field, after]) => {
+      const before = known?.get(field);
+      return before === undefined || before === after
+        ? []
+        : [{ of: `${name}.${field}`, before, after }];
     });
-    const size = KINDS[kind as keyof typeof KINDS];
-    const called = await this.#post("Runtime.callFunctionOn", {
-      objectId: objects!.objectId,
-      functionDeclaration: `${compare}`,
-      arguments: [kind, this.#key, size, MAX_LENGTH, by].map((value) => ({ value })),
-      returnByValue: true,
+  }
+
+  async #fieldsOf(objectId: string): Promise<Map<string, number>> {
+    const { result, privateProperties = [] } = await this.#post("Runtime.getProperties", {
+      objectId,
+      ownProperties: true,
     });
-    await this.#post("Runtime.releaseObject", { objectId: objects!.objectId });
-    if (called.exceptionDetails) throw new Error(called.exceptionDetails.exception.description);
-    return called.result!.value;
+    const fields = new Map<string, number>();
+    for (const { name, value } of [...result, ...privateProperties]) {
+      if (value?.type === "number") fields.set(name, value.value);
+    }
+    return fields;
+  }
+
+  async #read(objectId: string, name: string, isValue: boolean): Promise<unknown> {
+    const { result } = await this.#call(objectId, pick, [name], isValue);
+    return result.value;
+  }
+
+  #call(
+    objectId: string,
+    run: (...values: never[]) => unknown,
+    values: readonly unknown[],
+    returnByValue = false,
+  ): Promise<Answer> {
+    return this.#post("Runtime.callFunctionOn", {
+      objectId,
+      functionDeclaration: `${run}`,
+      arguments: values.map((value) => ({ value })),
+      returnByValue,
+    });
   }
 
   #post(method: string, params: object): Promise<Answer> {
     const { promise, resolve, reject } = Promise.withResolvers<Answer>();
-    this.#session.post(method, params, (error: unknown, result: unknown) => {
+    this.#session.post(method, params, (error: unknown, answer: unknown) => {
+      const { exceptionDetails } = Object(answer) as Answer;
       if (error) reject(error);
-      else resolve(result as Answer);
+      else if (exceptionDetails) reject(new Error(exceptionDetails.exception.description));
+      else resolve(answer as Answer);
     });
     return promise;
   }
 }
 
-/** An answer of the debugger, as far as it is used here. */
-interface Answer {
-  readonly result?: { readonly objectId?: string; readonly value?: unknown };
-  readonly objects?: { readonly objectId: string };
-  readonly exceptionDetails?: { readonly exception: { readonly description: string } };
+// deno-lint-ignore no-explicit-any -- answers of the debugger have many forms
+type Answer = any;
+
+function pick(this: Record<string, unknown>, name: string): unknown {
+  return this[name];
 }
 
-/** Runs in the debugger: notes the size of each new collection, and finds those that grew. */
-function compare(
-  this: readonly object[],
-  kind: string,
-  key: string,
-  property: string,
-  most: number,
-  by: number,
-): string[] {
-  const store = globalThis as unknown as Record<string, WeakMap<object, number>>;
-  const sizes = store[key] ??= new WeakMap();
+function part(this: { readonly objects: readonly object[] }, from: number, to: number): unknown {
+  return this.objects.slice(from, to);
+}
+
+/** Runs in the debugger: compares collections, and numbers the other objects. */
+function see(this: readonly object[], key: string, most: number): unknown {
+  interface Store {
+    readonly sizes: WeakMap<object, number>;
+    readonly ids: WeakMap<object, number>;
+    next: number;
+  }
+  const all = globalThis as unknown as Record<string, Store>;
+  const isFirst = all[key] === undefined;
+  const store = all[key] ??= { sizes: new WeakMap(), ids: new WeakMap(), next: 0 };
   const textOf = (value: unknown) =>
     typeof value === "object" && value !== null
       ? `${value.constructor?.name} { ${Object.keys(value).slice(0, 8).join(", ")} }`
       : typeof value === "function"
       ? "a function"
       : String(value);
-  const grown: string[] = [];
+  const changes: unknown[] = [];
+  const objects: object[] = [];
+  const ids: number[] = [];
+  const sources = new Map<unknown, boolean>();
   for (const one of this) {
-    // Prototypes are in the list as well, and have no size.
-    if (Object.hasOwn(one, "constructor")) continue;
-    const size = Reflect.get(one, property) as number;
-    const before = sizes.get(one);
-    if (before === undefined && size <= most) sizes.set(one, size);
-    if (by === 0 || before === undefined || size < before + by) continue;
+    // Prototypes are in the list as well.
+    if (typeof one !== "object" || Object.hasOwn(one, "constructor")) continue;
+    const kind = one instanceof Map
+      ? "Map"
+      : one instanceof Set
+      ? "Set"
+      : Array.isArray(one)
+      ? "Array"
+      : "";
+    if (kind === "") {
+      const { constructor } = one;
+      let isOwn = sources.get(constructor);
+      if (isOwn === undefined) {
+        isOwn = typeof constructor === "function" &&
+          /^class (?!extends Zod)/.test(Function.prototype.toString.call(constructor));
+        sources.set(constructor, isOwn);
+      }
+      if (!isOwn) continue;
+      let id = store.ids.get(one);
+      if (id === undefined) {
+        if (!isFirst) continue;
+        store.ids.set(one, id = store.next++);
+      }
+      objects.push(one);
+      ids.push(id);
+      continue;
+    }
+    const after = Reflect.get(one, kind === "Array" ? "length" : "size") as number;
+    const before = store.sizes.get(one);
+    if (after <= most) store.sizes.set(one, after);
+    if (before === undefined || before === after) continue;
     const newest = [...one as Iterable<unknown>].at(-1);
-    const text = kind === "Map" ? (newest as unknown[]).map(textOf).join(" => ") : textOf(newest);
-    grown.push(`${kind} of ${before}, then ${size}: ${text.slice(0, 200)}`);
+    const text = kind === "Map" && newest !== undefined
+      ? (newest as unknown[]).map(textOf).join(" => ")
+      : textOf(newest);
+    changes.push({ of: `${kind} with ${text.slice(0, 200)}`, before, after });
   }
-  return grown;
+  return { changes, objects, ids };
 }

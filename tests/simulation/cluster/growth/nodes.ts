@@ -1,4 +1,4 @@
-/** Nodes with all services, which keep little and not for long. */
+/** Nodes with all services and short times of keeping. */
 import type { ServerOptions } from "../../../../server.ts";
 import type { Contract } from "../../../../session/contract.ts";
 import { pause } from "../../../../base/wait.ts";
@@ -10,7 +10,7 @@ import {
 import type { Audit } from "../audit/audit.ts";
 import { brokersInMemory } from "../node_ports.ts";
 
-/** Path of the HTTP API, and that of durable streams. */
+/** Paths of the HTTP API and of durable streams. */
 export const [API, STREAMS] = ["/api", "/streams"] as const;
 
 /** Topic with a history. */
@@ -32,7 +32,7 @@ export type Node = SimulatedServer<string>;
  * Starts the nodes, on an engine in memory.
  *
  * @param audit The audit.
- * @returns Two nodes that stay, and one that does not.
+ * @returns Two nodes for the whole run, and a mortal one.
  */
 export function startNodes(audit: Audit): readonly [Node, Node, Node] {
   const brokerOf = brokersInMemory(audit.simulation, audit.host("growth-engine"));

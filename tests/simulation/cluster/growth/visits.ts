@@ -1,23 +1,11 @@
-/** Users that come, use all services of two nodes, and leave, beside users that stay. */
+/** Users of two nodes: some come, use all services and leave, and some stay. */
 import type { Client } from "../../../../client/client.ts";
 import type { TransportName } from "../../../../transport/race/options.ts";
 import { simulatedClient } from "../../../../testing/simulation/programs.ts";
 import { type Audit, hearAll, outcomeOf } from "../audit/audit.ts";
 import { API, KEPT_TOPIC, type Node, RATE, startNodes, STREAMS } from "./nodes.ts";
 
-/**
- * Collections that may grow, by their newest entry: times at which users were seen last, what a store
- * in memory keeps until its bound is reached, and the traces and logs of the simulation.
- */
-export const KEPT: readonly RegExp[] = [
-  / => \d{13}$/,
-  /^(seq|sessions|rate|api-result|handling):/,
-  /^(\d+|api):\S+ => \d+$/,
-  / => Object { state, records, producers }$/,
-  /^Object { (atMs|offset, atMs|term, uid|index, uid), /,
-];
-
-/** Time behind a visit, in which all that is kept for a while ends, in milliseconds. */
+/** Time behind a visit in which all times of keeping end, in milliseconds. */
 const KEPT_MS = 60_000;
 
 /** Longest time of a visit, in milliseconds. */
@@ -29,12 +17,14 @@ const [ROUND_MS, BACK_MS] = [150, 5_000] as const;
 /** Transports of the users. */
 const TRANSPORTS: readonly TransportName[] = ["websocket", "webtransport", "http"];
 
+/** Names of guests that move to another session. */
+const MOVING = /-0-/;
+
 /** A user. */
 interface User {
   readonly name: string;
   /** Name of the machine. */
   readonly machine: string;
-  /** Node of the user; `undefined` for either. */
   readonly client: Client;
 }
 
@@ -143,9 +133,8 @@ export class Visits {
     for (const [i, subscription] of subscriptions.entries()) {
       if (isResident || i === 0) await outcomeOf(subscription.unsubscribe());
     }
-    if (!isResident) return;
-    await outcomeOf(client.presence(`room:${visit}`, undefined));
-    await outcomeOf(client.handOver());
+    if (isResident) await outcomeOf(client.presence(`room:${visit}`, undefined));
+    else if (MOVING.test(user)) await outcomeOf(client.handOver());
   }
 
   /** Uses the services of both nodes, as applications and backends do. */
@@ -188,6 +177,9 @@ export class Visits {
     );
     await audit.pause(ROUND_MS);
     await waits.over();
+    for (const session of server.manager.all()) {
+      server.topics.unsubscribe(session, `pushed:${visit}`);
+    }
   }
 
   /** Reads a response, at most for a while. */
@@ -209,7 +201,7 @@ async function read(items: AsyncIterable<unknown>, most = Infinity): Promise<voi
   for await (const _ of items) if (--most === 0) break;
 }
 
-/** Sends bytes on a stream, and reads those that come back, where the transport has streams. */
+/** Sends bytes on a stream, and reads the echo, where the transport has streams. */
 async function stream({ session }: Client): Promise<void> {
   if (!session?.connection.capabilities.streams) return;
   const { readable, writable } = await session.createBidirectionalStream();

@@ -1,0 +1,48 @@
+/** Growth in the memory of a program, with and without a loss. */
+import type { Change } from "./heap.ts";
+
+/**
+ * Collections with a bound beyond the size after some visits, by the newest entry: users and the last
+ * moment of each, failures of handlers, rows of a store in memory, and traces of the simulation.
+ */
+const KEPT: readonly RegExp[] = [
+  / => \d{13}$/,
+  /^Array with \d{13}$/,
+  /^Map with (seq|sessions|rate|api-result|handling):/,
+  /^Map with (\d+|api):\S+ => \d+$/,
+  / => Object { state, records, producers }$/,
+  /^Array with Object { (publication, bytes, at|frame, size, topic, )/,
+  /^Array with Array { 0, 1, 2, 3 }$/,
+  /^Array with Object { (atMs|offset, atMs|events, atMs|term, uid|index, uid), /,
+];
+
+/** Last words in the names of counters, times and places. */
+const COUNTS = [
+  "acknowledged|at|check|closed|count|created|dials|done|ended|failures|finished|handed|handled|head",
+  "heard|id|kept|last|life|limit|ms|n|next|now|number|opened|order|pings|posted|published|reads",
+  "received|records|refusals|sent|sequence|start|stride|taken|tick|ticks|tokens|unused|used|uses",
+  "version",
+].join("|");
+
+/** Names of counters of bytes and messages. */
+const PASSED = /(bytes(Received|Sent)|(received|sent)(Bytes|Messages))$/i;
+
+/** Fields of the simulation, and fields with a value of the last moment. */
+const OTHERS =
+  /^(FixedCircularBuffer|Life|Port\w+|Simulat\w+|StreamWriter|Visits)\.|^SharedBucket.#owed|^TopicHistory.#bytes/;
+
+const COUNT = new RegExp(
+  `[.#](${COUNTS})$|[a-z](${COUNTS.replaceAll(/\b[a-z]/g, (first) => first.toUpperCase())})$`,
+);
+
+/**
+ * Tells if memory is lost.
+ *
+ * @param change A difference of two looks.
+ * @param by Least growth.
+ * @returns True for a collection with more entries, and for a larger number, unless a counter or a time.
+ */
+export function hasGrown({ of, before, after }: Change, by: number): boolean {
+  if (after < before + by) return false;
+  return ![...KEPT, COUNT, PASSED, OTHERS].some((one) => one.test(of));
+}
