@@ -58,7 +58,10 @@ const SCENES = 3;
 const READERS = 2;
 
 /** Reasons for an append to fail. */
-const CAUSES = ["full", "full", "away", "unanswered"] as const;
+const CAUSES = ["full", "away", "unanswered", "unanswered late", "unanswered late"] as const;
+
+/** Share of the lease for which the engine is away before it takes an append without an answer. */
+const LATE_SHARE = [0.5, 0.9] as const;
 
 /** Operations of a writer behind a failed append. */
 const NEXT = [
@@ -350,20 +353,22 @@ async function failing(scene: Scene): Promise<void> {
   const cause = oneOf(random, CAUSES);
   const code = cause === "full" ? "full" : "BrokerError";
   let attempts = 0;
-  if (cause !== "full") {
-    scene.rule = (name) => {
-      if (name !== "append") return {};
-      return { fate: cause === "unanswered" && attempts++ === 0 ? "behind" : "before" };
-    };
-  }
   const fromMs = audit.nowMs;
+  // An append that is taken late renews the lease: what follows the failure has an effect.
+  const takenMs = fromMs + scene.leaseMs * between(random, ...LATE_SHARE);
+  const isTaken = () =>
+    cause === "unanswered" && attempts++ === 0 ||
+    cause === "unanswered late" && audit.nowMs >= takenMs;
+  if (cause !== "full") {
+    scene.rule = (name) => name === "append" ? { fate: isTaken() ? "behind" : "before" } : {};
+  }
   const outcomes = await scene.run(async () => {
     const appends = [scene.append(writer, cause === "full" ? BEYOND : undefined)];
     if (scene.chance(0.5)) await null;
     for (let left = Math.floor(3 * random()); left > 0; left--) appends.push(scene.append(writer));
     // A close that waits for the records fails with these, and an abort has effect later. But if the
     // answer got lost, the engine may have taken the end with the records.
-    const isClosed = cause !== "unanswered" && scene.chance(0.4);
+    const isClosed = (cause === "full" || cause === "away") && scene.chance(0.4);
     if (isClosed) appends.push(outcomeOf(writer.close()));
     const withinMs = scene.leaseMs + 2 * RETRY_MS + SLACK_MS;
     return await audit.inTime(Promise.all(appends), withinMs, ["none in time"]);
