@@ -18,6 +18,9 @@ const [DUE_MS, LONG_MS] = [[300, 900] as const, 600_000];
 /** Longest time between two lists, in milliseconds, and the lists. */
 const [GAP_MS, LISTS] = [500, 4];
 
+/** Time until more logs that are done are due first, if these still were, in milliseconds, and their number. */
+const [FIRST_MS, DONE_LOGS] = [[50, 250] as const, 8];
+
 /** Attempts of one list, and the time between two: a replica may be behind. */
 const [ATTEMPTS, SETTLE_MS] = [8, 100];
 
@@ -30,6 +33,8 @@ const { maxStreamBytes: maxBytes } = PLENTY;
 interface Kept {
   readonly id: string;
   readonly life: string;
+  /** Shortest and longest time until the log is due, in milliseconds. */
+  readonly dueMs: readonly [number, number];
   states: readonly ModelState[];
 }
 
@@ -63,9 +68,19 @@ const LIVES: Readonly<Record<string, (shortMs: number) => readonly LogOperation[
   "ends, and expires": (ttlMs) => [creation({ ttlMs, leaseMs: ttlMs / 2 }), ended()],
   "ends, and expires late": (leaseMs) => [creation({ ttlMs: LONG_MS, leaseMs }), ended()],
   "is kept for a fork": (ttlMs) => [...forked(ttlMs), remove()],
+  "ends, and is kept for a fork": (ttlMs) => [...forked(ttlMs), ended(), remove()],
   "has a fork": (ttlMs) => forked(ttlMs),
   "is deleted": (ttlMs) => [creation({ ttlMs, leaseMs: ttlMs }), remove()],
 };
+
+/** Lives behind which a log needs no more attention: these fill no list, and hide no other log. */
+const DONE = [
+  "ends with a lease",
+  "ends by the writer",
+  "is kept for a fork",
+  "ends, and is kept for a fork",
+  "is deleted",
+] as const;
 
 /**
  * Makes logs of all kinds, and lists the overdue ones from time to time.
@@ -91,9 +106,13 @@ class Overdue {
     this.#audit = audit;
     this.#machines = machines;
     this.#random = random;
-    this.#logs = shuffled(random, Object.keys(LIVES)).map((life, i) => ({
+    const lives = [
+      ...Object.keys(LIVES).map((life) => ({ life, dueMs: DUE_MS })),
+      ...Array.from({ length: DONE_LOGS }, () => ({ life: oneOf(random, DONE), dueMs: FIRST_MS })),
+    ];
+    this.#logs = shuffled(random, lives).map((kept, i) => ({
       id: `audited-overdue-${i}`,
-      life,
+      ...kept,
       states: [undefined],
     }));
   }
@@ -101,7 +120,7 @@ class Overdue {
   /** Makes all logs at once. */
   async create(): Promise<void> {
     await Promise.all(this.#logs.map(async (log) => {
-      const shortMs = Math.round(between(this.#random, ...DUE_MS));
+      const shortMs = Math.round(between(this.#random, ...log.dueMs));
       for (const operation of LIVES[log.life]!(shortMs)) await this.#call(log, operation);
     }));
   }
