@@ -44,6 +44,9 @@ const BOUNDS: readonly HistoryBounds[] = [
   { size: 1_000, ttlMs: 1_500, bytes: 1 << 20 },
 ];
 
+/** Most operations, and bytes, that wait for a file: one append has always room. */
+const [MAX_WAITING, MAX_WAITING_BYTES] = [[4, 12, 65_536], [20_000, 67_108_864]] as const;
+
 /** Path of the file, and of the copy. */
 const [PATH, COPY] = ["failing.db", "failing-copy.db"];
 
@@ -86,6 +89,7 @@ class FailingFile {
   readonly #topics: readonly Topic[];
   readonly #maxTopics: number;
   readonly #synchronous: "full" | "normal";
+  readonly #room: { readonly maxWaiting: number; readonly maxWaitingBytes: number };
   /** Newest accepted numbers of rows by key. */
   readonly #rows = new Map<string, number>();
   /** All positions so far: none stands for two publications. */
@@ -102,6 +106,11 @@ class FailingFile {
     this.#maxTopics = isFew ? FEW_TOPICS : 100;
     this.#bounds = isFew ? BOUNDS[0]! : oneOf(random, BOUNDS);
     this.#synchronous = random() < 0.5 ? "full" : "normal";
+    const chance = audit.chanceOf("room");
+    this.#room = {
+      maxWaiting: oneOf(chance, MAX_WAITING),
+      maxWaitingBytes: oneOf(chance, MAX_WAITING_BYTES),
+    };
     this.#topics = Array.from({ length: TOPICS }, (_, i): Topic => ({
       name: `t${i}`,
       model: new HistoryModel(this.#bounds),
@@ -151,7 +160,11 @@ class FailingFile {
   #openFile(path: string): SqliteBroker {
     // A machine that runs for less than this has a new epoch after each end.
     const synchronous = this.#disk.uptimeMs < 6_000 ? "full" : this.#synchronous;
-    return this.#open(this.#disk, path, { synchronous, maxTopics: this.#maxTopics });
+    return this.#open(this.#disk, path, {
+      synchronous,
+      maxTopics: this.#maxTopics,
+      ...this.#room,
+    });
   }
 
   /** Draws a whole number below a bound. */
@@ -281,6 +294,9 @@ class FailingFile {
   /** Compares pages, deliveries and rows with the calls so far. */
   async #compare(broker: Broker): Promise<void> {
     const isFew = this.#maxTopics === FEW_TOPICS;
+    // A sweep may be under way.
+    await this.#audit.until(() => broker.stats.waiting === 0, TURN_MS);
+    this.#expect("operations that wait behind all outcomes", 0, broker.stats.waiting);
     let kept = 0;
     for (const topic of this.#topics) {
       await this.#compareHeard(topic);
