@@ -2,7 +2,7 @@
 import { NodeCallError, NodeCalls } from "../../../../../pubsub/nodes/node_calls.ts";
 import { joinHead, parseCallMessage } from "../../../../../pubsub/nodes/call_messages.ts";
 import { INTERNAL_PREFIX } from "../../../../../pubsub/broker.ts";
-import { oneOf, shuffled } from "../../chance.ts";
+import { shuffled } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import type { UserNode } from "../users/user_nodes.ts";
 
@@ -28,6 +28,8 @@ const ENDS = [
 const MALFORMED: readonly object[] = [
   { type: "call", part: 0, size: 1 },
   { type: "call", part: 0, size: 1, timeoutMs: "20" },
+  { type: "call", part: 0, size: 1, timeoutMs: null },
+  { type: "call", part: 0, size: 1, timeoutMs: -1 },
   { type: "call", part: 0, timeoutMs: CALL_MS },
   { type: "call", size: 1, timeoutMs: CALL_MS },
   { type: "call", part: 1, size: 1, timeoutMs: CALL_MS },
@@ -102,7 +104,7 @@ class HalfCalls {
       await this.#examineAnswer(call, `a call that ends by ${end}`, answer);
     }
     await this.#exceed();
-    await this.#confuse();
+    for (const head of shuffled(this.#audit.random, MALFORMED)) await this.#confuse(head);
     for (const reply of shuffled(this.#audit.random, REPLIES)) await this.#answer(reply);
     await this.#fill();
     await subscription[Symbol.asyncDispose]();
@@ -120,9 +122,8 @@ class HalfCalls {
   }
 
   /** Sends a malformed message, which is ignored and counted. */
-  async #confuse(): Promise<void> {
+  async #confuse(head: object): Promise<void> {
     const { calls } = this.#parts;
-    const head = oneOf(this.#audit.random, MALFORMED);
     const before = calls.ignored;
     const id = ++this.#count;
     this.#send({ id, ...head }, 1);
