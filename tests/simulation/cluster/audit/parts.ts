@@ -17,6 +17,7 @@ import { auditClosings } from "./histories/closings.ts";
 import { auditEngineHistory } from "./histories/engine_history.ts";
 import { auditFailingFile } from "./histories/failing_file.ts";
 import { auditForgetting } from "./histories/forgetting.ts";
+import { auditOrders } from "./histories/orders.ts";
 import { auditReplays as auditFeeds } from "./histories/replays.ts";
 import { auditRestarts } from "./histories/restarts.ts";
 import { auditReturns } from "./histories/returns.ts";
@@ -89,7 +90,7 @@ const OWN = {
   "failing-file": (audit) =>
     Promise.all([auditFailingFile(audit), auditSweeps(audit)]).then(() => {}),
   farewells: auditFarewells,
-  feeds: auditFeeds,
+  feeds: (audit) => Promise.all([auditFeeds(audit), auditOrders(audit)]).then(() => {}),
   flows: auditFlows,
   forgetting: auditForgetting,
   handlers: auditHandlers,
