@@ -22,6 +22,7 @@ import { auditReplays as auditFeeds } from "./histories/replays.ts";
 import { auditRestarts } from "./histories/restarts.ts";
 import { auditReturns } from "./histories/returns.ts";
 import { auditSweeps } from "./histories/sweeps.ts";
+import { auditTails } from "./histories/tails.ts";
 import { auditHistory, auditLong } from "./history.ts";
 import { auditHoles } from "./holes.ts";
 import { auditInspector } from "./inspector.ts";
@@ -90,7 +91,10 @@ const OWN = {
   "failing-file": (audit) =>
     Promise.all([auditFailingFile(audit), auditSweeps(audit)]).then(() => {}),
   farewells: auditFarewells,
-  feeds: (audit) => Promise.all([auditFeeds(audit), auditOrders(audit)]).then(() => {}),
+  feeds: (audit) => {
+    auditTails(audit);
+    return Promise.all([auditFeeds(audit), auditOrders(audit)]).then(() => {});
+  },
   flows: auditFlows,
   forgetting: auditForgetting,
   handlers: auditHandlers,
