@@ -19,6 +19,12 @@ const DEPLOY_MS = 75_000;
 /** Longest drain of a node in the deploy, in milliseconds. */
 const DRAIN_MS = 4_000;
 
+/** Time at the end of that in which no session has anything to say, in milliseconds. */
+const QUIET_MS = 20_000;
+
+/** Most messages of a session at rest in that time, both ways: heartbeats and their answers. */
+const MAX_AT_REST = 8;
+
 /** Time for the last publications, for the tour and for most of the audit, in milliseconds. */
 const PROBE_MS = 26_000;
 
@@ -77,7 +83,8 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
     void cluster.mourn();
     await passTime(cluster, DEPLOY_MS - CALM_MS, signal);
     cluster.deploy(DRAIN_MS);
-    await passTime(cluster, SETTLE_MS - DEPLOY_MS, signal);
+    await passTime(cluster, SETTLE_MS - QUIET_MS - DEPLOY_MS, signal);
+    await watchRest(cluster, signal);
     journal.tell("settled", "", {});
     cluster.probe();
     let isAudited = false;
@@ -130,6 +137,22 @@ function takeListeners(): Disposable {
       for (const listener of left) page.removeEventListener(...listener);
     },
   };
+}
+
+/** Counts the messages of each session at rest: heartbeats, and nothing else. */
+async function watchRest(cluster: Cluster, signal: AbortSignal | undefined): Promise<void> {
+  const before = cluster.messagesOfSessions();
+  await passTime(cluster, QUIET_MS, signal);
+  for (const [session, messages] of cluster.messagesOfSessions()) {
+    const count = messages - (before.get(session) ?? messages);
+    if (count <= MAX_AT_REST) continue;
+    cluster.journal.tell("examined", "", {
+      part: "pacing",
+      what: `messages of session ${session} at rest, in ${QUIET_MS} ms`,
+      expected: `at most ${MAX_AT_REST}`,
+      received: `${count}`,
+    });
+  }
 }
 
 /** Lets users come and go, and looks for collections that grow meanwhile. */

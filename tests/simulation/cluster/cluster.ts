@@ -309,6 +309,14 @@ export class Cluster implements LiveCluster {
     );
   }
 
+  /** Counts the messages of each session, both ways, as the nodes tell. */
+  messagesOfSessions(): Map<string, number> {
+    const sessions = this.servers.flatMap(({ server }) => [...server.manager.all()]);
+    return new Map(
+      sessions.map(({ id, stats }) => [id, stats.sentMessages + stats.receivedMessages]),
+    );
+  }
+
   /** Starts nodes whose users come and go, if the plan asks for that. */
   visits(): Visits | undefined {
     if (!this.#settings.has("growth")) return undefined;

@@ -77,7 +77,8 @@ export const trueExpiry: Invariant = examined("expiry", {
 /** Timers end with their sessions. */
 export const timersEnd: Invariant = examined("leaks", {
   name: "timers-end",
-  promise: "No timer outlives its session, and a client that comes back has no more than before.",
+  promise:
+    "No timer, entry or count outlives its session, and a client that comes back has no more.",
   source: "docs/guide/sessions.md; server/server.ts; client/client.ts, Client.close",
 });
 
