@@ -48,6 +48,8 @@ export interface ReceivingSession extends Answerer {
     /** Hands an item to the receiver of its answer. */
     part(part: Extract<Envelope, { kind: "part" }>, size: number): void;
   };
+  /** Sends an envelope. */
+  post(envelope: object): void;
   /** Handles a control envelope. */
   receiveControl(envelope: Control): void;
   /** Reports a failed handler to the application. */
@@ -88,14 +90,12 @@ export class Handling implements MessageAcceptor {
     return this.#running?.values().next().value;
   }
 
-  /** Tells if a request with an id needs a reply. */
-  owes(id: number): boolean {
-    return this.#owed?.has(id) ?? false;
-  }
-
-  /** Registers a request that needs a reply. */
-  owe(id: number, incoming: IncomingMessage): void {
-    (this.#owed ??= new Map()).set(id, incoming);
+  /** Registers a request that needs a reply; false if the id is still in use. */
+  owe(id: number, incoming: IncomingMessage): boolean {
+    const owed = this.#owed ??= new Map();
+    if (owed.has(id)) return false;
+    owed.set(id, incoming);
+    return true;
   }
 
   /** Removes a request that was answered. */
@@ -157,18 +157,9 @@ export class Handling implements MessageAcceptor {
   }
 
   async #checkInTurn(incoming: IncomingMessage, turn: MessageTurn): Promise<Message | undefined> {
-    const isDue = await turn.isDue();
-    const message = isDue ? await this.#check(incoming) : undefined;
+    const message = await turn.isDue() ? await this.#check(incoming) : undefined;
     if (message === undefined) turn.end();
-    if (!isDue) this.#refuseRepeated(incoming);
     return message;
-  }
-
-  /** Answers a request that was handled before: the first answer is lost. */
-  #refuseRepeated({ topic, id }: IncomingMessage): void {
-    if (id === undefined || this.#host.session.isClosed) return;
-    const message = `The request on "${topic}" was handled before, with an answer that is lost`;
-    this.#host.fail(id, { code: "unanswered", message });
   }
 
   /** Creates a message that fits the contract, or that needs no check without a contract. */

@@ -341,10 +341,23 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
 
   /** Accepts a message within the bounds of requests and queue. */
   #receiveMessage(incoming: IncomingMessage, size: number): void {
-    const { topic, id, turn } = incoming;
+    const { topic, id } = incoming;
     this.#receivedMessages++;
-    if (id !== undefined && this.#refuses(id)) return void turn?.skip();
-    if (id !== undefined) this.#handling.owe(id, incoming);
+    const { maxRequests } = this.#settings;
+    const { owedAnswers, leaving } = this.#handling;
+    if (id !== undefined && (owedAnswers >= maxRequests || leaving > maxRequests)) {
+      const message = `${maxRequests} requests wait for answers already`;
+      // The number may be that of an open request, which keeps its place.
+      this.#host.post({ reply: id, error: { code: "too-many", message } });
+      incoming.turn?.skip();
+      // Handlers that go on after a cancel are no fault of the peer, but need a bound as well.
+      if (owedAnswers < maxRequests) return;
+      return this.countInvalid(message);
+    }
+    if (id !== undefined && !this.#handling.owe(id, incoming)) {
+      incoming.turn?.skip();
+      return this.#malformed(`Expected a number that is not in use, received ${id} again`, null);
+    }
     const sink = this.#sinks?.get(topic);
     if (sink !== undefined && id === undefined && !sink.offer(incoming, size)) return;
     // A request stays with this session, even after a handover, because the reply leaves by the
@@ -371,27 +384,6 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
       () => this.#unhandled(topic),
       UNHANDLED_MS,
     );
-  }
-
-  /** Refuses a request beyond the bound, or with a number that is in use. */
-  #refuses(id: number): boolean {
-    const { owedAnswers, leaving } = this.#handling;
-    const { maxRequests } = this.#settings;
-    if (this.#handling.owes(id)) {
-      // Without the number: an answer would stand for the request that is open.
-      this.#malformed(`Expected a number that is not in use, received ${id} again`, null);
-      return true;
-    }
-    if (owedAnswers < maxRequests && leaving <= maxRequests) return false;
-    this.#host.fail(id, {
-      code: "too-many",
-      message: `${maxRequests} requests wait for their answers already`,
-    });
-    // Handlers that go on after a cancel are no fault of the peer, but need a bound as well.
-    if (owedAnswers >= maxRequests) {
-      this.countInvalid(`Expected at most ${maxRequests} requests at once`);
-    }
-    return true;
   }
 
   /**

@@ -51,7 +51,7 @@ export interface MessageTurn {
   /** Ends the turn. Idempotent. */
   end(): void;
   /** Ends the turn as soon as the turn comes, of a message that is refused. */
-  skip(): Promise<void>;
+  skip(): void;
   /**
    * Ends the session if the handler failed with an error after which the next session sends the
    * message again; false for any other error.

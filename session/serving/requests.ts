@@ -303,7 +303,7 @@ export class RequestQueue implements SessionRequests {
   ): Numbered | null | undefined {
     if (seq === undefined || this.#sequences === undefined) return undefined;
     this.#numbers ??= new Numbers(this.#core, this.#sequences);
-    const numbered = this.#numbers.take(seq, size);
+    const numbered = this.#numbers.take(seq, size, id);
     if (typeof numbered === "string") {
       this.#fail(id ?? null, { code: "malformed", message: numbered });
       this.#core.inbound.countInvalid(numbered);

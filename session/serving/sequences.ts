@@ -362,14 +362,14 @@ export class Numbers extends Signal {
   }
 
   /** Takes the next number; returns a text that says why a number is wrong. */
-  take(seq: number, size: number): Numbered | string {
+  take(seq: number, size: number, id: number | undefined): Numbered | string {
     const { client } = this.core;
     if (client === undefined) return 'Expected the first "seq" of a session with its "client"';
     this.#client ??= this.#sequences.open(client, this);
     if (seq <= this.#last) return `Expected "seq" above ${this.#last}, received ${seq}`;
     this.#last = seq;
     this.#waiting.push(seq);
-    return new Numbered(this, { seq, producer: this.#client.key, size });
+    return new Numbered(this, { seq, producer: this.#client.key, size, id });
   }
 
   /**
@@ -431,17 +431,24 @@ export class Numbered implements MessageTurn {
   readonly #numbers: Numbers;
   /** Size in bytes, for the rates of messages. */
   readonly #size: number;
+  readonly #id: number | undefined;
   #endTurn: (() => void) | undefined;
 
   /** Creates a number whose turn has not come. */
   constructor(
     numbers: Numbers,
-    of: { readonly seq: number; readonly producer: string; readonly size: number },
+    of: {
+      readonly seq: number;
+      readonly producer: string;
+      readonly size: number;
+      readonly id: number | undefined;
+    },
   ) {
     this.#numbers = numbers;
     this.seq = of.seq;
     this.producer = of.producer;
     this.#size = of.size;
+    this.#id = of.id;
   }
 
   /** Waits until all earlier numbers were handled. Never rejects. */
@@ -455,7 +462,12 @@ export class Numbered implements MessageTurn {
   async isDue(): Promise<boolean> {
     // A refused message would be lost: the next acknowledged number would cover this one too.
     await this.#numbers.core.inbound.meter?.admit(this.#size);
-    return await this.begin() === "handle";
+    const turn = await this.begin();
+    if (turn === "repeated" && this.#id !== undefined) {
+      const message = "The request was handled before, with an answer that is lost";
+      this.#numbers.core.fail(this.#id, { code: "unanswered", message });
+    }
+    return turn === "handle";
   }
 
   /** Ends the turn after any result of `begin`. Idempotent. */
