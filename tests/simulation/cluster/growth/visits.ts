@@ -35,6 +35,8 @@ export class Visits {
   /** A node that dies behind each visit, and starts anew. */
   readonly #mortal: Node;
   readonly #residents: readonly User[];
+  /** Outcomes at the first visit. */
+  readonly #outcomes = new Map<string, readonly string[]>();
   #count = 0;
 
   /**
@@ -104,10 +106,11 @@ export class Visits {
   }
 
   /** Lets a user subscribe, publish, ask, and read answers, some to the end. */
-  async #use({ name: user, client }: User, visit: string): Promise<void> {
+  async #use({ name: user, machine, client }: User, visit: string): Promise<void> {
     const topics = [`free:${visit}`, KEPT_TOPIC, `room:${visit}`, `denied:${visit}`, `own:${user}`];
     const subscriptions = topics.map((topic) => client.subscribe(topic, { onRecovery() {} }));
-    for (const subscription of subscriptions) void hearAll(subscription, () => {});
+    const got = topics.map(() => 0);
+    for (const [i, items] of subscriptions.entries()) void hearAll(items, () => got[i]!++);
     await Promise.all(subscriptions.map(({ ready }) => outcomeOf(ready)));
     const waits = new Waits();
     const leave = new AbortController();
@@ -127,8 +130,10 @@ export class Visits {
     await this.#audit.pause(ROUND_MS);
     leave.abort();
     for (let n = 0; n < RATE; n++) client.send("back", n);
-    await waits.over();
-    await outcomeOf(client.flushed({ timeoutMs: BACK_MS }));
+    const outcomes = await waits.over();
+    outcomes.push(await outcomeOf(client.flushed({ timeoutMs: BACK_MS })));
+    outcomes.push(`own ${got.at(-1)}`, `denied ${got.at(-2)}`);
+    this.#compare(`calls of ${machine}`, outcomes);
     const isResident = user.startsWith("resident");
     for (const [i, subscription] of subscriptions.entries()) {
       if (isResident || i === 0) await outcomeOf(subscription.unsubscribe());
@@ -142,11 +147,11 @@ export class Visits {
     const audit = this.#audit;
     const [one, other] = this.#nodes;
     const { server } = one;
-    const waits = new Waits();
+    const [waits, asked] = [new Waits(), new Waits()];
     for (const session of [...server.manager.all()]) {
       server.topics.subscribe(session, `pushed:${visit}`);
       server.topics.publish(`free:${visit}`, 1, { except: session });
-      waits.add(session.request("ask", 1, { timeoutMs: ROUND_MS }));
+      asked.add(session.request("ask", 1, { timeoutMs: ROUND_MS }));
     }
     for (const topic of [`free:${visit}`, `nobody:${visit}`, KEPT_TOPIC]) {
       server.publish(topic, 1);
@@ -176,10 +181,18 @@ export class Visits {
       this.#get(one, "/nowhere"),
     );
     await audit.pause(ROUND_MS);
-    await waits.over();
+    await asked.over();
+    this.#compare("calls of the nodes", await waits.over());
     for (const session of server.manager.all()) {
       server.topics.unsubscribe(session, `pushed:${visit}`);
     }
+  }
+
+  /** Compares outcomes with those of the first visit. */
+  #compare(what: string, outcomes: readonly string[]): void {
+    const first = this.#outcomes.get(what) ?? outcomes;
+    this.#outcomes.set(what, first);
+    this.#audit.examine("lives", `${what} at a later visit`, first, outcomes);
   }
 
   /** Reads a response, at most for a while. */
@@ -219,7 +232,8 @@ class Waits {
     this.#all.push(...waits.map(outcomeOf));
   }
 
-  async over(): Promise<void> {
-    await Promise.all(this.#all);
+  /** Waits for all outcomes. */
+  over(): Promise<string[]> {
+    return Promise.all(this.#all);
   }
 }
