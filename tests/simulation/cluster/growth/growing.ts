@@ -12,7 +12,7 @@ const KEPT: readonly RegExp[] = [
   /^Map with (\d+|api):\S+ => \d+$/,
   / => Object { state, records, producers }$/,
   /^Array with Object { (publication, bytes, at|frame, size, topic, )/,
-  /^Array with Array { 0, 1, 2, 3 }$/,
+  /^Array with (Array { 0, 1, 2, 3 }|Broadcast {|SendQueue {)/,
   /^Array with Object { (atMs|offset, atMs|events, atMs|term, uid|index, uid), /,
 ];
 
