@@ -4,6 +4,7 @@ import { internals } from "../../../../session/session.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Audit, Expect } from "./audit.ts";
 import { askInspector, auditInspections, type List, type Traffic } from "./services/inspections.ts";
+import { auditRecordings } from "./services/recordings.ts";
 
 /** Time for a message there and back, in milliseconds. */
 const ROUND_MS = 100;
@@ -17,7 +18,7 @@ const IDLE_MS = 15_500;
  * @param audit The audit.
  */
 export async function auditInspector(audit: Audit): Promise<void> {
-  await Promise.all([auditFollowing(audit), auditInspections(audit)]);
+  await Promise.all([auditFollowing(audit), auditInspections(audit), auditRecordings(audit)]);
 }
 
 /** Follows a session, and stops. */
