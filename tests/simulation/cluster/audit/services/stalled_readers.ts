@@ -30,7 +30,7 @@ const [UNSURE_MS, EVENT_MS] = [1_500, 1_000];
 const [PATH, ID] = ["/streams", "stalled"] as const;
 
 /** Outcome of one look at a body: events, or an end. */
-type Found = "events" | "end" | "given up" | "none in time";
+export type Found = "events" | "end" | "given up" | "none in time";
 
 /** A node, with the readers of its events. */
 interface Crowd {
@@ -140,8 +140,13 @@ function expectPlaces({ audit, node, readers }: Crowd): void {
   audit.examine("services", "readers who were given up", givenUp, limited?.["stalled"] ?? 0);
 }
 
-/** Takes the next events. */
-async function foundBy(events: ReadableStreamDefaultReader<Uint8Array>): Promise<Found> {
+/**
+ * Takes the next events.
+ *
+ * @param events The body.
+ * @returns Events, or the kind of the end.
+ */
+export async function foundBy(events: ReadableStreamDefaultReader<Uint8Array>): Promise<Found> {
   let isDone = false;
   const outcome = await outcomeOf(events.read().then(({ done }) => void (isDone = done)));
   if (outcome.startsWith("TimeoutError")) return "given up";

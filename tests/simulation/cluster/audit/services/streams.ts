@@ -7,6 +7,7 @@ import { ROUND_MS, Service, type ServiceNode } from "../places/service.ts";
 import { type Answer, ask, outcomeOf as answerOf, type Question } from "./backend.ts";
 import { auditBounds } from "./bounds.ts";
 import { auditForest } from "./forest.ts";
+import { auditQuietReaders } from "./quiet_readers.ts";
 import { auditReaderPlaces } from "./reader_places.ts";
 import { auditStalledReaders } from "./stalled_readers.ts";
 
@@ -62,7 +63,14 @@ interface Reading {
  * @param audit The audit.
  */
 export async function auditStates(audit: Audit): Promise<void> {
-  const parts = [auditStream, auditForest, auditBounds, auditReaderPlaces, auditStalledReaders];
+  const parts = [
+    auditStream,
+    auditForest,
+    auditBounds,
+    auditReaderPlaces,
+    auditQuietReaders,
+    auditStalledReaders,
+  ];
   await Promise.all(parts.map((part) => part(audit)));
 }
 
