@@ -14,6 +14,7 @@ import { auditLoops } from "./loops.ts";
 import { auditLostTails } from "./lost_tails.ts";
 import { auditPublications } from "./publications.ts";
 import { auditReaders } from "./readers.ts";
+import { auditRefusedReaders } from "./refused_readers.ts";
 import { auditSilences } from "./silences.ts";
 import { StatusReader } from "./status_reader.ts";
 import { auditUpgrades } from "./upgrades.ts";
@@ -105,6 +106,7 @@ export async function auditComebacks(audit: Audit): Promise<void> {
     auditDelays(audit),
     auditPublications(audit),
     auditReaders(audit),
+    auditRefusedReaders(audit),
     auditSilences(audit),
     auditLoops(audit),
     auditUpgrades(audit),
