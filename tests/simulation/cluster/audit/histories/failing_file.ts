@@ -1,4 +1,4 @@
-/** A file on a disk that fails within transactions, beside a model of each history in the file. */
+/** A file on a disk that fails within transactions, beside models of all histories and logs in the file. */
 import type {
   Broker,
   BrokerSubscription,
@@ -10,6 +10,7 @@ import { SimulatedDisk } from "../../../../../testing/simulation/sqlite/disk.ts"
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
+import { FailingLogs } from "../logs/failing_logs.ts";
 import { type Acknowledged, HistoryModel } from "./history_model.ts";
 
 /** Rounds of appends, and topics of the file. */
@@ -18,8 +19,11 @@ const [ROUNDS, TOPICS] = [9, 4];
 /** Most topics of a small file. */
 const FEW_TOPICS = 2;
 
-/** Most appends of one round. */
-const MAX_APPENDS = 5;
+/** Most appends of one round, and the share of these beside which a log changes. */
+const [MAX_APPENDS, LOGS_SHARE] = [5, 0.7];
+
+/** Changes of logs behind a round, one after the other. */
+const LOG_CALLS = 3;
 
 /** Share of rounds in which the disk fails, and of files with few topics. */
 const [FAILED_SHARE, FEW_SHARE] = [0.6, 0.3];
@@ -94,6 +98,9 @@ class FailingFile {
   readonly #rows = new Map<string, number>();
   /** All positions so far: none stands for two publications. */
   readonly #places = new Set<string>();
+  readonly #logs: FailingLogs;
+  /** Chance of changes of logs. */
+  readonly #logChance: () => number;
   #count = 0;
 
   constructor(audit: Audit, open: NonNullable<Audit["engine"]["openFile"]>) {
@@ -111,6 +118,10 @@ class FailingFile {
       maxWaiting: oneOf(chance, MAX_WAITING),
       maxWaitingBytes: oneOf(chance, MAX_WAITING_BYTES),
     };
+    this.#logChance = audit.chanceOf("changes of logs");
+    this.#logs = new FailingLogs(audit, (what, expected, received) => {
+      audit.examine("durable", `a file on a failing disk: ${what}`, expected, received);
+    });
     this.#topics = Array.from({ length: TOPICS }, (_, i): Topic => ({
       name: `t${i}`,
       model: new HistoryModel(this.#bounds),
@@ -131,6 +142,7 @@ class FailingFile {
       if (this.#random() < FAILED_SHARE) this.#failDisk();
       await this.#append(broker);
       this.#disk.heal();
+      await this.#logs.callAll(broker, LOG_CALLS);
       if (this.#random() < 0.4) await this.#appendOne(broker);
       await this.#compare(broker);
       if (round === ROUNDS >> 1 && this.#random() < 0.5) await this.#copy(broker);
@@ -152,6 +164,7 @@ class FailingFile {
     }
     broker = this.#openFile(PATH);
     await this.#compare(broker);
+    await this.#logs.callAll(broker, LOG_CALLS);
     await this.#appendOne(broker);
     await this.#compare(broker);
     await broker.close();
@@ -202,23 +215,26 @@ class FailingFile {
     await topic.subscription.ready;
   }
 
-  /** Appends some publications, and changes a row, at once or one shortly behind the other. */
+  /** Appends some publications, and changes rows and logs, at once or one shortly behind the other. */
   async #append(broker: Broker): Promise<void> {
     const isApart = this.#random() < 0.4;
     const calls: { readonly topic: Topic; readonly number: number | undefined }[] = [];
     const outcomes: Promise<AppendOutcome>[] = [];
     const rows: Promise<void>[] = [];
+    const logs: ReturnType<FailingLogs["call"]>[] = [];
     for (let left = 1 + this.#draw(MAX_APPENDS); left > 0; left--) {
       const topic = oneOf(this.#random, this.#topics);
       const number = this.#keyOf(topic);
       calls.push({ topic, number });
       outcomes.push(this.#call(broker, topic, number));
       if (this.#random() < 0.2) rows.push(this.#advance(broker));
+      if (this.#logChance() < LOGS_SHARE) logs.push(this.#logs.call(broker));
       if (isApart) await this.#audit.pause(GAP_MS * this.#random());
     }
     const settled = await Promise.all(outcomes);
     for (const [i, outcome] of settled.entries()) this.#note(calls[i]!, outcome);
     await Promise.all(rows);
+    for (const made of await Promise.all(logs)) this.#logs.note(made);
     this.#examineStatus(broker);
   }
 
@@ -332,6 +348,7 @@ class FailingFile {
       this.#expect(`number of ${key}`, number, await broker.store!.newest(key));
     }
     this.#rows.clear();
+    await this.#logs.compare(broker);
   }
 
   async #compareHeard({ name, subscription, model, from, heard }: Topic): Promise<void> {
