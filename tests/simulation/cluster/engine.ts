@@ -2,6 +2,10 @@
 import type { Broker } from "../../../pubsub/broker.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
+import type {
+  SimulatedRedis,
+  SimulatedRedisOptions,
+} from "../../../testing/simulation/redis/redis.ts";
 import type { SimulatedSqlite } from "../../../testing/simulation/sqlite/broker.ts";
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Journal } from "./journal.ts";
@@ -12,6 +16,19 @@ export interface EngineFault {
   readonly text: string;
   /** Ends the fault; absent for one that is over at once. */
   readonly heal?: () => void;
+}
+
+/** Servers of Redis beside those of a cluster. */
+export interface RedisServers {
+  /** The servers. */
+  readonly redis: SimulatedRedis;
+  /**
+   * Makes a broker of a machine, for one life of the machine.
+   *
+   * @param host The machine.
+   * @returns The broker.
+   */
+  broker(host: Host): Broker;
 }
 
 /** The engine of a cluster. */
@@ -46,6 +63,8 @@ export interface ClusterEngine extends Disposable {
   onRestart?: () => void;
   /** Opens a file on the disk of another machine; absent for an engine without files. */
   readonly openFile?: SimulatedSqlite["open"];
+  /** Starts servers of Redis on other machines; absent for another engine. */
+  readonly startRedis?: (hosts: SimulatedRedisOptions["hosts"]) => Promise<RedisServers>;
   /** Closes an engine that has files. */
   close?(): Promise<void>;
 }

@@ -42,15 +42,23 @@ export class RedisEngine implements ClusterEngine {
   };
   /** True: each script runs alone. */
   readonly hasExactRows = true;
+  /** Starts servers on other machines. */
+  readonly startRedis: NonNullable<ClusterEngine["startRedis"]>;
   readonly #redis: SimulatedRedis;
   readonly #onLost: (why: string) => void;
   readonly #onEnded: () => void;
 
   private constructor(
     redis: SimulatedRedis,
+    { simulation, network }: EngineParts,
     onLost: (why: string) => void,
     onEnded: () => void,
   ) {
+    this.startRedis = async (hosts) => {
+      // The interpreter of scripts is there already, so that no real time passes.
+      const redis = await SimulatedRedis.create({ simulation, network, hosts });
+      return { redis, broker: (host) => brokerOf(redis, host) };
+    };
     this.#redis = redis;
     this.#onLost = onLost;
     this.#onEnded = onEnded;
@@ -62,7 +70,8 @@ export class RedisEngine implements ClusterEngine {
    * @param parts Parts of the cluster.
    * @returns The engine.
    */
-  static async start({ simulation, network, journal }: EngineParts): Promise<RedisEngine> {
+  static async start(parts: EngineParts): Promise<RedisEngine> {
+    const { simulation, network, journal } = parts;
     const random = simulation.chanceOf("redis");
     const persistence = oneOf(random, PERSISTENCE);
     const primary = simulation.host("redis0");
@@ -76,12 +85,12 @@ export class RedisEngine implements ClusterEngine {
       onLost: ({ why }) => onLost(why),
     });
     const onEnded = () => journal.tell("engineEnded", primary.name, {});
-    return new RedisEngine(redis, onLost, onEnded);
+    return new RedisEngine(redis, parts, onLost, onEnded);
   }
 
   /** Makes the broker of a node, for one life of the host. */
   broker(host: Host): Broker {
-    return new RedisBroker({ client: this.#redis.client(host) }, { runtime: host.runtime });
+    return brokerOf(this.#redis, host);
   }
 
   /** Makes the brokers of other nodes, with names of their own. */
@@ -189,4 +198,8 @@ export class RedisEngine implements ClusterEngine {
     this.#redis.primary.dropClients();
     return { text: "Redis drops all clients" };
   }
+}
+
+function brokerOf(redis: SimulatedRedis, host: Host): Broker {
+  return new RedisBroker({ client: redis.client(host) }, { runtime: host.runtime });
 }

@@ -33,6 +33,7 @@ import { auditCalls } from "./logs/calls.ts";
 import { auditOverdue } from "./logs/overdue.ts";
 import { auditFollowers } from "./logs/followers.ts";
 import { auditLaggards } from "./logs/laggards.ts";
+import { auditLostRecords } from "./logs/lost_records.ts";
 import { auditTakeovers } from "./logs/takeovers.ts";
 import { auditWriters } from "./logs/writers.ts";
 import { auditOptions } from "./options.ts";
@@ -130,7 +131,10 @@ const OWN = {
 
 /** Parts on the nodes or on their engine, which these share, in clusters of one release. */
 const SHARED = {
-  calls: (audit) => auditOverdue(audit).then(() => auditCalls(audit)),
+  calls: (audit) => {
+    const onEngine = auditOverdue(audit).then(() => auditCalls(audit));
+    return Promise.all([onEngine, auditLostRecords(audit)]).then(() => {});
+  },
   carriers: auditCarriers,
   claims: auditClaims,
   closings: auditClosings,
