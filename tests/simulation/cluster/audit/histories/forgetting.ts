@@ -1,4 +1,5 @@
 /** Histories beyond the most topics: one topic after the other is forgotten, and published on again. */
+import { BrokerError } from "../../../../../errors.ts";
 import type {
   Appended,
   Broker,
@@ -28,6 +29,9 @@ const [BRIEFS, LARGE] = [0.2, 0.3] as const;
 /** Time behind which brief publications expired and a later sweep of a file is over, in milliseconds. */
 const SWEPT_MS = 6_500;
 
+/** Share of publications into a file whose disk fails, most operations before, and failures in a row. */
+const [FAILS, MAX_BEFORE, MAX_FAILURES] = [0.2, 6, 3] as const;
+
 /** Share of rounds behind which publications expire, and of files that another process opens then. */
 const [EXPIRES, REOPENS] = [0.7, 0.2] as const;
 
@@ -46,6 +50,8 @@ interface Subject {
   unfollow(topic: string): Promise<void>;
   /** Number of topics that were forgotten with publications, as of the last sweep. */
   readonly forgotten: number;
+  /** Lets the disk fail, perhaps within the next transaction, until the end of the fault. */
+  fail?(random: () => number): Disposable;
   /** Ends the process, which has no listeners, and begins another one. */
   reopen?(): Promise<void>;
   close(): Promise<void>;
@@ -69,7 +75,7 @@ export async function auditForgetting(audit: Audit): Promise<void> {
     const inFile = max();
     const disk = new SimulatedDisk(audit.simulation, audit.host("forgetting-file"));
     const open = () => openFile(disk, "forgetting.db", { maxTopics: inFile });
-    scenes.push(new Scene(audit, inFile, fileSubject(open)));
+    scenes.push(new Scene(audit, inFile, fileSubject(disk, open)));
   }
   await Promise.all(scenes.map((scene) => scene.run()));
 }
@@ -107,7 +113,7 @@ function memorySubject(audit: Audit, maxTopics: number): Subject {
 }
 
 /** Histories in a file. */
-function fileSubject(open: () => Broker): Subject {
+function fileSubject(disk: SimulatedDisk, open: () => Broker): Subject {
   let broker = open();
   let before = 0;
   const subscriptions = new Map<string, BrokerSubscription>();
@@ -134,6 +140,15 @@ function fileSubject(open: () => Broker): Subject {
     get forgotten() {
       return before + broker.stats.forgotten!;
     },
+    fail: (random) => {
+      disk.fail({
+        kind: "error",
+        operation: random() < 0.7 ? "write" : "sync",
+        after: Math.floor(MAX_BEFORE * random()),
+        times: 1 + Math.floor(MAX_FAILURES * random()),
+      });
+      return { [Symbol.dispose]: () => disk.heal() };
+    },
     reopen: async () => {
       before += broker.stats.forgotten!;
       subscriptions.clear();
@@ -157,6 +172,8 @@ class Scene {
   readonly #sent = new Map<string, string[]>();
   #epoch: string | undefined;
   #count = 0;
+  /** Number of publications that failed. */
+  #failures = 0;
 
   constructor(audit: Audit, maxTopics: number, subject: Subject) {
     this.#audit = audit;
@@ -179,11 +196,18 @@ class Scene {
       await this.#audit.pause(SWEPT_MS);
       this.#model.sweep();
       await this.#compareAll();
-      const { forgotten } = this.#subject;
-      this.#expect("topics forgotten with publications", this.#model.forgotten, forgotten);
+      this.#compareForgotten();
       if (random() < REOPENS) await this.#reopen();
     }
     await this.#subject.close();
+  }
+
+  #compareForgotten(): void {
+    const [expected, received] = [this.#model.forgotten, this.#subject.forgotten];
+    // The broker counts what a failed transaction was about to forget: never fewer, then.
+    const isFewer = received < expected;
+    if (this.#failures > 0) return this.#expect("too few forgotten topics", false, isFewer);
+    this.#expect("topics forgotten with publications", expected, received);
   }
 
   async #reopen(): Promise<void> {
@@ -221,7 +245,10 @@ class Scene {
     const isLarge = topic === BRIEF && random() < LARGE;
     const payload = `${number}${isLarge ? "x".repeat(BOUNDS[topic]!.bytes) : ""}`;
     const key = hasKey ? { producer: "p", number } : undefined;
-    const { position } = await this.#subject.append({ topic, payload }, key);
+    const appended = await this.#tryAppend({ topic, payload }, key);
+    // A failed transaction forgets no topic, and moves no offset.
+    if (appended === undefined) return;
+    const { position } = appended;
     const expected = this.#model.append(topic, { text: `${number}`, isLarge, key: key?.number });
     const what = `offset of ${number} on ${topic}`;
     this.#expect(what, expected ?? "none", position?.offset ?? "none");
@@ -229,6 +256,23 @@ class Scene {
     this.#sent.get(topic)?.push(`${number} at ${expected} behind ${expected - 1}`);
     this.#epoch ??= position?.epoch;
     this.#expect(`epoch of ${topic}`, this.#epoch, position?.epoch);
+  }
+
+  /** Appends, at times on a disk that fails; `undefined` for a failure. */
+  async #tryAppend(
+    publication: Publication,
+    key: PublicationKey | undefined,
+  ): Promise<Appended | undefined> {
+    const { fail } = this.#subject;
+    if (fail === undefined || this.#random() >= FAILS) {
+      return await this.#subject.append(publication, key);
+    }
+    using _fault = fail(this.#random);
+    return await this.#subject.append(publication, key).catch((error) => {
+      if (!(error instanceof BrokerError)) throw error;
+      this.#failures++;
+      return undefined;
+    });
   }
 
   /** Compares a read of one topic. */
