@@ -31,6 +31,16 @@ export interface RedisServers {
   broker(host: Host): Broker;
 }
 
+/** Bounds of the operations of a broker that wait; those of the library by default. */
+export interface WaitingBounds {
+  /** Most operations. */
+  readonly maxWaiting?: number;
+  /** Most bytes of all together. */
+  readonly maxWaitingBytes?: number;
+  /** Longest wait of a publication, in milliseconds. */
+  readonly giveUpMs?: number;
+}
+
 /** The engine of a cluster. */
 export interface ClusterEngine extends Disposable {
   /**
@@ -42,9 +52,10 @@ export interface ClusterEngine extends Disposable {
    * Makes the broker of a node.
    *
    * @param host The host of the node, in the present life.
+   * @param bounds See {@linkcode WaitingBounds}; ignored by engines that nodes reach without a network.
    * @returns The broker; `undefined` for nodes on their own.
    */
-  broker(host: Host): Broker | undefined;
+  broker(host: Host, bounds?: WaitingBounds): Broker | undefined;
   /**
    * Makes the brokers of other nodes, which do not meet those of the cluster; absent without an
    * engine.

@@ -6,7 +6,7 @@ import type { Host } from "../../../testing/simulation/host.ts";
 import { simulatedNatsConnect } from "../../../testing/simulation/nats/client.ts";
 import { SimulatedNats } from "../../../testing/simulation/nats/engine.ts";
 import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
-import type { ClusterEngine, EngineFault, EngineParts } from "./engine.ts";
+import type { ClusterEngine, EngineFault, EngineParts, WaitingBounds } from "./engine.ts";
 
 /** Longest time over which a server that is about to stop disconnects clients, in milliseconds. */
 const LAME_MS = 5_000;
@@ -53,8 +53,8 @@ export class NatsEngine implements ClusterEngine {
   }
 
   /** Makes the broker of a node, for one life of the host. */
-  broker(host: Host): Broker {
-    return this.#brokerOf(host);
+  broker(host: Host, bounds: WaitingBounds = {}): Broker {
+    return this.#brokerOf(host, bounds);
   }
 
   /** Makes the brokers of other nodes, with names of their own. */
@@ -80,7 +80,7 @@ export class NatsEngine implements ClusterEngine {
     this.#globals[Symbol.dispose]();
   }
 
-  #brokerOf(host: Host, options: { readonly prefix?: string } = {}): Broker {
+  #brokerOf(host: Host, options: WaitingBounds & { readonly prefix?: string } = {}): Broker {
     const { hosts, servers } = this.#nats;
     const connect = simulatedNatsConnect(this.#network, host, hosts);
     const source = { servers, ignoreClusterUpdates: true, connect };

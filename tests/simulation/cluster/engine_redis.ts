@@ -4,7 +4,7 @@ import { RedisBroker } from "../../../pubsub/redis/mod.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import { SimulatedRedis } from "../../../testing/simulation/redis/redis.ts";
 import { oneOf } from "./chance.ts";
-import type { ClusterEngine, EngineFault, EngineParts } from "./engine.ts";
+import type { ClusterEngine, EngineFault, EngineParts, WaitingBounds } from "./engine.ts";
 
 /** Ways in which the servers of a run keep writes. */
 const PERSISTENCE = ["none", "snapshot", "everysec", "always"] as const;
@@ -89,8 +89,8 @@ export class RedisEngine implements ClusterEngine {
   }
 
   /** Makes the broker of a node, for one life of the host. */
-  broker(host: Host): Broker {
-    return brokerOf(this.#redis, host);
+  broker(host: Host, bounds: WaitingBounds = {}): Broker {
+    return brokerOf(this.#redis, host, bounds);
   }
 
   /** Makes the brokers of other nodes, with names of their own. */
@@ -200,6 +200,6 @@ export class RedisEngine implements ClusterEngine {
   }
 }
 
-function brokerOf(redis: SimulatedRedis, host: Host): Broker {
-  return new RedisBroker({ client: redis.client(host) }, { runtime: host.runtime });
+function brokerOf(redis: SimulatedRedis, host: Host, bounds: WaitingBounds = {}): Broker {
+  return new RedisBroker({ client: redis.client(host) }, { runtime: host.runtime, ...bounds });
 }

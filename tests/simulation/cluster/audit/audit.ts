@@ -8,7 +8,7 @@ import type { Server } from "../../../../server.ts";
 import type { Session } from "../../../../session/session.ts";
 import type { Broker } from "../../../../pubsub/broker.ts";
 import { NodePorts } from "../node_ports.ts";
-import type { ClusterEngine } from "../engine.ts";
+import type { ClusterEngine, WaitingBounds } from "../engine.ts";
 import { Examination, type ExaminationParts, type ServerHosts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 
@@ -125,11 +125,12 @@ export class Audit extends Examination {
    * Makes a broker of a machine, for one life of the machine.
    *
    * @param host The machine.
+   * @param bounds See {@linkcode WaitingBounds}.
    * @returns The broker, on the engine of the cluster.
    * @throws {TypeError} If the nodes of the cluster have no engine.
    */
-  broker(host: Host): Broker {
-    const broker = this.engine.broker(host);
+  broker(host: Host, bounds: WaitingBounds = {}): Broker {
+    const broker = this.engine.broker(host, bounds);
     if (broker === undefined) throw new TypeError("Cannot make a broker: the nodes have no engine");
     return broker;
   }

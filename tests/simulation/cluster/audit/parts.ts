@@ -23,6 +23,7 @@ import { auditRestarts } from "./histories/restarts.ts";
 import { auditReturns } from "./histories/returns.ts";
 import { auditSweeps } from "./histories/sweeps.ts";
 import { auditTails } from "./histories/tails.ts";
+import { auditWaitingRoom } from "./histories/waiting_room.ts";
 import { auditHistory, auditLong } from "./history.ts";
 import { auditHoles } from "./holes.ts";
 import { auditInspector } from "./inspector.ts";
@@ -137,7 +138,7 @@ const SHARED = {
   },
   carriers: auditCarriers,
   claims: auditClaims,
-  closings: auditClosings,
+  closings: (audit) => Promise.all([auditClosings(audit), auditWaitingRoom(audit)]).then(() => {}),
   drains: auditDrains,
   durable: auditStreams,
   "engine-history": auditEngineHistory,
