@@ -100,6 +100,8 @@ export class Histories {
   #used = 0;
   #isStale = false;
   #forgotten = 0;
+  /** Topics with publications that the transaction under way forgets. */
+  #lost = 0;
   readonly #find: Statement;
   readonly #create: Statement;
   readonly #update: Statement;
@@ -249,6 +251,8 @@ export class Histories {
     this.#gone = [];
     for (const [topic, head] of this.#forgetting) this.#followed.set(topic, head);
     this.#forgetting = [];
+    this.#forgotten += this.#lost;
+    this.#lost = 0;
     this.#open.clear();
     return changed;
   }
@@ -257,6 +261,7 @@ export class Histories {
   rolledBack(): void {
     this.#gone = [];
     this.#forgetting = [];
+    this.#lost = 0;
     this.#open.clear();
     this.#isStale = true;
   }
@@ -343,7 +348,7 @@ export class Histories {
     this.#note.run(id);
     this.#gone.push(id);
     this.#count--;
-    if (oldest <= head) this.#forgotten++;
+    if (oldest <= head) this.#lost++;
     if (this.#followed.has(topic)) this.#forgetting.push([topic, head]);
     if (head <= this.#floor) return;
     this.#floor = head;
