@@ -4,6 +4,7 @@ import type { Client } from "../../../../../client/client.ts";
 import { oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
+import { auditLostAnswers } from "./lost_answers.ts";
 import { connectTo, KEPT, Mover, NOTE, ROOMS, TALK, TOPICS } from "./mover.ts";
 import { GUESTS, LivesNodes } from "./nodes.ts";
 import { auditNumbers } from "./numbers.ts";
@@ -74,7 +75,12 @@ const STRAY_MS = 60;
  * @param audit The audit.
  */
 export async function auditLives(audit: Audit): Promise<void> {
-  await Promise.all([liveOn(audit), auditNumbers(audit), auditTurns(audit)]);
+  await Promise.all([
+    liveOn(audit),
+    auditNumbers(audit),
+    auditTurns(audit),
+    auditLostAnswers(audit),
+  ]);
 }
 
 /** Examines the clients and the nodes after each round of calls. */
