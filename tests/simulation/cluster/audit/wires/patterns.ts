@@ -9,6 +9,9 @@ import { oneOf, shuffled } from "../../chance.ts";
 /** Time for messages there and back, in milliseconds. */
 const ROUND_MS = 100;
 
+/** Longest time until the last messages are handled, in milliseconds: over HTTP these may wait for a post. */
+const LAST_MS = 500;
+
 /** Messages of one run. */
 const MESSAGES = 8;
 
@@ -134,6 +137,8 @@ export async function auditPatterns(audit: Audit): Promise<void> {
       if (random() < 0.5) await audit.pause(ROUND_MS);
     }
   }
+  const isThrough = () => seen.length >= wanted.length && refused.length >= refusals;
+  await audit.until(isThrough, LAST_MS);
   await audit.pause(ROUND_MS);
   expect(`handled messages over ${transport}`, wanted, seen);
   expect(`failures of schemas over ${transport}`, failed, failures.length);
