@@ -122,6 +122,8 @@ export class Ledger {
   readonly #byPayload = new Map<string, Sent>();
   readonly #heads: Head[] = [];
   readonly #troubles: Trouble[] = [];
+  /** Ends of times in which the engine refused all requests. */
+  readonly #refusedUntilMs: number[] = [];
   readonly #terms: LedgerTerms;
 
   /**
@@ -209,6 +211,15 @@ export class Ledger {
    */
   disturb(trouble: Trouble): void {
     this.#troubles.push(trouble);
+  }
+
+  /**
+   * Notes a time in which the engine refuses all requests.
+   *
+   * @param untilMs The end: requests that come later are kept.
+   */
+  refuse(untilMs: number): void {
+    this.#refusedUntilMs.push(untilMs);
   }
 
   /**
@@ -382,16 +393,27 @@ export class Ledger {
     );
   }
 
-  /** Tells whether a request may have been lost, and a later one of the same topic was kept. */
-  #isOvertaken({ by, topic, number, atMs, settled }: Sent): boolean {
-    return this.#troubles.some(({ fromMs, toMs, loses }) => {
-      if (loses === undefined || atMs > toMs || settled!.atMs < fromMs) return false;
+  /** Tells whether a request may have been lost or refused, and a later one of the topic was kept. */
+  #isOvertaken(sent: Sent): boolean {
+    const { atMs } = sent;
+    const settledMs = sent.settled!.atMs;
+    const isLost = this.#troubles.some(({ fromMs, toMs, loses }) => {
+      if (loses === undefined || atMs > toMs || settledMs < fromMs) return false;
       // Without any answer, later publications wait from some age of the oldest on.
-      const withinMs = loses === "all requests" ? QUIET_MS : Infinity;
-      return this.sent.slice(number + 1).some((later) =>
-        later.by === by && later.topic === topic && later.atMs <= atMs + withinMs && isStored(later)
-      );
+      return this.#isKeptBehind(sent, loses === "all requests" ? atMs + QUIET_MS : Infinity);
     });
+    // At the end of refusals, later ones are on the way already: nothing is given up before.
+    return isLost ||
+      this.#refusedUntilMs.some((untilMs) =>
+        atMs <= untilMs && settledMs > untilMs && this.#isKeptBehind(sent, untilMs + AROUND_MS)
+      );
+  }
+
+  /** Tells whether a later append of the broker to the topic, made up to a time, was kept. */
+  #isKeptBehind({ by, topic, number }: Sent, untilMs: number): boolean {
+    return this.sent.slice(number + 1).some((later) =>
+      later.by === by && later.topic === topic && later.atMs <= untilMs && isStored(later)
+    );
   }
 
   /**

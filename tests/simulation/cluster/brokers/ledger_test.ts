@@ -196,3 +196,21 @@ Deno.test("Ledger complains about an append that was given up behind a later one
     assertEquals(broken(), isWrong ? { [rule]: text } : {});
   }
 });
+
+Deno.test("Ledger lets an append be overtaken at the end of refusals alone", () => {
+  const cases = [
+    { atMs: 480, untilMs: 600, laterMs: 520, isWrong: false },
+    { atMs: 480, untilMs: 600, laterMs: 580, isWrong: true },
+    { atMs: 100, untilMs: 200, laterMs: 480, isWrong: true },
+    { atMs: 510, untilMs: 600, laterMs: 520, isWrong: true },
+  ];
+  for (const { atMs, untilMs, laterMs, isWrong } of cases) {
+    const { ledger, send, broken } = open({ giveUpMs: 4_000 });
+    ledger.refuse(500);
+    send("kept", { atMs }).settled = { atMs: untilMs, error: new Error("no") };
+    send("kept", { atMs: laterMs }).settled = { atMs: laterMs + 20, position: at(1) };
+    const rule = "appends without an outcome, or refused";
+    const text = `publication 0 failed after ${untilMs - atMs} ms: Error: no`;
+    assertEquals(broken(), isWrong ? { [rule]: text } : {});
+  }
+});

@@ -24,6 +24,8 @@ export interface Hiccup {
   readonly begin: () => void;
   /** Requests that may be lost while the connections last; none by default. */
   readonly loses?: "all requests" | "some requests";
+  /** True if requests are refused up to the end, and those right behind are kept. */
+  readonly refuses?: boolean;
   /** True if only the part of the engine that keeps publications fails, and no connection breaks. */
   readonly keepsConnections?: boolean;
 }

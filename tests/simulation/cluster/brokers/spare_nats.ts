@@ -21,6 +21,9 @@ const TROUBLE_MS = [300, 1_300, 3_000, 6_500] as const;
 /** Troubles that lose requests. */
 const REQUESTS: ReadonlySet<JetStreamTrouble> = new Set(["lost requests", "lost messages"]);
 
+/** Troubles in which requests are answered with status 503. */
+const REFUSALS: ReadonlySet<JetStreamTrouble> = new Set(["no responders", "no leader"]);
+
 /**
  * Troubles that meet clients as they come back, of which two are drawn, and times of these, in
  * milliseconds: the streams of a broker do not open at first.
@@ -61,6 +64,7 @@ export function startSpareNats({ simulation, network, random, number }: SparePar
       lastsMs,
       keepsConnections: true,
       ...(REQUESTS.has(trouble) && { loses: all || "some requests" as const }),
+      refuses: REFUSALS.has(trouble),
       begin: () => nats.disturb(trouble, lastsMs, { requests: share, answers: share }),
     };
     return [`has ${trouble} (${share}) for ${lastsMs} ms`, hiccup] as const;
@@ -71,7 +75,8 @@ export function startSpareNats({ simulation, network, random, number }: SparePar
       nats.disturb(trouble, lastsMs);
       nats.disconnectClients(host);
     };
-    return [`drops clients, and has ${trouble} for ${lastsMs} ms`, { lastsMs, begin }] as const;
+    const hiccup = { lastsMs, begin, refuses: REFUSALS.has(trouble) };
+    return [`drops clients, and has ${trouble} for ${lastsMs} ms`, hiccup] as const;
   });
   const disturbShortly = (left: number) => {
     if (left === 0) return;

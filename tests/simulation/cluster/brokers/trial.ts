@@ -253,7 +253,8 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /** Notes a fault of the engine that begins now. */
-  hasHiccup({ lastsMs, loses, keepsConnections = false }: Hiccup): void {
+  hasHiccup({ lastsMs, loses, refuses = false, keepsConnections = false }: Hiccup): void {
+    if (refuses) this.#ledger.refuse(this.nowMs + lastsMs);
     if (!keepsConnections) return;
     this.#ledger.disturb({ fromMs: this.nowMs, toMs: this.nowMs + lastsMs, loses });
   }
