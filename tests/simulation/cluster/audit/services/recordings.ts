@@ -11,7 +11,7 @@ import type { List, Traffic } from "./inspections.ts";
 const [SESSIONS, MOST] = [11, 8] as const;
 
 /** Steps of a run, and the time in which these begin, in milliseconds. */
-const [STEPS, RUN_MS] = [40, 40_000] as const;
+const [STEPS, RUN_MS] = [30, 28_000] as const;
 
 /** Time behind the last question in which a recording is there, and from which on it is over, in milliseconds. */
 const [KEPT_MS, OVER_MS] = [9_900, 15_100] as const;
