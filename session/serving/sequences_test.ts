@@ -899,17 +899,18 @@ Deno.test("Session acknowledges numbers of requests that were refused, and those
 Deno.test("Session answers a repeated request that was handled before, and goes on", async () => {
   const seen: unknown[] = [];
   const { services } = node(new Engine().node("a"), () => {});
-  const settings = {
-    services: services!,
-    onMessage: ({ data, reply }: { data: unknown; reply?: (data: unknown) => void }) => {
-      seen.push(data);
-      reply?.("ok");
-    },
-  };
-  await using first = serverByHand(settings as never);
+  const open = () =>
+    serverByHand({
+      services: services!,
+      onMessage: (message) => {
+        seen.push(message.data);
+        if (message.isRequest) message.reply("ok");
+      },
+    });
+  await using first = open();
   first.peer.say({ topic: "ask", data: 1, id: 1, seq: 1, client: "c" });
   await turns(20);
-  await using next = serverByHand(settings as never);
+  await using next = open();
   next.peer.say({ topic: "ask", data: 1, id: 1, seq: 1, client: "c" });
   next.peer.say({ topic: "note", data: 2, seq: 2 });
   await turns(40);
