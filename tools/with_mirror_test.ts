@@ -19,8 +19,8 @@ Deno.test("withMirror() gives a command the package of this checkout, and return
     const meta = await fetch(Deno.env.get("JSR_URL") + "@skein/skein/meta.json");
     console.log((await meta.json()).latest);
     Deno.exit(7);`;
-  const { code, stdout } = await run(Deno.execPath(), "eval", script);
-  assertEquals([code, stdout], [7, version]);
+  const { code, stdout, stderr } = await run(Deno.execPath(), "eval", script);
+  assertEquals([code, stdout], [7, version], stderr);
 });
 
 Deno.test("withMirror() tells the usage without a command", async () => {
