@@ -25,7 +25,7 @@ export interface Change {
  */
 export class Heap implements Disposable {
   readonly #session = new inspector.Session();
-  readonly #key = `heap-${crypto.randomUUID()}`;
+  readonly #key = "skein-simulation-heap";
   /** Fields by number of the object; made behind the first look, which would count this map, too. */
   #fields: Map<number, ReadonlyMap<string, number>> | undefined;
 
