@@ -3,7 +3,8 @@ import type { Change } from "./heap.ts";
 
 /**
  * Collections with a bound beyond the size after some visits, by the newest entry: users and the last
- * moment of each, failures of handlers, rows of a store in memory, and traces of the simulation.
+ * moment of each, failures of handlers, rows of a store in memory, facts of durable streams, secrets of
+ * connections over HTTP, and traces of the simulation.
  */
 const KEPT: readonly RegExp[] = [
   / => \d{13}$/,
@@ -12,7 +13,9 @@ const KEPT: readonly RegExp[] = [
   /^Map with (\d+|api):\S+ => \d+$/,
   / => Object { state, records, producers }$/,
   /^Array with Object { (publication, bytes, at|frame, size, topic, )/,
-  /^Array with (Array { 0, 1, 2, 3 }|Broadcast {|SendQueue {)/,
+  / => Object { identity, contentType }$/,
+  /^Map with [\da-f-]{36}\.[\da-f-]{36} => [\w-]{22}$/,
+  /^Array with (Array { 0, 1, 2, 3 }|Broadcast {|SendQueue {|Object { cost, deliver }$)/,
   /^Array with Object { (atMs|offset, atMs|events, atMs|term, uid|index, uid), /,
 ];
 

@@ -166,7 +166,9 @@ function see(this: readonly object[], key: string, most: number): unknown {
       let isOwn = sources.get(constructor);
       if (isOwn === undefined) {
         isOwn = typeof constructor === "function" &&
-          /^class (?!extends Zod)/.test(Function.prototype.toString.call(constructor));
+          /^class (?!extends Zod)/.test(Function.prototype.toString.call(constructor)) &&
+          // Many objects of the runtime, without a number that could show a leak.
+          !/^(Abort|DOMEx|Deferred|Headers|Immediate|Readable|URL|Writable)/.test(constructor.name);
         sources.set(constructor, isOwn);
       }
       if (!isOwn) continue;

@@ -1,4 +1,5 @@
 /** Nodes with all services and short times of keeping. */
+import { AuthenticationError } from "../../../../errors.ts";
 import type { ServerOptions } from "../../../../server.ts";
 import type { Contract } from "../../../../session/contract.ts";
 import { pause } from "../../../../base/wait.ts";
@@ -15,6 +16,15 @@ export const [API, STREAMS] = ["/api", "/streams"] as const;
 
 /** Topic with a history. */
 export const KEPT_TOPIC = "growth:one";
+
+/** Beginnings of tokens that a server refuses, and never decides on. */
+export const [REFUSED, UNDECIDED] = ["refused-", "undecided-"] as const;
+
+/** Most sessions of a user, most requests of a session, and most bytes of an append over HTTP. */
+export const [MAX_SESSIONS, MAX_REQUESTS, MAX_APPEND_BYTES] = [3, 48, 10_000] as const;
+
+/** Time until a right to a slow topic is known, in milliseconds. */
+const SLOW_MS = 80;
 
 /** Time between two items of an answer, and the time of a request that no client waits for, in milliseconds. */
 const [ITEM_MS, HELD_MS] = [20, 5_000] as const;
@@ -40,6 +50,7 @@ export function startNodes(audit: Audit): readonly [Node, Node, Node] {
     new SimulatedServer<string>(audit.network, audit.host(name), (host) => ({
       broker: brokerOf(host),
       ...RULES,
+      authorize: (_, topic) => isAllowed(host, topic),
       expiresAt: () => host.runtime.now() + 10 * 60_000,
       requests: requestsOf(host),
     }));
@@ -49,32 +60,50 @@ export function startNodes(audit: Audit): readonly [Node, Node, Node] {
 /** The options that need no machine. */
 const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
   acceptsTokenInBand: true,
-  authenticate: ({ token = "guest" }) => token,
-  authorize: (_, topic) => !topic.startsWith("denied"),
+  authenticate: ({ token = "guest" }) => {
+    if (token.startsWith(REFUSED)) throw new AuthenticationError("planned");
+    return token.startsWith(UNDECIDED) ? new Promise(() => {}) : token;
+  },
   history: { "growth:{name}": { size: 8 } },
   rooms: ["room:{name}"],
   presenceGraceMs: KEEPS_MS,
   namesPublishers: true,
-  durableStreams: { path: STREAMS, authorize: () => true },
+  durableStreams: {
+    path: STREAMS,
+    authorize: () => true,
+    maxAppendBytes: MAX_APPEND_BYTES,
+    maxReadersPerAddress: MAX_SESSIONS,
+    longPollMs: 2_000,
+  },
   api: { path: API, authorize: () => true, idempotencyWindowMs: KEEPS_MS },
   inspector: { authorize: () => true, payloads: true },
   rates: {
     perUser: { messages: { perSecond: RATE } },
     perAddress: { connections: { perSecond: 100 } },
   },
-  limits: { maxSessionsPerUser: 3 },
+  limits: { maxSessionsPerUser: MAX_SESSIONS },
+  session: { maxRequests: MAX_REQUESTS },
   dedupeWindowMs: KEEPS_MS,
   answers: { keepMs: KEEPS_MS },
   metrics: true,
   async onStream(stream) {
     if (stream.direction === "bidirectional") await stream.readable.pipeTo(stream.writable);
+    else throw new Error("planned");
   },
   onMessage: ({ topic }, session) => {
     if (topic === "back") session.send("back", 1);
     if (topic === "throw") throw new Error("planned");
   },
   onError() {},
+  onRefusal() {},
 };
+
+/** Decides on a topic by the beginning of its name. */
+function isAllowed({ runtime }: Host, topic: string): boolean | Promise<boolean> {
+  if (topic.startsWith("broken")) throw new Error("planned");
+  if (!/^(room:)?slow/.test(topic)) return !topic.startsWith("denied");
+  return pause(runtime, SLOW_MS).then(() => true);
+}
 
 function requestsOf(host: Host): NonNullable<ServerOptions<string>["requests"]> {
   async function* count(from: number, data: unknown, signal: AbortSignal) {
@@ -87,6 +116,16 @@ function requestsOf(host: Host): NonNullable<ServerOptions<string>["requests"]> 
     echo: ({ data }) => data,
     fails: () => {
       throw new Error("planned");
+    },
+    async *breaks({ data, signal }) {
+      yield* count(0, data, signal);
+      throw new Error("planned");
+    },
+    "keep-breaks": {
+      async *answer({ data, signal }) {
+        yield* count(0, data, signal);
+        throw new Error("planned");
+      },
     },
     hold: ({ signal }) => pause(host.runtime, HELD_MS, signal),
     count: ({ data, signal }) => count(0, data, signal),

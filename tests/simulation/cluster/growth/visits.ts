@@ -3,7 +3,13 @@ import type { Client } from "../../../../client/client.ts";
 import type { TransportName } from "../../../../transport/race/options.ts";
 import { simulatedClient } from "../../../../testing/simulation/programs.ts";
 import { type Audit, hearAll, outcomeOf } from "../audit/audit.ts";
-import { API, KEPT_TOPIC, type Node, RATE, startNodes, STREAMS } from "./nodes.ts";
+import { Backend } from "./backend.ts";
+import { Entrances } from "./entrances.ts";
+import { fail } from "./failures.ts";
+import { KEPT_TOPIC, type Node, RATE, startNodes } from "./nodes.ts";
+import { askNodes, askTwice, callNodes, inspect } from "./services.ts";
+import { askForStreams, writeStreams } from "./streams.ts";
+import { read, ROUND_MS, Waits } from "./waits.ts";
 
 /** Time behind a visit in which all times of keeping end, in milliseconds. */
 const KEPT_MS = 60_000;
@@ -11,14 +17,17 @@ const KEPT_MS = 60_000;
 /** Longest time of a visit, in milliseconds. */
 export const VISIT_MS = KEPT_MS + 30_000;
 
-/** Time for envelopes there and back, and for the return of a client, in milliseconds. */
-const [ROUND_MS, BACK_MS] = [150, 5_000] as const;
+/** Time for the return of a client, in milliseconds. */
+const BACK_MS = 5_000;
 
 /** Transports of the users. */
 const TRANSPORTS: readonly TransportName[] = ["websocket", "webtransport", "http"];
 
 /** Names of guests that move to another session. */
 const MOVING = /-0-/;
+
+/** Machines of guests whose calls fail as well. */
+const FAILING = /^(websocket-1|webtransport-0|http-1|mortal)$/;
 
 /** A user. */
 interface User {
@@ -35,8 +44,12 @@ export class Visits {
   /** A node that dies behind each visit, and starts anew. */
   readonly #mortal: Node;
   readonly #residents: readonly User[];
+  readonly #backend: Backend;
+  readonly #entrances: Entrances;
   /** Outcomes at the first visit. */
   readonly #outcomes = new Map<string, readonly string[]>();
+  /** True if the mortal node drains when it dies. */
+  readonly #isDrained: boolean;
   #count = 0;
 
   /**
@@ -49,6 +62,9 @@ export class Visits {
     const [one, other, mortal] = startNodes(audit);
     this.#nodes = [one, other];
     this.#mortal = mortal;
+    this.#isDrained = audit.chanceOf("growth")() < 0.5;
+    this.#backend = new Backend(audit);
+    this.#entrances = new Entrances(audit, this.#nodes, mortal);
     this.#residents = TRANSPORTS.map((transport, i) =>
       this.#enter(`resident-${transport}`, `resident-${transport}`, transport, i % 2)
     );
@@ -72,12 +88,23 @@ export class Visits {
     await audit.until(() => users.every(({ client }) => client.isConnected));
     await Promise.all(users.map((user) => outcomeOf(this.#use(user, name))));
     await outcomeOf(this.#serve(guests[0]!, name));
+    await outcomeOf(this.#fail(guests, name));
     for (const [i, { machine, name }] of guests.entries()) {
       if (i % 3 === 0) audit.cut(audit.host(`growth-${machine}`));
       if (i % 3 === 1) void this.#nodes[0].server.disconnect(name);
     }
+    if (this.#isDrained) void this.#mortal.server.drain({ withinMs: 2 * BACK_MS });
     await audit.pause(BACK_MS);
+    // These nodes wait for the one that dies.
+    const [{ server }] = this.#nodes;
+    const calls = [
+      server.sessions(name),
+      server.disconnect(name),
+      server.disconnect(`mortal-${name}`),
+    ];
+    await audit.pause(1);
     this.#mortal.host.kill();
+    await Promise.all(calls.map((call) => outcomeOf(Promise.resolve(call))));
     await Promise.all(guests.map(({ client }) => client.close()));
     await audit.pause(KEPT_MS);
   }
@@ -142,50 +169,26 @@ export class Visits {
     else if (MOVING.test(user)) await outcomeOf(client.handOver());
   }
 
-  /** Uses the services of both nodes, as applications and backends do. */
-  async #serve({ name: user, client }: User, visit: string): Promise<void> {
-    const audit = this.#audit;
-    const [one, other] = this.#nodes;
-    const { server } = one;
-    const [waits, asked] = [new Waits(), new Waits()];
-    for (const session of [...server.manager.all()]) {
-      server.topics.subscribe(session, `pushed:${visit}`);
-      server.topics.publish(`free:${visit}`, 1, { except: session });
-      asked.add(session.request("ask", 1, { timeoutMs: ROUND_MS }));
-    }
-    for (const topic of [`free:${visit}`, `nobody:${visit}`, KEPT_TOPIC]) {
-      server.publish(topic, 1);
-      waits.add(other.server.topics.append(topic, 1));
-    }
-    for (const { server } of this.#nodes) {
-      waits.add(server.sessions(user));
-      server.to(user).send("direct", 1);
-    }
-    const id = `growth-${visit}`;
-    const writer = await server.durableStreams.create(id);
-    await writer.append(1);
-    waits.add(read(client.durableStream(id)));
-    await writer.append(2);
-    await writer.close();
-    const post = {
-      method: "POST",
-      headers: { "content-type": "application/json", "idempotency-key": visit },
-      body: `{"data":1}`,
-    };
-    waits.add(
-      this.#get(one, `${API}/topics/free:${visit}/publications`, post),
-      this.#get(other, `${API}/topics/${KEPT_TOPIC}/publications`, post),
-      this.#get(other, `${STREAMS}/${id}`),
-      this.#get(other, `${STREAMS}/${id}?offset=-1&live=sse`),
-      this.#get(one, "/inspector/data/sessions", { headers: { "skein-inspector": "1" } }),
-      this.#get(one, "/nowhere"),
-    );
-    await audit.pause(ROUND_MS);
-    await asked.over();
-    this.#compare("calls of the nodes", await waits.over());
-    for (const session of server.manager.all()) {
-      server.topics.unsubscribe(session, `pushed:${visit}`);
-    }
+  /** Uses the services of both nodes. */
+  async #serve(user: User, name: string): Promise<void> {
+    const visit = { audit: this.#audit, nodes: this.#nodes, backend: this.#backend, name };
+    this.#compare("calls of the nodes", await askNodes(visit, user));
+    const statuses = await askForStreams(this.#backend, this.#nodes, name);
+    this.#compare("requests for streams", statuses);
+  }
+
+  /** Lets calls fail, and peers come that do not get in. */
+  async #fail(guests: readonly User[], name: string): Promise<void> {
+    const visit = { audit: this.#audit, nodes: this.#nodes, backend: this.#backend, name };
+    const failing = guests.filter(({ machine }) => FAILING.test(machine));
+    await Promise.all([
+      ...failing.map(({ client }) => fail(this.#audit, client, name)),
+      writeStreams(this.#nodes, name),
+      askTwice(visit),
+      inspect(visit),
+      callNodes(visit, this.#mortal),
+      this.#entrances.run(name),
+    ].map(outcomeOf));
   }
 
   /** Compares outcomes with those of the first visit. */
@@ -194,24 +197,6 @@ export class Visits {
     this.#outcomes.set(what, first);
     this.#audit.examine("lives", `${what} at a later visit`, first, outcomes);
   }
-
-  /** Reads a response, at most for a while. */
-  async #get({ host }: Node, path: string, init: RequestInit = {}): Promise<void> {
-    const audit = this.#audit;
-    const leave = new AbortController();
-    const response = await audit.fetch(
-      audit.host("growth-backend"),
-      `https://${host.name}${path}`,
-      { ...init, signal: leave.signal },
-    );
-    await audit.inTime(response.text(), ROUND_MS, "");
-    leave.abort();
-  }
-}
-
-/** Reads some items, by default all. */
-async function read(items: AsyncIterable<unknown>, most = Infinity): Promise<void> {
-  for await (const _ of items) if (--most === 0) break;
 }
 
 /** Sends bytes on a stream, and reads the echo, where the transport has streams. */
@@ -222,18 +207,4 @@ async function stream({ session }: Client): Promise<void> {
   await writer.write(new Uint8Array(100));
   await writer.close();
   await read(readable);
-}
-
-/** Waits whose outcomes other parts of the audit judge. */
-class Waits {
-  readonly #all: Promise<string>[] = [];
-
-  add(...waits: readonly Promise<unknown>[]): void {
-    this.#all.push(...waits.map(outcomeOf));
-  }
-
-  /** Waits for all outcomes. */
-  over(): Promise<string[]> {
-    return Promise.all(this.#all);
-  }
 }

@@ -1,0 +1,85 @@
+/** The program of a backend, which asks nodes over HTTP and leaves some answers unread. */
+import { type Audit, outcomeOf } from "../audit/audit.ts";
+import type { Node } from "./nodes.ts";
+import { ROUND_MS } from "./waits.ts";
+
+/** Headers of a request of an inspector's page. */
+const PAGE = { "skein-inspector": "1" } as const;
+
+/** A request, with a body that is sent as JSON. */
+export interface Question {
+  readonly method?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly json?: unknown;
+  /** A body in place of JSON. */
+  readonly body?: BodyInit;
+  /** Time behind which the backend leaves, in milliseconds. */
+  readonly leaveMs?: number;
+}
+
+/** A backend. */
+export class Backend {
+  readonly #audit: Audit;
+
+  /**
+   * Asks nothing yet.
+   *
+   * @param audit The audit.
+   */
+  constructor(audit: Audit) {
+    this.#audit = audit;
+  }
+
+  /**
+   * Asks a node, and leaves if the answer takes too long.
+   *
+   * @param node The node.
+   * @param path The path, with a query.
+   * @param question See {@linkcode Question}.
+   * @returns The status, or the name of the error.
+   */
+  async ask(node: Node, path: string, question: Question = {}): Promise<string> {
+    const { json, leaveMs = ROUND_MS, headers, body, ...init } = question;
+    const isJson = json !== undefined;
+    const leave = new AbortController();
+    const audit = this.#audit;
+    let status = "none";
+    const answering = async () => {
+      const response = await audit.fetch(
+        audit.host("growth-backend"),
+        `https://${node.host.name}${path}`,
+        {
+          method: isJson || body !== undefined ? "POST" : "GET",
+          ...init,
+          headers: { ...(isJson && { "content-type": "application/json" }), ...headers },
+          ...(isJson ? { body: JSON.stringify(json) } : body !== undefined && { body }),
+          signal: leave.signal,
+        },
+      );
+      status = `${response.status}`;
+      await response.text();
+    };
+    const outcome = outcomeOf(answering());
+    await audit.inTime(outcome, leaveMs, "late");
+    leave.abort();
+    await outcome;
+    return status;
+  }
+
+  /**
+   * Asks an inspector, as a page does.
+   *
+   * @param node The node.
+   * @param name Name of the data.
+   * @param params Parameters.
+   * @returns See {@linkcode Backend.ask}.
+   */
+  inspect(
+    node: Node,
+    name: string,
+    params: Readonly<Record<string, string>> = {},
+  ): Promise<string> {
+    const path = `/inspector/data/${name}?${new URLSearchParams(params)}`;
+    return this.ask(node, path, { headers: PAGE });
+  }
+}

@@ -1,0 +1,133 @@
+/** Entrances that fail: refused, without a token, one too many, cut at some time, and broken later. */
+import type { SimulatedWebSocket } from "../../../../testing/simulation/network/websocket.ts";
+import { type Audit, outcomeOf } from "../audit/audit.ts";
+import { framesOf, HttpConnectionByHand, noteOf } from "../audit/wires/hand_connection.ts";
+import { MAX_SESSIONS, type Node, REFUSED, UNDECIDED } from "./nodes.ts";
+import { ROUND_MS, Waits } from "./waits.ts";
+
+/** Times at which an upgrade is cut: on the way, before the decision, and just behind. */
+const CUTS_MS = [3, 20, 60] as const;
+
+/** Headers of an upgrade that has no socket. */
+const UPGRADE = {
+  upgrade: "websocket",
+  connection: "Upgrade",
+  "sec-websocket-version": "13",
+  "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==",
+  "sec-websocket-protocol": "skein.1",
+} as const;
+
+/** Address of connections by hand. */
+const ADDRESS = "192.0.2.77";
+
+/** Lets peers come that do not get in, or do not stay. */
+export class Entrances {
+  readonly #audit: Audit;
+  readonly #nodes: readonly [Node, Node];
+  readonly #mortal: Node;
+
+  /**
+   * Opens nothing yet.
+   *
+   * @param audit The audit.
+   * @param nodes Two nodes.
+   * @param mortal A node that dies soon, with connections of which the others know.
+   */
+  constructor(audit: Audit, nodes: readonly [Node, Node], mortal: Node) {
+    this.#audit = audit;
+    this.#nodes = nodes;
+    this.#mortal = mortal;
+  }
+
+  /**
+   * Lets all peers come.
+   *
+   * @param visit Name of the visit.
+   */
+  async run(visit: string): Promise<void> {
+    const [one, other] = this.#nodes;
+    const waits = new Waits();
+    const sockets = [
+      this.#open(one, `${REFUSED}${visit}`),
+      this.#open(other, `${UNDECIDED}${visit}`),
+      // The token would come in the first frame.
+      this.#open(one, undefined, ["skein.1", "skein.auth"]),
+      this.#open(other, visit, ["skein.0"]),
+    ];
+    for (const node of this.#nodes) {
+      const own = `crowd-${visit}-${node.host.name}`;
+      for (let page = 0; page <= MAX_SESSIONS; page++) sockets.push(this.#open(node, own));
+      waits.add(this.#upgradeWithoutSocket(node, visit));
+    }
+    waits.add(this.#breakHttp(one, other, visit), this.#breakHttp(this.#mortal, one, visit));
+    for (const afterMs of CUTS_MS) waits.add(this.#cutUpgrade(afterMs, visit));
+    await this.#audit.pause(2 * ROUND_MS);
+    const [crowded] = sockets.slice(-1);
+    for (const frame of ["{", `{"id":1,"request":7}`, `{"topic":"back","data":`]) {
+      crowded!.send(frame);
+    }
+    await waits.over();
+    for (const socket of sockets) socket.close(1_000);
+  }
+
+  #open(
+    { host }: Node,
+    token?: string,
+    protocols: readonly string[] = ["skein.1"],
+    machine = "entrance",
+  ): SimulatedWebSocket {
+    const url = new URL(`wss://${host.name}/`);
+    if (token !== undefined) url.searchParams.set("token", token);
+    return this.#audit.network.sockets(this.#audit.host(`growth-${machine}`))(url, protocols);
+  }
+
+  /** Cuts the way to the node while the entrance is under way, which the peer may not notice. */
+  async #cutUpgrade(afterMs: number, visit: string): Promise<void> {
+    const machine = `cut-${afterMs}`;
+    for (const [i, node] of this.#nodes.entries()) {
+      const socket = this.#open(node, `${machine}-${visit}`, ["skein.1"], machine);
+      await this.#audit.pause(afterMs);
+      this.#audit.cut(this.#audit.host(`growth-${machine}`), i === 0 ? "server" : false);
+      socket.close(1_000);
+    }
+  }
+
+  #upgradeWithoutSocket({ host, server }: Node, visit: string): Promise<string> {
+    const request = new Request(`https://${host.name}/?token=${visit}`, { headers: UPGRADE });
+    return outcomeOf(
+      new Promise<Response>((resolve, reject) => {
+        host.after(0, () => void Promise.resolve(server.fetch(request)).then(resolve, reject));
+      }).then((response) => response.body?.cancel()),
+    );
+  }
+
+  /** Opens connections over HTTP of which none ends well. */
+  async #breakHttp(home: Node, away: Node, visit: string): Promise<void> {
+    const user = `hand-${visit}-${home.host.name}`;
+    const open = () => HttpConnectionByHand.open(home, user, ADDRESS);
+    const [broken, lost] = [await open(), await open()];
+    const waits = new Waits();
+    const add = (asking: Promise<Response>) => waits.add(asking.then(({ body }) => body?.cancel()));
+    const note = (n: number) => framesOf([noteOf(n)]);
+    add(broken.poll(away));
+    add(broken.poll(home));
+    add(broken.post(away, 1, note(1)));
+    add(broken.post(home, 3, note(3)));
+    add(broken.ask(away, { secret: "wrong", headers: { "skein-poll": "1" } }));
+    for (const node of [home, away]) {
+      for (let slow = 0; slow < 3; slow++) {
+        const body = new ReadableStream<Uint8Array>({
+          start: (controller) => controller.enqueue(note(2).slice(0, 4)),
+        });
+        add(broken.post(node, 2, body));
+      }
+    }
+    await this.#audit.pause(ROUND_MS);
+    add(lost.post(away, 1, note(1)));
+    add(lost.ask(away, { headers: { "last-event-id": "0" } }));
+    add(broken.post(away, 2, Uint8Array.of(9, 7, 1)));
+    await this.#audit.inTime(waits.over(), 2 * ROUND_MS, []);
+    const third = await open();
+    await third.end(away).then(({ body }) => body?.cancel());
+  }
+}

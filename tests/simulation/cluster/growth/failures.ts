@@ -1,0 +1,96 @@
+/** Calls of clients that end early: refused, left, cancelled, too large, and one too many. */
+import type { Client } from "../../../../client/client.ts";
+import { type Audit, hearAll, outcomeOf } from "../audit/audit.ts";
+import { KEPT_TOPIC, MAX_REQUESTS } from "./nodes.ts";
+import { read, ROUND_MS, Waits } from "./waits.ts";
+
+/** A place that no history has. */
+const NOWHERE = { epoch: "none", offset: 7 } as const;
+
+/**
+ * Lets a client begin all kinds of calls, and leave most of these.
+ *
+ * @param audit The audit.
+ * @param client The client.
+ * @param visit Name of the visit.
+ */
+export async function fail(audit: Audit, client: Client, visit: string): Promise<void> {
+  const waits = new Waits();
+  const leave = new AbortController();
+  const { signal } = leave;
+  leaveTopics(client, waits, visit);
+  const room = `room:${visit}`;
+  waits.add(
+    client.presence(room, "x".repeat(1_000)),
+    client.presence(`free:${visit}`, 1),
+    client.presence(`room:slow-${visit}`, 1, { signal }),
+    client.presence(room, 1),
+    client.presence(room, undefined),
+    client.publish(`denied:${visit}`, 1, { echo: false }),
+    client.publish(`broken:${visit}`, 1),
+    client.publish(`slow:${visit}`, 1, { signal }),
+    client.publish(`slow:${visit}`, 2, { timeoutMs: 20 }),
+    client.publish(KEPT_TOPIC, 3, { timeoutMs: 1 }),
+    Promise.try(() => client.publish(KEPT_TOPIC, "x".repeat(100_000))),
+  );
+  waits.add(
+    read(client.requestStream("breaks", 2)),
+    read(client.requestStream("keep-breaks", 2, { id: `growth-${visit}-breaks` })),
+    read(client.requestStream("count", 500, { signal })),
+    read(client.requestStream("count", 500, { window: 1 }), 2),
+    read(client.requestStream("count", 500, { itemTimeoutMs: 5 })),
+    read(client.requestStream("none", 1)),
+    read(client.requestStream("keep", 500, { id: `growth-${visit}-left`, signal })),
+    read(client.requestStream("keep", 3, { id: `growth-${visit}-none`, after: "nothing" })),
+    read(client.durableStream(`none-${visit}`)),
+    read(client.durableStream(`kept-${visit}`, { signal })),
+    read(client.durableStream(`kept-${visit}`), 1),
+  );
+  await audit.pause(ROUND_MS);
+  for (let left = MAX_REQUESTS + 8; left > 0; left--) {
+    waits.add(Promise.try(() => client.request("hold", 0, { signal })));
+  }
+  const { session } = client;
+  if (session !== undefined) {
+    waits.add(
+      read(session.monitorHealth({ intervalMs: 20, signal })),
+      Promise.try(() => session.sendDatagram(new Uint8Array(10))),
+      Promise.try(() => session.sendDatagram(new Uint8Array(100_000))),
+      session.authenticate("another", { signal }),
+      session.ping({ timeoutMs: 1 }),
+      breakStreams(client),
+    );
+  }
+  await audit.pause(ROUND_MS);
+  leave.abort();
+  await audit.inTime(waits.over(), 4 * ROUND_MS, []);
+}
+
+/** Subscribes to topics, and leaves these before or behind the answer. */
+function leaveTopics(client: Client, waits: Waits, visit: string): void {
+  const names = [KEPT_TOPIC, "free", "slow", "denied", "broken", "room", "room:slow"];
+  for (const name of names) {
+    const topic = name === KEPT_TOPIC ? name : `${name}:fails-${visit}`;
+    for (const options of [{}, { since: NOWHERE }, { last: 3 }]) {
+      const subscription = client.subscribe(topic, { ...options, onRecovery() {} });
+      void hearAll(subscription, () => {});
+      waits.add(subscription.ready);
+      if (name !== "denied") waits.add(subscription.unsubscribe());
+    }
+  }
+}
+
+/** Opens streams that either end resets, where the transport has streams. */
+async function breakStreams({ session }: Client): Promise<void> {
+  if (!session?.connection.capabilities.streams) return;
+  for (const way of ["abort", "cancel", "both", "refused"] as const) {
+    const { readable, writable } = await session.createBidirectionalStream();
+    const writer = writable.getWriter();
+    await outcomeOf(writer.write(new TextEncoder().encode(way)));
+    if (way !== "abort") await outcomeOf(readable.cancel());
+    if (way !== "cancel") await outcomeOf(writer.abort());
+    else await outcomeOf(writer.close());
+  }
+  const only = await session.createUnidirectionalStream();
+  await outcomeOf(only.abort());
+}

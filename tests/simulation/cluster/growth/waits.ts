@@ -1,0 +1,38 @@
+/** Waits for several outcomes. */
+import { outcomeOf } from "../audit/audit.ts";
+
+/** Time for envelopes there and back, in milliseconds. */
+export const ROUND_MS = 150;
+
+/** Waits for several outcomes. */
+export class Waits {
+  readonly #all: Promise<string>[] = [];
+
+  /**
+   * Adds promises.
+   *
+   * @param waits The promises.
+   */
+  add(...waits: readonly Promise<unknown>[]): void {
+    this.#all.push(...waits.map(outcomeOf));
+  }
+
+  /**
+   * Waits for all outcomes.
+   *
+   * @returns The names of the outcomes.
+   */
+  over(): Promise<string[]> {
+    return Promise.all(this.#all);
+  }
+}
+
+/**
+ * Reads some items.
+ *
+ * @param items The items.
+ * @param most Number of items behind which the reader leaves; by default there is none.
+ */
+export async function read(items: AsyncIterable<unknown>, most = Infinity): Promise<void> {
+  for await (const _ of items) if (--most === 0) break;
+}
