@@ -81,13 +81,13 @@ export class Entrances {
     return this.#audit.network.sockets(this.#audit.host(`growth-${machine}`))(url, protocols);
   }
 
-  /** Cuts the way to the node while the entrance is under way, which the peer may not notice. */
+  /** Cuts the way to the node while the entrance is under way. */
   async #cutUpgrade(afterMs: number, visit: string): Promise<void> {
     const machine = `cut-${afterMs}`;
-    for (const [i, node] of this.#nodes.entries()) {
+    for (const node of this.#nodes) {
       const socket = this.#open(node, `${machine}-${visit}`, ["skein.1"], machine);
       await this.#audit.pause(afterMs);
-      this.#audit.cut(this.#audit.host(`growth-${machine}`), i === 0 ? "server" : false);
+      this.#audit.cut(this.#audit.host(`growth-${machine}`));
       socket.close(1_000);
     }
   }

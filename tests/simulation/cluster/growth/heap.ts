@@ -4,6 +4,9 @@ import inspector from "node:inspector";
 /** Largest array whose size is noted. */
 const MAX_LENGTH = 100_000;
 
+/** Objects that the debugger holds for one look. */
+const GROUP = "look";
+
 /** Objects whose fields are read at once. */
 const BATCH = 500;
 
@@ -40,8 +43,14 @@ export class Heap implements Disposable {
    * @returns The differences from the look before; none at the first look.
    */
   async look(): Promise<Change[]> {
-    const { result } = await this.#post("Runtime.evaluate", { expression: "Object.prototype" });
-    const all = await this.#post("Runtime.queryObjects", { prototypeObjectId: result.objectId });
+    const { result } = await this.#post("Runtime.evaluate", {
+      expression: "Object.prototype",
+      objectGroup: GROUP,
+    });
+    const all = await this.#post("Runtime.queryObjects", {
+      prototypeObjectId: result.objectId,
+      objectGroup: GROUP,
+    });
     const seen = await this.#call(all.objects.objectId, see, [this.#key, MAX_LENGTH]);
     const changes = await this.#read(seen.result.objectId, "changes", true) as Change[];
     const ids = await this.#read(seen.result.objectId, "ids", true) as number[];
@@ -57,6 +66,8 @@ export class Heap implements Disposable {
         changes.push(...this.#compare(id, value.className, await this.#fieldsOf(value.objectId)));
       }
     }
+    // Objects that come to their end between two looks would be there at the second one.
+    await this.#post("Runtime.releaseObjectGroup", { objectGroup: GROUP });
     return changes;
   }
 
@@ -104,6 +115,7 @@ export class Heap implements Disposable {
       objectId,
       functionDeclaration: `${run}`,
       arguments: values.map((value) => ({ value })),
+      objectGroup: GROUP,
       returnByValue,
     });
   }
@@ -167,8 +179,9 @@ function see(this: readonly object[], key: string, most: number): unknown {
       if (isOwn === undefined) {
         isOwn = typeof constructor === "function" &&
           /^class (?!extends Zod)/.test(Function.prototype.toString.call(constructor)) &&
-          // Many objects of the runtime, without a number that could show a leak.
-          !/^(Abort|DOMEx|Deferred|Headers|Immediate|Readable|URL|Writable)/.test(constructor.name);
+          // Many objects of runtime and simulation, without a number that could show a leak.
+          !/^(Abort|DOMEx|Deferred|Direction$|Headers|Immediate|NetworkPath|Readable|Simul|URL|Writable)/
+            .test(constructor.name);
         sources.set(constructor, isOwn);
       }
       if (!isOwn) continue;

@@ -8,11 +8,14 @@ import {
   SimulatedServer,
   type SimulatedServerOptions,
 } from "../../../../testing/simulation/programs.ts";
-import type { Audit } from "../audit/audit.ts";
+import { type Audit, hearAll } from "../audit/audit.ts";
 import { brokersInMemory } from "../node_ports.ts";
 
 /** Paths of the HTTP API and of durable streams. */
 export const [API, STREAMS] = ["/api", "/streams"] as const;
+
+/** Name of the machine of the engine. */
+export const ENGINE = "growth-engine";
 
 /** Topic with a history. */
 export const KEPT_TOPIC = "growth:one";
@@ -20,8 +23,17 @@ export const KEPT_TOPIC = "growth:one";
 /** Beginnings of tokens that a server refuses, and never decides on. */
 export const [REFUSED, UNDECIDED] = ["refused-", "undecided-"] as const;
 
+/** Beginning of the names of users that stay. */
+export const RESIDENT = "resident";
+
+/**
+ * Lifetimes of the credentials of a user that stays, and of another one, in milliseconds: the
+ * simulation keeps a stopped timer, and with that the session, until the time of the timer.
+ */
+const [STAY_MS, VISIT_MS] = [600_000, 70_000] as const;
+
 /** Most sessions of a user, most requests of a session, and most bytes of an append over HTTP. */
-export const [MAX_SESSIONS, MAX_REQUESTS, MAX_APPEND_BYTES] = [3, 48, 10_000] as const;
+export const [MAX_SESSIONS, MAX_REQUESTS, MAX_APPEND_BYTES] = [3, 28, 10_000] as const;
 
 /** Time until a right to a slow topic is known, in milliseconds. */
 const SLOW_MS = 80;
@@ -45,13 +57,13 @@ export type Node = SimulatedServer<string>;
  * @returns Two nodes for the whole run, and a mortal one.
  */
 export function startNodes(audit: Audit): readonly [Node, Node, Node] {
-  const brokerOf = brokersInMemory(audit.simulation, audit.host("growth-engine"));
+  const brokerOf = brokersInMemory(audit.simulation, audit.host(ENGINE));
   const start = (name: string) =>
     new SimulatedServer<string>(audit.network, audit.host(name), (host) => ({
       broker: brokerOf(host),
       ...RULES,
       authorize: (_, topic) => isAllowed(host, topic),
-      expiresAt: () => host.runtime.now() + 10 * 60_000,
+      expiresAt: (user) => host.runtime.now() + (user.startsWith(RESIDENT) ? STAY_MS : VISIT_MS),
       requests: requestsOf(host),
     }));
   return [start("growth-a"), start("growth-b"), start("growth-c")];
@@ -90,6 +102,7 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
     if (stream.direction === "bidirectional") await stream.readable.pipeTo(stream.writable);
     else throw new Error("planned");
   },
+  onOpen: ({ datagrams }) => void hearAll(datagrams.readable, () => {}),
   onMessage: ({ topic }, session) => {
     if (topic === "back") session.send("back", 1);
     if (topic === "throw") throw new Error("planned");

@@ -6,7 +6,7 @@ import { type Audit, hearAll, outcomeOf } from "../audit/audit.ts";
 import { Backend } from "./backend.ts";
 import { Entrances } from "./entrances.ts";
 import { fail } from "./failures.ts";
-import { KEPT_TOPIC, type Node, RATE, startNodes } from "./nodes.ts";
+import { ENGINE, KEPT_TOPIC, type Node, RATE, RESIDENT, startNodes } from "./nodes.ts";
 import { askNodes, askTwice, callNodes, inspect } from "./services.ts";
 import { askForStreams, writeStreams } from "./streams.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
@@ -26,8 +26,8 @@ const TRANSPORTS: readonly TransportName[] = ["websocket", "webtransport", "http
 /** Names of guests that move to another session. */
 const MOVING = /-0-/;
 
-/** Machines of guests whose calls fail as well. */
-const FAILING = /^(websocket-1|webtransport-0|http-1|mortal)$/;
+/** Time for which the engine does not answer, in milliseconds: longer than nodes wait for answers. */
+const STALL_MS = 3_500;
 
 /** A user. */
 interface User {
@@ -48,8 +48,9 @@ export class Visits {
   readonly #entrances: Entrances;
   /** Outcomes at the first visit. */
   readonly #outcomes = new Map<string, readonly string[]>();
-  /** True if the mortal node drains when it dies. */
+  /** True if the mortal node drains when it dies, and if the engine stalls while guests leave. */
   readonly #isDrained: boolean;
+  readonly #isStalled: boolean;
   #count = 0;
 
   /**
@@ -62,11 +63,13 @@ export class Visits {
     const [one, other, mortal] = startNodes(audit);
     this.#nodes = [one, other];
     this.#mortal = mortal;
-    this.#isDrained = audit.chanceOf("growth")() < 0.5;
+    const random = audit.chanceOf("growth");
+    this.#isDrained = random() < 0.5;
+    this.#isStalled = random() < 0.5;
     this.#backend = new Backend(audit);
     this.#entrances = new Entrances(audit, this.#nodes, mortal);
     this.#residents = TRANSPORTS.map((transport, i) =>
-      this.#enter(`resident-${transport}`, `resident-${transport}`, transport, i % 2)
+      this.#enter(`${RESIDENT}-${transport}`, `${RESIDENT}-${transport}`, transport, i % 2)
     );
   }
 
@@ -88,12 +91,13 @@ export class Visits {
     await audit.until(() => users.every(({ client }) => client.isConnected));
     await Promise.all(users.map((user) => outcomeOf(this.#use(user, name))));
     await outcomeOf(this.#serve(guests[0]!, name));
-    await outcomeOf(this.#fail(guests, name));
+    await outcomeOf(this.#fail(name));
     for (const [i, { machine, name }] of guests.entries()) {
       if (i % 3 === 0) audit.cut(audit.host(`growth-${machine}`));
       if (i % 3 === 1) void this.#nodes[0].server.disconnect(name);
     }
     if (this.#isDrained) void this.#mortal.server.drain({ withinMs: 2 * BACK_MS });
+    if (this.#isStalled) await this.#stall(name);
     await audit.pause(BACK_MS);
     // These nodes wait for the one that dies.
     const [{ server }] = this.#nodes;
@@ -161,7 +165,7 @@ export class Visits {
     outcomes.push(await outcomeOf(client.flushed({ timeoutMs: BACK_MS })));
     outcomes.push(`own ${got.at(-1)}`, `denied ${got.at(-2)}`);
     this.#compare(`calls of ${machine}`, outcomes);
-    const isResident = user.startsWith("resident");
+    const isResident = user.startsWith(RESIDENT);
     for (const [i, subscription] of subscriptions.entries()) {
       if (isResident || i === 0) await outcomeOf(subscription.unsubscribe());
     }
@@ -177,18 +181,34 @@ export class Visits {
     this.#compare("requests for streams", statuses);
   }
 
-  /** Lets calls fail, and peers come that do not get in. */
-  async #fail(guests: readonly User[], name: string): Promise<void> {
+  /** Lets calls of users that stay fail, and peers come that do not get in. */
+  async #fail(name: string): Promise<void> {
     const visit = { audit: this.#audit, nodes: this.#nodes, backend: this.#backend, name };
-    const failing = guests.filter(({ machine }) => FAILING.test(machine));
     await Promise.all([
-      ...failing.map(({ client }) => fail(this.#audit, client, name)),
+      ...this.#residents.map(({ client }) => fail(this.#audit, client, name)),
       writeStreams(this.#nodes, name),
       askTwice(visit),
       inspect(visit),
       callNodes(visit, this.#mortal),
       this.#entrances.run(name),
     ].map(outcomeOf));
+  }
+
+  /** Lets calls of all kinds wait for the engine. */
+  async #stall(name: string): Promise<void> {
+    const audit = this.#audit;
+    const visit = { audit, nodes: this.#nodes, backend: this.#backend, name: `${name}-stalled` };
+    const engine = audit.host(ENGINE);
+    engine.freeze();
+    const calls = [
+      fail(audit, this.#residents[0]!.client, visit.name),
+      writeStreams(this.#nodes, visit.name),
+      askTwice(visit),
+      callNodes(visit, this.#mortal),
+    ].map(outcomeOf);
+    await audit.pause(STALL_MS);
+    engine.thaw();
+    await audit.inTime(Promise.all(calls), BACK_MS, []);
   }
 
   /** Compares outcomes with those of the first visit. */
