@@ -15,7 +15,7 @@ const KEPT: readonly RegExp[] = [
   /^Array with Object { (publication, bytes, at|frame, size, topic, )/,
   / => Object { identity, contentType }$/,
   /^Map with [\da-f-]{36}\.[\da-f-]{36} => [\w-]{22}$/,
-  /^Array with (Array { 0, 1, 2, 3 }|Broadcast {|SendQueue {|Object { cost, deliver }$)/,
+  /^Array with (Array { 0, 1, 2, 3 }|Broadcast {|SendQueue {)/,
   /^Array with Object { (atMs|offset, atMs|events, atMs|term, uid|index, uid), /,
 ];
 

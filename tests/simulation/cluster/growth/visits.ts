@@ -157,7 +157,7 @@ export class Visits {
     const kept = (length: number) =>
       client.requestStream("keep", length, { id: `growth-${visit}-${user}-${length}` });
     waits.add(read(client.requestStream("count", 5)), read(client.requestStream("count", 9), 3));
-    waits.add(read(kept(5)), read(kept(50), 3), stream(client));
+    waits.add(read(kept(5)), read(kept(15), 3), stream(client));
     await this.#audit.pause(ROUND_MS);
     leave.abort();
     for (let n = 0; n < RATE; n++) client.send("back", n);
