@@ -108,7 +108,7 @@ export class Visits {
     ];
     await audit.pause(1);
     this.#mortal.host.kill();
-    await Promise.all(calls.map((call) => outcomeOf(Promise.resolve(call))));
+    await Promise.all(calls.map((call) => outcomeOf(call)));
     await Promise.all(guests.map(({ client }) => client.close()));
     await audit.pause(KEPT_MS);
   }
