@@ -295,7 +295,7 @@ Deno.test("Server gives up on a peer that sends no token, and frees its place", 
     ...named,
     acceptsTokenInBand: true,
     limits: { maxSessions: 1 },
-    session: { handshakeTimeoutMs: 30 },
+    session: { handshakeTimeoutMs: 500 },
   });
   using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
   await until(() => server.manager.stats().reserved === 1);
