@@ -20,6 +20,9 @@ export const ENGINE = "growth-engine";
 /** Topic with a history. */
 export const KEPT_TOPIC = "growth:one";
 
+/** Room in which some users stay while others come and go. */
+export const KEPT_ROOM = "room:kept";
+
 /** Beginnings of tokens that a server refuses, and never decides on. */
 export const [REFUSED, UNDECIDED] = ["refused-", "undecided-"] as const;
 

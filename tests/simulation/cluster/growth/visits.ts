@@ -6,7 +6,7 @@ import { type Audit, hearAll, outcomeOf } from "../audit/audit.ts";
 import { Backend } from "./backend.ts";
 import { Entrances } from "./entrances.ts";
 import { fail } from "./failures.ts";
-import { ENGINE, KEPT_TOPIC, type Node, RATE, RESIDENT, startNodes } from "./nodes.ts";
+import { ENGINE, KEPT_ROOM, KEPT_TOPIC, type Node, RATE, RESIDENT, startNodes } from "./nodes.ts";
 import { askNodes, askTwice, callNodes, inspect } from "./services.ts";
 import { askForStreams, writeStreams } from "./streams.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
@@ -46,6 +46,8 @@ export class Visits {
   readonly #residents: readonly User[];
   readonly #backend: Backend;
   readonly #entrances: Entrances;
+  /** Notices of the room that users get who stay there, by user. */
+  readonly #notices: ReadonlyMap<string, string[]>;
   /** Outcomes at the first visit. */
   readonly #outcomes = new Map<string, readonly string[]>();
   /** True if the mortal node drains when it dies, and if the engine stalls while guests leave. */
@@ -71,6 +73,7 @@ export class Visits {
     this.#residents = TRANSPORTS.map((transport, i) =>
       this.#enter(`${RESIDENT}-${transport}`, `${RESIDENT}-${transport}`, transport, i % 2)
     );
+    this.#notices = new Map(this.#residents.map(({ name, client }) => [name, attend(client)]));
   }
 
   /** Lets users come, use all services, and leave; then lets time pass. */
@@ -91,6 +94,7 @@ export class Visits {
     await audit.until(() => users.every(({ client }) => client.isConnected));
     await Promise.all(users.map((user) => outcomeOf(this.#use(user, name))));
     await outcomeOf(this.#serve(guests[0]!, name));
+    this.#lookAround("with guests", name);
     await outcomeOf(this.#fail(name));
     for (const [i, { machine, name }] of guests.entries()) {
       if (i % 3 === 0) audit.cut(audit.host(`growth-${machine}`));
@@ -111,6 +115,10 @@ export class Visits {
     await Promise.all(calls.map((call) => outcomeOf(call)));
     await Promise.all(guests.map(({ client }) => client.close()));
     await audit.pause(KEPT_MS);
+    this.#lookAround("behind guests", name);
+    for (const [user, notices] of this.#notices) {
+      this.#compare(`notices of ${user}`, notices.splice(0).map(without(name)).toSorted());
+    }
   }
 
   /** Closes all clients and nodes. */
@@ -132,12 +140,13 @@ export class Visits {
         ...(transport !== "webtransport" && { delivery: "at-least-once" }),
       },
     );
-    void hearAll(client, () => {});
     return { name, machine, client };
   }
 
   /** Lets a user subscribe, publish, ask, and read answers, some to the end. */
   async #use({ name: user, machine, client }: User, visit: string): Promise<void> {
+    const isResident = user.startsWith(RESIDENT);
+    if (!isResident) attend(client);
     const topics = [`free:${visit}`, KEPT_TOPIC, `room:${visit}`, `denied:${visit}`, `own:${user}`];
     const subscriptions = topics.map((topic) => client.subscribe(topic, { onRecovery() {} }));
     const got = topics.map(() => 0);
@@ -165,7 +174,6 @@ export class Visits {
     outcomes.push(await outcomeOf(client.flushed({ timeoutMs: BACK_MS })));
     outcomes.push(`own ${got.at(-1)}`, `denied ${got.at(-2)}`);
     this.#compare(`calls of ${machine}`, outcomes);
-    const isResident = user.startsWith(RESIDENT);
     for (const [i, subscription] of subscriptions.entries()) {
       if (isResident || i === 0) await outcomeOf(subscription.unsubscribe());
     }
@@ -211,12 +219,40 @@ export class Visits {
     await audit.inTime(Promise.all(calls), BACK_MS, []);
   }
 
+  /** Compares the members of the room at each node. */
+  #lookAround(when: string, visit: string): void {
+    for (const { server, host } of this.#nodes) {
+      const members = server.rooms.members(KEPT_ROOM).map(({ user, connections, data }) =>
+        without(visit)(`${user} ${connections} ${JSON.stringify(data)}`)
+      );
+      this.#compare(`members ${when} on ${host.name}`, members.toSorted());
+    }
+  }
+
   /** Compares outcomes with those of the first visit. */
   #compare(what: string, outcomes: readonly string[]): void {
     const first = this.#outcomes.get(what) ?? outcomes;
     this.#outcomes.set(what, first);
     this.#audit.examine("lives", `${what} at a later visit`, first, outcomes);
   }
+}
+
+/** Enters the room with data, and keeps the notices of other members. */
+function attend(client: Client): string[] {
+  const got: string[] = [];
+  void hearAll(client, ({ topic, data }) => {
+    if (topic !== `presence:${KEPT_ROOM}`) return;
+    const { type, user } = data as { readonly type: string; readonly user?: string };
+    if (user !== undefined) got.push(`${type} ${user}`);
+  });
+  void hearAll(client.subscribe(KEPT_ROOM), () => {});
+  void outcomeOf(client.presence(KEPT_ROOM, { is: "there" }));
+  return got;
+}
+
+/** Takes the name of a visit out of a text. */
+function without(visit: string): (text: string) => string {
+  return (text) => text.replaceAll(`-${visit}`, "");
 }
 
 /** Sends bytes on a stream, and reads the echo, where the transport has streams. */
