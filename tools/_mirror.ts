@@ -18,6 +18,9 @@ import {
 /** Base of the ports, below those that systems assign automatically. */
 const PORTS = { from: 20_000, count: 12_000 };
 
+/** Longest wait for the server that has a port already, in milliseconds. */
+const ANSWER_MS = 5_000;
+
 /** A running mirror. */
 export interface Mirror extends AsyncDisposable {
   /** The value for `JSR_URL`, with a final slash. */
@@ -44,12 +47,12 @@ export interface MirrorOptions {
  * @param options See {@linkcode MirrorOptions}.
  * @returns The running mirror.
  */
-export function openMirror(options: MirrorOptions = {}): Mirror {
+export async function openMirror(options: MirrorOptions = {}): Promise<Mirror> {
   const { types: folder = new URL("std", import.meta.url), scripts = npmFolder } = options;
   const types = readTree(folder);
   const own = options.checkout && readCheckout(options.checkout);
   const handler = mirrorHandler(types, async () => readTree(await scripts()), own);
-  const server = listenNear(identityOf(folder, [types, own?.files ?? new Map()]), handler);
+  const server = await listenNear(identityOf(folder, [types, own?.files ?? new Map()]), handler);
   return {
     url: `http://127.0.0.1:${server.addr.port}/`,
     [Symbol.asyncDispose]: () => server.shutdown(),
@@ -147,17 +150,17 @@ function identityOf(
 }
 
 /**
- * Listens on the loopback interface, on the port that follows from a name. Processes share the port
- * on Linux; elsewhere, or if the port is taken, the server has any free port.
+ * Listens on the loopback interface, on the port that follows from a name. On Linux, processes with the
+ * same name share the port; elsewhere, or if another program has the port, the server has any free one.
  *
  * @param identity The name.
- * @param handler Answers requests.
+ * @param handler Answers requests, except those for `/`.
  * @returns The server.
  */
-export function listenNear(
+export async function listenNear(
   identity: string,
   handler: (request: Request) => Promise<Response>,
-): Deno.HttpServer<Deno.NetAddr> {
+): Promise<Deno.HttpServer<Deno.NetAddr>> {
   const digest = checksum(new TextEncoder().encode(identity));
   const port = PORTS.from + Number.parseInt(digest.slice(-8), 16) % PORTS.count;
   const base = {
@@ -168,11 +171,32 @@ export function listenNear(
       return new Response("The local registry failed", { status: 500 });
     },
   };
+  const answer = (request: Request) =>
+    new URL(request.url).pathname === "/"
+      ? Promise.resolve(new Response(digest))
+      : handler(request);
+  const isShared = Deno.build.os === "linux";
+  if (isShared && !await isFreeFor(port, digest)) return Deno.serve({ ...base, port: 0 }, answer);
   try {
     // Sharing a port takes `"unstable": ["net"]`, which deno.json has.
-    return Deno.serve({ ...base, port, reusePort: Deno.build.os === "linux" }, handler);
+    return Deno.serve({ ...base, port, reusePort: isShared }, answer);
   } catch (error) {
     if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-    return Deno.serve({ ...base, port: 0 }, handler);
+    return Deno.serve({ ...base, port: 0 }, answer);
+  }
+}
+
+/**
+ * Tells if a port is free, or in use by servers with the same name: names are many, and ports few.
+ */
+async function isFreeFor(port: number, digest: string): Promise<boolean> {
+  try {
+    const response = await fetch(`http://127.0.0.1:${port}/`, {
+      signal: AbortSignal.timeout(ANSWER_MS),
+    });
+    return await response.text() === digest;
+  } catch (error) {
+    // A connection that is refused; a program that does not answer has the port.
+    return error instanceof TypeError;
   }
 }

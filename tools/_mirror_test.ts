@@ -1,5 +1,5 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
-import { mirrorHandler, openMirror } from "./_mirror.ts";
+import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
+import { listenNear, mirrorHandler, openMirror } from "./_mirror.ts";
 import { buildPackage, checksum, packageNames, VERSION } from "./_packages.ts";
 
 const tree = (files: Record<string, string>) =>
@@ -92,11 +92,28 @@ Deno.test("buildPackage() serves stand-ins unchanged, and no main module for the
 
 Deno.test("openMirror() opens twice at once, and answers on both", async () => {
   const options = { scripts: () => Promise.reject(new Error("not needed here")) };
-  await using first = openMirror(options);
-  await using second = openMirror(options);
+  await using first = await openMirror(options);
+  await using second = await openMirror(options);
   for (const { url } of [first, second]) {
     const response = await fetch(`${url}@std/assert/meta.json`);
     assertEquals((await response.json()).name, "assert");
   }
   if (Deno.build.os === "linux") assertEquals(second.url, first.url);
+});
+
+Deno.test("listenNear() leaves a port to another program that has it", async () => {
+  const answer = (text: string) => () => Promise.resolve(new Response(text));
+  let port: number;
+  {
+    await using first = await listenNear("a name", answer("first"));
+    port = first.addr.port;
+  }
+  await using other = Deno.serve(
+    { hostname: "127.0.0.1", port, reusePort: Deno.build.os === "linux", onListen() {} },
+    answer("other"),
+  );
+  await using second = await listenNear("a name", answer("second"));
+  assertNotEquals(second.addr.port, other.addr.port);
+  const response = await fetch(`http://127.0.0.1:${second.addr.port}/file`);
+  assertEquals(await response.text(), "second");
 });

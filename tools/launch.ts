@@ -40,7 +40,7 @@ const SIGNALS: readonly Deno.Signal[] = Deno.build.os === "windows"
  */
 export async function launch(args: readonly string[]): Promise<number> {
   if (await registryAnswers()) return await runCommand(Deno.execPath(), args, {});
-  await using mirror = openMirror();
+  await using mirror = await openMirror();
   console.error(
     "launch: the JSR registry does not answer; @std packages come from npm through a local mirror",
   );

@@ -33,7 +33,7 @@ export async function withMirror(command: readonly string[]): Promise<number> {
     return 2;
   }
   const checkout = new URL("../", import.meta.url);
-  await using mirror = openMirror({ checkout });
+  await using mirror = await openMirror({ checkout });
   await using registry = await openRegistry({ checkout });
   return await runCommand(program, args, { JSR_URL: mirror.url, ...registry.env });
 }

@@ -69,7 +69,7 @@ interface Service {
  */
 async function runService({ page, command, env, port }: Service): Promise<void> {
   await using redis = await RedisServer.start();
-  await using mirror = openMirror({ checkout: ROOT });
+  await using mirror = await openMirror({ checkout: ROOT });
   const home = await Deno.makeTempDir({ prefix: "service-", dir: SHARED });
   const [folder, certificate, cache] = [`${home}/chat`, `${home}/ssl`, `${home}/deno`] as const;
   const free = lowPort();
@@ -227,7 +227,7 @@ Deno.test("the programs that no other test of the pages checks pass the check of
     await writeFiles(`${folder}/${page}`, new Map(files));
     programs.push(...files.map(([path]) => `${page}/${path}`));
   }
-  await using mirror = openMirror({ checkout: ROOT });
+  await using mirror = await openMirror({ checkout: ROOT });
   const config = { imports: { "@skein/skein": "jsr:@skein/skein" } };
   await Deno.writeTextFile(`${folder}/deno.json`, JSON.stringify(config));
   const env = { JSR_URL: mirror.url, NO_COLOR: "1" };

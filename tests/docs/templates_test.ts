@@ -22,7 +22,7 @@ function watch(process: Deno.ChildProcess) {
 
 for (const [name, { hasPage }] of Object.entries(TEMPLATES)) {
   Deno.test(`A project from the template ${name} is clean, passes its tests, and serves`, async () => {
-    await using mirror = openMirror({ checkout: ROOT });
+    await using mirror = await openMirror({ checkout: ROOT });
     const folder = await Deno.makeTempDir({ prefix: "template-" });
     const port = lowPort();
     const env = { JSR_URL: mirror.url, NO_COLOR: "1", PORT: String(port) };

@@ -118,7 +118,7 @@ class Reader {
     this.#failed = page;
     const text = this.#withPorts(await Deno.readTextFile(new URL(page, ROOT)));
     const env = await this.#prepare();
-    await using mirror = openMirror({ checkout: ROOT });
+    await using mirror = await openMirror({ checkout: ROOT });
     await using registry = await openRegistry({ checkout: ROOT });
     await using background = new Background(page);
     for (const block of blocksOf(page, text)) {

@@ -49,7 +49,7 @@ export interface RegistryOptions {
  */
 export async function openRegistry(options: RegistryOptions): Promise<NpmRegistry> {
   const { checkout, build = () => buildCheckout(checkout) } = options;
-  const server = listenNear(checkout.href, registryHandler(build));
+  const server = await listenNear(checkout.href, registryHandler(build));
   const url = `http://127.0.0.1:${server.addr.port}/`;
   const settings = await Deno.makeTempFile({ prefix: "skein-", suffix: ".npmrc" });
   const text = options.settings ?? await readSettings();
