@@ -78,6 +78,10 @@ interface Page {
   readonly socket: SimulatedWebSocket;
   acknowledged: number;
   readonly replies: number[];
+  /** Ids of the envelopes that have an answer in any case. */
+  asked: readonly number[];
+  /** Ids that were acknowledged before their answer came. */
+  readonly unanswered: Set<number>;
 }
 
 /**
@@ -128,6 +132,11 @@ export async function auditTurns(audit: Audit): Promise<void> {
     const all = [...repeated, ...fresh];
     const about = (what: string) =>
       `${what} in session ${round} of ${reader}: ${all.map(({ kind }) => kind)}`;
+    // A repeated request may have no answer: its message was handled before.
+    const isAsked = ({ kind, id }: Sent) =>
+      id !== undefined && (kind !== "ask" || reader !== "none" && id > (repeated.at(-1)?.seq ?? 0));
+    const ids = all.filter(isAsked).map(({ seq }) => seq);
+    page.asked = ids;
     send(page.socket, all, random() < JOINED_SHARE);
     const last = sent.at(-1)!.seq;
     if (round < SESSIONS - 1 && random() < 0.3) {
@@ -136,11 +145,6 @@ export async function auditTurns(audit: Audit): Promise<void> {
       await audit.until(() => page.acknowledged >= last, ACK_MS);
       await audit.pause(TRIP_MS);
       audit.examine("lives", about("acknowledged number"), last, page.acknowledged);
-      // A repeated request may have no answer: its message was handled before.
-      const isAsked = ({ kind, id }: Sent) =>
-        id !== undefined &&
-        (kind !== "ask" || reader !== "none" && id > (repeated.at(-1)?.seq ?? 0));
-      const ids = all.filter(isAsked).map(({ seq }) => seq);
       const answered = page.replies.filter((id) =>
         ids.includes(id) || !all.some(({ seq, kind }) => seq === id && kind === "ask")
       ).toSorted((a, b) => a - b);
@@ -150,6 +154,10 @@ export async function auditTurns(audit: Audit): Promise<void> {
       const came = handled.filter((n) => work.includes(n));
       audit.examine("lives", about("handled messages"), expected, came);
     }
+    // A session that ends here loses the answers behind an acknowledgement.
+    audit.examine("lives", about("numbers acknowledged before their answers"), [], [
+      ...page.unanswered,
+    ]);
     acknowledged = Math.max(acknowledged, page.acknowledged);
     page.socket.close(1_000);
     if (random() < 0.5) await audit.pause(TRIP_MS);
@@ -161,11 +169,15 @@ export async function auditTurns(audit: Audit): Promise<void> {
 /** Opens a session. */
 async function open(audit: Audit, host: string): Promise<Page> {
   const socket = audit.network.sockets(audit.host(NAME))(new URL(`wss://${host}/`), ["skein.1"]);
-  const page: Page = { socket, acknowledged: -1, replies: [] };
+  const page: Page = { socket, acknowledged: -1, replies: [], asked: [], unanswered: new Set() };
   socket.onmessage = ({ data }) => {
     for (const { ack, reply } of envelopesOf<Received>(data)) {
-      if (ack !== undefined) page.acknowledged = ack;
       if (typeof reply === "number") page.replies.push(reply);
+      if (ack === undefined) continue;
+      page.acknowledged = ack;
+      for (const id of page.asked) {
+        if (id <= ack && !page.replies.includes(id)) page.unanswered.add(id);
+      }
     }
   };
   await audit.until(() => socket.readyState === 1);
