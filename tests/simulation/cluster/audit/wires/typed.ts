@@ -48,6 +48,9 @@ const STEP_MS = 4_000;
 /** Time for bytes under way, in milliseconds. */
 const TRIP_MS = 80;
 
+/** Code of an abort. */
+const CODE = 77;
+
 /** A stream of the writer. */
 type Wide = StructuredStream<typeof WIDER>;
 
@@ -67,7 +70,7 @@ type Use = (typed: Typed) => Promise<void>;
 interface Typed {
   readonly audit: Audit;
   readonly random: () => number;
-  readonly transport: string;
+  readonly transport: "websocket" | "webtransport";
   readonly near: AnySession;
   readonly far: AnySession;
   /** Opens a stream from one end to the other. */
@@ -75,7 +78,13 @@ interface Typed {
 }
 
 /** All uses. */
-const USES: readonly Use[] = [burst, skip, refuse, leave, dispose, flood];
+const USES: readonly Use[] = [burst, skip, refuse, leave, dispose, flood, closeBehind];
+
+/** Ends of a close that waits for credit. */
+const WAITING_ENDS = ["read", "abort", "leave", "abort of the reader"] as const;
+
+/** Messages beyond the credit of a stream, and characters of each. */
+const [WAITING, WAITING_BYTES] = [8, { websocket: 3_000, webtransport: 30_000 }] as const;
 
 /** Uses of one run. */
 const USES_AT_ONCE = 3;
@@ -126,6 +135,10 @@ export async function auditTyped(audit: Audit): Promise<void> {
   await audit.until(() => server.manager.stats().streams.active === 0, 1_000);
   const { active } = server.manager.stats().streams;
   audit.examine("flows", `typed streams that are left over ${transport}`, 0, active);
+  const { settled } = await fill(typed);
+  audit.cut(audit.host("typer"));
+  const broken = await inTime(audit, settled);
+  audit.examine("flows", `calls of a stream that broke over ${transport}`, true, isOver(broken));
   await client.close();
   await server.close();
 }
@@ -246,6 +259,56 @@ async function leave({ audit, random, transport, open }: Typed): Promise<void> {
     "fulfilled",
     await inTime(audit, outcome(drained(writer))),
   );
+}
+
+/** A close that waits for credit settles with the reader, or with the failure that ends the wait. */
+async function closeBehind(typed: Typed): Promise<void> {
+  const { audit, random, transport } = typed;
+  const end = oneOf(random, WAITING_ENDS);
+  const { writer, reader, settled, isDisposed, pending } = await fill(typed);
+  const what = `of a stream without credit over ${transport}, ended by ${end}`;
+  audit.examine("flows", `close ${what}`, "pending", pending());
+  const got: number[] = [];
+  const reading = end === "read" ? hearAll(reader, ({ data }) => got.push(data.n)) : undefined;
+  if (end === "abort") writer.abort(CODE);
+  if (end === "leave") await reader[Symbol.asyncDispose]();
+  if (end === "abort of the reader") reader.abort(CODE);
+  const outcomes = await inTime(audit, settled);
+  audit.examine("flows", `calls ${what}`, true, isOver(outcomes));
+  if (!isOver(outcomes)) return;
+  const isWhole = end === "read";
+  const expected = isWhole || isDisposed ? "fulfilled" : "StreamError";
+  audit.examine("flows", `close ${what}`, true, outcomes.at(-1)!.startsWith(expected));
+  if (isWhole) {
+    await inTime(audit, reading!);
+    audit.examine("flows", `messages ${what}`, range(0, WAITING), got);
+  } else {
+    const closed = await inTime(audit, outcome(writer.closed));
+    audit.examine("flows", `closed ${what}`, true, closed.startsWith("StreamError"));
+  }
+  const later = await inTime(audit, outcome(writer.send(1, { n: 0, pad: "" })));
+  audit.examine("flows", `send ${what}`, true, later.startsWith("StreamError"));
+  await reader[Symbol.asyncDispose]();
+  await inTime(audit, outcome(drained(writer)));
+}
+
+/** Fills a stream whose reader does not read, and closes or disposes of the writer. */
+async function fill({ audit, random, transport, open }: Typed) {
+  const { writer, reader } = await open();
+  const pad = "x".repeat(WAITING_BYTES[transport]);
+  const sends = range(1, WAITING).map((n) => outcome(writer.send(1, { n, pad })));
+  const isDisposed = random() < 0.5;
+  let pending = "pending";
+  const closing = outcome(isDisposed ? writer[Symbol.asyncDispose]() : writer.close());
+  void closing.then((ended) => pending = ended);
+  await audit.pause(TRIP_MS);
+  const settled = Promise.all([...sends, closing]);
+  return { writer, reader, settled, isDisposed, pending: () => pending };
+}
+
+/** True if all calls have an outcome. */
+function isOver(outcomes: readonly string[] | string): outcomes is readonly string[] {
+  return typeof outcomes !== "string";
 }
 
 /** A reader that is disposed of ends the loop that waits, and the writer's direction. */
