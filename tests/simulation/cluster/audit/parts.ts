@@ -2,6 +2,7 @@
 import type { AuditName } from "../../plan.ts";
 import type { Audit } from "./audit.ts";
 import { auditAnswers } from "./backlog/answers.ts";
+import { auditBehind } from "./backlog/behind.ts";
 import { auditPosts } from "./backlog/posts.ts";
 import { auditRates } from "./backlog/rates.ts";
 import { auditReplays } from "./backlog/replays.ts";
@@ -113,7 +114,7 @@ const OWN = {
   options: auditOptions,
   pacing: auditPacing,
   passages: auditPassages,
-  posts: auditPosts,
+  posts: (audit) => Promise.all([auditPosts(audit), auditBehind(audit)]).then(() => {}),
   questions: auditQuestions,
   rates: auditRates,
   relays: auditRelays,
