@@ -18,8 +18,8 @@ const [FEW, MANY] = [ROOM - 1, 2 * ROOM] as const;
 /** Signs of life of the session. */
 const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 } as const;
 
-/** Shortest and longest time of a handler that waits: within the silence of a dead peer, and beyond. */
-const HELD_MS = [300, 4_500] as const;
+/** Times of a handler that waits, in milliseconds: within the silence of a dead peer, and beyond. */
+const HELD_MS = [300, 2_000, 4_400, 4_900] as const;
 
 /** Least and most time until an answer is asked for, in milliseconds: messages come before. */
 const ASKS_MS = [0, 200] as const;
@@ -37,10 +37,7 @@ const [ITEMS, WINDOW] = [5, 8] as const;
 const TRIP_MS = 200;
 
 /** Least and most time from the end of a client to that of its session, in milliseconds. */
-const SILENT_MS = [
-  HEARTBEAT.timeoutMs - HEARTBEAT.intervalMs,
-  HEARTBEAT.timeoutMs + 2_000,
-] as const;
+const SILENT_MS = [1_800, 5_000] as const;
 
 /** Calls of the server, each of which is over or has no loop that waits, and so counts as no wait. */
 const CALL_KINDS = [
@@ -133,8 +130,7 @@ async function pass(behind: Behind): Promise<void> {
     await call(behind, kind);
   }
   const asks = random() < 0.5;
-  const [shortest, longest] = asks ? ASKS_MS : HELD_MS;
-  const ms = Math.floor(between(random, shortest, longest));
+  const ms = asks ? Math.floor(between(random, ...ASKS_MS)) : oneOf(random, HELD_MS);
   const [first, count] = [behind.sent + 1, 1 + (asks ? FEW : MANY)];
   asked.length = got.length = 0;
   for (let i = 0; i < count; i++) {
