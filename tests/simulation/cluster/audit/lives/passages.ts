@@ -1,4 +1,5 @@
 /** Moves of a client on one node, while publications stream in, and links that break in the middle. */
+import { Signal } from "../../../../../base/signal.ts";
 import { CloseCode } from "../../../../../errors.ts";
 import type { Client } from "../../../../../client/client.ts";
 import type { Subscription } from "../../../../../client/subscription.ts";
@@ -29,8 +30,14 @@ const [PROMPT_SHARE, AUTHORIZE_MS] = [0.5, 800];
 /** Share of rights upon which the application publishes, in the turn in which the topic begins. */
 const PUBLISHES_SHARE = 0.2;
 
-/** Share of publications behind which the client publishes without an echo, and the number of these. */
+/**
+ * Share of publications behind which the client publishes without an echo, and behind which the server
+ * excepts the client, and the number of these.
+ */
 const [SILENT_SHARE, SILENT] = [0.25, -1] as const;
+
+/** Publications to other clients behind a break. */
+const WITHOUT = 12;
 
 /** Share of moves behind which the client moves again at once. */
 const AGAIN_SHARE = 0.25;
@@ -66,8 +73,8 @@ const ALIKE_SHARE = 0.6;
 const REST_MS = 5_000;
 
 /**
- * Links that break once the client has the new session, or once the server alone has that session. The
- * server may close the earlier session as well, as at the end of a drain.
+ * Links that break once the client has the new session, or early: once the server alone has that
+ * session; or once the client has asked for a topic there, where rights may take a while. The server may close the earlier session as well, as at the end of a drain.
  */
 const BREAKS = [
   "none",
@@ -80,6 +87,10 @@ const BREAKS = [
   "the earlier one, unheard",
   "the earlier one, unheard",
   "the new one",
+  "the new one, early",
+  "the new one, asked",
+  "the new one, asked",
+  "the new one, asked",
   "all",
 ] as const;
 
@@ -96,6 +107,12 @@ interface Passenger {
   readonly machine: Host;
   readonly server: Server<unknown>;
   readonly client: Client;
+  /** Notified when the server knows a session as one of the client. */
+  readonly opened: Signal;
+  /** Notified when the client has asked for a topic in a session behind a move. */
+  readonly asked: Signal;
+  /** Publishes on a topic of the client to all other clients. */
+  readonly publishToOthers: () => void;
 }
 
 /**
@@ -107,6 +124,11 @@ export async function auditPassages(audit: Audit): Promise<void> {
   const { random } = audit;
   const [host, machine] = [audit.host("passages"), audit.host(USER)];
   const hasTokens = random() < 0.5;
+  const [opened, asked] = [new Signal(), new Signal()];
+  /** The session before the present move. */
+  let earlier: Session<never> | undefined;
+  /** The links that break in the present move. */
+  let which: typeof BREAKS[number] = "none";
   const hold = async ({ data }: { readonly data: unknown }) => {
     await audit.pause(between(random, 0, HANDLER_MS));
     return data;
@@ -120,8 +142,10 @@ export async function auditPassages(audit: Audit): Promise<void> {
         authenticate: () => USER,
         userOf: () => USER,
       }),
-      authorize: () => {
-        if (random() >= PROMPT_SHARE) {
+      authorize: (session) => {
+        if (session.id !== earlier?.id) asked.notify();
+        // A break then leaves topics in the earlier session.
+        if (random() >= PROMPT_SHARE || which === "the new one, asked") {
           return audit.pause(between(random, 0, AUTHORIZE_MS)).then(() => true);
         }
         // The first subscriptions get all publications.
@@ -138,7 +162,10 @@ export async function auditPassages(audit: Audit): Promise<void> {
           yield await hold({ data });
         },
       },
-      onOpen: (session) => void server.topics.subscribe(session, OWN),
+      onOpen(session) {
+        server.topics.subscribe(session, OWN);
+        opened.notify();
+      },
       onError() {},
     }),
   );
@@ -164,7 +191,21 @@ export async function auditPassages(audit: Audit): Promise<void> {
     return seat;
   };
   const seats = [TALK, TALK, KEPT].map(sit);
-  const passenger: Passenger = { audit, random, machine, server, client };
+  /** Publishes to all clients but this one, which is named by a session that may be over. */
+  const publishToOthers = () => {
+    const topic = oneOf(random, [TALK, KEPT]);
+    if (earlier) server.publish(topic, { n: SILENT }, { except: earlier as never });
+  };
+  const passenger: Passenger = {
+    audit,
+    random,
+    machine,
+    server,
+    client,
+    opened,
+    asked,
+    publishToOthers,
+  };
   let next = 0;
   /** Sessions to which the server sent each publication, by topic and number. */
   const members = new Map<string, readonly string[]>();
@@ -183,6 +224,7 @@ export async function auditPassages(audit: Audit): Promise<void> {
       if (random() < SILENT_SHARE) {
         void outcomeOf(client.publish(oneOf(random, [TALK, KEPT]), { n: SILENT }, { echo: false }));
       }
+      if (random() < SILENT_SHARE) publishToOthers();
       await audit.pause(between(random, 0, BETWEEN_MS));
     }
   };
@@ -211,7 +253,8 @@ export async function auditPassages(audit: Audit): Promise<void> {
     const about = (what: string) => `${what} (move ${move}, ${client.session?.transport})`;
     await audit.until(isAtRest, REST_MS);
     audit.examine("lives", about("client at rest"), true, isAtRest());
-    const which = oneOf(random, BREAKS);
+    which = oneOf(random, BREAKS);
+    earlier = server.manager.all()[0] as Session<never>;
     const isLarge = random() < 0.3;
     audit.change(host, machine, {
       delayMs: between(random, 1, DELAY_MS),
@@ -235,14 +278,18 @@ export async function auditPassages(audit: Audit): Promise<void> {
     await audit.pause(2 * DELAY_MS);
     await audit.until(isAtRest, REST_MS);
     await publish(1);
-    const all = [...own.values(), ...[...seats, ...late].map(({ got }) => got)];
+    // Subscriptions of the application end with the first envelope of the new session (23.5).
+    const isOwnOver = which === "the new one, early" && !isMoved;
+    const all = [...seats, ...late].map(({ got }) => got);
+    for (const [topic, came] of own) if (topic !== OWN || !isOwnOver) all.push(came);
     await audit.until(() => all.every((got) => got.includes(next - 1)), REST_MS);
     const isCalm = which === "none" && isMoved && isTwice === isMovedAgain;
     if (isCalm) audit.examine("lives", about("sessions in one topic at once"), 1, most);
     for (const [topic, came] of own) {
       const twice = came.filter((n, i) => came.indexOf(n) !== i);
       const what = about(`numbers on ${topic} that came twice, and the newest`);
-      audit.examine("lives", what, [[], next - 1], [twice, came.at(-1)]);
+      const newest = isOwnOver && topic === OWN ? came.at(-1) : next - 1;
+      audit.examine("lives", what, [[], newest], [twice, came.at(-1)]);
       if (topic !== NOTE || !isCalm) continue;
       const here = sorted(came.filter((n) => n >= first));
       audit.examine("lives", about("messages to the user"), range(first, next - 1), here);
@@ -266,7 +313,7 @@ export async function auditPassages(audit: Audit): Promise<void> {
       const isGapless = isCalm || subscription.topic.startsWith("kept:");
       const expected = isGapless ? range(got[0] ?? next, next - 1) : sorted(got);
       // The first session may get the topic behind publications in the second one, which broke.
-      const came = isGapless || which !== "the new one" ? got : sorted(got);
+      const came = isGapless || !which.startsWith("the new one") ? got : sorted(got);
       audit.examine("lives", what, [expected, next - 1], [came, got.at(-1)]);
       await subscription.unsubscribe();
       const count = server.topics.subscribers(subscription.topic).length;
@@ -328,15 +375,18 @@ function call(
 
 /** Moves the client, and breaks links. */
 async function moveUnder(
-  { audit, random, machine, server, client }: Passenger,
+  passenger: Passenger,
   which: typeof BREAKS[number],
 ): Promise<boolean> {
+  const { audit, random, machine, server, client, opened, asked } = passenger;
   const linksOf = () => audit.network.links.filter((link) => link.client === machine);
   const before = new Set(linksOf());
   const { session } = client;
-  const isEarly = which === "the earlier one, early";
+  const isEarly = which.endsWith(", early");
+  const isNewEarly = which === "the new one, early" || which === "the new one, asked";
   const isUnheard = which === "the earlier one, unheard";
-  const afterMs = between(random, 0, DELAY_MS);
+  // The answer to the first envelope of the new session is still on the way then, most often.
+  const afterMs = between(random, 0, isNewEarly ? DELAY_MS / 6 : DELAY_MS);
   const cut = async () => {
     await audit.pause(afterMs);
     if (which === "the earlier one, by the server") {
@@ -344,18 +394,29 @@ async function moveUnder(
       return void earlier?.close({ code: CloseCode.draining });
     }
     for (const link of linksOf()) {
-      if (which !== "all" && before.has(link) === (which === "the new one")) continue;
+      if (which !== "all" && before.has(link) === which.startsWith("the new one")) continue;
       // The client holds publications of the new session back until the heartbeat fails.
       link.disconnect(isUnheard ? { silent: "client" } : {});
+    }
+    // The client is on the way back, and may still have topics in an earlier session.
+    for (let left = WITHOUT; left > 0; left--) {
+      await audit.pause(between(random, 0, BETWEEN_MS));
+      passenger.publishToOthers();
     }
   };
   let cutting: Promise<void> | undefined;
   const unsubscribe = client.status.observe(({ name }) => {
-    if (which === "none" || isEarly || name !== "connected" || client.session === session) return;
+    if (
+      which === "none" || isEarly || isNewEarly || name !== "connected" ||
+      client.session === session
+    ) return;
     cutting ??= cut();
   });
+  if (isNewEarly) cutting = (isEarly ? opened : asked).changed().then(cut);
   const moving = client.handOver();
-  if (isEarly) cutting = audit.until(() => server.manager.count > 1, DELAY_MS * 10).then(cut);
+  if (which === "the earlier one, early") {
+    cutting = audit.until(() => server.manager.count > 1, DELAY_MS * 10).then(cut);
+  }
   const isMoved = await moving;
   unsubscribe();
   await cutting;
