@@ -4,6 +4,7 @@ import { pause } from "../../../../../base/wait.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { type UserNode, UserNodes } from "../users/user_nodes.ts";
+import { auditEarlyCalls } from "./early_calls.ts";
 import { codeOf, makeHalfCalls } from "./half_calls.ts";
 
 /** Most bytes of a request and of a reply. */
@@ -285,6 +286,11 @@ async function outcomeOf(calling: Promise<Uint8Array>, reply: Uint8Array): Promi
  * @param audit The audit.
  */
 export async function auditNodeCalls(audit: Audit): Promise<void> {
+  await Promise.all([auditCalls(audit), auditEarlyCalls(audit)]);
+}
+
+/** Lets nodes call each other that know each other. */
+async function auditCalls(audit: Audit): Promise<void> {
   const callers = new Callers(audit);
   await callers.nodes.ready();
   await Promise.all(callers.ends.map(({ calls }) => calls.ready));
