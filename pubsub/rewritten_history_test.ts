@@ -139,3 +139,28 @@ Deno.test("Replay does not trust a position whose publication has expired, nor o
     assertEquals((await askAnew(since)).reason, "new-epoch");
   }
 });
+
+Deno.test("Replay of the newest publications takes none of a history that began anew under the same name meanwhile", async () => {
+  const engine = new ScriptedEngine();
+  engine.hasTags = true;
+  const broker = engine.node();
+  await using topics = new Topics({ broker, history: HISTORY });
+  await using follower = new Client(topics.turn);
+  await using client = new Client(topics.turn);
+  for (let i = 0; i < 200; i++) engine.publish("old");
+  follower.subscribe(topics);
+  await turns(40);
+  const gate = Promise.withResolvers<void>();
+  let reads = 0;
+  broker.onRead = (at) => at === "after" && ++reads === 1 ? gate.promise : undefined;
+  client.subscribe(topics, "t", { last: 200 });
+  await turns(40);
+  broker.onLive = () => {};
+  engine.beginEpoch("e1", 200);
+  for (let i = 0; i < 200; i++) engine.publish("new");
+  broker.interrupt();
+  await turns(40);
+  gate.resolve();
+  await turns(200);
+  assertEquals(client.takeData(), Array(200).fill("new"));
+});

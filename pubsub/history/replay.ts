@@ -198,13 +198,14 @@ class ReplayReader {
   async #newest(last: number): Promise<ReplayPosition | undefined> {
     const feed = this.#feed;
     for (let i = 0; i < MAX_READS; i++) {
+      const { era } = feed;
       const epoch = feed.epoch!;
       const before = feed.tail.before(last);
       if (before !== undefined) return { epoch, at: before, tag: feed.tail.tagAt(before) };
       const page = await this.read(epoch, { last });
       if (page === "unavailable") return undefined;
       // A new epoch has newest publications too: read those.
-      if (page === "new-epoch" || feed.epoch !== epoch) continue;
+      if (page === "new-epoch" || feed.era !== era) continue;
       const { items, head } = page;
       // The page lacks the publications that came live after the read.
       const at = Math.min(items[0]?.prev ?? head, feed.known);
