@@ -113,10 +113,29 @@ export class HeldBroker implements Broker {
     this.#listenings.interrupt(topic);
   }
 
-  /** Loses all publications; the node learns of that from the next publication, or by `interrupt()`. */
-  lose(): void {
+  /**
+   * Lets reads of a topic that begin from now on pass; those that are held go on to wait.
+   *
+   * @param topic The topic.
+   * @returns Lets the held reads end.
+   */
+  passLater(topic: string): () => void {
+    const held = this.#held.get(topic);
+    this.#held.delete(topic);
+    return () => held?.resolve();
+  }
+
+  /**
+   * Loses all publications; the node learns of that from the next publication, or by `interrupt()`.
+   *
+   * @param epoch The epoch of the next life; another one by default.
+   */
+  lose(epoch?: string): void {
+    const runtime = this.#runtime;
     void this.#engine.close();
-    this.#engine = new MemoryBroker({ runtime: this.#runtime });
+    this.#engine = new MemoryBroker({
+      runtime: epoch === undefined ? runtime : { ...runtime, randomUUID: () => epoch },
+    });
     this.#listenings.beginAnew();
   }
 

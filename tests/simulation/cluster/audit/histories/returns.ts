@@ -6,6 +6,7 @@ import { between, oneOf } from "../../chance.ts";
 import { type Audit, type Expect, STEADY } from "../audit.ts";
 import { range } from "../history.ts";
 import { HeldBroker } from "./held_broker.ts";
+import { auditOldPages } from "./old_pages.ts";
 import { isAnswer, textOf, WaitingReader } from "./waiting_reader.ts";
 
 /** Topics that take all turns of replays: a node reads or replays as many pages at once. */
@@ -59,7 +60,7 @@ interface Return {
  * @param audit The audit.
  */
 export async function auditReturns(audit: Audit): Promise<void> {
-  await Promise.all([new Returns(audit).run(), comeAhead(audit)]);
+  await Promise.all([new Returns(audit).run(), comeAhead(audit), auditOldPages(audit)]);
 }
 
 /** Readers, who wait for a turn, for a page of the engine, or for their way. */
