@@ -21,7 +21,7 @@ const KEPT: readonly RegExp[] = [
 
 /** Last words in the names of counters, times and places. */
 const COUNTS = [
-  "acknowledged|at|check|closed|count|created|dials|done|ended|failures|finished|handed|handled|head",
+  "acknowledged|at|check|closed|created|dials|done|ended|failures|finished|handed|handled|head",
   "heard|id|kept|last|life|limit|ms|n|next|now|number|opened|order|pings|posted|published|reads",
   "received|records|refusals|sent|sequence|start|stride|taken|tick|ticks|tokens|unused|used|uses",
   "version",
