@@ -4,7 +4,9 @@ import { internals } from "../../../../session/session.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Audit, Expect } from "./audit.ts";
 import { askInspector, auditInspections, type List, type Traffic } from "./services/inspections.ts";
+import { auditLateNodes } from "./services/late_nodes.ts";
 import { auditRecordings } from "./services/recordings.ts";
+import { auditTorrents } from "./services/torrents.ts";
 
 /** Time for a message there and back, in milliseconds. */
 const ROUND_MS = 100;
@@ -18,7 +20,13 @@ const IDLE_MS = 15_500;
  * @param audit The audit.
  */
 export async function auditInspector(audit: Audit): Promise<void> {
-  await Promise.all([auditFollowing(audit), auditInspections(audit), auditRecordings(audit)]);
+  await Promise.all([
+    auditFollowing(audit),
+    auditInspections(audit),
+    auditRecordings(audit),
+    auditLateNodes(audit),
+    auditTorrents(audit),
+  ]);
 }
 
 /** Follows a session, and stops. */
