@@ -28,6 +28,7 @@ import { auditWaitingRoom } from "./histories/waiting_room.ts";
 import { auditHistory, auditLong } from "./history.ts";
 import { auditHoles } from "./holes.ts";
 import { auditInspector } from "./inspector.ts";
+import { auditChains } from "./lives/chains.ts";
 import { auditComebacks } from "./lives/comebacks.ts";
 import { auditLives } from "./lives/lives.ts";
 import { auditPassages } from "./lives/passages.ts";
@@ -113,7 +114,7 @@ const OWN = {
   "node-calls": auditNodeCalls,
   options: auditOptions,
   pacing: auditPacing,
-  passages: auditPassages,
+  passages: (audit) => Promise.all([auditPassages(audit), auditChains(audit)]).then(() => {}),
   posts: (audit) => Promise.all([auditPosts(audit), auditBehind(audit)]).then(() => {}),
   questions: auditQuestions,
   rates: auditRates,
