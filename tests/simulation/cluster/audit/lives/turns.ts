@@ -1,11 +1,13 @@
 /** Numbered messages, requests and publications, refused and repeated: the turn of each one ends. */
 import { z } from "zod";
+import { BrokerError } from "../../../../../errors.ts";
 import type { Session } from "../../../../../session/session.ts";
 import { defineContract } from "../../../../../session/contract.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { SimulatedWebSocket } from "../../../../../testing/simulation/network/websocket.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, envelopesOf } from "../audit.ts";
+import { range } from "../history.ts";
 
 /** Name of the client, and beginning of the names of machines. */
 const NAME = "turns";
@@ -94,9 +96,15 @@ export async function auditTurns(audit: Audit): Promise<void> {
   const host = audit.host(`${NAME}-server`);
   const reader = oneOf(random, READERS);
   const handled: number[] = [];
+  /** Number of the message whose handler fails. */
+  let failsAt = -1;
   const handle = async ({ data }: Heard) => {
     const { n, ms } = data as z.infer<typeof WORK>;
     handled.push(n);
+    if (reader === "handler" && n === failsAt) {
+      failsAt = -1;
+      throw new BrokerError("Cannot call the engine: as planned");
+    }
     if (ms > 0) await audit.pause(ms);
     return n;
   };
@@ -162,8 +170,49 @@ export async function auditTurns(audit: Audit): Promise<void> {
     page.socket.close(1_000);
     if (random() < 0.5) await audit.pause(TRIP_MS);
   }
+  if (reader !== "none") {
+    failsAt = (sent.at(-1)?.seq ?? 0) + 2;
+    await passFailure({ audit, host: host.name, reader, handled }, failsAt - 1);
+  }
   await audit.until(() => server.manager.count === 0);
   await server.close();
+}
+
+/**
+ * Sends messages of which the handler of the second one finds the engine away, once: the session
+ * ends, and the next session begins with that message.
+ */
+async function passFailure(
+  { audit, host, reader, handled }: {
+    readonly audit: Audit;
+    readonly host: string;
+    readonly reader: string;
+    readonly handled: number[];
+  },
+  first: number,
+): Promise<void> {
+  const all = range(first, first + 2).map((seq): Sent => ({
+    seq,
+    kind: "work",
+    ms: 0,
+    id: undefined,
+  }));
+  handled.length = 0;
+  const ended = await open(audit, host);
+  send(ended.socket, all, false);
+  const about = `of a handler whose engine was away (${reader})`;
+  if (reader === "handler") {
+    const isOver = await audit.until(() => ended.socket.readyState === 3, ACK_MS);
+    audit.examine("lives", `end ${about}`, true, isOver);
+    audit.examine("lives", `acknowledged number ${about}`, first, ended.acknowledged);
+  } else await audit.pause(TRIP_MS);
+  const page = await open(audit, host);
+  send(page.socket, all, false);
+  await audit.until(() => page.acknowledged >= first + 2, ACK_MS);
+  audit.examine("lives", `next number ${about}`, first + 2, page.acknowledged);
+  const expected = [first, first + 1, ...(reader === "handler" ? [first + 1] : []), first + 2];
+  audit.examine("lives", `messages ${about}`, expected, handled);
+  for (const { socket } of [ended, page]) socket.close(1_000);
 }
 
 /** Opens a session. */

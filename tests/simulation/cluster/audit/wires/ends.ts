@@ -5,6 +5,7 @@ import { between, oneOf } from "../../chance.ts";
 import { FINAL, nameAfter } from "../../../closes.ts";
 import type { AnySession, Audit } from "../audit.ts";
 import { range } from "../history.ts";
+import { auditClockSteps } from "./clock_steps.ts";
 import { auditEarlyMarks } from "./early_marks.ts";
 import { HeldStreams } from "./held_streams.ts";
 import { auditLastMessages } from "./last_messages.ts";
@@ -144,6 +145,7 @@ export async function auditEnds(audit: Audit): Promise<void> {
     auditLastMessages(audit),
     auditLateBegins(audit),
     auditEarlyMarks(audit),
+    auditClockSteps(audit),
   ]);
 }
 
