@@ -16,6 +16,9 @@ const [AWAY_SHARE, IDLE_SHARE] = [0.4, 0.4];
 /** Longest time of a close with all calls under way, and of a call that is refused, in milliseconds. */
 const [CLOSE_MS, REFUSED_MS] = [15_000, 1_000];
 
+/** Longest time until nothing of a closed broker is left, in milliseconds. */
+const ENDS_MS = 6_000;
+
 /** Longest time of a publication to a node, in milliseconds. */
 const ARRIVES_MS = 2_000;
 
@@ -104,6 +107,13 @@ class Closing {
     if (this.#disk !== undefined) await this.#refuseNames(machine);
     await this.#close(machine);
     await this.#refuseAll(machine);
+    // A connection without the engine may end in its own time.
+    const endMs = audit.nowMs + ENDS_MS;
+    let timers = await audit.timersOf(machine.host);
+    while (timers > 0 && audit.nowMs < endMs) timers = await audit.timersOf(machine.host);
+    this.#expect("timers behind the close", 0, timers);
+    const links = audit.network.links.filter(({ client }) => client === machine.host).length;
+    this.#expect("connections behind the close", 0, links);
     machine.end();
   }
 
