@@ -18,6 +18,7 @@ import { auditClosings } from "./histories/closings.ts";
 import { auditEngineHistory } from "./histories/engine_history.ts";
 import { auditFailingFile } from "./histories/failing_file.ts";
 import { auditForgetting } from "./histories/forgetting.ts";
+import { auditGivenUp } from "./histories/given_up.ts";
 import { auditOrders } from "./histories/orders.ts";
 import { auditReplays as auditFeeds } from "./histories/replays.ts";
 import { auditRestarts } from "./histories/restarts.ts";
@@ -140,7 +141,9 @@ const SHARED = {
   },
   carriers: auditCarriers,
   claims: auditClaims,
-  closings: (audit) => Promise.all([auditClosings(audit), auditWaitingRoom(audit)]).then(() => {}),
+  closings: (audit) =>
+    Promise.all([auditClosings(audit), auditWaitingRoom(audit), auditGivenUp(audit)])
+      .then(() => {}),
   drains: auditDrains,
   durable: auditStreams,
   "engine-history": auditEngineHistory,
