@@ -8,6 +8,7 @@ import { Witness } from "../witness.ts";
 import type { SpareEngine } from "./brokers/spare.ts";
 import { startSpares } from "./brokers/spares.ts";
 import { Trial } from "./brokers/trial.ts";
+import { Vigil } from "./brokers/vigil.ts";
 import { Audit, type AuditParts } from "./audit/audit.ts";
 import { partsOf } from "./audit/parts.ts";
 import { ClusterClient } from "./client.ts";
@@ -326,7 +327,11 @@ export class Cluster implements LiveCluster {
   /** Tries brokers on engines of their own, if the plan asks for that. */
   async tryBrokers(): Promise<void> {
     try {
-      await Trial.runAll(this.#examination, this.#spares);
+      if (this.#spares.length === 0) return;
+      await Promise.all([
+        Trial.runAll(this.#examination, this.#spares),
+        new Vigil(this.#examination, this.engine).run(),
+      ]);
     } catch (error) {
       this.journal.tell("unhandled", "", { error });
     }

@@ -31,7 +31,7 @@ export interface RedisServers {
   broker(host: Host): Broker;
 }
 
-/** Bounds of the operations of a broker that wait; those of the library by default. */
+/** Bounds and times of a broker; those of the library by default. */
 export interface WaitingBounds {
   /** Most operations. */
   readonly maxWaiting?: number;
@@ -39,6 +39,8 @@ export interface WaitingBounds {
   readonly maxWaitingBytes?: number;
   /** Longest wait of a publication, in milliseconds. */
   readonly giveUpMs?: number;
+  /** Time for which the engine remembers the position of a history, in milliseconds. */
+  readonly rememberMs?: number;
 }
 
 /** The engine of a cluster. */

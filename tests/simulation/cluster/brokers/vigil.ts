@@ -1,0 +1,177 @@
+/** Brokers on a calm engine for longer than the engine remembers a history: the epoch stays. */
+import type {
+  Broker,
+  BrokerHistory,
+  HistoryBounds,
+  Publication,
+} from "../../../../pubsub/broker.ts";
+import type { HistoryPosition } from "../../../../session/wire/recovery.ts";
+import type { Host } from "../../../../testing/simulation/host.ts";
+import type { ClusterEngine } from "../engine.ts";
+import { Examination, type ExaminationParts } from "../examination.ts";
+import { GUEST } from "../tour/holds.ts";
+
+/** Time until the engine is calm, and time of the vigil behind that, in milliseconds. */
+const [CALM_MS, VIGIL_MS] = [30_000, 128_000] as const;
+
+/** Shortest memory of an engine, in milliseconds. */
+const REMEMBER_MS = { redis: 5_000, nats: 120_000 } as const;
+
+/** Longest time without a call, in milliseconds: shorter than the memory. */
+const QUIET_MS = 2_400;
+
+/** Share of reads among the calls. */
+const READ_SHARE = 0.2;
+
+/** Most appends of one call, and most turns of the queue of microtasks between two of these. */
+const [MOST, TURNS] = [4, 12] as const;
+
+/** Time in which all calls have an outcome, in milliseconds. */
+const REST_MS = 2_000;
+
+/** Topic of all publications. */
+const TOPIC = "vigil";
+
+/** Publications are kept for a much shorter time than positions. */
+const BOUNDS: HistoryBounds = { size: 6, ttlMs: 1_500, bytes: 1 << 20 };
+
+const READ = { bounds: BOUNDS, maxMessages: 100, maxBytes: 1 << 20 } as const;
+
+/** A broker of the vigil. */
+interface Watcher {
+  readonly host: Host;
+  readonly broker: Broker;
+  readonly history: BrokerHistory;
+  readonly heard: Publication[];
+  interruptions: number;
+}
+
+/** Appends and reads for a long time, on the engine of the cluster. */
+export class Vigil extends Examination {
+  override readonly name = "brokers";
+  readonly #engine: ClusterEngine;
+  readonly #random: () => number;
+  /** Positions of the publications, in the order of the answers. */
+  readonly #kept: { readonly payload: string; readonly position: HistoryPosition | undefined }[] =
+    [];
+  readonly #epochs = new Set<string>();
+  readonly #wrong: string[] = [];
+  #made = 0;
+
+  /**
+   * Begins nothing yet.
+   *
+   * @param parts Parts of the cluster.
+   * @param engine The engine.
+   */
+  constructor(parts: ExaminationParts, engine: ClusterEngine) {
+    super(parts, GUEST, CALM_MS);
+    this.#engine = engine;
+    this.#random = parts.simulation.chanceOf("vigil");
+  }
+
+  override pause(ms: number): Promise<void> {
+    return new Promise((resolve) => void this.simulation.after(ms, resolve));
+  }
+
+  /** Keeps the vigil. */
+  async run(): Promise<void> {
+    await this.pause(CALM_MS);
+    const watchers = [this.#watcher("vigil-0"), this.#watcher("vigil-1")];
+    for (const watcher of watchers) watcher.host.after(0, () => this.#listen(watcher));
+    await this.pause(REST_MS);
+    const endMs = this.nowMs + VIGIL_MS;
+    while (this.nowMs < endMs) {
+      const { host, history } = watchers[Math.floor(this.#random() * watchers.length)]!;
+      const isRead = this.#random() < READ_SHARE;
+      const count = 1 + Math.floor(MOST * this.#random());
+      const turns = Array.from({ length: count }, () => Math.floor(TURNS * this.#random()));
+      host.after(0, () => void (isRead ? this.#read(history) : this.#append(history, turns)));
+      await this.pause(QUIET_MS * this.#random());
+    }
+    await this.pause(REST_MS);
+    for (const watcher of watchers) this.#compare(watcher);
+    const newcomer = this.#watcher("vigil-newcomer");
+    await this.#readAt(newcomer);
+    this.#expect("epochs of all pages and positions", 1, this.#epochs.size);
+    this.#expect("calls without the right outcome", [], this.#wrong.slice(0, 3));
+    for (const { host, broker } of [...watchers, newcomer]) {
+      host.after(0, () => void broker.close());
+    }
+    await this.pause(REST_MS);
+    for (const { host } of [...watchers, newcomer]) host.kill();
+  }
+
+  #watcher(name: string): Watcher {
+    const host = this.host(name);
+    const isRedis = this.#engine.startRedis !== undefined;
+    const rememberMs = REMEMBER_MS[isRedis ? "redis" : "nats"];
+    const broker = this.#engine.broker(host, { rememberMs })!;
+    return { host, broker, history: broker.history!, heard: [], interruptions: 0 };
+  }
+
+  #listen(watcher: Watcher): void {
+    watcher.broker.subscribe(TOPIC, (publication) => watcher.heard.push(publication), {
+      history: BOUNDS,
+      onInterrupted: () => watcher.interruptions++,
+    });
+  }
+
+  /** Appends some publications in one turn: answers come together with other messages. */
+  async #append(history: BrokerHistory, turns: readonly number[]): Promise<void> {
+    for (const between of turns) {
+      const payload = `${this.#made++}`;
+      history.append({ topic: TOPIC, payload }, { bounds: BOUNDS }).then(
+        ({ position }) => {
+          this.#kept.push({ payload, position });
+          if (position === undefined) this.#wrong.push(`append ${payload} has no position`);
+          else this.#epochs.add(position.epoch);
+        },
+        (error) => this.#wrong.push(`append ${payload} failed: ${error}`),
+      );
+      for (let left = between; left > 0; left--) await Promise.resolve();
+    }
+  }
+
+  /** Reads a page, whose head is at least the newest offset that was acknowledged before. */
+  async #read(history: BrokerHistory): Promise<void> {
+    const newest = this.#newest();
+    try {
+      const { epoch, head } = await history.read(TOPIC, READ);
+      this.#epochs.add(epoch);
+      if (head < newest) this.#wrong.push(`a page has the head ${head}, behind ${newest}`);
+    } catch (error) {
+      this.#wrong.push(`a read failed: ${error}`);
+    }
+  }
+
+  #readAt({ host, history }: Watcher): Promise<void> {
+    return new Promise((resolve) =>
+      void host.after(0, () => void this.#read(history).finally(resolve))
+    );
+  }
+
+  #newest(): number {
+    return this.#kept.reduce((most, { position }) => Math.max(most, position?.offset ?? 0), 0);
+  }
+
+  /** A listener hears each publication once, in order, without gaps and interruptions. */
+  #compare({ heard, interruptions }: Watcher): void {
+    this.#expect("interruptions of a listener", 0, interruptions);
+    const sorted = this.#kept.toSorted((one, other) =>
+      (one.position?.offset ?? 0) - (other.position?.offset ?? 0)
+    );
+    const payloads = sorted.map(({ payload }) => payload);
+    this.#expect("publications that a listener heard", `${payloads}`, `${
+      heard.map(({ payload }) => payload)
+    }`);
+    const gaps = heard.filter(({ position }, i) =>
+      i > 0 && position?.prev !== heard[i - 1]!.position?.offset
+    );
+    this.#expect("publications behind a gap", 0, gaps.length);
+  }
+
+  #expect(what: string, expected: unknown, received: unknown): void {
+    this.examine("brokers", `${what} on a calm engine`, expected, received);
+  }
+}
