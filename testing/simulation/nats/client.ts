@@ -9,6 +9,7 @@ import {
   setTransportFactory,
   type Transport,
 } from "@nats-io/transport-node";
+import { concat } from "../../../base/bytes.ts";
 import type { NatsServers } from "../../../pubsub/nats/options.ts";
 import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";
@@ -83,9 +84,13 @@ class SocketTransport implements Transport {
     const greeted = Promise.withResolvers<void>();
     greeted.promise.catch(() => {});
     socket.onMessage = (frame) => {
-      this.#frames.push(frame as Uint8Array);
-      if (extractProtocolMessage(this.#frames[0]!) !== "") greeted.resolve();
-      this.#wake.resolve();
+      // A program reads all bytes that are there at once.
+      if (this.#frames.push(frame as Uint8Array) > 1) return;
+      socket.host.after(0, () => {
+        if (this.#frames.length > 1) this.#frames = [concat(this.#frames)];
+        if (this.#frames[0] && extractProtocolMessage(this.#frames[0]) !== "") greeted.resolve();
+        this.#wake.resolve();
+      });
     };
     socket.onClose = (reason) => {
       const error = new Error(`The connection was ${reason}`);
