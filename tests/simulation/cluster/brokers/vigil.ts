@@ -162,9 +162,11 @@ export class Vigil extends Examination {
       (one.position?.offset ?? 0) - (other.position?.offset ?? 0)
     );
     const payloads = sorted.map(({ payload }) => payload);
-    this.#expect("publications that a listener heard", `${payloads}`, `${
-      heard.map(({ payload }) => payload)
-    }`);
+    this.#expect(
+      "publications that a listener heard",
+      `${payloads}`,
+      `${heard.map(({ payload }) => payload)}`,
+    );
     const gaps = heard.filter(({ position }, i) =>
       i > 0 && position?.prev !== heard[i - 1]!.position?.offset
     );
