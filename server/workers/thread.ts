@@ -18,9 +18,17 @@ import { INIT_KEY, type WorkerInit } from "./worker_node.ts";
 /** Time between two questions whether a worker still handles messages, in milliseconds. */
 const PING_MS = 1_000;
 
+/** Starts a thread with its data, and with a bound for its heap in MiB. */
+export type StartThread = (
+  init: WorkerInit,
+  maxHeapMb: number,
+) => Pick<Worker, "on" | "postMessage" | "terminate">;
+
 /** Options for {@linkcode WorkerThread}. */
 export interface WorkerThreadOptions {
   readonly runtime: Runtime;
+  /** Starts the thread; by default one of the platform. */
+  readonly startThread?: StartThread | undefined;
   readonly ports: EnginePorts;
   readonly init: WorkerInit;
   /** Most heap of the thread, in MiB; `undefined` for as much as this process has. */
@@ -38,7 +46,7 @@ export class WorkerThread {
   /** Questions to the worker. */
   readonly calls: ThreadCalls<WorkerQuestions, MainQuestions>;
   readonly #options: WorkerThreadOptions;
-  readonly #worker: Worker;
+  readonly #worker: ReturnType<StartThread>;
   readonly #port: EnginePort;
   readonly #over = new AbortController();
   #error: Error | undefined;
@@ -50,9 +58,10 @@ export class WorkerThread {
    * @throws {TypeError} If the data cannot be cloned.
    */
   constructor(options: WorkerThreadOptions) {
-    const { init, ports, maxHeapMb = processHeapMb(), answers } = options;
+    const { init, ports, maxHeapMb = processHeapMb(), answers, startThread = startWorker } =
+      options;
     this.#options = options;
-    const worker = this.#worker = startWorker(init, maxHeapMb);
+    const worker = this.#worker = startThread(init, maxHeapMb);
     const post = (message: unknown) => {
       if (!this.#over.signal.aborted) worker.postMessage(message);
     };

@@ -16,7 +16,7 @@ import { type Measure, mergeMeasures } from "../../telemetry/measures.ts";
 import { textOf } from "../../telemetry/prometheus.ts";
 import type { ServeOptions } from "../server_options.ts";
 import type { ListenInfo } from "../listener.ts";
-import { WorkerThread } from "./thread.ts";
+import { type StartThread, WorkerThread } from "./thread.ts";
 import type { Answers, ListeningFacts, MainQuestions, UdpFacts } from "./thread_calls.ts";
 
 /** Upper end of the delay before the first replacement of a worker, in milliseconds. */
@@ -109,6 +109,7 @@ interface Place {
 /** Workers that serve together, from {@linkcode serveWorkers} to `close`. */
 export class Workers implements AsyncDisposable {
   readonly #options: WorkersOptions;
+  readonly #startThread: StartThread | undefined;
   readonly #module: string;
   readonly #runtime: Runtime;
   readonly #console: ConsoleReport;
@@ -121,7 +122,7 @@ export class Workers implements AsyncDisposable {
   #isDraining = false;
   #closing: Promise<void> | undefined;
 
-  private constructor(module: string, options: WorkersOptions) {
+  private constructor(module: string, options: WorkersOptions, startThread?: unknown) {
     const { runtime = platformRuntime(), workers = defaultWorkers() } = options;
     const { maxHeapMb } = options;
     checkLimits({ workers: 1 }, { workers }, { of: "workers: ", max: MAX_WORKERS });
@@ -134,6 +135,7 @@ export class Workers implements AsyncDisposable {
       );
     }
     this.#options = options;
+    this.#startThread = startThread as StartThread | undefined;
     this.#module = module;
     this.#runtime = runtime;
     this.#console = new ConsoleReport(runtime);
@@ -184,9 +186,20 @@ export class Workers implements AsyncDisposable {
     }));
   }
 
-  /** Starts workers; called by {@linkcode serveWorkers}. */
-  static async start(module: string, options: WorkersOptions): Promise<Workers> {
-    const workers = new Workers(module, options);
+  /**
+   * Starts workers; called by {@linkcode serveWorkers}.
+   *
+   * @param module Address of the module.
+   * @param options See {@linkcode WorkersOptions}.
+   * @param startThread Starts a thread; by default one of the platform.
+   * @returns The workers.
+   */
+  static async start(
+    module: string,
+    options: WorkersOptions,
+    startThread?: (init: never, maxHeapMb: number) => unknown,
+  ): Promise<Workers> {
+    const workers = new Workers(module, options, startThread);
     const { signal } = options;
     try {
       await within(workers.#runtime, workers.#startAll(), { signal });
@@ -296,6 +309,7 @@ export class Workers implements AsyncDisposable {
     place.hasUdp = webTransport !== false && !this.#places.some(({ hasUdp }) => hasUdp);
     const thread = new WorkerThread({
       runtime: this.#runtime,
+      startThread: this.#startThread,
       ports: this.#ports,
       maxHeapMb,
       silentMs: this.#limits.silentMs,

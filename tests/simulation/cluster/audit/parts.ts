@@ -49,6 +49,7 @@ import { auditNewcomers } from "./places/newcomers.ts";
 import { auditNodeCalls } from "./places/node_calls.ts";
 import { auditQuestions } from "./places/questions.ts";
 import { auditVisitors } from "./places/visitors.ts";
+import { auditWorkers } from "./places/workers.ts";
 import { auditRenewals } from "./renewals.ts";
 import { auditSeats } from "./seats.ts";
 import { auditDrains } from "./services/drains.ts";
@@ -88,7 +89,7 @@ const OWN = {
   contracts: auditContract,
   credit: auditCredit,
   crowds: auditCrowds,
-  deploys: auditDeploys,
+  deploys: (audit) => Promise.all([auditDeploys(audit), auditWorkers(audit)]).then(() => {}),
   directories: auditDirectories,
   doors: auditDoors,
   ends: auditEnds,
