@@ -164,13 +164,21 @@ class SimulatedMachine implements Machine {
   }
 }
 
-/** The thread of a file: that of the broker, or a worker whose groups take time. */
+/**
+ * The thread of a file: that of the broker, or a worker whose groups take time.
+ *
+ * As in `WorkerFile`, a worker answers one request at a time. A request before the answer to another
+ * one fails, and the other one stays without an answer.
+ */
 class SimulatedThread implements FileThread {
   readonly epoch: string;
   readonly #file: SqliteFile;
   readonly #disk: SimulatedDisk;
   readonly #life: number;
   readonly #meanMs: number | undefined;
+  /** Requests to the worker so far. */
+  #requests = 0;
+  #isAsked = false;
 
   constructor(file: SqliteFile, disk: SimulatedDisk, meanMs: number | undefined) {
     this.epoch = file.epoch;
@@ -193,13 +201,20 @@ class SimulatedThread implements FileThread {
     const { host } = this.#disk;
     if (this.#meanMs === undefined) return this.#alive(work);
     const half = () => -this.#meanMs! / 2 * Math.log(1 - this.#disk.random());
+    const request = ++this.#requests;
+    if (this.#isAsked) return Promise.reject(new TypeError("Cannot ask: a request is under way"));
+    this.#isAsked = true;
     return new Promise((resolve, reject) => {
+      const answer = (settle: () => void) => {
+        this.#isAsked = false;
+        if (request === this.#requests) settle();
+      };
       host.after(half(), () => {
         try {
           const result = this.#alive(work);
-          host.after(half(), () => resolve(result));
+          host.after(half(), () => answer(() => resolve(result)));
         } catch (error) {
-          reject(error);
+          answer(() => reject(error));
         }
       });
     });

@@ -13,6 +13,9 @@ const ROUNDS = 2;
 /** Share of brokers that close while the engine is out of reach, and of those without calls under way. */
 const [AWAY_SHARE, IDLE_SHARE] = [0.4, 0.4];
 
+/** Share of files that close without a backup: a close waits for the end of a backup before all else. */
+const NO_COPY_SHARE = 0.6;
+
 /** Longest time of a close with all calls under way, and of a call that is refused, in milliseconds. */
 const [CLOSE_MS, REFUSED_MS] = [15_000, 1_000];
 
@@ -24,6 +27,9 @@ const ARRIVES_MS = 2_000;
 
 /** Longest time between the calls and the close, in milliseconds, of which one is drawn. */
 const BEFORE_MS = [0, 0, 1, 20] as const;
+
+/** The same for a file, of which a group of calls takes 2 ms. */
+const FILE_BEFORE_MS = [0, 2, 3, 4] as const;
 
 /** Payload of the publications that tell when a subscription is in force, their most, and the time between two. */
 const [FIRST, TRIES, TRY_MS] = ["first", 40, 50] as const;
@@ -85,12 +91,14 @@ export async function auditClosings(audit: Audit): Promise<void> {
 class Closing {
   readonly #audit: Audit;
   readonly #random: () => number;
+  readonly #copyChance: () => number;
   readonly #round: number;
   #disk: SimulatedDisk | undefined;
 
   constructor(audit: Audit, round: number) {
     this.#audit = audit;
     this.#random = audit.random;
+    this.#copyChance = audit.chanceOf(`copy ${round}`);
     this.#round = round;
   }
 
@@ -163,11 +171,14 @@ class Closing {
       });
       waits.push([`subscription that ${isLeft ? "was left" : "is new"}`, outcomeOf(ready)]);
     }
-    const copying = this.#disk === undefined
+    const isCopied = this.#disk !== undefined && this.#copyChance() >= NO_COPY_SHARE;
+    const copying = !isCopied
       ? undefined
       : outcomeOf(machine.run(() => (broker as SqliteBroker).backup(COPY)));
     if (copying !== undefined) waits.push(["backup", copying]);
-    await audit.pause(oneOf(this.#random, BEFORE_MS) * this.#random());
+    await audit.pause(
+      oneOf(this.#random, this.#disk === undefined ? BEFORE_MS : FILE_BEFORE_MS) * this.#random(),
+    );
     const close = (before: () => void) =>
       outcomeOf(machine.run(async () => {
         before();
