@@ -7,6 +7,7 @@ import type {
 } from "../../../../../pubsub/logs/log.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
+import { Announcements } from "./announcements.ts";
 import { LogMachine, PLENTY } from "./machine.ts";
 import {
   type LogOperation,
@@ -87,6 +88,7 @@ class LogCalls {
   readonly #random: () => number;
   /** States in which the log may be; more than one where a time or the order of calls is unknown. */
   #states: readonly ModelState[] = [undefined];
+  readonly #announcements: Announcements;
   #calledMs = 0;
   #identities = 0;
   #records = 0;
@@ -97,10 +99,17 @@ class LogCalls {
     this.#machines = machines;
     this.#id = id;
     this.#random = audit.chanceOf(id);
+    this.#announcements = new Announcements(audit, machines, id);
   }
 
   /** Makes all calls, up to the first result that is wrong. */
   async run(): Promise<void> {
+    await this.#announcements.listen();
+    await this.#callAll();
+    await this.#announcements.end();
+  }
+
+  async #callAll(): Promise<void> {
     for (let step = 0; step < STEPS; step++) {
       if (this.#chance(WAIT_SHARE)) await this.#audit.pause(WAIT_MS * this.#random());
       if (this.#chance(LIST_SHARE)) {
@@ -148,6 +157,7 @@ class LogCalls {
     attempts: number = 1,
   ): Promise<boolean> {
     const { nowMs: fromMs } = this.#audit;
+    this.#announcements.begin();
     const calls = await Promise.all(operations.map(async (operation): Promise<Call> => {
       const machine = at ?? this.#pick(this.#machines);
       const result = await machine.run(() => callOf(machine.logs, this.#id, operation))
@@ -166,6 +176,7 @@ class LogCalls {
     const after = afterAll(before);
     this.#states = after;
     this.#calledMs = span.toMs;
+    await this.#announcements.compare(calls);
     if (after.length > 0) return true;
     const texts = calls.map(({ machine, operation, result }) =>
       `${shown(operation)} at ${machine.host.name} with the result ${result}`
