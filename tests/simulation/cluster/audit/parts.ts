@@ -15,11 +15,13 @@ import { auditStreams } from "./durable.ts";
 import { auditExpiry } from "./expiry.ts";
 import { auditFlows } from "./flows.ts";
 import { auditClosings } from "./histories/closings.ts";
+import { auditCopies } from "./histories/copies.ts";
 import { auditEngineHistory } from "./histories/engine_history.ts";
 import { auditFailingFile } from "./histories/failing_file.ts";
 import { auditForgetting } from "./histories/forgetting.ts";
 import { auditGivenUp } from "./histories/given_up.ts";
 import { auditOrders } from "./histories/orders.ts";
+import { auditRemovals } from "./histories/removals.ts";
 import { auditReplays as auditFeeds } from "./histories/replays.ts";
 import { auditRestarts } from "./histories/restarts.ts";
 import { auditReturns } from "./histories/returns.ts";
@@ -95,7 +97,7 @@ const OWN = {
   ends: auditEnds,
   expiry: auditExpiry,
   "failing-file": (audit) =>
-    Promise.all([auditFailingFile(audit), auditSweeps(audit)]).then(() => {}),
+    Promise.all([auditFailingFile(audit), auditSweeps(audit), auditRemovals(audit)]).then(() => {}),
   farewells: auditFarewells,
   feeds: (audit) => {
     auditTails(audit);
@@ -123,7 +125,7 @@ const OWN = {
   relays: auditRelays,
   renewals: auditRenewals,
   replays: auditReplays,
-  restarts: auditRestarts,
+  restarts: (audit) => Promise.all([auditRestarts(audit), auditCopies(audit)]).then(() => {}),
   returns: auditReturns,
   seats: auditSeats,
   sends: auditSends,
