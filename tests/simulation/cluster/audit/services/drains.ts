@@ -8,6 +8,7 @@ import { range } from "../history.ts";
 import { ROUND_MS, Service, type ServiceNode } from "../places/service.ts";
 import { API, ask } from "./backend.ts";
 import { auditCutDrain } from "./cut_drains.ts";
+import { auditSessionDrains } from "./session_drains.ts";
 
 /** Clients of the node that drains, which has room for as many sessions. */
 const CLIENTS = 4;
@@ -33,7 +34,7 @@ const TOPIC = "log:deploy";
  * @param audit The audit.
  */
 export async function auditDrains(audit: Audit): Promise<void> {
-  await Promise.all([auditWholeDrain(audit), auditCutDrain(audit)]);
+  await Promise.all([auditWholeDrain(audit), auditCutDrain(audit), auditSessionDrains(audit)]);
 }
 
 /** Drains one of two nodes while clients listen and wait for answers. */

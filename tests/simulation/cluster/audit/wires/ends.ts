@@ -10,6 +10,7 @@ import { auditEarlyMarks } from "./early_marks.ts";
 import { HeldStreams } from "./held_streams.ts";
 import { auditLastMessages } from "./last_messages.ts";
 import { auditLateBegins } from "./late_begins.ts";
+import { auditLoneWaits } from "./lone_waits.ts";
 import { auditUnread } from "./unread.ts";
 
 /** Heartbeat of the server, which the client follows. */
@@ -146,6 +147,7 @@ export async function auditEnds(audit: Audit): Promise<void> {
     auditLateBegins(audit),
     auditEarlyMarks(audit),
     auditClockSteps(audit),
+    auditLoneWaits(audit),
   ]);
 }
 

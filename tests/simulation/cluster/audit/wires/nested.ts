@@ -4,6 +4,7 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { oneOf } from "../../chance.ts";
 import { type AnySession, type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
+import { auditBadAnswers } from "./bad_answers.ts";
 
 /** Handlers beside the first one, for each end: one for each request that waits. */
 const BESIDE = 8;
@@ -49,11 +50,16 @@ interface Chain {
 }
 
 /**
- * Nests requests of both ends.
+ * Nests requests of both ends, and asks for answers that cannot be sent.
  *
  * @param audit The audit.
  */
 export async function auditNested(audit: Audit): Promise<void> {
+  await Promise.all([auditChains(audit), auditBadAnswers(audit)]);
+}
+
+/** Nests requests of both ends, and ends answers in all ways. */
+async function auditChains(audit: Audit): Promise<void> {
   const { random } = audit;
   const host = audit.host("nested");
   const transport = oneOf(random, ["websocket", "websocket", "webtransport", "http"] as const);
