@@ -93,7 +93,7 @@ function aborted({ signal }: Heard): Promise<never> {
  */
 export async function auditLoneWaits(audit: Audit): Promise<void> {
   const random = audit.chanceOf("lone waits");
-  const host = audit.host("lone");
+  const host = audit.host("lone-waits");
   const heard = new Map<string, Heard[]>();
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
     acceptsTokenInBand: true,
@@ -134,8 +134,8 @@ async function auditWait(
     readonly number: number;
   },
 ): Promise<void> {
-  const machine = audit.host(`lone-${number}`);
-  const client = audit.connect(`lone-${number}`, host, {
+  const machine = audit.host(`lone-waiter${number}`);
+  const client = audit.connect(`lone-waiter${number}`, host, {
     transports: [oneOf(random, ["websocket", "websocket", "webtransport"] as const)],
     closeTimeoutMs: CLOSE_MS,
     requests: {
