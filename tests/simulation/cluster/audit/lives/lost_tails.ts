@@ -1,4 +1,6 @@
 /** A client whose history lost its newest publications: section 10 of the protocol, rules 10.18 and 10.19. */
+import type { Client } from "../../../../../client/client.ts";
+import type { ClientSubscribeOptions } from "../../../../../client/client_options.ts";
 import { CloseCode } from "../../../../../errors.ts";
 import type { Server } from "../../../../../server.ts";
 import { MemoryBroker } from "../../../../../pubsub/memory/broker.ts";
@@ -18,6 +20,9 @@ const [LOST, LEFT, LATER] = [5, 4, 8] as const;
 
 /** Longest time until all has come, and time for a publication that comes twice, in milliseconds. */
 const [REST_MS, TRIP_MS] = [4_000, 200] as const;
+
+/** Most subscriptions of the topic at other places of the history. */
+const OTHERS = 3;
 
 /** Ends of the session with the longer history. */
 const ENDS = ["a close", "a cut"] as const;
@@ -55,13 +60,7 @@ export async function auditLostTails(audit: Audit): Promise<void> {
     backoff: { firstDelayMs: 50, maxDelayMs: 200 },
     onError() {},
   });
-  const got: unknown[] = [];
-  const recoveries: unknown[] = [];
-  const subscription = client.subscribe(TOPIC, {
-    ...(last !== undefined && { last }),
-    onRecovery: ({ recovered, reason }) => void recoveries.push(recovered || reason),
-  });
-  void hearAll(subscription, ({ data }) => got.push(data));
+  const { subscription, got, recoveries } = listen(client, last === undefined ? {} : { last });
   await audit.until(() => subscription.status.current === "subscribed");
   for (let n = 1; n <= known; n++) await whole.topics.append(TOPIC, `whole ${n}`);
   await audit.until(() => got.length === known);
@@ -71,9 +70,18 @@ export async function auditLostTails(audit: Audit): Promise<void> {
   home = hosts[1]!;
   if (oneOf(random, ENDS) === "a cut") audit.cut(machine);
   else for (const one of whole.manager.all()) void one.close({ code: CloseCode.draining });
+  await audit.until(() => !client.isConnected);
+  // Other subscriptions of the topic, at other places of the longer history.
+  const { epoch } = subscription.position!;
+  const others = range(1, Math.ceil(OTHERS * random())).map(() => {
+    const offset = Math.floor((known + 1) * random());
+    return { offset, ...listen(client, { since: { epoch, offset } }) };
+  });
   await audit.until(() =>
     client.isConnected && client.session !== session &&
-    subscription.status.current === "subscribed"
+    [subscription, ...others.map((other) => other.subscription)].every(({ status }) =>
+      status.current === "subscribed"
+    )
   );
   const later = Math.ceil(LATER * random());
   for (let n = left + 1; n <= left + later; n++) {
@@ -86,8 +94,27 @@ export async function auditLostTails(audit: Audit): Promise<void> {
   const rest = range(left - again + 1, left + later).map((n) => `short ${n}`);
   audit.examine("lives", about("publications behind a loss"), rest, got);
   audit.examine("lives", about("recoveries"), ["beyond-head"], recoveries);
-  const offset = subscription.position?.offset;
+  const { offset } = subscription.position ?? {};
   audit.examine("lives", about("position behind a loss"), left + later, offset);
+  for (const other of others) {
+    const what = about(`publications behind a loss, from ${other.offset} on`);
+    const come = range(Math.min(other.offset, left) + 1, left + later).map((n) => `short ${n}`);
+    audit.examine("lives", what, come, other.got);
+    const told = [other.offset <= left || "beyond-head"];
+    audit.examine("lives", about(`recoveries from ${other.offset} on`), told, other.recoveries);
+  }
   await client.close();
   await Promise.all(servers.map((server) => server.close()));
+}
+
+/** Subscribes a client, and notes all that comes. */
+function listen(client: Client, options: ClientSubscribeOptions) {
+  const got: unknown[] = [];
+  const recoveries: unknown[] = [];
+  const subscription = client.subscribe(TOPIC, {
+    ...options,
+    onRecovery: ({ recovered, reason }) => void recoveries.push(recovered || reason),
+  });
+  void hearAll(subscription, ({ data }) => got.push(data));
+  return { subscription, got, recoveries };
 }
