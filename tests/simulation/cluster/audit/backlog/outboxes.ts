@@ -1,6 +1,6 @@
 /** Messages and publications that wait for a server which takes smaller ones than the client. */
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
-import { oneOf } from "../../chance.ts";
+import { between, oneOf } from "../../chance.ts";
 import { type Audit, type Expect, hearAll, outcomeOf } from "../audit.ts";
 
 /** Most bytes of a message for the server. */
@@ -11,6 +11,9 @@ const WAITING = 45;
 
 /** Share of messages that are too large. */
 const LARGE_SHARE = 0.2;
+
+/** Most sessions that are cut, and the longest time of such a session, in milliseconds. */
+const [MOST_CUTS, CUT_MS] = [3, 12] as const;
 
 /** Longest time until all are taken, in milliseconds. */
 const STEP_MS = 3_000;
@@ -49,6 +52,7 @@ export async function auditOutboxes(audit: Audit): Promise<void> {
     token: undefined,
     connectAfter: start.promise,
     delivery,
+    backoff: { firstDelayMs: 20, maxDelayMs: 100 },
     onMessage() {},
     onRefused: ({ failure }) => void refused.push(failure.code),
   });
@@ -76,6 +80,13 @@ export async function auditOutboxes(audit: Audit): Promise<void> {
     audit.examine("limits", `${what} of an outbox, ${delivery}`, ...outcome);
   expect("messages before a session", WAITING, client.outbox.messages);
   start.resolve();
+  // A session that ends with messages on the way leaves these to the next one, and no others.
+  const cuts = delivery === "at-least-once" ? Math.floor((MOST_CUTS + 1) * random()) : 0;
+  for (let cut = 0; cut < cuts; cut++) {
+    await audit.until(() => client.isConnected);
+    await audit.pause(between(random, 0, CUT_MS));
+    audit.cut(audit.host("waits"));
+  }
   const flushed = await audit.inTime(outcomeOf(client.flushed()), STEP_MS, "no end");
   expect("flush", "fulfilled", flushed);
   const settled = await audit.inTime(Promise.all(outcomes), STEP_MS, ["no end"]);
