@@ -4,6 +4,7 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { internals } from "../../../../../session/session.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
+import { auditEventStreams } from "./event_streams.ts";
 
 /** Room of the receive queue, of which half is filled before frames wait. */
 const ROOM = 4;
@@ -42,11 +43,16 @@ const ROUNDS = 2;
 const ROUND_MS = 5_000;
 
 /**
- * Sends messages over HTTP to a slow handler, while connections break.
+ * Sends messages and events over HTTP to slow ends.
  *
  * @param audit The audit.
  */
 export async function auditPosts(audit: Audit): Promise<void> {
+  await Promise.all([auditSlowHandler(audit), auditEventStreams(audit)]);
+}
+
+/** Sends messages over HTTP to a slow handler, while connections break. */
+async function auditSlowHandler(audit: Audit): Promise<void> {
   const { random, network } = audit;
   const host = audit.host("posts");
   const got: number[] = [];
