@@ -63,6 +63,7 @@ export class SimulatedNetwork {
   readonly #links: Links;
   readonly #http: SimulatedHttp;
   readonly #quic: SimulatedQuic;
+  readonly #loadMs = new Map<Host, number>();
   readonly #accepts = new Map<string, (socket: SimulatedSocket) => void>();
 
   /**
@@ -276,6 +277,17 @@ export class SimulatedNetwork {
   }
 
   /**
+   * Sets the time in which clients on a host load the code for streams over WebSocket; 0 at first.
+   *
+   * @ignore
+   * @param host The host.
+   * @param ms Time of each load, in milliseconds.
+   */
+  slowLoads(host: Host, ms: number): void {
+    this.#loadMs.set(host, ms);
+  }
+
+  /**
    * Makes the dialer of a client on a host, with the transports of its options.
    *
    * @ignore
@@ -285,7 +297,11 @@ export class SimulatedNetwork {
    */
   dialer(host: Host, options: CheckedTransports): ClientDialer {
     const socket = this.#http.sockets(host);
-    const load = () => Promise.resolve(streams);
+    const load = async () => {
+      const ms = this.#loadMs.get(host) ?? 0;
+      if (ms > 0) await new Promise<void>((resolve) => void host.after(ms, resolve));
+      return streams;
+    };
     const platform: TransportPlatform = {
       webSocket: (url, options) => openWebSocket(url, { ...options, socket, load }),
       webTransport: webTransportLeg(this.#quic.dialer(host)),

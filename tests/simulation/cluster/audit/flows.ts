@@ -7,6 +7,7 @@ import type { Session } from "../../../../session/session.ts";
 import type { OpenStreamOptions } from "../../../../transport/connection.ts";
 import { oneOf } from "../chance.ts";
 import { type Audit, outcomeOf } from "./audit.ts";
+import { auditLastOpenings } from "./wires/last_openings.ts";
 
 /** Credit of both ends. */
 const CREDIT = {
@@ -81,7 +82,7 @@ export async function auditFlows(audit: Audit): Promise<void> {
       flowControl: CREDIT,
     })
   );
-  await Promise.all(clients.map((client) => auditClient(audit, client)));
+  await Promise.all([auditLastOpenings(audit), ...clients.map((one) => auditClient(audit, one))]);
   await audit.pause(200);
   const { streams, credit } = server.manager.stats();
   audit.examine("flows", "open streams of the server", 0, streams.active);
