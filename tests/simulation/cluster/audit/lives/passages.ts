@@ -11,6 +11,7 @@ import { between, oneOf } from "../../chance.ts";
 import { LOOK_MS } from "../../examination.ts";
 import { type Audit, hearAll, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
+import { auditDetours } from "./detours.ts";
 
 /** Topics without and with a history. */
 const [TALK, KEPT] = ["talk:passage", "kept:passage"] as const;
@@ -116,11 +117,16 @@ interface Passenger {
 }
 
 /**
- * Moves a client from session to session, and cuts some of the links in the middle.
+ * Moves clients from session to session.
  *
  * @param audit The audit.
  */
 export async function auditPassages(audit: Audit): Promise<void> {
+  await Promise.all([auditPassenger(audit), auditDetours(audit)]);
+}
+
+/** Moves a client, and cuts some of the links in the middle. */
+async function auditPassenger(audit: Audit): Promise<void> {
   const { random } = audit;
   const [host, machine] = [audit.host("passages"), audit.host(USER)];
   const hasTokens = random() < 0.5;
