@@ -8,7 +8,9 @@ import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import { type Audit, type Expect, outcomeOf } from "./audit.ts";
 import { auditOutboxes } from "./backlog/outboxes.ts";
 import { auditRefills } from "./backlog/refills.ts";
+import { auditHandshakes } from "./wires/handshakes.ts";
 import { auditInvalid } from "./wires/invalid.ts";
+import { auditRawFrames } from "./wires/raw_frames.ts";
 
 /** Most sessions. */
 const MAX_SESSIONS = 3;
@@ -77,6 +79,8 @@ export async function auditBounds(audit: Audit): Promise<void> {
   }));
   const expect: Expect = (...outcome) => audit.examine("limits", ...outcome);
   const narrow: Narrow = { audit, expect, host, server, held: undefined };
+  auditRawFrames(audit);
+  auditHandshakes(audit);
   await auditMessageBytes(narrow);
   await auditPresence(narrow);
   await auditClientPresence(narrow);
