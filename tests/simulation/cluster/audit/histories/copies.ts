@@ -27,8 +27,8 @@ const TOPIC_SHARE = 0.3;
 /** Contents of which one makes a copy take several steps, or none. */
 const CONTENTS = ["few", "many records", "many logs", "large records"] as const;
 
-/** Numbers of rows and of logs of more than one step, and characters of a large record. */
-const [MANY_RECORDS, MANY_LOGS, LARGE] = [650, 260, 1_100_000] as const;
+/** Numbers of rows and of logs of more than two steps, and characters of a large record. */
+const [MANY_RECORDS, MANY_LOGS, LARGE] = [1_300, 520, 1_100_000] as const;
 
 /** Share of copies that are given up, at most so many milliseconds behind the beginning. */
 const [GIVEN_UP_SHARE, GIVEN_UP_MS] = [0.4, 12] as const;
