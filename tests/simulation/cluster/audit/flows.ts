@@ -3,7 +3,7 @@ import { concat } from "../../../../base/bytes.ts";
 import type { Client } from "../../../../client/client.ts";
 import { CloseCode, StreamError } from "../../../../errors.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import type { Session } from "../../../../session/session.ts";
+import { internals, type Session } from "../../../../session/session.ts";
 import type { OpenStreamOptions } from "../../../../transport/connection.ts";
 import { oneOf } from "../chance.ts";
 import { type Audit, outcomeOf } from "./audit.ts";
@@ -105,6 +105,8 @@ async function auditClient(audit: Audit, client: Client): Promise<void> {
   await expect("streams there and back", all, echo());
   await expect("pushed streams", all, pushed(client));
   await expect("streams to the server", all, Promise.all(all.map((_, i) => sent(session, i))));
+  // The first loop has let go of the streams.
+  await expect("pushed streams, again", all, pushed(client));
   const { resetCodes } = session.connection.capabilities;
   const code = resetCodes ? `StreamError ${CODE}` : "StreamError 0";
   await expect("reset streams", all.map(() => code), Promise.all(all.map(() => reset(session))));
@@ -125,6 +127,15 @@ async function auditClient(audit: Audit, client: Client): Promise<void> {
   await expect("streams there and back, again", all, echo());
   const numbers = Array.from({ length: DATAGRAMS }, (_, i) => i);
   await expect("datagrams", numbers, datagrams(audit, session));
+  const { maxDatagramSize } = session.datagrams;
+  const sizes = [maxDatagramSize, maxDatagramSize + 1];
+  const outcomes = sizes.map((size) =>
+    outcomeOf((async () => await session.sendDatagram(new Uint8Array(size)))())
+  );
+  await expect("largest datagrams", ["fulfilled", "RangeError"], Promise.all(outcomes));
+  const { openings } = session[internals];
+  const none = { bidirectional: 0, unidirectional: 0 };
+  audit.examine("flows", `openings that wait over ${session.transport}`, none, openings);
 }
 
 /** Bytes of a stream; those of another number differ. */
@@ -286,6 +297,8 @@ async function datagrams(
     got.push(value?.[0] ?? -1);
     await audit.pause(5);
   }
+  writer.releaseLock();
+  reader.releaseLock();
   return got;
 }
 

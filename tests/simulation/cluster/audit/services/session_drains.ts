@@ -70,17 +70,18 @@ async function auditDrain(audit: Audit, random: () => number, number: number): P
     onError() {},
   });
   const { near, far } = await audit.meet(client, server);
+  const way = oneOf(random, WAYS);
+  const drained = way === "session of the client" ? near : far;
+  const [events, others] = [eventsOf(drained), eventsOf(drained === near ? far : near)];
   const works = begin(audit, random, { near, far });
   const roundMs = transport === "http" ? HTTP_MS : ROUND_MS;
   await audit.pause(roundMs);
-  const way = oneOf(random, WAYS);
   const hasMoved = way !== "session of the client" && random() < 0.6;
   if (hasMoved) {
     await client.handOver();
     // The client may close the session that it left as soon as all answers are there.
     await audit.pause(roundMs);
   }
-  const drained = way === "session of the client" ? near : far;
   const about = `(${way}${hasMoved ? ", behind a move" : ""}, ${transport})`;
   const expect: Expect = (what, ...outcome) =>
     audit.examine("services", `${what} ${about}`, ...outcome);
@@ -117,6 +118,8 @@ async function auditDrain(audit: Audit, random: () => number, number: number): P
     const received = way === "manager" ? await drained.closed : info;
     expect("close of a drain that is cut", [right, "local"], [received?.code, received?.by]);
   }
+  expect("events of a drain", ["draining", "closed"], events);
+  expect("events of the other end", ["closed"], others.slice(others[0] === "draining" ? 1 : 0));
   for (const { kind, overMs, outcome } of works) {
     if (kind === "message") continue;
     const what = `outcome of a ${kind} that ends ${Math.round(overMs - cutMs)} ms behind a drain`;
@@ -126,6 +129,15 @@ async function auditDrain(audit: Audit, random: () => number, number: number): P
   if (hasMoved && way === "session") expect("client behind a move", true, client.isConnected);
   await client.close();
   await server.close();
+}
+
+/** Notes the events of the end of a session: each is dispatched once. */
+function eventsOf({ events }: AnySession): readonly string[] {
+  const names: string[] = [];
+  for (const name of ["draining", "closed"] as const) {
+    events.addEventListener(name, () => void names.push(name));
+  }
+  return names;
 }
 
 /** Begins work of both ends. */

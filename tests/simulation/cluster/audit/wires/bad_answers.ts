@@ -1,5 +1,5 @@
 /** Answers and messages that cannot be sent, and answers that come twice: nothing waits behind these. */
-import { RequestError } from "../../../../../errors.ts";
+import { CloseCode, RequestError } from "../../../../../errors.ts";
 import { internals } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
@@ -16,6 +16,9 @@ const REQUESTS = 9;
 
 /** Longest time of a handler, and of the answer to a request behind the handler, in milliseconds. */
 const [HANDLER_MS, ANSWER_MS] = [10, 700] as const;
+
+/** Failures of handlers within a minute that a session survives. */
+const MAX_FAILURES = 20;
 
 /** Longest time of a drain without any work, in milliseconds. */
 const DRAIN_MS = 300;
@@ -108,9 +111,36 @@ export async function auditBadAnswers(audit: Audit): Promise<void> {
   for (const [asker, handler] of [[near, far], [far, near]] as const) {
     await askAll({ audit, random, expect }, asker, handler);
   }
+  await audit.pause(ANSWER_MS);
   const drained = oneOf(random, [near, far]);
   const ending = audit.inTime(drained.drain().then(() => "in time"), DRAIN_MS, "too late");
   expect("drain without any work", "in time", await ending);
+  await client.close();
+  await server.close();
+  await auditFailures(audit, random);
+}
+
+/** Lets the handlers of one end fail as often as a session survives, and once more. */
+async function auditFailures(audit: Audit, random: () => number): Promise<void> {
+  const host = audit.host("failing-handlers");
+  const failing = {
+    onMessage() {
+      throw new Error("planned failure");
+    },
+    onError() {},
+  };
+  const { server } = new SimulatedServer<unknown>(audit.network, host, () => failing);
+  const client = audit.connect("failing-handler", host, { token: undefined, ...failing });
+  const { near, far } = await audit.meet(client, server);
+  const [sender, handler] = oneOf(random, [[near, far], [far, near]] as const);
+  for (let left = MAX_FAILURES; left > 0; left--) sender.send("fail");
+  await audit.pause(ANSWER_MS);
+  const expect: Expect = (...outcome) => audit.examine("queues", ...outcome);
+  expect(`session behind ${MAX_FAILURES} failures`, "connected", handler.state);
+  sender.send("fail");
+  const { code, by } = await audit.inTime(handler.closed, ANSWER_MS, undefined) ?? {};
+  const right = [CloseCode.handlerFailed, "local"];
+  expect("end of a session whose handlers fail too often", right, [code, by]);
   await client.close();
   await server.close();
 }
@@ -173,8 +203,16 @@ function handlersOf({ audit, random, expect }: Asking) {
   const requests = {
     result: ({ data }: Heard) => BAD[(data as Asked).bad](),
     items: async function* ({ data }: Heard) {
-      yield "good";
-      yield BAD[(data as Asked).bad]();
+      let isLeft = false;
+      void audit.pause(ANSWER_MS).then(() =>
+        expect("generator of a bad item is left", true, isLeft)
+      );
+      try {
+        yield "good";
+        yield BAD[(data as Asked).bad]();
+      } finally {
+        isLeft = true;
+      }
     },
   };
   // Requests of other topics go to the handler of messages.
@@ -220,6 +258,8 @@ async function askAll(
   const { owedAnswers, leaving } = handler[internals].handling;
   expect("answers owed behind all requests", [0, 0], [owedAnswers, leaving]);
   expect("requests open behind all requests", 0, asker[internals].openRequests);
+  // Each request has one answer.
+  expect("late answers", 0, asker.stats.lateAnswers);
 }
 
 /** Sends data that no message holds: the call fails at once, and leaves nothing behind. */

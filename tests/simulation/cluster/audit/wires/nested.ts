@@ -1,5 +1,5 @@
 /** Requests within requests, as deep as both ends allow and deeper, and answers that end in all ways. */
-import { RequestError } from "../../../../../errors.ts";
+import { RequestError, TimeoutError } from "../../../../../errors.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { oneOf } from "../../chance.ts";
 import { type AnySession, type Audit, outcomeOf } from "../audit.ts";
@@ -161,7 +161,20 @@ async function askOthers(audit: Audit, session: AnySession, transport: string): 
     const drawn = oneOf(random, Object.keys(ENDS) as End[]);
     const end = !isStream && (drawn === "break" || drawn === "cancel") ? "whole" : drawn;
     told.push(`${end} of ${isStream ? "items" : "one"}`);
+    let timeouts = 0;
+    const note = ({ detail }: { readonly detail: unknown }) => {
+      if (detail instanceof TimeoutError) timeouts++;
+    };
+    session.events.addEventListener("error", note);
     const outcome = await outcomeOf(ask(audit, session, { isStream, end }));
+    session.events.removeEventListener("error", note);
+    const due = end === "late" ? 1 : 0;
+    audit.examine(
+      "waits",
+      `events of waits that are late (${told} over ${transport})`,
+      due,
+      timeouts,
+    );
     audit.examine("waits", `end of an answer (${told} over ${transport})`, ENDS[end], outcome);
   }
   const about = `answers awaited behind ${told} over ${transport}`;
