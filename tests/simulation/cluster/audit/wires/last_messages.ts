@@ -25,8 +25,8 @@ const [MESSAGES, LARGE_BYTES] = [5, 60_000] as const;
 /** Share of large messages, and that on a narrow way. */
 const [LARGE_SHARE, NARROW_SHARE] = [0.1, 0.6] as const;
 
-/** Share of publications that one client does not get, and those of one topic at the end. */
-const [EXCEPT_SHARE, EXCEPTED] = [0.4, 4] as const;
+/** Share of publications that one client does not get, and turns of publications at the end. */
+const [EXCEPT_SHARE, TURNS] = [0.4, 10] as const;
 
 /** Bytes that pass a narrow way in a second. */
 const NARROW = 400_000;
@@ -43,8 +43,8 @@ const TRIP_MS = 60;
 /** Transports of clients. */
 const TRANSPORTS = ["websocket", "websocket", "webtransport", "http"] as const;
 
-/** Kinds of messages; most turns have one kind alone. */
-const KINDS = ["publication", "message to a user", "message of a session"] as const;
+/** Kinds of messages, by frequency; most turns have one kind alone. */
+const KINDS = ["publication", "publication", "message to a user", "message of a session"] as const;
 
 /** Ways in which a server ends sessions. */
 const WAYS = ["close", "close", "disconnect", "close of all"] as const;
@@ -160,16 +160,37 @@ async function auditLast(audit: Audit): Promise<void> {
     if (narrow !== undefined) audit.change(host, narrow, { bytesPerSecond });
   }
   await audit.until(() => areBack(last), BACK_MS);
-  // Each one is a turn.
-  for (let left = EXCEPTED; left > 0; left--) {
-    const except = sessionOf(server, oneOf(random, listeners));
-    server.publish(oneOf(random, TOPICS), { n: last.count++, pad: "" }, {
-      except: except as never,
-    });
-    await audit.pause(TRIP_MS);
-  }
+  for (let left = TURNS; left > 0; left--) await publishTurn(last);
   await Promise.all(listeners.map(({ client }) => client.close()));
   await server.close();
+}
+
+/** Forgets the messages so far. */
+function forget({ listeners }: Last): void {
+  for (const { got, sent } of listeners) {
+    for (const topic of [...TOPICS, NOTE]) {
+      got[topic]!.length = 0;
+      sent[topic] = [];
+    }
+  }
+}
+
+/** Publishes on both topics in one turn, and examines the messages. */
+async function publishTurn(last: Last): Promise<void> {
+  const { audit, server, listeners } = last;
+  if (!areBack(last)) return;
+  forget(last);
+  send(last, new Map(listeners.map((one) => [one, sessionOf(server, one)!])), ["publication"]);
+  await audit.pause(TRIP_MS);
+  const isHeard = ({ got, sent }: Listener) =>
+    Object.entries(sent).every(([topic, numbers]) => got[topic]!.length >= numbers.length);
+  await audit.until(() => listeners.every(isHeard), HEARD_MS);
+  for (const { transport, got, sent } of listeners) {
+    for (const topic of TOPICS) {
+      const what = `publications of one turn on ${topic} over ${transport}`;
+      audit.examine("lives", what, sent[topic], got[topic]);
+    }
+  }
 }
 
 /** True once each client has one session, with all subscriptions. */
@@ -188,12 +209,7 @@ function sessionOf(server: Server<string>, { client }: Listener): Session | unde
 /** Sends messages, ends some sessions, and examines the messages and the ends. */
 async function pass(last: Last): Promise<void> {
   const { audit, random, server, listeners } = last;
-  for (const { got, sent } of listeners) {
-    for (const topic of [...TOPICS, NOTE]) {
-      got[topic]!.length = 0;
-      sent[topic] = [];
-    }
-  }
+  forget(last);
   const way = oneOf(random, WAYS);
   const end = { code: oneOf(random, CODES), reason: `enough ${last.count}` };
   const user = oneOf(random, USERS);
