@@ -19,6 +19,7 @@ import { AuthenticationError, CloseCode, ConnectionError, LimitError } from "../
 import type { Reservation } from "../manager/limits.ts";
 import type { AdmitOptions, SessionManager } from "../manager/session_manager.ts";
 import { outside } from "../base/runtime.ts";
+import { settlesWithin } from "../base/wait.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/send_queue.ts";
 import { internals, Session } from "../session/session.ts";
@@ -53,6 +54,9 @@ const MAX_AWAITED_HEADER_BYTES = 16_384;
 
 /** Refusals by `authenticate` after which the client may still send a token. */
 const OPEN_STATUSES: ReadonlySet<number> = new Set([400, 401, 403, 404]);
+
+/** Longest wait for connections of closed sessions, in milliseconds: each ends by itself within 2 s. */
+const FAREWELL_MS = 3_000;
 
 /** Header of requests of the HTTP transport, whose code loads with the first of these. */
 const HTTP_MARK = "skein-transport";
@@ -112,6 +116,8 @@ export class Admission<V> {
   readonly #awaited = new Map<Connection, Awaited>();
   /** Sessions that are not established yet. */
   readonly #pending = new Set<Session>();
+  /** Connections over WebTransport, until their ends. */
+  readonly #connections = new Set<Connection>();
 
   /**
    * Creates an admission.
@@ -186,8 +192,15 @@ export class Admission<V> {
     const addressOf = (request: () => Request) => this.#addressOf(request, info);
     const { runtime } = this.#settings;
     const messages = this.#messages;
-    const options = { runtime, url, pages, messages, addressOf };
+    const onAccepted = (connection: Connection) => this.#follow(connection);
+    const options = { runtime, url, pages, messages, addressOf, onAccepted };
     return this.#answer(new WebTransportSessionRequest(asked, options));
+  }
+
+  #follow(connection: Connection): void {
+    this.#connections.add(connection);
+    const ended = () => void this.#connections.delete(connection);
+    connection.closed.then(ended, ended);
   }
 
   /**
@@ -212,6 +225,15 @@ export class Admission<V> {
     this.#pendingUpgrades[Symbol.dispose]();
     const info = { code: CloseCode.draining, ...options };
     await Promise.all([...this.#pending].map((session) => session.close(info)));
+  }
+
+  /**
+   * Waits for the connections over WebTransport, whose sessions are over: the code of a close follows
+   * behind the last messages, and decides if a client comes back.
+   */
+  async ended(): Promise<void> {
+    const ends = [...this.#connections].map(({ closed }) => closed);
+    await settlesWithin(this.#settings.runtime, Promise.allSettled(ends), FAREWELL_MS);
   }
 
   /** Ends all connections over HTTP: those of closed sessions stay for a moment otherwise. */

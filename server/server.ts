@@ -715,6 +715,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       this.#admission.close(options),
       this.#moq?.close(),
     ]);
+    await this.#admission.ended();
     await this.#admission[Symbol.asyncDispose]();
     this.#heartbeat[Symbol.dispose]();
     this.#engine?.[Symbol.dispose]();

@@ -6,6 +6,7 @@ import { acceptMessages, type MessageStreamOptions } from "../transport/message_
 import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/origins.ts";
 import { TOKEN_MARK, TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
+import type { Connection } from "../transport/connection.ts";
 import type { Runtime } from "../base/runtime.ts";
 
 /** Origin of this server's own pages, relative to its WebTransport. */
@@ -36,6 +37,8 @@ export interface WebTransportSessionRequestOptions {
   readonly pages: PageOrigin;
   /** Bounds of the stream of messages of a client of Skein. */
   readonly messages: Pick<MessageStreamOptions, "streamTimeoutMs" | "maxFrameBytes">;
+  /** Called with the connection of a session, which may end later than the session. */
+  readonly onAccepted: (connection: Connection) => void;
 }
 
 /** Parses the requested URL; `undefined` for a URL that no HTTP request could have. */
@@ -101,6 +104,7 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
     try {
       const protocol = this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {};
       const raw = this.#asked.accept({ ...protocol, admitted });
+      this.#options.onAccepted(raw);
       const rest = { answer: undefined, held: [] };
       if (!this.isSkein) return { connection: raw, opened: undefined, ...rest };
       const { runtime, messages } = this.#options;
