@@ -436,6 +436,8 @@ export interface Terms {
   readonly hasSharedLimits: boolean;
   /** False if the engine may lose one of two changes at once, so that a place stays taken. */
   readonly hasExactPlaces: boolean;
+  /** False if a transport may reset streams without a code, as the runtime's QUIC does. */
+  readonly hasResetCodes: boolean;
   /** Rates of messages, where there are any. */
   readonly rates: Readonly<
     Partial<

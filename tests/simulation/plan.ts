@@ -168,6 +168,8 @@ export const FEATURES = [
   "growth",
   /** Sessions over HTTP, for clients that can do no better. */
   "http",
+  /** WebTransport over the library's own HTTP/3, on a model of the runtime's QUIC. */
+  "http3",
   /** Publications by the HTTP API, and readers of durable streams over HTTP. */
   "http-api",
   /** Few sessions for each user. */
@@ -256,8 +258,11 @@ const MIXED = "two-wires";
 /** Feature of a share of plans with an engine on the network, drawn behind all others. */
 const BROKERS = "brokers";
 
-/** Feature of few plans, drawn behind all others. */
-const GROWTH = "growth";
+/** Features of a share of plans, drawn behind all others. */
+const [GROWTH, HTTP3] = ["growth", "http3"] as const;
+
+/** Features with a share of their own. */
+const APART: ReadonlySet<Feature> = new Set([MIXED, BROKERS, GROWTH, HTTP3]);
 
 /** Share of plans with brokers of their own. */
 const BROKERS_SHARE = 0.8;
@@ -267,6 +272,21 @@ const AUDIT_SHARE = 0.3;
 
 /** Share of plans that look at the heap, which takes as long as two plans. */
 const GROWTH_SHARE = 0.06;
+
+/** Share of plans with HTTP/3 below WebTransport. */
+const HTTP3_SHARE = 0.3;
+
+/** Parts of the audit with times, bounds and codes of WebTransport in memory, off in plans with HTTP/3. */
+const IN_MEMORY: ReadonlySet<string> = new Set<Feature>([
+  "audit:answers",
+  "audit:comebacks",
+  "audit:credit",
+  "audit:ends",
+  "audit:seats",
+  "audit:sends",
+  "audit:timers",
+  "audit:typed",
+]);
 
 /** Share of plans with both releases. */
 const MIXED_SHARE = 0.1;
@@ -319,7 +339,7 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
   const engine = options.engine ?? drawn;
   const share = 0.3 + 0.6 * random();
   const features: Feature[] = FEATURES.filter((name) =>
-    name !== MIXED && name !== BROKERS && name !== GROWTH && (random() < share || isFull)
+    !APART.has(name) && (random() < share || isFull)
   );
   const hasEngine = engine !== "memory" && engine !== "none";
   const kinds = FAULTS.filter((kind) =>
@@ -358,5 +378,8 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
   }
   // The largest clusters leave so many objects behind that the look takes as long as the run.
   if (random() < GROWTH_SHARE && !isFull) features.push(GROWTH);
-  return { seed, seconds, engine, nodes, clients, topics, features, actions };
+  const hasHttp3 = random() < HTTP3_SHARE && !isFull;
+  if (hasHttp3) features.push(HTTP3);
+  const used = hasHttp3 ? features.filter((name) => !IN_MEMORY.has(name)) : features;
+  return { seed, seconds, engine, nodes, clients, topics, features: used, actions };
 }

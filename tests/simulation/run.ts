@@ -98,7 +98,7 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
     if (!signal?.aborted) witness.checkClosed(cluster);
     await watchGrowth(cluster, signal);
   } finally {
-    cluster.engine[Symbol.dispose]();
+    cluster[Symbol.dispose]();
   }
   for (const { invariant, host, text } of witness.findings) {
     simulation.note(`${invariant}: ${text}`, host, { kind: "finding" });

@@ -20,6 +20,7 @@ import type { SimulatedLink } from "./link.ts";
 import { Links } from "./links.ts";
 import { type SimulatedSocket, type SocketEnds, socketEnds } from "./sockets.ts";
 import { SimulatedQuic } from "./webtransport.ts";
+import { internals } from "../../../session/core.ts";
 import type { SimulatedWebSocket } from "./websocket.ts";
 
 /** Options of {@linkcode SimulatedNetwork.connectSocket}. */
@@ -60,9 +61,17 @@ export interface ConnectSocketOptions {
  * ```
  */
 export class SimulatedNetwork {
+  /**
+   * For the simulations of Skein alone: all connections, and WebTransport, which may be another one.
+   *
+   * @ignore
+   */
+  readonly [internals]: {
+    readonly links: Links;
+    webTransport: Pick<SimulatedQuic, "engine" | "dialer">;
+  };
   readonly #links: Links;
   readonly #http: SimulatedHttp;
-  readonly #quic: SimulatedQuic;
   readonly #loadMs = new Map<Host, number>();
   readonly #accepts = new Map<string, (socket: SimulatedSocket) => void>();
 
@@ -76,7 +85,8 @@ export class SimulatedNetwork {
   constructor(simulation: Simulation, conditions: LinkConditions = {}) {
     this.#links = new Links(simulation, conditions);
     this.#http = new SimulatedHttp(this.#links);
-    this.#quic = new SimulatedQuic(this.#links);
+    const links = this.#links;
+    this[internals] = { links, webTransport: new SimulatedQuic(links) };
   }
 
   /** All open connections, the oldest first. */
@@ -220,7 +230,7 @@ export class SimulatedNetwork {
    * @returns An engine whose port closes with the life of the host.
    */
   webTransport(host: Host): (options: ListenWebTransportOptions) => WebTransportSource {
-    return this.#quic.engine(host);
+    return this[internals].webTransport.engine(host);
   }
 
   /**
@@ -273,7 +283,7 @@ export class SimulatedNetwork {
    * @returns Opens WebTransport at an `https:` URL, whose connections carry no messages.
    */
   dialWebTransport(host: Host): WebTransportDialer {
-    return this.#quic.dialer(host);
+    return this[internals].webTransport.dialer(host);
   }
 
   /**
@@ -304,7 +314,7 @@ export class SimulatedNetwork {
     };
     const platform: TransportPlatform = {
       webSocket: (url, options) => openWebSocket(url, { ...options, socket, load }),
-      webTransport: webTransportLeg(this.#quic.dialer(host)),
+      webTransport: webTransportLeg(this[internals].webTransport.dialer(host)),
     };
     const dial = race(platform, options);
     if (!options.hasHttp) return dial;

@@ -18,6 +18,8 @@ import type { ExaminationParts } from "./examination.ts";
 import { Visits } from "./growth/visits.ts";
 import { Journal } from "./journal.ts";
 import { ClusterNode } from "./node.ts";
+import { simulateQuic } from "./quic/endpoints.ts";
+import { internals } from "../../../session/core.ts";
 import { Permissions } from "./permissions.ts";
 import { NETWORK, type Settings, settingsOf } from "./settings.ts";
 import { Tokens } from "./tokens.ts";
@@ -67,10 +69,12 @@ interface ClusterParts {
   /** Engines for trials of brokers; none without these. */
   readonly spares: readonly SpareEngine[];
   readonly settings: Settings;
+  /** The runtime's QUIC of the simulation, in plans with HTTP/3. */
+  readonly quic: Disposable | undefined;
 }
 
 /** A cluster that runs. */
-export class Cluster implements LiveCluster {
+export class Cluster implements LiveCluster, Disposable {
   /** Virtual time and hosts. */
   readonly simulation: Simulation;
   /** The network. */
@@ -93,6 +97,7 @@ export class Cluster implements LiveCluster {
   readonly #tokens: Tokens;
   readonly #spares: readonly SpareEngine[];
   readonly #settings: Settings;
+  readonly #quic: Disposable | undefined;
   #isRolling = false;
   #isWorking = true;
   #isChecked = true;
@@ -106,6 +111,7 @@ export class Cluster implements LiveCluster {
     this.engine = engine;
     this.#spares = parts.spares;
     this.#settings = settings;
+    this.#quic = parts.quic;
     const tokens = this.#tokens = new Tokens(simulation, settings.tokenMs);
     const topics = this.#topics = topicsOf(plan, simulation);
     const shared = { ...parts, tokens, permissions: this.#permissions, holds: this.#holds };
@@ -158,7 +164,25 @@ export class Cluster implements LiveCluster {
     const spares = settings.has("brokers")
       ? await startSpares(plan.engine, { simulation, network })
       : [];
-    return new Cluster(plan, { simulation, network, witness, journal, engine, spares, settings });
+    // After an engine that refuses the runtime's own.
+    const quic = settings.has("http3") ? simulateQuic(network[internals].links) : undefined;
+    if (quic !== undefined) network[internals].webTransport = quic;
+    return new Cluster(plan, {
+      simulation,
+      network,
+      witness,
+      journal,
+      engine,
+      spares,
+      settings,
+      quic,
+    });
+  }
+
+  /** Ends what the cluster holds of the process. */
+  [Symbol.dispose](): void {
+    this.#quic?.[Symbol.dispose]();
+    this.engine[Symbol.dispose]();
   }
 
   /** Virtual time, in milliseconds since the start. */

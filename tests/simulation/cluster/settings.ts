@@ -86,6 +86,7 @@ export function settingsOf(plan: Plan): Settings {
       hasSharedLimits: plan.engine !== "none",
       // docs/deploy/nats.md, Rows: both of two changes of one row may pass.
       hasExactPlaces: plan.engine !== "nats",
+      hasResetCodes: !has("http3"),
       rates: has("rates") ? { user: { perSecond: 5, burst: 20 } } : {},
       sendQueue: isSmall ? { maxMessages: 16, maxBytes: 16_384, drops: false } : DEFAULTS.sendQueue,
       outbox: isSmall ? { maxMessages: 8, maxBytes: 4_096 } : DEFAULTS.outbox,

@@ -22,6 +22,7 @@ export const TERMS: Terms = {
   maxSessionsPerUser: 2,
   hasSharedLimits: true,
   hasExactPlaces: true,
+  hasResetCodes: true,
   rates: {},
   sendQueue: { maxMessages: 256, maxBytes: 1 << 20, drops: false },
   heartbeat: { intervalMs: 5_000, timeoutMs: 12_000 },

@@ -93,6 +93,7 @@ async function breakStreams({ session }: Client): Promise<void> {
     if (way !== "abort") await outcomeOf(readable.cancel());
     if (way !== "cancel") await outcomeOf(writer.abort());
     else await outcomeOf(writer.close());
+    await outcomeOf(readable.cancel());
   }
   const only = await session.createUnidirectionalStream();
   await outcomeOf(only.abort());

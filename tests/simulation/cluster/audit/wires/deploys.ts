@@ -25,6 +25,9 @@ const [RESIDENTS, NEWCOMERS] = [4, 8];
 /** Longest time of an authentication, and of a close under a reader that is behind, in milliseconds. */
 const [AUTHENTICATE_MS, CLOSE_MS] = [300, 800];
 
+/** Longest wait of a server for a connection whose reader is behind, in milliseconds. */
+const FAREWELL_MS = 3_000;
+
 /** Most time of an end beside that of a close or a drain, in milliseconds. */
 const SLACK_MS = 1_200;
 
@@ -202,7 +205,8 @@ class Closing {
     const expect: Expect = (what, ...values) =>
       audit.examine("lives", `${what} ${about}`, ...values);
     if (refuses) expect("sessions are refused", true, manager.isDraining);
-    const mostMs = CLOSE_MS + SLACK_MS + (way.startsWith("drain") ? withinMs : 0);
+    const mostMs = CLOSE_MS + SLACK_MS + (way.startsWith("drain") ? withinMs : 0) +
+      (isSlow ? FAREWELL_MS : 0);
     expect("end of a server", "fulfilled", await audit.inTime(outcomeOf(ending), mostMs, "none"));
     expect("sessions behind the end", 0, manager.count);
     const endedMs = audit.nowMs;
