@@ -61,6 +61,7 @@ import { auditRefusals } from "./services/refusals.ts";
 import { auditStates } from "./services/streams.ts";
 import { auditTimers } from "./timers.ts";
 import { auditAccounts } from "./users/accounts.ts";
+import { auditAttendance } from "./users/attendance.ts";
 import { auditBursts } from "./users/bursts.ts";
 import { auditCrowds } from "./users/crowds.ts";
 import { auditDoors } from "./users/doors.ts";
@@ -90,7 +91,7 @@ const OWN = {
   comebacks: auditComebacks,
   contracts: auditContract,
   credit: auditCredit,
-  crowds: auditCrowds,
+  crowds: (audit) => Promise.all([auditCrowds(audit), auditAttendance(audit)]).then(() => {}),
   deploys: (audit) => Promise.all([auditDeploys(audit), auditWorkers(audit)]).then(() => {}),
   directories: auditDirectories,
   doors: auditDoors,
