@@ -65,6 +65,7 @@ import { auditAttendance } from "./users/attendance.ts";
 import { auditBursts } from "./users/bursts.ts";
 import { auditCrowds } from "./users/crowds.ts";
 import { auditDoors } from "./users/doors.ts";
+import { auditFollowings } from "./users/followings.ts";
 import { auditLists } from "./users/lists.ts";
 import { auditManagers } from "./users/managers.ts";
 import { auditShares } from "./users/shares.ts";
@@ -111,7 +112,7 @@ const OWN = {
   hooks: auditHooks,
   inspector: auditInspector,
   laggards: auditLaggards,
-  lists: auditLists,
+  lists: (audit) => Promise.all([auditLists(audit), auditFollowings(audit)]).then(() => {}),
   lives: auditLives,
   long: auditLong,
   managers: auditManagers,
