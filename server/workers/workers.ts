@@ -122,7 +122,7 @@ export class Workers implements AsyncDisposable {
   #isDraining = false;
   #closing: Promise<void> | undefined;
 
-  private constructor(module: string, options: WorkersOptions, startThread?: unknown) {
+  private constructor(module: string, options: WorkersOptions, startThread?: StartThread) {
     const { runtime = platformRuntime(), workers = defaultWorkers() } = options;
     const { maxHeapMb } = options;
     checkLimits({ workers: 1 }, { workers }, { of: "workers: ", max: MAX_WORKERS });
@@ -135,7 +135,7 @@ export class Workers implements AsyncDisposable {
       );
     }
     this.#options = options;
-    this.#startThread = startThread as StartThread | undefined;
+    this.#startThread = startThread;
     this.#module = module;
     this.#runtime = runtime;
     this.#console = new ConsoleReport(runtime);
@@ -189,6 +189,7 @@ export class Workers implements AsyncDisposable {
   /**
    * Starts workers; called by {@linkcode serveWorkers}.
    *
+   * @ignore
    * @param module Address of the module.
    * @param options See {@linkcode WorkersOptions}.
    * @param startThread Starts a thread; by default one of the platform.
@@ -197,7 +198,7 @@ export class Workers implements AsyncDisposable {
   static async start(
     module: string,
     options: WorkersOptions,
-    startThread?: (init: never, maxHeapMb: number) => unknown,
+    startThread?: StartThread,
   ): Promise<Workers> {
     const workers = new Workers(module, options, startThread);
     const { signal } = options;

@@ -1,5 +1,6 @@
 /** Workers on threads that end, hang and do not start: each is replaced, and one has the UDP port. */
 import { Workers } from "../../../../../server/workers/workers.ts";
+import type { StartThread } from "../../../../../server/workers/thread.ts";
 import type { WorkerInit } from "../../../../../server/workers/worker_node.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
@@ -49,7 +50,7 @@ class Supervised {
       silentMs: SILENT_MS,
       onListen() {},
       onWorkerEnd: ({ index, restartMs }) => this.#tell(index, restartMs),
-    }, (init: never) => this.#begin(init));
+    }, (init) => this.#begin(init) as unknown as ReturnType<StartThread>);
     await this.#look("the start");
     for (let end = 0; end < ENDS; end++) await this.#endOne();
     await this.#close();
