@@ -34,6 +34,16 @@ class ClientEndpoints {
     if (this.#idle.length < MAX_IDLE_ENDPOINTS) this.#idle.push(endpoint);
     else endpoint.close({ closeCode: 0, reason: "" });
   }
+
+  /** Closes all endpoints of the pool. */
+  static clear(): void {
+    for (const endpoint of this.#idle.splice(0)) endpoint.close({ closeCode: 0, reason: "" });
+  }
+}
+
+/** Closes the idle sockets of clients, of which none fits behind a change of the runtime's QUIC. */
+export function closeIdleEndpoints(): void {
+  ClientEndpoints.clear();
 }
 
 function newEndpoint(): Deno.QuicEndpoint {

@@ -2,6 +2,7 @@
 import type { ListenWebTransportOptions } from "../../../../transport/h3/server.ts";
 import { WebTransportListener } from "../../../../transport/h3/server.ts";
 import { dialWebTransport } from "../../../../transport/h3/client.ts";
+import { closeIdleEndpoints } from "../../../../transport/quic/dial.ts";
 import type { Connection } from "../../../../transport/connection.ts";
 import type { WebTransportDialer } from "../../../../transport/race/webtransport_leg.ts";
 import type { WebTransportSource } from "../../../../server/webtransport_options.ts";
@@ -74,6 +75,7 @@ export function simulateQuic(links: Links): Http3Network & Disposable {
     return host;
   };
   const { querySync } = Deno.permissions;
+  closeIdleEndpoints();
   const restore = [
     replace(Deno, "QuicEndpoint", function (options: Deno.QuicEndpointOptions = {}) {
       return new SimulatedEndpoint(surroundings, current(), options);
@@ -110,6 +112,7 @@ export function simulateQuic(links: Links): Http3Network & Disposable {
       return promise;
     },
     [Symbol.dispose]() {
+      closeIdleEndpoints();
       for (const back of restore) back();
     },
   };
