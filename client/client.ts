@@ -530,7 +530,8 @@ export class Client<C extends Contract = Contract>
    * ```
    *
    * @param options The transport of the new session; by default chosen as for every session.
-   * @returns True if the client moved; if false, the old session continues.
+   * @returns True if the client moved; if false, the old session continues, without the topics of the
+   * server's application if the new session began and broke (protocol 23.5).
    */
   async handOver({ transport }: { readonly transport?: TransportName } = {}): Promise<boolean> {
     const from = this.#session;
