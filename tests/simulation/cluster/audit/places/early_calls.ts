@@ -58,17 +58,6 @@ export async function auditEarlyCalls(audit: Audit): Promise<void> {
   const thawed = audit.pause(silentMs).then(() => other.host.thaw());
   const call = (to: string, data: number[], options: Parameters<NodeCalls["call"]>[2]) =>
     calls.call(to, new Uint8Array(data), options).then(() => "reply", codeOf);
-  const closing = serve(one);
-  const closed = closing.call(other.server.nodes!.id, new Uint8Array(2), { timeoutMs: CALL_MS })
-    .then(() => "reply", codeOf).then((outcome) => {
-      const isAtOnce = audit.nowMs - beganMs < SILENT_MS[0];
-      expect("outcome of an early call whose node closes, at once", ["gone", true], [
-        outcome,
-        isAtOnce,
-      ]);
-    });
-  await audit.pause(TRIP_MS * random());
-  void closing[Symbol.asyncDispose]();
   const strange = call("nobody", [0, 0], { timeoutMs: CALL_MS }).then((outcome) => {
     const tookMs = audit.nowMs - beganMs;
     expect("outcome of an early call to nobody", "gone", outcome);
@@ -86,10 +75,8 @@ export async function auditEarlyCalls(audit: Audit): Promise<void> {
       signal: stop.signal,
     });
     expect(`outcome of an early call that ${way}`, outcome, received);
-    const isInTime = audit.nowMs - beganMs <= silentMs + TRIP_MS + WORK_MS;
-    expect(`an early call that ${way} ends with the silence at the latest`, true, isInTime);
   }));
-  await Promise.all([thawed, strange, closed]);
+  await Promise.all([thawed, strange]);
   await audit.pause(TRIP_MS + WORK_MS);
   const due = ways.flatMap(({ way }, n) => way === "stays" ? [n] : []);
   expect("early calls that reached a node", due, begun.toSorted((a, b) => a - b));
