@@ -9,6 +9,7 @@ import {
   setTransportFactory,
   type Transport,
 } from "@nats-io/transport-node";
+import { ConnectionError } from "../../../errors.ts";
 import { concat } from "../../../base/bytes.ts";
 import type { NatsServers } from "../../../pubsub/nats/options.ts";
 import type { Host } from "../host.ts";
@@ -20,6 +21,9 @@ const DIALER = "simulatedDialer";
 
 /** Opens a socket for a connection. */
 type Dialer = (server: Server) => Promise<SimulatedSocket>;
+
+/** Time after which a dial without an answer is given up, in milliseconds. */
+const DIAL_MS = 2_000;
 
 /**
  * Makes the `connect` of a program on a host: the option `connect` of a `NatsBroker`.
@@ -40,7 +44,7 @@ export function simulatedNatsConnect(
   const byName = new Map(servers.map((server) => [server.name, server]));
   const dialer: Dialer = (server) => {
     const to = byName.get(server.hostname);
-    if (to !== undefined) return network.connectSocket(host, to, server.port);
+    if (to !== undefined) return connectSoon(network, host, to, server.port);
     throw new TypeError(
       `Cannot connect: the server must be one of the simulated NATS, received ${server.hostname}`,
     );
@@ -59,6 +63,29 @@ export function simulatedNatsConnect(
   };
 }
 
+/**
+ * Opens a socket. A system sends the first packet again where no answer comes; here the client
+ * library dials again.
+ */
+async function connectSoon(
+  network: SimulatedNetwork,
+  from: Host,
+  to: Host,
+  port: number,
+): Promise<SimulatedSocket> {
+  const attempt = new AbortController();
+  const { runtime } = from;
+  const timer = runtime.setTimeout(
+    () => attempt.abort(new ConnectionError(`Cannot connect to ${to.name}: no answer`)),
+    DIAL_MS,
+  );
+  try {
+    return await network.connectSocket(from, to, port, { signal: attempt.signal });
+  } finally {
+    runtime.clearTimeout(timer);
+  }
+}
+
 /** A transport of the client library over a socket. */
 class SocketTransport implements Transport {
   readonly lang = "nats.js";
@@ -67,6 +94,7 @@ class SocketTransport implements Transport {
   #socket: SimulatedSocket | undefined;
   #frames: Uint8Array[] = [];
   #wake: PromiseWithResolvers<void> = Promise.withResolvers();
+  #isLooking = false;
   #isConnected = false;
   #isDone = false;
   closeError?: Error;
@@ -85,17 +113,25 @@ class SocketTransport implements Transport {
     greeted.promise.catch(() => {});
     socket.onMessage = (frame) => {
       // A program reads all bytes that are there at once.
-      if (this.#frames.push(frame as Uint8Array) > 1) return;
+      this.#frames.push(frame as Uint8Array);
+      if (this.#isLooking) return;
+      this.#isLooking = true;
       socket.host.after(0, () => {
+        this.#isLooking = false;
         if (this.#frames.length > 1) this.#frames = [concat(this.#frames)];
         if (this.#frames[0] && extractProtocolMessage(this.#frames[0]) !== "") greeted.resolve();
         this.#wake.resolve();
       });
     };
     socket.onClose = (reason) => {
-      const error = new Error(`The connection was ${reason}`);
-      greeted.reject(error);
-      this.#end(reason === "reset" ? error : undefined);
+      const end = () => {
+        const error = new Error(`The connection was ${reason}`);
+        greeted.reject(error);
+        this.#end(reason === "reset" ? error : undefined);
+      };
+      // The program reads the last bytes before it hears of the end.
+      if (this.#isLooking) socket.host.after(0, end);
+      else end();
     };
     await greeted.promise;
     this.#isConnected = true;
