@@ -79,7 +79,9 @@ export async function auditEarlyCalls(audit: Audit): Promise<void> {
   await Promise.all([thawed, strange]);
   await audit.pause(TRIP_MS + WORK_MS);
   const due = ways.flatMap(({ way }, n) => way === "stays" ? [n] : []);
-  expect("early calls that reached a node", due, begun.toSorted((a, b) => a - b));
+  // A call that was given up may be on the way if the other node was known before.
+  const reached = begun.filter((n) => due.includes(n)).toSorted((a, b) => a - b);
+  expect("early calls that reached a node", due, reached);
   for (const { waiting, answering, ignored } of [calls, answers]) {
     expect("early calls under way", [0, 0, 0], [waiting, answering, ignored]);
   }

@@ -167,6 +167,7 @@ class Attendance {
     const random = this.#random;
     for (let left = Math.ceil(MOST_CHANGES * random()); left > 0; left--) {
       this.#reactions = 0;
+      if (this.#guests.length === 0) return;
       const { user } = oneOf(random, this.#guests);
       const all = this.#guests.filter((guest) => guest.user === user);
       const isOnline = all.some(({ topics }) => topics.size > 0);
