@@ -177,6 +177,8 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   #next = 1;
   #gives = 0;
   #isPaused = false;
+  /** Requests whose frames wait for the receiver. */
+  #waits = 0;
   /** Time at which frames found no room, in monotonic milliseconds. */
   #refusedAt = -Infinity;
   /** The wait for a change of a receiver that is behind. */
@@ -252,7 +254,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
       // A repetition of the request may take frames during each wait.
       while (this.#next - number < all.length && !this.isOver) {
         if (this.#isBehind && !await this.#hasRoom()) return this.#given("busy");
-        this.#isPaused = false;
+        this.#isPaused = this.#waits > 0;
         const frame = all[this.#next - number];
         if (frame === undefined) break;
         this.#next++;
@@ -329,8 +331,11 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   /** Waits for the receiver; `false` if the receiver stays behind. */
   async #hasRoom(): Promise<boolean> {
     this.#isPaused = true;
+    this.#waits++;
     const hasRoom = () => !this.#isBehind || this.isOver;
-    return await this.#until(hasRoom, BUSY_MS);
+    const isThere = await this.#until(hasRoom, BUSY_MS);
+    this.#waits--;
+    return isThere;
   }
 
   /**
@@ -347,7 +352,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
       this.#changes.notify();
     }, ms);
     while (!holds() && !isLate) {
-      if (this.#isPaused) this.#watchReceiver();
+      if (this.#isBehind) this.#watchReceiver();
       await this.#changes.changed();
     }
     this.runtime.clearTimeout(timer);

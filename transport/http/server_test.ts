@@ -42,6 +42,33 @@ function received(connection: ServerHttpConnection): Frame[] {
   return frames;
 }
 
+/** Receives the frames of a connection into a queue of four, of which two make the receiver behind. */
+function fillingReceiver(connection: ServerHttpConnection) {
+  const frames: Frame[] = [];
+  const changes = new Signal();
+  let fill = 0;
+  connection.receive({
+    receiveFrame(frame) {
+      frames.push(frame);
+      fill += 0.25;
+    },
+    framesEnded() {},
+    backpressure: {
+      get fill() {
+        return fill;
+      },
+      changed: () => changes.changed(),
+    },
+  });
+  return {
+    frames,
+    fillTo(next: number): void {
+      fill = next;
+      changes.notify();
+    },
+  };
+}
+
 Deno.test("HttpConnections.accept() names the node, and draws a secret of 128 bits", () => {
   using alone = open();
   const { session, secret } = alone.accept().opened;
@@ -159,25 +186,10 @@ Deno.test("HttpCarrier.give() waits for a receiver that is behind, and then asks
   using time = new FakeTime();
   using connections = open();
   const connection = connections.accept();
-  const frames: Frame[] = [];
-  const changes = new Signal();
-  let fill = 0;
-  connection.receive({
-    receiveFrame(frame) {
-      frames.push(frame);
-      fill += 0.25;
-    },
-    framesEnded() {},
-    backpressure: {
-      get fill() {
-        return fill;
-      },
-      changed: () => changes.changed(),
-    },
-  });
+  const receiver = fillingReceiver(connection);
   const given = connection.give(1, body("a", "b", "c", "d"), 0);
   await time.tickAsync(0);
-  assertEquals([frames, connection.isPaused], [["a", "b"], true]);
+  assertEquals([receiver.frames, connection.isPaused], [["a", "b"], true]);
   // A repetition waits too; one more is refused.
   const repeated = connection.give(1, body("a", "b", "c", "d"), 0);
   assertEquals((await connection.give(1, body("a"), 0)).result, "busy");
@@ -185,11 +197,33 @@ Deno.test("HttpCarrier.give() waits for a receiver that is behind, and then asks
   assertEquals(await given, { result: "busy", next: 3 });
   assertEquals(await repeated, { result: "busy", next: 3 });
   const rest = connection.give(3, body("c", "d"), 0);
-  fill = 0;
-  changes.notify();
+  receiver.fillTo(0);
   await time.tickAsync(0);
   assertEquals(await rest, { result: "taken", next: 5 });
-  assertEquals([frames, connection.isPaused], [["a", "b", "c", "d"], false]);
+  assertEquals([receiver.frames, connection.isPaused], [["a", "b", "c", "d"], false]);
+});
+
+Deno.test("HttpCarrier.give() goes on for a repetition behind the end of the first request", async () => {
+  using time = new FakeTime();
+  using connections = open();
+  const connection = connections.accept();
+  const receiver = fillingReceiver(connection);
+  connection.send("event");
+  const first = connection.give(1, body("a", "b", "c", "d"), 0);
+  await time.tickAsync(0);
+  // The acknowledgment wakes the repetition first; the first request then ends.
+  const repeated = connection.give(1, body("a", "b", "c", "d", "e"), 1);
+  await time.tickAsync(0);
+  receiver.fillTo(0.25);
+  await time.tickAsync(0);
+  assertEquals(await first, { result: "taken", next: 5 });
+  assertEquals(connection.isPaused, true);
+  for (const fill of [0.5, 0.25]) {
+    receiver.fillTo(fill);
+    await time.tickAsync(0);
+  }
+  assertEquals(receiver.frames, ["a", "b", "c", "d", "e"]);
+  assertEquals([await repeated, connection.isPaused], [{ result: "taken", next: 6 }, false]);
 });
 
 Deno.test("HttpCarrier.give() leaves reading paused until the client may have asked again", async () => {
