@@ -75,6 +75,11 @@ export class HistoryReader {
     this.#signal = options.signal;
   }
 
+  /** Bounds of pages. */
+  get page(): PageBounds {
+    return this.#page;
+  }
+
   /** Lowers the bounds of pages to those of a session. */
   narrow({ maxMessages, maxBytes }: PageBounds): void {
     this.#page = {

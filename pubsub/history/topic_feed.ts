@@ -43,7 +43,10 @@ const OPENING_MESSAGES = 128;
 const MAX_HELD = 256;
 const MAX_HELD_BYTES = 1_048_576;
 
-/** Most publications, or bytes, at once; slow sessions get larger bursts page by page. */
+/**
+ * Most publications, and most bytes, that slow sessions get at once; half a page where pages are
+ * smaller. Slow sessions get more page by page.
+ */
 const MAX_BURST = 32;
 const MAX_BURST_BYTES = 65_536;
 
@@ -446,7 +449,7 @@ export class TopicFeed implements Replayable {
   #release(): void {
     const held = this.#held.sort(byOffset);
     this.#held = [];
-    for (const publication of held) this.#take(publication);
+    this.#takeAll(held);
   }
 
   async #sync(): Promise<void> {
@@ -562,11 +565,19 @@ export class TopicFeed implements Replayable {
       return;
     }
     if (first.prev > this.#known) this.#tellGap("too-old", first.prev);
-    if (missing.length > MAX_BURST || bytesOf(missing) > MAX_BURST_BYTES) {
-      this.#subscribers.spareSlow();
-    }
     this.#host.counts.recovered += missing.length;
-    for (const publication of missing) this.#take(publication);
+    this.#takeAll(missing);
+  }
+
+  /** Takes many publications, without filling the queues of sessions that can follow the topic. */
+  #takeAll(publications: readonly Positioned[]): void {
+    const { page } = this.#reader;
+    const isLarge = publications.length > Math.min(MAX_BURST, page.maxMessages / 2) ||
+      bytesOf(publications) > Math.min(MAX_BURST_BYTES, page.maxBytes / 2);
+    for (const burst of pagesOf(publications, page)) {
+      if (isLarge) this.#subscribers.spareSlow();
+      for (const publication of burst) this.#take(publication);
+    }
   }
 
   /** Continues after an offset, and tells the members of the gap. */
@@ -579,6 +590,27 @@ export class TopicFeed implements Replayable {
 
 function byOffset(a: Positioned, b: Positioned): number {
   return a.position.offset - b.position.offset;
+}
+
+/** Divides publications into pages, each of which fits half of the smallest send queue of a session. */
+function pagesOf(
+  publications: readonly Positioned[],
+  { maxMessages, maxBytes }: PageBounds,
+): Positioned[][] {
+  const pages: Positioned[][] = [];
+  let bytes = 0;
+  for (const publication of publications) {
+    const size = payloadBytes(publication);
+    const page = pages.at(-1);
+    if (page === undefined || page.length + 1 > maxMessages || bytes + size > maxBytes) {
+      pages.push([publication]);
+      bytes = size;
+    } else {
+      page.push(publication);
+      bytes += size;
+    }
+  }
+  return pages;
 }
 
 function bytesOf(publications: readonly Positioned[]): number {

@@ -312,6 +312,34 @@ Deno.test("TopicFeed lets a slow member catch up at its own pace", async () => {
   assertRun(of(slow), 1, 500);
 });
 
+Deno.test("TopicFeed lets members with small queues take held publications at their own pace", async () => {
+  using time = new FakeTime();
+  await using node = await bench();
+  const { engine, broker, topics } = node;
+  await using others = Clients.on(topics.turn, { sendQueue: { maxMessages: 8 } });
+  const [small] = others as unknown as [Client];
+  small.subscribe(topics);
+  await turns();
+  small.take();
+  const read = engine.read.bind(engine);
+  broker.onRead = away;
+  broker.onLive = (one, deliver) => one.position!.offset !== 1 && deliver(one);
+  const text = "x".repeat(45_000);
+  for (let i = 1; i <= 14; i++) engine.publish({ i, text });
+  await turns();
+  // An answer from before the second publication.
+  engine.read = (options) => {
+    engine.read = read;
+    const page = read(options);
+    const publications = page.publications.filter(({ position }) => position!.offset === 1);
+    return { ...page, head: 1, publications };
+  };
+  broker.onRead = () => {};
+  await passTime(time, 1_000);
+  assertEquals(small.session.state, "connected");
+  assertRun(small.takeData().map((data) => (data as { i: number }).i), 1, 14);
+});
+
 Deno.test("TopicFeed answers `unavailable` if the engine is away, and reports later its position", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
