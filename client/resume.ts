@@ -56,6 +56,11 @@ export class Resume {
   readonly #options: ClientSubscribeOptions;
   /** The newest known position; `undefined` until the server tells a position. */
   #known: HistoryPosition | undefined;
+  /**
+   * Position for the next session if the current one tells none: the one after the last loss, or,
+   * after `unavailable`, the one before.
+   */
+  #reached: HistoryPosition | undefined;
   /** True until the current session answers. */
   #isNew = true;
   /** True if the subscription already had a position or an answer. */
@@ -95,7 +100,7 @@ export class Resume {
         return this.#begin(event);
       case "skip": {
         const position = this.#moveTo(event);
-        if (position !== undefined) this.#put(() => this.#subscription.position = position);
+        if (position) this.#put(() => this.#subscription.position = position);
         return;
       }
       case "dropped":
@@ -108,7 +113,8 @@ export class Resume {
       }
       case "moved":
       case "lost":
-        this.#isMove = event.kind === "moved";
+        this.#isMove = event.kind === "moved" && this.#known !== undefined;
+        this.#known ??= this.#reached;
         this.#isNew = true;
         this.#isRepairing = false;
         this.#repairs = 0;
@@ -184,7 +190,7 @@ export class Resume {
       return;
     }
     const position = this.#moveTo({ ...message, offset });
-    if (position !== undefined) this.#put({ ...message, position }, size);
+    if (position) this.#put({ ...message, position }, size);
   }
 
   /** Advances to an offset; `undefined` for a repetition, or for a message behind a hole. */
@@ -211,15 +217,18 @@ export class Resume {
   }
 
   #lost(reason: RecoveryReason, position: HistoryPosition | undefined): void {
+    // After `unavailable` the engine may still have the messages, which the next session asks for.
+    this.#reached = position ?? (reason === "unavailable" ? this.#known : undefined);
     this.#known = position;
     this.#tell({ recovered: false, reason }, position);
   }
 
   /** Notifies the reader, between the earlier and the later messages. */
   #tell(how: Pick<Recovery, "recovered" | "reason">, position: HistoryPosition | undefined): void {
-    const recovery = position === undefined ? how : { ...how, position };
+    const recovery = position ? { ...how, position } : how;
+    const reached = this.#reached;
     this.#put(() => {
-      if (!how.recovered) this.#subscription.position = position;
+      if (!how.recovered) this.#subscription.position = reached;
       this.#subscription.recovery = recovery;
       return this.#options.onRecovery?.(recovery);
     });

@@ -218,6 +218,40 @@ Deno.test("Resume tells the reason of an answer without a position", () => {
   assertEquals(topic.told, [unavailable, unavailable]);
 });
 
+Deno.test("Resume asks from the reached position again behind an answer without one", () => {
+  const topic = follow({ since: at(4), last: 5 });
+  for (let i = 0; i < 2; i++) {
+    topic.answer({ recovered: false, reason: "unavailable" });
+    assertEquals(topic.resume.from.since, undefined);
+    topic.resume.receive({ kind: "lost" });
+    assertEquals(topic.resume.from, { since: at(4), last: 5 });
+  }
+  topic.answer({ epoch: "e", offset: 4, head: 6, recovered: true });
+  topic.take(5, 6);
+  assertEquals(topic.got, ["unavailable", "unavailable", "recovered", 5, 6]);
+});
+
+Deno.test("Resume tells of a recovery in the session of a move behind an answer without a position", () => {
+  const topic = follow({ since: at(4) });
+  topic.answer({ recovered: false, reason: "unavailable" });
+  topic.resume.receive({ kind: "moved" });
+  topic.answer({ epoch: "e", offset: 4, head: 5, recovered: true });
+  topic.take(5, 5);
+  assertEquals(topic.got, ["unavailable", "recovered", 5]);
+});
+
+Deno.test("Resume forgets the reached position once a gap tells where the messages go on", () => {
+  const topic = follow({ since: at(4) });
+  topic.answer({ recovered: false, reason: "unavailable" });
+  assertEquals(topic.progress.position, at(4));
+  topic.resume.receive(gap({ reason: "unavailable", epoch: "e", offset: 9 }));
+  topic.resume.receive({ kind: "lost" });
+  assertEquals(topic.resume.from.since, at(9));
+  topic.answer({ recovered: false, reason: "no-history" });
+  topic.resume.receive({ kind: "lost" });
+  assertEquals(topic.resume.from.since, undefined);
+});
+
 Deno.test("Resume does not trust a publication of an unknown epoch", () => {
   const topic = follow({ since: at(4) });
   // The offset fits, but may be of another epoch: the session has yet to report its epoch.

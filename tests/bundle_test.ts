@@ -31,7 +31,7 @@ const MAX_BYTES = {
  */
 const MAX_PART_BYTES = {
   /** WebTransport, the race of the two transports, recovery, and readers of durable streams. */
-  "chunk_webtransport": 14.7 * KIB,
+  "chunk_webtransport": 14.8 * KIB,
   /** Streams and datagrams on a WebSocket. */
   "chunk_streams": 19.25 * KIB,
   /** HTTP as the last transport, with the race whose memory of failures it uses. */

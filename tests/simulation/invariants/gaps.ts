@@ -174,6 +174,8 @@ export const noSilentGap: Invariant = {
               `received it at ${place(position)}`,
           );
         }
+        // A subscription that learns no position goes on from the known one in the next session.
+        if (!recovered && position === undefined && reason === "unavailable") return;
         if (!recovered || reading.epoch === undefined) {
           reading.epoch = position?.epoch;
           reading.offset = position?.offset ?? 0;

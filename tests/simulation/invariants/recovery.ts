@@ -185,6 +185,10 @@ export const acknowledgedArrives: Invariant = {
       readonly session: number | undefined;
       isAcknowledged: boolean;
       hasFailed: boolean;
+      /** True once any subscriber has the publication. */
+      isReceived: boolean;
+      /** True if the engine lost acknowledged writes, without a trace, before a subscriber had this one. */
+      mayBeLost: boolean;
     }
     const made = new Map<string, Made[]>();
     const byId = new Map<string, Made>();
@@ -199,7 +203,11 @@ export const acknowledgedArrives: Invariant = {
       faulted(fact) {
         if (fact.scope === "engine") failures.faulted(fact);
       },
-      engineLost: (fact) => failures.engineLost(fact),
+      engineLost(fact) {
+        failures.engineLost(fact);
+        if (!fact.leavesNoTrace) return;
+        for (const one of byId.values()) one.mayBeLost ||= one.isAcknowledged && !one.isReceived;
+      },
       sessionOpened({ side, host }) {
         if (side === "client") sessions.set(host, (sessions.get(host) ?? 0) + 1);
       },
@@ -207,7 +215,16 @@ export const acknowledgedArrives: Invariant = {
         const { topic, id, atMs, except, host } = fact;
         const next = (sessions.get(host) ?? 0) + (fact.session === undefined ? 1 : 0);
         const session = fact.isAtLeastOnce ? next : undefined;
-        const one = { id, atMs, except, session, isAcknowledged: false, hasFailed: false };
+        const one: Made = {
+          id,
+          atMs,
+          except,
+          session,
+          isAcknowledged: false,
+          hasFailed: false,
+          isReceived: false,
+          mayBeLost: false,
+        };
         byId.set(id, one);
         const others = made.get(topic);
         if (others === undefined) made.set(topic, [one]);
@@ -231,6 +248,8 @@ export const acknowledgedArrives: Invariant = {
       },
       received({ subscription, id }) {
         readers.get(subscription)?.received.add(id);
+        const one = byId.get(id);
+        if (one !== undefined) one.isReceived = true;
       },
       recovery({ subscription, recovered, atMs }) {
         const reader = readers.get(subscription);
@@ -245,7 +264,8 @@ export const acknowledgedArrives: Invariant = {
               : Math.max(reader.sinceMs, settledMs);
             const lost = (made.get(reader.topic) ?? []).filter((one) =>
               one.atMs > fromMs && (one.isAcknowledged || one.atMs >= settledMs) &&
-              !one.hasFailed && one.except !== reader.client && !reader.received.has(one.id)
+              !one.hasFailed && !one.mayBeLost && one.except !== reader.client &&
+              !reader.received.has(one.id)
             );
             if (lost.length === 0) continue;
             report(

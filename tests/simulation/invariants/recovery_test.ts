@@ -121,6 +121,22 @@ Deno.test("acknowledgedArrives finds an acknowledged publication that nobody rec
     );
 });
 
+Deno.test("acknowledgedArrives knows writes that an engine loses before a subscriber has these", () => {
+  const story = (leavesNoTrace: boolean) =>
+    new Story(acknowledgedArrives)
+      .subscribes("t").subscribes("t", 0, "s2").publishes("t", "p1", "p2")
+      .tells("acknowledged", { topic: "t", id: "p1" })
+      .tells("acknowledged", { topic: "t", id: "p2" })
+      .gets("t", ["p2"], "s2")
+      .tells("engineLost", { why: "writes", leavesNoTrace })
+      .ends();
+  const lack = (ids: string, fromS: number, toS: number, name: string) =>
+    `expected ${ids}, published from ${fromS}.000 s to ${toS}.000 s on "t" (${name}), received ` +
+    "neither these nor a notice";
+  story(true).finds(lack("p2", 6, 6, "s"));
+  story(false).finds(lack("p1, p2", 5, 6, "s"), lack("p1", 5, 5, "s2"));
+});
+
 Deno.test("acknowledgedArrives holds where a refusal may be lost with its session", () => {
   const rates = { user: { perSecond: 1, burst: 1 } };
   const story = (
