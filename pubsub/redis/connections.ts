@@ -219,6 +219,8 @@ export class ChannelSubscriber {
   readonly #leaving = new Set<string>();
   /** Channels that may be wanted and not confirmed, or the other way round. */
   readonly #changed = new Set<string>();
+  /** Functions that end the wait for a command; called when the connection is lost. */
+  readonly #underWay = new Set<() => void>();
   #isChanging = false;
   #isEnded = false;
   #isFresh = true;
@@ -249,7 +251,7 @@ export class ChannelSubscriber {
       if (redis.status === "ready") redis.disconnect(true);
       events.onChange(error);
     });
-    // The client library never settles a command that is answered with MOVED.
+    // The client library never settles a command that is answered with MOVED: `close` ends the wait.
     redis.on("moved", () => redis.disconnect(true));
   }
 
@@ -289,6 +291,7 @@ export class ChannelSubscriber {
   }
 
   #lose(): void {
+    for (const end of this.#underWay) end();
     const lost = [...this.#confirmed];
     this.#confirmed.clear();
     if (this.#isEnded) return;
@@ -345,8 +348,8 @@ export class ChannelSubscriber {
       }
     }
     try {
-      if (this.#slotOf !== undefined) await redis[`s${verb}`](...channels);
-      else await redis[verb](...channels);
+      const command = this.#slotOf === undefined ? verb : `s${verb}` as const;
+      await this.#answered(redis[command](...channels));
     } catch (error) {
       if (redis.status !== "ready") return true;
       for (const channel of channels) {
@@ -367,6 +370,18 @@ export class ChannelSubscriber {
     const wanted = channels.filter((channel) => this.#wanted.has(channel));
     if (wanted.length > 0) this.#events.onConfirmed(wanted);
     return true;
+  }
+
+  /** Waits for the answer to a command; resolves as well when the connection is lost. */
+  async #answered(command: Promise<unknown>): Promise<void> {
+    const ended = Promise.withResolvers<void>();
+    this.#underWay.add(ended.resolve);
+    command.then(() => ended.resolve(), ended.reject);
+    try {
+      await ended.promise;
+    } finally {
+      this.#underWay.delete(ended.resolve);
+    }
   }
 
   #groups(channels: string[]): string[][] {
@@ -451,6 +466,7 @@ class ClusterPool implements SubscriberPool {
     { readonly slot: number; subscriber: ChannelSubscriber | undefined }
   >();
   readonly #ending = new Set<Promise<void>>();
+  #search: Timer | undefined;
   #isClosed = false;
 
   constructor(runtime: Runtime, cluster: Cluster, events: SubscriptionEvents) {
@@ -487,6 +503,7 @@ class ClusterPool implements SubscriberPool {
 
   async close(): Promise<void> {
     this.#isClosed = true;
+    this.#runtime.clearTimeout(this.#search);
     this.#channels.clear();
     this.#endIdle(true);
     await Promise.all(this.#ending);
@@ -498,6 +515,7 @@ class ClusterPool implements SubscriberPool {
   ): void {
     const node = this.#cluster.slots[place.slot]?.[0];
     const subscriber = node === undefined ? undefined : this.#subscriberOf(node);
+    if (subscriber === undefined) this.#searchSoon();
     if (subscriber === place.subscriber) return;
     if (place.subscriber !== undefined) {
       place.subscriber.unwant(channel);
@@ -505,6 +523,19 @@ class ClusterPool implements SubscriberPool {
     }
     place.subscriber = subscriber;
     subscriber?.want(channel);
+  }
+
+  /**
+   * Asks for the map of slots while channels have no node. The client library drops a lost node, and
+   * asks for the map again only after an answer such as `MOVED` to a command.
+   */
+  #searchSoon(): void {
+    this.#search ??= this.#runtime.setTimeout(() => {
+      this.#search = undefined;
+      if (this.#channels.values().every(({ subscriber }) => subscriber !== undefined)) return;
+      if (this.#cluster.status === "ready") this.#cluster.refreshSlotsCache();
+      this.#searchSoon();
+    }, RETRY_MS);
   }
 
   /** Follows the cluster's new map of slots. */

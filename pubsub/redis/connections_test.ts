@@ -1,10 +1,11 @@
 import { assertEquals } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { EventEmitter } from "node:events";
-import type { Redis } from "ioredis";
+import type { Cluster, Redis } from "ioredis";
 import { platformRuntime } from "../../base/runtime.ts";
 import { FakeTime } from "@std/testing/time";
-import { ChannelSubscriber, Heartbeat } from "./connections.ts";
+import { ChannelSubscriber, Heartbeat, openSubscriberPool } from "./connections.ts";
+import { slotOf } from "./format.ts";
 
 /** A connection that answers on demand. */
 class FakeRedis extends EventEmitter {
@@ -18,6 +19,19 @@ class FakeRedis extends EventEmitter {
 
   unsubscribe(...channels: string[]): Promise<void> {
     return this.#send("unsubscribe", channels);
+  }
+
+  ssubscribe(...channels: string[]): Promise<void> {
+    return this.#send("ssubscribe", channels);
+  }
+
+  duplicate(): this {
+    return this;
+  }
+
+  disconnect(): void {
+    this.status = "reconnecting";
+    this.emit("close");
   }
 
   /** Answers the oldest command, and waits until the consequences are done. */
@@ -48,12 +62,15 @@ async function settled(): Promise<void> {
   for (let i = 0; i < 20; i++) await Promise.resolve();
 }
 
-function makeSubscriber(): { redis: FakeRedis; subscriber: ChannelSubscriber; told: string[] } {
+function makeSubscriber(
+  slotOf?: (channel: string) => number,
+): { redis: FakeRedis; subscriber: ChannelSubscriber; told: string[] } {
   const redis = new FakeRedis();
   const told: string[] = [];
   const subscriber = new ChannelSubscriber({
     runtime: platformRuntime(),
     redis: redis as unknown as Redis,
+    ...(slotOf && { slotOf }),
     events: {
       onMessage: (channel, message) => told.push(`${channel}: ${message}`),
       onConfirmed: (channels) => told.push(`confirmed ${channels}`),
@@ -171,4 +188,48 @@ Deno.test("Heartbeat cuts off a connection whose greeting or ping has no answer,
   assertEquals(cut, ["unanswered true", "dead true"]);
   await time.tickAsync(50);
   assertEquals(cut.length, 2);
+});
+
+Deno.test("ChannelSubscriber subscribes again behind a command that MOVED leaves without an answer", async () => {
+  const { redis, subscriber, told } = makeSubscriber((channel) => channel.charCodeAt(0));
+  for (const channel of ["a", "b"]) subscriber.want(channel);
+  await settled();
+  await redis.answer();
+  redis.emit("moved");
+  await settled();
+  subscriber.unwant("b");
+  redis.status = "ready";
+  redis.emit("ready");
+  await settled();
+  assertEquals(redis.commands, ["ssubscribe a", "ssubscribe b", "ssubscribe a"]);
+  assertEquals(told, ["confirmed a", "lost a"]);
+});
+
+Deno.test("A pool on a cluster asks for the map of slots until the node of each channel is known", async () => {
+  using time = new FakeTime();
+  const redis = Object.assign(new FakeRedis(), { options: { host: "b", port: 1 } });
+  let known: FakeRedis[] = [];
+  let asked = 0;
+  const slots = { [slotOf("channel")]: ["a:1"] };
+  const cluster = Object.assign(new EventEmitter(), {
+    isCluster: true,
+    status: "ready",
+    slots,
+    nodes: () => known,
+    refreshSlotsCache: () => void asked++,
+  });
+  const events = { onMessage() {}, onConfirmed() {}, onLost() {}, onChange() {} };
+  const pool = openSubscriberPool(platformRuntime(), cluster as unknown as Cluster, events);
+  pool.want("channel");
+  await time.tickAsync(3_500);
+  assertEquals([asked, pool.isUp, pool.connections().length], [3, false, 0]);
+  slots[slotOf("channel")] = ["b:1"];
+  known = [redis];
+  cluster.emit("refresh");
+  await settled();
+  assertEquals(redis.commands, ["ssubscribe channel"]);
+  await time.tickAsync(3_500);
+  assertEquals(asked, 3);
+  redis.once("close", () => redis.emit("end"));
+  await pool.close();
 });

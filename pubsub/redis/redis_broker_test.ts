@@ -36,3 +36,9 @@ Deno.test("RedisBroker() rejects unknown and misplaced options", () => {
     assertThrows(() => new RedisBroker(source as typeof SOURCE, options), TypeError, text);
   }
 });
+
+Deno.test("RedisBroker.subscribe() refuses a topic of more than 64 KiB", async () => {
+  await using broker = new RedisBroker(SOURCE);
+  const subscribe = () => broker.subscribe("x".repeat(65_537), () => {});
+  assertThrows(subscribe, RangeError, "at most 65536 bytes, received 65537");
+});
