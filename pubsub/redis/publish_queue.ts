@@ -69,7 +69,7 @@ export interface Outgoing {
   readonly kept?: AppendRequest;
   /** `true` once the publication was taken or given up. */
   isOver: boolean;
-  /** Called when the publication is taken or given up. */
+  /** Called once the publication is over, and Redis has neither this nor an earlier one. */
   onOver?: () => void;
 }
 
@@ -188,17 +188,15 @@ export class PublishQueue {
 
   /**
    * Calls back once all publications so far on a topic without history are taken or given up; in
-   * this turn if none is on its way.
+   * this turn if none is on its way. A given-up publication that Redis has counts until its answer,
+   * since Redis may run the command late, or until the connection is lost. A later callback replaces
+   * one that waits for the same publication.
    */
   afterPublished(topic: string, then: () => void): void {
     const topicQueue = this.#plain.get(topic);
-    const last = topicQueue?.waiting.at(-1) ?? topicQueue?.sent.findLast(({ isOver }) => !isOver);
-    if (last === undefined) return then();
-    const before = last.onOver;
-    last.onOver = () => {
-      before?.();
-      then();
-    };
+    const last = topicQueue?.waiting.at(-1) ?? topicQueue?.sent.at(-1);
+    if (last === undefined) then();
+    else last.onOver = then;
   }
 
   /** Sends the waiting publications when Redis is back. */
@@ -242,6 +240,7 @@ export class PublishQueue {
       topicQueue.sent = batch;
       const isDone = await this.#try(topicQueue, batch);
       topicQueue.sent = [];
+      for (const { isOver, onOver } of batch) if (isOver) onOver?.();
       if (isDone) continue;
       topicQueue.waiting = [...batch.filter(({ isOver }) => !isOver), ...topicQueue.waiting];
       // All of the batch may have been given up before the answer.
@@ -286,7 +285,6 @@ export class PublishQueue {
     if (item.isOver) return false;
     item.isOver = true;
     this.#budget.give(item.frame.length);
-    item.onOver?.();
     if (this.waiting > 0) return true;
     this.#runtime.clearTimeout(this.#checks);
     this.#checks = undefined;
@@ -319,7 +317,13 @@ export class PublishQueue {
         for (const item of topicQueue.sent) if (isDue(item)) this.#drop(item, why);
         const stay = topicQueue.waiting.findIndex((item) => !isDue(item));
         const gone = topicQueue.waiting.splice(0, stay < 0 ? topicQueue.waiting.length : stay);
-        for (const item of gone) this.#drop(item, why);
+        const last = topicQueue.sent.at(-1);
+        for (const item of gone) {
+          this.#drop(item, why);
+          if (item.onOver === undefined) continue;
+          if (last === undefined) item.onOver();
+          else last.onOver = item.onOver;
+        }
         if (!topicQueue.isSending && topicQueue.waiting.length === 0) {
           queues.delete(topicQueue.topic);
         }

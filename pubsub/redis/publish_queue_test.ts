@@ -236,6 +236,49 @@ Deno.test("PublishQueue.afterPublished() waits for earlier publications, not for
   assertEquals(called, ["nothing waits", "one is sent", "one waits"]);
 });
 
+Deno.test("PublishQueue.afterPublished() waits for given-up publications that Redis has", async () => {
+  using time = new FakeTime();
+  const { sender, queue, publish } = open();
+  const called: string[] = [];
+  publish("1");
+  await settle(time);
+  queue.afterPublished("chat", () => called.push("one is sent"));
+  publish("2");
+  queue.afterPublished("chat", () => called.push("one waits"));
+  publish("3", "news");
+  await settle(time);
+  sender.isReady = false;
+  publish("4", "news");
+  queue.afterPublished("news", () => called.push("one waits behind an answer"));
+  sender.commands[1]!.answer.resolve();
+  await time.tickAsync(1_200);
+  assertEquals([queue.waiting, queue.dropped], [0, 3]);
+  assertEquals(called, ["one waits behind an answer"]);
+  queue.afterPublished("chat", () => called.push("all are given up"));
+  assertEquals(called.length, 1);
+  sender.commands[0]!.answer.reject(replyError("BUSY Redis is busy running a script."));
+  await settle(time);
+  // The last callback replaced the others, which waited for the same answer in the end.
+  assertEquals(called.slice(1), ["all are given up"]);
+  queue.afterPublished("chat", () => called.push("nothing is with Redis"));
+  assertEquals(called.length, 3);
+});
+
+Deno.test("PublishQueue.afterPublished() waits for the repetition of a failed command", async () => {
+  using time = new FakeTime();
+  const { sender, queue, publish } = open();
+  let calls = 0;
+  publish("1");
+  await settle(time);
+  queue.afterPublished("chat", () => void calls++);
+  sender.commands[0]!.answer.reject(replyError("BUSY Redis is busy running a script."));
+  await time.tickAsync(150);
+  assertEquals([sender.commands.length, calls], [2, 0]);
+  sender.commands[1]!.answer.resolve();
+  await settle(time);
+  assertEquals(calls, 1);
+});
+
 Deno.test("PublishQueue.close() gives up all publications, and takes no more", async () => {
   using time = new FakeTime();
   const { sender, queue, append, publish } = open();

@@ -457,6 +457,7 @@ export class RedisBroker implements Broker {
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
     this.#checkOpen("subscribe");
+    checkName(topic);
     const isKept = options.history !== undefined;
     const name = isKept ? this.#names.keptChannel(topic) : this.#names.channel(topic);
     const entry: Listener = {
@@ -536,8 +537,10 @@ export class RedisBroker implements Broker {
 
   /** Subscribes after this node's waiting publications, which precede the subscription. */
   #want(name: string, topic: string, isKept: boolean): void {
+    const channel = this.#channels.get(name);
     const want = () => {
-      if (this.#channels.get(name) !== undefined) this.#subscribers.want(name);
+      // A topic that was left and subscribed again meanwhile waits for later publications.
+      if (this.#channels.get(name) === channel) this.#subscribers.want(name);
     };
     if (isKept) want();
     else this.#queue.afterPublished(topic, want);
