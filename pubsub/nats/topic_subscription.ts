@@ -23,10 +23,11 @@ const MAX_HELD = 256;
 export class InOrder {
   readonly #runtime: Runtime;
   readonly #deliver: (publication: Publication) => void;
-  #held: Publication[] = [];
+  /** Publications behind a missing one, each with the timer that ends its hold. */
+  #held: (readonly [Publication, Timer])[] = [];
   #epoch: string | undefined;
   #delivered = 0;
-  #timer: Timer | undefined;
+  #isClosed = false;
 
   constructor(runtime: Runtime, deliver: (publication: Publication) => void) {
     this.#runtime = runtime;
@@ -50,41 +51,40 @@ export class InOrder {
     if (offset <= this.#delivered) return;
     if (prev <= Math.max(this.#delivered, known)) {
       this.#next(publication);
-      if (this.#held.length > 0) this.#release();
+      if (this.#held.length > 0) this.#release(offset);
       return;
     }
-    this.#held.push(publication);
+    const timer = this.#runtime.setTimeout(() => this.#release(offset), HOLD_MS);
+    this.#held.push([publication, timer]);
     if (this.#held.length >= MAX_HELD) this.flush();
-    else this.#timer ??= this.#runtime.setTimeout(() => this.flush(), HOLD_MS);
   }
 
   /** Delivers all held publications. */
   flush(): void {
-    this.#runtime.clearTimeout(this.#timer);
-    this.#timer = undefined;
-    for (const publication of this.#sorted()) this.#next(publication);
+    this.#release(Infinity);
   }
 
   /** Drops all held publications. */
   close(): void {
+    this.#isClosed = true;
+    for (const [, timer] of this.#held) this.#runtime.clearTimeout(timer);
     this.#held = [];
-    this.flush();
   }
 
-  #release(): void {
-    for (const publication of this.#sorted()) {
-      if (publication.position!.prev <= this.#delivered) this.#next(publication);
-      else this.#held.push(publication);
+  /** Delivers held publications up to an offset, and those that follow without a gap. */
+  #release(upTo: number): void {
+    const held = this.#held.sort(([a], [b]) => a.position!.offset - b.position!.offset);
+    this.#held = [];
+    for (const one of held) {
+      const [publication, timer] = one;
+      const { offset, prev } = publication.position!;
+      const isNext = offset <= upTo || prev <= this.#delivered;
+      // The listener of an earlier one may have closed the subscription.
+      if (isNext || this.#isClosed) this.#runtime.clearTimeout(timer);
+      if (this.#isClosed) continue;
+      if (isNext) this.#next(publication);
+      else this.#held.push(one);
     }
-    if (this.#held.length > 0) return;
-    this.#runtime.clearTimeout(this.#timer);
-    this.#timer = undefined;
-  }
-
-  #sorted(): Publication[] {
-    const held = this.#held;
-    this.#held = [];
-    return held.sort((a, b) => a.position!.offset - b.position!.offset);
   }
 
   #next(publication: Publication): void {

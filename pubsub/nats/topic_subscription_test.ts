@@ -49,6 +49,24 @@ Deno.test("InOrder delivers held publications after a moment, and drops later on
   assertEquals(heard, ["1", "3", "4", "5"]);
 });
 
+Deno.test("InOrder holds each publication for a time of its own", () => {
+  using time = new FakeTime();
+  const { heard, take } = bench();
+  take(3, 2);
+  time.tick(40);
+  take(6, 5);
+  time.tick(10);
+  assertEquals(heard, ["3"]);
+  time.tick(30);
+  take(5, 3);
+  assertEquals(heard, ["3", "5", "6"]);
+  take(9, 8);
+  time.tick(49);
+  assertEquals(heard, ["3", "5", "6"]);
+  time.tick(1);
+  assertEquals(heard, ["3", "5", "6", "9"]);
+});
+
 Deno.test("InOrder holds no more than its bound", () => {
   const { heard, take, order } = bench();
   for (let offset = 2; offset < 258; offset++) take(offset, offset - 1);
@@ -62,6 +80,20 @@ Deno.test("InOrder delivers held publications before the first of another epoch"
   take(1, 0, { epoch: "b" });
   take(2, 1, { epoch: "b" });
   assertEquals(heard, ["a9", "b1", "b2"]);
+});
+
+Deno.test("InOrder leaves no timer behind a close by the listener", () => {
+  const heard: number[] = [];
+  const order: InOrder = new InOrder(platformRuntime(), ({ position }) => {
+    if (heard.push(position!.offset) === 2) order.close();
+  });
+  const take = (offset: number, prev: number) =>
+    order.take({ topic: "a", payload: "", position: { epoch: "", offset, prev } }, 0);
+  take(3, 2);
+  take(4, 3);
+  take(9, 8);
+  take(2, 0);
+  assertEquals(heard, [2, 3]);
 });
 
 Deno.test("InOrder delivers nothing after its close", () => {
