@@ -251,14 +251,30 @@ class Globals implements Disposable {
   }
 
   #define(target: object, name: string, property: PropertyDescriptor): void {
-    const former = Object.getOwnPropertyDescriptor(target, name);
-    const enumerable = former?.enumerable ?? false;
-    Object.defineProperty(target, name, { enumerable, ...property, configurable: true });
-    this.#former.push(() => {
-      if (former === undefined) Reflect.deleteProperty(target, name);
-      else Object.defineProperty(target, name, former);
-    });
+    this.#former.push(replaceProperty(target, name, property));
   }
+}
+
+/**
+ * Replaces a property of an object of the runtime.
+ *
+ * @param target The object.
+ * @param name Name of the property.
+ * @param property The property; enumerable as the former one.
+ * @returns Brings the former property back.
+ */
+export function replaceProperty(
+  target: object,
+  name: string,
+  property: PropertyDescriptor,
+): () => void {
+  const former = Object.getOwnPropertyDescriptor(target, name);
+  const enumerable = former?.enumerable ?? false;
+  Object.defineProperty(target, name, { enumerable, ...property, configurable: true });
+  return () => {
+    if (former === undefined) Reflect.deleteProperty(target, name);
+    else Object.defineProperty(target, name, former);
+  };
 }
 
 /** A timer of the global functions, in the shape of Deno and Node. */

@@ -6,7 +6,8 @@ import { runPlan } from "../simulation/run.ts";
 
 for (const engine of ["memory", "redis"] as const) {
   Deno.test(`runPlan() uses no global for time and chance, on the engine ${engine}`, async () => {
-    const plan = planOf(3, { isFull: true, engine, seconds: 20 });
+    const size = { nodes: 3, clients: 10, topics: 4 };
+    const plan = { ...planOf(3, { isFull: true, engine, seconds: 20 }), ...size };
     const { digest } = await runPlan(plan); // Loads all modules, which may read a clock.
     using traps = new Traps();
     assertEquals((await runPlan(plan)).digest, digest);

@@ -2,7 +2,7 @@
 import { type Buffer, isUtf8 } from "node:buffer";
 import type { Socket as RawSocket } from "node:net";
 import { CloseCode } from "../../errors.ts";
-import type { Runtime, Timer } from "../../base/runtime.ts";
+import { outside, type Runtime, type Timer } from "../../base/runtime.ts";
 import type { Connection, Frame, FramePart } from "../connection.ts";
 import {
   inflate,
@@ -316,7 +316,9 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     }
     this.#isInflating = true;
     this.#stop();
-    inflate(payload, this.#limits.maxPayloadBytes, (inflated) => {
+    const { promise, resolve } = Promise.withResolvers<Inflated>();
+    inflate(payload, this.#limits.maxPayloadBytes, resolve);
+    void outside(this.#runtime, promise).then((inflated) => {
       this.#isInflating = false;
       if (!this.#reader.isOver) this.#inflated(isText, inflated);
       if (this.#isGone) this.socketClosed();

@@ -43,8 +43,20 @@ interface Upgrade {
 /** The head of an answer. */
 type Head = Pick<Response, "status" | "statusText" | "headers">;
 
+/** HTTP and WebSocket of a network. */
+export interface HttpNetwork {
+  /** Makes the listener of a server on a host. */
+  host(host: Host): UpgradeHost;
+  /** Makes the `fetch` of programs on a host. */
+  fetch(client: Host): typeof fetch;
+  /** Makes the constructor of WebSockets of programs on a host. */
+  sockets(
+    client: Host,
+  ): (url: URL, protocols?: readonly string[], headers?: HeadersInit) => SimulatedWebSocket;
+}
+
 /** HTTP servers and clients of a network. */
-export class SimulatedHttp {
+export class SimulatedHttp implements HttpNetwork {
   readonly #links: Links;
   readonly #programs = new Map<string, Program>();
   readonly #upgrades = new WeakMap<Request, Upgrade>();

@@ -24,6 +24,8 @@ export interface DialOptions {
   readonly isListening: (server: Host) => boolean;
   /** Called by the system of the server when the first packet arrives and a program listens. */
   readonly onArrival?: (link: Link) => void;
+  /** Called on the host of the server when the handshake of TLS succeeds. */
+  readonly onSecure?: () => void;
 }
 
 /** A host that passes connections on. */
@@ -218,6 +220,7 @@ export class Links {
         await link.answer<void>(signal, ({ resolve, reject }) =>
           link.toServer.send(() => {
             const isFailed = first.conditions.handshake === "tls";
+            if (!isFailed) options.onSecure?.();
             link.toClient.send(
               isFailed ? () => reject(failed("the handshake of TLS failed")) : resolve,
             );

@@ -15,7 +15,7 @@ import type { ClientDialer } from "../../../transport/race/options.ts";
 import type { Host } from "../host.ts";
 import type { Simulation } from "../simulation.ts";
 import type { LinkConditions } from "./conditions.ts";
-import { SimulatedHttp } from "./http.ts";
+import { type HttpNetwork, SimulatedHttp } from "./http.ts";
 import type { SimulatedLink } from "./link.ts";
 import { Links } from "./links.ts";
 import { type SimulatedSocket, type SocketEnds, socketEnds } from "./sockets.ts";
@@ -62,16 +62,17 @@ export interface ConnectSocketOptions {
  */
 export class SimulatedNetwork {
   /**
-   * For the simulations of Skein alone: all connections, and WebTransport, which may be another one.
+   * For the simulations of Skein alone: all connections, and WebTransport and HTTP, which may be
+   * others.
    *
    * @ignore
    */
   readonly [internals]: {
     readonly links: Links;
     webTransport: Pick<SimulatedQuic, "engine" | "dialer">;
+    http: HttpNetwork;
   };
   readonly #links: Links;
-  readonly #http: SimulatedHttp;
   readonly #loadMs = new Map<Host, number>();
   readonly #accepts = new Map<string, (socket: SimulatedSocket) => void>();
 
@@ -84,9 +85,9 @@ export class SimulatedNetwork {
    */
   constructor(simulation: Simulation, conditions: LinkConditions = {}) {
     this.#links = new Links(simulation, conditions);
-    this.#http = new SimulatedHttp(this.#links);
     const links = this.#links;
-    this[internals] = { links, webTransport: new SimulatedQuic(links) };
+    const http = new SimulatedHttp(links);
+    this[internals] = { links, webTransport: new SimulatedQuic(links), http };
   }
 
   /** All open connections, the oldest first. */
@@ -218,7 +219,7 @@ export class SimulatedNetwork {
    * @returns A listener whose ports close with the life of the host.
    */
   webSocket(host: Host): UpgradeHost {
-    return this.#http.host(host);
+    return this[internals].http.host(host);
   }
 
   /**
@@ -261,7 +262,7 @@ export class SimulatedNetwork {
    * @returns A function that reaches the hosts of the simulation by name.
    */
   fetch(host: Host): typeof fetch {
-    return this.#http.fetch(host);
+    return this[internals].http.fetch(host);
   }
 
   /**
@@ -272,7 +273,7 @@ export class SimulatedNetwork {
    * @returns Opens a socket, as the constructor of `WebSocket` does.
    */
   sockets(host: Host): (url: URL, protocols?: readonly string[]) => SimulatedWebSocket {
-    return this.#http.sockets(host);
+    return this[internals].http.sockets(host);
   }
 
   /**
@@ -306,7 +307,7 @@ export class SimulatedNetwork {
    * @returns The dialer.
    */
   dialer(host: Host, options: CheckedTransports): ClientDialer {
-    const socket = this.#http.sockets(host);
+    const socket = this[internals].http.sockets(host);
     const load = async () => {
       const ms = this.#loadMs.get(host) ?? 0;
       if (ms > 0) await new Promise<void>((resolve) => void host.after(ms, resolve));
@@ -318,6 +319,6 @@ export class SimulatedNetwork {
     };
     const dial = race(platform, options);
     if (!options.hasHttp) return dial;
-    return fallBackToHttp(dial, { ...options, fetch: this.#http.fetch(host) });
+    return fallBackToHttp(dial, { ...options, fetch: this[internals].http.fetch(host) });
   }
 }

@@ -22,6 +22,16 @@ const [CONNECTING, OPEN, CLOSING, CLOSED] = [0, 1, 2, 3] as const;
 
 type SocketEvent = "open" | "message" | "close" | "error";
 
+/** A way of the frames of a socket other than that between two ends of this class. */
+export interface SocketWire {
+  /** Bytes of messages under way. */
+  readonly bufferedBytes: number;
+  /** Sends a message, text or bytes. */
+  send(message: Frame): void;
+  /** Sends a close; `undefined` for one without a code. */
+  close(code: number | undefined, reason: string): void;
+}
+
 /** Both ends of a WebSocket; the server's end is created on acceptance. */
 export interface SocketPair {
   /** The connection. */
@@ -42,6 +52,7 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
   #link: Link | undefined;
   #side: "client" | "server" = "client";
   #peer: SimulatedWebSocket | undefined;
+  #wire: SocketWire | undefined;
   #heardMs = 0;
   #idleTimer: Timer | undefined;
 
@@ -77,7 +88,7 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
 
   /** Bytes of messages under way. */
   get bufferedAmount(): number {
-    return this.#link?.pathOf(this.#side).bufferedBytes ?? 0;
+    return this.#wire?.bufferedBytes ?? this.#link?.pathOf(this.#side).bufferedBytes ?? 0;
   }
 
   /**
@@ -114,6 +125,7 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
     }
     if (this.readyState !== OPEN) return;
     const message = typeof data === "string" ? data.toWellFormed() : new Uint8Array(data).slice();
+    if (this.#wire !== undefined) return this.#wire.send(message);
     const size = typeof message === "string" ? utf8Length(message) : message.byteLength;
     const peer = this.#peer!;
     this.#out.send(
@@ -163,13 +175,41 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
   }
 
   /**
+   * Sets another way of the frames, which calls `receive`, `receiveClose` and `finish`.
+   *
+   * @param wire The way.
+   */
+  bindWire(wire: SocketWire): void {
+    this.#wire = wire;
+  }
+
+  /**
+   * Takes a message of a wire.
+   *
+   * @param data Text, or bytes.
+   */
+  receive(data: string | ArrayBuffer): void {
+    this.#receive(data);
+  }
+
+  /**
+   * Takes the close of a wire's peer: answers one that this end did not begin.
+   *
+   * @param code Close code; 1005 for a close without one.
+   * @param reason Reason of the peer.
+   */
+  receiveClose(code: number, reason: string): void {
+    this.#receiveClose(code, reason);
+  }
+
+  /**
    * Opens this end.
    *
    * @param idleTimeoutMs Silence after which the peer counts as gone, asked after half of the time;
    * 0 for no limit.
    */
   open(idleTimeoutMs = 0): void {
-    this.#link!.attach({ [this.#side]: this });
+    this.#link?.attach({ [this.#side]: this });
     // The application may have closed before the opening.
     const wasClosed = this.readyState === CLOSING;
     this.readyState = OPEN;
@@ -208,6 +248,9 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
   }
 
   #sendClose(code: number, reason: string): void {
+    if (this.#wire !== undefined) {
+      return this.#wire.close(code === 1005 ? undefined : code, reason);
+    }
     const peer = this.#peer!;
     this.#out.send(() => peer.#receiveClose(code, reason), 0, HEAD_BYTES + reason.length);
   }

@@ -16,9 +16,11 @@ import type { ClusterEngine } from "./engine.ts";
 import { startEngine } from "./engines.ts";
 import type { ExaminationParts } from "./examination.ts";
 import { Visits } from "./growth/visits.ts";
+import { hardenedOptions } from "./hardened/options.ts";
+import { simulateHardened } from "./hardened/servers.ts";
 import { Journal } from "./journal.ts";
 import { ClusterNode } from "./node.ts";
-import { simulateQuic } from "./quic/endpoints.ts";
+import { type Http3Network, simulateQuic } from "./quic/endpoints.ts";
 import { internals } from "../../../session/core.ts";
 import { Permissions } from "./permissions.ts";
 import { NETWORK, type Settings, settingsOf } from "./settings.ts";
@@ -70,7 +72,9 @@ interface ClusterParts {
   readonly spares: readonly SpareEngine[];
   readonly settings: Settings;
   /** The runtime's QUIC of the simulation, in plans with HTTP/3. */
-  readonly quic: Disposable | undefined;
+  readonly quic: Http3Network & Disposable | undefined;
+  /** The sockets of node:net of the simulation, in plans with the hardened engine. */
+  readonly hardened: Disposable | undefined;
 }
 
 /** A cluster that runs. */
@@ -97,7 +101,8 @@ export class Cluster implements LiveCluster, Disposable {
   readonly #tokens: Tokens;
   readonly #spares: readonly SpareEngine[];
   readonly #settings: Settings;
-  readonly #quic: Disposable | undefined;
+  #quic: Http3Network & Disposable | undefined;
+  readonly #hardened: Disposable | undefined;
   #isRolling = false;
   #isWorking = true;
   #isChecked = true;
@@ -112,6 +117,7 @@ export class Cluster implements LiveCluster, Disposable {
     this.#spares = parts.spares;
     this.#settings = settings;
     this.#quic = parts.quic;
+    this.#hardened = parts.hardened;
     const tokens = this.#tokens = new Tokens(simulation, settings.tokenMs);
     const topics = this.#topics = topicsOf(plan, simulation);
     const shared = { ...parts, tokens, permissions: this.#permissions, holds: this.#holds };
@@ -127,7 +133,13 @@ export class Cluster implements LiveCluster, Disposable {
         streams: this.#streams,
         topics: topics.filter(({ subscribers }) => subscribers.includes(i)).map(({ name }) => name),
       });
-    this.#examined = { ...parts, tokens, nodes: this.nodes, owners: new Map() };
+    this.#examined = {
+      ...parts,
+      tokens,
+      nodes: this.nodes,
+      owners: new Map(),
+      http3: () => this.#quic ??= simulateQuic(network[internals].links),
+    };
     this.machines = Array.from({ length: plan.clients }, machine);
     for (const topic of topics) this.#publishOn(topic, settings.has("nodes-publish"));
     if (settings.has("durable")) { for (const node of this.nodes) this.#writeOn(node); }
@@ -167,6 +179,11 @@ export class Cluster implements LiveCluster, Disposable {
     // After an engine that refuses the runtime's own.
     const quic = settings.has("http3") ? simulateQuic(network[internals].links) : undefined;
     if (quic !== undefined) network[internals].webTransport = quic;
+    const { links, http } = network[internals];
+    const hardened = settings.has("hardened")
+      ? simulateHardened(links, http, (host) => hardenedOptions(host, !settings.has("tour")))
+      : undefined;
+    if (hardened !== undefined) network[internals].http = hardened;
     return new Cluster(plan, {
       simulation,
       network,
@@ -176,11 +193,13 @@ export class Cluster implements LiveCluster, Disposable {
       spares,
       settings,
       quic,
+      hardened,
     });
   }
 
   /** Ends what the cluster holds of the process. */
   [Symbol.dispose](): void {
+    this.#hardened?.[Symbol.dispose]();
     this.#quic?.[Symbol.dispose]();
     this.engine[Symbol.dispose]();
   }

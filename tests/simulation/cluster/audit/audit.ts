@@ -9,6 +9,7 @@ import type { Session } from "../../../../session/session.ts";
 import type { Broker } from "../../../../pubsub/broker.ts";
 import { NodePorts } from "../node_ports.ts";
 import type { ClusterEngine, WaitingBounds } from "../engine.ts";
+import type { Http3Network } from "../quic/endpoints.ts";
 import { Examination, type ExaminationParts, type ServerHosts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 
@@ -51,6 +52,8 @@ export interface AuditParts extends ExaminationParts {
   readonly engine: ClusterEngine;
   /** The part of each machine, by the name of the machine. */
   readonly owners: Map<string, string>;
+  /** Makes WebTransport over HTTP/3, beside that of the cluster; the same for all parts. */
+  readonly http3: () => Http3Network;
 }
 
 /** Examines a part of the library, with separate clients. */
@@ -63,6 +66,7 @@ export class Audit extends Examination {
   /** The engine of the nodes. */
   readonly engine: ClusterEngine;
   readonly #owners: Map<string, string>;
+  readonly #http3: () => Http3Network;
   readonly #host: Host;
 
   /**
@@ -77,6 +81,7 @@ export class Audit extends Examination {
     this.nodes = parts.nodes;
     this.engine = parts.engine;
     this.#owners = parts.owners;
+    this.#http3 = parts.http3;
     this.random = parts.simulation.chanceOf(`audit/${name}`);
     this.#host = super.host("clock");
   }
@@ -109,6 +114,11 @@ export class Audit extends Examination {
     });
     await this.journal.wait(this.#host, `audit of ${this.name}`, AUDIT_MS, examining);
     await this.closeClients();
+  }
+
+  /** WebTransport over HTTP/3, also in plans whose own is in memory. */
+  get http3(): Http3Network {
+    return this.#http3();
   }
 
   /**

@@ -6,6 +6,7 @@ import { closeIdleEndpoints } from "../../../../transport/quic/dial.ts";
 import type { Connection } from "../../../../transport/connection.ts";
 import type { WebTransportDialer } from "../../../../transport/race/webtransport_leg.ts";
 import type { WebTransportSource } from "../../../../server/webtransport_options.ts";
+import { replaceProperty } from "../../../../testing/simulation/globals.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { Link } from "../../../../testing/simulation/network/link.ts";
 import type { Links } from "../../../../testing/simulation/network/links.ts";
@@ -76,6 +77,8 @@ export function simulateQuic(links: Links): Http3Network & Disposable {
   };
   const { querySync } = Deno.permissions;
   closeIdleEndpoints();
+  const replace = (target: object, name: string, value: unknown) =>
+    replaceProperty(target, name, { value, writable: true });
   const restore = [
     replace(Deno, "QuicEndpoint", function (options: Deno.QuicEndpointOptions = {}) {
       return new SimulatedEndpoint(surroundings, current(), options);
@@ -302,14 +305,4 @@ function accept(
   };
   answer({ begin });
   return server;
-}
-
-/** Replaces a property; returns a function that brings the former one back. */
-function replace(target: object, name: string, value: unknown): () => void {
-  const former = Object.getOwnPropertyDescriptor(target, name);
-  Object.defineProperty(target, name, { value, configurable: true, writable: true });
-  return () => {
-    if (former === undefined) Reflect.deleteProperty(target, name);
-    else Object.defineProperty(target, name, former);
-  };
 }

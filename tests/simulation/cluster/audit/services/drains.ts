@@ -141,6 +141,8 @@ class Drain {
       this.#expect("client behind a drain", true, client.isConnected);
       await client.close();
     }
+    // The hardened engine waits for the end of the connection below.
+    await this.#audit.until(() => this.#far.server.manager.count === 0, ROUND_MS);
     this.#expect("sessions elsewhere in the end", 0, this.#far.server.manager.count);
   }
 

@@ -21,6 +21,8 @@ export interface Heard {
   readonly data?: unknown;
   /** The newest acknowledged number. */
   readonly ack?: number;
+  /** Number of a ping. */
+  readonly ping?: number;
   /** Topic from which the server removed the page. */
   readonly unsubscribed?: string;
 }
@@ -144,6 +146,7 @@ export class Page {
 
   #hear(heard: Heard): void {
     this.heard.push(heard);
+    if (heard.ping !== undefined) this.send({ pong: heard.ping });
     if (typeof heard.reply === "number") this.#waiting.delete(heard.reply);
   }
 }

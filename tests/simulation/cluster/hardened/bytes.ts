@@ -1,0 +1,185 @@
+/** Connections of TCP as bytes between hosts of a simulation: windows, half-close, resets. */
+import { Buffer } from "node:buffer";
+import type { Link, LinkEnd } from "../../../../testing/simulation/network/link.ts";
+
+/** Bytes that the system of the receiver takes before the program reads. */
+const WINDOW_BYTES = 16_384;
+
+/** Bytes that the system of the sender takes beyond those under way. */
+const SYSTEM_BYTES = 4_096;
+
+/** Most bytes of one segment. */
+const SEGMENT_BYTES = 8_192;
+
+/** Bytes of a packet without a payload. */
+const HEADER_BYTES = 40;
+
+/** Receiver of the events of a {@linkcode SimulatedBytes}. */
+export interface ByteReceiver {
+  /** Called when bytes or the end can be taken. */
+  arrived(): void;
+  /** Called once when the system reset the connection. */
+  wasReset(): void;
+  /** Called when the system took bytes. */
+  taken?(): void;
+}
+
+/** One end of a connection: the system below a socket. */
+export class SimulatedBytes implements LinkEnd {
+  /** The program; without one, bytes wait. */
+  receiver: ByteReceiver | undefined;
+  readonly #link: Link;
+  readonly #side: "client" | "server";
+  readonly #arrived: Buffer[] = [];
+  #waiting: Buffer[] = [];
+  #waitingBytes = 0;
+  #credit = WINDOW_BYTES;
+  #ungranted = 0;
+  #hasEnded = false;
+  #isEnding = false;
+  #isEndSent = false;
+  #isOver = false;
+  #peer!: SimulatedBytes;
+
+  private constructor(link: Link, side: "client" | "server") {
+    this.#link = link;
+    this.#side = side;
+  }
+
+  /**
+   * Makes both ends of a connection, and attaches that of the server.
+   *
+   * @param link The connection.
+   * @returns The ends.
+   */
+  static pair(link: Link): Readonly<Record<"client" | "server", SimulatedBytes>> {
+    const [client, server] = [
+      new SimulatedBytes(link, "client"),
+      new SimulatedBytes(link, "server"),
+    ];
+    [client.#peer, server.#peer] = [server, client];
+    link.attach({ server });
+    return { client, server };
+  }
+
+  /** Bytes that have not arrived. */
+  get bufferedBytes(): number {
+    return this.#waitingBytes + this.#path.bufferedBytes;
+  }
+
+  /** True while the system takes more. */
+  get hasRoom(): boolean {
+    return this.#waitingBytes <= SYSTEM_BYTES || this.#isOver;
+  }
+
+  /** True once all bytes are read, of a peer that sends no more. */
+  get isAtEnd(): boolean {
+    return this.#hasEnded && this.#arrived.length === 0;
+  }
+
+  /** Makes this end that of the client, in place of a handshake. */
+  attach(): void {
+    this.#link.attach({ [this.#side]: this });
+  }
+
+  /** Sends bytes behind all before; ignored after the end. */
+  send(bytes: Uint8Array): void {
+    if (this.#isOver || this.#isEnding || bytes.length === 0) return;
+    this.#waiting.push(Buffer.from(bytes));
+    this.#waitingBytes += bytes.length;
+    this.#pump();
+  }
+
+  /** Ends this direction behind all bytes. */
+  end(): void {
+    this.#isEnding = true;
+    this.#pump();
+  }
+
+  /** Takes the next bytes. */
+  read(): Buffer | undefined {
+    const bytes = this.#arrived.shift();
+    if (bytes === undefined) return undefined;
+    this.#ungranted += bytes.length;
+    // As systems do, which announce no small windows.
+    if (this.#ungranted >= WINDOW_BYTES / 4 && !this.#isOver) {
+      const granted = this.#ungranted;
+      this.#ungranted = 0;
+      this.#path.send(() => this.#peer.#grant(granted), 0, HEADER_BYTES);
+    }
+    return bytes;
+  }
+
+  /** Puts bytes back that were read too far. */
+  unread(bytes: Buffer): void {
+    if (bytes.length === 0) return;
+    this.#ungranted -= bytes.length;
+    this.#arrived.unshift(bytes);
+  }
+
+  /** Closes the socket: a peer that has not closed its own is reset behind the last bytes. */
+  close(): void {
+    if (this.#isOver) return;
+    this.#over();
+    if (this.#isEndSent && this.#hasEnded) this.#link.leave(this.#side);
+    else this.#link.abandon(this.#side);
+  }
+
+  /** Reports a reset by the network or by the other system. */
+  reset(): void {
+    if (this.#isOver) return;
+    this.#over();
+    this.#link.leave(this.#side);
+    this.receiver?.wasReset();
+  }
+
+  /** Reports the end of the peer's bytes. */
+  finish(): void {
+    if (this.#isOver || this.#hasEnded) return;
+    this.#hasEnded = true;
+    // Bytes without an acknowledgment are sent again: a system without the connection resets this one.
+    if (this.#credit < WINDOW_BYTES) this.#path.send(() => {}, 0, HEADER_BYTES);
+    this.receiver?.arrived();
+  }
+
+  get #path(): Link["toServer"] {
+    return this.#link.pathOf(this.#side);
+  }
+
+  #over(): void {
+    this.#isOver = true;
+    this.#waiting = [];
+    this.#waitingBytes = 0;
+  }
+
+  #grant(bytes: number): void {
+    this.#credit += bytes;
+    this.#pump();
+  }
+
+  #pump(): void {
+    let isChanged = false;
+    while (!this.#isOver && this.#waiting.length > 0 && this.#credit > 0) {
+      const [first] = this.#waiting as [Buffer];
+      const most = Math.min(first.length, this.#credit, SEGMENT_BYTES);
+      const size = this.#path.split(most);
+      const bytes = first.subarray(0, size);
+      if (size === first.length) this.#waiting.shift();
+      else this.#waiting[0] = first.subarray(size);
+      this.#credit -= size;
+      this.#waitingBytes -= size;
+      isChanged = true;
+      this.#path.send(() => this.#peer.#receive(bytes), size, HEADER_BYTES + size);
+    }
+    if (isChanged) this.receiver?.taken?.();
+    if (!this.#isEnding || this.#isEndSent || this.#waiting.length > 0 || this.#isOver) return;
+    this.#isEndSent = true;
+    this.#path.send(() => this.#peer.finish(), 0, HEADER_BYTES);
+  }
+
+  #receive(bytes: Buffer): void {
+    if (this.#isOver) return;
+    this.#arrived.push(bytes);
+    this.receiver?.arrived();
+  }
+}

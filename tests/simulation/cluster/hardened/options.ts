@@ -1,0 +1,28 @@
+/** Options of the hardened WebSocket engine in simulated clusters. */
+import type { Host } from "../../../../testing/simulation/host.ts";
+import type { HardenedWebSocketOptions } from "../../../../transport/hardened/mod.ts";
+
+/** Smallest messages to compress, of which one is drawn, in bytes. */
+const MIN_BYTES = [0, 64, 512] as const;
+
+/**
+ * Draws the options of the engine of a host: machines of a simulation open many connections at once.
+ *
+ * @param host The host.
+ * @param mayCompress False where parts of the plan count the bytes of messages.
+ * @returns The options.
+ */
+export function hardenedOptions(
+  { name, runtime }: Host,
+  mayCompress: boolean,
+): HardenedWebSocketOptions {
+  const drawn = mayCompress && name.startsWith("node") ? runtime.random() : 1;
+  const minBytes = MIN_BYTES[Math.floor(drawn * MIN_BYTES.length / 0.7)];
+  return {
+    handshakesPerSecond: 1_000_000,
+    handshakeBurst: Infinity,
+    maxPendingPerAddress: Infinity,
+    maxPending: Infinity,
+    compression: minBytes === undefined ? false : { minBytes },
+  };
+}

@@ -1,0 +1,138 @@
+/** Sockets of node:net on a simulated network. */
+import { Duplex } from "node:stream";
+import type { Buffer } from "node:buffer";
+import type { Runtime, Timer } from "../../../../base/runtime.ts";
+import type { ByteReceiver, SimulatedBytes } from "./bytes.ts";
+
+/** Callback of a write or of an end. */
+type Done = (error?: Error | null) => void;
+
+/** A socket of a server, with the members of the class of node:net that an HTTP server uses. */
+export class SimulatedNodeSocket extends Duplex implements ByteReceiver {
+  readonly remoteAddress: string;
+  readonly remotePort: number;
+  bytesRead = 0;
+  bytesWritten = 0;
+  /** Socket that connected, below one of TLS. */
+  readonly below: SimulatedNodeSocket | undefined;
+  /** Socket of TLS on this one, which has the bytes. */
+  above: SimulatedNodeSocket | undefined;
+  readonly #runtime: Runtime;
+  readonly #end: SimulatedBytes;
+  #untaken: Done | undefined;
+  #isReading = false;
+  #timer: Timer | undefined;
+
+  /**
+   * Makes an open socket.
+   *
+   * @param end The system below.
+   * @param options Runtime of the host, address of the peer, and the socket below one of TLS.
+   */
+  constructor(
+    end: SimulatedBytes,
+    { runtime, address, below }: {
+      readonly runtime: Runtime;
+      readonly address: Deno.NetAddr;
+      readonly below?: SimulatedNodeSocket;
+    },
+  ) {
+    super({ allowHalfOpen: true });
+    this.#end = end;
+    this.#runtime = runtime;
+    this.remoteAddress = address.hostname;
+    this.remotePort = address.port;
+    this.below = below;
+    if (below !== undefined) {
+      below.above = this;
+      Object.assign(this, { encrypted: true });
+    }
+    end.receiver = this;
+  }
+
+  arrived(): void {
+    while (this.#isReading) {
+      const bytes = this.#end.read();
+      if (bytes === undefined) {
+        if (!this.#end.isAtEnd) return;
+        this.#isReading = false;
+        return void this.push(null);
+      }
+      this.bytesRead += bytes.length;
+      this.#isReading = false;
+      // A call of `_read` may follow within this one.
+      this.push(bytes);
+    }
+  }
+
+  wasReset(): void {
+    this.destroy(Object.assign(new Error("read ECONNRESET"), { code: "ECONNRESET" }));
+  }
+
+  taken(): void {
+    if (!this.#end.hasRoom) return;
+    const done = this.#untaken;
+    this.#untaken = undefined;
+    done?.();
+  }
+
+  setNoDelay(): this {
+    return this;
+  }
+
+  setKeepAlive(): this {
+    return this;
+  }
+
+  setTimeout(ms: number, callback?: () => void): this {
+    this.#runtime.clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (callback !== undefined) this.once("timeout", callback);
+    if (ms > 0) this.#timer = this.#runtime.setTimeout(() => this.emit("timeout"), ms);
+    return this;
+  }
+
+  destroySoon(): void {
+    if (this.writable) this.end();
+    if (this.writableFinished) this.destroy();
+    else this.once("finish", () => this.destroy());
+  }
+
+  resetAndDestroy(): this {
+    return this.destroy();
+  }
+
+  override _read(): void {
+    this.#isReading = true;
+    this.arrived();
+  }
+
+  override _write(chunk: Buffer, _encoding: string, done: Done): void {
+    this._writev([{ chunk }], done);
+  }
+
+  override _writev(pieces: readonly { readonly chunk: Buffer }[], done: Done): void {
+    for (const { chunk } of pieces) {
+      this.bytesWritten += chunk.length;
+      this.#end.send(chunk);
+    }
+    if (this.#end.hasRoom) done();
+    else this.#untaken = done;
+  }
+
+  override _final(done: Done): void {
+    this.#end.end();
+    done();
+  }
+
+  override _destroy(error: Error | null, done: Done): void {
+    this.#runtime.clearTimeout(this.#timer);
+    this.above?.destroy();
+    this.#end.close();
+    // The system tells of the end of a socket later.
+    this.#runtime.schedule(() => {
+      done(error);
+      this.below?.destroy();
+    });
+  }
+}
