@@ -68,6 +68,18 @@ export interface SimulatedRedisClientOptions {
    * @default {false}
    */
   readonly lazyConnect?: boolean;
+  /**
+   * Name of the host of a server of a cluster.
+   *
+   * @default {""}
+   */
+  readonly host?: string;
+  /**
+   * Port of the server.
+   *
+   * @default {6379}
+   */
+  readonly port?: number;
 }
 
 /** States of a client, as in ioredis. */
@@ -86,8 +98,11 @@ const MAX_LOADING_RETRY_MS = 10_000;
 /** Commands that are sent before the connection is ready. */
 const BEFORE_READY = new Set(["client", "info", "publish", "subscribe", "unsubscribe"]);
 
+/** Commands with a reply for each channel. */
+const OF_CHANNELS = new Set(["subscribe", "unsubscribe", "ssubscribe", "sunsubscribe"]);
+
 /** Commands of a connection with subscriptions. */
-const OF_SUBSCRIBERS = new Set(["ping", "quit", "subscribe", "unsubscribe"]);
+const OF_SUBSCRIBERS = new Set([...OF_CHANNELS, "ping", "quit"]);
 
 const UNWRITABLE = "Stream isn't writeable and enableOfflineQueue options is false";
 
@@ -130,7 +145,7 @@ interface Call {
 }
 
 /** Surroundings of a client. */
-interface ClientParts {
+export interface ClientParts {
   readonly network: SimulatedNetwork;
   readonly host: Host;
   /** Finds the server that clients should use now. */
@@ -146,7 +161,7 @@ interface ClientParts {
  * offline, subscriptions, scripts by hash, and the same events and errors.
  */
 export class SimulatedRedisClient extends EventEmitter {
-  /** Always `false`: the model has no cluster. */
+  /** Always `false`: a client of one server. */
   readonly isCluster = false;
   /** The options, with defaults filled in. */
   readonly options: Required<SimulatedRedisClientOptions>;
@@ -184,6 +199,8 @@ export class SimulatedRedisClient extends EventEmitter {
       connectTimeout: 10_000,
       disconnectTimeout: 2_000,
       lazyConnect: false,
+      host: "",
+      port: REDIS_PORT,
       ...options,
     };
     if (!this.options.lazyConnect) this.#connect();
@@ -279,6 +296,21 @@ export class SimulatedRedisClient extends EventEmitter {
     return this.#call("unsubscribe", channels);
   }
 
+  /** Publishes a message in the shard of the channel. */
+  spublish(channel: string, message: Arg): Promise<number> {
+    return this.#call("spublish", [channel, message]) as Promise<number>;
+  }
+
+  /** Subscribes to channels in their shard. */
+  ssubscribe(...channels: string[]): Promise<unknown> {
+    return this.#call("ssubscribe", channels);
+  }
+
+  /** Leaves channels in their shard. */
+  sunsubscribe(...channels: string[]): Promise<unknown> {
+    return this.#call("sunsubscribe", channels);
+  }
+
   /**
    * Sends any command that the model has.
    *
@@ -297,7 +329,7 @@ export class SimulatedRedisClient extends EventEmitter {
       isBinary: false,
       result: Promise.withResolvers(),
       words: () => words,
-      replies: name === "subscribe" || name === "unsubscribe" ? args.length : 1,
+      replies: OF_CHANNELS.has(name) ? args.length : 1,
     });
   }
 
@@ -415,19 +447,25 @@ export class SimulatedRedisClient extends EventEmitter {
   }
 
   #onReply(reply: Reply): void {
-    const isPush = this.#channels > 0 && Array.isArray(reply) && reply[0] === "message";
-    if (isPush) return this.#onMessage(reply as [string, ByteString, ByteString]);
+    const kind = this.#channels > 0 && Array.isArray(reply) ? reply[0] : undefined;
+    if (kind === "message" || kind === "smessage") {
+      return this.#onMessage(reply as [string, ByteString, ByteString]);
+    }
     const call = this.#sent[0];
     if (call === undefined) {
       return this.#fail(new Error("Command queue state error. Last reply: " + String(reply)));
     }
     if (reply instanceof ErrorReply) {
       this.#sent.shift();
+      // The library never settles this command.
+      if (call.name === "ssubscribe" && reply.text.includes("MOVED")) {
+        return void this.emit("moved");
+      }
       const error = new ReplyError(reply.text, call.name);
       if (call.name !== "client" && this.options.reconnectOnError?.(error)) this.disconnect(true);
       return call.result.reject(error);
     }
-    if (call.name === "subscribe" || call.name === "unsubscribe") {
+    if (OF_CHANNELS.has(call.name)) {
       this.#channels = (reply as readonly [string, string, number])[2];
       // Without names, all channels are left, with a reply for each.
       if (call.replies === 0 ? this.#channels > 0 : --call.replies > 0) return;
@@ -438,9 +476,9 @@ export class SimulatedRedisClient extends EventEmitter {
     call.result.resolve(valueOf(reply, call));
   }
 
-  #onMessage([, channel, message]: readonly [string, ByteString, ByteString]): void {
-    if (this.listenerCount("message") > 0) this.emit("message", textOf(channel), textOf(message));
-    this.emit("messageBuffer", Buffer.from(channel, "latin1"), Buffer.from(message, "latin1"));
+  #onMessage([kind, channel, message]: readonly [string, ByteString, ByteString]): void {
+    if (this.listenerCount(kind) > 0) this.emit(kind, textOf(channel), textOf(message));
+    this.emit(`${kind}Buffer`, Buffer.from(channel, "latin1"), Buffer.from(message, "latin1"));
   }
 
   #onClose(): void {

@@ -3,6 +3,7 @@ import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";
 import type { SimulatedSocket } from "../network/sockets.ts";
 import type { Simulation } from "../simulation.ts";
+import { slotOf } from "../../../pubsub/redis/format.ts";
 import { COMMANDS, fits, Keyspace, runOnKeys } from "./commands.ts";
 import {
   applyEffect,
@@ -21,6 +22,7 @@ import {
   OK,
   type Reply,
   StatusReply,
+  textOf,
   wireBytes,
 } from "./replies.ts";
 import { Dataset, type EvictionPolicy } from "./values.ts";
@@ -56,7 +58,17 @@ const REPLICA_RETRY_MS = 1_000;
 const WHILE_LOADING = new Set(["CLIENT", "INFO", "PUBLISH", "QUIT", "SUBSCRIBE", "UNSUBSCRIBE"]);
 
 /** Commands of a connection with subscriptions. */
-const OF_SUBSCRIBERS = new Set(["PING", "QUIT", "SUBSCRIBE", "UNSUBSCRIBE"]);
+const OF_SUBSCRIBERS = new Set(
+  "PING QUIT SUBSCRIBE UNSUBSCRIBE SSUBSCRIBE SUNSUBSCRIBE".split(" "),
+);
+
+/** Commands without a key, which each server of a cluster takes. */
+const WITHOUT_KEY = new Set(
+  "CLIENT INFO PING PUBLISH QUIT SELECT SUBSCRIBE TIME UNSUBSCRIBE".split(" "),
+);
+
+/** Beginning of the names of channels that stay in their shard, among all channels. */
+const SHARD = "\0shard:";
 
 /** Commands that are not on keys, with the numbers of words. */
 const OTHER_COMMANDS: ReadonlyMap<string, number> = new Map([
@@ -68,13 +80,16 @@ const OTHER_COMMANDS: ReadonlyMap<string, number> = new Map([
   ["PUBLISH", 3],
   ["QUIT", -1],
   ["SELECT", 2],
+  ["SPUBLISH", 3],
+  ["SSUBSCRIBE", -2],
   ["SUBSCRIBE", -2],
+  ["SUNSUBSCRIBE", -1],
   ["TIME", 1],
   ["UNSUBSCRIBE", -1],
 ]);
 
 /** Commands that scripts may call, and that are not on keys. */
-const OF_SCRIPTS = new Set(["INFO", "PING", "PUBLISH", "TIME"]);
+const OF_SCRIPTS = new Set(["INFO", "PING", "PUBLISH", "SPUBLISH", "TIME"]);
 
 /** Message of a client: commands; `null` at the end of the output. */
 export type ClientMessage = readonly Command[] | null;
@@ -105,6 +120,8 @@ export interface RedisServerSettings {
   readonly snapshotMs: number;
   /** Time of loading the files at a start, in milliseconds. */
   readonly loadingMs: number;
+  /** Tells the slot and the address of the server that has a key or channel of a cluster, if another. */
+  readonly movedTo?: (key: ByteString) => string | undefined;
 }
 
 /** Collaborators of a server. */
@@ -229,6 +246,12 @@ export class RedisServer {
     let count = 0;
     for (const { channels } of this.#connections) count += channels.size;
     return count;
+  }
+
+  /** Channels that stay in their shard, each with the number of connections. */
+  get shardChannels(): readonly (readonly [channel: string, connections: number])[] {
+    return [...this.#channels].filter(([name]) => name.startsWith(SHARD))
+      .map(([name, connections]) => [name.slice(SHARD.length), connections.size] as const);
   }
 
   /**
@@ -366,6 +389,21 @@ export class RedisServer {
     this.#count("FLUSHALL");
     for (const key of this.#keys.data.keys) this.#keys.remove(key);
     this.#commit();
+  }
+
+  /** Drops the keys and the subscriptions of slots that another server of the cluster has now. */
+  dropMoved(): void {
+    const { movedTo } = this.#settings;
+    if (!this.host.isAlive || movedTo === undefined) return;
+    this.#tick();
+    for (const key of this.#keys.data.keys) if (movedTo(key) !== undefined) this.#keys.remove(key);
+    this.#commit();
+    for (const [name, connections] of [...this.#channels]) {
+      const channel = name.slice(SHARD.length);
+      if (!name.startsWith(SHARD) || movedTo(channel) === undefined) continue;
+      for (const one of [...connections]) this.#unsubscribe(one, [channel], "SUNSUBSCRIBE");
+    }
+    this.#flush();
   }
 
   /** Ends the connections of subscribers, as a full output does (`client-output-buffer-limit`). */
@@ -568,12 +606,16 @@ export class RedisServer {
       );
     }
     this.#count(name);
+    const moved = this.#moved(name, command);
+    if (moved !== undefined) return moved;
     switch (name) {
+      case "SSUBSCRIBE":
       case "SUBSCRIBE":
-        for (const channel of command.slice(1)) this.#subscribe(connection, channel);
+        for (const channel of command.slice(1)) this.#subscribe(connection, channel, name);
         return undefined;
+      case "SUNSUBSCRIBE":
       case "UNSUBSCRIBE":
-        this.#unsubscribe(connection, command.slice(1));
+        this.#unsubscribe(connection, command.slice(1), name);
         return undefined;
       case "QUIT":
         this.#reply(connection, OK);
@@ -604,6 +646,8 @@ export class RedisServer {
         return PONG;
       case "PUBLISH":
         return this.#publish(command[1]!, command[2]!);
+      case "SPUBLISH":
+        return this.#publish(SHARD + command[1]!, command[2]!);
       case "TIME": {
         const { nowMs } = this.#keys;
         return [`${Math.floor(nowMs / 1_000)}`, `${nowMs % 1_000 * 1_000}`];
@@ -676,11 +720,29 @@ export class RedisServer {
     this.#calls.set(name, (this.#calls.get(name) ?? 0) + 1);
   }
 
-  #subscribe(connection: Connection, channel: ByteString): void {
-    connection.channels.add(channel);
-    const all = this.#channels.get(channel) ?? new Set();
-    this.#channels.set(channel, all.add(connection));
-    this.#reply(connection, ["subscribe", channel, connection.channels.size]);
+  #subscribe(connection: Connection, channel: ByteString, verb: string): void {
+    const name = verb === "SSUBSCRIBE" ? SHARD + channel : channel;
+    connection.channels.add(name);
+    const all = this.#channels.get(name) ?? new Set();
+    this.#channels.set(name, all.add(connection));
+    this.#reply(connection, [verb.toLowerCase(), channel, connection.channels.size]);
+  }
+
+  /** Names the server of a cluster that has the key or channel of a command, if another. */
+  #moved(name: string, command: Command): ErrorReply | undefined {
+    const { movedTo } = this.#settings;
+    if (movedTo === undefined || WITHOUT_KEY.has(name)) return undefined;
+    const isScript = name.startsWith("EVAL");
+    const isOfChannels = name === "SSUBSCRIBE" || name === "SUNSUBSCRIBE";
+    const keys = isScript
+      ? command.slice(3, 3 + Number(command[2]))
+      : command.slice(1, isOfChannels ? undefined : 2);
+    const [slot, ...others] = new Set(keys.map((key) => slotOf(textOf(key))));
+    if (others.length > 0) {
+      return new ErrorReply("CROSSSLOT Keys in request don't hash to the same slot");
+    }
+    const place = slot === undefined || name === "SUNSUBSCRIBE" ? undefined : movedTo(keys[0]!);
+    return place === undefined ? undefined : new ErrorReply(`MOVED ${place}`);
   }
 
   /** Answer to writes, where the server takes none. */
@@ -688,14 +750,15 @@ export class RedisServer {
     return this.isReplica ? READONLY : this.#refusal;
   }
 
-  #unsubscribe(connection: Connection, channels: readonly ByteString[]): void {
+  #unsubscribe(connection: Connection, channels: readonly ByteString[], verb: string): void {
     const { channels: known } = connection;
-    const gone = channels.length > 0 ? channels : [...known];
-    for (const channel of gone) {
-      if (known.delete(channel)) this.#leave(connection, channel);
-      this.#reply(connection, ["unsubscribe", channel, known.size]);
+    const prefix = verb === "SUNSUBSCRIBE" ? SHARD : "";
+    const gone = channels.length > 0 ? channels.map((channel) => prefix + channel) : [...known];
+    for (const name of gone) {
+      if (known.delete(name)) this.#leave(connection, name);
+      this.#reply(connection, [verb.toLowerCase(), name.slice(prefix.length), known.size]);
     }
-    if (gone.length === 0) this.#reply(connection, ["unsubscribe", null, 0]);
+    if (gone.length === 0) this.#reply(connection, [verb.toLowerCase(), null, 0]);
   }
 
   #leave(connection: Connection, channel: ByteString): void {
@@ -709,7 +772,11 @@ export class RedisServer {
     }
     const all = this.#channels.get(channel);
     if (all === undefined) return 0;
-    for (const connection of all) this.#reply(connection, ["message", channel, message]);
+    const isSharded = channel.startsWith(SHARD);
+    const push = isSharded
+      ? ["smessage", channel.slice(SHARD.length), message]
+      : ["message", channel, message];
+    for (const connection of all) this.#reply(connection, push);
     return all.size;
   }
 

@@ -2,6 +2,7 @@
 import type { Broker } from "../../../pubsub/broker.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
+import type { SimulatedRedisCluster } from "../../../testing/simulation/redis/cluster.ts";
 import type {
   SimulatedRedis,
   SimulatedRedisOptions,
@@ -78,6 +79,8 @@ export interface ClusterEngine extends Disposable {
   readonly openFile?: SimulatedSqlite["open"];
   /** Starts servers of Redis on other machines; absent for another engine. */
   readonly startRedis?: (hosts: SimulatedRedisOptions["hosts"]) => Promise<RedisServers>;
+  /** Starts a cluster of Redis on other machines; absent for another engine. */
+  readonly startRedisCluster?: (hosts: readonly Host[]) => Promise<SimulatedRedisCluster>;
   /** Closes an engine that has files. */
   close?(): Promise<void>;
 }

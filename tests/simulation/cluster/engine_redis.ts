@@ -2,6 +2,7 @@
 import type { Broker } from "../../../pubsub/broker.ts";
 import { RedisBroker } from "../../../pubsub/redis/mod.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
+import { SimulatedRedisCluster } from "../../../testing/simulation/redis/cluster.ts";
 import { SimulatedRedis } from "../../../testing/simulation/redis/redis.ts";
 import { oneOf } from "./chance.ts";
 import type { ClusterEngine, EngineFault, EngineParts, WaitingBounds } from "./engine.ts";
@@ -44,6 +45,8 @@ export class RedisEngine implements ClusterEngine {
   readonly hasExactRows = true;
   /** Starts servers on other machines. */
   readonly startRedis: NonNullable<ClusterEngine["startRedis"]>;
+  /** Starts clusters on other machines. */
+  readonly startRedisCluster: NonNullable<ClusterEngine["startRedisCluster"]>;
   readonly #redis: SimulatedRedis;
   readonly #onLost: (why: string) => void;
   readonly #onEnded: () => void;
@@ -59,6 +62,8 @@ export class RedisEngine implements ClusterEngine {
       const redis = await SimulatedRedis.create({ simulation, network, hosts });
       return { redis, broker: (host) => brokerOf(redis, host) };
     };
+    this.startRedisCluster = (hosts) =>
+      SimulatedRedisCluster.create({ simulation, network, hosts });
     this.#redis = redis;
     this.#onLost = onLost;
     this.#onEnded = onEnded;
