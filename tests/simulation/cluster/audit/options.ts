@@ -2,31 +2,15 @@
 import { createServer, type ServerOptions } from "../../../../server.ts";
 import { type DrainOptions, SessionManager } from "../../../../manager/mod.ts";
 import { jwt, type JwtOptions } from "../../../../server/jwt.ts";
-import { shuffled } from "../chance.ts";
+import { auditArguments } from "./arguments.ts";
 import type { Audit } from "./audit.ts";
-
-/** Longest time of a timer, in milliseconds. */
-const MAX_TIMER_MS = 2_147_483_647;
+import { type Case, LIMIT, MAX_TIMER_MS, NO_LIMIT, Options } from "./cases.ts";
 
 /** Share of the options of servers that a plan examines, as each try makes a server. */
 const SERVER_SHARE = 0.4;
 
 /** Bytes of a secret for HS256 and for HS512. */
 const [SHORT_BYTES, LONG_BYTES] = [32, 64] as const;
-
-/** A path of keys to an option, with values that fit, and others by the error that refuses these. */
-interface Case {
-  readonly path: string;
-  readonly fits: readonly unknown[];
-  readonly range?: readonly unknown[];
-  readonly type?: readonly unknown[];
-  /** Options beside the examined one. */
-  readonly beside?: Readonly<Record<string, unknown>>;
-}
-
-/** Values that no limit takes, and bounds of a limit that cannot be left away. */
-const NO_LIMIT = [0, -1, 1.5, NaN, "5"] as const;
-const LIMIT = { fits: [1, 1_000], range: [...NO_LIMIT, Infinity] } as const;
 
 const PATHS = {
   fits: ["/a", "/a/b"],
@@ -191,66 +175,6 @@ const TOKENS: readonly Case[] = [
   },
 ];
 
-/** Tries the values of cases. */
-class Options {
-  readonly #audit: Audit;
-
-  constructor(audit: Audit) {
-    this.#audit = audit;
-  }
-
-  /** Tries the values of cases in a drawn order: one that fits, and all others. */
-  async try(
-    what: string,
-    cases: readonly Case[],
-    use: (options: Readonly<Record<string, unknown>>) => unknown,
-  ): Promise<void> {
-    const { random } = this.#audit;
-    for (const { path, fits, range = [], type = [], beside } of shuffled(random, cases)) {
-      const tries = [
-        ...shuffled(random, fits).slice(0, 1).map((value) => ["taken", value]),
-        ...range.map((value) => ["RangeError", value]),
-        ...type.map((value) => ["TypeError", value]),
-      ] as const;
-      for (const [expected, value] of tries) {
-        const outcome = await outcomeOf(() => use(optionsOf(path, value, beside)));
-        this.#audit.examine("limits", `${what} ${path} = ${shown(value)}`, expected, outcome);
-      }
-    }
-  }
-}
-
-/** Puts a value at its path, beside other options at the same place. */
-function optionsOf(
-  path: string,
-  value: unknown,
-  beside: Case["beside"] = {},
-): Readonly<Record<string, unknown>> {
-  const keys = path.split(".");
-  const last = { ...beside, [keys.at(-1)!]: value };
-  return keys.slice(0, -1).reduceRight<Record<string, unknown>>(
-    (inner, key) => ({ [key]: inner }),
-    last,
-  );
-}
-
-/** Tells if a use is taken, or the class of the error. */
-async function outcomeOf(use: () => unknown): Promise<string> {
-  try {
-    await use();
-    return "taken";
-  } catch (error) {
-    return error instanceof Error ? error.constructor.name : String(error);
-  }
-}
-
-function shown(value: unknown): string {
-  if (value instanceof Uint8Array) return `${value.length} bytes`;
-  return typeof value === "number" || typeof value === "function" || value === undefined
-    ? String(value)
-    : JSON.stringify(value);
-}
-
 /**
  * Makes servers, managers, drains and checks of tokens with options at their bounds and beyond.
  *
@@ -277,4 +201,5 @@ export async function auditOptions(audit: Audit): Promise<void> {
   await options.try("issues:", LISTS, (given) => drained.issues(given));
   await options.try("diagnostics:", LISTS, (given) => drained.diagnostics(given));
   await options.try("tokens:", TOKENS, (given) => jwt(given as unknown as JwtOptions));
+  await auditArguments(audit, options);
 }
