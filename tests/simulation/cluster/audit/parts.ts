@@ -21,6 +21,7 @@ import { auditFailingFile } from "./histories/failing_file.ts";
 import { auditForgetting } from "./histories/forgetting.ts";
 import { auditGivenUp } from "./histories/given_up.ts";
 import { auditOrders } from "./histories/orders.ts";
+import { auditRedisCluster } from "./histories/redis_cluster.ts";
 import { auditRemovals } from "./histories/removals.ts";
 import { auditReplays as auditFeeds } from "./histories/replays.ts";
 import { auditRestarts } from "./histories/restarts.ts";
@@ -70,6 +71,7 @@ import { auditLists } from "./users/lists.ts";
 import { auditManagers } from "./users/managers.ts";
 import { auditShares } from "./users/shares.ts";
 import { auditTabs } from "./users/tabs.ts";
+import { auditW3cSessions } from "./w3c/sessions.ts";
 import { auditDeploys } from "./wires/deploys.ts";
 import { auditEnds } from "./wires/ends.ts";
 import { auditFarewells } from "./wires/farewells.ts";
@@ -105,7 +107,7 @@ const OWN = {
     auditTails(audit);
     return Promise.all([auditFeeds(audit), auditOrders(audit)]).then(() => {});
   },
-  flows: auditFlows,
+  flows: (audit) => Promise.all([auditFlows(audit), auditW3cSessions(audit)]).then(() => {}),
   forgetting: auditForgetting,
   handlers: auditHandlers,
   holes: auditHoles,
@@ -151,7 +153,8 @@ const SHARED = {
       .then(() => {}),
   drains: auditDrains,
   durable: auditStreams,
-  "engine-history": auditEngineHistory,
+  "engine-history": (audit) =>
+    Promise.all([auditEngineHistory(audit), auditRedisCluster(audit)]).then(() => {}),
   followers: auditFollowers,
   history: auditHistory,
   keys: auditKeys,
