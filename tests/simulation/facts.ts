@@ -34,8 +34,15 @@ export interface Facts {
   readonly goAway: { readonly retryAfterMs: number };
   /** A drain of a node ended. */
   readonly drained: { readonly closed: number; readonly cut: number };
-  /** The engine lost acknowledged writes, or restarted; on all topics without `topic`. */
-  readonly engineLost: { readonly why: string; readonly topic?: string };
+  /**
+   * The engine lost acknowledged writes, or restarted; on all topics without `topic`. After a loss that
+   * leaves no trace the epoch stays: a reader that had none of the lost writes cannot learn of the loss.
+   */
+  readonly engineLost: {
+    readonly why: string;
+    readonly topic?: string;
+    readonly leavesNoTrace?: boolean;
+  };
   /** All servers of the engine ended, and each connection of a node with them. */
   readonly engineEnded: Record<never, never>;
   /**

@@ -29,7 +29,7 @@ export class NatsEngine implements ClusterEngine {
   readonly #nats: SimulatedNats;
   readonly #network: SimulatedNetwork;
   readonly #globals: Disposable;
-  readonly #onLost: (why: string) => void;
+  readonly #onLost: (why: string, leavesNoTrace?: boolean) => void;
   readonly #onEnded: () => void;
 
   /**
@@ -41,12 +41,13 @@ export class NatsEngine implements ClusterEngine {
     const random = simulation.chanceOf("nats");
     const count = random() < 0.6 ? 1 : 3;
     const hosts = Array.from({ length: count }, (_, i) => simulation.host(`nats${i}`));
-    this.#onLost = (why) => journal.tell("engineLost", hosts[0]!.name, { why });
+    this.#onLost = (why, leavesNoTrace = false) =>
+      journal.tell("engineLost", hosts[0]!.name, { why, leavesNoTrace });
     this.#onEnded = () => journal.tell("engineEnded", hosts[0]!.name, {});
     this.#network = network;
     this.#globals = installGlobals(simulation);
     this.#nats = new SimulatedNats(simulation, network, hosts, {
-      onLost: ({ stream }) => this.#onLost(`writes of ${stream}`),
+      onLost: ({ stream }) => this.#onLost(`writes of ${stream}`, true),
       onElection: (group, isOver) =>
         journal.tell("engineElects", hosts[0]!.name, { group, isOver }),
     });

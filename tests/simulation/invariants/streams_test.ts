@@ -55,6 +55,24 @@ Deno.test("streamsInOrder accepts ends, planned aborts and the end of a session"
     .finds();
 });
 
+Deno.test("streamsInOrder accepts ends that overtake a close on a wire without resets", () => {
+  const fails = (story: Story, flow: string, session: string) =>
+    story.tells("streamFailed", { flow, session, error: reset(0), isReader: true });
+  const story = (hasResetCodes: boolean) => {
+    const all = new Story(streamsInOrder, { hasResetCodes });
+    fails(all, "early", "s");
+    fails(all, "alone", "t");
+    return fails(all, "late", "s")
+      .passes(-750)
+      .tells("sessionClosed", { side: "node", session: "s", code: 4503, reason: "", by: "local" })
+      .ends();
+  };
+  const expected = (name: string) =>
+    `expected ${name} to go on, received StreamError: reset 0 by remote`;
+  story(true).finds(expected("early"), expected("alone"), expected("late"));
+  story(false).finds(expected("early"), expected("alone"));
+});
+
 Deno.test("trueDatagrams finds datagrams that nothing sent, that came twice, or out of order", () => {
   new Story(trueDatagrams)
     .tells("datagramGot", { way: "x", number: 1, isReliable: false })
