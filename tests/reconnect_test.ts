@@ -3,7 +3,8 @@ import { type Client, connect, dial } from "../client.ts";
 import { ConnectionError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
 import { serve, type Server } from "../server.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
-import { listen, portOf, until } from "./servers.ts";
+import { lowPort } from "./ports.ts";
+import { listen, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
 const backoff = { firstDelayMs: 10, maxDelayMs: 20 };
@@ -19,8 +20,8 @@ async function reach(client: Client, name: string): Promise<void> {
 
 Deno.test("Client reconnects to a server that was restarted, with all of its subscriptions", async () => {
   const authorize = (_session: unknown, topic: string) => topic !== "secret";
-  const first = listen({ authorize });
-  const port = portOf(first);
+  const port = lowPort();
+  const first = listen({ port, authorize });
   await using client = connect(first.url, { backoff });
   const news = client.subscribe("news");
   const secret = client.subscribe("secret");
@@ -45,8 +46,9 @@ Deno.test("Client reconnects to a server that was restarted, with all of its sub
 });
 
 Deno.test("Client.request() with resend is answered by the server that took over", async () => {
-  const first = listen({ onMessage: () => new Promise(() => {}), session: { closeTimeoutMs: 20 } });
-  const port = portOf(first);
+  const port = lowPort();
+  const onMessage = () => new Promise<void>(() => {});
+  const first = listen({ port, onMessage, session: { closeTimeoutMs: 20 } });
   await using client = connect(first.url, { backoff });
   const again1 = client.request("ask", 1, { resend: true });
   const once = assertRejects(() => client.request("ask", 2), SessionClosedError);
@@ -58,9 +60,7 @@ Deno.test("Client.request() with resend is answered by the server that took over
 });
 
 Deno.test("Client waits for a server that is not there yet", async () => {
-  const reserved = Deno.listen({ port: 0, hostname: "127.0.0.1" });
-  const { port } = reserved.addr;
-  reserved.close();
+  const port = lowPort();
   await using client = connect(`ws://127.0.0.1:${port}/`, { backoff });
   await soon(reach(client, "reconnecting"));
   const { current } = client.status;
@@ -71,8 +71,8 @@ Deno.test("Client waits for a server that is not there yet", async () => {
 });
 
 Deno.test("Client is refused for good by a server that revoked its credentials", async () => {
-  const first = listen({ authenticate: ({ token }) => token ?? Promise.reject() });
-  const port = portOf(first);
+  const port = lowPort();
+  const first = listen({ port, authenticate: ({ token }) => token ?? Promise.reject() });
   await using client = connect(`${first.url}?token=ann`, { backoff });
   await client.whenConnected();
   await first.close();

@@ -6,6 +6,7 @@ import { createServer, type Server } from "../server.ts";
 import { type Contract, defineContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";
+import { lowPort } from "./ports.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 
@@ -422,8 +423,8 @@ Deno.test("Server takes as many sessions as its limits allow, and again after on
 
 Deno.test("Server.close() ends every session with 4503, once, and frees the port", async () => {
   const closed: number[] = [];
-  const server = listen({ onClose: (_session, { code }) => void closed.push(code) });
-  const { port } = server.address!;
+  const port = lowPort();
+  const server = listen({ port, onClose: (_session, { code }) => void closed.push(code) });
   const session = await dial(server.url);
   const closing = server.close();
   await Promise.all([closing, server.close(), server[Symbol.asyncDispose]()]);

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { AuthenticationError, ConnectionError } from "../../../errors.ts";
+import { lowPort } from "../../../tests/ports.ts";
 import { soon } from "../../../tests/sessions.ts";
 import { UdpPath } from "../../../tests/udp_path.ts";
 import { directStream } from "../../../transport/direct.ts";
@@ -751,8 +752,8 @@ Deno.test("listenMoq() listens and upgrades with a given WebSocket engine", asyn
 });
 
 Deno.test("listenMoq() with a WebSocket engine alone releases its port", async () => {
-  const server = listen({ webSocket: hardenedWebSocket(), transports: ["websocket"] });
-  const { port } = server.address!;
+  const port = lowPort();
+  const server = listen({ webSocket: hardenedWebSocket(), transports: ["websocket"], port });
   await using session = await dial(server, "websocket");
   await server.close();
   assertEquals((await session.closed).by, "remote");
