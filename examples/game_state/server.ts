@@ -28,7 +28,6 @@ import { FIELD, networkSchema, states, World } from "./world.ts";
 const contract = defineContract({
   toServer: {
     steer: z.tuple([z.number().min(0).max(FIELD.width), z.number().min(0).max(FIELD.height)]),
-    network: networkSchema,
   },
   toClient: {
     game: z.object({
@@ -37,6 +36,7 @@ const contract = defineContract({
       tickMs: z.number(),
     }),
   },
+  requests: { network: { input: networkSchema, output: z.null() } },
 });
 
 const NAME = /^[a-z]{1,12}\d{0,4}$/;
@@ -86,7 +86,10 @@ function serveGame(
     onOpen: (session) => void world.welcome(session as Session).catch(console.error),
     onMessage(message, session) {
       if (message.pattern === "steer") world.steer(session as Session, message.data);
-      else world.dial(session as Session, message.data);
+      else {
+        world.dial(session as Session, message.data);
+        message.reply(null);
+      }
     },
   });
 }
@@ -107,25 +110,25 @@ async function playOnce(): Promise<void> {
   });
   await using datagrams = await session.structuredDatagrams({ registry: states });
   const numbers: number[] = [];
+  const { promise: isEnough, resolve: enough } = Promise.withResolvers<void>();
   void (async () => {
-    for await (const { data } of datagrams) numbers.push(data.sequence);
+    for await (const { data } of datagrams) if (numbers.push(data.sequence) === 10) enough();
   })();
   for await (const { data } of session) {
     if ("me" in data) console.log(`${data.me} is on the field`);
     break;
   }
-  const count = async (what: string) => {
-    numbers.length = 0;
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    const isWhole = numbers.every((number, i) => number === numbers[0]! + i);
-    console.log(
-      `${what}: ${numbers.length === 0 ? "no states" : "states"}${
-        numbers.length > 0 && isWhole ? ", and none is missing" : ""
-      }`,
-    );
-  };
-  await count("at 0 %");
-  session.send("network", { lossPercent: 100, delayMs: 0 });
-  await new Promise((resolve) => setTimeout(resolve, 100));
-  await count("at 100 %");
+  await isEnough;
+  const isWhole = numbers.every((number, i) => number === numbers[0]! + i);
+  console.log(`at 0 %: states, and ${isWhole ? "none is" : "some are"} missing`);
+  // Behind the answer come only states of the new network; the loop takes earlier ones at once.
+  await session.request("network", { lossPercent: 100, delayMs: 0 });
+  await pause(0);
+  numbers.length = 0;
+  await pause(300);
+  console.log(`at 100 %: ${numbers.length === 0 ? "no states" : "states"}`);
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -49,7 +49,9 @@ for (
 
 function dial() {
   const [lossPercent, delayMs] = [elements.loss, elements.delay].map(({ value }) => Number(value));
-  if (client.isConnected) client.send("network", { lossPercent, delayMs });
+  if (!client.isConnected) return;
+  // If the connection is lost, the page sends its dials again in the next session.
+  client.request("network", { lossPercent, delayMs }).catch(() => {});
 }
 
 /* Moving */
