@@ -26,8 +26,8 @@ const READ_SHARE = 0.2;
 /** Most appends of one call, and most turns of the queue of microtasks between two of these. */
 const [MOST, TURNS] = [4, 12] as const;
 
-/** Time in which all calls have an outcome, in milliseconds. */
-const REST_MS = 2_000;
+/** Time in which all calls have an outcome, and in which subscriptions are in force, in milliseconds. */
+const [REST_MS, READY_MS] = [2_000, 8_000] as const;
 
 /** Topic of all publications. */
 const TOPIC = "vigil";
@@ -44,6 +44,7 @@ interface Watcher {
   readonly history: BrokerHistory;
   readonly heard: Publication[];
   interruptions: number;
+  isReady: boolean;
 }
 
 /** Appends and reads for a long time, on the engine of the cluster. */
@@ -79,6 +80,8 @@ export class Vigil extends Examination {
     await this.pause(CALM_MS);
     const watchers = [this.#watcher("vigil-0"), this.#watcher("vigil-1")];
     for (const watcher of watchers) watcher.host.after(0, () => this.#listen(watcher));
+    await this.until(() => watchers.every(({ isReady }) => isReady), READY_MS);
+    this.#expect("subscriptions in force", [true, true], watchers.map(({ isReady }) => isReady));
     await this.pause(REST_MS);
     const endMs = this.nowMs + VIGIL_MS;
     while (this.nowMs < endMs) {
@@ -107,14 +110,16 @@ export class Vigil extends Examination {
     const isRedis = this.#engine.startRedis !== undefined;
     const rememberMs = REMEMBER_MS[isRedis ? "redis" : "nats"];
     const broker = this.#engine.broker(host, { rememberMs })!;
-    return { host, broker, history: broker.history!, heard: [], interruptions: 0 };
+    return { host, broker, history: broker.history!, heard: [], interruptions: 0, isReady: false };
   }
 
   #listen(watcher: Watcher): void {
-    watcher.broker.subscribe(TOPIC, (publication) => watcher.heard.push(publication), {
+    const hear = (publication: Publication) => void watcher.heard.push(publication);
+    const { ready } = watcher.broker.subscribe(TOPIC, hear, {
       history: BOUNDS,
       onInterrupted: () => watcher.interruptions++,
     });
+    void ready.then(() => watcher.isReady = true);
   }
 
   /** Appends some publications in one turn: answers come together with other messages. */

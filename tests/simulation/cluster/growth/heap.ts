@@ -179,8 +179,9 @@ function see(this: readonly object[], key: string, most: number): unknown {
       if (isOwn === undefined) {
         isOwn = typeof constructor === "function" &&
           /^class (?!extends Zod)/.test(Function.prototype.toString.call(constructor)) &&
-          // Many objects of runtime and simulation, without a number that could show a leak.
-          !/^(Abort|DOMEx|Deferred|Direction$|Headers|Immediate|NetworkPath|Readable|Simul|URL|Writable)/
+          // Objects of runtime and simulation: many without a number that could show a leak, and lists of
+          // timers, whose numbers are times of the machine.
+          !/^(Abort|DOMEx|Deferred|Direction$|Headers|Immediate|NetworkPath|Readable|Simul|Timeout$|TimersList$|URL|Writable)/
             .test(constructor.name);
         sources.set(constructor, isOwn);
       }

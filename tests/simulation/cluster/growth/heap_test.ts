@@ -38,3 +38,20 @@ Deno.test("Heap finds the private collections and numbers that changed between t
   const again = (await heap.look()).filter(({ of }) => of.startsWith("Shelf"));
   assertEquals(again.map(({ of }) => of).toSorted(), ["Shelf.#lent", "Shelf.#visitsReceived"]);
 });
+
+Deno.test("Heap passes over timers of the machine, whose numbers are real times", async () => {
+  using heap = new Heap();
+  let ticks = 0;
+  let ticked = Promise.withResolvers<void>();
+  const timer = setInterval(() => {
+    ticks++;
+    ticked.resolve();
+  }, 1);
+  await heap.look();
+  for (const before = ticks; ticks < before + 3; ticked = Promise.withResolvers()) {
+    await ticked.promise;
+  }
+  const changes = await heap.look();
+  clearInterval(timer);
+  assertEquals(changes.filter(({ of }) => /^Time/.test(of)), []);
+});

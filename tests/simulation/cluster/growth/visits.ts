@@ -245,7 +245,8 @@ function attend(client: Client): string[] {
   void hearAll(client, ({ topic, data }) => {
     if (topic !== `presence:${KEPT_ROOM}`) return;
     const { type, user } = data as { readonly type: string; readonly user?: string };
-    if (user !== undefined) got.push(`${type} ${user}`);
+    // Data comes with a join or, a little later, in an update.
+    if (user !== undefined && type !== "update") got.push(`${type} ${user}`);
   });
   void hearAll(client.subscribe(KEPT_ROOM), () => {});
   void outcomeOf(client.presence(KEPT_ROOM, { is: "there" }));

@@ -23,6 +23,8 @@ export class AnswerNode {
   readonly answers: Answers;
   /** Answers of this node whose generator has begun and not ended, by name. */
   readonly generators: string[] = [];
+  /** Number of generators of this node that have ended. */
+  ended = 0;
   readonly #close: () => Promise<void>;
   readonly #isLost: (id: string) => Promise<boolean>;
 
@@ -112,6 +114,7 @@ export class AnswerNode {
       }
     } finally {
       this.generators.splice(this.generators.indexOf(name), 1);
+      this.ended++;
     }
   }
 }

@@ -234,6 +234,7 @@ class Laggard {
   readonly #wrong: string[] = [];
   /** Bounds of the first record. */
   #first = { least: 0, most: 0 };
+  #hasBegun = false;
 
   constructor(
     audit: Audit,
@@ -285,7 +286,7 @@ class Laggard {
       }
       if (!stream.isUpToDate) this.#wrong.push("a reader at the end is not up to date");
     })());
-    if (stream.offset === "now") this.#beginsByNow();
+    if (after === "now") this.#beginsByNow();
     return outcome;
   }
 
@@ -323,8 +324,10 @@ class Laggard {
     this.#beginsByNow();
   }
 
-  /** Notes that a reader of the end begins behind no record that is to come. */
+  /** Notes once that a reader of the end begins behind no record that is to come. */
   #beginsByNow(): void {
+    if (this.#hasBegun) return;
+    this.#hasBegun = true;
     this.#first = { ...this.#first, most: this.#written.begun };
   }
 

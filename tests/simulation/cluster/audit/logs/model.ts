@@ -90,8 +90,27 @@ export function outcomesOf(
     // A log that is read may expire before the renewal that belongs to the read.
     const isShort = operation.kind === "read" && !moment.isExpired &&
       over(state?.expiry, at).includes(true);
-    return isShort ? [outcome, { ...outcome, next: state }] : [outcome];
+    const outcomes = isShort ? [outcome, { ...outcome, next: state }] : [outcome];
+    return outcomes.flatMap((one) => [one, ...shorterPages(one, state, operation)]);
   });
+}
+
+/**
+ * Pages with fewer records than fit: an engine reads as many messages as hold the bytes of a page by
+ * the average of the log.
+ */
+function shorterPages(
+  { result, next }: ModelOutcome,
+  state: ModelState,
+  operation: LogOperation,
+): readonly ModelOutcome[] {
+  if (operation.kind !== "read" || typeof result !== "object" || state === undefined) return [];
+  if (operation.options.maxBytes >= bytesOf(state.records)) return [];
+  const { info, records } = result as { readonly info: object; readonly records: LogRecord[] };
+  return records.slice(1).map((_, i) => ({
+    result: { info, records: records.slice(0, i + 1) },
+    next,
+  }));
 }
 
 /**

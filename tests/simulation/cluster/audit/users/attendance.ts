@@ -100,8 +100,10 @@ class Attendance {
       this.#expectEvents(`behind step ${step}`);
       await this.#pause(oneOf(this.#random, [0, 0, 40, this.#graceMs + 40]) * this.#random());
     }
-    for (const { page } of this.#guests) page.close();
-    await this.#audit.until(() => this.#guests.length === 0);
+    for (const guest of this.#guests) {
+      await this.#pause(this.#graceMs + APART_MS);
+      await this.#close(guest);
+    }
     await this.#pause(this.#graceMs + APART_MS);
     this.#look("behind all sessions");
     this.#presence[Symbol.dispose]();
@@ -144,13 +146,17 @@ class Attendance {
   async #reopen(): Promise<void> {
     await this.#pause(this.#graceMs + APART_MS);
     const guest = oneOf(this.#random, this.#guests);
-    guest.page.close();
-    await this.#audit.until(() => !this.#guests.includes(guest));
+    await this.#close(guest);
     await this.#open();
     await this.#pause(0);
     this.#expect("rooms of a closed session", [], this.#rooms.roomsOf(guest.session));
     const isBack = this.#presence.enter(guest.session, TOPICS[0]);
     this.#expect("entry of a closed session", false, isBack);
+  }
+
+  async #close(guest: Guest): Promise<void> {
+    guest.page.close();
+    await this.#audit.until(() => !this.#guests.includes(guest));
   }
 
   /** Sets the clock: a grace that has begun ends in time. */
