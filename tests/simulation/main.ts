@@ -6,6 +6,7 @@
  * deno task simulate --seed 7                 # the plan of one seed
  * deno task simulate --seed 7 --seeds 100     # seeds 7 to 106, and changes of their plans
  * deno task simulate --minutes 30 --engine redis
+ * deno task simulate --seeds 10000 --fresh    # plans of seeds alone
  * deno task simulate --seeds 100 --full       # the largest clusters, with all features and faults
  * deno task simulate --replay dist/simulation/a-run-ends-7.json --trace
  * deno task simulate --equal 100              # 100 seeds, each in two processes
@@ -41,6 +42,7 @@ deno task simulate [OPTIONS]: whole clusters under faults, on virtual time, from
 
   --seed N      first seed; without --seeds and --minutes the only one
   --seeds N     number of seeds
+  --fresh       runs plans of seeds alone, and no changes of plans that reached new states
   --minutes N   ends the search after this time; 1 without --seed and --seeds
   --engine E    ${ENGINES.join(", ")}; drawn from the seed by default
   --full        all features and faults, and the largest cluster
@@ -78,6 +80,7 @@ export interface SimulateContext {
 interface Settings {
   readonly seed: number;
   readonly seeds: number;
+  readonly isFresh: boolean | undefined;
   readonly minutes: number;
   /** Options of all plans of seeds. */
   readonly plans: PlanOptions;
@@ -199,7 +202,7 @@ async function searchPlans(
   settings: Settings,
   { say, signal, planOf: makePlan = planOf }: SimulateContext,
 ): Promise<boolean> {
-  const { seed, seeds, minutes, maxFindings, folder, trace: isWhole } = settings;
+  const { seed, seeds, isFresh, minutes, maxFindings, folder, trace: isWhole } = settings;
   const startMs = performance.now();
   const ended = new AbortController();
   const timer = minutes === Infinity
@@ -220,6 +223,7 @@ async function searchPlans(
     const result = await search({
       seed,
       seeds,
+      isFresh,
       planOf: (seed) => makePlan(seed, settings.plans),
       run: (plan, options) => runners.run(plan, options),
       maxFindings,
@@ -264,6 +268,7 @@ function parse(args: readonly string[]): Settings {
     options: {
       seed: { type: "string" },
       seeds: { type: "string" },
+      fresh: { type: "boolean" },
       minutes: { type: "string" },
       engine: { type: "string" },
       full: { type: "boolean" },
@@ -304,6 +309,7 @@ function parse(args: readonly string[]): Settings {
   return {
     seed: seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!,
     seeds: integer("seeds", 1) ?? (isEndless && seed !== undefined ? 1 : Infinity),
+    isFresh: values.fresh,
     minutes: isEndless && seed === undefined ? DEFAULT_MINUTES : minutes,
     plans: { engine, isFull: values.full, isSmall: values.small },
     jobs: integer("jobs", 1) ?? navigator.hardwareConcurrency,

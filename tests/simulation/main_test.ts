@@ -61,6 +61,11 @@ Deno.test("simulate() passes with the number of plans", async () => {
   assertEquals([code, lines.at(-1)], [0, "ok | 5 passed | 0 failed"]);
 });
 
+Deno.test("simulate() runs plans of seeds alone with --fresh", async () => {
+  const { lines } = await run(["--seed", "1", "--seeds", "40", "--fresh"], withKinds("drain"));
+  assertEquals(lines.at(-1), "ok | 40 passed | 0 failed");
+});
+
 Deno.test("simulate() compares runs in two processes with --equal", async () => {
   const even = await run(["--equal", "5", "--seed", "1"]);
   assertEquals([even.code, even.lines], [0, ["ok | 5 passed | 0 failed"]]);

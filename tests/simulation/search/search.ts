@@ -31,6 +31,12 @@ export interface SearchOptions {
    * @default {Infinity}
    */
   readonly seeds?: number;
+  /**
+   * True to run plans of seeds alone, and no changed ones.
+   *
+   * @default {false}
+   */
+  readonly isFresh?: boolean | undefined;
   /** Makes the plan of a seed. */
   readonly planOf: (seed: number) => Plan;
   /** Runs a plan, as `Runners.run()` does. */
@@ -109,6 +115,7 @@ export interface SearchResult extends SearchCounts {
 export async function search(options: SearchOptions): Promise<SearchResult> {
   const { seed, seeds = Infinity, planOf, run, maxFindings = 10, repeatEvery = 50, signal } =
     options;
+  const mutated = options.isFresh ? 0 : MUTATED;
   const corpus = new Corpus();
   const counts = { plans: 0, seeds: 0, failed: 0, events: 0, simulatedMs: 0 };
   const shrinking = new Map<string, Promise<Found>>();
@@ -142,7 +149,7 @@ export async function search(options: SearchOptions): Promise<SearchResult> {
     if (underWay.length === LAG) absorb(await underWay.shift()!);
     if (signal?.aborted || shrinking.size >= maxFindings) break;
     const random = seededRandom(Math.imul(seed, 0x9e3779b1) + index);
-    const plan = corpus.size > 0 && random() < MUTATED
+    const plan = corpus.size > 0 && random() < mutated
       ? corpus.mutate(planOf(Math.floor(random() * 2 ** 32)), random)
       : planOf(seed + counts.seeds++);
     const isTwice = index % repeatEvery === repeatEvery - 1;

@@ -40,6 +40,20 @@ Deno.test("search() runs the same plans at any number of jobs", async () => {
   assert(JSON.stringify(one.sequence) !== JSON.stringify(other.sequence));
 });
 
+Deno.test("search() runs plans of seeds alone if fresh", async () => {
+  const seen: number[] = [];
+  const onOutcome = ({ plan }: { plan: Plan }) => void seen.push(plan.seed);
+  const { plans } = await search({
+    seed: 5,
+    seeds: 30,
+    isFresh: true,
+    planOf,
+    run: runPlan,
+    onOutcome,
+  });
+  assertEquals([plans, seen], [30, Array.from({ length: 30 }, (_, i) => 5 + i)]);
+});
+
 Deno.test("search() shrinks each finding, and names the first plan", async () => {
   const { found, failed } = await search({ seed: 1, seeds: 200, planOf, run: runPlan });
   const gap = found.find(({ finding }) => finding.invariant === "no gap")!;
