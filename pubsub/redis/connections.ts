@@ -178,6 +178,9 @@ const BATCH = 1_000;
 /** Wait before a refused command is sent again, in milliseconds. */
 const RETRY_MS = 1_000;
 
+/** A change of subscriptions; on a cluster, that in the shard of a channel. */
+type Verb = "subscribe" | "unsubscribe";
+
 /** Events of a {@linkcode ChannelSubscriber}. */
 interface SubscriptionEvents {
   /** A message came. */
@@ -219,8 +222,8 @@ export class ChannelSubscriber {
   readonly #leaving = new Set<string>();
   /** Channels that may be wanted and not confirmed, or the other way round. */
   readonly #changed = new Set<string>();
-  /** Functions that end the wait for a command; called when the connection is lost. */
-  readonly #underWay = new Set<() => void>();
+  /** Waits for the answers to commands, with the verb; they end when the connection is lost. */
+  readonly #underWay = new Map<PromiseWithResolvers<void>, Verb>();
   #isChanging = false;
   #isEnded = false;
   #isFresh = true;
@@ -251,8 +254,7 @@ export class ChannelSubscriber {
       if (redis.status === "ready") redis.disconnect(true);
       events.onChange(error);
     });
-    // The client library never settles a command that is answered with MOVED: `close` ends the wait.
-    redis.on("moved", () => redis.disconnect(true));
+    redis.on("moved", () => this.#refuseAll());
   }
 
   /** `true` if all earlier subscriptions are confirmed, or the connection never was ready yet. */
@@ -291,13 +293,22 @@ export class ChannelSubscriber {
   }
 
   #lose(): void {
-    for (const end of this.#underWay) end();
+    for (const { resolve } of this.#underWay.keys()) resolve();
     const lost = [...this.#confirmed];
     this.#confirmed.clear();
     if (this.#isEnded) return;
     for (const channel of lost) if (this.#wanted.has(channel)) this.#lost.add(channel);
     this.#events.onLost(lost);
     this.#events.onChange();
+  }
+
+  /**
+   * Ends the wait for all subscriptions under way: the client library never settles one that is
+   * answered with `MOVED`, and does not tell which. One that succeeds after all is repeated.
+   */
+  #refuseAll(): void {
+    const error = new Error("Cannot subscribe: the slot of a channel moved to another master");
+    for (const [{ reject }, verb] of this.#underWay) if (verb === "subscribe") reject(error);
   }
 
   #change(): void {
@@ -339,7 +350,7 @@ export class ChannelSubscriber {
     return false;
   }
 
-  async #send(verb: "subscribe" | "unsubscribe", channels: string[]): Promise<boolean> {
+  async #send(verb: Verb, channels: string[]): Promise<boolean> {
     const { redis } = this;
     if (verb === "unsubscribe") {
       for (const channel of channels) {
@@ -349,7 +360,7 @@ export class ChannelSubscriber {
     }
     try {
       const command = this.#slotOf === undefined ? verb : `s${verb}` as const;
-      await this.#answered(redis[command](...channels));
+      await this.#answered(verb, redis[command](...channels));
     } catch (error) {
       if (redis.status !== "ready") return true;
       for (const channel of channels) {
@@ -373,14 +384,14 @@ export class ChannelSubscriber {
   }
 
   /** Waits for the answer to a command; resolves as well when the connection is lost. */
-  async #answered(command: Promise<unknown>): Promise<void> {
+  async #answered(verb: Verb, command: Promise<unknown>): Promise<void> {
     const ended = Promise.withResolvers<void>();
-    this.#underWay.add(ended.resolve);
+    this.#underWay.set(ended, verb);
     command.then(() => ended.resolve(), ended.reject);
     try {
       await ended.promise;
     } finally {
-      this.#underWay.delete(ended.resolve);
+      this.#underWay.delete(ended);
     }
   }
 
@@ -554,10 +565,12 @@ class ClusterPool implements SubscriberPool {
     });
     if (node === undefined) return undefined;
     const redis = openSubscriber(this.#runtime, node);
-    // After a cut, or after a slot moved, another node may serve the channels.
-    redis.on("close", () => {
-      if (!this.#isClosed && this.#cluster.status === "ready") this.#cluster.refreshSlotsCache();
-    });
+    // Another node may serve the channels.
+    for (const event of ["close", "moved"]) {
+      redis.on(event, () => {
+        if (!this.#isClosed && this.#cluster.status === "ready") this.#cluster.refreshSlotsCache();
+      });
+    }
     const subscriber = new ChannelSubscriber({
       runtime: this.#runtime,
       redis,

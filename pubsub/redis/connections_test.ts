@@ -25,6 +25,10 @@ class FakeRedis extends EventEmitter {
     return this.#send("ssubscribe", channels);
   }
 
+  sunsubscribe(...channels: string[]): Promise<void> {
+    return this.#send("sunsubscribe", channels);
+  }
+
   duplicate(): this {
     return this;
   }
@@ -191,18 +195,20 @@ Deno.test("Heartbeat cuts off a connection whose greeting or ping has no answer,
 });
 
 Deno.test("ChannelSubscriber subscribes again behind a command that MOVED leaves without an answer", async () => {
+  using time = new FakeTime();
   const { redis, subscriber, told } = makeSubscriber((channel) => channel.charCodeAt(0));
-  for (const channel of ["a", "b"]) subscriber.want(channel);
+  for (const channel of ["a", "b", "c"]) subscriber.want(channel);
   await settled();
   await redis.answer();
+  subscriber.unwant("a");
+  await settled();
   redis.emit("moved");
   await settled();
-  subscriber.unwant("b");
-  redis.status = "ready";
-  redis.emit("ready");
-  await settled();
-  assertEquals(redis.commands, ["ssubscribe a", "ssubscribe b", "ssubscribe a"]);
-  assertEquals(told, ["confirmed a", "lost a"]);
+  subscriber.unwant("c");
+  await time.tickAsync(1_000);
+  assertEquals(redis.commands.slice(3), ["sunsubscribe a", "ssubscribe b"]);
+  assertEquals([told, subscriber.isUp], [["confirmed a"], true]);
+  subscriber.stop();
 });
 
 Deno.test("A pool on a cluster asks for the map of slots until the node of each channel is known", async () => {

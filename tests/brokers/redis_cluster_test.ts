@@ -4,6 +4,7 @@
 import { assertEquals, assertNotEquals } from "@std/assert";
 import { Cluster } from "ioredis";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
+import { slotOf } from "../../pubsub/redis/format.ts";
 import { RedisBroker } from "../../pubsub/redis/mod.ts";
 import { append, BOUNDS, Hearing, noTimers, statusIs, until } from "./hearing.ts";
 import { isRedisMissing, RedisCluster } from "./redis_server.ts";
@@ -117,6 +118,24 @@ test("follows a slot that moves to another node", async () => {
   await hearing.until(() => {
     return hearing.publications.at(-1)?.position?.offset === last!.position!.offset;
   });
+});
+
+test("interrupts no topic beside one whose slot moved before the subscription", async () => {
+  await using broker = makeBroker();
+  const slot = (topic: string) => slotOf(`{/${topic}}`);
+  const masterOf = (topic: string) => shared.masterOf(slot(topic));
+  const beside = "beside";
+  const master = await masterOf(beside);
+  let moved = "0";
+  for (let i = 1; await masterOf(moved) !== master; i++) moved = `${i}`;
+  await using stays = new Hearing(broker, beside);
+  await stays.ready;
+  await shared.moveSlot(slot(moved));
+  await using comes = new Hearing(broker, moved);
+  await comes.ready;
+  for (const topic of [beside, moved]) broker.publish({ topic, payload: topic });
+  await Promise.all([stays.count(1), comes.count(1)]);
+  assertEquals(broker.stats.interruptions, 0);
 });
 
 test("divides logs between all masters, and counts all logs", async () => {
