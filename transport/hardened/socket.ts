@@ -279,7 +279,8 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   flushed(): Promise<void> {
     this.flush();
     const { raw } = this;
-    if (raw.closed || raw.writableLength === 0) return Promise.resolve();
+    // A raw socket may have its end a moment before the event, until which this one is open.
+    if (this.#isGone || raw.writableLength === 0) return Promise.resolve();
     return new Promise((resolve) => {
       if (raw.writable) raw.write("", () => resolve());
       else raw.once("close", () => resolve());

@@ -87,6 +87,16 @@ Deno.test("HardenedSocket closes a flood of pings behind its held pongs, and the
   assert(stuck.destroyed, "the time to answer a close");
 });
 
+Deno.test("HardenedSocket.flushed() of a broken socket waits for the event of the end", async () => {
+  const { stuck, socket } = upgrade();
+  await turns(1);
+  stuck.destroy();
+  assertEquals([stuck.closed, stuck.writableLength > 0], [true, true]);
+  await socket.flushed();
+  assertEquals(socket.readyState, WebSocket.CLOSED);
+  await socket.flushed();
+});
+
 Deno.test("HardenedSocket sends frames without the delay of Nagle's algorithm", () => {
   const { stuck, socket } = upgrade();
   assertEquals(stuck.hasDelay, false);
