@@ -279,7 +279,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   flushed(): Promise<void> {
     this.flush();
     const { raw } = this;
-    // A raw socket may have its end a moment before the event, until which this one is open.
+    // `raw.closed` may be true before the event `close`, until which this socket stays open.
     if (this.#isGone || raw.writableLength === 0) return Promise.resolve();
     return new Promise((resolve) => {
       if (raw.writable) raw.write("", () => resolve());
