@@ -544,9 +544,13 @@ class ClusterPool implements SubscriberPool {
     this.#search ??= this.#runtime.setTimeout(() => {
       this.#search = undefined;
       if (this.#channels.values().every(({ subscriber }) => subscriber !== undefined)) return;
-      if (this.#cluster.status === "ready") this.#cluster.refreshSlotsCache();
+      this.#askForSlots();
       this.#searchSoon();
     }, RETRY_MS);
+  }
+
+  #askForSlots(): void {
+    if (!this.#isClosed && this.#cluster.status === "ready") this.#cluster.refreshSlotsCache();
   }
 
   /** Follows the cluster's new map of slots. */
@@ -566,11 +570,7 @@ class ClusterPool implements SubscriberPool {
     if (node === undefined) return undefined;
     const redis = openSubscriber(this.#runtime, node);
     // Another node may serve the channels.
-    for (const event of ["close", "moved"]) {
-      redis.on(event, () => {
-        if (!this.#isClosed && this.#cluster.status === "ready") this.#cluster.refreshSlotsCache();
-      });
-    }
+    for (const event of ["close", "moved"]) redis.on(event, () => this.#askForSlots());
     const subscriber = new ChannelSubscriber({
       runtime: this.#runtime,
       redis,
