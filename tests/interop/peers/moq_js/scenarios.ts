@@ -137,6 +137,9 @@ const GROUP_GAP_MS = 10;
 /** Written data still has to arrive, without a sign of the arrival. */
 const ARRIVAL_MS = 500;
 
+/** The same, for all groups of the video. */
+const VIDEO_ARRIVAL_MS = 5_000;
+
 /** How long a step may take, on a machine that does much else. */
 const STALL_MS = 20_000;
 
@@ -170,6 +173,10 @@ async function publish(session: AnySession, root: string): Promise<unknown> {
   const subscribed: string[] = [];
   const updated: number[] = [];
   const closing = Promise.withResolvers<void>();
+  const isClosing = Promise.race([
+    closing.promise.then(() => true),
+    session.closed.then(() => false, () => false),
+  ]);
   const announce = (name: string, tracks: Tracks) => {
     const path = root + name;
     const noted = Object.entries(tracks).map(([name, serve]) => {
@@ -182,7 +189,7 @@ async function publish(session: AnySession, root: string): Promise<unknown> {
     return session.publish(path, Object.fromEntries(noted));
   };
   const tracks: Tracks = {
-    video: serveVideo,
+    video: (track) => serveVideo(track, isClosing),
     priority: async (track) => {
       await writeGroup(track, `${track.priority}`);
       const isUpdated = await within(track.updated().then(() => true), UPDATE_MS);
@@ -211,11 +218,7 @@ async function publish(session: AnySession, root: string): Promise<unknown> {
       announce(LATE, {});
     },
   });
-  const isClosing = await Promise.race([
-    closing.promise.then(() => true),
-    session.closed.then(() => false, () => false),
-  ]);
-  if (isClosing) {
+  if (await isClosing) {
     await sleep(ARRIVAL_MS);
     session.close(CLOSE);
     await sleep(ARRIVAL_MS);
@@ -223,7 +226,7 @@ async function publish(session: AnySession, root: string): Promise<unknown> {
   return { subscribed, updated };
 }
 
-async function serveVideo(track: AnyWriter): Promise<void> {
+async function serveVideo(track: AnyWriter, over: Promise<unknown>): Promise<void> {
   for (let number = 0; number < GROUPS; number++) {
     const group = await track.openGroup();
     for (const index of FRAME_SIZES.keys()) await group.write(frameOf(number, index));
@@ -231,7 +234,7 @@ async function serveVideo(track: AnyWriter): Promise<void> {
     await sleep(GROUP_GAP_MS);
   }
   // The end of the track must not overtake the groups.
-  await sleep(ARRIVAL_MS);
+  await within(over, VIDEO_ARRIVAL_MS);
   track.close();
 }
 
@@ -312,14 +315,22 @@ async function ask(session: AnySession, root: string): Promise<unknown> {
   return { ...seen, rate: (rate as { bitrate?: number }).bitrate === undefined ? "none" : "some" };
 }
 
-/** Reads all groups, and checks every byte. */
+/** A group that was read, whole or as far as it came. */
+interface Read {
+  readonly sequence: number;
+  readonly frames: readonly Uint8Array[];
+  /** Code or message of the reset, if there was one. */
+  readonly reset?: unknown;
+}
+
+/** Reads all groups, and checks every byte; lists the resets if there was one. */
 async function readVideo(track: AnyReader): Promise<unknown> {
-  const groups: Promise<{ sequence: number; frames: Uint8Array[] }>[] = [];
+  const groups: Promise<Read>[] = [];
   const end = performance.now() + 2 * STALL_MS;
   while (groups.length < GROUPS) {
     const group = await within(track.nextGroup(), end - performance.now());
     if (group === undefined) break;
-    groups.push(readGroup(group).then((frames) => ({ sequence: group.sequence, frames })));
+    groups.push(readGroup(group));
   }
   // Order of arrival is not order.
   const all = (await Promise.all(groups)).sort((a, b) => a.sequence - b.sequence);
@@ -327,7 +338,7 @@ async function readVideo(track: AnyReader): Promise<unknown> {
   let [frames, bytes, wrong, gaps] = [0, 0, 0, 0];
   for (const [place, group] of all.entries()) {
     if (group.sequence !== first + place) gaps++;
-    if (group.frames.length !== FRAME_SIZES.length) wrong++;
+    if (group.reset === undefined && group.frames.length !== FRAME_SIZES.length) wrong++;
     for (const [index, frame] of group.frames.entries()) {
       frames++;
       bytes += frame.length;
@@ -335,20 +346,26 @@ async function readVideo(track: AnyReader): Promise<unknown> {
     }
   }
   track.close();
-  return { groups: all.length, frames, bytes, wrong, gaps };
+  const resets = all.map(({ reset }) => reset).filter((reset) => reset !== undefined);
+  return {
+    groups: all.length,
+    ...{ frames, bytes, wrong, gaps },
+    ...(resets.length === 0 ? {} : { resets }),
+  };
 }
 
 /** Reads a group until its end or reset. */
-async function readGroup(group: GroupReader): Promise<Uint8Array[]> {
+async function readGroup(group: GroupReader): Promise<Read> {
+  const { sequence } = group;
   const frames: Uint8Array[] = [];
   try {
     for (;;) {
       const frame = await within(group.nextFrame(), STALL_MS);
-      if (frame === undefined) return frames;
+      if (frame === undefined) return { sequence, frames };
       frames.push(frame);
     }
-  } catch {
-    return frames;
+  } catch (error) {
+    return { sequence, frames, reset: codeOf(error) };
   }
 }
 
@@ -369,7 +386,9 @@ async function readPriorities(track: AnyReader): Promise<unknown[]> {
     for (let waitMs = STALL_MS; texts.length < 2; waitMs = UPDATE_MS) {
       const group = await within(track.nextGroup(), waitMs);
       if (group === undefined) break;
-      for (const frame of await readGroup(group)) texts.push(new TextDecoder().decode(frame));
+      for (const frame of (await readGroup(group)).frames) {
+        texts.push(new TextDecoder().decode(frame));
+      }
       track.update(SECOND_PRIORITY);
     }
   } catch (error) {
