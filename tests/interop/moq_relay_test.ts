@@ -19,7 +19,6 @@ import {
   moqPeers,
   OTHER,
   type Part,
-  type Seen,
   seenBy,
   testTogether,
   VIDEO,
