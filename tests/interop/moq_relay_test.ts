@@ -33,7 +33,7 @@ function refusalThrough(wire: Wire, version: MoqVersion): unknown {
   return version === "moq-lite-04" ? 3 : 18;
 }
 
-/** What a subscriber saw of the video. */
+/** The video as it came to a subscriber. */
 interface SeenVideo {
   readonly frames: number;
   readonly bytes: number;
