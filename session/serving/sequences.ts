@@ -208,7 +208,9 @@ export class Sequences implements Disposable {
         await settlesWithin(this.runtime, client.changed(), POLL_MS);
         now = this.runtime.now();
       }
-      client.kept = Math.max(client.kept, await this.#store.newest(client.key));
+      const newest = await this.#store.newest(client.key);
+      // Compare afterwards: a late number may have been stored during the read.
+      client.kept = Math.max(client.kept, newest);
       client.handled = Math.max(client.handled, client.kept);
       client.claimedUntil = now + claimMs / 2;
       client.lapsesAt = now + claimMs;

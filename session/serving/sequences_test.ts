@@ -316,6 +316,31 @@ Deno.test("A session that ended while another node handled leaves no claim to th
   sequences.close(client, second);
 });
 
+Deno.test("A late number that is stored while the newest one is read is acknowledged", async () => {
+  const engine = new Engine();
+  const store = engine.node("a");
+  const read = Promise.withResolvers<void>();
+  using sequences = new Sequences(platformRuntime(), {
+    ...store,
+    newest: async (client) => {
+      const newest = await store.newest(client);
+      await read.promise;
+      return newest;
+    },
+  });
+  const session = { acknowledge() {} };
+  const client = sequences.open("ann", session);
+  const turn = client.takeTurn();
+  await turns();
+  client.advance(4);
+  await turns();
+  assertEquals([client.kept, engine.numbers.get("ann")], [4, 4]);
+  read.resolve();
+  (await turn)();
+  assertEquals([client.kept, client.isBusy], [4, false]);
+  sequences.close(client, session);
+});
+
 Deno.test("A claim during the release of the one before is not released with it", async () => {
   const engine = new Engine();
   const store = engine.node("a");
