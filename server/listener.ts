@@ -128,7 +128,8 @@ export class ServerListener {
   #certificate: Certificate | undefined;
   #retrying: Promise<void> | undefined;
   #isStopped = false;
-  #isClosed = false;
+  /** True once the UDP port is free again, while TCP may still wait for a peer that vanished. */
+  #isUdpFree = false;
   /** Ends the pause before the next attempt. */
   #endWait: (() => void) | undefined;
 
@@ -181,7 +182,7 @@ export class ServerListener {
   get stats(): WebTransportStats | undefined {
     const socket = this.#webTransport;
     if (socket === undefined && this.#retrying === undefined) return undefined;
-    const isListening = socket !== undefined && !this.#isClosed;
+    const isListening = socket !== undefined && !this.#isUdpFree;
     return { isListening, handshakes: socket?.handshakes ?? NO_HANDSHAKES };
   }
 
@@ -232,8 +233,12 @@ export class ServerListener {
     this.#isStopped = true;
     this.#endWait?.();
     this.#closings.push(this.#http.shutdown());
-    await Promise.all([...this.#closings, this.#retrying, this.#webTransport?.close()]);
-    this.#isClosed = true;
+    await Promise.all([...this.#closings, this.#retrying, this.#closeWebTransport()]);
+  }
+
+  async #closeWebTransport(): Promise<void> {
+    await this.#webTransport?.close();
+    this.#isUdpFree = true;
   }
 
   get #localHost(): string {

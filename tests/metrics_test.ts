@@ -7,7 +7,8 @@ import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { type MetricsOptions, prometheusText } from "../server.ts";
 import { SessionManager } from "../manager/mod.ts";
 import { createServer, dial } from "../mod.ts";
-import { listen, RawSocket } from "./servers.ts";
+import { acceptWebSocket, type WebSocketHost } from "../transport/websocket/server.ts";
+import { listen, RawSocket, until } from "./servers.ts";
 
 /** One sample of the text. */
 interface Sample {
@@ -142,6 +143,29 @@ Deno.test("serve() answers /metrics with handshakes of QUIC, where WebTransport 
   assertEquals(server.webTransportStats?.isListening, false);
   await using bare = listen({ metrics: true, webTransport: false });
   assertEquals(parse((await ask(bare, "/metrics")).body).has("skein_quic_handshakes"), false);
+});
+
+Deno.test("A closed server does not listen on UDP, while its TCP waits for a peer that vanished", async () => {
+  const vanished = Promise.withResolvers<void>();
+  const host: WebSocketHost = {
+    accept: acceptWebSocket,
+    listen({ hostname, port }, handler) {
+      const http = Deno.serve({ hostname, port, onListen() {} }, handler);
+      return {
+        addr: http.addr,
+        async shutdown() {
+          await http.shutdown();
+          await vanished.promise;
+        },
+      };
+    },
+  };
+  await using server = listen({ webSocket: host, webTransport: { cacheFolder: null } });
+  assertEquals(server.webTransportStats?.isListening, true);
+  const closing = server.close();
+  await until(() => server.webTransportStats?.isListening === false);
+  vanished.resolve();
+  await closing;
 });
 
 Deno.test("prometheusText() tells of dropped handshakes by reason", () => {
