@@ -46,6 +46,11 @@ export const calmSessionsStay: Invariant = {
     return {
       faulted: ({ atMs, lastsMs = 0 }) => void (faultMs = Math.max(faultMs, atMs + lastsMs)),
       healed: ({ atMs }) => void (faultMs = Math.max(faultMs, atMs)),
+      step(cluster) {
+        // What was sent on a slow link keeps its time: heartbeats behind that are late as well.
+        const isSlow = cluster.clients.some(({ host }) => cluster.isBehind(host));
+        if (isSlow) faultMs = Math.max(faultMs, cluster.nowMs);
+      },
       settled: () => void (isSettled = true),
       end: () => void (isClosing = true),
       sessionClosed(fact) {

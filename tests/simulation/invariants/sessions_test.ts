@@ -35,6 +35,17 @@ Deno.test("calmSessionsStay holds near faults, for programs, and at the end", ()
     .ends().tells("sessionClosed", closed(1006)).finds();
 });
 
+Deno.test("calmSessionsStay holds while a slow link is behind", () => {
+  const story = new Story(calmSessionsStay);
+  story.cluster.clients.push({ host: story.host("c0") } as LiveClient);
+  story.cluster.isBehind = () => story.cluster.nowMs < 80_000;
+  story.tells("faulted", { scope: "link", kind: "narrow", lastsMs: 1_000 });
+  for (let seconds = 0; seconds < 100; seconds += 10) story.steps().passes(10_000);
+  story.tells("sessionClosed", closed(4408)).finds();
+  story.steps().passes(60_000).tells("sessionClosed", closed(4408))
+    .finds('expected session 1 to stay, with no fault for 60 s, received 4408 "why", by remote');
+});
+
 Deno.test("calmSessionsStay finds sessions that end without a fault", () => {
   new Story(calmSessionsStay)
     .tells("sessionClosed", closed(4408)).tells("settled", {}).tells("sessionClosed", closed(4507))
