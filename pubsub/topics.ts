@@ -44,6 +44,12 @@ const MAX_REASON_BYTES = 1_024;
  */
 const UNDER_WAY_FACTOR = 4;
 
+/**
+ * Time from which an engine is late with the subscription of a topic without a history, in
+ * milliseconds: sessions that are in the topic already may have missed publications.
+ */
+const LATE_MS = 1_000;
+
 /** Options for `Topics`. */
 export interface TopicsOptions {
   /**
@@ -731,11 +737,17 @@ export class Topics implements AsyncDisposable {
       return { feed, close: () => this.#histories.close(feed) };
     }
     const members = new Broadcast(this.#turn);
+    const onInterrupted = () => tellInterrupted(topic, members);
+    const asked = this.#runtime.monotonic();
     const subscription = this.broker.subscribe(
       topic,
       (publication) => this.#deliver(members, publication),
-      { onInterrupted: () => tellInterrupted(topic, members) },
+      { onInterrupted },
     );
+    // Sessions were answered at once, and publications of other nodes come only from now on.
+    void subscription.ready.then(() => {
+      if (this.#runtime.monotonic() - asked >= LATE_MS) onInterrupted();
+    });
     return { members, subscription };
   }
 

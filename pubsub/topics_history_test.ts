@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../base/runtime.ts";
 import { decodeBinary } from "../session/wire/encode.ts";
 import { BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
@@ -435,6 +436,24 @@ Deno.test("Topics.append() resolves with the place, counts a repetition once, an
   const appending = waiting.append("t", 1, { signal: abort.signal });
   abort.abort(new Error("enough"));
   await assertRejects(() => appending, Error, "enough");
+});
+
+Deno.test("Topics without a history tell subscribers that the engine was late with the subscription", async () => {
+  for (const lateMs of [999, 1_000]) {
+    let nowMs = 5_000;
+    const ready = Promise.withResolvers<void>();
+    const broker = new ScriptedEngine().node();
+    broker.ready = ready.promise;
+    const runtime = Object.assign(platformRuntime(), { monotonic: () => nowMs });
+    await using topics = new Topics({ broker, runtime });
+    await using client = new Client(topics.turn);
+    topics.subscribe(client.session, "other");
+    nowMs += lateMs;
+    ready.resolve();
+    await turns();
+    const notice = { gap: "other", reason: "interrupted" };
+    assertEquals(client.take(), lateMs < 1_000 ? [] : [notice]);
+  }
 });
 
 Deno.test("Topics without a history report an interrupted broker to their subscribers", async () => {
