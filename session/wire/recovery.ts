@@ -21,7 +21,7 @@ export interface HistoryPosition {
  * - `new-epoch`: the history began anew; the engine may have lost the old one.
  * - `too-old`: the messages after the position are no longer kept.
  * - `beyond-head`: the position is newer than the newest message of the engine.
- * - `interrupted`: the engine was away, and the topic has no history to catch up from.
+ * - `interrupted`: the engine was away or late, and the topic has no history to catch up from.
  * - `unavailable`: the engine could not be read.
  * - `dropped`: the peer's send queue was full, and its policy dropped the messages.
  */
