@@ -1,4 +1,5 @@
 import { assertEquals, assertInstanceOf, assertRejects, assertStringIncludes } from "@std/assert";
+import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors.ts";
 import { devCertificate } from "../../../transport/certificate/dev_certificate.ts";
 import { listenQuic } from "../../../transport/quic/server.ts";
@@ -122,8 +123,19 @@ Deno.test("dialMoq() rejects as a whole after its time, and with its signal", as
     versions: ["gomoqt-dev"],
     serverCertificateHashes: certificate.hashes,
   } as const;
-  await assertRejects(() => dialMoq(url, { ...options, timeoutMs: 50 }), TimeoutError);
+  const timeoutMs = 54_321;
+  const platform = platformRuntime();
+  const limits: (() => void)[] = [];
+  const runtime: Runtime = Object.assign(platformRuntime(), {
+    setTimeout: (callback: () => void, ms: number) => {
+      if (ms === timeoutMs) limits.push(callback);
+      return platform.setTimeout(callback, ms);
+    },
+  });
+  const slow = dialMoq(url, { ...options, runtime, timeoutMs });
   const { value: late } = await connections.next();
+  for (const isOver of limits) isOver();
+  await assertRejects(() => slow, TimeoutError);
   await late!.closed;
 
   const ending = new AbortController();
