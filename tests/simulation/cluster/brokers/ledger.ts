@@ -399,14 +399,24 @@ export class Ledger {
     const settledMs = sent.settled!.atMs;
     const isLost = this.#troubles.some(({ fromMs, toMs, loses }) => {
       if (loses === undefined || atMs > toMs || settledMs < fromMs) return false;
-      // Without any answer, later publications wait from some age of the oldest on.
-      return this.#isKeptBehind(sent, loses === "all requests" ? atMs + QUIET_MS : Infinity);
+      // Without any answer, later publications wait from some time behind the sending of the oldest on.
+      const untilMs = loses === "all requests" ? this.#latestSending(sent) + QUIET_MS : Infinity;
+      return this.#isKeptBehind(sent, untilMs);
     });
     // At the end of refusals, later ones are on the way already: nothing is given up before.
     return isLost ||
       this.#refusedUntilMs.some((untilMs) =>
         atMs <= untilMs && settledMs > untilMs && this.#isKeptBehind(sent, untilMs + AROUND_MS)
       );
+  }
+
+  /** Latest time at which an append may have been sent: those ahead without an outcome hold it up. */
+  #latestSending({ by, number, atMs, settled }: Sent): number {
+    const ahead = this.sent.slice(0, number).filter((one) => one.by === by && one.isKept);
+    const ends = ahead.map((one) => one.settled?.atMs ?? 0).filter((endMs) =>
+      endMs < settled!.atMs
+    );
+    return Math.max(atMs, ...ends);
   }
 
   /** Tells whether a later append of the broker to the topic, made up to a time, was kept. */

@@ -197,6 +197,22 @@ Deno.test("Ledger complains about an append that was given up behind a later one
   }
 });
 
+Deno.test("Ledger lets an append be overtaken that others without an answer have held up", () => {
+  const trouble = { fromMs: 0, toMs: 2_600, loses: "all requests" } as const;
+  for (const isHeldUp of [true, false]) {
+    const { ledger, send, broken } = open({ giveUpMs: 2_500 });
+    ledger.disturb(trouble);
+    if (isHeldUp) {
+      send("kept", { atMs: 50 }).settled = { atMs: 2_550, error: new Error("given up") };
+    }
+    send("kept", { atMs: 1_500 }).settled = { atMs: 3_000, error: new Error("no") };
+    send("kept", { atMs: 2_700 }).settled = { atMs: 2_720, position: at(1) };
+    const rule = "appends without an outcome, or refused";
+    const text = `publication ${isHeldUp ? 1 : 0} failed after 1500 ms: Error: no`;
+    assertEquals(broken(), isHeldUp ? {} : { [rule]: text });
+  }
+});
+
 Deno.test("Ledger lets an append be overtaken at the end of refusals alone", () => {
   const cases = [
     { atMs: 480, untilMs: 600, laterMs: 520, isWrong: false },

@@ -25,6 +25,9 @@ const [CUT_RECORDS, CUT_GAP_MS] = [8, 25];
 /** Lease of a writer whose connections are cut, in milliseconds: longer than the way back. */
 const CUT_LEASE_MS = 15_000;
 
+/** Time within which a connection is there again, in milliseconds. */
+const BEGUN_MS = 1_000;
+
 /** Time in which a writer whose connections are cut has appended all, in milliseconds. */
 const BACK_MS = 9_000;
 
@@ -479,7 +482,8 @@ async function cut(stage: Stage): Promise<void> {
   const isQuiet = random() < 0.4;
   for (const endMs = audit.nowMs + 1.2 * CUT_LEASE_MS; isQuiet && audit.nowMs < endMs;) {
     // A renewal that an interruption takes has others behind it, before the lease is over.
-    await audit.pause(CUT_LEASE_MS * 0.25 * random());
+    // A connection that is cut as it begins takes five seconds, and so two renewals with it.
+    await audit.pause(BEGUN_MS + CUT_LEASE_MS * 0.25 * random());
     if (random() < 0.3) audit.cut(machine.host);
     stage.expect("takeover behind an interruption", "held", await outcomeOf(stage.open()));
   }
