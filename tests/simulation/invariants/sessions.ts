@@ -47,7 +47,7 @@ export const calmSessionsStay: Invariant = {
       faulted: ({ atMs, lastsMs = 0 }) => void (faultMs = Math.max(faultMs, atMs + lastsMs)),
       healed: ({ atMs }) => void (faultMs = Math.max(faultMs, atMs)),
       step(cluster) {
-        // What was sent on a slow link keeps its time: heartbeats behind that are late as well.
+        // Bytes that are on a slow link keep their time: heartbeats behind these are late as well.
         const isSlow = cluster.clients.some(({ host }) => cluster.isBehind(host));
         if (isSlow) faultMs = Math.max(faultMs, cluster.nowMs);
       },
