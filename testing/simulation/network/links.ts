@@ -67,13 +67,26 @@ export class Links {
    * @returns The direction.
    */
   direction(from: Host, to: Host): Direction {
-    const name = `${from.name} ${to.name}`;
+    const name = directionName(from, to);
     let direction = this.#directions.get(name);
     if (direction === undefined) {
       direction = new Direction(from, to, this.#default);
       this.#directions.set(name, direction);
     }
     return direction;
+  }
+
+  /**
+   * Tells how much a slow direction still has to send. The question creates no direction: faults are
+   * healed in the order of creation, and a run is the same without the question.
+   *
+   * @param from The sending host.
+   * @param to The receiving host.
+   * @returns Time until the last byte sent so far has left, in milliseconds.
+   */
+  backlogMs(from: Host, to: Host): number {
+    const direction = this.#directions.get(directionName(from, to));
+    return direction?.backlogMs(this.simulation.nowMs) ?? 0;
   }
 
   /**
@@ -268,4 +281,8 @@ export class Links {
   #pairs(route: readonly Host[]): Direction[] {
     return route.slice(1).map((to, i) => this.direction(route[i]!, to));
   }
+}
+
+function directionName(from: Host, to: Host): string {
+  return `${from.name} ${to.name}`;
 }

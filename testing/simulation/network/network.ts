@@ -127,7 +127,7 @@ export class SimulatedNetwork {
    * @returns Time until the last byte sent so far has left, in milliseconds.
    */
   backlogMs(from: Host, to: Host): number {
-    return this.#links.direction(from, to).backlogMs(this.#links.simulation.nowMs);
+    return this.#links.backlogMs(from, to);
   }
 
   /** Restores the conditions of the beginning in each direction. */

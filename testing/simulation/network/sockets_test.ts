@@ -248,6 +248,17 @@ Deno.test("SimulatedNetwork.change() limits the bytes a second of all connection
   assertEquals(net.backlogMs(client, engine), 0);
 });
 
+Deno.test("SimulatedNetwork.backlogMs() leaves the order in which directions heal", async () => {
+  const { simulation, net } = await connected();
+  const [one, two] = [simulation.host("one"), simulation.host("two")];
+  assertEquals(net.backlogMs(two, one), 0);
+  net.change(one, two, { isBlocked: true });
+  net.change(two, one, { isBlocked: true });
+  net.heal();
+  const healed = simulation.trace.filter(({ text }) => text === "heals").map(({ host }) => host);
+  assertEquals(healed, ["one", "two"]);
+});
+
 Deno.test("SimulatedSocket.send() keeps order behind a message that a slow link delays", async () => {
   // The times of arrival are sums of floating-point numbers.
   for (let seed = 0; seed < 40; seed++) {

@@ -48,8 +48,11 @@ export const calmSessionsStay: Invariant = {
       healed: ({ atMs }) => void (faultMs = Math.max(faultMs, atMs)),
       step(cluster) {
         // Bytes that are on a slow link keep their time: heartbeats behind these are late as well.
-        const isSlow = cluster.clients.some(({ host }) => cluster.isBehind(host));
-        if (isSlow) faultMs = Math.max(faultMs, cluster.nowMs);
+        const { nowMs } = cluster;
+        const mayBeSlow = nowMs > faultMs && nowMs <= faultMs + EFFECT_MS;
+        if (mayBeSlow && cluster.clients.some(({ host }) => cluster.isBehind(host))) {
+          faultMs = nowMs;
+        }
       },
       settled: () => void (isSettled = true),
       end: () => void (isClosing = true),
