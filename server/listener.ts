@@ -233,12 +233,8 @@ export class ServerListener {
     this.#isStopped = true;
     this.#endWait?.();
     this.#closings.push(this.#http.shutdown());
-    await Promise.all([...this.#closings, this.#retrying, this.#closeWebTransport()]);
-  }
-
-  async #closeWebTransport(): Promise<void> {
-    await this.#webTransport?.close();
-    this.#isUdpFree = true;
+    const closing = this.#webTransport?.close().then(() => void (this.#isUdpFree = true));
+    await Promise.all([...this.#closings, this.#retrying, closing]);
   }
 
   get #localHost(): string {
