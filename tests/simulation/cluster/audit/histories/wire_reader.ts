@@ -57,7 +57,7 @@ interface Following {
   readonly questions: Map<number, Question>;
   /** The question whose answer was `recovered: true`, until the first publication behind. */
   recovered: Question | undefined;
-  /** True behind an answer that the engine did not confirm: the place may be beyond the head. */
+  /** True behind an answer or a gap without the engine: the place may be beyond the head. */
   isUnsure: boolean;
   /** Notices of an interruption. */
   interruptions: number;
@@ -427,7 +427,7 @@ export class WireReader {
       this.#expect(`direction of a gap on ${topic}`, isBack, offset < place.offset);
     }
     following.recovered = undefined;
-    following.isUnsure = false;
+    following.isUnsure = reason === "unavailable";
     following.place = { epoch: epoch!, offset, ...(tag !== undefined && { tag }) };
   }
 
