@@ -42,6 +42,11 @@ export interface Facts {
     readonly why: string;
     readonly topic?: string;
     readonly leavesNoTrace?: boolean;
+    /**
+     * Time of the first lost write on a primary that is none any more, in milliseconds: nodes that had
+     * found the next primary by then cannot learn of the loss.
+     */
+    readonly fromMs?: number;
   };
   /** All servers of the engine ended, and each connection of a node with them. */
   readonly engineEnded: Record<never, never>;

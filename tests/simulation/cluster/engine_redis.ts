@@ -81,13 +81,14 @@ export class RedisEngine implements ClusterEngine {
     const persistence = oneOf(random, PERSISTENCE);
     const primary = simulation.host("redis0");
     const replicas = random() < 0.5 ? [simulation.host("redis1")] : [];
-    const onLost = (why: string) => journal.tell("engineLost", primary.name, { why });
+    const onLost = (why: string, fromMs?: number) =>
+      journal.tell("engineLost", primary.name, { why, ...(fromMs !== undefined && { fromMs }) });
     const redis = await SimulatedRedis.create({
       simulation,
       network,
       hosts: [primary, ...replicas],
       persistence,
-      onLost: ({ why }) => onLost(why),
+      onLost: ({ why, fromMs }) => onLost(why, why === "failover" ? fromMs : undefined),
     });
     const onEnded = () => journal.tell("engineEnded", primary.name, {});
     return new RedisEngine(redis, parts, onLost, onEnded);

@@ -184,10 +184,12 @@ export const acknowledgedArrives: Invariant = {
       /** Number of the session that has the publication first; `undefined` if no other repeats it. */
       readonly session: number | undefined;
       isAcknowledged: boolean;
+      /** Time of the acknowledgement, in milliseconds; `-Infinity` before. */
+      acknowledgedMs: number;
       hasFailed: boolean;
       /** True once any subscriber has the publication. */
       isReceived: boolean;
-      /** True if the engine lost acknowledged writes, without a trace, before a subscriber had this one. */
+      /** True if the engine may have lost this one so that subscribers cannot learn of the loss. */
       mayBeLost: boolean;
     }
     const made = new Map<string, Made[]>();
@@ -205,8 +207,11 @@ export const acknowledgedArrives: Invariant = {
       },
       engineLost(fact) {
         failures.engineLost(fact);
-        if (!fact.leavesNoTrace) return;
-        for (const one of byId.values()) one.mayBeLost ||= one.isAcknowledged && !one.isReceived;
+        const { leavesNoTrace = false, fromMs = Infinity } = fact;
+        for (const one of byId.values()) {
+          const isUnknown = leavesNoTrace && one.isAcknowledged && !one.isReceived;
+          one.mayBeLost ||= isUnknown || one.acknowledgedMs >= fromMs;
+        }
       },
       sessionOpened({ side, host }) {
         if (side === "client") sessions.set(host, (sessions.get(host) ?? 0) + 1);
@@ -221,6 +226,7 @@ export const acknowledgedArrives: Invariant = {
           except,
           session,
           isAcknowledged: false,
+          acknowledgedMs: -Infinity,
           hasFailed: false,
           isReceived: false,
           mayBeLost: false,
@@ -230,7 +236,7 @@ export const acknowledgedArrives: Invariant = {
         if (others === undefined) made.set(topic, [one]);
         else others.push(one);
       },
-      acknowledged({ id, host }) {
+      acknowledged({ id, host, atMs: acknowledgedMs }) {
         const one = byId.get(id);
         if (one === undefined) return;
         const { session = Infinity, atMs } = one;
@@ -238,6 +244,7 @@ export const acknowledgedArrives: Invariant = {
         // The refusal may be lost with its session, or come later than the answer of the next one.
         const mayBeRefused = terms.rates.user !== undefined || failures.hasFailedSince(atMs);
         one.isAcknowledged = !(isRepeated && mayBeRefused);
+        one.acknowledgedMs = acknowledgedMs;
       },
       publishFailed({ id }) {
         const one = byId.get(id);

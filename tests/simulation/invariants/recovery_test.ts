@@ -137,6 +137,23 @@ Deno.test("acknowledgedArrives knows writes that an engine loses before a subscr
   story(false).finds(lack("p1, p2", 5, 6, "s"), lack("p1", 5, 5, "s2"));
 });
 
+Deno.test("acknowledgedArrives knows writes that an earlier primary took beside the next one", () => {
+  const story = (fromMs: number) =>
+    new Story(acknowledgedArrives)
+      .subscribes("t").subscribes("t", 0, "s2").publishes("t", "p1", "p2")
+      .tells("acknowledged", { topic: "t", id: "p1" })
+      .tells("acknowledged", { topic: "t", id: "p2" })
+      .gets("t", ["p1", "p2"], "s2")
+      .tells("engineLost", { why: "failover", fromMs })
+      .ends();
+  const lack = (ids: string, toS: number) =>
+    `expected ${ids}, published from 5.000 s to ${toS}.000 s on "t" (s), received neither these ` +
+    "nor a notice";
+  story(7_000).finds();
+  story(8_000).finds(lack("p1", 5));
+  story(9_000).finds(lack("p1, p2", 6));
+});
+
 Deno.test("acknowledgedArrives holds where a refusal may be lost with its session", () => {
   const rates = { user: { perSecond: 1, burst: 1 } };
   const story = (
