@@ -10,6 +10,9 @@ const LIFE_S = "20";
 /** Headers of requests that set up a stream. */
 const FACTS = { "content-type": "application/json", "stream-ttl": LIFE_S } as const;
 
+/** Further time for a late answer that is due, in milliseconds: packets may be slow by chance. */
+const PATIENCE_MS = 1_000;
+
 /** Readers of one kind, one more than an address may have. */
 const READERS = 4;
 
@@ -83,7 +86,8 @@ export async function askForStreams(
     question: Question & { readonly query?: string },
   ) => {
     const { query, ...init } = question;
-    statuses.push(await backend.ask(node, path(name, query), init));
+    const patienceMs = init.body instanceof ReadableStream ? 0 : PATIENCE_MS;
+    statuses.push(await backend.ask(node, path(name, query), { ...init, patienceMs }));
   };
   const producer = (epoch: number, seq: number) => ({
     "producer-id": "growth",
