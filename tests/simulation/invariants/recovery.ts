@@ -183,9 +183,8 @@ export const acknowledgedArrives: Invariant = {
       readonly except: string | undefined;
       /** Number of the session that has the publication first; `undefined` if no other repeats it. */
       readonly session: number | undefined;
-      isAcknowledged: boolean;
-      /** Time of the acknowledgement, in milliseconds; `-Infinity` before. */
-      acknowledgedMs: number;
+      /** Time of the acknowledgement, in milliseconds; `undefined` without a certain one. */
+      acknowledgedMs: number | undefined;
       hasFailed: boolean;
       /** True once any subscriber has the publication. */
       isReceived: boolean;
@@ -209,8 +208,8 @@ export const acknowledgedArrives: Invariant = {
         failures.engineLost(fact);
         const { leavesNoTrace = false, fromMs = Infinity } = fact;
         for (const one of byId.values()) {
-          const isUnknown = leavesNoTrace && one.isAcknowledged && !one.isReceived;
-          one.mayBeLost ||= isUnknown || one.acknowledgedMs >= fromMs;
+          if (one.acknowledgedMs === undefined) continue;
+          one.mayBeLost ||= leavesNoTrace && !one.isReceived || one.acknowledgedMs >= fromMs;
         }
       },
       sessionOpened({ side, host }) {
@@ -225,8 +224,7 @@ export const acknowledgedArrives: Invariant = {
           atMs,
           except,
           session,
-          isAcknowledged: false,
-          acknowledgedMs: -Infinity,
+          acknowledgedMs: undefined,
           hasFailed: false,
           isReceived: false,
           mayBeLost: false,
@@ -243,8 +241,7 @@ export const acknowledgedArrives: Invariant = {
         const isRepeated = (sessions.get(host) ?? 0) > session;
         // The refusal may be lost with its session, or come later than the answer of the next one.
         const mayBeRefused = terms.rates.user !== undefined || failures.hasFailedSince(atMs);
-        one.isAcknowledged = !(isRepeated && mayBeRefused);
-        one.acknowledgedMs = acknowledgedMs;
+        one.acknowledgedMs = isRepeated && mayBeRefused ? undefined : acknowledgedMs;
       },
       publishFailed({ id }) {
         const one = byId.get(id);
@@ -270,7 +267,7 @@ export const acknowledgedArrives: Invariant = {
               ? reader.sinceMs
               : Math.max(reader.sinceMs, settledMs);
             const lost = (made.get(reader.topic) ?? []).filter((one) =>
-              one.atMs > fromMs && (one.isAcknowledged || one.atMs >= settledMs) &&
+              one.atMs > fromMs && (one.acknowledgedMs !== undefined || one.atMs >= settledMs) &&
               !one.hasFailed && !one.mayBeLost && one.except !== reader.client &&
               !reader.received.has(one.id)
             );

@@ -15,8 +15,6 @@ export interface Question {
   readonly body?: BodyInit;
   /** Time behind which the backend leaves, in milliseconds. */
   readonly leaveMs?: number;
-  /** Further time for an answer that is due, in milliseconds; none by default. */
-  readonly patienceMs?: number;
 }
 
 /** A backend. */
@@ -41,7 +39,7 @@ export class Backend {
    * @returns The status, or the name of the error.
    */
   async ask(node: Node, path: string, question: Question = {}): Promise<string> {
-    const { json, leaveMs = ROUND_MS, patienceMs = 0, headers, body, ...init } = question;
+    const { json, leaveMs = ROUND_MS, headers, body, ...init } = question;
     const isJson = json !== undefined;
     const leave = new AbortController();
     const audit = this.#audit;
@@ -62,8 +60,7 @@ export class Backend {
       await response.text();
     };
     const outcome = outcomeOf(answering());
-    const isLate = await audit.inTime(outcome, leaveMs, "late") === "late";
-    if (isLate && patienceMs > 0) await audit.inTime(outcome, patienceMs, "late");
+    await audit.inTime(outcome, leaveMs, "late");
     leave.abort();
     await outcome;
     return status;

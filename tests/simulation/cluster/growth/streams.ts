@@ -10,8 +10,8 @@ const LIFE_S = "20";
 /** Headers of requests that set up a stream. */
 const FACTS = { "content-type": "application/json", "stream-ttl": LIFE_S } as const;
 
-/** Further time for a late answer that is due, in milliseconds: packets may be slow by chance. */
-const PATIENCE_MS = 1_000;
+/** Longest wait for an answer that is due, in milliseconds: packets may be slow by chance. */
+const ANSWER_MS = 1_150;
 
 /** Readers of one kind, one more than an address may have. */
 const READERS = 4;
@@ -86,8 +86,7 @@ export async function askForStreams(
     question: Question & { readonly query?: string },
   ) => {
     const { query, ...init } = question;
-    const patienceMs = init.body instanceof ReadableStream ? 0 : PATIENCE_MS;
-    statuses.push(await backend.ask(node, path(name, query), { ...init, patienceMs }));
+    statuses.push(await backend.ask(node, path(name, query), { leaveMs: ANSWER_MS, ...init }));
   };
   const producer = (epoch: number, seq: number) => ({
     "producer-id": "growth",
@@ -114,7 +113,11 @@ export async function askForStreams(
   await ask(one, id, { json: "x".repeat(MAX_APPEND_BYTES) });
   await ask(other, id, { body: "{", headers: { "content-type": "application/json" } });
   await ask(one, id, { body: "text", headers: { "content-type": "text/plain" } });
-  await ask(one, id, { body: endless(), headers: { "content-type": "application/json" } });
+  await ask(one, id, {
+    body: endless(),
+    headers: { "content-type": "application/json" },
+    leaveMs: ROUND_MS,
+  });
   for (const offset of ["-1", "now", "7_7", "nothing"]) {
     await ask(one, id, { query: `?offset=${offset}` });
   }
