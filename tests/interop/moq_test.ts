@@ -28,7 +28,7 @@ interface Exception {
 /** A close that may be lost: a lost connection discards unread data. */
 const LOST_CLOSE = { code: 0, reason: "" };
 
-/** Result of a subscriber of gomoqt 0.11 that did not read a close in time. */
+/** Result of a subscriber of gomoqt that did not read a close in time. */
 const UNTOLD = "the code is not told";
 
 /** The combination under test. */
@@ -45,7 +45,7 @@ interface Case {
 /** Deno's QUIC cannot reset a stream, so a refusal looks different there. */
 const NO_RESETS = "the runtime's QUIC cannot reset streams";
 
-function exceptionsOf({ peer, wire, version, scenario }: Case): Exception[] {
+function exceptionsOf({ peer, wire, version, scenario, client }: Case): Exception[] {
   const exceptions: Exception[] = [];
   const add = (because: string, seen: Omit<Exception, "because">) =>
     exceptions.push({ because, ...seen });
@@ -69,7 +69,11 @@ function exceptionsOf({ peer, wire, version, scenario }: Case): Exception[] {
       theirs: isTheirs ? subscriber : publisher,
     });
   }
-  if (wire === "webtransport" && peer.name === "gomoqt 0.11" && scenario === "subscribe") {
+  // Our client ends its connection one second after its close; gomoqt then drops a close that it has
+  // not read.
+  const mayMissClose = peer.name === "gomoqt 0.11" ||
+    peer.name === "gomoqt 0.16" && client === "ours";
+  if (wire === "webtransport" && scenario === "subscribe" && mayMissClose) {
     add("its subscriber may not learn how it was closed", { theirs: { closed: UNTOLD } });
   }
   return exceptions;

@@ -199,7 +199,7 @@ function writerOf(track: TrackWriter): AnyWriter {
     get priority() {
       return track.subscription.priority;
     },
-    updated: async () => void await updates.next(),
+    updated: async () => (await updates.next()).done !== true,
     async openGroup() {
       const group = await track.openGroup();
       return { write: (frame) => group.writeFrame(frame), close: () => group.close() };

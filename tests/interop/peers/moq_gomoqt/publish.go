@@ -107,7 +107,7 @@ func (p *publisher) serveVideo(track *trackWriter) error {
 		time.Sleep(groupGap)
 	}
 	// To return is to end the track, which must not overtake the groups.
-	time.Sleep(arrival)
+	<-track.Context().Done()
 	return nil
 }
 
@@ -135,7 +135,7 @@ func (p *publisher) servePriority(track *trackWriter) error {
 	if err := writeGroup(track, strconv.Itoa(priority)); err != nil {
 		return err
 	}
-	time.Sleep(arrival)
+	<-track.Context().Done()
 	return nil
 }
 

@@ -185,9 +185,11 @@ class Writer implements AnyWriter {
     return this.#producer.subscription.peek()?.priority ?? 0;
   }
 
-  async updated(): Promise<void> {
+  async updated(): Promise<boolean> {
+    const { subscription } = this.#producer;
     const before = this.priority;
-    await when(this.#producer.subscription, () => this.priority !== before);
+    await when(subscription, (now) => now?.priority !== before);
+    return subscription.peek() !== undefined;
   }
 
   openGroup(): ReturnType<AnyWriter["openGroup"]> {

@@ -73,8 +73,8 @@ export interface Track {
 export interface AnyWriter {
   /** The last priority of the subscriber. */
   readonly priority: number;
-  /** Resolves once the subscriber changed the priority. */
-  updated(): Promise<void>;
+  /** Resolves with true once the subscriber changed the priority, with false if the subscriber left. */
+  updated(): Promise<boolean>;
   /** Begins a group. */
   openGroup(): Promise<GroupWriter>;
   /** Ends the track. */
@@ -143,7 +143,7 @@ const VIDEO_ARRIVAL_MS = 5_000;
 /** How long a step may take, on a machine that does much else. */
 const STALL_MS = 20_000;
 
-/** How long an update may take, which not all can. */
+/** How long a subscriber waits for the answer to an update, which not all publishers can give. */
 const UPDATE_MS = 3_000;
 
 /**
@@ -192,12 +192,12 @@ async function publish(session: AnySession, root: string): Promise<unknown> {
     video: (track) => serveVideo(track, isClosing),
     priority: async (track) => {
       await writeGroup(track, `${track.priority}`);
-      const isUpdated = await within(track.updated().then(() => true), UPDATE_MS);
-      if (isUpdated) {
+      if (await Promise.race([track.updated(), isClosing.then(() => false)])) {
         updated.push(track.priority);
         await writeGroup(track, `${track.priority}`);
-        await sleep(ARRIVAL_MS);
       }
+      // The end of the track must not overtake the groups: the subscriber leaves by itself.
+      await isClosing;
       track.close();
     },
     close: async (track) => {
