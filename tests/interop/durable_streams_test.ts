@@ -18,6 +18,12 @@ const LONG_POLL_MS = 2_000;
 const TESTS = 332;
 const TESTS_OF_SUBSCRIPTIONS = 6;
 
+/**
+ * Names of the suite's tests that fail if one answer takes half a second, as on a busy machine. They
+ * have a second attempt.
+ */
+const HURRIED = /TTL|Expir/;
+
 /** The part of the report that the test reads. */
 interface Report {
   readonly numPassedTests: number;
@@ -29,6 +35,12 @@ interface Report {
       readonly failureMessages: readonly string[];
     }[];
   }[];
+}
+
+/** A failed test of the suite. */
+interface Failure {
+  readonly fullName: string;
+  readonly message: string | undefined;
 }
 
 /** An engine that keeps logs. */
@@ -94,17 +106,28 @@ async function passOn({ start }: Engine, suite: Peer): Promise<void> {
     durableStreams: { path: "/v1/stream", authorize: () => true, longPollMs: LONG_POLL_MS },
   });
   const { port } = server.address!;
-  await using child = suite.start([], {
-    SUITE: "@durable-streams/server-conformance-tests",
-    STREAMS_URL: `http://127.0.0.1:${port}`,
-    LONG_POLL_MS: `${LONG_POLL_MS}`,
-  });
-  const { stdout } = await child.output();
-  const report: Report = JSON.parse(new TextDecoder().decode(stdout));
-  const failures = report.testResults.flatMap(({ assertionResults }) => assertionResults)
-    .filter(({ status }) => status === "failed")
-    .map(({ fullName, failureMessages }) => `${fullName}: ${failureMessages[0]}`);
-  assertEquals(failures, []);
-  assertEquals(report.numPassedTests, TESTS);
+  const judge = async (options: readonly string[]): Promise<Report> => {
+    await using child = suite.start(options, {
+      SUITE: "@durable-streams/server-conformance-tests",
+      STREAMS_URL: `http://127.0.0.1:${port}`,
+      LONG_POLL_MS: `${LONG_POLL_MS}`,
+    });
+    const { stdout } = await child.output();
+    return JSON.parse(new TextDecoder().decode(stdout));
+  };
+  const report = await judge([]);
+  const failures = failuresOf(report);
+  const hurried = failures.filter(({ fullName }) => HURRIED.test(fullName));
+  const again = hurried.length === 0
+    ? []
+    : failuresOf(await judge(["--testNamePattern", HURRIED.source]));
+  assertEquals([...failures.filter((failure) => !hurried.includes(failure)), ...again], []);
+  assertEquals(report.numPassedTests + hurried.length, TESTS);
   assertEquals(report.numPendingTests, TESTS_OF_SUBSCRIPTIONS);
+}
+
+function failuresOf({ testResults }: Report): Failure[] {
+  return testResults.flatMap(({ assertionResults }) => assertionResults)
+    .filter(({ status }) => status === "failed")
+    .map(({ fullName, failureMessages }) => ({ fullName, message: failureMessages[0] }));
 }
