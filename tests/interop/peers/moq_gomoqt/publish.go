@@ -61,7 +61,10 @@ func (p *publisher) register(
 		})
 		if err := serve(track); err != nil {
 			fmt.Fprintln(os.Stderr, name, err)
+			return
 		}
+		// To return is to end the track, which must not overtake the groups.
+		<-track.Context().Done()
 	}))
 }
 
@@ -106,8 +109,6 @@ func (p *publisher) serveVideo(track *trackWriter) error {
 		}
 		time.Sleep(groupGap)
 	}
-	// To return is to end the track, which must not overtake the groups.
-	<-track.Context().Done()
 	return nil
 }
 
@@ -118,7 +119,6 @@ func (p *publisher) serveMany(track *trackWriter) error {
 			return err
 		}
 	}
-	<-track.Context().Done()
 	return nil
 }
 
@@ -132,11 +132,7 @@ func (p *publisher) servePriority(track *trackWriter) error {
 	}
 	priority := priorityOf(track)
 	p.note(func() { p.updated = append(p.updated, priority) })
-	if err := writeGroup(track, strconv.Itoa(priority)); err != nil {
-		return err
-	}
-	<-track.Context().Done()
-	return nil
+	return writeGroup(track, strconv.Itoa(priority))
 }
 
 func (p *publisher) serveWithdraw(track *trackWriter) error {
@@ -159,7 +155,6 @@ func (p *publisher) serveClose(track *trackWriter) error {
 		return err
 	}
 	p.once.Do(func() { close(p.closing) })
-	<-track.Context().Done()
 	return nil
 }
 

@@ -192,13 +192,10 @@ async function publish(session: AnySession, root: string): Promise<unknown> {
     video: (track) => serveVideo(track, isClosing),
     priority: async (track) => {
       await writeGroup(track, `${track.priority}`);
-      if (await Promise.race([track.updated(), isClosing.then(() => false)])) {
-        updated.push(track.priority);
-        await writeGroup(track, `${track.priority}`);
-      }
-      // The end of the track must not overtake the groups: the subscriber leaves by itself.
-      await isClosing;
-      track.close();
+      if (!await track.updated()) return;
+      updated.push(track.priority);
+      // The subscriber leaves by itself: an end of the track might overtake the group.
+      await writeGroup(track, `${track.priority}`);
     },
     close: async (track) => {
       // Without an end: the close of the session breaks the group off.
