@@ -1,6 +1,6 @@
 /**
- * Measures the structure of the library: size, import circles, exported names, prose, and modules
- * that load at start.
+ * Measures the structure of the library: size, import circles, exported names, and modules that
+ * load at start.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A tools/figures.ts
@@ -10,7 +10,6 @@
  * @module
  */
 import { type Edge, importGraph, isLibrary, readRepository, type Repository } from "./arrows.ts";
-import { commentsOf } from "./_source.ts";
 
 /** Figures of one folder, without those of its subfolders. */
 export interface FolderFigures {
@@ -18,10 +17,6 @@ export interface FolderFigures {
   readonly files: number;
   /** Lines of these files. */
   readonly lines: number;
-  /** Words in comments, without code and names in backticks. */
-  readonly words: number;
-  /** Pronouns per thousand words, rounded to one digit. */
-  readonly pronouns: number;
 }
 
 /** Figures of the whole library. */
@@ -30,8 +25,6 @@ export interface Figures {
   readonly files: number;
   /** Lines of these files. */
   readonly lines: number;
-  /** Pronouns per thousand words of comments. */
-  readonly pronouns: number;
   /** Groups of files that import each other, types and `import()` counted; the largest first. */
   readonly circles: readonly (readonly string[])[];
   /** Imports from one folder at the top into another one. */
@@ -42,33 +35,6 @@ export interface Figures {
   readonly folders: Readonly<Record<string, FolderFigures>>;
 }
 
-/** Pronouns that make a reader look back for the noun. */
-const PRONOUN =
-  /^(?:it|its|itself|they|them|their|theirs|themselves|who|whom|whose|whoever|what|whatever|(?:no|some|every|any)(?:body|thing|one)|none)$/;
-
-/**
- * Counts words and pronouns in comments.
- *
- * @param source TypeScript.
- * @returns Words of prose, and how many of these are pronouns.
- */
-export function proseOf(source: string): { words: number; pronouns: number } {
-  return countPronouns(commentsOf(source).join("\n"));
-}
-
-/**
- * Counts words and pronouns in a text, without code and links.
- *
- * @param text Markdown.
- * @returns Words of prose, and how many of these are pronouns.
- */
-export function countPronouns(text: string): { words: number; pronouns: number } {
-  const prose = text.replace(/```[^]*?```/g, " ")
-    .replace(/`[^`]*`|\{@\w+[^}]*\}|https?:\S+/g, " x ").toLowerCase();
-  const words = prose.match(/[a-z]+(?:'[a-z]+)?/g) ?? [];
-  return { words: words.length, pronouns: words.filter((word) => PRONOUN.test(word)).length };
-}
-
 /**
  * Measures a repository.
  *
@@ -77,20 +43,16 @@ export function countPronouns(text: string): { words: number; pronouns: number }
  */
 export function figuresOf(repository: Repository): Figures {
   const library = [...repository.files].filter(([path]) => isLibrary(path));
-  const folders = new Map<string, { files: number; lines: number; words: number; told: number }>();
-  const total = { lines: 0, words: 0, told: 0 };
+  const folders = new Map<string, { files: number; lines: number }>();
+  let lines = 0;
   for (const [path, source] of library) {
     const folder = path.includes("/") ? path.slice(0, path.lastIndexOf("/")) : ".";
-    const sum = folders.get(folder) ?? { files: 0, lines: 0, words: 0, told: 0 };
+    const sum = folders.get(folder) ?? { files: 0, lines: 0 };
     folders.set(folder, sum);
-    const { words, pronouns } = proseOf(source);
-    const lines = source.split("\n").length - 1;
+    const own = source.split("\n").length - 1;
     sum.files += 1;
-    for (const each of [sum, total]) {
-      each.lines += lines;
-      each.words += words;
-      each.told += pronouns;
-    }
+    sum.lines += own;
+    lines += own;
   }
   const graph = libraryGraph(repository);
   const top = (path: string) => path.includes("/") ? path.slice(0, path.indexOf("/")) : path;
@@ -98,22 +60,13 @@ export function figuresOf(repository: Repository): Figures {
   for (const [from, edges] of graph) {
     for (const { to } of edges) if (top(from) !== top(to)) arrows.add(`${top(from)} ${top(to)}`);
   }
-  const share = (told: number, words: number) =>
-    words === 0 ? 0 : Math.round(told / words * 10_000) / 10;
   return {
     files: library.length,
-    lines: total.lines,
-    pronouns: share(total.told, total.words),
+    lines,
     circles: circlesOf(graph),
     arrows: arrows.size,
     modules: modulesIn(graph),
-    folders: Object.fromEntries(
-      [...folders].sort(([a], [b]) => a < b ? -1 : 1)
-        .map(([folder, { files, lines, words, told }]) => [
-          folder,
-          { files, lines, words, pronouns: share(told, words) },
-        ]),
-    ),
+    folders: Object.fromEntries([...folders].sort(([a], [b]) => a < b ? -1 : 1)),
   };
 }
 
@@ -217,7 +170,6 @@ if (import.meta.main) {
       `${figures.circles.length} import circles of ${inCircles} files, the largest of ` +
         `${figures.circles[0]?.length ?? 0}; ${figures.arrows} arrows between places at the top`,
     );
-    console.log(`${figures.pronouns} pronouns per thousand words of comments`);
     console.log(
       `mod.ts loads ${figures.modules.atOnce} modules at once, ${figures.modules.withLate} in all`,
     );

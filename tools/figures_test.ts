@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { readRepository } from "./arrows.ts";
-import { figuresOf, modulesOf, proseOf } from "./figures.ts";
+import { figuresOf, modulesOf } from "./figures.ts";
 
 const figures = (files: Record<string, string>) =>
   figuresOf({ files: new Map(Object.entries(files)), name: "@skein/skein", exports: {} });
@@ -14,7 +14,7 @@ Deno.test("figuresOf() counts files and lines of the library by folder, without 
   });
   assertEquals([files, lines], [2, 4]);
   assertEquals(Object.keys(folders), [".", "session"]);
-  assertEquals(folders["session"], { files: 1, lines: 3, words: 0, pronouns: 0 });
+  assertEquals(folders["session"], { files: 1, lines: 3 });
 });
 
 Deno.test("figuresOf() counts circles of types and of import()", () => {
@@ -48,18 +48,4 @@ Deno.test("figuresOf() counts the modules that mod.ts loads at once and in all",
 Deno.test("mod.ts loads at most 152 modules at once", async () => {
   const { atOnce } = modulesOf(await readRepository(new URL("../", import.meta.url)));
   assert(atOnce <= 152, `${atOnce} modules`);
-});
-
-Deno.test("proseOf() counts pronouns of comments, not of code", () => {
-  const source = [
-    "/** Tells who left, and `what` they had: {@linkcode it}. */",
-    'const it = "who what";',
-    "// Nobody is told.",
-    "/**",
-    " * ```ts",
-    " * const who = it;",
-    " * ```",
-    " */",
-  ].join("\n");
-  assertEquals(proseOf(source), { words: 11, pronouns: 3 });
 });

@@ -10,8 +10,7 @@
  */
 import { filesIn, type Violation } from "./arrows.ts";
 import { checkContents, CONTENTS, slugOf } from "./site/contents.ts";
-import { countPronouns } from "./figures.ts";
-import { findDivided, MAX_PRONOUNS } from "./prose.ts";
+import { findDivided } from "./prose.ts";
 
 /** Path from the root of the repository to Markdown, of every page. */
 export type Pages = ReadonlyMap<string, string>;
@@ -81,19 +80,7 @@ function checkWords(path: string, text: string): Violation[] {
       violations.push({ path, line, message });
     }
   }
-  const share = shareOf(text);
-  if (share > MAX_PRONOUNS) {
-    const message = `at most ${MAX_PRONOUNS} pronouns per thousand words, received ${share}`;
-    violations.push({ path, line: 1, message });
-  }
   return violations;
-}
-
-/** Pronouns per thousand words, rounded up; a page of fewer than 200 words counts as 200. */
-function shareOf(text: string): number {
-  const prose = linesOf(text).map(({ content }) => content).join("\n");
-  const { words, pronouns } = countPronouns(prose.replace(/\]\([^)]*\)/g, "]"));
-  return Math.ceil(pronouns / Math.max(words, 200) * 1_000);
 }
 
 /** Returns the lines of a page without code blocks. */

@@ -32,12 +32,9 @@ Deno.test("checkPages() reports links that lead nowhere", () => {
 });
 
 Deno.test("checkPages() reports prose that breaks the rules", () => {
-  const riddles = `${
-    "They know what it is. ".repeat(5)
-  }\n- Who ${DIVIDED}\n\n\`\`\`ts\nWhat it is\n\`\`\`\n`;
+  const riddles = `They know what it is.\n- Who ${DIVIDED}\n\n\`\`\`ts\nWhat it is\n\`\`\`\n`;
   assertEquals(check({ "a.md": riddles }), [
     'a.md:2 "cannot" is one word',
     'a.md:2 no paragraph, item or cell opens so, received "- Who ' + DIVIDED + '"',
-    "a.md:1 at most 20 pronouns per thousand words, received 80",
   ]);
 });

@@ -1,5 +1,5 @@
 /**
- * Checks the prose of comments: the opening words, and the number of pronouns.
+ * Checks the prose of comments: the opening words, and "cannot" in one word.
  *
  * ```sh
  * deno run -A tools/prose.ts
@@ -9,10 +9,6 @@
  */
 import { filesIn, readRepository, type Repository, type Violation } from "./arrows.ts";
 import { commentsOf } from "./_source.ts";
-import { proseOf } from "./figures.ts";
-
-/** Most pronouns per thousand words of a folder's comments, and of a page. */
-export const MAX_PRONOUNS: number = 20;
 
 /** A doc names the thing first. */
 const OPENING = /^(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Things)\b/;
@@ -20,62 +16,22 @@ const OPENING = /^(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Things)\b/;
 /** Stand-ins with the comments of other projects. */
 const FOREIGN = "tools/std/";
 
-/** Figures of a folder. */
-export interface ProseFigures {
-  /** Comments that open with What, Who, Whether or Things. */
-  readonly openings: number;
-  /** Pronouns per thousand words, rounded up. */
-  readonly pronouns: number;
-}
-
-/**
- * Measures the comments of all files, tests included.
- *
- * @param repository The files; see {@linkcode readProse}.
- * @returns Figures by folder; the root is `.`.
- */
-export function proseFigures(
-  { files }: Pick<Repository, "files">,
-): Readonly<Record<string, ProseFigures>> {
-  const sums = new Map<string, { openings: number; words: number; pronouns: number }>();
-  for (const [path, source] of files) {
-    if (path.startsWith(FOREIGN)) continue;
-    const folder = path.includes("/") ? path.slice(0, path.lastIndexOf("/")) : ".";
-    const sum = sums.get(folder) ?? { openings: 0, words: 0, pronouns: 0 };
-    sums.set(folder, sum);
-    const { words, pronouns } = proseOf(source);
-    sum.words += words;
-    sum.pronouns += pronouns;
-    sum.openings += commentsOf(source).filter((comment) => OPENING.test(comment)).length;
-  }
-  return Object.fromEntries(
-    [...sums].sort(([a], [b]) => a < b ? -1 : 1).map(([folder, { openings, words, pronouns }]) => [
-      folder,
-      { openings, pronouns: Math.ceil(pronouns / Math.max(words, 1) * 1_000) },
-    ]),
-  );
-}
-
 /**
  * Checks the comments of all files, tests included.
  *
  * @param repository The files; see {@linkcode readProse}.
- * @returns The folders that break a rule, and each "cannot" in two words.
+ * @returns Each comment that opens with one of these words, and each "cannot" in two words.
  */
 export function checkProse(repository: Pick<Repository, "files">): Violation[] {
   const violations: Violation[] = [];
-  for (const [path, { openings, pronouns }] of Object.entries(proseFigures(repository))) {
-    if (openings > 0) {
-      const message = `no comment may open with What, Who, Whether or Things, received ${openings}`;
-      violations.push({ path, line: 1, message });
-    }
-    if (pronouns > MAX_PRONOUNS) {
-      const message = `at most ${MAX_PRONOUNS} pronouns per thousand words, received ${pronouns}`;
-      violations.push({ path, line: 1, message });
-    }
-  }
   for (const [path, source] of repository.files) {
     if (path.startsWith(FOREIGN)) continue;
+    for (const comment of commentsOf(source)) {
+      if (!OPENING.test(comment)) continue;
+      const start = comment.trim().slice(0, 40);
+      const message = `no comment may open with What, Who, Whether or Things, received "${start}"`;
+      violations.push({ path, line: 1, message });
+    }
     const lines = source.split("\n").map((content, index) => ({ line: index + 1, content }));
     violations.push(...findDivided(path, lines));
   }
