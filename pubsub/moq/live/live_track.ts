@@ -126,6 +126,23 @@ function liveTrackLimits(options: Partial<LiveTrackLimits>): LiveTrackLimits {
   return limits;
 }
 
+/** Writes one group, outside of a subscription. */
+async function deliver(group: LiveGroup, writer: GroupWriter): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const delivery = new Delivery(group, {
+    progressed() {},
+    released: () => resolve(),
+    giveUp(given, reason) {
+      given.isGivenUp = true;
+      writer.abort(reason);
+      resolve();
+    },
+  });
+  writer.pullFrom(delivery);
+  delivery.writer = writer;
+  await promise;
+}
+
 /**
  * A track with one source and many subscribers. The source writes each group once; subscribers come
  * and go, and never hold up the source or one another.
@@ -305,15 +322,19 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Serves one subscriber, from the newest group or from a requested group on. Requested groups
-   * that have left the cache are dropped.
+   * Serves one subscriber, from the newest group or from a requested group on; or a fetch, from the
+   * cache. Requested groups that have left the cache are dropped.
    *
    * @param track The subscriber's track.
    * @returns Resolves when the subscriber left, or got all requested groups.
-   * @throws {MoqError} If the track was closed with an error, or the subscriber fell too far
-   * behind.
+   * @throws {MoqError} If the track was closed with an error, the subscriber fell too far behind, or
+   * a fetched group is not in the cache.
    */
   async serve(track: TrackWriter): Promise<void> {
+    if (track.fetched !== undefined) {
+      const group = this.#cachedGroup(track.fetched.sequence);
+      return await deliver(group, track.startGroup(group.sequence));
+    }
     if (this.#error !== undefined) throw this.#closedError(this.#error);
     const { maxSubscribers } = this.#limits;
     if (this.#subscribers.size >= maxSubscribers) {
@@ -347,29 +368,19 @@ export class LiveTrack implements AsyncDisposable {
    * @throws {MoqError} If the group is not in the cache.
    */
   async serveFetch(request: FetchRequest, writer: GroupWriter): Promise<void> {
-    const { sequence } = request;
+    await deliver(this.#cachedGroup(request.sequence), writer);
+  }
+
+  /** Finds a group in the cache, for a fetch. */
+  #cachedGroup(sequence: number): LiveGroup {
     const group = this.#cached().find((cached) => cached.sequence === sequence);
-    if (group === undefined) {
-      const isPast = sequence <= (this.#newest?.sequence ?? -1);
-      throw new MoqError(
-        "fetch",
-        isPast ? "evicted" : "notFound",
-        `Cannot fetch: group ${sequence} is not in the cache`,
-      );
-    }
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const delivery = new Delivery(group, {
-      progressed() {},
-      released: () => resolve(),
-      giveUp(given, reason) {
-        given.isGivenUp = true;
-        writer.abort(reason);
-        resolve();
-      },
-    });
-    writer.pullFrom(delivery);
-    delivery.writer = writer;
-    await promise;
+    if (group !== undefined) return group;
+    const isPast = sequence <= (this.#newest?.sequence ?? -1);
+    throw new MoqError(
+      "fetch",
+      isPast ? "evicted" : "notFound",
+      `Cannot fetch: group ${sequence} is not in the cache`,
+    );
   }
 
   /**

@@ -181,6 +181,21 @@ export class Publisher {
     return traits.subscribeRange ? fromWireLatency(fields, family) : fields;
   }
 
+  /** Returns the parts of a link that all tracks of the session share. */
+  #linkParts(): Omit<TrackWriterLink, "open" | "accept" | "drop" | "end"> {
+    const context = this.#context;
+    return {
+      session: context.session,
+      runtime: context.runtime,
+      timestamps: context.traits.timestamps,
+      resets: context.connection.capabilities.resetCodes,
+      buffers: context.mux.buffers,
+      codeOf: (scope, reason) => codeOf(context, scope, reason),
+      errorOf: (error) => moqErrorOf(context, "group", error),
+      closeSession: (message) => context.closeWithError("timeout", message),
+    };
+  }
+
   #linkOf(exchange: Exchange, fail: (error: unknown) => void): TrackWriterLink {
     const context = this.#context;
     const { traits, connection } = context;
@@ -193,14 +208,7 @@ export class Publisher {
     };
     let isOk = false;
     return {
-      session: context.session,
-      runtime: context.runtime,
-      timestamps: traits.timestamps,
-      resets: connection.capabilities.resetCodes,
-      buffers: context.mux.buffers,
-      codeOf: (scope, reason) => codeOf(context, scope, reason),
-      errorOf: (error) => moqErrorOf(context, "group", error),
-      closeSession: (message) => context.closeWithError("timeout", message),
+      ...this.#linkParts(),
       open: (sendOrder) => openUnidirectional(connection, { sendOrder }),
       accept(fields, first) {
         if (!isOk) {
@@ -295,7 +303,7 @@ export class Publisher {
     const grant = await requestGrant(context, path, "subscribe");
     if (over.aborted) return;
     const route = context.mux.route(path);
-    if (!isGranted(context.runtime, grant) || route?.server.serveFetch === undefined) {
+    if (!isGranted(context.runtime, grant) || route === undefined || !canFetch(route)) {
       const code = codeOf(
         context,
         "fetch",
@@ -335,12 +343,43 @@ export class Publisher {
 
   async #serveFetch(route: MuxRoute, request: FetchRequest, group: GroupWriter): Promise<void> {
     try {
-      await route.server.serveFetch!(request, group);
+      if (route.server.serveFetch === undefined) await this.#serveOneGroup(route, request, group);
+      else await route.server.serveFetch(request, group);
       await group.close();
     } catch (error) {
       if (!(error instanceof MoqError) && !request.signal.aborted) this.#context.report(error);
       group.abort(error instanceof MoqError ? error.reason : "internal");
     }
+  }
+
+  /** Lets a handler for subscriptions answer a fetch: with a track whose range is the group. */
+  async #serveOneGroup(route: MuxRoute, request: FetchRequest, group: GroupWriter): Promise<void> {
+    const { path, name, sequence, priority, signal } = request;
+    let isOpened = false;
+    const track = new TrackWriter(
+      {
+        ...this.#linkParts(),
+        fetched: group,
+        open: () => Promise.reject(new TypeError("A fetch has one stream")),
+        accept: (_fields, first) => void (isOpened ||= first !== undefined),
+        drop({ first, last }, reason) {
+          if (first <= sequence && sequence <= last) group.abort(reason);
+        },
+        async end(_last, reason) {
+          if (isOpened && reason === undefined) return await group.close();
+          group.abort(reason ?? "notFound");
+        },
+      },
+      { path, name, id: -1, params: route.params },
+      { priority, ordered: true, maxLatencyMs: 0, startGroup: sequence, endGroup: sequence },
+    );
+    const onLeft = () => track.fail(signal.reason);
+    signal.addEventListener("abort", onLeft, { once: true });
+    // A handler may run on after the group, for later ones.
+    await Promise.race([this.#callHandler(track, route), group.closed]).finally(() =>
+      track.fail(new MoqError("fetch", "cancelled", "The fetch is over"))
+    );
+    if (!isOpened) throw new MoqError("fetch", "notFound", `There is no group ${sequence}`);
   }
 
   async #track(exchange: Exchange): Promise<void> {
@@ -363,6 +402,11 @@ export class Publisher {
       refuse(error instanceof MoqError ? error.reason : "internal");
     }
   }
+}
+
+/** Tells whether the handler of a route answers fetches. */
+function canFetch({ server }: MuxRoute): boolean {
+  return server.serveFetch !== undefined || server.servesFetches === true;
 }
 
 /**

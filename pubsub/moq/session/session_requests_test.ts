@@ -6,6 +6,7 @@ import { openStreams, wiredEnds } from "../../../tests/moq/wires.ts";
 import { soon, turns } from "../../../tests/sessions.ts";
 import { directStream } from "../../../transport/direct.ts";
 import { memoryPair } from "../../../transport/memory/memory.ts";
+import { LiveTrack } from "../live/live_track.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";
 import { type FetchRequest, TrackMux } from "../track/mux.ts";
@@ -137,6 +138,47 @@ for (const version of ALL_VERSIONS) {
         assertEquals(openStreams(client.connection), 0);
       });
     }
+
+    Deno.test(`${version}: a function that serves subscriptions answers fetches`, async () => {
+      const mux = new TrackMux();
+      await using live = new LiveTrack();
+      for (const text of ["one", "two"]) {
+        using group = live.openGroup();
+        group.writeFrame(new TextEncoder().encode(text));
+      }
+      const ended = Promise.withResolvers<void>();
+      mux.publish("/live", (track) => live.serve(track));
+      mux.publish("/counter", async (track) => {
+        track.signal.addEventListener("abort", () => ended.resolve(), { once: true });
+        // Goes on after the fetched group, as for a subscriber.
+        for (;;) {
+          await using group = await track.openGroup();
+          await group.writeFrame(new TextEncoder().encode(`${track.name} ${group.sequence}`));
+        }
+      });
+      mux.publish("/idle", () => {});
+      mux.publish("/broken", () => {
+        throw new MoqError("subscribe", "unauthorized", "Not for you");
+      });
+      await using ends = await wiredEnds(version, { mux });
+      const fetched = async (path: string, group: number) => {
+        const reader = await ends.client.fetch(path, "b", { group });
+        const frame = await soon(reader.readFrame());
+        assertEquals([reader.sequence, await soon(reader.readFrame())], [group, null]);
+        return new TextDecoder().decode(frame!);
+      };
+      assertEquals(await fetched("/live", 1), "one");
+      assertEquals(await fetched("/live", 2), "two");
+      assertEquals(await fetched("/counter", 7), "b 7");
+      await soon(ended.promise);
+      for (const path of ["/live", "/idle", "/broken"]) {
+        const refused = await ends.client.fetch(path, "b", { group: 9 });
+        const error = await assertRejects(() => soon(refused.readFrame()), MoqError);
+        assertEquals(error.by, "remote", path);
+      }
+      for (let at = 0; at < 20 && openStreams(ends.client.connection) > 0; at++) await turns();
+      assertEquals(openStreams(ends.client.connection), 0);
+    });
 
     Deno.test(`${version}: a publisher learns that a fetch was given up, in any state of its handler`, async () => {
       const signals: AbortSignal[] = [];

@@ -83,7 +83,8 @@ export interface TrackServer {
    */
   readonly acceptsLater?: boolean;
   /**
-   * Answers a fetch; without this method fetches are refused.
+   * Answers a fetch. Without this method fetches are refused, and a {@linkcode TrackHandler} that is
+   * a function gets a track whose range is the fetched group.
    *
    * @param request The request.
    * @param group The group to write to; closed afterwards.
@@ -100,8 +101,8 @@ export interface TrackServer {
 }
 
 /**
- * Serves the tracks of a broadcast: a function for subscriptions alone, or a
- * {@linkcode TrackServer}.
+ * Serves the tracks of a broadcast: a function that writes what a subscriber or a fetch asks for, or
+ * a {@linkcode TrackServer}.
  */
 export type TrackHandler = TrackServer | TrackServer["serveTrack"];
 
@@ -150,10 +151,16 @@ export interface MoqPublication extends Disposable {
   end(): void;
 }
 
+/** A handler, as the mux keeps it. */
+export interface MuxServer extends TrackServer {
+  /** True if `serveTrack()` answers fetches, too: the handler is a function. */
+  readonly servesFetches?: boolean;
+}
+
 /** The handler of a path. */
 export interface MuxRoute {
   /** The handler. */
-  readonly server: TrackServer;
+  readonly server: MuxServer;
   /** The values of the names in braces. */
   readonly params: Readonly<Record<string, string>>;
   /** Aborted when the broadcast or pattern is withdrawn. */
@@ -161,14 +168,14 @@ export interface MuxRoute {
 }
 
 interface Broadcast extends MoqPublication {
-  readonly server: TrackServer;
+  readonly server: MuxServer;
   hops: readonly bigint[];
   readonly controller: AbortController;
 }
 
 interface Pattern {
   readonly parts: readonly string[];
-  readonly server: TrackServer;
+  readonly server: MuxServer;
   readonly controller: AbortController;
 }
 
@@ -381,8 +388,8 @@ export class TrackMux {
   }
 }
 
-function serverOf(handler: TrackHandler, verb: "publish" | "handle"): TrackServer {
-  if (typeof handler === "function") return { serveTrack: handler };
+function serverOf(handler: TrackHandler, verb: "publish" | "handle"): MuxServer {
+  if (typeof handler === "function") return { serveTrack: handler, servesFetches: true };
   const given = handler as TrackServer | null | undefined;
   if (typeof given?.serveTrack === "function") return given;
   throw new TypeError(

@@ -35,6 +35,8 @@ export interface TrackWriterLink {
   readonly resets: boolean;
   /** Memory for waiting frames. */
   readonly buffers: WriteBuffers;
+  /** Writer of the answer, where the track stands for a fetch: the only group that can be opened. */
+  readonly fetched?: GroupWriter;
   /** Opens a stream for a group. */
   open(sendOrder: number): Promise<DirectWritable>;
   /**
@@ -220,6 +222,8 @@ export const CLOSE_TIMEOUT_MS = 30_000;
  * - **Order:** the newest group is sent first, or the oldest if the subscriber asks for that. A
  *   writer whose `openGroup()` has to wait is saturated: its groups are sent in order, after the
  *   earlier ones.
+ * - **Fetches:** a handler that is a function gets a track for each fetch as well. Its range is the
+ *   fetched group.
  * - **End:** the track is over once closed, or the subscriber left, the session ended, or the last
  *   requested group is written; `signal` tells.
  *
@@ -256,7 +260,7 @@ export class TrackWriter implements AsyncDisposable {
   readonly path: BroadcastPath;
   /** The track. */
   readonly name: string;
-  /** The number of the subscription. */
+  /** The number of the subscription; -1 for a fetch, which has none. */
   readonly id: number;
   /** The values of the names in the mux's pattern. */
   readonly params: Readonly<Record<string, string>>;
@@ -324,6 +328,15 @@ export class TrackWriter implements AsyncDisposable {
    */
   get session(): SubscriberSession {
     return this.#link.session;
+  }
+
+  /**
+   * Writer of the answer, where the track stands for a fetch.
+   *
+   * @ignore
+   */
+  get fetched(): GroupWriter | undefined {
+    return this.#link.fetched;
   }
 
   /** True once no more groups can be written. */
@@ -514,6 +527,7 @@ export class TrackWriter implements AsyncDisposable {
       this.#isAccepted = true;
       link.accept(this.subscription, sequence);
     }
+    if (link.fetched !== undefined) return link.fetched;
     const head = encodeGroupHead({ subscribeId: this.id, sequence });
     const group = new GroupWriter(sequence, head, this.#groupOptions);
     group.isBehind = isBehind;
@@ -534,9 +548,15 @@ export class TrackWriter implements AsyncDisposable {
 
   #checkRange(sequence: number): void {
     const { endGroup = Infinity } = this.subscription;
-    if (sequence <= endGroup) return;
-    const message =
-      `Cannot open group ${sequence}: the subscriber wants no group after ${endGroup}`;
+    const { fetched } = this.#link;
+    const isRequested = fetched === undefined
+      ? sequence <= endGroup
+      : sequence === fetched.sequence;
+    if (isRequested) return;
+    const wanted = fetched === undefined
+      ? `the subscriber wants no group after ${endGroup}`
+      : `the fetch is for group ${fetched.sequence} alone`;
+    const message = `Cannot open group ${sequence}: ${wanted}`;
     throw new MoqError("group", "outOfRange", message);
   }
 
