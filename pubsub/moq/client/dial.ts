@@ -27,7 +27,7 @@ import {
   webSocketOffers,
 } from "../wire/versions.ts";
 
-/** gomoqt before moq-lite-03 waits for another first message, and does not answer SETUP. */
+/** Hint for a silent server: gomoqt before moq-lite-03 waits for another first message. */
 const NO_SETUP_ANSWER =
   'the server does not answer SETUP (one of gomoqt up to 0.11 takes versions: ["gomoqt-dev"])';
 
@@ -49,10 +49,9 @@ const MAX_HASH_ANSWER = 256;
 export interface DialMoqOptions
   extends Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs" | "signal"> {
   /**
-   * The versions to offer, the best first. By default `moq-lite-05`, `-04`, `-02` and `-01`; over
-   * `moqt:`, where every version has a separate name, `gomoqt-dev` follows as the last one. The
-   * name of `gomoqt-dev` there, `moq-00`, means another protocol to servers of the IETF's draft 14;
-   * no server that knows a version of moq-lite chooses that name.
+   * The versions to offer, the best first. By default `moq-lite-05`, `-04`, `-02` and `-01`.
+   * `gomoqt-dev` is never offered by default: its ALPN name, `moq-00`, selects draft 14 at relays
+   * that speak the IETF's drafts.
    */
   readonly versions?: readonly MoqVersion[];
   /**
@@ -188,9 +187,8 @@ export async function dialMoq(
     );
   }
   target.hash = "";
-  const isQuic = target.protocol === "moqt:";
   const {
-    versions = isQuic ? [...DEFAULT_VERSIONS, "gomoqt-dev"] : DEFAULT_VERSIONS,
+    versions = DEFAULT_VERSIONS,
     runtime = platformRuntime(),
     maxUnidirectionalStreams = MAX_STREAMS,
     signal,
@@ -215,10 +213,10 @@ export async function dialMoq(
     idleTimeoutMs,
     signal: whole,
   };
-  let isSetupSent = false;
-  const onSetupSent = () => void (isSetupSent = true);
+  let chosen: string | undefined;
+  const onConnected = ({ protocol }: Connection) => void (chosen = protocol);
   try {
-    return await within(runtime, begin(target, { ...dialing, onSetupSent }), {
+    return await within(runtime, begin(target, { ...dialing, onConnected }), {
       late: `Cannot begin a session of MoQ with ${target.host} within`,
       signal,
       timeoutMs,
@@ -226,15 +224,48 @@ export async function dialMoq(
     });
   } catch (error) {
     ending.abort(error);
-    const isSilent = isSetupSent && error instanceof TimeoutError &&
-      !versions.includes("gomoqt-dev");
-    throw isSilent ? new TimeoutError(`${error.message}: ${NO_SETUP_ANSWER}`, timeoutMs) : error;
+    throw withVersions(error, namesOf(target, versions), { versions, chosen });
   }
+}
+
+/** Adds the offered names, and the name that the server chose, to the error of a silent setup. */
+function withVersions(
+  error: unknown,
+  offered: readonly string[],
+  { versions, chosen }: {
+    readonly versions: readonly MoqVersion[];
+    readonly chosen: string | undefined;
+  },
+): unknown {
+  // Before the connection is open, a late server says nothing about versions.
+  if (!(error instanceof TimeoutError) || chosen === undefined) return error;
+  const [first] = offeredVersions(chosen, versions);
+  const isSetupSent = first !== undefined && VERSIONS[first].setup === "compat";
+  const hint = isSetupSent && !versions.includes("gomoqt-dev") ? `; ${NO_SETUP_ANSWER}` : "";
+  const choice = chosen === "" ? "none" : chosen;
+  const offer = offered.length === 0
+    ? ""
+    : `: offered ${offered.join(", ")}; the server chose ${choice}`;
+  return new TimeoutError(`${error.message}${offer}${hint}`, error.timeoutMs);
+}
+
+/** Adds the offered names to the error of a connection that the server refused with a status. */
+function withOffer(error: unknown, offered: readonly string[]): unknown {
+  if (!(error instanceof ConnectionError) || error.status === undefined) return error;
+  const { message, status } = error;
+  const offer = `${message}; offered ${offered.join(", ") || "no version by name"}`;
+  return new ConnectionError(offer, { status, cause: error });
+}
+
+/** Lists the names that offer the versions on the transport of a URL. */
+function namesOf({ protocol }: URL, versions: readonly MoqVersion[]): readonly string[] {
+  if (/^wss?:$/.test(protocol)) return webSocketOffers(versions);
+  return protocolsOf(versions, protocol === "moqt:" ? "quic" : "webtransport");
 }
 
 async function begin(
   target: URL,
-  options: Dialing & { readonly onSetupSent: () => void },
+  options: Dialing & { readonly onConnected: (connection: Connection) => void },
 ): Promise<MoqSession> {
   const { protocol } = target;
   const connection = protocol === "moqt:"
@@ -249,9 +280,10 @@ async function begin(
     const moqCode = MOQ_LITE_SESSION_CODES.unsupportedVersion;
     const reason = "No version of MoQ is common: the server chose none that was offered";
     connection.close({ closeCode: moqCode, reason });
-    throw new MoqError("session", "unsupportedVersion", reason, { moqCode });
+    const names = namesOf(target, options.versions).join(", ");
+    throw new MoqError("session", "unsupportedVersion", `${reason} (${names})`, { moqCode });
   }
-  if (VERSIONS[versions[0]!].setup === "compat") options.onSetupSent();
+  options.onConnected(connection);
   return await MoqSession.open(connection, {
     ...options,
     side: "client",
@@ -294,9 +326,10 @@ async function openRawQuic(target: URL, options: Dialing): Promise<Connection> {
 
 async function openWebSocket(target: URL, options: Dialing): Promise<Connection> {
   const { versions, headers, maxUnidirectionalStreams, signal, timeoutMs } = options;
+  const protocols = webSocketOffers(versions);
   const connection = await dialWebSocket(target, {
     runtime: options.runtime,
-    protocols: webSocketOffers(versions),
+    protocols,
     flowControl: {
       maxStreamsUni: maxUnidirectionalStreams,
       maxStreamsBidi: MAX_STREAMS,
@@ -304,6 +337,8 @@ async function openWebSocket(target: URL, options: Dialing): Promise<Connection>
     signal,
     timeoutMs,
     ...(headers && { headers }),
+  }).catch((error) => {
+    throw withOffer(error, protocols);
   });
   if (connection.capabilities.streams) return connection;
   connection.close();
@@ -313,9 +348,10 @@ async function openWebSocket(target: URL, options: Dialing): Promise<Connection>
 async function openWebTransport(target: URL, options: Dialing): Promise<Connection> {
   const { versions, headers, maxUnidirectionalStreams, idleTimeoutMs, signal, timeoutMs } = options;
   const { url, hashes } = await webTransportTarget(target, options);
+  const protocols = protocolsOf(versions, "webtransport");
   const dialOptions: DialWebTransportOptions = {
     runtime: options.runtime,
-    protocols: protocolsOf(versions, "webtransport"),
+    protocols,
     flowControl: UNLIMITED_CREDIT,
     maxUnidirectionalStreams,
     maxBidirectionalStreams: MAX_STREAMS,
@@ -327,13 +363,17 @@ async function openWebTransport(target: URL, options: Dialing): Promise<Connecti
   };
   if (isNativeWebTransportAvailable()) {
     // A browser that cannot tell the negotiated protocol learns the version from the first message.
-    const protocols = "protocol" in WebTransport.prototype ? dialOptions.protocols! : [];
-    return await dialNativeWebTransport(url, { ...dialOptions, protocols });
+    const offered = "protocol" in WebTransport.prototype ? protocols : [];
+    return await dialNativeWebTransport(url, { ...dialOptions, protocols: offered });
   }
   // Advice about command line flags is no help on a page.
   if (!("Deno" in globalThis)) throw new UnsupportedError("This platform has no WebTransport");
   const { dialWebTransport } = await import("../../../transport/h3/client.ts");
-  return await dialWebTransport(url, dialOptions);
+  try {
+    return await dialWebTransport(url, dialOptions);
+  } catch (error) {
+    throw withOffer(error, protocols);
+  }
 }
 
 async function raceWebTransport(target: URL, options: Dialing): Promise<Connection> {

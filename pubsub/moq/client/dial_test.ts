@@ -77,6 +77,8 @@ Deno.test("dialMoq() names possible causes where a server does not answer SETUP"
   const url = `https://127.0.0.1:${listener.address.port}/`;
   const error = await assertRejects(() => dialMoq(url, options), TimeoutError, "gomoqt");
   assertEquals(error.timeoutMs, 200);
+  const offer = "offered moq-lite-05, moq-lite-04, moql; the server chose none";
+  assertStringIncludes(error.message, offer);
   const other = await assertRejects(
     () => dialMoq(url, { ...options, versions: ["gomoqt-dev"] }),
     TimeoutError,
@@ -156,6 +158,7 @@ Deno.test("dialMoq() tells with which code a server ended the setup", async () =
     key: certificate.key,
   });
   const dialing = dialMoq(`moqt://127.0.0.1:${listener.address.port}/`, {
+    versions: ["gomoqt-dev"],
     serverCertificateHashes: certificate.hashes,
   });
   for await (const connection of listener) {
@@ -170,6 +173,32 @@ Deno.test("dialMoq() tells with which code a server ended the setup", async () =
     "remote",
   ]);
   assertStringIncludes(error.message, "Go away");
+});
+
+Deno.test("dialMoq() names the offered versions if a server of the IETF's drafts has none", async () => {
+  const { cert, key, hashes } = devCertificate({ cacheFolder: null });
+  const options = { serverCertificateHashes: hashes };
+  const hostname = "127.0.0.1";
+  await using raw = listenQuic({ hostname, protocols: ["moq-00", "moqt-16"], cert, key });
+  const error = await assertRejects(
+    () => dialMoq(`moqt://127.0.0.1:${raw.address.port}/`, options),
+    MoqError,
+    "the server speaks none of moq-lite-05, moq-lite-04, moql",
+  );
+  assertEquals(error.reason, "unsupportedVersion");
+
+  await using listener = listenWebTransport({ hostname, cert, key });
+  const refusing = (async () => {
+    for await (const request of listener) request.refuse(400);
+  })();
+  const refused = await assertRejects(
+    () => dialMoq(`https://127.0.0.1:${listener.address.port}/`, options),
+    ConnectionError,
+    "offered moq-lite-05, moq-lite-04, moql",
+  );
+  assertEquals(refused.status, 400);
+  await listener.close();
+  await refusing;
 });
 
 Deno.test("dialMoq() reports a closed port", async () => {
