@@ -1,6 +1,6 @@
 /** Accounts of sessions, users and network addresses for rate limits. */
 import { type Engine, SharedBucket } from "./shared_counts.ts";
-import { type Bucket, type Rate, TokenBucket } from "./token_bucket.ts";
+import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
 
 /** Unit of a rate. */
 export type RateUnit = "messages" | "bytes" | "subscriptions" | "connections";

@@ -6,7 +6,7 @@ import type { Session } from "../session/session.ts";
 import { type Account, Accounts, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
 import { type MeterHost, SessionMeter } from "./meter.ts";
 import { Engine, type SharedCounts } from "./shared_counts.ts";
-import { checkRate, type Rate } from "./token_bucket.ts";
+import { checkRate, type Rate } from "../base/token_bucket.ts";
 
 /** Smallest default burst of connections from one address. */
 const MIN_CONNECTION_BURST = 100;

@@ -1,7 +1,7 @@
 /** Rates that hold on all nodes together: each node counts alone, and settles with an engine. */
 import type { Runtime } from "../base/runtime.ts";
 import { MAX_TIMER_MS, pause, within } from "../base/wait.ts";
-import { type Bucket, type Rate, TokenBucket } from "./token_bucket.ts";
+import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
 
 /**
  * Token buckets that all nodes share; the `store` of a broker is one.

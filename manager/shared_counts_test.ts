@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../base/runtime.ts";
 import { passTime } from "../testing/turns.ts";
 import { Engine, SharedBucket, type SharedCount, type SharedCounts } from "./shared_counts.ts";
-import { type Rate, TokenBucket } from "./token_bucket.ts";
+import { type Rate, TokenBucket } from "../base/token_bucket.ts";
 
 const RATE = { perSecond: 10, burst: 100 };
 

@@ -20,7 +20,7 @@ import type { Rooms } from "../pubsub/presence/rooms.ts";
 import type { Topics } from "../pubsub/topics.ts";
 import { Expiry } from "./authentication.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
-import { type Rate, TokenBucket } from "../manager/token_bucket.ts";
+import { type Rate, TokenBucket } from "../base/token_bucket.ts";
 import { isOwnAnswer } from "./durable/options.ts";
 import type { DurableStreams } from "./durable/streams.ts";
 import type { ConsoleReport } from "../base/console_report.ts";

@@ -6,7 +6,7 @@ import type { InspectorOptions } from "./inspector/options.ts";
 import { DURABLE_STREAMS, type DurableStreamsOptions, KEEP } from "./durable/options.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
 import type { RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts";
-import { checkRate, type Rate } from "../manager/token_bucket.ts";
+import { checkRate, type Rate } from "../base/token_bucket.ts";
 import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
 import type { RoomOptions } from "../pubsub/presence/rooms.ts";
 import { checkKeys, checkLimits, type OptionKeys } from "../base/options.ts";

@@ -3,7 +3,7 @@ import { connect, dial } from "../client.ts";
 import { type CloseInfo, RequestError, SessionClosedError } from "../errors.ts";
 import type { SharedCounts } from "../manager/mod.ts";
 import type { SharedCount } from "../manager/shared_counts.ts";
-import { TokenBucket } from "../manager/token_bucket.ts";
+import { TokenBucket } from "../base/token_bucket.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type { ServeOptions } from "../server.ts";
 import type { Session } from "../session/session.ts";

@@ -2,7 +2,7 @@
 import type { AuthorizationContext } from "../http/face.ts";
 import { outside, type Runtime } from "../../base/runtime.ts";
 import type { Broker } from "../../pubsub/broker.ts";
-import type { Rate } from "../../manager/token_bucket.ts";
+import type { Rate } from "../../base/token_bucket.ts";
 import { checkLimits, type OptionKeys } from "../../base/options.ts";
 import type { StreamBounds } from "../../pubsub/logs/stream_logs.ts";
 

@@ -4,7 +4,7 @@ import { Problem, REFUSAL_CODES, tooMany } from "./problem.ts";
 import { Refused } from "../refusal.ts";
 import { refusalHeaders } from "../session_request.ts";
 import { Accounts } from "../../manager/accounts.ts";
-import { checkRate, type Rate } from "../../manager/token_bucket.ts";
+import { checkRate, type Rate } from "../../base/token_bucket.ts";
 import { within } from "../../base/wait.ts";
 import type { HttpFaceStats } from "../../telemetry/measures.ts";
 import type { Runtime } from "../../base/runtime.ts";

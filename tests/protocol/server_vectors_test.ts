@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import { AuthenticationError, RequestError } from "../../errors.ts";
 import type { DrainOptions } from "../../manager/drain.ts";
-import type { Rate } from "../../manager/token_bucket.ts";
+import type { Rate } from "../../base/token_bucket.ts";
 import { away, ScriptedBroker, ScriptedEngine } from "../../pubsub/_scripted_broker_test.ts";
 import type {
   BrokerSubscribeOptions,

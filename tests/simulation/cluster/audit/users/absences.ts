@@ -1,5 +1,5 @@
 /** Users and addresses that use up a rate, leave, and come back: the node remembers what was taken. */
-import type { Rate } from "../../../../../manager/token_bucket.ts";
+import type { Rate } from "../../../../../base/token_bucket.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, STEADY } from "../audit.ts";
 import { type Outcome, Page } from "./page.ts";

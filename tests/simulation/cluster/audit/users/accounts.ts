@@ -1,5 +1,5 @@
 /** Rates of users and addresses, whose sessions come and go, beside a model of their buckets. */
-import type { Rate } from "../../../../../manager/token_bucket.ts";
+import type { Rate } from "../../../../../base/token_bucket.ts";
 import { AuthenticationError, CloseCode } from "../../../../../errors.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, STEADY } from "../audit.ts";

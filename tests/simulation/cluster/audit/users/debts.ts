@@ -1,5 +1,5 @@
 /** Debts above one burst at nodes that share rates: each is paid in time, and refuses nothing behind. */
-import type { Rate } from "../../../../../manager/token_bucket.ts";
+import type { Rate } from "../../../../../base/token_bucket.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between } from "../../chance.ts";
 import { brokersInMemory } from "../../node_ports.ts";

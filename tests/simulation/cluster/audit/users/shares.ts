@@ -1,5 +1,5 @@
 /** Rates that two nodes count together: the sessions of a user have one rate on both. */
-import type { Rate } from "../../../../../manager/token_bucket.ts";
+import type { Rate } from "../../../../../base/token_bucket.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, STEADY } from "../audit.ts";
 import { auditAbsences } from "./absences.ts";

@@ -1,5 +1,5 @@
 /** Units of rates: each kind of envelope counts in its buckets of all scopes, beside a model of these. */
-import type { Rate } from "../../../../../manager/token_bucket.ts";
+import type { Rate } from "../../../../../base/token_bucket.ts";
 import { CloseCode } from "../../../../../errors.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
