@@ -112,6 +112,19 @@ Deno.test("hardened engine inflates messages of any size in order, in fragments 
   assertEquals(received, texts);
 });
 
+Deno.test("hardened engine reads a message that compression makes a thousand times smaller", async () => {
+  const received: unknown[] = [];
+  const server = listenCompressed({ onMessage: ({ data }) => void received.push(data) });
+  await using _server = server;
+  using raw = await RawSocket.open(portOf(server), { headers: OFFER });
+  const data = Array.from({ length: 100_000 }, () => 0);
+  const payload = deflate(JSON.stringify({ topic: "t", data }));
+  assertLess(payload.length, 1_000);
+  await raw.write(frameOf(payload, { head: COMPRESSED_TEXT }));
+  await until(() => received.length === 1);
+  assertEquals(received, [data]);
+});
+
 Deno.test("hardened engine closes a peer whose compressed messages are too large or invalid", async () => {
   const server = listenCompressed({ session: { maxMessageBytes: 100_000 } }, {
     handshakeBurst: Infinity,
@@ -119,7 +132,6 @@ Deno.test("hardened engine closes a peer whose compressed messages are too large
   await using _server = server;
   const rows: [name: string, frame: Uint8Array, code: number][] = [
     ["a bomb", frameOf(deflate(new Uint8Array(10_000_000)), { head: COMPRESSED_TEXT }), 4413],
-    ["a dense message", frameOf(deflate(new Uint8Array(99_000)), { head: COMPRESSED_TEXT }), 1008],
     ["no deflate", frameOf(new Uint8Array([0xff, 0xff]), { head: COMPRESSED_TEXT }), 1007],
     ["no UTF-8", frameOf(deflate(Uint8Array.of(0xff)), { head: COMPRESSED_TEXT }), 1007],
     ["a compressed ping", frameOf("", { head: 0xc9 }), 1002],

@@ -14,17 +14,11 @@ const finishFlush = constants.Z_SYNC_FLUSH;
 /** End of each flushed block, which a message leaves out at its own end. */
 const TAIL = Buffer.of(0x00, 0x00, 0xff, 0xff);
 
-/** Largest compressed message that is inflated at once, in bytes; a larger one takes a thread. */
+/** Largest compressed message that is inflated on this thread, in bytes. */
 export const MAX_SYNC_INFLATE_BYTES = 16_384;
 
-/**
- * Most inflated bytes for each compressed byte, for messages above {@linkcode MIN_BOUNDED_BYTES}.
- * Text with many repetitions stays below; a peer that wants to spend this end's memory does not.
- */
-export const MAX_INFLATE_RATIO = 128;
-
-/** Inflated size that is allowed at any ratio, in bytes. */
-const MIN_BOUNDED_BYTES = 65_536;
+/** Most bytes that a message inflates to on this thread: about a millisecond of work. */
+export const MAX_SYNC_INFLATED_BYTES = 1_048_576;
 
 /** Most bytes of a stored block of deflate. */
 const MAX_STORED_BYTES = 65_535;
@@ -169,23 +163,22 @@ export type Inflated =
   | { readonly bytes: Buffer }
   | { readonly fault: InflateFault };
 
-/** Fault of a compressed message: above the limit of bytes, above that of the ratio, or broken. */
-type InflateFault = "too large" | "too dense" | "invalid";
+/** Fault of a compressed message: above the limit of bytes, or broken. */
+type InflateFault = "too large" | "invalid";
 
 /**
  * Inflates a small message.
  *
  * @param payload Compressed message.
- * @param maxBytes Most inflated bytes.
+ * @param maxOutputLength Most inflated bytes.
  * @returns The message, or the fault of the peer.
  */
-export function inflateSync(payload: Buffer, maxBytes: number): Inflated {
-  const maxOutputLength = outputOf(payload, maxBytes);
+export function inflateSync(payload: Buffer, maxOutputLength: number): Inflated {
   try {
     const bytes = inflateRawSync(Buffer.concat([payload, TAIL]), { maxOutputLength, finishFlush });
     return { bytes };
   } catch (error) {
-    return { fault: faultOf(error, maxOutputLength < maxBytes) };
+    return { fault: faultOf(error) };
   }
 }
 
@@ -193,27 +186,21 @@ export function inflateSync(payload: Buffer, maxBytes: number): Inflated {
  * Inflates a message on another thread.
  *
  * @param payload Compressed message.
- * @param maxBytes Most inflated bytes.
+ * @param maxOutputLength Most inflated bytes.
  * @param done Receives the message, or the fault of the peer.
  */
 export function inflate(
   payload: Buffer,
-  maxBytes: number,
+  maxOutputLength: number,
   done: (inflated: Inflated) => void,
 ): void {
-  const maxOutputLength = outputOf(payload, maxBytes);
   const options = { maxOutputLength, finishFlush };
   inflateRaw(Buffer.concat([payload, TAIL]), options, (error, bytes) => {
-    done(error === null ? { bytes } : { fault: faultOf(error, maxOutputLength < maxBytes) });
+    done(error === null ? { bytes } : { fault: faultOf(error) });
   });
 }
 
-/** Returns the most bytes that a payload may become. */
-function outputOf({ length }: Buffer, maxBytes: number): number {
-  return Math.min(maxBytes, Math.max(MIN_BOUNDED_BYTES, length * MAX_INFLATE_RATIO));
-}
-
-function faultOf(error: unknown, isRatioLower: boolean): InflateFault {
-  if ((error as { code?: unknown }).code !== "ERR_BUFFER_TOO_LARGE") return "invalid";
-  return isRatioLower ? "too dense" : "too large";
+function faultOf(error: unknown): InflateFault {
+  const isTooLarge = (error as { code?: unknown }).code === "ERR_BUFFER_TOO_LARGE";
+  return isTooLarge ? "too large" : "invalid";
 }

@@ -3,13 +3,14 @@ import { type Buffer, isUtf8 } from "node:buffer";
 import type { Socket as RawSocket } from "node:net";
 import { CloseCode } from "../../errors.ts";
 import { outside, type Runtime, type Timer } from "../../base/runtime.ts";
+import { TokenBucket } from "../../base/token_bucket.ts";
 import type { Connection, Frame, FramePart } from "../connection.ts";
 import {
   inflate,
   type Inflated,
   inflateSync,
-  MAX_INFLATE_RATIO,
   MAX_SYNC_INFLATE_BYTES,
+  MAX_SYNC_INFLATED_BYTES,
   type SharedDeflater,
 } from "./compression.ts";
 import {
@@ -41,6 +42,13 @@ const FAREWELL_MS = 1_000;
  * A peer that reads its pongs stays far below.
  */
 export const MAX_UNSENT_PONG_BYTES = 262_144;
+
+/**
+ * Inflated bytes that a socket reads: 8 MiB a second, after a burst of 16 MiB. Above this rate the
+ * socket waits. So a peer that sends a megabyte which inflates to a gigabyte costs little CPU time a
+ * second, and the memory of one message.
+ */
+export const INFLATE_RATE = { perSecond: 8 * 1_048_576, burst: 16 * 1_048_576 };
 
 /** Most bytes of frames that are joined to one write; at this number a socket writes early. */
 const MAX_JOINED_BYTES = 65_536;
@@ -124,6 +132,10 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   #isHeld = false;
   /** True while another thread inflates a message; nothing is read meanwhile, to keep the order. */
   #isInflating = false;
+  /** Inflated bytes, from the first compressed message on. */
+  #inflatedBytes: TokenBucket | undefined = undefined;
+  /** The timer of a socket that has inflated too much; nothing is read meanwhile. */
+  #pacing: Timer | undefined = undefined;
   /** True once the raw socket closed. */
   #isGone = false;
   #received: { readonly code: number; readonly reason: string } | undefined = undefined;
@@ -160,7 +172,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   /** Ends the connection of a peer that sends no more bytes. */
   bytesEnded(): void {
     // Messages and a close that waited for `resume` arrived before the end.
-    if (!this.#isInflating) this.#reader.resume();
+    if (!this.#isBusy) this.#reader.resume();
     this.flush();
     this.#leave();
     this.raw.end();
@@ -170,11 +182,11 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   socketClosed(): void {
     this.readyState = CLOSING;
     this.#isGone = true;
-    // Called again behind the message that another thread inflates.
-    if (this.#isInflating) return;
+    // Called again after the compressed messages that are left.
+    if (this.#isBusy) return;
     // Messages that waited for `resume` arrived before the end.
     this.#reader.resume();
-    if (this.#isInflating) return;
+    if (this.#isBusy) return;
     this.#reader.end();
     this.readyState = CLOSED;
     this.#runtime.clearTimeout(this.#timer);
@@ -236,6 +248,11 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.raw.pause();
   }
 
+  /** True while a compressed message keeps this socket from reading the next one. */
+  get #isBusy(): boolean {
+    return this.#isInflating || this.#pacing !== undefined;
+  }
+
   /** Reads again. */
   resume(): void {
     this.#isHeld = false;
@@ -243,7 +260,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   }
 
   #continue(): void {
-    if (this.#isHeld || this.#isInflating) return;
+    if (this.#isHeld || this.#isBusy) return;
     this.#reader.resume();
     // A message that waited may have paused the socket again.
     if (!this.#reader.isPaused) this.raw.resume();
@@ -270,6 +287,8 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     if (this.readyState === CLOSED) return;
     this.readyState = CLOSING;
     this.#reader.end();
+    this.#runtime.clearTimeout(this.#pacing);
+    this.#pacing = undefined;
     const { raw } = this;
     if ("resetAndDestroy" in raw && !("encrypted" in raw)) raw.resetAndDestroy();
     else raw.destroy();
@@ -312,19 +331,42 @@ export class HardenedSocket implements FrameEvents, FrameSource {
 
   /** Inflates a message, and passes the message on. */
   onCompressed(isText: boolean, payload: Buffer): void {
+    const { maxPayloadBytes } = this.#limits;
     if (payload.length <= MAX_SYNC_INFLATE_BYTES) {
-      return this.#inflated(isText, inflateSync(payload, this.#limits.maxPayloadBytes));
+      const maxBytes = Math.min(maxPayloadBytes, MAX_SYNC_INFLATED_BYTES);
+      const inflated = inflateSync(payload, maxBytes);
+      const isLarger = "fault" in inflated && inflated.fault === "too large";
+      if (!isLarger || maxBytes === maxPayloadBytes) return this.#inflated(isText, inflated);
     }
     this.#isInflating = true;
     this.#stop();
     const { promise, resolve } = Promise.withResolvers<Inflated>();
-    inflate(payload, this.#limits.maxPayloadBytes, resolve);
+    inflate(payload, maxPayloadBytes, resolve);
     void outside(this.#runtime, promise).then((inflated) => {
       this.#isInflating = false;
       if (!this.#reader.isOver) this.#inflated(isText, inflated);
-      if (this.#isGone) this.socketClosed();
-      else this.#continue();
+      this.#readOn();
     });
+  }
+
+  /** Reads after a compressed message, or ends what the end of the raw socket left. */
+  #readOn(): void {
+    if (this.#isGone) this.socketClosed();
+    else this.#continue();
+  }
+
+  /** Counts inflated bytes, and reads nothing while the socket is above its rate. */
+  #pace(inflatedBytes: number): void {
+    const now = this.#runtime.monotonic();
+    const bucket = this.#inflatedBytes ??= new TokenBucket(INFLATE_RATE, now);
+    bucket.take(inflatedBytes, now);
+    const waitMs = bucket.waitMs(0, now);
+    if (waitMs === 0) return;
+    this.#stop();
+    this.#pacing = this.#runtime.setTimeout(() => {
+      this.#pacing = undefined;
+      this.#readOn();
+    }, waitMs);
   }
 
   /** Answers a ping, unless the socket is closing. */
@@ -401,21 +443,14 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   #inflated(isText: boolean, inflated: Inflated): void {
     if ("bytes" in inflated) {
       const { bytes } = inflated;
+      this.#pace(bytes.length);
       if (!isText) return this.onMessage(new Uint8Array(bytes).buffer);
       if (isUtf8(bytes)) return this.onMessage(bytes.toString());
     }
     this.#reader.end();
-    switch ("fault" in inflated && inflated.fault) {
-      case "too large":
-        return this.onFault(FaultCode.tooLarge, "The message is too large");
-      case "too dense":
-        return this.onFault(
-          FaultCode.policy,
-          `The message inflates to more than ${MAX_INFLATE_RATIO} times its size`,
-        );
-      default:
-        this.onFault(FaultCode.noUtf8, "The message is not compressed text or bytes");
-    }
+    if ("fault" in inflated && inflated.fault === "too large") {
+      this.onFault(FaultCode.tooLarge, "The message is too large");
+    } else this.onFault(FaultCode.noUtf8, "The message is not compressed text or bytes");
   }
 
   #emit(event: SocketEvent): void {

@@ -8,7 +8,7 @@ import { turns } from "../../testing/turns.ts";
 import { frameOf } from "../../tests/servers.ts";
 import type { FrameLimits } from "./frame_reader.ts";
 import { WriteTurn } from "./frame_writer.ts";
-import { HardenedSocket, Liveness, MAX_UNSENT_PONG_BYTES } from "./socket.ts";
+import { HardenedSocket, INFLATE_RATE, Liveness, MAX_UNSENT_PONG_BYTES } from "./socket.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 const PING = 0x89;
@@ -47,7 +47,8 @@ function upgrade(
   const stuck = new StuckSocket();
   const greeting = Buffer.from("HTTP/1.1 101 Switching Protocols\r\n\r\n");
   const socket = new HardenedSocket(stuck as unknown as Socket, greeting, {
-    runtime: platformRuntime(),
+    // Fake time has no `performance.now()`.
+    runtime: Object.assign(platformRuntime(), { monotonic: () => Date.now() }),
     turn: new WriteTurn(),
     limits: { maxPayloadBytes: 1_024, maxFragments: 64, allowsCompression: false, ...limits },
     closeTimeoutMs: 5_000,
@@ -229,4 +230,61 @@ Deno.test("HardenedSocket passes on a large compressed message that waited at th
   await closed;
   await turns(5);
   assertEquals(events, [50_000, 3, [1006, false]]);
+});
+
+Deno.test("HardenedSocket reads inflated bytes at a bounded rate, one message at a time", async () => {
+  using time = new FakeTime();
+  const MIB = 1_048_576;
+  const { stuck, socket } = upgrade({ maxPayloadBytes: 4 * MIB, allowsCompression: true });
+  let received = 0;
+  let isSeen = Promise.withResolvers<void>();
+  socket.addEventListener("message", (event) => {
+    received += (event as MessageEvent).data.byteLength;
+    isSeen.resolve();
+  });
+  const payload = deflateRawSync(new Uint8Array(4 * MIB), { finishFlush: constants.Z_SYNC_FLUSH });
+  const frame = frameOf(payload.subarray(0, -4), { head: 0xc2 });
+  // 64 MiB in 64 KiB.
+  stuck.push(Buffer.concat(Array.from({ length: 16 }, () => frame)));
+  const next = async () => {
+    await isSeen.promise;
+    isSeen = Promise.withResolvers();
+  };
+  // The burst, and the message that exceeds the burst.
+  for (let count = 1; count <= 5; count++) await next();
+  assertEquals([received, socket.isPaused], [INFLATE_RATE.burst + 4 * MIB, true]);
+  for (let count = 6; count <= 16; count++) {
+    await time.tickAsync(499);
+    assertEquals(received, (count - 1) * 4 * MIB);
+    await time.tickAsync(1);
+    await next();
+    assertEquals(received, count * 4 * MIB);
+  }
+  socket.terminate();
+  await turns(1);
+  assertEquals(socket.readyState, WebSocket.CLOSED);
+});
+
+Deno.test("HardenedSocket passes on paced messages after the peer's end, and then the close", async () => {
+  using time = new FakeTime();
+  const { stuck, socket } = upgrade({ maxPayloadBytes: 1_048_576, allowsCompression: true });
+  const events: string[] = [];
+  const over = Promise.withResolvers<void>();
+  socket.addEventListener("message", () => void events.push("message"));
+  socket.addEventListener("close", () => {
+    events.push("close");
+    over.resolve();
+  });
+  const payload = deflateRawSync(new Uint8Array(1_048_576), {
+    finishFlush: constants.Z_SYNC_FLUSH,
+  });
+  const frame = frameOf(payload.subarray(0, -4), { head: 0xc2 });
+  stuck.push(Buffer.concat(Array.from({ length: 20 }, () => frame)));
+  await turns(1);
+  stuck.destroy();
+  await turns(1);
+  assertEquals(events.length, 17);
+  await time.tickAsync(1_000);
+  await over.promise;
+  assertEquals(events, [...Array.from({ length: 20 }, () => "message"), "close"]);
 });
