@@ -38,6 +38,8 @@ import {
   SettingId,
   type Settings,
   supportsWebTransport,
+  type UpgradeToken,
+  upgradeTokensOf,
 } from "./wire/settings.ts";
 import { FIRST_READ_BYTES } from "../quic/receive_half.ts";
 import { concat } from "../../base/bytes.ts";
@@ -117,6 +119,8 @@ export interface ConnectOptions {
    * offered.
    */
   readonly protocolOf: (fields: readonly Field[]) => string | undefined;
+  /** Chooses the value of `:protocol`; by default the likely one of the server's settings. */
+  readonly tokenOf?: (settings: Settings) => UpgradeToken;
   /** Factory of the session's errors. */
   readonly errors?: SessionErrors | undefined;
 }
@@ -235,6 +239,7 @@ export class Http3Connection implements SessionLink {
    */
   async connect(options: ConnectOptions): Promise<Http3Session> {
     const { url, fields = [], protocolOf, errors = SKEIN_ERRORS } = options;
+    const { tokenOf = (settings) => upgradeTokensOf(settings)[0] } = options;
     if (this.isOver) {
       throw errors.session("Cannot open session: the server accepts no more on this connection");
     }
@@ -259,7 +264,7 @@ export class Http3Connection implements SessionLink {
     const id = Number(stream.writable.id);
     const head = encodeFields([
       [":method", "CONNECT"],
-      [":protocol", "webtransport"],
+      [":protocol", tokenOf(settings)],
       [":scheme", "https"],
       [":authority", url.host],
       [":path", url.pathname + url.search],

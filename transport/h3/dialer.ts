@@ -3,13 +3,14 @@ import { publicUrl } from "../url.ts";
 import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
 import { checkLimits, KEEP_ALIVE_MS } from "../quic/options.ts";
 import { QuicDial, type QuicDialOptions } from "../quic/dial.ts";
-import { flowLimitsOf } from "./wire/settings.ts";
+import { flowLimitsOf, type UpgradeToken, upgradeTokensOf } from "./wire/settings.ts";
 import { dialFailure, isConnectionRefused } from "../deno_errors.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./wire/qpack.ts";
 import { type Http3Session, type SessionErrors, SKEIN_ERRORS } from "./session.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Http3Pool } from "./pool.ts";
+import { TimeoutError } from "../../errors.ts";
 import { encodeStringList, parseStringItem } from "./wire/structured_fields.ts";
 
 /** Default idle timeout of a connection, in milliseconds. */
@@ -17,6 +18,9 @@ const IDLE_TIMEOUT_MS = 30_000;
 
 /** Default limit of open streams of the server, per direction. */
 const MAX_STREAMS = 128;
+
+/** Statuses of servers that do not know the value of `:protocol`. */
+const UNKNOWN_TOKEN: readonly unknown[] = [400, 404, 501];
 
 /** Options for {@linkcode Http3Dialer}. */
 export interface Http3DialOptions extends DialWebTransportOptions {
@@ -38,6 +42,10 @@ export class Http3Dialer {
   readonly #options: Http3DialOptions;
   #dial: QuicDial | undefined;
   #session: Http3Session | undefined;
+  /** The first answer, if the server was asked again. */
+  #refusal: unknown = undefined;
+  /** Values of `:protocol` left to try. */
+  #tokens: readonly UpgradeToken[] | undefined;
   #isAborted = false;
 
   /**
@@ -68,22 +76,33 @@ export class Http3Dialer {
   }
 
   /**
-   * Dials, and waits for the answer of the server.
+   * Dials, and waits for the answer of the server. A server that does not seem to know the value of
+   * `:protocol` is asked once more, with the other value.
    *
+   * @param onRequest Called with each requested session, before the answer.
    * @returns The accepted session.
    */
-  async session(): Promise<Http3Session> {
-    const session = await this.request();
-    await session.ready;
-    return session;
+  async session(onRequest?: (session: Http3Session) => void): Promise<Http3Session> {
+    const request = async () => {
+      const session = await this.#request();
+      onRequest?.(session);
+      await session.ready;
+      return session;
+    };
+    try {
+      return await request();
+    } catch (error) {
+      if (this.#isAborted || !this.#tokens?.length || !isUnknownToken(error)) throw error;
+      this.#refusal = error;
+      // The first answer says more than the second one, if both are refusals.
+      return await request().catch(() => {
+        throw error;
+      });
+    }
   }
 
-  /**
-   * Connects and requests a session.
-   *
-   * @returns The session, before the answer.
-   */
-  async request(): Promise<Http3Session> {
+  /** Connects and requests a session. */
+  async #request(): Promise<Http3Session> {
     const { errors = SKEIN_ERRORS, protocols = [], headers = {}, pool } = this.#options;
     const fields: Field[] = [...new Headers(headers)];
     if (protocols.length > 0) fields.push(["wt-available-protocols", encodeStringList(protocols)]);
@@ -93,6 +112,11 @@ export class Http3Dialer {
         url: this.#url,
         fields,
         errors,
+        tokenOf: (settings) => {
+          const [token, ...left] = this.#tokens ?? upgradeTokensOf(settings);
+          this.#tokens = left;
+          return token!;
+        },
         protocolOf: (answer) => {
           this.#options.onResponse?.(answer);
           return chosen(answer, protocols);
@@ -116,9 +140,10 @@ export class Http3Dialer {
    * Adds the tried addresses of the server to the error of a timed-out dial.
    *
    * @param error An error; other kinds are returned unchanged.
-   * @returns The error with the addresses.
+   * @returns The error with the addresses; the first answer if a second try was not answered.
    */
   explain(error: unknown): unknown {
+    if (this.#refusal !== undefined && error instanceof TimeoutError) return this.#refusal;
     return this.#dial?.explain(error) ?? error;
   }
 
@@ -166,6 +191,12 @@ export class Http3Dialer {
       });
     }
   }
+}
+
+/** Tells whether a server may have refused because of the value of `:protocol`. */
+function isUnknownToken(error: unknown): boolean {
+  const cause = error instanceof Error ? error.cause as { readonly status?: unknown } : undefined;
+  return UNKNOWN_TOKEN.includes(cause?.status);
 }
 
 function checkUrl(url: string | URL): URL {

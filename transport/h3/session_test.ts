@@ -18,6 +18,7 @@ import { directStream } from "../direct.ts";
 import { dialWebTransport } from "./client.ts";
 import { CapsuleType } from "./wire/capsules.ts";
 import { H3Error } from "./wire/error_codes.ts";
+import { SettingId } from "./wire/settings.ts";
 import { encodeFrame, FrameType } from "./wire/frames.ts";
 import { headersFrame, settingsFrame } from "../../tests/raw_http3.ts";
 
@@ -378,9 +379,9 @@ const RESPONSES: Record<string, [answer: Uint8Array, message: string | undefined
     bytesOf(encodeFrame(GREASE, TEXT), headersFrame([[":status", "200"]])),
     undefined,
   ],
-  "404 with a page": [
-    bytesOf(headersFrame([[":status", "404"]]), encodeFrame(FrameType.data, TEXT)),
-    "refused the session with 404",
+  "403 with a page": [
+    bytesOf(headersFrame([[":status", "403"]]), encodeFrame(FrameType.data, TEXT)),
+    "refused the session with 403",
   ],
   "no status": [headersFrame([["x-status", "200"]]), "broke the protocol"],
   "a status that is none": [headersFrame([[":status", "abc"]]), "broke the protocol"],
@@ -422,6 +423,75 @@ for (const [what, [answer, message]] of Object.entries(RESPONSES)) {
     assertEquals((await soon(peer.ending)).closeCode, code);
   });
 }
+
+/** Settings of servers, the values of `:protocol` that a client requests, and all answers. */
+const TOKENS: [what: string, settings: [number, number][], asked: string[], statuses: string[]][] =
+  [
+    ["early drafts", [[SettingId.enableWebTransport, 1]], ["webtransport"], ["200"]],
+    ["late drafts", [[SettingId.webTransportEnabled, 1]], ["webtransport-h3"], ["200"]],
+    ["an early draft that knows the late name alone", [[SettingId.webTransportMaxSessions, 1]], [
+      "webtransport",
+      "webtransport-h3",
+    ], ["501", "200"]],
+    ["late drafts that know the early name alone", [[SettingId.webTransportEnabled, 1]], [
+      "webtransport-h3",
+      "webtransport",
+    ], ["400", "200"]],
+    ["late drafts without the path", [[SettingId.webTransportEnabled, 1]], [
+      "webtransport-h3",
+      "webtransport",
+    ], ["404", "403"]],
+    [
+      "all drafts, without the path",
+      [
+        [SettingId.enableWebTransport, 1],
+        [SettingId.webTransportEnabled, 1],
+      ],
+      ["webtransport"],
+      ["404"],
+    ],
+    ["early drafts that forbid it", [[SettingId.enableWebTransport, 1]], ["webtransport"], ["403"]],
+  ];
+
+for (const [what, settings, asked, statuses] of TOKENS) {
+  Deno.test(`dialWebTransport() requests ${asked.join(", then ")} at a server of ${what}`, async () => {
+    await using server = new RawServer(certificate);
+    const dialing = dialWebTransport(`https://127.0.0.1:${server.port}/`, {
+      serverCertificateHashes: certificate.hashes,
+    });
+    dialing.catch(() => {});
+    for (const [at, token] of asked.entries()) {
+      const peer = await server.accept();
+      await peer.uni(0, settingsFrame([[SettingId.h3Datagram, 1], ...settings]));
+      const connect = await soon(peer.nextBidi());
+      assertEquals((await soon(connect.receive.fields())).get(":protocol"), token);
+      await connect.send.write(headersFrame([[":status", statuses[at]!]]));
+    }
+    if (statuses.at(-1) === "200") (await soon(dialing)).close();
+    else {
+      // The first answer is the one that counts.
+      const message = `refused the session with ${statuses[0]}`;
+      await assertRejects(() => soon(dialing), ConnectionError, message);
+    }
+  });
+}
+
+Deno.test("dialWebTransport() rejects with the first answer if the second try has none in time", async () => {
+  await using server = new RawServer(certificate);
+  const dialing = dialWebTransport(`https://127.0.0.1:${server.port}/`, {
+    serverCertificateHashes: certificate.hashes,
+    timeoutMs: 300,
+  });
+  dialing.catch(() => {});
+  for (const status of ["404", undefined]) {
+    const peer = await server.accept();
+    await peer.uni(0, settingsFrame(PLAIN_SETTINGS));
+    const connect = await soon(peer.nextBidi());
+    if (status !== undefined) await connect.send.write(headersFrame([[":status", status]]));
+  }
+  const error = await assertRejects(() => soon(dialing), ConnectionError);
+  assertEquals(error.status, 404);
+});
 
 Deno.test("Http3Session of a client ends when the server ends the stream without an answer", async () => {
   await using server = new RawServer(certificate);

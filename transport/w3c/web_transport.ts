@@ -498,9 +498,10 @@ export class WebTransport implements AsyncDisposable {
     try {
       requireQuic();
       if (distrust !== undefined) throw W3C_ERRORS.session(`Cannot connect: ${distrust}`);
-      const session = this.#session = await this.#dialer.request();
-      if (this.#state === "connecting") this.#attach(session);
-      await session.ready;
+      const session = await this.#dialer.session((session) => {
+        this.#session = session;
+        if (this.#state === "connecting") this.#attach(session);
+      });
       runtime.clearTimeout(timer);
       if (this.#state === "connecting") this.#establish();
       const info = await session.closed;

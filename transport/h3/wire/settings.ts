@@ -76,6 +76,7 @@ const RESERVED_IDS: ReadonlySet<number> = new Set([0x2, 0x3, 0x4, 0x5]);
 const BOOLEAN_IDS: ReadonlySet<number> = new Set([
   SettingId.enableConnectProtocol,
   SettingId.h3Datagram,
+  SettingId.webTransportEnabled,
 ]);
 
 /** Settings that both ends always send. */
@@ -90,13 +91,16 @@ const COMMON_SETTINGS: readonly (readonly [id: number, value: number])[] = [
   [SettingId.webTransportEnabled, 1],
 ];
 
-const WEB_TRANSPORT_IDS: readonly number[] = [
+/** Settings that announce WebTransport up to draft 14. */
+const EARLY_IDS: readonly number[] = [
   SettingId.enableWebTransport,
   SettingId.webTransportMaxSessionsDraft02,
   SettingId.webTransportMaxSessionsDraft07,
   SettingId.webTransportMaxSessions,
-  SettingId.webTransportEnabled,
 ];
+
+/** Value of `:protocol` in a request for a session: up to draft 14, and from draft 15 on. */
+export type UpgradeToken = "webtransport" | "webtransport-h3";
 
 /**
  * Encodes settings.
@@ -192,9 +196,29 @@ export function clientSettings(options: ClientSettingsOptions): [id: number, val
  * @returns True if the peer announces both WebTransport and HTTP datagrams.
  */
 export function supportsWebTransport(settings: Settings): boolean {
-  const has = (id: number): boolean => (settings.get(id) ?? 0) > 0;
-  return WEB_TRANSPORT_IDS.some(has) &&
-    (has(SettingId.h3Datagram) || has(SettingId.h3DatagramDraft04));
+  const hasDatagrams = isOn(settings, SettingId.h3Datagram) ||
+    isOn(settings, SettingId.h3DatagramDraft04);
+  return hasDatagrams && (isOn(settings, SettingId.webTransportEnabled) || isEarly(settings));
+}
+
+/**
+ * Lists the values of `:protocol` to request a session with.
+ *
+ * @param settings Settings of the server.
+ * @returns The likely value, and the other one for a second try. A server that announces both early
+ * and late drafts knows both values, and gets one try.
+ */
+export function upgradeTokensOf(settings: Settings): readonly [UpgradeToken, ...UpgradeToken[]] {
+  if (!isOn(settings, SettingId.webTransportEnabled)) return ["webtransport", "webtransport-h3"];
+  return isEarly(settings) ? ["webtransport"] : ["webtransport-h3", "webtransport"];
+}
+
+function isEarly(settings: Settings): boolean {
+  return EARLY_IDS.some((id) => isOn(settings, id));
+}
+
+function isOn(settings: Settings, id: number): boolean {
+  return (settings.get(id) ?? 0) > 0;
 }
 
 /**

@@ -98,7 +98,7 @@ Deno.test("decodeSettings() refuses the ids of HTTP/2", () => {
 });
 
 Deno.test("decodeSettings() refuses values other than 0 and 1 for flags", () => {
-  for (const id of ["08", "33"]) {
+  for (const id of ["08", "33", "ac7cf000"]) {
     assertEquals(decodeSettings(Uint8Array.fromHex(`${id}00`)).size, 1);
     assertRefused(`${id}02`, H3Error.settingsError, "must be 0 or 1, received 2");
     assertRefused(`${id}ffffffffffffffff`, H3Error.settingsError, "must be 0 or 1");
