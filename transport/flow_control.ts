@@ -1,5 +1,5 @@
 /** Credit of one kind: the bytes or streams that each end may still send. */
-import type { Runtime } from "../base/runtime.ts";
+import type { Runtime, Timer } from "../base/runtime.ts";
 import { within } from "../base/wait.ts";
 import type { CreditState, OpenStreamOptions } from "./connection.ts";
 
@@ -73,7 +73,7 @@ export class SendCredit {
     options.signal?.throwIfAborted();
     if (this.#failure !== undefined) throw this.#failure.cause;
     if (this.left > 0 && this.#waiters.size === 0) return this.#takeSome(wanted);
-    this.#reportBlocked();
+    this.reportBlocked();
     return await this.#wait(wanted, options);
   }
 
@@ -123,7 +123,8 @@ export class SendCredit {
     this.#waiters.clear();
   }
 
-  #reportBlocked(): void {
+  /** Reports that the total is used up, once for each total. */
+  reportBlocked(): void {
     if (this.left > 0 || this.#reportedLimit === this.#limit) return;
     this.#reportedLimit = this.#limit;
     this.#onBlocked(this.#limit);
@@ -159,12 +160,20 @@ export class SendCredit {
 }
 
 /**
+ * Time after which released streams are granted again, even if they are few, in milliseconds. A peer
+ * that does not report that it is blocked would wait for the rest of the window.
+ */
+export const GRANT_REST_MS = 20;
+
+/**
  * Credit granted by this end: a window that moves as the peer's bytes are read, or its streams end.
  */
 export class ReceiveCredit {
   #window: number;
   readonly #grant: (limit: number) => void;
   readonly #isAutomatic: boolean;
+  readonly #restAfter: Runtime | undefined;
+  #rest: Timer | undefined = undefined;
   #limit: number;
   #received = 0;
   #done = 0;
@@ -176,13 +185,18 @@ export class ReceiveCredit {
    *
    * @param window Amount that the peer may send before the application reads.
    * @param grant Sends a new total to the peer.
-   * @param options `automatic: false` keeps the window from moving by itself.
+   * @param options `automatic: false` keeps the window from moving by itself. With `restAfter`, all
+   * that was released is granted {@linkcode GRANT_REST_MS} later at most, by timers of that runtime.
    */
   constructor(
     window: number,
     grant: (limit: number) => void,
-    options: { readonly automatic?: boolean | undefined } = {},
+    options: {
+      readonly automatic?: boolean | undefined;
+      readonly restAfter?: Runtime | undefined;
+    } = {},
   ) {
+    this.#restAfter = options.restAfter;
     this.#window = window;
     this.#grant = grant;
     this.#isAutomatic = options.automatic ?? true;
@@ -228,9 +242,9 @@ export class ReceiveCredit {
   }
 
   /**
-   * Counts bytes that were read, or streams that ended. More is granted once the grant would reach
-   * half of the window, or as much as the peer has left. That rest may be small while some streams
-   * stay open for long.
+   * Counts bytes that were read, or streams that ended. More is granted at once if the grant would
+   * reach half of the window, or as much as the peer has left. That rest may be small while some
+   * streams stay open for long.
    *
    * @param amount Number of bytes or streams.
    */
@@ -239,6 +253,21 @@ export class ReceiveCredit {
     const left = Math.max(0, this.#limit - this.#received - this.#lost);
     const more = this.#done + this.#window - this.#limit;
     if (more >= Math.min(left, this.#window / 2)) this.grantAll();
+    else if (more > 0 && this.#isAutomatic) this.#grantLater();
+  }
+
+  /** Grants nothing more by itself: the connection is over. */
+  end(): void {
+    this.#restAfter?.clearTimeout(this.#rest);
+    this.#rest = undefined;
+  }
+
+  #grantLater(): void {
+    if (this.#rest !== undefined) return;
+    this.#rest = this.#restAfter?.setTimeout(() => {
+      this.#rest = undefined;
+      this.grantAll();
+    }, GRANT_REST_MS);
   }
 
   /**

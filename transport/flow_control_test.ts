@@ -101,6 +101,26 @@ Deno.test("ReceiveCredit.release() grants less when most of the window is in use
   assertEquals(granted, [129, 130]);
 });
 
+Deno.test("ReceiveCredit.release() grants the rest 20 ms later, once, and not after the end", () => {
+  using time = new FakeTime();
+  const granted: number[] = [];
+  const credit = new ReceiveCredit(100, (limit) => granted.push(limit), {
+    restAfter: platformRuntime(),
+  });
+  assert(credit.receive(3));
+  credit.release(1);
+  time.tick(19);
+  credit.release(1);
+  assertEquals(granted, []);
+  time.tick(1);
+  assertEquals(granted, [102]);
+  time.tick(1_000);
+  credit.release(1);
+  credit.end();
+  time.tick(1_000);
+  assertEquals(granted, [102]);
+});
+
 Deno.test("ReceiveCredit.receive() tells of more than was granted", () => {
   const credit = new ReceiveCredit(10, () => {});
   assertEquals([credit.receive(10), credit.receive(1)], [true, false]);

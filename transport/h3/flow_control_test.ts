@@ -11,6 +11,7 @@ import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { directStream } from "../direct.ts";
+import type { Http3Session } from "./session.ts";
 import type { DirectReadable, DirectStream } from "../connection.ts";
 import { CapsuleParser, CapsuleType, decodeCloseCapsule } from "./wire/capsules.ts";
 import { H3Error } from "./wire/error_codes.ts";
@@ -171,6 +172,24 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     const waiting = assertRejects(() => soon(open()), ConnectionError);
     session.close();
     await waiting;
+  });
+
+  Deno.test(`Http3Session reports a missing ${kind} stream also to a caller that does not wait`, async () => {
+    await using server = new TestServer();
+    await using raw = await server.open(counting({ data: 1_000, bidi: 1, uni: 1 }));
+    const session = raw.session as Http3Session;
+    const open = (): Promise<unknown> => {
+      const options = { waitUntilAvailable: false };
+      return isBidi
+        ? session.createBidirectionalStream(options)
+        : session.createUnidirectionalStream(options);
+    };
+    await soon(open());
+    await assertRejects(() => soon(open()), RangeError);
+    assertEquals(await new Capsules(raw.connect.receive).next(), [blockedType, 1]);
+    await grant(raw, type, 2);
+    await until(() => session.credit!.state(kind).allowed === 2);
+    await soon(open());
   });
 
   Deno.test(`Http3Session grants ${kind} streams while many of them stay`, async () => {

@@ -103,9 +103,12 @@ export class SessionCredit implements ConnectionCredit {
     this.#of(kind).receive.grant(total);
   }
 
-  /** Tells whether a stream can be opened at once. */
+  /** Tells whether a stream can be opened at once; reports to the peer if none can. */
   has(kind: StreamDirection): boolean {
-    return this.#of(kind).send.left > 0;
+    const { send } = this.#of(kind);
+    if (send.left > 0) return true;
+    send.reportBlocked();
+    return false;
   }
 
   /** Takes the credit for one stream; waits for the credit. */
@@ -161,6 +164,7 @@ export class SessionCredit implements ConnectionCredit {
     this.#failure = error;
     for (const pair of [this.#data, this.#bidirectional, this.#unidirectional]) {
       pair?.send.fail(error());
+      pair?.receive.end();
     }
   }
 
@@ -186,6 +190,7 @@ export class SessionCredit implements ConnectionCredit {
     if (this.#failure !== undefined) send.fail(this.#failure());
     const receive = new ReceiveCredit(ours[limit], (total) => host.sendLimit(grant, total), {
       automatic,
+      restAfter: kind === "data" || this.#failure !== undefined ? undefined : this.#runtime,
     });
     return { send, receive };
   }

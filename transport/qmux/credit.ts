@@ -89,7 +89,7 @@ export class QmuxCredit implements ConnectionCredit {
           made.grant = limit;
           this.#hasFrames = true;
           host.creditChanged();
-        }, { automatic }),
+        }, { automatic, restAfter: kind === "data" ? undefined : host.runtime }),
         grant: undefined,
         blocked: undefined,
         announcedBlocked: -1,
@@ -160,6 +160,9 @@ export class QmuxCredit implements ConnectionCredit {
 
   /** Rejects all waiters. */
   fail(error: unknown): void {
-    for (const kind of CREDIT_KINDS) this.#kinds[kind].send.fail(error);
+    for (const kind of CREDIT_KINDS) {
+      this.#kinds[kind].send.fail(error);
+      this.#kinds[kind].receive.end();
+    }
   }
 }
