@@ -1,4 +1,4 @@
-/** Text of a thrown value. */
+/** Texts of errors: of a thrown value, and of a value that was received. */
 
 /**
  * Reads the text of a thrown value.
@@ -8,4 +8,23 @@
  */
 export function textOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
+}
+
+/**
+ * Describes a value for an error message: the type, never the content.
+ *
+ * @param value Any value.
+ * @returns A word or two.
+ */
+export function describe(value: unknown): string {
+  if (value === null) return "null";
+  if (Array.isArray(value)) return "an array";
+  if (typeof value === "number") return String(value);
+  if (typeof value === "string") return value === "" ? "an empty string" : "a string";
+  if (typeof value === "object") {
+    // Read from the prototype: the peer controls an own key "constructor".
+    const name: unknown = Object.getPrototypeOf(value)?.constructor?.name;
+    return typeof name === "string" && name !== "" ? name : "an object";
+  }
+  return typeof value;
 }

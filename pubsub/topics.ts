@@ -1,14 +1,9 @@
 /** Topics and the subscribers on this node. */
 import { QueueFullError, UnsupportedError } from "../errors.ts";
+import { describe } from "../base/error_text.ts";
 import { Broadcast } from "../session/queue/broadcast.ts";
 import { encodeMessage, MAX_MESSAGE_BYTES, MAX_PLACE_BYTES } from "../session/wire/encode.ts";
-import {
-  describe,
-  isName,
-  isTopic,
-  MAX_NAME_LENGTH,
-  MAX_TOPIC_BYTES,
-} from "../session/wire/envelope.ts";
+import { isName, isTopic, MAX_NAME_LENGTH, MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
 import {
   type HistoryOptions,
   type HistoryPosition,

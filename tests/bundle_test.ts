@@ -21,9 +21,9 @@ const KIB = 1024;
 /** Most bytes that a page loads at first, minified and gzipped. */
 const MAX_BYTES = {
   /** One that connects, without a contract. */
-  page: 28.2 * KIB,
+  page: 28.25 * KIB,
   /** All exports of the client. */
-  client: 30.9 * KIB,
+  client: 30.95 * KIB,
 };
 
 /**
@@ -48,7 +48,7 @@ const MAX_REACT_BYTES = 4.25 * KIB;
 const MAX_FILE_BYTES = 73 * KIB;
 
 /** Most bytes of all parts: each is compressed alone, which takes more than one file does. */
-const MAX_PARTS_BYTES = 77.5 * KIB;
+const MAX_PARTS_BYTES = 77.6 * KIB;
 
 /** A bundle in parts. */
 class Parts {

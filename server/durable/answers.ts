@@ -5,7 +5,6 @@ import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { recordBytes, requestLog } from "../../pubsub/logs/rules.ts";
 import { type StreamLogs, WRITER_LOST } from "../../pubsub/logs/stream_logs.ts";
-import { encodeEnvelope } from "../../session/wire/envelope.ts";
 import type { NodeStreams } from "./node_streams.ts";
 import { answerId, type AnswerLimits } from "./options.ts";
 import { ABORTED, type DurableStreamWriter, isEndCode, LEASE_MS } from "./writer.ts";
@@ -437,7 +436,7 @@ export class Answers {
     for (let count = 1;; count++) {
       const next = await within(runtime, Promise.resolve(iterator.next()), { signal });
       if (next.done) break;
-      kept = checked(next.value, (item) => writer.append(item));
+      kept = writer.append(next.value);
       kept.catch(onError);
       await within(runtime, writer.ready, { signal });
       if (count % ITEMS_PER_TURN === 0) await new Promise<void>((end) => runtime.schedule(end));
@@ -499,17 +498,6 @@ function endOf(error: unknown): { readonly code: string; readonly message: strin
 function refusalOf(error: unknown): unknown {
   if (error instanceof BrokerError) return new RequestError("unavailable", error.message);
   return error instanceof LimitError ? new RequestError("too-many", error.message) : error;
-}
-
-/** Hands an item on, if JSON holds all of the item. */
-async function checked(item: unknown, hand: (item: unknown) => Promise<void>): Promise<void> {
-  if (item instanceof Uint8Array) {
-    throw new TypeError(
-      "Cannot append: an answer that is kept must have items that JSON can hold, received bytes",
-    );
-  }
-  if (typeof item !== "string") encodeEnvelope({ topic: "", data: item }, "append");
-  await hand(item);
 }
 
 function encode(request: KeptRequest): string {

@@ -1,6 +1,8 @@
 /** The writer of a durable stream: appends in order, each once, under a lease. */
 import { BrokerError, QueueFullError, RequestError } from "../../errors.ts";
 import { Backoff } from "../../base/backoff.ts";
+import { describe } from "../../base/error_text.ts";
+import { encodeJson } from "../../base/json.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { pause } from "../../base/wait.ts";
 import type { BrokerSubscription } from "../../pubsub/broker.ts";
@@ -312,13 +314,12 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   #encode(data: T): LogRecord {
-    if (this.#isJson) {
-      const text = JSON.stringify(data) as string | undefined;
-      if (text !== undefined) return text;
-    } else if (typeof data === "string" || data instanceof Uint8Array) return data;
-    const rule = this.#isJson ? "must be a value that JSON can hold" : "must be a text or bytes";
+    if (this.#isJson) return encodeJson(data, "append");
+    if (typeof data === "string" || data instanceof Uint8Array) return data;
     throw new TypeError(
-      `Cannot append: data of ${this.contentType} ${rule}, received ${typeof data}`,
+      `Cannot append: data of ${this.contentType} must be a text or bytes, received ${
+        describe(data)
+      }`,
     );
   }
 

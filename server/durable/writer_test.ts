@@ -45,7 +45,7 @@ Deno.test("DurableStreamWriter.append() takes texts and bytes by the media type"
   await assertRejects(
     () => writer.append(7 as unknown as string),
     TypeError,
-    "Cannot append: data of text/plain must be a text or bytes, received number",
+    "Cannot append: data of text/plain must be a text or bytes, received 7",
   );
   await using json = await nodes.node.create("b");
   await assertRejects(

@@ -9,7 +9,7 @@ import {
   type UntypedMessage,
 } from "../message.ts";
 import type { SessionFace } from "../types.ts";
-import { describe } from "../wire/envelope.ts";
+import { describe } from "../../base/error_text.ts";
 import type { TopicRouter } from "../wire/topic_pattern.ts";
 
 /** A handler without types of a contract. */

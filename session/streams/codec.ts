@@ -1,4 +1,5 @@
 /** Codecs between values and bytes. */
+import { encodeJson } from "../../base/json.ts";
 
 /**
  * Encodes values as bytes, and decodes bytes to values.
@@ -53,14 +54,6 @@ const decoder = new TextDecoder("utf-8", { fatal: true });
  */
 export const jsonCodec: Codec = {
   name: "JSON",
-  encode(value): Uint8Array {
-    const text = JSON.stringify(value) as string | undefined;
-    if (text === undefined) {
-      throw new TypeError(
-        `Cannot encode value: it must be what JSON can hold, received ${typeof value}`,
-      );
-    }
-    return encoder.encode(text);
-  },
+  encode: (value) => encoder.encode(encodeJson(value, "encode")),
   decode: (bytes) => JSON.parse(decoder.decode(bytes)),
 };

@@ -8,6 +8,8 @@
  */
 import type { RequestFailure } from "../../errors.ts";
 import type { Gap, HistoryPosition, RecoveryReason, Unsubscribed } from "./recovery.ts";
+import { describe } from "../../base/error_text.ts";
+import { encodeJson } from "../../base/json.ts";
 import { exceedsBytes, utf8Length } from "./utf8.ts";
 
 /** First envelope of the server on `skein.1`. */
@@ -466,92 +468,7 @@ export type OutgoingEnvelope =
  */
 export function encodeEnvelope(envelope: OutgoingEnvelope, verb = "send"): string {
   const data = "data" in envelope ? envelope.data : undefined;
-  let lost: Lost | undefined;
-  let options: ErrorOptions | undefined;
-  try {
-    // One call for the whole envelope: separate pieces would have to be joined and walked again.
-    const text = JSON.stringify(envelope);
-    lost = data === undefined ? undefined : findLost(data);
-    // Data that a `toJSON` left out. Inside a string the quotes would be escaped.
-    if (hasToJson(data) && !text.includes('"data":')) lost = { value: data, path: "" };
-    if (lost === undefined) return text;
-  } catch (cause) {
-    // A cycle, a bigint, or a `toJSON` that throws.
-    options = { cause };
-    lost = { value: data, path: "" };
-  }
-  const { value, path } = lost;
-  throw new TypeError(
-    `Cannot ${verb}: data must be a value that JSON can hold, received ${describe(value)}` +
-      path.replace(".", " at "),
-    options,
-  );
-}
-
-/** A value that JSON would leave out or change, and its path. */
-interface Lost {
-  readonly value: unknown;
-  /** Each key after a dot. */
-  readonly path: string;
-}
-
-/** Finds a lost value in data without cycles. A key with the value `undefined` counts as absent. */
-function findLost(value: unknown): Lost | undefined {
-  switch (typeof value) {
-    case "string":
-    case "boolean":
-      return undefined;
-    case "number":
-      return Number.isFinite(value) ? undefined : { value, path: "" };
-    case "object":
-      break;
-    default:
-      return { value, path: "" };
-  }
-  if (value === null || hasToJson(value)) return undefined;
-  if (Array.isArray(value)) {
-    for (let i = 0; i < value.length; i++) {
-      const lost = findLost(value[i]);
-      if (lost !== undefined) return under(i, lost);
-    }
-    return undefined;
-  }
-  if (value instanceof Map || value instanceof Set || ArrayBuffer.isView(value)) {
-    return { value, path: "" };
-  }
-  for (const key of Object.keys(value)) {
-    const item = (value as Record<string, unknown>)[key];
-    const lost = item === undefined ? undefined : findLost(item);
-    if (lost !== undefined) return under(key, lost);
-  }
-  return undefined;
-}
-
-function under(key: string | number, { value, path }: Lost): Lost {
-  return { value, path: `.${key}${path}` };
-}
-
-function hasToJson(data: unknown): boolean {
-  return isObject(data) && "toJSON" in data;
-}
-
-/**
- * Describes a value for an error message: the type, never the content.
- *
- * @param value Any value.
- * @returns A word or two.
- */
-export function describe(value: unknown): string {
-  if (value === null) return "null";
-  if (Array.isArray(value)) return "an array";
-  if (typeof value === "number") return String(value);
-  if (typeof value === "string") return value === "" ? "an empty string" : "a string";
-  if (typeof value === "object") {
-    // Read from the prototype: the peer controls an own key "constructor".
-    const name: unknown = Object.getPrototypeOf(value)?.constructor?.name;
-    return typeof name === "string" && name !== "" ? name : "an object";
-  }
-  return typeof value;
+  return data === undefined ? JSON.stringify(envelope) : encodeJson(data, verb, envelope);
 }
 
 /**

@@ -2,12 +2,12 @@
  * Envelopes that only a server reads: requests for services, and numbered messages. A client does
  * not load this module.
  */
+import { describe } from "../../base/error_text.ts";
 import {
   badCredit,
   badId,
   badTag,
   badTopic,
-  describe,
   type Envelope,
   isCredit,
   isId,

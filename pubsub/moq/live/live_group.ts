@@ -1,6 +1,6 @@
 /** A group of a live track, and its deliveries to subscribers. */
 import type { Runtime } from "../../../base/runtime.ts";
-import { describe } from "../../../session/wire/envelope.ts";
+import { describe } from "../../../base/error_text.ts";
 import { varintLength, writeVarint } from "../../../transport/quic/varint.ts";
 import {
   type EncodedSource,

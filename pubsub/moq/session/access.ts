@@ -1,7 +1,7 @@
 /** Rights and limits of a peer. */
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../../base/wait.ts";
-import { describe } from "../../../session/wire/envelope.ts";
+import { describe } from "../../../base/error_text.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 
 const DEFAULTS = {

@@ -3,7 +3,7 @@ import { ConnectionError, UnsupportedError } from "../../../errors.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { startTimer, within } from "../../../base/wait.ts";
 import { textOf } from "../../../base/error_text.ts";
-import { describe } from "../../../session/wire/envelope.ts";
+import { describe } from "../../../base/error_text.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
 import type { GroupReader } from "../track/group_reader.ts";

@@ -1,7 +1,7 @@
 /** A group, on the publisher's side. */
 import type { Runtime } from "../../../base/runtime.ts";
 import { within } from "../../../base/wait.ts";
-import { describe } from "../../../session/wire/envelope.ts";
+import { describe } from "../../../base/error_text.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
 import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";

@@ -1,6 +1,6 @@
 /** The broadcasts that a program publishes, and their handlers. */
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
-import { describe } from "../../../session/wire/envelope.ts";
+import { describe } from "../../../base/error_text.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
 import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
