@@ -516,16 +516,6 @@ Deno.test("serve() asks for no permission that WebTransport alone needs", async 
   );
 });
 
-Deno.test("serve() refuses an invalid certificate, rather than serve without TLS", () => {
-  for (const tls of [null, {}, "x", { cert: undefined, key: "k" }, { cert: "c", key: "k" }]) {
-    assertThrows(
-      () => serve({ port: 0, tls: tls as unknown as { cert: string; key: string } }),
-      TypeError,
-      "Cannot serve: tls must have a cert in PEM, received",
-    );
-  }
-});
-
 Deno.test("dial() takes WebTransport of a server on the loopback address of IPv6", async () => {
   await using server = listen({ hostname: "::1", webTransport: { cacheFolder: null } });
   await using session = await soon(dial(server.url));

@@ -7,17 +7,12 @@ import type { Client } from "../../client/client.ts";
 import { serve, type ServeOptions, type Server } from "../../server.ts";
 import type { Contract } from "../../session/contract.ts";
 import { checkTransports } from "../../transport/race/options.ts";
+import { SIMULATED_CERTIFICATE } from "./certificate.ts";
 import type { Host } from "./host.ts";
 import type { SimulatedNetwork } from "./network/network.ts";
 
 /** Port of servers, that of `https:`. */
 const PORT = 443;
-
-/** Certificate of servers, which no client of a simulation checks. */
-const CERTIFICATE = {
-  cert: "-----BEGIN CERTIFICATE-----\nsimulated\n-----END CERTIFICATE-----",
-  key: "-----BEGIN PRIVATE KEY-----\nsimulated\n-----END PRIVATE KEY-----",
-};
 
 /** Options of a server on a host: those of `serve()`, whose sockets and clocks are of the host. */
 export type SimulatedServerOptions<V, C extends Contract> = Omit<
@@ -92,7 +87,7 @@ export class SimulatedServer<V = unknown, C extends Contract = Contract> {
       runtime: host.runtime,
       hostname: host.name,
       port: PORT,
-      tls: CERTIFICATE,
+      tls: SIMULATED_CERTIFICATE,
       webSocket: this.#network.webSocket(host),
       webTransport: webTransport !== false && {
         ...(webTransport === true ? {} : webTransport),

@@ -11,20 +11,37 @@ export interface Certificate {
 }
 
 /**
- * Checks a certificate before a port is bound: a server without a valid one would refuse all
- * clients, or serve without encryption.
+ * Checks a certificate before a port is bound: a server without a valid certificate would serve
+ * without encryption, and a server with the key of another certificate would fail every handshake.
  *
  * @param certificate The value to check.
  * @param what Start of the error text: `listen: the certificate`.
- * @throws {TypeError} If the value is not two texts in PEM.
+ * @throws {TypeError} If the value is not two texts in PEM, if one of them cannot be read, or if the
+ * key does not belong to the certificate.
  */
-export function checkCertificate(certificate: unknown, what: string): void {
+export function checkCertificate(
+  certificate: unknown,
+  what: string,
+): asserts certificate is Certificate {
   const { cert, key } = Object(certificate) as Partial<Record<keyof Certificate, unknown>>;
-  const parts = { cert, key };
-  for (const [name, value] of Object.entries(parts)) {
-    if (typeof value === "string" && value.includes("-----BEGIN ")) continue;
-    const received = typeof value === "string" ? "other text" : typeof value;
-    throw new TypeError(`Cannot ${what} must have a ${name} in PEM, received ${received}`);
+  const { createPrivateKey, X509Certificate } = builtin("node:crypto");
+  const own = readPem(cert, `${what} must have a cert`, (pem) => new X509Certificate(pem));
+  const secret = readPem(key, `${what} must have a key`, createPrivateKey);
+  if (!own.checkPrivateKey(secret)) {
+    throw new TypeError(`Cannot ${what} must have the key of its cert, received another key`);
+  }
+}
+
+function readPem<T>(pem: unknown, rule: string, read: (pem: string) => T): T {
+  if (typeof pem !== "string" || !pem.includes("-----BEGIN ")) {
+    const received = typeof pem === "string" ? "other text" : typeof pem;
+    throw new TypeError(`Cannot ${rule} in PEM, received ${received}`);
+  }
+  try {
+    return read(pem);
+  } catch (cause) {
+    const received = pem.includes("ENCRYPTED") ? "encrypted PEM" : "PEM with other content";
+    throw new TypeError(`Cannot ${rule} that can be read, received ${received}`, { cause });
   }
 }
 

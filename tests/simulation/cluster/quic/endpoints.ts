@@ -6,6 +6,7 @@ import { closeIdleEndpoints } from "../../../../transport/quic/dial.ts";
 import type { Connection } from "../../../../transport/connection.ts";
 import type { WebTransportDialer } from "../../../../transport/race/webtransport_leg.ts";
 import type { WebTransportSource } from "../../../../server/webtransport_options.ts";
+import { SIMULATED_CERTIFICATE } from "../../../../testing/simulation/certificate.ts";
 import { replaceProperty } from "../../../../testing/simulation/globals.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { Link } from "../../../../testing/simulation/network/link.ts";
@@ -20,12 +21,6 @@ const AGAIN_MS = 1_000;
 
 /** Defaults of the runtime: streams, signs of life and silence in milliseconds. */
 const [STREAMS, KEEP_ALIVE_MS, IDLE_MS] = [100, 60_000, 30_000] as const;
-
-/** Certificate of servers that have none; no client of a simulation checks one. */
-const CERTIFICATE = {
-  cert: "-----BEGIN CERTIFICATE-----\nsimulated\n-----END CERTIFICATE-----",
-  key: "-----BEGIN PRIVATE KEY-----\nsimulated\n-----END PRIVATE KEY-----",
-};
 
 /** Outcome of a handshake, at the client. */
 type Answer = { readonly begin: () => Deno.QuicConn } | { readonly error: string };
@@ -101,7 +96,11 @@ export function simulateQuic(links: Links): Http3Network & Disposable {
       const loading = import("../../../../transport/h3/accept.ts");
       starting = host;
       try {
-        return new WebTransportListener({ ...CERTIFICATE, ...options, hostname: host.name });
+        return new WebTransportListener({
+          ...SIMULATED_CERTIFICATE,
+          ...options,
+          hostname: host.name,
+        });
       } finally {
         starting = undefined;
         void simulation.hold(loading, host);
