@@ -238,7 +238,7 @@ class OtelInstrumentation implements Instrumentation, Disposable {
   request(session: Session, topic: string): RequestWatch {
     const pattern = patternOf(session, topic);
     const attributes = requestAttributes(pattern);
-    const span = this.#tracer.startSpan(`request ${pattern ?? topic}`, {
+    const span = this.#tracer.startSpan(spanName("request", pattern), {
       kind: SpanKind.CLIENT,
       attributes: { ...attributes, ...ofSession(session), "skein.topic": topic },
     });
@@ -265,7 +265,7 @@ class OtelInstrumentation implements Instrumentation, Disposable {
     run: () => void | Promise<void>,
     remote?: TraceContext,
   ): void | Promise<void> {
-    const { topic, pattern = topic, isRequest } = message;
+    const { topic, pattern, isRequest } = message;
     const attributes = messageAttributes(message);
     const handshake = this.#handshakes.get(session);
     const links: Link[] = handshake === undefined ? [] : [{ context: handshake }];
@@ -277,7 +277,7 @@ class OtelInstrumentation implements Instrumentation, Disposable {
       if (this.#continuesTraces) parent = trace.setSpanContext(ROOT_CONTEXT, sender);
       else links.push({ context: sender });
     }
-    const span = this.#tracer.startSpan(`${isRequest ? "handle" : "process"} ${pattern}`, {
+    const span = this.#tracer.startSpan(spanName(isRequest ? "handle" : "process", pattern), {
       kind: isRequest ? SpanKind.SERVER : SpanKind.CONSUMER,
       attributes: {
         ...attributes,
@@ -311,6 +311,17 @@ class OtelInstrumentation implements Instrumentation, Disposable {
     span.setAttributes({ "skein.session.id": session.id, ...transport });
     return transport;
   }
+}
+
+/**
+ * Names a span from a bounded set of names, as OpenTelemetry requires: peers choose topics, and
+ * their number has no bound. The topic is an attribute.
+ */
+function spanName(
+  operation: "request" | "handle" | "process",
+  pattern: string | undefined,
+): string {
+  return pattern === undefined ? operation : `${operation} ${pattern}`;
 }
 
 function refused(

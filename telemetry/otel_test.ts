@@ -19,6 +19,7 @@ import { defineContract } from "../session/contract.ts";
 import { instrument } from "../session/insight/watch.ts";
 import { internals, Session } from "../session/session.ts";
 import { soon, turns } from "../tests/sessions.ts";
+import { testServer } from "../testing/mod.ts";
 import { endsOn, wires } from "../tests/wires.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { otel, type Telemetry } from "./otel.ts";
@@ -229,7 +230,7 @@ Deno.test("otel() tells why a request or a handler failed", async () => {
   await near.close();
   await far.closed;
   const told = recorder.spans.map(({ name, attributes, status }) =>
-    `${name}: ${attributes["error.type"] ?? "no error"}, ${status}`
+    `${name} ${attributes["skein.topic"]}: ${attributes["error.type"] ?? "no error"}, ${status}`
   );
   assertEquals(told.sort(), [
     "handle fails: RangeError, 2",
@@ -238,6 +239,29 @@ Deno.test("otel() tells why a request or a handler failed", async () => {
     "request hangs: TimeoutError, 2",
   ]);
   assertEquals(recorder.spans.every(({ isEnded }) => isEnded), true);
+});
+
+Deno.test("otel() names spans by patterns, however many topics a client makes up", async () => {
+  const recorder = new Recorder();
+  using telemetry = otel(recorder);
+  await using server = testServer({
+    instrumentation: telemetry,
+    requests: { "sum:{room}": () => 1 },
+    onMessage: (message) => void (message.isRequest && message.reply(1)),
+  });
+  await using client = server.connect({ instrumentation: telemetry });
+  for (let i = 0; i < 5; i++) {
+    await client.request(`sum:${i}`);
+    await client.request(`made-up-${i}`);
+    client.send(`made-up-${i}`);
+  }
+  await turns();
+  const names = recorder.spans.map(({ name }) => name).filter((name) => !name.startsWith("skein."));
+  assertEquals(new Set(names), new Set(["request", "handle", "handle sum:{room}", "process"]));
+  const topics = recorder.spans.map(({ attributes }) =>
+    attributes["skein.topic"] ?? attributes["messaging.destination.name"]
+  );
+  for (const topic of ["sum:4", "made-up-4"]) assert(topics.includes(topic), topic);
 });
 
 Deno.test("otel() ends its spans, and no session, where a provider throws", async () => {
@@ -257,10 +281,10 @@ Deno.test("otel() ends its spans, and no session, where a provider throws", asyn
     await assertRejects(() => far.request("bad"), RequestError, "Not this");
     await turns();
     assertEquals(recorder.spans.map(({ name, isEnded }) => [name, isEnded]), [
-      ["request good", true],
-      ["handle good", true],
-      ["request bad", true],
-      ["handle bad", true],
+      ["request", true],
+      ["handle", true],
+      ["request", true],
+      ["handle", true],
     ]);
     assert(failures.length >= 2, "The application is told");
     assertEquals(new Set(failures.map(String)).size, 1);
@@ -306,6 +330,7 @@ Deno.test("otel() measures few of the codes that peers choose apart", async () =
 /** A span that is in a trace. */
 interface Traced {
   readonly name: string;
+  readonly topic: unknown;
   readonly own: SpanContext;
   readonly parent: SpanContext | undefined;
   readonly links: readonly Link[];
@@ -321,13 +346,13 @@ class MemoryTracer {
     return { getTracer: () => ({ startSpan: (...args) => this.#start(...args) }) };
   }
 
-  named(name: string): Traced {
-    const found = this.spans.filter((span) => span.name === name);
-    assertEquals(found.length, 1, name);
+  named(name: string, topic: string): Traced {
+    const found = this.spans.filter((span) => span.name === name && span.topic === topic);
+    assertEquals(found.length, 1, `${name} ${topic}`);
     return found[0]!;
   }
 
-  #start(name: string, { links = [] }: SpanOptions = {}, within?: Context): Span {
+  #start(name: string, { links = [], attributes }: SpanOptions = {}, within?: Context): Span {
     const parent = within && trace.getSpanContext(within);
     const own: SpanContext = {
       traceId: parent?.traceId ?? (++this.#last).toString(16).padStart(32, "a"),
@@ -335,7 +360,7 @@ class MemoryTracer {
       traceFlags: parent?.traceFlags ?? 1,
       traceState: parent?.traceState ?? createTraceState("vendor=1"),
     };
-    this.spans.push({ name, own, parent, links });
+    this.spans.push({ name, topic: attributes?.["skein.topic"], own, parent, links });
     return trace.wrapSpanContext(own);
   }
 }
@@ -359,8 +384,8 @@ for (const wire of wires) {
       Uint8Array.of(3),
     );
     for (const topic of ["up", "down", "bytes"]) {
-      const asked = tracer.named(`request ${topic}`);
-      const handled = tracer.named(`handle ${topic}`);
+      const asked = tracer.named("request", topic);
+      const handled = tracer.named("handle", topic);
       assertEquals(asked.parent, undefined);
       assertEquals(handled.parent?.spanId, asked.own.spanId);
       assertEquals(handled.own.traceId, asked.own.traceId);
@@ -384,8 +409,8 @@ Deno.test("otel() links to the trace of a peer, and begins one of its own, with 
     instrument(sessionSettings({ side: "client" }), client),
   );
   await asking.request("up");
-  const asked = far.named("request up");
-  const handled = near.named("handle up");
+  const asked = far.named("request", "up");
+  const handled = near.named("handle", "up");
   assertEquals(handled.parent, undefined);
   assertEquals(handled.links.map(({ context }) => [context.traceId, context.spanId]), [
     [asked.own.traceId, asked.own.spanId],
