@@ -4,6 +4,7 @@
  */
 import { type AdmissionOptions, checkAdmissionOptions } from "./admission_options.ts";
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
+import { reportRequest } from "./broker_services.ts";
 import { Authenticator, type Identity, TAKES_NO_TOKEN, withInBandHint } from "./authentication.ts";
 import { PendingUpgrades, type SessionRequest } from "./session_request.ts";
 import type { HttpSessions } from "./http_request.ts";
@@ -112,6 +113,8 @@ export class Admission<V> {
   #http: Promise<HttpSessions> | undefined = undefined;
   // All of these are bounded by the reservations of the manager.
   readonly #pendingUpgrades: PendingUpgrades;
+  /** True once a WebSocket has opened after its upgrade. */
+  #hasOpened = false;
   readonly #reservations = new Map<Connection, Reservation>();
   readonly #awaited = new Map<Connection, Awaited>();
   /** Sessions that are not established yet. */
@@ -399,13 +402,34 @@ export class Admission<V> {
       if (opened === undefined) open();
       else {
         const all = [reservation, handshake, claim, ...held].filter((one) => one !== undefined);
-        this.#pendingUpgrades.add(opened, all, open);
+        const begin = () => {
+          this.#hasOpened ||= sessionRequest.transport === "websocket";
+          open();
+        };
+        this.#pendingUpgrades.add(opened, all, { begin, onLate: () => this.#late(sessionRequest) });
       }
       return answer;
     } catch (error) {
       reservation[Symbol.dispose]();
       throw error;
     }
+  }
+
+  /**
+   * Tells the application about an upgrade that never opened, unless others did: then the peer has
+   * left. The runtime takes a request that the application has rebuilt for its own, but never
+   * answers the upgrade.
+   */
+  #late({ transport, url }: SessionRequest<unknown>): void {
+    if (transport !== "websocket" || this.#hasOpened) return;
+    const { handshakeTimeoutMs } = this.#settings;
+    this.#console.tell(
+      "unopened",
+      `A WebSocket upgrade of ${pathOf(url)} did not open within ${handshakeTimeoutMs} ms: pass ` +
+        "the original Request to server.fetch, and return its Response unchanged. A framework may " +
+        "rebuild the request, as Hono's app.mount() does: use " +
+        "app.all(path, (c) => server.fetch(c.req.raw))",
+    );
   }
 
   #open(
@@ -567,7 +591,7 @@ export class Admission<V> {
       maxFrameBytes: this.#messages.maxFrameBytes ?? MAX_JOINED_BYTES,
       origins: { ...(origins && { origins }), ...(hosts && { hosts }) },
       countForged: (request, info) => this.#count({ address: this.addressOf(request, info) }),
-      report: (error) => this.#console.failed("A request of the HTTP transport", error),
+      report: (error) => reportRequest(this.#console, "A request of the HTTP transport", error),
     });
   }
 

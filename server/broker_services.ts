@@ -96,14 +96,27 @@ export function reportEngine(
   };
 }
 
+/** Thrown for a body that the application has read before Skein: a fault of every such request. */
+export class UsedBodyError extends TypeError {
+  /** Creates an error with the hint. */
+  constructor() {
+    super(
+      "Cannot read body: nothing may read the body of a request before Skein does, received a " +
+        "used body; leave the path of the server out of middleware that reads bodies, or let the " +
+        "middleware read request.clone()",
+    );
+  }
+}
+
 /**
- * Prints the error of a request to a face over HTTP. During an outage each request has one: an error
- * of the engine is one line an hour, without a stack.
+ * Prints the error of a request over HTTP. An error of the engine, of which each request has one
+ * during an outage, and a used body are one line an hour, without a stack.
  */
 export function reportRequest(console: ConsoleReport, what: string, error: unknown): void {
-  if (!(error instanceof BrokerError)) return console.failed(what, error);
+  const isRepeated = error instanceof BrokerError || error instanceof UsedBodyError;
+  if (!isRepeated) return console.failed(what, error);
   const about = error.message;
-  console.tell("engine-call", `${what} failed: ${about}`, { about });
+  console.tell("request", `${what} failed: ${about}`, { about });
 }
 
 /** Returns the counter of user sessions on all nodes, if other nodes and a limit are possible. */

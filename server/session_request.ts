@@ -66,32 +66,48 @@ export function refusalHeaders({ status, cause }: Refused): Record<string, strin
   return status === 429 || status === 503 ? { "retry-after": String(seconds) } : {};
 }
 
+/** A connection that has not opened yet. */
+interface Opening {
+  /** Resources to free if the connection never opens. */
+  readonly held: readonly Disposable[];
+  /** Called when the connection has not opened in time. */
+  readonly onLate: (() => void) | undefined;
+}
+
 /**
  * Frees the resources of connections whose session never begins. If a peer vanishes before the
  * response to its upgrade, the socket emits no event.
  */
 export class PendingUpgrades implements Disposable {
-  readonly #waiting: Deadlines<readonly Disposable[]>;
+  readonly #waiting: Deadlines<Opening>;
 
   /** Creates a registry with a time limit for each connection, in milliseconds. */
   constructor(runtime: Runtime, timeoutMs: number) {
-    this.#waiting = new Deadlines(runtime, timeoutMs, free);
+    this.#waiting = new Deadlines(runtime, timeoutMs, (late) => {
+      free(late);
+      late.onLate?.();
+    });
   }
 
   /**
    * Calls `begin` once the connection is open; frees the resources if opening fails or takes too
-   * long.
+   * long, and calls `onLate` in the second case.
    */
-  add(opened: Promise<unknown>, held: readonly Disposable[], begin: () => void): void {
-    this.#waiting.add(held);
+  add(
+    opened: Promise<unknown>,
+    held: readonly Disposable[],
+    { begin, onLate }: { readonly begin?: () => void; readonly onLate?: () => void } = {},
+  ): void {
+    const opening = { held, onLate };
+    this.#waiting.add(opening);
     opened.then(
       () => {
-        this.#waiting.delete(held);
-        begin();
+        this.#waiting.delete(opening);
+        begin?.();
       },
       () => {
-        this.#waiting.delete(held);
-        free(held);
+        this.#waiting.delete(opening);
+        free(opening);
       },
     );
   }
@@ -101,10 +117,10 @@ export class PendingUpgrades implements Disposable {
    * so that such a connection may never open.
    */
   [Symbol.dispose](): void {
-    for (const held of this.#waiting.clear()) free(held);
+    for (const opening of this.#waiting.clear()) free(opening);
   }
 }
 
-function free(held: readonly Disposable[]): void {
+function free({ held }: Opening): void {
   for (const one of held) one[Symbol.dispose]();
 }

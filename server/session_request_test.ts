@@ -6,7 +6,7 @@ Deno.test("PendingUpgrades frees the resources of connections that have not open
   const freed: string[] = [];
   const upgrades = new PendingUpgrades(platformRuntime(), 60_000);
   const place = { [Symbol.dispose]: () => void freed.push("place") };
-  upgrades.add(new Promise(() => {}), [place], () => freed.push("begun"));
+  upgrades.add(new Promise(() => {}), [place], { begin: () => freed.push("begun") });
   upgrades[Symbol.dispose]();
   assertEquals(freed, ["place"]);
 });

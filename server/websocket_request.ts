@@ -125,7 +125,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
       // An idle timeout would stop at the close, without effect.
       const lease = this.#lease();
       const { connection, response } = this.#accept(lease, 0);
-      this.#options.pendingUpgrades.add(connection.ready, [lease], () => {});
+      this.#options.pendingUpgrades.add(connection.ready, [lease]);
       connection.close(info);
       return response;
     } catch {

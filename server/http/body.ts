@@ -1,6 +1,7 @@
 /** Bodies of HTTP requests, read with a bound and a deadline. */
 import { concat } from "../../base/bytes.ts";
 import { Problem } from "./problem.ts";
+import { UsedBodyError } from "../broker_services.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { startTimer } from "../../base/wait.ts";
 
@@ -23,9 +24,10 @@ export interface ReadBodyOptions {
  * - A body that ends too late, or never, is refused after `timeoutMs`.
  * - In both cases the rest of the body is not read.
  *
- * @param request The request; its body MUST NOT be in use.
+ * @param request The request.
  * @param options See {@linkcode ReadBodyOptions}.
  * @returns The body; empty without one.
+ * @throws {UsedBodyError} If something has read the body before.
  * @throws {Problem} With 413, 408, or 400 if the client left before the end; the reason of `signal`.
  */
 export async function readBody(
@@ -34,7 +36,8 @@ export async function readBody(
 ): Promise<Uint8Array<ArrayBuffer>> {
   const announced = Number(request.headers.get("content-length") ?? 0);
   if (announced > maxBytes) throw tooLarge(maxBytes, announced);
-  const { body } = request;
+  const { body, bodyUsed } = request;
+  if (bodyUsed || body?.locked) throw new UsedBodyError();
   if (body === null) return new Uint8Array();
   const reader = body.getReader();
   let problem: Problem | undefined;
