@@ -346,6 +346,13 @@ export interface ConnectionInspection {
    * @param by End that opens the stream.
    */
   excludeMessageStream?(by: "local" | "remote"): void;
+  /**
+   * Counts an end of the peer's stream without a close as a loss, for which `closed` rejects. By
+   * default such an end is a close with 0. Absent on a wire without such an end.
+   *
+   * @returns False on a wire that reports both ends as a close with 0, as browsers do.
+   */
+  requireClose?(): boolean;
 }
 
 /** Flow control of a connection on which both ends count; see `capabilities.credit`. */

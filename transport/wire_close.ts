@@ -36,6 +36,37 @@ export function isPortableCloseCode(code: number): boolean {
   return code === 0 || code >= 3000 && code <= 4999;
 }
 
+/**
+ * Start of the reason of a close with 0 on a QUIC connection, between two ends of Skein. A process
+ * that ends by an uncaught error closes its connections with 0 too, but without a reason.
+ */
+const CLOSE_MARK = "skein.close";
+
+/**
+ * Marks a close on a QUIC connection, so that the peer can tell a close with 0 from a crash.
+ *
+ * @param info Code and reason of the close.
+ * @returns The same; the reason of a close with 0 begins with the mark.
+ */
+export function markClose({ closeCode = 0, reason = "" }: ConnectionCloseInfo): Required<
+  ConnectionCloseInfo
+> {
+  if (closeCode !== 0) return { closeCode, reason };
+  return { closeCode, reason: reason === "" ? CLOSE_MARK : `${CLOSE_MARK} ${reason}` };
+}
+
+/**
+ * Reads the mark of a close with 0.
+ *
+ * @param reason Reason from the peer.
+ * @returns The reason without the mark; `undefined` if the mark is absent.
+ */
+export function unmarkReason(reason: string): string | undefined {
+  if (reason === CLOSE_MARK) return "";
+  const start = `${CLOSE_MARK} `;
+  return reason.startsWith(start) ? reason.slice(start.length) : undefined;
+}
+
 /** Highest close code of QUIC, QMux and memory: a number holds 53 of QUIC's 62 bits. */
 export const MAX_QUIC_CLOSE_CODE: number = Number.MAX_SAFE_INTEGER;
 

@@ -157,6 +157,7 @@ export class Http3Connection implements SessionLink {
   #fault: H3ProtocolError | undefined;
   #end: QuicEnding | undefined;
   #isOver = false;
+  #isClosedHere = false;
   #isReadingDatagrams = false;
   #isRefusing = false;
   #idle: Timer | undefined;
@@ -196,6 +197,11 @@ export class Http3Connection implements SessionLink {
   /** Fault for which this end closed the connection. */
   get fault(): H3ProtocolError | undefined {
     return this.#fault;
+  }
+
+  /** True if this end closed the connection. */
+  get isClosedHere(): boolean {
+    return this.#isClosedHere;
   }
 
   /** True once the connection is over, and nothing can be sent. */
@@ -302,7 +308,7 @@ export class Http3Connection implements SessionLink {
    */
   close(code: number = H3Error.noError, reason = ""): void {
     if (this.#isOver) return;
-    this.#isOver = true;
+    this.#isOver = this.#isClosedHere = true;
     this.#endGrace();
     this.conn.close({ closeCode: code, reason });
   }

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
+import { ConnectionError } from "../../errors.ts";
 import { headersFrame, PLAIN_SETTINGS, RawServer } from "../../tests/raw_http3.ts";
 import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
@@ -59,7 +60,7 @@ Deno.test("Http3Pool shares no connection with other options, and forgets those 
   const two = await dial(peer, pool, { congestionControl: "throughput" });
   assertEquals(pool.size, 2);
   await peer[Symbol.asyncDispose]();
-  await soon(Promise.all([one.closed, two.closed]));
+  for (const { closed } of [one, two]) await assertRejects(() => soon(closed), ConnectionError);
   await until(() => pool.size === 0);
 });
 
@@ -107,7 +108,7 @@ Deno.test("Http3Pool makes another connection once the server sent GOAWAY", asyn
   assertEquals([pool.size, one.session.isOver, two.session.isOver], [2, false, false]);
   for (const { session, peer } of [one, two]) {
     peer.close();
-    await soon(session.closed);
+    await assertRejects(() => soon(session.closed), ConnectionError);
   }
   await until(() => pool.size === 0);
 });

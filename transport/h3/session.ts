@@ -29,13 +29,14 @@ import {
   encodeCapsule,
   encodeCloseCapsule,
   encodeVarintCapsule,
+  MAX_CLOSE_FRAME_BYTES,
 } from "./wire/capsules.ts";
 import { QuicDatagrams } from "../quic/datagrams.ts";
 import {
   fromHttp3StreamCode,
   H3Error,
   H3ProtocolError,
-  isHttp3Code,
+  sessionCloseOf,
   STREAM_ERRORS,
 } from "./wire/error_codes.ts";
 import { encodeFrame, type FrameParser, FrameType } from "./wire/frames.ts";
@@ -67,6 +68,8 @@ export interface SessionLink {
   readonly ending: Promise<QuicEnding>;
   /** True once the connection is over, and nothing can be sent. */
   readonly isEnded: boolean;
+  /** True if this end closed the connection. */
+  readonly isClosedHere: boolean;
   /** Fault for which this end closed the connection. */
   readonly fault: H3ProtocolError | undefined;
   /** Counters of unread streams; on a server. */
@@ -124,10 +127,13 @@ const HEAD_SEND_ORDER = 2 ** 31 - 1;
 const CLOSE_TIMEOUT_MS = 1_000;
 
 /**
- * Size of CONNECT stream reads: capsules are small and rare, and the buffer stays pinned while the
- * session is idle.
+ * Size of CONNECT stream reads. A connection that ends takes all unread bytes with it, except those
+ * of the pending read: so that read has room for a whole close. Otherwise capsules are small and
+ * rare, and the buffer stays pinned while the session is idle.
  */
-const CONNECT_READ_BYTES = 256;
+const CONNECT_READ_BYTES = MAX_CLOSE_FRAME_BYTES;
+
+const NO_CLOSE = "The peer ended the session without a close";
 
 /** Most untaken streams of one direction: more than QUIC lets the peer open at once. */
 const MAX_UNACCEPTED_STREAMS = 1_024;
@@ -205,6 +211,7 @@ export class Http3Session extends CountedConnection
   #ending: Ending | undefined = undefined;
   #onResponse: ((payload: Uint8Array) => void) | undefined = undefined;
   #isHeld = false;
+  #requiresClose = false;
 
   /**
    * Creates a pending session and starts to read the CONNECT stream.
@@ -413,6 +420,10 @@ export class Http3Session extends CountedConnection
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
     await this.closed.catch(() => {});
+  }
+
+  requireClose(): boolean {
+    return this.#requiresClose = true;
   }
 
   protected override discardFirst(): boolean {
@@ -651,11 +662,17 @@ export class Http3Session extends CountedConnection
           "The CONNECT stream ended inside a capsule",
         );
       }
+      if (this.#requiresClose) return this.#fail(this.#errors.session(NO_CLOSE));
       this.#peerClosed({ closeCode: 0, reason: "" });
     } catch (error) {
       if (error instanceof H3ProtocolError) return this.#broken(error);
       await this.#lost(error);
     }
+  }
+
+  /** True if the next bytes of the CONNECT stream continue a frame or a capsule. */
+  get #isInsideCapsule(): boolean {
+    return !this.#connect.frames.isBetweenFrames || this.#capsules?.isBetweenCapsules === false;
   }
 
   #receive({ type, payload }: { readonly type: number; readonly payload: Uint8Array }): void {
@@ -752,9 +769,7 @@ export class Http3Session extends CountedConnection
     const { ending, fault } = this.#link;
     if (fault !== undefined) return this.#broken(fault);
     if (isPeerReset(cause) || this.#closing !== undefined) {
-      return this.#fail(
-        this.#errors.session("The peer ended the session without a close", { cause }),
-      );
+      return this.#fail(this.#errors.session(NO_CLOSE, { cause }));
     }
     const { closeCode, reason } = await ending;
     if (this.#link.fault !== undefined) return this.#broken(this.#link.fault);
@@ -762,11 +777,12 @@ export class Http3Session extends CountedConnection
       const message = `The connection broke: ${reason}`;
       return this.#fail(this.#errors.session(message, { cause }));
     }
-    if (closeCode === H3Error.noError || closeCode === 0) {
+    if (this.#link.isClosedHere) {
+      this.#over({ message: "The connection was closed with code 0" });
       return this.#peerClosed({ closeCode: 0, reason: "" });
     }
-    // The client of the runtime closes the connection with the session's close code.
-    if (!isHttp3Code(closeCode)) return this.#peerClosed({ closeCode, reason });
+    const close = this.#isInsideCapsule ? undefined : sessionCloseOf({ closeCode, reason });
+    if (close !== undefined) return this.#peerClosed(close);
     const message = `The peer closed the HTTP/3 connection with code 0x${closeCode.toString(16)}${
       reason && `: ${reason}`
     }`;

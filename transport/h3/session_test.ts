@@ -17,7 +17,7 @@ import type { DirectReadable } from "../connection.ts";
 import { directStream } from "../direct.ts";
 import { dialWebTransport } from "./client.ts";
 import { CapsuleType } from "./wire/capsules.ts";
-import { H3Error } from "./wire/error_codes.ts";
+import { H3Error, toHttp3StreamCode } from "./wire/error_codes.ts";
 import { SettingId } from "./wire/settings.ts";
 import { encodeFrame, FrameType } from "./wire/frames.ts";
 import { headersFrame, settingsFrame } from "../../tests/raw_http3.ts";
@@ -312,29 +312,46 @@ Deno.test("Http3Session.close() rejects writes that wait for the peer to read, s
   assert(!isConfirmed);
 });
 
+Deno.test("Http3Session.closed rejects when the peer ends its stream, and closes have to carry a code", async () => {
+  await using server = new TestServer();
+  await using ended = await server.open();
+  assert(ended.session.inspect?.requireClose?.());
+  await ended.connect.send.end();
+  await assertRejects(() => soon(ended.session.closed), ConnectionError, "without a close");
+  await using closed = await server.open();
+  closed.session.inspect?.requireClose?.();
+  await closed.connect.send.write(closeFrame(0));
+  assertEquals(await soon(closed.session.closed), { closeCode: 0, reason: "" });
+});
+
 Deno.test("Http3Session reports code and reason when the connection ends with them", async () => {
   await using server = new TestServer();
-  for (let i = 0; i < 5; i++) {
+  for (const reason of ["all at once", "x".repeat(246), "x".repeat(1_024)]) {
     await using relay = new UdpPath(server.port);
     await using peer = await RawPeer.dial(relay.port, { hashes: server.hashes });
     await peer.control();
     const { connect, session } = await server.ask(peer);
     relay.hold();
-    await connect.send.write(closeFrame(4100 + i, "all at once"));
+    await connect.send.write(closeFrame(4100, reason));
     await until(() => relay.heldCount > 0);
     const before = relay.heldCount;
     peer.close(0x100);
     await until(() => relay.heldCount > before);
     await relay.release();
-    assertEquals(await soon(session.closed), { closeCode: 4100 + i, reason: "all at once" });
+    assertEquals(await soon(session.closed), { closeCode: 4100, reason });
   }
 });
 
 /** End of a session with its connection. */
 const ENDINGS: Record<string, [code: number, outcome: unknown]> = {
-  "no error": [0x100, { closeCode: 0, reason: "" }],
-  "0": [0, { closeCode: 0, reason: "" }],
+  "no error": [0x100, "0x100: why"],
+  "0": [0, "0x0: why"],
   "a code of the session": [4009, { closeCode: 4009, reason: "why" }],
+  "the largest code of a session": [0xffff_ffff, { closeCode: 0xffff_ffff, reason: "why" }],
+  "a code above 32 bits": [2 ** 32, "0x100000000: why"],
+  "the mapped code of quiche": [0x52e4_a40f_b90a, { closeCode: 4010, reason: "why" }],
+  "the mapped code 0 of quiche": [toHttp3StreamCode(0), { closeCode: 0, reason: "why" }],
+  "a reserved code of the mapping": [0x52e4_a40f_a8f9, "0x52e4a40fa8f9: why"],
   "an error of HTTP/3": [0x102, "0x102: why"],
   "an error of QPACK": [0x200, "0x200: why"],
   "an error of WebTransport": [0x170d_7b68, "0x170d7b68: why"],
@@ -351,6 +368,16 @@ for (const [what, [code, outcome]] of Object.entries(ENDINGS)) {
     } else assertEquals(await soon(raw.session.closed), outcome);
   });
 }
+
+Deno.test("Http3Session.closed rejects when the connection is closed inside a capsule", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  await raw.connect.send.write(closeFrame(5, "ab").subarray(0, 7));
+  // The part has arrived once the answer to a later stream has.
+  await isAlive(raw);
+  raw.peer.close(4009, "why");
+  await assertRejects(() => soon(raw.session.closed), ConnectionError, "0xfa9: why");
+});
 
 Deno.test("Http3Session.closed rejects when the peer is silent", async () => {
   await using server = new TestServer({ idleTimeoutMs: 300, keepAliveIntervalMs: 100 });

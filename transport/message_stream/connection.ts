@@ -63,6 +63,10 @@ const LINGER_MS = 250;
  */
 const GREETING_BYTES = [0, 0];
 
+const NORMAL: ConnectionCloseInfo = { closeCode: CloseCode.normal, reason: "" };
+
+const NO_CLOSE = "The peer ended the session without a close";
+
 /** Options for `withMessages()`. */
 export interface MessageStreamOptions {
   /**
@@ -149,6 +153,8 @@ export class MessageStreamConnection
   readonly #inner: Connection;
   readonly #first: FirstStream;
   readonly #isServer: boolean;
+  /** True if the wire reports an end without a close as a close with 0. */
+  readonly #isAmbiguous: boolean;
   /** Resolves once no other stream can get ahead of the message stream. */
   readonly #settled: Promise<unknown>;
   readonly #closeTimeoutMs: number;
@@ -188,6 +194,7 @@ export class MessageStreamConnection
     const { stream, timeoutMs } = first;
     this.#runtime = runtime;
     this.#inner = inner;
+    this.#isAmbiguous = inner.inspect?.requireClose?.() === false;
     this.#first = first;
     this.#isServer = timeoutMs !== undefined;
     this.#closeTimeoutMs = closeTimeoutMs;
@@ -508,10 +515,19 @@ export class MessageStreamConnection
     const isBroken = this.#failure !== undefined && this.#isInnerClosed &&
       this.#closing === undefined && (info === undefined || info.reason === this.#failure.message);
     if (isBroken) this.#closed.reject(this.#failure);
-    else if (info !== undefined) this.#closed.resolve(info);
+    else if (info !== undefined && this.#isClose(info)) this.#closed.resolve(info);
     // A network failure does not change this end's own close.
     else if (this.#closing !== undefined) this.#closed.resolve(this.#closing);
-    else this.#closed.reject(outcome.error);
+    // The client left on purpose, and only its code was lost.
+    else if (this.#isServer && this.#isPeerEnded) this.#closed.resolve(NORMAL);
+    else this.#closed.reject(outcome.error ?? new ConnectionError(NO_CLOSE));
+  }
+
+  /** Tells a close from a mere end: on an ambiguous wire, a close with 0 follows the end mark. */
+  #isClose({ closeCode, reason }: Required<ConnectionCloseInfo>): boolean {
+    const mayBeLoss = this.#isAmbiguous && this.#stream !== undefined &&
+      closeCode === CloseCode.normal && reason === "";
+    return !mayBeLoss || this.#isPeerEnded;
   }
 
   #endDrain(): void {

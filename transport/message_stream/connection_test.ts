@@ -13,6 +13,18 @@ import { directStream, receiveBidirectional } from "../direct.ts";
 import { type MemoryLink, memoryPair } from "../memory/memory.ts";
 import { type MessageStreamOptions, withMessages } from "./server.ts";
 
+/** A connection that reports an end without a close as a close with 0, as browsers do. */
+function ambiguous(inner: Connection): Connection {
+  const inspect = { requireClose: () => false };
+  return new Proxy(inner, {
+    get(target, key): unknown {
+      if (key === "inspect") return inspect;
+      const value = Reflect.get(target, key, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
 /** One end with messages; the other speaks the bytes by hand. */
 interface Half extends AsyncDisposable {
   readonly end: Connection;
@@ -24,10 +36,13 @@ interface Half extends AsyncDisposable {
   readonly received: (Frame | undefined)[];
 }
 
-async function half(options: MessageStreamOptions): Promise<Half> {
+async function half(
+  options: MessageStreamOptions,
+  wrap: (inner: Connection) => Connection = (inner) => inner,
+): Promise<Half> {
   const { client, server, link } = memoryPair({ frames: false });
   const [inner, peer] = options.side === "client" ? [client, server] : [server, client];
-  const end = withMessages(inner, options);
+  const end = withMessages(wrap(inner), options);
   const received: (Frame | undefined)[] = [];
   end.frames!.receive({
     receiveFrame: (frame) => void received.push(frame),
@@ -392,6 +407,46 @@ Deno.test("withMessages() breaks at a client whose server ends the stream, and w
   await time.tickAsync(2_000);
   await broken;
   assertEquals((await hand.peer.closed).closeCode, 0);
+});
+
+/** Ends of an ambiguous connection, with true for those that count as a close. */
+const AMBIGUOUS: [
+  what: string,
+  hasEndMark: boolean,
+  info: ConnectionCloseInfo,
+  isClose: boolean,
+][] = [
+  ["an end without a close", false, {}, false],
+  ["a close with 0 after the end mark", true, {}, true],
+  ["a close with 0 and a reason", false, { reason: "done" }, true],
+  ["a close with a code", false, { closeCode: 4503 }, true],
+];
+
+for (const side of ["client", "server"] as const) {
+  for (const [what, hasEndMark, info, isClose] of AMBIGUOUS) {
+    Deno.test(`withMessages() of a ${side} in a browser tells ${what} apart`, async () => {
+      await using hand = await half({ side }, ambiguous);
+      if (side === "server") await write(hand.stream, "0000");
+      if (hasEndMark) {
+        await write(hand.stream, "0002");
+        await hand.stream.close();
+      }
+      await turns();
+      hand.peer.close(info);
+      const { closed } = hand.end;
+      if (isClose) assertEquals((await closed).closeCode, info.closeCode ?? 0);
+      else await assertRejects(() => closed, ConnectionError, "without a close");
+    });
+  }
+}
+
+Deno.test("withMessages() closes normally at a server whose client ended its messages and was lost", async () => {
+  await using hand = await half({ side: "server" });
+  await write(hand.stream, "0002");
+  await hand.stream.close();
+  await turns();
+  hand.link.disconnect();
+  assertEquals(await hand.end.closed, { closeCode: 0, reason: "" });
 });
 
 Deno.test("withMessages() tells both ends the same when the peer was first to close", async () => {

@@ -3,9 +3,10 @@ import { ConnectionError } from "../../errors.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
 import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "../connection.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { H3Error, isHttp3Code } from "../h3/wire/error_codes.ts";
+import { H3Error, sessionCloseOf } from "../h3/wire/error_codes.ts";
 import { type QuicEnding, quicEnding, requireUpgrade } from "../quic/deno_quic.ts";
 import type { WebTransportRequest } from "../h3/request.ts";
+import { markClose } from "../wire_close.ts";
 import { connectionOf, type NativeWebTransport } from "./client.ts";
 import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";
 
@@ -24,7 +25,8 @@ const CAPABILITIES: ConnectionCapabilities = {
  * Accepts a WebTransport session on a QUIC connection with the runtime's own server side.
  *
  * - **Close:** code and reason are those of the QUIC connection. A peer that closes only its
- *   session appears to close with 0, regardless of the real code.
+ *   session appears to close with 0, regardless of the real code. A peer that closes the connection
+ *   with 0, such as the runtime's own client, appears as lost: a crash looks the same.
  * - **Datagrams:** the newest 1,024 are kept for the reader.
  *
  * @param conn A connection of a `Deno.QuicListener` with the ALPN `h3`, used by no other code.
@@ -123,7 +125,7 @@ class AcceptedSession implements NativeWebTransport {
   }
 
   close(info: ConnectionCloseInfo): void {
-    this.#native.close(info);
+    this.#native.close(markClose(info));
   }
 }
 
@@ -132,7 +134,8 @@ function sessionEnding({ closeCode, reason }: QuicEnding): ConnectionCloseInfo {
   // Peers close the connection with this code after the session, whose own code is hidden.
   if (closeCode === H3Error.noError) return { closeCode: 0, reason: "" };
   if (closeCode === undefined) throw new ConnectionError(reason);
-  if (!isHttp3Code(closeCode)) return { closeCode, reason };
+  const close = sessionCloseOf({ closeCode, reason });
+  if (close !== undefined) return close;
   const code = `0x${closeCode.toString(16)}`;
   throw new ConnectionError(`the peer closed with code ${code}${reason && `: ${reason}`}`);
 }

@@ -287,6 +287,10 @@ class NativeConnection extends CountedConnection implements Connection {
     });
   }
 
+  requireClose(): boolean {
+    return false;
+  }
+
   override async getStats(): Promise<ConnectionStats> {
     return await this.#native.getStats?.().catch(() => {}) ?? {};
   }

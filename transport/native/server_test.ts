@@ -1,10 +1,49 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
-import { TimeoutError } from "../../errors.ts";
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { ConnectionError, TimeoutError } from "../../errors.ts";
+import { builtinPair } from "../../tests/builtin_pair.ts";
+import { RawPeer } from "../../tests/raw_http3.ts";
+import { soon } from "../../tests/sessions.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { directDatagrams, directStream } from "../direct.ts";
 import { nativeServerDefects } from "./defects.ts";
 import { acceptNativeWebTransport } from "./accept.ts";
+import { listenNativeWebTransport } from "./server.ts";
 import { dialWebTransport } from "../h3/client.ts";
+
+/** End of a session with its connection: the outcome, or the text of a loss. */
+const ENDINGS: Record<string, [code: number, outcome: unknown]> = {
+  "0, as a crash does": [0, "0x0: why"],
+  "no error, after a session": [0x100, { closeCode: 0, reason: "" }],
+  "a code of the session": [4009, { closeCode: 4009, reason: "why" }],
+  "a mapped code": [0x52e4_a40f_b90a, { closeCode: 4010, reason: "why" }],
+  "a code above 32 bits": [2 ** 32, "0x100000000: why"],
+  "an error of HTTP/3": [0x102, "0x102: why"],
+};
+
+for (const [what, [code, outcome]] of Object.entries(ENDINGS)) {
+  Deno.test(`acceptNativeWebTransport() reads the end of a connection that is closed with ${what}`, async () => {
+    const certificate = devCertificate({ cacheFolder: null });
+    await using listener = listenNativeWebTransport({ hostname: "127.0.0.1", ...certificate });
+    await using peer = await RawPeer.dial(listener.address.port, { hashes: certificate.hashes });
+    await peer.control();
+    await peer.request();
+    const { value: request } = await soon(listener[Symbol.asyncIterator]().next());
+    const connection = request!.accept();
+    peer.close(code, "why");
+    if (typeof outcome === "string") {
+      const error = await assertRejects(() => soon(connection.closed), ConnectionError);
+      assertStringIncludes(error.message, outcome);
+    } else assertEquals(await soon(connection.closed), outcome);
+  });
+}
+
+Deno.test("acceptNativeWebTransport() closes with 0 in a way that a client tells from a crash", async () => {
+  for (const reason of ["", "done"]) {
+    await using pair = await builtinPair();
+    pair.server.close({ reason });
+    assertEquals(await soon(pair.client.closed), { closeCode: 0, reason });
+  }
+});
 
 Deno.test("acceptNativeWebTransport() echoes, and reports its defects", async () => {
   const certificate = devCertificate({ cacheFolder: null });

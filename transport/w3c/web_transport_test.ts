@@ -336,6 +336,30 @@ Deno.test("WebTransport.closed resolves with how the server closed", async () =>
   }
 });
 
+Deno.test("WebTransport.closed resolves with 0 if the server ends the session's stream, and rejects if it closes only the connection", async () => {
+  await using server = new RawServer(certificate);
+  const open = async () => {
+    const transport = new WebTransport(`https://127.0.0.1:${server.port}/`, {
+      serverCertificateHashes: certificate.hashes,
+    });
+    const peer = await soon(server.accept());
+    await peer.control();
+    const request = await peer.nextBidi();
+    await request.send.write(headersFrame([[":status", "200"]]));
+    await soon(transport.ready);
+    return { transport, peer, request };
+  };
+  const ended = await open();
+  await ended.request.send.end();
+  assertEquals(await soon(ended.transport.closed), { closeCode: 0, reason: "" });
+  for (const code of [0, H3Error.noError]) {
+    const lost = await open();
+    lost.peer.close(code);
+    const error = await sessionErrorOf(lost.transport.closed);
+    assert(error.message.includes(`0x${code.toString(16)}`));
+  }
+});
+
 Deno.test("WebTransport.closed rejects with the error of all streams if the connection breaks", async () => {
   await using server = new RawServer(certificate);
   const transport = new WebTransport(`https://127.0.0.1:${server.port}/`, {

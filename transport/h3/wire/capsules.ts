@@ -79,6 +79,13 @@ const MAX_PAYLOAD_BYTES: ReadonlyMap<number, number> = new Map([
   [CapsuleType.streamsBlockedUni, MAX_VARINT_BYTES],
 ]);
 
+/** Longest head of a frame or capsule: a type and a length, varints of up to 8 bytes. */
+const MAX_HEAD_BYTES = 2 * MAX_VARINT_BYTES;
+
+/** Most bytes of a DATA frame with a close: two heads, the code, and the longest reason. */
+export const MAX_CLOSE_FRAME_BYTES: number = 2 * MAX_HEAD_BYTES + CLOSE_CODE_BYTES +
+  MAX_WEBTRANSPORT_REASON_BYTES;
+
 const encoder = new TextEncoder();
 
 /** Decodes reasons, of which a byte order mark is a part. */

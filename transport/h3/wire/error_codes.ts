@@ -1,5 +1,7 @@
 /** Error codes of HTTP/3, QPACK, HTTP datagrams and WebTransport over HTTP/3. */
 import { ProtocolError } from "../../../errors.ts";
+import type { ConnectionCloseInfo } from "../../connection.ts";
+import { MAX_WEBTRANSPORT_CLOSE_CODE, unmarkReason } from "../../wire_close.ts";
 
 /** Codes of RFC 9114 section 8.1, RFC 9204 section 6, RFC 9297, and WebTransport over HTTP/3. */
 export const H3Error = {
@@ -137,12 +139,40 @@ export function fromHttp3StreamCode(code: number): number | undefined {
 }
 
 /**
- * Tells whether a close code belongs to HTTP/3, QPACK or WebTransport, and so not to a session.
+ * Reads the close of a session from a CONNECTION_CLOSE, for peers that close the connection in place
+ * of the session: quiche maps the code like one of a stream, and Deno's own WebTransport sends it
+ * unchanged.
  *
- * @param code Close code of a connection.
- * @returns True for codes of these protocols.
+ * @param close Code and reason of the connection's close.
+ * @returns Code and reason of the session's close; `undefined` if the connection was lost, which
+ * holds for codes of HTTP/3, codes above 32 bits, and 0 without the mark of Skein: a process that
+ * ends by an uncaught error closes its connections with 0.
+ *
+ * @example Usage
+ * ```ts
+ * import { H3Error, sessionCloseOf, toHttp3StreamCode } from "./error_codes.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const reason = "bye";
+ * const close = { closeCode: 4010, reason };
+ * assertEquals(sessionCloseOf(close), close);
+ * assertEquals(sessionCloseOf({ closeCode: toHttp3StreamCode(4010), reason }), close);
+ * assertEquals(sessionCloseOf({ closeCode: H3Error.noError, reason }), undefined);
+ * ```
  */
-export function isHttp3Code(code: number): boolean {
+export function sessionCloseOf(
+  { closeCode, reason }: Required<ConnectionCloseInfo>,
+): Required<ConnectionCloseInfo> | undefined {
+  const mapped = fromHttp3StreamCode(closeCode);
+  if (mapped !== undefined) return { closeCode: mapped, reason };
+  if (closeCode > MAX_WEBTRANSPORT_CLOSE_CODE || isHttp3Code(closeCode)) return undefined;
+  if (closeCode !== 0) return { closeCode, reason };
+  const unmarked = unmarkReason(reason);
+  return unmarked === undefined ? undefined : { closeCode, reason: unmarked };
+}
+
+/** Tells whether a close code belongs to HTTP/3, QPACK or WebTransport, and so not to a session. */
+function isHttp3Code(code: number): boolean {
   return code === H3Error.datagramError || code >= 0x100 && code <= 0x1ff ||
     code >= 0x200 && code <= 0x2ff || Object.values<number>(H3Error).includes(code);
 }
