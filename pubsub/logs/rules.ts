@@ -33,6 +33,9 @@ export function logTopic(id: string): string {
   return `${INTERNAL_PREFIX}log:${id}`;
 }
 
+/** Begins the ids of the logs that keep requests. */
+export const REQUEST_PREFIX = `${INTERNAL_PREFIX}request:`;
+
 /**
  * Makes the id of the log that keeps the request for which a log is written. A writer that takes the
  * log over reads the request; a log whose writer is lost waits for such a writer.
@@ -41,7 +44,7 @@ export function logTopic(id: string): string {
  * @returns The id of the request's log.
  */
 export function requestLog(id: string): string {
-  return `${INTERNAL_PREFIX}request:${id}`;
+  return REQUEST_PREFIX + id;
 }
 
 /**

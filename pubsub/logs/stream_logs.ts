@@ -28,7 +28,7 @@ const READY_MS = 5_000;
 const SWEEP_INTERVAL_MS = 5_000;
 
 /** The same time on a node that can take over streams of lost writers. */
-const RESCUE_INTERVAL_MS = 2_000;
+const RESCUE_INTERVAL_MS = 1_000;
 
 /**
  * Time for which a stream with a request is left open without a writer, so that a node that can take

@@ -148,22 +148,22 @@ export interface OpenDatabase {
  * seconds of a machine, the epoch changes.
  *
  * @param options See {@linkcode DatabaseOptions}.
- * @param hooks How to connect; and a callback in the transaction of the opening if writes may be
- *   lost.
+ * @param hooks How to connect; and a callback for a file that is not new, in the transaction of the
+ *   opening, which is told if writes may be lost.
  * @throws {BrokerError} If the file is in use, damaged, of another program or of a later version.
  */
 export function openDatabase(
   options: DatabaseOptions,
-  { connect, onLoss }: {
+  { connect, onOpen }: {
     readonly connect: Connect;
-    readonly onLoss: (db: Database) => void;
+    readonly onOpen: (db: Database, mayHaveLost: boolean) => void;
   },
 ): OpenDatabase {
   const { path } = options;
   let db: Database | undefined;
   try {
     db = connect(path);
-    return prepareDatabase(db, options, onLoss);
+    return prepareDatabase(db, options, onOpen);
   } catch (cause) {
     if (db?.isOpen) db.close();
     if (cause instanceof BrokerError) throw cause;
@@ -174,7 +174,7 @@ export function openDatabase(
 function prepareDatabase(
   db: Database,
   { path, synchronous, maxBytes, uuid, bootedAt, uptimeMs = Infinity }: DatabaseOptions,
-  onLoss: (db: Database) => void,
+  onOpen: (db: Database, mayHaveLost: boolean) => void,
 ): OpenDatabase {
   // The mode comes before the first access, so that no other process can share the file.
   db.exec("PRAGMA locking_mode = EXCLUSIVE; PRAGMA trusted_schema = OFF");
@@ -196,7 +196,7 @@ function prepareDatabase(
   const knownBoot = uptimeMs < BOOT_TOLERANCE_MS ? undefined : bootedAt;
   const mayHaveLost = !isNew && mayHaveLostWrites(metaOf(db, "state"), knownBoot);
   if (isNew || mayHaveLost) setMeta(db, "epoch", uuid.slice(0, 8));
-  if (mayHaveLost) onLoss(db);
+  if (!isNew) onOpen(db, mayHaveLost);
   setMeta(db, "state", synchronous === "full" ? "full" : `normal ${bootedAt ?? "unknown"}`);
   // The state has to be on the disk before any write that may be lost.
   db.exec("COMMIT");

@@ -135,7 +135,7 @@ export class SqliteFile {
   constructor(options: SqliteFileOptions, connect: Connect = connectNative) {
     const { db, epoch } = openDatabase(options, {
       connect,
-      onLoss: (db) => renewLogs(db, options.uuid),
+      onOpen: (db, mayHaveLost) => continueLogs(db, mayHaveLost ? options.uuid : undefined),
     });
     this.epoch = epoch;
     this.#connect = connect;
@@ -282,10 +282,13 @@ export class SqliteFile {
 /** Number of different identities of logs. */
 const IDENTITIES = 36 ** 8;
 
-/** Gives each open log a new identity. */
-function renewLogs(db: Database, uuid: string): void {
+/** Continues the logs of the process before; with a UUID, each open one gets a new identity. */
+function continueLogs(db: Database, uuid: string | undefined): void {
   const logs = new Logs(db);
-  let next = parseInt(uuid.replaceAll("-", "").slice(0, 12), 16);
-  logs.renewIdentities(() => (next++ % IDENTITIES).toString(36).padStart(8, "0"));
+  if (uuid !== undefined) {
+    let next = parseInt(uuid.replaceAll("-", "").slice(0, 12), 16);
+    logs.renewIdentities(() => (next++ % IDENTITIES).toString(36).padStart(8, "0"));
+  }
+  logs.lapseWriters();
   logs.finish();
 }

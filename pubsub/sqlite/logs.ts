@@ -21,6 +21,7 @@ import {
   newLog,
   presentLog,
   recordBytes,
+  REQUEST_PREFIX,
   type StoredLog,
 } from "../logs/rules.ts";
 import type { Database, Statement } from "./database.ts";
@@ -220,6 +221,21 @@ export class Logs {
         origin: { ...origin, identity: current(origin.identity), lineage },
       };
       this.#open.set(name, row);
+    }
+  }
+
+  /**
+   * Ends the leases of all writers that another one can go on for. No other process has the file
+   * open, so the writers of the process before are gone. Other logs keep their leases: the
+   * application may open them again.
+   */
+  lapseWriters(): void {
+    const requests = this.#db.prepare("SELECT name FROM logs WHERE name >= ? AND name < ?");
+    for (const { name } of requests.all(REQUEST_PREFIX, REQUEST_PREFIX + "\u{10ffff}")) {
+      const row = this.#row(String(name).slice(REQUEST_PREFIX.length));
+      if (row?.state.writer === undefined || row.state.end !== undefined) continue;
+      row.state = { ...row.state, writer: { ...row.state.writer, until: 0 } };
+      this.#open.set(row.name, row);
     }
   }
 

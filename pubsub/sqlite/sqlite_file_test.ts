@@ -2,7 +2,8 @@ import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } fr
 import { DatabaseSync } from "node:sqlite";
 import { BrokerError } from "../../errors.ts";
 import type { HistoryPage } from "../broker.ts";
-import type { LogPage } from "../logs/log.ts";
+import type { LogAppended, LogPage } from "../logs/log.ts";
+import { requestLog } from "../logs/rules.ts";
 import { type Operation, SqliteFile, type SqliteFileOptions } from "./file.ts";
 import { SqliteBroker } from "./mod.ts";
 
@@ -98,6 +99,43 @@ function snapshot(path: string): string {
   for (const end of ["", "-wal"]) Deno.copyFileSync(path + end, copy + end);
   return copy;
 }
+
+withFolder(
+  "SqliteFile ends the leases of a killed process, for logs that another writer can go on with",
+  (folder) => {
+    const path = `${folder}/test.db`;
+    const now = 1_000;
+    const create = (file: TestFile, id: string, more: object = {}) =>
+      file.call("createLog", id, {
+        config: { contentType: "application/json" },
+        identity: id.padEnd(8, "0").slice(0, 8),
+        records: ["1"],
+        maxLogs: 100,
+        ...more,
+      }, now);
+    const writer = { holder: "h", ttlMs: 60_000 };
+    const killed = new TestFile(path);
+    for (const id of ["answer", "ended", "stream"]) create(killed, id, { writer });
+    for (const id of ["answer", "ended", "free"]) create(killed, requestLog(id));
+    create(killed, "free");
+    killed.call("appendLog", "ended", { records: [], end: {}, maxBytes: 100 }, now);
+    assertEquals(killed.call("overdueLogs", 10, now + 59_999), []);
+    {
+      using next = new TestFile(snapshot(path));
+      assertEquals(next.call("overdueLogs", 10, now), ["answer"]);
+      const take = {
+        records: [],
+        writer: { holder: "i", ttlMs: 60_000, takes: true },
+        maxBytes: 100,
+      };
+      const { kind } = next.call<LogAppended>("appendLog", "answer", take, now);
+      assertEquals(kind, "appended");
+      assertEquals(next.call<LogAppended>("appendLog", "stream", take, now).kind, "fenced");
+      assertEquals(next.call("overdueLogs", 10, now), []);
+    }
+    killed[Symbol.dispose]();
+  },
+);
 
 for (const synchronous of LEVELS) {
   withFolder(`SqliteBroker with ${synchronous} keeps all data over a restart`, async (folder) => {

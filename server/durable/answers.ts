@@ -11,9 +11,10 @@ import { ABORTED, type DurableStreamWriter, isEndCode, LEASE_MS } from "./writer
 
 /**
  * Time without a sign of life after which an answer that another node can resume is without a writer,
- * in milliseconds: shorter than that of other streams, since readers wait for the rest.
+ * in milliseconds: shorter than that of other streams, since readers wait for the rest. A sign of
+ * life is sent every second.
  */
-export const RESUME_LEASE_MS = 6_000;
+export const RESUME_LEASE_MS = 5_000;
 
 /**
  * Most takeovers of one answer from nodes that were lost. A generator that ends its node would
@@ -126,6 +127,8 @@ class Released extends RequestError {
  *
  * - **Once:** a name starts one generator for a user and a topic, on whichever nodes it is asked for.
  * - **Pace:** a generator is asked for the next item when the engine has taken most of those before.
+ *   While the engine confirms no sign of life for 4 s, it is asked for none: another node may be about
+ *   to take over.
  * - **End:** of the generator, with the code of a {@linkcode RequestError}, else `failed`; `cancelled`
  *   with the reader's reason; `writer-lost`. A generator is returned in each case.
  * - **Takeover:** an answer whose node is lost, or closes, goes on at exactly one node that has a
@@ -434,6 +437,7 @@ export class Answers {
     const onError = (error: unknown) => stop.abort(error);
     let kept: Promise<void> | undefined;
     for (let count = 1;; count++) {
+      if (writer.isUncertain) await within(runtime, writer.confirmed, { signal });
       const next = await within(runtime, Promise.resolve(iterator.next()), { signal });
       if (next.done) break;
       kept = writer.append(next.value);

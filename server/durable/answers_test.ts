@@ -34,7 +34,8 @@ class Node {
     memory: MemoryBroker,
     { resume, ...options }: Partial<AnswerLimits> & { readonly resume?: ResumeAnswer } = {},
   ) {
-    const runtime = platformRuntime();
+    // Fake time has no `performance.now()`.
+    const runtime = Object.assign(platformRuntime(), { monotonic: () => Date.now() });
     const { logs } = memory;
     const cut =
       <A extends unknown[], R>(call: (...args: A) => Promise<R>) => async (...args: A) => {
@@ -317,6 +318,30 @@ Deno.test("Answers of a node that only looked dead are those of the node that to
   assertEquals((await ended.promise).aborted, true);
   await other.streams.cancel(id, "Enough");
   assertEquals(await other.read(id), ["one", "two", "cancelled"]);
+});
+
+Deno.test("Answers ask a generator for no item while the engine confirms no sign of life for 4 s", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  const node = cluster.add({ resume: resumeTo(0) });
+  let pulled = 0;
+  const id = await node.begin(async function* () {
+    while (pulled < 20) {
+      yield pulled++;
+      await new Promise<void>((end) => setTimeout(end, 400));
+    }
+  });
+  await passTime(time, 1_000);
+  node.die();
+  await passTime(time, 4_100);
+  const before = pulled;
+  // Still within the lease.
+  await passTime(time, 450);
+  assertEquals(pulled, before);
+  node.silence!.resolve();
+  node.silence = undefined;
+  await passTime(time, 10_000);
+  assertEquals(await node.read(id), range(20));
 });
 
 Deno.test("Answers without a handler for the rest end as writer-lost, for the readers of all nodes", async () => {

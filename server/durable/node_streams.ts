@@ -122,6 +122,7 @@ export class NodeStreams {
   ): Promise<DurableStreamWriter<T>> {
     const { contentType, fork, ...lifetime } = options;
     const holder = this.#runtime.randomUUID();
+    const leasedAt = this.#runtime.monotonic();
     const created = await this.#streams.create(id, {
       ...lifetime,
       // A fork has the type of the source by default.
@@ -130,7 +131,7 @@ export class NodeStreams {
       writer: { holder, ttlMs: leaseMs },
     });
     if (created.kind !== "created") throw refusedCreation(id, created.kind);
-    return this.#writer(id, created.info, { holder, leaseMs });
+    return this.#writer(id, created.info, { holder, leaseMs, leasedAt });
   }
 
   /** Takes over a stream without a writer. */
@@ -139,6 +140,7 @@ export class NodeStreams {
     leaseMs: number = LEASE_MS,
   ): Promise<DurableStreamWriter<T>> {
     const holder = this.#runtime.randomUUID();
+    const leasedAt = this.#runtime.monotonic();
     const result = await this.#streams.append(id, {
       records: [],
       writer: { holder, ttlMs: leaseMs, takes: true },
@@ -146,7 +148,7 @@ export class NodeStreams {
     switch (result.kind) {
       case "appended":
       case "repeated":
-        return this.#writer(id, result.info, { holder, leaseMs });
+        return this.#writer(id, result.info, { holder, leaseMs, leasedAt });
       case "fenced":
         throw new RequestError("held", `Cannot open: "${id}" has a writer`);
       case "ended":
@@ -245,7 +247,7 @@ export class NodeStreams {
   #writer<T>(
     id: string,
     info: LogInfo,
-    lease: Pick<WriterOptions, "holder" | "leaseMs">,
+    lease: Pick<WriterOptions, "holder" | "leaseMs" | "leasedAt">,
   ): DurableStreamWriter<T> {
     const head = JSON.stringify({ topic: STREAM_PREFIX + id, data: 0 });
     const writer = new DurableStreamWriter<T>({

@@ -24,11 +24,14 @@ export const LEASE_MS = 15_000;
 /** Time for which a released stream waits for the next writer, in milliseconds. */
 const RELEASED_MS = 5_000;
 
+/** Signs of life within a lease: one that fails can be repeated before the lease lapses. */
+const RENEWALS_PER_LEASE = 5;
+
 /**
- * Share of the lease without an append after which the lease is renewed: a renewal that fails can be
- * made again before the lease lapses.
+ * Share of the lease without a confirmed sign of life after which the writer counts as possibly
+ * replaced: the rest of the lease is for the way of the last sign to the engine.
  */
-const RENEWALS_PER_LEASE = 3.75;
+const UNCERTAIN_SHARE = 0.8;
 
 /** Delays between the attempts, in milliseconds. */
 const RETRIES = { firstDelayMs: 100, maxDelayMs: 1_000 };
@@ -74,6 +77,8 @@ export interface WriterOptions {
   readonly holder: string;
   /** Time for which `holder` has the lease without a sign of life, in milliseconds. */
   readonly leaseMs: number;
+  /** Monotonic time at which the request for the lease was sent. */
+  readonly leasedAt: number;
   /** Most bytes of a record, as a message of a session carries the record. */
   readonly maxRecordBytes: number;
   /** Called once when the writer has ended. MUST NOT throw. */
@@ -128,6 +133,10 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   #ending: Promise<void> | undefined;
   #failure: unknown;
   #renewal: Timer | undefined;
+  /** Monotonic time at which the newest confirmed sign of life was sent. */
+  #confirmedAt: number;
+  /** Resolved by the next confirmed sign of life. */
+  #confirmed: PromiseWithResolvers<void> | undefined;
   #wasAppended = false;
   #isReleased = false;
   #isLost = false;
@@ -137,6 +146,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   /** Begins to renew the lease; `NodeStreams` creates writers. */
   constructor(options: WriterOptions) {
     const { runtime, streams, id, info, holder, leaseMs, maxRecordBytes, onOver } = options;
+    this.#confirmedAt = options.leasedAt;
     this.id = id;
     this.contentType = info.contentType;
     this.#runtime = runtime;
@@ -184,6 +194,24 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     const mostBytes = Math.min(PACE_BYTES, MAX_WAITING_BYTES - this.#maxRecordBytes);
     const isFull = this.#waiting.length >= PACE_RECORDS || this.#waitingBytes > mostBytes;
     return isFull ? this.#waiting.at(-1)!.promise : Promise.resolve();
+  }
+
+  /**
+   * True if the engine confirmed no sign of life for so long that another writer may have taken over.
+   *
+   * @ignore
+   */
+  get isUncertain(): boolean {
+    return this.#runtime.monotonic() - this.#confirmedAt >= this.#leaseMs * UNCERTAIN_SHARE;
+  }
+
+  /**
+   * Resolves with the next sign of life that the engine confirms; stays pending if the writer is lost.
+   *
+   * @ignore
+   */
+  get confirmed(): Promise<void> {
+    return (this.#confirmed ??= Promise.withResolvers()).promise;
   }
 
   /**
@@ -416,14 +444,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     try {
       while (true) {
         try {
-          this.#heed(
-            await this.#streams.append(this.id, {
-              ...this.#lease,
-              records,
-              producer,
-              ...(end && { end }),
-            }),
-          );
+          await this.#show({ records, producer, ...(end && { end }) });
           this.#number++;
           return;
         } catch (error) {
@@ -439,9 +460,16 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     }
   }
 
-  get #lease() {
+  /** Makes an append, which is a sign of life. */
+  async #show(append: Pick<AppendLogOptions, "records" | "producer" | "end">): Promise<void> {
     const { identity } = this.#info;
-    return { identity, writer: { holder: this.#holder, ttlMs: this.#leaseMs } };
+    const writer = { holder: this.#holder, ttlMs: this.#leaseMs };
+    const sentAt = this.#runtime.monotonic();
+    const result = await this.#streams.append(this.id, { ...append, identity, writer });
+    this.#heed(result);
+    this.#confirmedAt = Math.max(this.#confirmedAt, sentAt);
+    this.#confirmed?.resolve();
+    this.#confirmed = undefined;
   }
 
   /** Takes the result of an append; throws the error that a refusal stands for. */
@@ -518,7 +546,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
 
   async #renew(): Promise<void> {
     try {
-      this.#heed(await this.#streams.append(this.id, { ...this.#lease, records: [] }));
+      await this.#show({ records: [] });
     } catch (error) {
       // While the engine is away the lease may hold: the next renewal or append tells.
       if (!(error instanceof BrokerError) && this.#end === undefined) this.#failed(error);
