@@ -22,7 +22,7 @@
  * A header of NATS in place of this would run at two thirds of the speed.
  */
 import type { HistoryBounds, Publication, PublicationPosition } from "../broker.ts";
-import type { Msg } from "@nats-io/transport-node";
+import type { Msg } from "@nats-io/nats-core";
 import { tagOf } from "../tag.ts";
 import { BrokerError } from "../../errors.ts";
 

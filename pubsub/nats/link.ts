@@ -1,14 +1,13 @@
 /** The connection to NATS: opened in the background, and opened again for ever. */
 import {
   type Authenticator,
-  connect,
+  type ConnectionOptions,
   createInbox,
   type Msg,
   type MsgHdrs,
   type NatsConnection,
-  type NodeConnectionOptions,
   type Subscription,
-} from "@nats-io/transport-node";
+} from "@nats-io/nats-core";
 import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
@@ -17,6 +16,7 @@ import { pause, settlesWithin, waitFor } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { BrokerStatus } from "../broker.ts";
 import { Pace } from "../engine_flow.ts";
+import { connectNats } from "./transport.ts";
 
 /** Longest wait for an answer of the server. */
 export const REQUEST_TIMEOUT_MS = 5_000;
@@ -31,8 +31,8 @@ const CLOSE_TIMEOUT_MS = 1_000;
 const PING_INTERVAL_MS = 10_000;
 
 /** Options of a new connection, and the function that opens it. */
-type NewConnection = NodeConnectionOptions & {
-  readonly connect?: (options: NodeConnectionOptions) => Promise<NatsConnection>;
+type NewConnection = ConnectionOptions & {
+  readonly connect?: (options: ConnectionOptions) => Promise<NatsConnection>;
 };
 
 /** Options of a new connection, or an open connection of the application. */
@@ -190,7 +190,7 @@ export class Link {
   }
 
   async #connect(
-    { connect: open = connect, ...options }: NewConnection,
+    { connect: open = connectNats, ...options }: NewConnection,
   ): Promise<NatsConnection | undefined> {
     const { signal } = this.#ended;
     while (!signal.aborted) {

@@ -22,19 +22,26 @@ export interface NatsServers {
   readonly pass?: string;
   /** A token, in the place of a user. */
   readonly token?: string;
-  /** Credentials of other kinds, such as a JWT. */
+  /**
+   * Credentials of other kinds: `nkeyAuthenticator`, `jwtAuthenticator` or `credsAuthenticator` of
+   * `@nats-io/nats-core`. Called for each attempt to connect, so that rotated credentials are read
+   * again.
+   */
   readonly authenticator?:
     | ((nonce?: string) => object | void)
     | ((nonce?: string) => object | void)[];
   /** Encryption; `null` for none. By default, the server decides. */
   readonly tls?: {
-    /** `true` if TLS begins before the server's first message. */
+    /**
+     * `true` if TLS begins before the server's first message, as with `handshake_first` of the server
+     * (from NATS 2.10.4 on). A client certificate needs this.
+     */
     readonly handshakeFirst?: boolean;
     /** Certificates of trusted authorities. */
     readonly ca?: string;
     /** The file of `ca`. */
     readonly caFile?: string;
-    /** The certificate of this client. */
+    /** The certificate of this client, together with `key` or `keyFile`. */
     readonly cert?: string;
     /** The file of `cert`. */
     readonly certFile?: string;
@@ -42,8 +49,6 @@ export interface NatsServers {
     readonly key?: string;
     /** The file of `key`. */
     readonly keyFile?: string;
-    /** `true` to refuse a server with another certificate. */
-    readonly rejectUnauthorized?: boolean;
   } | null;
   /** Prefix of subjects for answers, where permissions need one. */
   readonly inboxPrefix?: string;
@@ -64,9 +69,9 @@ export interface NatsServers {
   /** Largest random addition with TLS, in milliseconds. */
   readonly reconnectJitterTLS?: number;
   /**
-   * Opens the connection in place of `connect` of `@nats-io/transport-node`, such as `wsconnect` for
-   * NATS over WebSocket. The broker calls the function again until a connection opens, and closes
-   * that connection at its own end.
+   * Opens the connection in place of the broker's own transport over Deno's sockets, such as
+   * `wsconnect` of `@nats-io/nats-core` for NATS over WebSocket. The broker calls the function again
+   * until a connection opens, and closes that connection at its own end.
    *
    * @param options All options for the client library, those of the broker included.
    * @returns A `NatsConnection` of the client library.
@@ -222,6 +227,37 @@ export function checkSource(source: NatsSource): void {
     if (!(key in natsSettings({}))) continue;
     throw new TypeError(
       `Cannot create broker: ${key} must stand in the second argument, received it in the first`,
+    );
+  }
+  if (servers !== undefined && !("connect" in source)) checkTransport(source as NatsServers);
+}
+
+/** Checks the settings of the broker's own transport. */
+function checkTransport({ servers, tls }: NatsServers): void {
+  const socket = [servers].flat().find((one) => /^wss?:/i.test(one));
+  if (socket !== undefined) {
+    throw new TypeError(
+      `Cannot create broker: NATS over WebSocket needs the option connect, received ${socket}`,
+    );
+  }
+  if (!tls) return;
+  const { handshakeFirst = false, cert, certFile, key, keyFile } = tls;
+  if ("rejectUnauthorized" in tls) {
+    throw new TypeError(
+      "Cannot create broker: certificates are always checked, received tls.rejectUnauthorized; " +
+        "name the authority in tls.ca",
+    );
+  }
+  const hasCertificate = (cert ?? certFile) !== undefined;
+  if (hasCertificate !== ((key ?? keyFile) !== undefined)) {
+    const [given, missing] = hasCertificate ? ["cert", "key"] : ["key", "cert"];
+    throw new TypeError(
+      `Cannot create broker: tls.cert and tls.key belong together, received tls.${given} without tls.${missing}`,
+    );
+  }
+  if (hasCertificate && !handshakeFirst) {
+    throw new TypeError(
+      `Cannot create broker: tls.cert needs tls.handshakeFirst, received ${handshakeFirst}`,
     );
   }
 }

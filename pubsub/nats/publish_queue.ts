@@ -2,7 +2,7 @@
 import type { Timer } from "../../base/runtime.ts";
 import type { Link } from "./link.ts";
 import { Fifo, TurnBatch, type WaitingBudget } from "../engine_flow.ts";
-import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/transport-node";
+import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
 import { tagOf } from "../tag.ts";

@@ -7,7 +7,7 @@ import {
   StorageType,
   type StreamConfig,
 } from "@nats-io/jetstream";
-import { headers, type Msg, type Subscription, TimeoutError } from "@nats-io/transport-node";
+import { headers, type Msg, type Subscription, TimeoutError } from "@nats-io/nats-core";
 import { pause } from "../../base/wait.ts";
 import { Signal } from "../../base/signal.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";

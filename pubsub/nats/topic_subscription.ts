@@ -1,5 +1,5 @@
 /** A topic that this node is subscribed to. */
-import type { Msg, Subscription } from "@nats-io/transport-node";
+import type { Msg, Subscription } from "@nats-io/nats-core";
 import { pause } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type {

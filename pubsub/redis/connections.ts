@@ -91,6 +91,32 @@ export async function endClient(runtime: Runtime, client: Redis | Cluster): Prom
 /** States without a socket, in which no `end` event would come. */
 const NOT_OPEN: ReadonlySet<string> = new Set(["wait", "reconnecting", "close", "end"]);
 
+/** The newest errors of a cluster's nodes, which the client library keeps apart from its own. */
+export class NodeErrors {
+  readonly #client: Redis | Cluster;
+  /** By the address of the node. */
+  readonly #errors = new Map<string, Error>();
+
+  constructor(client: Redis | Cluster) {
+    this.#client = client;
+    client.on("node error", (error: Error, address: string) => this.#errors.set(address, error));
+  }
+
+  /** Lists the nodes that have no connection, with the reason. */
+  list(): readonly (readonly [address: string, error: Error])[] {
+    const nodes = isCluster(this.#client) ? this.#client.nodes() : [];
+    const away = new Set(
+      nodes.filter(({ status }) => status !== "ready").map(({ options }) =>
+        `${options.host}:${options.port}`
+      ),
+    );
+    for (const address of this.#errors.keys()) {
+      if (!away.has(address)) this.#errors.delete(address);
+    }
+    return [...this.#errors];
+  }
+}
+
 /**
  * Gathers the writes of one turn of the event loop, so that many small commands are one write here
  * and one read in Redis.
@@ -209,6 +235,8 @@ interface ChannelSubscriberOptions {
  */
 export class ChannelSubscriber {
   readonly redis: Redis;
+  /** The answer to a refused command, such as `NOPERM`, until a command succeeds. */
+  refusal: unknown;
   readonly #runtime: Runtime;
   readonly #events: SubscriptionEvents;
   readonly #slotOf: ((channel: string) => number) | undefined;
@@ -342,7 +370,10 @@ export class ChannelSubscriber {
       ...this.#groups(going).map((group) => this.#send("unsubscribe", group)),
       ...this.#groups(coming).map((group) => this.#send("subscribe", group)),
     ]);
-    if (results.every((isDone) => isDone)) return true;
+    if (results.every((isDone) => isDone)) {
+      this.refusal = undefined;
+      return true;
+    }
     if (!this.#isEnded) {
       this.#runtime.clearTimeout(this.#retry);
       this.#retry = this.#runtime.setTimeout(() => this.#change(), RETRY_MS);
@@ -367,6 +398,7 @@ export class ChannelSubscriber {
         this.#changed.add(channel);
         if (verb === "unsubscribe") this.#confirmed.add(channel);
       }
+      this.refusal = error;
       this.#events.onChange(error);
       return false;
     } finally {
@@ -407,6 +439,8 @@ export class ChannelSubscriber {
 export interface SubscriberPool {
   /** `true` if all earlier subscriptions are confirmed. */
   readonly isUp: boolean;
+  /** The answer of Redis to a subscription that is refused. */
+  readonly refusal: unknown;
   /** The connections. */
   connections(): Redis[];
   /** Subscribes to a channel. */
@@ -444,6 +478,10 @@ class SingleServerPool implements SubscriberPool {
 
   get isUp(): boolean {
     return this.#subscriber.isUp && this.#subscriber.redis.status === "ready";
+  }
+
+  get refusal(): unknown {
+    return this.#subscriber.refusal;
   }
 
   connections(): Redis[] {
@@ -494,6 +532,10 @@ class ClusterPool implements SubscriberPool {
     }
     for (const subscriber of this.#subscribers.values()) if (!subscriber.isUp) return false;
     return true;
+  }
+
+  get refusal(): unknown {
+    return this.#subscribers.values().find(({ refusal }) => refusal !== undefined)?.refusal;
   }
 
   connections(): Redis[] {

@@ -27,6 +27,7 @@ import {
   endClient,
   Heartbeat,
   isCluster,
+  NodeErrors,
   openClient,
   openSubscriberPool,
   type SubscriberPool,
@@ -242,7 +243,8 @@ class ConnectionStatus {
     if (current.name !== "interrupted") return undefined;
     const seconds = Math.round((this.#runtime.now() - current.since) / 1_000);
     const since = this.#wasUp ? `been away for ${seconds} s` : "not been reached since the start";
-    return `Redis has ${since}: ${textOf(current.error)}`;
+    // The newest error: a server that is back may refuse the password.
+    return `Redis has ${since}: ${textOf(this.#error ?? current.error)}`;
   }
 
   /** Ends the status when the broker closes. */
@@ -252,7 +254,10 @@ class ConnectionStatus {
 }
 
 function textOf(error: unknown): string {
-  return error instanceof Error ? error.message : "the connection was lost";
+  if (!(error instanceof Error)) return "the connection was lost";
+  // The client library's error for all nodes together has the reason of one of them.
+  const { lastNodeError } = error as { readonly lastNodeError?: unknown };
+  return lastNodeError instanceof Error ? lastNodeError.message : error.message;
 }
 
 /** Lists the policies under which a client's servers evict histories and logs. */
@@ -321,6 +326,7 @@ export class RedisBroker implements Broker {
   readonly #queue: PublishQueue;
   readonly #channels = new Channels();
   readonly #connection: ConnectionStatus;
+  readonly #nodeErrors: NodeErrors;
   readonly #pace: Pace;
   /** Producer of publications without a key. */
   readonly #producer: string;
@@ -362,6 +368,7 @@ export class RedisBroker implements Broker {
     this.#connection = new ConnectionStatus(runtime, () => this.#isReady && this.#subscribers.isUp);
     this.status = this.#connection.status;
     this.#client = client;
+    this.#nodeErrors = new NodeErrors(client);
     this.#names = names;
     this.#histories = new RedisHistories({
       ...settings,
@@ -412,6 +419,11 @@ export class RedisBroker implements Broker {
   issues(): string[] {
     const away = this.#connection.issue();
     const issues = away === undefined ? [] : [away];
+    for (const [address, error] of this.#nodeErrors.list()) {
+      issues.push(`Redis at ${address} has no connection: ${textOf(error)}`);
+    }
+    const { refusal } = this.#subscribers;
+    if (refusal !== undefined) issues.push(`Redis refuses a subscription: ${textOf(refusal)}`);
     for (const policy of this.#evicting) {
       issues.push(
         `Redis may evict histories and logs: maxmemory-policy must be noeviction, received ${policy}`,

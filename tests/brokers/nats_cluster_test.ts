@@ -3,9 +3,10 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { jetstreamManager, type StreamInfo } from "@nats-io/jetstream";
-import { connect, type NatsConnection } from "@nats-io/transport-node";
+import type { NatsConnection } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { connectNats } from "../../pubsub/nats/transport.ts";
 import { append, BOUNDS, Hearing, until } from "./hearing.ts";
 import { lowPort } from "../ports.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
@@ -33,7 +34,7 @@ async function startCluster(size: number): Promise<NatsServer[]> {
  * in which the cluster names no leader, and refuses to be asked.
  */
 async function leaderOf({ servers }: NatsServer, name?: string): Promise<number> {
-  const connection = await connect({ servers });
+  const connection = await connectNats({ servers });
   let leader: string | undefined;
   await until(async () => {
     const info = await infoOf(connection, name).catch(() => undefined);

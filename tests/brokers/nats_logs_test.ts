@@ -4,7 +4,6 @@
  */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { jetstreamManager } from "@nats-io/jetstream";
-import { connect } from "@nats-io/transport-node";
 import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import type {
@@ -18,6 +17,7 @@ import type {
 import { logTopic } from "../../pubsub/logs/rules.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { connectNats } from "../../pubsub/nats/transport.ts";
 import { Random } from "../random.ts";
 import { Hearing, statusIs, until } from "./hearing.ts";
 import { assertProduced, produce } from "./producers.ts";
@@ -79,7 +79,7 @@ async function readAll(logs: BrokerLogs, id: string, maxRecords = 1_000): Promis
 
 /** Number of messages and subjects of a stream. */
 async function stateOf({ servers }: NatsServer, stream: string) {
-  const connection = await connect({ servers });
+  const connection = await connectNats({ servers });
   const { state } = await (await jetstreamManager(connection)).streams.info(stream);
   await connection.close();
   return { messages: state.messages, subjects: state.num_subjects ?? 0 };
@@ -385,7 +385,7 @@ test("reports messages of other programs, and lists other logs all the same", as
   const config = { ...TEXT, ttlMs: 300 };
   await created(broker.logs, "spoiled", { config });
   await created(broker.logs, "whole", { config });
-  const other = await connect({ servers });
+  const other = await connectNats({ servers });
   await other.request("skein.logs.spoiled", "noise");
   await other.request("skein.due.0.noise", "noise");
   await assertRejects(() => read(broker.logs, "spoiled"), BrokerError, "must begin with a state");
@@ -452,7 +452,7 @@ test("takes part in the bound of what waits, and ends what is under way at a clo
 test("makes its streams again after an operator deleted them", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   await created(broker.logs, "log", { records: ["a"] });
-  const connection = await connect({ servers });
+  const connection = await connectNats({ servers });
   const { streams } = await jetstreamManager(connection);
   for await (const { config } of streams.list()) await streams.delete(config.name);
   await connection.close();

@@ -65,15 +65,7 @@ export class NatsServer implements AsyncDisposable {
 
   /** Starts the process; resolves once the server answers. */
   async restart(options: NatsServerOptions = this.#options): Promise<void> {
-    const { jetstream = true, settings = "" } = options;
-    const file = `${this.folder}/nats.conf`;
-    await Deno.writeTextFile(
-      file,
-      `host: "127.0.0.1"
-       port: ${this.port}
-       ${jetstream ? `jetstream { store_dir: "${this.folder}/jetstream" }` : ""}
-       ${settings}`,
-    );
+    const file = await this.#configure(options);
     this.#process = new Deno.Command(PROGRAM, {
       args: ["-c", file],
       stdin: "null",
@@ -81,6 +73,12 @@ export class NatsServer implements AsyncDisposable {
       stderr: "null",
     }).spawn();
     await deadline(this.#answers(), PATIENCE_MS);
+  }
+
+  /** Has the running process read other settings, which ends connections without permission. */
+  async reload(options: NatsServerOptions): Promise<void> {
+    await this.#configure(options);
+    this.#process!.kill("SIGHUP");
   }
 
   /** Ends the process as `kill -9` does. */
@@ -109,6 +107,18 @@ export class NatsServer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.kill();
     await Deno.remove(this.folder, { recursive: true });
+  }
+
+  async #configure({ jetstream = true, settings = "" }: NatsServerOptions): Promise<string> {
+    const file = `${this.folder}/nats.conf`;
+    await Deno.writeTextFile(
+      file,
+      `host: "127.0.0.1"
+       port: ${this.port}
+       ${jetstream ? `jetstream { store_dir: "${this.folder}/jetstream" }` : ""}
+       ${settings}`,
+    );
+    return file;
   }
 
   async #answers(): Promise<void> {

@@ -15,13 +15,7 @@ import {
   type StoredMsg,
   type StreamInfo,
 } from "@nats-io/jetstream";
-import {
-  connect,
-  type MsgHdrs,
-  type NatsConnection,
-  type NodeConnectionOptions,
-  type Subscription,
-} from "@nats-io/transport-node";
+import type { ConnectionOptions, MsgHdrs, NatsConnection, Subscription } from "@nats-io/nats-core";
 import { stub } from "@std/testing/mock";
 import { dial } from "../../client.ts";
 import { BrokerError, SessionClosedError } from "../../errors.ts";
@@ -29,6 +23,7 @@ import type { Appended, Broker, Publication } from "../../pubsub/broker.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { NatsBroker, type NatsBrokerOptions } from "../../pubsub/nats/mod.ts";
+import { connectNats } from "../../pubsub/nats/transport.ts";
 import type { Refusal } from "../../server.ts";
 import { testServer } from "../../testing/mod.ts";
 import { listen } from "../servers.ts";
@@ -104,13 +99,13 @@ async function operate(
   { servers }: NatsServer,
   act: (manager: JetStreamManager) => Promise<unknown>,
 ): Promise<void> {
-  const connection = await connect({ servers });
+  const connection = await connectNats({ servers });
   await act(await jetstreamManager(connection));
   await connection.close();
 }
 
 test("leaves a connection that was handed in unchanged", async ({ servers }) => {
-  const connection = await connect({ servers });
+  const connection = await connectNats({ servers });
   const broker = new NatsBroker({ connection });
   await using hearing = new Hearing(broker, "news");
   await hearing.ready;
@@ -131,7 +126,7 @@ test("opens and closes its connection by the function that was handed in", async
     name: "a node",
     async connect(options) {
       if (++attempts === 1) throw new Error("not yet");
-      const connection = await connect(options as NodeConnectionOptions);
+      const connection = await connectNats(options as ConnectionOptions);
       opened.push(connection);
       return connection;
     },
@@ -146,7 +141,7 @@ test("opens and closes its connection by the function that was handed in", async
 });
 
 test("says that a connection which was handed in has ended", async ({ servers }) => {
-  const connection = await connect({ servers });
+  const connection = await connectNats({ servers });
   await using broker = new NatsBroker({ connection });
   await statusIs(broker, "connected");
   await connection.close();
@@ -225,6 +220,11 @@ Deno.test("NatsBroker() refuses unknown and misplaced options", () => {
     [{ servers, prefix: "a" }, {}, "prefix must stand in the second argument"],
     [{ server: servers }, {}, "either servers or a connection is needed, received server"],
     [{}, {}, "either servers or a connection is needed, received {}"],
+    [{ servers: ["wss://nats:443"] }, {}, "needs the option connect, received wss://nats:443"],
+    [{ servers, tls: { certFile: "a.pem" } }, {}, "received tls.cert without tls.key"],
+    [{ servers, tls: { key: "a" } }, {}, "received tls.key without tls.cert"],
+    [{ servers, tls: { cert: "a", key: "b" } }, {}, "tls.cert needs tls.handshakeFirst"],
+    [{ servers, tls: { rejectUnauthorized: false } }, {}, "certificates are always checked"],
   ];
   for (const [source, options, text] of cases) {
     assertThrows(() => new NatsBroker(source as { servers: string }, options), TypeError, text);
@@ -597,7 +597,7 @@ test("ignores and counts foreign publications, of any form", async ({ servers })
   await Promise.all([plain.ready, kept.ready]);
   await append(broker, "kept", 1);
   const bounds = `${BOUNDS.size}_${BOUNDS.ttlMs}_${BOUNDS.bytes}`;
-  const other = await connect({ servers });
+  const other = await connectNats({ servers });
   const illegal = { encode: () => new TextEncoder().encode("NATS/1.0\r\n\x01 : 1\r\n\r\n") };
   for (
     const [headers, payload] of [[illegal, "noise"], [illegal, ""], [undefined, "{}"]] as const
@@ -669,7 +669,7 @@ test("closes soon though the server stays silent", async () => {
 });
 
 test("leaves nothing on a connection that was handed in", async ({ servers }) => {
-  const connection = await connect({ servers });
+  const connection = await connectNats({ servers });
   const subscriptions: Subscription[] = [];
   const subscribe = connection.subscribe.bind(connection);
   using _spy = stub(connection, "subscribe", (...args) => {

@@ -5,7 +5,7 @@ import {
   RetentionPolicy,
   StorageType,
 } from "@nats-io/jetstream";
-import { headers, type MsgHdrs } from "@nats-io/transport-node";
+import { headers, type MsgHdrs } from "@nats-io/nats-core";
 import { BrokerError } from "../../../errors.ts";
 import { textOf } from "../../../base/error_text.ts";
 import { within } from "../../../base/wait.ts";

@@ -1,23 +1,18 @@
 /** The client library of NATS on simulated hosts: the transport over sockets of the network. */
+import type { ConnectionOptions, NatsConnection } from "@nats-io/nats-core";
 import {
-  type ConnectionOptions,
   extractProtocolMessage,
-  type NatsConnection,
-  NatsConnectionImpl,
   nuid,
   type Server,
-  setTransportFactory,
   type Transport,
-} from "@nats-io/transport-node";
+} from "@nats-io/nats-core/internal";
 import { ConnectionError } from "../../../errors.ts";
 import { concat } from "../../../base/bytes.ts";
 import type { NatsServers } from "../../../pubsub/nats/options.ts";
+import { connectNats } from "../../../pubsub/nats/transport.ts";
 import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";
 import type { SimulatedSocket } from "../network/sockets.ts";
-
-/** Key under which the options of a connection have the dialer: the library copies no symbols. */
-const DIALER = "simulatedDialer";
 
 /** Opens a socket for a connection. */
 type Dialer = (server: Server) => Promise<SimulatedSocket>;
@@ -53,11 +48,12 @@ export function simulatedNatsConnect(
     const { promise, resolve, reject } = Promise.withResolvers<NatsConnection>();
     // An event of the host: the library's timers end with the life in which they began.
     host.after(0, () => {
-      // The library keeps one factory for all connections: dialers come with the options of each.
-      setTransportFactory({ factory: () => new SocketTransport() });
       nuid.reset();
-      const all = { ...options, [DIALER]: dialer } as ConnectionOptions;
-      NatsConnectionImpl.connect(all).then(resolve, reject);
+      const connecting = connectNats(
+        options as ConnectionOptions,
+        () => new SocketTransport(dialer),
+      );
+      connecting.then(resolve, reject);
     });
     return promise;
   };
@@ -91,6 +87,7 @@ class SocketTransport implements Transport {
   readonly lang = "nats.js";
   readonly version = "3.4.0";
   readonly #ended = Promise.withResolvers<void | Error>();
+  readonly #dial: Dialer;
   #socket: SimulatedSocket | undefined;
   #frames: Uint8Array[] = [];
   #wake: PromiseWithResolvers<void> = Promise.withResolvers();
@@ -99,14 +96,17 @@ class SocketTransport implements Transport {
   #isDone = false;
   closeError?: Error;
 
+  constructor(dial: Dialer) {
+    this.#dial = dial;
+  }
+
   get isClosed(): boolean {
     return this.#isDone;
   }
 
   /** Opens the socket, and waits for the first message of the server. */
-  async connect(server: Server, options: ConnectionOptions): Promise<void> {
-    const { [DIALER]: dial } = options as { readonly [DIALER]: Dialer };
-    const socket = await dial(server);
+  async connect(server: Server): Promise<void> {
+    const socket = await this.#dial(server);
     if (this.#isDone) return socket.close();
     this.#socket = socket;
     const greeted = Promise.withResolvers<void>();

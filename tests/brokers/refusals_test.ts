@@ -1,0 +1,359 @@
+/**
+ * Engines that refuse a node after the connection opened, from the start or when credentials
+ * change: the process lives on, `issues()` names the cause, and the node comes back by itself.
+ */
+import { assertEquals, assertMatch } from "@std/assert";
+import { credsAuthenticator, nkeyAuthenticator, nkeys } from "@nats-io/nats-core";
+import { Redis } from "ioredis";
+import type { Broker } from "../../pubsub/broker.ts";
+import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import type { NatsServers } from "../../pubsub/nats/options.ts";
+import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { append, Hearing, noTimers, until } from "./hearing.ts";
+import { isNatsMissing, NatsServer } from "./nats_server.ts";
+import { isRedisMissing, RedisCluster, RedisServer } from "./redis_server.ts";
+
+/** Attempts that are refused in a row; npm's transports of Deno ended the process after fewer. */
+const ATTEMPTS = 15;
+
+/** Publishes and appends until both arrive: a connection may still break by an operator's command. */
+async function serves(broker: Broker): Promise<void> {
+  await using hearing = new Hearing(broker, "news");
+  await hearing.ready;
+  await until(() => {
+    broker.publish({ topic: "news", payload: "1" });
+    return hearing.publications.length > 0;
+  });
+  assertEquals((await append(broker, "kept", 1)).length, 1);
+  await until(() => broker.issues().length === 0);
+}
+
+/** One kind of credentials of NATS. */
+interface NatsCredentials {
+  readonly kind: string;
+  /** The credentials of the node. */
+  readonly login: Partial<NatsServers>;
+  /** Settings of a server that accepts these, and of one that does not. */
+  readonly accepts: string;
+  readonly refuses: string;
+}
+
+function natsCredentials(): NatsCredentials[] {
+  const [own, other] = [nkeys.createUser(), nkeys.createUser()];
+  const nkey = (key: typeof own) => `authorization { users: [{ nkey: "${key.getPublicKey()}" }] }`;
+  return [
+    {
+      kind: "user",
+      login: { user: "app", pass: "one" },
+      accepts: "authorization { users: [{ user: app, password: one }] }",
+      refuses: "authorization { users: [{ user: app, password: two }] }",
+    },
+    {
+      kind: "token",
+      login: { token: "one" },
+      accepts: "authorization { token: one }",
+      refuses: "authorization { token: two }",
+    },
+    {
+      kind: "nkey",
+      login: { authenticator: nkeyAuthenticator(own.getSeed()) },
+      accepts: nkey(own),
+      refuses: nkey(other),
+    },
+    jwtCredentials(),
+  ];
+}
+
+/** Credentials of an account whose key the server knows, or not. */
+function jwtCredentials(): NatsCredentials {
+  const [operator, user] = [nkeys.createOperator(), nkeys.createUser()];
+  const [system, account] = [nkeys.createAccount(), nkeys.createAccount()];
+  const operatorToken = natsToken(operator, operator, { type: "operator" });
+  const limits = { subs: -1, data: -1, payload: -1, imports: -1, exports: -1, conn: -1, leaf: -1 };
+  const storage = { mem_storage: -1, disk_storage: -1, streams: -1, consumer: -1 };
+  const systemToken = natsToken(operator, system, { type: "account", limits });
+  const settings = (revocations: Record<string, number>) => {
+    const claims = { type: "account", limits: { ...limits, ...storage }, revocations };
+    return `operator: ${operatorToken}
+      system_account: ${system.getPublicKey()}
+      resolver: MEMORY
+      resolver_preload: {
+        ${system.getPublicKey()}: ${systemToken}
+        ${account.getPublicKey()}: ${natsToken(operator, account, claims)}
+      }`;
+  };
+  const userToken = natsToken(account, user, {
+    type: "user",
+    subs: -1,
+    data: -1,
+    payload: -1,
+  });
+  const creds = `-----BEGIN NATS USER JWT-----\n${userToken}\n------END NATS USER JWT------\n\n` +
+    `-----BEGIN USER NKEY SEED-----\n${new TextDecoder().decode(user.getSeed())}\n` +
+    `------END USER NKEY SEED------\n`;
+  return {
+    kind: "jwt",
+    login: { authenticator: credsAuthenticator(new TextEncoder().encode(creds)) },
+    accepts: settings({}),
+    refuses: settings({ [user.getPublicKey()]: 4_000_000_000 }),
+  };
+}
+
+/** Signs a token of NATS about a subject. */
+function natsToken(
+  issuer: ReturnType<typeof nkeys.createUser>,
+  subject: ReturnType<typeof nkeys.createUser>,
+  nats: object,
+): string {
+  const encode = (value: object) =>
+    new TextEncoder().encode(JSON.stringify(value)).toBase64({
+      alphabet: "base64url",
+      omitPadding: true,
+    });
+  const body = `${encode({ typ: "JWT", alg: "ed25519-nkey" })}.${
+    encode({
+      jti: crypto.randomUUID(),
+      iat: 1_700_000_000,
+      iss: issuer.getPublicKey(),
+      name: "test",
+      sub: subject.getPublicKey(),
+      nats: { version: 2, ...nats },
+    })
+  }`;
+  const signature = issuer.sign(new TextEncoder().encode(body));
+  return `${body}.${signature.toBase64({ alphabet: "base64url", omitPadding: true })}`;
+}
+
+/** Connects with credentials, and counts the attempts. */
+function natsNode({ servers }: NatsServer, { login }: NatsCredentials): [NatsBroker, () => number] {
+  let attempts = 0;
+  const authenticators = [login.authenticator ?? []].flat();
+  const count = () => void attempts++;
+  const broker = new NatsBroker({
+    servers,
+    reconnectTimeWait: 10,
+    reconnectJitter: 10,
+    ...login,
+    authenticator: [...authenticators, count],
+  });
+  return [broker, () => attempts];
+}
+
+for (const credentials of natsCredentials()) {
+  const { kind, accepts, refuses } = credentials;
+  for (const way of ["reload", "restart"] as const) {
+    Deno.test({
+      name: `NatsBroker comes back after a ${way} refused the ${kind}, and names the cause`,
+      // The accounts of JWTs are read at the start of a server with them in memory.
+      ignore: isNatsMissing || (kind === "jwt" && way === "reload"),
+      async fn() {
+        await using server = await NatsServer.start({ settings: accepts });
+        const change = async (settings: string) => {
+          if (way === "reload") return await server.reload({ settings });
+          await server.kill();
+          await server.restart({ settings });
+        };
+        const [broker, attempts] = natsNode(server, credentials);
+        await using _broker = broker;
+        await serves(broker);
+        const before = attempts();
+        await change(refuses);
+        await until(() => attempts() > before + ATTEMPTS);
+        await until(() => /Authorization Violation/.test(broker.issues().join()));
+        assertMatch(broker.issues().join(), /NATS is away since .*: Authorization Violation/);
+        await change(accepts);
+        await serves(broker);
+        assertEquals(broker.stats.interruptions > 0, true);
+      },
+    });
+  }
+
+  Deno.test({
+    name: `NatsBroker waits where the ${kind} is refused from the start, and names the cause`,
+    ignore: isNatsMissing,
+    async fn() {
+      await using server = await NatsServer.start({ settings: refuses });
+      const [broker, attempts] = natsNode(server, credentials);
+      await using _broker = broker;
+      await until(() => attempts() > 3);
+      assertMatch(
+        broker.issues().join(),
+        /NATS has not been reached since the start: Authorization Violation/,
+      );
+      await server.kill();
+      await server.restart({ settings: accepts });
+      await serves(broker);
+    },
+  });
+}
+
+Deno.test({
+  name: "NatsBroker waits where the server takes no more connections, and names the cause",
+  ignore: isNatsMissing,
+  async fn() {
+    await using server = await NatsServer.start({ settings: "max_connections: 1" });
+    await using first = new NatsBroker({ servers: server.servers });
+    await serves(first);
+    await using second = new NatsBroker({ servers: server.servers });
+    await until(() => /maximum connections exceeded/.test(second.issues().join()));
+    await first.close();
+    await serves(second);
+  },
+});
+
+/** One way in which Redis refuses a node. */
+interface RedisRefusal {
+  readonly kind: string;
+  readonly code: RegExp;
+  /** The user and password of the node. */
+  readonly login: string;
+  /** Commands of an operator that let the node in, and that refuse it. */
+  readonly accept: readonly (readonly string[])[];
+  readonly refuse: readonly (readonly string[])[];
+  /** `false` if the login succeeds. */
+  readonly isLogin?: false;
+}
+
+const RULES = ["on", "~*", "&*", "+@all"];
+
+const REDIS_REFUSALS: readonly RedisRefusal[] = [
+  {
+    kind: "password",
+    code: /WRONGPASS/,
+    login: ":one@",
+    accept: [["ACL", "SETUSER", "default", "resetpass", ">one"]],
+    refuse: [["ACL", "SETUSER", "default", "resetpass", ">two"]],
+  },
+  {
+    kind: "missing password",
+    code: /NOAUTH/,
+    login: "",
+    accept: [["ACL", "SETUSER", "default", "nopass"]],
+    refuse: [["ACL", "SETUSER", "default", "resetpass", ">two"]],
+  },
+  {
+    kind: "user",
+    code: /WRONGPASS/,
+    login: "app:one@",
+    accept: [["ACL", "SETUSER", "app", "reset", ">one", ...RULES]],
+    refuse: [["ACL", "DELUSER", "app"]],
+  },
+  {
+    kind: "user's commands",
+    code: /NOPERM/,
+    login: "app:one@",
+    accept: [["ACL", "SETUSER", "app", "reset", ">one", ...RULES]],
+    refuse: [["ACL", "SETUSER", "app", "reset", ">one", "on", "~*", "&*", "-@all"]],
+    isLogin: false,
+  },
+];
+
+/** Runs commands as an operator whom no change of the default user concerns. */
+async function operate(server: RedisServer, commands: readonly (readonly string[])[]) {
+  for (const command of [...commands, ["CLIENT", "KILL", "TYPE", "normal"], PUBSUB]) {
+    await server.run("--user", "root", "--pass", "root", "--no-auth-warning", ...command);
+  }
+}
+
+const PUBSUB = ["CLIENT", "KILL", "TYPE", "pubsub"];
+
+/** Starts a server with such an operator. */
+async function startRedis(): Promise<RedisServer> {
+  const server = await RedisServer.start();
+  await server.run("ACL", "SETUSER", "root", ">root", ...RULES);
+  return server;
+}
+
+for (const { kind, code, login, accept, refuse, isLogin = true } of REDIS_REFUSALS) {
+  Deno.test({
+    name: `RedisBroker comes back after the ${kind} was refused, and names the cause`,
+    ignore: isRedisMissing,
+    async fn() {
+      await using server = await startRedis();
+      await operate(server, accept);
+      await using broker = new RedisBroker({ url: `redis://${login}127.0.0.1:${server.port}` });
+      await using hearing = new Hearing(broker, "other");
+      await hearing.ready;
+      await serves(broker);
+      await operate(server, refuse);
+      await until(() => code.test(broker.issues().join()));
+      await until(async () => await refusals(server) > ATTEMPTS / 3);
+      assertMatch(broker.issues().join(), /Redis has been away for/);
+      await operate(server, accept);
+      await serves(broker);
+    },
+  });
+
+  Deno.test({
+    name: `RedisBroker waits where the ${kind} is refused from the start, and names the cause`,
+    ignore: isRedisMissing || !isLogin,
+    async fn() {
+      await using server = await startRedis();
+      await operate(server, refuse);
+      await using broker = new RedisBroker({ url: `redis://${login}127.0.0.1:${server.port}` });
+      await until(() => code.test(broker.issues().join()));
+      assertMatch(broker.issues().join(), /Redis has not been reached since the start/);
+      await operate(server, accept);
+      await serves(broker);
+    },
+  });
+}
+
+/** Number of commands and logins that the server refused. */
+async function refusals(server: RedisServer): Promise<number> {
+  const stats = await server.run(
+    ...["--user", "root", "--pass", "root", "--no-auth-warning", "INFO", "errorstats"],
+  );
+  const counts = stats.matchAll(/errorstat_\w+:count=(\d+)/g).map(([, count]) => Number(count));
+  return counts.reduce((sum, count) => sum + count, 0);
+}
+
+Deno.test({
+  name: "RedisBroker names a channel that its user may not subscribe to, until the user may",
+  ignore: isRedisMissing,
+  async fn() {
+    await using server = await startRedis();
+    const narrow = ["ACL", "SETUSER", "app", "reset", ">one", "on", "~*", "resetchannels", "+@all"];
+    await operate(server, [[...narrow, "&skein:*allowed*"]]);
+    await using broker = new RedisBroker({ url: `redis://app:one@127.0.0.1:${server.port}` });
+    await using denied = new Hearing(broker, "denied");
+    await until(() => /refuses a subscription: NOPERM/.test(broker.issues().join()));
+    await operate(server, [["ACL", "SETUSER", "app", "reset", ">one", ...RULES]]);
+    await denied.ready;
+    await serves(broker);
+  },
+});
+
+Deno.test({
+  name: "RedisBroker on a cluster comes back after the password was refused, and names the cause",
+  ignore: isRedisMissing,
+  async fn() {
+    await refusedCluster();
+    await noTimers();
+  },
+});
+
+async function refusedCluster(): Promise<void> {
+  await using cluster = await RedisCluster.start();
+  const setPassword = async (rule: string) => {
+    for (const node of cluster.nodes) {
+      await node.run("ACL", "SETUSER", "root", ">root", ...RULES);
+      await operate(node, [["ACL", "SETUSER", "default", "resetpass", rule]]);
+    }
+  };
+  await setPassword(">one");
+  const client = new Redis.Cluster(cluster.startupNodes, { redisOptions: { password: "one" } });
+  client.on("error", () => {});
+  await using broker = new RedisBroker({ client });
+  client.disconnect();
+  await serves(broker);
+  await setPassword(">two");
+  await until(() => /WRONGPASS/.test(broker.issues().join()));
+  await using late = new RedisBroker({ client });
+  await until(() => /not been reached since the start: WRONGPASS/.test(late.issues().join()));
+  for (const node of cluster.nodes) {
+    await operate(node, [["ACL", "SETUSER", "default", "resetpass", ">one"]]);
+  }
+  await serves(broker);
+  await serves(late);
+}
