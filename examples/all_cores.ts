@@ -14,13 +14,13 @@
  *
  * @module
  */
-import { type Client, connect } from "../mod.ts";
+import { type Client, connect, guest } from "../mod.ts";
 import { serveWorkers, type WorkerNode, type Workers } from "../server.ts";
 
 /** Starts the server of one worker; each worker loads this module, and calls this function. */
 export default function start({ serve, index }: WorkerNode): void {
   serve({
-    authenticate: ({ token }) => token,
+    authenticate: ({ token }) => token ?? guest,
     authorize: () => true,
     rooms: ["chat:{room}"],
     history: { "chat:{room}": { size: 1_000 } },

@@ -56,6 +56,8 @@ export interface AddOptions {
 /** A session, and its counts. */
 interface Slot {
   readonly session: Session;
+  /** Key of the session among those of its user. */
+  readonly user: string;
   readonly claim: Claim;
   /** Number of the session, in the order of addition. */
   readonly number: number;
@@ -267,8 +269,9 @@ export class SessionManager implements AsyncDisposable {
     if (reservation === undefined) this.#limiter.take(claim, beside);
     const number = ++this.#lastNumber;
     const meter = this.#limiter.rates.meter(session, claim);
-    this.#slots.set(id, { session, claim, number, meter });
-    if (claim.user !== undefined) this.#index(claim.user, session);
+    const { user } = session;
+    this.#slots.set(id, { session, user, claim, number, meter });
+    this.#index(user, session);
     this.#totals.added(session, this.#slots.size);
     this.#scheduleCleanup();
     if (session.isClosed || !this.#known.has(session)) session[internals].whenEnded(this.#onEnd);
@@ -307,15 +310,11 @@ export class SessionManager implements AsyncDisposable {
   /**
    * Lists the sessions of a user.
    *
-   * @param user The user, as returned by `userOf`; the id of a session finds one without a user.
+   * @param user The user, as `session.user` has it.
    * @returns A copy, in the order of addition.
    */
   sessionsOf(user: string): Session[] {
-    const sessions = this.#byUser.get(user) ?? [];
-    const anonymous = this.#slots.get(user);
-    return anonymous === undefined || anonymous.claim.user !== undefined
-      ? [...sessions]
-      : [...sessions, anonymous.session];
+    return [...this.#byUser.get(user) ?? []];
   }
 
   /**
@@ -529,12 +528,11 @@ export class SessionManager implements AsyncDisposable {
   #forget(id: string): Session | undefined {
     const slot = this.#slots.get(id);
     if (slot === undefined) return undefined;
-    const { session, claim, meter } = slot;
-    const { user } = claim;
+    const { session, user, claim, meter } = slot;
     this.#slots.delete(id);
     this.#limiter.release(claim);
     meter?.[Symbol.dispose]();
-    if (user !== undefined) this.#unindex(user, session);
+    this.#unindex(user, session);
     if (session.isClosed) this.#totals.ended(session);
     else {
       this.#known.add(session);

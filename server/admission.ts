@@ -5,8 +5,15 @@
 import { type AdmissionOptions, checkAdmissionOptions } from "./admission_options.ts";
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { reportRequest } from "./broker_services.ts";
-import { Authenticator, type Identity, TAKES_NO_TOKEN, withInBandHint } from "./authentication.ts";
-import { PendingUpgrades, type SessionRequest } from "./session_request.ts";
+import {
+  Authenticator,
+  GUEST,
+  type Identity,
+  LATER,
+  TAKES_NO_TOKEN,
+  withInBandHint,
+} from "./authentication.ts";
+import { PendingUpgrades, type RequestPlace, type SessionRequest } from "./session_request.ts";
 import type { HttpSessions } from "./http_request.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import { RefusalReport, Refused, withinLimits } from "./refusal.ts";
@@ -16,16 +23,24 @@ import {
   type WebSocketUpgradeOptions,
 } from "./websocket_request.ts";
 import { type PageOrigin, urlOf, WebTransportSessionRequest } from "./webtransport_request.ts";
-import { AuthenticationError, CloseCode, ConnectionError, LimitError } from "../errors.ts";
+import {
+  AuthenticationError,
+  CloseCode,
+  type CloseInfo,
+  ConnectionError,
+  LimitError,
+} from "../errors.ts";
 import type { Reservation } from "../manager/limits.ts";
 import type { AdmitOptions, SessionManager } from "../manager/session_manager.ts";
 import { outside } from "../base/runtime.ts";
+import { DecisionFault } from "../base/decision.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/send_queue.ts";
 import { internals, Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { TICKET_KEY, withoutToken } from "../session/url.ts";
+import { TICKET_SECRET } from "../session/serving/requests.ts";
 import { SessionClaims } from "./user_limit.ts";
 import type { Connection } from "../transport/connection.ts";
 import {
@@ -56,13 +71,17 @@ const MAX_AWAITED_HEADER_BYTES = 16_384;
 /** Refusals by `authenticate` after which the client may still send a token. */
 const OPEN_STATUSES: ReadonlySet<number> = new Set([400, 401, 403, 404]);
 
+/** Network addresses of one user at once from which on the user is likely no user; a power of two. */
+const MANY_ADDRESSES = 16;
+
 /** Longest wait for connections of closed sessions, in milliseconds: each ends by itself within 2 s. */
 const FAREWELL_MS = 3_000;
 
 /** Header of requests of the HTTP transport, whose code loads with the first of these. */
 const HTTP_MARK = "skein-transport";
 
-const NO_IDENTITY = { value: undefined, user: undefined, credentials: undefined };
+/** A peer whose token is awaited. */
+const UNKNOWN: Identity = { ...GUEST, isGuest: false };
 
 /** Facts about the peer of a session on this server. */
 type ServerIdentity = SessionIdentity<unknown, Session>;
@@ -76,6 +95,8 @@ interface Awaited {
    * came.
    */
   refusal: Refused | undefined;
+  /** `true` once a token was passed to `authenticate`, whose refusal is reported. */
+  isAsked: boolean;
   /** Resolves once the token was accepted. */
   readonly admitted: PromiseWithResolvers<void>;
 }
@@ -177,14 +198,15 @@ export class Admission<V> {
 
   /** Answers an upgrade to a WebSocket, as `fetch` does. */
   upgrade(upgrade: OfferedUpgrade, info: RequestInfo): Response | Promise<Response> {
-    const address = this.#addressOf(() => upgrade.request, info);
+    const { address, refusal } = this.#place(() => upgrade.request, info);
     const fault = findUpgradeFault(upgrade);
     if (fault !== undefined) {
       this.#report.tell(new Refused(400, fault.message), { address });
       // Respond without an upgrade: a refusal would upgrade for a client of Skein.
       return new Response(fault.message, fault);
     }
-    return this.#answer(new WebSocketSessionRequest(upgrade, address, this.#upgradeOptions));
+    const options = this.#upgradeOptions;
+    return this.#answer(new WebSocketSessionRequest(upgrade, { address, refusal }, options));
   }
 
   /** Answers a request for a WebTransport session. */
@@ -192,11 +214,11 @@ export class Admission<V> {
     const url = urlOf(asked);
     if (url === undefined) return asked.refuse(400);
     const info = { remoteAddr: asked.remoteAddress };
-    const addressOf = (request: () => Request) => this.#addressOf(request, info);
+    const placeOf = (request: () => Request) => this.#place(request, info);
     const { runtime } = this.#settings;
     const messages = this.#messages;
     const onAccepted = (connection: Connection) => this.#follow(connection);
-    const options = { runtime, url, pages, messages, addressOf, onAccepted };
+    const options = { runtime, url, pages, messages, placeOf, onAccepted };
     return this.#answer(new WebTransportSessionRequest(asked, options));
   }
 
@@ -218,9 +240,15 @@ export class Admission<V> {
     return (await this.#authenticator.identify(request, token)).user;
   }
 
-  /** Returns the network address of a request, where known. */
+  /**
+   * Returns the network address of a request, where known.
+   *
+   * @throws {Refused} If `clientAddress` failed.
+   */
   addressOf(request: Request, info: RequestInfo): string | undefined {
-    return this.#addressOf(() => request, info);
+    const { address, refusal } = this.#place(() => request, info);
+    if (refusal !== undefined) throw refusal;
+    return address;
   }
 
   /** Closes the sessions that are not established yet, which the manager does not know. */
@@ -245,16 +273,20 @@ export class Admission<V> {
   }
 
   /** Runs `authenticate` for a token that came in band. Errors become an `AuthenticationError`. */
-  async renew(session: Session, token: string, signal: AbortSignal): Promise<Identity<V>> {
+  async renew(session: Session, token: string, signal: AbortSignal): Promise<Identity> {
     const { url, address, connection } = session;
     const awaited = this.#awaited.get(connection);
     // The refusal of this token replaces the earlier one.
-    if (awaited !== undefined) awaited.refusal = undefined;
+    if (awaited !== undefined) {
+      awaited.refusal = undefined;
+      awaited.isAsked = true;
+    }
     try {
       const request = new Request(url, { headers: awaited?.headers ?? session.headers });
       const identity = await this.#authenticator.identify(request, token, signal);
       if (session.state === "connecting") {
         this.#count({ user: identity.user });
+        this.#hintAtShared(identity.user, address);
         const { predecessor } = session[internals];
         const claim = await this.#claimFor(identity.user, predecessor);
         if (claim !== undefined) this.#claims.give(session, claim);
@@ -262,8 +294,8 @@ export class Admission<V> {
       return identity;
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      const { status, message, cause, isFault } = error;
-      if (session.state === "connecting" || isFault) {
+      const { status, message, cause, fault } = error;
+      if (session.state === "connecting" || fault !== undefined) {
         this.#report.tell(error, { address, token: () => token });
       }
       throw new AuthenticationError(message, { status, cause });
@@ -310,7 +342,8 @@ export class Admission<V> {
     }
     const reservation = this.#reserve(address, undefined);
     if (authenticate === undefined || awaited !== undefined) {
-      return this.#accept(sessionRequest, reservation, { ...NO_IDENTITY, awaited, handshake });
+      const who = awaited === undefined ? GUEST : UNKNOWN;
+      return this.#accept(sessionRequest, reservation, { ...who, awaited, handshake });
     }
     const token = tokenOf(sessionRequest);
     const mayAwait = takesInBand && isSkein && token === undefined;
@@ -339,11 +372,12 @@ export class Admission<V> {
           // A client of 0.1 does not announce a token that follows in band.
           if (mayAwait) awaited = awaitedAfter(sessionRequest, error);
           if (awaited === undefined) throw error;
-          return NO_IDENTITY;
+          return UNKNOWN;
         });
       const { user } = identity;
       if (user !== undefined) {
         this.#count({ user });
+        this.#hintAtShared(user, address);
         // Claim first: an attempt that waits for its claim must not take a place of the user on
         // this node.
         claim = await this.#claimFor(user, predecessor);
@@ -365,15 +399,14 @@ export class Admission<V> {
   #accept<A>(
     sessionRequest: SessionRequest<A>,
     reservation: Reservation,
-    { value, user, credentials, handshake, claim, awaited, maySignIn = false }: {
-      readonly value: unknown;
-      readonly user: string | undefined;
-      readonly credentials: SessionIdentity["credentials"];
-      readonly awaited?: Awaited | undefined;
-      readonly maySignIn?: boolean;
-      readonly handshake: ServerHandshake | undefined;
-      readonly claim?: Disposable | undefined;
-    },
+    { value, user, isGuest, credentials, handshake, claim, awaited, maySignIn = false }:
+      & Identity
+      & {
+        readonly awaited?: Awaited | undefined;
+        readonly maySignIn?: boolean;
+        readonly handshake: ServerHandshake | undefined;
+        readonly claim?: Disposable | undefined;
+      },
   ): A {
     const { address } = sessionRequest;
     const { url: asked } = sessionRequest;
@@ -385,9 +418,10 @@ export class Admission<V> {
       const open = () => {
         if (reservation.isHeld) {
           const predecessor = this.#predecessorOf(sessionRequest);
-          const who = { value, user, credentials, url, headers, address };
+          const secret = secretOf(sessionRequest);
+          const who = { value, user, isGuest, credentials, url, headers, address, secret };
           const peer = predecessor === undefined ? who : { ...who, predecessor };
-          const identity = maySignIn ? this.#guest(connection, peer) : peer;
+          const identity = maySignIn ? this.#mayFollow(connection, peer) : peer;
           const session = this.#open(connection, reservation, { identity, awaited });
           if (claim !== undefined) this.#claims.give(session, claim);
           return handshake?.opened(session);
@@ -456,13 +490,18 @@ export class Admission<V> {
     return session;
   }
 
-  /** Returns the identity of a guest. If its first frame is a token, another session follows. */
-  #guest(connection: Connection, identity: ServerIdentity): ServerIdentity {
+  /** Adds that another session follows if the first frame of the peer is a token. */
+  #mayFollow(connection: Connection, identity: ServerIdentity): ServerIdentity {
     const id = this.#settings.runtime.randomUUID();
     const { url = "", address, headers = [] } = identity;
     const successor = () => {
       const admitted = Promise.withResolvers<void>();
-      const awaited = { headers: new Headers(headers), refusal: undefined, admitted };
+      const awaited = {
+        headers: new Headers(headers),
+        refusal: undefined,
+        isAsked: false,
+        admitted,
+      };
       try {
         const reservation = this.#reserve(address, undefined);
         const successorIdentity = { id, url, address, headers, inherits: true };
@@ -487,11 +526,7 @@ export class Admission<V> {
       awaited?.admitted.resolve();
     }, () => {
       this.#pending.delete(session);
-      const { code, by } = session[internals].info ?? {};
-      const isLate = awaited !== undefined && code === CloseCode.timedOut && by === "local";
-      // Without a token the first answer of `authenticate` stands.
-      const refusal = this.#awaited.get(connection)?.refusal ??
-        (isLate ? new Refused(408, "No token in time") : undefined);
+      const refusal = awaited && refusalOf(awaited, session[internals].info);
       this.#awaited.delete(connection);
       if (refusal !== undefined) this.#report.tell(refusal, { address });
       this.takeReservation(connection)?.[Symbol.dispose]();
@@ -501,6 +536,24 @@ export class Admission<V> {
     // Tell a client without a token that one is needed; otherwise that client would wait for the
     // time limit.
     session[internals].post({ expects: "auth", reason: refusal.message });
+  }
+
+  /**
+   * Prints a hint if one string is the user of sessions from many addresses: more likely the name of
+   * all guests than a user.
+   */
+  #hintAtShared(user: string | undefined, address: string | undefined): void {
+    if (user === undefined || address === undefined || this.#options.userOf !== undefined) return;
+    const { length } = this.#manager.sessionsOf(user);
+    // Counting addresses takes as long as there are sessions: not for each of them.
+    if (length < MANY_ADDRESSES || (length & length - 1) !== 0) return;
+    const addresses = new Set(this.#manager.sessionsOf(user).map((session) => session.address));
+    if (addresses.size < MANY_ADDRESSES) return;
+    this.#console.tell(
+      "shared-user",
+      `The user "${user}" has sessions from ${addresses.size} network addresses at once: ` +
+        "if this is the name of all guests, return guest from authenticate instead",
+    );
   }
 
   /** Counts an attempt to connect, as soon as the address or the user is known. */
@@ -532,9 +585,9 @@ export class Admission<V> {
   /**
    * Finds the session of this node from which a client moves, by the secret ticket of that session.
    */
-  #predecessorOf({ isSkein, url }: SessionRequest<unknown>): Session | undefined {
-    if (!isSkein || !url.includes(TICKET_KEY)) return undefined;
-    const ticket = new URL(url).searchParams.get(TICKET_KEY.slice(0, -1)) ?? "";
+  #predecessorOf(sessionRequest: SessionRequest<unknown>): Session | undefined {
+    const ticket = ticketOf(sessionRequest);
+    if (ticket === undefined) return undefined;
     const session = this.#manager.get(ticket.split(".", 1)[0]!);
     return session?.isReady && session[internals].ticket === ticket ? session : undefined;
   }
@@ -558,12 +611,13 @@ export class Admission<V> {
   ): A {
     handshake?.failed(error);
     if (!(error instanceof Refused)) throw error;
-    const { address, signal } = sessionRequest;
+    const { address, signal, isSkein } = sessionRequest;
+    const refused = isSkein ? error : error.forAnyPeer;
     // The client disconnected during authentication: do not report this as a refusal.
     if (signal?.aborted !== true) {
-      this.#report.tell(error, { address, token: () => tokenOf(sessionRequest) });
+      this.#report.tell(refused, { address, token: () => tokenOf(sessionRequest) });
     }
-    return sessionRequest.refuse(error);
+    return sessionRequest.refuse(refused);
   }
 
   /** Tells whether a request belongs to the HTTP transport, or asks if a page may send such. */
@@ -575,8 +629,7 @@ export class Admission<V> {
 
   async #overHttp(request: Request, info: RequestInfo): Promise<Response> {
     const http = await (this.#http ??= this.#loadHttp());
-    const address = this.#addressOf(() => request, info);
-    const sessionRequest = http.asked(request, address);
+    const sessionRequest = http.asked(request, this.#place(() => request, info));
     return await (sessionRequest ? this.#answer(sessionRequest) : http.fetch(request, info));
   }
 
@@ -605,10 +658,43 @@ export class Admission<V> {
     });
   }
 
-  #addressOf(request: () => Request, info: RequestInfo): string | undefined {
+  /** Finds the network address of a request, or the refusal if `clientAddress` failed. */
+  #place(request: () => Request, info: RequestInfo): RequestPlace {
     const { clientAddress } = this.#options;
-    return clientAddress === undefined ? peerAddress(info) : clientAddress(request(), info);
+    try {
+      const address = clientAddress ? clientAddress(request(), info) : peerAddress(info);
+      return { address, refusal: undefined };
+    } catch (cause) {
+      const fault = DecisionFault.thrown("clientAddress", cause);
+      return { address: undefined, refusal: new Refused(503, LATER, { cause, fault }) };
+    }
   }
+}
+
+/** Finds the refusal that was not reported yet, of a session that ended before it was established. */
+function refusalOf(
+  { refusal, isAsked }: Awaited,
+  { code, by, reason = "" }: Partial<CloseInfo> = {},
+): Refused | undefined {
+  // Such as a token that is too large.
+  const isUnread = by === "local" && code === CloseCode.unauthenticated && !isAsked;
+  if (isUnread) return new Refused(401, reason);
+  // Without a token the first answer of `authenticate` stands.
+  if (refusal !== undefined) return refusal;
+  const isLate = by === "local" && code === CloseCode.timedOut;
+  return isLate ? new Refused(408, "No token in time") : undefined;
+}
+
+/** Reads the ticket of the client's earlier session, if the client has one. */
+function ticketOf({ isSkein, url }: SessionRequest<unknown>): string | undefined {
+  if (!isSkein || !url.includes(TICKET_KEY)) return undefined;
+  return new URL(url).searchParams.get(TICKET_KEY.slice(0, -1)) ?? undefined;
+}
+
+/** Reads the secret of the client's earlier session, by which a guest is known again. */
+function secretOf(sessionRequest: SessionRequest<unknown>): string | undefined {
+  const secret = ticketOf(sessionRequest)?.split(".")[1] ?? "";
+  return TICKET_SECRET.test(secret) ? secret : undefined;
 }
 
 function bearerTokenOf(headers: Pick<Headers, "get">): string | undefined {
@@ -654,7 +740,8 @@ function awaitedOf({ headers }: SessionRequest<unknown>, refusal?: Refused): Awa
   let bytes = 0;
   for (const [name, value] of headers) bytes += name.length + value.length;
   if (bytes > MAX_AWAITED_HEADER_BYTES) return undefined;
-  return { headers: new Headers([...headers]), refusal, admitted: Promise.withResolvers() };
+  const admitted = Promise.withResolvers<void>();
+  return { headers: new Headers([...headers]), refusal, isAsked: false, admitted };
 }
 
 function pathMatcher(path: string | undefined): (url: string) => boolean {

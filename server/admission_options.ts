@@ -1,6 +1,7 @@
 /** Options for admitting sessions, and their checks. */
 import type { RequestInfo } from "../transport/address.ts";
 import type { AuthenticationError } from "../errors.ts";
+import type { Authenticate, guest } from "./guest.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
 import { checkOriginRules, type OriginRules } from "../transport/origins.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
@@ -28,9 +29,8 @@ export interface Refusal {
   /** Network address of the peer, where known. */
   readonly address: string | undefined;
   /**
-   * Cause of the refusal, for the server only: the error of `authenticate` or `userOf`, or the
-   * limit. An `AuthenticationError` or a limit is a plain refusal; other errors may be a fault of
-   * the application.
+   * Cause of the refusal, for the server only: the error of the application, or the limit. An
+   * `AuthenticationError` or a limit is a plain refusal; other errors are faults of the application.
    */
   readonly error?: unknown;
 }
@@ -43,41 +43,50 @@ export interface AdmissionOptions<V> extends OriginRules {
    */
   readonly path?: string;
   /**
-   * Identifies a peer. The returned value becomes `session.value`, and admits the peer, which may
-   * be a guest without a token. Called once for each session: before the upgrade, or on arrival of
-   * a token that the client announced. An error refuses the session:
+   * Identifies a peer. Called once for each session: before the upgrade, or when a token arrives
+   * that the client announced. Without `authenticate` every peer is a guest. By its result:
    *
-   * - An {@linkcode AuthenticationError} refuses with its status and text: 401 by default. With 503
-   *   clients come back later, for example when a database is down.
-   * - Any other error refuses with 401, and clients give up. The text of the error is never sent;
-   *   `onRefusal` gets the error, and without `onRefusal` a line is printed. `Promise.reject()`,
-   *   without an error, is a plain refusal and not a fault.
+   * - **A value** admits the peer, and becomes `session.value`.
+   * - **`guest`** admits the peer as a guest, with an identity of its own and without a value.
+   * - **`null` and `false`** refuse with 401, and clients give up.
+   * - **An {@linkcode AuthenticationError}** refuses with its status and text: 401 by default. After
+   *   503 clients come back later.
+   * - **Any other error, and `undefined`,** are faults of the application: clients of Skein get 503
+   *   and come back, others get 401 with `Retry-After`. The text of the error is never sent.
+   *   `onRefusal` receives the error, and the first fault prints a line.
    */
-  readonly authenticate?: (context: AuthenticationContext) => V | Promise<V>;
+  readonly authenticate?: Authenticate<V>;
   /**
    * Returns the user of a value: for presence, limits and `server.to`. By default a string value is
-   * the user, and otherwise each session is a user of its own. If `userOf` throws or returns
-   * another type than a string, the session is refused with 503; if the user has more than 255
-   * bytes in UTF-8, with 403. Both are reported like an error of `authenticate`.
+   * the user; a session with another value has no user, but an identity of its own like a guest. Not
+   * called for guests. A user that begins with `guest:` or has more than 255 bytes in UTF-8 is
+   * refused with 403. An error, or a result other than a string, counts like an error of
+   * `authenticate`.
    */
-  readonly userOf?: (value: V) => string;
+  readonly userOf?: (value: Exclude<V, typeof guest>) => string;
   /**
    * Returns the end of the credentials behind a value, in milliseconds since the Unix epoch;
    * `undefined` and `Infinity` are never. A client that came with a token is asked for a new one 30
    * s before the end, or at half of the remaining time. `connect()` renews automatically if its
    * `token` is a function. A session without a renewal is closed with 4401 at the end, and so are
-   * plain pages and logins by cookie. Credentials that ended before are refused with 401. Errors
-   * count like those of `userOf`.
+   * plain pages and logins by cookie. Credentials that ended before are refused with 401. Not called
+   * for guests. Errors count like those of `authenticate`.
    */
-  readonly expiresAt?: (value: V) => number | undefined;
+  readonly expiresAt?: (value: Exclude<V, typeof guest>) => number | undefined;
   /**
    * Lets a `skein.1` client that announces a token, as `connect()` does with its option `token`,
-   * connect and send the token first: within `session.handshakeTimeoutMs` (5 seconds) and 8 KiB,
-   * before other data is read. Without this option such a client is refused with 401, permanently.
+   * connect and send the token first, within `session.handshakeTimeoutMs` (5 seconds), before other
+   * data is read. Without this option such a client is refused with 401, permanently.
    *
    * @default {false}
    */
   readonly acceptsTokenInBand?: boolean;
+  /**
+   * Most bytes of a token in band, with its envelope. A longer token is refused with 401.
+   *
+   * @default {16384}
+   */
+  readonly maxTokenBytes?: number;
   /**
    * Longest time for `authenticate`, in milliseconds; then the session is refused with 503.
    * `Infinity` for no limit.
@@ -133,9 +142,8 @@ export interface AdmissionOptions<V> extends OriginRules {
    */
   readonly fetch?: (request: Request, info: RequestInfo) => Response | Promise<Response>;
   /**
-   * Called for every refused session, and for every token renewal that failed with another error
-   * than an `AuthenticationError`. Without a handler refusals are printed: one line for each cause
-   * once an hour, and possible faults of the application at most every second.
+   * Called for every refused session, and for every token renewal that failed by a fault of the
+   * application. Without a handler refusals are printed: one line for each cause once an hour.
    */
   readonly onRefusal?: (refusal: Refusal) => void;
   /** Engine of WebSocket upgrades; by default the runtime's own. */
@@ -156,11 +164,11 @@ const NO_HEADERS = new Headers();
  * @typeParam V Type of the values from `authenticate`.
  * @param options The options.
  * @throws {TypeError} If the path, an origin, a host or a header's name is invalid.
- * @throws {RangeError} If `authenticateTimeoutMs` is negative or not a number, or a limit of
- * `flowControl` is not an integer from 0.
+ * @throws {RangeError} If `authenticateTimeoutMs` is negative or not a number, `maxTokenBytes` is not
+ * a positive integer, or a limit of `flowControl` is not an integer from 0.
  */
 export function checkAdmissionOptions<V>(options: AdmissionOptions<V>): void {
-  const { path, authenticateTimeoutMs = 0, keepsHeaders = "all" } = options;
+  const { path, authenticateTimeoutMs = 0, maxTokenBytes = 1, keepsHeaders = "all" } = options;
   checkOriginRules(options);
   if (path !== undefined && (typeof path !== "string" || !path.startsWith("/"))) {
     throw new TypeError(`Cannot create server: path must begin with "/", received "${path}"`);
@@ -168,6 +176,11 @@ export function checkAdmissionOptions<V>(options: AdmissionOptions<V>): void {
   if (typeof authenticateTimeoutMs !== "number" || !(authenticateTimeoutMs >= 0)) {
     throw new RangeError(
       `Cannot create server: authenticateTimeoutMs must be from 0, received ${authenticateTimeoutMs}`,
+    );
+  }
+  if (!Number.isSafeInteger(maxTokenBytes) || maxTokenBytes < 1) {
+    throw new RangeError(
+      `Cannot create server: maxTokenBytes must be a positive integer, received ${maxTokenBytes}`,
     );
   }
   for (const name of ["maxData", "maxStreamData", "maxStreamsBidi", "maxStreamsUni"] as const) {

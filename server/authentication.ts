@@ -1,10 +1,13 @@
-/** Authentication: calls the application with a time limit, and converts its errors to refusals. */
+/** Authentication: calls the application with a time limit, and converts its answers to refusals. */
 import type { AdmissionOptions } from "./admission_options.ts";
+import { guest } from "./guest.ts";
 import { Refused } from "./refusal.ts";
 import { AuthenticationError, CloseCode } from "../errors.ts";
 import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
 import { internals, type Session } from "../session/session.ts";
+import { GUEST_PREFIX } from "../session/serving/requests.ts";
 import type { SessionIdentity } from "../session/types.ts";
+import { decide, DecisionFault } from "../base/decision.ts";
 import { MAX_TIMER_MS, startTimer } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import type { SessionCore } from "../session/core.ts";
@@ -13,17 +16,30 @@ import type { SessionCore } from "../session/core.ts";
 export const MAX_USER_BYTES = 255;
 
 /** Identity of a peer. */
-export interface Identity<V> {
-  /** Value returned by `authenticate`. */
-  readonly value: V;
+export interface Identity {
+  /** Value returned by `authenticate`; `undefined` for a guest. */
+  readonly value: unknown;
   /** The user of the value, if there is one. */
   readonly user: string | undefined;
+  /** `true` if the peer was admitted without an identity. */
+  readonly isGuest: boolean;
   /** End of the credentials, where there is one. */
   readonly credentials: SessionIdentity["credentials"];
 }
 
+/** A peer without an identity. */
+export const GUEST: Identity = {
+  value: undefined,
+  user: undefined,
+  isGuest: true,
+  credentials: undefined,
+};
+
 /** Text for a peer without an identity; gives no reason. */
 const UNAUTHENTICATED = "Unauthenticated";
+
+/** Text for a peer about which the application failed to decide. */
+export const LATER = "Authentication failed, try again later";
 
 /** Text for a client that announced a token in band, if the server accepts no such token. */
 export const TAKES_NO_TOKEN =
@@ -58,8 +74,9 @@ export class Authenticator<V> {
     request: Request,
     token: string | undefined,
     signal?: AbortSignal,
-  ): Promise<Identity<V>> {
+  ): Promise<Identity> {
     const { authenticate, authenticateTimeoutMs = 10_000 } = this.#options;
+    if (authenticate === undefined) return GUEST;
     const ended = new AbortController();
     const timer = startTimer(
       this.#runtime,
@@ -71,15 +88,10 @@ export class Authenticator<V> {
     const onAbort = () => ended.abort(signal?.reason);
     if (signal?.aborted) onAbort();
     else signal?.addEventListener("abort", onAbort, { once: true });
-    const ask = async () => await authenticate?.({ request, token, signal: ended.signal }) as V;
+    const ask = () => authenticate({ request, token, signal: ended.signal });
     try {
-      const value = await Promise.race([ask(), late]);
-      const user = this.#userOf(value);
-      const endsAt = this.#endOf(value);
-      if (endsAt <= this.#runtime.now()) throw new Refused(401, EXPIRED);
-      const isRenewable = token !== undefined;
-      const credentials = endsAt === Infinity ? undefined : { endsAt, isRenewable };
-      return { value, user, credentials };
+      const value = await Promise.race([decide("authenticate", ask, [AuthenticationError]), late]);
+      return await this.#identityOf(value, token);
     } catch (error) {
       // If the client disconnected during authentication, the error is not a fault of the
       // application.
@@ -90,15 +102,40 @@ export class Authenticator<V> {
     }
   }
 
-  #userOf(value: V): string | undefined {
-    const user = this.#askedUser(value);
-    if (user === undefined || !exceedsBytes(user, MAX_USER_BYTES)) return user;
+  async #identityOf(answer: unknown, token: string | undefined): Promise<Identity> {
+    if (answer === null || answer === false) throw new Refused(401, UNAUTHENTICATED);
+    if (answer === guest) return GUEST;
+    if (answer === undefined) {
+      throw DecisionFault.returned("authenticate", "a value, guest, null or false", answer);
+    }
+    const value = answer as Exclude<V, typeof guest>;
+    const user = await this.#userOf(value);
+    const endsAt = await this.#endOf(value);
+    if (endsAt <= this.#runtime.now()) throw new Refused(401, EXPIRED);
+    const credentials = endsAt === Infinity
+      ? undefined
+      : { endsAt, isRenewable: token !== undefined };
+    return { value, user, isGuest: false, credentials };
+  }
+
+  async #userOf(value: Exclude<V, typeof guest>): Promise<string | undefined> {
+    const user = await this.#askedUser(value);
+    if (user === undefined) return undefined;
+    // With status 503 the client would come back for ever.
+    if (user.startsWith(GUEST_PREFIX)) {
+      const cause = new RangeError(
+        `Cannot identify: a user must not begin with "${GUEST_PREFIX}", received "${user}"`,
+      );
+      throw new Refused(403, `Only guests have a name that begins with "${GUEST_PREFIX}"`, {
+        cause,
+      });
+    }
+    if (!exceedsBytes(user, MAX_USER_BYTES)) return user;
     const cause = new RangeError(
       `Cannot identify: a user must have at most ${MAX_USER_BYTES} bytes in UTF-8, received ${
         utf8Length(user)
       }`,
     );
-    // With status 503 the client would come back for ever.
     throw new Refused(403, `A user has at most ${MAX_USER_BYTES} bytes`, { cause });
   }
 
@@ -106,60 +143,48 @@ export class Authenticator<V> {
    * Returns the end of the credentials, in milliseconds since the Unix epoch; `Infinity` without an
    * end.
    */
-  #endOf(value: V): number {
+  #endOf(value: Exclude<V, typeof guest>): Promise<number> {
     const { expiresAt } = this.#options;
-    return this.#asked(() => {
+    return decide("expiresAt", () => {
       const endsAt: unknown = expiresAt?.(value) ?? Infinity;
       if (typeof endsAt === "number" && !Number.isNaN(endsAt)) return endsAt;
-      throw new TypeError(
-        `Cannot identify: expiresAt must return a number or undefined, received ${
-          typeof endsAt === "number" ? endsAt : typeof endsAt
-        }`,
-      );
-    });
+      throw DecisionFault.returned("expiresAt", "a number or undefined", endsAt);
+    }, [AuthenticationError]);
   }
 
-  #askedUser(value: V): string | undefined {
+  async #askedUser(value: Exclude<V, typeof guest>): Promise<string | undefined> {
     const { userOf } = this.#options;
     if (userOf === undefined) return typeof value === "string" ? value : undefined;
-    return this.#asked(() => {
+    return await decide("userOf", () => {
       const user: unknown = userOf(value);
       if (typeof user === "string") return user;
-      throw new TypeError(`Cannot identify: userOf must return a string, received ${typeof user}`);
-    });
-  }
-
-  /** Refuses with 503 where the application fails, so that the peer comes back after a repair. */
-  #asked<T>(ask: () => T): T {
-    try {
-      return ask();
-    } catch (cause) {
-      if (cause instanceof AuthenticationError) throw cause;
-      throw new Refused(503, "Authentication failed, try again later", { cause, isFault: true });
-    }
+      throw DecisionFault.returned("userOf", "a string", user);
+    }, [AuthenticationError]);
   }
 }
 
 /** Gives the reason to a client that did not announce a token, and may have one nevertheless. */
 export function withInBandHint(error: unknown): unknown {
   if (!(error instanceof Refused) || error.status !== 401) return error;
-  const { cause, isFault } = error;
-  if (cause instanceof AuthenticationError) return error;
-  return new Refused(401, NOT_IN_BAND, { cause, isFault });
+  if (error.cause instanceof AuthenticationError) return error;
+  return new Refused(401, NOT_IN_BAND, { cause: error.cause });
 }
 
 /**
  * Converts an error to a refusal. Only the text of an `AuthenticationError` is sent to the peer.
+ *
+ * @param error What was thrown.
+ * @param isAwaited `false` if the peer has left, so that a fault is none of the application.
  */
 function refusalOf(error: unknown, isAwaited: boolean): Refused {
   if (error instanceof Refused) return error;
   if (error instanceof AuthenticationError) {
     return new Refused(error.status, error.message, { cause: error });
   }
-  return new Refused(401, UNAUTHENTICATED, {
-    cause: error,
-    isFault: isAwaited && error !== undefined,
-  });
+  const fault = error instanceof DecisionFault
+    ? error
+    : DecisionFault.thrown("authenticate", error);
+  return new Refused(503, LATER, { cause: fault.cause, ...(isAwaited && { fault }) });
 }
 
 /**
@@ -168,6 +193,9 @@ function refusalOf(error: unknown, isAwaited: boolean): Refused {
  * minute.
  */
 export const RENEW_MARGIN_MS = 30_000;
+
+/** Shortest rest of a lifetime in which a client is asked again, in milliseconds. */
+const MIN_ASK_AGAIN_MS = 1_000;
 
 /** A session whose credentials end. */
 interface WatchedCredentials {
@@ -216,6 +244,22 @@ export class Expiry {
     const watched: WatchedCredentials = { endsAt, asksAt };
     this.#watched.set(core, watched);
     this.#wait(core, watched);
+  }
+
+  /**
+   * Asks the client for a token once more, halfway to the end of its credentials: the last token could
+   * not be checked.
+   *
+   * @param session The established session.
+   */
+  askAgain(session: Session): void {
+    const core = session[internals];
+    const known = this.#watched.get(core);
+    const leftMs = (known?.endsAt ?? -Infinity) - this.#runtime.now();
+    if (known === undefined || known.asksAt !== undefined || leftMs < MIN_ASK_AGAIN_MS) return;
+    this.#runtime.clearTimeout(known.timer);
+    known.asksAt = known.endsAt - leftMs / 2;
+    this.#wait(core, known);
   }
 
   #wait(core: SessionCore, watched: WatchedCredentials): void {

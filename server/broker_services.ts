@@ -8,6 +8,8 @@ import { MemoryStore } from "../pubsub/memory/broker.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
+import { tellFault } from "./faults.ts";
+import { DecisionFault } from "../base/decision.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { UserClaims } from "./user_limit.ts";
 import { DEFAULT_MAX_SESSIONS_PER_USER } from "../manager/limits.ts";
@@ -109,10 +111,13 @@ export class UsedBodyError extends TypeError {
 }
 
 /**
+/**
  * Prints the error of a request over HTTP. An error of the engine, of which each request has one
- * during an outage, and a used body are one line an hour, without a stack.
+ * during an outage, a decision of the application that failed, and a used body are one line an hour,
+ * without a stack.
  */
 export function reportRequest(console: ConsoleReport, what: string, error: unknown): void {
+  if (error instanceof DecisionFault) return tellFault(console, error);
   const isRepeated = error instanceof BrokerError || error instanceof UsedBodyError;
   if (!isRepeated) return console.failed(what, error);
   const about = error.message;

@@ -5,12 +5,14 @@
 import type { Admission } from "./admission.ts";
 import type { Users } from "./users.ts";
 import {
+  AuthenticationError,
   BrokerError,
   CloseCode,
   LimitError,
   QueueFullError,
   RequestError,
   SessionClosedError,
+  TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
 import { INTERNAL_PREFIX } from "../pubsub/broker.ts";
@@ -19,6 +21,9 @@ import type { Presence } from "../pubsub/presence/presence.ts";
 import type { Rooms } from "../pubsub/presence/rooms.ts";
 import type { Topics } from "../pubsub/topics.ts";
 import { Expiry } from "./authentication.ts";
+import { tellFault } from "./faults.ts";
+import { decide, DecisionFault } from "../base/decision.ts";
+import { failureOf } from "../session/serving/first_frames.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
 import { type Rate, TokenBucket } from "../base/token_bucket.ts";
 import { isOwnAnswer } from "./durable/options.ts";
@@ -70,6 +75,9 @@ const VERBS: Readonly<Record<AuthorizedAction, string>> = {
  */
 const RENEWALS: Required<Rate> = { perSecond: 1, burst: 16 };
 
+/** End of a subscription whose rights could not be checked again in time. */
+const RIGHTS_UNKNOWN = { code: "unavailable", message: "The rights are unknown" };
+
 /** Called after a client has renewed its token. */
 export type RenewedHandler = (session: Session, before: unknown) => void | Promise<void>;
 
@@ -82,6 +90,8 @@ export interface ClientServicesOptions {
   readonly onRenewed: RenewedHandler | undefined;
   /** Adds the user to publications of clients, unless `authorize` decides otherwise. */
   readonly namesPublishers: boolean;
+  /** Most bytes of a token in band, with its envelope. */
+  readonly maxTokenBytes: number | undefined;
   /** Topics and their schemas. */
   readonly contract: Contract | undefined;
   /** Patterns of topics that are rooms. */
@@ -129,12 +139,31 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       const id = topic.slice(STREAM_PREFIX.length);
       if (await isOwnAnswer(runtime, { id, user: verifiedUser(session) })) return {};
     } else if (!isOwn) checkKnown(topic, action); // Contracts name no durable streams.
-    const answer = !isOwn && await authorize?.(session, topic, action);
+    const answer = !isOwn && await permission(session, topic, action);
     if (answer) return typeof answer === "object" ? answer : {};
     const what = `${VERBS[action]} "${topic}"`;
     const why = isOwn || authorize !== undefined ? "" : ": the server has no authorize";
     if (!isOwn && !options.isSilent) tellDenied(options.console, what, authorize !== undefined);
     throw new RequestError("forbidden", `This session may not ${what}${why}`);
+  }
+
+  /** Asks `authorize`. Its error, other than one with an answer, leaves the permission open. */
+  async function permission(
+    session: Session,
+    topic: string,
+    action: AuthorizedAction,
+  ): Promise<boolean | Permission | undefined> {
+    const ask = () => authorize?.(session, topic, action);
+    try {
+      return await decide("authorize", ask, [RequestError, AuthenticationError]);
+    } catch (error) {
+      if (!(error instanceof DecisionFault)) throw error;
+      const { cause } = error;
+      tellFault(options.console, error, { isReported: options.isSilent });
+      report(session[internals].settings, cause, session);
+      const message = `The server cannot tell now if this session may ${VERBS[action]} "${topic}"`;
+      throw new RequestError("unavailable", message, { cause });
+    }
   }
 
   /**
@@ -175,6 +204,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     },
 
     canMove: true,
+
+    ...(options.maxTokenBytes !== undefined && { maxTokenBytes: options.maxTokenBytes }),
 
     opened(session) {
       expiry.watch(session);
@@ -307,7 +338,10 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     async authenticate(session, token, signal) {
       const isNew = session.state === "connecting";
       if (!isNew) countRenewal(session);
-      const identity = await parts().admission.renew(session, token, signal);
+      const identity = await parts().admission.renew(session, token, signal).catch((error) => {
+        if (error instanceof AuthenticationError && error.status === 503) expiry.askAgain(session);
+        throw error;
+      });
       // Without users a change of user cannot be detected.
       if (!isNew && identity.user === undefined) {
         throw new RequestError(
@@ -424,9 +458,11 @@ export function clientServices(options: ClientServicesOptions): RequestService {
           const late = `Cannot wait for authorize of "${topic}" longer than`;
           await within(runtime, check(session, topic, "subscribe"), { timeoutMs, late });
         } catch (error) {
-          if (!(error instanceof RequestError)) faults.push(error);
-          const reason = error instanceof RequestError ? error.message : "The rights are unknown";
-          parts().topics.unsubscribe(session, topic, { code: "forbidden", reason });
+          const isLate = error instanceof TimeoutError;
+          if (isLate) faults.push(error);
+          // The client asks again if the rights are unknown.
+          const { code, message: reason } = isLate ? RIGHTS_UNKNOWN : failureOf(error);
+          parts().topics.unsubscribe(session, topic, { code, reason });
         }
       }),
     );

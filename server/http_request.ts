@@ -1,7 +1,7 @@
 /** Sessions over HTTP: requests for new ones, and the requests of open ones. Loaded on first use. */
 import { CarrierRequests, type CarrierRequestsOptions } from "./http/carrier_requests.ts";
 import { Refused, withinLimits } from "./refusal.ts";
-import type { Accepted, SessionRequest } from "./session_request.ts";
+import type { Accepted, RequestPlace, SessionRequest } from "./session_request.ts";
 import { SharedCarriers } from "./shared_carriers.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
@@ -67,9 +67,9 @@ export class HttpSessions implements AsyncDisposable {
   }
 
   /** Returns the request for a session; `undefined` for another request of the transport. */
-  asked(request: Request, address: string | undefined): HttpSessionRequest | undefined {
+  asked(request: Request, place: RequestPlace): HttpSessionRequest | undefined {
     if (request.method !== "GET" || request.headers.has(Header.session)) return undefined;
-    return new HttpSessionRequest(request, address, {
+    return new HttpSessionRequest(request, place, {
       manager: this.#manager,
       connections: this.#connections,
       requests: this.#requests,
@@ -107,7 +107,11 @@ export class HttpSessionRequest implements SessionRequest<Response> {
   readonly refusal: Refused | undefined;
   readonly #options: HttpSessionRequestOptions;
 
-  constructor(request: Request, address: string | undefined, options: HttpSessionRequestOptions) {
+  constructor(
+    request: Request,
+    { address, refusal }: RequestPlace,
+    options: HttpSessionRequestOptions,
+  ) {
     this.url = request.url;
     this.headers = request.headers;
     this.request = request;
@@ -116,8 +120,9 @@ export class HttpSessionRequest implements SessionRequest<Response> {
     const query = new URL(request.url).search.slice(1).split("&");
     this.isSkein = query.includes(`protocol=${SKEIN_PROTOCOL}`);
     this.announcesToken = this.isSkein && query.includes(TOKEN_MARK_QUERY);
-    if (this.isSkein) return;
-    this.refusal = new Refused(400, `Add ?protocol=${SKEIN_PROTOCOL} to the URL`);
+    this.refusal = this.isSkein
+      ? refusal
+      : new Refused(400, `Add ?protocol=${SKEIN_PROTOCOL} to the URL`);
   }
 
   isOriginAllowed(rules: OriginRules): boolean {

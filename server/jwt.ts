@@ -48,6 +48,9 @@ const MIN_SECRET_BYTES: Readonly<Record<string, number>> = { HS256: 32, HS384: 4
 
 const PUBLIC_KEY_ALGORITHM = /^(?:[RPE]S(?:256|384|512)|EdDSA|Ed25519)$/;
 
+/** Time before its begin (`nbf`) from which a token is accepted: clocks differ by some seconds. */
+const EARLY_MS = 5_000;
+
 /** The latest time that a `Date` can hold. */
 const MAX_TIME_MS = 8.64e15;
 
@@ -77,7 +80,8 @@ export interface JwtOptions {
    */
   readonly audience?: string | readonly string[];
   /**
-   * Largest difference between the clocks of issuer and server, in milliseconds.
+   * Largest difference between the clocks of issuer and server, in milliseconds. A token that becomes
+   * valid within the next five seconds is accepted in any case.
    *
    * @default {0}
    */
@@ -107,7 +111,8 @@ export interface JwtAuthentication {
    * @param context The token, as `authenticate` of a server gets it.
    * @returns The claims, which become `session.value`.
    * @throws {AuthenticationError} With 401 if there is no token or the token is not accepted, and
-   * with 503 if the keys cannot be fetched now, so that clients come back.
+   * with 503 if the token is not valid yet or the keys cannot be fetched now, so that clients come
+   * back.
    */
   readonly authenticate: (context: { readonly token: string | undefined }) => Promise<JwtClaims>;
   /** Returns the user: the claim `sub`. */
@@ -183,14 +188,17 @@ export function jwt(options: JwtOptions): JwtAuthentication {
       }`,
     );
   }
-  const rules = rulesOf(options, options.runtime ?? platformRuntime());
+  const runtime = options.runtime ?? platformRuntime();
+  const rules = rulesOf(options, runtime);
   const verify = secret === undefined
     ? byKeySet(urlOf(jwks!), rules, options.algorithms)
     : bySecret(secret, rules, options.algorithms);
   return {
     authenticate: async ({ token }) => {
       if (token === undefined) throw new AuthenticationError("A token is needed");
-      return checkedClaims(await verified(verify, token));
+      const claims = checkedClaims(await verified(verify, token));
+      if (claims.exp * 1_000 + clockToleranceMs > runtime.now()) return claims;
+      throw new AuthenticationError("The token has expired");
     },
     userOf: ({ sub }) => sub,
     // The end includes the tolerance within which the token is accepted.
@@ -208,7 +216,8 @@ function rulesOf(
       return new Date(runtime.now());
     },
     requiredClaims: ["exp", "sub"],
-    clockTolerance: clockToleranceMs / 1_000,
+    // The tolerance of the end, which is smaller, is checked afterwards.
+    clockTolerance: Math.max(clockToleranceMs, EARLY_MS) / 1_000,
     ...(algorithms !== undefined && { algorithms: [...algorithms] }),
     ...(issuer !== undefined && { issuer }),
     ...(audience !== undefined && {
@@ -324,8 +333,11 @@ async function verified(verify: Verify, token: string): Promise<Claims> {
   try {
     return await verify(token);
   } catch (cause) {
-    if (cause instanceof AuthenticationError) throw cause;
-    throw new AuthenticationError(refusalOf(cause), { cause });
+    // Any other error is a fault of this server or of the keys, not of the token.
+    if (!(cause instanceof errors.JOSEError)) throw cause;
+    const isEarly = cause instanceof errors.JWTClaimValidationFailed && cause.claim === "nbf" &&
+      cause.reason !== "missing";
+    throw new AuthenticationError(refusalOf(cause), { cause, ...(isEarly && { status: 503 }) });
   }
 }
 

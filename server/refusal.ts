@@ -4,16 +4,16 @@ import { AuthenticationError, LimitError, type RefusalStatus } from "../errors.t
 import type { SessionManager } from "../manager/session_manager.ts";
 import { attempt } from "../base/call_safely.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
+import type { DecisionFault } from "../base/decision.ts";
+import { tellFault } from "./faults.ts";
 
-/**
- * Shortest time between two printed faults, in milliseconds: peers can cause refusals at any rate.
- */
-const FAULT_SILENT_MS = 1_000;
+/** Shortest time between two lines about a failing `onRefusal`, in milliseconds. */
+const FAILED_SILENT_MS = 1_000;
 
 /** Properties of a {@linkcode Refused} beside status and message. */
 interface RefusedOptions extends ErrorOptions {
-  /** `true` if the application may be at fault, and should be informed. */
-  readonly isFault?: boolean;
+  /** The fault of the application, if there is one: the peer should come back. */
+  readonly fault?: DecisionFault | undefined;
   /**
    * Sends the text in a close over WebTransport, because pages cannot read the status of a refusal.
    */
@@ -24,14 +24,22 @@ interface RefusedOptions extends ErrorOptions {
 export class Refused extends Error {
   /** HTTP status; the close code is 4000 more. */
   readonly status: RefusalStatus;
-  readonly isFault: boolean;
+  /** The fault of the application, if the peer is refused because of one. */
+  readonly fault: DecisionFault | undefined;
   readonly isToldByClose: boolean;
 
   constructor(status: RefusalStatus, message: string, options: RefusedOptions = {}) {
     super(message, options);
     this.status = status;
-    this.isFault = options.isFault ?? false;
+    this.fault = options.fault;
     this.isToldByClose = options.isToldByClose ?? false;
+  }
+
+  /** Returns the refusal for a peer that may not know Skein: a fault has the status 401 there. */
+  get forAnyPeer(): Refused {
+    if (this.fault === undefined) return this;
+    const { message, cause, fault } = this;
+    return new Refused(401, message, { cause, fault });
   }
 }
 
@@ -65,30 +73,32 @@ export class RefusalReport {
 
   /** Reports a refusal. */
   tell(refused: Refused, { address, token }: RefusedPeer): void {
-    const { status, message: reason, cause } = refused;
+    const { status, message: reason, cause, fault } = refused;
     const onRefusal = this.#onRefusal;
-    if (onRefusal === undefined) return this.#print(refused, token?.());
+    // A text of the application may contain the token.
+    const secret = token?.();
+    const mask = (text: string) => secret ? text.replaceAll(secret, "<token>") : text;
+    if (fault) tellFault(this.#console, fault, { mask, isReported: onRefusal !== undefined });
+    else if (onRefusal === undefined) this.#print(refused, mask);
+    if (onRefusal === undefined) return;
     const error = cause === undefined ? {} : { error: cause };
     attempt(() => onRefusal({ status, reason, address, ...error }), (failure) => {
       this.#console.tell("onRefusal", `onRefusal failed: ${textOf(failure)}`, {
-        silentMs: FAULT_SILENT_MS,
+        silentMs: FAILED_SILENT_MS,
       });
     });
   }
 
-  #print({ status, message, cause, isFault }: Refused, token: string | undefined): void {
+  #print({ status, message, cause }: Refused, mask: (text: string) => string): void {
     // A draining server refuses all sessions, as intended.
     if (status === 503 && cause instanceof LimitError) return;
     const isOwnText = !(cause instanceof AuthenticationError);
     const behind = isOwnText ? cause : cause.cause;
-    const isTold = isFault || behind !== undefined && !(behind instanceof LimitError);
-    // A text of the application may contain the token.
-    const mask = (text: string) => token ? text.replaceAll(token, "<token>") : text;
+    const isTold = behind !== undefined && !(behind instanceof LimitError);
     const reason = isOwnText ? message : mask(message);
     const more = isTold ? `: ${mask(textOf(behind))}` : "";
     const line = `A session was refused with ${status}: ${reason}${more}`;
-    if (isFault) this.#console.tell("fault", line, { silentMs: FAULT_SILENT_MS });
-    else this.#console.tell(`refusal-${status}`, line, { about: reason });
+    this.#console.tell(`refusal-${status}`, line, { about: reason });
   }
 }
 

@@ -33,6 +33,7 @@ import {
 import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
 import type { DurableParts, PartsOptions } from "./durable/parts.ts";
 import { DurableStreams } from "./durable/streams.ts";
+import type { ValueOf } from "./guest.ts";
 import type { ApiParts } from "./http/api.ts";
 import type { FaceParts, HttpFace } from "./http/face.ts";
 import type { Inspector } from "./inspector/inspector.ts";
@@ -80,7 +81,7 @@ interface MountedFace {
 /**
  * A server of sessions that listens by itself, or is mounted in another server.
  *
- * @typeParam V Type of the values from `authenticate`.
+ * @typeParam V Type of the values from `authenticate`, `typeof guest` included.
  * @typeParam C The contract.
  */
 export class Server<V = unknown, C extends Contract = Contract> implements AsyncDisposable {
@@ -98,7 +99,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #runtime: Runtime;
   readonly #console: ConsoleReport;
   readonly #admission: Admission<V>;
-  readonly #users: Users<V, C>;
+  readonly #users: Users<ValueOf<V>, C>;
   readonly #claims: UserClaims | undefined;
   readonly #maxMessageBytes: number;
   readonly #closeTimeoutMs: number;
@@ -140,7 +141,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const runtime = this.#runtime = options.runtime ?? platformRuntime();
     this.#console = new ConsoleReport(runtime);
     const turn = new Turn(runtime);
-    const settings = sessionSettings<V, C, "server">({
+    const settings = sessionSettings<ValueOf<V>, C, "server">({
       ...options.session,
       ...pickHandlers(options),
       runtime,
@@ -153,6 +154,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         authorize: authorize as Authorize | undefined,
         onRenewed: options.onRenewed as RenewedHandler | undefined,
         namesPublishers: options.namesPublishers ?? false,
+        maxTokenBytes: options.maxTokenBytes,
         contract,
         roomPatterns: Array.isArray(rooms) ? rooms : Object.keys(rooms),
         sequences: sequenceStore({
@@ -359,7 +361,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   publish<T extends ContractTopic<C, "server">>(
     topic: T,
     data?: ContractData<C, "server", T>,
-    options: { readonly except?: Session<V, C, "server">; readonly from?: string } = {},
+    options: { readonly except?: Session<ValueOf<V>, C, "server">; readonly from?: string } = {},
   ): void {
     const { except, from } = options;
     this.topics.publish(topic, data, { except: except as Session | undefined, from });
@@ -376,7 +378,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * closed.
    */
   subscribe(
-    session: Session<V, C, "server">,
+    session: Session<ValueOf<V>, C, "server">,
     topic: string,
     options: Omit<SubscribeOptions, "isRequested" | "onLeft"> = {},
   ): boolean {
@@ -412,7 +414,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @throws {TypeError} If the code is not a text of 1 to 64 characters.
    */
   unsubscribe(
-    session: Session<V, C, "server">,
+    session: Session<ValueOf<V>, C, "server">,
     topic: string,
     options: Omit<UnsubscribeOptions, "isSilent"> = {},
   ): boolean {
@@ -424,8 +426,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Addresses all sessions of a user, on every node. A session without a user is addressed by its
-   * id, on its own node only.
+   * Addresses all sessions of a user, on every node. A guest, and any other session without a user,
+   * is addressed by its `session.user`, on its own node only.
    *
    * @param user The user, as returned by `userOf`.
    * @returns A sender to these sessions.
@@ -458,7 +460,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @param user The user, as returned by `userOf`.
    * @returns The sessions, this node's first; at most 1,000 of each node.
    */
-  sessions(user: string): Promise<SessionInfo<V, C>[]> {
+  sessions(user: string): Promise<SessionInfo<ValueOf<V>, C>[]> {
     return this.#users.sessions(user);
   }
 
@@ -782,7 +784,7 @@ const FAREWELL_MS = 500;
 /**
  * Creates a server that does not listen, to be mounted in an existing HTTP server.
  *
- * @typeParam V Type of the values from `authenticate`.
+ * @typeParam V Type of the values from `authenticate`, `typeof guest` included.
  * @typeParam C The contract.
  * @param options Options of the server.
  * @returns The server; pass requests to `fetch`.
@@ -815,7 +817,7 @@ export function createServer<V = unknown, C extends Contract = Contract>(
  * `onMessage: (message) => { server.publish("news", message.data); }`. The type of a bare
  * expression would depend on the type of the server, which TypeScript refuses.
  *
- * @typeParam V Type of the values from `authenticate`.
+ * @typeParam V Type of the values from `authenticate`, `typeof guest` included.
  * @typeParam C The contract.
  * @param options Where to listen, and the options of the server.
  * @returns The server, listening.
@@ -831,7 +833,7 @@ export function createServer<V = unknown, C extends Contract = Contract>(
  * await using server = serve({
  *   port: 0,
  *   onListen() {},
- *   authenticate: ({ token }) => token === "s3cret" ? "ann" : Promise.reject(),
+ *   authenticate: ({ token }) => token === "s3cret" ? "ann" : null,
  *   onMessage: (_message, session) => void server.to(session.value).send("hello", session.value),
  * });
  * await using session = await dial(`${server.url}?token=s3cret`);
@@ -850,7 +852,7 @@ export function serve<V = unknown, C extends Contract = Contract>(
 
 function pickHandlers<V, C extends Contract>(
   options: ServerOptions<V, C>,
-): SessionHandlers<V, C, "server"> {
+): SessionHandlers<ValueOf<V>, C, "server"> {
   const { onMessage, onClose, onError, onHandlerError, onRefused, requests } = options;
   const onOpen = openHandler(options);
   return {

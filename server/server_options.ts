@@ -15,6 +15,7 @@ import type { FlowControlOptions } from "../transport/connection.ts";
 import type { Broker, HistoryBounds } from "../pubsub/broker.ts";
 import type { UnreadStreamLimits } from "../transport/quic/unread_streams.ts";
 import type { AdmissionOptions } from "./admission_options.ts";
+import type { ValueOf } from "./guest.ts";
 import type { ListenInfo } from "./listener.ts";
 import type { MoqServer } from "../pubsub/moq/server/server.ts";
 import type { Contract } from "../session/contract.ts";
@@ -29,11 +30,13 @@ import type { SessionHandlers } from "../session/session_settings.ts";
 /**
  * Options for {@linkcode createServer}.
  *
- * @typeParam V Type of the values from `authenticate`.
+ * @typeParam V Type of the values from `authenticate`, `typeof guest` included.
  * @typeParam C The contract.
  */
 export interface ServerOptions<V = unknown, C extends Contract = Contract>
-  extends AdmissionOptions<V>, Omit<SessionHandlers<V, C, "server">, "onGoAway" | "onDropped"> {
+  extends
+    AdmissionOptions<V>,
+    Omit<SessionHandlers<ValueOf<V>, C, "server">, "onGoAway" | "onDropped"> {
   /** Topics and their schemas; messages that do not fit are refused. */
   readonly contract?: C;
   /**
@@ -64,7 +67,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly onStream?: (
     stream: IncomingStream,
-    session: Session<V, C, "server">,
+    session: Session<ValueOf<V>, C, "server">,
   ) => void | Promise<void>;
   /**
    * Decides whether a client may subscribe, publish or set presence data. Without `authorize` all
@@ -74,7 +77,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * precedence over `namesPublishers`, and adds the user of the session to a publication.
    */
   readonly authorize?: (
-    session: Session<V, C, "server">,
+    session: Session<ValueOf<V>, C, "server">,
     topic: string,
     action: "subscribe" | "publish" | "presence" | "cancel",
   ) => boolean | { readonly from?: boolean } | Promise<boolean | { readonly from?: boolean }>;
@@ -90,7 +93,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * await using server = serve({
    *   port: 0,
    *   onListen() {},
-   *   authenticate: ({ token = "guest" }) => token,
+   *   authenticate: ({ token }) => token ?? null,
    *   authorize: () => true,
    *   namesPublishers: true,
    * });
@@ -137,7 +140,10 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * assertEquals([changes, error.failure.code], [["editor to reader"], "forbidden"]);
    * ```
    */
-  readonly onRenewed?: (session: Session<V, C, "server">, before: V) => void | Promise<void>;
+  readonly onRenewed?: (
+    session: Session<ValueOf<V>, C, "server">,
+    before: ValueOf<V>,
+  ) => void | Promise<void>;
   /**
    * Limits of the server, beside those of each session.
    *
@@ -541,6 +547,7 @@ const SERVER: OptionKeys<ServerOptions> = {
   instrumentation: true,
   keepsHeaders: true,
   limits: true,
+  maxTokenBytes: true,
   metrics: true,
   moq: true,
   namesPublishers: true,

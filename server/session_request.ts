@@ -45,6 +45,14 @@ export interface SessionRequest<Answer> {
   refuse(refused: Refused): Answer;
 }
 
+/** Origin of a request in the network. */
+export interface RequestPlace {
+  /** Network address of the peer, where known. */
+  readonly address: string | undefined;
+  /** Refusal of the request if the application failed to find the address. */
+  readonly refusal: Refused | undefined;
+}
+
 /** An accepted request. */
 export interface Accepted<Answer> {
   readonly connection: Connection;
@@ -59,11 +67,15 @@ export interface Accepted<Answer> {
   readonly held: readonly Disposable[];
 }
 
-/** Returns the headers of a refusal: for 429 and 503 the time after which to try again. */
-export function refusalHeaders({ status, cause }: Refused): Record<string, string> {
+/**
+ * Returns the headers of a refusal: for 429, 503 and a fault of the application the time after which
+ * to try again.
+ */
+export function refusalHeaders({ status, cause, fault }: Refused): Record<string, string> {
   const { retryAfterMs = 5_000 } = cause instanceof LimitError ? cause : {};
   const seconds = Math.ceil(retryAfterMs / 1_000);
-  return status === 429 || status === 503 ? { "retry-after": String(seconds) } : {};
+  const isForNow = status === 429 || status === 503 || fault !== undefined;
+  return isForNow ? { "retry-after": String(seconds) } : {};
 }
 
 /** A connection that has not opened yet. */

@@ -96,8 +96,8 @@ export class Users<V = unknown, C extends Contract = Contract> {
   /** Subscribes to the topic of a session's user. */
   opened(session: Session): void {
     const nodes = this.#nodes;
-    const { user, id } = session;
-    if (nodes === undefined || user === id || session.isClosed) return;
+    const { user } = session[internals];
+    if (nodes === undefined || user === undefined || session.isClosed) return;
     let followed = this.#followed.get(user);
     if (followed === undefined) {
       // A closed broker carries no messages; the session is still of use on this node.

@@ -3,6 +3,7 @@ import {
   type Accepted,
   type PendingUpgrades,
   refusalHeaders,
+  type RequestPlace,
   type SessionRequest,
 } from "./session_request.ts";
 import { Refused, withinLimits } from "./refusal.ts";
@@ -65,6 +66,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
   readonly url: string;
   readonly headers: OfferedUpgrade["headers"];
   readonly address: string | undefined;
+  readonly refusal: Refused | undefined;
   readonly isSkein: boolean;
   readonly announcesToken: boolean;
   readonly #upgrade: OfferedUpgrade;
@@ -73,12 +75,13 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
 
   constructor(
     upgrade: OfferedUpgrade,
-    address: string | undefined,
+    { address, refusal }: RequestPlace,
     options: WebSocketUpgradeOptions,
   ) {
     this.url = upgrade.url;
     this.headers = upgrade.headers;
     this.address = address;
+    this.refusal = refusal;
     this.#upgrade = upgrade;
     const offered = offeredProtocols(upgrade);
     const protocol = this.#protocol = chosenOf(offered);

@@ -1,5 +1,10 @@
 /** A request for a session over WebTransport. */
-import { type Accepted, refusalHeaders, type SessionRequest } from "./session_request.ts";
+import {
+  type Accepted,
+  refusalHeaders,
+  type RequestPlace,
+  type SessionRequest,
+} from "./session_request.ts";
 import { Refused } from "./refusal.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
 import { acceptMessages, type MessageStreamOptions } from "../transport/message_stream/server.ts";
@@ -32,7 +37,7 @@ export interface WebTransportSessionRequestOptions {
   /** Requested URL, as returned by {@linkcode urlOf}. */
   readonly url: URL;
   /** Returns the network address of the peer. */
-  readonly addressOf: (request: () => Request) => string | undefined;
+  readonly placeOf: (request: () => Request) => RequestPlace;
   /** Origin of this server's pages. */
   readonly pages: PageOrigin;
   /** Bounds of the stream of messages of a client of Skein. */
@@ -74,6 +79,9 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
     this.isSkein = this.#isOffered || isNamed;
     this.announcesToken = this.#isOffered && protocols.includes(TOKEN_MARK) ||
       isNamed && url.search.slice(1).split("&").includes(TOKEN_MARK_QUERY);
+    const { address, refusal } = options.placeOf(() => this.request);
+    this.address = address;
+    this.refusal = refusal;
     // The client may have offered protocols, and would get no answer to these.
     if (options.pages.hidesRequests && !url.searchParams.has("protocol")) {
       this.refusal = new Refused(
@@ -81,7 +89,6 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
         `Add ?protocol=${SKEIN_PROTOCOL} to the URL: this server sees no offered protocols`,
       );
     }
-    this.address = options.addressOf(() => this.request);
   }
 
   get request(): Request {

@@ -98,8 +98,10 @@ export class SessionCore<F extends SessionFace = SessionFace>
   declare id: string;
   /** The result of `authenticate`. */
   declare value: unknown;
-  /** The user at the other end, where known. */
+  /** The verified user at the other end, where known. */
   declare user: string | undefined;
+  /** True if the peer was admitted without an identity. */
+  declare isGuest: boolean;
   /** State of the session. */
   state: SessionState = "connecting";
   /** The close that this end began. */
@@ -144,8 +146,12 @@ export class SessionCore<F extends SessionFace = SessionFace>
   declare onRenew: (() => void) | undefined;
   /** On a server: makes the session that takes over this connection, see `SessionIdentity`. */
   declare successor: (() => F | undefined) | undefined;
-  /** On a client: names this session to the server in the request of the next session. */
+  /** Names this session to the server in the request of the client's next session. */
   declare ticket: string | undefined;
+  /** On a server: the secret of an earlier ticket, by which a guest is known again. */
+  declare secret: string | undefined;
+  /** Name of a session without a user, once asked for. */
+  declare ownName: string | undefined;
   /** On a server: the session from which the client moves, see `SessionIdentity`. */
   declare predecessor: F | undefined;
   /** On a server: the session to which the client moved. */
@@ -203,8 +209,10 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.id = identity.id ?? settings.runtime.randomUUID();
     this.value = identity.value;
     this.user = identity.user;
+    this.isGuest = identity.isGuest === true;
     this.awaitsToken = identity.awaitsToken === true;
     this.#inherits = identity.inherits === true;
+    if (identity.secret) this.secret = identity.secret;
     if (identity.successor) this.successor = identity.successor;
     if (identity.credentials) this.credentials = identity.credentials;
     if (identity.predecessor) this.predecessor = identity.predecessor;
@@ -253,6 +261,11 @@ export class SessionCore<F extends SessionFace = SessionFace>
           error,
         }),
     );
+  }
+
+  /** The user, or a name of its own for a session without one. */
+  get name(): string {
+    return this.user ?? (this.ownName ??= this.settings.services?.nameOf(this) ?? this.id);
   }
 
   /** Clocks and timers of this node. */

@@ -150,14 +150,25 @@ export class Session<
     return this.#core.id;
   }
 
-  /** The result of `authenticate`; a renewed token replaces the value. */
+  /** The result of `authenticate`, `undefined` for a guest; a renewed token replaces the value. */
   get value(): V {
     return this.#core.value as V;
   }
 
-  /** The user at the other end: the result of `userOf`, or the session's id. */
+  /**
+   * The user at the other end, as returned by `userOf`. A session without a user has a name of its
+   * own on the server, which begins with `guest:` and stays when the client reconnects.
+   */
   get user(): string {
-    return this.#core.user ?? this.#core.id;
+    return this.#core.name;
+  }
+
+  /**
+   * True if the server admitted the peer as a guest: `authenticate` returned `guest`, or the server
+   * has no `authenticate`.
+   */
+  get isGuest(): boolean {
+    return this.#core.isGuest;
   }
 
   /**

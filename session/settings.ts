@@ -351,6 +351,8 @@ export interface RequestServer {
   readonly readService: ServiceReader;
   /** Creates the secret with which the client of a session can move to another session. */
   ticket(core: { readonly id: string; ticket?: string | undefined }): string | undefined;
+  /** Names a session without a user. */
+  nameOf(core: { readonly id: string; ticket?: string | undefined }): string;
   /** Creates the receiver of the first frames of one session. */
   firstFrames(session: SessionFace): { receive(frame: Frame): void };
   /** Creates the receiver of the requests of one session. */

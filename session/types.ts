@@ -146,7 +146,7 @@ export interface SessionDrainOptions extends SessionCloseOptions {
 export interface SessionFace {
   /** Id of the session. */
   readonly id: string;
-  /** The user at the other end, or the session's id. */
+  /** The user at the other end, or a name of its own for a session without a user. */
   readonly user: string;
   /** The URL that the peer connected to. */
   readonly url: string;
@@ -185,8 +185,12 @@ export interface SessionIdentity<V = unknown, S = unknown> {
   readonly id?: string;
   /** The result of `authenticate`. */
   readonly value?: V;
-  /** The user at the other end; by default the session's id. */
+  /** The verified user at the other end. */
   readonly user?: string | undefined;
+  /** On a server: true if the peer was admitted without an identity. */
+  readonly isGuest?: boolean;
+  /** On a server: the secret of the ticket of the client's earlier session. */
+  readonly secret?: string | undefined;
   /** On a server: the end of the peer's credentials, if the credentials expire. */
   readonly credentials?: {
     /** When the credentials end, in milliseconds since the Unix epoch. */

@@ -236,7 +236,7 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
  * import { assertEquals, assertRejects } from "@std/assert";
  *
  * await using server = testServer({
- *   authenticate: ({ token }) => token === "s3cret" ? "ann" : Promise.reject(),
+ *   authenticate: ({ token }) => token === "s3cret" ? "ann" : null,
  *   onMessage: (message, { user }) => message.reply(user),
  * });
  * await using session = await server.dial({ headers: { authorization: "Bearer s3cret" } });

@@ -9,6 +9,7 @@ import {
 import type { Session } from "../session/session.ts";
 import { memorySessions } from "./memory_sessions.ts";
 import { receive, receiveOne } from "./receive.ts";
+import { guest } from "../server/guest.ts";
 import { type TestServer, testServer } from "./test_server.ts";
 import { passTime, turns } from "./turns.ts";
 
@@ -54,7 +55,7 @@ Deno.test("TestServer.dial() goes through the whole admission", async () => {
 Deno.test("TestServer.dial() offers a token in band", async () => {
   await using server = testServer({
     acceptsTokenInBand: true,
-    authenticate: ({ token }) => token === "s3cret" ? "ann" : Promise.reject(),
+    authenticate: ({ token }) => token === "s3cret" ? "ann" : null,
   });
   await using session = await server.dial({ token: "s3cret" });
   assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
@@ -63,7 +64,7 @@ Deno.test("TestServer.dial() offers a token in band", async () => {
 
 Deno.test("TestServer.dial() is a plain page without protocols", async () => {
   await using server = testServer({
-    authenticate: ({ token }) => token ?? Promise.reject(),
+    authenticate: ({ token }) => token ?? null,
     onMessage: (message, session) => session.send("echo", message.data),
   });
   await using page = await server.dial({ protocols: [], path: "/?token=ann" });
@@ -190,8 +191,7 @@ Deno.test("TestNetwork slows, stalls and cuts all connections, or one", async ()
   assertEquals(server.network.size, 2);
 
   server.network.linkOf(ann).stall("to-client");
-  server.to(ann.id).send("n", 1);
-  server.to(bob.id).send("n", 1);
+  for (const { user } of server.manager.all()) server.to(user).send("n", 1);
   await turns();
   assertEquals([ann.stats.receivedMessages, bob.stats.receivedMessages], [0, 1]);
   server.network.resume();
@@ -230,7 +230,10 @@ Deno.test("TestServer keeps the token of a request in no session", async () => {
   const seen: (string | undefined)[] = [];
   const urls: string[] = [];
   await using server = testServer({
-    authenticate: ({ token }) => void seen.push(token),
+    authenticate({ token }) {
+      seen.push(token);
+      return guest;
+    },
     onOpen: (session) => void urls.push(session.url),
   });
   // Another spelling of the parameter is not a token; its value would stay in the session's URL.

@@ -1,6 +1,6 @@
 /** A model for the tests of answers that outlive their sessions, with its contract. */
 import { z } from "zod";
-import type { ServerOptions } from "../server.ts";
+import { guest, type ServerOptions } from "../server.ts";
 import { defineContract } from "../session/contract.ts";
 
 /** The contract. */
@@ -42,13 +42,12 @@ export class Model {
   }
 
   options(
-    more: Partial<ServerOptions<string | null, Shared>> = {},
-  ): ServerOptions<string | null, Shared> {
+    more: Partial<ServerOptions<string | typeof guest, Shared>> = {},
+  ): ServerOptions<string | typeof guest, Shared> {
     return {
       contract,
       acceptsTokenInBand: true,
-      // A guest without a token has no user.
-      authenticate: ({ token }) => token ?? null,
+      authenticate: ({ token }) => token ?? guest,
       requests: {
         "chat:{room}": {
           answer: ({ data, params, signal }, { value }) => {

@@ -309,7 +309,7 @@ Deno.test("Client whose session broke after a move reconnects beside the first s
 
 Deno.test("Client.handOver() takes one place of a user, and shows no change in a room", async () => {
   await using server = testServer({
-    authenticate: ({ token }) => token,
+    authenticate: ({ token }) => token ?? null,
     authorize: () => true,
     rooms: ["room:{name}"],
     limits: { maxSessionsPerUser: 1 },
@@ -396,7 +396,7 @@ Deno.test("Server holds no state of a second session that stays silent, and clos
 
 Deno.test("Server ignores a ticket of another user, and a wrong one", async () => {
   await using server = testServer({
-    authenticate: ({ token }) => token,
+    authenticate: ({ token }) => token ?? null,
     authorize: () => true,
     limits: { maxSessionsPerUser: 1 },
   });
@@ -449,7 +449,7 @@ Deno.test("Server lets two sessions of a user have one place, and never three", 
 Deno.test("Client.handOver() works with a token in band, and with an onOpen that is slow", async () => {
   await using server = testServer({
     acceptsTokenInBand: true,
-    authenticate: ({ token }) => token === "t" ? "ann" : Promise.reject(),
+    authenticate: ({ token }) => token === "t" ? "ann" : null,
     authorize: () => true,
     onOpen: () => turns(),
     history: { log: {} },
@@ -874,7 +874,7 @@ Deno.test("Client.handOver() waits for no rest of a topic that the server refuse
 Deno.test("Client.handOver() takes no notice of a room from the first session behind the list of the second", async () => {
   using time = new FakeTime();
   await using server = testServer({
-    authenticate: ({ token }) => token,
+    authenticate: ({ token }) => token ?? null,
     authorize: () => true,
     rooms: ["room:{name}"],
     presenceGraceMs: 0,

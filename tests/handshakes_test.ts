@@ -71,6 +71,7 @@ Deno.test("handshake() ends with the status of a refusal", async () => {
     limits: { maxSessions: 1 },
     authenticate({ token }) {
       if (token === undefined) throw new AuthenticationError("Who?", { status: 403 });
+      return token;
     },
   });
   const url = `${server.url}session`;
@@ -111,6 +112,7 @@ Deno.test("handshake() ends for a peer that vanished before the session was open
     authenticate: async () => {
       entered.resolve();
       await go.promise;
+      return "ann";
     },
   });
   using socket = await RawSocket.ask(server.address!.port);
@@ -169,6 +171,7 @@ Deno.test("handshake() gets handshakes over WebTransport, and refusals by status
     instrumentation,
     authenticate({ token }) {
       if (token !== "good") throw new AuthenticationError("Unknown");
+      return token;
     },
   });
   const options = { instrumentation, transports: ["webtransport"] } as const;

@@ -229,7 +229,7 @@ for (const scheme of ["tcp", "tls"] as const) {
   Deno.test(`hardened engine answers a refused upgrade over ${scheme} with headers and body`, async () => {
     const { engine, server } = listenHardened(scheme, {
       fetch: () => new Response("unused"),
-      authenticate: () => Promise.reject(),
+      authenticate: () => null,
     });
     await using _server = server;
     using wire = await Wire.connect(scheme, portOf(server));
@@ -276,7 +276,7 @@ for (const scheme of ["tcp", "tls"] as const) {
       authenticate: async ({ request }) => {
         asked.resolve(request);
         await new Promise((resolve) => request.signal.addEventListener("abort", resolve));
-        return Promise.reject();
+        return null;
       },
     });
     await using _server = server;

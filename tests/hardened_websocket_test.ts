@@ -121,7 +121,7 @@ Deno.test("serve() on the hardened engine answers an upgrade at the path of metr
 Deno.test("serve() on the hardened engine refuses as on the runtime's: by status, and by close", async () => {
   const { server } = listenHardened({}, {
     path: "/session",
-    authenticate: ({ token }) => token ?? Promise.reject(),
+    authenticate: ({ token }) => token ?? null,
   });
   await using _server = server;
   const statusOf = async (options: Parameters<typeof RawSocket.open>[1]) => {

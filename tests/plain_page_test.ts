@@ -144,7 +144,7 @@ Deno.test("A page without Skein sees the close code", async () => {
 });
 
 Deno.test("A page that is refused sees only that the upgrade failed", async () => {
-  await using server = listen({ authenticate: () => Promise.reject() });
+  await using server = listen({ authenticate: () => null });
   const page = new Page(server.url);
   assertEquals((await page.closed).wasClean, false);
   assertEquals([page.texts.length, server.manager.count], [0, 0]);

@@ -11,6 +11,7 @@ import { RequestError, UnsupportedError } from "../errors.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type { Client } from "../client/client.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
+import { guest } from "../server/guest.ts";
 import { RequestService } from "../session/serving/requests.ts";
 import type { Session } from "../session/session.ts";
 import type { Subscription } from "../client/subscription.ts";
@@ -22,10 +23,10 @@ const backoff = { firstDelayMs: 4, maxDelayMs: 4 };
 const history = { "kept:{name}": {} };
 
 function serve(
-  options: TestServerOptions<string | undefined> = {},
-): TestServer<string | undefined> {
-  return testServer<string | undefined>({
-    authenticate: ({ token }) => token,
+  options: TestServerOptions<string | typeof guest> = {},
+): TestServer<string | typeof guest> {
+  return testServer<string | typeof guest>({
+    authenticate: ({ token }) => token ?? guest,
     authorize: () => true,
     history,
     ...options,
@@ -33,7 +34,7 @@ function serve(
 }
 
 function connect(
-  server: TestServer<string | undefined>,
+  server: TestServer<string | typeof guest>,
   user: string,
   options: { readonly delivery?: "at-least-once" } = {},
 ): Client {

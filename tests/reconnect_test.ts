@@ -72,11 +72,11 @@ Deno.test("Client waits for a server that is not there yet", async () => {
 
 Deno.test("Client is refused for good by a server that revoked its credentials", async () => {
   const port = lowPort();
-  const first = listen({ port, authenticate: ({ token }) => token ?? Promise.reject() });
+  const first = listen({ port, authenticate: ({ token }) => token ?? null });
   await using client = connect(`${first.url}?token=ann`, { backoff });
   await client.whenConnected();
   await first.close();
-  await using _second = again(port, { authenticate: () => Promise.reject() });
+  await using _second = again(port, { authenticate: () => null });
   const { code, reason } = await soon(client.closed);
   assertEquals([code, reason, client.status.current.name], [4401, "Unauthenticated", "refused"]);
 });
@@ -170,7 +170,7 @@ Deno.test("dial() refuses a token that no subprotocol carries", async () => {
 });
 
 Deno.test("A session shows no token of its URL", async () => {
-  await using server = listen({ authenticate: ({ token }) => token });
+  await using server = listen({ authenticate: ({ token }) => token ?? null });
   const url = `${server.url}?a=1&token=secret`;
   await using session = await dial(url);
   await using client = connect(url);

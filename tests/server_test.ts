@@ -70,7 +70,8 @@ Deno.test("Server gives its sessions the request's data", async () => {
   await using session = await dial(`${server.url}rooms/a?x=1`, { headers: { "x-test": "yes" } });
   const near = await soon(opened.promise);
   assertEquals([near.id, near.path, near.address], [session.id, "/rooms/a", "127.0.0.1"]);
-  assertEquals([near.headers.get("x-test"), near.user], ["yes", near.id]);
+  assertEquals([near.headers.get("x-test"), near.user], ["yes", `guest:${near.user.slice(6)}`]);
+  assertEquals([near.isGuest, near.value], [true, undefined]);
 });
 
 Deno.test("Server.publish() reaches subscribers, in order, and not the one left out", async () => {
@@ -252,7 +253,7 @@ Deno.test("Server refuses a publication that grows past the limit, and the sessi
   assertEquals(server.manager.count, 1);
 });
 
-Deno.test("Server answers failed when authorize throws, and the session continues", async () => {
+Deno.test("Server answers unavailable when authorize throws, and the session continues", async () => {
   const errors: unknown[] = [];
   await using server = listen({
     authorize: () => Promise.reject(new Error("s3cret")),
@@ -260,7 +261,10 @@ Deno.test("Server answers failed when authorize throws, and the session continue
   });
   await using session = await dial(server.url);
   const error = await assertRejects(() => session.subscribe("a"), RequestError);
-  assertEquals(error.failure, { code: "failed", message: "The handler failed" });
+  assertEquals(error.failure, {
+    code: "unavailable",
+    message: 'The server cannot tell now if this session may subscribe to "a"',
+  });
   await assertRejects(() => session.publish("a"), RequestError);
   assertEquals([session.state, errors.map(String)], [
     "connected",
@@ -270,12 +274,12 @@ Deno.test("Server answers failed when authorize throws, and the session continue
 
 Deno.test("Server closes with 4500 where onHandlerError is close", async () => {
   await using server = listen({
-    authorize: () => Promise.reject(new Error("s3cret")),
+    onMessage: () => Promise.reject(new Error("s3cret")),
     onHandlerError: "close",
     onError() {},
   });
   const session = await dial(server.url);
-  await assertRejects(() => session.subscribe("a"), RequestError);
+  session.send("a");
   assertEquals((await endOf(session)).code, 4500);
 });
 
@@ -482,7 +486,7 @@ Deno.test("Server allows no renewal of a token where it does not know its users"
 
 Deno.test("Server closes a session that guesses tokens", async () => {
   await using server = listen({
-    authenticate: ({ token }) => token === "ann" ? token : Promise.reject(),
+    authenticate: ({ token }) => token === "ann" ? token : null,
     session: { maxInvalidMessages: 3 },
   });
   await using session = await dial(`${server.url}?token=ann`);

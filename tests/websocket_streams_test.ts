@@ -358,7 +358,7 @@ Deno.test("Server prefers skein.1, then messages over QMux, then QMux without a 
 Deno.test("Server refuses a client of QMux by a close if that speaks skein.1, and by a status otherwise", async () => {
   await using server = listen({
     webTransport: false,
-    authenticate: () => Promise.reject(),
+    authenticate: () => null,
   });
   const transports = ["websocket"] as const;
   const error = await assertRejects(

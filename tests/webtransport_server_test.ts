@@ -219,7 +219,7 @@ Deno.test("Server admits its own page where WebTransport has another port", asyn
 Deno.test("Server takes a token in band over WebTransport before any other message", async () => {
   await using server = listen({
     acceptsTokenInBand: true,
-    authenticate: ({ token }) => token === "s3cret" ? "ann" : Promise.reject(),
+    authenticate: ({ token }) => token === "s3cret" ? "ann" : null,
     session: { handshakeTimeoutMs: 200 },
   });
   await using session = await open(server, { token: "s3cret" });

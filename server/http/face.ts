@@ -8,7 +8,8 @@ import { checkRate, type Rate } from "../../base/token_bucket.ts";
 import { within } from "../../base/wait.ts";
 import type { HttpFaceStats } from "../../telemetry/measures.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { TimeoutError } from "../../errors.ts";
+import { AuthenticationError } from "../../errors.ts";
+import { decide, DecisionFault } from "../../base/decision.ts";
 import { addressKey, type RequestInfo } from "../../transport/address.ts";
 import { pathBelow } from "../../transport/url.ts";
 import {
@@ -295,6 +296,7 @@ export class Face<Action extends string> {
       });
     } catch (error) {
       if (error instanceof Problem) return error.toResponse();
+      if (error instanceof Refused) return this.#denied("answer" as Action, error).toResponse();
       this.#parts.report(`A request to ${name}`, error);
       return failed().toResponse();
     }
@@ -392,7 +394,8 @@ export class Face<Action extends string> {
     readonly id: string;
     readonly identified: Promise<string | undefined>;
   }): Promise<string | undefined> {
-    const { name, authorize, authorizeTimeoutMs: timeoutMs = 10_000 } = this.#options;
+    const { name, authorizeTimeoutMs: timeoutMs = 10_000 } = this.#options;
+    const authorize = this.#options.authorize!;
     let refused: Refused | undefined;
     const user = await identified.catch((error) => {
       if (!(error instanceof Refused)) throw error;
@@ -402,27 +405,24 @@ export class Face<Action extends string> {
       return undefined;
     });
     const ended = new AbortController();
-    const { signal } = ended;
-    let isAllowed: boolean;
-    try {
-      const late = `Cannot wait for authorize of ${name} longer than`;
-      const answer = authorize!({ request, user, action, id, signal });
+    const context = { request, user, action, id, signal: ended.signal };
+    const late = `Cannot wait for authorize of ${name} longer than`;
+    const isAllowed = await decide(`authorize of ${name}`, () => {
+      const answer = authorize(context);
       // Most answers are there at once, and need no timer.
-      isAllowed = (answer instanceof Promise
-        ? await within(this.#parts.runtime, answer, { timeoutMs, late })
-        : answer) === true;
-    } catch (error) {
-      this.#parts.report(`authorize of ${name}`, error);
-      if (error instanceof TimeoutError) {
-        ended.abort(error);
-        throw new Problem(503, {
-          code: "unavailable",
-          detail: `Cannot ${action}: the permission must be known after ${timeoutMs} ms`,
-        });
+      return answer instanceof Promise
+        ? within(this.#parts.runtime, answer, { timeoutMs, late })
+        : answer;
+    }, [AuthenticationError]).catch((error) => {
+      ended.abort(error);
+      if (!(error instanceof DecisionFault)) {
+        const { status, message } = error as AuthenticationError;
+        throw this.#denied(action, new Refused(status, message, { cause: error }));
       }
-      throw failed();
-    }
-    if (!isAllowed) throw this.#denied(action, refused);
+      this.#parts.report(`authorize of ${name}`, error);
+      throw this.#unknown(action, error);
+    });
+    if (isAllowed !== true) throw this.#denied(action, refused);
     return user;
   }
 
@@ -434,8 +434,8 @@ export class Face<Action extends string> {
         detail: `Cannot ${action}: the request must have the right to do so, received none`,
       });
     }
-    const { status, message, cause, isFault } = refused;
-    if (isFault) this.#parts.report("authenticate", cause);
+    const { status, message, cause, fault } = refused;
+    if (fault !== undefined) this.#parts.report(fault.decision, fault);
     return new Problem(status, {
       code: REFUSAL_CODES[status] ?? "forbidden",
       detail: `Cannot ${action}: ${message}`,
@@ -444,6 +444,15 @@ export class Face<Action extends string> {
         ...(status === 401 && { "www-authenticate": "Bearer" }),
       },
       cause,
+    });
+  }
+
+  /** Makes the response to an action about which the application failed to decide. */
+  #unknown(action: Action, fault: DecisionFault): Problem {
+    return new Problem(503, {
+      code: "unavailable",
+      detail: `Cannot ${action}: the permission must be known, try again later`,
+      cause: fault.cause,
     });
   }
 

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "
 import { FakeTime } from "@std/testing/time";
 import { Face, type FaceOptions, type FaceRequest } from "./face.ts";
 import { Problem } from "./problem.ts";
+import { DecisionFault } from "../../base/decision.ts";
 import { Refused } from "../refusal.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { pathBelow } from "../../transport/url.ts";
@@ -183,24 +184,29 @@ Deno.test("Face.answer() answers 503 while users are unknown, and does not ask a
   const cause = new Error("the database is down");
   const face = faceOf(
     { authorize: () => assert(false) as never },
-    () => Promise.reject(new Refused(503, "Try again later", { cause, isFault: true })),
+    () => {
+      const fault = DecisionFault.thrown("authenticate", cause);
+      return Promise.reject(new Refused(503, "Try again later", { cause, fault }));
+    },
   );
   const { status, code, headers, text } = await ask(face);
   assertEquals([status, code, headers.get("retry-after")], [503, "unavailable", "5"]);
   assert(!text.includes("database"));
-  assertEquals(face.reports, ["authenticate: Error: the database is down"]);
+  assertEquals(face.reports, [
+    "authenticate: DecisionFault: authenticate threw Error: the database is down",
+  ]);
 });
 
 Deno.test("Face.answer() reports an error of authorize or of the handler, and tells no details", async () => {
   const failing = faceOf({ authorize: () => Promise.reject(new Error("secret")) });
   const broken = faceOf();
   for (
-    const [face, answer] of [
-      [failing, await ask(failing)],
-      [broken, await ask(broken, {}, () => Promise.reject(new Error("secret")))],
+    const [face, answer, status, code] of [
+      [failing, await ask(failing), 503, "unavailable"],
+      [broken, await ask(broken, {}, () => Promise.reject(new Error("secret"))), 500, "internal"],
     ] as const
   ) {
-    assertEquals([answer.status, answer.code], [500, "internal"]);
+    assertEquals([answer.status, answer.code], [status, code]);
     assert(!answer.text.includes("secret"));
     assertEquals(face.reports.length, 1);
     assertMatch(face.reports[0]!, /Error: secret$/);

@@ -11,6 +11,7 @@ import {
 } from "./questions.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { outside, platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { decide } from "../../base/decision.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, TimeoutError } from "../../errors.ts";
 import type { HttpFaceStats } from "../../telemetry/measures.ts";
@@ -194,7 +195,8 @@ export class Inspector implements AsyncDisposable {
 
   /** Returns the response to a request without permission. */
   async #refusalOf(request: Request, info: RequestInfo): Promise<Response | undefined> {
-    if (this.#authorize === undefined) {
+    const authorize = this.#authorize;
+    if (authorize === undefined) {
       if (isFromThisMachine(request, info)) return undefined;
       return text(
         "Cannot show the inspector: inspector.authorize must allow others than programs of this " +
@@ -204,16 +206,18 @@ export class Inspector implements AsyncDisposable {
     }
     try {
       const late = "Cannot wait for authorize of the inspector longer than";
-      const asked = this.#authorize(request, info);
-      const allowed = asked instanceof Promise
-        ? await within(this.#runtime, asked, { timeoutMs: AUTHORIZE_MS, late })
-        : asked;
+      const allowed = await decide("authorize of the inspector", async () => {
+        const asked = (async () => await authorize(request, info))();
+        return await within(this.#runtime, asked, { timeoutMs: AUTHORIZE_MS, late });
+      });
       if (allowed === true) return undefined;
       if (allowed instanceof Response) return uncached(allowed);
     } catch (error) {
       this.#report("authorize of the inspector", error);
-      if (!(error instanceof TimeoutError)) return failed();
-      return text("Cannot show the inspector: the permission must be known in time\n", 503);
+      return text(
+        "Cannot show the inspector: the permission must be known, try again later\n",
+        503,
+      );
     }
     return text("Cannot show the inspector: the request must have the right to\n", 403);
   }

@@ -10,8 +10,11 @@ import { report } from "../settings.ts";
 import { parseEnvelope } from "../wire/server_envelope.ts";
 import { exceedsBytes } from "../wire/utf8.ts";
 
-/** Longest token in bytes; small because the sender is unknown while the server reads the token. */
-const MAX_TOKEN_BYTES = 8_192;
+/**
+ * Longest token in bytes by default, with its envelope: as long as servers let headers be. The sender
+ * is unknown while the server reads the token.
+ */
+const MAX_TOKEN_BYTES = 16_384;
 
 /** Frames that a client may send while a late token is checked, enough to subscribe again. */
 const MAX_HELD_FRAMES = 256;
@@ -22,11 +25,13 @@ const MAX_HELD_BYTES = 65_536;
 /** Receives the first frames of one session, in place of its receiving half. */
 export class FirstFrames {
   readonly #core: SessionCore<Session>;
+  readonly #maxTokenBytes: number;
   #isChecking = false;
 
   /** Creates the receiver of frames that have not come yet. */
-  constructor(core: SessionCore<Session>) {
+  constructor(core: SessionCore<Session>, maxTokenBytes: number = MAX_TOKEN_BYTES) {
     this.#core = core;
+    this.#maxTokenBytes = maxTokenBytes;
   }
 
   /** Handles a frame; after the last of the first frames, the session receives frames itself. */
@@ -68,10 +73,10 @@ export class FirstFrames {
     }
     this.#isChecking = true;
     core.giveUpAfter(core.settings.requestTimeoutMs, "answer to the token");
-    if (typeof frame !== "string" || exceedsBytes(frame, MAX_TOKEN_BYTES)) {
+    if (typeof frame !== "string" || exceedsBytes(frame, this.#maxTokenBytes)) {
       return core.refuse(
         CloseCode.unauthenticated,
-        `A token has at most ${MAX_TOKEN_BYTES} bytes of text`,
+        `A token has at most ${this.#maxTokenBytes} bytes of text: see maxTokenBytes of the server`,
       );
     }
     const envelope = parseEnvelope(frame);
@@ -85,7 +90,7 @@ export class FirstFrames {
       const failure = failureOf(error);
       core.post({ reply: envelope.id, error: failure });
       if (!(error instanceof AuthenticationError)) report(core.settings, error, core.session);
-      const status = error instanceof AuthenticationError ? error.status : 401;
+      const status = error instanceof AuthenticationError ? error.status : 503;
       return core.refuse(4000 + status, failure.message);
     }
     if (core.state === "closed") return;
@@ -139,14 +144,18 @@ class LateToken implements FrameReceiver {
   }
 }
 
+/** Codes of failures by the status of an `AuthenticationError`, where they differ. */
+const CODES: Readonly<Record<number, string>> = {
+  403: "forbidden",
+  429: "too-many",
+  503: "unavailable",
+};
+
 /** Failure as the peer receives it: the text of any other error stays on the server. */
 export function failureOf(error: unknown): RequestFailure {
   if (error instanceof RequestError) return error.failure;
   if (error instanceof AuthenticationError) {
-    return {
-      code: error.status === 403 ? "forbidden" : "unauthenticated",
-      message: error.message,
-    };
+    return { code: CODES[error.status] ?? "unauthenticated", message: error.message };
   }
   return { code: "failed", message: "The handler failed" };
 }

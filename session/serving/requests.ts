@@ -19,6 +19,7 @@ import type {
 import type { ServiceKind, ServiceReader } from "../wire/envelope.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../wire/recovery.ts";
 import { readService } from "../wire/server_envelope.ts";
+import { sha256 } from "../../base/sha256.ts";
 import { failureOf, FirstFrames } from "./first_frames.ts";
 import { type Numbered, Numbers, Sequences, type SequenceStore } from "./sequences.ts";
 
@@ -86,6 +87,8 @@ export interface SessionServices {
   readonly hasHistory?: boolean;
   /** Store of the handled message numbers. Numbers are ignored without a store. */
   readonly sequences?: SequenceStore;
+  /** Most bytes of the first envelope, which has a token. */
+  readonly maxTokenBytes?: number;
   /** Checks a token and returns the new value and user. */
   readonly authenticate?: (
     session: Session,
@@ -94,6 +97,7 @@ export interface SessionServices {
   ) => Promise<{
     value: unknown;
     user: string | undefined;
+    isGuest?: boolean;
     credentials?: SessionIdentity["credentials"];
   }>;
   /**
@@ -141,6 +145,15 @@ const TICKET_BYTES = 16;
 const TICKETS_AT_ONCE = 64;
 
 const IN_URL = { alphabet: "base64url", omitPadding: true } as const;
+
+/** The secret in a ticket: its random bytes in base64url. */
+export const TICKET_SECRET: RegExp = /^[\w-]{22}$/;
+
+/** Start of `session.user` for a session without a user; no user begins so. */
+export const GUEST_PREFIX = "guest:";
+
+/** Bytes of the hash in the identity of a guest: as hard to guess as the secret of a ticket. */
+const IDENTITY_BYTES = 16;
 
 /** Services for any number of sessions, as `sessionSettings` takes them. */
 export class RequestService implements RequestServer, Disposable {
@@ -195,16 +208,34 @@ export class RequestService implements RequestServer, Disposable {
    *
    * @ignore
    * @param core The implementation of the session.
-   * @returns The id of the session and 128 random bits; `undefined` where clients cannot move.
+   * @returns The id of the session and 128 random bits; `undefined` where clients cannot move. A
+   * guest who comes back has the same random bits.
    */
   ticket(core: SessionCore<Session>): string | undefined {
-    if (!this.services.canMove) return undefined;
+    if (!this.services.canMove || core.ticket !== undefined) return core.ticket;
+    if (core.user === undefined && core.secret !== undefined) {
+      return core.ticket = `${core.id}.${core.secret}`;
+    }
     if (this.#unused === this.#random.length) {
       this.#runtime.getRandomValues(this.#random);
       this.#unused = 0;
     }
     const secret = this.#random.subarray(this.#unused, this.#unused += TICKET_BYTES);
     return core.ticket = `${core.id}.${secret.toBase64(IN_URL)}`;
+  }
+
+  /**
+   * Names a session without a user: by a hash of the secret in its ticket, so that a client that
+   * shows an earlier ticket has the same name on every node; by the id of a session without a ticket.
+   *
+   * @ignore
+   * @param core The implementation of the session.
+   * @returns The name, which no user has.
+   */
+  nameOf(core: SessionCore<Session>): string {
+    const secret = core.joins ? this.ticket(core)?.split(".")[1] : undefined;
+    if (secret === undefined) return GUEST_PREFIX + core.id;
+    return GUEST_PREFIX + sha256(secret).subarray(0, IDENTITY_BYTES).toBase64(IN_URL);
   }
 
   /** Stops all waiting. */
@@ -220,7 +251,7 @@ export class RequestService implements RequestServer, Disposable {
    * @returns The receiver.
    */
   firstFrames(session: Session): FirstFrames {
-    return new FirstFrames(session[internals]);
+    return new FirstFrames(session[internals], this.services.maxTokenBytes);
   }
 
   /**
@@ -430,8 +461,8 @@ export class RequestQueue implements SessionRequests {
     this.#abort ??= new AbortController();
     const identity = await authenticate(session, token, this.#abort.signal);
     if (session.isClosed) return;
-    const { value, user, credentials } = identity;
-    Object.assign(core, { value, user, credentials });
+    const { value, user, isGuest, credentials } = identity;
+    Object.assign(core, { value, user, isGuest, credentials });
     if (isRenewal) await renewed?.(session, before);
   }
 
@@ -447,7 +478,8 @@ export class RequestQueue implements SessionRequests {
     if (error instanceof RequestError || error instanceof AuthenticationError) {
       // A refusal is an answer and not the peer's fault, but a peer must not guess tokens.
       const { authenticate } = this.#services;
-      if (envelope.kind === "auth" && authenticate !== undefined) {
+      const isForNow = error instanceof AuthenticationError && error.status >= 500;
+      if (envelope.kind === "auth" && authenticate !== undefined && !isForNow) {
         this.#core.inbound.countInvalid("Expected a token that is accepted");
       }
       return;
@@ -460,9 +492,9 @@ export class RequestQueue implements SessionRequests {
   }
 }
 
-/** The verified user of a session; `undefined` for a guest, whose user is the id of the session. */
-export function verifiedUser({ user, id }: Pick<Session, "user" | "id">): string | undefined {
-  return user === id ? undefined : user;
+/** The verified user of a session; `undefined` for a guest and any other session without a user. */
+export function verifiedUser(session: Session): string | undefined {
+  return session[internals].user;
 }
 
 /** Key of a client: the user and the client id, or the client id alone without a user. */

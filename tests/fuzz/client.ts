@@ -35,7 +35,7 @@ async function oneClient(random: Random, inputs: number): Promise<void> {
   const onError = (error: unknown) => void faults.push(error);
   const server = testServer<unknown>({
     authorize: () => random.below(8) > 0,
-    authenticate: () => random.below(32) === 0 ? Promise.reject() : "ann",
+    authenticate: () => random.below(32) === 0 ? null : "ann",
     onMessage: (message) => {
       if (random.below(32) === 0) throw new Error("A handler failed");
       if (message.isRequest) message.reply(1);

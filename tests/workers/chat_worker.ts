@@ -4,7 +4,7 @@ import type { DurableStreams, WorkerNode } from "../../server.ts";
 /** Starts the server of the worker. */
 export default function start({ serve, index, data }: WorkerNode): void {
   const server = serve({
-    authenticate: ({ token }) => token,
+    authenticate: ({ token }) => token ?? null,
     authorize: () => true,
     history: { "kept:{name}": { size: 10_000 } },
     rooms: ["room:{name}"],

@@ -122,7 +122,7 @@ export class MoqRefusal extends Error {
  *
  * @param error The thrown value. The client reads the message of an `AuthenticationError` or a
  * `MoqError`.
- * @returns The refusal; 401 for errors of other classes.
+ * @returns The refusal; 503 for errors of other classes, after which the client may come back.
  */
 export function refusalOf(error: unknown): MoqRefusal {
   if (error instanceof MoqRefusal) return error;
@@ -130,7 +130,7 @@ export function refusalOf(error: unknown): MoqRefusal {
     return new MoqRefusal(error.status, error.message, { cause: error });
   }
   if (error instanceof MoqError) return new MoqRefusal(403, error.message, { cause: error });
-  return new MoqRefusal(401, "Refused", { cause: error });
+  return new MoqRefusal(503, "The server cannot tell now, try again later", { cause: error });
 }
 
 /**

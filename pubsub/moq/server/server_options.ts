@@ -54,8 +54,8 @@ export interface MoqServerOptions extends
   /**
    * Admits or refuses a client. An error refuses the client, who reads the message of an
    * `AuthenticationError` or a `MoqError`: over HTTP with a status (that of the
-   * `AuthenticationError`, or 403), else with a close. Other errors refuse with 401, and only
-   * `onError` gets the message.
+   * `AuthenticationError`, or 403), else with a close. Other errors are faults: they refuse with
+   * 503, after which clients come back, and only `onError` gets the message.
    *
    * Over WebTransport and WebSocket `onSetup` runs before the request is answered. Only the URL,
    * the headers and mostly the version are known then. Over raw QUIC the SETUP has arrived.

@@ -296,7 +296,7 @@ Deno.test("listenMoq() refuses sessions that onSetup refuses, with its code", as
     [new AuthenticationError("Who are you"), 401, 2],
     [new AuthenticationError("Not here", { status: 404 }), 404, 4404],
     [new MoqError("session", "unauthorized", "Not you"), 403, 2],
-    [new Error("secret"), 401, 2],
+    [new Error("secret"), 503, 4503],
   ];
   for (const [error, status, code] of cases) {
     thrown = error;

@@ -17,7 +17,7 @@ import {
   MAX_HOPS,
 } from "../wire/messages.ts";
 import { type BroadcastPath, joinPath, suffixOf, wirePrefix } from "../wire/path.ts";
-import { GrantTimers, isGranted } from "./access.ts";
+import { GrantTimers } from "./access.ts";
 import { codeOf, isViolation, moqErrorOf, requestGrant, type SessionContext } from "./context.ts";
 import { type Exchange, openExchange } from "./exchange.ts";
 
@@ -138,13 +138,16 @@ export async function announceTo(
 
 /**
  * Refuses an announce interest. gomoqt gets a code; a session of moq-rs would not survive one, and
- * gets an empty list without later announcements instead.
+ * gets an empty list without later announcements instead. If the application failed to decide, both
+ * get a code, to ask again.
  */
 export async function refuseAnnounce(
   context: SessionContext,
   exchange: Exchange,
+  refusal: "unauthorized" | "internal",
 ): Promise<void> {
   const { family, mux, traits } = context;
+  if (refusal === "internal") return exchange.abort(codeOf(context, "announce", "internal"));
   if (family === "gomoqt") return exchange.abort(codeOf(context, "announce", "bannedPrefix"));
   if (traits.announceHead === "init") await exchange.write(encodeAnnounceInit([]));
   if (traits.announceHead === "ok") await exchange.write(encodeAnnounceOk(mux.hopId, 0));
@@ -262,8 +265,11 @@ export class Discovery {
     }
     const banned = (when: string) =>
       new MoqError("announce", "bannedPrefix", `The peer may not announce ${path}${when}`);
-    const grant = await requestGrant(context, path, "publish");
-    if (!isGranted(context.runtime, grant)) throw banned("");
+    const { grant, refusal } = await requestGrant(context, path, "publish");
+    if (refusal === "internal") {
+      throw new MoqError("announce", refusal, `The rights to announce ${path} are unknown`);
+    }
+    if (refusal !== undefined) throw banned("");
     reader.take({ path, active, hops }, context.traits.announceHead === "ok");
     grants.watch(path, grant, () => {
       reader.take({ path, active: false, hops }, false);

@@ -1,5 +1,11 @@
 /** The state that all parts of a session share, and helpers for streams and errors. */
-import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
+import {
+  AuthenticationError,
+  ConnectionError,
+  ProtocolError,
+  StreamError,
+} from "../../../errors.ts";
+import { decide, DecisionFault } from "../../../base/decision.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { fromHttp3StreamCode } from "../../../transport/h3/wire/error_codes.ts";
@@ -16,7 +22,13 @@ import { MoqError } from "../wire/errors.ts";
 import { TruncatedError } from "../wire/message_reader.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 import type { VersionTraits } from "../wire/versions.ts";
-import { checkGrant, type MoqAction, type MoqGrant, type SessionLimits } from "./access.ts";
+import {
+  checkGrant,
+  isGranted,
+  type MoqAction,
+  type MoqGrant,
+  type SessionLimits,
+} from "./access.ts";
 
 /** The state that all parts of a session share. */
 export interface SessionContext {
@@ -129,26 +141,36 @@ export function sessionClosed(cause: unknown): MoqError {
   return new MoqError("session", "sessionClosed", `The session is over${why}`, { cause });
 }
 
-/**
- * Asks the application, once.
- *
- * @returns The grant; `false` if the application threw, or returned an invalid grant.
- */
+/** The answer of the application to a request of the peer. */
+interface Granted {
+  /** The grant. */
+  readonly grant: MoqGrant;
+  /**
+   * Reason to refuse the request, if there is one: `internal` if the application failed to decide,
+   * after which the peer may ask again.
+   */
+  readonly refusal: "unauthorized" | "internal" | undefined;
+}
+
+/** Asks the application, once. An error or an invalid grant is no answer, and is reported. */
 export async function requestGrant(
   context: SessionContext,
   path: BroadcastPath,
   action: MoqAction,
-): Promise<MoqGrant> {
+): Promise<Granted> {
   const { authorize } = context;
-  if (authorize === undefined) return true;
+  if (authorize === undefined) return { grant: true, refusal: undefined };
   try {
-    const grant = await authorize(path, action);
+    const grant = await decide("authorize", () => authorize(path, action), [AuthenticationError]);
     checkGrant(grant);
     if (typeof grant !== "boolean" && grant.share !== undefined) context.share = grant.share;
-    return grant;
+    return { grant, refusal: isGranted(context.runtime, grant) ? undefined : "unauthorized" };
   } catch (error) {
-    context.report(error);
-    return false;
+    if (error instanceof AuthenticationError && error.status < 500) {
+      return { grant: false, refusal: "unauthorized" };
+    }
+    context.report(error instanceof DecisionFault ? error.cause : error);
+    return { grant: false, refusal: "internal" };
   }
 }
 

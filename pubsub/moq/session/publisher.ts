@@ -19,7 +19,7 @@ import {
   toWireLatency,
 } from "../wire/messages.ts";
 import { receivedPath } from "../wire/path.ts";
-import { isGranted, type MoqGrant, watchGrant } from "./access.ts";
+import { type MoqGrant, watchGrant } from "./access.ts";
 import { announceTo, refuseAnnounce } from "./announce.ts";
 import {
   codeOf,
@@ -79,9 +79,9 @@ export class Publisher {
     const path = receivedPath(wirePath);
     this.#ids.add(id);
     try {
-      const grant = await requestGrant(context, path, "subscribe");
+      const { grant, refusal } = await requestGrant(context, path, "subscribe");
       if (signal.aborted) return;
-      if (!isGranted(context.runtime, grant)) return this.#refuse(exchange, "unauthorized");
+      if (refusal !== undefined) return this.#refuse(exchange, refusal);
       const route = context.mux.route(path);
       if (route === undefined) return this.#refuse(exchange, "notFound");
       const { params } = route;
@@ -282,9 +282,9 @@ export class Publisher {
     const asked = decodeAnnounceInterest(body, context.traits);
     detectFamily(context, asked.prefix);
     const below = receivedPath(asked.prefix);
-    const grant = await requestGrant(context, below, "announce");
+    const { grant, refusal } = await requestGrant(context, below, "announce");
     if (context.signal.aborted) return;
-    if (!isGranted(context.runtime, grant)) return await refuseAnnounce(context, exchange);
+    if (refusal !== undefined) return await refuseAnnounce(context, exchange, refusal);
     const expiry = new AbortController();
     const expiring = watchGrant(context.runtime, grant, () => expiry.abort());
     try {
@@ -300,15 +300,11 @@ export class Publisher {
     const asked = decodeFetch(await exchange.reader.required("FETCH"));
     detectFamily(context, asked.path);
     const path = receivedPath(asked.path);
-    const grant = await requestGrant(context, path, "subscribe");
+    const { grant, refusal } = await requestGrant(context, path, "subscribe");
     if (over.aborted) return;
     const route = context.mux.route(path);
-    if (!isGranted(context.runtime, grant) || route === undefined || !canFetch(route)) {
-      const code = codeOf(
-        context,
-        "fetch",
-        isGranted(context.runtime, grant) ? "notFound" : "unauthorized",
-      );
+    if (refusal !== undefined || route === undefined || !canFetch(route)) {
+      const code = codeOf(context, "fetch", refusal ?? "notFound");
       if (connection.capabilities.resetCodes) return exchange.abort(code);
       // A bare end would be a group without frames.
       exchange.post(truncatedFrame(traits.timestamps));
@@ -386,11 +382,11 @@ export class Publisher {
     const context = this.#context;
     const asked = decodeTrackRequest(await exchange.reader.required("TRACK"));
     const path = receivedPath(asked.path);
-    const grant = await requestGrant(context, path, "subscribe");
+    const { refusal } = await requestGrant(context, path, "subscribe");
     if (context.signal.aborted) return;
     const route = context.mux.route(path);
     const refuse = (reason: MoqErrorName) => exchange.abort(codeOf(context, "subscribe", reason));
-    if (!isGranted(context.runtime, grant)) return refuse("unauthorized");
+    if (refusal !== undefined) return refuse(refusal);
     if (route === undefined) return refuse("notFound");
     try {
       const info = await route.server.trackInfo?.(asked.track) ?? {};

@@ -55,7 +55,8 @@ import { Subscriber } from "./subscriber.ts";
  *   an empty list, since a code would end a session of moq-rs.
  * - **Slow decision:** delays only the request in question, and later announcements on the same
  *   stream. A decision after the end of the session has no effect.
- * - **Error:** counts as a refusal, and goes to `onError`; so does an invalid grant.
+ * - **Error:** an `AuthenticationError` refuses. Any other error, and an invalid grant, goes to
+ *   `onError`: the peer gets `internal`, and may ask again.
  *
  * @example Rights to watch for an hour, but not to publish
  * ```ts

@@ -1,0 +1,49 @@
+/** Guests: peers that `authenticate` lets in without an identity. */
+import type { AuthenticationContext } from "./admission_options.ts";
+
+/**
+ * Returned by `authenticate` to let a peer in as a guest. Each guest is an identity of its own:
+ * `session.user` begins with `guest:`, stays the same when the client reconnects, and is never a
+ * user of `userOf`.
+ *
+ * @example Guests beside signed-in users
+ * ```ts
+ * import { dial, guest, serve } from "@skein/skein";
+ * import { assert, assertEquals } from "@std/assert";
+ *
+ * const logins = new Map([["t0ken", { name: "ann" }]]);
+ * await using server = serve({
+ *   port: 0,
+ *   onListen() {},
+ *   authenticate: ({ token }) => token === undefined ? guest : logins.get(token) ?? null,
+ *   userOf: ({ name }) => name,
+ *   onMessage: (message, { value, isGuest, user }) =>
+ *     message.reply({ name: value?.name, isGuest, user }),
+ * });
+ * await using ann = await dial(`${server.url}?token=t0ken`);
+ * assertEquals(await ann.request("who"), { name: "ann", isGuest: false, user: "ann" });
+ * await using stranger = await dial(server.url);
+ * const { isGuest, user } = await stranger.request("who") as { isGuest: boolean; user: string };
+ * assert(isGuest && user.startsWith("guest:"));
+ * ```
+ */
+export const guest: unique symbol = Symbol.for("skein.guest");
+
+/**
+ * Type of `session.value`: the values of `authenticate`, with `undefined` in place of `guest`.
+ *
+ * @typeParam V The values that `authenticate` returns for admitted peers.
+ */
+export type ValueOf<V> = V extends symbol ? undefined : V;
+
+/**
+ * Type of `authenticate`. The compiler rejects a function that may return `undefined`, for example by
+ * a missing `return`.
+ *
+ * @typeParam V The values that `authenticate` returns for admitted peers.
+ */
+export type Authenticate<V> =
+  & ((context: AuthenticationContext) => V | null | false | Promise<V | null | false>)
+  & (unknown extends V ? unknown
+    : undefined extends V ? Authenticate<Exclude<V, undefined | void>>
+    : unknown);
