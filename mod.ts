@@ -66,8 +66,8 @@ export {
 export type { DrainOptions, DrainReport } from "./manager/drain.ts";
 export type { RateLimitsOptions } from "./manager/rate_limits.ts";
 export type { Broker } from "./pubsub/broker.ts";
-export type { AuthenticationContext, Refusal } from "./server/admission_options.ts";
-export { type Authenticate, guest, type ValueOf } from "./server/guest.ts";
+export type { Authenticate, AuthenticationContext, Refusal } from "./server/admission_options.ts";
+export { guest, type ValueOf } from "./server/guest.ts";
 export type { ListenInfo } from "./server/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
 export type {

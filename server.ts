@@ -23,10 +23,11 @@
  */
 export type {
   AdmissionOptions,
+  Authenticate,
   AuthenticationContext,
   Refusal,
 } from "./server/admission_options.ts";
-export { type Authenticate, guest, type ValueOf } from "./server/guest.ts";
+export { guest, type ValueOf } from "./server/guest.ts";
 export type { ListenInfo } from "./server/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
 export type {

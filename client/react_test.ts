@@ -359,7 +359,7 @@ Deno.test(
 
 Deno.test("usePresence() lists the users of a room, with their data", async () => {
   await using server = testServer({
-    authenticate: ({ token }) => token,
+    authenticate: ({ token }) => token ?? null,
     authorize: () => true,
     rooms: ["room:{name}"],
     presenceGraceMs: 0,
@@ -430,7 +430,7 @@ Deno.test("usePresence() takes the data back once a component has none", async (
 
 Deno.test("two providers of one client show the users of one room", async () => {
   await using server = testServer({
-    authenticate: ({ token }) => token,
+    authenticate: ({ token }) => token ?? null,
     authorize: () => true,
     rooms: ["room:{name}"],
     presenceGraceMs: 0,

@@ -1,7 +1,7 @@
 /** Options for admitting sessions, and their checks. */
 import type { RequestInfo } from "../transport/address.ts";
 import type { AuthenticationError } from "../errors.ts";
-import type { Authenticate, guest } from "./guest.ts";
+import type { guest } from "./guest.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
 import { checkOriginRules, type OriginRules } from "../transport/origins.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
@@ -19,6 +19,18 @@ export interface AuthenticationContext {
   /** Aborted after `authenticateTimeoutMs`, or when the session ends before the answer. */
   readonly signal: AbortSignal;
 }
+
+/**
+ * Type of `authenticate`. The compiler rejects a function that may return `undefined`, for example by
+ * a missing `return`.
+ *
+ * @typeParam V The values that `authenticate` returns for admitted peers.
+ */
+export type Authenticate<V> =
+  & ((context: AuthenticationContext) => V | null | false | Promise<V | null | false>)
+  & (unknown extends V ? unknown
+    : undefined extends V ? Authenticate<Exclude<V, undefined | void>>
+    : unknown);
 
 /** A refused session, as passed to `onRefusal`. */
 export interface Refusal {

@@ -1,5 +1,4 @@
 /** Guests: peers that `authenticate` lets in without an identity. */
-import type { AuthenticationContext } from "./admission_options.ts";
 
 /**
  * Returned by `authenticate` to let a peer in as a guest. Each guest is an identity of its own:
@@ -35,15 +34,3 @@ export const guest: unique symbol = Symbol.for("skein.guest");
  * @typeParam V The values that `authenticate` returns for admitted peers.
  */
 export type ValueOf<V> = V extends symbol ? undefined : V;
-
-/**
- * Type of `authenticate`. The compiler rejects a function that may return `undefined`, for example by
- * a missing `return`.
- *
- * @typeParam V The values that `authenticate` returns for admitted peers.
- */
-export type Authenticate<V> =
-  & ((context: AuthenticationContext) => V | null | false | Promise<V | null | false>)
-  & (unknown extends V ? unknown
-    : undefined extends V ? Authenticate<Exclude<V, undefined | void>>
-    : unknown);
