@@ -112,6 +112,8 @@ export interface AdmissionParts {
   readonly claim: (user: string) => Promise<Disposable> | undefined;
   /** Prints refusals if the application has no handler. */
   readonly console: ConsoleReport;
+  /** Aborts when the server gives up the bodies that are not complete. */
+  readonly cut: AbortSignal;
   /** Returns the nodes of the broker; `undefined` without a broker. */
   readonly nodes: () => Nodes | undefined;
 }
@@ -130,6 +132,7 @@ export class Admission<V> {
   readonly #report: RefusalReport;
   readonly #console: ConsoleReport;
   readonly #nodes: () => Nodes | undefined;
+  readonly #cut: AbortSignal;
   /** Sessions over HTTP, once a client asked for one. */
   #http: Promise<HttpSessions> | undefined = undefined;
   // All of these are bounded by the reservations of the manager.
@@ -152,7 +155,7 @@ export class Admission<V> {
   constructor(
     options: AdmissionOptions<V>,
     settings: SessionSettings,
-    { manager, claim, console, nodes }: AdmissionParts,
+    { manager, claim, console, cut, nodes }: AdmissionParts,
   ) {
     checkAdmissionOptions(options);
     const { runtime } = settings;
@@ -179,6 +182,7 @@ export class Admission<V> {
     this.#report = new RefusalReport(options.onRefusal, console);
     this.#console = console;
     this.#nodes = nodes;
+    this.#cut = cut;
   }
 
   /** Passes the reservation of a connection on to the manager. */
@@ -641,6 +645,7 @@ export class Admission<V> {
       runtime,
       manager: this.#manager,
       nodes: this.#nodes(),
+      cut: this.#cut,
       maxFrameBytes: this.#messages.maxFrameBytes ?? MAX_JOINED_BYTES,
       origins: { ...(origins && { origins }), ...(hosts && { hosts }) },
       countForged: (request, info) => this.#count({ address: this.addressOf(request, info) }),

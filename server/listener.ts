@@ -228,11 +228,21 @@ export class ServerListener {
     this.#webTransport?.stop();
   }
 
-  /** Stops listening, and closes the remaining connections. */
-  async close(): Promise<void> {
+  /** Gives up the bodies of requests that are not complete. */
+  cutBodies(): void {
+    this.#http.cutBodies?.();
+  }
+
+  /**
+   * Stops listening, and closes the remaining connections.
+   *
+   * @param answersMs Time that responses may take to be sent, in milliseconds; the host of
+   * WebSockets has a time of its own, and the longer one counts.
+   */
+  async close(answersMs = 0): Promise<void> {
     this.#isStopped = true;
     this.#endWait?.();
-    this.#closings.push(this.#http.shutdown());
+    this.#closings.push(this.#http.shutdown({ answersMs }));
     const closing = this.#webTransport?.close().then(() => void (this.#isUdpFree = true));
     await Promise.all([...this.#closings, this.#retrying, closing]);
   }
@@ -255,7 +265,11 @@ export class ServerListener {
       return host.listen(options, answer, onUpgrade);
     }
     return listenAt({ hostname, port, transport: "TCP" }, () => {
-      return Deno.serve({ port, hostname, reusePort, ...tls, onListen() {} }, answer);
+      const http = Deno.serve({ port, hostname, reusePort, ...tls, onListen() {} }, answer);
+      let closing: Promise<void> | undefined;
+      const shutdown = () => closing ??= http.shutdown();
+      // The shutdown of the runtime's server cuts bodies, and lets handlers answer.
+      return { addr: http.addr, shutdown, cutBodies: () => void shutdown() };
     });
   }
 

@@ -36,6 +36,7 @@ import { DurableStreams } from "./durable/streams.ts";
 import type { ValueOf } from "./guest.ts";
 import type { ApiParts } from "./http/api.ts";
 import type { FaceParts, HttpFace } from "./http/face.ts";
+import { RequestGate } from "./http/gate.ts";
 import type { Inspector } from "./inspector/inspector.ts";
 import type { InspectorOptions } from "./inspector/options.ts";
 import { DRAIN_MS, type DrainOptions, type DrainReport } from "../manager/drain.ts";
@@ -56,7 +57,7 @@ import { instrument } from "../session/insight/watch.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
 import type { Session } from "../session/session.ts";
 import { Turn } from "../session/queue/send_queue.ts";
-import { settlesWithin } from "../base/wait.ts";
+import { pause, settlesWithin } from "../base/wait.ts";
 import { outside, platformRuntime, type Runtime } from "../base/runtime.ts";
 import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
@@ -98,6 +99,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
 
   readonly #runtime: Runtime;
   readonly #console: ConsoleReport;
+  readonly #gate = new RequestGate();
   readonly #admission: Admission<V>;
   readonly #users: Users<ValueOf<V>, C>;
   readonly #claims: UserClaims | undefined;
@@ -211,8 +213,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     if (metrics !== false) {
       this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, { runtime, source });
     }
-    this.#admission = new Admission(options, settings, {
+    const { fetch } = options;
+    const admitted = fetch === undefined ? options : { ...options, fetch: this.#gate.guard(fetch) };
+    this.#admission = new Admission(admitted, settings, {
       manager,
+      cut: this.#gate.cut,
       claim: (user) => this.#claims?.claim(user),
       console: this.#console,
       nodes: () => this.nodes,
@@ -482,8 +487,15 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Drains the server: refuses new sessions, asks every peer to come back at a time spread over the
-   * given period, waits for sessions to finish, closes the rest, and stops listening.
+   * Drains the server, within the time of the options:
+   *
+   * - **Sessions:** new ones are refused. Every peer is asked to come back at a time of its own, and
+   *   its session closes then, after handlers and queues have finished.
+   * - **Requests over HTTP** to faces and to `fetch` are answered until the sessions are over. After
+   *   that new requests get 503 with `Retry-After`, and those under way finish. A request whose body
+   *   is not complete at the end of the time also gets 503.
+   *
+   * Then the server stops listening.
    *
    * @param options The time, and the message to peers.
    * @returns Number of sessions that closed by themselves, and of those that were closed.
@@ -495,6 +507,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     for (const connection of connections) connection.drain?.();
     const hasOthers = (this.nodes?.size ?? 0) > 0;
     const { withinMs = DRAIN_MS, signal } = options;
+    const endsAt = this.#runtime.monotonic() + withinMs;
     const [report] = await Promise.all([
       this.manager.drain(options),
       this.#moq?.drain(options.withinMs === undefined ? {} : { timeoutMs: options.withinMs }),
@@ -503,7 +516,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     // Sessions that were closed are over here, but the close has yet to reach their peers.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
     await settlesWithin(this.#runtime, told, FAREWELL_MS);
-    await this.close();
+    this.#gate.stop();
+    const leftMs = () => Math.max(0, endsAt - this.#runtime.monotonic());
+    await this.#idleWithin(leftMs(), signal);
+    this.#closing ??= this.#close({}, signal?.aborted ? 0 : leftMs());
+    await this.#closing;
     return report;
   }
 
@@ -660,6 +677,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   #faceParts(): FaceParts {
     return {
       runtime: this.#runtime,
+      gate: this.#gate,
       identify: (request) => this.#admission.identify(request),
       addressOf: (request, info) => this.#admission.addressOf(request, info),
       report: (what, error) => reportRequest(this.#console, what, error),
@@ -689,12 +707,14 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     return loading;
   }
 
-  #answerFace(request: Request, info: RequestInfo): Promise<Response> | undefined {
+  #answerFace(request: Request, info: RequestInfo): Response | Promise<Response> | undefined {
     const face = this.#faceAt(request.url);
-    return face && this.#loadFace(face).then(
+    if (face === undefined) return undefined;
+    const answer = this.#loadFace(face).then(
       (loaded) => loaded.fetch(request, info),
       () => new Response("Internal server error", { status: 500 }),
     );
+    return this.#gate.follow(request, info, answer);
   }
 
   /** Returns the face to which the URL of a request belongs. */
@@ -705,9 +725,24 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     return undefined;
   }
 
-  async #close(options: SessionCloseOptions): Promise<void> {
+  /** Waits for the requests under way, until a close or the signal ends the wait. */
+  async #idleWithin(ms: number, signal: AbortSignal | undefined): Promise<void> {
+    const ended = new AbortController();
+    const end = () => ended.abort();
+    void this.#gate.idle.then(end);
+    await pause(this.#runtime, ms, ended.signal, this.#gate.cut, ...signal ? [signal] : []);
+  }
+
+  /**
+   * Closes the server.
+   *
+   * @param options Close code and reason for the peers.
+   * @param answersMs Time that responses may take to be sent; at least `closeTimeoutMs`.
+   */
+  async #close(options: SessionCloseOptions, answersMs = 0): Promise<void> {
     this.#removeAbortListener?.();
     this.#listener?.stop();
+    this.#gate.close();
     // None is still loading behind this.
     await Promise.allSettled([...this.#faces.values()].map(({ loading }) => loading));
     for (const face of this.#loadedFaces.values()) await face[Symbol.asyncDispose]?.();
@@ -719,6 +754,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     ]);
     await this.#admission.ended();
     await this.#admission[Symbol.asyncDispose]();
+    // Not before the sessions are over: the runtime's server cuts WebSockets together with bodies.
+    this.#listener?.cutBodies();
+    const isAnswered = await settlesWithin(this.#runtime, this.#gate.idle, this.#closeTimeoutMs);
     this.#heartbeat[Symbol.dispose]();
     this.#engine?.[Symbol.dispose]();
     this.#services?.[Symbol.dispose]();
@@ -728,12 +766,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     await this.#claims?.close();
     await this.nodes?.close();
     await this.topics[Symbol.asyncDispose]();
-    // The runtime never gives up on a peer that vanished in its handshake; stop waiting.
-    await settlesWithin(
-      this.#runtime,
-      this.#listener?.close() ?? Promise.resolve(),
-      this.#closeTimeoutMs,
-    );
+    // The runtime never gives up on a peer that vanished in its handshake, nor on a handler of the
+    // application that never answers; stop waiting.
+    const waitMs = isAnswered ? Math.max(this.#closeTimeoutMs, answersMs) : 0;
+    const closed = this.#listener?.close(answersMs) ?? Promise.resolve();
+    await settlesWithin(this.#runtime, closed, waitMs);
   }
 }
 

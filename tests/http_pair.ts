@@ -42,6 +42,7 @@ export class HttpEnds implements AsyncDisposable {
       maxFrameBytes,
       carriers: carriers?.(connections) ?? connections,
       origins: {},
+      cut: new AbortController().signal,
       countForged: () => void this.forged++,
       report: (error) => void this.errors.push(error),
     });

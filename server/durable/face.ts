@@ -523,7 +523,8 @@ export class DurableFace implements HttpFace {
         if (last.records.length > 0 || last.info.end !== undefined) break;
       }
       if (last === undefined && !this.#parts.logs.isClosed) throw unanswered();
-      if (last === undefined || !ended.signal.aborted && !isAnswer(last)) throw closing();
+      const isOver = this.#parts.logs.isClosed || !ended.signal.aborted;
+      if (last === undefined || isOver && !isAnswer(last)) throw closing();
       const { info, records } = last;
       const headers = {
         ...pageHeaders(last),
@@ -604,12 +605,16 @@ export class DurableFace implements HttpFace {
     addTo(this.#addresses, key, 1);
     this.#readers[wire]++;
     const ended = new AbortController();
+    const end = () => ended.abort();
+    const { stopped } = this.#parts.gate;
+    stopped.addEventListener("abort", end);
     let isOver = false;
     return {
       ended,
       [Symbol.dispose]: () => {
         if (isOver) return;
         isOver = true;
+        stopped.removeEventListener("abort", end);
         ended.abort();
         addTo(this.#addresses, key, -1);
         this.#readers[wire]--;

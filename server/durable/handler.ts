@@ -3,6 +3,7 @@ import { DurableFace } from "./face.ts";
 import { boundsOf, checkDurableStreams, DURABLE_STREAMS } from "./options.ts";
 import type { DurableStreamsOptions } from "./options.ts";
 import { reportRequest } from "../broker_services.ts";
+import { RequestGate } from "../http/gate.ts";
 import { checkFaces } from "../server_options.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
@@ -69,6 +70,7 @@ const KEYS: OptionKeys<DurableStreamsHandlerOptions> = {
  * ```
  */
 export class DurableStreamsHandler implements AsyncDisposable {
+  readonly #gate = new RequestGate();
   readonly #face: DurableFace;
   readonly #logs: StreamLogs;
 
@@ -97,6 +99,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
     });
     this.#face = new DurableFace(options, {
       runtime,
+      gate: this.#gate,
       logs: this.#logs,
       origins: { ...(origins && { origins }), ...(hosts && { hosts }) },
       identify: () => Promise.resolve(undefined),
@@ -120,9 +123,14 @@ export class DurableStreamsHandler implements AsyncDisposable {
   readonly fetch = (request: Request, info: RequestInfo = {}): Promise<Response> =>
     this.#face.fetch(request, info);
 
-  /** Ends all reads that wait. The streams and the broker stay. Idempotent. */
+  /**
+   * Ends all reads that wait; a request whose body is not complete gets 503. The streams and the
+   * broker stay. Idempotent.
+   */
   close(): Promise<void> {
-    return this.#logs.close();
+    const closed = this.#logs.close();
+    this.#gate.close();
+    return closed;
   }
 
   /** Closes the handler; called by `await using`. */

@@ -12,7 +12,7 @@ export interface ReadBodyOptions {
   readonly maxBytes: number;
   /** Longest time for the whole body, in milliseconds. */
   readonly timeoutMs: number;
-  /** Gives the body up; the reason is a {@linkcode Problem}. */
+  /** Gives the body up with the reason, or with 503 if that is no {@linkcode Problem}. */
   readonly signal?: AbortSignal;
 }
 
@@ -28,7 +28,8 @@ export interface ReadBodyOptions {
  * @param options See {@linkcode ReadBodyOptions}.
  * @returns The body; empty without one.
  * @throws {UsedBodyError} If something has read the body before.
- * @throws {Problem} With 413, 408, or 400 if the client left before the end; the reason of `signal`.
+ * @throws {Problem} With 413, 408, or 400 if the client left before the end; the reason of `signal`,
+ * or 503.
  */
 export async function readBody(
   request: Request,
@@ -47,8 +48,12 @@ export async function readBody(
     reader.cancel(reason).catch(() => {}); // The connection is gone already.
   };
   const timer = startTimer(runtime, timeoutMs, () => giveUp(tooSlow(timeoutMs)));
-  const onAbort = () => giveUp(signal!.reason);
-  signal?.addEventListener("abort", onAbort);
+  const onAbort = () => {
+    const { reason } = signal!;
+    giveUp(reason instanceof Problem ? reason : closing());
+  };
+  if (signal?.aborted) onAbort();
+  else signal?.addEventListener("abort", onAbort);
   const chunks: Uint8Array<ArrayBuffer>[] = []; // At most `maxBytes`.
   let bytes = 0;
   try {
@@ -83,6 +88,14 @@ function tooSlow(timeoutMs: number): Problem {
   return new Problem(408, {
     code: "too-slow",
     detail: `Cannot read body: a body must be complete after ${timeoutMs} ms, received a part`,
+  });
+}
+
+/** Makes the problem of a body that the end of the server cuts; nothing was done with it. */
+export function closing(): Problem {
+  return new Problem(503, {
+    code: "unavailable",
+    detail: "Cannot answer: the server must be open, and is shutting down",
   });
 }
 

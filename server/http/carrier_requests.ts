@@ -1,5 +1,5 @@
 /** Requests of the HTTP transport: event streams, polls, posts and closes, on any connection. */
-import { readBody } from "./body.ts";
+import { closing, readBody } from "./body.ts";
 import { methodNotAllowed, Problem, REFUSAL_CODES } from "./problem.ts";
 import { Refused } from "../refusal.ts";
 import { refusalHeaders } from "../session_request.ts";
@@ -65,6 +65,8 @@ export interface CarrierRequestsOptions {
   readonly maxFrameBytes: number;
   /** Pages that may send requests, as for sessions on other transports. */
   readonly origins: OriginRules;
+  /** Aborts when the server gives up the bodies that are not complete. */
+  readonly cut: AbortSignal;
   /**
    * Counts an attempt with a wrong secret.
    *
@@ -88,6 +90,9 @@ export class CarrierRequests {
   /** Begins without requests. */
   constructor(options: CarrierRequestsOptions) {
     this.#options = options;
+    options.cut.addEventListener("abort", () => {
+      for (const post of [...this.#posts.values()].flat()) post.abort(closing());
+    });
   }
 
   /** Answers the request for a new connection: with events, or for a poll with the first alone. */
@@ -168,6 +173,7 @@ export class CarrierRequests {
   /** Reads the body of a post within the bounds for posts at once. */
   async #body(request: Request, carrier: HttpCarrier): Promise<Uint8Array> {
     const { runtime, maxFrameBytes } = this.#options;
+    if (this.#options.cut.aborted) throw closing();
     if (this.#postCount >= MAX_POSTS) {
       throw unavailable("Cannot take frames: too many requests with frames are under way");
     }

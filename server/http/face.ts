@@ -1,5 +1,6 @@
 /** The guard that all HTTP faces of a server share: rights, origins, headers, bounds and errors. */
-import { readBody } from "./body.ts";
+import { closing, readBody } from "./body.ts";
+import type { RequestGate } from "./gate.ts";
 import { Problem, REFUSAL_CODES, tooMany } from "./problem.ts";
 import { Refused } from "../refusal.ts";
 import { refusalHeaders } from "../session_request.ts";
@@ -113,6 +114,8 @@ export interface FaceOptions<Action extends string> extends OriginRules {
 /** Services of the server that a face uses. */
 export interface FaceParts {
   readonly runtime: Runtime;
+  /** Tells when no request is admitted any longer, and when bodies are given up. */
+  readonly gate: Pick<RequestGate, "stopped" | "cut">;
   /**
    * Returns the user of a request; `undefined` without one, or if the server knows no users.
    * Rejects with a {@linkcode Refused}.
@@ -143,7 +146,7 @@ export interface FaceRequest<Action extends string> {
   /**
    * Reads the body.
    *
-   * @throws {Problem} With 413, 408 or 400.
+   * @throws {Problem} With 413, 408, 400 or 503.
    */
   readBody(maxBytes: number): Promise<Uint8Array<ArrayBuffer>>;
 }
@@ -170,12 +173,14 @@ export interface HttpFace extends Partial<AsyncDisposable> {
  * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and becomes
  *   a 500 without details.
  * - **Bounds:** requests at once, and requests of an address by rate; 429 beyond.
+ * - **End:** a server that shuts down answers new requests, and bodies that came too late, with 503.
  *
  * @typeParam Action The actions of the face.
  *
  * @example Usage
  * ```ts
  * import { Face } from "./face.ts";
+ * import { RequestGate } from "./gate.ts";
  * import { platformRuntime } from "../../base/runtime.ts";
  * import { assertEquals } from "@std/assert";
  *
@@ -186,6 +191,7 @@ export interface HttpFace extends Partial<AsyncDisposable> {
  *   authorize: ({ id }) => id === "mine",
  * }, {
  *   runtime: platformRuntime(),
+ *   gate: new RequestGate(),
  *   identify: () => Promise.resolve(undefined),
  *   addressOf: () => undefined,
  *   report() {},
@@ -276,10 +282,11 @@ export class Face<Action extends string> {
     handle: (asked: FaceRequest<Action>) => Response | Promise<Response>,
   ): Promise<Response> {
     const { name, bodyTimeoutMs: timeoutMs = 30_000 } = this.#options;
-    const { runtime } = this.#parts;
+    const { runtime, gate: { stopped, cut: signal } } = this.#parts;
     try {
       this.#admit(request, info);
       if (request.method === "OPTIONS") return this.#preflight(request);
+      if (stopped.aborted) throw closing();
       this.#checkOrigin(request);
       let identified: Promise<string | undefined> | undefined;
       return await handle({
@@ -292,7 +299,7 @@ export class Face<Action extends string> {
           identified ??= this.#parts.identify(request);
           return this.#authorize({ request, action, id, identified });
         },
-        readBody: (maxBytes) => readBody(request, { runtime, maxBytes, timeoutMs }),
+        readBody: (maxBytes) => readBody(request, { runtime, maxBytes, timeoutMs, signal }),
       });
     } catch (error) {
       if (error instanceof Problem) return error.toResponse();

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { Face, type FaceOptions, type FaceRequest } from "./face.ts";
+import { RequestGate } from "./gate.ts";
 import { Problem } from "./problem.ts";
 import { DecisionFault } from "../../base/decision.ts";
 import { Refused } from "../refusal.ts";
@@ -23,6 +24,7 @@ function faceOf(
     ...options,
   }, {
     runtime: platformRuntime(),
+    gate: new RequestGate(),
     identify,
     addressOf: (_request, { remoteAddr }) => (remoteAddr as Deno.NetAddr | undefined)?.hostname,
     report: (what, error) => void reports.push(`${what}: ${error}`),

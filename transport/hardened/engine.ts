@@ -228,10 +228,11 @@ class Engine implements HardenedWebSocket {
     this.#listeners.add(listener);
     return {
       addr: listener.addr,
-      shutdown: async () => {
-        await listener.shutdown();
+      shutdown: async (options) => {
+        await listener.shutdown(options);
         this.#listeners.delete(listener);
       },
+      cutBodies: () => listener.cutBodies(),
     };
   }
 

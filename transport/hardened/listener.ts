@@ -248,6 +248,8 @@ export class Listener {
    */
   readonly #securing = new Map<string, Peer>();
   readonly #handshakes: Deadlines<Peer>;
+  /** Aborts when bodies that are not complete are given up. */
+  readonly #cut = new AbortController();
   #closing: Promise<void> | undefined;
 
   /**
@@ -313,8 +315,14 @@ export class Listener {
    * Stops listening, and ends every connection; connections with an unfinished answer end last.
    * Idempotent.
    */
-  shutdown(): Promise<void> {
-    return this.#closing ??= this.#close();
+  shutdown({ answersMs = 0 }: { readonly answersMs?: number } = {}): Promise<void> {
+    return this.#closing ??= this.#close(Math.max(answersMs, this.#options.closeTimeoutMs));
+  }
+
+  /** Gives up the bodies of requests that are not complete; their handlers may still answer. */
+  cutBodies(): void {
+    // The same error as that of the runtime's own server.
+    this.#cut.abort(new Deno.errors.BadResource("The server is shutting down"));
   }
 
   /**
@@ -335,7 +343,7 @@ export class Listener {
     return this.#options.tls !== undefined;
   }
 
-  async #close(): Promise<void> {
+  async #close(answersMs: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#server.close(() => resolve());
     this.#handshakes.clear();
@@ -344,7 +352,7 @@ export class Listener {
     if (answering.length === 0) return await promise;
     const timer = this.runtime.setTimeout(() => {
       for (const { socket } of answering) socket.destroy();
-    }, this.#options.closeTimeoutMs);
+    }, answersMs);
     await promise;
     this.runtime.clearTimeout(timer);
   }
@@ -461,7 +469,10 @@ export class Listener {
     answers.add(out);
     const leaving = new AbortController();
     out.on("close", () => out.writableFinished || leaving.abort());
-    await respond(await this.#answer(message, peer, leaving.signal), out);
+    const sent = Promise.withResolvers<void>();
+    const answer = this.#answer(message, peer, { signal: leaving.signal, completed: sent.promise });
+    await respond(await answer, out);
+    sent.resolve();
     // The rest of an unread body is not waited for.
     if (!message.complete) socket.destroySoon();
     answers.delete(out);
@@ -500,7 +511,7 @@ export class Listener {
   #upgrade(peer: Peer, socket: Socket, head: RequestHead & { readonly rest: Buffer }): void {
     const upgrade = new Upgrade(peer, socket, head.rest);
     const answer = tooFrequent(peer) ??
-      this.#handle(peer, socket, () => this.#requestOf(head, upgrade, peer));
+      this.#handle(peer, originOf(socket), () => this.#requestOf(head, upgrade, peer));
     this.#answerUpgrade(upgrade, peer, head, answer);
   }
 
@@ -539,7 +550,15 @@ export class Listener {
     }
   }
 
-  #answer(message: IncomingMessage, peer: Peer, signal: AbortSignal): Response | Promise<Response> {
+  #answer(
+    message: IncomingMessage,
+    peer: Peer,
+    { signal, completed }: {
+      readonly signal: AbortSignal;
+      /** Resolves once the response was sent. */
+      readonly completed: Promise<void>;
+    },
+  ): Response | Promise<Response> {
     const { headers: { upgrade = "" }, httpVersion, socket } = message;
     const late = tooFrequent(peer);
     if (late !== undefined) return late;
@@ -548,17 +567,19 @@ export class Listener {
         `Cannot upgrade to WebSocket: HTTP must have version 1.1, received ${httpVersion}`;
       return lastAnswer(400, why);
     }
+    const body = bodyOf(message, this.#cut.signal);
+    const info = { ...originOf(socket), completed };
     return this.#handle(
       peer,
-      socket,
-      () => requestOf(headOf(message), { isSecure: this.#isSecure, body: bodyOf(message), signal }),
+      info,
+      () => requestOf(headOf(message), { isSecure: this.#isSecure, body, signal }),
     );
   }
 
   /** Calls the handler of requests. Never throws or rejects. */
   #handle(
     peer: Peer,
-    socket: Socket,
+    info: Parameters<HttpHandler>[1],
     request: () => Request | undefined,
   ): Response | Promise<Response> {
     const made = request();
@@ -566,7 +587,6 @@ export class Listener {
       peer.isOver = true;
       return lastAnswer(400, "Malformed request");
     }
-    const info = originOf(socket);
     return this.#call(() => this.#handler(made, info));
   }
 
@@ -658,9 +678,15 @@ function headOf({ method = "GET", url = "", rawHeaders }: IncomingMessage): Requ
   return { method, target: url, headers };
 }
 
-function bodyOf(message: IncomingMessage): ReadableStream<Uint8Array<ArrayBuffer>> | undefined {
+/** Returns the body of a request, whose reads reject once the signal aborts. */
+function bodyOf(
+  message: IncomingMessage,
+  signal: AbortSignal,
+): ReadableStream<Uint8Array<ArrayBuffer>> | undefined {
   if (message.method === "GET" || message.method === "HEAD") return undefined;
-  return Readable.toWeb(message) as unknown as ReadableStream<Uint8Array<ArrayBuffer>>;
+  const body = Readable.toWeb(message) as unknown as ReadableStream<Uint8Array<ArrayBuffer>>;
+  // A cancelled message would destroy the socket, over which the answer is still to come.
+  return body.pipeThrough(new TransformStream(), { signal, preventCancel: true });
 }
 
 /** Returns the peer's address. */

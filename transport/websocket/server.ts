@@ -173,8 +173,16 @@ export interface WebSocketHost {
     /**
      * Stops listening, and ends every connection; connections with an unfinished answer end last.
      * Idempotent.
+     *
+     * @param options Time that a server asks for unfinished answers, in milliseconds; a host may
+     * allow more.
      */
-    shutdown(): Promise<void>;
+    shutdown(options?: { readonly answersMs?: number }): Promise<void>;
+    /**
+     * Gives up the bodies of requests that are not complete: their reads reject, and the answer
+     * that the handler gives is still sent. Called once, before `shutdown`. Idempotent.
+     */
+    cutBodies?(): void;
   };
 }
 

@@ -3,6 +3,7 @@ import { pause } from "../../../../../base/wait.ts";
 import { BrokerError, RequestError } from "../../../../../errors.ts";
 import type { StreamLogs } from "../../../../../pubsub/logs/stream_logs.ts";
 import { DurableFace } from "../../../../../server/durable/face.ts";
+import { RequestGate } from "../../../../../server/http/gate.ts";
 import type { NodeStreams } from "../../../../../server/durable/node_streams.ts";
 import { oneOf } from "../../chance.ts";
 import type { LogMachine } from "./machine.ts";
@@ -61,6 +62,7 @@ export class Watchers {
       { path: PATH, authorize: () => true, longPollMs: POLL_MS },
       {
         runtime: machine.host.runtime,
+        gate: new RequestGate(),
         identify: () => Promise.resolve(undefined),
         addressOf: () => undefined,
         report() {},

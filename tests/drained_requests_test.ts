@@ -1,0 +1,265 @@
+/**
+ * HTTP requests under way while a server drains or closes, on every face and every engine.
+ *
+ * @module
+ */
+import { assertEquals, assertMatch } from "@std/assert";
+import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import { createServer, type Server, type ServerOptions } from "../server.ts";
+import { turns } from "../testing/mod.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
+import { listen, until } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+/** A server, and the end of the HTTP server in which it is mounted. */
+interface Served {
+  readonly server: Server;
+  readonly port: number;
+  readonly end?: () => Promise<void>;
+}
+
+const ENGINES: Readonly<Record<string, (options: ServerOptions) => Served>> = {
+  "the runtime's engine": (options) => served(listen({ ...options, webTransport: false })),
+  "the hardened engine": (options) =>
+    served(listen({ ...options, webTransport: false, webSocket: hardenedWebSocket() })),
+  "a server that is mounted": (options) => {
+    const server = createServer(options);
+    const http = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, server.fetch);
+    return { server, port: http.addr.port, end: () => http.shutdown() };
+  },
+};
+
+function served(server: Server): Served {
+  return { server, port: server.address!.port };
+}
+
+/** A request whose body comes in two parts. */
+interface Asked {
+  readonly line: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body: string;
+  /** Status and body of the answer to the whole request; `undefined` if there is none to wait for. */
+  readonly answer?: readonly [status: number, body: RegExp];
+  /** False if the end of the server cuts no body of a mounted server. */
+  readonly isCutMounted?: false;
+  /** Makes the server ready, and returns more headers. */
+  readonly prepare?: (port: number) => Promise<Record<string, string>>;
+}
+
+const FACES: Readonly<Record<string, Asked>> = {
+  "the HTTP API": {
+    line: "POST /api/topics/news/publications",
+    headers: { "content-type": "application/json" },
+    body: '{"data":"abc"}',
+    answer: [200, /offset/],
+  },
+  "a new durable stream": {
+    line: "PUT /streams/new",
+    headers: { "content-type": "text/plain" },
+    body: "abcdef",
+    answer: [201, /^$/],
+  },
+  "an append to a durable stream": {
+    line: "POST /streams/old",
+    headers: { "content-type": "text/plain" },
+    body: "abcdef",
+    answer: [204, /^$/],
+    prepare: async (port) => {
+      const init = { method: "PUT", headers: { "content-type": "text/plain" } };
+      await (await fetch(`http://127.0.0.1:${port}/streams/old`, init)).text();
+      return {};
+    },
+  },
+  "frames of a session over HTTP": {
+    line: "POST /",
+    headers: { "skein-transport": "http", "skein-number": "1", "last-event-id": "0" },
+    body: "abcdef",
+    prepare: async (port) => {
+      const headers = { "skein-transport": "http", "skein-poll": "1" };
+      const url = `http://127.0.0.1:${port}/?protocol=skein.1`;
+      const text = await (await fetch(url, { headers })).text();
+      const [, session] = /"session":"([^"]+)"/.exec(text) ?? [];
+      const [, secret] = /"secret":"([^"]+)"/.exec(text) ?? [];
+      return { "skein-session": session!, "skein-secret": secret! };
+    },
+  },
+  "fetch of the application": {
+    line: "POST /read",
+    body: "abcdef",
+    answer: [200, /abcdef/],
+    isCutMounted: false,
+  },
+  "fetch that answers a cut body with 400": {
+    line: "POST /checked",
+    body: "abcdef",
+    answer: [200, /abcdef/],
+    isCutMounted: false,
+  },
+  "fetch that answers before the whole body came": {
+    line: "POST /echo",
+    body: "abcdef",
+    answer: [200, /abc[^]*def/],
+    isCutMounted: false,
+  },
+};
+
+/** Answers the requests of the application. */
+async function answer(request: Request): Promise<Response> {
+  const { pathname } = new URL(request.url);
+  if (pathname === "/echo") return new Response(request.body);
+  if (pathname === "/read") return new Response(await request.text());
+  try {
+    return new Response(await request.text());
+  } catch {
+    return new Response("Malformed", { status: 400 });
+  }
+}
+
+/** A request whose first half has reached the server. */
+class HalfRequest {
+  readonly #connection: Deno.TcpConn;
+  readonly #rest: string;
+  /** The whole answer, after which the connection is closed. */
+  readonly answer: Promise<string>;
+
+  private constructor(connection: Deno.TcpConn, rest: string) {
+    this.#connection = connection;
+    this.#rest = rest;
+    this.answer = this.#read();
+  }
+
+  static async send(
+    { line, headers = {}, body }: Asked,
+    { port, hasReached, more }: {
+      readonly port: number;
+      readonly hasReached: () => boolean;
+      readonly more: Readonly<Record<string, string>>;
+    },
+  ): Promise<HalfRequest> {
+    const connection = await Deno.connect({ hostname: "127.0.0.1", port });
+    const half = body.length / 2;
+    const all = {
+      host: `127.0.0.1:${port}`,
+      connection: "close",
+      "content-length": `${body.length}`,
+      ...headers,
+      ...more,
+    };
+    const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}\r\n`).join("");
+    const text = `${line} HTTP/1.1\r\n${lines}\r\n${body.slice(0, half)}`;
+    await connection.write(new TextEncoder().encode(text));
+    await until(hasReached);
+    await turns(50);
+    return new HalfRequest(connection, body.slice(half));
+  }
+
+  /** Sends the rest of the body. */
+  async finish(): Promise<void> {
+    await this.#connection.write(new TextEncoder().encode(this.#rest));
+  }
+
+  async #read(): Promise<string> {
+    const buffer = new Uint8Array(4_096);
+    let text = "";
+    while (!isWhole(text)) {
+      const length = await this.#connection.read(buffer);
+      if (length === null) break;
+      text += new TextDecoder().decode(buffer.subarray(0, length));
+    }
+    this.#connection.close();
+    return text;
+  }
+}
+
+/** Returns true for an answer with its whole body: a server may leave the connection open. */
+function isWhole(text: string): boolean {
+  const end = text.indexOf("\r\n\r\n");
+  if (end < 0) return false;
+  if (/\r\ntransfer-encoding: chunked/i.test(text)) return text.endsWith("0\r\n\r\n");
+  const [, length = "0"] = /\r\ncontent-length: (\d+)/i.exec(text) ?? [];
+  return text.length === end + 4 + Number(length);
+}
+
+async function half(
+  engine: (options: ServerOptions) => Served,
+  asked: Asked,
+): Promise<Served & { readonly request: HalfRequest }> {
+  let reached = 0;
+  const broker = new MemoryBroker();
+  const served = engine({
+    broker,
+    history: { news: { size: 10 } },
+    api: { path: "/api", authorize: () => true },
+    durableStreams: { path: "/streams", authorize: () => true },
+    authorize: () => true,
+    fetch: (request) => {
+      reached++;
+      return answer(request);
+    },
+    clientAddress: () => {
+      reached++;
+      return undefined;
+    },
+    onRefusal() {},
+    session: { closeTimeoutMs: 1_000 },
+  });
+  const { server, port } = served;
+  const more = await asked.prepare?.(port) ?? {};
+  reached = 0;
+  const hasReached = () =>
+    reached > 0 || Object.values(server.httpStats).some(({ active }) => active > 0);
+  return { ...served, request: await HalfRequest.send(asked, { port, hasReached, more }) };
+}
+
+for (const [engineName, engine] of Object.entries(ENGINES)) {
+  for (const [face, asked] of Object.entries(FACES)) {
+    const isMounted = engineName === "a server that is mounted";
+
+    if (asked.answer !== undefined) {
+      Deno.test(`Server.drain() lets a body end, for ${face} on ${engineName}`, async () => {
+        const { server, request, end } = await half(engine, asked);
+        const drained = server.drain();
+        await turns(50);
+        await request.finish();
+        const [status, body] = asked.answer!;
+        const text = await soon(request.answer);
+        assertMatch(text, new RegExp(`^HTTP/1.1 ${status} `));
+        assertMatch(text.slice(text.indexOf("\r\n\r\n") + 4), body);
+        assertEquals((await soon(drained)).cut, 0);
+        await end?.();
+      });
+    }
+
+    if (isMounted && asked.isCutMounted === false || asked.line === "POST /echo") continue;
+    for (
+      const [how, stop] of [
+        ["drain() ends", (server: Server) => server.drain({ withinMs: 50 })],
+        ["close() is called", (server: Server) => server.close()],
+      ] as const
+    ) {
+      Deno.test(`${face} on ${engineName} answers 503 to a body that is cut when ${how}`, async () => {
+        const { server, request, end } = await half(engine, asked);
+        await soon(Promise.all([stop(server), request.answer]));
+        const text = await request.answer;
+        assertMatch(text, /^HTTP\/1.1 503 [^]*\r\nretry-after: \d+\r\n/i);
+        await end?.();
+      });
+    }
+  }
+
+  Deno.test(`Server.drain() answers new requests with 503 on ${engineName} while others end`, async () => {
+    const { server, port, request, end } = await half(engine, FACES["fetch of the application"]!);
+    const drained = server.drain();
+    await turns(50);
+    const paths = ["/page", "/api/topics/news/history", "/streams/old"];
+    for (const path of paths) {
+      const response = await fetch(`http://127.0.0.1:${port}${path}`);
+      await response.body?.cancel();
+      assertEquals([path, response.status, response.headers.has("retry-after")], [path, 503, true]);
+    }
+    await request.finish();
+    assertMatch(await soon(request.answer), /^HTTP\/1.1 200 /);
+    await soon(drained);
+    await end?.();
+  });
+}
