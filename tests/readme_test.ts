@@ -61,6 +61,31 @@ Deno.test("the README's server and page of twenty lines talk to each other", asy
   );
 });
 
+Deno.test({
+  name: "the README's server exits at the second Ctrl-C, whatever the first one waits for",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    const path = await Deno.makeTempFile({ suffix: ".ts" });
+    const hangs = `server.drain = () => new Promise(() => console.log("draining"));
+setTimeout(() => {}, 600_000);`;
+    const program = block("server.ts").replace("8000", "0");
+    await Deno.writeTextFile(path, `${program}${hangs}\nconsole.log("ready");\n`);
+    await using child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--quiet", "--config", CONFIG, path],
+      stdout: "piped",
+      stderr: "null",
+    }).spawn();
+    let output = "";
+    for await (const piece of child.stdout.pipeThrough(new TextDecoderStream())) {
+      output += piece;
+      if (/ready\n$|draining\n$/.test(output)) child.kill("SIGINT");
+    }
+    assertEquals(output, "ready\ndraining\n");
+    assertEquals((await child.status).success, false);
+    await Deno.remove(path);
+  },
+});
+
 Deno.test("the README's chat goes on behind a refresh, and has at most 20 lines on each side", async () => {
   const output = await runUntil("refreshed", "!");
   assertStringIncludes(output, "Once upon a time a cat met a fox, and both lived happily !");

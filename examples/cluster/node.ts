@@ -48,7 +48,8 @@ const server = serve({
   },
 });
 
-Deno.addSignalListener("SIGTERM", async () => {
+Deno.addSignalListener("SIGTERM", async function end() {
+  Deno.removeSignalListener("SIGTERM", end); // A second signal exits immediately.
   await server.drain({ withinMs: DRAIN_MS, reason: "Restarting" });
   await broker.close();
   Deno.exit();

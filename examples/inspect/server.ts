@@ -22,7 +22,8 @@ async function main(args: readonly string[]): Promise<void> {
   const at = args.indexOf("--port");
   const demo = await Demo.start({ port: at < 0 ? 8001 : Number(args[at + 1]) });
   console.log(`Inspector at ${demo.inspectorUrl} (Ctrl-C ends it)`);
-  Deno.addSignalListener("SIGINT", async () => {
+  Deno.addSignalListener("SIGINT", async function end() {
+    Deno.removeSignalListener("SIGINT", end); // A second Ctrl-C exits immediately.
     await demo[Symbol.asyncDispose]();
     Deno.exit();
   });

@@ -24,7 +24,8 @@ async function main(args: readonly string[]): Promise<void> {
   const page = await readPage();
   const server = serveVideo({ port: at < 0 ? 8002 : Number(args[at + 1]), page });
   console.log(`Video at http://127.0.0.1:${server.address?.port} (Ctrl-C ends it)`);
-  Deno.addSignalListener("SIGINT", async () => {
+  Deno.addSignalListener("SIGINT", async function end() {
+    Deno.removeSignalListener("SIGINT", end); // A second Ctrl-C exits immediately.
     await server.close();
     Deno.exit();
   });

@@ -44,6 +44,7 @@ async function main(args: readonly string[]): Promise<void> {
     })
   );
   async function end(): Promise<void> {
+    if (server.manager.isDraining) Deno.exit(1); // A second Ctrl-C does not wait.
     await server.drain({ withinMs: 3_000, reason: "Restarting" });
     await broker.close();
     Deno.exit();
