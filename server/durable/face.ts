@@ -523,8 +523,8 @@ export class DurableFace implements HttpFace {
         if (last.records.length > 0 || last.info.end !== undefined) break;
       }
       if (last === undefined && !this.#parts.logs.isClosed) throw unanswered();
-      const isOver = this.#parts.logs.isClosed || !ended.signal.aborted;
-      if (last === undefined || isOver && !isAnswer(last)) throw closing();
+      const isInTime = ended.signal.aborted && !this.#parts.gate.cut.aborted;
+      if (last === undefined || !isInTime && !isAnswer(last)) throw closing();
       const { info, records } = last;
       const headers = {
         ...pageHeaders(last),

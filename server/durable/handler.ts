@@ -128,9 +128,8 @@ export class DurableStreamsHandler implements AsyncDisposable {
    * broker stay. Idempotent.
    */
   close(): Promise<void> {
-    const closed = this.#logs.close();
     this.#gate.close();
-    return closed;
+    return this.#logs.close();
   }
 
   /** Closes the handler; called by `await using`. */

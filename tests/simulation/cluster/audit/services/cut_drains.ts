@@ -18,6 +18,9 @@ const [SHORT_MS, LONG_MS] = [1_500, 3_000];
 /** Share of the time over which sessions leave. */
 const SPREAD = 0.8;
 
+/** Longest mean time between two closes of a drain, in milliseconds. */
+const MAX_SLOT_MS = 5;
+
 /** Time for a message there and back, in milliseconds. */
 const ROUND_MS = 100;
 
@@ -53,7 +56,7 @@ export async function auditCutDrain(audit: Audit): Promise<void> {
   const end = oneOf(random, ENDS);
   const withinMs = Math.round(between(random, SHORT_MS, LONG_MS));
   const share = random();
-  const slotMs = withinMs * SPREAD / CLIENTS;
+  const slotMs = Math.min(withinMs * SPREAD / CLIENTS, MAX_SLOT_MS);
   const leaveMs = all.map((_, i) => Math.floor((i + share) * slotMs));
   // A signal comes between two sessions that leave.
   const number = Math.floor(CLIENTS * random());
