@@ -104,6 +104,7 @@ const overHttp: Open = async ({ client, server, network }) => {
   const maxFrameBytes = 2 ** 21;
   const connections = new HttpConnections({ runtime, maxFrameBytes });
   const requests = new CarrierRequests({
+    cut: new AbortController().signal,
     runtime,
     maxFrameBytes,
     carriers: connections,
