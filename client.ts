@@ -6,8 +6,8 @@
  * gzipped, a page that connects loads at most 28 KiB at first, or 30.75 KiB if the page uses every
  * export, contracts included. Later loads are at most:
  *
- * - 14.25 KiB at the first attempt of WebTransport, with the code that notices a lost server, recovers
- *   topics and reads durable streams; without WebTransport once connected,
+ * - 16 KiB at the first attempt of WebTransport, with the code that notices a lost server, recovers
+ *   topics, reads durable streams and runs loops over a client; without WebTransport once connected,
  * - 7 KiB at the first attempt to connect, if `http` is among the transports,
  * - 19.25 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 10.75 KiB at the first use of a session beyond messages, such as its diagnostics,

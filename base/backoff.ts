@@ -1,6 +1,22 @@
 /** Delays between attempts: longer each time, with jitter, capped. */
 import type { Runtime } from "./runtime.ts";
 
+/**
+ * Longest time that a client waits because a server said so, in milliseconds: a wrong unit or clock
+ * at the server must not keep its clients away for days.
+ */
+const MAX_RETRY_AFTER_MS = 3_600_000;
+
+/**
+ * Bounds the time after which a server lets a client try again.
+ *
+ * @param retryAfterMs The server's time, in milliseconds; 0 if left out.
+ * @returns The time, from 0 to an hour.
+ */
+export function boundRetryAfter(retryAfterMs: number = 0): number {
+  return Math.max(0, Math.min(MAX_RETRY_AFTER_MS, retryAfterMs));
+}
+
 /** Options for {@linkcode Backoff}. */
 export interface BackoffOptions {
   /**
@@ -74,16 +90,18 @@ export class Backoff {
     return this.#attempt;
   }
 
+  /** The upper end of every delay, in milliseconds. */
+  get maxDelayMs(): number {
+    return this.#options.maxDelayMs;
+  }
+
   /**
    * Draws the next delay.
    *
-   * @param isOffline True if the next attempt is expected to fail: the attempt comes after the
-   * longest delay and does not count.
    * @returns The delay in milliseconds, or `undefined` after `maxAttempts`.
    */
-  next(isOffline: boolean = false): number | undefined {
+  next(): number | undefined {
     const { firstDelayMs, maxDelayMs, maxAttempts, random } = this.#options;
-    if (isOffline) return maxDelayMs;
     if (this.#attempt >= maxAttempts) return undefined;
     // Past 2^30 the cap holds anyway, and the power would overflow in the end.
     const whole = Math.min(maxDelayMs, firstDelayMs * 2 ** Math.min(this.#attempt, 30));

@@ -23,6 +23,8 @@ export interface TellOptions {
    * @default {3600000}
    */
   readonly silentMs?: number;
+  /** Receives the line in place of the console. MUST NOT throw. */
+  readonly to?: ((line: string) => void) | undefined;
 }
 
 /** Lines of one kind in the current period. */
@@ -65,9 +67,11 @@ export class ConsoleReport {
    * @param line The failure and its cure.
    * @param options See {@linkcode TellOptions}.
    */
-  tell(kind: string, line: string, { about = "", silentMs = SILENT_MS }: TellOptions = {}): void {
+  tell(kind: string, line: string, options: TellOptions = {}): void {
+    const { about = "", silentMs = SILENT_MS, to } = options;
     const more = this.#admit(kind, about.slice(0, MAX_LENGTH), silentMs);
     if (more === undefined) return;
+    if (to) return to(line + more);
     // deno-lint-ignore no-console
     console.warn(`Skein: ${line.slice(0, MAX_LENGTH).replace(/[\s\p{Cc}\p{Cf}]+/gu, " ")}${more}`);
   }

@@ -1,6 +1,6 @@
 /** A client that reconnects, with the same subscriptions in each session, and an outbox. */
 import { encodeMessage } from "../session/wire/encode.ts";
-import { CloseCode, type CloseInfo, QueueFullError, SessionClosedError } from "../errors.ts";
+import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import { Outbox, type OutboxPublication } from "./outbox.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { Life } from "./page_life.ts";
@@ -25,19 +25,21 @@ import type {
   MessageOf,
 } from "../session/contract.ts";
 import { closedError } from "../session/core.ts";
-import { checkConnectTimeout, openSession } from "./open.ts";
+import { checkConnectTimeout, NoCommonProtocol, openSession } from "./open.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import { checkLimits } from "../base/options.ts";
 import type { Left } from "./handover.ts";
 import type { Delivery } from "./delivery.ts";
+import type { Verdict } from "./failures.ts";
 import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
 import { ClientPresence } from "./presence.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import type { Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
-import { absoluteUrl, publicUrl } from "../transport/url.ts";
-import { Backoff } from "../base/backoff.ts";
+import type { UnreadSessions } from "./unread_sessions.ts";
+import { publicUrl } from "../transport/url.ts";
+import { Backoff, boundRetryAfter } from "../base/backoff.ts";
 import { ServerUrls } from "../session/url.ts";
 import { MAX_TIMER_MS, waitFor, within } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
@@ -56,28 +58,20 @@ const STABLE_MS = 5_000;
 
 const TIMES_MS = { wakeTimeoutMs: 5_000 };
 
-/**
- * Most sessions with messages that wait for a slow reader; each session has a bounded receive
- * queue.
- */
-export const MAX_UNREAD_SESSIONS = 8;
-
 /** Modules that {@linkcode ClientPlatform.recovery} loads. */
 type Recovery = typeof import("./recovery.ts");
 
 /** Module that {@linkcode ClientPlatform.answers} loads. */
 type Answers = typeof import("../session/answers/answers.ts");
 
-/** Close codes after which the client does not reconnect, whichever end sends the code. */
-const FINAL_CODES: ReadonlySet<number> = new Set([
-  CloseCode.malformed,
-  CloseCode.unauthenticated,
-  CloseCode.forbidden,
-  CloseCode.notFound,
-]);
+/**
+ * Shortest pause before the attempt with a fresh token after a refused one, in milliseconds; the
+ * longest is three times as long. The token's library may still be renewing it after a wake-up.
+ */
+const FRESH_TOKEN_MS = 500;
 
 /**
- * A client that reconnects after each loss, with capped and jittered delays, and stops when the
+ * A client that reconnects after each loss, with capped and jittered delays, and rests when the
  * server refuses the client.
  *
  * - **Subscriptions** are requested again in every new session. Subscriptions of a topic with a
@@ -88,11 +82,15 @@ const FINAL_CODES: ReadonlySet<number> = new Set([
  *   dropped and reported to `onRefused` with the code `too-large`.
  * - **Console:** a client that cannot connect, or is refused, prints one line per URL, unless
  *   `status` was read or subscribed to, or there is an `onError` handler.
- * - **Refused:** the close codes 4400, 4401, 4403 and 4404 end the client, whichever end sent the
- *   code. A normal close by the server ends the client too. A 4401 from the server that ends an
- *   established session is followed by one more attempt, with a fresh token. The end of the client
- *   rejects waiting loops, requests and publications at once. After a normal close, loops end
- *   without an error.
+ * - **Refused:** after 4401 and 4403, and after 4400 as the answer to an attempt, the client rests
+ *   with the status `refused`. Requests are rejected at once; subscriptions, loops and the outbox
+ *   stay. {@linkcode Client.retryNow} tries again. With `endsOnRefusal` the client ends instead, and
+ *   rejects loops and publications too.
+ * - **Fresh token:** if `token` is a function, a 4401 is first followed by one more attempt. A
+ *   refused client also tries again after the page or machine wakes up or comes back online.
+ * - **Not here:** after 4404 the client tries again after the longest delay: a server of a newer
+ *   version may have the path.
+ * - **Closed:** a normal close by the server ends the client, and loops end without an error.
  *
  * Messages in a connection that broke may be lost. Use `delivery: "at-least-once"` for messages
  * that must arrive, and `resend` for such requests.
@@ -103,7 +101,10 @@ export class Client<C extends Contract = Contract>
   implements AsyncIterable<MessageOf<C, "client">>, AsyncDisposable {
   /** Status of the client: the `current` one, and each change by a loop or `subscribe`. */
   readonly status: StatusFeed<ClientStatus> = new StatusFeed<ClientStatus>({ name: "connecting" });
-  /** Resolves with the close of the last session once the client is closed or refused. */
+  /**
+   * Resolves with the close of the last session once the client is closed, or refused with
+   * `endsOnRefusal`.
+   */
   declare readonly closed: Promise<CloseInfo>;
 
   readonly #runtime: Runtime;
@@ -117,7 +118,9 @@ export class Client<C extends Contract = Contract>
   readonly #stop = new AbortController();
   readonly #subscriptions: Subscriptions<C>;
   readonly #presence: ClientPresence;
-  readonly #unread = new UnreadSessions();
+  /** Sessions for the loop over the client, from the first loop on. */
+  #unread: UnreadSessions | undefined;
+  #isRead = false;
   readonly #connectTimeoutMs: number;
   readonly #wakeTimeoutMs: number;
   readonly #onAbort = () => void this.close();
@@ -146,6 +149,8 @@ export class Client<C extends Contract = Contract>
   /** URL of the last attempt, without secrets. */
   #place = "";
   #retryAt = 0;
+  /** Attempts in a row that the server refused with 4401. */
+  #refusals = 0;
   #skipDelay: (() => void) | undefined;
 
   /**
@@ -212,7 +217,7 @@ export class Client<C extends Contract = Contract>
    *
    * @param options Gives up by signal or time.
    * @returns The session.
-   * @throws {SessionClosedError} If the client is closed, or the server refused it.
+   * @throws {SessionClosedError} If the client is closed or refused.
    * @throws {TimeoutError} If there is no session within `timeoutMs`.
    */
   whenConnected(options: WaitOptions = {}): Promise<Session<unknown, C, "client">> {
@@ -260,7 +265,7 @@ export class Client<C extends Contract = Contract>
    * @returns The reply.
    * @throws {RequestError} If the server replies with an error.
    * @throws {TimeoutError} If there is no reply in time.
-   * @throws {SessionClosedError} If the session closed meanwhile, or the client is closed.
+   * @throws {SessionClosedError} If the session closed meanwhile, or the client is closed or refused.
    */
   async request<T extends ContractTopic<C, "requests">>(
     topic: T,
@@ -480,7 +485,8 @@ export class Client<C extends Contract = Contract>
    * @throws {QueueFullError} If there is data for 32 other rooms.
    * @throws {TypeError} If JSON cannot hold the data, or the room is not a valid topic.
    * @throws {UnsupportedError} If the server does not support presence data.
-   * @throws {SessionClosedError} If the client is closed, or the server refused it.
+   * @throws {SessionClosedError} If the client is closed or refused; a refused client sets the data
+   * in its next session.
    */
   presence<T extends ContractTopic<C, "presence">>(
     room: T,
@@ -493,11 +499,28 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Starts the next attempt to connect now, if the client waits for one. The client skips the wait
-   * by itself when a page comes back online, wakes or becomes visible again.
+   * Starts the next attempt to connect now, if the client waits for one or is refused. The client
+   * skips the wait by itself when a page comes back online, wakes or becomes visible again.
    */
   retryNow(): void {
+    // At once, so that a call in the same turn waits for the attempt.
+    if (this.status.current.name === "refused" && this.#skipDelay) {
+      this.status.set({ name: "connecting" });
+    }
     this.#skipDelay?.();
+  }
+
+  /**
+   * Starts an attempt after the page or machine woke up or came back online. A refused client only
+   * tries again if the attempt has a fresh token.
+   *
+   * @ignore
+   */
+  wake(): void {
+    const { current } = this.status;
+    const mayDiffer = current.name !== "refused" ||
+      this.#renewsToken && current.cause.code === CloseCode.unauthenticated;
+    if (mayDiffer) this.retryNow();
   }
 
   /**
@@ -589,14 +612,14 @@ export class Client<C extends Contract = Contract>
    * @returns The messages, checked against the contract.
    * @throws {TypeError} If there is an `onMessage` handler, or another loop runs.
    * @throws {QueueFullError} If the reader fell behind, and messages are missing.
-   * @throws {SessionClosedError} If the server refused the client for good, or the client gave up;
-   * `info` has code and reason.
+   * @throws {SessionClosedError} If the client gave up, or was refused with `endsOnRefusal`; `info`
+   * has code and reason.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
-    const unread = this.#unread;
-    checkLoop("client", unread.isRead, this.#settings.handlers.onMessage !== undefined);
-    unread.isRead = true;
+    checkLoop("client", this.#isRead, this.#settings.handlers.onMessage !== undefined);
+    this.#isRead = true;
     try {
+      const unread = this.#unread ??= await this.#openUnread();
       unread.begin(this.#session);
       while (true) {
         for (let session; (session = unread.next()) !== undefined; unread.done(session)) {
@@ -609,8 +632,16 @@ export class Client<C extends Contract = Contract>
         for await (const _ of this.status.follow()) if (unread.size > 0) break;
       }
     } finally {
-      unread.isRead = false;
+      this.#isRead = false;
     }
+  }
+
+  /** Loads the queue of unread sessions, which begins with the sessions of that time. */
+  async #openUnread(): Promise<UnreadSessions> {
+    const met = new Set<Session>();
+    const unobserve = this.status.observe(() => void (this.#session && met.add(this.#session)));
+    const { UnreadSessions } = await this.#recovery().finally(unobserve);
+    return new UnreadSessions(met);
   }
 
   /** Adds a message to the outbox, or a publication where `publication` is set. */
@@ -629,30 +660,36 @@ export class Client<C extends Contract = Contract>
   }
 
   async #run(): Promise<CloseInfo> {
-    const { connectAfter } = this.#options;
+    const { connectAfter, endsOnRefusal = false } = this.#options;
     const { signal } = this.#stop;
     try {
       if (connectAfter) await within(this.#runtime, connectAfter, { signal }).catch(() => {});
       while (true) {
         const { info, wasReady } = await this.#live();
-        const end = this.#endOf(info, wasReady);
-        if (end !== undefined || !wasReady) this.#report(info, end);
-        if (end !== undefined) return this.#finish(end, info);
-        const mayMove = this.#retryAt === 0 && !isOffline();
-        const delayMs = this.#urls.failed() && mayMove ? 0 : this.#delay();
-        if (delayMs === undefined) return this.#finish("closed", info);
-        this.status.set({
-          name: "reconnecting",
-          attempt: this.#backoff.attempt,
-          delayMs,
-          retryAt: this.#runtime.now() + delayMs,
-          cause: info,
-        });
-        void this.#lookAfter();
-        // The first delay is short, so the answer is still fresh at the next attempt.
-        if (wasReady && mayMove && this.#backoff.attempt === 1) void this.#askElsewhere();
-        if (delayMs > 0) await this.#wait(delayMs);
-        if (!this.#stop.signal.aborted) this.status.set({ name: "connecting" });
+        const verdict = this.#judge(info, wasReady);
+        if (verdict === "closed" || verdict === "refused" || !wasReady) this.#report(info, verdict);
+        if (verdict === "closed") return this.#finish("closed", info);
+        if (verdict === "refused") {
+          if (endsOnRefusal) return this.#finish("refused", info);
+          await this.#rest(info);
+        } else {
+          const mayMove = this.#retryAt === 0 && !isOffline();
+          const delayMs = this.#urls.failed() && mayMove ? 0 : this.#delay(verdict);
+          if (delayMs === undefined) return this.#finish("closed", info);
+          this.status.set({
+            name: "reconnecting",
+            attempt: this.#backoff.attempt,
+            delayMs,
+            retryAt: this.#runtime.now() + delayMs,
+            cause: causeOf(info),
+          });
+          void this.#lookAfter();
+          // The first delay is short, so the answer is still fresh at the next attempt.
+          if (wasReady && mayMove && this.#backoff.attempt === 1) void this.#askElsewhere();
+          if (delayMs > 0) await this.#wait(delayMs);
+        }
+        const isNews = this.status.current.name !== "connecting";
+        if (isNews && !this.#stop.signal.aborted) this.status.set({ name: "connecting" });
       }
     } finally {
       this.#life?.[Symbol.dispose]();
@@ -660,20 +697,23 @@ export class Client<C extends Contract = Contract>
     }
   }
 
-  /** Prints a failure, unless an error handler or a reader of the status learns of the failure. */
-  #report({ code, reason, error }: CloseInfo, end: "refused" | "closed" | undefined): void {
-    const isNormal = code === CloseCode.normal || this.#stop.signal.aborted;
-    if (isNormal || this.status.isObserved || this.#options.onError) return;
-    const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
-    // Errors of this library already name the server, perhaps with another scheme.
-    const isNamed = why.includes(`//${absoluteUrl(this.#place)?.host}`);
-    const line = end === undefined
-      ? `${isNamed ? why : `Cannot connect to ${this.#place}: ${why}`}; ` +
-        "the client tries again, and its status tells how that goes"
-      : `The client of ${this.#place} has ended (${end}): ${why}`;
-    const isUnexplained = code === CloseCode.unauthenticated && !/token/i.test(reason);
-    const cure = isUnexplained ? "; give connect() a token that is valid" : "";
-    this.#settings.console.tell(end ?? "unreachable", line + cure, { about: this.#place });
+  /** Reports a failure that no reader of the status sees. */
+  #report(info: CloseInfo, verdict: Verdict): void {
+    const isNormal = info.code === CloseCode.normal || this.#stop.signal.aborted;
+    if (isNormal || this.status.isObserved) return;
+    const failure = { info, verdict, place: this.#place };
+    // If that code cannot be loaded, the browser's console shows that the network is down.
+    this.#recovery().then((part) => part.reportFailure(this.#settings, failure), () => {});
+  }
+
+  /** Waits as a refused client, until a call or a wake-up starts an attempt, or the client closes. */
+  async #rest(info: CloseInfo): Promise<void> {
+    const resumed = this.#wait(Infinity);
+    this.status.set({ name: "refused", cause: info });
+    if (this.#renewsToken) void this.#lookAfter();
+    await resumed;
+    this.#refusals = 0;
+    this.#backoff.reset();
   }
 
   /** Skips the delay if the next connection goes to another host. */
@@ -743,6 +783,9 @@ export class Client<C extends Contract = Contract>
       // Without a dial, the error is of an application's function, perhaps of another session.
       const told = dialed && error instanceof SessionClosedError ? error.info : undefined;
       const reason = textOf(error);
+      if (error instanceof NoCommonProtocol) {
+        return { info: { code: CloseCode.malformed, reason, by: "local", error }, wasReady: false };
+      }
       // A TypeError of the dialer means invalid arguments, which no later attempt can mend.
       const by = dialed instanceof TypeError ? "local" : "network";
       const info = told ?? { code: CloseCode.abnormal, reason, by, error };
@@ -800,10 +843,11 @@ export class Client<C extends Contract = Contract>
 
   #take(session: Session, move: () => void): void {
     this.#session = session;
+    this.#refusals = 0;
     void session.closed.then((info) => {
       if (this.#session === session) this.#over.resolve(info);
     });
-    this.#unread.add(session);
+    this.#unread?.add(session);
     this.#presence.resume(session);
     move();
     void this.#outbox.handTo(session);
@@ -822,24 +866,41 @@ export class Client<C extends Contract = Contract>
     if (typeof token !== "function") return;
     try {
       const renewed = await token();
-      if (renewed !== undefined && !session.isClosed) await session.authenticate(renewed);
+      if (renewed != null && !session.isClosed) await session.authenticate(renewed);
     } catch (error) {
       session[internals].emit("error", error);
     }
   }
 
-  #endOf(info: CloseInfo, wasReady: boolean): "refused" | "closed" | undefined {
-    if (this.#stop.signal.aborted || info.by === "local" && info.code === CloseCode.normal) {
-      return "closed";
-    }
+  /** Decides what follows the end of a session, or of an attempt. */
+  #judge(info: CloseInfo, wasReady: boolean): Verdict {
+    const { code, by, error } = info;
+    if (this.#stop.signal.aborted) return "closed";
     // Invalid arguments of a dial, such as an invalid URL, fail at every attempt.
-    if (info.by === "local" && !wasReady && info.error instanceof TypeError) return "closed";
-    if (info.by === "network") return undefined;
-    // After an expired token the client tries once more, with a fresh token.
-    const isExpired = wasReady && info.by === "remote" && info.code === CloseCode.unauthenticated;
-    if (isExpired) return undefined;
-    if (FINAL_CODES.has(info.code)) return "refused";
-    return info.code === CloseCode.normal ? "closed" : undefined;
+    if (by === "local" && !wasReady && error instanceof TypeError) return "closed";
+    if (by === "network") return "usual";
+    switch (code) {
+      case CloseCode.normal:
+        return "closed";
+      case CloseCode.unauthenticated:
+        // The end of a token is no decision about the next one.
+        if (wasReady) return by === "remote" ? "usual" : "refused";
+        return this.#renewsToken && this.#refusals++ === 0 ? "fresh-token" : "refused";
+      case CloseCode.forbidden:
+        return "refused";
+      case CloseCode.malformed:
+        // In a session that is a defect or another version, which a deployment may repair.
+        return wasReady ? "longest" : "refused";
+      case CloseCode.notFound:
+        return by === "local" ? "refused" : "longest";
+      default:
+        return "usual";
+    }
+  }
+
+  /** True if each attempt may have another token. */
+  get #renewsToken(): boolean {
+    return typeof this.#options.token === "function";
   }
 
   #finish(name: "refused" | "closed", last: CloseInfo): CloseInfo {
@@ -851,13 +912,17 @@ export class Client<C extends Contract = Contract>
     return cause;
   }
 
-  #delay(): number | undefined {
-    const delayMs = this.#backoff.next(isOffline());
+  #delay(verdict: Verdict): number | undefined {
+    // An attempt of an offline page is expected to fail, and does not count.
+    const drawnMs = isOffline() ? this.#backoff.maxDelayMs : this.#backoff.next();
     const retryAt = this.#retryAt;
     this.#retryAt = 0;
-    if (delayMs === undefined || retryAt === 0) return delayMs;
+    if (drawnMs === undefined) return undefined;
     // The server chose the time, to spread reconnects. Later delays are the client's own.
-    return Math.min(MAX_TIMER_MS, Math.max(0, retryAt - this.#runtime.now()));
+    if (retryAt !== 0) return boundRetryAfter(retryAt - this.#runtime.now());
+    if (verdict === "longest") return this.#backoff.maxDelayMs;
+    if (verdict !== "fresh-token") return drawnMs;
+    return FRESH_TOKEN_MS * (1 + 2 * this.#runtime.random());
   }
 
   async #wait(timeoutMs: number): Promise<void> {
@@ -872,6 +937,7 @@ export class Client<C extends Contract = Contract>
     for await (const { name } of this.status.follow()) {
       const { session } = this;
       if (name === "connected" && session?.isReady) return session;
+      if (name === "refused") break;
     }
     throw this.#ended("wait for the connection");
   }
@@ -890,87 +956,10 @@ export class Client<C extends Contract = Contract>
   }
 }
 
-/**
- * Queue of unread sessions, from the first loop on: a client without a loop keeps no session.
- */
-class UnreadSessions {
-  /** True while a loop runs. */
-  isRead = false;
-  /** Each session with the number of messages that the session had discarded when added. */
-  #sessions: Map<Session, number> | undefined;
-  #isGap = false;
-
-  /** Number of sessions left to read, plus one for a gap. */
-  get size(): number {
-    return (this.#sessions?.size ?? 0) + Number(this.#isGap);
-  }
-
-  /** Begins a loop with the current session. */
-  begin(current: Session | undefined): void {
-    if (this.#sessions !== undefined) return;
-    this.#sessions = new Map();
-    if (current !== undefined) this.add(current);
-  }
-
-  /** Adds a session. */
-  add(session: Session): void {
-    const sessions = this.#sessions;
-    if (sessions === undefined) return;
-    // Removes ended sessions that have neither a message left nor a gap to report.
-    for (const old of sessions.keys()) {
-      if (old.isClosed && old.stats.waitingMessages === 0 && !this.#misses(old)) {
-        sessions.delete(old);
-      }
-    }
-    if (sessions.size >= MAX_UNREAD_SESSIONS) this.#isGap = true;
-    else if (!this.#isGap) sessions.set(session, session.stats.unreadMessages);
-  }
-
-  /**
-   * Returns the session to read next.
-   *
-   * @throws {QueueFullError} Once, in the place of missing messages.
-   */
-  next(): Session | undefined {
-    const [session] = this.#sessions!.keys();
-    if (session === undefined) {
-      if (!this.#isGap) return undefined;
-      // The next loop begins with the session that is current at that time.
-      this.#isGap = false;
-      this.#sessions = undefined;
-      throw behind(`${MAX_UNREAD_SESSIONS} sessions wait to be read`);
-    }
-    const { unreadMessages } = session.stats;
-    if (unreadMessages > this.#sessions!.get(session)!) {
-      this.#sessions!.set(session, unreadMessages);
-      throw behind("its receive queue was full");
-    }
-    return session;
-  }
-
-  /**
-   * Removes a session that was read to the end.
-   *
-   * @throws {QueueFullError} If the session closed because the reader was too slow.
-   */
-  done(session: Session): void {
-    this.#sessions?.delete(session);
-    if (isLagged(session)) throw behind("its receive queue was full");
-  }
-
-  #misses(session: Session): boolean {
-    return isLagged(session) || session.stats.unreadMessages > this.#sessions!.get(session)!;
-  }
-}
-
-/** Tells if a session closed because of a slow reader, and discarded the waiting messages. */
-function isLagged(session: Session): boolean {
-  const { info } = session[internals];
-  return info?.code === CloseCode.queueFull && info.by === "local" && info.error === undefined;
-}
-
-function behind(why: string): QueueFullError {
-  return new QueueFullError(`Cannot keep up: the loop over the client fell behind, and ${why}`);
+/** Adds the kind of a failure that a page can tell its user. */
+function causeOf(info: CloseInfo): Extract<ClientStatus, { name: "reconnecting" }>["cause"] {
+  const isUnavailable = info.code === CloseCode.draining && info.by === "remote";
+  return isUnavailable ? { ...info, kind: "unavailable" } : info;
 }
 
 /** Tells whether the page is known to be offline; false where there is no page. */

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { TimeoutError } from "../errors.ts";
+import { SessionClosedError, TimeoutError } from "../errors.ts";
 import { denoPlatform } from "./deno.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { captureConsole } from "../tests/console_lines.ts";
@@ -85,7 +85,7 @@ Deno.test("Client sends no token to a server that could not read it", async () =
   const network = new Network();
   network.answers.push(() => memoryPair({ protocol: "" }).client);
   await using client = network.client({ token: "t" });
-  assertEquals(await settled(client), "reconnecting");
+  assertEquals(await settled(client), "refused");
   const { current } = client.status;
   assert("cause" in current && current.cause.reason.includes("does not speak skein.1"));
 });
@@ -265,15 +265,45 @@ Deno.test("Client prints each unreachable URL once, and a refusal once", async (
     "how that goes",
   ]);
   network.answers.push(...[4503, 4401].map((code) => network.refuse(code)));
-  const refused = new Client("m://c/?token=hush", denoPlatform(network.dial), steady);
+  await using _refused = new Client("m://c/?token=hush", denoPlatform(network.dial), steady);
   await turns();
   await time.tickAsync(500);
-  await refused.closed;
+  await turns();
   assertEquals(printed.lines.slice(2), [
     "Skein: Cannot connect to m://c/: 4503 No; the client tries again, and its status tells how " +
     "that goes",
-    "Skein: The client of m://c/ has ended (refused): 4401 No; give connect() a token that is valid",
+    "Skein: The client of m://c/ was refused: 4401 No; give connect() a token that is valid",
   ]);
+});
+
+Deno.test("Client tells onError, and not the console, that a URL is unreachable or refuses it", async () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  const told: unknown[][] = [];
+  const { network, dial } = service(new Set(["a"]));
+  const onError = (error: unknown, session: unknown) => void told.push([error, session]);
+  await using _client = new Client("m://a/?token=hush", denoPlatform(dial), { ...steady, onError });
+  for (let i = 0; i < 3; i++) await time.tickAsync(10_000);
+  network.answers.push(network.refuse(4403));
+  await using _refused = new Client("m://c/", denoPlatform(network.dial), { ...steady, onError });
+  await turns();
+  assertEquals(
+    told.map(([error, session]) => {
+      assert(error instanceof SessionClosedError);
+      return [error.message, error.info?.code, Object(error.cause).message, session];
+    }),
+    [
+      [
+        "Cannot connect to m://a/: Nobody is there; the client tries again, and its status tells " +
+        "how that goes",
+        1006,
+        "Nobody is there",
+        undefined,
+      ],
+      ["The client of m://c/ was refused: 4403 No", 4403, undefined, undefined],
+    ],
+  );
+  assertEquals(printed.lines, []);
 });
 
 Deno.test("Client prints nothing where its status is read or subscribed to, or onError is set, or it is closed", async () => {

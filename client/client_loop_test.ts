@@ -4,7 +4,7 @@ import { QueueFullError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { turns } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
-import { MAX_UNREAD_SESSIONS } from "./client.ts";
+import { MAX_UNREAD_SESSIONS } from "./unread_sessions.ts";
 
 /** A network whose sessions send their names, three times each. */
 function talking(): Network {

@@ -9,6 +9,7 @@ import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { HistoryOptions, Recovery } from "../session/wire/recovery.ts";
 import type { SessionLimits } from "../session/settings.ts";
 import type { Fresh, ServerUrl } from "../session/url.ts";
+import type { Session } from "../session/session.ts";
 import type { WaitOptions } from "../session/types.ts";
 import type { SessionHandlers } from "../session/check_settings.ts";
 import type {
@@ -37,10 +38,17 @@ export type ClientStatus =
     readonly delayMs: number;
     /** Time of the next attempt, in milliseconds since the Unix epoch. */
     readonly retryAt: number;
-    /** Close of the last session, or failure of the last attempt. */
+    /**
+     * Close of the last session, or failure of the last attempt. The kind is `unavailable` if the
+     * server answered that it cannot serve now: 4503, or the HTTP status 503.
+     */
+    readonly cause: CloseInfo & { readonly kind?: "unavailable" };
+  }
+  | {
+    /** The server refused the client, which makes no attempt by itself; see `retryNow()`. */
+    readonly name: "refused";
     readonly cause: CloseInfo;
   }
-  | { readonly name: "refused"; readonly cause: CloseInfo }
   | { readonly name: "closed"; readonly cause: CloseInfo };
 
 /** Opens a connection with the means of the platform. */
@@ -103,15 +111,28 @@ export interface ClientPlatform {
 export interface ClientOptions<C extends Contract = Contract>
   extends
     Omit<SessionLimits, "heartbeat">,
-    Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onOpen"> {
+    Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onError" | "onOpen"> {
   /** Topics with schemas, the same as the server's; without a contract, every topic passes. */
   readonly contract?: C;
   /**
    * Token of at most 8,192 bytes, sent in band before all messages; no token by default. A function
-   * is called for each connection, and when the server asks for a new token before the old one
-   * expires. A function that returns `undefined` makes the client a guest.
+   * is called for each connection, when the server asks for a new token before the old one expires,
+   * and once more after the server refused its last token. `undefined` and `null` mean no token, as
+   * the storage of a page returns without a login.
    */
-  readonly token?: string | undefined | (() => string | undefined | Promise<string | undefined>);
+  readonly token?:
+    | string
+    | null
+    | undefined
+    | (() => string | null | undefined | Promise<string | null | undefined>);
+  /**
+   * Ends the client when the server refuses it, as a program needs that has no one to log in again:
+   * loops, subscriptions and publications are rejected. By default a refused client keeps them, and
+   * waits for {@linkcode Client.retryNow} or `close`.
+   *
+   * @default {false}
+   */
+  readonly endsOnRefusal?: boolean;
   /** Request headers; Deno only: in a browser, a client with headers closes with a `TypeError`. */
   readonly headers?: HeadersInit;
   /**
@@ -183,6 +204,14 @@ export interface ClientOptions<C extends Contract = Contract>
   readonly runtime?: Runtime;
   /** Watches handshakes, sessions and messages from outside, for traces and metrics. */
   readonly instrumentation?: Instrumentation;
+  /**
+   * Receives the errors of handlers, and each failure to connect that no reader of `status` sees,
+   * which then has no session. Without this handler both are printed.
+   */
+  readonly onError?: (
+    error: unknown,
+    session: Session<unknown, C, "client"> | undefined,
+  ) => void;
   /** Closes the client for good when aborted. */
   readonly signal?: AbortSignal;
 }

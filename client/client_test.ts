@@ -45,61 +45,9 @@ Deno.test("Client waits longer before each attempt, and afresh after a session t
   assert(late.name === "reconnecting" && late.attempt === 1 && late.delayMs === 250);
 });
 
-Deno.test("Client stops at final refusals of the server, and reconnects after all others", async () => {
-  const cases: [code: number, name: string][] = [
-    [4400, "refused"],
-    [4401, "refused"],
-    [4403, "refused"],
-    [4404, "refused"],
-    [0, "closed"],
-    [3000, "reconnecting"],
-    [4408, "reconnecting"],
-    [4413, "reconnecting"],
-    [4429, "reconnecting"],
-    [4500, "reconnecting"],
-    [4503, "reconnecting"],
-    [4507, "reconnecting"],
-  ];
-  for (const [code, name] of cases) {
-    const network = new Network();
-    network.answers.push(network.refuse(code));
-    await using client = network.client();
-    assertEquals(await settled(client), name, `${code}`);
-    if (name === "reconnecting") continue;
-    assertEquals(await client.closed, { code, reason: "No", by: "remote" });
-    const error = assertThrows(() => client.send("a"), SessionClosedError, `${code} No`);
-    assertEquals(error.info?.code, code);
-    assertThrows(() => client.subscribe("a"), SessionClosedError, name);
-    for (const wait of [() => client.whenConnected(), () => client.request("a")]) {
-      await assertRejects(wait, SessionClosedError, name);
-    }
-    if (name === "closed") assertEquals(await Array.fromAsync(client), []);
-    else await assertRejects(() => Array.fromAsync(client), SessionClosedError, `(${code} No, by`);
-  }
-});
-
-Deno.test("Client rejects waiting calls, and throws in loops, once the server refuses it for good", async () => {
-  const network = new Network();
-  network.answers.push(network.nobody, network.refuse(4403));
-  await using client = network.client();
-  await using topic = client.subscribe("a");
-  const waiting = [
-    Array.fromAsync(client),
-    Array.fromAsync(topic),
-    client.request("a"),
-    client.request("a", 1, { resend: true, timeoutMs: Infinity }),
-    client.publish("a"),
-    client.whenConnected(),
-    topic.ready,
-  ].map((wait) => assertRejects(() => wait, SessionClosedError, "(4403 No, by remote)"));
-  assertEquals(await settled(client), "reconnecting");
-  client.retryNow();
-  await Promise.all(waiting);
-});
-
-Deno.test("Client throws the refusal in a loop after the earlier messages", async () => {
+Deno.test("Client with endsOnRefusal throws the refusal in a loop after the earlier messages", async () => {
   const network = new Network({ onOpen: (session) => session.send("m", 1) });
-  await using client = network.client();
+  await using client = network.client({ endsOnRefusal: true });
   const got: unknown[] = [];
   const loop = (async () => {
     for await (const { data } of client) got.push(data);
@@ -154,6 +102,7 @@ Deno.test("Client asks for a token anew each time, and gives an expired one anot
     () => network.accept(true),
     () => network.accept(true),
     network.refuse(4401),
+    network.refuse(4401),
   );
   let count = 0;
   await using client = network.client({ token: () => Promise.resolve(`t-${++count}`) });
@@ -166,8 +115,10 @@ Deno.test("Client asks for a token anew each time, and gives an expired one anot
   network.cut();
   await turns();
   await time.tickAsync(500);
+  assertEquals(await settled(client), "reconnecting");
+  await time.tickAsync(1_500);
   assertEquals(await settled(client), "refused");
-  assertEquals(count, 3);
+  assertEquals(count, 4);
 });
 
 Deno.test("Client is refused by the server's close, however late after the answer", async () => {

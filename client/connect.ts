@@ -32,8 +32,11 @@ export interface DialOptions<C extends Contract = Contract>
   extends
     TransportOptions,
     Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "services" | "turn" | "heartbeat"> {
-  /** Token of at most 8,192 bytes, sent in band before all messages. Needs `skein.1`. */
-  readonly token?: string;
+  /**
+   * Token of at most 8,192 bytes, sent in band before all messages. Needs `skein.1`. `null` is no
+   * token.
+   */
+  readonly token?: string | null;
   /**
    * Subprotocols to offer. An empty list makes a plain session with a server other than Skein; over
    * WebTransport, such a session has streams and datagrams alone.
@@ -117,7 +120,7 @@ export async function dialBy<C extends Contract>(
 ): Promise<Session<unknown, C, "client">> {
   const { protocols = [SKEIN_PROTOCOL], token } = options;
   const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
-  if (token !== undefined && !protocols.some((name) => SPEAKS_SKEIN.test(name))) {
+  if (token != null && !protocols.some((name) => SPEAKS_SKEIN.test(name))) {
     throw new TypeError(
       `Cannot dial: a token in band needs ${SKEIN_PROTOCOL} among the protocols, received ${
         JSON.stringify(protocols)

@@ -90,7 +90,7 @@ Deno.test("connectBy() ends as refused when WebTransport says so, and comes back
       [400, "refused"],
       [401, "refused"],
       [403, "refused"],
-      [404, "refused"],
+      [404, "reconnecting"],
       [429, "reconnecting"],
       [503, "reconnecting"],
     ] as const

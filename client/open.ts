@@ -28,8 +28,8 @@ export interface OpenOptions {
   readonly protocols: readonly string[];
   /** Settings of the session. */
   readonly settings: SessionSettings;
-  /** Token, sent in band before all messages. */
-  readonly token?: Fresh<string | undefined> | undefined;
+  /** Token, sent in band before all messages; `null` is no token. */
+  readonly token?: Fresh<string | null | undefined> | undefined;
   /** Request headers. */
   readonly headers?: HeadersInit | undefined;
   /** Time limit of the whole attempt, in milliseconds; `Infinity` sets no limit. */
@@ -47,6 +47,9 @@ type Insight = Pick<typeof import("../session/insight/watch.ts"), "openWatched">
 
 /** Part of the handlers of requests, which load before the first session. */
 type Answers = Pick<typeof import("../session/answers/answers.ts"), "RequestTable">;
+
+/** Thrown if the server lacks the protocol of the client, which no later attempt mends. */
+export class NoCommonProtocol extends ConnectionError {}
 
 /**
  * Opens a session. A failed attempt closes the connection and the session again.
@@ -92,7 +95,7 @@ async function open(options: OpenOptions): Promise<Session> {
     signal.throwIfAborted();
     const url = await within(runtime, fresh(options.url), { signal });
     place = absoluteUrl(url)?.href ?? String(url);
-    const token = await within(runtime, fresh(options.token), { signal });
+    const token = await within(runtime, fresh(options.token), { signal }) ?? undefined;
     let fallback: TransportFallback | undefined;
     connection = await options.dial(url, {
       runtime,
@@ -107,7 +110,7 @@ async function open(options: OpenOptions): Promise<Session> {
       throw refusalOf(error, url) ?? withUrl(error, url);
     });
     if (token !== undefined && connection.protocol !== SKEIN_PROTOCOL) {
-      throw new ConnectionError(
+      throw new NoCommonProtocol(
         `Cannot connect to ${
           publicUrl(place)
         }: the server does not speak ${SKEIN_PROTOCOL}, which the token needs`,

@@ -47,8 +47,8 @@ export interface LivingClient {
   readonly status: StatusFeed<ClientStatus>;
   /** Moves to a new session, as `Client.handOver()` does. */
   handOver(options: { readonly transport?: TransportName }): Promise<boolean>;
-  /** Skips the delay before the next attempt. */
-  retryNow(): void;
+  /** Starts an attempt after a wake-up, as `Client.wake()` does. */
+  wake(): void;
 }
 
 /** Options for {@linkcode Life}. */
@@ -200,7 +200,7 @@ export class Life implements Disposable {
   async #hurry(lost: Session | undefined): Promise<void> {
     const client = this.#client;
     for await (const { name } of client.status.follow()) {
-      if (name === "reconnecting") return client.retryNow();
+      if (name === "reconnecting" || name === "refused") return client.wake();
       if (client.session !== undefined && client.session !== lost) return;
     }
   }

@@ -4,6 +4,7 @@ import { internals, type Session } from "../session/session.ts";
 import { encodeEnvelope } from "../session/wire/envelope.ts";
 import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
 import { checkTopic } from "../session/wire/envelope.ts";
+import { boundRetryAfter } from "../base/backoff.ts";
 import { settlesWithin, waitFor } from "../base/wait.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { WaitOptions } from "../session/types.ts";
@@ -93,7 +94,7 @@ export class ClientPresence {
         await settlesWithin(
           this.#runtime,
           session.closed,
-          Math.max(failure.retryAfterMs ?? 0, PAUSE_MS),
+          Math.max(boundRetryAfter(failure.retryAfterMs), PAUSE_MS),
         );
       }
     }

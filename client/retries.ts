@@ -1,6 +1,6 @@
 /** Retries of subscriptions that a server refused for now. */
 import { RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
-import { Backoff } from "../base/backoff.ts";
+import { Backoff, boundRetryAfter } from "../base/backoff.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { settlesWithin } from "../base/wait.ts";
 import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
@@ -68,7 +68,7 @@ export class Retries {
     const { retryAfterMs = 0 } = failureOf(error);
     this.#line = this.#line.then(async () => {
       if (session.isClosed || readers.isEnded) return;
-      const pauseMs = Math.max(retryAfterMs, this.#backoff.next()!);
+      const pauseMs = Math.max(boundRetryAfter(retryAfterMs), this.#backoff.next()!);
       if (!await settlesWithin(this.#runtime, session.closed, pauseMs) && await ask()) {
         this.#backoff.reset();
       }

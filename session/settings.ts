@@ -131,7 +131,7 @@ export interface ErasedHandlers {
   /** Called once, when an established session is over. */
   onClose?(session: SessionFace, info: CloseInfo): void | Promise<void>;
   /** Receives the error of a handler that failed. */
-  onError?(error: unknown, session: SessionFace): void;
+  onError?(error: unknown, session: SessionFace | undefined): void;
   /** Called when the peer announces that it will go away. */
   onGoAway?(goaway: GoAway, session: SessionFace): void;
   /** Called when the peer refuses a message that is not a request. */
@@ -363,10 +363,17 @@ export interface RequestServer {
  * Reports an error to the application's `onError`. Without that handler, or if the handler fails
  * too, the error is printed: errors are never lost, and never end the process.
  */
-export function report(settings: SessionSettings, error: unknown, session: SessionFace): void {
+export function report(
+  settings: SessionSettings,
+  error: unknown,
+  session: SessionFace | undefined,
+): void {
   const { onError } = settings.handlers;
   const print = (error: unknown) =>
-    settings.console.failed(`A handler of session ${session.id}`, error);
+    settings.console.failed(
+      session ? `A handler of session ${session.id}` : "A handler of a client",
+      error,
+    );
   if (onError === undefined) return print(error);
   attempt(() => onError(error, session), (failure) => {
     print(failure);

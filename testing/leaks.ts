@@ -146,8 +146,8 @@ function leaksOfSession(session: Session): string[] {
 }
 
 function leaksOfClient(client: Pick<Client, "status">): string[] {
-  const { name } = client.status.current;
-  return name === "closed" || name === "refused" ? [] : [`a client is ${name}`];
+  const { isEnded, current } = client.status;
+  return isEnded ? [] : [`a client is ${current.name}`];
 }
 
 function heldBy(session: Session): string[] {

@@ -316,7 +316,7 @@ Deno.test("Client whose token is refused in band stops, over a real socket too",
       acceptsTokenInBand: true,
       onRefusal() {},
     });
-    await using client = connect(server.url, { token: "wrong" });
+    await using client = connect(server.url, { token: "wrong", endsOnRefusal: true });
     const { code, by } = await soon(client.closed);
     assertEquals([code, by], [throws === users ? 4403 : 4401, "remote"]);
     assertEquals(client.status.current.name, "refused");

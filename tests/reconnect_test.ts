@@ -73,7 +73,7 @@ Deno.test("Client waits for a server that is not there yet", async () => {
 Deno.test("Client is refused for good by a server that revoked its credentials", async () => {
   const port = lowPort();
   const first = listen({ port, authenticate: ({ token }) => token ?? null });
-  await using client = connect(`${first.url}?token=ann`, { backoff });
+  await using client = connect(`${first.url}?token=ann`, { backoff, endsOnRefusal: true });
   await client.whenConnected();
   await first.close();
   await using _second = again(port, { authenticate: () => null });

@@ -86,7 +86,7 @@ async function openPeer(settings: Settings, signal: AbortSignal): Promise<Peer> 
       });
     return { kind: "plain", session };
   }
-  const client = open(url, options);
+  const client = open(url, { ...options, endsOnRefusal: true });
   try {
     await established(client);
     return { kind: "client", client };

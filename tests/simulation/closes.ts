@@ -2,7 +2,7 @@
 import type { ClientStatus } from "../../client/client_options.ts";
 import { CloseCode, type CloseInfo } from "../../errors.ts";
 
-/** Codes of a close after which a client gives up. */
+/** Codes of a close after which a client may rest. */
 export const FINAL: ReadonlySet<number> = new Set([
   CloseCode.malformed,
   CloseCode.unauthenticated,
@@ -25,5 +25,7 @@ export function nameAfter(
   if (by === "network" || !FINAL.has(code)) return "reconnecting";
   // After the end of a token the client tries once more.
   const isExpired = wasConnected && by === "remote" && code === CloseCode.unauthenticated;
-  return isExpired ? "reconnecting" : "refused";
+  const isMalformed = wasConnected && code === CloseCode.malformed;
+  const isNotFound = by === "remote" && code === CloseCode.notFound;
+  return isExpired || isMalformed || isNotFound ? "reconnecting" : "refused";
 }

@@ -181,7 +181,10 @@ export class ClusterClient {
         });
       });
     }
-    // A page whose client is refused, or was closed, loads again.
+    client.status.observe(({ name }) => {
+      if (name === "refused") host.runtime.setTimeout(() => client.retryNow(), AGAIN_MS);
+    });
+    // A page whose client was closed loads again.
     client.closed.then(({ code }) => {
       program.rest();
       if (this.#isClosing) return;
@@ -204,7 +207,9 @@ export class ClusterClient {
       upgrade: this.#kind < 0.2,
       requests: clientRequests(user) as never,
       onMessage: ({ topic, data }) => onMessage(topic, data),
-      onError: (error) => {
+      onError: (error, session) => {
+        // The status tells that the server is out of reach.
+        if (session === undefined) return;
         journal.event(`error of client: ${nameOf(error)}`, name, `${error}`);
         journal.tell("reported", name, { error });
       },

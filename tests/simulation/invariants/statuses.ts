@@ -1,7 +1,7 @@
 /** Statuses of clients and subscriptions: each change is one that the documentation allows. */
 import type { ClientStatus } from "../../../client/client_options.ts";
 import type { Subscription } from "../../../client/subscription.ts";
-import { RequestError, TimeoutError } from "../../../errors.ts";
+import { CloseCode, RequestError, TimeoutError } from "../../../errors.ts";
 import { nameAfter } from "../closes.ts";
 import type { Fact, Invariant } from "../facts.ts";
 
@@ -16,7 +16,7 @@ const NEXT: Readonly<Record<ClientName, readonly ClientName[]>> = {
   connecting: ["connected", "reconnecting", "refused", "closed"],
   connected: ["connected", "reconnecting", "refused", "closed"],
   reconnecting: ["connecting", "closed"],
-  refused: [],
+  refused: ["connecting", "closed"],
   closed: [],
 };
 
@@ -31,15 +31,17 @@ const NEXT_OF_SUBSCRIPTION: Readonly<Record<SubscriptionName, readonly Subscript
 /** Codes of refusals that end no subscription in force. */
 const FOR_NOW: ReadonlySet<string> = new Set(["too-many", "unavailable", "superseded"]);
 
-/** A client goes from status to status as documented, and ends by a refusal for good or a close. */
+/** A client goes from status to status as documented, rests after a refusal, and ends by a close. */
 export const statusesInOrder: Invariant = {
   name: "statuses-in-order",
   promise:
-    "A client reconnects after each loss, and ends by a close or by a refusal for good alone.",
+    "A client reconnects after each loss, rests after a final refusal, and ends by a close alone.",
   source: "docs/guide/client.md; docs/protocol.md 15.4; client/client.ts, Client, Refused",
   watch(report) {
     const last = new Map<string, ClientStatus>();
     const sessions = new Set<string>();
+    /** Clients whose last attempt was refused with 4401: each tries once more with a fresh token. */
+    const refreshing = new Set<string>();
     return {
       clientStatus(fact) {
         const { client, status } = fact;
@@ -60,7 +62,11 @@ export const statusesInOrder: Invariant = {
           sessions.add(status.session);
         } else if (status.name !== "connecting") {
           const right = nameAfter(status.cause, before?.name === "connected");
-          if (right === status.name) return;
+          const isFresh = right === "refused" && status.name === "reconnecting" &&
+            status.cause.code === CloseCode.unauthenticated && !refreshing.has(client);
+          if (isFresh) refreshing.add(client);
+          else refreshing.delete(client);
+          if (isFresh || right === status.name) return;
           // The last attempt of a client that makes so many alone.
           if (fact.isBounded && right === "reconnecting" && status.name === "closed") return;
           const { code, by } = status.cause;

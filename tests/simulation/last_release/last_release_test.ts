@@ -122,7 +122,9 @@ class MixedCluster {
       transports: ["websocket"],
       delivery: "at-least-once",
       onMessage() {},
-      onError: (error) => this.errors.push(`${name}: ${error}`),
+      onError: (error, session) => {
+        if (session) this.errors.push(`${name}: ${error}`);
+      },
     });
   }
 

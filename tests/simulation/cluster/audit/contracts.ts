@@ -253,8 +253,9 @@ async function auditFaulty(audit: Audit, client: Client): Promise<void> {
   audit.examine("contract", `status after ${MAX_INVALID} faults`, "connected", status.current.name);
   client.send("say", "one more");
   await audit.pause(ROUND_MS);
-  audit.examine("contract", "status after one fault more", "refused", status.current.name);
-  const { code } = await client.closed;
+  const { current } = status;
+  audit.examine("contract", "status after one fault more", "reconnecting", current.name);
+  const code = "cause" in current ? current.cause.code : undefined;
   audit.examine("contract", "code after one fault more", CloseCode.malformed, code);
 }
 

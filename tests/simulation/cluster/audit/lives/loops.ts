@@ -1,5 +1,5 @@
 /** Loops over the messages of a client that pause while sessions come and go: misses show once, in their place. */
-import { MAX_UNREAD_SESSIONS } from "../../../../../client/client.ts";
+import { MAX_UNREAD_SESSIONS } from "../../../../../client/unread_sessions.ts";
 import { QueueFullError } from "../../../../../errors.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { Audit } from "../audit.ts";

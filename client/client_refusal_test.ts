@@ -1,0 +1,295 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { CloseCode, ConnectionError, QueueFullError, SessionClosedError } from "../errors.ts";
+import { Network, settled } from "../tests/clients.ts";
+import { turns } from "../tests/sessions.ts";
+import { platformRuntime } from "../base/runtime.ts";
+import { RequestService } from "../session/serving/requests.ts";
+import type { Client } from "./client.ts";
+import type { ClientOptions } from "./client_options.ts";
+
+/** The status after a close, and the delay of the next attempt: the longest is 30 s. */
+type Next = "closed" | "refused" | "usual" | "longest" | "fresh";
+
+/** What follows each close code: as the answer to an attempt, and in a session. */
+const CLOSES: Readonly<Record<keyof typeof CloseCode, readonly [attempt: Next, session: Next]>> = {
+  normal: ["closed", "closed"],
+  goingAway: ["usual", "usual"],
+  abnormal: ["usual", "usual"],
+  malformed: ["refused", "longest"],
+  unauthenticated: ["refused", "usual"],
+  forbidden: ["refused", "refused"],
+  notFound: ["longest", "longest"],
+  timedOut: ["usual", "usual"],
+  tooLarge: ["usual", "usual"],
+  tooMany: ["usual", "usual"],
+  handlerFailed: ["usual", "usual"],
+  draining: ["usual", "usual"],
+  queueFull: ["usual", "usual"],
+};
+
+/** Codes of applications and of foreign peers. */
+const OTHERS = [1, 1000, 1002, 1011, 3000, 4000, 4402, 4410, 4499, 4999];
+
+/** What follows an HTTP status of a refusal: all others count as a server that is away. */
+const STATUSES: Readonly<Record<number, Next>> = {
+  400: "refused",
+  401: "refused",
+  403: "refused",
+  404: "longest",
+};
+
+const TOKEN: ClientOptions = { token: () => undefined };
+
+/** Names what follows, by the status of a client whose delays are half of the drawn bound. */
+function nextOf(client: Client): Next {
+  const { current } = client.status;
+  if (current.name === "refused" || current.name === "closed") return current.name;
+  assert(current.name === "reconnecting", current.name);
+  if (current.delayMs === 30_000) return "longest";
+  return current.delayMs === 250 ? "usual" : "fresh";
+}
+
+Deno.test("Client is refused by an application's own no alone: every close code, every end, every time", async () => {
+  using _time = new FakeTime();
+  const all = Object.entries(CLOSES).map(([name, next]) =>
+    [CloseCode[name as keyof typeof CloseCode], ...next] as const
+  );
+  const others = OTHERS.map((code) => [code, "usual", "usual"] as const);
+  for (const [code, attempt, session] of [...all, ...others]) {
+    for (const options of [{}, TOKEN, { token: "t" }]) {
+      const isFunction = options === TOKEN;
+      const network = new Network();
+      network.answers.push(network.refuse(code));
+      await using client = network.client(options);
+      await turns(12);
+      const isFresh = isFunction && code === CloseCode.unauthenticated;
+      assertEquals(nextOf(client), isFresh ? "fresh" : attempt, `${code} to an attempt`);
+    }
+    const network = new Network();
+    await using client = network.client();
+    assertEquals(await settled(client), "connected");
+    network.pairs[0]!.server.close({ closeCode: code });
+    await turns();
+    assertEquals(nextOf(client), session, `${code} in a session`);
+    const { current } = client.status;
+    const kind = current.name === "reconnecting" ? current.cause.kind : undefined;
+    assertEquals(kind, code === CloseCode.draining ? "unavailable" : undefined, `${code}`);
+  }
+});
+
+Deno.test("Client is refused by the statuses 400, 401 and 403 alone, and comes back after all others", async () => {
+  using _time = new FakeTime();
+  for (let status = 400; status < 600; status++) {
+    const network = new Network();
+    network.answers.push(() => {
+      throw new ConnectionError("No", { status });
+    });
+    await using client = network.client();
+    await turns();
+    assertEquals(nextOf(client), STATUSES[status] ?? "usual", `${status}`);
+    const { current } = client.status;
+    assert("cause" in current && current.cause.code === 4000 + status);
+    const kind = current.name === "reconnecting" ? current.cause.kind : undefined;
+    assertEquals(kind, status === 503 ? "unavailable" : undefined, `${status}`);
+  }
+});
+
+Deno.test("Client rests after a final close of its own, and tries again after an invalid server", async () => {
+  using _time = new FakeTime();
+  for (
+    const [code, next] of [
+      [CloseCode.normal, "closed"],
+      [CloseCode.unauthenticated, "refused"],
+      [CloseCode.forbidden, "refused"],
+      [CloseCode.notFound, "refused"],
+      [CloseCode.malformed, "longest"],
+      [CloseCode.draining, "usual"],
+    ] as const
+  ) {
+    const network = new Network();
+    await using client = network.client(TOKEN);
+    const session = await client.whenConnected();
+    await session.close({ code, reason: "enough" });
+    await turns();
+    assertEquals(nextOf(client), next, `${code}`);
+    const { current } = client.status;
+    assert("cause" in current && current.cause.by === "local");
+    assertEquals("kind" in current.cause, false);
+  }
+});
+
+/** A network with a service of topics, and a client that was refused with a loop of each kind. */
+async function refused(options: ClientOptions = {}) {
+  const asked: string[] = [];
+  const network = new Network({
+    services: new RequestService(platformRuntime(), {
+      subscribe: (_session, topic) => (asked.push(topic), {}),
+    }),
+    onMessage: ({ data }) => void asked.push(String(data)),
+  });
+  network.answers.push(network.nobody, network.refuse(4403));
+  const client = network.client({ outbox: { maxMessages: 2 }, ...options });
+  const topic = client.subscribe("a");
+  const settledBy: string[] = [];
+  const note = (name: string, wait: Promise<unknown>) =>
+    void wait.then(() => settledBy.push(`${name} ended`), () => settledBy.push(`${name} failed`));
+  note("loop", Array.fromAsync(client));
+  note("topic", Array.fromAsync(topic));
+  note("ready", topic.ready);
+  note("request", client.request("a"));
+  note("resend", client.request("a", 1, { resend: true, timeoutMs: Infinity }));
+  note("connected", client.whenConnected());
+  client.send("say", "first");
+  assertEquals(await settled(client), "reconnecting");
+  client.retryNow();
+  await turns();
+  assertEquals(client.status.current.name, "refused");
+  return { network, client, topic, asked, settledBy };
+}
+
+Deno.test("Client keeps subscriptions, loops and its outbox while refused, idle and bounded", async () => {
+  using time = new FakeTime();
+  const { network, client, topic, asked, settledBy } = await refused();
+  await using _ = client;
+  assertEquals(settledBy.splice(0).sort(), ["connected failed", "request failed", "resend failed"]);
+  await time.tickAsync(86_400_000);
+  assertEquals(network.dials.length, 2, "no attempt of its own");
+  client.send("say", "second");
+  assertThrows(() => client.send("say", "third"), QueueFullError);
+  const other = client.subscribe("b");
+  for (const wait of [() => client.whenConnected(), () => client.request("a")]) {
+    const error = await assertRejects(wait, SessionClosedError, "the client is refused by memory:");
+    assertEquals(error.info?.code, 4403);
+  }
+  client.retryNow();
+  assertEquals(client.status.current.name, "connecting");
+  await client.whenConnected();
+  await turns();
+  assertEquals([topic, other].map(({ status }) => status.current), ["subscribed", "subscribed"]);
+  assertEquals(asked.sort(), ["a", "b", "first", "second"]);
+  assertEquals(settledBy.splice(0), ["ready ended"]);
+});
+
+Deno.test("Client.retryNow() rests again after another refusal, and close() ends everything", async () => {
+  using _time = new FakeTime();
+  const { network, client, settledBy } = await refused();
+  network.answers.push(network.refuse(4403));
+  client.retryNow();
+  await turns();
+  assertEquals([client.status.current.name, network.dials.length], ["refused", 3]);
+  settledBy.splice(0);
+  await client.close();
+  assertEquals(await client.closed, { code: 0, reason: "", by: "local" });
+  assertEquals(client.status.current.name, "closed");
+  await turns();
+  assertEquals(settledBy.sort(), ["loop ended", "ready failed", "topic ended"]);
+  client.retryNow();
+  await turns();
+  assertEquals(network.dials.length, 3);
+});
+
+Deno.test("Client with endsOnRefusal ends at once, and rejects all that waits", async () => {
+  using _time = new FakeTime();
+  const network = new Network();
+  network.answers.push(network.nobody, network.refuse(4403));
+  await using client = network.client({ endsOnRefusal: true, delivery: "at-least-once" });
+  await using topic = client.subscribe("a");
+  const waiting = [
+    Array.fromAsync(client),
+    Array.fromAsync(topic),
+    client.request("a"),
+    client.request("a", 1, { resend: true, timeoutMs: Infinity }),
+    client.publish("a"),
+    client.whenConnected(),
+    topic.ready,
+  ].map((wait) => assertRejects(() => wait, SessionClosedError, "(4403 No, by remote)"));
+  assertEquals(await settled(client), "reconnecting");
+  client.retryNow();
+  await Promise.all(waiting);
+  assertEquals(await client.closed, { code: 4403, reason: "No", by: "remote" });
+  assertEquals([client.status.current.name, client.status.isEnded], ["refused", true]);
+  assertThrows(() => client.send("a"), SessionClosedError, "4403 No");
+  assertThrows(() => client.subscribe("a"), SessionClosedError, "refused");
+});
+
+Deno.test("Client that the server closed normally ends, and its loops end without an error", async () => {
+  const network = new Network();
+  network.answers.push(network.refuse(0));
+  await using client = network.client();
+  assertEquals(await settled(client), "closed");
+  assertEquals(await Array.fromAsync(client), []);
+  for (const call of [() => client.send("a"), () => client.subscribe("a")]) {
+    assertThrows(call, SessionClosedError, "closed");
+  }
+});
+
+Deno.test("Client makes one more attempt with a fresh token after 4401, at the first attempt and later", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  let asked = 0;
+  network.answers.push(network.refuse(4401), () => network.accept());
+  await using client = network.client({ token: () => void asked++ });
+  await turns();
+  assertEquals(nextOf(client), "fresh");
+  const { current } = client.status;
+  assert(current.name === "reconnecting" && current.delayMs >= 500 && current.delayMs <= 1_500);
+  await time.tickAsync(1_500);
+  assertEquals([await settled(client), asked], ["connected", 2]);
+  await time.tickAsync(5_000);
+  network.answers.push(network.refuse(4401), network.refuse(4401));
+  network.cut();
+  await turns();
+  await time.tickAsync(250);
+  await turns();
+  assertEquals([nextOf(client), asked], ["fresh", 3]);
+  await time.tickAsync(1_500);
+  assertEquals([await settled(client), asked], ["refused", 4]);
+});
+
+Deno.test("Client that was refused with 4401 tries a fresh token when it wakes up or comes back online", async () => {
+  using time = new FakeTime();
+  for (
+    const [options, code, dials] of [
+      [TOKEN, 4401, 3],
+      [TOKEN, 4403, 1],
+      [{ token: "t" }, 4401, 1],
+      [{}, 4401, 1],
+    ] as const
+  ) {
+    const network = new Network();
+    network.answers.push(...Array.from({ length: 2 }, () => network.refuse(code)));
+    await using client = network.client(options);
+    await turns(12);
+    await time.tickAsync(1_500);
+    assertEquals(await settled(client), "refused");
+    dispatchEvent(new Event("online"));
+    await turns();
+    assertEquals(network.dials.length, dials, `${code}`);
+    assertEquals(client.status.current.name, dials === 3 ? "connected" : "refused");
+  }
+});
+
+Deno.test("Client takes null as no token, as undefined", async () => {
+  for (const token of [null, undefined, () => null, () => Promise.resolve(undefined)]) {
+    const network = new Network();
+    await using client = network.client({ token });
+    assertEquals(await settled(client), "connected", String(token));
+    assertEquals(network.dials[0]?.protocols, ["skein.1"]);
+  }
+});
+
+Deno.test("Client waits an hour at most because a server said so", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  await using client = network.client();
+  assertEquals(await settled(client), "connected");
+  network.last.goAway({ retryAfterMs: 30 * 86_400_000, reason: "Seconds, not milliseconds" });
+  await turns();
+  void network.last.close({ code: 4503 });
+  await turns();
+  const { current } = client.status;
+  assert(current.name === "reconnecting" && current.delayMs === 3_600_000);
+  await time.tickAsync(3_600_000);
+  assertEquals(await settled(client), "connected");
+});

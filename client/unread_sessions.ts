@@ -1,0 +1,94 @@
+/** Sessions whose messages a loop over the client has yet to read; loads with the first loop. */
+import { CloseCode, QueueFullError } from "../errors.ts";
+import { internals, type Session } from "../session/session.ts";
+
+/**
+ * Most sessions with messages that wait for a slow reader; each session has a bounded receive
+ * queue.
+ */
+export const MAX_UNREAD_SESSIONS = 8;
+
+/** Queue of unread sessions, from the first loop on: a client without a loop keeps no session. */
+export class UnreadSessions {
+  /** Each session with the number of messages that the session had discarded when added. */
+  #sessions: Map<Session, number> | undefined;
+  #isGap = false;
+
+  /** Begins the first loop with the sessions since its start. */
+  constructor(sessions: Iterable<Session>) {
+    this.#sessions = new Map();
+    for (const session of sessions) this.add(session);
+  }
+
+  /** Number of sessions left to read, plus one for a gap. */
+  get size(): number {
+    return (this.#sessions?.size ?? 0) + Number(this.#isGap);
+  }
+
+  /** Begins a loop; after a gap, with the current session. */
+  begin(current: Session | undefined): void {
+    if (this.#sessions !== undefined) return;
+    this.#sessions = new Map();
+    if (current !== undefined) this.add(current);
+  }
+
+  /** Adds a session. */
+  add(session: Session): void {
+    const sessions = this.#sessions;
+    if (sessions === undefined) return;
+    // Removes ended sessions that have neither a message left nor a gap to report.
+    for (const old of sessions.keys()) {
+      if (old.isClosed && old.stats.waitingMessages === 0 && !this.#misses(old)) {
+        sessions.delete(old);
+      }
+    }
+    if (sessions.size >= MAX_UNREAD_SESSIONS) this.#isGap = true;
+    else if (!this.#isGap) sessions.set(session, session.stats.unreadMessages);
+  }
+
+  /**
+   * Returns the session to read next.
+   *
+   * @throws {QueueFullError} Once, in the place of missing messages.
+   */
+  next(): Session | undefined {
+    const [session] = this.#sessions!.keys();
+    if (session === undefined) {
+      if (!this.#isGap) return undefined;
+      // The next loop begins with the session that is current at that time.
+      this.#isGap = false;
+      this.#sessions = undefined;
+      throw behind(`${MAX_UNREAD_SESSIONS} sessions wait to be read`);
+    }
+    const { unreadMessages } = session.stats;
+    if (unreadMessages > this.#sessions!.get(session)!) {
+      this.#sessions!.set(session, unreadMessages);
+      throw behind("its receive queue was full");
+    }
+    return session;
+  }
+
+  /**
+   * Removes a session that was read to the end.
+   *
+   * @throws {QueueFullError} If the session closed because the reader was too slow.
+   */
+  done(session: Session): void {
+    this.#sessions?.delete(session);
+    if (isLagged(session)) throw behind("its receive queue was full");
+  }
+
+  #misses(session: Session): boolean {
+    return isLagged(session) || session.stats.unreadMessages > this.#sessions!.get(session)!;
+  }
+}
+
+/** Tells if a session closed because of a slow reader, and discarded the waiting messages. */
+function isLagged(session: Session): boolean {
+  const { info } = session[internals];
+  return info?.code === CloseCode.queueFull && info.by === "local" && info.error === undefined;
+}
+
+function behind(why: string): QueueFullError {
+  return new QueueFullError(`Cannot keep up: the loop over the client fell behind, and ${why}`);
+}
