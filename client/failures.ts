@@ -4,7 +4,7 @@ import { report, type SessionSettings } from "../session/settings.ts";
 import { absoluteUrl } from "../transport/url.ts";
 
 /**
- * What a client does after the end of a session or attempt: it ends, rests as `refused`, or tries
+ * Reaction of a client to the end of a session or attempt: it ends, rests as `refused`, or tries
  * again after its usual delay, after the longest delay, or soon with a fresh token.
  */
 export type Verdict = "closed" | "refused" | "usual" | "longest" | "fresh-token";

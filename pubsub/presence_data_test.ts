@@ -2,6 +2,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../errors.ts";
 import type { PresenceMember, PresenceNotice } from "../session/wire/presence_notice.ts";
+import { MOVED } from "../session/wire/recovery.ts";
 import { utf8Length } from "../session/wire/utf8.ts";
 import type { Peer } from "./_peers_test.ts";
 import { Bench } from "./_rooms_bench_test.ts";
@@ -118,18 +119,18 @@ Deno.test("Rooms keeps the data of an absent user within the grace, until a sess
   bench.rooms.join(ann.session, "chat");
   bench.rooms.join(bob.session, "chat", { data: "old" });
   await pass(bench, 100);
-  bench.rooms.leave(bob.session, "chat");
+  bench.topics.unsubscribe(bob.session, "chat", { code: MOVED });
   await pass(bench, 100);
   assertEquals(dataOf(bench, "bob"), "old");
   bench.rooms.join(back.session, "chat", { data: "old" });
   await pass(bench, 100);
   // The same data with the join: no member gets a notice.
   assertEquals(told(ann), ["members ann:-", "join bob:old"]);
-  bench.rooms.leave(back.session, "chat");
+  bench.topics.unsubscribe(back.session, "chat", { code: MOVED });
   await pass(bench, 100);
   bench.rooms.join(bob.session, "chat", { data: "new" });
   await pass(bench, 100);
-  bench.rooms.leave(bob.session, "chat");
+  bench.topics.unsubscribe(bob.session, "chat", { code: MOVED });
   bench.rooms.update(bob.session, "chat");
   bench.rooms.join(bob.session, "chat");
   await pass(bench, 100);
@@ -167,7 +168,7 @@ Deno.test("Rooms tells of updates at once, and at most twenty times a second, th
   // Data that waited for the next interval is sent before later joins and leaves.
   bench.rooms.update(bob.session, "chat", { data: "a" });
   bench.rooms.update(bob.session, "chat", { data: "b" });
-  bench.rooms.leave(bob.session, "chat");
+  bench.topics.unsubscribe(bob.session, "chat", { code: MOVED });
   await pass(bench, 2_000);
   assertEquals(told(ann), ["update bob:a", "update bob:b", "leave bob"]);
 });

@@ -104,10 +104,11 @@ export interface SubscribeOptions extends HistoryOptions {
    */
   readonly isRequested?: boolean;
   /**
-   * Called after the session was unsubscribed, by any call. Not called when the session ends. A later
-   * call of `subscribe` with another `onLeft` replaces this one.
+   * Called with the code of {@linkcode UnsubscribeOptions} after the session was unsubscribed, by any
+   * call. Not called when the session ends. A later call of `subscribe` with another `onLeft`
+   * replaces this one.
    */
-  readonly onLeft?: (() => void) | undefined;
+  readonly onLeft?: ((code: string) => void) | undefined;
 }
 
 /** Code and reason for the client of a session that is unsubscribed. */
@@ -233,7 +234,7 @@ interface Membership {
   /** True if the client asked for the topic, and the application did not. */
   isRequested: boolean;
   /** Called after the session was unsubscribed. */
-  onLeft: (() => void) | undefined;
+  onLeft: ((code: string) => void) | undefined;
   /** Sends the answer at once, if the answer waits for the end of the current step. */
   answer: (() => void) | undefined;
 }
@@ -478,7 +479,7 @@ export class Topics implements AsyncDisposable {
     if (!isSilent && core.joins) {
       core.post({ unsubscribed: topic, code, reason: cutReason(reason, MAX_REASON_BYTES) });
     }
-    membership.onLeft?.();
+    membership.onLeft?.(code);
     return true;
   }
 

@@ -198,22 +198,28 @@ export class Presence implements Disposable {
    *
    * @param session Any session.
    * @param topic The topic; left out, the session leaves all topics and goes offline.
+   * @param options With `isFinal`, a user without other sessions leaves the topic at once, without
+   * the grace.
    * @returns True if the session was present.
    */
-  leave(session: Session, topic?: string): boolean {
+  leave(
+    session: Session,
+    topic?: string,
+    { isFinal = false }: { readonly isFinal?: boolean } = {},
+  ): boolean {
     const visit = this.#visits.get(session);
     if (visit === undefined) return false;
     if (topic !== undefined) {
       const userPresence = visit.presences.get(topic);
       if (userPresence === undefined) return false;
       visit.presences.delete(topic);
-      this.#scopes.depart(userPresence, session);
+      this.#scopes.depart(userPresence, session, !isFinal);
     } else {
       this.#visits.delete(session);
       const [online, ...presences] = visit.presences.values();
-      for (const userPresence of presences) this.#scopes.depart(userPresence, session);
+      for (const userPresence of presences) this.#scopes.depart(userPresence, session, true);
       // Offline comes last: every user in a topic is online.
-      this.#scopes.depart(online!, session);
+      this.#scopes.depart(online!, session, true);
     }
     this.#tell();
     return true;

@@ -479,15 +479,21 @@ export class PresenceScopes implements Disposable {
     this.#refresh(presence);
   }
 
-  /** Removes a connection of a user. */
-  depart(presence: UserPresence, session: Session): void {
+  /**
+   * Removes a connection of a user.
+   *
+   * @param presence The presence of the user.
+   * @param session The session that had the connection.
+   * @param isLoss True if the user may come back within the grace, false after a leave on purpose.
+   */
+  depart(presence: UserPresence, session: Session, isLoss: boolean): void {
     const here = presence.here!;
     here.connections--;
     presence.dropData(session);
     if (here.connections === 0) {
       here.lastSeenAt = this.#runtime.now();
       presence.last = here;
-      if (this.#graceMs === 0) return this.#end(here);
+      if (this.#graceMs === 0 || !isLoss) return this.#end(here);
       this.#grace.add(here);
     }
     presence.share();

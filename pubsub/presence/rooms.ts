@@ -1,6 +1,7 @@
 /** Rooms: topics with presence. */
 import { QueueFullError } from "../../errors.ts";
 import { PRESENCE_PREFIX, type PresenceMember } from "../../session/wire/presence_notice.ts";
+import { MOVED } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { checkTopic } from "../../session/wire/envelope.ts";
 import { TopicRouter } from "../../session/wire/topic_pattern.ts";
@@ -58,6 +59,7 @@ export interface RoomsOptions {
  * - **Data:** a session may be present with data, which `members`, `join` and `update` notices
  *   carry. {@linkcode Presence} says which data stands for a user with several sessions. In a small
  *   room members get an update at once, and at most 20 updates a second.
+ * - **Leave:** a user whose last session unsubscribes leaves at once.
  * - **Close:** a session that closes leaves all rooms; members get the leave when the grace is over.
  * - **Large rooms:** above 100 users, changes are gathered for up to a second into one notice. A
  *   session that joins gets the list with the next notice, in parts if long; see
@@ -162,7 +164,7 @@ export class Rooms implements Disposable {
     const isNew = this.#topics.subscribe(session, room, {
       ...options,
       // Members are subscribed: the end of the subscription ends the membership.
-      onLeft: () => this.#left(session, room),
+      onLeft: (code) => this.#left(session, room, code),
     });
     if (this.isMember(session, room)) return false;
     const known = this.#rooms.get(room) ?? this.#open(room);
@@ -314,10 +316,11 @@ export class Rooms implements Disposable {
     return room;
   }
 
-  #left(session: Session, room: string): void {
+  #left(session: Session, room: string, code: string): void {
     if (!this.#roomsOf.get(session)?.delete(room)) return;
     this.#forget(session, room);
-    this.#presence.leave(session, room);
+    // A client that moves may come back to the room in its next session.
+    this.#presence.leave(session, room, { isFinal: code !== MOVED });
   }
 
   #forget(session: Session, name: string): void {

@@ -1,6 +1,14 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../../errors.ts";
+import { MOVED } from "../../session/wire/recovery.ts";
+import type { Peer } from "../_peers_test.ts";
 import { Bench, heard } from "../_rooms_bench_test.ts";
+
+async function pass({ time, peers }: Bench, ms: number): Promise<void> {
+  time.tick(ms);
+  await peers.endTurn();
+  await peers.endTurn();
+}
 
 Deno.test("Rooms.join() sends the joiner the members, and the others the joiner", async () => {
   await using bench = new Bench();
@@ -128,6 +136,54 @@ Deno.test("Rooms tells of a leave after the grace, with when the user was last s
   const notice = { type: "leave", user: "ada", at: 1_100, lastSeenAt: 100 };
   assertEquals(bob.take(), [["presence:chat", notice]]);
   assertEquals(rooms.roomsOf(ada.session), []);
+});
+
+Deno.test("Rooms tells of a leave at once if the last session of the user unsubscribes, by either end", async () => {
+  const ways = {
+    "Rooms.leave()": (bench: Bench, peer: Peer) => bench.rooms.leave(peer.session, "chat"),
+    "a request of the client": (bench: Bench, peer: Peer) =>
+      bench.topics.unsubscribe(peer.session, "chat", { isSilent: true }),
+    "a ban": (bench: Bench, peer: Peer) =>
+      bench.topics.unsubscribe(peer.session, "chat", { code: "banned" }),
+  };
+  for (const [way, leave] of Object.entries(ways)) {
+    await using bench = new Bench({ graceMs: 60_000 });
+    const [ann, tab1, tab2] = [
+      await bench.connect("ann"),
+      await bench.connect("bob"),
+      await bench.connect("bob"),
+    ];
+    for (const { session } of [ann, tab1, tab2]) bench.rooms.join(session, "chat");
+    await pass(bench, 100);
+    heard(ann);
+    leave(bench, tab1);
+    await pass(bench, 100);
+    assertEquals(heard(ann), [], way);
+    leave(bench, tab2);
+    await pass(bench, 0);
+    assertEquals(heard(ann), ["leave bob"], way);
+    assertEquals(bench.presence.isOnline("bob"), true, "still online");
+  }
+});
+
+Deno.test("Rooms keeps the user of a session that moves or closes for the grace", async () => {
+  const ways = {
+    move: (bench: Bench, peer: Peer) =>
+      bench.topics.unsubscribe(peer.session, "chat", { code: MOVED }),
+    close: (_bench: Bench, peer: Peer) => peer.session.close(),
+  };
+  for (const [way, leave] of Object.entries(ways)) {
+    await using bench = new Bench({ graceMs: 1_000 });
+    const [ann, bob] = [await bench.connect("ann"), await bench.connect("bob")];
+    for (const { session } of [ann, bob]) bench.rooms.join(session, "chat");
+    await pass(bench, 100);
+    heard(ann);
+    void leave(bench, bob);
+    await pass(bench, 900);
+    assertEquals(heard(ann), [], way);
+    await pass(bench, 100);
+    assertEquals(heard(ann), ["leave bob"], way);
+  }
 });
 
 Deno.test("Rooms tells of neither leave nor join when a user comes back within the grace", async () => {
