@@ -11,7 +11,7 @@ import type { ClientOptions } from "./client_options.ts";
 /** The status after a close, and the delay of the next attempt: the longest is 30 s. */
 type Next = "closed" | "refused" | "usual" | "longest" | "fresh";
 
-/** What follows each close code: as the answer to an attempt, and in a session. */
+/** The next status after each close code: as the answer to an attempt, and in a session. */
 const CLOSES: Readonly<Record<keyof typeof CloseCode, readonly [attempt: Next, session: Next]>> = {
   normal: ["closed", "closed"],
   goingAway: ["usual", "usual"],
@@ -31,7 +31,7 @@ const CLOSES: Readonly<Record<keyof typeof CloseCode, readonly [attempt: Next, s
 /** Codes of applications and of foreign peers. */
 const OTHERS = [1, 1000, 1002, 1011, 3000, 4000, 4402, 4410, 4499, 4999];
 
-/** What follows an HTTP status of a refusal: all others count as a server that is away. */
+/** The next status after an HTTP status of a refusal; all others count as a server that is away. */
 const STATUSES: Readonly<Record<number, Next>> = {
   400: "refused",
   401: "refused",

@@ -179,6 +179,7 @@ Deno.test("Rooms keeps the user of a session that moves or closes for the grace"
     await pass(bench, 100);
     heard(ann);
     void leave(bench, bob);
+    await pass(bench, 0);
     await pass(bench, 900);
     assertEquals(heard(ann), [], way);
     await pass(bench, 100);
