@@ -1,0 +1,103 @@
+/**
+ * A server in a process of its own that ends in a given way: the program of the table of crashes.
+ *
+ * Prints a line of JSON once the server listens. The argument is a {@linkcode CrashConfig} in JSON.
+ *
+ * @module
+ */
+import type { CertificateHash } from "../client.ts";
+import { serve } from "../mod.ts";
+import { listenMoq, LiveTrack, TrackMux } from "../pubsub/moq/mod.ts";
+import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
+
+/** Settings of the server. */
+export interface CrashConfig {
+  /** Port of the server, the same after a restart. */
+  readonly port: number;
+  /** Kind of server. */
+  readonly kind: "default" | "hardened" | "moq";
+  /** File of the histories. */
+  readonly database: string;
+  /** File with the client's module, for pages. */
+  readonly script?: string;
+  /** True if the process waits for the name of its end on stdin. */
+  readonly takesOrders: boolean;
+}
+
+/** Line that the server prints. */
+export interface CrashReport {
+  /** Name of this run: the payload of its publication. */
+  readonly run: string;
+  /** Hashes of the certificate, in hex. */
+  readonly hashes: readonly string[];
+}
+
+/** Ends of a process from within. */
+const ENDS: Readonly<Record<string, () => void>> = {
+  throw: () => {
+    throw new Error("a bug of the application");
+  },
+  reject: () => void Promise.reject(new Error("a bug of the application")),
+  "exit 0": () => Deno.exit(0),
+  "exit 1": () => Deno.exit(1),
+};
+
+const HTML = `<!doctype html><title>Page</title><script type="module">
+import * as skein from "/client.js";
+globalThis.skein = skein;
+</script>`;
+
+/** Serves sessions, and publishes the name of this run in a history that survives the process. */
+async function serveSessions(
+  { port, kind, database, script }: CrashConfig,
+  run: string,
+): Promise<readonly CertificateHash[]> {
+  const server = serve({
+    port,
+    hostname: "127.0.0.1",
+    onListen() {},
+    broker: await SqliteBroker.open(database),
+    history: { runs: {} },
+    authorize: () => true,
+    ...(kind === "hardened" ? { webSocket: hardenedWebSocket() } : {}),
+    fetch(request) {
+      const isScript = new URL(request.url).pathname === "/client.js";
+      if (!isScript) return new Response(HTML, { headers: { "content-type": "text/html" } });
+      const headers = { "content-type": "text/javascript" };
+      return new Response(Deno.readTextFileSync(script!), { headers });
+    },
+  });
+  await server.publish("runs", run);
+  return server.certificateHashes;
+}
+
+/** Serves a track of MoQ over raw QUIC, whose only frame is the name of this run. */
+function serveTrack({ port }: CrashConfig, run: string): readonly CertificateHash[] {
+  const live = new LiveTrack();
+  const group = live.openGroup();
+  group.writeFrame(new TextEncoder().encode(run));
+  group.close();
+  const mux = new TrackMux();
+  mux.publish("/runs", (track) => live.serve(track));
+  const authorize = () => true;
+  return listenMoq({ port, hostname: "127.0.0.1", mux, authorize }).certificateHashes;
+}
+
+/** Ends the process as the first line of stdin says. */
+async function takeOrder(): Promise<void> {
+  let text = "";
+  for await (const chunk of Deno.stdin.readable.pipeThrough(new TextDecoderStream())) {
+    text += chunk;
+    if (text.endsWith("\n")) setTimeout(ENDS[text.trim()]!);
+  }
+}
+
+if (import.meta.main) {
+  const config: CrashConfig = JSON.parse(Deno.args[0]!);
+  const run = crypto.randomUUID();
+  const hashes = config.kind === "moq" ? serveTrack(config, run) : await serveSessions(config, run);
+  const hex = hashes.map(({ value }) => new Uint8Array(value as ArrayBuffer).toHex());
+  console.log(JSON.stringify({ run, hashes: hex } satisfies CrashReport));
+  if (config.takesOrders) void takeOrder();
+}

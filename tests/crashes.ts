@@ -1,0 +1,121 @@
+/**
+ * Servers that crash: each way in which a process ends without a goodbye, for the tables of crashes.
+ *
+ * @module
+ */
+import type { CrashConfig, CrashReport } from "./crash_server.ts";
+import { lowPort } from "./ports.ts";
+import { TextLineStream } from "./soak/lines.ts";
+
+/** Ways in which a server ends; each but `--watch` is followed by a new process. */
+export const CRASHES = [
+  "throw",
+  "reject",
+  "exit 0",
+  "exit 1",
+  "SIGTERM",
+  "SIGKILL",
+  "--watch",
+] as const;
+
+/** A way in which a server ends. */
+export type Crash = typeof CRASHES[number];
+
+const PROGRAM = new URL("./crash_server.ts", import.meta.url).href;
+
+/** A server in a process that crashes in one way, and starts again on the same port. */
+export class CrashingServer implements AsyncDisposable {
+  /** The port. */
+  readonly port: number = lowPort();
+  readonly #way: Crash;
+  readonly #options: Pick<CrashConfig, "kind" | "script">;
+  readonly #folder: string = Deno.makeTempDirSync();
+  #child: Deno.ChildProcess | undefined;
+  #lines: ReadableStreamDefaultReader<string> | undefined;
+
+  private constructor(way: Crash, options: Pick<CrashConfig, "kind" | "script">) {
+    this.#way = way;
+    this.#options = options;
+  }
+
+  /** Starts a server; resolves once it listens. */
+  static async start(
+    way: Crash,
+    options: Pick<CrashConfig, "kind" | "script">,
+  ): Promise<{ readonly server: CrashingServer; readonly report: CrashReport }> {
+    const server = new CrashingServer(way, options);
+    Deno.writeTextFileSync(server.#watched, "");
+    return { server, report: await server.#start() };
+  }
+
+  /** Ends the server in its way, and starts the next one; resolves once that one listens. */
+  async crash(): Promise<CrashReport> {
+    const child = this.#child!;
+    if (this.#way === "--watch") {
+      await Deno.writeTextFile(this.#watched, "changed");
+      return await this.#report();
+    }
+    if (this.#way === "SIGTERM" || this.#way === "SIGKILL") child.kill(this.#way);
+    else await tell(child, this.#way);
+    await this.#end();
+    return await this.#start();
+  }
+
+  /** Kills the server. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      this.#child?.kill("SIGKILL");
+    } catch {
+      // The process has ended.
+    }
+    await this.#end();
+    await Deno.remove(this.#folder, { recursive: true });
+  }
+
+  get #watched(): string {
+    return `${this.#folder}/watched`;
+  }
+
+  async #start(): Promise<CrashReport> {
+    const isWatched = this.#way === "--watch";
+    const watch = isWatched ? [`--watch=${this.#watched}`, "--no-clear-screen"] : [];
+    const config: CrashConfig = {
+      ...this.#options,
+      port: this.port,
+      database: `${this.#folder}/histories.db`,
+      takesOrders: !isWatched,
+    };
+    const child = this.#child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", ...watch, PROGRAM, JSON.stringify(config)],
+      env: { NO_COLOR: "1" },
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "null", // The errors of the crashes.
+    }).spawn();
+    this.#lines = child.stdout.pipeThrough(new TextDecoderStream())
+      .pipeThrough(new TextLineStream()).getReader();
+    return await this.#report();
+  }
+
+  async #report(): Promise<CrashReport> {
+    const { value } = await this.#lines!.read();
+    if (value === undefined) throw new Error("Cannot start server: the process ended");
+    return JSON.parse(value);
+  }
+
+  /** Waits for the end of the process, and releases its pipes. */
+  async #end(): Promise<void> {
+    const child = this.#child;
+    if (child === undefined) return;
+    this.#child = undefined;
+    await child.status;
+    await this.#lines!.cancel();
+    await child.stdin.abort().catch(() => {});
+  }
+}
+
+async function tell(child: Deno.ChildProcess, order: string): Promise<void> {
+  const writer = child.stdin.getWriter();
+  await writer.write(new TextEncoder().encode(`${order}\n`));
+  writer.releaseLock();
+}

@@ -1,0 +1,77 @@
+/** Clients whose server crashes, on every transport: each comes back, with its subscriptions. */
+import { assert, assertEquals } from "@std/assert";
+import { connect, type Recovery } from "../../mod.ts";
+import { connectMoq } from "../../pubsub/moq/mod.ts";
+import { type Crash, CRASHES, CrashingServer } from "../crashes.ts";
+
+/** Clients, by the server's kind and the transport of the client. */
+const CLIENTS = [
+  { name: "WebTransport", kind: "default", transport: "webtransport" },
+  { name: "WebSocket on Deno's engine", kind: "default", transport: "websocket" },
+  { name: "WebSocket on the hardened engine", kind: "hardened", transport: "websocket" },
+  { name: "HTTP", kind: "default", transport: "http" },
+] as const;
+
+const backoff = { firstDelayMs: 50, maxDelayMs: 500 };
+
+/** Runs all ways at once: a client may need its idle timeout to notice a crash. */
+async function forEachCrash(check: (way: Crash) => Promise<void>): Promise<void> {
+  const results = await Promise.allSettled(CRASHES.map(check));
+  const failures = results.flatMap((result, i) =>
+    result.status === "rejected" ? [`${CRASHES[i]}: ${result.reason?.stack}`] : []
+  );
+  assertEquals(failures, []);
+}
+
+for (const { name, kind, transport } of CLIENTS) {
+  Deno.test(`Client over ${name} comes back after each crash of its server, with its subscription`, async () => {
+    await forEachCrash(async (way) => {
+      const { server, report: first } = await CrashingServer.start(way, { kind });
+      await using _server = server;
+      const url = `ws://127.0.0.1:${server.port}/`;
+      const transports = [transport];
+      await using client = connect(url, { transports, backoff, onError() {} });
+      const recoveries: Recovery[] = [];
+      const runs = client.subscribe("runs", {
+        last: 1,
+        onRecovery: (recovery) => void recoveries.push(recovery),
+      });
+      const next = async () => (await reader.next()).value?.data;
+      const reader = runs[Symbol.asyncIterator]();
+      assertEquals(await next(), first.run);
+      const second = await server.crash();
+      assertEquals(await next(), second.run);
+      assertEquals(recoveries.map(({ recovered }) => recovered), [true]);
+      const session = await client.whenConnected();
+      assertEquals(session.transport, transport);
+      await client.publish("runs", "more");
+      assertEquals(await next(), "more");
+      await reader.return?.();
+    });
+  });
+}
+
+Deno.test("MoqClient over raw QUIC comes back after each crash of its server, with its subscription", async () => {
+  await forEachCrash(async (way) => {
+    const { server, report: first } = await CrashingServer.start(way, { kind: "moq" });
+    await using _server = server;
+    await using client = connectMoq(`moqt://127.0.0.1:${server.port}/`, {
+      serverCertificateHashes: first.hashes.map((hash) => ({
+        algorithm: "sha-256",
+        value: Uint8Array.fromHex(hash),
+      })),
+      retry: backoff,
+    });
+    const track = client.subscribe("/runs", "run");
+    const groups = track[Symbol.asyncIterator]();
+    const next = async () => {
+      const { value: group } = await groups.next();
+      assert(group !== undefined);
+      for await (const frame of group) return new TextDecoder().decode(frame);
+    };
+    assertEquals(await next(), first.run);
+    const second = await server.crash();
+    assertEquals(await next(), second.run);
+    track.close();
+  });
+});
