@@ -4,7 +4,8 @@ import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { startTimer, within } from "../../../base/wait.ts";
 import { textOf } from "../../../base/error_text.ts";
 import { describe } from "../../../base/error_text.ts";
-import type { Connection } from "../../../transport/connection.ts";
+import type { Connection, ConnectionCloseInfo } from "../../../transport/connection.ts";
+import { markClose, unmarkReason } from "../../../transport/wire_close.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import { TrackMux } from "../track/mux.ts";
@@ -17,7 +18,12 @@ import {
   moqErrorName,
 } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
-import { BidiType, encodeGoaway, type TrackInfoMessage } from "../wire/messages.ts";
+import {
+  BidiType,
+  encodeGoaway,
+  type MoqParameters,
+  type TrackInfoMessage,
+} from "../wire/messages.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import { DEFAULT_VERSIONS, type MoqVersion } from "../wire/versions.ts";
 import { type MoqGrant, sessionLimits } from "./access.ts";
@@ -285,7 +291,7 @@ export class MoqSession implements AsyncDisposable {
       subscriber: this.#subscriber,
       publisher: this.#publisher,
       reports: this.#reports,
-      onSetup: (parameters) => this.#peerSetup.take(parameters),
+      onSetup: (parameters) => this.#takeSetup(parameters),
       onGoaway: (uri) => this.#draining.resolve({ uri }),
     });
     const onAbort = () => this.close();
@@ -630,15 +636,41 @@ export class MoqSession implements AsyncDisposable {
   #close(reason: MoqErrorName | number, message: string, cause?: unknown): void {
     if (this.isClosed) return;
     const info = localEnd(reason, message, this.#context.family);
-    this.connection.close({ closeCode: info.code, reason: message });
+    const close = { closeCode: info.code, reason: message };
+    this.connection.close(this.#hasMarks ? markClose(close) : close);
     this.#over(info, cause);
+  }
+
+  /** True if a close with 0 carries a mark, at both ends if both are Skein. */
+  get #hasMarks(): boolean {
+    return this.connection.transport === "quic" && this.#context.traits.setup === "stream";
+  }
+
+  #takeSetup(parameters: MoqParameters): void {
+    this.#peerSetup.take(parameters);
+    if (this.#peerSetup.isSkein) this.connection.inspect?.requireClose?.();
   }
 
   async #run(): Promise<void> {
     const { connection } = this;
     connection.draining.then(() => this.#draining.resolve({ uri: "" }), () => {});
-    const { info, cause } = await remoteEnd(connection, () => this.#context.family);
+    const closed = connection.closed.then((close) => this.#hasMarks ? this.#unmark(close) : close);
+    const { info, cause } = await remoteEnd(closed, () => this.#context.family);
     this.#over(info, cause);
+  }
+
+  /**
+   * Reads the mark of a close with 0.
+   *
+   * @throws {ConnectionError} If the mark is missing in the close of Skein: the peer crashed.
+   */
+  #unmark(close: ConnectionCloseInfo): ConnectionCloseInfo {
+    const { closeCode = 0, reason = "" } = close;
+    if (closeCode !== 0) return close;
+    const unmarked = unmarkReason(reason);
+    if (unmarked !== undefined) return { closeCode, reason: unmarked };
+    if (!this.#peerSetup.isSkein) return close;
+    throw new ConnectionError("The peer ended the connection without a close");
   }
 
   #violated(error: unknown): void {
@@ -682,11 +714,12 @@ interface RemoteEnd {
 /**
  * Waits for the end of a connection, and describes the end.
  *
+ * @param closed Resolves with the close by the peer; rejects if the connection broke.
  * @param familyOf Finds the error code family of the peer; called at the end.
  * @returns The end of the connection; never rejects.
  */
 async function remoteEnd(
-  { closed }: Connection,
+  closed: Promise<ConnectionCloseInfo>,
   familyOf: () => MoqErrorFamily,
 ): Promise<RemoteEnd> {
   try {

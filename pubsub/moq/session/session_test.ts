@@ -1,14 +1,22 @@
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors.ts";
 import { ALL_VERSIONS, protocolOf } from "../../../tests/moq/network.ts";
 import { testWire, wiredEnds } from "../../../tests/moq/wires.ts";
 import { soon, turns } from "../../../tests/sessions.ts";
+import { openUnidirectional } from "../../../transport/direct.ts";
 import { memoryPair } from "../../../transport/memory/memory.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqSession } from "./session.ts";
 import type { SetupRequest } from "./setup.ts";
-import { VERSIONS } from "../wire/versions.ts";
+import { encodeSetupStream } from "../wire/messages.ts";
+import { type MoqVersion, VERSIONS } from "../wire/versions.ts";
 
 const text = (value: string) => new TextEncoder().encode(value);
 
@@ -146,6 +154,44 @@ for (const version of ALL_VERSIONS) {
     }
   });
 }
+
+/** Ends of a session on raw QUIC, with the close that the server sees. */
+const QUIC_ENDS: [title: string, version: MoqVersion, isCrash: boolean, by: string][] = [
+  ["a close of Skein", "moq-lite-05", false, "remote"],
+  ["a crash of Skein", "moq-lite-05", true, "network"],
+  // This version has no setup, so that the peer is not known to be Skein.
+  ["a close of a version without setup", "moq-lite-04", false, "remote"],
+  ["a crash of a version without setup", "moq-lite-04", true, "remote"],
+];
+
+for (const [title, version, isCrash, by] of QUIC_ENDS) {
+  Deno.test(`MoqSession.closed on raw QUIC resolves by ${by} after ${title}`, async () => {
+    await using ends = await wiredEnds(version, { transport: "quic" });
+    const { server, client } = ends;
+    // A crash closes the connection with 0 and no reason.
+    if (isCrash) client.connection.close();
+    else client.close();
+    const info = await soon(server.closed);
+    assertEquals([info.code, info.by], [0, by]);
+    if (!isCrash) assertEquals(info.message, "");
+    if (by === "network") assertStringIncludes(info.message, "without a close");
+  });
+}
+
+Deno.test("MoqSession.closed on raw QUIC resolves by remote after a close with 0 of a peer other than Skein", async () => {
+  const pair = memoryPair({ protocol: "moq-lite-05", frames: false });
+  const opening = MoqSession.open(testWire(pair.server, { transport: "quic" }).connection, {
+    side: "server",
+    versions: ["moq-lite-05"],
+  });
+  const setup = await openUnidirectional(pair.client);
+  await setup.write(encodeSetupStream(new Map()));
+  await setup.close();
+  const session = await soon(opening);
+  pair.client.close();
+  const { code, reason, by } = await soon(session.closed);
+  assertEquals([code, reason, by], [0, "none", "remote"]);
+});
 
 Deno.test("MoqSession.open() rejects for a peer that does not answer, or with its signal", async () => {
   for (const version of ["moq-lite-02", "gomoqt-dev"] as const) {

@@ -37,6 +37,12 @@ const HOP_PARAMETER = 0x5;
 export const PROBE_PARAMETER = 0x1;
 
 /**
+ * The parameter that names an end of Skein, in the setup of moq-lite-05. Such an end marks its close
+ * with 0 on raw QUIC, where a crash closes with 0 too.
+ */
+const SKEIN_PARAMETER = 0x536b;
+
+/**
  * The PROBE level of an end that measures and reports, but does not send more to find out how much
  * would fit.
  */
@@ -242,6 +248,7 @@ export async function sendSetupStream(
     parameters.set(PROBE_PARAMETER, Uint8Array.of(PROBE_LEVEL_REPORT));
   }
   parameters.set(HOP_PARAMETER, new FieldWriter().varint62(hopId).finish());
+  parameters.set(SKEIN_PARAMETER, new Uint8Array());
   if (connection.transport === "quic" && path !== "") {
     parameters.set(PATH_PARAMETER.stream, new TextEncoder().encode(path));
   }
@@ -266,6 +273,11 @@ export class PeerSetup {
   /** The parameters; `undefined` before SETUP. */
   get parameters(): MoqParameters | undefined {
     return this.#parameters;
+  }
+
+  /** True if the peer is known to be Skein. */
+  get isSkein(): boolean {
+    return this.#parameters?.has(SKEIN_PARAMETER) === true;
   }
 
   /** The path, if SETUP has one. */
