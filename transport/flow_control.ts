@@ -159,6 +159,9 @@ export class SendCredit {
   }
 }
 
+/** Largest total of a window that moves by itself: a window without a limit never moves. */
+const MAX_TOTAL = Number.MAX_SAFE_INTEGER;
+
 /**
  * Time after which released streams are granted again, even if they are few, in milliseconds. A peer
  * that does not report that it is blocked would wait for the rest of the window.
@@ -251,7 +254,7 @@ export class ReceiveCredit {
   release(amount: number): void {
     this.#done += amount;
     const left = Math.max(0, this.#limit - this.#received - this.#lost);
-    const more = this.#done + this.#window - this.#limit;
+    const more = Math.min(this.#done + this.#window, MAX_TOTAL) - this.#limit;
     if (more >= Math.min(left, this.#window / 2)) this.grantAll();
     else if (more > 0 && this.#isAutomatic) this.#grantLater();
   }
@@ -319,7 +322,7 @@ export class ReceiveCredit {
    * itself grants no more.
    */
   grantAll(): void {
-    if (this.#isAutomatic) this.grant(this.#done + this.#window);
+    if (this.#isAutomatic) this.grant(Math.min(this.#done + this.#window, MAX_TOTAL));
   }
 
   /**

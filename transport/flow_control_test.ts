@@ -121,6 +121,19 @@ Deno.test("ReceiveCredit.release() grants the rest 20 ms later, once, and not af
   assertEquals(granted, [102]);
 });
 
+Deno.test("ReceiveCredit grants nothing more where the window has no limit", () => {
+  using time = new FakeTime();
+  const granted: number[] = [];
+  const credit = new ReceiveCredit(Number.MAX_SAFE_INTEGER, (limit) => granted.push(limit), {
+    restAfter: platformRuntime(),
+  });
+  assert(credit.receive(3));
+  credit.release(3);
+  time.tick(1_000);
+  credit.grantAll();
+  assertEquals(granted, []);
+});
+
 Deno.test("ReceiveCredit.receive() tells of more than was granted", () => {
   const credit = new ReceiveCredit(10, () => {});
   assertEquals([credit.receive(10), credit.receive(1)], [true, false]);
