@@ -123,6 +123,32 @@ Deno.test("Server speaks skein.1 to a client whose URL alone asks for it", async
   assertEquals((await soon(opened.promise)).protocol, "skein.1");
 });
 
+/** Ends of a connection by Deno's own client, with the end of the session at the server. */
+const OWN_CLIENT_ENDS: [what: string, info: WebTransportCloseInfo, code: number, by: string][] = [
+  ["closes without a code, as a crash does", {}, 1006, "network"],
+  ["closes with a code", { closeCode: 4010, reason: "bye" }, 4010, "remote"],
+];
+
+for (const [what, info, code, by] of OWN_CLIENT_ENDS) {
+  Deno.test(`Server ends a session with ${code} when Deno's own client ${what}`, async () => {
+    const opened = Promise.withResolvers<Session>();
+    await using server = listen({ onOpen: (session) => opened.resolve(session) });
+    const client = new WebTransport(`${server.webTransportUrl}?protocol=skein.1`, {
+      serverCertificateHashes: [...server.certificateHashes],
+    });
+    client.closed.catch(() => {});
+    await soon(client.ready);
+    const { readable, writable } = await client.createBidirectionalStream();
+    const writer = writable.getWriter();
+    await writer.write(Uint8Array.of(0, 0)); // The greeting.
+    const session = await soon(opened.promise);
+    client.close(info);
+    const end = await endOf(session);
+    assertEquals([end.code, end.by], [code, by]);
+    await Promise.allSettled([readable.cancel(), writer.abort()]);
+  });
+}
+
 Deno.test("Server gives a raw session streams, and no messages", async () => {
   const opened = Promise.withResolvers<Session>();
   await using server = listen({ onOpen: (session) => opened.resolve(session) });
