@@ -19,8 +19,6 @@ export interface CrashConfig {
   readonly kind: "default" | "hardened" | "moq";
   /** File of the histories. */
   readonly database: string;
-  /** File with the client's module, for pages. */
-  readonly script?: string;
   /** True if the process waits for the name of its end on stdin. */
   readonly takesOrders: boolean;
 }
@@ -43,14 +41,9 @@ const ENDS: Readonly<Record<string, () => void>> = {
   "exit 1": () => Deno.exit(1),
 };
 
-const HTML = `<!doctype html><title>Page</title><script type="module">
-import * as skein from "/client.js";
-globalThis.skein = skein;
-</script>`;
-
 /** Serves sessions, and publishes the name of this run in a history that survives the process. */
 async function serveSessions(
-  { port, kind, database, script }: CrashConfig,
+  { port, kind, database }: CrashConfig,
   run: string,
 ): Promise<readonly CertificateHash[]> {
   const server = serve({
@@ -59,14 +52,9 @@ async function serveSessions(
     onListen() {},
     broker: await SqliteBroker.open(database),
     history: { runs: {} },
+    origins: ["*"],
     authorize: () => true,
     ...(kind === "hardened" ? { webSocket: hardenedWebSocket() } : {}),
-    fetch(request) {
-      const isScript = new URL(request.url).pathname === "/client.js";
-      if (!isScript) return new Response(HTML, { headers: { "content-type": "text/html" } });
-      const headers = { "content-type": "text/javascript" };
-      return new Response(Deno.readTextFileSync(script!), { headers });
-    },
   });
   await server.publish("runs", run);
   return server.certificateHashes;

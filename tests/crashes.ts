@@ -21,6 +21,14 @@ export const CRASHES = [
 /** A way in which a server ends. */
 export type Crash = typeof CRASHES[number];
 
+/** Clients of sessions, by the server's kind and the transport of the client. */
+export const CRASH_CLIENTS = [
+  { name: "WebTransport", kind: "default", transport: "webtransport" },
+  { name: "WebSocket on Deno's engine", kind: "default", transport: "websocket" },
+  { name: "WebSocket on the hardened engine", kind: "hardened", transport: "websocket" },
+  { name: "HTTP", kind: "default", transport: "http" },
+] as const;
+
 const PROGRAM = new URL("./crash_server.ts", import.meta.url).href;
 
 /** A server in a process that crashes in one way, and starts again on the same port. */
@@ -28,12 +36,12 @@ export class CrashingServer implements AsyncDisposable {
   /** The port. */
   readonly port: number = lowPort();
   readonly #way: Crash;
-  readonly #options: Pick<CrashConfig, "kind" | "script">;
+  readonly #options: Pick<CrashConfig, "kind">;
   readonly #folder: string = Deno.makeTempDirSync();
   #child: Deno.ChildProcess | undefined;
   #lines: ReadableStreamDefaultReader<string> | undefined;
 
-  private constructor(way: Crash, options: Pick<CrashConfig, "kind" | "script">) {
+  private constructor(way: Crash, options: Pick<CrashConfig, "kind">) {
     this.#way = way;
     this.#options = options;
   }
@@ -41,7 +49,7 @@ export class CrashingServer implements AsyncDisposable {
   /** Starts a server; resolves once it listens. */
   static async start(
     way: Crash,
-    options: Pick<CrashConfig, "kind" | "script">,
+    options: Pick<CrashConfig, "kind">,
   ): Promise<{ readonly server: CrashingServer; readonly report: CrashReport }> {
     const server = new CrashingServer(way, options);
     Deno.writeTextFileSync(server.#watched, "");

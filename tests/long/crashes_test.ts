@@ -2,15 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { connect, type Recovery } from "../../mod.ts";
 import { connectMoq } from "../../pubsub/moq/mod.ts";
-import { type Crash, CRASHES, CrashingServer } from "../crashes.ts";
-
-/** Clients, by the server's kind and the transport of the client. */
-const CLIENTS = [
-  { name: "WebTransport", kind: "default", transport: "webtransport" },
-  { name: "WebSocket on Deno's engine", kind: "default", transport: "websocket" },
-  { name: "WebSocket on the hardened engine", kind: "hardened", transport: "websocket" },
-  { name: "HTTP", kind: "default", transport: "http" },
-] as const;
+import { type Crash, CRASH_CLIENTS, CRASHES, CrashingServer } from "../crashes.ts";
 
 const backoff = { firstDelayMs: 50, maxDelayMs: 500 };
 
@@ -23,7 +15,7 @@ async function forEachCrash(check: (way: Crash) => Promise<void>): Promise<void>
   assertEquals(failures, []);
 }
 
-for (const { name, kind, transport } of CLIENTS) {
+for (const { name, kind, transport } of CRASH_CLIENTS) {
   Deno.test(`Client over ${name} comes back after each crash of its server, with its subscription`, async () => {
     await forEachCrash(async (way) => {
       const { server, report: first } = await CrashingServer.start(way, { kind });
