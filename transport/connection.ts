@@ -510,8 +510,8 @@ export interface Connection extends AsyncDisposable {
   /** Resolves once the connection is established; rejects on failure. */
   readonly ready: Promise<void>;
   /**
-   * Resolves with code and reason of a close; rejects with a {@linkcode ConnectionError} on
-   * failure.
+   * Resolves with code and reason of a close; rejects with a {@linkcode ConnectionError} if the
+   * connection was lost. On raw QUIC a crash of the peer looks like a close with 0 and no reason.
    */
   readonly closed: Promise<ConnectionCloseInfo>;
   /** Resolves when the peer asks to wind up; may never settle. */
