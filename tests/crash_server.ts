@@ -7,7 +7,7 @@
  */
 import type { CertificateHash } from "../client.ts";
 import { serve } from "../mod.ts";
-import { listenMoq, LiveTrack, TrackMux } from "../pubsub/moq/mod.ts";
+import { LiveTrack, MoqServer, TrackMux } from "../pubsub/moq/mod.ts";
 import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 
@@ -50,6 +50,7 @@ async function serveSessions(
     port,
     hostname: "127.0.0.1",
     onListen() {},
+    ...(kind === "moq" ? { moq: moqServer(run) } : {}),
     broker: await SqliteBroker.open(database),
     history: { runs: {} },
     origins: ["*"],
@@ -60,16 +61,15 @@ async function serveSessions(
   return server.certificateHashes;
 }
 
-/** Serves a track of MoQ over raw QUIC, whose only frame is the name of this run. */
-function serveTrack({ port }: CrashConfig, run: string): readonly CertificateHash[] {
+/** Makes a server of MoQ with one track, whose only frame is the name of this run. */
+function moqServer(run: string): MoqServer {
   const live = new LiveTrack();
   const group = live.openGroup();
   group.writeFrame(new TextEncoder().encode(run));
   group.close();
   const mux = new TrackMux();
   mux.publish("/runs", (track) => live.serve(track));
-  const authorize = () => true;
-  return listenMoq({ port, hostname: "127.0.0.1", mux, authorize }).certificateHashes;
+  return new MoqServer({ mux, authorize: () => true });
 }
 
 /** Ends the process as the first line of stdin says. */
@@ -84,7 +84,7 @@ async function takeOrder(): Promise<void> {
 if (import.meta.main) {
   const config: CrashConfig = JSON.parse(Deno.args[0]!);
   const run = crypto.randomUUID();
-  const hashes = config.kind === "moq" ? serveTrack(config, run) : await serveSessions(config, run);
+  const hashes = await serveSessions(config, run);
   const hex = hashes.map(({ value }) => new Uint8Array(value as ArrayBuffer).toHex());
   console.log(JSON.stringify({ run, hashes: hex } satisfies CrashReport));
   if (config.takesOrders) void takeOrder();
