@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { TransportName } from "../transport/race/options.ts";
 import type { CrashConfig, CrashReport } from "./crash_server.ts";
 import { lowPort } from "./ports.ts";
 import { TextLineStream } from "./soak/lines.ts";
@@ -21,13 +22,36 @@ export const CRASHES = [
 /** A way in which a server ends. */
 export type Crash = typeof CRASHES[number];
 
-/** Clients of sessions, by the server's kind and the transport of the client. */
-export const CRASH_CLIENTS = [
-  { name: "WebTransport", kind: "default", transport: "webtransport" },
-  { name: "WebSocket on Deno's engine", kind: "default", transport: "websocket" },
-  { name: "WebSocket on the hardened engine", kind: "hardened", transport: "websocket" },
-  { name: "HTTP", kind: "default", transport: "http" },
-] as const;
+/** A client of a server that crashes. */
+export interface CrashClient {
+  /** Name of the transport, and of the server's engine. */
+  readonly name: string;
+  /** Kind of server. */
+  readonly kind: CrashConfig["kind"];
+  /** The only transport of the client. */
+  readonly transport: TransportName;
+}
+
+/** Kinds of server for each transport. */
+const KINDS: Readonly<Record<TransportName, Readonly<Record<string, CrashConfig["kind"]>>>> = {
+  webtransport: { "WebTransport": "default" },
+  websocket: {
+    "WebSocket on Deno's engine": "default",
+    "WebSocket on the hardened engine": "hardened",
+  },
+  http: { "HTTP": "default" },
+};
+
+/** Clients of sessions, on every transport. */
+export const CRASH_CLIENTS: readonly CrashClient[] = Object.entries(KINDS).flatMap((
+  [transport, kinds],
+) =>
+  Object.entries(kinds).map(([name, kind]) => ({
+    name,
+    kind,
+    transport: transport as TransportName,
+  }))
+);
 
 const PROGRAM = new URL("./crash_server.ts", import.meta.url).href;
 

@@ -423,7 +423,8 @@ export class Http3Session extends CountedConnection
   }
 
   requireClose(): boolean {
-    return this.#requiresClose = true;
+    // An end that came before cannot be told from a close any more.
+    return this.#requiresClose = !this.#isSettled;
   }
 
   protected override discardFirst(): boolean {
@@ -783,9 +784,10 @@ export class Http3Session extends CountedConnection
     }
     const close = this.#isInsideCapsule ? undefined : sessionCloseOf({ closeCode, reason });
     if (close !== undefined) return this.#peerClosed(close);
-    const message = `The peer closed the HTTP/3 connection with code 0x${closeCode.toString(16)}${
-      reason && `: ${reason}`
-    }`;
+    const what = closeCode === 0 || closeCode === H3Error.noError
+      ? `${NO_CLOSE},`
+      : "The peer closed the HTTP/3 connection";
+    const message = `${what} with code 0x${closeCode.toString(16)}${reason && `: ${reason}`}`;
     this.#fail(this.#errors.session(message, { cause }));
   }
 

@@ -318,6 +318,10 @@ Deno.test("Http3Session.closed rejects when the peer ends its stream, and closes
   assert(ended.session.inspect?.requireClose?.());
   await ended.connect.send.end();
   await assertRejects(() => soon(ended.session.closed), ConnectionError, "without a close");
+  await using early = await server.open();
+  await early.connect.send.end();
+  assertEquals(await soon(early.session.closed), { closeCode: 0, reason: "" });
+  assertEquals(early.session.inspect?.requireClose?.(), false);
   await using closed = await server.open();
   closed.session.inspect?.requireClose?.();
   await closed.connect.send.write(closeFrame(0));

@@ -525,8 +525,10 @@ export class MessageStreamConnection
 
   /** Tells a close from a mere end: on an ambiguous wire, a close with 0 follows the end mark. */
   #isClose({ closeCode, reason }: Required<ConnectionCloseInfo>): boolean {
-    const mayBeLoss = this.#isAmbiguous && this.#stream !== undefined &&
-      closeCode === CloseCode.normal && reason === "";
+    // A client that closes before its stream sends no mark.
+    const hasMark = !this.#isServer || this.#stream !== undefined;
+    const mayBeLoss = this.#isAmbiguous && hasMark && closeCode === CloseCode.normal &&
+      reason === "";
     return !mayBeLoss || this.#isPeerEnded;
   }
 

@@ -440,6 +440,15 @@ for (const side of ["client", "server"] as const) {
   }
 }
 
+Deno.test("withMessages() of a client in a browser takes an end before its stream for a loss", async () => {
+  const pair = memoryPair({ frames: false });
+  await using _server = pair.server;
+  pair.server.close();
+  await pair.client.closed;
+  await using end = withMessages(ambiguous(pair.client), { side: "client" });
+  await assertRejects(() => end.closed, ConnectionError);
+});
+
 Deno.test("withMessages() closes normally at a server whose client ended its messages and was lost", async () => {
   await using hand = await half({ side: "server" });
   await write(hand.stream, "0002");
