@@ -1,7 +1,7 @@
 /** A client that reconnects, with the same subscriptions in each session, and an outbox. */
 import { encodeMessage } from "../session/wire/encode.ts";
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
-import { Outbox, type OutboxPublication } from "./outbox.ts";
+import { Outbox, type OutboxEntry, type OutboxPublication } from "./outbox.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { Life } from "./page_life.ts";
 import type {
@@ -417,7 +417,8 @@ export class Client<C extends Contract = Contract>
    * @typeParam T The topic: with a contract, one of those that go to clients.
    * @param topic The topic.
    * @param data The data.
-   * @param options Signal, timeout, and `echo: false` to leave out this client.
+   * @param options Signal, timeout, and `echo: false` to leave out this client. A publication that is
+   * aborted or timed out before a session took it is not made.
    * @throws {RequestError} With code `forbidden`, if the server does not allow the publication.
    * @throws {UnsupportedError} If `echo` is false and the server cannot tell clients apart.
    */
@@ -427,18 +428,20 @@ export class Client<C extends Contract = Contract>
     options: ClientPublishOptions = {},
   ): Promise<void> {
     const { echo = true, ...wait } = options;
-    const answer = Promise.withResolvers<void>();
-    if (this.#outbox.isKept) this.#keep("publish", topic, data, { answer, echo });
-    else {
-      answer.resolve(
-        this.whenConnected(wait).then((session) => session.publish(topic, data, options)),
+    wait.signal?.throwIfAborted();
+    const limited = (answer: Promise<void>) =>
+      // One time for the connection and the answer.
+      waitFor(this.#runtime, answer, { ...wait, what: `the publication on "${topic}"` });
+    if (!this.#outbox.isKept) {
+      const answer = this.whenConnected(wait).then((session) =>
+        session.publish(topic, data, options)
       );
+      return await limited(answer);
     }
-    // One time for the connection and the answer.
-    return await waitFor(this.#runtime, answer.promise, {
-      ...wait,
-      what: `the publication on "${topic}"`,
-    });
+    const answer = Promise.withResolvers<void>();
+    const entry = this.#keep("publish", topic, data, { answer, echo });
+    // A publication that the caller gave up must not be made later.
+    return await limited(answer.promise).finally(() => this.#outbox.withdraw(entry));
   }
 
   /**
@@ -650,13 +653,13 @@ export class Client<C extends Contract = Contract>
     topic: string,
     data: unknown,
     publication?: OutboxPublication,
-  ): void {
+  ): OutboxEntry {
     if (this.status.isEnded) throw this.#ended(verb);
     const core = this.#session?.isReady ? this.#session[internals] : undefined;
     core?.checkData(verb, data);
     const maxBytes = core?.maxSendBytes ?? this.#settings.maxMessageBytes;
     const trace = publication ? undefined : this.#settings.watch?.sending(topic, this.#session);
-    this.#outbox.add(encodeMessage(topic, data, { maxBytes, verb, trace }), publication);
+    return this.#outbox.add(encodeMessage(topic, data, { maxBytes, verb, trace }), publication);
   }
 
   async #run(): Promise<CloseInfo> {

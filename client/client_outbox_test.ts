@@ -1,8 +1,10 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, type RequestError } from "../errors.ts";
 import { type Answer, Network, settled } from "../tests/clients.ts";
-import { turns } from "../tests/sessions.ts";
+import { HELLO, turns } from "../tests/sessions.ts";
+import { platformRuntime } from "../base/runtime.ts";
+import { RequestService } from "../session/serving/requests.ts";
 
 const PAD = "x".repeat(1_000);
 const numbers = (from: number, to: number) =>
@@ -40,6 +42,56 @@ Deno.test("Client sends its outbox no faster than the server takes it, in order"
   assertEquals(seen, numbers(0, 2_001 + left));
   assertEquals([client.outbox, client.isConnected], [{ messages: 0, bytes: 0 }, true]);
   assertEquals(network.sessions.length, 1);
+});
+
+Deno.test("Client.publish() that is aborted or late before a session took it is not made, with any delivery", async () => {
+  using time = new FakeTime();
+  for (const delivery of ["at-most-once", "at-least-once"] as const) {
+    const published: unknown[] = [];
+    const network = new Network({
+      services: new RequestService(platformRuntime(), {
+        publish: (_session, _topic, data) => (published.push(data), {}),
+      }),
+    });
+    network.answers.push(network.nobody);
+    await using client = network.client({ delivery, backoff: { firstDelayMs: 4_000 } });
+    const abort = new AbortController();
+    const { signal } = abort;
+    const given = Promise.allSettled([
+      client.publish("h", "before", { signal: AbortSignal.abort() }),
+      client.publish("h", "aborted", { signal }),
+      client.publish("h", "late", { timeoutMs: 200 }),
+      client.publish("h", "in time", { timeoutMs: 60_000 }),
+    ]);
+    await time.tickAsync(100);
+    abort.abort();
+    await time.tickAsync(400);
+    assertEquals(client.outbox.messages, delivery === "at-least-once" ? 1 : 0);
+    await time.tickAsync(2_000);
+    await turns(12);
+    const names = (await given).map((one) => one.status === "rejected" ? one.reason.name : "made");
+    assertEquals(names, ["AbortError", "AbortError", "TimeoutError", "made"], delivery);
+    assertEquals(published, ["in time"], delivery);
+  }
+});
+
+Deno.test("Client.publish() that a session took stays in the outbox when its caller gives up", async () => {
+  using time = new FakeTime();
+  const network = new Network({
+    services: new RequestService(platformRuntime(), { publish: () => new Promise(() => {}) }),
+  });
+  network.answers.push(network.byHand((peer) => {
+    peer.say({ hello: { ...HELLO.hello, features: ["seq"] } });
+  }));
+  await using client = network.client({ delivery: "at-least-once" });
+  assertEquals(await settled(client), "connected");
+  const abort = new AbortController();
+  const given = assertRejects(() => client.publish("h", 1, { signal: abort.signal }));
+  await turns(12);
+  abort.abort();
+  await given;
+  await time.tickAsync(0);
+  assertEquals(client.outbox.messages, 1);
 });
 
 Deno.test("Client keeps unsent messages of a session for the next one, in order and once", async () => {

@@ -90,6 +90,7 @@ export class Delivery {
   #hand(core: SessionCore, entry: OutboxEntry, keys: Keys): boolean {
     const { publication, topic } = entry;
     const answer = publication?.answer;
+    entry.isHanded = true;
     const message = complete(entry, answer ? { ...keys, id: Number.MAX_SAFE_INTEGER } : keys);
     const refusal = refusalOf(core, message, keys);
     if (refusal !== undefined) {

@@ -24,6 +24,8 @@ export interface OutboxEntry extends EncodedMessage {
   readonly seq: number;
   /** Present if the message is a publication. */
   readonly publication: OutboxPublication | undefined;
+  /** True once a session took the message, so that the server may have it. */
+  isHanded?: boolean;
 }
 
 /**
@@ -78,9 +80,10 @@ export class Outbox extends Signal {
    *
    * @param message The message, encoded.
    * @param publication Present if the message is a publication.
+   * @returns The message in the outbox.
    * @throws {QueueFullError} If the outbox has no room for the message.
    */
-  add(message: EncodedMessage, publication?: OutboxPublication): void {
+  add(message: EncodedMessage, publication?: OutboxPublication): OutboxEntry {
     const { maxMessages, maxBytes } = this.#limits;
     if (
       this.waiting.length >= maxMessages || this.#bytes + message.size > maxBytes
@@ -89,9 +92,17 @@ export class Outbox extends Signal {
         `Cannot send: the outbox is full (${this.waiting.length} messages, ${this.#bytes} bytes)`,
       );
     }
-    this.waiting.push({ ...message, seq: ++this.last, publication });
+    const entry = { ...message, seq: ++this.last, publication };
+    this.waiting.push(entry);
     this.#bytes += message.size;
     this.notify();
+    return entry;
+  }
+
+  /** Takes a message back, unless a session took the message. */
+  withdraw(entry: OutboxEntry): void {
+    const index = entry.isHanded ? -1 : this.waiting.indexOf(entry);
+    if (index >= 0) this.shift(index);
   }
 
   /** True if a session is ready and still the one that gets the waiting messages. */

@@ -246,7 +246,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
     introduced: (session) => parts().topics.introduced(session),
 
-    async keepAnswer({ message, name, input, make }, face) {
+    async keepAnswer({ message, name, begun, input, make }, face) {
       const session = face as Session;
       const streams = parts().streams!;
       const { topic, signal } = message;
@@ -256,6 +256,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
         input,
         user,
         name,
+        begun,
         owner: session.user,
         answer: make,
         onError: (error) => report(session[internals].settings, error, session),

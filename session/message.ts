@@ -37,6 +37,8 @@ export interface IncomingMessage {
   items?: number | undefined;
   /** Name of an answer that outlives its connection. */
   readonly stream?: string | undefined;
+  /** True if the requester has a part of that answer. */
+  readonly begun?: true | undefined;
   /** The reason why the reply is no longer needed; set while the message waits. */
   cancelled?: unknown;
 }

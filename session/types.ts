@@ -100,8 +100,9 @@ export interface StreamingAnswer<T> extends AsyncIterable<T> {
    */
   readonly offset: string | undefined;
   /**
-   * Cancels the request. The loop ends without an error. Items that wait are discarded, but not those
-   * of an answer that outlives its session, which all readers get.
+   * Cancels the request. The loop ends without an error, and items that wait are discarded. The loops
+   * of all readers of an answer that outlives its session get its items instead, then throw a
+   * {@linkcode RequestError} with the code `cancelled` and the reason.
    *
    * @param reason Reason for people.
    * @returns Resolves once the request to cancel is on its way, or kept for an answer that outlives

@@ -1,5 +1,11 @@
 /** Answers that outlive their sessions: refreshes, other devices, stop, lost replies and nodes. */
-import { assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
+import {
+  assertEquals,
+  assertInstanceOf,
+  assertMatch,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { connect } from "../mod.ts";
 import type { Client } from "../client/client.ts";
@@ -105,7 +111,7 @@ Deno.test("client.requestStream() checks input and items of an answer that outli
   assertEquals(error.failure.code, "invalid");
 });
 
-Deno.test("cancel() of an answer stops the generator, and ends the loops of all devices", async () => {
+Deno.test("cancel() of an answer stops the generator, and ends the loops of all devices alike", async () => {
   const model = new Model();
   await using server = testServer(model.options());
   await using page = server.connect({ contract, token: "ann" });
@@ -124,10 +130,48 @@ Deno.test("cancel() of an answer stops the generator, and ends the loops of all 
   }, RequestError);
   await until(() => other.length === 2);
   await soon(answer.cancel("Enough"));
-  await soon(reading);
-  assertEquals((await soon(failed)).failure, { code: "cancelled", message: "Enough" });
+  for (const end of [assertRejects(() => reading, RequestError), failed]) {
+    assertEquals((await soon(end)).failure, { code: "cancelled", message: "Enough" });
+  }
   assertEquals((model.signals[0]!.reason as RequestError).message, "Enough");
   assertEquals([seen, other], [words(2), words(2)]);
+});
+
+Deno.test("client.requestStream() with after is gone once the answer is no longer kept, and starts nothing", async () => {
+  using time = new FakeTime();
+  const model = new Model();
+  await using server = testServer(model.options({ answers: { keepMs: 60_000 } }));
+  await using page = server.connect({ contract, token: "ann" });
+  model.release();
+  const answer = page.requestStream("chat:lobby", "hi");
+  for await (const word of answer) if (word === "word 1") break;
+  await passTime(time, 180_000);
+  const { id, offset: after } = answer;
+  const again = page.requestStream("chat:lobby", "hi", { id, after });
+  const gone = assertRejects(() => Array.fromAsync(again), RequestError);
+  await passTime(time, 1_000);
+  assertEquals((await gone).failure.code, "gone");
+  assertEquals(model.calls.length, 1);
+});
+
+Deno.test("client.requestStream() fails at an item that is undefined, kept or not", async () => {
+  async function* items(): AsyncGenerator<unknown> {
+    yield 1;
+    yield undefined;
+    yield 2;
+  }
+  const errors: unknown[] = [];
+  const requests = { plain: items, kept: { answer: items } };
+  await using server = testServer({ requests, onError: (error) => void errors.push(error) });
+  await using client = server.connect();
+  for (const [topic, options] of [["plain", {}], ["kept", { id: "a".repeat(22) }]] as const) {
+    const seen: unknown[] = [];
+    const error = await assertRejects(async () => {
+      for await (const item of client.requestStream(topic, 1, options)) seen.push(item);
+    }, RequestError);
+    assertEquals([seen, error.failure.code], [[1], "failed"], topic);
+    assertInstanceOf(errors.pop(), TypeError, topic);
+  }
 });
 
 Deno.test("cancel() of an answer is sent again if its session is lost", async () => {
@@ -146,7 +190,8 @@ Deno.test("cancel() of an answer is sent again if its session is lost", async ()
   };
   await soon(answer.cancel("Enough"));
   assertEquals(sent, 1);
-  assertEquals(await soon(Array.fromAsync(answer)), []);
+  const end = await assertRejects(() => soon(Array.fromAsync(answer)), RequestError);
+  assertEquals(end.failure, { code: "cancelled", message: "Enough" });
   assertEquals((model.signals[0]!.reason as RequestError).message, "Enough");
   await page.close();
   await assertRejects(() => answer.cancel(), SessionClosedError);
@@ -312,7 +357,8 @@ Deno.test("client.requestStream() waits for an item, and for all, no longer than
     assertEquals(seen, words(seen.length));
     const left = client.requestStream("chat:lobby", "hi", { id: answer.id, after: answer.offset });
     await soon(left.cancel());
-    assertEquals(await soon(Array.fromAsync(left)), []);
+    const end = await assertRejects(() => soon(Array.fromAsync(left)), RequestError);
+    assertEquals(end.failure.code, "cancelled");
   }
   const stop = AbortSignal.abort(new Error("Enough"));
   const answer = client.requestStream("chat:lobby", "hi", { signal: stop });

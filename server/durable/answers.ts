@@ -69,6 +69,8 @@ export type ResumeAnswer = (
 export interface BeginAnswer extends KeptRequest {
   /** Name of the answer, chosen by the caller. */
   readonly name: string;
+  /** True if the caller has a part of the answer, so that none is started. */
+  readonly begun?: true | undefined;
   /** The user, or the session of a guest, for the bound of running answers. */
   readonly owner: string;
   /** Makes the items. */
@@ -177,15 +179,16 @@ export class Answers {
    *
    * @param request The request, and the generator.
    * @returns Id of the durable stream.
-   * @throws {RequestError} With the code `malformed` for a name that is none, `too-many`, or
-   * `unavailable` if the engine is away.
+   * @throws {RequestError} With the code `malformed` for a name that is none, `gone` for an answer
+   * that the caller has a part of and that is no longer kept, `too-many`, or `unavailable` if the
+   * engine is away.
    */
   begin(request: BeginAnswer): Promise<string> {
     return this.#noted(this.#begin(request));
   }
 
   async #begin(request: BeginAnswer): Promise<string> {
-    const { topic, input, user, name, owner, answer, onError = this.#onError } = request;
+    const { topic, input, user, name, begun, owner, answer, onError = this.#onError } = request;
     if (!NAME.test(name)) {
       const rule = "16 to 64 letters, digits, hyphens and underscores";
       throw new RequestError("malformed", `Cannot begin an answer: its name must have ${rule}`);
@@ -195,6 +198,7 @@ export class Answers {
     const id = await answerId(this.#parts.runtime, { topic, user, name });
     try {
       if ((await streams.info(id)).kind === "page") return id;
+      if (begun) throw new RequestError("gone", "The answer is no longer kept");
       const { keepMs: ttlMs, maxRunningPerUser } = this.#limits;
       this.#takePlace(owner, maxRunningPerUser);
       try {

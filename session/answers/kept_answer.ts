@@ -36,7 +36,6 @@ export class KeptAnswer {
   readonly #client: AnswerClient;
   readonly #options: KeptAnswerOptions;
   readonly #opening: Promise<{ readonly id: string; readonly core: SessionCore }>;
-  #isCancelled = false;
 
   /** Sends the request. */
   constructor(client: AnswerClient, options: KeptAnswerOptions) {
@@ -48,7 +47,6 @@ export class KeptAnswer {
 
   /** Asks the server to stop the answer. */
   async cancel(reason: string = ""): Promise<void> {
-    this.#isCancelled = true;
     const { id } = await this.#opening;
     await this.#inSession(() => this.#client.durableStream(id).cancel(reason));
   }
@@ -77,10 +75,6 @@ export class KeptAnswer {
         answer.offset = stream.offset;
         yield value;
       }
-    } catch (error) {
-      const isOwn = this.#isCancelled && error instanceof RequestError &&
-        error.failure.code === "cancelled";
-      if (!isOwn) throw error;
     } finally {
       runtime.clearTimeout(timer);
       stop.abort();
@@ -96,7 +90,10 @@ export class KeptAnswer {
       const { maxSendBytes: maxBytes } = core;
       const reply = await core.ask(
         `the answer to "${topic}"`,
-        (id) => encodeMessage(topic, data, { id, stream: answer.id, maxBytes }),
+        (id) => {
+          const begun = answer.offset === undefined ? undefined : true;
+          return encodeMessage(topic, data, { id, stream: answer.id, begun, maxBytes });
+        },
         { ...wait, isRequest: true },
       );
       const { stream: id } = Object(reply) as { readonly stream?: unknown };

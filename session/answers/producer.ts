@@ -99,6 +99,10 @@ class AnswerProducer extends Signal implements MessageProducer {
 
   #encode(data: unknown): EncodedMessage {
     try {
+      // As for a kept answer: JSON has no such value, and the item would be lost.
+      if (data === undefined) {
+        throw new TypeError("Cannot reply: an item must be a value of JSON, received undefined");
+      }
       this.#core.checkData("reply", data);
       const { maxSendBytes: maxBytes } = this.#core;
       return encodeData({ part: this.#id, data }, { maxBytes, verb: "reply" });

@@ -43,6 +43,8 @@ export interface KeptAnswerRequest {
   readonly message: Message;
   /** Name of the answer, chosen by the caller. */
   readonly name: string;
+  /** True if the caller has a part of the answer, so that none is started. */
+  readonly begun: true | undefined;
   /** Data of the request, as received. */
   readonly input: unknown;
   /** Calls the handler, with the signal of the answer. */
@@ -132,12 +134,12 @@ export class RequestTable {
   handlerOf(message: Message, incoming: IncomingMessage): MessageHandler | undefined {
     if (!message.isRequest) return undefined;
     const route = this.#routes.get(message.pattern!);
-    const { stream: name, data: input } = incoming;
+    const { stream: name, begun, data: input } = incoming;
     const keep = this.#keep;
     if (route?.isResumable && name !== undefined && keep !== undefined) {
       return (_message, session) => {
         const make = (signal: AbortSignal) => answerFor(route, { message, session, signal });
-        return keep({ message, name, input, make }, session);
+        return keep({ message, name, begun, input, make }, session);
       };
     }
     if (route !== undefined) return (_message, session) => answer(route, message, session);

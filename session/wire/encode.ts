@@ -37,6 +37,8 @@ export interface EncodeOptions {
   readonly items?: number | undefined;
   /** Name of an answer that outlives its connection. */
   readonly stream?: string | undefined;
+  /** True if the request must start no answer, as the requester has a part of it. */
+  readonly begun?: true | undefined;
   /** Verified user whose client publishes the message. */
   readonly from?: string | undefined;
   /** Place of the message in a trace; left out if the message would be too large. */
@@ -68,8 +70,9 @@ export function encodeMessage(
 ): EncodedMessage {
   const { maxBytes = MAX_MESSAGE_BYTES, verb = "send", ...keys } = options;
   checkTopic(topic, verb);
-  const { id, from, trace, items, stream } = keys;
-  return encodeData({ topic, data, id, from, trace, items, stream }, { maxBytes, verb, topic });
+  const { id, from, trace, items, stream, begun } = keys;
+  const envelope = { topic, data, id, from, trace, items, stream, begun };
+  return encodeData(envelope, { maxBytes, verb, topic });
 }
 
 /** An envelope with data, which may be a `Uint8Array`. */

@@ -73,6 +73,8 @@ export type Envelope =
     readonly items?: number;
     /** Name of an answer that outlives its connection, chosen by the requester. */
     readonly stream?: string;
+    /** True if the requester has a part of that answer, so that the request must start none. */
+    readonly begun?: true;
   }
   | {
     readonly kind: "reply";
@@ -417,6 +419,7 @@ export type OutgoingEnvelope =
     readonly client?: string | undefined;
     readonly items?: number | undefined;
     readonly stream?: string | undefined;
+    readonly begun?: true | undefined;
   }
   | { readonly reply: number | null; readonly data?: unknown; readonly error?: RequestFailure }
   | {

@@ -97,7 +97,7 @@ const ANSWER_NAME = /^[\w-]{16,64}$/;
 /** Reads a request whose answer outlives its connection. */
 function readResumable(
   of: Omit<Extract<Envelope, { kind: "message" }>, "id">,
-  { id, items, stream }: Raw,
+  { id, items, stream, begun }: Raw,
 ): Envelope {
   if (!isId(id)) return badId("topic", id);
   if (items !== undefined && !isCredit(items)) return badCredit(items, id);
@@ -107,7 +107,13 @@ function readResumable(
       id,
     );
   }
-  return items === undefined ? { ...of, id, stream } : { ...of, id, items, stream };
+  return {
+    ...of,
+    id,
+    ...(items !== undefined && { items }),
+    stream,
+    ...(begun === true && { begun }),
+  };
 }
 
 type Numbered = Pick<
