@@ -107,7 +107,13 @@ class PlatformRuntime implements Runtime {
 
   randomUUID(): string {
     // Pages that were not loaded over TLS have no `randomUUID`.
-    return (crypto as Partial<Crypto>).randomUUID?.() ?? String(Math.random());
+    if ((crypto as Partial<Crypto>).randomUUID) return crypto.randomUUID();
+    const words = crypto.getRandomValues(new Uint16Array(8));
+    // Version 4 and variant, as RFC 9562, section 5.4 has them.
+    words[3] = words[3]! & 0xfff | 0x4000;
+    words[4] = words[4]! & 0x3fff | 0x8000;
+    const hex = Array.from(words, (word) => word.toString(16).padStart(4, "0")).join("");
+    return hex.replace(/(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
   }
 
   getRandomValues<T extends Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>>(array: T): T {

@@ -24,6 +24,25 @@ export function startTimer(
   return ms > MAX_TIMER_MS ? undefined : runtime.setTimeout(() => callback(ms), ms);
 }
 
+/**
+ * Joins abort signals, also on a platform without `AbortSignal.any`. There, the joined signal lives
+ * until one of the signals aborts.
+ *
+ * @param signals The signals.
+ * @returns A signal that aborts with the first of them, with the same reason.
+ */
+export function anySignal(...signals: readonly AbortSignal[]): AbortSignal {
+  const { any } = AbortSignal as Partial<typeof AbortSignal>;
+  if (any) return AbortSignal.any([...signals]);
+  const joined = new AbortController();
+  for (const signal of signals) {
+    const abort = () => joined.abort(signal.reason);
+    if (signal.aborted) abort();
+    else signal.addEventListener("abort", abort, { once: true, signal: joined.signal });
+  }
+  return joined.signal;
+}
+
 /** Options for {@linkcode within}. */
 interface WithinOptions<T> {
   /**

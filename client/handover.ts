@@ -8,7 +8,7 @@ import type { Dialer } from "./client_options.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import type { HeadSink, Subscriptions, TopicReaders } from "./subscriptions.ts";
-import { settlesWithin, within } from "../base/wait.ts";
+import { anySignal, settlesWithin, within } from "../base/wait.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 import type { TransportName } from "../transport/race/options.ts";
 import { TICKET_KEY } from "../session/url.ts";
@@ -91,7 +91,7 @@ export async function handOver<C extends Contract>(
   const leaving = new Left(from);
   const gone = new AbortController();
   from[internals].whenEnded(() => gone.abort());
-  const isOpen = AbortSignal.any([signal, gone.signal]);
+  const isOpen = anySignal(signal, gone.signal);
   const next = await open(
     (dial) => (url, options) => leaving.dialBeside(dial)(url, { ...options, only }),
     isOpen,

@@ -9,7 +9,7 @@ import {
 import type { Connection } from "../transport/connection.ts";
 import { absoluteUrl, publicUrl, withUrl } from "../transport/url.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
-import { startTimer, within } from "../base/wait.ts";
+import { anySignal, startTimer, within } from "../base/wait.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
 import { closedError } from "../session/core.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
@@ -88,7 +88,7 @@ async function open(options: OpenOptions): Promise<Session> {
     const to = place === undefined ? "" : ` to ${publicUrl(place)}`;
     late.abort(new TimeoutError(`Cannot connect${to} within ${ms} ms`, ms));
   });
-  const signal = options.signal ? AbortSignal.any([options.signal, late.signal]) : late.signal;
+  const signal = options.signal ? anySignal(options.signal, late.signal) : late.signal;
   let connection: Connection | undefined;
   let session: Session | undefined;
   try {

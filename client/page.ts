@@ -95,14 +95,24 @@ function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {
   };
 }
 
-/** Throws on a runtime without the newest globals that the client needs. */
+/** Globals that the client needs, and that have no short replacement. */
+const NEEDED = [
+  "WebSocket",
+  "Promise.withResolvers",
+  "URL",
+  "AbortController",
+  "AbortSignal.prototype.throwIfAborted",
+  "TextDecoder",
+  "crypto.getRandomValues",
+];
+
+/** Throws on a runtime that lacks needed globals; the error lists all of them. */
 function checkRuntime(): void {
-  const needed = {
-    WebSocket: globalThis.WebSocket,
-    "URL.parse": URL.parse,
-    "Promise.withResolvers": Promise.withResolvers,
-  };
-  const missing = Object.entries(needed).flatMap(([name, value]) => value ? [] : name);
+  const missing = NEEDED.filter((path) => {
+    let at: unknown = globalThis;
+    for (const key of path.split(".")) at = (at as Record<string, unknown> | undefined)?.[key];
+    return !at;
+  });
   if (missing.length > 0) {
     throw new UnsupportedError(`Cannot connect: this runtime has no ${missing.join(", ")}`);
   }

@@ -50,6 +50,7 @@ import {
 } from "react";
 import { checkLimits } from "../base/options.ts";
 import { platformRuntime } from "../base/runtime.ts";
+import { anySignal } from "../base/wait.ts";
 import { connect, type ConnectOptions } from "../client.ts";
 import type { Client } from "./client.ts";
 import type { ClientRequestOptions, ClientStatus, ServerUrl } from "./client_options.ts";
@@ -606,7 +607,7 @@ export function createHooks<C extends Contract = Contract>(contract?: C): SkeinH
 }
 
 function either(own: AbortSignal, given: AbortSignal | undefined): AbortSignal {
-  return given ? AbortSignal.any([own, given]) : own;
+  return given ? anySignal(own, given) : own;
 }
 
 function noTopic(): Promise<never> {

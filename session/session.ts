@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { parseUrl } from "../transport/url.ts";
 import type {
   BidirectionalStream,
   Connection,
@@ -181,7 +182,7 @@ export class Session<
 
   /** The path of `url`. */
   get path(): string {
-    return URL.parse(this.url)?.pathname ?? "";
+    return parseUrl(this.url)?.pathname ?? "";
   }
 
   /** The subprotocol of the connection; empty on a plain WebSocket. */

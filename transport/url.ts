@@ -9,7 +9,22 @@ import { ConnectionError, TimeoutError, UnsupportedError } from "../errors.ts";
  */
 export function absoluteUrl(url: string | URL): URL | null {
   const { location } = globalThis as { location?: { href: string } };
-  return URL.parse(String(url), location?.href);
+  return parseUrl(String(url), location?.href);
+}
+
+/**
+ * Parses a URL. `URL.parse` is missing in Safari 17 and in Chrome up to 125.
+ *
+ * @param url The URL.
+ * @param base The URL against which a relative one is resolved.
+ * @returns The absolute URL; `null` for an invalid one.
+ */
+export function parseUrl(url: string, base?: string): URL | null {
+  try {
+    return new URL(url, base);
+  } catch {
+    return null;
+  }
 }
 
 /**
@@ -60,7 +75,7 @@ export function isHost(host: string): boolean {
  * @returns The rest of the path, still encoded; `undefined` for a URL of another path.
  */
 export function pathBelow(url: string, path: string): string | undefined {
-  const pathname = URL.parse(url)?.pathname;
+  const pathname = parseUrl(url)?.pathname;
   if (pathname === undefined || !pathname.startsWith(path)) return undefined;
   const rest = pathname.slice(path.length);
   return rest === "" || rest.startsWith("/") ? rest : undefined;

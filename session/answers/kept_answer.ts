@@ -1,6 +1,6 @@
 /** A kept answer, one that outlives the session, on the side of the caller; loads on first use. */
 import { RequestError, SessionClosedError } from "../../errors.ts";
-import { startTimer, within } from "../../base/wait.ts";
+import { anySignal, startTimer, within } from "../../base/wait.ts";
 import { internals, type SessionCore } from "../core.ts";
 import type { RequestStreamOptions, WaitOptions } from "../types.ts";
 import { encodeMessage } from "../wire/encode.ts";
@@ -57,7 +57,7 @@ export class KeptAnswer {
     const { id, core } = await this.#opening;
     const { runtime, settings: { router } } = core;
     const stop = new AbortController();
-    const stopped = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
+    const stopped = signal ? anySignal(signal, stop.signal) : stop.signal;
     const isLate = (what: string) => (ms: number) => stop.abort(lateAnswer(topic, what, ms));
     const timer = startTimer(runtime, timeoutMs, isLate("all"));
     const stream = this.#client.durableStream(id, {

@@ -3,7 +3,7 @@ import { ConnectionError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import { Backoff } from "../../base/backoff.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { pause, within } from "../../base/wait.ts";
+import { anySignal, pause, within } from "../../base/wait.ts";
 import type { Connection, Frame } from "../connection.ts";
 import { parseServerUrl, publicUrl } from "../url.ts";
 import { TOKEN_MARK, TOKEN_MARK_QUERY } from "../webtransport.ts";
@@ -218,7 +218,7 @@ class ClientHttpConnection extends HttpConnection {
       stop.abort();
     }, FIRST_PIECE_MS);
     try {
-      const signal = AbortSignal.any([this.#ended.signal, stop.signal]);
+      const signal = anySignal(this.#ended.signal, stop.signal);
       const { body } = await this.#ask("GET", { accept: "text/event-stream" }, { signal });
       const events = new EventReader();
       const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -375,7 +375,7 @@ class ClientHttpConnection extends HttpConnection {
     const late = new AbortController();
     const timer = this.runtime.setTimeout(() => late.abort(), ms);
     try {
-      return await run(AbortSignal.any([this.#ended.signal, late.signal]));
+      return await run(anySignal(this.#ended.signal, late.signal));
     } finally {
       this.runtime.clearTimeout(timer);
     }

@@ -1,4 +1,5 @@
 /** HTTP as the last resort of a client: tried once the race of the other transports failed. */
+import { anySignal } from "../../base/wait.ts";
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import { dialHttp, type HttpPath } from "../http/client.ts";
@@ -57,7 +58,7 @@ export function fallBackToHttp(
       late.abort(new TimeoutError(`Cannot open ${transports.join(" or ")} within ${ms} ms`, ms));
     }, ms);
     try {
-      return await dial(url, { ...options, signal: AbortSignal.any([signal, late.signal]) });
+      return await dial(url, { ...options, signal: anySignal(signal, late.signal) });
     } finally {
       runtime.clearTimeout(timer);
     }

@@ -5,7 +5,7 @@
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { parseServerUrl } from "../url.ts";
 import type { Connection } from "../connection.ts";
-import { within } from "../../base/wait.ts";
+import { anySignal, within } from "../../base/wait.ts";
 import { platformRuntime, type Timer } from "../../base/runtime.ts";
 import { textOf } from "../../base/error_text.ts";
 import {
@@ -159,7 +159,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
         ...rest,
         runtime,
         ...(flowControl && { flowControl }),
-        signal: signal ? AbortSignal.any([signal, leg.signal]) : leg.signal,
+        signal: signal ? anySignal(signal, leg.signal) : leg.signal,
       }).then((connection) => won(name, connection), (error) => lost(name, error));
     };
     const won = (name: TransportName, connection: Connection) => {

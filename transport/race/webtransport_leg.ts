@@ -1,4 +1,5 @@
 /** One attempt to open WebTransport: from the URL of a server to a connection with messages. */
+import { anySignal } from "../../base/wait.ts";
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import type { Connection } from "../connection.ts";
 import { MESSAGE_PROTOCOL, openMessages } from "../message_stream/connection.ts";
@@ -153,7 +154,7 @@ export async function locateWebTransport(
       cache: "no-store",
       credentials: "omit",
       redirect: "error",
-      signal: signal ? AbortSignal.any([signal, late.signal]) : late.signal,
+      signal: signal ? anySignal(signal, late.signal) : late.signal,
     });
     // Any other response, such as a 404 page, fails in `json()` or in the checks below.
     const { port, hostname = url.hostname, serverCertificateHashes }: Answer = await response

@@ -1,0 +1,84 @@
+import { assert, assertEquals, assertMatch, assertNotEquals, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../base/runtime.ts";
+import { anySignal } from "../base/wait.ts";
+import { connect } from "../client.ts";
+import { UnsupportedError } from "../errors.ts";
+import { Network, settled } from "../tests/clients.ts";
+import { parseUrl } from "../transport/url.ts";
+
+/** Removes members of global objects until the end of the block. */
+function without(...paths: readonly string[]): Disposable {
+  const removed = paths.map((path) => {
+    const keys = path.split(".");
+    const name = keys.pop()!;
+    const owner = keys.reduce(
+      (at, key) => (at as Record<string, unknown>)[key],
+      globalThis as unknown,
+    ) as object;
+    // `crypto` inherits its functions.
+    const place = name in owner && !Object.hasOwn(owner, name)
+      ? Object.getPrototypeOf(owner)
+      : owner;
+    const known = Object.getOwnPropertyDescriptor(place, name)!;
+    Object.defineProperty(place, name, { value: undefined, configurable: true });
+    return () => Object.defineProperty(place, name, known);
+  });
+  return { [Symbol.dispose]: () => removed.forEach((restore) => restore()) };
+}
+
+Deno.test("connect() throws one UnsupportedError that lists all that the runtime lacks", () => {
+  const needed = [
+    "WebSocket",
+    "Promise.withResolvers",
+    "URL",
+    "AbortController",
+    "AbortSignal.prototype.throwIfAborted",
+    "TextDecoder",
+    "crypto.getRandomValues",
+  ];
+  for (const missing of [...needed.map((name) => [name]), needed]) {
+    using _ = without(...missing);
+    const error = assertThrows(() => connect("ws://localhost/"), UnsupportedError);
+    assertEquals(error.message, `Cannot connect: this runtime has no ${missing.join(", ")}`);
+  }
+});
+
+Deno.test("Client connects and comes back on a platform without AbortSignal.any and URL.parse", async () => {
+  using time = new FakeTime();
+  using _ = without("AbortSignal.any", "URL.parse", "crypto.randomUUID");
+  const network = new Network();
+  network.answers.push(network.nobody);
+  await using client = network.client();
+  assertEquals(await settled(client), "reconnecting");
+  await time.tickAsync(250);
+  assertEquals(await settled(client), "connected");
+});
+
+Deno.test("anySignal() aborts with the first signal and its reason, with and without AbortSignal.any", () => {
+  for (const missing of [[], ["AbortSignal.any"]]) {
+    using _ = without(...missing);
+    const [one, other] = [new AbortController(), new AbortController()];
+    const joined = anySignal(one.signal, other.signal);
+    assertEquals(joined.aborted, false);
+    other.abort("first");
+    one.abort("second");
+    assertEquals([joined.aborted, joined.reason], [true, "first"]);
+    const aborted = anySignal(one.signal, new AbortController().signal);
+    assertEquals([aborted.aborted, aborted.reason], [true, "second"]);
+  }
+});
+
+Deno.test("parseUrl() returns null for an invalid URL, and resolves a relative one", () => {
+  assertEquals(parseUrl("no url"), null);
+  assertEquals(parseUrl("/a", "https://example.com/b")?.href, "https://example.com/a");
+});
+
+Deno.test("Runtime.randomUUID() makes a UUID of version 4 on a page without TLS", () => {
+  using _ = without("crypto.randomUUID");
+  const runtime = platformRuntime();
+  const uuid = runtime.randomUUID();
+  assertMatch(uuid, /^[\da-f]{8}-[\da-f]{4}-4[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/);
+  assertNotEquals(uuid, runtime.randomUUID());
+  assert(uuid.length === 36);
+});
