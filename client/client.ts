@@ -146,6 +146,8 @@ export class Client<C extends Contract = Contract>
   /** The previous session, if the server fell silent without an event of the page or network. */
   #silent: SilentTransport | undefined;
   #life: Life | undefined;
+  /** Ends the calls of the option `life`. */
+  readonly #leaveLife: (() => void) | undefined;
   /** URL of the last attempt, without secrets. */
   #place = "";
   #retryAt = 0;
@@ -189,6 +191,7 @@ export class Client<C extends Contract = Contract>
       options.outbox,
       options.delivery === "at-least-once" ? (session) => this.#deliver(session) : undefined,
     );
+    this.#leaveLife = options.life?.subscribe(() => this.#life ? this.#life.wake() : this.wake());
     options.signal?.addEventListener("abort", this.#onAbort, { once: true });
     if (options.signal?.aborted) this.#stop.abort();
     this.closed = this.#run();
@@ -696,6 +699,7 @@ export class Client<C extends Contract = Contract>
       }
     } finally {
       this.#life?.[Symbol.dispose]();
+      this.#leaveLife?.();
       this.#options.signal?.removeEventListener("abort", this.#onAbort);
     }
   }

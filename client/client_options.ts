@@ -151,6 +151,14 @@ export interface ClientOptions<C extends Contract = Contract>
    */
   readonly wakeTimeoutMs?: number;
   /**
+   * Tells the client that the app woke up or came back online, on a platform without the events of a
+   * page, such as React Native. `subscribe` gets a function to call at these times, and returns a
+   * function that the client calls at its end.
+   */
+  readonly life?: {
+    subscribe(wake: () => void): () => void;
+  };
+  /**
    * Delays between attempts, in milliseconds, and the number of attempts.
    *
    * @default {{ firstDelayMs: 500, maxDelayMs: 30000, maxAttempts: Infinity }}

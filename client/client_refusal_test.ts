@@ -270,6 +270,33 @@ Deno.test("Client that was refused with 4401 tries a fresh token when it wakes u
   }
 });
 
+Deno.test("Client checks its server and tries again when the option life says so, up to its end", async () => {
+  using time = new FakeTime();
+  let wake: (() => void) | undefined;
+  const network = new Network();
+  network.answers.push(network.nobody);
+  const client = network.client({
+    life: {
+      subscribe(listener) {
+        wake = listener;
+        return () => wake = undefined;
+      },
+    },
+  });
+  assertEquals(await settled(client), "reconnecting");
+  wake!();
+  await turns();
+  assertEquals([client.status.current.name, network.dials.length], ["connected", 2]);
+  await time.tickAsync(1_000);
+  network.pairs[0]!.link.stall("to-client");
+  wake!();
+  await time.tickAsync(5_000);
+  await turns();
+  assertEquals([client.status.current.name, network.dials.length], ["connected", 3]);
+  await client.close();
+  assertEquals(wake, undefined);
+});
+
 Deno.test("Client takes null as no token, as undefined", async () => {
   for (const token of [null, undefined, () => null, () => Promise.resolve(undefined)]) {
     const network = new Network();

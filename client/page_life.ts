@@ -121,8 +121,14 @@ export class Life implements Disposable {
     if (type === "online" || type === "change") this.#tryAt = this.#triedAt + CHANGED_MS;
     if (type === "pagehide") return this.#leave();
     if (type === "pageshow" && !(event as Event & { persisted?: boolean }).persisted) return;
-    if (type !== "visibilitychange") this.disturbedAt = this.#runtime.now();
-    if (type !== "visibilitychange" || !document?.hidden) void this.#check();
+    if (type !== "visibilitychange") return this.wake();
+    if (!document?.hidden) void this.#check();
+  }
+
+  /** Checks the session after a sleep, or a change of the network. */
+  wake(): void {
+    this.disturbedAt = this.#runtime.now();
+    void this.#check();
   }
 
   /** Stops watching. */
