@@ -26,7 +26,9 @@
  * - **Types:** {@linkcode createHooks} makes the same hooks for a contract.
  * - **Sharing:** components with the same topic and options share one subscription. The
  *   subscription outlives the last of these components by 5 s, so that a change of the route does
- *   not subscribe anew.
+ *   not subscribe anew; a room by 500 ms.
+ * - **Activity:** a part of a page that was hidden for longer goes on at its position in the topic,
+ *   or has a `gap` if the topic has no history.
  * - **Rendering:** changes are gathered, and rendered at most once a frame.
  * - **Servers:** on a server, the hooks return the state before the first answer, and open no
  *   connection. The page hydrates with that state.
@@ -112,7 +114,7 @@ export interface SkeinProviderProps<C extends Contract = Contract> {
   readonly client?: Client<C> | undefined;
   /**
    * Time for which a topic or durable stream outlives its last component, in milliseconds. At most 16
-   * of these wait at a time.
+   * of these wait at a time. A room waits for 500 ms at most, so that the other members see the leave.
    *
    * @default {5000}
    */

@@ -880,3 +880,120 @@ Deno.test(
     await page.has("old 1");
   },
 );
+
+Deno.test(
+  "a topic that was hidden for longer than the grace goes on at its position, or says gap",
+  hidesParts,
+  async () => {
+    await using server = testServer({ authorize: () => true, history: { kept: {} } });
+    await using client = server.connect();
+    using page = new Page();
+    const Lines = ({ topic }: { topic: string }) => {
+      const { messages, gap, status } = useTopic(topic, { last: 1 });
+      const texts = messages.map(({ key, data }) => `${gap?.key === key ? "…" : ""}${key}${data}`);
+      return `${texts.join()} ${gap?.reason ?? ""} ${status} `;
+    };
+    const show = (mode: "visible" | "hidden") => {
+      const lines = ["kept", "plain"].map((topic) => h(Lines, { key: topic, topic }));
+      page.show(h(SkeinProvider, { client, graceMs: 20 }, h(Activity, { mode, children: lines })));
+    };
+    const say = async (data: string) => {
+      await server.topics.append("kept", data);
+      server.publish("plain", data);
+    };
+    await server.topics.append("kept", "a");
+    await server.topics.append("kept", "b");
+    show("visible");
+    await page.has("0b  subscribed   subscribed ");
+    await say("c");
+    await page.has("0b,1c  subscribed 0c  subscribed ");
+    show("hidden");
+    await until(() => server.topics.subscribers("kept").length === 0);
+    await until(() => server.topics.subscribers("plain").length === 0);
+    await say("d");
+    await say("e");
+    show("visible");
+    await until(() => server.topics.subscribers("plain").length === 1);
+    await page.has("0b,1c,2d,3e  subscribed 0c no-history subscribed ");
+    await say("f");
+    await page.has("0b,1c,2d,3e,4f  subscribed 0c,…1f no-history subscribed ");
+  },
+);
+
+Deno.test(
+  "a durable stream that was hidden for longer than the grace goes on behind its newest item",
+  hidesParts,
+  async () => {
+    await using server = testServer({
+      authorize: () => true,
+      durableStreams: { path: "/streams" },
+    });
+    await using stream = await server.durableStreams.create<string>("s");
+    await using client = server.connect();
+    using page = new Page();
+    const Text = () => {
+      const { text, isPending, isDone } = useDurableStream("s");
+      return `${text} ${isPending ? "…" : isDone}`;
+    };
+    const show = (mode: "visible" | "hidden") =>
+      page.show(
+        h(SkeinProvider, { client, graceMs: 20 }, h(Activity, { mode, children: h(Text) })),
+      );
+    await stream.append("a");
+    show("visible");
+    await page.has("a …");
+    for (const [append, expected] of [["b", "ab …"], ["", "ab true"], ["", "ab true"]] as const) {
+      show("hidden");
+      await until(() => server.topics.subscribers("stream:s").length === 0);
+      await new Promise((end) => setTimeout(end, 40));
+      if (append) await stream.append(append);
+      else await stream.close();
+      show("visible");
+      await page.has(expected);
+    }
+  },
+);
+
+Deno.test("usePresence() leaves its room half a second after its last component, and no remount shows", async () => {
+  await using server = testServer({
+    authenticate: ({ token }) => token ?? null,
+    authorize: () => true,
+    rooms: ["room:{name}"],
+    presenceGraceMs: 60_000,
+    acceptsTokenInBand: true,
+  });
+  await using ann = server.connect({ token: "ann" });
+  await using bob = server.connect({ token: "bob" });
+  await using room = bob.subscribe("room:a");
+  await room.ready;
+  const notices: string[] = [];
+  void (async () => {
+    for await (const { data } of bob) {
+      const { type, user } = data as { type: string; user?: string };
+      notices.push(`${type} ${user}`);
+    }
+  })();
+  using page = new Page();
+  const Users = () => `${usePresence("room:a").count}`;
+  const Topic = () => `${useTopic("room:a").status}`;
+  for (const Part of [Users, Topic]) {
+    const show = (key: string, isThere = true) =>
+      page.show(
+        h(StrictMode, null, h(SkeinProvider, { client: ann }, isThere && h(Part, { key }))),
+      );
+    show("one");
+    await until(() => notices.includes("join ann"));
+    show("none", false);
+    await turns();
+    show("two");
+    await turns();
+    const since = performance.now();
+    show("none", false);
+    await until(() => notices.includes("leave ann"));
+    assert(performance.now() - since >= 490);
+    assertEquals(notices.splice(0).filter((one) => !one.startsWith("members")), [
+      "join ann",
+      "leave ann",
+    ]);
+  }
+});

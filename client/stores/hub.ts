@@ -52,7 +52,10 @@ export class Hub {
   readonly #options: HubOptions;
   readonly #cells: SharedCells;
   /** The rooms of the topics in use, each with its number of topic cells. */
-  readonly #rooms = new Map<string, { readonly cell: PresenceCell; topics: number }>();
+  readonly #rooms = new Map<
+    string,
+    { readonly cell: PresenceCell; topics: number; isRoom: boolean }
+  >();
   readonly #listeners = new Set<() => void>();
   #client: Client | undefined;
   #mounted = Promise.withResolvers<void>();
@@ -97,12 +100,20 @@ export class Hub {
     };
   }
 
-  /** Makes the view of a topic. */
+  /**
+   * Makes the view of a topic. A view that is watched again after the end of its cell, as in a part
+   * of a page that was hidden for longer than the grace, continues that cell.
+   */
   topic(topic: string, options: TopicCellOptions): View<TopicSnapshot> {
     const key = keyOf(topic, options);
+    let seen: TopicCell | undefined;
     return {
-      watch: (listener) => this.#useTopic(key, topic, options, listener),
-      get: () => this.#topicOf(key),
+      watch: (listener) => {
+        const leave = this.#useTopic(key, topic, { ...options, listener, previous: seen });
+        seen = this.#topicOf(key);
+        return leave;
+      },
+      get: () => (this.#topicOf(key)?.snapshot ?? seen?.parked) ?? PENDING_TOPIC,
     };
   }
 
@@ -116,19 +127,23 @@ export class Hub {
     const own = keyOf(room, options);
     let key = own;
     let value = PENDING_ROOM;
+    let seen: TopicCell | undefined;
     return {
       watch: (listener) => {
         const used = [...this.#cells.keys()].find((key) => key.startsWith(prefixOf(room)));
         key = used ?? own;
-        const leave = this.#useTopic(key, room, options, listener);
-        const unwatch = this.#rooms.get(room)?.cell.watch(listener);
+        const leave = this.#useTopic(key, room, { ...options, listener, previous: seen });
+        seen = this.#topicOf(key);
+        const found = this.#rooms.get(room);
+        if (found) found.isRoom = true;
+        const unwatch = found?.cell.watch(listener);
         return () => {
           unwatch?.();
           leave();
         };
       },
       get: () => {
-        const { status, error } = this.#topicOf(key);
+        const { status, error } = this.#topicOf(key)?.snapshot ?? PENDING_TOPIC;
         const { users, count } = this.#rooms.get(room)?.cell.snapshot ?? EMPTY_ROOM;
         const isSame = value.users === users && value.count === count &&
           value.status === status && value.error === error;
@@ -153,41 +168,54 @@ export class Hub {
     { after, keep }: { readonly after: string | undefined; readonly keep: number },
   ): View<StreamSnapshot> {
     const key = JSON.stringify(["stream", id, after, keep]);
+    const cellOf = () => this.#cells.peek(key) as StreamCell | undefined;
+    let seen: StreamCell | undefined;
     const open = () => {
       const cell = new StreamCell(this.rounds, keep);
-      cell.begin((signal) => this.client.durableStream(id, { after, signal }));
+      const read = (signal: AbortSignal, from = after) =>
+        this.client.durableStream(id, { after: from, signal });
+      if (seen?.parked) cell.resume(seen, read);
+      else cell.begin(read);
       return cell;
     };
     return {
       watch: (listener) => {
         this.#revive();
-        return this.#cells.use(key, open, listener);
+        const leave = this.#cells.use(key, open, listener);
+        seen = cellOf();
+        return leave;
       },
-      get: () => (this.#cells.peek(key) as StreamCell | undefined)?.snapshot ?? PENDING_ITEMS,
+      get: () => (cellOf()?.snapshot ?? seen?.parked) ?? PENDING_ITEMS,
     };
   }
 
-  #topicOf(key: string): TopicSnapshot {
-    return (this.#cells.peek(key) as TopicCell | undefined)?.snapshot ?? PENDING_TOPIC;
+  #topicOf(key: string): TopicCell | undefined {
+    return this.#cells.peek(key) as TopicCell | undefined;
   }
 
   #useTopic(
     key: string,
     topic: string,
-    options: TopicCellOptions,
-    listener: () => void,
+    { listener, previous, ...options }: TopicCellOptions & {
+      readonly listener: () => void;
+      readonly previous: TopicCell | undefined;
+    },
   ): () => void {
     this.#revive();
     const open = () => {
       // Before the subscription: the list of a room follows its join.
       const room = this.#rooms.get(topic) ??
-        { cell: new PresenceCell(this.rounds, this.client, topic), topics: 0 };
+        { cell: new PresenceCell(this.rounds, this.client, topic), topics: 0, isRoom: false };
       this.#rooms.set(topic, room);
       room.topics++;
-      return new TopicCell(this.rounds, this.client, topic, options, () => {
-        if (--room.topics > 0) return;
-        this.#rooms.delete(topic);
-        room.cell.close();
+      return new TopicCell(this.rounds, this.client, topic, options, {
+        previous,
+        isRoom: () => room.isRoom || room.cell.isRoom,
+        release: () => {
+          if (--room.topics > 0) return;
+          this.#rooms.delete(topic);
+          room.cell.close();
+        },
       });
     };
     return this.#cells.use(key, open, listener);

@@ -89,6 +89,11 @@ export class PresenceCell extends Cell<PresenceSnapshot> {
     if (known) this.changed();
   }
 
+  /** True once the server sent a notice about the topic. */
+  get isRoom(): boolean {
+    return this.#room.count !== undefined || this.#room.users.size > 0;
+  }
+
   /** Sets the data of this client in the room, up to the end of the cell. */
   set(data: unknown, options?: WaitOptions): Promise<void> {
     this.#hasData = data !== undefined;

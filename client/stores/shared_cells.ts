@@ -9,7 +9,11 @@ import type { Cell } from "./cell.ts";
 const MAX_UNUSED = 16;
 
 /** A cell with something to release at its end. */
-export type OpenCell = Cell<{ readonly error: Error | undefined }> & { close(): void };
+export type OpenCell = Cell<{ readonly error: Error | undefined }> & {
+  /** Longest grace of this cell, in milliseconds. */
+  readonly maxGraceMs?: number;
+  close(): void;
+};
 
 /** One shared cell. */
 interface Shared {
@@ -84,7 +88,8 @@ export class SharedCells {
     // The next component tries anew.
     if (shared.cell.snapshot.error) return this.#end(key, shared);
     this.#unused.add(key);
-    shared.timer = this.#runtime.setTimeout(() => this.#end(key, shared), this.#graceMs);
+    const graceMs = Math.min(this.#graceMs, shared.cell.maxGraceMs ?? Infinity);
+    shared.timer = this.#runtime.setTimeout(() => this.#end(key, shared), graceMs);
     if (this.#unused.size <= MAX_UNUSED) return;
     const [oldest] = this.#unused;
     this.#end(oldest!, this.#all.get(oldest!)!);

@@ -35,7 +35,10 @@ export const NO_ITEMS: StreamSnapshot<never> = Object.freeze({
 export const PENDING_ITEMS: StreamSnapshot<never> = Object.freeze({ ...NO_ITEMS, isPending: true });
 
 /** Items, and perhaps a way to stop the source. */
-type Source = AsyncIterable<unknown> & { cancel?(reason?: string): Promise<void> };
+type Source = AsyncIterable<unknown> & {
+  readonly offset?: string | undefined;
+  cancel?(reason?: string): Promise<void>;
+};
 
 /** Reads one stream after the other, and has the items of the newest. */
 export class StreamCell extends Cell<StreamSnapshot> {
@@ -49,6 +52,10 @@ export class StreamCell extends Cell<StreamSnapshot> {
   #text = "";
   #isDone = false;
   #error: Error | undefined;
+  /** Offset of the newest item, if the source has offsets. */
+  #offset: string | undefined;
+  /** The last snapshot of a closed cell, while its part of the page is hidden. */
+  #parked: StreamSnapshot | undefined;
 
   /** Creates a cell without items. */
   constructor(rounds: Rounds, keep: number) {
@@ -73,6 +80,30 @@ export class StreamCell extends Cell<StreamSnapshot> {
     void this.#read(reading, open);
   }
 
+  /** The last snapshot of a closed cell that another one may continue. */
+  get parked(): StreamSnapshot | undefined {
+    return this.#parked;
+  }
+
+  /**
+   * Continues a closed cell behind its newest item, unless the stream was complete.
+   *
+   * @param previous The closed cell.
+   * @param open Opens the stream behind an offset.
+   */
+  resume(previous: StreamCell, open: (signal: AbortSignal, after?: string) => Source): void {
+    this.#items = [...previous.#items];
+    this.#omitted = previous.#omitted;
+    this.#text = previous.#text;
+    this.#isDone = previous.#isDone;
+    this.#offset = previous.#offset;
+    if (!this.#isDone) {
+      const reading = this.#reading = new AbortController();
+      void this.#read(reading, (signal) => open(signal, this.#offset));
+    }
+    this.refresh();
+  }
+
   /** Stops the source, and reading. An error of the source is a part of the snapshot. */
   cancel(reason?: string): void {
     const reading = this.#reading;
@@ -86,6 +117,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
 
   /** Stops reading. The items stay, and another stream may begin. */
   close(): void {
+    if (!this.#error) this.#parked = this.take();
     if (this.#reading === undefined) return;
     this.#leave();
     // At once: the rounds of a page that is hidden end in the same turn.
@@ -113,6 +145,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
       for await (const item of source) {
         if (!isRead()) return;
         this.#add(item);
+        this.#offset = source.offset;
         this.changed();
       }
       if (isRead()) this.#isDone = true;

@@ -3,7 +3,7 @@ import type { Client } from "../client.ts";
 import type { ClientSubscribeOptions } from "../client_options.ts";
 import type { Subscription } from "../subscription.ts";
 import type { UntypedMessage } from "../../session/message.ts";
-import type { RecoveryReason } from "../../session/wire/recovery.ts";
+import type { HistoryPosition, RecoveryReason } from "../../session/wire/recovery.ts";
 import { Cell, errorOf, type Rounds } from "./cell.ts";
 
 /**
@@ -63,11 +63,31 @@ export interface TopicCellOptions extends Pick<ClientSubscribeOptions, "last" | 
   readonly keep: number;
 }
 
+/** Place of a topic among the cells of a page. */
+export interface TopicPlace {
+  /** Tells whether the topic is a room. */
+  readonly isRoom: () => boolean;
+  /** Called when the cell is closed. */
+  readonly release: () => void;
+  /** The closed cell of a part of the page that was hidden, which this cell continues. */
+  readonly previous: TopicCell | undefined;
+}
+
+/**
+ * Time for which a room outlives its last component, in milliseconds: long enough for StrictMode,
+ * Suspense and a change of the route, short enough for the other members.
+ */
+const ROOM_GRACE_MS = 500;
+
 /** One subscription, and the newest of its messages. */
 export class TopicCell extends Cell<TopicSnapshot> {
   readonly #keep: number;
-  readonly #release: () => void;
+  readonly #place: TopicPlace;
   #subscription: Subscription | undefined;
+  /** Position of the newest message, for a topic with a history. */
+  #position: HistoryPosition | undefined;
+  /** The last snapshot of a closed cell, while its part of the page is hidden. */
+  #parked: TopicSnapshot | undefined;
   /** At most twice the messages of a snapshot, so that dropping the oldest is cheap. */
   #messages: Keyed<UntypedMessage>[] = [];
   #key = 0;
@@ -81,21 +101,24 @@ export class TopicCell extends Cell<TopicSnapshot> {
    * @param client The client.
    * @param topic The topic.
    * @param options Number of messages, and the start in a history.
-   * @param release Called when the cell is closed.
+   * @param place Place of the topic among the cells of the page.
    */
   constructor(
     rounds: Rounds,
     client: Client,
     topic: string,
     { keep, ...start }: TopicCellOptions,
-    release: () => void,
+    place: TopicPlace,
   ) {
-    super(rounds, PENDING_TOPIC);
+    const { previous } = place;
+    super(rounds, previous?.parked ?? PENDING_TOPIC);
     this.#keep = keep;
-    this.#release = release;
+    this.#place = place;
+    if (previous?.parked) this.#continue(previous);
     try {
       this.#subscription = client.subscribe(topic, {
         ...start,
+        ...(this.#position && { since: this.#position }),
         onRecovery: ({ recovered, reason }) => {
           if (recovered) return;
           this.#gap = { reason, key: this.#key };
@@ -111,9 +134,25 @@ export class TopicCell extends Cell<TopicSnapshot> {
     }
   }
 
+  /** The last snapshot of a closed cell that another one may continue. */
+  get parked(): TopicSnapshot | undefined {
+    return this.#parked;
+  }
+
+  /** Longest grace of a room, in milliseconds. */
+  get maxGraceMs(): number {
+    return this.#place.isRoom() ? ROOM_GRACE_MS : Infinity;
+  }
+
   /** Leaves the topic. */
   close(): void {
-    this.#release();
+    const snapshot = this.take();
+    if (!this.#error) {
+      const isPending = snapshot.status === "pending";
+      this.#parked = isPending ? snapshot : { ...snapshot, status: "lost" };
+    }
+    this.#position ??= this.#subscription?.position;
+    this.#place.release();
     // The subscription has ended also if the server does not answer.
     this.#subscription?.unsubscribe().catch(() => {});
   }
@@ -132,6 +171,8 @@ export class TopicCell extends Cell<TopicSnapshot> {
   async #read(subscription: Subscription): Promise<void> {
     try {
       for await (const message of subscription) {
+        if (this.#parked) return;
+        this.#position = subscription.position;
         // Every reader has messages of its own.
         this.#messages.push(Object.assign(message, { key: this.#key++ }));
         if (this.#messages.length > 2 * this.#keep) {
@@ -142,6 +183,16 @@ export class TopicCell extends Cell<TopicSnapshot> {
     } catch (error) {
       this.#end(error);
     }
+  }
+
+  /** Continues a closed cell: at its position, or behind a gap in a topic without a history. */
+  #continue(previous: TopicCell): void {
+    this.#messages = [...previous.#messages];
+    this.#key = previous.#key;
+    this.#gap = previous.#gap;
+    this.#position = previous.#position;
+    const isMissed = !this.#position && previous.parked!.status !== "pending";
+    if (isMissed) this.#gap = { reason: "no-history", key: this.#key };
   }
 
   #end(error: unknown): void {
