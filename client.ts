@@ -1,5 +1,5 @@
 /**
- * Skein for browsers, and for clients in Deno, Node 22 and later, and Bun. No module that this file
+ * Skein for browsers, and for clients in Deno, Node 22 and later, Bun and React Native. No module that this file
  * loads needs Deno.
  *
  * Features that only some pages use load on first use. Bundled with code splitting, minified and

@@ -25,6 +25,18 @@ export function startTimer(
 }
 
 /**
+ * Makes the error of an operation that was ended on purpose.
+ *
+ * @param message The operation.
+ * @returns A `DOMException`, or a plain error of that name on a platform without that class.
+ */
+export function abortError(message: string): Error {
+  const name = "AbortError";
+  if (typeof DOMException === "function") return new DOMException(message, name);
+  return Object.assign(new Error(message), { name });
+}
+
+/**
  * Joins abort signals, also on a platform without `AbortSignal.any`. There, the joined signal lives
  * until one of the signals aborts.
  *
@@ -38,7 +50,7 @@ export function anySignal(...signals: readonly AbortSignal[]): AbortSignal {
   for (const signal of signals) {
     const abort = () => joined.abort(signal.reason);
     if (signal.aborted) abort();
-    else signal.addEventListener("abort", abort, { once: true, signal: joined.signal });
+    else signal.addEventListener("abort", abort, { once: true });
   }
   return joined.signal;
 }

@@ -1,5 +1,6 @@
 /** Subscription of a client to one topic. */
 import { QueueFullError } from "../errors.ts";
+import { abortError } from "../base/wait.ts";
 import { checkLoop } from "../session/inbound.ts";
 import type { Contract, ContractTopic, TopicMessage } from "../session/contract.ts";
 import { ReceiveQueue } from "../session/queue/receive_queue.ts";
@@ -188,7 +189,7 @@ export class Subscription<
   /** Ends the subscription at this end only; called by the client. */
   end(error?: unknown): void {
     this.#error ??= error;
-    this.#ready.reject(error ?? new DOMException("The subscription ended", "AbortError"));
+    this.#ready.reject(error ?? abortError("The subscription ended"));
     this.#queue.end();
     this.status.end("ended");
   }

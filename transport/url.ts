@@ -43,8 +43,8 @@ export function parseServerUrl(url: string | URL): URL {
       }"`,
     );
   }
-  parsed.hash = "";
-  return parsed;
+  // The URL of React Native has no setters.
+  return new URL(parsed.href.replace(/#.*/s, ""));
 }
 
 /**

@@ -134,7 +134,8 @@ export function framed(frame: Frame, topic: string): EncodedMessage {
 const MARK_0 = 0x40;
 const MARK_1 = 0x53;
 const encoder = new TextEncoder();
-const decoder = new TextDecoder("utf-8", { fatal: true });
+/** Made at the first use: an app of React Native may add the class after this module has loaded. */
+let decoder: TextDecoder | undefined;
 
 /**
  * Writes a binary message as one frame: the bytes `40 53`, the length of the head (varint), the
@@ -173,7 +174,9 @@ export function decodeBinary(frame: Uint8Array): { head: string; data: Uint8Arra
   const start = 2 + lengthSize;
   if (frame.length < start + length) return undefined;
   try {
-    const head = decoder.decode(frame.subarray(start, start + length));
+    const head = (decoder ??= new TextDecoder("utf-8", { fatal: true })).decode(
+      frame.subarray(start, start + length),
+    );
     return { head, data: frame.subarray(start + length) };
   } catch {
     return undefined;

@@ -287,7 +287,8 @@ export class WebSocketConnection
 
   /** Bytes that the socket buffers. */
   get bufferedAmount(): number {
-    return this.#closeEvent === undefined ? this.#socket.bufferedAmount : 0;
+    // The WebSocket of React Native does not tell.
+    return this.#closeEvent === undefined ? this.#socket.bufferedAmount ?? 0 : 0;
   }
 
   /** Handles the socket's events. */
