@@ -1,6 +1,6 @@
 /**
- * Skein for browsers, and for clients in Deno, Node 22 and later, Bun and React Native. No module that this file
- * loads needs Deno.
+ * Skein for browsers, and for clients in Deno, Node 22 and later, Bun and React Native. No module
+ * that this file loads needs Deno.
  *
  * Features that only some pages use load on first use. Bundled with code splitting, minified and
  * gzipped, a page that connects loads at most 28.75 KiB at first, or 31.5 KiB if the page uses every
