@@ -42,7 +42,7 @@ export class Client implements AsyncDisposable {
   }
 
   /** Subscribes; the answer stands among the lines, as `{ answer }`. */
-  subscribe(topics: Topics, topic = "t", options: SubscribeOptions = {}): boolean {
+  subscribe(topics: Topics, topic = "t", options: SubscribeOptions = {}): Promise<boolean> {
     // Through the wire, so that the order among other messages is the real one.
     const onAnswer = (answer: SubscribeAnswer) => this.session.send("answer", answer);
     return topics.subscribe(this.session, topic, { onAnswer, ...options });

@@ -1,5 +1,5 @@
 /** Topics and the subscribers on this node. */
-import { QueueFullError, UnsupportedError } from "../errors.ts";
+import { type BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import { describe } from "../base/error_text.ts";
 import { Broadcast } from "../session/queue/broadcast.ts";
 import { encodeMessage, MAX_MESSAGE_BYTES, MAX_PLACE_BYTES } from "../session/wire/encode.ts";
@@ -13,7 +13,7 @@ import {
 import { internals, type Session, sessionsAfter, sessionsBefore } from "../session/session.ts";
 import { checkTopic } from "../session/wire/envelope.ts";
 import { Turn } from "../session/queue/send_queue.ts";
-import type { SessionSettings } from "../session/settings.ts";
+import { report, type SessionSettings } from "../session/settings.ts";
 import { waitFor } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { cutReason } from "../transport/close_info.ts";
@@ -26,6 +26,7 @@ import {
   type Publication,
   type PublicationKey,
 } from "./broker.ts";
+import { Confirmation } from "./confirmation.ts";
 import { contentOf, HistoryTopics } from "./history/history_topics.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import { exceptionOf, tellAnswer } from "./history/replay.ts";
@@ -41,7 +42,7 @@ const UNDER_WAY_FACTOR = 4;
 
 /**
  * Time from which an engine is late with the subscription of a topic without a history, in
- * milliseconds: sessions that are in the topic already may have missed publications.
+ * milliseconds: sessions that did not wait for an answer may have missed publications.
  */
 const LATE_MS = 1_000;
 
@@ -185,6 +186,8 @@ export interface TopicsStats {
 export interface TopicSource {
   /** Number of sessions. */
   readonly size: number;
+  /** Given once the engine sends publications to this node; left out if each session reads itself. */
+  readonly confirmation?: Confirmation;
   /** The newest known position in the history, and the number of publications on this node so far. */
   readonly followed?: {
     readonly epoch: string | undefined;
@@ -216,10 +219,12 @@ type OpenTopic =
     /** Ends the feed, which has no session left. */
     close(): void;
     readonly members?: undefined;
+    readonly confirmation?: undefined;
   }
   | {
     readonly feed?: undefined;
     readonly members: Broadcast;
+    readonly confirmation: Confirmation;
     readonly subscription: BrokerSubscription;
   };
 
@@ -235,6 +240,8 @@ interface Membership {
   isRequested: boolean;
   /** Called after the session was unsubscribed. */
   onLeft: ((code: string) => void) | undefined;
+  /** Settles the promises of calls that wait for the engine. */
+  readonly settles: Set<() => void>;
   /** Sends the answer at once, if the answer waits for the end of the current step. */
   answer: (() => void) | undefined;
 }
@@ -401,7 +408,11 @@ export class Topics implements AsyncDisposable {
    * @param session A session of the same turn.
    * @param topic The topic.
    * @param options See {@linkcode SubscribeOptions}.
-   * @returns True if the session was not subscribed before, and is now.
+   * @returns Resolves to true once the engine has confirmed the subscription: publications of all
+   * nodes from now on reach the session. Resolves to false if the session leaves or closes before.
+   * Rejects with a `BrokerError` if the engine has not confirmed within ten seconds: the session stays
+   * subscribed, and is told of a gap once the engine is back. The error also goes to `onError`, so the
+   * promise need not be awaited.
    * @throws {TypeError} If the topic is not valid.
    * @throws {RangeError} If the topic is longer than `maxTopicBytes`, or `last` is not a whole number
    * from 0 on.
@@ -410,11 +421,11 @@ export class Topics implements AsyncDisposable {
    * @throws {UnsupportedError} If the connection of the session carries no messages, or the broker is
    * closed.
    */
-  subscribe(session: Session, topic: string, options: SubscribeOptions = {}): boolean {
+  subscribe(session: Session, topic: string, options: SubscribeOptions = {}): Promise<boolean> {
     checkTopic(topic, "subscribe", this.maxTopicBytes);
     checkPublic(topic, "subscribe");
     checkLast(options.last);
-    if (session.isClosed) return false;
+    if (session.isClosed) return Promise.resolve(false);
     const known = this.#subscribers.get(session);
     const isNew = !known?.topics.has(topic);
     if (isNew && known !== undefined && known.topics.size >= this.#maxTopics) {
@@ -430,23 +441,55 @@ export class Topics implements AsyncDisposable {
     }
     // Calls that can fail come first, so that a failure leaves no state behind.
     session[internals].messages("subscribe");
-    const { feed, members } = this.#open(topic);
+    const { feed, members, confirmation = feed?.confirmation } = this.#open(topic);
     const { since, onAnswer, onLeft, isRequested = false } = options;
     const { topics } = known ?? this.#remember(session);
-    const membership = topics.get(topic) ?? { isRequested, onLeft, answer: undefined };
+    const membership = topics.get(topic) ??
+      { isRequested, onLeft, answer: undefined, settles: new Set() };
     topics.set(topic, membership);
     if (!isRequested) membership.isRequested = false;
     membership.onLeft = onLeft ?? membership.onLeft;
-    let standing: (() => SubscribeAnswer) | undefined;
-    if (feed !== undefined) standing = feed.admit(session, options);
-    else {
+    if (feed !== undefined) {
+      const standing = feed.admit(session, options);
+      if (standing !== undefined && onAnswer !== undefined) {
+        answerSoon(membership, () => tellAnswer(session, onAnswer, standing()));
+      }
+    } else {
       members.add(session);
-      standing = () => since === undefined ? {} : { recovered: false, reason: "no-history" };
+      const isRecovery = since !== undefined;
+      if (onAnswer !== undefined) {
+        answerOnce(
+          membership,
+          confirmation!,
+          (error) => tellAnswer(session, onAnswer, plainAnswer(isRecovery, error)),
+        );
+      }
     }
-    if (standing !== undefined && onAnswer !== undefined) {
-      answerSoon(membership, () => tellAnswer(session, onAnswer, standing()));
-    }
-    return isNew;
+    return this.#confirmed(session, { membership, confirmation, isRequested });
+  }
+
+  /** Waits for the engine, and no longer than the session is subscribed. */
+  #confirmed(
+    session: Session,
+    { membership, confirmation, isRequested }: {
+      readonly membership: Membership;
+      readonly confirmation: Confirmation | undefined;
+      readonly isRequested: boolean;
+    },
+  ): Promise<boolean> {
+    if (confirmation === undefined || confirmation.isGiven) return Promise.resolve(true);
+    const { promise, resolve, reject } = Promise.withResolvers<boolean>();
+    promise.catch(() => {});
+    const leave = () => resolve(false);
+    membership.settles.add(leave);
+    confirmation.wait((error) => {
+      if (!membership.settles.delete(leave)) return;
+      if (error === undefined) return resolve(true);
+      reject(error);
+      // A client is answered.
+      if (!isRequested) report(session[internals].settings, error, session);
+    });
+    return promise;
   }
 
   /**
@@ -667,7 +710,7 @@ export class Topics implements AsyncDisposable {
    * @returns True if subscribed.
    */
   has(session: Session, topic: string): boolean {
-    return this.#subscribers.get(session)?.topics.has(topic) ?? false;
+    return this.#membershipOf(session, topic) !== undefined;
   }
 
   /**
@@ -733,18 +776,30 @@ export class Topics implements AsyncDisposable {
       return { feed, close: () => this.#histories.close(feed) };
     }
     const members = new Broadcast(this.#turn);
-    const onInterrupted = () => tellInterrupted(topic, members);
+    const confirmation = new Confirmation(this.#runtime, topic);
+    const onInterrupted = () => tellInterrupted(topic, members.members());
     const asked = this.#runtime.monotonic();
     const subscription = this.broker.subscribe(
       topic,
-      (publication) => this.#deliver(members, publication),
+      (publication) => {
+        // Proves that the engine has subscribed this node: sessions are answered first.
+        confirmation.give();
+        this.#deliver(members, publication);
+      },
       { onInterrupted },
     );
-    // Sessions were answered at once, and publications of other nodes come only from now on.
     void subscription.ready.then(() => {
-      if (this.#runtime.monotonic() - asked >= LATE_MS) onInterrupted();
+      if (this.#runtime.monotonic() - asked >= LATE_MS) {
+        const isWaiting = (session: Session) => this.#membershipOf(session, topic)?.answer;
+        tellInterrupted(topic, [...members.members()].filter((session) => !isWaiting(session)));
+      }
+      confirmation.give();
     });
-    return { members, subscription };
+    return { members, confirmation, subscription };
+  }
+
+  #membershipOf(session: Session, topic: string): Membership | undefined {
+    return this.#subscribers.get(session)?.topics.get(topic);
   }
 
   #leaveAll(session: Session): void {
@@ -752,7 +807,9 @@ export class Topics implements AsyncDisposable {
   }
 
   #leave(session: Session, topic: string): void {
+    const membership = this.#membershipOf(session, topic);
     this.#subscribers.get(session)?.topics.delete(topic);
+    if (membership !== undefined) end(membership);
     const channel = this.#openTopics.get(topic);
     if (channel === undefined) return;
     const sessions = channel.feed ?? channel.members;
@@ -760,7 +817,10 @@ export class Topics implements AsyncDisposable {
     if (sessions.size > 0) return;
     this.#openTopics.delete(topic);
     if (channel.feed !== undefined) channel.close();
-    else void channel.subscription[Symbol.asyncDispose]();
+    else {
+      channel.confirmation.close();
+      void channel.subscription[Symbol.asyncDispose]();
+    }
   }
 
   #encode(
@@ -856,9 +916,40 @@ function answerSoon(membership: Membership, tell: () => void): void {
   queueMicrotask(answer);
 }
 
+/** Ends the waits of a session that is no longer subscribed. */
+function end(membership: Membership): void {
+  const { settles } = membership;
+  membership.answer = undefined;
+  for (const settle of settles) settle();
+  settles.clear();
+}
+
+/** Answers once the engine confirms, or another answer or the end comes first. */
+function answerOnce(
+  membership: Membership,
+  confirmation: Confirmation,
+  tell: (error?: BrokerError) => void,
+): void {
+  membership.answer?.();
+  const answer = (error?: BrokerError) => {
+    if (membership.answer !== answer) return;
+    membership.answer = undefined;
+    tell(error);
+  };
+  membership.answer = answer;
+  if (confirmation.isGiven) queueMicrotask(answer);
+  else confirmation.wait(answer);
+}
+
+/** The answer of a topic without a history. */
+function plainAnswer(isRecovery: boolean, error: BrokerError | undefined): SubscribeAnswer {
+  if (isRecovery) return { recovered: false, reason: "no-history" };
+  return error === undefined ? {} : { reason: "unavailable" };
+}
+
 /** Tells sessions of a gap of unknown size, for a topic without history. Plain ones get no notice. */
-function tellInterrupted(topic: string, members: Broadcast): void {
-  for (const session of [...members.members()]) {
+function tellInterrupted(topic: string, sessions: Iterable<Session>): void {
+  for (const session of [...sessions]) {
     const core = session[internals];
     if (core.joins) core.post({ gap: topic, reason: "interrupted" });
   }

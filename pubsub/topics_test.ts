@@ -17,9 +17,9 @@ Deno.test("Topics.publish() reaches every subscriber once, and no other session"
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const [one, two, other] = [await peers.connect(), await peers.connect(), await peers.connect()];
-  assert(topics.subscribe(one.session, "news"));
-  assert(topics.subscribe(two.session, "news"));
-  assert(topics.subscribe(other.session, "weather"));
+  assert(await topics.subscribe(one.session, "news"));
+  assert(await topics.subscribe(two.session, "news"));
+  assert(await topics.subscribe(other.session, "weather"));
   topics.publish("news", { text: "hello" });
   topics.publish("news");
   await peers.endTurn();
@@ -344,8 +344,8 @@ Deno.test("Topics.subscribe() is idempotent: one message each", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const peer = await peers.connect();
-  assert(topics.subscribe(peer.session, "a"));
-  assert(!topics.subscribe(peer.session, "a"));
+  assert(await topics.subscribe(peer.session, "a"));
+  assert(await topics.subscribe(peer.session, "a"));
   topics.publish("a", 1);
   await peers.endTurn();
   assertEquals(numbers(peer), [1]);
@@ -357,7 +357,7 @@ Deno.test("Topics.subscribe() leaves a closed session out", async () => {
   await using topics = new Topics({ settings: peers });
   const { session } = await peers.connect();
   await session.close();
-  assert(!topics.subscribe(session, "a"));
+  assert(!await topics.subscribe(session, "a"));
   assertEquals([topics.size, topics.topicsOf(session), topics.has(session, "a")], [0, [], false]);
 });
 
@@ -367,12 +367,12 @@ Deno.test("Topics.subscribe() refuses invalid topics, and one too many", async (
   const { session } = await peers.connect();
   assertThrows(() => topics.subscribe(session, ""), TypeError, "Cannot subscribe: a topic must");
   assertThrows(() => topics.subscribe(session, "éé."), RangeError, "received 5 bytes");
-  assert(topics.subscribe(session, "éé"));
-  assert(topics.subscribe(session, "a"));
+  assert(await topics.subscribe(session, "éé"));
+  assert(await topics.subscribe(session, "a"));
   assertThrows(() => topics.subscribe(session, "b"), QueueFullError, "at most 2 topics");
-  assert(!topics.subscribe(session, "a"));
+  assert(await topics.subscribe(session, "a"));
   topics.unsubscribe(session, "a");
-  assert(topics.subscribe(session, "b"));
+  assert(await topics.subscribe(session, "b"));
   assertEquals(topics.topicsOf(session), ["éé", "b"]);
 });
 
@@ -421,7 +421,7 @@ Deno.test("Topics lists the subscribers of each topic", async () => {
   topics.leaveAll(one);
   topics.leaveAll(one);
   assertEquals([topics.size, topics.topicsOf(one), topics.subscribers("a")], [1, [], [two]]);
-  assert(topics.subscribe(one, "a"));
+  assert(await topics.subscribe(one, "a"));
 });
 
 Deno.test("Topics removes a session from all topics when it closes, by either end", async () => {

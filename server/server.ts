@@ -379,14 +379,17 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @param session One of this server's sessions.
    * @param topic The topic.
    * @param options Start of the subscription, on a topic with a history: by default now.
-   * @returns `true` if this call subscribed the session, `false` if it was subscribed before or is
-   * closed.
+   * @returns Resolves to `true` once the engine has confirmed the subscription: the session gets all
+   * publications from now on, whatever node they come from. Resolves to `false` if the session leaves
+   * or closes before. Rejects with a `BrokerError` if the engine has not confirmed within ten seconds;
+   * the session stays subscribed, and its client is told of the gap. The error also goes to `onError`,
+   * so a call without `await` is fine.
    */
   subscribe(
     session: Session<ValueOf<V>, C, "server">,
     topic: string,
     options: Omit<SubscribeOptions, "isRequested" | "onLeft"> = {},
-  ): boolean {
+  ): Promise<boolean> {
     tellLiteral(this.#console, topic);
     return this.topics.subscribe(session as Session, topic, options);
   }

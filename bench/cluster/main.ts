@@ -114,6 +114,11 @@ try {
     }
   }
   print(tables(results));
+  const missing = [...results].filter(([, list]) => list.some(isIncomplete)).map(([key]) => key);
+  if (missing.length > 0) {
+    say(`Messages are missing: ${missing.join(", ")}`);
+    Deno.exitCode = 1;
+  }
 } finally {
   await Deno.remove(folder, { recursive: true });
 }
@@ -157,6 +162,11 @@ async function measure(setup: Setup, work: readonly string[]): Promise<LoadResul
   ).output();
   if (!success) throw new Error(`${setup.name}: the generator ended with ${code}`);
   return JSON.parse(new TextDecoder().decode(stdout));
+}
+
+/** Tells whether a run lost messages, or delivered none at all. */
+function isIncomplete({ perSecond, lost = 0 }: LoadResult): boolean {
+  return lost > 0 || !(perSecond > 0);
 }
 
 async function engineFor(name: Setup["engine"]): Promise<

@@ -53,9 +53,9 @@ function run(listen: WorkerNode["serve"], hasHistory: boolean): void {
     ...(hasHistory ? { history: { bench: { size: 1_000 } } } : {}),
     limits: { maxSessions: 20_000, maxSessionsPerAddress: Infinity },
     rates: { perAddress: {} },
-    onMessage(message, session) {
+    async onMessage(message, session) {
       if (message.pattern === "sub") {
-        server.subscribe(session, message.data);
+        await server.subscribe(session, message.data);
         return session.send("subok");
       }
       server.publish(message.topic, message.data);

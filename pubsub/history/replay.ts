@@ -9,6 +9,7 @@ import type {
 import { internals, type Session } from "../../session/session.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import type { Confirmation } from "../confirmation.ts";
 import type { Semaphore } from "./semaphore.ts";
 import { cutPage, type PageBounds, type Placed, type TailCache } from "./tail_cache.ts";
 import type { HistoryQuery, PlacedPage } from "./reader.ts";
@@ -50,7 +51,9 @@ export interface Replayable {
   readonly known: number;
   /** The newest publications. */
   readonly tail: TailCache;
-  /** Waits until the position of the topic is known, or until the time for that is over. */
+  /** Given once the position is known, and publications come live. */
+  readonly confirmation: Confirmation;
+  /** Waits for the confirmation, or until the time for that is over. */
   whenOpen(): Promise<void>;
   /** Reads all publications after the newest known offset; false if the engine does not answer. */
   sync(): Promise<boolean>;
@@ -149,6 +152,8 @@ class ReplayReader {
     const feed = this.#feed;
     await feed.whenOpen();
     if (feed.epoch === undefined) return undefined;
+    // Without an earlier position, the answer promises that publications come from now on.
+    if (!feed.confirmation.isGiven && since === undefined) return undefined;
     let reason: RecoveryReason | undefined;
     if (since !== undefined) {
       const after = isForgotten(feed, since) ? "too-old" : await this.#after(since);
@@ -413,7 +418,7 @@ export class Replay {
     const finding = this.#finding.then((one) => void (found = one));
     const isInTime = await settlesWithin(this.#host.runtime, finding, ANSWER_TIMEOUT_MS);
     if (this.#isEnded) return;
-    if (!isInTime && feed.epoch !== undefined) {
+    if (!isInTime && feed.epoch !== undefined && options.since !== undefined) {
       found = beginWithout(feed, options, { reason: "unavailable" });
     }
     if (found === undefined) {

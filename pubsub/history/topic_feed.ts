@@ -2,7 +2,7 @@
 import { Signal } from "../../base/signal.ts";
 import type { RecoveryReason, SubscribeAnswer } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { pause, waitFor } from "../../base/wait.ts";
+import { pause } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import {
   type HistoryQuery,
@@ -34,6 +34,7 @@ import {
   tellSkip,
 } from "./replay.ts";
 import { Broadcast } from "../../session/queue/broadcast.ts";
+import { Confirmation } from "../confirmation.ts";
 import type { Turn } from "../../session/queue/send_queue.ts";
 
 /** Publications read when a topic gets the first session, for replays to later sessions. */
@@ -59,9 +60,6 @@ const MAX_OVER_EPOCHS = 16;
  * a longer wait means fewer gaps, and the number of concurrent reads is bounded.
  */
 const RETRIES_MS = [100, 200, 400, 800, 1_600, 2_000, 2_000];
-
-/** Longest time for the engine to subscribe this node, in milliseconds; then clients are answered. */
-const OPEN_TIMEOUT_MS = 10_000;
 
 /** State that the feeds of a node share. */
 export interface FeedHost extends ReplayHost {
@@ -229,6 +227,8 @@ export class TopicFeed implements Replayable {
   readonly topic: string;
   readonly runtime: Runtime;
   readonly tail: TailCache;
+  /** Given once the position of the topic is known, and publications come live. */
+  readonly confirmation: Confirmation;
   readonly #host: FeedHost;
   readonly #reader: HistoryReader;
   readonly #subscribers: Subscribers;
@@ -236,8 +236,6 @@ export class TopicFeed implements Replayable {
   readonly #subscription: BrokerSubscription;
   readonly #begun = Promise.withResolvers<void>();
   readonly #changing = new Signal();
-  /** Pending until the position of the topic is known, or until the time for that is over. */
-  #opening: Promise<unknown> | undefined;
   #epoch: string | undefined;
   /** Past epochs; late publications of these are ignored. */
   #overEpochs: string[] = [];
@@ -246,6 +244,7 @@ export class TopicFeed implements Replayable {
   #known = 0;
   #held: Positioned[] = [];
   #wasHeard = false;
+  #isSubscribed = false;
   #isSyncing = false;
   #nextSync: PromiseWithResolvers<boolean> | undefined;
 
@@ -255,6 +254,7 @@ export class TopicFeed implements Replayable {
     this.topic = topic;
     this.runtime = host.runtime;
     this.tail = new TailCache(host.tails);
+    this.confirmation = new Confirmation(host.runtime, topic);
     this.#host = host;
     this.#reader = new HistoryReader(topic, bounds, { ...host, signal });
     this.#subscribers = new Subscribers(this, host);
@@ -262,14 +262,9 @@ export class TopicFeed implements Replayable {
       history: bounds,
       onInterrupted: () => void this.sync(),
     });
-    // Publications from before the subscription do not arrive live.
-    const opened = this.#subscription.ready.then(() => this.sync());
-    this.#opening = waitFor(this.runtime, opened, {
-      what: "the topic",
-      timeoutMs: OPEN_TIMEOUT_MS,
-      signal,
-    })
-      .catch(() => {}).finally(() => this.#opening = undefined);
+    // Sessions start at the position of now, and not where the engine confirms later.
+    void this.sync();
+    void this.#confirm();
   }
 
   get epoch(): string | undefined {
@@ -346,8 +341,9 @@ export class TopicFeed implements Replayable {
   }
 
   async whenOpen(): Promise<void> {
-    if (this.#epoch !== undefined) return;
-    await Promise.race([this.#begun.promise, this.#opening ?? this.sync()]);
+    // A feed that gave up tries again for each session.
+    if (!this.confirmation.isGiven && this.#isSubscribed) void this.sync();
+    await this.confirmation.waited();
   }
 
   /**
@@ -373,6 +369,7 @@ export class TopicFeed implements Replayable {
 
   close(): void {
     this.#closing.abort();
+    this.confirmation.close();
     this.#begun.resolve();
     this.#changing.notify();
     this.#held = [];
@@ -385,8 +382,18 @@ export class TopicFeed implements Replayable {
     const { epoch, prev } = publication.position;
     if (this.#epoch === undefined) this.#enter(epoch, prev);
     // A publication of another epoch does not prove that live delivery works.
-    if (epoch === this.#epoch) this.#wasHeard = true;
+    if (epoch === this.#epoch) {
+      this.#wasHeard = true;
+      this.confirmation.give();
+    }
     if (this.#take(publication) && this.#held.length > 0) this.#release();
+  }
+
+  /** Reads on once publications come live: those from before do not. */
+  async #confirm(): Promise<void> {
+    await this.#subscription.ready;
+    this.#isSubscribed = true;
+    if (!this.#closing.signal.aborted) await this.sync();
   }
 
   /** Begins to follow an epoch after an offset. */
@@ -465,8 +472,11 @@ export class TopicFeed implements Replayable {
         resolve(false);
         continue;
       }
+      const isSubscribed = this.#isSubscribed;
       try {
-        resolve(await this.#catchUp());
+        const isAnswered = await this.#catchUp();
+        if (isAnswered && isSubscribed) this.confirmation.give();
+        resolve(isAnswered);
       } finally {
         this.#host.catchingUp.leave();
       }

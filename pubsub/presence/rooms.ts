@@ -161,7 +161,9 @@ export class Rooms implements Disposable {
     const isEnding = session.state === "draining" && !session.isReady;
     if (session.isClosed || isEnding) return false;
     if (options.data !== undefined) this.update(session, room, options);
-    const isNew = this.#topics.subscribe(session, room, {
+    const isNew = !this.#topics.has(session, room);
+    // A failure of the engine goes to `onError`.
+    void this.#topics.subscribe(session, room, {
       ...options,
       // Members are subscribed: the end of the subscription ends the membership.
       onLeft: (code) => this.#left(session, room, code),

@@ -1,0 +1,73 @@
+/** The wait for an engine to confirm a subscription. */
+import { BrokerError } from "../errors.ts";
+import type { Runtime, Timer } from "../base/runtime.ts";
+
+/** Longest time for the engine to subscribe this node, in milliseconds; then callers are answered. */
+const CONFIRM_TIMEOUT_MS = 10_000;
+
+/** Called once with the error of an engine that did not confirm, or without one. MUST NOT throw. */
+type Waiter = (error?: BrokerError) => void;
+
+/** Tells the sessions of a topic when publications of all nodes reach this one. */
+export class Confirmation {
+  readonly #runtime: Runtime;
+  readonly #topic: string;
+  readonly #waiting = new Set<Waiter>();
+  #isGiven = false;
+  #isClosed = false;
+  #timer: Timer | undefined;
+
+  constructor(runtime: Runtime, topic: string) {
+    this.#runtime = runtime;
+    this.#topic = topic;
+  }
+
+  /** `true` if the subscription is in force. */
+  get isGiven(): boolean {
+    return this.#isGiven;
+  }
+
+  /** Notes that the subscription is in force. Idempotent. */
+  give(): void {
+    if (this.#isGiven) return;
+    this.#isGiven = true;
+    this.#settle();
+  }
+
+  /** Calls back once the subscription is in force, or the time for that is over; at once if it is. */
+  wait(waiter: Waiter): void {
+    if (this.#isGiven || this.#isClosed) return waiter();
+    this.#waiting.add(waiter);
+    this.#timer ??= this.#runtime.setTimeout(
+      () => this.#settle(this.#lateError()),
+      CONFIRM_TIMEOUT_MS,
+    );
+  }
+
+  /** Waits as {@linkcode Confirmation.wait} does; the promise never rejects. */
+  async waited(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.wait(() => resolve());
+    await promise;
+  }
+
+  /** Ends all waits: the subscription is over. */
+  close(): void {
+    this.#isClosed = true;
+    this.#settle();
+  }
+
+  #settle(error?: BrokerError): void {
+    this.#runtime.clearTimeout(this.#timer);
+    this.#timer = undefined;
+    const waiting = [...this.#waiting];
+    this.#waiting.clear();
+    for (const waiter of waiting) waiter(error);
+  }
+
+  #lateError(): BrokerError {
+    return new BrokerError(
+      `Cannot subscribe: the engine has not confirmed "${this.#topic}" within ${CONFIRM_TIMEOUT_MS} ms`,
+    );
+  }
+}
