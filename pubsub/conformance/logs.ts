@@ -256,6 +256,24 @@ export const LOGS: Record<string, Test> = {
     same((await read(near, ids[1]!)).info.end, { error: "writer-lost" }, "the end");
   }),
 
+  "keeps a log and its lease as long as promised, on every node": withLogs(
+    async ({ id }, near, far) => {
+      const writer = { holder: "one", ttlMs: 10_000 };
+      await created(near, id, { writer, config: { ...TEXT, ttlMs: 10_000 } });
+      same(
+        (await far.overdue({ limit: 10_000 })).includes(id),
+        false,
+        "whether the log is overdue",
+      );
+      same((await read(far, id)).info.tail, 0, "the tail of the log");
+      const taken = { end: { error: "writer-lost" }, ifWriterLost: true as const };
+      await append(far, id, [], taken);
+      const other = { writer: { holder: "two", ttlMs: 10_000 } };
+      same((await append(far, id, ["x"], other)).kind, "fenced", "another writer");
+      same((await append(near, id, ["1"], { writer })).kind, "appended", "the holder");
+    },
+  ),
+
   "fences writers that lost the lease": withLogs(async ({ id }, near, far) => {
     const lease = (holder: string, ttlMs = 60_000) => ({ writer: { holder, ttlMs } });
     await created(near, id, lease("one", 500));

@@ -54,6 +54,17 @@ const STORE: Record<string, Test> = {
     same((await near.claims(id)).length, 3, "the holders of claims");
   }),
 
+  "keeps a claim and a number as long as promised, on every node": withStore(
+    async ({ id }, near, far) => {
+      const seconds = { max: 1, ttlMs: 10_000 };
+      same(await near.claim(id, "holder", seconds), true, "the first claim");
+      same(await far.claim(id, "other", seconds), false, "a claim of a full scope");
+      same(await far.claims(id), ["holder"], "the holders of claims");
+      same(await near.advance(id, 1, 10_000), true, "whether the first number is above");
+      same(await far.newest(id), 1, "the newest number");
+    },
+  ),
+
   "ends claims that are not renewed": withStore(async ({ id }, near, far) => {
     same(await near.claim(id, "gone", { max: 1, ttlMs: 1_000 }), true, "the first claim");
     same(await far.claim(id, "next", { max: 1, ttlMs: 1_000 }), false, "the second claim");

@@ -748,7 +748,7 @@ export class StreamLogs implements AsyncDisposable {
     if (!isId(request) || (await this.info(request)).kind !== "page") return false;
     if ((await this.info(id)).kind !== "page") return false; // Expired.
     if (await this.#rescue?.(id)) return true;
-    const now = this.#runtime.now();
+    const now = this.#runtime.monotonic();
     const since = this.#spared.get(id) ?? now;
     this.#spared.set(id, since);
     return now - since < SPARE_MS;

@@ -48,6 +48,7 @@ export async function readPage(
     const { epoch } = reading.stream;
     if (epoch === undefined) break;
     const manager = await reading.link.manager();
+    await reading.link.followClock(manager, reading.stream.names.stream);
     const page = await new PageReader(reading, options, epoch, manager).read();
     options.signal?.throwIfAborted();
     if (page === undefined || reading.stream.epoch?.epoch !== page.epoch) continue;
@@ -78,7 +79,7 @@ class PageReader {
     this.#epoch = epoch;
     this.#manager = manager;
     this.#known = reading.knownHead?.last;
-    this.#oldestMs = reading.link.runtime.now() - options.bounds.ttlMs;
+    this.#oldestMs = reading.link.clock.now() - options.bounds.ttlMs;
   }
 
   async read(): Promise<HistoryPage | undefined> {

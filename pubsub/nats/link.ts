@@ -16,6 +16,7 @@ import { pause, settlesWithin, waitFor } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { BrokerStatus } from "../broker.ts";
 import { Pace } from "../engine_flow.ts";
+import { EngineClock } from "./clock.ts";
 import { connectNats } from "./transport.ts";
 
 /** Longest wait for an answer of the server. */
@@ -51,6 +52,8 @@ export class Link {
   readonly runtime: Runtime;
   /** State of the connection. */
   readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connecting" });
+  /** The time of the server. */
+  readonly clock: EngineClock;
   /** Paces the delivery of messages to subscriptions. */
   readonly pace: Pace;
   /** Number of times that the server went away. */
@@ -70,6 +73,7 @@ export class Link {
 
   constructor(runtime: Runtime, target: LinkTarget, events: LinkEvents) {
     this.runtime = runtime;
+    this.clock = new EngineClock(runtime);
     this.pace = new Pace(runtime);
     this.#events = events;
     this.#isOwn = !("connection" in target);
@@ -104,6 +108,12 @@ export class Link {
    */
   async manager(timeoutMs = REQUEST_TIMEOUT_MS): Promise<JetStreamManager> {
     return await jetstreamManager(this.open, { checkAPI: false, timeout: timeoutMs });
+  }
+
+  /** Reads the server's clock if that is due, by a stream that exists. Never rejects. */
+  async followClock(manager: JetStreamManager, stream: string): Promise<void> {
+    const { period } = this;
+    if (period !== undefined) await this.clock.follow(manager, stream, period);
   }
 
   /** Resolves when the server is there; `false` after the link closed. */

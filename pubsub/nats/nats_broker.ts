@@ -152,7 +152,7 @@ export class NatsBroker implements Broker {
       issues.push(`NATS has not been reached since the start${said}`);
     } else if (said !== "") issues.push(`NATS refused a request${said}`);
     if (current.name === "connected") issues.push(...this.#lacks());
-    issues.push(...this.#history.issues(), ...this.#logs.issues());
+    issues.push(...this.#history.issues(), ...this.#logs.issues(), ...this.#link.clock.issues());
     if (this.#queue.refusal !== undefined) {
       issues.push(`NATS refused a publication: ${textOf(this.#queue.refusal)}`);
     }

@@ -47,7 +47,7 @@ export class NatsStore implements BrokerStore {
     return this.#attempt("advance a number", async (bucket) => {
       this.#checkTtl("windowMs", windowMs);
       return await this.#change(bucket, numberKey(key), (row) => {
-        const now = this.#link.runtime.now();
+        const now = this.#link.clock.now();
         if (number <= parseNumber(row, now)) return { result: false };
         return { value: `${number} ${now + windowMs}`, result: true };
       });
@@ -57,7 +57,7 @@ export class NatsStore implements BrokerStore {
   newest(key: string): Promise<number> {
     return this.#attempt("read a number", async (bucket) => {
       const { row } = await this.#get(bucket, numberKey(key));
-      return parseNumber(row, this.#link.runtime.now());
+      return parseNumber(row, this.#link.clock.now());
     });
   }
 
@@ -69,7 +69,7 @@ export class NatsStore implements BrokerStore {
     return this.#attempt("claim a place", async (bucket) => {
       this.#checkTtl("ttlMs", ttlMs);
       return await this.#change(bucket, claimsKey(scope), (row) => {
-        const now = this.#link.runtime.now();
+        const now = this.#link.clock.now();
         const claims = parseClaims(row, now);
         if (!claims.has(member) && claims.size >= max) return { result: false };
         claims.set(member, now + ttlMs);
@@ -81,7 +81,7 @@ export class NatsStore implements BrokerStore {
   release(scope: string, member: string): Promise<void> {
     return this.#attempt("release a claim", async (bucket) => {
       await this.#change(bucket, claimsKey(scope), (row) => {
-        const claims = parseClaims(row, this.#link.runtime.now());
+        const claims = parseClaims(row, this.#link.clock.now());
         if (!claims.delete(member)) return { result: undefined };
         const value = claims.size === 0 ? null : JSON.stringify([...claims]);
         return { value, result: undefined };
@@ -92,14 +92,17 @@ export class NatsStore implements BrokerStore {
   claims(scope: string): Promise<string[]> {
     return this.#attempt("list claims", async (bucket) => {
       const { row } = await this.#get(bucket, claimsKey(scope));
-      return [...parseClaims(row, this.#link.runtime.now()).keys()];
+      return [...parseClaims(row, this.#link.clock.now()).keys()];
     });
   }
 
   async #attempt<T>(what: string, act: (bucket: KV) => Promise<T>): Promise<T> {
     try {
       await this.#link.reach();
-      return await act(await this.#open());
+      const bucket = await this.#open();
+      const stream = `KV_${this.#names.bucket}`;
+      await this.#link.followClock(await this.#link.manager(), stream);
+      return await act(bucket);
     } catch (cause) {
       if (cause instanceof BrokerError || cause instanceof RangeError) throw cause;
       const text = textOf(cause);

@@ -273,7 +273,7 @@ export class HistoryStream {
       const known = this.#found?.record;
       const isGood = known !== undefined && known.server === this.#server && known.epoch !== lost;
       const isFresh = stored !== undefined &&
-        this.#link.runtime.now() - stored.atMs < this.#maxAgeMs / 4;
+        this.#link.clock.now() - stored.atMs < this.#maxAgeMs / 4;
       const isStored = isGood && isFresh && stored.epoch === known.epoch;
       const epoch: { epoch: string; start?: number } = isGood
         ? known

@@ -14,6 +14,7 @@ import type {
   HistoryBounds,
   Publication,
 } from "../../pubsub/broker.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { Client } from "../../pubsub/_clients_test.ts";
 import { Topics } from "../../pubsub/topics.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../../session/wire/recovery.ts";
@@ -78,6 +79,11 @@ export class Hearing implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#subscription[Symbol.asyncDispose]();
   }
+}
+
+/** The runtime of a node whose clock is off. */
+export function clockOff(byMs: number): Runtime {
+  return Object.assign(platformRuntime(), { now: () => Date.now() + byMs });
 }
 
 /** Returns a position without the tag, which differs in each run. */

@@ -30,6 +30,7 @@ import { listen } from "../servers.ts";
 import {
   append,
   BOUNDS,
+  clockOff,
   Hearing,
   noTimers,
   recover,
@@ -55,7 +56,8 @@ Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
 testBroker("NatsBroker", () => new NatsBroker({ servers: shared.servers }), {
   makePair: () => [
     new NatsBroker({ servers: shared.servers }),
-    new NatsBroker({ servers: shared.servers }),
+    // Leases and expiry follow the engine, whatever the clock of a node says.
+    new NatsBroker({ servers: shared.servers }, { runtime: clockOff(20_000) }),
   ],
   ignore,
 });
@@ -782,29 +784,15 @@ test("knows the position of a quiet topic as long as it listens, and is careful 
   assertEquals(hearing.publications[1]!.position!.prev, 0);
 });
 
-test("keeps its epoch while no client publishes", async (server) => {
-  await using broker = new NatsBroker({ servers: server.servers });
-  await append(broker, "kept", 1);
-  const { epoch } = await broker.history.read("kept", PAGE);
-  const records = async () => {
-    let found = 0;
-    await operate(server, async ({ streams }) => {
-      const [{ config }] = await streams.list().next() as [StreamInfo];
-      const { state } = await streams.info(config.name, { subjects_filter: ">" });
-      found = Object.entries(state.subjects!).find(([name]) => name.endsWith("=epoch"))![1];
-    });
-    return found;
-  };
-  assertEquals(await records(), 1);
-  const [clock, timer] = [Date.now, performance.now.bind(performance)];
-  {
-    // Most of an hour later.
-    using _clock = stub(Date, "now", () => clock() + 2_400_000);
-    using _timer = stub(performance, "now", () => timer() + 2_400_000);
-    await broker.history.read("kept", PAGE);
-    await until(async () => await records() === 2);
+test("measures the difference of clocks, follows the engine, and says so", async ({ servers }) => {
+  for (const [byMs, text] of [[20_000, "20 s ahead of"], [-3_600_000, "3600 s behind"]] as const) {
+    await using broker = new NatsBroker({ servers }, { runtime: clockOff(byMs) });
+    await broker.store.newest("row");
+    assertMatch(broker.issues().join(), new RegExp(`clock of this node is ${text} that of NATS`));
   }
-  assertEquals((await broker.history.read("kept", PAGE)).epoch, epoch);
+  await using right = new NatsBroker({ servers });
+  await right.store.newest("row");
+  assertEquals(right.issues(), []);
 });
 
 test("refuses windows that the store does not keep", async ({ servers }) => {

@@ -9,8 +9,8 @@
  * Looks and logs are in two streams, and a server that loses power may lose a look and keep the log.
  * So a search of a node also covers the logs that reads of this node found due.
  */
-import type { Runtime } from "../../../base/runtime.ts";
 import { isExpired, isWriterLost, type LogState } from "../../logs/rules.ts";
+import type { EngineClock } from "../clock.ts";
 import { subjectPart } from "../format.ts";
 import { REQUEST_TIMEOUT_MS } from "../link.ts";
 import type { LogStreams } from "./log_streams.ts";
@@ -85,7 +85,7 @@ export function lookFor(leftMs: number): { readonly kind: number; readonly waitM
 
 /** The looks of one engine, shared by all nodes. */
 export class DueIndex {
-  readonly #runtime: Runtime;
+  readonly #clock: EngineClock;
   readonly #streams: LogStreams;
   /** By class, a sequence that all looks of the class have reached, in one era of the streams. */
   #from: number[] = [];
@@ -95,8 +95,8 @@ export class DueIndex {
   /** Logs that a read found due. */
   readonly #seen = new Set<string>();
 
-  constructor(runtime: Runtime, streams: LogStreams) {
-    this.#runtime = runtime;
+  constructor(clock: EngineClock, streams: LogStreams) {
+    this.#clock = clock;
     this.#streams = streams;
   }
 
@@ -113,7 +113,7 @@ export class DueIndex {
     state: LogState | undefined,
     look: number | undefined,
   ): Promise<number | undefined> {
-    const now = this.#runtime.now();
+    const now = this.#clock.now();
     const due = state === undefined ? now + REMOVAL_MS : dueAt(state);
     if (due === undefined) return look;
     // A look in the past may be gone, also by the clock of another node.
@@ -130,7 +130,7 @@ export class DueIndex {
    * @param state State as read.
    */
   saw(id: string, state: LogState): void {
-    if (this.#seen.size < MAX_SEEN && isDue(state, this.#runtime.now())) this.#seen.add(id);
+    if (this.#seen.size < MAX_SEEN && isDue(state, this.#clock.now())) this.#seen.add(id);
   }
 
   /**
@@ -161,7 +161,7 @@ export class DueIndex {
   }
 
   async #search(kind: number, limit: number, reached: number): Promise<DueLog[]> {
-    const now = this.#runtime.now();
+    const now = this.#clock.now();
     const first = await this.#streams.firstLook(`${kind}`, this.#from[kind] ?? 1);
     if (first === undefined) {
       this.#from[kind] = Math.max(this.#from[kind] ?? 1, reached);
@@ -187,7 +187,7 @@ export class DueIndex {
       await Promise.all(
         ids.splice(0, MAX_READS).map(async (id) => {
           const { state } = (await this.#streams.newest(subjectPart(id)))?.head ?? {};
-          if (state !== undefined && isDue(state, this.#runtime.now())) {
+          if (state !== undefined && isDue(state, this.#clock.now())) {
             due.push({ id, at: dueAt(state)! });
           } else this.#seen.delete(id);
         }),
@@ -200,7 +200,7 @@ export class DueIndex {
   async #take(look: Look, kind: number): Promise<DueLog | undefined> {
     const { id, at, seq } = look;
     const message = await this.#streams.newest(subjectPart(id));
-    const now = this.#runtime.now();
+    const now = this.#clock.now();
     const { state, look: newest = at } = message?.head ?? {};
     const due = state && dueAt(state);
     if (state !== undefined && isDue(state, now)) return { id, at: due! };

@@ -5,6 +5,7 @@ import { SimulatedNats } from "../../../testing/simulation/nats/engine.ts";
 import { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
 import { Simulation } from "../../../testing/simulation/simulation.ts";
 import { NatsBroker } from "../mod.ts";
+import { EngineClock } from "../clock.ts";
 import { DueIndex } from "./due_index.ts";
 import type { LogStreams } from "./log_streams.ts";
 
@@ -65,7 +66,7 @@ Deno.test("DueIndex.list() finds a look that a replica did not have at the searc
     looks: () => Promise.resolve([look]),
     newest: () => Promise.resolve({ seq: 1, head: { state } }),
   };
-  const due = new DueIndex(runtime, streams as unknown as LogStreams);
+  const due = new DueIndex(new EngineClock(runtime), streams as unknown as LogStreams);
   assertEquals(await due.list(10), []);
   isBehind = false;
   assertEquals(await due.list(10), ["log"]);

@@ -234,7 +234,11 @@ export class LogStreams {
       await this.#link.reach(signal);
       opened = this.#open();
       const { period, manager } = opened;
-      return await within(this.#link.runtime, manager.then(act), { signal: period });
+      const acting = manager.then(async (manager) => {
+        await this.#link.followClock(manager, this.names.stream);
+        return await act(manager);
+      });
+      return await within(this.#link.runtime, acting, { signal: period });
     } catch (cause) {
       // The streams may be gone: the next call makes them again.
       if (this.#opened === opened) this.#opened = undefined;

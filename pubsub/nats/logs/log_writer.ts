@@ -2,6 +2,8 @@
 import { BrokerError } from "../../../errors.ts";
 import { pause } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
+import type { EngineClock } from "../clock.ts";
+import type { Link } from "../link.ts";
 import { Fifo, type WaitingBudget } from "../../engine_flow.ts";
 import type { AppendLogOptions, LogRecord } from "../../logs/log.ts";
 import { type LogState, recordBytes } from "../../logs/rules.ts";
@@ -117,6 +119,7 @@ interface Applied {
  */
 export class LogWriter {
   readonly #runtime: Runtime;
+  readonly #clock: EngineClock;
   readonly #streams: LogStreams;
   readonly #reader: LogReader;
   readonly #due: DueIndex;
@@ -128,13 +131,14 @@ export class LogWriter {
   readonly #tidying = new Set<Promise<void>>();
 
   constructor(
-    runtime: Runtime,
+    { runtime, clock }: Pick<Link, "runtime" | "clock">,
     streams: LogStreams,
     reader: LogReader,
     due: DueIndex,
     budget: WaitingBudget,
   ) {
     this.#runtime = runtime;
+    this.#clock = clock;
     this.#streams = streams;
     this.#reader = reader;
     this.#due = due;
@@ -287,7 +291,7 @@ export class LogWriter {
     for (const { operation, resolve, reject } of batch) {
       let change: LogChange<unknown>;
       try {
-        change = operation(applied.state, this.#runtime.now());
+        change = operation(applied.state, this.#clock.now());
       } catch (error) {
         applied.isUnsure = true;
         applied.tell.push(() => reject(error));

@@ -28,6 +28,7 @@ import {
   presentLog,
 } from "../../logs/rules.ts";
 import { type Names, subjectPart } from "../format.ts";
+import type { EngineClock } from "../clock.ts";
 import type { Link } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
 import { DueIndex } from "./due_index.ts";
@@ -48,6 +49,7 @@ const COUNT_MS = 1_000;
 /** The logs of one broker. All logs are in one stream; each change is one message. */
 export class NatsLogs implements BrokerLogs {
   readonly #runtime: Runtime;
+  readonly #clock: EngineClock;
   readonly #streams: LogStreams;
   readonly #reader: LogReader;
   readonly #due: DueIndex;
@@ -58,12 +60,13 @@ export class NatsLogs implements BrokerLogs {
   #isClosed = false;
 
   constructor(link: Link, names: Names, settings: NatsSettings, budget: WaitingBudget) {
-    const { runtime } = link;
+    const { runtime, clock } = link;
     this.#runtime = runtime;
+    this.#clock = clock;
     this.#streams = new LogStreams(link, names.logs, settings);
     this.#reader = new LogReader(this.#streams);
-    this.#due = new DueIndex(runtime, this.#streams);
-    this.#writer = new LogWriter(runtime, this.#streams, this.#reader, this.#due, budget);
+    this.#due = new DueIndex(clock, this.#streams);
+    this.#writer = new LogWriter(link, this.#streams, this.#reader, this.#due, budget);
   }
 
   /** Most bytes of the records of one append: half of a message of the server. */
@@ -206,7 +209,7 @@ export class NatsLogs implements BrokerLogs {
       const newest = liveIn(await this.#streams.newest(part));
       if (newest === undefined) return undefined;
       const { state } = newest.head;
-      const now = this.#runtime.now();
+      const now = this.#clock.now();
       this.#due.saw(id, state);
       if (isExpired(state, now) && !state.isDeleted) return "expired";
       const renewing = renews && isDueForRenewal(state, now)

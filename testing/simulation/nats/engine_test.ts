@@ -89,6 +89,15 @@ Deno.test("SimulatedNats carries publications between brokers", async () => {
   assertEquals([a!.issues(), b!.issues(), got], [[], [], ["one"]]);
 });
 
+Deno.test("NatsBroker keeps its epoch for hours in which no client publishes", async () => {
+  using bench = new Bench(1);
+  const epoch = await bench.append(0, 1);
+  for (let i = 0; i < 3; i++) {
+    await bench.simulation.run(2_400_000);
+    assertEquals(await bench.read(0), [epoch, 0]);
+  }
+});
+
 Deno.test("SimulatedNats keeps all writes when its process is killed", async () => {
   using bench = new Bench(1);
   const [host] = bench.nats.hosts;

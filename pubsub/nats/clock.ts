@@ -1,0 +1,113 @@
+/** The time of NATS, by which leases and expiry are judged: clocks of nodes may be wrong. */
+import { AckPolicy, DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
+import type { Runtime } from "../../base/runtime.ts";
+import { textOf } from "../../base/error_text.ts";
+
+/** Age of a measurement after which the next use of the clock starts another, in milliseconds. */
+const MEASURE_MS = 60_000;
+
+/** Most milliseconds by which two good clocks drift apart in a millisecond. */
+const DRIFT = 0.000_5;
+
+/** Difference from which an operator is told, in milliseconds. */
+const TOLD_SKEW_MS = 1_000;
+
+/** Lifetime of a consumer whose deletion failed, in nanoseconds. */
+const INACTIVE_NS = 5_000_000_000;
+
+/** Bounds of the server's time at the zero of this node's monotonic clock. */
+interface Zero {
+  readonly min: number;
+  readonly max: number;
+  /** Monotonic time of the measurement. */
+  readonly at: number;
+}
+
+/** The server's clock as seen from this node: read by the server's timestamps, carried on by timers. */
+export class EngineClock {
+  /** Last failure to read the clock; `undefined` after a success. */
+  problem: unknown;
+  readonly #runtime: Runtime;
+  #zero: Zero | undefined;
+  #measured: { readonly period: AbortSignal; readonly measuring: Promise<void> } | undefined;
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
+
+  /**
+   * The time of the server, in milliseconds since the Unix epoch; the time of this node before the
+   * first measurement.
+   */
+  now(): number {
+    if (this.#zero === undefined) return this.#runtime.now();
+    const { min, max } = this.#zero;
+    return Math.floor((min + max) / 2 + this.#runtime.monotonic());
+  }
+
+  /** Describes a difference between the clocks, or a clock that cannot be read. */
+  issues(): string[] {
+    if (this.problem !== undefined) {
+      return [`The clock of NATS cannot be read, this node's holds: ${textOf(this.problem)}`];
+    }
+    const skewMs = this.#runtime.now() - this.now();
+    if (Math.abs(skewMs) < TOLD_SKEW_MS) return [];
+    const seconds = Math.round(Math.abs(skewMs) / 1_000);
+    return [
+      `The clock of this node is ${seconds} s ${
+        skewMs > 0 ? "ahead of" : "behind"
+      } that of NATS; ` +
+      "leases and expiry follow NATS",
+    ];
+  }
+
+  /**
+   * Reads the server's clock, once for each period of the connection and from time to time. Resolves
+   * once the clock was read in this period, or the attempt failed; never rejects.
+   *
+   * @param manager The administration of JetStream.
+   * @param stream A stream that exists.
+   * @param period Ends when the connection is lost.
+   */
+  async follow(manager: JetStreamManager, stream: string, period: AbortSignal): Promise<void> {
+    const age = this.#runtime.monotonic() - (this.#zero?.at ?? -Infinity);
+    const isNew = this.#measured?.period !== period;
+    if (isNew || age > MEASURE_MS) {
+      this.#measured = { period, measuring: this.#measure(manager, stream) };
+    }
+    if (isNew || this.#zero === undefined) await this.#measured!.measuring;
+  }
+
+  /** Measures by the time at which the server creates a consumer, which is removed again. */
+  async #measure(manager: JetStreamManager, stream: string): Promise<void> {
+    const before = this.#runtime.monotonic();
+    try {
+      const { name, created } = await manager.consumers.add(stream, {
+        ack_policy: AckPolicy.None,
+        deliver_policy: DeliverPolicy.StartSequence,
+        opt_start_seq: 1,
+        inactive_threshold: INACTIVE_NS,
+        mem_storage: true,
+        num_replicas: 1,
+      });
+      // A failure does not matter: the server deletes an idle consumer.
+      manager.consumers.delete(stream, name).catch(() => {});
+      const time = Date.parse(created);
+      this.#note({ min: time - this.#runtime.monotonic(), max: time - before });
+      this.problem = undefined;
+    } catch (error) {
+      this.problem = error;
+    }
+  }
+
+  /** Narrows the bounds; bounds that do not meet are those of a clock that was set. */
+  #note({ min, max }: Omit<Zero, "at">): void {
+    const at = this.#runtime.monotonic();
+    const known = this.#zero;
+    const drift = known === undefined ? 0 : (at - known.at) * DRIFT;
+    const [low, high] = known === undefined
+      ? [min, max]
+      : [Math.max(min, known.min - drift), Math.min(max, known.max + drift)];
+    this.#zero = low <= high ? { min: low, max: high, at } : { min, max, at };
+  }
+}
