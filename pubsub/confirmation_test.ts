@@ -1,0 +1,137 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../base/runtime.ts";
+import { BrokerError } from "../errors.ts";
+import { internals } from "../session/session.ts";
+import { passTime, turns } from "../testing/turns.ts";
+import { Client } from "./_clients_test.ts";
+import { ScriptedEngine } from "./_scripted_broker_test.ts";
+import { Topics } from "./topics.ts";
+
+/** A node whose engine confirms subscriptions when the test says so. */
+function unconfirmed() {
+  const engine = new ScriptedEngine();
+  const broker = engine.node();
+  const ready = Promise.withResolvers<void>();
+  broker.ready = ready.promise;
+  const runtime = Object.assign(platformRuntime(), { monotonic: () => Date.now() });
+  const topics = new Topics({ broker, runtime, history: { t: {} } });
+  return { engine, broker, ready, topics };
+}
+
+/** A topic with a history, and one without. */
+const TOPICS = ["t", "plain"];
+
+/** The value of a promise by now; `"pending"` without one. */
+async function valueOf(promise: Promise<unknown>): Promise<unknown> {
+  await turns();
+  return await Promise.race([promise.catch((error) => error), Promise.resolve("pending")]);
+}
+
+for (const topic of TOPICS) {
+  const test = (name: string, fn: (node: ReturnType<typeof unconfirmed>) => Promise<void>) => {
+    Deno.test(`Topics.subscribe() to the topic "${topic}" ${name}`, async () => {
+      const node = unconfirmed();
+      await using _topics = node.topics;
+      await fn(node);
+    });
+  };
+
+  test("takes effect at once, and resolves once the engine confirmed", async ({ ready, topics }) => {
+    await using client = new Client(topics.turn);
+    const inForce = topics.subscribe(client.session, topic);
+    assertEquals(topics.has(client.session, topic), true);
+    assertEquals(await valueOf(inForce), "pending");
+    ready.resolve();
+    assertEquals(await inForce, true);
+    assertEquals(await topics.subscribe(client.session, topic), true);
+  });
+
+  test("resolves to false when the session leaves or closes first", async ({ topics }) => {
+    await using leaving = new Client(topics.turn);
+    const left = topics.subscribe(leaving.session, topic);
+    topics.unsubscribe(leaving.session, topic);
+    assertEquals(await left, false);
+    await using closing = new Client(topics.turn);
+    const closed = topics.subscribe(closing.session, topic);
+    await closing.session.close();
+    assertEquals(await closed, false);
+    assertEquals(await topics.subscribe(closing.session, topic), false);
+  });
+
+  test("reports an engine that does not confirm, and rejects", async ({ ready, topics }) => {
+    using time = new FakeTime();
+    const errors: unknown[] = [];
+    const onError = (error: unknown) => void errors.push(error);
+    await using client = new Client(topics.turn);
+    Object.assign(client.session[internals].settings, { handlers: { onError } });
+    // The first call is not awaited: its rejection is handled.
+    topics.subscribe(client.session, topic);
+    const inForce = topics.subscribe(client.session, topic);
+    await passTime(time, 10_000);
+    const error = await assertRejects(() => inForce, BrokerError);
+    assertEquals(
+      error.message,
+      `Cannot subscribe: the engine has not confirmed "${topic}" within 10000 ms`,
+    );
+    assertEquals(errors.length, 2);
+    assertEquals(topics.has(client.session, topic), true);
+    ready.resolve();
+    await turns();
+    assertEquals(await topics.subscribe(client.session, topic), true);
+  });
+
+  test("answers a client once the engine confirmed", async ({ ready, topics }) => {
+    await using client = new Client(topics.turn);
+    client.subscribe(topics, topic, { isRequested: true });
+    await turns();
+    assertEquals(client.take(), []);
+    ready.resolve();
+    await turns();
+    assertEquals(client.take(), [topic === "t" ? { epoch: "e1", offset: 0, head: 0 } : {}]);
+  });
+
+  test("answers before the first publication, which proves the confirmation", async (node) => {
+    const { engine, broker, topics } = node;
+    await using client = new Client(topics.turn);
+    client.subscribe(topics, topic, { isRequested: true });
+    await turns();
+    if (topic === "t") engine.publish(1);
+    else broker.deliver({ topic, payload: JSON.stringify({ topic, data: 1 }) });
+    await turns();
+    const [answer, message] = client.take();
+    assertEquals(answer, topic === "t" ? { epoch: "e1", offset: 1, head: 1 } : {});
+    if (topic === "plain") assertEquals(message, [1, undefined, undefined]);
+  });
+
+  test("answers a client with `unavailable` if the engine does not confirm", async (node) => {
+    using time = new FakeTime();
+    const { ready, topics } = node;
+    await using client = new Client(topics.turn);
+    client.subscribe(topics, topic, { isRequested: true });
+    await passTime(time, 10_000);
+    assertEquals(client.take()[0], { reason: "unavailable" });
+    ready.resolve();
+    await passTime(time, 1_000);
+    const gap = client.take().at(-1);
+    if (topic === "plain") assertEquals(gap, { gap: topic, reason: "interrupted" });
+  });
+}
+
+Deno.test("Topics.subscribe() from now on counts from the call, not from the confirmation", async () => {
+  const { engine, broker, ready, topics } = unconfirmed();
+  await using _topics = topics;
+  engine.publish("before the call");
+  await using client = new Client(topics.turn);
+  const inForce = topics.subscribe(client.session, "t");
+  await turns();
+  // Another node publishes, and the engine does not send this node anything yet.
+  broker.onLive = () => {};
+  engine.publish("after the call");
+  await turns();
+  assertEquals(client.takeData(), []);
+  ready.resolve();
+  assertEquals(await inForce, true);
+  await turns();
+  assertEquals(client.takeData(), ["after the call"]);
+});

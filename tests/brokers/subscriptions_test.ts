@@ -1,0 +1,53 @@
+/** Subscriptions on real engines: in force once their promise resolved, on every node. */
+import { assertEquals } from "@std/assert";
+import type { Broker } from "../../pubsub/broker.ts";
+import { Client } from "../../pubsub/_clients_test.ts";
+import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { Topics } from "../../pubsub/topics.ts";
+import { BOUNDS, until } from "./hearing.ts";
+import { isNatsMissing, NatsServer } from "./nats_server.ts";
+import { isRedisMissing, RedisServer } from "./redis_server.ts";
+
+/** Topics with a history and without one, each with its first subscriber. */
+const TOPICS = Array.from({ length: 100 }, (_, i) => `${i % 2 === 0 ? "kept" : "plain"}:${i}`);
+
+/** Everybody subscribes on one node; when that is in force, the other one publishes once. */
+async function reaches(near: Broker, far: Broker): Promise<void> {
+  const history = { "kept:{n}": BOUNDS };
+  await using publishing = new Topics({ broker: near, history });
+  await using topics = new Topics({ broker: far, history });
+  await using client = new Client(topics.turn);
+  const asked = TOPICS.slice(0, 50).map((topic) => topics.subscribe(client.session, topic));
+  for (const topic of TOPICS.slice(50)) client.subscribe(topics, topic, { isRequested: true });
+  assertEquals(new Set(await Promise.all(asked)), new Set([true]));
+  const answers = () => client.lines.filter(({ topic }) => topic === "answer").length;
+  await until(() => answers() === 50);
+  for (const topic of TOPICS) publishing.publish(topic, topic);
+  const heard = () =>
+    client.lines.filter(({ topic }) => TOPICS.includes(`${topic}`)).map(({ topic }) => `${topic}`);
+  await until(() => heard().length >= TOPICS.length);
+  assertEquals(heard().toSorted(), TOPICS.toSorted());
+}
+
+Deno.test({
+  name: "Topics.subscribe() on NATS is in force once it resolved, or its client was answered",
+  ignore: isNatsMissing,
+  async fn() {
+    await using server = await NatsServer.start();
+    await using near = new NatsBroker({ servers: server.servers });
+    await using far = new NatsBroker({ servers: server.servers });
+    await reaches(near, far);
+  },
+});
+
+Deno.test({
+  name: "Topics.subscribe() on Redis is in force once it resolved, or its client was answered",
+  ignore: isRedisMissing,
+  async fn() {
+    await using server = await RedisServer.start();
+    await using near = new RedisBroker({ url: server.url });
+    await using far = new RedisBroker({ url: server.url });
+    await reaches(near, far);
+  },
+});
