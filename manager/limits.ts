@@ -108,8 +108,8 @@ export class SessionLimiter {
   readonly #users = new Map<string, number>();
   readonly #addresses = new Map<string, number>();
   /**
-   * Pairs of claims that count once for their user, in both directions: a client that moves has two
-   * sessions.
+   * Pairs of claims that count once, in both directions: a client that moves, or whose server fell
+   * silent, has two sessions.
    */
   readonly #partners = new Map<Claim, Claim>();
   /** Counts sockets, whose bounds follow from those of sessions. */
@@ -195,7 +195,7 @@ export class SessionLimiter {
    * Counts a session.
    *
    * @param claim The user and the address of the session.
-   * @param beside A claim of the same user, with which this one counts once.
+   * @param beside The claim of the client's other session, with which this one counts once.
    * @throws {LimitError} If there is no room.
    */
   take(claim: Claim, beside?: Claim): void {
@@ -207,7 +207,7 @@ export class SessionLimiter {
    * Keeps a place.
    *
    * @param claim The user and the address of the session.
-   * @param beside A claim of the same user, with which this one counts once.
+   * @param beside The claim of the client's other session, with which this one counts once.
    * @returns The place.
    * @throws {LimitError} If there is no room.
    */
@@ -223,7 +223,7 @@ export class SessionLimiter {
    *
    * @param reservation The place.
    * @param claim The user and the address of the session; the address of the place comes first.
-   * @param beside A claim of the same user, with which the session counts once.
+   * @param beside The claim of the client's other session, with which this one counts once.
    * @returns The claim that was counted.
    * @throws {TypeError} If the place is not kept here any more.
    * @throws {LimitError} If the session has another user or address, for which there is no room.
@@ -271,15 +271,19 @@ export class SessionLimiter {
     if (this.#isDraining) {
       this.#refuse("draining", `Cannot ${verb} session: none may begin while draining`);
     }
-    if (held === undefined && this.#taken >= maxSessions) {
+    const partner = this.#mayPair(beside, held) ? beside : undefined;
+    if (held === undefined && partner === undefined && this.#taken >= maxSessions) {
       this.#refuse("maxSessions", `Cannot ${verb} session: ${atMost(maxSessions, "at once")}`);
     }
-    const isCounted = user === held?.user || this.#mayShare(user, beside, held);
-    if (!isCounted && countOf(this.#users, user) >= maxSessionsPerUser) {
+    const isCounted = (name: keyof Claim, value: string | undefined) =>
+      [held, partner].some((other) => other !== undefined && other[name] === value);
+    if (!isCounted("user", user) && countOf(this.#users, user) >= maxSessionsPerUser) {
       const rule = atMost(maxSessionsPerUser, "per user");
       this.#refuse("maxSessionsPerUser", `Cannot ${verb} session: ${rule}`);
     }
-    if (address !== held?.address && countOf(this.#addresses, address) >= maxSessionsPerAddress) {
+    if (
+      !isCounted("address", address) && countOf(this.#addresses, address) >= maxSessionsPerAddress
+    ) {
       const rule = atMost(maxSessionsPerAddress, "per network address");
       this.#refuse("maxSessionsPerAddress", `Cannot ${verb} session: ${rule}`);
     }
@@ -292,25 +296,27 @@ export class SessionLimiter {
   }
 
   #count(claim: Claim, step: 1 | -1, beside?: Claim): void {
-    const { user, address } = claim;
-    this.#taken += step;
-    addTo(this.#addresses, address, step);
-    const partner = this.#partners.get(claim);
-    if (partner !== undefined) {
-      // The claim that remains counts from now on.
+    const partner = step === 1 && this.#mayPair(beside) ? beside : this.#partners.get(claim);
+    // The claim that remains counts from now on.
+    if (partner === undefined) this.#taken += step;
+    else if (step === 1) this.#partners.set(claim, partner).set(partner, claim);
+    else {
       this.#partners.delete(claim);
       this.#partners.delete(partner);
-    } else if (step === 1 && this.#mayShare(user, beside)) {
-      this.#partners.set(claim, beside!).set(beside!, claim);
-    } else addTo(this.#users, user, step);
+    }
+    const { user, address } = claim;
+    if (partner === undefined || partner.user !== user) addTo(this.#users, user, step);
+    if (partner === undefined || partner.address !== address) {
+      addTo(this.#addresses, address, step);
+    }
   }
 
   /**
    * Two claims can count as one, never three: otherwise a client could have any number of
    * sessions in one place.
    */
-  #mayShare(user: string | undefined, beside: Claim | undefined, held?: Claim): boolean {
-    if (user === undefined || user !== beside?.user) return false;
+  #mayPair(beside: Claim | undefined, held?: Claim): boolean {
+    if (beside === undefined) return false;
     const partner = this.#partners.get(beside);
     return partner === undefined || partner === held;
   }

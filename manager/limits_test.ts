@@ -252,3 +252,37 @@ Deno.test("SessionLimiter is exact after any order of operations", () => {
   assertEquals([limiter.reserved, limiter.users, limiter.addresses], [0, 0, 0]);
   assertEquals(attempts(100, () => limiter.take(NOBODY)), limits.maxSessions);
 });
+
+Deno.test("SessionLimiter counts both sessions of one client once in all limits, and never three", () => {
+  const limiter = new SessionLimiter(platformRuntime(), {
+    maxSessions: 1,
+    maxSessionsPerUser: 1,
+    maxSessionsPerAddress: 1,
+  });
+  const first = { user: "ann", address: "192.0.2.1" };
+  limiter.take(first);
+  // The user is not known before `authenticate`, the address is.
+  const early = limiter.reserve(address("192.0.2.1"), first);
+  const second = limiter.redeem(early, { user: "ann", address: undefined }, first);
+  for (const beside of [undefined, first, second]) {
+    assertThrows(() => limiter.take({ user: "bob", address: "192.0.2.9" }, beside), LimitError);
+  }
+  limiter.release(first);
+  assertThrows(() => limiter.take(NOBODY), LimitError);
+  limiter.release(second);
+  limiter.take({ user: "ann", address: "192.0.2.1" });
+});
+
+Deno.test("SessionLimiter counts both sessions of one client apart where user or address differ", () => {
+  const limiter = new SessionLimiter(platformRuntime(), {
+    maxSessions: 9,
+    maxSessionsPerAddress: 1,
+  });
+  const first = { user: "ann", address: "192.0.2.1" };
+  limiter.take(first);
+  limiter.take({ user: "ann", address: "192.0.2.2" }, first);
+  assertEquals([limiter.users, limiter.addresses], [1, 2]);
+  limiter.release(first);
+  assertEquals([limiter.users, limiter.addresses], [1, 1]);
+  limiter.take(address("192.0.2.1"));
+});

@@ -38,7 +38,8 @@ export interface AdmitOptions {
   /** The network address. */
   readonly address?: string | undefined;
   /**
-   * Another session of the same user, from which the client moves: both count once for the user.
+   * Another session of the same client, from which the client moves: both count once in all limits
+   * in which they have the same user and address.
    */
   readonly beside?: Session | undefined;
 }
@@ -48,7 +49,8 @@ export interface AddOptions {
   /** The place that {@linkcode SessionManager.admit} kept for the session. */
   readonly reservation?: Reservation | undefined;
   /**
-   * Another session of the same user, from which the client moves: both count once for the user.
+   * Another session of the same client, from which the client moves: both count once in all limits
+   * in which they have the same user and address.
    */
   readonly beside?: Session | undefined;
 }

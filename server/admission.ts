@@ -344,7 +344,8 @@ export class Admission<V> {
         `Cannot wait for a token: the headers have more than ${MAX_AWAITED_HEADER_BYTES} bytes`,
       );
     }
-    const reservation = this.#reserve(address, undefined);
+    const predecessor = this.#predecessorOf(sessionRequest);
+    const reservation = this.#reserve(address, undefined, predecessor);
     if (authenticate === undefined || awaited !== undefined) {
       const who = awaited === undefined ? GUEST : UNKNOWN;
       return this.#accept(sessionRequest, reservation, { ...who, awaited, handshake });
@@ -352,21 +353,21 @@ export class Admission<V> {
     const token = tokenOf(sessionRequest);
     const mayAwait = takesInBand && isSkein && token === undefined;
     const identified = () =>
-      this.#identified(sessionRequest, reservation, { token, mayAwait, handshake });
+      this.#identified(sessionRequest, reservation, { token, mayAwait, handshake, predecessor });
     return handshake === undefined ? identified() : handshake.during(identified);
   }
 
   async #identified<A>(
     sessionRequest: SessionRequest<A>,
     byAddress: Reservation,
-    { token, mayAwait, handshake }: {
+    { token, mayAwait, handshake, predecessor }: {
       readonly token: string | undefined;
       readonly mayAwait: boolean;
       readonly handshake: ServerHandshake | undefined;
+      readonly predecessor: Session | undefined;
     },
   ): Promise<A> {
     const { request, address, isSkein, signal } = sessionRequest;
-    const predecessor = this.#predecessorOf(sessionRequest);
     let reservation = byAddress;
     let claim: Disposable | undefined;
     let awaited: Awaited | undefined;

@@ -10,7 +10,13 @@ import { dialWebTransport } from "../transport/h3/client.ts";
 import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
-import { CloseCode, ConnectionError, RequestError, SessionClosedError } from "../errors.ts";
+import {
+  AuthenticationError,
+  CloseCode,
+  ConnectionError,
+  RequestError,
+  SessionClosedError,
+} from "../errors.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { denoPlatform } from "../client/deno.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
@@ -467,9 +473,13 @@ Deno.test("Client.handOver() works with a token in band, and with an onOpen that
 });
 
 Deno.test("Client.handOver() changes nothing where the server lacks the feature, or refuses", async () => {
+  let attempts = 0;
   await using server = testServer({
-    authenticate: () => "ann",
-    limits: { maxSessions: 1 },
+    authenticate() {
+      if (++attempts === 1) return "ann";
+      throw new AuthenticationError("One is enough");
+    },
+    onRefusal() {},
   });
   await using client = server.connect();
   const first = await client.whenConnected();
@@ -642,7 +652,15 @@ Deno.test("Client with upgrade tries its preferred transport every 10 minutes, a
 
 Deno.test("Client with upgrade tries its preferred transport within 35 s of a change of its network", async () => {
   using time = new FakeTime();
-  await using server = testServer({ limits: { maxSessions: 1 } }); // So that the session never moves.
+  let attempts = 0;
+  await using server = testServer({
+    // So that the session never moves.
+    authenticate() {
+      if (++attempts === 1) return "ann";
+      throw new AuthenticationError("One is enough");
+    },
+    onRefusal() {},
+  });
   const { client, asked } = lateClient(server, { upgrade: true });
   await client.whenConnected();
   await passTime(time, 60_000);
