@@ -55,9 +55,9 @@ export interface DialWebTransportOptions {
   readonly maxBidirectionalStreams?: number;
   /**
    * Time of silence after which the connection is given up, in milliseconds. Deno only: a browser
-   * has a timeout of its own. The server's timeout applies if shorter. A silent server is asked for
-   * a sign of life every 5 s, or three times within a timeout below 15 s; a vanished server is
-   * noticed later than the timeout by one such interval.
+   * has a timeout of its own. The server's timeout applies if shorter, such as the 9 s of a server
+   * of Skein. A server that is silent for 10 s, or for a third of a timeout below 30 s, is asked for
+   * a sign of life, which restarts the timeout once.
    *
    * @default {30000}
    */

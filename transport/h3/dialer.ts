@@ -1,7 +1,7 @@
 /** Dialing a WebTransport session: resolve, connect, request. */
 import { publicUrl } from "../url.ts";
 import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
-import { checkLimits, KEEP_ALIVE_MS } from "../quic/options.ts";
+import { checkLimits, DIAL_KEEP_ALIVE_MS } from "../quic/options.ts";
 import { QuicDial, type QuicDialOptions } from "../quic/dial.ts";
 import { flowLimitsOf, type UpgradeToken, upgradeTokensOf } from "./wire/settings.ts";
 import { dialFailure, isConnectionRefused } from "../deno_errors.ts";
@@ -164,7 +164,7 @@ export class Http3Dialer {
       port: Number(port || 443),
       alpnProtocols: ["h3"],
       maxIdleTimeout: idleTimeoutMs,
-      keepAliveInterval: Math.min(KEEP_ALIVE_MS, Math.max(1, Math.round(idleTimeoutMs / 3))),
+      keepAliveInterval: Math.min(DIAL_KEEP_ALIVE_MS, Math.max(1, Math.round(idleTimeoutMs / 3))),
       maxConcurrentBidirectionalStreams: maxBidirectionalStreams,
       // Control streams count besides the streams of sessions.
       maxConcurrentUnidirectionalStreams: maxUnidirectionalStreams + 3,

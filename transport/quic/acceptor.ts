@@ -5,7 +5,7 @@ import { Deadlines } from "../../base/deadlines.ts";
 import { pause } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { remoteAddressOf, requireQuic } from "./deno_quic.ts";
-import { checkLimits, KEEP_ALIVE_MS } from "./options.ts";
+import { checkLimits, IDLE_TIMEOUT_MS, KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
 
 /**
@@ -69,13 +69,13 @@ export interface ListenQuicOptions extends Certificate {
    * vanished peer is noticed within this time plus `keepAliveIntervalMs`. The client's idle timeout
    * applies if lower.
    *
-   * @default {15000}
+   * @default {9000}
    */
   readonly idleTimeoutMs?: number;
   /**
    * Interval of keep-alive packets on a silent connection, in milliseconds.
    *
-   * @default {5000}
+   * @default {3000}
    */
   readonly keepAliveIntervalMs?: number;
   /**
@@ -262,7 +262,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     if (this.#endpoint === undefined) {
       throw new TypeError("Cannot rotate certificate: the listener is closed");
     }
-    const { idleTimeoutMs = 15_000, keepAliveIntervalMs = KEEP_ALIVE_MS } = this.#options;
+    const { idleTimeoutMs = IDLE_TIMEOUT_MS, keepAliveIntervalMs = KEEP_ALIVE_MS } = this.#options;
     const { protocols, maxBidirectionalStreams, maxUnidirectionalStreams } = this.#handlers;
     const listener = this.#endpoint.listen({
       cert,

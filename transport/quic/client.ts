@@ -4,7 +4,7 @@ import { requireQuic } from "./deno_quic.ts";
 import { dialFailure } from "../deno_errors.ts";
 import { type QuicConnection, RawQuicConnection } from "./connection.ts";
 import { QuicDial, type QuicDialOptions } from "./dial.ts";
-import { checkLimits, checkProtocols, KEEP_ALIVE_MS, quicTarget } from "./options.ts";
+import { checkLimits, checkProtocols, DIAL_KEEP_ALIVE_MS, quicTarget } from "./options.ts";
 import { publicUrl } from "../url.ts";
 import { type CertificateHash, checkHashes } from "../webtransport.ts";
 import { within } from "../../base/wait.ts";
@@ -37,9 +37,10 @@ export interface DialQuicOptions {
    */
   readonly idleTimeoutMs?: number;
   /**
-   * Interval of keep-alive packets on a silent connection, in milliseconds.
+   * Interval of keep-alive packets on a silent connection, in milliseconds. A server of Skein sends
+   * such packets every 3 s.
    *
-   * @default {5000}
+   * @default {10000}
    */
   readonly keepAliveIntervalMs?: number;
   /** Cancels the dial; no effect once connected. Absent by default. */
@@ -104,7 +105,7 @@ function optionsOf(options: DialQuicOptions): Omit<QuicDialOptions, "hostname" |
     maxBidirectionalStreams = 128,
     maxUnidirectionalStreams = 1_024,
     idleTimeoutMs = 30_000,
-    keepAliveIntervalMs = KEEP_ALIVE_MS,
+    keepAliveIntervalMs = DIAL_KEEP_ALIVE_MS,
   } = options;
   checkProtocols(protocols, "dial QUIC");
   checkHashes(serverCertificateHashes, "dial QUIC");
