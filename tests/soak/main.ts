@@ -8,7 +8,7 @@
  *
  * One line for each check; the exit code is 1 if one failed. `--short` takes some minutes: smaller
  * numbers, the same checks, and at last the parts that measure no time, side by side. `idle`, `stalled`, `churn`, `webtransport`, `unread`, `networks`,
- * `moq`, `chaos`, `rolling`, `sqlite`, `durable`, `answers`, `long`, `storm`, `handover` and `simulation` run that part alone;
+ * `moq`, `chaos`, `rolling`, `silent`, `sqlite`, `durable`, `answers`, `long`, `storm`, `handover` and `simulation` run that part alone;
  * `redis`, `redis-aof`, `redis-snapshot` and `nats` have `chaos` only on these. Up to `churn`, clients are raw sockets in
  * this process, and the server is a process of its own.
  *
@@ -26,6 +26,7 @@ import { soakMoq } from "./moq.ts";
 import { soakNetworks } from "./networks.ts";
 import { openFileLimit, sleep, SoakServer } from "./processes.ts";
 import { soakRolling } from "./rolling.ts";
+import { soakSilent } from "./silent.ts";
 import { soakSimulation } from "./simulation.ts";
 import { soakSqlite } from "./sqlite.ts";
 import { soakStorm } from "./storm.ts";
@@ -366,6 +367,7 @@ const parts: Record<string, () => Promise<void>> = {
   moq: () => soakMoq(check, isShort),
   chaos: () => soakChaos(check, isShort, ENGINES.filter((name) => Deno.args.includes(name))),
   rolling: () => soakRolling(check, isShort),
+  silent: () => soakSilent(check, isShort),
   sqlite: () => soakSqlite(check, isShort),
   long: () => soakLongStream(check, isShort),
   durable: () => soakDurable(check, isShort),

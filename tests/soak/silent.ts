@@ -1,0 +1,225 @@
+/**
+ * Servers that fall silent: killed and started again, and frozen for a while.
+ *
+ * - **Killed:** SIGKILL, and another process on the same port 0.2 s later. Measures how long
+ *   messages that clients send right after the kill take to get through, or to fail.
+ * - **Frozen:** SIGSTOP for 5 s under thousands of clients. No session may end, few clients may open
+ *   another connection, and none of these may be refused.
+ *
+ * @module
+ */
+import { type Client, connect, SessionClosedError, type TransportName } from "../../mod.ts";
+import { TextLineStream } from "./lines.ts";
+import { sleep } from "./processes.ts";
+import type { SilentClientsReport } from "./silent/clients.ts";
+import type { SilentServerStats } from "./silent/server.ts";
+import type { Check } from "./webtransport.ts";
+
+/** Time from the kill to the start of the next process, in milliseconds. */
+const RESTART_MS = 200;
+
+/** Longest median from the kill until a message is through, or has failed, in milliseconds. */
+const MOST_MS = 4_000;
+
+/** Time for which the server stands still, in milliseconds. */
+const FROZEN_MS = 5_000;
+
+/** Share of the clients that wait for replies all the time, and may dial. */
+const BUSY_SHARE = 0.1;
+
+/** Processes of the clients of the frozen server; half of them are on each transport. */
+const CLIENT_PROCESSES = 4;
+
+const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
+
+/** A program of this folder that answers lines by lines of JSON. */
+class Program implements AsyncDisposable {
+  /** The first line. */
+  readonly first: Promise<unknown>;
+  readonly #process: Deno.ChildProcess;
+  readonly #lines: ReadableStreamDefaultReader<string>;
+  readonly #commands: WritableStreamDefaultWriter<Uint8Array>;
+
+  constructor(file: string, ...args: readonly (string | number)[]) {
+    const path = new URL(`./silent/${file}`, import.meta.url).href;
+    this.#process = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--unstable-net", "--no-lock", path, ...args.map(String)],
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "inherit",
+    }).spawn();
+    this.#lines = this.#process.stdout.pipeThrough(new TextDecoderStream())
+      .pipeThrough(new TextLineStream()).getReader();
+    this.#commands = this.#process.stdin.getWriter();
+    this.first = this.#next();
+    this.first.catch(() => {});
+  }
+
+  async ask<T>(command: string): Promise<T> {
+    await this.#commands.write(new TextEncoder().encode(`${command}\n`));
+    return await this.#next() as T;
+  }
+
+  kill(signal: Deno.Signal): void {
+    this.#process.kill(signal);
+  }
+
+  async killed(): Promise<void> {
+    this.kill("SIGKILL");
+    await this.#process.status;
+    await this.#lines.cancel();
+    await this.#commands.close().catch(() => {});
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#commands.close().catch(() => {});
+    const timer = setTimeout(() => this.kill("SIGKILL"), 20_000);
+    await this.#process.status;
+    clearTimeout(timer);
+    await this.#lines.cancel();
+  }
+
+  async #next(): Promise<unknown> {
+    const { value } = await this.#lines.read();
+    if (value === undefined) throw new Error("Cannot ask: the program ended");
+    return JSON.parse(value);
+  }
+}
+
+/** Messages that a client sends right after the kill; each resolves once through, or failed. */
+const SENT: Readonly<Record<string, (client: Client, id: string) => Promise<unknown>>> = {
+  "a message at least once": async (client, id) => {
+    client.send("note", id);
+    await client.flushed();
+  },
+  "a publication at least once": (client, id) => client.publish("news", id),
+  "a request with resend": (client, id) => client.request("say", id, { resend: true }),
+  "a request": async (client, id) => {
+    const error = await client.request("say", id).catch((error) => error);
+    const { message } = error as Error;
+    if (!(error instanceof SessionClosedError) || !message.includes("outcome is unknown")) {
+      throw new Error(`Expected a request with an unknown outcome, received ${message ?? error}`);
+    }
+  },
+};
+
+/**
+ * Kills and freezes servers.
+ *
+ * @param check Takes each result.
+ * @param isShort True for fewer kills and clients.
+ */
+export async function soakSilent(check: Check, isShort: boolean): Promise<void> {
+  await soakKilled(check, isShort ? 3 : 10);
+  await soakFrozen(check, isShort ? 400 : 2_000);
+}
+
+/** Kills a server and starts it again, a number of times for each transport. */
+async function soakKilled(check: Check, times: number): Promise<void> {
+  const file = await Deno.makeTempFile();
+  let server = new Program("server.ts", 0, file, 100);
+  const { port } = await server.first as { port: number };
+  for (const transport of TRANSPORTS) {
+    const took: Record<string, number[]> = {};
+    const ids: string[] = [];
+    for (let round = 0; round < times; round++) {
+      const client = connect(`http://127.0.0.1:${port}/`, {
+        transports: [transport],
+        delivery: "at-least-once",
+      });
+      client.status.subscribe(() => {});
+      await client.whenConnected({ timeoutMs: 20_000 });
+      await client.request("work", null);
+      const killed = server.killed();
+      const at = performance.now();
+      const restarted = sleep(RESTART_MS).then(async () => {
+        await killed;
+        server = new Program("server.ts", port, file, 100);
+        await server.first;
+      });
+      const sent = Object.entries(SENT).map(async ([what, send]) => {
+        const id = `${transport} ${round} ${what}`;
+        ids.push(id);
+        await send(client, id);
+        (took[what] ??= []).push(performance.now() - at);
+      });
+      await Promise.all(sent);
+      await restarted;
+      await client.close();
+    }
+    for (const [what, all] of Object.entries(took)) {
+      const [median, longest] = [all.sort((a, b) => a - b)[all.length >> 1]!, all.at(-1)!];
+      const verb = what === "a request" ? "fails" : "is through";
+      check(
+        `after a kill, ${what} over ${transport} ${verb} within 4 s`,
+        median <= MOST_MS,
+        `median ${seconds(median)}, longest ${seconds(longest)} of ${all.length}`,
+      );
+    }
+    const handled = (await Deno.readTextFile(file)).split("\n");
+    const wrong = ids.filter((id) => {
+      const count = handled.filter((line) => line === id).length;
+      // Publications reach no handler, and a plain request was sent to the dead process alone.
+      return count !== (/publication|a request$/.test(id) ? 0 : 1);
+    });
+    check(`each message over ${transport} is handled once`, wrong.length === 0, wrong.join(", "));
+  }
+  await server[Symbol.asyncDispose]();
+  await Deno.remove(file);
+}
+
+/** Freezes a server for 5 s under a number of clients. */
+async function soakFrozen(check: Check, count: number): Promise<void> {
+  const file = await Deno.makeTempFile();
+  await using server = new Program("server.ts", 0, file, count);
+  const { port } = await server.first as { port: number };
+  await using fleet = new AsyncDisposableStack();
+  const each = count / CLIENT_PROCESSES;
+  const programs = Array.from({ length: CLIENT_PROCESSES }, (_, i) => {
+    const transport = TRANSPORTS[i % TRANSPORTS.length]!;
+    const url = `http://127.0.0.1:${port}/`;
+    return fleet.use(new Program("clients.ts", url, transport, each, each * BUSY_SHARE));
+  });
+  await Promise.all(programs.map(({ first }) => first));
+  await sleep(2_000);
+  const before = await reports(programs);
+  server.kill("SIGSTOP");
+  await sleep(FROZEN_MS);
+  server.kill("SIGCONT");
+  await sleep(FROZEN_MS * 2);
+  const after = await reports(programs);
+  const { sessions, refused } = await server.ask<SilentServerStats>("stats");
+  const dialed = after.dialed - before.dialed;
+  check(
+    `no session of ${count} ends while the server is frozen for 5 s`,
+    after.ended === 0 && after.connected === count && sessions === count,
+    `${after.ended} ended, ${after.connected} connected, ${sessions} at the server`,
+  );
+  check("at most a tenth of the clients dials", dialed <= count / 10, `${dialed} dialed`);
+  check("no connection is refused", refused === 0, `${refused} refused`);
+  check(
+    "requests go on, and none fails",
+    after.failures === 0 && after.replies > before.replies,
+    `${after.replies - before.replies} replies, ${after.failures} failures`,
+  );
+  await Deno.remove(file);
+}
+
+async function reports(programs: readonly Program[]): Promise<SilentClientsReport> {
+  const all = await Promise.all(
+    programs.map((program) => program.ask<SilentClientsReport>("report")),
+  );
+  const sum = (name: keyof SilentClientsReport) =>
+    all.reduce((total, report) => total + report[name], 0);
+  return {
+    ended: sum("ended"),
+    dialed: sum("dialed"),
+    connected: sum("connected"),
+    replies: sum("replies"),
+    failures: sum("failures"),
+  };
+}
+
+function seconds(ms: number): string {
+  return `${(ms / 1_000).toFixed(2)} s`;
+}

@@ -1,0 +1,83 @@
+/**
+ * Clients of the soak of silent servers: `clients.ts <url> <transport> <clients> <busy clients>`.
+ * All subscribe to a topic; the busy ones send one request after the other. Prints `{}` once all are
+ * connected; `report` on standard input prints what happened since.
+ *
+ * @module
+ */
+import { type Client, connect, type TransportName } from "../../../mod.ts";
+import { TextLineStream } from "../lines.ts";
+
+/** Report of the clients. */
+export interface SilentClientsReport {
+  /** Sessions that ended, for whatever reason. */
+  readonly ended: number;
+  /** Clients that opened a connection next to their session. */
+  readonly dialed: number;
+  /** Clients that have a session. */
+  readonly connected: number;
+  /** Requests that got their reply. */
+  readonly replies: number;
+  /** Requests that failed. */
+  readonly failures: number;
+}
+
+/** Clients that connect at once. */
+const GROUP = 50;
+
+const [url, transport, count, busy] = Deno.args;
+const total = Number(count);
+const clients: Client[] = [];
+const dials = new Map<number, number>();
+let [ended, replies, failures] = [0, 0, 0];
+let isOver = false;
+
+function begin(index: number): Client {
+  const client = connect(url!, {
+    transports: [transport as TransportName],
+    instrumentation: {
+      handshake: () => void dials.set(index, (dials.get(index) ?? 0) + 1),
+      sessionClosed: () => void ended++,
+    },
+  });
+  client.status.subscribe(() => {});
+  return client;
+}
+
+async function work(client: Client): Promise<void> {
+  while (!isOver) {
+    try {
+      await client.request("work", null);
+      replies++;
+    } catch {
+      failures++;
+    }
+  }
+}
+
+while (clients.length < total) {
+  const first = clients.length;
+  const group = Array.from({ length: Math.min(GROUP, total - first) }, (_, i) => begin(first + i));
+  clients.push(...group);
+  await Promise.all(group.map(async (client) => {
+    await client.whenConnected({ timeoutMs: 60_000 });
+    await client.subscribe("news").ready;
+  }));
+}
+for (const client of clients.slice(0, Number(busy))) void work(client);
+console.log("{}");
+const lines = Deno.stdin.readable.pipeThrough(new TextDecoderStream())
+  .pipeThrough(new TextLineStream());
+for await (const _ of lines) {
+  const report: SilentClientsReport = {
+    ended,
+    dialed: [...dials.values()].filter((count) => count > 1).length,
+    connected: clients.filter(({ isConnected }) => isConnected).length,
+    replies,
+    failures,
+  };
+  console.log(JSON.stringify(report));
+}
+isOver = true;
+await Promise.all(clients.map((client) => client.close()));
+Deno.exit(0);

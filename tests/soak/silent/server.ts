@@ -1,0 +1,62 @@
+/**
+ * Server of the soak of silent servers: `server.ts <port> <file of handled messages> <sessions>`.
+ * Prints `{"port"}` once it listens; `stats` on standard input prints the sessions and refusals.
+ * Each handled message is a line of the file, which outlives the process.
+ *
+ * @module
+ */
+import { serve } from "../../../mod.ts";
+import { TextLineStream } from "../lines.ts";
+
+/** Report of the server. */
+export interface SilentServerStats {
+  /** Sessions now. */
+  readonly sessions: number;
+  /** Sessions that began. */
+  readonly began: number;
+  /** Refused connections, by any limit. */
+  readonly refused: number;
+}
+
+/** Time that the handler of `work` takes, in milliseconds. */
+const WORK_MS = 300;
+
+const [port, file, sessions] = Deno.args;
+const most = Number(sessions);
+let began = 0;
+let refused = 0;
+
+function handled(data: unknown): void {
+  if (data !== null) Deno.writeTextFileSync(file!, `${data}\n`, { append: true });
+}
+
+const server = serve({
+  port: Number(port),
+  hostname: "127.0.0.1",
+  authorize: () => true,
+  // Exactly as many as there are clients, so that a client that counts twice is refused.
+  limits: { maxSessions: most, maxSessionsPerAddress: most, maxSessionsPerUser: most },
+  onListen() {},
+  onOpen: () => void began++,
+  onRefusal: () => void refused++,
+  onMessage: ({ data }) => handled(data),
+  requests: {
+    async work({ data }) {
+      await new Promise((resolve) => setTimeout(resolve, WORK_MS));
+      handled(data);
+      return data;
+    },
+    say({ data }) {
+      handled(data);
+      return data;
+    },
+  },
+});
+console.log(JSON.stringify({ port: Number(new URL(server.url).port) }));
+const lines = Deno.stdin.readable.pipeThrough(new TextDecoderStream())
+  .pipeThrough(new TextLineStream());
+for await (const _ of lines) {
+  const stats: SilentServerStats = { sessions: server.manager.count, began, refused };
+  console.log(JSON.stringify(stats));
+}
+await server.close();
