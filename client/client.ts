@@ -29,7 +29,8 @@ import { checkConnectTimeout, NoCommonProtocol, openSession } from "./open.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import { checkLimits } from "../base/options.ts";
-import type { Left } from "./handover.ts";
+import type { Left, Moved, Moving } from "./handover.ts";
+import type { Alarm, Liveness } from "./liveness.ts";
 import type { Delivery } from "./delivery.ts";
 import type { Verdict } from "./failures.ts";
 import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
@@ -91,6 +92,8 @@ const FRESH_TOKEN_MS = 500;
  * - **Not here:** after 4404 the client tries again after the longest delay: a server of a newer
  *   version may have the path.
  * - **Closed:** a normal close by the server ends the client, and loops end without an error.
+ * - **Silence:** while something is awaited, the client notices a dead server within 4 s, and
+ *   continues in a new session.
  *
  * Messages in a connection that broke may be lost. Use `delivery: "at-least-once"` for messages
  * that must arrive, and `resend` for such requests.
@@ -146,6 +149,11 @@ export class Client<C extends Contract = Contract>
   /** The previous session, if the server fell silent without an event of the page or network. */
   #silent: SilentTransport | undefined;
   #life: Life | undefined;
+  #liveness: Liveness | undefined;
+  /** The loaded module of both. */
+  #part: Recovery | undefined;
+  /** Items of kept answers for which loops wait. */
+  #awaitedItems = 0;
   /** Ends the calls of the option `life`. */
   readonly #leaveLife: (() => void) | undefined;
   /** URL of the last attempt, without secrets. */
@@ -268,7 +276,8 @@ export class Client<C extends Contract = Contract>
    * @returns The reply.
    * @throws {RequestError} If the server replies with an error.
    * @throws {TimeoutError} If there is no reply in time.
-   * @throws {SessionClosedError} If the session closed meanwhile, or the client is closed or refused.
+   * @throws {SessionClosedError} If the session closed before the reply, so that the outcome is
+   * unknown, or if the client is closed or refused.
    */
   async request<T extends ContractTopic<C, "requests">>(
     topic: T,
@@ -563,27 +572,8 @@ export class Client<C extends Contract = Contract>
    * server's application if the new session began and broke (protocol 23.5).
    */
   async handOver({ transport }: { readonly transport?: TransportName } = {}): Promise<boolean> {
-    const from = this.#session;
-    if (!from?.isReady || this.#isMoving) return false;
-    this.#isMoving = true;
-    try {
-      const moved = await (await this.#recovery()).handOver({
-        from,
-        left: this.#left,
-        transport,
-        subscriptions: this.#subscriptions,
-        signal: this.#stop.signal,
-        open: (change, signal) => this.#open(change, signal),
-        take: (session, move) => this.#take(session, move),
-      });
-      if (moved) {
-        this.#left = moved.left;
-        this.#finished = Promise.all([this.#finished, moved.finished]);
-      }
-      return moved !== undefined;
-    } finally {
-      this.#isMoving = false;
-    }
+    const moved = await this.#move((part, moving) => part.handOver(moving, transport));
+    return moved !== undefined;
   }
 
   /**
@@ -650,6 +640,31 @@ export class Client<C extends Contract = Contract>
     return new UnreadSessions(met);
   }
 
+  async #move<M extends Moved>(
+    run: (part: Recovery, moving: Moving<C>) => Promise<M | undefined>,
+  ): Promise<M | undefined> {
+    const from = this.#session;
+    if (!from?.isReady || this.#isMoving) return undefined;
+    this.#isMoving = true;
+    try {
+      const moved = await run(await this.#recovery(), {
+        from,
+        left: this.#left,
+        subscriptions: this.#subscriptions,
+        signal: this.#stop.signal,
+        open: (change, signal) => this.#open(change, signal),
+        take: (session, move) => this.#take(session, move),
+      });
+      if (moved) {
+        this.#left = moved.left;
+        this.#finished = Promise.all([this.#finished, moved.finished]);
+      }
+      return moved;
+    } finally {
+      this.#isMoving = false;
+    }
+  }
+
   /** Adds a message to the outbox, or a publication where `publication` is set. */
   #keep(
     verb: string,
@@ -699,6 +714,7 @@ export class Client<C extends Contract = Contract>
       }
     } finally {
       this.#life?.[Symbol.dispose]();
+      this.#liveness?.[Symbol.dispose]();
       this.#leaveLife?.();
       this.#options.signal?.removeEventListener("abort", this.#onAbort);
     }
@@ -740,10 +756,20 @@ export class Client<C extends Contract = Contract>
       },
     };
     const reading = this.#platform.answers().then((part) =>
-      new (part as Answers).KeptAnswer(this as unknown as Client, { ...options, answer })
+      new (part as Answers).KeptAnswer(this as unknown as Client, {
+        ...options,
+        answer,
+        awaits: (isAwaited) => this.#awaits(isAwaited),
+      })
     );
     reading.catch(() => {});
     return answer;
+  }
+
+  /** Notes that a loop waits for an item of a kept answer, or no longer does. */
+  #awaits(isAwaited: boolean): void {
+    this.#awaitedItems += isAwaited ? 1 : -1;
+    if (isAwaited) this.#session?.[internals].liveness?.began();
   }
 
   #recovery(): Promise<Recovery> {
@@ -755,15 +781,31 @@ export class Client<C extends Contract = Contract>
     await this.#delivery.handTo(session);
   }
 
-  /** Loads the watch over page and machine, and starts it; the next call retries a failed load. */
+  /**
+   * Loads the watches over page, machine and server, and starts them for the current session; the
+   * next call retries a failed load.
+   */
   async #lookAfter(): Promise<void> {
-    const part = this.#life ? undefined : await this.#recovery().catch(() => undefined);
+    const part = this.#part ??= await this.#recovery().catch(() => undefined);
     if (!part || this.status.isEnded) return;
     this.#life ??= new part.Life(this, {
       runtime: this.#runtime,
       timeoutMs: this.#wakeTimeoutMs,
       upgrades: this.#options.upgrade,
     });
+    this.#liveness ??= new part.Liveness(this.#runtime);
+    const session = this.#session;
+    if (!session?.isReady || session[internals].liveness) return;
+    this.#liveness.follow(part.watchedSession(session, {
+      countAwaited: () => this.#awaitedItems + (this.#delivery?.unacknowledged ?? 0),
+      dial: (alarm) => this.#rescue(alarm),
+    }));
+  }
+
+  async #rescue(alarm: Alarm): Promise<boolean> {
+    const moved = await this.#move((part, moving) => part.replaceSilent(moving, alarm))
+      .catch(() => undefined);
+    return moved?.wasAlive === true;
   }
 
   /** Runs one session, from the dial to the close. */
@@ -808,6 +850,7 @@ export class Client<C extends Contract = Contract>
     const last = this.#session!;
     this.#hear(info.error, last, last[internals].lastHeard);
     this.#session = undefined;
+    this.#liveness?.[Symbol.dispose]();
     this.#subscriptions.lose();
     if (this.#runtime.now() - since >= STABLE_MS) {
       this.#backoff.reset();

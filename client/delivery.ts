@@ -50,6 +50,11 @@ export class Delivery {
     this.#outbox = outbox;
   }
 
+  /** Number of messages that were sent and not acknowledged. */
+  get unacknowledged(): number {
+    return this.#handed;
+  }
+
   /** Hands over waiting and future messages; resolves when the session has ended. */
   async handTo(session: Session): Promise<void> {
     const outbox = this.#outbox;
@@ -75,6 +80,7 @@ export class Delivery {
         if (isNumbered) {
           this.#handed++;
           this.#bytes += next.size;
+          core.liveness?.began();
         } else outbox.shift();
       }
     }

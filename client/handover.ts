@@ -1,10 +1,11 @@
 /** The move of a client to a new session while the old one is open; loaded at the first move. */
-import { CloseCode } from "../errors.ts";
+import { CloseCode, SessionClosedError, TimeoutError } from "../errors.ts";
 import { absoluteUrl } from "../transport/url.ts";
 import { internals } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
 import { Signal } from "../base/signal.ts";
 import type { Dialer } from "./client_options.ts";
+import type { Alarm } from "./liveness.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import type { HeadSink, Subscriptions, TopicReaders } from "./subscriptions.ts";
@@ -35,8 +36,6 @@ export interface Moving<C extends Contract> {
   readonly from: Session;
   /** Sessions that the client moved from before. */
   readonly left: readonly Left[];
-  /** The transport of the new session; chosen as for every session if `undefined`. */
-  readonly transport: TransportName | undefined;
   /** The client's subscriptions. */
   readonly subscriptions: Subscriptions<C>;
   /** Aborted when the client ends. */
@@ -75,27 +74,122 @@ export class Left {
   }
 }
 
+/** A client that has moved. */
+export interface Moved {
+  /** Resolves once the old session is closed. */
+  readonly finished: Promise<void>;
+  /** All sessions that are still open behind the new one. */
+  readonly left: readonly Left[];
+}
+
 /**
  * Moves a client to another session.
  *
  * @param moving State and operations of the client.
- * @returns Resolves after the move; `finished` resolves once the old session is closed, and `left`
- * has all sessions that are still open behind the new one. Resolves with `undefined` if the old
- * session continues.
+ * @param only The transport of the new session; by default chosen as for every session.
+ * @returns Resolves after the move; with `undefined` if the old session continues.
  */
 export async function handOver<C extends Contract>(
-  { from, left, open, signal, subscriptions, take, transport: only }: Moving<C>,
-): Promise<{ readonly finished: Promise<void>; readonly left: readonly Left[] } | undefined> {
+  moving: Moving<C>,
+  only?: TransportName,
+): Promise<Moved | undefined> {
+  const { from, open, signal } = moving;
   // Only a server that supports moves gives a ticket.
   if (!from[internals].ticket) return;
   const leaving = new Left(from);
-  const gone = new AbortController();
-  from[internals].whenEnded(() => gone.abort());
-  const isOpen = anySignal(signal, gone.signal);
+  const isOpen = whileOpen(from, signal);
   const next = await open(
     (dial) => (url, options) => leaving.dialBeside(dial)(url, { ...options, only }),
     isOpen,
   ).catch(() => undefined);
+  return await moveTo(next, leaving, { moving, isOpen });
+}
+
+/**
+ * Moves a client off a session whose server is silent. The new connection is opened next to the old
+ * one, and closed again if the old one gives a sign of life.
+ *
+ * - **The server knows the old session:** the server lives, and the client moves as by
+ *   {@linkcode handOver}, so that nothing is lost.
+ * - **The server does not know it:** the server is another process, and the old session is over.
+ *   Its requests fail, and the client continues in the new session as after a reconnect.
+ * - **No connection opens:** the old session is over, and the client reconnects.
+ * - **The server rejects the connection:** the old session continues.
+ *
+ * @param moving State and operations of the client.
+ * @param alarm The alarm.
+ * @returns Resolves after the move; with `undefined` if there was none.
+ */
+export async function replaceSilent<C extends Contract>(
+  moving: Moving<C>,
+  alarm: Alarm,
+): Promise<Moved & { readonly wasAlive: boolean } | undefined> {
+  const { from, open, signal, subscriptions, take } = moving;
+  const { runtime, ticket } = from[internals];
+  const leaving = new Left(from);
+  const isOpen = whileOpen(from, signal);
+  const confirmed = (dial: Dialer): Dialer => async (url, options) => {
+    const startedAt = runtime.now();
+    const confirm = () => alarm.confirm(runtime.now() - startedAt);
+    const connection = await dial(url, {
+      ...options,
+      signal: anySignal(options.signal, alarm.signal),
+    }).catch(async (error) => {
+      await confirm();
+      throw error;
+    });
+    try {
+      // The application of the server learns of the new session only after this.
+      await confirm();
+      return connection;
+    } catch (error) {
+      connection.close();
+      throw error;
+    }
+  };
+  const silence = () => {
+    const { silentMs } = alarm;
+    const error = new TimeoutError(`Cannot reach the server: silent for ${silentMs} ms`, silentMs);
+    from[internals].abort(CloseCode.timedOut, "No sign of life", error, "network");
+  };
+  let next: Session;
+  try {
+    next = await open((dial) => confirmed(ticket ? leaving.dialBeside(dial) : dial), isOpen);
+  } catch (error) {
+    if (!isOpen.aborted && !alarm.signal.aborted && !isRejection(error)) silence();
+    return undefined;
+  }
+  if (next[internals].follows) {
+    const moved = await moveTo(next, leaving, { moving, isOpen });
+    return moved && { ...moved, wasAlive: true };
+  }
+  if (!from.isReady || !next.isReady) return void next[internals].abort(CloseCode.normal, "");
+  take(next, () => {
+    subscriptions.lose();
+    subscriptions.resume(next);
+  });
+  silence();
+  return { finished: Promise.resolve(), left: [], wasAlive: false };
+}
+
+/** Tells if a server, or a proxy, rejected a connection, and so is not silent. */
+function isRejection(error: unknown): boolean {
+  return error instanceof SessionClosedError && error.info?.by === "remote";
+}
+
+/** Aborted when the client ends, and when the session does. */
+function whileOpen(session: Session, signal: AbortSignal): AbortSignal {
+  const gone = new AbortController();
+  session[internals].whenEnded(() => gone.abort());
+  return anySignal(signal, gone.signal);
+}
+
+async function moveTo<C extends Contract>(
+  next: Session | undefined,
+  leaving: Left,
+  { moving, isOpen }: { readonly moving: Moving<C>; readonly isOpen: AbortSignal },
+): Promise<Moved | undefined> {
+  const { from, left, signal, subscriptions, take } = moving;
   if (next) await leaving.assign(next, isOpen);
   if (!from.isReady || !next?.isReady) {
     // The client reconnects without the old session, and gets messages to the user in the session

@@ -175,6 +175,10 @@ export class SessionCore<F extends SessionFace = SessionFace>
   declare isIntroduced: boolean | undefined;
   /** On a client: called with the number up to which the server handled messages. */
   declare onAck: ((n: number) => void) | undefined;
+  /** On a client: notices a server that is silent while something is awaited. */
+  declare liveness: { began(): void; heard(): void } | undefined;
+  /** On a client: the session from which the client moved, if the server knows it. */
+  declare follows: string | undefined;
 
   // Created when first needed: a session that only receives messages needs none of these.
   #requests: PendingRequests | undefined;
@@ -244,6 +248,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     if (this.state === "closed") return this.heir?.receiveFrame(frame);
     this.tap?.received(frame);
     if (this.#heartbeat !== undefined) this.lastHeard = this.#heartbeat.now;
+    this.liveness?.heard();
     if (this.firstFrames !== undefined) this.firstFrames.receive(frame);
     else if (!this.awaitsToken) this.inbound.receive(frame);
   }
@@ -405,7 +410,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     encode: (id: number) => EncodedMessage,
     options: WaitOptions & Pick<PendingRequestOptions, "onAnswer" | "isRequest">,
   ): Promise<unknown> {
-    return this.requests.ask({
+    const answer = this.requests.ask({
       ...options,
       what,
       timeoutMs: options.timeoutMs ?? this.settings.requestTimeoutMs,
@@ -420,6 +425,8 @@ export class SessionCore<F extends SessionFace = SessionFace>
         this.gaveUp(reason);
       },
     });
+    this.liveness?.began();
+    return answer;
   }
 
   /** Emits an `error` event where the reason is a timeout. */
@@ -635,6 +642,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
       this.#peerMaxBytes = hello.maxMessageBytes;
       this.features = hello.features;
       this.ticket = hello.ticket;
+      this.follows = hello.predecessor;
     } else if (this.joins && side === "server" && !this.#inherits) this.#sayHello();
     if (this.joins) {
       this.#heartbeat = hello === undefined
@@ -841,7 +849,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
     // it.
     const isAwaited = this.#requests?.size || this.pings?.size || this.inbound.owesAnswers ||
       this.#served?.isBusy;
-    const error = isAwaited ? this.closedError("The session closed meanwhile") : undefined;
+    const error = isAwaited
+      ? this.closedError("The session closed before the answer, so the outcome is unknown")
+      : undefined;
     this.#requests?.rejectAll(error);
     this.pings?.rejectAll(error);
     this.#served?.end(error);

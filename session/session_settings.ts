@@ -34,7 +34,9 @@ export function sessionSettings<
     hello: (core) => {
       const ticket = settings.services?.ticket(core);
       const end = ticket === undefined ? "" : `,"ticket":${JSON.stringify(ticket)}`;
-      const text = `{"hello":{"session":${JSON.stringify(core.id)},${shared}${end}}}`;
+      const before = core.predecessor;
+      const mark = before === undefined ? "" : `,"predecessor":${JSON.stringify(before.id)}`;
+      const text = `{"hello":{"session":${JSON.stringify(core.id)},${shared}${end}${mark}}}`;
       core.posted++;
       core.push(framed(text, ""), true);
     },

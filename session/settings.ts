@@ -205,6 +205,7 @@ export interface SessionSettings {
     | ((core: {
       readonly id: string;
       ticket?: string | undefined;
+      readonly predecessor?: { readonly id: string } | undefined;
       posted: number;
       push(message: EncodedMessage, isProtected: boolean): void;
     }) => void)

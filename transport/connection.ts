@@ -479,6 +479,8 @@ export interface MessageFrames {
    * pause.
    */
   readonly isPaused?: boolean;
+  /** Bytes of the next frame that arrived so far; absent where the wire does not tell. */
+  readonly partialBytes?: number;
   /**
    * Sets the one receiver of incoming frames. The receiver is called synchronously for each frame,
    * because an iterator would cost one promise per frame.

@@ -24,6 +24,8 @@ interface AnswerClient {
 export interface KeptAnswerOptions extends RequestStreamOptions {
   readonly topic: string;
   readonly data: unknown;
+  /** Notes if the loop waits for an item, or no longer does. */
+  readonly awaits: (isAwaited: boolean) => void;
   /** The name, and the place that the loop has reached. */
   readonly answer: { readonly id: string; offset: string | undefined };
 }
@@ -53,7 +55,7 @@ export class KeptAnswer {
 
   /** Yields the items behind the place of the answer. */
   async *items(): AsyncGenerator<unknown, void, undefined> {
-    const { topic, answer, signal, timeoutMs, itemTimeoutMs } = this.#options;
+    const { topic, answer, awaits, signal, timeoutMs, itemTimeoutMs } = this.#options;
     const { id, core } = await this.#opening;
     const { runtime, settings: { router } } = core;
     const stop = new AbortController();
@@ -69,8 +71,12 @@ export class KeptAnswer {
     try {
       while (true) {
         const itemTimer = startTimer(runtime, itemTimeoutMs, isLate("the next item"));
+        awaits(true);
         const { done, value } = await within(runtime, items.next(), { signal: stopped })
-          .finally(() => runtime.clearTimeout(itemTimer));
+          .finally(() => {
+            awaits(false);
+            runtime.clearTimeout(itemTimer);
+          });
         if (done) return;
         answer.offset = stream.offset;
         yield value;

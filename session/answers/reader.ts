@@ -264,7 +264,9 @@ export class AnswerReader implements OpenAnswer {
   /** Notes if the loop waits for an item: the peer may first need an answer itself. */
   #await(isAwaited: boolean): void {
     this.#core.requests.awaits(this.#id, isAwaited);
-    if (isAwaited) this.#core.inbound.roomGrew();
+    if (!isAwaited) return;
+    this.#core.inbound.roomGrew();
+    this.#core.liveness?.began();
   }
 
   #stopWaiting(): void {

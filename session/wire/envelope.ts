@@ -27,6 +27,8 @@ export interface Hello {
    * the ticket.
    */
   readonly ticket?: string | undefined;
+  /** The session that the ticket of the request named, if the server knows that session. */
+  readonly predecessor?: string | undefined;
 }
 
 /** Notice of a server before the server goes away. */
@@ -348,11 +350,18 @@ function readReply({ reply: id, data, error }: Raw): Envelope {
 
 function readHello(hello: unknown): Envelope {
   if (isObject(hello)) {
-    const { session, heartbeatMs, maxMessageBytes, features, ticket } = hello;
+    const { session, heartbeatMs, maxMessageBytes, features, ticket, predecessor } = hello;
     if (typeof session === "string" && isId(heartbeatMs) && isId(maxMessageBytes)) {
       const names = Array.isArray(features) ? features.map(textOf) : [];
-      const read = { session, heartbeatMs, maxMessageBytes, features: names };
-      return { kind: "hello", hello: isName(ticket) ? { ...read, ticket } : read };
+      const read = {
+        session,
+        heartbeatMs,
+        maxMessageBytes,
+        features: names,
+        ...(isName(ticket) && { ticket }),
+        ...(isName(predecessor) && { predecessor }),
+      };
+      return { kind: "hello", hello: read };
     }
   }
   return malformed('Expected "hello" to have session, heartbeatMs and maxMessageBytes');

@@ -293,6 +293,10 @@ export class MessageStreamConnection
     return this.#queue.bytes;
   }
 
+  get partialBytes(): number {
+    return this.#parser.partialBytes;
+  }
+
   async createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
     await within(this.#runtime, this.#settled, options ?? {});
     return await this.#inner.createBidirectionalStream(options);

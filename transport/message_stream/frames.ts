@@ -103,6 +103,11 @@ export class FrameParser {
     this.#maxFrameBytes = maxFrameBytes;
   }
 
+  /** Bytes of the incomplete frame. */
+  get partialBytes(): number {
+    return this.#open?.filled ?? this.#head?.length ?? 0;
+  }
+
   /**
    * Parses the next chunk.
    *

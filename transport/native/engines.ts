@@ -92,10 +92,24 @@ export function engineWornAt(): EngineDefect["wornAt"] {
   return defectsHere().find(({ wornAt }) => wornAt)?.wornAt;
 }
 
-function defectsHere(): EngineDefect[] {
+/**
+ * Tells if the engine notices a dead server late. Firefox sends a keep-alive after half of the idle
+ * time, which restarts the idle time: 13 s in place of 9 s, measured with Firefox 153.
+ *
+ * @returns True where the silence of a server has to be noticed by pings.
+ */
+export function isEngineLate(): boolean {
+  return / Firefox\//.test(userAgent() ?? "");
+}
+
+function userAgent(): string | undefined {
   const { navigator } = globalThis as { readonly navigator?: { readonly userAgent?: string } };
+  return navigator?.userAgent;
+}
+
+function defectsHere(): EngineDefect[] {
   return ENGINE_DEFECTS.filter(({ engine, mendedIn = Infinity }) => {
-    const found = navigator?.userAgent?.match(engine);
+    const found = userAgent()?.match(engine);
     return found && !(Number(found[1]) >= mendedIn);
   });
 }

@@ -15,8 +15,11 @@ import type { Runtime } from "../../base/runtime.ts";
 /** Path at which a server on this machine announces its WebTransport endpoint. */
 const WELL_KNOWN = "/.well-known/skein/webtransport";
 
-/** Longest wait for the announcement of a server on this machine, in milliseconds. */
-const WELL_KNOWN_MS = 1_000;
+/**
+ * Longest wait for the announcement of a server on this machine, in milliseconds. A server that
+ * stands still for a moment has an endpoint nevertheless.
+ */
+const WELL_KNOWN_MS = 5_000;
 
 const LOOPBACK = /^(localhost|.+\.localhost|127(\.\d+){3}|\[::1\])$/;
 

@@ -22,6 +22,7 @@ export const ADDITIONS: readonly Addition[] = [
   { rule: "9.12", envelope: "publish", key: "echo" },
   { rule: "12.7", envelope: "presence" },
   { rule: "23.2", envelope: "hello", key: "ticket" },
+  { rule: "23.2", envelope: "hello", key: "predecessor" },
   { rule: "10.13", envelope: "gap", key: "tag" },
   { rule: "10.16", envelope: "skip", key: "tag" },
   { rule: "9.7", envelope: "unsubscribed" },
