@@ -52,7 +52,14 @@ export class DecisionFault extends Error {
    * @returns The fault.
    */
   static returned(decision: string, expected: string, received: unknown): DecisionFault {
-    const text = typeof received === "number" ? String(received) : typeof received;
+    const isPromise = received instanceof Promise;
+    // Nothing waits for a promise that is no answer.
+    if (isPromise) received.catch(() => {});
+    const text = typeof received === "number"
+      ? String(received)
+      : isPromise
+      ? "a promise"
+      : typeof received;
     const cause = new TypeError(
       `Cannot decide: ${decision} must return ${expected}, received ${text}`,
     );

@@ -12,7 +12,6 @@ import {
   QueueFullError,
   RequestError,
   SessionClosedError,
-  TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
 import { INTERNAL_PREFIX } from "../pubsub/broker.ts";
@@ -37,9 +36,8 @@ import { MOVED, STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { internals, type Session, sessionsAfter, sessionsBefore } from "../session/session.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import { RequestService, verifiedUser } from "../session/serving/requests.ts";
-import { validate } from "../base/standard_schema.ts";
+import { type StandardSchema, validate, type Validation } from "../base/standard_schema.ts";
 import { TopicPattern } from "../session/wire/topic_pattern.ts";
-import { within } from "../base/wait.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { report } from "../session/settings.ts";
 
@@ -74,9 +72,6 @@ const VERBS: Readonly<Record<AuthorizedAction, string>> = {
  * to which the client subscribed.
  */
 const RENEWALS: Required<Rate> = { perSecond: 1, burst: 16 };
-
-/** End of a subscription whose rights could not be checked again in time. */
-const RIGHTS_UNKNOWN = { code: "unavailable", message: "The rights are unknown" };
 
 /** Called after a client has renewed its token. */
 export type RenewedHandler = (session: Session, before: unknown) => void | Promise<void>;
@@ -153,7 +148,10 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     topic: string,
     action: AuthorizedAction,
   ): Promise<boolean | Permission | undefined> {
-    const ask = () => authorize?.(session, topic, action);
+    const ask = () => {
+      const answer = authorize?.(session, topic, action);
+      return answer instanceof Promise ? session[internals].inTime("authorize", answer) : answer;
+    };
     try {
       return await decide("authorize", ask, [RequestError, AuthenticationError]);
     } catch (error) {
@@ -279,7 +277,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       if (topic.startsWith(STREAM_PREFIX)) return await cancel(session, topic, data);
       const { from = options.namesPublishers } = await check(session, topic, "publish");
       const input = router?.match(topic)?.input;
-      const outcome = input && await validate(input, data);
+      const outcome = input && await checkData(session, input, data);
       if (outcome?.ok === false) {
         throw new RequestError("invalid", outcome.message, { path: outcome.path });
       }
@@ -322,7 +320,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
         throw new RequestError("malformed", "Expected data that JSON can hold");
       }
       const input = data === undefined ? undefined : presence?.match(room)?.input;
-      const outcome = input && await validate(input, data);
+      const outcome = input && await checkData(session, input, data);
       if (outcome?.ok === false) {
         throw new RequestError("invalid", outcome.message, { path: outcome.path });
       }
@@ -437,11 +435,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   async function hearRenewed(session: Session, before: unknown): Promise<void> {
     const core = session[internals];
     const hear = async () => await options.onRenewed?.(session, before);
-    const { requestTimeoutMs: timeoutMs } = core.settings;
-    await within(runtime, hear(), {
-      timeoutMs,
-      late: "Cannot wait for onRenewed longer than",
-    })
+    await core.inTime("onRenewed", hear())
       .catch((error) => core.handlerFailed(error, "A handler failed"));
   }
 
@@ -450,25 +444,17 @@ export function clientServices(options: ClientServicesOptions): RequestService {
    * stay.
    */
   async function takeOffDenied(session: Session): Promise<void> {
-    const { settings } = session[internals];
-    const { requestTimeoutMs: timeoutMs } = settings;
-    const faults: unknown[] = [];
     await Promise.all(
       parts().topics.requestedBy(session).map(async (topic) => {
         try {
-          const late = `Cannot wait for authorize of "${topic}" longer than`;
-          await within(runtime, check(session, topic, "subscribe"), { timeoutMs, late });
+          await check(session, topic, "subscribe");
         } catch (error) {
-          const isLate = error instanceof TimeoutError;
-          if (isLate) faults.push(error);
           // The client asks again if the rights are unknown.
-          const { code, message: reason } = isLate ? RIGHTS_UNKNOWN : failureOf(error);
+          const { code, message: reason } = failureOf(error);
           parts().topics.unsubscribe(session, topic, { code, reason });
         }
       }),
     );
-    // Report one error: a hook that is down fails for all topics.
-    if (faults.length > 0) report(settings, faults[0], session);
   }
 }
 
@@ -506,6 +492,18 @@ async function* itemsOf(
   records: AsyncIterable<{ readonly data: unknown }>,
 ): AsyncGenerator<unknown, void, undefined> {
   for await (const { data } of records) yield data;
+}
+
+/** Checks data by a schema of the contract, for a limited time. */
+function checkData(
+  session: Session,
+  schema: StandardSchema,
+  data: unknown,
+): Validation<unknown> | Promise<Validation<unknown>> {
+  const outcome = validate(schema, data);
+  return outcome instanceof Promise
+    ? session[internals].inTime("the schema of a publication", outcome)
+    : outcome;
 }
 
 /** Returns `true` if a message can hold the data. */

@@ -574,7 +574,8 @@ const SERVER: OptionKeys<ServerOptions> = {
   webSocketEngine: true,
 };
 
-const SERVE: OptionKeys<ServeOptions> = {
+/** Known keys of `serve`. */
+export const SERVE: OptionKeys<ServeOptions> = {
   ...SERVER,
   hostname: true,
   onListen: true,
@@ -675,7 +676,8 @@ const NODE: OptionKeys<Omit<NodesOptions, "broker" | "onError" | "runtime">> = {
   name: true,
 };
 
-const API: OptionKeys<ApiOptions> = {
+/** Known keys of the API. */
+export const API: OptionKeys<ApiOptions> = {
   authorize: true,
   idempotencyWindowMs: true,
   maxBodyBytes: true,
@@ -685,9 +687,11 @@ const API: OptionKeys<ApiOptions> = {
   rate: true,
 };
 
-const INSPECTOR: OptionKeys<InspectorOptions> = { authorize: true, path: true, payloads: true };
+/** Known keys of the inspector. */
+export const INSPECTOR: OptionKeys<InspectorOptions> = { authorize: true, path: true, payloads: true };
 
-const METRICS: OptionKeys<MetricsOptions> = { allow: true, healthPath: true, path: true };
+/** Known keys of the metrics. */
+export const METRICS: OptionKeys<MetricsOptions> = { allow: true, healthPath: true, path: true };
 
 const WEB_TRANSPORT: OptionKeys<WebTransportServeOptions> = {
   cacheFolder: true,

@@ -479,6 +479,12 @@ function refuse(rule: string, received: unknown): never {
 export interface MessageAcceptor {
   /** Creates the message that fits. */
   accept(incoming: IncomingMessage, match: ContractMatch | undefined): Message;
+  /**
+   * Waits for an asynchronous schema for a limited time.
+   *
+   * @throws {TimeoutError} If the schema takes longer.
+   */
+  inTime<T>(match: ContractMatch, outcome: Promise<T>): Promise<T>;
   /** Refuses a message that does not fit. */
   refuse(incoming: IncomingMessage, failure: RequestFailure): undefined;
   /** Answers a message whose schema threw or rejected. */
@@ -523,5 +529,6 @@ function checkIncoming(
   } catch (error) {
     return schemaFailed(error);
   }
-  return outcome instanceof Promise ? outcome.then(judged, schemaFailed) : judged(outcome);
+  if (!(outcome instanceof Promise)) return judged(outcome);
+  return acceptor.inTime(match, outcome).then(judged, schemaFailed);
 }

@@ -33,6 +33,7 @@ import type { Control, Message } from "./message.ts";
 import type { ControlStats } from "./types.ts";
 import { type FrameTap, SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
 import { report, type SessionRequests, type SessionSettings } from "./settings.ts";
+import { Deadlines } from "../base/deadlines.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import type { SessionFace, SessionIdentity, SessionState, WaitOptions } from "./types.ts";
@@ -60,6 +61,17 @@ const MAX_FAILURES = 20;
 const FAILURES_WINDOW_MS = 60_000;
 
 const TOO_MANY_FAILURES = `More than ${MAX_FAILURES} failures of handlers in a minute`;
+
+/** A decision of the application that the session waits for. */
+interface Decision {
+  /** The function or the schema. */
+  readonly what: string;
+  /** Ends the wait. */
+  readonly giveUp: (error: Error) => void;
+}
+
+/** The error of a decision that took longer than `requestTimeoutMs`. */
+class LateDecision extends TimeoutError {}
 
 /** The module of `SessionSettings.answers`, which this module must not name. */
 interface AnswerModule<C> {
@@ -136,6 +148,11 @@ export class SessionCore<F extends SessionFace = SessionFace>
 
   /** Callbacks that end the loops over `monitorHealth()`. */
   declare monitors: Set<() => void> | undefined;
+  /**
+   * Decisions of the application that came too late, counted by name, and the time of the newest.
+   * Bounded by the callbacks and the schemas of the application.
+   */
+  declare late: { readonly counts: Map<string, number>; at: number } | undefined;
   /** Times of the newest failures of handlers, at most `MAX_FAILURES`. */
   declare failedAt: number[] | undefined;
   /** On a client: optional features of the server. */
@@ -181,6 +198,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   declare follows: string | undefined;
 
   // Created when first needed: a session that only receives messages needs none of these.
+  #decisions: Deadlines<Decision> | undefined;
   #requests: PendingRequests | undefined;
   #served: SessionRequests | undefined;
   #heartbeat: Heartbeat | undefined;
@@ -762,7 +780,8 @@ export class SessionCore<F extends SessionFace = SessionFace>
   #failed(error: unknown, end: () => string | undefined): void {
     // The failed handler tried to use a session that closed: an expected error, not reported.
     if (this.state === "closed" && isOfClosing(error)) return;
-    this.handlerFailures++;
+    // An issue of its own names a decision that came too late.
+    if (!(error instanceof LateDecision)) this.handlerFailures++;
     report(this.settings, error, this.session);
     const reason = end();
     if (reason === undefined) this.emit("error", error);
@@ -827,11 +846,58 @@ export class SessionCore<F extends SessionFace = SessionFace>
 
   #callOnOpen(): void {
     const { onOpen } = this.settings.handlers;
-    const done = attempt(
-      () => onOpen!(this.session),
-      (error) => this.endByFailure(error, "The handler failed"),
-    );
-    if (done !== undefined) this.inbound.holdFor(done);
+    let isLate = false;
+    const done = attempt(() => onOpen!(this.session), (error) => {
+      // Messages were handled in the meantime, so the session goes on.
+      if (isLate) this.handlerFailed(error, "The handler failed");
+      else this.endByFailure(error, "The handler failed");
+    });
+    if (done === undefined) return;
+    const opened = this.inTime("onOpen", done).catch((error) => {
+      isLate = true;
+      this.handlerFailed(error, "onOpen took too long");
+    });
+    this.inbound.holdFor(opened);
+  }
+
+  /**
+   * Waits for a decision of the application, such as the answer of a schema, at most
+   * `requestTimeoutMs`. A later result is ignored. The end of the session ends the limit, not the
+   * wait.
+   *
+   * @param what The function or the schema, for texts; one of a bounded number.
+   * @param decision The decision.
+   * @returns The decision.
+   * @throws {TimeoutError} If the decision takes longer.
+   */
+  inTime<T>(what: string, decision: PromiseLike<T>): Promise<T> {
+    if (this.state === "closed") return Promise.resolve(decision);
+    this.#decisions ??= this.#limitDecisions();
+    const decisions = this.#decisions;
+    return new Promise((resolve, reject) => {
+      const waiting: Decision = { what, giveUp: reject };
+      decisions.add(waiting);
+      const done = () => void decisions.delete(waiting);
+      decision.then((value) => {
+        done();
+        resolve(value);
+      }, (error) => {
+        done();
+        reject(error);
+      });
+    });
+  }
+
+  #limitDecisions(): Deadlines<Decision> {
+    const { requestTimeoutMs: ms } = this.settings;
+    const decisions = new Deadlines<Decision>(this.runtime, ms, ({ what, giveUp }) => {
+      const late = this.late ??= { counts: new Map(), at: 0 };
+      late.counts.set(what, (late.counts.get(what) ?? 0) + 1);
+      late.at = this.runtime.now();
+      giveUp(new LateDecision(`Cannot wait for ${what} longer than ${ms} ms`, ms));
+    });
+    decisions.clear(); // The timer ends with the last decision.
+    return decisions;
   }
 
   /** Ends the session and releases all resources. Idempotent. */
@@ -844,6 +910,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.state = "closed";
     this.runtime.clearTimeout(this.#timer);
     this.#heartbeat?.delete(this);
+    this.#decisions?.clear();
     this.queue?.end();
     // Creating an Error captures a stack trace, which is slow; skip the error when no call awaits
     // it.

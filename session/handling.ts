@@ -54,6 +54,8 @@ export interface ReceivingSession extends Answerer {
   receiveControl(envelope: Control): void;
   /** Reports a failed handler to the application. */
   handlerFailed(error: unknown, reason: string): void;
+  /** Waits for a decision of the application for a limited time. */
+  inTime<T>(what: string, decision: PromiseLike<T>): Promise<T>;
   /** Ends the session at once. */
   abort(code: number, reason: string): void;
 }
@@ -176,6 +178,11 @@ export class Handling implements MessageAcceptor {
     if (cancelled !== undefined || this.#host.session.isClosed) message.cancel(cancelled);
     else if (id !== undefined) (this.#owed ??= new Map()).set(id, message);
     return message;
+  }
+
+  /** Waits for an asynchronous schema for a limited time. */
+  inTime<T>({ pattern }: MessageMatch, outcome: Promise<T>): Promise<T> {
+    return this.#host.inTime(`the schema of "${pattern}"`, outcome);
   }
 
   /** Refuses a message that does not fit the contract. */

@@ -307,7 +307,9 @@ export class Session<
       );
     const answer = await (core.settings.watch?.asking(core.session, topic, ask) ?? ask());
     const { router } = core.settings;
-    return (router ? await router.checkAnswer(topic, answer) : answer) as ContractReply<C, T>;
+    if (router === undefined) return answer as ContractReply<C, T>;
+    const checked = core.inTime("the schema of a reply", router.checkAnswer(topic, answer));
+    return await checked as ContractReply<C, T>;
   }
 
   /**

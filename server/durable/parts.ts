@@ -3,6 +3,7 @@ import type { FaceParts } from "../http/face.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { validate } from "../../base/standard_schema.ts";
+import { waitFor } from "../../base/wait.ts";
 import { RequestError } from "../../errors.ts";
 import type { SessionSettings } from "../../session/settings.ts";
 import type { OriginRules } from "../../transport/origins.ts";
@@ -23,7 +24,7 @@ export interface PartsOptions {
   readonly maxMessageBytes: number;
   readonly answers: AnswerLimits;
   /** The handlers of requests, and the contract. */
-  readonly settings: Pick<SessionSettings, "requests" | "router">;
+  readonly settings: Pick<SessionSettings, "requestTimeoutMs" | "requests" | "router" | "runtime">;
 }
 
 /** The loaded parts, with those that the server calls itself. */
@@ -73,7 +74,7 @@ export function loadParts(options: PartsOptions): DurableParts {
 
 /** Makes the search for the handlers that resume answers; `undefined` if no handler does. */
 function resumesOf(
-  { requests, router }: PartsOptions["settings"],
+  { requests, router, runtime, requestTimeoutMs: timeoutMs }: PartsOptions["settings"],
 ): ((topic: string) => ResumeAnswer | undefined) | undefined {
   if (!requests?.canResume) return undefined;
   return (topic) => {
@@ -83,7 +84,11 @@ function resumesOf(
     const { pattern, params } = match;
     return async ({ input }, progress) => {
       const schema = router?.match(topic)?.input;
-      const outcome = schema ? await validate(schema, input) : { ok: true as const, value: input };
+      const checked =
+        (async () =>
+          schema ? await validate(schema, input) : { ok: true as const, value: input })();
+      const what = `the schema of "${pattern}"`;
+      const outcome = await waitFor(runtime, checked, { what, timeoutMs });
       if (!outcome.ok) throw new RequestError("invalid", outcome.message, { path: outcome.path });
       return resume({ topic, pattern, params, data: outcome.value }, progress);
     };

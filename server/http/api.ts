@@ -57,6 +57,8 @@ export interface ApiParts extends FaceParts {
   /** Topics and their schemas. */
   readonly contract: Contract | undefined;
   readonly maxMessageBytes: number;
+  /** Longest time for an asynchronous schema, in milliseconds. */
+  readonly requestTimeoutMs: number;
   readonly health: () => ServerHealth | Promise<ServerHealth>;
   /** Pages that may use the API. */
   readonly origins: OriginRules;
@@ -274,7 +276,14 @@ export class Api implements HttpFace {
         detail: `Cannot ${verb}: a message of the contract must fit, received topic "${topic}"`,
       });
     }
-    const outcome = route.input && await validate(route.input, data);
+    const { runtime, requestTimeoutMs: timeoutMs } = this.#parts;
+    const checked = route.input && (async () => await validate(route.input!, data))();
+    const what = `the schema of "${route.pattern}"`;
+    const outcome = checked && await waitFor(runtime, checked, { what, timeoutMs })
+      .catch((error) => {
+        if (error instanceof TimeoutError) this.#parts.report(what, error);
+        throw error;
+      });
     if (outcome?.ok !== false) return;
     throw invalid(verb, "data", outcome);
   }

@@ -4,7 +4,7 @@ import { anySignal, startTimer, within } from "../../base/wait.ts";
 import { internals, type SessionCore } from "../core.ts";
 import type { RequestStreamOptions, WaitOptions } from "../types.ts";
 import { encodeMessage } from "../wire/encode.ts";
-import { lateAnswer } from "./reader.ts";
+import { itemCheckOf, lateAnswer } from "./reader.ts";
 
 /** The client, for kept answers. */
 interface AnswerClient {
@@ -57,14 +57,14 @@ export class KeptAnswer {
   async *items(): AsyncGenerator<unknown, void, undefined> {
     const { topic, answer, awaits, signal, timeoutMs, itemTimeoutMs } = this.#options;
     const { id, core } = await this.#opening;
-    const { runtime, settings: { router } } = core;
+    const { runtime } = core;
     const stop = new AbortController();
     const stopped = signal ? anySignal(signal, stop.signal) : stop.signal;
     const isLate = (what: string) => (ms: number) => stop.abort(lateAnswer(topic, what, ms));
     const timer = startTimer(runtime, timeoutMs, isLate("all"));
     const stream = this.#client.durableStream(id, {
       after: answer.offset,
-      parse: router?.itemCheck(topic),
+      parse: itemCheckOf(core, topic),
       signal: stopped,
     });
     const items = stream[Symbol.asyncIterator]();

@@ -15,6 +15,21 @@ import { FIRST_CREDIT, MAX_CREDIT, MAX_UNPAID_BYTES, type TraceContext } from ".
  */
 const PAY_BYTES = MAX_UNPAID_BYTES / 4;
 
+/**
+ * Returns the check of the items of an answer by the contract, in which an asynchronous schema has
+ * `requestTimeoutMs`; `undefined` for topics without a schema.
+ */
+export function itemCheckOf(
+  core: SessionCore,
+  topic: string,
+): ((item: unknown) => unknown) | undefined {
+  const check = core.settings.router?.itemCheck(topic);
+  return check && ((item) => {
+    const checked = check(item);
+    return checked instanceof Promise ? core.inTime("the schema of an item", checked) : checked;
+  });
+}
+
 /** Options of a reader. */
 interface ReaderOptions extends RequestStreamOptions {
   /** Topic of the request. */
@@ -118,7 +133,7 @@ export class AnswerReader implements OpenAnswer {
     this.#core = core;
     this.#options = options;
     this.#credit = window;
-    this.#check = core.settings.router?.itemCheck(topic);
+    this.#check = itemCheckOf(core, topic);
     const items = window === FIRST_CREDIT ? undefined : window;
     const { maxSendBytes: maxBytes } = core;
     const take: AnswerTaker = (event, size) => this.#take(event, size);

@@ -122,6 +122,8 @@ export interface SessionIssue {
    * - `invalid-messages`: half as many as close the session within a minute.
    * - `unread-messages`, `messages-dropped`, `datagrams-dropped`: data was lost.
    * - `failing-handlers`: a handler of the application threw, and `onError` was called.
+   * - `late-decision`: a function or a schema of the application, such as `authorize`, took longer
+   *   than `requestTimeoutMs`.
    * - `idle`: an hour without messages, streams and datagrams.
    */
   readonly code:
@@ -142,6 +144,7 @@ export interface SessionIssue {
     | "messages-dropped"
     | "datagrams-dropped"
     | "failing-handlers"
+    | "late-decision"
     | "idle";
   /** An `error` has hurt the session or will end the session sooner or later; a `warning` may. */
   readonly severity: "error" | "warning";
@@ -200,8 +203,28 @@ export function issues(core: SessionCore, before?: SessionStats): SessionIssue[]
     checkCredit(core, add);
   }
   checkCounters(core, since(stats, before), add);
+  checkDecisions(core, before, add);
   if (core.state === "connected") checkUse(core, stats, add);
   return found.sort((a, b) => rankOf(a) - rankOf(b));
+}
+
+function checkDecisions(
+  { late, createdAt, settings }: SessionCore,
+  before: SessionStats | undefined,
+  add: Add,
+): void {
+  if (late === undefined || before !== undefined && late.at - createdAt <= before.uptimeMs) return;
+  const names = Array.from(
+    late.counts,
+    ([what, times]) => `${what} (${count(times, "time", "times")})`,
+  );
+  add(
+    "warning",
+    "late-decision",
+    `No answer within ${seconds(settings.requestTimeoutMs)} from ${names.join(", ")}: the peer ` +
+      "received failed or unavailable, and the result is ignored; answer sooner, or raise " +
+      "requestTimeoutMs",
+  );
 }
 
 /** Returns the sort key of an issue: errors come before warnings. */

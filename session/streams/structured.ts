@@ -13,18 +13,21 @@ import type {
 import { directStream } from "../../transport/direct.ts";
 import {
   checkCodec,
+  type CheckingSession,
+  type DecodeFormat,
   decodeMessage,
   encodeMessage,
   END_TYPE,
   MAX_LENGTH,
   reasonFor,
   refusal,
+  SCHEMA,
   STREAM_HEAD_BYTES,
   StructuredParser,
   unknownType,
 } from "./structured_format.ts";
 import { type Codec, jsonCodec } from "./codec.ts";
-import { SKEIN_PROTOCOL } from "../core.ts";
+import { internals, SKEIN_PROTOCOL } from "../core.ts";
 import {
   type CompiledRegistry,
   compileRegistry,
@@ -32,7 +35,6 @@ import {
   type StructuredInput,
   type StructuredMessage,
 } from "./registry.ts";
-import type { SessionFace } from "../types.ts";
 
 /** Default for the largest payload. */
 const MAX_MESSAGE_BYTES = 1024 * 1024;
@@ -134,7 +136,7 @@ export interface StructuredStream<R extends Registry>
 
 /** Implements `structuredStream` of a session. */
 export async function structuredStream<R extends Registry>(
-  session: SessionFace,
+  session: CheckingSession,
   options: StructuredStreamOptions<R>,
 ): Promise<StructuredStream<R>> {
   const { registry, maxMessageBytes = MAX_MESSAGE_BYTES, codec = jsonCodec, ...rest } = options;
@@ -158,12 +160,11 @@ export async function structuredStream<R extends Registry>(
   const stream = given ?? await session.createBidirectionalStream(options);
   return new MessageStream<R>(directStream(stream), {
     ...{ schemas, codec, maxMessageBytes, endMark, onInvalid },
+    inTime: (checked) => session[internals].inTime(SCHEMA, checked),
   });
 }
 
-interface MessageStreamSettings {
-  readonly schemas: CompiledRegistry;
-  readonly codec: Codec;
+interface MessageStreamSettings extends DecodeFormat {
   readonly maxMessageBytes: number;
   readonly endMark: boolean;
   readonly onInvalid: NonNullable<StructuredStreamOptions<Registry>["onInvalid"]>;
@@ -254,7 +255,7 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
 
   /** Returns the next message; `undefined` at the end. */
   async #next(): Promise<StructuredMessage<R> | undefined> {
-    const { schemas, codec } = this.#settings;
+    const { codec } = this.#settings;
     try {
       for (;;) {
         if (this.#failure !== undefined) throw this.#failure.cause;
@@ -268,7 +269,7 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
         try {
           // Values from JSON share no memory with the chunk, which is reused for the next read.
           const own = codec === jsonCodec ? payload : payload.slice();
-          const decoded = decodeMessage(own, type, { schemas, codec });
+          const decoded = decodeMessage(own, type, this.#settings);
           return (decoded instanceof Promise ? await decoded : decoded) as StructuredMessage<R>;
         } catch (error) {
           if (!(error instanceof StructuredError)) throw error;

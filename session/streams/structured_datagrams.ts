@@ -7,10 +7,13 @@ import { SessionClosedError, StructuredError, UnsupportedError } from "../../err
 import type { DatagramDuplex } from "../../transport/connection.ts";
 import {
   checkCodec,
+  type CheckingSession,
   DATAGRAM_HEAD_BYTES,
+  type DecodeFormat,
   decodeMessage,
   encodeMessage,
   refusal,
+  SCHEMA,
   unknownType,
 } from "./structured_format.ts";
 import { type Codec, jsonCodec } from "./codec.ts";
@@ -21,6 +24,7 @@ import {
   type StructuredInput,
   type StructuredMessage,
 } from "./registry.ts";
+import { internals } from "../core.ts";
 import type { SessionFace } from "../types.ts";
 import type { StructuredStreamOptions } from "./structured.ts";
 
@@ -91,7 +95,7 @@ export type StructuredDatagramsStats = StructuredDatagrams<Registry>["stats"];
 
 /** Implements `structuredDatagrams` of a session. */
 export function structuredDatagrams<R extends Registry>(
-  session: SessionFace,
+  session: CheckingSession,
   options: StructuredDatagramsOptions<R>,
 ): StructuredDatagrams<R> {
   const { registry, codec = jsonCodec, maxQueued = MAX_QUEUED, onInvalid } = options;
@@ -112,12 +116,11 @@ export function structuredDatagrams<R extends Registry>(
       "Cannot make structured datagrams: the session's datagrams must have no other reader",
     );
   }
-  return new MessageDatagrams<R>(session, { schemas, codec, maxQueued, onInvalid });
+  const inTime = <T>(checked: Promise<T>) => session[internals].inTime(SCHEMA, checked);
+  return new MessageDatagrams<R>(session, { schemas, codec, maxQueued, onInvalid, inTime });
 }
 
-interface MessageDatagramsSettings {
-  readonly schemas: CompiledRegistry;
-  readonly codec: Codec;
+interface MessageDatagramsSettings extends DecodeFormat {
   readonly maxQueued: number;
   readonly onInvalid: ((error: StructuredError) => void) | undefined;
 }
@@ -219,7 +222,7 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
 
   /** Decodes a datagram; `undefined` if invalid. */
   async #decode(datagram: Uint8Array): Promise<StructuredMessage<R> | undefined> {
-    const { schemas, codec, onInvalid } = this.#settings;
+    const { schemas, onInvalid } = this.#settings;
     try {
       const { length } = datagram;
       if (length < DATAGRAM_HEAD_BYTES) {
@@ -228,7 +231,7 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
       const type = datagram[0]! << 8 | datagram[1]!;
       if (!schemas.has(type)) throw unknownType(type, schemas);
       const payload = datagram.subarray(DATAGRAM_HEAD_BYTES);
-      const message = await decodeMessage(payload, type, { schemas, codec });
+      const message = await decodeMessage(payload, type, this.#settings);
       this.#counts.received++;
       return message as StructuredMessage<R>;
     } catch (error) {

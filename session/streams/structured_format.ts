@@ -1,4 +1,6 @@
 /** Wire form of typed messages: heads, payloads, and a parser that is independent of the chunks. */
+import { internals, type SessionCore } from "../core.ts";
+import type { SessionFace } from "../types.ts";
 import { CloseCode, QueueFullError, StreamError, StructuredError } from "../../errors.ts";
 import type { Codec } from "./codec.ts";
 import type { CompiledRegistry } from "./registry.ts";
@@ -97,19 +99,36 @@ export interface DecodedMessage {
   readonly data: unknown;
 }
 
+/** The schemas of messages on streams and in datagrams, in texts. */
+export const SCHEMA = "the schema of a structured message";
+
+/** A session that waits for schemas for a limited time. */
+export interface CheckingSession extends SessionFace {
+  /** The implementation. */
+  readonly [internals]: Pick<SessionCore, "inTime">;
+}
+
+/** Format of received messages. */
+export interface DecodeFormat {
+  readonly schemas: CompiledRegistry;
+  readonly codec: Codec;
+  /** Waits for an asynchronous schema for a limited time. */
+  readonly inTime: <T>(checked: Promise<T>) => Promise<T>;
+}
+
 /**
  * Decodes and checks a payload.
  *
  * @param payload The bytes, which the codec may keep.
  * @param type The number of the message, which the registry has.
- * @param format The registry and the codec.
+ * @param format The registry, the codec, and the limit of asynchronous schemas.
  * @returns The message; a promise of the message if the schema is asynchronous.
  * @throws {StructuredError} If the codec cannot read the payload, or the schema refuses the data.
  */
 export function decodeMessage(
   payload: Uint8Array,
   type: number,
-  { schemas, codec }: { readonly schemas: CompiledRegistry; readonly codec: Codec },
+  { schemas, codec, inTime }: DecodeFormat,
 ): DecodedMessage | Promise<DecodedMessage> {
   let value: unknown;
   const { byteLength } = payload;
@@ -122,7 +141,7 @@ export function decodeMessage(
   }
   const checked = validate(schemas.get(type)!, value);
   return checked instanceof Promise
-    ? checked.then((outcome) => accepted(type, outcome))
+    ? inTime(checked).then((outcome) => accepted(type, outcome))
     : accepted(type, checked);
 }
 

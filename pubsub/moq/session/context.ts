@@ -7,6 +7,7 @@ import {
 } from "../../../errors.ts";
 import { decide, DecisionFault } from "../../../base/decision.ts";
 import type { Runtime } from "../../../base/runtime.ts";
+import { waitFor } from "../../../base/wait.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { fromHttp3StreamCode } from "../../../transport/h3/wire/error_codes.ts";
 import type { TrackMux } from "../track/mux.ts";
@@ -141,6 +142,9 @@ export function sessionClosed(cause: unknown): MoqError {
   return new MoqError("session", "sessionClosed", `The session is over${why}`, { cause });
 }
 
+/** Longest time for an answer of `authorize`, in milliseconds: as for sessions of `skein.1`. */
+const AUTHORIZE_MS = 30_000;
+
 /** The answer of the application to a request of the peer. */
 interface Granted {
   /** The grant. */
@@ -161,7 +165,12 @@ export async function requestGrant(
   const { authorize } = context;
   if (authorize === undefined) return { grant: true, refusal: undefined };
   try {
-    const grant = await decide("authorize", () => authorize(path, action), [AuthenticationError]);
+    const ask = () => {
+      const answer = authorize(path, action);
+      if (!(answer instanceof Promise)) return answer;
+      return waitFor(context.runtime, answer, { what: "authorize", timeoutMs: AUTHORIZE_MS });
+    };
+    const grant = await decide("authorize", ask, [AuthenticationError]);
     checkGrant(grant);
     if (typeof grant !== "boolean" && grant.share !== undefined) context.share = grant.share;
     return { grant, refusal: isGranted(context.runtime, grant) ? undefined : "unauthorized" };

@@ -1,0 +1,465 @@
+/**
+ * Time limits of the application's decisions: each callback of the options hangs once. A callback
+ * that is in no list of this file fails the first test.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { z } from "zod";
+import { platformRuntime } from "../base/runtime.ts";
+import type { StandardSchema } from "../base/standard_schema.ts";
+import { connect, dial } from "../client.ts";
+import { SessionClosedError } from "../errors.ts";
+import { defineContract, serve, type Server } from "../mod.ts";
+import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import type { ServeOptions } from "../server.ts";
+import { DURABLE_STREAMS } from "../server/durable/options.ts";
+import { jwt } from "../server/jwt.ts";
+import { API, INSPECTOR, METRICS, SERVE } from "../server/server_options.ts";
+import { memorySessions } from "../testing/mod.ts";
+import { RawSocket } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+/** Time limit of each decision, in milliseconds. */
+const LIMIT_MS = 60;
+
+/** Options without a function of the application. */
+const NO_CALLBACK = [
+  ...["acceptsTokenInBand", "answers", "authenticateTimeoutMs", "broker", "dedupeWindowMs"],
+  ...["flowControl", "history", "hosts", "http", "keepsHeaders", "limits", "maxTokenBytes"],
+  ...["namesPublishers", "node", "onHandlerError", "origins", "path", "presenceGraceMs"],
+  ...["presenceSharesOnline", "rates", "rooms", "runtime", "session", "webSocketEngine"],
+  ...["hostname", "port", "reusePort", "signal", "tls", "webSocket", "webTransport"],
+  ...["api.idempotencyWindowMs", "api.maxBodyBytes", "api.maxPublications", "api.maxRequests"],
+  ...["api.path", "api.rate", "inspector.path", "inspector.payloads"],
+  ...["metrics.healthPath", "metrics.path"],
+  ...Object.keys(DURABLE_STREAMS).filter((key) => key !== "authorize")
+    .map((key) => `durableStreams.${key}`),
+];
+
+/** Callbacks for whose promises nothing waits. */
+const NOT_AWAITED = [
+  ...["clientAddress", "instrumentation", "metrics.allow", "onError", "onListen", "onRefusal"],
+  "onRefused",
+];
+
+/** Callbacks that may take any time: they do the work of the application. */
+const WITHOUT_LIMIT = ["fetch", "onClose", "onMessage", "onStream", "requests"];
+
+/** Objects of options, each in the table that is named by its first part. */
+const NESTED = ["api", "durableStreams", "inspector", "metrics"];
+
+/** Options whose callbacks `pubsub/moq/session/authorize_test.ts` covers. */
+const ELSEWHERE = ["moq"];
+
+/** A callback of which the first answer comes too late, and is a rejection. */
+class Hang {
+  readonly #late = Promise.withResolvers<never>();
+  #hasHung = false;
+
+  /** Returns `answer`, but a promise at the first call. */
+  answer<T>(answer: T): T | Promise<T> {
+    if (this.#hasHung) return answer;
+    this.#hasHung = true;
+    return this.#late.promise;
+  }
+
+  /** A schema that accepts everything. */
+  get schema(): StandardSchema {
+    return {
+      "~standard": {
+        version: 1,
+        vendor: "test",
+        validate: (value) => this.answer({ value }),
+      },
+    };
+  }
+
+  /** Rejects the first answer, which nothing may notice. */
+  end(): void {
+    this.#late.reject(new Error("An answer that came too late"));
+  }
+}
+
+/** A client that speaks the protocol by hand, so that nothing is tried again. */
+class Peer implements Disposable {
+  readonly #socket: WebSocket;
+  readonly #replies = new Map<number, PromiseWithResolvers<unknown>>();
+  #id = 0;
+
+  private constructor(socket: WebSocket) {
+    this.#socket = socket;
+    socket.onmessage = ({ data }) => {
+      for (const line of String(data).split("\n")) {
+        const { reply, error, data: answer } = JSON.parse(line);
+        this.#replies.get(reply)?.resolve(error?.code ?? answer);
+      }
+    };
+  }
+
+  static async connect({ url }: Pick<Server, "url">, token?: string): Promise<Peer> {
+    const socket = new WebSocket(token ? `${url}?token=${token}` : url, "skein.1");
+    const peer = new Peer(socket);
+    await soon(new Promise((resolve) => socket.onopen = resolve));
+    return peer;
+  }
+
+  /** Sends an envelope, and returns the code or the data of the reply. */
+  ask(envelope: object): Promise<unknown> {
+    const id = ++this.#id;
+    const reply = Promise.withResolvers<unknown>();
+    this.#replies.set(id, reply);
+    this.#socket.send(JSON.stringify({ ...envelope, id }));
+    return soon(reply.promise);
+  }
+
+  [Symbol.dispose](): void {
+    this.#socket.close();
+  }
+}
+
+/** A decision that hangs once. */
+interface Case {
+  /** Key of the options. */
+  readonly key: string;
+  /** The action or the schema. */
+  readonly of?: string;
+  /** Options with the callback. */
+  readonly options: (hang: Hang) => ServeOptions<string>;
+  /** Asks for the decision; returns what the client hears. */
+  readonly ask: (server: Server<string>, peer: Peer) => Promise<unknown>;
+  /** Answers while the callback hangs, and after that. */
+  readonly expected: readonly [late: unknown, next: unknown];
+  /** Name in the issue of the session; `undefined` where there is no session. */
+  readonly issue?: string;
+  /** Token of the client. */
+  readonly token?: string;
+}
+
+/** Returns what a client hears that connects. */
+async function codeOf({ url }: Pick<Server, "url">): Promise<unknown> {
+  try {
+    await using _ = await dial(`${url}?token=ann`);
+    return "connected";
+  } catch (error) {
+    if (error instanceof SessionClosedError) return error.info?.code;
+    throw error;
+  }
+}
+
+async function statusOf(
+  { address }: Pick<Server, "address">,
+  path: string,
+  init?: RequestInit,
+): Promise<number> {
+  const response = await fetch(`http://127.0.0.1:${address!.port}${path}`, init);
+  await response.body?.cancel();
+  return response.status;
+}
+
+const json = (value: unknown): RequestInit => ({
+  method: "POST",
+  headers: { "content-type": "application/json" },
+  body: JSON.stringify(value),
+});
+
+const ACTIONS: Readonly<Record<string, object>> = {
+  subscribe: { subscribe: "room" },
+  publish: { publish: "room", data: 1 },
+  presence: { presence: "room", data: {} },
+  cancel: { publish: "stream:one", data: { cancel: "enough" } },
+};
+
+const CASES: readonly Case[] = [
+  {
+    key: "authenticate",
+    options: (hang) => ({ authenticate: () => hang.answer("ann") }),
+    ask: codeOf,
+    expected: [4503, "connected"],
+  },
+  // A promise is no user and no time, whenever it settles.
+  ...(["userOf", "expiresAt"] as const).map((key): Case => ({
+    key,
+    options: (hang) => ({
+      authenticate: ({ token }) => token ?? null,
+      [key]: () => hang.answer(key === "userOf" ? "ann" : undefined),
+    }),
+    ask: codeOf,
+    expected: [4503, "connected"],
+  })),
+  ...Object.entries(ACTIONS).map(([action, envelope]): Case => ({
+    key: "authorize",
+    of: action,
+    options: (hang) => ({
+      rooms: ["room"],
+      broker: new MemoryBroker(),
+      durableStreams: { path: "/streams", authorize: () => true },
+      authorize: () => hang.answer(true),
+    }),
+    ask: (_server, peer) => peer.ask(envelope),
+    // There is no stream to cancel.
+    expected: ["unavailable", action === "cancel" ? "not-found" : {}],
+    issue: "authorize",
+  })),
+  {
+    key: "onOpen",
+    options: (hang) => ({ onOpen: () => hang.answer(undefined) }),
+    ask: (_server, peer) => peer.ask({ topic: "echo", data: "hi" }),
+    // The message that waited is handled.
+    expected: ["hi", "hi"],
+    issue: "onOpen",
+  },
+  {
+    key: "onRenewed",
+    options: (hang) => ({
+      authenticate: ({ token }) => token ?? null,
+      onRenewed: () => hang.answer(undefined),
+    }),
+    token: "ann",
+    ask: (_server, peer) => peer.ask({ auth: "ann" }),
+    expected: [undefined, undefined],
+    issue: "onRenewed",
+  },
+  {
+    key: "contract",
+    of: "a request",
+    options: (hang) => ({
+      contract: defineContract({ requests: { echo: { input: hang.schema, output: z.any() } } }),
+    }),
+    ask: (_server, peer) => peer.ask({ topic: "echo", data: "hi" }),
+    expected: ["failed", "hi"],
+    issue: 'the schema of "echo"',
+  },
+  {
+    key: "contract",
+    of: "a message",
+    options: (hang) => ({
+      contract: defineContract({
+        toServer: { say: hang.schema },
+        requests: { echo: { input: z.any(), output: z.any() } },
+      }),
+    }),
+    ask: async (_server, peer) => {
+      void peer.ask({ topic: "say", data: "hi" });
+      return await peer.ask({ topic: "echo", data: "hi" });
+    },
+    expected: ["hi", "hi"],
+    issue: 'the schema of "say"',
+  },
+  {
+    key: "contract",
+    of: "a publication",
+    options: (hang) => ({
+      authorize: () => true,
+      contract: defineContract({ toClient: { room: hang.schema } }),
+    }),
+    ask: (_server, peer) => peer.ask({ publish: "room", data: 1 }),
+    expected: ["failed", {}],
+    issue: "the schema of a publication",
+  },
+  {
+    key: "contract",
+    of: "presence",
+    options: (hang) => ({
+      rooms: ["room"],
+      authorize: () => true,
+      contract: defineContract({ toClient: { room: z.any() }, presence: { room: hang.schema } }),
+    }),
+    ask: (_server, peer) => peer.ask({ presence: "room", data: {} }),
+    expected: ["failed", {}],
+    issue: "the schema of a publication",
+  },
+  {
+    key: "contract",
+    of: "a publication of the API",
+    options: (hang) => ({
+      api: { path: "/api", authorize: () => true },
+      contract: defineContract({ toClient: { room: hang.schema } }),
+    }),
+    ask: (server) => statusOf(server, "/api/topics/room/publications", json({ data: 1 })),
+    expected: [503, 200],
+  },
+  {
+    key: "api.authorize",
+    options: (hang) => ({ api: { path: "/api", authorize: () => hang.answer(true) } }),
+    ask: (server) => statusOf(server, "/api/stats"),
+    expected: [503, 200],
+  },
+  {
+    key: "durableStreams.authorize",
+    options: (hang) => ({
+      broker: new MemoryBroker(),
+      durableStreams: { path: "/streams", authorize: () => hang.answer(true) },
+    }),
+    ask: (server) => statusOf(server, "/streams/none"),
+    expected: [503, 404],
+  },
+  {
+    key: "inspector.authorize",
+    options: (hang) => ({ inspector: { authorize: () => hang.answer(true) } }),
+    ask: (server) => statusOf(server, "/inspector/"),
+    expected: [503, 200],
+  },
+];
+
+/** Options of all servers: `echo` answers, and times of 10 seconds are over soon. */
+function common(): ServeOptions<string> {
+  const runtime = Object.assign(platformRuntime(), {
+    setTimeout: (callback: () => void, ms: number) =>
+      setTimeout(callback, ms === 10_000 ? LIMIT_MS : ms),
+  });
+  return {
+    port: 0,
+    hostname: "127.0.0.1",
+    webTransport: false,
+    onListen() {},
+    onError() {},
+    onRefusal() {},
+    onMessage: (message) => message.isRequest && message.reply(message.data),
+    authenticateTimeoutMs: LIMIT_MS,
+    session: { requestTimeoutMs: LIMIT_MS },
+    runtime,
+  } as ServeOptions<string>;
+}
+
+Deno.test("serve() has a time limit, or a reason for none, for each callback of its options", () => {
+  const tables = {
+    api: API,
+    durableStreams: DURABLE_STREAMS,
+    inspector: INSPECTOR,
+    metrics: METRICS,
+  };
+  const keys = [
+    ...Object.keys(SERVE).filter((key) => !NESTED.includes(key)),
+    ...Object.entries(tables).flatMap(([name, table]) =>
+      Object.keys(table).map((key) => `${name}.${key}`)
+    ),
+  ];
+  const listed = [
+    ...[...NO_CALLBACK, ...NOT_AWAITED, ...WITHOUT_LIMIT, ...ELSEWHERE],
+    ...new Set(CASES.map(({ key }) => key)),
+  ];
+  assertEquals(listed.toSorted(), keys.toSorted());
+});
+
+for (const { key, of, options, ask, expected, issue, token } of CASES) {
+  const name = of === undefined ? key : `${key}, for ${of},`;
+  Deno.test(`serve() gives up ${name} after its time, and goes on`, async () => {
+    const hang = new Hang();
+    await using server = serve<string>({ ...common(), ...options(hang) });
+    const needsPeer = issue !== undefined;
+    using peer = needsPeer ? await Peer.connect(server, token) : undefined;
+    const late = await ask(server, peer!);
+    hang.end();
+    const next = await ask(server, peer!);
+    assertEquals([late, next], expected);
+    if (!needsPeer) return;
+    const [session] = server.manager.all();
+    const issues = (await session!.issues()).filter(({ code }) => code === "late-decision");
+    assertEquals(issues.map(({ message }) => message.includes(`${issue} (1 time)`)), [true]);
+  });
+}
+
+Deno.test("serve() sets no time limit for the work of handlers", async () => {
+  const done = Promise.withResolvers<string>();
+  const slow = async () => {
+    await new Promise((resolve) => setTimeout(resolve, 3 * LIMIT_MS));
+    return "done";
+  };
+  await using server = serve<string>({
+    ...common(),
+    requests: { work: slow },
+    onClose: async () => done.resolve(await slow()),
+    fetch: async () => new Response(await slow()),
+  });
+  {
+    using peer = await Peer.connect(server);
+    assertEquals(await peer.ask({ topic: "work" }), "done");
+  }
+  assertEquals(await soon(done.promise), "done");
+  assertEquals(await statusOf(server, "/"), 200);
+});
+
+Deno.test("jwt() refuses with 4503 while the key set does not answer", async () => {
+  const over = new AbortController();
+  const keys = Deno.serve(
+    { port: 0, hostname: "127.0.0.1", onListen() {}, signal: over.signal },
+    () => new Promise<Response>(() => {}),
+  );
+  await using server = serve({
+    ...common() as ServeOptions,
+    ...jwt({ jwks: `http://127.0.0.1:${keys.addr.port}/` }),
+  });
+  const head = btoa(JSON.stringify({ alg: "RS256", kid: "1" })).replaceAll("=", "");
+  const error = await assertRejects(
+    () => dial(`${server.url}?token=${head}.${head}.AAAA`),
+    SessionClosedError,
+  );
+  assertEquals(error.info?.code, 4503);
+  over.abort();
+  await keys.finished;
+});
+
+Deno.test("connect() gives up a schema of a message after its time, and goes on", async () => {
+  const hang = new Hang();
+  const contract = defineContract({ toClient: { news: hang.schema } });
+  await using server = serve({ ...common() as ServeOptions, contract, authorize: () => true });
+  const got: unknown[] = [];
+  await using client = connect(server.url, {
+    contract,
+    transports: ["websocket"],
+    requestTimeoutMs: LIMIT_MS,
+    onError() {},
+  } as never) as ReturnType<typeof connect>;
+  const news = client.subscribe("news" as never);
+  await news.ready;
+  for (const data of [1, 2]) server.publish("news", data as never);
+  for await (const { data } of news) {
+    got.push(data);
+    break;
+  }
+  hang.end();
+  assertEquals(got, [2]);
+});
+
+Deno.test("Session gives up a schema of a reply and of an item after its time", async () => {
+  for (const kind of ["output", "stream"] as const) {
+    const hang = new Hang();
+    const contract = defineContract({
+      requests: { ask: { input: z.any(), [kind]: hang.schema } as never },
+    });
+    await using pair = memorySessions({
+      contract,
+      client: { requestTimeoutMs: LIMIT_MS },
+      server: {
+        requests: {
+          ask: kind === "output" ? () => "answer" : async function* () {
+            yield "answer";
+          },
+        },
+      },
+    } as never);
+    const { client } = pair;
+    const ask = kind === "output"
+      ? () => client.request("ask" as never)
+      : () => Array.fromAsync(client.requestStream("ask" as never) as AsyncIterable<unknown>);
+    await assertRejects(() => ask() as Promise<unknown>, Error, "Cannot wait for the schema of");
+    hang.end();
+    const answer = await ask() as unknown;
+    assertEquals(kind === "output" ? answer : (answer as unknown[])[0], "answer");
+    const issues = await client.issues();
+    assert(issues.some(({ code }) => code === "late-decision"), JSON.stringify(issues));
+  }
+});
+
+Deno.test("metrics.allow that returns a promise allows nothing", async () => {
+  await using server = serve({
+    ...common() as ServeOptions,
+    metrics: { allow: (() => new Promise(() => {})) as never },
+  });
+  using socket = await RawSocket.open(server.address!.port, {
+    path: "/metrics",
+    headers: { upgrade: "", connection: "", "sec-websocket-key": "", "sec-websocket-version": "" },
+  });
+  assertEquals(socket.status, 403);
+});
