@@ -74,7 +74,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * are denied. `presence` sets the client's presence data in a room. For the topic `stream:<id>` of
    * a durable stream, `subscribe` reads the stream, and `cancel` asks the writer to stop; both are
    * allowed for the user's own answers. An object in place of `true` allows the action; its `from` has
-   * precedence over `namesPublishers`, and adds the user of the session to a publication.
+   * precedence over `namesPublishers`, and adds the user of the session to a publication. After
+   * `session.requestTimeoutMs` without an answer, the client receives `unavailable`.
    */
   readonly authorize?: (
     session: Session<ValueOf<V>, C, "server">,
@@ -688,7 +689,11 @@ export const API: OptionKeys<ApiOptions> = {
 };
 
 /** Known keys of the inspector. */
-export const INSPECTOR: OptionKeys<InspectorOptions> = { authorize: true, path: true, payloads: true };
+export const INSPECTOR: OptionKeys<InspectorOptions> = {
+  authorize: true,
+  path: true,
+  payloads: true,
+};
 
 /** Known keys of the metrics. */
 export const METRICS: OptionKeys<MetricsOptions> = { allow: true, healthPath: true, path: true };

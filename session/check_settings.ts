@@ -30,7 +30,10 @@ export interface SessionHandlers<
   C extends Contract = Contract,
   S extends Side = Side,
 > {
-  /** Called once the session is established; messages wait until a returned promise settles. */
+  /**
+   * Called once the session is established. Messages wait until a returned promise settles, at most
+   * `requestTimeoutMs`.
+   */
   readonly onOpen?: (session: Session<V, C, S>) => void | Promise<void>;
   /**
    * Handles messages one at a time, in order; a returned promise is awaited. Without this handler,

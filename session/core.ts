@@ -33,7 +33,6 @@ import type { Control, Message } from "./message.ts";
 import type { ControlStats } from "./types.ts";
 import { type FrameTap, SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
 import { report, type SessionRequests, type SessionSettings } from "./settings.ts";
-import { Deadlines } from "../base/deadlines.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import type { SessionFace, SessionIdentity, SessionState, WaitOptions } from "./types.ts";
@@ -61,14 +60,6 @@ const MAX_FAILURES = 20;
 const FAILURES_WINDOW_MS = 60_000;
 
 const TOO_MANY_FAILURES = `More than ${MAX_FAILURES} failures of handlers in a minute`;
-
-/** A decision of the application that the session waits for. */
-interface Decision {
-  /** The function or the schema. */
-  readonly what: string;
-  /** Ends the wait. */
-  readonly giveUp: (error: Error) => void;
-}
 
 /** The error of a decision that took longer than `requestTimeoutMs`. */
 class LateDecision extends TimeoutError {}
@@ -148,6 +139,8 @@ export class SessionCore<F extends SessionFace = SessionFace>
 
   /** Callbacks that end the loops over `monitorHealth()`. */
   declare monitors: Set<() => void> | undefined;
+  /** Stops the time of each decision of the application that is under way. */
+  declare decisions: Set<() => void> | undefined;
   /**
    * Decisions of the application that came too late, counted by name, and the time of the newest.
    * Bounded by the callbacks and the schemas of the application.
@@ -198,7 +191,6 @@ export class SessionCore<F extends SessionFace = SessionFace>
   declare follows: string | undefined;
 
   // Created when first needed: a session that only receives messages needs none of these.
-  #decisions: Deadlines<Decision> | undefined;
   #requests: PendingRequests | undefined;
   #served: SessionRequests | undefined;
   #heartbeat: Heartbeat | undefined;
@@ -862,42 +854,30 @@ export class SessionCore<F extends SessionFace = SessionFace>
 
   /**
    * Waits for a decision of the application, such as the answer of a schema, at most
-   * `requestTimeoutMs`. A later result is ignored. The end of the session ends the limit, not the
-   * wait.
+   * `requestTimeoutMs`. A later result is ignored. On a server the end of the session ends the
+   * limit, not the wait.
    *
    * @param what The function or the schema, for texts; one of a bounded number.
    * @param decision The decision.
    * @returns The decision.
    * @throws {TimeoutError} If the decision takes longer.
    */
-  inTime<T>(what: string, decision: PromiseLike<T>): Promise<T> {
-    if (this.state === "closed") return Promise.resolve(decision);
-    this.#decisions ??= this.#limitDecisions();
-    const decisions = this.#decisions;
-    return new Promise((resolve, reject) => {
-      const waiting: Decision = { what, giveUp: reject };
-      decisions.add(waiting);
-      const done = () => void decisions.delete(waiting);
-      decision.then((value) => {
-        done();
-        resolve(value);
-      }, (error) => {
-        done();
-        reject(error);
-      });
-    });
-  }
-
-  #limitDecisions(): Deadlines<Decision> {
+  inTime<T>(what: string, decision: Promise<T>): Promise<T> {
     const { requestTimeoutMs: ms } = this.settings;
-    const decisions = new Deadlines<Decision>(this.runtime, ms, ({ what, giveUp }) => {
+    const decided = Promise.withResolvers<T>();
+    const timer = this.runtime.setTimeout(() => {
       const late = this.late ??= { counts: new Map(), at: 0 };
       late.counts.set(what, (late.counts.get(what) ?? 0) + 1);
       late.at = this.runtime.now();
-      giveUp(new LateDecision(`Cannot wait for ${what} longer than ${ms} ms`, ms));
-    });
-    decisions.clear(); // The timer ends with the last decision.
-    return decisions;
+      decided.reject(new LateDecision(`Cannot wait for ${what} longer than ${ms} ms`, ms));
+    }, ms);
+    const stop = () => {
+      this.runtime.clearTimeout(timer);
+      this.decisions?.delete(stop);
+    };
+    (this.decisions ??= new Set()).add(stop);
+    decision.finally(stop).then(decided.resolve, decided.reject);
+    return decided.promise;
   }
 
   /** Ends the session and releases all resources. Idempotent. */
@@ -910,7 +890,8 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.state = "closed";
     this.runtime.clearTimeout(this.#timer);
     this.#heartbeat?.delete(this);
-    this.#decisions?.clear();
+    // On a client, loops over subscriptions outlive the session.
+    if (this.settings.side === "server") this.decisions?.forEach((stop) => stop());
     this.queue?.end();
     // Creating an Error captures a stack trace, which is slow; skip the error when no call awaits
     // it.

@@ -55,7 +55,7 @@ export interface ReceivingSession extends Answerer {
   /** Reports a failed handler to the application. */
   handlerFailed(error: unknown, reason: string): void;
   /** Waits for a decision of the application for a limited time. */
-  inTime<T>(what: string, decision: PromiseLike<T>): Promise<T>;
+  inTime<T>(what: string, decision: Promise<T>): Promise<T>;
   /** Ends the session at once. */
   abort(code: number, reason: string): void;
 }

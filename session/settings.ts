@@ -98,7 +98,8 @@ export interface SessionLimits {
    */
   readonly concurrency?: number;
   /**
-   * Time that `request` waits for a reply, in milliseconds.
+   * Time that `request` waits for a reply, in milliseconds. Also the most that a session waits for
+   * decisions of the application: `authorize`, `onOpen`, `onRenewed` and asynchronous schemas.
    *
    * @default {30000}
    */

@@ -21,9 +21,9 @@ const KIB = 1024;
 /** Most bytes that a page loads at first, minified and gzipped. */
 const MAX_BYTES = {
   /** One that connects, without a contract. */
-  page: 29 * KIB,
+  page: 29.25 * KIB,
   /** All exports of the client. */
-  client: 31.75 * KIB,
+  client: 32 * KIB,
 };
 
 /**
@@ -45,10 +45,10 @@ const MAX_PART_BYTES = {
 const MAX_REACT_BYTES = 4.75 * KIB;
 
 /** Most bytes of the whole client in one file, minified and gzipped. */
-const MAX_FILE_BYTES = 76 * KIB;
+const MAX_FILE_BYTES = 76.75 * KIB;
 
 /** Most bytes of all parts: each is compressed alone, which takes more than one file does. */
-const MAX_PARTS_BYTES = 81.25 * KIB;
+const MAX_PARTS_BYTES = 82 * KIB;
 
 /** A bundle in parts. */
 class Parts {

@@ -9,6 +9,7 @@ import { z } from "zod";
 import { SkeinError, StreamError } from "../errors.ts";
 import type { Codec } from "../session/streams/codec.ts";
 import type { Registry } from "../session/streams/registry.ts";
+import { internals } from "../session/core.ts";
 import type { Session } from "../session/session.ts";
 import type { StandardSchema } from "../base/standard_schema.ts";
 import {
@@ -144,7 +145,8 @@ export async function byHand<R extends Registry = TestRegistry>(
   options: Partial<StructuredStreamOptions<R>> & { protocol?: string } = {},
 ): Promise<StructuredStream<R>> {
   const { protocol = "skein.1", ...rest } = options;
-  const session = { connection: { protocol } } as unknown as Session;
+  const inTime = <T>(_what: string, checked: Promise<T>) => checked;
+  const session = { connection: { protocol }, [internals]: { inTime } } as unknown as Session;
   return await structuredStream(session, {
     ...{ registry: registry as unknown as R, ...rest, stream },
   });

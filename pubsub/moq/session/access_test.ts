@@ -361,6 +361,29 @@ Deno.test("authorize with an invalid answer is a fault, and is reported", async 
   }
 });
 
+Deno.test("authorize that does not answer is a fault after its time, and a late answer is ignored", async () => {
+  using time = new FakeTime();
+  const late = Promise.withResolvers<boolean>();
+  const errors: unknown[] = [];
+  const { mux } = published("/live");
+  const { authorize } = rule({ "subscribe /live": () => errors.length > 0 || late.promise });
+  await using ends = await moqEnds("moq-lite-04", {
+    mux,
+    authorize,
+    onError: (error) => void errors.push(`${error}`),
+  });
+  const refused = assertRejects(
+    async () => await (await ends.client.subscribe("/live", "x")).ready,
+    MoqError,
+  );
+  await turns();
+  await time.tickAsync(30_000);
+  assertEquals((await refused).reason, "internal");
+  assertEquals(errors, ["TimeoutError: Cannot wait for authorize longer than 30000 ms"]);
+  late.reject(new Error("An answer that came too late"));
+  await (await ends.client.subscribe("/live", "x")).ready;
+});
+
 Deno.test("authorize gives a session a share, which holds until another one is given", async () => {
   const { mux } = published("/one", "/two");
   const { authorize } = rule({ "subscribe /one": { share: 0.5 }, "subscribe /two": true });
