@@ -29,7 +29,6 @@ import {
 import { type Codec, jsonCodec } from "./codec.ts";
 import { internals, SKEIN_PROTOCOL } from "../core.ts";
 import {
-  type CompiledRegistry,
   compileRegistry,
   type Registry,
   type StructuredInput,

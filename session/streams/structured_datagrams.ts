@@ -16,9 +16,8 @@ import {
   SCHEMA,
   unknownType,
 } from "./structured_format.ts";
-import { type Codec, jsonCodec } from "./codec.ts";
+import { jsonCodec } from "./codec.ts";
 import {
-  type CompiledRegistry,
   compileRegistry,
   type Registry,
   type StructuredInput,

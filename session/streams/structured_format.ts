@@ -1,5 +1,5 @@
 /** Wire form of typed messages: heads, payloads, and a parser that is independent of the chunks. */
-import { internals, type SessionCore } from "../core.ts";
+import type { internals, SessionCore } from "../core.ts";
 import type { SessionFace } from "../types.ts";
 import { CloseCode, QueueFullError, StreamError, StructuredError } from "../../errors.ts";
 import type { Codec } from "./codec.ts";
