@@ -3,6 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import "./recovery.ts";
 import { TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
+import { testServer } from "../testing/test_server.ts";
 import { clockAhead } from "../tests/clock.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
@@ -398,4 +399,38 @@ Deno.test("Client does not count an attempt that never opened as a session that 
   await pass(time, 5);
   await settled(client);
   assertEquals([network.dials.length, network.dials[1]?.silent], [2, undefined]);
+});
+
+Deno.test("A page that is left or reloaded counts as a loss: its user stays in the room for the grace", async () => {
+  using time = new FakeTime();
+  await using server = testServer({
+    authenticate: ({ token }) => token ?? null,
+    acceptsTokenInBand: true,
+    authorize: () => true,
+    rooms: ["room:{name}"],
+    presenceGraceMs: 5_000,
+  });
+  const members = () => server.rooms.members("room:a").map(({ user }) => user);
+  const enter = async () => {
+    const client = server.connect({ token: "ann" });
+    await client.whenConnected();
+    await client.subscribe("room:a").ready;
+    await turns();
+    return client;
+  };
+  await using before = await enter();
+  dispatchEvent(new Event("pagehide"));
+  await before.close(); // The reloaded page does not have the client of before.
+  assertEquals(members(), ["ann"]);
+  await time.tickAsync(4_000);
+  await using after = await enter();
+  await time.tickAsync(4_000);
+  await time.tickAsync(4_000);
+  assertEquals([after.isConnected, members()], [true, ["ann"]]);
+  dispatchEvent(new Event("pagehide"));
+  await after.close();
+  await time.tickAsync(4_900);
+  assertEquals(members(), ["ann"]);
+  await time.tickAsync(200);
+  assertEquals(members(), []);
 });

@@ -73,6 +73,7 @@ function refuse(reason) {
   sessionStorage.removeItem("name");
   localStorage.removeItem("name");
   state.me = "";
+  void client.close();
   showError(reason || "The server refused this name");
   redraw();
 }

@@ -85,6 +85,7 @@ function enter() {
 }
 
 function refuse(reason) {
+  void client.close();
   sessionStorage.removeItem("name");
   localStorage.removeItem("name");
   elements["enter-button"].disabled = false;
