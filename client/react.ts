@@ -272,7 +272,9 @@ export interface SkeinHooks<C extends Contract = Contract> {
    */
   useSkein(): Client<C>;
   /**
-   * Returns the status of the connection, and renders anew at each change.
+   * Returns the status of the connection, and renders anew at each change. A `refused` client keeps
+   * the topics of its components: call `retryNow()` of {@linkcode SkeinHooks.useSkein} after a login.
+   * While the server cannot serve, the `cause` has the kind `unavailable`.
    *
    * @returns The status; `connecting` on a server.
    * @throws {TypeError} If no provider is above the component.
@@ -662,7 +664,31 @@ export const SkeinProvider: SkeinHooks["SkeinProvider"] = hooks.SkeinProvider;
  */
 export const useSkein: SkeinHooks["useSkein"] = hooks.useSkein;
 
-/** Returns the status of the connection; {@linkcode SkeinProvider} has an example. */
+/**
+ * Returns the status of the connection; see {@linkcode SkeinHooks.useStatus}.
+ *
+ * @example A banner for each trouble
+ * ```ts
+ * import { SkeinProvider, useSkein, useStatus } from "@skein/skein/react";
+ * import { assertEquals } from "@std/assert";
+ * import { createElement } from "react";
+ * import { renderToString } from "react-dom/server";
+ *
+ * function Banner() {
+ *   const client = useSkein();
+ *   const status = useStatus();
+ *   if (status.name === "refused") {
+ *     return createElement("button", { onClick: () => client.retryNow() }, "Log in again");
+ *   }
+ *   if (status.name !== "reconnecting") return null;
+ *   const isBusy = status.cause.kind === "unavailable";
+ *   return createElement("p", null, isBusy ? "The service is busy" : "You are offline");
+ * }
+ *
+ * const page = createElement(SkeinProvider, { url: "/session" }, createElement(Banner));
+ * assertEquals(renderToString(page), "");
+ * ```
+ */
 export const useStatus: SkeinHooks["useStatus"] = hooks.useStatus;
 
 /**

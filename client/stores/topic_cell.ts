@@ -36,7 +36,7 @@ export interface TopicSnapshot<M = UntypedMessage> {
   readonly last: Keyed<M> | undefined;
   /**
    * `pending` before the server's first answer, then `subscribed`; `lost` while there is no
-   * connection or the server refuses for now; `ended` after a refusal, see `error`.
+   * connection, the client is refused, or the server refuses for now; `ended` after a refusal, see `error`.
    */
   readonly status: Subscription["status"]["current"];
   /**
