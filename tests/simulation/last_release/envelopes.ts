@@ -17,6 +17,7 @@ export const ADDITIONS: readonly Addition[] = [
   { rule: "6.13", envelope: "topic", key: "trace" },
   { rule: "25.1", envelope: "topic", key: "items" },
   { rule: "24.9", envelope: "topic", key: "stream" },
+  { rule: "24.11", envelope: "topic", key: "begun" },
   { rule: "10.2", envelope: "topic", key: "tag" },
   { rule: "9.14", envelope: "subscribe", key: "client" },
   { rule: "9.12", envelope: "publish", key: "echo" },
