@@ -41,7 +41,7 @@ import { Subscriptions } from "./subscriptions.ts";
 import type { UnreadSessions } from "./unread_sessions.ts";
 import { publicUrl } from "../transport/url.ts";
 import { Backoff, boundRetryAfter } from "../base/backoff.ts";
-import { ServerUrls } from "../session/url.ts";
+import { ServerUrls, withTicket } from "../session/url.ts";
 import { MAX_TIMER_MS, waitFor, within } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
 import { answerOf } from "../session/pending_requests.ts";
@@ -158,6 +158,8 @@ export class Client<C extends Contract = Contract>
   readonly #leaveLife: (() => void) | undefined;
   /** URL of the last attempt, without secrets. */
   #place = "";
+  /** The secret of the last ticket with its dot, by which a server knows a guest again. */
+  #secret = "";
   #retryAt = 0;
   /** Attempts in a row that the server refused with 4401. */
   #refusals = 0;
@@ -819,7 +821,8 @@ export class Client<C extends Contract = Contract>
         const silent = this.#silent;
         this.#silent = undefined;
         try {
-          return dialed = await (left?.dialBeside(dial) ?? dial)(url, {
+          const known = left ? left.dialBeside(dial) : this.#dialAgain(dial);
+          return dialed = await known(url, {
             ...options,
             silent,
           }) as Connection;
@@ -867,6 +870,12 @@ export class Client<C extends Contract = Contract>
     this.#silent = { url: this.#place, transport, error };
   }
 
+  /** Adds the secret of the last ticket. Names no session: the last one is over. */
+  #dialAgain(dial: Dialer): Dialer {
+    const secret = this.#secret;
+    return secret ? (url, options) => dial(withTicket(url, secret), options) : dial;
+  }
+
   #open(change: (dial: Dialer) => Dialer, signal = this.#stop.signal): Promise<Session> {
     return openSession({
       ...this.#options,
@@ -902,6 +911,7 @@ export class Client<C extends Contract = Contract>
     move();
     void this.#outbox.handTo(session);
     session[internals].onRenew = () => void this.#renew(session);
+    this.#secret = session[internals].ticket?.replace(/^[^.]*/, "") ?? "";
     const { id, transport, fallback } = session;
     this.status.set({ name: "connected", session: id, transport, ...(fallback && { fallback }) });
     void this.#lookAfter();

@@ -1,6 +1,5 @@
 /** The move of a client to a new session while the old one is open; loaded at the first move. */
 import { CloseCode, SessionClosedError, TimeoutError } from "../errors.ts";
-import { absoluteUrl } from "../transport/url.ts";
 import { internals } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
 import { Signal } from "../base/signal.ts";
@@ -12,7 +11,7 @@ import type { HeadSink, Subscriptions, TopicReaders } from "./subscriptions.ts";
 import { anySignal, settlesWithin, within } from "../base/wait.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 import type { TransportName } from "../transport/race/options.ts";
-import { TICKET_KEY } from "../session/url.ts";
+import { withTicket } from "../session/url.ts";
 
 /** Time limit for requests and streams of the old session to end, in milliseconds. */
 const FINISH_MS = 30_000;
@@ -377,9 +376,4 @@ async function idle(session: Session): Promise<void> {
     before = streamsCreated;
     if (await settlesWithin(runtime, session.closed, QUIET_MS)) return;
   }
-}
-
-function withTicket(url: string | URL, ticket: string): string {
-  const { href } = absoluteUrl(url)!;
-  return `${href}${href.includes("?") ? "&" : "?"}${TICKET_KEY}${ticket}`;
 }

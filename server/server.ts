@@ -33,6 +33,7 @@ import {
 import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
 import type { DurableParts, PartsOptions } from "./durable/parts.ts";
 import { DurableStreams } from "./durable/streams.ts";
+import { tellFault } from "./faults.ts";
 import type { ValueOf } from "./guest.ts";
 import type { ApiParts } from "./http/api.ts";
 import type { FaceParts, HttpFace } from "./http/face.ts";
@@ -213,7 +214,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const { metrics = false } = options;
     const source = metricsOf(this, { runtime, maxSessions: limits.maxSessions });
     if (metrics !== false) {
-      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, { runtime, source });
+      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, {
+        runtime,
+        source,
+        report: (fault) => tellFault(this.#console, fault),
+      });
     }
     const { fetch } = options;
     const admitted = fetch === undefined ? options : { ...options, fetch: this.#gate.guard(fetch) };

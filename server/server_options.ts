@@ -472,7 +472,7 @@ export interface ApiOptions {
   /**
    * Decides each action. The id is the topic, the user or the session; empty for the others. A batch
    * is a `publish-batch` before its body is read, and then a `publish` for each of its topics.
-   * Anything but `true` denies. An error denies too, is printed, and is answered with 500.
+   * Anything but `true` denies. An error denies too, is printed, and is answered with 503, so that clients ask again.
    *
    * Without `authorize` only programs on this machine may use the API: the peer's address is
    * loopback, the requested host is one of this machine's names or of `hosts`, and no header of a

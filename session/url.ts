@@ -29,6 +29,18 @@ export type ServerUrl =
 export const TICKET_KEY = "ticket=";
 
 /**
+ * Adds a ticket to the URL of a request.
+ *
+ * @param url The URL of the server.
+ * @param ticket The ticket of an earlier session of the client.
+ * @returns The URL with the ticket in its query.
+ */
+export function withTicket(url: string | URL, ticket: string): string {
+  const { href } = absoluteUrl(url)!;
+  return `${href}${href.includes("?") ? "&" : "?"}${TICKET_KEY}${ticket}`;
+}
+
+/**
  * Removes secrets from a URL's query: token, ticket, and the mark of a token in band. Sessions keep
  * their URL without secrets.
  *

@@ -1,5 +1,6 @@
 /** The paths at which a server reports metrics and health. */
 import { outside, type Runtime } from "../base/runtime.ts";
+import { DecisionFault } from "../base/decision.ts";
 import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import type { Measure } from "./measures.ts";
 import type { MeasuredServer } from "./prometheus.ts";
@@ -77,6 +78,7 @@ export function metricsOf(
 export class MetricsEndpoint {
   readonly #runtime: Runtime;
   readonly #source: MetricsSource;
+  readonly #report: (fault: DecisionFault) => void;
   readonly #path: string | false;
   readonly #healthPath: string | false;
   readonly #allow: NonNullable<MetricsOptions["allow"]>;
@@ -89,7 +91,12 @@ export class MetricsEndpoint {
    */
   constructor(
     options: MetricsOptions,
-    { runtime, source }: { readonly runtime: Runtime; readonly source: MetricsSource },
+    { runtime, source, report }: {
+      readonly runtime: Runtime;
+      readonly source: MetricsSource;
+      /** Reports that `allow` failed. */
+      readonly report: (fault: DecisionFault) => void;
+    },
   ) {
     const { path = "/metrics", healthPath = "/healthz", allow = "loopback" } = options;
     checkPath("path", path);
@@ -106,6 +113,7 @@ export class MetricsEndpoint {
     }
     this.#runtime = runtime;
     this.#source = source;
+    this.#report = report;
     this.#path = path;
     this.#healthPath = healthPath;
     this.#allow = allow;
@@ -121,7 +129,14 @@ export class MetricsEndpoint {
     // A request for a malformed host must not make the server throw, on any path.
     const path = URL.parse(request.url)?.pathname;
     if (path === undefined || path !== this.#path && path !== this.#healthPath) return undefined;
-    if (!this.#isAllowed(request, info)) {
+    let isAllowed: boolean;
+    try {
+      isAllowed = this.#isAllowed(request, info);
+    } catch (error) {
+      this.#report(DecisionFault.thrown("metrics.allow", error));
+      return text("The server cannot tell now, try again later\n", 503, { "retry-after": "5" });
+    }
+    if (!isAllowed) {
       return text("For programs on this machine; metrics.allow lets others ask\n", 403);
     }
     if (request.method !== "GET" && request.method !== "HEAD") {

@@ -4,14 +4,21 @@
  *
  * @module
  */
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import "../client/recovery.ts";
 import { connect, dial } from "../client/deno.ts";
 import { AuthenticationError, type CloseInfo, SessionClosedError } from "../errors.ts";
 import type { AuthenticationContext, Refusal, ServerOptions } from "../server.ts";
 import type { Client } from "../client/client.ts";
-import type { Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import { Session as ClientSession } from "../session/session.ts";
+import { guest } from "../server/guest.ts";
+import { MemoryBroker } from "../pubsub/mod.ts";
+import { receiveOne } from "../testing/receive.ts";
+import { passTime } from "../testing/turns.ts";
 import { testServer } from "../testing/test_server.ts";
+import { captureConsole } from "./console_lines.ts";
 import { withMessages } from "../transport/message_stream/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
@@ -34,7 +41,7 @@ interface Way {
   /** True for a token in band; else the URL has the token. */
   readonly isInBand: boolean;
   /** Connects once, and returns the outcome. */
-  come(options: ServerOptions<string>, token: string | undefined): Promise<Outcome>;
+  come(options: ServerOptions<string | typeof guest>, token: string | undefined): Promise<Outcome>;
 }
 
 /** A client that reconnects: it ends connected, or refused for good. */
@@ -52,7 +59,7 @@ async function outcomeOf(client: Client, opened: readonly Session[]): Promise<Ou
 
 async function over(
   transport: "websocket" | "webtransport",
-  options: ServerOptions<string>,
+  options: ServerOptions<string | typeof guest>,
   token: string | undefined,
 ): Promise<Outcome> {
   const opened: Session[] = [];
@@ -98,10 +105,10 @@ const WAYS: readonly Way[] = [
 
 /** Accepts one token; a client without a token is a guest, or refused. */
 function hook(takesGuests: boolean, asked: (string | undefined)[]) {
-  return ({ token }: AuthenticationContext): string => {
+  return ({ token }: AuthenticationContext): string | typeof guest => {
     asked.push(token);
     if (token === TOKEN) return "ann";
-    if (takesGuests && token === undefined) return "guest";
+    if (takesGuests && token === undefined) return guest;
     throw new AuthenticationError("No token");
   };
 }
@@ -128,7 +135,7 @@ for (const way of WAYS) {
             assertEquals([user, refused?.code, asked, told.length], [undefined, 4401, [], 1]);
             assertStringIncludes(refused!.reason, "acceptsTokenInBand");
           } else if (hasToken || takesGuests) {
-            assertEquals([user, refused], [hasToken ? "ann" : "guest", undefined]);
+            assertEquals([user?.split(":")[0], refused], [hasToken ? "ann" : "guest", undefined]);
             assertEquals([asked, told], [[token], []]);
           } else {
             assertEquals([user, refused?.code, asked], [undefined, 4401, [undefined]]);
@@ -198,7 +205,7 @@ Deno.test("Server reads the mark of a token in band from the query, and keeps ne
     acceptsTokenInBand: true,
     authenticate: ({ token }) => {
       asked.push(token);
-      return token ?? "guest";
+      return token ?? guest;
     },
   });
   const connection = await soon(dialWebTransport(
@@ -234,7 +241,7 @@ Deno.test("Server never chooses the mark of a token in band", async () => {
 Deno.test("dial() says a token in band over qmux-02.skein.1", async () => {
   await using server = listen({
     acceptsTokenInBand: true,
-    authenticate: ({ token }) => token ?? "guest",
+    authenticate: ({ token }) => token ?? guest,
   });
   await using session = await dial(server.url, {
     protocols: ["qmux-02.skein.1"],
@@ -249,8 +256,8 @@ Deno.test("Client without a token connects as a guest where its function allows 
   const tokens = [undefined, "ann"];
   await using server = testServer({
     acceptsTokenInBand: true,
-    authenticate: ({ token }) => token ?? "guest",
-    onOpen: ({ user }) => void users.push(user),
+    authenticate: ({ token }) => token ?? guest,
+    onOpen: ({ user }) => void users.push(user.split(":")[0]!),
   });
   await using client = server.connect({ token: () => tokens.shift() });
   await soon(client.whenConnected());
@@ -260,10 +267,14 @@ Deno.test("Client without a token connects as a guest where its function allows 
 });
 
 Deno.test("Server takes the token of a client of 0.1, which does not announce it", async () => {
-  const hooks = [hook(true, []), hook(false, []), (context: AuthenticationContext): string => {
-    if (context.token === TOKEN) return "ann";
-    throw new AuthenticationError("Guests are not allowed", { status: 403 });
-  }];
+  const hooks = [
+    hook(true, []),
+    hook(false, []),
+    (context: AuthenticationContext): string | typeof guest => {
+      if (context.token === TOKEN) return "ann";
+      throw new AuthenticationError("Guests are not allowed", { status: 403 });
+    },
+  ];
   for (const authenticate of hooks) {
     await using server = listen({ acceptsTokenInBand: true, authenticate });
     using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
@@ -287,10 +298,10 @@ Deno.test("Server restarts the session of a 0.1 client that connected as a guest
     acceptsTokenInBand: true,
     authenticate: async ({ token }) => {
       if (token !== undefined) await gate.promise;
-      return token === undefined ? "guest" : "ann";
+      return token === undefined ? guest : "ann";
     },
-    onOpen: ({ user }) => void told.push(`${user} is there`),
-    onClose: ({ user }, { code }) => void told.push(`${user} left with ${code}`),
+    onOpen: ({ user }) => void told.push(`${user.split(":")[0]} is there`),
+    onClose: ({ user }, { code }) => void told.push(`${user.split(":")[0]} left with ${code}`),
     onMessage: ({ topic, data }, { user }) => void told.push(`${user}: ${topic} ${data}`),
     onStream: async ({ readable }, { user }) => {
       streams.push(`${user}: ${await new Response(readable).text()}`);
@@ -326,7 +337,7 @@ Deno.test("Server restarts the session of a 0.1 client that connected as a guest
 Deno.test("Server closes a client of 0.1 that sends too much before its token is checked", async () => {
   await using server = testServer({
     acceptsTokenInBand: true,
-    authenticate: ({ token }) => token === undefined ? "guest" : new Promise<string>(() => {}),
+    authenticate: ({ token }) => token === undefined ? guest : new Promise<string>(() => {}),
   });
   const large = { topic: "a", data: "x".repeat(22_000) };
   for (const frames of [Array(257).fill({ topic: "a" }), Array(4).fill(large)]) {
@@ -363,4 +374,135 @@ Deno.test("Server asks a client without announcement for a token, and waits", as
   }
   await until(() => server.manager.stats().reserved === 0);
   assertEquals(told.map(({ status, reason }) => [status, reason]), [[401, "No token"]]);
+});
+
+Deno.test("Server gives each guest an identity of its own, without asking userOf and expiresAt", async () => {
+  const opened: Session<{ readonly name: string } | undefined>[] = [];
+  const asked: unknown[] = [];
+  await using server = testServer({
+    authenticate: ({ token }) => token === undefined ? guest : { name: token },
+    userOf: (value) => (asked.push(value), value.name),
+    expiresAt: (value) => (asked.push(value), undefined),
+    onOpen: (session) => void opened.push(session as typeof opened[number]),
+  });
+  await using _one = await server.dial();
+  await using two = await server.dial();
+  await using _ann = await server.dial({ path: "/?token=ann" });
+  assertEquals(opened.map(({ isGuest, value }) => [isGuest, value]), [
+    [true, undefined],
+    [true, undefined],
+    [false, { name: "ann" }],
+  ]);
+  assertEquals(asked, [{ name: "ann" }, { name: "ann" }]);
+  const users = opened.map(({ user }) => user);
+  assertEquals([new Set(users).size, users[2]], [3, "ann"]);
+  for (const user of users.slice(0, 2)) assertMatch(user, /^guest:[\w-]{22}$/);
+  // A message to one guest reaches no other, and the name of all guests is none.
+  assertEquals([server.to(users[1]!).send("dm"), server.to("guest").send("dm")], [1, 0]);
+  assertEquals((await receiveOne(two)).topic, "dm");
+  assertEquals(server.manager.stats().users, 1);
+});
+
+Deno.test("Server without authenticate has guests alone", async () => {
+  const opened: Session[] = [];
+  await using server = listen({ onOpen: (session) => void opened.push(session) });
+  await using _session = await dial(server.url);
+  using _page = await RawSocket.open(portOf(server));
+  await until(() => opened.length === 2);
+  assertEquals(
+    opened.map(({ isGuest, value }) => [isGuest, value]),
+    Array(2).fill([true, undefined]),
+  );
+  assert(opened.every(({ user }) => user.startsWith("guest:")));
+});
+
+Deno.test("Server refuses with 403 a user that could be a guest", async () => {
+  const told: Refusal[] = [];
+  const onRefusal = (refusal: Refusal) => void told.push(refusal);
+  for (
+    const options of [
+      { authenticate: () => "guest:ann" },
+      { authenticate: () => ({}), userOf: () => "guest:" },
+    ]
+  ) {
+    await using server = testServer({ ...options as ServerOptions, onRefusal });
+    const { closed } = await server.open();
+    assertEquals((await soon(closed)).closeCode, 4403);
+  }
+  assertEquals(told.map(({ status }) => status), [403, 403]);
+});
+
+Deno.test("Client is the same guest after a reconnect, also on another node, and no one else is", async () => {
+  using time = new FakeTime();
+  await using broker = new MemoryBroker();
+  const users: string[] = [];
+  const urls: string[] = [];
+  const options: ServerOptions<typeof guest> = {
+    authenticate: () => guest,
+    authorize: () => true,
+    rooms: ["room:{name}"],
+    broker,
+    onOpen: ({ user, url }) => void [users.push(user), urls.push(url)],
+  };
+  await using server = testServer(options);
+  await using other = testServer(options);
+  await using client = server.connect();
+  await client.subscribe("room:a").ready;
+  const [member] = server.rooms.members("room:a");
+  server.network.disconnect();
+  await passTime(time, 20_000);
+  assertEquals(client.isConnected, true);
+  assertEquals(users, [member!.user, member!.user]);
+  assertEquals(server.rooms.members("room:a").map(({ user }) => user), [member!.user]);
+  assert(urls.every((url) => !url.includes("ticket")), urls.join());
+
+  const { ticket } = client.session![internals];
+  const secret = ticket!.slice(ticket!.indexOf("."));
+  for (const [name, isSame] of [[`ticket=${secret}`, true], [`ticket=.${"A".repeat(22)}`, false]]) {
+    await using _again = await other.dial({ path: `/?${name}` });
+    assertEquals(users.pop() === member!.user, isSame);
+  }
+  // The identity does not reveal the secret, and a ticket of another form counts for nothing.
+  assert(!member!.user.includes(secret.slice(1)));
+  await using _odd = await other.dial({ path: `/?ticket=.${member!.user}` });
+  assert(users.pop() !== member!.user);
+});
+
+Deno.test("Client that signs in is no guest any more, and a guest again with the same identity", async () => {
+  using time = new FakeTime();
+  const users: string[] = [];
+  const tokens = [undefined, "ann", undefined, undefined];
+  await using server = testServer({
+    acceptsTokenInBand: true,
+    authenticate: ({ token }) => token ?? guest,
+    onOpen: ({ user, isGuest }) => void users.push(isGuest ? user : `user ${user}`),
+  });
+  await using client = server.connect({ token: () => tokens.shift() });
+  for (let i = 1; i < 4; i++) {
+    await passTime(time, 20_000);
+    server.network.disconnect();
+  }
+  await passTime(time, 20_000);
+  assertEquals([users.length, users[1]], [4, "user ann"]);
+  assertEquals(users[2], users[3]);
+  assert(users[0] !== users[2], "the ticket of a user is no ticket of a guest");
+  assertEquals(client.isConnected, true);
+});
+
+Deno.test("Server prints a hint once where one string is the user of many addresses", async () => {
+  using printed = captureConsole();
+  await using server = testServer({
+    authenticate: ({ token }) => token ?? "visitor",
+    limits: { maxSessionsPerUser: 200 },
+  });
+  for (let i = 0; i < 70; i++) {
+    await server.dial({ address: `192.0.2.${i}` });
+    await server.dial({ address: "198.51.100.1", path: "/?token=ann" });
+  }
+  assertEquals(printed.lines.length, 1);
+  assertStringIncludes(
+    printed.lines[0]!,
+    'The user "visitor" has sessions from 16 network addresses',
+  );
+  assertStringIncludes(printed.lines[0]!, "return guest from authenticate");
 });

@@ -14,7 +14,7 @@ export const MISTAKES_BEGIN: readonly string[] = [
   `import type { Contract } from ${from("../session/contract.ts")};`,
   `import type { Session } from ${from("../session/session.ts")};`,
   `import type { StandardSchema } from ${from("../base/standard_schema.ts")};`,
-  `import type { Server } from ${from("../server.ts")};`,
+  `import { guest, serve, type Server } from ${from("../server.ts")};`,
   "type Text = StandardSchema<string>;",
   "type C = Contract<{",
   '  toClient: { news: Text; "chat:{room}": Text };',
@@ -23,6 +23,12 @@ export const MISTAKES_BEGIN: readonly string[] = [
   "declare const client: Client<C>;",
   'declare const session: Session<unknown, C, "client">;',
   "declare const server: Server<unknown, C>;",
+  "declare const logins: Map<string, { name: string }>;",
+  // Programs that compile: a database with null, and guests.
+  'serve({ authenticate: async ({ token = "" }) => logins.get(token) ?? null, ' +
+  "userOf: ({ name }) => name, onOpen: ({ value }) => void value.name });",
+  'serve({ authenticate: ({ token = "" }) => logins.get(token) ?? guest, ' +
+  "userOf: ({ name }) => name, onOpen: ({ value }) => void value?.name });",
   "declare const bare: Client<Contract<{ toServer: { say: Text } }>>;",
 ];
 
@@ -81,5 +87,27 @@ export const MISTAKES: readonly { readonly code: string; readonly message: strin
   {
     code: `server.publish("news", 7)`,
     message: "Argument of type 'number' is not assignable to parameter of type 'string'.",
+  },
+  {
+    code: "serve({ authenticate: ({ token = '' }) => logins.get(token) })",
+    message: "Type '({ token }: AuthenticationContext) => { name: string; } | undefined' is not " +
+      "assignable to type 'Authenticate<{ name: string; } | undefined>'.",
+  },
+  {
+    code: "serve({ authenticate({ token }) { if (token === 't') return 'ann' } })",
+    message:
+      "Type '({ token }: AuthenticationContext) => \"ann\" | undefined' is not assignable to " +
+      "type 'Authenticate<\"ann\" | undefined>'.",
+  },
+  {
+    code: "serve({ authenticate: async ({ token = '' }) => logins.get(token) })",
+    message:
+      "Type '({ token }: AuthenticationContext) => Promise<{ name: string; } | undefined>' is not " +
+      "assignable to type 'Authenticate<{ name: string; } | undefined>'.",
+  },
+  {
+    code:
+      "serve({ authenticate: ({ token }) => token ?? guest, onOpen: (one) => one.value.length })",
+    message: "'one.value' is possibly 'undefined'.",
   },
 ];

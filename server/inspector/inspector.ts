@@ -217,6 +217,7 @@ export class Inspector implements AsyncDisposable {
       return text(
         "Cannot show the inspector: the permission must be known, try again later\n",
         503,
+        { "retry-after": "5" },
       );
     }
     return text("Cannot show the inspector: the request must have the right to\n", 403);

@@ -37,7 +37,7 @@ export interface InspectorOptions {
    * Decides each request for the page and its data, about two a second while a page is open. `true`
    * allows; a response is sent in place of the page, such as a 401 that has the browser ask for a
    * password. Anything else denies with 403. An error denies too, is printed, and is answered with
-   * 500.
+   * 503.
    *
    * Without `authorize` only programs on this machine may use the inspector: the peer's address is
    * loopback, the requested host is `localhost`, `127.0.0.1` or `[::1]`, and no header of a proxy is

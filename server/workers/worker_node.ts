@@ -1,4 +1,6 @@
 /** One worker: its broker, its server, and the answers to the main thread. */
+import { ConsoleReport } from "../../base/console_report.ts";
+import { tellFault } from "../faults.ts";
 import { getHeapStatistics } from "node:v8";
 import type { MessagePort } from "node:worker_threads";
 import { textOf } from "../../base/error_text.ts";
@@ -201,6 +203,7 @@ class WorkerProgram {
     this.#maxSessions = limits?.maxSessions;
     this.#origins = { ...(hosts && { hosts }), ...(origins && { origins }) };
     if (metrics !== false) {
+      const console = new ConsoleReport(this.#runtime);
       const source: MetricsSource = {
         measures: () => this.#calls.ask("measures"),
         health: () => this.#calls.ask("health"),
@@ -208,6 +211,7 @@ class WorkerProgram {
       this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, {
         runtime: this.#runtime,
         source,
+        report: (fault) => tellFault(console, fault),
       });
     }
     const server = Server.listen<V, C>({

@@ -1,0 +1,349 @@
+/**
+ * Decisions of the application that fail: an error is never an answer. Clients come back, requests
+ * are answered with `unavailable` or 503, and the first error of each function prints a line.
+ *
+ * The compiler requires an entry for each function among the options of a server, so that a new one
+ * gets its cases here, or a note that it decides nothing.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import "../client/recovery.ts";
+import { AuthenticationError, RequestError } from "../errors.ts";
+import type {
+  ApiOptions,
+  DurableStreamsOptions,
+  Refusal,
+  ServeOptions,
+  ServerOptions,
+} from "../server.ts";
+import type { InspectorOptions } from "../server/inspector/options.ts";
+import { jwt, type JwtOptions } from "../server/jwt.ts";
+import type { MetricsOptions } from "../telemetry/endpoint.ts";
+import { passTime } from "../testing/turns.ts";
+import { type TestServer, testServer } from "../testing/test_server.ts";
+import { captureConsole } from "./console_lines.ts";
+import { UPGRADE_HEADERS } from "./servers.ts";
+import { soon, turns } from "./sessions.ts";
+
+/** Names of the options that are functions. */
+type FunctionsOf<O> = {
+  [K in keyof O]-?: [Extract<O[K], (...args: never[]) => unknown>] extends [never] ? never
+    : K & string;
+}[keyof O];
+
+/** All functions of the application that a server may call. */
+type Callback =
+  | FunctionsOf<ServeOptions>
+  | `api.${FunctionsOf<ApiOptions>}`
+  | `durableStreams.${FunctionsOf<DurableStreamsOptions>}`
+  | `inspector.${FunctionsOf<InspectorOptions>}`
+  | `jwt.${FunctionsOf<JwtOptions>}`
+  | `metrics.${FunctionsOf<MetricsOptions>}`;
+
+/** How a function decides: about a connection, an action of a session, or a request over HTTP. */
+type Kind = "connection" | "action" | "http";
+
+/** A function that decides, and how it fails. */
+interface Decision {
+  readonly kind: Kind;
+  /** Makes options in which the function calls `answer`, which throws or returns the value. */
+  readonly options: (answer: <T>(value: T) => T) => ServerOptions;
+  /** Path of a request that needs the answer. */
+  readonly path?: string;
+  /** Results that are no answers. */
+  readonly wrong?: readonly unknown[];
+  /** Text of the console line after the error. */
+  readonly cure?: string;
+}
+
+/** Functions that decide, by name; a text says why a function decides nothing. */
+const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
+  authenticate: {
+    kind: "connection",
+    options: (answer) => ({ authenticate: () => answer("ann") }),
+    wrong: [undefined],
+  },
+  userOf: {
+    kind: "connection",
+    options: (answer) => ({ authenticate: () => ({}), userOf: () => answer("ann") }),
+    wrong: [undefined, 7, null],
+  },
+  expiresAt: {
+    kind: "connection",
+    options: (answer) => ({ authenticate: () => "ann", expiresAt: () => answer(Infinity) }),
+    wrong: [NaN, "soon"],
+  },
+  clientAddress: {
+    kind: "connection",
+    options: (answer) => ({ clientAddress: () => answer("192.0.2.1") }),
+  },
+  authorize: {
+    kind: "action",
+    options: (answer) => ({ authorize: () => answer(true) }),
+    cure: "return false to say no",
+  },
+  "api.authorize": {
+    kind: "http",
+    options: (answer) => ({ api: { path: "/api", authorize: () => answer(true) } }),
+    path: "/api/health",
+    cure: "return false to say no",
+  },
+  "durableStreams.authorize": {
+    kind: "http",
+    options: (answer) => ({ durableStreams: { path: "/streams", authorize: () => answer(true) } }),
+    path: "/streams/a",
+    cure: "return false to say no",
+  },
+  "inspector.authorize": {
+    kind: "http",
+    options: (answer) => ({ inspector: { path: "/ops", authorize: () => answer(true) } }),
+    path: "/ops/",
+    cure: "return false to say no",
+  },
+  "metrics.allow": {
+    kind: "http",
+    options: (answer) => ({ metrics: { allow: () => answer(true) } }),
+    path: "/healthz",
+  },
+  fetch: "answers requests that are not Skein's",
+  onClose: "is told",
+  onError: "is told",
+  onListen: "is told",
+  onMessage: "handles a message, and its error is the reply",
+  onOpen: "handles a session: its error closes with 4500, after which clients come back",
+  onRefusal: "is told",
+  onRefused: "is told",
+  onRenewed: "is told",
+  onStream: "handles a stream",
+  webSocketEngine: "is no decision of the application",
+};
+
+const DECISIONS = Object.entries(CALLBACKS).flatMap(([name, decision]) =>
+  typeof decision === "string" ? [] : [[name, decision] as const]
+);
+
+/** Ways in which a function fails, by name. */
+const FAULTS: Readonly<Record<string, () => never>> = {
+  "throws an Error": () => {
+    throw new TypeError("connect ECONNREFUSED 10.0.0.5:5432");
+  },
+  "throws a text": () => {
+    throw "connect ECONNREFUSED 10.0.0.5:5432";
+  },
+  "throws undefined": () => {
+    throw undefined;
+  },
+};
+
+/** A function of the application that fails until repaired. */
+class Function {
+  isBroken = true;
+  readonly #fail: () => unknown;
+
+  constructor(fail: () => unknown) {
+    this.#fail = fail;
+  }
+
+  readonly answer = <T>(value: T): T => (this.isBroken ? this.#fail() : value) as T;
+}
+
+/** Functions of a kind, with each way to fail. */
+function* faultsOf(
+  kind: Kind,
+): Generator<[title: string, decision: Decision, fail: () => unknown]> {
+  for (const [name, decision] of DECISIONS) {
+    if (decision.kind !== kind) continue;
+    for (const [how, fail] of Object.entries(FAULTS)) yield [`${name} ${how}`, decision, fail];
+    for (const value of decision.wrong ?? []) {
+      yield [`${name} returns ${value}`, decision, () => value];
+    }
+  }
+}
+
+/** Answer to an upgrade by a page that does not know Skein. */
+async function askPlainly(server: Pick<TestServer, "fetch">): Promise<Response> {
+  const response = await server.fetch(
+    new Request("http://localhost/", { headers: UPGRADE_HEADERS }),
+  );
+  await response.body?.cancel();
+  return response;
+}
+
+for (const [title, decision, fail] of faultsOf("connection")) {
+  Deno.test(`Client comes back after ${title}, and a page without Skein gets 401`, async () => {
+    using time = new FakeTime();
+    using printed = captureConsole();
+    const told: Refusal[] = [];
+    const decided = new Function(fail);
+    await using server = testServer({
+      ...decision.options(decided.answer),
+      onRefusal: (refusal) => void told.push(refusal),
+    });
+    await using client = server.connect({ onError() {} });
+    for (let i = 0; i < 20; i++) {
+      await passTime(time, 1_000);
+      assert(["connecting", "reconnecting"].includes(client.status.current.name));
+    }
+    const { current } = client.status;
+    assert("cause" in current && current.cause.code === 4503, JSON.stringify(current));
+    assert(told.length > 2 && told.every(({ status }) => status === 503));
+    assert(told.every(({ reason }) => !reason.includes("ECONNREFUSED")));
+
+    const plain = await askPlainly(server);
+    assertEquals([plain.status, plain.headers.get("retry-after")], [401, "5"]);
+    assertEquals(told.at(-1)?.status, 401);
+
+    assertEquals(printed.lines.length, 1);
+    assertStringIncludes(printed.lines[0]!, ": clients will try again; ");
+    decided.isBroken = false;
+    await passTime(time, 60_000);
+    assertEquals([client.status.current.name, server.manager.count], ["connected", 1]);
+  });
+}
+
+Deno.test("Server prints a fault with its cure", async () => {
+  using printed = captureConsole();
+  await using failing = testServer({
+    authenticate: () => Promise.reject(new TypeError("fetch failed")),
+  });
+  await using missing = testServer({ authenticate: () => undefined as never });
+  for (const server of [failing, failing, missing]) await askPlainly(server);
+  assertEquals(printed.lines, [
+    "Skein: authenticate threw TypeError: fetch failed: clients will try again; " +
+    "throw AuthenticationError to say no",
+    "Skein: authenticate returned undefined: clients will try again; " +
+    "return null to say no, or guest to let the peer in",
+  ]);
+});
+
+for (const [title, decision, fail] of faultsOf("action")) {
+  Deno.test(`Client goes on after ${title}`, async () => {
+    using time = new FakeTime();
+    using printed = captureConsole();
+    const errors: unknown[] = [];
+    const decided = new Function(fail);
+    decided.isBroken = false;
+    await using server = testServer({
+      ...decision.options(decided.answer),
+      rooms: ["room:{name}"],
+      durableStreams: { path: "/streams", authorize: () => true },
+      onError: (error) => void errors.push(error),
+    });
+    await using client = server.connect();
+    const session = await client.whenConnected();
+    const news = client.subscribe("news");
+    await news.ready;
+    await client.subscribe("room:a").ready;
+    decided.isBroken = true;
+    const actions = [
+      () => session.subscribe("other"),
+      () => session.publish("news", 1),
+      () => session.presence("room:a", {}),
+      () => session.publish("stream:a", { cancel: "enough" }),
+      () => session.subscribe("stream:a"),
+    ];
+    for (const act of actions) {
+      const { failure } = await assertRejects(act, RequestError);
+      assertEquals(failure.code, "unavailable");
+      assert(!failure.message.includes("ECONNREFUSED"));
+    }
+    assertEquals([errors.length, session.isReady], [actions.length, true]);
+    const lines = printed.lines.filter((line) => line.includes("clients will try again"));
+    assertEquals(lines.length, 1);
+    assertStringIncludes(lines[0]!, decision.cure!);
+
+    // A subscription that was in force is requested again, also in the next session.
+    server.network.disconnect();
+    await passTime(time, 20_000);
+    assertEquals([client.status.current.name, server.topics.subscribers("news").length], [
+      "connected",
+      0,
+    ]);
+    decided.isBroken = false;
+    await passTime(time, 60_000);
+    assertEquals([news.status.current, server.topics.subscribers("news").length], [
+      "subscribed",
+      1,
+    ]);
+  });
+}
+
+for (const [title, { options, path, cure }, fail] of faultsOf("http")) {
+  Deno.test(`Server answers 503 after ${title}`, async () => {
+    using printed = captureConsole();
+    const decided = new Function(fail);
+    await using server = testServer(options(decided.answer));
+    const ask = async () => {
+      const response = await soon(
+        Promise.resolve(server.fetch(new Request(`http://localhost${path}`))),
+      );
+      const text = await response.text();
+      assert(!text.includes("ECONNREFUSED"), text);
+      return response;
+    };
+    const response = await ask();
+    assertEquals([response.status, response.headers.get("retry-after")], [503, "5"]);
+    assertEquals(printed.lines.length, 1);
+    assertStringIncludes(printed.lines[0]!, cure ?? ": clients will try again; ");
+    decided.isBroken = false;
+    assert((await ask()).status < 500);
+  });
+}
+
+Deno.test("Server answers 503 over HTTP while it cannot identify users", async () => {
+  using printed = captureConsole();
+  for (const [title, decision, fail] of faultsOf("connection")) {
+    const decided = new Function(fail);
+    await using server = testServer({
+      ...decision.options(decided.answer),
+      api: { path: "/api", authorize: () => true },
+      durableStreams: { path: "/streams", authorize: () => true },
+    });
+    for (const path of ["/api/health", "/streams/a"]) {
+      // Without a rate by address, streams ask for none.
+      if (title.startsWith("clientAddress") && path !== "/api/health") continue;
+      const response = await server.fetch(new Request(`http://localhost${path}`));
+      await response.body?.cancel();
+      assertEquals([response.status, response.headers.get("retry-after")], [503, "5"], path);
+    }
+  }
+  assert(printed.lines.every((line) => line.includes("clients will try again")));
+});
+
+Deno.test("Server refuses for good by an AuthenticationError below 500, null and false", async () => {
+  const noes: [ask: () => null | false, code: number][] = [
+    [() => null, 4401],
+    [() => false, 4401],
+    ...([400, 401, 403, 404] as const).map((status): [() => never, number] => [
+      () => {
+        throw new AuthenticationError("No", { status });
+      },
+      4000 + status,
+    ]),
+  ];
+  for (const [authenticate, code] of noes) {
+    await using server = testServer({ authenticate, onRefusal() {} });
+    assertEquals((await askPlainly(server)).status, code - 4000);
+    const { closed } = await server.open();
+    assertEquals((await soon(closed)).closeCode, code);
+  }
+});
+
+Deno.test("jwt() fails without an answer if its keys are out of reach or malformed", async () => {
+  const answers = [
+    () => new Response("Bad gateway", { status: 502 }),
+    () => Response.json({ keys: "none" }),
+    () => Response.json({ keys: [{ kty: "EC", crv: "P-256", kid: "a", x: "%", y: "%" }] }),
+  ];
+  const header = btoa(JSON.stringify({ alg: "ES256", kid: "a" }));
+  const token = `${header}.${btoa("{}")}.AAAA`.replaceAll("=", "");
+  for (const answer of answers) {
+    await using keys = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, answer);
+    const tokens = jwt({ jwks: `http://127.0.0.1:${keys.addr.port}/` });
+    const error = await assertRejects(() => tokens.authenticate({ token }));
+    assert(!(error instanceof AuthenticationError) || error.status === 503, `${error}`);
+  }
+  await turns();
+});
