@@ -182,8 +182,8 @@ for (const [title, decision, fail] of faultsOf("connection")) {
       onRefusal: (refusal) => void told.push(refusal),
     });
     await using client = server.connect({ onError() {} });
-    for (let i = 0; i < 20; i++) {
-      await passTime(time, 1_000);
+    for (let i = 0; i < 3; i++) {
+      await passTime(time, 10_000);
       assert(["connecting", "reconnecting"].includes(client.status.current.name));
     }
     const { current } = client.status;
