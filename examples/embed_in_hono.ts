@@ -11,13 +11,13 @@
  * @module
  */
 import { Hono } from "npm:hono@^4";
-import { createServer, dial, type RequestInfo } from "../mod.ts"; // jsr:@skein/skein
+import { createServer, dial, guest, type RequestInfo } from "../mod.ts"; // jsr:@skein/skein
 
 const isOnce = Deno.args.includes("--once");
 
 // This server does not listen: Hono hands over the requests.
 await using server = createServer({
-  authenticate: ({ token }) => token ?? "guest",
+  authenticate: ({ token }) => token ?? guest,
   onOpen(session) {
     server.subscribe(session, "visits");
   },

@@ -11,7 +11,7 @@
  * @module
  */
 import { z } from "zod";
-import { connect, defineContract, type MessageOf, RequestError, serve } from "../mod.ts"; // jsr:@skein/skein
+import { connect, defineContract, guest, type MessageOf, RequestError, serve } from "../mod.ts"; // jsr:@skein/skein
 
 const isOnce = Deno.args.includes("--once");
 
@@ -35,7 +35,7 @@ const titles = new Map<string, string[]>();
 await using server = serve({
   port: isOnce ? 0 : 8000,
   contract: board,
-  authenticate: ({ token }) => token ?? "somebody",
+  authenticate: ({ token }) => token ?? guest,
   onOpen(session) {
     server.subscribe(session, "pinned:todo");
   },

@@ -40,6 +40,7 @@ import { MAX_JOINED_BYTES } from "../session/queue/send_queue.ts";
 import { internals, Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { TICKET_KEY, withoutToken } from "../session/url.ts";
+import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
 import { TICKET_SECRET } from "../session/serving/requests.ts";
 import { SessionClaims } from "./user_limit.ts";
 import type { Connection } from "../transport/connection.ts";
@@ -67,6 +68,9 @@ const DEFAULT_HEADERS: readonly string[] = [
 
 /** Most bytes of headers kept for `authenticate` while a token is awaited: cookies fit. */
 const MAX_AWAITED_HEADER_BYTES = 16_384;
+
+/** Bytes before a token is accepted, beside the token: the start of the stream and its frames. */
+const EARLY_MARGIN_BYTES = 4_096;
 
 /** Refusals by `authenticate` after which the client may still send a token. */
 const OPEN_STATUSES: ReadonlySet<number> = new Set([400, 401, 403, 404]);
@@ -167,6 +171,7 @@ export class Admission<V> {
     this.#messages = {
       streamTimeoutMs: settings.handshakeTimeoutMs,
       maxFrameBytes: Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes),
+      maxEarlyBytes: (options.maxTokenBytes ?? MAX_TOKEN_BYTES) + EARLY_MARGIN_BYTES,
     };
     this.#engine = options.webSocketEngine ?? acceptWebSocket;
     this.#upgradeOptions = {

@@ -36,7 +36,10 @@ export interface WebSocketUpgradeOptions {
   /** Credit: how much peers may send on streams ahead of the reader. */
   readonly flowControl: FlowControlOptions | undefined;
   /** Bounds of the stream of messages of a client of Skein over QMux. */
-  readonly messages: Pick<MessageStreamOptions, "maxFrameBytes" | "streamTimeoutMs">;
+  readonly messages: Pick<
+    MessageStreamOptions,
+    "maxEarlyBytes" | "maxFrameBytes" | "streamTimeoutMs"
+  >;
 }
 
 /** A request from an HTTP server, as an upgrade that an engine can accept. */

@@ -41,7 +41,10 @@ export interface WebTransportSessionRequestOptions {
   /** Origin of this server's pages. */
   readonly pages: PageOrigin;
   /** Bounds of the stream of messages of a client of Skein. */
-  readonly messages: Pick<MessageStreamOptions, "streamTimeoutMs" | "maxFrameBytes">;
+  readonly messages: Pick<
+    MessageStreamOptions,
+    "maxEarlyBytes" | "maxFrameBytes" | "streamTimeoutMs"
+  >;
   /** Called with the connection of a session, which may end later than the session. */
   readonly onAccepted: (connection: Connection) => void;
 }

@@ -337,7 +337,8 @@ Deno.test("Server restarts the session of a 0.1 client that connected as a guest
 Deno.test("Server closes a client of 0.1 that sends too much before its token is checked", async () => {
   await using server = testServer({
     acceptsTokenInBand: true,
-    authenticate: ({ token }) => token === undefined ? guest : new Promise<string>(() => {}),
+    authenticate: async ({ token }) =>
+      token === undefined ? guest : await new Promise<string>(() => {}),
   });
   const large = { topic: "a", data: "x".repeat(22_000) };
   for (const frames of [Array(257).fill({ topic: "a" }), Array(4).fill(large)]) {
@@ -375,6 +376,27 @@ Deno.test("Server asks a client without announcement for a token, and waits", as
   await until(() => server.manager.stats().reserved === 0);
   assertEquals(told.map(({ status, reason }) => [status, reason]), [[401, "No token"]]);
 });
+
+for (const way of WAYS.filter(({ isInBand }) => isInBand)) {
+  Deno.test(`Server takes a token of maxTokenBytes over ${way.name}, and reports a longer one`, async () => {
+    for (const maxTokenBytes of [undefined, 100, 65_536]) {
+      const told: Refusal[] = [];
+      const options: ServerOptions<string | typeof guest> = {
+        acceptsTokenInBand: true,
+        authenticate: ({ token }) => token ? "ann" : guest,
+        onRefusal: (refusal) => void told.push(refusal),
+        ...(maxTokenBytes !== undefined && { maxTokenBytes }),
+      };
+      const most = (maxTokenBytes ?? 16_384) - `{"auth":"","id":1}`.length;
+      assertEquals((await way.come(options, "x".repeat(most))).user, "ann");
+      const { refused } = await way.come(options, "x".repeat(most + 1));
+      assertEquals(refused?.code, 4401);
+      assertStringIncludes(refused!.reason, `at most ${maxTokenBytes ?? 16_384} bytes`);
+      await until(() => told.length > 0);
+      assert(told.every(({ status, reason }) => status === 401 && reason === refused!.reason));
+    }
+  });
+}
 
 Deno.test("Server gives each guest an identity of its own, without asking userOf and expiresAt", async () => {
   const opened: Session<{ readonly name: string } | undefined>[] = [];

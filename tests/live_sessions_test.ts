@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
 import { QueueFullError, SessionClosedError } from "../errors.ts";
 import type { Session } from "../session/session.ts";
+import { guest } from "../server/guest.ts";
 import { listen, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
@@ -98,7 +99,7 @@ Deno.test("A live session is refused where authenticate throws, before any upgra
 
 Deno.test("A live session is sent to, kicked, and refuses messages afterwards", async () => {
   await using server = listen({
-    authenticate: ({ token }) => token ?? "guest",
+    authenticate: ({ token }) => token ?? guest,
     onOpen: (session) => void session.send("notification", { title: "Hello" }),
   });
   const page = await Page.open(server.url);
@@ -135,7 +136,7 @@ Deno.test("A live session whose queue is full is closed, and its close error nam
 
 Deno.test("A live session subscribes on connect, without an init message, and leaves all by closing", async () => {
   await using server = listen({
-    authenticate: ({ token }) => token ?? "guest",
+    authenticate: ({ token }) => token ?? guest,
     onOpen: (session) => {
       server.subscribe(session, `user:${session.user}`);
       server.subscribe(session, "global");
@@ -182,7 +183,7 @@ Deno.test("A live session checks permissions by its value", async () => {
 
 Deno.test("Live sessions send direct messages to every tab of a user", async () => {
   await using server = listen({
-    authenticate: ({ token }) => token ?? "guest",
+    authenticate: ({ token }) => token ?? guest,
     onMessage: ({ data }, session) => {
       const { to, text } = data as { to: string; text: string };
       server.to(to).send("dm", { from: session.user, text });
@@ -202,7 +203,7 @@ Deno.test("Live sessions send direct messages to every tab of a user", async () 
 
 Deno.test("Live sessions join rooms, send messages there, and leave by a message or by closing", async () => {
   await using server = listen({
-    authenticate: ({ token }) => token ?? "guest",
+    authenticate: ({ token }) => token ?? guest,
     rooms: ["room:{name}"],
     presenceGraceMs: 0,
     onMessage: ({ topic, data }, session) => {
@@ -234,7 +235,7 @@ Deno.test("Live sessions join rooms, send messages there, and leave by a message
 Deno.test("A live session that reconnects begins anew, with the state from onOpen", async () => {
   const ids = new Set<string>();
   await using server = listen({
-    authenticate: ({ token }) => token ?? "guest",
+    authenticate: ({ token }) => token ?? guest,
     onOpen: (session) => {
       ids.add(session.id);
       server.subscribe(session, "global");

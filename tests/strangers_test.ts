@@ -98,7 +98,7 @@ function allowedBy(connection: Connection): number[] {
     .map((kind) => connection.inspect!.credit!.state(kind).allowed);
 }
 
-Deno.test("Server allows a stranger 16 KiB and few streams over qmux-02.skein.1, until its token is accepted", async () => {
+Deno.test("Server allows a stranger 20 KiB and few streams over qmux-02.skein.1, until its token is accepted", async () => {
   const gate = Promise.withResolvers<void>();
   await using server = listen(known(gate.promise));
   const protocols = ["qmux-02.skein.1", "skein.auth"];
@@ -110,12 +110,12 @@ Deno.test("Server allows a stranger 16 KiB and few streams over qmux-02.skein.1,
     });
   });
   // Beside the stream of the messages.
-  assertEquals(allowedBy(connection), [16_384, 8 + 1, 8]);
+  assertEquals(allowedBy(connection), [20_480, 8 + 1, 8]);
   connection.frames!.send(`{"auth":"${TOKEN}","id":1}`);
   const stream = directStream(await connection.createBidirectionalStream());
   const writing = stream.write(new Uint8Array(200_000));
   await until(() => connection.inspect!.credit!.state("data").waiting > 0);
-  assert(connection.inspect!.credit!.state("data").allowed < 2 * 16_384);
+  assert(connection.inspect!.credit!.state("data").allowed < 2 * 20_480);
   gate.resolve();
   await soon(greeted);
   await soon(writing);

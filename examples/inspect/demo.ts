@@ -9,6 +9,7 @@
 import {
   type Broker,
   dial,
+  guest,
   serve,
   type ServeOptions,
   type Server,
@@ -150,7 +151,7 @@ function serveDemo(broker: Broker, name: string, options: DemoOptions): Server<s
     rooms: ["room:{name}"],
     history: { "room:{name}": { size: 200 } },
     durableStreams: { path: "/streams" },
-    authenticate: ({ request }) => new URL(request.url).searchParams.get("name") ?? "nobody",
+    authenticate: ({ request }) => new URL(request.url).searchParams.get("name") ?? guest,
     session: {
       receiveQueue: { maxMessages: MAX_WAITING },
       heartbeat: { intervalMs: 2_000, timeoutMs: 30_000 },

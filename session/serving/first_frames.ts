@@ -14,7 +14,7 @@ import { exceedsBytes } from "../wire/utf8.ts";
  * Longest token in bytes by default, with its envelope: as long as servers let headers be. The sender
  * is unknown while the server reads the token.
  */
-const MAX_TOKEN_BYTES = 16_384;
+export const MAX_TOKEN_BYTES = 16_384;
 
 /** Frames that a client may send while a late token is checked, enough to subscribe again. */
 const MAX_HELD_FRAMES = 256;

@@ -13,7 +13,7 @@ import {
   type YjsDocumentsOptions,
   type YjsStore,
 } from "../../examples/adapters/yjs_server.ts";
-import type { Client, RequestError, Session } from "../../mod.ts";
+import { type Client, guest, type RequestError, type Session } from "../../mod.ts";
 import { MemoryBroker } from "../../pubsub/mod.ts";
 import { type TestServer, testServer } from "../../testing/mod.ts";
 import { Random } from "../random.ts";
@@ -39,7 +39,10 @@ class MemoryStore implements YjsStore {
 /** Nodes of one service. */
 class Site implements AsyncDisposable {
   readonly store = new MemoryStore();
-  readonly nodes: { readonly server: TestServer<string>; readonly documents: YjsDocuments }[] = [];
+  readonly nodes: {
+    readonly server: TestServer<string | typeof guest>;
+    readonly documents: YjsDocuments;
+  }[] = [];
   readonly errors: unknown[] = [];
   readonly #broker = new MemoryBroker();
   readonly #options: Partial<YjsDocumentsOptions>;
@@ -49,7 +52,7 @@ class Site implements AsyncDisposable {
     for (let i = 0; i < nodes; i++) this.nodes.push(this.#node());
   }
 
-  get server(): TestServer<string> {
+  get server(): TestServer<string | typeof guest> {
     return this.nodes[0]!.server;
   }
 
@@ -69,7 +72,7 @@ class Site implements AsyncDisposable {
       broker: this.#broker,
       history: documents.history,
       requests: documents.requests,
-      authenticate: ({ token }) => token ?? "guest",
+      authenticate: ({ token }) => token ?? guest,
       acceptsTokenInBand: true,
       authorize: (session, topic, action) => documents.authorize(session, topic, action),
     });
@@ -90,10 +93,10 @@ class Page implements AsyncDisposable {
   readonly provider: YjsProvider;
   readonly client: Client;
   readonly errors: unknown[] = [];
-  readonly server: TestServer<string>;
+  readonly server: TestServer<string | typeof guest>;
 
   constructor(
-    server: TestServer<string>,
+    server: TestServer<string | typeof guest>,
     name = "a",
     options: Partial<YjsProviderOptions> = {},
     token?: string,

@@ -1,3 +1,4 @@
+import { guest } from "../../server/guest.ts";
 import { assert, assertEquals } from "@std/assert";
 import type { Client } from "../../client/client.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
@@ -43,7 +44,7 @@ class FaultyCluster {
   readonly findings: string[] = [];
   readonly #network: SimulatedNetwork;
   readonly #random: () => number;
-  readonly #servers: readonly SimulatedServer<string>[];
+  readonly #servers: readonly SimulatedServer<string | typeof guest>[];
   readonly #members: readonly Member[];
   #published = 0;
   #isResting = false;
@@ -60,10 +61,10 @@ class FaultyCluster {
     });
     const broker = new MemoryBroker({ runtime: simulation.host("engine").runtime });
     this.#servers = ["a", "b", "c"].map((name) =>
-      new SimulatedServer<string>(this.#network, simulation.host(name), () => ({
+      new SimulatedServer<string | typeof guest>(this.#network, simulation.host(name), () => ({
         broker,
         authorize: () => true,
-        authenticate: ({ token = "guest" }) => token,
+        authenticate: ({ token }) => token ?? guest,
         acceptsTokenInBand: true,
         history: { news: { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 24 } },
         requests: { double: ({ data }) => 2 * Number(data) },
@@ -110,7 +111,7 @@ class FaultyCluster {
     this.findings.push(`${Math.floor(this.simulation.nowMs)} ${who} ${text}`);
   }
 
-  #restart(server: SimulatedServer<string>): void {
+  #restart(server: SimulatedServer<string | typeof guest>): void {
     if (!server.host.isAlive) server.restart();
   }
 

@@ -98,10 +98,16 @@ export interface MessageStreamOptions {
    */
   readonly maxFrameBytes?: number;
   /**
-   * Resolves once the peer is admitted. Until then the peer may send 16 KiB; more closes with 4401.
-   * By default, the peer is admitted at once.
+   * Resolves once the peer is admitted. Until then the peer may send `maxEarlyBytes`; more closes
+   * with 4401. By default, the peer is admitted at once.
    */
   readonly admitted?: Promise<unknown> | undefined;
+  /**
+   * Most bytes that the peer may send before it is admitted: a token with its envelope.
+   *
+   * @default {20480}
+   */
+  readonly maxEarlyBytes?: number;
 }
 
 /** Bounds of message frames, and the runtime of the node. */

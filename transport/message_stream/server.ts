@@ -17,8 +17,8 @@ import {
 /** Longest wait of a server for the client's stream, in milliseconds. */
 const STREAM_TIMEOUT_MS = 10_000;
 
-/** Most bytes that are read until the peer is admitted: a token has at most half of these. */
-const MAX_EARLY_BYTES = 16_384;
+/** Most bytes that are read until the peer is admitted, by default. */
+const MAX_EARLY_BYTES = 20_480;
 
 /**
  * Adds message frames to a connection. The frames travel on the lowest bidirectional stream of the
@@ -55,17 +55,20 @@ const MAX_EARLY_BYTES = 16_384;
 export function withMessages(connection: Connection, options: MessageStreamOptions): Connection {
   const { runtime = platformRuntime() } = options;
   return options.side === "client"
-    ? boundUntil(openMessages(connection, { ...options, runtime }), options.admitted)
+    ? boundUntil(openMessages(connection, { ...options, runtime }), options)
     : acceptMessages(connection, { ...options, runtime }).connection;
 }
 
 /** Bounds the bytes that the peer of a new connection may send before admission. */
 function boundUntil(
   connection: MessageStreamConnection,
-  admitted: Promise<unknown> | undefined,
+  { admitted, maxEarlyBytes = MAX_EARLY_BYTES }: Pick<
+    MessageStreamOptions,
+    "admitted" | "maxEarlyBytes"
+  >,
 ): MessageStreamConnection {
   if (admitted === undefined) return connection;
-  connection.maxBytes = MAX_EARLY_BYTES;
+  connection.maxBytes = maxEarlyBytes;
   admitted.then(() => connection.maxBytes = Infinity, () => {});
   return connection;
 }
@@ -95,7 +98,7 @@ export function acceptMessages(
   return {
     connection: boundUntil(
       new MessageStreamConnection(connection, options, first),
-      options.admitted,
+      options,
     ),
     opened: first.stream,
   };

@@ -60,11 +60,14 @@ export interface AcceptWebSocketOptions {
   /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
   /** Limits of the stream that carries the messages of `qmux-NN.skein.1`. */
-  readonly messages?: Pick<MessageStreamOptions, "maxFrameBytes" | "streamTimeoutMs">;
+  readonly messages?: Pick<
+    MessageStreamOptions,
+    "maxEarlyBytes" | "maxFrameBytes" | "streamTimeoutMs"
+  >;
   /**
    * Resolves once a peer that has to send a token first is admitted. Until then an engine SHOULD
-   * accept no more than the token: no streams and datagrams of `skein.1`, and 16 KiB of the first
-   * stream of `qmux-NN.skein.1`. By default, every peer is admitted at once.
+   * accept no more than the token: no streams and datagrams of `skein.1`, and `maxEarlyBytes` of
+   * the first stream of `qmux-NN.skein.1`. By default, every peer is admitted at once.
    */
   readonly admitted?: Promise<unknown> | undefined;
 }
@@ -281,7 +284,7 @@ export function withAgreedStreams(
   const { runtime, flowControl, messages, admitted } = options;
   const carry = (streams: Connection) =>
     withMessages(streams, { ...messages, runtime, admitted, side: "server" });
-  const hold = admitted && ((qmux: Qmux) => holdUntil(qmux, admitted));
+  const hold = admitted && ((qmux: Qmux) => holdUntil(qmux, admitted, messages?.maxEarlyBytes));
   return withStreams(connection, { runtime, flowControl, hold, carry, side: "server" });
 }
 
@@ -464,7 +467,7 @@ export class ServerWebSocketConnection extends WebSocketConnection {
  * Credit until a peer is admitted, such as a client before its token: enough for the stream of the
  * token and a few others.
  */
-const HELD = { data: 16_384, bidirectional: 8, unidirectional: 8 };
+const HELD = { data: 20_480, bidirectional: 8, unidirectional: 8 };
 
 /**
  * Accepts no datagrams and little stream data until the peer is admitted.
@@ -472,14 +475,15 @@ const HELD = { data: 16_384, bidirectional: 8, unidirectional: 8 };
  * @param qmux A multiplexer before its start. One without credit, in the framing from before the
  * drafts, is left as it is.
  * @param admitted Resolves on admission.
+ * @param data Most bytes of stream data.
  */
-function holdUntil(qmux: Qmux, admitted: Promise<unknown>): void {
+function holdUntil(qmux: Qmux, admitted: Promise<unknown>, data: number = HELD.data): void {
   const { credit } = qmux;
   if (credit === undefined) return;
   const windows = CREDIT_KINDS.map((kind) => {
     const { receive } = credit.of(kind);
     const { window } = receive;
-    receive.resize(Math.min(window, HELD[kind]));
+    receive.resize(Math.min(window, kind === "data" ? data : HELD[kind]));
     return () => receive.resize(window);
   });
   qmux.dropsDatagrams = true;

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { serve } from "../../../mod.ts";
+import { guest, serve } from "../../../mod.ts";
 import { brokerFor } from "../chaos/engine.ts";
 import { sleep } from "../processes.ts";
 import { contract } from "./contract.ts";
@@ -29,7 +29,7 @@ serve({
   broker: brokerFor(engine!),
   contract,
   acceptsTokenInBand: true,
-  authenticate: ({ token = "guest" }) => token,
+  authenticate: ({ token }) => token ?? guest,
   requests: {
     numbers: {
       answer: ({ data, signal }) => numbers(data, 0, signal),
