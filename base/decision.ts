@@ -6,6 +6,8 @@
  * @module
  */
 
+import type { ConsoleReport } from "./console_report.ts";
+
 /** A class of errors. */
 type ErrorClass = abstract new (...args: never[]) => Error;
 
@@ -98,4 +100,38 @@ export async function decide<T>(
     if (error instanceof DecisionFault || answers.some((one) => error instanceof one)) throw error;
     throw DecisionFault.thrown(decision, error);
   }
+}
+
+/** Options for {@linkcode tellFault}. */
+export interface FaultOptions {
+  /** Removes secrets from a text. */
+  readonly mask?: (text: string) => string;
+  /** `true` if a handler of the application also receives each fault. */
+  readonly isReported?: boolean;
+}
+
+/**
+ * Prints that the application failed to decide, and how it would say no. Prints each text once an
+ * hour; if a handler receives the faults, only the first fault of each function.
+ *
+ * @param console Prints the line.
+ * @param fault The fault.
+ * @param options See {@linkcode FaultOptions}.
+ */
+export function tellFault(
+  console: ConsoleReport,
+  { decision, message }: DecisionFault,
+  { mask = (text) => text, isReported = false }: FaultOptions = {},
+): void {
+  const line = `${mask(message)}: clients will try again; ${noOf(decision, message)}`;
+  const about = isReported ? decision : line;
+  console.tell(isReported ? "reported-fault" : "fault", line, { about });
+}
+
+/** Tells how a function says no. */
+function noOf(decision: string, message: string): string {
+  if (decision.startsWith("authorize")) return "return false to say no";
+  return message === "authenticate returned undefined"
+    ? "return null to say no, or guest to let the peer in"
+    : "throw AuthenticationError to say no";
 }

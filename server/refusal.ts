@@ -4,8 +4,10 @@ import { AuthenticationError, LimitError, type RefusalStatus } from "../errors.t
 import type { SessionManager } from "../manager/session_manager.ts";
 import { attempt } from "../base/call_safely.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
-import type { DecisionFault } from "../base/decision.ts";
-import { tellFault } from "./faults.ts";
+import { type DecisionFault, tellFault } from "../base/decision.ts";
+
+/** Shortest token to hide in a text; a shorter one is no secret, and part of many words. */
+const MIN_SECRET_LENGTH = 4;
 
 /** Shortest time between two lines about a failing `onRefusal`, in milliseconds. */
 const FAILED_SILENT_MS = 1_000;
@@ -77,7 +79,8 @@ export class RefusalReport {
     const onRefusal = this.#onRefusal;
     // A text of the application may contain the token.
     const secret = token?.();
-    const mask = (text: string) => secret ? text.replaceAll(secret, "<token>") : text;
+    const isSecret = secret !== undefined && secret.length >= MIN_SECRET_LENGTH;
+    const mask = (text: string) => isSecret ? text.replaceAll(secret, "<token>") : text;
     if (fault) tellFault(this.#console, fault, { mask, isReported: onRefusal !== undefined });
     else if (onRefusal === undefined) this.#print(refused, mask);
     if (onRefusal === undefined) return;

@@ -33,7 +33,7 @@ import {
 import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
 import type { DurableParts, PartsOptions } from "./durable/parts.ts";
 import { DurableStreams } from "./durable/streams.ts";
-import { tellFault } from "./faults.ts";
+import { tellFault } from "../base/decision.ts";
 import type { ValueOf } from "./guest.ts";
 import type { ApiParts } from "./http/api.ts";
 import type { FaceParts, HttpFace } from "./http/face.ts";

@@ -11,6 +11,7 @@ import { RENEW_MARGIN_MS } from "../server/authentication.ts";
 import type { Session } from "../session/session.ts";
 import { passTime, turns } from "../testing/turns.ts";
 import { testServer, type TestServerOptions } from "../testing/test_server.ts";
+import { captureConsole } from "./console_lines.ts";
 import { endOf, Peer, soon } from "./sessions.ts";
 
 const MINUTE_MS = 60_000;
@@ -305,4 +306,27 @@ Deno.test("Server takes 16 renewals of a session at once, then one a second, at 
   await passTime(time, 1_000);
   await renew();
   assertEquals([asked, peer.isReady], [170, true]);
+});
+
+Deno.test("Server asks again for a token that it could not check, and the client stays", async () => {
+  using time = new FakeTime();
+  using _printed = captureConsole();
+  const asked: string[] = [];
+  let isDown = false;
+  await using server = testServer({
+    ...LOGIN,
+    authenticate: (context) => {
+      if (isDown) throw new TypeError("The database is away");
+      return login(context);
+    },
+    onRefusal: ({ status }) => void asked.push(`${status}`),
+  });
+  await using client = server.connect({ token: () => "ann reader 60000", onError() {} });
+  const { id } = await client.whenConnected();
+  isDown = true;
+  await passTime(time, 31_000);
+  assertEquals(asked, ["503"]);
+  isDown = false;
+  await passTime(time, 60_000);
+  assertEquals([client.session?.id, asked], [id, ["503"]]);
 });

@@ -1,6 +1,6 @@
 /** One worker: its broker, its server, and the answers to the main thread. */
 import { ConsoleReport } from "../../base/console_report.ts";
-import { tellFault } from "../faults.ts";
+import { tellFault } from "../../base/decision.ts";
 import { getHeapStatistics } from "node:v8";
 import type { MessagePort } from "node:worker_threads";
 import { textOf } from "../../base/error_text.ts";

@@ -1,5 +1,7 @@
 /** Admission of clients: path, origin, limits, and the application's own check, in this order. */
 import { AuthenticationError, type RefusalStatus, TimeoutError } from "../../../errors.ts";
+import { ConsoleReport } from "../../../base/console_report.ts";
+import { DecisionFault, tellFault } from "../../../base/decision.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { within } from "../../../base/wait.ts";
 import { addressKey, type RequestInfo } from "../../../transport/address.ts";
@@ -155,6 +157,7 @@ export class Admission {
   readonly #leases: SessionLeases;
   readonly #matches: (path: string) => boolean;
   readonly #ending = new AbortController();
+  readonly #console: ConsoleReport;
   #isClosed = false;
 
   /**
@@ -171,6 +174,7 @@ export class Admission {
       throw new TypeError(`Cannot serve MoQ: path must begin with "/", received "${path}"`);
     }
     this.#options = options;
+    this.#console = new ConsoleReport(runtime);
     this.#leases = new SessionLeases(limits);
     this.#matches = pathMatcher(path);
   }
@@ -299,7 +303,12 @@ export class Admission {
       const refusal = isLate
         ? new MoqRefusal(503, "The check of the client took too long", { cause: error })
         : refusalOf(error);
-      if (isFault(refusal)) this.report(error);
+      if (isFault(refusal)) {
+        this.report(error);
+        const { onError } = this.#options;
+        const fault = DecisionFault.thrown("onSetup", error);
+        tellFault(this.#console, fault, { isReported: onError !== undefined });
+      }
       throw refusal;
     }
   }

@@ -1,3 +1,4 @@
+import { captureConsole } from "../../../tests/console_lines.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { AuthenticationError, ConnectionError } from "../../../errors.ts";
 import { lowPort } from "../../../tests/ports.ts";
@@ -281,6 +282,7 @@ Deno.test("listenMoq() closes a client without a common version by the code of i
 });
 
 Deno.test("listenMoq() refuses sessions that onSetup refuses, with its code", async () => {
+  using printed = captureConsole();
   const errors: unknown[] = [];
   let thrown: unknown;
   await using server = listen({
@@ -304,6 +306,10 @@ Deno.test("listenMoq() refuses sessions that onSetup refuses, with its code", as
     assertEquals(await refused("quic", ["gomoqt-dev"]), code);
   }
   assertEquals(errors.length, 2); // The last error is reported twice.
+  assertEquals(printed.lines, [
+    "Skein: onSetup threw Error: secret: clients will try again; " +
+    "throw AuthenticationError to say no",
+  ]);
   assertEquals(server.sessions.size, 0);
 });
 
