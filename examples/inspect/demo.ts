@@ -9,7 +9,6 @@
 import {
   type Broker,
   dial,
-  guest,
   serve,
   type ServeOptions,
   type Server,
@@ -151,7 +150,7 @@ function serveDemo(broker: Broker, name: string, options: DemoOptions): Server<s
     rooms: ["room:{name}"],
     history: { "room:{name}": { size: 200 } },
     durableStreams: { path: "/streams" },
-    authenticate: ({ request }) => new URL(request.url).searchParams.get("name") ?? guest,
+    authenticate: ({ request }) => new URL(request.url).searchParams.get("name"),
     session: {
       receiveQueue: { maxMessages: MAX_WAITING },
       heartbeat: { intervalMs: 2_000, timeoutMs: 30_000 },

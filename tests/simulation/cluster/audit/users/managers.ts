@@ -233,9 +233,9 @@ class Managed {
       const expected = idsOf(own.map(({ session }) => session));
       expect(`sessions of ${user}`, expected, idsOf(manager.sessionsOf(user)));
     }
-    const found = known.map(({ token, session: { id } }) => [
+    const found = known.map(({ token, session: { id, user } }) => [
       manager.get(id)?.id,
-      token === GUEST ? idsOf(manager.sessionsOf(id)) : [id],
+      token === GUEST ? idsOf(manager.sessionsOf(user)) : [id],
     ]);
     expect("sessions by id", ids.map((id) => [id, [id]]), found);
     expect("snapshots in pages", ids, this.#pages());
