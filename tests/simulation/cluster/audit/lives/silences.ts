@@ -1,4 +1,5 @@
 /** The transport of each attempt of a client, behind sessions that fell silent, and fates of WebTransport. */
+import { guest } from "../../../../../server/guest.ts";
 import { pause } from "../../../../../base/wait.ts";
 import { AuthenticationError, CloseCode } from "../../../../../errors.ts";
 import type { Client } from "../../../../../client/client.ts";
@@ -82,7 +83,7 @@ async function auditClient(
     authenticate: async ({ request: { headers } }) => {
       // Only requests of WebTransport have neither header.
       if (refusesMs === undefined || headers.has("upgrade") || headers.has("skein-transport")) {
-        return;
+        return guest;
       }
       await pause(host.runtime, refusesMs);
       throw new AuthenticationError("As planned");

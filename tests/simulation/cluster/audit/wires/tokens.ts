@@ -22,7 +22,7 @@ const [MOST_CHECK_MS, TOKEN_MS] = [1_000, 5_000];
 const SLACK_MS = 500;
 
 /** Longest token in bytes, and what may come behind one that was not announced (first_frames.ts). */
-const [TOKEN_BYTES, HELD_FRAMES, HELD_BYTES] = [8_192, 256, 65_536];
+const [TOKEN_BYTES, HELD_FRAMES, HELD_BYTES] = [16_384, 256, 65_536];
 
 /** Most messages of a page. */
 const MESSAGES = 8;
@@ -98,7 +98,7 @@ const KINDS: readonly Kind[] = [
     name: "endless",
     rule: "8.6",
     isAnnounced: true,
-    end: ["unauthenticated", CloseCode.draining],
+    end: ["unavailable", CloseCode.draining],
     token: "endless",
   },
   { name: "asked for", rule: "8.8", isAnnounced: false, isGuest: false, end: IN, isPolite: true },
