@@ -421,7 +421,7 @@ export class Face<Action extends string> {
         ? within(this.#parts.runtime, answer, { timeoutMs, late })
         : answer;
     }, [AuthenticationError]).catch((error) => {
-      ended.abort(error);
+      ended.abort(error instanceof DecisionFault ? error.cause : error);
       if (!(error instanceof DecisionFault)) {
         const { status, message } = error as AuthenticationError;
         throw this.#denied(action, new Refused(status, message, { cause: error }));

@@ -199,7 +199,8 @@ class Watch {
         this.#expect(`subscribers of a ${about}`, isIn ? 1 : 0, length);
         this.#expect(
           `client in a ${about}`,
-          isIn ? "subscribed" : "ended",
+          // An error is no answer: the client asks again.
+          isIn ? "subscribed" : this.#verdict === "fails" ? "lost" : "ended",
           guest.right.status.current,
         );
       }

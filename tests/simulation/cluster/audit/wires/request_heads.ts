@@ -210,8 +210,8 @@ class Heads {
       const outcome = await outcomeOf(Promise.try(() => server.disconnect("nobody", { code })));
       this.#expect(`disconnect with ${code}`, "RangeError", outcome);
     }
-    const id = server.manager.all()[0]?.id ?? "";
-    const result = await server.disconnect(id, { code: 3_000 });
+    const user = server.manager.all()[0]?.user ?? "";
+    const result = await server.disconnect(user, { code: 3_000 });
     this.#expect("disconnect of a session", { closed: 1, isComplete: true }, result);
   }
 
