@@ -253,7 +253,8 @@ export class Liveness implements Disposable {
     // A clock that was set back would seem to have heard the server in the future.
     this.#heardAt = Math.min(this.#heardAt, now);
     this.#waitsSince = Math.min(this.#waitsSince, now);
-    if (now - this.#dueAt > LATE_MS) this.#lateAt = now;
+    this.#cautiousUntil = Math.min(this.#cautiousUntil, now + CAUTIOUS_MS);
+    this.#lateAt = now - this.#dueAt > LATE_MS ? now : Math.min(this.#lateAt, now);
   }
 
   /** Time without an alarm that is left after a late timer, in milliseconds. */

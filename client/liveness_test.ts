@@ -251,6 +251,16 @@ Deno.test("Liveness raises no alarm within a second of a timer that fired late",
   }
 });
 
+Deno.test("Liveness notices silence after a clock was set ahead and back", async () => {
+  using it = watched();
+  {
+    using _ahead = clockAhead(3_600_000);
+    await it.time.tickAsync(2_000);
+  }
+  await it.time.tickAsync(3_000);
+  assertEquals(it.log.at(-1), "dial 4500");
+});
+
 for (
   const [what, change] of [
     ["bytes that are no whole frame", (session: Silent) => session.activity++],
