@@ -311,8 +311,8 @@ export class Client<C extends Contract = Contract>
    * @param topic The topic of the request.
    * @param data The data of the request.
    * @param options The signal, times, and the number of items that the server may send ahead.
-   * @returns The answer, for one loop. The loop throws a {@linkcode RequestError} if the answer fails
-   * or an item does not fit the contract, a {@linkcode TimeoutError} if an item or the end is late,
+   * @returns The answer, for one loop. The loop throws a {@linkcode RequestError} if the answer
+   * fails, a {@linkcode TimeoutError} if an item or the end is late,
    * and a {@linkcode SessionClosedError} if the session closes first, or the client is closed.
    *
    * @example A count
@@ -790,6 +790,7 @@ export class Client<C extends Contract = Contract>
   async #lookAfter(): Promise<void> {
     const part = this.#part ??= await this.#recovery().catch(() => undefined);
     if (!part || this.status.isEnded) return;
+    this.#settings.skipOversize = part.skipOversize;
     this.#life ??= new part.Life(this, {
       runtime: this.#runtime,
       timeoutMs: this.#wakeTimeoutMs,

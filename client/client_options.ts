@@ -1,5 +1,5 @@
 /** Options and status of a client. */
-import type { CloseInfo } from "../errors.ts";
+import type { CloseInfo, RequestError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { BackoffOptions } from "../base/backoff.ts";
@@ -224,8 +224,14 @@ export interface ClientOptions<C extends Contract = Contract>
   readonly signal?: AbortSignal;
 }
 
-/** Options for subscribing. All but `onRecovery` matter only for a topic with a history. */
+/** Options for subscribing. `since` and `last` matter only for a topic with a history. */
 export interface ClientSubscribeOptions extends HistoryOptions {
+  /**
+   * Receives each message that does not fit the contract, for example because the server has another
+   * version of the contract. The loop skips the message, and throws an error that this function
+   * throws. Without this function, `onError` of the client receives the error.
+   */
+  readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
   /**
    * Called after each loss; the argument tells if all missed messages follow. The loop over the
    * subscription calls and awaits this function between the messages before the loss and the

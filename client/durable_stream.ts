@@ -1,5 +1,6 @@
 /** A durable stream as a client reads it; loads with the first loop over one. */
 import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
+import { textOf } from "../base/error_text.ts";
 import { STREAM_ENDED, STREAM_EPOCH, STREAM_PREFIX } from "../session/wire/recovery.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import type { Subscription } from "./subscription.ts";
@@ -18,10 +19,15 @@ export interface DurableStreamOptions<T = unknown> {
    */
   readonly after?: string | null | undefined;
   /**
-   * Checks or converts each record, such as `parse` of a Zod schema. An error ends the loop. By
-   * default records pass unchecked.
+   * Checks or converts each record, such as `parse` of a Zod schema. An error ends the loop, unless
+   * there is `onInvalid`; a later loop goes on after the record. By default records pass unchecked.
    */
-  readonly parse?: ((data: unknown) => T) | undefined;
+  readonly parse?: ((data: unknown) => T | Promise<T>) | undefined;
+  /**
+   * Receives each record for which `parse` throws, with the error. The loop skips the record, and
+   * throws an error that this function throws.
+   */
+  readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
   /** Ends the loop, with the signal's reason. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -42,6 +48,8 @@ export interface StreamClient {
  *   `forbidden`.
  * - **Losses:** the loop goes on after reconnects and changes of the transport. Each record comes once
  *   and in order. The end of the client ends the loop with an error.
+ * - **Slices:** a record of bytes or text that is larger than a message comes in several parts, of
+ *   which the last moves `offset`.
  * - **Pace:** at most 4,096 records or 1 MiB wait for a slow reader, who then asks for the rest.
  *
  * @typeParam T Type of a record.
@@ -87,15 +95,23 @@ export interface DurableStream<T = unknown> extends AsyncIterable<T> {
 export async function* readStream<T>(
   client: StreamClient,
   stream: Pick<DurableStream, "id" | "offset" | "isUpToDate">,
-  { parse, signal }: DurableStreamOptions<T>,
+  { parse, onInvalid, signal }: DurableStreamOptions<T>,
 ): AsyncGenerator<T, void, undefined> {
   const topic = STREAM_PREFIX + stream.id;
   const progress: { offset: string | undefined; isUpToDate: boolean } = stream;
+  /** Bytes, or UTF-16 units, of the record at `offset` that the loop has already. */
+  let sliced = 0;
   while (true) {
+    /** Units that come again in this subscription. */
+    let known = sliced;
     signal?.throwIfAborted();
     const subscription = client.subscribe(topic, {
       ...startOf(progress.offset),
+      onInvalid,
       onRecovery({ recovered, reason }) {
+        if (reason === "too-large") {
+          throw new RequestError(reason, `A record of "${topic}" is too large`);
+        }
         if (!recovered) throw gone(reason!);
       },
     });
@@ -113,9 +129,26 @@ export async function* readStream<T>(
     signal?.addEventListener("abort", onAbort);
     subscription.ready.then(note, () => {});
     try {
-      for await (const { data } of subscription) {
+      for await (const message of subscription) {
+        const { offset } = progress;
         note();
-        yield parse ? parse(data) : data as T;
+        let { data } = message;
+        if (typeof data === "string" || data instanceof Uint8Array) {
+          const { length } = data;
+          if (known > 0) data = data.slice(known);
+          sliced = progress.offset === offset ? Math.max(sliced, sliced + length - known) : 0;
+          known = Math.max(0, known - length);
+          if (length > 0 && (data as string).length === 0) continue;
+        }
+        let record: T;
+        try {
+          record = parse ? await parse(data) : data as T;
+        } catch (error) {
+          if (onInvalid === undefined) throw error;
+          subscription.skip(misfitOf(topic, error), data);
+          continue;
+        }
+        yield record;
       }
       signal?.throwIfAborted();
       throw new SessionClosedError(`Cannot read "${topic}" to the end: the client is closed`);
@@ -127,6 +160,14 @@ export async function* readStream<T>(
       onAbort();
     }
   }
+}
+
+/** Makes the error of a record for which `parse` failed. */
+function misfitOf(topic: string, cause: unknown): RequestError {
+  if (cause instanceof RequestError) return cause;
+  return new RequestError("invalid", `Cannot read a record of "${topic}": ${textOf(cause)}`, {
+    cause,
+  });
 }
 
 /** Where a subscription begins that reads behind an offset. */

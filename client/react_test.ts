@@ -127,6 +127,39 @@ Deno.test("useTopic() shows messages and the status, and publishes", async () =>
   await page.has("subscribed 0a,1b,2c c");
 });
 
+Deno.test("hooks of a contract skip data that does not fit, and the client tells onError", async () => {
+  const contract = defineContract({
+    toClient: { chat: z.string() },
+    requests: { count: { input: z.number(), stream: z.string() } },
+  });
+  const hooks = createHooks(contract);
+  await using server = testServer({
+    authorize: () => true,
+    requests: {
+      async *count() {
+        yield 1;
+        yield "one";
+      },
+    },
+  });
+  const told: unknown[] = [];
+  const onError = (error: unknown) => void told.push(error);
+  await using client = server.connect({ contract, onError } as never);
+  using page = new Page();
+  const Chat = () => {
+    const { messages, status, error } = hooks.useTopic("chat");
+    const { items, request, isDone, error: failure } = hooks.useRequestStream("count");
+    useEffect(() => request(1), [request]);
+    return [status, messages.map(({ data }) => data), items, isDone, error ?? failure].join();
+  };
+  page.show(h(hooks.SkeinProvider, { client: client as never }, h(Chat)));
+  await page.has("subscribed,,one,true,");
+  for (let i = 0; i < 20; i++) server.publish("chat", i);
+  server.publish("chat", "hi");
+  await page.has("subscribed,hi,one,true,");
+  assertEquals([told.length, client.isConnected], [21, true]);
+});
+
 Deno.test(
   "useTopic() keeps the newest messages, of which the history gives the first",
   async () => {

@@ -72,6 +72,8 @@ export class Resume {
   #isMove = false;
   #isRepairing = false;
   #repairs = 0;
+  /** Bytes, or UTF-16 units, that the reader has of the record after the known position. */
+  #sliced = 0;
 
   /** Begins at the position of the subscription. */
   constructor(
@@ -100,8 +102,9 @@ export class Resume {
         return this.#begin(event);
       case "skip": {
         const position = this.#moveTo(event);
-        if (position) this.#put(() => this.#subscription.position = position);
-        return;
+        if (position === undefined) return;
+        if (event.reason !== undefined) return this.#lost(event.reason, position);
+        return this.#put(() => this.#subscription.position = position);
       }
       case "dropped":
         return this.#repair();
@@ -189,8 +192,23 @@ export class Resume {
       if (!comesAgain) this.#put(message, size);
       return;
     }
+    if (message.slice !== undefined) return this.#takeSlice({ ...message, offset }, size);
     const position = this.#moveTo({ ...message, offset });
     if (position) this.#put({ ...message, position }, size);
+  }
+
+  /** Takes the part of a slice that the reader lacks. The last slice of a record moves the position. */
+  #takeSlice(message: IncomingMessage & { readonly offset: number }, size: number): void {
+    const { offset, prev = 0, slice: [start, length] = [0, 0] } = message;
+    const all = message.data as string | Uint8Array;
+    const known = this.#known!;
+    if (prev > known.offset) return this.#repair();
+    if (this.#isNew || offset <= known.offset) return;
+    const data = all.slice(Math.max(0, this.#sliced - start));
+    this.#sliced = Math.max(this.#sliced, start + all.length);
+    const position = this.#sliced < length ? undefined : this.#moveTo(message);
+    if (position !== undefined) this.#put({ ...message, data, position }, size);
+    else if (data.length > 0) this.#put({ ...message, data }, size);
   }
 
   /** Advances to an offset; `undefined` for a repetition, or for a message behind a hole. */
@@ -206,6 +224,7 @@ export class Resume {
       this.#lost("dropped", { epoch, offset: prev });
     }
     this.#repairs = 0;
+    this.#sliced = 0;
     return this.#known = at(epoch, offset, tag);
   }
 
@@ -220,6 +239,7 @@ export class Resume {
     // After `unavailable` the engine may still have the messages, which the next session asks for.
     this.#reached = position ?? (reason === "unavailable" ? this.#known : undefined);
     this.#known = position;
+    this.#sliced = 0;
     this.#tell({ recovered: false, reason }, position);
   }
 

@@ -1,5 +1,5 @@
 /** Subscription of a client to one topic. */
-import { QueueFullError } from "../errors.ts";
+import { QueueFullError, type RequestError } from "../errors.ts";
 import { abortError } from "../base/wait.ts";
 import { checkLoop } from "../session/inbound.ts";
 import type { Contract, ContractTopic, TopicMessage } from "../session/contract.ts";
@@ -13,6 +13,7 @@ import type {
 import type { Progress, Resume, TopicEvent, Waiting } from "./resume.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import { StatusFeed } from "../base/status_feed.ts";
+import type { Handling } from "../session/handling.ts";
 import type { IncomingMessage } from "../session/message.ts";
 
 /** Most messages and bytes that wait for a slow reader. */
@@ -20,8 +21,10 @@ const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
 
 /** The client as a subscription uses it. */
 export interface SubscriptionOwner {
-  /** Checks a message against the contract. */
-  check(incoming: IncomingMessage): unknown;
+  /** Checks a message against the contract; `undefined` if the message does not fit. */
+  check(incoming: IncomingMessage, onInvalid: ClientSubscribeOptions["onInvalid"]): unknown;
+  /** Tells the application of data that is skipped. */
+  skip(error: RequestError, of: Parameters<Handling["skip"]>[1]): void;
   /**
    * Asks the server for the topic, from the position that {@linkcode Subscription.from} returns.
    */
@@ -51,6 +54,8 @@ export interface SubscriptionOwner {
  * - **Superseded:** if the server meanwhile began the subscription anew, the client asks again.
  * - **History:** for a topic with a history, messages missed during a loss follow, each once and in
  *   order, or `onRecovery` reports the failure.
+ * - **Invalid:** a message that does not fit the contract is skipped, and `onInvalid` or `onError`
+ *   receives the error. The position moves past the message.
  * - **Bound:** a reader that falls more than 4,096 messages or 1 MiB behind gets a
  *   {@linkcode QueueFullError} after the queued messages, never a silent gap.
  *
@@ -162,6 +167,15 @@ export class Subscription<
   }
 
   /**
+   * Tells the application of data that the reader skips.
+   *
+   * @ignore
+   */
+  skip(error: RequestError, data: unknown): void {
+    this.#owner.skip(error, { data, onInvalid: this.#options.onInvalid });
+  }
+
+  /**
    * Notes that the subscription is in force.
    *
    * @ignore
@@ -226,7 +240,7 @@ export class Subscription<
         if (typeof next === "function") await next();
         else if (next !== undefined) {
           if (next.position) (this as Progress).position = next.position;
-          const message = await this.#owner.check(next);
+          const message = await this.#owner.check(next, this.#options.onInvalid);
           if (message !== undefined) yield message as TopicMessage<C, T>;
         } else if (!this.#queue.isEnded) await this.#queue.changed();
         else if (this.#error !== undefined) throw this.#error;

@@ -63,7 +63,9 @@ export class Subscriptions<C extends Contract> {
       new TopicReaders<C>(topic, (why) => this.#removed(readers, why));
     this.#all.set(topic, readers);
     const owner: SubscriptionOwner = {
-      check: (incoming) => this.#last![internals].handling.check(incoming),
+      check: (incoming, onInvalid) =>
+        this.#last![internals].handling.checkPublication(incoming, onInvalid),
+      skip: (error, of) => this.#last![internals].handling.skip(error, of),
       ask: () => {
         if (subscription.isEnded) return;
         readers.ask(subscription);

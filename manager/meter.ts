@@ -231,6 +231,7 @@ function unitOf(envelope: Envelope): "messages" | "subscriptions" | undefined {
     case "cancel":
     case "pong":
     case "ack":
+    case "bounds":
       return undefined;
     default:
       return "messages";

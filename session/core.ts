@@ -22,7 +22,13 @@ import type {
 } from "../transport/connection.ts";
 import { attempt } from "../base/call_safely.ts";
 import { type PendingRequestOptions, PendingRequests, toRequestError } from "./pending_requests.ts";
-import { encodeControl, encodeData, type EncodedMessage } from "./wire/encode.ts";
+import {
+  encodeControl,
+  encodeData,
+  type EncodedMessage,
+  encodeFailure,
+  MAX_MESSAGE_BYTES,
+} from "./wire/encode.ts";
 import { checkTopic, type Hello, type OutgoingEnvelope } from "./wire/envelope.ts";
 import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./events.ts";
 import { Heartbeat, type WatchedPeer } from "./heartbeat.ts";
@@ -32,7 +38,7 @@ import { Inbound } from "./inbound.ts";
 import type { Control, Message } from "./message.ts";
 import type { ControlStats } from "./types.ts";
 import { type FrameTap, SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
-import { report, type SessionRequests, type SessionSettings } from "./settings.ts";
+import { report, type SessionRequests, type SessionSettings, tellSkipped } from "./settings.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import type { SessionFace, SessionIdentity, SessionState, WaitOptions } from "./types.ts";
@@ -236,6 +242,8 @@ export class SessionCore<F extends SessionFace = SessionFace>
     if (settings.services !== undefined) this.backpressure = this.inbound;
     const { frames } = connection;
     this.queue = frames && new SendQueue(frames, this, settings);
+    // A client with another bound says so in its first envelope.
+    if (this.joins && settings.side === "server") this.peerAccepts(MAX_MESSAGE_BYTES);
   }
 
   /** Starts the session: sends the first envelopes and receives frames. */
@@ -336,6 +344,12 @@ export class SessionCore<F extends SessionFace = SessionFace>
     return Math.min(this.settings.maxMessageBytes, this.#peerMaxBytes);
   }
 
+  /** Notes the size of the largest message that the peer accepts, in bytes. */
+  peerAccepts(maxBytes: number): void {
+    this.#peerMaxBytes = maxBytes;
+    if (this.settings.side === "server") this.queue!.maxMessageBytes = maxBytes;
+  }
+
   /** True while messages can be sent. */
   get isReady(): boolean {
     return this.ending === undefined && (this.state === "connected" || this.state === "draining");
@@ -393,15 +407,15 @@ export class SessionCore<F extends SessionFace = SessionFace>
 
   /** Sends an encoded message. */
   push(message: EncodedMessage, isProtected: boolean): void {
-    const { frame, size, topic } = message;
+    const { frame, size, topic, position } = message;
     const sequence = this.settings.turn.nextSequence();
-    this.messages("send").push({ frame, size, topic, sequence, isProtected });
+    this.messages("send").push({ frame, size, topic, position, sequence, isProtected });
   }
 
   /** Sends an envelope that is never dropped; if the send queue has no room, the session closes. */
   post(envelope: OutgoingEnvelope): void {
     this.posted++;
-    this.#post(encodeControl(envelope));
+    this.#post(encodeFailure(envelope, this.maxSendBytes));
   }
 
   #post(message: EncodedMessage): void {
@@ -493,7 +507,10 @@ export class SessionCore<F extends SessionFace = SessionFace>
       `the answer to ${kind} "${topic}"`,
       (id) => {
         const client = kind === "subscribe" ? this.introduce() : {};
-        return encodeControl({ [kind]: topic, id, since, last, ...client } as OutgoingEnvelope);
+        return this.#encode(
+          { [kind]: topic, id, since, last, ...client } as OutgoingEnvelope,
+          kind,
+        );
       },
       options,
     );
@@ -508,7 +525,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     }
     await this.ask(
       `the answer to the presence in "${room}"`,
-      (id) => encodeControl({ presence: room, data, id }, "set presence"),
+      (id) => this.#encode({ presence: room, data, id }, "set presence"),
       // `onAnswer` exempts the request from `maxRequests`: a client may set data for many rooms.
       { ...options, onAnswer() {} },
     );
@@ -519,7 +536,25 @@ export class SessionCore<F extends SessionFace = SessionFace>
     if (typeof token !== "string") {
       throw new TypeError(`Cannot authenticate: token must be a string, received ${typeof token}`);
     }
-    await this.ask("the token's acceptance", (id) => encodeControl({ auth: token, id }), options);
+    await this.ask(
+      "the token's acceptance",
+      (id) => this.#encode({ auth: token, id }, "authenticate"),
+      options,
+    );
+  }
+
+  /**
+   * Encodes a request for a service of the server.
+   *
+   * @throws {RequestError} If the server does not accept an envelope of that size.
+   */
+  #encode(envelope: OutgoingEnvelope, verb: string): EncodedMessage {
+    const message = encodeControl(envelope, verb);
+    if (message.size <= this.#peerMaxBytes) return message;
+    throw new RequestError(
+      "too-large",
+      `Cannot ${verb}: a message must have at most ${this.#peerMaxBytes} bytes, received ${message.size}`,
+    );
   }
 
   /** Answers a request of the peer, see {@linkcode ReceivingSession}. */
@@ -589,7 +624,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
         return this.#notify(() => handlers.onDropped?.(envelope.count, envelope.topic, session));
       case "gap":
         this.emit("gap", envelope.gap);
-        return this.inbound.note(envelope);
+        this.inbound.note(envelope);
+        if (envelope.gap.reason === "too-large") this.missed(envelope.topic);
+        return;
       case "unsubscribed":
         this.emit("unsubscribed", envelope.unsubscribed);
         return this.inbound.note(envelope);
@@ -597,6 +634,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
         return this.inbound.note(envelope);
       case "ack":
         return this.onAck?.(envelope.n);
+      case "bounds":
+        if (this.settings.side === "server") this.peerAccepts(envelope.maxMessageBytes);
+        return;
       case "renew":
         this.emit("renew", { withinMs: envelope.withinMs });
         return this.onRenew?.();
@@ -609,6 +649,18 @@ export class SessionCore<F extends SessionFace = SessionFace>
       default:
         return this.serving?.receive(envelope);
     }
+  }
+
+  /** Tells the application of a message that is too large for this end. */
+  missed(topic: string): void {
+    const { maxMessageBytes } = this.settings;
+    const text =
+      `Cannot receive a message on "${topic}": it has more than ${maxMessageBytes} bytes`;
+    const advice = "the client goes on after it: raise maxMessageBytes, or send less";
+    tellSkipped(this.settings, new RequestError("too-large", text), {
+      session: this.session,
+      advice,
+    });
   }
 
   /** Reports a message that the peer refused, and that was not a request. */
@@ -649,7 +701,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.state = "connected";
     if (hello !== undefined) {
       this.id = hello.session;
-      this.#peerMaxBytes = hello.maxMessageBytes;
+      this.peerAccepts(hello.maxMessageBytes);
       this.features = hello.features;
       this.ticket = hello.ticket;
       this.follows = hello.predecessor;
@@ -659,6 +711,10 @@ export class SessionCore<F extends SessionFace = SessionFace>
         ? this.settings.heartbeat
         : heartbeatOf(this.runtime, hello);
       this.#heartbeat.add(this);
+    }
+    const { maxMessageBytes } = this.settings;
+    if (hello !== undefined && maxMessageBytes !== MAX_MESSAGE_BYTES) {
+      this.post({ bounds: { maxMessageBytes } });
     }
     this.#settleReady();
     this.emit("ready", null);

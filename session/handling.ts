@@ -13,10 +13,22 @@ import {
   Message,
   type MessageMatch,
   type MessageTurn,
+  type TopicNote,
 } from "./message.ts";
-import type { SessionRequests, SessionSettings } from "./settings.ts";
-import type { SessionFace } from "./types.ts";
+import { report, type SessionRequests, type SessionSettings, tellSkipped } from "./settings.ts";
+import type { RequestStreamOptions, SessionFace } from "./types.ts";
+import { OversizeError } from "./wire/encode.ts";
 import { type Envelope, FIRST_CREDIT, MAX_CREDIT } from "./wire/envelope.ts";
+
+/** Receives data that does not fit the contract. */
+type InvalidHandler = RequestStreamOptions["onInvalid"];
+
+/** Data that does not fit the contract. */
+interface Misfit {
+  readonly data: unknown;
+  /** Receives the error and the data; by default, `onError` receives the error. */
+  readonly onInvalid: InvalidHandler;
+}
 
 /** The session, as its receiving half sees the session. */
 export interface ReceivingSession extends Answerer {
@@ -36,8 +48,14 @@ export interface ReceivingSession extends Answerer {
   readonly serving: SessionRequests | undefined;
   /** The part that reads frames and queues messages. */
   readonly inbound: {
-    /** Counts an invalid input; too many within a minute end the session. */
+    /** Counts a faulty input; too many within a minute end the session. */
     countInvalid(what: string): void;
+    /** Counts data that does not fit the contract. */
+    countMisfit(): void;
+    /** Counts data that does not fit the contract, and tells how to refuse it. */
+    misfit(id: number | null, failure: RequestFailure): RequestFailure | undefined;
+    /** Passes a note to the subscriptions of its topic. */
+    note(note: TopicNote): void;
     /** Messages that wait for a handler. */
     readonly queue: { notify(): void };
   };
@@ -47,11 +65,17 @@ export interface ReceivingSession extends Answerer {
   readonly requests: {
     /** Hands an item to the receiver of its answer. */
     part(part: Extract<Envelope, { kind: "part" }>, size: number): void;
+    /** Resolves a request with a reply; false if the request no longer waits. */
+    answer(id: number, data: unknown, failure: RequestFailure | undefined): boolean;
+    /** Ends an answer in parts; false if the request no longer waits. */
+    end(id: number, failure: RequestFailure | undefined): boolean;
   };
   /** Sends an envelope. */
   post(envelope: object): void;
   /** Handles a control envelope. */
   receiveControl(envelope: Control): void;
+  /** Tells the application of a message that is too large for this end. */
+  missed(topic: string): void;
   /** Reports a failed handler to the application. */
   handlerFailed(error: unknown, reason: string): void;
   /** Waits for a decision of the application for a limited time. */
@@ -185,10 +209,79 @@ export class Handling implements MessageAcceptor {
     return this.#host.inTime(`the schema of "${pattern}"`, outcome);
   }
 
-  /** Refuses a message that does not fit the contract. */
-  refuse({ id }: IncomingMessage, failure: RequestFailure): undefined {
-    this.#host.fail(id ?? null, failure);
-    this.#host.inbound.countInvalid(failure.message);
+  /**
+   * Refuses a message that does not fit the contract. The application of a client learns of a message
+   * that is no request; a server leaves that to its peer.
+   */
+  refuse(incoming: IncomingMessage, failure: RequestFailure): undefined {
+    this.#refuse(incoming, failure, undefined);
+  }
+
+  /**
+   * Checks a message of a subscription. Data that does not fit the contract is skipped.
+   *
+   * @param incoming The message.
+   * @param onInvalid Receives the error and the data; by default, `onError` receives the error.
+   */
+  checkPublication(incoming: IncomingMessage, onInvalid: InvalidHandler): CheckedMessage {
+    const { router } = this.#settings;
+    if (router === undefined) return this.accept(incoming, undefined);
+    return router.check(incoming, {
+      accept: (accepted, match) => this.accept(accepted, match),
+      refuse: (refused, failure) => this.#refuse(refused, failure, onInvalid),
+      inTime: (match, outcome) => this.inTime(match, outcome),
+      schemaFailed: (_, error) => void report(this.#settings, error, this.#host.session),
+    });
+  }
+
+  /**
+   * Checks the reply to a request of this end.
+   *
+   * @throws {RequestError} If the reply does not fit the contract.
+   */
+  async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
+    const { router } = this.#settings;
+    if (router === undefined) return answer;
+    try {
+      const checked = router.checkAnswer(topic, answer);
+      return await this.#host.inTime("the schema of a reply", checked);
+    } catch (error) {
+      if (error instanceof RequestError) this.#host.inbound.countMisfit();
+      throw error;
+    }
+  }
+
+  #refuse(
+    { id: number, topic, data }: IncomingMessage,
+    failure: RequestFailure,
+    onInvalid: InvalidHandler,
+  ): undefined {
+    const id = number ?? null;
+    const told = this.#host.inbound.misfit(id, failure);
+    if (told !== undefined) this.#host.fail(id, told);
+    if (id !== null || this.#settings.side === "server") return;
+    const error = new RequestError(
+      failure.code,
+      `Cannot read the message on "${topic}": ${failure.message}`,
+      failure,
+    );
+    this.#tell(error, { data, onInvalid });
+  }
+
+  /**
+   * Counts data that is skipped because it does not fit the contract, and tells the application.
+   *
+   * @param error The reason.
+   * @param of The data, and the function that receives both.
+   */
+  skip(error: RequestError, of: Misfit): void {
+    this.#host.inbound.countMisfit();
+    this.#tell(error, of);
+  }
+
+  #tell(error: RequestError, { data, onInvalid }: Misfit): void {
+    if (onInvalid !== undefined) onInvalid(error, data);
+    else tellSkipped(this.#settings, error, { session: this.#host.session });
   }
 
   /** Answers a message whose schema failed, which is no fault of the peer. */
@@ -250,12 +343,23 @@ export class Handling implements MessageAcceptor {
   /** Returns the failure that a peer gets for an error of a handler: no text of unknown errors. */
   failureOf(error: unknown): RequestFailure {
     if (error instanceof RequestError) return error.failure;
+    if (this.#isOversize(error)) return { code: "too-large", message: error.message };
     return { code: "failed", message: "The handler failed" };
   }
 
-  /** Reports the error of a handler, unless the error is an answer of the application. */
+  /** Recognizes an answer that fits the bound of this end, and not the bound of the peer. */
+  #isOversize(error: unknown): error is OversizeError {
+    return error instanceof OversizeError && error.maxBytes < this.#settings.maxMessageBytes;
+  }
+
+  /**
+   * Reports the error of a handler, unless the error is an answer of the application. An answer that
+   * is too large for the peer is no failure that ends the session: the handler cannot know the bound.
+   */
   report(error: unknown): void {
-    if (!(error instanceof RequestError)) this.#host.handlerFailed(error, "The handler failed");
+    if (error instanceof RequestError) return;
+    if (this.#isOversize(error)) report(this.#settings, error, this.#host.session);
+    else this.#host.handlerFailed(error, "The handler failed");
   }
 }
 

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { CloseCode } from "../errors.ts";
+import { CloseCode, type RequestFailure } from "../errors.ts";
 import type { Timer } from "../base/runtime.ts";
 import type { Backpressure, Frame } from "../transport/connection.ts";
 import type { Handling, ReceivingSession } from "./handling.ts";
@@ -30,8 +30,14 @@ import { exceedsBytes } from "./wire/utf8.ts";
  */
 const UNHANDLED_MS = 5_000;
 
-/** Invalid messages are counted per window of this length, in milliseconds. */
+/** Faulty inputs, and data that does not fit, are counted per window of this length, in milliseconds. */
 const INVALID_WINDOW_MS = 60_000;
+
+/**
+ * Shortest interval between two refusals of messages without an id, in milliseconds, once the peer
+ * has sent too much data that does not fit.
+ */
+const REFUSAL_INTERVAL_MS = 1_000;
 
 /**
  * Requests of the peer that are handled while other handlers wait for the peer. Requests within
@@ -77,8 +83,11 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
   #receivedMessages = 0;
   #receivedBytes = 0;
   #invalidMessages = 0;
-  #invalidSince = 0;
-  #recentlyInvalid = 0;
+  // Created when first needed: most peers get nothing wrong.
+  #faults: Window | undefined;
+  /** Messages whose data does not fit the contract. */
+  #misfits: Window | undefined;
+  #refusedAt = -Infinity;
   #unreadMessages = 0;
   #unknownEnvelopes = 0;
   #protocolErrors = 0;
@@ -209,7 +218,9 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
   /** Handles one frame. */
   receive(frame: Frame): void {
     if (typeof frame !== "string") return this.#receiveBinary(frame);
-    if (frame.length > this.#maxFrameLength) return this.#tooLarge();
+    if (frame.length > this.#maxFrameLength && !this.#settings.skipOversize) {
+      return this.#tooLarge();
+    }
     if (!this.#host.joins || !frame.includes("\n")) return this.#receiveText(frame);
     for (const text of frame.split("\n")) {
       if (text !== "") this.#receiveText(text);
@@ -257,27 +268,57 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
   }
 
   /**
-   * Counts an invalid input; too many within a minute end the session.
+   * Counts a faulty input: an envelope that cannot be read, or too many requests. Too many within a
+   * minute end the session.
    *
    * @param what The expected and the received value.
    */
   countInvalid(what: string): void {
     this.#invalidMessages++;
     this.#protocolError(what);
-    const now = this.#settings.runtime.now();
-    if (now - this.#invalidSince > INVALID_WINDOW_MS) {
-      this.#invalidSince = now;
-      this.#recentlyInvalid = 0;
+    const { runtime, maxInvalidMessages } = this.#settings;
+    const count = (this.#faults ??= new Window()).add(runtime.now());
+    if (count < maxInvalidMessages) return;
+    this.#host.abort(CloseCode.malformed, `${count} invalid messages`);
+  }
+
+  /** Counts data that does not fit the contract: the peer may have another version of the contract. */
+  countMisfit(): void {
+    this.#invalidMessages++;
+  }
+
+  /**
+   * Counts data that does not fit the contract, and tells how to refuse it. Such data never ends the
+   * session. After `maxInvalidMessages` within a minute, a server slows the peer by `too-many`, and a
+   * client no longer tells the server of publications, which go to many other clients too.
+   *
+   * @param id The id of the request; `null` for a message without an id.
+   * @param failure The reason.
+   * @returns The failure for the peer; `undefined` if the peer was told often enough.
+   */
+  misfit(id: number | null, failure: RequestFailure): RequestFailure | undefined {
+    this.countMisfit();
+    const { runtime, maxInvalidMessages, side } = this.#settings;
+    const now = runtime.now();
+    const misfits = this.#misfits ??= new Window();
+    const count = misfits.add(now);
+    if (count <= maxInvalidMessages) return failure;
+    if (id === null) {
+      if (side === "client") return undefined;
+      if (Math.abs(now - this.#refusedAt) < REFUSAL_INTERVAL_MS) return undefined;
+      this.#refusedAt = now;
     }
-    this.#recentlyInvalid++;
-    if (this.#recentlyInvalid < this.#settings.maxInvalidMessages) return;
-    this.#host.abort(CloseCode.malformed, `${this.#recentlyInvalid} invalid messages`);
+    return {
+      code: "too-many",
+      message: `${count} messages in a minute did not fit the contract: ${failure.message}`,
+      retryAfterMs: misfits.restMs(now),
+    };
   }
 
   #receiveText(text: string): void {
     const { maxMessageBytes } = this.#settings;
     this.#receivedBytes += text.length;
-    if (exceedsBytes(text, maxMessageBytes)) return this.#tooLarge();
+    if (exceedsBytes(text, maxMessageBytes)) return this.#tooLarge(text);
     // Clients have no services, and do not read the requests for these.
     this.#receiveEnvelope(readEnvelope(text, this.#settings.services?.readService), text.length);
   }
@@ -287,8 +328,8 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
     if (!this.#host.joins || !isBinaryMessage(frame)) {
       return this.#malformed("Expected a text frame, received a binary frame", null);
     }
-    if (frame.length > this.#settings.maxMessageBytes) return this.#tooLarge();
     const parts = decodeBinary(frame);
+    if (frame.length > this.#settings.maxMessageBytes) return this.#tooLarge(parts?.head);
     if (parts === undefined) {
       return this.#malformed("Expected a binary message, received a frame that is not whole", null);
     }
@@ -438,15 +479,38 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
     this.countInvalid(message);
   }
 
-  #tooLarge(): void {
+  /** Refuses an envelope that is too large, or its head. The session ends unless a client can go on. */
+  #tooLarge(text?: string): void {
     const what = `A message has at most ${this.#settings.maxMessageBytes} bytes`;
     this.#protocolError(what);
+    if (text && this.#host.joins && this.#settings.skipOversize?.(this.#host, text)) return;
     this.#host.abort(CloseCode.tooLarge, what);
   }
 
   #protocolError(what: string): void {
     this.#protocolErrors++;
     this.#host.emit("protocolerror", what);
+  }
+}
+
+/** Counts events within a minute. */
+class Window {
+  #since = -Infinity;
+  #count = 0;
+
+  /** Counts an event, and returns the number of events in the current minute. */
+  add(now: number): number {
+    // A clock that was set back begins a new minute, too.
+    if (Math.abs(now - this.#since) > INVALID_WINDOW_MS) {
+      this.#since = now;
+      this.#count = 0;
+    }
+    return ++this.#count;
+  }
+
+  /** Time until the current minute ends, in milliseconds. */
+  restMs(now: number): number {
+    return Math.max(1, Math.ceil(this.#since + INVALID_WINDOW_MS - now));
   }
 }
 

@@ -5,7 +5,13 @@
  */
 import type { RequestFailure } from "../errors.ts";
 import type { ParamsOf, TopicOf } from "./wire/topic_pattern.ts";
-import { type Envelope, FIRST_CREDIT, MAX_CREDIT, type TraceContext } from "./wire/envelope.ts";
+import {
+  type Envelope,
+  FIRST_CREDIT,
+  MAX_CREDIT,
+  type RecordSlice,
+  type TraceContext,
+} from "./wire/envelope.ts";
 
 /** A message that was parsed, but not checked. */
 export interface IncomingMessage {
@@ -29,6 +35,8 @@ export interface IncomingMessage {
   readonly prev?: number | undefined;
   /** Tag that identifies the publication. */
   readonly tag?: string | undefined;
+  /** Slice of a record that is larger than a message. */
+  readonly slice?: RecordSlice | undefined;
   /** Trace context of the sender. */
   readonly trace?: TraceContext | undefined;
   /** Turn of the message, if numbered messages are handled in turn. */

@@ -306,10 +306,7 @@ export class Session<
         { ...options, isRequest: true },
       );
     const answer = await (core.settings.watch?.asking(core.session, topic, ask) ?? ask());
-    const { router } = core.settings;
-    if (router === undefined) return answer as ContractReply<C, T>;
-    const checked = core.inTime("the schema of a reply", router.checkAnswer(topic, answer));
-    return await checked as ContractReply<C, T>;
+    return await core.handling.checkAnswer(topic, answer) as ContractReply<C, T>;
   }
 
   /**
@@ -319,8 +316,8 @@ export class Session<
    * @param topic The topic of the request.
    * @param data The input of the request.
    * @param options The signal, times, and the number of items that the peer may send ahead.
-   * @returns The answer, for one loop. The loop throws a {@linkcode RequestError} if the answer fails
-   * or an item does not fit the contract, a {@linkcode TimeoutError} if an item or the end is late, a
+   * @returns The answer, for one loop. The loop throws a {@linkcode RequestError} if the answer
+   * fails, a {@linkcode TimeoutError} if an item or the end is late, a
    * {@linkcode SessionClosedError} if the session closes first, a {@linkcode QueueFullError} if
    * `maxRequests` requests already wait, and an {@linkcode UnsupportedError} if the server is older.
    *

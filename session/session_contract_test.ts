@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import { RequestError } from "../errors.ts";
 import { clientByHand, endOf, ends, HELLO, serverByHand, turns } from "../tests/sessions.ts";
@@ -68,11 +69,60 @@ Deno.test("Session refuses topics that the contract does not know", async () => 
   assertEquals((await loop).done, true);
 });
 
-Deno.test("Session closes with 4400 after too many messages that do not fit", async () => {
+Deno.test("Session slows a peer whose data does not fit, and never closes for that", async () => {
+  using time = new FakeTime();
+  const seen: unknown[] = [];
+  await using hand = serverByHand({
+    contract,
+    maxInvalidMessages: 2,
+    onMessage: ({ data }) => void seen.push(data),
+  });
+  const { session, peer } = hand;
+  await peer.reach(1);
+  for (let id = 1; id <= 100; id++) {
+    peer.say(id % 2 ? { topic: "chat:a", data: 1, id } : { topic: "nope", id });
+  }
+  peer.say({ topic: "chat:a", data: { text: "fits" } });
+  await turns();
+  const errors = (peer.envelopes.slice(1) as { error: RequestError["failure"] }[])
+    .map(({ error }) => error);
+  assertEquals(errors.map(({ code }) => code).slice(0, 3), [
+    "invalid",
+    "unknown-topic",
+    "too-many",
+  ]);
+  assertEquals([errors.length, errors.at(-1)?.code], [100, "too-many"]);
+  assertEquals(errors.at(-1)?.retryAfterMs, 60_000);
+  assertEquals(seen, [{ text: "fits" }]);
+
+  // Messages without an id are refused together, once a second.
+  const count = peer.envelopes.length;
+  for (let i = 0; i < 30; i++) {
+    peer.say({ topic: "chat:a", data: 1 });
+    await time.tickAsync(100);
+  }
+  const notices = peer.envelopes.slice(count) as { reply: null; error: { code: string } }[];
+  assertEquals(notices.map(({ reply, error }) => [reply, error.code]), [
+    [null, "too-many"],
+    [null, "too-many"],
+    [null, "too-many"],
+  ]);
+  await time.tickAsync(58_000);
+  peer.say({ topic: "chat:a", data: 1, id: 200 });
+  await turns();
+  const last = peer.envelopes.find(({ reply }) => reply === 200) as
+    | typeof notices[number]
+    | undefined;
+  assertEquals(last?.error.code, "invalid");
+  assertEquals([session.isReady, session.stats.invalidMessages], [true, 131]);
+  assertEquals(session.stats.protocolErrors, 0);
+});
+
+Deno.test("Session closes with 4400 after too many envelopes that cannot be read", async () => {
   await using hand = serverByHand({ contract, maxInvalidMessages: 2, onMessage: () => {} });
   hand.peer.say({ topic: "chat:a", data: 1 });
-  hand.peer.say({ topic: "nope" });
-  hand.peer.say({ topic: "chat:a", data: { text: "never" } });
+  hand.peer.say("no envelope");
+  hand.peer.say({ topic: 1 });
   assertEquals(await endOf(hand.session), {
     code: 4400,
     reason: "2 invalid messages",

@@ -74,13 +74,18 @@ export interface SessionLimits {
     readonly timeoutMs?: number;
   };
   /**
-   * Largest message, in bytes of its envelope; a larger one closes the session with 4413.
+   * Largest message that this end accepts, in bytes of its envelope. Each end tells the other its bound
+   * and keeps to that of the other: a subscriber receives a gap in place of a larger publication, and a
+   * request fails with `too-large`. A peer that sends more is closed with 4413.
    *
    * @default {262144}
    */
   readonly maxMessageBytes?: number;
   /**
-   * Malformed or invalid messages within a minute before the session closes with 4400.
+   * Messages within a minute that the peer may get wrong. That many malformed messages close the
+   * session with 4400. Data that does not fit the contract never closes the session, since the peer
+   * may have another version of the contract: each such message is refused as `invalid`, and after
+   * this number as `too-many`.
    *
    * @default {16}
    */
@@ -177,6 +182,13 @@ export interface SessionSettings {
    * @ignore
    */
   requests: RequestTable | undefined;
+  /**
+   * Goes on after an envelope that is too large, of which the text is given; false if that is not
+   * possible. Takes the core of the session. A client loads this after its first session has begun.
+   *
+   * @ignore
+   */
+  skipOversize?(core: object, text: string): boolean;
   /** Effect of a handler that failed. */
   readonly onHandlerError: "answer" | "close";
   /**
@@ -236,7 +248,7 @@ export interface SessionSettings {
   readonly receiveQueue: Required<NonNullable<SessionLimits["receiveQueue"]>>;
   /** Largest message, in bytes. */
   readonly maxMessageBytes: number;
-  /** Invalid messages before the session closes. */
+  /** Malformed messages before the session closes, and misfits before the peer is slowed. */
   readonly maxInvalidMessages: number;
   /** Requests at once, per direction. */
   readonly maxRequests: number;
@@ -381,4 +393,29 @@ export function report(
     print(failure);
     print(error);
   });
+}
+
+/** End of the line about data that does not fit the contract. */
+const MISFIT_ADVICE = "such data is skipped: set onInvalid or onError, and check that both ends " +
+  "have the same contract";
+
+/**
+ * Tells the application of data that is skipped: by `onError`, or by a line on the console.
+ *
+ * @param settings Settings of the session.
+ * @param error The reason.
+ * @param on The session, and the end of the line on the console; by default, the data does not fit
+ * the contract.
+ */
+export function tellSkipped(
+  settings: SessionSettings,
+  error: RequestError,
+  { session, advice = MISFIT_ADVICE }: {
+    readonly session: SessionFace;
+    readonly advice?: string;
+  },
+): void {
+  if (settings.handlers.onError !== undefined) return report(settings, error, session);
+  const { message } = error;
+  settings.console.tell("skipped", `${message}; ${advice}`, { about: message });
 }

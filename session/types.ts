@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { CloseInfo } from "../errors.ts";
+import type { CloseInfo, RequestError } from "../errors.ts";
 import type {
   BidirectionalStream,
   Connection,
@@ -45,6 +45,12 @@ export interface WaitOptions {
 
 /** Options of a request whose answer streams. */
 export interface RequestStreamOptions extends WaitOptions {
+  /**
+   * Receives each item that does not fit the contract, for example because the peer has another
+   * version of the contract. The loop skips the item, and throws an error that this function throws.
+   * Without this function, `onError` receives the error.
+   */
+  readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
   /**
    * Time for the whole answer, in milliseconds. By default an answer may last as long as the session.
    *
@@ -302,11 +308,11 @@ export interface SessionStats extends
   readonly waitingBytes: number;
   /** Messages discarded because the application never read any. */
   readonly unreadMessages: number;
-  /** Malformed or invalid messages. */
+  /** Messages that are malformed, or whose data does not fit the contract. */
   readonly invalidMessages: number;
   /** Envelopes with no known key. */
   readonly unknownEnvelopes: number;
-  /** Violations of the protocol: invalid messages, and too large ones. */
+  /** Violations of the protocol: malformed messages, and too large ones. */
   readonly protocolErrors: number;
   /** Replies that arrived after the request was abandoned. */
   readonly lateAnswers: number;

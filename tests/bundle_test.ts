@@ -21,9 +21,9 @@ const KIB = 1024;
 /** Most bytes that a page loads at first, minified and gzipped. */
 const MAX_BYTES = {
   /** One that connects, without a contract. */
-  page: 29.25 * KIB,
+  page: 30.5 * KIB,
   /** All exports of the client. */
-  client: 32 * KIB,
+  client: 33.2 * KIB,
 };
 
 /**
@@ -31,24 +31,24 @@ const MAX_BYTES = {
  */
 const MAX_PART_BYTES = {
   /** WebTransport, the race of the two transports, recovery, and loops over clients and streams. */
-  "chunk_webtransport": 17.75 * KIB,
+  "chunk_webtransport": 18.6 * KIB,
   /** Streams and datagrams on a WebSocket. */
   "chunk_streams": 19.5 * KIB,
   /** HTTP as the last transport, with the race whose memory of failures it uses. */
   "chunk_http": 7 * KIB,
   /** Features of a session beside messages. */
   "chunk_insight": 10.75 * KIB,
-  "chunk_answers": 4 * KIB,
+  "chunk_answers": 4.1 * KIB,
 };
 
 /** Most bytes that the hooks of React add to a page that connects; without React itself. */
 const MAX_REACT_BYTES = 4.75 * KIB;
 
 /** Most bytes of the whole client in one file, minified and gzipped. */
-const MAX_FILE_BYTES = 76.75 * KIB;
+const MAX_FILE_BYTES = 78.8 * KIB;
 
 /** Most bytes of all parts: each is compressed alone, which takes more than one file does. */
-const MAX_PARTS_BYTES = 82 * KIB;
+const MAX_PARTS_BYTES = 84.5 * KIB;
 
 /** A bundle in parts. */
 class Parts {

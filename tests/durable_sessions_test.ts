@@ -493,3 +493,93 @@ Deno.test("A reader beyond the bound of readers is refused", async () => {
   await writer.close();
   assertEquals(await soon(reading), []);
 });
+
+for (const contentType of ["application/octet-stream", "text/plain"]) {
+  Deno.test(`Client reads 300 kB of ${contentType} that one request appended, in slices`, async () => {
+    await using server = testServer(STREAMS);
+    const url = "http://localhost/streams/a";
+    const body = "ab\u{1f600}".repeat(50_000);
+    const headers = { "content-type": contentType };
+    const ask = (method: string, text?: string, more = {}) =>
+      server.fetch(
+        new Request(url, { method, headers: { ...headers, ...more }, body: text ?? null }),
+      );
+    assertEquals((await ask("PUT")).status, 201);
+    assertEquals((await ask("POST", body)).status, 204);
+    assertEquals((await ask("POST", "end", { "stream-closed": "true" })).status, 204);
+    const whole = await (await server.fetch(new Request(url))).text();
+    assertEquals(whole, body + "end");
+    // Also a client whose bound is below that of the server.
+    for (const maxMessageBytes of [262_144, 70_000]) {
+      await using client = server.connect({ maxMessageBytes } as never) as unknown as Client;
+      const records = await soon(Array.fromAsync(client.durableStream<string | Uint8Array>("a")));
+      const decoder = new TextDecoder();
+      const parts = records.map((one) =>
+        typeof one === "string" ? one : decoder.decode(one, { stream: true })
+      );
+      assertEquals(parts.join(""), body + "end");
+      assert(records.length > 2 && records.every((one) => one.length < maxMessageBytes));
+      if (contentType === "text/plain") assert(parts.every((part) => part.isWellFormed()));
+    }
+  });
+}
+
+for (const contentType of ["application/octet-stream", "text/plain"]) {
+  Deno.test(`Client goes on within a large record of ${contentType} after a loss, and when slow`, async () => {
+    await using server = testServer(STREAMS);
+    const text = Array.from({ length: 300_000 }, (_, i) => `${i % 10}`).join("");
+    await using log = await server.durableStreams.create<unknown>("a", { contentType });
+    const headers = { "content-type": contentType };
+    await log.append(contentType === "text/plain" ? "begin" : new TextEncoder().encode("begin"));
+    await log.release();
+    const url = "http://localhost/streams/a";
+    const ask = (body: string, more = {}) =>
+      server.fetch(new Request(url, { method: "POST", headers: { ...headers, ...more }, body }));
+    for (let i = 0; i < 6; i++) assertEquals((await ask(text)).status, 204);
+    assertEquals((await ask("end", { "stream-closed": "true" })).status, 204);
+    await using client = server.connect({
+      maxMessageBytes: 50_000,
+      backoff: { firstDelayMs: 1, maxDelayMs: 1 },
+    });
+    const decoder = new TextDecoder();
+    let read = "";
+    let losses = 0;
+    for await (const part of client.durableStream<string | Uint8Array>("a")) {
+      read += typeof part === "string" ? part : decoder.decode(part, { stream: true });
+      // Lost within a record, and then slow enough for the queue to be full.
+      if (read.length > 400_000 * (losses + 1) && losses < 2) {
+        losses++;
+        server.network.disconnect();
+        await turns();
+      } else if (losses === 2 && read.length > 1_000_000) {
+        losses++;
+        await until(() => client.isConnected);
+        for (let i = 0; i < 50; i++) await turns();
+      }
+    }
+    assertEquals(read.length, 8 + 6 * 300_000);
+    assertEquals(read, `begin${text.repeat(6)}end`);
+  });
+}
+
+Deno.test("a JSON record has at most the bytes of a message, and a body may hold many", async () => {
+  await using server = testServer({ ...STREAMS, session: { maxMessageBytes: 10_000 } });
+  const headers = { "content-type": "application/json" };
+  const put = (records: unknown[], method = "POST") =>
+    server.fetch(
+      new Request("http://localhost/streams/a", {
+        method,
+        headers,
+        body: JSON.stringify(records),
+      }),
+    );
+  assertEquals((await put([], "PUT")).status, 201);
+  const large = await put([1, "x".repeat(10_000)]);
+  assertEquals([large.status, (await large.json()).code], [413, "too-large"]);
+  const many = Array.from({ length: 20 }, () => "x".repeat(9_000));
+  assertEquals((await put(many)).status, 204);
+  await using client = server.connect();
+  const read: unknown[] = [];
+  for await (const record of client.durableStream("a")) if (read.push(record) === 20) break;
+  assertEquals(read, many);
+});

@@ -133,6 +133,6 @@ export function place({ topic, payload, position, except }: Positioned): Placed 
   const { offset, prev } = position;
   // The tag is written into the JSON text unescaped.
   const tag = position.tag !== undefined && TAG.test(position.tag) ? position.tag : undefined;
-  const message = placed(payload, topic, { offset, prev, tag });
+  const message = { ...placed(payload, topic, { offset, prev, tag }), position };
   return { message, offset, prev, tag, except };
 }

@@ -18,6 +18,12 @@ import type { PresenceEvent } from "./types.ts";
 /** Most bytes of one notice, so that it goes out in one frame. */
 const MAX_NOTICE_BYTES = 60_000;
 
+/**
+ * Least bytes of a notice for the sake of a member that accepts small messages alone: the notices are
+ * for all members, and smaller ones are many. A member that accepts less gets gaps.
+ */
+const LEAST_NOTICE_BYTES = 8_192;
+
 /** Bytes of a notice besides the members and the topic. */
 const FRAME_BYTES = 100;
 
@@ -127,7 +133,9 @@ export class RoomNotices {
     const core = session[internals];
     core.checkOpen("join");
     const { sendQueue, maxMessageBytes } = core.settings;
-    this.#maxBytes = Math.min(this.#maxBytes, maxMessageBytes, Math.floor(sendQueue.maxBytes / 2));
+    const accepted = Math.max(core.maxSendBytes, LEAST_NOTICE_BYTES);
+    const room = Math.floor(sendQueue.maxBytes / 2);
+    this.#maxBytes = Math.min(this.#maxBytes, maxMessageBytes, accepted, room);
     const isNew = !this.#presence.has(session.user, this.name);
     const users = this.#presence.count(this.name) + (isNew ? 1 : 0);
     if (!this.#gathers(users)) {

@@ -5,6 +5,7 @@ import {
   type DurableStreamsLimits,
   type DurableStreamsOptions,
 } from "./options.ts";
+import { maxRecordBytes } from "./node_streams.ts";
 import { bodyOf, readRecords } from "./records.ts";
 import {
   badRequest,
@@ -21,7 +22,7 @@ import { cursorAt, eventHeaders, EventStreams } from "./sse.ts";
 import { Face, type FaceParts, type FaceRequest, type HttpFace } from "../http/face.ts";
 import { methodNotAllowed, Problem, tooMany } from "../http/problem.ts";
 import { addTo, countOf } from "../../manager/sockets.ts";
-import type { LogInfo, LogProducer } from "../../pubsub/logs/log.ts";
+import type { LogInfo, LogProducer, LogRecord } from "../../pubsub/logs/log.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
 import { recordBytes } from "../../pubsub/logs/rules.ts";
 import {
@@ -98,6 +99,8 @@ const RETRY_MS = 5_000;
 export interface DurableFaceParts extends FaceParts {
   readonly logs: StreamLogs;
   readonly origins: OriginRules;
+  /** Most bytes of a message, if sessions of this server can read the records. */
+  readonly maxMessageBytes?: number;
 }
 
 /** Facts of a stream that never change. */
@@ -223,7 +226,7 @@ export class DurableFace implements HttpFace {
       const source = await logs.info(fork.source);
       if (source.kind === "page") contentType = source.info.contentType;
     }
-    const records = readRecords(body, contentType ?? DEFAULT_CONTENT_TYPE);
+    const records = this.#readRecords(id, body, contentType ?? DEFAULT_CONTENT_TYPE);
     const result = await logs.create(id, { ...creation, records });
     if (result.kind !== "created" && result.kind !== "exists") throw this.#uncreated(result.kind);
     const { info } = result;
@@ -313,7 +316,7 @@ export class DurableFace implements HttpFace {
           );
         }
       }
-      const records = readRecords(body, known.contentType);
+      const records = this.#readRecords(id, body, known.contentType);
       if (records.length === 0 && body.length > 0) {
         throw badRequest("bad-json", "Cannot append: an array must have elements, received none");
       }
@@ -620,6 +623,11 @@ export class DurableFace implements HttpFace {
         this.#readers[wire]--;
       },
     };
+  }
+
+  #readRecords(id: string, body: Uint8Array, contentType: string): readonly LogRecord[] {
+    const { maxMessageBytes = Infinity } = this.#parts;
+    return readRecords(body, contentType, maxRecordBytes(id, maxMessageBytes));
   }
 
   get #maxBodyBytes(): number {

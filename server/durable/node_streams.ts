@@ -249,14 +249,13 @@ export class NodeStreams {
     info: LogInfo,
     lease: Pick<WriterOptions, "holder" | "leaseMs" | "leasedAt">,
   ): DurableStreamWriter<T> {
-    const head = JSON.stringify({ topic: STREAM_PREFIX + id, data: 0 });
     const writer = new DurableStreamWriter<T>({
       runtime: this.#runtime,
       streams: this.#streams,
       id,
       info,
       ...lease,
-      maxRecordBytes: this.#maxMessageBytes - utf8Length(head) - MAX_PLACE_BYTES,
+      maxRecordBytes: maxRecordBytes(id, this.#maxMessageBytes),
       onOver: (over) => this.#writers.delete(over),
     });
     this.#writers.add(writer as DurableStreamWriter);
@@ -282,6 +281,18 @@ export class NodeStreams {
       }
     }
   }
+}
+
+/**
+ * Computes the size of the largest record that a message of a session can carry.
+ *
+ * @param id The id of the stream.
+ * @param maxMessageBytes Most bytes of a message.
+ * @returns The size, in bytes.
+ */
+export function maxRecordBytes(id: string, maxMessageBytes: number): number {
+  const head = JSON.stringify({ topic: STREAM_PREFIX + id, data: 0 });
+  return maxMessageBytes - utf8Length(head) - MAX_PLACE_BYTES;
 }
 
 /**

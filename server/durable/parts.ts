@@ -62,7 +62,7 @@ export function loadParts(options: PartsOptions): DurableParts {
   return {
     node,
     answers,
-    face: http && new DurableFace(http, { ...face, logs: streams, origins }),
+    face: http && new DurableFace(http, { ...face, logs: streams, origins, maxMessageBytes }),
     send: (reading) => sender.send(reading),
     async close() {
       await answers.close();

@@ -4,6 +4,7 @@ import { concat } from "../../base/bytes.ts";
 import { Problem } from "../http/problem.ts";
 import type { LogRecord } from "../../pubsub/logs/log.ts";
 import { isJson, mediaType } from "../../pubsub/logs/stream_logs.ts";
+import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 
 /** Most elements of one JSON array: each is a record with a cost of its own. */
 export const MAX_RECORDS = 10_000;
@@ -28,13 +29,55 @@ export function isText(contentType: string): boolean {
  *
  * @param body The body.
  * @param contentType The content type of the stream.
+ * @param maxElementBytes Most bytes of an element, as a message of a session carries the element.
  * @returns The records; none for an empty body, and for an empty array.
- * @throws {Problem} With 400 for malformed JSON, and 413 for too many elements.
+ * @throws {Problem} With 400 for malformed JSON, and 413 for too many elements or a large element.
  */
-export function readRecords(body: Uint8Array, contentType: string): readonly LogRecord[] {
+export function readRecords(
+  body: Uint8Array,
+  contentType: string,
+  maxElementBytes: number = Infinity,
+): readonly LogRecord[] {
   if (body.length === 0) return [];
-  if (isJson(contentType)) return readJson(body);
+  if (isJson(contentType)) return checkSizes(readJson(body), maxElementBytes);
   return [isText(contentType) ? textOf(body) ?? body : body];
+}
+
+function checkSizes(records: readonly string[], maxBytes: number): readonly string[] {
+  const large = records.find((record) => exceedsBytes(record, maxBytes));
+  if (large === undefined) return records;
+  const received = utf8Length(large);
+  throw new Problem(413, {
+    code: "too-large",
+    detail: `Cannot append: a record must have at most ${maxBytes} bytes, received ${received}`,
+  });
+}
+
+/**
+ * Cuts a record into slices, a text between characters.
+ *
+ * @param record The record.
+ * @param maxBytes Most bytes of a slice, of a text in JSON; at least 64.
+ * @returns The slices, in order.
+ */
+export function* slicesOf(record: LogRecord, maxBytes: number): Generator<LogRecord> {
+  for (let at = 0; at < record.length;) {
+    const slice = record.slice(at, at + maxBytes);
+    const cut = typeof slice === "string"
+      ? fitting(slice, maxBytes, at + slice.length < record.length)
+      : slice;
+    yield cut;
+    at += cut.length;
+  }
+}
+
+/** Shortens a text to a number of bytes in JSON; before the end, not within a character. */
+function fitting(text: string, maxBytes: number, isCut: boolean): string {
+  let slice = text;
+  while (utf8Length(JSON.stringify(slice)) > maxBytes) slice = slice.slice(0, slice.length >> 1);
+  const mayBreak = isCut || slice.length < text.length;
+  // A character in two UTF-16 units begins with one of these.
+  return mayBreak && /[\ud800-\udbff]$/.test(slice) ? slice.slice(0, -1) : slice;
 }
 
 function readJson(body: Uint8Array): readonly string[] {

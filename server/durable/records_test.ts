@@ -1,7 +1,7 @@
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { bodyOf, eventDataOf, MAX_RECORDS, readRecords } from "./records.ts";
+import { bodyOf, eventDataOf, MAX_RECORDS, readRecords, slicesOf } from "./records.ts";
 import { Problem } from "../http/problem.ts";
 
 const JSON_TYPE = "application/json";
@@ -105,4 +105,25 @@ Deno.test("bodyOf() and eventDataOf() join records, texts and bytes alike", () =
   assertEquals(eventDataOf([Uint8Array.of(1, 2, 3)], "application/octet-stream"), "AQID");
   assertEquals(eventDataOf(["1", "2"], JSON_TYPE), "[1,2]");
   assertEquals(bodyOf([], JSON_TYPE), "[]");
+});
+
+Deno.test("slicesOf() cuts bytes anywhere, and texts between characters", () => {
+  const smile = "\u{1f600}";
+  const bytes = new Uint8Array(150_000).map((_, i) => i);
+  const slices = [...slicesOf(bytes, 65_536)] as Uint8Array[];
+  assertEquals(slices.map(({ length }) => length), [65_536, 65_536, 18_928]);
+  assertEquals(bodyOf(slices, "application/octet-stream"), bytes);
+  for (const text of ["short", smile.repeat(700), "\n".repeat(700), `a${smile.repeat(400)}`]) {
+    const parts = [...slicesOf(text, 64)] as string[];
+    assertEquals(parts.join(""), text);
+    for (const part of parts) {
+      assertEquals([part.isWellFormed(), encode(JSON.stringify(part)).length <= 64], [true, true]);
+    }
+  }
+});
+
+Deno.test("readRecords() refuses an element that no message can carry", () => {
+  const body = encode(JSON.stringify([1, "x".repeat(100)]));
+  assertEquals(assertThrows(() => readRecords(body, JSON_TYPE, 100), Problem).status, 413);
+  assertEquals(readRecords(body, JSON_TYPE, 102).length, 2);
 });

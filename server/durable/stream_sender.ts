@@ -1,6 +1,6 @@
 /** The records of a durable stream on the way to a session. */
 import { BrokerError, QueueFullError, UnsupportedError } from "../../errors.ts";
-import type { LogInfo } from "../../pubsub/logs/log.ts";
+import type { LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
 import { identityAt, oldestPosition, parseOffset, writeOffset } from "../../pubsub/logs/offset.ts";
 import {
   isJson,
@@ -18,11 +18,19 @@ import {
   STREAM_PREFIX,
   type SubscribeAnswer,
 } from "../../session/wire/recovery.ts";
+import { maxRecordBytes } from "./node_streams.ts";
+import { slicesOf } from "./records.ts";
 import type { SessionReading } from "./streams.ts";
 import { ABORTED } from "./writer.ts";
 
 /** Most records and bytes of a page, also where send queues are larger. */
 const MAX_PAGE = { maxRecords: 128, maxBytes: 524_288 };
+
+/** Most bytes of the key `slice`, with two numbers of at most ten digits. */
+const MAX_SLICE_KEY_BYTES = 40;
+
+/** Least bytes of a slice: the longest character in JSON, a few times. */
+const MIN_SLICE_BYTES = 64;
 
 /** Why a session is taken off a stream. */
 interface End {
@@ -36,10 +44,11 @@ interface End {
  * - **Pace:** a page fills at most half of the send queue of a session, and is sent when the queue is
  *   empty. A slow session costs one page of memory.
  * - **Once:** a page is encoded once for all sessions that read it together.
+ * - **Slices:** a record of bytes or text that is larger than a message goes in several messages.
  * - **End:** the session is taken off the topic behind the last record: with the code `ended` for a
  *   complete stream, else `writer-lost`, the writer's own code, or `aborted`. Other codes are `not-found` before the first
  *   record, `gone` for a deleted stream, another stream of the id, or dropped records, `too-large` for
- *   a record that exceeds a message, and `too-many` or `unavailable` for now.
+ *   a JSON record that exceeds a message, and `too-many` or `unavailable` for now.
  */
 export class StreamSender {
   readonly #streams: StreamLogs;
@@ -121,8 +130,11 @@ export class StreamSender {
       for (const begin = sent; sent < messages.length && sent - begin < maxRecords; sent++) {
         const message = messages[sent]!;
         if (message.size > core.maxSendBytes) {
-          const reason = `A record is larger than a message: ${message.size} bytes`;
-          return { code: "too-large", reason };
+          if (sent > begin) break;
+          const isSent = await this.#sendSlices(reading, page, sent);
+          if (isSent !== true) return isSent;
+          sent++;
+          break;
         }
         bytes += message.size;
         if (bytes > maxBytes && sent > begin) break;
@@ -133,6 +145,33 @@ export class StreamSender {
     }
     this.#moveTo(reading, page.info, page.next);
     return true;
+  }
+
+  /** Sends a record that is larger than a message in slices; true once all are sent. */
+  async #sendSlices(
+    reading: SessionReading,
+    { info, records, next }: StreamPage,
+    index: number,
+  ): Promise<true | End | undefined> {
+    const { session, signal, topic } = reading;
+    const core = session[internals];
+    const record = records[index]!;
+    const id = topic.slice(STREAM_PREFIX.length);
+    const most = Math.min(core.maxSendBytes, pageOf(reading).maxBytes);
+    const maxBytes = maxRecordBytes(id, most) - MAX_SLICE_KEY_BYTES;
+    if (isJson(info.contentType) || maxBytes < MIN_SLICE_BYTES) {
+      return { code: "too-large", reason: `A record is larger than a message of ${most} bytes` };
+    }
+    const queue = core.queue!;
+    const prev = next - records.length + index;
+    let start = 0;
+    for (const slice of slicesOf(record, maxBytes)) {
+      while (!queue.isFlushed && !queue.isOver) await queue.flushed();
+      if (signal.aborted || queue.isOver) return undefined;
+      core.push(encodeRecord(topic, slice, { info, prev, slice: [start, record.length] }), true);
+      start += slice.length;
+    }
+    return signal.aborted ? undefined : true;
   }
 
   #moveTo(reading: SessionReading, info: LogInfo, offset: number): SubscribeAnswer {
@@ -176,17 +215,26 @@ function endOf({ error, code }: NonNullable<LogInfo["end"]>): End {
 
 /** Encodes the records of a page as messages with positions. */
 function encodePage(topic: string, { info, records, next }: StreamPage): EncodedMessage[] {
-  const hasJson = isJson(info.contentType);
+  const first = next - records.length;
+  return records.map((record, i) => encodeRecord(topic, record, { info, prev: first + i }));
+}
+
+/** Encodes a record, or a slice of a record, as a message with a position. */
+function encodeRecord(
+  topic: string,
+  record: LogRecord,
+  { info, prev, slice }: {
+    readonly info: LogInfo;
+    readonly prev: number;
+    readonly slice?: readonly [start: number, length: number];
+  },
+): EncodedMessage {
   const head = `{"topic":${JSON.stringify(topic)}`;
-  let prev = next - records.length;
-  return records.map((record) => {
-    const place = `,"offset":${prev + 1},"prev":${prev},"tag":"${identityAt(info, ++prev)}"}`;
-    if (typeof record !== "string") return framed(encodeBinary(head + place, record), topic);
-    return framed(
-      `${head},"data":${hasJson ? oneLine(record) : JSON.stringify(record)}${place}`,
-      topic,
-    );
-  });
+  const end = slice === undefined ? "}" : `,"slice":[${slice}]}`;
+  const place = `,"offset":${prev + 1},"prev":${prev},"tag":"${identityAt(info, prev + 1)}"${end}`;
+  if (typeof record !== "string") return framed(encodeBinary(head + place, record), topic);
+  const data = isJson(info.contentType) ? oneLine(record) : JSON.stringify(record);
+  return framed(`${head},"data":${data}${place}`, topic);
 }
 
 /** JSON text without line feeds, which separate the envelopes of a frame. */

@@ -343,6 +343,7 @@ Deno.test("A contract checks the items, and types both ends", async () => {
   });
   let returned = 0;
   const errors: unknown[] = [];
+  const skipped: unknown[] = [];
   await using both = await ends({
     contract,
     onError: (error) => void errors.push(error),
@@ -366,26 +367,34 @@ Deno.test("A contract checks the items, and types both ends", async () => {
         },
       },
     },
-  }, { contract });
+  }, { contract, onError: (error) => void skipped.push(error) });
   const { client } = both;
   assertEquals(await soon(client.request("sum", [1, 2])), 3);
   const items: { n: string }[] = await soon(Array.fromAsync(client.requestStream("count", 2)));
   assertEquals(items, [{ n: "0" }, { n: "1" }]);
   const told: string[] = await soon(Array.fromAsync(client.requestStream("tell:ann", null)));
   assertEquals(told, ["ann"]);
+  const misfits: unknown[] = [];
+  const onInvalid = ({ failure }: RequestError, data: unknown) =>
+    misfits.push([failure.code, failure.path, data]);
   const seen: unknown[] = [];
-  const error = await assertRejects(
-    async () => {
-      for await (const { n } of client.requestStream("count", 1e9)) seen.push(n);
+  for await (const { n } of client.requestStream("count", 1e9, { onInvalid })) {
+    if (seen.push(n) === 5) break;
+  }
+  assertEquals(seen, ["0", "1", "2", "4", "5"]);
+  assertEquals(misfits, [["invalid", ["n"], { n: "three" }]]);
+  assertEquals(await soon(Array.fromAsync(client.requestStream("slow", 4))), [0, 1, 2]);
+  assertEquals([skipped.map(String), client.stats.invalidMessages], [[
+    'RequestError: The answer to "slow" does not fit the contract: Big',
+  ], 2]);
+  const strict = client.requestStream("count", 1e9, {
+    onInvalid(error) {
+      throw error;
     },
-    RequestError,
-    "does not fit the contract",
-  );
-  assertEquals([error.failure.code, error.failure.path], ["invalid", ["n"]]);
-  assertEquals(seen, ["0", "1", "2"]);
-  await assertRejects(() => Array.fromAsync(client.requestStream("slow", 9)), RequestError, "Big");
+  });
+  await assertRejects(() => Array.fromAsync(strict), RequestError, "does not fit the contract");
   await turns();
-  assertEquals(returned, 2);
+  assertEquals(returned, 3);
   const wrong = await assertRejects(
     () => soon(Array.fromAsync(client.requestStream("count", "x" as never))),
     RequestError,

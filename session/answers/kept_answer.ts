@@ -2,6 +2,7 @@
 import { RequestError, SessionClosedError } from "../../errors.ts";
 import { anySignal, startTimer, within } from "../../base/wait.ts";
 import { internals, type SessionCore } from "../core.ts";
+import { tellSkipped } from "../settings.ts";
 import type { RequestStreamOptions, WaitOptions } from "../types.ts";
 import { encodeMessage } from "../wire/encode.ts";
 import { itemCheckOf, lateAnswer } from "./reader.ts";
@@ -14,6 +15,7 @@ interface AnswerClient {
     options: {
       readonly after: string | undefined;
       readonly parse: ((item: unknown) => unknown) | undefined;
+      readonly onInvalid: RequestStreamOptions["onInvalid"];
       readonly signal: AbortSignal;
     },
   ): AsyncIterable<unknown> & { readonly offset: string | undefined };
@@ -55,9 +57,9 @@ export class KeptAnswer {
 
   /** Yields the items behind the place of the answer. */
   async *items(): AsyncGenerator<unknown, void, undefined> {
-    const { topic, answer, awaits, signal, timeoutMs, itemTimeoutMs } = this.#options;
+    const { topic, answer, awaits, signal, timeoutMs, itemTimeoutMs, onInvalid } = this.#options;
     const { id, core } = await this.#opening;
-    const { runtime } = core;
+    const { runtime, session } = core;
     const stop = new AbortController();
     const stopped = signal ? anySignal(signal, stop.signal) : stop.signal;
     const isLate = (what: string) => (ms: number) => stop.abort(lateAnswer(topic, what, ms));
@@ -65,6 +67,7 @@ export class KeptAnswer {
     const stream = this.#client.durableStream(id, {
       after: answer.offset,
       parse: itemCheckOf(core, topic),
+      onInvalid: onInvalid ?? ((error) => tellSkipped(core.settings, error, { session })),
       signal: stopped,
     });
     const items = stream[Symbol.asyncIterator]();

@@ -2,7 +2,7 @@
 import { Signal } from "../../base/signal.ts";
 import type { SessionCore } from "../core.ts";
 import type { Message, MessageProducer } from "../message.ts";
-import { encodeControl, encodeData, type EncodedMessage } from "../wire/encode.ts";
+import { encodeData, type EncodedMessage, encodeFailure } from "../wire/encode.ts";
 import { MAX_UNPAID_BYTES } from "../wire/envelope.ts";
 
 /**
@@ -116,7 +116,7 @@ class AnswerProducer extends Signal implements MessageProducer {
     if (this.#stopped) return;
     const { handling } = this.#core;
     const failure = isFailure ? handling.failureOf(error) : undefined;
-    const end = encodeControl({ end: this.#id, error: failure });
+    const end = encodeFailure({ end: this.#id, error: failure }, this.#core.maxSendBytes);
     await this.#room(end);
     if (this.#stopped) return;
     this.#stopped = { reason: error };

@@ -220,13 +220,25 @@ export class AnswerReader implements OpenAnswer {
     return this.#checked(item);
   }
 
+  /** Checks an item; goes on with the next one if the item does not fit the contract. */
   async #checked(item: unknown): Promise<IteratorResult<unknown, void>> {
     try {
       return { done: false, value: await this.#check!(item) };
     } catch (error) {
-      this.#giveUp(undefined, error);
-      throw error;
+      try {
+        this.#skip(error, item);
+      } catch (error) {
+        this.#giveUp(undefined, error);
+        throw error;
+      }
     }
+    return await this.next();
+  }
+
+  /** Skips an item that does not fit; throws any other error. */
+  #skip(error: unknown, data: unknown): void {
+    if (!(error instanceof RequestError)) throw error;
+    this.#core.handling.skip(error, { data, onInvalid: this.#options.onInvalid });
   }
 
   #pay(): void {

@@ -415,8 +415,8 @@ function checkCounters(core: SessionCore, stats: Growth, add: Add): void {
     add(
       "warning",
       "invalid-messages",
-      `${invalidMessages} messages were invalid, and ${maxInvalidMessages} within a minute end the ` +
-        "session: check that both ends have the same contract",
+      `${invalidMessages} messages were invalid: check that both ends have the same version of the ` +
+        "contract",
     );
   }
   if (stats.handlerFailures > 0) {

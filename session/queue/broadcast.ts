@@ -106,6 +106,7 @@ export class Broadcast {
       frame: message.frame,
       size: message.size,
       topic: message.topic,
+      position: message.position,
       sequence: this.#turn.nextSequence(),
       isProtected: false,
       isShared: true,
@@ -167,6 +168,7 @@ export class SharedMessages {
   #next: SharedMessages | undefined;
   #branches: Map<BroadcastBatch, SharedMessages> | undefined;
   #excepted: ReadonlySet<SendQueue> | undefined;
+  #largest: number | undefined;
 
   /** Creates the share of entries that are in order. */
   constructor(
@@ -206,11 +208,19 @@ export class SharedMessages {
     return this.#excepted.has(queue);
   }
 
-  /** Returns the entries of one queue. */
+  /** True if the peer of a queue does not accept the largest of the entries. */
+  exceeds(queue: SendQueue): boolean {
+    this.#largest ??= this.entries.reduce((most, { size }) => Math.max(most, size), 0);
+    return this.#largest > queue.maxMessageBytes;
+  }
+
+  /** Returns the entries of one queue, with gaps in place of those that are too large for its peer. */
   entriesFor(queue: SendQueue): readonly QueuedMessage[] {
     const { exceptions } = this;
-    if (exceptions === undefined) return this.entries;
-    return this.entries.filter((entry) => exceptions.get(entry) !== queue);
+    const entries = exceptions === undefined
+      ? this.entries
+      : this.entries.filter((entry) => exceptions.get(entry) !== queue);
+    return this.exceeds(queue) ? entries.map((entry) => queue.fitting(entry)) : entries;
   }
 
   /**
@@ -224,7 +234,8 @@ export class SharedMessages {
   giveTo(queue: SendQueue): boolean {
     // A failed queue closes before this turn is over, and must not show a gap until then.
     if (queue.isOver) return true;
-    if (queue.isFlushed && !this.excepts(queue)) return this.#giveFrames(queue);
+    const isWhole = !this.excepts(queue) && !this.exceeds(queue);
+    if (queue.isFlushed && isWhole) return this.#giveFrames(queue);
     const incoming = this.entriesFor(queue);
     if (incoming.length === 0) return true;
     // Entries that the session itself sent in this turn, after the first shared entry.

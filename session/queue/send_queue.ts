@@ -69,6 +69,8 @@ export class SendQueue extends Signal {
   share: object | undefined = undefined;
   /** True while the turn has this queue on its list. */
   isMarked = false;
+  /** Largest message that the peer accepts, in bytes. A larger one becomes a gap. */
+  maxMessageBytes = Infinity;
 
   readonly #frames: MessageFrames;
   readonly #turn: Turn;
@@ -137,11 +139,12 @@ export class SendQueue extends Signal {
   /**
    * Adds an entry of this session alone.
    *
-   * @param entry The entry; its sequence is the turn's next.
+   * @param message The entry; its sequence is the turn's next.
    * @throws {QueueFullError} If the policy is `close` and there is no room. The session closes.
    */
-  push(entry: QueuedMessage): void {
+  push(message: QueuedMessage): void {
     if (this.#isEnded) return;
+    const entry = this.fitting(message);
     if (this.#entries.length > 0 && !this.#isHeld && this.isFullFor(entry)) this.#turn.flush();
     if (this.#failure !== undefined || !this.admit(entry)) {
       const error = this.#failure!;
@@ -149,6 +152,13 @@ export class SendQueue extends Signal {
       throw error;
     }
     if (!this.#isHeld) this.#turn.mark(this);
+  }
+
+  /** Returns an entry, or a gap in its place if the peer does not accept a message of that size. */
+  fitting(entry: QueuedMessage): QueuedMessage {
+    if (entry.size <= this.maxMessageBytes || entry.topic === "") return entry;
+    this.#dropped++;
+    return gapOf(entry);
   }
 
   /** Adds an entry, making room by policy. Returns false if the queue has no room. */
@@ -356,6 +366,13 @@ export class SendQueue extends Signal {
     const beside = this.#entries[at && at - 1];
     this.#addNotice(new DropNotice(1, topic, beside?.sequence ?? 0), at);
   }
+}
+
+/** Makes the notice that takes the place of a message that is too large for the peer. */
+function gapOf({ topic, position, sequence }: QueuedMessage): QueuedMessage {
+  const { epoch, offset, tag } = position ?? {};
+  const frame = encodeEnvelope({ gap: topic, reason: "too-large", epoch, offset, tag });
+  return { frame, size: utf8Length(frame), topic, sequence, isProtected: true };
 }
 
 /** Notice to the peer of the number of messages missing at this place. */

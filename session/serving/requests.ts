@@ -474,7 +474,10 @@ export class RequestQueue implements SessionRequests {
   }
 
   #serviceFailed(envelope: ServiceEnvelope, error: unknown): void {
-    this.#fail(envelope.id ?? null, failureOf(error));
+    const { id = null } = envelope;
+    const failure = failureOf(error);
+    const told = failure.code === "invalid" ? this.#core.inbound.misfit(id, failure) : failure;
+    if (told !== undefined) this.#fail(id, told);
     if (error instanceof RequestError || error instanceof AuthenticationError) {
       // A refusal is an answer and not the peer's fault, but a peer must not guess tokens.
       const { authenticate } = this.#services;

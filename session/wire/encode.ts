@@ -6,10 +6,23 @@ import {
   type OutgoingEnvelope,
   type TraceContext,
 } from "./envelope.ts";
+import type { HistoryPosition } from "./recovery.ts";
 import { utf8Length } from "./utf8.ts";
 
 /** Most bytes of one message by default, in both directions. */
 export const MAX_MESSAGE_BYTES = 262_144;
+
+/** The error of data that is larger than a message may be. */
+export class OversizeError extends RangeError {
+  /** Most bytes of the message. */
+  readonly maxBytes: number;
+
+  /** Creates the error. */
+  constructor(message: string, maxBytes: number) {
+    super(message);
+    this.maxBytes = maxBytes;
+  }
+}
 
 /** A message that was encoded once for all receivers. */
 export interface EncodedMessage {
@@ -19,6 +32,8 @@ export interface EncodedMessage {
   readonly size: number;
   /** The topic, for overflow policies and for reports of dropped messages. */
   readonly topic: string;
+  /** Position after the message, for a publication on a topic with a history. */
+  readonly position?: HistoryPosition | undefined;
 }
 
 /** Options for {@linkcode encodeMessage}. */
@@ -102,9 +117,30 @@ export function encodeData(
   if ("trace" in envelope && envelope.trace) {
     return encodeData({ ...envelope, trace: undefined }, options);
   }
-  throw new RangeError(
+  throw new OversizeError(
     `Cannot ${verb}: a message must have at most ${maxBytes} bytes, received ${message.size}`,
+    maxBytes,
   );
+}
+
+/** Longest text of a failure that is cut to fit a message, in characters. */
+const MAX_CUT_LENGTH = 128;
+
+/**
+ * Encodes a control envelope that may have a failure. The text of a failure that makes the envelope
+ * too large is cut, and its path is left out: the peer MUST receive an answer.
+ *
+ * @param envelope The envelope.
+ * @param maxBytes Most bytes of an envelope with a failure.
+ * @returns The encoded envelope.
+ */
+export function encodeFailure(envelope: OutgoingEnvelope, maxBytes: number): EncodedMessage {
+  const whole = encodeControl(envelope);
+  const error = "error" in envelope ? envelope.error : undefined;
+  if (error === undefined || whole.size <= maxBytes) return whole;
+  const { path: _path, ...failure } = error;
+  const message = failure.message.slice(0, MAX_CUT_LENGTH);
+  return encodeControl({ ...envelope, error: { ...failure, message } } as OutgoingEnvelope);
 }
 
 /**

@@ -50,6 +50,9 @@ export interface TraceContext {
   readonly tracestate?: string;
 }
 
+/** Place of a slice in a record: bytes, or UTF-16 units of a text, before the slice and in all. */
+export type RecordSlice = readonly [start: number, length: number];
+
 /** A parsed envelope. The kind `unknown` has no key that this version knows. */
 export type Envelope =
   | {
@@ -63,6 +66,8 @@ export type Envelope =
     readonly prev?: number;
     /** Tag of the publication. */
     readonly tag?: string;
+    /** Slice of a record that is larger than a message: units before the slice, and of the record. */
+    readonly slice?: RecordSlice;
     /** Number of a message that is handled exactly once. */
     readonly seq?: number;
     /** Id of the client, sent once per session. */
@@ -135,6 +140,8 @@ export type Envelope =
     readonly offset: number;
     readonly prev: number;
     readonly tag?: string;
+    /** Present at a client that did not take the publication, and lost it. */
+    readonly reason?: RecoveryReason;
   }
   | {
     readonly kind: "unsubscribed";
@@ -142,6 +149,8 @@ export type Envelope =
     readonly unsubscribed: Unsubscribed;
   }
   | { readonly kind: "ack"; readonly n: number }
+  /** The largest envelope that the client accepts, in bytes. */
+  | { readonly kind: "bounds"; readonly maxMessageBytes: number }
   /** The credentials are about to expire, and the server asks for a new token. */
   | { readonly kind: "renew"; readonly withinMs: number }
   /** The server refused a request without a token, and waits for one. */
@@ -279,6 +288,7 @@ const KINDS = [
   "skip",
   "unsubscribed",
   "ack",
+  "bounds",
   "expects",
   "renew",
   "part",
@@ -314,6 +324,11 @@ function readControl(kind: Exclude<typeof KINDS[number], ServiceKind>, raw: Raw)
       return readUnsubscribed(raw);
     case "skip":
       return isTopic(value) ? readPlaced(kind, value, raw) : badTopic(kind, value, undefined);
+    case "bounds":
+      if (!isObject(value) || !isId(value.maxMessageBytes) || value.maxMessageBytes === 0) {
+        return malformed('Expected "bounds" to have maxMessageBytes');
+      }
+      return { kind, maxMessageBytes: value.maxMessageBytes };
     case "renew":
       if (!isObject(value) || !isId(value.withinMs)) {
         return malformed('Expected "renew" to have withinMs');
@@ -381,7 +396,7 @@ function readGoAway(goaway: unknown): Envelope {
 function readPlaced(
   kind: "message" | "skip",
   topic: string,
-  { data, offset, prev, tag }: Raw,
+  { data, offset, prev, tag, slice }: Raw,
   sender?: { readonly from: string },
 ): Envelope {
   if (!isId(offset) || !isId(prev)) {
@@ -389,7 +404,10 @@ function readPlaced(
   }
   if (!isTag(tag)) return badTag(tag);
   const place = tag === undefined ? { offset, prev } : { offset, prev, tag };
-  return kind === "skip" ? { kind, topic, ...place } : { kind, topic, data, ...place, ...sender };
+  if (kind === "skip") return { kind, topic, ...place };
+  const message = { kind, topic, data, ...place, ...sender };
+  const isSlice = Array.isArray(slice) && slice.length === 2 && slice.every(isId);
+  return isSlice ? { ...message, slice: slice as unknown as RecordSlice } : message;
 }
 
 function readGap({ gap: topic, reason, epoch, offset, tag }: Raw): Envelope {
@@ -467,6 +485,7 @@ export type OutgoingEnvelope =
   }
   | Unsubscribed
   | { readonly ack: number }
+  | { readonly bounds: { readonly maxMessageBytes: number } }
   | { readonly renew: { readonly withinMs: number } }
   | { readonly expects: "auth"; readonly reason: string };
 

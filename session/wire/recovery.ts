@@ -24,6 +24,7 @@ export interface HistoryPosition {
  * - `interrupted`: the engine was away or late, and the topic has no history to catch up from.
  * - `unavailable`: the engine could not be read.
  * - `dropped`: the peer's send queue was full, and its policy dropped the messages.
+ * - `too-large`: the message is larger than `maxMessageBytes` of the receiver.
  */
 export type RecoveryReason =
   | "no-history"
@@ -32,7 +33,8 @@ export type RecoveryReason =
   | "beyond-head"
   | "interrupted"
   | "unavailable"
-  | "dropped";
+  | "dropped"
+  | "too-large";
 
 /** Answer to a subscription; all keys are absent for a topic without history. */
 export interface SubscribeAnswer {
@@ -64,9 +66,9 @@ export interface Gap {
   /** Reason for the gap. */
   readonly reason: RecoveryReason;
   /** Epoch of the following messages, if the topic has a history. */
-  readonly epoch?: string;
+  readonly epoch?: string | undefined;
   /** Offset before the following messages. */
-  readonly offset?: number;
+  readonly offset?: number | undefined;
   /** Tag of the publication at `offset`, where known. */
   readonly tag?: string | undefined;
 }

@@ -33,6 +33,7 @@ interface Given {
   readonly token?: string;
   readonly tokens?: readonly string[];
   readonly delivery?: "at-most-once" | "at-least-once";
+  readonly maxMessageBytes?: number;
 }
 
 /** Options of the verb `requestStream`. */
@@ -119,7 +120,7 @@ class Run {
     }
   }
 
-  #connect({ token, tokens, delivery }: Given): Client {
+  #connect({ token, tokens, delivery, maxMessageBytes }: Given): Client {
     const left = [...tokens ?? []];
     return new Client(
       "memory://server/",
@@ -135,6 +136,7 @@ class Run {
         ...(token && { token: () => token }),
         ...(tokens && { token: () => left.shift() }),
         ...(delivery && { delivery }),
+        ...(maxMessageBytes && { maxMessageBytes }),
         onError() {},
         backoff: { random: () => 0.5 },
         onMessage: async (message) => {

@@ -45,6 +45,12 @@ export const MESSAGE_PROTOCOL = "skein.1";
  */
 export const MAX_FRAME_BYTES = 4 * 1024 * 1024;
 
+/**
+ * The same bound at a client, in bytes: as much as Deno's WebSocket reads. A client drops a message
+ * above its own bound and goes on, which the end of the connection would not allow.
+ */
+const MAX_CLIENT_FRAME_BYTES = 64 * 1024 * 1024;
+
 /** Buffered bytes at or below which `drained` resolves. */
 const LOW_WATER_MARK = 16 * 1024;
 
@@ -92,9 +98,8 @@ export interface MessageStreamOptions {
    */
   readonly closeTimeoutMs?: number;
   /**
-   * Largest body of a frame, in bytes; a larger one closes with 4413 without being buffered.
-   *
-   * @default {4194304}
+   * Largest body of a frame, in bytes; a larger one closes with 4413 without being buffered. By
+   * default 4 MiB on a server, and 64 MiB on a client.
    */
   readonly maxFrameBytes?: number;
   /**
@@ -131,7 +136,10 @@ export function openMessages(
   // Counters of streams leave out the message stream.
   connection.inspect?.excludeMessageStream?.("local");
   const stream = connection.createBidirectionalStream();
-  return new MessageStreamConnection(connection, options, {
+  return new MessageStreamConnection(connection, {
+    maxFrameBytes: MAX_CLIENT_FRAME_BYTES,
+    ...options,
+  }, {
     stream,
     get incoming() {
       return connection.incomingBidirectionalStreams;

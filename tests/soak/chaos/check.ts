@@ -148,6 +148,7 @@ function isTrue(gap: GapNote, published: Published, hole: Run, truth: Truth): bo
     case "dropped":
       return true;
     case "no-history":
+    case "too-large":
       return false;
   }
 }

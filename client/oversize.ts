@@ -1,0 +1,88 @@
+/** An envelope that is larger than the client accepts, as an older server may send. */
+import type { ReceivingSession } from "../session/handling.ts";
+import { readEnvelope } from "../session/wire/envelope.ts";
+
+/**
+ * Goes on after an envelope that is too large: each party that waits for the envelope is told, so that
+ * no one requests the envelope again.
+ *
+ * @param core The session.
+ * @param text The envelope, or the head of a binary message.
+ * @returns False if the envelope cannot be attributed to anyone.
+ */
+export function skipOversize(core: ReceivingSession, text: string): boolean {
+  const outline = outlineOf(text);
+  const envelope = outline === undefined ? undefined : readEnvelope(outline);
+  const reason = "too-large";
+  const message = `A message has at most ${core.settings.maxMessageBytes} bytes`;
+  const failure = { code: reason, message };
+  switch (envelope?.kind) {
+    case "message": {
+      const { topic, id, offset, prev = 0, tag } = envelope;
+      if (id !== undefined) core.fail(id, failure);
+      else {
+        core.inbound.note(
+          offset === undefined
+            ? { kind: "gap", topic, gap: { gap: topic, reason } }
+            : { kind: "skip", topic, offset, prev, ...(tag && { tag }), reason },
+        );
+        core.missed(topic);
+      }
+      return true;
+    }
+    case "reply":
+      if (envelope.id !== null) core.requests.answer(envelope.id, undefined, failure);
+      return true;
+    case "part":
+      if (core.requests.end(envelope.id, failure)) core.post({ cancel: envelope.id });
+      return true;
+    default:
+      return false;
+  }
+}
+
+/** Longest key with its value that an outline has, in characters: the longest topic has 255 bytes. */
+const MAX_OUTLINE_LENGTH = 1_024;
+
+/**
+ * Reads an envelope without its long values, such as data that is too large to be parsed.
+ *
+ * @param text One JSON object.
+ * @returns The JSON object with the other keys; `undefined` if the text is no JSON object.
+ */
+function outlineOf(text: string): string | undefined {
+  const pairs: string[] = [];
+  for (let at = 1, end; text[at - 1] !== "}"; at = end + 1) {
+    end = endOfPair(text, at);
+    if (end < 0) return undefined;
+    if (end - at <= MAX_OUTLINE_LENGTH) pairs.push(text.slice(at, end));
+  }
+  return `{${pairs.join()}}`;
+}
+
+/** Finds the comma or brace after a key and its value; -1 if there is none. */
+function endOfPair(text: string, from: number): number {
+  const marks = /["[\]{},]/g;
+  let depth = 0;
+  for (let at = from; at > 0; at = marks.lastIndex) {
+    marks.lastIndex = at;
+    const mark = marks.exec(text)?.[0];
+    const found = marks.lastIndex - 1;
+    if (mark === undefined) return -1;
+    if (mark === '"') marks.lastIndex = endOfString(text, found);
+    else if (mark === "[" || mark === "{") depth++;
+    else if (depth === 0) return found;
+    else if (mark !== ",") depth--;
+  }
+  return -1;
+}
+
+/** Finds the place after a JSON string; 0 if the string has no end. */
+function endOfString(text: string, from: number): number {
+  for (let at = from;;) {
+    at = text.indexOf('"', at + 1);
+    let before = at;
+    while (text[before - 1] === "\\") before--;
+    if (at < 0 || (at - before) % 2 === 0) return at + 1;
+  }
+}

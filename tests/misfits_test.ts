@@ -1,0 +1,275 @@
+/**
+ * Data that does not fit a schema, as a peer with another version of the contract sends it: in every
+ * place where data meets a schema, such data is skipped, counted and told, and nothing closes.
+ */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { z } from "zod";
+import type { Client } from "../client/client.ts";
+import type { ClientSubscribeOptions } from "../client/client_options.ts";
+import { RequestError } from "../errors.ts";
+import { defineContract } from "../session/contract.ts";
+import type { Session } from "../session/session.ts";
+import { type TestServer, testServer, turns } from "../testing/mod.ts";
+import { soon } from "./sessions.ts";
+
+/** More than the faults after which a session closes, and the failures of handlers. */
+const MANY = 40;
+
+const old = z.strictObject({ text: z.string() });
+const contract = defineContract({
+  toServer: { typing: old },
+  toClient: { news: old, kept: old, direct: old },
+  requests: {
+    ask: { input: old, output: old },
+    tell: { input: z.null(), stream: old },
+    resume: { input: z.null(), stream: old, resume: true },
+  },
+  presence: { news: old },
+});
+
+type Page = Client<typeof contract>;
+
+/** Data of the next version, and data that both versions know. */
+const MISFIT = { text: "hello", at: 1 };
+const FIT = { text: "hello" };
+
+/** A server of the next version, which has no contract here. */
+function newerServer(): TestServer {
+  async function* items() {
+    for (let i = 0; i < MANY; i++) yield MISFIT;
+    yield FIT;
+  }
+  return testServer({
+    authenticate: (): unknown => "ann",
+    userOf: () => "ann",
+    authorize: () => true,
+    history: { kept: { size: 100 } },
+    durableStreams: { path: "/streams" },
+    requests: {
+      ask: ({ data }) => data ? FIT : MISFIT,
+      tell: items,
+      resume: { answer: items },
+    },
+  });
+}
+
+/** Errors that the application of the client received. */
+interface Told {
+  readonly onInvalid: (error: RequestError, data: unknown) => void;
+  readonly errors: RequestError[];
+}
+
+/** Returns the session of the only client. */
+function only(server: TestServer): Session {
+  return server.manager.all()[0]!;
+}
+
+async function first<T>(items: AsyncIterable<T>): Promise<T> {
+  for await (const item of items) return item;
+  throw new Error("The loop ended without an item");
+}
+
+async function firstOf(
+  client: Page,
+  topic: "news" | "kept",
+  options: ClientSubscribeOptions,
+  publish: () => void,
+): Promise<unknown> {
+  const subscription = client.subscribe(topic, options);
+  await subscription.ready;
+  publish();
+  const { data } = await first(subscription);
+  return data;
+}
+
+/** Places at a client. Each sends many misfits and one message that fits, which the place returns. */
+const CLIENT_PLACES: Record<
+  string,
+  (client: Page, server: TestServer, told: Pick<Told, "onInvalid"> | undefined) => Promise<unknown>
+> = {
+  "a publication": (client, server, told) =>
+    firstOf(client, "news", { ...told }, () => {
+      for (let i = 0; i < MANY; i++) server.publish("news", MISFIT);
+      server.publish("news", FIT);
+    }),
+  "a publication of bytes": (client, server, told) =>
+    firstOf(client, "news", { ...told }, () => {
+      for (let i = 0; i < MANY; i++) server.publish("news", new Uint8Array([1]));
+      server.publish("news", FIT);
+    }),
+  "a publication with a position": (client, server, told) =>
+    firstOf(client, "kept", { ...told }, () => {
+      for (let i = 0; i < MANY; i++) server.publish("kept", MISFIT);
+      server.publish("kept", FIT);
+    }),
+  "a publication from a history": (client, server, told) => {
+    for (let i = 0; i < MANY; i++) server.publish("kept", MISFIT);
+    server.publish("kept", FIT);
+    return firstOf(client, "kept", { ...told, last: 100 }, () => {});
+  },
+  "a topic that the contract does not have": (client, server, told) =>
+    firstOf(client, "other" as "news", { ...told }, () => {
+      for (let i = 0; i < MANY; i++) server.publish("other", FIT);
+      server.unsubscribe(only(server), "other", { code: "done" });
+    }).catch((error) => error.failure.code === "done" ? FIT : error),
+  "an item of an answer": (client, _server, told) =>
+    first(client.requestStream("tell", null, { ...told })),
+  "an item of an answer that outlives its session": (client, _server, told) =>
+    first(client.requestStream("resume", null, { ...told })),
+  "a record of a durable stream": async (client, server, told) => {
+    await using writer = await server.durableStreams.create("log");
+    for (let i = 0; i < MANY; i++) await writer.append(MISFIT);
+    await writer.append(FIT);
+    await writer.close();
+    return await first(client.durableStream("log", { ...told, parse: old.parse }));
+  },
+};
+
+for (const [place, receive] of Object.entries(CLIENT_PLACES)) {
+  for (const way of ["onInvalid", "onError"] as const) {
+    // Without `onInvalid`, an error of `parse` ends the loop.
+    if (way === "onError" && place.includes("durable stream")) continue;
+    Deno.test(`Client skips ${place} that does not fit, and tells ${way}`, async () => {
+      await using server = newerServer();
+      const errors: unknown[] = [];
+      const told = (error: unknown) => void errors.push(error);
+      await using client = server.connect({
+        contract,
+        ...(way === "onError" && { onError: told }),
+      } as never) as unknown as Page;
+      const session = await client.whenConnected();
+      const options = way === "onInvalid" ? { onInvalid: told } : undefined;
+      assertEquals(await soon(receive(client, server, options)), FIT);
+      assertEquals(errors.length, MANY);
+      for (const error of errors) {
+        assert(error instanceof RequestError, String(error));
+        assert(["invalid", "unknown-topic"].includes(error.failure.code));
+      }
+      assertEquals(session.stats.invalidMessages, MANY);
+      assertEquals([session.isClosed, client.session], [false, session]);
+    });
+  }
+}
+
+Deno.test("Client skips a message outside of its subscriptions, and tells onError", async () => {
+  await using server = newerServer();
+  const errors: RequestError[] = [];
+  const client = server.connect({
+    contract,
+    onError: (error: RequestError) => void errors.push(error),
+  } as never) as unknown as Page;
+  await using _ = client;
+  const session = await client.whenConnected();
+  const received = first(client);
+  for (let i = 0; i < MANY; i++) only(server).send("direct", MISFIT);
+  only(server).send("direct", FIT);
+  assertEquals((await soon(received)).data, FIT);
+  assertEquals([errors.length, session.stats.invalidMessages, session.isClosed], [
+    MANY,
+    MANY,
+    false,
+  ]);
+});
+
+Deno.test("Client answers requests that do not fit by invalid, and rejects such a reply", async () => {
+  await using server = newerServer();
+  await using client = server.connect({
+    contract,
+    requests: { ask: () => FIT, tell: () => ReadableStream.from([FIT]), resume: () => 0 },
+  } as never) as unknown as Page;
+  const session = await client.whenConnected();
+  for (let i = 0; i < MANY; i++) {
+    const { failure } = await assertRejects(
+      () => only(server).request("ask", MISFIT),
+      RequestError,
+    );
+    assertEquals(failure.code, i < 16 ? "invalid" : "too-many");
+  }
+  assertEquals(await only(server).request("ask", FIT), FIT);
+  for (let i = 0; i < MANY; i++) {
+    const { failure } = await assertRejects(
+      () => client.request("ask", undefined as never),
+      RequestError,
+    );
+    assertEquals([failure.code, failure.path], ["invalid", []]);
+  }
+  assertEquals(await client.request("ask", FIT), FIT);
+  assertEquals([session.stats.invalidMessages, session.isClosed], [2 * MANY, false]);
+});
+
+Deno.test("Subscription.position moves past what the client skipped", async () => {
+  await using server = newerServer();
+  await using client = server.connect({ contract, onError() {} } as never) as unknown as Page;
+  const subscription = client.subscribe("kept", { last: 10 });
+  await subscription.ready;
+  const received = first(subscription);
+  server.publish("kept", MISFIT);
+  server.publish("kept", FIT);
+  server.publish("kept", MISFIT);
+  await soon(received);
+  assertEquals(subscription.position?.offset, 2);
+  const rest = Array.fromAsync(subscription);
+  await turns();
+  assertEquals(subscription.position?.offset, 3);
+  await subscription.unsubscribe();
+  assertEquals(await rest, []);
+});
+
+Deno.test("Subscription throws what onInvalid throws", async () => {
+  await using server = newerServer();
+  await using client = server.connect({ contract } as never) as unknown as Page;
+  const strict = client.subscribe("news", {
+    onInvalid(error) {
+      throw error;
+    },
+  });
+  await strict.ready;
+  server.publish("news", MISFIT);
+  await assertRejects(() => soon(first(strict)), RequestError, "Cannot read the message on");
+});
+
+/** Places at a server. Each sends one misfit of an older page, which may not type-check. */
+const SERVER_PLACES: Record<string, (client: Client, data: unknown) => Promise<unknown>> = {
+  "a message": (client, data) => Promise.resolve(client.send("typing", data)),
+  "a request": (client, data) => client.request("ask", data),
+  "a publication": (client, data) => client.publish("news", data),
+  "data of presence": (client, data) => client.presence("news", data),
+  "a topic that the contract does not have": (client, data) =>
+    Promise.resolve(client.send("other", data)),
+};
+
+for (const [place, send] of Object.entries(SERVER_PLACES)) {
+  for (const delivery of ["at-most-once", "at-least-once"] as const) {
+    Deno.test(`Server keeps a page that sends ${place} of another version ten times a second, ${delivery}`, async () => {
+      using time = new FakeTime();
+      const ends: number[] = [];
+      await using server = testServer({
+        contract,
+        authenticate: () => "ann",
+        authorize: () => true,
+        rooms: ["news"],
+        rates: { perSession: { messages: { perSecond: 100 } }, maxRefusals: 100 },
+        onMessage: (message) => void (message.isRequest && message.reply(FIT as never)),
+        onClose: (_session, { code }) => void ends.push(code),
+      });
+      const codes: string[] = [];
+      await using client = server.connect({
+        delivery,
+        onRefused: ({ failure }: RequestError) => void codes.push(failure.code),
+      } as never) as unknown as Client;
+      await client.subscribe("news").ready;
+      for (let i = 0; i < 300; i++) {
+        send(client, MISFIT).catch((error) =>
+          void codes.push(error.failure?.code ?? String(error))
+        );
+        await time.tickAsync(100);
+      }
+      const isTopic = place.startsWith("a topic");
+      assertEquals([...new Set(codes)], [isTopic ? "unknown-topic" : "invalid", "too-many"]);
+      assertEquals(codes.indexOf("too-many"), 16);
+      assertEquals([ends, client.isConnected], [[], true]);
+      assertEquals(await client.request("ask", FIT), FIT);
+    });
+  }
+}

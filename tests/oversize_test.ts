@@ -1,0 +1,349 @@
+/**
+ * Messages that are larger than their receiver accepts: every kind, in both directions. The party that
+ * waits is told, nothing closes, and nothing is sent twice.
+ */
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import type { Client } from "../client/client.ts";
+import { RequestError } from "../errors.ts";
+import { internals, type Session } from "../session/session.ts";
+import type { Recovery } from "../session/wire/recovery.ts";
+import { type TestServer, testServer, turns } from "../testing/mod.ts";
+import { soon } from "./sessions.ts";
+
+/** Bound of the client: below that of the server, and below the default. */
+const BOUND = 10_000;
+
+/** Data that the server may send, and the client does not accept. */
+const LARGE = "x".repeat(BOUND);
+
+/** The server of one test, and the sessions that it had. */
+interface Setup {
+  readonly server: TestServer;
+  readonly client: Client;
+  readonly sessions: Session[];
+  /** Topics on which the handler of requests ran. */
+  readonly handled: string[];
+  /** Errors that the application of the client received. */
+  readonly errors: unknown[];
+}
+
+/** Opens a server, and a client with a small bound. An older server ignores the bound. */
+async function open(isOlder: boolean, options: object = {}): Promise<Setup & AsyncDisposable> {
+  const sessions: Session[] = [];
+  const handled: string[] = [];
+  const errors: unknown[] = [];
+  const server = testServer({
+    authenticate: (): unknown => "ann",
+    userOf: () => "ann",
+    authorize: () => true,
+    history: { "kept:{name}": { size: 100 } },
+    rooms: ["room"],
+    durableStreams: { path: "/streams" },
+    session: { maxMessageBytes: 1_000_000 },
+    onError() {},
+    onOpen(session) {
+      sessions.push(session);
+      if (!isOlder) return;
+      const core = session[internals];
+      core.peerAccepts(Infinity);
+      core.peerAccepts = () => {};
+    },
+    requests: {
+      large({ topic }) {
+        handled.push(topic);
+        return LARGE;
+      },
+      small: () => "small",
+      async *items() {
+        yield "small";
+        yield LARGE;
+        yield "never";
+      },
+      kept: {
+        async *answer() {
+          yield "small";
+          yield LARGE;
+        },
+      },
+      fails() {
+        throw new RequestError("no", LARGE, { path: [LARGE] });
+      },
+    },
+  });
+  const client = server.connect({
+    maxMessageBytes: BOUND,
+    onError: (error: unknown) => void errors.push(error),
+    backoff: { firstDelayMs: 10, maxDelayMs: 20 },
+    requests: { large: () => "x".repeat(1_000_000), small: () => "small" },
+    ...options,
+  } as never) as unknown as Client;
+  await client.whenConnected();
+  await client.flushed(); // Loads the code that goes on after large messages of an older server.
+  await turns();
+  return {
+    ...{ server, client, sessions, handled, errors },
+    async [Symbol.asyncDispose]() {
+      await client.close();
+      await server[Symbol.asyncDispose]();
+    },
+  };
+}
+
+function codeOf(promise: Promise<unknown>): Promise<string> {
+  return soon(promise).then(
+    (value) => `no error: ${value}`,
+    (error) => error instanceof RequestError ? error.failure.code : `${error.name}`,
+  );
+}
+
+/** Subscribes, publishes, and returns the data that came until the last message. */
+async function subscribed(
+  { client }: Setup,
+  topic: string,
+  options: { readonly last?: number },
+  publish: (data: unknown) => void,
+): Promise<{ readonly seen: unknown[]; readonly told: (string | undefined)[] }> {
+  const told: (string | undefined)[] = [];
+  const onRecovery = ({ reason }: Recovery) => void told.push(reason);
+  const isPast = options.last !== undefined;
+  const all = ["before", LARGE, "between", LARGE, "after"];
+  if (isPast) all.forEach(publish);
+  const subscription = client.subscribe(topic, { ...options, onRecovery });
+  await subscription.ready;
+  if (!isPast) all.forEach(publish);
+  const seen: unknown[] = [];
+  for await (const { data } of subscription) {
+    seen.push(data);
+    if (data === "after") break;
+  }
+  const { position } = subscription;
+  if (topic.startsWith("kept:")) assertEquals(position?.offset, all.length);
+  return { seen, told };
+}
+
+const GAPS = { seen: ["before", "between", "after"], told: ["too-large", "too-large"] };
+
+/** Kinds of messages from the server: each returns what the waiting party got, and what it should. */
+const TO_CLIENT: Record<string, (setup: Setup, isOlder: boolean) => Promise<[unknown, unknown]>> = {
+  "a publication": async (setup) => [
+    await subscribed(setup, "news", {}, (data) => setup.server.publish("news", data)),
+    GAPS,
+  ],
+  "a publication with a position": async (setup) => [
+    await subscribed(setup, "kept:a", {}, (data) => setup.server.publish("kept:a", data)),
+    GAPS,
+  ],
+  "a publication from a history": async (setup) => [
+    await subscribed(
+      setup,
+      "kept:b",
+      { last: 100 },
+      (data) => setup.server.publish("kept:b", data),
+    ),
+    GAPS,
+  ],
+  "a publication of bytes": async (setup) => {
+    const encode = (data: unknown) => data === LARGE ? new Uint8Array(BOUND) : data;
+    return [
+      await subscribed(setup, "kept:c", {}, (data) => setup.server.publish("kept:c", encode(data))),
+      GAPS,
+    ];
+  },
+  "a message to a user": async ({ server, client, errors }) => {
+    const first = client[Symbol.asyncIterator]().next();
+    server.to("ann").send("direct", LARGE);
+    server.to("ann").send("direct", "small");
+    return [[(await first).value?.data, codesOf(errors)], ["small", ["too-large"]]];
+  },
+  "a reply": async ({ client, handled }) => [
+    [await codeOf(client.request("large")), handled],
+    ["too-large", ["large"]],
+  ],
+  "a reply to a request that is sent again": async ({ client, handled }) => [
+    [await codeOf(client.request("large", 1, { resend: true })), handled],
+    ["too-large", ["large"]],
+  ],
+  // The outline of an older server's refusal has no code.
+  "a refusal": async ({ client }, isOlder) => [
+    await codeOf(client.request("fails")),
+    isOlder ? "too-large" : "no",
+  ],
+  "an item of an answer": async ({ client }) => {
+    const seen: unknown[] = [];
+    const code = await codeOf((async () => {
+      for await (const item of client.requestStream("items")) seen.push(item);
+    })());
+    return [[seen, code], [["small"], "too-large"]];
+  },
+  "an item of an answer that outlives its session": async ({ client }) => {
+    const seen: unknown[] = [];
+    const code = await codeOf((async () => {
+      const answer = client.requestStream("kept", 1, { id: "k".repeat(20) });
+      for await (const item of answer) seen.push(item);
+    })());
+    return [[seen, code], [["small"], "too-large"]];
+  },
+  "a record of a durable stream": async ({ server, client }) => {
+    await using writer = await server.durableStreams.create("log");
+    for (const record of ["small", LARGE, "after"]) await writer.append(record);
+    const seen: unknown[] = [];
+    const code = await codeOf((async () => {
+      for await (const record of client.durableStream("log")) seen.push(record);
+    })());
+    return [[seen, code], [["small"], "too-large"]];
+  },
+  "a request of the server": async ({ sessions }, isOlder) => {
+    const [session] = sessions;
+    const code = await codeOf(session!.request("small", LARGE));
+    return [code, isOlder ? "too-large" : "RangeError"];
+  },
+};
+
+function codesOf(errors: readonly unknown[]): string[] {
+  return errors.map((error) => error instanceof RequestError ? error.failure.code : String(error));
+}
+
+for (const [kind, send] of Object.entries(TO_CLIENT)) {
+  for (const isOlder of [false, true]) {
+    const by = isOlder ? "an older server" : "a server";
+    Deno.test(`Client goes on after ${kind} of ${by} that is too large`, async () => {
+      await using setup = await open(isOlder);
+      const { client, sessions } = setup;
+      const [received, expected] = await soon(send(setup, isOlder));
+      assertEquals(received, expected);
+      assertEquals(await soon(client.request("small")), "small");
+      assertEquals([sessions.length, sessions[0]!.isClosed], [1, false]);
+    });
+  }
+}
+
+Deno.test("Client sends its bound in its first envelope, unless that is the default", async () => {
+  for (
+    const [maxMessageBytes, accepted] of [[undefined, 262_144], [262_144, 262_144], [
+      500_000,
+      500_000,
+    ]]
+  ) {
+    await using setup = await open(false, { maxMessageBytes });
+    const { sessions: [session] } = setup;
+    assertEquals(session![internals].maxSendBytes, accepted);
+    assertEquals(session!.stats.receivedBytes > 0, accepted !== 262_144);
+  }
+});
+
+Deno.test("Server sends a large publication to the subscribers that accept it, and a gap to others", async () => {
+  await using setup = await open(false);
+  const { server } = setup;
+  await using large = server.connect({ maxMessageBytes: 1_000_000 } as never);
+  const told: unknown[] = [];
+  const all = await Promise.all([setup.client, large].map(async (client) => {
+    const subscription = client.subscribe("kept:d", {
+      onRecovery: ({ reason, position }) => void told.push([reason, position?.offset]),
+    });
+    await subscription.ready;
+    return subscription;
+  }));
+  for (const data of ["before", "y".repeat(500_000), "after"]) server.publish("kept:d", data);
+  const seen = await soon(Promise.all(all.map(async (subscription) => {
+    const lengths: number[] = [];
+    for await (const { data } of subscription) {
+      lengths.push(String(data).length);
+      if (data === "after") break;
+    }
+    return lengths;
+  })));
+  assertEquals(seen, [[6, 5], [6, 500_000, 5]]);
+  assertEquals(told, [["too-large", 2]]);
+});
+
+Deno.test("Client gets the list of a room in parts that it accepts", async () => {
+  const users = Array.from({ length: 80 }, (_, i) => `${i}`.padEnd(200, "x"));
+  await using server = testServer({
+    authenticate: ({ token }: { token: string }) => token,
+    acceptsTokenInBand: true,
+    authorize: () => true,
+    rooms: ["room"],
+  } as never);
+  const others = users.map((token) => server.connect({ token }));
+  await Promise.all(others.map((other) => other.subscribe("room").ready));
+  await using client = server.connect({ token: "ann", maxMessageBytes: BOUND, onError() {} });
+  const seen = new Set<string>();
+  void client.subscribe("room");
+  for await (const { data } of client) {
+    const { members = [] } = data as { members?: { user: string }[] };
+    for (const { user } of members) seen.add(user);
+    if (seen.size === users.length + 1) break;
+  }
+  assertEquals(client.session!.stats.invalidMessages, 0);
+  await Promise.all(others.map((other) => other.close()));
+});
+
+/** Kinds of messages to a server that accepts 10,000 bytes: each returns the code of the refusal. */
+const TO_SERVER: Record<string, (client: Client, server: TestServer) => Promise<string>> = {
+  "a message": (client) => codeOf(Promise.try(() => client.send("news", LARGE))),
+  "a request": (client) => codeOf(client.request("small", LARGE)),
+  "a request that is sent again": (client) =>
+    codeOf(client.request("small", LARGE, { resend: true })),
+  "a request whose answer streams": (client) =>
+    codeOf(Array.fromAsync(client.requestStream("items", LARGE))),
+  "a publication": (client) => codeOf(client.publish("news", LARGE)),
+  "data of presence": (client) => codeOf(client.presence("room", LARGE)),
+  "a token": async (client) => codeOf((await client.whenConnected()).authenticate(LARGE)),
+  "a reply": (_client, server) => codeOf(server.manager.all()[0]!.request("large")),
+};
+
+for (const [kind, send] of Object.entries(TO_SERVER)) {
+  Deno.test(`Client refuses ${kind} that is too large for the server, and stays connected`, async () => {
+    let opened = 0;
+    await using server = testServer({
+      authenticate: (): unknown => "ann",
+      userOf: () => "ann",
+      authorize: () => true,
+      rooms: ["room"],
+      session: { maxMessageBytes: BOUND },
+      onOpen: () => void opened++,
+      requests: { small: () => "small" },
+    });
+    await using client = server.connect({
+      onError() {},
+      requests: { large: () => LARGE },
+    } as never) as unknown as Client;
+    await client.whenConnected();
+    const code = await send(client, server);
+    assert(["too-large", "RangeError"].includes(code), code);
+    assertEquals(await client.request("small"), "small");
+    assertEquals(opened, 1);
+  });
+}
+
+Deno.test("Client drops a message that is too large from an outbox that outlives sessions", async () => {
+  let opened = 0;
+  const handled: number[] = [];
+  await using server = testServer({
+    session: { maxMessageBytes: BOUND },
+    onOpen: () => void opened++,
+    onMessage: ({ data }) => void handled.push(String(data).length),
+  });
+  const refused: string[] = [];
+  await using client = server.connect({
+    delivery: "at-least-once",
+    onRefused: ({ failure }: RequestError) => void refused.push(failure.code),
+  } as never) as unknown as Client;
+  for (const length of [1, BOUND, 2]) client.send("a", "x".repeat(length));
+  await client.flushed();
+  assertEquals([handled, refused, opened, client.outbox.messages], [[1, 2], ["too-large"], 1, 0]);
+});
+
+Deno.test("Session.send() throws for a message that the peer does not accept", async () => {
+  await using setup = await open(false);
+  assertThrows(() => setup.sessions[0]!.send("a", LARGE), RangeError, "at most 10000 bytes");
+});
+
+Deno.test("Session keeps a peer that asks often for replies that are too large", async () => {
+  await using setup = await open(false);
+  for (let i = 0; i < 50; i++) {
+    assertEquals(await codeOf(setup.client.request("large")), "too-large");
+  }
+  assertEquals([setup.sessions.length, setup.sessions[0]!.stats.handlerFailures], [1, 0]);
+  await assertRejects(() => setup.client.request("fails"), RequestError, "xxx");
+});
