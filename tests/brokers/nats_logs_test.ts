@@ -4,6 +4,7 @@
  */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { jetstreamManager } from "@nats-io/jetstream";
+import type { ConnectionOptions } from "@nats-io/nats-core";
 import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import type {
@@ -17,6 +18,7 @@ import type {
 import { logTopic } from "../../pubsub/logs/rules.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import type { NatsServers } from "../../pubsub/nats/options.ts";
 import { connectNats } from "../../pubsub/nats/transport.ts";
 import { Random } from "../random.ts";
 import { Hearing, statusIs, until } from "./hearing.ts";
@@ -85,11 +87,29 @@ async function stateOf({ servers }: NatsServer, stream: string) {
   return { messages: state.messages, subjects: state.num_subjects ?? 0 };
 }
 
-/** A runtime whose clock can be moved. */
+/** Connects to a server of another time, which brokers read from the creation of consumers. */
+function connectAt(now: () => number): NonNullable<NatsServers["connect"]> {
+  return async (options) => {
+    const connection = await connectNats(options as ConnectionOptions);
+    const request = connection.request.bind(connection);
+    connection.request = async (subject, ...rest) => {
+      const reply = await request(subject, ...rest);
+      if (!subject.startsWith("$JS.API.CONSUMER.CREATE.")) return reply;
+      const created = new Date(now()).toISOString();
+      const data = new TextEncoder().encode(JSON.stringify({ ...reply.json<object>(), created }));
+      return Object.create(reply, { data: { value: data } });
+    };
+    return connection;
+  };
+}
+
+/** A runtime whose clock can be moved, together with that of the server. */
 function clock() {
   let ahead = 0;
-  const runtime = Object.assign(platformRuntime(), { now: () => Date.now() + ahead });
-  return { runtime, pass: (ms: number) => void (ahead += ms) };
+  const now = () => Date.now() + ahead;
+  const monotonic = () => performance.now() + ahead;
+  const runtime = Object.assign(platformRuntime(), { now, monotonic });
+  return { runtime, connect: connectAt(now), pass: (ms: number) => void (ahead += ms) };
 }
 
 test("takes each append of producers on two nodes once and in order", async ({ servers }) => {
@@ -150,10 +170,12 @@ test("gives the results of the memory engine for random operations on two nodes"
     // A clock that both engines share, and that moves only here.
     const start = Date.now();
     let passed = 0;
-    const runtime = Object.assign(platformRuntime(), { now: () => start + passed });
+    const now = () => start + passed;
+    const runtime = Object.assign(platformRuntime(), { now, monotonic: () => passed });
+    const connect = connectAt(now);
     await using model = new MemoryBroker({ runtime });
-    await using near = new NatsBroker({ servers }, { runtime, prefix: `seed${seed}` });
-    await using far = new NatsBroker({ servers }, { runtime, prefix: `seed${seed}` });
+    await using near = new NatsBroker({ servers, connect }, { runtime, prefix: `seed${seed}` });
+    await using far = new NatsBroker({ servers, connect }, { runtime, prefix: `seed${seed}` });
     for (let step = 0; step < 300; step++) {
       const id = random.pick(["one", "two"]);
       const act = operation(random, id, runtime.now());
@@ -322,9 +344,9 @@ test("finds every position of many logs whose messages alternate", async ({ serv
 
 test("lists logs when they are due, and forgets the looks at others", async (server) => {
   const { servers } = server;
-  const { runtime, pass } = clock();
-  await using near = new NatsBroker({ servers }, { runtime });
-  await using far = new NatsBroker({ servers }, { runtime });
+  const { runtime, connect, pass } = clock();
+  await using near = new NatsBroker({ servers, connect }, { runtime });
+  await using far = new NatsBroker({ servers, connect }, { runtime });
   const hour = 3_600_000;
   const overdue = async () => (await far.logs.overdue({ limit: 1_000 })).sort();
   await created(near.logs, "short", { config: { ...TEXT, ttlMs: 1_000 } });
@@ -359,8 +381,8 @@ test("lists logs when they are due, and forgets the looks at others", async (ser
 });
 
 test("lists the logs that are due among thousands that are not", async ({ servers }) => {
-  const { runtime, pass } = clock();
-  await using near = new NatsBroker({ servers }, { runtime });
+  const { runtime, connect, pass } = clock();
+  await using near = new NatsBroker({ servers, connect }, { runtime });
   await Promise.all(Array.from({ length: 3_000 }, (_, i) => {
     const ttlMs = i % 100 === 0 ? 60_000 : 90_000;
     return created(near.logs, `${i}`, { config: { ...TEXT, ttlMs } });
