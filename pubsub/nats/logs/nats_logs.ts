@@ -57,6 +57,7 @@ export class NatsLogs implements BrokerLogs {
   /** Number of logs, with those that this node is about to create. */
   #count = 0;
   #countedAtMs = -Infinity;
+  #counting: Promise<void> | undefined;
   #isClosed = false;
 
   constructor(link: Link, names: Names, settings: NatsSettings, budget: WaitingBudget) {
@@ -239,12 +240,19 @@ export class NatsLogs implements BrokerLogs {
 
   /** Tells whether there are too many logs for another one, by a count of the last second. */
   async #isFull(maxLogs: number): Promise<boolean> {
-    const now = this.#runtime.monotonic();
-    if (now - this.#countedAtMs >= COUNT_MS || this.#count >= maxLogs) {
-      this.#count = await this.#streams.count();
-      this.#countedAtMs = now;
+    const isOld = this.#runtime.monotonic() - this.#countedAtMs >= COUNT_MS;
+    if (isOld || this.#count >= maxLogs) {
+      // Calls at once share one request.
+      this.#counting ??= this.#countLogs().finally(() => this.#counting = undefined);
+      await this.#counting;
     }
     return this.#count >= maxLogs;
+  }
+
+  async #countLogs(): Promise<void> {
+    const now = this.#runtime.monotonic();
+    this.#count = await this.#streams.count();
+    this.#countedAtMs = now;
   }
 
   #checkState(what: string, state: LogState): void {
