@@ -1,40 +1,47 @@
-/** Checks of options: known keys, and limits that are positive integers. */
-
-/** All keys of an options type, so that the compiler finds a missing or removed key. */
-export type OptionKeys<T> = Readonly<Record<keyof T, true>>;
+/** Checks of options, by tables of all options, and of limits that are positive integers. */
 
 /**
- * Refuses options with an unknown key: without this check, a mistyped key would be ignored and its
- * default would apply silently.
+ * Kind of the value of one option.
  *
- * @param options The options as given; other values than objects are not checked.
- * @param known An object with all known keys.
- * @param place The operation and the place of the options, such as `create broker: options`.
- * @throws {TypeError} If a key is unknown; the message suggests the most similar key.
+ * - A string names the allowed types, such as `"string or function"`: results of `typeof`, `array`,
+ *   `null` or `AbortSignal`.
+ * - An array lists all allowed values.
+ * - Another object has the kinds of a nested object, and a function checks the value itself.
+ * - `0` stands for any value: the code that reads the option checks the value.
  */
-export function checkKeys(options: unknown, known: object, place: string): void {
-  if (typeof options !== "object" || options === null) return;
-  for (const key of Object.keys(options)) {
-    if (Object.hasOwn(known, key)) continue;
-    const meant = Object.keys(known).find((one) => isNear(one, key));
-    const hint = meant === undefined ? "" : `; "${meant}" may be meant`;
-    throw new TypeError(`Cannot ${place} must have known keys, received "${key}"${hint}`);
-  }
+export type OptionKind = 0 | string | readonly unknown[] | object | CheckOption;
+
+/** Checks the value of one option. */
+export type CheckOption = (value: unknown, place: OptionPlace) => void;
+
+/** Place of options, for errors. */
+export interface OptionPlace {
+  /** The call of the user, such as `create broker`. */
+  readonly verb: string;
+  /** Path of the value: `options`, or names with dots such as `api.rate`. */
+  readonly path: string;
 }
 
+/** Kinds that fit the values of one option. */
+type KindOf<V> =
+  | CheckOption
+  // deno-lint-ignore ban-types -- all functions
+  | ([V] extends [Function] ? "function"
+    : [V] extends [boolean] ? "boolean"
+    : [V] extends [number] ? "number"
+    : [V] extends [AbortSignal] ? "AbortSignal"
+    : [V] extends [string] ? "string" | readonly V[]
+    : [V] extends [readonly unknown[]] ? "array" | 0
+    : [V] extends [object] ? "object" | "object or null" | OptionKinds<V> | 0
+    : string | readonly unknown[] | 0);
+
 /**
- * Returns true for two names that differ only by case, or by one letter that is changed, missing,
- * added or swapped.
+ * Kinds of all options of an interface. The compiler finds a missing option, a removed option, and a
+ * kind that does not fit the type.
+ *
+ * @typeParam T The interface.
  */
-function isNear(a: string, b: string): boolean {
-  const [one, other] = [a.toLowerCase(), b.toLowerCase()];
-  if (one === other) return true;
-  let start = 0;
-  while (start < one.length && one[start] === other[start]) start++;
-  const tails = (i: number, j: number) => one.slice(start + i) === other.slice(start + j);
-  const isSwapped = one[start] === other[start + 1] && one[start + 1] === other[start];
-  return tails(1, 1) || tails(1, 0) || tails(0, 1) || isSwapped && tails(2, 2);
-}
+export type OptionKinds<T> = { readonly [K in keyof T]-?: KindOf<Exclude<T[K], undefined>> };
 
 /**
  * Fills in missing limits, and checks the given ones.

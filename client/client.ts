@@ -112,6 +112,7 @@ export class Client<C extends Contract = Contract>
 
   readonly #runtime: Runtime;
   readonly #platform: ClientPlatform;
+  readonly #check: ClientPlatform["checkOptions"];
   readonly #urls: ServerUrls;
   readonly #options: ClientOptions<C>;
   readonly #settings: SessionSettings;
@@ -174,6 +175,8 @@ export class Client<C extends Contract = Contract>
    * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
    */
   constructor(url: ServerUrl, platform: ClientPlatform, options: ClientOptions<C> = {}) {
+    this.#check = platform.checkOptions;
+    this.#check("connect", options);
     const { runtime = platformRuntime() } = options;
     this.#runtime = runtime;
     this.#subscriptions = new Subscriptions(runtime, platform.recovery);
@@ -191,6 +194,7 @@ export class Client<C extends Contract = Contract>
       runtime,
       insight: platform.insight,
       answers: platform.answers,
+      checkOptions: platform.checkOptions,
     });
     this.#connectTimeoutMs = checkConnectTimeout(options.connectTimeoutMs);
     const limits = { of: "client: ", max: MAX_TIMER_MS };
@@ -234,6 +238,7 @@ export class Client<C extends Contract = Contract>
    * @throws {TimeoutError} If there is no session within `timeoutMs`.
    */
   whenConnected(options: WaitOptions = {}): Promise<Session<unknown, C, "client">> {
+    this.#check("wait", options);
     return waitFor(this.#runtime, this.#nextSession(), { ...options, what: "the connection" });
   }
 
@@ -265,6 +270,7 @@ export class Client<C extends Contract = Contract>
    * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
    */
   async flushed(options: WaitOptions = {}): Promise<void> {
+    this.#check("wait", options);
     const { last } = this.#outbox;
     await (await this.#recovery()).flushed(this.#outbox, last, options);
   }
@@ -286,6 +292,7 @@ export class Client<C extends Contract = Contract>
     data?: ContractData<C, "requests", T>,
     options: ClientRequestOptions = {},
   ): Promise<ContractReply<C, T>> {
+    this.#check("request", options);
     const { signal, resend = false } = options;
     const { timeoutMs = this.#settings.requestTimeoutMs } = options;
     const deadline = this.#runtime.now() + timeoutMs;
@@ -342,6 +349,7 @@ export class Client<C extends Contract = Contract>
     data?: ContractData<C, "answers", T>,
     options: RequestStreamOptions = {},
   ): StreamingAnswer<ContractItem<C, T>> {
+    this.#check("request stream", options);
     const isKept = this.#settings.router?.match(topic)?.resume;
     if (isKept || options.id) return this.#keepAnswer({ ...options, topic, data });
     const open = async () => {
@@ -369,6 +377,10 @@ export class Client<C extends Contract = Contract>
     topic: T,
     options: ClientSubscribeOptions = {},
   ): Subscription<C, T> {
+    if (typeof options === "function") {
+      throw new TypeError("Cannot subscribe: loop by `for await`, received a callback");
+    }
+    this.#check("subscribe", options);
     if (this.status.isEnded) throw this.#ended("subscribe");
     return this.#subscriptions.add(topic, options) as Subscription<C, T>;
   }
@@ -413,6 +425,7 @@ export class Client<C extends Contract = Contract>
     id: string,
     options: DurableStreamOptions<R> = {},
   ): DurableStream<R> {
+    this.#check("read stream", options);
     const client = this as unknown as Client;
     return {
       id,
@@ -441,6 +454,7 @@ export class Client<C extends Contract = Contract>
     data?: ContractData<C, "server", T>,
     options: ClientPublishOptions = {},
   ): Promise<void> {
+    this.#check("publish", options);
     const { echo = true, ...wait } = options;
     wait.signal?.throwIfAborted();
     const limited = (answer: Promise<void>) =>
@@ -510,6 +524,7 @@ export class Client<C extends Contract = Contract>
     data?: ContractData<C, "presence", T>,
     options: WaitOptions = {},
   ): Promise<void> {
+    this.#check("set presence", options);
     const next = () =>
       this.#session?.isReady ? this.#session : this.#nextSession() as Promise<Session>;
     return this.#presence.set(room, data, { ...options, next });
@@ -573,7 +588,9 @@ export class Client<C extends Contract = Contract>
    * @returns True if the client moved; if false, the old session continues, without the topics of the
    * server's application if the new session began and broke (protocol 23.5).
    */
-  async handOver({ transport }: { readonly transport?: TransportName } = {}): Promise<boolean> {
+  async handOver(options: { readonly transport?: TransportName } = {}): Promise<boolean> {
+    this.#check("hand over", options);
+    const { transport } = options;
     const moved = await this.#move((part, moving) => part.handOver(moving, transport));
     return moved !== undefined;
   }

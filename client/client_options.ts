@@ -101,6 +101,12 @@ export interface ClientPlatform {
    * @ignore
    */
   readonly recovery: () => Promise<unknown>;
+  /**
+   * Checks the options of a call of `ClientCalls`.
+   *
+   * @ignore
+   */
+  readonly checkOptions: (call: string, options: unknown) => void;
 }
 
 /**

@@ -28,10 +28,12 @@ export interface ConnectOptions<C extends Contract = Contract>
  *
  * @typeParam C The contract.
  */
-export interface DialOptions<C extends Contract = Contract>
-  extends
-    TransportOptions,
-    Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "services" | "turn" | "heartbeat"> {
+export interface DialOptions<C extends Contract = Contract> extends
+  TransportOptions,
+  Omit<
+    SessionSettingsOptions<unknown, C, "client">,
+    "console" | "side" | "services" | "turn" | "heartbeat"
+  > {
   /**
    * Token of at most 8,192 bytes, sent in band before all messages. Needs `skein.1`. `null` is no
    * token.
@@ -118,6 +120,8 @@ export async function dialBy<C extends Contract>(
   url: string | URL,
   options: DialOptions<C>,
 ): Promise<Session<unknown, C, "client">> {
+  const { dial, insight, answers, checkOptions } = makePlatform(options);
+  checkOptions("dial", options);
   const { protocols = [SKEIN_PROTOCOL], token } = options;
   const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
   if (token != null && !protocols.some((name) => SPEAKS_SKEIN.test(name))) {
@@ -127,7 +131,6 @@ export async function dialBy<C extends Contract>(
       }`,
     );
   }
-  const { dial, insight, answers } = makePlatform(options);
   const { runtime = platformRuntime() } = options;
   const settings = checkSettings<unknown, C, "client">({
     ...options,
@@ -135,6 +138,7 @@ export async function dialBy<C extends Contract>(
     runtime,
     insight,
     answers,
+    checkOptions,
   });
   return await openSession(
     { ...options, url, dial, protocols, settings, timeoutMs },

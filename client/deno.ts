@@ -8,6 +8,7 @@ import {
   type DialOptions,
   withLastResort,
 } from "./connect.ts";
+import { checkCall } from "./call_checks.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { isQuicAvailable, permittedHost } from "../transport/quic/deno_quic.ts";
@@ -105,6 +106,7 @@ export function denoPlatform(dial: Dialer): ClientPlatform {
     insight: () => import("./chunk_insight.ts"),
     answers: () => import("./chunk_answers.ts"),
     recovery: () => import("./recovery.ts"),
+    checkOptions: checkCall,
   };
 }
 

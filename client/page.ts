@@ -15,6 +15,7 @@ import {
   type TransportOptions,
   type TransportPlatform,
 } from "../transport/race/options.ts";
+import { namesOf } from "./page_names.ts";
 import { within } from "../base/wait.ts";
 import { ConnectionError, UnsupportedError } from "../errors.ts";
 
@@ -37,6 +38,9 @@ export interface PageChunks {
   readonly answers: ClientPlatform["answers"];
 }
 
+/** Part of the features that load late. */
+type Hints = { tellHint(name: string, names: object): void };
+
 /**
  * Makes the platform of a page.
  *
@@ -56,7 +60,15 @@ export function pagePlatform(options: TransportOptions, chunks: PageChunks): Cli
   const { insight, answers, webTransport, http } = chunks;
   const checked = checkTransports(options);
   const dial = withLastResort(pageDialer(checked, chunks), checked, http);
-  return { dial, insight, answers, recovery: webTransport };
+  const checkOptions = (call: string, options: unknown) => {
+    const names = namesOf(call);
+    for (const name in options as object) {
+      if ((options as Record<string, unknown>)[name] === undefined || name in names) continue;
+      insight().then((part) => (part as Hints).tellHint(name, names), () => {});
+      throw new TypeError(`Cannot ${call}: options must have known keys, received "${name}"`);
+    }
+  };
+  return { dial, insight, answers, recovery: webTransport, checkOptions };
 }
 
 function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {

@@ -1,4 +1,5 @@
 /** A gentle end of many sessions: the peers reconnect one after the other, not all at once. */
+import type { OptionKinds } from "../base/options.ts";
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
@@ -38,6 +39,14 @@ export interface DrainOptions {
    */
   readonly random?: () => number;
 }
+
+/** Kinds of the options of a drain. */
+export const DRAIN: OptionKinds<DrainOptions> = {
+  random: "function",
+  reason: "string",
+  signal: "AbortSignal",
+  withinMs: "number",
+};
 
 /** Result of a drain. */
 export interface DrainReport {
@@ -84,7 +93,6 @@ export class Drain {
    * @param runtime Runtime that has the clock and the timers.
    * @param options See {@linkcode DrainOptions}.
    * @throws {RangeError} If `withinMs` is not a positive integer that a timer can wait for.
-   * @throws {TypeError} If `reason` is not a string.
    */
   constructor(runtime: Runtime, options: DrainOptions = {}) {
     const { withinMs = DRAIN_MS, reason = "", signal, random = () => runtime.random() } = options;
@@ -92,9 +100,6 @@ export class Drain {
       throw new RangeError(
         `Cannot drain: withinMs must be an integer from 1 to ${MAX_TIMER_MS}, received ${withinMs}`,
       );
-    }
-    if (typeof reason !== "string") {
-      throw new TypeError(`Cannot drain: reason must be a string, received ${typeof reason}`);
     }
     this.#runtime = runtime;
     this.#withinMs = withinMs;

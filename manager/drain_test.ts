@@ -84,7 +84,7 @@ Deno.test("SessionManager.drain() rejects a time that no timer can wait for", as
   for (const withinMs of [0, -1, 1.5, NaN, Infinity, 2 ** 31]) {
     assertThrows(() => manager.drain({ withinMs }), RangeError, `received ${withinMs}`);
   }
-  assertThrows(() => manager.drain({ reason: 3 as never }), TypeError, "received number");
+  assertThrows(() => manager.drain({ reason: 3 as never }), TypeError, "received 3");
   assertEquals(manager.isDraining, false);
 });
 

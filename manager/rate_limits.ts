@@ -1,4 +1,6 @@
 /** Rates of messages, subscriptions and connections, by session, user and network address. */
+import type { OptionKinds } from "../base/options.ts";
+import { objectWith } from "../base/option_checks.ts";
 import { LimitError } from "../errors.ts";
 import { checkLimits } from "../base/options.ts";
 import type { Runtime } from "../base/runtime.ts";
@@ -75,6 +77,28 @@ export interface RateLimitsOptions {
    */
   readonly shared?: SharedCounts | undefined;
 }
+
+const RATE: OptionKinds<Rate> = { burst: "number", perSecond: "number" };
+
+const SESSION_RATES: OptionKinds<SessionRates> = {
+  bytes: RATE,
+  messages: RATE,
+  subscriptions: RATE,
+};
+
+const SHARED_RATES: OptionKinds<NonNullable<RateLimitsOptions["perAddress"]>> = {
+  ...SESSION_RATES,
+  connections: RATE,
+};
+
+/** Kinds of the options of rates. */
+export const RATES: OptionKinds<RateLimitsOptions> = {
+  maxRefusals: "number",
+  perAddress: SHARED_RATES,
+  perSession: SESSION_RATES,
+  perUser: SHARED_RATES,
+  shared: objectWith("SharedCounts", "take"),
+};
 
 /** User and address to count; the address is a key of `addressKey`. */
 interface CountedPeer {

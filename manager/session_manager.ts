@@ -1,4 +1,9 @@
 /** All sessions of a server: limits, lookup, statistics, and their end. */
+import { RATES } from "./rate_limits.ts";
+import { DRAIN } from "./drain.ts";
+import { CLOSE } from "../session/call_checks.ts";
+import type { OptionKinds } from "../base/options.ts";
+import { checkOptions, RUNTIME } from "../base/option_checks.ts";
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
@@ -67,6 +72,20 @@ interface Slot {
   readonly meter: Disposable | undefined;
 }
 
+const MANAGER: OptionKinds<SessionManagerOptions> = {
+  cleanupIntervalMs: "number",
+  maxSessions: "number",
+  maxSessionsPerAddress: "number",
+  maxSessionsPerUser: "number",
+  rates: RATES,
+  runtime: RUNTIME,
+  unreadStreams: "object",
+};
+
+const ADMIT: OptionKinds<AdmitOptions> = { address: "string", beside: "object", user: "string" };
+
+const ADD: OptionKinds<AddOptions> = { beside: "object", reservation: "object" };
+
 /**
  * Holds all sessions of a server.
  *
@@ -124,6 +143,7 @@ export class SessionManager implements AsyncDisposable {
    * above 0.
    */
   constructor(options: SessionManagerOptions = {}) {
+    checkOptions("create manager", options, MANAGER);
     const {
       cleanupIntervalMs = 60_000,
       rates,
@@ -191,6 +211,7 @@ export class SessionManager implements AsyncDisposable {
    * ```
    */
   admit(options: AdmitOptions = {}): Reservation {
+    checkOptions("admit session", options, ADMIT);
     const { user, address, beside } = options;
     return this.#limiter.reserve({ user, address: keyOf(address) }, this.#claimOf(beside));
   }
@@ -217,6 +238,7 @@ export class SessionManager implements AsyncDisposable {
    * ```
    */
   admitConnection(options: AdmitOptions): void {
+    checkOptions("admit connection", options, ADMIT);
     this.#limiter.rates.connect({ user: options.user, address: keyOf(options.address) });
   }
 
@@ -242,6 +264,7 @@ export class SessionManager implements AsyncDisposable {
    * ```
    */
   admitSocket(options: Pick<AdmitOptions, "address"> = {}): SocketLease {
+    checkOptions("admit socket", options, { address: "string" });
     return this.#limiter.sockets.take(keyOf(options.address));
   }
 
@@ -257,6 +280,7 @@ export class SessionManager implements AsyncDisposable {
    * @throws {LimitError} If a limit is reached, named by `limit`, or if the manager is draining.
    */
   add(session: Session, options: AddOptions = {}): string {
+    checkOptions("add session", options, ADD);
     const { id } = session;
     const { reservation } = options;
     const beside = this.#claimOf(options.beside);
@@ -363,6 +387,7 @@ export class SessionManager implements AsyncDisposable {
    * ```
    */
   issues(options: { readonly limit?: number } = {}): (SessionIssue & { readonly id: string })[] {
+    checkOptions("list issues", options, { limit: "number" });
     const limit = checkLimit(options, "list issues");
     const found: Record<SessionIssue["severity"], (SessionIssue & { readonly id: string })[]> = {
       error: [],
@@ -415,6 +440,7 @@ export class SessionManager implements AsyncDisposable {
     /** Start of the next page, stable while sessions come and go; `undefined` after the last page. */
     readonly next: number | undefined;
   } {
+    checkOptions("list diagnostics", options, { after: "number", limit: "number" });
     const limit = checkLimit(options, "list diagnostics");
     const { after = 0 } = options;
     const sessions: SessionDiagnostics[] = [];
@@ -452,6 +478,7 @@ export class SessionManager implements AsyncDisposable {
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
   async closeAll(options: SessionCloseOptions = {}): Promise<number> {
+    checkOptions("close", options, CLOSE);
     const sessions = this.all();
     await Promise.all(sessions.map((session) => session.close(options)));
     return sessions.length;
@@ -484,6 +511,7 @@ export class SessionManager implements AsyncDisposable {
    * ```
    */
   drain(options: DrainOptions = {}): Promise<DrainReport> {
+    checkOptions("drain", options, DRAIN);
     if (this.#drained === undefined) {
       const drain = new Drain(this.#runtime, options);
       this.#limiter.refuseAll();
@@ -501,6 +529,7 @@ export class SessionManager implements AsyncDisposable {
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
   async shutdown(options: SessionCloseOptions = {}): Promise<void> {
+    checkOptions("close", options, CLOSE);
     this.#limiter.refuseAll();
     await this.closeAll({ code: CloseCode.draining, ...options });
     await this.#drained;

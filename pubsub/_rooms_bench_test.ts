@@ -14,11 +14,17 @@ export class Bench implements AsyncDisposable {
   readonly presence: Presence;
   readonly rooms: Rooms;
 
-  constructor(options: PresenceOptions & TopicsOptions & Pick<RoomsOptions, "patterns"> = {}) {
-    this.topics = new Topics({ settings: this.peers, ...options });
-    this.presence = new Presence({ graceMs: 1_000, ...options });
+  constructor(
+    options:
+      & Pick<PresenceOptions, "graceMs" | "nodes">
+      & TopicsOptions
+      & Pick<RoomsOptions, "patterns"> = {},
+  ) {
+    const { graceMs = 1_000, patterns = {}, nodes, ...rest } = options;
+    this.topics = new Topics({ settings: this.peers, ...rest });
+    this.presence = new Presence({ graceMs, ...(nodes && { nodes }) });
     const { topics, presence } = this;
-    this.rooms = new Rooms({ ...options, topics, presence });
+    this.rooms = new Rooms({ patterns, topics, presence });
   }
 
   connect(user: string, limits: Parameters<Peers["connect"]>[0] = {}): Promise<Peer> {

@@ -1,4 +1,7 @@
 /** Topics and the subscribers on this node. */
+import { HISTORY } from "../session/call_checks.ts";
+import type { OptionKinds } from "../base/options.ts";
+import { BROKER, checkOptions, recordOf, RUNTIME } from "../base/option_checks.ts";
 import { type BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import { describe } from "../base/error_text.ts";
 import { Broadcast } from "../session/queue/broadcast.ts";
@@ -246,6 +249,49 @@ interface Membership {
   answer: (() => void) | undefined;
 }
 
+/** Kinds of the options of a history. */
+export const HISTORY_BOUNDS: OptionKinds<HistoryBounds> = {
+  bytes: "number",
+  size: "number",
+  ttlMs: "number",
+};
+
+const TOPICS: OptionKinds<TopicsOptions> = {
+  broker: BROKER,
+  history: recordOf(HISTORY_BOUNDS),
+  maxMessageBytes: "number",
+  maxTopicBytes: "number",
+  maxTopicsPerSession: "number",
+  runtime: RUNTIME,
+  settings: "object",
+};
+
+/** Kinds of the options of `subscribe`. */
+export const SUBSCRIBE: OptionKinds<SubscribeOptions> = {
+  ...HISTORY,
+  isRequested: "boolean",
+  onAnswer: "function",
+  onLeft: "function",
+};
+
+/** Kinds of the options of `unsubscribe`. */
+export const UNSUBSCRIBE: OptionKinds<UnsubscribeOptions> = {
+  code: "string",
+  isSilent: "boolean",
+  reason: "string",
+};
+
+/** Kinds of the options of `publish`. */
+export const PUBLISH: OptionKinds<PublishOptions> = { except: "object", from: "string" };
+
+const APPEND: OptionKinds<AppendPublicationOptions> = {
+  ...PUBLISH,
+  key: "object",
+  signal: "AbortSignal",
+};
+
+const READ = { after: "number", signal: "AbortSignal" };
+
 /**
  * Topics and the subscribers on this node.
  *
@@ -310,6 +356,7 @@ export class Topics implements AsyncDisposable {
    * @throws {UnsupportedError} If `history` has a pattern, and the broker cannot keep histories.
    */
   constructor(options: TopicsOptions = {}) {
+    checkOptions("create topics", options, TOPICS);
     this.#runtime = options.runtime ?? platformRuntime();
     this.#ownsBroker = options.broker === undefined;
     this.broker = options.broker ?? new MemoryBroker({ runtime: this.#runtime });
@@ -422,6 +469,7 @@ export class Topics implements AsyncDisposable {
    * closed.
    */
   subscribe(session: Session, topic: string, options: SubscribeOptions = {}): Promise<boolean> {
+    checkOptions("subscribe", options, SUBSCRIBE);
     checkTopic(topic, "subscribe", this.maxTopicBytes);
     checkPublic(topic, "subscribe");
     checkLast(options.last);
@@ -503,6 +551,7 @@ export class Topics implements AsyncDisposable {
    * @throws {TypeError} If the code is not a text of 1 to 64 characters.
    */
   unsubscribe(session: Session, topic: string, options: UnsubscribeOptions = {}): boolean {
+    checkOptions("unsubscribe", options, UNSUBSCRIBE);
     const { code = "removed", reason = "", isSilent = false } = options;
     if (!isName(code)) {
       throw new TypeError(
@@ -534,6 +583,7 @@ export class Topics implements AsyncDisposable {
    * @throws {TypeError} If the code is not a text of 1 to 64 characters.
    */
   leaveAll(session: Session, options: UnsubscribeOptions = {}): void {
+    checkOptions("leave", options, UNSUBSCRIBE);
     for (const topic of this.topicsOf(session)) this.unsubscribe(session, topic, options);
   }
 
@@ -550,6 +600,7 @@ export class Topics implements AsyncDisposable {
    * @throws {UnsupportedError} If the broker is closed.
    */
   publish(topic: string, data?: unknown, options: PublishOptions = {}): void {
+    checkOptions("publish", options, PUBLISH);
     const bounds = this.historyOf(topic);
     const publication = this.#encode(topic, data, { ...options, bounds, verb: "publish" });
     if (bounds === undefined) return this.broker.publish(publication);
@@ -592,6 +643,7 @@ export class Topics implements AsyncDisposable {
     data?: unknown,
     options: AppendPublicationOptions = {},
   ): Promise<{ readonly position?: HistoryPosition }> {
+    checkOptions("append", options, APPEND);
     const { key, signal } = options;
     const bounds = this.historyOf(topic);
     const publication = this.#encode(topic, data, { ...options, bounds, verb: "append" });
@@ -630,12 +682,14 @@ export class Topics implements AsyncDisposable {
    */
   async *read(
     topic: string,
-    { after, signal }: { readonly after?: number; readonly signal?: AbortSignal } = {},
+    read: { readonly after?: number; readonly signal?: AbortSignal } = {},
   ): AsyncGenerator<
     { readonly data: unknown; readonly from?: string; readonly position: HistoryPosition },
     void,
     undefined
   > {
+    checkOptions("read history", read, READ);
+    const { after, signal } = read;
     const bounds = this.historyOf(topic);
     if (bounds === undefined) {
       throw new UnsupportedError(`Cannot read: the topic "${topic}" has no history`);

@@ -31,7 +31,7 @@ import { compileContract } from "../session/check_settings.ts";
 import type { Contract } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
-import { MOVED, STREAM_PREFIX } from "../session/wire/recovery.ts";
+import { type HistoryOptions, MOVED, STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { internals, type Session, sessionsAfter, sessionsBefore } from "../session/session.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import { RequestService, verifiedUser } from "../session/serving/requests.ts";
@@ -220,6 +220,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
         throw new RequestError("superseded", "The session to which the client moves has the topic");
       }
       tellLiteral(options.console, topic);
+      tellNoHistory(options.console, topic, { ...request, topics: parts().topics });
       try {
         const options = { ...request, isRequested: true };
         if (isRoom(topic)) parts().rooms.join(session, topic, options);
@@ -482,6 +483,27 @@ export function tellLiteral(console: ConsoleReport, topic: string): void {
     "literal-topic",
     `A session subscribed to "${topic}". Topics are literal: the session receives publications on ` +
       "exactly this topic, and no others",
+    { about: topic },
+  );
+}
+
+/**
+ * Prints that a topic has no history, if a subscription starts with the newest messages.
+ *
+ * @param console Prints the line once.
+ * @param topic The topic.
+ * @param options The start, and the topics of the server.
+ */
+export function tellNoHistory(
+  console: ConsoleReport,
+  topic: string,
+  { last, topics }: Pick<HistoryOptions, "last"> & { readonly topics: Topics },
+): void {
+  if (!last || topics.historyOf(topic) !== undefined || topic.startsWith(STREAM_PREFIX)) return;
+  console.tell(
+    "no-history",
+    `A session subscribed to "${topic}" with last: ${last}, and the topic has no history: only new ` +
+      "messages arrive. Add a pattern for the topic to history of the server",
     { about: topic },
   );
 }

@@ -29,7 +29,8 @@ import {
 } from "jose";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { AuthenticationError } from "../errors.ts";
-import { checkKeys, type OptionKeys } from "../base/options.ts";
+import { checkOptions, listOf, RUNTIME } from "../base/option_checks.ts";
+import type { OptionKinds } from "../base/options.ts";
 
 /** Longest time for an answer from the server of the keys, in milliseconds. */
 const FETCH_TIMEOUT_MS = 5_000;
@@ -121,14 +122,14 @@ export interface JwtAuthentication {
   readonly expiresAt: (claims: JwtClaims) => number;
 }
 
-const KEYS: OptionKeys<JwtOptions> = {
-  algorithms: true,
-  audience: true,
-  clockToleranceMs: true,
-  issuer: true,
-  jwks: true,
-  runtime: true,
-  secret: true,
+const OPTIONS: OptionKinds<JwtOptions> = {
+  algorithms: listOf("string"),
+  audience: listOf("string", "string"),
+  clockToleranceMs: "number",
+  issuer: "string",
+  jwks: "string or object",
+  runtime: RUNTIME,
+  secret: "string or object",
 };
 
 type Claims = Readonly<Record<string, unknown>>;
@@ -174,7 +175,7 @@ type Verify = (token: string) => Promise<Claims>;
  * ```
  */
 export function jwt(options: JwtOptions): JwtAuthentication {
-  checkKeys(options, KEYS, "create jwt: options");
+  checkOptions("create jwt", options, OPTIONS);
   const { jwks, secret, clockToleranceMs = 0 } = options;
   if (typeof clockToleranceMs !== "number" || !(clockToleranceMs >= 0)) {
     throw new RangeError(

@@ -1,4 +1,8 @@
 /** The server: sessions, topics, presence and rooms behind one `serve()`. */
+import { DRAIN } from "../manager/drain.ts";
+import { PUBLISH, SUBSCRIBE, UNSUBSCRIBE } from "../pubsub/topics.ts";
+import { CLOSE } from "../session/call_checks.ts";
+import { checkOptions } from "../base/option_checks.ts";
 import { Admission } from "./admission.ts";
 import type { RequestInfo } from "../transport/address.ts";
 import { isHost, pathBelow } from "../transport/url.ts";
@@ -8,6 +12,7 @@ import {
   clientServices,
   type RenewedHandler,
   tellLiteral,
+  tellNoHistory,
 } from "./client_requests.ts";
 import { type ConnectionLimits, moqHostOf, moqQuicOptions, ServerListener } from "./listener.ts";
 import type { HttpFaceStats, WebTransportStats } from "../telemetry/measures.ts";
@@ -79,6 +84,10 @@ interface MountedFace {
   /** The face, once its loading began. */
   loading: Promise<HttpFace> | undefined;
 }
+
+const { isRequested: _requested, onLeft: _left, ...SERVER_SUBSCRIBE } = SUBSCRIBE;
+
+const { isSilent: _silent, ...SERVER_UNSUBSCRIBE } = UNSUBSCRIBE;
 
 /**
  * A server of sessions that listens by itself, or is mounted in another server.
@@ -375,6 +384,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     data?: ContractData<C, "server", T>,
     options: { readonly except?: Session<ValueOf<V>, C, "server">; readonly from?: string } = {},
   ): void {
+    checkOptions("publish", options, PUBLISH);
     const { except, from } = options;
     this.topics.publish(topic, data, { except: except as Session | undefined, from });
   }
@@ -397,7 +407,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     topic: string,
     options: Omit<SubscribeOptions, "isRequested" | "onLeft"> = {},
   ): Promise<boolean> {
+    checkOptions("subscribe", options, SERVER_SUBSCRIBE);
     tellLiteral(this.#console, topic);
+    tellNoHistory(this.#console, topic, { ...options, topics: this.topics });
     return this.topics.subscribe(session as Session, topic, options);
   }
 
@@ -433,6 +445,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     topic: string,
     options: Omit<UnsubscribeOptions, "isSilent"> = {},
   ): boolean {
+    checkOptions("unsubscribe", options, SERVER_UNSUBSCRIBE);
     const { code, reason } = options;
     return this.topics.unsubscribe(session as Session, topic, {
       ...(code !== undefined && { code }),
@@ -493,6 +506,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     /** `true` if every node answered; otherwise sessions may be left. */
     readonly isComplete: boolean;
   }> {
+    checkOptions("disconnect", options, CLOSE);
     return this.#users.disconnect(user, options);
   }
 
@@ -511,6 +525,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @returns Number of sessions that closed by themselves, and of those that were closed.
    */
   async drain(options: DrainOptions = {}): Promise<DrainReport> {
+    checkOptions("drain", options, DRAIN);
     const connections = this.manager.all().map(({ connection }) => connection);
     this.#listener?.stop();
     // Raw sessions have no envelopes: the wire carries the request to leave.
@@ -540,6 +555,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @param options Close code and reason for the peers.
    */
   close(options: SessionCloseOptions = {}): Promise<void> {
+    checkOptions("close", options, CLOSE);
     return this.#closing ??= this.#close(options);
   }
 

@@ -1,17 +1,28 @@
 /** Options of `serve()` and `createServer()`, and the check that refuses unknown keys. */
+import { HISTORY_BOUNDS } from "../pubsub/topics.ts";
 import type { MetricsOptions } from "../telemetry/endpoint.ts";
 
 import type { AuthorizationContext } from "./http/face.ts";
 import type { InspectorOptions } from "./inspector/options.ts";
-import { DURABLE_STREAMS, type DurableStreamsOptions, KEEP } from "./durable/options.ts";
+import { DURABLE_STREAMS, type DurableStreamsOptions } from "./durable/options.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
-import type { RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts";
+import { type RateLimitsOptions, RATES } from "../manager/rate_limits.ts";
 import { checkRate, type Rate } from "../base/token_bucket.ts";
 import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
+import { ROOM } from "../pubsub/presence/rooms.ts";
 import type { RoomOptions } from "../pubsub/presence/rooms.ts";
-import { checkKeys, checkLimits, type OptionKeys } from "../base/options.ts";
+import {
+  BROKER,
+  checkOptions,
+  listOf,
+  objectOr,
+  objectWith,
+  recordOf,
+  RUNTIME,
+} from "../base/option_checks.ts";
+import { checkLimits, type OptionKinds } from "../base/options.ts";
 import type { SessionLimits } from "../session/settings.ts";
-import type { FlowControlOptions } from "../transport/connection.ts";
+import { FLOW_CONTROL } from "../transport/option_kinds.ts";
 import type { Broker, HistoryBounds } from "../pubsub/broker.ts";
 import type { UnreadStreamLimits } from "../transport/quic/unread_streams.ts";
 import type { AdmissionOptions } from "./admission_options.ts";
@@ -25,6 +36,7 @@ import type { Session } from "../session/session.ts";
 import type { ManagerLimits } from "../manager/limits.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { WebSocketHost } from "../transport/websocket/server.ts";
+import { LIMITS as SESSION_LIMITS } from "../session/call_checks.ts";
 import type { SessionHandlers } from "../session/session_settings.ts";
 
 /**
@@ -525,269 +537,136 @@ const API_LIMITS = {
   maxRequests: 256,
 };
 
-/** Known keys, of which the compiler requires each. */
-const SERVER: OptionKeys<ServerOptions> = {
-  acceptsTokenInBand: true,
-  answers: true,
-  api: true,
-  authenticate: true,
-  authenticateTimeoutMs: true,
-  authorize: true,
-  broker: true,
-  clientAddress: true,
-  contract: true,
-  dedupeWindowMs: true,
-  durableStreams: true,
-  expiresAt: true,
-  fetch: true,
-  flowControl: true,
-  history: true,
-  hosts: true,
-  http: true,
-  inspector: true,
-  instrumentation: true,
-  keepsHeaders: true,
-  limits: true,
-  maxTokenBytes: true,
-  metrics: true,
-  moq: true,
-  namesPublishers: true,
-  node: true,
-  onClose: true,
-  onError: true,
-  onHandlerError: true,
-  onMessage: true,
-  onOpen: true,
-  onRefusal: true,
-  onRefused: true,
-  onRenewed: true,
-  onStream: true,
-  origins: true,
-  path: true,
-  presenceGraceMs: true,
-  presenceSharesOnline: true,
-  rates: true,
-  requests: true,
-  rooms: true,
-  runtime: true,
-  session: true,
-  userOf: true,
-  webSocketEngine: true,
+const RATE: OptionKinds<Rate> = { burst: "number", perSecond: "number" };
+
+/** Kinds of the options of the API. */
+export const API: OptionKinds<ApiOptions> = {
+  authorize: "function",
+  idempotencyWindowMs: "number",
+  maxBodyBytes: "number",
+  maxPublications: "number",
+  maxRequests: "number",
+  path: "string",
+  rate: RATE,
 };
 
-/** Known keys of `serve`. */
-export const SERVE: OptionKeys<ServeOptions> = {
+/** Kinds of the options of the inspector. */
+export const INSPECTOR: OptionKinds<InspectorOptions> = {
+  authorize: "function",
+  path: "string",
+  payloads: "boolean",
+};
+
+/** Kinds of the options of the metrics. */
+export const METRICS: OptionKinds<MetricsOptions> = {
+  allow: "string or function",
+  healthPath: "string or boolean",
+  path: "string or boolean",
+};
+
+/** Kinds of the options of WebTransport. */
+export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
+  cacheFolder: "string or object or null",
+  certificate: "object",
+  engine: "string or function",
+  flowControl: FLOW_CONTROL,
+  hostname: "string",
+  idleTimeoutMs: "number",
+  keepAliveIntervalMs: "number",
+  maxConnections: "number",
+  maxConnectionsPerAddress: "number",
+  maxHandshakes: "number",
+  maxSessionsPerConnection: "number",
+  maxStreams: "number",
+  names: listOf("string"),
+  port: "number",
+  wellKnown: "boolean",
+};
+
+/** Kinds of the options of a server. */
+export const SERVER: OptionKinds<ServerOptions> = {
+  acceptsTokenInBand: "boolean",
+  answers: { keepMs: "number", maxRunning: "number", maxRunningPerUser: "number" },
+  api: API,
+  authenticate: "function",
+  authenticateTimeoutMs: "number",
+  authorize: "function",
+  broker: BROKER,
+  clientAddress: "function",
+  contract: 0,
+  dedupeWindowMs: "number",
+  durableStreams: DURABLE_STREAMS,
+  expiresAt: "function",
+  fetch: "function",
+  flowControl: FLOW_CONTROL,
+  history: recordOf(HISTORY_BOUNDS),
+  hosts: listOf("string"),
+  http: "boolean",
+  inspector: objectOr("boolean", INSPECTOR),
+  instrumentation: "object",
+  keepsHeaders: listOf("string", "string"),
+  limits: {
+    cleanupIntervalMs: "number",
+    maxSessions: "number",
+    maxSessionsPerAddress: "number",
+    maxSessionsPerUser: "number",
+    maxTopicsPerSession: "number",
+    unreadStreams: {
+      maxBytes: "number",
+      maxBytesPerAddress: "number",
+      maxBytesPerConnection: "number",
+      timeoutMs: "number",
+    },
+  },
+  maxTokenBytes: "number",
+  metrics: objectOr("boolean", METRICS),
+  moq: objectWith("MoqServer", "fetch"),
+  namesPublishers: "boolean",
+  node: { goneAfterMs: "number", heartbeatMs: "number", name: "string" },
+  onClose: "function",
+  onError: "function",
+  onHandlerError: ["answer", "close"],
+  onMessage: "function",
+  onOpen: "function",
+  onRefusal: "function",
+  onRefused: "function",
+  onRenewed: "function",
+  onStream: "function",
+  origins: listOf("string"),
+  path: "string",
+  presenceGraceMs: "number",
+  presenceSharesOnline: "boolean",
+  rates: RATES,
+  requests: "object",
+  rooms: (value, place) => (Array.isArray(value) ? listOf("string") : recordOf(ROOM))(value, place),
+  runtime: RUNTIME,
+  session: SESSION_LIMITS,
+  userOf: "function",
+  webSocketEngine: "function",
+};
+
+/** Kinds of the options of `serve`. */
+export const SERVE: OptionKinds<ServeOptions> = {
   ...SERVER,
-  hostname: true,
-  onListen: true,
-  port: true,
-  reusePort: true,
-  signal: true,
-  tls: true,
-  webSocket: true,
-  webTransport: true,
-};
-
-const LIMITS: OptionKeys<NonNullable<ServerOptions["limits"]>> = {
-  cleanupIntervalMs: true,
-  maxSessions: true,
-  maxSessionsPerAddress: true,
-  maxSessionsPerUser: true,
-  maxTopicsPerSession: true,
-  unreadStreams: true,
-};
-
-const FLOW_CONTROL: OptionKeys<FlowControlOptions> = {
-  automatic: true,
-  maxData: true,
-  maxStreamData: true,
-  maxStreamsBidi: true,
-  maxStreamsUni: true,
-};
-
-const RATE: OptionKeys<Rate> = { burst: true, perSecond: true };
-
-const SESSION_RATES: OptionKeys<SessionRates> = {
-  bytes: true,
-  messages: true,
-  subscriptions: true,
-};
-
-const SHARED_RATES: OptionKeys<NonNullable<RateLimitsOptions["perAddress"]>> = {
-  ...SESSION_RATES,
-  connections: true,
-};
-
-const RATES: OptionKeys<RateLimitsOptions> = {
-  maxRefusals: true,
-  perAddress: true,
-  perSession: true,
-  perUser: true,
-  shared: true,
-};
-
-const SESSION: OptionKeys<SessionLimits> = {
-  closeTimeoutMs: true,
-  concurrency: true,
-  handshakeTimeoutMs: true,
-  heartbeat: true,
-  maxInvalidMessages: true,
-  maxMessageBytes: true,
-  maxRequests: true,
-  receiveQueue: true,
-  requestTimeoutMs: true,
-  sendQueue: true,
-};
-
-const SEND_QUEUE: OptionKeys<NonNullable<SessionLimits["sendQueue"]>> = {
-  maxBytes: true,
-  maxMessages: true,
-  policy: true,
-};
-
-const RECEIVE_QUEUE: OptionKeys<NonNullable<SessionLimits["receiveQueue"]>> = {
-  maxBytes: true,
-  maxMessages: true,
-};
-
-const HEARTBEAT: OptionKeys<NonNullable<SessionLimits["heartbeat"]>> = {
-  intervalMs: true,
-  timeoutMs: true,
-};
-
-const HISTORY: OptionKeys<HistoryBounds> = { bytes: true, size: true, ttlMs: true };
-
-const ROOM: OptionKeys<RoomOptions> = {
-  gatherAbove: true,
-  gatherMs: true,
-  maxDataBytes: true,
-  members: true,
-};
-
-const UNREAD_STREAMS: OptionKeys<UnreadStreamLimits> = {
-  maxBytes: true,
-  maxBytesPerAddress: true,
-  maxBytesPerConnection: true,
-  timeoutMs: true,
-};
-
-const NODE: OptionKeys<Omit<NodesOptions, "broker" | "onError" | "runtime">> = {
-  goneAfterMs: true,
-  heartbeatMs: true,
-  name: true,
-};
-
-/** Known keys of the API. */
-export const API: OptionKeys<ApiOptions> = {
-  authorize: true,
-  idempotencyWindowMs: true,
-  maxBodyBytes: true,
-  maxPublications: true,
-  maxRequests: true,
-  path: true,
-  rate: true,
-};
-
-/** Known keys of the inspector. */
-export const INSPECTOR: OptionKeys<InspectorOptions> = {
-  authorize: true,
-  path: true,
-  payloads: true,
-};
-
-/** Known keys of the metrics. */
-export const METRICS: OptionKeys<MetricsOptions> = { allow: true, healthPath: true, path: true };
-
-const WEB_TRANSPORT: OptionKeys<WebTransportServeOptions> = {
-  cacheFolder: true,
-  certificate: true,
-  engine: true,
-  flowControl: true,
-  hostname: true,
-  idleTimeoutMs: true,
-  keepAliveIntervalMs: true,
-  maxConnections: true,
-  maxConnectionsPerAddress: true,
-  maxHandshakes: true,
-  maxSessionsPerConnection: true,
-  maxStreams: true,
-  names: true,
-  port: true,
-  wellKnown: true,
-};
-
-const ANSWERS: OptionKeys<NonNullable<ServerOptions["answers"]>> = {
-  keepMs: true,
-  maxRunning: true,
-  maxRunningPerUser: true,
-};
-
-/** Keys of an object of options, and of the objects within. */
-interface Known {
-  /** The keys; any if undefined. */
-  readonly keys?: object;
-  /** Objects under some of the keys. */
-  readonly nested?: Readonly<Record<string, Known>>;
-  /** Objects under all of the keys. */
-  readonly each?: Known;
-}
-
-const NESTED: Readonly<Record<string, Known>> = {
-  answers: { keys: ANSWERS },
-  api: { keys: API, nested: { rate: { keys: RATE } } },
-  durableStreams: {
-    keys: DURABLE_STREAMS,
-    nested: { keep: { keys: KEEP }, rate: { keys: RATE } },
-  },
-  flowControl: { keys: FLOW_CONTROL },
-  history: { each: { keys: HISTORY } },
-  inspector: { keys: INSPECTOR },
-  limits: { keys: LIMITS, nested: { unreadStreams: { keys: UNREAD_STREAMS } } },
-  metrics: { keys: METRICS },
-  node: { keys: NODE },
-  rates: {
-    keys: RATES,
-    nested: {
-      perAddress: { keys: SHARED_RATES, each: { keys: RATE } },
-      perSession: { keys: SESSION_RATES, each: { keys: RATE } },
-      perUser: { keys: SHARED_RATES, each: { keys: RATE } },
-    },
-  },
-  rooms: { each: { keys: ROOM } },
-  session: {
-    keys: SESSION,
-    nested: {
-      heartbeat: { keys: HEARTBEAT },
-      receiveQueue: { keys: RECEIVE_QUEUE },
-      sendQueue: { keys: SEND_QUEUE },
-    },
-  },
-  webTransport: {
-    keys: WEB_TRANSPORT,
-    nested: { flowControl: { keys: FLOW_CONTROL } },
-  },
+  hostname: "string",
+  onListen: "function",
+  port: "number",
+  reusePort: "boolean",
+  signal: "AbortSignal",
+  tls: 0,
+  webSocket: objectWith("WebSocketHost", "accept", "listen"),
+  webTransport: objectOr("boolean", WEB_TRANSPORT),
 };
 
 /**
- * Refuses options with an unknown key, at any depth.
+ * Rejects options with an unknown name or a value of another type, at any depth.
  *
  * @param verb The operation, for the error message.
  * @param options The options as given by the application.
- * @throws {TypeError} If a key is unknown.
+ * @throws {TypeError} If a name is unknown, or a value has another type.
  */
 export function checkServerOptions(verb: "create server" | "serve", options: object): void {
-  check(options, { keys: verb === "serve" ? SERVE : SERVER, nested: NESTED }, `${verb}: options`);
-}
-
-function check(options: unknown, { keys, nested, each }: Known, place: string): void {
-  if (typeof options !== "object" || options === null) return;
-  if (keys !== undefined) checkKeys(options, keys, place);
-  for (const [name, value] of Object.entries(options)) {
-    if (nested !== undefined && Object.hasOwn(nested, name)) {
-      check(value, nested[name]!, `${place}.${name}`);
-    }
-    if (each !== undefined) check(value, each, `${place}["${name}"]`);
-  }
+  checkOptions(verb, options, verb === "serve" ? SERVE : SERVER);
 }
 
 /**
@@ -863,13 +742,8 @@ export function checkApi(
 export function checkInspector(
   options: InspectorOptions,
 ): Required<Pick<InspectorOptions, "path" | "payloads">> & Pick<InspectorOptions, "authorize"> {
-  checkKeys(options, INSPECTOR, "create inspector: options");
+  checkOptions("create inspector", options, INSPECTOR);
   const { path = "/inspector", authorize, payloads = true } = options;
   checkFaces({ inspector: { path, authorize } });
-  if (typeof payloads !== "boolean") {
-    throw new TypeError(
-      `Cannot create server: inspector.payloads must be true or false, received ${payloads}`,
-    );
-  }
   return { path, payloads, ...(authorize !== undefined && { authorize }) };
 }

@@ -12,7 +12,7 @@ import type { GoAway } from "./wire/envelope.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { checkLimits } from "../base/options.ts";
 import type { Runtime } from "../base/runtime.ts";
-import { type OverflowPolicy, Turn } from "./queue/send_queue.ts";
+import { Turn } from "./queue/send_queue.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 import type { RequestService } from "./serving/requests.ts";
 import type { Session } from "./session.ts";
@@ -149,8 +149,6 @@ const LIMITS = {
 
 const TIMES_MS = { requestTimeoutMs: 30_000, closeTimeoutMs: 5_000, handshakeTimeoutMs: 5_000 };
 
-const POLICIES: readonly OverflowPolicy[] = ["close", "drop-oldest", "drop-newest", "latest"];
-
 /**
  * Checks options once, for any number of sessions, as `sessionSettings` documents.
  *
@@ -164,23 +162,11 @@ export function checkSettings<
 >(
   options:
     & SessionSettingsOptions<V, C, S>
-    & Pick<SessionSettings, "answers" | "hello" | "insight" | "runtime">,
+    & Pick<SessionSettings, "answers" | "checkOptions" | "hello" | "insight" | "runtime">,
 ): SessionSettings {
   const { runtime, insight, answers } = options;
   const { sendQueue = {}, receiveQueue = {}, onHandlerError = "answer" } = options;
   const { policy = "close" } = sendQueue;
-  if (typeof policy !== "function" && !POLICIES.includes(policy)) {
-    throw new TypeError(
-      `Cannot create session: sendQueue.policy must be one of ${
-        POLICIES.join(", ")
-      } or a function, received ${policy}`,
-    );
-  }
-  if (onHandlerError !== "answer" && onHandlerError !== "close") {
-    throw new TypeError(
-      `Cannot create session: onHandlerError must be "answer" or "close", received ${onHandlerError}`,
-    );
-  }
   return {
     runtime,
     side: options.side,
@@ -195,6 +181,7 @@ export function checkSettings<
     services: options.services,
     console: options.console ?? new ConsoleReport(runtime),
     hello: options.hello,
+    checkOptions: options.checkOptions,
     insight,
     answers,
     client: options.side === "client" ? runtime.getRandomValues(new Uint32Array(4)).join("-") : "",

@@ -240,6 +240,7 @@ export class Session<
    * @throws {SessionClosedError} If the session closes before.
    */
   whenReady(options: WaitOptions = {}): Promise<void> {
+    this.#core.settings.checkOptions("wait", options);
     const { timeoutMs = 30_000, signal } = options;
     return waitFor(this.#core.runtime, this.ready, { timeoutMs, signal, what: "the session" });
   }
@@ -274,6 +275,7 @@ export class Session<
    * @throws {UnsupportedError} If the connection carries only streams and datagrams.
    */
   async flushed(options: WaitOptions = {}): Promise<void> {
+    this.#core.settings.checkOptions("wait", options);
     const queue = this.#core.messages("wait for the send queue");
     this.#core.settings.turn.flush();
     await waitFor(this.#core.runtime, queue.flushed(), { ...options, what: "the send queue" });
@@ -298,6 +300,7 @@ export class Session<
   ): Promise<ContractReply<C, T>> {
     const core = this.#core;
     const { maxSendBytes: maxBytes } = core;
+    core.settings.checkOptions("session.request", options);
     core.checkData("ask", data);
     const ask = (trace?: TraceContext) =>
       core.ask(
@@ -344,6 +347,7 @@ export class Session<
     data?: ContractData<C, "answers", T>,
     options: Omit<RequestStreamOptions, "id" | "after"> = {},
   ): StreamingAnswer<ContractItem<C, T>> {
+    this.#core.settings.checkOptions("session.request stream", options);
     return answerOf(
       this.#core.settings.answers().then((part) =>
         (part as Answers).openAnswer(this.#core, topic, data, options)
@@ -365,6 +369,7 @@ export class Session<
     topic: T,
     options: WaitOptions & HistoryOptions = {},
   ): Promise<SubscribeAnswer> {
+    this.#core.settings.checkOptions("session.subscribe", options);
     const answer = await this.#core.askTopic("subscribe", topic, options);
     return (answer ?? {}) as SubscribeAnswer;
   }
@@ -376,6 +381,7 @@ export class Session<
    * @param options The signal, and the time (`requestTimeoutMs` by default).
    */
   async unsubscribe(topic: string, options: WaitOptions = {}): Promise<void> {
+    this.#core.settings.checkOptions("unsubscribe", options);
     await this.#core.askTopic("unsubscribe", topic, options);
   }
 
@@ -397,6 +403,7 @@ export class Session<
     options: ClientPublishOptions = {},
   ): Promise<void> {
     const core = this.#core;
+    core.settings.checkOptions("publish", options);
     checkTopic(topic, "publish");
     core.checkData("publish", data);
     const { echo = true, ...wait } = options;
@@ -431,6 +438,7 @@ export class Session<
     data?: ContractData<C, "presence", T>,
     options: WaitOptions = {},
   ): Promise<void> {
+    this.#core.settings.checkOptions("set presence", options);
     await this.#core.askPresence(room, data, options);
   }
 
@@ -443,6 +451,7 @@ export class Session<
    * before.
    */
   async authenticate(token: string, options: WaitOptions = {}): Promise<void> {
+    this.#core.settings.checkOptions("authenticate", options);
     await this.#core.authenticate(token, options);
   }
 
@@ -465,8 +474,9 @@ export class Session<
    * @returns How the session ended.
    */
   async drain(options: SessionDrainOptions = {}): Promise<CloseInfo> {
-    const { retryAfterMs, reason = "", withinMs = 5_000 } = options;
     const core = this.#core;
+    core.settings.checkOptions("drain", options);
+    const { retryAfterMs, reason = "", withinMs = 5_000 } = options;
     const isServer = core.settings.side === "server";
     const { code = isServer ? CloseCode.draining : CloseCode.normal } = options;
     checkCloseInfo({ closeCode: code, reason });
@@ -491,6 +501,7 @@ export class Session<
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
   close(options: SessionCloseOptions = {}): Promise<CloseInfo> {
+    this.#core.settings.checkOptions("close", options);
     const { code = CloseCode.normal, reason = "", closeConnection = false } = options;
     const checked = checkCloseInfo({ closeCode: code, reason });
     this.#core.closesConnection ||= closeConnection;
@@ -549,6 +560,7 @@ export class Session<
    * @throws {ConnectionError} If the connection is over.
    */
   createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
+    this.#core.settings.checkOptions("open stream", options ?? {});
     return this.#core.opening("bidirectional", this.connection.createBidirectionalStream(options));
   }
 
@@ -563,6 +575,7 @@ export class Session<
    * @throws {ConnectionError} If the connection is over.
    */
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
+    this.#core.settings.checkOptions("open stream", options ?? {});
     return this.#core.opening(
       "unidirectional",
       this.connection.createUnidirectionalStream(options),

@@ -344,7 +344,7 @@ Deno.test("sessionSettings() refuses an invalid policy of failed handlers", () =
   assertThrows(
     () => sessionSettings({ side: "server", onHandlerError: "ignore" as "close" }),
     TypeError,
-    'Cannot create session: onHandlerError must be "answer" or "close", received ignore',
+    "Cannot create session: onHandlerError must be one of answer, close, received ignore",
   );
 });
 

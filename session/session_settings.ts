@@ -1,7 +1,10 @@
 /** Settings of sessions, with the features that load on first use. */
+import { checkOptions } from "../base/option_checks.ts";
 import { outside, platformRuntime } from "../base/runtime.ts";
 import { RequestTable } from "./answers/request_table.ts";
 import type { Contract, Side } from "./contract.ts";
+import type { SessionCalls } from "./calls.ts";
+import { checkBy, SESSION_KINDS, SETTINGS } from "./call_checks.ts";
 import { checkSettings, type SessionSettingsOptions } from "./check_settings.ts";
 import { INTERVAL_MS, TICK_MS, TIMEOUT_MS } from "./heartbeat.ts";
 import type { SessionLimits, SessionSettings } from "./settings.ts";
@@ -24,11 +27,13 @@ export function sessionSettings<
   C extends Contract = Contract,
   S extends Side = Side,
 >(options: SessionSettingsOptions<V, C, S>): SessionSettings {
+  checkOptions("create session", options, SETTINGS);
   checkHeartbeat(options.heartbeat);
   const { runtime = platformRuntime() } = options;
   const settings: SessionSettings = checkSettings({
     ...options,
     runtime,
+    checkOptions: checkBy<SessionCalls>(SESSION_KINDS),
     insight: () => outside(runtime, import("./insight/insight.ts")),
     answers: () => outside(runtime, import("./answers/answers.ts")),
     hello: (core) => {

@@ -4,6 +4,7 @@
  *
  * @module
  */
+import type { CallCheck, SessionCalls } from "./calls.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { KeepAnswer, RequestTable } from "./answers/request_table.ts";
 import type { CloseInfo, RequestError } from "../errors.ts";
@@ -236,6 +237,12 @@ export interface SessionSettings {
    * @ignore
    */
   readonly answers: () => Promise<unknown>;
+  /**
+   * Checks the options of a call.
+   *
+   * @ignore
+   */
+  readonly checkOptions: CallCheck<SessionCalls>;
   /**
    * Id of this client over all its sessions: 128 random bits; empty on a server.
    *

@@ -25,6 +25,8 @@
  *
  * @module
  */
+import type { OptionKinds } from "../base/options.ts";
+import { checkOptions, objectWith, RUNTIME } from "../base/option_checks.ts";
 import {
   type Attributes,
   context,
@@ -122,6 +124,13 @@ export interface Telemetry extends Instrumentation, Disposable {
   ): void;
 }
 
+const OPTIONS: OptionKinds<OtelOptions> = {
+  meterProvider: objectWith("MeterProvider", "getMeter"),
+  remoteTraces: ["continue", "link"],
+  runtime: RUNTIME,
+  tracerProvider: objectWith("TracerProvider", "getTracer"),
+};
+
 /** The name of the instrumentation's scope. */
 const SCOPE = "@skein/skein";
 
@@ -144,17 +153,13 @@ const SCOPE = "@skein/skein";
  * ```
  */
 export function otel(options: OtelOptions = {}): Telemetry {
+  checkOptions("make telemetry", options, OPTIONS);
   const {
     tracerProvider = trace.getTracerProvider(),
     meterProvider = globalMetrics.getMeterProvider(),
     remoteTraces = "continue",
     runtime = platformRuntime(),
   } = options;
-  if (remoteTraces !== "continue" && remoteTraces !== "link") {
-    throw new TypeError(
-      `Cannot make telemetry: remoteTraces must be "continue" or "link", received ${remoteTraces}`,
-    );
-  }
   return new OtelInstrumentation({
     runtime,
     tracer: tracerProvider.getTracer(SCOPE) as Tracer,

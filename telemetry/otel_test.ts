@@ -43,6 +43,12 @@ class Recorder {
   broken: "record" | "setAttribute" | "end" | undefined;
   readonly #callbacks = new Set<BatchObservableCallback>();
 
+  /** Options of `otel()`. */
+  get providers(): Pick<Recorder, "tracerProvider" | "meterProvider"> {
+    const { tracerProvider, meterProvider } = this;
+    return { tracerProvider, meterProvider };
+  }
+
   readonly tracerProvider = {
     getTracer: (): Pick<Tracer, "startSpan"> => ({
       startSpan: (name, options) => this.#span(name, options),
@@ -132,7 +138,7 @@ function watchedPair(
 
 Deno.test("otel() reads sessions of both sides when a collector reads, until it is disposed of", async () => {
   const recorder = new Recorder();
-  const telemetry = otel(recorder);
+  const telemetry = otel(recorder.providers);
   assertEquals(recorder.collect().size, 0);
   const { near, far } = watchedPair(telemetry, { onMessage: (message) => message.reply(1) });
   await far.request("one");
@@ -198,7 +204,7 @@ const emptyStats = {
 
 Deno.test("otel() names requests by their pattern, and has no measure by topic", async () => {
   const recorder = new Recorder();
-  using telemetry = otel(recorder);
+  using telemetry = otel(recorder.providers);
   const { near, far } = watchedPair(telemetry, { onMessage: (message) => message.reply(1) }, {
     contract,
   });
@@ -216,7 +222,7 @@ Deno.test("otel() names requests by their pattern, and has no measure by topic",
 
 Deno.test("otel() tells why a request or a handler failed", async () => {
   const recorder = new Recorder();
-  using telemetry = otel(recorder);
+  using telemetry = otel(recorder.providers);
   const { near, far } = watchedPair(telemetry, {
     onMessage: (message) => {
       if (message.topic !== "hangs") throw new RangeError("A handler that fails");
@@ -243,7 +249,7 @@ Deno.test("otel() tells why a request or a handler failed", async () => {
 
 Deno.test("otel() names spans by patterns, however many topics a client makes up", async () => {
   const recorder = new Recorder();
-  using telemetry = otel(recorder);
+  using telemetry = otel(recorder.providers);
   await using server = testServer({
     instrumentation: telemetry,
     requests: { "sum:{room}": () => 1 },
@@ -267,7 +273,7 @@ Deno.test("otel() names spans by patterns, however many topics a client makes up
 Deno.test("otel() ends its spans, and no session, where a provider throws", async () => {
   for (const broken of ["record", "setAttribute", "end"] as const) {
     const recorder = new Recorder();
-    using telemetry = otel(recorder);
+    using telemetry = otel(recorder.providers);
     const failures: unknown[] = [];
     const { near, far } = watchedPair(telemetry, {
       onMessage: async (message) => {
@@ -296,7 +302,7 @@ Deno.test("otel() ends its spans, and no session, where a provider throws", asyn
 
 Deno.test("otel() measures few of the codes that peers choose apart", async () => {
   const recorder = new Recorder();
-  using telemetry = otel(recorder);
+  using telemetry = otel(recorder.providers);
   const valuesOf = (metric: string, attribute: string) =>
     new Set(
       recorder.recorded.filter(({ name }) => name === metric).map(({ attributes }) =>
@@ -418,6 +424,6 @@ Deno.test("otel() links to the trace of a peer, and begins one of its own, with 
   assertThrows(
     () => otel({ remoteTraces: "ignore" as "link" }),
     TypeError,
-    'remoteTraces must be "continue" or "link", received ignore',
+    "remoteTraces must be one of continue, link, received ignore",
   );
 });

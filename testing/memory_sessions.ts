@@ -1,4 +1,6 @@
 /** Pairs of connected sessions in one process. */
+import type { OptionKinds } from "../base/options.ts";
+import { checkOptions, RUNTIME } from "../base/option_checks.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { Contract } from "../session/contract.ts";
 import { Session } from "../session/session.ts";
@@ -43,6 +45,15 @@ export interface MemorySessions<V = unknown, C extends Contract = Contract>
   /** Network between the ends, with faults on demand. */
   readonly link: MemoryLink;
 }
+
+const OPTIONS: OptionKinds<MemorySessionsOptions> = {
+  client: "object",
+  contract: 0,
+  identity: "object",
+  runtime: RUNTIME,
+  server: "object",
+  wire: "object",
+};
 
 /**
  * Creates two sessions that are connected to each other: the quickest way to run a handler. There
@@ -89,6 +100,7 @@ export interface MemorySessions<V = unknown, C extends Contract = Contract>
 export function memorySessions<V = unknown, C extends Contract = Contract>(
   options: MemorySessionsOptions<V, C> = {},
 ): MemorySessions<V, C> {
+  checkOptions("connect sessions", options, OPTIONS);
   const { contract, identity, wire } = options;
   const shared = options.runtime === undefined ? {} : { runtime: options.runtime };
   // Settings first: if these throw, no wire is left behind.

@@ -1,10 +1,14 @@
 /** A server without sockets, and the network in front of that server, with faults on demand. */
+import { SERVER } from "../server/server_options.ts";
+import { checkOptions } from "../base/option_checks.ts";
+import type { OptionKinds } from "../base/options.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { ConnectionError } from "../errors.ts";
 import { Server, type ServerOptions } from "../server.ts";
 import { Client } from "../client/client.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import type { Contract } from "../session/contract.ts";
+import { CLIENT_KINDS } from "../client/call_checks.ts";
 import type { DialOptions } from "../client/connect.ts";
 import { denoPlatform } from "../client/deno.ts";
 import { checkConnectTimeout, openSession } from "../client/open.ts";
@@ -52,6 +56,22 @@ export interface TestRequestOptions {
   readonly address?: string;
 }
 
+const { webSocketEngine: _engine, ...SERVER_OPTIONS } = SERVER;
+
+/** Checks options before `super`, which comes first in a constructor. */
+function checked<T>(options: T): T {
+  checkOptions("create server", options, { ...SERVER_OPTIONS, wire: "object" });
+  return options;
+}
+
+const TEST_REQUEST: OptionKinds<TestRequestOptions> = {
+  address: "string",
+  headers: 0,
+  path: "string",
+};
+
+const TEST_DIAL = { ...CLIENT_KINDS.dial, ...TEST_REQUEST };
+
 /**
  * A server over memory. All other parts are those of a real server: admission, authentication,
  * limits, topics, rooms, presence.
@@ -76,7 +96,7 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
    * @param options Options of the server and the wire.
    */
   constructor(options: TestServerOptions<V, C> = {}) {
-    const { wire = {}, ...rest } = options;
+    const { wire = {}, ...rest } = checked(options);
     const network = new TestNetwork();
     const accepted = new WeakMap<Response, MemoryPair>();
     super({ ...rest, webSocketEngine: memoryEngine(network, accepted, wire) });
@@ -100,23 +120,25 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
   async dial(
     options: TestRequestOptions & Omit<DialOptions<C>, keyof TransportOptions> = {},
   ): Promise<Session<unknown, C, "client">> {
-    const { headers, token, protocols = [SKEIN_PROTOCOL], signal } = options;
-    const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
+    checkOptions("dial", options, TEST_DIAL);
+    const { path, address, headers, token, protocols = [SKEIN_PROTOCOL], ...rest } = options;
+    const { connectTimeoutMs, signal, instrumentation, ...session } = rest;
+    const timeoutMs = checkConnectTimeout(connectTimeoutMs);
     const settings = sessionSettings<unknown, C, "client">({
       ...this.#clientOptions,
-      ...options,
+      ...session,
       side: "client",
     });
     return await openSession({
-      url: urlOf(options),
-      dial: this.#dialer(options),
+      url: urlOf(path),
+      dial: this.#dialer(address),
       protocols,
       settings,
       token,
       headers,
       timeoutMs,
       signal,
-      instrumentation: options.instrumentation,
+      instrumentation,
     }) as Session<unknown, C, "client">;
   }
 
@@ -141,8 +163,9 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
   open(
     options: TestRequestOptions & { readonly protocols?: readonly string[] } = {},
   ): Promise<Connection> {
-    const { headers, protocols = [SKEIN_PROTOCOL] } = options;
-    return this.#dialer(options)(urlOf(options), {
+    checkOptions("open", options, { ...TEST_REQUEST, protocols: "array" });
+    const { path, address, headers, protocols = [SKEIN_PROTOCOL] } = options;
+    return this.#dialer(address)(urlOf(path), {
       protocols,
       signal: new AbortController().signal,
       timeoutMs: Infinity,
@@ -176,9 +199,11 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
    * ```
    */
   connect(options: TestRequestOptions & ClientOptions<C> = {}): Client<C> {
-    const client = new Client<C>(urlOf(options), denoPlatform(this.#dialer(options)), {
+    checkOptions("connect", options, { ...CLIENT_KINDS.connect, ...TEST_REQUEST });
+    const { path, address, ...rest } = options;
+    const client = new Client<C>(urlOf(path), denoPlatform(this.#dialer(address)), {
       ...this.#clientOptions,
-      ...options,
+      ...rest,
       backoff: { random: () => 1, ...options.backoff },
     });
     this.#clients.add(client);
@@ -194,7 +219,7 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
   }
 
   #dialer(
-    { address }: TestRequestOptions,
+    address: string | undefined,
   ): (url: string | URL, options: Omit<Parameters<Dialer>[1], "runtime">) => Promise<Connection> {
     const info = address === undefined
       ? {}
@@ -418,7 +443,7 @@ function wireOf(protocol: string): MemoryPairOptions {
   return { protocol: inner, frames: inner === SKEIN_PROTOCOL };
 }
 
-function urlOf({ path = "/" }: TestRequestOptions): string {
+function urlOf(path = "/"): string {
   return ORIGIN + path;
 }
 

@@ -189,7 +189,7 @@ Deno.test("Server takes a user of 255 bytes, and refuses a longer one for good w
 });
 
 Deno.test("createServer() refuses options for admission that make no sense", () => {
-  for (const authenticateTimeoutMs of [-1, NaN, -Infinity, "5" as never]) {
+  for (const authenticateTimeoutMs of [-1, NaN, -Infinity]) {
     assertThrows(
       () => createServer({ authenticateTimeoutMs }),
       RangeError,
@@ -197,10 +197,10 @@ Deno.test("createServer() refuses options for admission that make no sense", () 
     );
   }
   for (const keepsHeaders of ["host", 3, ["host", 3], ["two words"], [""], {}] as never[]) {
-    assertThrows(() => createServer({ keepsHeaders }), TypeError, "keepsHeaders must");
+    assertThrows(() => createServer({ keepsHeaders }), TypeError, "keepsHeaders");
   }
   for (const path of ["rooms", "", 3, "ws://localhost/"] as never[]) {
-    assertThrows(() => createServer({ path }), TypeError, 'path must begin with "/"');
+    assertThrows(() => createServer({ path }), TypeError, "path must b");
   }
 });
 

@@ -21,9 +21,9 @@ const KIB = 1024;
 /** Most bytes that a page loads at first, minified and gzipped. */
 const MAX_BYTES = {
   /** One that connects, without a contract. */
-  page: 30.5 * KIB,
+  page: 31.2 * KIB,
   /** All exports of the client. */
-  client: 33.2 * KIB,
+  client: 33.9 * KIB,
 };
 
 /**
@@ -37,7 +37,7 @@ const MAX_PART_BYTES = {
   /** HTTP as the last transport, with the race whose memory of failures it uses. */
   "chunk_http": 7 * KIB,
   /** Features of a session beside messages. */
-  "chunk_insight": 10.75 * KIB,
+  "chunk_insight": 11.4 * KIB,
   "chunk_answers": 4.1 * KIB,
 };
 
@@ -45,10 +45,10 @@ const MAX_PART_BYTES = {
 const MAX_REACT_BYTES = 4.75 * KIB;
 
 /** Most bytes of the whole client in one file, minified and gzipped. */
-const MAX_FILE_BYTES = 78.8 * KIB;
+const MAX_FILE_BYTES = 80.5 * KIB;
 
 /** Most bytes of all parts: each is compressed alone, which takes more than one file does. */
-const MAX_PARTS_BYTES = 84.5 * KIB;
+const MAX_PARTS_BYTES = 86.5 * KIB;
 
 /** A bundle in parts. */
 class Parts {

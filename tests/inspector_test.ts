@@ -97,8 +97,8 @@ Deno.test("serve() refuses options of an inspector that do not fit", () => {
       [{ path: "inspector" }, "inspector.path must be a path"],
       [{ path: "/inspector/" }, "inspector.path must be a path"],
       [{ authorise: () => true }, '"authorize" may be meant'],
-      [{ authorize: true }, "inspector.authorize must be a function"],
-      [{ payloads: 1 }, "inspector.payloads must be true or false"],
+      [{ authorize: true }, "inspector.authorize must be of type function"],
+      [{ payloads: 1 }, "inspector.payloads must be of type boolean"],
     ] as const
   ) {
     try {

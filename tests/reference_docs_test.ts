@@ -133,7 +133,7 @@ function membersOf(
   if (kind === "union" || kind === "intersection") {
     return (value as TypeNode[]).flatMap((part) => membersOf(part, types));
   }
-  if (kind === "typeLiteral") return named([...value.properties, ...value.methods ?? []]);
+  if (kind === "typeLiteral") return named([...value.properties ?? [], ...value.methods ?? []]);
   if (kind !== "typeRef") return [];
   const [inner, names] = (value.typeParams ?? []) as TypeNode[];
   if (value.typeName === "Omit" || value.typeName === "Pick") {

@@ -1,4 +1,5 @@
 /** The broker within one process. */
+import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
 import { BrokerError, UnsupportedError } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
@@ -163,6 +164,7 @@ export class MemoryBroker implements Broker {
    * @param options Clocks, timers and randomness of this node; those of the platform by default.
    */
   constructor(options: { readonly runtime?: Runtime } = {}) {
+    checkOptions("create broker", options, { runtime: RUNTIME });
     const { runtime = platformRuntime() } = options;
     this.#memory = new MemoryStore(runtime);
     const histories = new MemoryHistories(runtime);

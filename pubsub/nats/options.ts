@@ -1,6 +1,7 @@
 /** Options of a `NatsBroker`, and their checks. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { checkKeys } from "../../base/options.ts";
+import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options.ts";
 
 /**
  * Longest wait: repetitions are recognized for two minutes, so later repetitions are not allowed.
@@ -179,8 +180,23 @@ export interface NatsBrokerOptions {
 /** The options with all defaults filled in; -1 for no limit, as in JetStream. */
 export type NatsSettings = Required<NatsBrokerOptions>;
 
+const OPTIONS: OptionKinds<NatsBrokerOptions> = {
+  giveUpMs: "number",
+  maxStreamBytes: "number",
+  maxWaiting: "number",
+  maxWaitingBytes: "number",
+  prefix: "string",
+  rememberMs: "number",
+  replicas: "number",
+  runtime: RUNTIME,
+  storage: ["file", "memory"],
+  storeTtlMs: "number",
+  survivesRestart: "boolean",
+};
+
 /** Checks the options. */
 export function natsSettings(options: NatsBrokerOptions): NatsSettings {
+  checkOptions("create broker", options, OPTIONS);
   const settings: NatsSettings = {
     runtime: options.runtime ?? platformRuntime(),
     prefix: options.prefix ?? "skein",
@@ -194,7 +210,6 @@ export function natsSettings(options: NatsBrokerOptions): NatsSettings {
     survivesRestart: options.survivesRestart ?? false,
     storeTtlMs: options.storeTtlMs ?? 3_600_000,
   };
-  checkKeys(options, settings, "create broker: options");
   const { maxWaiting, maxWaitingBytes, giveUpMs, replicas, rememberMs, storeTtlMs } = settings;
   check("maxWaiting", maxWaiting, 1);
   check("maxWaitingBytes", maxWaitingBytes, 1);
@@ -203,11 +218,6 @@ export function natsSettings(options: NatsBrokerOptions): NatsSettings {
   check("rememberMs", rememberMs, MIN_REMEMBER_MS);
   check("storeTtlMs", storeTtlMs, 1_000);
   if (options.maxStreamBytes !== undefined) check("maxStreamBytes", options.maxStreamBytes, 1);
-  if (settings.storage !== "file" && settings.storage !== "memory") {
-    throw new TypeError(
-      `Cannot create broker: storage must be "file" or "memory", received ${settings.storage}`,
-    );
-  }
   return settings;
 }
 

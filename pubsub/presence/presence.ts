@@ -1,4 +1,6 @@
 /** Presence: the users that are present, with any number of connections each. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
 import { encodeEnvelope } from "../../session/wire/envelope.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
@@ -28,6 +30,15 @@ export interface PresenceObserver {
   /** Called when the other nodes have sent the users of a topic: `members` is complete from now on. */
   settled(topic: string): void;
 }
+
+const PRESENCE: OptionKinds<PresenceOptions> = {
+  graceMs: "number",
+  maxLastSeen: "number",
+  nodes: "object",
+  onError: "function",
+  runtime: RUNTIME,
+  sharesOnline: "boolean",
+};
 
 /**
  * Keeps the users that are present in topics, and the users that are online: users, not connections.
@@ -102,6 +113,7 @@ export class Presence implements Disposable {
    * is not an integer from 0.
    */
   constructor(options: PresenceOptions = {}) {
+    checkOptions("create presence", options, PRESENCE);
     const { graceMs = 5_000, maxLastSeen = 10_000 } = options;
     const { nodes, sharesOnline = true } = options;
     if (!(graceMs >= 0 && graceMs <= MAX_TIMER_MS)) {
@@ -141,6 +153,7 @@ export class Presence implements Disposable {
    * @throws {UnsupportedError} If the broker of the nodes is closed.
    */
   enter(session: Session, topic?: string, options: { readonly data?: unknown } = {}): boolean {
+    checkOptions("enter", options, { data: 0 });
     if (topic !== undefined) checkTopic(topic, "enter");
     const data = copyPresenceData(options.data, { verb: "enter" });
     if (session.isClosed || this.#isDisposed) return false;
@@ -185,6 +198,7 @@ export class Presence implements Disposable {
    * @throws {RangeError} If the data has more than 4,096 bytes as JSON.
    */
   update(session: Session, topic: string, options: { readonly data?: unknown } = {}): boolean {
+    checkOptions("update", options, { data: 0 });
     const data = copyPresenceData(options.data, { verb: "update" });
     const userPresence = this.#visits.get(session)?.presences.get(topic);
     if (userPresence === undefined) return false;
@@ -205,8 +219,10 @@ export class Presence implements Disposable {
   leave(
     session: Session,
     topic?: string,
-    { isFinal = false }: { readonly isFinal?: boolean } = {},
+    options: { readonly isFinal?: boolean } = {},
   ): boolean {
+    checkOptions("leave", options, { isFinal: "boolean" });
+    const { isFinal = false } = options;
     const visit = this.#visits.get(session);
     if (visit === undefined) return false;
     if (topic !== undefined) {

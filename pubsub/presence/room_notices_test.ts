@@ -186,7 +186,11 @@ Deno.test("Rooms() refuses options that make no sense", async () => {
   assertThrows(() => make({ gatherAbove: -1 }), RangeError, "gatherAbove must be");
   assertThrows(() => make({ gatherMs: 1.5 }), RangeError, "gatherMs must be");
   assertThrows(() => make({ gatherMs: 2 ** 31 }), RangeError, "gatherMs must be");
-  assertThrows(() => make({ members: "all" as "list" }), TypeError, '"list" or "count"');
+  assertThrows(
+    () => make({ members: "all" as "list" }),
+    TypeError,
+    "must be one of list, count, received all",
+  );
   const patterns = { "room:{name}": {}, "room:a": {} };
   assertThrows(() => new Rooms({ topics, presence, patterns }), TypeError, "overlap");
 });

@@ -1,4 +1,7 @@
 /** Rooms: topics with presence. */
+import { PUBLISH, SUBSCRIBE, UNSUBSCRIBE } from "../topics.ts";
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, recordOf, RUNTIME } from "../../base/option_checks.ts";
 import { QueueFullError } from "../../errors.ts";
 import { PRESENCE_PREFIX, type PresenceMember } from "../../session/wire/presence_notice.ts";
 import { MOVED } from "../../session/wire/recovery.ts";
@@ -46,6 +49,27 @@ export interface RoomsOptions {
    */
   readonly patterns?: Readonly<Record<string, RoomOptions>>;
 }
+
+/** Kinds of the options of a room. */
+export const ROOM: OptionKinds<RoomOptions> = {
+  gatherAbove: "number",
+  gatherMs: "number",
+  maxDataBytes: "number",
+  members: ["list", "count"],
+};
+
+const ROOMS: OptionKinds<RoomsOptions> = {
+  patterns: recordOf(ROOM),
+  presence: "object",
+  runtime: RUNTIME,
+  topics: "object",
+};
+
+const { onLeft: _left, ...JOINED } = SUBSCRIBE;
+
+const JOIN: OptionKinds<RoomJoinOptions> = { ...JOINED, data: 0 };
+
+const { isSilent: _silent, ...LEAVE } = UNSUBSCRIBE;
 
 /**
  * Rooms: a room is a topic with presence. A session that joins gets the messages published in the
@@ -121,13 +145,14 @@ export class Rooms implements Disposable {
    * @throws {RangeError} If `gatherAbove` or `gatherMs` is not a whole number from 0 on.
    */
   constructor(options: RoomsOptions) {
+    checkOptions("create rooms", options, ROOMS);
     this.#runtime = options.runtime ?? options.presence.runtime;
     this.#topics = options.topics;
     this.#presence = options.presence;
     this.#options = new TopicRouter(
       Object.entries(options.patterns ?? {}).map((
         [pattern, room],
-      ) => [pattern, checkOptions(room)]),
+      ) => [pattern, checkRoom(room)]),
       "create rooms",
     );
     this.#observation = options.presence.observe({
@@ -157,14 +182,16 @@ export class Rooms implements Disposable {
    * @throws {SessionClosedError} If the session is not established yet.
    */
   join(session: Session, room: string, options: RoomJoinOptions = {}): boolean {
+    checkOptions("join", options, JOIN);
     this.#check(room, "join");
     const isEnding = session.state === "draining" && !session.isReady;
     if (session.isClosed || isEnding) return false;
-    if (options.data !== undefined) this.update(session, room, options);
+    const { data: given, ...start } = options;
+    if (given !== undefined) this.update(session, room, { data: given });
     const isNew = !this.#topics.has(session, room);
     // A failure of the engine goes to `onError`.
     void this.#topics.subscribe(session, room, {
-      ...options,
+      ...start,
       // Members are subscribed: the end of the subscription ends the membership.
       onLeft: (code) => this.#left(session, room, code),
     });
@@ -201,6 +228,7 @@ export class Rooms implements Disposable {
     room: string,
     options: Omit<UnsubscribeOptions, "isSilent"> = {},
   ): boolean {
+    checkOptions("leave", options, LEAVE);
     return this.isMember(session, room) && this.#topics.unsubscribe(session, room, options);
   }
 
@@ -219,6 +247,7 @@ export class Rooms implements Disposable {
    * @throws {QueueFullError} If the session has data in 32 other rooms.
    */
   update(session: Session, room: string, options: { readonly data?: unknown } = {}): boolean {
+    checkOptions("update", options, { data: 0 });
     this.#check(room, "update");
     const { maxDataBytes: maxBytes } = this.#optionsOf(room);
     const data = copyPresenceData(options.data, { verb: "update", maxBytes });
@@ -236,6 +265,7 @@ export class Rooms implements Disposable {
    * @throws {RangeError} If the message is too large, or the name too long.
    */
   publish(room: string, data?: unknown, options: PublishOptions = {}): void {
+    checkOptions("publish", options, PUBLISH);
     this.#check(room, "publish");
     this.#topics.publish(room, data, options);
   }
@@ -305,7 +335,7 @@ export class Rooms implements Disposable {
   }
 
   #optionsOf(room: string): Required<RoomOptions> {
-    return this.#options.match(room) ?? checkOptions({});
+    return this.#options.match(room) ?? checkRoom({});
   }
 
   #open(name: string): RoomNotices {
@@ -354,13 +384,8 @@ export class Rooms implements Disposable {
   }
 }
 
-function checkOptions(options: RoomOptions): Required<RoomOptions> {
+function checkRoom(options: RoomOptions): Required<RoomOptions> {
   const { members = "list", gatherAbove = 100, gatherMs = 1_000, maxDataBytes = 512 } = options;
-  if (members !== "list" && members !== "count") {
-    throw new TypeError(
-      `Cannot create rooms: members must be "list" or "count", received ${members}`,
-    );
-  }
   for (const [name, value] of Object.entries({ gatherAbove, gatherMs })) {
     if (Number.isInteger(value) && value >= 0 && value <= MAX_TIMER_MS) continue;
     throw new RangeError(

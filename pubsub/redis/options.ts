@@ -1,6 +1,7 @@
 /** Options of a `RedisBroker`, and their checks. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { checkKeys } from "../../base/options.ts";
+import { checkKinds, checkOptions, RUNTIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options.ts";
 
 /** A client of ioredis: a `Redis`, for one server or behind Sentinel, or a `Cluster`. */
 export interface RedisClient {
@@ -84,8 +85,20 @@ export interface RedisBrokerOptions {
 /** The options with all defaults filled in. */
 export type RedisSettings = Required<RedisBrokerOptions>;
 
+const OPTIONS: OptionKinds<RedisBrokerOptions> = {
+  giveUpMs: "number",
+  heartbeatMs: "number",
+  maxWaiting: "number",
+  maxWaitingBytes: "number",
+  prefix: "string",
+  rememberMs: "number",
+  runtime: RUNTIME,
+  survivesRestart: "boolean",
+};
+
 /** Checks the options. */
 export function redisSettings(options: RedisBrokerOptions): RedisSettings {
+  checkOptions("create broker", options, OPTIONS);
   const {
     runtime = platformRuntime(),
     prefix = "skein",
@@ -111,7 +124,6 @@ export function redisSettings(options: RedisBrokerOptions): RedisSettings {
     );
   }
   const settings = { runtime, prefix, survivesRestart, ...numbers };
-  checkKeys(options, settings, "create broker: options");
   return settings;
 }
 
@@ -124,5 +136,6 @@ export function checkSource(source: RedisSource): void {
       `Cannot create broker: ${misplaced} must stand in the second argument, received it in the first`,
     );
   }
-  checkKeys(source, "url" in source ? { url: true } : { client: true }, "create broker: source");
+  const kinds = "url" in source ? { url: 0 } : { client: 0 };
+  checkKinds(source, kinds, { verb: "create broker", path: "source" });
 }

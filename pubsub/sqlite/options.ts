@@ -1,6 +1,7 @@
 /** Options of a `SqliteBroker`, and their checks. */
 import { fileURLToPath } from "node:url";
-import { checkKeys, checkLimits, type OptionKeys } from "../../base/options.ts";
+import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
+import { checkLimits, type OptionKinds } from "../../base/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 
 /** Options for {@linkcode SqliteBroker.open}. */
@@ -49,13 +50,13 @@ export interface SqliteBrokerOptions {
   readonly maxWaitingBytes?: number;
 }
 
-const KEYS: OptionKeys<SqliteBrokerOptions> = {
-  runtime: true,
-  synchronous: true,
-  maxBytes: true,
-  maxTopics: true,
-  maxWaiting: true,
-  maxWaitingBytes: true,
+const OPTIONS: OptionKinds<SqliteBrokerOptions> = {
+  maxBytes: "number",
+  maxTopics: "number",
+  maxWaiting: "number",
+  maxWaitingBytes: "number",
+  runtime: RUNTIME,
+  synchronous: ["normal", "full"],
 };
 
 const LIMITS = {
@@ -76,13 +77,8 @@ export function sqliteSettings(
   path: string | URL,
   options: SqliteBrokerOptions,
 ): SqliteSettings {
-  checkKeys(options, KEYS, "create broker: options");
+  checkOptions("create broker", options, OPTIONS);
   const { runtime = platformRuntime(), synchronous = "normal" } = options;
-  if (synchronous !== "normal" && synchronous !== "full") {
-    throw new TypeError(
-      `Cannot create broker: synchronous must be "normal" or "full", received "${synchronous}"`,
-    );
-  }
   const limits = checkLimits(LIMITS, options, { of: "broker: " });
   if (limits.maxBytes < MIN_BYTES) {
     throw new RangeError(

@@ -77,7 +77,7 @@ Deno.test("serve() refuses malformed options of durable streams", () => {
     [{ path: "/streams", cache: "shared" }, "durableStreams.cache must be"],
     [{ path: "/streams", maxReader: 1 }, 'received "maxReader"; "maxReaders" may be meant'],
     [{ path: "/streams", keep: { record: 1 } }, 'received "record"'],
-    [{ path: "/streams", authorize: true }, "durableStreams.authorize must be a function"],
+    [{ path: "/streams", authorize: true }, "durableStreams.authorize must be of type function"],
     [{ path: "/streams" }, "durableStreams must have a broker that keeps logs", broker],
   ];
   for (const [durableStreams, text, broker] of cases) {

@@ -8,7 +8,8 @@ import { checkFaces } from "../server_options.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
-import { checkKeys, type OptionKeys } from "../../base/options.ts";
+import { BROKER, checkOptions, listOf, RUNTIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { HttpFaceStats } from "../../telemetry/measures.ts";
 import { peerAddress, type RequestInfo } from "../../transport/address.ts";
@@ -29,14 +30,14 @@ export interface DurableStreamsHandlerOptions extends DurableStreamsOptions, Ori
   readonly runtime?: Runtime;
 }
 
-const KEYS: OptionKeys<DurableStreamsHandlerOptions> = {
+const OPTIONS: OptionKinds<DurableStreamsHandlerOptions> = {
   ...DURABLE_STREAMS,
-  broker: true,
-  clientAddress: true,
-  hosts: true,
-  onError: true,
-  origins: true,
-  runtime: true,
+  broker: BROKER,
+  clientAddress: "function",
+  hosts: listOf("string"),
+  onError: "function",
+  origins: listOf("string"),
+  runtime: RUNTIME,
 };
 
 /**
@@ -83,7 +84,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
    * @throws {RangeError} If a number is out of range.
    */
   constructor(options: DurableStreamsHandlerOptions) {
-    checkKeys(options, KEYS, "create server: options");
+    checkOptions("create server", options, OPTIONS);
     checkFaces({ durableStreams: options });
     checkDurableStreams(options, options.broker);
     const { broker, clientAddress, onError, origins, hosts } = options;

@@ -1,9 +1,10 @@
 /** Options of durable streams and of answers, with the checks that run before the rest loads. */
+import type { CreateDurableStreamOptions, ReadDurableStreamOptions } from "./node_streams.ts";
 import type { AuthorizationContext } from "../http/face.ts";
 import { outside, type Runtime } from "../../base/runtime.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Rate } from "../../base/token_bucket.ts";
-import { checkLimits, type OptionKeys } from "../../base/options.ts";
+import { checkLimits, type OptionKinds } from "../../base/options.ts";
 import type { StreamBounds } from "../../pubsub/logs/stream_logs.ts";
 
 /**
@@ -90,26 +91,20 @@ export interface DurableStreamsOptions {
   readonly cache?: "private" | "public";
 }
 
-/** Known keys, of which the compiler requires each. */
-export const DURABLE_STREAMS: OptionKeys<DurableStreamsOptions> = {
-  authorize: true,
-  cache: true,
-  keep: true,
-  longPollMs: true,
-  maxAppendBytes: true,
-  maxReaders: true,
-  maxReadersPerAddress: true,
-  maxRequests: true,
-  maxStreamBytes: true,
-  maxStreams: true,
-  path: true,
-  rate: true,
-};
-
-/** Known keys of the retention. */
-export const KEEP: OptionKeys<NonNullable<DurableStreamsOptions["keep"]>> = {
-  bytes: true,
-  records: true,
+/** Kinds of all options. */
+export const DURABLE_STREAMS: OptionKinds<DurableStreamsOptions> = {
+  authorize: "function",
+  cache: ["private", "public"],
+  keep: { bytes: "number", records: "number" },
+  longPollMs: "number",
+  maxAppendBytes: "number",
+  maxReaders: "number",
+  maxReadersPerAddress: "number",
+  maxRequests: "number",
+  maxStreamBytes: "number",
+  maxStreams: "number",
+  path: "string",
+  rate: { burst: "number", perSecond: "number" },
 };
 
 const LIMITS = {
@@ -244,3 +239,17 @@ async function digest(runtime: Runtime, text: string): Promise<string> {
     omitPadding: true,
   });
 }
+
+/** Kinds of the options of `create` of durable streams. */
+export const CREATE: OptionKinds<CreateDurableStreamOptions> = {
+  contentType: "string",
+  expiresAt: "number",
+  fork: { offset: "string", source: "string" },
+  ttlMs: "number",
+};
+
+/** Kinds of the options of `read` and `follow` of durable streams. */
+export const READ: OptionKinds<ReadDurableStreamOptions> = {
+  after: "string",
+  signal: "AbortSignal",
+};

@@ -1,4 +1,6 @@
 /** Durable streams as the application of a server uses them, and as its sessions subscribe. */
+import { CREATE, READ } from "./options.ts";
+import { checkOptions } from "../../base/option_checks.ts";
 import { MAX_REASON_LENGTH } from "../../pubsub/logs/rules.ts";
 import { tellAnswer } from "../../pubsub/history/replay.ts";
 import type {
@@ -80,6 +82,7 @@ export class DurableStreams {
     id: string,
     options: CreateDurableStreamOptions = {},
   ): Promise<DurableStreamWriter<T>> {
+    checkOptions("create stream", options, CREATE);
     return await (await this.#loaded).node.create(id, options);
   }
 
@@ -121,6 +124,7 @@ export class DurableStreams {
     id: string,
     options: ReadDurableStreamOptions = {},
   ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
+    checkOptions("read stream", options, READ);
     yield* (await this.#loaded).node.read<T>(id, options);
   }
 
@@ -138,6 +142,7 @@ export class DurableStreams {
     id: string,
     options: ReadDurableStreamOptions = {},
   ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
+    checkOptions("read stream", options, READ);
     yield* (await this.#loaded).node.follow<T>(id, options);
   }
 

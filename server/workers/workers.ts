@@ -1,7 +1,9 @@
 /** All cores of one machine: workers on one port, with one broker, and their supervisor. */
 import { Backoff } from "../../base/backoff.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
-import { checkKeys, checkLimits, type OptionKeys } from "../../base/options.ts";
+import { BROKER, checkOptions, objectOr, RUNTIME } from "../../base/option_checks.ts";
+import { checkLimits, type OptionKinds } from "../../base/options.ts";
+import { WEB_TRANSPORT } from "../server_options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { UnsupportedError } from "../../errors.ts";
@@ -78,20 +80,20 @@ export interface WorkersOptions
   readonly runtime?: Runtime;
 }
 
-const OPTIONS: OptionKeys<WorkersOptions> = {
-  broker: true,
-  data: true,
-  hostname: true,
-  maxHeapMb: true,
-  onListen: true,
-  onWorkerEnd: true,
-  port: true,
-  runtime: true,
-  signal: true,
-  silentMs: true,
-  tls: true,
-  webTransport: true,
-  workers: true,
+const OPTIONS: OptionKinds<WorkersOptions> = {
+  broker: BROKER,
+  data: 0,
+  hostname: "string",
+  maxHeapMb: "number",
+  onListen: "function",
+  onWorkerEnd: "function",
+  port: "number",
+  runtime: RUNTIME,
+  signal: "AbortSignal",
+  silentMs: "number",
+  tls: 0,
+  webTransport: objectOr("boolean", WEB_TRANSPORT),
+  workers: "number",
 };
 
 /** The place of one worker, over all its replacements. */
@@ -505,7 +507,7 @@ export async function serveWorkers(module: URL, options: WorkersOptions = {}): P
         `received ${typeof module}`,
     );
   }
-  checkKeys(options, OPTIONS, "serve workers: options");
+  checkOptions("serve workers", options, OPTIONS);
   options.signal?.throwIfAborted();
   return await Workers.start(module.href, options);
 }

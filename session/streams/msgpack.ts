@@ -28,6 +28,7 @@
  *
  * @module
  */
+import { checkOptions } from "../../base/option_checks.ts";
 import { Decoder, Encoder } from "@msgpack/msgpack";
 import type { Codec } from "./codec.ts";
 
@@ -64,6 +65,7 @@ export interface MsgpackCodecOptions {
  * ```
  */
 export function msgpackCodec(options: MsgpackCodecOptions = {}): Codec {
+  checkOptions("make codec", options, { useBigInt64: "boolean" });
   const { useBigInt64 = false } = options;
   const encoder = new Encoder({ useBigInt64, ignoreUndefined: true });
   const decoder = new Decoder({ useBigInt64 });

@@ -69,7 +69,7 @@ export class TopicPattern<P extends string = string> {
    *
    * @param source The pattern.
    * @param verb The caller's operation, for the error message.
-   * @throws {TypeError} If the pattern is empty, a brace has no partner, a name is not a letter
+   * @throws {TypeError} If the pattern is empty or has a `*`, a brace has no partner, a name is not a letter
    * followed by letters, digits and `_`, a name comes twice, or two parameters have no text between
    * them.
    * @throws {RangeError} If the pattern is longer than 255 bytes.
@@ -83,7 +83,9 @@ export class TopicPattern<P extends string = string> {
       let rule = "";
       if (index % 2 === 0) {
         if (/[{}]/.test(piece)) rule = "braces must come in pairs";
-        else if (!piece && index > 0 && index < pieces.length - 1) {
+        else if (piece.includes("*")) {
+          rule = "a parameter must have a name, such as {name}, and no *";
+        } else if (!piece && index > 0 && index < pieces.length - 1) {
           rule = "parameters must have text between them";
         }
         this.#literals.push(piece);

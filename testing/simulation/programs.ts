@@ -5,6 +5,7 @@ import * as recovery from "../../client/recovery.ts";
 import { connectBy, type ConnectOptions } from "../../client/connect.ts";
 import type { Client } from "../../client/client.ts";
 import { serve, type ServeOptions, type Server } from "../../server.ts";
+import { checkCall } from "../../client/call_checks.ts";
 import type { Contract } from "../../session/contract.ts";
 import { checkTransports } from "../../transport/race/options.ts";
 import { SIMULATED_CERTIFICATE } from "./certificate.ts";
@@ -141,6 +142,7 @@ export function simulatedClient<C extends Contract = Contract>(
       insight: () => Promise.resolve(insight),
       answers: () => Promise.resolve(answers),
       recovery: () => Promise.resolve(recovery),
+      checkOptions: checkCall,
     }),
     typeof servers === "function" ? async () => urlOf(await servers()) : servers.map(urlOf),
     { ...options, runtime: host.runtime },

@@ -50,6 +50,7 @@ export class Site {
       ...options.with,
     });
     this.nodes = new Nodes({ broker: this.broker });
+    const { with: _relay, ...rest } = options;
     this.cluster = new MoqCluster({
       relay: this.relay,
       nodes: this.nodes,
@@ -65,7 +66,7 @@ export class Site {
         void site.relay.accept(pair.server);
         return pair.client;
       },
-      ...options,
+      ...rest,
     });
   }
 

@@ -1,4 +1,6 @@
 /** A certificate for development, which browsers trust by its hash, and its renewal. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import { builtin } from "./builtins.ts";
 import { selfSign, subjectAltName } from "./x509.ts";
@@ -83,6 +85,15 @@ const LATE_CLOCK_MS = 3_600_000;
 /** Days before the end at which a certificate is renewed. */
 const RENEW_DAYS = 2;
 
+const OPTIONS: OptionKinds<DevCertificateOptions> = {
+  cacheFolder: "string or object or null",
+  days: "number",
+  names: "array",
+  now: "object",
+  renew: "boolean",
+  runtime: RUNTIME,
+};
+
 /**
  * Returns the development certificate: the stored one, or a new one if there is no stored one, or
  * if that ends soon or has other names.
@@ -113,6 +124,7 @@ const RENEW_DAYS = 2;
  * ```
  */
 export function devCertificate(options: DevCertificateOptions = {}): DevCertificate {
+  checkOptions("make certificate", options, OPTIONS);
   const wanted = checked(options);
   const { cacheFolder = userCacheFolder(), renew = false } = options;
   const file = cacheFolder == null ? undefined : new CertificateFile(cacheFolder);

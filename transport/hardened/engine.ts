@@ -1,4 +1,6 @@
 /** A WebSocket engine for servers that face the internet without a proxy. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, objectOr } from "../../base/option_checks.ts";
 import { Buffer } from "node:buffer";
 import { platformRuntime } from "../../base/runtime.ts";
 import {
@@ -118,6 +120,21 @@ export interface HardenedWebSocketOptions {
   readonly compression?: boolean | { readonly minBytes?: number };
 }
 
+const OPTIONS: OptionKinds<HardenedWebSocketOptions> = {
+  closeTimeoutMs: "number",
+  compression: objectOr("boolean", { minBytes: "number" }),
+  handshakeBurst: "number",
+  handshakeTimeoutMs: "number",
+  handshakesPerSecond: "number",
+  keepAliveTimeoutMs: "number",
+  maxHeaderBytes: "number",
+  maxIdleAddresses: "number",
+  maxPayloadBytes: "number",
+  maxPending: "number",
+  maxPendingPerAddress: "number",
+  requestTimeoutMs: "number",
+};
+
 /** Smallest message to compress, in bytes: below, a packet is hardly smaller for it. */
 const MIN_COMPRESSED_BYTES = 512;
 
@@ -178,6 +195,7 @@ export interface HardenedWebSocket extends WebSocketHost {
  * ```
  */
 export function hardenedWebSocket(options: HardenedWebSocketOptions = {}): HardenedWebSocket {
+  checkOptions("create WebSocket engine", options, OPTIONS);
   return new Engine(options);
 }
 

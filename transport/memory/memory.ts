@@ -1,4 +1,6 @@
 /** Pairs of established connections in one process, for tests. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { Connection } from "../connection.ts";
 import { MemoryConnection, type MemoryWire } from "./connection.ts";
@@ -196,6 +198,22 @@ class PairLink implements MemoryLink {
   }
 }
 
+const OPTIONS: OptionKinds<MemoryPairOptions> = {
+  datagrams: "boolean",
+  faults: {
+    delayMs: "number",
+    jitterMs: "number",
+    lossRate: "number",
+    reorderRate: "number",
+  },
+  frames: "boolean",
+  protocol: "string",
+  random: "number or function",
+  runtime: RUNTIME,
+  streams: "boolean",
+  withheldCredit: { bytes: "number", streams: "number" },
+};
+
 /**
  * Makes two established connections that are each other's peer, for tests: with delay, loss,
  * reordering, disconnects and peers that do not read.
@@ -241,6 +259,7 @@ class PairLink implements MemoryLink {
  * @throws {RangeError} If a fault is out of range.
  */
 export function memoryPair(options: MemoryPairOptions = {}): MemoryPair {
+  checkOptions("connect in memory", options, OPTIONS);
   const { protocol = "skein.1", frames = true, streams = true, datagrams = true } = options;
   const { runtime = platformRuntime(), faults = {}, random = 1 } = options;
   const wire: MemoryWire = { runtime, protocol, frames, streams, datagrams };

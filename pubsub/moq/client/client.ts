@@ -1,4 +1,7 @@
 /** A client of MoQ that reconnects, with the same broadcasts, subscriptions and announcements. */
+import { DIAL } from "./dial.ts";
+import type { OptionKinds } from "../../../base/options.ts";
+import { checkOptions, RUNTIME } from "../../../base/option_checks.ts";
 import { TimeoutError } from "../../../errors.ts";
 import { Backoff } from "../../../base/backoff.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
@@ -199,6 +202,26 @@ export const MAX_CLIENT_TRACKS = 16_384;
 /** Prefixes that a client may watch. */
 export const MAX_CLIENT_PREFIXES = 1_024;
 
+const CLIENT: OptionKinds<MoqClientOptions> = {
+  allowMigration: "function",
+  connectTimeoutMs: "number",
+  dial: "function",
+  mux: "object",
+  onSession: "function",
+  retry: {
+    firstDelayMs: "number",
+    giveUpAfterMs: "number",
+    leaveAfterMs: "number",
+    maxAttempts: "number",
+    maxDelayMs: "number",
+    random: "function",
+    stableMs: "number",
+  },
+  runtime: RUNTIME,
+  signal: "AbortSignal",
+  url: "string or object or function",
+};
+
 /**
  * Keeps a session with a server: reconnects after a loss, a close by the server, graceful or not,
  * or a GOAWAY.
@@ -281,6 +304,7 @@ export class MoqClient implements AsyncDisposable {
    * @throws {RangeError} If a time or a limit is out of range.
    */
   constructor(options: MoqClientOptions) {
+    checkOptions("create client", options, CLIENT);
     const { runtime = platformRuntime(), mux = new TrackMux({ runtime }), retry, signal } = options;
     const { connectTimeoutMs = 10_000 } = options;
     if (!(connectTimeoutMs >= 0)) {
@@ -581,6 +605,12 @@ export interface ConnectMoqOptions
     Omit<MoqClientOptions, "dial" | "url">,
     Omit<DialMoqOptions, "mux" | "signal" | "timeoutMs"> {}
 
+const { timeoutMs: _timeout, ...DIALED } = DIAL;
+
+const { dial: _dial, url: _url, ...CLIENT_WITHOUT_DIAL } = CLIENT;
+
+const CONNECT: OptionKinds<ConnectMoqOptions> = { ...DIALED, ...CLIENT_WITHOUT_DIAL };
+
 /**
  * Connects to a server, and keeps a session with that server.
  *
@@ -618,6 +648,7 @@ export function connectMoq(
   url: string | URL | (() => string | URL | Promise<string | URL>),
   options: ConnectMoqOptions = {},
 ): MoqClient {
+  checkOptions("connect MoQ", options, CONNECT);
   const { mux, retry, connectTimeoutMs = 10_000, allowMigration, signal, ...rest } = options;
   const { runtime = platformRuntime(), onSession, ...dialOptions } = rest;
   let last = typeof url === "function" ? undefined : url;

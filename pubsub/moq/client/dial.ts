@@ -1,4 +1,7 @@
 /** Dials a URL, and opens a session of MoQ. */
+import { MOQ_SESSION } from "../session/session.ts";
+import type { OptionKinds } from "../../../base/options.ts";
+import { checkOptions } from "../../../base/option_checks.ts";
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { within } from "../../../base/wait.ts";
@@ -125,6 +128,24 @@ interface Dialing extends DialMoqOptions {
 
 const SCHEMES: readonly string[] = ["moqt:", "https:", "http:", "wss:", "ws:"];
 
+const { side: _side, path: _path, onSetup: _setup, setupTimeoutMs: _timeout, ...SESSION } =
+  MOQ_SESSION;
+
+/** Kinds of the options of `dialMoq()`. */
+export const DIAL: OptionKinds<DialMoqOptions> = {
+  ...SESSION,
+  fallback: "boolean or string or object",
+  headStartMs: "number",
+  headers: 0,
+  idleTimeoutMs: "number",
+  maxUnidirectionalStreams: "number",
+  onFallback: "function",
+  serverCertificateHashes: "array",
+  signal: "AbortSignal",
+  timeoutMs: "number",
+  transports: "array",
+};
+
 /**
  * Opens a session with a server.
  *
@@ -177,6 +198,7 @@ export async function dialMoq(
   url: string | URL,
   options: DialMoqOptions = {},
 ): Promise<MoqSession> {
+  checkOptions("dial MoQ", options, DIAL);
   const target = URL.parse(url);
   if (target === null || !SCHEMES.includes(target.protocol)) {
     throw new TypeError(

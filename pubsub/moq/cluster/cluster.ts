@@ -1,4 +1,6 @@
 /** Relays that share a broker, by which each relay knows the broadcasts of all others. */
+import type { OptionKinds } from "../../../base/options.ts";
+import { checkOptions } from "../../../base/option_checks.ts";
 import { Directory } from "../../nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../../nodes/directory_scope.ts";
 import type { Nodes } from "../../nodes/nodes.ts";
@@ -76,6 +78,16 @@ export interface MoqClusterOptions {
   /** Receives errors of dialing other relays. Ignored by default. */
   readonly onError?: (error: unknown) => void;
 }
+
+const OPTIONS: OptionKinds<MoqClusterOptions> = {
+  dial: "function",
+  lingerMs: "number",
+  name: "string",
+  nodes: "object",
+  onError: "function",
+  relay: "object",
+  url: "string or object",
+};
 
 /**
  * Makes one relay of many: a broadcast announced at one relay is announced at all, and its media
@@ -170,6 +182,7 @@ export class MoqCluster implements AsyncDisposable {
    * @throws {RangeError} If `lingerMs` is not a positive integer.
    */
   constructor(options: MoqClusterOptions) {
+    checkOptions("join cluster", options, OPTIONS);
     const { relay, nodes, url, name = "moq", dial = dialRelay, lingerMs = 5_000 } = options;
     if (!Number.isInteger(lingerMs) || lingerMs < 1) {
       throw new RangeError(

@@ -1,4 +1,6 @@
 /** A track with one source and many subscribers, and broadcasts of such tracks. */
+import type { OptionKinds } from "../../../base/options.ts";
+import { checkOptions, RUNTIME } from "../../../base/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../../base/runtime.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
 import type { FetchRequest, TrackServer } from "../track/mux.ts";
@@ -143,6 +145,22 @@ async function deliver(group: LiveGroup, writer: GroupWriter): Promise<void> {
   await promise;
 }
 
+const TRACK: OptionKinds<LiveTrackOptions> = {
+  info: "object",
+  maxCacheAgeMs: "number",
+  maxCachedBytes: "number",
+  maxCachedGroups: "number",
+  maxGroupsInFlight: "number",
+  maxLagBytes: "number",
+  maxLagGroups: "number",
+  maxLatencyMs: "number",
+  maxStuckGroups: "number",
+  maxSubscribers: "number",
+  onDemand: "function",
+  runtime: RUNTIME,
+  stallTimeoutMs: "number",
+};
+
 /**
  * A track with one source and many subscribers. The source writes each group once; subscribers come
  * and go, and never hold up the source or one another.
@@ -206,6 +224,7 @@ export class LiveTrack implements AsyncDisposable {
    * @throws {RangeError} If a limit is not a positive integer.
    */
   constructor(options: LiveTrackOptions = {}) {
+    checkOptions("create track", options, TRACK);
     const { runtime = platformRuntime(), info = {}, onDemand, ...limits } = options;
     this.#runtime = runtime;
     this.#limits = liveTrackLimits(limits);
@@ -561,6 +580,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
    * @throws {RangeError} If `maxTracks` is not a positive integer.
    */
   constructor(options: LiveBroadcastOptions = {}) {
+    checkOptions("create broadcast", options, { maxTracks: "number", runtime: RUNTIME });
     const { runtime = platformRuntime(), maxTracks = 1_024 } = options;
     if (!Number.isInteger(maxTracks) || maxTracks < 1) {
       throw new RangeError(

@@ -2,6 +2,8 @@
  * A relay: announces the broadcasts of its sessions, and subscribes to each track once for all
  * subscribers.
  */
+import type { OptionKinds } from "../../../base/options.ts";
+import { checkOptions, RUNTIME } from "../../../base/option_checks.ts";
 import { ConsoleReport } from "../../../base/console_report.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { checkShare } from "../session/access.ts";
@@ -163,6 +165,20 @@ export interface MoqRelayOptions {
   readonly onError?: (error: unknown) => void;
 }
 
+const OPTIONS: OptionKinds<MoqRelayOptions> = {
+  allowAnonymousPublish: "boolean",
+  lingerMs: "number",
+  maxBroadcasts: "number",
+  maxFetches: "number",
+  maxShare: "number",
+  maxTracks: "number",
+  mux: "object",
+  onError: "function",
+  prefix: "string",
+  runtime: RUNTIME,
+  track: "object",
+};
+
 /**
  * Relays the broadcasts of its sessions to each other.
  *
@@ -254,6 +270,7 @@ export class MoqRelay implements AsyncDisposable {
    * @throws {RangeError} If a limit is invalid, or the prefix is too long.
    */
   constructor(options: MoqRelayOptions = {}) {
+    checkOptions("create relay", options, OPTIONS);
     const { runtime = platformRuntime(), mux = new TrackMux({ runtime }), prefix = "/" } = options;
     const { track = {}, onError } = options;
     const { lingerMs = 5_000, maxTracks = 10_000, maxFetches = 256 } = options;

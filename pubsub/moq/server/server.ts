@@ -1,4 +1,6 @@
 /** A server of MoQ: WebTransport, raw QUIC and WebSocket on one port number. */
+import { MOQ_LISTEN, MOQ_SERVER } from "./server_options.ts";
+import { checkOptions } from "../../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { settlesWithin } from "../../../base/wait.ts";
 import type { RequestInfo } from "../../../transport/address.ts";
@@ -68,6 +70,7 @@ export class MoqServer implements AsyncDisposable {
    * @throws {RangeError} If a limit is not a positive integer, or `bitrate` is invalid.
    */
   constructor(options: MoqServerOptions = {}) {
+    checkOptions("serve MoQ", options, MOQ_SERVER);
     const { runtime = platformRuntime(), versions = DEFAULT_VERSIONS } = options;
     checkVersions(versions, "serve MoQ");
     sessionLimits(options.sessionLimits);
@@ -278,9 +281,11 @@ export class MoqServer implements AsyncDisposable {
 
   /** Creates a listening server; called by {@linkcode listenMoq}. */
   static listen(options: ListenMoqOptions): MoqServer {
+    checkOptions("listen", options, MOQ_LISTEN);
     const { signal } = options;
     signal?.throwIfAborted();
-    const server = new MoqServer(options);
+    const own = Object.entries(options).filter(([name]) => Object.hasOwn(MOQ_SERVER, name));
+    const server = new MoqServer(Object.fromEntries(own));
     server.#sockets = new Sockets(socketsOptions(server.#runtime, options, server.protocols), {
       fetch: server.fetch,
       take: (request) => server.take(request),

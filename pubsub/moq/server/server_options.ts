@@ -1,4 +1,8 @@
 /** Options and host of a MoQ server. */
+import { MOQ_SESSION } from "../session/session.ts";
+import { FLOW_CONTROL } from "../../../transport/option_kinds.ts";
+import type { OptionKinds } from "../../../base/options.ts";
+import { listOf, objectWith } from "../../../base/option_checks.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { RequestInfo } from "../../../transport/address.ts";
 import type { Certificate, Sha256Hash } from "../../../transport/certificate/certificate.ts";
@@ -222,3 +226,37 @@ export function requestsHash({ url, method }: MoqRequest, host: MoqHost | undefi
 
 /** A wire that a server of MoQ listens on. */
 export type MoqWire = NonNullable<ListenMoqOptions["transports"]>[number];
+
+const { side: _side, path: _path, signal: _signal, ...SESSION } = MOQ_SESSION;
+
+/** Kinds of the options of a server. */
+export const MOQ_SERVER: OptionKinds<MoqServerOptions> = {
+  ...SESSION,
+  clientAddress: "function",
+  fetch: "function",
+  flowControl: FLOW_CONTROL,
+  hosts: listOf("string"),
+  idleTimeoutMs: "number",
+  limits: { maxPendingSetups: "number", maxSessions: "number", maxSessionsPerAddress: "number" },
+  onSession: "function",
+  onSetup: "function",
+  origins: listOf("string"),
+  path: "string",
+  sessionLimits: SESSION.limits,
+};
+
+/** Kinds of the options of `listenMoq()`. */
+export const MOQ_LISTEN: OptionKinds<ListenMoqOptions> = {
+  ...MOQ_SERVER,
+  cacheFolder: "string or object or null",
+  hostname: "string",
+  maxBidirectionalStreams: "number",
+  maxUnidirectionalStreams: "number",
+  names: listOf("string"),
+  port: "number",
+  signal: "AbortSignal",
+  tls: 0,
+  transports: "array",
+  unreadStreams: "object",
+  webSocket: objectWith("WebSocketHost", "accept", "listen"),
+};

@@ -1,4 +1,6 @@
 /** Measures the outgoing bitrate of a session, smooths the rate, and reports shifts. */
+import type { OptionKinds } from "../../../base/options.ts";
+import { RUNTIME } from "../../../base/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../../base/runtime.ts";
 import type { Connection } from "../../../transport/connection.ts";
 
@@ -58,6 +60,16 @@ export interface BitrateMonitorOptions {
    */
   readonly maxAgeMs?: number;
 }
+
+/** Kinds of the options of the monitor. */
+export const BITRATE: OptionKinds<BitrateMonitorOptions> = {
+  alpha: "number",
+  intervalMs: "number",
+  maxAgeMs: "number",
+  minSamples: "number",
+  runtime: RUNTIME,
+  threshold: "number",
+};
 
 /** Checked options, with all defaults. */
 type Settings = Readonly<Required<Omit<BitrateMonitorOptions, "runtime">>>;

@@ -1,4 +1,7 @@
 /** A session of MoQ: requests in both directions, over any connection that has streams. */
+import { BITRATE } from "./bitrate_monitor.ts";
+import type { OptionKinds } from "../../../base/options.ts";
+import { objectOr, RUNTIME } from "../../../base/option_checks.ts";
 import { ConnectionError, UnsupportedError } from "../../../errors.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { startTimer, within } from "../../../base/wait.ts";
@@ -192,6 +195,25 @@ export interface MoqSessionOptions {
   /** Gets errors that handlers of the application threw. Ignored by default. */
   readonly onError?: (error: unknown) => void;
 }
+
+/** Kinds of the options of a session. */
+export const MOQ_SESSION: OptionKinds<MoqSessionOptions> = {
+  authorize: "function",
+  bitrate: objectOr("boolean", BITRATE),
+  extensions: "object",
+  family: ["gomoqt", "moq-lite"],
+  limits: { maxFrameBytes: "number", maxRequests: "number", maxSubscriptions: "number" },
+  mux: "object",
+  muxOf: "function",
+  onError: "function",
+  onSetup: "function",
+  path: "string",
+  runtime: RUNTIME,
+  setupTimeoutMs: "number",
+  side: ["client", "server"],
+  signal: "AbortSignal",
+  versions: "array",
+};
 
 /** The options, with a runtime. */
 type ResolvedOptions = MoqSessionOptions & { readonly runtime: Runtime };

@@ -1,4 +1,6 @@
 /** The broadcasts that a program publishes, and their handlers. */
+import type { OptionKinds } from "../../../base/options.ts";
+import { checkOptions, RUNTIME } from "../../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { describe } from "../../../base/error_text.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -184,6 +186,12 @@ interface Watcher {
   readonly listener: (announcement: Announcement) => void;
 }
 
+const OPTIONS: OptionKinds<TrackMuxOptions> = {
+  hopId: "bigint",
+  maxBroadcasts: "number",
+  runtime: RUNTIME,
+};
+
 /**
  * Routes requests of peers to handlers, and announces published broadcasts. One mux serves many
  * sessions.
@@ -232,6 +240,7 @@ export class TrackMux {
    * @throws {RangeError} If an option is out of range.
    */
   constructor(options: TrackMuxOptions = {}) {
+    checkOptions("create mux", options, OPTIONS);
     const { runtime = platformRuntime(), maxBroadcasts = 100_000 } = options;
     const { hopId = randomHopId(runtime) } = options;
     if (hopId < 1n || hopId >= 1n << 62n) {

@@ -1,0 +1,155 @@
+/** Checks of options with hints about unknown names, and of values of some types. */
+import { describe } from "./error_text.ts";
+import { hintFor } from "./option_hints.ts";
+import type { CheckOption, OptionKind, OptionPlace } from "./options.ts";
+
+/**
+ * Rejects options with an unknown name, with a hint, or with a value of another type.
+ *
+ * @param verb The call of the user, such as `create broker`.
+ * @param options The options as given.
+ * @param kinds Kinds of all options.
+ * @throws {TypeError} If a name is unknown, or a value has another type.
+ */
+export function checkOptions(verb: string, options: unknown, kinds: object): void {
+  checkKinds(options, kinds, { verb, path: "options" });
+}
+
+/**
+ * Rejects options with an unknown name or a value of another type. Without this check a mistyped
+ * name would be ignored, and its default would apply silently. A name with the value `undefined`
+ * counts as absent.
+ *
+ * @param options The options as given.
+ * @param kinds Kinds of all options.
+ * @param place The call of the user, and the path of the options.
+ * @throws {TypeError} If a name is unknown, or a value has another type.
+ */
+export function checkKinds(options: unknown, kinds: object, place: OptionPlace): void {
+  const { verb, path } = place;
+  if (!fits(options, "object")) throw wrongKind(options, "object", place);
+  for (const name in options as object) {
+    const value = (options as Record<string, unknown>)[name];
+    if (value === undefined) continue;
+    if (!Object.hasOwn(kinds, name)) {
+      throw new TypeError(
+        `Cannot ${verb}: ${path} must have known keys, received "${name}"${hintFor(name, kinds)}`,
+      );
+    }
+    const kind = (kinds as Record<string, OptionKind>)[name]!;
+    if (kind === 0 || fits(value, kind)) continue;
+    const at = { ...place, path: path === "options" ? name : `${path}.${name}` };
+    if (typeof kind === "function") (kind as CheckOption)(value, at);
+    else if (typeof kind === "string" || Array.isArray(kind)) throw wrongKind(value, kind, at);
+    else checkKinds(value, kind, at);
+  }
+}
+
+function fits(value: unknown, kind: OptionKind): boolean {
+  if (Array.isArray(kind)) return kind.includes(value);
+  if (kind === "AbortSignal") return typeof (value as Partial<AbortSignal>)?.aborted === "boolean";
+  return typeof kind === "string" && kind.includes(typeOf(value));
+}
+
+/** Returns the result of `typeof`, with words of their own for arrays and `null`. */
+export function typeOf(value: unknown): string {
+  return Array.isArray(value) ? "array" : value === null ? "null" : typeof value;
+}
+
+/** Makes the error about a value of another kind. */
+export function wrongKind(
+  value: unknown,
+  kind: string | readonly unknown[],
+  { verb, path }: OptionPlace,
+): TypeError {
+  const [rule, received] = typeof kind === "string"
+    ? [`of type ${kind}`, describe(value)]
+    : [`one of ${kind.join(", ")}`, typeof value === "string" ? value : describe(value)];
+  return new TypeError(`Cannot ${verb}: ${path} must be ${rule}, received ${received}`);
+}
+
+/**
+ * Makes the check of a nested object that may also be of another type, such as `false`.
+ *
+ * @param kind The other types.
+ * @param kinds Kinds of the options in the object.
+ * @returns The check.
+ */
+export function objectOr(kind: string, kinds: object): CheckOption {
+  return (value, place) => {
+    if (typeOf(value) === "object") checkKinds(value, kinds, place);
+    else if (!kind.includes(typeOf(value))) throw wrongKind(value, `object or ${kind}`, place);
+  };
+}
+
+/**
+ * Makes the check of an object whose names the user chooses, such as patterns of topics.
+ *
+ * @param kinds Kinds of the options in the object of each name.
+ * @returns The check.
+ */
+export function recordOf(kinds: object): CheckOption {
+  return (value, place) => {
+    if (typeOf(value) !== "object") throw wrongKind(value, "object", place);
+    for (const [name, one] of Object.entries(value as object)) {
+      if (one !== undefined) checkKinds(one, kinds, { ...place, path: `${place.path}["${name}"]` });
+    }
+  };
+}
+
+/**
+ * Makes the check of an object of the library, or of an application that stands for one: a promise
+ * of the object, whose `await` was forgotten, is no such object.
+ *
+ * @param what Name of the type.
+ * @param methods Some methods of the type.
+ * @returns The check.
+ */
+export function objectWith(what: string, ...methods: readonly string[]): CheckOption {
+  return (value, place) => {
+    const isOne = typeOf(value) === "object" &&
+      methods.every((name) => typeof (value as Record<string, unknown>)[name] === "function");
+    if (!isOne) throw wrongKind(value, what, place);
+  };
+}
+
+/** Check of a whole number that is 0 or more. */
+export const COUNT: CheckOption = (value, place) => {
+  if (typeof value !== "number") throw wrongKind(value, "number", place);
+  if (Number.isSafeInteger(value) && value >= 0) return;
+  const { verb, path } = place;
+  throw new RangeError(`Cannot ${verb}: ${path} must be a whole number from 0, received ${value}`);
+};
+
+/** Check of a time in milliseconds; `Infinity` is one. */
+export const TIME: CheckOption = (value, place) => {
+  if (typeof value !== "number") throw wrongKind(value, "number", place);
+  if (value >= 0) return;
+  throw new RangeError(`Cannot ${place.verb}: ${place.path} must be 0 or more, received ${value}`);
+};
+
+/** Check of a `Runtime`. */
+export const RUNTIME: CheckOption = objectWith("Runtime", "now", "setTimeout");
+
+/** Check of a `Broker`. */
+export const BROKER: CheckOption = objectWith("Broker", "publish", "subscribe");
+
+/**
+ * Makes the check of a list.
+ *
+ * @param kind Types of the items.
+ * @param other Other types that may stand in place of the list.
+ * @returns The check.
+ */
+export function listOf(kind: string, other = ""): CheckOption {
+  return (value, place) => {
+    if (!Array.isArray(value)) {
+      if (other.includes(typeOf(value))) return;
+      throw wrongKind(value, other === "" ? "array" : `array or ${other}`, place);
+    }
+    value.forEach((item, i) => {
+      const at = { ...place, path: `${place.path}[${i}]` };
+      if (!kind.includes(typeOf(item))) throw wrongKind(item, kind, at);
+    });
+  };
+}

@@ -1,0 +1,73 @@
+/** Checks of the options of a client and its calls, where a page does not load these. */
+import { listOf, objectWith, RUNTIME } from "../base/option_checks.ts";
+import type { OptionKinds } from "../base/options.ts";
+import {
+  checkBy,
+  COMMON_HANDLERS,
+  COMMON_LIMITS,
+  HISTORY,
+  SESSION_KINDS,
+  STREAM,
+  WAIT,
+} from "../session/call_checks.ts";
+import { TRANSPORTS } from "../transport/option_kinds.ts";
+import type { ClientCalls } from "./calls.ts";
+
+/** Options that `connect` and `dial` share. */
+const COMMON = {
+  ...COMMON_HANDLERS,
+  ...COMMON_LIMITS,
+  ...TRANSPORTS,
+  connectTimeoutMs: "number",
+  contract: 0,
+  headers: 0,
+  instrumentation: "object",
+  runtime: RUNTIME,
+  signal: "AbortSignal",
+} as const;
+
+/** Options of each call. */
+export const CLIENT_KINDS: {
+  readonly [Call in keyof ClientCalls]: OptionKinds<ClientCalls[Call]>;
+} = {
+  ...SESSION_KINDS,
+  connect: {
+    ...COMMON,
+    backoff: {
+      firstDelayMs: "number",
+      maxAttempts: "number",
+      maxDelayMs: "number",
+      random: "function",
+    },
+    connectAfter: "object",
+    delivery: ["at-most-once", "at-least-once"],
+    endsOnRefusal: "boolean",
+    life: objectWith("Life", "subscribe"),
+    outbox: { maxBytes: "number", maxMessages: "number" },
+    token: "string or function or null",
+    upgrade: "boolean",
+    wakeTimeoutMs: "number",
+  },
+  dial: {
+    ...COMMON,
+    onClose: "function",
+    onOpen: "function",
+    protocols: listOf("string"),
+    token: "string or null",
+  },
+  "hand over": { transport: ["webtransport", "websocket", "http"] },
+  "read stream": {
+    after: "string or null",
+    onInvalid: "function",
+    parse: "function",
+    signal: "AbortSignal",
+  },
+  request: { ...WAIT, resend: "boolean" },
+  "request stream": { ...STREAM, after: "string or null", id: "string or null" },
+  subscribe: { ...HISTORY, onInvalid: "function", onRecovery: "function" },
+};
+
+/** Checks the options of a call. */
+export const checkCall: (call: string, options: unknown) => void = checkBy<ClientCalls>(
+  CLIENT_KINDS,
+) as (call: string, options: unknown) => void;

@@ -1,0 +1,83 @@
+/** Names of all options, by call: the check of a page, which loads no kinds of values. */
+import type { ClientCalls } from "./calls.ts";
+
+const WAIT = { signal: 1, timeoutMs: 1 } as const;
+
+const STREAM = { ...WAIT, itemTimeoutMs: 1, onInvalid: 1, window: 1 } as const;
+
+const HISTORY = { last: 1, since: 1 } as const;
+
+const CLOSE = { closeConnection: 1, code: 1, reason: 1 } as const;
+
+/** Options that `connect` and `dial` share. */
+const COMMON = {
+  closeTimeoutMs: 1,
+  concurrency: 1,
+  connectTimeoutMs: 1,
+  contract: 1,
+  flowControl: 1,
+  handshakeTimeoutMs: 1,
+  headStartMs: 1,
+  headers: 1,
+  instrumentation: 1,
+  maxInvalidMessages: 1,
+  maxMessageBytes: 1,
+  maxRequests: 1,
+  onDropped: 1,
+  onError: 1,
+  onGoAway: 1,
+  onHandlerError: 1,
+  onMessage: 1,
+  onRefused: 1,
+  receiveQueue: 1,
+  requestTimeoutMs: 1,
+  requests: 1,
+  runtime: 1,
+  sendQueue: 1,
+  serverCertificateHashes: 1,
+  signal: 1,
+  token: 1,
+  transports: 1,
+} as const;
+
+/** Calls that take other options than those of a wait. */
+type Listed = {
+  [Call in keyof ClientCalls]: keyof ClientCalls[Call] extends keyof typeof WAIT ? never : Call;
+}[keyof ClientCalls];
+
+/**
+ * The names; a call that is not listed has those of {@linkcode WAIT}. The compiler finds a missing
+ * call, a missing option, and a name that is no option.
+ */
+const NAMES: {
+  readonly [Call in Listed]: { readonly [Name in keyof ClientCalls[Call]]-?: 1 };
+} = {
+  connect: {
+    ...COMMON,
+    backoff: 1,
+    connectAfter: 1,
+    delivery: 1,
+    endsOnRefusal: 1,
+    life: 1,
+    outbox: 1,
+    upgrade: 1,
+    wakeTimeoutMs: 1,
+  },
+  dial: { ...COMMON, onClose: 1, onOpen: 1, protocols: 1 },
+  "hand over": { transport: 1 },
+  publish: { ...WAIT, echo: 1 },
+  "read stream": { after: 1, onInvalid: 1, parse: 1, signal: 1 },
+  request: { ...WAIT, resend: 1 },
+  "request stream": { ...STREAM, after: 1, id: 1 },
+  close: CLOSE,
+  drain: { ...CLOSE, retryAfterMs: 1, withinMs: 1 },
+  "open stream": { ...WAIT, sendOrder: 1 },
+  "session.request stream": STREAM,
+  "session.subscribe": { ...WAIT, ...HISTORY },
+  subscribe: { ...HISTORY, onInvalid: 1, onRecovery: 1 },
+};
+
+/** Returns an object with the names of all options of a call. */
+export function namesOf(call: string): object {
+  return NAMES[call as Listed] ?? WAIT;
+}

@@ -1,0 +1,36 @@
+/** Calls of a session that take options. */
+import type { OpenStreamOptions } from "../transport/connection.ts";
+import type {
+  ClientPublishOptions,
+  RequestStreamOptions,
+  SessionCloseOptions,
+  SessionDrainOptions,
+  WaitOptions,
+} from "./types.ts";
+import type { HistoryOptions } from "./wire/recovery.ts";
+
+/**
+ * The options of each call, by the verb of its errors; `session.` before a verb tells the call apart
+ * from that of a client, which has other options. The tables of checks have an entry for each: in
+ * `call_checks.ts`, and in `client/page_names.ts`.
+ */
+export interface SessionCalls {
+  readonly authenticate: WaitOptions;
+  readonly close: SessionCloseOptions;
+  readonly drain: SessionDrainOptions;
+  readonly "open stream": OpenStreamOptions;
+  readonly publish: ClientPublishOptions;
+  readonly "session.request": WaitOptions;
+  readonly "session.request stream": Omit<RequestStreamOptions, "after" | "id">;
+  readonly "set presence": WaitOptions;
+  readonly "session.subscribe": WaitOptions & HistoryOptions;
+  readonly unsubscribe: WaitOptions;
+  readonly wait: WaitOptions;
+}
+
+/**
+ * Rejects options with an unknown name; in Deno also values of another type.
+ *
+ * @typeParam Calls The options of each call.
+ */
+export type CallCheck<Calls> = (call: keyof Calls, options: unknown) => void;

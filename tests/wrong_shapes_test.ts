@@ -1,0 +1,68 @@
+/** Options of a wrong shape, as newcomers write them: an error at the start, or one line. */
+import { assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { connect, createServer, defineContract, type ServerOptions } from "../mod.ts";
+import { MemoryBroker } from "../pubsub/mod.ts";
+import { testServer } from "../testing/mod.ts";
+import { captureConsole } from "./console_lines.ts";
+import { z } from "zod";
+
+Deno.test("createServer() throws for options of a wrong shape", () => {
+  const cases: [options: object, text: string][] = [
+    [{ history: ["chat"] }, "history must be of type object, received an array"],
+    [{ history: { "chat:*": {} } }, "a parameter must have a name, such as {name}, and no *"],
+    [{ rooms: "room:{name}" }, "rooms must be of type object, received a string"],
+    [{ rooms: ["room:*"] }, "a parameter must have a name, such as {name}, and no *"],
+    [{ requests: { "sum:*": () => 1 } }, "a parameter must have a name"],
+    [{ authorize: true }, "authorize must be of type function, received boolean"],
+    [
+      { broker: Promise.resolve(new MemoryBroker()) },
+      "broker must be of type Broker, received Promise",
+    ],
+    [{ cors: { origin: "*" } }, `received "cors"; socket.io's "cors" is origins`],
+  ];
+  for (const [options, text] of cases) {
+    const error = assertThrows(() => createServer(options as ServerOptions), TypeError);
+    assertEquals(error.message.includes(text), true, error.message);
+  }
+  assertThrows(() => defineContract({ toClient: { "chat:*": z.string() } }), TypeError, "no *");
+});
+
+Deno.test("connect() throws for the options of socket.io, and names what stands for them", () => {
+  const cases: [options: object, text: string][] = [
+    [{ auth: { token: "a" } }, `received "auth"; socket.io's "auth" is token`],
+    [{ reconnection: false }, `received "reconnection"; socket.io's "reconnection" is backoff`],
+    [{ transports: ["polling"] }, "transports must be some of webtransport,websocket,http"],
+  ];
+  for (const [options, text] of cases) {
+    const error = assertThrows(() => connect("ws://127.0.0.1:1", options), TypeError);
+    assertEquals(error.message.includes(text), true, error.message);
+  }
+});
+
+Deno.test("Client.subscribe() throws for a negative last", async () => {
+  await using server = testServer();
+  await using client = server.connect();
+  assertThrows(
+    () => client.subscribe("a", { last: -1 }),
+    RangeError,
+    "last must be a whole number",
+  );
+  assertThrows(
+    () => client.subscribe("a", { last: 0.5 }),
+    RangeError,
+    "last must be a whole number",
+  );
+});
+
+Deno.test("A subscription with last prints once that its topic has no history", async () => {
+  using printed = captureConsole();
+  await using server = testServer({ authorize: () => true, history: { "kept:{name}": {} } });
+  await using client = server.connect();
+  for (const topic of ["a", "a", "kept:a"]) {
+    const subscription = client.subscribe(topic, { last: 5 });
+    await subscription.ready;
+    await subscription.unsubscribe();
+  }
+  assertEquals(printed.lines.length, 1);
+  assertMatch(printed.lines[0]!, /subscribed to "a" with last: 5, and the topic has no history/);
+});
