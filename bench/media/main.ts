@@ -15,8 +15,8 @@
  * `paced`; all by default.
  * - `--pairs a:b,c:d`: publisher and subscriber of each pair, such as `skein:gomoqt`; all pairs
  * with `gomoqt`, and each side with itself, by default.
- * - `--versions a,b`: `gomoqt-dev` (gomoqt 0.11) and `moq-lite-04` (gomoqt 0.16) by default.
- * - `--gomoqt-0.11 FILE`, `--gomoqt-0.16 FILE`: programs on gomoqt, with the command line of
+ * - `--versions a,b`: `gomoqt-dev` (gomoqt 0.11) and `moq-lite-04` (gomoqt 0.17) by default.
+ * - `--gomoqt-0.11 FILE`, `--gomoqt-0.17 FILE`: programs on gomoqt, with the command line of
  * `peer.ts`; by default those of the interop tests, which are built if missing.
  *
  * @module
@@ -85,7 +85,7 @@ for (const version of versions) gomoqt.set(version, await gomoqtOf(version));
 
 /** Returns the program on the release of gomoqt that speaks a version. */
 async function gomoqtOf(version: string): Promise<readonly string[]> {
-  const release = version === "gomoqt-dev" ? "0.11" : "0.16";
+  const release = version === "gomoqt-dev" ? "0.11" : "0.17";
   const file = argument(Deno.args, `gomoqt-${release}`);
   if (file !== undefined) return [file];
   const [build] = await buildMoqPeers([`gomoqt ${release}`]);

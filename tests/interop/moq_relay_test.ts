@@ -137,7 +137,7 @@ const REFUSED: Readonly<Record<string, unknown>> = {
     track: "failed to read SUBSCRIBE_OK response: EOF",
     broadcast: "failed to read SUBSCRIBE_OK response: EOF",
   },
-  "gomoqt 0.16": {
+  "gomoqt 0.17": {
     track: "moqt: unexpected SUBSCRIBE_DROP message received",
     broadcast: "moqt: unexpected SUBSCRIBE_DROP message received",
   },
@@ -191,7 +191,7 @@ const SCENARIOS = ["publish", "subscribe"] as const;
 const peers = await moqPeers();
 const [relay, net, lite] = ["moq-relay", "@moq/net", "@moq/lite"].map((name) => peers.get(name));
 
-const [older, newer] = ["gomoqt 0.11", "gomoqt 0.16"].map((name) => peers.get(name));
+const [older, newer] = ["gomoqt 0.11", "gomoqt 0.17"].map((name) => peers.get(name));
 if (older !== undefined && newer !== undefined) {
   const parts = [partOfOurs(older, newer), partOfOurs(newer, older)];
   testTogether("our relay, between versions of gomoqt", parts);

@@ -96,7 +96,7 @@ function partOfRelay(relay: Peer, wire: Wire, version: MoqVersion, expected: See
 }
 
 const peers = await moqPeers();
-const [go, net, relay] = ["gomoqt 0.16", "@moq/net", "moq-relay"].map((name) => peers.get(name));
+const [go, net, relay] = ["gomoqt 0.17", "@moq/net", "moq-relay"].map((name) => peers.get(name));
 
 if (go !== undefined) {
   const version = "moq-lite-04";
@@ -106,7 +106,7 @@ if (go !== undefined) {
     partOfOurs(go, wire, version, { ...fetched, missing: 2 }),
     partOfGoaway(go, wire, version),
   ]);
-  testTogether("gomoqt 0.16: fetch, probe, goaway", parts);
+  testTogether("gomoqt 0.17: fetch, probe, goaway", parts);
 }
 
 if (net !== undefined) {

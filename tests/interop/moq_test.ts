@@ -72,7 +72,7 @@ function exceptionsOf({ peer, wire, version, scenario, client }: Case): Exceptio
   // Our client ends its connection one second after its close; gomoqt then drops a close that it has
   // not read.
   const mayMissClose = peer.name === "gomoqt 0.11" ||
-    peer.name === "gomoqt 0.16" && client === "ours";
+    peer.name === "gomoqt 0.17" && client === "ours";
   if (wire === "webtransport" && scenario === "subscribe" && mayMissClose) {
     add("its subscriber may not learn how it was closed", { theirs: { closed: UNTOLD } });
   }
@@ -83,7 +83,7 @@ function exceptionsOf({ peer, wire, version, scenario, client }: Case): Exceptio
 function refusalAt(peer: Peer, version: MoqVersion): unknown {
   const both = (text: string) => ({ track: text, broadcast: text });
   if (peer.name === "gomoqt 0.11") return both("failed to read SUBSCRIBE_OK response: EOF");
-  if (peer.name === "gomoqt 0.16") return both("moqt: unexpected SUBSCRIBE_DROP message received");
+  if (peer.name === "gomoqt 0.17") return both("moqt: unexpected SUBSCRIBE_DROP message received");
   if (version === "moq-lite-04") return both("first subscribe response must be SUBSCRIBE_OK");
   return both("unexpected end of stream");
 }
@@ -224,7 +224,7 @@ const CLIENTS = ["theirs", "ours"] as const;
 const peers = await moqPeers();
 
 for (
-  const [name, version] of [["gomoqt 0.11", "gomoqt-dev"], ["gomoqt 0.16", "moq-lite-04"]] as const
+  const [name, version] of [["gomoqt 0.11", "gomoqt-dev"], ["gomoqt 0.17", "moq-lite-04"]] as const
 ) {
   const peer = peers.get(name);
   if (peer === undefined) continue;

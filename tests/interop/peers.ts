@@ -73,18 +73,12 @@ const RECIPES: readonly Recipe[] = [
     toolchain: "Go 1.26",
     flags: ["-modfile=library_0_13.mod", "-tags=library_0_13"],
   }),
-  {
-    name: "wtransport",
-    version: "0.7.2",
-    folder: "wtransport",
-    tool: "cargo",
-    toolchain: "Rust 1.88",
-    async build({ source, into, shared }) {
-      await run(["cargo", "build", "--quiet", "--locked", "--target-dir", shared], source);
-      await Deno.copyFile(`${shared}/debug/skein-interop-peer`, `${into}/peer`);
-    },
-    command: ({ into }) => [`${into}/peer`],
-  },
+  rustRecipe("wtransport", { version: "0.7.2", folder: "wtransport", binary: "peer" }),
+  rustRecipe("web-transport-quinn", {
+    version: "0.13.5",
+    folder: "web_transport_rust",
+    binary: "web-transport-peer",
+  }),
   pythonRecipe("aioquic", { version: "1.7.2", folder: "aioquic" }),
   {
     name: "Deno's WebTransport",
@@ -121,18 +115,7 @@ const QMUX_RECIPES: readonly Recipe[] = [
       options: ["--library", version],
     };
   }),
-  {
-    name: "qmux of Rust",
-    version: "0.6.6",
-    folder: "qmux_rust",
-    tool: "cargo",
-    toolchain: "Rust 1.88",
-    async build({ source, into, shared }) {
-      await run(["cargo", "build", "--quiet", "--locked", "--target-dir", shared], source);
-      await Deno.copyFile(`${shared}/debug/skein-interop-qmux-peer`, `${into}/peer`);
-    },
-    command: ({ into }) => [`${into}/peer`],
-  },
+  rustRecipe("qmux of Rust", { version: "0.6.6", folder: "qmux_rust", binary: "qmux-peer" }),
 ];
 
 const STRUCTURED_RECIPES: readonly Recipe[] = [
@@ -155,11 +138,11 @@ const MOQ_RECIPES: readonly Recipe[] = [
     toolchain: "Go 1.26",
     flags: [],
   }),
-  goRecipe("gomoqt 0.16", {
-    version: "0.16.1",
+  goRecipe("gomoqt 0.17", {
+    version: "0.17.0",
     folder: "moq_gomoqt",
     toolchain: "Go 1.26.4",
-    flags: ["-modfile=library_0_16.mod", "-tags=library_0_16"],
+    flags: ["-modfile=library_0_17.mod", "-tags=library_0_17"],
   }),
   {
     name: "moq-relay",
@@ -233,7 +216,7 @@ const ENDPOINT_RECIPES: Readonly<Record<"client" | "server", readonly Recipe[]>>
 };
 
 const RUNTIME_RECIPES: readonly Recipe[] = [
-  ...["20.20.2", "22.23.3", "24.21.0"].map((version) =>
+  ...["20.20.2", "22.23.3", "24.21.0", "26.10.0"].map((version) =>
     runtimeRecipe(`Node ${parseInt(version)}`, { version, binary: "node", scope: "node-" })
   ),
   runtimeRecipe("Bun", { version: "1.4.5", binary: "bun", scope: "@oven/bun-" }),
@@ -316,6 +299,30 @@ function pythonRecipe(
     },
     // Without -B, Python leaves compiled files beside the source.
     command: ({ source, into }) => [`${into}/venv/bin/python`, "-B", `${source}/peer.py`],
+  };
+}
+
+/** A program in Rust, with the versions of its lock file. */
+function rustRecipe(
+  name: string,
+  { version, folder, binary }: {
+    readonly version: string;
+    readonly folder: string;
+    /** Name of the program after `skein-interop-`. */
+    readonly binary: string;
+  },
+): Recipe {
+  return {
+    name,
+    version,
+    folder,
+    tool: "cargo",
+    toolchain: "Rust 1.88",
+    async build({ source, into, shared }) {
+      await run(["cargo", "build", "--quiet", "--locked", "--target-dir", shared], source);
+      await Deno.copyFile(`${shared}/debug/skein-interop-${binary}`, `${into}/peer`);
+    },
+    command: ({ into }) => [`${into}/peer`],
   };
 }
 

@@ -1,4 +1,4 @@
-//go:build !library_0_16
+//go:build !library_0_17
 
 package main
 
@@ -117,4 +117,10 @@ func openGroup(track *trackWriter) (*groupWriter, error) {
 func isLimit(err error) bool {
 	var limit *quic.StreamLimitReachedError
 	return errors.As(err, &limit) || strings.Contains(err.Error(), "too many open streams")
+}
+
+// nextUpdate waits until the subscriber changes the subscription, or has left.
+func nextUpdate(track *trackWriter) bool {
+	_, isOpen := <-track.Updated()
+	return isOpen
 }

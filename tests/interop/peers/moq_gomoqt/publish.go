@@ -127,7 +127,7 @@ func (p *publisher) servePriority(track *trackWriter) error {
 	if err := writeGroup(track, strconv.Itoa(priorityOf(track))); err != nil {
 		return err
 	}
-	if _, isOpen := <-track.Updated(); !isOpen {
+	if !nextUpdate(track) {
 		return nil
 	}
 	priority := priorityOf(track)

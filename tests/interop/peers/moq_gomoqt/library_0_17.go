@@ -1,4 +1,4 @@
-//go:build library_0_16
+//go:build library_0_17
 
 package main
 
@@ -192,4 +192,10 @@ func priorityOf(track *trackWriter) int {
 
 func openGroup(track *trackWriter) (*groupWriter, error) {
 	return track.OpenGroup(track.Context())
+}
+
+// nextUpdate waits until the subscriber changes the subscription, or has left.
+func nextUpdate(track *trackWriter) bool {
+	_, err := track.ReadUpdate()
+	return err == nil
 }
