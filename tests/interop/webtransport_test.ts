@@ -55,6 +55,9 @@ const CLIENTS: Exceptions = {
       seen: { unsupported: "the header fields of the answer are not told" },
     },
   },
+  "web-transport-quinn": {
+    refused: { because: "headers are not told", seen: { status: 401, authenticate: null } },
+  },
   "Deno's WebTransport": {
     echo: {
       because: "streams are not ended, so none is given back",

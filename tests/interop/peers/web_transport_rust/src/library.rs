@@ -2,7 +2,7 @@
 
 use crate::Result;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use web_transport_proto::ConnectRequest;
+use web_transport_proto::{ConnectError as Proto, ConnectRequest};
 use web_transport_quinn::{
     ClientBuilder, ClientError, ConnectError, Server, ServerBuilder, Session,
 };
@@ -19,7 +19,7 @@ pub async fn connect(request: ConnectRequest, hash: [u8; 32]) -> Result<Connecte
     let client = ClientBuilder::new().with_server_certificate_hashes(vec![hash.to_vec()])?;
     match client.connect(request).await {
         Ok(session) => Ok(Connected::Open(session)),
-        Err(ClientError::HttpError(ConnectError::ErrorStatus(status))) => {
+        Err(ClientError::HttpError(ConnectError::ProtoError(Proto::WrongStatus(Some(status))))) => {
             Ok(Connected::Refused(status.as_u16()))
         }
         Err(error) => Err(error.into()),
