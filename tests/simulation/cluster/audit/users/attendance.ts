@@ -201,7 +201,7 @@ class Attendance {
     const options = { data };
     if (choice < 0.7) this.#enter(guest, choice < 0.65 ? topic : undefined, data);
     else if (choice < 0.85) {
-      const wasIn = this.#model.leave(guest, topic);
+      const wasIn = this.#model.leave(guest, topic, false);
       this.#expect("end in a topic", wasIn, this.#presence.leave(session, topic));
     } else if (choice < 0.93) {
       const isIn = this.#model.update(guest, topic, data);
@@ -246,11 +246,11 @@ class Attendance {
     }
   }
 
-  /** Leaves a room: as a member, or by the end of the subscription. */
+  /** Leaves a room without a grace: as a member, or by the end of the subscription. */
   #leaveRoom(guest: Guest, room: string): void {
     const { session, rooms } = guest;
     const wasIn = rooms.delete(room);
-    this.#model.leave(guest, room);
+    this.#model.leave(guest, room, true);
     const left = this.#random() < 0.5
       ? this.#rooms.leave(session, room)
       : this.#node.server.topics.unsubscribe(session, room);
@@ -277,7 +277,7 @@ class Attendance {
       return this.#act(oneOf(this.#random, this.#guests));
     }
     if (guest.rooms.has(topic)) return this.#leaveRoom(guest, topic);
-    this.#model.leave(guest, topic);
+    this.#model.leave(guest, topic, false);
     this.#expect("end by a listener", true, this.#presence.leave(guest.session, topic));
   }
 

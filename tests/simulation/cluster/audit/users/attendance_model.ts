@@ -110,11 +110,12 @@ export class AttendanceModel {
    *
    * @param visitor The session.
    * @param topic The topic.
+   * @param isFinal True if a user without other sessions leaves at once, without the grace.
    * @returns True if the session was present.
    */
-  leave(visitor: Visitor, topic: string): boolean {
+  leave(visitor: Visitor, topic: string, isFinal: boolean): boolean {
     if (!visitor.topics.delete(topic)) return false;
-    this.#depart(visitor, topic);
+    this.#depart(visitor, topic, isFinal);
     return true;
   }
 
@@ -128,7 +129,7 @@ export class AttendanceModel {
     const [online, ...topics] = visitor.topics;
     if (visitor.topics.size === 0) return false;
     visitor.topics.clear();
-    for (const topic of [...topics, online]) this.#depart(visitor, topic);
+    for (const topic of [...topics, online]) this.#depart(visitor, topic, false);
     return true;
   }
 
@@ -212,7 +213,7 @@ export class AttendanceModel {
     if (presence.refresh()) this.#tell("update", presence);
   }
 
-  #depart(visitor: Visitor, topic: string | undefined): void {
+  #depart(visitor: Visitor, topic: string | undefined, isFinal: boolean): void {
     const presence = this.#presences.get(topic)!.get(visitor.user)!;
     presence.sessions.delete(visitor);
     if (presence.sessions.size > 0) {
@@ -221,7 +222,7 @@ export class AttendanceModel {
     }
     presence.seenAt = this.#now();
     this.#away.add(presence);
-    if (this.#graceMs === 0) this.#end(presence, this.#now());
+    if (isFinal || this.#graceMs === 0) this.#end(presence, this.#now());
   }
 
   #end(presence: Presence, at: number): void {
