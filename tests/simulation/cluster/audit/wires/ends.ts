@@ -103,6 +103,9 @@ const FAULT_MS = [2, 36] as const;
 /** Longest time of one attempt to connect, in milliseconds: a dead server does not answer. */
 const DIAL_MS = 2_000;
 
+/** Longest delay between attempts, in milliseconds: some codes bring on this delay at once. */
+const LONGEST_DELAY_MS = 5_000;
+
 /** Most time of an end that closes, and of the other end, in milliseconds. */
 const CUT_MS = { closer: 2_500, other: 7_500 } as const;
 
@@ -184,6 +187,7 @@ async function auditEnd(
     token: undefined,
     transports: [transport],
     connectTimeoutMs: DIAL_MS,
+    backoff: { maxDelayMs: LONGEST_DELAY_MS },
     closeTimeoutMs: CLOSE_MS,
     flowControl: HeldStreams.credit,
     concurrency: CONCURRENCY,
@@ -267,10 +271,12 @@ async function auditEnd(
     const { isEnded, current } = client.status;
     const name = nameAfter(ends.client.info!, true);
     const expected = name === "reconnecting" ? "goes on" : name;
-    const received = isEnded ? current.name : "goes on";
+    // A refused client rests, and makes no attempt by itself.
+    const isAtRest = isEnded || current.name === "refused";
+    const received = isAtRest ? current.name : "goes on";
     audit.examine("lives", `client after the end ${about}`, expected, received);
     if (isServerDead) program.restart();
-    if (!isEnded) {
+    if (!isAtRest) {
       const isBack = await audit.until(() => client.isConnected);
       audit.examine("lives", `client that comes back ${about}`, true, isBack);
     }
