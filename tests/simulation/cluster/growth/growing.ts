@@ -4,10 +4,11 @@ import type { Change } from "./heap.ts";
 /**
  * Collections with a bound beyond the size after some visits, by the newest entry: users and the last
  * moment of each, failures of handlers, rows of a store in memory, facts of durable streams, secrets of
- * connections over HTTP, and traces of the simulation.
+ * connections over HTTP, nodes that said farewell, and traces of the simulation.
  */
 const KEPT: readonly RegExp[] = [
   / => \d{13}$/,
+  /^Set with [\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/,
   /^Array with \d{13}$/,
   /^Map with (seq|sessions|rate|api-result|handling):/,
   /^Map with (\d+|api):\S+ => \d+$/,
