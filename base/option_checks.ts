@@ -125,7 +125,7 @@ export const COUNT: CheckOption = (value, place) => {
 export const TIME: CheckOption = (value, place) => {
   if (typeof value !== "number") throw wrongKind(value, "number", place);
   if (value >= 0) return;
-  throw new RangeError(`Cannot ${place.verb}: ${place.path} must be 0 or more, received ${value}`);
+  throw new RangeError(`Cannot ${place.verb}: ${place.path} must be from 0, received ${value}`);
 };
 
 /** Check of a `Runtime`. */

@@ -804,7 +804,7 @@ Deno.test("Options of Session.requestStream() are checked, in the loop", async (
   await assertRejects(() => Array.fromAsync(both.client.requestStream("")), TypeError, "topic");
   for (const times of [{ timeoutMs: -1 }, { itemTimeoutMs: -1 }, { timeoutMs: NaN }]) {
     await assertRejects(
-      () => Array.fromAsync(both.client.requestStream("count", 1e9, times)),
+      async () => await Array.fromAsync(both.client.requestStream("count", 1e9, times)),
       RangeError,
       "must be from 0",
     );

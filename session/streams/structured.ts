@@ -156,7 +156,12 @@ export async function structuredStream<R extends Registry>(
     const rule = "stream must have a readable and a writable end";
     throw new TypeError(`Cannot make structured stream: ${rule}, received neither or one`);
   }
-  const stream = given ?? await session.createBidirectionalStream(options);
+  const { signal, timeoutMs, sendOrder } = rest;
+  const stream = given ?? await session.createBidirectionalStream({
+    ...(signal && { signal }),
+    ...(timeoutMs !== undefined && { timeoutMs }),
+    ...(sendOrder !== undefined && { sendOrder }),
+  });
   return new MessageStream<R>(directStream(stream), {
     ...{ schemas, codec, maxMessageBytes, endMark, onInvalid },
     inTime: (checked) => session[internals].inTime(SCHEMA, checked),

@@ -76,7 +76,7 @@ Deno.test("devCertificate() rejects options that make no sense", () => {
     [{ names: ["1::2::3"] }, TypeError, 'received "1::2::3"'],
     [{ names: ["[::1]"] }, TypeError, 'received "[::1]"'],
     [{ names: [7] as never }, TypeError, "names must be an array of strings"],
-    [{ names: "localhost" as never }, TypeError, "received string"],
+    [{ names: "localhost" as never }, TypeError, "received a string"],
     [{ days: 0 }, RangeError, "days must be an integer from 1 to 13, received 0"],
     [{ days: 14 }, RangeError, "received 14"],
     [{ days: 1.5 }, RangeError, "received 1.5"],
