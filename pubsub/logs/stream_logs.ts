@@ -25,10 +25,10 @@ const CHECK_INTERVAL_MS = 20_000;
 const READY_MS = 5_000;
 
 /** Time between two searches for expired streams and lost writers, in milliseconds. */
-const SWEEP_INTERVAL_MS = 5_000;
+export const SWEEP_INTERVAL_MS = 5_000;
 
 /** The same time on a node that can take over streams of lost writers. */
-const RESCUE_INTERVAL_MS = 1_000;
+export const RESCUE_INTERVAL_MS = 1_000;
 
 /**
  * Time for which a stream with a request is left open without a writer, so that a node that can take

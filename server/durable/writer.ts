@@ -25,7 +25,7 @@ export const LEASE_MS = 15_000;
 const RELEASED_MS = 5_000;
 
 /** Signs of life within a lease: one that fails can be repeated before the lease lapses. */
-const RENEWALS_PER_LEASE = 5;
+export const RENEWALS_PER_LEASE = 5;
 
 /**
  * Share of the lease without a confirmed sign of life after which the writer counts as possibly

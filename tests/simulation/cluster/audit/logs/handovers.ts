@@ -2,6 +2,7 @@
  * An answer that outlives node after node: those that leave on purpose do not count as lost ones, and
  * do not take back what they offer.
  */
+import { RESCUE_INTERVAL_MS } from "../../../../../pubsub/logs/stream_logs.ts";
 import { RESUME_LEASE_MS } from "../../../../../server/durable/answers.ts";
 import { between, oneOf, shuffled } from "../../chance.ts";
 import type { Audit, Expect } from "../audit.ts";
@@ -26,9 +27,6 @@ const ITEM_MS = 120;
 
 /** Shortest and longest time for which a node has the answer, in milliseconds. */
 const STAY_MS = [50, 400] as const;
-
-/** Longest time between two searches for lost answers, in milliseconds. */
-const SEARCH_MS = 2_000;
 
 /** Pause of the takeover of the second lost node, in milliseconds; of the first one there is none. */
 const SECOND_MS = 1_000;
@@ -86,7 +84,7 @@ export async function auditHandovers(audit: Audit): Promise<void> {
       if (isLost) lost++;
       node = next;
       // A node that starts behind the offer finds the answer by a search.
-      const searchMs = isLost || end === "drains alone" ? SEARCH_MS : 0;
+      const searchMs = isLost || end === "drains alone" ? RESCUE_INTERVAL_MS : 0;
       const dueMs = audit.nowMs + (isLost ? RESUME_LEASE_MS : 0) + searchMs + SLACK_MS;
       while (node.answers.running === 0 && audit.nowMs < dueMs) await audit.pause(LOOK_MS);
       expect(`takeovers ${turn + 1}`, 1, node.answers.running);

@@ -1,8 +1,13 @@
 /** Machines of an audit of durable streams, which share the engine of the cluster. */
 import type { Broker } from "../../../../../pubsub/broker.ts";
 import type { BrokerLogs } from "../../../../../pubsub/logs/log.ts";
-import { StreamLogs, type StreamLogsOptions } from "../../../../../pubsub/logs/stream_logs.ts";
+import {
+  StreamLogs,
+  type StreamLogsOptions,
+  SWEEP_INTERVAL_MS,
+} from "../../../../../pubsub/logs/stream_logs.ts";
 import { NodeStreams } from "../../../../../server/durable/node_streams.ts";
+import { RENEWALS_PER_LEASE } from "../../../../../server/durable/writer.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { Audit } from "../audit.ts";
 
@@ -22,10 +27,10 @@ export const PLENTY = { maxStreams: 1_000_000, maxStreamBytes: 1 << 26, maxReade
  * Part of the lease that is over at most when a living writer shows the next sign of life: an append
  * right behind a renewal takes the place of the next one.
  */
-export const SIGN_SHARE = 2 / 3.75;
+export const SIGN_SHARE = 2 / RENEWALS_PER_LEASE;
 
 /** Longest time between two searches for lost writers, in milliseconds. */
-export const SEARCH_MS = 5_000;
+export const SEARCH_MS = SWEEP_INTERVAL_MS;
 
 /** A machine with a broker of its own, from which an audit calls the logs of the engine. */
 export class LogMachine {

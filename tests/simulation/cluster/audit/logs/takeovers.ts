@@ -6,6 +6,7 @@ import { pause } from "../../../../../base/wait.ts";
 import { BrokerError } from "../../../../../errors.ts";
 import type { Broker } from "../../../../../pubsub/broker.ts";
 import type { LogPage } from "../../../../../pubsub/logs/log.ts";
+import { RESCUE_INTERVAL_MS } from "../../../../../pubsub/logs/stream_logs.ts";
 import { RESUME_LEASE_MS } from "../../../../../server/durable/answers.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { between, oneOf } from "../../chance.ts";
@@ -13,15 +14,12 @@ import { type Audit, type Expect, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
 import { AnswerNode, ITEM_MS, KEEP_MS } from "./answer_node.ts";
 import { brokerWithLogs } from "./broker_with_logs.ts";
-import { LogMachine, PLENTY } from "./machine.ts";
+import { LogMachine, PLENTY, SEARCH_MS } from "./machine.ts";
 import { auditFruitless } from "./fruitless.ts";
 import { auditHandovers } from "./handovers.ts";
 
 /** Fewest items of an answer, and the range of numbers. */
 const [ITEMS, ITEMS_RANGE] = [4, 8];
-
-/** Longest time between two searches for lost answers, in milliseconds. */
-const SEARCH_MS = 2_000;
 
 /** Time for the calls of an engine, in milliseconds. */
 const SLACK_MS = 2_500;
@@ -40,9 +38,6 @@ const RARE_MS = 1_500;
 
 /** Longest pause of the first takeovers of an answer, in milliseconds. */
 const TAKEOVER_MS = 2_000;
-
-/** Longest time between two searches on a node that takes nothing over, in milliseconds. */
-const PLAIN_SEARCH_MS = 5_000;
 
 /** Share of the longest time between two searches that passes at least. */
 const LEAST_SHARE = 0.5;
@@ -142,7 +137,8 @@ async function auditLeaving(audit: Audit): Promise<void> {
     const isLost = random() < 0.4;
     if (isLost) leaving!.machine.end();
     else await leaving!.close();
-    const withinMs = (isLost ? RESUME_LEASE_MS + SEARCH_MS : 0) + items * ITEM_MS + SLACK_MS;
+    const withinMs = (isLost ? RESUME_LEASE_MS + RESCUE_INTERVAL_MS : 0) + items * ITEM_MS +
+      SLACK_MS;
     const got = await audit.inTime(Promise.all(reads), withinMs, "no end in time");
     expect("items", ids.map(() => `${all} fulfilled`), got);
 
@@ -207,7 +203,7 @@ async function auditSpared(audit: Audit): Promise<void> {
     const lapseMs = isReleased ? 0 : RESUME_LEASE_MS;
     if (isGivenUp) {
       const earlyMs = lapseMs / 3 + SPARE_MS - SLACK_MS;
-      const lateMs = lapseMs + SPARE_MS + 2 * SEARCH_MS + SLACK_MS;
+      const lateMs = lapseMs + SPARE_MS + 2 * RESCUE_INTERVAL_MS + SLACK_MS;
       const text = await audit.inTime(reading, lateMs, "no end in time");
       expect("end without a node that can go on", "writer-lost", text.split(" ").at(-1));
       const silentMs = Math.round(audit.nowMs - lostMs);
@@ -216,7 +212,7 @@ async function auditSpared(audit: Audit): Promise<void> {
       expect("request that is forgotten", true, await idle.forgot(id));
       return await idle.close();
     }
-    await audit.pause(lapseMs + 2 * SEARCH_MS * random());
+    await audit.pause(lapseMs + 2 * RESCUE_INTERVAL_MS * random());
     const second = new AnswerNode(onSecond, PLACES);
     await goesOn(second, lostMs + lapseMs);
     // Longer than any node leaves the answer to others, were it still the first loss.
@@ -224,7 +220,7 @@ async function auditSpared(audit: Audit): Promise<void> {
     expect("runs on the second node", 1, second.answers.running);
     onSecond.end();
     lostMs = audit.nowMs;
-    await audit.pause(RESUME_LEASE_MS + 2 * SEARCH_MS * random());
+    await audit.pause(RESUME_LEASE_MS + 2 * RESCUE_INTERVAL_MS * random());
     const third = new AnswerNode(onThird, PLACES);
     await goesOn(third, lostMs + RESUME_LEASE_MS);
     await third.machine.run(() => third.node.cancel(id, "enough"));
@@ -238,7 +234,8 @@ async function auditSpared(audit: Audit): Promise<void> {
 
   /** Expects that a node takes the answer over. */
   async function goesOn(node: AnswerNode, fromMs: number): Promise<void> {
-    const withinMs = Math.max(0, fromMs - audit.nowMs) + SEARCH_MS + TAKEOVER_MS + SLACK_MS;
+    const withinMs = Math.max(0, fromMs - audit.nowMs) + RESCUE_INTERVAL_MS + TAKEOVER_MS +
+      SLACK_MS;
     await audit.until(() => node.generators.length > 0, withinMs);
     expect(`takeovers by ${node.machine.host.name}`, 1, node.generators.length);
   }
@@ -317,7 +314,7 @@ class Searcher {
     this.way = way;
     this.answers = canRescue ? new AnswerNode(machine, PLACES, { onError }) : undefined;
     this.streams = this.answers?.streams ?? machine.streams({ onError }).streams;
-    this.intervalMs = canRescue ? SEARCH_MS : PLAIN_SEARCH_MS;
+    this.intervalMs = canRescue ? RESCUE_INTERVAL_MS : SEARCH_MS;
   }
 
   /** Latest time at which a stream that is due at a time is taken care of. */
@@ -494,7 +491,7 @@ class SearchScene {
   /** Closes the nodes, which search no more. */
   async close(): Promise<void> {
     const audit = this.#audit;
-    await audit.pause(PLAIN_SEARCH_MS * this.#random());
+    await audit.pause(SEARCH_MS * this.#random());
     const isSearching = this.#random() < 0.5;
     await Promise.all(this.#searchers.map(async (searcher) => {
       if (isSearching) {
@@ -506,7 +503,7 @@ class SearchScene {
     }));
     const counts = () => this.#searchers.map(({ way }) => way.searches.length);
     const before = counts();
-    await audit.pause(PLAIN_SEARCH_MS + LOOK_MS);
+    await audit.pause(SEARCH_MS + LOOK_MS);
     this.#expect("searches behind the end", before, counts());
   }
 
