@@ -184,8 +184,8 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   }
 
   /**
-   * Closes every connection, and stops listening. Idempotent. The runtime frees the port on garbage
-   * collection, not at once.
+   * Closes every connection, and stops listening. Idempotent. Open sessions are lost for clients, so
+   * close these first. The runtime frees the port on garbage collection, not at once.
    */
   close(): Promise<void> {
     return this.#closing ??= this.#close();

@@ -13,8 +13,8 @@ const VAIN = ["refused", "silence", "abandoned", "no server"] as const;
 /** Ways in which a session ends. */
 const ENDS = ["near", "near", "far", "far", "disposal", "listener", "cut", "kill"] as const;
 
-/** Ways after which `closed` rejects. */
-const BREAKS: readonly string[] = ["cut", "kill"];
+/** Ways after which `closed` rejects: no session was closed. */
+const BREAKS: readonly string[] = ["listener", "cut", "kill"];
 
 /** Codes of a close, as the program gives these. */
 const CODES = [undefined, 0, 1, 77, 3_000, 2 ** 31, 2 ** 32 - 1] as const;
@@ -317,7 +317,7 @@ async function endBy(
       return { near: none, far: none };
     case "listener":
       await within(server.host, () => server.listener.close());
-      return { near: none };
+      return undefined;
     case "cut":
       audit.cut(client);
       return undefined;
