@@ -303,7 +303,7 @@ export function counted(signal: AbortSignal, listeners: { count: number }): Abor
 function shown(error: unknown): string {
   const { failure } = Object(error) as { readonly failure?: { readonly code: string } };
   if (failure !== undefined) return failure.code;
-  return error instanceof SkeinError || error instanceof RangeError
-    ? (error as Error).constructor.name
-    : `${error}`;
+  // A RangeError of a class of the library has the name that programs see.
+  if (error instanceof RangeError) return error.name;
+  return error instanceof SkeinError ? error.constructor.name : `${error}`;
 }
