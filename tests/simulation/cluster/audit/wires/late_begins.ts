@@ -146,12 +146,12 @@ function memoryEnds({ runtime }: Host, random: () => number): Ends {
 /** Sends some messages, then closes the session; tells the number of messages. */
 function sendAndClose(
   session: Session,
-  close: { readonly code: number; readonly reason: string },
+  { code, reason }: { readonly code: number; readonly reason: string },
   random: () => number,
 ): Promise<number> {
   const count = Math.floor(MESSAGES * random());
   for (let n = 1; n <= count; n++) session.send("number", { n });
-  void session.close(close);
+  void session.close({ code, reason });
   return Promise.resolve(count);
 }
 
