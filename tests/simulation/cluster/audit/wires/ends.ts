@@ -271,12 +271,10 @@ async function auditEnd(
     const { isEnded, current } = client.status;
     const name = nameAfter(ends.client.info!, true);
     const expected = name === "reconnecting" ? "goes on" : name;
-    // A refused client rests, and makes no attempt by itself.
-    const isAtRest = isEnded || current.name === "refused";
-    const received = isAtRest ? current.name : "goes on";
+    const received = isEnded ? current.name : "goes on";
     audit.examine("lives", `client after the end ${about}`, expected, received);
     if (isServerDead) program.restart();
-    if (!isAtRest) {
+    if (!isEnded) {
       const isBack = await audit.until(() => client.isConnected);
       audit.examine("lives", `client that comes back ${about}`, true, isBack);
     }
