@@ -9,7 +9,15 @@ import { sqliteSettings } from "../../../../pubsub/sqlite/options.ts";
 import type { Audit } from "./audit.ts";
 import { auditArguedBroker, auditArguedStreams } from "./argued_brokers.ts";
 import { auditArguedCalls } from "./argued_calls.ts";
-import { type Case, LIMIT, MAX_TIMER_MS, NO_LIMIT, type Options, TOPIC_BYTES } from "./cases.ts";
+import {
+  type Case,
+  LIMIT,
+  MAX_TIMER_MS,
+  NO_COUNT,
+  NO_LIMIT,
+  type Options,
+  TOPIC_BYTES,
+} from "./cases.ts";
 
 /** Whole numbers from 1 on, of options that end at the largest safe number. */
 const WHOLE = {
@@ -17,8 +25,8 @@ const WHOLE = {
   range: [...NO_LIMIT, Infinity, Number.MAX_SAFE_INTEGER + 1],
 } as const;
 
-/** Options that no broker has. */
-const UNKNOWN: readonly Case[] = [{ path: "maxWaitings", fits: [], type: [1, undefined] }];
+/** Options that no broker has; a name without a value counts as absent. */
+const UNKNOWN: readonly Case[] = [{ path: "maxWaitings", fits: [undefined], type: [1] }];
 
 /** Options of Redis: docs/deploy/redis.md, and the documentation of each option. */
 const REDIS: readonly Case[] = [
@@ -86,7 +94,7 @@ const NODES: readonly Case[] = [
   {
     path: "heartbeatMs",
     fits: [2, 6_999],
-    range: [...NO_LIMIT, 1, 7_000, Infinity],
+    range: [...NO_COUNT, 1, 7_000, Infinity],
     beside: { goneAfterMs: 7_000 },
   },
   {
@@ -100,7 +108,8 @@ const NODES: readonly Case[] = [
 /** Times of directories. */
 const DIRECTORIES: readonly Case[] = ["batchMs", "checkMs", "openMs"].map((path) => ({
   path,
-  ...LIMIT,
+  fits: LIMIT.fits,
+  range: [...NO_COUNT, Infinity],
 }));
 
 /** Options of presence. */

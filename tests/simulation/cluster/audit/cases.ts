@@ -18,8 +18,11 @@ export const MAX_TIMER_MS = 2_147_483_647;
 /** Most bytes of a topic. */
 export const TOPIC_BYTES = 255;
 
+/** Numbers that no limit takes. */
+export const NO_COUNT = [0, -1, 1.5, NaN] as const;
+
 /** Values that no limit takes. */
-export const NO_LIMIT = [0, -1, 1.5, NaN, "5"] as const;
+export const NO_LIMIT = [...NO_COUNT, "5"] as const;
 
 /** Values that each positive whole number takes, and others. */
 export const LIMIT = { fits: [1, 1_000], range: [...NO_LIMIT, Infinity] } as const;
@@ -51,9 +54,12 @@ export class Options {
   ): Promise<void> {
     const { random } = this.#audit;
     for (const { path, fits, range = [], type = [], beside } of shuffled(random, cases)) {
+      // A text among numbers has the wrong type.
+      const classOf = (value: unknown) =>
+        typeof value === "string" && typeof range[0] === "number" ? "TypeError" : "RangeError";
       const tries = [
         ...shuffled(random, fits).slice(0, 1).map((value) => ["taken", value]),
-        ...range.map((value) => ["RangeError", value]),
+        ...range.map((value) => [classOf(value), value]),
         ...type.map((value) => ["TypeError", value]),
       ] as const;
       for (const [expected, value] of tries) {
