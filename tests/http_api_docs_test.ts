@@ -53,7 +53,7 @@ function like(actual: unknown, printed: unknown): unknown {
 
 /** The server of the page, with a session of each of two users. */
 const PROGRAM = /```ts ignore server\.ts\n([\s\S]*?)```/.exec(page)![1]!
-  .replace("import { serve }", "import { connect, serve }")
+  .replace("import { guest,", "import { connect, guest,")
   .replace("serve({\n  port: 8000,", "const server = serve({\n  port: 0,\n  onListen() {},") + `
 const [ann, bob] = ["ann", "bob"].map((user) =>
   connect(server.url + "?token=" + user, { onError() {}, transports: ["websocket"] })
