@@ -56,6 +56,9 @@ const AWAY_ENDS = ["cancel", "return", "signal"] as const;
 /** Ways in which the loop over an answer that outlives its session ends. */
 const KEPT_ENDS = ["whole", "break", "cancel", "signal", "late", "throw", "time"] as const;
 
+/** Outcome of each loop over a kept answer that one of the readers cancels. */
+const KEPT_CANCELLED = "cancelled";
+
 /** Outcome of the loop over an answer, by the way in which the answer ends. */
 const OUTCOMES = {
   whole: "fulfilled",
@@ -366,7 +369,8 @@ async function auditKept(producer: Producer): Promise<void> {
   const reading = outcomeOf(read(answer, end === "break" ? stopAt : undefined));
   const outcome = await audit.inTime(reading, ANSWER_MS, "no end");
   const about = `(kept, ${end} at ${stopAt}, ${asked.betweenMs} and ${slowMs} ms)`;
-  audit.examine("queues", `end of an answer ${about}`, OUTCOMES[end], outcome);
+  const expected = end === "cancel" ? KEPT_CANCELLED : OUTCOMES[end];
+  audit.examine("queues", `end of an answer ${about}`, expected, outcome);
   const count = end === "break" ? stopAt + 1 : stopAt;
   audit.examine("queues", `items of an answer ${about}`, range(0, count - 1), got);
   if (end === "late") examineLate(producer, { about, sinceMs, itemTimeoutMs });
