@@ -19,6 +19,7 @@ export const ADDITIONS: readonly Addition[] = [
   { rule: "24.9", envelope: "topic", key: "stream" },
   { rule: "24.11", envelope: "topic", key: "begun" },
   { rule: "10.2", envelope: "topic", key: "tag" },
+  { rule: "24.3", envelope: "topic", key: "slice" },
   { rule: "9.14", envelope: "subscribe", key: "client" },
   { rule: "9.12", envelope: "publish", key: "echo" },
   { rule: "12.7", envelope: "presence" },
@@ -32,6 +33,7 @@ export const ADDITIONS: readonly Addition[] = [
   { rule: "25.2", envelope: "part" },
   { rule: "25.2", envelope: "end" },
   { rule: "25.3", envelope: "more" },
+  { rule: "7.15", envelope: "bounds" },
 ];
 
 /** Envelopes of version 0.1 by their first key, in the order of reading, with the other keys. */
