@@ -4,13 +4,7 @@
  *
  * @module
  */
-import {
-  assert,
-  assertEquals,
-  assertNotEquals,
-  assertStringIncludes,
-  assertThrows,
-} from "@std/assert";
+import { assert, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
 import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../base/runtime.ts";
@@ -351,8 +345,8 @@ Deno.test("Server refuses when clientAddress throws, prints the fault, and conti
     listeners[0]!.request(request);
     assertEquals((await soon(request.answered.promise)).status, status);
   }
-  assertEquals(print.lines.length, 1);
-  assertStringIncludes(print.lines[0]!, "clientAddress threw Error: Broken");
+  const faults = print.lines.filter((line) => line.includes("clientAddress threw Error: Broken"));
+  assertEquals(faults.length, 1);
 });
 
 Deno.test("Server prints a fault of clientAddress once, for many WebTransport requests", async () => {
