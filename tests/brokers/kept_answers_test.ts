@@ -60,16 +60,18 @@ for (const { name, ignore, start } of ENGINES) {
       const answer = page.requestStream("chat:lobby", "hi");
       const beside = device.requestStream("chat:lobby", "hi", { id: answer.id });
       const seen: string[] = [];
-      const reading = (async () => {
+      const read = async () => {
         for await (const word of answer) seen.push(word);
-      })();
-      const failing = assertRejects(() => Array.fromAsync(beside), RequestError);
+      };
+      const endings = [read, () => Array.fromAsync(beside)]
+        .map((reading) => assertRejects(reading, RequestError));
       model.release(3);
       await until(() => seen.length === 3);
       assertEquals(model.calls.length, 1);
       await soon(answer.cancel("Enough"));
-      await soon(reading);
-      assertEquals((await soon(failing)).failure, { code: "cancelled", message: "Enough" });
+      for (const { failure } of await soon(Promise.all(endings))) {
+        assertEquals(failure, { code: "cancelled", message: "Enough" });
+      }
       assertEquals(seen, words(3));
     },
   });
