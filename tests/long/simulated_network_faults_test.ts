@@ -1,7 +1,8 @@
-import { guest } from "../../server/guest.ts";
 import { assert, assertEquals } from "@std/assert";
 import type { Client } from "../../client/client.ts";
+import { SessionClosedError } from "../../errors.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { guest } from "../../server/guest.ts";
 import type { TransportName } from "../../transport/race/options.ts";
 import type { Host } from "../../testing/simulation/host.ts";
 import { simulatedClient, SimulatedServer } from "../../testing/simulation/programs.ts";
@@ -122,7 +123,11 @@ class FaultyCluster {
       transports,
       token: () => name,
       onMessage() {},
-      onError: (error) => this.#find(name, `error ${error}`),
+      onError: (error) => {
+        // The first attempt that fails is told; whether the client came back shows at the end.
+        if (error instanceof SessionClosedError) this.simulation.note(`error ${error}`, name);
+        else this.#find(name, `error ${error}`);
+      },
     });
     const got: number[] = [];
     let mayMiss = false;
