@@ -95,9 +95,7 @@ export const MISTAKES: readonly { readonly code: string; readonly message: strin
   },
   {
     code: "serve({ authenticate({ token }) { if (token === 't') return 'ann' } })",
-    message:
-      "Type '({ token }: AuthenticationContext) => \"ann\" | undefined' is not assignable to " +
-      "type 'Authenticate<\"ann\" | undefined>'.",
+    message: "Not all code paths return a value.",
   },
   {
     code: "serve({ authenticate: async ({ token = '' }) => logins.get(token) })",
