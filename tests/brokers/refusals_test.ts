@@ -255,6 +255,9 @@ async function operate(server: RedisServer, commands: readonly (readonly string[
   }
 }
 
+/** Waits at the end of a test for the timers that a client of Redis leaves behind. */
+const TIMERS: AsyncDisposable = { [Symbol.asyncDispose]: noTimers };
+
 const PUBSUB = ["CLIENT", "KILL", "TYPE", "pubsub"];
 
 /** Starts a server with such an operator. */
@@ -269,6 +272,7 @@ for (const { kind, code, login, accept, refuse, isLogin = true } of REDIS_REFUSA
     name: `RedisBroker comes back after the ${kind} was refused, and names the cause`,
     ignore: isRedisMissing,
     async fn() {
+      await using _timers = TIMERS;
       await using server = await startRedis();
       await operate(server, accept);
       await using broker = new RedisBroker({ url: `redis://${login}127.0.0.1:${server.port}` });
@@ -288,6 +292,7 @@ for (const { kind, code, login, accept, refuse, isLogin = true } of REDIS_REFUSA
     name: `RedisBroker waits where the ${kind} is refused from the start, and names the cause`,
     ignore: isRedisMissing || !isLogin,
     async fn() {
+      await using _timers = TIMERS;
       await using server = await startRedis();
       await operate(server, refuse);
       await using broker = new RedisBroker({ url: `redis://${login}127.0.0.1:${server.port}` });
@@ -312,6 +317,7 @@ Deno.test({
   name: "RedisBroker names a channel that its user may not subscribe to, until the user may",
   ignore: isRedisMissing,
   async fn() {
+    await using _timers = TIMERS;
     await using server = await startRedis();
     const narrow = ["ACL", "SETUSER", "app", "reset", ">one", "on", "~*", "resetchannels", "+@all"];
     await operate(server, [[...narrow, "&skein:*allowed*"]]);
