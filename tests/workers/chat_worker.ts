@@ -1,10 +1,10 @@
 /** A worker for the tests: a chat with users, rooms and a history. */
-import type { DurableStreams, WorkerNode } from "../../server.ts";
+import { type DurableStreams, guest, type WorkerNode } from "../../server.ts";
 
 /** Starts the server of the worker. */
 export default function start({ serve, index, data }: WorkerNode): void {
   const server = serve({
-    authenticate: ({ token }) => token ?? null,
+    authenticate: ({ token }) => token ?? guest,
     authorize: () => true,
     history: { "kept:{name}": { size: 10_000 } },
     rooms: ["room:{name}"],
