@@ -1,5 +1,5 @@
 /** Certificates of servers, and the hashes by which browsers trust some without an authority. */
-import { builtin } from "./builtins.ts";
+import { builtin } from "../../base/builtins.ts";
 import type { CertificateHash } from "../webtransport.ts";
 
 /** A certificate and its key. */

@@ -2,7 +2,7 @@
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
-import { builtin } from "./builtins.ts";
+import { builtin } from "../../base/builtins.ts";
 import { selfSign, subjectAltName } from "./x509.ts";
 import { hashOf } from "./certificate.ts";
 import type { CertificateHash } from "../webtransport.ts";

@@ -1,5 +1,5 @@
 /** Self-signed certificates for development: ECDSA P-256, X.509 v3. */
-import { builtin } from "./builtins.ts";
+import { builtin } from "../../base/builtins.ts";
 
 /** A context-specific tag that holds other values. */
 const CONSTRUCTED = 0xa0;

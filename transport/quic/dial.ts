@@ -1,7 +1,7 @@
 /** Dialing a server name over QUIC, with attempts at all addresses of the name (RFC 8305). */
 import type * as dns from "node:dns";
 import { TimeoutError } from "../../errors.ts";
-import { builtin } from "../certificate/builtins.ts";
+import { builtin } from "../../base/builtins.ts";
 import { isPeerAnswer } from "../deno_errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import { type ConnectQuicOptions, permittedHost } from "./deno_quic.ts";
