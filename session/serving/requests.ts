@@ -19,7 +19,7 @@ import type {
 import type { ServiceKind, ServiceReader } from "../wire/envelope.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../wire/recovery.ts";
 import { readService } from "../wire/server_envelope.ts";
-import { sha256 } from "../../base/sha256.ts";
+import { builtin } from "../../base/builtins.ts";
 import { failureOf, FirstFrames } from "./first_frames.ts";
 import { type Numbered, Numbers, Sequences, type SequenceStore } from "./sequences.ts";
 
@@ -235,7 +235,9 @@ export class RequestService implements RequestServer, Disposable {
   nameOf(core: SessionCore<Session>): string {
     const secret = core.joins ? this.ticket(core)?.split(".")[1] : undefined;
     if (secret === undefined) return GUEST_PREFIX + core.id;
-    return GUEST_PREFIX + sha256(secret).subarray(0, IDENTITY_BYTES).toBase64(IN_URL);
+    // Synchronous, unlike the web's hash: the name is a property.
+    const hash = builtin("node:crypto").createHash("sha256").update(secret).digest();
+    return GUEST_PREFIX + hash.subarray(0, IDENTITY_BYTES).toBase64(IN_URL);
   }
 
   /** Stops all waiting. */
