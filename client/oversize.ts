@@ -3,8 +3,8 @@ import type { ReceivingSession } from "../session/handling.ts";
 import { readEnvelope } from "../session/wire/envelope.ts";
 
 /**
- * Goes on after an envelope that is too large: each party that waits for the envelope is told, so that
- * no one requests the envelope again.
+ * Continues after an envelope that is too large: notifies each party that waits for it, so that no
+ * one requests the envelope again.
  *
  * @param core The session.
  * @param text The envelope, or the head of a binary message.

@@ -29,7 +29,7 @@ export const RENEWALS_PER_LEASE = 5;
 
 /**
  * Share of the lease without a confirmed sign of life after which the writer counts as possibly
- * replaced: the rest of the lease is for the way of the last sign to the engine.
+ * replaced: the rest of the lease covers the time that a sign takes to reach the engine.
  */
 const UNCERTAIN_SHARE = 0.8;
 
