@@ -554,10 +554,11 @@ export class Admission<V> {
    */
   #hintAtShared(user: string | undefined, address: string | undefined): void {
     if (user === undefined || address === undefined || this.#options.userOf !== undefined) return;
-    const { length } = this.#manager.sessionsOf(user);
+    const sessions = this.#manager.sessionsOf(user);
+    const { length } = sessions;
     // Counting addresses takes as long as there are sessions: not for each of them.
     if (length < MANY_ADDRESSES || (length & length - 1) !== 0) return;
-    const addresses = new Set(this.#manager.sessionsOf(user).map((session) => session.address));
+    const addresses = new Set(sessions.map((session) => session.address));
     if (addresses.size < MANY_ADDRESSES) return;
     this.#console.tell(
       "shared-user",
