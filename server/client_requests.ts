@@ -34,6 +34,7 @@ import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import { type HistoryOptions, MOVED, STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { internals, type Session, sessionsAfter, sessionsBefore } from "../session/session.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
+import { builtin } from "../base/builtins.ts";
 import { RequestService, verifiedUser } from "../session/serving/requests.ts";
 import { type StandardSchema, validate, type Validation } from "../base/standard_schema.ts";
 import { TopicPattern } from "../session/wire/topic_pattern.ts";
@@ -201,6 +202,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     },
 
     canMove: true,
+    // Synchronous, unlike the web's hash: the name of a guest is a property.
+    hashOf: (secret) => builtin("node:crypto").createHash("sha256").update(secret).digest(),
 
     ...(options.maxTokenBytes !== undefined && { maxTokenBytes: options.maxTokenBytes }),
 

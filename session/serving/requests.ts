@@ -19,7 +19,6 @@ import type {
 import type { ServiceKind, ServiceReader } from "../wire/envelope.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../wire/recovery.ts";
 import { readService } from "../wire/server_envelope.ts";
-import { builtin } from "../../base/builtins.ts";
 import { failureOf, FirstFrames } from "./first_frames.ts";
 import { type Numbered, Numbers, Sequences, type SequenceStore } from "./sequences.ts";
 
@@ -62,6 +61,8 @@ export interface SessionServices {
    * session with its predecessor, which stays open until the client has moved.
    */
   readonly canMove?: boolean;
+  /** Hashes a ticket's secret for the name of a guest, with SHA-256; the name is the id without it. */
+  readonly hashOf?: (secret: string) => Uint8Array;
   /**
    * Subscribes the session to a topic and returns the data of the answer. After a return value of
    * `undefined`, the service MUST call `onAnswer` of the request once, at once or later.
@@ -234,9 +235,8 @@ export class RequestService implements RequestServer, Disposable {
    */
   nameOf(core: SessionCore<Session>): string {
     const secret = core.joins ? this.ticket(core)?.split(".")[1] : undefined;
-    if (secret === undefined) return GUEST_PREFIX + core.id;
-    // Synchronous, unlike the web's hash: the name is a property.
-    const hash = builtin("node:crypto").createHash("sha256").update(secret).digest();
+    const hash = secret === undefined ? undefined : this.services.hashOf?.(secret);
+    if (hash === undefined) return GUEST_PREFIX + core.id;
     return GUEST_PREFIX + hash.subarray(0, IDENTITY_BYTES).toBase64(IN_URL);
   }
 
