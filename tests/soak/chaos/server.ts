@@ -1,11 +1,11 @@
 /**
  * A node of the chaos test: `server.ts <port> <engine's url> [shared]`. Prints `{}` once the node
  * listens. `opened` prints the sessions that began since the last `opened`; `drain <ms>` drains the
- * node and ends the process. The `user` in the URL is the user.
+ * node and ends the process. The `user` in the URL is the user; without one it is a guest.
  *
  * @module
  */
-import { type DrainReport, serve } from "../../../mod.ts";
+import { type DrainReport, guest, serve } from "../../../mod.ts";
 import { Lateness } from "../lateness.ts";
 import { TextLineStream } from "../lines.ts";
 import { brokerFor, HISTORY, PATTERN } from "./engine.ts";
@@ -34,8 +34,7 @@ const server = serve({
   onListen() {},
   broker,
   history: { [PATTERN]: HISTORY },
-  // A text is a user; `null` stands for no user.
-  authenticate: ({ request }) => new URL(request.url).searchParams.get("user"),
+  authenticate: ({ request }) => new URL(request.url).searchParams.get("user") ?? guest,
   authorize: () => true,
   onOpen: () => void times.push(Date.now()),
   limits: { maxSessions: 20_000, maxSessionsPerAddress: Infinity },
