@@ -12,7 +12,7 @@ from websockets import WebSocketException as SocketError, connect as open_socket
 NOTHING: Any = object()  # Absent data, which is not null (5.8).
 MAX_BYTES, MAX_QUESTIONS, MAX_WAITING = 262_144, 64, 4_096  # (14.1, 6.8)
 CLOSE_WITHIN_S, HELD_S = 2, 5  # A session that held so long lets the backoff begin anew (15.4).
-FINAL_CODES = {1000, 4400, 4401, 4403, 4404}  # (15.2)
+LONGEST_S = 30  # Longest wait before an attempt to connect (15.4).
 TOPIC_KEYS, LOSSES = "topic gap skip unsubscribed".split(), (OSError, EOFError, SocketError)
 
 
@@ -92,15 +92,19 @@ class Client:
         return task
 
     async def _run(self) -> None:
-        tried = 0
+        tried = refused = 0
         try:
-            # A session that was in force may have ended with its token: one more attempt (15.2).
-            while (code := await self._session()) not in FINAL_CODES or code == 4401 and self._held:
+            while (code := await self._session()) not in (1000, 4403):
+                refused = 0 if self._held else refused + (code == 4401)
+                if not self._held and (code == 4400 or refused > (1 if self.token else 0)):
+                    break  # A token is tried once more, as it may have ended (15.2, 15.3).
                 now = asyncio.get_running_loop().time()
                 is_new = self._held and now - self._held >= HELD_S
                 self.urls, tried = [*self.urls[1:], self.urls[0]], 1 if is_new else tried + 1
                 rounds, rest = divmod(tried, len(self.urls))  # The next URL at once, if any (15.4).
-                wait_s = 0 if rest else self.draw() * min(0.5 * 2 ** min(rounds - 1, 6), 30)
+                wait_s = 0 if rest else self.draw() * min(0.5 * 2 ** min(rounds - 1, 6), LONGEST_S)
+                if code in (4400, 4404):
+                    wait_s = LONGEST_S * (1 + self.draw()) / 2
                 await asyncio.sleep(max(0, self._back_at - now) if self._back_at else wait_s)
         finally:
             self._is_stopped = True
@@ -181,7 +185,7 @@ class Client:
             case {"cancel": number} if number in self._owed:
                 self._owed.pop(number).cancel()
             case {"hello": hello} if not self._is_ready:
-                self._beat_s = hello["heartbeatMs"] / 1_000
+                self._beat_s, self._most = hello["heartbeatMs"] / 1_000, hello["maxMessageBytes"]
                 for entry in self.topics.values():
                     self._ask(entry)
                 self._outbox.sort(key=lambda item: "subscribe" not in item[0])
@@ -259,7 +263,11 @@ class Client:
             envelope, _, entry = question = self._outbox.pop(0)
             if entry is not False:  # It asks something.
                 self._ids += 1
-                self._asked[self._ids], envelope = question, {**envelope, "id": self._ids}
+                envelope = {**envelope, "id": self._ids}
+            if len(json.dumps(envelope, ensure_ascii=False).encode()) > self._most:  # (14.3)
+                self._end(question, {"code": "too-large"})
+                continue
+            self._asked |= {self._ids: question} if entry is not False else {}
             self._put(envelope)
 
     def _leave(self, topic: str, code: str | None = None) -> None:

@@ -26,6 +26,11 @@ LEFT_OUT = {
     "client_session: a binary message is one frame, and so is its answer": "binary",
     "client_session: the head of a binary message may have 64 bytes and more": "binary",
     "client_session: a ping in a binary frame is answered": "binary",
+    "client_session: a server that is silent while something is awaited is asked for a sign of life":
+        "signs of life",
+    "client_sizes: a client with a bound of its own says so in its first envelope": "own bounds",
+    "client_sizes: a client goes on after what is larger than it accepts": "own bounds",
+    "client_sizes: a slice of a record does not move the position, and comes once": "slices",
     "client_subscriptions: the data of presence is said before the room is joined, on each session":
         "data of presence",
 }
