@@ -6,8 +6,7 @@
  * @module
  */
 import { lowPort } from "../ports.ts";
-import { NatsServer } from "../brokers/nats_server.ts";
-import { RedisServer } from "../brokers/redis_server.ts";
+import { DURABLE_ENGINES, type DurableEngine } from "./durable/engines.ts";
 import { READERS } from "./durable/readers.ts";
 import { writeNumbers } from "./durable/writer.ts";
 import { LineProcess, sleep } from "./processes.ts";
@@ -35,54 +34,9 @@ interface Times {
 const SHORT: Times = { totalMs: 15_000, betweenNodesMs: 3_000, betweenEnginesMs: 6_000 };
 const LONG: Times = { totalMs: 300_000, betweenNodesMs: 5_000, betweenEnginesMs: 30_000 };
 
-/** An engine that keeps all that it has acknowledged when it is killed. */
-interface DurableEngine extends AsyncDisposable {
-  /** The engine as the nodes name it. */
-  readonly url: string;
-  /** Number of nodes that the engine allows. */
-  readonly nodes: number;
-  /** Kills the engine, and starts it again; absent for an engine within the node. */
-  readonly strike?: () => Promise<void>;
-}
-
-const ENGINES: Readonly<Record<string, () => Promise<DurableEngine>>> = {
-  sqlite: async () => {
-    const folder = await Deno.makeTempDir({ prefix: "skein-durable-" });
-    return {
-      url: `${folder}/streams.db`,
-      nodes: 1,
-      [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
-    };
-  },
-  redis: async () => {
-    const server = await RedisServer.start({ append: "always" });
-    return {
-      url: server.url,
-      nodes: 3,
-      strike: async () => {
-        await server.kill();
-        await server.restart();
-      },
-      [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
-    };
-  },
-  nats: async () => {
-    const server = await NatsServer.start();
-    return {
-      url: `${server.servers}#kept`,
-      nodes: 3,
-      strike: async () => {
-        await server.kill();
-        await server.restart();
-      },
-      [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
-    };
-  },
-};
-
 /** Runs the test on each engine. */
 export async function soakDurable(check: Check, isShort: boolean): Promise<void> {
-  for (const [name, start] of Object.entries(ENGINES)) {
+  for (const [name, start] of Object.entries(DURABLE_ENGINES)) {
     await using engine = await start();
     await run(`durable streams on ${name}`, check, { engine, times: isShort ? SHORT : LONG });
   }

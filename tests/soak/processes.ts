@@ -83,8 +83,11 @@ export class SoakServer implements AsyncDisposable {
   }
 }
 
+/** Time for a process to end by itself, in milliseconds. */
+const END_MS = 20_000;
+
 /** A process that communicates in lines. */
-export class LineProcess {
+export class LineProcess implements AsyncDisposable {
   readonly #process: Deno.ChildProcess;
   readonly #lines: ReadableStreamDefaultReader<string>;
   readonly #commands: WritableStreamDefaultWriter<Uint8Array>;
@@ -132,6 +135,13 @@ export class LineProcess {
     const status = await this.#process.status;
     await this.#lines.cancel();
     return status;
+  }
+
+  /** Ends the process, which ends by itself at the end of its input. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const timer = setTimeout(() => this.kill("SIGKILL"), END_MS);
+    await this.end();
+    clearTimeout(timer);
   }
 }
 

@@ -3,15 +3,17 @@
  *
  * - **Killed:** SIGKILL, and another process on the same port 0.2 s later. Measures how long
  *   messages that clients send right after the kill take to get through, or to fail.
+ * - **Answers:** SIGKILL of the node that makes a kept answer, on each engine. Measures when readers
+ *   have the next item.
  * - **Frozen:** SIGSTOP for 5 s under thousands of clients. No session may end, few clients may open
  *   another connection, and none of these may be refused.
  *
  * @module
  */
 import { type Client, connect, SessionClosedError, type TransportName } from "../../mod.ts";
-import { TextLineStream } from "./lines.ts";
-import { sleep } from "./processes.ts";
+import { LineProcess, sleep } from "./processes.ts";
 import type { SilentClientsReport } from "./silent/clients.ts";
+import { seconds, soakKeptAnswers } from "./silent/kept_answers.ts";
 import type { SilentServerStats } from "./silent/server.ts";
 import type { Check } from "./webtransport.ts";
 
@@ -31,60 +33,6 @@ const BUSY_SHARE = 0.1;
 const CLIENT_PROCESSES = 4;
 
 const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
-
-/** A program of this folder that answers lines by lines of JSON. */
-class Program implements AsyncDisposable {
-  /** The first line. */
-  readonly first: Promise<unknown>;
-  readonly #process: Deno.ChildProcess;
-  readonly #lines: ReadableStreamDefaultReader<string>;
-  readonly #commands: WritableStreamDefaultWriter<Uint8Array>;
-
-  constructor(file: string, ...args: readonly (string | number)[]) {
-    const path = new URL(`./silent/${file}`, import.meta.url).href;
-    this.#process = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--unstable-net", "--no-lock", path, ...args.map(String)],
-      stdin: "piped",
-      stdout: "piped",
-      stderr: "inherit",
-    }).spawn();
-    this.#lines = this.#process.stdout.pipeThrough(new TextDecoderStream())
-      .pipeThrough(new TextLineStream()).getReader();
-    this.#commands = this.#process.stdin.getWriter();
-    this.first = this.#next();
-    this.first.catch(() => {});
-  }
-
-  async ask<T>(command: string): Promise<T> {
-    await this.#commands.write(new TextEncoder().encode(`${command}\n`));
-    return await this.#next() as T;
-  }
-
-  kill(signal: Deno.Signal): void {
-    this.#process.kill(signal);
-  }
-
-  async killed(): Promise<void> {
-    this.kill("SIGKILL");
-    await this.#process.status;
-    await this.#lines.cancel();
-    await this.#commands.close().catch(() => {});
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#commands.close().catch(() => {});
-    const timer = setTimeout(() => this.kill("SIGKILL"), 20_000);
-    await this.#process.status;
-    clearTimeout(timer);
-    await this.#lines.cancel();
-  }
-
-  async #next(): Promise<unknown> {
-    const { value } = await this.#lines.read();
-    if (value === undefined) throw new Error("Cannot ask: the program ended");
-    return JSON.parse(value);
-  }
-}
 
 /** Messages that a client sends right after the kill; each resolves once through, or failed. */
 const SENT: Readonly<Record<string, (client: Client, id: string) => Promise<unknown>>> = {
@@ -111,14 +59,15 @@ const SENT: Readonly<Record<string, (client: Client, id: string) => Promise<unkn
  */
 export async function soakSilent(check: Check, isShort: boolean): Promise<void> {
   await soakKilled(check, isShort ? 3 : 10);
+  await soakKeptAnswers(check, isShort ? 1 : 10);
   await soakFrozen(check, isShort ? 400 : 2_000);
 }
 
 /** Kills a server and starts it again, a number of times for each transport. */
 async function soakKilled(check: Check, times: number): Promise<void> {
   const file = await Deno.makeTempFile();
-  let server = new Program("server.ts", 0, file, 100);
-  const { port } = await server.first as { port: number };
+  let server = startServer(0, file, 100);
+  const { port }: { port: number } = JSON.parse(await server.line());
   for (const transport of TRANSPORTS) {
     const took: Record<string, number[]> = {};
     const ids: string[] = [];
@@ -130,12 +79,13 @@ async function soakKilled(check: Check, times: number): Promise<void> {
       client.status.subscribe(() => {});
       await client.whenConnected({ timeoutMs: 20_000 });
       await client.request("work", null);
-      const killed = server.killed();
+      server.kill("SIGKILL");
+      const killed = server.end();
       const at = performance.now();
       const restarted = sleep(RESTART_MS).then(async () => {
         await killed;
-        server = new Program("server.ts", port, file, 100);
-        await server.first;
+        server = startServer(port, file, 100);
+        await server.line();
       });
       const sent = Object.entries(SENT).map(async ([what, send]) => {
         const id = `${transport} ${round} ${what}`;
@@ -171,16 +121,17 @@ async function soakKilled(check: Check, times: number): Promise<void> {
 /** Freezes a server for 5 s under a number of clients. */
 async function soakFrozen(check: Check, count: number): Promise<void> {
   const file = await Deno.makeTempFile();
-  await using server = new Program("server.ts", 0, file, count);
-  const { port } = await server.first as { port: number };
+  await using server = startServer(0, file, count);
+  const { port }: { port: number } = JSON.parse(await server.line());
   await using fleet = new AsyncDisposableStack();
   const each = count / CLIENT_PROCESSES;
   const programs = Array.from({ length: CLIENT_PROCESSES }, (_, i) => {
     const transport = TRANSPORTS[i % TRANSPORTS.length]!;
     const url = `http://127.0.0.1:${port}/`;
-    return fleet.use(new Program("clients.ts", url, transport, each, each * BUSY_SHARE));
+    const args = [url, transport, `${each}`, `${each * BUSY_SHARE}`];
+    return fleet.use(new LineProcess("./silent/clients.ts", ...args));
   });
-  await Promise.all(programs.map(({ first }) => first));
+  await Promise.all(programs.map((program) => program.line()));
   await sleep(2_000);
   const before = await reports(programs);
   server.kill("SIGSTOP");
@@ -205,7 +156,7 @@ async function soakFrozen(check: Check, count: number): Promise<void> {
   await Deno.remove(file);
 }
 
-async function reports(programs: readonly Program[]): Promise<SilentClientsReport> {
+async function reports(programs: readonly LineProcess[]): Promise<SilentClientsReport> {
   const all = await Promise.all(
     programs.map((program) => program.ask<SilentClientsReport>("report")),
   );
@@ -220,6 +171,6 @@ async function reports(programs: readonly Program[]): Promise<SilentClientsRepor
   };
 }
 
-function seconds(ms: number): string {
-  return `${(ms / 1_000).toFixed(2)} s`;
+function startServer(port: number, file: string, sessions: number): LineProcess {
+  return new LineProcess("./silent/server.ts", `${port}`, file, `${sessions}`);
 }

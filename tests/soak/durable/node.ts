@@ -5,17 +5,15 @@
  * @module
  */
 import { serve } from "../../../mod.ts";
-import { SqliteBroker } from "../../../pubsub/sqlite/mod.ts";
-import { brokerFor } from "../chaos/engine.ts";
+import { durableBroker } from "./engines.ts";
 
 const [port, engine] = Deno.args;
-const broker = engine!.startsWith("/") ? await SqliteBroker.open(engine!) : brokerFor(engine!);
 serve({
   port: Number(port),
   hostname: "127.0.0.1",
   webTransport: false,
   onListen() {},
-  broker,
+  broker: await durableBroker(engine!),
   authorize: () => true,
   // Requests fail while the engine is away, and are repeated.
   onError() {},

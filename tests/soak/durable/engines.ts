@@ -1,0 +1,57 @@
+/**
+ * Engines that keep all that they have acknowledged when they are killed, and brokers for these.
+ *
+ * @module
+ */
+import type { Broker } from "../../../mod.ts";
+import { SqliteBroker } from "../../../pubsub/sqlite/mod.ts";
+import { NatsServer } from "../../brokers/nats_server.ts";
+import { RedisServer } from "../../brokers/redis_server.ts";
+import { brokerFor } from "../chaos/engine.ts";
+
+/** An engine that keeps all that it has acknowledged when it is killed. */
+export interface DurableEngine extends AsyncDisposable {
+  /** The engine as the nodes name it. */
+  readonly url: string;
+  /** Number of nodes that the engine allows. */
+  readonly nodes: number;
+  /** Kills the engine, and starts it again; absent for an engine within the node. */
+  readonly strike?: () => Promise<void>;
+}
+
+/** Starts each engine, by its name. */
+export const DURABLE_ENGINES: Readonly<Record<string, () => Promise<DurableEngine>>> = {
+  sqlite: async () => {
+    const folder = await Deno.makeTempDir({ prefix: "skein-durable-" });
+    return {
+      url: `${folder}/streams.db`,
+      nodes: 1,
+      [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
+    };
+  },
+  redis: async () => {
+    const server = await RedisServer.start({ append: "always" });
+    return durable(server, server.url);
+  },
+  nats: async () => {
+    const server = await NatsServer.start();
+    return durable(server, `${server.servers}#kept`);
+  },
+};
+
+/** Makes the broker of a node from the URL of an engine. */
+export async function durableBroker(url: string): Promise<Broker> {
+  return url.startsWith("/") ? await SqliteBroker.open(url) : brokerFor(url);
+}
+
+function durable(server: RedisServer | NatsServer, url: string): DurableEngine {
+  return {
+    url,
+    nodes: 3,
+    strike: async () => {
+      await server.kill();
+      await server.restart();
+    },
+    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+  };
+}

@@ -1,0 +1,41 @@
+/**
+ * A node that makes answers, for the soak of silent servers: `answers.ts <port> <engine>`. Prints
+ * `{}` once it listens. Each item has its number, from 0, and the process that made it.
+ *
+ * @module
+ */
+import { serve } from "../../../mod.ts";
+import { durableBroker } from "../durable/engines.ts";
+import { sleep } from "../processes.ts";
+
+/** An item of an answer. */
+export interface NumberedItem {
+  readonly number: number;
+  readonly pid: number;
+}
+
+/** Pause between two items, in milliseconds: that between two words of a model. */
+const BETWEEN_MS = 30;
+
+async function* numbers(from: number, signal: AbortSignal): AsyncGenerator<NumberedItem> {
+  for (let number = from; !signal.aborted; number++) {
+    yield { number, pid: Deno.pid };
+    await sleep(BETWEEN_MS);
+  }
+}
+
+const [port, engine] = Deno.args;
+serve({
+  port: Number(port),
+  hostname: "127.0.0.1",
+  onListen() {},
+  broker: await durableBroker(engine!),
+  requests: {
+    numbers: {
+      answer: ({ signal }) => numbers(0, signal),
+      resume: (_, { count, signal }) => numbers(count, signal),
+    },
+  },
+});
+// deno-lint-ignore no-console
+console.log("{}");

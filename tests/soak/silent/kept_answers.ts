@@ -1,0 +1,144 @@
+/**
+ * Kept answers whose server is killed: the time until a reader has the next item.
+ *
+ * @module
+ */
+import { connect, type TransportName } from "../../../mod.ts";
+import { lowPort } from "../../ports.ts";
+import { DURABLE_ENGINES } from "../durable/engines.ts";
+import { LineProcess, sleep } from "../processes.ts";
+import type { Check } from "../webtransport.ts";
+import type { NumberedItem } from "./answers.ts";
+
+/** Items that a reader has before the kill. */
+const ITEMS = 20;
+
+/** Time from the kill to the start of the next process, in milliseconds. */
+const RESTART_MS = 200;
+
+/** Longest median from the kill to the next item, in milliseconds. */
+const MOST_MS = { sqlite: 4_000, redis: 8_000, nats: 8_000 } as const;
+
+/** Longest wait for an item, in milliseconds: several takeovers. */
+const PATIENCE_MS = 60_000;
+
+const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
+
+/**
+ * Kills nodes that make answers. On SQLite the node starts again on the same file and port; on other
+ * engines a second node runs.
+ *
+ * @param check Takes each result.
+ * @param times Kills on each engine.
+ */
+export async function soakKeptAnswers(check: Check, times: number): Promise<void> {
+  for (const name of ["sqlite", "redis", "nats"] as const) {
+    await using engine = await DURABLE_ENGINES[name]!();
+    await using nodes = await Nodes.start(engine.url, Math.min(2, engine.nodes));
+    const took = TRANSPORTS.map((): number[] => []);
+    for (let round = 0; round < times; round++) {
+      const readers = TRANSPORTS.map((transport) => new Reader(nodes.urls, transport));
+      await Promise.all(readers.map(({ isReading }) => isReading));
+      const killedAt = performance.now();
+      const killed = nodes.killFirst();
+      const goneOn = await Promise.all(readers.map(({ goesOn }) => goesOn));
+      for (const [i, at] of goneOn.entries()) took[i]!.push(at - killedAt);
+      await Promise.all([killed, ...readers.map((reader) => reader.close())]);
+    }
+    for (const [i, transport] of TRANSPORTS.entries()) {
+      const all = took[i]!.sort((a, b) => a - b);
+      const median = all[all.length >> 1]!;
+      check(
+        `after a kill, an answer on ${name} over ${transport} goes on within ${
+          seconds(MOST_MS[name])
+        }`,
+        median <= MOST_MS[name],
+        `median ${seconds(median)}, ${seconds(all[0]!)} to ${
+          seconds(all.at(-1)!)
+        } of ${all.length}`,
+      );
+    }
+  }
+}
+
+/** Nodes on one engine, the first of which makes the answers. */
+class Nodes implements AsyncDisposable {
+  readonly #engine: string;
+  readonly #nodes: { readonly port: number; readonly process: LineProcess }[] = [];
+
+  private constructor(engine: string) {
+    this.#engine = engine;
+  }
+
+  static async start(engine: string, count: number): Promise<Nodes> {
+    const nodes = new Nodes(engine);
+    for (let i = 0; i < count; i++) await nodes.#add(lowPort());
+    return nodes;
+  }
+
+  /** URLs for clients, which begin with the first node. */
+  get urls(): string[] {
+    return this.#nodes.map(({ port }) => `http://127.0.0.1:${port}/`);
+  }
+
+  /** Kills the first node, and starts it again as the last one. */
+  async killFirst(): Promise<void> {
+    const { port, process } = this.#nodes.shift()!;
+    process.kill("SIGKILL");
+    await Promise.all([process.end(), sleep(RESTART_MS)]);
+    await this.#add(port);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { process } of this.#nodes) process.kill("SIGKILL");
+    await Promise.all(this.#nodes.map(({ process }) => process.end()));
+  }
+
+  async #add(port: number): Promise<void> {
+    const process = new LineProcess("./silent/answers.ts", `${port}`, this.#engine);
+    this.#nodes.push({ port, process });
+    await process.line();
+  }
+}
+
+/** A client that reads an answer, and checks that each item comes once and in order. */
+class Reader {
+  /** Resolves once the answer is under way. */
+  readonly isReading: Promise<void>;
+  /** Resolves at the first item of another process, with the time. */
+  readonly goesOn: Promise<number>;
+  readonly #client;
+  readonly #answer;
+
+  constructor(urls: readonly string[], transport: TransportName) {
+    const first = Promise.withResolvers<void>();
+    this.#client = connect(urls, { transports: [transport], onError() {} });
+    const id = crypto.randomUUID();
+    this.#answer = this.#client.requestStream("numbers", null, { id, itemTimeoutMs: PATIENCE_MS });
+    this.isReading = first.promise;
+    this.goesOn = this.#read(() => first.resolve());
+    this.goesOn.catch(first.reject);
+  }
+
+  async close(): Promise<void> {
+    await this.#answer.cancel();
+    await this.#client.close();
+  }
+
+  async #read(onReading: () => void): Promise<number> {
+    let [count, first] = [0, 0];
+    for await (const item of this.#answer) {
+      const { number, pid } = item as NumberedItem;
+      if (number !== count) throw new Error(`Expected item ${count}, received ${number}`);
+      if (++count === 1) first = pid;
+      if (count === ITEMS) onReading();
+      if (pid !== first) return performance.now();
+    }
+    throw new Error("Expected an item of another process, received the end");
+  }
+}
+
+/** Formats a time. */
+export function seconds(ms: number): string {
+  return `${(ms / 1_000).toFixed(2)} s`;
+}
