@@ -24,6 +24,12 @@ export const LEASE_MS = 15_000;
 /** Time for which a released stream waits for the next writer, in milliseconds. */
 const RELEASED_MS = 5_000;
 
+/**
+ * Time for which the lease of an offered stream counts as lapsed already, in milliseconds. Each node
+ * estimates the clock of NATS for itself, and the next writer's estimate may be behind.
+ */
+const LAPSED_MS = 1_000;
+
 /** Signs of life within a lease: one that fails can be repeated before the lease lapses. */
 export const RENEWALS_PER_LEASE = 5;
 
@@ -295,7 +301,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    * @ignore
    */
   offer(): Promise<void> {
-    return this.#leave({ holder: this.#holder, ttlMs: 0 });
+    return this.#leave({ holder: this.#holder, ttlMs: -LAPSED_MS });
   }
 
   /**

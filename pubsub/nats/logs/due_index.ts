@@ -155,7 +155,8 @@ export class DueIndex {
 
   async #note(id: string, now: number, due: number): Promise<number> {
     const { kind, waitMs } = lookFor(due - now);
-    const at = now + waitMs;
+    // A log that is overdue already is so for nodes whose estimate of the clock is behind, too.
+    const at = Math.min(now, due) + waitMs;
     await this.#streams.note(`${kind}.${subjectPart(id)}`, JSON.stringify([id, at]));
     return at;
   }
