@@ -244,9 +244,10 @@ export class SessionManager implements AsyncDisposable {
 
   /**
    * Counts a socket from the upgrade until the runtime has closed the socket, which can be long
-   * after the end of the session. There may be twice as many sockets as sessions.
+   * after the end of the session. There may be twice as many sockets as sessions, and for clients
+   * that move three times as many.
    *
-   * @param options The network address, if known.
+   * @param options The network address, and the session from which the client moves, if known.
    * @returns The count of the socket; pass this to the engine that upgrades.
    * @throws {LimitError} If twice as many sockets are open as a limit of sessions allows.
    *
@@ -263,9 +264,10 @@ export class SessionManager implements AsyncDisposable {
    * assertEquals(manager.stats().sockets, { open: 2, lingering: 0, refused: 1 });
    * ```
    */
-  admitSocket(options: Pick<AdmitOptions, "address"> = {}): SocketLease {
-    checkOptions("admit socket", options, { address: "string" });
-    return this.#limiter.sockets.take(keyOf(options.address));
+  admitSocket(options: Pick<AdmitOptions, "address" | "beside"> = {}): SocketLease {
+    checkOptions("admit socket", options, { address: "string", beside: "object" });
+    const { address, beside } = options;
+    return this.#limiter.sockets.take(keyOf(address), beside !== undefined);
   }
 
   /**

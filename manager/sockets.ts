@@ -5,6 +5,9 @@ import type { SocketLease } from "../transport/websocket/server.ts";
 /** Sockets for each session that a limit allows: as many may linger as are in use. */
 export const SOCKETS_PER_SESSION = 2;
 
+/** The same for a client that moves: its two sessions count once, and have a socket each. */
+const SOCKETS_BESIDE = SOCKETS_PER_SESSION + 1;
+
 /** The limits of sessions that also bound sockets. */
 export interface SocketLimits {
   /** Most sessions at once. */
@@ -46,9 +49,8 @@ class Lease implements SocketLease {
  * bound.
  */
 export class Sockets {
-  readonly #maxInAll: number;
-  readonly #maxPerAddress: number;
-  readonly #addresses = new Map<string, number>(); // Bounded by `#maxInAll`.
+  readonly #limits: SocketLimits;
+  readonly #addresses = new Map<string, number>(); // Bounded by the limits.
   #open = 0;
   #lingering = 0;
   #refused = 0;
@@ -59,8 +61,7 @@ export class Sockets {
    * @param limits The limits of sessions; {@linkcode SOCKETS_PER_SESSION} times as many sockets are allowed.
    */
   constructor(limits: SocketLimits) {
-    this.#maxInAll = limits.maxSessions * SOCKETS_PER_SESSION;
-    this.#maxPerAddress = limits.maxSessionsPerAddress * SOCKETS_PER_SESSION;
+    this.#limits = limits;
   }
 
   /** Counters of sockets. */
@@ -72,13 +73,17 @@ export class Sockets {
    * Counts a socket.
    *
    * @param address The key of the network address; `undefined` is not counted.
+   * @param isBeside True for a client that moves here from another session.
    * @returns The count of the socket, which ends at disposal.
    * @throws {LimitError} If there are too many sockets.
    */
-  take(address: string | undefined): SocketLease {
-    if (this.#open >= this.#maxInAll) this.#refuse("maxSessions", this.#maxInAll, "at once");
-    if (countOf(this.#addresses, address) >= this.#maxPerAddress) {
-      this.#refuse("maxSessionsPerAddress", this.#maxPerAddress, "per network address");
+  take(address: string | undefined, isBeside: boolean): SocketLease {
+    const perSession = isBeside ? SOCKETS_BESIDE : SOCKETS_PER_SESSION;
+    const { maxSessions, maxSessionsPerAddress } = this.#limits;
+    const [most, mostPerAddress] = [maxSessions * perSession, maxSessionsPerAddress * perSession];
+    if (this.#open >= most) this.#refuse("maxSessions", most, "at once");
+    if (countOf(this.#addresses, address) >= mostPerAddress) {
+      this.#refuse("maxSessionsPerAddress", mostPerAddress, "per network address");
     }
     this.#open++;
     addTo(this.#addresses, address, 1);

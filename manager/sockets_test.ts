@@ -1,5 +1,8 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { LimitError } from "../errors.ts";
+import { Session } from "../session/session.ts";
+import { sessionSettings } from "../session/session_settings.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
 import { SessionManager } from "./session_manager.ts";
 
 Deno.test("SessionManager.admitSocket() allows twice as many sockets as sessions", () => {
@@ -17,6 +20,19 @@ Deno.test("SessionManager.admitSocket() allows twice as many sockets as sessions
   taken.push(manager.admitSocket(a));
   for (const lease of taken) lease[Symbol.dispose]();
   assertEquals(manager.stats().sockets, { open: 0, lingering: 0, refused: 2 });
+});
+
+Deno.test("SessionManager.admitSocket() allows another socket for each client that moves", async () => {
+  await using beside = new Session(memoryPair().server, sessionSettings({ side: "server" }));
+  for (const limits of [{ maxSessions: 1 }, { maxSessionsPerAddress: 1 }]) {
+    const manager = new SessionManager(limits);
+    const stranger = { address: "192.0.2.1" };
+    const mover = { ...stranger, beside };
+    for (let i = 0; i < 2; i++) manager.admitSocket(stranger);
+    assertThrows(() => manager.admitSocket(stranger), LimitError, "at most 2 sockets");
+    manager.admitSocket(mover);
+    assertThrows(() => manager.admitSocket(mover), LimitError, "at most 3 sockets");
+  }
 });
 
 Deno.test("SessionManager.admitSocket() counts an IPv6 /64 as one, and has no limit by default", () => {

@@ -231,6 +231,12 @@ export class Admission<V> {
     return this.#answer(new WebTransportSessionRequest(asked, options));
   }
 
+  /** Tells whether the client of a request for a WebTransport session moves here from another one. */
+  isSuccessor(asked: WebTransportRequest): boolean {
+    const url = urlOf(asked);
+    return url !== undefined && this.#predecessorOf({ isSkein: true, url: url.href }) !== undefined;
+  }
+
   #follow(connection: Connection): void {
     this.#connections.add(connection);
     const ended = () => void this.#connections.delete(connection);
@@ -424,7 +430,10 @@ export class Admission<V> {
     // After an upgrade the runtime cannot read the headers any more.
     const headers = this.#keptHeaders(sessionRequest.headers);
     try {
-      const { connection, opened, answer, held } = sessionRequest.accept(awaited?.admitted.promise);
+      const { connection, opened, answer, held } = sessionRequest.accept({
+        admitted: awaited?.admitted.promise,
+        beside: this.#predecessorOf(sessionRequest),
+      });
       const open = () => {
         if (reservation.isHeld) {
           const predecessor = this.#predecessorOf(sessionRequest);
@@ -596,7 +605,9 @@ export class Admission<V> {
   /**
    * Finds the session of this node from which a client moves, by the secret ticket of that session.
    */
-  #predecessorOf(sessionRequest: SessionRequest<unknown>): Session | undefined {
+  #predecessorOf(
+    sessionRequest: Pick<SessionRequest<unknown>, "isSkein" | "url">,
+  ): Session | undefined {
     const ticket = ticketOf(sessionRequest);
     if (ticket === undefined) return undefined;
     const session = this.#manager.get(ticket.split(".", 1)[0]!);
@@ -698,7 +709,9 @@ function refusalOf(
 }
 
 /** Reads the ticket of the client's earlier session, if the client has one. */
-function ticketOf({ isSkein, url }: SessionRequest<unknown>): string | undefined {
+function ticketOf(
+  { isSkein, url }: Pick<SessionRequest<unknown>, "isSkein" | "url">,
+): string | undefined {
   if (!isSkein || !url.includes(TICKET_KEY)) return undefined;
   return new URL(url).searchParams.get(TICKET_KEY.slice(0, -1)) ?? undefined;
 }

@@ -1,7 +1,7 @@
 /** Sessions over HTTP: requests for new ones, and the requests of open ones. Loaded on first use. */
 import { CarrierRequests, type CarrierRequestsOptions } from "./http/carrier_requests.ts";
 import { Refused, withinLimits } from "./refusal.ts";
-import type { Accepted, RequestPlace, SessionRequest } from "./session_request.ts";
+import type { Accepted, AcceptRequest, RequestPlace, SessionRequest } from "./session_request.ts";
 import { SharedCarriers } from "./shared_carriers.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
@@ -129,9 +129,12 @@ export class HttpSessionRequest implements SessionRequest<Response> {
     return isOriginAllowed(this.headers, rules);
   }
 
-  accept(): Accepted<Response> {
+  accept({ beside }: AcceptRequest): Accepted<Response> {
     const { manager, connections, requests } = this.#options;
-    const lease = withinLimits(manager, () => manager.admitSocket({ address: this.address }));
+    const lease = withinLimits(
+      manager,
+      () => manager.admitSocket({ address: this.address, beside }),
+    );
     const connection = connections.accept({ lease });
     const answer = requests.opened(this.request, connection.opened);
     return { connection, opened: undefined, answer, held: [] };

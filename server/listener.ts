@@ -112,6 +112,8 @@ export interface ServerListenerHandlers {
   ): Response | Promise<Response>;
   /** Answers an upgrade to a WebSocket that needs no `Request`, if the host offers such. */
   upgrade?: UpgradeHandler | undefined;
+  /** Tells whether the client of a request for a WebTransport session moves here from another one. */
+  isSuccessor(request: WebTransportRequest): boolean;
   /** Answers a request for a WebTransport session. */
   take(request: WebTransportRequest, pages: PageOrigin): void | Promise<void>;
 }
@@ -364,6 +366,7 @@ export class ServerListener {
       quic,
       unreadStreams: connectionLimits.unreadStreams,
       console,
+      isSuccessor: (request) => this.#handlers.isSuccessor(request),
       take: (request) => {
         const webTransportPort = socket.address.port;
         return this.#handlers.take(request, {

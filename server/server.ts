@@ -641,6 +641,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         upgrade: answer === undefined && options.webSocketEngine === undefined
           ? (upgrade, info) => server.#upgrade(upgrade, info)
           : undefined,
+        isSuccessor: (request) => server.#admission.isSuccessor(request),
         take: (request, pages) =>
           server.#moq?.wants(request)
             ? server.#moq.take(request)

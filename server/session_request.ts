@@ -1,6 +1,7 @@
 /** A request for a session in one shape for all wires, so that admission has one implementation. */
 import type { Refused } from "./refusal.ts";
 import { LimitError } from "../errors.ts";
+import type { Session } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { UpgradeRequest } from "../transport/websocket/server.ts";
 import type { OriginRules } from "../transport/origins.ts";
@@ -37,12 +38,20 @@ export interface SessionRequest<Answer> {
   /**
    * Accepts the request. Frees its resources on an error.
    *
-   * @param admitted Resolves once the token was accepted, if a token must come first.
+   * @param options See {@linkcode AcceptRequest}.
    * @throws {Refused} If there is no place left.
    */
-  accept(admitted: Promise<unknown> | undefined): Accepted<Answer>;
+  accept(options: AcceptRequest): Accepted<Answer>;
   /** Refuses the request. Never throws. */
   refuse(refused: Refused): Answer;
+}
+
+/** Options for accepting a request. */
+export interface AcceptRequest {
+  /** Resolves once the token was accepted, if a token must come first. */
+  readonly admitted: Promise<unknown> | undefined;
+  /** The session from which the client moves, with which this one counts once. */
+  readonly beside: Session | undefined;
 }
 
 /** Origin of a request in the network. */

@@ -1,6 +1,7 @@
 /** A request for a session by a WebSocket upgrade. */
 import {
   type Accepted,
+  type AcceptRequest,
   type PendingUpgrades,
   refusalHeaders,
   type RequestPlace,
@@ -9,7 +10,7 @@ import {
 import { Refused, withinLimits } from "./refusal.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
-import { SKEIN_PROTOCOL } from "../session/session.ts";
+import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
 import type { MessageStreamOptions } from "../transport/message_stream/server.ts";
 import { isOriginAllowed, type OriginRules } from "../transport/origins.ts";
@@ -102,11 +103,11 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
     return isOriginAllowed(this.headers, rules);
   }
 
-  accept(admitted: Promise<unknown> | undefined): Accepted<Response> {
+  accept({ admitted, beside }: AcceptRequest): Accepted<Response> {
     const { isSkein } = this;
     // `skein.1` has a heartbeat of its own; the runtime pings a plain peer.
     const idleTimeoutMs = isSkein ? 0 : this.#options.idleTimeoutMs;
-    const lease = this.#lease();
+    const lease = this.#lease(beside);
     const { connection, response, isOpen } = this.#accept(lease, idleTimeoutMs, admitted);
     const opened = isOpen ? undefined : connection.ready;
     return { connection, opened, answer: response, held: [lease] };
@@ -140,9 +141,9 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
     }
   }
 
-  #lease(): SocketLease {
+  #lease(beside?: Session): SocketLease {
     const { manager } = this.#options;
-    return withinLimits(manager, () => manager.admitSocket({ address: this.address }));
+    return withinLimits(manager, () => manager.admitSocket({ address: this.address, beside }));
   }
 
   #accept(

@@ -46,6 +46,8 @@ export interface WebTransportSocketOptions {
   readonly unreadStreams?: ListenWebTransportOptions["unreadStreams"];
   /** Prints errors that reach no handler of the application. */
   readonly console: ConsoleReport;
+  /** Tells whether the client of a request moves here from a session of this server. */
+  readonly isSuccessor: (request: WebTransportRequest) => boolean;
   /** Answers a request. Errors are printed. */
   readonly take: (request: WebTransportRequest) => void | Promise<void>;
 }
@@ -80,6 +82,7 @@ export class WebTransportSocket implements AsyncDisposable {
       quic,
       unreadStreams,
       console,
+      isSuccessor,
       take,
     }: WebTransportSocketOptions,
   ) {
@@ -110,6 +113,7 @@ export class WebTransportSocket implements AsyncDisposable {
         runtime,
         ...(quic && { quic }),
         ...(unreadStreams && { unreadStreams }),
+        isSuccessor,
         cert,
         key,
         port,

@@ -1,6 +1,7 @@
 /** A request for a session over WebTransport. */
 import {
   type Accepted,
+  type AcceptRequest,
   refusalHeaders,
   type RequestPlace,
   type SessionRequest,
@@ -110,7 +111,7 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
     );
   }
 
-  accept(admitted: Promise<unknown> | undefined): Accepted<void> {
+  accept({ admitted }: AcceptRequest): Accepted<void> {
     try {
       const protocol = this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {};
       const raw = this.#asked.accept({ ...protocol, admitted });

@@ -1,6 +1,10 @@
-import { assert, assertEquals } from "@std/assert";
-import { dial } from "../client.ts";
-import { createServer, type Server } from "../server.ts";
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { dial } from "../mod.ts";
+import { createServer, type ServeOptions, type Server } from "../server.ts";
+import { internals } from "../session/session.ts";
+import { withTicket } from "../session/url.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
+import type { TransportName } from "../transport/race/options.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 
 /** Opens a session whose peer never answers a close, and closes the session. */
@@ -151,3 +155,41 @@ Deno.test("Server forgets the socket of a peer that vanished during its request"
     assertEquals([server.manager.count, sockets(server)], [0, [0, 0, 0]]);
   }
 });
+
+const QUIC = { cacheFolder: null, maxConnections: 1, maxConnectionsPerAddress: 1 };
+
+/** Each transport, with the options of its server. */
+const TRANSPORTS: readonly [string, TransportName, ServeOptions][] = [
+  ["WebTransport", "webtransport", { webTransport: QUIC }],
+  ["the runtime's WebTransport", "webtransport", {
+    origins: ["*"],
+    webTransport: { ...QUIC, engine: "builtin" },
+  }],
+  ["WebSocket", "websocket", { webTransport: false }],
+  ["the hardened WebSocket", "websocket", {
+    webTransport: false,
+    webSocket: hardenedWebSocket(),
+  }],
+  ["HTTP", "http", { webTransport: false }],
+];
+
+for (const [what, transport, options] of TRANSPORTS) {
+  Deno.test(`Server counts a client that moves once in each limit, over ${what}`, async () => {
+    await using server = listen({
+      ...options,
+      authenticate: () => "ann",
+      limits: { maxSessions: 1, maxSessionsPerAddress: 1, maxSessionsPerUser: 1 },
+    });
+    const url = what.includes("runtime") ? `${server.url}?protocol=skein.1` : server.url;
+    const open = (to: string) => dial(to, { transports: [transport] });
+    await using first = await open(url);
+    await using second = await open(withTicket(url, first[internals].ticket!));
+    assertEquals([second[internals].follows, second.transport], [first.id, transport]);
+    assertEquals(server.manager.count, 2);
+    await assertRejects(() => open(url));
+    await first.close();
+    await until(() => server.manager.count === 1);
+    await using third = await open(withTicket(url, second[internals].ticket!));
+    assertEquals(third[internals].follows, second.id);
+  });
+}

@@ -142,8 +142,8 @@ Deno.test("serve() hands its engine the certificate, the address and the limits"
       ...options,
       webTransport: { cacheFolder: null, ...webTransport, engine: engine(listeners) },
     });
-    const { unreadStreams, ...all } = listeners[0]!.options;
-    assertEquals(unreadStreams?.timeoutMs, 5_000);
+    const { unreadStreams, isSuccessor, ...all } = listeners[0]!.options;
+    assertEquals([unreadStreams?.timeoutMs, typeof isSuccessor], [5_000, "function"]);
     const { cert: _cert, key: _key, ...rest } = all;
     const seen = "cert" in expected ? all : rest;
     assertEquals(seen, { port: portOf(server), runtime, ...expected } as typeof seen);

@@ -41,7 +41,7 @@ export function acceptProtocol(
   options: Omit<Http3ConnectionOptions, "firstRequests" | "lateSettings" | "graces">,
   onQuic: ((connection: QuicConnection) => void) | undefined,
 ): Http3Protocol {
-  const { runtime } = options;
+  const { runtime, isSuccessor } = options;
   const firstRequests = new Deadlines<Http3Connection>(
     runtime,
     FIRST_REQUEST_TIMEOUT_MS,
@@ -81,6 +81,7 @@ export function acceptProtocol(
       if (conn.protocol !== "h3") return refuseQuic(conn);
       conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" });
     },
+    takesSpare: isSuccessor && ((conn) => conn.protocol === "h3"),
     clear() {
       firstRequests.clear();
       lateSettings.clear();

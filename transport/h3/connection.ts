@@ -91,6 +91,11 @@ export interface Http3ConnectionOptions {
   readonly flowControl?: FlowControlOptions | undefined;
   /** Called with each request of the peer, on a server. */
   readonly onRequest?: (request: Http3Request) => void;
+  /**
+   * Tells whether the client of a request moves here from another connection; otherwise a spare
+   * connection is closed. None is spare if left out.
+   */
+  readonly isSuccessor?: ((request: Http3Request) => boolean) | undefined;
   /** Deadlines for the first request of a server's connection. */
   readonly firstRequests?: Deadlines<Http3Connection>;
   /**
@@ -160,6 +165,8 @@ export class Http3Connection implements SessionLink {
   #isClosedHere = false;
   #isReadingDatagrams = false;
   #isRefusing = false;
+  /** True for a connection beyond the bounds of the listener, until the client proves that it moves. */
+  #isSpare: boolean;
   #idle: Timer | undefined;
 
   /**
@@ -172,11 +179,15 @@ export class Http3Connection implements SessionLink {
   constructor(
     conn: Deno.QuicConn,
     options: Http3ConnectionOptions,
-    { unread, remoteAddress, control = openControl(conn, encodeControlHead(options)) }:
-      & Partial<AcceptedPeer>
-      & { readonly control?: Promise<unknown> } = {},
+    {
+      unread,
+      remoteAddress,
+      isSpare = false,
+      control = openControl(conn, encodeControlHead(options)),
+    }: Partial<AcceptedPeer> & { readonly control?: Promise<unknown> } = {},
   ) {
     const { runtime } = options;
+    this.#isSpare = isSpare;
     this.runtime = runtime;
     this.turnEnd = new TurnEnd(runtime);
     this.conn = conn;
@@ -186,7 +197,7 @@ export class Http3Connection implements SessionLink {
     this.#early = new EarlyStreams(runtime, unread);
     this.#critical.push(control);
     this.ending = this.#run();
-    options.firstRequests?.add(this);
+    (isSpare ? options.graces : options.firstRequests)?.add(this);
   }
 
   /** This end's role. */
@@ -311,6 +322,11 @@ export class Http3Connection implements SessionLink {
     this.#isOver = this.#isClosedHere = true;
     this.#endGrace();
     this.conn.close({ closeCode: code, reason });
+  }
+
+  /** Closes a connection beyond a limit of the listener. */
+  refuse(): void {
+    this.close(H3Error.excessiveLoad, "Too many connections");
   }
 
   /** Ends the connection because the peer violated the protocol. */
@@ -579,7 +595,10 @@ export class Http3Connection implements SessionLink {
     this.#add(session);
     const remoteAddress = this.#remoteAddress ?? remoteAddressOf(this.conn);
     const request = new Http3Request(session, connect, { fields, remoteAddress });
-    this.#options.onRequest?.(request);
+    const { isSuccessor, onRequest } = this.#options;
+    if (this.#isSpare && !isSuccessor?.(request)) return this.refuse();
+    this.#isSpare = false;
+    onRequest?.(request);
   }
 
   /** Waits for the peer's settings; ends the connection if none arrive in time. */

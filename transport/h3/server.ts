@@ -49,6 +49,15 @@ export interface ListenWebTransportOptions
    * limits also apply.
    */
   readonly flowControl?: FlowControlOptions | undefined;
+  /**
+   * Tells whether the client of a request moves here from a session that this server has. Beyond
+   * `maxConnections` and `maxConnectionsPerAddress`, as many connections again are admitted if their
+   * first request is such a one and comes within two seconds; others are closed. By default the
+   * bounds hold for all connections. MUST NOT throw.
+   *
+   * @param request The request, which is not answered here.
+   */
+  readonly isSuccessor?: ((request: WebTransportRequest) => boolean) | undefined;
   /** Raw QUIC for other protocols than HTTP/3 on the same port. Absent by default. */
   readonly quic?: {
     /**
@@ -125,6 +134,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
         side: "server",
         maxSessions,
         flowControl,
+        isSuccessor: options.isSuccessor,
         onRequest: (request) => this.#requests.push(request),
       }, quic && ((connection) => void handOver(connection, quic)))
     );

@@ -143,6 +143,43 @@ Deno.test("WebTransportListener refuses connections of one address beyond its bo
   await using _third = await soon(server.open());
 });
 
+for (const bounds of [{ maxConnections: 1 }, { maxConnectionsPerAddress: 1 }]) {
+  Deno.test(`WebTransportListener lets clients that move exceed ${Object.keys(bounds)}`, async () => {
+    const isSuccessor = ({ url }: { readonly url: string }) => url.includes("ticket");
+    await using server = new TestServer({ ...bounds, isSuccessor });
+    await using _first = await server.open();
+    const connect = async (path: string) => {
+      const peer = await server.dial();
+      await peer.control();
+      const fields = REQUEST_FIELDS.filter(([name]) => name !== ":path");
+      return [peer, await peer.request({ fields: [...fields, [":path", path]] })] as const;
+    };
+    const [stranger] = await connect("/");
+    assertEquals((await soon(stranger.ending)).closeCode, H3Error.excessiveLoad);
+    const [mover, request] = await connect("/?ticket");
+    await using _second = await soon(server.accept());
+    assertEquals(await request.status(), 200);
+    // As many as the bound alone.
+    assertEquals(server.listener.connectionCount, 2);
+    mover.close();
+    await until(() => server.listener.connectionCount === 1);
+    const [other] = await connect("/?ticket");
+    await using _third = await soon(server.accept());
+    other.close();
+  });
+
+  Deno.test(`WebTransportListener closes a connection beyond ${Object.keys(bounds)} without a request after 2 s`, async () => {
+    await using server = new TestServer({ ...bounds, isSuccessor: () => true });
+    await using _first = await server.open();
+    const startedAt = Date.now();
+    await using idle = await server.dial();
+    await idle.control();
+    await soon(idle.ending);
+    assert(Date.now() - startedAt > 1_500);
+    assertEquals(server.listener.connectionCount, 1);
+  });
+}
+
 Deno.test("WebTransportListener.rotate() gives new handshakes the new certificate, and keeps sessions", async () => {
   await using server = new TestServer();
   const { port, listener } = server;

@@ -1,6 +1,7 @@
 /** The runtime's own server side of WebTransport, `Deno.upgradeWebTransport`, as a connection. */
 import {
   type AcceptedConnection,
+  type AcceptedPeer,
   QuicAcceptor,
   type QuicHandshakeStats,
   type QuicListenOptions,
@@ -29,6 +30,8 @@ export interface ListenNativeWebTransportOptions extends QuicListenOptions {
    * @default {128}
    */
   readonly maxStreams?: number;
+  /** Tells whether the client of a request moves; see the option of `listenWebTransport()`. */
+  readonly isSuccessor?: ((request: WebTransportRequest) => boolean) | undefined;
 }
 
 /**
@@ -50,6 +53,7 @@ export class NativeWebTransportListener
   readonly #requests = new RequestQueue();
   readonly #runtime: Runtime;
   readonly #upgrades: Deadlines<ListenedConnection>;
+  readonly #isSuccessor: ListenNativeWebTransportOptions["isSuccessor"];
   readonly #onAbort = (): void => void this.close();
   #closing: Promise<void> | undefined = undefined;
 
@@ -60,19 +64,21 @@ export class NativeWebTransportListener
    */
   constructor(options: ListenNativeWebTransportOptions) {
     requireUpgrade();
-    const { maxStreams = 128, signal, runtime = platformRuntime() } = options;
+    const { maxStreams = 128, signal, runtime = platformRuntime(), isSuccessor } = options;
     checkLimits("listen", { maxStreams });
     this.#signal = signal;
     this.#runtime = runtime;
+    this.#isSuccessor = isSuccessor;
     this.#upgrades = new Deadlines(
       runtime,
       FIRST_REQUEST_TIMEOUT_MS,
       (connection) => connection.close(),
     );
     const protocol = import("./accept.ts").then((part) => ({
-      begin: (conn: Deno.QuicConn) => () => this.#accept(conn, part),
-      refuse: (conn: Deno.QuicConn) =>
-        conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" }),
+      begin: (conn: Deno.QuicConn) => ({ isSpare }: AcceptedPeer) =>
+        this.#accept(new ListenedConnection(conn, isSpare), part),
+      refuse,
+      takesSpare: isSuccessor && (() => true),
     }));
     this.#loaded = protocol;
     this.#acceptor = new QuicAcceptor<ListenedConnection>(runtime, options, {
@@ -135,18 +141,19 @@ export class NativeWebTransportListener
     yield* this.#requests;
   }
 
-  #accept(conn: Deno.QuicConn, part: AcceptPart): ListenedConnection {
-    const connection = new ListenedConnection(conn);
+  #accept(connection: ListenedConnection, part: AcceptPart): ListenedConnection {
     this.#upgrades.add(connection);
     void this.#upgrade(connection, part);
     return connection;
   }
 
   async #upgrade(connection: ListenedConnection, part: AcceptPart): Promise<void> {
-    const { conn } = connection;
+    const { conn, isSpare } = connection;
     try {
       const accepted = await part.acceptNativeWebTransport(conn, { runtime: this.#runtime });
-      this.#requests.push(new part.NativeRequest(accepted, remoteAddressOf(conn)));
+      const request = new part.NativeRequest(accepted, remoteAddressOf(conn));
+      if (isSpare && !this.#isSuccessor?.(request)) refuse(conn);
+      else this.#requests.push(request);
     } catch {
       // The peer requested no session, or broke the protocol.
       connection.close();
@@ -182,14 +189,22 @@ export function listenNativeWebTransport(
 /** A QUIC connection of a listener. */
 class ListenedConnection implements AcceptedConnection {
   readonly conn: Deno.QuicConn;
+  /** True for a connection beyond the bounds, which is closed unless the client moves here. */
+  readonly isSpare: boolean;
   readonly ending: Promise<QuicEnding>;
 
-  constructor(conn: Deno.QuicConn) {
+  constructor(conn: Deno.QuicConn, isSpare: boolean) {
     this.conn = conn;
+    this.isSpare = isSpare;
     this.ending = quicEnding(conn);
   }
 
   close(): void {
     this.conn.close({ closeCode: H3Error.noError, reason: "" });
   }
+}
+
+/** Closes a connection beyond a limit. */
+function refuse(conn: Deno.QuicConn): void {
+  conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" });
 }

@@ -8,6 +8,9 @@ import { remoteAddressOf, requireQuic } from "./deno_quic.ts";
 import { checkLimits, IDLE_TIMEOUT_MS, KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
 
+/** Default bound of connections, in all and of one address. */
+const MAX_CONNECTIONS = 10_000;
+
 /**
  * Default bound of concurrent handshakes. A handshake of an honest peer takes one round trip, so
  * this admits about 10,000 a second.
@@ -32,6 +35,12 @@ const HANDSHAKE_GRACE_MS = 2_000;
  * close packets leave.
  */
 const FAREWELL_MS = 10;
+
+/**
+ * Connections of a client that moves: the old one, and the new one. Where a protocol takes spare
+ * connections, as many are admitted as the bounds allow others.
+ */
+const PER_CLIENT = 2;
 
 /** Options for `listenQuic()`. */
 export interface ListenQuicOptions extends Certificate {
@@ -143,6 +152,11 @@ export interface AcceptedPeer {
   readonly remoteAddress: Deno.NetAddr;
   /** Counters of unread streams. */
   readonly unread: UnreadShare;
+  /**
+   * True for a connection beyond the bounds: the protocol closes it unless the client soon proves
+   * that it moves here from another connection.
+   */
+  readonly isSpare: boolean;
 }
 
 /**
@@ -165,6 +179,11 @@ export interface QuicProtocol<C extends AcceptedConnection> {
   begin(conn: Deno.QuicConn): AcceptQuic<C>;
   /** Closes a connection beyond a limit. */
   refuse(conn: Deno.QuicConn): void;
+  /**
+   * Tells whether a connection may be a spare one, after the handshake. Left out, the bounds hold
+   * for all connections.
+   */
+  takesSpare?: ((conn: Deno.QuicConn) => boolean) | undefined;
 }
 
 /** The protocol on top of a listener. */
@@ -186,7 +205,8 @@ export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
  * Accepts connections on one UDP socket.
  *
  * - **Robust:** a failed handshake affects no other connection.
- * - **Bound:** connections, connections per address, and handshakes have limits.
+ * - **Bound:** connections, connections per address, and handshakes have limits. A protocol that
+ *   recognizes clients that move gets spare connections beyond these, as many again.
  * - **Open under a flood:** unfinished handshakes give way to newer ones.
  *
  * @typeParam C A connection as the handlers wrap it.
@@ -300,6 +320,10 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     this.#endpoint = undefined;
   }
 
+  get #maxConnections(): number {
+    return this.#options.maxConnections ?? MAX_CONNECTIONS;
+  }
+
   async #acceptAll(listener: Deno.QuicListener): Promise<void> {
     let protocol: QuicProtocol<C>;
     try {
@@ -314,7 +338,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
       } catch {
         return; // The endpoint was closed.
       }
-      const { maxConnections = 10_000 } = this.#options;
+      const maxConnections = this.#maxConnections * (protocol.takesSpare ? PER_CLIENT : 1);
       // `incoming.remoteAddr` and similar getters destroy the handshake in Deno 2.8.3 to 2.9.6.
       // Addresses are therefore not distinguished here; a forged packet could carry any address
       // anyway.
@@ -377,15 +401,15 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     }
     const accept = protocol.begin(conn);
     if (!await this.#shakeHands(conn)) return;
-    const { maxConnectionsPerAddress = 10_000 } = this.#options;
+    const { maxConnectionsPerAddress: most = MAX_CONNECTIONS } = this.#options;
     const remoteAddress = remoteAddressOf(conn);
     const address = addressKey(remoteAddress.hostname);
     const count = this.#perAddress.get(address) ?? 0;
-    if (this.#isStopped || count >= maxConnectionsPerAddress) {
-      return protocol.refuse(conn);
-    }
+    const isSpare = count >= most || this.#connections.size >= this.#maxConnections;
+    const mayBeSpare = count < most * PER_CLIENT && protocol.takesSpare?.(conn);
+    if (this.#isStopped || isSpare && !mayBeSpare) return protocol.refuse(conn);
     const unread = new UnreadShare(this.#runtime, this.#unread, address);
-    const connection = accept({ remoteAddress, unread });
+    const connection = accept({ remoteAddress, unread, isSpare });
     this.#connections.set(connection, address);
     this.#perAddress.set(address, count + 1);
     await connection.ending;

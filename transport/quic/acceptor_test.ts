@@ -95,12 +95,16 @@ class HandAcceptor implements AsyncDisposable {
   begun = 0;
   /** Connections that were too many. */
   refused = 0;
+  /** Accepted connections, in order: true for a spare one. */
+  readonly spares: boolean[] = [];
   readonly #descriptor = Object.getOwnPropertyDescriptor(Deno, "QuicEndpoint")!;
   readonly #time: FakeTime | undefined;
 
   /** Starts to listen; the code for connections is there once `loaded` resolves. */
   constructor(
-    options: Partial<QuicListenOptions> = {},
+    { takesSpare, ...options }:
+      & Partial<QuicListenOptions>
+      & Pick<QuicProtocol<AcceptedConnection>, "takesSpare"> = {},
     time?: FakeTime,
     loaded: Promise<void> | undefined = undefined,
   ) {
@@ -110,7 +114,8 @@ class HandAcceptor implements AsyncDisposable {
     const protocol: QuicProtocol<AcceptedConnection> = {
       begin: (conn) => {
         this.begun++;
-        return () => {
+        return ({ isSpare }) => {
+          this.spares.push(isSpare);
           const ending = Promise.withResolvers<void>();
           return {
             ending: ending.promise,
@@ -122,6 +127,7 @@ class HandAcceptor implements AsyncDisposable {
         };
       },
       refuse: () => void this.refused++,
+      takesSpare,
     };
     this.acceptor = new QuicAcceptor<AcceptedConnection>(platformRuntime(), {
       ...certificate,
@@ -133,6 +139,16 @@ class HandAcceptor implements AsyncDisposable {
       protocol: loaded?.then(() => protocol) ?? protocol,
     });
     this.endpoint = HandEndpoint.last;
+  }
+
+  /** Clients of an address connect, one after the other. */
+  async connect(hostname: string, count = 1): Promise<void> {
+    for (let connected = 0; connected < count; connected++) {
+      await this.endpoint.begin(1);
+      const handshake = this.endpoint.accepted.at(-1)!;
+      handshake.remoteAddr.hostname = hostname;
+      await handshake.finish();
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -238,15 +254,8 @@ Deno.test("QuicAcceptor refuses connections beyond its bound, and ignores failur
 
 Deno.test("QuicAcceptor refuses connections of an address beyond its bound, until one ends", async () => {
   await using hand = new HandAcceptor({ maxConnectionsPerAddress: 2 });
-  const { endpoint: { accepted }, endpoint, acceptor } = hand;
-  const connect = async (hostname: string, count = 1) => {
-    for (let connected = 0; connected < count; connected++) {
-      await endpoint.begin(1);
-      const handshake = accepted.at(-1)!;
-      handshake.remoteAddr.hostname = hostname;
-      await handshake.finish();
-    }
-  };
+  const { acceptor } = hand;
+  const connect = (hostname: string, count?: number) => hand.connect(hostname, count);
   await connect("192.0.2.1", 3);
   await connect("192.0.2.2");
   assertEquals([acceptor.connectionCount, hand.refused], [3, 1]);
@@ -258,3 +267,25 @@ Deno.test("QuicAcceptor refuses connections of an address beyond its bound, unti
   await connect("192.0.2.1", 3);
   assertEquals([acceptor.connectionCount, hand.refused], [3, 3]);
 });
+
+for (const bounds of [{ maxConnections: 2 }, { maxConnectionsPerAddress: 2 }]) {
+  Deno.test(`QuicAcceptor takes as many spare connections as ${Object.keys(bounds)}, if the protocol does`, async () => {
+    let takes = true;
+    await using hand = new HandAcceptor({ ...bounds, takesSpare: () => takes });
+    const { acceptor, endpoint, spares } = hand;
+    await hand.connect("192.0.2.1", 3);
+    takes = false;
+    await hand.connect("192.0.2.1");
+    takes = true;
+    assertEquals([acceptor.connectionCount, hand.refused], [3, 1]);
+    await hand.connect("192.0.2.1");
+    assertEquals([acceptor.connectionCount, spares], [4, [false, false, true, true]]);
+    if ("maxConnections" in bounds) await endpoint.begin(1);
+    else await hand.connect("192.0.2.1");
+    assertEquals([acceptor.connectionCount, endpoint.answers.refused + hand.refused], [4, 2]);
+    const [first, second, third] = acceptor.connections;
+    for (const connection of [first, second, third]) connection!.close();
+    await hand.connect("192.0.2.1");
+    assertEquals([acceptor.connectionCount, spares.at(-1)], [2, false]);
+  });
+}
