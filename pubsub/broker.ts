@@ -224,7 +224,7 @@ export interface BrokerStore {
    *
    * @param key The row.
    * @param number The number, a whole one from 0.
-   * @param windowMs Least time for which the number is remembered, in milliseconds.
+   * @param windowMs Least time for which the number is remembered, in milliseconds: at most a week.
    * @returns True if the number is above the previous one, and is noted now.
    */
   advance(key: string, number: number, windowMs: number): Promise<boolean>;
@@ -232,9 +232,11 @@ export interface BrokerStore {
    * Reads the newest number of a row.
    *
    * @param key The row.
+   * @param windowMs The time that `advance` was given for the row: an engine may keep rows of hours
+   * and rows of days apart.
    * @returns The number; -1 if no number is remembered.
    */
-  newest(key: string): Promise<number>;
+  newest(key: string, windowMs: number): Promise<number>;
   /**
    * Claims a place in a scope, or renews the claim.
    *

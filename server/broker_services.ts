@@ -47,7 +47,7 @@ export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
     release: async (client) => {
       if (isShared) await store().release(`handling:${client}`, node);
     },
-    newest: (client) => store().newest(`seq:${client}`),
+    newest: (client) => store().newest(`seq:${client}`, windowMs),
     advance: (client, number) => store().advance(`seq:${client}`, number, windowMs),
   };
 }

@@ -107,7 +107,7 @@ export class FaultyBroker implements Broker {
     const { store } = engine;
     this.store = {
       advance: (...args) => this.#reach(() => store.advance(...args)),
-      newest: (...args) => this.#reach(() => store.newest(...args)),
+      newest: (key) => this.#reach(() => store.newest(key)),
       claim: (...args) => this.#reach(() => store.claim(...args)),
       release: (...args) => this.#reach(() => store.release(...args)),
       claims: (...args) => this.#reach(() => store.claims(...args)),

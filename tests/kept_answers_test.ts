@@ -137,22 +137,35 @@ Deno.test("cancel() of an answer stops the generator, and ends the loops of all 
   assertEquals([seen, other], [words(2), words(2)]);
 });
 
-Deno.test("client.requestStream() with after is gone once the answer is no longer kept, and starts nothing", async () => {
-  using time = new FakeTime();
-  const model = new Model();
-  await using server = testServer(model.options({ answers: { keepMs: 60_000 } }));
-  await using page = server.connect({ contract, token: "ann" });
-  model.release();
-  const answer = page.requestStream("chat:lobby", "hi");
-  for await (const word of answer) if (word === "word 1") break;
-  await passTime(time, 180_000);
-  const { id, offset: after } = answer;
-  const again = page.requestStream("chat:lobby", "hi", { id, after });
-  const gone = assertRejects(() => Array.fromAsync(again), RequestError);
-  await passTime(time, 1_000);
-  assertEquals((await gone).failure.code, "gone");
-  assertEquals(model.calls.length, 1);
-});
+for (
+  const [what, options] of [
+    ["", () => ({})],
+    [
+      "that continues ",
+      ({ offset }: { readonly offset: string | undefined }) => ({ after: offset }),
+    ],
+    ["that reads again ", () => ({ after: "-1" })],
+  ] as const
+) {
+  Deno.test(`client.requestStream() ${what}is gone once the answer is no longer kept, and starts nothing`, async () => {
+    using time = new FakeTime();
+    const model = new Model();
+    await using server = testServer(model.options({ answers: { keepMs: 60_000 } }));
+    await using page = server.connect({ contract, token: "ann" });
+    model.release();
+    const answer = page.requestStream("chat:lobby", "hi");
+    for await (const word of answer) if (word === "word 1") break;
+    const { id } = answer;
+    const read = () =>
+      Array.fromAsync(page.requestStream("chat:lobby", "hi", { id, ...options(answer) }));
+    assertEquals((await read()).at(-1), "word 7");
+    await passTime(time, 180_000);
+    const gone = assertRejects(read, RequestError);
+    await passTime(time, 1_000);
+    assertEquals((await gone).failure.code, "gone");
+    assertEquals(model.calls.length, 1);
+  });
+}
 
 Deno.test("client.requestStream() fails at an item that is undefined, kept or not", async () => {
   async function* items(): AsyncGenerator<unknown> {

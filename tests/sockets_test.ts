@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { dial } from "../mod.ts";
+import { dial } from "../client.ts";
+import { dial as dialOver } from "../mod.ts";
 import { createServer, type ServeOptions, type Server } from "../server.ts";
 import { internals } from "../session/session.ts";
 import { withTicket } from "../session/url.ts";
@@ -178,15 +179,16 @@ for (const [what, transport, options] of TRANSPORTS) {
     await using server = listen({
       ...options,
       authenticate: () => "ann",
+      acceptsTokenInBand: true,
       limits: { maxSessions: 1, maxSessionsPerAddress: 1, maxSessionsPerUser: 1 },
     });
     const url = what.includes("runtime") ? `${server.url}?protocol=skein.1` : server.url;
-    const open = (to: string) => dial(to, { transports: [transport] });
+    const open = (to: string) => dialOver(to, { transports: [transport], token: "t" });
     await using first = await open(url);
     await using second = await open(withTicket(url, first[internals].ticket!));
     assertEquals([second[internals].follows, second.transport], [first.id, transport]);
-    assertEquals(server.manager.count, 2);
     await assertRejects(() => open(url));
+    await second.ping();
     await first.close();
     await until(() => server.manager.count === 1);
     await using third = await open(withTicket(url, second[internals].ticket!));

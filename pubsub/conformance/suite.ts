@@ -10,13 +10,13 @@ const HOUR = { max: 3, ttlMs: 3_600_000 };
 /** Tests that run with one broker, and between two. */
 const STORE: Record<string, Test> = {
   "notes numbers that grow": withStore(async ({ id }, near, far) => {
-    same(await near.newest(id), -1, "the number of a new row");
+    same(await near.newest(id, 60_000), -1, "the number of a new row");
     same(await near.advance(id, 0, 60_000), true, "whether the first is above");
     same(await far.advance(id, 0, 60_000), false, "whether the same is above");
     same(await far.advance(id, 7, 60_000), true, "whether a greater one is above");
     same(await near.advance(id, 6, 60_000), false, "whether a smaller one is above");
-    same([await near.newest(id), await far.newest(id)], [7, 7], "the newest");
-    same(await near.newest(`${id} other`), -1, "the number of another row");
+    same([await near.newest(id, 60_000), await far.newest(id, 60_000)], [7, 7], "the newest");
+    same(await near.newest(`${id} other`, 60_000), -1, "the number of another row");
   }),
 
   "lets one of several callers advance to a number": withStore(async ({ id }, near, far) => {
@@ -61,7 +61,7 @@ const STORE: Record<string, Test> = {
       same(await far.claim(id, "other", seconds), false, "a claim of a full scope");
       same(await far.claims(id), ["holder"], "the holders of claims");
       same(await near.advance(id, 1, 10_000), true, "whether the first number is above");
-      same(await far.newest(id), 1, "the newest number");
+      same(await far.newest(id, 60_000), 1, "the newest number");
     },
   ),
 
@@ -83,7 +83,7 @@ const STORE: Record<string, Test> = {
           const key = `${bench.id}${i}${name}`;
           const acts = [
             () => near.advance(key, 7, 60_000),
-            () => far.newest(key),
+            () => far.newest(key, 60_000),
             () => near.claim(key, "a", HOUR),
             () => far.claims(key),
             () => near.release(key, "a"),

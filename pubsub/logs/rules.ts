@@ -33,6 +33,9 @@ export function logTopic(id: string): string {
   return `${INTERNAL_PREFIX}log:${id}`;
 }
 
+/** Begins the ids of the logs that keep answers, by names that clients gave. */
+export const ANSWER_PREFIX = "answer:";
+
 /** Begins the ids of the logs that keep requests. */
 export const REQUEST_PREFIX = `${INTERNAL_PREFIX}request:`;
 

@@ -15,7 +15,7 @@ import type {
   LogRecord,
 } from "./log.ts";
 import { lineageOf, oldestPosition, parseOffset } from "./offset.ts";
-import { logTopic, MAX_LOG_ID_BYTES, recordBytes, requestLog } from "./rules.ts";
+import { ANSWER_PREFIX, logTopic, MAX_LOG_ID_BYTES, recordBytes, requestLog } from "./rules.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 
 /** Longest time between two looks at a stream whose readers wait, in milliseconds. */
@@ -35,6 +35,12 @@ export const RESCUE_INTERVAL_MS = 1_000;
  * over has several searches for it, in milliseconds.
  */
 const SPARE_MS = 20_000;
+
+/**
+ * Time for which the engine remembers that an answer has expired, in milliseconds. A page that asks
+ * for such an answer would otherwise start another one, which may cost money.
+ */
+const REMEMBERED_MS = 604_800_000;
 
 /** Most overdue streams that a search takes care of. */
 const MAX_OVERDUE = 100;
@@ -218,6 +224,7 @@ class Followed {
  * - **Forks:** a fork reads the records before its beginning from its source. A deleted source stays
  *   in the engine until its last fork is gone.
  * - **Expiry:** an expired stream counts as missing at once, and is deleted soon after, by any node.
+ *   A broker that keeps facts remembers the id of an expired answer for a week.
  * - **Writers:** a stream whose writer's lease has lapsed ends with the error `writer-lost`, by any
  *   node. A stream with a request is left to a node that can take over first.
  * - **Readers:** readers of one stream share its announcements and their reads.
@@ -315,7 +322,7 @@ export class StreamLogs implements AsyncDisposable {
     };
     let created = await this.#logs.create(id, creation);
     if (created.kind === "expired") {
-      await this.delete(id, { ifExpired: true });
+      await this.#deleteExpired(id);
       created = await this.#logs.create(id, creation);
     }
     if (created.kind === "created") return { kind: "created", info: created.info };
@@ -378,8 +385,7 @@ export class StreamLogs implements AsyncDisposable {
    * @throws {BrokerError} If the engine is away.
    */
   async info(id: string): Promise<StreamRead> {
-    const nothing = { after: 0, maxRecords: 0, maxBytes: 0 };
-    const page = await this.#readLog(id, nothing, false);
+    const page = await this.#readLog(id, STATE_ALONE, false);
     if (page === undefined) return { kind: "missing" };
     const { info } = page;
     if (info.isDeleted) return { kind: "deleted" };
@@ -482,6 +488,22 @@ export class StreamLogs implements AsyncDisposable {
     if (result.kind === "deleted") return "deleted";
     const isOwn = !options.ifExpired && (result.kind === "removed" || result.kind === "kept");
     return isOwn ? "removed" : "missing";
+  }
+
+  /**
+   * Tells whether an answer has expired within the last week.
+   *
+   * @param id The id of a stream that is missing.
+   * @returns False also for an answer that was deleted, and on a broker that keeps no facts.
+   * @throws {BrokerError} If the engine is away.
+   */
+  async hasExpired(id: string): Promise<boolean> {
+    const { store } = this.#broker;
+    const [log, number] = await Promise.all([
+      this.#logs.read(id, STATE_ALONE),
+      store?.newest(expiredRow(id), REMEMBERED_MS),
+    ]);
+    return log === "expired" || number === EXPIRED;
   }
 
   /** Searches for overdue streams at once, because a writer has let go of one. */
@@ -632,7 +654,7 @@ export class StreamLogs implements AsyncDisposable {
       let page = await this.#readLog(origin.id, part, false);
       if (page === undefined) {
         // An expired source is kept for its forks, as a deleted one is.
-        await this.delete(origin.id, { ifExpired: true });
+        await this.#deleteExpired(origin.id);
         page = await this.#readLog(origin.id, part, false);
       }
       if (page === undefined || page.info.identity !== origin.identity) break;
@@ -738,8 +760,18 @@ export class StreamLogs implements AsyncDisposable {
       end: { error: WRITER_LOST },
       ifWriterLost: true,
     });
-    if (kind === "missing") await this.delete(id, { ifExpired: true });
+    if (kind === "missing") await this.#deleteExpired(id);
     else this.#spared.delete(id) && await this.delete(requestLog(id));
+  }
+
+  /** Deletes a stream if it has expired, and remembers the id of an answer. */
+  async #deleteExpired(id: string): Promise<void> {
+    const { store } = this.#broker;
+    const isNamed = store !== undefined && id.startsWith(ANSWER_PREFIX);
+    if (isNamed && await this.#logs.read(id, STATE_ALONE) === "expired") {
+      await store.advance(expiredRow(id), EXPIRED, REMEMBERED_MS);
+    }
+    await this.delete(id, { ifExpired: true });
   }
 
   /** Tells whether an overdue stream has a new writer, or may get one of another node. */
@@ -753,6 +785,17 @@ export class StreamLogs implements AsyncDisposable {
     this.#spared.set(id, since);
     return now - since < SPARE_MS;
   }
+}
+
+/** Reads the state of a log, and no records. */
+const STATE_ALONE = { after: 0, maxRecords: 0, maxBytes: 0, renews: false } as const;
+
+/** Number in the row of an answer that has expired. */
+const EXPIRED = 1;
+
+/** Makes the row that remembers an expired answer. */
+function expiredRow(id: string): string {
+  return `expired:${id}`;
 }
 
 /** Error of a stream whose writer stopped renewing the lease. */

@@ -192,6 +192,11 @@ export class Names {
   get bucket(): string {
     return `${this.#prefix}_store`;
   }
+
+  /** The bucket of rows that are remembered for days. */
+  get longBucket(): string {
+    return `${this.#prefix}_store_long`;
+  }
 }
 
 /** Keeps a byte order mark at the start of a text. */

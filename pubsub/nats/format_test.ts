@@ -154,7 +154,7 @@ Deno.test("Names separates topics with and without history, and bounds from boun
     log: "app.log.10_2000_300",
     live: "app.live.10_2000_300",
   });
-  assertEquals(names.bucket, "app_store");
+  assertEquals([names.bucket, names.longBucket], ["app_store", "app_store_long"]);
 });
 
 Deno.test("Names refuses a prefix that is no name of a stream", () => {

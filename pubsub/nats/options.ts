@@ -169,8 +169,8 @@ export interface NatsBrokerOptions {
    */
   readonly survivesRestart?: boolean;
   /**
-   * Time that a row of the store is kept after the last write, in milliseconds; no window and no
-   * claim can be longer.
+   * Time that a row of the store is kept after the last write, in milliseconds; no claim can be
+   * longer. Rows of longer windows, up to a week, have a bucket of their own.
    *
    * @default {3600000}
    */

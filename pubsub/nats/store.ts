@@ -1,4 +1,4 @@
-/** The state that nodes share in a bucket of JetStream. */
+/** The state that nodes share in buckets of JetStream. */
 import { JetStreamApiError, StorageType } from "@nats-io/jetstream";
 import { type KV, Kvm } from "@nats-io/kv";
 import { pause } from "../../base/wait.ts";
@@ -8,6 +8,9 @@ import type { Link } from "./link.ts";
 import type { NatsSettings } from "./options.ts";
 import { type Names, subjectPart } from "./format.ts";
 import type { BrokerStore } from "../broker.ts";
+
+/** Longest time for which a row is remembered, in milliseconds: a week. */
+const LONGEST_MS = 604_800_000;
 
 /** Most attempts to change a row while other nodes change the same row. */
 const MAX_ATTEMPTS = 64;
@@ -24,28 +27,74 @@ interface Change<T> {
   readonly result: T;
 }
 
-/**
- * The store of one broker.
- *
- * Every row has one key, and is changed by compare-and-set. The bucket drops rows that were not
- * written for a time. Entries that expire earlier hold their own time, by the clock of the node
- * that wrote last.
- */
-export class NatsStore implements BrokerStore {
+/** A bucket, which drops rows that were not written for a time. */
+class Bucket {
   readonly #link: Link;
-  readonly #names: Names;
+  readonly #options: { readonly name: string; readonly ttlMs: number };
   readonly #settings: NatsSettings;
-  #bucket: { readonly period: AbortSignal; readonly opening: Promise<KV> } | undefined;
+  #opened: { readonly period: AbortSignal; readonly opening: Promise<KV> } | undefined;
 
-  constructor(link: Link, names: Names, settings: NatsSettings) {
+  constructor(
+    link: Link,
+    options: { readonly name: string; readonly ttlMs: number },
+    settings: NatsSettings,
+  ) {
     this.#link = link;
-    this.#names = names;
+    this.#options = options;
     this.#settings = settings;
   }
 
+  /** Name of the stream that has the rows. */
+  get stream(): string {
+    return `KV_${this.#options.name}`;
+  }
+
+  /** Opens the bucket, once for each period of the connection; creates it at first use. */
+  open(): Promise<KV> {
+    const period = this.#link.period!;
+    if (this.#opened?.period === period) return this.#opened.opening;
+    const { storage, replicas } = this.#settings;
+    const { name, ttlMs: ttl } = this.#options;
+    const opening = new Kvm(this.#link.open).create(name, {
+      history: 1,
+      ttl,
+      storage: storage === "memory" ? StorageType.Memory : StorageType.File,
+      replicas,
+    });
+    const opened = { period, opening };
+    this.#opened = opened;
+    opening.catch(() => {
+      if (this.#opened === opened) this.#opened = undefined;
+    });
+    return opening;
+  }
+}
+
+/**
+ * The store of one broker.
+ *
+ * Every row has one key, and is changed by compare-and-set. Numbers that are remembered for longer
+ * than the bucket keeps a row are in a second bucket. Entries that expire earlier hold their own
+ * time, by the clock of the node that wrote last.
+ */
+export class NatsStore implements BrokerStore {
+  readonly #link: Link;
+  readonly #ttlMs: number;
+  readonly #rows: Bucket;
+  /** Rows that are remembered for longer than those of `#rows`. */
+  readonly #longRows: Bucket;
+
+  constructor(link: Link, names: Names, settings: NatsSettings) {
+    const { storeTtlMs: ttlMs } = settings;
+    this.#link = link;
+    this.#ttlMs = ttlMs;
+    this.#rows = new Bucket(link, { name: names.bucket, ttlMs }, settings);
+    this.#longRows = new Bucket(link, { name: names.longBucket, ttlMs: LONGEST_MS }, settings);
+  }
+
   advance(key: string, number: number, windowMs: number): Promise<boolean> {
-    return this.#attempt("advance a number", async (bucket) => {
-      this.#checkTtl("windowMs", windowMs);
+    return this.#attempt("advance a number", this.#rowsOf(windowMs), async (bucket) => {
+      checkTime("windowMs", windowMs, Math.max(this.#ttlMs, LONGEST_MS));
       return await this.#change(bucket, numberKey(key), (row) => {
         const now = this.#link.clock.now();
         if (number <= parseNumber(row, now)) return { result: false };
@@ -54,8 +103,8 @@ export class NatsStore implements BrokerStore {
     });
   }
 
-  newest(key: string): Promise<number> {
-    return this.#attempt("read a number", async (bucket) => {
+  newest(key: string, windowMs: number): Promise<number> {
+    return this.#attempt("read a number", this.#rowsOf(windowMs), async (bucket) => {
       const { row } = await this.#get(bucket, numberKey(key));
       return parseNumber(row, this.#link.clock.now());
     });
@@ -66,8 +115,8 @@ export class NatsStore implements BrokerStore {
     member: string,
     { max, ttlMs }: { readonly max: number; readonly ttlMs: number },
   ): Promise<boolean> {
-    return this.#attempt("claim a place", async (bucket) => {
-      this.#checkTtl("ttlMs", ttlMs);
+    return this.#attempt("claim a place", this.#rows, async (bucket) => {
+      checkTime("ttlMs", ttlMs, this.#ttlMs);
       return await this.#change(bucket, claimsKey(scope), (row) => {
         const now = this.#link.clock.now();
         const claims = parseClaims(row, now);
@@ -79,7 +128,7 @@ export class NatsStore implements BrokerStore {
   }
 
   release(scope: string, member: string): Promise<void> {
-    return this.#attempt("release a claim", async (bucket) => {
+    return this.#attempt("release a claim", this.#rows, async (bucket) => {
       await this.#change(bucket, claimsKey(scope), (row) => {
         const claims = parseClaims(row, this.#link.clock.now());
         if (!claims.delete(member)) return { result: undefined };
@@ -90,43 +139,27 @@ export class NatsStore implements BrokerStore {
   }
 
   claims(scope: string): Promise<string[]> {
-    return this.#attempt("list claims", async (bucket) => {
+    return this.#attempt("list claims", this.#rows, async (bucket) => {
       const { row } = await this.#get(bucket, claimsKey(scope));
       return [...parseClaims(row, this.#link.clock.now()).keys()];
     });
   }
 
-  async #attempt<T>(what: string, act: (bucket: KV) => Promise<T>): Promise<T> {
+  #rowsOf(windowMs: number): Bucket {
+    return windowMs <= this.#ttlMs ? this.#rows : this.#longRows;
+  }
+
+  async #attempt<T>(what: string, rows: Bucket, act: (bucket: KV) => Promise<T>): Promise<T> {
     try {
       await this.#link.reach();
-      const bucket = await this.#open();
-      const stream = `KV_${this.#names.bucket}`;
-      await this.#link.followClock(await this.#link.manager(), stream);
+      const bucket = await rows.open();
+      await this.#link.followClock(await this.#link.manager(), rows.stream);
       return await act(bucket);
     } catch (cause) {
       if (cause instanceof BrokerError || cause instanceof RangeError) throw cause;
       const text = textOf(cause);
       throw new BrokerError(`Cannot ${what}: ${text}`, { cause });
     }
-  }
-
-  #open(): Promise<KV> {
-    const connection = this.#link.open;
-    const period = this.#link.period!;
-    if (this.#bucket?.period === period) return this.#bucket.opening;
-    const { storage, replicas, storeTtlMs } = this.#settings;
-    const opening = new Kvm(connection).create(this.#names.bucket, {
-      history: 1,
-      ttl: storeTtlMs,
-      storage: storage === "memory" ? StorageType.Memory : StorageType.File,
-      replicas,
-    });
-    const bucket = { period, opening };
-    this.#bucket = bucket;
-    opening.catch(() => {
-      if (this.#bucket === bucket) this.#bucket = undefined;
-    });
-    return opening;
   }
 
   async #get(
@@ -154,23 +187,20 @@ export class NatsStore implements BrokerStore {
         return result;
       } catch (error) {
         if (!(error instanceof JetStreamApiError && WRONG_SEQUENCE.has(error.code))) throw error;
-        await pause(
-          this.#link.runtime,
-          this.#link.runtime.random() * Math.min(MAX_PAUSE_MS, attempt + 1),
-          this.#bucket!.period,
-        );
+        const { runtime } = this.#link;
+        await pause(runtime, runtime.random() * Math.min(MAX_PAUSE_MS, attempt + 1));
       }
     }
     throw new BrokerError(`Cannot change ${key}: others changed it ${MAX_ATTEMPTS} times first`);
   }
+}
 
-  #checkTtl(name: string, ms: number): void {
-    const { storeTtlMs } = this.#settings;
-    if (ms <= storeTtlMs) return;
-    throw new RangeError(
-      `Cannot keep a row: ${name} must be at most storeTtlMs (${storeTtlMs}), received ${ms}`,
-    );
-  }
+function checkTime(name: string, ms: number, mostMs: number): void {
+  if (ms <= mostMs) return;
+  const most = mostMs === LONGEST_MS ? "a week" : "storeTtlMs";
+  throw new RangeError(
+    `Cannot keep a row: ${name} must be at most ${most} (${mostMs}), received ${ms}`,
+  );
 }
 
 function numberKey(key: string): string {

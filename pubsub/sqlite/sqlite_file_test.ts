@@ -165,7 +165,7 @@ for (const synchronous of LEVELS) {
       before.push([
         await broker.history.read("a", PAGE),
         (log as LogPage).records,
-        await broker.store.newest("row"),
+        await broker.store.newest("row", 60_000),
         await broker.store.claims("user"),
       ]);
     }
@@ -615,7 +615,7 @@ Deno.test("SqliteBroker refuses names that a file would change", async () => {
   for (const name of ["a\0b", "\ud800", "x".repeat(1_025)]) {
     const publication = { topic: name, payload: "x" };
     await assertRejects(() => broker.history.append(publication, { bounds: BOUNDS }), RangeError);
-    await assertRejects(() => broker.store.newest(name), RangeError);
+    await assertRejects(() => broker.store.newest(name, 60_000), RangeError);
     assertThrows(() => broker.subscribe(name, () => {}, { history: BOUNDS }), RangeError);
   }
   const payload = "text with \0 zero";

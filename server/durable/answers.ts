@@ -128,6 +128,7 @@ class Released extends RequestError {
  * The answers of one node that are written into durable streams.
  *
  * - **Once:** a name starts one generator for a user and a topic, on whichever nodes it is asked for.
+ *   For a week after an answer has expired its name starts none.
  * - **Pace:** a generator is asked for the next item when the engine has taken most of those before.
  *   While the engine confirms no sign of life for 4 s, it is asked for none: another node may be about
  *   to take over.
@@ -180,8 +181,8 @@ export class Answers {
    * @param request The request, and the generator.
    * @returns Id of the durable stream.
    * @throws {RequestError} With the code `malformed` for a name that is none, `gone` for an answer
-   * that the caller has a part of and that is no longer kept, `too-many`, or `unavailable` if the
-   * engine is away.
+   * that has expired, or that the caller has a part of and that is no longer kept, `too-many`, or
+   * `unavailable` if the engine is away.
    */
   begin(request: BeginAnswer): Promise<string> {
     return this.#noted(this.#begin(request));
@@ -198,7 +199,9 @@ export class Answers {
     const id = await answerId(this.#parts.runtime, { topic, user, name });
     try {
       if ((await streams.info(id)).kind === "page") return id;
-      if (begun) throw new RequestError("gone", "The answer is no longer kept");
+      if (begun || await streams.hasExpired(id)) {
+        throw new RequestError("gone", "The answer is no longer kept");
+      }
       const { keepMs: ttlMs, maxRunningPerUser } = this.#limits;
       this.#takePlace(owner, maxRunningPerUser);
       try {

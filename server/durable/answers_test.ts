@@ -29,9 +29,11 @@ class Node {
   readonly errors: unknown[] = [];
   /** Calls of the engine wait for this: a node without a network, or one that is no more. */
   silence: PromiseWithResolvers<void> | undefined;
+  /** Error of this node's estimate of the engine's clock, in milliseconds. */
+  skewMs = 0;
 
   constructor(
-    memory: MemoryBroker,
+    memory: SkewedBroker,
     { resume, ...options }: Partial<AnswerLimits> & { readonly resume?: ResumeAnswer } = {},
   ) {
     // Fake time has no `performance.now()`.
@@ -40,6 +42,7 @@ class Node {
     const cut =
       <A extends unknown[], R>(call: (...args: A) => Promise<R>) => async (...args: A) => {
         await this.silence?.promise;
+        memory.skewMs = this.skewMs;
         return await call.apply(logs, args);
       };
     const broker = Object.create(memory, {
@@ -103,9 +106,20 @@ class Node {
   }
 }
 
+/** An engine whose clock each node estimates for itself, as that of NATS. */
+class SkewedBroker extends MemoryBroker {
+  /** Error of the estimate of the node that calls, in milliseconds. */
+  skewMs = 0;
+
+  constructor() {
+    const runtime = platformRuntime();
+    super({ runtime: Object.assign(runtime, { now: () => Date.now() + this.skewMs }) });
+  }
+}
+
 /** Nodes on one broker, closed at the end. */
 class Cluster implements AsyncDisposable {
-  readonly memory = new MemoryBroker();
+  readonly memory = new SkewedBroker();
   readonly #nodes: Node[] = [];
 
   add(options?: ConstructorParameters<typeof Node>[1]): Node {
@@ -174,6 +188,35 @@ Deno.test("Answers.begin() takes the name of another user or topic for another a
   ];
   assertEquals(await Promise.all(ids.map((id) => node.read(id))), [1, 2, 3, 4].map(range));
   assertEquals(await codeOf(node.begin(() => count(1), { name: "short" })), "malformed");
+});
+
+Deno.test("Answers.begin() starts nothing for a name whose answer has expired, for a week", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  const [node, other] = [cluster.add({ keepMs: 60_000 }), cluster.add()];
+  const id = await node.begin(() => count(1));
+  await passTime(time, 1);
+  const begin = (of: Node, user = "ann") => of.begin(() => count(2), { user });
+  assertEquals([await begin(node), await begin(other)], [id, id]);
+  // Expired, and not deleted yet.
+  time.tick(60_000);
+  assertEquals(await codeOf(begin(other)), "gone");
+  await passTime(time, 10_000);
+  assertEquals((await node.logs.info(id)).kind, "missing");
+  assertEquals([await codeOf(begin(node)), await codeOf(begin(other))], ["gone", "gone"]);
+  assertEquals(await node.read(await begin(node, "bob")), range(2));
+  time.tick(604_800_000);
+  assertEquals([await begin(other), await node.read(id)], [id, range(2)]);
+});
+
+Deno.test("Answers.begin() starts an answer again whose stream was deleted", async () => {
+  await using cluster = new Cluster();
+  const node = cluster.add();
+  const id = await node.begin(() => count(1));
+  await node.read(id);
+  await node.streams.delete(id);
+  assertEquals(await node.begin(() => count(2)), id);
+  assertEquals(await node.read(id), range(2));
 });
 
 Deno.test("Answers tells readers how a generator failed, and reports a fault of the handler", async () => {
@@ -443,6 +486,48 @@ Deno.test("Answers.close() leaves answers to another node at once, any number of
   assertEquals(await reading, range(MAX_TAKEOVERS + 4));
 });
 
+for (
+  const [what, skewMs, withinMs] of [
+    ["at once to a node whose estimate of the clock is behind", -900, 50],
+    ["soon to a node whose clock is wrong", -3_000, 5_000],
+  ] as const
+) {
+  Deno.test(`Answers.close() leaves answers ${what}`, async () => {
+    using time = new FakeTime();
+    await using cluster = new Cluster();
+    const node = cluster.add({ resume: resumeTo(0) });
+    const other = cluster.add({ resume: resumeTo(3) });
+    other.skewMs = skewMs;
+    const stalled = new Stalled(0);
+    const id = await node.begin(stalled.answer);
+    await stalled.reached.promise;
+    await passTime(time, 1);
+    await node.close();
+    await passTime(time, withinMs);
+    assertEquals(await other.read(id), range(3));
+  });
+}
+
+Deno.test("Answers goes on with an answer that the engine did not give at the first attempt", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  const node = cluster.add({ resume: resumeTo(0) });
+  const other = cluster.add({ resume: resumeTo(3) });
+  let attempts = 0;
+  const open = other.streams.open.bind(other.streams);
+  other.streams.open = async (id, leaseMs) => {
+    if (++attempts < 3) throw new RequestError("held", "Cannot open: the stream has a writer");
+    return await open(id, leaseMs);
+  };
+  const stalled = new Stalled(0);
+  const id = await node.begin(stalled.answer);
+  await stalled.reached.promise;
+  await passTime(time, 1);
+  await node.close();
+  await passTime(time, 2_500);
+  assertEquals([await other.read(id), attempts], [range(3), 3]);
+});
+
 Deno.test("Answers.close() ends answers that no node can go on with", async () => {
   await using cluster = new Cluster();
   const [node, reader] = [cluster.add(), cluster.add()];
@@ -525,7 +610,7 @@ Deno.test("Answers hands the newest items to resume, within bounds", async () =>
 
 Deno.test("No generator begins on a node that closed while the engine created the stream", async () => {
   for (const resume of [undefined, async function* () {}]) {
-    const memory = new MemoryBroker();
+    const memory = new SkewedBroker();
     const node = new Node(memory, { ...(resume && { resume }) });
     node.silence = Promise.withResolvers();
     let made = 0;

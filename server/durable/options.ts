@@ -5,6 +5,7 @@ import { outside, type Runtime } from "../../base/runtime.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Rate } from "../../base/token_bucket.ts";
 import { checkLimits, type OptionKinds } from "../../base/options.ts";
+import { ANSWER_PREFIX } from "../../pubsub/logs/rules.ts";
 import type { StreamBounds } from "../../pubsub/logs/stream_logs.ts";
 
 /**
@@ -185,9 +186,6 @@ export function checkAnswers(
 ): AnswerLimits {
   return checkLimits(ANSWERS, options, { of: "server: answers." });
 }
-
-/** Begins the ids of streams that have answers. */
-const ANSWER_PREFIX = "answer:";
 
 /** Stands for the digest of a user in the answers of a guest. */
 const GUEST = "guest";

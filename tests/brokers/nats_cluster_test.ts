@@ -101,7 +101,7 @@ Deno.test({
       `${rejected.size} of ${outcomes.length} rejected`,
     );
     assertEquals(await near.store.advance("row", 1, 60_000), true);
-    assertEquals(await far.store.newest("row"), 1);
+    assertEquals(await far.store.newest("row", 60_000), 1);
     await until(() => near.issues().length === 0);
   },
 });

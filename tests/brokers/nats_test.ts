@@ -40,6 +40,9 @@ import {
 } from "./hearing.ts";
 import { isNatsMissing, NatsServer, type NatsServerOptions } from "./nats_server.ts";
 
+/** Longest window of a number, in milliseconds. */
+const WEEK_MS = 604_800_000;
+
 const ignore = isNatsMissing;
 
 /** A page as the feeds of Skein read it. */
@@ -150,7 +153,7 @@ test("says that a connection which was handed in has ended", async ({ servers })
   await statusIs(broker, "interrupted");
   assertMatch(broker.issues().join(), /NATS is away/);
   await assertRejects(() => broker.history.read("news", PAGE), BrokerError);
-  await assertRejects(() => broker.store.newest("row"), BrokerError);
+  await assertRejects(() => broker.store.newest("row", 60_000), BrokerError);
   broker.publish({ topic: "news", payload: "waits" });
   assertEquals(broker.stats.waiting, 1);
 });
@@ -168,7 +171,7 @@ test("does not meet brokers with another prefix", async ({ servers }) => {
   await append(one, "news", 3);
   assertEquals((await other.history.read("news", PAGE)).head, 0);
   assertEquals(await one.store.advance("row", 1, 60_000), true);
-  assertEquals(await other.store.newest("row"), -1);
+  assertEquals(await other.store.newest("row", 60_000), -1);
 });
 
 test("keeps its connection where the user of a client is longer than a subject", async ({ servers }) => {
@@ -210,7 +213,7 @@ test("takes names up to its bound behind the longest prefix, and refuses one mor
   for (const topic of [`${longest}x`, "ü".repeat(342), "\ud800".repeat(342)]) {
     assertThrows(() => broker.publish({ topic, payload: "1" }), RangeError, "2048 characters");
     assertThrows(() => broker.subscribe(topic, () => {}), RangeError, "2048 characters");
-    await assertRejects(() => broker.store.newest(topic), RangeError, "2048 characters");
+    await assertRejects(() => broker.store.newest(topic, 60_000), RangeError, "2048 characters");
   }
   assertEquals([broker.status.current.name, broker.stats.interruptions], ["connected", 0]);
 });
@@ -565,7 +568,7 @@ test(
     broker.publish({ topic: "news", payload: "1" });
     await hearing.count(1);
     await assertRejects(() => append(broker, "kept", 1), BrokerError, "jetstream is not enabled");
-    await assertRejects(() => broker.store.newest("row"), BrokerError);
+    await assertRejects(() => broker.store.newest("row", 60_000), BrokerError);
   },
   { jetstream: false },
 );
@@ -787,22 +790,28 @@ test("knows the position of a quiet topic as long as it listens, and is careful 
 test("measures the difference of clocks, follows the engine, and says so", async ({ servers }) => {
   for (const [byMs, text] of [[20_000, "20 s ahead of"], [-3_600_000, "3600 s behind"]] as const) {
     await using broker = new NatsBroker({ servers }, { runtime: clockOff(byMs) });
-    await broker.store.newest("row");
+    await broker.store.newest("row", 60_000);
     assertMatch(broker.issues().join(), new RegExp(`clock of this node is ${text} that of NATS`));
   }
   await using right = new NatsBroker({ servers });
-  await right.store.newest("row");
+  await right.store.newest("row", 60_000);
   assertEquals(right.issues(), []);
 });
 
-test("refuses windows that the store does not keep", async ({ servers }) => {
+test("keeps windows up to a week apart, and refuses longer ones", async ({ servers }) => {
   await using broker = new NatsBroker({ servers }, { storeTtlMs: 1_000 });
+  const { store } = broker;
+  assertEquals(await store.advance("row", 1, 1_000), true);
+  assertEquals(await store.advance("row", 2, WEEK_MS), true);
+  assertEquals(await store.newest("row", WEEK_MS), 2);
+  await until(async () => await store.newest("row", 1_000) === -1);
+  assertEquals(await store.newest("row", WEEK_MS), 2);
+  await assertRejects(() => store.advance("row", 3, WEEK_MS + 1), RangeError, "at most a week");
   await assertRejects(
-    () => broker.store.advance("row", 1, 1_001),
+    () => store.claim("a", "b", { max: 1, ttlMs: 1_001 }),
     RangeError,
     "at most storeTtlMs",
   );
-  await assertRejects(() => broker.store.claim("a", "b", { max: 1, ttlMs: 1_001 }), RangeError);
 });
 
 Deno.test("NatsBroker refuses options that are out of range", () => {

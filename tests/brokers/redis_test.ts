@@ -96,7 +96,7 @@ test("does not meet brokers with another prefix", async ({ url }) => {
   const page = { bounds: BOUNDS, maxMessages: 10, maxBytes: 1_000 };
   assertEquals((await other.history.read("news", page)).head, 0);
   assertEquals(await one.store.advance("row", 1, 60_000), true);
-  assertEquals(await other.store.newest("row"), -1);
+  assertEquals(await other.store.newest("row", 60_000), -1);
 });
 
 test("sends a storm of subscriptions in few commands", async (server) => {
@@ -165,7 +165,7 @@ test("reports a read while Redis is away, and stops reading on demand", async (s
   await server.kill();
   await statusIs(broker, "interrupted");
   await assertRejects(() => broker.history.read("chat", page), BrokerError);
-  await assertRejects(() => broker.store.newest("row"), BrokerError);
+  await assertRejects(() => broker.store.newest("row", 60_000), BrokerError);
 });
 
 for (const append of ["no", "everysec", "always"] as const) {
@@ -683,7 +683,7 @@ test("lets no call wait when it is closed while Redis is away", async (server) =
   const { ready } = broker.subscribe("news", () => {});
   const appended = broker.history.append({ topic: "chat", payload: "1" }, { bounds: BOUNDS });
   const refused = assertRejects(() => appended, BrokerError, "closed");
-  await assertRejects(() => broker.store.newest("row"), BrokerError, "away");
+  await assertRejects(() => broker.store.newest("row", 60_000), BrokerError, "away");
   assertEquals(broker.status.current.name, "interrupted");
   await broker.close();
   await refused;

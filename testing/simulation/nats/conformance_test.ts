@@ -48,7 +48,10 @@ async function runOn(servers: number, test: Test, isPair: boolean): Promise<stri
   await simulation.run(20_000);
   const near = broker("near");
   const far = isPair ? broker("far") : near;
-  simulation.after(0, () => void Promise.all([near.store!.newest(""), near.logs!.read("", PAGE)]));
+  simulation.after(
+    0,
+    () => void Promise.all([near.store!.newest("", 60_000), near.logs!.read("", PAGE)]),
+  );
   await simulation.run(20_000);
   let outcome: { readonly error?: unknown } | undefined;
   simulation.after(0, () => {

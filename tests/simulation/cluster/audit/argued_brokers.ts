@@ -93,7 +93,7 @@ export async function auditArguedBroker(
     read: (topic) => history!.read(topic, page),
   };
   const rows: Readonly<Record<string, (key: string) => unknown>> = {
-    newest: (key) => store!.newest(key),
+    newest: (key) => store!.newest(key, 1_000),
     advance: (key) => store!.advance(key, 1, 1_000),
     claims: (scope) => store!.claims(scope),
   };

@@ -93,7 +93,7 @@ export class Rows {
     for (const [by, store] of stores.entries()) {
       const at = `at broker ${by}`;
       try {
-        const newest = await store.newest(this.#numbers);
+        const newest = await store.newest(this.#numbers, HOLDS_MS);
         if (newest < this.#noted || newest > this.#tried) {
           this.#complain(`number ${newest} ${at}, of ${this.#noted} to ${this.#tried}`);
         }

@@ -55,7 +55,7 @@ const CALLS: Readonly<Record<string, Call>> = {
     history!.append({ topic, payload: "kept" }, { bounds: BOUNDS }),
   "read a history": ({ history }, topic) => history!.read(topic, { bounds: BOUNDS, ...PAGE }),
   "advance a number": ({ store }, key) => store!.advance(key, 1, 60_000),
-  "read a number": ({ store }, key) => store!.newest(key),
+  "read a number": ({ store }, key) => store!.newest(key, 60_000),
   claim: ({ store }, scope) => store!.claim(scope, "member", { max: 2, ttlMs: 60_000 }),
   "release a claim": ({ store }, scope) => store!.release(scope, "member"),
   "list claims": ({ store }, scope) => store!.claims(scope),

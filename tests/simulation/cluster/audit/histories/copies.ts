@@ -155,7 +155,7 @@ class Copies {
     if (!places.includes(shown(content))) {
       this.#expect("content", places.at(-1), shown(content));
     }
-    this.#expect("number", -1, await copy.store.newest("number"));
+    this.#expect("number", -1, await copy.store.newest("number", 60_000));
     this.#expect("claims", [], await copy.store.claims("scope"));
     // Later rows are no rows of what was removed before.
     await callOf(copy.logs, "new", this.#creation(["first", "second"]));

@@ -224,7 +224,7 @@ async function advanceNumbers({ audit, random, store }: Nodes, endMs: number): P
     audit.examine("places", `largest new number of ${what}`, largest > newest ? 1 : 0, count);
     if (largest > newest) [newest, untilMs] = [largest, startMs + WINDOW_MS];
     await audit.pause((untilMs - audit.nowMs - EDGE_MS) * random() ** 2);
-    const read = await store().newest(key);
+    const read = await store().newest(key, WINDOW_MS);
     if (audit.nowMs < untilMs) audit.examine("places", `number behind ${what}`, newest, read);
   }
 }

@@ -67,7 +67,7 @@ export class ForgetfulBroker extends UnsteadyBroker {
         asked(key);
         return isNew;
       },
-      newest: async (key) => await inner.newest(asked(key)),
+      newest: async (key, windowMs) => await inner.newest(asked(key), windowMs),
       claim: async (scope, member, options) => {
         this.claiming++;
         if (this.claimMs > 0) await pause(runtime, this.claimMs);
