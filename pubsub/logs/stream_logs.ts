@@ -264,7 +264,8 @@ export class StreamLogs implements AsyncDisposable {
     this.#bounds = bounds;
     this.#onError = onError;
     this.#rescue = rescue;
-    this.#planSweep();
+    // The writers of a file that a killed process left are lost already.
+    this.#planSweep(rescue && 0);
   }
 
   /** Most bytes of the records of one append. */

@@ -528,6 +528,20 @@ Deno.test("Answers goes on with an answer that the engine did not give at the fi
   assertEquals([await other.read(id), attempts], [range(3), 3]);
 });
 
+Deno.test("Answers goes on at once with answers that were left before the node started", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  const node = cluster.add({ resume: resumeTo(0) });
+  const stalled = new Stalled(0);
+  const id = await node.begin(stalled.answer);
+  await stalled.reached.promise;
+  await node.close();
+  await passTime(time, 5_000);
+  const next = cluster.add({ resume: resumeTo(3) });
+  await passTime(time, 10);
+  assertEquals(await next.read(id), range(3));
+});
+
 Deno.test("Answers.close() ends answers that no node can go on with", async () => {
   await using cluster = new Cluster();
   const [node, reader] = [cluster.add(), cluster.add()];

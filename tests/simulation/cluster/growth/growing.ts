@@ -10,7 +10,7 @@ const KEPT: readonly RegExp[] = [
   / => \d{13}$/,
   /^Set with [\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/,
   /^Array with \d{13}$/,
-  /^Map with (seq|sessions|rate|api-result|handling):/,
+  /^Map with (seq|sessions|rate|api-result|handling|expired):/,
   /^Map with (\d+|api):\S+ => \d+$/,
   / => Object { state, records, producers }$/,
   /^Array with Object { (publication, bytes, at|frame, size, topic, )/,
