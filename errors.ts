@@ -282,6 +282,9 @@ export class BrokerError extends SkeinError {
   }
 }
 
+/** The level at which a bound or a share is reached: the whole server, or one peer in some sense. */
+export type LimitLevel = "server" | "address" | "user" | "session";
+
 /**
  * Thrown when a limit is reached: of sessions per server, user or address, or of the rate of
  * connections.
@@ -291,18 +294,25 @@ export class LimitError extends SkeinError {
   declare readonly limit: string;
   /** Time until there is room, in milliseconds, where known. */
   declare readonly retryAfterMs: number | undefined;
+  /** The level whose bound or share was reached, where known. */
+  declare readonly level: LimitLevel | undefined;
 
   /**
    * Creates the error.
    *
    * @param limit The option that sets the limit, such as `maxSessionsPerUser`.
    * @param message The refused operation, and the limit.
-   * @param options The time until there is room.
+   * @param options The time until there is room, and the level.
    */
-  constructor(limit: string, message: string, options: { readonly retryAfterMs?: number } = {}) {
+  constructor(
+    limit: string,
+    message: string,
+    options: { readonly retryAfterMs?: number; readonly level?: LimitLevel } = {},
+  ) {
     super("limit", message);
     this.limit = limit;
     this.retryAfterMs = options.retryAfterMs;
+    this.level = options.level;
   }
 }
 

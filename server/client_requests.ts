@@ -39,6 +39,7 @@ import { RequestService, verifiedUser } from "../session/serving/requests.ts";
 import { type StandardSchema, validate, type Validation } from "../base/standard_schema.ts";
 import { TopicPattern } from "../session/wire/topic_pattern.ts";
 import type { Runtime } from "../base/runtime.ts";
+import type { Owner } from "../base/shares.ts";
 import { report } from "../session/settings.ts";
 
 /**
@@ -107,6 +108,8 @@ export interface ClientServicesOptions {
     readonly presence: Presence;
     readonly rooms: Rooms;
     readonly topics: Topics;
+    /** Tells whose places a session takes. */
+    readonly ownerOf: (session: Session) => Owner;
     /** Durable streams, if the server has these. */
     readonly streams: Pick<DurableStreams, "begin" | "cancel" | "follow"> | undefined;
   };
@@ -258,7 +261,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
         user,
         name,
         begun,
-        owner: session.user,
+        owner: parts().ownerOf(session),
         answer: make,
         onError: (error) => report(session[internals].settings, error, session),
       });

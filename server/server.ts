@@ -35,6 +35,7 @@ import {
   type ServeOptions,
   type ServerOptions,
 } from "./server_options.ts";
+import { ownerOf } from "./owners.ts";
 import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
 import type { DurableParts, PartsOptions } from "./durable/parts.ts";
 import { DurableStreams } from "./durable/streams.ts";
@@ -65,6 +66,7 @@ import type { Session } from "../session/session.ts";
 import { Turn } from "../session/queue/send_queue.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
 import { outside, platformRuntime, type Runtime } from "../base/runtime.ts";
+import { Owners } from "../base/shares.ts";
 import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
@@ -110,6 +112,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #runtime: Runtime;
   readonly #console: ConsoleReport;
   readonly #gate = new RequestGate();
+  readonly #owners: Owners;
   readonly #admission: Admission<V>;
   readonly #users: Users<ValueOf<V>, C>;
   readonly #claims: UserClaims | undefined;
@@ -152,6 +155,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     if (keepsAnswers) checkKeepsLogs("a request with resume", broker);
     const hasStreams = durableStreams !== undefined || keepsAnswers;
     const runtime = this.#runtime = options.runtime ?? platformRuntime();
+    this.#owners = new Owners(runtime);
     this.#console = new ConsoleReport(runtime);
     const turn = new Turn(runtime);
     const settings = sessionSettings<ValueOf<V>, C, "server">({
@@ -182,6 +186,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         parts: () => ({
           admission: this.#admission as Admission<unknown>,
           users: this.#users,
+          ownerOf: (session) => ownerOf(this.#owners, session),
           manager: this.manager,
           presence: this.presence,
           rooms: this.rooms,
@@ -672,6 +677,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       ...options,
       broker: this.topics.broker,
       face: this.#faceParts(),
+      ownerOf: (session) => ownerOf(this.#owners, session),
       maxMessageBytes: this.#maxMessageBytes,
     });
   }
@@ -706,6 +712,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     return {
       runtime: this.#runtime,
       gate: this.#gate,
+      owners: this.#owners,
       identify: (request) => this.#admission.identify(request),
       addressOf: (request, info) => this.#admission.addressOf(request, info),
       report: (what, error) => reportRequest(this.#console, what, error),

@@ -316,12 +316,21 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
      */
     readonly maxRunning?: number;
     /**
-     * Most answers that this server makes for one user at once, or for one session of a guest. One
-     * more is refused with the code `too-many`.
+     * Most answers that this server makes for one user at once, or for one guest. One more is refused
+     * with the code `too-many`. The default counts only while more than half of `maxRunning` run.
      *
      * @default {32}
      */
     readonly maxRunningPerUser?: number;
+    /**
+     * Most answers that this server makes at once for the guests and new users of one network
+     * address, where an IPv6 /64 counts as one. One more is refused with the code `too-many`. Users
+     * who were there an hour ago have ten times as many together. The default counts only while more
+     * than half of `maxRunning` run.
+     *
+     * @default {128}
+     */
+    readonly maxRunningPerAddress?: number;
   };
   /**
    * Carries publications between servers; by default within this process. The server does not close
@@ -586,7 +595,12 @@ export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
 /** Kinds of the options of a server. */
 export const SERVER: OptionKinds<ServerOptions> = {
   acceptsTokenInBand: "boolean",
-  answers: { keepMs: "number", maxRunning: "number", maxRunningPerUser: "number" },
+  answers: {
+    keepMs: "number",
+    maxRunning: "number",
+    maxRunningPerAddress: "number",
+    maxRunningPerUser: "number",
+  },
   api: API,
   authenticate: "function",
   authenticateTimeoutMs: "number",

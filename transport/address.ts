@@ -1,4 +1,5 @@
 /** Network addresses: the keys under which addresses are counted, and errors that name them. */
+import type { Network } from "../base/shares.ts";
 
 /** Information from an HTTP server about a request. */
 export interface RequestInfo {
@@ -51,6 +52,38 @@ export function addressKey(address: string): string {
     lastAddress = address;
   }
   return lastKey;
+}
+
+/**
+ * Lists the networks in which one party may have an address: the address, and for IPv6 the wider
+ * networks that providers give to one customer.
+ *
+ * @param key A key of {@linkcode addressKey}; `undefined` for no known address.
+ * @returns The networks, the narrowest first, each with the number of shares for all of it.
+ *
+ * @example Usage
+ * ```ts
+ * import { addressKey, networksOf } from "./address.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(networksOf("192.0.2.1"), [{ key: "192.0.2.1", factor: 1 }]);
+ * assertEquals(networksOf(addressKey("2001:db8:1:23ff::1")), [
+ *   { key: "2001:db8:1:23ff::/64", factor: 1 },
+ *   { key: "2001:db8:1:2300::/56", factor: 4 },
+ *   { key: "2001:db8:1::/48", factor: 16 },
+ * ]);
+ * ```
+ */
+export function networksOf(key: string | undefined): Network[] {
+  if (key === undefined) return [];
+  const [a, b, c, d] = key.endsWith("::/64") ? key.slice(0, -"::/64".length).split(":") : [];
+  if (d === undefined) return [{ key, factor: 1 }];
+  const wide = (Number.parseInt(d, 16) & 0xff00).toString(16);
+  return [
+    { key, factor: 1 },
+    { key: `${a}:${b}:${c}:${wide}::/56`, factor: 4 },
+    { key: `${a}:${b}:${c}::/48`, factor: 16 },
+  ];
 }
 
 // A server asks for the key of one address several times in a row.

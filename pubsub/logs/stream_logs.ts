@@ -1,7 +1,8 @@
 /** The durable streams of one node: logs of the broker with forks, expiry, and readers that wait. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
+import { type Owner, type Place, Quota, type QuotaOptions } from "../../base/shares.ts";
 import { within } from "../../base/wait.ts";
-import { BrokerError, TimeoutError, UnsupportedError } from "../../errors.ts";
+import { BrokerError, LimitError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import type { Broker, BrokerSubscription } from "../broker.ts";
 import type {
   AppendLogOptions,
@@ -62,6 +63,8 @@ export interface StreamBounds {
   readonly maxStreamBytes: number;
   /** Most readers of this node that wait for new records. */
   readonly maxReaders: number;
+  /** Shares of these readers; none if left out. */
+  readonly readerShares?: Pick<QuotaOptions, "shares" | "strict">;
   /** Retention of each stream. Left out, all records stay until the stream is deleted or expires. */
   readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
 }
@@ -150,6 +153,8 @@ export interface ReadStreamOptions {
   readonly maxBytes: number;
   /** Ends the wait for the engine, and for new records. */
   readonly signal?: AbortSignal | undefined;
+  /** The reader; by default the application. */
+  readonly owner?: Owner | undefined;
 }
 
 /** Records of a stream, together with its state. */
@@ -166,11 +171,12 @@ export interface StreamPage {
 /**
  * Result of reading a stream: a page; `missing` without a stream; `deleted` for a deleted one that
  * forks need; `trimmed` for a position before the kept records, of which `oldest` is the first;
- * `too-many` if too many readers of this node wait.
+ * `too-many` if too many readers of this node wait, with the bound or share that is reached.
  */
 export type StreamRead =
   | StreamPage
-  | { readonly kind: "missing" | "deleted" | "too-many" }
+  | { readonly kind: "missing" | "deleted" }
+  | { readonly kind: "too-many"; readonly refusal: LimitError }
   | { readonly kind: "trimmed"; readonly oldest: number };
 
 /** One stream that readers of this node follow: its announcements, which all readers share. */
@@ -237,7 +243,7 @@ export class StreamLogs implements AsyncDisposable {
   readonly #onError: (error: unknown) => void;
   readonly #rescue: StreamLogsOptions["rescue"];
   readonly #followed = new Map<string, Followed>();
-  #readers = 0;
+  readonly #readers: Quota;
   #sweeper: Timer | undefined;
   #sweeping: Promise<void> | undefined;
   #isSearchAsked = false;
@@ -262,6 +268,14 @@ export class StreamLogs implements AsyncDisposable {
     this.#broker = broker;
     this.#logs = broker.logs;
     this.#bounds = bounds;
+    this.#readers = new Quota({
+      limit: "maxReaders",
+      verb: "read",
+      what: "readers that wait",
+      max: bounds.maxReaders,
+      shares: {},
+      ...bounds.readerShares,
+    });
     this.#onError = onError;
     this.#rescue = rescue;
     // The writers of a file that a killed process left are lost already.
@@ -280,7 +294,7 @@ export class StreamLogs implements AsyncDisposable {
 
   /** Number of readers of this node that wait for new records. */
   get readers(): number {
-    return this.#readers;
+    return this.#readers.taken;
   }
 
   /**
@@ -408,9 +422,16 @@ export class StreamLogs implements AsyncDisposable {
     id: string,
     options: ReadStreamOptions,
   ): AsyncGenerator<StreamRead, void, undefined> {
-    const { signal } = options;
+    const { signal, owner } = options;
     if (!isId(id)) return yield { kind: "missing" };
-    if (this.#readers >= this.#bounds.maxReaders) return yield { kind: "too-many" };
+    let place: Place;
+    try {
+      place = this.#readers.take(owner);
+    } catch (error) {
+      if (!(error instanceof LimitError)) throw error;
+      return yield { kind: "too-many", refusal: error };
+    }
+    using _place = place;
     const followed = this.#enter(id);
     const isLeaving = () => signal?.aborted || this.#isClosed;
     // One listener and no timer for each reader: a page may come for every record.
@@ -703,7 +724,6 @@ export class StreamLogs implements AsyncDisposable {
       this.#followed.set(id, followed);
     }
     followed.readers++;
-    this.#readers++;
     return followed;
   }
 
@@ -720,7 +740,6 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   #leave(id: string, followed: Followed): void {
-    this.#readers--;
     if (--followed.readers > 0) return;
     this.#followed.delete(id);
     void followed.subscription[Symbol.asyncDispose]();

@@ -1,6 +1,7 @@
 /** Answers that outlive their connection: generators of this node that write into durable streams. */
 import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import { type Owner, type Place, Quota } from "../../base/shares.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { recordBytes, requestLog } from "../../pubsub/logs/rules.ts";
@@ -71,8 +72,8 @@ export interface BeginAnswer extends KeptRequest {
   readonly name: string;
   /** True if the caller has a part of the answer, so that none is started. */
   readonly begun?: true | undefined;
-  /** The user, or the session of a guest, for the bound of running answers. */
-  readonly owner: string;
+  /** The peer whose share of the running answers the answer takes. */
+  readonly owner: Owner;
   /** Makes the items. */
   readonly answer: (
     signal: AbortSignal,
@@ -104,7 +105,8 @@ interface Takeover {
 /** A generator that runs on this node. */
 interface Running {
   readonly writer: DurableStreamWriter;
-  readonly owner: string;
+  /** Place among the running answers, which a generator that goes on keeps. */
+  readonly place: Place;
   /** True if another node can go on. */
   readonly canResume: boolean;
   /** Receives the error of the generator. */
@@ -145,9 +147,8 @@ export class Answers {
   readonly #running = new Set<Running>();
   /** Calls that may lead to a generator; bounded by the requests of sessions and by searches. */
   readonly #beginning = new Set<Promise<unknown>>();
-  /** Places of generators, by owner; bounded by the running answers. */
-  readonly #places = new Map<string, number>();
-  #used = 0;
+  /** Places of generators. */
+  readonly #places: Quota;
   readonly #released: BrokerSubscription | undefined;
   #isLeaving = false;
   #isClosed = false;
@@ -161,6 +162,13 @@ export class Answers {
   constructor(limits: AnswerLimits, parts: AnswersParts) {
     this.#limits = limits;
     this.#parts = parts;
+    this.#places = new Quota({
+      limit: "answers.maxRunning",
+      verb: "begin an answer",
+      what: "answers that run",
+      max: limits.maxRunning,
+      ...limits.runningShares,
+    });
     const { broker, streams, resumeOf } = parts;
     this.#released = resumeOf && broker.subscribe(RELEASED, () => streams.search());
   }
@@ -202,18 +210,18 @@ export class Answers {
       if (begun || await streams.hasExpired(id)) {
         throw new RequestError("gone", "The answer is no longer kept");
       }
-      const { keepMs: ttlMs, maxRunningPerUser } = this.#limits;
-      this.#takePlace(owner, maxRunningPerUser);
+      const { keepMs: ttlMs } = this.#limits;
+      const place = this.#places.take(owner);
       try {
         const canResume = resumeOf?.(topic) !== undefined;
         // The request is kept first: from its first moment on, another node can take the stream over.
         if (canResume) await this.#keepRequest(id, { topic, input, user });
         const leaseMs = canResume ? RESUME_LEASE_MS : LEASE_MS;
         const writer = await node.create(id, { ttlMs }, leaseMs);
-        const begun = { writer, owner, canResume, onError };
+        const begun = { writer, place, canResume, onError };
         void this.#run(begun, ({ stop: { signal } }) => answer(signal));
       } catch (error) {
-        this.#freePlace(owner);
+        place[Symbol.dispose]();
         throw error;
       }
     } catch (error) {
@@ -237,18 +245,19 @@ export class Answers {
   async #rescue(id: string): Promise<boolean> {
     const request = await this.#readNote<KeptRequest>(id, "first");
     const resume = request && this.#parts.resumeOf?.(request.topic);
-    const isFull = this.#used >= this.#limits.maxRunning;
+    const isFull = this.#places.taken >= this.#limits.maxRunning;
     if (resume === undefined || this.#isLeaving || isFull) return false;
-    const { user: owner = id } = request!;
-    this.#takePlace(owner, Infinity);
+    // The answer had a place before; its address is not known here.
+    const owner = { user: request!.user, isFamiliar: false };
+    const place = this.#places.take(owner, { ignoresShares: true });
     try {
       const writer = await this.#parts.node.open(id, RESUME_LEASE_MS);
       const again = { request: request!, resume };
-      const taken = { writer, owner, canResume: true, onError: this.#onError };
+      const taken = { writer, place, canResume: true, onError: this.#onError };
       void this.#run(taken, (running) => this.#resume(running, again));
       return true;
     } catch (error) {
-      this.#freePlace(owner);
+      place[Symbol.dispose]();
       if (error instanceof RequestError) return true; // Another node was first, or the stream is over.
       throw error;
     }
@@ -314,24 +323,6 @@ export class Answers {
       // The application has closed the broker first.
       if (!(error instanceof UnsupportedError)) throw error;
     }
-  }
-
-  #takePlace(owner: string, most: number): void {
-    const { maxRunning } = this.#limits;
-    const own = this.#places.get(owner) ?? 0;
-    if (this.#used >= maxRunning || own >= most) {
-      const [limit, of] = own >= most ? [most, "this user"] : [maxRunning, "this server"];
-      throw new RequestError("too-many", `At most ${limit} answers of ${of} run at once`);
-    }
-    this.#used++;
-    this.#places.set(owner, own + 1);
-  }
-
-  #freePlace(owner: string): void {
-    this.#used--;
-    const left = this.#places.get(owner)! - 1;
-    if (left > 0) this.#places.set(owner, left);
-    else this.#places.delete(owner);
   }
 
   async #keepRequest(id: string, request: KeptRequest): Promise<void> {
@@ -402,10 +393,10 @@ export class Answers {
 
   /** Writes the items of a generator, to its end or that of the stream. Never rejects. */
   async #run(
-    answer: Pick<Running, "writer" | "owner" | "canResume" | "onError">,
+    answer: Pick<Running, "writer" | "place" | "canResume" | "onError">,
     make: (running: Running) => ReturnType<BeginAnswer["answer"]>,
   ): Promise<void> {
-    const { writer, owner } = answer;
+    const { writer, place } = answer;
     const { runtime } = this.#parts;
     const stop = new AbortController();
     const { signal } = stop;
@@ -435,7 +426,7 @@ export class Answers {
         if (error !== signal.reason) answer.onError(error);
       });
     }
-    this.#freePlace(owner);
+    place[Symbol.dispose]();
   }
 
   async #writeAll(iterator: AsyncIterator<unknown>, { writer, stop }: Running): Promise<void> {
@@ -508,7 +499,9 @@ function endOf(error: unknown): { readonly code: string; readonly message: strin
 /** The refusal that an error of the engine stands for. */
 function refusalOf(error: unknown): unknown {
   if (error instanceof BrokerError) return new RequestError("unavailable", error.message);
-  return error instanceof LimitError ? new RequestError("too-many", error.message) : error;
+  if (!(error instanceof LimitError)) return error;
+  const { message, retryAfterMs } = error;
+  return new RequestError("too-many", message, retryAfterMs === undefined ? {} : { retryAfterMs });
 }
 
 function encode(request: KeptRequest): string {

@@ -16,10 +16,12 @@ import {
   type ResumeAnswer,
 } from "./answers.ts";
 import { NodeStreams } from "./node_streams.ts";
-import { type AnswerLimits, checkAnswers } from "./options.ts";
+import { checkAnswers } from "./options.ts";
 import { codeOf } from "./_streams_bench_test.ts";
 
 const NAME = "a-name-of-an-answer-1";
+
+const ANN = { user: "ann", isFamiliar: false };
 
 /** A node that answers, and whose death leaves its streams as they are. */
 class Node {
@@ -34,7 +36,9 @@ class Node {
 
   constructor(
     memory: SkewedBroker,
-    { resume, ...options }: Partial<AnswerLimits> & { readonly resume?: ResumeAnswer } = {},
+    { resume, ...options }: Parameters<typeof checkAnswers>[0] & {
+      readonly resume?: ResumeAnswer;
+    } = {},
   ) {
     // Fake time has no `performance.now()`.
     const runtime = Object.assign(platformRuntime(), { monotonic: () => Date.now() });
@@ -77,7 +81,7 @@ class Node {
   }
 
   begin(answer: BeginAnswer["answer"], more: Partial<BeginAnswer> = {}): Promise<string> {
-    const request = { topic: "chat", input: "hi", user: "ann", name: NAME, owner: "ann" };
+    const request = { topic: "chat", input: "hi", user: "ann", name: NAME, owner: ANN };
     return this.answers.begin({ ...request, answer, ...more });
   }
 
@@ -289,14 +293,21 @@ Deno.test("Answers bounds the generators of a user, and of a node", async () => 
   await using cluster = new Cluster();
   const node = cluster.add({ maxRunning: 3, maxRunningPerUser: 2 });
   const stalled = range(4).map(() => new Stalled());
-  const begin = (i: number, owner: string) =>
-    node.begin(stalled[i]!.answer, { name: `${NAME}-${i}`, owner });
+  const begin = (i: number, user: string) =>
+    node.begin(stalled[i]!.answer, {
+      name: `${NAME}-${i}`,
+      owner: { user, isFamiliar: false },
+    });
   const first = await begin(0, "ann");
   await begin(1, "ann");
-  const error = await assertRejects(() => begin(2, "ann"), RequestError, "of this user");
+  const error = await assertRejects(
+    () => begin(2, "ann"),
+    RequestError,
+    "your user may have at most 2",
+  );
   assertEquals(error.failure.code, "too-many");
   await begin(2, "bob");
-  await assertRejects(() => begin(3, "bob"), RequestError, "of this server");
+  await assertRejects(() => begin(3, "bob"), RequestError, "this server may have at most 3");
   assertEquals(await begin(0, "ann"), first);
   await node.streams.cancel(first, "");
   await stalled[0]!.returned.promise;

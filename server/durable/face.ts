@@ -21,7 +21,7 @@ import {
 import { cursorAt, eventHeaders, EventStreams } from "./sse.ts";
 import { Face, type FaceParts, type FaceRequest, type HttpFace } from "../http/face.ts";
 import { methodNotAllowed, Problem, tooMany } from "../http/problem.ts";
-import { addTo, countOf } from "../../manager/sockets.ts";
+import type { Owner } from "../../base/shares.ts";
 import type { LogInfo, LogProducer, LogRecord } from "../../pubsub/logs/log.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
 import { recordBytes } from "../../pubsub/logs/rules.ts";
@@ -37,7 +37,7 @@ import {
 import type { HttpFaceStats } from "../../telemetry/measures.ts";
 import { BrokerError } from "../../errors.ts";
 import { startTimer } from "../../base/wait.ts";
-import { addressKey, type RequestInfo } from "../../transport/address.ts";
+import type { RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
 
 const METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE"];
@@ -103,6 +103,14 @@ export interface DurableFaceParts extends FaceParts {
   readonly maxMessageBytes?: number;
 }
 
+/** Counters of refused readers, by the level whose bound or share is reached. */
+const REFUSED_READERS = {
+  server: "maxReaders",
+  address: "maxReadersPerAddress",
+  user: "maxReadersPerUser",
+  session: "maxReadersPerUser",
+} as const;
+
 /** Facts of a stream that never change. */
 type KnownStream = Pick<LogInfo, "identity" | "contentType">;
 
@@ -123,9 +131,14 @@ export class DurableFace implements HttpFace {
   readonly #limits: DurableStreamsLimits;
   readonly #events: EventStreams;
   readonly #known = new Map<string, KnownStream>(); // At most `MAX_KNOWN`.
-  readonly #addresses = new Map<string, number>(); // Bounded by the readers.
   readonly #readers = { "long-poll": 0, sse: 0 };
-  readonly #refused = { maxReaders: 0, maxReadersPerAddress: 0, maxStreams: 0, maxStreamBytes: 0 };
+  readonly #refused = {
+    maxReaders: 0,
+    maxReadersPerAddress: 0,
+    maxReadersPerUser: 0,
+    maxStreams: 0,
+    maxStreamBytes: 0,
+  };
 
   /**
    * Creates the face.
@@ -515,13 +528,14 @@ export class DurableFace implements HttpFace {
 
   async #poll(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
     const { runtime } = this.#parts;
-    using reader = this.#admit(asked, "long-poll");
+    using reader = this.#admit("long-poll");
     const { ended } = reader;
     // The signal of the request stays unused: the runtime aborts it after each response, and warns.
     const timer = startTimer(runtime, this.#limits.longPollMs, () => ended.abort());
     try {
       let last: StreamPage | undefined;
-      for await (const result of this.#follow(id, query, { ...PAGE, after, ended })) {
+      const { owner } = asked;
+      for await (const result of this.#follow(id, query, { ...PAGE, after, ended, owner })) {
         last = last === undefined ? this.#first(result, query.offset, after) : found(result);
         if (last.records.length > 0 || last.info.end !== undefined) break;
       }
@@ -545,9 +559,10 @@ export class DurableFace implements HttpFace {
   }
 
   async #readEvents(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
-    const reader = this.#admit(asked, "sse");
+    const reader = this.#admit("sse");
     const { ended } = reader;
-    const rest = this.#follow(id, query, { ...EVENT, after, ended });
+    const { owner } = asked;
+    const rest = this.#follow(id, query, { ...EVENT, after, ended, owner });
     try {
       const { value } = await rest.next();
       if (value === undefined) throw closing();
@@ -576,6 +591,7 @@ export class DurableFace implements HttpFace {
       readonly maxRecords: number;
       readonly maxBytes: number;
       readonly ended: AbortController;
+      readonly owner: Owner;
     },
   ): AsyncGenerator<StreamRead, void, undefined> {
     const startsAtOldest = offset === undefined;
@@ -585,27 +601,16 @@ export class DurableFace implements HttpFace {
 
   /** The first page of a reader that waits. */
   #first(result: StreamRead, offset: string | undefined, after: number): StreamPage {
-    if (result.kind === "too-many") this.#refused.maxReaders++;
+    if (result.kind === "too-many") this.#refused[REFUSED_READERS[result.refusal.level!]]++;
     return pageAt(result, offset, after);
   }
 
   /** Counts a reader that waits, until disposal. */
-  #admit({ request, info }: Asked, wire: "long-poll" | "sse"): Disposable & {
+  #admit(wire: "long-poll" | "sse"): Disposable & {
     /** Aborted by disposal. */
     readonly ended: AbortController;
   } {
     if (this.#parts.logs.isClosed) throw closing();
-    const address = this.#parts.addressOf(request, info);
-    const key = address && addressKey(address);
-    const { maxReadersPerAddress } = this.#limits;
-    if (countOf(this.#addresses, key) >= maxReadersPerAddress) {
-      this.#refused.maxReadersPerAddress++;
-      throw tooMany(
-        `Cannot read: at most ${maxReadersPerAddress} readers of a network address may wait`,
-        RETRY_MS,
-      );
-    }
-    addTo(this.#addresses, key, 1);
     this.#readers[wire]++;
     const ended = new AbortController();
     const end = () => ended.abort();
@@ -619,7 +624,6 @@ export class DurableFace implements HttpFace {
         isOver = true;
         stopped.removeEventListener("abort", end);
         ended.abort();
-        addTo(this.#addresses, key, -1);
         this.#readers[wire]--;
       },
     };
@@ -699,7 +703,7 @@ function found(result: StreamRead): StreamPage {
     case "trimmed":
       throw gone("Cannot read: records at the offset must be kept, and were dropped");
     case "too-many":
-      throw tooMany("Cannot read: too many readers of this node wait", RETRY_MS);
+      throw tooMany(result.refusal.message, RETRY_MS);
   }
 }
 

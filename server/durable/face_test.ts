@@ -417,6 +417,7 @@ Deno.test("the readers and the bounds of durable streams are in the metrics", as
   assertEquals(durableStreams?.limited, {
     maxReaders: 0,
     maxReadersPerAddress: 1,
+    maxReadersPerUser: 0,
     maxStreams: 1,
     maxStreamBytes: 1,
     stalled: 0,

@@ -11,6 +11,7 @@ import { ConsoleReport } from "../../base/console_report.ts";
 import { BROKER, checkOptions, listOf, RUNTIME } from "../../base/option_checks.ts";
 import type { OptionKinds } from "../../base/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { Owners } from "../../base/shares.ts";
 import type { HttpFaceStats } from "../../telemetry/measures.ts";
 import { peerAddress, type RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
@@ -101,6 +102,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
     this.#face = new DurableFace(options, {
       runtime,
       gate: this.#gate,
+      owners: new Owners(runtime),
       logs: this.#logs,
       origins: { ...(origins && { origins }), ...(hosts && { hosts }) },
       identify: () => Promise.resolve(undefined),

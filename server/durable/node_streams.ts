@@ -325,7 +325,7 @@ function checkPage(id: string, result: StreamRead, wasThere: boolean): StreamPag
     case "page":
       return result;
     case "too-many":
-      throw new LimitError("maxReaders", `Cannot read "${id}": too many readers wait already`);
+      throw result.refusal;
     case "trimmed":
       throw new RequestError("gone", `Cannot read "${id}": the records are no longer kept`);
     default:

@@ -101,7 +101,7 @@ Deno.test("NodeStreams.follow() tells of trimmed records and of too many readers
   const reading = nodes.other.follow("a", { after: "now", signal });
   const next = assertRejects(() => reading.next(), Error, "enough");
   const beside = nodes.other.follow("a");
-  await assertRejects(() => beside.next(), LimitError, "too many readers wait already");
+  await assertRejects(() => beside.next(), LimitError, "at most 1 readers that wait");
   controller.abort(new Error("enough"));
   await next;
   await writer.close();

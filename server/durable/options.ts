@@ -6,6 +6,7 @@ import type { Broker } from "../../pubsub/broker.ts";
 import type { Rate } from "../../base/token_bucket.ts";
 import { checkLimits, type OptionKinds } from "../../base/options.ts";
 import { ANSWER_PREFIX } from "../../pubsub/logs/rules.ts";
+import type { QuotaOptions, Shares } from "../../base/shares.ts";
 import type { StreamBounds } from "../../pubsub/logs/stream_logs.ts";
 
 /**
@@ -58,11 +59,18 @@ export interface DurableStreamsOptions {
   readonly maxReaders?: number;
   /**
    * Most such readers of one network address, where an IPv6 /64 counts as one. One more is answered
-   * with 429.
+   * with 429. The default counts only while more than half of `maxReaders` wait.
    *
-   * @default {1000}
+   * @default {1024}
    */
   readonly maxReadersPerAddress?: number;
+  /**
+   * Most such readers of one user, or of one guest. The default counts only while more than half of
+   * `maxReaders` wait.
+   *
+   * @default {128}
+   */
+  readonly maxReadersPerUser?: number;
   /**
    * Most requests that are being answered at once, in addition to those of readers that wait. One
    * more is answered with 429.
@@ -101,6 +109,7 @@ export const DURABLE_STREAMS: OptionKinds<DurableStreamsOptions> = {
   maxAppendBytes: "number",
   maxReaders: "number",
   maxReadersPerAddress: "number",
+  maxReadersPerUser: "number",
   maxRequests: "number",
   maxStreamBytes: "number",
   maxStreams: "number",
@@ -112,7 +121,8 @@ const LIMITS = {
   longPollMs: 20_000,
   maxAppendBytes: 1_048_576,
   maxReaders: 10_000,
-  maxReadersPerAddress: 1_000,
+  maxReadersPerAddress: 1_024,
+  maxReadersPerUser: 128,
   maxRequests: 1_024,
   maxStreamBytes: 67_108_864,
   maxStreams: 10_000,
@@ -164,8 +174,26 @@ export function checkDurableStreams(
 /** The bounds that the options set for the streams of a broker. */
 export function boundsOf(options: DurableStreamsOptions | undefined): StreamBounds {
   if (options === undefined) return ANSWER_STREAMS;
-  const { maxStreams, maxStreamBytes, maxReaders } = checkDurableStreams(options);
-  return { maxStreams, maxStreamBytes, maxReaders, keep: options.keep };
+  const limits = checkDurableStreams(options);
+  const { maxStreams, maxStreamBytes, maxReaders } = limits;
+  const readerShares = sharesOf(limits, options, {
+    address: "maxReadersPerAddress",
+    user: "maxReadersPerUser",
+  });
+  return { maxStreams, maxStreamBytes, maxReaders, readerShares, keep: options.keep };
+}
+
+/** Shares of a bound: one that the application sets always counts, a default only in contention. */
+function sharesOf<Key extends string>(
+  limits: Readonly<Record<Key, number>>,
+  options: { readonly [K in Key]?: number },
+  names: { readonly [Level in keyof Shares]?: Key },
+): Pick<QuotaOptions, "shares" | "strict"> {
+  const levels = Object.entries(names) as [keyof Shares, Key][];
+  return {
+    shares: Object.fromEntries(levels.map(([level, name]) => [level, limits[name]])),
+    strict: levels.flatMap(([level, name]) => options[name] === undefined ? [] : [level]),
+  };
 }
 
 /** Bounds without the option `durableStreams`: those of its defaults, but for the number of answers. */
@@ -173,18 +201,35 @@ const ANSWER_STREAMS: StreamBounds = {
   maxStreams: 100_000,
   maxStreamBytes: LIMITS.maxStreamBytes,
   maxReaders: LIMITS.maxReaders,
+  readerShares: {
+    shares: { address: LIMITS.maxReadersPerAddress, user: LIMITS.maxReadersPerUser },
+  },
 };
 
-const ANSWERS = { keepMs: 86_400_000, maxRunning: 10_000, maxRunningPerUser: 32 };
+const ANSWERS = {
+  keepMs: 86_400_000,
+  maxRunning: 10_000,
+  maxRunningPerAddress: 128,
+  maxRunningPerUser: 32,
+};
 
 /** Bounds and times of answers that outlive their connections, all set. */
-export type AnswerLimits = Readonly<typeof ANSWERS>;
+export interface AnswerLimits extends Readonly<Pick<typeof ANSWERS, "keepMs" | "maxRunning">> {
+  /** Shares of the running answers. */
+  readonly runningShares: Pick<QuotaOptions, "shares" | "strict">;
+}
 
 /** Fills in missing limits of answers, and checks the given ones. */
 export function checkAnswers(
   options: { readonly [K in keyof typeof ANSWERS]?: number } = {},
 ): AnswerLimits {
-  return checkLimits(ANSWERS, options, { of: "server: answers." });
+  const limits = checkLimits(ANSWERS, options, { of: "server: answers." });
+  const { keepMs, maxRunning } = limits;
+  const runningShares = sharesOf(limits, options, {
+    address: "maxRunningPerAddress",
+    user: "maxRunningPerUser",
+  });
+  return { keepMs, maxRunning, runningShares };
 }
 
 /** Stands for the digest of a user in the answers of a guest. */

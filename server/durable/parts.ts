@@ -5,6 +5,8 @@ import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { validate } from "../../base/standard_schema.ts";
 import { waitFor } from "../../base/wait.ts";
 import { RequestError } from "../../errors.ts";
+import type { Owner } from "../../base/shares.ts";
+import type { Session } from "../../session/session.ts";
 import type { SessionSettings } from "../../session/settings.ts";
 import type { OriginRules } from "../../transport/origins.ts";
 import { Answers, type ResumeAnswer } from "./answers.ts";
@@ -23,6 +25,8 @@ export interface PartsOptions {
   readonly face: FaceParts;
   readonly maxMessageBytes: number;
   readonly answers: AnswerLimits;
+  /** Tells whose places a session takes. */
+  readonly ownerOf: (session: Session) => Owner;
   /** The handlers of requests, and the contract. */
   readonly settings: Pick<SessionSettings, "requestTimeoutMs" | "requests" | "router" | "runtime">;
 }
@@ -50,7 +54,7 @@ export function loadParts(options: PartsOptions): DurableParts {
     rescue: resumeOf && ((id) => answers.rescue(id)),
   });
   const node = new NodeStreams({ runtime, streams, maxMessageBytes });
-  const sender = new StreamSender(streams);
+  const sender = new StreamSender(streams, options.ownerOf);
   const answers = new Answers(options.answers, {
     runtime,
     broker,

@@ -9,7 +9,8 @@ import {
   type StreamRead,
   WRITER_LOST,
 } from "../../pubsub/logs/stream_logs.ts";
-import { internals } from "../../session/session.ts";
+import type { Owner } from "../../base/shares.ts";
+import { internals, type Session } from "../../session/session.ts";
 import { encodeBinary, type EncodedMessage, framed } from "../../session/wire/encode.ts";
 import {
   type HistoryOptions,
@@ -36,6 +37,7 @@ const MIN_SLICE_BYTES = 64;
 interface End {
   readonly code: string;
   readonly reason: string;
+  readonly retryAfterMs?: number;
 }
 
 /**
@@ -52,11 +54,13 @@ interface End {
  */
 export class StreamSender {
   readonly #streams: StreamLogs;
+  readonly #ownerOf: (session: Session) => Owner;
   readonly #encoded = new WeakMap<StreamPage, readonly EncodedMessage[]>();
 
-  /** Creates a sender of the streams of this node. */
-  constructor(streams: StreamLogs) {
+  /** Creates a sender of the streams of this node; `ownerOf` tells whose places a session takes. */
+  constructor(streams: StreamLogs, ownerOf: (session: Session) => Owner) {
     this.#streams = streams;
+    this.#ownerOf = ownerOf;
   }
 
   /** Sends the records of a stream to a session, until the end of either. Never rejects. */
@@ -67,7 +71,8 @@ export class StreamSender {
       if (end === undefined || signal.aborted) return;
       if (reading.standing !== undefined || !options.isRequested) return reading.leave(end);
       // The answer comes first: the end of a reading answers, too.
-      reading.answer({ refusal: { code: end.code, message: end.reason } });
+      const { code, reason: message, ...rest } = end;
+      reading.answer({ refusal: { code, message, ...rest } });
       reading.leave({ isSilent: true });
     } catch (error) {
       // A full queue has already closed the session.
@@ -89,19 +94,20 @@ export class StreamSender {
 
   /** Reads to the end of the stream, if not stopped before. */
   async #read(reading: SessionReading): Promise<End | undefined> {
-    const { topic, signal, options } = reading;
+    const { session, topic, signal, options } = reading;
     const id = topic.slice(STREAM_PREFIX.length);
     const found = await this.#streams.info(id);
     if (signal.aborted) return undefined;
     const wasThere = options.since !== undefined;
-    if (found.kind !== "page") return missing(found.kind, wasThere);
+    if (found.kind !== "page") return missing(found, wasThere);
     const { info } = found;
     const after = startOf(info, options);
-    if (after === undefined) return missing("missing", wasThere);
+    if (after === undefined) return missing({ kind: "missing" }, wasThere);
     const { identity } = info;
-    const pages = this.#streams.follow(id, { ...pageOf(reading), after, identity, signal });
+    const owner = this.#ownerOf(session);
+    const pages = this.#streams.follow(id, { ...pageOf(reading), after, identity, signal, owner });
     for await (const page of pages) {
-      if (page.kind !== "page") return missing(page.kind, true);
+      if (page.kind !== "page") return missing(page, true);
       if (reading.standing === undefined) {
         const standing = this.#moveTo(reading, page.info, after);
         reading.answer(wasThere ? { ...standing, recovered: true } : standing);
@@ -198,8 +204,12 @@ function pageOf({ session }: SessionReading): { maxRecords: number; maxBytes: nu
   };
 }
 
-function missing(kind: Exclude<StreamRead["kind"], "page">, wasThere: boolean): End {
-  if (kind === "too-many") return { code: kind, reason: "Too many readers wait already" };
+function missing(result: Exclude<StreamRead, StreamPage>, wasThere: boolean): End {
+  const { kind } = result;
+  if (kind === "too-many") {
+    const { message: reason, retryAfterMs } = result.refusal;
+    return { code: kind, reason, ...(retryAfterMs !== undefined && { retryAfterMs }) };
+  }
   if (kind === "trimmed") return { code: "gone", reason: "The records are no longer kept" };
   return wasThere
     ? { code: "gone", reason: "The durable stream is no longer there" }

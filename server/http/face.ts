@@ -9,9 +9,10 @@ import { checkRate, type Rate } from "../../base/token_bucket.ts";
 import { within } from "../../base/wait.ts";
 import type { HttpFaceStats } from "../../telemetry/measures.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { AuthenticationError } from "../../errors.ts";
+import { AuthenticationError, LimitError } from "../../errors.ts";
 import { decide, DecisionFault } from "../../base/decision.ts";
-import { addressKey, type RequestInfo } from "../../transport/address.ts";
+import { type Owner, type Owners, type Place, Quota } from "../../base/shares.ts";
+import { addressKey, networksOf, type RequestInfo } from "../../transport/address.ts";
 import { pathBelow } from "../../transport/url.ts";
 import {
   checkOriginRules,
@@ -25,6 +26,12 @@ const PREFLIGHT_AGE_S = 7_200;
 
 /** Methods that change nothing, which pages may use without an allowed origin. */
 const SAFE_METHODS: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
+
+/**
+ * Requests of one address that change something, whose bodies may be slow, once more than half of
+ * all such requests are under way.
+ */
+const MAX_CHANGING_PER_ADDRESS = 64;
 
 /**
  * Content types that browsers never run, so that a page may show them. Behind a comma browsers find
@@ -121,6 +128,8 @@ export interface FaceParts {
    * Rejects with a {@linkcode Refused}.
    */
   readonly identify: (request: Request) => Promise<string | undefined>;
+  /** Tells which users are familiar at an address. */
+  readonly owners: Owners;
   /** Returns the network address of a request, where known. */
   readonly addressOf: (request: Request, info: RequestInfo) => string | undefined;
   /** Reports an error that the client is not told. */
@@ -136,6 +145,8 @@ export interface FaceRequest<Action extends string> {
   readonly request: Request;
   /** The address of the peer. */
   readonly info: RequestInfo;
+  /** The taker of places for the request: its address, and its user once one is authorized. */
+  readonly owner: Owner;
   /**
    * Asks for permission.
    *
@@ -172,7 +183,8 @@ export interface HttpFace extends Partial<AsyncDisposable> {
  *   `Cache-Control: private` and `Vary`.
  * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and becomes
  *   a 500 without details.
- * - **Bounds:** requests at once, and requests of an address by rate; 429 beyond.
+ * - **Bounds:** requests at once, of which those that change something have a share for each address,
+ *   and requests of an address by rate; 429 beyond.
  * - **End:** a server that shuts down answers new requests, and bodies that came too late, with 503.
  *
  * @typeParam Action The actions of the face.
@@ -182,6 +194,7 @@ export interface HttpFace extends Partial<AsyncDisposable> {
  * import { Face } from "./face.ts";
  * import { RequestGate } from "./gate.ts";
  * import { platformRuntime } from "../../base/runtime.ts";
+ * import { Owners } from "../../base/shares.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const face = new Face<"read">({
@@ -192,6 +205,7 @@ export interface HttpFace extends Partial<AsyncDisposable> {
  * }, {
  *   runtime: platformRuntime(),
  *   gate: new RequestGate(),
+ *   owners: new Owners(platformRuntime()),
  *   identify: () => Promise.resolve(undefined),
  *   addressOf: () => undefined,
  *   report() {},
@@ -211,9 +225,9 @@ export class Face<Action extends string> {
   readonly #accounts: Accounts | undefined;
   readonly #maxRequests: number;
   readonly #answered = new Map<number, number>(); // Bounded by the statuses of the face.
+  /** Requests under way that are allowed to change something. */
+  readonly #changing: Quota;
   #active = 0;
-  /** Requests under way that may change something. */
-  #changing = 0;
 
   /**
    * Creates a guard.
@@ -229,6 +243,14 @@ export class Face<Action extends string> {
     this.#options = options;
     this.#parts = parts;
     this.#maxRequests = options.maxRequests ?? 1_024;
+    this.#changing = new Quota({
+      limit: "maxRequests",
+      verb: "answer",
+      what: "requests under way",
+      max: this.#maxRequests,
+      shares: { address: MAX_CHANGING_PER_ADDRESS },
+      retryAfterMs: 1_000,
+    });
     this.#accounts = rate && new Accounts("address", { connections: rate }, () => undefined);
   }
 
@@ -262,9 +284,7 @@ export class Face<Action extends string> {
     info: RequestInfo,
     handle: (asked: FaceRequest<Action>) => Response | Promise<Response>,
   ): Promise<Response> {
-    const changing = SAFE_METHODS.has(request.method) ? 0 : 1;
     this.#active++;
-    this.#changing += changing;
     try {
       const response = await this.#handled(request, info, handle);
       this.#protect(request, response.headers);
@@ -272,7 +292,6 @@ export class Face<Action extends string> {
       return request.method === "HEAD" ? withoutBody(response) : response;
     } finally {
       this.#active--;
-      this.#changing -= changing;
     }
   }
 
@@ -282,9 +301,15 @@ export class Face<Action extends string> {
     handle: (asked: FaceRequest<Action>) => Response | Promise<Response>,
   ): Promise<Response> {
     const { name, bodyTimeoutMs: timeoutMs = 30_000 } = this.#options;
-    const { runtime, gate: { stopped, cut: signal } } = this.#parts;
+    const { runtime, owners, gate: { stopped, cut: signal } } = this.#parts;
+    let place: Place | undefined;
+    let user: string | undefined;
     try {
       this.#admit(request, info);
+      const ownerOf = () => {
+        const address = this.#parts.addressOf(request, info);
+        return owners.of({ networks: networksOf(address && addressKey(address)), user });
+      };
       if (request.method === "OPTIONS") return this.#preflight(request);
       if (stopped.aborted) throw closing();
       this.#checkOrigin(request);
@@ -292,28 +317,38 @@ export class Face<Action extends string> {
       return await handle({
         request,
         info,
-        authorize: (action, id) => {
+        get owner() {
+          return ownerOf();
+        },
+        authorize: async (action, id) => {
           if (this.#options.authorize === undefined) {
-            return this.#checkLoopback(request, info, action);
+            await this.#checkLoopback(request, info, action);
+          } else {
+            identified ??= this.#parts.identify(request);
+            user = await this.#authorize({ request, action, id, identified });
           }
-          identified ??= this.#parts.identify(request);
-          return this.#authorize({ request, action, id, identified });
+          // Not before: whoever has no right must not take a place of those who have one.
+          if (!SAFE_METHODS.has(request.method)) place ??= this.#changing.take(ownerOf());
+          return user;
         },
         readBody: (maxBytes) => readBody(request, { runtime, maxBytes, timeoutMs, signal }),
       });
     } catch (error) {
       if (error instanceof Problem) return error.toResponse();
       if (error instanceof Refused) return this.#denied("answer" as Action, error).toResponse();
+      if (error instanceof LimitError) {
+        return tooMany(error.message, error.retryAfterMs ?? 1_000).toResponse();
+      }
       this.#parts.report(`A request to ${name}`, error);
       return failed().toResponse();
+    } finally {
+      place?.[Symbol.dispose]();
     }
   }
 
   #admit(request: Request, info: RequestInfo): void {
     const { maxWaiting = 0 } = this.#options;
-    const isFull = this.#active > this.#maxRequests + maxWaiting ||
-      !SAFE_METHODS.has(request.method) && this.#changing > this.#maxRequests;
-    if (isFull) {
+    if (this.#active > this.#maxRequests + maxWaiting) {
       throw tooMany(`Cannot answer: at most ${this.#maxRequests} requests at once`, 1_000);
     }
     const address = this.#accounts && this.#parts.addressOf(request, info);

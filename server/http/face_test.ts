@@ -6,6 +6,7 @@ import { Problem } from "./problem.ts";
 import { DecisionFault } from "../../base/decision.ts";
 import { Refused } from "../refusal.ts";
 import { platformRuntime } from "../../base/runtime.ts";
+import { Owners } from "../../base/shares.ts";
 import { pathBelow } from "../../transport/url.ts";
 
 type Action = "read" | "write";
@@ -25,6 +26,7 @@ function faceOf(
   }, {
     runtime: platformRuntime(),
     gate: new RequestGate(),
+    owners: new Owners(platformRuntime()),
     identify,
     addressOf: (_request, { remoteAddr }) => (remoteAddr as Deno.NetAddr | undefined)?.hostname,
     report: (what, error) => void reports.push(`${what}: ${error}`),
@@ -390,7 +392,8 @@ Deno.test("Face.answer() leaves the places of requests that wait to those that c
   const face = faceOf({ maxRequests: 1, maxWaiting: 2 });
   const gate = Promise.withResolvers<void>();
   const begin = (method: string) =>
-    ask(face, { method }, async () => {
+    ask(face, { method }, async ({ authorize }) => {
+      await authorize("read", "mine");
       await gate.promise;
       return new Response("done");
     });

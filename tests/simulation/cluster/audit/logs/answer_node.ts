@@ -2,6 +2,7 @@
 import { pause } from "../../../../../base/wait.ts";
 import { requestLog } from "../../../../../pubsub/logs/rules.ts";
 import { Answers, type BeginAnswer } from "../../../../../server/durable/answers.ts";
+import { checkAnswers } from "../../../../../server/durable/options.ts";
 import type { NodeStreams } from "../../../../../server/durable/node_streams.ts";
 import { outcomeOf } from "../audit.ts";
 import type { LogMachine } from "./machine.ts";
@@ -44,7 +45,11 @@ export class AnswerNode {
     this.machine = machine;
     this.streams = streams;
     this.node = node;
-    const limits = { maxRunning: places, maxRunningPerUser: places - 1, keepMs: KEEP_MS };
+    const limits = checkAnswers({
+      maxRunning: places,
+      maxRunningPerUser: places - 1,
+      keepMs: KEEP_MS,
+    });
     this.answers = new Answers(limits, {
       runtime,
       broker: machine.broker,
@@ -79,7 +84,7 @@ export class AnswerNode {
         topic: TOPIC,
         input,
         user,
-        owner: user,
+        owner: { user, isFamiliar: false },
         name,
         answer: () => this.#count(input, 0),
         ...other,

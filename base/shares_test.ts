@@ -1,0 +1,140 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { platformRuntime, type Runtime } from "./runtime.ts";
+import { NOBODY, type Owner, type OwnerFacts, Owners, Quota, type QuotaOptions } from "./shares.ts";
+import { LimitError } from "../errors.ts";
+
+const HOUR_MS = 3_600_000;
+
+function quotaOf(options: Partial<QuotaOptions> = {}): Quota {
+  return new Quota({
+    limit: "maxTents",
+    verb: "camp",
+    what: "tents",
+    max: 10,
+    shares: {},
+    ...options,
+  });
+}
+
+function at(key: string, facts: OwnerFacts = {}): Owner {
+  return { networks: [{ key, factor: 1 }], isFamiliar: false, ...facts };
+}
+
+function ownersWithClock(): { readonly owners: Owners; readonly tick: (ms: number) => void } {
+  let now = 1_000;
+  const runtime: Runtime = Object.create(platformRuntime(), { monotonic: { value: () => now } });
+  return { owners: new Owners(runtime), tick: (ms) => void (now += ms) };
+}
+
+/** Takes places until a refusal, whose level is returned. */
+function fill(quota: Quota, owner: Owner): { readonly count: number; readonly level: unknown } {
+  for (let count = 0;; count++) {
+    try {
+      quota.take(owner);
+    } catch (error) {
+      return { count, level: (error as LimitError).level };
+    }
+  }
+}
+
+Deno.test("Quota.take() lets one owner have half of the bound, and another one the rest", () => {
+  const quota = quotaOf({ shares: { address: 1 } });
+  assertEquals(fill(quota, at("192.0.2.1")), { count: 5, level: "address" });
+  quota.take(at("192.0.2.2"));
+  assertEquals(fill(quota, at("192.0.2.2")), { count: 0, level: "address" });
+  assertEquals(fill(quota, NOBODY), { count: 4, level: "server" });
+  assertEquals(quota.stats, { taken: 10, refused: { server: 1, address: 2, user: 0, session: 0 } });
+});
+
+Deno.test("Quota.take() counts a share at once if the application set it", () => {
+  const quota = quotaOf({ shares: { address: 8, user: 2 }, strict: ["user"] });
+  assertEquals(fill(quota, at("192.0.2.1", { user: "ann" })), { count: 2, level: "user" });
+  assertEquals(fill(quota, at("192.0.2.1", { user: "bob" })), { count: 2, level: "user" });
+});
+
+Deno.test("Quota.take() refuses by the narrowest level, and says whose share is reached", () => {
+  const owner = at("192.0.2.1", { user: "ann", session: "s-1" });
+  for (
+    const [shares, level, text] of [
+      [{ session: 2, user: 2, address: 2 }, "session", "your session may have at most 2 tents"],
+      [{ user: 2, address: 2 }, "user", "your user may have at most 2 tents"],
+      [{ address: 2 }, "address", "your address may have at most 2 tents"],
+      [{}, "server", "this server may have at most 4 tents"],
+    ] as const
+  ) {
+    for (const isStrict of [false, true]) {
+      const strict = isStrict ? ["session", "user", "address"] as const : [];
+      const quota = quotaOf({ max: 4, shares, strict });
+      fill(quota, owner);
+      const error = assertThrows(() => quota.take(owner), LimitError, `Cannot camp: ${text}`);
+      assertEquals([error.level, error.limit, error.retryAfterMs], [level, "maxTents", 5_000]);
+      assertEquals(
+        error.message.endsWith("while the server is busy"),
+        !isStrict && level !== "server",
+      );
+    }
+  }
+});
+
+Deno.test("Quota gives every place back, once, however often it is taken", () => {
+  const owner = at("192.0.2.1", { user: "ann", session: "s-1" });
+  const quota = quotaOf({ shares: { address: 10, user: 10, session: 10 } });
+  for (let round = 0; round < 3; round++) {
+    const places = Array.from({ length: 10 }, () => quota.take(owner));
+    assertThrows(() => quota.take(owner), LimitError, "this server");
+    assertEquals(places.map(({ isHeld }) => isHeld), places.map(() => true));
+    for (const place of [...places, ...places]) place[Symbol.dispose]();
+    assertEquals([quota.taken, places[0]!.isHeld], [0, false]);
+  }
+});
+
+Deno.test("Quota.take() lets a right to a place pass over shares, never over the bound", () => {
+  const quota = quotaOf({ max: 2, shares: { user: 1 }, strict: ["user"] });
+  const ann = at("192.0.2.1", { user: "ann" });
+  quota.take(ann);
+  quota.take(ann, { ignoresShares: true });
+  assertThrows(() => quota.take(ann, { ignoresShares: true }), LimitError, "this server");
+});
+
+Deno.test("Quota.take() gives wider networks more, and one /48 no more than its share", () => {
+  const quota = quotaOf({ max: 10_000, shares: { address: 10 }, strict: ["address"] });
+  let count = 0;
+  const levels = new Set<unknown>();
+  for (let i = 0; i < 1_000; i++) {
+    const networks = [
+      { key: `2001:db8:1:${i}::/64`, factor: 1 },
+      { key: `2001:db8:1:${i >> 8}::/56`, factor: 4 },
+      { key: "2001:db8:1::/48", factor: 16 },
+    ];
+    const filled = fill(quota, { networks, isFamiliar: false });
+    levels.add(filled.level);
+    count += filled.count;
+  }
+  assertEquals([count, [...levels]], [160, ["address"]]);
+  assertEquals(fill(quota, at("2001:db8:2:1::/64")).count, 10);
+});
+
+Deno.test("Owners makes users familiar after an hour, who have ten shares of their address", () => {
+  const { owners, tick } = ownersWithClock();
+  const facts = at("192.0.2.1", { user: "ann" });
+  const quota = quotaOf({ max: 1_000, shares: { address: 3 }, strict: ["address"] });
+  const fresh = owners.of(facts);
+  assertEquals(fill(quota, fresh).count, 3);
+  tick(HOUR_MS - 1);
+  assertEquals(owners.of(facts).isFamiliar, false);
+  tick(1);
+  assertEquals([fresh.isFamiliar, owners.of(facts).isFamiliar], [true, true]);
+  assertEquals(owners.of(at("192.0.2.2", { user: "ann" })).isFamiliar, false);
+  assertEquals(owners.of(at("192.0.2.1", { guest: "guest:1" })).isFamiliar, false);
+  assertEquals(fill(quota, fresh).count, 30);
+  tick(24 * HOUR_MS);
+  assertEquals(owners.of(facts).isFamiliar, false, "A user who is away for a day is forgotten");
+});
+
+Deno.test("Owners remembers no more than its bound, and forgets nobody for it", () => {
+  const { owners, tick } = ownersWithClock();
+  for (let i = 0; i < 20_001; i++) owners.of(at("192.0.2.1", { user: `u${i}` }));
+  tick(HOUR_MS);
+  assertEquals(owners.of(at("192.0.2.1", { user: "u0" })).isFamiliar, true);
+  assertEquals(owners.of(at("192.0.2.1", { user: "u20000" })).isFamiliar, false);
+});

@@ -1,0 +1,22 @@
+/** The owner of the places that a session takes. */
+import type { Owner, Owners } from "../base/shares.ts";
+import { verifiedUser } from "../session/serving/requests.ts";
+import type { Session } from "../session/session.ts";
+import { addressKey, networksOf } from "../transport/address.ts";
+
+/**
+ * Makes the owner of what a session takes.
+ *
+ * @param owners Tells which users are familiar at an address.
+ * @param session The session.
+ * @returns The networks of its address, its user or the name of its guest, and the session.
+ */
+export function ownerOf(owners: Owners, session: Session): Owner {
+  const { address, id } = session;
+  const user = verifiedUser(session);
+  return owners.of({
+    networks: networksOf(address === undefined ? undefined : addressKey(address)),
+    session: id,
+    ...(user === undefined ? { guest: session.user } : { user }),
+  });
+}

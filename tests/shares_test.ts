@@ -1,0 +1,152 @@
+/**
+ * Each bound of a whole server, filled by one network address, while a user of another address is
+ * served: a bound without a share would give its capacity to whoever comes first.
+ *
+ * @module
+ */
+import { assertEquals, assertStringIncludes } from "@std/assert";
+import type { ServerOptions } from "../server.ts";
+import type { Server } from "../server/server.ts";
+import { guest } from "../server/guest.ts";
+import { listen, portOf, until } from "./servers.ts";
+
+/** Address of whoever takes all that there is. */
+const GREEDY = "203.0.113.66";
+
+/** Address of a user who wants one place. */
+const HONEST = "198.51.100.7";
+
+/** The answer to one request over a socket. */
+interface Answer {
+  readonly data?: Record<string, unknown>;
+  readonly error?: { readonly code: string; readonly message: string };
+}
+
+/** A client by hand, as an attacker has it: it keeps nothing back and reads no limit. */
+class Caller implements Disposable {
+  readonly #socket: WebSocket;
+  readonly #waiting = new Map<number, (answer: Answer) => void>();
+  #last = 0;
+
+  private constructor(socket: WebSocket) {
+    this.#socket = socket;
+    socket.onmessage = ({ data }) => {
+      for (const line of (data as string).split("\n")) {
+        const envelope = JSON.parse(line);
+        if (envelope.ping !== undefined) socket.send(JSON.stringify({ pong: envelope.ping }));
+        this.#waiting.get(envelope.reply)?.(envelope);
+        this.#waiting.delete(envelope.reply);
+      }
+    };
+  }
+
+  static async open(server: Server, from: string, user = ""): Promise<Caller> {
+    const url = `ws://127.0.0.1:${portOf(server)}/?from=${from}&user=${user}`;
+    const socket = new WebSocket(url, ["skein.1"]);
+    const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+    socket.onopen = resolve;
+    socket.onerror = reject;
+    await promise;
+    return new Caller(socket);
+  }
+
+  /** Sends an envelope with an id, and waits for the answer. */
+  ask(envelope: Record<string, unknown>): Promise<Answer> {
+    const id = ++this.#last;
+    this.#socket.send(JSON.stringify({ ...envelope, id }));
+    return new Promise((resolve) => this.#waiting.set(id, resolve));
+  }
+
+  /** Asks for an answer that outlives the session. */
+  answer(name: string): Promise<Answer> {
+    return this.ask({ topic: "chat", data: 1, stream: name.padStart(20, "0") });
+  }
+
+  [Symbol.dispose](): void {
+    this.#socket.close();
+  }
+}
+
+const OPTIONS: ServerOptions<string | typeof guest> = {
+  webTransport: false,
+  clientAddress: (request) => new URL(request.url).searchParams.get("from") ?? HONEST,
+  authenticate: ({ request }) => new URL(request.url).searchParams.get("user") || guest,
+  requests: {
+    chat: {
+      async *answer({ signal }) {
+        yield 1;
+        await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      },
+    },
+  },
+};
+
+/** Takes places until one is refused; returns their number and the refusal. */
+async function takeAll(
+  take: (i: number) => Promise<Answer>,
+): Promise<{ readonly count: number; readonly error: Answer["error"] }> {
+  for (let count = 0;; count++) {
+    const { error } = await take(count);
+    if (error !== undefined) return { count, error };
+  }
+}
+
+Deno.test("serve() runs answers for a user while another address takes all that it may", async () => {
+  await using server = listen({ ...OPTIONS, answers: { maxRunning: 300 } });
+  using stack = new DisposableStack();
+  let caller: Caller | undefined;
+  const { count, error } = await takeAll(async (i) => {
+    // A new guest for each share of a guest.
+    if (i % 32 === 0) caller = stack.use(await Caller.open(server, GREEDY));
+    return await caller!.answer(`greedy-${i}`);
+  });
+  assertEquals([count, error?.code], [150, "too-many"]);
+  assertStringIncludes(error!.message, "your address may have at most 128 answers that run");
+  using ann = await Caller.open(server, HONEST, "ann");
+  assertEquals((await ann.answer("ann")).error, undefined);
+});
+
+Deno.test("serve() lets a user read a stream while another address reads all that it may", async () => {
+  const durableStreams = { path: "/streams", maxReaders: 2_200 };
+  await using server = listen({ ...OPTIONS, durableStreams });
+  using stack = new DisposableStack();
+  const ids: string[] = [];
+  using first = await Caller.open(server, GREEDY);
+  for (let i = 0; i < 128; i++) ids.push(`stream:${(await first.answer(`${i}`)).data!["stream"]}`);
+  let caller: Caller | undefined;
+  const { count, error } = await takeAll(async (i) => {
+    if (i % ids.length === 0) caller = stack.use(await Caller.open(server, GREEDY));
+    return await caller!.ask({ subscribe: ids[i % ids.length] });
+  });
+  assertEquals([count, error?.code], [1_100, "too-many"]);
+  assertStringIncludes(error!.message, "your address may have at most 1024 readers that wait");
+  using ann = await Caller.open(server, HONEST, "ann");
+  const { data } = await ann.answer("ann");
+  assertEquals((await ann.ask({ subscribe: `stream:${data!["stream"]}` })).error, undefined);
+});
+
+Deno.test("serve() answers a write while another address holds all the writes that it may", async () => {
+  const open = { path: "/streams", maxRequests: 150, authorize: () => true };
+  await using server = listen({ ...OPTIONS, durableStreams: open });
+  const url = (from: string) => `http://127.0.0.1:${portOf(server)}/streams/a?from=${from}`;
+  const init = { headers: { "content-type": "text/plain" }, body: "x" };
+  await (await fetch(url(HONEST), { ...init, method: "PUT" })).body?.cancel();
+  using stack = new DisposableStack();
+  const sockets: Deno.Conn[] = [];
+  for (let i = 0; i < 120; i++) {
+    const socket = stack.use(await Deno.connect({ port: portOf(server) }));
+    // A body that never ends.
+    await socket.write(new TextEncoder().encode(
+      `POST /streams/a?from=${GREEDY} HTTP/1.1\r\nhost: localhost\r\n` +
+        "content-type: text/plain\r\ncontent-length: 10\r\n\r\nx",
+    ));
+    sockets.push(socket);
+  }
+  await until(() => server.httpStats.durableStreams!.answered[429] === 45);
+  const { status } = await fetch(url(HONEST), { ...init, method: "POST" });
+  assertEquals(status, 204);
+  const buffer = new Uint8Array(2_048);
+  const read = await sockets.at(-1)!.read(buffer);
+  const refusal = new TextDecoder().decode(buffer.subarray(0, read!));
+  assertStringIncludes(refusal, "your address may have at most 64 requests under way");
+});
