@@ -282,7 +282,7 @@ export class BrokerError extends SkeinError {
   }
 }
 
-/** The level at which a bound or a share is reached: the whole server, or one peer in some sense. */
+/** The level of a bound or a share: the whole server, an address, a user (or guest), or a session. */
 export type LimitLevel = "server" | "address" | "user" | "session";
 
 /**

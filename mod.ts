@@ -53,6 +53,7 @@ export {
   type CloseInfo,
   ConnectionError,
   LimitError,
+  type LimitLevel,
   ProtocolError,
   QueueFullError,
   RequestError,
@@ -68,6 +69,7 @@ export type { RateLimitsOptions } from "./manager/rate_limits.ts";
 export type { Broker } from "./pubsub/broker.ts";
 export type { Authenticate, AuthenticationContext, Refusal } from "./server/admission_options.ts";
 export { guest, type ValueOf } from "./server/guest.ts";
+export { forwardedAddress, type ForwardedAddressOptions } from "./transport/forwarded_address.ts";
 export type { ListenInfo } from "./server/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
 export type {

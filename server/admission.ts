@@ -686,6 +686,12 @@ export class Admission<V> {
     const { clientAddress } = this.#options;
     try {
       const address = clientAddress ? clientAddress(request(), info) : peerAddress(info);
+      if (address?.includes(",")) {
+        throw new TypeError(
+          "Cannot count address: clientAddress must return one address, received a list; " +
+            "forwardedAddress({ trusted: 1 }) reads the entry of one proxy",
+        );
+      }
       return { address, refusal: undefined };
     } catch (cause) {
       const fault = DecisionFault.thrown("clientAddress", cause);

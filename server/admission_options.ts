@@ -107,24 +107,22 @@ export interface AdmissionOptions<V> extends OriginRules {
    */
   readonly authenticateTimeoutMs?: number;
   /**
-   * Returns the network address of a peer; by default the socket's. Behind a trusted proxy, read
-   * the proxy's header here, and only over TCP: a client whose UDP reaches this server writes its
-   * headers itself. `info.remoteAddr.transport` is `udp` for WebTransport, otherwise `tcp`. Peers
-   * without an address are not counted by address.
+   * Returns the network address of a peer; by default the socket's. Behind proxies use
+   * {@linkcode forwardedAddress}. A header of your own counts only over TCP: a client whose UDP
+   * reaches this server writes its headers itself. `info.remoteAddr.transport` is `udp` for
+   * WebTransport, otherwise `tcp`. Peers without an address are not counted by address. A list of
+   * addresses is refused: most of it comes from the client.
    *
    * @example Behind one HTTP proxy that sets the header, with UDP past the proxy
    * ```ts
-   * import { connect, serve } from "@skein/skein";
+   * import { connect, forwardedAddress, serve } from "@skein/skein";
    * import { assertEquals } from "@std/assert";
    *
    * await using server = serve({
    *   port: 0,
    *   hostname: "127.0.0.1",
    *   onListen() {},
-   *   clientAddress: (request, { remoteAddr }) =>
-   *     remoteAddr?.transport === "udp"
-   *       ? remoteAddr.hostname
-   *       : request.headers.get("x-forwarded-for") ?? undefined,
+   *   clientAddress: forwardedAddress({ trusted: 1 }),
    *   onMessage: (message, session) => message.reply(session.address ?? "unknown"),
    * });
    * await using direct = connect(server.url, { transports: ["webtransport"] });

@@ -113,6 +113,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #console: ConsoleReport;
   readonly #gate = new RequestGate();
   readonly #owners: Owners;
+  /** True if the application limits addresses, and takes them from sockets. */
+  readonly #countsSockets: boolean;
   readonly #admission: Admission<V>;
   readonly #users: Users<ValueOf<V>, C>;
   readonly #claims: UserClaims | undefined;
@@ -156,6 +158,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const hasStreams = durableStreams !== undefined || keepsAnswers;
     const runtime = this.#runtime = options.runtime ?? platformRuntime();
     this.#owners = new Owners(runtime);
+    this.#countsSockets = options.clientAddress === undefined &&
+      (options.limits?.maxSessionsPerAddress ?? options.rates?.perAddress) !== undefined;
     this.#console = new ConsoleReport(runtime);
     const turn = new Turn(runtime);
     const settings = sessionSettings<ValueOf<V>, C, "server">({
@@ -362,10 +366,21 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @param info Facts about the request; the address counts for the limits.
    * @returns The response, which MUST be returned to the HTTP server unchanged.
    */
-  readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> =>
-    this.#metrics?.answer(request, info) ?? refuseMalformedHost(request) ??
+  readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> => {
+    if (this.#countsSockets && info.remoteAddr === undefined) this.#hintAtNoAddress();
+    return this.#metrics?.answer(request, info) ?? refuseMalformedHost(request) ??
       this.#answerFace(request, info) ??
       (this.#moq?.wants(request) ? this.#moq : this.#admission).fetch(request, info);
+  };
+
+  #hintAtNoAddress(): void {
+    this.#console.tell(
+      "no-address",
+      "A limit by network address counts nobody: a request came without its address. Pass the " +
+        "second argument of the HTTP server's handler on: server.fetch(request, info), or set " +
+        "clientAddress",
+    );
+  }
 
   /** Answers an upgrade as `fetch` does; `undefined` if the upgrade may be for another part. */
   #upgrade(upgrade: OfferedUpgrade, info: RequestInfo): Response | Promise<Response> | undefined {

@@ -6,8 +6,9 @@
  */
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import type { ServerOptions } from "../server.ts";
-import type { Server } from "../server/server.ts";
+import { createServer, type Server } from "../server/server.ts";
 import { guest } from "../server/guest.ts";
+import { captureConsole } from "./console_lines.ts";
 import { listen, portOf, until } from "./servers.ts";
 
 /** Address of whoever takes all that there is. */
@@ -149,4 +150,30 @@ Deno.test("serve() answers a write while another address holds all the writes th
   const read = await sockets.at(-1)!.read(buffer);
   const refusal = new TextDecoder().decode(buffer.subarray(0, read!));
   assertStringIncludes(refusal, "your address may have at most 64 requests under way");
+});
+
+Deno.test("serve() refuses a list of addresses, of which a client wrote the most", async () => {
+  await using server = listen({
+    webTransport: false,
+    clientAddress: (request) => request.headers.get("x-forwarded-for") ?? undefined,
+    onError() {},
+    durableStreams: { path: "/streams", authorize: () => true },
+  });
+  const url = `http://127.0.0.1:${portOf(server)}/streams/a?offset=-1&live=sse`;
+  const response = await fetch(url, { headers: { "x-forwarded-for": "192.0.2.1, 192.0.2.2" } });
+  assertEquals([response.status, (await response.json()).code], [503, "unavailable"]);
+});
+
+Deno.test("createServer() says once that a limit by address counts nobody", async () => {
+  using print = captureConsole();
+  await using limited = createServer({ limits: { maxSessionsPerAddress: 5 } });
+  await using plain = createServer();
+  for (const server of [limited, limited, plain]) {
+    assertEquals((await server.fetch(new Request("http://localhost/"))).status, 426);
+  }
+  await limited.fetch(new Request("http://localhost/"), {
+    remoteAddr: { transport: "tcp", hostname: "192.0.2.1", port: 1 },
+  });
+  assertEquals(print.lines.length, 1);
+  assertStringIncludes(print.lines[0]!, "server.fetch(request, info)");
 });

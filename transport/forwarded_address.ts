@@ -1,0 +1,81 @@
+/** Addresses of clients behind proxies, by the headers that proxies write. */
+import { checkOptions } from "../base/option_checks.ts";
+import { peerAddress, type RequestInfo } from "./address.ts";
+
+/** Options for {@linkcode forwardedAddress}. */
+export interface ForwardedAddressOptions {
+  /**
+   * Number of proxies between clients and this server, each of which adds the address of its own
+   * peer at the end of the header. Entries before those come from the client, and may be false.
+   */
+  readonly trusted: number;
+  /**
+   * Header that the proxies write: a list of addresses, or `forwarded` (RFC 7239).
+   *
+   * @default {"x-forwarded-for"}
+   */
+  readonly header?: string;
+}
+
+/** Name and value of one parameter of `Forwarded`, the value with or without quotes. */
+const FOR = /(?:^|;)\s*for\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]*))/i;
+
+/**
+ * Makes a `clientAddress` for a server behind proxies: it reads the address that the outermost
+ * trusted proxy saw.
+ *
+ * - **Fewer entries** than proxies, or no header: the request came past a proxy, and has the address
+ *   of its socket.
+ * - **UDP** (WebTransport) does not pass an HTTP proxy, and the client writes its headers itself: the
+ *   address is that of the socket.
+ *
+ * @param options The number of trusted proxies, and their header.
+ * @returns The function for `clientAddress` of `serve`, of `DurableStreamsHandler` and of MoQ.
+ * @throws {RangeError} If `trusted` is not a positive integer.
+ *
+ * @example Behind one proxy that appends to `X-Forwarded-For`
+ * ```ts
+ * import { forwardedAddress } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const clientAddress = forwardedAddress({ trusted: 1 });
+ * const headers = { "x-forwarded-for": "10.9.8.7, 192.0.2.1" }; // The client wrote the first entry.
+ * assertEquals(clientAddress(new Request("http://localhost", { headers })), "192.0.2.1");
+ * ```
+ *
+ * Source: [RFC 7239](https://www.rfc-editor.org/rfc/rfc7239).
+ */
+export function forwardedAddress(
+  options: ForwardedAddressOptions,
+): (from: Request | Headers, info?: RequestInfo) => string | undefined {
+  checkOptions("read forwarded address", options, { header: "string", trusted: "number" });
+  const { trusted, header = "x-forwarded-for" } = options;
+  if (!Number.isInteger(trusted) || trusted < 1) {
+    throw new RangeError(
+      `Cannot read forwarded address: trusted must be a positive integer, received ${trusted}`,
+    );
+  }
+  const isForwarded = header.toLowerCase() === "forwarded";
+  return (from, info = {}) => {
+    if (info.remoteAddr?.transport === "udp") return peerAddress(info);
+    const value = (from instanceof Request ? from.headers : from).get(header);
+    const entries = value === null ? [] : isForwarded ? splitQuoted(value) : value.split(",");
+    if (entries.length < trusted) return peerAddress(info);
+    const entry = entries.at(-trusted)!.trim();
+    const address = isForwarded ? forOf(entry) : entry;
+    return address === undefined || address === "" || address.toLowerCase() === "unknown"
+      ? undefined
+      : address;
+  };
+}
+
+/** Splits a list at its commas, but for those in quotes. */
+function splitQuoted(list: string): string[] {
+  return list.match(/(?:"(?:[^"\\]|\\.)*"|[^",])+/g) ?? [];
+}
+
+/** Reads the node of `for` of an element of `Forwarded`. */
+function forOf(element: string): string | undefined {
+  const [, quoted, bare] = FOR.exec(element) ?? [];
+  return quoted?.replace(/\\(.)/g, "$1") ?? bare;
+}
