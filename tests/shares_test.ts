@@ -5,7 +5,7 @@
  * @module
  */
 import { assertEquals, assertStringIncludes } from "@std/assert";
-import type { ServerOptions } from "../server.ts";
+import type { ServeOptions } from "../server.ts";
 import { createServer, type Server } from "../server/server.ts";
 import { guest } from "../server/guest.ts";
 import { captureConsole } from "./console_lines.ts";
@@ -41,7 +41,11 @@ class Caller implements Disposable {
     };
   }
 
-  static async open(server: Server, from: string, user = ""): Promise<Caller> {
+  static async open(
+    server: Pick<Server, "address">,
+    from: string,
+    user = "",
+  ): Promise<Caller> {
     const url = `ws://127.0.0.1:${portOf(server)}/?from=${from}&user=${user}`;
     const socket = new WebSocket(url, ["skein.1"]);
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
@@ -68,7 +72,7 @@ class Caller implements Disposable {
   }
 }
 
-const OPTIONS: ServerOptions<string | typeof guest> = {
+const OPTIONS: ServeOptions<string | typeof guest> = {
   webTransport: false,
   clientAddress: (request) => new URL(request.url).searchParams.get("from") ?? HONEST,
   authenticate: ({ request }) => new URL(request.url).searchParams.get("user") || guest,

@@ -4,17 +4,18 @@ import { forwardedAddress } from "./forwarded_address.ts";
 const SOCKET = { remoteAddr: { transport: "tcp", hostname: "10.0.0.1", port: 50_000 } } as const;
 
 Deno.test("forwardedAddress() reads the entry of the outermost trusted proxy", () => {
-  const rows: readonly (readonly [trusted: number, header: string | null, address: string | undefined])[] = [
-    [1, "192.0.2.1", "192.0.2.1"],
-    [1, "10.9.8.7, 192.0.2.1", "192.0.2.1"],
-    [2, "10.9.8.7, 192.0.2.1,10.0.0.2", "192.0.2.1"],
-    [1, "2001:db8::1", "2001:db8::1"],
-    [1, "[2001:db8::1]:4711", "[2001:db8::1]:4711"],
-    [1, null, "10.0.0.1"],
-    [2, "192.0.2.1", "10.0.0.1"],
-    [1, "192.0.2.1, ", undefined],
-    [1, "unknown", undefined],
-  ];
+  const rows:
+    readonly (readonly [trusted: number, header: string | null, address: string | undefined])[] = [
+      [1, "192.0.2.1", "192.0.2.1"],
+      [1, "10.9.8.7, 192.0.2.1", "192.0.2.1"],
+      [2, "10.9.8.7, 192.0.2.1,10.0.0.2", "192.0.2.1"],
+      [1, "2001:db8::1", "2001:db8::1"],
+      [1, "[2001:db8::1]:4711", "[2001:db8::1]:4711"],
+      [1, null, "10.0.0.1"],
+      [2, "192.0.2.1", "10.0.0.1"],
+      [1, "192.0.2.1, ", undefined],
+      [1, "unknown", undefined],
+    ];
   for (const [trusted, value, address] of rows) {
     const headers = new Headers(value === null ? {} : { "x-forwarded-for": value });
     assertEquals(forwardedAddress({ trusted })(headers, SOCKET), address, `${trusted}: ${value}`);
@@ -22,16 +23,17 @@ Deno.test("forwardedAddress() reads the entry of the outermost trusted proxy", (
 });
 
 Deno.test("forwardedAddress() reads Forwarded, with quotes, ports and other parameters", () => {
-  const rows: readonly (readonly [trusted: number, header: string, address: string | undefined])[] = [
-    [1, "for=192.0.2.43", "192.0.2.43"],
-    [1, 'For="[2001:db8:cafe::17]:4711"', "[2001:db8:cafe::17]:4711"],
-    [1, "proto=http;by=203.0.113.43;for=192.0.2.60", "192.0.2.60"],
-    [1, 'for="a,b", for=198.51.100.17', "198.51.100.17"],
-    [2, "for=192.0.2.43, for=198.51.100.17", "192.0.2.43"],
-    [1, 'for="_hidden"', "_hidden"],
-    [1, "for=unknown", undefined],
-    [1, "proto=https", undefined],
-  ];
+  const rows: readonly (readonly [trusted: number, header: string, address: string | undefined])[] =
+    [
+      [1, "for=192.0.2.43", "192.0.2.43"],
+      [1, 'For="[2001:db8:cafe::17]:4711"', "[2001:db8:cafe::17]:4711"],
+      [1, "proto=http;by=203.0.113.43;for=192.0.2.60", "192.0.2.60"],
+      [1, 'for="a,b", for=198.51.100.17', "198.51.100.17"],
+      [2, "for=192.0.2.43, for=198.51.100.17", "192.0.2.43"],
+      [1, 'for="_hidden"', "_hidden"],
+      [1, "for=unknown", undefined],
+      [1, "proto=https", undefined],
+    ];
   for (const [trusted, value, address] of rows) {
     const headers = new Headers({ forwarded: value });
     const read = forwardedAddress({ trusted, header: "Forwarded" });
@@ -58,5 +60,5 @@ Deno.test("forwardedAddress() refuses a number of proxies that is none, and unkn
   for (const trusted of [0, -1, 1.5, NaN, Infinity]) {
     assertThrows(() => forwardedAddress({ trusted }), RangeError, `${rule} ${trusted}`);
   }
-  assertThrows(() => forwardedAddress({ trust: 1 } as never), TypeError, "received \"trust\"");
+  assertThrows(() => forwardedAddress({ trust: 1 } as never), TypeError, 'received "trust"');
 });
