@@ -5,11 +5,12 @@
  */
 import { StreamError } from "../../errors.ts";
 import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
-import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
+import { type MoqVersion, VERSIONS } from "../../pubsub/moq/wire/versions.ts";
 import type { Connection, DirectReadable, DirectStream } from "../../transport/connection.ts";
 import { directStream } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { soon } from "../sessions.ts";
+import { testWire, type TestWireOptions } from "./wires.ts";
 
 const bytesOf = (hex: string) => Uint8Array.fromHex(hex.replaceAll(" ", ""));
 
@@ -63,6 +64,35 @@ async function restOf(stream: DirectReadable): Promise<{ hex: string; reset?: nu
   }
 }
 
+/** Setups of clients without parameters, in hex, on a stream of their own. */
+const SETUPS: Readonly<Record<MoqVersion, string>> = {
+  "moq-lite-05": "01 01 00",
+  "moq-lite-04": "",
+  "moq-lite-02": "20 000a 01 c0000000ff0dad02 00",
+  "moq-lite-01": "20 000a 01 c0000000ff0dad01 00",
+  "gomoqt-dev": "00 0a 01 c0000000feedbabe 00",
+};
+
+/** Sets up a client by hand, as far as the server waits for that; resolves with its answer. */
+async function setUp(
+  client: Connection,
+  version: MoqVersion,
+  transport: string | undefined,
+): Promise<void> {
+  const { setup } = VERSIONS[version];
+  const bytes = bytesOf(SETUPS[version]);
+  if (setup === "none") return;
+  if (setup === "stream") {
+    if (transport !== "quic") return; // The path is known.
+    const stream = directStream(await client.createUnidirectionalStream());
+    await stream.write(bytes);
+    return await stream.close();
+  }
+  const stream = directStream(await client.createBidirectionalStream());
+  await stream.write(bytes);
+  await soon(stream.read());
+}
+
 /** A session, and the raw connection of the peer. */
 export class HandPeer implements AsyncDisposable {
   /** The session under test. */
@@ -80,15 +110,17 @@ export class HandPeer implements AsyncDisposable {
   }
 
   /**
-   * Opens a session over memory.
+   * Opens a session over memory, in which the peer is no end of Skein.
    *
-   * @param version A version that a protocol names alone.
+   * @param version A version; at a client, one that a protocol names alone.
    * @param options Options of the session.
+   * @param wire Name of the transport; the memory's own by default.
    * @returns The peer of the session.
    */
   static async open(
     version: MoqVersion,
     options: Partial<MoqSessionOptions> = {},
+    { transport }: Pick<TestWireOptions, "transport"> = {},
   ): Promise<HandPeer> {
     const { side = "server" } = options;
     const protocol = { "gomoqt-dev": "moq-00", "moq-lite-02": "moql", "moq-lite-01": "moql" };
@@ -97,12 +129,9 @@ export class HandPeer implements AsyncDisposable {
       frames: false,
     });
     const other = side === "server" ? pair.client : pair.server;
-    const opening = MoqSession.open(pair[side], { ...options, side, versions: [version] });
-    if (side === "server" && version === "gomoqt-dev") {
-      const setup = directStream(await other.createBidirectionalStream());
-      await setup.write(bytesOf("00 0a 01 c0000000feedbabe 00"));
-      await soon(setup.read());
-    }
+    const { connection } = testWire(pair[side], transport === undefined ? {} : { transport });
+    const opening = MoqSession.open(connection, { ...options, side, versions: [version] });
+    if (side === "server") await setUp(other, version, transport);
     return new HandPeer(await soon(opening), other);
   }
 

@@ -42,6 +42,7 @@ import {
   causeOf,
   familyOf,
   isPathInSetup,
+  isSkein,
   nextOf,
   PeerSetup,
   refuse,
@@ -319,6 +320,7 @@ export class MoqSession implements AsyncDisposable {
     const onAbort = () => this.close();
     signal?.addEventListener("abort", onAbort, { once: true });
     this.#removeAbortListener = () => signal?.removeEventListener("abort", onAbort);
+    this.#requireClose();
     this.#incoming.takeUnidirectional();
     void this.#run();
   }
@@ -659,39 +661,52 @@ export class MoqSession implements AsyncDisposable {
     if (this.isClosed) return;
     const info = localEnd(reason, message, this.#context.family);
     const close = { closeCode: info.code, reason: message };
-    this.connection.close(this.#hasMarks ? markClose(close) : close);
+    this.connection.close(this.#marksClose ? markClose(close) : close);
     this.#over(info, cause);
   }
 
-  /** True if a close with 0 carries a mark, at both ends if both are Skein. */
-  get #hasMarks(): boolean {
-    return this.connection.transport === "quic" && this.#context.traits.setup === "stream";
+  /** True if the peer is known to be Skein: its setup says so. */
+  get #isSkein(): boolean {
+    return isSkein(this.side === "server" ? this.clientExtensions : this.serverExtensions);
+  }
+
+  /** True if a close with 0 carries a mark: on raw QUIC, unless the peer is known not to be Skein. */
+  get #marksClose(): boolean {
+    if (this.connection.transport !== "quic") return false;
+    const isPending = this.#context.traits.setup === "stream" &&
+      this.#peerSetup.parameters === undefined;
+    return isPending || this.#isSkein;
   }
 
   #takeSetup(parameters: MoqParameters): void {
     this.#peerSetup.take(parameters);
-    if (this.#peerSetup.isSkein) this.connection.inspect?.requireClose?.();
+    this.#requireClose();
+  }
+
+  /** Counts an end without a close as a loss if the peer is Skein, which always sends its close. */
+  #requireClose(): void {
+    if (this.#isSkein) this.connection.inspect?.requireClose?.();
   }
 
   async #run(): Promise<void> {
     const { connection } = this;
     connection.draining.then(() => this.#draining.resolve({ uri: "" }), () => {});
-    const closed = connection.closed.then((close) => this.#hasMarks ? this.#unmark(close) : close);
+    const closed = connection.closed.then((close) => this.#unmark(close));
     const { info, cause } = await remoteEnd(closed, () => this.#context.family);
     this.#over(info, cause);
   }
 
   /**
-   * Reads the mark of a close with 0.
+   * Reads the mark of a close with 0 on raw QUIC.
    *
    * @throws {ConnectionError} If the mark is missing in the close of Skein: the peer crashed.
    */
   #unmark(close: ConnectionCloseInfo): ConnectionCloseInfo {
     const { closeCode = 0, reason = "" } = close;
-    if (closeCode !== 0) return close;
+    if (closeCode !== 0 || this.connection.transport !== "quic") return close;
     const unmarked = unmarkReason(reason);
     if (unmarked !== undefined) return { closeCode, reason: unmarked };
-    if (!this.#peerSetup.isSkein) return close;
+    if (!this.#isSkein) return close;
     throw new ConnectionError("The peer ended the connection without a close");
   }
 

@@ -7,16 +7,15 @@ import {
 } from "@std/assert";
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors.ts";
 import { ALL_VERSIONS, protocolOf } from "../../../tests/moq/network.ts";
+import { HandPeer } from "../../../tests/moq/peer.ts";
 import { testWire, wiredEnds } from "../../../tests/moq/wires.ts";
 import { soon, turns } from "../../../tests/sessions.ts";
-import { openUnidirectional } from "../../../transport/direct.ts";
 import { memoryPair } from "../../../transport/memory/memory.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqSession } from "./session.ts";
 import type { SetupRequest } from "./setup.ts";
-import { encodeSetupStream } from "../wire/messages.ts";
-import { type MoqVersion, VERSIONS } from "../wire/versions.ts";
+import { VERSIONS } from "../wire/versions.ts";
 
 const text = (value: string) => new TextEncoder().encode(value);
 
@@ -155,43 +154,41 @@ for (const version of ALL_VERSIONS) {
   });
 }
 
-/** Ends of a session on raw QUIC, with the close that the server sees. */
-const QUIC_ENDS: [title: string, version: MoqVersion, isCrash: boolean, by: string][] = [
-  ["a close of Skein", "moq-lite-05", false, "remote"],
-  ["a crash of Skein", "moq-lite-05", true, "network"],
-  // This version has no setup, so that the peer is not known to be Skein.
-  ["a close of a version without setup", "moq-lite-04", false, "remote"],
-  ["a crash of a version without setup", "moq-lite-04", true, "remote"],
-];
+for (const version of ALL_VERSIONS) {
+  // A version without a setup does not say that the peer is Skein: code 0 stays a close.
+  const crashBy = VERSIONS[version].setup === "none" ? "remote" : "network";
 
-for (const [title, version, isCrash, by] of QUIC_ENDS) {
-  Deno.test(`MoqSession.closed on raw QUIC resolves by ${by} after ${title}`, async () => {
-    await using ends = await wiredEnds(version, { transport: "quic" });
-    const { server, client } = ends;
-    // A crash closes the connection with 0 and no reason.
-    if (isCrash) client.connection.close();
-    else client.close();
-    const info = await soon(server.closed);
-    assertEquals([info.code, info.by], [0, by]);
-    if (!isCrash) assertEquals(info.message, "");
-    if (by === "network") assertStringIncludes(info.message, "without a close");
+  for (const side of ["server", "client"] as const) {
+    Deno.test(`${version}: MoqSession.closed of a ${side} on raw QUIC tells a close of Skein from a crash`, async () => {
+      for (const isCrash of [false, true]) {
+        await using ends = await wiredEnds(version, { transport: "quic" });
+        await turns();
+        const { [side]: session, [side === "server" ? "client" : "server"]: peer } = ends;
+        // A crash closes the connection with 0 and no reason.
+        if (isCrash) peer.connection.close();
+        else peer.close();
+        const info = await soon(session.closed);
+        assertEquals([info.code, info.by], [0, isCrash ? crashBy : "remote"]);
+        if (info.by === "remote") assertEquals(info.message, "");
+        else assertStringIncludes(info.message, "without a close");
+      }
+    });
+  }
+
+  Deno.test(`${version}: MoqSession.close() on raw QUIC marks only a close to Skein`, async () => {
+    await using peer = await HandPeer.open(version, {}, { transport: "quic" });
+    peer.session.close();
+    // Without a mark for other implementations, to which a reason is a text for people.
+    assertEquals(await soon(peer.connection.closed), { closeCode: 0, reason: "" });
+  });
+
+  Deno.test(`${version}: MoqSession.closed on raw QUIC resolves by remote after a close with 0 of another implementation`, async () => {
+    await using peer = await HandPeer.open(version, {}, { transport: "quic" });
+    peer.connection.close();
+    const { code, reason, by } = await soon(peer.session.closed);
+    assertEquals([code, reason, by], [0, "none", "remote"]);
   });
 }
-
-Deno.test("MoqSession.closed on raw QUIC resolves by remote after a close with 0 of a peer other than Skein", async () => {
-  const pair = memoryPair({ protocol: "moq-lite-05", frames: false });
-  const opening = MoqSession.open(testWire(pair.server, { transport: "quic" }).connection, {
-    side: "server",
-    versions: ["moq-lite-05"],
-  });
-  const setup = await openUnidirectional(pair.client);
-  await setup.write(encodeSetupStream(new Map()));
-  await setup.close();
-  const session = await soon(opening);
-  pair.client.close();
-  const { code, reason, by } = await soon(session.closed);
-  assertEquals([code, reason, by], [0, "none", "remote"]);
-});
 
 Deno.test("MoqSession.open() rejects for a peer that does not answer, or with its signal", async () => {
   for (const version of ["moq-lite-02", "gomoqt-dev"] as const) {

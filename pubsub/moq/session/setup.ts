@@ -37,8 +37,9 @@ const HOP_PARAMETER = 0x5;
 export const PROBE_PARAMETER = 0x1;
 
 /**
- * The parameter that names an end of Skein, in the setup of moq-lite-05. Such an end marks its close
- * with 0 on raw QUIC, where a crash closes with 0 too.
+ * The parameter that names an end of Skein, in every setup. Such an end marks its close with 0 on
+ * raw QUIC, where a crash closes with 0 too. The number is odd: the setup of moq-lite-01 and -02
+ * has bytes under odd numbers, and a varint under even ones.
  */
 const SKEIN_PARAMETER = 0x536b;
 
@@ -118,7 +119,7 @@ export async function setUpClient(
   }
   const exchange = new Exchange(await connection.createBidirectionalStream());
   if (traits.setup === "session") {
-    const parameters = new Map(extensions);
+    const parameters = ownParameters(extensions);
     // The URL of WebTransport has the path already.
     if (connection.transport === "quic" && path !== "") {
       parameters.set(PATH_PARAMETER.session, new TextEncoder().encode(path));
@@ -139,7 +140,8 @@ export async function setUpClient(
   }
   const offered = versions.filter((version) => VERSIONS[version].setup === "compat")
     .map((version) => VERSIONS[version].code);
-  const setup = encodeClientSetup({ versions: offered, parameters: extensions }, traits);
+  const parameters = ownParameters(extensions);
+  const setup = encodeClientSetup({ versions: offered, parameters }, traits);
   await exchange.write(setup);
   const type = await exchange.reader.varint();
   if (type === undefined) throw new TruncatedError("Expected SERVER_SETUP, received the end");
@@ -197,7 +199,7 @@ export async function setUpServer(
       extensions: offer.parameters,
     };
     await onSetup?.(request);
-    const answer = { version: gomoqt.code, parameters: extensions };
+    const answer = { version: gomoqt.code, parameters: ownParameters(extensions) };
     await exchange.write(encodeServerSetup(answer, gomoqt));
     return { traits: gomoqt, request, serverExtensions: extensions, exchange };
   }
@@ -216,9 +218,19 @@ export async function setUpServer(
   }
   const request = { path, versions: offer.versions, extensions: offer.parameters };
   await onSetup?.(request);
-  const answer = { version: agreed.code, parameters: extensions };
+  const answer = { version: agreed.code, parameters: ownParameters(extensions) };
   await exchange.write(encodeServerSetup(answer, agreed));
   return { traits: agreed, request, serverExtensions: extensions, exchange };
+}
+
+/** Tells whether the parameters of a peer's setup are those of an end of Skein. */
+export function isSkein(parameters: MoqParameters): boolean {
+  return parameters.has(SKEIN_PARAMETER);
+}
+
+/** Adds the parameter that names Skein to the application's parameters. */
+function ownParameters(extensions: MoqParameters | undefined): Map<number, Uint8Array> {
+  return new Map(extensions).set(SKEIN_PARAMETER, new Uint8Array());
 }
 
 /** Tells whether a server learns the path of the client only from SETUP: raw QUIC has no URL. */
@@ -243,12 +255,11 @@ export async function sendSetupStream(
   connection: Connection,
   { extensions, path, hopId, isMeasuring }: SetupMessage,
 ): Promise<void> {
-  const parameters = new Map(extensions);
+  const parameters = ownParameters(extensions);
   if (isMeasuring && !parameters.has(PROBE_PARAMETER)) {
     parameters.set(PROBE_PARAMETER, Uint8Array.of(PROBE_LEVEL_REPORT));
   }
   parameters.set(HOP_PARAMETER, new FieldWriter().varint62(hopId).finish());
-  parameters.set(SKEIN_PARAMETER, new Uint8Array());
   if (connection.transport === "quic" && path !== "") {
     parameters.set(PATH_PARAMETER.stream, new TextEncoder().encode(path));
   }
@@ -273,11 +284,6 @@ export class PeerSetup {
   /** The parameters; `undefined` before SETUP. */
   get parameters(): MoqParameters | undefined {
     return this.#parameters;
-  }
-
-  /** True if the peer is known to be Skein. */
-  get isSkein(): boolean {
-    return this.#parameters?.has(SKEIN_PARAMETER) === true;
   }
 
   /** The path, if SETUP has one. */
