@@ -350,7 +350,8 @@ export interface ConnectionInspection {
    * Counts an end of the peer's stream without a close as a loss, for which `closed` rejects. By
    * default such an end is a close with 0. Absent on a wire without such an end.
    *
-   * @returns False where both ends are a close with 0: in browsers, and after the end.
+   * @returns False where both ends are a close with 0: in browsers, on the runtime's own engine, over
+   * raw QUIC, and after the end.
    */
   requireClose?(): boolean;
 }

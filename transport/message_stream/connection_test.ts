@@ -561,6 +561,31 @@ Deno.test("withMessages() sends all messages before it closes, though the peer h
   assertEquals((await pair.server.closed).closeCode, 4000);
 });
 
+for (const side of ["client", "server"] as const) {
+  Deno.test(`withMessages() of a ${side} over raw QUIC tells a close from a crash`, async () => {
+    for (const isCrash of [false, true]) {
+      await using pair = await quicPair();
+      const ends = {
+        client: withMessages(pair.client, { side: "client" }),
+        server: withMessages(pair.server, { side: "server" }),
+      };
+      const other = side === "client" ? "server" : "client";
+      const { promise: arrived, resolve } = Promise.withResolvers<void>();
+      ends[side].frames!.receive({ receiveFrame: () => resolve(), framesEnded() {} });
+      // A server writes once the stream of the client is there.
+      ends.client.frames!.send("hello");
+      ends[other].frames!.send("hello");
+      await arrived;
+      // A process that crashes closes its QUIC connections with 0 and no reason.
+      if (isCrash) pair[other].close();
+      else ends[other].close();
+      const { closed } = ends[side];
+      if (isCrash) await assertRejects(() => closed, ConnectionError, "without a close");
+      else assertEquals(await closed, { closeCode: 0, reason: "" });
+    }
+  });
+}
+
 Deno.test("withMessages() keeps the message stream from a receiver of streams that comes first", async () => {
   await using pair = await quicPair();
   const server = withMessages(pair.server, { side: "server" });

@@ -235,6 +235,11 @@ export class RawQuicConnection extends CountedConnection
     this.#conn.close(info);
   }
 
+  /** Returns false: a crash closes the connection with 0 and no reason, as `close()` does. */
+  requireClose(): boolean {
+    return false;
+  }
+
   protected override discardFirst(): boolean {
     return this.#bidirectional.changeFirst((stream) => stream.discard());
   }
