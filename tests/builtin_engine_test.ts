@@ -26,7 +26,8 @@ import { directDatagrams, directStream } from "../transport/direct.ts";
 import { NATIVE_SERVER_DEFECTS, nativeServerDefects } from "../transport/native/defects.ts";
 import { listenNativeWebTransport } from "../transport/native/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
-import { bytesOf, RawPeer, REQUEST_FIELDS } from "./raw_http3.ts";
+import { H3Error, toHttp3StreamCode } from "../transport/h3/wire/error_codes.ts";
+import { bytesOf, RawPeer, type RawStream, REQUEST_FIELDS } from "./raw_http3.ts";
 import { listen, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 
@@ -56,6 +57,18 @@ function dialBuiltin(
 function dialPeer(server: Server): Promise<RawPeer> {
   const { port } = new URL(server.webTransportUrl);
   return RawPeer.dial(Number(port), { hashes: server.certificateHashes });
+}
+
+/** Opens a session by hand: the request, and the message stream with its greeting. */
+async function openMessages(peer: RawPeer): Promise<RawStream> {
+  await peer.control();
+  const fields = REQUEST_FIELDS.map(([name, value]): [string, string] => [
+    name,
+    name === ":path" ? "/?protocol=skein.1" : value,
+  ]);
+  const request = await peer.request({ fields });
+  assertEquals(await request.status(), 200);
+  return await peer.bidi(0x41, 0, Uint8Array.of(0, 0));
 }
 
 Deno.test("serve() carries messages, publications, streams and datagrams on the built-in engine", async () => {
@@ -210,19 +223,56 @@ Deno.test("serve() drains and closes sessions of the built-in engine with 4503",
   assertEquals((await endOf(late)).code, 4503);
 });
 
+const CRASH = { code: 1006, by: "network" } as const;
+const CLOSE = { code: 0, by: "remote" } as const;
+
+/**
+ * Ends of a client's QUIC connection, before and after the end mark of its messages. The engine hides
+ * the close capsule, so the end mark tells a close with 0 or H3_NO_ERROR from a crash.
+ */
+const CLIENT_ENDS: [title: string, closeCode: number, unmarked: object, marked: object][] = [
+  ["0", 0, CRASH, CLOSE],
+  ["H3_NO_ERROR", H3Error.noError, CRASH, CLOSE],
+  ["another code of HTTP/3", H3Error.internalError, CRASH, CLOSE],
+  ["a code of the application", 4321, { ...CLOSE, code: 4321 }, { ...CLOSE, code: 4321 }],
+  ["a WT_APPLICATION_ERROR", toHttp3StreamCode(4321), { ...CLOSE, code: 4321 }, {
+    ...CLOSE,
+    code: 4321,
+  }],
+];
+
+Deno.test({
+  name: "serve() tells a client's close on the built-in engine from its crash",
+  sanitizeResources: false, // The defect "request-leak" of the runtime.
+  async fn() {
+    const closes: CloseInfo[] = [];
+    await using server = listenBuiltin({ onClose: (_session, info) => void closes.push(info) });
+    for (const [title, closeCode, unmarked, marked] of CLIENT_ENDS) {
+      for (const [hasMark, expected] of [[false, unmarked], [true, marked]] as const) {
+        await using peer = await dialPeer(server);
+        const messages = await openMessages(peer);
+        await until(() => server.manager.count === 1);
+        if (hasMark) {
+          await messages.send.write(Uint8Array.of(0, 2));
+          // The server answers with its own end mark.
+          while ((await messages.receive.read())!.at(-1) !== 2);
+        }
+        peer.close(closeCode);
+        await until(() => closes.length === 1);
+        const { code, by } = closes.pop()!;
+        assertEquals({ code, by }, expected, `${title}, ${hasMark ? "after" : "without"} the mark`);
+        await until(() => server.manager.count === 0);
+      }
+    }
+  },
+});
+
 Deno.test("serve() ends a session of the built-in engine whose client ended its messages, and keeps serving", async () => {
   let ended = 0;
   await using server = listenBuiltin({ onClose: () => void ended++ });
   await using peer = await dialPeer(server);
-  await peer.control();
-  const fields = REQUEST_FIELDS.map(([name, value]): [string, string] => [
-    name,
-    name === ":path" ? "/?protocol=skein.1" : value,
-  ]);
-  const request = await peer.request({ fields });
-  assertEquals(await request.status(), 200);
   // A greeting, and the end mark: a browser sends no more before its close capsule.
-  const messages = await peer.bidi(0x41, 0, Uint8Array.of(0, 0));
+  const messages = await openMessages(peer);
   await until(() => server.manager.all().length === 1);
   await messages.send.write(Uint8Array.of(0, 2));
   await messages.send.end();

@@ -25,8 +25,10 @@ const CAPABILITIES: ConnectionCapabilities = {
  * Accepts a WebTransport session on a QUIC connection with the runtime's own server side.
  *
  * - **Close:** code and reason are those of the QUIC connection. A peer that closes only its
- *   session appears to close with 0, regardless of the real code. A peer that closes the connection
- *   with 0, such as the runtime's own client, appears as lost: a crash looks the same.
+ *   session appears to close with 0, regardless of the real code: the capsule is hidden, and
+ *   H3_NO_ERROR follows. A browser whose page is gone may look the same; the end mark of
+ *   `withMessages()` tells the two apart. A peer that closes the connection with 0, such as the
+ *   runtime's own client, appears as lost: a crash looks the same.
  * - **Datagrams:** the newest 1,024 are kept for the reader.
  *
  * @param conn A connection of a `Deno.QuicListener` with the ALPN `h3`, used by no other code.
