@@ -141,6 +141,13 @@ export interface MoqRelayOptions {
    */
   readonly maxTracks?: number;
   /**
+   * Most of these tracks whose first subscriber came from one network address, where an IPv6 /64
+   * counts as one. The default counts only while more than half of `maxTracks` are subscribed.
+   *
+   * @default {1000}
+   */
+  readonly maxTracksPerAddress?: number;
+  /**
    * Share of a session that dialed in: the part of `maxBroadcasts` that may be relayed (and as many
    * may wait), and the part of `maxTracks` that may be subscribed to. At least one place. Sessions
    * that this program dialed may use all places. `authorize` grants a larger `share`, such as
@@ -172,6 +179,7 @@ const OPTIONS: OptionKinds<MoqRelayOptions> = {
   maxFetches: "number",
   maxShare: "number",
   maxTracks: "number",
+  maxTracksPerAddress: "number",
   mux: "object",
   onError: "function",
   prefix: "string",
@@ -274,9 +282,10 @@ export class MoqRelay implements AsyncDisposable {
     const { runtime = platformRuntime(), mux = new TrackMux({ runtime }), prefix = "/" } = options;
     const { track = {}, onError } = options;
     const { lingerMs = 5_000, maxTracks = 10_000, maxFetches = 256 } = options;
+    const { maxTracksPerAddress = 1_000 } = options;
     const { maxBroadcasts = 100_000, maxShare = 0.02, allowAnonymousPublish = false } = options;
     checkShare("create relay: maxShare", maxShare);
-    const limits = { lingerMs, maxBroadcasts, maxTracks, maxFetches };
+    const limits = { lingerMs, maxBroadcasts, maxTracks, maxTracksPerAddress, maxFetches };
     for (const [name, value] of Object.entries(limits)) {
       const least = name === "lingerMs" ? 0 : 1;
       if (Number.isInteger(value) && value >= least) continue;
@@ -289,7 +298,15 @@ export class MoqRelay implements AsyncDisposable {
     this.mux = mux;
     this.prefix = broadcastPath(prefix);
     this.#maxBroadcasts = maxBroadcasts;
-    this.#capacity = new RelayCapacity({ maxTracks, maxFetches, maxShare });
+    this.#capacity = new RelayCapacity({
+      maxTracks,
+      maxFetches,
+      maxShare,
+      trackShares: {
+        shares: { address: maxTracksPerAddress },
+        strict: options.maxTracksPerAddress === undefined ? [] : ["address"],
+      },
+    });
     this.#allowsAnonymous = allowAnonymousPublish;
     this.#onError = onError;
     this.#notices = mux.handle(NOTICES_PATH, {

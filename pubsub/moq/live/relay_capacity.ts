@@ -1,10 +1,15 @@
-/** Bounds of a relay on tracks and fetches, and the share of each session. */
+/** Bounds of a relay on tracks and fetches, and the share of each session and address. */
+import { NOBODY, type Place, Quota, type QuotaOptions } from "../../../base/shares.ts";
+import { LimitError } from "../../../errors.ts";
+import { addressKey, networksOf } from "../../../transport/address.ts";
 import type { SubscriberSession } from "../track/track_writer.ts";
 import type { RelayTrack } from "./relay_track.ts";
 
 /** Bounds of a {@linkcode RelayCapacity}; see `MoqRelayOptions`. */
 export interface RelayBounds {
   readonly maxTracks: number;
+  /** Shares of the tracks. */
+  readonly trackShares: Pick<QuotaOptions, "shares" | "strict">;
   readonly maxFetches: number;
   readonly maxShare: number;
 }
@@ -16,16 +21,23 @@ export class RelayCapacity {
   readonly #tracksOf = new WeakMap<SubscriberSession, number>();
   /** Tracks without subscribers, the oldest first. */
   readonly #idle = new Set<RelayTrack>();
-  #tracks = 0;
+  readonly #tracks: Quota;
   #fetches = 0;
 
   constructor(bounds: RelayBounds) {
     this.#bounds = bounds;
+    this.#tracks = new Quota({
+      limit: "maxTracks",
+      verb: "relay",
+      what: "tracks",
+      max: bounds.maxTracks,
+      ...bounds.trackShares,
+    });
   }
 
   /** Tracks subscribed upstream. */
   get tracks(): number {
-    return this.#tracks;
+    return this.#tracks.taken;
   }
 
   /** Returns the part of a total that a session may use: one at least. */
@@ -35,26 +47,33 @@ export class RelayCapacity {
   }
 
   /**
-   * Counts one more track, in place of the oldest one without subscribers if there are too many.
+   * Takes a place for one more track, in place of the oldest one without subscribers if there are
+   * too many. The place counts for the address of the first subscriber.
    *
-   * @returns `false` if too many tracks have subscribers.
+   * @param session The first subscriber.
+   * @returns The place; `undefined` if too many tracks have subscribers, of all or of the address.
    */
-  takeTrack(): boolean {
-    const { maxTracks } = this.#bounds;
-    if (this.#tracks >= maxTracks) {
+  takeTrack({ address, share }: SubscriberSession): Place | undefined {
+    if (this.tracks >= this.#bounds.maxTracks) {
       for (const track of this.#idle) {
         this.#idle.delete(track);
         if (track.endIfIdle()) break;
       }
     }
-    if (this.#tracks >= maxTracks) return false;
-    this.#tracks++;
-    return true;
+    const owner = address === undefined
+      ? NOBODY
+      : { networks: networksOf(addressKey(address)), isFamiliar: false };
+    try {
+      // A session with a granted share, such as another relay, stands for many clients.
+      return this.#tracks.take(owner, { ignoresShares: share !== undefined });
+    } catch (error) {
+      if (!(error instanceof LimitError)) throw error;
+      return undefined;
+    }
   }
 
-  /** Counts one track less. */
-  giveTrack(track: RelayTrack): void {
-    this.#tracks--;
+  /** Notes that a track has ended. */
+  forget(track: RelayTrack): void {
     this.#idle.delete(track);
   }
 

@@ -8,6 +8,7 @@ import type { TrackInfoMessage } from "../wire/messages.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 import { VERSIONS } from "../wire/versions.ts";
 import type { LiveTrackOptions } from "./live_track.ts";
+import type { Place } from "../../../base/shares.ts";
 import type { RelayCapacity } from "./relay_capacity.ts";
 import {
   byAge,
@@ -133,11 +134,12 @@ export class RelayRoute implements TrackServer {
       return track.closeWithError("internal");
     }
     if (relayed === undefined) {
-      if (!this.#link.capacity.takeTrack()) {
+      const place = this.#link.capacity.takeTrack(session);
+      if (place === undefined) {
         this.#link.capacity.giveShare(session);
         return track.closeWithError("internal");
       }
-      relayed = this.#trackOf(name, source!);
+      relayed = this.#trackOf(name, source!, place);
     }
     const { watchers } = relayed;
     watchers.set(session, count + 1);
@@ -187,7 +189,7 @@ export class RelayRoute implements TrackServer {
     return await session.trackInfo(this.path, name);
   }
 
-  #trackOf(name: string, source: RelaySource): RelayTrack {
+  #trackOf(name: string, source: RelaySource, place: Place): RelayTrack {
     const { runtime, lingerMs, live } = this.#link;
     const track = new RelayTrack({
       runtime,
@@ -200,7 +202,8 @@ export class RelayRoute implements TrackServer {
       onIdle: (idle, isIdle) => this.#link.capacity.setIdle(idle, isIdle),
       onOver: (ended) => {
         if (this.#tracks.get(name) === ended) this.#tracks.delete(name);
-        this.#link.capacity.giveTrack(ended);
+        this.#link.capacity.forget(ended);
+        place[Symbol.dispose]();
       },
     }, source);
     this.#tracks.set(name, track);

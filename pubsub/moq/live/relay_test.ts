@@ -893,6 +893,26 @@ Deno.test("MoqRelay refuses a session tracks beyond its share, and no other sess
   for (let at = 0; at < 20; at++) await (await relayed.client.subscribe("/live", `${at}`)).ready;
 });
 
+Deno.test("MoqRelay refuses an address tracks beyond its share, and no other address", async () => {
+  await using net = new Net("moq-lite-04");
+  const relay = net.relay({ maxTracks: 100, maxShare: 1, maxTracksPerAddress: 3 });
+  const publisher = new Publisher("/live");
+  await net.join(relay, publisher.mux);
+  await until(() => relay.mux.size === 1);
+  const from = (address: string, options: Partial<MoqSessionOptions> = {}) =>
+    net.join(relay, new TrackMux(), { address, ...options });
+  const greedy = await Promise.all([from("192.0.2.1"), from("::ffff:192.0.2.1")]);
+  let names = 0;
+  const subscribe = async ({ client }: LivePair, name = `${names++}`) =>
+    (await client.subscribe("/live", name)).ready;
+  for (const session of [...greedy, greedy[0]!]) await subscribe(session);
+  for (const session of greedy) await assertRejects(() => subscribe(session), MoqError);
+  await subscribe(await from("192.0.2.1"), "0"); // A track that the relay has costs no place.
+  await subscribe(await from("192.0.2.2"));
+  const relayed = await from("192.0.2.1", { authorize: () => ({ share: 1 }) });
+  for (let at = 0; at < 20; at++) await subscribe(relayed);
+});
+
 Deno.test("MoqRelay takes no place of a track that has a subscriber again in the same turn", async () => {
   await using net = new Net("moq-lite-04");
   const relay = net.relay({ maxTracks: 1, maxShare: 1, lingerMs: 3_600_000 });

@@ -113,6 +113,7 @@ export class Sessions {
       const session = await MoqSession.open(connection, {
         runtime: this.#runtime,
         side: "server",
+        address: client.address,
         versions: this.#versionsFor(connection),
         path: isAdmitted && parsed !== null ? parsed.pathname + parsed.search : "",
         onError: (error) => this.#admission.report(error),

@@ -146,6 +146,8 @@ export interface MoqSessionOptions {
    * @default {""}
    */
   readonly path?: string;
+  /** Network address of the peer, for the shares of a relay. */
+  readonly address?: string | undefined;
   /** Parameters of this end's setup, by number, on versions that have a setup; empty by default. */
   readonly extensions?: ReadonlyMap<number, Uint8Array>;
   /** Decides about requests of the peer; without this function, the peer may do everything. */
@@ -199,6 +201,7 @@ export interface MoqSessionOptions {
 
 /** Kinds of the options of a session. */
 export const MOQ_SESSION: OptionKinds<MoqSessionOptions> = {
+  address: "string",
   authorize: "function",
   bitrate: objectOr("boolean", BITRATE),
   extensions: "object",
@@ -254,6 +257,8 @@ export class MoqSession implements AsyncDisposable {
   readonly connection: Connection;
   /** The role of this end. */
   readonly side: "client" | "server";
+  /** Network address of the peer, where known. */
+  readonly address: string | undefined;
   /** Resolves with the close when the session is over; never rejects. */
   readonly closed: Promise<MoqCloseInfo>;
   /**
@@ -285,6 +290,7 @@ export class MoqSession implements AsyncDisposable {
     const { traits } = agreement;
     this.connection = connection;
     this.side = side;
+    this.address = options.address;
     this.closed = this.#closed.promise;
     this.draining = this.#draining.promise;
     this.#agreement = agreement;

@@ -21,6 +21,8 @@ export interface SubscriberSession {
    * default.
    */
   readonly share: number | undefined;
+  /** Network address of the peer, where known. */
+  readonly address: string | undefined;
 }
 
 /** The session's side of a subscription at the publisher. */

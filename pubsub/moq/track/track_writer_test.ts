@@ -57,7 +57,7 @@ function hand(fields: Partial<SubscribeFields> = {}) {
       end: (last, reason) => Promise.resolve(void did.push(`end ${last}: ${reason}`)),
       codeOf: (_, reason) => reason as unknown as number,
       errorOf: (error) => error,
-      session: { side: "server", share: undefined },
+      session: { side: "server", share: undefined, address: undefined },
       closeSession: (message) => void did.push(message),
     },
     { path: "/a", name: "b", id: 0, params: {} },
