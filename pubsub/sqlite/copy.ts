@@ -27,8 +27,8 @@ export type ChangingTable = keyof typeof CHANGING;
  *   rows by id, and the last step copies those that were written meanwhile.
  * - **Topics and logs** are copied after their rows, and once more in the last step if they changed
  *   since the beginning.
- * - **Claims, numbers and producers of histories** are left out: they end within minutes, and would be
- *   wrong in a copy.
+ * - **Claims, numbers and producers of histories** are left out: most end within minutes, and
+ *   would be wrong in a copy.
  *
  * The copy counts as one that may have lost writes: its first opening begins a new epoch.
  */
