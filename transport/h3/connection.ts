@@ -324,11 +324,6 @@ export class Http3Connection implements SessionLink {
     this.conn.close({ closeCode: code, reason });
   }
 
-  /** Closes a connection beyond a limit of the listener. */
-  refuse(): void {
-    this.close(H3Error.excessiveLoad, "Too many connections");
-  }
-
   /** Ends the connection because the peer violated the protocol. */
   fail(error: H3ProtocolError): void {
     if (this.#isOver) return;
@@ -596,7 +591,9 @@ export class Http3Connection implements SessionLink {
     const remoteAddress = this.#remoteAddress ?? remoteAddressOf(this.conn);
     const request = new Http3Request(session, connect, { fields, remoteAddress });
     const { isSuccessor, onRequest } = this.#options;
-    if (this.#isSpare && !isSuccessor?.(request)) return this.refuse();
+    if (this.#isSpare && !isSuccessor?.(request)) {
+      return this.close(H3Error.excessiveLoad, "Too many connections");
+    }
     this.#isSpare = false;
     onRequest?.(request);
   }
