@@ -19,6 +19,14 @@ const STORE: Record<string, Test> = {
     same(await near.newest(`${id} other`, 60_000), -1, "the number of another row");
   }),
 
+  "remembers a number for up to a week": withStore(async ({ id }, near, far) => {
+    const weekMs = 604_800_000;
+    same(await near.newest(id, weekMs), -1, "the number of a new row");
+    same(await near.advance(id, 1, weekMs), true, "whether the first is above");
+    same(await far.advance(id, 1, weekMs), false, "whether the same is above");
+    same(await far.newest(id, weekMs), 1, "the newest");
+  }),
+
   "lets one of several callers advance to a number": withStore(async ({ id }, near, far) => {
     const tries = Array.from(
       { length: 10 },

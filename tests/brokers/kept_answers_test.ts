@@ -2,6 +2,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { connect } from "../../mod.ts";
 import { RequestError } from "../../errors.ts";
+import type { StreamActivity } from "../../server/durable/streams.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
 import { RedisBroker } from "../../pubsub/redis/mod.ts";
@@ -9,6 +10,7 @@ import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
 import { contract, Model, words } from "../answering.ts";
 import { listen, until } from "../servers.ts";
 import { soon } from "../sessions.ts";
+import { until as untilLate } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
@@ -111,6 +113,51 @@ for (const { name, ignore, start } of ENGINES) {
       const resumed = { data: "hi", room: "lobby", written: words(3), count: 3 };
       assertEquals(model.calls.slice(1), [resumed, resumed]);
       await second.close();
+    },
+  });
+}
+
+const SQLITE = {
+  name: "SQLite",
+  ignore: false,
+  start: async (): Promise<Engine> => {
+    const folder = await Deno.makeTempDir();
+    return {
+      open: () => SqliteBroker.open(`${folder}/answers.db`),
+      [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
+    };
+  },
+};
+
+for (const { name, ignore, start } of [...ENGINES, SQLITE]) {
+  Deno.test({
+    name:
+      `An answer on ${name} is gone once it has expired, and its name starts nothing at the next node`,
+    ignore,
+    fn: async () => {
+      await using engine = await start();
+      const model = new Model();
+      const named = { id: "a-name-of-an-answer" };
+      const answers = { keepMs: 300 };
+      {
+        await using broker = await engine.open();
+        await using server = listen(model.options({ broker, answers }));
+        await using page = connect(server.url, PAGE);
+        const reading = Array.fromAsync(page.requestStream("chat:lobby", "hi", named));
+        await until(() => model.calls.length === 1);
+        const [{ id }] = await server.durableStreams.activity() as [StreamActivity];
+        model.release();
+        assertEquals(await soon(reading), words(8));
+        // Deleted, and not only expired.
+        const state = { after: 0, maxRecords: 0, maxBytes: 0, renews: false };
+        await untilLate(async () => await broker.logs!.read(id, state) === undefined);
+      }
+      await using broker = await engine.open();
+      await using server = listen(model.options({ broker, answers }));
+      await using page = connect(server.url, PAGE);
+      const again = page.requestStream("chat:lobby", "hi", named);
+      const { failure } = await assertRejects(() => Array.fromAsync(again), RequestError);
+      assertEquals([failure.code, model.calls.length], ["gone", 1]);
     },
   });
 }
