@@ -51,11 +51,12 @@ class Bucket {
 
   /** Opens the bucket, once for each period of the connection; creates it at first use. */
   open(): Promise<KV> {
+    const connection = this.#link.open; // Throws while the server is away.
     const period = this.#link.period!;
     if (this.#opened?.period === period) return this.#opened.opening;
     const { storage, replicas } = this.#settings;
     const { name, ttlMs: ttl } = this.#options;
-    const opening = new Kvm(this.#link.open).create(name, {
+    const opening = new Kvm(connection).create(name, {
       history: 1,
       ttl,
       storage: storage === "memory" ? StorageType.Memory : StorageType.File,
