@@ -321,3 +321,46 @@ Deno.test("hardened engine ends requests of node:http that take too long behind 
   assertMatch(await wire.until(), /^HTTP\/1\.1 408 /);
   await until(() => engine.stats().connections === 0);
 });
+
+Deno.test("hardened engine answers all pipelined requests in order, and drops a connection with too many", async () => {
+  const seen: string[] = [];
+  await using hardened = listenHardened("tcp", {
+    fetch: (request) => {
+      seen.push(new URL(request.url).pathname);
+      return new Response(`[${new URL(request.url).pathname}]`);
+    },
+  }).server;
+  const requests = (count: number) =>
+    Array.from({ length: count }, (_, i) => `GET /${i} HTTP/1.1\r\n${HOST}\r\n`).join("");
+  using wire = await Wire.connect("tcp", portOf(hardened));
+  await wire.write(requests(100));
+  const text = await wire.until("[/99]");
+  assertEquals(text.match(/\[\/\d+\]/g), Array.from({ length: 100 }, (_, i) => `[/${i}]`));
+  assertEquals(seen.length, 100);
+  using greedy = await Wire.connect("tcp", portOf(hardened));
+  await greedy.write(requests(2_000));
+  await greedy.until();
+  assertEquals(seen.length < 500, true, `${seen.length} requests`);
+});
+
+for (
+  const [what, head] of [
+    ["another version", `GET / HTTP/2.0\r\n${HOST}\r\n`],
+    [
+      "two codings",
+      `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n`,
+    ],
+    [
+      "codings in two headers",
+      `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`,
+    ],
+    ["identity", `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: identity\r\n\r\n`],
+  ]
+) {
+  Deno.test(`hardened engine refuses ${what} in a head, and ends the connection`, async () => {
+    await using server = listenHardened("tcp").server;
+    using wire = await Wire.connect("tcp", portOf(server));
+    await wire.write(head!);
+    assertMatch(await wire.until(), /^HTTP\/1\.1 400 /);
+  });
+}

@@ -49,8 +49,11 @@ import { type HardenedSocket, Liveness } from "./socket.ts";
 /** Interval of node:http's checks for slow requests, in milliseconds. */
 const CHECK_INTERVAL_MS = 1_000;
 
-/** Requests of one connection that may wait for their answers; few clients pipeline at all. */
+/** Requests of one connection that are answered at once; few clients pipeline at all. */
 const MAX_PIPELINED = 16;
+
+/** Further requests of one connection that wait; a connection with more is dropped. */
+const MAX_QUEUED = 256;
 
 /**
  * Options with one that the types lack. A request that the callback declines is served as a plain
@@ -194,6 +197,8 @@ class Peer {
   receiver: HardenedSocket | undefined = undefined;
   /** Unfinished answers of node:http. Bounded by `MAX_PIPELINED`. */
   answers: Set<ServerResponse> | undefined = undefined;
+  /** Requests behind these answers. Bounded by `MAX_QUEUED`. */
+  queued: (readonly [IncomingMessage, ServerResponse])[] | undefined = undefined;
   /**
    * True once further requests of this connection must not be answered, because the bytes are not
    * trustworthy or too many requests wait.
@@ -462,7 +467,10 @@ export class Listener {
     if (peer === undefined || peer.isOver) return;
     const answers = peer.answers ??= new Set();
     if (answers.size === MAX_PIPELINED) {
+      const queued = peer.queued ??= [];
+      if (queued.push([message, out]) <= MAX_QUEUED) return;
       peer.isOver = true;
+      peer.queued = undefined;
       peer.socket.destroy();
       return;
     }
@@ -476,6 +484,8 @@ export class Listener {
     // The rest of an unread body is not waited for.
     if (!message.complete) socket.destroySoon();
     answers.delete(out);
+    const next = peer.queued?.shift();
+    if (next !== undefined) void this.#request(...next);
     if (this.#closing !== undefined && !peer.isAnswering) peer.socket.destroySoon();
   }
 
@@ -559,9 +569,15 @@ export class Listener {
       readonly completed: Promise<void>;
     },
   ): Response | Promise<Response> {
-    const { headers: { upgrade = "" }, httpVersion, socket } = message;
+    const { headers, httpVersion, socket } = message;
+    const { upgrade = "", "transfer-encoding": coding = "chunked" } = headers;
     const late = tooFrequent(peer);
     if (late !== undefined) return late;
+    // What node:http accepts, and a proxy may read otherwise: another version, or a second coding.
+    if (!/^1\.[01]$/.test(httpVersion) || coding.toLowerCase() !== "chunked") {
+      peer.isOver = true;
+      return lastAnswer(400, "Malformed request");
+    }
     if (isWebSocket(upgrade) && httpVersion !== "1.1") {
       const why =
         `Cannot upgrade to WebSocket: HTTP must have version 1.1, received ${httpVersion}`;

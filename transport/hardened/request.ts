@@ -248,7 +248,8 @@ export function requestOf(
 }
 
 /**
- * Builds the URL of a request.
+ * Builds the URL of a request. The URL has the `Host` also where the target is a whole URL, so that
+ * no two parts of a server see two hosts.
  *
  * @param target Target of the request.
  * @param host Value of the `Host` header.
@@ -259,7 +260,8 @@ export function urlOf(target: string, host: string, isSecure: boolean): string |
   if (!target.startsWith("/")) {
     const url = /^https?:\/\//i.test(target) ? URL.parse(target) : null;
     // No `Request` has a URL with a user.
-    return url === null || url.username !== "" || url.password !== "" ? undefined : url.href;
+    if (url === null || url.username !== "" || url.password !== "") return undefined;
+    target = url.pathname + url.search;
   }
   if (!isHost(host)) return undefined;
   return URL.parse(`${isSecure ? "https" : "http"}://${host}${target}`)?.href;

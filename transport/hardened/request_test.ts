@@ -144,7 +144,7 @@ Deno.test("requestOf() makes a request of a head", () => {
   })!;
   assertEquals([late instanceof Request, late.signal], [true, leaving.signal]);
   assertEquals(make("/", "[::1]:8000", true)?.url, "https://[::1]:8000/");
-  assertEquals(make("http://proxied.test/a", "localhost")?.url, "http://proxied.test/a");
+  assertEquals(make("http://proxied.test/a?b", "localhost")?.url, "http://localhost/a?b");
   for (const host of ["", "a b", "localhost:99999", "evil.test/chat#", "user@evil.test"]) {
     assertEquals(make("/", host), undefined, host);
   }
