@@ -493,7 +493,10 @@ export interface ApiOptions {
   /**
    * Decides each action. The id is the topic, the user or the session; empty for the others. A batch
    * is a `publish-batch` before its body is read, and then a `publish` for each of its topics.
-   * Anything but `true` denies. An error denies too, is printed, and is answered with 503, so that clients ask again.
+   * `{ caller }` allows the action to a backend of that name: callers do not share keys of
+   * `Idempotency-Key`. Without a name a caller is told from others by its user, or by its
+   * `Authorization`. Anything else denies. An error denies too, is printed, and is answered with
+   * 503, so that clients ask again.
    *
    * Without `authorize` only programs on this machine may use the API: the peer's address is
    * loopback, the requested host is one of this machine's names or of `hosts`, and no header of a
@@ -501,7 +504,9 @@ export interface ApiOptions {
    * has served them; `*` is not enough. A proxy on this machine that adds no such header looks like
    * a program, so behind a proxy `authorize` is needed.
    */
-  readonly authorize?: (context: AuthorizationContext<ApiAction>) => boolean | Promise<boolean>;
+  readonly authorize?: (
+    context: AuthorizationContext<ApiAction>,
+  ) => boolean | { readonly caller: string } | Promise<boolean | { readonly caller: string }>;
   /**
    * Rate of requests of one network address, counted by each node. `{ perSecond: Infinity }` is no
    * limit.

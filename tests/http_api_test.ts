@@ -536,6 +536,30 @@ Deno.test("API does a request with an idempotency key once, on all nodes", async
   }
 });
 
+Deno.test("API keeps the idempotency keys of callers apart, by their names or credentials", async () => {
+  await using server = serveApi({
+    api: {
+      path: "/api",
+      authorize: ({ request: { headers } }) =>
+        headers.get("authorization")?.startsWith("Bearer billing")
+          ? { caller: "billing" }
+          : headers.has("authorization"),
+    },
+    history: { "log:{name}": {} },
+  });
+  const api = new Backend(server);
+  const publish = async (authorization: string, data: number) => {
+    const headers = { authorization, "idempotency-key": "k" };
+    const reply = await api.post("/topics/log%3Aa/publications", { data }, headers);
+    return [reply.status, reply.headers.get("idempotency-replayed")];
+  };
+  assertEquals(await publish("Bearer one", 1), [200, null]);
+  assertEquals(await publish("Bearer two", 2), [200, null], "Another caller has another key");
+  assertEquals(await publish("Bearer one", 1), [200, "true"]);
+  assertEquals(await publish("Bearer billing-1", 3), [200, null]);
+  assertEquals(await publish("Bearer billing-2", 3), [200, "true"], "One caller, a new secret");
+});
+
 Deno.test("API refuses a second request with the key of one that is under way", async () => {
   const gate = Promise.withResolvers<void>();
   const schema = z.unknown().refine(async () => {

@@ -24,7 +24,7 @@ import { methodNotAllowed, Problem, tooMany } from "../http/problem.ts";
 import type { Owner } from "../../base/shares.ts";
 import type { LogInfo, LogProducer, LogRecord } from "../../pubsub/logs/log.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
-import { recordBytes } from "../../pubsub/logs/rules.ts";
+import { ANSWER_PREFIX, recordBytes } from "../../pubsub/logs/rules.ts";
 import {
   DEFAULT_CONTENT_TYPE,
   mediaType,
@@ -41,6 +41,9 @@ import type { RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
 
 const METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE"];
+
+/** Methods that streams of answers have. */
+const READS = ["GET", "HEAD"];
 
 const REQUEST_HEADERS = [
   "if-none-match",
@@ -213,6 +216,9 @@ export class DurableFace implements HttpFace {
     if (path === undefined) throw missing();
     if (!METHODS.includes(request.method)) throw methodNotAllowed(request.method, METHODS);
     const id = readId(path);
+    // The server writes answers, and their readers cancel them over a session.
+    const isReadOnly = id.startsWith(ANSWER_PREFIX) && !READS.includes(request.method);
+    if (isReadOnly) throw methodNotAllowed(request.method, READS);
     switch (request.method) {
       case "PUT":
         return this.#create(asked, id);
@@ -251,14 +257,13 @@ export class DurableFace implements HttpFace {
       });
     }
     const isNew = result.kind === "created";
-    const { origin, pathname } = new URL(request.url);
     return new Response(null, {
       status: isNew ? 201 : 200,
       headers: {
         ...stateHeaders(info),
         "content-type": info.contentType,
         "cache-control": "no-store",
-        ...(isNew && { location: `${origin}${pathname}` }),
+        ...(isNew && { location: locationOf(request) }),
       },
     });
   }
@@ -677,6 +682,17 @@ function pageState({ info, next, isUpToDate }: StreamPage): Record<string, strin
 
 function pageHeaders(page: StreamPage): Record<string, string> {
   return { ...pageState(page), "content-type": page.info.contentType };
+}
+
+/**
+ * The URL of a stream, for its creator. Behind a proxy with TLS the scheme is that of the proxy; a
+ * creator that claims TLS misleads itself alone.
+ */
+function locationOf({ url, headers }: Request): string {
+  const { protocol, host, pathname } = new URL(url);
+  const hasTls = headers.get("x-forwarded-proto")?.toLowerCase() === "https" ||
+    /(?:^|;)\s*proto="?https"?(?:;|,|$)/i.test(headers.get("forwarded") ?? "");
+  return `${hasTls ? "https:" : protocol}//${host}${pathname}`;
 }
 
 /** Encodes what a header cannot hold: percent signs, and all but printable ASCII. */

@@ -98,6 +98,13 @@ Deno.test("a durable stream is written, read, ended and deleted", async () => {
   await using bench = new Bench();
   const created = await bench.ask("PUT", "a/b", { headers: JSON_TYPE, body: "[1]" });
   assertEquals([created.status, created.headers.get("location")], [201, bench.url("a/b")]);
+  for (
+    const [name, value] of [["x-forwarded-proto", "https"], ["forwarded", "for=a;proto=https"]]
+  ) {
+    const headers = { ...JSON_TYPE, [name!]: value! };
+    const behind = await bench.ask("PUT", name!, { headers });
+    assertEquals(behind.headers.get("location"), bench.url(name!).replace("http:", "https:"));
+  }
   const body = '{"x": [1, 2]}';
   assertEquals(await bench.status("POST", "a/b", { headers: JSON_TYPE, body }), 204);
   const read = await bench.ask("GET", "a/b");
@@ -426,4 +433,17 @@ Deno.test("the readers and the bounds of durable streams are in the metrics", as
   assertMatch(text, /^skein_http_readers\{face="durableStreams",way="sse"\} 1$/m);
   assertMatch(text, /^skein_http_limited_total\{face="durableStreams",bound="maxStreams"\} 1$/m);
   await reader.body!.cancel();
+});
+
+Deno.test("the streams of answers can be read over HTTP, and not written", async () => {
+  await using bench = new Bench();
+  const id = "answer:guest:aaaaaaaaaaaaaaaaaaaaaa:0123456789abcdef";
+  for (const method of ["PUT", "POST", "DELETE"]) {
+    const refused = await bench.ask(method, id, { headers: JSON_TYPE, body: "[1]" });
+    assertEquals([refused.status, refused.headers.get("allow")], [405, "GET, HEAD"], method);
+  }
+  assertEquals(await bench.status("POST", `${id}?action=cancel`), 405);
+  assertEquals(await bench.status("GET", id), 404);
+  await using _writer = await bench.server.durableStreams.create(id);
+  assertEquals([await bench.status("GET", id), await bench.status("HEAD", id)], [200, 200]);
 });

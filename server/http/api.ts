@@ -180,7 +180,8 @@ export class Api implements HttpFace {
     return this.#face.answer(request, info, (asked) => this.#answer(asked));
   }
 
-  async #answer({ request, authorize, readBody }: FaceRequest<ApiAction>): Promise<Response> {
+  async #answer(asked: FaceRequest<ApiAction>): Promise<Response> {
+    const { request, authorize, readBody } = asked;
     const { pathname, searchParams } = new URL(request.url);
     const { method } = request;
     const { name, operation, text } = routeOf(this.#face.pathOf(request.url)!, method);
@@ -188,7 +189,7 @@ export class Api implements HttpFace {
     const id = operation.parameter === undefined
       ? ""
       : await parsed(operation.parameter, text, { verb, of: "path" });
-    const user = await authorize(action, id);
+    await authorize(action, id);
     const query = operation.query === undefined
       ? undefined
       : await parsed(operation.query, Object.fromEntries(searchParams), { verb, of: "query" });
@@ -207,7 +208,7 @@ export class Api implements HttpFace {
     const key = request.headers.get("idempotency-key");
     try {
       if (bytes === undefined || key === null) return reply(name, await run());
-      const keyed = { key, user: user ?? "", method, path: pathname, body: bytes };
+      const keyed = { key, caller: asked.caller, method, path: pathname, body: bytes };
       const { result, isRepeated } = await this.#keys.once(keyed, async (id) => await run(id));
       return reply(name, result as ReplyOf<OperationName>, isRepeated);
     } catch (error) {

@@ -61,6 +61,9 @@ export interface AuthorizationContext<Action extends string = string> {
   readonly signal: AbortSignal;
 }
 
+/** Answer of an `authorize`: a yes, a no, or a yes to a caller whose name tells it from others. */
+type Permission = boolean | { readonly caller: string };
+
 /** Options of a {@linkcode Face}. */
 export interface FaceOptions<Action extends string> extends OriginRules {
   /** Name of the option of the server, for errors. */
@@ -69,7 +72,7 @@ export interface FaceOptions<Action extends string> extends OriginRules {
   readonly path: string;
   /** Decides each action; without it, all are denied. */
   readonly authorize?:
-    | ((context: AuthorizationContext<Action>) => boolean | Promise<boolean>)
+    | ((context: AuthorizationContext<Action>) => Permission | Promise<Permission>)
     | undefined;
   /**
    * Allows every action of programs on this machine if there is no `authorize`, and of pages that
@@ -147,6 +150,11 @@ export interface FaceRequest<Action extends string> {
   readonly info: RequestInfo;
   /** The taker of places for the request: its address, and its user once one is authorized. */
   readonly owner: Owner;
+  /**
+   * The caller, once authorized: as `authorize` names it, else the user, else the credentials of the
+   * request.
+   */
+  readonly caller: string;
   /**
    * Asks for permission.
    *
@@ -304,6 +312,7 @@ export class Face<Action extends string> {
     const { runtime, owners, gate: { stopped, cut: signal } } = this.#parts;
     let place: Place | undefined;
     let user: string | undefined;
+    let caller: string | undefined;
     try {
       this.#admit(request, info);
       const ownerOf = () => {
@@ -320,12 +329,15 @@ export class Face<Action extends string> {
         get owner() {
           return ownerOf();
         },
+        get caller() {
+          return caller ?? user ?? request.headers.get("authorization") ?? "";
+        },
         authorize: async (action, id) => {
           if (this.#options.authorize === undefined) {
             await this.#checkLoopback(request, info, action);
           } else {
             identified ??= this.#parts.identify(request);
-            user = await this.#authorize({ request, action, id, identified });
+            ({ user, caller } = await this.#authorize({ request, action, id, identified }));
           }
           // Not before: whoever has no right must not take a place of those who have one.
           if (!SAFE_METHODS.has(request.method)) place ??= this.#changing.take(ownerOf());
@@ -435,7 +447,7 @@ export class Face<Action extends string> {
     readonly action: Action;
     readonly id: string;
     readonly identified: Promise<string | undefined>;
-  }): Promise<string | undefined> {
+  }): Promise<{ readonly user: string | undefined; readonly caller: string | undefined }> {
     const { name, authorizeTimeoutMs: timeoutMs = 10_000 } = this.#options;
     const authorize = this.#options.authorize!;
     let refused: Refused | undefined;
@@ -449,7 +461,7 @@ export class Face<Action extends string> {
     const ended = new AbortController();
     const context = { request, user, action, id, signal: ended.signal };
     const late = `Cannot wait for authorize of ${name} longer than`;
-    const isAllowed = await decide(`authorize of ${name}`, () => {
+    const permission = await decide(`authorize of ${name}`, () => {
       const answer = authorize(context);
       // Most answers are there at once, and need no timer.
       return answer instanceof Promise
@@ -464,8 +476,10 @@ export class Face<Action extends string> {
       this.#parts.report(`authorize of ${name}`, error);
       throw this.#unknown(action, error);
     });
-    if (isAllowed !== true) throw this.#denied(action, refused);
-    return user;
+    if (permission === true) return { user, caller: undefined };
+    const caller = permission === false ? undefined : permission?.caller;
+    if (typeof caller !== "string" || caller === "") throw this.#denied(action, refused);
+    return { user, caller };
   }
 
   /** Makes the response to a denied action: that of `authenticate`, if that refused the request. */

@@ -25,8 +25,8 @@ export interface IdempotencyOptions {
 export interface KeyedRequest {
   /** The key, as the client sent it. */
   readonly key: string;
-  /** The user that sent the request; users do not share keys. */
-  readonly user: string;
+  /** The caller that sent the request; callers do not share keys. */
+  readonly caller: string;
   /** Method, path and body. */
   readonly method: string;
   readonly path: string;
@@ -62,7 +62,7 @@ export class IdempotencyKeys {
    * @throws {BrokerError} If the store is away.
    */
   async once(
-    { key, user, method, path, body }: KeyedRequest,
+    { key, caller, method, path, body }: KeyedRequest,
     run: (id: string) => Promise<unknown>,
   ): Promise<{ readonly result: unknown; readonly isRepeated: boolean }> {
     if (!KEY.test(key)) {
@@ -74,7 +74,7 @@ export class IdempotencyKeys {
     }
     const { runtime, windowMs: ttlMs } = this.#options;
     const store = this.#options.store();
-    const id = await digest(runtime, encoder.encode(JSON.stringify([user, key])));
+    const id = await digest(runtime, encoder.encode(JSON.stringify([caller, key])));
     const head = encoder.encode(`${method} ${path}\n`);
     const fingerprint = await digest(runtime, concat([head, body]));
     if (!await store.claim(`api-key:${id}`, fingerprint, { max: 1, ttlMs })) {

@@ -50,6 +50,9 @@ export const MAX_UNSENT_PONG_BYTES = 262_144;
  */
 export const INFLATE_RATE = { perSecond: 8 * 1_048_576, burst: 16 * 1_048_576 };
 
+/** Least price of a compressed message in that rate: even an empty one costs a start of zlib. */
+const MIN_INFLATED_BYTES = 512;
+
 /** Most bytes of frames that are joined to one write; at this number a socket writes early. */
 const MAX_JOINED_BYTES = 65_536;
 
@@ -359,7 +362,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   #pace(inflatedBytes: number): void {
     const now = this.#runtime.monotonic();
     const bucket = this.#inflatedBytes ??= new TokenBucket(INFLATE_RATE, now);
-    bucket.take(inflatedBytes, now);
+    bucket.take(Math.max(MIN_INFLATED_BYTES, inflatedBytes), now);
     const waitMs = bucket.waitMs(0, now);
     if (waitMs === 0) return;
     this.#stop();

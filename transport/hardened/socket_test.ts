@@ -288,3 +288,19 @@ Deno.test("HardenedSocket passes on paced messages after the peer's end, and the
   await over.promise;
   assertEquals(events, [...Array.from({ length: 20 }, () => "message"), "close"]);
 });
+
+Deno.test("HardenedSocket paces compressed messages that are empty, too", async () => {
+  using time = new FakeTime();
+  const { stuck, socket } = upgrade({ allowsCompression: true });
+  let received = 0;
+  socket.addEventListener("message", () => void received++);
+  const frame = frameOf(new Uint8Array([0]), { head: 0xc1 }); // Inflates to no byte.
+  stuck.push(Buffer.concat(Array.from({ length: 40_000 }, () => frame)));
+  await turns(1);
+  const atOnce = INFLATE_RATE.burst / 512 + 1;
+  assertEquals([received, socket.isPaused], [atOnce, true]);
+  await time.tickAsync(1_000);
+  assertEquals(received, 40_000);
+  socket.terminate();
+  await turns(1);
+});
