@@ -573,7 +573,7 @@ export class Listener {
     const { upgrade = "", "transfer-encoding": coding = "chunked" } = headers;
     const late = tooFrequent(peer);
     if (late !== undefined) return late;
-    // What node:http accepts, and a proxy may read otherwise: another version, or a second coding.
+    // node:http accepts another version and a second coding, which a proxy may read otherwise.
     if (!/^1\.[01]$/.test(httpVersion) || coding.toLowerCase() !== "chunked") {
       peer.isOver = true;
       return lastAnswer(400, "Malformed request");
