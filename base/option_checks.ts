@@ -1,7 +1,17 @@
 /** Checks of options with hints about unknown names, and of values of some types. */
 import { describe } from "./error_text.ts";
 import { hintFor } from "./option_hints.ts";
-import type { CheckOption, OptionKind, OptionPlace } from "./options.ts";
+import type {
+  CheckOption,
+  NestedCheck,
+  NumberCheck,
+  NumberRange,
+  OptionKind,
+  OptionKinds,
+  OptionPlace,
+} from "./options.ts";
+import type { Rate } from "./token_bucket.ts";
+import { MAX_TIMER_MS } from "./wait.ts";
 
 /**
  * Rejects options with an unknown name, with a hint, or with a value of another type.
@@ -75,11 +85,12 @@ export function wrongKind(
  * @param kinds Kinds of the options in the object.
  * @returns The check.
  */
-export function objectOr(kind: string, kinds: object): CheckOption {
-  return (value, place) => {
+export function objectOr(kind: string, kinds: object): NestedCheck {
+  const check: CheckOption = (value, place) => {
     if (typeOf(value) === "object") checkKinds(value, kinds, place);
     else if (!kind.includes(typeOf(value))) throw wrongKind(value, `object or ${kind}`, place);
   };
+  return Object.assign(check, { kinds });
 }
 
 /**
@@ -88,13 +99,14 @@ export function objectOr(kind: string, kinds: object): CheckOption {
  * @param kinds Kinds of the options in the object of each name.
  * @returns The check.
  */
-export function recordOf(kinds: object): CheckOption {
-  return (value, place) => {
+export function recordOf(kinds: object): NestedCheck {
+  const check: CheckOption = (value, place) => {
     if (typeOf(value) !== "object") throw wrongKind(value, "object", place);
     for (const [name, one] of Object.entries(value as object)) {
       if (one !== undefined) checkKinds(one, kinds, { ...place, path: `${place.path}["${name}"]` });
     }
   };
+  return Object.assign(check, { kinds, isRecord: true });
 }
 
 /**
@@ -113,20 +125,70 @@ export function objectWith(what: string, ...methods: readonly string[]): CheckOp
   };
 }
 
-/** Check of a whole number that is 0 or more. */
-export const COUNT: CheckOption = (value, place) => {
-  if (typeof value !== "number") throw wrongKind(value, "number", place);
-  if (Number.isSafeInteger(value) && value >= 0) return;
-  const { verb, path } = place;
-  throw new RangeError(`Cannot ${verb}: ${path} must be a whole number from 0, received ${value}`);
-};
+/**
+ * Makes the check of a number.
+ *
+ * @param range The numbers that the option takes.
+ * @returns The check.
+ */
+export function numberIn(range: NumberRange): NumberCheck {
+  const { min, max, isInteger = false, isAbove = false } = range;
+  const check = (value: unknown, place: OptionPlace) => {
+    if (typeof value !== "number") throw wrongKind(value, "number", place);
+    const isInside = (isAbove ? value > min : value >= min) && value <= max;
+    if (isInside && (!isInteger || value === Infinity || Number.isInteger(value))) return;
+    const { verb, path } = place;
+    throw new RangeError(`Cannot ${verb}: ${path} must be ${ruleOf(range)}, received ${value}`);
+  };
+  return Object.assign(check, { range });
+}
+
+function ruleOf({ min, max, isInteger = false, isAbove = false }: NumberRange): string {
+  if (isInteger && min === 1 && max >= Number.MAX_SAFE_INTEGER) return "a positive integer";
+  const kind = isInteger ? "an integer " : max === Number.MAX_VALUE ? "a finite number " : "";
+  if (max < Number.MAX_SAFE_INTEGER) {
+    return isAbove ? `${kind}above ${min} and up to ${max}` : `${kind}from ${min} to ${max}`;
+  }
+  return kind + (isAbove ? `above ${min}` : kind === "" ? `${min} or more` : `of ${min} or more`);
+}
+
+/** Makes the check of an integer; `Infinity` as the largest value stands for no limit. */
+export function integer(min: number, max: number = Number.MAX_SAFE_INTEGER): NumberCheck {
+  return numberIn({ min, max, isInteger: true });
+}
+
+/** Check of a limit. */
+export const POSITIVE: NumberCheck = integer(1);
+
+/** Check of a limit that `Infinity` removes. */
+export const LIMIT: NumberCheck = integer(1, Infinity);
+
+/** Check of a number of things. */
+export const COUNT: NumberCheck = integer(0);
+
+/** Check of a time in milliseconds for which a timer waits. */
+export const TIMER: NumberCheck = integer(1, MAX_TIMER_MS);
 
 /** Check of a time in milliseconds; `Infinity` is one. */
-export const TIME: CheckOption = (value, place) => {
-  if (typeof value !== "number") throw wrongKind(value, "number", place);
-  if (value >= 0) return;
-  throw new RangeError(`Cannot ${place.verb}: ${place.path} must be from 0, received ${value}`);
+export const TIME: NumberCheck = numberIn({ min: 0, max: Infinity });
+
+/** Check of a number that is neither 0 nor negative, such as a rate; `Infinity` is one. */
+export const ABOVE_ZERO: NumberCheck = numberIn({ min: 0, max: Infinity, isAbove: true });
+
+/** Check of a port; 0 stands for a free one. */
+export const PORT: NumberCheck = integer(0, 65_535);
+
+/** Check of a part of a whole that is not nothing. */
+export const SHARE: NumberCheck = numberIn({ min: 0, max: 1, isAbove: true });
+
+/** Kinds of the options of a `Rate`. */
+export const RATE: OptionKinds<Rate> = {
+  burst: numberIn({ min: 1, max: Infinity }),
+  perSecond: ABOVE_ZERO,
 };
+
+/** Kinds of the options of a call that only waits for a signal. */
+export const SIGNAL: OptionKinds<{ readonly signal?: AbortSignal }> = { signal: "AbortSignal" };
 
 /** Check of a `Runtime`. */
 export const RUNTIME: CheckOption = objectWith("Runtime", "now", "setTimeout");

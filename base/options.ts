@@ -14,6 +14,28 @@ export type OptionKind = 0 | string | readonly unknown[] | object | CheckOption;
 /** Checks the value of one option. */
 export type CheckOption = (value: unknown, place: OptionPlace) => void;
 
+/** Numbers that an option takes. */
+export interface NumberRange {
+  /** Smallest value. */
+  readonly min: number;
+  /** Largest value; `Infinity` for an option that takes it. */
+  readonly max: number;
+  /** Excludes fractions. */
+  readonly isInteger?: boolean;
+  /** Excludes the smallest value itself. */
+  readonly isAbove?: boolean;
+}
+
+/** Check of a number, with its range for the test that walks all options. */
+export type NumberCheck = CheckOption & { readonly range: NumberRange };
+
+/** Check of an object that has options, with their kinds for that test. */
+export type NestedCheck = CheckOption & {
+  readonly kinds: object;
+  /** True for an object whose names the user chooses, each with an object of these options. */
+  readonly isRecord?: boolean;
+};
+
 /** Place of options, for errors. */
 export interface OptionPlace {
   /** The call of the user, such as `create broker`. */
@@ -28,7 +50,7 @@ type KindOf<V> =
   // deno-lint-ignore ban-types -- all functions
   | ([V] extends [Function] ? "function"
     : [V] extends [boolean] ? "boolean"
-    : [V] extends [number] ? "number"
+    : [V] extends [number] ? NumberCheck
     : [V] extends [AbortSignal] ? "AbortSignal"
     : [V] extends [string] ? "string" | readonly V[]
     : [V] extends [readonly unknown[]] ? "array" | 0
@@ -42,6 +64,34 @@ type KindOf<V> =
  * @typeParam T The interface.
  */
 export type OptionKinds<T> = { readonly [K in keyof T]-?: KindOf<Exclude<T[K], undefined>> };
+
+/**
+ * Picks the options of one call out of those of another, which takes more.
+ *
+ * @param kinds Kinds of the options of the call.
+ * @param options All options.
+ * @returns The options that the call takes.
+ */
+export function optionsFor<T extends object>(kinds: OptionKinds<T>, options: T): T {
+  const known = Object.entries(options).filter(([name]) => Object.hasOwn(kinds, name));
+  return Object.fromEntries(known) as T;
+}
+
+/**
+ * Fills in missing options.
+ *
+ * @param defaults Every option, by name.
+ * @param given Options of the application, checked; other keys are ignored.
+ * @returns The complete options.
+ */
+export function withDefaults<T extends object>(
+  defaults: T,
+  given: { readonly [Name in keyof NoInfer<T>]?: NoInfer<T>[Name] | undefined },
+): T {
+  const all = { ...defaults };
+  for (const name in defaults) all[name] = given[name] ?? defaults[name];
+  return all;
+}
 
 /**
  * Fills in missing limits, and checks the given ones.

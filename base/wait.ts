@@ -20,7 +20,7 @@ export function startTimer(
   callback: (ms: number) => void,
 ): Timer | undefined {
   if (ms === undefined) return undefined;
-  if (!(ms >= 0)) throw new RangeError(`Cannot wait: timeoutMs must be from 0, received ${ms}`);
+  if (!(ms >= 0)) throw new RangeError(`Cannot wait: timeoutMs must be 0 or more, received ${ms}`);
   return ms > MAX_TIMER_MS ? undefined : runtime.setTimeout(() => callback(ms), ms);
 }
 

@@ -1,5 +1,14 @@
 /** Checks of the options of a client and its calls, where a page does not load these. */
-import { listOf, objectWith, RUNTIME } from "../base/option_checks.ts";
+import {
+  ABOVE_ZERO,
+  LIMIT,
+  listOf,
+  objectWith,
+  POSITIVE,
+  RUNTIME,
+  TIME,
+  TIMER,
+} from "../base/option_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
 import {
   checkBy,
@@ -18,7 +27,7 @@ const COMMON = {
   ...COMMON_HANDLERS,
   ...COMMON_LIMITS,
   ...TRANSPORTS,
-  connectTimeoutMs: "number",
+  connectTimeoutMs: TIME,
   contract: 0,
   headers: 0,
   instrumentation: "object",
@@ -34,19 +43,19 @@ export const CLIENT_KINDS: {
   connect: {
     ...COMMON,
     backoff: {
-      firstDelayMs: "number",
-      maxAttempts: "number",
-      maxDelayMs: "number",
+      firstDelayMs: ABOVE_ZERO,
+      maxAttempts: LIMIT,
+      maxDelayMs: ABOVE_ZERO,
       random: "function",
     },
     connectAfter: "object",
     delivery: ["at-most-once", "at-least-once"],
     endsOnRefusal: "boolean",
     life: objectWith("Life", "subscribe"),
-    outbox: { maxBytes: "number", maxMessages: "number" },
+    outbox: { maxBytes: POSITIVE, maxMessages: POSITIVE },
     token: "string or function or null",
     upgrade: "boolean",
-    wakeTimeoutMs: "number",
+    wakeTimeoutMs: TIMER,
   },
   dial: {
     ...COMMON,

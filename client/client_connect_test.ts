@@ -76,7 +76,7 @@ Deno.test("Client() rejects a connectTimeoutMs that is no time", () => {
     assertThrows(
       () => new Network().client({ connectTimeoutMs }),
       RangeError,
-      `Cannot connect: connectTimeoutMs must be from 0, received ${connectTimeoutMs}`,
+      `Cannot connect: connectTimeoutMs must be 0 or more, received ${connectTimeoutMs}`,
     );
   }
 });

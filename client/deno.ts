@@ -6,6 +6,7 @@ import {
   type ConnectOptions,
   dialBy,
   type DialOptions,
+  type MakePlatform,
   withLastResort,
 } from "./connect.ts";
 import { checkCall } from "./call_checks.ts";
@@ -14,11 +15,7 @@ import type { Session } from "../session/session.ts";
 import { isQuicAvailable, permittedHost } from "../transport/quic/deno_quic.ts";
 import { race } from "../transport/race/race.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
-import {
-  checkTransports,
-  type TransportOptions,
-  type TransportPlatform,
-} from "../transport/race/options.ts";
+import { checkTransports, type TransportPlatform } from "../transport/race/options.ts";
 
 export type { ConnectOptions, DialOptions };
 
@@ -57,7 +54,7 @@ export function connect<C extends Contract = Contract>(
   url: ServerUrl,
   options: ConnectOptions<C> = {},
 ): Client<C> {
-  return connectBy(makePlatform, url, options);
+  return connectBy(platformOf("connect"), url, options);
 }
 
 /**
@@ -88,15 +85,18 @@ export async function dial<C extends Contract = Contract>(
   url: string | URL,
   options: DialOptions<C> = {},
 ): Promise<Session<unknown, C, "client">> {
-  return await dialBy(makePlatform, url, options);
+  return await dialBy(platformOf("dial"), url, options);
 }
 
-function makePlatform(options: TransportOptions): ClientPlatform {
-  const checked = checkTransports(options);
-  const dial = race({ webSocket: dialWebSocket, webTransport: quic() }, checked);
-  return denoPlatform(
-    withLastResort(dial, checked, () => import("../transport/race/last_resort.ts")),
-  );
+function platformOf(call: "connect" | "dial"): MakePlatform {
+  return (options) => {
+    checkCall(call, options); // Before the transports, whose check takes the types as given.
+    const checked = checkTransports(options);
+    const dial = race({ webSocket: dialWebSocket, webTransport: quic() }, checked);
+    return denoPlatform(
+      withLastResort(dial, checked, () => import("../transport/race/last_resort.ts")),
+    );
+  };
 }
 
 /** Makes the platform of a client in Deno from a dialer. */

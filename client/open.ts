@@ -146,7 +146,7 @@ async function open(options: OpenOptions): Promise<Session> {
 export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
   if (connectTimeoutMs >= 0) return connectTimeoutMs;
   throw new RangeError(
-    `Cannot connect: connectTimeoutMs must be from 0, received ${connectTimeoutMs}`,
+    `Cannot connect: connectTimeoutMs must be 0 or more, received ${connectTimeoutMs}`,
   );
 }
 

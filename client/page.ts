@@ -60,14 +60,19 @@ export function pagePlatform(options: TransportOptions, chunks: PageChunks): Cli
   const { insight, answers, webTransport, http } = chunks;
   const checked = checkTransports(options);
   const dial = withLastResort(pageDialer(checked, chunks), checked, http);
-  const checkOptions = (call: string, options: unknown) => {
-    const names = namesOf(call);
+  const check = (call: string, options: unknown, names: object, path = "options") => {
     for (const name in options as object) {
-      if ((options as Record<string, unknown>)[name] === undefined || name in names) continue;
-      insight().then((part) => (part as Hints).tellHint(name, names), () => {});
-      throw new TypeError(`Cannot ${call}: options must have known keys, received "${name}"`);
+      const value = (options as Record<string, unknown>)[name];
+      if (value === undefined) continue;
+      const nested = (names as Record<string, unknown>)[name];
+      if (!nested) {
+        insight().then((part) => (part as Hints).tellHint(name, names), () => {});
+        throw new TypeError(`Cannot ${call}: ${path} must have known keys, received "${name}"`);
+      }
+      if (nested !== 1) check(call, value, nested, name);
     }
   };
+  const checkOptions = (call: string, options: unknown) => check(call, options, namesOf(call));
   return { dial, insight, answers, recovery: webTransport, checkOptions };
 }
 

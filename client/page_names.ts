@@ -7,7 +7,11 @@ const STREAM = { ...WAIT, itemTimeoutMs: 1, onInvalid: 1, window: 1 } as const;
 
 const HISTORY = { last: 1, since: 1 } as const;
 
-const CLOSE = { closeConnection: 1, code: 1, reason: 1 } as const;
+const CLOSE = { by: 1, closeConnection: 1, code: 1, error: 1, reason: 1 } as const;
+
+const OPEN_STREAM = { ...WAIT, sendOrder: 1 } as const;
+
+const QUEUE = { maxBytes: 1, maxMessages: 1 } as const;
 
 /** Options that `connect` and `dial` share. */
 const COMMON = {
@@ -15,7 +19,13 @@ const COMMON = {
   concurrency: 1,
   connectTimeoutMs: 1,
   contract: 1,
-  flowControl: 1,
+  flowControl: {
+    automatic: 1,
+    maxData: 1,
+    maxStreamData: 1,
+    maxStreamsBidi: 1,
+    maxStreamsUni: 1,
+  },
   handshakeTimeoutMs: 1,
   headStartMs: 1,
   headers: 1,
@@ -29,11 +39,11 @@ const COMMON = {
   onHandlerError: 1,
   onMessage: 1,
   onRefused: 1,
-  receiveQueue: 1,
+  receiveQueue: QUEUE,
   requestTimeoutMs: 1,
   requests: 1,
   runtime: 1,
-  sendQueue: 1,
+  sendQueue: { ...QUEUE, policy: 1 },
   serverCertificateHashes: 1,
   signal: 1,
   token: 1,
@@ -45,21 +55,31 @@ type Listed = {
   [Call in keyof ClientCalls]: keyof ClientCalls[Call] extends keyof typeof WAIT ? never : Call;
 }[keyof ClientCalls];
 
+/** Options that are objects with options of their own. */
+type Nested = "backoff" | "flowControl" | "outbox" | "receiveQueue" | "sendQueue";
+
+/** The names in the options of one call. */
+type NamesIn<Options> = {
+  readonly [Name in keyof Options]-?: Name extends Nested ? NamesIn<Defined<Options[Name]>> : 1;
+};
+
+type Defined<V> = Exclude<V, undefined>;
+
 /**
  * The names; a call that is not listed has those of {@linkcode WAIT}. The compiler finds a missing
  * call, a missing option, and a name that is no option.
  */
 const NAMES: {
-  readonly [Call in Listed]: { readonly [Name in keyof ClientCalls[Call]]-?: 1 };
+  readonly [Call in Listed]: NamesIn<ClientCalls[Call]>;
 } = {
   connect: {
     ...COMMON,
-    backoff: 1,
+    backoff: { firstDelayMs: 1, maxAttempts: 1, maxDelayMs: 1, random: 1 },
     connectAfter: 1,
     delivery: 1,
     endsOnRefusal: 1,
     life: 1,
-    outbox: 1,
+    outbox: QUEUE,
     upgrade: 1,
     wakeTimeoutMs: 1,
   },
@@ -71,7 +91,19 @@ const NAMES: {
   "request stream": { ...STREAM, after: 1, id: 1 },
   close: CLOSE,
   drain: { ...CLOSE, retryAfterMs: 1, withinMs: 1 },
-  "open stream": { ...WAIT, sendOrder: 1 },
+  "grant credit": { direction: 1 },
+  "make structured datagrams": { codec: 1, maxQueued: 1, onInvalid: 1, registry: 1 },
+  "make structured stream": {
+    ...OPEN_STREAM,
+    codec: 1,
+    endMark: 1,
+    maxMessageBytes: 1,
+    onInvalid: 1,
+    registry: 1,
+    stream: 1,
+  },
+  "monitor health": { intervalMs: 1, signal: 1 },
+  "open stream": OPEN_STREAM,
   "session.request stream": STREAM,
   "session.subscribe": { ...WAIT, ...HISTORY },
   subscribe: { ...HISTORY, onInvalid: 1, onRecovery: 1 },

@@ -1,8 +1,16 @@
-import { assert, assertEquals, assertMatch, assertNotEquals, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertNotEquals,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../base/runtime.ts";
 import { anySignal } from "../base/wait.ts";
-import { connect } from "../client.ts";
+import { connect, dial } from "../client.ts";
+import { CLIENT_KINDS } from "./call_checks.ts";
 import { UnsupportedError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { parseUrl } from "../transport/url.ts";
@@ -81,4 +89,25 @@ Deno.test("Runtime.randomUUID() makes a UUID of version 4 on a page without TLS"
   assertMatch(uuid, /^[\da-f]{8}-[\da-f]{4}-4[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/);
   assertNotEquals(uuid, runtime.randomUUID());
   assert(uuid.length === 36);
+});
+
+Deno.test("connect() and dial() of a page reject an unknown name in nested options too", async () => {
+  const calls = {
+    connect: (options: object) => connect("ws://localhost/", options),
+    dial: (options: object) => dial("ws://localhost/", options),
+  };
+  for (const [call, run] of Object.entries(calls)) {
+    const kinds = Object.entries(CLIENT_KINDS[call as keyof typeof calls]);
+    const nested = kinds.filter(([, kind]) => typeof kind === "object" && !Array.isArray(kind));
+    for (const [name, kind] of [["options", undefined], ...nested] as const) {
+      const options = { unknownOption: 1 };
+      const error = await assertRejects(
+        async () => await run(kind === undefined ? options : { [name]: options }),
+        TypeError,
+      );
+      const rule = `${name} must have known keys, received "unknownOption"`;
+      assertEquals(error.message, `Cannot ${call}: ${rule}`);
+    }
+    assert(nested.length > 2);
+  }
 });

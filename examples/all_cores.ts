@@ -43,7 +43,17 @@ if (import.meta.main) {
     onWorkerEnd: ({ index }) => console.log(`worker ${index} ended, and another one starts`),
   });
   if (Deno.args.includes("--once")) await showOnce(workers);
-  else await new Promise<void>((resolve) => Deno.addSignalListener("SIGINT", resolve));
+  else await interrupted();
+}
+
+/** Waits for Ctrl-C. */
+function interrupted(): Promise<void> {
+  return new Promise((resolve) => {
+    Deno.addSignalListener("SIGINT", function end() {
+      Deno.removeSignalListener("SIGINT", end); // A second Ctrl-C exits immediately.
+      resolve();
+    });
+  });
 }
 
 /** Two visitors on two workers, of which one fails. */

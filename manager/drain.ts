@@ -1,9 +1,9 @@
 /** A gentle end of many sessions: the peers reconnect one after the other, not all at once. */
+import { TIMER } from "../base/option_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
-import { MAX_TIMER_MS } from "../base/wait.ts";
 
 /** Share of the time over which the closes are spread; the rest is for the last ones to finish. */
 const SPREAD = 0.8;
@@ -45,7 +45,7 @@ export const DRAIN: OptionKinds<DrainOptions> = {
   random: "function",
   reason: "string",
   signal: "AbortSignal",
-  withinMs: "number",
+  withinMs: TIMER,
 };
 
 /** Result of a drain. */
@@ -96,11 +96,6 @@ export class Drain {
    */
   constructor(runtime: Runtime, options: DrainOptions = {}) {
     const { withinMs = DRAIN_MS, reason = "", signal, random = () => runtime.random() } = options;
-    if (!Number.isInteger(withinMs) || withinMs < 1 || withinMs > MAX_TIMER_MS) {
-      throw new RangeError(
-        `Cannot drain: withinMs must be an integer from 1 to ${MAX_TIMER_MS}, received ${withinMs}`,
-      );
-    }
     this.#runtime = runtime;
     this.#withinMs = withinMs;
     this.#reason = reason;

@@ -150,13 +150,6 @@ export class SessionLimiter {
       maxSessionsPerAddress = DEFAULT_MAX_SESSIONS_PER_ADDRESS,
     } = limits;
     this.#limits = { maxSessions, maxSessionsPerUser, maxSessionsPerAddress };
-    for (const [name, value] of Object.entries(this.#limits)) {
-      if (Number.isInteger(value) && value > 0) continue;
-      if (value === Infinity && name !== "maxSessions") continue;
-      throw new RangeError(
-        `Cannot create session manager: ${name} must be a positive integer, received ${value}`,
-      );
-    }
     this.sockets = new Sockets(this.#limits);
     this.rates = new RateLimits(runtime, rates, maxSessionsPerAddress);
   }

@@ -27,28 +27,11 @@ function attempts(count: number, attempt: () => unknown): number {
   return taken;
 }
 
-Deno.test("SessionLimiter() rejects a limit that is not a positive integer", () => {
-  for (const name of ["maxSessions", "maxSessionsPerUser", "maxSessionsPerAddress"] as const) {
-    for (const value of [0, -1, 1.5, NaN, -Infinity]) {
-      assertThrows(
-        () => new SessionLimiter(platformRuntime(), { [name]: value }),
-        RangeError,
-        `Cannot create session manager: ${name} must be a positive integer, received ${value}`,
-      );
-    }
-  }
-});
-
 Deno.test("SessionLimiter() takes Infinity where another limit bounds the memory", () => {
   new SessionLimiter(platformRuntime(), {
     maxSessionsPerUser: Infinity,
     maxSessionsPerAddress: Infinity,
   });
-  assertThrows(
-    () => new SessionLimiter(platformRuntime(), { maxSessions: Infinity }),
-    RangeError,
-    "Infinity",
-  );
 });
 
 Deno.test("SessionLimiter.reserve() lets as many handshakes in as there is room", () => {

@@ -1,8 +1,7 @@
 /** Rates of messages, subscriptions and connections, by session, user and network address. */
 import type { OptionKinds } from "../base/options.ts";
-import { objectWith } from "../base/option_checks.ts";
+import { objectWith, POSITIVE, RATE } from "../base/option_checks.ts";
 import { LimitError } from "../errors.ts";
-import { checkLimits } from "../base/options.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { Session } from "../session/session.ts";
 import { type Account, Accounts, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
@@ -78,8 +77,6 @@ export interface RateLimitsOptions {
   readonly shared?: SharedCounts | undefined;
 }
 
-const RATE: OptionKinds<Rate> = { burst: "number", perSecond: "number" };
-
 const SESSION_RATES: OptionKinds<SessionRates> = {
   bytes: RATE,
   messages: RATE,
@@ -93,7 +90,7 @@ const SHARED_RATES: OptionKinds<NonNullable<RateLimitsOptions["perAddress"]>> = 
 
 /** Kinds of the options of rates. */
 export const RATES: OptionKinds<RateLimitsOptions> = {
-  maxRefusals: "number",
+  maxRefusals: POSITIVE,
   perAddress: SHARED_RATES,
   perSession: SESSION_RATES,
   perUser: SHARED_RATES,
@@ -149,8 +146,7 @@ export class RateLimits implements MeterHost, Disposable {
     };
     const { session, user, address } = this.#rates;
     this.#isMetered = [session, user, address].some(isMetered);
-    const { maxRefusals } = checkLimits({ maxRefusals: 100 }, options, { of: "rate limits: " });
-    this.maxRefusals = maxRefusals;
+    this.maxRefusals = options.maxRefusals ?? 100;
     const engine = this.#engine = shared && new Engine(runtime, shared);
     // Default rates follow a limit of this node alone, and so are not shared.
     this.#accounts = {

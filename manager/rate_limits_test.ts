@@ -327,6 +327,6 @@ Deno.test("SessionManager() refuses rates that make no sense", () => {
   ];
   for (const [rates, name] of cases) {
     const { message } = assertThrows(() => new SessionManager({ rates }), RangeError);
-    assert(message.startsWith(`Cannot create rate limits: ${name} must be`), message);
+    assert(message.startsWith(`Cannot create manager: rates.${name} must be`), message);
   }
 });

@@ -3,14 +3,13 @@ import { RATES } from "./rate_limits.ts";
 import { DRAIN } from "./drain.ts";
 import { CLOSE } from "../session/call_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
-import { checkOptions, RUNTIME } from "../base/option_checks.ts";
+import { checkOptions, COUNT, LIMIT, POSITIVE, RUNTIME, TIMER } from "../base/option_checks.ts";
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
 import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnostics.ts";
 import { issues, type SessionIssue } from "../session/insight/health.ts";
 import { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
-import { MAX_TIMER_MS } from "../base/wait.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 import { addressKey } from "../transport/address.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
@@ -73,10 +72,10 @@ interface Slot {
 }
 
 const MANAGER: OptionKinds<SessionManagerOptions> = {
-  cleanupIntervalMs: "number",
-  maxSessions: "number",
-  maxSessionsPerAddress: "number",
-  maxSessionsPerUser: "number",
+  cleanupIntervalMs: TIMER,
+  maxSessions: POSITIVE,
+  maxSessionsPerAddress: LIMIT,
+  maxSessionsPerUser: LIMIT,
   rates: RATES,
   runtime: RUNTIME,
   unreadStreams: "object",
@@ -153,15 +152,6 @@ export class SessionManager implements AsyncDisposable {
     } = options;
     this.#runtime = runtime;
     this.#limiter = new SessionLimiter(runtime, limits, rates, unreadStreams);
-    if (
-      !Number.isInteger(cleanupIntervalMs) || cleanupIntervalMs < 1 ||
-      cleanupIntervalMs > MAX_TIMER_MS
-    ) {
-      throw new RangeError(
-        "Cannot create session manager: cleanupIntervalMs must be an integer from 1 to " +
-          `${MAX_TIMER_MS}, received ${cleanupIntervalMs}`,
-      );
-    }
     this.#cleanupIntervalMs = cleanupIntervalMs;
   }
 
@@ -389,8 +379,8 @@ export class SessionManager implements AsyncDisposable {
    * ```
    */
   issues(options: { readonly limit?: number } = {}): (SessionIssue & { readonly id: string })[] {
-    checkOptions("list issues", options, { limit: "number" });
-    const limit = checkLimit(options, "list issues");
+    checkOptions("list issues", options, { limit: POSITIVE });
+    const { limit = 100 } = options;
     const found: Record<SessionIssue["severity"], (SessionIssue & { readonly id: string })[]> = {
       error: [],
       warning: [],
@@ -442,9 +432,8 @@ export class SessionManager implements AsyncDisposable {
     /** Start of the next page, stable while sessions come and go; `undefined` after the last page. */
     readonly next: number | undefined;
   } {
-    checkOptions("list diagnostics", options, { after: "number", limit: "number" });
-    const limit = checkLimit(options, "list diagnostics");
-    const { after = 0 } = options;
+    checkOptions("list diagnostics", options, { after: COUNT, limit: POSITIVE });
+    const { after = 0, limit = 100 } = options;
     const sessions: SessionDiagnostics[] = [];
     let last = after;
     for (const { number, session } of this.#slots.values()) {
@@ -593,9 +582,4 @@ export class SessionManager implements AsyncDisposable {
 
 function keyOf(address: string | undefined): string | undefined {
   return address === undefined || address === "" ? undefined : addressKey(address);
-}
-
-function checkLimit({ limit = 100 }: { readonly limit?: number }, verb: string): number {
-  if (Number.isInteger(limit) && limit > 0) return limit;
-  throw new RangeError(`Cannot ${verb}: limit must be a positive integer, received ${limit}`);
 }

@@ -21,7 +21,7 @@ Deno.test("SessionManager() rejects options that are out of range", () => {
       assertThrows(
         () => SessionManager.create({ [name]: value }),
         RangeError,
-        `Cannot create session manager: ${name} must be `,
+        `Cannot create manager: ${name} must be `,
       );
     }
   }

@@ -1,7 +1,15 @@
 /** Topics and the subscribers on this node. */
 import { HISTORY } from "../session/call_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
-import { BROKER, checkOptions, recordOf, RUNTIME } from "../base/option_checks.ts";
+import {
+  BROKER,
+  checkOptions,
+  COUNT,
+  integer,
+  POSITIVE,
+  recordOf,
+  RUNTIME,
+} from "../base/option_checks.ts";
 import { type BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import { describe } from "../base/error_text.ts";
 import { Broadcast } from "../session/queue/broadcast.ts";
@@ -251,17 +259,17 @@ interface Membership {
 
 /** Kinds of the options of a history. */
 export const HISTORY_BOUNDS: OptionKinds<HistoryBounds> = {
-  bytes: "number",
-  size: "number",
-  ttlMs: "number",
+  bytes: POSITIVE,
+  size: POSITIVE,
+  ttlMs: POSITIVE,
 };
 
 const TOPICS: OptionKinds<TopicsOptions> = {
   broker: BROKER,
   history: recordOf(HISTORY_BOUNDS),
-  maxMessageBytes: "number",
-  maxTopicBytes: "number",
-  maxTopicsPerSession: "number",
+  maxMessageBytes: POSITIVE,
+  maxTopicBytes: integer(1, MAX_TOPIC_BYTES),
+  maxTopicsPerSession: POSITIVE,
   runtime: RUNTIME,
   settings: "object",
 };
@@ -290,7 +298,7 @@ const APPEND: OptionKinds<AppendPublicationOptions> = {
   signal: "AbortSignal",
 };
 
-const READ = { after: "number", signal: "AbortSignal" };
+const READ = { after: COUNT, signal: "AbortSignal" };
 
 /**
  * Topics and the subscribers on this node.
@@ -363,9 +371,9 @@ export class Topics implements AsyncDisposable {
     this.#turn = options.settings?.turn ?? new Turn(this.#runtime);
     const { maxTopicsPerSession = 128, maxTopicBytes = MAX_TOPIC_BYTES } = options;
     const { maxMessageBytes = MAX_MESSAGE_BYTES } = options;
-    this.#maxTopics = checkLimit("maxTopicsPerSession", maxTopicsPerSession);
-    this.maxTopicBytes = checkLimit("maxTopicBytes", maxTopicBytes, MAX_TOPIC_BYTES);
-    this.#maxMessageBytes = checkLimit("maxMessageBytes", maxMessageBytes);
+    this.#maxTopics = maxTopicsPerSession;
+    this.maxTopicBytes = maxTopicBytes;
+    this.#maxMessageBytes = maxMessageBytes;
     this.#histories = new HistoryTopics({
       runtime: this.#runtime,
       broker: this.broker,
@@ -472,7 +480,6 @@ export class Topics implements AsyncDisposable {
     checkOptions("subscribe", options, SUBSCRIBE);
     checkTopic(topic, "subscribe", this.maxTopicBytes);
     checkPublic(topic, "subscribe");
-    checkLast(options.last);
     if (session.isClosed) return Promise.resolve(false);
     const known = this.#subscribers.get(session);
     const isNew = !known?.topics.has(topic);
@@ -1007,15 +1014,4 @@ function tellInterrupted(topic: string, sessions: Iterable<Session>): void {
     const core = session[internals];
     if (core.joins) core.post({ gap: topic, reason: "interrupted" });
   }
-}
-
-function checkLast(last: number | undefined): void {
-  if (last === undefined || Number.isInteger(last) && last >= 0) return;
-  throw new RangeError(`Cannot subscribe: last must be a whole number from 0, received ${last}`);
-}
-
-function checkLimit(name: string, value: number, most = Infinity): number {
-  if (Number.isInteger(value) && value >= 1 && value <= most) return value;
-  const rule = most === Infinity ? "a positive integer" : `an integer from 1 to ${most}`;
-  throw new RangeError(`Cannot create topics: ${name} must be ${rule}, received ${value}`);
 }

@@ -40,7 +40,7 @@ Deno.test("Topics({ history }) refuses patterns that overlap, invalid bounds, an
     assertThrows(
       () => new Topics({ history: { "a:{b}": bounds } }),
       RangeError,
-      `Cannot create topics: history of "a:{b}": ${name} must be a positive integer, received ${value}`,
+      `Cannot create topics: history["a:{b}"].${name} must be a positive integer, received ${value}`,
     );
   }
   await using memory = new MemoryBroker();
@@ -232,7 +232,7 @@ Deno.test("Topics.subscribe() refuses an invalid `last`", async () => {
     assertThrows(
       () => topics.subscribe(client.session, "t", { last }),
       RangeError,
-      `Cannot subscribe: last must be a whole number from 0, received ${last}`,
+      `Cannot subscribe: last must be an integer of 0 or more, received ${last}`,
     );
   }
   assertEquals(topics.size, 0);

@@ -174,31 +174,12 @@ const NO_HEADERS = new Headers();
  * @typeParam V Type of the values from `authenticate`.
  * @param options The options.
  * @throws {TypeError} If the path, an origin, a host or a header's name is invalid.
- * @throws {RangeError} If `authenticateTimeoutMs` is negative or not a number, `maxTokenBytes` is not
- * a positive integer, or a limit of `flowControl` is not an integer from 0.
  */
 export function checkAdmissionOptions<V>(options: AdmissionOptions<V>): void {
-  const { path, authenticateTimeoutMs = 0, maxTokenBytes = 1, keepsHeaders = "all" } = options;
+  const { path, keepsHeaders = "all" } = options;
   checkOriginRules(options);
   if (path !== undefined && (typeof path !== "string" || !path.startsWith("/"))) {
     throw new TypeError(`Cannot create server: path must begin with "/", received "${path}"`);
-  }
-  if (typeof authenticateTimeoutMs !== "number" || !(authenticateTimeoutMs >= 0)) {
-    throw new RangeError(
-      `Cannot create server: authenticateTimeoutMs must be from 0, received ${authenticateTimeoutMs}`,
-    );
-  }
-  if (!Number.isSafeInteger(maxTokenBytes) || maxTokenBytes < 1) {
-    throw new RangeError(
-      `Cannot create server: maxTokenBytes must be a positive integer, received ${maxTokenBytes}`,
-    );
-  }
-  for (const name of ["maxData", "maxStreamData", "maxStreamsBidi", "maxStreamsUni"] as const) {
-    const limit = options.flowControl?.[name] ?? 0;
-    if (Number.isSafeInteger(limit) && limit >= 0) continue;
-    throw new RangeError(
-      `Cannot create server: flowControl.${name} must be an integer from 0 to 2^53 - 1, received ${limit}`,
-    );
   }
   if (keepsHeaders === "all") return;
   if (!Array.isArray(keepsHeaders)) {

@@ -32,11 +32,6 @@ export interface SequenceStoreOptions {
 /** Keeps numbers in the broker's store, or on this node if the broker has no store. */
 export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
   const { runtime, broker, isShared, windowMs = 300_000 } = options;
-  if (!(windowMs > 0)) {
-    throw new RangeError(
-      `Cannot create server: dedupeWindowMs must be a positive number, received ${windowMs}`,
-    );
-  }
   const node = runtime.randomUUID();
   const own = new MemoryStore(runtime);
   const store = () => broker().store ?? own;

@@ -29,7 +29,7 @@ import {
 } from "jose";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { AuthenticationError } from "../errors.ts";
-import { checkOptions, listOf, RUNTIME } from "../base/option_checks.ts";
+import { checkOptions, listOf, RUNTIME, TIME } from "../base/option_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
 
 /** Longest time for an answer from the server of the keys, in milliseconds. */
@@ -125,7 +125,7 @@ export interface JwtAuthentication {
 const OPTIONS: OptionKinds<JwtOptions> = {
   algorithms: listOf("string"),
   audience: listOf("string", "string"),
-  clockToleranceMs: "number",
+  clockToleranceMs: TIME,
   issuer: "string",
   jwks: "string or object",
   runtime: RUNTIME,
@@ -177,11 +177,6 @@ type Verify = (token: string) => Promise<Claims>;
 export function jwt(options: JwtOptions): JwtAuthentication {
   checkOptions("create jwt", options, OPTIONS);
   const { jwks, secret, clockToleranceMs = 0 } = options;
-  if (typeof clockToleranceMs !== "number" || !(clockToleranceMs >= 0)) {
-    throw new RangeError(
-      `Cannot create jwt: clockToleranceMs must be from 0, received ${clockToleranceMs}`,
-    );
-  }
   if ((jwks === undefined) === (secret === undefined)) {
     throw new TypeError(
       `Cannot create jwt: either jwks or secret is needed, received ${

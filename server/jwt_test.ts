@@ -321,7 +321,7 @@ Deno.test("jwt() refuses options that make no sense", () => {
   const ranges: [options: JwtOptions, text: string][] = [
     [{ secret: "x".repeat(31), algorithms: ["HS256"] }, "at least 32 bytes for HS256, received 31"],
     [{ secret: "x".repeat(63), algorithms: ["HS256", "HS512"] }, "64 bytes for HS512"],
-    [{ jwks, clockToleranceMs: -1 }, "clockToleranceMs must be from 0, received -1"],
+    [{ jwks, clockToleranceMs: -1 }, "clockToleranceMs must be 0 or more, received -1"],
     [{ jwks, clockToleranceMs: NaN }, "received NaN"],
   ];
   for (const [options, text] of ranges) assertThrows(() => jwt(options), RangeError, text);

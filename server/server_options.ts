@@ -12,17 +12,26 @@ import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
 import { ROOM } from "../pubsub/presence/rooms.ts";
 import type { RoomOptions } from "../pubsub/presence/rooms.ts";
 import {
+  ABOVE_ZERO,
   BROKER,
   checkOptions,
+  LIMIT,
   listOf,
+  numberIn,
   objectOr,
   objectWith,
+  PORT,
+  POSITIVE,
+  RATE,
   recordOf,
   RUNTIME,
+  TIME,
+  TIMER,
 } from "../base/option_checks.ts";
 import { checkLimits, type OptionKinds } from "../base/options.ts";
 import type { SessionLimits } from "../session/settings.ts";
-import { FLOW_CONTROL } from "../transport/option_kinds.ts";
+import { MAX_TIMER_MS } from "../base/wait.ts";
+import { FLOW_CONTROL, UNREAD_STREAMS } from "../transport/option_kinds.ts";
 import type { Broker, HistoryBounds } from "../pubsub/broker.ts";
 import type { UnreadStreamLimits } from "../transport/quic/unread_streams.ts";
 import type { AdmissionOptions } from "./admission_options.ts";
@@ -551,15 +560,13 @@ const API_LIMITS = {
   maxRequests: 256,
 };
 
-const RATE: OptionKinds<Rate> = { burst: "number", perSecond: "number" };
-
 /** Kinds of the options of the API. */
 export const API: OptionKinds<ApiOptions> = {
   authorize: "function",
-  idempotencyWindowMs: "number",
-  maxBodyBytes: "number",
-  maxPublications: "number",
-  maxRequests: "number",
+  idempotencyWindowMs: POSITIVE,
+  maxBodyBytes: POSITIVE,
+  maxPublications: POSITIVE,
+  maxRequests: POSITIVE,
   path: "string",
   rate: RATE,
 };
@@ -585,15 +592,15 @@ export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
   engine: "string or function",
   flowControl: FLOW_CONTROL,
   hostname: "string",
-  idleTimeoutMs: "number",
-  keepAliveIntervalMs: "number",
-  maxConnections: "number",
-  maxConnectionsPerAddress: "number",
-  maxHandshakes: "number",
-  maxSessionsPerConnection: "number",
-  maxStreams: "number",
+  idleTimeoutMs: POSITIVE,
+  keepAliveIntervalMs: POSITIVE,
+  maxConnections: POSITIVE,
+  maxConnectionsPerAddress: POSITIVE,
+  maxHandshakes: POSITIVE,
+  maxSessionsPerConnection: POSITIVE,
+  maxStreams: POSITIVE,
   names: listOf("string"),
-  port: "number",
+  port: PORT,
   wellKnown: "boolean",
 };
 
@@ -601,19 +608,19 @@ export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
 export const SERVER: OptionKinds<ServerOptions> = {
   acceptsTokenInBand: "boolean",
   answers: {
-    keepMs: "number",
-    maxRunning: "number",
-    maxRunningPerAddress: "number",
-    maxRunningPerUser: "number",
+    keepMs: POSITIVE,
+    maxRunning: POSITIVE,
+    maxRunningPerAddress: POSITIVE,
+    maxRunningPerUser: POSITIVE,
   },
   api: API,
   authenticate: "function",
-  authenticateTimeoutMs: "number",
+  authenticateTimeoutMs: TIME,
   authorize: "function",
   broker: BROKER,
   clientAddress: "function",
   contract: 0,
-  dedupeWindowMs: "number",
+  dedupeWindowMs: ABOVE_ZERO,
   durableStreams: DURABLE_STREAMS,
   expiresAt: "function",
   fetch: "function",
@@ -625,23 +632,18 @@ export const SERVER: OptionKinds<ServerOptions> = {
   instrumentation: "object",
   keepsHeaders: listOf("string", "string"),
   limits: {
-    cleanupIntervalMs: "number",
-    maxSessions: "number",
-    maxSessionsPerAddress: "number",
-    maxSessionsPerUser: "number",
-    maxTopicsPerSession: "number",
-    unreadStreams: {
-      maxBytes: "number",
-      maxBytesPerAddress: "number",
-      maxBytesPerConnection: "number",
-      timeoutMs: "number",
-    },
+    cleanupIntervalMs: TIMER,
+    maxSessions: POSITIVE,
+    maxSessionsPerAddress: LIMIT,
+    maxSessionsPerUser: LIMIT,
+    maxTopicsPerSession: POSITIVE,
+    unreadStreams: UNREAD_STREAMS,
   },
-  maxTokenBytes: "number",
+  maxTokenBytes: POSITIVE,
   metrics: objectOr("boolean", METRICS),
   moq: objectWith("MoqServer", "fetch"),
   namesPublishers: "boolean",
-  node: { goneAfterMs: "number", heartbeatMs: "number", name: "string" },
+  node: { goneAfterMs: TIMER, heartbeatMs: TIMER, name: "string" },
   onClose: "function",
   onError: "function",
   onHandlerError: ["answer", "close"],
@@ -653,7 +655,7 @@ export const SERVER: OptionKinds<ServerOptions> = {
   onStream: "function",
   origins: listOf("string"),
   path: "string",
-  presenceGraceMs: "number",
+  presenceGraceMs: numberIn({ min: 0, max: MAX_TIMER_MS }),
   presenceSharesOnline: "boolean",
   rates: RATES,
   requests: "object",
@@ -669,7 +671,7 @@ export const SERVE: OptionKinds<ServeOptions> = {
   ...SERVER,
   hostname: "string",
   onListen: "function",
-  port: "number",
+  port: PORT,
   reusePort: "boolean",
   signal: "AbortSignal",
   tls: 0,

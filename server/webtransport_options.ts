@@ -129,16 +129,13 @@ export function webTransportOptions(
       `Cannot serve: webTransport must be a boolean or an object, received ${webTransport}`,
     );
   }
-  const { port = 0, engine } = webTransport;
+  const { engine } = webTransport;
   if (engine !== undefined && engine !== BUILTIN_ENGINE && typeof engine !== "function") {
     throw new TypeError(
       `Cannot serve: engine of webTransport must be "${BUILTIN_ENGINE}" or a function, received ${
         typeof engine === "string" ? `"${engine}"` : typeof engine
       }`,
     );
-  }
-  if (!Number.isInteger(port) || port < 0 || port > 65_535) {
-    throw new RangeError(`Cannot serve: port must be an integer from 0 to 65535, received ${port}`);
   }
   return webTransport;
 }

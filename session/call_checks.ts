@@ -1,11 +1,26 @@
 /** Checks of the options of a session and its calls, where a page does not load these. */
-import { checkOptions, COUNT, RUNTIME, TIME, wrongKind } from "../base/option_checks.ts";
-import type { CheckOption, OptionKinds } from "../base/options.ts";
+import {
+  ABOVE_ZERO,
+  checkOptions,
+  COUNT,
+  integer,
+  POSITIVE,
+  RUNTIME,
+  SIGNAL,
+  TIME,
+  TIMER,
+  wrongKind,
+} from "../base/option_checks.ts";
+import type { CheckOption, NumberCheck, OptionKinds } from "../base/options.ts";
+import { MAX_LENGTH } from "./streams/structured_format.ts";
+import { isSendable } from "../transport/close_info.ts";
+import type { OpenStreamOptions } from "../transport/connection.ts";
 import type { OverflowPolicy } from "./queue/send_queue.ts";
 import type { CallCheck, SessionCalls } from "./calls.ts";
 import type { SessionHandlers, SessionSettingsOptions } from "./check_settings.ts";
 import type { SessionLimits } from "./settings.ts";
 import type { RequestStreamOptions, SessionCloseOptions, WaitOptions } from "./types.ts";
+import { MAX_CREDIT } from "./wire/envelope.ts";
 import type { HistoryOptions } from "./wire/recovery.ts";
 
 const POLICIES: readonly OverflowPolicy[] = ["close", "drop-oldest", "drop-newest", "latest"];
@@ -21,40 +36,62 @@ export const STREAM: OptionKinds<Omit<RequestStreamOptions, "after" | "id">> = {
   ...WAIT,
   itemTimeoutMs: TIME,
   onInvalid: "function",
-  window: "number",
+  window: integer(1, MAX_CREDIT),
 };
+
+const OPEN_STREAM: OptionKinds<OpenStreamOptions> = {
+  ...WAIT,
+  sendOrder: integer(Number.MIN_SAFE_INTEGER),
+};
+
+/** Makes the check of a close code. */
+function codeIn(isAllowed: (code: number) => boolean): NumberCheck {
+  const check: CheckOption = (value, place) => {
+    if (typeof value !== "number") throw wrongKind(value, "number", place);
+    if (isAllowed(value)) return;
+    throw new RangeError(
+      `Cannot ${place.verb}: ${place.path} must be 0 or 3000 to 4999, received ${value}`,
+    );
+  };
+  return Object.assign(check, { range: { min: 0, max: 4_999, isInteger: true } });
+}
 
 /** Options of a close. */
 export const CLOSE: OptionKinds<SessionCloseOptions> = {
+  by: ["local", "remote", "network"],
   closeConnection: "boolean",
-  code: "number",
+  code: codeIn(isSendable),
+  error: 0,
   reason: "string",
 };
+
+/** Options of the close of one session, which checks the code itself: `by` allows others. */
+const CLOSE_SESSION: OptionKinds<SessionCloseOptions> = { ...CLOSE, code: codeIn(() => true) };
 
 const POLICY: CheckOption = (value, place) => {
   if (typeof value === "function" || POLICIES.includes(value as OverflowPolicy)) return;
   throw wrongKind(value, [...POLICIES, "a function"], place);
 };
 
-const BOUNDS = { maxBytes: "number", maxMessages: "number" } as const;
+const BOUNDS = { maxBytes: POSITIVE, maxMessages: POSITIVE } as const;
 
 /** Limits that both ends have. */
 export const COMMON_LIMITS: OptionKinds<Omit<SessionLimits, "heartbeat">> = {
-  closeTimeoutMs: "number",
-  concurrency: "number",
-  handshakeTimeoutMs: "number",
-  maxInvalidMessages: "number",
-  maxMessageBytes: "number",
-  maxRequests: "number",
+  closeTimeoutMs: TIMER,
+  concurrency: POSITIVE,
+  handshakeTimeoutMs: TIMER,
+  maxInvalidMessages: POSITIVE,
+  maxMessageBytes: POSITIVE,
+  maxRequests: POSITIVE,
   receiveQueue: BOUNDS,
-  requestTimeoutMs: "number",
+  requestTimeoutMs: TIMER,
   sendQueue: { ...BOUNDS, policy: POLICY },
 };
 
 /** Limits of a session. */
 export const LIMITS: OptionKinds<SessionLimits> = {
   ...COMMON_LIMITS,
-  heartbeat: { intervalMs: "number", timeoutMs: "number" },
+  heartbeat: { intervalMs: TIMER, timeoutMs: ABOVE_ZERO },
 };
 
 /** Handlers that a client has too, of which several sessions are one. */
@@ -87,10 +124,32 @@ export const SESSION_KINDS: {
   readonly [Call in keyof SessionCalls]: OptionKinds<SessionCalls[Call]>;
 } = {
   authenticate: WAIT,
-  close: CLOSE,
-  drain: { ...CLOSE, retryAfterMs: TIME, withinMs: TIME },
-  "open stream": { ...WAIT, sendOrder: "number" },
+  close: CLOSE_SESSION,
+  drain: { ...CLOSE_SESSION, retryAfterMs: TIME, withinMs: TIME },
+  "grant credit": { direction: ["bidirectional", "unidirectional"] },
+  "make structured datagrams": {
+    codec: "object",
+    maxQueued: POSITIVE,
+    onInvalid: "function",
+    registry: "object",
+  },
+  "make structured stream": {
+    ...OPEN_STREAM,
+    codec: "object",
+    endMark: "boolean",
+    maxMessageBytes: integer(1, MAX_LENGTH),
+    onInvalid: (value, place) => {
+      if (typeof value === "function" || value === "throw" || value === "skip") return;
+      throw wrongKind(value, ["throw", "skip", "a function"], place);
+    },
+    registry: "object",
+    stream: "object",
+  },
+  "monitor health": { intervalMs: TIMER, signal: "AbortSignal" },
+  "open stream": OPEN_STREAM,
+  ping: WAIT,
   publish: { ...WAIT, echo: "boolean" },
+  "read streams": SIGNAL,
   "session.request": WAIT,
   "session.request stream": STREAM,
   "set presence": WAIT,

@@ -1,5 +1,8 @@
 /** Calls of a session that take options. */
-import type { OpenStreamOptions } from "../transport/connection.ts";
+import type { OpenStreamOptions, StreamDirection } from "../transport/connection.ts";
+import type { Registry } from "./streams/registry.ts";
+import type { StructuredStreamOptions } from "./streams/structured.ts";
+import type { StructuredDatagramsOptions } from "./streams/structured_datagrams.ts";
 import type {
   ClientPublishOptions,
   RequestStreamOptions,
@@ -19,7 +22,13 @@ export interface SessionCalls {
   readonly close: SessionCloseOptions;
   readonly drain: SessionDrainOptions;
   readonly "open stream": OpenStreamOptions;
+  readonly "grant credit": { readonly direction: StreamDirection };
+  readonly "make structured datagrams": StructuredDatagramsOptions<Registry>;
+  readonly "make structured stream": StructuredStreamOptions<Registry>;
+  readonly "monitor health": Pick<WaitOptions, "signal"> & { readonly intervalMs?: number };
+  readonly ping: WaitOptions;
   readonly publish: ClientPublishOptions;
+  readonly "read streams": Pick<WaitOptions, "signal">;
   readonly "session.request": WaitOptions;
   readonly "session.request stream": Omit<RequestStreamOptions, "after" | "id">;
   readonly "set presence": WaitOptions;

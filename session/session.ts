@@ -39,7 +39,7 @@ import type {
 } from "./streams/structured_datagrams.ts";
 import type { Registry } from "./streams/registry.ts";
 import { CloseCode, type CloseInfo } from "../errors.ts";
-import { checkCloseInfo } from "../transport/close_info.ts";
+import { checkCloseInfo, isSendable } from "../transport/close_info.ts";
 import { checkLoop } from "./inbound.ts";
 import { answerOf } from "./pending_requests.ts";
 import type {
@@ -478,7 +478,7 @@ export class Session<
     core.settings.checkOptions("drain", options);
     const { retryAfterMs, reason = "", withinMs = 5_000 } = options;
     const isServer = core.settings.side === "server";
-    const { code = isServer ? CloseCode.draining : CloseCode.normal } = options;
+    const code = closeCodeOf(options, isServer ? CloseCode.draining : CloseCode.normal);
     checkCloseInfo({ closeCode: code, reason });
     // The first call decides, as with `close`. A session that its client has left had no call.
     if (core.state === "draining" && !core.movedTo) return await this.closed;
@@ -496,13 +496,14 @@ export class Session<
    * Closes the session and flushes earlier messages, within `closeTimeoutMs`. Idempotent; the first
    * call decides.
    *
-   * @param options Code and reason.
+   * @param options Code and reason; the result of another session's `closed` will do.
    * @returns How the session ended. Never rejects.
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
   close(options: SessionCloseOptions = {}): Promise<CloseInfo> {
     this.#core.settings.checkOptions("close", options);
-    const { code = CloseCode.normal, reason = "", closeConnection = false } = options;
+    const { reason = "", closeConnection = false } = options;
+    const code = closeCodeOf(options, CloseCode.normal);
     const checked = checkCloseInfo({ closeCode: code, reason });
     this.#core.closesConnection ||= closeConnection;
     this.#core.refuse(code, checked.reason);
@@ -613,6 +614,7 @@ export class Session<
   async *incomingStreams(
     options: { readonly signal?: AbortSignal } = {},
   ): AsyncGenerator<IncomingStream, void, undefined> {
+    this.#core.settings.checkOptions("read streams", options);
     yield* (await this.#insight()).incomingStreams(this.#core, options);
   }
 
@@ -668,6 +670,7 @@ export class Session<
   async structuredStream<R extends Registry>(
     options: StructuredStreamOptions<R>,
   ): Promise<StructuredStream<R>> {
+    this.#core.settings.checkOptions("make structured stream", options);
     return (await this.#insight()).structuredStream(this, options);
   }
 
@@ -706,6 +709,7 @@ export class Session<
   async structuredDatagrams<R extends Registry>(
     options: StructuredDatagramsOptions<R>,
   ): Promise<StructuredDatagrams<R>> {
+    this.#core.settings.checkOptions("make structured datagrams", options);
     return (await this.#insight()).structuredDatagrams(this, options);
   }
 
@@ -732,6 +736,7 @@ export class Session<
     maxStreams: number,
     options: { readonly direction: "bidirectional" | "unidirectional" },
   ): Promise<void> {
+    this.#core.settings.checkOptions("grant credit", options);
     (await this.#insight()).grantCredit(this.#core, options.direction, maxStreams);
   }
 
@@ -758,6 +763,7 @@ export class Session<
    * ```
    */
   async ping(options: WaitOptions = {}): Promise<number> {
+    this.#core.settings.checkOptions("ping", options);
     return await (await this.#insight()).ping(this.#core, options);
   }
 
@@ -853,6 +859,7 @@ export class Session<
       readonly signal?: AbortSignal;
     } = {},
   ): AsyncGenerator<SessionHealth, void, undefined> {
+    this.#core.settings.checkOptions("monitor health", options);
     yield* (await this.#insight()).monitorHealth(this.#core, options);
   }
 
@@ -914,4 +921,9 @@ function withMessage(
 ): TransportFallback & { readonly message: string } {
   const message = textOf(error);
   return Object.defineProperty({ transport, message, error }, "error", { enumerable: false });
+}
+
+function closeCodeOf({ code, by }: SessionCloseOptions, normal: number): number {
+  if (code === undefined) return normal;
+  return by === undefined || isSendable(code) ? code : CloseCode.draining;
 }

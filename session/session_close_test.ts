@@ -1,3 +1,4 @@
+import { memorySessions } from "../testing/memory_sessions.ts";
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
@@ -474,4 +475,15 @@ Deno.test("Session keeps a silent peer that answers pings, at both ends", async 
   assertEquals([both.server.state, both.client.state], ["connected", "connected"]);
   const { sentMessages } = both.client.stats;
   assert(sentMessages >= 10 && sentMessages <= 13, `${sentMessages} pongs in 300 s`);
+});
+
+Deno.test("Session.close() takes the end of another session, whatever ended that", async () => {
+  const cases = [[4001, 4001], [0, 0], [1001, 4503], [1006, 4503], [91141958514954, 4503]] as const;
+  for (const [code, sent] of cases) {
+    await using pair = memorySessions();
+    const end: CloseInfo = { code, reason: "gone", by: "network", error: new Error("lost") };
+    await pair.server.close(end);
+    const { code: received, reason } = await pair.client.closed;
+    assertEquals([received, reason], [sent, "gone"]);
+  }
 });

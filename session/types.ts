@@ -33,6 +33,13 @@ export interface SessionCloseOptions {
    * @default {false}
    */
   readonly closeConnection?: boolean;
+  /**
+   * Marks the end of another session, whose `closed` can be passed on as it is: a code that no end
+   * can send, such as 1006 for a loss, is then sent as 4503.
+   */
+  readonly by?: CloseInfo["by"];
+  /** The error of that end; ignored. */
+  readonly error?: unknown;
 }
 
 /** Options for operations that wait. */

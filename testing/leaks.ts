@@ -1,4 +1,5 @@
 /** Assertions about leftovers of a test: sessions, subscriptions, presence, streams, requests. */
+import { checkOptions, TIME } from "../base/option_checks.ts";
 import type { Server } from "../server.ts";
 import type { Client } from "../client/client.ts";
 import { internals, type Session } from "../session/session.ts";
@@ -10,6 +11,8 @@ const PATIENCE_MS = 500;
 
 // In fake time, the wait would never end.
 const { setTimeout: startRealTimer, performance: realClock } = globalThis;
+
+const LEAKS = { withinMs: TIME };
 
 /**
  * A subject of the check for leaks, with any contract: a server with or without sockets, a session,
@@ -59,6 +62,7 @@ export async function assertNoLeaks(
   subject: LeakSubject,
   options: { readonly withinMs?: number } = {},
 ): Promise<void> {
+  checkOptions("look for leaks", options, LEAKS);
   const { withinMs = PATIENCE_MS } = options;
   const end = realClock.now() + withinMs;
   await turns();
@@ -96,6 +100,7 @@ export function watchLeaks(
   subject: LeakSubject,
   options: { readonly withinMs?: number } = {},
 ): AsyncDisposable {
+  checkOptions("watch leaks", options, LEAKS);
   return { [Symbol.asyncDispose]: () => assertNoLeaks(subject, options) };
 }
 

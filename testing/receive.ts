@@ -1,4 +1,6 @@
 /** Waiting for messages and events with a deadline, with errors that list received messages. */
+import { WAIT } from "../session/call_checks.ts";
+import { checkOptions } from "../base/option_checks.ts";
 import { SessionClosedError, TimeoutError } from "../errors.ts";
 import type { SessionEventMap, SessionEvents } from "../session/events.ts";
 import type { WaitOptions } from "../session/types.ts";
@@ -49,6 +51,7 @@ export async function receive<T>(
   count: number,
   options: WaitOptions = {},
 ): Promise<T[]> {
+  checkOptions("receive", options, WAIT);
   const items: T[] = [];
   if (count < 1) return items;
   const soFar = () => `received ${items.length} of ${count}${list(items)}`;
@@ -139,6 +142,7 @@ export async function nextEvent(
   type: string,
   options: WaitOptions = {},
 ): Promise<Event> {
+  checkOptions("wait for event", options, WAIT);
   const target = source as EventTarget;
   const { promise, resolve } = Promise.withResolvers<Event>();
   target.addEventListener(type, resolve);

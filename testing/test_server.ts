@@ -377,6 +377,7 @@ export class TestNetwork implements MemoryLink {
    * @param options Whether to notify the ends.
    */
   down(options: { readonly silent?: boolean } = {}): void {
+    checkOptions("cut network", options, { silent: "boolean" });
     this.#isDown = true;
     this.disconnect(options);
   }
@@ -404,6 +405,7 @@ export class TestNetwork implements MemoryLink {
 
   /** Breaks every connection; clients may reconnect. See {@linkcode MemoryLink.disconnect}. */
   disconnect(options: { readonly silent?: boolean } = {}): void {
+    checkOptions("disconnect", options, { silent: "boolean" });
     for (const { link } of [...this.#pairs]) link.disconnect(options);
   }
 

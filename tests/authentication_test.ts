@@ -193,7 +193,7 @@ Deno.test("createServer() refuses options for admission that make no sense", () 
     assertThrows(
       () => createServer({ authenticateTimeoutMs }),
       RangeError,
-      `authenticateTimeoutMs must be from 0, received ${authenticateTimeoutMs}`,
+      `authenticateTimeoutMs must be 0 or more, received ${authenticateTimeoutMs}`,
     );
   }
   for (const keepsHeaders of ["host", 3, ["host", 3], ["two words"], [""], {}] as never[]) {

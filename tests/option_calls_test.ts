@@ -1,13 +1,15 @@
 /**
  * Options of every public function and method: an unknown name is an error at each, and a value of
- * another type at each option of clients and sessions. The compiler ties each table of kinds to its
- * interface, and `base/option_checks_test.ts` has the kinds.
+ * another type or out of range at each option. The wrong values come from the tables of kinds, which
+ * the compiler ties to their interfaces; `base/option_checks_test.ts` has the kinds.
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { CLIENT_KINDS } from "../client/call_checks.ts";
-import { type Client, connect, createServer, dial, serve } from "../mod.ts";
+import { stub } from "@std/testing/mock";
+import type { NestedCheck, NumberCheck, NumberRange, OptionKind } from "../base/options.ts";
+import { type Client, connect, createServer, dial, forwardedAddress, serve } from "../mod.ts";
 import { SessionManager } from "../manager/mod.ts";
 import {
+  BitrateMonitor,
   connectMoq,
   dialMoq,
   listenMoq,
@@ -17,7 +19,10 @@ import {
   MoqCluster,
   MoqRelay,
   MoqServer,
+  MoqSession,
+  relayNotices,
   TrackMux,
+  type TrackWriter,
 } from "../pubsub/moq/mod.ts";
 import { MemoryBroker, Presence, Rooms, Topics } from "../pubsub/mod.ts";
 import { NatsBroker } from "../pubsub/nats/mod.ts";
@@ -29,9 +34,29 @@ import { jwt } from "../server/jwt.ts";
 import { sessionSettings } from "../session/mod.ts";
 import { msgpackCodec } from "../session/streams/msgpack.ts";
 import { otel } from "../telemetry/otel.ts";
-import { memorySessions, TestServer, testServer } from "../testing/mod.ts";
+import {
+  assertNoLeaks,
+  memorySessions,
+  nextEvent,
+  receive,
+  receiveOne,
+  TestServer,
+  testServer,
+  watchLeaks,
+} from "../testing/mod.ts";
 import { readRepository } from "../tools/arrows.ts";
-import { devCertificate, memoryPair } from "../transport/mod.ts";
+import {
+  acceptNativeWebTransport,
+  acceptWebSocket,
+  devCertificate,
+  dialQuic,
+  dialWebSocket,
+  dialWebTransport,
+  listenQuic,
+  listenWebTransport,
+  memoryPair,
+  withMessages,
+} from "../transport/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 
 /** Functions and constructors. Without the check, some would start what no test can stop. */
@@ -40,11 +65,17 @@ const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
   connectMoq: (options) => connectMoq("https://127.0.0.1:1", options),
   createServer,
   devCertificate,
+  forwardedAddress,
+  dialQuic: (options) => dialQuic("quic://127.0.0.1:1", options),
+  dialWebSocket: (options) => dialWebSocket("ws://127.0.0.1:1", options),
+  dialWebTransport: (options) => dialWebTransport("https://127.0.0.1:1", options),
   dial: (options) => dial("ws://127.0.0.1:1", options),
   dialMoq: (options) => dialMoq("https://127.0.0.1:1", options),
   hardenedWebSocket,
   jwt,
   listenMoq,
+  listenQuic,
+  listenWebTransport,
   memoryPair,
   memorySessions,
   msgpackCodec,
@@ -53,6 +84,7 @@ const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
   serveWorkers: (options) => serveWorkers(new URL("file:///none.ts"), options),
   sessionSettings,
   testServer,
+  "new BitrateMonitor": (options) => new BitrateMonitor({} as never, () => {}, options),
   "new Client": (options) => connect("ws://127.0.0.1:1", options),
   "new DurableStreamsHandler": (options) => new DurableStreamsHandler(options),
   "new Inspector": (options) => new Inspector({} as never, options),
@@ -80,13 +112,30 @@ const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
 /** Objects whose methods take options. */
 interface Objects {
   readonly client: Client;
+  readonly broker: SqliteBroker;
+  readonly moq: Awaited<ReturnType<typeof openMoq>>;
   readonly server: TestServer<string>;
   readonly session: ReturnType<TestServer["manager"]["all"]>[number];
+  readonly writer: Awaited<ReturnType<TestServer["durableStreams"]["create"]>>;
 }
 
 type Methods = Readonly<Record<string, (objects: Objects, options: never) => unknown>>;
 
 const METHODS: Methods = {
+  acceptWebSocket: (_, options) =>
+    acceptWebSocket(
+      new Request("http://localhost", { headers: { upgrade: "websocket" } }),
+      options,
+    ),
+  acceptNativeWebTransport: (_, options) => acceptNativeWebTransport({} as never, options),
+  assertNoLeaks: ({ client }, options) => assertNoLeaks(client, options),
+  nextEvent: (_, options) => nextEvent(new EventTarget(), "a", options),
+  receive: (_, options) => receive([] as never, 1, options),
+  receiveOne: (_, options) => receiveOne([] as never, options),
+  relayNotices: ({ moq }, options) => relayNotices(moq.subscriber, options).next(),
+  watchLeaks: ({ client }, options) => watchLeaks(client, options),
+  withMessages: ({ session }, options) => withMessages(session.connection, options),
+  "AnnouncementReader.next": ({ moq }, options) => moq.announcements.next(options),
   "Client.durableStream": ({ client }, options) => client.durableStream("a", options),
   "Client.flushed": ({ client }, options) => client.flushed(options),
   "Client.handOver": ({ client }, options) => client.handOver(options),
@@ -96,14 +145,35 @@ const METHODS: Methods = {
   "Client.requestStream": ({ client }, options) => client.requestStream("a", 1, options),
   "Client.subscribe": ({ client }, options) => client.subscribe("a", options),
   "Client.whenConnected": ({ client }, options) => client.whenConnected(options),
+  "DurableStreamWriter.abort": ({ writer }, options) => writer.abort("over", options),
   "DurableStreams.create": ({ server }, options) => server.durableStreams.create("a", options),
   "DurableStreams.follow": ({ server }, options) =>
     server.durableStreams.follow("a", options).next(),
   "DurableStreams.read": ({ server }, options) => server.durableStreams.read("a", options).next(),
+  "GroupReader.readFrame": ({ moq }, options) => moq.received.readFrame(options),
+  "GroupWriter.writeFrame": ({ moq }, options) => moq.group.writeFrame(new Uint8Array(), options),
+  "LiveBroadcast.track": (_, options) => new LiveBroadcast().track("a", options),
+  "LiveGroup.writeFrame": (_, options) =>
+    new LiveTrack().openGroup().writeFrame(new Uint8Array(), options),
+  "MemoryLink.disconnect": (_, options) => memoryPair().link.disconnect(options),
+  "MoqClient.acceptAnnounce": ({ moq }, options) => moq.client.acceptAnnounce("/", options),
+  "MoqClient.subscribe": ({ moq }, options) => moq.client.subscribe("/a", "b", options),
+  "MoqClient.whenConnected": ({ moq }, options) => moq.client.whenConnected(options),
+  "MoqServer.drain": (_, options) => new MoqServer().drain(options),
+  "MoqSession.acceptAnnounce": ({ moq }, options) => moq.subscriber.acceptAnnounce("/", options),
+  "MoqSession.fetch": ({ moq }, options) => moq.subscriber.fetch("/a", "b", options),
+  "MoqSession.goaway": ({ moq }, options) => moq.subscriber.goaway(options),
+  "MoqSession.open": ({ session }, options) => MoqSession.open(session.connection, options),
+  "MoqSession.probe": ({ moq }, options) => moq.subscriber.probe(options),
+  "MoqSession.subscribe": ({ moq }, options) => moq.subscriber.subscribe("/a", "b", options),
+  "MoqSession.trackInfo": ({ moq }, options) => moq.subscriber.trackInfo("/a", "b", options),
   "Presence.enter": ({ server, session }, options) => server.presence.enter(session, "a", options),
   "Presence.leave": ({ server, session }, options) => server.presence.leave(session, "a", options),
   "Presence.update": ({ server, session }, options) =>
     server.presence.update(session, "a", options),
+  "ResumableAnnouncements.next": ({ moq }, options) => moq.resumed.next(options),
+  "ResumableTrack.nextGroup": ({ moq }, options) => moq.resumable.nextGroup(options),
+  "ResumableTrack.update": ({ moq }, options) => moq.resumable.update(options),
   "Rooms.join": ({ server, session }, options) => server.rooms.join(session, "a", options),
   "Rooms.leave": ({ server, session }, options) => server.rooms.leave(session, "a", options),
   "Rooms.publish": ({ server }, options) => server.rooms.publish("a", 1, options),
@@ -122,6 +192,12 @@ const METHODS: Methods = {
   "Session.createUnidirectionalStream": ({ session }, options) =>
     session.createUnidirectionalStream(options),
   "Session.close": ({ session }, options) => session.close(options),
+  "Session.grantStreamsCredit": ({ session }, options) => session.grantStreamsCredit(1, options),
+  "Session.incomingStreams": ({ session }, options) => session.incomingStreams(options).next(),
+  "Session.monitorHealth": ({ session }, options) => session.monitorHealth(options).next(),
+  "Session.ping": ({ session }, options) => session.ping(options),
+  "Session.structuredDatagrams": ({ session }, options) => session.structuredDatagrams(options),
+  "Session.structuredStream": ({ session }, options) => session.structuredStream(options),
   "Session.drain": ({ session }, options) => session.drain(options),
   "Session.flushed": ({ session }, options) => session.flushed(options),
   "Session.presence": ({ session }, options) => session.presence("a", 1, options),
@@ -141,9 +217,18 @@ const METHODS: Methods = {
   "SessionManager.drain": ({ server }, options) => server.manager.drain(options),
   "SessionManager.issues": ({ server }, options) => server.manager.issues(options),
   "SessionManager.shutdown": ({ server }, options) => server.manager.shutdown(options),
+  "SqliteBroker.backup": ({ broker }, options) => broker.backup("/none", options),
+  "TestNetwork.disconnect": ({ server }, options) => server.network.disconnect(options),
+  "TestNetwork.down": ({ server }, options) => server.network.down(options),
   "TestServer.connect": ({ server }, options) => server.connect(options),
   "TestServer.dial": ({ server }, options) => server.dial(options),
   "TestServer.open": ({ server }, options) => server.open(options),
+  "TrackMux.publish": (_, options) => new TrackMux().publish("/a", () => {}, options),
+  "TrackReader.info": ({ moq }, options) => moq.track.info(options),
+  "TrackReader.nextGroup": ({ moq }, options) => moq.track.nextGroup(options),
+  "TrackReader.update": ({ moq }, options) => moq.track.update(options),
+  "TrackWriter.close": ({ moq }, options) => moq.writer.close(options),
+  "TrackWriter.openGroup": ({ moq }, options) => moq.writer.openGroup(undefined, options),
   "Topics.append": ({ server }, options) => server.topics.append("a", 1, options),
   "Topics.leaveAll": ({ server, session }, options) => server.topics.leaveAll(session, options),
   "Topics.publish": ({ server }, options) => server.topics.publish("a", 1, options),
@@ -153,6 +238,44 @@ const METHODS: Methods = {
   "Topics.unsubscribe": ({ server, session }, options) =>
     server.topics.unsubscribe(session, "a", options),
 };
+
+/** Opens two sessions of MoQ with a track that has a group, and a client that never connects. */
+async function openMoq() {
+  const pair = memoryPair({ protocol: "moq-lite-05" });
+  const mux = new TrackMux();
+  const serving = Promise.withResolvers<TrackWriter>();
+  mux.publish("/a", (track) => {
+    serving.resolve(track);
+    return new Promise(() => {});
+  });
+  const [publisher, subscriber] = await Promise.all([
+    MoqSession.open(pair.server, { side: "server", mux }),
+    MoqSession.open(pair.client, { side: "client" }),
+  ]);
+  const announcements = await subscriber.acceptAnnounce("/");
+  const track = await subscriber.subscribe("/a", "b");
+  const writer = await serving.promise;
+  const group = await writer.openGroup();
+  await group.writeFrame(new Uint8Array([1]));
+  const received = (await track.nextGroup())!;
+  const client = new MoqClient({
+    url: "https://127.0.0.1:1",
+    dial: (signal) =>
+      new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
+  });
+  const resumable = client.subscribe("/a", "b");
+  resumable.ready.catch(() => {});
+  const resumed = client.acceptAnnounce("/");
+  return {
+    ...{ announcements, client, group, received, resumable, resumed, subscriber, track, writer },
+    async [Symbol.asyncDispose](): Promise<void> {
+      client.close();
+      await client.closed;
+      subscriber.close();
+      await Promise.all([publisher.closed, subscriber.closed]);
+    },
+  };
+}
 
 /** Runs a body with a server, a client and its session on the server. */
 async function withObjects(body: (objects: Objects) => Promise<void>): Promise<void> {
@@ -165,7 +288,21 @@ async function withObjects(body: (objects: Objects) => Promise<void>): Promise<v
   await using client = server.connect();
   await client.whenConnected();
   const [session] = server.manager.all();
-  await body({ client, server, session: session! });
+  await using writer = await server.durableStreams.create("written");
+  await using moq = await openMoq();
+  const folder = await Deno.makeTempDir();
+  await using broker = await SqliteBroker.open(`${folder}/a.db`);
+  await body({ broker, client, moq, server, session: session!, writer });
+}
+
+/** Lists all calls, each with its name. */
+function allCalls(
+  objects: Objects,
+): (readonly [name: string, call: (options: never) => unknown])[] {
+  const methods = Object.entries(METHODS).map(([name, call]) =>
+    [name, (options: never) => call(objects, options)] as const
+  );
+  return [...Object.entries(FUNCTIONS), ...methods];
 }
 
 /** Expects a TypeError, thrown or as a rejection. */
@@ -176,10 +313,7 @@ async function assertRefused(name: string, call: () => unknown, text: string): P
 
 Deno.test("Each public function with options rejects an unknown name, and options that are none", async () => {
   await withObjects(async (objects) => {
-    const bound = Object.entries(METHODS).map(([name, call]) =>
-      [name, (options: never) => call(objects, options)] as const
-    );
-    for (const [name, call] of [...Object.entries(FUNCTIONS), ...bound]) {
+    for (const [name, call] of allCalls(objects)) {
       const unknown = { unknownOption: 1 } as never;
       await assertRefused(name, () => call(unknown), 'known keys, received "unknownOption"');
       await assertRefused(
@@ -200,50 +334,83 @@ Deno.test("Client.subscribe() names the loop when it gets a callback", async () 
 /** A value of no kind. */
 const WRONG = Symbol("wrong");
 
-/** Options that the platform of a client checks first, by rules of their own. */
-const PLATFORM: ReadonlySet<string> = new Set(["headStartMs", "transports"]);
+/** A part of a kind: a nested table, or the range of a number. */
+type Kind = Partial<NestedCheck & NumberCheck>;
 
-/** Lists all options of a table, with the nested ones. */
-function* optionsOf(kinds: object, path: readonly string[] = []): Generator<readonly string[]> {
+/** Lists wrong values of one option, each in the object that has the option. */
+function* wrongValues(kind: OptionKind, wrap: (value: unknown) => unknown): Generator<unknown> {
+  if (kind === 0) return;
+  yield wrap(WRONG);
+  const { range, kinds, isRecord } = kind as Kind;
+  if (range !== undefined) { for (const value of outside(range)) yield wrap(value); }
+  if (typeof kind === "object" && !Array.isArray(kind)) yield* wrongOptions(kind, wrap);
+  else if (isRecord) yield* wrongOptions(kinds!, (value) => wrap({ "a:{b}": value }));
+  else if (kinds !== undefined) yield* wrongOptions(kinds, wrap);
+}
+
+/** Lists wrong values of all options of a table, and an unknown name in each nested object. */
+function* wrongOptions(kinds: object, wrap: (value: unknown) => unknown): Generator<unknown> {
+  yield wrap({ unknownOption: 1 });
   for (const [name, kind] of Object.entries(kinds)) {
-    if (kind === 0) continue;
-    yield [...path, name];
-    const isNested = typeof kind === "object" && !Array.isArray(kind);
-    if (isNested) yield* optionsOf(kind, [...path, name]);
+    yield* wrongValues(kind, (value) => wrap({ [name]: value }));
   }
 }
 
-Deno.test("Each option of clients rejects a value of another type", async () => {
-  await withObjects(async ({ client, session }) => {
-    const calls: Partial<Record<keyof typeof CLIENT_KINDS, (options: never) => unknown>> = {
-      connect: FUNCTIONS.connect!,
-      dial: FUNCTIONS.dial!,
-      "hand over": (options) => client.handOver(options),
-      publish: (options) => client.publish("a", 1, options),
-      "read stream": (options) => client.durableStream("a", options),
-      request: (options) => client.request("a", 1, options),
-      "request stream": (options) => client.requestStream("a", 1, options),
-      subscribe: (options) => client.subscribe("a", options),
-      authenticate: (options) => session.authenticate("a", options),
-      close: (options) => session.close(options),
-      drain: (options) => session.drain(options),
-      "open stream": (options) => session.createBidirectionalStream(options),
-      "session.request": (options) => session.request("a", 1, options),
-      "session.request stream": (options) => session.requestStream("a", 1, options),
-      "session.subscribe": (options) => session.subscribe("a", options),
-      "set presence": (options) => client.presence("a", 1, options),
-      unsubscribe: (options) => session.unsubscribe("a", options),
-      wait: (options) => client.whenConnected(options),
-    };
-    assertEquals(new Set(Object.keys(calls)), new Set(Object.keys(CLIENT_KINDS)));
-    for (const [call, run] of Object.entries(calls)) {
-      for (const path of optionsOf(CLIENT_KINDS[call as keyof typeof CLIENT_KINDS])) {
-        const options = path.reduceRight<unknown>((value, name) => ({ [name]: value }), WRONG);
-        if (PLATFORM.has(path[0]!)) continue;
-        await assertRefused(`${call} ${path}`, () => run(options as never), path.at(-1)!);
+/** Lists numbers outside of a range: too small, too large, a fraction, and no number. */
+function outside({ min, max, isInteger = false, isAbove = false }: NumberRange): number[] {
+  const isInside = (value: number) =>
+    (isAbove ? value > min : value >= min) && value <= max &&
+    (!isInteger || value === Infinity || Number.isInteger(value));
+  return [NaN, -Infinity, min - 1, min, min + 0.5, max + 1, Infinity].filter((value) =>
+    !isInside(value)
+  );
+}
+
+/** Returns the innermost name in wrong options. */
+function nameIn(options: unknown): string {
+  let name = "";
+  for (let at = options; typeof at === "object" && at !== null;) {
+    [[name, at]] = Object.entries(at) as [[string, unknown]];
+  }
+  return name;
+}
+
+/** Returns the table with which a call checks its options, found by an unknown name. */
+async function kindsOf(call: (options: never) => unknown): Promise<object> {
+  let found: object | undefined;
+  const { hasOwn } = Object;
+  using _spy = stub(Object, "hasOwn", (object, name) => {
+    if (name === "unknownOption") found ??= object;
+    return hasOwn(object, name);
+  });
+  await assertRejects(async () => await call({ unknownOption: 1 } as never), TypeError);
+  assert(found !== undefined);
+  return found;
+}
+
+Deno.test("Each option of each public function rejects unknown names, and values of another type or range", async () => {
+  await withObjects(async (objects) => {
+    for (const [name, call] of allCalls(objects)) {
+      for (const [option, kind] of Object.entries(await kindsOf(call))) {
+        for (const options of wrongValues(kind, (value) => ({ [option]: value }))) {
+          const text = `${name}: ${Deno.inspect(options)}`;
+          const error = await assertRejects(
+            async () => await call(options as never),
+            Error,
+            "",
+            text,
+          );
+          assert(error instanceof TypeError || error instanceof RangeError, `${text}: ${error}`);
+          assert(error.message.includes(nameIn(options)), `${text}: ${error}`);
+        }
       }
     }
   });
+});
+
+Deno.test("connect() tells who uses the transports of socket.io that http stands for them", async () => {
+  const options = { transports: ["polling", "websocket"] } as never;
+  await assertRefused("connect", () => connect("ws://127.0.0.1:1", options), '"polling" is http');
 });
 
 /**
@@ -252,14 +419,15 @@ Deno.test("Each option of clients rejects a value of another type", async () => 
  */
 const EXEMPT: Readonly<Record<string, RegExp>> = {
   "the contract of brokers, connections and engines, which Skein calls itself":
-    /^(?:\w*Broker\w*|Connection|DirectStreams|WebSocketHost|WebTransportRequest|MemoryLink|BrokerLogs|Nodes|WorkerNode)\.|^new Nodes$|^testBroker$/,
+    /^(?:\w*Broker\w*|Connection|DirectStreams|WebSocketHost|WebTransportRequest|BrokerLogs|Nodes|WorkerNode)\.|^new Nodes$|^testBroker$/,
   "options of Error, which the language defines": /^new \w*Error$/,
   "parts of a session that are made by Skein":
-    /^new (?:DurableStreamWriter|EventLoop|Host|Subscription|Track\w+|Group\w+|Resumable\w+|Moq\w*Session|BitrateMonitor|\w*Listener|Workers)$/,
-  "calls whose only options are a signal or one flag":
-    /^(?:AnnouncementReader|BitrateMonitor|DurableStreamWriter|Group\w+|Host|Live\w+|MoqClient|MoqServer|MoqSession|ResumableAnnouncements|ResumableTrack|SimulatedLink|SimulatedNetwork|SimulatedRedis|SimulatedServer|SqliteBroker|TestNetwork|TrackMux|Track\w+|Workers|Session)\.|^(?:relayNotices|assertNoLeaks|watchLeaks|nextEvent|receive|receiveOne)$/,
-  "connections below sessions, and engines of simulations, with checks of their values":
-    /^(?:acceptWebSocket|acceptNativeWebTransport|dialQuic|dialWebSocket|dialWebTransport|listenQuic|listenWebTransport|openUnidirectional|withMessages|simulate|simulatedClient|timeline)$|^new Simulated\w+$|^Simulated\w+\.|^new SimulatedServer$/,
+    /^new (?:DurableStreamWriter|EventLoop|Host|Subscription|Track\w+|Group\w+|Resumable\w+|Moq\w*Session|\w*Listener|Workers)$/,
+  "calls of workers, which run in threads": /^Workers\./,
+  "a stream of any connection, which has that contract": /^openUnidirectional$/,
+  "networks in memory, whose options are those of memoryPair": /^TestNetwork\.connect$/,
+  "simulations, with checks of their values":
+    /^(?:simulate|simulatedClient|timeline)$|^new Simulated\w+$|^(?:Host|Simulated\w+)\./,
   "data of observers, not options":
     /^(?:prometheusText|RequestWatch\.|SessionEvents\.|Telemetry\.)/,
   "a definition, checked by its compiler": /^defineContract$/,

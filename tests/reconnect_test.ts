@@ -154,7 +154,7 @@ Deno.test("connect(), dial() and dialWebSocket() take any time, Infinity include
     await assertRejects(
       () => dialWebSocket(server.url, { timeoutMs: connectTimeoutMs }),
       RangeError,
-      `timeoutMs must be from 0, received ${connectTimeoutMs}`,
+      `timeoutMs must be 0 or more, received ${connectTimeoutMs}`,
     );
   }
 });

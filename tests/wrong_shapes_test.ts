@@ -45,12 +45,12 @@ Deno.test("Client.subscribe() throws for a negative last", async () => {
   assertThrows(
     () => client.subscribe("a", { last: -1 }),
     RangeError,
-    "last must be a whole number",
+    "last must be an integer",
   );
   assertThrows(
     () => client.subscribe("a", { last: 0.5 }),
     RangeError,
-    "last must be a whole number",
+    "last must be an integer",
   );
 });
 

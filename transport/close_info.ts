@@ -33,14 +33,17 @@ export function checkCloseInfo(
       `Cannot close connection: reason must be a string, received ${typeof reason}`,
     );
   }
-  const allowed = closeCode === 0 ||
-    Number.isInteger(closeCode) && closeCode >= 3000 && closeCode <= 4999;
-  if (!allowed) {
+  if (!isSendable(closeCode)) {
     throw new RangeError(
       `Cannot close connection: code must be 0 or 3000 to 4999, received ${closeCode}`,
     );
   }
   return { closeCode, reason: cutReason(reason, maxReasonBytes) };
+}
+
+/** Tells if an end may send a close code. */
+export function isSendable(code: number): boolean {
+  return code === 0 || Number.isInteger(code) && code >= 3000 && code <= 4999;
 }
 
 /**

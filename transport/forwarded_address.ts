@@ -1,5 +1,6 @@
 /** Addresses of clients behind proxies, by the headers that proxies write. */
-import { checkOptions } from "../base/option_checks.ts";
+import type { OptionKinds } from "../base/options.ts";
+import { checkOptions, POSITIVE } from "../base/option_checks.ts";
 import { peerAddress, type RequestInfo } from "./address.ts";
 
 /** Options for {@linkcode forwardedAddress}. */
@@ -16,6 +17,8 @@ export interface ForwardedAddressOptions {
    */
   readonly header?: string;
 }
+
+const OPTIONS: OptionKinds<ForwardedAddressOptions> = { header: "string", trusted: POSITIVE };
 
 /** Name and value of one parameter of `Forwarded`, the value with or without quotes. */
 const FOR = /(?:^|;)\s*for\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]*))/i;
@@ -48,13 +51,9 @@ const FOR = /(?:^|;)\s*for\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]*))/i;
 export function forwardedAddress(
   options: ForwardedAddressOptions,
 ): (from: Request | Headers, info?: RequestInfo) => string | undefined {
-  checkOptions("read forwarded address", options, { header: "string", trusted: "number" });
+  checkOptions("read forwarded address", options, OPTIONS);
   const { trusted, header = "x-forwarded-for" } = options;
-  if (!Number.isInteger(trusted) || trusted < 1) {
-    throw new RangeError(
-      `Cannot read forwarded address: trusted must be a positive integer, received ${trusted}`,
-    );
-  }
+  POSITIVE(trusted, { verb: "read forwarded address", path: "trusted" }); // Required.
   const isForwarded = header.toLowerCase() === "forwarded";
   return (from, info = {}) => {
     if (info.remoteAddr?.transport === "udp") return peerAddress(info);

@@ -1,21 +1,44 @@
 /** Kinds of the options of transports, for the checks of clients and servers. */
+import { COUNT, LIMIT, TIME } from "../base/option_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
+import type { DevCertificate } from "./certificate/dev_certificate.ts";
 import type { FlowControlOptions } from "./connection.ts";
+import type { UnreadStreamLimits } from "./quic/unread_streams.ts";
 import type { TransportOptions } from "./race/options.ts";
 
 /** Kinds of the options of flow control. */
 export const FLOW_CONTROL: OptionKinds<FlowControlOptions> = {
   automatic: "boolean",
-  maxData: "number",
-  maxStreamData: "number",
-  maxStreamsBidi: "number",
-  maxStreamsUni: "number",
+  maxData: COUNT,
+  maxStreamData: COUNT,
+  maxStreamsBidi: COUNT,
+  maxStreamsUni: COUNT,
 };
+
+/** Kinds of the limits of streams that the application does not read. */
+export const UNREAD_STREAMS: OptionKinds<UnreadStreamLimits> = {
+  maxBytes: LIMIT,
+  maxBytesPerAddress: LIMIT,
+  maxBytesPerConnection: LIMIT,
+  timeoutMs: LIMIT,
+};
+
+/** Kinds of a certificate with its key: what `devCertificate()` returns can stand in options. */
+export const CERTIFICATE = {
+  cert: "string",
+  file: 0,
+  hashes: 0,
+  key: "string",
+  names: 0,
+  notAfter: 0,
+  notBefore: 0,
+  renewAt: 0,
+} as const satisfies { readonly [K in keyof DevCertificate]: 0 | "string" };
 
 /** Kinds of the options of the transports of a client. */
 export const TRANSPORTS: OptionKinds<TransportOptions> = {
   flowControl: FLOW_CONTROL,
-  headStartMs: "number",
+  headStartMs: TIME,
   serverCertificateHashes: "array",
   transports: "array",
 };

@@ -29,14 +29,15 @@ async function main(args: readonly string[]): Promise<void> {
   const port = Number(valueOf(args, "--port") ?? 8003);
   await using engine = await engineOf(args);
   await using cluster = await Cluster.start(engine, `http://localhost:${port}`);
-  for (const signal of ["SIGINT", "SIGTERM"] as const) {
-    if (Deno.build.os === "windows" && signal === "SIGTERM") continue;
-    Deno.addSignalListener(signal, async () => {
-      await cluster[Symbol.asyncDispose]();
-      await engine[Symbol.asyncDispose]();
-      Deno.exit(1);
-    });
+  const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
+  async function end(): Promise<void> {
+    // A second signal exits immediately.
+    for (const signal of signals) Deno.removeSignalListener(signal, end);
+    await cluster[Symbol.asyncDispose]();
+    await engine[Symbol.asyncDispose]();
+    Deno.exit(1);
   }
+  for (const signal of signals) Deno.addSignalListener(signal, end);
   if (args.includes("--once")) return await showOnce(cluster);
   await serveControl(cluster, port);
   console.log(`A room on two nodes at http://localhost:${port} (Ctrl-C ends it)`);

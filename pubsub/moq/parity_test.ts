@@ -154,7 +154,11 @@ Deno.test("a read gives up in time, and the frame goes to the next one", async (
   await assertRejects(() => group.readFrame({ signal: over }), Error, "enough");
   for (const _ of [1, 2]) {
     const controller = new AbortController();
-    const reading = assertRejects(() => group.readFrame(controller), Error, "enough");
+    const reading = assertRejects(
+      () => group.readFrame({ signal: controller.signal }),
+      Error,
+      "enough",
+    );
     await turns();
     controller.abort(new Error("enough"));
     await soon(reading);
@@ -177,7 +181,11 @@ Deno.test("a read that gave up leaves its failure to the next one", async () => 
   const group = (await soon(ends.reader.nextGroup()))!;
   await soon(group.readFrame());
   const controller = new AbortController();
-  const reading = assertRejects(() => group.readFrame(controller), Error, "enough");
+  const reading = assertRejects(
+    () => group.readFrame({ signal: controller.signal }),
+    Error,
+    "enough",
+  );
   controller.abort(new Error("enough"));
   await soon(reading);
   writer.abort("expired");

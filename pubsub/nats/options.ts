@@ -1,6 +1,6 @@
 /** Options of a `NatsBroker`, and their checks. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
+import { checkOptions, integer, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
 import type { OptionKinds } from "../../base/options.ts";
 
 /**
@@ -181,23 +181,23 @@ export interface NatsBrokerOptions {
 export type NatsSettings = Required<NatsBrokerOptions>;
 
 const OPTIONS: OptionKinds<NatsBrokerOptions> = {
-  giveUpMs: "number",
-  maxStreamBytes: "number",
-  maxWaiting: "number",
-  maxWaitingBytes: "number",
+  giveUpMs: integer(1, MAX_GIVE_UP_MS),
+  maxStreamBytes: POSITIVE,
+  maxWaiting: POSITIVE,
+  maxWaitingBytes: POSITIVE,
   prefix: "string",
-  rememberMs: "number",
-  replicas: "number",
+  rememberMs: integer(MIN_REMEMBER_MS),
+  replicas: integer(1, 5),
   runtime: RUNTIME,
   storage: ["file", "memory"],
-  storeTtlMs: "number",
+  storeTtlMs: integer(1_000),
   survivesRestart: "boolean",
 };
 
 /** Checks the options. */
 export function natsSettings(options: NatsBrokerOptions): NatsSettings {
   checkOptions("create broker", options, OPTIONS);
-  const settings: NatsSettings = {
+  return {
     runtime: options.runtime ?? platformRuntime(),
     prefix: options.prefix ?? "skein",
     maxWaiting: options.maxWaiting ?? 65_536,
@@ -210,15 +210,6 @@ export function natsSettings(options: NatsBrokerOptions): NatsSettings {
     survivesRestart: options.survivesRestart ?? false,
     storeTtlMs: options.storeTtlMs ?? 3_600_000,
   };
-  const { maxWaiting, maxWaitingBytes, giveUpMs, replicas, rememberMs, storeTtlMs } = settings;
-  check("maxWaiting", maxWaiting, 1);
-  check("maxWaitingBytes", maxWaitingBytes, 1);
-  check("giveUpMs", giveUpMs, 1, MAX_GIVE_UP_MS);
-  check("replicas", replicas, 1, 5);
-  check("rememberMs", rememberMs, MIN_REMEMBER_MS);
-  check("storeTtlMs", storeTtlMs, 1_000);
-  if (options.maxStreamBytes !== undefined) check("maxStreamBytes", options.maxStreamBytes, 1);
-  return settings;
 }
 
 /**
@@ -270,12 +261,4 @@ function checkTransport({ servers, tls }: NatsServers): void {
       `Cannot create broker: tls.cert needs tls.handshakeFirst, received ${handshakeFirst}`,
     );
   }
-}
-
-function check(name: string, value: number, from: number, to = Number.MAX_SAFE_INTEGER): void {
-  if (Number.isSafeInteger(value) && value >= from && value <= to) return;
-  const rule = to === Number.MAX_SAFE_INTEGER ? `from ${from}` : `from ${from} to ${to}`;
-  throw new RangeError(
-    `Cannot create broker: ${name} must be a whole number ${rule}, received ${value}`,
-  );
 }

@@ -1,6 +1,6 @@
 /** Presence: the users that are present, with any number of connections each. */
 import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
+import { checkOptions, COUNT, numberIn, RUNTIME } from "../../base/option_checks.ts";
 import { encodeEnvelope } from "../../session/wire/envelope.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
@@ -32,8 +32,8 @@ export interface PresenceObserver {
 }
 
 const PRESENCE: OptionKinds<PresenceOptions> = {
-  graceMs: "number",
-  maxLastSeen: "number",
+  graceMs: numberIn({ min: 0, max: MAX_TIMER_MS }),
+  maxLastSeen: COUNT,
   nodes: "object",
   onError: "function",
   runtime: RUNTIME,
@@ -116,16 +116,6 @@ export class Presence implements Disposable {
     checkOptions("create presence", options, PRESENCE);
     const { graceMs = 5_000, maxLastSeen = 10_000 } = options;
     const { nodes, sharesOnline = true } = options;
-    if (!(graceMs >= 0 && graceMs <= MAX_TIMER_MS)) {
-      throw new RangeError(
-        `Cannot create presence: graceMs must be from 0 to ${MAX_TIMER_MS}, received ${graceMs}`,
-      );
-    }
-    if (!Number.isInteger(maxLastSeen) || maxLastSeen < 0) {
-      throw new RangeError(
-        `Cannot create presence: maxLastSeen must be an integer from 0, received ${maxLastSeen}`,
-      );
-    }
     this.runtime = options.runtime ?? nodes?.runtime ?? platformRuntime();
     this.#maxLastSeen = maxLastSeen;
     this.#console = new ConsoleReport(this.runtime);

@@ -1,7 +1,7 @@
 /** Rooms: topics with presence. */
 import { PUBLISH, SUBSCRIBE, UNSUBSCRIBE } from "../topics.ts";
 import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, recordOf, RUNTIME } from "../../base/option_checks.ts";
+import { checkOptions, COUNT, integer, recordOf, RUNTIME } from "../../base/option_checks.ts";
 import { QueueFullError } from "../../errors.ts";
 import { PRESENCE_PREFIX, type PresenceMember } from "../../session/wire/presence_notice.ts";
 import { MOVED } from "../../session/wire/recovery.ts";
@@ -52,9 +52,9 @@ export interface RoomsOptions {
 
 /** Kinds of the options of a room. */
 export const ROOM: OptionKinds<RoomOptions> = {
-  gatherAbove: "number",
-  gatherMs: "number",
-  maxDataBytes: "number",
+  gatherAbove: COUNT,
+  gatherMs: integer(0, MAX_TIMER_MS),
+  maxDataBytes: integer(0, MAX_PRESENCE_DATA_BYTES),
   members: ["list", "count"],
 };
 
@@ -152,7 +152,7 @@ export class Rooms implements Disposable {
     this.#options = new TopicRouter(
       Object.entries(options.patterns ?? {}).map((
         [pattern, room],
-      ) => [pattern, checkRoom(room)]),
+      ) => [pattern, complete(room)]),
       "create rooms",
     );
     this.#observation = options.presence.observe({
@@ -335,7 +335,7 @@ export class Rooms implements Disposable {
   }
 
   #optionsOf(room: string): Required<RoomOptions> {
-    return this.#options.match(room) ?? checkRoom({});
+    return this.#options.match(room) ?? complete({});
   }
 
   #open(name: string): RoomNotices {
@@ -384,21 +384,7 @@ export class Rooms implements Disposable {
   }
 }
 
-function checkRoom(options: RoomOptions): Required<RoomOptions> {
+function complete(options: RoomOptions): Required<RoomOptions> {
   const { members = "list", gatherAbove = 100, gatherMs = 1_000, maxDataBytes = 512 } = options;
-  for (const [name, value] of Object.entries({ gatherAbove, gatherMs })) {
-    if (Number.isInteger(value) && value >= 0 && value <= MAX_TIMER_MS) continue;
-    throw new RangeError(
-      `Cannot create rooms: ${name} must be a whole number from 0, received ${value}`,
-    );
-  }
-  const isDataFine = Number.isInteger(maxDataBytes) && maxDataBytes >= 0 &&
-    maxDataBytes <= MAX_PRESENCE_DATA_BYTES;
-  if (!isDataFine) {
-    throw new RangeError(
-      `Cannot create rooms: maxDataBytes must be a whole number from 0 to ${MAX_PRESENCE_DATA_BYTES}, ` +
-        `received ${maxDataBytes}`,
-    );
-  }
   return { members, gatherAbove, gatherMs, maxDataBytes };
 }

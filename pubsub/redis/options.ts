@@ -1,6 +1,6 @@
 /** Options of a `RedisBroker`, and their checks. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { checkKinds, checkOptions, RUNTIME } from "../../base/option_checks.ts";
+import { checkKinds, checkOptions, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
 import type { OptionKinds } from "../../base/options.ts";
 
 /** A client of ioredis: a `Redis`, for one server or behind Sentinel, or a `Cluster`. */
@@ -86,12 +86,12 @@ export interface RedisBrokerOptions {
 export type RedisSettings = Required<RedisBrokerOptions>;
 
 const OPTIONS: OptionKinds<RedisBrokerOptions> = {
-  giveUpMs: "number",
-  heartbeatMs: "number",
-  maxWaiting: "number",
-  maxWaitingBytes: "number",
+  giveUpMs: POSITIVE,
+  heartbeatMs: POSITIVE,
+  maxWaiting: POSITIVE,
+  maxWaitingBytes: POSITIVE,
   prefix: "string",
-  rememberMs: "number",
+  rememberMs: POSITIVE,
   runtime: RUNTIME,
   survivesRestart: "boolean",
 };
@@ -116,15 +116,16 @@ export function redisSettings(options: RedisBrokerOptions): RedisSettings {
       }`,
     );
   }
-  const numbers = { maxWaiting, maxWaitingBytes, giveUpMs, heartbeatMs, rememberMs };
-  for (const [name, value] of Object.entries(numbers)) {
-    if (Number.isSafeInteger(value) && value > 0) continue;
-    throw new RangeError(
-      `Cannot create broker: ${name} must be a positive whole number, received ${value}`,
-    );
-  }
-  const settings = { runtime, prefix, survivesRestart, ...numbers };
-  return settings;
+  return {
+    runtime,
+    prefix,
+    maxWaiting,
+    maxWaitingBytes,
+    giveUpMs,
+    heartbeatMs,
+    rememberMs,
+    survivesRestart,
+  };
 }
 
 /** Checks the address: an option in the wrong argument would be ignored. */

@@ -1,6 +1,6 @@
 /** Options of a `SqliteBroker`, and their checks. */
 import { fileURLToPath } from "node:url";
-import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
+import { checkOptions, integer, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
 import { checkLimits, type OptionKinds } from "../../base/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 
@@ -50,11 +50,14 @@ export interface SqliteBrokerOptions {
   readonly maxWaitingBytes?: number;
 }
 
+/** Least `maxBytes`: the tables and their indexes are empty in fewer bytes. */
+const MIN_BYTES = 262_144;
+
 const OPTIONS: OptionKinds<SqliteBrokerOptions> = {
-  maxBytes: "number",
-  maxTopics: "number",
-  maxWaiting: "number",
-  maxWaitingBytes: "number",
+  maxBytes: integer(MIN_BYTES),
+  maxTopics: POSITIVE,
+  maxWaiting: POSITIVE,
+  maxWaitingBytes: POSITIVE,
   runtime: RUNTIME,
   synchronous: ["normal", "full"],
 };
@@ -65,9 +68,6 @@ const LIMITS = {
   maxWaiting: 65_536,
   maxWaitingBytes: 67_108_864,
 };
-
-/** Least `maxBytes`: the tables and their indexes are empty in fewer bytes. */
-const MIN_BYTES = 262_144;
 
 /** The options with all defaults filled in. */
 export type SqliteSettings = Required<SqliteBrokerOptions> & { readonly path: string };
@@ -80,11 +80,6 @@ export function sqliteSettings(
   checkOptions("create broker", options, OPTIONS);
   const { runtime = platformRuntime(), synchronous = "normal" } = options;
   const limits = checkLimits(LIMITS, options, { of: "broker: " });
-  if (limits.maxBytes < MIN_BYTES) {
-    throw new RangeError(
-      `Cannot create broker: maxBytes must be at least ${MIN_BYTES}, received ${limits.maxBytes}`,
-    );
-  }
   return { path: pathOf(path), runtime, synchronous, ...limits };
 }
 

@@ -1,4 +1,5 @@
 /** The broker of one machine, with all data in one file. */
+import { checkOptions, SIGNAL } from "../../base/option_checks.ts";
 import { BrokerError, UnsupportedError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
@@ -261,6 +262,7 @@ export class SqliteBroker implements Broker {
     path: string | URL,
     options: { readonly signal?: AbortSignal } = {},
   ): Promise<void> {
+    checkOptions("back up", options, SIGNAL);
     const { signal } = options;
     signal?.throwIfAborted();
     const target = pathOf(path);

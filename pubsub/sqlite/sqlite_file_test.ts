@@ -293,7 +293,12 @@ Deno.test("SqliteBroker.open() refuses wrong options", async () => {
     [":memory:", {}, TypeError, 'received ":memory:"'],
     ["a.db", { sync: "full" }, TypeError, 'received "sync"'],
     ["a.db", { synchronous: "off" }, TypeError, "synchronous must be one of normal, full"],
-    ["a.db", { maxBytes: 1_000 }, RangeError, "maxBytes must be at least 262144, received 1000"],
+    [
+      "a.db",
+      { maxBytes: 1_000 },
+      RangeError,
+      "maxBytes must be an integer of 262144 or more, received 1000",
+    ],
     ["a.db", { maxTopics: 0 }, RangeError, "maxTopics must be a positive integer, received 0"],
   ];
   for (const [path, options, error, text] of cases) {

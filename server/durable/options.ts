@@ -4,6 +4,7 @@ import type { AuthorizationContext } from "../http/face.ts";
 import { outside, type Runtime } from "../../base/runtime.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Rate } from "../../base/token_bucket.ts";
+import { COUNT, POSITIVE, RATE } from "../../base/option_checks.ts";
 import { checkLimits, type OptionKinds } from "../../base/options.ts";
 import { ANSWER_PREFIX } from "../../pubsub/logs/rules.ts";
 import type { QuotaOptions, Shares } from "../../base/shares.ts";
@@ -104,17 +105,17 @@ export interface DurableStreamsOptions {
 export const DURABLE_STREAMS: OptionKinds<DurableStreamsOptions> = {
   authorize: "function",
   cache: ["private", "public"],
-  keep: { bytes: "number", records: "number" },
-  longPollMs: "number",
-  maxAppendBytes: "number",
-  maxReaders: "number",
-  maxReadersPerAddress: "number",
-  maxReadersPerUser: "number",
-  maxRequests: "number",
-  maxStreamBytes: "number",
-  maxStreams: "number",
+  keep: { bytes: POSITIVE, records: POSITIVE },
+  longPollMs: POSITIVE,
+  maxAppendBytes: POSITIVE,
+  maxReaders: POSITIVE,
+  maxReadersPerAddress: POSITIVE,
+  maxReadersPerUser: POSITIVE,
+  maxRequests: POSITIVE,
+  maxStreamBytes: POSITIVE,
+  maxStreams: POSITIVE,
   path: "string",
-  rate: { burst: "number", perSecond: "number" },
+  rate: RATE,
 };
 
 const LIMITS = {
@@ -286,9 +287,9 @@ async function digest(runtime: Runtime, text: string): Promise<string> {
 /** Kinds of the options of `create` of durable streams. */
 export const CREATE: OptionKinds<CreateDurableStreamOptions> = {
   contentType: "string",
-  expiresAt: "number",
+  expiresAt: COUNT,
   fork: { offset: "string", source: "string" },
-  ttlMs: "number",
+  ttlMs: POSITIVE,
 };
 
 /** Kinds of the options of `read` and `follow` of durable streams. */

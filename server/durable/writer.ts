@@ -1,4 +1,5 @@
 /** The writer of a durable stream: appends in order, each once, under a lease. */
+import { checkOptions } from "../../base/option_checks.ts";
 import { BrokerError, QueueFullError, RequestError } from "../../errors.ts";
 import { Backoff } from "../../base/backoff.ts";
 import { describe } from "../../base/error_text.ts";
@@ -264,7 +265,9 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    * @throws {TypeError} If the reason is empty, or the code is none.
    * @throws {BrokerError} If the engine is away for too long.
    */
-  abort(reason: string, { code = ABORTED }: { readonly code?: string } = {}): Promise<void> {
+  abort(reason: string, options: { readonly code?: string } = {}): Promise<void> {
+    checkOptions("abort", options, { code: "string" });
+    const { code = ABORTED } = options;
     if (typeof reason !== "string" || reason === "") {
       throw new TypeError(`Cannot abort: reason must be a text, received ${String(reason)}`);
     }

@@ -1,18 +1,27 @@
 /** All cores of one machine: workers on one port, with one broker, and their supervisor. */
 import { Backoff } from "../../base/backoff.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
-import { BROKER, checkOptions, objectOr, RUNTIME } from "../../base/option_checks.ts";
-import { checkLimits, type OptionKinds } from "../../base/options.ts";
+import {
+  BROKER,
+  checkOptions,
+  integer,
+  objectOr,
+  PORT,
+  POSITIVE,
+  RUNTIME,
+} from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options.ts";
 import { WEB_TRANSPORT } from "../server_options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { UnsupportedError } from "../../errors.ts";
-import type { DrainOptions, DrainReport } from "../../manager/drain.ts";
+import { DRAIN, type DrainOptions, type DrainReport } from "../../manager/drain.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { sayFarewell } from "../../pubsub/nodes/nodes.ts";
 import { EnginePorts } from "../../pubsub/ports/engine_port.ts";
 import { factsOf } from "../../pubsub/ports/operations.ts";
+import { CLOSE } from "../../session/call_checks.ts";
 import type { SessionCloseOptions } from "../../session/types.ts";
 import { type Measure, mergeMeasures } from "../../telemetry/measures.ts";
 import { textOf } from "../../telemetry/prometheus.ts";
@@ -84,17 +93,19 @@ const OPTIONS: OptionKinds<WorkersOptions> = {
   broker: BROKER,
   data: 0,
   hostname: "string",
-  maxHeapMb: "number",
+  maxHeapMb: POSITIVE,
   onListen: "function",
   onWorkerEnd: "function",
-  port: "number",
+  port: PORT,
   runtime: RUNTIME,
   signal: "AbortSignal",
-  silentMs: "number",
+  silentMs: POSITIVE,
   tls: 0,
   webTransport: objectOr("boolean", WEB_TRANSPORT),
-  workers: "number",
+  workers: integer(1, MAX_WORKERS),
 };
+
+const { random: _random, ...WORKERS_DRAIN } = DRAIN;
 
 /** The place of one worker, over all its replacements. */
 interface Place {
@@ -126,10 +137,7 @@ export class Workers implements AsyncDisposable {
 
   private constructor(module: string, options: WorkersOptions, startThread?: StartThread) {
     const { runtime = platformRuntime(), workers = defaultWorkers() } = options;
-    const { maxHeapMb } = options;
-    checkLimits({ workers: 1 }, { workers }, { of: "workers: ", max: MAX_WORKERS });
-    checkLimits({ maxHeapMb: 1 }, { maxHeapMb }, { of: "workers: " });
-    const { silentMs } = checkLimits({ silentMs: SILENT_MS }, options, { of: "workers: " });
+    const { silentMs = SILENT_MS } = options;
     this.#limits = { workers, silentMs };
     if (workers > 1 && Deno.build.os !== "linux") {
       throw new UnsupportedError(
@@ -255,6 +263,7 @@ export class Workers implements AsyncDisposable {
    * @returns The sums over all workers.
    */
   async drain(options: Omit<DrainOptions, "random"> = {}): Promise<DrainReport> {
+    checkOptions("drain", options, WORKERS_DRAIN);
     const { signal, ...rest } = options;
     const startedAt = this.#runtime.monotonic();
     this.#isDraining = true;
@@ -282,6 +291,7 @@ export class Workers implements AsyncDisposable {
    * @param options Close code and reason for the peers.
    */
   close(options: SessionCloseOptions = {}): Promise<void> {
+    checkOptions("close", options, CLOSE);
     return this.#closing ??= this.#close(options);
   }
 

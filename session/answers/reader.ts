@@ -72,7 +72,7 @@ export function openAnswer(
   }
   const { timeoutMs = 0, itemTimeoutMs = 0 } = options;
   const ms = Math.min(timeoutMs, itemTimeoutMs);
-  if (!(ms >= 0)) throw new RangeError(`Cannot ask: times must be from 0, received ${ms}`);
+  if (!(ms >= 0)) throw new RangeError(`Cannot ask: times must be 0 or more, received ${ms}`);
   signal?.throwIfAborted();
   if (core.features?.includes("answers") === false) {
     throw new UnsupportedError("Cannot ask for an answer that streams: the server has none");

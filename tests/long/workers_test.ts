@@ -380,8 +380,8 @@ Deno.test("serveWorkers() refuses options that no worker can have", async () => 
   const refused = (options: object, message: string) =>
     assertRejects(() => start(options), Error, message);
   await refused({ data: () => {} }, "must be values that can be cloned");
-  await refused({ workers: 0 }, "workers must be a positive integer, received 0");
-  await refused({ workers: 2_000 }, "workers must be at most 1024, received 2000");
+  await refused({ workers: 0 }, "workers must be an integer from 1 to 1024, received 0");
+  await refused({ workers: 2_000 }, "workers must be an integer from 1 to 1024, received 2000");
   await refused({ silentMs: -1 }, "silentMs must be a positive integer, received -1");
   await refused({ maxHeapMb: 0.5 }, "maxHeapMb must be a positive integer, received 0.5");
   await refused({ prot: 1 }, '"port" may be meant');

@@ -1,6 +1,6 @@
 /** A certificate for development, which browsers trust by its hash, and its renewal. */
 import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
+import { checkOptions, integer, RUNTIME } from "../../base/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import { builtin } from "../../base/builtins.ts";
 import { selfSign, subjectAltName } from "./x509.ts";
@@ -87,7 +87,7 @@ const RENEW_DAYS = 2;
 
 const OPTIONS: OptionKinds<DevCertificateOptions> = {
   cacheFolder: "string or object or null",
-  days: "number",
+  days: integer(1, MAX_DAYS),
   names: "array",
   now: "object",
   renew: "boolean",
@@ -154,9 +154,6 @@ function checked(options: DevCertificateOptions): CertificateSpec {
   }
   if (names.length === 0 || names.length > MAX_NAMES) {
     throw new RangeError(fail(`names must be 1 to ${MAX_NAMES}, received ${names.length}`));
-  }
-  if (!Number.isInteger(days) || days < 1 || days > MAX_DAYS) {
-    throw new RangeError(fail(`days must be an integer from 1 to ${MAX_DAYS}, received ${days}`));
   }
   const isFolder = cacheFolder == null || typeof cacheFolder === "string" && cacheFolder !== "" ||
     cacheFolder instanceof URL && cacheFolder.protocol === "file:";

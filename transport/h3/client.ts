@@ -1,13 +1,30 @@
 /** WebTransport client for Deno: HTTP/3 on the runtime's QUIC. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, POSITIVE, RUNTIME, TIME } from "../../base/option_checks.ts";
 import { within } from "../../base/wait.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Http3Dialer } from "./dialer.ts";
 import { requireQuic } from "../quic/deno_quic.ts";
 import type { Connection } from "../connection.ts";
+import { FLOW_CONTROL } from "../option_kinds.ts";
 import { withUrl } from "../url.ts";
 import { DIAL_TIMEOUT_MS, type DialWebTransportOptions } from "../webtransport.ts";
 
 export { isQuicAvailable as isWebTransportAvailable } from "../quic/deno_quic.ts";
+
+const DIAL: OptionKinds<DialWebTransportOptions> = {
+  flowControl: FLOW_CONTROL,
+  headers: 0,
+  idleTimeoutMs: POSITIVE,
+  maxBidirectionalStreams: POSITIVE,
+  maxUnidirectionalStreams: POSITIVE,
+  onWorn: "function",
+  protocols: "array",
+  runtime: RUNTIME,
+  serverCertificateHashes: "array",
+  signal: "AbortSignal",
+  timeoutMs: TIME,
+};
 
 /**
  * Dials WebTransport. The session gets a connection of its own; sessions of
@@ -65,6 +82,7 @@ export async function dialWebTransport(
   url: string | URL,
   options: DialWebTransportOptions = {},
 ): Promise<Connection> {
+  checkOptions("dial WebTransport", options, DIAL);
   requireQuic();
   const { signal, timeoutMs = DIAL_TIMEOUT_MS, runtime = platformRuntime() } = options;
   signal?.throwIfAborted();

@@ -1,4 +1,6 @@
 /** A request for a WebTransport session, on a server. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions } from "../../base/option_checks.ts";
 import type { Connection } from "../connection.ts";
 import { encodeFrame, FrameType } from "./wire/frames.ts";
 import { encodeFields, type Field } from "./wire/qpack.ts";
@@ -52,6 +54,8 @@ export type AcceptOptions = NonNullable<Parameters<WebTransportRequest["accept"]
 
 /** Options for refusing a request. */
 export type RefuseOptions = NonNullable<Parameters<WebTransportRequest["refuse"]>[1]>;
+
+const ACCEPT: OptionKinds<AcceptOptions> = { admitted: "object", headers: 0, protocol: "string" };
 
 /** A {@linkcode WebTransportRequest} over HTTP/3. */
 export class Http3Request implements WebTransportRequest {
@@ -119,6 +123,7 @@ export class Http3Request implements WebTransportRequest {
   }
 
   accept(options: AcceptOptions = {}): Connection {
+    checkOptions("accept request", options, ACCEPT);
     const { protocol = "", headers, admitted } = options;
     if (protocol !== "" && !this.protocols.includes(protocol)) {
       throw new TypeError(
@@ -142,6 +147,7 @@ export class Http3Request implements WebTransportRequest {
   }
 
   refuse(status: number, options: { readonly headers?: HeadersInit } = {}): void {
+    checkOptions("refuse request", options, { headers: 0 });
     const { headers = {} } = options;
     if (!Number.isInteger(status) || status < 300 || status > 599) {
       throw new RangeError(

@@ -1,7 +1,14 @@
 /** Server side of WebTransport: HTTP/3 on the runtime's QUIC. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Http3Protocol, ServerConnection } from "./accept.ts";
-import { type ListenQuicOptions, QuicAcceptor, type QuicHandshakeStats } from "../quic/acceptor.ts";
+import {
+  ACCEPT,
+  type ListenQuicOptions,
+  QuicAcceptor,
+  type QuicHandshakeStats,
+} from "../quic/acceptor.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import type { FlowControlOptions } from "../connection.ts";
 import { flowLimitsOf } from "./wire/settings.ts";
@@ -10,7 +17,8 @@ import { H3Error } from "./wire/error_codes.ts";
 import type { WebTransportRequest } from "./request.ts";
 import { RequestQueue } from "./request_queue.ts";
 import type { QuicConnection } from "../quic/connection.ts";
-import { checkLimits, checkProtocols } from "../quic/options.ts";
+import { FLOW_CONTROL } from "../option_kinds.ts";
+import { checkProtocols } from "../quic/options.ts";
 
 export type { QuicHandshakeStats } from "../quic/acceptor.ts";
 
@@ -81,6 +89,16 @@ export interface ListenWebTransportOptions
   } | undefined;
 }
 
+const LISTEN: OptionKinds<ListenWebTransportOptions> = {
+  ...ACCEPT,
+  flowControl: FLOW_CONTROL,
+  isSuccessor: "function",
+  maxSessionsPerConnection: POSITIVE,
+  maxStreams: POSITIVE,
+  maxUnidirectionalStreams: POSITIVE,
+  quic: { onConnection: "function", onError: "function", protocols: "array" },
+};
+
 /** Raw QUIC beside WebTransport, see {@linkcode ListenWebTransportOptions.quic}. */
 export type RawQuicOptions = NonNullable<ListenWebTransportOptions["quic"]>;
 
@@ -112,14 +130,10 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
    * @param options Options of `listenWebTransport()`.
    */
   constructor(options: ListenWebTransportOptions) {
+    checkOptions("listen", options, LISTEN);
     const { runtime = platformRuntime() } = options;
     const { quic, maxSessionsPerConnection: maxSessions = 16, maxStreams = 128 } = options;
     const { maxUnidirectionalStreams = quic === undefined ? maxStreams : 1_024 } = options;
-    checkLimits("listen", {
-      maxSessionsPerConnection: maxSessions,
-      maxStreams,
-      maxUnidirectionalStreams,
-    });
     if (quic !== undefined) checkQuic(quic);
     const isOther = quic !== undefined || options.maxUnidirectionalStreams !== undefined;
     const flowControl = isOther

@@ -1,6 +1,13 @@
 /** A WebSocket engine for servers that face the internet without a proxy. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, objectOr } from "../../base/option_checks.ts";
+import { type OptionKinds, withDefaults } from "../../base/options.ts";
+import {
+  ABOVE_ZERO,
+  checkOptions,
+  COUNT,
+  numberIn,
+  objectOr,
+  POSITIVE,
+} from "../../base/option_checks.ts";
 import { Buffer } from "node:buffer";
 import { platformRuntime } from "../../base/runtime.ts";
 import {
@@ -120,19 +127,22 @@ export interface HardenedWebSocketOptions {
   readonly compression?: boolean | { readonly minBytes?: number };
 }
 
+/** Check of a limit that must be there. */
+const FINITE = numberIn({ min: 0, max: Number.MAX_VALUE, isAbove: true });
+
 const OPTIONS: OptionKinds<HardenedWebSocketOptions> = {
-  closeTimeoutMs: "number",
-  compression: objectOr("boolean", { minBytes: "number" }),
-  handshakeBurst: "number",
-  handshakeTimeoutMs: "number",
-  handshakesPerSecond: "number",
-  keepAliveTimeoutMs: "number",
-  maxHeaderBytes: "number",
-  maxIdleAddresses: "number",
-  maxPayloadBytes: "number",
-  maxPending: "number",
-  maxPendingPerAddress: "number",
-  requestTimeoutMs: "number",
+  closeTimeoutMs: FINITE,
+  compression: objectOr("boolean", { minBytes: COUNT }),
+  handshakeBurst: ABOVE_ZERO,
+  handshakeTimeoutMs: FINITE,
+  handshakesPerSecond: FINITE,
+  keepAliveTimeoutMs: FINITE,
+  maxHeaderBytes: FINITE,
+  maxIdleAddresses: FINITE,
+  maxPayloadBytes: POSITIVE,
+  maxPending: ABOVE_ZERO,
+  maxPendingPerAddress: ABOVE_ZERO,
+  requestTimeoutMs: FINITE,
 };
 
 /** Smallest message to compress, in bytes: below, a packet is hardly smaller for it. */
@@ -218,7 +228,7 @@ class Engine implements HardenedWebSocket {
   readonly #deflaters = new Map<number, SharedDeflater>();
 
   constructor(options: HardenedWebSocketOptions) {
-    this.#limits = checkLimits(options);
+    this.#limits = withDefaults(DEFAULTS, options);
     this.#maxPayloadBytes = options.maxPayloadBytes;
     this.#minCompressedBytes = minCompressedBytesOf(options);
   }
@@ -373,31 +383,5 @@ function greetingOf(
 function minCompressedBytesOf({ compression }: HardenedWebSocketOptions): number | undefined {
   if (compression === undefined || compression === false) return undefined;
   const { minBytes = MIN_COMPRESSED_BYTES } = compression === true ? {} : compression;
-  if (Number.isSafeInteger(minBytes) && minBytes >= 0) return minBytes;
-  throw new RangeError(
-    `Cannot create WebSocket engine: compression.minBytes must be an integer of at least 0, received ${minBytes}`,
-  );
+  return minBytes;
 }
-
-function checkLimits(options: HardenedWebSocketOptions): typeof DEFAULTS {
-  const limits = { ...DEFAULTS };
-  for (const name of Object.keys(DEFAULTS) as (keyof typeof DEFAULTS)[]) {
-    const value = limits[name] = options[name] ?? DEFAULTS[name];
-    const isLimit = value > 0 && (Number.isFinite(value) || MAY_BE_INFINITE.has(name));
-    if (isLimit) continue;
-    throw new RangeError(
-      `Cannot create WebSocket engine: ${name} must be a number above 0, received ${value}`,
-    );
-  }
-  const { maxPayloadBytes = 1 } = options;
-  if (Number.isSafeInteger(maxPayloadBytes) && maxPayloadBytes > 0) return limits;
-  throw new RangeError(
-    `Cannot create WebSocket engine: maxPayloadBytes must be a positive integer, received ${maxPayloadBytes}`,
-  );
-}
-
-const MAY_BE_INFINITE: ReadonlySet<string> = new Set([
-  "handshakeBurst",
-  "maxPendingPerAddress",
-  "maxPending",
-]);

@@ -16,7 +16,7 @@ Deno.test("hardenedWebSocket() rejects invalid limits", () => {
     assertThrows(
       () => hardenedWebSocket({ handshakeTimeoutMs: value }),
       RangeError,
-      `handshakeTimeoutMs must be a number above 0, received ${value}`,
+      `handshakeTimeoutMs must be a finite number above 0, received ${value}`,
     );
   }
   for (const value of [0, 1.5, Infinity]) {

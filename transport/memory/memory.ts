@@ -1,6 +1,6 @@
 /** Pairs of established connections in one process, for tests. */
 import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
+import { checkOptions, COUNT, numberIn, RUNTIME } from "../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { Connection } from "../connection.ts";
 import { MemoryConnection, type MemoryWire } from "./connection.ts";
@@ -176,6 +176,7 @@ class PairLink implements MemoryLink {
   }
 
   disconnect(options: { readonly silent?: boolean } = {}): void {
+    checkOptions("disconnect", options, { silent: "boolean" });
     const { silent = false } = options;
     for (const path of this.#select()) path.cut();
     if (silent) return;
@@ -198,20 +199,24 @@ class PairLink implements MemoryLink {
   }
 }
 
+const DELAY = numberIn({ min: 0, max: Number.MAX_VALUE });
+
+const RATIO = numberIn({ min: 0, max: 1 });
+
 const OPTIONS: OptionKinds<MemoryPairOptions> = {
   datagrams: "boolean",
   faults: {
-    delayMs: "number",
-    jitterMs: "number",
-    lossRate: "number",
-    reorderRate: "number",
+    delayMs: DELAY,
+    jitterMs: DELAY,
+    lossRate: RATIO,
+    reorderRate: RATIO,
   },
   frames: "boolean",
   protocol: "string",
   random: "number or function",
   runtime: RUNTIME,
   streams: "boolean",
-  withheldCredit: { bytes: "number", streams: "number" },
+  withheldCredit: { bytes: COUNT, streams: COUNT },
 };
 
 /**

@@ -71,7 +71,7 @@ Deno.test("memoryPair() refuses faults that are out of range", () => {
       assertThrows(
         () => memoryPair({ faults: { [name]: value } }),
         RangeError,
-        `Cannot set faults: ${name} must be from 0 to 1, received ${value}`,
+        `faults.${name} must be from 0 to 1, received ${value}`,
       );
     }
   }

@@ -3,6 +3,8 @@
  *
  * @module
  */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, POSITIVE, RUNTIME, TIME } from "../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { BidirectionalStream, Connection } from "../connection.ts";
 export type { MessageStreamOptions } from "./connection.ts";
@@ -19,6 +21,17 @@ const STREAM_TIMEOUT_MS = 10_000;
 
 /** Most bytes that are read until the peer is admitted, by default. */
 const MAX_EARLY_BYTES = 20_480;
+
+/** Kinds of the options of `withMessages()`. */
+export const MESSAGE_STREAM: OptionKinds<MessageStreamOptions> = {
+  admitted: "object",
+  closeTimeoutMs: TIME,
+  maxEarlyBytes: POSITIVE,
+  maxFrameBytes: POSITIVE,
+  runtime: RUNTIME,
+  side: ["client", "server"],
+  streamTimeoutMs: TIME,
+};
 
 /**
  * Adds message frames to a connection. The frames travel on the lowest bidirectional stream of the
@@ -53,6 +66,7 @@ const MAX_EARLY_BYTES = 20_480;
  * @returns The connection with `frames`, whose close also closes the inner one.
  */
 export function withMessages(connection: Connection, options: MessageStreamOptions): Connection {
+  checkOptions("add messages", options, MESSAGE_STREAM);
   const { runtime = platformRuntime() } = options;
   return options.side === "client"
     ? boundUntil(openMessages(connection, { ...options, runtime }), options)

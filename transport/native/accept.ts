@@ -1,4 +1,5 @@
 /** Sessions of the runtime's own WebTransport server: loaded once a server with that engine listens. */
+import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
 import { ConnectionError } from "../../errors.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
 import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "../connection.ts";
@@ -47,6 +48,7 @@ export async function acceptNativeWebTransport(
   /** Known defects of the connection; see {@linkcode nativeServerDefects}. */
   readonly defects: readonly NativeServerDefect[];
 }> {
+  checkOptions("accept WebTransport", options, { runtime: RUNTIME });
   requireUpgrade();
   const { runtime = platformRuntime() } = options;
   const ending = quicEnding(conn);

@@ -1,11 +1,14 @@
 /** Listening for QUIC connections: one UDP socket, certificates and bounds. */
+import type { OptionKinds } from "../../base/options.ts";
+import { PORT, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
 import { addressKey, listenAt } from "../address.ts";
 import { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import { pause } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { remoteAddressOf, requireQuic } from "./deno_quic.ts";
-import { checkLimits, IDLE_TIMEOUT_MS, KEEP_ALIVE_MS } from "./options.ts";
+import { CERTIFICATE, UNREAD_STREAMS } from "../option_kinds.ts";
+import { IDLE_TIMEOUT_MS, KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
 
 /** Default bound of connections, in all and of one address. */
@@ -126,6 +129,21 @@ export type QuicListenOptions = Omit<
   "protocols" | "maxBidirectionalStreams" | "maxUnidirectionalStreams"
 >;
 
+/** Kinds of the options of every QUIC listener. */
+export const ACCEPT: OptionKinds<QuicListenOptions> = {
+  ...CERTIFICATE,
+  hostname: "string",
+  idleTimeoutMs: POSITIVE,
+  keepAliveIntervalMs: POSITIVE,
+  maxConnections: POSITIVE,
+  maxConnectionsPerAddress: POSITIVE,
+  maxHandshakes: POSITIVE,
+  port: PORT,
+  runtime: RUNTIME,
+  signal: "AbortSignal",
+  unreadStreams: UNREAD_STREAMS,
+};
+
 /** Counters of handshakes under way, and of handshakes that the listener's bounds prevented. */
 export interface QuicHandshakeStats {
   /** Handshakes under way. */
@@ -237,10 +255,6 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     this.#slow = new Deadlines(runtime, HANDSHAKE_TIMEOUT_MS, (conn) => {
       if (this.#handshakes.has(conn)) this.#giveUp(conn, "tooSlow");
     });
-    const { idleTimeoutMs, keepAliveIntervalMs, maxHandshakes } = options;
-    const { maxConnections, maxConnectionsPerAddress } = options;
-    checkLimits("listen", { idleTimeoutMs, keepAliveIntervalMs, maxHandshakes });
-    checkLimits("listen", { maxConnections, maxConnectionsPerAddress });
     checkCertificate(options, "listen: the certificate");
     this.#unread = UnreadStreams.of(options.unreadStreams);
     options.signal?.throwIfAborted();

@@ -1,10 +1,12 @@
 /** Client side of raw QUIC. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, POSITIVE, RUNTIME, TIME } from "../../base/option_checks.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { requireQuic } from "./deno_quic.ts";
 import { dialFailure } from "../deno_errors.ts";
 import { type QuicConnection, RawQuicConnection } from "./connection.ts";
 import { QuicDial, type QuicDialOptions } from "./dial.ts";
-import { checkLimits, checkProtocols, DIAL_KEEP_ALIVE_MS, quicTarget } from "./options.ts";
+import { checkProtocols, DIAL_KEEP_ALIVE_MS, quicTarget } from "./options.ts";
 import { publicUrl } from "../url.ts";
 import { type CertificateHash, checkHashes } from "../webtransport.ts";
 import { within } from "../../base/wait.ts";
@@ -55,6 +57,18 @@ export interface DialQuicOptions {
   readonly runtime?: Runtime;
 }
 
+const DIAL: OptionKinds<DialQuicOptions> = {
+  idleTimeoutMs: POSITIVE,
+  keepAliveIntervalMs: POSITIVE,
+  maxBidirectionalStreams: POSITIVE,
+  maxUnidirectionalStreams: POSITIVE,
+  protocols: "array",
+  runtime: RUNTIME,
+  serverCertificateHashes: "array",
+  signal: "AbortSignal",
+  timeoutMs: TIME,
+};
+
 /**
  * Dials a QUIC connection whose streams all belong to the application.
  *
@@ -77,6 +91,7 @@ export async function dialQuic(
   url: string | URL,
   options: DialQuicOptions,
 ): Promise<QuicConnection> {
+  checkOptions("dial QUIC", options, DIAL);
   requireQuic();
   const target = quicTarget(url);
   const connectOptions = optionsOf(options);
@@ -109,12 +124,6 @@ function optionsOf(options: DialQuicOptions): Omit<QuicDialOptions, "hostname" |
   } = options;
   checkProtocols(protocols, "dial QUIC");
   checkHashes(serverCertificateHashes, "dial QUIC");
-  checkLimits("dial QUIC", {
-    maxBidirectionalStreams,
-    maxUnidirectionalStreams,
-    idleTimeoutMs,
-    keepAliveIntervalMs,
-  });
   return {
     alpnProtocols: [...protocols],
     maxIdleTimeout: idleTimeoutMs,

@@ -1,6 +1,9 @@
 /** Server side of raw QUIC. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
 import { CloseCode } from "../../errors.ts";
 import {
+  ACCEPT,
   type AcceptedConnection,
   type ListenQuicOptions,
   QuicAcceptor,
@@ -8,12 +11,19 @@ import {
 } from "./acceptor.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import type { Connection } from "../connection.ts";
-import { checkLimits, checkProtocols } from "./options.ts";
+import { checkProtocols } from "./options.ts";
 import { type QuicConnection, RawQuicConnection } from "./connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 export type { Certificate } from "../certificate/certificate.ts";
 export type { ListenQuicOptions, QuicHandshakeStats } from "./acceptor.ts";
+
+const LISTEN: OptionKinds<ListenQuicOptions> = {
+  ...ACCEPT,
+  maxBidirectionalStreams: POSITIVE,
+  maxUnidirectionalStreams: POSITIVE,
+  protocols: "array",
+};
 
 /** Most accepted connections that wait for the application; beyond, a connection is closed. */
 const MAX_WAITING_CONNECTIONS = 1_024;
@@ -40,10 +50,10 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
    * @param options Options of `listenQuic()`.
    */
   constructor(options: ListenQuicOptions) {
+    checkOptions("listen", options, LISTEN);
     const { protocols, maxBidirectionalStreams = 128, maxUnidirectionalStreams = 1_024 } = options;
     const { runtime = platformRuntime() } = options;
     checkProtocols(protocols, "listen");
-    checkLimits("listen", { maxBidirectionalStreams, maxUnidirectionalStreams });
     this.#signal = options.signal;
     this.#acceptor = new QuicAcceptor(runtime, options, {
       protocols,

@@ -83,7 +83,7 @@ export interface SilentTransport {
 }
 
 /** Options for one connection. */
-export interface RaceOptions extends DialWebSocketOptions {
+export interface RaceOptions extends DialWebSocketOptions, Pick<DialWebTransportOptions, "onWorn"> {
   /** The only transport to try, regardless of remembered failures; all transports by default. */
   readonly only?: TransportName | undefined;
   /**
@@ -150,11 +150,13 @@ export function checkTransports(options: TransportOptions): CheckedTransports {
     throw new TypeError(
       `Cannot connect: transports must be some of ${RACERS},http, received ${
         JSON.stringify(options.transports)
+      }${
+        transports.includes("polling" as TransportName) ? '; socket.io\'s "polling" is http' : ""
       }`,
     );
   }
   if (!(headStartMs >= 0)) {
-    throw new RangeError(`Cannot connect: headStartMs must be from 0, received ${headStartMs}`);
+    throw new RangeError(`Cannot connect: headStartMs must be 0 or more, received ${headStartMs}`);
   }
   const isChosen = options.transports !== undefined;
   return { ...options, transports, hasHttp, isChosen, headStartMs };

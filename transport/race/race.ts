@@ -119,8 +119,16 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
   };
 
   return async (url, options = {}) => {
-    const { runtime = platformRuntime(), onFallback, onLate, only, silent, signal, ...rest } =
-      options;
+    const {
+      runtime = platformRuntime(),
+      onFallback,
+      onLate,
+      onWorn,
+      only,
+      silent,
+      signal,
+      ...rest
+    } = options;
     const target = parseServerUrl(url);
     const { origin } = target;
     if (silent?.transport === preferred) {
@@ -152,13 +160,15 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       if (name === undefined) return;
       // After a remembered failure, the preferred transport starts only when the other one fails.
       if (order[started] && !loss) timer = runtime.setTimeout(startNext, alone);
-      const dial = name === "websocket" ? platform.webSocket : dialWebTransport;
+      const isWebSocket = name === "websocket";
+      const dial = isWebSocket ? platform.webSocket : dialWebTransport;
       const leg = new AbortController();
       legs.set(name, leg);
       dial(target, {
         ...rest,
         runtime,
         ...(flowControl && { flowControl }),
+        ...(onWorn && !isWebSocket && { onWorn }),
         signal: signal ? anySignal(signal, leg.signal) : leg.signal,
       }).then((connection) => won(name, connection), (error) => lost(name, error));
     };

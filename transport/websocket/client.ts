@@ -1,7 +1,19 @@
 /** The client half of the WebSocket connection: the global `WebSocket`, in browsers and in Deno. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, RUNTIME, TIME } from "../../base/option_checks.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import type { Connection } from "../connection.ts";
+import { FLOW_CONTROL } from "../option_kinds.ts";
 import { type DialWebSocketOptions, openWebSocket } from "./connection.ts";
+
+const DIAL: OptionKinds<DialWebSocketOptions> = {
+  flowControl: FLOW_CONTROL,
+  headers: 0,
+  protocols: "array",
+  runtime: RUNTIME,
+  signal: "AbortSignal",
+  timeoutMs: TIME,
+};
 
 /**
  * Opens a WebSocket connection.
@@ -32,10 +44,11 @@ import { type DialWebSocketOptions, openWebSocket } from "./connection.ts";
  * connection.frames!.send("hello");
  * ```
  */
-export function dialWebSocket(
+export async function dialWebSocket(
   url: string | URL,
   options: DialWebSocketOptions = {},
 ): Promise<Connection> {
+  checkOptions("dial WebSocket", options, DIAL);
   const { runtime = platformRuntime() } = options;
-  return openWebSocket(url, { ...options, runtime, load: () => import("./streams.ts") });
+  return await openWebSocket(url, { ...options, runtime, load: () => import("./streams.ts") });
 }

@@ -13,10 +13,18 @@
  * - Its idle timeout does not help there: the runtime stops the timeout when the socket is closed,
  *   and the timeout would cost a timer per message.
  */
+import { MAX_TIMER_MS } from "../../base/wait.ts";
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, numberIn, RUNTIME } from "../../base/option_checks.ts";
 import { CloseCode } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { Connection, ConnectionCloseInfo, FlowControlOptions } from "../connection.ts";
-import { type MessageStreamOptions, withMessages } from "../message_stream/server.ts";
+import {
+  MESSAGE_STREAM,
+  type MessageStreamOptions,
+  withMessages,
+} from "../message_stream/server.ts";
+import { FLOW_CONTROL } from "../option_kinds.ts";
 import { CREDIT_KINDS } from "../qmux/credit.ts";
 import type { Multiplexer } from "../qmux/multiplexer.ts";
 import type { Qmux } from "../qmux/qmux.ts";
@@ -71,6 +79,20 @@ export interface AcceptWebSocketOptions {
    */
   readonly admitted?: Promise<unknown> | undefined;
 }
+
+const ACCEPT: OptionKinds<AcceptWebSocketOptions> = {
+  admitted: "object",
+  flowControl: FLOW_CONTROL,
+  idleTimeoutMs: numberIn({ min: 0, max: MAX_TIMER_MS }),
+  lease: "object",
+  messages: {
+    maxEarlyBytes: MESSAGE_STREAM.maxEarlyBytes,
+    maxFrameBytes: MESSAGE_STREAM.maxFrameBytes,
+    streamTimeoutMs: MESSAGE_STREAM.streamTimeoutMs,
+  },
+  protocol: "string",
+  runtime: RUNTIME,
+};
 
 /**
  * Function that accepts WebSockets. Another engine can replace {@linkcode acceptWebSocket} here.
@@ -230,6 +252,7 @@ export function acceptWebSocket(
   request: Request,
   options: AcceptWebSocketOptions = {},
 ): ReturnType<WebSocketEngine> {
+  checkOptions("accept WebSocket", options, ACCEPT);
   const { runtime = platformRuntime(), protocol = "", idleTimeoutMs = 60_000 } = options;
   const { lease, flowControl, admitted } = options;
   checkOffered(request, protocol);

@@ -1,7 +1,14 @@
 /** A client of MoQ that reconnects, with the same broadcasts, subscriptions and announcements. */
 import { DIAL } from "./dial.ts";
 import type { OptionKinds } from "../../../base/options.ts";
-import { checkOptions, RUNTIME } from "../../../base/option_checks.ts";
+import {
+  ABOVE_ZERO,
+  checkOptions,
+  LIMIT,
+  RUNTIME,
+  SIGNAL,
+  TIME,
+} from "../../../base/option_checks.ts";
 import { TimeoutError } from "../../../errors.ts";
 import { Backoff } from "../../../base/backoff.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
@@ -13,7 +20,7 @@ import { TrackMux } from "../track/mux.ts";
 import { MoqError } from "../wire/errors.ts";
 import { dialMoq, type DialMoqOptions } from "./dial.ts";
 import { ResumableAnnouncements } from "./resumable_announcements.ts";
-import { ResumableTrack, type ResumeOptions } from "./resumable_track.ts";
+import { ResumableTrack, RESUME, type ResumeOptions } from "./resumable_track.ts";
 import { isRefusal, type MoqRetry, type MoqRetryOptions, retrySettings } from "./retry.ts";
 
 /** Options for {@linkcode MoqClient}. */
@@ -204,18 +211,18 @@ export const MAX_CLIENT_PREFIXES = 1_024;
 
 const CLIENT: OptionKinds<MoqClientOptions> = {
   allowMigration: "function",
-  connectTimeoutMs: "number",
+  connectTimeoutMs: TIME,
   dial: "function",
   mux: "object",
   onSession: "function",
   retry: {
-    firstDelayMs: "number",
-    giveUpAfterMs: "number",
-    leaveAfterMs: "number",
-    maxAttempts: "number",
-    maxDelayMs: "number",
+    firstDelayMs: ABOVE_ZERO,
+    giveUpAfterMs: TIME,
+    leaveAfterMs: TIME,
+    maxAttempts: LIMIT,
+    maxDelayMs: ABOVE_ZERO,
     random: "function",
-    stableMs: "number",
+    stableMs: TIME,
   },
   runtime: RUNTIME,
   signal: "AbortSignal",
@@ -306,12 +313,6 @@ export class MoqClient implements AsyncDisposable {
   constructor(options: MoqClientOptions) {
     checkOptions("create client", options, CLIENT);
     const { runtime = platformRuntime(), mux = new TrackMux({ runtime }), retry, signal } = options;
-    const { connectTimeoutMs = 10_000 } = options;
-    if (!(connectTimeoutMs >= 0)) {
-      throw new RangeError(
-        `Cannot create client: connectTimeoutMs must be from 0, received ${connectTimeoutMs}`,
-      );
-    }
     this.mux = mux;
     this.#runtime = runtime;
     this.#troubledSince = runtime.now();
@@ -352,6 +353,7 @@ export class MoqClient implements AsyncDisposable {
   async whenConnected(
     options: { readonly signal?: AbortSignal; readonly timeoutMs?: number } = {},
   ): Promise<MoqSession> {
+    checkOptions("wait for session", options, { ...SIGNAL, timeoutMs: TIME });
     try {
       return await within(this.#runtime, this.#nextSession(), {
         ...options,
@@ -377,6 +379,7 @@ export class MoqClient implements AsyncDisposable {
    * @throws {RangeError} If an option is out of range.
    */
   subscribe(path: string, name: string, options: ResumeOptions = {}): ResumableTrack {
+    checkOptions("subscribe", options, RESUME);
     if (this.status.isEnded) throw this.#ended("subscribe");
     if (this.#tracks.size >= MAX_CLIENT_TRACKS) {
       throw tooMany(`subscribe: there are ${MAX_CLIENT_TRACKS} subscriptions already`);
@@ -402,6 +405,7 @@ export class MoqClient implements AsyncDisposable {
     prefix: string = "/",
     options: { readonly signal?: AbortSignal } = {},
   ): ResumableAnnouncements {
+    checkOptions("accept announcements", options, SIGNAL);
     if (this.status.isEnded) throw this.#ended("accept announcements");
     if (this.#announcements.size >= MAX_CLIENT_PREFIXES) {
       throw tooMany(`accept announcements: there are ${MAX_CLIENT_PREFIXES} prefixes already`);

@@ -1,7 +1,7 @@
 /** Dials a URL, and opens a session of MoQ. */
 import { MOQ_SESSION } from "../session/session.ts";
-import type { OptionKinds } from "../../../base/options.ts";
-import { checkOptions } from "../../../base/option_checks.ts";
+import { type OptionKinds, optionsFor } from "../../../base/options.ts";
+import { checkOptions, POSITIVE, TIME } from "../../../base/option_checks.ts";
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { within } from "../../../base/wait.ts";
@@ -131,18 +131,21 @@ const SCHEMES: readonly string[] = ["moqt:", "https:", "http:", "wss:", "ws:"];
 const { side: _side, path: _path, onSetup: _setup, setupTimeoutMs: _timeout, ...SESSION } =
   MOQ_SESSION;
 
+/** Options of `dialMoq()` that its session takes. */
+type DialedSession = Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs">;
+
 /** Kinds of the options of `dialMoq()`. */
 export const DIAL: OptionKinds<DialMoqOptions> = {
   ...SESSION,
   fallback: "boolean or string or object",
-  headStartMs: "number",
+  headStartMs: TIME,
   headers: 0,
-  idleTimeoutMs: "number",
-  maxUnidirectionalStreams: "number",
+  idleTimeoutMs: POSITIVE,
+  maxUnidirectionalStreams: POSITIVE,
   onFallback: "function",
   serverCertificateHashes: "array",
   signal: "AbortSignal",
-  timeoutMs: "number",
+  timeoutMs: TIME,
   transports: "array",
 };
 
@@ -307,7 +310,7 @@ async function begin(
   }
   options.onConnected(connection);
   return await MoqSession.open(connection, {
-    ...options,
+    ...optionsFor<DialedSession>(SESSION, options),
     side: "client",
     versions,
     path: target.pathname + target.search,

@@ -1,15 +1,22 @@
 /** A subscription that outlives sessions. */
+import type { OptionKinds } from "../../../base/options.ts";
+import { checkOptions, SIGNAL, TIME } from "../../../base/option_checks.ts";
 import { Backoff } from "../../../base/backoff.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { Signal } from "../../../base/signal.ts";
 import { pause, startTimer, within } from "../../../base/wait.ts";
 import type { MoqSession } from "../session/session.ts";
 import type { GroupReader } from "../track/group_reader.ts";
-import type { MoqSubscribeOptions } from "../track/track_reader.ts";
-import type { TrackReader } from "../track/track_reader.ts";
+import {
+  type MoqSubscribeOptions,
+  SUBSCRIBE,
+  subscribeFields,
+  type TrackReader,
+  UPDATE,
+} from "../track/track_reader.ts";
 import { type MissedGroups, MoqLaggedError } from "../wire/errors.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
-import { checkSubscribe, isOfSession, isPassingForTrack } from "./retry.ts";
+import { isOfSession, isPassingForTrack } from "./retry.ts";
 
 /**
  * The continuation of a track after a loss: how the first group of the new subscription relates to
@@ -122,6 +129,14 @@ async function broadcastReturns(
   }
   await pause(runtime, Math.min(leftMs, delayMs) - (runtime.now() - since), ...signals);
 }
+
+/** Kinds of the options of a subscription that outlives sessions. */
+export const RESUME: OptionKinds<ResumeOptions> = {
+  ...SUBSCRIBE,
+  onResumed: "function",
+  resumeTimeoutMs: TIME,
+  waitForBroadcast: "boolean",
+};
 
 /** Options for a subscription that outlives sessions. */
 export interface ResumeOptions extends MoqSubscribeOptions {
@@ -239,14 +254,8 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     about: { readonly path: string; readonly name: string },
     options: ResumeOptions,
   ) {
-    checkSubscribe(options);
+    subscribeFields(options);
     options.signal?.throwIfAborted();
-    const { resumeTimeoutMs = 60_000 } = options;
-    if (!(resumeTimeoutMs >= 0)) {
-      throw new RangeError(
-        `Cannot subscribe: resumeTimeoutMs must be from 0, received ${resumeTimeoutMs}`,
-      );
-    }
     this.path = broadcastPath(about.path);
     this.name = about.name;
     this.#options = options;
@@ -292,6 +301,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
    * @throws {MoqError} If the track was refused, or the client gave up.
    */
   async nextGroup(options: { readonly signal?: AbortSignal } = {}): Promise<GroupReader | null> {
+    checkOptions("read group", options, SIGNAL);
     const { signal } = options;
     while (true) {
       signal?.throwIfAborted();
@@ -333,8 +343,9 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   async update(
     options: Pick<MoqSubscribeOptions, "priority" | "ordered" | "maxLatencyMs" | "endGroup">,
   ): Promise<void> {
+    checkOptions("update subscription", options, UPDATE);
     const changed = { ...this.#options, ...options };
-    checkSubscribe(changed);
+    subscribeFields(changed);
     this.#options = changed;
     // After the end of a session, the next session gets the changed options.
     await this.subscription?.update(options).catch((error) => {

@@ -293,7 +293,11 @@ Deno.test("ResumableTrack.nextGroup() rejects by its signal, and loses nothing",
   await using client = network.client();
   const reader = client.subscribe("/live", "video");
   const controller = new AbortController();
-  const left = assertRejects(() => reader.nextGroup(controller), Error, "enough");
+  const left = assertRejects(
+    () => reader.nextGroup({ signal: controller.signal }),
+    Error,
+    "enough",
+  );
   controller.abort(new Error("enough"));
   await left;
   await turns();

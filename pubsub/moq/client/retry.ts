@@ -1,11 +1,6 @@
 /** Which failures a client retries, and when. */
 import { ConnectionError, UnsupportedError } from "../../../errors.ts";
 import type { BackoffOptions } from "../../../base/backoff.ts";
-import {
-  maxQueuedGroupsOf,
-  type MoqSubscribeOptions,
-  subscribeFields,
-} from "../track/track_reader.ts";
 import { MoqError, type MoqErrorName } from "../wire/errors.ts";
 
 /** Delays between attempts, and limits for giving up. */
@@ -65,10 +60,6 @@ export type MoqRetry = Required<Omit<MoqRetryOptions, "random">> & Pick<MoqRetry
 export function retrySettings(options: MoqRetryOptions = {}): MoqRetry {
   const { firstDelayMs = 500, maxDelayMs = 10_000, maxAttempts = Infinity } = options;
   const { giveUpAfterMs = 300_000, stableMs = 10_000, leaveAfterMs = 5_000, random } = options;
-  for (const [name, value] of Object.entries({ giveUpAfterMs, stableMs, leaveAfterMs })) {
-    if (value >= 0) continue;
-    throw new RangeError(`Cannot create client: ${name} must be from 0, received ${value}`);
-  }
   return {
     firstDelayMs,
     maxDelayMs,
@@ -148,10 +139,4 @@ export function isPassingForTrack(error: unknown): boolean {
 export function isPassingForAnnouncements(error: unknown): boolean {
   if (error === undefined) return true;
   return error instanceof MoqError && error.by !== "local" && PASSING.has(error.reason);
-}
-
-/** Checks the options of a subscription before the first attempt. */
-export function checkSubscribe(options: MoqSubscribeOptions): void {
-  subscribeFields(options);
-  maxQueuedGroupsOf(options);
 }

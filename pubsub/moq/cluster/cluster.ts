@@ -1,6 +1,6 @@
 /** Relays that share a broker, by which each relay knows the broadcasts of all others. */
 import type { OptionKinds } from "../../../base/options.ts";
-import { checkOptions } from "../../../base/option_checks.ts";
+import { checkOptions, POSITIVE } from "../../../base/option_checks.ts";
 import { Directory } from "../../nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../../nodes/directory_scope.ts";
 import type { Nodes } from "../../nodes/nodes.ts";
@@ -81,7 +81,7 @@ export interface MoqClusterOptions {
 
 const OPTIONS: OptionKinds<MoqClusterOptions> = {
   dial: "function",
-  lingerMs: "number",
+  lingerMs: POSITIVE,
   name: "string",
   nodes: "object",
   onError: "function",
@@ -184,11 +184,6 @@ export class MoqCluster implements AsyncDisposable {
   constructor(options: MoqClusterOptions) {
     checkOptions("join cluster", options, OPTIONS);
     const { relay, nodes, url, name = "moq", dial = dialRelay, lingerMs = 5_000 } = options;
-    if (!Number.isInteger(lingerMs) || lingerMs < 1) {
-      throw new RangeError(
-        `Cannot join cluster: lingerMs must be a positive integer, received ${lingerMs}`,
-      );
-    }
     if (!URL.canParse(url)) {
       throw new TypeError(`Cannot join cluster: url must be absolute, received "${url}"`);
     }

@@ -1,4 +1,5 @@
 /** A group of a live track, and its deliveries to subscribers. */
+import { checkOptions } from "../../../base/option_checks.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { describe } from "../../../base/error_text.ts";
 import { varintLength, writeVarint } from "../../../transport/quic/varint.ts";
@@ -6,6 +7,7 @@ import {
   type EncodedSource,
   GROUP_HIGH_WATER_BYTES,
   type GroupWriter,
+  WRITE_FRAME,
   type WriteFrameOptions,
 } from "../track/group_writer.ts";
 import type { MoqErrorName } from "../wire/errors.ts";
@@ -192,6 +194,7 @@ export class LiveGroup implements Disposable {
    * @throws {RangeError} If the timestamp is not an integer from 0 to 2^52 - 1.
    */
   writeFrame(frame: Uint8Array, options: WriteFrameOptions = {}): void {
+    checkOptions("write frame", options, WRITE_FRAME);
     if (this.#state === "aborted") {
       throw new MoqError("group", this.#reason, `Group ${this.sequence} was given up`);
     }
@@ -202,11 +205,6 @@ export class LiveGroup implements Disposable {
     if (!(frame instanceof Uint8Array)) {
       throw new TypeError(
         `Cannot write frame: it must be a Uint8Array, received ${describe(frame)}`,
-      );
-    }
-    if (!Number.isInteger(timestamp) || timestamp < 0 || timestamp >= 2 ** 52) {
-      throw new RangeError(
-        `Cannot write frame: its timestamp must be an integer from 0 to 2^52 - 1, received ${timestamp}`,
       );
     }
     this.#pending.push({ bytes: frame, timestamp });

@@ -1,6 +1,6 @@
 /** A track with one source and many subscribers, and broadcasts of such tracks. */
-import type { OptionKinds } from "../../../base/options.ts";
-import { checkOptions, RUNTIME } from "../../../base/option_checks.ts";
+import { type OptionKinds, withDefaults } from "../../../base/options.ts";
+import { checkOptions, COUNT, POSITIVE, RUNTIME } from "../../../base/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../../base/runtime.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
 import type { FetchRequest, TrackServer } from "../track/mux.ts";
@@ -108,26 +108,6 @@ const DEFAULTS: LiveTrackLimits = {
   maxSubscribers: 65_536,
 };
 
-/** Limits that may be 0. */
-const MAY_BE_ZERO: readonly string[] = ["maxCacheAgeMs", "maxLatencyMs"];
-
-/**
- * Fills in the defaults.
- *
- * @throws {RangeError} If a limit is not a positive integer.
- */
-function liveTrackLimits(options: Partial<LiveTrackLimits>): LiveTrackLimits {
-  const limits = { ...DEFAULTS, ...options };
-  for (const [name, value] of Object.entries(limits)) {
-    const least = MAY_BE_ZERO.includes(name) ? 0 : 1;
-    if (Number.isInteger(value) && value >= least) continue;
-    throw new RangeError(
-      `Cannot create track: ${name} must be an integer of at least ${least}, received ${value}`,
-    );
-  }
-  return limits;
-}
-
 /** Writes one group, outside of a subscription. */
 async function deliver(group: LiveGroup, writer: GroupWriter): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
@@ -145,20 +125,21 @@ async function deliver(group: LiveGroup, writer: GroupWriter): Promise<void> {
   await promise;
 }
 
-const TRACK: OptionKinds<LiveTrackOptions> = {
+/** Kinds of the options of a track. */
+export const TRACK: OptionKinds<LiveTrackOptions> = {
   info: "object",
-  maxCacheAgeMs: "number",
-  maxCachedBytes: "number",
-  maxCachedGroups: "number",
-  maxGroupsInFlight: "number",
-  maxLagBytes: "number",
-  maxLagGroups: "number",
-  maxLatencyMs: "number",
-  maxStuckGroups: "number",
-  maxSubscribers: "number",
+  maxCacheAgeMs: COUNT,
+  maxCachedBytes: POSITIVE,
+  maxCachedGroups: POSITIVE,
+  maxGroupsInFlight: POSITIVE,
+  maxLagBytes: POSITIVE,
+  maxLagGroups: POSITIVE,
+  maxLatencyMs: COUNT,
+  maxStuckGroups: POSITIVE,
+  maxSubscribers: POSITIVE,
   onDemand: "function",
   runtime: RUNTIME,
-  stallTimeoutMs: "number",
+  stallTimeoutMs: POSITIVE,
 };
 
 /**
@@ -227,7 +208,7 @@ export class LiveTrack implements AsyncDisposable {
     checkOptions("create track", options, TRACK);
     const { runtime = platformRuntime(), info = {}, onDemand, ...limits } = options;
     this.#runtime = runtime;
-    this.#limits = liveTrackLimits(limits);
+    this.#limits = withDefaults(DEFAULTS, limits);
     this.#info = info;
     this.#onDemand = onDemand;
     this.#link = {
@@ -580,13 +561,8 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
    * @throws {RangeError} If `maxTracks` is not a positive integer.
    */
   constructor(options: LiveBroadcastOptions = {}) {
-    checkOptions("create broadcast", options, { maxTracks: "number", runtime: RUNTIME });
+    checkOptions("create broadcast", options, { maxTracks: POSITIVE, runtime: RUNTIME });
     const { runtime = platformRuntime(), maxTracks = 1_024 } = options;
-    if (!Number.isInteger(maxTracks) || maxTracks < 1) {
-      throw new RangeError(
-        `Cannot create broadcast: maxTracks must be a positive integer, received ${maxTracks}`,
-      );
-    }
     this.#runtime = runtime;
     this.#maxTracks = maxTracks;
   }
@@ -606,6 +582,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
    * @throws {RangeError} If there are too many tracks, or a limit is invalid.
    */
   track(name: string, options: LiveTrackOptions = {}): LiveTrack {
+    checkOptions("create track", options, TRACK);
     if (this.#tracks.has(name)) {
       throw new TypeError(`Cannot add track: its name must be new, received "${name}"`);
     }

@@ -3,10 +3,9 @@
  * subscribers.
  */
 import type { OptionKinds } from "../../../base/options.ts";
-import { checkOptions, RUNTIME } from "../../../base/option_checks.ts";
+import { checkOptions, COUNT, POSITIVE, RUNTIME, SHARE } from "../../../base/option_checks.ts";
 import { ConsoleReport } from "../../../base/console_report.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
-import { checkShare } from "../session/access.ts";
 import { reportTo } from "../session/context.ts";
 import type { MoqSession } from "../session/session.ts";
 import type { Announcement, AnnouncementReader } from "../track/announcement.ts";
@@ -14,7 +13,7 @@ import { TrackMux } from "../track/mux.ts";
 import type { SubscriberSession, TrackWriter } from "../track/track_writer.ts";
 import { MoqError } from "../wire/errors.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
-import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
+import { LiveTrack, type LiveTrackOptions, TRACK } from "./live_track.ts";
 import { RelayCapacity } from "./relay_capacity.ts";
 import {
   MAX_NOTICE_PATHS,
@@ -174,17 +173,17 @@ export interface MoqRelayOptions {
 
 const OPTIONS: OptionKinds<MoqRelayOptions> = {
   allowAnonymousPublish: "boolean",
-  lingerMs: "number",
-  maxBroadcasts: "number",
-  maxFetches: "number",
-  maxShare: "number",
-  maxTracks: "number",
-  maxTracksPerAddress: "number",
+  lingerMs: COUNT,
+  maxBroadcasts: POSITIVE,
+  maxFetches: POSITIVE,
+  maxShare: SHARE,
+  maxTracks: POSITIVE,
+  maxTracksPerAddress: POSITIVE,
   mux: "object",
   onError: "function",
   prefix: "string",
   runtime: RUNTIME,
-  track: "object",
+  track: TRACK,
 };
 
 /**
@@ -284,15 +283,6 @@ export class MoqRelay implements AsyncDisposable {
     const { lingerMs = 5_000, maxTracks = 10_000, maxFetches = 256 } = options;
     const { maxTracksPerAddress = 1_000 } = options;
     const { maxBroadcasts = 100_000, maxShare = 0.02, allowAnonymousPublish = false } = options;
-    checkShare("create relay: maxShare", maxShare);
-    const limits = { lingerMs, maxBroadcasts, maxTracks, maxTracksPerAddress, maxFetches };
-    for (const [name, value] of Object.entries(limits)) {
-      const least = name === "lingerMs" ? 0 : 1;
-      if (Number.isInteger(value) && value >= least) continue;
-      throw new RangeError(
-        `Cannot create relay: ${name} must be an integer of at least ${least}, received ${value}`,
-      );
-    }
     this.runtime = runtime;
     this.#console = new ConsoleReport(runtime);
     this.mux = mux;

@@ -1,4 +1,5 @@
 /** The track by which a relay tells a publisher why its broadcasts are not relayed. */
+import { checkOptions, SIGNAL } from "../../../base/option_checks.ts";
 import { ProtocolError } from "../../../errors.ts";
 import type { MoqSession } from "../session/session.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -73,6 +74,7 @@ export async function* relayNotices(
   session: Pick<MoqSession, "subscribe">,
   options: { readonly signal?: AbortSignal } = {},
 ): AsyncIterableIterator<MoqRelayNotice> {
+  checkOptions("read notices", options, SIGNAL);
   await using track = await session.subscribe(NOTICES_PATH, NOTICES_TRACK, {
     ...options,
     maxQueuedGroups: 16,

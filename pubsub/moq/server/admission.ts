@@ -40,12 +40,6 @@ export class SessionLeases {
       maxSessionsPerAddress: limits.maxSessionsPerAddress ?? 1_000,
       maxPendingSetups: limits.maxPendingSetups ?? 1_024,
     };
-    for (const [name, value] of Object.entries(this.#limits)) {
-      if (value === Infinity || Number.isInteger(value) && value > 0) continue;
-      throw new RangeError(
-        `Cannot serve MoQ: ${name} must be a positive integer, received ${value}`,
-      );
-    }
   }
 
   /** Number of places taken. */

@@ -1,6 +1,7 @@
 /** A server of MoQ: WebTransport, raw QUIC and WebSocket on one port number. */
+import { optionsFor } from "../../../base/options.ts";
 import { MOQ_LISTEN, MOQ_SERVER } from "./server_options.ts";
-import { checkOptions } from "../../../base/option_checks.ts";
+import { checkOptions, TIME } from "../../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { settlesWithin } from "../../../base/wait.ts";
 import type { RequestInfo } from "../../../transport/address.ts";
@@ -15,8 +16,6 @@ import {
   isWebSocketUpgrade,
   offeredProtocols,
 } from "../../../transport/websocket/server.ts";
-import { sessionLimits } from "../session/access.ts";
-import { checkBitrateOptions } from "../session/bitrate_monitor.ts";
 import type { MoqSession } from "../session/session.ts";
 import { MOQ_LITE_SESSION_CODES } from "../wire/errors.ts";
 import {
@@ -73,8 +72,6 @@ export class MoqServer implements AsyncDisposable {
     checkOptions("serve MoQ", options, MOQ_SERVER);
     const { runtime = platformRuntime(), versions = DEFAULT_VERSIONS } = options;
     checkVersions(versions, "serve MoQ");
-    sessionLimits(options.sessionLimits);
-    if (options.bitrate) checkBitrateOptions(options.bitrate);
     this.#runtime = runtime;
     this.#options = options;
     this.#versions = versions;
@@ -213,10 +210,8 @@ export class MoqServer implements AsyncDisposable {
   async drain(
     options: { readonly uri?: string; readonly timeoutMs?: number } = {},
   ): Promise<{ readonly left: number; readonly cut: number }> {
+    checkOptions("drain", options, { timeoutMs: TIME, uri: "string" });
     const { uri = "", timeoutMs = 10_000 } = options;
-    if (!(timeoutMs >= 0)) {
-      throw new RangeError(`Cannot drain: timeoutMs must be from 0, received ${timeoutMs}`);
-    }
     // The sockets stay until the end: stopping them would send the drain of HTTP/3, which carries
     // no URI.
     this.#admission.close();
@@ -284,8 +279,7 @@ export class MoqServer implements AsyncDisposable {
     checkOptions("listen", options, MOQ_LISTEN);
     const { signal } = options;
     signal?.throwIfAborted();
-    const own = Object.entries(options).filter(([name]) => Object.hasOwn(MOQ_SERVER, name));
-    const server = new MoqServer(Object.fromEntries(own));
+    const server = new MoqServer(optionsFor<MoqServerOptions>(MOQ_SERVER, options));
     server.#sockets = new Sockets(socketsOptions(server.#runtime, options, server.protocols), {
       fetch: server.fetch,
       take: (request) => server.take(request),

@@ -1,8 +1,8 @@
 /** Options and host of a MoQ server. */
 import { MOQ_SESSION } from "../session/session.ts";
-import { FLOW_CONTROL } from "../../../transport/option_kinds.ts";
+import { FLOW_CONTROL, UNREAD_STREAMS } from "../../../transport/option_kinds.ts";
 import type { OptionKinds } from "../../../base/options.ts";
-import { listOf, objectWith } from "../../../base/option_checks.ts";
+import { LIMIT, listOf, objectWith, PORT, POSITIVE } from "../../../base/option_checks.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { RequestInfo } from "../../../transport/address.ts";
 import type { Certificate, Sha256Hash } from "../../../transport/certificate/certificate.ts";
@@ -236,8 +236,8 @@ export const MOQ_SERVER: OptionKinds<MoqServerOptions> = {
   fetch: "function",
   flowControl: FLOW_CONTROL,
   hosts: listOf("string"),
-  idleTimeoutMs: "number",
-  limits: { maxPendingSetups: "number", maxSessions: "number", maxSessionsPerAddress: "number" },
+  idleTimeoutMs: POSITIVE,
+  limits: { maxPendingSetups: LIMIT, maxSessions: LIMIT, maxSessionsPerAddress: LIMIT },
   onSession: "function",
   onSetup: "function",
   origins: listOf("string"),
@@ -250,13 +250,13 @@ export const MOQ_LISTEN: OptionKinds<ListenMoqOptions> = {
   ...MOQ_SERVER,
   cacheFolder: "string or object or null",
   hostname: "string",
-  maxBidirectionalStreams: "number",
-  maxUnidirectionalStreams: "number",
+  maxBidirectionalStreams: POSITIVE,
+  maxUnidirectionalStreams: POSITIVE,
   names: listOf("string"),
-  port: "number",
+  port: PORT,
   signal: "AbortSignal",
   tls: 0,
   transports: "array",
-  unreadStreams: "object",
+  unreadStreams: UNREAD_STREAMS,
   webSocket: objectWith("WebSocketHost", "accept", "listen"),
 };

@@ -1,6 +1,7 @@
 /** Rights and limits of a peer. */
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../../base/wait.ts";
+import { withDefaults } from "../../../base/options.ts";
 import { describe } from "../../../base/error_text.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 
@@ -13,20 +14,9 @@ const DEFAULTS = {
 /** Limits of a session, complete; `MoqSessionOptions` documents these. */
 export type SessionLimits = Readonly<typeof DEFAULTS>;
 
-/**
- * Fills in the defaults.
- *
- * @throws {RangeError} If a limit is not a positive integer.
- */
+/** Fills in the defaults. */
 export function sessionLimits(limits: Partial<SessionLimits> = {}): SessionLimits {
-  const all = { ...DEFAULTS, ...limits };
-  for (const [name, value] of Object.entries(all)) {
-    if (Number.isInteger(value) && value > 0) continue;
-    throw new RangeError(
-      `Cannot open session: ${name} must be a positive integer, received ${value}`,
-    );
-  }
-  return all;
+  return withDefaults(DEFAULTS, limits);
 }
 
 /**

@@ -1,6 +1,14 @@
 /** Measures the outgoing bitrate of a session, smooths the rate, and reports shifts. */
-import type { OptionKinds } from "../../../base/options.ts";
-import { RUNTIME } from "../../../base/option_checks.ts";
+import { MAX_TIMER_MS } from "../../../base/wait.ts";
+import { type OptionKinds, withDefaults } from "../../../base/options.ts";
+import {
+  checkOptions,
+  numberIn,
+  POSITIVE,
+  RUNTIME,
+  SHARE,
+  TIME,
+} from "../../../base/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../../base/runtime.ts";
 import type { Connection } from "../../../transport/connection.ts";
 
@@ -63,16 +71,21 @@ export interface BitrateMonitorOptions {
 
 /** Kinds of the options of the monitor. */
 export const BITRATE: OptionKinds<BitrateMonitorOptions> = {
-  alpha: "number",
-  intervalMs: "number",
-  maxAgeMs: "number",
-  minSamples: "number",
+  alpha: SHARE,
+  intervalMs: numberIn({ min: 1, max: MAX_TIMER_MS }),
+  maxAgeMs: TIME,
+  minSamples: POSITIVE,
   runtime: RUNTIME,
-  threshold: "number",
+  threshold: TIME,
 };
 
-/** Checked options, with all defaults. */
-type Settings = Readonly<Required<Omit<BitrateMonitorOptions, "runtime">>>;
+const DEFAULTS = {
+  alpha: 0.3,
+  intervalMs: 1_000,
+  maxAgeMs: 10_000,
+  minSamples: 3,
+  threshold: 0.25,
+};
 
 /**
  * Measures the bytes that a connection sends, and reports shifts of the smoothed rate.
@@ -112,7 +125,7 @@ export class BitrateMonitor implements Disposable {
   readonly #runtime: Runtime;
   readonly #connection: Connection;
   readonly #report: (update: PeerUpdate) => void;
-  readonly #settings: Settings;
+  readonly #settings: Readonly<typeof DEFAULTS>;
   #timer: Timer | undefined = undefined;
   #run = 0;
   #isRunning = false;
@@ -135,10 +148,11 @@ export class BitrateMonitor implements Disposable {
     report: (update: PeerUpdate) => void,
     options: BitrateMonitorOptions = {},
   ) {
+    checkOptions("monitor bitrate", options, BITRATE);
     this.#runtime = options.runtime ?? platformRuntime();
     this.#connection = connection;
     this.#report = report;
-    this.#settings = checkBitrateOptions(options);
+    this.#settings = withDefaults(DEFAULTS, options);
   }
 
   /** True while the monitor measures. */
@@ -228,32 +242,6 @@ interface WireStats {
   readonly bytesSent?: number;
   /** From the W3C's WebTransport, in milliseconds. */
   readonly smoothedRtt?: number;
-}
-
-/**
- * Checks the options of a monitor.
- *
- * @returns All options, with defaults.
- * @throws {RangeError} If an option is out of range.
- */
-export function checkBitrateOptions(options: BitrateMonitorOptions): Settings {
-  const { intervalMs = 1_000, alpha = 0.3, threshold = 0.25 } = options;
-  const { minSamples = 3, maxAgeMs = 10_000 } = options;
-  const must = (name: string, value: number, isRight: boolean, rule: string) => {
-    if (isRight) return;
-    throw new RangeError(`Cannot monitor bitrate: ${name} must be ${rule}, received ${value}`);
-  };
-  must("intervalMs", intervalMs, intervalMs >= 1 && intervalMs < 2 ** 31, "from 1 to 2^31 - 1");
-  must("alpha", alpha, alpha > 0 && alpha <= 1, "above 0 and up to 1");
-  must("threshold", threshold, threshold >= 0, "from 0");
-  must(
-    "minSamples",
-    minSamples,
-    Number.isInteger(minSamples) && minSamples > 0,
-    "a positive integer",
-  );
-  must("maxAgeMs", maxAgeMs, maxAgeMs >= 0, "from 0");
-  return { intervalMs, alpha, threshold, minSamples, maxAgeMs };
 }
 
 function roundedRate(rate: number): number {

@@ -1,7 +1,15 @@
 /** A session of MoQ: requests in both directions, over any connection that has streams. */
 import { BITRATE } from "./bitrate_monitor.ts";
 import type { OptionKinds } from "../../../base/options.ts";
-import { objectOr, RUNTIME } from "../../../base/option_checks.ts";
+import {
+  checkOptions,
+  COUNT,
+  objectOr,
+  POSITIVE,
+  RUNTIME,
+  SIGNAL,
+  TIME,
+} from "../../../base/option_checks.ts";
 import { ConnectionError, UnsupportedError } from "../../../errors.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { startTimer, within } from "../../../base/wait.ts";
@@ -12,8 +20,13 @@ import { markClose, unmarkReason } from "../../../transport/wire_close.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import { TrackMux } from "../track/mux.ts";
-import type { MoqSubscribeOptions } from "../track/track_reader.ts";
-import type { TrackReader } from "../track/track_reader.ts";
+import {
+  type MoqSubscribeOptions,
+  PRIORITY,
+  SEQUENCE,
+  SUBSCRIBE,
+  type TrackReader,
+} from "../track/track_reader.ts";
 import {
   moqErrorCode,
   type MoqErrorFamily,
@@ -206,17 +219,34 @@ export const MOQ_SESSION: OptionKinds<MoqSessionOptions> = {
   bitrate: objectOr("boolean", BITRATE),
   extensions: "object",
   family: ["gomoqt", "moq-lite"],
-  limits: { maxFrameBytes: "number", maxRequests: "number", maxSubscriptions: "number" },
+  limits: { maxFrameBytes: POSITIVE, maxRequests: POSITIVE, maxSubscriptions: POSITIVE },
   mux: "object",
   muxOf: "function",
   onError: "function",
   onSetup: "function",
   path: "string",
   runtime: RUNTIME,
-  setupTimeoutMs: "number",
+  setupTimeoutMs: TIME,
   side: ["client", "server"],
   signal: "AbortSignal",
   versions: "array",
+};
+
+const FETCH: OptionKinds<Parameters<MoqSession["fetch"]>[2]> = {
+  group: SEQUENCE,
+  priority: PRIORITY,
+  signal: "AbortSignal",
+};
+
+const PROBE: OptionKinds<NonNullable<Parameters<MoqSession["probe"]>[0]>> = {
+  signal: "AbortSignal",
+  targetBitrate: COUNT,
+};
+
+const GOAWAY: OptionKinds<NonNullable<Parameters<MoqSession["goaway"]>[0]>> = {
+  signal: "AbortSignal",
+  timeoutMs: TIME,
+  uri: "string",
 };
 
 /** The options, with a runtime. */
@@ -345,8 +375,8 @@ export class MoqSession implements AsyncDisposable {
    * @throws {TimeoutError} If the setup takes too long.
    */
   static async open(connection: Connection, options: MoqSessionOptions): Promise<MoqSession> {
+    checkOptions("open session", options, MOQ_SESSION);
     const { setupTimeoutMs = 10_000, side, signal, runtime = platformRuntime() } = options;
-    sessionLimits(options.limits);
     try {
       return await within(
         runtime,
@@ -497,11 +527,12 @@ export class MoqSession implements AsyncDisposable {
    * @throws {MoqError} If the session is over.
    * @throws {RangeError} If the prefix has too many parts or bytes.
    */
-  acceptAnnounce(
+  async acceptAnnounce(
     prefix: string = "/",
     options: { readonly signal?: AbortSignal } = {},
   ): Promise<AnnouncementReader> {
-    return this.#subscriber.announce(broadcastPath(prefix), options);
+    checkOptions("accept announcements", options, SIGNAL);
+    return await this.#subscriber.announce(broadcastPath(prefix), options);
   }
 
   /**
@@ -517,6 +548,7 @@ export class MoqSession implements AsyncDisposable {
    * @throws {TypeError} If the path or the name is no string.
    */
   subscribe(path: string, name: string, options: MoqSubscribeOptions = {}): Promise<TrackReader> {
+    checkOptions("subscribe", options, SUBSCRIBE);
     if (typeof name !== "string") {
       throw new TypeError(`Cannot subscribe: name must be a string, received ${describe(name)}`);
     }
@@ -532,12 +564,13 @@ export class MoqSession implements AsyncDisposable {
    * @returns The group.
    * @throws {UnsupportedError} If the version has no FETCH.
    */
-  fetch(
+  async fetch(
     path: string,
     name: string,
     options: { readonly group: number; readonly priority?: number; readonly signal?: AbortSignal },
   ): Promise<GroupReader> {
-    return this.#subscriber.fetch(broadcastPath(path), name, options);
+    checkOptions("fetch", options, FETCH);
+    return await this.#subscriber.fetch(broadcastPath(path), name, options);
   }
 
   /**
@@ -549,12 +582,13 @@ export class MoqSession implements AsyncDisposable {
    * @returns The priority, order, cache and timescale of the track.
    * @throws {UnsupportedError} If the version has no such question.
    */
-  trackInfo(
+  async trackInfo(
     path: string,
     name: string,
     options: { readonly signal?: AbortSignal } = {},
   ): Promise<TrackInfoMessage> {
-    return this.#subscriber.trackInfo(broadcastPath(path), name, options);
+    checkOptions("read track info", options, SIGNAL);
+    return await this.#subscriber.trackInfo(broadcastPath(path), name, options);
   }
 
   /**
@@ -567,6 +601,7 @@ export class MoqSession implements AsyncDisposable {
   probe(
     options: { readonly targetBitrate?: number; readonly signal?: AbortSignal } = {},
   ): AsyncIterable<PeerUpdate> {
+    checkOptions("probe", options, PROBE);
     return this.#reports.probe(options);
   }
 
@@ -594,6 +629,7 @@ export class MoqSession implements AsyncDisposable {
       readonly signal?: AbortSignal;
     } = {},
   ): Promise<void> {
+    checkOptions("send goaway", options, GOAWAY);
     const { uri = "", timeoutMs, signal } = options;
     signal?.throwIfAborted();
     if (this.#agreement.traits.requests) {

@@ -1,4 +1,5 @@
 /** Announcements of broadcasts. */
+import { checkOptions, SIGNAL } from "../../../base/option_checks.ts";
 import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { BroadcastPath } from "../wire/path.ts";
@@ -105,6 +106,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
    * @throws {MoqError} If the peer refused or broke off the announcements; on every call.
    */
   next(options: { readonly signal?: AbortSignal } = {}): Promise<Announcement | null> {
+    checkOptions("read announcement", options, SIGNAL);
     return this.#reads.next(options.signal);
   }
 

@@ -1,4 +1,5 @@
 /** A group, on the subscriber's side. */
+import { checkOptions, SIGNAL } from "../../../base/option_checks.ts";
 import { ProtocolError, StreamError } from "../../../errors.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { within } from "../../../base/wait.ts";
@@ -77,6 +78,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   readFrame(options?: { readonly signal?: AbortSignal }): Promise<Uint8Array | null> {
     const signal = options?.signal;
     try {
+      if (options !== undefined) checkOptions("read frame", options, SIGNAL);
       signal?.throwIfAborted();
       if (this.#isReading && this.#pending === undefined) {
         throw new TypeError("Cannot read frame: another read of the group waits");

@@ -1,4 +1,6 @@
 /** A group, on the publisher's side. */
+import type { OptionKinds } from "../../../base/options.ts";
+import { checkOptions, integer } from "../../../base/option_checks.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { within } from "../../../base/wait.ts";
 import { describe } from "../../../base/error_text.ts";
@@ -58,6 +60,13 @@ export interface WriteFrameOptions {
   /** Ends the wait for room. The frame is sent anyway, unless the group is given up. */
   readonly signal?: AbortSignal;
 }
+
+/** Kinds of the options of a frame. */
+export const WRITE_FRAME: OptionKinds<WriteFrameOptions> = {
+  signal: "AbortSignal",
+  // Can be encoded, and so can the distance to any other timestamp.
+  timestamp: integer(0, 2 ** 52 - 1),
+};
 
 /**
  * Writes the frames of one group. Frames written in one turn of the event loop go out together.
@@ -151,7 +160,7 @@ export class GroupWriter implements AsyncDisposable {
    * @throws {RangeError} If the timestamp is not an integer from 0 to 2^52 - 1.
    */
   writeFrame(frame: Uint8Array, options: WriteFrameOptions = {}): Promise<void> {
-    const fault = this.#faultOf(frame, options.timestamp);
+    const fault = this.#faultOf(frame, options);
     if (fault !== undefined) return Promise.reject(fault);
     this.#waiting.append(frame, options.timestamp);
     const room = this.#push();
@@ -268,7 +277,7 @@ export class GroupWriter implements AsyncDisposable {
       .then(() => this.#release());
   }
 
-  #faultOf(frame: Uint8Array, timestamp: number | undefined): unknown {
+  #faultOf(frame: Uint8Array, options: WriteFrameOptions): unknown {
     if (this.#error !== undefined) return this.#error;
     if (this.#state !== "open") return new TypeError("Cannot write frame: the group is closed");
     if (!(frame instanceof Uint8Array)) {
@@ -276,10 +285,12 @@ export class GroupWriter implements AsyncDisposable {
         `Cannot write frame: it must be a Uint8Array, received ${describe(frame)}`,
       );
     }
-    if (timestamp === undefined || isTimestamp(timestamp)) return undefined;
-    return new RangeError(
-      `Cannot write frame: its timestamp must be an integer from 0 to 2^52 - 1, received ${timestamp}`,
-    );
+    try {
+      checkOptions("write frame", options, WRITE_FRAME);
+      return undefined;
+    } catch (error) {
+      return error;
+    }
   }
 
   #push(): Promise<void> {
@@ -364,9 +375,4 @@ export class GroupWriter implements AsyncDisposable {
     this.#ended.reject(error);
     this.#options.onEnd(this, error);
   }
-}
-
-/** Tells whether a timestamp can be encoded, and the distance to any other timestamp, too. */
-function isTimestamp(value: number): boolean {
-  return Number.isInteger(value) && value >= 0 && value < 2 ** 52;
 }

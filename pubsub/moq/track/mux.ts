@@ -1,6 +1,6 @@
 /** The broadcasts that a program publishes, and their handlers. */
 import type { OptionKinds } from "../../../base/options.ts";
-import { checkOptions, RUNTIME } from "../../../base/option_checks.ts";
+import { checkOptions, listOf, POSITIVE, RUNTIME } from "../../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { describe } from "../../../base/error_text.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -188,9 +188,11 @@ interface Watcher {
 
 const OPTIONS: OptionKinds<TrackMuxOptions> = {
   hopId: "bigint",
-  maxBroadcasts: "number",
+  maxBroadcasts: POSITIVE,
   runtime: RUNTIME,
 };
+
+const PUBLISH: OptionKinds<MoqPublishOptions> = { hops: listOf("bigint"), signal: "AbortSignal" };
 
 /**
  * Routes requests of peers to handlers, and announces published broadcasts. One mux serves many
@@ -248,11 +250,6 @@ export class TrackMux {
         `Cannot create mux: hopId must be from 1 to 2^62 - 1, received ${hopId}`,
       );
     }
-    if (!Number.isInteger(maxBroadcasts) || maxBroadcasts < 1) {
-      throw new RangeError(
-        `Cannot create mux: maxBroadcasts must be a positive integer, received ${maxBroadcasts}`,
-      );
-    }
     this.hopId = hopId;
     this.#maxBroadcasts = maxBroadcasts;
   }
@@ -274,6 +271,7 @@ export class TrackMux {
    * @throws {TypeError} If the handler is neither a function nor has `serveTrack()`.
    */
   publish(path: string, handler: TrackHandler, options: MoqPublishOptions = {}): MoqPublication {
+    checkOptions("publish", options, PUBLISH);
     const name = broadcastPath(path);
     const { hops = [], signal } = options;
     signal?.throwIfAborted();

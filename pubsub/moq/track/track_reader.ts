@@ -1,4 +1,6 @@
 /** A subscription, on the subscriber's side. */
+import type { NumberCheck, OptionKinds } from "../../../base/options.ts";
+import { checkOptions, COUNT, integer, POSITIVE, SIGNAL } from "../../../base/option_checks.ts";
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { type MissedGroups, type MoqErrorName, MoqLaggedError } from "../wire/errors.ts";
 import type { SubscribeFields, TrackInfoMessage } from "../wire/messages.ts";
@@ -56,8 +58,31 @@ export interface MoqSubscribeOptions {
   readonly onMissed?: (missed: MissedGroups, reason: MoqErrorName) => void;
 }
 
+/** Check of the number of a group: the wire carries each number plus one. */
+export const SEQUENCE: NumberCheck = integer(0, Number.MAX_SAFE_INTEGER - 1);
+
+/** Check of the priority of a track. */
+export const PRIORITY: NumberCheck = integer(0, 255);
+
+/** Kinds of the options that can change. */
+export const UPDATE: OptionKinds<Parameters<TrackReader["update"]>[0]> = {
+  endGroup: SEQUENCE,
+  maxLatencyMs: COUNT,
+  ordered: "boolean",
+  priority: PRIORITY,
+  startGroup: SEQUENCE,
+};
+
+/** Kinds of the options of a subscription. */
+export const SUBSCRIBE: OptionKinds<MoqSubscribeOptions> = {
+  ...UPDATE,
+  maxQueuedGroups: POSITIVE,
+  onMissed: "function",
+  signal: "AbortSignal",
+};
+
 /** Groups that wait for the reader, by default. */
-const DEFAULT_MAX_QUEUED_GROUPS = 1_024;
+const MAX_QUEUED_GROUPS = 1_024;
 
 /**
  * Fills in the defaults of a subscription.
@@ -66,17 +91,6 @@ const DEFAULT_MAX_QUEUED_GROUPS = 1_024;
  */
 export function subscribeFields(options: MoqSubscribeOptions): SubscribeFields {
   const { priority = 0, ordered = false, maxLatencyMs = 0, startGroup, endGroup } = options;
-  const inRange = (name: string, value: number, max: number) => {
-    if (Number.isInteger(value) && value >= 0 && value <= max) return;
-    throw new RangeError(
-      `Cannot subscribe: ${name} must be an integer from 0 to ${max}, received ${value}`,
-    );
-  };
-  inRange("priority", priority, 255);
-  inRange("maxLatencyMs", maxLatencyMs, Number.MAX_SAFE_INTEGER);
-  // The wire carries each number plus one.
-  if (startGroup !== undefined) inRange("startGroup", startGroup, Number.MAX_SAFE_INTEGER - 1);
-  if (endGroup !== undefined) inRange("endGroup", endGroup, Number.MAX_SAFE_INTEGER - 1);
   if (startGroup !== undefined && endGroup !== undefined && endGroup < startGroup) {
     throw new RangeError(
       `Cannot subscribe: endGroup must be at least startGroup (${startGroup}), received ${endGroup}`,
@@ -101,19 +115,6 @@ function changedFields(
     ...(startGroup === undefined ? {} : { startGroup }),
     ...(endGroup === undefined ? {} : { endGroup }),
   });
-}
-
-/**
- * Checks the number of groups that may wait for the reader.
- *
- * @throws {RangeError} If the number is no positive integer.
- */
-export function maxQueuedGroupsOf(options: MoqSubscribeOptions): number {
-  const { maxQueuedGroups = DEFAULT_MAX_QUEUED_GROUPS } = options;
-  if (Number.isInteger(maxQueuedGroups) && maxQueuedGroups > 0) return maxQueuedGroups;
-  throw new RangeError(
-    `Cannot subscribe: maxQueuedGroups must be a positive integer, received ${maxQueuedGroups}`,
-  );
 }
 
 /**
@@ -282,7 +283,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     this.#fields = subscribeFields(options);
     this.#queue = new GroupQueue({
       runtime: link.runtime,
-      maxQueued: maxQueuedGroupsOf(options),
+      maxQueued: options.maxQueuedGroups ?? MAX_QUEUED_GROUPS,
       onMissed: (missed, reason) => {
         try {
           options.onMissed?.(missed, reason);
@@ -334,6 +335,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
    * @throws {ProtocolError} If the publisher broke the protocol.
    */
   nextGroup(options: { readonly signal?: AbortSignal } = {}): Promise<GroupReader | null> {
+    checkOptions("read group", options, SIGNAL);
     return this.#reads.next(options.signal);
   }
 
@@ -360,6 +362,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
       "priority" | "ordered" | "maxLatencyMs" | "startGroup" | "endGroup"
     >,
   ): Promise<void> {
+    checkOptions("update subscription", options, UPDATE);
     const fields = changedFields(this.#fields, options);
     if (this.#state !== "open") return;
     this.#fields = fields;
@@ -378,6 +381,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
    * @throws {UnsupportedError} If the version has no such question.
    */
   info(options: { readonly signal?: AbortSignal } = {}): Promise<TrackInfoMessage> {
+    checkOptions("read track info", options, SIGNAL);
     return this.#link.info(options);
   }
 

@@ -56,18 +56,12 @@ async function numbers(track: TrackReader): Promise<number[]> {
   return all;
 }
 
-Deno.test("TrackReader() refuses options that make no sense", () => {
-  const bad: MoqSubscribeOptions[] = [
-    { priority: 256 },
-    { priority: -1 },
-    { priority: 1.5 },
-    { maxLatencyMs: -1 },
-    { startGroup: -1 },
-    { startGroup: Number.MAX_SAFE_INTEGER },
-    { startGroup: 5, endGroup: 4 },
-    { maxQueuedGroups: 0 },
-  ];
-  for (const options of bad) assertThrows(() => hand(options), RangeError, "Cannot subscribe");
+Deno.test("TrackReader() refuses a last group before the first", () => {
+  assertThrows(
+    () => hand({ startGroup: 5, endGroup: 4 }),
+    RangeError,
+    "Cannot subscribe: endGroup must be at least startGroup (5), received 4",
+  );
 });
 
 Deno.test("TrackReader yields groups as they arrive, and each number once", async () => {

@@ -1,4 +1,5 @@
 /** A subscription, on the publisher's side. */
+import { checkOptions, SIGNAL, TIME } from "../../../base/option_checks.ts";
 import { TimeoutError } from "../../../errors.ts";
 import { LinkedList } from "../../../base/linked_list.ts";
 import type { Runtime } from "../../../base/runtime.ts";
@@ -393,6 +394,7 @@ export class TrackWriter implements AsyncDisposable {
     sequence: number = this.#next,
     options: { readonly signal?: AbortSignal } = {},
   ): Promise<GroupWriter> {
+    checkOptions("open group", options, SIGNAL);
     if (!isSequence(sequence)) {
       throw new RangeError(
         `Cannot open group: its number must be an integer from 0 to 2^53 - 2, received ${sequence}`,
@@ -454,10 +456,8 @@ export class TrackWriter implements AsyncDisposable {
    * @throws {RangeError} If `timeoutMs` is negative, or no number.
    */
   async close(options: { readonly timeoutMs?: number } = {}): Promise<void> {
+    checkOptions("close track", options, { timeoutMs: TIME });
     const { timeoutMs = CLOSE_TIMEOUT_MS } = options;
-    if (!(timeoutMs >= 0)) {
-      throw new RangeError(`Cannot close track: timeoutMs must be from 0, received ${timeoutMs}`);
-    }
     await (this.#closing ??= this.#close(timeoutMs));
   }
 
