@@ -219,8 +219,9 @@ export interface ClientOptions<C extends Contract = Contract>
   /** Watches handshakes, sessions and messages from outside, for traces and metrics. */
   readonly instrumentation?: Instrumentation;
   /**
-   * Receives the errors of handlers, and each failure to connect that no reader of `status` sees,
-   * which then has no session. Without this handler both are printed.
+   * Receives the errors of handlers, the first error of a subscription that waits until the server
+   * can answer, and each failure to connect that no reader of `status` sees, which then has no
+   * session. Without this handler all are printed.
    */
   readonly onError?: (
     error: unknown,

@@ -4,23 +4,30 @@ import { Backoff, boundRetryAfter } from "../base/backoff.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { settlesWithin } from "../base/wait.ts";
 import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
-import type { Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
+import { tellSkipped } from "../session/settings.ts";
 
 /** Longest first pause, in milliseconds, if the server gives no time. */
 const FIRST_PAUSE_MS = 100;
 
 /**
- * Longest pause, in milliseconds, before the retry of a subscription that was never in force: as
- * long as a server has to answer. With a longer pause, the caller gets the refusal instead.
+ * Longest pause of a limit, in milliseconds, after which a subscription that was never in force is
+ * retried: as long as a server has to answer. After another limit, such as that of topics, the
+ * caller gets the refusal.
  */
 const MAX_FIRST_PAUSE_MS = 30_000;
+
+/** Codes of faults at the server; `undefined` for no answer in time. The others are its rules. */
+const PASSING: ReadonlySet<string | undefined> = new Set(["unavailable", undefined]);
 
 /** A refused request for a topic. */
 export interface Refused {
   /** The session in which the server refused. */
   readonly session: Session;
   /** The readers of the topic. */
-  readonly readers: { readonly isEnded: boolean };
+  readonly readers: { readonly isEnded: boolean; readonly topic: string };
+  /** True if a subscription was never in force, so that its status does not show the refusal. */
+  readonly isNew: boolean;
   /**
    * Repeats the request. Resolves with true if the server confirmed; otherwise the refusal reaches
    * {@linkcode Retries} again. Never rejects.
@@ -37,6 +44,8 @@ export class Retries {
   readonly #runtime: Runtime;
   readonly #backoff: Backoff;
   #line: Promise<void> = Promise.resolve();
+  /** Readers whose refusal the application was told of. */
+  readonly #told = new WeakSet<object>();
 
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
@@ -54,23 +63,30 @@ export class Retries {
   isForNow(error: unknown, wasInForce: boolean): boolean {
     const { code = "", retryAfterMs = 0 } = failureOf(error);
     const isForNow = error instanceof TimeoutError || CODES_FOR_NOW.has(code);
-    const isBrief = code === "superseded" || retryAfterMs > 0 && retryAfterMs <= MAX_FIRST_PAUSE_MS;
-    return isForNow && (wasInForce || isBrief);
+    const isBrief = retryAfterMs > 0 && retryAfterMs <= MAX_FIRST_PAUSE_MS;
+    return isForNow && (wasInForce || isBrief || code !== "too-many");
   }
 
   /**
-   * Repeats the request for a topic after a pause, unless the session ends first.
+   * Repeats the request for a topic after a pause, unless the session ends first. Tells the
+   * application once of a new subscription that has to wait.
    *
    * @param error The refusal, or the error for a missing answer.
    * @param refused The refused request.
    */
-  take(error: unknown, { session, readers, ask }: Refused): void {
-    const { retryAfterMs = 0 } = failureOf(error);
+  take(error: unknown, { session, readers, isNew, ask }: Refused): void {
+    const { code, retryAfterMs = 0 } = failureOf(error);
+    if (isNew && PASSING.has(code) && !this.#told.has(readers)) {
+      this.#told.add(readers);
+      const advice = `the client asks again for "${readers.topic}" until the server answers`;
+      tellSkipped(session[internals].settings, error as Error, { session, advice });
+    }
     this.#line = this.#line.then(async () => {
       if (session.isClosed || readers.isEnded) return;
       const pauseMs = Math.max(boundRetryAfter(retryAfterMs), this.#backoff.next()!);
       if (!await settlesWithin(this.#runtime, session.closed, pauseMs) && await ask()) {
         this.#backoff.reset();
+        this.#told.delete(readers);
       }
     });
   }

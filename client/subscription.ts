@@ -44,10 +44,10 @@ export interface SubscriptionOwner {
  *   end of the last subscription leaves the topic. A new subscription with `last` or `since` asks
  *   the server again; the other subscriptions get no message twice.
  * - **Reader:** one loop at a time.
- * - **Refused:** after the server first confirmed the subscription, a temporary refusal
- *   (`too-many`, `unavailable`, no answer in time) leads to another attempt; any other refusal ends
- *   the subscription. Before that, every refusal ends the subscription, except a rate limit that
- *   allows a retry within 30 s.
+ * - **Refused:** a temporary refusal (`too-many`, `unavailable`, no answer in time) leads to another
+ *   attempt; any other refusal ends the subscription. A subscription that the server has not
+ *   confirmed yet stays `pending` meanwhile, and `onError` of the client receives the first such
+ *   error. A limit ends it unless the limit allows a retry within 30 s.
  * - **Removed:** if the server takes the client off the topic, the loop yields the earlier
  *   messages, then throws a {@linkcode RequestError} with the server's code. The codes `too-many`
  *   and `unavailable` lead to another attempt instead.

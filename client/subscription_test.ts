@@ -1,5 +1,5 @@
 import { platformRuntime } from "../base/runtime.ts";
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import "./recovery.ts";
 import { z } from "zod";
@@ -175,7 +175,7 @@ Deno.test("Subscription.unsubscribe() rejects if the server does not answer, and
   await news.unsubscribe();
 });
 
-Deno.test("Subscription that the server does not answer in time is left, and the client's loop gets no message of the topic", async () => {
+Deno.test("Subscription that the server does not answer in time can be left, and the client's loop gets no message of the topic", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   const late = Promise.withResolvers<void>();
@@ -186,15 +186,14 @@ Deno.test("Subscription that the server does not answer in time is left, and the
   await using client = network.client();
   const others = Array.fromAsync(client, ({ topic }) => topic);
   const news = client.subscribe("news");
-  const refused = assertRejects(() => news.ready, TimeoutError, 'subscribe "news"');
   await turns();
   // In steps, so that the server answers the client's pings meanwhile.
   await passTime(time, 30_000);
-  await refused;
-  await turns();
+  assertEquals(news.status.current, "pending");
+  const left = news.unsubscribe();
   late.resolve();
   network.last.send("news", "behind the late answer");
-  await turns();
+  await left;
   network.last.send("other", 1);
   await turns();
   assertEquals(log, ["+news", "-news"]);
@@ -641,7 +640,7 @@ Deno.test("Subscription that a rate refuses is asked for again when the rate say
   assertEquals(log.length, 3);
 });
 
-Deno.test("Subscription that was in force ends with a refusal that is final, and at first with any", async () => {
+Deno.test("Subscription that was in force ends with a refusal that is final, and at first with a limit without a time", async () => {
   using time = new FakeTime();
   let code = "too-many";
   const network = new Network(services([], (_session, topic) => {
@@ -660,6 +659,51 @@ Deno.test("Subscription that was in force ends with a refusal that is final, and
   await turns(20);
   assertEquals(news.status.current, "ended");
   await assertRejects(() => Array.fromAsync(news), RequestError, "No");
+});
+
+Deno.test("Subscription waits while the server cannot answer its first request, and tells so once", async () => {
+  using time = new FakeTime();
+  const log: string[] = [];
+  const errors: string[] = [];
+  let isDown = true;
+  const network = new Network(services(log, (_session, topic) => {
+    if (isDown && topic === "news") throw new RequestError("unavailable", "The database is away");
+    return {};
+  }));
+  await using client = network.client({ onError: (error) => void errors.push(String(error)) });
+  const [news, other] = [client.subscribe("news"), client.subscribe("other")];
+  await other.ready;
+  await passTime(time, 10_000);
+  assertEquals(news.status.current, "pending");
+  const asked = log.filter((entry) => entry === "+news").length;
+  assert(asked > 3 && asked < 30, `${asked}`);
+  assertEquals(errors, ["RequestError: The database is away"]);
+  isDown = false;
+  await passTime(time, 30_000);
+  await news.ready;
+  assertEquals(news.status.current, "subscribed");
+});
+
+Deno.test("Subscription asks again when its first request is not answered in time", async () => {
+  using time = new FakeTime();
+  const log: string[] = [];
+  const errors: unknown[] = [];
+  const network = new Network(services(log, () => {
+    if (log.length > 1) return {};
+    return new Promise<object>((resolve) => setTimeout(() => resolve({}), 1_500));
+  }));
+  await using client = network.client({
+    requestTimeoutMs: 1_000,
+    onError: (error) => void errors.push(error),
+  });
+  const news = client.subscribe("news");
+  await turns();
+  await passTime(time, 900);
+  assertEquals([log, errors], [["+news"], []]);
+  await passTime(time, 1_000);
+  await news.ready;
+  assertEquals(log, ["+news", "+news"]);
+  assertInstanceOf(errors[0], TimeoutError);
 });
 
 Deno.test("Client.subscribe() refuses invalid topics", async () => {

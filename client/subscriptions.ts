@@ -233,7 +233,8 @@ export class Subscriptions<C extends Contract> {
       if (error instanceof RequestError) this.#drop(session, readers);
       else void this.#leave(readers).catch(() => {});
     } else if (ended.length < refused.length) {
-      retries?.take(error, { session, readers, ask: () => this.#ask(session, readers) });
+      const isNew = refused.some(({ isEnded }, i) => !isEnded && !wasInForce[i]);
+      retries?.take(error, { session, readers, isNew, ask: () => this.#ask(session, readers) });
     } else if (readers.isWaiting) this.#later(readers); // For subscriptions added meanwhile.
   }
 

@@ -520,14 +520,14 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @returns Number of closed sessions, and whether all nodes confirmed within ten seconds.
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
-  disconnect(user: string, options: SessionCloseOptions = {}): Promise<{
+  async disconnect(user: string, options: SessionCloseOptions = {}): Promise<{
     /** Sessions that were closed, on all nodes. */
     readonly closed: number;
     /** `true` if every node answered; otherwise sessions may be left. */
     readonly isComplete: boolean;
   }> {
     checkOptions("disconnect", options, CLOSE);
-    return this.#users.disconnect(user, options);
+    return await this.#users.disconnect(user, options);
   }
 
   /**

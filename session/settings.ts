@@ -407,7 +407,8 @@ const MISFIT_ADVICE = "such data is skipped: set onInvalid or onError, and check
   "have the same contract";
 
 /**
- * Tells the application of data that is skipped: by `onError`, or by a line on the console.
+ * Tells the application of data that is skipped, or of a subscription that waits: by `onError`, or by
+ * a line on the console.
  *
  * @param settings Settings of the session.
  * @param error The reason.
@@ -416,7 +417,7 @@ const MISFIT_ADVICE = "such data is skipped: set onInvalid or onError, and check
  */
 export function tellSkipped(
   settings: SessionSettings,
-  error: RequestError,
+  error: Error,
   { session, advice = MISFIT_ADVICE }: {
     readonly session: SessionFace;
     readonly advice?: string;

@@ -253,6 +253,14 @@ for (const [title, decision, fail] of faultsOf("action")) {
     assertEquals(lines.length, 1);
     assertStringIncludes(lines[0]!, decision.cure!);
 
+    // A new subscription waits, and says so.
+    const told: string[] = [];
+    await using page = server.connect({ onError: (error) => void told.push(String(error)) });
+    const late = page.subscribe("late");
+    await passTime(time, 20_000);
+    assertEquals([late.status.current, told.length], ["pending", 1]);
+    assertStringIncludes(told[0]!, "The server cannot tell now");
+
     // A subscription that was in force is requested again, also in the next session.
     server.network.disconnect();
     await passTime(time, 20_000);
@@ -262,10 +270,9 @@ for (const [title, decision, fail] of faultsOf("action")) {
     ]);
     decided.isBroken = false;
     await passTime(time, 60_000);
-    assertEquals([news.status.current, server.topics.subscribers("news").length], [
-      "subscribed",
-      1,
-    ]);
+    for (const { status, topic } of [news, late]) {
+      assertEquals([status.current, server.topics.subscribers(topic).length], ["subscribed", 1]);
+    }
   });
 }
 
