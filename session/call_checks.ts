@@ -12,7 +12,6 @@ import {
   wrongKind,
 } from "../base/option_checks.ts";
 import type { CheckOption, NumberCheck, OptionKinds } from "../base/options.ts";
-import { MAX_LENGTH } from "./streams/structured_format.ts";
 import { isSendable } from "../transport/close_info.ts";
 import type { OpenStreamOptions } from "../transport/connection.ts";
 import type { OverflowPolicy } from "./queue/send_queue.ts";
@@ -137,7 +136,7 @@ export const SESSION_KINDS: {
     ...OPEN_STREAM,
     codec: "object",
     endMark: "boolean",
-    maxMessageBytes: integer(1, MAX_LENGTH),
+    maxMessageBytes: POSITIVE, // The stream itself checks the largest one.
     onInvalid: (value, place) => {
       if (typeof value === "function" || value === "throw" || value === "skip") return;
       throw wrongKind(value, ["throw", "skip", "a function"], place);
