@@ -113,11 +113,12 @@ export type { SessionLimits } from "./session/settings.ts";
 export { type Codec, jsonCodec } from "./session/streams/codec.ts";
 export type { IncomingStream } from "./session/streams/incoming_streams.ts";
 export type { StructuredMessage } from "./session/streams/registry.ts";
-export type { StructuredStream, StructuredStreamOptions } from "./session/streams/structured.ts";
+export type { StructuredStream } from "./session/streams/structured.ts";
+export type { StructuredDatagrams } from "./session/streams/structured_datagrams.ts";
 export type {
-  StructuredDatagrams,
   StructuredDatagramsOptions,
-} from "./session/streams/structured_datagrams.ts";
+  StructuredStreamOptions,
+} from "./session/streams/structured_options.ts";
 export type { SessionState, StreamingAnswer, WaitOptions } from "./session/types.ts";
 export type { ServerUrl } from "./session/url.ts";
 export type { GoAway } from "./session/wire/envelope.ts";

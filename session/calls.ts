@@ -1,8 +1,10 @@
 /** Calls of a session that take options. */
 import type { OpenStreamOptions, StreamDirection } from "../transport/connection.ts";
 import type { Registry } from "./streams/registry.ts";
-import type { StructuredStreamOptions } from "./streams/structured.ts";
-import type { StructuredDatagramsOptions } from "./streams/structured_datagrams.ts";
+import type {
+  StructuredDatagramsOptions,
+  StructuredStreamOptions,
+} from "./streams/structured_options.ts";
 import type {
   ClientPublishOptions,
   RequestStreamOptions,

@@ -66,11 +66,12 @@ export type { SessionLimits, SessionSettings } from "./settings.ts";
 export { type Codec, jsonCodec } from "./streams/codec.ts";
 export type { IncomingStream } from "./streams/incoming_streams.ts";
 export type { Registry, StructuredInput, StructuredMessage } from "./streams/registry.ts";
-export type { StructuredStream, StructuredStreamOptions } from "./streams/structured.ts";
+export type { StructuredStream } from "./streams/structured.ts";
+export type { StructuredDatagrams } from "./streams/structured_datagrams.ts";
 export type {
-  StructuredDatagrams,
   StructuredDatagramsOptions,
-} from "./streams/structured_datagrams.ts";
+  StructuredStreamOptions,
+} from "./streams/structured_options.ts";
 export type {
   RequestHandler,
   RequestHandlers,

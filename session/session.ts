@@ -32,11 +32,12 @@ import type {
 import type { SessionSettings } from "./settings.ts";
 import { statsOf } from "./insight/stats.ts";
 import type { SessionStats } from "./types.ts";
-import type { StructuredStream, StructuredStreamOptions } from "./streams/structured.ts";
+import type { StructuredStream } from "./streams/structured.ts";
+import type { StructuredDatagrams } from "./streams/structured_datagrams.ts";
 import type {
-  StructuredDatagrams,
   StructuredDatagramsOptions,
-} from "./streams/structured_datagrams.ts";
+  StructuredStreamOptions,
+} from "./streams/structured_options.ts";
 import type { Registry } from "./streams/registry.ts";
 import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo, isSendable } from "../transport/close_info.ts";

@@ -12,11 +12,8 @@ import type { Registry } from "../session/streams/registry.ts";
 import { internals } from "../session/core.ts";
 import type { Session } from "../session/session.ts";
 import type { StandardSchema } from "../base/standard_schema.ts";
-import {
-  type StructuredStream,
-  structuredStream,
-  type StructuredStreamOptions,
-} from "../session/streams/structured.ts";
+import { type StructuredStream, structuredStream } from "../session/streams/structured.ts";
+import type { StructuredStreamOptions } from "../session/streams/structured_options.ts";
 import type { BidirectionalStream, DirectStream } from "../transport/connection.ts";
 import { soon } from "./sessions.ts";
 

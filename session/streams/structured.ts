@@ -4,12 +4,7 @@
  * @module
  */
 import { QueueFullError, StreamError, StructuredError } from "../../errors.ts";
-import type {
-  BidirectionalStream,
-  DirectStream,
-  DirectWritable,
-  OpenStreamOptions,
-} from "../../transport/connection.ts";
+import type { DirectStream, DirectWritable } from "../../transport/connection.ts";
 import { directStream } from "../../transport/direct.ts";
 import {
   checkCodec,
@@ -26,8 +21,9 @@ import {
   StructuredParser,
   unknownType,
 } from "./structured_format.ts";
-import { type Codec, jsonCodec } from "./codec.ts";
+import { jsonCodec } from "./codec.ts";
 import { internals, SKEIN_PROTOCOL } from "../core.ts";
+import type { StructuredStreamOptions } from "./structured_options.ts";
 import {
   compileRegistry,
   type Registry,
@@ -37,40 +33,6 @@ import {
 
 /** Default for the largest payload. */
 const MAX_MESSAGE_BYTES = 1024 * 1024;
-
-/** Options for a stream of typed messages. */
-export interface StructuredStreamOptions<R extends Registry> extends OpenStreamOptions {
-  /** Schemas of the messages by number. */
-  readonly registry: R;
-  /** Encoding of the data; JSON by default. */
-  readonly codec?: Codec;
-  /** A stream that the peer opened; by default a new stream is opened. */
-  readonly stream?: BidirectionalStream;
-  /**
-   * Largest message in either direction, in bytes of the payload.
-   *
-   * @default {1048576}
-   */
-  readonly maxMessageBytes?: number;
-  /**
-   * Treatment of a complete message that is invalid: the type is unknown, the codec cannot read the
-   * payload, or the schema refuses the data.
-   *
-   * - `throw`: the loop throws the error, and the stream ends in both directions.
-   * - `skip`: the message is counted, and the loop goes on with the next one.
-   * - A function receives the error, then the message is skipped; an error that the function throws
-   *   ends the loop and the stream.
-   *
-   * @default {"throw"}
-   */
-  readonly onInvalid?: "throw" | "skip" | ((error: StructuredError) => void);
-  /**
-   * True if both ends mark the end of their messages. Then an end without the mark is an abort,
-   * which some connections cannot tell from a normal end. By default true with the subprotocol
-   * `skein.1`; a peer other than Skein sends no mark.
-   */
-  readonly endMark?: boolean;
-}
 
 /**
  * A stream of typed messages.

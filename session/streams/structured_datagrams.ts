@@ -25,30 +25,13 @@ import {
 } from "./registry.ts";
 import { internals } from "../core.ts";
 import type { SessionFace } from "../types.ts";
-import type { StructuredStreamOptions } from "./structured.ts";
+import type { StructuredDatagramsOptions } from "./structured_options.ts";
 
 /** Default limit of datagrams that wait for a reader: older datagrams are stale. */
 const MAX_QUEUED = 256;
 
 /** Most unfinished writes on a connection without plain calls; further datagrams are lost. */
 const MAX_WAITING_WRITES = 256;
-
-/** Options for typed messages in datagrams. */
-export interface StructuredDatagramsOptions<R extends Registry>
-  extends Pick<StructuredStreamOptions<R>, "registry" | "codec"> {
-  /**
-   * Most datagrams that wait for a reader; above this limit the oldest is dropped.
-   *
-   * @default {256}
-   */
-  readonly maxQueued?: number;
-  /**
-   * Called for each invalid datagram when the loop reads the datagram: without a type, with an
-   * unknown type, or with data that the codec or the schema refuses. The datagram is skipped; an
-   * error that the function throws ends the loop.
-   */
-  readonly onInvalid?: (error: StructuredError) => void;
-}
 
 /**
  * Typed messages in datagrams: each message arrives whole or not at all, in any order.

@@ -17,7 +17,7 @@ import {
   type TestRegistry as R,
 } from "../../tests/structured.ts";
 import type { StandardSchema } from "../../base/standard_schema.ts";
-import type { StructuredStreamOptions } from "./structured.ts";
+import type { StructuredStreamOptions } from "./structured_options.ts";
 
 interface Refusal {
   readonly what: string;

@@ -2,10 +2,8 @@
 import { z } from "zod";
 import { StreamError, StructuredError } from "../../../../../errors.ts";
 import type { IncomingStream } from "../../../../../session/streams/incoming_streams.ts";
-import type {
-  StructuredStream,
-  StructuredStreamOptions,
-} from "../../../../../session/streams/structured.ts";
+import type { StructuredStream } from "../../../../../session/streams/structured.ts";
+import type { StructuredStreamOptions } from "../../../../../session/streams/structured_options.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { oneOf } from "../../chance.ts";
 import { type AnySession, type Audit, hearAll, outcomeOf } from "../audit.ts";
