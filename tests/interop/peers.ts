@@ -87,34 +87,24 @@ const RECIPES: readonly Recipe[] = [
     tool: Deno.execPath(),
     toolchain: "Deno 2.9",
     build: () => Promise.resolve(),
-    command: ({ source }) => [
-      Deno.execPath(),
-      ...["run", "-A", "--no-config", "--no-lock", "--unstable-net", "--quiet"],
-      `${source}/peer.ts`,
-    ],
+    command: ({ source }) => denoProgram(source),
   },
 ];
 
-const MOQ_QMUX = ["0.3.3", "0.1.3", "0.0.6"];
+/** The newest, and the one that `@moq/net` 0.1 has and so `@moq/publish`. */
+const MOQ_QMUX = ["0.3.3", "0.1.3"];
 
 const QMUX_RECIPES: readonly Recipe[] = [
-  ...MOQ_QMUX.map((version): Recipe => {
-    const command = (source: string) => [
-      Deno.execPath(),
-      ...["run", "-A", "--no-config", "--no-lock", "--quiet"],
-      `${source}/peer.ts`,
-    ];
-    return {
-      name: `@moq/qmux ${version.slice(0, version.lastIndexOf("."))}`,
-      version,
-      folder: "qmux_moq",
-      tool: Deno.execPath(),
-      toolchain: "Deno 2.9",
-      build: ({ source }) => run([...command(source), "fetch", "--library", version], source),
-      command: ({ source }) => command(source),
-      options: ["--library", version],
-    };
-  }),
+  ...MOQ_QMUX.map((version): Recipe => ({
+    name: `@moq/qmux ${version.slice(0, version.lastIndexOf("."))}`,
+    version,
+    folder: "qmux_moq",
+    tool: Deno.execPath(),
+    toolchain: "Deno 2.9",
+    build: ({ source }) => run([...denoProgram(source), "fetch", "--library", version], source),
+    command: ({ source }) => denoProgram(source),
+    options: ["--library", version],
+  })),
   rustRecipe("qmux of Rust", { version: "0.6.6", folder: "qmux_rust", binary: "qmux-peer" }),
 ];
 
@@ -160,24 +150,15 @@ const MOQ_RECIPES: readonly Recipe[] = [
     },
     command: ({ into }) => [`${into}/bin/moq-relay`],
   },
-  ...["net 0.3.4", "lite 0.2.2"].map((name): Recipe => {
-    const [library = "", version = ""] = name.split(" ");
-    const command = (source: string) => [
-      Deno.execPath(),
-      ...["run", "-A", "--no-config", "--no-lock", "--unstable-net", "--quiet"],
-      `${source}/peer.ts`,
-    ];
-    return {
-      name: `@moq/${library}`,
-      version,
-      folder: "moq_js",
-      tool: Deno.execPath(),
-      toolchain: "Deno 2.9",
-      build: ({ source }) => run([...command(source), "fetch", "--library", library], source),
-      command: ({ source }) => command(source),
-      options: ["--library", library],
-    };
-  }),
+  {
+    name: "@moq/net",
+    version: "0.3.4",
+    folder: "moq_js",
+    tool: Deno.execPath(),
+    toolchain: "Deno 2.9",
+    build: ({ source }) => run([...denoProgram(source), "fetch"], source),
+    command: ({ source }) => denoProgram(source),
+  },
 ];
 
 const DURABLE_STREAMS_RECIPES: readonly Recipe[] = [{
@@ -279,6 +260,12 @@ function endpointRecipe(
     },
     command: ({ into }) => [`${into}/endpoint`],
   };
+}
+
+/** The command of a peer that runs on Deno. */
+function denoProgram(source: string): string[] {
+  const flags = ["-A", "--no-config", "--no-lock", "--unstable-net", "--quiet"];
+  return [Deno.execPath(), "run", ...flags, `${source}/peer.ts`];
 }
 
 /** A program with its libraries in a virtual environment. */

@@ -3,7 +3,6 @@
  *
  * @module
  */
-import type { Library } from "./library.ts";
 import type {
   AnyReader,
   AnySession,
@@ -13,6 +12,21 @@ import type {
   Track,
   Tracks,
 } from "./scenarios.ts";
+import type { Transport } from "./transport.ts";
+
+/** The library. */
+export interface Library {
+  /** Dials by the library's own means, or takes the transport of the options. */
+  connect(url: URL, options: object): Promise<VersionedSession>;
+  /** Serves a session. */
+  accept(transport: Transport, url: URL, options: object): Promise<VersionedSession>;
+}
+
+/** A session that knows its protocol version. */
+export interface VersionedSession extends AnySession {
+  /** The version of the protocol. */
+  readonly version: string;
+}
 
 /** The used part of the library's exports. */
 interface Net {

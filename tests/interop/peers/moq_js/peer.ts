@@ -1,12 +1,11 @@
 /**
- * A peer of Media over QUIC for the interop tests, on `@moq/net` or on `@moq/lite`.
+ * A peer of Media over QUIC for the interop tests, on `@moq/net`.
  *
  * ```text
- * peer.ts server --library L --scenario NAME         prints {"port":N}, then a line a session
- * peer.ts client --library L --scenario NAME --url URL [--hash HEX]     prints one line of JSON
+ * peer.ts server --scenario NAME                          prints {"port":N}, then a line a session
+ * peer.ts client --scenario NAME --url URL [--hash HEX]   prints one line of JSON
  * ```
  *
- * - `--library` is `net` or `lite`.
  * - `--protocols` lists the offered protocols, with commas. A client without this option dials by the
  *   library's own means, which hide the code and the reason of a close.
  * - `--webtransport deno` takes the runtime's WebTransport in the place of Skein's.
@@ -16,16 +15,9 @@
  *
  * @module
  */
-import type { Library } from "./library.ts";
-import { loadLite } from "./lite.ts";
 import { loadNet } from "./net.ts";
 import { type AnySession, play, type Scenario } from "./scenarios.ts";
 import { dialTransport, serveTransport, type Transport } from "./transport.ts";
-
-const LIBRARIES: Readonly<Record<string, () => Promise<Library>>> = {
-  net: () => loadNet("npm:@moq/net@0.3.4"),
-  lite: () => loadLite("npm:@moq/lite@0.2.2"),
-};
 
 function option(name: string): string | undefined {
   const at = Deno.args.indexOf(`--${name}`);
@@ -42,11 +34,10 @@ function print(value: unknown): void {
   Deno.stdout.writeSync(new TextEncoder().encode(`${JSON.stringify(value)}\n`));
 }
 
-// The libraries tell stories where the results belong.
+// The library logs where the results belong.
 console.log = console.info = console.debug = console.error;
 
-const library = await LIBRARIES[needed("library")]?.();
-if (library === undefined) throw new TypeError("--library is neither net nor lite");
+const library = await loadNet("npm:@moq/net@0.3.4");
 
 switch (Deno.args[0]) {
   case "fetch":
@@ -54,17 +45,17 @@ switch (Deno.args[0]) {
     await serveTransport([], { onListen: () => Deno.exit(), onSession: async () => {} });
     break;
   case "server":
-    await serve(library);
+    await serve();
     break;
   case "client":
-    print(await dial(library));
+    print(await dial());
     Deno.exit();
     break;
   default:
     throw new TypeError("usage: peer.ts server|client");
 }
 
-async function dial(library: Library): Promise<unknown> {
+async function dial(): Promise<unknown> {
   const [url, hash] = [needed("url"), option("hash")];
   const protocols = option("protocols")?.split(",");
   const webTransport = option("webtransport") ?? "skein";
@@ -84,7 +75,7 @@ async function dial(library: Library): Promise<unknown> {
   return { version: session.version, ...await play(over(transport, session), scenario) as object };
 }
 
-async function serve(library: Library): Promise<void> {
+async function serve(): Promise<void> {
   const scenario = needed("scenario") as Scenario;
   const setup = option("setup");
   await serveTransport(needed("protocols").split(","), {
@@ -103,15 +94,15 @@ async function serve(library: Library): Promise<void> {
   });
 }
 
-/** A session with the closes of its transport: the libraries have neither codes nor reasons. */
+/** A session with the closes of its transport: the library has neither codes nor reasons. */
 function over(transport: Transport, session: AnySession): AnySession {
   return {
     closed: transport.closed,
     announced: (prefix) => session.announced(prefix),
     publish: (path, tracks) => session.publish(path, tracks),
     subscribe: (track) => session.subscribe(track),
-    ...(session.fetch && { fetch: (group) => session.fetch!(group) }),
-    ...(session.probed && { probed: () => session.probed!() }),
+    fetch: (group) => session.fetch(group),
+    probed: () => session.probed(),
     close: (info) => transport.close(info),
   };
 }

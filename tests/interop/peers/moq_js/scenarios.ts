@@ -1,6 +1,6 @@
 /**
  * Scenarios of a publisher and a subscriber of Media over QUIC: written against the part that all
- * implementations have in common, so that the scenarios run on the libraries for JavaScript and on
+ * implementations have in common, so that the scenarios run on the library for JavaScript and on
  * Skein. The peers in other languages do the same.
  *
  * @module
@@ -22,10 +22,10 @@ export interface AnySession {
   publish(path: string, tracks: Tracks): () => void;
   /** Subscribes to a track; reading the track throws a refusal. */
   subscribe(track: Track): AnyReader;
-  /** Fetches a group, where that can be. */
-  fetch?(group: FetchedGroup): Promise<GroupReader>;
-  /** The first rate that the peer tells, in bits a second, where that can be. */
-  probed?(): Promise<number | undefined>;
+  /** Fetches a group. */
+  fetch(group: FetchedGroup): Promise<GroupReader>;
+  /** The first rate that the peer tells, in bits a second, where the version has probes. */
+  probed(): Promise<number | undefined>;
   /** Closes. */
   close(info: Close): void;
 }
@@ -290,8 +290,7 @@ async function subscribe(session: AnySession, root: string): Promise<unknown> {
 async function ask(session: AnySession, root: string): Promise<unknown> {
   const fetched = async (path: string) => {
     try {
-      const group = await session.fetch?.({ path: root + path, name: "video", sequence: FETCHED });
-      if (group === undefined) return "cannot fetch";
+      const group = await session.fetch({ path: root + path, name: "video", sequence: FETCHED });
       const frames: boolean[] = [];
       for (let frame; (frame = await within(group.nextFrame(), STALL_MS)) !== undefined;) {
         frames.push(isSame(frame, frameOf(FETCHED, frames.length)));
@@ -302,9 +301,8 @@ async function ask(session: AnySession, root: string): Promise<unknown> {
     }
   };
   const seen = { fetched: await fetched(LIVE), missing: await fetched("skein/missing") };
-  const probed = session.probed?.() ?? Promise.resolve(undefined);
-  const rate = await within(probed.then((bitrate) => ({ bitrate }), codeOf), STALL_MS) ??
-    "no answer";
+  const probed = session.probed().then((bitrate) => ({ bitrate }), codeOf);
+  const rate = await within(probed, STALL_MS) ?? "no answer";
   session.close({});
   await sleep(ARRIVAL_MS);
   if (typeof rate !== "object") return { ...seen, rate };

@@ -1,5 +1,5 @@
 /**
- * The transports of the libraries: the library's own, the runtime's, and Skein's.
+ * The transports of the library: its own, the runtime's, and Skein's.
  *
  * @module
  */
