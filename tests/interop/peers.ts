@@ -42,6 +42,8 @@ interface Recipe {
   readonly folder: string;
   /** Required program. */
   readonly tool: string;
+  /** Environment variables for the program. */
+  readonly env?: Readonly<Record<string, string>>;
   /** Part of a toolchain that has the program, and the first version with that program. */
   readonly toolchain: string;
   /** Builds the peer in `into`, which is kept for this source; `shared` is kept for its version. */
@@ -78,8 +80,18 @@ const RECIPES: readonly Recipe[] = [
     version: "0.13.5",
     folder: "web_transport_rust",
     binary: "web-transport-peer",
+    flags: ["--features=quinn"],
+  }),
+  rustRecipe("web-transport-quiche", {
+    version: "0.8.3",
+    folder: "web_transport_rust",
+    binary: "web-transport-peer",
+    flags: ["--features=quiche"],
+    toolchain: "Rust 1.88 with cmake and libclang",
   }),
   pythonRecipe("aioquic", { version: "1.7.2", folder: "aioquic" }),
+  latePythonRecipe("pywebtransport", "0.21.1"),
+  latePythonRecipe("aiopquic", "0.6.1"),
   {
     name: "Deno's WebTransport",
     version: Deno.version.deno,
@@ -108,10 +120,7 @@ const QMUX_RECIPES: readonly Recipe[] = [
   rustRecipe("qmux of Rust", { version: "0.6.6", folder: "qmux_rust", binary: "qmux-peer" }),
 ];
 
-const STRUCTURED_RECIPES: readonly Recipe[] = [
-  // Later versions dropped the classes of messages, or need a later Python.
-  pythonRecipe("pywebtransport", { version: "0.6.1", folder: "pywebtransport" }),
-];
+const STRUCTURED_RECIPES: readonly Recipe[] = [latePythonRecipe("pywebtransport", "0.21.1")];
 
 const PYTHON_CLIENT_RECIPES: readonly Recipe[] = [
   // The client itself is part of the tests; the version is that of the WebSocket library.
@@ -271,17 +280,30 @@ function denoProgram(source: string): string[] {
 /** A program with its libraries in a virtual environment. */
 function pythonRecipe(
   name: string,
-  { version, folder }: { readonly version: string; readonly folder: string },
+  { version, folder, python = "", requirements = "requirements.txt", options = [] }: {
+    readonly version: string;
+    readonly folder: string;
+    /** The required version; 3.11 or later by default. */
+    readonly python?: string;
+    readonly requirements?: string;
+    readonly options?: readonly string[];
+  },
 ): Recipe {
+  const tool = `python${python || 3}`;
+  // Without the variable, the stand-ins of pyenv start the selected version only.
+  const env = python === "" ? {} : { PYENV_VERSION: python };
   return {
     name,
     version,
     folder,
-    tool: "python3",
-    toolchain: "Python 3.11",
+    tool,
+    env,
+    toolchain: `Python ${python || "3.11"}`,
+    options,
+    flags: [requirements],
     async build({ source, into }) {
-      await run(["python3", "-m", "venv", "--clear", `${into}/venv`], source);
-      const install = ["-m", "pip", "install", "--quiet", "--requirement", "requirements.txt"];
+      await run([tool, "-m", "venv", "--clear", `${into}/venv`], source, env);
+      const install = ["-m", "pip", "install", "--quiet", "--requirement", requirements];
       await run([`${into}/venv/bin/python`, ...install], source);
     },
     // Without -B, Python leaves compiled files beside the source.
@@ -289,14 +311,27 @@ function pythonRecipe(
   };
 }
 
+/** A library whose wheels need a later Python than Debian 12 has; one source for all of them. */
+function latePythonRecipe(library: string, version: string): Recipe {
+  return pythonRecipe(library, {
+    version,
+    folder: "webtransport_python",
+    python: "3.13",
+    requirements: `requirements_${library}.txt`,
+    options: ["--library", library],
+  });
+}
+
 /** A program in Rust, with the versions of its lock file. */
 function rustRecipe(
   name: string,
-  { version, folder, binary }: {
+  { version, folder, binary, flags = [], toolchain = "Rust 1.88" }: {
     readonly version: string;
     readonly folder: string;
     /** Name of the program after `skein-interop-`. */
     readonly binary: string;
+    readonly flags?: readonly string[];
+    readonly toolchain?: string;
   },
 ): Recipe {
   return {
@@ -304,9 +339,11 @@ function rustRecipe(
     version,
     folder,
     tool: "cargo",
-    toolchain: "Rust 1.88",
+    toolchain,
+    flags,
     async build({ source, into, shared }) {
-      await run(["cargo", "build", "--quiet", "--locked", "--target-dir", shared], source);
+      const build = ["cargo", "build", "--quiet", "--locked", ...flags, "--target-dir", shared];
+      await run(build, source);
       await Deno.copyFile(`${shared}/debug/skein-interop-${binary}`, `${into}/peer`);
     },
     command: ({ into }) => [`${into}/peer`],
@@ -414,8 +451,8 @@ export function builtPeers(builds: readonly Build[]): Peer[] {
 
 async function build(recipes: readonly Recipe[]): Promise<Build[]> {
   return await Promise.all(recipes.map(async (recipe): Promise<Build> => {
-    const { name, version, tool, toolchain, options = [] } = recipe;
-    if (!await isInstalled(tool)) {
+    const { name, version, tool, env, toolchain, options = [] } = recipe;
+    if (!await isInstalled(tool, env)) {
       return { name, missing: `${tool} is not installed; ${toolchain} is needed` };
     }
     try {
@@ -472,10 +509,10 @@ async function hashOf(folder: string, flags: readonly string[]): Promise<string>
   return new Uint8Array(digest).toHex().slice(0, 16);
 }
 
-async function isInstalled(tool: string): Promise<boolean> {
+async function isInstalled(tool: string, env: Recipe["env"] = {}): Promise<boolean> {
   try {
-    const version = tool === "go" ? "version" : "--version";
-    const command = new Deno.Command(tool, { args: [version], stdout: "null", stderr: "null" });
+    const args = [tool === "go" ? "version" : "--version"];
+    const command = new Deno.Command(tool, { args, env, stdout: "null", stderr: "null" });
     return (await command.output()).success;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
@@ -538,8 +575,9 @@ export class Peer {
     ]);
     const server = new PeerServer(child);
     try {
-      const { port } = await server.next() as { port: number };
+      const { port, ports = {} } = await server.next() as Pick<PeerServer, "port" | "ports">;
       server.port = port;
+      server.ports = ports;
       return server;
     } catch (error) {
       await server[Symbol.asyncDispose]();
@@ -587,6 +625,8 @@ function dashed(options: Readonly<Record<string, string>>): string[] {
 export class PeerServer implements AsyncDisposable {
   /** The port of the server. */
   port = 0;
+  /** Ports of paths that have one of their own. */
+  ports: Readonly<Record<string, number>> = {};
   readonly #child: Deno.ChildProcess;
   readonly #lines: AsyncIterator<string>;
   readonly #errors: Promise<string>;
@@ -600,7 +640,7 @@ export class PeerServer implements AsyncDisposable {
 
   /** The URL of a path. */
   url(path: string): string {
-    return `https://127.0.0.1:${this.port}${path}`;
+    return `https://127.0.0.1:${this.ports[path] ?? this.port}${path}`;
   }
 
   /** The next printed line. */

@@ -29,7 +29,7 @@ interface Exception {
   readonly seen?: unknown;
   /** Codes of broken streams, as our server reads them. */
   readonly streamCodes?: readonly number[];
-  /** The close, as the foreign server reports it. */
+  /** The line that the foreign server prints about the close. */
   readonly closed?: unknown;
 }
 
@@ -41,6 +41,11 @@ const UNREACHABLE: Readonly<Record<string, Exception>> = {
     because: "it requires RESET_STREAM_AT, which the runtime's QUIC does not have",
     seen: { unsupported: "server didn't enable QUIC stream reset partial delivery" },
   },
+};
+
+const NO_HEADERS: Exception = {
+  because: "headers are not told",
+  seen: { status: 401, authenticate: null },
 };
 
 const CLIENTS: Exceptions = {
@@ -55,9 +60,25 @@ const CLIENTS: Exceptions = {
       seen: { unsupported: "the header fields of the answer are not told" },
     },
   },
-  "web-transport-quinn": {
-    refused: { because: "headers are not told", seen: { status: 401, authenticate: null } },
+  "web-transport-quinn": { refused: NO_HEADERS },
+  "web-transport-quiche": {
+    "opened-by-server": {
+      because: "close capsules are not read",
+      seen: { opened: 20, code: null },
+    },
+    "closed-by-server": {
+      because: "close capsules are not read",
+      seen: { code: null, reason: null },
+    },
+    refused: NO_HEADERS,
   },
+  pywebtransport: {
+    refused: {
+      because: "status and header are not told",
+      seen: { status: null, authenticate: null },
+    },
+  },
+  aiopquic: { refused: NO_HEADERS },
   "Deno's WebTransport": {
     echo: {
       because: "streams are not ended, so none is given back",
@@ -80,7 +101,7 @@ const CLIENTS: Exceptions = {
       because: "close capsules are not read",
       seen: { unsupported: "a close by the server is not noticed" },
     },
-    refused: { because: "headers are not told", seen: { status: 401, authenticate: null } },
+    refused: NO_HEADERS,
     protocol: {
       because: "there is no such option",
       seen: { unsupported: "there is no option for subprotocols" },
@@ -89,6 +110,15 @@ const CLIENTS: Exceptions = {
 };
 
 const SERVERS: Exceptions = {
+  "web-transport-quiche": {
+    close: {
+      because: "close capsules are not read",
+      closed: { lost: "connection error: remote CONNECTION_CLOSE: code=256 reason=" },
+    },
+  },
+  aiopquic: {
+    refused: { because: "it refuses unknown paths only", seen: { status: 404 } },
+  },
   wtransport: {
     refused: { because: "it refuses with 403, 404 and 429 only", seen: { status: 403 } },
   },
@@ -99,7 +129,7 @@ const SERVERS: Exceptions = {
     },
     close: {
       because: "close capsules are not read",
-      closed: { code: 0x100, reason: "" },
+      closed: { closed: { code: 0x100, reason: "" } },
     },
     refused: { because: "it refuses nothing", seen: { status: 200 } },
     protocol: { because: "it knows no subprotocols", seen: { protocol: "" } },
@@ -153,8 +183,8 @@ function testServer(peer: Peer, scenario: Exclude<Scenario, "reset">): void {
     const usual = scenario === "refused" ? { status: 401 } : SEEN[scenario];
     assertEquals(seen, exception?.seen ?? usual);
     if (scenario === "close") {
-      const closed = exception?.closed ?? { code: 4010, reason: "grüße" };
-      assertEquals(await server.next(), { closed });
+      const closed = exception?.closed ?? { closed: { code: 4010, reason: "grüße" } };
+      assertEquals(await server.next(), closed);
     }
   });
 }

@@ -37,6 +37,17 @@ const PEERS: readonly [peer: string, settings: readonly [number, number][], spea
     [0x2b64, 10],
     [0x2b65, 10],
   ], true],
+  ["aiopquic 0.6", [
+    [0x1, 0],
+    [0x6, 65536],
+    [0x7, 0],
+    [0x8, 1],
+    [0x33, 1],
+    [0x2c7c_f000, 1],
+    [0x14e9_cd29, 1],
+    [0xc671_706a, 1],
+    [0x2b60_3742, 1],
+  ], true],
   ["Deno 2.9", [
     [0x8, 1],
     [0x33, 1],

@@ -1,5 +1,5 @@
-//! A WebTransport peer for the interop tests, on web-transport-quinn. All but `library` works with
-//! any implementation of its traits.
+//! A WebTransport peer for the interop tests, on web-transport-quinn or web-transport-quiche by the
+//! feature of that name. All but `library` works with any implementation of their traits.
 //!
 //! ```text
 //! peer server --cert CERT.pem --key KEY.pem
@@ -7,6 +7,8 @@
 //! ```
 
 mod client;
+#[cfg_attr(feature = "quiche", path = "library_quiche.rs")]
+#[cfg_attr(feature = "quinn", path = "library_quinn.rs")]
 mod library;
 mod server;
 

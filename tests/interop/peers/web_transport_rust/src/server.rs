@@ -4,6 +4,8 @@ use crate::{Result, quoted, read_to_end};
 use http::StatusCode;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::time::Duration;
+use tokio::time::timeout;
 use web_transport_proto::ConnectResponse;
 use web_transport_trait::{Error, RecvStream, SendStream, Session};
 
@@ -34,6 +36,9 @@ async fn answer(request: Request) -> Result<()> {
         }
         "/close" => {
             let session = request.ok().await?;
+            // A close of the connection overtakes the answer to the request if that is still on its
+            // way.
+            let _ = timeout(Duration::from_millis(100), session.closed()).await;
             session.close_with(4009, "bye — tschüß").await;
         }
         "/open" => {
@@ -42,9 +47,17 @@ async fn answer(request: Request) -> Result<()> {
             let right = open_streams(&session).await;
             session.close_with(4000 + right, "").await;
         }
-        "/refuse" => request.reject(StatusCode::UNAUTHORIZED).await?,
-        _ => request.reject(StatusCode::NOT_FOUND).await?,
+        "/refuse" => refuse(request, StatusCode::UNAUTHORIZED).await?,
+        _ => refuse(request, StatusCode::NOT_FOUND).await?,
     }
+    Ok(())
+}
+
+/// Refuses a session. A connection is closed when it is dropped, which overtakes the answer.
+async fn refuse(request: Request, status: StatusCode) -> Result<()> {
+    let connection = request.conn().clone();
+    request.reject(status).await?;
+    connection.closed().await;
     Ok(())
 }
 
