@@ -193,7 +193,15 @@ export interface BrokerHistory {
    */
   append(
     publication: Publication,
-    options: { readonly bounds: HistoryBounds; readonly key?: PublicationKey },
+    options: {
+      readonly bounds: HistoryBounds;
+      readonly key?: PublicationKey;
+      /**
+       * The party that publishes. An engine that forgets topics begins with those of the party that
+       * made most of them within the last hour. Left out for the application.
+       */
+      readonly maker?: string | undefined;
+    },
   ): Promise<{ readonly position?: HistoryPosition }>;
   /**
    * Reads a page.

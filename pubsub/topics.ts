@@ -161,6 +161,11 @@ export interface PublishOptions {
 export interface AppendPublicationOptions extends PublishOptions {
   /** Key by which the engine recognizes the same publication made twice. */
   readonly key?: PublicationKey;
+  /**
+   * The party that publishes, for an engine that forgets topics: those of whoever made most of them
+   * within the last hour go first. Left out for the application.
+   */
+  readonly maker?: string | undefined;
   /** Ends the wait; the publication may be made all the same. */
   readonly signal?: AbortSignal;
 }
@@ -295,6 +300,7 @@ export const PUBLISH: OptionKinds<PublishOptions> = { except: "object", from: "s
 const APPEND: OptionKinds<AppendPublicationOptions> = {
   ...PUBLISH,
   key: "object",
+  maker: "string",
   signal: "AbortSignal",
 };
 
@@ -651,17 +657,18 @@ export class Topics implements AsyncDisposable {
     options: AppendPublicationOptions = {},
   ): Promise<{ readonly position?: HistoryPosition }> {
     checkOptions("append", options, APPEND);
-    const { key, signal } = options;
+    const { key, maker, signal } = options;
     const bounds = this.historyOf(topic);
     const publication = this.#encode(topic, data, { ...options, bounds, verb: "append" });
     if (bounds === undefined) {
       throw new UnsupportedError(`Cannot append: the topic "${topic}" has no history`);
     }
     signal?.throwIfAborted();
-    const appending = this.#histories.history!.append(
-      publication,
-      key === undefined ? { bounds } : { bounds, key },
-    );
+    const appending = this.#histories.history!.append(publication, {
+      bounds,
+      ...(key !== undefined && { key }),
+      ...(maker !== undefined && { maker }),
+    });
     return await waitFor(this.#runtime, appending, { what: "the engine", signal });
   }
 

@@ -34,6 +34,7 @@ import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import { type HistoryOptions, MOVED, STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { internals, type Session, sessionsAfter, sessionsBefore } from "../session/session.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
+import { makerOf } from "./owners.ts";
 import { builtin } from "../base/builtins.ts";
 import { RequestService, verifiedUser } from "../session/serving/requests.ts";
 import { type StandardSchema, validate, type Validation } from "../base/standard_schema.ts";
@@ -296,7 +297,12 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       try {
         // Publish the data unchanged: each receiver applies the schema, once.
         if (topics.historyOf(topic) !== undefined) {
-          await topics.append(topic, data, { ...publishing, ...(number && { key: number }) });
+          const maker = makerOf(session);
+          await topics.append(topic, data, {
+            ...publishing,
+            maker,
+            ...(number && { key: number }),
+          });
         } else topics.publish(topic, data, publishing);
       } catch (error) {
         // Encoding may lengthen data: `9e20` becomes 21 digits, which can exceed the limit.

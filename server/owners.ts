@@ -1,4 +1,4 @@
-/** The owner of the places that a session takes. */
+/** Names of a session in the shares of a server: the owner of its places, the maker of its topics. */
 import type { Owner, Owners } from "../base/shares.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
 import type { Session } from "../session/session.ts";
@@ -19,4 +19,17 @@ export function ownerOf(owners: Owners, session: Session): Owner {
     session: id,
     ...(user === undefined ? { guest: session.user } : { user }),
   });
+}
+
+/**
+ * Names the party that makes the histories of a session's topics.
+ *
+ * @param session The session.
+ * @returns The user; for a guest the network address, so that many guests of one address are one party.
+ */
+export function makerOf(session: Session): string {
+  const user = verifiedUser(session);
+  if (user !== undefined) return `user ${user}`;
+  const { address } = session;
+  return address === undefined ? session.user : `at ${addressKey(address)}`;
 }

@@ -9,6 +9,8 @@ import type { ServeOptions } from "../server.ts";
 import { createServer, type Server } from "../server/server.ts";
 import { guest } from "../server/guest.ts";
 import { captureConsole } from "./console_lines.ts";
+import { type Broker, MemoryBroker } from "../pubsub/mod.ts";
+import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
 import { listen, portOf, until } from "./servers.ts";
 
 /** Address of whoever takes all that there is. */
@@ -181,3 +183,36 @@ Deno.test("createServer() says once that a limit by address counts nobody", asyn
   assertEquals(print.lines.length, 1);
   assertStringIncludes(print.lines[0]!, "server.fetch(request, info)");
 });
+
+const ENGINES: readonly (readonly [string, (folder: string) => Broker | Promise<Broker>])[] = [
+  ["memory", () => new MemoryBroker()],
+  ["SQLite", (folder) => SqliteBroker.open(`${folder}/a.db`, { maxTopics: 10_000 })],
+];
+
+for (const [name, brokerOf] of ENGINES) {
+  Deno.test(`serve() keeps quiet rooms on ${name} while one address makes rooms without end`, async () => {
+    await using folder = new AsyncDisposableStack();
+    const path = folder.adopt(
+      await Deno.makeTempDir(),
+      (path) => Deno.remove(path, { recursive: true }),
+    );
+    const broker = folder.adopt(await brokerOf(path), (broker) => broker.close());
+    await using server = listen({
+      ...OPTIONS,
+      broker,
+      authorize: () => true,
+      history: { "chat:{room}": { ttlMs: 3_600_000 } },
+    });
+    for (let i = 0; i < 5; i++) await server.topics.append("chat:lobby", i);
+    using eve = await Caller.open(server, GREEDY);
+    for (let made = 0; made < 10_050; made += 50) {
+      const answers = Array.from(
+        { length: 50 },
+        (_, i) => eve.ask({ publish: `chat:x${made + i}`, data: 1 }),
+      );
+      for (const { error } of await Promise.all(answers)) assertEquals(error, undefined);
+    }
+    const kept = await Array.fromAsync(server.topics.read("chat:lobby"), ({ data }) => data);
+    assertEquals(kept, [0, 1, 2, 3, 4]);
+  });
+}

@@ -12,6 +12,7 @@ import {
 import { type Linked, LinkedList } from "../../base/linked_list.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Fifo } from "../engine_flow.ts";
+import { Makers } from "../history/makers.ts";
 import { Tags } from "../tag.ts";
 
 /** Most topics with a remembered history or offset. */
@@ -130,8 +131,9 @@ class TopicHistory implements Linked<TopicHistory> {
  * - **Reading creates no log:** a topic without a log begins at the highest offset of any forgotten
  *   log. So one epoch holds for all topics, and no pair of epoch and offset ever stands for two
  *   publications.
- * - **Order of forgetting:** first logs without publications, then logs without listeners, the
- *   quietest first; beyond {@linkcode KEPT_FOR_LISTENERS} of all, logs with listeners too.
+ * - **Order of forgetting:** first logs without publications, then those of whoever made most logs
+ *   within the last hour, then logs without listeners, the quietest first; beyond
+ *   {@linkcode KEPT_FOR_LISTENERS} of all, logs with listeners too.
  * - **Listeners:** forgetting a log does not disturb listeners. The offsets of a topic with listeners
  *   continue after the last one.
  */
@@ -150,6 +152,7 @@ export class MemoryHistories {
   readonly #followed = new Map<string, number>();
   /** The highest offset of any forgotten log. */
   #floor = 0;
+  readonly #makers = new Makers();
   #forgotten = 0;
   #uses = 0;
   #tidiedAt = 0;
@@ -182,16 +185,21 @@ export class MemoryHistories {
   }
 
   /** Keeps a publication; returns `undefined` for a repetition. */
-  append(publication: Publication, { bounds, key }: AppendOptions): Publication | undefined {
+  append(publication: Publication, { bounds, key, maker }: AppendOptions): Publication | undefined {
     const now = this.#runtime.now();
-    const log = this.#logs.get(publication.topic) ?? this.#begin(publication.topic, bounds);
+    const { topic } = publication;
+    let log = this.#logs.get(topic);
+    if (log === undefined) {
+      log = this.#begin(topic, bounds);
+      this.#makers.note(topic, maker, now);
+    }
     if (key !== undefined && !log.admit(key)) return undefined;
     log.bounds = bounds;
     log.usedAt = ++this.#uses;
     const placed = log.add(publication, this.#tags.next(), now);
     this.#sort(log);
     if (Math.abs(now - this.#tidiedAt) >= TIDY_INTERVAL_MS) this.#tidy(now);
-    if (this.#logs.size > this.#maxTopics) this.#forgetOne();
+    if (this.#logs.size > this.#maxTopics) this.#forgetOne(now);
     return placed;
   }
 
@@ -208,6 +216,7 @@ export class MemoryHistories {
 
   clear(): void {
     this.#logs.clear();
+    this.#makers.clear();
     this.#followed.clear();
     this.#empty = new LinkedList();
     this.#unheard = new LinkedList();
@@ -241,18 +250,21 @@ export class MemoryHistories {
     }
   }
 
-  #forgetOne(): void {
-    const log = this.#mostDispensable();
+  #forgetOne(now: number): void {
+    const log = this.#mostDispensable(now);
     this.#logs.delete(log.topic);
+    this.#makers.forget(log.topic);
     if (log.list !== this.#empty) this.#forgotten++;
     move(log, undefined);
     this.#floor = Math.max(this.#floor, log.head);
     if (this.#followed.has(log.topic)) this.#followed.set(log.topic, log.head);
   }
 
-  #mostDispensable(): TopicHistory {
+  #mostDispensable(now: number): TopicHistory {
     const empty = this.#empty.oldest;
     if (empty !== undefined) return empty;
+    const made = this.#makers.first(now);
+    if (made !== undefined) return this.#logs.get(made)!;
     const [unheard, heard] = [this.#unheard.oldest, this.#heard.oldest];
     const kept = this.#maxTopics * KEPT_FOR_LISTENERS;
     if (heard === undefined || this.#heard.size <= kept) return unheard!;

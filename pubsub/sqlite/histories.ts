@@ -7,6 +7,7 @@ import type {
   PublicationKey,
   ReadHistoryOptions,
 } from "../broker.ts";
+import { Makers } from "../history/makers.ts";
 import { type Database, metaOf, setMeta, type Statement } from "./database.ts";
 
 /** Time for which the number of a producer is remembered, in milliseconds. */
@@ -99,6 +100,8 @@ export class Histories {
   #count = 0;
   #used = 0;
   #isStale = false;
+  /** Makers of the topics of this process; others are forgotten by their last use. */
+  readonly #makers = new Makers();
   #forgotten = 0;
   /** Topics with publications that the transaction under way forgets. */
   #lost = 0;
@@ -166,10 +169,12 @@ export class Histories {
   /** Keeps a publication; returns `undefined` for a repetition. */
   append(
     publication: TaggedPublication,
-    { bounds, key }: AppendOptions,
+    { bounds, key, maker }: AppendOptions,
     now: number,
   ): KeptOffsets | undefined {
+    const before = this.#count;
     const topic = this.#touch(publication.topic);
+    if (this.#count > before) this.#makers.note(publication.topic, maker, now);
     if (key !== undefined && !this.#isNew(topic, key, now)) return undefined;
     const { payload, bytes, tag, except = null } = publication;
     if (topic.bounds === undefined) {
@@ -242,7 +247,7 @@ export class Histories {
       const used = isEmpty ? 0 : topic.used;
       this.#update.run(head, oldest, bytes, oldest_at, ttl, expires, used, id);
     }
-    while (this.#count > this.#maxTopics) this.#forgetOne();
+    while (this.#count > this.#maxTopics) this.#forgetOne(now);
   }
 
   /** Ends the transaction, which took effect; returns the ids of changed and forgotten topics. */
@@ -342,8 +347,20 @@ export class Histories {
     Object.assign(topic, start);
   }
 
-  #forgetOne(): void {
-    const { id, topic, head, oldest } = this.#quietest.get() as unknown as Topic;
+  #mostDispensable(now: number): Topic {
+    const quietest = this.#quietest.get() as unknown as Topic;
+    if (quietest.used === 0) return quietest; // Without publications.
+    for (let made = this.#makers.first(now); made !== undefined; made = this.#makers.first(now)) {
+      const row = this.#find.get(made) as unknown as Topic | undefined;
+      if (row !== undefined) return row;
+      this.#makers.forget(made); // Its transaction had no effect.
+    }
+    return quietest;
+  }
+
+  #forgetOne(now: number): void {
+    const { id, topic, head, oldest } = this.#mostDispensable(now);
+    this.#makers.forget(topic);
     this.#forget.run(id);
     this.#note.run(id);
     this.#gone.push(id);

@@ -31,7 +31,8 @@ export interface SqliteBrokerOptions {
   readonly maxBytes?: number;
   /**
    * Most topics with a remembered history or position. Beyond that, topics without publications are
-   * forgotten first, then the topic whose last publication is the oldest.
+   * forgotten first, then those of the client that made most of them within the last hour if it made
+   * more than 256, then the topic whose last publication is the oldest.
    *
    * @default {100000}
    */

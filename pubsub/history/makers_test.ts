@@ -1,0 +1,36 @@
+import { assertEquals } from "@std/assert";
+import { Makers, MAX_MADE } from "./makers.ts";
+
+const HOUR_MS = 3_600_000;
+
+Deno.test("Makers.first() finds nothing while nobody made many histories", () => {
+  const makers = new Makers();
+  for (let i = 0; i < MAX_MADE; i++) makers.note(`a${i}`, "ann", 0);
+  for (let i = 0; i < 10 * MAX_MADE; i++) makers.note(`n${i}`, undefined, 0);
+  assertEquals(makers.first(0), undefined);
+});
+
+Deno.test("Makers.first() finds the oldest history of whoever made most", () => {
+  const makers = new Makers();
+  for (let i = 0; i < MAX_MADE + 2; i++) makers.note(`a${i}`, "ann", 0);
+  for (let i = 0; i < MAX_MADE + 5; i++) makers.note(`e${i}`, "eve", 0);
+  for (const topic of ["e0", "e1", "e2"]) {
+    assertEquals(makers.first(0), topic);
+    makers.forget(topic);
+  }
+  assertEquals(makers.first(0), "a0");
+  makers.note("a0", "bob", 0); // Made anew by somebody else.
+  assertEquals(makers.first(0), "e3");
+});
+
+Deno.test("Makers forgets who made histories after an hour, and all at the end", () => {
+  const makers = new Makers();
+  for (let i = 0; i <= MAX_MADE; i++) makers.note(`a${i}`, "ann", i);
+  assertEquals(makers.first(HOUR_MS - 1), "a0");
+  assertEquals(makers.first(HOUR_MS), undefined);
+  for (let i = 0; i <= MAX_MADE; i++) makers.note(`b${i}`, "bob", HOUR_MS);
+  makers.forget("unknown");
+  assertEquals(makers.first(HOUR_MS), "b0");
+  makers.clear();
+  assertEquals(makers.first(HOUR_MS), undefined);
+});
