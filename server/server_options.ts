@@ -313,7 +313,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly answers?: {
     /**
-     * Time after the last item or read at which an answer is deleted, in milliseconds.
+     * Time after the last item or read at which an answer is deleted, in milliseconds. For another
+     * week its name starts no answer.
      *
      * @default {86400000}
      */

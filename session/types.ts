@@ -80,12 +80,15 @@ export interface RequestStreamOptions extends WaitOptions {
   readonly window?: number;
   /**
    * Name of an answer that outlives its session, of 16 to 64 letters, digits, hyphens and underscores:
-   * the `id` of an earlier answer, to read on or beside. By default 128 random bits. Of a client only.
+   * the `id` of an earlier answer, to read on or beside. By default 128 random bits. For a week after
+   * the answer has expired the loop throws `gone`, and none is started. Of a client only.
    */
   readonly id?: string | null | undefined;
   /**
-   * Offset behind which to read an answer that outlives its session, as `offset` of an earlier one.
-   * By default all items. Of a client only.
+   * Offset behind which to read an answer that outlives its session, as `offset` of an earlier one,
+   * or `"-1"` for all items. With an offset the server starts no answer: the loop throws `gone` if
+   * the answer is no longer kept. By default all items, of a new answer if there is none. Of a client
+   * only.
    */
   readonly after?: string | null | undefined;
 }
