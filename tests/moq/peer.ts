@@ -110,7 +110,7 @@ export class HandPeer implements AsyncDisposable {
   }
 
   /**
-   * Opens a session over memory, in which the peer is no end of Skein.
+   * Opens a session over memory with a peer that is not Skein.
    *
    * @param version A version; at a client, one that a protocol names alone.
    * @param options Options of the session.

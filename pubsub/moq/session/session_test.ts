@@ -178,7 +178,7 @@ for (const version of ALL_VERSIONS) {
   Deno.test(`${version}: MoqSession.close() on raw QUIC marks only a close to Skein`, async () => {
     await using peer = await HandPeer.open(version, {}, { transport: "quic" });
     peer.session.close();
-    // Without a mark for other implementations, to which a reason is a text for people.
+    // Another implementation may show the reason to a user.
     assertEquals(await soon(peer.connection.closed), { closeCode: 0, reason: "" });
   });
 

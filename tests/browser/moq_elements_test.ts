@@ -1,0 +1,152 @@
+/**
+ * The elements of `@moq/publish` and `@moq/watch`, as pages use them, at a relay of Skein.
+ */
+import { assert, assertEquals } from "@std/assert";
+import { dialMoq, MoqRelay, type MoqSession } from "../../pubsub/moq/mod.ts";
+import { type Browser, isFirefox, type Page, testInBrowsers } from "./_browsers.ts";
+import { MoqSite } from "./_moq_page.ts";
+
+/** The few members of the DOM in use: the repository is checked without the DOM's library. */
+interface Document {
+  readonly body: { innerHTML: string };
+  querySelector(selector: "canvas"): { toDataURL(): string };
+  querySelector(selector: "moq-watch"): {
+    readonly broadcast: { readonly out: { readonly status: { peek(): string } } };
+  };
+}
+
+/** The page's globals; functions that name these run in the page. */
+declare const document: Document;
+
+declare global {
+  /** Pictures that the decoders of a page returned. */
+  var decoded: number;
+}
+
+type Transport = keyof typeof PUBLISHED;
+
+/** The newest versions that `@moq/publish` offers; on WebSocket it leaves the choice to SETUP. */
+const PUBLISHED = { webtransport: "moq-lite-04", websocket: "moq-lite-02" } as const;
+
+const BROADCAST = "room/anna.hang";
+
+/** Pictures after which a broadcast counts as running. */
+const PICTURES = 45;
+
+/** The catalog of a broadcast, as far as the test reads it. */
+interface Catalog {
+  readonly video: {
+    readonly renditions: Readonly<Record<string, { readonly codec: string }>>;
+  };
+}
+
+testInBrowsers(
+  "@moq/publish sends a camera to @moq/watch through a relay of Skein",
+  async (browser) => {
+    if (!isFirefox(browser)) await shows(browser, "webtransport");
+    // The only transport of these elements in Firefox.
+    await shows(browser, "websocket");
+  },
+);
+
+async function shows(browser: Browser, transport: Transport): Promise<void> {
+  await using relay = new MoqRelay({ allowAnonymousPublish: true });
+  const sessions: MoqSession[] = [];
+  await using site = new MoqSite({
+    mux: relay.mux,
+    onSession(session) {
+      sessions.push(session);
+      return relay.accept(session);
+    },
+  });
+  const watcher = await openElement(browser, site, { name: "watch", transport });
+  const publisher = await openElement(browser, site, { name: "publish", transport });
+  await plays(watcher);
+  const spoken = sessions.map(({ version, connection }) => [version, connection.transport]);
+  assertEquals(spoken.sort(), [[PUBLISHED[transport], transport], ["moq-lite-05", transport]]);
+  await reads(site);
+
+  await publisher.close();
+  await isStatus(watcher, "offline");
+  const again = await openElement(browser, site, { name: "publish", transport });
+  await plays(watcher);
+  await Promise.all([watcher.close(), again.close()]);
+}
+
+/** Opens a page with an element, which dials by one transport. */
+async function openElement(browser: Browser, site: MoqSite, { name, transport }: {
+  readonly name: "publish" | "watch";
+  readonly transport: Transport;
+}): Promise<Page> {
+  const page = await site.open(browser, name, (page) =>
+    page.evaluateOnNewDocument(
+      prepare,
+      transport === "websocket" ? "WebTransport" : "WebSocket",
+    ));
+  const common = `url="${site.url}" name="${BROADCAST}"`;
+  const html = name === "publish"
+    ? `<moq-publish ${common} source="camera"><video muted autoplay></video></moq-publish>`
+    : `<moq-watch ${common} muted visible="always"><canvas></canvas></moq-watch>`;
+  await page.evaluate((html) => void (document.body.innerHTML = html), html);
+  return page;
+}
+
+/** Runs in a page, before its scripts: removes the other transport, and counts decoded pictures. */
+function prepare(other: string): void {
+  Reflect.deleteProperty(globalThis, other);
+  globalThis.decoded = 0;
+  type Init = { output(picture: unknown): void; error(error: unknown): void };
+  const page = globalThis as unknown as { VideoDecoder: new (init: Init) => object };
+  page.VideoDecoder = class extends page.VideoDecoder {
+    constructor({ output, error }: Init) {
+      super({
+        output(picture) {
+          globalThis.decoded++;
+          output(picture);
+        },
+        error,
+      });
+    }
+  };
+}
+
+/** Waits until a page shows a moving picture. */
+async function plays(watcher: Page): Promise<void> {
+  await watcher.bringToFront();
+  await isStatus(watcher, "live");
+  const decodedBefore = await watcher.evaluate(() => decoded);
+  await watcher.waitForFunction((count) => decoded >= count, {}, decodedBefore + PICTURES);
+  const picture = await watcher.evaluate(() => document.querySelector("canvas").toDataURL());
+  await watcher.waitForFunction(
+    (picture) => document.querySelector("canvas").toDataURL() !== picture,
+    {},
+    picture,
+  );
+}
+
+async function isStatus(watcher: Page, status: string): Promise<void> {
+  await watcher.waitForFunction(
+    (status) => document.querySelector("moq-watch").broadcast.out.status.peek() === status,
+    {},
+    status,
+  );
+}
+
+/** Reads the catalog, and a picture, by Skein's own subscriber. */
+async function reads(site: MoqSite): Promise<void> {
+  await using session = await dialMoq(site.server.quicUrl, {
+    serverCertificateHashes: site.server.certificateHashes,
+  });
+  const text = new TextDecoder().decode(await firstFrame(session, "catalog.json"));
+  console.log(text);
+  const { video }: Catalog = JSON.parse(text);
+  const { codec } = video.renditions["video/hd"]!;
+  assert(/^(avc1|vp8|vp09|av01|hev1)/.test(codec), codec);
+  assert((await firstFrame(session, "video/hd")).length > 0);
+}
+
+async function firstFrame(session: MoqSession, name: string): Promise<Uint8Array> {
+  const track = await session.subscribe(`/${BROADCAST}`, name);
+  const group = await track.nextGroup();
+  return (await group!.readFrame())!;
+}
