@@ -60,8 +60,17 @@ const ARGS: Readonly<Record<BrowserKind["name"], readonly string[]>> = {
     "--disable-gpu",
     "--no-first-run",
     "--disable-background-networking",
+    // A camera and a microphone with a test picture, without a question to the user.
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
   ],
   Firefox: [],
+};
+
+/** The same camera and microphone in Firefox. */
+const FIREFOX_PREFERENCES = {
+  "media.navigator.streams.fake": true,
+  "media.navigator.permission.disabled": true,
 };
 
 /** Returns the path of a browser; `undefined` if not installed. */
@@ -94,6 +103,7 @@ export async function launchBrowser(
     browser: kind.name === "Chromium" ? "chrome" : "firefox",
     executablePath,
     args: [...ARGS[kind.name], ...args],
+    extraPrefsFirefox: FIREFOX_PREFERENCES,
     // Keeps the back/forward cache, as in a user's browser.
     ignoreDefaultArgs: ["--disable-back-forward-cache"],
     headless: true,

@@ -1,5 +1,6 @@
 /**
- * A server of Media over QUIC, and pages with a client: Skein's, or that of `@moq/net`.
+ * A server of Media over QUIC, and pages with a client: Skein's, that of `@moq/net`, or the elements
+ * of `@moq/publish` and `@moq/watch`.
  *
  * @module
  */
@@ -25,6 +26,8 @@ const SCRIPTS = {
   "/skeinMoq.js": new URL("_moq_page_client.ts", import.meta.url),
   "/peer.js": new URL("_moq_page_peer.ts", import.meta.url),
   "/net.js": new URL("npm:@moq/net@0.3.4"),
+  "/publish.js": new URL("npm:@moq/publish@0.2.17/element"),
+  "/watch.js": new URL("npm:@moq/watch@0.4.6/element"),
 } as const;
 
 const HTML = `<!doctype html><title>Page</title><script type="module">
@@ -55,9 +58,19 @@ export class MoqSite implements AsyncDisposable {
     });
   }
 
-  /** Opens a page with a client as a global. */
-  async open(browser: Browser, name: "skeinMoq" | "peer"): Promise<Page> {
-    const page = await newPage(browser);
+  /**
+   * Opens a page with a client as a global.
+   *
+   * @param prepare Sets the page up before the client loads.
+   */
+  async open(
+    browser: Browser,
+    name: "skeinMoq" | "peer" | "publish" | "watch",
+    prepare?: (page: Page) => Promise<unknown>,
+  ): Promise<Page> {
+    // A window of its own: a busy machine starves the encoder of a tab in the background.
+    const page = await newPage(browser, { type: "window" });
+    await prepare?.(page);
     await page.goto(`${this.url}?name=${name}`);
     await page.waitForFunction(() => "isReady" in globalThis);
     return page;

@@ -138,7 +138,6 @@ async function reads(site: MoqSite): Promise<void> {
     serverCertificateHashes: site.server.certificateHashes,
   });
   const text = new TextDecoder().decode(await firstFrame(session, "catalog.json"));
-  console.log(text);
   const { video }: Catalog = JSON.parse(text);
   const { codec } = video.renditions["video/hd"]!;
   assert(/^(avc1|vp8|vp09|av01|hev1)/.test(codec), codec);
