@@ -3,7 +3,7 @@
  * that this file loads needs Deno.
  *
  * Features that only some pages use load on first use. Bundled with code splitting, minified and
- * gzipped, a page that connects loads at most 31.4 KiB at first, or 34.1 KiB if the page uses every
+ * gzipped, a page that connects loads at most 31.5 KiB at first, or 34.2 KiB if the page uses every
  * export, contracts included. Later loads are at most:
  *
  * - 18.6 KiB at the first attempt of WebTransport, with the code that notices a lost server, recovers

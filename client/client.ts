@@ -1,4 +1,5 @@
 /** A client that reconnects, with the same subscriptions in each session, and an outbox. */
+import { isForSize } from "../transport/close_info.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import { Outbox, type OutboxEntry, type OutboxPublication } from "./outbox.ts";
@@ -285,7 +286,8 @@ export class Client<C extends Contract = Contract>
    * @throws {RequestError} If the server replies with an error.
    * @throws {TimeoutError} If there is no reply in time.
    * @throws {SessionClosedError} If the session closed before the reply, so that the outcome is
-   * unknown, or if the client is closed or refused.
+   * unknown, or if the client is closed or refused. With `resend`, if two sessions in a row closed
+   * because of the size of a message.
    */
   async request<T extends ContractTopic<C, "requests">>(
     topic: T,
@@ -301,12 +303,14 @@ export class Client<C extends Contract = Contract>
       timeoutMs: Math.max(1, Math.min(timeoutMs, deadline - this.#runtime.now())),
       ...(signal && { signal }),
     });
-    while (true) {
+    for (let refused = 0;;) {
       const session = await this.whenConnected(left());
       try {
         return await session.request(topic, data, left());
       } catch (error) {
         if (!resend || !(error instanceof SessionClosedError)) throw error;
+        // Another message may have been the one that is too large, but not twice in a row.
+        if (isForSize(error.info) && ++refused > 1) throw error;
       }
     }
   }

@@ -1,4 +1,5 @@
 /** Delivery at least once: a message is sent until the server acknowledges receipt. */
+import { isForSize } from "../transport/close_info.ts";
 import { RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
 import { internals, type SessionCore } from "../session/core.ts";
@@ -42,6 +43,13 @@ export class Delivery {
   #handed = 0;
   #bytes = 0;
   #acknowledged = 0;
+  /**
+   * True after a close for the size of a message, until the outbox is empty: to find that message, one
+   * is sent at a time.
+   */
+  #isSearching = false;
+  /** The only message that was on the way at the last such close. */
+  #suspect: OutboxEntry | undefined;
   /** Publications that the session has yet to answer. */
   #publishing = new Set<OutboxEntry>();
 
@@ -68,7 +76,10 @@ export class Delivery {
     );
     if (!isNumbered) report(core.settings, outbox.error, session);
     core.onAck = (n) => this.#acked(n);
-    void session.closed.then(() => outbox.notify());
+    void session.closed.then((info) => {
+      if (outbox.session === session && isForSize(info)) this.#refusedForSize(core);
+      outbox.notify();
+    });
     while (outbox.isFor(session)) {
       const next = outbox.waiting[this.#handed];
       if (next === undefined || this.#isFull(next)) await outbox.changed();
@@ -89,6 +100,7 @@ export class Delivery {
   #isFull({ publication, size }: OutboxEntry): boolean {
     if (publication && this.#publishing.size >= MAX_PUBLICATIONS_ON_THE_WAY) return true;
     if (this.#handed === 0) return false;
+    if (this.#isSearching) return true;
     return this.#handed >= MAX_ON_THE_WAY || this.#bytes + size > MAX_BYTES_ON_THE_WAY;
   }
 
@@ -125,6 +137,25 @@ export class Delivery {
   }
 
   /**
+   * Notes that a session was closed for the size of a message, by a peer or proxy with a lower bound
+   * than the one in `hello`. The message that is alone on the way at two such closes in a row is
+   * dropped and reported, as it would end every later session too.
+   */
+  #refusedForSize(core: SessionCore): void {
+    const first = this.#handed === 1 ? this.#outbox.first : undefined;
+    const isFound = first !== undefined && first === this.#suspect;
+    this.#isSearching = true;
+    this.#suspect = isFound ? undefined : first;
+    if (!isFound) return;
+    const { publication, size, topic } = first;
+    const message =
+      `Cannot send "${topic}": two connections were closed because of its size, ${size} bytes`;
+    this.#outbox.shift();
+    core.refusedByPeer({ code: "too-large", message });
+    publication?.answer.reject(new RequestError("too-large", message));
+  }
+
+  /**
    * Removes messages up to an acknowledged number; publications among them were answered before.
    */
   #acked(n: number): void {
@@ -135,6 +166,7 @@ export class Delivery {
       this.#bytes -= first.size;
       this.#outbox.shift();
     }
+    if (this.#outbox.first === undefined) this.#isSearching = false;
   }
 }
 

@@ -130,6 +130,8 @@ export class Admission<V> {
   readonly #claims: SessionClaims;
   readonly #engine: WebSocketEngine;
   readonly #upgradeOptions: WebSocketUpgradeOptions;
+  /** Largest frame of a peer, in bytes: a message of `maxMessageBytes`, or small ones together. */
+  readonly maxFrameBytes: number;
   readonly #messages: WebSocketUpgradeOptions["messages"];
   readonly #matches: (url: string) => boolean;
   readonly #authenticator: Authenticator<V>;
@@ -168,9 +170,10 @@ export class Admission<V> {
     this.#settings = settings;
     this.#pendingUpgrades = new PendingUpgrades(runtime, settings.handshakeTimeoutMs);
     this.#manager = manager;
+    this.maxFrameBytes = Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes);
     this.#messages = {
       streamTimeoutMs: settings.handshakeTimeoutMs,
-      maxFrameBytes: Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes),
+      maxFrameBytes: this.maxFrameBytes,
       maxEarlyBytes: (options.maxTokenBytes ?? MAX_TOKEN_BYTES) + EARLY_MARGIN_BYTES,
     };
     this.#engine = options.webSocketEngine ?? acceptWebSocket;
@@ -664,7 +667,7 @@ export class Admission<V> {
       manager: this.#manager,
       nodes: this.#nodes(),
       cut: this.#cut,
-      maxFrameBytes: this.#messages.maxFrameBytes ?? MAX_JOINED_BYTES,
+      maxFrameBytes: this.maxFrameBytes,
       origins: { ...(origins && { origins }), ...(hosts && { hosts }) },
       countForged: (request, info) => this.#count({ address: this.addressOf(request, info) }),
       report: (error) => reportRequest(this.#console, "A request of the HTTP transport", error),

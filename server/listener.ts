@@ -93,6 +93,8 @@ export interface ServerListenerOptions extends OriginRules {
   readonly webSocket: WebSocketHost | undefined;
   /** `true` if other processes may listen on the same TCP port. */
   readonly reusePort: boolean;
+  /** Largest message that sessions take, in bytes, with those that share its frame. */
+  readonly maxFrameBytes: number;
   /** Limits of connections, unless WebTransport has its own. */
   readonly connectionLimits: ConnectionLimits;
   /** Handler of raw QUIC beside WebTransport. */
@@ -255,7 +257,8 @@ export class ServerListener {
   }
 
   #serve(): HttpListener {
-    const { runtime, port, hostname, tls, webSocket, reusePort, connectionLimits } = this.#options;
+    const { runtime, port, hostname, tls, webSocket, reusePort } = this.#options;
+    const { connectionLimits, maxFrameBytes } = this.#options;
     const answer: ServerListenerHandlers["fetch"] = (request, info) =>
       this.#wellKnown(request) ?? this.#handlers.fetch(request, info);
     if (webSocket !== undefined) {
@@ -263,7 +266,7 @@ export class ServerListener {
       const onUpgrade: UpgradeHandler | undefined = upgrade &&
         ((offered, info) => isWellKnown(offered) ? undefined : upgrade(offered, info));
       const host: UpgradeHost = webSocket;
-      const options = { ...connectionLimits, runtime, port, hostname, tls };
+      const options = { ...connectionLimits, maxFrameBytes, runtime, port, hostname, tls };
       return host.listen(options, answer, onUpgrade);
     }
     return listenAt({ hostname, port, transport: "TCP" }, () => {

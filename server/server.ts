@@ -643,6 +643,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         webTransport,
         webSocket,
         reusePort,
+        maxFrameBytes: server.#admission.maxFrameBytes,
         connectionLimits: {
           ...connectionLimits(options.limits),
           flowControl: options.flowControl,

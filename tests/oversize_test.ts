@@ -3,8 +3,12 @@
  * waits is told, nothing closes, and nothing is sent twice.
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { serve } from "../mod.ts";
+import { passTime } from "../testing/mod.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import type { Client } from "../client/client.ts";
-import { RequestError } from "../errors.ts";
+import { RequestError, SessionClosedError } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { Recovery } from "../session/wire/recovery.ts";
 import { type TestServer, testServer, turns } from "../testing/mod.ts";
@@ -332,6 +336,85 @@ Deno.test("Client drops a message that is too large from an outbox that outlives
   for (const length of [1, BOUND, 2]) client.send("a", "x".repeat(length));
   await client.flushed();
   assertEquals([handled, refused, opened, client.outbox.messages], [[1, 2], ["too-large"], 1, 0]);
+});
+
+/** Bound of a proxy, below the one that the server tells. */
+const PROXY_BOUND = 5_000;
+
+for (const closeCode of [1009, 4413]) {
+  Deno.test(`Client moves past what a proxy closes with ${closeCode}, and loses nothing else`, async () => {
+    using time = new FakeTime();
+    const handled: string[] = [];
+    await using server = testServer({
+      authorize: () => true,
+      onMessage: (message) => void handled.push(String(message.data).slice(0, 5)),
+      requests: { ask: () => "answered" },
+    });
+    const { network } = server;
+    const connect = network.connect.bind(network);
+    network.connect = (options) => {
+      const pair = connect(options);
+      const send = pair.client.frames!.send.bind(pair.client.frames);
+      pair.client.frames!.send = (frame, ...rest) => {
+        if (frame.length <= PROXY_BOUND) send(frame, ...rest);
+        else pair.server.close({ closeCode: 4413, reason: "Too big" });
+      };
+      // Proxies close with a code that applications cannot send.
+      const closed = pair.client.closed.then((info) => ({
+        ...info,
+        ...(info.closeCode && { closeCode }),
+      }));
+      Object.defineProperty(pair.client, "closed", { value: closed });
+      return pair;
+    };
+    const refused: string[] = [];
+    await using client = server.connect({
+      backoff: { firstDelayMs: 100, maxDelayMs: 500 },
+      delivery: "at-least-once",
+      onRefused: ({ failure }) => void refused.push(failure.code),
+    });
+    const large = "x".repeat(PROXY_BOUND);
+    for (const data of ["one", "two", large, "three", large, "four"]) client.send("a", data);
+    const publishing = assertRejects(
+      () => client.publish("news", large),
+      RequestError,
+      "because of its size",
+    );
+    const asking = assertRejects(
+      () => client.request("ask", large, { resend: true, timeoutMs: Infinity }),
+      SessionClosedError,
+    );
+    await passTime(time, 10_000);
+    await Promise.all([asking, publishing]);
+    await client.flushed();
+    assertEquals(handled, ["one", "two", "three", "four"]);
+    assertEquals(refused, ["too-large", "too-large", "too-large"]);
+    assertEquals(client.status.current.name, "connected");
+    assertEquals(await client.request("ask", "small"), "answered");
+  });
+}
+
+Deno.test("serve() throws when its engine reads less than a message of the server needs", async () => {
+  const start = (maxPayloadBytes: number, maxMessageBytes: number) =>
+    serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      onListen() {},
+      webTransport: false,
+      webSocket: hardenedWebSocket({ maxPayloadBytes }),
+      session: { maxMessageBytes },
+    });
+  for (
+    const [payload, message, needed] of [[100_000, 262_144, 262_144], [10_000, 10_000, 65_536]]
+  ) {
+    assertThrows(
+      () => start(payload!, message!),
+      RangeError,
+      `maxPayloadBytes must be at least ${needed}, the largest message that the server takes, ` +
+        `received ${payload}`,
+    );
+  }
+  await using _server = start(262_144, 262_144);
 });
 
 Deno.test("Session.send() throws for a message that the peer does not accept", async () => {

@@ -1,4 +1,5 @@
 /** Rules for closing a connection, on each wire. */
+import { CloseCode, type CloseInfo } from "../errors.ts";
 import type { ConnectionCloseInfo } from "./connection.ts";
 
 /** Longest close reason on WebSocket, in bytes: the 125 of a control frame minus the code. */
@@ -39,6 +40,14 @@ export function checkCloseInfo(
     );
   }
   return { closeCode, reason: cutReason(reason, maxReasonBytes) };
+}
+
+/** Close code of a WebSocket for a message that is too big (RFC 6455 section 7.4.1). */
+const WEBSOCKET_TOO_BIG = 1009;
+
+/** Tells if the peer, or a proxy between, closed a connection because of a message's size. */
+export function isForSize({ code, by }: Partial<CloseInfo> = {}): boolean {
+  return by === "remote" && (code === CloseCode.tooLarge || code === WEBSOCKET_TOO_BIG);
 }
 
 /** Tells if an end may send a close code. */

@@ -1,4 +1,5 @@
 /** A kept answer, one that outlives the session, on the side of the caller; loads on first use. */
+import { isForSize } from "../../transport/close_info.ts";
 import { RequestError, SessionClosedError } from "../../errors.ts";
 import { anySignal, startTimer, within } from "../../base/wait.ts";
 import { internals, type SessionCore } from "../core.ts";
@@ -116,13 +117,14 @@ export class KeptAnswer {
     ask: (core: SessionCore) => Promise<T>,
     wait: WaitOptions = {},
   ): Promise<T> {
-    while (true) {
+    for (let refused = 0;;) {
       // A client that has ended has no session.
       const { [internals]: core } = await this.#client.whenConnected(wait);
       try {
         return await ask(core);
       } catch (error) {
         if (!(error instanceof SessionClosedError)) throw error;
+        if (isForSize(error.info) && ++refused > 1) throw error;
       }
     }
   }

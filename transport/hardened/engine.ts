@@ -49,7 +49,7 @@ export interface HardenedWebSocketOptions {
   /**
    * Largest message to read, in bytes. A larger message closes the connection with 4413 before it is
    * buffered, whether its header announces the size or its fragments add up. The default is the
-   * limit of `session.maxMessageBytes`, and at least 64 KiB.
+   * limit of `session.maxMessageBytes`, and at least 64 KiB; `serve` throws for a lower one.
    */
   readonly maxPayloadBytes?: number;
   /**
@@ -239,6 +239,13 @@ class Engine implements HardenedWebSocket {
     onUpgrade?: UpgradeHandler,
   ): HttpListener {
     const { runtime = platformRuntime(), port, hostname, tls } = options;
+    const { maxFrameBytes = 0 } = options;
+    if (this.#maxPayloadBytes !== undefined && this.#maxPayloadBytes < maxFrameBytes) {
+      throw new RangeError(
+        `Cannot listen: maxPayloadBytes must be at least ${maxFrameBytes}, the largest message that ` +
+          `the server takes, received ${this.#maxPayloadBytes}`,
+      );
+    }
     const {
       maxConnections = CONNECTIONS.maxConnections,
       maxConnectionsPerAddress = CONNECTIONS.maxConnectionsPerAddress,

@@ -156,6 +156,11 @@ export interface HttpListenOptions {
   readonly hostname: string;
   /** Certificate and key in PEM; without them the server has no TLS. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
+  /**
+   * Largest message that the server takes from peers, in bytes. A host with a lower bound MUST throw
+   * a `RangeError`: peers rely on the server's bound.
+   */
+  readonly maxFrameBytes?: number | undefined;
   /** Most simultaneous connections. */
   readonly maxConnections?: number | undefined;
   /** Most simultaneous connections of one network address. */
