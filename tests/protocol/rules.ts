@@ -37,6 +37,7 @@ export const UNSHOWN: Readonly<Record<string, string>> = {
   "12.10": "needs a room of more than 100 users: pubsub/presence/room_notices_test.ts",
   "12.11": "needs more than 20 updates a second: pubsub/presence_data_test.ts",
   "12.12": "needs a list of more than one page: pubsub/presence/room_notices_test.ts",
+  "14.5": "closes by a proxy: tests/oversize_test.ts",
   "15.5": "a fault of an engine: tests/long/session_wires_test.ts",
   "19.1": "nothing is sent",
   "25.5": "needs parts of a mebibyte: session/answers/answers_test.ts",
