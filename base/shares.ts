@@ -240,12 +240,12 @@ export class Quota {
    */
   take(owner: Owner = NOBODY, { ignoresShares = false } = {}): Place {
     const { max } = this.#options;
-    if (this.#taken >= max) this.#refuse("server", max);
     const counts = this.#countsOf(owner);
     for (const { level, key, share } of ignoresShares ? [] : counts) {
       if (!this.isContended && !this.#options.strict?.includes(level)) continue;
       if ((this.#counts.get(key) ?? 0) >= share) this.#refuse(level, share);
     }
+    if (this.#taken >= max) this.#refuse("server", max);
     this.#count(counts, 1);
     return new HeldPlace(() => this.#count(counts, -1));
   }

@@ -81,7 +81,7 @@ Deno.test("Quota gives every place back, once, however often it is taken", () =>
   const quota = quotaOf({ shares: { address: 10, user: 10, session: 10 } });
   for (let round = 0; round < 3; round++) {
     const places = Array.from({ length: 10 }, () => quota.take(owner));
-    assertThrows(() => quota.take(owner), LimitError, "this server");
+    assertThrows(() => quota.take(owner), LimitError, "may have at most 10");
     assertEquals(places.map(({ isHeld }) => isHeld), places.map(() => true));
     for (const place of [...places, ...places]) place[Symbol.dispose]();
     assertEquals([quota.taken, places[0]!.isHeld], [0, false]);

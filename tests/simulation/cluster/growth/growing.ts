@@ -3,7 +3,7 @@ import type { Change } from "./heap.ts";
 
 /**
  * Collections with a bound beyond the size after some visits, by the newest entry: users and the last
- * moment of each, failures of handlers, rows of a store in memory, facts of durable streams, secrets of
+ * moment of each, users seen at an address, failures of handlers, rows of a store in memory, facts of durable streams, secrets of
  * connections over HTTP, nodes that said farewell, and traces of the simulation.
  */
 const KEPT: readonly RegExp[] = [
@@ -13,6 +13,7 @@ const KEPT: readonly RegExp[] = [
   /^Map with (seq|sessions|rate|api-result|handling|expired):/,
   /^Map with (\d+|api):\S+ => \d+$/,
   / => Object { state, records, producers }$/,
+  / => Object { firstMs, lastMs }$/,
   /^Array with Object { (publication, bytes, at|frame, size, topic, )/,
   / => Object { identity, contentType }$/,
   /^Map with [\da-f-]{36}\.[\da-f-]{36} => [\w-]{22}$/,
