@@ -256,6 +256,7 @@ async function auditFaulty(audit: Audit, client: Client): Promise<void> {
   expect("request that fits, behind those", "fulfilled", await ask([1]));
   expect("session behind those", true, client.session === session && client.isConnected);
   await client.close();
+  await audit.pause(ROUND_MS); // The server hears of the close later.
 }
 
 /** Figures agree with the events, and all gauges end at zero. */
