@@ -14,17 +14,10 @@ import {
 import type { Peer } from "./peers.ts";
 import type { Role } from "./peers/moq_js/scenarios.ts";
 import { Relay } from "./peers/moq_relay/relay.ts";
-import {
-  isSetupVersion,
-  moqPeers,
-  OTHER,
-  type Part,
-  seenBy,
-  testTogether,
-  VIDEO,
-} from "./peers/moq_seen.ts";
+import { isSetupVersion, moqPeers, OTHER, seenBy, VIDEO } from "./peers/moq_seen.ts";
 import { CertificateFolder } from "./peers/skein.ts";
 import { playSkein, type Wire } from "./peers/skein_moq.ts";
+import { type Part, testTogether } from "./together.ts";
 
 /** End of a subscriber after the relay passed on a refusal by our publisher. */
 function refusalThrough(wire: Wire, version: MoqVersion): unknown {

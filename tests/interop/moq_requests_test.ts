@@ -6,7 +6,7 @@ import { assertEquals } from "@std/assert";
 import type { MoqVersion } from "../../pubsub/moq/mod.ts";
 import type { Peer, PeerServer } from "./peers.ts";
 import { Relay } from "./peers/moq_relay/relay.ts";
-import { moqPeers, type Part, type Seen, testTogether } from "./peers/moq_seen.ts";
+import { moqPeers, type Seen } from "./peers/moq_seen.ts";
 import { CertificateFolder } from "./peers/skein.ts";
 import {
   dialSkein,
@@ -16,6 +16,7 @@ import {
   SkeinMoqServer,
   type Wire,
 } from "./peers/skein_moq.ts";
+import { type Part, testTogether } from "./together.ts";
 
 /** All six frames, unchanged. */
 const FETCHED = { frames: 6, wrong: 0 };

@@ -9,6 +9,7 @@ import { dialWebSocket } from "../../transport/websocket/client.ts";
 import { acceptWebSocket, offeredProtocols } from "../../transport/websocket/server.ts";
 import { buildQmuxPeers, builtPeers, type Peer, type PeerServer } from "./peers.ts";
 import { answer, play, type Scenario, type Seen } from "./peers/qmux_moq/scenarios.ts";
+import { type Part, testTogether } from "./together.ts";
 
 type AnyScenario = Exclude<Scenario, "before"> | "refused" | "protocol" | "violation";
 
@@ -150,10 +151,10 @@ const CLIENTS: Exceptions = {
 /** Older versions choose their protocol themselves, and have no servers and fewer scenarios. */
 const OLD: Readonly<Record<string, Version>> = { "@moq/qmux 0.1": "qmux-01" };
 
-function testClient(peer: Peer, version: Version, scenario: AnyScenario): void {
+function partOfClient(peer: Peer, version: Version, scenario: AnyScenario): Part {
   const { [peer.name]: { [scenario]: exception } = {} } = CLIENTS;
   const why = exception === undefined ? "" : ` (${exception.because})`;
-  Deno.test(`${peer.name} at our server, ${version}: ${scenario}${why}`, async () => {
+  const fn = async () => {
     await using server = new QmuxServer();
     const seen = await peer.play(scenario, {
       url: server.url(pathOf(scenario)),
@@ -169,11 +170,12 @@ function testClient(peer: Peer, version: Version, scenario: AnyScenario): void {
     } else if (scenario === "reset" && exception === undefined) {
       assertEquals(server.seen.slice(0, 2), [{ broken: 42 }, { broken: 43 }]);
     }
-  });
+  };
+  return { name: `${peer.name} at our server, ${version}: ${scenario}${why}`, fn };
 }
 
-function testServer(peer: Peer, version: Version, scenario: AnyScenario): void {
-  Deno.test(`our client at ${peer.name}, ${version}: ${scenario}`, async () => {
+function partOfServer(peer: Peer, version: Version, scenario: AnyScenario): Part {
+  const fn = async () => {
     await using server = await peer.serve();
     const url = webSocketUrl(server, pathOf(scenario));
     const dialing = dialWebSocket(url, { protocols: offerOf(version, scenario) });
@@ -193,7 +195,8 @@ function testServer(peer: Peer, version: Version, scenario: AnyScenario): void {
     } else if (scenario === "reset") {
       assertEquals([await server.next(), await server.next()], [{ broken: 42 }, { broken: 43 }]);
     }
-  });
+  };
+  return { name: `our client at ${peer.name}, ${version}: ${scenario}`, fn };
 }
 
 /** The server breaks the protocol after the first stream, and gets the close of our client. */
@@ -209,6 +212,9 @@ function webSocketUrl(server: PeerServer, path: string): string {
   return server.url(path).replace("https:", "ws:");
 }
 
+/** Tests of long silences. */
+const silent: Part[] = [];
+
 for (const peer of builtPeers(await buildQmuxPeers())) {
   for (const version of VERSIONS) {
     if (OLD[peer.name] !== undefined && OLD[peer.name] !== version) continue;
@@ -216,8 +222,12 @@ for (const peer of builtPeers(await buildQmuxPeers())) {
       if (LACKING[version][scenario] === "nothing") continue;
       // The crate has no way to break the protocol.
       if (scenario === "violation" && !peer.name.endsWith(" 0.3")) continue;
-      testClient(peer, version, scenario);
-      if (!(peer.name in OLD)) testServer(peer, version, scenario);
+      const parts = [partOfClient(peer, version, scenario)];
+      if (!(peer.name in OLD)) parts.push(partOfServer(peer, version, scenario));
+      if (scenario === "ping") silent.push(...parts);
+      else for (const part of parts) Deno.test(part);
     }
   }
 }
+
+testTogether("silent connections stay alive", silent);

@@ -37,23 +37,6 @@ export function isSetupVersion(version: MoqVersion): boolean {
   return version === "moq-lite-02" || version === "moq-lite-01";
 }
 
-/** One of the things that are tried at the same time. */
-export interface Part {
-  readonly name: string;
-  readonly fn: () => Promise<void>;
-}
-
-/**
- * Runs independent tests at the same time, since most time is waiting. Leaks are found in the test
- * as a whole, since the parts cannot be told apart there.
- */
-export function testTogether(name: string, parts: readonly Part[]): void {
-  const watched = { sanitizeOps: false, sanitizeResources: false, sanitizeExit: false };
-  Deno.test(name, async (test) => {
-    await Promise.all(parts.map((part) => test.step({ ...part, ...watched })));
-  });
-}
-
 /** The peers that were built, by name. */
 export async function moqPeers(): Promise<Map<string, Peer>> {
   return new Map(builtPeers(await buildMoqPeers()).map((peer) => [peer.name, peer]));
