@@ -89,9 +89,9 @@ const RECIPES: readonly Recipe[] = [
     flags: ["--features=quiche"],
     toolchain: "Rust 1.88 with cmake and libclang",
   }),
-  pythonRecipe("aioquic", { version: "1.7.2", folder: "aioquic" }),
-  latePythonRecipe("pywebtransport", "0.21.1"),
-  latePythonRecipe("aiopquic", "0.6.1"),
+  webTransportRecipe("aioquic", { version: "1.7.2" }),
+  webTransportRecipe("pywebtransport", { version: "0.21.1", python: "3.13" }),
+  webTransportRecipe("aiopquic", { version: "0.6.1", python: "3.13" }),
   {
     name: "Deno's WebTransport",
     version: Deno.version.deno,
@@ -120,7 +120,9 @@ const QMUX_RECIPES: readonly Recipe[] = [
   rustRecipe("qmux of Rust", { version: "0.6.6", folder: "qmux_rust", binary: "qmux-peer" }),
 ];
 
-const STRUCTURED_RECIPES: readonly Recipe[] = [latePythonRecipe("pywebtransport", "0.21.1")];
+const STRUCTURED_RECIPES: readonly Recipe[] = RECIPES.filter(({ name }) =>
+  name === "pywebtransport"
+);
 
 const PYTHON_CLIENT_RECIPES: readonly Recipe[] = [
   // The client itself is part of the tests; the version is that of the WebSocket library.
@@ -311,12 +313,14 @@ function pythonRecipe(
   };
 }
 
-/** A library whose wheels need a later Python than Debian 12 has; one source for all of them. */
-function latePythonRecipe(library: string, version: string): Recipe {
+/** A library of WebTransport in Python; one source for all of them. */
+function webTransportRecipe(
+  library: string,
+  versions: { readonly version: string; readonly python?: string },
+): Recipe {
   return pythonRecipe(library, {
-    version,
+    ...versions,
     folder: "webtransport_python",
-    python: "3.13",
     requirements: `requirements_${library}.txt`,
     options: ["--library", library],
   });

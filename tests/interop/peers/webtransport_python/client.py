@@ -16,14 +16,15 @@ RESET_CODE = 42
 STOP_CODE = 43
 
 
-async def dial(library, url: str, scenario: str) -> dict:
+async def dial(library, url: str, expected_hash: str, scenario: str) -> dict:
     """Plays a scenario; returns what was seen."""
     protocols = ["skein.2", "skein.1"] if scenario == "protocol" else []
     try:
-        async with asyncio.timeout(60), library.connect(url, protocols) as session:
+        connecting = library.connect(url, expected_hash, protocols)
+        async with asyncio.timeout(60), connecting as session:
             return await play(session, scenario)
     except Refused as refusal:
-        return {"status": refusal.status, "authenticate": None}
+        return vars(refusal)
 
 
 async def play(session: Session, scenario: str) -> dict:
@@ -151,7 +152,7 @@ async def echoed(session: Session) -> Stream:
 
 
 async def until_given_up(step) -> None:
-    """Repeats a step until it has nothing left or fails, as it does on a stream that the peer gave up."""
+    """Repeats a step until it fails or has nothing left, as on a stream that the peer gave up."""
     try:
         while await step():
             pass

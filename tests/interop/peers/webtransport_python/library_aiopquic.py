@@ -116,7 +116,9 @@ class Session(transport.Session):
 
 
 @asynccontextmanager
-async def connect(url: str, protocols: list[str]) -> AsyncIterator[Session]:
+async def connect(
+    url: str, _expected_hash: str, protocols: list[str]
+) -> AsyncIterator[Session]:
     address = urlsplit(url)
     # A certificate cannot be checked by its hash.
     configuration = QuicConfiguration(verify_mode=ssl.CERT_NONE)

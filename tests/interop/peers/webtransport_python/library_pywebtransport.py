@@ -72,7 +72,9 @@ class Session(transport.Session):
 
 
 @asynccontextmanager
-async def connect(url: str, protocols: list[str]) -> AsyncIterator[Session]:
+async def connect(
+    url: str, _expected_hash: str, protocols: list[str]
+) -> AsyncIterator[Session]:
     # A certificate cannot be checked by its hash.
     config = library.ClientConfig(verify_mode=ssl.CERT_NONE)
     async with library.WebTransportClient(config=config) as client:

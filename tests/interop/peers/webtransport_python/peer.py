@@ -1,5 +1,5 @@
-"""A WebTransport peer for the interop tests, on pywebtransport or aiopquic. All but `library_*`
-works with any library that has sessions and streams.
+"""A WebTransport peer for the interop tests, on aioquic, pywebtransport or aiopquic. All but
+`library_*` works with any library that has sessions and streams.
 
     peer.py server --cert CERT.pem --key KEY.pem --library NAME
     peer.py client --url URL --hash HEX --scenario NAME --library NAME
@@ -34,7 +34,7 @@ def main() -> None:
     if args.role == "server":
         asyncio.run(library.serve(args.cert, args.key, server.answer))
     else:
-        print_line(asyncio.run(client.dial(library, args.url, args.scenario)))
+        print_line(asyncio.run(client.dial(library, args.url, args.hash, args.scenario)))
 
 
 main()

@@ -10,11 +10,12 @@ def print_line(value: object) -> None:
 
 
 class Refused(Exception):
-    """A server refused the session, with an HTTP status if the library tells it."""
+    """A server refused the session; the status and the header are those that the library tells."""
 
-    def __init__(self, status: int | None) -> None:
+    def __init__(self, status: int | None, authenticate: str | None = None) -> None:
         super().__init__(status)
         self.status = status
+        self.authenticate = authenticate
 
 
 class Stream(ABC):
