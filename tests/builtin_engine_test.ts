@@ -88,7 +88,7 @@ Deno.test("serve() carries messages, publications, streams and datagrams on the 
     },
   });
   assertEquals(new URL(server.webTransportUrl).search, "?protocol=skein.1");
-  await using client = connect(`${server.url}?protocol=skein.1`);
+  await using client = connect(`${server.url}?protocol=skein.1`, { transports: ["webtransport"] });
   const session = await soon(client.whenConnected());
   assertEquals([session.transport, session.connection.protocol], ["webtransport", "skein.1"]);
   assertEquals(await soon(client.request("echo", [1])), { back: [1] });
