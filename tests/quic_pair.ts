@@ -43,3 +43,19 @@ export async function quicPair(protocol = "skein-test"): Promise<QuicPair> {
     },
   };
 }
+
+/**
+ * Makes an end close as a process does that crashes: with 0, and never with the mark of Skein.
+ *
+ * @param connection An end of a pair.
+ * @returns The same end, for one that is about to crash.
+ */
+export function unmarked(connection: Connection): Connection {
+  return new Proxy(connection, {
+    get(target, key): unknown {
+      if (key === "inspect") return undefined;
+      const value = Reflect.get(target, key, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}

@@ -347,11 +347,12 @@ export interface ConnectionInspection {
    */
   excludeMessageStream?(by: "local" | "remote"): void;
   /**
-   * Counts an end of the peer's stream without a close as a loss, for which `closed` rejects. By
-   * default such an end is a close with 0. Absent on a wire without such an end.
+   * Counts an end by the peer without a close as a loss, for which `closed` rejects. By default such
+   * an end is a close with 0. Absent on a wire without such an end. On raw QUIC the close of this end
+   * is marked from then on, so that the peer can require it too.
    *
-   * @returns False where both ends are a close with 0: in browsers, on the runtime's own engine, over
-   * raw QUIC, and after the end.
+   * @returns False where both ends are a close with 0: in browsers, on the runtime's own engine, and
+   * after the end.
    */
   requireClose?(): boolean;
 }

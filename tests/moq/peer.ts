@@ -5,12 +5,12 @@
  */
 import { StreamError } from "../../errors.ts";
 import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
-import { type MoqVersion, VERSIONS } from "../../pubsub/moq/wire/versions.ts";
+import { type MoqVersion, protocolsOf, VERSIONS } from "../../pubsub/moq/wire/versions.ts";
 import type { Connection, DirectReadable, DirectStream } from "../../transport/connection.ts";
 import { directStream } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
+import type { QuicPair } from "../quic_pair.ts";
 import { soon } from "../sessions.ts";
-import { testWire, type TestWireOptions } from "./wires.ts";
 
 const bytesOf = (hex: string) => Uint8Array.fromHex(hex.replaceAll(" ", ""));
 
@@ -74,16 +74,12 @@ const SETUPS: Readonly<Record<MoqVersion, string>> = {
 };
 
 /** Sets up a client by hand, as far as the server waits for that; resolves with its answer. */
-async function setUp(
-  client: Connection,
-  version: MoqVersion,
-  transport: string | undefined,
-): Promise<void> {
+async function setUp(client: Connection, version: MoqVersion): Promise<void> {
   const { setup } = VERSIONS[version];
   const bytes = bytesOf(SETUPS[version]);
   if (setup === "none") return;
   if (setup === "stream") {
-    if (transport !== "quic") return; // The path is known.
+    if (client.transport !== "quic") return; // The path is known.
     const stream = directStream(await client.createUnidirectionalStream());
     await stream.write(bytes);
     return await stream.close();
@@ -110,28 +106,25 @@ export class HandPeer implements AsyncDisposable {
   }
 
   /**
-   * Opens a session over memory with a peer that is not Skein.
+   * Opens a session with a peer that is not Skein.
    *
    * @param version A version; at a client, one that a protocol names alone.
    * @param options Options of the session.
-   * @param wire Name of the transport; the memory's own by default.
+   * @param pair Both ends of the connection; in memory by default.
    * @returns The peer of the session.
    */
   static async open(
     version: MoqVersion,
     options: Partial<MoqSessionOptions> = {},
-    { transport }: Pick<TestWireOptions, "transport"> = {},
+    pair: Pick<QuicPair, "client" | "server"> = memoryPair({
+      protocol: protocolsOf([version], "quic")[0]!,
+      frames: false,
+    }),
   ): Promise<HandPeer> {
     const { side = "server" } = options;
-    const protocol = { "gomoqt-dev": "moq-00", "moq-lite-02": "moql", "moq-lite-01": "moql" };
-    const pair = memoryPair({
-      protocol: (protocol as Record<string, string>)[version] ?? version,
-      frames: false,
-    });
     const other = side === "server" ? pair.client : pair.server;
-    const { connection } = testWire(pair[side], transport === undefined ? {} : { transport });
-    const opening = MoqSession.open(connection, { ...options, side, versions: [version] });
-    if (side === "server") await setUp(other, version, transport);
+    const opening = MoqSession.open(pair[side], { ...options, side, versions: [version] });
+    if (side === "server") await setUp(other, version);
     return new HandPeer(await soon(opening), other);
   }
 

@@ -8,7 +8,7 @@ import type {
   DirectStream,
   Frame,
 } from "../connection.ts";
-import { quicPair } from "../../tests/quic_pair.ts";
+import { quicPair, unmarked } from "../../tests/quic_pair.ts";
 import { directStream, receiveBidirectional } from "../direct.ts";
 import { type MemoryLink, memoryPair } from "../memory/memory.ts";
 import { type MessageStreamOptions, withMessages } from "./server.ts";
@@ -565,11 +565,12 @@ for (const side of ["client", "server"] as const) {
   Deno.test(`withMessages() of a ${side} over raw QUIC tells a close from a crash`, async () => {
     for (const isCrash of [false, true]) {
       await using pair = await quicPair();
-      const ends = {
-        client: withMessages(pair.client, { side: "client" }),
-        server: withMessages(pair.server, { side: "server" }),
-      };
       const other = side === "client" ? "server" : "client";
+      const wires = { ...pair, [other]: isCrash ? unmarked(pair[other]) : pair[other] };
+      const ends = {
+        client: withMessages(wires.client, { side: "client" }),
+        server: withMessages(wires.server, { side: "server" }),
+      };
       const { promise: arrived, resolve } = Promise.withResolvers<void>();
       ends[side].frames!.receive({ receiveFrame: () => resolve(), framesEnded() {} });
       // A server writes once the stream of the client is there.

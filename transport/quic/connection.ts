@@ -15,7 +15,7 @@ import type {
   ReceiveStream,
   SendStream,
 } from "../connection.ts";
-import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
+import { checkWireClose, markClose, MAX_QUIC_CLOSE_CODE, unmarkReason } from "../wire_close.ts";
 import { QuicDatagrams } from "./datagrams.ts";
 import {
   endUnused,
@@ -120,6 +120,8 @@ export class RawQuicConnection extends CountedConnection
   #draining: Promise<void> | undefined = undefined;
   #datagrams: QuicDatagrams | undefined = undefined;
   #closing: Required<ConnectionCloseInfo> | undefined = undefined;
+  /** True if both ends mark a close with 0: a process that crashes closes so, without a mark. */
+  #requiresClose = false;
   #error: ConnectionError | undefined = undefined;
   #failed: StreamHalf[] = [];
 
@@ -232,12 +234,11 @@ export class RawQuicConnection extends CountedConnection
     if (this.#closing !== undefined || this.#error !== undefined) return;
     this.#closing = info;
     this.#over(`The connection was closed with code ${info.closeCode}`);
-    this.#conn.close(info);
+    this.#conn.close(this.#requiresClose ? markClose(info) : info);
   }
 
-  /** Returns false: a crash closes the connection with 0 and no reason, as `close()` does. */
   requireClose(): boolean {
-    return false;
+    return this.#requiresClose = this.#closing === undefined && this.#error === undefined;
   }
 
   protected override discardFirst(): boolean {
@@ -278,12 +279,21 @@ export class RawQuicConnection extends CountedConnection
   }
 
   async #run(): Promise<ConnectionCloseInfo> {
-    const ending = await quicEnding(this.#conn);
+    const ending = this.#unmark(await quicEnding(this.#conn));
     const lost = this.#closing === undefined && this.#ended(ending);
     for (const half of this.#failed.splice(0)) half.release();
     if (lost) throw lost;
     const { closeCode = 0, reason } = ending;
     return this.#closing ?? { closeCode, reason };
+  }
+
+  /** Reads the mark of a close with 0. A peer whose close needs a mark was lost without one. */
+  #unmark(ending: QuicEnding): QuicEnding {
+    if (ending.closeCode !== 0) return ending;
+    const reason = unmarkReason(ending.reason);
+    if (reason !== undefined) return { closeCode: 0, reason };
+    if (!this.#requiresClose) return ending;
+    return { closeCode: undefined, reason: "the peer ended it without a close" };
   }
 
   /** Handles an end by the peer, or a loss, for which an error is returned. */

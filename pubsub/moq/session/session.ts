@@ -15,8 +15,7 @@ import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { startTimer, within } from "../../../base/wait.ts";
 import { textOf } from "../../../base/error_text.ts";
 import { describe } from "../../../base/error_text.ts";
-import type { Connection, ConnectionCloseInfo } from "../../../transport/connection.ts";
-import { markClose, unmarkReason } from "../../../transport/wire_close.ts";
+import type { Connection } from "../../../transport/connection.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import { TrackMux } from "../track/mux.ts";
@@ -702,22 +701,15 @@ export class MoqSession implements AsyncDisposable {
   #close(reason: MoqErrorName | number, message: string, cause?: unknown): void {
     if (this.isClosed) return;
     const info = localEnd(reason, message, this.#context.family);
-    const close = { closeCode: info.code, reason: message };
-    this.connection.close(this.#marksClose ? markClose(close) : close);
+    // The peer may know this end as Skein before its own setup arrives.
+    if (this.#isSetupPending) this.connection.inspect?.requireClose?.();
+    this.connection.close({ closeCode: info.code, reason: message });
     this.#over(info, cause);
   }
 
-  /** True if the peer is known to be Skein: its setup says so. */
-  get #isSkein(): boolean {
-    return isSkein(this.side === "server" ? this.clientExtensions : this.serverExtensions);
-  }
-
-  /** True if a close with 0 carries a mark: on raw QUIC, unless the peer is known not to be Skein. */
-  get #marksClose(): boolean {
-    if (this.connection.transport !== "quic") return false;
-    const isPending = this.#context.traits.setup === "stream" &&
-      this.#peerSetup.parameters === undefined;
-    return isPending || this.#isSkein;
+  /** True if the setup of the peer is still to come, in parallel to other streams. */
+  get #isSetupPending(): boolean {
+    return this.#context.traits.setup === "stream" && this.#peerSetup.parameters === undefined;
   }
 
   #takeSetup(parameters: MoqParameters): void {
@@ -725,31 +717,17 @@ export class MoqSession implements AsyncDisposable {
     this.#requireClose();
   }
 
-  /** Counts an end without a close as a loss if the peer is Skein, which always sends its close. */
+  /** Counts an end without a close as a loss if the peer is Skein, as its setup says. */
   #requireClose(): void {
-    if (this.#isSkein) this.connection.inspect?.requireClose?.();
+    const theirs = this.side === "server" ? this.clientExtensions : this.serverExtensions;
+    if (isSkein(theirs)) this.connection.inspect?.requireClose?.();
   }
 
   async #run(): Promise<void> {
     const { connection } = this;
     connection.draining.then(() => this.#draining.resolve({ uri: "" }), () => {});
-    const closed = connection.closed.then((close) => this.#unmark(close));
-    const { info, cause } = await remoteEnd(closed, () => this.#context.family);
+    const { info, cause } = await remoteEnd(connection, () => this.#context.family);
     this.#over(info, cause);
-  }
-
-  /**
-   * Reads the mark of a close with 0 on raw QUIC.
-   *
-   * @throws {ConnectionError} If the mark is missing in the close of Skein: the peer crashed.
-   */
-  #unmark(close: ConnectionCloseInfo): ConnectionCloseInfo {
-    const { closeCode = 0, reason = "" } = close;
-    if (closeCode !== 0 || this.connection.transport !== "quic") return close;
-    const unmarked = unmarkReason(reason);
-    if (unmarked !== undefined) return { closeCode, reason: unmarked };
-    if (!this.#isSkein) return close;
-    throw new ConnectionError("The peer ended the connection without a close");
   }
 
   #violated(error: unknown): void {
@@ -793,12 +771,11 @@ interface RemoteEnd {
 /**
  * Waits for the end of a connection, and describes the end.
  *
- * @param closed Resolves with the close by the peer; rejects if the connection broke.
  * @param familyOf Finds the error code family of the peer; called at the end.
  * @returns The end of the connection; never rejects.
  */
 async function remoteEnd(
-  closed: Promise<ConnectionCloseInfo>,
+  { closed }: Connection,
   familyOf: () => MoqErrorFamily,
 ): Promise<RemoteEnd> {
   try {

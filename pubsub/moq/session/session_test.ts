@@ -9,13 +9,15 @@ import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors
 import { ALL_VERSIONS, protocolOf } from "../../../tests/moq/network.ts";
 import { HandPeer } from "../../../tests/moq/peer.ts";
 import { testWire, wiredEnds } from "../../../tests/moq/wires.ts";
+import { type QuicPair, quicPair, unmarked } from "../../../tests/quic_pair.ts";
+import { until } from "../../../tests/servers.ts";
 import { soon, turns } from "../../../tests/sessions.ts";
 import { memoryPair } from "../../../transport/memory/memory.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqSession } from "./session.ts";
 import type { SetupRequest } from "./setup.ts";
-import { VERSIONS } from "../wire/versions.ts";
+import { type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";
 
 const text = (value: string) => new TextEncoder().encode(value);
 
@@ -154,20 +156,31 @@ for (const version of ALL_VERSIONS) {
   });
 }
 
+/** Opens both ends of a session on raw QUIC, and waits until each has the setup of the other. */
+async function openOnQuic(version: MoqVersion, wires: Pick<QuicPair, "client" | "server">) {
+  const versions = [version];
+  const [client, server] = await Promise.all([
+    MoqSession.open(wires.client, { side: "client", versions }),
+    MoqSession.open(wires.server, { side: "server", versions }),
+  ]);
+  const hasSetup = VERSIONS[version].setup !== "none";
+  await until(() => !hasSetup || client.serverExtensions.size > 0);
+  return { client, server };
+}
+
 for (const version of ALL_VERSIONS) {
+  const protocol = protocolsOf([version], "quic")[0]!;
   // A version without a setup does not say that the peer is Skein: code 0 stays a close.
   const crashBy = VERSIONS[version].setup === "none" ? "remote" : "network";
 
-  for (const side of ["server", "client"] as const) {
+  for (const [side, other] of [["server", "client"], ["client", "server"]] as const) {
     Deno.test(`${version}: MoqSession.closed of a ${side} on raw QUIC tells a close of Skein from a crash`, async () => {
       for (const isCrash of [false, true]) {
-        await using ends = await wiredEnds(version, { transport: "quic" });
-        await turns();
-        const { [side]: session, [side === "server" ? "client" : "server"]: peer } = ends;
-        // A crash closes the connection with 0 and no reason.
-        if (isCrash) peer.connection.close();
-        else peer.close();
-        const info = await soon(session.closed);
+        await using pair = await quicPair(protocol);
+        const wires = { ...pair, [other]: isCrash ? unmarked(pair[other]) : pair[other] };
+        const ends = await openOnQuic(version, wires);
+        ends[other].close();
+        const info = await soon(ends[side].closed);
         assertEquals([info.code, info.by], [0, isCrash ? crashBy : "remote"]);
         if (info.by === "remote") assertEquals(info.message, "");
         else assertStringIncludes(info.message, "without a close");
@@ -175,20 +188,26 @@ for (const version of ALL_VERSIONS) {
     });
   }
 
-  Deno.test(`${version}: MoqSession.close() on raw QUIC marks only a close to Skein`, async () => {
-    await using peer = await HandPeer.open(version, {}, { transport: "quic" });
-    peer.session.close();
-    // Another implementation may show the reason to a user.
-    assertEquals(await soon(peer.connection.closed), { closeCode: 0, reason: "" });
-  });
-
   Deno.test(`${version}: MoqSession.closed on raw QUIC resolves by remote after a close with 0 of another implementation`, async () => {
-    await using peer = await HandPeer.open(version, {}, { transport: "quic" });
+    await using pair = await quicPair(protocol);
+    await using peer = await HandPeer.open(version, {}, pair);
     peer.connection.close();
     const { code, reason, by } = await soon(peer.session.closed);
     assertEquals([code, reason, by], [0, "none", "remote"]);
   });
 }
+
+Deno.test("MoqSession.close() marks its close on raw QUIC before the setup of the peer arrived", async () => {
+  await using pair = await quicPair("moq-lite-05");
+  const [client] = await Promise.all([
+    MoqSession.open(pair.client, { side: "client" }),
+    // Reads the setup of the client, and sends none.
+    pair.server.incomingUnidirectionalStreams.getReader().read(),
+  ]);
+  pair.server.inspect?.requireClose?.();
+  client.close();
+  assertEquals(await soon(pair.server.closed), { closeCode: 0, reason: "" });
+});
 
 Deno.test("MoqSession.open() rejects for a peer that does not answer, or with its signal", async () => {
   for (const version of ["moq-lite-02", "gomoqt-dev"] as const) {

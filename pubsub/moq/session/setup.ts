@@ -37,8 +37,8 @@ const HOP_PARAMETER = 0x5;
 export const PROBE_PARAMETER = 0x1;
 
 /**
- * The parameter that names an end of Skein, in every setup. Such an end marks its close with 0 on
- * raw QUIC, where a crash closes with 0 too. The number is odd: the setup of moq-lite-01 and -02
+ * The parameter that names an end of Skein, in every setup. Two such ends require a close of each
+ * other: on raw QUIC a crash closes with 0 too, and their closes have a mark. The number is odd: the setup of moq-lite-01 and -02
  * has bytes under odd numbers, and a varint under even ones.
  */
 const SKEIN_PARAMETER = 0x536b;
