@@ -36,7 +36,13 @@ class World {
   readonly #players = new Map<string, { x: number; step: number }>();
   readonly #watchers = new Set<StructuredDatagrams<typeof states>>();
   readonly #tellers = new Set<(happened: string) => void>();
+  readonly #ticks: number;
   #sequence = 0;
+
+  /** Players move for a number of ticks, and stand still after that. */
+  constructor(ticks: number) {
+    this.#ticks = ticks;
+  }
 
   /** Adds a player until the stream of events ends. */
   async welcome(session: Session): Promise<void> {
@@ -63,9 +69,9 @@ class World {
 
   /** Moves all players, and sends their positions. */
   tick(): void {
-    if (this.#players.size === 0) return;
     const sequence = ++this.#sequence;
     for (const [name, player] of this.#players) {
+      if (sequence > this.#ticks) break;
       player.x += player.step;
       if (player.x > 1 && player.x < WIDTH) continue;
       player.step *= -1;
@@ -121,13 +127,12 @@ class View {
 }
 
 async function play(transport: TransportName, ticks: number): Promise<void> {
-  const world = new World();
+  const world = new World(ticks);
   await using server = serve({
     port: 0,
     onListen() {},
     onOpen: (session) => void world.welcome(session).catch(() => {}),
   });
-  const ticking = setInterval(() => world.tick(), tickMs);
 
   await using session = await dial(server.url, { transports: [transport] });
   await using datagrams = await session.structuredDatagrams({ registry: states });
@@ -137,11 +142,14 @@ async function play(transport: TransportName, ticks: number): Promise<void> {
   await happenings.send(1, { join: "bob" });
 
   const log: string[] = [];
+  const joined = Promise.withResolvers<void>();
   const listening = (async () => {
     for await (const message of happenings) {
-      if (message.type === 2) log.push(message.data.happened);
+      if (message.type === 2 && log.push(message.data.happened) === 2) joined.resolve();
     }
   })();
+  await joined.promise;
+  const ticking = setInterval(() => world.tick(), tickMs);
   const drawing = isOnce ? undefined : draw(view, log, session.connection.capabilities.datagrams);
 
   for await (const { data } of datagrams) {

@@ -60,6 +60,11 @@ export class World implements Disposable {
     this.#timer = setInterval(() => this.#tick(), tickMs);
   }
 
+  /** Number of the newest state. */
+  get sequence(): number {
+    return this.#sequence;
+  }
+
   /** Adds a player until the session ends. */
   async welcome(session: Session): Promise<void> {
     await using datagrams = await session.structuredDatagrams({ registry: states });
