@@ -72,6 +72,12 @@ class Node implements AsyncDisposable {
   }
 }
 
+/** Waits until two nodes can call each other: an engine may take any time to start. */
+async function meet(one: Node, two: Node): Promise<void> {
+  await soon(Promise.all([one.calls.ready, two.calls.ready]));
+  await until(() => one.nodes.has(two.nodes.id) && two.nodes.has(one.nodes.id));
+}
+
 function fail(error: unknown): never {
   throw error;
 }
@@ -89,6 +95,7 @@ for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
       const [near, far] = engine.brokers;
       await using one = new Node(near);
       await using two = new Node(far, (data) => data.toReversed());
+      await meet(one, two);
       for (const length of [0, 1, 196_608, 196_609, 1_048_576]) {
         const data = bytesOf(length);
         const reply = await soon(one.calls.call(two.nodes.id, data, { timeoutMs: 20_000 }));
@@ -118,6 +125,7 @@ for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
           signal.addEventListener("abort", () => reject(signal.reason));
         });
       });
+      await meet(one, two);
       const ending = new AbortController();
       const { signal } = ending;
       const call = one.calls.call(two.nodes.id, bytesOf(1), { timeoutMs: 60_000, signal });
@@ -148,6 +156,7 @@ for (const name of ["redis", "nats"]) {
         asked++;
         return isOpen ? data : new Promise(() => {});
       });
+      await meet(one, two);
       const last = one.calls.call(two.nodes.id, bytesOf(1), { timeoutMs: 60_000 });
       const failure = assertRejects(() => soon(last), NodeCallError);
       await until(() => asked === 1);
