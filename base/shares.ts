@@ -8,6 +8,11 @@ import { LimitError, type LimitLevel } from "../errors.ts";
 /** Part of a bound from which shares are enforced: below, nobody takes from anybody. */
 const CONTENDED_PART = 0.5;
 
+/** Tells whether shares are enforced: one more would be above half of a bound. */
+export function isContended(taken: number, max: number): boolean {
+  return taken >= max * CONTENDED_PART;
+}
+
 /**
  * Times the share of an address that its familiar users may have together: an office, or a carrier,
  * has many users behind one address.
@@ -225,9 +230,9 @@ export class Quota {
     return this.#taken;
   }
 
-  /** True once shares are enforced: one place more is above half of the bound. */
+  /** True once shares are enforced. */
   get isContended(): boolean {
-    return this.#taken >= this.#options.max * CONTENDED_PART;
+    return isContended(this.#taken, this.#options.max);
   }
 
   /**

@@ -1,6 +1,7 @@
 /** Limits of sessions: in all, per user, per network address; sockets and rates beside. */
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
+import { isContended } from "../base/shares.ts";
 import { RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
 import { addTo, countOf, Sockets } from "./sockets.ts";
 import { UnreadStreams, type UnreadStreamStats } from "../transport/quic/unread_streams.ts";
@@ -26,7 +27,8 @@ export interface ManagerLimits {
   /**
    * Most sessions of one user at once: enough for every device and tab of a person, too few for a
    * client that connects in a loop. `Infinity` is no limit. Sessions without a user are not counted
-   * here.
+   * here. The default counts only while more than half of `maxSessions` are taken, and on each node
+   * by itself; a number that you set counts always, and on all nodes together.
    *
    * @default {100}
    */
@@ -35,7 +37,8 @@ export interface ManagerLimits {
    * Most sessions of one network address at once, where an IPv6 /64 counts as one: an office behind
    * one address fits. Behind a proxy that the server is not told to trust, all clients have the
    * proxy's address. `Infinity` is no limit. Sessions without an address are not counted here.
-   * There may be twice as many sockets of one address; beyond, an upgrade is answered with 429.
+   * There may be twice as many sockets of one address; beyond, an upgrade is answered with 429. The
+   * default counts only while more than half of `maxSessions` are taken.
    *
    * @default {1000}
    */
@@ -104,6 +107,8 @@ class HeldReservation implements Reservation {
 /** Counts sessions and reservations, and refuses those beyond a limit. */
 export class SessionLimiter {
   readonly #limits: Required<ManagerLimits>;
+  /** Shares that the application set, which always count; defaults count only in contention. */
+  readonly #strict: ReadonlySet<keyof ManagerLimits>;
   // Each bounded by `maxSessions`, as each entry belongs to a session or a reservation.
   readonly #users = new Map<string, number>();
   readonly #addresses = new Map<string, number>();
@@ -150,7 +155,12 @@ export class SessionLimiter {
       maxSessionsPerAddress = DEFAULT_MAX_SESSIONS_PER_ADDRESS,
     } = limits;
     this.#limits = { maxSessions, maxSessionsPerUser, maxSessionsPerAddress };
-    this.sockets = new Sockets(this.#limits);
+    const names = ["maxSessionsPerUser", "maxSessionsPerAddress"] as const;
+    this.#strict = new Set(names.filter((name) => limits[name] !== undefined));
+    this.sockets = new Sockets({
+      ...this.#limits,
+      isStrict: this.#strict.has("maxSessionsPerAddress"),
+    });
     this.rates = new RateLimits(runtime, rates, maxSessionsPerAddress);
   }
 
@@ -270,16 +280,25 @@ export class SessionLimiter {
     }
     const isCounted = (name: keyof Claim, value: string | undefined) =>
       [held, partner].some((other) => other !== undefined && other[name] === value);
-    if (!isCounted("user", user) && countOf(this.#users, user) >= maxSessionsPerUser) {
+    if (
+      this.#bites("maxSessionsPerUser") && !isCounted("user", user) &&
+      countOf(this.#users, user) >= maxSessionsPerUser
+    ) {
       const rule = atMost(maxSessionsPerUser, "per user");
       this.#refuse("maxSessionsPerUser", `Cannot ${verb} session: ${rule}`);
     }
     if (
-      !isCounted("address", address) && countOf(this.#addresses, address) >= maxSessionsPerAddress
+      this.#bites("maxSessionsPerAddress") && !isCounted("address", address) &&
+      countOf(this.#addresses, address) >= maxSessionsPerAddress
     ) {
       const rule = atMost(maxSessionsPerAddress, "per network address");
       this.#refuse("maxSessionsPerAddress", `Cannot ${verb} session: ${rule}`);
     }
+  }
+
+  /** Tells whether a share counts now. */
+  #bites(share: keyof ManagerLimits): boolean {
+    return this.#strict.has(share) || isContended(this.#taken, this.#limits.maxSessions);
   }
 
   /** The message may reach the peer, and so names no user and no address. */

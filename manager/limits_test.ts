@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { platformRuntime } from "../base/runtime.ts";
 import { LimitError } from "../errors.ts";
+import type { Sockets } from "./sockets.ts";
 import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
 
 const NOBODY: Claim = { user: undefined, address: undefined };
@@ -37,8 +38,8 @@ Deno.test("SessionLimiter() takes Infinity where another limit bounds the memory
 Deno.test("SessionLimiter.reserve() lets as many handshakes in as there is room", () => {
   const cases: [ManagerLimits, Claim, number][] = [
     [{}, NOBODY, 10_000],
-    [{}, user("ann"), 100],
-    [{}, address("192.0.2.1"), 1_000],
+    [{}, user("ann"), 5_000],
+    [{}, address("192.0.2.1"), 5_000],
     [{ maxSessions: 7 }, NOBODY, 7],
     [{ maxSessionsPerUser: 7 }, user("ann"), 7],
     [{ maxSessionsPerAddress: 7 }, address("192.0.2.1"), 7],
@@ -48,6 +49,23 @@ Deno.test("SessionLimiter.reserve() lets as many handshakes in as there is room"
     assertEquals(attempts(11_000, () => limiter.reserve(claim)), expected);
     assertEquals(limiter.reserved, expected);
   }
+});
+
+Deno.test("SessionLimiter.reserve() counts default shares only once half of the bound is taken", () => {
+  for (const [claim, share] of [[user("ann"), 100], [address("192.0.2.1"), 1_000]] as const) {
+    const limiter = new SessionLimiter(platformRuntime(), {});
+    assertEquals(attempts(4_999, () => limiter.reserve(NOBODY)), 4_999);
+    assertEquals(attempts(5_000, () => limiter.reserve(claim)), share);
+    assertEquals(attempts(10_000, () => limiter.reserve(NOBODY)), 5_001 - share);
+  }
+});
+
+Deno.test("Sockets.take() counts the default share of an address only once half of the bound is taken", () => {
+  const { sockets } = new SessionLimiter(platformRuntime(), { maxSessions: 2_000 });
+  const strict = new SessionLimiter(platformRuntime(), { maxSessionsPerAddress: 7 }).sockets;
+  const take = (from: Sockets, key: string) => attempts(5_000, () => from.take(key, false));
+  assertEquals([take(sockets, "192.0.2.1"), take(sockets, "192.0.2.2")], [2_000, 2_000]);
+  assertEquals([take(strict, "192.0.2.1"), take(strict, "192.0.2.1")], [14, 0]);
 });
 
 Deno.test("SessionLimiter.reserve() names the limit that was reached, and neither user nor address", () => {

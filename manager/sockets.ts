@@ -1,4 +1,5 @@
 /** Limits of sockets, which can outlive their sessions. */
+import { isContended } from "../base/shares.ts";
 import { LimitError } from "../errors.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 
@@ -14,6 +15,8 @@ export interface SocketLimits {
   readonly maxSessions: number;
   /** Most sessions of one network address. */
   readonly maxSessionsPerAddress: number;
+  /** True if the share of an address always counts, and not only in contention. */
+  readonly isStrict: boolean;
 }
 
 /** The count of one socket. */
@@ -79,10 +82,11 @@ export class Sockets {
    */
   take(address: string | undefined, isBeside: boolean): SocketLease {
     const perSession = isBeside ? SOCKETS_BESIDE : SOCKETS_PER_SESSION;
-    const { maxSessions, maxSessionsPerAddress } = this.#limits;
+    const { maxSessions, maxSessionsPerAddress, isStrict } = this.#limits;
     const [most, mostPerAddress] = [maxSessions * perSession, maxSessionsPerAddress * perSession];
     if (this.#open >= most) this.#refuse("maxSessions", most, "at once");
-    if (countOf(this.#addresses, address) >= mostPerAddress) {
+    const bites = isStrict || isContended(this.#open, most);
+    if (bites && countOf(this.#addresses, address) >= mostPerAddress) {
       this.#refuse("maxSessionsPerAddress", mostPerAddress, "per network address");
     }
     this.#open++;
@@ -102,7 +106,7 @@ export class Sockets {
   }
 
   /** The message may reach the peer, and so names no address. */
-  #refuse(limit: keyof SocketLimits, bound: number, what: string): never {
+  #refuse(limit: "maxSessions" | "maxSessionsPerAddress", bound: number, what: string): never {
     this.#refused++;
     throw new LimitError(
       limit,

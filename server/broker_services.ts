@@ -11,7 +11,6 @@ import type { SequenceStore } from "../session/serving/sequences.ts";
 import { DecisionFault, tellFault } from "../base/decision.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { UserClaims } from "./user_limit.ts";
-import { DEFAULT_MAX_SESSIONS_PER_USER } from "../manager/limits.ts";
 import type { SharedCounts } from "../manager/shared_counts.ts";
 import type { ManagerLimits } from "../manager/limits.ts";
 
@@ -121,7 +120,7 @@ export function reportRequest(console: ConsoleReport, what: string, error: unkno
 /** Returns the counter of user sessions on all nodes, if other nodes and a limit are possible. */
 export function userClaims(
   nodes: Nodes | undefined,
-  { maxSessionsPerUser: max = DEFAULT_MAX_SESSIONS_PER_USER }: ManagerLimits,
+  { maxSessionsPerUser: max = Infinity }: ManagerLimits,
 ): UserClaims | undefined {
   const store = nodes?.broker.store;
   if (nodes === undefined || store === undefined || max === Infinity) return undefined;
