@@ -144,7 +144,10 @@ export function numberIn(range: NumberRange): NumberCheck {
 }
 
 function ruleOf({ min, max, isInteger = false, isAbove = false }: NumberRange): string {
-  if (isInteger && min === 1 && max >= Number.MAX_SAFE_INTEGER) return "a positive integer";
+  if (isInteger && max >= Number.MAX_SAFE_INTEGER) {
+    if (min === 1) return "a positive integer";
+    if (min === Number.MIN_SAFE_INTEGER) return "an integer";
+  }
   const kind = isInteger ? "an integer " : max === Number.MAX_VALUE ? "a finite number " : "";
   if (max < Number.MAX_SAFE_INTEGER) {
     return isAbove ? `${kind}above ${min} and up to ${max}` : `${kind}from ${min} to ${max}`;

@@ -1,5 +1,14 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { checkOptions, listOf, objectOr, objectWith, recordOf } from "./option_checks.ts";
+import {
+  checkOptions,
+  integer,
+  listOf,
+  numberIn,
+  objectOr,
+  objectWith,
+  recordOf,
+} from "./option_checks.ts";
+import type { NumberCheck } from "./options.ts";
 
 const KINDS = {
   any: 0,
@@ -90,4 +99,28 @@ Deno.test("checkOptions() rejects an unknown name, and names the one that may be
     TypeError,
     'nested must have known keys, received "maxwaiting"; "maxWaiting" may be meant',
   );
+});
+
+Deno.test("numberIn() says which numbers an option takes, and takes the bounds", () => {
+  const cases: [NumberCheck, right: number[], wrong: number, rule: string][] = [
+    [integer(1), [1, 2 ** 53 - 1], 0.5, "a positive integer"],
+    [integer(1, Infinity), [1, Infinity], 0, "a positive integer"],
+    [integer(0), [0], -1, "an integer of 0 or more"],
+    [integer(1, 5), [1, 5], 6, "an integer from 1 to 5"],
+    [integer(Number.MIN_SAFE_INTEGER), [-7], 0.5, "an integer"],
+    [numberIn({ min: 0, max: Infinity }), [0, 0.5, Infinity], NaN, "0 or more"],
+    [numberIn({ min: 0, max: 1, isAbove: true }), [0.1, 1], 0, "above 0 and up to 1"],
+    [numberIn({ min: 0, max: Infinity, isAbove: true }), [0.1], 0, "above 0"],
+    [numberIn({ min: 0, max: Number.MAX_VALUE }), [0], Infinity, "a finite number of 0 or more"],
+  ];
+  for (const [check, right, wrong, rule] of cases) {
+    const kinds = { limit: check };
+    for (const limit of right) checkOptions("create broker", { limit }, kinds);
+    const error = assertThrows(
+      () => checkOptions("create broker", { limit: wrong }, kinds),
+      RangeError,
+    );
+    assertEquals(error.message, `Cannot create broker: limit must be ${rule}, received ${wrong}`);
+    assertThrows(() => checkOptions("create broker", { limit: "1" }, kinds), TypeError, "number");
+  }
 });

@@ -40,8 +40,11 @@ import {
   nextEvent,
   receive,
   receiveOne,
+  simulate,
+  SimulatedRedis,
   TestServer,
   testServer,
+  timeline,
   watchLeaks,
 } from "../testing/mod.ts";
 import { readRepository } from "../tools/arrows.ts";
@@ -81,9 +84,12 @@ const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
   msgpackCodec,
   otel,
   serve,
+  simulate: (options) => simulate("./none.ts", options),
+  timeline: (options) => timeline([], options),
   serveWorkers: (options) => serveWorkers(new URL("file:///none.ts"), options),
   sessionSettings,
   testServer,
+  "SimulatedRedis.create": (options) => SimulatedRedis.create(options),
   "new BitrateMonitor": (options) => new BitrateMonitor({} as never, () => {}, options),
   "new Client": (options) => connect("ws://127.0.0.1:1", options),
   "new DurableStreamsHandler": (options) => new DurableStreamsHandler(options),
@@ -408,6 +414,14 @@ Deno.test("Each option of each public function rejects unknown names, and values
   });
 });
 
+Deno.test("connect() names the options that stand for those of socket.io", async () => {
+  const cases = { auth: "token", reconnection: "backoff", extraHeaders: "headers" };
+  for (const [name, meant] of Object.entries(cases)) {
+    const text = `socket.io's "${name}" is ${meant}`;
+    await assertRefused(name, () => connect("ws://127.0.0.1:1", { [name]: {} }), text);
+  }
+});
+
 Deno.test("connect() tells who uses the transports of socket.io that http stands for them", async () => {
   const options = { transports: ["polling", "websocket"] } as never;
   await assertRefused("connect", () => connect("ws://127.0.0.1:1", options), '"polling" is http');
@@ -426,8 +440,8 @@ const EXEMPT: Readonly<Record<string, RegExp>> = {
   "calls of workers, which run in threads": /^Workers\./,
   "a stream of any connection, which has that contract": /^openUnidirectional$/,
   "networks in memory, whose options are those of memoryPair": /^TestNetwork\.connect$/,
-  "simulations, with checks of their values":
-    /^(?:simulate|simulatedClient|timeline)$|^new Simulated\w+$|^(?:Host|Simulated\w+)\./,
+  "parts of simulations, with checks of their values":
+    /^simulatedClient$|^new Simulated\w+$|^(?:Host|Simulated\w+)\./,
   "data of observers, not options":
     /^(?:prometheusText|RequestWatch\.|SessionEvents\.|Telemetry\.)/,
   "a definition, checked by its compiler": /^defineContract$/,

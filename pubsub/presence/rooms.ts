@@ -142,7 +142,7 @@ export class Rooms implements Disposable {
    *
    * @param options See {@linkcode RoomsOptions}.
    * @throws {TypeError} If a pattern is malformed, or two patterns overlap.
-   * @throws {RangeError} If `gatherAbove` or `gatherMs` is not a whole number from 0 on.
+   * @throws {RangeError} If `gatherAbove` or `gatherMs` is not an integer of 0 or more.
    */
   constructor(options: RoomsOptions) {
     checkOptions("create rooms", options, ROOMS);

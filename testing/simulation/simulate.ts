@@ -1,4 +1,6 @@
 /** Simulations of a program's own, in a thread whose globals are on virtual time. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, integer, POSITIVE, TIME } from "../../base/option_checks.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import type { Checkpoint, SimulationOptions, TraceEntry } from "./event_loop.ts";
@@ -21,6 +23,16 @@ export interface SimulateOptions extends SimulationOptions {
   /** Ends the simulation. */
   readonly signal?: AbortSignal;
 }
+
+const SIMULATE: OptionKinds<SimulateOptions> = {
+  input: 0,
+  network: "object",
+  seed: integer(Number.MIN_SAFE_INTEGER),
+  signal: "AbortSignal",
+  timeoutMs: TIME,
+  trace: ["facts", "packets"],
+  turns: POSITIVE,
+};
 
 /** The argument of a simulated program. */
 export interface SimulationContext {
@@ -97,6 +109,7 @@ export async function simulate(
   module: string | URL,
   options: SimulateOptions,
 ): Promise<SimulationResult> {
+  checkOptions("simulate", options, SIMULATE);
   const { timeoutMs = 120_000, signal, ...rest } = options;
   signal?.throwIfAborted();
   const start: SimulationStart = { ...rest, module: `${module}` };

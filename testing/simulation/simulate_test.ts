@@ -154,7 +154,7 @@ Deno.test("simulate() refuses a module that does not load, or has no function", 
     assert(error.message.endsWith(received!), error.message);
   }
   const bad = () => simulate(moduleOf(""), { seed: 0.5 });
-  await assertRejects(bad, TypeError, "Cannot simulate: seed must be an integer");
+  await assertRejects(bad, RangeError, "Cannot simulate: seed must be an integer, received 0.5");
 });
 
 Deno.test("simulate() ends a thread by time and by signal", async () => {

@@ -1,4 +1,6 @@
 /** Runs as text: the timeline of a trace, and the first difference of two runs. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, COUNT, TIME } from "../../base/option_checks.ts";
 import type { Checkpoint, TraceEntry } from "./event_loop.ts";
 
 /** Hosts that a line names; the others are counted. */
@@ -41,6 +43,8 @@ export interface TimelineOptions {
   readonly maxLines?: number;
 }
 
+const TIMELINE: OptionKinds<TimelineOptions> = { lastMs: TIME, maxLines: COUNT, untilMs: TIME };
+
 /** The facts of a run that are compared with another one. */
 export interface RunRecord {
   /** Digest at the end. */
@@ -74,6 +78,7 @@ export interface RunRecord {
  * ```
  */
 export function timeline(trace: readonly TraceEntry[], options: TimelineOptions = {}): string {
+  checkOptions("draw timeline", options, TIMELINE);
   const { lastMs = 10_000, maxLines = 100 } = options;
   const ends = trace.findLast(({ kind }) => kind === "finding") ?? trace.at(-1);
   const untilMs = options.untilMs ?? ends?.atMs ?? 0;

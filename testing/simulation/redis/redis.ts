@@ -1,4 +1,6 @@
 /** A simulated Redis: a primary, replicas, and clients that find the primary. */
+import type { OptionKinds } from "../../../base/options.ts";
+import { checkOptions, POSITIVE, TIME } from "../../../base/option_checks.ts";
 import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";
 import type { Simulation } from "../simulation.ts";
@@ -94,6 +96,16 @@ export interface SimulatedRedisOptions {
   readonly onLost?: (loss: RedisLoss) => void;
 }
 
+const OPTIONS: OptionKinds<SimulatedRedisOptions> = {
+  hosts: "array",
+  loadingMs: TIME,
+  network: "object",
+  onLost: "function",
+  persistence: ["none", "snapshot", "everysec", "always"],
+  simulation: "object",
+  snapshotMs: POSITIVE,
+};
+
 /**
  * A simulated Redis 7, for `RedisBroker` and any program with the commands of that broker.
  *
@@ -172,6 +184,7 @@ export class SimulatedRedis {
    * @returns The servers.
    */
   static async create(options: SimulatedRedisOptions): Promise<SimulatedRedis> {
+    checkOptions("start Redis", options, OPTIONS);
     return new SimulatedRedis(options, await ScriptEngine.load());
   }
 
