@@ -37,6 +37,24 @@ export function payloadBytes({ payload, bytes }: Publication): number {
   return bytes ?? (typeof payload === "string" ? utf8Length(payload) : payload.length);
 }
 
+/**
+ * Bytes that each kept publication or record counts in addition to its payload: about what an object
+ * in memory, a row in a file or an entry in an engine takes. Without these, payloads of one byte would
+ * take thirty times as much space as a bound says.
+ */
+export const ENTRY_BYTES = 64;
+
+/**
+ * Counts what kept publications or records take, as bounds of bytes do.
+ *
+ * @param bytes Bytes of all payloads.
+ * @param entries Number of publications or records.
+ * @returns The bytes, with {@linkcode ENTRY_BYTES} for each entry.
+ */
+export function countedBytes(bytes: number, entries: number): number {
+  return bytes + ENTRY_BYTES * entries;
+}
+
 /** Takes the publications of a topic. MUST NOT throw. */
 export type PublicationListener = (publication: Publication) => void;
 
@@ -46,7 +64,7 @@ export interface HistoryBounds {
   readonly size: number;
   /** Longest time that a publication is kept, in milliseconds. */
   readonly ttlMs: number;
-  /** Most bytes of all payloads together. */
+  /** Most bytes of all publications together; each counts {@linkcode ENTRY_BYTES} and its payload. */
   readonly bytes: number;
 }
 

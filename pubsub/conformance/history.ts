@@ -2,12 +2,13 @@
 import { BrokerError } from "../../errors.ts";
 import { HUGE_NAMES, isTaken, same, show, type Test, type TestKit, undisturbed } from "./kit.ts";
 import { unusualTopics } from "./fanout.ts";
-import type {
-  BrokerHistory,
-  HistoryBounds,
-  HistoryPage,
-  Publication,
-  ReadHistoryOptions,
+import {
+  type BrokerHistory,
+  countedBytes,
+  type HistoryBounds,
+  type HistoryPage,
+  type Publication,
+  type ReadHistoryOptions,
 } from "../broker.ts";
 
 /** Publications of the long history: several pages of any size. */
@@ -195,7 +196,7 @@ export const HISTORY: Record<string, Test> = {
   }),
 
   "keeps at most the configured number of bytes": withHistory(async (bench, near, far) => {
-    const bounds = { ...BOUNDS, bytes: 10_000 };
+    const bounds = { ...BOUNDS, bytes: countedBytes(10_000, 10) };
     for (let i = 0; i < 30; i++) {
       await near.append({ topic: bench.id, payload: `${i}`.padEnd(1_000) }, { bounds });
     }
@@ -205,6 +206,14 @@ export const HISTORY: Record<string, Test> = {
     }
     same(String(publications.at(-1)!.payload).trim(), "29", "the newest");
     checkChain(publications);
+  }),
+
+  "counts each publication in addition to its payload": withHistory(async (bench, near, far) => {
+    const bounds = { ...BOUNDS, bytes: countedBytes(10, 10) };
+    await fill(near, bench.id, 35, bounds);
+    const { publications } = await page(far, bench.id, { bounds });
+    // The payloads alone, of two bytes each, would all fit.
+    same(publications.map(({ payload }) => payload), range(26, 35), "what is kept");
   }),
 
   "keeps publications for at most the configured time": withHistory(async (bench, near, far) => {

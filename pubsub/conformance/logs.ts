@@ -7,6 +7,7 @@ import type {
   LogPage,
   LogRecord,
 } from "../logs/log.ts";
+import { countedBytes } from "../broker.ts";
 import { logTopic, MAX_LOG_ID_BYTES } from "../logs/rules.ts";
 import { isTaken, same, type Test, type TestKit, undisturbed } from "./kit.ts";
 
@@ -151,9 +152,11 @@ export const LOGS: Record<string, Test> = {
 
   "bounds the bytes of a log, and the number of logs": withLogs(async ({ id }, near) => {
     await created(near, id, { records: ["12345"] });
-    same((await append(near, id, ["678"], { maxBytes: 8 })).kind, "appended", "up to the bound");
-    same((await append(near, id, ["9"], { maxBytes: 8 })).kind, "full", "beyond the bound");
-    same((await append(near, id, [], { maxBytes: 8, end: {} })).kind, "appended", "the end");
+    const bounded = { maxBytes: countedBytes(8, 3) };
+    const two = await append(near, id, ["67", "8"], bounded);
+    same(two.kind === "appended" && two.info.bytes, 8, "the bytes of a log up to the bound");
+    same((await append(near, id, [""], bounded)).kind, "full", "beyond the bound");
+    same((await append(near, id, [], { ...bounded, end: {} })).kind, "appended", "the end");
     const none = await near.create(`${id} second`, { ...creation({}), maxLogs: 0 });
     same(none.kind, "too-many", "a log beyond the bound");
     same(await near.read(`${id} second`, reading()), undefined, "the log beyond the bound");
@@ -161,7 +164,7 @@ export const LOGS: Record<string, Test> = {
 
   "drops the oldest records by retention only": withLogs(async ({ id }, near, far) => {
     await created(near, id, {});
-    const keep = { records: 3, bytes: 10 };
+    const keep = { records: 3, bytes: countedBytes(10, 3) };
     for (const record of ["a", "b", "c", "d"]) await append(near, id, [record], { keep });
     const { info } = await read(far, id, { after: 1 });
     same([info.first, info.start, info.tail, info.bytes], [0, 1, 4, 3], "the state");

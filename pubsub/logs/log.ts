@@ -59,7 +59,7 @@ export interface LogInfo extends LogConfig {
   readonly start: number;
   /** Position after the newest record. Positions count records: the record at `p` ends at `p + 1`. */
   readonly tail: number;
-  /** Bytes of all kept records. */
+  /** Bytes of the content of all kept records; bounds count `ENTRY_BYTES` more for each record. */
   readonly bytes: number;
   /** Present once the log has ended. */
   readonly end?: LogEnd;
@@ -127,9 +127,12 @@ export interface AppendLogOptions {
   readonly ifWriterLost?: true;
   /** Reason for which a reader asks the writer to stop; the first reason stays. */
   readonly cancel?: string;
-  /** Most bytes of all kept records; an append beyond is `full`. */
+  /** Most bytes of all kept records, counted by `countedBytes`; an append beyond is `full`. */
   readonly maxBytes: number;
-  /** Retention: the oldest records beyond these bounds are dropped. Left out, all records stay. */
+  /**
+   * Retention: the oldest records beyond these bounds are dropped, with bytes counted by
+   * `countedBytes`. Left out, all records stay.
+   */
   readonly keep?: { readonly records: number; readonly bytes: number };
 }
 

@@ -1,6 +1,6 @@
 /** Rules of logs that all engines share: names, sizes, and the decision about an append. */
 import { utf8Length } from "../../session/wire/utf8.ts";
-import { INTERNAL_PREFIX } from "../broker.ts";
+import { countedBytes, INTERNAL_PREFIX } from "../broker.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,
@@ -138,6 +138,15 @@ export function presentLog(state: StoredLog, now: number): LogCreated {
   return { kind: "exists", info: infoOf(state) };
 }
 
+/** Tells whether the oldest record of a log is beyond a retention; the newest record always stays. */
+export function isBeyond(
+  { start, tail, bytes }: Pick<StoredLog, "start" | "tail" | "bytes">,
+  keep: NonNullable<AppendLogOptions["keep"]>,
+): boolean {
+  const count = tail - start;
+  return count > 1 && (count > keep.records || countedBytes(bytes, count) > keep.bytes);
+}
+
 /** Tells whether a log with an identity takes one more fork. */
 export function canFork(
   state: StoredLog | undefined,
@@ -221,7 +230,8 @@ export function decideAppend(
     return { kind: "out-of-sequence", sequence: state.sequence };
   }
   const added = recordBytes(records);
-  const needed = options.keep === undefined ? state.bytes + added : added;
+  const kept = options.keep === undefined ? countedBytes(state.bytes, state.tail - state.start) : 0;
+  const needed = kept + countedBytes(added, records.length);
   if (records.length > 0 && needed > options.maxBytes) return { kind: "full" };
   return {
     kind: "append",

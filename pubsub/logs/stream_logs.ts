@@ -3,7 +3,7 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { type Owner, type Place, Quota, type QuotaOptions } from "../../base/shares.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, LimitError, TimeoutError, UnsupportedError } from "../../errors.ts";
-import type { Broker, BrokerSubscription } from "../broker.ts";
+import { type Broker, type BrokerSubscription, countedBytes } from "../broker.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,
@@ -59,7 +59,7 @@ export const DEFAULT_CONTENT_TYPE = "application/octet-stream";
 export interface StreamBounds {
   /** Most streams, deleted ones that forks need included. */
   readonly maxStreams: number;
-  /** Most bytes of one stream. */
+  /** Most bytes of one stream; counted by {@linkcode countedBytes}. */
   readonly maxStreamBytes: number;
   /** Most readers of this node that wait for new records. */
   readonly maxReaders: number;
@@ -322,7 +322,9 @@ export class StreamLogs implements AsyncDisposable {
         : plan;
     }
     const bytes = recordBytes(plan.records);
-    if (bytes > Math.min(this.#bounds.maxStreamBytes, this.maxAppendBytes)) return { kind: "full" };
+    const counted = countedBytes(bytes, plan.records.length);
+    const isFull = counted > this.#bounds.maxStreamBytes || bytes > this.maxAppendBytes;
+    if (isFull) return { kind: "full" };
     const { origin } = plan.config;
     const isRetained = origin === undefined ||
       await this.#logs.retain(origin.id, origin.fork, origin.identity);

@@ -2,6 +2,7 @@
 import {
   type Appended,
   type AppendOptions,
+  countedBytes,
   type HistoryBounds,
   type HistoryPage,
   payloadBytes,
@@ -97,7 +98,8 @@ class TopicHistory implements Linked<TopicHistory> {
     const { size, ttlMs, bytes } = this.bounds;
     const kept = this.#kept;
     for (let oldest = kept.first; oldest; oldest = kept.first) {
-      const isWithin = kept.length <= size && this.#bytes <= bytes && now - oldest.at < ttlMs;
+      const isWithin = kept.length <= size && now - oldest.at < ttlMs &&
+        countedBytes(this.#bytes, kept.length) <= bytes;
       if (isWithin) break;
       this.#bytes -= oldest.bytes;
       kept.shift();

@@ -2,7 +2,12 @@ import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { turns } from "../../testing/turns.ts";
 import { Client } from "../_clients_test.ts";
-import type { HistoryBounds, Publication, ReadHistoryOptions } from "../broker.ts";
+import {
+  countedBytes,
+  type HistoryBounds,
+  type Publication,
+  type ReadHistoryOptions,
+} from "../broker.ts";
 import { MemoryBroker } from "./broker.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { MemoryHistories } from "./history.ts";
@@ -187,15 +192,14 @@ Deno.test("MemoryHistories cannot be filled by listeners: beyond half of all the
 
 Deno.test("MemoryHistories keeps and reads so many bytes, not characters", () => {
   const histories = new MemoryHistories(platformRuntime());
-  const bounds = { ...BOUNDS, bytes: 100 };
+  const bounds = { ...BOUNDS, bytes: countedBytes(100, 3) };
   // 30 bytes each, in 10 UTF-16 units.
   const payload = "€".repeat(10);
   for (let i = 0; i < 5; i++) histories.append({ topic: "a", payload }, { bounds });
   assertEquals(read(histories, "a", { bounds }).publications.length, 3);
   assertEquals(read(histories, "a", { bounds, maxBytes: 60 }).publications.length, 2);
   // A size that the publisher counted is taken.
-  histories.append({ topic: "b", payload, bytes: 90 }, { bounds });
-  histories.append({ topic: "b", payload, bytes: 90 }, { bounds });
+  for (let i = 0; i < 2; i++) histories.append({ topic: "b", payload, bytes: 190 }, { bounds });
   assertEquals(read(histories, "b", { bounds }).publications.length, 1);
 });
 

@@ -19,6 +19,7 @@ import {
   decideDelete,
   expiryOf,
   infoOf,
+  isBeyond,
   isExpired,
   isWriterLost,
   type LogDeleted,
@@ -183,10 +184,7 @@ function trim(
   keep: AppendLogOptions["keep"],
 ): StoredLog {
   let { start, bytes } = state;
-  while (
-    keep !== undefined && records.length > 1 &&
-    (records.length > keep.records || bytes > keep.bytes)
-  ) {
+  while (keep !== undefined && isBeyond({ ...state, start, bytes }, keep)) {
     bytes -= recordBytes([records.shift()!]);
     start++;
   }

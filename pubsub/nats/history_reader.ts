@@ -1,7 +1,12 @@
 /** Pages of a topic's history. */
 import type { JetStreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
-import type { HistoryPage, Publication, ReadHistoryOptions } from "../broker.ts";
+import {
+  countedBytes,
+  type HistoryPage,
+  type Publication,
+  type ReadHistoryOptions,
+} from "../broker.ts";
 import { tagOf } from "../tag.ts";
 import type { KnownHead } from "./topic_subscription.ts";
 import { decode, ID_HEADER } from "./format.ts";
@@ -161,7 +166,7 @@ class PageReader {
   #countTooOld(messages: readonly Readable[], maxBytes: number): number {
     let bytes = 0;
     for (let i = messages.length - 1; i >= 0; i--) {
-      bytes += payloadBytes(messages[i]!);
+      bytes += countedBytes(payloadBytes(messages[i]!), 1);
       if (bytes > maxBytes || messages[i]!.atMs <= this.#oldestMs) return i + 1;
     }
     return 0;

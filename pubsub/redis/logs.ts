@@ -20,6 +20,7 @@ import type {
   ReadLogOptions,
 } from "../logs/log.ts";
 import { logTopic, MAX_LOG_PRODUCERS, recordBytes } from "../logs/rules.ts";
+import { ENTRY_BYTES } from "../broker.ts";
 import { isCluster, type WriteBatch } from "./connections.ts";
 import { checkName, encodeFrame, type Names, readWellFormed, wellFormed } from "./format.ts";
 import {
@@ -211,6 +212,7 @@ return answer('created')
  */
 const APPEND = LOG + `
 local producer, writer, keep = ask.producer, ask.writer, ask.keep
+local function counted(bytes, entries) return bytes + ${ENTRY_BYTES} * entries end
 local function isAbove(one, other)
   for i = 1, math.min(#one, #other) do
     local left, right = string.byte(one, i), string.byte(other, i)
@@ -257,7 +259,8 @@ local function refusal()
   if ask.sequence and log.sequence and not isAbove(ask.sequence, log.sequence) then
     return answer('out-of-sequence', log.sequence)
   end
-  local needed = ask.bytes + (keep and 0 or tonumber(log.bytes))
+  local kept = keep and 0 or counted(tonumber(log.bytes), tonumber(log.tail) - tonumber(log.start))
+  local needed = kept + counted(ask.bytes, ask.count)
   if ask.count > 0 and needed > ask.maxBytes then return answer('full') end
 end
 local refused = refusal()
@@ -269,7 +272,8 @@ add(tonumber(log.tail))
 local start, skip, tail = tonumber(log.start), tonumber(log.skip), tonumber(log.tail)
 local bytes = tonumber(log.bytes) + ask.bytes
 local function isOver()
-  return tail - start > 1 and (tail - start > keep.records or bytes > keep.bytes)
+  local count = tail - start
+  return count > 1 and (count > keep.records or counted(bytes, count) > keep.bytes)
 end
 local function drop(position, count, chunk)
   for next = math.max(position, start), position + count - 1 do

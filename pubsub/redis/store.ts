@@ -1,15 +1,16 @@
 /** Histories and shared facts in Redis, by scripts that each run in one atomic step. */
 import type { Cluster, Redis } from "ioredis";
 import { checkName, decodeStored, type Names } from "./format.ts";
-import type {
-  Appended,
-  BrokerStore,
-  HistoryBounds,
-  HistoryPage,
-  Publication,
-  ReadHistoryOptions,
-  TakenTokens,
-  TokenRate,
+import {
+  type Appended,
+  type BrokerStore,
+  ENTRY_BYTES,
+  type HistoryBounds,
+  type HistoryPage,
+  type Publication,
+  type ReadHistoryOptions,
+  type TakenTokens,
+  type TokenRate,
 } from "../broker.ts";
 import type { Buffer } from "node:buffer";
 import type { Runtime } from "../../base/runtime.ts";
@@ -99,7 +100,8 @@ local function trim(limit)
     if #entries == 0 then break end
     for _, entry in ipairs(entries) do
       local offset, at = placeOf(entry[1])
-      if head - offset < size and bytes <= most and now - at < ttl then limit = 0 break end
+      local counted = bytes + ${ENTRY_BYTES} * (head - offset + 1)
+      if head - offset < size and counted <= most and now - at < ttl then limit = 0 break end
       oldest, bytes, limit = offset + 1, bytes - sizeOf(entry[2][2]), limit - 1
     end
   end

@@ -1,11 +1,12 @@
 /** Histories of topics in a file. */
-import type {
-  AppendOptions,
-  HistoryBounds,
-  HistoryPage,
-  Publication,
-  PublicationKey,
-  ReadHistoryOptions,
+import {
+  type AppendOptions,
+  countedBytes,
+  type HistoryBounds,
+  type HistoryPage,
+  type Publication,
+  type PublicationKey,
+  type ReadHistoryOptions,
 } from "../broker.ts";
 import { Makers } from "../history/makers.ts";
 import { type Database, metaOf, setMeta, type Statement } from "./database.ts";
@@ -179,7 +180,11 @@ export class Histories {
     const { payload, bytes, tag, except = null } = publication;
     if (topic.bounds === undefined) {
       // Room first: a full file takes publications in place of old ones.
-      const room = { size: bounds.size - 1, bytes: bounds.bytes - bytes, ttlMs: bounds.ttlMs };
+      const room = {
+        size: bounds.size - 1,
+        bytes: bounds.bytes - countedBytes(bytes, 1),
+        ttlMs: bounds.ttlMs,
+      };
       this.#drop(topic, room, now);
     }
     topic.bounds = bounds;
@@ -317,7 +322,8 @@ export class Histories {
   #startWithin(topic: Topic, bounds: HistoryBounds, now: number): Start {
     let { oldest, bytes, oldest_at } = topic;
     const fits = (at: number) =>
-      topic.head - oldest < bounds.size && bytes <= bounds.bytes && now - at < bounds.ttlMs;
+      topic.head - oldest < bounds.size && now - at < bounds.ttlMs &&
+      countedBytes(bytes, topic.head - oldest + 1) <= bounds.bytes;
     while (oldest <= topic.head && !fits(oldest_at)) {
       const rows = this.#scanFrom(topic.id, oldest, SCAN);
       // Without rows, the file was changed by hand.

@@ -15,6 +15,7 @@ import {
   decideDelete,
   expiryOf,
   infoOf,
+  isBeyond,
   isExpired,
   type LogDeleted,
   type LogState,
@@ -299,14 +300,12 @@ export class Logs {
   /** Drops the oldest records beyond the retention; the newest one stays. */
   #retain(id: number, state: StoredLog, keep: AppendLogOptions["keep"]): StoredLog {
     let { start, bytes } = state;
-    const isBeyond = () =>
-      keep !== undefined && state.tail - start > 1 &&
-      (state.tail - start > keep.records || bytes > keep.bytes);
-    while (isBeyond()) {
+    const isOver = () => keep !== undefined && isBeyond({ ...state, start, bytes }, keep);
+    while (isOver()) {
       const rows = this.#sizes.all(id, start, SCAN);
       if (rows.length === 0) break;
       for (const row of rows) {
-        if (!isBeyond()) break;
+        if (!isOver()) break;
         bytes -= Number(row.bytes);
         start = Number(row.position) + 1;
       }

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
 import { DatabaseSync } from "node:sqlite";
 import { BrokerError } from "../../errors.ts";
-import type { HistoryPage } from "../broker.ts";
+import { countedBytes, type HistoryPage } from "../broker.ts";
 import type { LogAppended, LogPage } from "../logs/log.ts";
 import { requestLog } from "../logs/rules.ts";
 import { type Operation, SqliteFile, type SqliteFileOptions } from "./file.ts";
@@ -353,9 +353,8 @@ withFolder("SqliteFile deletes publications beyond the bounds from the file", (f
   for (let i = 0; i < 30; i++) file.append("size", `${i}`, { bounds: small });
   assertEquals(file.payloads("size", { bounds: small }).length, 10);
   assertEquals(file.count("publications", path), 10);
-  for (let i = 0; i < 30; i++) {
-    file.append("bytes", "x".repeat(100), { bounds: { ...BOUNDS, bytes: 1_000 } });
-  }
+  const light = { ...BOUNDS, bytes: countedBytes(1_000, 10) };
+  for (let i = 0; i < 30; i++) file.append("bytes", "x".repeat(100), { bounds: light });
   assertEquals(file.count("publications", path), 20);
   file.append("time", "old", { at: 0 });
   file.append("time", "new", { at: 30_000 });
@@ -531,7 +530,7 @@ withFolder(
       }, 0);
     const add = (name: string, seq: number) => {
       const producer = { id: "p", epoch: 0, seq };
-      file.call("appendLog", name, { records: [`${seq}`], maxBytes: 99, producer }, 0);
+      file.call("appendLog", name, { records: [`${seq}`], maxBytes: 999, producer }, 0);
     };
     for (const name of ["same", "grows", "goes"]) create(name);
     add("grows", 0);
@@ -565,7 +564,7 @@ withFolder(
       assertEquals(records(found, name), records(file, name), name);
     }
     assertEquals(records(found, "grows"), ["1", "0", "1"]);
-    const repeated = { records: ["x"], maxBytes: 99, producer: { id: "p", epoch: 0, seq: 1 } };
+    const repeated = { records: ["x"], maxBytes: 999, producer: { id: "p", epoch: 0, seq: 1 } };
     const { kind } = found.call<{ kind: string }>("appendLog", "grows", repeated, 0);
     assertEquals(kind, "repeated");
     // The next append deletes what was trimmed after its copy.

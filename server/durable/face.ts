@@ -24,6 +24,7 @@ import { methodNotAllowed, Problem, tooMany } from "../http/problem.ts";
 import type { Owner } from "../../base/shares.ts";
 import type { LogInfo, LogProducer, LogRecord } from "../../pubsub/logs/log.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
+import { ENTRY_BYTES } from "../../pubsub/broker.ts";
 import { ANSWER_PREFIX, recordBytes } from "../../pubsub/logs/rules.ts";
 import {
   DEFAULT_CONTENT_TYPE,
@@ -425,7 +426,8 @@ export class DurableFace implements HttpFace {
     const { maxStreamBytes } = this.#limits;
     return new Problem(413, {
       code: "full",
-      detail: `Cannot ${verb}: a stream must have at most ${maxStreamBytes} bytes`,
+      detail: `Cannot ${verb}: a stream must have at most ${maxStreamBytes} bytes, with ` +
+        `${ENTRY_BYTES} for each record`,
     });
   }
 

@@ -3,7 +3,7 @@ import { serve, Server } from "../server.ts";
 import { prometheusText } from "../../telemetry/prometheus.ts";
 import type { DurableStreamsOptions } from "./options.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import type { Broker, BrokerSubscription } from "../../pubsub/broker.ts";
+import { type Broker, type BrokerSubscription, countedBytes } from "../../pubsub/broker.ts";
 import type { AppendLogOptions, BrokerLogs } from "../../pubsub/logs/log.ts";
 import { BrokerError } from "../../errors.ts";
 import { captureConsole } from "../../tests/console_lines.ts";
@@ -237,7 +237,7 @@ Deno.test("a reason in a header is cut between characters", async () => {
 });
 
 Deno.test("a stream has no more bytes than allowed, also at its creation", async () => {
-  await using bench = new Bench({ maxStreamBytes: 10 });
+  await using bench = new Bench({ maxStreamBytes: countedBytes(10, 1) });
   const large = await bench.ask("PUT", "a", { headers: TEXT, body: "x".repeat(11) });
   assertEquals([large.status, large.code], [413, "full"]);
   assertEquals(await bench.status("HEAD", "a"), 404);
@@ -410,7 +410,11 @@ Deno.test("events carry texts whose lines cannot become fields", async () => {
 });
 
 Deno.test("the readers and the bounds of durable streams are in the metrics", async () => {
-  await using bench = new Bench({ maxReadersPerAddress: 1, maxStreams: 1, maxStreamBytes: 4 });
+  await using bench = new Bench({
+    maxReadersPerAddress: 1,
+    maxStreams: 1,
+    maxStreamBytes: countedBytes(4, 1),
+  });
   await bench.ask("PUT", "a", { headers: TEXT });
   const body = "12345";
   assertEquals((await bench.ask("POST", "a", { headers: TEXT, body })).code, "full");

@@ -40,7 +40,8 @@ export interface DurableStreamsOptions {
    */
   readonly maxStreams?: number;
   /**
-   * Most bytes of the records of one stream. An append beyond is answered with 413.
+   * Most bytes of the records of one stream, where each record counts 64 bytes more than its content.
+   * An append beyond is answered with 413.
    *
    * @default {67108864}
    */
@@ -89,7 +90,8 @@ export interface DurableStreamsOptions {
   readonly longPollMs?: number;
   /**
    * Retention of each stream: older records are dropped, and a reader that wants these is answered
-   * with 410. By default all records stay until the stream is deleted or expires.
+   * with 410. Each record counts 64 bytes more than its content. By default all records stay until
+   * the stream is deleted or expires.
    */
   readonly keep?: { readonly records: number; readonly bytes: number };
   /**

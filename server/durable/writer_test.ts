@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { BrokerError, QueueFullError, RequestError } from "../../errors.ts";
+import { countedBytes } from "../../pubsub/broker.ts";
 import { codeOf, TwoNodes } from "./_streams_bench_test.ts";
 
 /** Resolves once a signal aborts, with the reason. */
@@ -195,7 +196,7 @@ Deno.test("DurableStreamWriter fails when the engine stays away, and can still a
 });
 
 Deno.test("DurableStreamWriter aborts by an append whose number the engine has not seen", async () => {
-  await using nodes = new TwoNodes({ maxStreamBytes: 10 });
+  await using nodes = new TwoNodes({ maxStreamBytes: countedBytes(10, 2) });
   await using writer = await nodes.node.create<string>("a");
   await writer.append("12345");
   assertEquals(await codeOf(writer.append("123456")), "full");

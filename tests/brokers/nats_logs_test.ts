@@ -199,11 +199,11 @@ function operation(
   );
   const writer = { holder: random.pick(["v", "w"]), ttlMs: 300 };
   const fork = random.pick(["f", "g"]);
-  const keep = { records: 5 + random.below(20), bytes: 200 + random.below(300) };
+  const keep = { records: 5 + random.below(20), bytes: 500 + random.below(1_000) };
   const producer = { id: random.pick(["p", "q"]), epoch: random.below(2), seq: random.below(4) };
   const options: AppendLogOptions = {
     records,
-    maxBytes: 2_000,
+    maxBytes: 5_000,
     ...(random.below(3) === 0 && { keep }),
     ...(random.below(4) === 0 && { producer }),
     ...(random.below(8) === 0 && { sequence: `${random.below(100)}` }),

@@ -278,7 +278,7 @@ class Draws {
         sequence: this.#one([undefined, undefined, "0061", "0062", "00"]),
         ...{ writer, ifWriterLost: this.#random() < 0.05 ? true : undefined },
         cancelled: this.#random() < 0.05 ? '"enough"' : undefined,
-        maxBytes: this.#one([100, 1_000_000]),
+        maxBytes: this.#one([400, 1_000_000]),
         keep: this.#one([undefined, { records: 3, bytes: 1_000_000 }, {
           records: 100,
           bytes: 9_000,

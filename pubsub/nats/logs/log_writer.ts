@@ -6,7 +6,7 @@ import type { EngineClock } from "../clock.ts";
 import type { Link } from "../link.ts";
 import { Fifo, type WaitingBudget } from "../../engine_flow.ts";
 import type { AppendLogOptions, LogRecord } from "../../logs/log.ts";
-import { type LogState, recordBytes } from "../../logs/rules.ts";
+import { isBeyond, type LogState, recordBytes } from "../../logs/rules.ts";
 import type { DueIndex } from "./due_index.ts";
 import {
   encodedBytes,
@@ -339,9 +339,7 @@ export class LogWriter {
   ): Promise<LogState | undefined> {
     let { start, bytes } = next;
     const own = next.tail - records.length;
-    while (
-      next.tail - start > 1 && (next.tail - start > keep.records || bytes > keep.bytes)
-    ) {
+    while (isBeyond({ ...next, start, bytes }, keep)) {
       const size = start >= own
         ? recordBytes([records[start - own]!])
         : await this.#sizeAt(part, hot, start);

@@ -1,10 +1,11 @@
 /** A reference model of one history at an engine: the pages that a broker may return. */
-import type {
-  HistoryBounds,
-  HistoryPage,
-  Publication,
-  PublicationPosition,
-  ReadHistoryOptions,
+import {
+  countedBytes,
+  type HistoryBounds,
+  type HistoryPage,
+  type Publication,
+  type PublicationPosition,
+  type ReadHistoryOptions,
 } from "../../../../../pubsub/broker.ts";
 
 /** Difference between the clocks of nodes and engine that no promise forbids, in milliseconds. */
@@ -154,7 +155,7 @@ export class HistoryModel {
     const all = this.#all;
     let oldest = all.length;
     for (let bytes = 0; oldest > 0 && all.length - oldest < size; oldest--) {
-      bytes += all[oldest - 1]!.payload.length;
+      bytes += countedBytes(all[oldest - 1]!.payload.length, 1);
       if (bytes > most) break;
     }
     const starts: number[] = [];

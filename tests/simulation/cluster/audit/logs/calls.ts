@@ -1,4 +1,5 @@
 /** Logs, called by programs of two machines: each result is that of the model. */
+import { countedBytes, ENTRY_BYTES } from "../../../../../pubsub/broker.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,
@@ -10,6 +11,7 @@ import type { Audit } from "../audit.ts";
 import { Announcements } from "./announcements.ts";
 import { LogMachine, PLENTY } from "./machine.ts";
 import {
+  countedOf,
   type LogOperation,
   type ModelState,
   outcomesOf,
@@ -235,7 +237,7 @@ class LogCalls {
   #newAppend(): AppendLogOptions {
     const [state] = this.#states;
     const options = { records: this.#newRecords(), maxBytes: PLENTY.maxStreamBytes };
-    const bytes = state?.records.reduce((sum, record) => sum + record.length, 0) ?? 0;
+    const needed = countedOf([...state?.records ?? [], ...options.records]);
     const choices: readonly (readonly [share: number, make: () => Partial<AppendLogOptions>])[] = [
       [3, () => ({})],
       [8, () => this.#numbered()],
@@ -250,11 +252,15 @@ class LogCalls {
       [2, () => this.#last ?? {}],
       [2, () => ({ records: [], cancel: this.#pick(["enough", "stop"]) })],
       [1, () => ({ records: [], end: { error: "writer-lost" }, ifWriterLost: true })],
-      [1, () => ({ maxBytes: bytes + this.#pick([0, 1, 2, 3, 4]) })],
+      [1, () => ({ maxBytes: needed + this.#pick([-ENTRY_BYTES, -1, 0, 1]) })],
       [1, () => ({ identity: this.#chance(0.5) ? state?.identity ?? "none" : "another0" })],
       [
         2,
-        () => ({ keep: { records: this.#pick([1, 2, 3, 5]), bytes: this.#pick([4, 8, 1_000]) } }),
+        () => {
+          const [entries, bytes] = this.#pick([[1, 4], [2, 4], [3, 8], [100, 0]] as const);
+          const keep = { records: this.#pick([1, 2, 3, 5]), bytes: countedBytes(bytes, entries) };
+          return { keep };
+        },
       ],
     ];
     let left = this.#random() * choices.reduce((sum, [share]) => sum + share, 0);

@@ -1,4 +1,5 @@
 /** A reference of the contract of logs: each operation on a log, with all outcomes that are right. */
+import { countedBytes } from "../../../../../pubsub/broker.ts";
 import type {
   AppendLogOptions,
   CreateLogOptions,
@@ -256,8 +257,8 @@ function refusalOf(
   if (sequence !== undefined && state.sequence !== undefined && sequence <= state.sequence) {
     return { kind: "out-of-sequence", sequence: state.sequence };
   }
-  const kept = options.keep === undefined ? info.bytes : 0;
-  const isFull = records.length > 0 && kept + bytesOf(records) > options.maxBytes;
+  const kept = options.keep === undefined ? countedOf(state.records) : 0;
+  const isFull = records.length > 0 && kept + countedOf(records) > options.maxBytes;
   return isFull ? { kind: "full" } : undefined;
 }
 
@@ -292,7 +293,8 @@ function appended(state: ModelLog, options: AppendLogOptions, at: Span): ModelLo
   if (keep === undefined) return next;
   let drops = 0;
   const isBeyond = () =>
-    next.records.length - drops > keep.records || bytesOf(next.records.slice(drops)) > keep.bytes;
+    next.records.length - drops > keep.records ||
+    countedOf(next.records.slice(drops)) > keep.bytes;
   while (next.records.length - drops > 1 && isBeyond()) drops++;
   return { ...next, records: next.records.slice(drops), start: next.start + drops };
 }
@@ -350,6 +352,11 @@ function pageOf(
 
 function nameOf({ id, epoch, seq }: LogProducer): string {
   return JSON.stringify([id, epoch, seq]);
+}
+
+/** Bytes of records as bounds count them. */
+export function countedOf(records: readonly LogRecord[]): number {
+  return countedBytes(bytesOf(records), records.length);
 }
 
 function bytesOf(records: readonly LogRecord[]): number {

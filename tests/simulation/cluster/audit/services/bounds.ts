@@ -1,11 +1,12 @@
 /** Durable streams at bounds: cuts within records, full and trimmed streams, malformed requests. */
+import { ENTRY_BYTES } from "../../../../../pubsub/broker.ts";
 import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { ROUND_MS, Service, type ServiceNode } from "../places/service.ts";
 import { type Answer, ask, outcomeOf as answerOf, type Question } from "./backend.ts";
 
 /** Most bytes of a stream. */
-const MAX_BYTES = 200;
+const MAX_BYTES = 4_000;
 
 /** Most elements of one JSON array: more than the bytes of a stream. */
 const MAX_ELEMENTS = 10_000;
@@ -157,19 +158,20 @@ class Bounded {
   /** Fills a stream to the last byte. */
   async fill(): Promise<void> {
     const id = "full";
-    const first = Math.floor(MAX_BYTES * this.#random());
+    const most = MAX_BYTES - 2 * ENTRY_BYTES;
+    const first = 1 + Math.floor((most - 1) * this.#random());
     await this.#create(id, TEXT_TYPE);
     const append = async (bytes: number) =>
       answerOf(await this.#ask(id, { headers: TEXT_TYPE, text: "x".repeat(bytes) }));
-    if (first > 0) this.#expect("append within the bound", "204", await append(first));
-    const left = MAX_BYTES - first;
+    this.#expect("append within the bound", "204", await append(first));
+    const left = most - first;
     this.#expect("append of one byte too many", "413 full", await append(left + 1));
     this.#expect("append up to the bound", "204", await append(left));
     this.#expect("append to a full stream", "413 full", await append(1));
     const { body } = await this.#ask(id, { path: "?offset=-1" });
-    this.#expect("bytes of a full stream", MAX_BYTES, String(body).length);
+    this.#expect("bytes of a full stream", most, String(body).length);
     for (const [extra, outcome] of [[0, "201"], [1, "413 full"]] as const) {
-      const text = "x".repeat(MAX_BYTES + extra);
+      const text = "x".repeat(MAX_BYTES - ENTRY_BYTES + extra);
       const question = { method: "PUT", headers: TEXT_TYPE, text };
       const answer = await this.#ask(`filled-${extra}`, question);
       this.#expect(`creation with ${text.length} bytes`, outcome, answerOf(answer));

@@ -1,4 +1,5 @@
 /** Few durable streams with forks of forks at two nodes: each answer is that of a model. */
+import { countedBytes } from "../../../../../pubsub/broker.ts";
 import { oneOf, shuffled } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { ROUND_MS, Service, type ServiceNode } from "../places/service.ts";
@@ -14,8 +15,8 @@ const IDS = ["oak", "elm", "ash", "fir", "yew", "fig"] as const;
 /** Fewest streams that there may be, and the range. */
 const [MAX_STREAMS, MAX_STREAMS_RANGE] = [2, 3];
 
-/** Most bytes of a stream, and characters of a record that is large. */
-const [MAX_BYTES, LARGE] = [90, 40];
+/** Most bytes of a stream, and characters of a record that is large. Four small records fit. */
+const [MAX_BYTES, LARGE] = [countedBytes(90, 4), 40];
 
 /** Producers, one of whose names is that of a property of all objects. */
 const PRODUCERS = ["p", "__proto__"] as const;
@@ -525,5 +526,5 @@ function placeHeaders(from: NonNullable<Tree["origin"]>, isCounted: boolean) {
 }
 
 function bytesOf(record: unknown): number {
-  return JSON.stringify(record).length;
+  return countedBytes(JSON.stringify(record).length, 1);
 }
