@@ -88,7 +88,7 @@ export async function auditDefaults(audit: Audit): Promise<void> {
       `${what} with ${JSON.stringify(Object.fromEntries(set))}`,
       ...values,
     );
-  const places = new Places(manager, known, expect);
+  const places = new Places(manager, inForce(known, limits), expect);
   places.fill("user", random() < LARGE);
   places.fill("address", random() < LARGE);
   places.fillSockets(random() < LARGE);
@@ -97,6 +97,17 @@ export async function auditDefaults(audit: Audit): Promise<void> {
     await auditSubscriptions(audit, { node: program as unknown as UserNode, known, expect });
   }
   await program.server.close();
+}
+
+/** Limits for a single party: a share by default counts once half of all places are taken. */
+function inForce(known: Limits, set: Record<keyof Limits, number | undefined>): Limits {
+  const share = (name: "maxSessionsPerUser" | "maxSessionsPerAddress") =>
+    set[name] ?? Math.max(known[name], Math.ceil(known.maxSessions / 2));
+  return {
+    ...known,
+    maxSessionsPerUser: share("maxSessionsPerUser"),
+    maxSessionsPerAddress: share("maxSessionsPerAddress"),
+  };
 }
 
 /** The places of a manager. */
