@@ -418,6 +418,8 @@ export class AppendQueue {
       if (now - entry.atMs < this.#giveUpMs) break;
       this.#reject(this.#waiting.shift()!, this.#tooLate());
     }
+    // The publication that the others waited for may be given up.
+    this.#pump();
     const [oldest] = this.#underWay.values();
     if (oldest !== undefined && now - oldest.sentMs >= ACK_TIMEOUT_MS) {
       this.#trouble(new BrokerError("Cannot append: JetStream does not answer"));

@@ -73,42 +73,44 @@ class FakeStream {
   #answer: ((error: null, message: Msg) => void) | undefined;
   #seq = 100;
 
-  readonly appends = new AppendQueue(
-    {
-      runtime: Object.assign(platformRuntime(), {
-        schedule: (callback: () => void) => callback(),
-      }),
-      period: new AbortController().signal,
-      inbox: () => "_INBOX.test",
-      leave: () => {},
-      connection: {
-        subscribe: (_: string, { callback }: { callback: (error: null, message: Msg) => void }) => {
-          this.#answer = callback;
-        },
+  readonly #link = {
+    runtime: Object.assign(platformRuntime(), {
+      schedule: (callback: () => void) => callback(),
+    }),
+    period: new AbortController().signal,
+    inbox: () => "_INBOX.test",
+    leave: () => {},
+    connection: {
+      subscribe: (_: string, { callback }: { callback: (error: null, message: Msg) => void }) => {
+        this.#answer = callback;
       },
-      open: {
-        publish: (subject: string, _: Uint8Array, options: { reply: string; headers: MsgHdrs }) => {
-          this.sent.push({ subject, id: options.headers.get("Nats-Msg-Id"), reply: options.reply });
-        },
+    },
+    open: {
+      publish: (subject: string, _: Uint8Array, options: { reply: string; headers: MsgHdrs }) => {
+        this.sent.push({ subject, id: options.headers.get("Nats-Msg-Id"), reply: options.reply });
       },
-      request: (_: string, __: Uint8Array, { headers }: { headers: MsgHdrs }) => {
-        const seq = this.stored.get(headers.get("Nats-Msg-Id"));
-        return Promise.resolve(message(
-          "",
-          seq === undefined
-            ? { error: { code: 400, err_code: 10071, description: "wrong last sequence" } }
-            : { stream: "test", seq, duplicate: true },
-        ));
-      },
-    } as unknown as Link,
-    {
-      epoch: { epoch: "e", start: 10 },
-      saw: () => {},
-      open: () => this.opened++,
-    } as unknown as HistoryStream,
-    new WaitingBudget({ maxWaiting: 100, maxWaitingBytes: 10_000 }),
-    30_000,
-  );
+    },
+    request: (_: string, __: Uint8Array, { headers }: { headers: MsgHdrs }) => {
+      const seq = this.stored.get(headers.get("Nats-Msg-Id"));
+      return Promise.resolve(message(
+        "",
+        seq === undefined
+          ? { error: { code: 400, err_code: 10071, description: "wrong last sequence" } }
+          : { stream: "test", seq, duplicate: true },
+      ));
+    },
+  } as unknown as Link;
+  readonly #history = {
+    epoch: { epoch: "e", start: 10 },
+    saw: () => {},
+    open: () => this.opened++,
+  } as unknown as HistoryStream;
+  readonly appends: AppendQueue;
+
+  constructor(giveUpMs = 30_000) {
+    const budget = new WaitingBudget({ maxWaiting: 100, maxWaitingBytes: 10_000 });
+    this.appends = new AppendQueue(this.#link, this.#history, budget, giveUpMs);
+  }
 
   add(topic: string, id: string): Promise<number | undefined> {
     const appended = this.appends.add(topic, new Uint8Array(10), id, false);
@@ -291,5 +293,22 @@ Deno.test("AppendQueue asks about unanswered publications, and gives them up in 
   await time.tickAsync(25_000);
   await rejected;
   assertEquals(stream.appends.dropped, 1);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue sends what waited for a second behind a publication that it gives up", async () => {
+  using time = new FakeTime();
+  using _clock = stub(performance, "now", () => time.now);
+  const stream = new FakeStream(2_000);
+  await stream.resume();
+  const rejected = assertRejects(() => stream.add("a", "1"), BrokerError, "within 2000 ms");
+  await time.tickAsync(1_500);
+  const waiting = stream.add("a", "2");
+  assertEquals(stream.sent.map(({ id }) => id), ["1"]);
+  await time.tickAsync(500);
+  await rejected;
+  assertEquals(stream.sent.map(({ id }) => id), ["1", "2"]);
+  stream.answer(1, { stream: "test", seq: 12 });
+  assertEquals([await waiting, stream.appends.dropped], [12, 1]);
   stream.appends.close();
 });
