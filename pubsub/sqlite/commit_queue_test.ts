@@ -1,6 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
+import { turns } from "../../testing/turns.ts";
 import { CommitQueue } from "./commit_queue.ts";
 import type { Operation, Outcome } from "./file.ts";
 
@@ -124,4 +125,16 @@ Deno.test("CommitQueue.end() waits for all operations, and refuses later ones", 
   await assertRejects(release, BrokerError, "Cannot release: the broker is closed");
   queue.note("follow", "topic");
   assertEquals(thread.groups.length, 1);
+});
+
+Deno.test("CommitQueue.end() waits for a group that is under way, though nothing else waits", async () => {
+  const { thread, queue, release } = open();
+  const last = release();
+  await thread.started();
+  let isOver = false;
+  const ended = queue.end().then(() => isOver = true);
+  await turns();
+  assertEquals(isOver, false);
+  thread.answer();
+  await Promise.all([last, ended]);
 });

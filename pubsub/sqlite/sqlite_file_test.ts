@@ -408,6 +408,61 @@ withFolder("SqliteFile.run() knows listeners of a group before topics are forgot
   assertEquals(file.append("heard"), { offset: 2, prev: 1 }, "behind the one that was delivered");
 });
 
+withFolder("SqliteFile keeps its bound of topics when one group makes fifty", (folder) => {
+  const path = `${folder}/test.db`;
+  using file = new TestFile(path, { maxTopics: 10 });
+  const group = Array.from({ length: 50 }, (_, i): Operation => [
+    "append",
+    { topic: `t${i}`, payload: "x", bytes: 1, tag: `tag${i}`.padEnd(6, "0") },
+    { bounds: BOUNDS },
+    0,
+  ]);
+  const outcomes = file.file.run(group, 0);
+  assert(outcomes.every(([kind]) => kind === "done"));
+  assertEquals(file.count("topics", path), 10);
+  assertEquals(file.call<{ forgotten: number }>("sweep", 0).forgotten, 40);
+  // What comes later finds room for one more, at the cost of one.
+  file.append("later");
+  assertEquals(file.count("topics", path), 10);
+});
+
+withFolder("SqliteFile counts topics and logs as before a group that was rolled back", (folder) => {
+  const path = `${folder}/test.db`;
+  using file = new TestFile(path, { maxTopics: 3 });
+  const log = (id: string): Operation => ["createLog", id, {
+    identity: `${id}0000`,
+    config: { contentType: "application/json" },
+    records: [],
+    maxLogs: 2,
+  }, 0];
+  file.append("a");
+  file.call(...log("one"));
+  const append = (topic: string, tag: string): Operation => [
+    "append",
+    { topic, payload: "x", bytes: 1, tag },
+    { bounds: BOUNDS },
+    0,
+  ];
+  // A payload that is no content of a row fails in the middle of its transaction, and by itself.
+  const broken: Operation = [
+    "append",
+    { topic: "b", bytes: 1, tag: "tag-01" },
+    { bounds: BOUNDS },
+    0,
+  ];
+  for (let round = 0; round < 4; round++) {
+    const group: Operation[] = [
+      append(`r${round}`, "tag-00"),
+      log(`log${round}`),
+      broken,
+    ];
+    assertEquals(file.file.run(group, 0).map(([kind]) => kind), ["done", "done", "failed"]);
+    assertEquals(file.call("deleteLog", `log${round}`, false, 0), { kind: "removed" });
+  }
+  assertEquals(file.count("topics", path), 3);
+  assertEquals(file.call<{ forgotten: number }>("sweep", 0).forgotten, 2);
+});
+
 withFolder("SqliteFile forgets topics without publications first", (folder) => {
   using file = new TestFile(`${folder}/test.db`, { maxTopics: 2 });
   file.append("quiet", "x", { at: 0 });
