@@ -165,6 +165,27 @@ export const HISTORY: Record<string, Test> = {
     },
   ),
 
+  "ends a walk by pages of one byte, of one publication each": withHistory(
+    async (bench, near, far) => {
+      await fill(near, bench.id, 20);
+      const { head } = await page(far, bench.id);
+      for (const start of [{ after: 0 }, { last: 20 }]) {
+        let [options, walked]: [Partial<ReadHistoryOptions>, string[]] = [start, []];
+        // One page more than publications, so that pages without any do not go on for ever.
+        for (let i = 0; i < 20; i++) {
+          const { publications } = await page(far, bench.id, { ...options, maxBytes: 1 });
+          same(publications.length, 1, `publications of page ${i}`);
+          walked = [...walked, String(publications[0]!.payload)];
+          options = { after: publications[0]!.position!.offset };
+        }
+        same(walked, range(0, 20), "what was read");
+        same(options.after, head, "the end of the walk");
+        const none = await page(far, bench.id, { ...options, maxBytes: 1 });
+        same([none.publications.length, none.head], [0, head], "the page after the head");
+      }
+    },
+  ),
+
   "reads the newest": withHistory(async (bench, near, far) => {
     await fill(near, bench.id, 20);
     const { publications, head } = await page(far, bench.id, { last: 3 });

@@ -421,7 +421,7 @@ withFolder("SqliteFile keeps its bound of topics when one group makes fifty", (f
   assert(outcomes.every(([kind]) => kind === "done"));
   assertEquals(file.count("topics", path), 10);
   assertEquals(file.call<{ forgotten: number }>("sweep", 0).forgotten, 40);
-  // What comes later finds room for one more, at the cost of one.
+  // A later topic finds room, at the cost of one.
   file.append("later");
   assertEquals(file.count("topics", path), 10);
 });
