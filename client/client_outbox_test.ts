@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, type RequestError } from "../errors.ts";
 import { type Answer, Network, settled } from "../tests/clients.ts";
-import { HELLO, turns } from "../tests/sessions.ts";
+import { HELLO, type Peer, turns } from "../tests/sessions.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { RequestService } from "../session/serving/requests.ts";
 
@@ -92,6 +92,45 @@ Deno.test("Client.publish() that a session took stays in the outbox when its cal
   await given;
   await time.tickAsync(0);
   assertEquals(client.outbox.messages, 1);
+});
+
+Deno.test("Client keeps the newest acknowledged number when a session that it left acknowledges less", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  const peers: Peer[] = [];
+  const hello = { hello: { ...HELLO.hello, ticket: "t", features: ["seq", "handover"] } };
+  for (let i = 0; i < 3; i++) {
+    network.answers.push(network.byHand((peer) => {
+      peers.push(peer);
+      peer.say(hello);
+      const answerPings = () => {
+        for (const { ping } of peer.envelopes) if (ping !== undefined) peer.say({ pong: ping });
+      };
+      void peer.reach(1).then(answerPings);
+    }));
+  }
+  await using client = network.client({ delivery: "at-least-once" });
+  assertEquals(await settled(client), "connected");
+  const published = [client.publish("a", 1), client.publish("a", 2)];
+  await turns();
+  const moving = client.handOver();
+  await turns();
+  assertEquals(await moving, true);
+  await turns();
+  // The new session acknowledges both, and then the old one the first.
+  peers[1]!.say({ ack: 2 });
+  await turns();
+  peers[0]!.say({ ack: 1 });
+  await turns();
+  assertEquals(client.outbox.messages, 0);
+  // The answers of the new session are lost, but its acknowledgment was none too many.
+  peers[1]!.connection.close({ closeCode: 4000, reason: "restarting" });
+  await turns();
+  await time.tickAsync(1_000);
+  assertEquals((await Promise.allSettled(published)).map(({ status }) => status), [
+    "fulfilled",
+    "fulfilled",
+  ]);
 });
 
 Deno.test("Client keeps unsent messages of a session for the next one, in order and once", async () => {

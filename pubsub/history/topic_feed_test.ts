@@ -194,6 +194,23 @@ Deno.test("TopicFeed ignores late publications of an earlier epoch", async () =>
   assertEquals(client.take(), [[3, 3, 2]]);
 });
 
+Deno.test("TopicFeed forgets the oldest of many epochs that are over first", async () => {
+  await using node = await bench();
+  const { engine, broker, client } = node;
+  const late: Publication[] = [];
+  // 21 epochs, of which 16 are remembered.
+  for (let epoch = 1; epoch <= 21; epoch++) {
+    if (epoch > 1) engine.beginEpoch(`e${epoch}`);
+    late.push(engine.publish(epoch));
+    await turns();
+  }
+  client.take();
+  const reads = broker.reads.length;
+  for (const one of late.slice(5, 20)) broker.deliver(one);
+  await turns();
+  assertEquals([client.take(), broker.reads.length], [[], reads]);
+});
+
 Deno.test("TopicFeed follows an engine that is back at an epoch that was over", async () => {
   using time = new FakeTime();
   await using node = await bench();

@@ -171,6 +171,11 @@ Deno.test("StreamLogs repeats a part of a record at the beginning of a fork", as
   assertEquals(await bench.read("b", 1), [new TextEncoder().encode("zwö").slice(0, 3)]);
   assertEquals(await forkAt("c", 0, 3), "created");
   assertEquals([await bench.read("c"), await bench.read("c", 1)], [["one"], []]);
+  // A fork at the exact end of a record begins after the record, and repeats no part.
+  const { origin } = await bench.info("c");
+  assertEquals([origin!.position, origin!.subOffset], [1, undefined]);
+  const fork = { source: "source", offset: formatOffset(source, 1) };
+  assertEquals((await bench.streams.create("c", { fork }) as { isSame: boolean }).isSame, true);
   assertEquals(await forkAt("d", 0, 4), "bad-offset");
   assertEquals(await forkAt("e", 2, 1), "bad-offset");
   assertEquals(await forkAt("a", 1, 2), "exists");

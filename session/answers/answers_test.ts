@@ -714,6 +714,28 @@ Deno.test("A stalled consumer leaves the memory of both ends as it is", async ()
   assertEquals(seen.returned, 64);
 });
 
+Deno.test("An answer takes no further item while the connection is behind", async () => {
+  let made = 0;
+  await using both = await ends({
+    requests: {
+      async *text() {
+        for (; made < 60; made++) {
+          await turns(1);
+          yield "x".repeat(10_000);
+        }
+      },
+    },
+  });
+  await turns();
+  both.link.stall("to-client");
+  const items = Array.fromAsync(both.client.requestStream("text"));
+  await turns(100);
+  // The credit of 64 items is not used up: the connection buffers 64 KiB, and then the queue waits.
+  assertEquals([made < 12, both.server.stats.queuedMessages <= 2], [true, true]);
+  both.link.resume("to-client");
+  assertEquals((await soon(items)).length, 60);
+});
+
 Deno.test("An answer neither overflows the send queue of a peer that reads nothing, nor drops messages", async () => {
   for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const) {
     const heard: unknown[] = [];
