@@ -40,7 +40,7 @@ export interface SessionCalls {
 }
 
 /**
- * Rejects options with an unknown name; in Deno also values of another type.
+ * Rejects options with an unknown name; in Deno also values of another type or out of range.
  *
  * @typeParam Calls The options of each call.
  */
