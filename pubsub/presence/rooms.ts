@@ -1,7 +1,7 @@
 /** Rooms: topics with presence. */
 import { PUBLISH, SUBSCRIBE, UNSUBSCRIBE } from "../topics.ts";
 import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, COUNT, integer, recordOf, RUNTIME } from "../../base/option_checks.ts";
+import { checkOptions, integer, recordOf, RUNTIME } from "../../base/option_checks.ts";
 import { QueueFullError } from "../../errors.ts";
 import { PRESENCE_PREFIX, type PresenceMember } from "../../session/wire/presence_notice.ts";
 import { MOVED } from "../../session/wire/recovery.ts";
@@ -52,7 +52,7 @@ export interface RoomsOptions {
 
 /** Kinds of the options of a room. */
 export const ROOM: OptionKinds<RoomOptions> = {
-  gatherAbove: COUNT,
+  gatherAbove: integer(0, MAX_TIMER_MS),
   gatherMs: integer(0, MAX_TIMER_MS),
   maxDataBytes: integer(0, MAX_PRESENCE_DATA_BYTES),
   members: ["list", "count"],
