@@ -190,11 +190,13 @@ export const LOGS: Record<string, Test> = {
     const source = `${id} source`;
     const { info } = await created(near, source, { records: ["a", "b"] });
     const fork = `${id} fork`;
-    same(await near.retain(source, fork, "identity9"), false, "a source of another identity");
-    same(await near.retain(source, fork, info.identity), true, "the first call");
-    same(await far.retain(source, fork, info.identity), true, "the same call again");
-    same(await near.retain(source, `${fork} 2`, info.identity), true, "another fork");
     const { identity } = info;
+    const options = { identity, maxForks: 2 };
+    const other = { ...options, identity: "identity9" };
+    same(await near.retain(source, fork, other), "missing", "a source of another identity");
+    same(await near.retain(source, fork, options), "retained", "the first call");
+    same(await far.retain(source, fork, options), "retained", "the same call again");
+    same(await near.retain(source, `${fork} 2`, options), "retained", "another fork");
     const origin = { id: source, identity, position: 1, fork, lineage: [] };
     const config = { ...TEXT, origin };
     const forked = await created(near, fork, { config, identity: "identity2", records: ["own"] });
@@ -208,13 +210,39 @@ export const LOGS: Record<string, Test> = {
     same([kept.info.isDeleted, kept.records], [true, ["a", "b"]], "the kept records");
     const again = await near.create(source, creation({}));
     same(again.kind === "exists" && again.info.isDeleted, true, "the creation of a kept log");
-    same(await near.retain(source, `${fork} 3`, identity), false, "a fork of a deleted log");
+    const late = { identity, maxForks: 3 };
+    same(await near.retain(source, `${fork} 3`, late), "missing", "a fork of a deleted log");
     same(await near.release(source, `${fork} 2`), undefined, "the end of the first fork");
     same((await read(far, source)).info.isDeleted, true, "the log with one fork");
     same(await far.delete(fork), { kind: "removed", origin }, "the deletion of the last fork");
     same(await far.release(source, fork), undefined, "the end of the last fork");
     same(await near.read(source, reading()), undefined, "the log without forks");
   }),
+
+  "bounds the forks of a log": withLogs(
+    async ({ id }, near, far) => {
+      const { info: { identity } } = await created(near, id, { records: ["a"] });
+      const options = { identity, maxForks: 8 };
+      const retain = (fork: number) =>
+        (fork % 2 === 0 ? near : far).retain(id, `${id} ${fork}`, options);
+      const results = await Promise.all(Array.from({ length: 12 }, (_, i) => retain(i)));
+      const kept = results.flatMap((result, fork) => result === "retained" ? [fork] : []);
+      same(kept.length, 8, "the number of forks");
+      same(results.filter((one) => one === "too-many").length, 4, "the forks too many");
+      same(await retain(kept[0]!), "retained", "a fork that is noted already");
+      // A fork that is gone leaves room for one more.
+      for (let next = 12; next < 24; next++) {
+        same(await far.release(id, `${id} ${kept.shift()}`), undefined, "the end of a fork");
+        same(await retain(next), "retained", "a fork in place of another");
+        same(await retain(99), "too-many", "one fork more");
+        kept.push(next);
+      }
+      same((await append(near, id, ["b"])).kind, "appended", "an append to the source");
+      same(await near.delete(id), { kind: "kept" }, "the deletion of the source");
+      for (const fork of kept) await far.release(id, `${id} ${fork}`);
+      same(await near.read(id, reading()), undefined, "the source without forks");
+    },
+  ),
 
   "expires logs that are not used": withLogs(async ({ id }, near, far) => {
     const config = { ...TEXT, ttlMs: 1_000 };

@@ -164,6 +164,20 @@ export type LogAppended =
   | { readonly kind: "out-of-sequence"; readonly sequence: string }
   | { readonly kind: "unstarted" | "fenced" | "held" | "full" | "too-many-producers" };
 
+/** Options for {@linkcode BrokerLogs.retain}. */
+export interface RetainLogOptions {
+  /** Identity that the source must have. */
+  readonly identity: string;
+  /** Most forks of the source. */
+  readonly maxForks: number;
+}
+
+/**
+ * Result of {@linkcode BrokerLogs.retain}: `missing` if the source is missing, expired, deleted, or has
+ * another identity; `too-many` if the source has the greatest number of forks.
+ */
+export type LogRetained = "retained" | "missing" | "too-many";
+
 /** Options for {@linkcode BrokerLogs.read}. */
 export interface ReadLogOptions {
   /** Position of the first record to read; below `start`, the page is empty. */
@@ -254,15 +268,15 @@ export interface BrokerLogs {
     | { readonly kind: "kept" | "missing" | "deleted" | "alive" }
   >;
   /**
-   * Notes that a fork needs the log. Idempotent.
+   * Notes that a fork needs the log. Idempotent: a fork that is noted takes no second place.
    *
    * @param id The id of the source.
    * @param fork Name of the fork, which no other fork has: the identity of the fork.
-   * @param identity Identity that the source must have.
-   * @returns False if the source is missing, expired, deleted, or has another identity.
+   * @param options See {@linkcode RetainLogOptions}.
+   * @returns The result.
    * @throws {BrokerError} If the engine is away.
    */
-  retain(id: string, fork: string, identity: string): Promise<boolean>;
+  retain(id: string, fork: string, options: RetainLogOptions): Promise<LogRetained>;
   /**
    * Notes that a fork is gone. Removes the source if deleted and without other forks. Idempotent.
    *

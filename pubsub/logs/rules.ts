@@ -12,6 +12,8 @@ import type {
   LogInfo,
   LogProducer,
   LogRecord,
+  LogRetained,
+  RetainLogOptions,
 } from "./log.ts";
 
 /** Most producers of one log with a remembered number. */
@@ -73,14 +75,18 @@ export interface StoredLog extends Omit<LogInfo, "end"> {
   readonly sequence?: string;
   /** Newest lease of a writer; without a holder once released. */
   readonly writer?: { readonly holder?: string; readonly until: number };
-  /** Forks that need the log, as given to `retain`. */
-  readonly forks: readonly string[];
 }
 
-/** The whole state of a log. */
+/** The state by which an append is decided. */
 export interface LogState extends StoredLog {
   /** Newest epoch and number of each producer. */
   readonly producers: Readonly<Record<string, readonly [epoch: number, seq: number]>>;
+}
+
+/** The whole state of a log, for an engine that keeps all of it in one value. */
+export interface WholeLog extends LogState {
+  /** Forks that need the log, as given to `retain`. */
+  readonly forks: readonly string[];
 }
 
 /** Result of the deletion of a log. */
@@ -90,7 +96,7 @@ export type LogDeleted = Awaited<ReturnType<BrokerLogs["delete"]>>;
 export function newLog(
   { config, identity, records, end, writer }: CreateLogOptions,
   now: number,
-): LogState {
+): StoredLog {
   const first = config.origin?.position ?? 0;
   return {
     ...config,
@@ -102,13 +108,11 @@ export function newLog(
     until: expiryOf(config, now),
     ...(end && { end }),
     ...(writer && { writer: { holder: writer.holder, until: now + writer.ttlMs } }),
-    producers: {},
-    forks: [],
   };
 }
 
 /** The public part of a state. */
-export function infoOf(state: StoredLog & Partial<LogState>): LogInfo {
+export function infoOf(state: StoredLog & Partial<WholeLog>): LogInfo {
   const { until: _until, sequence: _sequence, writer: _writer, ...rest } = state;
   const { producers: _producers, forks: _forks, end, ...info } = rest;
   if (end === undefined) return info;
@@ -147,38 +151,50 @@ export function isBeyond(
   return count > 1 && (count > keep.records || countedBytes(bytes, count) > keep.bytes);
 }
 
-/** Tells whether a log with an identity takes one more fork. */
-export function canFork(
+/**
+ * Decides about a fork. Does not change the state.
+ *
+ * @param state The state of the source; `undefined` without a log.
+ * @param options The call, the number of forks, and whether this one is among them.
+ * @param now Time of the call, in milliseconds since the Unix epoch.
+ * @returns The result.
+ */
+export function decideFork(
   state: StoredLog | undefined,
-  identity: string,
+  { identity, maxForks, forks, isKnown }: RetainLogOptions & {
+    readonly forks: number;
+    readonly isKnown: boolean;
+  },
   now: number,
-): state is StoredLog {
-  return state?.identity === identity && !state.isDeleted && !isExpired(state, now);
+): LogRetained {
+  const isThere = state?.identity === identity && !state.isDeleted && !isExpired(state, now);
+  if (!isThere) return "missing";
+  return isKnown || forks < maxForks ? "retained" : "too-many";
 }
 
 /**
  * Decides about a deletion. Does not change the state.
  *
  * @param state The state; `undefined` without a log.
- * @param ifExpired Deletes the log only if expired.
+ * @param options Number of forks that need the log; with `ifExpired`, the log goes only if expired.
  * @param now Time of the deletion, in milliseconds since the Unix epoch.
  * @returns The result: a `removed` log has to go, and a `kept` one becomes `isDeleted`.
  */
 export function decideDelete(
   state: StoredLog | undefined,
-  ifExpired: boolean,
+  { ifExpired, forks }: { readonly ifExpired: boolean; readonly forks: number },
   now: number,
 ): LogDeleted {
   if (state === undefined) return { kind: "missing" };
   if (state.isDeleted) return { kind: "deleted" };
   if (ifExpired && !isExpired(state, now)) return { kind: "alive" };
-  if (state.forks.length > 0) return { kind: "kept" };
+  if (forks > 0) return { kind: "kept" };
   return { kind: "removed", ...(state.origin && { origin: state.origin }) };
 }
 
 /** A decision about an append: a refusal, or the next state without the retention. */
-export type LogDecision =
-  | { readonly kind: "append"; readonly next: LogState }
+export type LogDecision<State extends LogState> =
+  | { readonly kind: "append"; readonly next: State }
   | Exclude<LogAppended, { readonly kind: "appended" }>;
 
 /**
@@ -192,11 +208,11 @@ export type LogDecision =
  * @param now Time of the append, in milliseconds since the Unix epoch.
  * @returns The decision.
  */
-export function decideAppend(
-  state: LogState | undefined,
+export function decideAppend<State extends LogState>(
+  state: State | undefined,
   options: AppendLogOptions,
   now: number,
-): LogDecision {
+): LogDecision<State> {
   const { identity, records, end, producer, sequence, writer, ifWriterLost, cancel } = options;
   if (state === undefined || identity !== undefined && identity !== state.identity) {
     return { kind: "missing" };
@@ -257,7 +273,7 @@ function checkProducer(
   { epoch, seq }: LogProducer,
   known: readonly [epoch: number, seq: number] | undefined,
   state: LogState,
-): LogDecision | undefined {
+): Exclude<LogAppended, { readonly kind: "appended" }> | undefined {
   if (known === undefined) {
     if (seq > 0) return { kind: "skipped", expected: 0 };
     const isFull = Object.keys(state.producers).length >= MAX_LOG_PRODUCERS;

@@ -10,10 +10,12 @@ import type {
   CreateLogOptions,
   LogAppended,
   LogConfig,
+  LogCreated,
   LogInfo,
   LogOrigin,
   LogPage,
   LogRecord,
+  LogRetained,
 } from "./log.ts";
 import { lineageOf, oldestPosition, parseOffset } from "./offset.ts";
 import { ANSWER_PREFIX, logTopic, MAX_LOG_ID_BYTES, recordBytes, requestLog } from "./rules.ts";
@@ -61,6 +63,8 @@ export interface StreamBounds {
   readonly maxStreams: number;
   /** Most bytes of one stream; counted by {@linkcode countedBytes}. */
   readonly maxStreamBytes: number;
+  /** Most forks of one stream. */
+  readonly maxForks: number;
   /** Most readers of this node that wait for new records. */
   readonly maxReaders: number;
   /** Shares of these readers; none if left out. */
@@ -113,7 +117,8 @@ export interface CreateStreamOptions {
  * - `source-missing`, `source-deleted`: the source of a fork. `other-type`: its media type differs.
  * - `bad-offset`: the fork would begin behind the end of the source, or within no record of it.
  * - `gone`: the fork would begin at an offset of another stream, or before the kept records.
- * - `too-deep`: the source is a fork of too many forks. `too-many`: too many streams. `full`: the
+ * - `too-deep`: the source is a fork of too many forks. `too-many-forks`: the source has too many forks.
+ *   `too-many`: too many streams. `full`: the
  *   records exceed the bound of a stream, or of an append.
  */
 export type StreamCreated =
@@ -128,6 +133,7 @@ export type StreamCreated =
       | "bad-offset"
       | "gone"
       | "too-deep"
+      | "too-many-forks"
       | "too-many"
       | "full";
   };
@@ -326,9 +332,6 @@ export class StreamLogs implements AsyncDisposable {
     const isFull = counted > this.#bounds.maxStreamBytes || bytes > this.maxAppendBytes;
     if (isFull) return { kind: "full" };
     const { origin } = plan.config;
-    const isRetained = origin === undefined ||
-      await this.#logs.retain(origin.id, origin.fork, origin.identity);
-    if (!isRetained) return { kind: "source-deleted" };
     const creation = {
       identity,
       config: plan.config,
@@ -337,17 +340,23 @@ export class StreamLogs implements AsyncDisposable {
       ...(end && { end }),
       ...(writer && { writer }),
     };
-    let created = await this.#logs.create(id, creation);
-    if (created.kind === "expired") {
-      await this.#deleteExpired(id);
-      created = await this.#logs.create(id, creation);
+    const retained = await this.#retain(origin);
+    if (retained === "missing") return { kind: "source-deleted" };
+    const wanted = { ...creation, end, fork: options.fork };
+    if (retained === "too-many") {
+      return await this.#existing(id, wanted) ?? { kind: "too-many-forks" };
     }
+    const created = await this.#createLog(id, creation).catch(async (error) => {
+      // Without an answer of the engine, the stream may be there, and need its source.
+      if (!(error instanceof BrokerError)) await this.#release(origin);
+      throw error;
+    });
     if (created.kind === "created") return { kind: "created", info: created.info };
     await this.#release(origin);
     if (created.kind !== "exists") return { kind: "too-many" };
     const { info } = created;
     if (info.isDeleted) return { kind: "deleted" };
-    return { kind: "exists", info, isSame: isSame(info, { ...creation, end, fork: options.fork }) };
+    return { kind: "exists", info, isSame: isSame(info, wanted) };
   }
 
   /**
@@ -619,6 +628,29 @@ export class StreamLogs implements AsyncDisposable {
     };
   }
 
+  /** Creates a log, in place of an expired one. */
+  async #createLog(id: string, options: CreateLogOptions): Promise<LogCreated> {
+    const created = await this.#logs.create(id, options);
+    if (created.kind !== "expired") return created;
+    await this.#deleteExpired(id);
+    return await this.#logs.create(id, options);
+  }
+
+  /** Takes a place among the forks of a source. */
+  async #retain(origin: LogOrigin | undefined): Promise<LogRetained> {
+    if (origin === undefined) return "retained";
+    const { maxForks } = this.#bounds;
+    return await this.#logs.retain(origin.id, origin.fork, { identity: origin.identity, maxForks });
+  }
+
+  /** The result of a creation where there is a stream already, which needs no place of its own. */
+  async #existing(id: string, wanted: WantedStream): Promise<StreamCreated | undefined> {
+    const found = await this.info(id);
+    if (found.kind === "deleted") return { kind: "deleted" };
+    if (found.kind !== "page") return undefined;
+    return { kind: "exists", info: found.info, isSame: isSame(found.info, wanted) };
+  }
+
   /** Releases an origin, and the origins of logs that were kept for it. */
   async #release(origin: LogOrigin | undefined): Promise<void> {
     for (let next = origin; next !== undefined;) {
@@ -857,14 +889,14 @@ function configOf(
   };
 }
 
+/** Facts that a creation asks for. */
+interface WantedStream extends Pick<CreateLogOptions, "config"> {
+  readonly end: CreateLogOptions["end"] | undefined;
+  readonly fork: ForkRequest | undefined;
+}
+
 /** Tells whether a stream has the facts that another creation asks for. */
-function isSame(
-  info: LogInfo,
-  { config, end, fork }: Pick<CreateLogOptions, "config"> & {
-    readonly end: CreateLogOptions["end"] | undefined;
-    readonly fork: ForkRequest | undefined;
-  },
-): boolean {
+function isSame(info: LogInfo, { config, end, fork }: WantedStream): boolean {
   const { origin } = config;
   // Without an offset, the beginning of a fork moves with the source.
   const isSamePlace = fork?.offset === undefined || origin?.position === info.origin?.position;

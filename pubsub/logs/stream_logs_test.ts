@@ -25,7 +25,13 @@ class Bench implements AsyncDisposable {
     this.streams = new StreamLogs({
       runtime: platformRuntime(),
       broker: this.broker,
-      bounds: { maxStreams: 1_000, maxStreamBytes: 65_536, maxReaders: 100, ...bounds },
+      bounds: {
+        maxStreams: 1_000,
+        maxStreamBytes: 65_536,
+        maxForks: 100,
+        maxReaders: 100,
+        ...bounds,
+      },
       onError: (error) => this.errors.push(error),
     });
   }
@@ -74,7 +80,7 @@ async function next(pages: AsyncGenerator<StreamRead>): Promise<unknown> {
 Deno.test("StreamLogs refuses a broker without logs", async () => {
   await using memory = new MemoryBroker();
   const broker: Broker = Object.create(memory, { logs: { value: undefined } });
-  const bounds = { maxStreams: 1, maxStreamBytes: 1, maxReaders: 1 };
+  const bounds = { maxStreams: 1, maxStreamBytes: 1, maxForks: 1, maxReaders: 1 };
   assertThrows(
     () => new StreamLogs({ runtime: platformRuntime(), broker, bounds, onError() {} }),
     UnsupportedError,
@@ -201,6 +207,48 @@ Deno.test("StreamLogs.create() refuses forks that cannot be", async () => {
   assertEquals((await bench.streams.create("source", {})).kind, "deleted");
   const late = await bench.streams.create("late", { fork: { source: "source" } });
   assertEquals(late.kind, "source-deleted");
+});
+
+Deno.test("StreamLogs.create() makes so many forks of a source, and gives their places back", async () => {
+  await using bench = new Bench({ maxForks: 2, maxStreams: 4 });
+  await bench.create("source", { records: ["1"] });
+  const fork = async (id: string, options: CreateStreamOptions = {}) => {
+    const result = await bench.streams.create(id, { fork: { source: "source" }, ...options });
+    return result.kind === "exists" ? { isSame: result.isSame } : result.kind;
+  };
+  // No creation without effect keeps a place.
+  for (let i = 0; i < 3; i++) {
+    assertEquals(await fork("large", { records: ["x".repeat(99_999)] }), "full");
+    await assertRejects(() => fork("x".repeat(241)), RangeError);
+  }
+  assertEquals(await fork("a"), "created");
+  for (let i = 0; i < 3; i++) assertEquals(await fork("a"), { isSame: true });
+  assertEquals(await fork("b"), "created");
+  assertEquals(await fork("c"), "too-many-forks");
+  assertEquals(await fork("a"), { isSame: true }, "A repetition needs no place");
+  assertEquals(await fork("a", { ttlMs: 1_000 }), { isSame: false });
+  for (let i = 0; i < 3; i++) {
+    await bench.streams.delete("b");
+    assertEquals(await fork("b"), "created");
+  }
+  await bench.streams.delete("b");
+  await bench.create("other");
+  await bench.create("another");
+  for (let i = 0; i < 3; i++) assertEquals(await fork("b"), "too-many", "Of all streams");
+  await bench.streams.delete("other");
+  assertEquals(await fork("b"), "created");
+});
+
+Deno.test("StreamLogs.create() gives the place of a fork back if the engine refuses the stream", async () => {
+  await using bench = new Bench({ maxForks: 1 });
+  await bench.create("source");
+  const { logs } = bench.broker;
+  const create = logs.create.bind(logs);
+  const fork = () => bench.streams.create("fork", { fork: { source: "source" } });
+  Object.assign(logs, { create: () => Promise.reject(new RangeError("Cannot create a log")) });
+  for (let i = 0; i < 2; i++) await assertRejects(fork, RangeError, "Cannot create a log");
+  Object.assign(logs, { create });
+  assertEquals((await fork()).kind, "created");
 });
 
 Deno.test("StreamLogs.follow() waits for records, and ends with the stream", async () => {

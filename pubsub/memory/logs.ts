@@ -11,12 +11,14 @@ import type {
   LogOrigin,
   LogPage,
   LogRecord,
+  LogRetained,
   ReadLogOptions,
+  RetainLogOptions,
 } from "../logs/log.ts";
 import {
-  canFork,
   decideAppend,
   decideDelete,
+  decideFork,
   expiryOf,
   infoOf,
   isBeyond,
@@ -38,6 +40,8 @@ interface Log {
   state: StoredLog;
   /** Newest epoch and number of each producer: not part of the state, which each append copies. */
   readonly producers: Map<string, LogState["producers"][string]>;
+  /** Forks that need the log. */
+  readonly forks: Set<string>;
   /** The records from `state.start` on. */
   readonly records: Fifo<LogRecord>;
 }
@@ -66,10 +70,10 @@ export class MemoryLogs implements BrokerLogs {
     const present = this.#logs.get(id);
     if (present !== undefined) return presentLog(present.state, now);
     if (this.#logs.size >= options.maxLogs) return { kind: "too-many" };
-    const { producers: _none, ...state } = newLog(options, now);
+    const state = newLog(options, now);
     const records = new Fifo<LogRecord>();
     for (const record of options.records) records.push(record);
-    this.#logs.set(id, { state, records, producers: new Map() });
+    this.#logs.set(id, { state, records, producers: new Map(), forks: new Set() });
     this.#announce(logTopic(id));
     return await Promise.resolve({ kind: "created", info: infoOf(state) });
   }
@@ -116,7 +120,7 @@ export class MemoryLogs implements BrokerLogs {
   ): Promise<LogDeleted> {
     const now = this.#check("delete");
     const log = this.#logs.get(id);
-    const decision = decideDelete(log?.state, ifExpired, now);
+    const decision = decideDelete(log?.state, { ifExpired, forks: log?.forks.size ?? 0 }, now);
     if (decision.kind === "kept") log!.state = { ...log!.state, isDeleted: true };
     else if (decision.kind === "removed") this.#logs.delete(id);
     else return await Promise.resolve(decision);
@@ -124,23 +128,22 @@ export class MemoryLogs implements BrokerLogs {
     return decision;
   }
 
-  async retain(id: string, fork: string, identity: string): Promise<boolean> {
+  async retain(id: string, fork: string, options: RetainLogOptions): Promise<LogRetained> {
     const now = this.#check("fork");
     const log = this.#logs.get(id);
-    const isThere = canFork(log?.state, identity, now);
-    if (isThere && !log!.state.forks.includes(fork)) {
-      log!.state = { ...log!.state, forks: [...log!.state.forks, fork] };
-    }
-    return await Promise.resolve(isThere);
+    const isKnown = log?.forks.has(fork) ?? false;
+    const known = { forks: log?.forks.size ?? 0, isKnown };
+    const result = decideFork(log?.state, { ...options, ...known }, now);
+    if (result === "retained") log!.forks.add(fork);
+    return await Promise.resolve(result);
   }
 
   async release(id: string, fork: string): Promise<LogOrigin | undefined> {
     this.#check("delete");
     const log = this.#logs.get(id);
     if (log === undefined) return await Promise.resolve(undefined);
-    const forks = log.state.forks.filter((one) => one !== fork);
-    log.state = { ...log.state, forks };
-    if (forks.length > 0 || !log.state.isDeleted) return undefined;
+    log.forks.delete(fork);
+    if (log.forks.size > 0 || !log.state.isDeleted) return undefined;
     this.#logs.delete(id);
     return log.state.origin;
   }

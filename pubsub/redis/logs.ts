@@ -17,7 +17,9 @@ import type {
   LogPage,
   LogProducer,
   LogRecord,
+  LogRetained,
   ReadLogOptions,
+  RetainLogOptions,
 } from "../logs/log.ts";
 import { logTopic, MAX_LOG_PRODUCERS, recordBytes } from "../logs/rules.ts";
 import { ENTRY_BYTES } from "../broker.ts";
@@ -371,8 +373,13 @@ return answer(isKept and 'kept' or 'removed')
 
 const RETAIN = LOG + `
 local isThere = log.identity == ask.identity and not log.deleted and not isExpired
-if isThere then redis.call('SADD', forks, ask.fork) end
-return answer(isThere and 'retained' or 'missing')
+if not isThere then return answer('missing') end
+local isNew = redis.call('SADD', forks, ask.fork) == 1
+if isNew and redis.call('SCARD', forks) > ask.maxForks then
+  redis.call('SREM', forks, ask.fork)
+  return answer('too-many')
+end
+return answer('retained')
 `;
 
 const RELEASE = LOG + `
@@ -581,14 +588,18 @@ export class RedisLogs implements BrokerLogs {
     return { kind, ...(info?.origin && { origin: info.origin }) };
   }
 
-  async retain(id: string, fork: string, identity: string): Promise<boolean> {
+  async retain(
+    id: string,
+    fork: string,
+    { identity, maxForks }: RetainLogOptions,
+  ): Promise<LogRetained> {
     checkId(id);
     const { kind } = await this.#call(id, {
       what: "fork a log",
       script: "skeinLogRetain",
-      ask: { fork: wellFormed(fork), identity },
+      ask: { fork: wellFormed(fork), identity, maxForks },
     });
-    return kind === "retained";
+    return kind as LogRetained;
   }
 
   async release(id: string, fork: string): Promise<LogOrigin | undefined> {

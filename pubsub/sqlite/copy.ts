@@ -123,11 +123,14 @@ export class FileCopy {
     return ids.length === STEP_OWNERS;
   }
 
-  /** Copies a topic, or a log with its producers; returns false if there is none. */
+  /** Copies a topic, or a log with its producers and forks; returns false if there is none. */
   #copyOwner(table: ChangingTable, id: number): boolean {
     const isThere = this.#copyRows(table, `SELECT * FROM ${table} WHERE id = ?`, id) > 0;
     if (table === "logs") {
       this.#copyRows("log_producers", "SELECT * FROM log_producers WHERE log = ?", id);
+      // Forks go too, unlike producers.
+      this.#statement(this.#target, "DELETE FROM log_forks WHERE log = ?").run(id);
+      this.#copyRows("log_forks", "SELECT * FROM log_forks WHERE log = ?", id);
     }
     return isThere;
   }

@@ -74,7 +74,7 @@ CREATE INDEX buckets_until ON buckets (until);
 CREATE TABLE logs (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   name TEXT NOT NULL UNIQUE,
-  state TEXT NOT NULL,        -- as JSON, without producers
+  state TEXT NOT NULL,        -- as JSON, without producers and forks
   due INTEGER                 -- time at which the log expires or the lease of the writer lapses
 ) STRICT;
 CREATE INDEX logs_due ON logs (due) WHERE due IS NOT NULL;
@@ -95,6 +95,12 @@ CREATE TABLE log_producers (
   epoch INTEGER NOT NULL,
   seq INTEGER NOT NULL,
   PRIMARY KEY (log, producer)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE log_forks (
+  log INTEGER NOT NULL,
+  fork TEXT NOT NULL,
+  PRIMARY KEY (log, fork)
 ) STRICT, WITHOUT ROWID;
 
 -- Topics and logs that are gone, and whose rows are deleted little by little.

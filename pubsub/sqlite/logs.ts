@@ -7,12 +7,14 @@ import type {
   LogOrigin,
   LogPage,
   LogRecord,
+  LogRetained,
   ReadLogOptions,
+  RetainLogOptions,
 } from "../logs/log.ts";
 import {
-  canFork,
   decideAppend,
   decideDelete,
+  decideFork,
   expiryOf,
   infoOf,
   isBeyond,
@@ -41,7 +43,7 @@ interface Row {
 /** A page, and the time at which the log expires. */
 export type LogReading = LogPage & { readonly until: number | undefined };
 
-/** The logs in a file. Records are rows; the state is one row for each log. */
+/** The logs in a file. Records, producers and forks are rows; the rest is one row for each log. */
 export class Logs {
   readonly #db: Database;
   /** Rows changed by the transaction under way, by name. */
@@ -62,6 +64,10 @@ export class Logs {
   readonly #producer: Statement;
   readonly #producers: Statement;
   readonly #setProducer: Statement;
+  readonly #findFork: Statement;
+  readonly #countForks: Statement;
+  readonly #addFork: Statement;
+  readonly #removeFork: Statement;
   readonly #overdue: Statement;
 
   constructor(db: Database) {
@@ -86,6 +92,10 @@ export class Logs {
     );
     this.#producers = db.prepare("SELECT producer, epoch, seq FROM log_producers WHERE log = ?");
     this.#setProducer = db.prepare("INSERT OR REPLACE INTO log_producers VALUES (?, ?, ?, ?)");
+    this.#findFork = db.prepare("SELECT 1 FROM log_forks WHERE log = ? AND fork = ?");
+    this.#countForks = db.prepare("SELECT count(*) AS count FROM log_forks WHERE log = ?");
+    this.#addFork = db.prepare("INSERT INTO log_forks VALUES (?, ?)");
+    this.#removeFork = db.prepare("DELETE FROM log_forks WHERE log = ? AND fork = ?");
     this.#overdue = db.prepare("SELECT name FROM logs WHERE due <= ? ORDER BY due LIMIT ?");
     this.#load();
   }
@@ -95,7 +105,7 @@ export class Logs {
     const present = this.#row(name);
     if (present !== undefined) return presentLog(present.state, now);
     if (this.#count >= options.maxLogs) return { kind: "too-many" };
-    const { producers: _none, ...state } = newLog(options, now);
+    const state = newLog(options, now);
     const row: Row = { id: Number(this.#create.run(name).lastInsertRowid), name, state };
     this.#open.set(name, row);
     this.#count++;
@@ -155,7 +165,7 @@ export class Logs {
   /** Deletes a log, or keeps the log for its forks. */
   deleteLog(name: string, ifExpired: boolean, now: number): LogDeleted {
     const row = this.#row(name);
-    const decision = decideDelete(row?.state, ifExpired, now);
+    const decision = decideDelete(row?.state, { ifExpired, forks: this.#forksOf(row) }, now);
     if (decision.kind === "removed") this.#drop(row!);
     if (decision.kind === "kept") {
       row!.state = { ...row!.state, isDeleted: true };
@@ -165,24 +175,28 @@ export class Logs {
   }
 
   /** Notes that a fork needs the log. */
-  retainLog(name: string, fork: string, identity: string, now: number): boolean {
+  retainLog(name: string, fork: string, options: RetainLogOptions, now: number): LogRetained {
     const row = this.#row(name);
-    const state = row?.state;
-    if (!canFork(state, identity, now)) return false;
-    if (!state.forks.includes(fork)) {
-      row!.state = { ...state, forks: [...state.forks, fork] };
+    const isKnown = row !== undefined && this.#findFork.get(row.id, fork) !== undefined;
+    const result = decideFork(
+      row?.state,
+      { ...options, forks: this.#forksOf(row), isKnown },
+      now,
+    );
+    if (result === "retained" && !isKnown) {
+      this.#addFork.run(row!.id, fork);
       this.#open.set(name, row!);
     }
-    return true;
+    return result;
   }
 
   /** Notes that a fork is gone; returns the origin of a log that is removed by that. */
   releaseLog(name: string, fork: string): LogOrigin | undefined {
     const row = this.#row(name);
     if (row === undefined) return undefined;
-    row.state = { ...row.state, forks: row.state.forks.filter((one) => one !== fork) };
+    this.#removeFork.run(row.id, fork);
     this.#open.set(name, row);
-    if (row.state.forks.length > 0 || !row.state.isDeleted) return undefined;
+    if (this.#forksOf(row) > 0 || !row.state.isDeleted) return undefined;
     this.#drop(row);
     return row.state.origin;
   }
@@ -288,6 +302,11 @@ export class Logs {
     return Object.fromEntries(
       rows.map((row) => [String(row.producer), [Number(row.epoch), Number(row.seq)] as const]),
     );
+  }
+
+  /** Number of forks that need a log. */
+  #forksOf(row: Row | undefined): number {
+    return row === undefined ? 0 : Number(this.#countForks.get(row.id)!.count);
   }
 
   #add({ id }: Row, position: number, records: readonly LogRecord[]): void {

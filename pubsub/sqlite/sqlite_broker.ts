@@ -412,12 +412,12 @@ export class SqliteBroker implements Broker {
         if (result.kind === "removed" || result.kind === "kept") this.#announce(id);
         return result;
       },
-      retain: async (id, fork, identity) => {
-        check("fork a log", id);
-        return await queue.call("fork a log", ["retainLog", id, fork, identity, now()]);
+      retain: async (id, fork, options) => {
+        check("fork a log", id, fork);
+        return await queue.call("fork a log", ["retainLog", id, fork, options, now()]);
       },
       release: async (id, fork) => {
-        check("release a log", id);
+        check("release a log", id, fork);
         return await queue.call("release a log", ["releaseLog", id, fork]);
       },
       overdue: async ({ limit }) => {

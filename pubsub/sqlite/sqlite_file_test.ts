@@ -587,7 +587,10 @@ withFolder(
       const producer = { id: "p", epoch: 0, seq };
       file.call("appendLog", name, { records: [`${seq}`], maxBytes: 999, producer }, 0);
     };
+    const retain = (fork: string) =>
+      file.call("retainLog", "grows", fork, { identity: "idgrows0", maxForks: 2 }, 0);
     for (const name of ["same", "grows", "goes"]) create(name);
+    for (const fork of ["f1", "f2"]) assertEquals(retain(fork), "retained");
     add("grows", 0);
     for (let i = 0; i < 700; i++) file.append(`${i}`, "old");
     file.call("beginCopy", copy);
@@ -598,6 +601,8 @@ withFolder(
       file.append("700", "late");
       file.append("0", "again");
       add("grows", 1);
+      file.call("releaseLog", "grows", "f1");
+      assertEquals(retain("f3"), "retained");
       file.call("deleteLog", "goes", false, 0);
       create("comes");
     }
@@ -626,9 +631,37 @@ withFolder(
     for (const one of [file, found]) one.append("1", "newer", { bounds: tiny });
     while (found.call<{ isMore: boolean }>("sweep", 0).isMore);
     while (file.call<{ isMore: boolean }>("sweep", 0).isMore);
-    for (const table of ["topics", "publications", "logs", "log_records", "log_producers"]) {
+    const logs = ["logs", "log_records", "log_producers", "log_forks"];
+    for (const table of ["topics", "publications", ...logs]) {
       assertEquals(found.count(table, copy), file.count(table, path), table);
     }
+  },
+);
+
+withFolder(
+  "SqliteFile keeps the forks of a log outside of the state that appends write",
+  (folder) => {
+    const path = `${folder}/test.db`;
+    using file = new TestFile(path);
+    const config = { contentType: "text/plain" };
+    const creation = { config, identity: "identity", records: [], maxLogs: 1 };
+    file.call("createLog", "source", creation, 0);
+    const written = () => {
+      file.call("appendLog", "source", { records: ["1"], maxBytes: 9_999 }, 0);
+      const db = new DatabaseSync(snapshot(path));
+      const { length } = db.prepare("SELECT length(state) AS length FROM logs").get()!;
+      db.close();
+      return length;
+    };
+    const before = written();
+    for (let i = 0; i < 100; i++) {
+      file.call("retainLog", "source", `fork${i}`, { identity: "identity", maxForks: 100 }, 0);
+    }
+    assertEquals(file.count("log_forks", path), 100);
+    assertEquals(written(), before);
+    assertEquals(file.call("deleteLog", "source", false, 0), { kind: "kept" });
+    for (let i = 0; i < 100; i++) file.call("releaseLog", "source", `fork${i}`);
+    assertEquals([file.count("log_forks", path), file.count("logs", path)], [0, 0]);
   },
 );
 

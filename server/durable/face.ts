@@ -142,6 +142,7 @@ export class DurableFace implements HttpFace {
     maxReadersPerUser: 0,
     maxStreams: 0,
     maxStreamBytes: 0,
+    maxForks: 0,
   };
 
   /**
@@ -288,6 +289,12 @@ export class DurableFace implements HttpFace {
         return gone("Cannot create: a fork must begin at a kept record of its source");
       case "too-deep":
         return conflict("too-deep", "Cannot create: the source has too many sources of its own");
+      case "too-many-forks":
+        this.#refused.maxForks++;
+        return conflict(
+          "too-many-forks",
+          `Cannot create: a source must have at most ${this.#limits.maxForks} forks, received one more`,
+        );
       case "full":
         throw this.#full("create");
       case "too-many":

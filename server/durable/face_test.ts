@@ -250,6 +250,23 @@ Deno.test("a stream has no more bytes than allowed, also at its creation", async
   assertEquals(await bench.status("HEAD", "a"), 404);
 });
 
+Deno.test("a source has no more forks than allowed", async () => {
+  await using bench = new Bench({ maxForks: 1 });
+  await bench.ask("PUT", "a", { headers: TEXT });
+  const fork = { headers: { "stream-forked-from": "/streams/a" } };
+  assertEquals([await bench.status("PUT", "b", fork), await bench.status("PUT", "b", fork)], [
+    201,
+    200,
+  ]);
+  const refused = await bench.ask("PUT", "c", fork);
+  assertEquals([refused.status, refused.code], [409, "too-many-forks"]);
+  const { detail } = JSON.parse(refused.text);
+  assertEquals(detail, "Cannot create: a source must have at most 1 forks, received one more");
+  assertEquals(bench.server.httpStats.durableStreams?.limited?.maxForks, 1);
+  await bench.ask("DELETE", "b");
+  assertEquals(await bench.status("PUT", "c", fork), 201);
+});
+
 Deno.test("a refused append tells what was expected, and what came", async () => {
   await using bench = new Bench();
   await bench.ask("PUT", "a", { headers: TEXT });
@@ -431,6 +448,7 @@ Deno.test("the readers and the bounds of durable streams are in the metrics", as
     maxReadersPerUser: 0,
     maxStreams: 1,
     maxStreamBytes: 1,
+    maxForks: 0,
     stalled: 0,
   });
   const text = prometheusText(bench.server);

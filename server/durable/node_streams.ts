@@ -352,6 +352,8 @@ function refusedCreation(
       return new RequestError("exists", `Cannot create: there is a durable stream "${id}"`);
     case "too-many":
       return new LimitError("maxStreams", `Cannot create "${id}": there are too many streams`);
+    case "too-many-forks":
+      return new LimitError("maxForks", `Cannot fork "${id}": the source has too many forks`);
     case "source-missing":
     case "source-deleted":
       return new RequestError("not-found", `Cannot fork "${id}": the source is missing`);

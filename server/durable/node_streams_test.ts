@@ -32,6 +32,17 @@ Deno.test("NodeStreams.create() forks a stream at an offset", async () => {
   assertEquals(await codeOf(nodes.node.create("b", { fork: bad })), "malformed");
 });
 
+Deno.test("NodeStreams.create() refuses one fork too many with the limit", async () => {
+  await using nodes = new TwoNodes({ maxForks: 1 });
+  await using source = await nodes.node.create("source");
+  const fork = { source: source.id };
+  await using writer = await nodes.other.create("a", { fork });
+  const error = await assertRejects(() => nodes.other.create("b", { fork }), LimitError);
+  assertEquals(error.limit, "maxForks");
+  await nodes.other.delete(writer.id);
+  await using _next = await nodes.other.create("b", { fork });
+});
+
 Deno.test("NodeStreams.info() has the state of a stream", async () => {
   await using nodes = new TwoNodes();
   await using writer = await nodes.node.create("a");

@@ -47,6 +47,13 @@ export interface DurableStreamsOptions {
    */
   readonly maxStreamBytes?: number;
   /**
+   * Most forks of one stream; a fork counts until it is deleted. Creating one more is answered with
+   * 409.
+   *
+   * @default {256}
+   */
+  readonly maxForks?: number;
+  /**
    * Most bytes of the body of one request. The limit of the broker counts if it is lower. A larger
    * body is answered with 413.
    *
@@ -110,6 +117,7 @@ export const DURABLE_STREAMS: OptionKinds<DurableStreamsOptions> = {
   keep: { bytes: POSITIVE, records: POSITIVE },
   longPollMs: POSITIVE,
   maxAppendBytes: POSITIVE,
+  maxForks: POSITIVE,
   maxReaders: POSITIVE,
   maxReadersPerAddress: POSITIVE,
   maxReadersPerUser: POSITIVE,
@@ -123,6 +131,7 @@ export const DURABLE_STREAMS: OptionKinds<DurableStreamsOptions> = {
 const LIMITS = {
   longPollMs: 20_000,
   maxAppendBytes: 1_048_576,
+  maxForks: 256,
   maxReaders: 10_000,
   maxReadersPerAddress: 1_024,
   maxReadersPerUser: 128,
@@ -178,12 +187,12 @@ export function checkDurableStreams(
 export function boundsOf(options: DurableStreamsOptions | undefined): StreamBounds {
   if (options === undefined) return ANSWER_STREAMS;
   const limits = checkDurableStreams(options);
-  const { maxStreams, maxStreamBytes, maxReaders } = limits;
+  const { maxStreams, maxStreamBytes, maxForks, maxReaders } = limits;
   const readerShares = sharesOf(limits, options, {
     address: "maxReadersPerAddress",
     user: "maxReadersPerUser",
   });
-  return { maxStreams, maxStreamBytes, maxReaders, readerShares, keep: options.keep };
+  return { maxStreams, maxStreamBytes, maxForks, maxReaders, readerShares, keep: options.keep };
 }
 
 /** Shares of a bound: one that the application sets always counts, a default only in contention. */
@@ -203,6 +212,7 @@ function sharesOf<Key extends string>(
 const ANSWER_STREAMS: StreamBounds = {
   maxStreams: 100_000,
   maxStreamBytes: LIMITS.maxStreamBytes,
+  maxForks: LIMITS.maxForks,
   maxReaders: LIMITS.maxReaders,
   readerShares: {
     shares: { address: LIMITS.maxReadersPerAddress, user: LIMITS.maxReadersPerUser },

@@ -219,7 +219,7 @@ function operation(
     case 0:
       return (logs) => logs.delete(id);
     case 1:
-      return (logs) => logs.retain(id, fork, "identity");
+      return (logs) => logs.retain(id, fork, { identity: "identity", maxForks: 1 });
     case 2:
       return (logs) => logs.release(id, fork);
     case 3:
@@ -279,7 +279,7 @@ test("keeps one message of a log that is read, renewed or changed without record
   for (let i = 0; i < 20; i++) {
     const writer = { holder: "w", ttlMs: 60_000 };
     assertEquals((await append(near.logs, "log", [], { writer })).kind, "appended");
-    await far.logs.retain("log", `${i}`, "identity");
+    await far.logs.retain("log", `${i}`, { identity: "identity", maxForks: 1_000 });
   }
   // One with the record, and one with the newest state.
   await until(async () => (await stateOf(server, "skein_logs")).messages === 2);
@@ -294,7 +294,7 @@ test("announces no renewal", async ({ servers }) => {
   await using hearing = new Hearing(far, logTopic("log"));
   await hearing.ready;
   await created(near.logs, "log", { config: { ...TEXT, ttlMs: 60_000 } });
-  await near.logs.retain("log", "fork", "identity");
+  await near.logs.retain("log", "fork", { identity: "identity", maxForks: 1 });
   await append(near.logs, "log", ["a"]);
   await hearing.count(2);
   assertEquals(hearing.payloads, ["", ""]);

@@ -91,7 +91,7 @@ function randomCall(random: Random): (logs: BrokerLogs) => Promise<unknown> {
   if (kind < 8) {
     const fork = one("f", "g");
     return one<(logs: BrokerLogs) => Promise<unknown>>(
-      (logs) => logs.retain(id, fork, identity),
+      (logs) => logs.retain(id, fork, { identity, maxForks: 1 }),
       (logs) => logs.release(id, fork),
       (logs) => logs.release(id, fork),
       async (logs) => (await logs.overdue({ limit: 10 })).sort(),
@@ -309,7 +309,7 @@ test("rejects at once while Redis is away, and ends a wait on demand", async (se
     () => append(logs, "log", ["x"]),
     () => logs.read("log", reading()),
     () => logs.delete("log"),
-    () => logs.retain("log", "fork", "identity"),
+    () => logs.retain("log", "fork", { identity: "identity", maxForks: 1 }),
     () => logs.release("log", "fork"),
     () => logs.overdue({ limit: 1 }),
   ];
@@ -368,7 +368,7 @@ test("keeps a log in one slot, without expiry, and leaves no key behind", async 
   const producer = { id: "p", epoch: 0, seq: 0 };
   await append(logs, "log", ["x".repeat(5_000), "y"], { producer });
   await append(logs, "log", ["z"]);
-  await logs.retain("log", "fork", "identity");
+  await logs.retain("log", "fork", { identity: "identity", maxForks: 1 });
   const keys = (await server.run("keys", "*")).split("\n").sort();
   assertEquals(keys.map((key) => key.replace(/\d+/, "")), [
     "app:log-forks:{logs:}/log",

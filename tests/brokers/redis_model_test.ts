@@ -291,7 +291,11 @@ class Draws {
         renews: this.#random() < 0.5,
       },
       skeinLogDelete: { ifExpired: this.#random() < 0.8 },
-      skeinLogRetain: { fork: this.#one(["/f1", "/f2"]), identity: "identity" },
+      skeinLogRetain: {
+        fork: this.#one(["/f1", "/f2"]),
+        identity: "identity",
+        maxForks: this.#one([1, 2]),
+      },
       skeinLogRelease: { fork: this.#one(["/f1", "/f2"]) },
     };
     const ask = { ...asks[name], ...heard, id, publish: "PUBLISH", count: records.length, bytes };

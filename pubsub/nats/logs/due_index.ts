@@ -9,7 +9,7 @@
  * Looks and logs are in two streams, and a server that loses power may lose a look and keep the log.
  * So a search of a node also covers the logs that reads of this node found due.
  */
-import { isExpired, isWriterLost, type LogState } from "../../logs/rules.ts";
+import { isExpired, isWriterLost, type WholeLog } from "../../logs/rules.ts";
 import type { EngineClock } from "../clock.ts";
 import { subjectPart } from "../format.ts";
 import { REQUEST_TIMEOUT_MS } from "../link.ts";
@@ -61,7 +61,7 @@ interface Look {
  * @param state The state.
  * @returns Milliseconds since the Unix epoch; `undefined` for never.
  */
-export function dueAt({ isDeleted, until, end, writer }: LogState): number | undefined {
+export function dueAt({ isDeleted, until, end, writer }: WholeLog): number | undefined {
   if (isDeleted) return undefined;
   const lapses = end === undefined ? writer?.until : undefined;
   if (until === undefined || lapses === undefined) return until ?? lapses;
@@ -69,7 +69,7 @@ export function dueAt({ isDeleted, until, end, writer }: LogState): number | und
 }
 
 /** Tells whether a log has fallen due. */
-function isDue(state: LogState, now: number): boolean {
+function isDue(state: WholeLog, now: number): boolean {
   return !state.isDeleted && (isExpired(state, now) || isWriterLost(state, now));
 }
 
@@ -110,7 +110,7 @@ export class DueIndex {
    */
   async ensure(
     id: string,
-    state: LogState | undefined,
+    state: WholeLog | undefined,
     look: number | undefined,
   ): Promise<number | undefined> {
     const now = this.#clock.now();
@@ -129,7 +129,7 @@ export class DueIndex {
    * @param id Id of the log.
    * @param state State as read.
    */
-  saw(id: string, state: LogState): void {
+  saw(id: string, state: WholeLog): void {
     if (this.#seen.size < MAX_SEEN && isDue(state, this.#clock.now())) this.#seen.add(id);
   }
 

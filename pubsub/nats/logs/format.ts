@@ -12,12 +12,12 @@
 import { utf8Length } from "../../../session/wire/utf8.ts";
 import { BrokerError } from "../../../errors.ts";
 import type { LogRecord } from "../../logs/log.ts";
-import type { LogState } from "../../logs/rules.ts";
+import type { WholeLog } from "../../logs/rules.ts";
 
 /** The head of a message. */
 export interface LogHead {
   /** The state after the change. */
-  readonly state: LogState;
+  readonly state: WholeLog;
   /** Number of records of this message, the newest ones of the log. */
   readonly count: number;
   /** Number of earlier messages with records. */
@@ -143,7 +143,7 @@ export function encodedBytes(records: readonly LogRecord[]): number {
  * @param state The state.
  * @returns The bytes.
  */
-export function stateBytes(state: LogState): number {
+export function stateBytes(state: WholeLog): number {
   return utf8Length(JSON.stringify(state));
 }
 

@@ -3,7 +3,7 @@ import { Buffer } from "node:buffer";
 import { BrokerError } from "../../../errors.ts";
 import { Random } from "../../../tests/random.ts";
 import type { LogRecord } from "../../logs/log.ts";
-import type { LogState } from "../../logs/rules.ts";
+import type { WholeLog } from "../../logs/rules.ts";
 import {
   decodeLog,
   encodedBytes,
@@ -17,7 +17,7 @@ import {
   waypointTo,
 } from "./format.ts";
 
-const STATE: LogState = {
+const STATE: WholeLog = {
   contentType: "text/plain; charset=ü",
   identity: "identity",
   first: 0,

@@ -6,7 +6,7 @@ import type { EngineClock } from "../clock.ts";
 import type { Link } from "../link.ts";
 import { Fifo, type WaitingBudget } from "../../engine_flow.ts";
 import type { AppendLogOptions, LogRecord } from "../../logs/log.ts";
-import { isBeyond, type LogState, recordBytes } from "../../logs/rules.ts";
+import { isBeyond, recordBytes, type WholeLog } from "../../logs/rules.ts";
 import type { DueIndex } from "./due_index.ts";
 import {
   encodedBytes,
@@ -53,13 +53,13 @@ export type LogChange<T> =
   }
   | {
     readonly kind: "write";
-    readonly next: LogState;
+    readonly next: WholeLog;
     readonly records: readonly LogRecord[];
     readonly keep?: AppendLogOptions["keep"];
     /** The change is not announced. */
     readonly isQuiet?: true;
     /** Makes the result from the state that was written. */
-    readonly result: (state: LogState) => T;
+    readonly result: (state: WholeLog) => T;
   }
   | { readonly kind: "remove"; readonly result: T };
 
@@ -67,7 +67,7 @@ export type LogChange<T> =
  * Decides about a change. Called again, with a newer state, if another node changed the log first.
  * An error is the result of this operation alone.
  */
-export type LogOperation<T> = (state: LogState | undefined, now: number) => LogChange<T>;
+export type LogOperation<T> = (state: WholeLog | undefined, now: number) => LogChange<T>;
 
 interface Waiting {
   readonly bytes: number;
@@ -97,7 +97,7 @@ interface Hot {
 /** The outcome of several operations on one log. */
 interface Applied {
   /** State after the operations; `undefined` without a log. */
-  state: LogState | undefined;
+  state: WholeLog | undefined;
   records: LogRecord[];
   isChanged: boolean;
   /** Earlier messages have no more part in the log. */
@@ -334,9 +334,9 @@ export class LogWriter {
     part: string,
     hot: Hot,
     { records, isReplacing, dropped }: Applied,
-    next: LogState,
+    next: WholeLog,
     keep: NonNullable<AppendLogOptions["keep"]>,
-  ): Promise<LogState | undefined> {
+  ): Promise<WholeLog | undefined> {
     let { start, bytes } = next;
     const own = next.tail - records.length;
     while (isBeyond({ ...next, start, bytes }, keep)) {

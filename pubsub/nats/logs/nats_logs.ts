@@ -13,19 +13,21 @@ import type {
   LogOrigin,
   LogPage,
   LogRecord,
+  LogRetained,
   ReadLogOptions,
+  RetainLogOptions,
 } from "../../logs/log.ts";
 import {
-  canFork,
   decideAppend,
   decideDelete,
+  decideFork,
   expiryOf,
   infoOf,
   isExpired,
   type LogDeleted,
-  type LogState,
   newLog,
   presentLog,
+  type WholeLog,
 } from "../../logs/rules.ts";
 import { type Names, subjectPart } from "../format.ts";
 import type { EngineClock } from "../clock.ts";
@@ -108,7 +110,7 @@ export class NatsLogs implements BrokerLogs {
       const result = await this.#writer.change<LogCreated>(id, part, bytes, (state, now) => {
         if (state !== undefined) return { kind: "none", result: presentLog(state, now) };
         if (isFull) return { kind: "none", result: { kind: "too-many" } };
-        const next = used(newLog(options, now), now);
+        const next = used({ ...newLog(options, now), producers: {}, forks: [] }, now);
         this.#checkState("create a log", next);
         return {
           kind: "write",
@@ -162,21 +164,23 @@ export class NatsLogs implements BrokerLogs {
     { ifExpired = false }: { readonly ifExpired?: boolean } = {},
   ): Promise<LogDeleted> {
     return await this.#change<LogDeleted>("delete a log", id, (state, now) => {
-      const result = decideDelete(state, ifExpired, now);
+      const result = decideDelete(state, { ifExpired, forks: state?.forks.length ?? 0 }, now);
       if (result.kind === "removed") return { kind: "remove", result };
       if (result.kind !== "kept") return { kind: "none", result };
-      const next: LogState = { ...state!, isDeleted: true };
+      const next: WholeLog = { ...state!, isDeleted: true };
       return { kind: "write", next, records: [], result: () => result };
     });
   }
 
-  async retain(id: string, fork: string, identity: string): Promise<boolean> {
-    return await this.#change("fork a log", id, (state, now) => {
-      const isThere = canFork(state, identity, now);
-      if (!isThere || state!.forks.includes(fork)) return { kind: "none", result: isThere };
+  async retain(id: string, fork: string, options: RetainLogOptions): Promise<LogRetained> {
+    return await this.#change<LogRetained>("fork a log", id, (state, now) => {
+      const isKnown = state?.forks.includes(fork) ?? false;
+      const known = { forks: state?.forks.length ?? 0, isKnown };
+      const result = decideFork(state, { ...options, ...known }, now);
+      if (isKnown || result !== "retained") return { kind: "none", result };
       const next = { ...state!, forks: [...state!.forks, fork] };
       this.#checkState("fork a log", next);
-      return { kind: "write", next, records: [], isQuiet: true, result: () => true };
+      return { kind: "write", next, records: [], isQuiet: true, result: () => result };
     });
   }
 
@@ -255,7 +259,7 @@ export class NatsLogs implements BrokerLogs {
     this.#countedAtMs = now;
   }
 
-  #checkState(what: string, state: LogState): void {
+  #checkState(what: string, state: WholeLog): void {
     const most = this.#streams.maxStateBytes;
     const bytes = stateBytes(state);
     if (bytes <= most) return;
@@ -272,12 +276,12 @@ export class NatsLogs implements BrokerLogs {
 }
 
 /** The state after a use; the log stays some time longer than promised, by {@linkcode SPARE_SHARE}. */
-function used(state: LogState, now: number): LogState {
+function used(state: WholeLog, now: number): WholeLog {
   return { ...state, until: expiryOf(state, now + (state.ttlMs ?? 0) * SPARE_SHARE) };
 }
 
 /** Tells whether a log would expire before the time to live after a use is over. */
-function isDueForRenewal(state: LogState, now: number): boolean {
+function isDueForRenewal(state: WholeLog, now: number): boolean {
   const until = expiryOf(state, now);
   return !state.isDeleted && until !== undefined && state.until !== undefined &&
     until > state.until;

@@ -90,9 +90,10 @@ const SERVER: readonly Case[] = [
   { path: "inspector.authorize", ...RIGHTS },
   { path: "inspector.payloads", fits: [true, false, undefined], type: ["yes", 1] },
   { path: "durableStreams.path", ...PATHS, beside: DENIED },
-  ...["maxStreamBytes", "maxAppendBytes", "maxReaders", "maxRequests", "longPollMs"].map((
-    name,
-  ) => ({ path: `durableStreams.${name}`, ...LIMIT, beside: STREAMS })),
+  ...["maxStreamBytes", "maxAppendBytes", "maxForks", "maxReaders", "maxRequests", "longPollMs"]
+    .map((
+      name,
+    ) => ({ path: `durableStreams.${name}`, ...LIMIT, beside: STREAMS })),
   {
     path: "durableStreams.cache",
     fits: ["private", "public", undefined],

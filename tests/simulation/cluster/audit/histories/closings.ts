@@ -64,7 +64,7 @@ const CALLS: Readonly<Record<string, Call>> = {
   "append to a log": ({ logs }, id) => logs!.append(id, { records: ["record"], maxBytes }),
   "read a log": ({ logs }, id) => logs!.read(id, RECORDS),
   "delete a log": ({ logs }, id) => logs!.delete(id),
-  "fork a log": ({ logs }, id) => logs!.retain(id, "fork1", "closing0"),
+  "fork a log": ({ logs }, id) => logs!.retain(id, "fork1", { identity: "closing0", maxForks: 1 }),
   "release a log": ({ logs }, id) => logs!.release(id, "fork1"),
 };
 

@@ -214,7 +214,8 @@ class LogCalls {
     if (chance < 0.94) return remove(!this.#chance(0.2));
     const identity = this.#chance(0.8) ? state.identity : "another0";
     const fork = this.#pick(FORKS);
-    return this.#chance(0.6) ? { kind: "retain", fork, identity } : { kind: "release", fork };
+    const options = { identity, maxForks: this.#pick([1, 2]) };
+    return this.#chance(0.6) ? { kind: "retain", fork, options } : { kind: "release", fork };
   }
 
   #creation(): CreateLogOptions {
@@ -434,7 +435,7 @@ export async function callOf(
     case "delete":
       return await logs.delete(id, { ifExpired: operation.ifExpired });
     case "retain":
-      return await logs.retain(id, operation.fork, operation.identity);
+      return await logs.retain(id, operation.fork, operation.options);
     case "release":
       return await logs.release(id, operation.fork);
     case "is-overdue":

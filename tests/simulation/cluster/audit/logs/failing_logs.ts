@@ -131,7 +131,8 @@ export class FailingLogs {
     if (draw < 0.75) return { kind: "delete", ifExpired: false };
     const fork = oneOf(random, FORKS);
     const known = this.#states.get(id)?.identity ?? "another0";
-    if (draw < 0.8) return { kind: "retain", fork, identity: known };
+    const options = { identity: known, maxForks: 1 };
+    if (draw < 0.8) return { kind: "retain", fork, options };
     if (draw < 0.87) return { kind: "release", fork };
     // The next record of a producer, or a repetition.
     const [epoch, seq] = this.#states.get(id)?.producers.p ?? [0, -1];

@@ -206,7 +206,8 @@ class LostRecords {
   #named(operation: LogOperation): LogOperation {
     const nameOf = (identity: string) => this.#names.get(identity) ?? identity;
     if (operation.kind === "retain") {
-      return { ...operation, identity: nameOf(operation.identity) };
+      const { options } = operation;
+      return { ...operation, options: { ...options, identity: nameOf(options.identity) } };
     }
     if (operation.kind !== "append" || operation.options.identity === undefined) return operation;
     const { options } = operation;
@@ -245,7 +246,10 @@ class LostRecords {
     if (draw < 0.3) return read(Math.max(0, endOf(state) - Math.floor(3 * random())));
     if (draw < 0.36) return creation;
     if (draw < 0.4) return { kind: "delete", ifExpired: random() < 0.4 };
-    if (draw < 0.46) return { kind: "retain", fork: "fork1", identity: this.#identityOf(id) };
+    if (draw < 0.46) {
+      const options = { identity: this.#identityOf(id), maxForks: 1 };
+      return { kind: "retain", fork: "fork1", options };
+    }
     if (draw < 0.5) return { kind: "release", fork: "fork1" };
     const isBare = random() < 0.2;
     const producer = { id: "p", epoch: 0, seq: (state?.producers.p?.[1] ?? -1) + 1 };

@@ -21,7 +21,12 @@ const [LOOKS, LOOK_MS] = [40, 200];
 const PROBE_MS = 60_000;
 
 /** Bounds that no audit reaches unless it means to. */
-export const PLENTY = { maxStreams: 1_000_000, maxStreamBytes: 1 << 26, maxReaders: 1_000 };
+export const PLENTY = {
+  maxStreams: 1_000_000,
+  maxStreamBytes: 1 << 26,
+  maxForks: 100,
+  maxReaders: 1_000,
+};
 
 /**
  * Part of the lease that is over at most when a living writer shows the next sign of life: an append

@@ -9,6 +9,7 @@ import type {
   LogProducer,
   LogRecord,
   ReadLogOptions,
+  RetainLogOptions,
 } from "../../../../../pubsub/logs/log.ts";
 
 /** Part of the time to live by which an engine may let a log live longer after a use. */
@@ -56,7 +57,7 @@ export type LogOperation =
   | { readonly kind: "append"; readonly options: AppendLogOptions }
   | { readonly kind: "read"; readonly options: ReadLogOptions }
   | { readonly kind: "delete"; readonly ifExpired: boolean }
-  | { readonly kind: "retain"; readonly fork: string; readonly identity: string }
+  | { readonly kind: "retain"; readonly fork: string; readonly options: RetainLogOptions }
   | { readonly kind: "release"; readonly fork: string }
   | { readonly kind: "is-overdue" };
 
@@ -194,10 +195,12 @@ function outcomeOf(
         : { result: { kind: "removed", ...(origin && { origin }) }, next: undefined };
     }
     case "retain": {
-      const { fork, identity } = operation;
+      const { fork, options: { identity, maxForks } } = operation;
       const isThere = state?.identity === identity && !state.isDeleted && !isExpired;
-      if (!isThere || state.forks.includes(fork)) return { result: isThere, next: state };
-      return { result: true, next: { ...state, forks: [...state.forks, fork] } };
+      if (!isThere) return { result: "missing", next: state };
+      if (state.forks.includes(fork)) return { result: "retained", next: state };
+      if (state.forks.length >= maxForks) return { result: "too-many", next: state };
+      return { result: "retained", next: { ...state, forks: [...state.forks, fork] } };
     }
     case "release": {
       if (state === undefined) return { result: undefined, next: state };

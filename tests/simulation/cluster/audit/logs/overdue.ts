@@ -265,6 +265,6 @@ function remove(): LogOperation {
 function forked(ttlMs: number): readonly LogOperation[] {
   return [
     creation({ ttlMs, leaseMs: ttlMs }),
-    { kind: "retain", fork: FORK, identity: "overdue0" },
+    { kind: "retain", fork: FORK, options: { identity: "overdue0", maxForks: 1 } },
   ];
 }
