@@ -12,7 +12,7 @@ const KEPT: readonly RegExp[] = [
   /^Array with \d{13}$/,
   /^Map with (seq|sessions|rate|api-result|handling|expired):/,
   /^Map with (\d+|api):\S+ => \d+$/,
-  / => Object { state, records, producers }$/,
+  / => Object { state, records, producers, forks }$/,
   / => Object { firstMs, lastMs }$/,
   /^Array with Object { (publication, bytes, at|frame, size, topic, )/,
   / => Object { identity, contentType }$/,
