@@ -187,27 +187,12 @@ export class Rooms implements Disposable {
     const isEnding = session.state === "draining" && !session.isReady;
     if (session.isClosed || isEnding) return false;
     const { data: given, ...start } = options;
+    const before = this.#dataOf.get(session)?.get(room);
     if (given !== undefined) this.update(session, room, { data: given });
-    const isNew = !this.#topics.has(session, room);
-    // A failure of the engine goes to `onError`.
-    void this.#topics.subscribe(session, room, {
-      ...start,
-      // Members are subscribed: the end of the subscription ends the membership.
-      onLeft: (code) => this.#left(session, room, code),
-    });
-    if (this.isMember(session, room)) return false;
-    const known = this.#rooms.get(room) ?? this.#open(room);
-    const data = this.#dataOf.get(session)?.get(room);
     try {
-      // Admitted before `enter`, so that the list precedes the notices that `enter` causes.
-      known.admit(session, data);
-      this.#remember(session, room);
-      this.#presence.enter(session, room, { data });
-      return true;
+      return this.#enter(session, room, start);
     } catch (error) {
-      this.#roomsOf.get(session)?.delete(room);
-      this.#forget(session, room);
-      if (isNew) this.#topics.unsubscribe(session, room, { isSilent: true });
+      this.#keep(session, room, before);
       throw error;
     }
   }
@@ -315,6 +300,31 @@ export class Rooms implements Disposable {
   [Symbol.dispose](): void {
     this.#observation[Symbol.dispose]();
     for (const room of this.#rooms.values()) room.close();
+  }
+
+  #enter(session: Session, room: string, start: Omit<RoomJoinOptions, "data">): boolean {
+    const isNew = !this.#topics.has(session, room);
+    // A failure of the engine goes to `onError`.
+    void this.#topics.subscribe(session, room, {
+      ...start,
+      // Members are subscribed: the end of the subscription ends the membership.
+      onLeft: (code) => this.#left(session, room, code),
+    });
+    if (this.isMember(session, room)) return false;
+    const known = this.#rooms.get(room) ?? this.#open(room);
+    const data = this.#dataOf.get(session)?.get(room);
+    try {
+      // Admitted before `enter`, so that the list precedes the notices that `enter` causes.
+      known.admit(session, data);
+      this.#remember(session, room);
+      this.#presence.enter(session, room, { data });
+      return true;
+    } catch (error) {
+      this.#roomsOf.get(session)?.delete(room);
+      this.#forget(session, room);
+      if (isNew) this.#topics.unsubscribe(session, room, { isSilent: true });
+      throw error;
+    }
   }
 
   #check(room: string, verb: string): void {
