@@ -1,0 +1,923 @@
+/**
+ * Everything that has a bound, taken and given back once more than the bound in a row: a place that
+ * is not given back on some path makes the last one fail.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../base/runtime.ts";
+import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
+import { SessionManager } from "../manager/mod.ts";
+import { Bench as RoomsBench } from "../pubsub/_rooms_bench_test.ts";
+import type { HistoryBounds } from "../pubsub/broker.ts";
+import { WaitingBudget } from "../pubsub/engine_flow.ts";
+import { StreamLogs } from "../pubsub/logs/stream_logs.ts";
+import { MemoryStore } from "../pubsub/memory/broker.ts";
+import { MemoryBroker, Nodes } from "../pubsub/mod.ts";
+import { LiveTrack } from "../pubsub/moq/live/live_track.ts";
+import { MoqRelay } from "../pubsub/moq/live/relay.ts";
+import { TrackMux } from "../pubsub/moq/track/mux.ts";
+import { NodeCalls, type NodeCallsOptions } from "../pubsub/nodes/node_calls.ts";
+import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
+import { createServer, type ServerOptions } from "../server.ts";
+import { Answers, type BeginAnswer } from "../server/durable/answers.ts";
+import { NodeStreams } from "../server/durable/node_streams.ts";
+import { checkAnswers } from "../server/durable/options.ts";
+import { CarrierRequests } from "../server/http/carrier_requests.ts";
+import { IdempotencyKeys } from "../server/http/idempotency.ts";
+import { Problem } from "../server/http/problem.ts";
+import { internals } from "../session/session.ts";
+import { RequestService } from "../session/serving/requests.ts";
+import { memorySessions, passTime, testServer, turns } from "../testing/mod.ts";
+import type { Connection } from "../transport/connection.ts";
+import { EarlyStreams } from "../transport/h3/early_streams.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
+import { Header } from "../transport/http/connection.ts";
+import { HttpConnections } from "../transport/http/server.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
+import { withQmux } from "../transport/qmux/connection.ts";
+import {
+  STREAM_WINDOW_BYTES,
+  UnreadShare,
+  UnreadStreams,
+} from "../transport/quic/unread_streams.ts";
+import { isLibrary, readRepository } from "../tools/arrows.ts";
+import { livePair } from "./moq/pair.ts";
+import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
+import { serverByHand } from "./sessions.ts";
+
+/** Something that is taken and given back. */
+interface Bench {
+  /** Takes one, and gives it back. MUST throw if it is refused. */
+  take(i: number): unknown;
+  /** Counts of what is taken: all zero after each. */
+  left(): readonly number[];
+}
+
+/** One bound, and one path on which a part of it is given back. */
+interface Row {
+  /** The taken thing, and its end. */
+  readonly name: string;
+  /** The file of the `Quota`, for a bound that is one. */
+  readonly quota?: string;
+  readonly bound: number;
+  /** Makes the thing with the bound; `room` ends with the test. */
+  readonly open: (room: AsyncDisposableStack) => Bench | Promise<Bench>;
+}
+
+const runtime = platformRuntime();
+
+/** Longest wait for a place to be given back, in milliseconds of the real clock. */
+const PATIENCE_MS = 20_000;
+
+/** Waits for a condition over turns of the event loop, which pass in fake time too. */
+async function until(holds: () => boolean): Promise<void> {
+  const end = performance.now() + PATIENCE_MS;
+  while (!holds()) {
+    assert(performance.now() < end, `not so after ${PATIENCE_MS} ms: ${holds}`);
+    await turns(1);
+  }
+}
+
+// Sessions and sockets.
+
+const ADDRESS = "192.0.2.1";
+
+/** A server in memory with room for three sessions. */
+function threeSessions(room: AsyncDisposableStack, options: ServerOptions<string | null> = {}) {
+  const limits = { maxSessions: 3, maxSessionsPerUser: 3, maxSessionsPerAddress: 3 };
+  const server = room.use(testServer({ authenticate: () => "ann", limits, ...options }));
+  const left = () => {
+    const { count, reserved, users, addresses, sockets } = server.manager.stats();
+    return [count, reserved, users, addresses, sockets.open, sockets.lingering];
+  };
+  return { server, left };
+}
+
+const SESSIONS: readonly Row[] = [
+  {
+    name: "sessions that close",
+    bound: 3,
+    open(room) {
+      const { server, left } = threeSessions(room);
+      return { take: async () => await (await server.dial({ address: ADDRESS })).close(), left };
+    },
+  },
+  {
+    name: "sessions whose connection breaks",
+    bound: 3,
+    open(room) {
+      const { server, left } = threeSessions(room);
+      const take = async () => {
+        const session = await server.dial({ address: ADDRESS });
+        server.network.disconnect();
+        await session.closed;
+      };
+      return { take, left };
+    },
+  },
+  {
+    name: "sessions that authenticate refuses",
+    bound: 3,
+    open(room) {
+      const { server, left } = threeSessions(room, { authenticate: () => null });
+      const dial = () => server.dial({ address: ADDRESS });
+      return { take: () => assertRejects(dial, SessionClosedError, "4401"), left };
+    },
+  },
+  {
+    name: "reservations",
+    bound: 3,
+    open() {
+      const manager = new SessionManager({ maxSessions: 3, maxSessionsPerAddress: 3 });
+      const take = () => manager.admit({ address: ADDRESS })[Symbol.dispose]();
+      return { take, left: () => [manager.stats().reserved, manager.stats().addresses] };
+    },
+  },
+  ...[undefined, hardenedWebSocket()].map((webSocket): Row => ({
+    name: `sockets of the ${webSocket === undefined ? "built-in" : "hardened"} engine`,
+    bound: 4,
+    open(room) {
+      const server = room.use(listen({
+        limits: { maxSessions: 10, maxSessionsPerAddress: 2 },
+        clientAddress: () => ADDRESS,
+        webTransport: false,
+        ...(webSocket && { webSocket }),
+      }));
+      const take = async () => {
+        const socket = new WebSocket(`ws://127.0.0.1:${portOf(server)}/`);
+        await new Promise((resolve) => socket.onopen = resolve);
+        const closed = new Promise((resolve) => socket.onclose = resolve);
+        socket.close();
+        await closed;
+      };
+      return { take, left: () => [server.manager.stats().sockets.open] };
+    },
+  })),
+  {
+    name: "handshakes that end before a request",
+    bound: 3,
+    open(room) {
+      const webSocket = hardenedWebSocket({ maxPending: 3, maxPendingPerAddress: 3 });
+      const server = room.use(listen({ webSocket, webTransport: false }));
+      const take = async (i: number) => {
+        using _socket = await Deno.connect({ hostname: "127.0.0.1", port: portOf(server) });
+        await until(() => webSocket.stats().pending === 1);
+        assertEquals(webSocket.stats().tooManyPending, 0, `handshake ${i}`);
+      };
+      return {
+        take,
+        left: () => [webSocket.stats().pending, webSocket.stats().connections],
+      };
+    },
+  },
+  {
+    name: "pongs that the peer reads",
+    bound: 21, // So many times 100 pongs are more than the bytes that may wait.
+    async open(room) {
+      const server = room.use(listen({ webSocket: hardenedWebSocket(), webTransport: false }));
+      const socket = room.use(await RawSocket.open(portOf(server)));
+      const pings = new Uint8Array(
+        Array.from({ length: 100 }, () => [...frameOf("p".repeat(125), { head: 0x89 })]).flat(),
+      );
+      const take = async () => {
+        await socket.write(pings);
+        for (let i = 0; i < 100; i++) assertEquals((await socket.read())?.opcode, 10);
+      };
+      return { take, left: () => [] };
+    },
+  },
+];
+
+// Frames, streams and bytes of connections.
+
+/** Bytes of an event of an HTTP connection: five are more than may be unacknowledged. */
+const EVENT_BYTES = 60_000;
+
+/** Makes connections over HTTP, and the requests of one client. */
+function httpConnection(room: AsyncDisposableStack) {
+  const connections = room.use(new HttpConnections({ runtime, maxFrameBytes: 1_000_000 }));
+  const requests = new CarrierRequests({
+    runtime,
+    maxFrameBytes: 1_000_000,
+    carriers: connections,
+    origins: {},
+    cut: new AbortController().signal,
+    countForged() {},
+    report: (error) => {
+      throw error;
+    },
+  });
+  const connection = connections.accept();
+  const { session, secret } = connection.opened;
+  const keys = { [Header.session]: session, [Header.secret]: secret };
+  const ask = (method: string, headers: Record<string, string>, body?: BodyInit) => {
+    const all = { ...keys, ...headers };
+    const init = { method, headers: all, ...(body !== undefined && { body }) };
+    return requests.fetch(new Request("http://localhost/", init), {});
+  };
+  return { connections, connection, ask };
+}
+
+/** Opens streams on a pair of connections, each half of which ends in another way. */
+function halfClosed({ client, server }: { client: Connection; server: Connection }): Bench {
+  const accepted = server.incomingBidirectionalStreams.getReader();
+  const ends: readonly ((half: ReadableStream | WritableStream) => Promise<unknown>)[] = [
+    (half) => half instanceof ReadableStream ? half.cancel() : half.close(),
+    (half) => half instanceof ReadableStream ? half.cancel() : half.abort(),
+  ];
+  const take = async (i: number) => {
+    const end = ends[i % ends.length]!;
+    const near = await client.createBidirectionalStream({ timeoutMs: 20_000 });
+    const writer = near.writable.getWriter();
+    await writer.write(Uint8Array.of(1));
+    writer.releaseLock();
+    const far = (await accepted.read()).value!;
+    // The first half ends at one side before the second half at the other.
+    await Promise.allSettled([end(near.writable), end(far.readable)]);
+    await Promise.allSettled([end(far.writable), end(near.readable)]);
+  };
+  return { take, left: () => [] };
+}
+
+/** A buffer of early streams with room for two unread ones. */
+function earlyStreams(end: (early: EarlyStreams, time: FakeTime) => unknown) {
+  return (room: AsyncDisposableStack): Bench => {
+    const time = room.use(new FakeTime());
+    const maxBytes = 2 * STREAM_WINDOW_BYTES;
+    const unread = new UnreadStreams({
+      maxBytes,
+      maxBytesPerAddress: maxBytes,
+      maxBytesPerConnection: maxBytes,
+    });
+    const early = new EarlyStreams(runtime, new UnreadShare(runtime, unread, ADDRESS));
+    const take = () => {
+      let isRefused = false;
+      const stream = { sessionId: 4, accept() {}, refuse: () => void (isRefused = true) };
+      early.hold(stream);
+      assertEquals(isRefused, false);
+      return end(early, time);
+    };
+    return { take, left: () => [unread.stats.count] };
+  };
+}
+
+const CONNECTIONS: readonly Row[] = [
+  {
+    name: "posts of an HTTP session",
+    bound: 4_096,
+    open(room) {
+      const { connection, ask } = httpConnection(room);
+      const take = async () => {
+        const post = await ask("POST", { [Header.number]: "1", [Header.lastEvent]: "0" }, "");
+        assertEquals(post.status, 204);
+      };
+      return { take, left: () => [connection.bufferedAmount] };
+    },
+  },
+  {
+    name: "polls of an HTTP session, until it is lost",
+    bound: 10,
+    open(room) {
+      const time = room.use(new FakeTime());
+      const { connections, connection, ask } = httpConnection(room);
+      const take = async (i: number) => {
+        connection.frames.send(`${i}`);
+        const poll = await ask("GET", { [Header.poll]: "1", [Header.lastEvent]: `${i}` });
+        assertEquals(poll.status, 200);
+        await poll.body!.cancel();
+        if (i < 10) return;
+        await passTime(time, 120_000);
+        assertEquals(connections.size, 0, "a poll counts as under way, and holds the session");
+      };
+      return { take, left: () => [connection.bufferedAmount] };
+    },
+  },
+  {
+    name: "events of an HTTP session that the client acknowledges",
+    bound: 5,
+    open(room) {
+      const { connection } = httpConnection(room);
+      const { signal } = new AbortController();
+      let last = 0;
+      const take = async (i: number) => {
+        connection.frames.send("x".repeat(EVENT_BYTES));
+        const options = { reader: "r", isFirst: i === 0, waitMs: 0, maxBytes: 100_000, signal };
+        const taken = await connection.take(last, options);
+        assert(taken.events.length > EVENT_BYTES, "the event waits for an acknowledgment");
+        last = taken.last;
+        await connection.give(0, new Uint8Array(), last);
+      };
+      return { take, left: () => [connection.bufferedAmount] };
+    },
+  },
+  {
+    name: "streams of a connection in memory that end half by half",
+    bound: 100,
+    open: (room) => halfClosed(room.use(memoryPair())),
+  },
+  {
+    name: "streams of a QMux connection that end half by half",
+    bound: 1_000,
+    async open(room) {
+      const pair = room.use(memoryPair({ streams: false, datagrams: false }));
+      const options = { runtime, version: 1, protocol: "chat" } as const;
+      const client = room.use(withQmux(pair.client, { ...options, side: "client" }));
+      const server = room.use(withQmux(pair.server, { ...options, side: "server" }));
+      await Promise.all([client.ready, server.ready]);
+      return halfClosed({ client, server });
+    },
+  },
+  {
+    name: "early streams whose session begins",
+    bound: 2,
+    open: earlyStreams((early) => early.accept({ id: 4 } as never)),
+  },
+  {
+    name: "early streams whose session is refused",
+    bound: 2,
+    open: earlyStreams((early) => early.refuse(4)),
+  },
+  {
+    name: "early streams whose session never comes",
+    bound: 2,
+    open: earlyStreams((_early, time) => passTime(time, 6_000)),
+  },
+  {
+    name: "early streams of a connection that ends",
+    bound: 2,
+    open: earlyStreams((early) => early.clear()),
+  },
+];
+
+// Topics, rooms and presence.
+
+const MAX_ROOMS = 32;
+
+const TOPICS: readonly Row[] = [
+  {
+    name: "topics of a session",
+    bound: 3,
+    async open(room) {
+      const server = room.use(
+        testServer({ limits: { maxTopicsPerSession: 3 }, authorize: () => true }),
+      );
+      const client = room.use(server.connect());
+      await client.whenConnected();
+      const take = async (i: number) => {
+        const topic = client.subscribe(`t${i}`);
+        await topic.ready;
+        await topic.unsubscribe();
+      };
+      return { take, left: () => [server.topics.stats.topics] };
+    },
+  },
+  {
+    name: "topics of a session that authorize refuses",
+    bound: 3,
+    async open(room) {
+      const server = room.use(
+        testServer({ limits: { maxTopicsPerSession: 3 }, authorize: () => false }),
+      );
+      const client = room.use(server.connect());
+      await client.whenConnected();
+      const take = (i: number) =>
+        assertRejects(() => client.subscribe(`t${i}`).ready, RequestError, "may not subscribe");
+      return { take, left: () => [server.topics.stats.topics] };
+    },
+  },
+  {
+    name: "rooms that a session joins with data, and takes back",
+    bound: MAX_ROOMS,
+    async open(room) {
+      const { rooms, presence, topics, ...bench } = room.use(new RoomsBench({ graceMs: 0 }));
+      const { session } = await bench.peers.connect({ user: "ann" });
+      const take = (i: number) => {
+        rooms.join(session, `r${i}`, { data: i });
+        rooms.leave(session, `r${i}`);
+        rooms.update(session, `r${i}`);
+        bench.time.tick(1);
+      };
+      return {
+        take,
+        left: () => [topics.size, [...rooms.names()].length, presence.topicsOf("ann").length],
+      };
+    },
+  },
+  {
+    name: "rooms with data that a session has too many topics to join",
+    bound: MAX_ROOMS,
+    async open(room) {
+      const bench = room.use(new RoomsBench({ graceMs: 0, maxTopicsPerSession: 1 }));
+      const { rooms } = bench;
+      const { session } = await bench.connect("ann");
+      rooms.join(session, "only");
+      const join = (i: number) => rooms.join(session, `r${i}`, { data: i });
+      const take = (i: number) => assertThrows(() => join(i), QueueFullError, "topics");
+      return {
+        take,
+        left: () => [rooms.roomsOf(session).length - 1, [...rooms.names()].length - 1],
+      };
+    },
+  },
+  {
+    name: "rooms that a session with a full queue fails to join",
+    bound: 3,
+    open(room) {
+      const bench = room.use(new RoomsBench({ graceMs: 0 }));
+      const { rooms, topics, presence } = bench;
+      const take = async (i: number) => {
+        const limits = { sendQueue: { maxMessages: 1 } };
+        const { session, pair } = await bench.connect(`u${i}`, limits);
+        pair.link.stall("to-client");
+        session.send("t", "x".repeat(100_000));
+        await bench.peers.endTurn();
+        session.send("t", "full");
+        assertThrows(() => rooms.join(session, "chat", { data: i }), QueueFullError, "queue");
+        pair.link.disconnect();
+        await session.closed;
+        bench.time.tick(1);
+      };
+      return {
+        take,
+        left: () => [topics.size, [...rooms.names()].length, presence.online().length],
+      };
+    },
+  },
+];
+
+// Requests.
+
+/** Ends of a request by its handler. */
+const HANDLERS = {
+  answers: () => 1,
+  fails: () => {
+    throw new RequestError("no", "No");
+  },
+  streams: async function* () {
+    yield 1;
+  },
+  waits: ({ signal }: { readonly signal: AbortSignal }) =>
+    new Promise<never>((_, reject) =>
+      signal.addEventListener("abort", () => reject(signal.reason))
+    ),
+};
+
+const REQUESTS: readonly Row[] = (["client", "server"] as const).flatMap((asker) =>
+  (Object.keys(HANDLERS) as (keyof typeof HANDLERS)[]).map((name): Row => ({
+    name: `requests of the ${asker} whose handler ${name}`,
+    bound: 2,
+    async open(room) {
+      const requests = HANDLERS as never;
+      const end = { requests, maxRequests: 2, onError() {} };
+      const pair = room.use(memorySessions({ server: end, client: end }));
+      await pair.client.ready;
+      const { [asker]: session, [asker === "client" ? "server" : "client"]: peer } = pair;
+      const take = async () => {
+        const asked: unknown = name === "streams"
+          ? await Array.fromAsync(session.requestStream(name))
+          : await session.request(
+            name,
+            1,
+            name === "waits" ? { signal: AbortSignal.timeout(1) } : {},
+          )
+            .catch((error) => error.failure?.code ?? error.name);
+        const expected = { answers: 1, fails: "no", streams: [1], waits: "TimeoutError" }[name];
+        assertEquals(asked, expected);
+      };
+      const left = () => [
+        session.stats.awaitedAnswers,
+        peer[internals].handling.owedAnswers,
+        peer[internals].handling.leaving,
+      ];
+      return { take, left };
+    },
+  }))
+);
+
+// Answers, readers and streams.
+
+/** The parts of a node that answers and reads, with room for two of each. */
+function answering(room: AsyncDisposableStack, broker: MemoryBroker) {
+  const logs = new StreamLogs({
+    runtime,
+    broker,
+    bounds: { maxStreams: 100, maxStreamBytes: 65_536, maxForks: 2, maxReaders: 2 },
+    onError: (error) => {
+      throw error;
+    },
+  });
+  const node = new NodeStreams({ runtime, streams: logs, maxMessageBytes: 65_536 });
+  const answers = new Answers(checkAnswers({ maxRunning: 2, maxRunningPerUser: 2 }), {
+    runtime,
+    broker,
+    streams: logs,
+    node,
+    resumeOf: () => HANDLERS.waits as never,
+    report() {},
+  });
+  room.defer(() => logs.close());
+  room.defer(() => node.close());
+  room.defer(() => answers.close());
+  const owner = { user: "ann", isFamiliar: false };
+  const begin = (i: number, answer: BeginAnswer["answer"], more: Partial<BeginAnswer> = {}) => {
+    const name = `answer-number-${i}`.padEnd(22, "-");
+    return answers.begin({
+      topic: "chat",
+      input: 1,
+      user: "ann",
+      name,
+      owner,
+      answer,
+      onError() {},
+      ...more,
+    });
+  };
+  return { logs, answers, begin, left: () => [answers.running, logs.readers] };
+}
+
+const waiting: BeginAnswer["answer"] = async function* (signal) {
+  yield 1;
+  await new Promise((resolve) => signal.addEventListener("abort", resolve));
+};
+
+const ANSWERS_FILE = "server/durable/answers.ts";
+
+/** Forks, by their end. */
+const FORKS = {
+  "are deleted": { id: "fork", kind: "created" },
+  "are there already": { id: "present", kind: "exists" },
+  "begin after its end": {
+    id: "fork",
+    kind: "bad-offset",
+    offset: "9999999999999999_9999999999999999",
+  },
+  "have another type": { id: "fork", kind: "other-type", contentType: "text/plain" },
+};
+
+const ANSWERS: readonly Row[] = [
+  ...Object.entries({
+    end: HANDLERS.streams,
+    fail: () => {
+      throw new Error("fails");
+    },
+  }).map(([end, answer]): Row => ({
+    name: `answers that ${end}`,
+    quota: ANSWERS_FILE,
+    bound: 2,
+    open(room) {
+      const { begin, left } = answering(room, room.use(new MemoryBroker()));
+      return { take: (i) => begin(i, answer), left };
+    },
+  })),
+  {
+    name: "answers that a reader cancels",
+    quota: ANSWERS_FILE,
+    bound: 2,
+    open(room) {
+      const { begin, left, logs } = answering(room, room.use(new MemoryBroker()));
+      const take = async (i: number) => {
+        const id = await begin(i, waiting);
+        await logs.append(id, { records: [], cancel: { reason: "enough" } } as never);
+      };
+      return { take, left };
+    },
+  },
+  {
+    name: "answers that another node began first",
+    quota: ANSWERS_FILE,
+    bound: 2,
+    open(room) {
+      const broker = room.use(new MemoryBroker());
+      const nodes = [answering(room, broker), answering(room, broker)];
+      const take = (i: number) =>
+        Promise.all(nodes.map(({ begin }) => begin(i, async function* () {})));
+      return { take, left: () => nodes.flatMap(({ left }) => left()) };
+    },
+  },
+  {
+    name: "answers that are no longer kept",
+    quota: ANSWERS_FILE,
+    bound: 2,
+    open(room) {
+      const { begin, left } = answering(room, room.use(new MemoryBroker()));
+      const take = (i: number) =>
+        assertRejects(() => begin(i, waiting, { begun: true }), RequestError, "kept");
+      return { take, left };
+    },
+  },
+  {
+    name: "takeovers of answers that the node before still has",
+    quota: ANSWERS_FILE,
+    bound: 2,
+    async open(room) {
+      const broker = room.use(new MemoryBroker());
+      const [one, other] = [answering(room, broker), answering(room, broker)];
+      const id = await one.begin(0, waiting);
+      const take = async () =>
+        assertEquals(await other.answers.rescue(id), true, "there is no place");
+      return { take, left: other.left };
+    },
+  },
+  ...["leave", "are aborted", "find no stream", "come to the end"].map((end): Row => ({
+    name: `readers that ${end}`,
+    quota: "pubsub/logs/stream_logs.ts",
+    bound: 2,
+    async open(room) {
+      const { logs, left } = answering(room, room.use(new MemoryBroker()));
+      const options = { contentType: "application/json", records: ["1"] };
+      await logs.create("open", options);
+      await logs.create("ended", { ...options, end: {} });
+      const take = async () => {
+        const abort = new AbortController();
+        const id = { "find no stream": "none", "come to the end": "ended" }[end] ?? "open";
+        const page = { after: 0, maxRecords: 9, maxBytes: 9_999, signal: abort.signal };
+        const reading = logs.follow(id, page);
+        const { value } = await reading.next();
+        assertEquals(value?.kind, end === "find no stream" ? "missing" : "page");
+        if (end === "are aborted") {
+          const next = reading.next();
+          abort.abort();
+          await next;
+        } else if (end === "leave") await reading.return();
+        else await reading.next();
+      };
+      return { take, left: () => [...left(), [...logs.followed()].length] };
+    },
+  })),
+  ...Object.entries(FORKS).map(([end, { id, kind, ...fork }]): Row => ({
+    name: `forks of a stream that ${end}`,
+    bound: 2,
+    async open(room) {
+      const { logs } = answering(room, room.use(new MemoryBroker()));
+      const contentType = "application/json";
+      await logs.create("present", { contentType });
+      await logs.create("source", { contentType, records: ["1"] });
+      const take = async (i: number) => {
+        const { offset, ...options } = fork as { offset?: string; contentType?: string };
+        const source = { source: "source", ...(offset !== undefined && { offset }) };
+        const made = await logs.create(id, { ...options, fork: source });
+        assertEquals(made.kind, kind);
+        if (kind === "created") await logs.delete(id);
+        if (i < 2) return;
+        // A source without forks is removed, and not kept as deleted.
+        await logs.delete("source");
+        assertEquals((await logs.info("source")).kind, "missing");
+      };
+      return { take, left: () => [] };
+    },
+  })),
+];
+
+// Writes over HTTP.
+
+/** Writes over HTTP, by the status of the answer. */
+const WRITES: readonly (readonly [status: number, path: string, init: RequestInit])[] = [
+  [204, "/streams/a", { body: "1" }],
+  [404, "/streams/none", { body: "1" }],
+  [409, "/streams/a", { body: "1", headers: { "content-type": "text/html" } }],
+  [413, "/api/topics/a/publications", { body: "x".repeat(20_000) }],
+  [200, "/api/topics/a/publications", { body: "{}" }],
+  [422, "/api/topics/a/publications", { body: "[]" }],
+  [400, "/api/topics/a/publications", { body: "{" }],
+];
+
+const HTTP: readonly Row[] = [
+  ...WRITES.map(([status, path, init]): Row => ({
+    name: `writes to ${path} with the answer ${status}`,
+    quota: "server/http/face.ts",
+    bound: 2,
+    async open(room) {
+      const face = { maxRequests: 2, authorize: () => true };
+      const server = room.use(createServer({
+        durableStreams: { path: "/streams", ...face },
+        api: { path: "/api", maxBodyBytes: 10_000, ...face },
+      }));
+      const type = path.startsWith("/api") ? "application/json" : "text/plain";
+      const ask = async (method: string, path: string, { headers, body }: RequestInit) => {
+        const all = { "content-type": type, ...headers as Record<string, string> };
+        const url = `http://localhost${path}`;
+        const init = { method, headers: all, ...(body && { body }) };
+        const response = await server.fetch(new Request(url, init));
+        await response.body?.cancel();
+        return response.status;
+      };
+      await ask("PUT", "/streams/a", { headers: { "content-type": "text/plain" } });
+      const take = async () => assertEquals(await ask("POST", path, init), status);
+      return { take, left: () => Object.values(server.httpStats).map(({ active }) => active) };
+    },
+  })),
+  {
+    name: "locks of idempotency keys whose request fails",
+    bound: 1,
+    open() {
+      const store = new MemoryStore(runtime);
+      const keys = new IdempotencyKeys({ runtime, store: () => store, windowMs: 60_000 });
+      const request = { key: "k", caller: "", method: "POST", path: "/a", body: new Uint8Array() };
+      const run = () => Promise.reject(new Problem(503, { code: "unavailable", detail: "Fails" }));
+      const take = () => assertRejects(() => keys.once(request, run), Problem, "Fails");
+      return { take, left: () => [] };
+    },
+  },
+];
+
+// Engines and nodes.
+
+const BOUNDS: HistoryBounds = { size: 10, ttlMs: 60_000, bytes: 100_000 };
+
+/** Ends of a call between two nodes. */
+const CALLS: Readonly<Record<string, NodeCallsOptions["answer"]>> = {
+  answered: (data) => data,
+  failed: () => {
+    throw new Error("fails");
+  },
+  "given up": (_data, call) => HANDLERS.waits(call),
+};
+
+const NODES: readonly Row[] = [
+  ...Object.entries(CALLS).map(([end, answer]): Row => ({
+    name: `calls between nodes that are ${end}`,
+    bound: 10_000,
+    async open(room) {
+      const broker = room.use(new MemoryBroker());
+      const [one, other] = [room.use(new Nodes({ broker })), room.use(new Nodes({ broker }))];
+      const join = (nodes: Nodes) =>
+        room.use(
+          new NodeCalls({
+            nodes,
+            name: "test",
+            answer,
+            onError() {},
+          }),
+        );
+      const [near, far] = [join(one), join(other)];
+      await Promise.all([near.ready, far.ready]);
+      await until(() => one.has(other.id) && other.has(one.id));
+      const take = async () => {
+        const abort = new AbortController();
+        const call = near.call(other.id, Uint8Array.of(1), {
+          timeoutMs: 60_000,
+          signal: abort.signal,
+        });
+        if (end === "given up") {
+          await until(() => far.answering === 1);
+          abort.abort();
+        }
+        const got = await call.then(({ length }) => length, (error) => error.code ?? error.name);
+        assertEquals(got, { answered: 1, failed: "failed" }[end] ?? abort.signal.reason.code);
+      };
+      return {
+        take,
+        left: () => [near, far].flatMap((c) => [c.waiting, c.answering, c.gatheredBytes]),
+      };
+    },
+  })),
+  {
+    name: "publications that wait for a file",
+    bound: 2,
+    async open(room) {
+      const folder = await Deno.makeTempDir();
+      room.defer(() => Deno.remove(folder, { recursive: true }));
+      const broker = room.use(await SqliteBroker.open(`${folder}/a.db`, { maxWaiting: 2 }));
+      const take = async (i: number) => {
+        const both = [
+          broker.history.append({ topic: "a", payload: `${i}` }, { bounds: BOUNDS }),
+          broker.history.read("a", { bounds: BOUNDS, maxMessages: 1, maxBytes: 1 }),
+        ];
+        await Promise.all(both);
+      };
+      return { take, left: () => [broker.stats.waiting] };
+    },
+  },
+  {
+    name: "bytes of waiting publications",
+    bound: 2,
+    open() {
+      const budget = new WaitingBudget({ maxWaiting: 2, maxWaitingBytes: 20 });
+      const take = () => {
+        assert(budget.take(10));
+        budget.give(10);
+      };
+      return { take, left: () => [budget.messages] };
+    },
+  },
+  {
+    name: "claims of clients that number their messages, and leave",
+    bound: 3,
+    open() {
+      const claims = new Set<string>();
+      const service = new RequestService(runtime, {
+        sequences: {
+          claimMs: Infinity,
+          claim: (client) => Promise.resolve(claims.add(client).size <= 3),
+          release: (client) => Promise.resolve(void claims.delete(client)),
+          newest: () => Promise.resolve(-1),
+          advance: () => Promise.resolve(),
+        },
+      });
+      const take = async (i: number) => {
+        await using hand = serverByHand({ services: service, onMessage() {} });
+        hand.peer.say({ topic: "a", seq: 0, client: `client-${i}` });
+        await until(() => hand.peer.envelopes.some(({ ack }) => ack === 0));
+      };
+      return { take, left: () => [claims.size] };
+    },
+  },
+];
+
+// Media.
+
+/** A relay of two tracks and two fetches, its publisher, and a viewer. */
+async function relayed(room: AsyncDisposableStack) {
+  const relay = new MoqRelay({
+    allowAnonymousPublish: true,
+    maxTracks: 2,
+    maxFetches: 2,
+    maxShare: 1,
+    lingerMs: 0,
+  });
+  const live = new LiveTrack();
+  const mux = new TrackMux();
+  mux.publish("/live", {
+    serveTrack: (track) => live.serve(track),
+    serveFetch: (r, g) => live.serveFetch(r, g),
+  });
+  const join = async (client: TrackMux) => {
+    const options = { limits: { maxSubscriptions: 2, maxRequests: 2 } };
+    const pair = room.use(await livePair("moq-lite-05", { server: relay.mux, client, options }));
+    void relay.accept(pair.server);
+    return pair.client;
+  };
+  await join(mux);
+  room.defer(() => relay.close());
+  await until(() => relay.mux.size === 1);
+  using group = live.openGroup();
+  group.writeFrame(Uint8Array.of(1));
+  return { relay, live, viewer: await join(new TrackMux()) };
+}
+
+const MEDIA: readonly Row[] = [
+  {
+    name: "tracks of a relay, and subscriptions of a session",
+    quota: "pubsub/moq/live/relay_capacity.ts",
+    bound: 2,
+    async open(room) {
+      const { relay, live, viewer } = await relayed(room);
+      const take = async (i: number) => {
+        const track = await viewer.subscribe("/live", `${i}`);
+        await track.ready;
+        track.close();
+      };
+      return { take, left: () => [relay.stats.tracks, live.subscribers] };
+    },
+  },
+  ...[1, 9].map((group): Row => ({
+    name: `fetches of a relay, of a group that ${group === 1 ? "is" : "is not"} there`,
+    bound: 2,
+    async open(room) {
+      const { viewer } = await relayed(room);
+      const take = async () => {
+        const fetched = await viewer.fetch("/live", "x", { group });
+        const frame = await fetched.readFrame().catch((error) => error.reason);
+        assertEquals(frame, group === 1 ? Uint8Array.of(1) : "notFound");
+        await turns();
+      };
+      return { take, left: () => [] };
+    },
+  })),
+];
+
+const ROWS: readonly Row[] = [
+  ...SESSIONS,
+  ...CONNECTIONS,
+  ...TOPICS,
+  ...REQUESTS,
+  ...ANSWERS,
+  ...HTTP,
+  ...NODES,
+  ...MEDIA,
+];
+
+/** The line that makes a quota, outside of comments. */
+const MAKES_QUOTA = /^(?! \*).*new Quota\(/m;
+
+for (const { name, bound, open } of ROWS) {
+  Deno.test(`Given back: ${name}, ${bound + 1} in a row at a bound of ${bound}`, async () => {
+    await using room = new AsyncDisposableStack();
+    const { take, left } = await open(room);
+    for (let i = 0; i <= bound; i++) {
+      await take(i);
+      await until(() => left().every((count) => count === 0)).catch(() => {
+        throw new Error(`not given back: ${left()} after ${i + 1}`);
+      });
+    }
+  });
+}
+
+Deno.test("Given back: each Quota has a row", async () => {
+  const { files } = await readRepository(new URL("../", import.meta.url));
+  const quotas = [...files].filter(([path, code]) => isLibrary(path) && MAKES_QUOTA.test(code));
+  const held = new Set(ROWS.flatMap(({ quota }) => quota ?? []));
+  assertEquals([...held].sort(), quotas.map(([path]) => path).sort());
+});
