@@ -134,7 +134,7 @@ export interface BrokerStats {
   readonly interruptions: number;
   /** Pages of histories read from the engine. */
   readonly reads: number;
-  /** Histories with publications that were forgotten because of too many topics. */
+  /** Histories with publications that were forgotten because of too many topics or bytes. */
   readonly forgotten?: number;
   /** Messages that other programs published in the place of publications, and that were ignored. */
   readonly ignored?: number;

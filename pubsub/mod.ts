@@ -62,7 +62,7 @@ export type {
   LogRecord,
   ReadLogOptions,
 } from "./logs/log.ts";
-export { MemoryBroker } from "./memory/broker.ts";
+export { MemoryBroker, type MemoryBrokerOptions } from "./memory/broker.ts";
 export { Nodes } from "./nodes/nodes.ts";
 export type { NodeEvent, NodeInfo, NodesOptions } from "./nodes/liveness.ts";
 export { Presence } from "./presence/presence.ts";

@@ -92,10 +92,11 @@ export interface CreateLogOptions {
  * - `exists`: there is a log with this id already, possibly a deleted one that is kept for forks.
  * - `expired`: there is an expired log with this id, which has to be deleted first.
  * - `too-many`: the engine keeps the greatest number of logs.
+ * - `no-space`: the engine keeps the most bytes of all logs.
  */
 export type LogCreated =
   | { readonly kind: "created" | "exists"; readonly info: LogInfo }
-  | { readonly kind: "expired" | "too-many" };
+  | { readonly kind: "expired" | "too-many" | "no-space" };
 
 /** Options for {@linkcode BrokerLogs.append}. */
 export interface AppendLogOptions {
@@ -151,7 +152,7 @@ export interface AppendLogOptions {
  * - `out-of-sequence`: `sequence` is not above the newest, `sequence` of the result.
  * - `fenced`: another writer holds the log, or the caller's lease was taken. `held`: see
  *   `ifWriterLost`.
- * - `full`: the log would exceed `maxBytes`.
+ * - `full`: the log would exceed `maxBytes`. `no-space`: the engine keeps the most bytes of all logs.
  * - `too-many-producers`: the log knows the greatest number of producers.
  */
 export type LogAppended =
@@ -162,7 +163,9 @@ export type LogAppended =
   | { readonly kind: "stale"; readonly epoch: number }
   | { readonly kind: "skipped"; readonly expected: number }
   | { readonly kind: "out-of-sequence"; readonly sequence: string }
-  | { readonly kind: "unstarted" | "fenced" | "held" | "full" | "too-many-producers" };
+  | {
+    readonly kind: "unstarted" | "fenced" | "held" | "full" | "no-space" | "too-many-producers";
+  };
 
 /** Options for {@linkcode BrokerLogs.retain}. */
 export interface RetainLogOptions {

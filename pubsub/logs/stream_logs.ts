@@ -119,7 +119,7 @@ export interface CreateStreamOptions {
  * - `gone`: the fork would begin at an offset of another stream, or before the kept records.
  * - `too-deep`: the source is a fork of too many forks. `too-many-forks`: the source has too many forks.
  *   `too-many`: too many streams. `full`: the
- *   records exceed the bound of a stream, or of an append.
+ *   records exceed the bound of a stream, or of an append. `no-space`: the bound of all streams.
  */
 export type StreamCreated =
   | { readonly kind: "created"; readonly info: LogInfo }
@@ -135,7 +135,8 @@ export type StreamCreated =
       | "too-deep"
       | "too-many-forks"
       | "too-many"
-      | "full";
+      | "full"
+      | "no-space";
   };
 
 /** Result of an append to a stream; an expired stream is `missing`. */
@@ -353,7 +354,8 @@ export class StreamLogs implements AsyncDisposable {
     });
     if (created.kind === "created") return { kind: "created", info: created.info };
     await this.#release(origin);
-    if (created.kind !== "exists") return { kind: "too-many" };
+    if (created.kind === "expired") return { kind: "too-many" };
+    if (created.kind !== "exists") return { kind: created.kind };
     const { info } = created;
     if (info.isDeleted) return { kind: "deleted" };
     return { kind: "exists", info, isSame: isSame(info, wanted) };
@@ -851,6 +853,9 @@ const EXPIRED = 1;
 function expiredRow(id: string): string {
   return `expired:${id}`;
 }
+
+/** The reason for `no-space`. */
+export const NO_SPACE = "this server has no room for more bytes of streams and histories";
 
 /** Error of a stream whose writer stopped renewing the lease. */
 export const WRITER_LOST = "writer-lost";

@@ -1,5 +1,5 @@
 /** The broker within one process. */
-import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
+import { checkOptions, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
 import { BrokerError, UnsupportedError } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
@@ -21,6 +21,7 @@ import { LocalListeners } from "../engine_flow.ts";
 import type { BrokerLogs } from "../logs/log.ts";
 import { appended, MemoryHistories } from "./history.ts";
 import { MemoryLogs } from "./logs.ts";
+import { defaultTotalBytes } from "./space.ts";
 
 /** Most rows, scopes and buckets each; beyond that, the least recently used is forgotten. */
 const MAX_ENTRIES = 100_000;
@@ -109,6 +110,22 @@ function renew<V>(map: Map<string, V>, key: string, value: V): void {
   }
 }
 
+/** Options for {@linkcode MemoryBroker}. */
+export interface MemoryBrokerOptions {
+  /**
+   * Most bytes of memory that histories and durable streams take together, as measured with all that
+   * belongs to them. Beyond these, histories are forgotten as for too many topics, and a durable
+   * stream takes no more records once no history is left to forget. Nothing of a durable stream is
+   * dropped. By default 512 MiB or a quarter of the machine's memory, whichever is smaller; without the
+   * permission to read the size of the memory, 512 MiB.
+   *
+   * @default {536870912}
+   */
+  readonly maxTotalBytes?: number;
+  /** Clocks, timers and randomness of this node; those of the platform by default. */
+  readonly runtime?: Runtime;
+}
+
 /**
  * Carries publications within one process, synchronously: the default broker, which also connects
  * several servers in one process.
@@ -161,21 +178,29 @@ export class MemoryBroker implements Broker {
   /**
    * Creates a broker without subscriptions.
    *
-   * @param options Clocks, timers and randomness of this node; those of the platform by default.
+   * @param options See {@linkcode MemoryBrokerOptions}.
+   * @throws {RangeError} If `maxTotalBytes` is not a positive integer.
    */
-  constructor(options: { readonly runtime?: Runtime } = {}) {
-    checkOptions("create broker", options, { runtime: RUNTIME });
-    const { runtime = platformRuntime() } = options;
+  constructor(options: MemoryBrokerOptions = {}) {
+    checkOptions("create broker", options, { maxTotalBytes: POSITIVE, runtime: RUNTIME });
+    const { maxTotalBytes = defaultTotalBytes(), runtime = platformRuntime() } = options;
     this.#memory = new MemoryStore(runtime);
-    const histories = new MemoryHistories(runtime);
+    const histories = new MemoryHistories(runtime, {
+      maxBytes: () => maxTotalBytes - this.#logs.bytes,
+    });
     this.#histories = histories;
     this.#kept = new LocalListeners(
       (topic) => histories.follow(topic),
       (topic) => histories.unfollow(topic),
     );
     this.store = this.#memory;
-    this.logs = this.#logs = new MemoryLogs(runtime, (topic) => {
-      this.#plain.deliver({ topic, payload: "" });
+    this.logs = this.#logs = new MemoryLogs(runtime, {
+      announce: (topic) => this.#plain.deliver({ topic, payload: "" }),
+      hasRoom: (bytes) => {
+        if (bytes > maxTotalBytes) return false;
+        histories.shrink(maxTotalBytes - bytes);
+        return true;
+      },
     });
   }
 

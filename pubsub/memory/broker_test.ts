@@ -10,6 +10,133 @@ testBroker("MemoryBroker", () => new MemoryBroker(), {
   },
 });
 
+const BOUNDS = { size: 1_000, ttlMs: 60_000, bytes: 1_000_000 };
+const CONFIG = { contentType: "text/plain" };
+const READING = { after: 0, maxRecords: 100, maxBytes: 1e9, renews: false };
+
+/** A broker with helpers for a bound of all bytes. */
+class Bounded {
+  readonly broker: MemoryBroker;
+
+  constructor(maxTotalBytes: number) {
+    this.broker = new MemoryBroker({ maxTotalBytes });
+  }
+
+  /** Publishes so many bytes on a topic with a history. */
+  async publish(topic: string, bytes: number, producer?: string): Promise<void> {
+    const key = producer === undefined ? {} : { key: { producer, number: 1 } };
+    const payload = "x".repeat(bytes);
+    await this.broker.history.append({ topic, payload }, { bounds: BOUNDS, ...key });
+  }
+
+  /** Counts the kept publications of topics. */
+  async kept(...topics: readonly string[]): Promise<number[]> {
+    const reading = { bounds: BOUNDS, maxMessages: 1_000, maxBytes: 1e9 };
+    const pages = topics.map((topic) => this.broker.history.read(topic, reading));
+    return (await Promise.all(pages)).map(({ publications }) => publications.length);
+  }
+
+  /** Creates a log with records, and returns the kind of the result. */
+  async create(id: string, ...records: readonly string[]): Promise<string> {
+    const options = { config: CONFIG, identity: id, records, maxLogs: 100 };
+    return (await this.broker.logs.create(id, options)).kind;
+  }
+
+  /** Appends a record of so many bytes, and returns the kind of the result. */
+  async append(id: string, bytes: number, options = {}): Promise<string> {
+    const records = ["x".repeat(bytes)];
+    return (await this.broker.logs.append(id, { records, maxBytes: 1e9, ...options })).kind;
+  }
+
+  /** Counts the records of a log. */
+  async records(id: string): Promise<number> {
+    const page = await this.broker.logs.read(id, READING);
+    return typeof page === "object" ? page.records.length : 0;
+  }
+}
+
+Deno.test("MemoryBroker bounds all bytes: histories give way to one another, the quietest first", async () => {
+  const bounded = new Bounded(100_000);
+  for (const topic of ["a", "b", "c"]) await bounded.publish(topic, 25_000);
+  await bounded.publish("a", 10);
+  assertEquals(await bounded.kept("a", "b", "c"), [2, 1, 1]);
+  await bounded.publish("d", 25_000);
+  assertEquals(await bounded.kept("a", "b", "c", "d"), [2, 0, 1, 1]);
+  assertEquals(bounded.broker.stats.forgotten, 1);
+  // A single history loses its oldest publications.
+  for (let i = 0; i < 10; i++) await bounded.publish("e", 24_000);
+  assertEquals(await bounded.kept("a", "c", "d", "e"), [0, 0, 0, 4]);
+  // A publication that is larger than all room is delivered, and not kept.
+  const heard: number[] = [];
+  bounded.broker.subscribe("e", ({ payload }) => heard.push(payload.length), { history: BOUNDS });
+  await bounded.publish("e", 200_000);
+  assertEquals([heard, await bounded.kept("e")], [[200_000], [0]]);
+  await bounded.publish("e", 1);
+  assertEquals(await bounded.kept("e"), [1]);
+});
+
+Deno.test("MemoryBroker bounds all bytes: histories give way to logs, of which nothing is dropped", async () => {
+  const bounded = new Bounded(100_000);
+  assertEquals(await bounded.create("log"), "created");
+  for (const topic of ["a", "b"]) await bounded.publish(topic, 30_000);
+  assertEquals(await bounded.append("log", 30_000), "appended");
+  assertEquals(await bounded.kept("a", "b"), [1, 1]);
+  assertEquals(await bounded.append("log", 30_000), "appended");
+  assertEquals(await bounded.kept("a", "b"), [0, 1]);
+  // A refused append costs no history.
+  assertEquals(await bounded.append("log", 60_000), "no-space");
+  assertEquals(await bounded.create("large", "x".repeat(60_000)), "no-space");
+  assertEquals(await bounded.kept("a", "b"), [0, 1]);
+  assertEquals(await bounded.append("log", 30_000), "appended");
+  assertEquals([await bounded.kept("b"), await bounded.records("log")], [[0], 3]);
+  assertEquals(await bounded.append("log", 10_000), "no-space");
+  // The rest still works: the end, and room once a log is gone.
+  const ending = { records: [], maxBytes: 1e9, end: {} };
+  assertEquals((await bounded.broker.logs.append("log", ending)).kind, "appended");
+  await bounded.broker.logs.delete("log");
+  assertEquals(await bounded.create("large", "x".repeat(90_000)), "created");
+});
+
+Deno.test("MemoryBroker gives all bytes of logs and histories back", async () => {
+  const bounded = new Bounded(100_000);
+  const { logs } = bounded.broker;
+  const keep = { records: 2, bytes: 60_000 };
+  for (let i = 0; i < 20; i++) {
+    // Each round takes most of the room, with records, producers, forks and keys.
+    assertEquals(await bounded.create(`log${i}`, "x".repeat(20_000)), "created", `${i}`);
+    for (let j = 0; j < 5; j++) {
+      assertEquals(await bounded.append(`log${i}`, 20_000, { keep }), "appended", `${i} ${j}`);
+    }
+    const producer = { id: "p".repeat(10_000), epoch: 0, seq: 0 };
+    assertEquals(await bounded.append(`log${i}`, 1, { producer }), "appended");
+    await logs.retain(`log${i}`, "fork", { identity: `log${i}`, maxForks: 1 });
+    await bounded.publish(`topic${i}`, 20_000, "q".repeat(10_000));
+    assertEquals(await bounded.kept(`topic${i}`), [1]);
+    assertEquals(await logs.delete(`log${i}`), { kind: "kept" });
+    await logs.release(`log${i}`, "fork");
+  }
+  assertEquals(await bounded.create("last", "x".repeat(95_000)), "created");
+});
+
+Deno.test("MemoryBroker counts producers and small publications with all that they take", async () => {
+  const bounded = new Bounded(100_000);
+  await bounded.publish("quiet", 1);
+  for (let i = 0; i < 1_000; i++) await bounded.publish("busy", 1, `producer${i}`);
+  assertEquals(await bounded.kept("quiet"), [0]);
+  const [busy] = await bounded.kept("busy");
+  assertEquals(busy! < 400, true, `${busy}`);
+});
+
+Deno.test("MemoryBroker checks its bound of all bytes", () => {
+  for (const maxTotalBytes of [0, -1, 1.5, NaN]) {
+    assertThrows(
+      () => new MemoryBroker({ maxTotalBytes }),
+      RangeError,
+      `Cannot create broker: maxTotalBytes must be a positive integer, received ${maxTotalBytes}`,
+    );
+  }
+});
+
 Deno.test("MemoryBroker.publish() delivers before it returns", () => {
   const broker = new MemoryBroker();
   const heard: unknown[] = [];

@@ -15,6 +15,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import { Fifo } from "../engine_flow.ts";
 import { Makers } from "../history/makers.ts";
 import { Tags } from "../tag.ts";
+import { COSTS, type Counted, Sum } from "./space.ts";
 
 /** Most topics with a remembered history or offset. */
 const MAX_TOPICS = 10_000;
@@ -38,7 +39,7 @@ interface Kept {
 }
 
 /** The history of one topic, with consecutive offsets. */
-class TopicHistory implements Linked<TopicHistory> {
+class TopicHistory implements Linked<TopicHistory>, Counted {
   readonly topic: string;
   previous: TopicHistory | undefined = undefined;
   next: TopicHistory | undefined = undefined;
@@ -51,8 +52,10 @@ class TopicHistory implements Linked<TopicHistory> {
   bounds: HistoryBounds;
   /** Running number of the last publication, over all topics; the lowest is the quietest log. */
   usedAt = 0;
+  counted = 0;
   readonly #kept = new Fifo<Kept>();
   #bytes = 0;
+  #producerBytes = 0;
 
   constructor(
     topic: string,
@@ -68,15 +71,22 @@ class TopicHistory implements Linked<TopicHistory> {
     return this.#kept.length === 0;
   }
 
+  get cost(): number {
+    const { topic, publication, producer } = COSTS;
+    return topic + this.#bytes + publication * this.#kept.length +
+      this.#producerBytes + producer * this.#producers.size;
+  }
+
   /** Notes the number of a producer; returns false for a repetition. */
   admit({ producer, number }: PublicationKey): boolean {
     const last = this.#producers.get(producer);
     if (last !== undefined && number <= last) return false;
-    this.#producers.delete(producer);
+    if (!this.#producers.delete(producer)) this.#producerBytes += producer.length;
     this.#producers.set(producer, number);
     if (this.#producers.size > MAX_PRODUCERS) {
       const [oldest] = this.#producers.keys();
       this.#producers.delete(oldest!);
+      this.#producerBytes -= oldest!.length;
     }
     return true;
   }
@@ -101,9 +111,13 @@ class TopicHistory implements Linked<TopicHistory> {
       const isWithin = kept.length <= size && now - oldest.at < ttlMs &&
         countedBytes(this.#bytes, kept.length) <= bytes;
       if (isWithin) break;
-      this.#bytes -= oldest.bytes;
-      kept.shift();
+      this.drop();
     }
+  }
+
+  /** Drops the oldest publication. */
+  drop(): void {
+    this.#bytes -= this.#kept.shift()!.bytes;
   }
 
   read({ after, last, maxMessages, maxBytes }: ReadHistoryOptions): HistoryPage {
@@ -136,6 +150,8 @@ class TopicHistory implements Linked<TopicHistory> {
  * - **Order of forgetting:** first logs without publications, then those of whoever made most logs
  *   within the last hour, then logs without listeners, the quietest first; beyond
  *   {@linkcode KEPT_FOR_LISTENERS} of all, logs with listeners too.
+ * - **Bytes:** beyond the bytes of all, logs are forgotten in the same order; the last one loses its
+ *   oldest publications.
  * - **Listeners:** forgetting a log does not disturb listeners. The offsets of a topic with listeners
  *   continue after the last one.
  */
@@ -144,6 +160,8 @@ export class MemoryHistories {
   readonly #epoch: string;
   readonly #runtime: Runtime;
   readonly #maxTopics: number;
+  readonly #maxBytes: () => number;
+  readonly #sum = new Sum();
   readonly #tags: Tags;
   readonly #logs = new Map<string, TopicHistory>();
   /** Each log is in one of these three, in the order of the last publication. */
@@ -159,15 +177,28 @@ export class MemoryHistories {
   #uses = 0;
   #tidiedAt = 0;
 
-  /** Creates no history yet; `maxTopics` is the most topics with a remembered history or offset. */
-  constructor(runtime: Runtime, maxTopics: number = MAX_TOPICS) {
+  /**
+   * Creates no history yet.
+   *
+   * @param runtime Clocks and randomness of the node.
+   * @param options Most topics with a remembered history or offset, and most bytes of all at the
+   * moment.
+   */
+  constructor(
+    runtime: Runtime,
+    { maxTopics = MAX_TOPICS, maxBytes = () => Infinity }: {
+      readonly maxTopics?: number;
+      readonly maxBytes?: () => number;
+    } = {},
+  ) {
     this.#runtime = runtime;
     this.#maxTopics = maxTopics;
+    this.#maxBytes = maxBytes;
     this.#tags = new Tags(runtime);
     this.#epoch = runtime.randomUUID().slice(0, 8);
   }
 
-  /** Number of logs with publications that were forgotten because of too many topics. */
+  /** Number of logs with publications that were forgotten because of too many topics or bytes. */
   get forgotten(): number {
     return this.#forgotten;
   }
@@ -199,10 +230,31 @@ export class MemoryHistories {
     log.bounds = bounds;
     log.usedAt = ++this.#uses;
     const placed = log.add(publication, this.#tags.next(), now);
+    this.#sum.update(log);
     this.#sort(log);
     if (Math.abs(now - this.#tidiedAt) >= TIDY_INTERVAL_MS) this.#tidy(now);
     if (this.#logs.size > this.#maxTopics) this.#forgetOne(now);
+    if (this.#sum.bytes > this.#maxBytes()) this.shrink(this.#maxBytes());
     return placed;
+  }
+
+  /**
+   * Forgets logs until all of them take at most so many bytes; the last one loses its oldest
+   * publications.
+   *
+   * @param maxBytes The bytes.
+   */
+  shrink(maxBytes: number): void {
+    const now = this.#runtime.now();
+    while (this.#sum.bytes > maxBytes && this.#logs.size > 1) this.#forgetOne(now);
+    if (this.#sum.bytes <= maxBytes) return;
+    for (const last of this.#logs.values()) {
+      while (this.#sum.bytes > maxBytes && !last.isEmpty) {
+        last.drop();
+        this.#sum.update(last);
+      }
+      if (last.isEmpty) this.#forgetOne(now);
+    }
   }
 
   /** Reads a page; a topic without a log is empty. */
@@ -213,11 +265,13 @@ export class MemoryHistories {
     }
     log.bounds = options.bounds;
     log.trim(this.#runtime.now());
+    this.#sum.update(log);
     return log.read(options);
   }
 
   clear(): void {
     this.#logs.clear();
+    this.#sum.clear();
     this.#makers.clear();
     this.#followed.clear();
     this.#empty = new LinkedList();
@@ -247,6 +301,7 @@ export class MemoryHistories {
     for (const logs of [this.#unheard, this.#heard]) {
       for (const log of logs.toArray().reverse()) {
         log.trim(now);
+        this.#sum.update(log);
         if (log.isEmpty) move(log, this.#empty);
       }
     }
@@ -255,6 +310,7 @@ export class MemoryHistories {
   #forgetOne(now: number): void {
     const log = this.#mostDispensable(now);
     this.#logs.delete(log.topic);
+    this.#sum.remove(log);
     this.#makers.forget(log.topic);
     if (log.list !== this.#empty) this.#forgotten++;
     move(log, undefined);
@@ -269,7 +325,7 @@ export class MemoryHistories {
     if (made !== undefined) return this.#logs.get(made)!;
     const [unheard, heard] = [this.#unheard.oldest, this.#heard.oldest];
     const kept = this.#maxTopics * KEPT_FOR_LISTENERS;
-    if (heard === undefined || this.#heard.size <= kept) return unheard!;
+    if (heard === undefined || unheard !== undefined && this.#heard.size <= kept) return unheard!;
     return unheard !== undefined && unheard.usedAt < heard.usedAt ? unheard : heard;
   }
 }

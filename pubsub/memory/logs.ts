@@ -10,11 +10,13 @@ import type {
   LogCreated,
   LogOrigin,
   LogPage,
+  LogProducer,
   LogRecord,
   LogRetained,
   ReadLogOptions,
   RetainLogOptions,
 } from "../logs/log.ts";
+import { COSTS, type Counted, Sum } from "./space.ts";
 import {
   decideAppend,
   decideDelete,
@@ -36,14 +38,57 @@ import {
 /** Most bytes of one append: as many as an engine behind a network connection takes. */
 const MAX_APPEND_BYTES = 8_388_608;
 
-interface Log {
+/** A log, with what it takes in memory. */
+class Log implements Counted {
+  readonly id: string;
   state: StoredLog;
   /** Newest epoch and number of each producer: not part of the state, which each append copies. */
-  readonly producers: Map<string, LogState["producers"][string]>;
+  readonly producers = new Map<string, LogState["producers"][string]>();
   /** Forks that need the log. */
-  readonly forks: Set<string>;
+  readonly forks = new Set<string>();
   /** The records from `state.start` on. */
-  readonly records: Fifo<LogRecord>;
+  readonly records = new Fifo<LogRecord>();
+  counted = 0;
+  /** Bytes of the records in addition to their content. */
+  #overhead = 0;
+  #producerBytes = 0;
+
+  constructor(id: string, state: StoredLog) {
+    this.id = id;
+    this.state = state;
+  }
+
+  get cost(): number {
+    return COSTS.log + this.id.length + this.state.bytes + this.#overhead + this.#producerBytes +
+      COSTS.producer * this.producers.size + COSTS.fork * this.forks.size;
+  }
+
+  /** Appends records, and drops the oldest ones that the next state no longer has. */
+  change(next: StoredLog, records: readonly LogRecord[]): void {
+    for (const record of records) {
+      this.records.push(record);
+      this.#overhead += overheadOf(record);
+    }
+    for (let drops = next.start - this.state.start; drops > 0; drops--) {
+      this.#overhead -= overheadOf(this.records.shift()!);
+    }
+    this.state = next;
+  }
+
+  /** Bytes by which a change lets the log grow. */
+  growth(next: StoredLog, records: readonly LogRecord[]): number {
+    let growth = next.bytes - this.state.bytes;
+    for (const record of records) growth += overheadOf(record);
+    const drops = Math.min(next.start - this.state.start, this.records.length);
+    for (let i = 0; i < drops; i++) growth -= overheadOf(this.records.at(i)!);
+    return growth;
+  }
+
+  /** Notes the newest number of a producer. */
+  note({ id, epoch, seq }: LogProducer): void {
+    if (!this.producers.has(id)) this.#producerBytes += id.length;
+    this.producers.set(id, [epoch, seq]);
+  }
 }
 
 /** The logs of a {@linkcode MemoryBroker}. */
@@ -51,18 +96,33 @@ export class MemoryLogs implements BrokerLogs {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;
   readonly #runtime: Runtime;
   readonly #announce: (topic: string) => void;
+  readonly #hasRoom: (bytes: number) => boolean;
   readonly #logs = new Map<string, Log>();
+  readonly #sum = new Sum();
   #isClosed = false;
 
   /**
    * Begins without logs.
    *
    * @param runtime Clocks of the node.
-   * @param announce Tells the subscriptions of a topic of a change. MUST NOT throw.
+   * @param options `announce` tells the subscriptions of a topic of a change, and MUST NOT throw.
+   * `hasRoom` makes room for so many bytes of all logs, if there can be so many.
    */
-  constructor(runtime: Runtime, announce: (topic: string) => void) {
+  constructor(
+    runtime: Runtime,
+    { announce, hasRoom }: {
+      readonly announce: (topic: string) => void;
+      readonly hasRoom: (bytes: number) => boolean;
+    },
+  ) {
     this.#runtime = runtime;
     this.#announce = announce;
+    this.#hasRoom = hasRoom;
+  }
+
+  /** Bytes that all logs take. */
+  get bytes(): number {
+    return this.#sum.bytes;
   }
 
   async create(id: string, options: CreateLogOptions): Promise<LogCreated> {
@@ -71,9 +131,11 @@ export class MemoryLogs implements BrokerLogs {
     if (present !== undefined) return presentLog(present.state, now);
     if (this.#logs.size >= options.maxLogs) return { kind: "too-many" };
     const state = newLog(options, now);
-    const records = new Fifo<LogRecord>();
-    for (const record of options.records) records.push(record);
-    this.#logs.set(id, { state, records, producers: new Map(), forks: new Set() });
+    const log = new Log(id, state);
+    log.change(state, options.records);
+    if (!this.#hasRoom(this.bytes + log.cost)) return { kind: "no-space" };
+    this.#logs.set(id, log);
+    this.#sum.update(log);
     this.#announce(logTopic(id));
     return await Promise.resolve({ kind: "created", info: infoOf(state) });
   }
@@ -85,10 +147,15 @@ export class MemoryLogs implements BrokerLogs {
     const state = log && { ...log.state, producers: producersOf(log, producer?.id) };
     const decision = decideAppend(state, options, now);
     if (decision.kind !== "append") return await Promise.resolve(decision);
-    for (const record of options.records) log!.records.push(record);
-    if (producer !== undefined) log!.producers.set(producer.id, [producer.epoch, producer.seq]);
-    const { producers: _known, ...next } = decision.next;
-    log!.state = trim(next, log!.records, options.keep);
+    const { records, keep } = options;
+    const { producers: _known, ...whole } = decision.next;
+    const recordAt = (i: number) => log!.records.at(i) ?? records[i - log!.records.length]!;
+    const next = retained(whole, keep, recordAt);
+    const growth = log!.growth(next, records);
+    if (growth > 0 && !this.#hasRoom(this.bytes + growth)) return { kind: "no-space" };
+    log!.change(next, records);
+    if (producer !== undefined) log!.note(producer);
+    this.#sum.update(log!);
     this.#announce(logTopic(id));
     return { kind: "appended", info: infoOf(log!.state) };
   }
@@ -122,7 +189,7 @@ export class MemoryLogs implements BrokerLogs {
     const log = this.#logs.get(id);
     const decision = decideDelete(log?.state, { ifExpired, forks: log?.forks.size ?? 0 }, now);
     if (decision.kind === "kept") log!.state = { ...log!.state, isDeleted: true };
-    else if (decision.kind === "removed") this.#logs.delete(id);
+    else if (decision.kind === "removed") this.#remove(log!);
     else return await Promise.resolve(decision);
     this.#announce(logTopic(id));
     return decision;
@@ -134,7 +201,10 @@ export class MemoryLogs implements BrokerLogs {
     const isKnown = log?.forks.has(fork) ?? false;
     const known = { forks: log?.forks.size ?? 0, isKnown };
     const result = decideFork(log?.state, { ...options, ...known }, now);
-    if (result === "retained") log!.forks.add(fork);
+    if (result === "retained") {
+      log!.forks.add(fork);
+      this.#sum.update(log!);
+    }
     return await Promise.resolve(result);
   }
 
@@ -143,8 +213,9 @@ export class MemoryLogs implements BrokerLogs {
     const log = this.#logs.get(id);
     if (log === undefined) return await Promise.resolve(undefined);
     log.forks.delete(fork);
+    this.#sum.update(log);
     if (log.forks.size > 0 || !log.state.isDeleted) return undefined;
-    this.#logs.delete(id);
+    this.#remove(log);
     return log.state.origin;
   }
 
@@ -164,6 +235,12 @@ export class MemoryLogs implements BrokerLogs {
   close(): void {
     this.#isClosed = true;
     this.#logs.clear();
+    this.#sum.clear();
+  }
+
+  #remove(log: Log): void {
+    this.#logs.delete(log.id);
+    this.#sum.remove(log);
   }
 
   /** Returns the time; throws if the broker is closed. */
@@ -180,16 +257,22 @@ function producersOf({ producers }: Log, id: string | undefined): LogState["prod
   return id === undefined ? {} : Object.fromEntries(producers);
 }
 
-/** Drops the oldest records beyond the retention; the newest one stays. */
-function trim(
+/** The state without the oldest records beyond the retention; the newest one stays. */
+function retained(
   state: StoredLog,
-  records: Fifo<LogRecord>,
   keep: AppendLogOptions["keep"],
+  recordAt: (index: number) => LogRecord,
 ): StoredLog {
+  if (keep === undefined) return state;
   let { start, bytes } = state;
-  while (keep !== undefined && isBeyond({ ...state, start, bytes }, keep)) {
-    bytes -= recordBytes([records.shift()!]);
+  while (isBeyond({ ...state, start, bytes }, keep)) {
+    bytes -= recordBytes([recordAt(start - state.start)]);
     start++;
   }
   return { ...state, start, bytes };
+}
+
+/** Bytes of memory that a record takes in addition to its content. */
+function overheadOf(record: LogRecord): number {
+  return typeof record === "string" ? COSTS.text : COSTS.bytes;
 }

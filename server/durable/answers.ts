@@ -5,7 +5,7 @@ import { type Owner, type Place, Quota } from "../../base/shares.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { recordBytes, requestLog } from "../../pubsub/logs/rules.ts";
-import { type StreamLogs, WRITER_LOST } from "../../pubsub/logs/stream_logs.ts";
+import { NO_SPACE, type StreamLogs, WRITER_LOST } from "../../pubsub/logs/stream_logs.ts";
 import type { NodeStreams } from "./node_streams.ts";
 import { answerId, type AnswerLimits } from "./options.ts";
 import { ABORTED, type DurableStreamWriter, isEndCode, LEASE_MS } from "./writer.ts";
@@ -332,6 +332,9 @@ export class Answers {
       records: [encode(request)],
     });
     if (kind === "too-many") throw new LimitError("maxStreams", "There are too many streams");
+    if (kind === "no-space") {
+      throw new LimitError("maxTotalBytes", `Cannot keep an answer: ${NO_SPACE}`);
+    }
     if (kind === "full") {
       throw new RequestError("too-large", "The request is too large for an answer that resumes");
     }

@@ -29,6 +29,7 @@ import { ANSWER_PREFIX, recordBytes } from "../../pubsub/logs/rules.ts";
 import {
   DEFAULT_CONTENT_TYPE,
   mediaType,
+  NO_SPACE,
   type StreamAppended,
   type StreamCreated,
   type StreamLogs,
@@ -143,6 +144,7 @@ export class DurableFace implements HttpFace {
     maxStreams: 0,
     maxStreamBytes: 0,
     maxForks: 0,
+    maxTotalBytes: 0,
   };
 
   /**
@@ -297,6 +299,8 @@ export class DurableFace implements HttpFace {
         );
       case "full":
         throw this.#full("create");
+      case "no-space":
+        throw this.#noSpace("create");
       case "too-many":
         this.#refused.maxStreams++;
         return tooMany(
@@ -425,6 +429,8 @@ export class DurableFace implements HttpFace {
         throw conflict("held", "Cannot append: the stream must not be held by a writer");
       case "full":
         throw this.#full("append");
+      case "no-space":
+        throw this.#noSpace("append");
     }
   }
 
@@ -435,6 +441,14 @@ export class DurableFace implements HttpFace {
       code: "full",
       detail: `Cannot ${verb}: a stream must have at most ${maxStreamBytes} bytes, with ` +
         `${ENTRY_BYTES} for each record`,
+    });
+  }
+
+  #noSpace(verb: string): Problem {
+    this.#refused.maxTotalBytes++;
+    return new Problem(413, {
+      code: "full",
+      detail: `Cannot ${verb}: ${NO_SPACE}`,
     });
   }
 

@@ -1,11 +1,18 @@
-import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import { serve, Server } from "../server.ts";
 import { prometheusText } from "../../telemetry/prometheus.ts";
 import type { DurableStreamsOptions } from "./options.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { type Broker, type BrokerSubscription, countedBytes } from "../../pubsub/broker.ts";
 import type { AppendLogOptions, BrokerLogs } from "../../pubsub/logs/log.ts";
-import { BrokerError } from "../../errors.ts";
+import { BrokerError, LimitError, RequestError } from "../../errors.ts";
 import { captureConsole } from "../../tests/console_lines.ts";
 
 const TEXT = { "content-type": "text/plain" };
@@ -23,10 +30,11 @@ interface Answer {
 
 /** A server with durable streams, and requests to it. */
 class Bench implements AsyncDisposable {
-  readonly broker: MemoryBroker = new MemoryBroker();
+  readonly broker: MemoryBroker;
   readonly server: Server;
 
-  constructor(options: Partial<DurableStreamsOptions> = {}) {
+  constructor(options: Partial<DurableStreamsOptions> = {}, broker = new MemoryBroker()) {
+    this.broker = broker;
     this.server = serve({
       port: 0,
       hostname: "127.0.0.1",
@@ -250,6 +258,29 @@ Deno.test("a stream has no more bytes than allowed, also at its creation", async
   assertEquals(await bench.status("HEAD", "a"), 404);
 });
 
+Deno.test("streams have no more bytes together than the broker allows", async () => {
+  await using bench = new Bench({}, new MemoryBroker({ maxTotalBytes: 12_000 }));
+  const body = "x".repeat(10_000);
+  assertEquals(await bench.status("PUT", "a", { headers: TEXT, body }), 201);
+  const appended = await bench.ask("POST", "a", { headers: TEXT, body });
+  assertEquals([appended.status, appended.code], [413, "full"]);
+  const detail = "this server has no room for more bytes of streams and histories";
+  assertEquals(JSON.parse(appended.text).detail, `Cannot append: ${detail}`);
+  const created = await bench.ask("PUT", "b", { headers: TEXT, body });
+  assertEquals([created.status, JSON.parse(created.text).detail], [
+    413,
+    `Cannot create: ${detail}`,
+  ]);
+  assertEquals(bench.server.httpStats.durableStreams?.limited?.maxTotalBytes, 2);
+  const { durableStreams } = bench.server;
+  await assertRejects(() => durableStreams.create("x".repeat(100)), LimitError, detail);
+  await using writer = await durableStreams.open<string>("a");
+  const { failure } = await assertRejects(() => writer.append(body), RequestError, detail);
+  assertEquals(failure.code, "full");
+  await bench.ask("DELETE", "a");
+  assertEquals(await bench.status("PUT", "b", { headers: TEXT, body }), 201);
+});
+
 Deno.test("a source has no more forks than allowed", async () => {
   await using bench = new Bench({ maxForks: 1 });
   await bench.ask("PUT", "a", { headers: TEXT });
@@ -449,6 +480,7 @@ Deno.test("the readers and the bounds of durable streams are in the metrics", as
     maxStreams: 1,
     maxStreamBytes: 1,
     maxForks: 0,
+    maxTotalBytes: 0,
     stalled: 0,
   });
   const text = prometheusText(bench.server);

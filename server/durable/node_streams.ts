@@ -6,6 +6,7 @@ import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
 import { formatOffset, oldestPosition, parseOffset } from "../../pubsub/logs/offset.ts";
 import {
   isJson,
+  NO_SPACE,
   type StreamCreated,
   type StreamLogs,
   type StreamPage,
@@ -352,6 +353,8 @@ function refusedCreation(
       return new RequestError("exists", `Cannot create: there is a durable stream "${id}"`);
     case "too-many":
       return new LimitError("maxStreams", `Cannot create "${id}": there are too many streams`);
+    case "no-space":
+      return new LimitError("maxTotalBytes", `Cannot create "${id}": ${NO_SPACE}`);
     case "too-many-forks":
       return new LimitError("maxForks", `Cannot fork "${id}": the source has too many forks`);
     case "source-missing":

@@ -73,7 +73,8 @@ export class DurableStreams {
    * @param options Media type, lifetime, and the source of a fork.
    * @returns The writer of the stream.
    * @throws {RequestError} With the code `exists`, or for a fork `not-found`, `gone` or `malformed`.
-   * @throws {LimitError} If there are too many streams, or the source of a fork has too many forks.
+   * @throws {LimitError} If there are too many streams or bytes of them, or the source of a fork has too many
+   * forks.
    * @throws {RangeError} If the id is empty or too long.
    * @throws {BrokerError} If the engine is away. The stream may have been created; without a writer
    * it ends after 15 s.

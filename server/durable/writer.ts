@@ -14,6 +14,7 @@ import { isName, MAX_NAME_LENGTH } from "../../session/wire/envelope.ts";
 import { MOVED, STREAM_ENDED } from "../../session/wire/recovery.ts";
 import {
   isJson,
+  NO_SPACE,
   type StreamAppended,
   type StreamLogs,
   WRITER_LOST,
@@ -502,6 +503,8 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
         throw this.#lost(new RequestError("gone", `Cannot append: "${this.id}" was deleted`));
       case "full":
         throw new RequestError("full", `Cannot append: "${this.id}" has no room for the records`);
+      case "no-space":
+        throw new RequestError("full", `Cannot append: ${NO_SPACE}`);
       default:
         throw new RequestError("failed", `Cannot append to "${this.id}": ${result.kind}`);
     }

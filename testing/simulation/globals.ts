@@ -27,8 +27,19 @@ const REFUSED: readonly string[] = [
   ..."Command addSignalListener cron kill removeSignalListener run spawn".split(" "),
   ..."spawnAndWait spawnAndWaitSync".split(" "),
   // The state of the machine, another one at each run.
-  ..."cpuUsage loadavg memoryUsage networkInterfaces osUptime systemMemoryInfo".split(" "),
+  ..."cpuUsage loadavg memoryUsage networkInterfaces osUptime".split(" "),
 ];
+
+/** The memory of each simulated machine, in bytes: bounds that depend on it are alike in all runs. */
+const MEMORY: Deno.SystemMemoryInfo = {
+  total: 8_589_934_592,
+  free: 4_294_967_296,
+  available: 4_294_967_296,
+  buffers: 0,
+  cached: 0,
+  swapTotal: 0,
+  swapFree: 0,
+};
 
 /** Constructors that reach out of the simulation. */
 const REFUSED_CLASSES: readonly string[] = [
@@ -234,6 +245,7 @@ class Globals implements Disposable {
       );
     }
     this.#set(platform, "hostname", () => this.#simulation.current?.name ?? "");
+    this.#set(platform, "systemMemoryInfo", () => ({ ...MEMORY }));
   }
 
   #hold(promise: Promise<unknown>): Promise<unknown> {

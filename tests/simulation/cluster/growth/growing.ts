@@ -12,7 +12,7 @@ const KEPT: readonly RegExp[] = [
   /^Array with \d{13}$/,
   /^Map with (seq|sessions|rate|api-result|handling|expired):/,
   /^Map with (\d+|api):\S+ => \d+$/,
-  / => Object { state, records, producers, forks }$/,
+  / => Log { id, state, producers, /,
   / => Object { firstMs, lastMs }$/,
   /^Array with Object { (publication, bytes, at|frame, size, topic, )/,
   / => Object { identity, contentType }$/,
@@ -34,7 +34,7 @@ const PASSED = /(bytes(Received|Sent)|(received|sent)(Bytes|Messages))$/i;
 
 /** Fields of the simulation, and fields with a value of the last moment. */
 const OTHERS =
-  /^(FixedCircularBuffer|Life|Liveness|Port\w+|Simulat\w+|StreamWriter|Visits)\.|^SharedBucket.#owed|^TopicHistory.#bytes|^Inbound.#(invalid|protocolErrors)|^Window.#(count|since)|^Ledger.streamErrors|^ReceiveCredit.#lost|^ReceiveHalf.#size|^RecordScheduler.#flushBytes|^Engine.#awayUntil/;
+  /^(FixedCircularBuffer|Life|Liveness|Port\w+|Simulat\w+|StreamWriter|Visits)\.|^SharedBucket.#owed|^TopicHistory.(#bytes|#producerBytes|counted)|^Log.(#overhead|#producerBytes|counted)|^Sum.#bytes|^Inbound.#(invalid|protocolErrors)|^Window.#(count|since)|^Ledger.streamErrors|^ReceiveCredit.#lost|^ReceiveHalf.#size|^RecordScheduler.#flushBytes|^Engine.#awayUntil/;
 
 const COUNT = new RegExp(
   `[.#](${COUNTS})$|[a-z](${COUNTS.replaceAll(/\b[a-z]/g, (first) => first.toUpperCase())})$`,

@@ -82,7 +82,7 @@ export async function auditForgetting(audit: Audit): Promise<void> {
 
 /** Histories in memory: a broker has the same ones, with very many topics. */
 function memorySubject(audit: Audit, maxTopics: number): Subject {
-  const histories = new MemoryHistories(audit.host("forgetting").runtime, maxTopics);
+  const histories = new MemoryHistories(audit.host("forgetting").runtime, { maxTopics });
   const listeners = new Map<string, (publication: Publication) => void>();
   return {
     name: "memory",
