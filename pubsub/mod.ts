@@ -60,7 +60,9 @@ export type {
   LogPage,
   LogProducer,
   LogRecord,
+  LogRetained,
   ReadLogOptions,
+  RetainLogOptions,
 } from "./logs/log.ts";
 export { MemoryBroker, type MemoryBrokerOptions } from "./memory/broker.ts";
 export { Nodes } from "./nodes/nodes.ts";

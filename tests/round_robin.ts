@@ -89,7 +89,8 @@ export class RoundRobin implements AsyncDisposable {
   readonly #server: Server;
   readonly #running = new Set<Promise<void>>();
   readonly #answers = new Set<ServerResponse>();
-  #next = 0;
+  /** Turns by method, so that the requests of each reach all nodes whatever comes in between. */
+  readonly #turns = new Map<string, number>();
 
   /** Begins to listen. */
   private constructor(server: Server, ports: readonly number[], options: RoundRobinOptions) {
@@ -183,8 +184,10 @@ export class RoundRobin implements AsyncDisposable {
     for (const [name, value] of Object.entries(request.headers)) headers.set(name, `${value}`);
     for (const name of HOP_BY_HOP) headers.delete(name);
     headers.set("accept-encoding", "identity");
-    const node = this.#next++ % this.#ports.length;
     const { method = "GET", url: path = "/" } = request;
+    const turn = this.#turns.get(method) ?? this.#turns.size;
+    this.#turns.set(method, turn + 1);
+    const node = turn % this.#ports.length;
     const passed: Passed = { method, path, headers, node, status: 0 };
     this.passed.push(passed);
     if (this.passed.length > MAX_PASSED) this.passed.shift();

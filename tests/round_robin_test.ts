@@ -86,7 +86,7 @@ Deno.test("RoundRobin hands requests to its nodes by turns, without their upgrad
     });
     answers.push(await answer.text());
   }
-  assertEquals(answers, ["one", "two", "one took 2", "two took 3"]);
+  assertEquals(answers, ["one", "two", "two took 2", "one took 3"]);
   assertEquals(proxy.passed[0]!.path, "/a?b");
   const socket = new WebSocket(proxy.url.replace("http", "ws"));
   await new Promise((resolve) => socket.onerror = resolve);
@@ -94,8 +94,8 @@ Deno.test("RoundRobin hands requests to its nodes by turns, without their upgrad
   assertEquals(proxy.passed.map(({ node, status }) => [node, status]), [
     [0, 200],
     [1, 200],
-    [0, 200],
     [1, 200],
+    [0, 200],
     [0, 200],
   ]);
 });

@@ -1,6 +1,6 @@
 /** Runs as text: the timeline of a trace, and the first difference of two runs. */
 import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, COUNT, TIME } from "../../base/option_checks.ts";
+import { checkOptions, integer, TIME } from "../../base/option_checks.ts";
 import type { Checkpoint, TraceEntry } from "./event_loop.ts";
 
 /** Hosts that a line names; the others are counted. */
@@ -43,7 +43,11 @@ export interface TimelineOptions {
   readonly maxLines?: number;
 }
 
-const TIMELINE: OptionKinds<TimelineOptions> = { lastMs: TIME, maxLines: COUNT, untilMs: TIME };
+const TIMELINE: OptionKinds<TimelineOptions> = {
+  lastMs: TIME,
+  maxLines: integer(0, Infinity),
+  untilMs: TIME,
+};
 
 /** The facts of a run that are compared with another one. */
 export interface RunRecord {

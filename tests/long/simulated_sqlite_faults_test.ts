@@ -239,7 +239,7 @@ Deno.test("SqliteBroker forgets a record whose commit and whose rollback failed"
     const config = { contentType: "text/plain" };
     await during(broker.logs.create("log", { config, identity: "1", records: ["a"], maxLogs: 9 }));
     const append = (record: string) =>
-      during(broker.logs.append("log", { records: [record], maxBytes: 1_000 }));
+      during(broker.logs.append("log", { records: [record], maxBytes: 100_000 }));
     for (let i = 0; i < 100; i++) await append("a");
     disk.fail({ kind: "error", operation });
     disk.fail({ kind: "error", operation: "read", times: Infinity });
@@ -249,7 +249,7 @@ Deno.test("SqliteBroker forgets a record whose commit and whose rollback failed"
     await assertRejects(() => append("never"), BrokerError);
     disk.heal();
     await append("b");
-    const options = { after: 0, maxRecords: 1_000, maxBytes: 10_000, renews: false };
+    const options = { after: 0, maxRecords: 1_000, maxBytes: 100_000, renews: false };
     const { info, records } = await during(broker.logs.read("log", options)) as LogPage;
     assertEquals([info.tail, records.length, records.at(-1)], [102, 102, "b"]);
     await during(broker.close());

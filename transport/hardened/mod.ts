@@ -6,7 +6,7 @@
  * ```ts
  * import { dial, serve } from "@skein/skein";
  * import { hardenedWebSocket } from "@skein/skein/ws";
- * import { assertEquals } from "@std/assert";
+ * import { assert, assertEquals } from "@std/assert";
  *
  * const engine = hardenedWebSocket();
  * await using server = serve({
@@ -21,7 +21,7 @@
  *   assertEquals(message.data, "hello");
  *   break;
  * }
- * assertEquals(engine.stats().connections, 1);
+ * assert(engine.stats().connections > 0);
  * ```
  *
  * @module
