@@ -108,12 +108,12 @@ class FakeStream {
   readonly appends: AppendQueue;
 
   constructor(giveUpMs = 30_000) {
-    const budget = new WaitingBudget({ maxWaiting: 100, maxWaitingBytes: 10_000 });
+    const budget = new WaitingBudget({ maxWaiting: 100, maxWaitingBytes: 2_000_000 });
     this.appends = new AppendQueue(this.#link, this.#history, budget, giveUpMs);
   }
 
-  add(topic: string, id: string): Promise<number | undefined> {
-    const appended = this.appends.add(topic, new Uint8Array(10), id, false);
+  add(topic: string, id: string, bytes = 10): Promise<number | undefined> {
+    const appended = this.appends.add(topic, new Uint8Array(bytes), id, false);
     return appended.then(({ position }) => position?.offset);
   }
 
@@ -310,5 +310,18 @@ Deno.test("AppendQueue sends what waited for a second behind a publication that 
   assertEquals(stream.sent.map(({ id }) => id), ["1", "2"]);
   stream.answer(1, { stream: "test", seq: 12 });
   assertEquals([await waiting, stream.appends.dropped], [12, 1]);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue counts the bytes under way down, more than its bound in a row", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  // Together more than the 4 MiB that may be under way.
+  for (let i = 0; i < 5; i++) {
+    const added = stream.add("a", `${i}`, 1_048_576);
+    assertEquals(stream.sent.length, i + 1);
+    stream.answer(i, { stream: "test", seq: 11 + i });
+    assertEquals(await added, 11 + i);
+  }
   stream.appends.close();
 });
