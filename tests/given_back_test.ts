@@ -7,7 +7,12 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../base/runtime.ts";
-import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
+import {
+  AuthenticationError,
+  QueueFullError,
+  RequestError,
+  SessionClosedError,
+} from "../errors.ts";
 import { SessionManager } from "../manager/mod.ts";
 import { Bench as RoomsBench } from "../pubsub/_rooms_bench_test.ts";
 import type { HistoryBounds } from "../pubsub/broker.ts";
@@ -17,6 +22,9 @@ import { MemoryStore } from "../pubsub/memory/broker.ts";
 import { MemoryBroker, Nodes } from "../pubsub/mod.ts";
 import { LiveTrack } from "../pubsub/moq/live/live_track.ts";
 import { MoqRelay } from "../pubsub/moq/live/relay.ts";
+import { MoqServer } from "../pubsub/moq/server/server.ts";
+import type { MoqServerOptions } from "../pubsub/moq/server/server_options.ts";
+import { MoqSession } from "../pubsub/moq/session/session.ts";
 import { TrackMux } from "../pubsub/moq/track/mux.ts";
 import { NodeCalls, type NodeCallsOptions } from "../pubsub/nodes/node_calls.ts";
 import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
@@ -43,9 +51,10 @@ import {
   UnreadStreams,
 } from "../transport/quic/unread_streams.ts";
 import { isLibrary, readRepository } from "../tools/arrows.ts";
+import { Network } from "./clients.ts";
 import { livePair } from "./moq/pair.ts";
 import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
-import { serverByHand } from "./sessions.ts";
+import { HELLO, type Peer, serverByHand } from "./sessions.ts";
 
 /** Something that is taken and given back. */
 interface Bench {
@@ -464,6 +473,32 @@ const HANDLERS = {
     ),
 };
 
+/** Bytes of a message: eight are more than a client has unacknowledged at once. */
+const MESSAGE_BYTES = 80_000;
+
+const OUTBOX: Row = {
+  name: "messages of an outbox, and their bytes, that the server acknowledges",
+  bound: 3,
+  async open(room) {
+    let peer: Peer;
+    const network = new Network();
+    network.answers.push(network.byHand((made) => {
+      peer = made;
+      peer.say({ hello: { ...HELLO.hello, features: ["seq"] } });
+    }));
+    const outbox = { maxMessages: 2, maxBytes: 3 * MESSAGE_BYTES };
+    const client = room.use(network.client({ delivery: "at-least-once", outbox }));
+    await client.whenConnected();
+    const take = async (i: number) => {
+      for (const _ of [1, 2]) client.send("a", "x".repeat(MESSAGE_BYTES));
+      const last = 2 * i + 2;
+      await until(() => peer.envelopes.filter(({ topic }) => topic === "a").length === last);
+      peer.say({ ack: last });
+    };
+    return { take, left: () => [client.outbox.messages, client.outbox.bytes] };
+  },
+};
+
 const REQUESTS: readonly Row[] = (["client", "server"] as const).flatMap((asker) =>
   (Object.keys(HANDLERS) as (keyof typeof HANDLERS)[]).map((name): Row => ({
     name: `requests of the ${asker} whose handler ${name}`,
@@ -857,7 +892,45 @@ async function relayed(room: AsyncDisposableStack) {
   return { relay, live, viewer: await join(new TrackMux()) };
 }
 
+/** A server of two sessions in one process. */
+function twoSessions(room: AsyncDisposableStack, options: Partial<MoqServerOptions> = {}) {
+  const limits = { maxSessions: 2, maxSessionsPerAddress: 2, maxPendingSetups: 2 };
+  const server = room.use(new MoqServer({ mux: new TrackMux(), limits, ...options }));
+  const open = async () => {
+    await using pair = memoryPair({ protocol: "moq-lite-05" });
+    const accepting = server.accept(pair.server);
+    // A server that refuses closes the session after it opened.
+    const session = await MoqSession.open(pair.client, { side: "client" });
+    const accepted = await accepting;
+    session.close();
+    return accepted !== undefined;
+  };
+  return { server, open, left: () => [server.sessions.size] };
+}
+
 const MEDIA: readonly Row[] = [
+  {
+    name: "sessions of a MoqServer",
+    bound: 2,
+    open(room) {
+      const { open, left } = twoSessions(room);
+      return { take: async () => assert(await open()), left };
+    },
+  },
+  {
+    name: "sessions that onSetup of a MoqServer refuses",
+    bound: 2,
+    open(room) {
+      let asked = 0;
+      const onSetup = () => {
+        asked++;
+        throw new AuthenticationError("No");
+      };
+      const { open, left } = twoSessions(room, { onSetup });
+      const take = async (i: number) => assertEquals([await open(), asked], [false, i + 1]);
+      return { take, left };
+    },
+  },
   {
     name: "tracks of a relay, and subscriptions of a session",
     quota: "pubsub/moq/live/relay_capacity.ts",
@@ -892,6 +965,7 @@ const ROWS: readonly Row[] = [
   ...SESSIONS,
   ...CONNECTIONS,
   ...TOPICS,
+  OUTBOX,
   ...REQUESTS,
   ...ANSWERS,
   ...HTTP,

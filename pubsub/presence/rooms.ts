@@ -171,7 +171,7 @@ export class Rooms implements Disposable {
    * @param session A session of the topics' turn.
    * @param room The room.
    * @param options The start in the history of the room, and the data with which the session is
-   * present. Without data, the data from {@linkcode Rooms.update} stays.
+   * present. Without data, the data from {@linkcode Rooms.update} stays, as it does if this throws.
    * @returns True if the session was not a member before, and is now.
    * @throws {TypeError} If the name is not a valid topic, or begins with `presence:`, or JSON cannot
    * hold the data.
