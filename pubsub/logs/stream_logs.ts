@@ -61,7 +61,7 @@ export const DEFAULT_CONTENT_TYPE = "application/octet-stream";
 export interface StreamBounds {
   /** Most streams, deleted ones that forks need included. */
   readonly maxStreams: number;
-  /** Most bytes of one stream; counted by {@linkcode countedBytes}. */
+  /** Most bytes of one stream, counted by {@linkcode countedBytes}. */
   readonly maxStreamBytes: number;
   /** Most forks of one stream. */
   readonly maxForks: number;
@@ -117,9 +117,9 @@ export interface CreateStreamOptions {
  * - `source-missing`, `source-deleted`: the source of a fork. `other-type`: its media type differs.
  * - `bad-offset`: the fork would begin behind the end of the source, or within no record of it.
  * - `gone`: the fork would begin at an offset of another stream, or before the kept records.
- * - `too-deep`: the source is a fork of too many forks. `too-many-forks`: the source has too many forks.
- *   `too-many`: too many streams. `full`: the
- *   records exceed the bound of a stream, or of an append. `no-space`: the bound of all streams.
+ * - `too-deep`: the source is a fork of too many forks. `too-many-forks`: it has too many forks.
+ *   `too-many`: too many streams. `full`: the records exceed the bound of a stream, or of an append.
+ *   `no-space`: the records exceed the bound of all streams.
  */
 export type StreamCreated =
   | { readonly kind: "created"; readonly info: LogInfo }
