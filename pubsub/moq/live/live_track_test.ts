@@ -298,6 +298,27 @@ Deno.test("LiveTrack ends a subscriber with too many stuck groups", async () => 
   await turns(5);
 });
 
+Deno.test("LiveTrack counts no group as stuck that the subscriber took after all, however many", async () => {
+  const { live, mux, ends } = liveMux({ maxStuckGroups: 2, maxLagGroups: 1, maxCachedGroups: 1 });
+  await using pair = await livePair("moq-lite-05", { server: mux, hasNoResets: true });
+  const track = await pair.client.subscribe("/live", "x");
+  const reading = readAll(track).catch(() => {});
+  await until(() => live.subscribers === 1);
+  for (let round = 0; round < 4; round++) {
+    pair.link.stall("to-client");
+    for (let at = 0; at < 2; at++) {
+      using group = live.openGroup();
+      group.writeFrame(new Uint8Array(LARGE));
+      await turns(20);
+    }
+    pair.link.resume("to-client");
+    await turns(200);
+  }
+  assertEquals([live.subscribers, ends], [1, []]);
+  track.close();
+  await reading;
+});
+
 Deno.test("LiveTrack holds no more than its bounds", () => {
   using time = new FakeTime();
   const live = new LiveTrack({
