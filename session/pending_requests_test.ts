@@ -132,3 +132,16 @@ Deno.test("PendingRequests.idle() waits for the last answer, also of a question 
   await Promise.all([idle, second]);
   assert(isIdle);
 });
+
+Deno.test("PendingRequests.ask() keeps its bound after answers that do not count for it", async () => {
+  const requests = new PendingRequests(platformRuntime(), 2);
+  for (let id = 1; id <= 3; id++) {
+    const uncounted = requests.ask(line({ onAnswer() {} }));
+    requests.answer(id, undefined, undefined);
+    await uncounted;
+  }
+  const counted = [requests.ask(line()), requests.ask(line())];
+  await assertRejects(() => requests.ask(line()), QueueFullError);
+  requests.rejectAll(new Error("over"));
+  await Promise.allSettled(counted);
+});

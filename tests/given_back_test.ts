@@ -523,6 +523,8 @@ const REQUESTS: readonly Row[] = (["client", "server"] as const).flatMap((asker)
       };
       const left = () => [
         session.stats.awaitedAnswers,
+        session[internals].awaitedAnswers,
+        session[internals].awaitedRequests,
         peer[internals].handling.owedAnswers,
         peer[internals].handling.leaving,
       ];
