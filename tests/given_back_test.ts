@@ -52,6 +52,7 @@ import {
 } from "../transport/quic/unread_streams.ts";
 import { isLibrary, readRepository } from "../tools/arrows.ts";
 import { Network } from "./clients.ts";
+import { HttpEnds } from "./http_pair.ts";
 import { livePair } from "./moq/pair.ts";
 import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
 import { HELLO, type Peer, serverByHand } from "./sessions.ts";
@@ -319,6 +320,35 @@ const CONNECTIONS: readonly Row[] = [
         await connection.give(0, new Uint8Array(), last);
       };
       return { take, left: () => [connection.bufferedAmount] };
+    },
+  },
+  {
+    name: "received bytes that an HTTP client acknowledges",
+    bound: 4,
+    async open(room) {
+      let [posts, received] = [0, 0];
+      const ends = room.use(
+        new HttpEnds({
+          proxy(request, serve) {
+            if (request.method === "POST") posts++;
+            return serve(request);
+          },
+        }),
+      );
+      const { client, server } = await ends.open();
+      room.use(client);
+      client.frames!.receive({ receiveFrame: () => void received++, framesEnded() {} });
+      const take = async (i: number) => {
+        server.frames!.send("x".repeat(EVENT_BYTES + 10_000)); // Enough for an acknowledgment.
+        await until(() => posts > i);
+        for (let more = 0; more < 10; more++) {
+          const before = received;
+          server.frames!.send("y");
+          await until(() => received > before);
+        }
+        assertEquals(posts, i + 1, "acknowledgments");
+      };
+      return { take, left: () => [] };
     },
   },
   {
