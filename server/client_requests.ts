@@ -216,6 +216,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       moveFrom(session);
       // A session without a user cannot be online.
       if (verifiedUser(session) === undefined) return;
+      parts().ownerOf(session); // The user is seen at the address from now on.
       parts().presence.enter(session);
       parts().users.opened(session);
     },

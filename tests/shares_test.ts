@@ -8,6 +8,7 @@ import { assertEquals, assertStringIncludes } from "@std/assert";
 import type { ServeOptions } from "../server.ts";
 import { createServer, type Server } from "../server/server.ts";
 import { guest } from "../server/guest.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import { captureConsole } from "./console_lines.ts";
 import { type Broker, MemoryBroker } from "../pubsub/mod.ts";
 import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
@@ -216,3 +217,18 @@ for (const [name, brokerOf] of ENGINES) {
     assertEquals(kept, [0, 1, 2, 3, 4]);
   });
 }
+
+Deno.test("serve() counts a user who came an hour ago apart from the guests of the address", async () => {
+  let passedMs = 0;
+  const runtime = Object.assign(platformRuntime(), {
+    monotonic: () => performance.now() + passedMs,
+  });
+  await using server = listen({ ...OPTIONS, runtime, answers: { maxRunningPerAddress: 1 } });
+  using ann = await Caller.open(server, HONEST, "ann");
+  passedMs = 3_600_000;
+  using stranger = await Caller.open(server, HONEST);
+  assertEquals((await stranger.answer("first")).error, undefined);
+  assertEquals((await stranger.answer("second")).error?.code, "too-many");
+  for (let i = 0; i < 10; i++) assertEquals((await ann.answer(`ann-${i}`)).error, undefined);
+  assertStringIncludes((await ann.answer("ann-10")).error!.message, "at most 10 answers that run");
+});
