@@ -1,9 +1,9 @@
 /** Plans that once broke an invariant run with every change. */
 import { assertEquals } from "@std/assert";
-import { runPlan } from "./run.ts";
-import { readSavedPlan } from "./search/report.ts";
+import { runPlan } from "../simulation/run.ts";
+import { readSavedPlan } from "../simulation/search/report.ts";
 
-const FOLDER = new URL("regressions/", import.meta.url);
+const FOLDER = new URL("../simulation/regressions/", import.meta.url);
 
 for (const { name } of [...Deno.readDirSync(FOLDER)].toSorted((a, b) => a.name < b.name ? -1 : 1)) {
   if (!name.endsWith(".json")) continue;
