@@ -187,7 +187,13 @@ async function ask(number: number, ports: readonly number[], result: Result): Pr
     const answer = page.requestStream("numbers", input, { ...known, signal: late });
     if (number % STOPPED === 1) {
       await answer.cancel("stopped");
-      for await (const item of answer) numbers.push(item);
+      try {
+        for await (const item of answer) numbers.push(item);
+      } catch (error) {
+        // The end of a stopped answer, unless all of it was there already.
+        const isStop = error instanceof RequestError && error.failure.code === "cancelled";
+        if (!isStop) throw error;
+      }
       result.stopped++;
       result.note(what, numbers, numbers.length);
     } else {

@@ -26,6 +26,9 @@ const PER_SECOND = 40;
 /** The part of `withinMs` over which a drain spreads the sessions. */
 const SPREAD = 0.8;
 
+/** Longest mean time between two closes of a drain, in milliseconds. */
+const MAX_SLOT_MS = 5;
+
 /** Within any time so long, this many sessions at most may begin. */
 const WINDOWS_MS = [100, 1_000] as const;
 
@@ -109,7 +112,7 @@ function judgeReturns(check: Check, title: string, { drained, times, withinMs, l
     `${closed} closed, ${cut} cut, ${times.length} back, in ${tookMs} ms`,
   );
   // A drain has one slot a session, and closes the session at some moment of the slot.
-  const slotMs = withinMs * SPREAD / Math.max(1, closed);
+  const slotMs = Math.min(withinMs * SPREAD / Math.max(1, closed), MAX_SLOT_MS);
   const windows = WINDOWS_MS.map((windowMs) => ({
     windowMs,
     most: Math.floor((windowMs + TOLERANCE_MS + lateMs) / slotMs) + 2,
