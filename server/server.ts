@@ -66,7 +66,7 @@ import type { Session } from "../session/session.ts";
 import { Turn } from "../session/queue/send_queue.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
 import { outside, platformRuntime, type Runtime } from "../base/runtime.ts";
-import { Owners } from "../base/shares.ts";
+import { type Owner, Owners } from "../base/shares.ts";
 import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
@@ -113,6 +113,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #console: ConsoleReport;
   readonly #gate = new RequestGate();
   readonly #owners: Owners;
+  readonly #ownerOf = (session: Session): Owner => ownerOf(this.#owners, session);
   /** True if the application limits addresses, and takes them from sockets. */
   readonly #countsSockets: boolean;
   readonly #admission: Admission<V>;
@@ -190,7 +191,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         parts: () => ({
           admission: this.#admission as Admission<unknown>,
           users: this.#users,
-          ownerOf: (session) => ownerOf(this.#owners, session),
+          ownerOf: this.#ownerOf,
           manager: this.manager,
           presence: this.presence,
           rooms: this.rooms,
@@ -693,7 +694,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       ...options,
       broker: this.topics.broker,
       face: this.#faceParts(),
-      ownerOf: (session) => ownerOf(this.#owners, session),
+      ownerOf: this.#ownerOf,
       maxMessageBytes: this.#maxMessageBytes,
     });
   }

@@ -188,10 +188,7 @@ export function boundsOf(options: DurableStreamsOptions | undefined): StreamBoun
   if (options === undefined) return ANSWER_STREAMS;
   const limits = checkDurableStreams(options);
   const { maxStreams, maxStreamBytes, maxForks, maxReaders } = limits;
-  const readerShares = sharesOf(limits, options, {
-    address: "maxReadersPerAddress",
-    user: "maxReadersPerUser",
-  });
+  const readerShares = sharesOf(limits, options, READER_SHARES);
   return { maxStreams, maxStreamBytes, maxForks, maxReaders, readerShares, keep: options.keep };
 }
 
@@ -208,15 +205,16 @@ function sharesOf<Key extends string>(
   };
 }
 
+/** The options that set the shares of readers. */
+const READER_SHARES = { address: "maxReadersPerAddress", user: "maxReadersPerUser" } as const;
+
 /** Bounds without the option `durableStreams`: those of its defaults, but for the number of answers. */
 const ANSWER_STREAMS: StreamBounds = {
   maxStreams: 100_000,
   maxStreamBytes: LIMITS.maxStreamBytes,
   maxForks: LIMITS.maxForks,
   maxReaders: LIMITS.maxReaders,
-  readerShares: {
-    shares: { address: LIMITS.maxReadersPerAddress, user: LIMITS.maxReadersPerUser },
-  },
+  readerShares: sharesOf(LIMITS, {}, READER_SHARES),
 };
 
 const ANSWERS = {

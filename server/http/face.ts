@@ -11,7 +11,7 @@ import type { HttpFaceStats } from "../../telemetry/measures.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { AuthenticationError, LimitError } from "../../errors.ts";
 import { decide, DecisionFault } from "../../base/decision.ts";
-import { type Owner, type Owners, type Place, Quota } from "../../base/shares.ts";
+import { type Network, type Owner, type Owners, type Place, Quota } from "../../base/shares.ts";
 import { addressKey, networksOf, type RequestInfo } from "../../transport/address.ts";
 import { pathBelow } from "../../transport/url.ts";
 import {
@@ -309,16 +309,20 @@ export class Face<Action extends string> {
     handle: (asked: FaceRequest<Action>) => Response | Promise<Response>,
   ): Promise<Response> {
     const { name, bodyTimeoutMs: timeoutMs = 30_000 } = this.#options;
-    const { runtime, owners, gate: { stopped, cut: signal } } = this.#parts;
+    const { runtime, owners, addressOf, gate: { stopped, cut: signal } } = this.#parts;
     let place: Place | undefined;
     let user: string | undefined;
     let caller: string | undefined;
     try {
-      this.#admit(request, info);
-      const ownerOf = () => {
-        const address = this.#parts.addressOf(request, info);
-        return owners.of({ networks: networksOf(address && addressKey(address)), user });
+      // The application may compute the address: once, and only for a request that needs it.
+      let networks: readonly Network[] | undefined;
+      const networksOfPeer = () => {
+        if (networks !== undefined) return networks;
+        const address = addressOf(request, info);
+        return networks = networksOf(address && addressKey(address));
       };
+      const ownerOf = () => owners.of({ networks: networksOfPeer(), user });
+      this.#admit(networksOfPeer);
       if (request.method === "OPTIONS") return this.#preflight(request);
       if (stopped.aborted) throw closing();
       this.#checkOrigin(request);
@@ -358,14 +362,14 @@ export class Face<Action extends string> {
     }
   }
 
-  #admit(request: Request, info: RequestInfo): void {
+  #admit(networksOfPeer: () => readonly Network[]): void {
     const { maxWaiting = 0 } = this.#options;
     if (this.#active > this.#maxRequests + maxWaiting) {
       throw tooMany(`Cannot answer: at most ${this.#maxRequests} requests at once`, 1_000);
     }
-    const address = this.#accounts && this.#parts.addressOf(request, info);
+    const address = this.#accounts && networksOfPeer()[0]?.key;
     if (address === undefined) return;
-    const waitMs = this.#accounts!.connect(addressKey(address), this.#parts.runtime.now());
+    const waitMs = this.#accounts!.connect(address, this.#parts.runtime.now());
     if (waitMs === 0) return;
     const { perSecond } = this.#options.rate!;
     throw tooMany(

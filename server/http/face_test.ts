@@ -377,6 +377,23 @@ Deno.test("Face.answer() has a rate for each network address", async () => {
   assertEquals(face.face.stats, { active: 0, answered: { 200: 5, 429: 3 } });
 });
 
+Deno.test("Face.answer() asks for the address of a request once", async () => {
+  const asked = faceOf({ rate: { perSecond: 10 } });
+  let reads = 0;
+  const info = {
+    get remoteAddr() {
+      reads++;
+      return LOOPBACK.remoteAddr;
+    },
+  };
+  await ask(asked, { method: "POST", from: info }, async (request) => {
+    await request.authorize("write", "mine");
+    assertEquals(request.owner.networks, [{ key: "127.0.0.1", factor: 1 }]);
+    return new Response();
+  });
+  assertEquals(reads, 1);
+});
+
 Deno.test("Face.answer() bounds the requests that are answered at once", async () => {
   const face = faceOf({ maxRequests: 1 });
   const gate = Promise.withResolvers<Response>();
