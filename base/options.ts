@@ -66,7 +66,7 @@ type KindOf<V> =
 export type OptionKinds<T> = { readonly [K in keyof T]-?: KindOf<Exclude<T[K], undefined>> };
 
 /**
- * Picks the options of one call out of those of another, which takes more.
+ * Selects the options that an inner call accepts from the options of an outer call.
  *
  * @param kinds Kinds of the options of the call.
  * @param options All options.

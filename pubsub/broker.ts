@@ -215,8 +215,8 @@ export interface BrokerHistory {
       readonly bounds: HistoryBounds;
       readonly key?: PublicationKey;
       /**
-       * The party that publishes. An engine that forgets topics begins with those of the party that
-       * made most of them within the last hour. Left out for the application.
+       * The party that publishes, left out for the application. An engine that forgets topics starts
+       * with the party that created the most of them within the last hour.
        */
       readonly maker?: string | undefined;
     },

@@ -122,7 +122,7 @@ export interface MemoryBrokerOptions {
    * @default {536870912}
    */
   readonly maxTotalBytes?: number;
-  /** Clocks, timers and randomness of this node; those of the platform by default. */
+  /** Clocks, timers and randomness of this node; the platform's by default. */
   readonly runtime?: Runtime;
 }
 

@@ -147,8 +147,8 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
  * - **Reading creates no log:** a topic without a log begins at the highest offset of any forgotten
  *   log. So one epoch holds for all topics, and no pair of epoch and offset ever stands for two
  *   publications.
- * - **Order of forgetting:** first logs without publications, then those of whoever made most logs
- *   within the last hour, then logs without listeners, the quietest first; beyond
+ * - **Order of forgetting:** first logs without publications, then logs of the party that created the
+ *   most within the last hour, then logs without listeners, the quietest first; beyond
  *   {@linkcode KEPT_FOR_LISTENERS} of all, logs with listeners too.
  * - **Bytes:** beyond the bytes of all, logs are forgotten in the same order; the last one loses its
  *   oldest publications.
