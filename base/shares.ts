@@ -3,6 +3,7 @@
  * a bound alone protects the process, and gives its capacity to whoever comes first.
  */
 import type { Runtime } from "./runtime.ts";
+import { addressKey, type Network, networksOf } from "./network_address.ts";
 import { LimitError, type LimitLevel } from "../errors.ts";
 
 /** Part of a bound from which shares are enforced: below, nobody takes from anybody. */
@@ -28,18 +29,10 @@ const FORGET_AFTER_MS = 86_400_000;
 /** Most pairs of address and user that are remembered. Others count as not familiar. */
 const MAX_REMEMBERED = 20_000;
 
-/** A part of the network that one party may control, and how many shares of an address it has. */
-export interface Network {
-  /** The key of the network. */
-  readonly key: string;
-  /** Shares of a single address that the whole network may have. */
-  readonly factor: number;
-}
-
 /** Facts about the taker of a place. */
 export interface OwnerFacts {
-  /** The networks of the peer, the narrowest first; empty if unknown. */
-  readonly networks?: readonly Network[];
+  /** The network address of the peer; absent if unknown. */
+  readonly address?: string | undefined;
   /** The verified user. */
   readonly user?: string | undefined;
   /** The name of a guest, for a peer without a user. */
@@ -49,17 +42,31 @@ export interface OwnerFacts {
 }
 
 /** The taker of places: the network, the user or guest, and the session of a peer. */
-export interface Owner extends OwnerFacts {
+export interface Owner extends Omit<OwnerFacts, "address"> {
+  /** The networks of the peer, the narrowest first; empty if unknown. */
+  readonly networks: readonly Network[];
+  /**
+   * True if the address is that of a proxy, and so stands for many clients: the default share of an
+   * address doesn't count.
+   */
+  readonly isBehindProxy: boolean;
   /** True for a user who was first seen at this address more than an hour ago. */
   readonly isFamiliar: boolean;
 }
 
 /** The owner of what the application itself takes, for which the bound of the server alone counts. */
-export const NOBODY: Owner = { isFamiliar: false };
+export const NOBODY: Owner = { networks: [], isBehindProxy: false, isFamiliar: false };
 
-/** Remembers which users are familiar at which address. */
+/** Facts of a server that its owners depend on. */
+export interface OwnersOptions {
+  /** Tells whether the key of an address is that of a proxy; by default, none is. */
+  readonly isProxy?: ((key: string) => boolean) | undefined;
+}
+
+/** Makes the owners of places, and remembers which users are familiar at which address. */
 export class Owners {
   readonly #runtime: Runtime;
+  readonly #isProxy: (key: string) => boolean;
   /** Pairs of address and user; at most `MAX_REMEMBERED`. */
   readonly #seen = new Map<string, { readonly firstMs: number; lastMs: number }>();
 
@@ -67,9 +74,11 @@ export class Owners {
    * Begins without users.
    *
    * @param runtime Runtime that has the clock.
+   * @param options See {@linkcode OwnersOptions}.
    */
-  constructor(runtime: Runtime) {
+  constructor(runtime: Runtime, { isProxy = () => false }: OwnersOptions = {}) {
     this.#runtime = runtime;
+    this.#isProxy = isProxy;
   }
 
   /**
@@ -78,14 +87,19 @@ export class Owners {
    * @param facts Facts about the peer.
    * @returns The owner.
    */
-  of(facts: OwnerFacts): Owner {
-    const { networks = [], user } = facts;
-    if (user === undefined || networks.length === 0) return { ...facts, isFamiliar: false };
-    const pair = JSON.stringify([networks[0]!.key, user]);
-    const firstMs = this.#firstSeen(pair);
+  of({ address, ...facts }: OwnerFacts): Owner {
+    const key = address === undefined || address === "" ? undefined : addressKey(address);
+    const networks = networksOf(key);
+    if (key === undefined) return { ...facts, networks, isBehindProxy: false, isFamiliar: false };
+    const isBehindProxy = this.#isProxy(key);
+    const { user } = facts;
+    if (user === undefined) return { ...facts, networks, isBehindProxy, isFamiliar: false };
+    const firstMs = this.#firstSeen(JSON.stringify([key, user]));
     const runtime = this.#runtime;
     return {
       ...facts,
+      networks,
+      isBehindProxy,
       get isFamiliar() {
         return runtime.monotonic() - firstMs >= FAMILIAR_AFTER_MS;
       },
@@ -118,8 +132,12 @@ export interface Shares {
 
 /** Options of a {@linkcode Quota}. */
 export interface QuotaOptions {
-  /** The option that sets the bound, for errors and counters. */
+  /** The option that sets the bound, for errors. */
   readonly limit: string;
+  /** The name for counters; by default `limit`. */
+  readonly name?: string;
+  /** The options that set the shares, for errors; by default `limit`. */
+  readonly shareLimits?: { readonly [Level in keyof Shares]?: string };
   /** The refused action, such as `read`, for errors. */
   readonly verb: string;
   /** The counted things, in the plural, for errors. */
@@ -142,14 +160,45 @@ export interface QuotaOptions {
 export interface QuotaStats {
   /** Number that is taken. */
   readonly taken: number;
+  /** Most of all together. */
+  readonly max: number;
   /** Number of refusals, by the level whose bound or share was reached. */
   readonly refused: Readonly<Record<LimitLevel, number>>;
+}
+
+/** Conditions of {@linkcode Quota.take}. */
+export interface TakeOptions {
+  /** The refused action, in place of that of the quota. */
+  readonly verb?: string;
+  /** True if the owner has a right to the place, since another node gave it: no share counts. */
+  readonly ignoresShares?: boolean;
+  /**
+   * Another place of the same client, which moves: both count once wherever they have the same
+   * owner. A place that counts with another one already is ignored, since otherwise a client could
+   * have any number of places for one.
+   */
+  readonly beside?: Place | undefined;
+  /**
+   * Times the bound and the shares that count for this place.
+   *
+   * @default {1}
+   */
+  readonly factor?: number;
 }
 
 /** A counted part of a bound, until disposal. */
 export interface Place extends Disposable {
   /** True until the place is given back. */
   readonly isHeld: boolean;
+  /**
+   * Counts the place for another owner, such as the user that a guest turned out to be. The place
+   * stays as it was if this throws.
+   *
+   * @param owner The owner from now on.
+   * @param options Conditions; the shares of levels at which the owner stays the same don't count.
+   * @throws {LimitError} If a share of the new owner is reached.
+   */
+  change(owner: Owner, options?: TakeOptions): void;
   /** Gives the place back. Idempotent. */
   [Symbol.dispose](): void;
 }
@@ -161,22 +210,40 @@ interface Count {
   readonly share: number;
 }
 
+/** Changes the counts of a quota for one place. */
+interface Counter {
+  change(place: HeldPlace, owner: Owner, options: TakeOptions): void;
+  release(place: HeldPlace): void;
+}
+
 /** The one implementation of {@linkcode Place}. */
 class HeldPlace implements Place {
-  #giveBack: (() => void) | undefined;
+  readonly #quota: Counter;
+  /** The counted levels. */
+  counts: readonly Count[];
+  /** The place with which this one counts once. */
+  partner: HeldPlace | undefined = undefined;
+  isHeld = true;
 
-  constructor(giveBack: () => void) {
-    this.#giveBack = giveBack;
+  constructor(quota: Counter, counts: readonly Count[]) {
+    this.#quota = quota;
+    this.counts = counts;
   }
 
-  get isHeld(): boolean {
-    return this.#giveBack !== undefined;
+  /** Tells whether the place is counted under a key. */
+  has(wanted: string): boolean {
+    return this.counts.some(({ key }) => key === wanted);
+  }
+
+  change(owner: Owner, options: TakeOptions = {}): void {
+    if (!this.isHeld) throw new TypeError("Cannot change place: it must be held, received another");
+    this.#quota.change(this, owner, options);
   }
 
   [Symbol.dispose](): void {
-    const giveBack = this.#giveBack;
-    this.#giveBack = undefined;
-    giveBack?.();
+    if (!this.isHeld) return;
+    this.isHeld = false;
+    this.#quota.release(this);
   }
 }
 
@@ -188,6 +255,7 @@ class HeldPlace implements Place {
  * - **Address:** guests, and users first seen at an address within the hour, use the share of that
  *   address. Familiar users have ten times that share together, and each the share of a user.
  * - **IPv6:** a /64 is one address. A /56 has 4 shares and a /48 has 16, as one party often has them.
+ * - **Proxies:** the address of a proxy has no share, unless the application set one.
  * - **Memory:** one number for each owner with a place.
  *
  * @example Usage
@@ -196,10 +264,10 @@ class HeldPlace implements Place {
  * import { assertEquals, assertThrows } from "@std/assert";
  *
  * const rooms = new Quota({ limit: "maxRooms", verb: "open", what: "rooms", max: 4, shares: { user: 1 } });
- * const ann = { user: "ann", isFamiliar: false };
+ * const ann = { ...NOBODY, user: "ann" };
  * const places = [rooms.take(ann), rooms.take(ann)]; // Half of the bound.
  * assertThrows(() => rooms.take(ann), Error, "Cannot open: your user may have at most 1 rooms");
- * using _bob = rooms.take({ user: "bob", isFamiliar: false });
+ * using _bob = rooms.take({ ...NOBODY, user: "bob" });
  * for (const place of places) place[Symbol.dispose]();
  * assertEquals(rooms.stats.taken, 1);
  * ```
@@ -222,7 +290,12 @@ export class Quota {
 
   /** Counters. */
   get stats(): QuotaStats {
-    return { taken: this.#taken, refused: { ...this.#refused } };
+    return { taken: this.#taken, max: this.#options.max, refused: { ...this.#refused } };
+  }
+
+  /** Number of owners with a place, each counted at each of its levels. */
+  get owners(): number {
+    return this.#counts.size;
   }
 
   /** Number of places that are taken. */
@@ -239,34 +312,78 @@ export class Quota {
    * Takes a place.
    *
    * @param owner The taker of the place; by default nobody, for whom no share counts.
-   * @param options `ignoresShares` if the owner has a right to the place, as another node gave it.
+   * @param options Conditions; see {@linkcode TakeOptions}.
    * @returns The place.
    * @throws {LimitError} If the bound or a share is reached, with the level.
    */
-  take(owner: Owner = NOBODY, { ignoresShares = false } = {}): Place {
-    const { max } = this.#options;
+  take(owner: Owner = NOBODY, options: TakeOptions = {}): Place {
     const counts = this.#countsOf(owner);
-    for (const { level, key, share } of ignoresShares ? [] : counts) {
-      if (!this.isContended && !this.#options.strict?.includes(level)) continue;
-      if ((this.#counts.get(key) ?? 0) >= share) this.#refuse(level, share);
+    const partner = partnerOf(options.beside);
+    this.#check(counts, options, partner);
+    const { max } = this.#options;
+    const { factor = 1 } = options;
+    if (partner === undefined && this.#taken >= max * factor) {
+      this.#refuse("server", max * factor, options);
     }
-    if (this.#taken >= max) this.#refuse("server", max);
-    this.#count(counts, 1);
-    return new HeldPlace(() => this.#count(counts, -1));
+    const place = new HeldPlace(this.#counter, counts);
+    this.#add(place, partner);
+    return place;
   }
 
-  #count(counts: readonly Count[], step: 1 | -1): void {
-    this.#taken += step;
-    for (const { key } of counts) {
-      const count = (this.#counts.get(key) ?? 0) + step;
+  readonly #counter: Counter = {
+    change: (place, owner, options) => {
+      const counts = this.#countsOf(owner);
+      const partner = place.partner ?? partnerOf(options.beside);
+      this.#check(counts, options, place, partner);
+      this.#remove(place);
+      place.counts = counts;
+      this.#add(place, partner);
+    },
+    release: (place) => this.#remove(place),
+  };
+
+  /** Throws if a share is reached at a level at which the known places don't count already. */
+  #check(
+    counts: readonly Count[],
+    options: TakeOptions,
+    ...known: readonly (HeldPlace | undefined)[]
+  ): void {
+    const { ignoresShares = false, factor = 1 } = options;
+    if (ignoresShares) return;
+    const { max, strict } = this.#options;
+    const bites = isContended(this.#taken, max * factor);
+    for (const { level, key, share } of counts) {
+      if (!bites && !strict?.includes(level) || known.some((place) => place?.has(key))) continue;
+      if ((this.#counts.get(key) ?? 0) >= share * factor) {
+        this.#refuse(level, share * factor, options);
+      }
+    }
+  }
+
+  #add(place: HeldPlace, partner: HeldPlace | undefined): void {
+    if (partner === undefined) this.#taken++;
+    else [place.partner, partner.partner] = [partner, place];
+    for (const { key } of place.counts) {
+      if (!partner?.has(key)) this.#counts.set(key, (this.#counts.get(key) ?? 0) + 1);
+    }
+  }
+
+  /** The partner that remains counts from now on. */
+  #remove(place: HeldPlace): void {
+    const { partner } = place;
+    if (partner === undefined) this.#taken--;
+    else place.partner = partner.partner = undefined;
+    for (const { key } of place.counts) {
+      if (partner?.has(key)) continue;
+      const count = this.#counts.get(key)! - 1;
       if (count === 0) this.#counts.delete(key);
       else this.#counts.set(key, count);
     }
   }
 
   /** The levels at which an owner is counted, the narrowest first. */
-  #countsOf({ session, user, guest, networks = [], isFamiliar }: Owner): Count[] {
-    const { shares } = this.#options;
+  #countsOf({ session, user, guest, networks, isBehindProxy, isFamiliar }: Owner): Count[] {
+    const { shares, strict } = this.#options;
     const counts: Count[] = [];
     if (shares.session !== undefined && session !== undefined) {
       counts.push({ level: "session", key: `session ${session}`, share: shares.session });
@@ -276,7 +393,8 @@ export class Quota {
       const kind = user === undefined ? "guest" : "user";
       counts.push({ level: "user", key: `${kind} ${name}`, share: shares.user });
     }
-    if (shares.address === undefined) return counts;
+    const isStrict = strict?.includes("address") ?? false;
+    if (shares.address === undefined || isBehindProxy && !isStrict) return counts;
     for (const { key, factor } of networks) {
       const share = shares.address * factor * (isFamiliar ? FAMILIAR_FACTOR : 1);
       counts.push({ level: "address", key: `${isFamiliar ? "familiar" : "at"} ${key}`, share });
@@ -285,15 +403,75 @@ export class Quota {
   }
 
   /** The message may reach the peer, and so names no user and no address. */
-  #refuse(level: LimitLevel, most: number): never {
-    const { limit, verb, what, retryAfterMs = 5_000, strict } = this.#options;
+  #refuse(level: LimitLevel, most: number, { verb = this.#options.verb }: TakeOptions): never {
+    const { limit, shareLimits, what, retryAfterMs = 5_000, strict } = this.#options;
     this.#refused[level]++;
     const owner = level === "server" ? "this server" : `your ${level}`;
     const isForNow = level !== "server" && !strict?.includes(level);
     const now = isForNow ? " while the server is busy" : "";
-    throw new LimitError(limit, `Cannot ${verb}: ${owner} may have at most ${most} ${what}${now}`, {
+    const name = level === "server" ? limit : shareLimits?.[level] ?? limit;
+    throw new LimitError(name, `Cannot ${verb}: ${owner} may have at most ${most} ${what}${now}`, {
       retryAfterMs,
       level,
     });
   }
+}
+
+/** Returns a place with which another one may count: two can count as one, never three. */
+function partnerOf(beside: Place | undefined): HeldPlace | undefined {
+  const isFree = beside instanceof HeldPlace && beside.isHeld && beside.partner === undefined;
+  return isFree ? beside : undefined;
+}
+
+/** All quotas of a server: one registry for counters, and the users that are familiar. */
+export class Quotas {
+  /** Makes the owners of places. */
+  readonly owners: Owners;
+  readonly #all = new Map<string, Quota[]>();
+
+  /**
+   * Begins without quotas.
+   *
+   * @param runtime Runtime that has the clock.
+   * @param options See {@linkcode OwnersOptions}.
+   */
+  constructor(runtime: Runtime, options: OwnersOptions = {}) {
+    this.owners = new Owners(runtime, options);
+  }
+
+  /** Counters of all quotas, by name. Quotas of one name are summed. */
+  get stats(): Readonly<Record<string, QuotaStats>> {
+    return Object.fromEntries(
+      Array.from(
+        this.#all,
+        ([limit, quotas]) => [limit, quotas.map(({ stats }) => stats).reduce(sumOf)],
+      ),
+    );
+  }
+
+  /**
+   * Opens a quota, for as long as the server lives.
+   *
+   * @param options See {@linkcode QuotaOptions}.
+   * @returns The quota.
+   */
+  open(options: QuotaOptions): Quota {
+    const quota = new Quota(options);
+    const { name = options.limit } = options;
+    const known = this.#all.get(name);
+    if (known === undefined) this.#all.set(name, [quota]);
+    else known.push(quota);
+    return quota;
+  }
+}
+
+function sumOf(one: QuotaStats, other: QuotaStats): QuotaStats {
+  const levels = Object.entries(one.refused) as [LimitLevel, number][];
+  return {
+    taken: one.taken + other.taken,
+    max: one.max + other.max,
+    refused: Object.fromEntries(
+      levels.map(([level, count]) => [level, count + other.refused[level]]),
+    ) as QuotaStats["refused"],
+  };
 }

@@ -1,6 +1,14 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { platformRuntime, type Runtime } from "./runtime.ts";
-import { NOBODY, type Owner, type OwnerFacts, Owners, Quota, type QuotaOptions } from "./shares.ts";
+import {
+  NOBODY,
+  type Owner,
+  type OwnerFacts,
+  Owners,
+  Quota,
+  type QuotaOptions,
+  Quotas,
+} from "./shares.ts";
 import { LimitError } from "../errors.ts";
 
 const HOUR_MS = 3_600_000;
@@ -17,7 +25,12 @@ function quotaOf(options: Partial<QuotaOptions> = {}): Quota {
 }
 
 function at(key: string, facts: OwnerFacts = {}): Owner {
-  return { networks: [{ key, factor: 1 }], isFamiliar: false, ...facts };
+  return { networks: [{ key, factor: 1 }], isBehindProxy: false, isFamiliar: false, ...facts };
+}
+
+/** Facts about a user or guest at an address. */
+function peer(address: string, facts: OwnerFacts = {}): OwnerFacts {
+  return { address, ...facts };
 }
 
 function ownersWithClock(): { readonly owners: Owners; readonly tick: (ms: number) => void } {
@@ -43,7 +56,11 @@ Deno.test("Quota.take() lets one owner have half of the bound, and another one t
   quota.take(at("192.0.2.2"));
   assertEquals(fill(quota, at("192.0.2.2")), { count: 0, level: "address" });
   assertEquals(fill(quota, NOBODY), { count: 4, level: "server" });
-  assertEquals(quota.stats, { taken: 10, refused: { server: 1, address: 2, user: 0, session: 0 } });
+  assertEquals(quota.stats, {
+    taken: 10,
+    max: 10,
+    refused: { server: 1, address: 2, user: 0, session: 0 },
+  });
 });
 
 Deno.test("Quota.take() counts a share at once if the application set it", () => {
@@ -106,7 +123,7 @@ Deno.test("Quota.take() gives wider networks more, and one /48 no more than its 
       { key: `2001:db8:1:${i >> 8}::/56`, factor: 4 },
       { key: "2001:db8:1::/48", factor: 16 },
     ];
-    const filled = fill(quota, { networks, isFamiliar: false });
+    const filled = fill(quota, { ...NOBODY, networks });
     levels.add(filled.level);
     count += filled.count;
   }
@@ -116,7 +133,7 @@ Deno.test("Quota.take() gives wider networks more, and one /48 no more than its 
 
 Deno.test("Owners makes users familiar after an hour, who have ten shares of their address", () => {
   const { owners, tick } = ownersWithClock();
-  const facts = at("192.0.2.1", { user: "ann" });
+  const facts = peer("192.0.2.1", { user: "ann" });
   const quota = quotaOf({ max: 1_000, shares: { address: 3 }, strict: ["address"] });
   const fresh = owners.of(facts);
   assertEquals(fill(quota, fresh).count, 3);
@@ -124,8 +141,8 @@ Deno.test("Owners makes users familiar after an hour, who have ten shares of the
   assertEquals(owners.of(facts).isFamiliar, false);
   tick(1);
   assertEquals([fresh.isFamiliar, owners.of(facts).isFamiliar], [true, true]);
-  assertEquals(owners.of(at("192.0.2.2", { user: "ann" })).isFamiliar, false);
-  assertEquals(owners.of(at("192.0.2.1", { guest: "guest:1" })).isFamiliar, false);
+  assertEquals(owners.of(peer("192.0.2.2", { user: "ann" })).isFamiliar, false);
+  assertEquals(owners.of(peer("192.0.2.1", { guest: "guest:1" })).isFamiliar, false);
   assertEquals(fill(quota, fresh).count, 30);
   tick(24 * HOUR_MS);
   assertEquals(owners.of(facts).isFamiliar, false, "A user who is away for a day is forgotten");
@@ -133,8 +150,66 @@ Deno.test("Owners makes users familiar after an hour, who have ten shares of the
 
 Deno.test("Owners remembers no more than its bound, and forgets nobody for it", () => {
   const { owners, tick } = ownersWithClock();
-  for (let i = 0; i < 20_001; i++) owners.of(at("192.0.2.1", { user: `u${i}` }));
+  for (let i = 0; i < 20_001; i++) owners.of(peer("192.0.2.1", { user: `u${i}` }));
   tick(HOUR_MS);
-  assertEquals(owners.of(at("192.0.2.1", { user: "u0" })).isFamiliar, true);
-  assertEquals(owners.of(at("192.0.2.1", { user: "u20000" })).isFamiliar, false);
+  assertEquals(owners.of(peer("192.0.2.1", { user: "u0" })).isFamiliar, true);
+  assertEquals(owners.of(peer("192.0.2.1", { user: "u20000" })).isFamiliar, false);
+});
+
+Deno.test("Quota counts two places of one client once, and never three", () => {
+  const quota = quotaOf({ max: 2, shares: { address: 1 }, strict: ["address"] });
+  const owner = at("192.0.2.1");
+  const first = quota.take(owner);
+  assertThrows(() => quota.take(owner), LimitError);
+  const second = quota.take(owner, { beside: first });
+  assertEquals([quota.taken, quota.owners], [1, 1]);
+  for (const beside of [first, second]) {
+    assertThrows(() => quota.take(owner, { beside }), LimitError);
+  }
+  const elsewhere = quota.take(at("192.0.2.2"));
+  first[Symbol.dispose]();
+  assertEquals([quota.taken, quota.owners], [2, 2]);
+  assertThrows(() => quota.take(owner, { beside: first }), LimitError, "your address");
+  for (const place of [second, elsewhere]) place[Symbol.dispose]();
+  assertEquals([quota.taken, quota.owners], [0, 0]);
+});
+
+Deno.test("Place.change() counts for the new owner alone, or for the old one if it is refused", () => {
+  const quota = quotaOf({ shares: { address: 1, user: 1 }, strict: ["address", "user"] });
+  const guest = quota.take(at("192.0.2.1"));
+  const bob = quota.take(at("192.0.2.2", { user: "bob" }));
+  assertThrows(() => guest.change(at("192.0.2.1", { user: "bob" })), LimitError, "your user");
+  assertEquals(quota.owners, 3);
+  guest.change(at("192.0.2.1", { user: "ann" }));
+  assertEquals([quota.taken, quota.owners], [2, 4]);
+  for (const place of [guest, bob]) place[Symbol.dispose]();
+  assertThrows(() => guest.change(NOBODY), TypeError, "Cannot change place: it must be held");
+  assertEquals([quota.taken, quota.owners], [0, 0]);
+});
+
+Deno.test("Quota.take() counts the address of a proxy only where the application set its share", () => {
+  const owners = new Owners(platformRuntime(), { isProxy: (key) => key === "127.0.0.1" });
+  for (const [strict, expected] of [[[], 10], [["address"], 2]] as const) {
+    const quota = quotaOf({ shares: { address: 2 }, strict });
+    assertEquals(fill(quota, owners.of({ address: "127.0.0.1" })).count, expected);
+  }
+  assertEquals(
+    fill(quotaOf({ shares: { address: 2 } }), owners.of({ address: "192.0.2.1" })).count,
+    5,
+  );
+});
+
+Deno.test("Quotas sums the counters of quotas with one name", () => {
+  const quotas = new Quotas(platformRuntime());
+  const open = (name: string) =>
+    quotas.open({ limit: "maxTents", name, verb: "camp", what: "tents", max: 1, shares: {} });
+  const [first, second, other] = [open("tents"), open("tents"), open("huts")];
+  using _place = first.take();
+  assertThrows(() => first.take(), LimitError);
+  assertEquals([second.taken, other.taken], [0, 0]);
+  const none = { server: 0, address: 0, user: 0, session: 0 };
+  assertEquals(quotas.stats, {
+    tents: { taken: 1, max: 2, refused: { ...none, server: 1 } },
+    huts: { taken: 0, max: 1, refused: none },
+  });
 });

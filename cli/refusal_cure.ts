@@ -49,8 +49,8 @@ function limitOf(reason: string): string {
     const scope = { session: "perSession", user: "perUser", "network address": "perAddress" };
     return `rates.${scope[rate[2] as keyof typeof scope]}.${rate[1]}`;
   }
-  if (/per network address|of an address/.test(reason)) return "limits.maxSessionsPerAddress";
-  if (/per user/.test(reason)) return "limits.maxSessionsPerUser";
+  if (/your address|of an address/.test(reason)) return "limits.maxSessionsPerAddress";
+  if (/your user/.test(reason)) return "limits.maxSessionsPerUser";
   return "limits.maxSessions";
 }
 

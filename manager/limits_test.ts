@@ -2,16 +2,28 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { platformRuntime } from "../base/runtime.ts";
 import { LimitError } from "../errors.ts";
 import type { Sockets } from "./sockets.ts";
-import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
+import { type Place, Quotas } from "../base/shares.ts";
+import { type ManagerLimits, type Peer, type Reservation, SessionLimiter } from "./limits.ts";
 
-const NOBODY: Claim = { user: undefined, address: undefined };
+const NOBODY: Peer = { user: undefined, address: undefined };
 
-function user(name: string): Claim {
+function user(name: string): Peer {
   return { user: name, address: undefined };
 }
 
-function address(key: string): Claim {
+function address(key: string): Peer {
   return { user: undefined, address: key };
+}
+
+/** Creates a limiter, and a count of its sessions and of their users and addresses. */
+function limiterOf(limits: ManagerLimits = {}) {
+  const runtime = platformRuntime();
+  const quotas = new Quotas(runtime);
+  const limiter = new SessionLimiter(runtime, limits, {}, { quotas });
+  return {
+    limiter,
+    counts: () => [limiter.reserved, limiter.sessions.taken, limiter.sessions.owners],
+  };
 }
 
 /** How many of `count` attempts succeed. */
@@ -36,7 +48,7 @@ Deno.test("SessionLimiter() takes Infinity where another limit bounds the memory
 });
 
 Deno.test("SessionLimiter.reserve() lets as many handshakes in as there is room", () => {
-  const cases: [ManagerLimits, Claim, number][] = [
+  const cases: [ManagerLimits, Peer, number][] = [
     [{}, NOBODY, 10_000],
     [{}, user("ann"), 5_000],
     [{}, address("192.0.2.1"), 5_000],
@@ -69,83 +81,84 @@ Deno.test("Sockets.take() counts the default share of an address only once half 
 });
 
 Deno.test("SessionLimiter.reserve() names the limit that was reached, and neither user nor address", () => {
-  const cases: [ManagerLimits, Claim, string, string][] = [
-    [{ maxSessions: 1 }, user("ann"), "maxSessions", "at most 1 sessions at once"],
-    [{ maxSessionsPerUser: 1 }, user("ann"), "maxSessionsPerUser", "at most 1 sessions per user"],
-    [
-      { maxSessionsPerAddress: 1 },
-      address("192.0.2.1"),
-      "maxSessionsPerAddress",
-      "at most 1 sessions per network address",
-    ],
+  const cases: [ManagerLimits, Peer, string, string][] = [
+    [{ maxSessions: 1 }, user("ann"), "maxSessions", "this server"],
+    [{ maxSessionsPerUser: 1 }, user("ann"), "maxSessionsPerUser", "your user"],
+    [{ maxSessionsPerAddress: 1 }, address("192.0.2.1"), "maxSessionsPerAddress", "your address"],
   ];
-  for (const [limits, claim, limit, rule] of cases) {
+  for (const [limits, peer, limit, owner] of cases) {
     const limiter = new SessionLimiter(platformRuntime(), limits);
-    limiter.reserve(claim);
-    const error = assertThrows(() => limiter.reserve(claim), LimitError);
+    limiter.reserve(peer);
+    const error = assertThrows(() => limiter.reserve(peer), LimitError);
     assertEquals(error.limit, limit);
-    assertEquals(error.message, `Cannot admit session: ${rule}, received one more`);
+    assertEquals(
+      error.message,
+      `Cannot admit session: ${owner} may have at most 1 sessions at once`,
+    );
     assertEquals(limiter.refused[limit as keyof ManagerLimits], 1);
   }
 });
 
 Deno.test("SessionLimiter.reserve() counts users and addresses apart", () => {
-  const limiter = new SessionLimiter(platformRuntime(), {
-    maxSessionsPerUser: 1,
-    maxSessionsPerAddress: 1,
-  });
+  const { limiter, counts } = limiterOf({ maxSessionsPerUser: 1, maxSessionsPerAddress: 1 });
   limiter.reserve({ user: "ann", address: "192.0.2.1" });
   limiter.reserve({ user: "192.0.2.1", address: "ann" });
   limiter.reserve(NOBODY);
   limiter.reserve(NOBODY);
-  assertEquals([limiter.users, limiter.addresses, limiter.reserved], [2, 2, 4]);
+  assertEquals(counts(), [4, 4, 4]);
+});
+
+Deno.test("SessionLimiter.reserve() counts an IPv6 /64 as one, and a /56 four times", () => {
+  const { limiter } = limiterOf({ maxSessionsPerAddress: 2 });
+  const takes = (subnet: number) =>
+    attempts(5, () => limiter.reserve(address(`2001:db8:1:${subnet.toString(16)}::${subnet}`)));
+  assertEquals(Array.from({ length: 6 }, (_, subnet) => takes(subnet)), [2, 2, 2, 2, 0, 0]);
 });
 
 Deno.test("SessionLimiter.reserve() takes nothing when it refuses", () => {
-  const limiter = new SessionLimiter(platformRuntime(), { maxSessionsPerAddress: 1 });
+  const { limiter, counts } = limiterOf({ maxSessionsPerAddress: 1 });
   limiter.reserve(address("192.0.2.1"));
   for (let i = 0; i < 3; i++) {
     assertThrows(() => limiter.reserve({ user: "ann", address: "192.0.2.1" }), LimitError);
   }
-  assertEquals([limiter.users, limiter.addresses, limiter.reserved], [0, 1, 1]);
+  assertEquals(counts(), [1, 1, 1]);
 });
 
 Deno.test("Reservation releases its place once", () => {
-  const limiter = new SessionLimiter(platformRuntime(), { maxSessions: 1 });
+  const { limiter, counts } = limiterOf({ maxSessions: 1 });
   const reservation = limiter.reserve(user("ann"));
   assertEquals(reservation.isHeld, true);
   reservation[Symbol.dispose]();
   reservation[Symbol.dispose]();
   assertEquals(reservation.isHeld, false);
-  assertEquals([limiter.users, limiter.reserved], [0, 0]);
+  assertEquals(counts(), [0, 0, 0]);
   assertEquals(attempts(3, () => limiter.reserve(NOBODY)), 1);
 });
 
 Deno.test("SessionLimiter.redeem() turns a place into a session when all are taken", () => {
-  const limiter = new SessionLimiter(platformRuntime(), { maxSessions: 1, maxSessionsPerUser: 1 });
+  const { limiter, counts } = limiterOf({ maxSessions: 1, maxSessionsPerUser: 1 });
   const reservation = limiter.reserve(user("ann"));
-  const claim = limiter.redeem(reservation, user("ann"));
-  assertEquals(claim, user("ann"));
-  assertEquals([reservation.isHeld, limiter.reserved, limiter.users], [false, 0, 1]);
+  const place = limiter.redeem(reservation, user("ann"));
+  assertEquals([reservation.isHeld, ...counts()], [false, 0, 1, 1]);
   reservation[Symbol.dispose]();
   assertThrows(() => limiter.take(NOBODY), LimitError);
-  limiter.release(claim);
-  assertEquals(limiter.users, 0);
+  place[Symbol.dispose]();
+  assertEquals(counts(), [0, 0, 0]);
   limiter.take(NOBODY);
 });
 
 Deno.test("SessionLimiter.redeem() counts a user that came later", () => {
-  const limiter = new SessionLimiter(platformRuntime(), { maxSessionsPerUser: 1 });
-  const claim = limiter.redeem(limiter.reserve(address("192.0.2.1")), user("ann"));
-  assertEquals(claim, { user: "ann", address: "192.0.2.1" });
+  const { limiter, counts } = limiterOf({ maxSessionsPerUser: 1 });
+  const place = limiter.redeem(limiter.reserve(address("192.0.2.1")), user("ann"));
+  assertEquals(counts(), [0, 1, 2]);
 
   const second = limiter.reserve(address("192.0.2.1"));
   const error = assertThrows(() => limiter.redeem(second, user("ann")), LimitError);
   assertEquals(error.limit, "maxSessionsPerUser");
   assertEquals(second.isHeld, true);
   second[Symbol.dispose]();
-  limiter.release(claim);
-  assertEquals([limiter.users, limiter.addresses, limiter.reserved], [0, 0, 0]);
+  place[Symbol.dispose]();
+  assertEquals(counts(), [0, 0, 0]);
 });
 
 Deno.test("SessionLimiter.redeem() releases a reservation for another user", () => {
@@ -196,32 +209,32 @@ Deno.test("SessionLimiter.refuseAll() refuses sessions, places, and places that 
 
 Deno.test("SessionLimiter is exact after any order of operations", () => {
   const limits = { maxSessions: 40, maxSessionsPerUser: 6, maxSessionsPerAddress: 9 };
-  const limiter = new SessionLimiter(platformRuntime(), limits);
+  const { limiter, counts } = limiterOf(limits);
   let state = 7;
   const random = (below: number) => {
     state = (state * 1_103_515_245 + 12_345) % 2_147_483_648;
     return Math.floor(state / 65_536) % below;
   };
-  const held: [Reservation, Claim][] = [];
-  const sessions: Claim[] = [];
+  const held: [Reservation, Peer][] = [];
+  const sessions: [Place, Peer][] = [];
   const pick = <T>(from: T[]): T | undefined => from.splice(random(from.length || 1), 1)[0];
   for (let step = 0; step < 20_000; step++) {
-    const who: Claim = {
+    const who: Peer = {
       user: random(4) === 0 ? undefined : `user${random(8)}`,
       address: random(4) === 0 ? undefined : `address${random(5)}`,
     };
     attempts(1, () => {
       switch (random(5)) {
         case 0:
-          limiter.take(who);
-          return sessions.push(who);
+          return sessions.push([limiter.take(who), who]);
         case 1:
           return held.push([limiter.reserve(who), who]);
         case 2: {
           const place = pick(held);
           if (place === undefined) return;
+          const final = { ...who, address: place[1].address };
           try {
-            return sessions.push(limiter.redeem(place[0], { ...who, address: place[1].address }));
+            return sessions.push([limiter.redeem(place[0], final), final]);
           } catch (error) {
             held.push(place);
             throw error;
@@ -229,61 +242,50 @@ Deno.test("SessionLimiter is exact after any order of operations", () => {
         }
         case 3:
           return pick(held)?.[0][Symbol.dispose]();
-        default: {
-          const session = pick(sessions);
-          return session && limiter.release(session);
-        }
+        default:
+          return pick(sessions)?.[0][Symbol.dispose]();
       }
     });
-    const claims = [...held.map(([, claim]) => claim), ...sessions];
-    const users = Map.groupBy(claims, (claim) => claim.user);
-    const addresses = Map.groupBy(claims, (claim) => claim.address);
+    const peers = [...held, ...sessions].map(([, peer]) => peer);
+    const users = Map.groupBy(peers, (peer) => peer.user);
+    const addresses = Map.groupBy(peers, (peer) => peer.address);
     users.delete(undefined);
     addresses.delete(undefined);
-    assertEquals(
-      [limiter.reserved, limiter.users, limiter.addresses],
-      [held.length, users.size, addresses.size],
-    );
-    assert(claims.length <= limits.maxSessions);
+    assertEquals(counts(), [held.length, peers.length, users.size + addresses.size]);
+    assert(peers.length <= limits.maxSessions);
     for (const { length } of users.values()) assert(length <= limits.maxSessionsPerUser);
     for (const { length } of addresses.values()) assert(length <= limits.maxSessionsPerAddress);
   }
-  for (const [reservation] of held) reservation[Symbol.dispose]();
-  for (const claim of sessions) limiter.release(claim);
-  assertEquals([limiter.reserved, limiter.users, limiter.addresses], [0, 0, 0]);
+  for (const [place] of [...held, ...sessions]) place[Symbol.dispose]();
+  assertEquals(counts(), [0, 0, 0]);
   assertEquals(attempts(100, () => limiter.take(NOBODY)), limits.maxSessions);
 });
 
 Deno.test("SessionLimiter counts both sessions of one client once in all limits, and never three", () => {
-  const limiter = new SessionLimiter(platformRuntime(), {
+  const { limiter } = limiterOf({
     maxSessions: 1,
     maxSessionsPerUser: 1,
     maxSessionsPerAddress: 1,
   });
-  const first = { user: "ann", address: "192.0.2.1" };
-  limiter.take(first);
+  const first = limiter.take({ user: "ann", address: "192.0.2.1" });
   // The user is not known before `authenticate`, the address is.
   const early = limiter.reserve(address("192.0.2.1"), first);
   const second = limiter.redeem(early, { user: "ann", address: undefined }, first);
   for (const beside of [undefined, first, second]) {
     assertThrows(() => limiter.take({ user: "bob", address: "192.0.2.9" }, beside), LimitError);
   }
-  limiter.release(first);
+  first[Symbol.dispose]();
   assertThrows(() => limiter.take(NOBODY), LimitError);
-  limiter.release(second);
+  second[Symbol.dispose]();
   limiter.take({ user: "ann", address: "192.0.2.1" });
 });
 
 Deno.test("SessionLimiter counts both sessions of one client apart where user or address differ", () => {
-  const limiter = new SessionLimiter(platformRuntime(), {
-    maxSessions: 9,
-    maxSessionsPerAddress: 1,
-  });
-  const first = { user: "ann", address: "192.0.2.1" };
-  limiter.take(first);
+  const { limiter, counts } = limiterOf({ maxSessions: 9, maxSessionsPerAddress: 1 });
+  const first = limiter.take({ user: "ann", address: "192.0.2.1" });
   limiter.take({ user: "ann", address: "192.0.2.2" }, first);
-  assertEquals([limiter.users, limiter.addresses], [1, 2]);
-  limiter.release(first);
-  assertEquals([limiter.users, limiter.addresses], [1, 1]);
+  assertEquals(counts(), [0, 1, 3]);
+  first[Symbol.dispose]();
+  assertEquals(counts(), [0, 1, 2]);
   limiter.take(address("192.0.2.1"));
 });

@@ -3,6 +3,7 @@ import type { OptionKinds } from "../base/options.ts";
 import { objectWith, POSITIVE, RATE } from "../base/option_checks.ts";
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
+import type { Owners } from "../base/shares.ts";
 import type { Session } from "../session/session.ts";
 import { type Account, Accounts, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
 import { type MeterHost, SessionMeter } from "./meter.ts";
@@ -59,7 +60,8 @@ export interface RateLimitsOptions {
   readonly perAddress?: SessionRates & {
     /**
      * Attempts to connect, successful or not. By default, a burst of `maxSessionsPerAddress`, at
-     * least 100, and a tenth of that each second; no limit if `maxSessionsPerAddress` is `Infinity`.
+     * least 100, and a tenth of that each second; no limit if `maxSessionsPerAddress` is `Infinity`,
+     * and none for the private address of a proxy that the server is not told to trust.
      */
     readonly connections?: Rate;
   };
@@ -97,7 +99,7 @@ export const RATES: OptionKinds<RateLimitsOptions> = {
   shared: objectWith("SharedCounts", "take"),
 };
 
-/** User and address to count; the address is a key of `addressKey`. */
+/** User and address to count. */
 interface CountedPeer {
   readonly user: string | undefined;
   readonly address: string | undefined;
@@ -110,11 +112,22 @@ const COUNTED_SCOPES = ["user", "address"] as const;
 
 const NO_ACCOUNTS: readonly Account[] = [];
 
+/** Facts of a server that its rates depend on. */
+export interface RateLimitsParts {
+  /** Tells which addresses are those of proxies. */
+  readonly owners: Owners;
+  /** Basis of the default rate of connections. */
+  readonly maxSessionsPerAddress: number;
+}
+
 /** The rates of a session manager. */
 export class RateLimits implements MeterHost, Disposable {
   readonly runtime: Runtime;
   readonly #rates: Readonly<Record<RateScope, Rates>>;
+  readonly #owners: Owners;
   readonly #isMetered: boolean;
+  /** True if the application set no rate of connections of an address. */
+  readonly #isDefaultConnections: boolean;
   readonly #engine: Engine | undefined;
   readonly #accounts: Readonly<Record<Exclude<RateScope, "session">, Accounts>>;
   readonly #refused = { session: 0, user: 0, address: 0 };
@@ -128,12 +141,17 @@ export class RateLimits implements MeterHost, Disposable {
    *
    * @param runtime Runtime that has the clock and the timers.
    * @param options See {@linkcode RateLimitsOptions}.
-   * @param maxSessionsPerAddress Basis of the default rate of connections.
+   * @param parts See {@linkcode RateLimitsParts}.
    * @throws {RangeError} If a rate is not above 0, a burst is less than 1, or `maxRefusals` is not
    *   a positive integer.
    */
-  constructor(runtime: Runtime, options: RateLimitsOptions, maxSessionsPerAddress: number) {
+  constructor(
+    runtime: Runtime,
+    options: RateLimitsOptions,
+    { owners, maxSessionsPerAddress }: RateLimitsParts,
+  ) {
     this.runtime = runtime;
+    this.#owners = owners;
     const { perSession, perUser, perAddress, shared } = options;
     const connections = defaultConnections(maxSessionsPerAddress);
     this.#rates = {
@@ -144,6 +162,7 @@ export class RateLimits implements MeterHost, Disposable {
         connections: perAddress?.connections ?? connections,
       }),
     };
+    this.#isDefaultConnections = perAddress?.connections === undefined;
     const { session, user, address } = this.#rates;
     this.#isMetered = [session, user, address].some(isMetered);
     this.maxRefusals = options.maxRefusals ?? 100;
@@ -171,8 +190,13 @@ export class RateLimits implements MeterHost, Disposable {
    *
    * @throws {LimitError} If the attempt is one too many.
    */
-  connect(counted: CountedPeer): void {
+  connect({ user, address }: CountedPeer): void {
     const now = this.runtime.now();
+    const { networks: [network], isBehindProxy } = this.#owners.of({ address });
+    const counted = {
+      user,
+      address: isBehindProxy && this.#isDefaultConnections ? undefined : network?.key,
+    };
     for (const scope of COUNTED_SCOPES) {
       const name = counted[scope];
       const waitMs = name === undefined ? 0 : this.#accounts[scope].connect(name, now);
@@ -193,7 +217,9 @@ export class RateLimits implements MeterHost, Disposable {
     const own = isMetered(this.#rates.session) ? this.#rates.session : undefined;
     const held = {
       user: isMetered(this.#rates.user) ? user : undefined,
-      address: isMetered(this.#rates.address) ? address : undefined,
+      address: isMetered(this.#rates.address)
+        ? this.#owners.of({ address }).networks[0]?.key
+        : undefined,
     };
     const shared = held.user === undefined && held.address === undefined
       ? NO_ACCOUNTS

@@ -10,10 +10,10 @@ import { verifiedUser } from "../session/serving/requests.ts";
 import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnostics.ts";
 import { issues, type SessionIssue } from "../session/insight/health.ts";
 import { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
+import type { Place, Quotas } from "../base/shares.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
-import { addressKey } from "../transport/address.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
-import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
+import { type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
 import type { RateLimitsOptions } from "./rate_limits.ts";
 import { type ManagerStats, StatsAccumulator } from "./stats.ts";
 import type { SessionCloseOptions, SessionState } from "../session/types.ts";
@@ -31,6 +31,8 @@ export interface SessionManagerOptions extends ManagerLimits {
   readonly rates?: RateLimitsOptions;
   /** Counts the streams that sessions do not read, for `stats()`; provided by a server. */
   readonly unreadStreams?: { readonly stats: ManagerStats["unreadStreams"] };
+  /** All quotas of the server, which count the sessions; provided by a server. */
+  readonly quotas?: Quotas;
   /** Clocks, timers and randomness of this node. By default those of the platform. */
   readonly runtime?: Runtime;
 }
@@ -64,7 +66,7 @@ interface Slot {
   readonly session: Session;
   /** Key of the session among those of its user. */
   readonly user: string;
-  readonly claim: Claim;
+  readonly place: Place;
   /** Number of the session, in the order of addition. */
   readonly number: number;
   /** Meters the peer's messages, if a rate applies. */
@@ -76,6 +78,7 @@ const MANAGER: OptionKinds<SessionManagerOptions> = {
   maxSessions: POSITIVE,
   maxSessionsPerAddress: LIMIT,
   maxSessionsPerUser: LIMIT,
+  quotas: "object",
   rates: RATES,
   runtime: RUNTIME,
   unreadStreams: "object",
@@ -145,13 +148,14 @@ export class SessionManager implements AsyncDisposable {
     checkOptions("create manager", options, MANAGER);
     const {
       cleanupIntervalMs = 60_000,
+      quotas,
       rates,
       runtime = platformRuntime(),
       unreadStreams,
       ...limits
     } = options;
     this.#runtime = runtime;
-    this.#limiter = new SessionLimiter(runtime, limits, rates, unreadStreams);
+    this.#limiter = new SessionLimiter(runtime, limits, rates, { quotas, unreadStreams });
     this.#cleanupIntervalMs = cleanupIntervalMs;
   }
 
@@ -203,7 +207,7 @@ export class SessionManager implements AsyncDisposable {
   admit(options: AdmitOptions = {}): Reservation {
     checkOptions("admit session", options, ADMIT);
     const { user, address, beside } = options;
-    return this.#limiter.reserve({ user, address: keyOf(address) }, this.#claimOf(beside));
+    return this.#limiter.reserve({ user, address }, this.#placeOf(beside));
   }
 
   /**
@@ -229,7 +233,7 @@ export class SessionManager implements AsyncDisposable {
    */
   admitConnection(options: AdmitOptions): void {
     checkOptions("admit connection", options, ADMIT);
-    this.#limiter.rates.connect({ user: options.user, address: keyOf(options.address) });
+    this.#limiter.rates.connect({ user: options.user, address: options.address });
   }
 
   /**
@@ -250,14 +254,14 @@ export class SessionManager implements AsyncDisposable {
    * const who = { address: "192.0.2.1" };
    * using _first = manager.admitSocket(who);
    * using _second = manager.admitSocket(who);
-   * assertThrows(() => manager.admitSocket(who), Error, "at most 2 sockets per network address");
+   * assertThrows(() => manager.admitSocket(who), Error, "your address may have at most 2 sockets");
    * assertEquals(manager.stats().sockets, { open: 2, lingering: 0, refused: 1 });
    * ```
    */
   admitSocket(options: Pick<AdmitOptions, "address" | "beside"> = {}): SocketLease {
     checkOptions("admit socket", options, { address: "string", beside: "object" });
     const { address, beside } = options;
-    return this.#limiter.sockets.take(keyOf(address), beside !== undefined);
+    return this.#limiter.sockets.take(address, beside !== undefined);
   }
 
   /**
@@ -275,20 +279,19 @@ export class SessionManager implements AsyncDisposable {
     checkOptions("add session", options, ADD);
     const { id } = session;
     const { reservation } = options;
-    const beside = this.#claimOf(options.beside);
+    const beside = this.#placeOf(options.beside);
     if (this.#slots.has(id)) {
       throw new TypeError(`Cannot add session: its id must be new, received ${id}`);
     }
     // An anonymous session needs no count of its user.
-    const wanted = { user: verifiedUser(session), address: keyOf(session.address) };
-    const claim = reservation === undefined
-      ? wanted
-      : this.#limiter.redeem(reservation, wanted, beside);
-    if (reservation === undefined) this.#limiter.take(claim, beside);
+    const peer = { user: verifiedUser(session), address: session.address };
+    const place = reservation === undefined
+      ? this.#limiter.take(peer, beside)
+      : this.#limiter.redeem(reservation, peer, beside);
     const number = ++this.#lastNumber;
-    const meter = this.#limiter.rates.meter(session, claim);
+    const meter = this.#limiter.rates.meter(session, peer);
     const { user } = session;
-    this.#slots.set(id, { session, user, claim, number, meter });
+    this.#slots.set(id, { session, user, place, number, meter });
     this.#index(user, session);
     this.#totals.added(session, this.#slots.size);
     this.#scheduleCleanup();
@@ -542,17 +545,17 @@ export class SessionManager implements AsyncDisposable {
     }, this.#cleanupIntervalMs);
   }
 
-  #claimOf(session: Session | undefined): Claim | undefined {
+  #placeOf(session: Session | undefined): Place | undefined {
     const slot = session && this.#slots.get(session.id);
-    return slot?.session === session ? slot?.claim : undefined;
+    return slot?.session === session ? slot?.place : undefined;
   }
 
   #forget(id: string): Session | undefined {
     const slot = this.#slots.get(id);
     if (slot === undefined) return undefined;
-    const { session, user, claim, meter } = slot;
+    const { session, user, place, meter } = slot;
     this.#slots.delete(id);
-    this.#limiter.release(claim);
+    place[Symbol.dispose]();
     meter?.[Symbol.dispose]();
     this.#unindex(user, session);
     if (session.isClosed) this.#totals.ended(session);
@@ -578,8 +581,4 @@ export class SessionManager implements AsyncDisposable {
     if (sessions.length === 1) this.#byUser.delete(user);
     else sessions.splice(sessions.indexOf(session), 1);
   }
-}
-
-function keyOf(address: string | undefined): string | undefined {
-  return address === undefined || address === "" ? undefined : addressKey(address);
 }

@@ -1,5 +1,7 @@
 /** The statistics of a session manager. */
 import { CloseCode } from "../errors.ts";
+import { addressKey } from "../base/network_address.ts";
+import { verifiedUser } from "../session/serving/requests.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { SessionStats } from "../session/types.ts";
 import type { ConnectionCounters } from "../transport/connection.ts";
@@ -31,9 +33,9 @@ export interface ManagerStats {
   readonly closeCodes: Readonly<Record<number, number>>;
   /** Sessions that closed with other codes: at most 64 foreign ones are counted apart. */
   readonly otherCloseCodes: number;
-  /** Users with sessions or reservations now. */
+  /** Users with sessions now. */
   readonly users: number;
-  /** Network addresses with sessions or reservations now; an IPv6 /64 is one. */
+  /** Network addresses with sessions now; an IPv6 /64 is one. */
   readonly addresses: number;
   /** Sockets now, which can outlive sessions, and have separate bounds. */
   readonly sockets: {
@@ -221,6 +223,8 @@ export class StatsAccumulator {
    * @returns The statistics.
    */
   read(sessions: readonly Session[], limiter: SessionLimiter): ManagerStats {
+    const users = new Set<string>();
+    const addresses = new Set<string>();
     const states = { connecting: 0, connected: 0, draining: 0, closed: 0 };
     const sums = { ...this.#past };
     let queued = 0;
@@ -237,8 +241,12 @@ export class StatsAccumulator {
       queuedBytes += bytes;
       waiting += inbound.stats.waitingMessages;
       addCredit(credit, session);
+      const { address } = session;
+      const user = verifiedUser(session);
+      if (user !== undefined) users.add(user);
+      if (address) addresses.add(addressKey(address));
     }
-    const { reserved, refused, users, addresses, isDraining } = limiter;
+    const { reserved, refused, isDraining } = limiter;
     return {
       count: sessions.length,
       states,
@@ -250,8 +258,8 @@ export class StatsAccumulator {
       refused,
       closeCodes: Object.fromEntries(this.#codes),
       otherCloseCodes: this.#otherCodes,
-      users,
-      addresses,
+      users: users.size,
+      addresses: addresses.size,
       sockets: limiter.sockets.stats,
       unreadStreams: limiter.unreadStreams.stats,
       rates: limiter.rates.stats,

@@ -2,7 +2,7 @@
 import type { Owner, Owners } from "../base/shares.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
 import type { Session } from "../session/session.ts";
-import { addressKey, networksOf } from "../transport/address.ts";
+import { addressKey } from "../base/network_address.ts";
 
 /**
  * Makes the owner of what a session takes.
@@ -15,7 +15,7 @@ export function ownerOf(owners: Owners, session: Session): Owner {
   const { address, id } = session;
   const user = verifiedUser(session);
   return owners.of({
-    networks: networksOf(address === undefined ? undefined : addressKey(address)),
+    address,
     session: id,
     ...(user === undefined ? { guest: session.user } : { user }),
   });

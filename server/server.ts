@@ -66,7 +66,8 @@ import type { Session } from "../session/session.ts";
 import { Turn } from "../session/queue/send_queue.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
 import { outside, platformRuntime, type Runtime } from "../base/runtime.ts";
-import { type Owner, Owners } from "../base/shares.ts";
+import { isPrivateAddress } from "../base/network_address.ts";
+import { type Owner, Quotas } from "../base/shares.ts";
 import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
@@ -112,8 +113,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #runtime: Runtime;
   readonly #console: ConsoleReport;
   readonly #gate = new RequestGate();
-  readonly #owners: Owners;
-  readonly #ownerOf = (session: Session): Owner => ownerOf(this.#owners, session);
+  readonly #quotas: Quotas;
+  readonly #ownerOf = (session: Session): Owner => ownerOf(this.#quotas.owners, session);
   /** True if the application limits addresses, and takes them from sockets. */
   readonly #countsSockets: boolean;
   readonly #admission: Admission<V>;
@@ -158,7 +159,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     if (keepsAnswers) checkKeepsLogs("a request with resume", broker);
     const hasStreams = durableStreams !== undefined || keepsAnswers;
     const runtime = this.#runtime = options.runtime ?? platformRuntime();
-    this.#owners = new Owners(runtime);
+    this.#quotas = new Quotas(runtime, {
+      isProxy: options.clientAddress === undefined ? isPrivateAddress : undefined,
+    });
     this.#countsSockets = options.clientAddress === undefined &&
       (options.limits?.maxSessionsPerAddress ?? options.rates?.perAddress) !== undefined;
     this.#console = new ConsoleReport(runtime);
@@ -218,6 +221,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.manager = new SessionManager({
       ...managerLimits,
       runtime,
+      quotas: this.#quotas,
       rates,
       unreadStreams: this.#unreadStreams,
     });
@@ -729,7 +733,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     return {
       runtime: this.#runtime,
       gate: this.#gate,
-      owners: this.#owners,
+      quotas: this.#quotas,
       identify: (request) => this.#admission.identify(request),
       addressOf: (request, info) => this.#admission.addressOf(request, info),
       report: (what, error) => reportRequest(this.#console, what, error),

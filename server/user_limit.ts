@@ -98,7 +98,8 @@ export class UserClaims {
     if (await this.#isRefused(held)) {
       throw new LimitError(
         "maxSessionsPerUser",
-        `Cannot admit session: at most ${this.#max} sessions per user, received one more`,
+        `Cannot admit session: your user may have at most ${this.#max} sessions at once`,
+        { level: "user" },
       );
     }
     this.#held.add(held);

@@ -608,7 +608,7 @@ Deno.test("maxSessionsPerUser holds on all nodes together", async () => {
   const refused = await cluster.refused(a!, "ann");
   assertEquals([refused.info?.code, refused.info?.reason], [
     4429,
-    "Cannot admit session: at most 2 sessions per user, received one more",
+    "Cannot admit session: your user may have at most 2 sessions at once",
   ]);
   await one.session.close();
   await cluster.pass(0);

@@ -1,6 +1,12 @@
 /** The durable streams of one node: logs of the broker with forks, expiry, and readers that wait. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { type Owner, type Place, Quota, type QuotaOptions } from "../../base/shares.ts";
+import {
+  type Owner,
+  type Place,
+  type Quota,
+  type QuotaOptions,
+  Quotas,
+} from "../../base/shares.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, LimitError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { type Broker, type BrokerSubscription, countedBytes } from "../broker.ts";
@@ -78,6 +84,8 @@ export interface StreamLogsOptions {
   readonly runtime: Runtime;
   readonly broker: Broker;
   readonly bounds: StreamBounds;
+  /** All quotas of the server, which count the readers; by default, those of the streams alone. */
+  readonly quotas?: Quotas | undefined;
   /** Receives errors of the search for overdue streams. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
   /**
@@ -265,7 +273,8 @@ export class StreamLogs implements AsyncDisposable {
    * @param options See {@linkcode StreamLogsOptions}.
    * @throws {UnsupportedError} If the broker keeps no logs.
    */
-  constructor({ runtime, broker, bounds, onError, rescue }: StreamLogsOptions) {
+  constructor(options: StreamLogsOptions) {
+    const { runtime, broker, bounds, onError, rescue, quotas = new Quotas(runtime) } = options;
     if (broker.logs === undefined) {
       throw new UnsupportedError(
         `Cannot keep durable streams: the ${broker.name} broker keeps no logs`,
@@ -275,7 +284,7 @@ export class StreamLogs implements AsyncDisposable {
     this.#broker = broker;
     this.#logs = broker.logs;
     this.#bounds = bounds;
-    this.#readers = new Quota({
+    this.#readers = quotas.open({
       limit: "maxReaders",
       verb: "read",
       what: "readers that wait",

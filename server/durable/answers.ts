@@ -1,7 +1,7 @@
 /** Answers that outlive their connection: generators of this node that write into durable streams. */
 import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { type Owner, type Place, Quota } from "../../base/shares.ts";
+import type { Owner, Place, Quota, Quotas } from "../../base/shares.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { recordBytes, requestLog } from "../../pubsub/logs/rules.ts";
@@ -85,6 +85,8 @@ export interface BeginAnswer extends KeptRequest {
 /** Parts of {@linkcode Answers}. */
 export interface AnswersParts {
   readonly runtime: Runtime;
+  /** All quotas of the server. */
+  readonly quotas: Quotas;
   readonly broker: Broker;
   readonly streams: StreamLogs;
   readonly node: NodeStreams;
@@ -162,7 +164,7 @@ export class Answers {
   constructor(limits: AnswerLimits, parts: AnswersParts) {
     this.#limits = limits;
     this.#parts = parts;
-    this.#places = new Quota({
+    this.#places = parts.quotas.open({
       limit: "answers.maxRunning",
       verb: "begin an answer",
       what: "answers that run",
@@ -248,7 +250,7 @@ export class Answers {
     const isFull = this.#places.taken >= this.#limits.maxRunning;
     if (resume === undefined || this.#isLeaving || isFull) return false;
     // The answer had a place before; its address is not known here.
-    const owner = { user: request!.user, isFamiliar: false };
+    const owner = this.#parts.quotas.owners.of({ user: request!.user });
     const place = this.#places.take(owner, { ignoresShares: true });
     try {
       const writer = await this.#parts.node.open(id, RESUME_LEASE_MS);

@@ -2,6 +2,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
+import { NOBODY, Quotas } from "../../base/shares.ts";
 import { RequestError } from "../../errors.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { requestLog } from "../../pubsub/logs/rules.ts";
@@ -21,7 +22,7 @@ import { codeOf } from "./_streams_bench_test.ts";
 
 const NAME = "a-name-of-an-answer-1";
 
-const ANN = { user: "ann", isFamiliar: false };
+const ANN = { ...NOBODY, user: "ann" };
 
 /** A node that answers, and whose death leaves its streams as they are. */
 class Node {
@@ -72,6 +73,7 @@ class Node {
     this.streams = new NodeStreams({ runtime, streams: this.logs, maxMessageBytes: 2_000_000 });
     this.answers = new Answers(checkAnswers(options), {
       runtime,
+      quotas: new Quotas(runtime),
       broker,
       streams: this.logs,
       node: this.streams,
@@ -296,7 +298,7 @@ Deno.test("Answers bounds the generators of a user, and of a node", async () => 
   const begin = (i: number, user: string) =>
     node.begin(stalled[i]!.answer, {
       name: `${NAME}-${i}`,
-      owner: { user, isFamiliar: false },
+      owner: { ...NOBODY, user },
     });
   const first = await begin(0, "ann");
   await begin(1, "ann");

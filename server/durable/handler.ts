@@ -11,7 +11,8 @@ import { ConsoleReport } from "../../base/console_report.ts";
 import { BROKER, checkOptions, listOf, RUNTIME } from "../../base/option_checks.ts";
 import type { OptionKinds } from "../../base/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { Owners } from "../../base/shares.ts";
+import { isPrivateAddress } from "../../base/network_address.ts";
+import { Quotas } from "../../base/shares.ts";
 import type { HttpFaceStats } from "../../telemetry/measures.ts";
 import { peerAddress, type RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
@@ -93,16 +94,19 @@ export class DurableStreamsHandler implements AsyncDisposable {
     const console = new ConsoleReport(runtime);
     const report = (what: string, error: unknown) =>
       onError === undefined ? reportRequest(console, what, error) : onError(error);
+    const isProxy = clientAddress === undefined ? isPrivateAddress : undefined;
+    const quotas = new Quotas(runtime, { isProxy });
     this.#logs = new StreamLogs({
       runtime,
       broker,
       bounds: boundsOf(options),
+      quotas,
       onError: (error) => report("The search for overdue durable streams", error),
     });
     this.#face = new DurableFace(options, {
       runtime,
       gate: this.#gate,
-      owners: new Owners(runtime),
+      quotas,
       logs: this.#logs,
       origins: { ...(origins && { origins }), ...(hosts && { hosts }) },
       identify: () => Promise.resolve(undefined),

@@ -50,6 +50,7 @@ export function loadParts(options: PartsOptions): DurableParts {
     runtime,
     broker,
     bounds: boundsOf(http),
+    quotas: face.quotas,
     onError: (error) => report("The search for overdue durable streams", error),
     rescue: resumeOf && ((id) => answers.rescue(id)),
   });
@@ -57,6 +58,7 @@ export function loadParts(options: PartsOptions): DurableParts {
   const sender = new StreamSender(streams, options.ownerOf);
   const answers = new Answers(options.answers, {
     runtime,
+    quotas: face.quotas,
     broker,
     streams,
     node,

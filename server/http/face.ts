@@ -11,8 +11,8 @@ import type { HttpFaceStats } from "../../telemetry/measures.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { AuthenticationError, LimitError } from "../../errors.ts";
 import { decide, DecisionFault } from "../../base/decision.ts";
-import { type Network, type Owner, type Owners, type Place, Quota } from "../../base/shares.ts";
-import { addressKey, networksOf, type RequestInfo } from "../../transport/address.ts";
+import type { Owner, Place, Quota, Quotas } from "../../base/shares.ts";
+import type { RequestInfo } from "../../transport/address.ts";
 import { pathBelow } from "../../transport/url.ts";
 import {
   checkOriginRules,
@@ -131,8 +131,8 @@ export interface FaceParts {
    * Rejects with a {@linkcode Refused}.
    */
   readonly identify: (request: Request) => Promise<string | undefined>;
-  /** Tells which users are familiar at an address. */
-  readonly owners: Owners;
+  /** All quotas of the server, and the owners of their places. */
+  readonly quotas: Quotas;
   /** Returns the network address of a request, where known. */
   readonly addressOf: (request: Request, info: RequestInfo) => string | undefined;
   /** Reports an error that the client is not told. */
@@ -202,7 +202,7 @@ export interface HttpFace extends Partial<AsyncDisposable> {
  * import { Face } from "./face.ts";
  * import { RequestGate } from "./gate.ts";
  * import { platformRuntime } from "../../base/runtime.ts";
- * import { Owners } from "../../base/shares.ts";
+ * import { Quotas } from "../../base/shares.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const face = new Face<"read">({
@@ -213,7 +213,7 @@ export interface HttpFace extends Partial<AsyncDisposable> {
  * }, {
  *   runtime: platformRuntime(),
  *   gate: new RequestGate(),
- *   owners: new Owners(platformRuntime()),
+ *   quotas: new Quotas(platformRuntime()),
  *   identify: () => Promise.resolve(undefined),
  *   addressOf: () => undefined,
  *   report() {},
@@ -251,8 +251,9 @@ export class Face<Action extends string> {
     this.#options = options;
     this.#parts = parts;
     this.#maxRequests = options.maxRequests ?? 1_024;
-    this.#changing = new Quota({
+    this.#changing = parts.quotas.open({
       limit: "maxRequests",
+      name: `${options.name}.maxRequests`,
       verb: "answer",
       what: "requests under way",
       max: this.#maxRequests,
@@ -309,20 +310,18 @@ export class Face<Action extends string> {
     handle: (asked: FaceRequest<Action>) => Response | Promise<Response>,
   ): Promise<Response> {
     const { name, bodyTimeoutMs: timeoutMs = 30_000 } = this.#options;
-    const { runtime, owners, addressOf, gate: { stopped, cut: signal } } = this.#parts;
+    const { runtime, quotas: { owners }, addressOf, gate: { stopped, cut: signal } } = this.#parts;
     let place: Place | undefined;
     let user: string | undefined;
     let caller: string | undefined;
     try {
       // The application may compute the address: once, and only for a request that needs it.
-      let networks: readonly Network[] | undefined;
-      const networksOfPeer = () => {
-        if (networks !== undefined) return networks;
-        const address = addressOf(request, info);
-        return networks = networksOf(address && addressKey(address));
+      let found: { readonly address: string | undefined } | undefined;
+      const ownerOf = () => {
+        found ??= { address: addressOf(request, info) };
+        return owners.of({ ...found, user });
       };
-      const ownerOf = () => owners.of({ networks: networksOfPeer(), user });
-      this.#admit(networksOfPeer);
+      this.#admit(ownerOf);
       if (request.method === "OPTIONS") return this.#preflight(request);
       if (stopped.aborted) throw closing();
       this.#checkOrigin(request);
@@ -362,12 +361,12 @@ export class Face<Action extends string> {
     }
   }
 
-  #admit(networksOfPeer: () => readonly Network[]): void {
+  #admit(ownerOf: () => Owner): void {
     const { maxWaiting = 0 } = this.#options;
     if (this.#active > this.#maxRequests + maxWaiting) {
       throw tooMany(`Cannot answer: at most ${this.#maxRequests} requests at once`, 1_000);
     }
-    const address = this.#accounts && networksOfPeer()[0]?.key;
+    const address = this.#accounts && ownerOf().networks[0]?.key;
     if (address === undefined) return;
     const waitMs = this.#accounts!.connect(address, this.#parts.runtime.now());
     if (waitMs === 0) return;

@@ -6,7 +6,7 @@ import { Problem } from "./problem.ts";
 import { DecisionFault } from "../../base/decision.ts";
 import { Refused } from "../refusal.ts";
 import { platformRuntime } from "../../base/runtime.ts";
-import { Owners } from "../../base/shares.ts";
+import { Quotas } from "../../base/shares.ts";
 import { pathBelow } from "../../transport/url.ts";
 
 type Action = "read" | "write";
@@ -26,7 +26,7 @@ function faceOf(
   }, {
     runtime: platformRuntime(),
     gate: new RequestGate(),
-    owners: new Owners(platformRuntime()),
+    quotas: new Quotas(platformRuntime()),
     identify,
     addressOf: (_request, { remoteAddr }) => (remoteAddr as Deno.NetAddr | undefined)?.hostname,
     report: (what, error) => void reports.push(`${what}: ${error}`),

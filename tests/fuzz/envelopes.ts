@@ -11,7 +11,7 @@ import { parseEnvelope } from "../../session/wire/server_envelope.ts";
 import { TopicPattern, TopicRouter } from "../../session/wire/topic_pattern.ts";
 import { withoutToken } from "../../session/url.ts";
 import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
-import { addressKey } from "../../transport/address.ts";
+import { addressKey } from "../../base/network_address.ts";
 import { certificateHashes } from "../../transport/certificate/certificate.ts";
 import { checkCloseInfo, cutReason } from "../../transport/close_info.ts";
 import { selfSign } from "../../transport/certificate/x509.ts";

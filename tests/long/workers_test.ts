@@ -121,7 +121,7 @@ Deno.test({
     await changed.promise;
     // Three sessions of one user are the most, on both workers together.
     const error = await assertRejects(() => dial(`${workers.url}?token=ann`).then((s) => s.ready));
-    assertStringIncludes(`${error}`, "at most 3 sessions per user");
+    assertStringIncludes(`${error}`, "your user may have at most 3 sessions");
     bob.send("tell", "hello");
     for (const session of [one, two]) {
       assertEquals((await receiveOne(session)).data, "hello");

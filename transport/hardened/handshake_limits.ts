@@ -1,5 +1,5 @@
 /** Limits on the connections and handshakes of one network address, and of all. */
-import { addressKey } from "../address.ts";
+import { addressKey } from "../../base/network_address.ts";
 
 /** Complete limits of {@linkcode HandshakeLimits}. */
 export interface HandshakeLimitsOptions {

@@ -1,7 +1,8 @@
 /** Listening for QUIC connections: one UDP socket, certificates and bounds. */
 import type { OptionKinds } from "../../base/options.ts";
 import { PORT, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
-import { addressKey, listenAt } from "../address.ts";
+import { addressKey } from "../../base/network_address.ts";
+import { listenAt } from "../address.ts";
 import { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import { pause } from "../../base/wait.ts";

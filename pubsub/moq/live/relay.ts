@@ -288,7 +288,7 @@ export class MoqRelay implements AsyncDisposable {
     this.mux = mux;
     this.prefix = broadcastPath(prefix);
     this.#maxBroadcasts = maxBroadcasts;
-    this.#capacity = new RelayCapacity({
+    this.#capacity = new RelayCapacity(runtime, {
       maxTracks,
       maxFetches,
       maxShare,

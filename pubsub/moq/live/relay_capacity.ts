@@ -1,7 +1,7 @@
 /** Bounds of a relay on tracks and fetches, and the share of each session and address. */
-import { NOBODY, type Place, Quota, type QuotaOptions } from "../../../base/shares.ts";
+import { Owners, type Place, Quota, type QuotaOptions } from "../../../base/shares.ts";
+import type { Runtime } from "../../../base/runtime.ts";
 import { LimitError } from "../../../errors.ts";
-import { addressKey, networksOf } from "../../../transport/address.ts";
 import type { SubscriberSession } from "../track/track_writer.ts";
 import type { RelayTrack } from "./relay_track.ts";
 
@@ -21,10 +21,12 @@ export class RelayCapacity {
   readonly #tracksOf = new WeakMap<SubscriberSession, number>();
   /** Tracks without subscribers, the oldest first. */
   readonly #idle = new Set<RelayTrack>();
+  readonly #owners: Owners;
   readonly #tracks: Quota;
   #fetches = 0;
 
-  constructor(bounds: RelayBounds) {
+  constructor(runtime: Runtime, bounds: RelayBounds) {
+    this.#owners = new Owners(runtime);
     this.#bounds = bounds;
     this.#tracks = new Quota({
       limit: "maxTracks",
@@ -60,9 +62,7 @@ export class RelayCapacity {
         if (track.endIfIdle()) break;
       }
     }
-    const owner = address === undefined
-      ? NOBODY
-      : { networks: networksOf(addressKey(address)), isFamiliar: false };
+    const owner = this.#owners.of({ address });
     try {
       // A session with a granted share, such as another relay, stands for many clients.
       return this.#tracks.take(owner, { ignoresShares: share !== undefined });

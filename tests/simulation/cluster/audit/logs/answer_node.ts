@@ -1,5 +1,6 @@
 /** A node with answers that other nodes can resume. */
 import { pause } from "../../../../../base/wait.ts";
+import { NOBODY, Quotas } from "../../../../../base/shares.ts";
 import { requestLog } from "../../../../../pubsub/logs/rules.ts";
 import { Answers, type BeginAnswer } from "../../../../../server/durable/answers.ts";
 import { checkAnswers } from "../../../../../server/durable/options.ts";
@@ -52,6 +53,7 @@ export class AnswerNode {
     });
     this.answers = new Answers(limits, {
       runtime,
+      quotas: new Quotas(runtime),
       broker: machine.broker,
       streams,
       node,
@@ -84,7 +86,7 @@ export class AnswerNode {
         topic: TOPIC,
         input,
         user,
-        owner: { user, isFamiliar: false },
+        owner: { ...NOBODY, user },
         name,
         answer: () => this.#count(input, 0),
         ...other,

@@ -1,5 +1,5 @@
 /** Readers of a durable stream by all faces of a machine, which go on behind each failure. */
-import { Owners } from "../../../../../base/shares.ts";
+import { Quotas } from "../../../../../base/shares.ts";
 import { pause } from "../../../../../base/wait.ts";
 import { BrokerError, RequestError } from "../../../../../errors.ts";
 import type { StreamLogs } from "../../../../../pubsub/logs/stream_logs.ts";
@@ -64,7 +64,7 @@ export class Watchers {
       {
         runtime: machine.host.runtime,
         gate: new RequestGate(),
-        owners: new Owners(machine.host.runtime),
+        quotas: new Quotas(machine.host.runtime),
         identify: () => Promise.resolve(undefined),
         addressOf: () => undefined,
         report() {},

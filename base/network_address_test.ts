@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { addressKey } from "./address.ts";
+import { addressKey } from "./network_address.ts";
 
 const CASES: readonly [address: string, key: string][] = [
   // Each IPv4 address counts separately, in every notation.
