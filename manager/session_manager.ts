@@ -31,7 +31,11 @@ export interface SessionManagerOptions extends ManagerLimits {
   readonly rates?: RateLimitsOptions;
   /** Counts the streams that sessions do not read, for `stats()`; provided by a server. */
   readonly unreadStreams?: { readonly stats: ManagerStats["unreadStreams"] };
-  /** All quotas of the server, which count the sessions; provided by a server. */
+  /**
+   * All quotas of the server, which count the sessions; provided by a server.
+   *
+   * @internal
+   */
   readonly quotas?: Quotas;
   /** Clocks, timers and randomness of this node. By default those of the platform. */
   readonly runtime?: Runtime;
