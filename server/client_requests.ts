@@ -112,7 +112,7 @@ export interface ClientServicesOptions {
     /** Tells whose places a session takes. */
     readonly ownerOf: (session: Session) => Owner;
     /** Durable streams, if the server has these. */
-    readonly streams: Pick<DurableStreams, "begin" | "cancel" | "follow"> | undefined;
+    readonly streams: Pick<DurableStreams, "begin" | "cancel" | "follow" | "opened"> | undefined;
   };
 }
 
@@ -214,9 +214,10 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     opened(session) {
       expiry.watch(session);
       moveFrom(session);
+      const owner = parts().ownerOf(session); // A user is seen at the address from now on.
+      parts().streams?.opened(session, owner);
       // A session without a user cannot be online.
       if (verifiedUser(session) === undefined) return;
-      parts().ownerOf(session); // The user is seen at the address from now on.
       parts().presence.enter(session);
       parts().users.opened(session);
     },

@@ -697,6 +697,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     return loadParts({
       ...options,
       broker: this.topics.broker,
+      nodes: this.nodes,
       face: this.#faceParts(),
       ownerOf: this.#ownerOf,
       maxMessageBytes: this.#maxMessageBytes,

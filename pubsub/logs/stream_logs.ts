@@ -93,6 +93,11 @@ export interface StreamLogsOptions {
    * do so now. Left out, this node leaves such streams to other nodes for 20 s.
    */
   readonly rescue?: ((id: string) => Promise<boolean>) | undefined;
+  /**
+   * Called when the first reader of this node begins to follow a stream, after the last one has left,
+   * and for each read that does not wait. MUST NOT throw.
+   */
+  readonly onRead?: (id: string) => void;
 }
 
 /** The stream that a new stream continues, and the place at which the new one begins. */
@@ -257,6 +262,7 @@ export class StreamLogs implements AsyncDisposable {
   readonly #bounds: StreamBounds;
   readonly #onError: (error: unknown) => void;
   readonly #rescue: StreamLogsOptions["rescue"];
+  readonly #onRead: StreamLogsOptions["onRead"];
   readonly #followed = new Map<string, Followed>();
   readonly #readers: Quota;
   #sweeper: Timer | undefined;
@@ -274,7 +280,8 @@ export class StreamLogs implements AsyncDisposable {
    * @throws {UnsupportedError} If the broker keeps no logs.
    */
   constructor(options: StreamLogsOptions) {
-    const { runtime, broker, bounds, onError, rescue, quotas = new Quotas(runtime) } = options;
+    const { runtime, broker, bounds, onError, rescue, onRead, quotas = new Quotas(runtime) } =
+      options;
     if (broker.logs === undefined) {
       throw new UnsupportedError(
         `Cannot keep durable streams: the ${broker.name} broker keeps no logs`,
@@ -294,6 +301,7 @@ export class StreamLogs implements AsyncDisposable {
     });
     this.#onError = onError;
     this.#rescue = rescue;
+    this.#onRead = onRead;
     // The writers of a file that a killed process left are lost already.
     this.#planSweep(rescue && 0);
   }
@@ -411,6 +419,7 @@ export class StreamLogs implements AsyncDisposable {
    * @throws {BrokerError} If the engine is away.
    */
   async read(id: string, options: ReadStreamOptions): Promise<StreamRead> {
+    this.#onRead?.(id);
     return await this.#read(id, options, true);
   }
 
@@ -749,6 +758,11 @@ export class StreamLogs implements AsyncDisposable {
     return reading;
   }
 
+  /** Tells whether readers of this node follow a stream. */
+  isFollowed(id: string): boolean {
+    return this.#followed.has(id);
+  }
+
   /** Lists the streams that readers of this node follow, with the number of readers. */
   *followed(): Generator<readonly [id: string, readers: number]> {
     for (const [id, { readers }] of this.#followed) yield [id, readers];
@@ -767,6 +781,7 @@ export class StreamLogs implements AsyncDisposable {
     if (followed === undefined) {
       followed = new Followed(this.#runtime, (onChange) => this.watch(id, onChange));
       this.#followed.set(id, followed);
+      this.#onRead?.(id);
     }
     followed.readers++;
     return followed;
@@ -787,6 +802,7 @@ export class StreamLogs implements AsyncDisposable {
   #leave(id: string, followed: Followed): void {
     if (--followed.readers > 0) return;
     this.#followed.delete(id);
+    this.#onRead?.(id);
     void followed.subscription[Symbol.asyncDispose]();
   }
 

@@ -6,6 +6,8 @@ import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { recordBytes, requestLog } from "../../pubsub/logs/rules.ts";
 import { NO_SPACE, type StreamLogs, WRITER_LOST } from "../../pubsub/logs/stream_logs.ts";
+import type { Nodes } from "../../pubsub/nodes/nodes.ts";
+import { AbandonedAnswers } from "./abandoned_answers.ts";
 import type { NodeStreams } from "./node_streams.ts";
 import { answerId, type AnswerLimits } from "./options.ts";
 import { ABORTED, type DurableStreamWriter, isEndCode, LEASE_MS } from "./writer.ts";
@@ -90,6 +92,8 @@ export interface AnswersParts {
   readonly broker: Broker;
   readonly streams: StreamLogs;
   readonly node: NodeStreams;
+  /** The nodes of the broker, if the server has one. */
+  readonly nodes?: Nodes | undefined;
   /** Returns the handler of this node that resumes the answers of a topic; absent if none does. */
   readonly resumeOf: ((topic: string) => ResumeAnswer | undefined) | undefined;
   /** Receives errors of handlers and of the engine. MUST NOT throw. */
@@ -107,6 +111,8 @@ interface Takeover {
 /** A generator that runs on this node. */
 interface Running {
   readonly writer: DurableStreamWriter;
+  /** The caller, of whom a takeover knows the user alone. */
+  readonly owner: Owner;
   /** Place among the running answers, which a generator that goes on keeps. */
   readonly place: Place;
   /** True if another node can go on. */
@@ -138,12 +144,16 @@ class Released extends RequestError {
  *   to take over.
  * - **End:** of the generator, with the code of a {@linkcode RequestError}, else `failed`; `cancelled`
  *   with the reader's reason; `writer-lost`. A generator is returned in each case.
+ * - **Abandoned:** the answer of a guest who has left, and that nobody reads, ends as `cancelled`; see
+ *   {@linkcode AbandonedAnswers}.
  * - **Takeover:** an answer whose node is lost, or closes, goes on at exactly one node that has a
  *   handler for the rest: the lease of the stream's writer decides. At most 5 takeovers of lost nodes,
  *   with growing pauses.
  * - **Bounds:** answers that run on this node, and those of one user.
  */
 export class Answers {
+  /** Ends answers of guests that nobody waits for. */
+  readonly abandoned: AbandonedAnswers;
   readonly #parts: AnswersParts;
   readonly #limits: AnswerLimits;
   readonly #running = new Set<Running>();
@@ -171,7 +181,8 @@ export class Answers {
       max: limits.maxRunning,
       ...limits.runningShares,
     });
-    const { broker, streams, resumeOf } = parts;
+    const { runtime, broker, streams, nodes, resumeOf } = parts;
+    this.abandoned = new AbandonedAnswers({ runtime, quota: this.#places, streams, nodes });
     this.#released = resumeOf && broker.subscribe(RELEASED, () => streams.search());
   }
 
@@ -213,14 +224,14 @@ export class Answers {
         throw new RequestError("gone", "The answer is no longer kept");
       }
       const { keepMs: ttlMs } = this.#limits;
-      const place = this.#places.take(owner);
+      const place = this.#take(owner);
       try {
         const canResume = resumeOf?.(topic) !== undefined;
         // The request is kept first: from its first moment on, another node can take the stream over.
         if (canResume) await this.#keepRequest(id, { topic, input, user });
         const leaseMs = canResume ? RESUME_LEASE_MS : LEASE_MS;
         const writer = await node.create(id, { ttlMs }, leaseMs);
-        const begun = { writer, place, canResume, onError };
+        const begun = { writer, owner, place, canResume, onError };
         void this.#run(begun, ({ stop: { signal } }) => answer(signal));
       } catch (error) {
         place[Symbol.dispose]();
@@ -251,11 +262,11 @@ export class Answers {
     if (resume === undefined || this.#isLeaving || isFull) return false;
     // The answer had a place before; its address is not known here.
     const owner = this.#parts.quotas.owners.of({ user: request!.user });
-    const place = this.#places.take(owner, { ignoresShares: true });
+    const place = this.#take(owner, { ignoresShares: true });
     try {
       const writer = await this.#parts.node.open(id, RESUME_LEASE_MS);
       const again = { request: request!, resume };
-      const taken = { writer, place, canResume: true, onError: this.#onError };
+      const taken = { writer, owner, place, canResume: true, onError: this.#onError };
       void this.#run(taken, (running) => this.#resume(running, again));
       return true;
     } catch (error) {
@@ -292,12 +303,19 @@ export class Answers {
    */
   async close(): Promise<void> {
     this.#isLeaving = this.#isClosed = true;
+    this.abandoned.close();
     const begun = Promise.allSettled(this.#beginning);
     await this.#release([...this.#running]);
     await settlesWithin(this.#parts.runtime, begun, CLOSE_MS);
     // Answers whose streams the engine created meanwhile.
     await this.#release([...this.#running]);
     await this.#released?.[Symbol.asyncDispose]();
+  }
+
+  #take(owner: Owner, options?: Parameters<Quota["take"]>[1]): Place {
+    const place = this.#places.take(owner, options);
+    this.abandoned.taken();
+    return place;
   }
 
   async #noted<T>(beginning: Promise<T>): Promise<T> {
@@ -398,10 +416,10 @@ export class Answers {
 
   /** Writes the items of a generator, to its end or that of the stream. Never rejects. */
   async #run(
-    answer: Pick<Running, "writer" | "place" | "canResume" | "onError">,
+    answer: Pick<Running, "writer" | "owner" | "place" | "canResume" | "onError">,
     make: (running: Running) => ReturnType<BeginAnswer["answer"]>,
   ): Promise<void> {
-    const { writer, place } = answer;
+    const { writer, owner, place } = answer;
     const { runtime } = this.#parts;
     const stop = new AbortController();
     const { signal } = stop;
@@ -411,6 +429,8 @@ export class Answers {
     writer.signal.addEventListener("abort", onAbort);
     if (writer.signal.aborted) onAbort();
     if (this.#isClosed) stop.abort(new Released());
+    const end = (reason: RequestError) => stop.abort(reason);
+    const watch = this.abandoned.watch({ id: writer.id, owner, end });
     const making = signal.aborted
       ? Promise.reject(signal.reason)
       : Promise.try(make, running).then((items) => items[Symbol.asyncIterator]());
@@ -423,6 +443,7 @@ export class Answers {
       await this.#end(running, signal.aborted ? signal.reason : error);
     }
     writer.signal.removeEventListener("abort", onAbort);
+    watch[Symbol.dispose]();
     this.#running.delete(running);
     running.over.resolve();
     if (signal.aborted) {

@@ -1,6 +1,7 @@
 /** The parts of durable streams on one server, loaded once a server needs these. */
 import type { FaceParts } from "../http/face.ts";
 import type { Broker } from "../../pubsub/broker.ts";
+import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { validate } from "../../base/standard_schema.ts";
 import { waitFor } from "../../base/wait.ts";
@@ -19,6 +20,8 @@ import type { LoadedStreams } from "./streams.ts";
 /** Options for {@linkcode loadParts}. */
 export interface PartsOptions {
   readonly broker: Broker;
+  /** The nodes of the broker, if the server has one. */
+  readonly nodes: Nodes | undefined;
   /** Serves the streams over HTTP; absent for streams of sessions alone. */
   readonly http: DurableStreamsOptions | undefined;
   readonly origins: OriginRules;
@@ -43,7 +46,7 @@ export interface DurableParts extends LoadedStreams {
  * @returns The parts.
  */
 export function loadParts(options: PartsOptions): DurableParts {
-  const { broker, http, origins, face, maxMessageBytes, settings } = options;
+  const { broker, nodes, http, origins, face, maxMessageBytes, settings } = options;
   const resumeOf = resumesOf(settings);
   const { runtime, report } = face;
   const streams: StreamLogs = new StreamLogs({
@@ -53,6 +56,7 @@ export function loadParts(options: PartsOptions): DurableParts {
     quotas: face.quotas,
     onError: (error) => report("The search for overdue durable streams", error),
     rescue: resumeOf && ((id) => answers.rescue(id)),
+    onRead: (id) => answers.abandoned.read(id),
   });
   const node = new NodeStreams({ runtime, streams, maxMessageBytes });
   const sender = new StreamSender(streams, options.ownerOf);
@@ -62,6 +66,7 @@ export function loadParts(options: PartsOptions): DurableParts {
     broker,
     streams,
     node,
+    nodes,
     resumeOf,
     report,
   });

@@ -9,6 +9,7 @@ import type {
   TopicSource,
   UnsubscribeOptions,
 } from "../../pubsub/topics.ts";
+import type { Owner } from "../../base/shares.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { SubscribeAnswer } from "../../session/wire/recovery.ts";
 import type { Answers, BeginAnswer } from "./answers.ts";
@@ -205,6 +206,16 @@ export class DurableStreams {
   }
 
   /**
+   * Counts a session until its end, for the answers of guests who leave.
+   *
+   * @ignore
+   */
+  opened(session: Session, owner: Owner): void {
+    this.#follow((abandoned) => abandoned.opened(owner));
+    session[internals].whenEnded(() => this.#follow((abandoned) => abandoned.ended(owner)));
+  }
+
+  /**
    * Begins an answer that outlives its connection, unless begun before.
    *
    * @ignore
@@ -231,6 +242,11 @@ export class DurableStreams {
   async close(): Promise<void> {
     const loaded = await this.#loaded.catch(() => undefined); // The failure was reported.
     await loaded?.close();
+  }
+
+  /** Acts in the order of the calls, once the streams are loaded. */
+  #follow(act: (abandoned: Answers["abandoned"]) => void): void {
+    this.#loaded.then(({ answers }) => act(answers.abandoned), () => {}); // The failure was reported.
   }
 }
 

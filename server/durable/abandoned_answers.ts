@@ -1,0 +1,261 @@
+/** Running answers of guests who have left and that nobody reads: these end before their generators. */
+import { RequestError } from "../../errors.ts";
+import { Deadlines } from "../../base/deadlines.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import type { Owner, Quota } from "../../base/shares.ts";
+import type { Nodes } from "../../pubsub/nodes/nodes.ts";
+import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+
+/**
+ * Time after which an abandoned answer ends, in milliseconds. A phone may be away for some minutes,
+ * and its page asks for the answer again.
+ */
+export const ABANDONED_MS = 300_000;
+
+/**
+ * The same time while more than half of the bound of running answers is taken, in milliseconds: a
+ * reload, or a change of network, takes less.
+ */
+export const CONTENDED_ABANDONED_MS = 30_000;
+
+/** Most streams in one question to the other nodes, so that it fits a message of the broker. */
+const MAX_ASKED = 1_000;
+
+/** Longest wait for the answers of the other nodes, in milliseconds. */
+const ASK_MS = 2_000;
+
+/** Kind of the question which of some streams have readers on another node. */
+const READ_STREAMS = "read-streams";
+
+/** Reason for the generator, and for those who read the answer later. */
+const REASON = "The caller has left, and nobody reads the answer";
+
+/** A running answer. */
+export interface WatchedAnswer {
+  /** Id of the stream. */
+  readonly id: string;
+  /** The caller. */
+  readonly owner: Owner;
+  /** Ends the answer, for a reason that readers are told. MUST NOT throw. */
+  readonly end: (reason: RequestError) => void;
+}
+
+/** Parts of {@linkcode AbandonedAnswers}. */
+export interface AbandonedAnswersParts {
+  readonly runtime: Runtime;
+  /** The places of all running answers. */
+  readonly quota: Pick<Quota, "isContended">;
+  /** The streams of this node. */
+  readonly streams: Pick<StreamLogs, "isFollowed">;
+  /** The nodes of the broker, if the server has one. */
+  readonly nodes?: Pick<Nodes, "ask" | "handle" | "size"> | undefined;
+}
+
+/** A network address, or a guest without a known address. */
+interface Caller {
+  sessions: number;
+  readonly answers: Set<WatchedAnswer>;
+}
+
+/**
+ * Ends the running answers of guests whose callers have left for good, as each may cost money.
+ *
+ * - **Abandoned:** an answer is abandoned while this node has no session of the caller's network
+ *   address, and no reader of the answer. An IPv6 /64 is one address. If the address is unknown, or that
+ *   of a proxy, the sessions of the guest count. An answer that was taken over from another node has no known caller:
+ *   its readers alone count.
+ * - **Time:** an abandoned answer ends after 5 minutes; after 30 s once more than half of the bound of
+ *   running answers is taken. A session or a reader that comes stops the time, which starts anew when
+ *   all are gone. A read that does not wait starts the time anew, too.
+ * - **Other nodes** are asked for readers before an answer ends: one that is read elsewhere has the
+ *   whole time again. A node that does not answer within 2 s counts as one without readers. Sessions
+ *   of the address on other nodes do not count.
+ * - **End:** the code is `cancelled`.
+ * - **Users:** the answers of users never end by this rule.
+ * - **Memory:** an entry for each address with a session, and for each running answer of a guest.
+ */
+export class AbandonedAnswers {
+  readonly #parts: AbandonedAnswersParts;
+  /** Bounded by the sessions and the running answers. */
+  readonly #callers = new Map<string, Caller>();
+  /** Answers by stream; bounded by the running answers. */
+  readonly #answers = new Map<string, WatchedAnswer>();
+  // An abandoned answer is in one of these three.
+  readonly #fresh: Deadlines<WatchedAnswer>;
+  readonly #patient: Deadlines<WatchedAnswer>;
+  readonly #due = new Set<WatchedAnswer>();
+  #ending: Promise<void> | undefined;
+  readonly #handler: Disposable | undefined;
+
+  /**
+   * Begins without sessions and answers.
+   *
+   * @param parts See {@linkcode AbandonedAnswersParts}.
+   */
+  constructor(parts: AbandonedAnswersParts) {
+    this.#parts = parts;
+    const { runtime, quota, streams, nodes } = parts;
+    this.#patient = new Deadlines(
+      runtime,
+      ABANDONED_MS - CONTENDED_ABANDONED_MS,
+      (answer) => this.#endSoon(answer),
+    );
+    this.#fresh = new Deadlines(
+      runtime,
+      CONTENDED_ABANDONED_MS,
+      (answer) => quota.isContended ? this.#endSoon(answer) : this.#patient.add(answer),
+    );
+    this.#handler = nodes?.handle(
+      READ_STREAMS,
+      (ids) => textsOf(ids).filter((id) => streams.isFollowed(id)),
+    );
+  }
+
+  /**
+   * Counts a session of this node.
+   *
+   * @param owner The owner of what the session takes.
+   */
+  opened(owner: Owner): void {
+    const key = keyOf(owner);
+    if (key === undefined) return;
+    const caller = this.#callerOf(key);
+    if (++caller.sessions === 1) this.#restartAll(caller);
+  }
+
+  /**
+   * Counts a session no longer.
+   *
+   * @param owner The owner that `opened` was called with.
+   */
+  ended(owner: Owner): void {
+    const key = keyOf(owner);
+    const caller = key === undefined ? undefined : this.#callers.get(key);
+    if (key === undefined || caller === undefined || --caller.sessions > 0) return;
+    this.#restartAll(caller);
+    this.#tidy(key, caller);
+  }
+
+  /**
+   * Notes that a stream has its first reader on this node, has lost its last one, or was read once.
+   *
+   * @param id Id of the stream.
+   */
+  read(id: string): void {
+    const answer = this.#answers.get(id);
+    if (answer !== undefined) this.#restart(answer);
+  }
+
+  /**
+   * Watches a running answer until disposal.
+   *
+   * @param answer The answer; that of a user is left alone.
+   * @returns Ends the watch when disposed of.
+   */
+  watch(answer: WatchedAnswer): Disposable {
+    const { id, owner } = answer;
+    if (owner.user !== undefined) return { [Symbol.dispose]() {} };
+    const key = keyOf(owner);
+    if (key !== undefined) this.#callerOf(key).answers.add(answer);
+    this.#answers.set(id, answer);
+    this.#restart(answer);
+    return { [Symbol.dispose]: () => this.#forget(answer) };
+  }
+
+  /** Ends the answers that are abandoned for 30 s, if places have become scarce. */
+  taken(): void {
+    if (!this.#parts.quota.isContended) return;
+    for (const answer of this.#patient.clear()) this.#endSoon(answer);
+  }
+
+  /** Ends no answer from now on, and stops all timers. Idempotent. */
+  close(): void {
+    this.#handler?.[Symbol.dispose]();
+    for (const answer of [...this.#answers.values()]) this.#forget(answer);
+    this.#fresh.clear();
+    this.#patient.clear();
+  }
+
+  #callerOf(key: string): Caller {
+    let caller = this.#callers.get(key);
+    if (caller === undefined) {
+      caller = { sessions: 0, answers: new Set() };
+      this.#callers.set(key, caller);
+    }
+    return caller;
+  }
+
+  #tidy(key: string, caller: Caller): void {
+    if (caller.sessions === 0 && caller.answers.size === 0) this.#callers.delete(key);
+  }
+
+  #restartAll({ answers }: Caller): void {
+    for (const answer of answers) this.#restart(answer);
+  }
+
+  /** Starts the time of an answer anew, or stops it. */
+  #restart(answer: WatchedAnswer): void {
+    this.#stop(answer);
+    const key = keyOf(answer.owner);
+    const hasSessions = key !== undefined && this.#callers.get(key)!.sessions > 0;
+    if (!hasSessions && !this.#parts.streams.isFollowed(answer.id)) this.#fresh.add(answer);
+  }
+
+  #stop(answer: WatchedAnswer): void {
+    this.#fresh.delete(answer);
+    this.#patient.delete(answer);
+    this.#due.delete(answer);
+  }
+
+  #forget(answer: WatchedAnswer): void {
+    this.#stop(answer);
+    if (this.#answers.get(answer.id) === answer) this.#answers.delete(answer.id);
+    const key = keyOf(answer.owner);
+    const caller = key === undefined ? undefined : this.#callers.get(key);
+    if (key === undefined || !caller?.answers.delete(answer)) return;
+    this.#tidy(key, caller);
+  }
+
+  #endSoon(answer: WatchedAnswer): void {
+    this.#due.add(answer);
+    this.#ending ??= this.#endDue();
+  }
+
+  /** Ends the answers that are due, unless other nodes have readers of these. Never rejects. */
+  async #endDue(): Promise<void> {
+    await Promise.resolve(); // Those of one turn are in one question.
+    while (this.#due.size > 0) {
+      const asked = [...this.#due].slice(0, MAX_ASKED);
+      const read = await this.#readElsewhere(asked.map(({ id }) => id));
+      for (const answer of asked) {
+        // A session or a reader may have come meanwhile.
+        if (!this.#due.has(answer)) continue;
+        if (read.has(answer.id)) this.#restart(answer);
+        else {
+          this.#forget(answer);
+          answer.end(new RequestError("cancelled", REASON));
+        }
+      }
+    }
+    this.#ending = undefined;
+  }
+
+  /** Finds out which streams have readers on other nodes. */
+  async #readElsewhere(ids: readonly string[]): Promise<Set<string>> {
+    const { nodes } = this.#parts;
+    if (nodes === undefined || nodes.size === 0) return new Set();
+    const { answers } = await nodes.ask(READ_STREAMS, ids, { timeoutMs: ASK_MS });
+    return new Set(answers.flatMap(({ data }) => textsOf(data)));
+  }
+}
+
+/** The key of an owner's address, or of a guest without one; `undefined` if neither is known. */
+function keyOf({ networks: [address], isBehindProxy, guest }: Owner): string | undefined {
+  if (address !== undefined && !isBehindProxy) return `at ${address.key}`;
+  return guest === undefined ? undefined : `guest ${guest}`;
+}
+
+/** The texts in the data of another node. */
+function textsOf(data: unknown): string[] {
+  return Array.isArray(data) ? data.filter((one) => typeof one === "string") : [];
+}

@@ -1,0 +1,231 @@
+/** Answers of guests who have left: alone with fake time, and on nodes of one broker. */
+import { assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../base/runtime.ts";
+import { NOBODY, type Owner, Owners, Quota } from "../../base/shares.ts";
+import type { RequestError } from "../../errors.ts";
+import { turns } from "../../testing/mod.ts";
+import {
+  ABANDONED_MS,
+  AbandonedAnswers,
+  type AbandonedAnswersParts,
+  CONTENDED_ABANDONED_MS,
+} from "./abandoned_answers.ts";
+
+const OWNERS = new Owners(platformRuntime(), { isProxy: (key) => key === "10.0.0.1" });
+
+/** A guest at an address. */
+function guestAt(address: string | undefined, guest = "guest:1"): Owner {
+  return OWNERS.of({ address, guest });
+}
+
+const GUEST = guestAt("192.0.2.1");
+
+/** Answers of one node, whose readers and places a test sets. */
+class Bench implements Disposable {
+  readonly time = new FakeTime();
+  readonly read = new Set<string>();
+  readonly ended: string[] = [];
+  readonly reasons: RequestError[] = [];
+  readonly quota = new Quota({
+    limit: "maxRunning",
+    verb: "answer",
+    what: "answers",
+    max: 4,
+    shares: {},
+  });
+  readonly answers: AbandonedAnswers;
+
+  constructor(nodes?: AbandonedAnswersParts["nodes"]) {
+    this.answers = new AbandonedAnswers({
+      runtime: platformRuntime(),
+      quota: this.quota,
+      streams: { isFollowed: (id) => this.read.has(id) },
+      nodes,
+    });
+  }
+
+  watch(id: string, owner: Owner = GUEST): Disposable {
+    const end = (reason: RequestError) => {
+      this.ended.push(id);
+      this.reasons.push(reason);
+    };
+    return this.answers.watch({ id, owner, end });
+  }
+
+  /** A reader comes, or leaves. */
+  reader(id: string, step: "comes" | "leaves"): void {
+    if (step === "comes") this.read.add(id);
+    else this.read.delete(id);
+    this.answers.read(id);
+  }
+
+  /** Takes places until more than half of the bound is taken. */
+  contend(): void {
+    while (!this.quota.isContended) this.quota.take();
+    this.answers.taken();
+  }
+
+  /** Passes time, and lists the answers that have ended by then. */
+  async after(ms: number): Promise<readonly string[]> {
+    this.time.tick(ms);
+    await turns();
+    return this.ended;
+  }
+
+  [Symbol.dispose](): void {
+    this.answers.close();
+    this.time.restore();
+  }
+}
+
+Deno.test("AbandonedAnswers ends an answer 5 minutes after the last session of the address", async () => {
+  using bench = new Bench();
+  const other = guestAt("192.0.2.1", "guest:2");
+  for (const owner of [GUEST, other]) bench.answers.opened(owner);
+  bench.watch("a");
+  bench.answers.ended(GUEST);
+  assertEquals(await bench.after(ABANDONED_MS + 1), []);
+  bench.answers.ended(other);
+  assertEquals(await bench.after(ABANDONED_MS - 1), []);
+  assertEquals(await bench.after(1), ["a"]);
+  assertEquals(bench.reasons[0]!.failure, {
+    code: "cancelled",
+    message: "The caller has left, and nobody reads the answer",
+  });
+});
+
+Deno.test("AbandonedAnswers ends an answer after 30 s once the places are contended", async () => {
+  using bench = new Bench();
+  bench.watch("a");
+  assertEquals(await bench.after(CONTENDED_ABANDONED_MS + 1), []);
+  bench.watch("b");
+  bench.contend();
+  // The first one has waited for long enough already.
+  assertEquals(await bench.after(1), ["a"]);
+  assertEquals(await bench.after(CONTENDED_ABANDONED_MS - 2), ["a"]);
+  assertEquals(await bench.after(1), ["a", "b"]);
+});
+
+for (const returns of ["a session", "another guest", "a reader", "a single read"]) {
+  Deno.test(`AbandonedAnswers starts the time anew after ${returns}`, async () => {
+    using bench = new Bench();
+    bench.watch("a");
+    for (const partMs of [CONTENDED_ABANDONED_MS - 1, ABANDONED_MS - 1]) {
+      assertEquals(await bench.after(partMs), []);
+      const owner = returns === "a session" ? GUEST : guestAt("192.0.2.1", "guest:2");
+      if (returns === "a single read") bench.answers.read("a");
+      else {
+        if (returns === "a reader") bench.reader("a", "comes");
+        else bench.answers.opened(owner);
+        assertEquals(await bench.after(2 * ABANDONED_MS), []);
+        if (returns === "a reader") bench.reader("a", "leaves");
+        else bench.answers.ended(owner);
+      }
+    }
+    assertEquals(await bench.after(ABANDONED_MS - 1), []);
+    assertEquals(await bench.after(1), ["a"]);
+  });
+}
+
+Deno.test("AbandonedAnswers counts an IPv6 /64 as one address, and others not", async () => {
+  using bench = new Bench();
+  bench.answers.opened(guestAt("2001:db8:1:2::1"));
+  bench.watch("same", guestAt("2001:db8:1:2::2"));
+  bench.watch("wider", guestAt("2001:db8:1:3::1"));
+  assertEquals(await bench.after(ABANDONED_MS), ["wider"]);
+});
+
+for (const [name, address] of [["without an address", undefined], ["of a proxy", "10.0.0.1"]]) {
+  Deno.test(`AbandonedAnswers counts the sessions of a guest ${name}`, async () => {
+    using bench = new Bench();
+    const [one, two] = [guestAt(address, "guest:1"), guestAt(address, "guest:2")];
+    bench.answers.opened(one);
+    bench.answers.opened(two);
+    bench.watch("one", one);
+    bench.watch("two", two);
+    bench.answers.ended(two);
+    assertEquals(await bench.after(ABANDONED_MS), ["two"]);
+  });
+}
+
+Deno.test("AbandonedAnswers counts the readers alone of an answer without a known caller", async () => {
+  using bench = new Bench();
+  bench.answers.opened(GUEST);
+  bench.read.add("read");
+  for (const id of ["read", "unread"]) bench.watch(id, NOBODY);
+  assertEquals(await bench.after(ABANDONED_MS), ["unread"]);
+});
+
+Deno.test("AbandonedAnswers leaves users, ended answers and closed servers alone", async () => {
+  using bench = new Bench();
+  bench.watch("ann", OWNERS.of({ address: "192.0.2.1", user: "ann" }));
+  bench.watch("ended")[Symbol.dispose]();
+  bench.watch("closed");
+  bench.contend();
+  bench.answers.close();
+  bench.answers.opened(GUEST);
+  bench.answers.ended(GUEST);
+  assertEquals(await bench.after(2 * ABANDONED_MS), []);
+});
+
+Deno.test("AbandonedAnswers keeps the watch of a stream that was begun again", async () => {
+  using bench = new Bench();
+  const before = bench.watch("a");
+  bench.watch("a");
+  before[Symbol.dispose]();
+  bench.reader("a", "comes");
+  assertEquals(await bench.after(ABANDONED_MS), []);
+  bench.reader("a", "leaves");
+  assertEquals(await bench.after(ABANDONED_MS), ["a"]);
+});
+
+/** Other nodes, which read some streams and answer when told to. */
+class Others {
+  readonly size = 2;
+  readonly read = new Set<string>();
+  /** Number of streams in each question. */
+  readonly asked: number[] = [];
+  gate: Promise<void> | undefined;
+
+  handle(): Disposable {
+    return { [Symbol.dispose]() {} };
+  }
+
+  async ask(_kind: string, data: unknown) {
+    const ids = data as readonly string[];
+    this.asked.push(ids.length);
+    await this.gate;
+    const read = ids.filter((id) => this.read.has(id));
+    const answers = [{ node: "two", data: read }, { node: "three", data: { a: 1 } }];
+    return { answers, isComplete: false };
+  }
+}
+
+Deno.test("AbandonedAnswers asks other nodes for readers of many answers at once", async () => {
+  const others = new Others();
+  others.read.add("a-0");
+  using bench = new Bench(others);
+  for (let i = 0; i < 1_001; i++) bench.watch(`a-${i}`);
+  assertEquals((await bench.after(ABANDONED_MS)).length, 1_000);
+  assertEquals(others.asked, [1_000, 1]);
+  // The answer that is read elsewhere has the whole time again.
+  others.read.clear();
+  assertEquals((await bench.after(ABANDONED_MS - 1)).length, 1_000);
+  assertEquals((await bench.after(1)).at(-1), "a-0");
+});
+
+Deno.test("AbandonedAnswers keeps an answer whose caller returns while other nodes are asked", async () => {
+  const others = new Others();
+  const { promise, resolve } = Promise.withResolvers<void>();
+  others.gate = promise;
+  using bench = new Bench(others);
+  bench.watch("a");
+  bench.watch("b", guestAt("192.0.2.2"));
+  await bench.after(ABANDONED_MS);
+  bench.answers.opened(GUEST);
+  bench.answers.ended(GUEST);
+  resolve();
+  assertEquals(await bench.after(ABANDONED_MS - 1), ["b"]);
+  assertEquals(await bench.after(1), ["b", "a"]);
+});

@@ -1,0 +1,168 @@
+/** Running answers of guests who leave, by the public face: their model calls end, those of users go on. */
+import { assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import type { Client } from "../client/client.ts";
+import { RequestError } from "../errors.ts";
+import type { guest } from "../server/guest.ts";
+import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import { passTime, turns } from "../testing/mod.ts";
+import { type TestServer, testServer } from "../testing/test_server.ts";
+import { contract, Model, type Shared } from "./answering.ts";
+
+/** Address of the guests. */
+const ADDRESS = "192.0.2.1";
+
+/** Address of others. */
+const ELSEWHERE = "198.51.100.7";
+
+const MINUTES = 60_000;
+
+type Served = TestServer<string | typeof guest, Shared>;
+
+/** A server in fake time, with a model whose first word is there. */
+class Site implements AsyncDisposable {
+  readonly time = new FakeTime();
+  readonly model = new Model();
+  readonly server: Served;
+  readonly #broker = new MemoryBroker();
+
+  constructor(options: Parameters<Model["options"]>[0] = {}) {
+    this.model.release(1);
+    this.server = this.node(options);
+  }
+
+  /** Adds a server on the same broker. */
+  node(options: Parameters<Model["options"]>[0] = {}): Served {
+    return testServer(this.model.options({ broker: this.#broker, ...options }));
+  }
+
+  /** Connects a guest, or a user. */
+  connect(token?: string, { server = this.server, address = ADDRESS } = {}): Client<Shared> {
+    return server.connect({ contract, address, ...(token !== undefined && { token }) });
+  }
+
+  /** Asks for an answer, and leaves the server in the middle of it. */
+  async askAndLeave(token?: string): Promise<string> {
+    await using client = this.connect(token);
+    const answer = client.requestStream("chat:lobby", "hi");
+    for await (const _word of answer) break;
+    return answer.id;
+  }
+
+  /** Tells which of the model's calls were aborted, after a time. */
+  async aborted(afterMs: number): Promise<boolean[]> {
+    await passTime(this.time, afterMs);
+    return this.model.signals.map(({ aborted }) => aborted);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server.close();
+    await this.#broker.close();
+    this.time.restore();
+  }
+}
+
+/** Reads an answer that has ended; returns its words and the error. */
+async function readEnd(client: Client<Shared>, id: string) {
+  const words: string[] = [];
+  const { failure } = await assertRejects(async () => {
+    for await (const word of client.requestStream("chat:lobby", "hi", { id })) words.push(word);
+  }, RequestError);
+  return { words, failure };
+}
+
+Deno.test("serve() ends the answer of a guest 5 minutes after the guest has left", async () => {
+  await using site = new Site();
+  const id = await site.askAndLeave();
+  const userId = await site.askAndLeave("ann");
+  assertEquals(await site.aborted(5 * MINUTES - 1_000), [false, false]);
+  assertEquals(await site.aborted(2_000), [true, false]);
+  assertEquals(site.model.signals[0]!.reason.failure.code, "cancelled");
+  await using again = site.connect();
+  assertEquals(await readEnd(again, id), {
+    words: ["word 0"],
+    failure: { code: "cancelled", message: "The caller has left, and nobody reads the answer" },
+  });
+  // A user's answer goes on for as long as the generator does.
+  assertEquals(await site.aborted(60 * MINUTES), [true, false]);
+  site.model.release();
+  await using ann = site.connect("ann");
+  const words = await Array.fromAsync(ann.requestStream("chat:lobby", "hi", { id: userId }));
+  assertEquals(words.length, 8);
+});
+
+Deno.test("serve() ends the answers of guests who left after 30 s once half of the places are taken", async () => {
+  await using site = new Site({ answers: { maxRunning: 4 } });
+  await site.askAndLeave();
+  assertEquals(await site.aborted(31_000), [false]);
+  await using ann = site.connect("ann", { address: ELSEWHERE });
+  // The second place of four.
+  for await (const _word of ann.requestStream("chat:lobby", "hi")) break;
+  assertEquals(await site.aborted(1), [true, false]);
+  await site.askAndLeave();
+  assertEquals(await site.aborted(29_000), [true, false, false]);
+  assertEquals(await site.aborted(2_000), [true, false, true]);
+});
+
+Deno.test("serve() keeps the answer of a guest while the address has a session, or a reader is there", async () => {
+  await using site = new Site();
+  const id = await site.askAndLeave();
+  {
+    await using _colleague = site.connect("bob");
+    assertEquals(await site.aborted(10 * MINUTES), [false]);
+  }
+  assertEquals(await site.aborted(4 * MINUTES), [false]);
+  {
+    await using reader = site.connect(undefined, { address: ELSEWHERE });
+    const reading = Array.fromAsync(reader.requestStream("chat:lobby", "hi", { id })).catch(
+      () => {},
+    );
+    assertEquals(await site.aborted(10 * MINUTES), [false]);
+    await reader.close();
+    await reading;
+  }
+  assertEquals(await site.aborted(4 * MINUTES), [false]);
+  assertEquals(await site.aborted(2 * MINUTES), [true]);
+});
+
+Deno.test("serve() keeps the answer of a guest who reads it from another server", async () => {
+  await using site = new Site();
+  await using other = site.node();
+  const id = await site.askAndLeave();
+  const reader = site.connect(undefined, { server: other });
+  const reading = Array.fromAsync(reader.requestStream("chat:lobby", "hi", { id })).catch(() => {});
+  assertEquals(await site.aborted(20 * MINUTES), [false]);
+  await reader.close();
+  await reading;
+  assertEquals(await site.aborted(6 * MINUTES), [true]);
+});
+
+Deno.test("serve() ends the answer of a guest that another server took over, without readers", async () => {
+  await using site = new Site();
+  await using other = site.node();
+  await passTime(site.time, 1_000); // The servers know each other.
+  const id = await site.askAndLeave();
+  const draining = site.server.drain({ withinMs: 1_000 });
+  await passTime(site.time, 1_000);
+  await draining;
+  assertEquals(site.model.signals.map(({ aborted }) => aborted), [true, false]);
+  assertEquals(await site.aborted(4 * MINUTES), [true, false]);
+  assertEquals(await site.aborted(2 * MINUTES), [true, true]);
+  await using again = site.connect(undefined, { server: other });
+  assertEquals((await readEnd(again, id)).failure.code, "cancelled");
+});
+
+Deno.test("serve() has places again after an address took all that it may, and left", async () => {
+  await using site = new Site({ answers: { maxRunning: 8 } });
+  for (let round = 0; round < 3; round++) {
+    {
+      await using guest = site.connect();
+      for (let i = 0; i < 8; i++) {
+        const answer = guest.requestStream("chat:lobby", "hi");
+        for await (const _word of answer) break;
+      }
+    }
+    assertEquals((await site.aborted(31_000)).filter((isAborted) => !isAborted), []);
+    await turns();
+  }
+});
