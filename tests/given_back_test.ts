@@ -657,6 +657,20 @@ const ANSWERS: readonly Row[] = [
     },
   },
   {
+    name: "answers of guests who left",
+    quota: ANSWERS_FILE,
+    bound: 2,
+    open(room) {
+      const time = room.use(new FakeTime());
+      const { begin, left } = answering(room, room.use(new MemoryBroker()));
+      const take = async (i: number) => {
+        await begin(i, waiting, { user: undefined, owner: NOBODY });
+        await passTime(time, 300_000);
+      };
+      return { take, left };
+    },
+  },
+  {
     name: "answers that another node began first",
     quota: ANSWERS_FILE,
     bound: 2,

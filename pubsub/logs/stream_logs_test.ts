@@ -19,6 +19,8 @@ const JSON_TYPE = "application/json";
 class Bench implements AsyncDisposable {
   readonly broker: MemoryBroker = new MemoryBroker();
   readonly errors: unknown[] = [];
+  /** Streams that were read, as the node is told, and if they have readers then. */
+  readonly told: (readonly [id: string, isFollowed: boolean])[] = [];
   readonly streams: StreamLogs;
 
   constructor(bounds: Partial<StreamBounds> = {}) {
@@ -33,6 +35,7 @@ class Bench implements AsyncDisposable {
         ...bounds,
       },
       onError: (error) => this.errors.push(error),
+      onRead: (id) => this.told.push([id, this.streams.isFollowed(id)]),
     });
   }
 
@@ -266,6 +269,18 @@ Deno.test("StreamLogs.follow() waits for records, and ends with the stream", asy
   assertEquals(await next(pages), "done");
   assertEquals(bench.streams.readers, 0);
   assertEquals(await next(bench.follow("a", 5)), ["up to date", { error: "stopped" }]);
+});
+
+Deno.test("StreamLogs tells of the first and the last reader of a stream, and of single reads", async () => {
+  await using bench = new Bench();
+  await bench.create("a", { records: ["1"] });
+  const [one, two] = [bench.follow("a"), bench.follow("a")];
+  for (const pages of [one, two]) await next(pages);
+  await one.return(undefined);
+  assertEquals(bench.told, [["a", true]]);
+  await two.return(undefined);
+  await bench.read("a");
+  assertEquals(bench.told, [["a", true], ["a", false], ["a", false]]);
 });
 
 Deno.test("StreamLogs.follow() tells of a stream that is gone", async () => {
