@@ -25,6 +25,18 @@ export type NodeEvent =
     readonly type: "restored";
   };
 
+/**
+ * Data that nodes send with their heartbeats. Neither function may throw.
+ *
+ * @ignore
+ */
+export interface BeatData {
+  /** Returns the data of this node; `undefined` for none. */
+  readonly report: () => unknown;
+  /** Receives the data of another node; `undefined` for none, and once the node is gone. */
+  readonly hear: (node: string, data: unknown) => void;
+}
+
 /** Options for {@linkcode Nodes}. */
 export interface NodesOptions {
   /** Broker that connects the nodes. Closing the nodes does not close the broker. */

@@ -115,7 +115,12 @@ export function* paged(
 
 /** A message of a node; the JSON object has the sender too, as `node`. */
 export type NodeMessage =
-  | { readonly type: "beat"; readonly name: string; readonly isHello: boolean }
+  | {
+    readonly type: "beat";
+    readonly name: string;
+    readonly isHello: boolean;
+    readonly data?: unknown;
+  }
   | { readonly type: "bye" }
   | { readonly type: "tell"; readonly kind: string; readonly data?: unknown }
   | { readonly type: "ask"; readonly kind: string; readonly data?: unknown; readonly id: number }
@@ -137,7 +142,7 @@ export function parseNodeMessage(
   switch (type) {
     case "beat":
       if (typeof name !== "string") return undefined;
-      return { node, type, name, isHello: fields.isHello === true };
+      return { node, type, name, isHello: fields.isHello === true, data };
     case "bye":
       return { node, type };
     case "tell":

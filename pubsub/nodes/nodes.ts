@@ -3,7 +3,13 @@ import { UnsupportedError } from "../../errors.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
-import { Liveness, type NodeEvent, type NodeInfo, type NodesOptions } from "./liveness.ts";
+import {
+  type BeatData,
+  Liveness,
+  type NodeEvent,
+  type NodeInfo,
+  type NodesOptions,
+} from "./liveness.ts";
 import { type NodeMessage, parseNodeMessage } from "./messages.ts";
 import {
   type Broker,
@@ -157,6 +163,7 @@ export class Nodes implements AsyncDisposable {
   readonly #requests: NodeRequests;
   // Each listener is wrapped in an object, so that one function can subscribe twice.
   readonly #listeners = new Set<{ readonly listener: (event: NodeEvent) => void }>();
+  #carried: BeatData | undefined;
   readonly #tickMs: number;
   readonly #closed = Promise.withResolvers<void>();
   #timer: Timer;
@@ -328,6 +335,25 @@ export class Nodes implements AsyncDisposable {
     return { ...asked, isComplete: wasReady && asked.isComplete };
   }
 
+  /**
+   * Sends data with each heartbeat from now on, and receives that of the other nodes.
+   *
+   * @param data See {@linkcode BeatData}.
+   * @ignore
+   */
+  carry(data: BeatData): void {
+    this.#carried = data;
+  }
+
+  /**
+   * Sends a heartbeat immediately, as its data changed.
+   *
+   * @ignore
+   */
+  beat(): void {
+    this.#beat(false);
+  }
+
   /** Says farewell to the other nodes and stops listening. Idempotent. */
   async close(): Promise<void> {
     if (this.#isClosed) return;
@@ -359,7 +385,8 @@ export class Nodes implements AsyncDisposable {
   }
 
   #beat(isHello: boolean): void {
-    this.#publish(undefined, { type: "beat", name: this.name, isHello });
+    const data = this.#carried?.report();
+    this.#publish(undefined, { type: "beat", name: this.name, isHello, data });
   }
 
   #publish(to: string | undefined, message: NodeMessage): void {
@@ -415,6 +442,7 @@ export class Nodes implements AsyncDisposable {
     switch (message.type) {
       case "beat":
         if (!isKnown) this.#meet(node, message.name);
+        if (this.#liveness.has(node)) this.#carried?.hear(node, message.data);
         if (message.isHello) this.#beat(false);
         return;
       case "bye":
@@ -443,6 +471,7 @@ export class Nodes implements AsyncDisposable {
     const node = this.#liveness.forget(id);
     if (node === undefined) return;
     this.#requests.gone(id);
+    this.#carried?.hear(id, undefined);
     this.#emit({ type: "leave", node });
   }
 

@@ -307,11 +307,14 @@ Deno.test("Nodes know at most a thousand others", async () => {
   await using bench = new Bench();
   const { nodes } = bench.join();
   await bench.pass(300);
+  let heard = 0;
+  nodes.carry({ report: () => undefined, hear: () => void heard++ });
   for (let i = 0; i < 1_005; i++) {
     const beat = { node: `n${i}`, type: "beat", name: "", isHello: false };
     bench.engine.publish({ topic: "$skein:nodes", payload: JSON.stringify(beat) });
   }
   assertEquals([nodes.size, nodes.ignored], [1_000, 5]);
+  assertEquals(heard, 1_000);
 });
 
 Deno.test("Nodes answer at most a thousand questions at once", async () => {
@@ -408,4 +411,34 @@ Deno.test("sayFarewell() ends the wait for a node that ended without a farewell"
   sayFarewell(a.broker, b.nodes.id);
   await bench.pass(0);
   assertEquals([a.events, a.nodes.has(b.nodes.id)], [["join b", "leave b"], false]);
+});
+
+Deno.test("Nodes.carry() sends data with each heartbeat, until the node is gone", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join(), bench.join()];
+  const heard: unknown[] = [];
+  let data: unknown = [1];
+  a.nodes.carry({
+    report: () => undefined,
+    hear: (node, data) => void heard.push([node === b.nodes.id, data]),
+  });
+  b.nodes.carry({ report: () => data, hear() {} });
+  await bench.pass(1_000);
+  assertEquals(heard.at(-1), [true, [1]]);
+  heard.length = 0;
+  for (const next of [[2], undefined, [3]]) {
+    data = next;
+    await bench.pass(2_000);
+  }
+  data = [4];
+  b.nodes.beat();
+  assertEquals(heard, [[true, [2]], [true, undefined], [true, [3]], [true, [4]]]);
+  b.broker.cut();
+  await bench.pass(7_000);
+  assertEquals(heard.slice(4), [[true, undefined]]);
+  b.broker.mend();
+  await bench.pass(2_000);
+  assertEquals(heard.at(-1), [true, [4]]);
+  await b.nodes.close();
+  assertEquals(heard.at(-1), [true, undefined]);
 });

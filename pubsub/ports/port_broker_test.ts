@@ -6,6 +6,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { testBroker } from "../conformance/suite.ts";
 import { connectTo } from "./_ports_test.ts";
 import { MemoryBroker } from "../memory/broker.ts";
+import { Nodes } from "../nodes/nodes.ts";
 import { EnginePorts } from "./engine_port.ts";
 import type { Batch } from "./link.ts";
 import { type EngineOperation, factsOf, type WorkerOperation } from "./operations.ts";
@@ -225,3 +226,18 @@ async function passTurns(time: FakeTime): Promise<void> {
     await time.tickAsync(0);
   }
 }
+
+Deno.test("PortBroker carries the data of heartbeats between the nodes of two workers", async () => {
+  await using engine = new MemoryBroker();
+  const [one, two] = connectTo(engine, 2);
+  await using a = new Nodes({ broker: one! });
+  await using b = new Nodes({ broker: two! });
+  const { promise, resolve } = Promise.withResolvers<unknown>();
+  a.carry({ report: () => [["maxTents", "user ann", 7]], hear() {} });
+  b.carry({ report: () => undefined, hear: (node, data) => resolve([node, data]) });
+  assertEquals(await promise, [a.id, [["maxTents", "user ann", 7]]]);
+  await a.close();
+  await b.close();
+  await one!.close();
+  await two!.close();
+});
