@@ -29,6 +29,21 @@ const FORGET_AFTER_MS = 86_400_000;
 /** Most pairs of address and user that are remembered. Others count as not familiar. */
 const MAX_REMEMBERED = 20_000;
 
+/** Part of a share from which an owner is reported to other nodes: most owners have less. */
+const REPORTED_PART = 1 / 16;
+
+/** Most owners in one report, which travels with each heartbeat of a node. */
+const MAX_REPORTED = 256;
+
+/** Longest key in a report, as JSON: with this a report has at most 100 KB. */
+const MAX_KEY_CHARS = 300;
+
+/** Largest count in a report, so that sums over all nodes are exact. */
+const MAX_REPORTED_COUNT = 1_000_000_000;
+
+/** Most nodes whose reports count. Reports of others are ignored. */
+const MAX_NODES = 1_000;
+
 /** Facts about the taker of a place. */
 export interface OwnerFacts {
   /** The network address of the peer; absent if unknown. */
@@ -148,6 +163,8 @@ export interface QuotaOptions {
   readonly shares: Shares;
   /** Levels whose share always counts, since the application set it. */
   readonly strict?: readonly (keyof Shares)[];
+  /** Levels that all nodes together count in another, exact way: reports of nodes don't count. */
+  readonly exact?: readonly (keyof Shares)[];
   /**
    * Time after which a refused peer may try again, in milliseconds.
    *
@@ -210,6 +227,23 @@ interface Count {
   readonly share: number;
 }
 
+/** The places of one owner at one level. */
+interface Tally {
+  readonly count: Count;
+  taken: number;
+}
+
+/** An owner that other nodes should know. */
+interface Holder {
+  readonly key: string;
+  readonly taken: number;
+  /** The taken part of the share. */
+  readonly part: number;
+}
+
+/** The places of owners on one node: the name of the quota, the key of the owner, the number. */
+export type QuotaReport = readonly (readonly [name: string, key: string, taken: number])[];
+
 /** Changes the counts of a quota for one place. */
 interface Counter {
   change(place: HeldPlace, owner: Owner, options: TakeOptions): void;
@@ -256,7 +290,8 @@ class HeldPlace implements Place {
  *   address. Familiar users have ten times that share together, and each the share of a user.
  * - **IPv6:** a /64 is one address. A /56 has 4 shares and a /48 has 16, as one party often has them.
  * - **Proxies:** the address of a proxy has no share, unless the application set one.
- * - **Memory:** one number for each owner with a place.
+ * - **Nodes:** a share counts what other nodes report too; the bound and contention are of this node.
+ * - **Memory:** one entry for each owner with a place, and for each owner that a node reports.
  *
  * @example Usage
  * ```ts
@@ -275,7 +310,9 @@ class HeldPlace implements Place {
 export class Quota {
   readonly #options: QuotaOptions;
   /** Taken places by owner; bounded by the places. */
-  readonly #counts = new Map<string, number>();
+  readonly #counts = new Map<string, Tally>();
+  /** Places on other nodes by owner; bounded by the reports. */
+  readonly #elsewhere = new Map<string, number>();
   readonly #refused: Record<LimitLevel, number> = { server: 0, address: 0, user: 0, session: 0 };
   #taken = 0;
 
@@ -352,19 +389,21 @@ export class Quota {
     if (ignoresShares) return;
     const { max, strict } = this.#options;
     const bites = isContended(this.#taken, max * factor);
-    for (const { level, key, share } of counts) {
+    for (const count of counts) {
+      const { level, key, share } = count;
       if (!bites && !strict?.includes(level) || known.some((place) => place?.has(key))) continue;
-      if ((this.#counts.get(key) ?? 0) >= share * factor) {
-        this.#refuse(level, share * factor, options);
-      }
+      if (this.#takenBy(count) >= share * factor) this.#refuse(level, share * factor, options);
     }
   }
 
   #add(place: HeldPlace, partner: HeldPlace | undefined): void {
     if (partner === undefined) this.#taken++;
     else [place.partner, partner.partner] = [partner, place];
-    for (const { key } of place.counts) {
-      if (!partner?.has(key)) this.#counts.set(key, (this.#counts.get(key) ?? 0) + 1);
+    for (const count of place.counts) {
+      if (partner?.has(count.key)) continue;
+      const tally = this.#counts.get(count.key);
+      if (tally === undefined) this.#counts.set(count.key, { count, taken: 1 });
+      else tally.taken++;
     }
   }
 
@@ -375,9 +414,7 @@ export class Quota {
     else place.partner = partner.partner = undefined;
     for (const { key } of place.counts) {
       if (partner?.has(key)) continue;
-      const count = this.#counts.get(key)! - 1;
-      if (count === 0) this.#counts.delete(key);
-      else this.#counts.set(key, count);
+      if (--this.#counts.get(key)!.taken === 0) this.#counts.delete(key);
     }
   }
 
@@ -415,6 +452,37 @@ export class Quota {
       level,
     });
   }
+
+  /** Number of places of an owner, those that other nodes report included. */
+  #takenBy({ level, key }: Count): number {
+    const taken = this.#counts.get(key)?.taken ?? 0;
+    return this.#isReported(level) ? taken + (this.#elsewhere.get(key) ?? 0) : taken;
+  }
+
+  /** A session is on one node only. */
+  #isReported(level: keyof Shares): boolean {
+    return level !== "session" && !this.#options.exact?.includes(level);
+  }
+
+  /** Lists the owners with at least a sixteenth of their share, for other nodes. */
+  *holders(): Generator<Holder> {
+    for (const [key, { count: { level, share }, taken }] of this.#counts) {
+      if (taken < share * REPORTED_PART || !this.#isReported(level)) continue;
+      if (JSON.stringify(key).length <= MAX_KEY_CHARS) yield { key, taken, part: taken / share };
+    }
+  }
+
+  /**
+   * Notes places on other nodes.
+   *
+   * @param key The key of the owner.
+   * @param difference Places more, or less if negative.
+   */
+  hear(key: string, difference: number): void {
+    const taken = (this.#elsewhere.get(key) ?? 0) + difference;
+    if (taken === 0) this.#elsewhere.delete(key);
+    else this.#elsewhere.set(key, taken);
+  }
 }
 
 /** Returns a place with which another one may count: two can count as one, never three. */
@@ -423,11 +491,39 @@ function partnerOf(beside: Place | undefined): HeldPlace | undefined {
   return isFree ? beside : undefined;
 }
 
-/** All quotas of a server: one registry for counters, and the users that are familiar. */
+/** Places on another node, as counted in a quota of this node. */
+interface Heard {
+  readonly quota: Quota;
+  readonly key: string;
+  readonly taken: number;
+}
+
+/**
+ * All quotas of a server: one registry for counters, for the users that are familiar, and for the
+ * places that owners have on other nodes.
+ *
+ * @example An address that has its share on another node
+ * ```ts
+ * import { Quotas } from "./shares.ts";
+ * import { platformRuntime } from "./runtime.ts";
+ * import { assertThrows } from "@std/assert";
+ *
+ * const [one, two] = [new Quotas(platformRuntime()), new Quotas(platformRuntime())];
+ * const options = { limit: "maxRooms", verb: "open", what: "rooms", max: 100 };
+ * const [here, there] = [one, two].map((quotas) =>
+ *   quotas.open({ ...options, shares: { address: 1 }, strict: ["address"] })
+ * );
+ * here!.take(one.owners.of({ address: "192.0.2.1" }));
+ * two.hear("one", one.report());
+ * assertThrows(() => there!.take(two.owners.of({ address: "192.0.2.1" })), Error, "your address");
+ * ```
+ */
 export class Quotas {
   /** Makes the owners of places. */
   readonly owners: Owners;
   readonly #all = new Map<string, Quota[]>();
+  /** Reported places by node; at most `MAX_NODES`, each with at most `MAX_REPORTED` owners. */
+  readonly #heard = new Map<string, readonly Heard[]>();
 
   /**
    * Begins without quotas.
@@ -463,6 +559,60 @@ export class Quotas {
     else known.push(quota);
     return quota;
   }
+
+  /**
+   * Lists the owners with much of a share on this node, for other nodes.
+   *
+   * @returns At most 256 owners, those with the largest part of their share; `undefined` for none.
+   */
+  report(): QuotaReport | undefined {
+    const holders = Array.from(
+      this.#all,
+      ([name, quotas]) =>
+        quotas.flatMap((quota) => Array.from(quota.holders(), (holder) => ({ name, ...holder }))),
+    ).flat();
+    if (holders.length === 0) return undefined;
+    if (holders.length > MAX_REPORTED) holders.sort((one, other) => other.part - one.part);
+    return holders.slice(0, MAX_REPORTED).map(({ name, key, taken }) => [name, key, taken]);
+  }
+
+  /**
+   * Counts the places that another node reports, in place of its previous report. Owners in quotas
+   * that this node doesn't have are ignored.
+   *
+   * @param node Id of the node.
+   * @param report The report of {@linkcode Quotas.report} there; anything else counts as no report.
+   */
+  hear(node: string, report: unknown): void {
+    this.forget(node);
+    if (!isReport(report) || this.#heard.size >= MAX_NODES) return;
+    const heard = report.flatMap(([name, key, taken]) =>
+      (this.#all.get(name) ?? []).map((quota) => ({ quota, key, taken }))
+    );
+    for (const { quota, key, taken } of heard) quota.hear(key, taken);
+    this.#heard.set(node, heard);
+  }
+
+  /**
+   * Stops counting the places of another node, which is gone.
+   *
+   * @param node Id of the node.
+   */
+  forget(node: string): void {
+    for (const { quota, key, taken } of this.#heard.get(node) ?? []) quota.hear(key, -taken);
+    this.#heard.delete(node);
+  }
+}
+
+function isReport(value: unknown): value is QuotaReport {
+  return Array.isArray(value) && value.length <= MAX_REPORTED && value.every(isReported);
+}
+
+function isReported(value: unknown): boolean {
+  if (!Array.isArray(value) || value.length !== 3) return false;
+  const [name, key, taken] = value as readonly unknown[];
+  return typeof name === "string" && typeof key === "string" && key.length <= MAX_KEY_CHARS &&
+    Number.isSafeInteger(taken) && taken as number > 0 && taken as number <= MAX_REPORTED_COUNT;
 }
 
 function sumOf(one: QuotaStats, other: QuotaStats): QuotaStats {

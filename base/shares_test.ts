@@ -213,3 +213,117 @@ Deno.test("Quotas sums the counters of quotas with one name", () => {
     huts: { taken: 0, max: 1, refused: none },
   });
 });
+
+const LIMITS: QuotaOptions = {
+  limit: "maxTents",
+  verb: "camp",
+  what: "tents",
+  max: 10_000,
+  shares: { address: 32, user: 16, session: 1 },
+  strict: ["address", "user"],
+};
+
+/** A node with one quota. */
+function nodeOf(options: Partial<QuotaOptions> = {}) {
+  const quotas = new Quotas(platformRuntime());
+  const quota = quotas.open({ ...LIMITS, ...options });
+  const take = (count: number, owner: Owner) =>
+    Array.from({ length: count }, () => quota.take(owner));
+  return { quotas, quota, take };
+}
+
+Deno.test("Quotas.report() lists owners with a sixteenth of their share, and no sessions", () => {
+  const { quotas, take } = nodeOf();
+  assertEquals(quotas.report(), undefined);
+  take(1, at("192.0.2.1"));
+  const [place] = take(2, at("192.0.2.2", { session: "s" }));
+  take(1, { ...NOBODY, user: "ann" });
+  take(1, { ...NOBODY, guest: "guest:1" });
+  assertEquals(quotas.report(), [
+    ["maxTents", "at 192.0.2.2", 2],
+    ["maxTents", "user ann", 1],
+    ["maxTents", "guest guest:1", 1],
+  ]);
+  place![Symbol.dispose]();
+  assertEquals(quotas.report()!.length, 2);
+});
+
+Deno.test("Quotas.report() lists at most 256 owners, those with the largest part of their share", () => {
+  const { quotas, take } = nodeOf();
+  for (let i = 0; i < 300; i++) take(2, at(`a${i}`));
+  take(2, { ...NOBODY, user: "ann" });
+  take(1, { ...NOBODY, user: "\0".repeat(255) });
+  const report = quotas.report()!;
+  assertEquals([report.length, report[0]], [256, ["maxTents", "user ann", 2]]);
+  assertEquals(report.some(([, key]) => key.includes("\0")), false);
+});
+
+Deno.test("Quotas.hear() counts the last report of each node until the node is forgotten", () => {
+  const { quotas, quota, take } = nodeOf();
+  const ann = at("192.0.2.1", { user: "ann" });
+  const report = (taken: number) => [["maxTents", "user ann", taken], ["maxHuts", "user ann", 9]];
+  quotas.hear("one", report(9));
+  quotas.hear("two", report(6));
+  take(1, ann);
+  const error = assertThrows(() => quota.take(ann), LimitError, "your user may have at most 16");
+  assertEquals([error.level, quota.taken], ["user", 1]);
+  quota.take(ann, { beside: quota.take(ann, { ignoresShares: true }) });
+  for (let i = 0; i < 3; i++) quotas.hear("one", report(8));
+  assertThrows(() => quota.take(ann), LimitError);
+  quotas.forget("two");
+  quotas.forget("unknown");
+  assertEquals(fill(quota, ann), { count: 6, level: "user" });
+  quotas.hear("one", undefined);
+  assertEquals(fill(quota, ann), { count: 8, level: "user" });
+});
+
+Deno.test("Quotas.hear() counts the places of others for shares, never for the bound", () => {
+  const { quotas, quota } = nodeOf({ max: 10, strict: [] });
+  const greedy = at("192.0.2.1");
+  quotas.hear("one", [["maxTents", "at 192.0.2.1", 32]]);
+  assertEquals(fill(quota, greedy), { count: 5, level: "address" });
+  assertEquals(fill(quota, at("192.0.2.2")), { count: 5, level: "server" });
+});
+
+Deno.test("Quotas.hear() leaves a share alone that all nodes count exactly", () => {
+  const { quotas, quota, take } = nodeOf({ exact: ["user"] });
+  const ann = { ...NOBODY, user: "ann" };
+  quotas.hear("one", [["maxTents", "user ann", 16]]);
+  take(15, ann);
+  assertEquals(quotas.report(), undefined);
+  assertEquals(fill(quota, ann), { count: 1, level: "user" });
+});
+
+Deno.test("Quotas.hear() counts nothing of a malformed report", () => {
+  const { quotas, quota, take } = nodeOf();
+  const fine = ["maxTents", "at 192.0.2.1", 32];
+  for (
+    const bad of [
+      null,
+      7,
+      {},
+      "maxTents",
+      [7],
+      [[]],
+      [[...fine, 1]],
+      [fine, ["maxTents", "at 192.0.2.1"]],
+      [fine, ["maxTents", 5, 1]],
+      [fine, [5, "at 192.0.2.1", 1]],
+      [fine, ["maxTents", "x".repeat(301), 1]],
+      ...[0, -1, 0.5, NaN, 1e9 + 1, "1"].map((taken) => [fine, ["maxTents", "user ann", taken]]),
+      Array.from({ length: 257 }, () => fine),
+    ]
+  ) {
+    quotas.hear("one", [fine]);
+    assertThrows(() => quota.take(at("192.0.2.1")), LimitError);
+    quotas.hear("one", bad);
+    for (const place of take(32, at("192.0.2.1"))) place[Symbol.dispose]();
+  }
+});
+
+Deno.test("Quotas.hear() counts the reports of at most a thousand nodes", () => {
+  const { quotas, quota } = nodeOf({ shares: { user: 1_010 } });
+  for (let i = 0; i < 1_005; i++) quotas.hear(`n${i}`, [["maxTents", "user ann", 1]]);
+  quotas.hear("n0", [["maxTents", "user ann", 2]]);
+  assertEquals(fill(quota, { ...NOBODY, user: "ann" }), { count: 9, level: "user" });
+});
