@@ -27,8 +27,8 @@ export interface ManagerLimits {
   /**
    * Most sessions of one user at once: enough for every device and tab of a person, too few for a
    * client that connects in a loop. `Infinity` is no limit. Sessions without a user are not counted
-   * here. The default counts only while more than half of `maxSessions` are taken, and on each node
-   * by itself; a number that you set counts always, and on all nodes together.
+   * here. The default counts only while more than half of `maxSessions` are taken, with the sessions
+   * that other nodes report; a number that you set counts always, and exactly on all nodes together.
    *
    * @default {100}
    */
@@ -41,7 +41,7 @@ export interface ManagerLimits {
    * Users who were first seen at an address more than an hour ago may have ten times as many
    * together. The default counts only while more than half of `maxSessions` are taken, and not for
    * a loopback or private address without `clientAddress`, which is likely that of a proxy. A number
-   * that you set always counts.
+   * that you set always counts. Sessions that other nodes report count too.
    *
    * @default {1000}
    */
@@ -279,5 +279,7 @@ function sessionQuota(limits: ManagerLimits): QuotaOptions {
       ...limits.maxSessionsPerUser === undefined ? [] : ["user" as const],
       ...limits.maxSessionsPerAddress === undefined ? [] : ["address" as const],
     ],
+    // Claims in the store of the nodes count the sessions of a user.
+    exact: limits.maxSessionsPerUser === undefined ? [] : ["user"],
   };
 }

@@ -262,6 +262,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       rooms,
     });
     this.nodes = nodes;
+    nodes?.carry({
+      // The clients of a server that drains move to other nodes, where they count from then on.
+      report: () => manager.isDraining ? undefined : this.#quotas.report(),
+      hear: (node, report) => this.#quotas.hear(node, report),
+    });
     this.presence = presence;
     this.rooms = joined;
     this.#users = new Users({ nodes, manager });
@@ -558,8 +563,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const hasOthers = (this.nodes?.size ?? 0) > 0;
     const { withinMs = DRAIN_MS, signal } = options;
     const endsAt = this.#runtime.monotonic() + withinMs;
+    const drained = this.manager.drain(options);
+    this.nodes?.beat();
     const [report] = await Promise.all([
-      this.manager.drain(options),
+      drained,
       this.#moq?.drain(options.withinMs === undefined ? {} : { timeoutMs: options.withinMs }),
       this.#streams?.drain({ hasOthers, withinMs, signal }),
     ]);

@@ -2,9 +2,11 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { RequestError, SessionClosedError } from "../errors.ts";
+import { MemoryBroker } from "../pubsub/mod.ts";
 import { FaultyEngine } from "./faulty_broker.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";
-import type { Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
+import { encodeMessage } from "../session/wire/encode.ts";
 import { Random } from "./random.ts";
 import { type TestServer, testServer, type TestServerOptions } from "../testing/mod.ts";
 
@@ -618,6 +620,10 @@ Deno.test("maxSessionsPerUser holds on all nodes together", async () => {
   for (let i = 0; i < 60; i++) await cluster.pass(10_000);
   assert(four.session.isReady && two!.isReady && three === undefined);
   await cluster.refused(a!, "ann");
+  // A place is free immediately, whatever the last heartbeat of its node says.
+  await four.session.close();
+  await cluster.pass(0);
+  await cluster.dial(a!, "ann");
 });
 
 Deno.test("maxSessionsPerUser holds for tokens in band, too", async () => {
@@ -755,4 +761,92 @@ Deno.test("Clients can neither read nor send the messages between nodes", async 
       assertEquals((await refused).failure.code, "forbidden");
     }
   }
+});
+
+/** Sessions of one address at a server. */
+async function come(
+  cluster: Cluster,
+  server: TestServer<string>,
+  { address, count = 1 }: { readonly address: string; readonly count?: number },
+): Promise<Session[]> {
+  const dialing = Promise.all(Array.from({ length: count }, () => server.dial({ address })));
+  dialing.catch(() => {});
+  await cluster.pass(0);
+  return await dialing as Session[];
+}
+
+const GREEDY = "203.0.113.66";
+const HONEST = "198.51.100.7";
+
+Deno.test("A share of an address counts the sessions of all nodes, until their node is gone", async () => {
+  for (const how of ["end", "drain", "close", "kill"] as const) {
+    await using cluster = new Cluster();
+    const limits = { maxSessionsPerAddress: 20 };
+    const [a, b] = await cluster.start(2, { limits });
+    const there = await come(cluster, a!, { address: GREEDY, count: 20 });
+    await cluster.pass(2_000);
+    const refused = await assertRejects(
+      () => come(cluster, b!, { address: GREEDY }),
+      SessionClosedError,
+      "your address may have at most 20 sessions at once",
+    );
+    assertEquals(refused.info?.code, 4429);
+    await come(cluster, b!, { address: HONEST });
+    const ended = how === "kill" ? cluster.kill(a!) : {
+      end: () => there.slice(0, 5).map((session) => session.close()),
+      drain: () => a!.drain(),
+      close: () => a!.close(),
+    }[how]();
+    // A drain says so immediately, and a farewell too.
+    if (how === "end") await cluster.pass(2_000);
+    else if (how === "kill") await cluster.pass(7_000);
+    else await cluster.pass(how === "close" ? 1_000 : 0);
+    await come(cluster, b!, { address: GREEDY, count: 5 });
+    await cluster.pass(20_000);
+    await ended;
+  }
+});
+
+Deno.test("A share of a full server counts the answers that an address runs on other nodes", async () => {
+  using time = new FakeTime();
+  await using broker = new MemoryBroker();
+  const start = () =>
+    testServer<string>({
+      broker,
+      authenticate: ({ token }) => token ?? "nobody",
+      answers: { maxRunning: 256 },
+      requests: {
+        chat: {
+          async *answer({ signal }) {
+            yield 1;
+            await new Promise((resolve) => signal.addEventListener("abort", resolve));
+          },
+        },
+      },
+    });
+  await using a = start();
+  await using b = start();
+  await time.tickAsync(300);
+  let last = 0;
+  const ask = async (server: TestServer<string>, address: string) => {
+    const user = `user-${last++}`;
+    const headers = { authorization: `Bearer ${user}` };
+    const core = (await server.dial({ address, headers }) as Session)[internals];
+    const encode = (id: number) =>
+      encodeMessage("chat", 1, { id, stream: user.padStart(20, "0"), maxBytes: 1_000 });
+    return await core.ask("the stream", encode, {});
+  };
+  const asks = (server: TestServer<string>, address: string) =>
+    Promise.all(Array.from({ length: 128 }, () => ask(server, address)));
+  await asks(a, GREEDY);
+  await asks(b, "192.0.2.1");
+  await time.tickAsync(2_000);
+  const refused = () => ask(b, GREEDY);
+  const error = await assertRejects(refused, RequestError, "your address may have at most 128");
+  assertEquals(error.failure.code, "too-many");
+  await ask(b, HONEST);
+  const closing = a.close();
+  await time.tickAsync(10_000);
+  await closing;
+  await ask(b, GREEDY);
 });
