@@ -320,6 +320,32 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
      */
     readonly keepMs?: number;
     /**
+     * Most answers that the broker keeps, those that go on included. They don't count as durable
+     * streams. For one more, the oldest answer that has ended makes room, of the network address that
+     * has the most of them; answers that ended within ten minutes and were not read to the end go
+     * last. The readers of an answer that made room get the code `gone`, and for a week its name
+     * starts no answer. If all answers go on, one more is refused with the code `too-many`.
+     *
+     * @default {100000}
+     */
+    readonly maxKept?: number;
+    /**
+     * Most such answers of one user, or of one guest. For one more, the user's oldest answer that has
+     * ended makes room. The default counts only while more than half of `maxKept` are kept.
+     *
+     * @default {100}
+     */
+    readonly maxKeptPerUser?: number;
+    /**
+     * Most such answers for the guests and new users of one network address, where an IPv6 /64 counts
+     * as one. For one more, their oldest answer that has ended makes room. Users who were there an
+     * hour ago have ten times as many together. The default counts only while more than half of
+     * `maxKept` are kept.
+     *
+     * @default {1000}
+     */
+    readonly maxKeptPerAddress?: number;
+    /**
      * Most answers that this server makes at once. One more is refused with the code `too-many`.
      *
      * @default {10000}
@@ -610,6 +636,9 @@ export const SERVER: OptionKinds<ServerOptions> = {
   acceptsTokenInBand: "boolean",
   answers: {
     keepMs: POSITIVE,
+    maxKept: POSITIVE,
+    maxKeptPerAddress: POSITIVE,
+    maxKeptPerUser: POSITIVE,
     maxRunning: POSITIVE,
     maxRunningPerAddress: POSITIVE,
     maxRunningPerUser: POSITIVE,

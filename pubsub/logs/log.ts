@@ -47,6 +47,8 @@ export interface LogConfig {
   readonly expiresAt?: number;
   /** The log that this one was forked from. */
   readonly origin?: LogOrigin;
+  /** Keys of the parties that an answer is kept for; the engine gives them back as they are. */
+  readonly owner?: string;
 }
 
 /** The state of a log. */
@@ -81,21 +83,26 @@ export interface CreateLogOptions {
   readonly end?: LogEnd;
   /** The lease of a writer; see {@linkcode AppendLogOptions.writer}. */
   readonly writer?: { readonly holder: string; readonly ttlMs: number };
-  /** Most logs of the engine, those that are deleted and kept for forks included. */
+  /**
+   * Most logs of the engine that have the {@linkcode logKind} of this one, those that are deleted and
+   * kept for forks included.
+   */
   readonly maxLogs: number;
 }
 
 /**
  * Result of {@linkcode BrokerLogs.create}:
  *
- * - `created`: the log is new.
+ * - `created`: the log is new. `count` is the number of logs of its kind, this one included; an engine
+ *   that counts now and then returns a number that may be too high.
  * - `exists`: there is a log with this id already, possibly a deleted one that is kept for forks.
  * - `expired`: there is an expired log with this id, which has to be deleted first.
- * - `too-many`: the engine keeps the greatest number of logs.
+ * - `too-many`: the engine keeps the greatest number of logs of this kind.
  * - `no-space`: the engine keeps the most bytes of all logs.
  */
 export type LogCreated =
-  | { readonly kind: "created" | "exists"; readonly info: LogInfo }
+  | { readonly kind: "created"; readonly info: LogInfo; readonly count: number }
+  | { readonly kind: "exists"; readonly info: LogInfo }
   | { readonly kind: "expired" | "too-many" | "no-space" };
 
 /** Options for {@linkcode BrokerLogs.append}. */
@@ -193,6 +200,24 @@ export interface ReadLogOptions {
   readonly renews: boolean;
   /** Ends the wait for the engine. */
   readonly signal?: AbortSignal;
+}
+
+/** A log that keeps an answer, in a list of all of them. */
+export interface KeptLog {
+  /** The id. */
+  readonly id: string;
+  /** {@linkcode LogConfig.owner}, if given. */
+  readonly owner?: string;
+  /** Time at which the log ended, in milliseconds since the Unix epoch; absent while it is open. */
+  readonly endedAt?: number;
+}
+
+/** A page of the list of answers. */
+export interface KeptLogs {
+  /** The logs, in no order. */
+  readonly logs: readonly KeptLog[];
+  /** Where the next page begins, for the same engine alone; absent on the last page. */
+  readonly next?: string;
 }
 
 /** A part of a log. */
@@ -298,4 +323,13 @@ export interface BrokerLogs {
    * @throws {BrokerError} If the engine is away.
    */
   overdue(options: { readonly limit: number }): Promise<string[]>;
+  /**
+   * Lists the logs of the kind `answer`, a page at a time, without those that are deleted. A log that
+   * is there from the first page to the last one is listed; it may be listed twice.
+   *
+   * @param options About how many logs to list, and `next` of the page before.
+   * @returns The page.
+   * @throws {BrokerError} If the engine is away, or no longer knows the place of the page.
+   */
+  answers(options: { readonly limit: number; readonly after?: string }): Promise<KeptLogs>;
 }

@@ -5,6 +5,7 @@ import type {
   AppendLogOptions,
   BrokerLogs,
   CreateLogOptions,
+  KeptLog,
   LogAppended,
   LogConfig,
   LogCreated,
@@ -42,6 +43,23 @@ export const ANSWER_PREFIX = "answer:";
 export const REQUEST_PREFIX = `${INTERNAL_PREFIX}request:`;
 
 /**
+ * The kinds of logs. Each kind has a bound of its own, so that no kind can take the place of another:
+ * answers, the requests of answers that another node may resume, and all other durable streams.
+ */
+export type LogKind = "answer" | "request" | "stream";
+
+/**
+ * Finds the kind of a log.
+ *
+ * @param id The id of the log.
+ * @returns The kind.
+ */
+export function logKind(id: string): LogKind {
+  if (id.startsWith(ANSWER_PREFIX)) return "answer";
+  return id.startsWith(REQUEST_PREFIX) ? "request" : "stream";
+}
+
+/**
  * Makes the id of the log that keeps the request for which a log is written. A writer that takes the
  * log over reads the request; a log whose writer is lost waits for such a writer.
  *
@@ -71,6 +89,8 @@ export interface StoredLog extends Omit<LogInfo, "end"> {
   readonly until?: number | undefined;
   /** Present once the log has ended; `by` is the append that ended the log. */
   readonly end?: LogEnd & { readonly by?: LogProducer };
+  /** Time of the end, in milliseconds since the Unix epoch. */
+  readonly endedAt?: number;
   /** Newest {@linkcode AppendLogOptions.sequence}. */
   readonly sequence?: string;
   /** Newest lease of a writer; without a holder once released. */
@@ -106,18 +126,27 @@ export function newLog(
     tail: first + records.length,
     bytes: recordBytes(records),
     until: expiryOf(config, now),
-    ...(end && { end }),
+    ...(end && { end, endedAt: now }),
     ...(writer && { writer: { holder: writer.holder, until: now + writer.ttlMs } }),
   };
 }
 
 /** The public part of a state. */
 export function infoOf(state: StoredLog & Partial<WholeLog>): LogInfo {
-  const { until: _until, sequence: _sequence, writer: _writer, ...rest } = state;
+  const { until: _until, sequence: _sequence, writer: _writer, endedAt: _endedAt, ...rest } = state;
   const { producers: _producers, forks: _forks, end, ...info } = rest;
   if (end === undefined) return info;
   const { by: _by, ...shown } = end;
   return { ...info, end: shown };
+}
+
+/** An answer as the list of all answers has it. */
+export function keptOf(id: string, { owner, endedAt }: StoredLog): KeptLog {
+  return {
+    id,
+    ...(owner !== undefined && { owner }),
+    ...(endedAt !== undefined && { endedAt }),
+  };
 }
 
 /** The time at which a log expires after a use at `now`; `undefined` for never. */
@@ -263,7 +292,7 @@ export function decideAppend<State extends LogState>(
       ...(writer && {
         writer: { ...(!writer.releases && { holder: writer.holder }), until: now + writer.ttlMs },
       }),
-      ...(end && { end: producer === undefined ? end : { ...end, by: producer } }),
+      ...(end && { end: producer === undefined ? end : { ...end, by: producer }, endedAt: now }),
       ...(cancel !== undefined && { cancelled: state.cancelled ?? cancel }),
     },
   };

@@ -14,6 +14,7 @@ import type {
   AppendLogOptions,
   BrokerLogs,
   CreateLogOptions,
+  KeptLogs,
   LogAppended,
   LogConfig,
   LogCreated,
@@ -24,7 +25,7 @@ import type {
   LogRetained,
 } from "./log.ts";
 import { lineageOf, oldestPosition, parseOffset } from "./offset.ts";
-import { ANSWER_PREFIX, logTopic, MAX_LOG_ID_BYTES, recordBytes, requestLog } from "./rules.ts";
+import { logKind, logTopic, MAX_LOG_ID_BYTES, recordBytes, requestLog } from "./rules.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 
 /** Longest time between two looks at a stream whose readers wait, in milliseconds. */
@@ -46,8 +47,8 @@ export const RESCUE_INTERVAL_MS = 1_000;
 const SPARE_MS = 20_000;
 
 /**
- * Time for which the engine remembers that an answer has expired, in milliseconds. A page that asks
- * for such an answer would otherwise start another one, which may cost money.
+ * Time for which the engine remembers that an answer has expired or was dropped, in milliseconds. A
+ * page that asks for such an answer would otherwise start another one, which may cost money.
  */
 const REMEMBERED_MS = 604_800_000;
 
@@ -65,8 +66,10 @@ export const DEFAULT_CONTENT_TYPE = "application/octet-stream";
 
 /** Bounds of the durable streams of a broker. */
 export interface StreamBounds {
-  /** Most streams, deleted ones that forks need included. */
+  /** Most streams, deleted ones that forks need included; answers do not count. */
   readonly maxStreams: number;
+  /** Most answers. */
+  readonly maxKept: number;
   /** Most bytes of one stream, counted by {@linkcode countedBytes}. */
   readonly maxStreamBytes: number;
   /** Most forks of one stream. */
@@ -88,6 +91,8 @@ export interface StreamLogsOptions {
   readonly quotas?: Quotas | undefined;
   /** Receives errors of the search for overdue streams. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
+  /** Called when a reader of this node has read an answer that has ended to its end. MUST NOT throw. */
+  readonly onReadToEnd?: ((id: string) => void) | undefined;
   /**
    * Takes over a stream with a request whose writer is lost. Resolves with false if this node cannot
    * do so now. Left out, this node leaves such streams to other nodes for 20 s.
@@ -116,6 +121,8 @@ export interface CreateStreamOptions {
   readonly contentType?: string | undefined;
   readonly ttlMs?: number | undefined;
   readonly expiresAt?: number | undefined;
+  /** See {@linkcode LogConfig.owner}. */
+  readonly owner?: string | undefined;
   readonly records?: readonly LogRecord[];
   readonly end?: CreateLogOptions["end"];
   readonly writer?: CreateLogOptions["writer"];
@@ -189,13 +196,13 @@ export interface StreamPage {
 }
 
 /**
- * Result of reading a stream: a page; `missing` without a stream; `deleted` for a deleted one that
- * forks need; `trimmed` for a position before the kept records, of which `oldest` is the first;
+ * Result of reading a stream: a page; `missing` without a stream; `dropped` for an answer that made room
+ * for others within the last week; `deleted` for a deleted one that forks need; `trimmed` for a position before the kept records, of which `oldest` is the first;
  * `too-many` if too many readers of this node wait, with the bound or share that is reached.
  */
 export type StreamRead =
   | StreamPage
-  | { readonly kind: "missing" | "deleted" }
+  | { readonly kind: "missing" | "dropped" | "deleted" }
   | { readonly kind: "too-many"; readonly refusal: LimitError }
   | { readonly kind: "trimmed"; readonly oldest: number };
 
@@ -250,7 +257,7 @@ class Followed {
  * - **Forks:** a fork reads the records before its beginning from its source. A deleted source stays
  *   in the engine until its last fork is gone.
  * - **Expiry:** an expired stream counts as missing at once, and is deleted soon after, by any node.
- *   A broker that keeps facts remembers the id of an expired answer for a week.
+ *   A broker that keeps facts remembers the id of an answer that expired or was dropped for a week.
  * - **Writers:** a stream whose writer's lease has lapsed ends with the error `writer-lost`, by any
  *   node. A stream with a request is left to a node that can take over first.
  * - **Readers:** readers of one stream share its announcements and their reads.
@@ -261,6 +268,8 @@ export class StreamLogs implements AsyncDisposable {
   readonly #logs: BrokerLogs;
   readonly #bounds: StreamBounds;
   readonly #onError: (error: unknown) => void;
+  readonly #onReadToEnd: StreamLogsOptions["onReadToEnd"];
+  #answers = 0;
   readonly #rescue: StreamLogsOptions["rescue"];
   readonly #onRead: StreamLogsOptions["onRead"];
   readonly #followed = new Map<string, Followed>();
@@ -280,8 +289,8 @@ export class StreamLogs implements AsyncDisposable {
    * @throws {UnsupportedError} If the broker keeps no logs.
    */
   constructor(options: StreamLogsOptions) {
-    const { runtime, broker, bounds, onError, rescue, onRead, quotas = new Quotas(runtime) } =
-      options;
+    const { runtime, broker, bounds, onError, rescue, onRead, onReadToEnd } = options;
+    const { quotas = new Quotas(runtime) } = options;
     if (broker.logs === undefined) {
       throw new UnsupportedError(
         `Cannot keep durable streams: the ${broker.name} broker keeps no logs`,
@@ -300,6 +309,7 @@ export class StreamLogs implements AsyncDisposable {
       ...bounds.readerShares,
     });
     this.#onError = onError;
+    this.#onReadToEnd = onReadToEnd;
     this.#rescue = rescue;
     this.#onRead = onRead;
     // The writers of a file that a killed process left are lost already.
@@ -314,6 +324,11 @@ export class StreamLogs implements AsyncDisposable {
   /** True after `close`. */
   get isClosed(): boolean {
     return this.#isClosed;
+  }
+
+  /** Number of kept answers, as the engine counted when this node created the newest one. */
+  get answers(): number {
+    return this.#answers;
   }
 
   /** Number of readers of this node that wait for new records. */
@@ -354,7 +369,7 @@ export class StreamLogs implements AsyncDisposable {
       identity,
       config: plan.config,
       records: plan.records,
-      maxLogs: this.#bounds.maxStreams,
+      maxLogs: logKind(id) === "stream" ? this.#bounds.maxStreams : this.#bounds.maxKept,
       ...(end && { end }),
       ...(writer && { writer }),
     };
@@ -369,7 +384,10 @@ export class StreamLogs implements AsyncDisposable {
       if (!(error instanceof BrokerError)) await this.#release(origin);
       throw error;
     });
-    if (created.kind === "created") return { kind: "created", info: created.info };
+    if (created.kind === "created") {
+      if (logKind(id) === "answer") this.#answers = created.count;
+      return { kind: "created", info: created.info };
+    }
     await this.#release(origin);
     if (created.kind === "expired") return { kind: "too-many" };
     if (created.kind !== "exists") return { kind: created.kind };
@@ -420,7 +438,9 @@ export class StreamLogs implements AsyncDisposable {
    */
   async read(id: string, options: ReadStreamOptions): Promise<StreamRead> {
     this.#onRead?.(id);
-    return await this.#read(id, options, true);
+    const result = await this.#read(id, options, true);
+    this.#noteRead(id, result);
+    return result;
   }
 
   /**
@@ -432,7 +452,7 @@ export class StreamLogs implements AsyncDisposable {
    */
   async info(id: string): Promise<StreamRead> {
     const page = await this.#readLog(id, STATE_ALONE, false);
-    if (page === undefined) return { kind: "missing" };
+    if (page === undefined) return await this.#missing(id);
     const { info } = page;
     if (info.isDeleted) return { kind: "deleted" };
     return { kind: "page", info, records: [], next: info.tail, isUpToDate: true };
@@ -490,6 +510,7 @@ export class StreamLogs implements AsyncDisposable {
         if (result.kind !== "page") return yield result;
         const { info, records, next, isUpToDate } = result;
         const isOver = isUpToDate && info.end !== undefined;
+        if (isOver) this.#noteRead(id, result);
         if (records.length > 0 || isOver || isUpToDate && !isTold) yield result;
         if (isOver) return;
         isTold ||= isUpToDate;
@@ -533,7 +554,7 @@ export class StreamLogs implements AsyncDisposable {
     options: { readonly ifExpired?: boolean } = {},
   ): Promise<"removed" | "missing" | "deleted"> {
     if (!isId(id)) return "missing";
-    if (!options.ifExpired && (await this.info(id)).kind === "missing") {
+    if (!options.ifExpired && await this.#readLog(id, STATE_ALONE, false) === undefined) {
       options = { ifExpired: true };
     }
     const result = await this.#logs.delete(id, options);
@@ -544,19 +565,49 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Tells whether an answer has expired within the last week.
+   * Finds an answer, or its fate within the last week.
    *
-   * @param id The id of a stream that is missing.
-   * @returns False also for an answer that was deleted, and on a broker that keeps no facts.
+   * @param id The id of an answer.
+   * @returns `undefined` also for an answer that was deleted, and on a broker that keeps no facts.
    * @throws {BrokerError} If the engine is away.
    */
-  async hasExpired(id: string): Promise<boolean> {
+  async findAnswer(id: string): Promise<"kept" | "expired" | "dropped" | undefined> {
+    const log = await this.#logs.read(id, STATE_ALONE);
+    if (log === "expired") return log;
+    if (log !== undefined && !log.info.isDeleted) return "kept";
+    return await this.#fateOf(id);
+  }
+
+  /**
+   * Drops an answer that has ended, to make room for another one. Its readers learn the reason, and
+   * its name starts no answer for a week.
+   *
+   * @param id The id.
+   * @returns True if there is room now; false if the answer is missing, goes on, or has forks.
+   * @throws {BrokerError} If the engine is away.
+   */
+  async drop(id: string): Promise<boolean> {
     const { store } = this.#broker;
-    const [log, number] = await Promise.all([
-      this.#logs.read(id, STATE_ALONE),
-      store?.newest(expiredRow(id), REMEMBERED_MS),
-    ]);
-    return log === "expired" || number === EXPIRED;
+    const log = await this.#logs.read(id, STATE_ALONE);
+    if (typeof log !== "object" || log.info.end === undefined) return false;
+    await store?.advance(expiredRow(id), DROPPED, REMEMBERED_MS);
+    const result = await this.#logs.delete(id);
+    if (result.kind !== "removed") return false;
+    await this.#release(result.origin);
+    return true;
+  }
+
+  /**
+   * Lists the answers that the engine keeps.
+   *
+   * @param options About how many to list, and `next` of the page before.
+   * @returns A page of the list.
+   * @throws {BrokerError} If the engine is away.
+   */
+  async listAnswers(
+    options: { readonly limit: number; readonly after?: string },
+  ): Promise<KeptLogs> {
+    return await this.#logs.answers(options);
   }
 
   /** Searches for overdue streams at once, because a writer has let go of one. */
@@ -687,10 +738,26 @@ export class StreamLogs implements AsyncDisposable {
     }
   }
 
+  /** The result of reading a stream that is not there. */
+  async #missing(id: string): Promise<StreamRead> {
+    const isAnswer = isId(id) && logKind(id) === "answer";
+    return { kind: isAnswer && await this.#fateOf(id) === "dropped" ? "dropped" : "missing" };
+  }
+
+  async #fateOf(id: string): Promise<"expired" | "dropped" | undefined> {
+    const number = await this.#broker.store?.newest(expiredRow(id), REMEMBERED_MS);
+    return number === DROPPED ? "dropped" : number === EXPIRED ? "expired" : undefined;
+  }
+
+  #noteRead(id: string, result: StreamRead): void {
+    if (result.kind !== "page" || !result.isUpToDate || result.info.end === undefined) return;
+    if (logKind(id) === "answer") this.#onReadToEnd?.(id);
+  }
+
   async #readAfter(id: string, options: ReadStreamOptions, renews: boolean): Promise<StreamRead> {
     const { after, identity } = options;
     const page = await this.#readLog(id, options, renews);
-    if (page === undefined) return { kind: "missing" };
+    if (page === undefined) return await this.#missing(id);
     const { info } = page;
     if (identity !== undefined && identity !== info.identity) return { kind: "missing" };
     if (info.isDeleted) return { kind: "deleted" };
@@ -848,7 +915,7 @@ export class StreamLogs implements AsyncDisposable {
   /** Deletes a stream if it has expired, and remembers the id of an answer. */
   async #deleteExpired(id: string): Promise<void> {
     const { store } = this.#broker;
-    const isNamed = store !== undefined && id.startsWith(ANSWER_PREFIX);
+    const isNamed = store !== undefined && logKind(id) === "answer";
     if (isNamed && await this.#logs.read(id, STATE_ALONE) === "expired") {
       await store.advance(expiredRow(id), EXPIRED, REMEMBERED_MS);
     }
@@ -871,10 +938,13 @@ export class StreamLogs implements AsyncDisposable {
 /** Reads the state of a log, and no records. */
 const STATE_ALONE = { after: 0, maxRecords: 0, maxBytes: 0, renews: false } as const;
 
-/** Number in the row of an answer that has expired. */
-const EXPIRED = 1;
+/** Numbers in the row of an answer that has expired, and of one that was dropped. */
+const [EXPIRED, DROPPED] = [1, 2];
 
-/** Makes the row that remembers an expired answer. */
+/** The reason for `dropped`, for readers. */
+export const DROPPED_REASON = "The answer was dropped to make room for newer ones";
+
+/** Makes the row that remembers an answer that has expired or was dropped. */
 function expiredRow(id: string): string {
   return `expired:${id}`;
 }
@@ -910,10 +980,11 @@ function checkId(id: string): void {
 }
 
 function configOf(
-  { contentType = DEFAULT_CONTENT_TYPE, ttlMs, expiresAt }: CreateStreamOptions,
+  { contentType = DEFAULT_CONTENT_TYPE, ttlMs, expiresAt, owner }: CreateStreamOptions,
 ): LogConfig {
   return {
     contentType,
+    ...(owner !== undefined && { owner }),
     ...(ttlMs !== undefined && { ttlMs }),
     ...(expiresAt !== undefined && { expiresAt }),
   };

@@ -6,6 +6,8 @@ import type {
   AppendLogOptions,
   BrokerLogs,
   CreateLogOptions,
+  KeptLog,
+  KeptLogs,
   LogAppended,
   LogCreated,
   LogOrigin,
@@ -26,7 +28,10 @@ import {
   isBeyond,
   isExpired,
   isWriterLost,
+  keptOf,
   type LogDeleted,
+  type LogKind,
+  logKind,
   type LogState,
   logTopic,
   newLog,
@@ -41,6 +46,9 @@ const MAX_APPEND_BYTES = 8_388_608;
 /** A log, with what it takes in memory. */
 class Log implements Counted {
   readonly id: string;
+  readonly kind: LogKind;
+  /** Number of the log among all that were ever created. */
+  readonly number: number;
   state: StoredLog;
   /** Newest epoch and number of each producer: not part of the state, which each append copies. */
   readonly producers = new Map<string, LogState["producers"][string]>();
@@ -53,8 +61,10 @@ class Log implements Counted {
   #overhead = 0;
   #producerBytes = 0;
 
-  constructor(id: string, state: StoredLog) {
+  constructor(id: string, number: number, state: StoredLog) {
     this.id = id;
+    this.kind = logKind(id);
+    this.number = number;
     this.state = state;
   }
 
@@ -97,7 +107,10 @@ export class MemoryLogs implements BrokerLogs {
   readonly #runtime: Runtime;
   readonly #announce: (topic: string) => void;
   readonly #hasRoom: (bytes: number) => boolean;
+  /** In the order of their creation. */
   readonly #logs = new Map<string, Log>();
+  readonly #counts: Record<LogKind, number> = { answer: 0, request: 0, stream: 0 };
+  #created = 0;
   readonly #sum = new Sum();
   #isClosed = false;
 
@@ -129,15 +142,17 @@ export class MemoryLogs implements BrokerLogs {
     const now = this.#check("create");
     const present = this.#logs.get(id);
     if (present !== undefined) return presentLog(present.state, now);
-    if (this.#logs.size >= options.maxLogs) return { kind: "too-many" };
+    const kind = logKind(id);
+    if (this.#counts[kind] >= options.maxLogs) return { kind: "too-many" };
     const state = newLog(options, now);
-    const log = new Log(id, state);
+    const log = new Log(id, this.#created++, state);
     log.change(state, options.records);
     if (!this.#hasRoom(this.bytes + log.cost)) return { kind: "no-space" };
     this.#logs.set(id, log);
+    const count = ++this.#counts[kind];
     this.#sum.update(log);
     this.#announce(logTopic(id));
-    return await Promise.resolve({ kind: "created", info: infoOf(state) });
+    return await Promise.resolve({ kind: "created", info: infoOf(state), count });
   }
 
   async append(id: string, options: AppendLogOptions): Promise<LogAppended> {
@@ -231,15 +246,30 @@ export class MemoryLogs implements BrokerLogs {
     return await Promise.resolve(due.slice(0, limit).map(({ id }) => id));
   }
 
+  async answers(
+    { limit, after = "-1" }: { readonly limit: number; readonly after?: string },
+  ): Promise<KeptLogs> {
+    this.#check("list");
+    const logs: KeptLog[] = [];
+    for (const { id, kind, number, state } of this.#logs.values()) {
+      if (kind !== "answer" || state.isDeleted || number <= Number(after)) continue;
+      logs.push(keptOf(id, state));
+      if (logs.length === limit) return { logs, next: `${number}` };
+    }
+    return await Promise.resolve({ logs });
+  }
+
   /** Forgets all logs; later calls reject. */
   close(): void {
     this.#isClosed = true;
     this.#logs.clear();
+    Object.assign(this.#counts, { answer: 0, request: 0, stream: 0 });
     this.#sum.clear();
   }
 
   #remove(log: Log): void {
     this.#logs.delete(log.id);
+    this.#counts[log.kind]--;
     this.#sum.remove(log);
   }
 

@@ -12,7 +12,7 @@
  */
 import { Buffer } from "node:buffer";
 import type { Publication, PublicationPosition } from "../broker.ts";
-import { logTopic } from "../logs/rules.ts";
+import { type LogKind, logKind, logTopic } from "../logs/rules.ts";
 import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 
 /**
@@ -42,7 +42,7 @@ export interface LogKeys {
   readonly producers: string;
   /** Set of the forks. */
   readonly forks: string;
-  /** Sorted set of all logs of the part, by the time at which each is overdue. */
+  /** Sorted set of all logs of the part with the same kind, by the time at which each is overdue. */
   readonly index: string;
   /** Channel of announcements. */
   readonly channel: string;
@@ -56,15 +56,20 @@ export interface LogKeys {
  * slot, so topics may contain braces.
  */
 export class Names {
-  /** Indexes of the logs of all parts. */
-  readonly logIndexes: readonly string[];
+  /** Indexes of the logs of all parts, by the kind of the logs. */
+  readonly logIndexes: Readonly<Record<LogKind, readonly string[]>>;
   readonly #prefix: string;
   readonly #logTags: readonly string[];
 
   constructor(prefix: string) {
     this.#prefix = prefix;
     this.#logTags = logTags();
-    this.logIndexes = this.#logTags.map((tag) => this.#logIndex(tag));
+    const indexes = (kind: LogKind) => this.#logTags.map((tag) => this.#logIndex(kind, tag));
+    this.logIndexes = {
+      answer: indexes("answer"),
+      request: indexes("request"),
+      stream: indexes("stream"),
+    };
   }
 
   /** Channel of a topic without history. */
@@ -83,7 +88,7 @@ export class Names {
       newest: name("log-newest"),
       producers: name("log-producers"),
       forks: name("log-forks"),
-      index: this.#logIndex(tag),
+      index: this.#logIndex(logKind(id), tag),
       channel: name("log-pub"),
     };
   }
@@ -127,8 +132,8 @@ export class Names {
     return `${this.#prefix}:${kind}:{${wellFormed(what)}}`;
   }
 
-  #logIndex(tag: string): string {
-    return `${this.#prefix}:log-index:{${tag}}`;
+  #logIndex(kind: LogKind, tag: string): string {
+    return `${this.#prefix}:log-index-${kind}:{${tag}}`;
   }
 }
 

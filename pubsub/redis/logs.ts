@@ -9,6 +9,8 @@ import type {
   AppendLogOptions,
   BrokerLogs,
   CreateLogOptions,
+  KeptLog,
+  KeptLogs,
   LogAppended,
   LogConfig,
   LogCreated,
@@ -21,7 +23,7 @@ import type {
   ReadLogOptions,
   RetainLogOptions,
 } from "../logs/log.ts";
-import { logTopic, MAX_LOG_PRODUCERS, recordBytes } from "../logs/rules.ts";
+import { logKind, logTopic, MAX_LOG_PRODUCERS, recordBytes } from "../logs/rules.ts";
 import { ENTRY_BYTES } from "../broker.ts";
 import { isCluster, type WriteBatch } from "./connections.ts";
 import { checkName, encodeFrame, type Names, readWellFormed, wellFormed } from "./format.ts";
@@ -80,8 +82,9 @@ const HIDDEN_FIELDS = [
   // Newest writer, empty if released, and the time at which the lease lapses.
   "holder",
   "lease",
-  // Producer and number of the append that ended the log.
+  // Producer and number of the append that ended the log, and its time.
   "by",
+  "endedAt",
 ] as const;
 
 /**
@@ -180,7 +183,8 @@ end
 `;
 
 /**
- * Creates a log. `KEYS[8]` and further keys are the indexes of other parts on the same server. Keys
+ * Creates a log. `KEYS[8]` and further keys are the indexes of other parts on the same server, for the
+ * logs of the same kind. Keys
  * of an earlier log are there only if its state was evicted.
  */
 const CREATE = LOG + `
@@ -201,11 +205,11 @@ if ask.ttlMs then set('ttl', text(ask.ttlMs)) end
 if ask.expiresAt then set('expires', text(ask.expiresAt)) set('expiry', text(ask.expiresAt)) end
 expiry = nil
 renew()
-if ask.ended then set('ended', ask.ended) end
+if ask.ended then set('ended', ask.ended) set('endedAt', text(now)) end
 if ask.writer then set('holder', ask.writer.holder) set('lease', text(now + ask.writer.ttlMs)) end
 save()
 announce()
-return answer('created')
+return answer('created', text(count + 1))
 `;
 
 /**
@@ -313,6 +317,7 @@ if writer then
 end
 if ask.ended then
   set('ended', ask.ended)
+  set('endedAt', text(now))
   if producer then set('by', producer.number) end
 end
 if ask.cancelled and not log.cancelled then set('cancelled', ask.cancelled) end
@@ -495,7 +500,7 @@ export class RedisLogs implements BrokerLogs {
     const what = "create a log";
     checkId(id);
     const { index } = this.#names.log(id);
-    const others = this.#names.logIndexes.filter((other) => other !== index);
+    const others = this.#names.logIndexes[logKind(id)].filter((other) => other !== index);
     const isSharded = isCluster(this.#client);
     const ask = {
       identity,
@@ -509,16 +514,15 @@ export class RedisLogs implements BrokerLogs {
       elsewhere: isSharded ? await this.#count(what, others) : 0,
     };
     const indexes = isSharded ? [] : others;
-    const { kind, info } = await this.#call(id, {
+    const { kind, detail, info } = await this.#call(id, {
       what,
       script: "skeinLogCreate",
       ask,
       records,
       indexes,
     });
-    return kind === "created" || kind === "exists"
-      ? { kind, info: info! }
-      : { kind: kind as "expired" | "too-many" };
+    if (kind === "created") return { kind, info: info!, count: Number(detail) };
+    return kind === "exists" ? { kind, info: info! } : { kind: kind as "expired" | "too-many" };
   }
 
   async append(id: string, options: AppendLogOptions): Promise<LogAppended> {
@@ -616,7 +620,9 @@ export class RedisLogs implements BrokerLogs {
     const lists = await this.#run("list overdue logs", () => {
       this.#writes.begin();
       return Promise.all(
-        this.#names.logIndexes.map((index) => this.#scripts.skeinLogOverdue(index, limit)),
+        Object.values(this.#names.logIndexes).flat().map((index) =>
+          this.#scripts.skeinLogOverdue(index, limit)
+        ),
       );
     });
     const all: { readonly name: string; readonly since: number }[] = [];
@@ -627,6 +633,31 @@ export class RedisLogs implements BrokerLogs {
     }
     all.sort((a, b) => a.since - b.since);
     return all.slice(0, limit).map(({ name }) => readWellFormed(name));
+  }
+
+  async answers(
+    { limit, after = "0 0" }: { readonly limit: number; readonly after?: string },
+  ): Promise<KeptLogs> {
+    const indexes = this.#names.logIndexes.answer;
+    const [first, place = "0"] = after.split(" ");
+    const part = Number(first);
+    const [cursor, list] = await this.#run("list answers", () => {
+      this.#writes.begin();
+      return this.#client.zscan(indexes[part]!, place, "COUNT", limit);
+    });
+    // Members and scores take turns.
+    const ids = list.filter((_, i) => i % 2 === 0).map(readWellFormed);
+    const found = await this.#run("list answers", () => {
+      this.#writes.begin();
+      return Promise.all(
+        ids.map((id) =>
+          this.#client.hmget(this.#names.log(id).state, "config", "endedAt", "deleted")
+        ),
+      );
+    });
+    const logs = found.flatMap((fields, i) => keptOf(ids[i]!, fields));
+    const next = cursor === "0" ? `${part + 1} 0` : `${part} ${cursor}`;
+    return next === `${indexes.length} 0` ? { logs } : { logs, next };
   }
 
   async #call(
@@ -738,6 +769,17 @@ function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
     ...(cancelled !== undefined && { cancelled: JSON.parse(cancelled) }),
     ...(deleted !== undefined && { isDeleted: true as const }),
   };
+}
+
+/** Reads an answer of the list; none if it is gone or deleted. */
+function keptOf(id: string, [config, endedAt, deleted]: readonly (string | null)[]): KeptLog[] {
+  if (typeof config !== "string" || typeof deleted === "string") return [];
+  const { owner }: LogConfig = JSON.parse(config);
+  return [{
+    id,
+    ...(owner !== undefined && { owner }),
+    ...(typeof endedAt === "string" && { endedAt: Number(endedAt) }),
+  }];
 }
 
 function chunksOf(page: readonly Buffer[]): StoredChunk[] {

@@ -35,6 +35,7 @@ export type FileCalls =
     | "retainLog"
     | "releaseLog"
     | "overdueLogs"
+    | "listAnswers"
   >
   & Pick<SqliteFile, "sweep" | "beginCopy" | "continueCopy" | "endCopy">;
 
@@ -71,6 +72,7 @@ const PARTS: Readonly<
   retainLog: ["logs", true],
   releaseLog: ["logs", true],
   overdueLogs: ["logs", false],
+  listAnswers: ["logs", false],
   sweep: ["file", true],
   beginCopy: ["file", false],
   continueCopy: ["file", false],

@@ -2,6 +2,8 @@
 import type {
   AppendLogOptions,
   CreateLogOptions,
+  KeptLog,
+  KeptLogs,
   LogAppended,
   LogCreated,
   LogOrigin,
@@ -12,6 +14,7 @@ import type {
   RetainLogOptions,
 } from "../logs/log.ts";
 import {
+  ANSWER_PREFIX,
   decideAppend,
   decideDelete,
   decideFork,
@@ -19,7 +22,10 @@ import {
   infoOf,
   isBeyond,
   isExpired,
+  keptOf,
   type LogDeleted,
+  type LogKind,
+  logKind,
   type LogState,
   newLog,
   presentLog,
@@ -50,7 +56,7 @@ export class Logs {
   readonly #open = new Map<string, Row>();
   /** Logs that the transaction under way removes. */
   #gone: number[] = [];
-  #count = 0;
+  readonly #counts: Record<LogKind, number> = { answer: 0, request: 0, stream: 0 };
   #isStale = false;
   readonly #find: Statement;
   readonly #create: Statement;
@@ -69,6 +75,7 @@ export class Logs {
   readonly #addFork: Statement;
   readonly #removeFork: Statement;
   readonly #overdue: Statement;
+  readonly #answers: Statement;
 
   constructor(db: Database) {
     this.#db = db;
@@ -97,6 +104,9 @@ export class Logs {
     this.#addFork = db.prepare("INSERT INTO log_forks VALUES (?, ?)");
     this.#removeFork = db.prepare("DELETE FROM log_forks WHERE log = ? AND fork = ?");
     this.#overdue = db.prepare("SELECT name FROM logs WHERE due <= ? ORDER BY due LIMIT ?");
+    this.#answers = db.prepare(
+      "SELECT name FROM logs WHERE name > ? AND name < ? ORDER BY name LIMIT ?",
+    );
     this.#load();
   }
 
@@ -104,13 +114,14 @@ export class Logs {
   createLog(name: string, options: CreateLogOptions, now: number): LogCreated {
     const present = this.#row(name);
     if (present !== undefined) return presentLog(present.state, now);
-    if (this.#count >= options.maxLogs) return { kind: "too-many" };
+    const kind = logKind(name);
+    if (this.#counts[kind] >= options.maxLogs) return { kind: "too-many" };
     const state = newLog(options, now);
     const row: Row = { id: Number(this.#create.run(name).lastInsertRowid), name, state };
     this.#open.set(name, row);
-    this.#count++;
+    const count = ++this.#counts[kind];
     this.#add(row, state.first, options.records);
-    return { kind: "created", info: infoOf(state) };
+    return { kind: "created", info: infoOf(state), count };
   }
 
   /** Appends records, ends the log, or notes a cancellation. */
@@ -206,6 +217,18 @@ export class Logs {
     return this.#overdue.all(now, limit).map(({ name }) => String(name));
   }
 
+  /** Lists answers, by their names. */
+  listAnswers(limit: number, after: string = ANSWER_PREFIX): KeptLogs {
+    const rows = this.#answers.all(after, endOfPrefix(ANSWER_PREFIX), limit);
+    const names = rows.map(({ name }) => String(name));
+    const logs: KeptLog[] = [];
+    for (const name of names) {
+      const { state } = this.#row(name)!;
+      if (!state.isDeleted) logs.push(keptOf(name, state));
+    }
+    return { logs, ...(names.length === limit && { next: names.at(-1)! }) };
+  }
+
   /**
    * Gives each open log a new identity, since its newest records may be lost: readers behind a lost
    * position learn of that, and do not take later records for the lost ones.
@@ -246,7 +269,7 @@ export class Logs {
    */
   lapseWriters(): void {
     const requests = this.#db.prepare("SELECT name FROM logs WHERE name >= ? AND name < ?");
-    for (const { name } of requests.all(REQUEST_PREFIX, REQUEST_PREFIX + "\u{10ffff}")) {
+    for (const { name } of requests.all(REQUEST_PREFIX, endOfPrefix(REQUEST_PREFIX))) {
       const row = this.#row(String(name).slice(REQUEST_PREFIX.length));
       if (row?.state.writer === undefined || row.state.end !== undefined) continue;
       row.state = { ...row.state, writer: { ...row.state.writer, until: 0 } };
@@ -283,7 +306,15 @@ export class Logs {
   }
 
   #load(): void {
-    this.#count = Number(this.#db.prepare("SELECT count(*) AS count FROM logs").get()!.count);
+    const all = this.#db.prepare("SELECT count(*) AS count FROM logs");
+    const some = this.#db.prepare(
+      "SELECT count(*) AS count FROM logs WHERE name >= ? AND name < ?",
+    );
+    const [answer, request] = [ANSWER_PREFIX, REQUEST_PREFIX].map((prefix) =>
+      Number(some.get(prefix, endOfPrefix(prefix))!.count)
+    ) as [number, number];
+    const stream = Number(all.get()!.count) - answer - request;
+    Object.assign(this.#counts, { answer, request, stream });
   }
 
   #row(name: string): Row | undefined {
@@ -338,8 +369,13 @@ export class Logs {
     this.#remove.run(id);
     this.#note.run(id);
     this.#gone.push(id);
-    this.#count--;
+    this.#counts[logKind(name)]--;
   }
+}
+
+/** The end of the names that begin with a prefix. */
+function endOfPrefix(prefix: string): string {
+  return prefix + "\u{10ffff}";
 }
 
 /** The time at which a log needs attention. */

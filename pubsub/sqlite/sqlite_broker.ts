@@ -424,6 +424,10 @@ export class SqliteBroker implements Broker {
         check("list logs");
         return await queue.call("list logs", ["overdueLogs", limit, now()]);
       },
+      answers: async ({ limit, after }) => {
+        check("list answers");
+        return await queue.call("list answers", ["listAnswers", limit, after]);
+      },
     };
   }
 

@@ -5,10 +5,16 @@ import type { Owner, Place, Quota, Quotas } from "../../base/shares.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { recordBytes, requestLog } from "../../pubsub/logs/rules.ts";
-import { NO_SPACE, type StreamLogs, WRITER_LOST } from "../../pubsub/logs/stream_logs.ts";
+import {
+  DROPPED_REASON,
+  NO_SPACE,
+  type StreamLogs,
+  WRITER_LOST,
+} from "../../pubsub/logs/stream_logs.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { AbandonedAnswers } from "./abandoned_answers.ts";
 import type { NodeStreams } from "./node_streams.ts";
+import { KeptAnswers } from "./kept_answers.ts";
 import { answerId, type AnswerLimits } from "./options.ts";
 import { ABORTED, type DurableStreamWriter, isEndCode, LEASE_MS } from "./writer.ts";
 
@@ -159,6 +165,8 @@ export class Answers {
   readonly #running = new Set<Running>();
   /** Calls that may lead to a generator; bounded by the requests of sessions and by searches. */
   readonly #beginning = new Set<Promise<unknown>>();
+  /** Room for the answers of all nodes. */
+  readonly kept: KeptAnswers;
   /** Places of generators. */
   readonly #places: Quota;
   readonly #released: BrokerSubscription | undefined;
@@ -183,6 +191,7 @@ export class Answers {
     });
     const { runtime, broker, streams, nodes, resumeOf } = parts;
     this.abandoned = new AbandonedAnswers({ runtime, quota: this.#places, streams, nodes });
+    this.kept = new KeptAnswers({ runtime, streams, limits });
     this.#released = resumeOf && broker.subscribe(RELEASED, () => streams.search());
   }
 
@@ -202,7 +211,7 @@ export class Answers {
    * @param request The request, and the generator.
    * @returns Id of the durable stream.
    * @throws {RequestError} With the code `malformed` for a name that is none, `gone` for an answer
-   * that has expired, or that the caller has a part of and that is no longer kept, `too-many`, or
+   * that has expired, or made room for others, or that the caller has a part of and that is no longer kept, `too-many`, or
    * `unavailable` if the engine is away.
    */
   begin(request: BeginAnswer): Promise<string> {
@@ -219,22 +228,28 @@ export class Answers {
     const { streams, node, resumeOf } = this.#parts;
     const id = await answerId(this.#parts.runtime, { topic, user, name });
     try {
-      if ((await streams.info(id)).kind === "page") return id;
-      if (begun || await streams.hasExpired(id)) {
+      const found = await streams.findAnswer(id);
+      if (found === "kept") return id;
+      if (found === "dropped") throw new RequestError("gone", DROPPED_REASON);
+      if (begun || found === "expired") {
         throw new RequestError("gone", "The answer is no longer kept");
       }
       const { keepMs: ttlMs } = this.#limits;
       const place = this.#take(owner);
+      const canResume = resumeOf?.(topic) !== undefined;
       try {
-        const canResume = resumeOf?.(topic) !== undefined;
         // The request is kept first: from its first moment on, another node can take the stream over.
         if (canResume) await this.#keepRequest(id, { topic, input, user });
         const leaseMs = canResume ? RESUME_LEASE_MS : LEASE_MS;
-        const writer = await node.create(id, { ttlMs }, leaseMs);
+        const writer = await this.kept.keep({ id, owner }, (keys) => {
+          return node.create(id, { ttlMs }, { leaseMs, owner: keys });
+        });
         const begun = { writer, owner, place, canResume, onError };
         void this.#run(begun, ({ stop: { signal } }) => answer(signal));
       } catch (error) {
         place[Symbol.dispose]();
+        // The next attempt keeps the request anew.
+        if (canResume && error instanceof LimitError) await streams.delete(requestLog(id));
         throw error;
       }
     } catch (error) {
@@ -351,7 +366,9 @@ export class Answers {
       ttlMs: this.#limits.keepMs,
       records: [encode(request)],
     });
-    if (kind === "too-many") throw new LimitError("maxStreams", "There are too many streams");
+    if (kind === "too-many") {
+      throw new LimitError("answers.maxKept", "Cannot keep an answer: too many go on");
+    }
     if (kind === "no-space") {
       throw new LimitError("maxTotalBytes", `Cannot keep an answer: ${NO_SPACE}`);
     }
@@ -445,6 +462,7 @@ export class Answers {
     writer.signal.removeEventListener("abort", onAbort);
     watch[Symbol.dispose]();
     this.#running.delete(running);
+    if (!(signal.reason instanceof Released)) this.kept.ended(writer.id);
     running.over.resolve();
     if (signal.aborted) {
       // A generator that goes on in spite of its signal keeps its place.

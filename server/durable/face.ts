@@ -28,6 +28,7 @@ import { ENTRY_BYTES } from "../../pubsub/broker.ts";
 import { ANSWER_PREFIX, recordBytes } from "../../pubsub/logs/rules.ts";
 import {
   DEFAULT_CONTENT_TYPE,
+  DROPPED_REASON,
   mediaType,
   NO_SPACE,
   type StreamAppended,
@@ -737,6 +738,8 @@ function found(result: StreamRead): StreamPage {
       return result;
     case "missing":
       throw missing();
+    case "dropped":
+      throw gone(DROPPED_REASON);
     case "deleted":
       throw gone("Cannot read: the stream must not be deleted");
     case "trimmed":

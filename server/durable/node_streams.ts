@@ -3,8 +3,10 @@ import { LimitError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
+import { logKind } from "../../pubsub/logs/rules.ts";
 import { formatOffset, oldestPosition, parseOffset } from "../../pubsub/logs/offset.ts";
 import {
+  DROPPED_REASON,
   isJson,
   NO_SPACE,
   type StreamCreated,
@@ -92,6 +94,14 @@ export interface ReadDurableStreamOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Facts of a new stream that applications do not set. */
+export interface CreateOptions {
+  /** Time without a sign of life after which the stream is without a writer, in milliseconds. */
+  readonly leaseMs?: number;
+  /** See {@linkcode LogConfig.owner}. */
+  readonly owner?: string;
+}
+
 /** Parts of {@linkcode NodeStreams}. */
 export interface NodeStreamsOptions {
   readonly runtime: Runtime;
@@ -119,7 +129,7 @@ export class NodeStreams {
   async create<T = unknown>(
     id: string,
     options: CreateDurableStreamOptions = {},
-    leaseMs: number = LEASE_MS,
+    { leaseMs = LEASE_MS, owner }: CreateOptions = {},
   ): Promise<DurableStreamWriter<T>> {
     const { contentType, fork, ...lifetime } = options;
     const holder = this.#runtime.randomUUID();
@@ -129,6 +139,7 @@ export class NodeStreams {
       // A fork has the type of the source by default.
       contentType: contentType ?? (fork === undefined ? "application/json" : undefined),
       fork,
+      owner,
       writer: { holder, ttlMs: leaseMs },
     });
     if (created.kind !== "created") throw refusedCreation(id, created.kind);
@@ -327,6 +338,8 @@ function checkPage(id: string, result: StreamRead, wasThere: boolean): StreamPag
       return result;
     case "too-many":
       throw result.refusal;
+    case "dropped":
+      throw new RequestError("gone", `Cannot read "${id}": ${DROPPED_REASON}`);
     case "trimmed":
       throw new RequestError("gone", `Cannot read "${id}": the records are no longer kept`);
     default:
@@ -352,7 +365,9 @@ function refusedCreation(
     case "deleted":
       return new RequestError("exists", `Cannot create: there is a durable stream "${id}"`);
     case "too-many":
-      return new LimitError("maxStreams", `Cannot create "${id}": there are too many streams`);
+      return logKind(id) === "answer"
+        ? new LimitError("answers.maxKept", `Cannot create "${id}": there are too many answers`)
+        : new LimitError("maxStreams", `Cannot create "${id}": there are too many streams`);
     case "no-space":
       return new LimitError("maxTotalBytes", `Cannot create "${id}": ${NO_SPACE}`);
     case "too-many-forks":

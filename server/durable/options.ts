@@ -184,12 +184,15 @@ export function checkDurableStreams(
 }
 
 /** The bounds that the options set for the streams of a broker. */
-export function boundsOf(options: DurableStreamsOptions | undefined): StreamBounds {
-  if (options === undefined) return ANSWER_STREAMS;
+export function boundsOf(
+  options: DurableStreamsOptions = { path: "/" },
+  maxKept: number = ANSWERS.maxKept,
+): StreamBounds {
   const limits = checkDurableStreams(options);
   const { maxStreams, maxStreamBytes, maxForks, maxReaders } = limits;
   const readerShares = sharesOf(limits, options, READER_SHARES);
-  return { maxStreams, maxStreamBytes, maxForks, maxReaders, readerShares, keep: options.keep };
+  const { keep } = options;
+  return { maxStreams, maxKept, maxStreamBytes, maxForks, maxReaders, readerShares, keep };
 }
 
 /** Shares of a bound: one that the application sets always counts, a default only in contention. */
@@ -208,24 +211,21 @@ function sharesOf<Key extends string>(
 /** The options that set the shares of readers. */
 const READER_SHARES = { address: "maxReadersPerAddress", user: "maxReadersPerUser" } as const;
 
-/** Bounds without the option `durableStreams`: those of its defaults, but for the number of answers. */
-const ANSWER_STREAMS: StreamBounds = {
-  maxStreams: 100_000,
-  maxStreamBytes: LIMITS.maxStreamBytes,
-  maxForks: LIMITS.maxForks,
-  maxReaders: LIMITS.maxReaders,
-  readerShares: sharesOf(LIMITS, {}, READER_SHARES),
-};
-
 const ANSWERS = {
   keepMs: 86_400_000,
+  maxKept: 100_000,
+  maxKeptPerAddress: 1_000,
+  maxKeptPerUser: 100,
   maxRunning: 10_000,
   maxRunningPerAddress: 128,
   maxRunningPerUser: 32,
 };
 
 /** Bounds and times of answers that outlive their connections, all set. */
-export interface AnswerLimits extends Readonly<Pick<typeof ANSWERS, "keepMs" | "maxRunning">> {
+export interface AnswerLimits
+  extends Readonly<Pick<typeof ANSWERS, "keepMs" | "maxKept" | "maxRunning">> {
+  /** Shares of the kept answers. */
+  readonly keptShares: Pick<QuotaOptions, "shares" | "strict">;
   /** Shares of the running answers. */
   readonly runningShares: Pick<QuotaOptions, "shares" | "strict">;
 }
@@ -235,12 +235,16 @@ export function checkAnswers(
   options: { readonly [K in keyof typeof ANSWERS]?: number } = {},
 ): AnswerLimits {
   const limits = checkLimits(ANSWERS, options, { of: "server: answers." });
-  const { keepMs, maxRunning } = limits;
+  const { keepMs, maxKept, maxRunning } = limits;
+  const keptShares = sharesOf(limits, options, {
+    address: "maxKeptPerAddress",
+    user: "maxKeptPerUser",
+  });
   const runningShares = sharesOf(limits, options, {
     address: "maxRunningPerAddress",
     user: "maxRunningPerUser",
   });
-  return { keepMs, maxRunning, runningShares };
+  return { keepMs, maxKept, keptShares, maxRunning, runningShares };
 }
 
 /** Stands for the digest of a user in the answers of a guest. */
@@ -285,7 +289,8 @@ export async function isOwnAnswer(
   return owner === GUEST || user !== undefined && owner === await digest(runtime, user);
 }
 
-async function digest(runtime: Runtime, text: string): Promise<string> {
+/** Makes the digest of a text: 22 characters of `A-Z a-z 0-9 - _`. */
+export async function digest(runtime: Runtime, text: string): Promise<string> {
   const bytes = new TextEncoder().encode(text);
   const hash = await outside(runtime, crypto.subtle.digest("SHA-256", bytes));
   return new Uint8Array(hash, 0, DIGEST_BYTES).toBase64({

@@ -52,8 +52,9 @@ export function loadParts(options: PartsOptions): DurableParts {
   const streams: StreamLogs = new StreamLogs({
     runtime,
     broker,
-    bounds: boundsOf(http),
+    bounds: boundsOf(http, options.answers.maxKept),
     quotas: face.quotas,
+    onRead: (id) => answers.kept.noteRead(id),
     onError: (error) => report("The search for overdue durable streams", error),
     rescue: resumeOf && ((id) => answers.rescue(id)),
     onRead: (id) => answers.abandoned.read(id),

@@ -3,6 +3,7 @@ import { BrokerError, QueueFullError, UnsupportedError } from "../../errors.ts";
 import type { LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
 import { identityAt, oldestPosition, parseOffset, writeOffset } from "../../pubsub/logs/offset.ts";
 import {
+  DROPPED_REASON,
   isJson,
   type StreamLogs,
   type StreamPage,
@@ -211,6 +212,7 @@ function missing(result: Exclude<StreamRead, StreamPage>, wasThere: boolean): En
     return { code: kind, reason, ...(retryAfterMs !== undefined && { retryAfterMs }) };
   }
   if (kind === "trimmed") return { code: "gone", reason: "The records are no longer kept" };
+  if (kind === "dropped") return { code: "gone", reason: DROPPED_REASON };
   return wasThere
     ? { code: "gone", reason: "The durable stream is no longer there" }
     : { code: "not-found", reason: "There is no such durable stream" };
