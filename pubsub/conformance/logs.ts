@@ -3,12 +3,13 @@ import type {
   AppendLogOptions,
   BrokerLogs,
   CreateLogOptions,
+  KeptLog,
   LogConfig,
   LogPage,
   LogRecord,
 } from "../logs/log.ts";
 import { countedBytes } from "../broker.ts";
-import { logTopic, MAX_LOG_ID_BYTES } from "../logs/rules.ts";
+import { ANSWER_PREFIX, logTopic, MAX_LOG_ID_BYTES, requestLog } from "../logs/rules.ts";
 import { isTaken, same, type Test, type TestKit, undisturbed } from "./kit.ts";
 
 /** Bound that no test reaches unless it means to. */
@@ -160,6 +161,56 @@ export const LOGS: Record<string, Test> = {
     const none = await near.create(`${id} second`, { ...creation({}), maxLogs: 0 });
     same(none.kind, "too-many", "a log beyond the bound");
     same(await near.read(`${id} second`, reading()), undefined, "the log beyond the bound");
+  }),
+
+  "bounds answers, their requests and other logs apart": withLogs(async ({ id }, near, far) => {
+    const [one, two] = [1, 2].map((n) => `${ANSWER_PREFIX}${id} ${n}`) as [string, string];
+    const kindOf = async (name: string, maxLogs: number) =>
+      (await near.create(name, creation({ maxLogs }))).kind;
+    await created(near, id, {});
+    same((await created(near, one, { maxLogs: 1 })).count, 1, "the number of answers");
+    same(await kindOf(two, 1), "too-many", "an answer beyond the bound");
+    same(await kindOf(requestLog(one), 1), "created", "a request");
+    same(await kindOf(requestLog(two), 1), "too-many", "a request beyond the bound");
+    same(await kindOf(`${id} second`, 1_000_000), "created", "another log");
+    await near.delete(one);
+    await until(async () => await kindOf(two, 1) === "created", "room after a deletion");
+    for (const name of [two, requestLog(one)]) await far.delete(name);
+  }),
+
+  "lists answers with their owners and ends": withLogs(async ({ id }, near, far) => {
+    const names = Array.from({ length: 12 }, (_, n) => `${ANSWER_PREFIX}${id}:${n}:"é"`);
+    const owned = { ...TEXT, owner: "u.Ann_1 a1.at-2" };
+    await created(near, id, { config: owned, end: {} });
+    for (const [n, name] of names.entries()) {
+      const end = n === 3 && { end: { error: "stopped" } };
+      await created(near, name, n === 0 ? {} : { config: owned, ...end });
+    }
+    await append(near, names[1]!, ["a"]);
+    await append(far, names[2]!, ["a"], { end: {} });
+    await near.retain(names[4]!, "fork", { identity: "identity0", maxForks: 1 });
+    await near.delete(names[4]!);
+    await near.delete(names[5]!);
+    const found = new Map<string, KeptLog>();
+    let [pages, after] = [0, undefined as string | undefined];
+    do {
+      const page = await far.answers({ limit: 5, ...(after !== undefined && { after }) });
+      for (const one of page.logs) found.set(one.id, one);
+      [pages, after] = [pages + 1, page.next];
+    } while (after !== undefined && pages < 1_000);
+    const own = names.map((name) => found.get(name));
+    same(found.has(id), false, "another log in the list");
+    const owners = own.map((one) => one === undefined ? "gone" : one.owner ?? "none");
+    const { owner } = owned;
+    const rest = Array(6).fill(owner);
+    same(owners, ["none", owner, owner, owner, "gone", "gone", ...rest], "the owners");
+    const ended = own.map((one) => one?.endedAt !== undefined);
+    same(ended, names.map((_, n) => n === 2 || n === 3), "the ended answers");
+    const now = Date.now();
+    const isNow = [2, 3].every((n) => Math.abs(own[n]!.endedAt! - now) < 60_000);
+    same(isNow, true, "the times of the ends");
+    await near.release(names[4]!, "fork");
+    for (const name of names) await near.delete(name);
   }),
 
   "drops the oldest records by retention only": withLogs(async ({ id }, near, far) => {

@@ -1,5 +1,11 @@
-/** Messages of one subject of a stream, read by a consumer that exists for one read. */
-import { AckPolicy, DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
+/** Messages of a stream, read by a consumer that exists for one read, or for one list. */
+import {
+  AckPolicy,
+  type ConsumerInfo,
+  DeliverPolicy,
+  type JetStreamManager,
+} from "@nats-io/jetstream";
+import type { Msg } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
 import { headerOf, tagIn } from "./format.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
@@ -66,21 +72,118 @@ export async function pull(
   try {
     const wanted = Math.min(count, num_pending);
     if (wanted === 0) return { messages: [], pending: num_pending };
-    return await fetch(link, `$JS.API.CONSUMER.MSG.NEXT.${stream}.${name}`, wanted, maxBytes);
+    return await fetch(link, `$JS.API.CONSUMER.MSG.NEXT.${stream}.${name}`, {
+      wanted,
+      maxBytes,
+      read: (message, { seq, atMs }) => {
+        const size = headerOf(message, "Nats-Msg-Size");
+        const { data } = message;
+        const bytes = size ? Number(size) : data.length;
+        return { seq, atMs, data, bytes, tag: tagIn(message) };
+      },
+    });
   } finally {
-    // A failure does not matter: the server deletes an idle consumer.
-    manager.consumers.delete(stream, name).catch(() => {});
+    forget(manager, stream, name);
   }
 }
 
-function fetch(
+/** Subjects of which to read the newest messages. */
+export interface NewestOptions {
+  readonly stream: string;
+  /** Subjects, with wildcards. */
+  readonly subject: string;
+  /** The header to read. */
+  readonly header: string;
+  /** Most messages. */
+  readonly count: number;
+  /** `next` of the page before. */
+  readonly after?: string | undefined;
+}
+
+/**
+ * Reads a header of the newest message of each subject, page by page. Between two pages at most 10 s
+ * may pass.
+ *
+ * @param link The connection.
+ * @param manager The administration of JetStream.
+ * @param options The subjects.
+ * @returns The headers, and the place of the next page unless this is the last one.
+ */
+export async function pullNewest(
+  link: Link,
+  manager: JetStreamManager,
+  { stream, subject, header, count, after }: NewestOptions,
+): Promise<{ readonly headers: readonly string[]; readonly next?: string }> {
+  let [name, left] = ["", 0];
+  if (after === undefined) {
+    ({ name, num_pending: left } = await consumeNewest(manager, stream, subject));
+  } else {
+    const parts = after.split(" ");
+    [name, left] = [parts[0]!, Number(parts[1])];
+  }
+  if (left === 0) {
+    forget(manager, stream, name);
+    return { headers: [] };
+  }
+  const { messages, pending } = await fetch(link, `$JS.API.CONSUMER.MSG.NEXT.${stream}.${name}`, {
+    wanted: Math.min(count, left),
+    read: (message) => headerOf(message, header),
+  });
+  if (messages.length > 0 && pending > 0) return { headers: messages, next: `${name} ${pending}` };
+  forget(manager, stream, name);
+  return { headers: messages };
+}
+
+/**
+ * Counts subjects with messages.
+ *
+ * @param manager The administration of JetStream.
+ * @param stream The stream.
+ * @param subject The subjects, with wildcards.
+ * @returns The number.
+ */
+export async function countSubjects(
+  manager: JetStreamManager,
+  stream: string,
+  subject: string,
+): Promise<number> {
+  const { name, num_pending } = await consumeNewest(manager, stream, subject);
+  forget(manager, stream, name);
+  return num_pending;
+}
+
+function consumeNewest(
+  manager: JetStreamManager,
+  stream: string,
+  subject: string,
+): Promise<ConsumerInfo> {
+  return manager.consumers.add(stream, {
+    ack_policy: AckPolicy.None,
+    deliver_policy: DeliverPolicy.LastPerSubject,
+    filter_subject: subject,
+    headers_only: true,
+    inactive_threshold: INACTIVE_NS,
+    mem_storage: true,
+    num_replicas: 1,
+  });
+}
+
+/** Deletes a consumer. A failure does not matter: the server deletes an idle one. */
+function forget(manager: JetStreamManager, stream: string, name: string): void {
+  manager.consumers.delete(stream, name).catch(() => {});
+}
+
+function fetch<T>(
   link: Link,
   request: string,
-  wanted: number,
-  maxBytes: number | undefined,
-): Promise<Pulled> {
+  { wanted, maxBytes, read }: {
+    readonly wanted: number;
+    readonly maxBytes?: number | undefined;
+    readonly read: (message: Msg, delivery: ReturnType<typeof deliveryOf>) => T;
+  },
+): Promise<{ readonly messages: readonly T[]; readonly pending: number }> {
   return new Promise((resolve, reject) => {
-    const messages: Stored[] = [];
+    const messages: T[] = [];
     let pending = wanted;
     const connection = link.open;
     const inbox = link.inbox();
@@ -90,16 +193,9 @@ function fetch(
       callback: (error, message) => {
         // A status instead of a message ends the read: no more messages, or no room for more.
         if (error || !message.reply?.startsWith("$JS.ACK.")) return done(error ?? undefined);
-        const { seq, atMs, pending: left } = deliveryOf(message.reply);
-        const size = headerOf(message, "Nats-Msg-Size");
-        pending = left;
-        messages.push({
-          seq,
-          atMs,
-          data: message.data,
-          bytes: size ? Number(size) : message.data.length,
-          tag: tagIn(message),
-        });
+        const delivery = deliveryOf(message.reply);
+        pending = delivery.pending;
+        messages.push(read(message, delivery));
         if (messages.length === wanted) done();
       },
     });

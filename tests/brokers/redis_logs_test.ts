@@ -372,7 +372,7 @@ test("keeps a log in one slot, without expiry, and leaves no key behind", async 
   const keys = (await server.run("keys", "*")).split("\n").sort();
   assertEquals(keys.map((key) => key.replace(/\d+/, "")), [
     "app:log-forks:{logs:}/log",
-    "app:log-index:{logs:}",
+    "app:log-index-stream:{logs:}",
     "app:log-newest:{logs:}/log",
     "app:log-producers:{logs:}/log",
     "app:log-records:{logs:}/log",

@@ -9,10 +9,19 @@ import { headers, type MsgHdrs } from "@nats-io/nats-core";
 import { BrokerError } from "../../../errors.ts";
 import { textOf } from "../../../base/error_text.ts";
 import { within } from "../../../base/wait.ts";
-import { ID_HEADER, type LogNames, parseAck, QUIET_HEADER } from "../format.ts";
+import type { KeptLog, KeptLogs } from "../../logs/log.ts";
+import { ANSWER_PREFIX, type LogKind, REQUEST_PREFIX } from "../../logs/rules.ts";
+import {
+  ANSWER_HEADER,
+  ID_HEADER,
+  type LogNames,
+  parseAck,
+  QUIET_HEADER,
+  subjectPart,
+} from "../format.ts";
 import type { Link } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
-import { pull } from "../pull.ts";
+import { countSubjects, pull, pullNewest } from "../pull.ts";
 import { decodeLog, type LogMessage } from "./format.ts";
 
 /** Most bytes of a message, if the server has not told yet: the default of servers. */
@@ -44,6 +53,8 @@ export interface ChangeOptions {
   readonly isReplacing: boolean;
   /** Keeps the change from being announced. */
   readonly isQuiet: boolean;
+  /** The log as the list of answers has it; absent for other logs, and for a removal. */
+  readonly answer?: KeptLog | undefined;
 }
 
 /** The streams of logs of one broker. Every method rejects with a `BrokerError` on failure. */
@@ -127,7 +138,7 @@ export class LogStreams {
   async write(
     part: string,
     message: Uint8Array,
-    { after, isReplacing, isQuiet }: ChangeOptions,
+    { after, isReplacing, isQuiet, answer }: ChangeOptions,
   ): Promise<number | undefined> {
     const options = headers();
     options.set("Nats-Expected-Last-Subject-Sequence", String(after));
@@ -136,6 +147,7 @@ export class LogStreams {
     if (this.#settings.replicas > 1 && after > 0) options.set(ID_HEADER, `${part}:${after}`);
     if (isReplacing) options.set("Nats-Rollup", "sub");
     if (isQuiet) options.set(QUIET_HEADER, "1");
+    if (answer !== undefined) options.set(ANSWER_HEADER, encodeHeader(answer));
     return await this.#publish("change a log", `${this.names.kept}.${part}`, message, options);
   }
 
@@ -155,6 +167,39 @@ export class LogStreams {
       const { state } = await streams.info(this.names.stream);
       return state.num_subjects ?? 0;
     });
+  }
+
+  /** Counts the logs of one kind, as {@linkcode count} does. */
+  async countKind(kind: Exclude<LogKind, "stream">): Promise<number> {
+    const { stream } = this.names;
+    return await this.#ask(
+      "count logs",
+      (manager) => countSubjects(manager, stream, this.#subjects(kind)),
+    );
+  }
+
+  /** Lists answers. The place of a page is good for 10 s. */
+  async answers(
+    { limit, after }: { readonly limit: number; readonly after?: string },
+  ): Promise<KeptLogs> {
+    const { headers, next } = await this.#ask(
+      "list answers",
+      (manager) =>
+        pullNewest(this.#link, manager, {
+          stream: this.names.stream,
+          subject: this.#subjects("answer"),
+          header: ANSWER_HEADER,
+          count: limit,
+          after,
+        }),
+    );
+    return { logs: headers.flatMap(decodeHeader), ...(next !== undefined && { next }) };
+  }
+
+  /** Subjects of the logs of one kind. */
+  #subjects(kind: Exclude<LogKind, "stream">): string {
+    const prefix = kind === "answer" ? ANSWER_PREFIX : REQUEST_PREFIX;
+    return `${this.names.kept}.${subjectPart(`${prefix}x`).slice(0, -1)}>`;
   }
 
   /** Notes a look at a log. */
@@ -293,5 +338,23 @@ export class LogStreams {
       }),
     ]);
     return manager;
+  }
+}
+
+/** Writes an answer as a header: JSON in ASCII. */
+function encodeHeader(answer: KeptLog): string {
+  return JSON.stringify(answer).replace(
+    /[^\x20-\x7e]/g,
+    (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
+/** Reads the header of an answer; none for a removed one, or if another program wrote. */
+function decodeHeader(header: string): KeptLog[] {
+  try {
+    const answer = JSON.parse(header);
+    return typeof answer?.id === "string" ? [answer] : [];
+  } catch {
+    return [];
   }
 }

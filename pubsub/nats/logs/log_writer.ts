@@ -6,7 +6,7 @@ import type { EngineClock } from "../clock.ts";
 import type { Link } from "../link.ts";
 import { Fifo, type WaitingBudget } from "../../engine_flow.ts";
 import type { AppendLogOptions, LogRecord } from "../../logs/log.ts";
-import { isBeyond, recordBytes, type WholeLog } from "../../logs/rules.ts";
+import { isBeyond, keptOf, logKind, recordBytes, type WholeLog } from "../../logs/rules.ts";
 import type { DueIndex } from "./due_index.ts";
 import {
   encodedBytes,
@@ -252,6 +252,9 @@ export class LogWriter {
       // The last message of a removed log must not stay below a new one.
       isReplacing: isReplacing || hot.message === undefined && after > 0,
       isQuiet,
+      answer: state !== undefined && !state.isDeleted && logKind(id) === "answer"
+        ? keptOf(id, state)
+        : undefined,
     });
     if (seq === undefined) return false;
     if (head === null) {

@@ -8,6 +8,7 @@ import type {
   AppendLogOptions,
   BrokerLogs,
   CreateLogOptions,
+  KeptLogs,
   LogAppended,
   LogCreated,
   LogOrigin,
@@ -25,6 +26,8 @@ import {
   infoOf,
   isExpired,
   type LogDeleted,
+  type LogKind,
+  logKind,
   newLog,
   presentLog,
   type WholeLog,
@@ -48,6 +51,14 @@ const SPARE_SHARE = 1 / 8;
 /** Longest use of a count of logs, in milliseconds. */
 const COUNT_MS = 1_000;
 
+/** Number of logs of one kind. */
+interface Count {
+  /** The number, with the logs that this node is about to create. */
+  number: number;
+  atMs: number;
+  counting: Promise<void> | undefined;
+}
+
 /** The logs of one broker. All logs are in one stream; each change is one message. */
 export class NatsLogs implements BrokerLogs {
   readonly #runtime: Runtime;
@@ -56,10 +67,11 @@ export class NatsLogs implements BrokerLogs {
   readonly #reader: LogReader;
   readonly #due: DueIndex;
   readonly #writer: LogWriter;
-  /** Number of logs, with those that this node is about to create. */
-  #count = 0;
-  #countedAtMs = -Infinity;
-  #counting: Promise<void> | undefined;
+  readonly #counts: Readonly<Record<LogKind, Count>> = {
+    answer: { number: 0, atMs: -Infinity, counting: undefined },
+    request: { number: 0, atMs: -Infinity, counting: undefined },
+    stream: { number: 0, atMs: -Infinity, counting: undefined },
+  };
   #isClosed = false;
 
   constructor(link: Link, names: Names, settings: NatsSettings, budget: WaitingBudget) {
@@ -103,8 +115,9 @@ export class NatsLogs implements BrokerLogs {
         `Cannot create a log: the records must take at most ${maxBytes} bytes, received ${bytes}`,
       );
     }
-    const isFull = await this.#isFull(maxLogs);
-    this.#count++;
+    const count = this.#counts[logKind(id)];
+    const isFull = await this.#isFull(logKind(id), maxLogs);
+    count.number++;
     let isCreated = false;
     try {
       const result = await this.#writer.change<LogCreated>(id, part, bytes, (state, now) => {
@@ -116,13 +129,17 @@ export class NatsLogs implements BrokerLogs {
           kind: "write",
           next,
           records,
-          result: (written) => ({ kind: "created", info: infoOf(written) }),
+          result: (written) => ({
+            kind: "created",
+            info: infoOf(written),
+            count: count.number,
+          }),
         };
       });
       isCreated = result.kind === "created";
       return result;
     } finally {
-      if (!isCreated) this.#count--;
+      if (!isCreated) count.number--;
     }
   }
 
@@ -200,6 +217,13 @@ export class NatsLogs implements BrokerLogs {
     return await this.#due.list(limit);
   }
 
+  async answers(
+    options: { readonly limit: number; readonly after?: string },
+  ): Promise<KeptLogs> {
+    if (this.#isClosed) throw closed("list answers");
+    return await this.#streams.answers(options);
+  }
+
   async #change<T>(what: string, id: string, operation: LogOperation<T>): Promise<T> {
     return await this.#writer.change(id, this.#check(what, id), 0, operation);
   }
@@ -243,20 +267,30 @@ export class NatsLogs implements BrokerLogs {
   }
 
   /** Tells whether there are too many logs for another one, by a count of the last second. */
-  async #isFull(maxLogs: number): Promise<boolean> {
-    const isOld = this.#runtime.monotonic() - this.#countedAtMs >= COUNT_MS;
-    if (isOld || this.#count >= maxLogs) {
+  async #isFull(kind: LogKind, maxLogs: number): Promise<boolean> {
+    const count = this.#counts[kind];
+    const isOld = this.#runtime.monotonic() - count.atMs >= COUNT_MS;
+    if (isOld || count.number >= maxLogs) {
       // Calls at once share one request.
-      this.#counting ??= this.#countLogs().finally(() => this.#counting = undefined);
-      await this.#counting;
+      count.counting ??= this.#countLogs(kind, maxLogs).finally(() => count.counting = undefined);
+      await count.counting;
     }
-    return this.#count >= maxLogs;
+    return count.number >= maxLogs;
   }
 
-  async #countLogs(): Promise<void> {
+  /** Counts the logs of a kind; while there is plenty of room, those of all kinds. */
+  async #countLogs(kind: LogKind, maxLogs: number): Promise<void> {
     const now = this.#runtime.monotonic();
-    this.#count = await this.#streams.count();
-    this.#countedAtMs = now;
+    const all = await this.#streams.count();
+    const number = all * 2 < maxLogs ? all : await this.#countKind(kind, all);
+    Object.assign(this.#counts[kind], { number, atMs: now });
+  }
+
+  async #countKind(kind: LogKind, all: number): Promise<number> {
+    if (kind !== "stream") return await this.#streams.countKind(kind);
+    const others = [this.#streams.countKind("answer"), this.#streams.countKind("request")];
+    const [answers = 0, requests = 0] = await Promise.all(others);
+    return Math.max(0, all - answers - requests);
   }
 
   #checkState(what: string, state: WholeLog): void {
