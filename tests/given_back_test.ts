@@ -574,7 +574,7 @@ function answering(room: AsyncDisposableStack, broker: MemoryBroker) {
   const logs = new StreamLogs({
     runtime,
     broker,
-    bounds: { maxStreams: 100, maxStreamBytes: 65_536, maxForks: 2, maxReaders: 2 },
+    bounds: { maxStreams: 100, maxKept: 2, maxStreamBytes: 65_536, maxForks: 2, maxReaders: 2 },
     onError: (error) => {
       throw error;
     },

@@ -29,6 +29,7 @@ class Bench implements AsyncDisposable {
       broker: this.broker,
       bounds: {
         maxStreams: 1_000,
+        maxKept: 1_000,
         maxStreamBytes: 65_536,
         maxForks: 100,
         maxReaders: 100,
@@ -83,7 +84,7 @@ async function next(pages: AsyncGenerator<StreamRead>): Promise<unknown> {
 Deno.test("StreamLogs refuses a broker without logs", async () => {
   await using memory = new MemoryBroker();
   const broker: Broker = Object.create(memory, { logs: { value: undefined } });
-  const bounds = { maxStreams: 1, maxStreamBytes: 1, maxForks: 1, maxReaders: 1 };
+  const bounds = { maxStreams: 1, maxKept: 1, maxStreamBytes: 1, maxForks: 1, maxReaders: 1 };
   assertThrows(
     () => new StreamLogs({ runtime: platformRuntime(), broker, bounds, onError() {} }),
     UnsupportedError,

@@ -13,6 +13,9 @@ import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
 /** Idle time after which the server deletes a consumer, in nanoseconds. */
 const INACTIVE_NS = 10_000 * 1e6;
 
+/** Longest wait for messages of a list that were removed since the list began, in milliseconds. */
+const LATE_MS = 1_000;
+
 /** The part of a stream to read. */
 export interface PullOptions {
   readonly stream: string;
@@ -127,8 +130,10 @@ export async function pullNewest(
   }
   const { messages, pending } = await fetch(link, `$JS.API.CONSUMER.MSG.NEXT.${stream}.${name}`, {
     wanted: Math.min(count, left),
+    lateMs: LATE_MS,
     read: (message) => headerOf(message, header),
   });
+  if (messages.length === 0 && left > count) throw unanswered();
   if (messages.length > 0 && pending > 0) return { headers: messages, next: `${name} ${pending}` };
   forget(manager, stream, name);
   return { headers: messages };
@@ -176,8 +181,10 @@ function forget(manager: JetStreamManager, stream: string, name: string): void {
 function fetch<T>(
   link: Link,
   request: string,
-  { wanted, maxBytes, read }: {
+  { wanted, maxBytes, lateMs, read }: {
     readonly wanted: number;
+    /** Longest wait for messages that may be gone by now; by default, all of them have to come. */
+    readonly lateMs?: number;
     readonly maxBytes?: number | undefined;
     readonly read: (message: Msg, delivery: ReturnType<typeof deliveryOf>) => T;
   },
@@ -187,8 +194,8 @@ function fetch<T>(
     let pending = wanted;
     const connection = link.open;
     const inbox = link.inbox();
-    const late = () => done(new BrokerError("Cannot read a stream: JetStream does not answer"));
-    const timer = link.runtime.setTimeout(late, REQUEST_TIMEOUT_MS);
+    const late = () => done(lateMs === undefined ? unanswered() : undefined);
+    const timer = link.runtime.setTimeout(late, lateMs ?? REQUEST_TIMEOUT_MS);
     const subscription = connection.subscribe(inbox, {
       callback: (error, message) => {
         // A status instead of a message ends the read: no more messages, or no room for more.
@@ -196,7 +203,8 @@ function fetch<T>(
         const delivery = deliveryOf(message.reply);
         pending = delivery.pending;
         messages.push(read(message, delivery));
-        if (messages.length === wanted) done();
+        // Messages that others removed meanwhile do not come.
+        if (messages.length === wanted || pending === 0) done();
       },
     });
     const done = (error?: unknown) => {
@@ -211,6 +219,10 @@ function fetch<T>(
       { reply: inbox },
     );
   });
+}
+
+function unanswered(): BrokerError {
+  return new BrokerError("Cannot read a stream: JetStream does not answer");
 }
 
 /**

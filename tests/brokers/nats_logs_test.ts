@@ -181,6 +181,8 @@ test("gives the results of the memory engine for random operations on two nodes"
       const act = operation(random, id, runtime.now());
       const { logs } = random.pick([near, far]);
       const [is, should] = [await act(logs), await act(model.logs)];
+      // NATS counts removed logs for a while.
+      for (const one of [is, should]) Reflect.deleteProperty(Object(one), "count");
       assertEquals(is, should, `step ${step} of seed ${seed}`);
       if (random.below(10) === 0) passed += random.below(200);
     }

@@ -44,7 +44,7 @@ export interface StreamConfig {
 /** Configuration of a consumer that is pulled and needs no acknowledgements; durations in nanoseconds. */
 export interface ConsumerConfig {
   readonly name: string;
-  readonly deliver_policy: "all" | "by_start_sequence";
+  readonly deliver_policy: "all" | "by_start_sequence" | "last_per_subject";
   readonly opt_start_seq?: number;
   readonly ack_policy: "none";
   readonly filter_subject?: string;
@@ -227,7 +227,8 @@ function brokenRule(config: StreamConfig): string | undefined {
 export function consumerConfig(given: Partial<ConsumerConfig>, name: string): ConsumerConfig {
   refuseUnknown("a consumer", given, CONSUMER_KEYS);
   const { deliver_policy: policy = "all", ack_policy: acks, replay_policy: replay } = given;
-  const isKnown = (policy === "all" || policy === "by_start_sequence") && acks === "none" &&
+  const policies: readonly string[] = ["all", "by_start_sequence", "last_per_subject"];
+  const isKnown = policies.includes(policy) && acks === "none" &&
     (replay === undefined || replay === "instant");
   if (!isKnown) {
     throw new TypeError(

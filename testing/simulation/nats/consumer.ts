@@ -38,6 +38,8 @@ export class Consumer {
   readonly #waiting: PullRequest[] = [];
   readonly #requests: BusSubscription;
   #nextSeq: number;
+  /** Sequences of the newest messages of the subjects, which come first. */
+  #newest: number[] = [];
   #delivered = 0;
   #usedMs: number;
   #isOver = false;
@@ -60,12 +62,18 @@ export class Consumer {
     const { firstSeq, lastSeq } = store;
     const wanted = Math.max(config.opt_start_seq ?? firstSeq, firstSeq);
     this.#nextSeq = firstSeq === 0 ? 1 : Math.min(wanted, lastSeq + 1);
+    if (config.deliver_policy === "last_per_subject") {
+      this.#newest = newestOf(store, this.#filter);
+      this.#nextSeq = lastSeq + 1;
+    }
     this.#watch();
   }
 
   /** Number of messages that no request has taken. */
   get pending(): number {
-    return this.#options.stream.store.count(this.#filter, this.#nextSeq);
+    const { store } = this.#options.stream;
+    const newest = this.#newest.filter((seq) => store.get(seq) !== undefined);
+    return newest.length + store.count(this.#filter, this.#nextSeq);
   }
 
   /** The state, as in answers of JetStream. */
@@ -139,21 +147,27 @@ export class Consumer {
   deliver(): void {
     const { bus, stream: { config: { name }, store } } = this.#options;
     while (this.#waiting.length > 0) {
-      const message = store.next(this.#filter, this.#nextSeq);
+      while (this.#newest.length > 0 && store.get(this.#newest[0]!) === undefined) {
+        this.#newest.shift();
+      }
+      const message = this.#newest.length > 0
+        ? store.get(this.#newest[0]!)
+        : store.next(this.#filter, this.#nextSeq);
       if (message === undefined) {
         this.#nextSeq = Math.max(this.#nextSeq, store.lastSeq + 1);
         this.#sweep(true);
         return;
       }
       const { seq, subject, atMs } = message;
-      const left = store.count(this.#filter, seq + 1);
+      const left = this.pending - 1;
       const place = `${seq}.${this.#delivered + 1}.${atMs}000000.${left}`;
       const ack = `$JS.ACK.${name}.${this.config.name}.1.${place}`;
       const { headers, data } = this.#shown(message);
       const bytes = byteLength(subject) + ack.length + byteLength(headers) + data.length;
       const request = this.#take(bytes);
       if (request === undefined) return;
-      this.#nextSeq = seq + 1;
+      if (this.#newest.length > 0) this.#newest.shift();
+      else this.#nextSeq = seq + 1;
       this.#delivered++;
       this.#usedMs = bus.runtime.now();
       bus.publish({ subject: request.reply, reply: ack, headers, data, shown: subject });
@@ -231,6 +245,18 @@ export class Consumer {
       onIdle();
     }, leftMs);
   }
+}
+
+/** Lists the newest message of each subject. */
+function newestOf(store: StreamStore, filter: string): number[] {
+  const newest = new Map<string, number>();
+  for (let from = store.firstSeq;;) {
+    const message = store.next(filter, from);
+    if (message === undefined) break;
+    newest.set(message.subject, message.seq);
+    from = message.seq + 1;
+  }
+  return [...newest.values()].sort((a, b) => a - b);
 }
 
 /**

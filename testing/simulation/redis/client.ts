@@ -276,6 +276,17 @@ export class SimulatedRedisClient extends EventEmitter {
     return this.#call("zcard", [key]) as Promise<number>;
   }
 
+  /** Lists members of a sorted set with their scores, from a cursor on. */
+  zscan(key: string, cursor: string, ...options: (string | number)[]): Promise<[string, string[]]> {
+    const texts = options.map((option) => `${option}`);
+    return this.#call("zscan", [key, cursor, ...texts]) as Promise<[string, string[]]>;
+  }
+
+  /** Reads fields of a hash. */
+  hmget(key: string, ...fields: string[]): Promise<(string | null)[]> {
+    return this.#call("hmget", [key, ...fields]) as Promise<(string | null)[]>;
+  }
+
   /** Removes members of a sorted set. */
   zrem(key: string, ...members: string[]): Promise<number> {
     return this.#call("zrem", [key, ...members]) as Promise<number>;

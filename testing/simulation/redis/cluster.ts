@@ -196,6 +196,14 @@ class ClusterClient extends EventEmitter {
     return this.#run(key, "zcard", [key]);
   }
 
+  zscan(key: string, ...rest: unknown[]): Promise<unknown> {
+    return this.#run(key, "zscan", [key, ...rest]);
+  }
+
+  hmget(key: string, ...fields: string[]): Promise<unknown> {
+    return this.#run(key, "hmget", [key, ...fields]);
+  }
+
   get(key: string): Promise<unknown> {
     return this.#run(key, "get", [key]);
   }

@@ -211,6 +211,16 @@ export const COMMANDS: ReadonlyMap<string, CommandRule> = new Map(Object.entries
     run: (keys, command) => removeMembers(keys, keys.read(SortedSetValue, command[1]!), command),
   },
   ZCARD: { arity: 2, run: (keys, [, key]) => keys.read(SortedSetValue, key!)?.size ?? 0 },
+  // A set that is small enough comes whole, whatever the cursor and the count.
+  ZSCAN: {
+    arity: -3,
+    run: (keys, [, key]) => [
+      "0",
+      keys.read(SortedSetValue, key!)?.sorted.flatMap(([member, score]) => {
+        return [member, formatNumber(score)];
+      }) ?? [],
+    ],
+  },
   ZSCORE: {
     arity: 3,
     run: (keys, [, key, member]) => {

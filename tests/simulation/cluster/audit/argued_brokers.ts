@@ -16,7 +16,13 @@ const MOST_BYTES: Readonly<Record<string, number | undefined>> = {
 const BOUNDS: HistoryBounds = { size: 10, ttlMs: 10_000, bytes: 10_000 };
 
 /** Bounds of durable streams, and ids of streams. */
-const STREAMS = { maxStreamBytes: 1_000, maxStreams: 100, maxForks: 10, maxReaders: 10 } as const;
+const STREAMS = {
+  maxStreamBytes: 1_000,
+  maxStreams: 100,
+  maxKept: 100,
+  maxForks: 10,
+  maxReaders: 10,
+} as const;
 const STREAM_IDS: readonly Case[] = [{
   path: "id",
   fits: ["a", "x".repeat(240), "ü".repeat(120)],

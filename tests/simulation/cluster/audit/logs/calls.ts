@@ -463,7 +463,8 @@ function distinct(states: readonly ModelState[]): readonly ModelState[] {
 }
 
 /**
- * Writes a value as text, with the keys in order.
+ * Writes a value as text, with the keys in order; without the number of all logs, which the model
+ * lacks.
  *
  * @param value The value.
  * @returns The text.
@@ -472,6 +473,7 @@ export function shown(value: unknown): string {
   return JSON.stringify(value, (_key, part) => {
     if (part instanceof Uint8Array) return { bytes: [...part] };
     if (typeof part !== "object" || part === null || Array.isArray(part)) return part;
-    return Object.fromEntries(Object.entries(part).sort(([a], [b]) => a < b ? -1 : 1));
+    const { count: _count, ...rest } = part;
+    return Object.fromEntries(Object.entries(rest).sort(([a], [b]) => a < b ? -1 : 1));
   }) ?? "undefined";
 }

@@ -219,7 +219,7 @@ class Scene {
   async create(leaseMs: number = this.leaseMs): Promise<DurableStreamWriter<string>> {
     const { near: { machine, node }, id } = this;
     this.#createdMs = this.audit.nowMs;
-    const writer = await machine.run(() => node.create<string>(id, {}, leaseMs));
+    const writer = await machine.run(() => node.create<string>(id, {}, { leaseMs }));
     for (let i = 0; i < READERS; i++) this.watch();
     return writer;
   }

@@ -23,6 +23,7 @@ const PROBE_MS = 60_000;
 /** Bounds that no audit reaches unless it means to. */
 export const PLENTY = {
   maxStreams: 1_000_000,
+  maxKept: 1_000_000,
   maxStreamBytes: 1 << 26,
   maxForks: 100,
   maxReaders: 1_000,

@@ -164,7 +164,7 @@ class Stage {
     options: { readonly ttlMs?: number } = {},
     leaseMs: number = this.leaseMs,
   ): Promise<DurableStreamWriter<number>> {
-    return machine.run(() => node.create<number>(this.id, options, leaseMs));
+    return machine.run(() => node.create<number>(this.id, options, { leaseMs }));
   }
 
   /** Opens the stream at the far machine, or at another one. */
