@@ -651,7 +651,7 @@ const ANSWERS: readonly Row[] = [
       const { begin, left, logs } = answering(room, room.use(new MemoryBroker()));
       const take = async (i: number) => {
         const id = await begin(i, waiting);
-        await logs.append(id, { records: [], cancel: { reason: "enough" } } as never);
+        await logs.append(id, { records: [], cancel: "enough" });
       };
       return { take, left };
     },
@@ -668,6 +668,20 @@ const ANSWERS: readonly Row[] = [
         await passTime(time, 300_000);
       };
       return { take, left };
+    },
+  },
+  {
+    name: "answers that make room for the next ones",
+    bound: 2,
+    open(room) {
+      const broker = room.use(new MemoryBroker());
+      const { answers, begin, left } = answering(room, broker);
+      const take = async (i: number) => {
+        await begin(i, async function* () {});
+        await until(() => answers.running === 0);
+      };
+      // The bound of kept answers is two, too.
+      return { take, left: () => [...left(), Math.max(0, answers.kept.stats.kept - 2)] };
     },
   },
   {

@@ -9,7 +9,13 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { NodeStreams } from "./node_streams.ts";
 
 /** Bounds that no test reaches by accident. */
-const BOUNDS = { maxStreams: 100, maxKept: 100, maxStreamBytes: 262_144, maxForks: 100, maxReaders: 100 };
+const BOUNDS = {
+  maxStreams: 100,
+  maxKept: 100,
+  maxStreamBytes: 262_144,
+  maxForks: 100,
+  maxReaders: 100,
+};
 
 /** Two nodes on one broker, whose appends can fail before or after they take effect. */
 export class TwoNodes implements AsyncDisposable {

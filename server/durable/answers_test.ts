@@ -66,7 +66,13 @@ class Node {
     this.logs = new StreamLogs({
       runtime,
       broker,
-      bounds: { maxStreams: 100, maxKept: 100, maxStreamBytes: 16_777_216, maxForks: 1, maxReaders: 100 },
+      bounds: {
+        maxStreams: 100,
+        maxKept: 100,
+        maxStreamBytes: 16_777_216,
+        maxForks: 1,
+        maxReaders: 100,
+      },
       onError: (error) => this.errors.push(error),
       rescue: resume && ((id) => this.answers.rescue(id)),
     });

@@ -2,6 +2,7 @@
 import { LimitError, type LimitLevel } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { isContended, type Owner, type Shares } from "../../base/shares.ts";
+import type { KeptLog } from "../../pubsub/logs/log.ts";
 import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { type AnswerLimits, digest } from "./options.ts";
 
@@ -111,7 +112,7 @@ export class KeptLedger {
     return owner.split(" ").flatMap((key) => this.#parties.get(key) ?? []);
   }
 
-  /** Adds an answer, unless known. */
+  /** Adds an answer, unless known. Answers that have ended are added in the order of their ends. */
   add(id: string, owner: string, endedAt?: number): void {
     if (this.#entries.has(id)) return;
     const parties = owner.split(" ").map((key) => this.#party(key));
@@ -362,14 +363,17 @@ export class KeptAnswers {
     const ledger = this.#next = new KeptLedger();
     const startMs = this.#runtime.monotonic();
     this.#listAgainAtMs = startMs + REFRESH_MS;
+    const all: KeptLog[] = [];
     for (let after: string | undefined;;) {
       const page = await this.#streams.listAnswers({ limit: PAGE, ...(after && { after }) });
-      for (const { id, owner = NOBODY, endedAt } of page.logs) {
-        ledger.add(id, owner, endedAt);
-        if (this.#read.has(id)) ledger.read(id);
-      }
+      all.push(...page.logs);
       after = page.next;
       if (after === undefined) break;
+    }
+    all.sort((a, b) => (a.endedAt ?? Infinity) - (b.endedAt ?? Infinity) || 0);
+    for (const { id, owner = NOBODY, endedAt } of all) {
+      ledger.add(id, owner, endedAt);
+      if (this.#read.has(id)) ledger.read(id);
     }
     const tookMs = this.#runtime.monotonic() - startMs;
     this.#listAgainAtMs = startMs + Math.max(REFRESH_MS, tookMs * REFRESH_FACTOR);

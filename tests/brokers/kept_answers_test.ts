@@ -7,6 +7,7 @@ import type { Broker } from "../../pubsub/broker.ts";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
 import { RedisBroker } from "../../pubsub/redis/mod.ts";
 import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
+import { assertJustice, fill, KeptNode } from "../../server/durable/_kept_bench_test.ts";
 import { contract, Model, words } from "../answering.ts";
 import { listen, until } from "../servers.ts";
 import { soon } from "../sessions.ts";
@@ -42,6 +43,22 @@ const ENGINES: { name: string; ignore: boolean; start: () => Promise<Engine> }[]
     },
   },
 ];
+
+for (const { name, ignore, start } of ENGINES) {
+  Deno.test({
+    name: `Answers.begin() on ${name} makes room at the address that holds most, on two nodes`,
+    ignore,
+    fn: async () => {
+      await using engine = await start();
+      const brokers = [await engine.open(), await engine.open()];
+      await using _near = brokers[0]!;
+      await using _far = brokers[1]!;
+      await using near = new KeptNode(brokers[0]!);
+      await using far = new KeptNode(brokers[1]!);
+      await assertJustice(near, far, await fill(near));
+    },
+  });
+}
 
 const PAGE = { contract, token: "ann", transports: ["websocket"] } as const;
 

@@ -1,0 +1,154 @@
+/** Nodes that keep answers, and the justice among their callers, for tests on any engine. */
+import { assertEquals, assertRejects } from "@std/assert";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import type { Owner } from "../../base/shares.ts";
+import { RequestError } from "../../errors.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import { DROPPED_REASON, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { networksOf } from "../../transport/address.ts";
+import { Answers, type BeginAnswer } from "./answers.ts";
+import { NodeStreams } from "./node_streams.ts";
+import { boundsOf, checkAnswers } from "./options.ts";
+
+/** Makes a guest at an address. */
+export function guestAt(address: string, guest: string = "guest"): Owner {
+  return { networks: networksOf(address), guest, isFamiliar: false };
+}
+
+/** Makes a user at an address. */
+export function userAt(address: string, user: string): Owner {
+  return { networks: networksOf(address), user, isFamiliar: false };
+}
+
+/** A node that keeps answers. */
+export class KeptNode implements AsyncDisposable {
+  readonly streams: StreamLogs;
+  readonly node: NodeStreams;
+  readonly answers: Answers;
+
+  /** Opens a node; the shares are small, and count in contention only. */
+  constructor(
+    broker: Broker,
+    { runtime = platformRuntime(), maxKept = 20, perAddress = 8, perUser = 4, maxStreams = 1 }: {
+      readonly runtime?: Runtime;
+      readonly maxKept?: number;
+      readonly perAddress?: number;
+      readonly perUser?: number;
+      readonly maxStreams?: number;
+    } = {},
+  ) {
+    const report = (what: unknown, error?: unknown) => {
+      throw error ?? what;
+    };
+    const shares = { address: perAddress, user: perUser };
+    const limits = { ...checkAnswers({ maxKept }), keptShares: { shares, strict: [] } };
+    this.streams = new StreamLogs({
+      runtime,
+      broker,
+      bounds: boundsOf({ path: "/", maxStreams }, maxKept),
+      onError: report,
+      onRead: (id) => this.answers.kept.noteRead(id),
+    });
+    this.node = new NodeStreams({ runtime, streams: this.streams, maxMessageBytes: 65_536 });
+    this.answers = new Answers(limits, {
+      runtime,
+      broker,
+      streams: this.streams,
+      node: this.node,
+      resumeOf: undefined,
+      report,
+    });
+  }
+
+  /** Begins an answer. */
+  begin(owner: Owner, name: string, answer: BeginAnswer["answer"] = once): Promise<string> {
+    const { user } = owner;
+    const request = { topic: "chat", input: 1, user, name: name.padStart(20, "-"), owner, answer };
+    return this.answers.begin(request);
+  }
+
+  /** Makes an answer, to its end. */
+  async make(owner: Owner, name: string): Promise<string> {
+    const over = Promise.withResolvers<void>();
+    const id = await this.begin(owner, name, async function* () {
+      try {
+        yield 1;
+      } finally {
+        over.resolve();
+      }
+    });
+    await over.promise;
+    // A waiting call of the engine, and no timer.
+    while (this.answers.ids().has(id)) await this.node.info(id);
+    return id;
+  }
+
+  /** Tells whether an answer is kept. */
+  async keeps(id: string): Promise<boolean> {
+    return (await this.streams.info(id)).kind === "page";
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.answers.close();
+    await this.node.close();
+    await this.streams.close();
+  }
+}
+
+async function* once(): AsyncGenerator<number> {
+  yield await Promise.resolve(1);
+}
+
+/** Addresses of the flooder, and of honest users. */
+export const [EVE, BOB, CARL, ANN] = ["203.0.113.66", "198.51.100.1", "198.51.100.2", "192.0.2.7"];
+
+/**
+ * Fills the budget of answers: one address takes the half without a share, two others the rest.
+ *
+ * @param node The node.
+ * @returns The answers of the flooder, the oldest first, and those of the others.
+ */
+export async function fill(node: KeptNode): Promise<{ greedy: string[]; others: string[] }> {
+  const greedy: string[] = [];
+  for (let i = 0; i < 10; i++) greedy.push(await node.make(guestAt(EVE, `eve-${i}`), `eve-${i}`));
+  const others: string[] = [];
+  for (let i = 0; i < 5; i++) {
+    others.push(await node.make(guestAt(BOB, `bob-${i}`), `bob-${i}`));
+    others.push(await node.make(userAt(CARL, `carl-${i}`), `carl-${i}`));
+  }
+  return { greedy, others };
+}
+
+/**
+ * Checks that a budget which one address has filled still serves others, at this node and at another.
+ *
+ * @param near The node of the flooder, with {@linkcode fill} done.
+ * @param far Another node of the same engine, or the same one.
+ * @param filled The answers.
+ */
+export async function assertJustice(
+  near: KeptNode,
+  far: KeptNode,
+  { greedy, others }: Awaited<ReturnType<typeof fill>>,
+): Promise<void> {
+  // Durable streams have a bound of their own.
+  assertEquals((await far.streams.create("mine", { records: ["x"] })).kind, "created");
+  assertEquals((await far.streams.create("another", {})).kind, "too-many");
+  // An answer that was read to its end goes before those that nobody read.
+  assertEquals(await Array.fromAsync(far.node.follow(greedy[3]!), ({ data }) => data), [1]);
+  const ann: string[] = [];
+  for (let i = 0; i < 3; i++) ann.push(await far.make(userAt(ANN, "ann"), `ann-${i}`));
+  const kept = await Promise.all(greedy.map((id) => near.keeps(id)));
+  assertEquals(kept, greedy.map((_, i) => ![0, 1, 3].includes(i)));
+  for (const id of [...others, ...ann]) assertEquals(await near.keeps(id), true, id);
+  for (const node of [near, far]) {
+    const error = await assertRejects(
+      () => Array.fromAsync(node.node.follow(greedy[0]!)),
+      RequestError,
+      DROPPED_REASON,
+    );
+    assertEquals(error.failure.code, "gone");
+  }
+  await assertRejects(() => far.begin(guestAt(EVE), "eve-0"), RequestError, DROPPED_REASON);
+  assertEquals(far.answers.kept.stats.dropped, 3);
+}
