@@ -51,6 +51,8 @@ export type {
   AppendLogOptions,
   BrokerLogs,
   CreateLogOptions,
+  KeptLog,
+  KeptLogs,
   LogAppended,
   LogConfig,
   LogCreated,

@@ -14,6 +14,8 @@ import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { passTime, testServer } from "../testing/mod.ts";
 import { internals } from "../session/session.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
+import { platformRuntime } from "../base/runtime.ts";
+import { answerId } from "../server/durable/options.ts";
 import { contract, Model, type Shared, words } from "./answering.ts";
 import { listen, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
@@ -66,6 +68,38 @@ async function streamOf(client: Client<Shared>, name: string): Promise<string> {
   assertMatch(stream, /^answer:/);
   return stream;
 }
+
+Deno.test("A reader of an answer that made room for others gets gone with the reason", async () => {
+  const durableStreams = { path: "/streams", authorize: () => true };
+  const model = new Model();
+  await using server = listen({ ...model.options(), answers: { maxKept: 2 }, durableStreams });
+  await using client = connect(server.url, { contract, token: "ann", transports: ["websocket"] });
+  const answers = ["first", "second", "third"].map(() => () => client.requestStream("count", "2"));
+  const first = answers[0]!();
+  assertEquals(await soon(Array.fromAsync(first)), [0, 1]);
+  const { id: name, offset } = first;
+  const id = await answerId(platformRuntime(), { topic: "count", user: "ann", name });
+  assertEquals(await soon(Array.fromAsync(client.durableStream(id, { after: "-1" }))), [0, 1]);
+  for (const begin of answers.slice(1)) await soon(Array.fromAsync(begin()));
+  const gone = { code: "gone", message: "The answer was dropped to make room for newer ones" };
+  for (
+    const again of [
+      client.requestStream("count", "2", { id: name }),
+      client.requestStream("count", "2", { id: name, after: offset }),
+      client.durableStream(id, { after: "-1" }),
+    ]
+  ) {
+    const { failure } = await assertRejects(
+      () => soon(Array.fromAsync<unknown>(again)),
+      RequestError,
+    );
+    assertEquals({ code: failure.code, message: failure.message }, gone);
+  }
+  const url = new URL(`/streams/${encodeURIComponent(id)}`, server.url.replace(/^ws/, "http"));
+  const response = await fetch(url);
+  assertEquals(response.status, 410);
+  assertEquals((await response.json()).detail, gone.message);
+});
 
 for (const transport of ["websocket", "webtransport", "memory"] as const) {
   Deno.test(`client.requestStream() goes on behind a refresh, and on a second device, over ${transport}`, async () => {

@@ -33,8 +33,8 @@ export interface DurableStreamsOptions {
     context: AuthorizationContext<DurableStreamAction>,
   ) => boolean | Promise<boolean>;
   /**
-   * Most streams of the broker, deleted ones that forks need included. Creating one more is answered
-   * with 429.
+   * Most streams of the broker, deleted ones that forks need included; answers don't count. Creating
+   * one more is answered with 429.
    *
    * @default {10000}
    */
