@@ -394,9 +394,14 @@ if isOver then remove() end
 return answer(isOver and 'removed' or 'kept')
 `;
 
-/** Lists the overdue logs of an index, each followed by the time since which. */
+/** Lists the overdue logs of the three indexes of a part, each followed by the time since which. */
 const OVERDUE = TEXT + NOW + `
-return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, ARGV[1])
+local found = {}
+for _, index in ipairs(KEYS) do
+  local due = redis.call('ZRANGEBYSCORE', index, '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, ARGV[1])
+  for _, one in ipairs(due) do found[#found + 1] = one end
+end
+return found
 `;
 
 type LogScript =
@@ -413,7 +418,14 @@ type Reply = [kind: Buffer, detail: Buffer, fields: (Buffer | null)[], page: Buf
 /** The scripts, as commands of a client. */
 type LogScripts =
   & Record<`${LogScript}Buffer`, (keys: number, ...args: (string | Buffer)[]) => Promise<Reply>>
-  & { skeinLogOverdue(index: string, limit: number): Promise<string[]> };
+  & {
+    skeinLogOverdue(
+      answers: string,
+      requests: string,
+      streams: string,
+      limit: number,
+    ): Promise<string[]>;
+  };
 
 function defineLogScripts(client: Redis | Cluster): LogScripts {
   client.defineCommand("skeinLogCreate", { lua: CREATE });
@@ -422,7 +434,7 @@ function defineLogScripts(client: Redis | Cluster): LogScripts {
   client.defineCommand("skeinLogDelete", { lua: DELETE });
   client.defineCommand("skeinLogRetain", { lua: RETAIN });
   client.defineCommand("skeinLogRelease", { lua: RELEASE });
-  client.defineCommand("skeinLogOverdue", { lua: OVERDUE, numberOfKeys: 1 });
+  client.defineCommand("skeinLogOverdue", { lua: OVERDUE, numberOfKeys: 3 });
   return client as unknown as LogScripts;
 }
 
@@ -617,11 +629,12 @@ export class RedisLogs implements BrokerLogs {
   }
 
   async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
+    const { answer, request, stream } = this.#names.logIndexes;
     const lists = await this.#run("list overdue logs", () => {
       this.#writes.begin();
       return Promise.all(
-        Object.values(this.#names.logIndexes).flat().map((index) =>
-          this.#scripts.skeinLogOverdue(index, limit)
+        stream.map((index, part) =>
+          this.#scripts.skeinLogOverdue(answer[part]!, request[part]!, index, limit)
         ),
       );
     });

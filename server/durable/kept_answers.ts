@@ -94,7 +94,7 @@ interface Entry {
   endedAt?: number;
 }
 
-/** Who holds which answers, in memory: as of a list of the engine, and of what this node did since. */
+/** The holders of all answers: as of a list of the engine, and of what this node did since. */
 export class KeptLedger {
   readonly #entries = new Map<string, Entry>();
   readonly #parties = new Map<string, Party>();
@@ -364,12 +364,15 @@ export class KeptAnswers {
     const startMs = this.#runtime.monotonic();
     this.#listAgainAtMs = startMs + REFRESH_MS;
     const all: KeptLog[] = [];
-    for (let after: string | undefined;;) {
-      const page = await this.#streams.listAnswers({ limit: PAGE, ...(after && { after }) });
+    let after: string | undefined;
+    do {
+      const page = await this.#streams.listAnswers({
+        limit: PAGE,
+        ...(after !== undefined && { after }),
+      });
       all.push(...page.logs);
       after = page.next;
-      if (after === undefined) break;
-    }
+    } while (after !== undefined);
     all.sort((a, b) => (a.endedAt ?? Infinity) - (b.endedAt ?? Infinity) || 0);
     for (const { id, owner = NOBODY, endedAt } of all) {
       ledger.add(id, owner, endedAt);

@@ -239,7 +239,7 @@ class Draws {
       case "skeinTake":
         return operation("", "tokens", this.#one([0.5, 1, 3]), 0.001, this.#one([1, 10]));
       case "skeinLogOverdue":
-        return operation("", "index", 10);
+        return operation("", "index", "index-2", "index-3", 10);
       default:
         return this.#log(name);
     }
