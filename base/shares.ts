@@ -522,6 +522,8 @@ export class Quotas {
   /** Makes the owners of places. */
   readonly owners: Owners;
   readonly #all = new Map<string, Quota[]>();
+  /** Bounds that are counted elsewhere. */
+  readonly #others = new Map<string, { readonly stats: QuotaStats }>();
   /** Reported places by node; at most `MAX_NODES`, each with at most `MAX_REPORTED` owners. */
   readonly #heard = new Map<string, readonly Heard[]>();
 
@@ -539,7 +541,7 @@ export class Quotas {
   get stats(): Readonly<Record<string, QuotaStats>> {
     return Object.fromEntries(
       Array.from(
-        this.#all,
+        [...this.#all, ...Array.from(this.#others, ([name, one]) => [name, [one]] as const)],
         ([limit, quotas]) => [limit, quotas.map(({ stats }) => stats).reduce(sumOf)],
       ),
     );
@@ -558,6 +560,16 @@ export class Quotas {
     if (known === undefined) this.#all.set(name, [quota]);
     else known.push(quota);
     return quota;
+  }
+
+  /**
+   * Adds a bound that is counted elsewhere to the counters.
+   *
+   * @param name The name for counters, which no quota has.
+   * @param counted The counters.
+   */
+  add(name: string, counted: { readonly stats: QuotaStats }): void {
+    this.#others.set(name, counted);
   }
 
   /**

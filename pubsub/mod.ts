@@ -51,8 +51,6 @@ export type {
   AppendLogOptions,
   BrokerLogs,
   CreateLogOptions,
-  KeptLog,
-  KeptLogs,
   LogAppended,
   LogConfig,
   LogCreated,

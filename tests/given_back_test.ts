@@ -681,7 +681,7 @@ const ANSWERS: readonly Row[] = [
         await until(() => answers.running === 0);
       };
       // The bound of kept answers is two, too.
-      return { take, left: () => [...left(), Math.max(0, answers.kept.stats.kept - 2)] };
+      return { take, left: () => [...left(), Math.max(0, answers.kept.stats.taken - 2)] };
     },
   },
   {

@@ -3,13 +3,18 @@ import type {
   AppendLogOptions,
   BrokerLogs,
   CreateLogOptions,
-  KeptLog,
   LogConfig,
   LogPage,
   LogRecord,
 } from "../logs/log.ts";
 import { countedBytes } from "../broker.ts";
-import { ANSWER_PREFIX, logTopic, MAX_LOG_ID_BYTES, requestLog } from "../logs/rules.ts";
+import {
+  ANSWER_PREFIX,
+  type KeptLog,
+  logTopic,
+  MAX_LOG_ID_BYTES,
+  requestLog,
+} from "../logs/rules.ts";
 import { isTaken, same, type Test, type TestKit, undisturbed } from "./kit.ts";
 
 /** Bound that no test reaches unless it means to. */

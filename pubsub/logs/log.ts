@@ -202,24 +202,6 @@ export interface ReadLogOptions {
   readonly signal?: AbortSignal;
 }
 
-/** A log that keeps an answer, in a list of all of them. */
-export interface KeptLog {
-  /** The id. */
-  readonly id: string;
-  /** {@linkcode LogConfig.owner}, if given. */
-  readonly owner?: string;
-  /** Time at which the log ended, in milliseconds since the Unix epoch; absent while it is open. */
-  readonly endedAt?: number;
-}
-
-/** A page of the list of answers. */
-export interface KeptLogs {
-  /** The logs, in no order. */
-  readonly logs: readonly KeptLog[];
-  /** Where the next page begins, for the same engine alone; absent on the last page. */
-  readonly next?: string;
-}
-
 /** A part of a log. */
 export interface LogPage {
   /** The state at the time of reading. */
@@ -331,5 +313,17 @@ export interface BrokerLogs {
    * @returns The page.
    * @throws {BrokerError} If the engine is away, or no longer knows the place of the page.
    */
-  answers(options: { readonly limit: number; readonly after?: string }): Promise<KeptLogs>;
+  answers(options: { readonly limit: number; readonly after?: string }): Promise<{
+    /** The logs, in no order. */
+    readonly logs: readonly {
+      /** The id. */
+      readonly id: string;
+      /** {@linkcode LogConfig.owner}, if given. */
+      readonly owner?: string;
+      /** Time of the end, in milliseconds since the Unix epoch; absent while the log is open. */
+      readonly endedAt?: number;
+    }[];
+    /** Where the next page begins, for the same engine alone; absent on the last page. */
+    readonly next?: string;
+  }>;
 }

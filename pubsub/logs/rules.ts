@@ -5,7 +5,6 @@ import type {
   AppendLogOptions,
   BrokerLogs,
   CreateLogOptions,
-  KeptLog,
   LogAppended,
   LogConfig,
   LogCreated,
@@ -108,6 +107,12 @@ export interface WholeLog extends LogState {
   /** Forks that need the log, as given to `retain`. */
   readonly forks: readonly string[];
 }
+
+/** A page of the list of answers. */
+export type KeptLogs = Awaited<ReturnType<BrokerLogs["answers"]>>;
+
+/** A log that keeps an answer, in the list of all of them. */
+export type KeptLog = KeptLogs["logs"][number];
 
 /** Result of the deletion of a log. */
 export type LogDeleted = Awaited<ReturnType<BrokerLogs["delete"]>>;

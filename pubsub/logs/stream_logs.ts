@@ -14,7 +14,6 @@ import type {
   AppendLogOptions,
   BrokerLogs,
   CreateLogOptions,
-  KeptLogs,
   LogAppended,
   LogConfig,
   LogCreated,
@@ -25,7 +24,14 @@ import type {
   LogRetained,
 } from "./log.ts";
 import { lineageOf, oldestPosition, parseOffset } from "./offset.ts";
-import { logKind, logTopic, MAX_LOG_ID_BYTES, recordBytes, requestLog } from "./rules.ts";
+import {
+  type KeptLogs,
+  logKind,
+  logTopic,
+  MAX_LOG_ID_BYTES,
+  recordBytes,
+  requestLog,
+} from "./rules.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 
 /** Longest time between two looks at a stream whose readers wait, in milliseconds. */

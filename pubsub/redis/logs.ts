@@ -9,8 +9,6 @@ import type {
   AppendLogOptions,
   BrokerLogs,
   CreateLogOptions,
-  KeptLog,
-  KeptLogs,
   LogAppended,
   LogConfig,
   LogCreated,
@@ -23,7 +21,14 @@ import type {
   ReadLogOptions,
   RetainLogOptions,
 } from "../logs/log.ts";
-import { logKind, logTopic, MAX_LOG_PRODUCERS, recordBytes } from "../logs/rules.ts";
+import {
+  type KeptLog,
+  type KeptLogs,
+  logKind,
+  logTopic,
+  MAX_LOG_PRODUCERS,
+  recordBytes,
+} from "../logs/rules.ts";
 import { ENTRY_BYTES } from "../broker.ts";
 import { isCluster, type WriteBatch } from "./connections.ts";
 import { checkName, encodeFrame, type Names, readWellFormed, wellFormed } from "./format.ts";

@@ -2,8 +2,6 @@
 import type {
   AppendLogOptions,
   CreateLogOptions,
-  KeptLog,
-  KeptLogs,
   LogAppended,
   LogCreated,
   LogOrigin,
@@ -22,6 +20,8 @@ import {
   infoOf,
   isBeyond,
   isExpired,
+  type KeptLog,
+  type KeptLogs,
   keptOf,
   type LogDeleted,
   type LogKind,

@@ -1,23 +1,23 @@
 /** Nodes that keep answers, and the justice among their callers, for tests on any engine. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import type { Owner } from "../../base/shares.ts";
+import { networksOf } from "../../base/network_address.ts";
+import { NOBODY, type Owner, Quotas } from "../../base/shares.ts";
 import { RequestError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { DROPPED_REASON, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
-import { networksOf } from "../../transport/address.ts";
 import { Answers, type BeginAnswer } from "./answers.ts";
 import { NodeStreams } from "./node_streams.ts";
 import { boundsOf, checkAnswers } from "./options.ts";
 
 /** Makes a guest at an address. */
 export function guestAt(address: string, guest: string = "guest"): Owner {
-  return { networks: networksOf(address), guest, isFamiliar: false };
+  return { ...NOBODY, networks: networksOf(address), guest };
 }
 
 /** Makes a user at an address. */
 export function userAt(address: string, user: string): Owner {
-  return { networks: networksOf(address), user, isFamiliar: false };
+  return { ...NOBODY, networks: networksOf(address), user };
 }
 
 /** A node that keeps answers. */
@@ -25,6 +25,7 @@ export class KeptNode implements AsyncDisposable {
   readonly streams: StreamLogs;
   readonly node: NodeStreams;
   readonly answers: Answers;
+  readonly quotas: Quotas;
 
   /** Opens a node; the shares are small, and count in contention only. */
   constructor(
@@ -40,6 +41,7 @@ export class KeptNode implements AsyncDisposable {
     const report = (what: unknown, error?: unknown) => {
       throw error ?? what;
     };
+    this.quotas = new Quotas(runtime);
     const shares = { address: perAddress, user: perUser };
     const limits = { ...checkAnswers({ maxKept }), keptShares: { shares, strict: [] } };
     this.streams = new StreamLogs({
@@ -47,7 +49,7 @@ export class KeptNode implements AsyncDisposable {
       broker,
       bounds: boundsOf({ path: "/", maxStreams }, maxKept),
       onError: report,
-      onRead: (id) => this.answers.kept.noteRead(id),
+      onReadToEnd: (id) => this.answers.kept.noteRead(id),
     });
     this.node = new NodeStreams({ runtime, streams: this.streams, maxMessageBytes: 65_536 });
     this.answers = new Answers(limits, {
@@ -55,6 +57,7 @@ export class KeptNode implements AsyncDisposable {
       broker,
       streams: this.streams,
       node: this.node,
+      quotas: this.quotas,
       resumeOf: undefined,
       report,
     });

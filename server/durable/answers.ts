@@ -192,6 +192,7 @@ export class Answers {
     const { runtime, broker, streams, nodes, resumeOf } = parts;
     this.abandoned = new AbandonedAnswers({ runtime, quota: this.#places, streams, nodes });
     this.kept = new KeptAnswers({ runtime, streams, limits });
+    parts.quotas.add("answers.maxKept", this.kept);
     this.#released = resumeOf && broker.subscribe(RELEASED, () => streams.search());
   }
 

@@ -1,8 +1,8 @@
 /** Kept answers of all nodes: whose they are, and which of them make room for new ones. */
 import { LimitError, type LimitLevel } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { isContended, type Owner, type Shares } from "../../base/shares.ts";
-import type { KeptLog } from "../../pubsub/logs/log.ts";
+import { isContended, type Owner, type QuotaStats, type Shares } from "../../base/shares.ts";
+import type { KeptLog } from "../../pubsub/logs/rules.ts";
 import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { type AnswerLimits, digest } from "./options.ts";
 
@@ -186,14 +186,10 @@ export class KeptLedger {
   }
 }
 
-/** Counters of {@linkcode KeptAnswers}. */
-export interface KeptStats {
-  /** Kept answers of all nodes, as of the newest answer of this node. */
-  readonly kept: number;
+/** Counters of {@linkcode KeptAnswers}; those taken are of all nodes, at the newest answer of this one. */
+export interface KeptStats extends QuotaStats {
   /** Answers that this node dropped to make room. */
   readonly dropped: number;
-  /** Answers that were not begun, by the level that has no room. */
-  readonly refused: Readonly<Record<LimitLevel, number>>;
 }
 
 /** Collaborators of {@linkcode KeptAnswers}. */
@@ -239,8 +235,9 @@ export class KeptAnswers {
 
   /** Counters. */
   get stats(): KeptStats {
+    const { maxKept: max } = this.#limits;
     const refused = { ...this.#refused };
-    return { kept: this.#streams.answers, dropped: this.#dropped, refused };
+    return { taken: this.#streams.answers, max, refused, dropped: this.#dropped };
   }
 
   /**
@@ -419,11 +416,13 @@ export class KeptAnswers {
    * The keys of an owner, the narrowest first, as the engine keeps them: of the user or guest, and of
    * the networks with their shares. Keys are digests, so that the engine has no address and no name.
    */
-  async #keysOf({ user, guest, networks = [], isFamiliar }: Owner): Promise<string> {
+  async #keysOf({ user, guest, isFamiliar, isBehindProxy, networks: all }: Owner): Promise<string> {
+    const isStrict = this.#limits.keptShares.strict!.includes("address");
+    const networks = isBehindProxy && !isStrict ? [] : all;
     const name = user === undefined ? guest && `guest ${guest}` : `user ${user}`;
     const kind = isFamiliar ? "f" : "a";
     const keys = networks.map(({ key, factor }) => this.#key(`${kind}${factor}.`, `at ${key}`));
-    // Without a known address, a user stands for one.
+    // Without an address of its own, a user stands for one.
     if (networks.length === 0 && name !== undefined) keys.push(this.#key("a1.", name));
     if (name !== undefined) keys.unshift(this.#key(user === undefined ? "g." : "u.", name));
     return keys.length === 0 ? NOBODY : (await Promise.all(keys)).join(" ");

@@ -102,7 +102,7 @@ Deno.test("Answers.begin() drops the oldest answers of an owner beyond a share i
   for (let i = 0; i < 6; i++) bob.push(await node.make(userAt(BOB, "bob"), `bob-${i}`));
   const ofBob = await Promise.all(bob.map((id) => node.keeps(id)));
   assertEquals(ofBob, bob.map((_, i) => i >= 2));
-  const { dropped, kept: count } = node.answers.kept.stats;
+  const { dropped, taken: count } = node.answers.kept.stats;
   assertEquals([dropped, count], [6, 14]);
 });
 
@@ -138,8 +138,24 @@ Deno.test("Answers.begin() refuses where all answers go on, with the level", asy
   await assertRejects(() => begin(EVE, "eve"), RequestError, "your address may have at most 3");
   await begin(ANN, "ann");
   await assertRejects(() => begin(BOB, "bob"), RequestError, "this server may have at most 4");
-  assertEquals(node.answers.kept.stats.refused, { server: 1, address: 1, user: 0, session: 0 });
+  assertEquals(node.quotas.stats["answers.maxKept"]!.refused, {
+    server: 1,
+    address: 1,
+    user: 0,
+    session: 0,
+  });
   const closing = node.answers.close();
   await time.tickAsync(2_000);
   await closing;
+});
+
+Deno.test("Answers.begin() counts users behind one proxy each for itself", async () => {
+  await using broker = new MemoryBroker();
+  await using node = new KeptNode(broker);
+  const behind = (user: string) => ({ ...userAt(EVE, user), isBehindProxy: true });
+  const ids: string[] = [];
+  for (let i = 0; i < 19; i++) ids.push(await node.make(behind(`user-${i}`), `one-${i}`));
+  ids.push(await node.make(behind("user-5"), "two"), await node.make(behind("ann"), "ann"));
+  const kept = await Promise.all(ids.map((id) => node.keeps(id)));
+  assertEquals(kept, ids.map((_, i) => i !== 5));
 });

@@ -54,7 +54,7 @@ export function loadParts(options: PartsOptions): DurableParts {
     broker,
     bounds: boundsOf(http, options.answers.maxKept),
     quotas: face.quotas,
-    onRead: (id) => answers.kept.noteRead(id),
+    onReadToEnd: (id) => answers.kept.noteRead(id),
     onError: (error) => report("The search for overdue durable streams", error),
     rescue: resumeOf && ((id) => answers.rescue(id)),
     onRead: (id) => answers.abandoned.read(id),

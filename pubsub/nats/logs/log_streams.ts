@@ -9,8 +9,13 @@ import { headers, type MsgHdrs } from "@nats-io/nats-core";
 import { BrokerError } from "../../../errors.ts";
 import { textOf } from "../../../base/error_text.ts";
 import { within } from "../../../base/wait.ts";
-import type { KeptLog, KeptLogs } from "../../logs/log.ts";
-import { ANSWER_PREFIX, type LogKind, REQUEST_PREFIX } from "../../logs/rules.ts";
+import {
+  ANSWER_PREFIX,
+  type KeptLog,
+  type KeptLogs,
+  type LogKind,
+  REQUEST_PREFIX,
+} from "../../logs/rules.ts";
 import {
   ANSWER_HEADER,
   ID_HEADER,
