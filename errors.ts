@@ -375,6 +375,8 @@ export class RequestError extends SkeinError {
     readonly path?: readonly (string | number)[];
     /** Time after which to retry, in milliseconds, where known. */
     readonly retryAfterMs?: number;
+    /** The level whose rate refused the message, which was then not handled. */
+    readonly level?: LimitLevel;
   };
 
   /**
@@ -382,21 +384,22 @@ export class RequestError extends SkeinError {
    *
    * @param failureCode Stable code for the peer to branch on.
    * @param message The fault, for people.
-   * @param options The place in the input, the time after which to retry, and standard error
-   * options.
+   * @param options The place in the input, the time after which to retry, the level of a rate, and
+   * standard error options.
    */
   constructor(
     failureCode: string,
     message: string,
-    options: ErrorOptions & Pick<RequestError["failure"], "path" | "retryAfterMs"> = {},
+    options: ErrorOptions & Pick<RequestError["failure"], "path" | "retryAfterMs" | "level"> = {},
   ) {
     super("request", message, options);
-    const { path, retryAfterMs } = options;
+    const { path, retryAfterMs, level } = options;
     this.failure = {
       code: failureCode,
       message,
       ...(path && { path }),
       ...(retryAfterMs !== undefined && { retryAfterMs }),
+      ...(level && { level }),
     };
   }
 }

@@ -3,7 +3,7 @@ import { type Engine, SharedBucket } from "./shared_counts.ts";
 import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
 
 /** Unit of a rate. */
-export type RateUnit = "messages" | "bytes" | "subscriptions" | "connections";
+export type RateUnit = "messages" | "bytes" | "publications" | "subscriptions" | "connections";
 
 /** Scope of a rate. */
 export type RateScope = "session" | "user" | "address";
@@ -25,6 +25,8 @@ export class Account {
   readonly messages: Bucket | undefined;
   /** Bytes of these. */
   readonly bytes: Bucket | undefined;
+  /** Publications, which are messages too. */
+  readonly publications: Bucket | undefined;
   /** Subscriptions, and their ends. */
   readonly subscriptions: Bucket | undefined;
   /** Attempts to connect. */
@@ -37,6 +39,7 @@ export class Account {
     this.scope = scope;
     this.messages = bucketOf("messages");
     this.bytes = bucketOf("bytes");
+    this.publications = bucketOf("publications");
     this.subscriptions = bucketOf("subscriptions");
     this.connections = bucketOf("connections");
   }
@@ -49,7 +52,8 @@ export class Account {
   /** Tells if all buckets are full, as in a new account. */
   isFull(now: number): boolean {
     return isFull(this.messages, now) && isFull(this.bytes, now) &&
-      isFull(this.subscriptions, now) && isFull(this.connections, now);
+      isFull(this.publications, now) && isFull(this.subscriptions, now) &&
+      isFull(this.connections, now);
   }
 }
 

@@ -13,8 +13,17 @@ export const REFUSAL_WINDOW_MS = 10_000;
 /** Shortest interval between notices of refused messages without a request id, in milliseconds. */
 const NOTICE_INTERVAL_MS = 1_000;
 
-/** Shortest wait for tokens before the next look, in milliseconds. */
+/**
+ * Shortest wait for tokens before the next look, and shortest pause of a client that publishes
+ * beyond a rate, in milliseconds.
+ */
 const MIN_WAIT_MS = 10;
+
+/** Time by which a client may end its pause early, in milliseconds: clocks and timers are rounded. */
+const EARLY_MS = 2;
+
+/** Number of the ping after refused publications; the heartbeat and `ping()` have numbers above. */
+const PING = 0;
 
 /** A bucket with too few tokens. */
 interface Shortage {
@@ -23,10 +32,39 @@ interface Shortage {
   readonly waitMs: number;
 }
 
-/** Error that tells the peer of a refusal. */
-interface Refusal extends RequestFailure {
-  /** Time until there is room again, in milliseconds. */
-  readonly retryAfterMs: number;
+/** Tokens that one envelope, or several together, take from the accounts. */
+interface Amount {
+  /** Units beside bytes. */
+  readonly units: readonly RateUnit[];
+  /** Number of envelopes. */
+  readonly count: number;
+  /** Bytes of these. */
+  readonly size: number;
+}
+
+/** The part of a refusal that says when the rate has room again. */
+type Refusal = Required<Pick<RequestFailure, "retryAfterMs" | "level">>;
+
+/** A refusal, with the rate in words. */
+interface RefusedRate extends Refusal {
+  readonly rate: string;
+}
+
+/**
+ * Publications that are refused in a row: the first one beyond a rate, and all that the peer sent
+ * before it read that refusal. Otherwise a later one might pass before an earlier one comes again.
+ */
+interface Hold {
+  /** Number of these. */
+  count: number;
+  /** Bytes of these. */
+  size: number;
+  /** Pings after these that the peer has yet to answer. Then it has read all refusals. */
+  pings: number;
+  /** The shortage of the first one. */
+  readonly shortage: Shortage;
+  /** True if the peer did not wait as long as an earlier refusal said. */
+  readonly isEarly: boolean;
 }
 
 /** Accounts by which a session is metered. */
@@ -70,9 +108,13 @@ export class SessionMeter implements Meter, Disposable {
   #own: Rates | undefined;
   #windowAt = 0;
   #refusals = 0;
+  #hold: Hold | undefined = undefined;
+  /** Time of the last refused publication, and the wait that the peer was told. */
+  #postponed = { at: 0, waitMs: 0 };
+  #isPingDue = false;
   #untold = 0;
-  /** The rate of the last refusal, and the time until there is room. */
-  #why: { readonly rate: string; readonly retryAfterMs: number } | undefined = undefined;
+  /** The last refusal without a request id. */
+  #why: RefusedRate | undefined = undefined;
   /** Callbacks that end waits for tokens, once one waits; as many as the session handles at once. */
   #waits: Set<() => void> | undefined = undefined;
   #isOver = false;
@@ -96,22 +138,37 @@ export class SessionMeter implements Meter, Disposable {
   refuses(envelope: Envelope, size: number): boolean {
     // Malformed input has its own, much lower bound.
     if (envelope.kind === "malformed") return false;
-    const unit = unitOf(envelope);
-    if (!this.#counts(unit)) return false;
+    // This end asked for that pong, so it does not count.
+    if (envelope.kind === "pong" && envelope.n === PING && this.#ponged()) return false;
+    const kind = kindOf(envelope);
+    const units = unitsOf(kind);
+    if (!this.#counts(units)) return false;
+    const amount = { units, count: 1, size };
     const now = this.#host.runtime.now();
     this.#addOwn(now);
-    const shortage = this.#missing(unit, size, now);
-    if (shortage !== undefined) return this.#refuse(envelope, shortage, now);
-    this.#take(unit, size, now);
-    return false;
+    // A plain peer cannot publish, and answers no pings.
+    const isPublication = kind === "publish" && this.#session[internals].joins;
+    const shortage = this.#missing(amount, now) ??
+      (isPublication ? this.#hold?.shortage : undefined);
+    if (shortage === undefined) {
+      this.#take(amount, now);
+      return false;
+    }
+    if (isPublication) return this.#postpone(envelope, shortage, { amount, now });
+    const rate = this.#host.refused(shortage.account.scope, shortage.unit);
+    if (this.#isOneTooMany(rate, now)) return true;
+    if (isEnding(kind)) return false;
+    this.#answer(envelope, rate, shortage);
+    return true;
   }
 
-  async admit(size: number): Promise<void> {
+  async admit(kind: "message" | "publish", size: number): Promise<void> {
+    const amount = { units: unitsOf(kind), count: 1, size };
     while (!this.#isOver) {
       const now = this.#host.runtime.now();
       this.#addOwn(now);
-      const shortage = this.#missing("messages", size, now);
-      if (shortage === undefined) return this.#take("messages", size, now);
+      const shortage = this.#missing(amount, now);
+      if (shortage === undefined) return this.#take(amount, now);
       await this.#wait(shortage.waitMs);
     }
   }
@@ -126,12 +183,10 @@ export class SessionMeter implements Meter, Disposable {
     this.#host.released(this);
   }
 
-  /** Tells if some account has a rate of bytes or of the unit; all other messages pass at once. */
-  #counts(unit: RateUnit | undefined): boolean {
-    if (this.#own?.bytes !== undefined || unit && this.#own?.[unit] !== undefined) return true;
-    for (const account of this.#accounts) {
-      if (account.bytes !== undefined || unit && account[unit] !== undefined) return true;
-    }
+  /** Tells if some account has a rate of bytes or of a unit; all other messages pass immediately. */
+  #counts(units: readonly RateUnit[]): boolean {
+    if (this.#own !== undefined && isCounted(this.#own, units)) return true;
+    for (const account of this.#accounts) if (isCounted(account, units)) return true;
     return false;
   }
 
@@ -142,19 +197,21 @@ export class SessionMeter implements Meter, Disposable {
     this.#own = undefined;
   }
 
-  #missing(unit: RateUnit | undefined, size: number, now: number): Shortage | undefined {
+  #missing({ units, count, size }: Amount, now: number): Shortage | undefined {
     for (const account of this.#accounts) {
-      const waitMs = unit && account[unit]?.waitMs(1, now);
-      if (waitMs) return { account, unit, waitMs };
-      const bytesWaitMs = account.bytes?.waitMs(size, now);
-      if (bytesWaitMs) return { account, unit: "bytes", waitMs: bytesWaitMs };
+      for (const unit of units) {
+        const waitMs = account[unit]?.waitMs(count, now);
+        if (waitMs) return { account, unit, waitMs };
+      }
+      const waitMs = account.bytes?.waitMs(size, now);
+      if (waitMs) return { account, unit: "bytes", waitMs };
     }
     return undefined;
   }
 
-  #take(unit: RateUnit | undefined, size: number, now: number): void {
+  #take({ units, count, size }: Amount, now: number): void {
     for (const account of this.#accounts) {
-      if (unit) account[unit]?.take(1, now);
+      for (const unit of units) account[unit]?.take(count, now);
       account.bytes?.take(size, now);
     }
   }
@@ -174,32 +231,79 @@ export class SessionMeter implements Meter, Disposable {
     });
   }
 
-  #refuse(envelope: Envelope, shortage: Shortage, now: number): boolean {
-    const { account, unit, waitMs } = shortage;
+  /**
+   * Refuses a publication until there is room for all publications of its hold, which the peer may
+   * then send at once. Such refusals do not count if the peer waits; a peer has at most
+   * `maxRequests` publications on the way.
+   */
+  #postpone(
+    envelope: Envelope,
+    first: Shortage,
+    { amount, now }: { readonly amount: Amount; readonly now: number },
+  ): true {
+    // After a clock was set back, no publication is early.
+    const sinceMs = now - this.#postponed.at;
+    const isEarly = sinceMs >= 0 && sinceMs < this.#postponed.waitMs - EARLY_MS;
+    const hold = this.#hold ??= { count: 0, size: 0, pings: 0, shortage: first, isEarly };
+    hold.count++;
+    hold.size += amount.size;
+    const shortage = this.#missing({ ...amount, ...hold }, now) ?? { ...first, waitMs: 0 };
+    const waitMs = Math.max(shortage.waitMs, MIN_WAIT_MS);
+    this.#postponed = { at: now, waitMs };
+    const rate = this.#host.refused(shortage.account.scope, shortage.unit);
+    const isPatient = !hold.isEarly &&
+      hold.count <= this.#session[internals].settings.maxRequests;
+    if (!isPatient && this.#isOneTooMany(rate, now)) return true;
+    this.#answer(envelope, rate, { ...shortage, waitMs });
+    this.#pingAfter(hold);
+    return true;
+  }
+
+  /** Sends a ping after the refusals of one frame. */
+  #pingAfter(hold: Hold): void {
+    if (this.#isPingDue) return;
+    this.#isPingDue = true;
+    hold.pings++;
+    queueMicrotask(() => {
+      this.#isPingDue = false;
+      this.#session[internals].post({ ping: PING });
+    });
+  }
+
+  /** Ends the hold after its last pong; false if none was due. */
+  #ponged(): boolean {
+    const hold = this.#hold;
+    if (hold === undefined) return false;
+    if (--hold.pings === 0) this.#hold = undefined;
+    return true;
+  }
+
+  /** Counts a refusal; true if it closed the session. */
+  #isOneTooMany(rate: string, now: number): boolean {
     const { maxRefusals } = this.#host;
-    const rate = this.#host.refused(account.scope, unit);
     // A clock that was set back begins a new window, too.
     if (Math.abs(now - this.#windowAt) > REFUSAL_WINDOW_MS) {
       this.#windowAt = now;
       this.#refusals = 0;
     }
-    if (++this.#refusals > maxRefusals) {
-      this.#host.closed();
-      const reason = `More than ${maxRefusals} refusals in ${REFUSAL_WINDOW_MS / 1_000} s: ${rate}`;
-      this.#session[internals].abort(CloseCode.tooMany, reason);
-      return true;
-    }
-    if (isEnding(envelope)) return false;
-    const id = "id" in envelope ? envelope.id ?? undefined : undefined;
-    if (id === undefined) this.#note(rate, waitMs);
-    else this.#tell(id, { code: "too-many", message: `Refused: ${rate}`, retryAfterMs: waitMs });
+    if (++this.#refusals <= maxRefusals) return false;
+    this.#host.closed();
+    const reason = `More than ${maxRefusals} refusals in ${REFUSAL_WINDOW_MS / 1_000} s: ${rate}`;
+    this.#session[internals].abort(CloseCode.tooMany, reason);
     return true;
   }
 
+  #answer(envelope: Envelope, rate: string, { account, waitMs }: Shortage): void {
+    const id = "id" in envelope ? envelope.id ?? undefined : undefined;
+    const why = { retryAfterMs: waitMs, level: account.scope };
+    if (id === undefined) this.#note({ rate, ...why });
+    else this.#tell(id, { code: "too-many", message: `Refused: ${rate}`, ...why });
+  }
+
   /** Reports a refusal without a request id: at once, or later together with others. */
-  #note(rate: string, retryAfterMs: number): void {
+  #note(why: RefusedRate): void {
     this.#untold++;
-    this.#why = { rate, retryAfterMs };
+    this.#why = why;
     if (this.#timer !== undefined) return;
     const tell = () => {
       const count = this.#untold;
@@ -207,23 +311,30 @@ export class SessionMeter implements Meter, Disposable {
       this.#timer = undefined;
       if (count === 0) return;
       this.#timer = this.#host.runtime.setTimeout(tell, NOTICE_INTERVAL_MS);
-      const { rate, retryAfterMs } = this.#why!;
-      this.#tell(null, { code: "too-many", message: `${count} refused: ${rate}`, retryAfterMs });
+      const { rate, ...why } = this.#why!;
+      this.#tell(null, { code: "too-many", message: `${count} refused: ${rate}`, ...why });
     };
     tell();
   }
 
-  #tell(id: number | null, error: Refusal): void {
+  #tell(id: number | null, error: RequestFailure): void {
     this.#session[internals].post({ reply: id, error });
   }
 }
 
-/** Unit of an envelope, beside bytes. Answers count as bytes alone, as this end asked for these. */
-function unitOf(envelope: Envelope): "messages" | "subscriptions" | undefined {
-  switch (kindOf(envelope)) {
+const MESSAGE: readonly RateUnit[] = ["messages"];
+const PUBLICATION: readonly RateUnit[] = ["publications", "messages"];
+const SUBSCRIPTION: readonly RateUnit[] = ["subscriptions"];
+const NO_UNITS: readonly RateUnit[] = [];
+
+/** Units of an envelope, beside bytes. Answers count as bytes alone, as this end asked for these. */
+function unitsOf(kind: Envelope["kind"]): readonly RateUnit[] {
+  switch (kind) {
+    case "publish":
+      return PUBLICATION;
     case "subscribe":
     case "unsubscribe":
-      return "subscriptions";
+      return SUBSCRIPTION;
     case "reply":
     case "part":
     case "end":
@@ -232,15 +343,21 @@ function unitOf(envelope: Envelope): "messages" | "subscriptions" | undefined {
     case "pong":
     case "ack":
     case "bounds":
-      return undefined;
+      return NO_UNITS;
     default:
-      return "messages";
+      return MESSAGE;
   }
 }
 
+function isCounted(by: Rates | Account, units: readonly RateUnit[]): boolean {
+  if (by.bytes !== undefined) return true;
+  for (const unit of units) if (by[unit] !== undefined) return true;
+  return false;
+}
+
 /** Recognizes ends, which are always handled: an end costs less than what it ends. */
-function isEnding(envelope: Envelope): boolean {
-  return kindOf(envelope) === "unsubscribe" || unitOf(envelope) === undefined;
+function isEnding(kind: Envelope["kind"]): boolean {
+  return kind === "unsubscribe" || unitsOf(kind) === NO_UNITS;
 }
 
 /**

@@ -1,4 +1,4 @@
-/** Rates of messages, subscriptions and connections, by session, user and network address. */
+/** Rates of messages, publications, subscriptions and connections, by session, user and network address. */
 import type { OptionKinds } from "../base/options.ts";
 import { objectWith, POSITIVE, RATE } from "../base/option_checks.ts";
 import { LimitError } from "../errors.ts";
@@ -22,12 +22,20 @@ const MIN_SUBSCRIPTION_BURST = 256;
 /** Default rate of subscriptions of a session, per second. */
 const SUBSCRIPTIONS_PER_SECOND = 20;
 
-/** Rates of one session. Only subscriptions have a default rate. */
+/** Default rate of publications of a session. */
+export const DEFAULT_PUBLICATIONS: Required<Rate> = { perSecond: 200, burst: 1_000 };
+
+/** Rates of one session. Publications and subscriptions have a default rate. */
 export interface SessionRates {
   /** Messages, requests, publications, and all other calls. */
   readonly messages?: Rate;
   /** Bytes of all messages and answers of the peer; for text, the length in UTF-16 units. */
   readonly bytes?: Rate;
+  /**
+   * Publications, which also count as messages. By default, a session of a server has a burst of
+   * 1,000, and 200 each second; `{ perSecond: Infinity }` is no limit.
+   */
+  readonly publications?: Rate;
   /**
    * Subscriptions and their ends. A client that reconnects subscribes to all of its topics at once.
    * By default, a session of a server has a burst of twice `maxTopicsPerSession`, at least 256, and
@@ -40,11 +48,15 @@ export interface SessionRates {
  * Rates of peers. Sessions without a user, or without an address, are not counted there; an IPv6
  * /64 is one address. Streams and datagrams are not counted, as these have flow control.
  *
- * - **Refused first:** messages beyond a rate are not handled. A request is answered by `too-many`
- *   with `retryAfterMs`; refusals of other messages are reported to the peer once a second.
- * - **Then closed:** a session with more than `maxRefusals` refusals is closed with 4429.
- * - **Numbered messages wait:** messages with at-least-once delivery are handled as the rates
- *   allow, and acknowledged then. Publications with that delivery are refused.
+ * - **Refused first:** messages beyond a rate are not handled. A request or a publication is
+ *   answered by `too-many` with `retryAfterMs`; refusals of other messages are reported to the peer
+ *   once a second.
+ * - **Publications keep their order:** after a refused publication, those that the peer sent before
+ *   it read the refusal are refused too. `client.publish()` waits, and sends them again in order.
+ * - **Then closed:** a session with more than `maxRefusals` refusals is closed with 4429. Refused
+ *   publications of a client that waits do not count.
+ * - **Numbered messages wait:** messages and publications with at-least-once delivery are handled
+ *   as the rates allow, and acknowledged then.
  * - **Never refused:** answers, cancels, pongs and unsubscribing are handled, but too many also
  *   close the session. Invalid input has a separate bound, `maxInvalidMessages`.
  */
@@ -82,6 +94,7 @@ export interface RateLimitsOptions {
 const SESSION_RATES: OptionKinds<SessionRates> = {
   bytes: RATE,
   messages: RATE,
+  publications: RATE,
   subscriptions: RATE,
 };
 
@@ -268,14 +281,15 @@ function checkRates(
   return {
     messages: checkRate(rates.messages, `${name}.messages`),
     bytes: checkRate(rates.bytes, `${name}.bytes`),
+    publications: checkRate(rates.publications, `${name}.publications`),
     subscriptions: checkRate(rates.subscriptions, `${name}.subscriptions`),
     connections: checkRate(rates.connections, `${name}.connections`),
   };
 }
 
 /** Tells if any unit of a session's messages has a rate. */
-function isMetered({ messages, bytes, subscriptions }: Rates): boolean {
-  return messages !== undefined || bytes !== undefined || subscriptions !== undefined;
+function isMetered({ connections: _connections, ...rates }: Rates): boolean {
+  return Object.values(rates).some((rate) => rate !== undefined);
 }
 
 /**

@@ -51,7 +51,8 @@ Deno.test("SessionManager refuses messages beyond the rate, reports them, and co
   await turns();
   assertEquals(handled, [0, 1, 2]);
   const rate = "at most 0.5 messages a second per session";
-  const error = { code: "too-many", message: `1 refused: ${rate}`, retryAfterMs: 2_000 };
+  const message = `1 refused: ${rate}`;
+  const error = { code: "too-many", message, retryAfterMs: 2_000, level: "session" };
   assertEquals(told(peer), [{ reply: null, error }]);
   await passTime(time, 2_000);
   flood(peer, 1);
@@ -67,7 +68,7 @@ Deno.test("SessionManager answers each refused request with the time to retry", 
   for (let id = 1; id <= 5; id++) peer.say({ topic: "a", id });
   await turns();
   const message = "Refused: at most 0.5 messages a second per session";
-  const error = { code: "too-many", message, retryAfterMs: 2_000 };
+  const error = { code: "too-many", message, retryAfterMs: 2_000, level: "session" };
   const answers = told(peer).sort((a, b) => Number(a.reply) - Number(b.reply));
   assertEquals(answers.map(({ reply, data }) => [reply, data]), [
     ...[1, 2, 3].map((id) => [id, "done"]),
@@ -107,6 +108,19 @@ Deno.test("SessionManager closes a session that keeps flooding with 4429", async
   assertEquals(closeCode, 4429);
   assertEquals(reason, "More than 10 refusals in 10 s: at most 0.5 messages a second per session");
   assertEquals([handled.length, manager.count, manager.stats().rates.closed], [3, 0, 1]);
+});
+
+Deno.test("SessionManager closes a session that publishes without reading the refusals", async () => {
+  using _time = new FakeTime();
+  const publications = { perSecond: 1, burst: 10 };
+  await using manager = new SessionManager({ rates: { perSession: { publications } } });
+  const { peer, session } = join(manager);
+  // A client has at most 64 requests on the way.
+  for (let id = 0; id < 10 + 64 + 100; id++) peer.say({ publish: "a", id });
+  await turns();
+  assert(session.isReady, "A hundred more are none too many");
+  peer.say({ publish: "a", id: 1_000 });
+  assertEquals((await peer.closed).closeCode, 4429);
 });
 
 Deno.test("SessionManager keeps a session that is refused now and then", async () => {

@@ -50,7 +50,7 @@ import { DRAIN_MS, type DrainOptions, type DrainReport } from "../manager/drain.
 import { SessionManager } from "../manager/session_manager.ts";
 import type { OfferedUpgrade } from "../transport/websocket/server.ts";
 import { DEFAULT_MAX_SESSIONS, DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "../manager/limits.ts";
-import { defaultSubscriptions } from "../manager/rate_limits.ts";
+import { DEFAULT_PUBLICATIONS, defaultSubscriptions } from "../manager/rate_limits.ts";
 import { SOCKETS_PER_SESSION } from "../manager/sockets.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import type { Presence } from "../pubsub/presence/presence.ts";
@@ -216,7 +216,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const rates = {
       shared: sharedCounts(broker),
       ...options.rates,
-      perSession: { ...perSession, subscriptions },
+      perSession: {
+        ...perSession,
+        publications: perSession?.publications ?? DEFAULT_PUBLICATIONS,
+        subscriptions,
+      },
     };
     this.manager = new SessionManager({
       ...managerLimits,

@@ -342,17 +342,18 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
     const { joins } = this.#host;
     // Before a meter may refuse the envelope: a client sends its id only once.
     if (joins && "client" in envelope && !this.#host.serving?.introduce(envelope)) return;
-    if (joins && "seq" in envelope && envelope.kind === "message") {
-      const isRead = this.isHandled || this.isRead || this.#goesToRequests(envelope);
+    if (joins && "seq" in envelope) {
+      const isRead = this.isHandled || this.isRead || envelope.kind === "publish" ||
+        this.#goesToRequests(envelope);
       const turn = this.#host.serving?.turnOf(envelope, size, isRead);
       if (turn === null) return;
-      // A message in turn is never refused: the next acknowledged number would cover this one too.
-      if (turn !== undefined) return this.#receiveMessage({ ...envelope, turn }, size);
+      // In turn it is never refused: the next acknowledged number would cover this one too.
+      if (turn !== undefined) {
+        if (envelope.kind === "publish") return this.#host.serving?.receive(envelope, turn);
+        return this.#receiveMessage({ ...envelope, turn }, size);
+      }
     }
-    if (this.meter?.refuses(envelope, size)) {
-      if (joins && "seq" in envelope) this.#host.serving?.refused(envelope);
-      return;
-    }
+    if (this.meter?.refuses(envelope, size)) return;
     switch (envelope.kind) {
       case "message":
         return this.#receiveMessage(envelope, size);

@@ -93,10 +93,10 @@ export interface Meter {
    */
   refuses(envelope: Envelope, size: number): boolean;
   /**
-   * Waits until a message of this size may be handled, and counts the message: a numbered message
+   * Waits until a message or publication of this size may be handled, and counts it: a numbered one
    * waits and is never refused. Resolves without counting once the meter has stopped.
    */
-  admit(size: number): Promise<void>;
+  admit(kind: "message" | "publish", size: number): Promise<void>;
 }
 
 /** Envelopes that are not messages. */

@@ -333,12 +333,12 @@ export interface SessionRequests {
   readonly isBusy: boolean;
   /** Checks the token of the peer, and takes over the identity. */
   signIn(token: string): Promise<unknown>;
-  /** Handles an envelope with a request for a service. */
-  receive(envelope: Control): void;
+  /** Handles an envelope with a request for a service; a numbered publication in its turn. */
+  receive(envelope: Control, turn?: MessageTurn): void;
   /** Registers the id of the client; false if the id is refused. */
   introduce(envelope: IntroducingEnvelope): boolean;
   /**
-   * Gives a numbered message its turn. Returns `undefined` if numbers do not count, and `null` if
+   * Gives a numbered message or publication its turn. Returns `undefined` if numbers do not count, and `null` if
    * the message must not be handled.
    */
   turnOf(
@@ -346,8 +346,6 @@ export interface SessionRequests {
     size: number,
     isRead: boolean,
   ): MessageTurn | null | undefined;
-  /** Notes that a meter refused a numbered envelope. */
-  refused(envelope: NumberedEnvelope): void;
   /** Ends the services with the session. */
   end(reason: unknown): void;
 }

@@ -342,28 +342,3 @@ Deno.test("Server delays no message for the rate beyond its session's end, and g
   await soon(client.flushed());
   assertEquals(handled, [0, 1, 2]);
 });
-
-Deno.test("Server does not count a publication as handled that makes it close the session", async () => {
-  await using server = listen({
-    authorize: () => true,
-    rates: { perSession: { messages: { perSecond: SLOW, burst: 1 } }, maxRefusals: 1 },
-  });
-  const hello = async () => {
-    const raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
-    await raw.envelope();
-    return raw;
-  };
-  const publication = '{"publish":"t","data":1,"id":1,"seq":1,"client":"ann"}';
-  using first = await hello();
-  for (let i = 0; i < 2; i++) await first.frame('{"topic":"t"}');
-  await first.frame(publication);
-  assertEquals((await first.closed())?.code, 4429);
-  await using listener = await dial(server.url, { transports: ["websocket"] });
-  await listener.subscribe("t");
-  using second = await hello();
-  await second.frame(publication);
-  const answer = new TextDecoder().decode((await second.read())!.payload);
-  assert(answer.startsWith('{"reply":1,"data"'), answer);
-  const heard = listener[Symbol.asyncIterator]().next();
-  assertEquals((await soon(heard)).value?.data, 1);
-});

@@ -330,13 +330,14 @@ export class RequestQueue implements SessionRequests {
    * of messages, where the message counts as handled. Returns `null` if the number is wrong.
    */
   turnOf(
-    { id, seq }: NumberedEnvelope,
+    envelope: NumberedEnvelope,
     size: number,
     isRead: boolean,
   ): Numbered | null | undefined {
+    const { id, seq } = envelope;
     if (seq === undefined || this.#sequences === undefined) return undefined;
     this.#numbers ??= new Numbers(this.#core, this.#sequences);
-    const numbered = this.#numbers.take(seq, size, id);
+    const numbered = this.#numbers.take({ ...envelope, seq }, size);
     if (typeof numbered === "string") {
       this.#fail(id ?? null, { code: "malformed", message: numbered });
       this.#core.inbound.countInvalid(numbered);
@@ -347,20 +348,8 @@ export class RequestQueue implements SessionRequests {
     return undefined;
   }
 
-  /**
-   * Counts a numbered publication that a meter refused as handled, unless the refusal closed the
-   * session: then the client sends the publication again.
-   */
-  refused(envelope: NumberedEnvelope): void {
-    if (envelope.kind === "publish" && this.#core.state !== "closed") {
-      this.turnOf(envelope, 0, false);
-    }
-  }
-
-  /** Handles a request after the earlier ones. */
-  receive(envelope: ServiceEnvelope): void {
-    const numbered = envelope.kind === "publish" ? this.turnOf(envelope, 0, true) : undefined;
-    if (numbered === null) return;
+  /** Handles a request after the earlier ones; a numbered publication in its turn. */
+  receive(envelope: ServiceEnvelope, numbered?: Numbered): void {
     const { maxRequests } = this.#core.settings;
     const { hasHistory, presence } = this.#services;
     const most = maxRequests + (hasHistory ? MAX_RESUMED_AT_ONCE : 0) +

@@ -8,6 +8,7 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import type { SessionCore } from "../core.ts";
 import type { MessageTurn } from "../message.ts";
+import type { NumberedEnvelope } from "../settings.ts";
 import type { Session } from "../session.ts";
 
 /** Wait before the next call to an engine that is away, in milliseconds. */
@@ -364,14 +365,17 @@ export class Numbers extends Signal {
   }
 
   /** Takes the next number; returns a text that says why a number is wrong. */
-  take(seq: number, size: number, id: number | undefined): Numbered | string {
+  take(
+    { kind, seq, id }: NumberedEnvelope & { readonly seq: number },
+    size: number,
+  ): Numbered | string {
     const { client } = this.core;
     if (client === undefined) return 'Expected the first "seq" of a session with its "client"';
     this.#client ??= this.#sequences.open(client, this);
     if (seq <= this.#last) return `Expected "seq" above ${this.#last}, received ${seq}`;
     this.#last = seq;
     this.#waiting.push(seq);
-    return new Numbered(this, { seq, producer: this.#client.key, size, id });
+    return new Numbered(this, { kind, seq, producer: this.#client.key, size, id });
   }
 
   /**
@@ -431,7 +435,8 @@ export class Numbered implements MessageTurn {
   /** Key of the numbering client, unique over all nodes. */
   readonly producer: string;
   readonly #numbers: Numbers;
-  /** Size in bytes, for the rates of messages. */
+  readonly #kind: "message" | "publish";
+  /** Size in bytes, for the rates. */
   readonly #size: number;
   readonly #id: number | undefined;
   #endTurn: (() => void) | undefined;
@@ -440,6 +445,7 @@ export class Numbered implements MessageTurn {
   constructor(
     numbers: Numbers,
     of: {
+      readonly kind: "message" | "publish";
       readonly seq: number;
       readonly producer: string;
       readonly size: number;
@@ -449,12 +455,21 @@ export class Numbered implements MessageTurn {
     this.#numbers = numbers;
     this.seq = of.seq;
     this.producer = of.producer;
+    this.#kind = of.kind;
     this.#size = of.size;
     this.#id = of.id;
   }
 
-  /** Waits until all earlier numbers were handled. Never rejects. */
+  /**
+   * Waits for room in the rates, and until all earlier numbers were handled. Never rejects. A
+   * refused message would be lost: the next acknowledged number would cover this one too.
+   */
   async begin(): Promise<NumberedTurn> {
+    await this.#numbers.core.inbound.meter?.admit(this.#kind, this.#size);
+    return await this.#turn();
+  }
+
+  async #turn(): Promise<NumberedTurn> {
     this.#endTurn = await this.#numbers.turnOf(this.seq);
     if (this.#endTurn === undefined) return "over";
     return this.#numbers.isNew(this.seq) ? "handle" : "repeated";
@@ -462,8 +477,6 @@ export class Numbered implements MessageTurn {
 
   /** Waits for room in the rates, and for the turn, see {@linkcode MessageTurn}. */
   async isDue(): Promise<boolean> {
-    // A refused message would be lost: the next acknowledged number would cover this one too.
-    await this.#numbers.core.inbound.meter?.admit(this.#size);
     const turn = await this.begin();
     if (turn === "repeated" && this.#id !== undefined) {
       const message = "The request was handled before, with an answer that is lost";
@@ -481,7 +494,7 @@ export class Numbered implements MessageTurn {
 
   /** Ends the turn as soon as the turn comes: the number counts as handled. */
   async skip(): Promise<void> {
-    await this.begin();
+    await this.#turn();
     this.end();
   }
 

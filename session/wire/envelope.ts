@@ -6,7 +6,7 @@
  * Only `dropped` precedes `topic`, because a `dropped` envelope may have a topic. Unknown keys are
  * ignored.
  */
-import type { RequestFailure } from "../../errors.ts";
+import type { LimitLevel, RequestFailure } from "../../errors.ts";
 import type { Gap, HistoryPosition, RecoveryReason, Unsubscribed } from "./recovery.ts";
 import { describe } from "../../base/error_text.ts";
 import { encodeJson } from "../../base/json.ts";
@@ -350,7 +350,7 @@ function readReply({ reply: id, data, error }: Raw): Envelope {
   if (!isObject(error) || typeof error.code !== "string") {
     return malformed(`Expected "error" to have a code, received ${describe(error)}`);
   }
-  const { code, message, path, retryAfterMs } = error;
+  const { code, message, path, retryAfterMs, level } = error;
   return {
     kind: "reply",
     id,
@@ -359,6 +359,7 @@ function readReply({ reply: id, data, error }: Raw): Envelope {
       message: textOf(message),
       ...(Array.isArray(path) && { path }),
       ...(isId(retryAfterMs) && { retryAfterMs }),
+      ...(typeof level === "string" && { level: level as LimitLevel }),
     },
   };
 }

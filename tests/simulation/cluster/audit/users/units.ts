@@ -17,7 +17,12 @@ const [TOKENS, MACHINES] = [["ann", "ben", GUEST], ["units-a", "units-b"]] as co
 const PER_SECOND = 0.01;
 
 /** Least and largest burst of each unit. */
-const BURSTS = { messages: [1, 14], bytes: [60, 1_500], subscriptions: [1, 9] } as const;
+const BURSTS = {
+  messages: [1, 14],
+  bytes: [60, 1_500],
+  publications: [1, 9],
+  subscriptions: [1, 9],
+} as const;
 
 /** A unit. */
 type Unit = keyof typeof BURSTS;
@@ -55,8 +60,8 @@ const MOST_CHARS = 120;
 /** A kind of envelope. */
 interface Kind {
   readonly name: string;
-  /** Unit beside bytes. */
-  readonly unit: Exclude<Unit, "bytes"> | undefined;
+  /** Units beside bytes. */
+  readonly units: readonly Unit[];
   /** True if the server answers. */
   readonly isAsked: boolean;
   /** True if the server handles the envelope beyond a rate, too: rule 13.3. */
@@ -69,45 +74,55 @@ const topicOf = (random: () => number) => `topic-${Math.floor(5 * random())}`;
 
 /** Kinds of envelopes between which a plan draws. */
 const KINDS: readonly Kind[] = [
-  { name: "message", unit: "messages", isAsked: false, make: (data) => ({ topic: "note", data }) },
-  { name: "request", unit: "messages", isAsked: true, make: (data) => ({ topic: "note", data }) },
+  {
+    name: "message",
+    units: ["messages"],
+    isAsked: false,
+    make: (data) => ({ topic: "note", data }),
+  },
+  {
+    name: "request",
+    units: ["messages"],
+    isAsked: true,
+    make: (data) => ({ topic: "note", data }),
+  },
   {
     name: "publish",
-    unit: "messages",
+    units: ["publications", "messages"],
     isAsked: true,
     make: (data, random) => ({ publish: topicOf(random), data }),
   },
   {
     name: "presence",
-    unit: "messages",
+    units: ["messages"],
     isAsked: true,
     make: (data) => ({ presence: "room:1", data }),
   },
   {
     name: "subscribe",
-    unit: "subscriptions",
+    units: ["subscriptions"],
     isAsked: true,
     make: (_, random) => ({ subscribe: topicOf(random) }),
   },
   {
     name: "unsubscribe",
-    unit: "subscriptions",
+    units: ["subscriptions"],
     isAsked: true,
     isAlways: true,
     make: (_, random) => ({ unsubscribe: topicOf(random) }),
   },
-  { name: "ping", unit: "messages", isAsked: false, make: () => ({ ping: 1 }) },
-  { name: "pong", unit: undefined, isAsked: false, isAlways: true, make: () => ({ pong: 1 }) },
+  { name: "ping", units: ["messages"], isAsked: false, make: () => ({ ping: 1 }) },
+  { name: "pong", units: [], isAsked: false, isAlways: true, make: () => ({ pong: 1 }) },
   {
     name: "cancel",
-    unit: undefined,
+    units: [],
     isAsked: false,
     isAlways: true,
     make: () => ({ cancel: 9_000 }),
   },
   {
     name: "reply",
-    unit: undefined,
+    units: [],
     isAsked: false,
     isAlways: true,
     make: (data) => ({ reply: 9_000, data }),
@@ -117,7 +132,7 @@ const KINDS: readonly Kind[] = [
 /** Renewal of a token, in place of another kind. */
 const RENEWAL: Kind = {
   name: "auth",
-  unit: "messages",
+  units: ["messages"],
   isAsked: true,
   make: () => ({}),
 };
@@ -138,6 +153,10 @@ interface OpenPage {
   readonly machine: string;
   readonly page: Page;
   readonly accounts: readonly Account[];
+  /** Publications that the server refuses together, until the page has read of the first one. */
+  hold: { count: number; size: number; readonly isEarly: boolean } | undefined;
+  /** True once a publication was refused: the next one comes before the time of that refusal. */
+  isHasty: boolean;
   refusals: number;
   renewals: number;
   isOver: boolean;
@@ -245,7 +264,17 @@ class Units {
       ...(token === GUEST ? [] : [this.#sharedAccount("user", token)]),
       this.#sharedAccount("address", machine),
     ];
-    const one = { token, machine, page, accounts, refusals: 0, renewals: 0, isOver: false };
+    const one = {
+      token,
+      machine,
+      page,
+      accounts,
+      hold: undefined,
+      isHasty: false,
+      refusals: 0,
+      renewals: 0,
+      isOver: false,
+    };
     this.#pages.push(one);
     return one;
   }
@@ -271,7 +300,7 @@ class Units {
       const text = (random() < 0.3 ? "字" : "x").repeat(Math.floor(MOST_CHARS * random() ** 2));
       const envelope = isRenewal ? { auth: one.token } : kind.make(text, random);
       const size = kind.isAsked ? page.sizeOf(envelope) : JSON.stringify(envelope).length;
-      const waitMs = this.#meter(one, kind.unit, size);
+      const waitMs = this.#meter(one, kind, size);
       names.push(`${kind.name}${waitMs === undefined ? "" : "!"}`);
       const isHandled = !one.isOver && (waitMs === undefined || kind.isAlways === true);
       if (isHandled && kind.name === "message") this.#expectedHandled++;
@@ -284,6 +313,7 @@ class Units {
       }
     }
     await this.#audit.pause(ROUND_MS);
+    one.hold = undefined;
     const what = `of ${names.join(" ")} from ${one.token}`;
     const received = asked.map(({ id, kind, waitMs }) => {
       const answer = page.answerTo(id);
@@ -322,27 +352,31 @@ class Units {
    *
    * @returns The time until there is room, if the rates refuse the envelope.
    */
-  #meter(one: OpenPage, unit: Kind["unit"], size: number): number | undefined {
-    for (const { scope, rates, left } of one.accounts) {
-      const needs = [...(unit === undefined ? [] : [[unit, 1] as const]), ["bytes", size] as const];
-      for (const [name, amount] of needs) {
-        const rate = rates[name];
-        if (rate === undefined) continue;
-        const missing = Math.min(amount, rate.burst) - left[name];
-        if (missing <= 0) continue;
-        this.#refused[scope]++;
-        if (++one.refusals > this.#maxRefusals) {
-          one.isOver = true;
-          this.#closed++;
-        }
-        return missing * 1_000 / rate.perSecond;
+  #meter(one: OpenPage, { name, units }: Kind, size: number): number | undefined {
+    const isPublication = name === "publish";
+    let shortage = shortageOf(one, { units, count: 1, size });
+    if (shortage === undefined && !(isPublication && one.hold)) {
+      for (const { left } of one.accounts) {
+        for (const unit of units) left[unit]--;
+        left.bytes -= size;
       }
+      return undefined;
     }
-    for (const { left } of one.accounts) {
-      if (unit !== undefined) left[unit]--;
-      left.bytes -= size;
+    if (isPublication) {
+      const hold = one.hold ??= { count: 0, size: 0, isEarly: one.isHasty };
+      hold.count++;
+      hold.size += size;
+      one.isHasty = true;
+      shortage = shortageOf(one, { units, ...hold });
     }
-    return undefined;
+    this.#refused[shortage!.scope]++;
+    // Publications do not count before the page can know of a refusal.
+    const isCounted = !isPublication || one.hold!.isEarly;
+    if (isCounted && ++one.refusals > this.#maxRefusals) {
+      one.isOver = true;
+      this.#closed++;
+    }
+    return shortage!.waitMs;
   }
 
   #sharedAccount(scope: Scope, name: string): Account {
@@ -358,6 +392,7 @@ class Units {
     const left = {
       messages: of("messages"),
       bytes: of("bytes"),
+      publications: of("publications"),
       subscriptions: of("subscriptions"),
     };
     return { scope, rates, left };
@@ -366,6 +401,26 @@ class Units {
   #expect(what: string, expected: unknown, received: unknown): void {
     this.#audit.examine("limits", what, expected, received);
   }
+}
+
+/** The first account and unit without enough tokens, and the time until there are. */
+function shortageOf(
+  { accounts }: Pick<OpenPage, "accounts">,
+  { units, count, size }: {
+    readonly units: readonly Unit[];
+    readonly count: number;
+    readonly size: number;
+  },
+): { readonly scope: Scope; readonly waitMs: number } | undefined {
+  for (const { scope, rates, left } of accounts) {
+    for (const name of [...units, "bytes"] as const) {
+      const rate = rates[name];
+      if (rate === undefined) continue;
+      const missing = Math.min(name === "bytes" ? size : count, rate.burst) - left[name];
+      if (missing > 0) return { scope, waitMs: missing * 1_000 / rate.perSecond };
+    }
+  }
+  return undefined;
 }
 
 /**
