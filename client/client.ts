@@ -2,7 +2,7 @@
 import { isForSize } from "../transport/close_info.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
-import { Outbox, type OutboxEntry, type OutboxPublication } from "./outbox.ts";
+import { Outbox, type OutboxEntry, type OutboxPublication, Publications } from "./outbox.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { Life } from "./page_life.ts";
 import type {
@@ -119,6 +119,7 @@ export class Client<C extends Contract = Contract>
   readonly #settings: SessionSettings;
   readonly #backoff: Backoff;
   readonly #outbox: Outbox;
+  readonly #publications: Publications;
   #delivery: Delivery | undefined;
   readonly #stop = new AbortController();
   readonly #subscriptions: Subscriptions<C>;
@@ -206,6 +207,8 @@ export class Client<C extends Contract = Contract>
       options.outbox,
       options.delivery === "at-least-once" ? (session) => this.#deliver(session) : undefined,
     );
+    const { maxRequests } = this.#settings;
+    this.#publications = new Publications(runtime, maxRequests, this.#stop.signal);
     this.#leaveLife = options.life?.subscribe(() => this.#life ? this.#life.wake() : this.wake());
     options.signal?.addEventListener("abort", this.#onAbort, { once: true });
     if (options.signal?.aborted) this.#stop.abort();
@@ -443,14 +446,19 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Publishes to a topic through the server, if the server's `authorize` allows this client.
+   * Publishes to a topic through the server, if the server's `authorize` allows this client. If the
+   * publication is beyond a rate of the server, the client waits and publishes it again; later
+   * publications wait too, so the order is kept.
    *
    * @typeParam T The topic: with a contract, one of those that go to clients.
    * @param topic The topic.
-   * @param data The data.
+   * @param data The data. MUST NOT be changed before the server has it.
    * @param options Signal, timeout, and `echo: false` to leave out this client. A publication that is
-   * aborted or timed out before a session took it is not made.
-   * @throws {RequestError} With code `forbidden`, if the server does not allow the publication.
+   * aborted or timed out before a session took it, or while it waits for a rate, is not made.
+   * @returns Resolves once the server has published the message.
+   * @throws {RequestError} With code `forbidden`, if the server does not allow the publication; with
+   * `too-many`, if a rate has no room within 30 s.
+   * @throws {QueueFullError} If too many publications wait.
    * @throws {UnsupportedError} If `echo` is false and the server cannot tell clients apart.
    */
   async publish<T extends ContractTopic<C, "server">>(
@@ -465,10 +473,8 @@ export class Client<C extends Contract = Contract>
       // One time for the connection and the answer.
       waitFor(this.#runtime, answer, { ...wait, what: `the publication on "${topic}"` });
     if (!this.#outbox.isKept) {
-      const answer = this.whenConnected(wait).then((session) =>
-        session.publish(topic, data, options)
-      );
-      return await limited(answer);
+      const send = async () => (await this.whenConnected(wait)).publish(topic, data, options);
+      return await this.#publications.publish(send, limited);
     }
     const answer = Promise.withResolvers<void>();
     const entry = this.#keep("publish", topic, data, { answer, echo });

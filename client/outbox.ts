@@ -1,14 +1,24 @@
-/** Outbox of a client: messages that wait for a connection. */
+/** Messages of a client that wait for a connection, and publications that wait for a rate. */
 import { checkLimits } from "../base/options.ts";
-import { QueueFullError, SkeinError } from "../errors.ts";
+import { QueueFullError, RequestError, SkeinError } from "../errors.ts";
 import { Signal } from "../base/signal.ts";
 import type { SessionCore } from "../session/core.ts";
 import type { EncodedMessage } from "../session/wire/encode.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { internals, type Session } from "../session/session.ts";
 import { report } from "../session/settings.ts";
+import { pause } from "../base/wait.ts";
 
 const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
+
+/**
+ * Longest pause that a rate causes, in milliseconds: as long as a server has to answer. A refusal
+ * for a longer time reaches the caller.
+ */
+const MAX_PAUSE_MS = 30_000;
+
+/** Pause of a refused publication if the session then has too many requests, in milliseconds. */
+const FULL_PAUSE_MS = 100;
 
 /** Publication that belongs to a message in an outbox. */
 export interface OutboxPublication {
@@ -154,6 +164,83 @@ export class Outbox extends Signal {
       // A `SkeinError` comes with the end of the session, which is reported elsewhere.
       if (!(error instanceof SkeinError)) report(core.settings, error, session);
     }
+  }
+}
+
+/**
+ * Publications of a client that does not number them, in the order of the calls. After a refusal by a rate, that publication and all later
+ * ones wait as long as the server says, and are then sent in order. The server also refuses what
+ * was on the way after the first refused publication, so nothing overtakes it.
+ */
+export class Publications {
+  readonly #runtime: Runtime;
+  readonly #max: number;
+  readonly #signal: AbortSignal;
+  /** Functions that send the waiting publications, by the number of the call; at most `max`. */
+  readonly #waiting = new Map<number, () => void>();
+  #last = 0;
+  #unanswered = 0;
+  /** Time of the next pause, which begins after the last answer, or of the current one; 0 for none. */
+  #pauseMs = 0;
+
+  /**
+   * Creates a queue without publications.
+   *
+   * @param runtime Timers of the client.
+   * @param max Most publications that wait for an answer or the end of a pause.
+   * @param signal Ends each pause with the client.
+   */
+  constructor(runtime: Runtime, max: number, signal: AbortSignal) {
+    this.#runtime = runtime;
+    this.#max = max;
+    this.#signal = signal;
+  }
+
+  /**
+   * Publishes, now or after a pause.
+   *
+   * @param send Sends the publication to the server, and waits for the answer.
+   * @param limited Ends the wait by the signal and the time of the caller.
+   * @returns Resolves once the server has published.
+   * @throws {QueueFullError} If too many publications wait.
+   */
+  publish(
+    send: () => Promise<void>,
+    limited: (answer: Promise<void>) => Promise<void>,
+  ): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const number = ++this.#last;
+    let isRefused = false;
+    let isOver = false;
+    const go = () => {
+      this.#unanswered++;
+      send().then(resolve, (error) => {
+        const waitMs = error instanceof RequestError
+          ? error.failure.level && error.failure.retryAfterMs
+          : isRefused && error instanceof QueueFullError && FULL_PAUSE_MS;
+        if (!waitMs || waitMs > MAX_PAUSE_MS) return reject(error);
+        isRefused = true;
+        this.#pauseMs = Math.max(this.#pauseMs, waitMs);
+        if (!isOver) this.#waiting.set(number, go);
+      }).finally(() => {
+        if (--this.#unanswered === 0 && this.#pauseMs > 0) void this.#resume();
+      });
+    };
+    if (this.#pauseMs === 0) go();
+    else if (this.#waiting.size + this.#unanswered < this.#max) this.#waiting.set(number, go);
+    else reject(new QueueFullError(`Cannot publish: ${this.#max} publications wait already`));
+    return limited(promise).finally(() => {
+      isOver = true;
+      this.#waiting.delete(number);
+    });
+  }
+
+  async #resume(): Promise<void> {
+    await pause(this.#runtime, this.#pauseMs, this.#signal);
+    this.#pauseMs = 0;
+    const waiting = [...this.#waiting].sort(([a], [b]) => a - b);
+    this.#waiting.clear();
+    for (const [, go] of waiting) go();
   }
 }
 

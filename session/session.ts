@@ -393,7 +393,8 @@ export class Session<
    * @param data The data to publish.
    * @param options The signal, the time (`requestTimeoutMs` by default), and `echo`.
    * @returns Resolves once the server has published the message.
-   * @throws {RequestError} With code `forbidden`, if the server does not allow the publication.
+   * @throws {RequestError} With code `forbidden`, if the server does not allow the publication; with
+   * `too-many` and `retryAfterMs`, if it is beyond a rate of the server.
    * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`.
    * @throws {UnsupportedError} If `echo` is false, and the server cannot tell clients apart.

@@ -21,9 +21,9 @@ const KIB = 1024;
 /** Most bytes that a page loads at first, minified and gzipped. */
 const MAX_BYTES = {
   /** One that connects, without a contract. */
-  page: 31.5 * KIB,
+  page: 31.8 * KIB,
   /** All exports of the client. */
-  client: 34.2 * KIB,
+  client: 34.5 * KIB,
 };
 
 /**

@@ -1,0 +1,406 @@
+/** Publications of clients beyond a rate: refused, sent again in order, or delayed. */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { connect } from "../client/deno.ts";
+import type { Client } from "../client/client.ts";
+import { QueueFullError, RequestError, TimeoutError } from "../errors.ts";
+import type { RateLimitsOptions } from "../manager/mod.ts";
+import type { Rate } from "../base/token_bucket.ts";
+import type { Session } from "../session/session.ts";
+import { passTime, type TestServer, testServer, turns } from "../testing/mod.ts";
+import { listen, until } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+/** Publications that a client has on the way at most. */
+const WINDOW = 60;
+
+/** Steps in which time passes, in milliseconds. */
+const STEP_MS = 20;
+
+/** A server that allows all, and the publications that a listener receives, in order. */
+async function serverWith(rates?: RateLimitsOptions): Promise<
+  AsyncDisposable & { readonly server: TestServer<string>; readonly published: unknown[] }
+> {
+  const published: unknown[] = [];
+  const server = testServer<string>({
+    authenticate: ({ token = "nobody" }) => token,
+    authorize: () => true,
+    onMessage: (message) => {
+      if (message.isRequest) message.reply("pong");
+    },
+    ...(rates && { rates }),
+  });
+  const listener = await server.dial({
+    headers: { authorization: "Bearer listener" },
+    address: "192.0.2.99",
+    onMessage: ({ data }) => void published.push(data),
+  });
+  await listener.subscribe("news");
+  return { server, published, [Symbol.asyncDispose]: () => server.close() };
+}
+
+/** Rates of the publications of a session. */
+function perSession(publications: Rate): RateLimitsOptions {
+  return { perSession: { publications } };
+}
+
+function range(length: number): number[] {
+  return Array.from({ length }, (_, i) => i);
+}
+
+/** Publishes numbers in order, a window at a time; resolves once all are accepted. */
+async function publishAll(
+  publish: (n: number) => Promise<void>,
+  count: number,
+): Promise<void> {
+  const open = new Set<Promise<void>>();
+  for (let n = 0; n < count; n++) {
+    const done = publish(n).finally(() => open.delete(done));
+    open.add(done);
+    if (open.size >= WINDOW) await Promise.race(open);
+  }
+  await Promise.all(open);
+}
+
+/** Lets time pass until a promise settles; returns the passed time, in milliseconds. */
+async function passUntil(time: FakeTime, done: Promise<unknown>): Promise<number> {
+  let isDone = false;
+  done.finally(() => isDone = true).catch(() => {});
+  const startMs = Date.now();
+  while (await turns(), !isDone) await time.tickAsync(STEP_MS);
+  return Date.now() - startMs;
+}
+
+/** The refusal of a publication of a session. */
+async function refusalOf(session: Session<unknown>, n: number): Promise<RequestError["failure"]> {
+  const error = await assertRejects(() => session.publish("news", n), RequestError);
+  return error.failure;
+}
+
+const NONE = { perSecond: Infinity };
+
+Deno.test("Server takes 1,000 publications of a session at once, and says when to send the next", async () => {
+  using time = new FakeTime();
+  await using subject = await serverWith();
+  const { server, published } = subject;
+  await using session = await server.dial();
+  await publishAll((n) => session.publish("news", n), 1_000);
+  assertEquals(await refusalOf(session, 1_000), {
+    code: "too-many",
+    message: "Refused: at most 200 publications a second per session",
+    retryAfterMs: 10,
+    level: "session",
+  });
+  // Nothing else has this rate.
+  assertEquals(await session.request("ping"), "pong");
+  for (const n of range(2_000)) session.send("say", n);
+  await passTime(time, 10);
+  await session.publish("news", 1_000);
+  assertEquals(published, range(1_001));
+  assertEquals(server.manager.stats().rates.refused.session, 1);
+});
+
+Deno.test("Client.publish() waits for the rate of the server, and keeps order", async () => {
+  using time = new FakeTime();
+  await using subject = await serverWith({ maxRefusals: 1 });
+  const { server, published } = subject;
+  await using client = server.connect();
+  const tookMs = await passUntil(time, publishAll((n) => client.publish("news", n), 3_000));
+  assertEquals(published, range(3_000));
+  assert(tookMs >= 9_500 && tookMs <= 11_000, `2,000 beyond the burst took ${tookMs} ms`);
+  const { refused, closed } = server.manager.stats().rates;
+  assert(refused.session > 0, "None was refused");
+  assertEquals(closed, 0);
+});
+
+Deno.test("Client.publish() keeps order although the rate has room before a refusal arrives", async () => {
+  using time = new FakeTime();
+  await using subject = await serverWith(perSession({ perSecond: 100, burst: 5 }));
+  const { server, published } = subject;
+  server.network.setFaults({ delayMs: 60 });
+  const client = server.connect();
+  await passUntil(time, client.whenConnected());
+  const all: Promise<void>[] = [];
+  for (const n of range(50)) {
+    all.push(client.publish(n % 2 ? "news" : "other", n));
+    await time.tickAsync(3);
+  }
+  await passUntil(time, Promise.all(all));
+  assertEquals(published, range(50).filter((n) => n % 2));
+  await passUntil(time, client.close());
+});
+
+Deno.test("Server refuses what was on the way behind a refused publication, and then goes on", async () => {
+  using time = new FakeTime();
+  await using subject = await serverWith(perSession({ perSecond: 1, burst: 1 }));
+  const { server, published } = subject;
+  await using session = await server.dial();
+  const failures = await Promise.all(
+    range(4).map((n) =>
+      session.publish("news", n).then(() => 0, (error) => error.failure.retryAfterMs)
+    ),
+  );
+  // A bucket of one publication has no more after a longer time.
+  assertEquals(failures, [0, 1_000, 1_000, 1_000]);
+  await passTime(time, 1_000);
+  await session.publish("news", 4);
+  assertEquals(published, [0, 4]);
+});
+
+Deno.test("Server reports refused publications without an id", async () => {
+  using _time = new FakeTime();
+  await using subject = await serverWith(perSession({ perSecond: 1, burst: 2 }));
+  const { server, published } = subject;
+  const refused: unknown[] = [];
+  await using session = await server.dial({
+    onRefused: ({ failure }) => void refused.push(failure),
+  });
+  const near = server.manager.all().at(-1)!;
+  for (const n of range(3)) {
+    session.connection.frames!.send(JSON.stringify({ publish: "news", data: n }));
+  }
+  await turns();
+  assertEquals(published, [0, 1]);
+  const message = "1 refused: at most 1 publications a second per session";
+  assertEquals(refused, [{ code: "too-many", message, retryAfterMs: 1_000, level: "session" }]);
+  assert(near.isReady);
+});
+
+Deno.test("Client with at-least-once delivery publishes as the rate allows, and nothing is refused", async () => {
+  using time = new FakeTime();
+  await using subject = await serverWith({ maxRefusals: 1 });
+  const { server, published } = subject;
+  await using client = server.connect({
+    delivery: "at-least-once",
+    outbox: { maxMessages: 3_000, maxBytes: 1_000_000 },
+  });
+  await client.whenConnected();
+  const all = Promise.all(range(2_500).map((n) => client.publish("news", n)));
+  await passUntil(time, all);
+  await client.flushed();
+  assertEquals(published, range(2_500));
+  assertEquals(server.manager.stats().rates.refused.session, 0);
+});
+
+Deno.test("Server delays a numbered publication beyond its session's end, and gets it again", async () => {
+  using time = new FakeTime();
+  await using subject = await serverWith(perSession({ perSecond: 0.001, burst: 2 }));
+  const { server, published } = subject;
+  await using client = server.connect({
+    delivery: "at-least-once",
+    backoff: { firstDelayMs: 1 },
+  });
+  const all = Promise.all(range(3).map((n) => client.publish("news", n)));
+  await turns();
+  assertEquals([published, client.outbox.messages], [[0, 1], 1]);
+  // The next session has a bucket of its own.
+  server.network.linkOf(client.session!).disconnect();
+  await passUntil(time, all);
+  assertEquals(published, range(3));
+});
+
+for (const transport of ["websocket", "webtransport", "http"] as const) {
+  Deno.test(`serve() over ${transport} delays numbered publications, and clients wait with others`, async () => {
+    const published: string[] = [];
+    await using server = listen({
+      authorize: () => true,
+      rates: { ...perSession({ perSecond: 500, burst: 5 }), maxRefusals: 1 },
+    });
+    const transports = [transport];
+    await using listener = connect(server.url, {
+      transports,
+      onMessage: ({ data }) => void published.push(data as string),
+    });
+    await (await soon(listener.whenConnected())).subscribe("news");
+    await using numbered = connect(server.url, { transports, delivery: "at-least-once" });
+    await using plain = connect(server.url, { transports });
+    const publish = (client: Client, name: string) =>
+      Promise.all(range(40).map((n) => client.publish("news", `${name} ${n}`)));
+    await soon(Promise.all([publish(numbered, "numbered"), publish(plain, "plain")]));
+    await until(() => published.length >= 80);
+    for (const name of ["numbered", "plain"]) {
+      const own = published.filter((text) => text.startsWith(name));
+      assertEquals(own, range(40).map((n) => `${name} ${n}`));
+    }
+  });
+}
+
+Deno.test("Server has no rate of publications where it is Infinity", async () => {
+  await using subject = await serverWith(perSession(NONE));
+  const { server, published } = subject;
+  await using client = server.connect();
+  await publishAll((n) => client.publish("news", n), 3_000);
+  assertEquals([published.length, server.manager.stats().rates.refused.session], [3_000, 0]);
+});
+
+for (const [scope, level] of [["perUser", "user"], ["perAddress", "address"]] as const) {
+  Deno.test(`Server counts publications ${scope} over sessions, and clients share the rate`, async () => {
+    using time = new FakeTime();
+    const publications = { perSecond: 100, burst: 10 };
+    await using subject = await serverWith({ [scope]: { publications }, maxRefusals: 1 });
+    const { server, published } = subject;
+    const who = { headers: { authorization: "Bearer ann" }, address: "192.0.2.1" };
+    await using desk = server.connect(who);
+    await using phone = server.connect(who);
+    await using bob = await server.dial({
+      headers: { authorization: "Bearer bob" },
+      address: "192.0.2.2",
+    });
+    await Promise.all([desk.whenConnected(), phone.whenConnected()]);
+    const all = Promise.all(
+      [desk, phone].map((client, i) => publishAll((n) => client.publish("news", [i, n]), 150)),
+    );
+    await turns();
+    await publishAll((n) => bob.publish("news", ["bob", n]), 10);
+    assertEquals((await refusalOf(bob, 10)).level, level);
+    const tookMs = await passUntil(time, all);
+    for (const i of [0, 1]) {
+      const own = published.filter((data) => (data as unknown[])[0] === i);
+      assertEquals(own, range(150).map((n) => [i, n]));
+    }
+    assert(tookMs >= 2_800 && tookMs < 6_000, `${tookMs} ms`);
+    assertEquals(server.manager.stats().rates.closed, 0);
+  });
+}
+
+Deno.test("Server counts publications as messages and bytes too", async () => {
+  using _time = new FakeTime();
+  await using subject = await serverWith({ perSession: { messages: { perSecond: 1, burst: 3 } } });
+  const { server } = subject;
+  await using session = await server.dial();
+  for (const n of range(3)) await session.publish("news", n);
+  const { message } = await refusalOf(session, 3);
+  assertEquals(message, "Refused: at most 1 messages a second per session");
+  const failing = await assertRejects(() => session.request("ping"), RequestError);
+  assertEquals([failing.failure.code, failing.failure.level], ["too-many", "session"]);
+
+  await using bytes = await serverWith({ perSession: { bytes: { perSecond: 1, burst: 500 } } });
+  await using large = await bytes.server.dial();
+  await large.publish("news", "x".repeat(400));
+  const failed = await assertRejects(() => large.publish("news", "x".repeat(400)), RequestError);
+  assertEquals(failed.failure.message, "Refused: at most 1 bytes a second per session");
+});
+
+Deno.test("Server closes a session that publishes again before the time that it was told", async () => {
+  using _time = new FakeTime();
+  await using subject = await serverWith();
+  const { server } = subject;
+  await using session = await server.dial();
+  let refused = 0;
+  for (let n = 0; !session.isClosed && n < 2_000; n++) {
+    await session.publish("news", n).catch(() => refused++);
+  }
+  const { code, reason } = await session.closed;
+  assertEquals(code, 4429);
+  assertEquals(
+    reason,
+    "More than 100 refusals in 10 s: at most 200 publications a second per session",
+  );
+  // The first refusal told the time, and the last one came with the close.
+  assertEquals([refused, server.manager.stats().rates.closed], [102, 1]);
+});
+
+Deno.test("Client.publish() gives up by signal and time during the pause, and publishes nothing later", async () => {
+  using time = new FakeTime();
+  await using subject = await serverWith(perSession({ perSecond: 0.1, burst: 1 }));
+  const { server, published } = subject;
+  await using client = server.connect();
+  await client.publish("news", "first");
+  const leaving = new AbortController();
+  const aborted = client.publish("news", "aborted", { signal: leaving.signal });
+  const late = client.publish("news", "late", { timeoutMs: 1_000 });
+  await turns();
+  const later = client.publish("news", "later", { timeoutMs: 2_000 });
+  const kept = client.publish("news", "kept");
+  leaving.abort(new Error("Enough"));
+  await assertRejects(() => aborted, Error, "Enough");
+  const timedOut = Promise.allSettled([late, later]);
+  await passTime(time, 2_000);
+  for (const { reason } of await timedOut as PromiseRejectedResult[]) {
+    assert(reason instanceof TimeoutError);
+  }
+  await passUntil(time, kept);
+  await passTime(time, 20_000);
+  assertEquals(published, ["first", "kept"]);
+});
+
+Deno.test("Client.publish() throws QueueFullError beyond the bound of waiting publications", async () => {
+  using time = new FakeTime();
+  await using subject = await serverWith(perSession({ perSecond: 10, burst: 1 }));
+  const { server, published } = subject;
+  await using client = server.connect({ maxRequests: 4 });
+  await client.publish("news", 0);
+  const all = range(4).map((n) => client.publish("news", n + 1));
+  await turns();
+  await assertRejects(
+    () => client.publish("news", 9),
+    QueueFullError,
+    "Cannot publish: 4 publications wait already",
+  );
+  await passUntil(time, Promise.all(all));
+  assertEquals(published, range(5));
+});
+
+Deno.test("Client.publish() keeps a refused publication while the session has too many requests", async () => {
+  using time = new FakeTime();
+  await using subject = await serverWith(perSession({ perSecond: 10, burst: 1 }));
+  const { server, published } = subject;
+  await using client = server.connect({ maxRequests: 2 });
+  await client.publish("news", 0);
+  const refused = client.publish("news", 1);
+  await turns();
+  server.network.setFaults({ delayMs: 300 }, "to-client");
+  const asked = Promise.all([client.request("ping"), client.request("ping")]);
+  await passUntil(time, Promise.all([asked, refused]));
+  assertEquals(published, [0, 1]);
+});
+
+Deno.test("Client.publish() rejects a refusal for more than 30 s", async () => {
+  using _time = new FakeTime();
+  await using subject = await serverWith(perSession({ perSecond: 0.01, burst: 1 }));
+  const { server } = subject;
+  await using client = server.connect();
+  await client.publish("news", 0);
+  const error = await assertRejects(() => client.publish("news", 1), RequestError);
+  assertEquals([error.failure.code, error.failure.retryAfterMs], ["too-many", 100_000]);
+});
+
+Deno.test("Client.publish() rejects a refusal of authorize, and waits for none", async () => {
+  using _time = new FakeTime();
+  await using server = testServer({
+    authorize: () => {
+      throw new RequestError("too-many", "Slow mode", { retryAfterMs: 1_000 });
+    },
+  });
+  await using client = server.connect();
+  const error = await assertRejects(() => client.publish("news", 1), RequestError, "Slow mode");
+  assertEquals(error.failure.level, undefined);
+});
+
+Deno.test("Client sends refused publications in the next session if this one is lost", async () => {
+  using time = new FakeTime();
+  await using subject = await serverWith(perSession({ perSecond: 0.1, burst: 1 }));
+  const { server, published } = subject;
+  await using client = server.connect({ backoff: { firstDelayMs: 1 } });
+  await client.publish("news", 0);
+  const all = Promise.all([1, 2].map((n) => client.publish("news", n)));
+  await turns();
+  server.network.linkOf(client.session!).disconnect();
+  const tookMs = await passUntil(time, all);
+  assertEquals(published, range(3));
+  assert(tookMs >= 10_000 && tookMs <= 20_500, `${tookMs} ms`);
+});
+
+Deno.test("Client.close() rejects publications that wait for a rate", async () => {
+  using _time = new FakeTime();
+  await using subject = await serverWith(perSession({ perSecond: 0.1, burst: 1 }));
+  const { server, published } = subject;
+  const client = server.connect();
+  await client.publish("news", 0);
+  const waiting = client.publish("news", 1);
+  waiting.catch(() => {});
+  await turns();
+  await client.close();
+  await assertRejects(() => waiting, Error, "the client is closed");
+  assertEquals(published, [0]);
+});
