@@ -43,7 +43,7 @@ export function refusalCure(code: number, reason: string): string | undefined {
 /** Finds the option behind a limit, by the text of the refusal. */
 function limitOf(reason: string): string {
   const rate =
-    /\b(messages|bytes|subscriptions|connections) a second per (session|user|network address)/
+    /\b(messages|bytes|publications|subscriptions|connections) a second per (session|user|network address)/
       .exec(reason);
   if (rate !== null) {
     const scope = { session: "perSession", user: "perUser", "network address": "perAddress" };

@@ -150,7 +150,7 @@ Latency begins when a message is due, not when it leaves: a stall of the server 
       effect: "Hold a thousand sessions",
     },
     {
-      line: "skein load http://localhost:8000 --mode publish -n 200 -r 400",
+      line: "skein load http://localhost:8000 --mode publish -n 200 --topics 2 -r 400",
       effect: "Publish 400 messages a second to 200 subscribers",
     },
     {
