@@ -20,40 +20,13 @@ function block(page: string, name: string): string {
   return found[1]!;
 }
 
-/** A server and a page that is loaded, left in mid-answer, and loaded again; an object is its document. */
-function refreshed(server: string, page: string): string {
-  return `import { connect } from "@skein/skein/client";
-${
-    server.replace("serve({\n  port: 8000", "const server = serve({\n  port: 0")
-      .replace('"chat.db"', "`${Deno.makeTempDirSync()}/chat.db`")
-  }
-const document = { body: { textContent: "" }, onkeydown(_event: { key: string }): void {} };
-let page: ReturnType<typeof connect> | undefined;
-async function load(): Promise<void> {
-${
-    page.replace(/^import .*\n/, "")
-      .replace(
-        'const client = connect("ws://localhost:8000")',
-        "const client = page = connect(server.url)",
-      )
-  }
-}
-const first = load().catch(() => {});
-while (!document.body.textContent.includes("upon")) await new Promise((end) => setTimeout(end, 1));
-await page?.close();
-await first;
-document.body.textContent = "";
-await load();
-console.log(document.body.textContent + "!");
-`;
-}
-
 /** Each program with both of its ends in one process, on ports of its own. */
 export const PROGRAMS = {
   // Both in one process, so that there is no start to wait for.
-  twentyLines: block(readme, "server.ts").replace("port: 8000", "port: 0") +
-    block(readme, "page.ts").replace('"ws://localhost:8000"', "server.url"),
-  refreshed: refreshed(block(readme, "chat_server.ts"), block(readme, "chat_page.ts")),
+  hello: block(readme, "file=server.ts")
+    .replace("serve({\n  port: 8000", "const server = serve({\n  port: 0")
+    .replace('"story.db"', "`${Deno.makeTempDirSync()}/story.db`") +
+    block(readme, "file=hello.ts").replace('"ws://localhost:8000"', "server.url"),
   nodes: 'import process from "node:process";\n' +
     block(nodes, "nodes.ts").replace('"redis://127.0.0.1:6379"', 'process.env["REDIS"]!')
       .replace("serve({ port: 8000", "const server = serve({ port: 0")
