@@ -1,7 +1,22 @@
 /**
- * Skein: real-time sessions for Deno. Typed messages, requests and replies, topics, presence and
- * rooms between a server and browsers or other programs, with bounded queues, clients that reconnect
- * and a clean shutdown.
+ * Skein: a toolkit for real-time software on Deno. Sessions carry typed messages, requests and
+ * replies, streaming responses, topics, presence and rooms between a server and browsers or other
+ * programs.
+ *
+ * This module composes the four modules of the toolkit, which also work alone:
+ *
+ * - `@skein/skein/transport` opens connections: WebTransport, WebSocket, HTTP, or a pair in memory.
+ * - `@skein/skein/session` runs a {@linkcode Session} on a connection.
+ * - `@skein/skein/manager` keeps all sessions of a process in a {@linkcode SessionManager}, with
+ *   their limits.
+ * - `@skein/skein/pubsub` joins sessions: {@linkcode Topics} deliver publications, and a
+ *   {@linkcode Broker} such as {@linkcode MemoryBroker} carries these from server to server.
+ *   {@linkcode Presence} knows which users are here. {@linkcode Rooms} are topics with presence.
+ *
+ * {@linkcode serve} composes one of each: a {@linkcode Server} accepts a connection, authenticates
+ * the peer, and adds a session to its `manager`; the session subscribes to `topics` and joins
+ * `rooms`. {@linkcode connect} composes the other end: a {@linkcode Client} dials a connection, runs
+ * a session on it, and replaces the session when it is lost.
  *
  * | To | use |
  * | --- | --- |
@@ -13,8 +28,7 @@
  * | run many nodes as one service | `broker` of {@linkcode ServeOptions}: `RedisBroker` of `@skein/skein/redis`, `NatsBroker` of `@skein/skein/nats` |
  * | test without sockets | `@skein/skein/testing` |
  *
- * Browsers import from `@skein/skein/client`, which does not need Deno. The building blocks are in
- * `@skein/skein/session`, `/transport`, `/pubsub` and `/manager`.
+ * Browsers import from `@skein/skein/client`, which does not need Deno.
  *
  * @example A server and its client
  * ```ts
@@ -28,6 +42,35 @@
  * });
  * await using client = connect(server.url);
  * assertEquals(await client.request("greet", "world"), "Hello, world");
+ * ```
+ *
+ * @example The same parts, composed by hand
+ * ```ts
+ * import { MemoryBroker, Presence, Rooms, Session, SessionManager, Topics } from "@skein/skein";
+ * import { sessionSettings } from "@skein/skein/session";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const settings = sessionSettings({ side: "server" });
+ * await using broker = new MemoryBroker();
+ * await using topics = new Topics({ settings, broker });
+ * using presence = new Presence();
+ * using rooms = new Rooms({ topics, presence });
+ * await using manager = new SessionManager({ maxSessionsPerUser: 3 });
+ *
+ * const { server, client } = memoryPair(); // Or a connection of a listener.
+ * const ann = new Session(server, settings, { user: "ann" });
+ * manager.add(ann);
+ * rooms.join(ann, "lobby");
+ * rooms.publish("lobby", "Hello");
+ *
+ * await using page = new Session(client, sessionSettings({ side: "client" }));
+ * for await (const { topic, data } of page) {
+ *   if (topic !== "lobby") continue; // The members come first.
+ *   assertEquals(data, "Hello");
+ *   break;
+ * }
+ * assertEquals([manager.count, presence.members("lobby").length], [1, 1]);
  * ```
  *
  * @module
@@ -66,7 +109,12 @@ export {
 } from "./errors.ts";
 export type { DrainOptions, DrainReport } from "./manager/drain.ts";
 export type { RateLimitsOptions } from "./manager/rate_limits.ts";
+export { SessionManager } from "./manager/session_manager.ts";
 export type { Broker } from "./pubsub/broker.ts";
+export { MemoryBroker } from "./pubsub/memory/broker.ts";
+export { Presence } from "./pubsub/presence/presence.ts";
+export { Rooms } from "./pubsub/presence/rooms.ts";
+export { Topics } from "./pubsub/topics.ts";
 export type { Authenticate, AuthenticationContext, Refusal } from "./server/admission_options.ts";
 export { guest, type ValueOf } from "./server/guest.ts";
 export { forwardedAddress, type ForwardedAddressOptions } from "./transport/forwarded_address.ts";
