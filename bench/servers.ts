@@ -176,11 +176,11 @@ async function webTransportServers(folder: string): Promise<ServerUnderTest[]> {
   return [
     {
       name: "skein",
-      title: "Skein, `examples/echo.ts`",
+      title: "Skein, `examples/streams.ts`",
       client: [],
       hasTcp: true,
       // All sessions of a benchmark come from one address, faster than an address may connect.
-      command: (port) => denoCommand("../examples/echo.ts", "--port", `${port}`, "--load"),
+      command: (port) => denoCommand("../examples/streams.ts", "--port", `${port}`, "--load"),
     },
     control(CONTROL, "bare QUIC, no sessions"),
     // The built-in server never ends its half of a stream.

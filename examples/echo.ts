@@ -1,13 +1,12 @@
 /**
- * The shortest server: sends each message, stream and datagram back to the sender, over
- * WebTransport and WebSocket.
+ * The shortest server: a loop over each session that sends every message back, and a first client.
  *
  * ```sh
- * deno run -N --unstable-net examples/echo.ts
- * deno run -N --unstable-net examples/echo.ts --port 4433
+ * deno run -N --unstable-net examples/echo.ts        # stays until Ctrl-C
+ * deno run -N --unstable-net examples/echo.ts 0 --once
  * ```
  *
- * Then open http://localhost:8000 and write in the browser's console:
+ * While the server runs, open http://localhost:8000 and write in the browser's console:
  *
  * ```text
  * ws = new WebSocket("ws://localhost:8000");
@@ -15,70 +14,20 @@
  * ws.onopen = () => ws.send('{"topic":"hello","data":"from a page"}');
  * ```
  *
- * With `--once` the program connects to its own server, prints the replies, and ends. With `--load`
- * one address may have any number of sessions and connects, for a load generator; by default the
- * server refuses with 429 from 1,000 sessions of an address on, and beyond 100 connects a second
- * after a burst of 1,000.
- *
  * @module
  */
-// In your own project: jsr:@skein/skein, and jsr:@skein/skein/transport
-import { dial, serve } from "../mod.ts";
-import { directDatagrams, receiveBidirectional, receiveUnidirectional } from "../transport/mod.ts";
-import type { DirectReadable, DirectStream } from "../transport/mod.ts";
+import { dial, serve } from "../mod.ts"; // In your own project: jsr:@skein/skein
 
-const isOnce = Deno.args.includes("--once");
-const port = Deno.args.includes("--port") ? Deno.args[Deno.args.indexOf("--port") + 1] : 8000;
-
-await using server = serve({
-  port: isOnce ? 0 : Number(port),
-  ...(Deno.args.includes("--load") && { limits: { maxSessionsPerAddress: Infinity } }),
-  onOpen({ connection }) {
-    const datagrams = directDatagrams(connection.datagrams);
-    datagrams.receive((datagram) => datagrams.send(datagram));
-    receiveBidirectional(connection, echo);
-    receiveUnidirectional(connection, drain);
-  },
-  onMessage(message, session) {
-    if (message.isRequest) message.reply(message.data);
-    else session.send(message.topic, message.data);
+const server = serve({
+  port: Number(Deno.args[0] ?? 8000),
+  async onOpen(session) {
+    for await (const { topic, data } of session) session.send(topic, data);
   },
 });
 
-if (isOnce) await talk(server.url);
-else await new Promise(() => {});
-
-async function echo(stream: DirectStream): Promise<void> {
-  try {
-    let bytes = await stream.read();
-    for (; bytes !== null; bytes = await stream.read(bytes)) await stream.write(bytes);
-    await stream.close();
-  } catch { // Ends this stream only.
-    stream.cancel();
-    stream.abort();
-  }
-}
-
-/**
- * Reads and discards a unidirectional stream, which has no direction for a reply. Unread streams
- * would use up the credit of the client.
- */
-async function drain(stream: DirectReadable): Promise<void> {
-  try {
-    for (let bytes = await stream.read(); bytes !== null;) bytes = await stream.read(bytes);
-  } catch { // Ends this stream only.
-    stream.cancel();
-  }
-}
-
-async function talk(url: string): Promise<void> {
-  await using session = await dial(url);
-
-  session.send("hello", { to: "the server" });
-  for await (const message of session) {
-    console.log("a message came back:", message.topic, message.data);
-    break;
-  }
-
-  console.log("a request was answered:", await session.request("sum", [1, 2, 3]));
+await using session = await dial(server.url);
+session.send("hello", "Is anybody there?");
+for await (const { topic, data } of session) {
+  console.log(topic, data);
+  if (Deno.args.includes("--once")) await server.close();
 }

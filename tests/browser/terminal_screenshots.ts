@@ -107,7 +107,7 @@ async function shoot(name: string, text: string): Promise<void> {
 /** Takes the picture of a load on a server in another process. */
 async function shootLoad(): Promise<void> {
   const echo = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--unstable-net", new URL("../examples/echo.ts", DOCS).href, "--load"],
+    args: ["run", "-A", "--unstable-net", new URL("../examples/streams.ts", DOCS).href, "--load"],
     stdout: "null",
   }).spawn();
   try {

@@ -63,7 +63,7 @@ eve sees ann: Now I am where I was.
 
 /** File, permissions and printed lines; a pattern stands for a line that varies. */
 const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | RegExp)[]])[] = [
-  ["echo.ts", ["-N"], [
+  ["streams.ts", ["-N"], [
     'a message came back: hello { to: "the server" }',
     "a request was answered: [ 1, 2, 3 ]",
   ]],
@@ -212,6 +212,11 @@ for (const [file, flags, expected] of RUNS) {
     () => runsOnce(file, { flags, expected }),
   );
 }
+
+Deno.test("examples/echo.ts 0 --once shows its feature", async () => {
+  const expected = ["hello Is anybody there?"];
+  await runsOnce("echo.ts", { flags: ["-N"], args: ["0"], expected });
+});
 
 for (const [engine, ignore] of [["redis", isRedisMissing], ["nats", isNatsMissing]] as const) {
   const expected = [`2 nodes on ${engine}`, ...CLUSTER.trim().split("\n")];

@@ -1,5 +1,5 @@
 /**
- * `examples/echo.ts --port`: the server for measurements and tests of others.
+ * `examples/streams.ts --port`: the server for measurements and tests of others.
  *
  * @module
  */
@@ -21,7 +21,7 @@ class Echo implements AsyncDisposable {
         "run",
         "-N",
         "--unstable-net",
-        new URL("../examples/echo.ts", import.meta.url).href,
+        new URL("../examples/streams.ts", import.meta.url).href,
         "--port",
         "0",
       ],
@@ -60,7 +60,7 @@ class Echo implements AsyncDisposable {
   }
 }
 
-Deno.test("examples/echo.ts --port echoes streams and datagrams, on every kind of session", async () => {
+Deno.test("examples/streams.ts --port echoes streams and datagrams, on every kind of session", async () => {
   await using echo = new Echo();
   await soon(echo.ready());
   const serverCertificateHashes = await echo.hashes();

@@ -1,0 +1,76 @@
+/**
+ * An echo of everything: messages, requests, streams and datagrams, over WebTransport and
+ * WebSocket.
+ *
+ * ```sh
+ * deno run -N --unstable-net examples/streams.ts
+ * deno run -N --unstable-net examples/streams.ts --port 4433
+ * ```
+ *
+ * With `--once` the program connects to its own server, prints the replies, and ends. With `--load`
+ * one address may have any number of sessions and connects, for a load generator; by default the
+ * server refuses with 429 from 1,000 sessions of an address on, and beyond 100 connects a second
+ * after a burst of 1,000.
+ *
+ * @module
+ */
+// In your own project: jsr:@skein/skein, and jsr:@skein/skein/transport
+import { dial, serve } from "../mod.ts";
+import { directDatagrams, receiveBidirectional, receiveUnidirectional } from "../transport/mod.ts";
+import type { DirectReadable, DirectStream } from "../transport/mod.ts";
+
+const isOnce = Deno.args.includes("--once");
+const port = Deno.args.includes("--port") ? Deno.args[Deno.args.indexOf("--port") + 1] : 8000;
+
+await using server = serve({
+  port: isOnce ? 0 : Number(port),
+  ...(Deno.args.includes("--load") && { limits: { maxSessionsPerAddress: Infinity } }),
+  onOpen({ connection }) {
+    const datagrams = directDatagrams(connection.datagrams);
+    datagrams.receive((datagram) => datagrams.send(datagram));
+    receiveBidirectional(connection, echo);
+    receiveUnidirectional(connection, drain);
+  },
+  onMessage(message, session) {
+    if (message.isRequest) message.reply(message.data);
+    else session.send(message.topic, message.data);
+  },
+});
+
+if (isOnce) await talk(server.url);
+else await new Promise(() => {});
+
+async function echo(stream: DirectStream): Promise<void> {
+  try {
+    let bytes = await stream.read();
+    for (; bytes !== null; bytes = await stream.read(bytes)) await stream.write(bytes);
+    await stream.close();
+  } catch { // Ends this stream only.
+    stream.cancel();
+    stream.abort();
+  }
+}
+
+/**
+ * Reads and discards a unidirectional stream, which has no direction for a reply. Unread streams
+ * would use up the credit of the client.
+ */
+async function drain(stream: DirectReadable): Promise<void> {
+  try {
+    for (let bytes = await stream.read(); bytes !== null;) bytes = await stream.read(bytes);
+  } catch { // Ends this stream only.
+    stream.cancel();
+  }
+}
+
+async function talk(url: string): Promise<void> {
+  await using session = await dial(url);
+
+  session.send("hello", { to: "the server" });
+  for await (const message of session) {
+    console.log("a message came back:", message.topic, message.data);
+    break;
+  }
+
+  console.log("a request was answered:", await session.request("sum", [1, 2, 3]));
+}
