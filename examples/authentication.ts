@@ -10,7 +10,6 @@
  *
  * @module
  */
-import { getCookies } from "@std/http/cookie";
 import {
   AuthenticationError,
   connect,
@@ -56,7 +55,7 @@ function listen(port: number, options: ServeOptions<User> = {}): Server<User> {
     port: isOnce ? 0 : port,
 
     // Runs before the upgrade. The returned user becomes `session.value`.
-    authenticate({ request, token = getCookies(request.headers).session }) {
+    authenticate({ cookies, token = cookies.session }) {
       if (token !== undefined && BANNED.has(token)) {
         throw new AuthenticationError("Banned", { status: 403 });
       }

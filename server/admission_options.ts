@@ -16,6 +16,8 @@ export interface AuthenticationContext {
   readonly request: Request;
   /** The bearer token, from the header, from `?token=`, or sent in band; `undefined` without one. */
   readonly token: string | undefined;
+  /** The cookies of the request, by name. Read them only if you need them: each reading parses. */
+  readonly cookies: Readonly<Record<string, string | undefined>>;
   /** Aborted after `authenticateTimeoutMs`, or when the session ends before the answer. */
   readonly signal: AbortSignal;
 }

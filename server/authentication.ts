@@ -1,4 +1,5 @@
 /** Authentication: calls the application with a time limit, and converts its answers to refusals. */
+import { getCookies } from "@std/http/cookie";
 import type { AdmissionOptions } from "./admission_options.ts";
 import { guest } from "./guest.ts";
 import { Refused } from "./refusal.ts";
@@ -88,7 +89,15 @@ export class Authenticator<V> {
     const onAbort = () => ended.abort(signal?.reason);
     if (signal?.aborted) onAbort();
     else signal?.addEventListener("abort", onAbort, { once: true });
-    const ask = () => authenticate({ request, token, signal: ended.signal });
+    const ask = () =>
+      authenticate({
+        request,
+        token,
+        get cookies() {
+          return getCookies(request.headers); // Most applications use the token alone.
+        },
+        signal: ended.signal,
+      });
     try {
       const value = await Promise.race([decide("authenticate", ask, [AuthenticationError]), late]);
       return await this.#identityOf(value, token);

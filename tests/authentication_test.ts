@@ -410,6 +410,26 @@ Deno.test("Server aborts an authentication whose session ended meanwhile", async
   await until(() => server.manager.stats().reserved === 0);
 });
 
+Deno.test("authenticate receives the cookies of the request by name, also with a token in band", async () => {
+  const asked: unknown[] = [];
+  await using server = listen({
+    acceptsTokenInBand: true,
+    authenticate({ cookies, token }) {
+      asked.push([token, { ...cookies }]);
+      return cookies["sid"] ?? null;
+    },
+    onMessage: (message, session) => message.reply(session.value),
+  });
+  const headers = { cookie: "theme=dark; sid=ann=1" };
+  await using session = await dial(server.url, { headers });
+  assertEquals(await session.request("user"), "ann=1");
+  await using late = await dial(server.url, { headers, token: "t" });
+  assertEquals(await late.request("user"), "ann=1");
+  await assertRejects(() => dial(server.url), SessionClosedError);
+  const cookies = { theme: "dark", sid: "ann=1" };
+  assertEquals(asked, [[undefined, cookies], ["t", cookies], [undefined, {}]]);
+});
+
 Deno.test("Secrets are in no statistics, no refusal and no error text", async () => {
   const texts: string[] = [];
   const note = (value: unknown) => void texts.push(Deno.inspect(value, { depth: 3 }));
