@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { DurableStreamsHandler, type DurableStreamsHandlerOptions } from "./handler.ts";
-import { SSE_MS, STALLED_MS } from "./sse.ts";
+import { STALLED_MS } from "../http/event_bodies.ts";
+import { SSE_MS } from "./sse.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 

@@ -2,15 +2,11 @@
 import { eventDataOf, isText } from "./records.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
 import type { StreamPage, StreamRead } from "../../pubsub/logs/stream_logs.ts";
-import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { writeData } from "../../transport/http/events.ts";
+import { EVENT_HEADERS, EventBodies, type EventPages, writeEvent } from "../http/event_bodies.ts";
 
 /** Time after which a response ends, so that caches and proxies can collapse readers. */
 export const SSE_MS = 60_000;
-
-/** Longest time for which a reader may leave an event unread. */
-export const STALLED_MS = 30_000;
 
 const encoder = new TextEncoder();
 
@@ -43,113 +39,40 @@ export interface EventStreamsOptions {
   readonly onError: (error: unknown) => void;
 }
 
-/** The pages of one reader. */
-export interface EventPages {
-  /** The first page. */
-  readonly first: StreamPage;
-  /** The pages that follow. */
-  readonly rest: AsyncGenerator<StreamRead, void, undefined>;
-  /** Ends the pages; aborted at the end of the response. */
-  readonly ended: AbortController;
+/** The pages of one reader of a stream. */
+export interface StreamEvents extends Omit<EventPages<StreamRead>, "write"> {
   /** Cursor of an earlier response. */
   readonly cursor: number | undefined;
-  /** Called once, at the end. MUST NOT throw. */
-  readonly onEnd: () => void;
 }
 
-/**
- * Responses with server-sent events.
- *
- * - **Pace:** a page is read once the reader has taken the one before.
- * - **End:** with the stream, after {@linkcode SSE_MS}, or {@linkcode STALLED_MS} after an event that
- *   the reader does not take.
- * - **Work:** all readers of one page share its bytes.
- */
+/** Responses with the events of streams. All readers of one page share its bytes. */
 export class EventStreams {
   readonly #runtime: Runtime;
-  readonly #onError: (error: unknown) => void;
-  // All readers share two timers. Bounded by the readers.
-  readonly #lives: Deadlines<() => void>;
-  readonly #unread: Deadlines<() => void>;
+  readonly #bodies: EventBodies;
   readonly #written = new WeakMap<StreamPage, { cursor: number; bytes: Uint8Array }>();
-  #stalled = 0;
 
   /** Begins without readers. */
   constructor({ runtime, onError }: EventStreamsOptions) {
     this.#runtime = runtime;
-    this.#onError = onError;
-    this.#lives = new Deadlines(runtime, SSE_MS, (end) => end());
-    this.#unread = new Deadlines(runtime, STALLED_MS, (giveUp) => giveUp());
-    this.#lives.clear();
-    this.#unread.clear();
+    this.#bodies = new EventBodies({ runtime, lifeMs: SSE_MS, onError });
   }
 
   /** Number of readers that did not read, since the start. */
   get stalled(): number {
-    return this.#stalled;
+    return this.#bodies.stalled;
   }
 
   /** Makes the body of a response. */
-  open({ first, rest, ended, cursor: given, onEnd }: EventPages): ReadableStream<Uint8Array> {
-    const runtime = this.#runtime;
-    const cursor = cursorAt(runtime, given);
-    let page: StreamPage | undefined = first;
-    let isPulling = false;
-    let isOver = false;
-    let giveUp = () => {};
-    const end = () => ended.abort();
-    const finish = () => {
-      isOver = true;
-      this.#unread.delete(giveUp);
-      this.#lives.delete(end);
-      ended.abort();
-      rest.return().catch(this.#onError);
-      onEnd();
-    };
-    this.#lives.add(end);
-    return new ReadableStream<Uint8Array>({
-      start: (controller) => {
-        giveUp = () => {
-          this.#stalled++;
-          finish();
-          controller.error(tooSlow());
-        };
-        ended.signal.addEventListener("abort", () => {
-          if (isOver || isPulling) return; // A pull sees the end of the pages.
-          finish();
-          controller.close();
-        });
+  open({ cursor: given, ...pages }: StreamEvents): ReadableStream<Uint8Array> {
+    const cursor = cursorAt(this.#runtime, given);
+    return this.#bodies.open({
+      ...pages,
+      write: (page) => {
+        if (page.kind !== "page") return undefined;
+        const isLast = page.isUpToDate && page.info.end !== undefined;
+        return { bytes: this.#eventsOf(page, cursor), isLast };
       },
-      pull: async (controller) => {
-        this.#unread.delete(giveUp);
-        isPulling = true;
-        page ??= await this.#next(rest);
-        isPulling = false;
-        if (isOver) return;
-        if (page !== undefined) controller.enqueue(this.#eventsOf(page, cursor));
-        // A page that was under way comes although the pages are over: the listener did not finish.
-        const isLast = page === undefined || ended.signal.aborted;
-        if (isLast || page?.isUpToDate && page.info.end !== undefined) {
-          finish();
-          return controller.close();
-        }
-        page = undefined;
-        this.#unread.add(giveUp);
-      },
-      cancel() {
-        if (!isOver) finish();
-      },
-    }, { highWaterMark: 0 });
-  }
-
-  async #next(pages: AsyncGenerator<StreamRead, void, undefined>): Promise<StreamPage | undefined> {
-    try {
-      const { value } = await pages.next();
-      return value?.kind === "page" ? value : undefined;
-    } catch (error) {
-      this.#onError(error);
-      return undefined; // The reader comes back, and is told the state of the stream.
-    }
+    });
   }
 
   /** Writes a page as events: one of data unless there are no records, and one of control. */
@@ -165,33 +88,19 @@ export class EventStreams {
       ...(end && { streamClosed: true }),
       ...(end?.error !== undefined && { skeinStreamError: end.error }),
     };
-    const data = records.length === 0 ? "" : event("data", eventDataOf(records, info.contentType));
-    const bytes = encoder.encode(data + event("control", JSON.stringify(control)));
+    const data = records.length === 0
+      ? ""
+      : writeEvent(eventDataOf(records, info.contentType), { name: "data" });
+    const bytes = encoder.encode(data + writeEvent(JSON.stringify(control), { name: "control" }));
     this.#written.set(page, { cursor, bytes });
     return bytes;
   }
 }
 
-/** Makes the error of a body that is not read. Deno prints each error of a body: here, one line. */
-function tooSlow(): DOMException {
-  const text = `Cannot wait for a reader of events longer than ${STALLED_MS} ms`;
-  const error = new DOMException(text, "TimeoutError");
-  Object.defineProperty(error, "stack", { value: `${error}` });
-  return error;
-}
-
-/** Writes one event. */
-function event(name: string, data: string): string {
-  return `event: ${name}\n${writeData(data)}\n\n`;
-}
-
-/** Headers of a response with events. */
+/** Headers of a response with the events of a stream. */
 export function eventHeaders(contentType: string): Record<string, string> {
   return {
-    "content-type": "text/event-stream",
-    "cache-control": "no-cache",
-    // Asks a proxy in front to pass each event on at once.
-    "x-accel-buffering": "no",
+    ...EVENT_HEADERS,
     ...(!isText(contentType) && { "stream-sse-data-encoding": "base64" }),
   };
 }

@@ -1,5 +1,6 @@
 /** Readers of events of quiet streams: each body lasts, however long no record comes, up to its time. */
-import { SSE_MS, STALLED_MS } from "../../../../../server/durable/sse.ts";
+import { SSE_MS } from "../../../../../server/durable/sse.ts";
+import { STALLED_MS } from "../../../../../server/http/event_bodies.ts";
 import type { DurableStreamWriter } from "../../../../../server/durable/writer.ts";
 import { between } from "../../chance.ts";
 import { brokersInMemory } from "../../node_ports.ts";

@@ -1,5 +1,5 @@
 /** Readers of events who leave an event unread: each is given up in time, and the others go on. */
-import { STALLED_MS } from "../../../../../server/durable/sse.ts";
+import { STALLED_MS } from "../../../../../server/http/event_bodies.ts";
 import { between, oneOf } from "../../chance.ts";
 import { brokersInMemory } from "../../node_ports.ts";
 import { type Audit, outcomeOf } from "../audit.ts";

@@ -1,0 +1,162 @@
+/** Bodies of responses with server-sent events, at the pace of their readers. */
+import { Deadlines } from "../../base/deadlines.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { writeData } from "../../transport/http/events.ts";
+
+/** Longest time for which a reader may leave an event unread. */
+export const STALLED_MS = 30_000;
+
+/** Options for {@linkcode EventBodies}. */
+export interface EventBodiesOptions {
+  readonly runtime: Runtime;
+  /** Time after which a response ends; its reader opens another one. */
+  readonly lifeMs: number;
+  /** Called with an error of the pages. MUST NOT throw. */
+  readonly onError: (error: unknown) => void;
+}
+
+/** A page as events. */
+export interface WrittenPage {
+  readonly bytes: Uint8Array;
+  /** True for the last page. */
+  readonly isLast: boolean;
+}
+
+/**
+ * The pages of one reader.
+ *
+ * @typeParam P Type of a page.
+ */
+export interface EventPages<P> {
+  /** The first page. */
+  readonly first: P;
+  /** The pages that follow. */
+  readonly rest: AsyncGenerator<P, void, undefined>;
+  /** Writes a page as events; `undefined` ends the response. */
+  readonly write: (page: P) => WrittenPage | undefined;
+  /** Ends the pages; aborted at the end of the response. */
+  readonly ended: AbortController;
+  /** Called once, at the end. MUST NOT throw. */
+  readonly onEnd: () => void;
+}
+
+/**
+ * Bodies with server-sent events.
+ *
+ * - **Pace:** a page is read once the reader has taken the one before.
+ * - **End:** with the last page, after `lifeMs`, or {@linkcode STALLED_MS} after an event that the
+ *   reader does not take.
+ */
+export class EventBodies {
+  readonly #onError: (error: unknown) => void;
+  // All readers share two timers. Bounded by the readers.
+  readonly #lives: Deadlines<() => void>;
+  readonly #unread: Deadlines<() => void>;
+  #stalled = 0;
+
+  /** Begins without readers. */
+  constructor({ runtime, lifeMs, onError }: EventBodiesOptions) {
+    this.#onError = onError;
+    this.#lives = new Deadlines(runtime, lifeMs, (end) => end());
+    this.#unread = new Deadlines(runtime, STALLED_MS, (giveUp) => giveUp());
+    this.#lives.clear();
+    this.#unread.clear();
+  }
+
+  /** Number of readers that did not read, since the start. */
+  get stalled(): number {
+    return this.#stalled;
+  }
+
+  /** Makes the body of a response. */
+  open<P>({ first, rest, write, ended, onEnd }: EventPages<P>): ReadableStream<Uint8Array> {
+    let page: P | undefined = first;
+    let isPulling = false;
+    let isOver = false;
+    let giveUp = () => {};
+    const end = () => ended.abort();
+    const finish = () => {
+      isOver = true;
+      this.#unread.delete(giveUp);
+      this.#lives.delete(end);
+      ended.abort();
+      rest.return().catch(this.#onError);
+      onEnd();
+    };
+    this.#lives.add(end);
+    return new ReadableStream<Uint8Array>({
+      start: (controller) => {
+        giveUp = () => {
+          this.#stalled++;
+          finish();
+          controller.error(tooSlow());
+        };
+        ended.signal.addEventListener("abort", () => {
+          if (isOver || isPulling) return; // A pull sees the end of the pages.
+          finish();
+          controller.close();
+        });
+      },
+      pull: async (controller) => {
+        this.#unread.delete(giveUp);
+        isPulling = true;
+        page ??= await this.#next(rest);
+        isPulling = false;
+        if (isOver) return;
+        const written = page === undefined ? undefined : write(page);
+        if (written !== undefined) controller.enqueue(written.bytes);
+        // A page that was under way comes although the pages are over: the listener did not finish.
+        if (written === undefined || written.isLast || ended.signal.aborted) {
+          finish();
+          return controller.close();
+        }
+        page = undefined;
+        this.#unread.add(giveUp);
+      },
+      cancel() {
+        if (!isOver) finish();
+      },
+    }, { highWaterMark: 0 });
+  }
+
+  async #next<P>(pages: AsyncGenerator<P, void, undefined>): Promise<P | undefined> {
+    try {
+      const { value } = await pages.next();
+      return value ?? undefined;
+    } catch (error) {
+      this.#onError(error);
+      return undefined; // The reader comes back, and is told the state.
+    }
+  }
+}
+
+/** Makes the error of a body that is not read. Deno prints each error of a body: here, one line. */
+function tooSlow(): DOMException {
+  const text = `Cannot wait for a reader of events longer than ${STALLED_MS} ms`;
+  const error = new DOMException(text, "TimeoutError");
+  Object.defineProperty(error, "stack", { value: `${error}` });
+  return error;
+}
+
+/**
+ * Writes one event.
+ *
+ * @param data The data, of one line or more.
+ * @param fields The name of the event, and its id.
+ * @returns The text of the event.
+ */
+export function writeEvent(
+  data: string,
+  { name, id }: { readonly name?: string; readonly id?: string } = {},
+): string {
+  const head = name === undefined ? "" : `event: ${name}\n`;
+  return `${head}${id === undefined ? "" : `id: ${id}\n`}${writeData(data)}\n\n`;
+}
+
+/** Headers of every response with events. */
+export const EVENT_HEADERS: Readonly<Record<string, string>> = {
+  "content-type": "text/event-stream",
+  "cache-control": "no-cache",
+  // Asks a proxy in front to pass each event on at once.
+  "x-accel-buffering": "no",
+};
