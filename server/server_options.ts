@@ -480,6 +480,7 @@ export interface ServeOptions<V = unknown, C extends Contract = Contract>
 
 /** An action of the HTTP API, as `authorize` gets it. */
 export type ApiAction =
+  | "follow"
   | "publish"
   | "publish-batch"
   | "send"
@@ -569,6 +570,13 @@ export interface ApiOptions {
    */
   readonly maxPublications?: number;
   /**
+   * Most readers of this node that follow topics by server-sent events. One more is answered with
+   * 429. Once more than half are there, one network address has at most 256, and one user 32.
+   *
+   * @default {10000}
+   */
+  readonly maxReaders?: number;
+  /**
    * Time for which the key of a request is remembered, in milliseconds, by the store of the broker.
    *
    * @default {600000}
@@ -584,6 +592,7 @@ const API_LIMITS = {
   idempotencyWindowMs: 600_000,
   maxBodyBytes: 1_048_576,
   maxPublications: 100,
+  maxReaders: 10_000,
   maxRequests: 256,
 };
 
@@ -593,6 +602,7 @@ export const API: OptionKinds<ApiOptions> = {
   idempotencyWindowMs: POSITIVE,
   maxBodyBytes: POSITIVE,
   maxPublications: POSITIVE,
+  maxReaders: POSITIVE,
   maxRequests: POSITIVE,
   path: "string",
   rate: RATE,

@@ -10,6 +10,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import { NOBODY, Quotas } from "../base/shares.ts";
 import {
   AuthenticationError,
+  BrokerError,
   QueueFullError,
   RequestError,
   SessionClosedError,
@@ -806,6 +807,28 @@ const HTTP: readonly Row[] = [
       await ask("PUT", "/streams/a", { headers: { "content-type": "text/plain" } });
       const take = async () => assertEquals(await ask("POST", path, init), status);
       return { take, left: () => Object.values(server.httpStats).map(({ active }) => active) };
+    },
+  })),
+  ...["leave", "have a wrong id", "do not get an engine"].map((end): Row => ({
+    name: `readers of events that ${end}`,
+    quota: "server/http/topic_events.ts",
+    bound: 2,
+    open(room) {
+      const broker = room.use(new MemoryBroker());
+      const api = { path: "/api", maxReaders: 2, authorize: () => true };
+      const server = room.use(createServer({ broker, history: { "log:{name}": {} }, api }));
+      if (end === "do not get an engine") {
+        broker.history.read = () => Promise.reject(new BrokerError("Cannot read: away"));
+      }
+      const headers = end === "have a wrong id" ? { "last-event-id": "x" } : {};
+      const url = "http://localhost/api/topics/log%3Aa/publications";
+      const take = async () => {
+        const response = await server.fetch(new Request(url, { headers }));
+        const status = { leave: 200, "have a wrong id": 400 }[end] ?? 503;
+        assertEquals(response.status, status);
+        await response.body?.cancel();
+      };
+      return { take, left: () => [server.httpStats["api"]?.readers?.["sse"] ?? 0] };
     },
   })),
   {

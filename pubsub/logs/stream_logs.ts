@@ -10,6 +10,7 @@ import {
 import { within } from "../../base/wait.ts";
 import { BrokerError, LimitError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { type Broker, type BrokerSubscription, countedBytes } from "../broker.ts";
+import { Followed } from "../followed.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,
@@ -212,51 +213,6 @@ export type StreamRead =
   | { readonly kind: "too-many"; readonly refusal: LimitError }
   | { readonly kind: "trimmed"; readonly oldest: number };
 
-/** One stream that readers of this node follow: its announcements, which all readers share. */
-class Followed {
-  readonly subscription: BrokerSubscription;
-  /** Reads that began after the last announcement, by their options. */
-  readonly reads = new Map<string, Promise<StreamRead>>();
-  readers = 0;
-  /** Number of announcements so far. */
-  version = 0;
-  readonly #runtime: Runtime;
-  readonly #waiting = new Set<() => void>(); // Bounded by the readers.
-  #timer: Timer | undefined;
-
-  constructor(runtime: Runtime, subscribe: (onChange: () => void) => BrokerSubscription) {
-    this.#runtime = runtime;
-    this.subscription = subscribe(() => this.notify());
-  }
-
-  /** Wakes all readers that wait, and has them read anew. */
-  notify(): void {
-    this.version++;
-    this.reads.clear();
-    this.#stop();
-    const waiting = [...this.#waiting];
-    this.#waiting.clear();
-    for (const wake of waiting) wake();
-  }
-
-  /** Adds a reader that waits; one timer serves all until the next announcement. */
-  wait(wake: () => void, timeoutMs: number): void {
-    this.#waiting.add(wake);
-    this.#timer ??= this.#runtime.setTimeout(() => this.notify(), timeoutMs);
-  }
-
-  /** Removes a reader that left. */
-  forget(wake: () => void): void {
-    this.#waiting.delete(wake);
-    if (this.#waiting.size === 0) this.#stop();
-  }
-
-  #stop(): void {
-    this.#runtime.clearTimeout(this.#timer);
-    this.#timer = undefined;
-  }
-}
-
 /**
  * The durable streams of one node. All state is in the engine: streams outlive this object.
  *
@@ -278,7 +234,7 @@ export class StreamLogs implements AsyncDisposable {
   #answers = 0;
   readonly #rescue: StreamLogsOptions["rescue"];
   readonly #onRead: StreamLogsOptions["onRead"];
-  readonly #followed = new Map<string, Followed>();
+  readonly #followed = new Map<string, Followed<StreamRead>>();
   readonly #readers: Quota;
   #sweeper: Timer | undefined;
   #sweeping: Promise<void> | undefined;
@@ -817,7 +773,11 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /** Reads a page together with all readers that want the same, after the same announcement. */
-  #share(followed: Followed, id: string, options: ReadStreamOptions): Promise<StreamRead> {
+  #share(
+    followed: Followed<StreamRead>,
+    id: string,
+    options: ReadStreamOptions,
+  ): Promise<StreamRead> {
     const { after, identity = "", maxRecords, maxBytes, startsAtOldest = false } = options;
     const key = `${after} ${maxRecords} ${maxBytes} ${identity} ${startsAtOldest}`;
     let reading = followed.reads.get(key);
@@ -846,7 +806,7 @@ export class StreamLogs implements AsyncDisposable {
     return Math.min(CHECK_INTERVAL_MS, ttlMs / 2) * (1 + this.#runtime.random()) / 2;
   }
 
-  #enter(id: string): Followed {
+  #enter(id: string): Followed<StreamRead> {
     if (this.#isClosed) {
       throw new UnsupportedError("Cannot follow a durable stream: the server is closed");
     }
@@ -860,7 +820,10 @@ export class StreamLogs implements AsyncDisposable {
     return followed;
   }
 
-  async #untilReady({ subscription }: Followed, signal: AbortSignal | undefined): Promise<void> {
+  async #untilReady(
+    { subscription }: Followed<StreamRead>,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
     try {
       await within(this.#runtime, subscription.ready, { timeoutMs: READY_MS, signal });
     } catch (error) {
@@ -872,7 +835,7 @@ export class StreamLogs implements AsyncDisposable {
     }
   }
 
-  #leave(id: string, followed: Followed): void {
+  #leave(id: string, followed: Followed<StreamRead>): void {
     if (--followed.readers > 0) return;
     this.#followed.delete(id);
     this.#onRead?.(id);

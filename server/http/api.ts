@@ -1,4 +1,5 @@
 /** The HTTP API of a server, for backends in any language. */
+import { accepts } from "@std/http/negotiation";
 import {
   type BodyOf,
   type Operation,
@@ -8,21 +9,22 @@ import {
   type ReplyOf,
 } from "./api_operations.ts";
 import { Face, type FaceParts, type FaceRequest, type HttpFace } from "./face.ts";
+import { membersOf, missingSince } from "./history_pages.ts";
 import { IdempotencyKeys } from "./idempotency.ts";
 import { openApi } from "./openapi.ts";
 import { methodNotAllowed, Problem } from "./problem.ts";
+import { TopicEvents } from "./topic_events.ts";
 import { type ApiAction, type ApiOptions, checkApi } from "../server_options.ts";
 import type { Users } from "../users.ts";
 import type { SessionManager } from "../../manager/session_manager.ts";
 import { MemoryStore } from "../../pubsub/memory/broker.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Presence } from "../../pubsub/presence/presence.ts";
-import { contentOf } from "../../pubsub/history/history_topics.ts";
 import type { Topics } from "../../pubsub/topics.ts";
-import { type HistoryPage, INTERNAL_PREFIX, type Publication } from "../../pubsub/broker.ts";
+import { INTERNAL_PREFIX, type Publication } from "../../pubsub/broker.ts";
 import { compileContract } from "../../session/check_settings.ts";
 import type { Contract, ContractRouter } from "../../session/contract.ts";
-import type { RecoveryReason } from "../../session/wire/recovery.ts";
+import { type RecoveryReason, STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import type { SessionCloseOptions } from "../../session/types.ts";
 import { encodeMessage } from "../../session/wire/encode.ts";
 import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
@@ -42,6 +44,9 @@ const HISTORY_MS = 5_000;
 
 /** Longest wait for the engine to take publications, in milliseconds. */
 const PUBLISH_MS = 10_000;
+
+/** Prefixes of topics that are not the application's. */
+const PRIVATE_PREFIXES = [PRESENCE_PREFIX, INTERNAL_PREFIX, STREAM_PREFIX];
 
 /** Most bytes of the payloads in a page of a history. */
 const MAX_PAGE_BYTES = 1_048_576;
@@ -74,6 +79,9 @@ interface Call<K extends OperationName> {
   readonly repetition: string | undefined;
 }
 
+/** An operation that answers with one value. */
+type AnsweringName = Exclude<OperationName, "follow">;
+
 type Handler<K extends OperationName> = (call: Call<K>) => Promise<ReplyOf<K>> | ReplyOf<K>;
 
 /** A publication of a request. */
@@ -104,7 +112,8 @@ export class Api implements HttpFace {
   readonly #keys: IdempotencyKeys;
   readonly #router: ContractRouter | undefined;
   readonly #document: Readonly<Record<string, unknown>>;
-  readonly #handlers: { readonly [K in OperationName]: Handler<K> } = {
+  readonly #events: TopicEvents;
+  readonly #handlers: { readonly [K in AnsweringName]: Handler<K> } = {
     publish: async ({ id: topic, body, repetition }) =>
       (await this.#publish([{ topic, ...body }], repetition))[0]!,
     publishBatch: async ({ body: { publications }, repetition }) => ({
@@ -155,11 +164,16 @@ export class Api implements HttpFace {
       authorize,
       opensOnLoopback: true,
       methods: ["GET", "HEAD", "POST"],
-      requestHeaders: ["idempotency-key"],
+      requestHeaders: ["idempotency-key", "last-event-id"],
       exposedHeaders: ["idempotency-replayed"],
       rate,
       maxRequests: limits.maxRequests,
     }, parts);
+    this.#events = new TopicEvents({
+      ...parts,
+      maxReaders: limits.maxReaders,
+      onError: (error) => parts.report("Following a topic", error),
+    });
     const own = new MemoryStore(runtime);
     this.#keys = new IdempotencyKeys({
       runtime,
@@ -172,7 +186,8 @@ export class Api implements HttpFace {
 
   /** Counters of requests. */
   get stats(): HttpFaceStats {
-    return this.#face.stats;
+    const { readers: sse, stalled } = this.#events;
+    return { ...this.#face.stats, readers: { sse }, limited: { stalled } };
   }
 
   /** Answers a request; never rejects. */
@@ -193,6 +208,9 @@ export class Api implements HttpFace {
     const query = operation.query === undefined
       ? undefined
       : await parsed(operation.query, Object.fromEntries(searchParams), { verb, of: "query" });
+    if (name === "follow") {
+      return await available(this.#follow(asked, id, query as QueryOf<typeof name>));
+    }
     const bytes = operation.body && await readBody(this.#maxBodyBytes);
     const body = bytes &&
       await parsed(operation.body!, jsonOf(request, bytes), { verb, of: "body" });
@@ -201,22 +219,33 @@ export class Api implements HttpFace {
       this.#checkCount(batch);
       await authorizeEach(batch, authorize);
     }
-    const run = (repetition?: string) => {
-      const handle = this.#handlers[name] as Handler<OperationName>;
-      return handle({ id, query, body, repetition } as Call<OperationName>);
+    const run = async (repetition?: string) => {
+      const handle = this.#handlers[name] as Handler<AnsweringName>;
+      return await handle({ id, query, body, repetition } as Call<AnsweringName>);
     };
     const key = request.headers.get("idempotency-key");
-    try {
-      if (bytes === undefined || key === null) return reply(name, await run());
-      const keyed = { key, caller: asked.caller, method, path: pathname, body: bytes };
-      const { result, isRepeated } = await this.#keys.once(keyed, async (id) => await run(id));
-      return reply(name, result as ReplyOf<OperationName>, isRepeated);
-    } catch (error) {
-      const isAway = error instanceof BrokerError || error instanceof TimeoutError ||
-        error instanceof UnsupportedError;
-      if (!isAway) throw error;
-      throw new Problem(503, { code: "unavailable", detail: error.message, cause: error });
+    if (bytes === undefined || key === null) return reply(name, await available(run()));
+    const keyed = { key, caller: asked.caller, method, path: pathname, body: bytes };
+    const { result, isRepeated } = await available(this.#keys.once(keyed, run));
+    return reply(name, result as ReplyOf<AnsweringName>, isRepeated);
+  }
+
+  #follow(
+    { request, owner }: FaceRequest<ApiAction>,
+    topic: string,
+    { last, lastEventId }: QueryOf<"follow">,
+  ): Promise<Response> {
+    const type = "text/event-stream";
+    if (accepts(request, type) === undefined) {
+      throw new Problem(406, {
+        code: "not-acceptable",
+        detail: `Cannot follow: Accept must allow ${type}, received ` +
+          `"${request.headers.get("accept")!.slice(0, 64)}"`,
+      });
     }
+    checkName(topic, "follow");
+    const id = request.headers.get("last-event-id") || lastEventId;
+    return this.#events.open({ topic, last, lastEventId: id || undefined, owner });
   }
 
   async #publish(
@@ -262,13 +291,7 @@ export class Api implements HttpFace {
 
   /** Checks a message for clients by its topic, and by the contract if there is one. */
   async #checkMessage({ topic, data }: NewPublication, verb: string): Promise<void> {
-    const prefix = [PRESENCE_PREFIX, INTERNAL_PREFIX].find((one) => topic.startsWith(one));
-    if (prefix !== undefined) {
-      throw new Problem(422, {
-        code: "invalid",
-        detail: `Cannot ${verb}: a topic must not begin with "${prefix}", received "${topic}"`,
-      });
-    }
+    checkName(topic, verb);
     if (this.#router === undefined) return;
     const route = this.#router.match(topic);
     if (route?.kind !== "message") {
@@ -405,6 +428,28 @@ function invalid(
   });
 }
 
+/** Checks that a topic is one of the application. */
+function checkName(topic: string, verb: string): void {
+  const prefix = PRIVATE_PREFIXES.find((one) => topic.startsWith(one));
+  if (prefix === undefined) return;
+  throw new Problem(422, {
+    code: "invalid",
+    detail: `Cannot ${verb}: a topic must not begin with "${prefix}", received "${topic}"`,
+  });
+}
+
+/** Converts the errors of an engine that does not answer to problems. */
+async function available<T>(result: Promise<T>): Promise<T> {
+  try {
+    return await result;
+  } catch (error) {
+    const isAway = error instanceof BrokerError || error instanceof TimeoutError ||
+      error instanceof UnsupportedError;
+    if (!isAway) throw error;
+    throw new Problem(503, { code: "unavailable", detail: error.message, cause: error });
+  }
+}
+
 /** Reads the body of a request as JSON; without a body, an empty object. */
 function jsonOf({ headers }: Request, bytes: Uint8Array): unknown {
   const type = headers.get("content-type");
@@ -466,8 +511,8 @@ function given({ code, reason }: BodyOf<"disconnectUser">): SessionCloseOptions 
 
 /** Makes the response with the result of an operation. */
 function reply(
-  name: OperationName,
-  result: ReplyOf<OperationName>,
+  name: AnsweringName,
+  result: ReplyOf<AnsweringName>,
   isRepeated = false,
 ): Response {
   const isUnhealthy = name === "health" && (result as ReplyOf<"health">).status !== "ok";
@@ -485,34 +530,7 @@ function reply(
 function kept(publication: Publication): ReplyOf<"history">["publications"] {
   if (publication.position === undefined) return [];
   const { offset, prev, tag } = publication.position;
-  const { data, from } = contentOf(publication);
-  const content = data instanceof Uint8Array ? { base64: data.toBase64() } : { data };
-  return [{
-    offset,
-    prev,
-    ...(tag !== undefined && { tag }),
-    ...(data !== undefined && content),
-    ...(from !== undefined && { from }),
-  }];
-}
-
-/** Tells why publications after a position are missing; `undefined` if none is. */
-function missingSince(
-  { epoch, after, tag }: {
-    readonly epoch: string | undefined;
-    readonly after: number;
-    readonly tag: string | undefined;
-  },
-  page: HistoryPage,
-  firstPrev: number | undefined,
-): RecoveryReason | undefined {
-  if (epoch !== page.epoch) return "new-epoch";
-  if (after > page.head) return "beyond-head";
-  const { anchor } = page;
-  // Another publication has the offset of the position.
-  if (after > 0 && tag !== undefined && anchor !== undefined && anchor !== tag) return "new-epoch";
-  const isMissing = firstPrev === undefined ? after < page.head : firstPrev > after;
-  return isMissing ? "too-old" : undefined;
+  return [{ offset, prev, ...(tag !== undefined && { tag }), ...membersOf(publication) }];
 }
 
 function gone(topic: string, code: RecoveryReason): Problem {

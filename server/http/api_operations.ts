@@ -7,6 +7,9 @@ import { exceedsBytes } from "../../session/wire/utf8.ts";
 /** Most publications in one page of a history. */
 const MAX_HISTORY = 1_000;
 
+/** Most characters of the id of an event: offset, tag and epoch. */
+const MAX_EVENT_ID = 128;
+
 /** Most members in one answer about presence. */
 const MAX_MEMBERS = 10_000;
 
@@ -154,6 +157,8 @@ export interface Operation {
   readonly body?: z.ZodType;
   /** Body of the response with status 200. */
   readonly reply: z.ZodType;
+  /** Content type of that body; JSON by default. */
+  readonly type?: "text/event-stream";
   /** Other statuses with a body of their own. */
   readonly replies?: Readonly<Record<number, z.ZodType>>;
   /** Statuses of problems, beside those that every operation has. */
@@ -180,6 +185,26 @@ export const OPERATIONS = {
     body: named("NewPublication", z.strictObject({ data: Data, from: From })),
     reply: Published,
     problems: [],
+  },
+  follow: {
+    action: "follow",
+    verb: "follow",
+    method: "GET",
+    path: "/topics/{topic}/publications",
+    parameter: Topic,
+    summary: "Follow a topic by server-sent events",
+    description: "Each publication is an event, whose data is a JSON object with `data` or " +
+      "`base64`, and `from`. On a topic with a history events have ids, and `Last-Event-ID` " +
+      "resumes. An event `gap` says that publications are missing, with the `reason`.",
+    query: z.strictObject({
+      last: QueryInt(0, MAX_HISTORY).default(0)
+        .describe("Newest publications of the history to begin with, without an id."),
+      lastEventId: z.string().max(MAX_EVENT_ID).optional()
+        .describe("The id of the last event, for clients that cannot set the header at first."),
+    }),
+    reply: z.string().describe("Server-sent events."),
+    type: "text/event-stream",
+    problems: [406],
   },
   publishBatch: {
     action: "publish-batch",

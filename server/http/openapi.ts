@@ -20,6 +20,7 @@ const PROBLEMS: Readonly<Record<number, string>> = {
   403: "The request has no right to this action, or comes from a page of another origin.",
   404: "There is no such resource.",
   405: "The resource does not have this method.",
+  406: "`Accept` does not allow `text/event-stream`.",
   408: "The body did not end in time.",
   409: "A request with the same key is being answered.",
   410: "Publications after the position are missing; the code is the reason.",
@@ -63,11 +64,14 @@ export function openApi(path: string): Json {
 }
 
 function describe(operation: Operation): Json {
-  const { summary, description, body, reply, replies = {}, problems } = operation;
+  const { summary, description, body, reply, type, replies = {}, problems } = operation;
   const parameters = parametersOf(operation);
   const statuses = [...COMMON_PROBLEMS, ...body === undefined ? [] : BODY_PROBLEMS, ...problems];
   const responses: Record<string, unknown> = {
-    200: { description: "Done.", content: json(reply) },
+    200: {
+      description: "Done.",
+      content: type === undefined ? json(reply) : { [type]: { schema: schemaOf(reply) } },
+    },
   };
   for (const status of statuses.sort((a, b) => a - b)) {
     const own = replies[status];

@@ -1,5 +1,9 @@
 /** Problem details (RFC 9457): the bodies of HTTP responses that report an error. */
 
+import { STATUS_TEXT } from "@std/http/status";
+
+const REASONS: Readonly<Record<number, string>> = STATUS_TEXT;
+
 /** Content type of problem details. */
 export const PROBLEM_TYPE = "application/problem+json";
 
@@ -45,8 +49,9 @@ export interface ProblemOptions extends ErrorOptions {
  *   code: "no-history",
  *   detail: 'Cannot read history: the topic must have a history, received "news"',
  * });
- * const { title, status } = await problem.toResponse().json();
- * assertEquals([title, status], ["No history", 404]);
+ * const response = problem.toResponse();
+ * const { title, status } = await response.json();
+ * assertEquals([title, status, response.statusText], ["No history", 404, "Not Found"]);
  * ```
  */
 export class Problem extends Error {
@@ -87,6 +92,7 @@ export class Problem extends Error {
     const isTemporary = status === 429 || status === 503;
     return new Response(`${JSON.stringify(this)}\n`, {
       status,
+      statusText: REASONS[status] ?? "",
       headers: {
         "content-type": PROBLEM_TYPE,
         "cache-control": "no-store",

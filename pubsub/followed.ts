@@ -1,0 +1,60 @@
+/** Readers of one node that wait for news of the same thing. */
+import type { BrokerSubscription } from "./broker.ts";
+import type { Runtime, Timer } from "../base/runtime.ts";
+
+/**
+ * One stream or topic that readers of this node follow: its announcements, which all readers share.
+ *
+ * @typeParam R Type of the result of a read.
+ */
+export class Followed<R> {
+  /** The subscription to the announcements; its owner ends it after the last reader. */
+  readonly subscription: BrokerSubscription;
+  /** Reads that began after the last announcement, by their options. */
+  readonly reads = new Map<string, Promise<R>>();
+  /** Readers that follow, as their owner counts them. */
+  readers = 0;
+  /** Number of announcements so far. */
+  version = 0;
+  readonly #runtime: Runtime;
+  readonly #waiting = new Set<() => void>(); // Bounded by the readers.
+  #timer: Timer | undefined;
+
+  /**
+   * Begins to follow.
+   *
+   * @param runtime Runtime that has the timers.
+   * @param subscribe Subscribes to the announcements.
+   */
+  constructor(runtime: Runtime, subscribe: (onChange: () => void) => BrokerSubscription) {
+    this.#runtime = runtime;
+    this.subscription = subscribe(() => this.notify());
+  }
+
+  /** Wakes all readers that wait, and has them read anew. */
+  notify(): void {
+    this.version++;
+    this.reads.clear();
+    this.#stop();
+    const waiting = [...this.#waiting];
+    this.#waiting.clear();
+    for (const wake of waiting) wake();
+  }
+
+  /** Adds a reader that waits; one timer serves all until the next announcement. */
+  wait(wake: () => void, timeoutMs: number): void {
+    this.#waiting.add(wake);
+    this.#timer ??= this.#runtime.setTimeout(() => this.notify(), timeoutMs);
+  }
+
+  /** Removes a reader that left. */
+  forget(wake: () => void): void {
+    this.#waiting.delete(wake);
+    if (this.#waiting.size === 0) this.#stop();
+  }
+
+  #stop(): void {
+    this.#runtime.clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+}

@@ -1,0 +1,381 @@
+/** Topics as server-sent events, for `EventSource`: new publications, and those of a history. */
+import { EVENT_HEADERS, EventBodies, writeEvent } from "./event_bodies.ts";
+import type { FaceParts, FaceRequest } from "./face.ts";
+import { membersOf, missingSince } from "./history_pages.ts";
+import { Problem } from "./problem.ts";
+import type { Quota } from "../../base/shares.ts";
+import { concat } from "../../base/bytes.ts";
+import { within } from "../../base/wait.ts";
+import { BrokerError, TimeoutError } from "../../errors.ts";
+import type { BrokerHistory, HistoryBounds, Publication } from "../../pubsub/broker.ts";
+import { Followed } from "../../pubsub/followed.ts";
+import type { Topics } from "../../pubsub/topics.ts";
+import { MAX_TAG_LENGTH } from "../../session/wire/encode.ts";
+import { MAX_NAME_LENGTH } from "../../session/wire/envelope.ts";
+import type { RecoveryReason } from "../../session/wire/recovery.ts";
+import { COMMENT } from "../../transport/http/events.ts";
+
+/** Time after which a response ends, so that `authorize` decides about its reader again. */
+const LIFE_MS = 600_000;
+
+/** Silence after which a reader gets a comment, so that proxies keep the response open. */
+const SILENCE_MS = 20_000;
+
+/** Longest wait for the engine, in milliseconds. */
+const ENGINE_MS = 5_000;
+
+/** Time after which a reader whose response ended comes back, in milliseconds. */
+const RETRY_MS = 250;
+
+/** Most publications and bytes of a page: each reader may hold up one. */
+const PAGE = { maxMessages: 256, maxBytes: 65_536 };
+
+/** Most publications and bytes of a topic without a history that wait for slow readers. */
+const WAITING = { maxEvents: 1_024, maxBytes: 1_048_576 };
+
+/** Most bytes of the newest publications with which a reader begins. */
+const MAX_BEGIN_BYTES = 1_048_576;
+
+/** Shares of `maxReaders`, once more than half of all are there. */
+const SHARES = { address: 256, user: 32 };
+
+const encoder = new TextEncoder();
+
+/** A comment, which shows that the response is alive. */
+const SILENT = encoder.encode(COMMENT);
+
+/** The offset, the tag and the epoch of a position, as the id of an event. */
+const EVENT_ID = new RegExp(
+  `^(\\d{1,16})\\.([\\w-]{0,${MAX_TAG_LENGTH}})\\.(.{1,${MAX_NAME_LENGTH}})$`,
+);
+
+/** The place of a reader: behind a publication of the history, or of those that wait. */
+interface Place {
+  readonly offset: number;
+  readonly epoch?: string | undefined;
+  readonly tag?: string | undefined;
+  /** True if the reader begins at the oldest kept publication, so that none can be missing. */
+  readonly isOldest?: boolean;
+}
+
+/** Events behind a place. */
+interface EventPage {
+  readonly bytes: Uint8Array;
+  readonly next: Place;
+  /** True if no publication followed. */
+  readonly isUpToDate: boolean;
+}
+
+/** Publications of one topic, from a history or from memory. */
+interface Source {
+  readonly followed: Followed<EventPage>;
+  /** Finds the place of a new reader: behind all publications but the newest `last`. */
+  begin(last: number): Promise<Place>;
+  /** Reads a page, which has no bytes if nothing follows. */
+  read(place: Place): Promise<EventPage>;
+}
+
+/** Options for {@linkcode TopicEvents}. */
+export interface TopicEventsOptions extends Pick<FaceParts, "runtime" | "gate" | "quotas"> {
+  readonly topics: Topics;
+  /** Most readers of this node. */
+  readonly maxReaders: number;
+  /** Called with an error of the engine. MUST NOT throw. */
+  readonly onError: (error: unknown) => void;
+}
+
+/** Parts of {@linkcode TopicEventsOptions} for one topic. */
+type SourceOptions = Pick<TopicEventsOptions, "runtime" | "topics">;
+
+/** A request for events. */
+export interface FollowRequest extends Pick<FaceRequest<string>, "owner"> {
+  readonly topic: string;
+  /** Number of newest publications to begin with, unless `lastEventId` is given. */
+  readonly last: number;
+  /** The id of the last event that the reader has; `undefined` for a new reader. */
+  readonly lastEventId: string | undefined;
+}
+
+/**
+ * Responses with the publications of topics.
+ *
+ * - **Resumed:** events of a topic with a history have ids. A reader that comes back with the last id
+ *   gets all later publications, on any node, or an event `gap` with the reason.
+ * - **Bounds:** readers take a place of `maxReaders`. A page is read once its reader has taken the
+ *   one before. Publications without a history wait in a bounded memory that all readers of the topic
+ *   share; a slower reader gets an event `gap`.
+ * - **Shared:** readers of one topic share its subscription, reads and bytes.
+ * - **End:** when the server stops, after ten minutes, or if the engine fails; `EventSource` comes
+ *   back by itself.
+ */
+export class TopicEvents {
+  readonly #options: TopicEventsOptions;
+  readonly #readers: Quota;
+  readonly #bodies: EventBodies;
+  readonly #sources = new Map<string, Source>(); // Bounded by the readers.
+
+  /**
+   * Begins without readers.
+   *
+   * @param options See {@linkcode TopicEventsOptions}.
+   */
+  constructor(options: TopicEventsOptions) {
+    this.#options = options;
+    this.#readers = options.quotas.open({
+      limit: "maxReaders",
+      name: "api.maxReaders",
+      verb: "follow",
+      what: "readers of events",
+      max: options.maxReaders,
+      shares: SHARES,
+    });
+    const { runtime, onError } = options;
+    this.#bodies = new EventBodies({ runtime, lifeMs: LIFE_MS, onError });
+  }
+
+  /** Number of readers. */
+  get readers(): number {
+    return this.#readers.taken;
+  }
+
+  /** Number of readers that did not read, since the start. */
+  get stalled(): number {
+    return this.#bodies.stalled;
+  }
+
+  /**
+   * Makes a response.
+   *
+   * @param request See {@linkcode FollowRequest}.
+   * @returns The response, with events until its end.
+   * @throws {Problem} If the id of the last event is not one of this server.
+   * @throws {LimitError} If there are too many readers.
+   * @throws {BrokerError} If the engine does not answer.
+   */
+  async open({ topic, last, lastEventId, owner }: FollowRequest): Promise<Response> {
+    const isKept = this.#options.topics.historyOf(topic) !== undefined;
+    const asked = lastEventId === undefined ? undefined : placeOf(lastEventId);
+    using cleanup = new DisposableStack();
+    cleanup.use(this.#readers.take(owner));
+    const source = this.#enter(topic);
+    cleanup.defer(() => this.#leave(topic, source));
+    const ended = new AbortController();
+    const { stopped } = this.#options.gate;
+    const end = () => ended.abort();
+    stopped.addEventListener("abort", end);
+    cleanup.defer(() => stopped.removeEventListener("abort", end));
+
+    await this.#within(source.followed.subscription.ready);
+    const place = isKept && asked || await this.#within(source.begin(last));
+    const isRefused = !isKept && (asked !== undefined || last > 0);
+    const held = cleanup.move();
+    const body = this.#bodies.open({
+      first: encoder.encode(`retry: ${RETRY_MS}\n\n${isRefused ? gap("no-history") : ""}`),
+      rest: this.#follow(source, place, ended.signal),
+      write: (bytes) => ({ bytes, isLast: false }),
+      ended,
+      onEnd: () => held.dispose(),
+    });
+    if (stopped.aborted) end();
+    return new Response(body, { headers: { ...EVENT_HEADERS, "cache-control": "no-store" } });
+  }
+
+  async *#follow(
+    source: Source,
+    place: Place,
+    signal: AbortSignal,
+  ): AsyncGenerator<Uint8Array, void, undefined> {
+    const { followed } = source;
+    for (let hasWaited = false; !signal.aborted;) {
+      const { version } = followed;
+      const page = await this.#within(shared(source, place));
+      place = page.next;
+      if (page.bytes.length > 0) yield page.bytes;
+      else if (hasWaited) yield SILENT;
+      hasWaited = page.isUpToDate && followed.version === version;
+      if (hasWaited && !signal.aborted) await changed(followed, signal);
+    }
+  }
+
+  #within<T>(promise: Promise<T>): Promise<T> {
+    return within(this.#options.runtime, promise, { timeoutMs: ENGINE_MS }).catch((cause) => {
+      if (!(cause instanceof TimeoutError)) throw cause;
+      const text = `Cannot follow a topic: the engine must answer within ${ENGINE_MS} ms`;
+      throw new BrokerError(text, { cause });
+    });
+  }
+
+  #enter(topic: string): Source {
+    let source = this.#sources.get(topic);
+    if (source === undefined) {
+      const { topics } = this.#options;
+      const bounds = topics.historyOf(topic);
+      source = bounds === undefined
+        ? new RecentTopic(topic, this.#options)
+        : new KeptTopic(topic, { ...this.#options, bounds, history: topics.broker.history! });
+      this.#sources.set(topic, source);
+    }
+    source.followed.readers++;
+    return source;
+  }
+
+  #leave(topic: string, { followed }: Source): void {
+    if (--followed.readers > 0) return;
+    this.#sources.delete(topic);
+    void followed.subscription[Symbol.asyncDispose]();
+  }
+}
+
+/** A topic with a history, whose pages the engine has. */
+class KeptTopic implements Source {
+  readonly followed: Followed<EventPage>;
+  readonly #topic: string;
+  readonly #bounds: HistoryBounds;
+  readonly #history: BrokerHistory;
+
+  constructor(topic: string, { runtime, topics, bounds, history }: SourceOptions & {
+    readonly bounds: HistoryBounds;
+    readonly history: BrokerHistory;
+  }) {
+    this.#topic = topic;
+    this.#bounds = bounds;
+    this.#history = history;
+    const options = (onInterrupted: () => void) => ({ history: bounds, onInterrupted });
+    this.followed = new Followed(
+      runtime,
+      (onChange) => topics.broker.subscribe(topic, onChange, options(onChange)),
+    );
+  }
+
+  async begin(last: number): Promise<Place> {
+    const { epoch, head, publications } = await this.#history.read(this.#topic, {
+      bounds: this.#bounds,
+      last: Math.max(last, 1),
+      maxMessages: Math.max(last, 1),
+      maxBytes: MAX_BEGIN_BYTES,
+    });
+    const { position } = publications[0] ?? {};
+    if (last > 0 && position !== undefined) return { epoch, offset: position.prev };
+    const isNewest = position?.offset === head;
+    return { epoch, offset: head, tag: isNewest ? position.tag : undefined };
+  }
+
+  async read(place: Place): Promise<EventPage> {
+    const { offset: after, isOldest = false } = place;
+    const options = { bounds: this.#bounds, after, ...PAGE };
+    const page = await this.#history.read(this.#topic, options);
+    const { epoch, head, publications } = page;
+    const firstPrev = publications[0]?.position?.prev;
+    const missing = isOldest ? undefined : missingSince({ ...place, after }, page, firstPrev);
+    if (missing !== undefined && missing !== "too-old") {
+      // Another history begins: all that it has.
+      const next = { epoch, offset: 0, isOldest: true };
+      return { bytes: encoder.encode(gap(missing)), next, isUpToDate: false };
+    }
+    let text = missing === undefined ? "" : gap(missing);
+    let next: Place = { epoch, offset: missing === undefined ? after : head, tag: place.tag };
+    for (const publication of publications) {
+      const { offset, tag } = publication.position!;
+      next = { epoch, offset, tag };
+      text += eventOf(publication, `${offset}.${tag ?? ""}.${epoch}`);
+    }
+    const isUpToDate = publications.length === 0 || next.offset >= head;
+    return { bytes: encoder.encode(text), next, isUpToDate };
+  }
+}
+
+/** A topic without a history: the newest events, for readers that are a little slower. */
+class RecentTopic implements Source {
+  readonly followed: Followed<EventPage>;
+  readonly #events: Uint8Array[] = []; // Bounded by `WAITING`.
+  #bytes = 0;
+  /** Number of all events so far. */
+  #count = 0;
+
+  constructor(topic: string, { runtime, topics }: SourceOptions) {
+    this.followed = new Followed(runtime, (onChange) => {
+      const add = (text: string) => {
+        this.#add(encoder.encode(text));
+        onChange();
+      };
+      return topics.broker.subscribe(topic, (publication) => add(eventOf(publication)), {
+        onInterrupted: () => add(gap("interrupted")),
+      });
+    });
+  }
+
+  begin(): Promise<Place> {
+    return Promise.resolve({ offset: this.#count });
+  }
+
+  read({ offset }: Place): Promise<EventPage> {
+    const dropped = this.#count - this.#events.length;
+    const isMissing = offset < dropped;
+    const from = Math.max(offset - dropped, 0);
+    const page: Uint8Array[] = isMissing ? [encoder.encode(gap("dropped"))] : [];
+    let to = from;
+    for (let bytes = 0; to < this.#events.length && bytes < PAGE.maxBytes; to++) {
+      page.push(this.#events[to]!);
+      bytes += this.#events[to]!.length;
+    }
+    const isUpToDate = to === this.#events.length;
+    return Promise.resolve({ bytes: concat(page), next: { offset: dropped + to }, isUpToDate });
+  }
+
+  #add(event: Uint8Array): void {
+    this.#events.push(event);
+    this.#bytes += event.length;
+    this.#count++;
+    const { maxEvents, maxBytes } = WAITING;
+    while (this.#events.length > maxEvents || this.#bytes > maxBytes && this.#events.length > 1) {
+      this.#bytes -= this.#events.shift()!.length;
+    }
+  }
+}
+
+/** Reads a page once for all readers at the same place. */
+function shared(source: Source, place: Place): Promise<EventPage> {
+  const { reads } = source.followed;
+  const key = `${place.offset} ${place.tag} ${place.isOldest} ${place.epoch}`;
+  let reading = reads.get(key);
+  if (reading === undefined) {
+    reading = source.read(place).finally(() => {
+      if (reads.get(key) === reading) reads.delete(key);
+    });
+    reads.set(key, reading);
+  }
+  return reading;
+}
+
+/** Waits for an announcement, the end of the silence, or the end of the reader. */
+function changed(followed: Followed<EventPage>, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const wake = () => {
+      signal.removeEventListener("abort", wake);
+      followed.forget(wake);
+      resolve();
+    };
+    signal.addEventListener("abort", wake);
+    followed.wait(wake, SILENCE_MS);
+  });
+}
+
+function eventOf(publication: Publication, id?: string): string {
+  return writeEvent(JSON.stringify(membersOf(publication)), id === undefined ? {} : { id });
+}
+
+/** Writes the event of publications that are missing. */
+function gap(reason: RecoveryReason): string {
+  return writeEvent(JSON.stringify({ reason }), { name: "gap" });
+}
+
+function placeOf(id: string): Place {
+  const [, offset, tag, epoch] = EVENT_ID.exec(id) ?? [];
+  if (offset !== undefined && Number.isSafeInteger(Number(offset))) {
+    return { offset: Number(offset), tag: tag || undefined, epoch };
+  }
+  throw new Problem(400, {
+    code: "malformed",
+    detail: "Cannot follow: Last-Event-ID must be the id of an event, received another text",
+  });
+}

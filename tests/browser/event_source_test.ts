@@ -1,0 +1,68 @@
+/**
+ * A page without any script of Skein follows a topic by `EventSource`.
+ *
+ * @module
+ */
+import { assertEquals } from "@std/assert";
+import { MemoryBroker, serve } from "../../mod.ts";
+import { newPage, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+
+/** Names in a page, for functions that run there. */
+declare global {
+  /** Data of the events, and reasons of gaps. */
+  var heard: unknown[];
+}
+
+const HTML = `<!doctype html><title>Events</title><script>
+globalThis.heard = [];
+const events = new EventSource("/api/topics/log%3Ax/publications?last=1");
+events.onmessage = ({ data }) => heard.push(JSON.parse(data).data);
+events.addEventListener("gap", ({ data }) => heard.push(JSON.parse(data).reason));
+</script>`;
+
+/** A server whose API serves the users of a cookie. */
+function start(broker: MemoryBroker, port: number) {
+  return serve({
+    port,
+    onListen() {},
+    broker,
+    history: { "log:{name}": { size: 3 } },
+    authenticate: ({ cookies }) => cookies["user"] ?? null,
+    api: { path: "/api", authorize: ({ user, action }) => user === "ann" && action === "follow" },
+    fetch: () =>
+      new Response(HTML, {
+        headers: { "content-type": "text/html", "set-cookie": "user=ann; SameSite=Strict" },
+      }),
+  });
+}
+
+async function hears(page: Page, expected: readonly unknown[]): Promise<void> {
+  const options = { timeout: PATIENCE_MS, polling: 50 };
+  await page.waitForFunction((count) => heard.length >= count, options, expected.length);
+  assertEquals(await page.evaluate(() => heard), expected);
+}
+
+testInBrowsers(
+  "EventSource resumes a topic at the next server, and hears of gaps",
+  async (browser) => {
+    await using broker = new MemoryBroker();
+    const first = start(broker, 0);
+    const { port } = first.address!;
+    for (const text of ["a", "b"]) first.publish("log:x", text);
+    const page = await newPage(browser);
+    await page.goto(`http://localhost:${port}/`);
+    await hears(page, ["b"]);
+    first.publish("log:x", "c");
+    await hears(page, ["b", "c"]);
+
+    await first.drain();
+    const second = start(broker, port);
+    second.publish("log:x", "d");
+    await hears(page, ["b", "c", "d"]);
+
+    await second.drain();
+    await using third = start(broker, port);
+    for (let i = 0; i < 5; i++) third.publish("log:x", i);
+    await hears(page, ["b", "c", "d", "too-old", 2, 3, 4]);
+  },
+);

@@ -1,0 +1,277 @@
+/**
+ * Topics as server-sent events, read as `EventSource` reads.
+ *
+ * @module
+ */
+import { assertEquals, assertMatch } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import {
+  BrokerError,
+  createServer,
+  MemoryBroker,
+  type Server,
+  type ServerOptions,
+} from "../mod.ts";
+import { captureConsole } from "./console_lines.ts";
+import { until } from "./servers.ts";
+
+/** An event, as `EventSource` dispatches it. */
+interface Event {
+  readonly type: string;
+  readonly data: unknown;
+  readonly id: string | undefined;
+}
+
+/** A reader of a topic. */
+class Source implements Disposable {
+  readonly response: Response;
+  readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
+  readonly #events: Event[] = [];
+  /** Comments so far. */
+  comments = 0;
+  #text = "";
+
+  private constructor(response: Response) {
+    this.response = response;
+    this.#reader = response.body!.getReader();
+  }
+
+  static async open(server: Server, topic: string, options: AskOptions = {}): Promise<Source> {
+    return new Source(await ask(server, topic, options));
+  }
+
+  /** The next events; fewer at the end of the response. */
+  async take(count: number): Promise<Event[]> {
+    while (this.#events.length < count && await this.read()) { /* reads on */ }
+    return this.#events.splice(0, count);
+  }
+
+  /** Reads a chunk; false at the end of the response. */
+  async read(): Promise<boolean> {
+    const { value, done } = await this.#reader.read();
+    if (done) return false;
+    this.#text += new TextDecoder().decode(value);
+    const parts = this.#text.split("\n\n");
+    this.#text = parts.pop()!;
+    for (const part of parts) this.#dispatch(part.split("\n"));
+    return true;
+  }
+
+  #dispatch(lines: readonly string[]): void {
+    const fieldOf = (name: string) =>
+      lines.find((line) => line.startsWith(`${name}:`))?.slice(name.length + 1).trim();
+    if (lines[0]!.startsWith(":")) this.comments++;
+    const data = fieldOf("data");
+    if (data === undefined) return;
+    const type = fieldOf("event") ?? "message";
+    this.#events.push({ type, data: JSON.parse(data), id: fieldOf("id") });
+  }
+
+  [Symbol.dispose](): void {
+    void this.#reader.cancel().catch(() => {});
+  }
+}
+
+interface AskOptions {
+  readonly headers?: Record<string, string>;
+  readonly query?: string;
+}
+
+async function ask(
+  server: Server,
+  topic: string,
+  { headers = {}, query = "" }: AskOptions = {},
+): Promise<Response> {
+  const url = `http://localhost/api/topics/${encodeURIComponent(topic)}/publications${query}`;
+  const accept = { accept: "text/event-stream" };
+  return await server.fetch(new Request(url, { headers: { ...accept, ...headers } }), {
+    remoteAddr: { transport: "tcp", hostname: "192.0.2.1", port: 1 },
+  });
+}
+
+function open(options: ServerOptions = {}): Server {
+  return createServer({
+    history: { "log:{name}": { size: 3 } },
+    ...options,
+    api: { path: "/api", authorize: () => true, ...options.api },
+  }) as Server;
+}
+
+const dataOf = (events: readonly Event[]) => events.map(({ data }) => (data as Data).data);
+
+interface Data {
+  readonly data?: unknown;
+}
+
+Deno.test("A topic without a history sends each new publication, with its publisher", async () => {
+  await using server = open();
+  server.publish("news", "before");
+  using source = await Source.open(server, "news");
+  assertEquals(source.response.headers.get("content-type"), "text/event-stream");
+  server.publish("news", { n: 1 }, { from: "ann" });
+  server.publish("news", Uint8Array.of(1, 2));
+  server.publish("news", "a\nb");
+  assertEquals(await source.take(3), [
+    { type: "message", data: { data: { n: 1 }, from: "ann" }, id: undefined },
+    { type: "message", data: { base64: "AQI=" }, id: undefined },
+    { type: "message", data: { data: "a\nb" }, id: undefined },
+  ]);
+});
+
+Deno.test("Last-Event-ID resumes a topic with a history, on another node too", async () => {
+  await using broker = new MemoryBroker();
+  await using one = open({ broker });
+  await using two = open({ broker });
+  for (const text of ["a", "b"]) one.publish("log:x", text);
+  let id: string | undefined;
+  {
+    using source = await Source.open(one, "log:x", { query: "?last=1" });
+    assertEquals(dataOf(await source.take(1)), ["b"]);
+    one.publish("log:x", "c");
+    const [event] = await source.take(1);
+    assertEquals(event!.data, { data: "c" });
+    id = event!.id;
+  }
+  one.publish("log:x", "d");
+  for (const options of [{ headers: { "last-event-id": id! } }, { query: `?lastEventId=${id}` }]) {
+    using source = await Source.open(two, "log:x", options);
+    assertEquals(dataOf(await source.take(1)), ["d"]);
+  }
+  using source = await Source.open(two, "log:x", { headers: { "last-event-id": id! } });
+  await source.take(1);
+  one.publish("log:x", "e");
+  assertEquals(dataOf(await source.take(1)), ["e"]);
+});
+
+Deno.test("A reader without an id begins with new publications", async () => {
+  await using server = open();
+  server.publish("log:x", "before");
+  using source = await Source.open(server, "log:x");
+  server.publish("log:x", "after");
+  assertEquals(dataOf(await source.take(1)), ["after"]);
+});
+
+Deno.test("Publications that are no longer kept are an event of their own", async () => {
+  await using server = open();
+  server.publish("log:x", 0);
+  using first = await Source.open(server, "log:x", { query: "?last=1" });
+  const [{ id } = { id: "" }] = await first.take(1);
+  for (let i = 1; i <= 5; i++) server.publish("log:x", i);
+  const headers = { "last-event-id": id! };
+  using source = await Source.open(server, "log:x", { headers });
+  const [gap, ...rest] = await source.take(4);
+  assertEquals([gap!.type, gap!.data], ["gap", { reason: "too-old" }]);
+  assertEquals(dataOf(rest), [3, 4, 5]);
+
+  const other = { "last-event-id": "7..of-another-history" };
+  using lost = await Source.open(server, "log:x", { headers: other });
+  const [reset, ...all] = await lost.take(4);
+  assertEquals([reset!.type, reset!.data], ["gap", { reason: "new-epoch" }]);
+  assertEquals(dataOf(all), [3, 4, 5]);
+
+  using without = await Source.open(server, "news", { headers });
+  assertEquals((await without.take(1))[0]!.data, { reason: "no-history" });
+});
+
+Deno.test("A slow reader of a topic without a history gets a gap, and the newest publications", async () => {
+  await using server = open();
+  using slow = await Source.open(server, "news");
+  for (let i = 0; i < 1_500; i++) server.publish("news", i);
+  const events = await slow.take(1_025);
+  assertEquals(events[0]!.data, { reason: "dropped" });
+  assertEquals(dataOf(events.slice(1)), Array.from({ length: 1_024 }, (_, i) => 476 + i));
+  server.publish("news", "next");
+  assertEquals(dataOf(await slow.take(1)), ["next"]);
+});
+
+Deno.test("authorize decides about each reader", async () => {
+  const asked: unknown[] = [];
+  await using server = open({
+    api: {
+      path: "/api",
+      authorize({ action, id }) {
+        asked.push([action, id]);
+        return id === "news";
+      },
+    },
+  });
+  using _source = await Source.open(server, "news");
+  const denied = await ask(server, "log:x");
+  assertEquals(denied.status, 403);
+  assertEquals((await denied.json()).code, "forbidden");
+  assertEquals(asked, [["follow", "news"], ["follow", "log:x"]]);
+});
+
+Deno.test("A request that cannot be followed is a problem", async () => {
+  await using server = open();
+  const cases: readonly [number, string, AskOptions][] = [
+    [406, "news", { headers: { accept: "application/json" } }],
+    [400, "log:x", { headers: { "last-event-id": "newest" } }],
+    [422, "presence:room", {}],
+    [422, "stream:a", {}],
+    [422, "news", { query: "?last=1001" }],
+  ];
+  for (const [status, topic, options] of cases) {
+    const response = await ask(server, topic, options);
+    assertEquals(response.status, status, topic);
+    assertMatch((await response.json()).detail, /^Cannot follow: /);
+  }
+  assertEquals(server.httpStats["api"]!.readers, { sse: 0 });
+});
+
+Deno.test("Readers take a place of maxReaders, and give it back", async () => {
+  await using server = open({ api: { path: "/api", authorize: () => true, maxReaders: 1 } });
+  {
+    using _one = await Source.open(server, "news");
+    assertEquals(server.httpStats["api"]!.readers, { sse: 1 });
+    const refused = await ask(server, "news");
+    assertEquals([refused.status, (await refused.json()).code], [429, "too-many"]);
+  }
+  await until(() => server.httpStats["api"]!.readers!["sse"] === 0);
+  const head = await server.fetch(
+    new Request("http://localhost/api/topics/news/publications", { method: "HEAD" }),
+    { remoteAddr: { transport: "tcp", hostname: "192.0.2.1", port: 1 } },
+  );
+  assertEquals([head.status, head.body], [200, null]);
+  assertEquals(server.httpStats["api"]!.readers, { sse: 0 });
+});
+
+Deno.test("A drain ends the responses of readers that wait", async () => {
+  await using server = open();
+  using source = await Source.open(server, "news");
+  await source.read(); // The time after which EventSource comes back.
+  const next = source.read();
+  await server.drain();
+  assertEquals(await next, false);
+  assertEquals((await ask(server, "news")).status, 503);
+});
+
+Deno.test("A silent topic sends comments, and its response ends after ten minutes", async () => {
+  using time = new FakeTime();
+  await using server = open();
+  using source = await Source.open(server, "news");
+  const reading = (async () => {
+    while (await source.read()) { /* reads on */ }
+  })();
+  for (let i = 0; i < 3; i++) await time.tickAsync(20_000);
+  for (let turn = 0; turn < 5; turn++) await time.tickAsync(0);
+  assertEquals(source.comments, 3);
+  await time.tickAsync(600_000);
+  await reading;
+  assertEquals(server.httpStats["api"]!.readers, { sse: 0 });
+});
+
+Deno.test("An engine that is away is a 503 for a new reader, and ends the response of another", async () => {
+  await using broker = new MemoryBroker();
+  using _lines = captureConsole();
+  await using server = open({ broker });
+  using source = await Source.open(server, "log:x");
+  await source.read(); // The time after which EventSource comes back.
+  const next = source.read();
+  broker.history.read = () => Promise.reject(new BrokerError("Cannot read: the engine is away"));
+  server.publish("log:x", 1);
+  assertEquals(await next, false);
+  const response = await ask(server, "log:x");
+  assertEquals([response.status, (await response.json()).code], [503, "unavailable"]);
+  assertEquals(server.httpStats["api"]!.readers, { sse: 0 });
+});
