@@ -30,7 +30,8 @@ const NO_CALLBACK = [
   ...["namesPublishers", "node", "onHandlerError", "origins", "path", "presenceGraceMs"],
   ...["presenceSharesOnline", "rates", "rooms", "runtime", "session", "webSocketEngine"],
   ...["hostname", "port", "reusePort", "signal", "tls", "webSocket", "webTransport"],
-  ...["api.idempotencyWindowMs", "api.maxBodyBytes", "api.maxPublications", "api.maxRequests"],
+  ...["api.idempotencyWindowMs", "api.maxBodyBytes", "api.maxPublications"],
+  ...["api.maxReaders", "api.maxRequests"],
   ...["api.path", "api.rate", "inspector.path", "inspector.payloads"],
   ...["metrics.healthPath", "metrics.path"],
   ...Object.keys(DURABLE_STREAMS).filter((key) => key !== "authorize")

@@ -468,21 +468,27 @@ Deno.test("serve() refuses options of WebTransport that make no sense", () => {
   assertThrows(() => serve({ port: 0, webTransport: { port: "8000" as never } }), TypeError);
 });
 
+/** The configuration of a user who has not turned on any feature. */
+const { imports } = JSON.parse(await Deno.readTextFile(new URL("../deno.json", import.meta.url)));
+const CONFIG = JSON.stringify({ imports, nodeModulesDir: "none", lock: false });
+
 /** Runs a program of its own, and returns the output. */
 async function run(
   script: string,
   ...flags: readonly string[]
 ): Promise<[out: string, err: string]> {
-  const path = await Deno.makeTempFile({ suffix: ".ts" });
+  const folder = await Deno.makeTempDir();
   try {
     const server = new URL("../server/server.ts", import.meta.url).href;
     const client = new URL("../client.ts", import.meta.url).href;
+    await Deno.writeTextFile(`${folder}/deno.json`, CONFIG);
     await Deno.writeTextFile(
-      path,
+      `${folder}/main.ts`,
       `import { serve } from "${server}";\nimport { dial } from "${client}";\n${script}`,
     );
     const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: ["run", "--no-config", "--no-check", "--no-prompt", "--quiet", ...flags, path],
+      args: ["run", "--no-check", "--no-prompt", "--quiet", ...flags, "main.ts"],
+      cwd: folder,
       stdin: "null",
       env: { NO_COLOR: "1" },
       signal: AbortSignal.timeout(60_000),
@@ -490,7 +496,7 @@ async function run(
     const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
     return [text(stdout), text(stderr)];
   } finally {
-    await Deno.remove(path);
+    await Deno.remove(folder, { recursive: true });
   }
 }
 
