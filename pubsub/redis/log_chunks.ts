@@ -71,7 +71,8 @@ function encodeRecord(record: LogRecord): Buffer {
  * @param chunks The chunks, from the one with the first record of the page on.
  * @param bounds Where the page begins, and how large it may be.
  * @returns The records.
- * @throws {BrokerError} If a record is missing: Redis evicts and deletes keys one by one.
+ * @throws {BrokerError} If a record is missing, as Redis evicts and deletes keys one by one, or if
+ *   another program damaged it.
  */
 export function decodeChunks(
   chunks: readonly StoredChunk[],
@@ -83,9 +84,10 @@ export function decodeChunks(
     let position = first;
     if (position > after + records.length) throw lostRecord(after + records.length);
     for (let at = 0; at < bytes.length; position++) {
-      const head = bytes.readUInt32BE(at);
       const start = at + RECORD_HEAD_BYTES;
+      const head = start > bytes.length ? Infinity : bytes.readUInt32BE(at);
       at = start + Math.floor(head / 2);
+      if (at > bytes.length) throw lostRecord(position);
       if (position < after) continue;
       if (records.length >= maxRecords) return records;
       room -= at - start;

@@ -106,13 +106,31 @@ const HIDDEN_FIELDS = [
  *
  * A log that is behind what the calling node heard has lost confirmed records, or its end. It goes
  * on with another identity, so that no reader and no writer takes it for the same log.
+ *
+ * A log whose state another program damaged has no state: it is missing, and may be created again.
+ * An index of another type begins anew.
  */
 const LOG = TEXT + NOW + `
 local state, records, newest, producers, forks, index, channel = unpack(KEYS, 1, 7)
 local ask = cjson.decode(ARGV[1])
 local fields = { '${[...SHOWN_FIELDS, ...HIDDEN_FIELDS].join("', '")}' }
 local log = {}
-for i, value in ipairs(redis.call('HMGET', state, unpack(fields))) do log[fields[i]] = value end
+local stored = redis.pcall('HMGET', state, unpack(fields))
+for i, value in ipairs(stored) do log[fields[i]] = value end
+local function isSound()
+  for _, field in ipairs({ 'first', 'start', 'tail', 'bytes', 'sealed', 'size', 'skip' }) do
+    local number = tonumber(log[field])
+    if not number or number < 0 or number > 2 ^ 53 or number % 1 ~= 0 then return false end
+  end
+  for _, field in ipairs({ 'expiry', 'lease', 'ttl', 'expires' }) do
+    if log[field] and not tonumber(log[field]) then return false end
+  end
+  for _, field in ipairs({ 'config', 'ended', 'cancelled' }) do
+    if log[field] and not pcall(cjson.decode, log[field]) then return false end
+  end
+  return log.config
+end
+if log.identity and not isSound() then log = {} end
 local expiry, lease = tonumber(log.expiry), tonumber(log.lease)
 local isExpired, isLapsed = expiry and expiry <= now, lease and lease <= now
 local sealed, size = tonumber(log.sealed), tonumber(log.size)
@@ -122,6 +140,17 @@ local function dueAt()
   return text(math.min(tonumber(log.expiry) or math.huge, lapse))
 end
 local known = log.identity and dueAt()
+local function list(due)
+  local listed = redis.pcall('ZADD', index, due, ask.id)
+  if type(listed) ~= 'table' then return end
+  if not string.find(listed.err, 'WRONGTYPE', 1, true) then error(listed) end
+  redis.call('DEL', index)
+  redis.call('ZADD', index, due, ask.id)
+end
+local function sizeOf(command, key)
+  local size = redis.pcall(command, key)
+  return type(size) == 'number' and size or 0
+end
 local changes = {}
 local function set(field, value)
   if log[field] == value then return end
@@ -130,7 +159,7 @@ end
 local function save()
   if #changes > 0 then redis.call('HSET', state, unpack(changes)) end
   local due = dueAt()
-  if due ~= known then redis.call('ZADD', index, due, ask.id) end
+  if due ~= known then list(due) end
 end
 local function renew()
   local ttl = tonumber(log.ttl)
@@ -170,7 +199,7 @@ end
 local function announce() redis.call(ask.publish, channel, ARGV[2]) end
 local function remove()
   redis.call('UNLINK', state, records, newest, producers, forks)
-  redis.call('ZREM', index, ask.id)
+  redis.pcall('ZREM', index, ask.id)
 end
 local function answer(kind, detail, page)
   local shown = {}
@@ -189,15 +218,14 @@ end
 
 /**
  * Creates a log. `KEYS[8]` and further keys are the indexes of other parts on the same server, for the
- * logs of the same kind. Keys
- * of an earlier log are there only if its state was evicted.
+ * logs of the same kind. Keys of an earlier log are there only if its state was evicted or damaged.
  */
 const CREATE = LOG + `
 if log.identity then return answer((isExpired and not log.deleted) and 'expired' or 'exists') end
-local count = ask.elsewhere + redis.call('ZCARD', index)
-for i = 8, #KEYS do count = count + redis.call('ZCARD', KEYS[i]) end
+local count = ask.elsewhere + sizeOf('ZCARD', index)
+for i = 8, #KEYS do count = count + sizeOf('ZCARD', KEYS[i]) end
 if count >= ask.maxLogs then return answer('too-many') end
-if redis.call('EXISTS', records, newest, producers, forks) > 0 then remove() end
+if redis.call('EXISTS', state, records, newest, producers, forks) > 0 then remove() end
 sealed, size = ask.first, 0
 add(ask.first)
 set('identity', ask.identity)
@@ -276,6 +304,7 @@ local function refusal()
 end
 local refused = refusal()
 if refused then return refused end
+if ask.count > 0 then redis.call('XLEN', records) end
 if ask.count > 0 and redis.call('STRLEN', newest) ~= size then
   return redis.error_reply('SKEIN the newest records were evicted or deleted')
 end
@@ -343,7 +372,7 @@ if #changes > 0 then
   local saved = redis.pcall('HSET', state, unpack(changes))
   local failure = type(saved) == 'table' and saved.err
   if failure and not string.find(failure, 'OOM', 1, true) then return saved end
-  if not failure then redis.call('ZADD', index, dueAt(), ask.id) end
+  if not failure then list(dueAt()) end
 end
 local after, tail = ask.after, tonumber(log.tail)
 local page, room, left, got = {}, ask.maxBytes, ask.maxRecords, 0
@@ -367,15 +396,16 @@ if after < sealed then
     entries = redis.call('XRANGE', records, '(' .. entries[#entries][1], '+', 'COUNT', count)
   end
 end
-if size > 0 then take(sealed, tail - sealed, redis.call('GET', newest) or '') end
+if size > 0 then take(sealed, tail - sealed, string.sub(redis.call('GET', newest) or '', 1, size)) end
 return answer('page', '', page)
 `;
 
+/** Deletes. Forks that another program damaged do not keep their source. */
 const DELETE = LOG + `
-if not log.identity then redis.call('ZREM', index, ask.id) return answer('missing') end
+if not log.identity then redis.pcall('ZREM', index, ask.id) return answer('missing') end
 if log.deleted then return answer('deleted') end
 if ask.ifExpired and not isExpired then return answer('alive') end
-local isKept = redis.call('SCARD', forks) > 0
+local isKept = sizeOf('SCARD', forks) > 0
 if isKept then set('deleted', '1') save() else remove() end
 announce()
 return answer(isKept and 'kept' or 'removed')
@@ -393,17 +423,21 @@ return answer('retained')
 `;
 
 const RELEASE = LOG + `
-redis.call('SREM', forks, ask.fork)
-local isOver = log.deleted and redis.call('SCARD', forks) == 0
+local isReleased = type(redis.pcall('SREM', forks, ask.fork)) == 'number'
+local isOver = isReleased and log.deleted and redis.call('SCARD', forks) == 0
 if isOver then remove() end
 return answer(isOver and 'removed' or 'kept')
 `;
 
-/** Lists the overdue logs of the three indexes of a part, each followed by the time since which. */
+/**
+ * Lists the overdue logs of the three indexes of a part, each followed by the time since which. An
+ * index of another type is removed.
+ */
 const OVERDUE = TEXT + NOW + `
 local found = {}
 for _, index in ipairs(KEYS) do
-  local due = redis.call('ZRANGEBYSCORE', index, '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, ARGV[1])
+  local due = redis.pcall('ZRANGEBYSCORE', index, '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, ARGV[1])
+  if due.err then redis.call('DEL', index) end
   for _, one in ipairs(due) do found[#found + 1] = one end
 end
 return found
@@ -643,14 +677,23 @@ export class RedisLogs implements BrokerLogs {
         ),
       );
     });
-    const all: { readonly name: string; readonly since: number }[] = [];
-    for (const list of lists) {
+    const all: { readonly id: string; readonly since: number }[] = [];
+    for (const [part, list] of lists.entries()) {
       for (let i = 0; i < list.length; i += 2) {
-        all.push({ name: list[i]!, since: Number(list[i + 1]) });
+        const id = idOf(list[i]!);
+        if (id !== undefined) all.push({ id, since: Number(list[i + 1]) });
+        else await this.#forget(part, list[i]!);
       }
     }
     all.sort((a, b) => a.since - b.since);
-    return all.slice(0, limit).map(({ name }) => readWellFormed(name));
+    return all.slice(0, limit).map(({ id }) => id);
+  }
+
+  /** Removes a name that no log has from the indexes of a part. */
+  async #forget(part: number, name: string): Promise<void> {
+    for (const indexes of Object.values(this.#names.logIndexes)) {
+      await this.#run("list overdue logs", () => this.#client.zrem(indexes[part]!, name));
+    }
   }
 
   async answers(
@@ -664,12 +707,13 @@ export class RedisLogs implements BrokerLogs {
       return this.#client.zscan(indexes[part]!, place, "COUNT", limit);
     });
     // Members and scores take turns.
-    const ids = list.filter((_, i) => i % 2 === 0).map(readWellFormed);
+    const ids = list.flatMap((name, i) => i % 2 === 0 ? idOf(name) ?? [] : []);
     const found = await this.#run("list answers", () => {
       this.#writes.begin();
       return Promise.all(
         ids.map((id) =>
           this.#client.hmget(this.#names.log(id).state, "config", "endedAt", "deleted")
+            .catch(noState)
         ),
       );
     });
@@ -704,7 +748,7 @@ export class RedisLogs implements BrokerLogs {
       const [kind, detail, fields, page] = await this.#run(what, () => {
         this.#writes.begin();
         const args = [...keys, encodeCall(whole), this.#announcement, ...chunks];
-        return this.#scripts[`${script}Buffer`](keys.length, ...args).catch(refuseWhenFull);
+        return this.#scripts[`${script}Buffer`](keys.length, ...args).catch(explain);
       });
       const answer = {
         kind: kind.toString(),
@@ -749,6 +793,16 @@ function checkId(id: string): void {
   checkName(logTopic(id));
 }
 
+/** Reads the name of a log in an index; `undefined` for one that another program wrote. */
+function idOf(name: string): string | undefined {
+  try {
+    const id = readWellFormed(name);
+    return typeof id === "string" && wellFormed(id) === name ? id : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 /** Writes a call as JSON, where a bound of `Infinity` is the greatest number. */
 function encodeCall(call: object): string {
   return JSON.stringify(
@@ -789,15 +843,30 @@ function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
   };
 }
 
-/** Reads an answer of the list; none if it is gone or deleted. */
+/** A state that another program damaged is none. */
+function noState(error: unknown): (string | null)[] {
+  if (error instanceof Error && DAMAGED.test(error.message)) return [];
+  throw error;
+}
+
+/** Reads an answer of the list; none if it is gone, deleted or damaged. */
 function keptOf(id: string, [config, endedAt, deleted]: readonly (string | null)[]): KeptLog[] {
   if (typeof config !== "string" || typeof deleted === "string") return [];
-  const { owner }: LogConfig = JSON.parse(config);
+  const owner = ownerOf(config);
   return [{
     id,
     ...(owner !== undefined && { owner }),
     ...(typeof endedAt === "string" && { endedAt: Number(endedAt) }),
   }];
+}
+
+/** Reads the owner in the settings of a log; none from damaged ones. */
+function ownerOf(config: string): string | undefined {
+  try {
+    return (JSON.parse(config) as LogConfig).owner;
+  } catch {
+    return undefined;
+  }
 }
 
 function chunksOf(page: readonly Buffer[]): StoredChunk[] {
@@ -808,8 +877,17 @@ function chunksOf(page: readonly Buffer[]): StoredChunk[] {
   return chunks;
 }
 
-/** Explains the refusal of a write by a Redis without memory. */
-function refuseWhenFull(cause: unknown): never {
-  const isFull = cause instanceof Error && cause.message.startsWith("OOM");
-  throw isFull ? new Error("Redis is full, as maxmemory is reached", { cause }) : cause;
+/** Errors of scripts that found keys of another type, or with other content than a log has. */
+const DAMAGED = /^(?:WRONGTYPE|ERR The ID specified in XADD|ERR user_script:)/;
+
+/** Explains the refusal of a write by a Redis without memory, and of a damaged log. */
+function explain(cause: unknown): never {
+  if (!(cause instanceof Error)) throw cause;
+  if (cause.message.startsWith("OOM")) {
+    throw new Error("Redis is full, as maxmemory is reached", { cause });
+  }
+  if (!DAMAGED.test(cause.message)) throw cause;
+  throw new Error("keys of the log in Redis are damaged or lost, and only a deletion helps", {
+    cause,
+  });
 }

@@ -452,6 +452,120 @@ test("reports records that Redis has lost", async (server) => {
   assertEquals(await readAll(broker, "other"), ["new"]);
 });
 
+/** Keys of a log by their kind, and those of the index. */
+const KINDS = ["state", "records", "newest", "producers", "forks", "index"] as const;
+
+/** A log with keys of all kinds, and a way to run commands of another program on these. */
+async function damaging(server: RedisServer, { logs }: RedisBroker) {
+  await create(logs, "log", { config: { contentType: "text/plain", ttlMs: PLENTY } });
+  const producer = { id: "p", epoch: 0, seq: 0 };
+  await append(logs, "log", ["x".repeat(5_000)], { producer });
+  await append(logs, "log", ["y"]);
+  await logs.retain("log", "fork", { identity: "identity", maxForks: 1 });
+  const keys = (await server.run("keys", "*")).split("\n");
+  const keyOf = (kind: string) => keys.find((key) => key.includes(`:log-${kind}:`))!;
+  assertEquals(keys.length, KINDS.length);
+  return async (line: string) => {
+    for (const command of line.split(" | ")) {
+      await server.run(
+        ...command.split(" ").map((word) => word === "_" ? "" : word).map((word) => {
+          return word.startsWith("@") ? keyOf(word.slice(1)) : word;
+        }),
+      );
+    }
+  };
+}
+
+for (
+  const damage of [
+    "set @state x",
+    "hset @state tail x",
+    "hset @state tail 1.5",
+    "hset @state size nan",
+    "hset @state bytes 1e300",
+    "hset @state expiry soon",
+    "hset @state config {]",
+    "hset @state ended {]",
+    "hdel @state config",
+    "hdel @state sealed",
+  ]
+) {
+  test(`has no log whose state another program damaged, and creates it again: ${damage}`, async (server) => {
+    await using broker = new RedisBroker({ url: server.url });
+    const { logs } = broker;
+    const run = await damaging(server, broker);
+    await run(damage);
+    assertEquals(await logs.read("log", reading()), undefined);
+    assertEquals((await append(logs, "log", ["z"])).kind, "missing");
+    assertEquals(await logs.retain("log", "g", { identity: "identity", maxForks: 9 }), "missing");
+    await create(logs, "log", { identity: "another0", records: ["new"] });
+    assertEquals(await readAll(broker, "log"), ["new"]);
+    assertEquals((await append(logs, "log", ["next"])).kind, "appended");
+    assertEquals(await logs.delete("log"), { kind: "removed" });
+    assertEquals(await server.run("dbsize"), "0");
+  });
+}
+
+for (
+  const [damage, reads, appends] of [
+    ["del @records | set @records x", "damaged or lost", "damaged or lost"],
+    ["xadd @records 9007199254740991-1 k v", "the record at 1", undefined],
+    ["del @records | xadd @records 1-1 r x", "the record at 0", undefined],
+    ["del @newest | rpush @newest x", "damaged or lost", "damaged or lost"],
+    ["set @newest xxxxx", "the record at 1", undefined],
+    ["append @newest more", undefined, "were evicted or deleted"],
+    ["del @producers | set @producers x", undefined, "damaged or lost"],
+    ["hset @producers /p x", undefined, "damaged or lost"],
+  ] as const
+) {
+  test(`rejects calls that need what another program damaged, until a deletion: ${damage}`, async (server) => {
+    await using broker = new RedisBroker({ url: server.url });
+    const { logs } = broker;
+    const run = await damaging(server, broker);
+    await run(damage);
+    const read = () => readAll(broker, "log");
+    if (reads === undefined) assertEquals(await read(), ["x".repeat(5_000), "y"]);
+    else await assertRejects(read, BrokerError, reads);
+    const producer = { id: "p", epoch: 0, seq: 1 };
+    const send = () => append(logs, "log", ["z"], { producer });
+    if (appends === undefined) assertEquals((await send()).kind, "appended");
+    else await assertRejects(send, BrokerError, appends);
+    await logs.release("log", "fork");
+    assertEquals(await logs.delete("log"), { kind: "removed" });
+    await create(logs, "log", { records: ["new"] });
+    assertEquals(await readAll(broker, "log"), ["new"]);
+  });
+}
+
+test("does not let damaged forks keep a log that is deleted", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const { logs } = broker;
+  const run = await damaging(server, broker);
+  await run("del @forks | set @forks x");
+  assertEquals(await readAll(broker, "log"), ["x".repeat(5_000), "y"]);
+  assertEquals(await logs.release("log", "fork"), undefined);
+  assertEquals(await logs.delete("log"), { kind: "removed" });
+  assertEquals(await server.run("dbsize"), "0");
+});
+
+test("begins an index anew that another program damaged, and leaves out foreign names", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const { logs } = broker;
+  const run = await damaging(server, broker);
+  await run("zadd @index 1 foreign 1 ~[1] 1 ~{ 1 ~1 1 _");
+  assertEquals(await logs.overdue({ limit: 10 }), []);
+  await run("del @index | set @index x");
+  assertEquals((await append(logs, "log", ["z"])).kind, "appended");
+  assertEquals((await logs.create("log", creation({ maxLogs: 1 }))).kind, "exists");
+  await run("del @index | set @index x");
+  assertEquals(await logs.overdue({ limit: 10 }), []);
+  await create(logs, "other", { config: { contentType: "text/plain", ttlMs: 0 } });
+  assertEquals(await logs.overdue({ limit: 10 }), ["other"]);
+  await run("del @index | set @index x");
+  await logs.release("log", "fork");
+  for (const id of ["log", "other"]) assertEquals(await logs.delete(id), { kind: "removed" });
+});
+
 function creation(options: Partial<CreateLogOptions> = {}): CreateLogOptions {
   return {
     config: { contentType: "text/plain" },

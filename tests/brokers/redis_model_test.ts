@@ -232,6 +232,8 @@ class Draws {
       }
       case "skeinAdvance":
         return operation("row", this.#one(["row1", "k:set"]), this.#one(NUMBERS), HOUR_MS);
+      case "skeinNewest":
+        return operation("row", this.#one(["row1", "k:set", "k:text"]));
       case "skeinClaim":
         return operation("", "claims", this.#one(TEXTS), this.#one([0, 2, 3]), HOUR_MS);
       case "skeinClaims":
@@ -340,7 +342,7 @@ async function compare(seed: number): Promise<void> {
   host.jumpClock(Date.now() - host.runtime.now());
   const model = await SimulatedRedis.create({ simulation, network, hosts: [host] });
   const scripts = await scriptsOf(model, { simulation });
-  assertEquals(scripts.size, 13);
+  assertEquals(scripts.size, 14);
   const program = simulation.host("program");
   const real = new Redis(server.url);
   await using _end = { [Symbol.asyncDispose]: async () => void await real.quit() };

@@ -385,9 +385,8 @@ test("waits where Redis is full", async (server) => {
 
 test("fails at once where Redis refuses for good", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
-  await server.run("set", "skein:stream:{/chat}", "not a stream");
   await append(broker, "other", 1);
-  await server.run("copy", "skein:meta:{/other}", "skein:meta:{/chat}");
+  await server.run("acl", "setuser", "default", "-xadd");
   await assertRejects(
     () => broker.history.append({ topic: "chat", payload: "1" }, { bounds: BOUNDS }),
     BrokerError,
@@ -558,6 +557,107 @@ test("reuses no offset when Redis evicted the hash, and reports the gap", async 
       // The next publications are missing, and the page shows the gap.
       assert(page.epoch !== epoch || page.publications[0]!.position!.prev > offset);
     }
+  }
+});
+
+const META = "skein:meta:{/chat}";
+const STREAM = "skein:stream:{/chat}";
+
+/** Commands of another program on the keys of a history of five publications. */
+const DAMAGES: Readonly<Record<string, (newest: string) => readonly (readonly string[])[]>> = {
+  "a hash of another type": () => [["set", META, "x"]],
+  "a stream of another type": () => [["set", STREAM, "x"]],
+  "both keys of another type": () => [["set", META, "x"], ["set", STREAM, "x"]],
+  "a head that is no number": () => [["hset", META, "head", "x"]],
+  "a head that no history has": () => [["hset", META, "head", "1e300"]],
+  "bytes that are none": () => [["hset", META, "bytes", "nan"]],
+  "a lost field": () => [["hdel", META, "oldest"]],
+  "an epoch with a space": () => [["hset", META, "epoch", "a b"]],
+  "a lost hash, beside a stream with a later entry": () => [
+    ["del", META],
+    ["xadd", STREAM, "9007199254740991-1", "f", "x"],
+  ],
+  "a further entry": () => [["xadd", STREAM, "9007199254740991-1", "key", "value"]],
+  "a further entry that was removed": () => [
+    ["xadd", STREAM, "9007199254740991-1", "key", "value"],
+    ["xdel", STREAM, "9007199254740991-1"],
+  ],
+  "entries without frames": (newest) => [
+    ["del", STREAM],
+    ...[4, 3, 2, 1, 0].map((back) => {
+      return ["xadd", STREAM, `${BigInt(newest) - BigInt(back)}-9007199254740991`, "k", '{"a":1}'];
+    }),
+  ],
+  "an entry at another place": (newest) => [
+    ["xdel", STREAM, `${BigInt(newest) - 1n}`],
+    ["xadd", STREAM, `${BigInt(newest) + 1n}-1`, "f", "x"],
+  ],
+};
+
+for (const [damage, commands] of Object.entries(DAMAGES)) {
+  for (const first of ["publishing", "reading"]) {
+    test(`begins anew when ${first} after another program left ${damage}`, async (server) => {
+      await using near = new RedisBroker({ url: server.url });
+      await using far = new RedisBroker({ url: server.url });
+      const [since] = (await append(near, "chat", 5)).slice(-1).map(({ position }) => position!);
+      for (const command of commands(`${since!.offset}`)) await server.run(...command);
+      await using hearing = new Hearing(far, "chat", BOUNDS);
+      await hearing.ready;
+      if (first === "reading") await recover(far, "chat", since!);
+      const publish = (payload: string) => append(near, "chat", 1, { payloadOf: () => payload });
+      for (const payload of ["a", "b"]) await publish(payload);
+      assertEquals((await recover(far, "chat", since!)).recovered, false);
+      const [epoch] = (await publish("c")).map(({ position }) => position!.epoch);
+      const page = await far.history.read("chat", PAGE);
+      assertEquals(page.publications.map(({ payload }) => payload).slice(-1), ["c"]);
+      assertEquals([page.epoch, near.stats.dropped], [epoch!, 0]);
+      await hearing.count(3);
+      assertEquals(hearing.payloads, ["a", "b", "c"]);
+    });
+  }
+}
+
+test("takes shared facts that another program damaged for absent", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const { store } = broker;
+  for (const value of ["x", "1e300", undefined]) {
+    const key = `${value}`;
+    if (value === undefined) await server.run("rpush", `skein:row:{/${key}}`, "x");
+    else await server.run("set", `skein:row:{/${key}}`, value);
+    assertEquals([await store.newest(key, 60_000), await store.advance(key, 1, 60_000)], [
+      -1,
+      true,
+    ]);
+    assertEquals([await store.newest(key, 60_000), await store.advance(key, 1, 60_000)], [
+      1,
+      false,
+    ]);
+    // Numbers of producers are rows of their own.
+    const producer = `skein:producer:{/chat}${key}`;
+    if (value === undefined) await server.run("rpush", producer, "x");
+    else await server.run("set", producer, value);
+    const options = { bounds: BOUNDS, key: { producer: key, number: 1 } };
+    const { position } = await broker.history.append({ topic: "chat", payload: "1" }, options);
+    assertEquals(typeof position?.offset, "number", value);
+  }
+  await server.run("set", "skein:claims:{/scope}", "x");
+  assertEquals(await store.claims("scope"), []);
+  assertEquals(await store.claim("scope", "session", { max: 1, ttlMs: 60_000 }), true);
+  assertEquals(await store.claims("scope"), ["session"]);
+  const rate = { perSecond: 1, burst: 5 };
+  const tokens = "skein:tokens:{/bucket}";
+  for (
+    const command of [
+      ["set", tokens, "x"],
+      ["hset", tokens, "tokens", "nan", "at", "nan"],
+      ["hset", tokens, "tokens", "-1e300", "at", "1e300"],
+      ["hset", tokens, "tokens", "x", "at", "x"],
+    ]
+  ) {
+    await server.run("del", tokens);
+    await server.run(...command);
+    assertEquals((await store.take!("bucket", 5, rate)).granted, true, command.join(" "));
+    assertEquals((await store.take!("bucket", 5, rate)).granted, false);
   }
 });
 

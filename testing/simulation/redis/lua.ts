@@ -67,7 +67,7 @@ export type ScriptCall = (command: Command) => Reply;
 
 /**
  * Libraries that scripts see, in the words of Redis's own start: an error is a table with a place,
- * and globals are closed. A function that the model lacks is refused by name.
+ * of which `pcall` returns the text, and globals are closed. A function that the model lacks is refused by name.
  */
 const START = `
 local host, getinfo = host, debug.getinfo
@@ -102,6 +102,12 @@ struct = lacking('struct', { unpack = function(format, bytes, from)
   for i = at, at + size - 1 do number = number * 256 + string.byte(bytes, i) end
   return number, at + size
 end })
+local catch = pcall
+local function textual(isDone, failure, ...)
+  if not isDone and type(failure) == 'table' and failure.err then return false, failure.err end
+  return isDone, failure, ...
+end
+pcall = function(...) return textual(catch(...)) end
 KEYS, ARGV = {}, {}
 setmetatable(_G, {
   __index = function(_, name)
