@@ -136,6 +136,9 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     const isOwn = topic.startsWith(PRESENCE_PREFIX) || topic.startsWith(INTERNAL_PREFIX);
     if (topic.startsWith(STREAM_PREFIX)) {
       const id = topic.slice(STREAM_PREFIX.length);
+      if (id.startsWith(INTERNAL_PREFIX)) {
+        throw new RequestError("not-found", `There is no durable stream "${id}"`);
+      }
       if (await isOwnAnswer(runtime, { id, user: verifiedUser(session) })) return {};
     } else if (!isOwn) checkKnown(topic, action); // Contracts name no durable streams.
     const answer = !isOwn && await permission(session, topic, action);

@@ -62,6 +62,27 @@ Deno.test("API publishes to the subscribers of a topic, with the publishing user
   assertEquals(heard, [[{ n: 1 }, "ann"], [undefined, undefined]]);
 });
 
+Deno.test("API has no topics of servers, to any method, whatever authorize says", async () => {
+  const asked: string[] = [];
+  const authorize = ({ id }: { readonly id: string }) => asked.push(id) > 0;
+  await using server = serveApi({ api: { path: "/api", authorize } });
+  const api = new Backend(server);
+  for (const topic of ["$skein:nodes", "%24skein:nodes", "%24%73kein%3anodes"]) {
+    for (const kind of ["publications", "history", "presence"]) {
+      for (const method of ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"]) {
+        const url = `http://127.0.0.1:${portOf(server)}/api/topics/${topic}/${kind}`;
+        const response = await fetch(url, { method });
+        await response.body?.cancel();
+        assertEquals(response.status, 404, `${method} ${topic} ${kind}`);
+      }
+    }
+  }
+  const batch = await api.post("/publications", {
+    publications: [{ topic: "a" }, { topic: "$skein:nodes" }],
+  });
+  assertEquals([batch.status, batch.body.code, asked], [404, "not-found", [""]]);
+});
+
 Deno.test("API publishes a batch in order, and none of a batch with a wrong publication", async () => {
   await using server = serveApi({ api: { path: "/api", maxPublications: 3 } });
   await using client = connect(server.url);
@@ -76,7 +97,7 @@ Deno.test("API publishes a batch in order, and none of a batch with a wrong publ
     [422, "/publications/0", [{ topic: "a", echo: true }]],
     [422, "/publications/1/topic", [{ topic: "a" }, { topic: "\0" }]],
     [422, "/publications/1/topic", [{ topic: "a" }, { topic: "\ud800" }]],
-    [422, undefined, [{ topic: "a" }, { topic: "$skein:nodes" }]],
+    [404, undefined, [{ topic: "a" }, { topic: "$skein:nodes" }]],
     [422, undefined, [{ topic: "a" }, { topic: "presence:a" }]],
     [413, undefined, [{ topic: "a" }, { topic: "b", data: "x".repeat(300_000) }]],
     [413, undefined, [{ topic: "a" }, { topic: "a" }, { topic: "a" }, { topic: "a" }]],

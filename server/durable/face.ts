@@ -19,7 +19,13 @@ import {
   readSequence,
 } from "./request.ts";
 import { cursorAt, eventHeaders, EventStreams } from "./sse.ts";
-import { Face, type FaceParts, type FaceRequest, type HttpFace } from "../http/face.ts";
+import {
+  Face,
+  type FaceParts,
+  type FaceRequest,
+  type HttpFace,
+  isInternalName,
+} from "../http/face.ts";
 import { methodNotAllowed, Problem, tooMany } from "../http/problem.ts";
 import type { Owner } from "../../base/shares.ts";
 import type { LogInfo, LogProducer, LogRecord } from "../../pubsub/logs/log.ts";
@@ -98,7 +104,7 @@ const MAX_REASON_BYTES = 1_024;
 /** Most characters of a text in a header, once encoded. */
 const MAX_HEADER_LENGTH = 1_024;
 
-/** Time after which a refused reader may come back, in milliseconds. */
+/** Time after which a refused client may come back, in milliseconds. */
 const RETRY_MS = 5_000;
 
 /** Parts of the server that durable streams use. */
@@ -166,6 +172,7 @@ export class DurableFace implements HttpFace {
       name: "durableStreams",
       path: options.path,
       authorize: options.authorize,
+      isInternal: (path) => isInternalName(path.split("/")[1] ?? ""),
       methods: METHODS,
       requestHeaders: REQUEST_HEADERS,
       exposedHeaders: RESPONSE_HEADERS,
@@ -745,7 +752,7 @@ function found(result: StreamRead): StreamPage {
     case "trimmed":
       throw gone("Cannot read: records at the offset must be kept, and were dropped");
     case "too-many":
-      throw tooMany(result.refusal.message, RETRY_MS);
+      throw tooMany(result.refusal.message, result.refusal.retryAfterMs ?? RETRY_MS);
   }
 }
 

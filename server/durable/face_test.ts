@@ -501,3 +501,30 @@ Deno.test("the streams of answers can be read over HTTP, and not written", async
   await using _writer = await bench.server.durableStreams.create(id);
   assertEquals([await bench.status("GET", id), await bench.status("HEAD", id)], [200, 200]);
 });
+
+/** Encodings of a name that servers keep to themselves. */
+const INTERNAL = ["$skein:a", "%24skein:a", "%24%73kein%3aa/b", "$skein:a/../$skein:b"];
+
+Deno.test("streams of servers are missing to every method, whatever authorize says", async () => {
+  const asked: string[] = [];
+  await using bench = new Bench({ authorize: ({ id }) => asked.push(id) > 0 });
+  await bench.broker.logs.create("$skein:a", {
+    config: { contentType: "text/plain" },
+    identity: "identity",
+    records: ["secret"],
+    maxLogs: 10,
+  });
+  const preflight = { "access-control-request-method": "GET", origin: bench.url("").slice(0, -9) };
+  for (const id of INTERNAL) {
+    for (const method of ["GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"]) {
+      const { status, text } = await bench.ask(method, id, { headers: { ...TEXT, ...preflight } });
+      assertEquals([status, text.includes("secret")], [404, false], `${method} ${id}`);
+    }
+    for (const query of ["?live=sse", "?live=long-poll", "?offset=now", "?action=cancel"]) {
+      assertEquals(await bench.status(query.includes("action") ? "POST" : "GET", id + query), 404);
+    }
+  }
+  assertEquals(asked, []);
+  const headers = { ...TEXT, "stream-forked-from": "/streams/%24skein:a" };
+  assertEquals(await bench.status("PUT", "fork", { headers }), 404);
+});

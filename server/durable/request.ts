@@ -1,4 +1,5 @@
 /** The parts of a request for a durable stream: id, query and headers, each checked. */
+import { internal } from "../http/face.ts";
 import { Problem } from "../http/problem.ts";
 import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import type { LogProducer } from "../../pubsub/logs/log.ts";
@@ -70,11 +71,11 @@ export function readId(path: string): string {
       `Cannot find stream: the id must have at most ${MAX_LOG_ID_BYTES} bytes, received ${bytes}`,
     );
   }
-  const reserved = segments[0] === RESERVED ? RESERVED : INTERNAL_PREFIX;
-  if (id.startsWith(reserved)) {
+  if (id.startsWith(INTERNAL_PREFIX)) throw internal();
+  if (segments[0] === RESERVED) {
     throw new Problem(404, {
       code: "not-found",
-      detail: `Cannot find stream: ids that begin with ${reserved} must not be used`,
+      detail: `Cannot find stream: ids that begin with ${RESERVED} must not be used`,
     });
   }
   return id;

@@ -8,7 +8,14 @@ import {
   type QueryOf,
   type ReplyOf,
 } from "./api_operations.ts";
-import { Face, type FaceParts, type FaceRequest, type HttpFace } from "./face.ts";
+import {
+  Face,
+  type FaceParts,
+  type FaceRequest,
+  type HttpFace,
+  internal,
+  isInternalName,
+} from "./face.ts";
 import { membersOf, missingSince } from "./history_pages.ts";
 import { IdempotencyKeys } from "./idempotency.ts";
 import { openApi } from "./openapi.ts";
@@ -163,6 +170,10 @@ export class Api implements HttpFace {
       path,
       authorize,
       opensOnLoopback: true,
+      isInternal: (path) => {
+        const [, kind, name = ""] = path.split("/");
+        return kind === "topics" && isInternalName(name);
+      },
       methods: ["GET", "HEAD", "POST"],
       requestHeaders: ["idempotency-key", "last-event-id"],
       exposedHeaders: ["idempotency-replayed"],
@@ -485,6 +496,7 @@ async function authorizeEach(
   authorize: FaceRequest<ApiAction>["authorize"],
 ): Promise<void> {
   const topics = new Set(publications.map(({ topic }) => topic));
+  for (const topic of topics) if (topic.startsWith(INTERNAL_PREFIX)) throw internal();
   for (const topic of topics) await authorize("publish", topic);
 }
 

@@ -184,7 +184,7 @@ export const OPERATIONS = {
       "history, the response waits until the engine has the publication.",
     body: named("NewPublication", z.strictObject({ data: Data, from: From })),
     reply: Published,
-    problems: [],
+    problems: [404],
   },
   follow: {
     action: "follow",
@@ -219,7 +219,7 @@ export const OPERATIONS = {
       z.strictObject({ publications: z.array(Publication).min(1) }),
     ),
     reply: named("PublishedAll", z.object({ publications: z.array(Published) })),
-    problems: [],
+    problems: [404],
   },
   send: {
     action: "send",
@@ -294,7 +294,7 @@ export const OPERATIONS = {
         members: z.array(Member).describe("The users, in the order of joining."),
       }),
     ),
-    problems: [],
+    problems: [404],
   },
   history: {
     action: "history",

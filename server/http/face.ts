@@ -12,6 +12,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import { AuthenticationError, LimitError } from "../../errors.ts";
 import { decide, DecisionFault } from "../../base/decision.ts";
 import type { Owner, Place, Quota, Quotas } from "../../base/shares.ts";
+import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { pathBelow } from "../../transport/url.ts";
 import {
@@ -81,6 +82,11 @@ export interface FaceOptions<Action extends string> extends OriginRules {
    * @default {false}
    */
   readonly opensOnLoopback?: boolean;
+  /**
+   * Tells paths of topics and streams that servers keep to themselves, which no method and no right
+   * reaches. By default there are none.
+   */
+  readonly isInternal?: (path: string) => boolean;
   /** Methods that pages of other origins may use. */
   readonly methods: readonly string[];
   /** Request headers that pages of other origins may send, in addition to the usual ones. */
@@ -322,6 +328,7 @@ export class Face<Action extends string> {
         return owners.of({ ...found, user });
       };
       this.#admit(ownerOf);
+      if (this.#options.isInternal?.(this.pathOf(request.url) ?? "")) throw internal();
       if (request.method === "OPTIONS") return this.#preflight(request);
       if (stopped.aborted) throw closing();
       this.#checkOrigin(request);
@@ -538,6 +545,27 @@ export class Face<Action extends string> {
     const exposed = ["retry-after", ...exposedHeaders];
     headers.set("access-control-expose-headers", exposed.join(", "));
   }
+}
+
+/**
+ * Tells whether a segment of a path names a topic or stream that servers keep to themselves.
+ *
+ * @param segment The segment, percent-encoded.
+ */
+export function isInternalName(segment: string): boolean {
+  try {
+    return decodeURIComponent(segment).startsWith(INTERNAL_PREFIX);
+  } catch {
+    return false; // Not a name at all.
+  }
+}
+
+/** Makes the problem of a topic or stream that servers keep to themselves. */
+export function internal(): Problem {
+  return new Problem(404, {
+    code: "not-found",
+    detail: `Cannot answer: names that begin with "${INTERNAL_PREFIX}" are those of servers`,
+  });
 }
 
 /** Makes the response to an error whose text the client must not see. */
