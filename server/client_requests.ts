@@ -20,6 +20,7 @@ import type { Presence } from "../pubsub/presence/presence.ts";
 import type { Rooms } from "../pubsub/presence/rooms.ts";
 import type { Topics } from "../pubsub/topics.ts";
 import { Expiry } from "./authentication.ts";
+import { pause } from "../base/wait.ts";
 import { decide, DecisionFault, tellFault } from "../base/decision.ts";
 import { failureOf } from "../session/serving/first_frames.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
@@ -74,6 +75,15 @@ const VERBS: Readonly<Record<AuthorizedAction, string>> = {
  * to which the client subscribed.
  */
 const RENEWALS: Required<Rate> = { perSecond: 1, burst: 16 };
+
+/**
+ * Time over which the calls of `authorize` after a renewal are spread, in milliseconds: a user may
+ * have thousands of subscriptions, which renew together.
+ */
+const RENEWAL_SPREAD_MS = 1_000;
+
+/** Most timers of one renewal, one after the other. */
+const RENEWAL_STEPS = 100;
 
 /** Called after a client has renewed its token. */
 export type RenewedHandler = (session: Session, before: unknown) => void | Promise<void>;
@@ -373,8 +383,10 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
     async renewed(session, before) {
       expiry.watch(session);
-      await Promise.all([hearRenewed(session, before), takeOffDenied(session)]);
+      await hearRenewed(session, before);
     },
+
+    recheck: takeOffDenied,
   });
 
   /** Handles the only publication that a durable stream takes: the request to stop. */
@@ -458,20 +470,34 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
   /**
    * Calls `authorize` again for all topics that the client requested; topics of the application
-   * stay.
+   * stay. The calls for all sessions of a user that renew together are spread evenly.
    */
-  async function takeOffDenied(session: Session): Promise<void> {
-    await Promise.all(
-      parts().topics.requestedBy(session).map(async (topic) => {
-        try {
-          await check(session, topic, "subscribe");
-        } catch (error) {
-          // The client asks again if the rights are unknown.
-          const { code, message: reason } = failureOf(error);
-          parts().topics.unsubscribe(session, topic, { code, reason });
-        }
-      }),
-    );
+  async function takeOffDenied(session: Session, signal: AbortSignal): Promise<void> {
+    const { topics, manager } = parts();
+    const requested = topics.requestedBy(session);
+    const siblings = manager.sessionsOf(verifiedUser(session) ?? "");
+    const shift = siblings.length > 1 ? siblings.indexOf(session) / siblings.length : 0;
+    const checks: Promise<void>[] = [];
+    let passedMs = 0;
+    for (const [i, topic] of requested.entries()) {
+      const steps = Math.floor(((i + shift) / requested.length) * RENEWAL_STEPS);
+      const dueMs = steps * RENEWAL_SPREAD_MS / RENEWAL_STEPS;
+      if (dueMs > passedMs) await pause(runtime, dueMs - passedMs, signal);
+      passedMs = dueMs;
+      if (signal.aborted) break;
+      if (topics.has(session, topic)) checks.push(takeOffIfDenied(session, topic));
+    }
+    await Promise.all(checks);
+  }
+
+  async function takeOffIfDenied(session: Session, topic: string): Promise<void> {
+    try {
+      await check(session, topic, "subscribe");
+    } catch (error) {
+      // The client asks again if the rights are unknown.
+      const { code, message: reason } = failureOf(error);
+      parts().topics.unsubscribe(session, topic, { code, reason });
+    }
   }
 }
 

@@ -292,7 +292,7 @@ Deno.test("Server takes 16 renewals of a session at once, then one a second, at 
   for (let i = 0; i < 10; i++) await peer.subscribe(`topic-${i}`);
   asked = 0;
   const renew = () => peer.authenticate(`ann editor ${MINUTE_MS}`);
-  for (let i = 0; i < 16; i++) await renew();
+  const renewals = Array.from({ length: 16 }, renew);
   for (let i = 0; i < 5; i++) {
     const error = await assertRejects(renew, RequestError, "At most 1 renewal a second");
     assertEquals(error.failure, {
@@ -301,9 +301,12 @@ Deno.test("Server takes 16 renewals of a session at once, then one a second, at 
       retryAfterMs: 1_000,
     });
   }
-  assertEquals(asked, 160);
   await passTime(time, 1_000);
-  await renew();
+  await Promise.all(renewals);
+  assertEquals(asked, 160);
+  const renewal = renew();
+  await passTime(time, 1_000);
+  await renewal;
   assertEquals([asked, peer.isReady], [170, true]);
 });
 
@@ -328,4 +331,73 @@ Deno.test("Server asks again for a token that it could not check, and the client
   isDown = false;
   await passTime(time, 60_000);
   assertEquals([client.session?.id, asked], [id, ["503"]]);
+});
+
+Deno.test("Server spreads the questions of a user's renewals over a second, and refuses none", async () => {
+  using time = new FakeTime();
+  const asked: { readonly user: string; readonly atMs: number }[] = [];
+  let startMs = 0;
+  await using server = testServer({
+    ...LOGIN,
+    limits: { maxSessionsPerUser: 20 },
+    authorize: ({ value }, topic) => {
+      asked.push({ user: value.name, atMs: Date.now() - startMs });
+      return value.role === "editor" || topic !== "topic-99";
+    },
+  });
+  await using sessions = new AsyncDisposableStack();
+  const open = async (user: string, topics: number) => {
+    const session = sessions.use(await server.dial({ token: `${user} editor ${DAY_MS}` }));
+    for (let i = 0; i < topics; i++) await session.subscribe(`topic-${i}`);
+    return session;
+  };
+  const anns: Session[] = [];
+  for (let i = 0; i < 20; i++) anns.push(await open("ann", 100));
+  const bob = await open("bob", 1);
+  asked.length = 0;
+  startMs = Date.now();
+  const late: Session[] = [];
+  const renewing = anns.map((session) =>
+    session.authenticate(`ann reader ${DAY_MS}`).then(() => void late.push(session))
+  );
+  await turns(5);
+  // Another user waits for none of them.
+  await bob.authenticate(`bob reader ${DAY_MS}`);
+  assertEquals([asked.filter(({ user }) => user === "bob").length, Date.now()], [1, startMs]);
+  // The old rights hold until a topic is decided about.
+  assertEquals(server.topics.subscribers("topic-99").length, 20);
+  await passTime(time, 1_000);
+  await Promise.all(renewing);
+  assertEquals([late.length, server.topics.subscribers("topic-99")], [20, []]);
+  const tenths = Array<number>(10).fill(0);
+  for (const { user, atMs } of asked) if (user === "ann") tenths[Math.floor(atMs / 100)]!++;
+  for (const count of tenths) assert(count >= 180 && count <= 220, `${tenths}`);
+  assertEquals(tenths.reduce((sum, count) => sum + count), 2_000);
+});
+
+Deno.test("Server asks no question of a renewal for a session that closed, or a topic that it left", async () => {
+  using time = new FakeTime();
+  const asked: string[] = [];
+  await using server = testServer({ ...LOGIN, authorize: (_, topic) => asked.push(topic) > 0 });
+  const open = async () => {
+    const session = await server.dial({ token: `ann editor ${DAY_MS}` });
+    for (let i = 0; i < 10; i++) await session.subscribe(`topic-${i}`);
+    return session;
+  };
+  const closing = await open();
+  asked.length = 0;
+  const renewal = assertRejects(() => closing.authenticate(`ann editor ${DAY_MS}`));
+  await passTime(time, 250);
+  await closing.close();
+  await renewal;
+  await passTime(time, 1_000);
+  assertEquals(asked.length, 3);
+  await using leaving = await open();
+  asked.length = 0;
+  const renewing = leaving.authenticate(`ann editor ${DAY_MS}`);
+  await passTime(time, 250);
+  await leaving.unsubscribe("topic-9");
+  await passTime(time, 750);
+  await renewing;
+  assertEquals(asked, Array.from({ length: 9 }, (_, i) => `topic-${i}`));
 });

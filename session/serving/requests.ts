@@ -103,9 +103,15 @@ export interface SessionServices {
   }>;
   /**
    * Called once the peer has renewed its token and the session has the new identity. The answer to
-   * the peer waits for the promise. MUST NOT throw.
+   * the peer waits for the promise, as do later requests. MUST NOT throw.
    */
   readonly renewed?: (session: Session, before: unknown) => void | Promise<void>;
+  /**
+   * Decides again about the topics of a session that has a new identity. The answer to the peer
+   * waits for the promise, and later requests do not. The signal aborts with the session. MUST NOT
+   * throw.
+   */
+  readonly recheck?: (session: Session, signal: AbortSignal) => Promise<void>;
 }
 
 /** Start of a subscription. */
@@ -402,6 +408,10 @@ export class RequestQueue implements SessionRequests {
     number: PublicationNumber | undefined,
   ): void | Promise<void> {
     try {
+      if (envelope.kind === "auth") {
+        return this.#renew(envelope, envelope.token)
+          .catch((error) => this.#serviceFailed(envelope, error));
+      }
       const result = this.#run(envelope, number);
       if (!(result instanceof Promise)) return this.#served(envelope, result);
       return result.then((data) => this.#served(envelope, data))
@@ -411,11 +421,13 @@ export class RequestQueue implements SessionRequests {
     }
   }
 
-  #run(envelope: ServiceEnvelope, number: PublicationNumber | undefined): unknown {
+  #run(
+    envelope: Exclude<ServiceEnvelope, { readonly kind: "auth" }>,
+    number: PublicationNumber | undefined,
+  ): unknown {
     const services = this.#services;
     const { session } = this.#core;
-    const service = envelope.kind === "auth" ? services.authenticate : services[envelope.kind];
-    if (service === undefined) {
+    if (services[envelope.kind] === undefined) {
       throw new RequestError("forbidden", `This end offers no ${envelope.kind}`);
     }
     switch (envelope.kind) {
@@ -424,8 +436,6 @@ export class RequestQueue implements SessionRequests {
           number,
           echo: envelope.echo !== false,
         });
-      case "auth":
-        return this.signIn(envelope.token);
       case "unsubscribe":
         return services.unsubscribe!(session, envelope.topic);
       case "presence":
@@ -442,19 +452,33 @@ export class RequestQueue implements SessionRequests {
     }
   }
 
-  /** Checks the token of the peer, the first one or a new one, and takes over the identity. */
-  async signIn(token: string): Promise<undefined> {
+  /**
+   * Checks the token of the peer, the first one or a new one, and takes over the identity.
+   *
+   * @returns The decisions that follow a renewal, which still go on.
+   */
+  async signIn(token: string): Promise<{ readonly rechecked?: Promise<void> | undefined }> {
     const core = this.#core;
     const { session, value: before } = core;
-    const { authenticate, renewed } = this.#services;
+    const { authenticate, renewed, recheck } = this.#services;
     if (authenticate === undefined) throw new RequestError("forbidden", "This end takes no token");
     const isRenewal = core.state !== "connecting";
     this.#abort ??= new AbortController();
-    const identity = await authenticate(session, token, this.#abort.signal);
-    if (session.isClosed) return;
+    const { signal } = this.#abort;
+    const identity = await authenticate(session, token, signal);
+    if (session.isClosed) return {};
     const { value, user, isGuest, credentials } = identity;
     Object.assign(core, { value, user, isGuest, credentials });
-    if (isRenewal) await renewed?.(session, before);
+    if (!isRenewal) return {};
+    const rechecked = recheck?.(session, signal);
+    await renewed?.(session, before);
+    return { rechecked };
+  }
+
+  /** Renews a token. The answer comes after the decisions, and later requests are handled before. */
+  async #renew(envelope: ServiceEnvelope, token: string): Promise<void> {
+    const { rechecked } = await this.signIn(token);
+    void Promise.resolve(rechecked).then(() => this.#served(envelope, undefined));
   }
 
   #served(envelope: ServiceEnvelope, data: unknown): void {
