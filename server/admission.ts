@@ -33,6 +33,7 @@ import {
 import type { Reservation } from "../manager/limits.ts";
 import type { AdmitOptions, SessionManager } from "../manager/session_manager.ts";
 import { outside } from "../base/runtime.ts";
+import type { Quotas } from "../base/shares.ts";
 import { DecisionFault } from "../base/decision.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
@@ -118,6 +119,8 @@ export interface AdmissionParts {
   readonly console: ConsoleReport;
   /** Aborts when the server gives up the bodies that are not complete. */
   readonly cut: AbortSignal;
+  /** The quotas of the server. */
+  readonly quotas: Quotas;
   /** Returns the nodes of the broker; `undefined` without a broker. */
   readonly nodes: () => Nodes | undefined;
 }
@@ -139,6 +142,7 @@ export class Admission<V> {
   readonly #console: ConsoleReport;
   readonly #nodes: () => Nodes | undefined;
   readonly #cut: AbortSignal;
+  readonly #quotas: Quotas;
   /** Sessions over HTTP, once a client asked for one. */
   #http: Promise<HttpSessions> | undefined = undefined;
   // All of these are bounded by the reservations of the manager.
@@ -161,7 +165,7 @@ export class Admission<V> {
   constructor(
     options: AdmissionOptions<V>,
     settings: SessionSettings,
-    { manager, claim, console, cut, nodes }: AdmissionParts,
+    { manager, claim, console, cut, nodes, quotas }: AdmissionParts,
   ) {
     checkAdmissionOptions(options);
     const { runtime } = settings;
@@ -191,6 +195,7 @@ export class Admission<V> {
     this.#console = console;
     this.#nodes = nodes;
     this.#cut = cut;
+    this.#quotas = quotas;
   }
 
   /** Passes the reservation of a connection on to the manager. */
@@ -666,10 +671,13 @@ export class Admission<V> {
       runtime,
       manager: this.#manager,
       nodes: this.#nodes(),
+      quotas: this.#quotas,
       cut: this.#cut,
       maxFrameBytes: this.maxFrameBytes,
       origins: { ...(origins && { origins }), ...(hosts && { hosts }) },
       countForged: (request, info) => this.#count({ address: this.addressOf(request, info) }),
+      ownerOf: (request, info) =>
+        this.#quotas.owners.of({ address: this.addressOf(request, info) }),
       report: (error) => reportRequest(this.#console, "A request of the HTTP transport", error),
     });
   }

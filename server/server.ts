@@ -252,6 +252,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#admission = new Admission(admitted, settings, {
       manager,
       cut: this.#gate.cut,
+      quotas: this.#quotas,
       claim: (user) => this.#claims?.claim(user),
       console: this.#console,
       nodes: () => this.nodes,

@@ -6,6 +6,7 @@ import { joinHead, splitHead } from "../pubsub/nodes/call_messages.ts";
 import { isNumber } from "../pubsub/nodes/messages.ts";
 import { type NodeCall, NodeCallError, NodeCalls } from "../pubsub/nodes/node_calls.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
+import { NOBODY, type Quota, type Quotas } from "../base/shares.ts";
 import { TimeoutError } from "../errors.ts";
 import { MAX_WEBSOCKET_REASON_BYTES } from "../transport/close_info.ts";
 import type { ConnectionCloseInfo } from "../transport/connection.ts";
@@ -41,12 +42,23 @@ const MAX_NAME_LENGTH = 128;
 /** Most connections of other nodes whose secrets this node remembers, about 2 MB. */
 const MAX_PROVEN = 10_000;
 
+/**
+ * Most calls at once about connections that this node does not know, so that ids that somebody made
+ * up leave most of the calls between two nodes to connections that are there.
+ */
+const MAX_UNKNOWN = 1_024;
+
+/** Such calls of one network address, once more than half of `MAX_UNKNOWN` are under way. */
+const MAX_UNKNOWN_PER_ADDRESS = 16;
+
 /** Options for {@linkcode SharedCarriers}. */
 export interface SharedCarriersOptions {
   /** The nodes. */
   readonly nodes: Nodes;
   /** Connections of this node. */
   readonly own: HttpCarriers;
+  /** The quotas of the server. */
+  readonly quotas: Quotas;
   /** Most bytes of the frames of a request, and of the events of an answer. */
   readonly maxBytes: number;
   /** Gets errors that no client causes. MUST NOT throw. */
@@ -60,7 +72,9 @@ export interface SharedCarriersOptions {
  *   node gave no sign of life, the connection is unknown once two heartbeats did not come.
  * - **Repeatable:** each call of a {@linkcode HttpCarrier} can be repeated, also by way of another
  *   node: events and frames have numbers.
- * - **Checked:** the node of the connection checks the secret. Malformed calls fail.
+ * - **Checked:** the node of the connection checks the secret, before a client waits for events or
+ *   sends a body. Malformed calls fail.
+ * - **Shares:** first calls about a connection have a bound, and each network address a share.
  */
 export class SharedCarriers implements HttpCarriers, AsyncDisposable {
   readonly #nodes: Nodes;
@@ -69,14 +83,24 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
   readonly #calls: NodeCalls;
   /** Secrets of connections of other nodes, by id, oldest use first; bounded by `MAX_PROVEN`. */
   readonly #proven = new Map<string, string>();
+  /** Calls about connections of other nodes whose secrets this node does not remember. */
+  readonly #unknown: Quota;
 
   /**
    * Begins to answer the calls of other nodes.
    *
    * @param options See {@linkcode SharedCarriersOptions}.
    */
-  constructor({ nodes, own, maxBytes, onError }: SharedCarriersOptions) {
+  constructor({ nodes, own, quotas, maxBytes, onError }: SharedCarriersOptions) {
     this.#nodes = nodes;
+    this.#unknown = quotas.open({
+      limit: "unknownConnections",
+      verb: "continue",
+      what: "requests at once for connections that a node has to look for",
+      max: MAX_UNKNOWN,
+      shares: { address: MAX_UNKNOWN_PER_ADDRESS },
+      retryAfterMs: 1_000,
+    });
     this.#own = own;
     this.#maxBytes = maxBytes;
     this.#calls = new NodeCalls({
@@ -93,12 +117,23 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
     return this.#calls.ready;
   }
 
-  find(id: string, secret: string): HttpCarrier {
+  /** Number of calls about connections that this node does not know. */
+  get unknown(): number {
+    return this.#unknown.taken;
+  }
+
+  find(id: string, secret: string, ownerOf = () => NOBODY): HttpCarrier {
     const node = nodeOf(id);
     if (node === undefined || node === this.#nodes.id) return this.#own.find(id, secret);
     const isShort = id.length <= MAX_ID_LENGTH && secret.length <= MAX_NAME_LENGTH;
     if (!isShort || this.#nodes.isGone(node)) throw unknown();
-    return new RemoteCarrier(this.#calls, node, { id, secret }, this.#proven);
+    return new RemoteCarrier({
+      calls: this.#calls,
+      node,
+      keys: { id, secret },
+      proven: this.#proven,
+      takePlace: () => this.#unknown.take(ownerOf()),
+    });
   }
 
   /** Ends all calls in both directions. Idempotent. */
@@ -136,24 +171,38 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
   }
 }
 
+/** Parts of a {@linkcode RemoteCarrier}. */
+interface RemoteCarrierParts {
+  readonly calls: NodeCalls;
+  readonly node: string;
+  readonly keys: Keys;
+  readonly proven: Map<string, string>;
+  /** Takes a place for the call about a connection that this node does not know. */
+  readonly takePlace: () => Disposable;
+}
+
 /** A connection on another node. */
 class RemoteCarrier implements HttpCarrier {
   readonly #calls: NodeCalls;
   readonly #node: string;
   readonly #keys: Keys;
   readonly #proven: Map<string, string>;
+  readonly #takePlace: () => Disposable;
 
-  constructor(calls: NodeCalls, node: string, keys: Keys, proven: Map<string, string>) {
+  constructor({ calls, node, keys, proven, takePlace }: RemoteCarrierParts) {
     this.#calls = calls;
     this.#node = node;
     this.#keys = keys;
     this.#proven = proven;
+    this.#takePlace = takePlace;
   }
 
   /** Asks the other node once, by a call without frames; later calls tell if anything changed. */
   async prove(): Promise<void> {
     const { id, secret } = this.#keys;
-    if (this.#proven.get(id) !== secret) await this.give(0, new Uint8Array(), 0);
+    if (this.#proven.get(id) === secret) return;
+    using _place = this.#takePlace();
+    await this.give(0, new Uint8Array(), 0);
   }
 
   async take(after: number, options: TakeOptions): Promise<TakenEvents> {
@@ -161,6 +210,7 @@ class RemoteCarrier implements HttpCarrier {
     const none: TakenEvents = { events: "", last: after, state: "open" };
     if (signal.aborted) return none;
     try {
+      await this.prove();
       const asked: Asked = { kind: "take", ...this.#keys, after, ...rest };
       const timeoutMs = rest.waitMs + ANSWER_MS;
       const { head, data } = await this.#call(asked, undefined, { timeoutMs, signal });
@@ -181,6 +231,7 @@ class RemoteCarrier implements HttpCarrier {
   }
 
   async end({ closeCode, reason }: Required<ConnectionCloseInfo>): Promise<void> {
+    await this.prove();
     await this.#call({ kind: "end", ...this.#keys, closeCode, reason });
   }
 

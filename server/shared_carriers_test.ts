@@ -13,6 +13,10 @@ import {
   type TakeOptions,
 } from "../transport/http/carrier.ts";
 import { HttpConnections } from "../transport/http/server.ts";
+import { Quotas } from "../base/shares.ts";
+import { LimitError } from "../errors.ts";
+import { Header } from "../transport/http/connection.ts";
+import { CarrierRequests } from "./http/carrier_requests.ts";
 import { SharedCarriers } from "./shared_carriers.ts";
 
 const SECRET = "0123456789abcdefghijkl";
@@ -63,7 +67,13 @@ Deno.test("A connection gives events again whose answer was lost between two nod
   const nodes = new Nodes({ broker: bench.engine.connect() });
   const own = new HttpConnections({ runtime: nodes.runtime, node: nodes.id, maxFrameBytes: 100 });
   const onError = (error: unknown) => void bench.errors.push(error);
-  await using _shared = new SharedCarriers({ nodes, own, maxBytes: 1_000, onError });
+  await using _shared = new SharedCarriers({
+    nodes,
+    own,
+    quotas: new Quotas(nodes.runtime),
+    maxBytes: 1_000,
+    onError,
+  });
   await bench.pass(300);
   const connection = own.accept();
   const { session, secret } = connection.opened;
@@ -101,7 +111,13 @@ class Bench implements AsyncDisposable {
     const nodes = new Nodes({ broker });
     const own = new Connection(`${nodes.id}.one`);
     const onError = (error: unknown) => void this.errors.push(error);
-    const carriers = new SharedCarriers({ nodes, own, maxBytes: 400_000, onError });
+    const carriers = new SharedCarriers({
+      nodes,
+      own,
+      quotas: new Quotas(nodes.runtime),
+      maxBytes: 400_000,
+      onError,
+    });
     this.#open.push(carriers, nodes);
     return { nodes, broker, own, carriers };
   }
@@ -156,6 +172,7 @@ Deno.test("SharedCarriers.find() passes calls on to the connection of another no
   assertEquals(await carrier.give(2, new Uint8Array(300_000), 5), { result: "taken", next: 3 });
   await carrier.end({ closeCode: 3001, reason: "Bye" });
   assertEquals(b.own.calls, [
+    ["give", 0, 0, 0],
     ["take", 7, rest],
     ["give", 2, 300_000, 5],
     ["end", { closeCode: 3001, reason: "Bye" }],
@@ -217,6 +234,7 @@ Deno.test("SharedCarriers end a wait for events by the signal, and by the time",
   await bench.pass(300);
   b.own.taken = "never";
   const carrier = a.carriers.find(b.own.id, SECRET);
+  await carrier.prove();
   const ending = new AbortController();
   const taking = carrier.take(4, takeOptions(ending.signal));
   await bench.pass(0);
@@ -224,7 +242,7 @@ Deno.test("SharedCarriers end a wait for events by the signal, and by the time",
   assertEquals(await taking, { events: "", last: 4, state: "open" });
   assert(b.own.signals[0]!.aborted);
   const none = await carrier.take(4, takeOptions(ending.signal));
-  assertEquals([none.last, b.own.calls.length], [4, 1]);
+  assertEquals([none.last, b.own.calls.length], [4, 2]);
   // A connection that does not keep to the time.
   const late = reasonOf(carrier.take(4, takeOptions()));
   await bench.pass(31_000);
@@ -306,4 +324,59 @@ Deno.test("SharedCarriers take no malformed answer for an outcome", async () => 
   }
   assertEquals(splitHead(new Uint8Array([0, 5, 1])), undefined);
   await nodes.close();
+});
+
+Deno.test("SharedCarriers leave calls about unknown connections to other addresses than one that has many", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join(), bench.join()];
+  await bench.pass(300);
+  const { owners } = new Quotas(a.nodes.runtime);
+  const ownerAt = (address: string) => () => owners.of({ address });
+  const prove = (address: string, id: string, secret = SECRET) =>
+    a.carriers.find(id, secret, ownerAt(address)).prove();
+  await prove("192.0.2.1", b.own.id);
+  // A node that is there, and does not answer.
+  b.broker.cut();
+  const madeUp = Array.from({ length: 2_000 }, (_, i) => prove("192.0.2.1", `${b.nodes.id}.${i}`));
+  const outcomes = madeUp.map((call) => call.catch((error) => error));
+  const refusal = await outcomes.at(-1);
+  assert(refusal instanceof LimitError);
+  assertEquals([refusal.level, refusal.retryAfterMs], ["address", 1_000]);
+  assertEquals(a.carriers.unknown, 512);
+  // Another address has its share, and a known connection of the first address needs no place.
+  const others = Array.from({ length: 17 }, (_, i) => {
+    return prove("192.0.2.2", `${b.nodes.id}.x${i}`).catch((error) => error);
+  });
+  assert(await others[16] instanceof LimitError);
+  assertEquals(a.carriers.unknown, 512 + 16);
+  await prove("192.0.2.1", b.own.id);
+  const requests = new CarrierRequests({
+    runtime: a.nodes.runtime,
+    maxFrameBytes: 100,
+    carriers: a.carriers,
+    origins: {},
+    cut: new AbortController().signal,
+    countForged() {},
+    ownerOf: ownerAt("192.0.2.1"),
+    report: (error) => void bench.errors.push(error),
+  });
+  const headers = {
+    [Header.session]: `${b.nodes.id}.y`,
+    [Header.secret]: SECRET,
+    [Header.number]: "1",
+    [Header.lastEvent]: "0",
+  };
+  for (const method of ["GET", "POST", "DELETE"]) {
+    const request = new Request("http://localhost/", { method, headers });
+    const response = await requests.fetch(request, {});
+    await response.body?.cancel();
+    const { status } = response;
+    assertEquals([method, status, response.headers.get("retry-after")], [method, 429, "1"]);
+  }
+  // All calls end with the node's silence, and give their places back.
+  await bench.pass(10_000);
+  const reasons = new Set(
+    (await Promise.all([...outcomes, ...others])).map(({ reason, name }) => reason ?? name),
+  );
+  assertEquals([reasons, a.carriers.unknown], [new Set(["unavailable", "LimitError"]), 0]);
 });

@@ -33,6 +33,7 @@ import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
 import { createServer, type ServerOptions } from "../server.ts";
 import { Answers, type BeginAnswer } from "../server/durable/answers.ts";
 import { NodeStreams } from "../server/durable/node_streams.ts";
+import { SharedCarriers } from "../server/shared_carriers.ts";
 import { checkAnswers } from "../server/durable/options.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import { IdempotencyKeys } from "../server/http/idempotency.ts";
@@ -220,6 +221,7 @@ function httpConnection(room: AsyncDisposableStack) {
     origins: {},
     cut: new AbortController().signal,
     countForged() {},
+    ownerOf: () => NOBODY,
     report: (error) => {
       throw error;
     },
@@ -894,6 +896,36 @@ const NODES: readonly Row[] = [
         take,
         left: () => [near, far].flatMap((c) => [c.waiting, c.answering, c.gatheredBytes]),
       };
+    },
+  })),
+  ...["known", "unknown", "forbidden"].map((end): Row => ({
+    name: `calls about connections of other nodes that are ${end}`,
+    quota: "server/shared_carriers.ts",
+    bound: 1_024,
+    async open(room) {
+      const broker = room.use(new MemoryBroker());
+      const [near, far] = [0, 1].map(() => {
+        const nodes = room.use(new Nodes({ broker }));
+        const own = room.use(new HttpConnections({ runtime, node: nodes.id, maxFrameBytes: 100 }));
+        const shared = new SharedCarriers({
+          nodes,
+          own,
+          quotas: new Quotas(runtime),
+          maxBytes: 1_000,
+          onError() {},
+        });
+        return { nodes, own, shared: room.use(shared) };
+      });
+      await Promise.all([near!.shared.ready, far!.shared.ready]);
+      await until(() => near!.nodes.has(far!.nodes.id));
+      const { session, secret } = far!.own.accept().opened;
+      const take = async (i: number) => {
+        const id = end === "unknown" ? `${session}${i}` : session;
+        const carrier = near!.shared.find(id, end === "forbidden" ? `${i}` : secret);
+        const reason = await carrier.prove().then(() => "known", (error) => error.reason);
+        assertEquals(reason, end);
+      };
+      return { take, left: () => [near!.shared.unknown] };
     },
   })),
   {

@@ -4,6 +4,7 @@
  * @module
  */
 import { platformRuntime } from "../base/runtime.ts";
+import { NOBODY } from "../base/shares.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import type { Connection } from "../transport/connection.ts";
 import { dialHttp, type DialHttpOptions } from "../transport/http/client.ts";
@@ -44,6 +45,7 @@ export class HttpEnds implements AsyncDisposable {
       origins: {},
       cut: new AbortController().signal,
       countForged: () => void this.forged++,
+      ownerOf: () => NOBODY,
       report: (error) => void this.errors.push(error),
     });
     const serve = (request: Request): Promise<Response> => {

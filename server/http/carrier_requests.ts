@@ -1,9 +1,11 @@
 /** Requests of the HTTP transport: event streams, polls, posts and closes, on any connection. */
 import { closing, readBody } from "./body.ts";
-import { methodNotAllowed, Problem, REFUSAL_CODES } from "./problem.ts";
+import { methodNotAllowed, Problem, REFUSAL_CODES, tooMany } from "./problem.ts";
 import { Refused } from "../refusal.ts";
 import { refusalHeaders } from "../session_request.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import type { Owner } from "../../base/shares.ts";
+import { LimitError } from "../../errors.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { isPortableCloseCode } from "../../transport/wire_close.ts";
 import { cutReason, MAX_WEBSOCKET_REASON_BYTES } from "../../transport/close_info.ts";
@@ -73,6 +75,12 @@ export interface CarrierRequestsOptions {
    * @throws {Refused} If the network address has made too many attempts.
    */
   readonly countForged: (request: Request, info: RequestInfo) => void;
+  /**
+   * Tells whose request this is.
+   *
+   * @throws {Refused} If the network address of the request is unknown for now.
+   */
+  readonly ownerOf: (request: Request, info: RequestInfo) => Owner;
   /** Reports an error that the client is not told. */
   readonly report: (error: unknown) => void;
 }
@@ -121,11 +129,11 @@ export class CarrierRequests {
         case "OPTIONS":
           return this.#preflight(request);
         case "GET":
-          return await this.#read(request);
+          return await this.#read(request, info);
         case "POST":
-          return await this.#post(request);
+          return await this.#post(request, info);
         case "DELETE":
-          return await this.#delete(request);
+          return await this.#delete(request, info);
       }
       throw methodNotAllowed(request.method, [...METHODS, "OPTIONS"]);
     } catch (error) {
@@ -133,8 +141,8 @@ export class CarrierRequests {
     }
   }
 
-  async #read(request: Request): Promise<Response> {
-    const carrier = this.#carrierOf(request);
+  async #read(request: Request, info: RequestInfo): Promise<Response> {
+    const carrier = this.#carrierOf(request, info);
     const after = numberOf(request, Header.lastEvent);
     const reader = this.#reader();
     // The signal of a request is of no use: in Deno it also aborts after a complete answer.
@@ -151,8 +159,8 @@ export class CarrierRequests {
     return this.#stream(request, carrier, { head, last, reader, isFirst: false });
   }
 
-  async #post(request: Request): Promise<Response> {
-    const carrier = this.#carrierOf(request);
+  async #post(request: Request, info: RequestInfo): Promise<Response> {
+    const carrier = this.#carrierOf(request, info);
     const number = numberOf(request, Header.number);
     const received = numberOf(request, Header.lastEvent);
     // Without the secret a client takes neither memory nor one of the places for bodies.
@@ -165,8 +173,8 @@ export class CarrierRequests {
     return this.#given(request, given);
   }
 
-  async #delete(request: Request): Promise<Response> {
-    await this.#carrierOf(request).end(closeOf(request));
+  async #delete(request: Request, info: RequestInfo): Promise<Response> {
+    await this.#carrierOf(request, info).end(closeOf(request));
     return this.#answer(request, null, { status: 204 });
   }
 
@@ -258,7 +266,8 @@ export class CarrierRequests {
           events = waiting ?? await take();
         } catch (error) {
           // The next request of the client is told the reason.
-          if (!(error instanceof CarrierError)) this.#options.report(error);
+          const isTold = error instanceof CarrierError || error instanceof LimitError;
+          if (!isTold) this.#options.report(error);
           isOver = true;
         }
         waiting = undefined;
@@ -318,10 +327,14 @@ export class CarrierRequests {
     return new Response(body, { status: init.status ?? 200, headers });
   }
 
-  #carrierOf({ headers }: Request): HttpCarrier {
+  #carrierOf(request: Request, info: RequestInfo): HttpCarrier {
+    const { headers } = request;
+    const { carriers, ownerOf } = this.#options;
     const id = headers.get(Header.session) ?? "";
     const secret = headers.get(Header.secret) ?? "";
-    if (id !== "" && id.length <= MAX_ID_LENGTH) return this.#options.carriers.find(id, secret);
+    if (id !== "" && id.length <= MAX_ID_LENGTH) {
+      return carriers.find(id, secret, () => ownerOf(request, info));
+    }
     throw malformed(Header.session, `an id of at most ${MAX_ID_LENGTH} characters`, id);
   }
 
@@ -332,6 +345,8 @@ export class CarrierRequests {
   /** Turns an error into a problem. */
   #problemOf(error: unknown, request: Request, info: RequestInfo): Problem {
     if (error instanceof Problem) return error;
+    if (error instanceof Refused) return problemOf(error);
+    if (error instanceof LimitError) return tooMany(error.message, error.retryAfterMs ?? 1_000);
     if (!(error instanceof CarrierError)) return this.#fault(error);
     const { reason, message: detail } = error;
     if (reason === "malformed") return new Problem(400, { code: reason, detail });

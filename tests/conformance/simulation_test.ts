@@ -1,3 +1,4 @@
+import { NOBODY } from "../../base/shares.ts";
 import { Simulation } from "../../testing/simulation/simulation.ts";
 import { SimulatedNetwork } from "../../testing/simulation/network/network.ts";
 import type { LinkConditions } from "../../testing/simulation/network/conditions.ts";
@@ -110,6 +111,7 @@ const overHttp: Open = async ({ client, server, network }) => {
     carriers: connections,
     origins: {},
     countForged() {},
+    ownerOf: () => NOBODY,
     report(error) {
       throw error;
     },

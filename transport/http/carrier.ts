@@ -1,4 +1,5 @@
 /** The contract between requests over HTTP and the connection that the requests belong to. */
+import type { Owner } from "../../base/shares.ts";
 import type { ConnectionCloseInfo } from "../connection.ts";
 
 /** Options for {@linkcode HttpCarrier.take}. */
@@ -49,7 +50,8 @@ export interface GivenFrames {
  * A connection of the HTTP transport, as requests see the connection. The connection of this node is
  * one implementation; a connection of another node needs one that passes the calls on.
  *
- * Every method rejects with a {@linkcode CarrierError} if the connection cannot be reached.
+ * Every method rejects with a {@linkcode CarrierError} if the connection cannot be reached, and with
+ * a `LimitError` if the client asks for too many connections that this node does not know.
  */
 export interface HttpCarrier {
   /**
@@ -109,11 +111,13 @@ export interface HttpCarriers {
    *
    * @param id Id of the connection, as the client sent it.
    * @param secret Secret of the connection, as the client sent it.
+   * @param ownerOf Tells whose request this is; called if another node has to be asked whether the
+   * connection is there. By default nobody's.
    * @returns The connection. The methods of one on another node may reject with `unknown` and
    * `forbidden`.
    * @throws {CarrierError} If there is no such connection, or the secret is wrong.
    */
-  find(id: string, secret: string): HttpCarrier;
+  find(id: string, secret: string, ownerOf?: () => Owner): HttpCarrier;
 }
 
 /** Most characters of a connection's id: the id of a node, a point and a UUID. */
