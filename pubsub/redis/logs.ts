@@ -400,9 +400,15 @@ if size > 0 then take(sealed, tail - sealed, string.sub(redis.call('GET', newest
 return answer('page', '', page)
 `;
 
-/** Deletes. Forks that another program damaged do not keep their source. */
+/**
+ * Deletes. Forks that another program damaged do not keep their source. Keys without a state are
+ * removed on demand, and kept by a search for overdue logs.
+ */
 const DELETE = LOG + `
-if not log.identity then redis.pcall('ZREM', index, ask.id) return answer('missing') end
+if not log.identity then
+  if ask.ifExpired then redis.pcall('ZREM', index, ask.id) else remove() end
+  return answer('missing')
+end
 if log.deleted then return answer('deleted') end
 if ask.ifExpired and not isExpired then return answer('alive') end
 local isKept = sizeOf('SCARD', forks) > 0

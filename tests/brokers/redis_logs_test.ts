@@ -11,7 +11,7 @@ import type {
   CreateLogOptions,
   LogRecord,
 } from "../../pubsub/logs/log.ts";
-import { logTopic, MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
+import { ANSWER_PREFIX, logTopic, MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { slotOf } from "../../pubsub/redis/format.ts";
 import { RedisBroker, type RedisBrokerOptions } from "../../pubsub/redis/mod.ts";
@@ -537,6 +537,17 @@ for (
   });
 }
 
+test("removes the keys of a log without a state when that is deleted, and not before", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const { logs } = broker;
+  const run = await damaging(server, broker);
+  await run("set @state x");
+  assertEquals(await logs.delete("log", { ifExpired: true }), { kind: "missing" });
+  assertEquals(await server.run("dbsize"), "5");
+  assertEquals(await logs.delete("log"), { kind: "missing" });
+  assertEquals(await server.run("dbsize"), "0");
+});
+
 test("does not let damaged forks keep a log that is deleted", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const { logs } = broker;
@@ -546,6 +557,30 @@ test("does not let damaged forks keep a log that is deleted", async (server) => 
   assertEquals(await logs.release("log", "fork"), undefined);
   assertEquals(await logs.delete("log"), { kind: "removed" });
   assertEquals(await server.run("dbsize"), "0");
+});
+
+test("lists answers beside one whose state another program damaged", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const { logs } = broker;
+  const id = (name: string) => ANSWER_PREFIX + name;
+  for (const name of ["whole", "other-type", "no-json"]) {
+    await create(logs, id(name), { config: { contentType: "text/plain", owner: name } });
+  }
+  const keys = (await server.run("keys", "*")).split("\n");
+  const keyOf = (end: string) => keys.find((key) => key.endsWith(end))!;
+  await server.run("set", keyOf("other-type"), "x");
+  await server.run("hset", keyOf("no-json"), "config", "{]");
+  const owners: unknown[] = [];
+  let after: string | undefined = "0 0";
+  while (after !== undefined) {
+    const page: Awaited<ReturnType<BrokerLogs["answers"]>> = await logs.answers({
+      limit: 100,
+      after,
+    });
+    owners.push(...page.logs.map(({ id, owner }) => [id, owner]));
+    after = page.next;
+  }
+  assertEquals(owners.sort(), [[id("no-json"), undefined], [id("whole"), "whole"]]);
 });
 
 test("begins an index anew that another program damaged, and leaves out foreign names", async (server) => {
