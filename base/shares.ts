@@ -3,7 +3,7 @@
  * a bound alone protects the process, and gives its capacity to whoever comes first.
  */
 import type { Runtime } from "./runtime.ts";
-import { addressKey, type Network, networksOf } from "./network_address.ts";
+import { addressKey, isPrivateAddress, type Network, networksOf } from "./network_address.ts";
 import { LimitError, type LimitLevel } from "../errors.ts";
 
 /** Part of a bound from which shares are enforced: below, nobody takes from anybody. */
@@ -67,6 +67,8 @@ export interface Owner extends Omit<OwnerFacts, "address"> {
   readonly isBehindProxy: boolean;
   /** True for a user who was first seen at this address more than an hour ago. */
   readonly isFamiliar: boolean;
+  /** Called each time the share of a proxy's address would count. MUST NOT throw. */
+  readonly onProxy?: (() => void) | undefined;
 }
 
 /** The owner of what the application itself takes, for which the bound of the server alone counts. */
@@ -76,12 +78,20 @@ export const NOBODY: Owner = { networks: [], isBehindProxy: false, isFamiliar: f
 export interface OwnersOptions {
   /** Tells whether the key of an address is that of a proxy; by default, none is. */
   readonly isProxy?: ((key: string) => boolean) | undefined;
+  /**
+   * Called with the key of a proxy's address each time its share would count: the quota is
+   * contended, and the owner takes a place. MUST NOT throw.
+   */
+  readonly onProxy?: ((key: string) => void) | undefined;
 }
 
 /** Makes the owners of places, and remembers which users are familiar at which address. */
 export class Owners {
   readonly #runtime: Runtime;
   readonly #isProxy: (key: string) => boolean;
+  readonly #onProxy: ((key: string) => void) | undefined;
+  /** The newest owner without a user: one connection asks for the same several times. */
+  #last: { readonly key: string; readonly owner: Owner } | undefined;
   /** Pairs of address and user; at most `MAX_REMEMBERED`. */
   readonly #seen = new Map<string, { readonly firstMs: number; lastMs: number }>();
 
@@ -91,9 +101,10 @@ export class Owners {
    * @param runtime Runtime that has the clock.
    * @param options See {@linkcode OwnersOptions}.
    */
-  constructor(runtime: Runtime, { isProxy = () => false }: OwnersOptions = {}) {
+  constructor(runtime: Runtime, { isProxy = () => false, onProxy }: OwnersOptions = {}) {
     this.#runtime = runtime;
     this.#isProxy = isProxy;
+    this.#onProxy = onProxy;
   }
 
   /**
@@ -103,22 +114,31 @@ export class Owners {
    * @returns The owner.
    */
   of({ address, ...facts }: OwnerFacts): Owner {
-    const key = address === undefined || address === "" ? undefined : addressKey(address);
-    const networks = networksOf(key);
-    if (key === undefined) return { ...facts, networks, isBehindProxy: false, isFamiliar: false };
-    const isBehindProxy = this.#isProxy(key);
-    const { user } = facts;
-    if (user === undefined) return { ...facts, networks, isBehindProxy, isFamiliar: false };
-    const firstMs = this.#firstSeen(JSON.stringify([key, user]));
+    const at = this.#at(address);
+    const { user, guest, session } = facts;
+    if ((user ?? guest ?? session) === undefined) return at;
+    if (user === undefined || address === undefined || address === "") return { ...at, ...facts };
+    const firstMs = this.#firstSeen(JSON.stringify([addressKey(address), user]));
     const runtime = this.#runtime;
     return {
+      ...at,
       ...facts,
-      networks,
-      isBehindProxy,
       get isFamiliar() {
         return runtime.monotonic() - firstMs >= FAMILIAR_AFTER_MS;
       },
     };
+  }
+
+  /** The owner of whatever has an address alone. */
+  #at(address: string | undefined): Owner {
+    if (address === undefined || address === "") return NOBODY;
+    const key = addressKey(address);
+    if (this.#last?.key === key) return this.#last.owner;
+    const isBehindProxy = this.#isProxy(key);
+    const onProxy = isBehindProxy ? () => this.#onProxy?.(key) : undefined;
+    const owner = { networks: networksOf(key), isBehindProxy, isFamiliar: false, onProxy };
+    this.#last = { key, owner };
+    return owner;
   }
 
   #firstSeen(pair: string): number {
@@ -133,6 +153,20 @@ export class Owners {
     if (this.#seen.size < MAX_REMEMBERED) this.#seen.set(pair, { firstMs, lastMs: now });
     return firstMs;
   }
+}
+
+/**
+ * Makes the owner of a socket, for listeners that know the address alone: that of the peer, so a
+ * private one is that of a proxy, whatever address its headers name.
+ *
+ * @param address The address of the peer.
+ * @param session The connection, for a quota with a share of each.
+ * @returns The owner.
+ */
+export function socketOwner(address: string, session?: string): Owner {
+  const key = address === "" ? undefined : addressKey(address);
+  const isBehindProxy = key !== undefined && isPrivateAddress(key);
+  return { session, networks: networksOf(key), isBehindProxy, isFamiliar: false };
 }
 
 /** Shares of a {@linkcode Quota}; a level without a share has none of its own. */
@@ -244,6 +278,12 @@ interface Holder {
 /** The places of owners on one node: the name of the quota, the key of the owner, the number. */
 export type QuotaReport = readonly (readonly [name: string, key: string, taken: number])[];
 
+/** A reached bound or share. */
+interface Full {
+  readonly level: LimitLevel;
+  readonly most: number;
+}
+
 /** Changes the counts of a quota for one place. */
 interface Counter {
   change(place: HeldPlace, owner: Owner, options: TakeOptions): void;
@@ -354,24 +394,43 @@ export class Quota {
    * @throws {LimitError} If the bound or a share is reached, with the level.
    */
   take(owner: Owner = NOBODY, options: TakeOptions = {}): Place {
-    const counts = this.#countsOf(owner);
-    const partner = partnerOf(options.beside);
-    this.#check(counts, options, partner);
-    const { max } = this.#options;
-    const { factor = 1 } = options;
-    if (partner === undefined && this.#taken >= max * factor) {
-      this.#refuse("server", max * factor, options);
-    }
-    const place = new HeldPlace(this.#counter, counts);
-    this.#add(place, partner);
-    return place;
+    const found = this.#attempt(owner, options);
+    if (found instanceof HeldPlace) return found;
+    throw this.#errorOf(found, options);
+  }
+
+  /**
+   * Takes a place if there is one, without the cost of an error.
+   *
+   * @param owner The taker of the place.
+   * @param options Conditions; see {@linkcode TakeOptions}.
+   * @returns The place, or the level whose bound or share is reached.
+   */
+  tryTake(owner: Owner = NOBODY, options: TakeOptions = {}): Place | LimitLevel {
+    const found = this.#attempt(owner, options);
+    return found instanceof HeldPlace ? found : found.level;
+  }
+
+  /**
+   * Tells whether a place could be taken, and counts no refusal.
+   *
+   * @param owner The taker of the place.
+   * @param options Conditions; see {@linkcode TakeOptions}.
+   * @returns The level whose bound or share is reached, shares first; `undefined` if there is room.
+   */
+  levelFull(owner: Owner = NOBODY, options: TakeOptions = {}): LimitLevel | undefined {
+    return (this.#fullShare(this.#countsOf(owner), options) ?? this.#fullBound(options))?.level;
   }
 
   readonly #counter: Counter = {
     change: (place, owner, options) => {
       const counts = this.#countsOf(owner);
       const partner = place.partner ?? partnerOf(options.beside);
-      this.#check(counts, options, place, partner);
+      const full = this.#fullShare(counts, options, place, partner);
+      if (full !== undefined) {
+        this.#refused[full.level]++;
+        throw this.#errorOf(full, options);
+      }
       this.#remove(place);
       place.counts = counts;
       this.#add(place, partner);
@@ -379,21 +438,41 @@ export class Quota {
     release: (place) => this.#remove(place),
   };
 
-  /** Throws if a share is reached at a level at which the known places don't count already. */
-  #check(
+  #attempt(owner: Owner, options: TakeOptions): HeldPlace | Full {
+    const counts = this.#countsOf(owner);
+    const partner = partnerOf(options.beside);
+    const full = this.#fullShare(counts, options, partner) ??
+      (partner === undefined ? this.#fullBound(options) : undefined);
+    if (full !== undefined) {
+      this.#refused[full.level]++;
+      return full;
+    }
+    const place = new HeldPlace(this.#counter, counts);
+    this.#add(place, partner);
+    return place;
+  }
+
+  #fullBound({ factor = 1 }: TakeOptions): Full | undefined {
+    const most = this.#options.max * factor;
+    return this.#taken >= most ? { level: "server", most } : undefined;
+  }
+
+  /** Finds a reached share of a level at which the known places don't count already. */
+  #fullShare(
     counts: readonly Count[],
-    options: TakeOptions,
+    { ignoresShares = false, factor = 1 }: TakeOptions,
     ...known: readonly (HeldPlace | undefined)[]
-  ): void {
-    const { ignoresShares = false, factor = 1 } = options;
-    if (ignoresShares) return;
+  ): Full | undefined {
+    if (ignoresShares) return undefined;
     const { max, strict } = this.#options;
     const bites = isContended(this.#taken, max * factor);
     for (const count of counts) {
       const { level, key, share } = count;
       if (!bites && !strict?.includes(level) || known.some((place) => place?.has(key))) continue;
-      if (this.#takenBy(count) >= share * factor) this.#refuse(level, share * factor, options);
+      const most = share * factor;
+      if (this.#takenBy(count) >= most) return { level, most };
     }
+    return undefined;
   }
 
   #add(place: HeldPlace, partner: HeldPlace | undefined): void {
@@ -419,7 +498,8 @@ export class Quota {
   }
 
   /** The levels at which an owner is counted, the narrowest first. */
-  #countsOf({ session, user, guest, networks, isBehindProxy, isFamiliar }: Owner): Count[] {
+  #countsOf(owner: Owner): Count[] {
+    const { session, user, guest, networks, isBehindProxy, isFamiliar } = owner;
     const { shares, strict } = this.#options;
     const counts: Count[] = [];
     if (shares.session !== undefined && session !== undefined) {
@@ -431,7 +511,11 @@ export class Quota {
       counts.push({ level: "user", key: `${kind} ${name}`, share: shares.user });
     }
     const isStrict = strict?.includes("address") ?? false;
-    if (shares.address === undefined || isBehindProxy && !isStrict) return counts;
+    if (shares.address === undefined) return counts;
+    if (isBehindProxy && !isStrict) {
+      if (this.isContended) owner.onProxy?.();
+      return counts;
+    }
     for (const { key, factor } of networks) {
       const share = shares.address * factor * (isFamiliar ? FAMILIAR_FACTOR : 1);
       counts.push({ level: "address", key: `${isFamiliar ? "familiar" : "at"} ${key}`, share });
@@ -440,14 +524,13 @@ export class Quota {
   }
 
   /** The message may reach the peer, and so names no user and no address. */
-  #refuse(level: LimitLevel, most: number, { verb = this.#options.verb }: TakeOptions): never {
+  #errorOf({ level, most }: Full, { verb = this.#options.verb }: TakeOptions): LimitError {
     const { limit, shareLimits, what, retryAfterMs = 5_000, strict } = this.#options;
-    this.#refused[level]++;
     const owner = level === "server" ? "this server" : `your ${level}`;
     const isForNow = level !== "server" && !strict?.includes(level);
     const now = isForNow ? " while the server is busy" : "";
     const name = level === "server" ? limit : shareLimits?.[level] ?? limit;
-    throw new LimitError(name, `Cannot ${verb}: ${owner} may have at most ${most} ${what}${now}`, {
+    return new LimitError(name, `Cannot ${verb}: ${owner} may have at most ${most} ${what}${now}`, {
       retryAfterMs,
       level,
     });
@@ -521,7 +604,7 @@ interface Heard {
 export class Quotas {
   /** Makes the owners of places. */
   readonly owners: Owners;
-  readonly #all = new Map<string, Quota[]>();
+  readonly #all = new Map<string, Quota>(); // Bounded by the names, which are constants.
   /** Bounds that are counted elsewhere. */
   readonly #others = new Map<string, { readonly stats: QuotaStats }>();
   /** Reported places by node; at most `MAX_NODES`, each with at most `MAX_REPORTED` owners. */
@@ -537,28 +620,25 @@ export class Quotas {
     this.owners = new Owners(runtime, options);
   }
 
-  /** Counters of all quotas, by name. Quotas of one name are summed. */
+  /** Counters of all quotas, by name. */
   get stats(): Readonly<Record<string, QuotaStats>> {
-    return Object.fromEntries(
-      Array.from(
-        [...this.#all, ...Array.from(this.#others, ([name, one]) => [name, [one]] as const)],
-        ([limit, quotas]) => [limit, quotas.map(({ stats }) => stats).reduce(sumOf)],
-      ),
-    );
+    const all = [...this.#all, ...this.#others];
+    return Object.fromEntries(all.map(([name, { stats }]) => [name, stats]));
   }
 
   /**
    * Opens a quota, for as long as the server lives.
    *
    * @param options See {@linkcode QuotaOptions}.
-   * @returns The quota.
+   * @returns The quota; that of an earlier call with the same name, such as by a listener that tries
+   * another port.
    */
   open(options: QuotaOptions): Quota {
-    const quota = new Quota(options);
     const { name = options.limit } = options;
     const known = this.#all.get(name);
-    if (known === undefined) this.#all.set(name, [quota]);
-    else known.push(quota);
+    if (known !== undefined) return known;
+    const quota = new Quota(options);
+    this.#all.set(name, quota);
     return quota;
   }
 
@@ -580,8 +660,7 @@ export class Quotas {
   report(): QuotaReport | undefined {
     const holders = Array.from(
       this.#all,
-      ([name, quotas]) =>
-        quotas.flatMap((quota) => Array.from(quota.holders(), (holder) => ({ name, ...holder }))),
+      ([name, quota]) => Array.from(quota.holders(), (holder) => ({ name, ...holder })),
     ).flat();
     if (holders.length === 0) return undefined;
     if (holders.length > MAX_REPORTED) holders.sort((one, other) => other.part - one.part);
@@ -598,9 +677,10 @@ export class Quotas {
   hear(node: string, report: unknown): void {
     this.forget(node);
     if (!isReport(report) || this.#heard.size >= MAX_NODES) return;
-    const heard = report.flatMap(([name, key, taken]) =>
-      (this.#all.get(name) ?? []).map((quota) => ({ quota, key, taken }))
-    );
+    const heard = report.flatMap(([name, key, taken]) => {
+      const quota = this.#all.get(name);
+      return quota === undefined ? [] : [{ quota, key, taken }];
+    });
     for (const { quota, key, taken } of heard) quota.hear(key, taken);
     this.#heard.set(node, heard);
   }
@@ -625,15 +705,4 @@ function isReported(value: unknown): boolean {
   const [name, key, taken] = value as readonly unknown[];
   return typeof name === "string" && typeof key === "string" && key.length <= MAX_KEY_CHARS &&
     Number.isSafeInteger(taken) && taken as number > 0 && taken as number <= MAX_REPORTED_COUNT;
-}
-
-function sumOf(one: QuotaStats, other: QuotaStats): QuotaStats {
-  const levels = Object.entries(one.refused) as [LimitLevel, number][];
-  return {
-    taken: one.taken + other.taken,
-    max: one.max + other.max,
-    refused: Object.fromEntries(
-      levels.map(([level, count]) => [level, count + other.refused[level]]),
-    ) as QuotaStats["refused"],
-  };
 }

@@ -5,6 +5,7 @@ import {
   type Owner,
   type OwnerFacts,
   Owners,
+  type Place,
   Quota,
   type QuotaOptions,
   Quotas,
@@ -199,19 +200,63 @@ Deno.test("Quota.take() counts the address of a proxy only where the application
   );
 });
 
-Deno.test("Quotas sums the counters of quotas with one name", () => {
+Deno.test("Owners.of() keeps what is known of a guest, and knows nobody without facts", () => {
+  const { owners } = ownersWithClock();
+  const { guest, session, networks } = owners.of({
+    address: "192.0.2.1",
+    guest: "g",
+    session: "s",
+  });
+  assertEquals([guest, session, networks.length], ["g", "s", 1]);
+  assertEquals(owners.of({ address: "192.0.2.1" }).guest, undefined);
+  assertEquals(owners.of({ address: "" }), NOBODY);
+  assertEquals(owners.of({ user: "ann" }).user, "ann");
+});
+
+Deno.test("Quotas.open() returns the quota of a name, and stats lists each once", () => {
   const quotas = new Quotas(platformRuntime());
   const open = (name: string) =>
     quotas.open({ limit: "maxTents", name, verb: "camp", what: "tents", max: 1, shares: {} });
   const [first, second, other] = [open("tents"), open("tents"), open("huts")];
   using _place = first.take();
-  assertThrows(() => first.take(), LimitError);
-  assertEquals([second.taken, other.taken], [0, 0]);
+  assertThrows(() => second.take(), LimitError);
+  assertEquals([second.taken, other.taken], [1, 0]);
   const none = { server: 0, address: 0, user: 0, session: 0 };
   assertEquals(quotas.stats, {
-    tents: { taken: 1, max: 2, refused: { ...none, server: 1 } },
+    tents: { taken: 1, max: 1, refused: { ...none, server: 1 } },
     huts: { taken: 0, max: 1, refused: none },
   });
+});
+
+Deno.test("Quota.tryTake() returns the level of a refusal, which levelFull() does not count", () => {
+  const quota = quotaOf({ max: 2, shares: { address: 1 } });
+  assertEquals(quota.levelFull(at("192.0.2.1")), undefined);
+  const place = quota.tryTake(at("192.0.2.1")) as Place;
+  assertEquals(quota.levelFull(at("192.0.2.1")), "address");
+  assertEquals(quota.levelFull(at("192.0.2.1"), { factor: 2 }), undefined);
+  assertEquals(quota.stats.refused.address, 0);
+  assertEquals(quota.tryTake(at("192.0.2.1")), "address");
+  quota.tryTake(at("192.0.2.2"));
+  assertEquals([quota.tryTake(at("192.0.2.3")), quota.tryTake()], ["server", "server"]);
+  assertEquals(quota.stats.refused, { server: 2, address: 1, user: 0, session: 0 });
+  place[Symbol.dispose]();
+  assertEquals([quota.levelFull(), quota.taken], [undefined, 1]);
+});
+
+Deno.test("Quota tells of a proxy whose address has no share once that share would count", () => {
+  const told: string[] = [];
+  const { owners } = new Quotas(platformRuntime(), {
+    isProxy: (key) => key === "10.0.0.1",
+    onProxy: (key) => void told.push(key),
+  });
+  const quota = quotaOf({ max: 4, shares: { address: 1 } });
+  const take = (address: string, user?: string) => quota.take(owners.of({ address, user }));
+  take("10.0.0.1");
+  take("10.0.0.1", "ann");
+  assertEquals(told, []);
+  take("192.0.2.1");
+  take("10.0.0.1", "ann");
+  assertEquals(told, ["10.0.0.1"]);
 });
 
 const LIMITS: QuotaOptions = {
