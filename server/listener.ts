@@ -74,7 +74,7 @@ export interface ListenInfo {
 /** Limits of connections on UDP, and on TCP where counted; and credit of clients. */
 export type ConnectionLimits =
   & Pick<WebTransportServeOptions, "flowControl" | "maxConnections" | "maxConnectionsPerAddress">
-  & Pick<ListenWebTransportOptions, "unreadStreams">;
+  & Pick<ListenWebTransportOptions, "quotas" | "unreadStreams">;
 
 /** Options of {@linkcode ServerListener}. */
 export interface ServerListenerOptions extends OriginRules {
@@ -367,6 +367,7 @@ export class ServerListener {
       // Ask for a permission only if the application chose WebTransport explicitly.
       mayPrompt: typeof webTransport === "object",
       quic,
+      quotas: connectionLimits.quotas,
       unreadStreams: connectionLimits.unreadStreams,
       console,
       isSuccessor: (request) => this.#handlers.isSuccessor(request),

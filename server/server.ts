@@ -49,7 +49,7 @@ import type { InspectorOptions } from "./inspector/options.ts";
 import { DRAIN_MS, type DrainOptions, type DrainReport } from "../manager/drain.ts";
 import { SessionManager } from "../manager/session_manager.ts";
 import type { OfferedUpgrade } from "../transport/websocket/server.ts";
-import { DEFAULT_MAX_SESSIONS, DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "../manager/limits.ts";
+import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import { DEFAULT_PUBLICATIONS, defaultSubscriptions } from "../manager/rate_limits.ts";
 import { SOCKETS_PER_SESSION } from "../manager/sockets.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
@@ -210,7 +210,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#heartbeat = settings.heartbeat;
     this.#services = settings.services;
     const { maxTopicsPerSession, unreadStreams, ...managerLimits } = limits;
-    this.#unreadStreams = new UnreadStreams(unreadStreams);
+    this.#unreadStreams = new UnreadStreams(unreadStreams, this.#quotas);
     const { perSession } = options.rates ?? {};
     const subscriptions = perSession?.subscriptions ?? defaultSubscriptions(maxTopicsPerSession);
     const rates = {
@@ -664,6 +664,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         connectionLimits: {
           ...connectionLimits(options.limits),
           flowControl: options.flowControl,
+          quotas: server.#quotas,
           unreadStreams: server.#unreadStreams,
         },
         quic: moqQuicOptions(options.moq),
@@ -872,15 +873,13 @@ export interface WorkerParts {
 
 /** Returns the limits of connections, equal to those of sockets. */
 function connectionLimits(
-  {
-    maxSessions = DEFAULT_MAX_SESSIONS,
-    maxSessionsPerAddress = DEFAULT_MAX_SESSIONS_PER_ADDRESS,
-  }: ServerOptions["limits"] = {},
+  { maxSessions = DEFAULT_MAX_SESSIONS, maxSessionsPerAddress }: ServerOptions["limits"] = {},
 ): ConnectionLimits {
-  const perAddress = Math.min(maxSessions, maxSessionsPerAddress);
   return {
     maxConnections: maxSessions * SOCKETS_PER_SESSION,
-    maxConnectionsPerAddress: perAddress * SOCKETS_PER_SESSION,
+    ...(maxSessionsPerAddress !== undefined && {
+      maxConnectionsPerAddress: Math.min(maxSessions, maxSessionsPerAddress) * SOCKETS_PER_SESSION,
+    }),
   };
 }
 

@@ -42,6 +42,8 @@ export interface WebTransportSocketOptions {
   readonly mayPrompt: boolean;
   /** Handler of raw QUIC on the same port. */
   readonly quic?: RawQuicOptions | undefined;
+  /** All quotas of the server. */
+  readonly quotas?: ListenWebTransportOptions["quotas"];
   /** Limits of unread streams. */
   readonly unreadStreams?: ListenWebTransportOptions["unreadStreams"];
   /** Prints errors that reach no handler of the application. */
@@ -80,6 +82,7 @@ export class WebTransportSocket implements AsyncDisposable {
       tls,
       mayPrompt,
       quic,
+      quotas,
       unreadStreams,
       console,
       isSuccessor,
@@ -112,6 +115,7 @@ export class WebTransportSocket implements AsyncDisposable {
         ...limitsOf(options),
         runtime,
         ...(quic && { quic }),
+        ...(quotas && { quotas }),
         ...(unreadStreams && { unreadStreams }),
         isSuccessor,
         cert,

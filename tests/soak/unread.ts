@@ -19,7 +19,7 @@ const STREAM_TYPE = { bidirectional: 0x41, unidirectional: 0x54 } as const;
 /** Pause before another stream on a full connection, in milliseconds. */
 const REOPEN_MS = 5;
 
-/** Default share of one address for unread streams, in bytes. */
+/** Default share of one address for unread streams, in bytes, which the server always counts. */
 const SHARE_BYTES = new UnreadStreams().maxBytesPerAddress;
 
 /**
@@ -45,7 +45,7 @@ const FLOODS: readonly Flood[] = [
 /** More bytes than the runtime buffers of a stream. */
 const BODY = new Uint8Array(STREAM_WINDOW_BYTES + 50_000);
 
-/** Floods a server that reads no stream and has default limits, in several ways. */
+/** Floods a server that reads no stream, in several ways. */
 export async function soakUnread(check: Check, isShort: boolean): Promise<void> {
   const floodMs = isShort ? 6_000 : 60_000;
   for (const { way, sessions } of FLOODS) {

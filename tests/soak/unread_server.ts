@@ -9,6 +9,7 @@ import type { ManagerStats } from "../../manager/mod.ts";
 import { serve, type ServeOptions } from "../../server.ts";
 import type { Session } from "../../session/session.ts";
 import { TextLineStream } from "./lines.ts";
+import { UnreadStreams } from "../../transport/quic/unread_streams.ts";
 
 /** Report of the server. */
 export interface UnreadServerStats {
@@ -48,6 +49,8 @@ const server = serve({
   port: 0,
   hostname: "127.0.0.1",
   onListen() {},
+  // A default share would count only while half of all bytes are used.
+  limits: { unreadStreams: { maxBytesPerAddress: new UnreadStreams().maxBytesPerAddress } },
   // Each process has a different certificate.
   webTransport: { cacheFolder: null },
   ...WAYS[way as UnreadWay],

@@ -99,7 +99,8 @@ export interface HardenedWebSocketOptions {
    */
   readonly handshakeBurst?: number;
   /**
-   * Connections of one address without a request yet; another one is dropped.
+   * Connections of one address without a request yet; another one is dropped. The default counts
+   * once more than half of `maxPending` have no request; a number that you set always counts.
    *
    * @default {200}
    */
@@ -111,8 +112,8 @@ export interface HardenedWebSocketOptions {
    */
   readonly maxPending?: number;
   /**
-   * Addresses without a connection to remember until all their tokens are back; beyond, the oldest
-   * is forgotten.
+   * Addresses to remember until all their tokens are back; beyond, the one that opened no connection
+   * for longest is forgotten.
    *
    * @default {16384}
    */
@@ -156,13 +157,12 @@ const DEFAULTS = {
   maxHeaderBytes: 16_384,
   handshakesPerSecond: 20,
   handshakeBurst: 200,
-  maxPendingPerAddress: 200,
   maxPending: 2_048,
   maxIdleAddresses: 16_384,
 };
 
-/** Limits without `maxConnections` options: the defaults of `serve()`. */
-const CONNECTIONS = { maxConnections: 20_000, maxConnectionsPerAddress: 2_000 };
+/** Most connections without that option: the default of `serve()`. */
+const MAX_CONNECTIONS = 20_000;
 
 /** A WebSocket engine made by {@linkcode hardenedWebSocket}. */
 export interface HardenedWebSocket extends WebSocketHost {
@@ -217,6 +217,7 @@ const NO_EVENTS: readonly never[] = [];
 
 class Engine implements HardenedWebSocket {
   readonly #limits: typeof DEFAULTS;
+  readonly #maxPendingPerAddress: number | undefined;
   readonly #maxPayloadBytes: number | undefined;
   readonly #upgrades = new WeakMap<Request, Upgrade>();
   readonly #listeners = new Set<Listener>();
@@ -229,6 +230,7 @@ class Engine implements HardenedWebSocket {
 
   constructor(options: HardenedWebSocketOptions) {
     this.#limits = withDefaults(DEFAULTS, options);
+    this.#maxPendingPerAddress = options.maxPendingPerAddress;
     this.#maxPayloadBytes = options.maxPayloadBytes;
     this.#minCompressedBytes = minCompressedBytesOf(options);
   }
@@ -246,14 +248,17 @@ class Engine implements HardenedWebSocket {
           `the server takes, received ${this.#maxPayloadBytes}`,
       );
     }
-    const {
-      maxConnections = CONNECTIONS.maxConnections,
-      maxConnectionsPerAddress = CONNECTIONS.maxConnectionsPerAddress,
-    } = options;
+    const { maxConnections = MAX_CONNECTIONS, maxConnectionsPerAddress, quotas } = options;
     const listener = new Listener({
       ...this.#limits,
       runtime,
-      limits: { ...this.#limits, maxConnections, maxConnectionsPerAddress },
+      limits: {
+        ...this.#limits,
+        maxPendingPerAddress: this.#maxPendingPerAddress,
+        maxConnections,
+        maxConnectionsPerAddress,
+        quotas,
+      },
       port,
       hostname,
       tls,

@@ -1,5 +1,11 @@
 /** Limits on the connections and handshakes of one network address, and of all. */
 import { addressKey } from "../../base/network_address.ts";
+import { type Place, Quota, type Quotas, socketOwner } from "../../base/shares.ts";
+import { type Rate, TokenBucket } from "../../base/token_bucket.ts";
+import { connectionQuota } from "../connection_quota.ts";
+
+/** Default share of one address in the connections without a request yet. */
+const MAX_PENDING_PER_ADDRESS = 200;
 
 /** Complete limits of {@linkcode HandshakeLimits}. */
 export interface HandshakeLimitsOptions {
@@ -7,16 +13,18 @@ export interface HandshakeLimitsOptions {
   readonly handshakesPerSecond: number;
   /** Connections that one address may open at once after a pause. */
   readonly handshakeBurst: number;
-  /** Connections of one address without a request yet. */
-  readonly maxPendingPerAddress: number;
+  /** Connections of one address without a request yet; by default a share in contention. */
+  readonly maxPendingPerAddress?: number | undefined;
   /** Connections of all addresses without a request yet. */
   readonly maxPending: number;
-  /** Connections of one address, in addition to `maxPendingPerAddress`. */
-  readonly maxConnectionsPerAddress: number;
+  /** Connections of one address, with `maxPendingPerAddress` more; see `connectionQuota`. */
+  readonly maxConnectionsPerAddress?: number | undefined;
   /** Connections of all addresses, in addition to `maxPending`. */
   readonly maxConnections: number;
-  /** Addresses to remember that have no connection. */
+  /** Addresses to remember until all their tokens are back. */
   readonly maxIdleAddresses: number;
+  /** All quotas of the server, if there is one. */
+  readonly quotas?: Quotas | undefined;
 }
 
 /** Counters of connections and handshakes. */
@@ -25,7 +33,7 @@ export interface HandshakeStats {
   readonly connections: number;
   /** Open connections without a request yet: in the TLS handshake, or in the head of a request. */
   readonly pending: number;
-  /** Remembered addresses: those with a connection, and those that had one recently. */
+  /** Remembered addresses: those that opened a connection recently. */
   readonly addresses: number;
   /** Connections dropped, or answered with 429, because the address opens connections too often. */
   readonly tooFrequent: number;
@@ -39,51 +47,43 @@ export interface HandshakeStats {
   readonly tooSlow: number;
 }
 
-/** State of one address. */
-interface Account {
-  readonly key: string;
-  connections: number;
-  pending: number;
-  tokens: number;
-  /** Time at which `tokens` was computed, in milliseconds. */
-  at: number;
-}
-
 /** A connection that may be dropped in favour of a newer one. */
 interface Droppable {
   /** Ends the connection at once. */
   destroy(): void;
 }
 
-/** Slot of one connection in the limits, held until disposal. */
+/** Places of one connection in the limits, held until disposal. */
 export class ConnectionSlot implements Disposable {
   /** Seconds until the address may open another connection; 0 for a connection within the rate. */
   readonly retryAfterS: number;
-  readonly #limits: HandshakeLimits;
-  readonly #account: Account;
+  readonly #waiting: Set<ConnectionSlot>;
+  readonly #place: Place;
+  readonly #pending: Place;
   readonly #connection: Droppable;
-  #isOver = false;
 
-  /** Takes a slot; called by {@linkcode HandshakeLimits.admit}. */
+  /** Holds the places; called by {@linkcode HandshakeLimits.admit}. */
   constructor(
-    limits: HandshakeLimits,
-    account: Account,
-    { retryAfterS, connection }: {
+    waiting: Set<ConnectionSlot>,
+    { place, pending, retryAfterS, connection }: {
+      readonly place: Place;
+      readonly pending: Place;
       readonly retryAfterS: number;
       readonly connection: Droppable;
     },
   ) {
-    this.#limits = limits;
-    this.#account = account;
+    this.#waiting = waiting;
+    this.#place = place;
+    this.#pending = pending;
     this.#connection = connection;
     this.retryAfterS = retryAfterS;
-    limits.count(account, 1);
-    limits.addPending(this, account);
+    waiting.add(this);
   }
 
   /** Marks the connection as no longer pending: the first request arrived. Idempotent. */
   requested(): void {
-    this.#limits.removePending(this, this.#account);
+    this.#waiting.delete(this);
+    this.#pending[Symbol.dispose]();
   }
 
   /** Frees the slot, and drops the connection. */
@@ -95,9 +95,7 @@ export class ConnectionSlot implements Disposable {
   /** Frees the slot of a closed connection. Idempotent. */
   [Symbol.dispose](): void {
     this.requested();
-    if (this.#isOver) return;
-    this.#isOver = true;
-    this.#limits.count(this.#account, -1);
+    this.#place[Symbol.dispose]();
   }
 }
 
@@ -105,41 +103,63 @@ export class ConnectionSlot implements Disposable {
  * Counts connections by address; an IPv6 /64 is one address. Each connection takes a token of its
  * address, and tokens come back with time.
  *
- * - **Memory:** an address is forgotten once it has no connection and all its tokens. At most
- *   `maxIdleAddresses` addresses without a connection are remembered; beyond, the oldest is
- *   forgotten first.
+ * - **Memory:** an address is forgotten once all its tokens are back. At most `maxIdleAddresses` are
+ *   remembered; beyond, the one that was quiet for longest is forgotten first.
  * - **No timer:** tokens are computed when a connection arrives.
  * - **Crowded:** when too many connections have no request yet, the oldest of these is dropped for
  *   the newest. An honest client sends its request at once; an attacker only holds the slot.
  */
 export class HandshakeLimits {
-  readonly #options: HandshakeLimitsOptions;
-  /** Addresses with a connection. Bounded by `maxConnections`. */
-  readonly #active = new Map<string, Account>();
-  /** Addresses without a connection, in the order in which the last one closed. */
-  readonly #idle = new Map<string, Account>();
+  readonly #rate: Required<Rate>;
+  readonly #maxIdleAddresses: number;
+  /** Tokens by address, in the order of the last connection. At most `maxIdleAddresses`. */
+  readonly #buckets = new Map<string, TokenBucket>();
+  readonly #connections: Quota;
+  readonly #pending: Quota;
   /** Slots without a request yet, the oldest first. Bounded by `maxPending`. */
-  readonly #pending = new Set<ConnectionSlot>();
-  #connections = 0;
+  readonly #waiting = new Set<ConnectionSlot>();
   #tooFrequent = 0;
-  #tooManyPending = 0;
-  #tooMany = 0;
+  #replaced = 0;
   #tooSlow = 0;
 
   /** Creates limits with zero counters. */
   constructor(options: HandshakeLimitsOptions) {
-    this.#options = options;
+    const { handshakesPerSecond, handshakeBurst, maxIdleAddresses, quotas } = options;
+    const { maxConnections, maxConnectionsPerAddress, maxPending } = options;
+    const { maxPendingPerAddress = MAX_PENDING_PER_ADDRESS } = options;
+    this.#rate = { perSecond: handshakesPerSecond, burst: handshakeBurst };
+    this.#maxIdleAddresses = maxIdleAddresses;
+    this.#connections = connectionQuota({
+      name: "connections",
+      maxConnections,
+      maxConnectionsPerAddress,
+      // Connections beyond the maximum are admitted while pending, so that a 429 can be sent.
+      more: [maxPending, maxPendingPerAddress],
+      quotas,
+    });
+    const pending = {
+      limit: "maxPending",
+      shareLimits: { address: "maxPendingPerAddress" },
+      verb: "connect",
+      what: "connections without a request",
+      max: maxPending,
+      shares: { address: maxPendingPerAddress },
+      strict: options.maxPendingPerAddress === undefined ? [] : ["address" as const],
+    };
+    this.#pending = quotas?.open(pending) ?? new Quota(pending);
   }
 
   /** Counters of connections and handshakes. */
   get stats(): HandshakeStats {
+    const { taken: connections, refused: { server, address } } = this.#connections.stats;
+    const { taken: pending, refused } = this.#pending.stats;
     return {
-      connections: this.#connections,
-      pending: this.#pending.size,
-      addresses: this.#active.size + this.#idle.size,
+      connections,
+      pending,
+      addresses: this.#buckets.size,
       tooFrequent: this.#tooFrequent,
-      tooManyPending: this.#tooManyPending,
-      tooMany: this.#tooMany,
+      tooManyPending: this.#replaced + refused.server + refused.address,
+      tooMany: server + address,
       tooSlow: this.#tooSlow,
     };
   }
@@ -153,27 +173,18 @@ export class HandshakeLimits {
    * @returns The slot of the connection; `undefined` if the connection has to be dropped.
    */
   admit(address: string, now: number, connection: Droppable): ConnectionSlot | undefined {
-    const { handshakesPerSecond, handshakeBurst, maxPending } = this.#options;
-    const account = this.#accountOf(addressKey(address), now);
-    const elapsedS = Math.max(0, now - account.at) / 1_000;
-    account.at = now;
-    account.tokens = Math.min(handshakeBurst, account.tokens + elapsedS * handshakesPerSecond);
-    if (this.#isFull(account)) {
-      if (account.connections === 0) this.#remember(account);
+    const owner = socketOwner(address);
+    const place = this.#connections.tryTake(owner);
+    if (typeof place === "string") return undefined;
+    // No address drops another one's connection for more than its own share.
+    if (this.#pending.levelFull(owner) === "server") this.#dropOldest();
+    const pending = this.#pending.tryTake(owner);
+    if (typeof pending === "string") {
+      place[Symbol.dispose]();
       return undefined;
     }
-    const missing = Math.max(0, 1 - account.tokens);
-    if (missing === 0) account.tokens--;
-    else this.#tooFrequent++;
-    this.#active.set(account.key, account);
-    const retryAfterS = Math.ceil(missing / handshakesPerSecond);
-    const slot = new ConnectionSlot(this, account, { retryAfterS, connection });
-    if (this.#pending.size > maxPending) {
-      const [oldest] = this.#pending;
-      this.#tooManyPending++;
-      oldest!.drop();
-    }
-    return slot;
+    const retryAfterS = Math.ceil(this.#takeToken(addressKey(address), now) / 1_000);
+    return new ConnectionSlot(this.#waiting, { place, pending, retryAfterS, connection });
   }
 
   /** Counts a connection whose first request took too long. */
@@ -181,58 +192,25 @@ export class HandshakeLimits {
     this.#tooSlow++;
   }
 
-  /** Adds a slot to the pending ones; called by {@linkcode ConnectionSlot}. */
-  addPending(slot: ConnectionSlot, account: Account): void {
-    this.#pending.add(slot);
-    account.pending++;
+  #dropOldest(): void {
+    const [oldest] = this.#waiting;
+    if (oldest === undefined) return;
+    this.#replaced++;
+    oldest.drop();
   }
 
-  /** Removes a slot from the pending ones. Idempotent; called by {@linkcode ConnectionSlot}. */
-  removePending(slot: ConnectionSlot, account: Account): void {
-    if (this.#pending.delete(slot)) account.pending--;
-  }
-
-  /** Adds to the connections of an address; called by {@linkcode ConnectionSlot}. */
-  count(account: Account, connections: number): void {
-    this.#connections += connections;
-    account.connections += connections;
-    if (account.connections > 0) return;
-    this.#active.delete(account.key);
-    this.#remember(account);
-  }
-
-  #isFull({ connections, pending }: Account): boolean {
-    const { maxConnections, maxConnectionsPerAddress, maxPending, maxPendingPerAddress } =
-      this.#options;
-    // Connections beyond the maximum are admitted while pending, so that a 429 can be sent.
-    const hasNoRoom = this.#connections >= maxConnections + maxPending ||
-      connections >= maxConnectionsPerAddress + maxPendingPerAddress;
-    if (hasNoRoom) {
-      this.#tooMany++;
-      return true;
+  /** Takes a token of an address; returns the time until there is one, in milliseconds. */
+  #takeToken(key: string, now: number): number {
+    const bucket = this.#buckets.get(key) ?? new TokenBucket(this.#rate, now);
+    const waitMs = bucket.waitMs(1, now);
+    if (waitMs === 0) bucket.take(1, now);
+    else this.#tooFrequent++;
+    this.#buckets.delete(key);
+    this.#buckets.set(key, bucket);
+    for (const [oldest, tokens] of this.#buckets) {
+      if (!tokens.isFull(now) && this.#buckets.size <= this.#maxIdleAddresses) break;
+      this.#buckets.delete(oldest);
     }
-    if (pending >= maxPendingPerAddress) {
-      this.#tooManyPending++;
-      return true;
-    }
-    return false;
-  }
-
-  #accountOf(key: string, now: number): Account {
-    const known = this.#active.get(key) ?? this.#idle.get(key);
-    this.#idle.delete(key);
-    if (known !== undefined) return known;
-    return { key, connections: 0, pending: 0, tokens: this.#options.handshakeBurst, at: now };
-  }
-
-  #remember(account: Account): void {
-    const { handshakesPerSecond, handshakeBurst, maxIdleAddresses } = this.#options;
-    this.#idle.set(account.key, account);
-    // The oldest come first: each is forgotten once all tokens are back, or when room is needed.
-    for (const [key, { tokens, at }] of this.#idle) {
-      const isRested = tokens + (account.at - at) / 1_000 * handshakesPerSecond >= handshakeBurst;
-      if (!isRested && this.#idle.size <= maxIdleAddresses) return;
-      this.#idle.delete(key);
-    }
+    return waitMs;
   }
 }

@@ -106,6 +106,30 @@ Deno.test("HandshakeLimits.admit() bounds connections, by address and in all", (
   assertEquals(limits.stats.tooMany, 2);
 });
 
+Deno.test("HandshakeLimits.admit() gives an address its default share only once half is taken", () => {
+  const open = { maxPendingPerAddress: undefined, maxConnectionsPerAddress: undefined };
+  const limits = limitsOf({ ...open, maxPending: 1_000, maxConnections: 10_000 });
+  const fill = (address: string) => {
+    for (let count = 0;; count++) if (!limits.admit(address, 0, keep)) return count;
+  };
+  assertEquals([fill("192.0.2.1"), fill("192.0.2.2"), fill("192.0.2.2")], [500, 200, 0]);
+  const { tooManyPending, tooMany } = limits.stats;
+  assertEquals([tooManyPending, tooMany], [3, 0]);
+  // The address of a proxy has no share, and drops the oldest connections beyond the bound of all.
+  for (let i = 0; i < 400; i++) assert(limits.admit("10.0.0.1", 0, keep));
+  assertEquals([limits.stats.pending, limits.stats.tooManyPending], [1_000, 103]);
+});
+
+Deno.test("HandshakeLimits.admit() drops no connection for an address that has its share", () => {
+  const limits = limitsOf({ maxPending: 2, maxPendingPerAddress: 1 });
+  const dropped: string[] = [];
+  const admit = (address: string) =>
+    limits.admit(address, 0, { destroy: () => void dropped.push(address) });
+  assert(admit("192.0.2.1"));
+  assert(admit("192.0.2.2"));
+  assertEquals([admit("192.0.2.2"), dropped], [undefined, []]);
+});
+
 Deno.test("HandshakeLimits forgets an address with all of its tokens, and the oldest of too many", () => {
   const limits = limitsOf({ handshakeBurst: 2, maxIdleAddresses: 3 });
   const visit = (address: string, now: number) =>
@@ -116,7 +140,7 @@ Deno.test("HandshakeLimits forgets an address with all of its tokens, and the ol
   assertEquals(limits.admit("192.0.2.5", 0, keep)?.retryAfterS, 0);
   assertEquals(limits.admit("192.0.2.5", 0, keep)?.retryAfterS, 1);
   visit("192.0.2.9", 5_000);
-  assertEquals(limits.stats.addresses, 2);
+  assertEquals(limits.stats.addresses, 1);
 });
 
 Deno.test("HandshakeLimits keeps no state of an address that is refused at once", () => {

@@ -1,18 +1,19 @@
 /** Listening for QUIC connections: one UDP socket, certificates and bounds. */
 import type { OptionKinds } from "../../base/options.ts";
 import { PORT, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
-import { addressKey } from "../../base/network_address.ts";
+import { type Place, Quota, type Quotas, socketOwner } from "../../base/shares.ts";
 import { listenAt } from "../address.ts";
 import { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import { pause } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import { connectionQuota } from "../connection_quota.ts";
 import { remoteAddressOf, requireQuic } from "./deno_quic.ts";
 import { CERTIFICATE, UNREAD_STREAMS } from "../option_kinds.ts";
 import { IDLE_TIMEOUT_MS, KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
 
-/** Default bound of connections, in all and of one address. */
+/** Default bound of connections. */
 const MAX_CONNECTIONS = 10_000;
 
 /**
@@ -99,9 +100,9 @@ export interface ListenQuicOptions extends Certificate {
   readonly maxConnections?: number;
   /**
    * Most concurrent connections of one address (an IPv6 /64 counts as one). A browser opens one
-   * connection per session.
-   *
-   * @default {10000}
+   * connection per session. By default a tenth of `maxConnections`, and at least 1,000, once more
+   * than half of `maxConnections` are taken; a loopback or private address, likely that of a proxy,
+   * has no default. A number that you set always counts.
    */
   readonly maxConnectionsPerAddress?: number;
   /**
@@ -114,6 +115,12 @@ export interface ListenQuicOptions extends Certificate {
   readonly maxHandshakes?: number;
   /** Bounds of unread streams that clients open. */
   readonly unreadStreams?: UnreadStreamLimits | undefined;
+  /**
+   * All quotas of the server, which count the connections; provided by a server.
+   *
+   * @internal
+   */
+  readonly quotas?: Quotas | undefined;
   /** Closes the listener. Absent by default. */
   readonly signal?: AbortSignal;
   /**
@@ -140,6 +147,7 @@ export const ACCEPT: OptionKinds<QuicListenOptions> = {
   maxConnectionsPerAddress: POSITIVE,
   maxHandshakes: POSITIVE,
   port: PORT,
+  quotas: "object",
   runtime: RUNTIME,
   signal: "AbortSignal",
   unreadStreams: UNREAD_STREAMS,
@@ -220,6 +228,12 @@ export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
   readonly protocol: QuicProtocol<C> | Promise<QuicProtocol<C>>;
 }
 
+/** A handshake under way. */
+interface Handshake {
+  readonly startMs: number;
+  readonly place: Place;
+}
+
 /**
  * Accepts connections on one UDP socket.
  *
@@ -237,10 +251,11 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   readonly #handlers: QuicAcceptorHandlers<C>;
   // Listeners stay referenced and read, because stopping one stops the others too in Deno 2.9.
   readonly #listeners: Deno.QuicListener[] = [];
-  readonly #connections = new Map<C, string>();
-  readonly #perAddress = new Map<string, number>();
-  /** Start time of each handshake, the oldest first. Bounded by `maxHandshakes`. */
-  readonly #handshakes = new Map<Deno.QuicConn, number>();
+  readonly #connections = new Set<C>(); // Bounded by the places.
+  readonly #places: Quota;
+  readonly #handshakePlaces: Quota;
+  /** Handshakes, the oldest first. Bounded by their places. */
+  readonly #handshakes = new Map<Deno.QuicConn, Handshake>();
   readonly #slow: Deadlines<Deno.QuicConn>;
   readonly #counts = { ignored: 0, replaced: 0, tooSlow: 0 };
   readonly #unread: UnreadStreams;
@@ -257,10 +272,17 @@ export class QuicAcceptor<C extends AcceptedConnection> {
       if (this.#handshakes.has(conn)) this.#giveUp(conn, "tooSlow");
     });
     checkCertificate(options, "listen: the certificate");
-    this.#unread = UnreadStreams.of(options.unreadStreams);
+    this.#unread = UnreadStreams.of(options.unreadStreams, options.quotas);
     options.signal?.throwIfAborted();
     this.#options = options;
     this.#handlers = handlers;
+    this.#places = connectionQuota({
+      name: "quic.connections",
+      maxConnections: this.#maxConnections,
+      maxConnectionsPerAddress: options.maxConnectionsPerAddress,
+      quotas: options.quotas,
+    });
+    this.#handshakePlaces = handshakeQuota(options);
     const { hostname = "0.0.0.0", port = 0 } = options;
     const endpoint = this.#endpoint = listenAt(
       { hostname, port, transport: "UDP" },
@@ -277,7 +299,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
 
   /** Open connections. */
   get connections(): Iterable<C> {
-    return this.#connections.keys();
+    return this.#connections;
   }
 
   /** Number of open connections. */
@@ -325,7 +347,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   async close(closeCode: number): Promise<void> {
     this.stop();
     this.#slow.clear();
-    const connections = [...this.#connections.keys()];
+    const connections = [...this.#connections];
     for (const connection of connections) connection.close();
     await Promise.all(connections.map(({ ending }) => ending));
     if (connections.length > 0) await pause(this.#runtime, FAREWELL_MS);
@@ -357,8 +379,12 @@ export class QuicAcceptor<C extends AcceptedConnection> {
       // `incoming.remoteAddr` and similar getters destroy the handshake in Deno 2.8.3 to 2.9.6.
       // Addresses are therefore not distinguished here; a forged packet could carry any address
       // anyway.
-      if (this.#isStopped || this.#connections.size >= maxConnections) incoming.refuse();
-      else if (this.#hasPlace(maxConnections)) void this.#accept(incoming, protocol);
+      if (this.#isStopped || this.#connections.size >= maxConnections) {
+        incoming.refuse();
+        continue;
+      }
+      const place = this.#handshakePlace(maxConnections);
+      if (place !== undefined) void this.#accept(incoming, protocol, place);
       else {
         // A refused peer gives up; an ignored peer tries again.
         this.#counts.ignored++;
@@ -367,71 +393,90 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     }
   }
 
-  /**
-   * Tells whether another handshake may begin; gives up the oldest one if the grace time is over.
-   */
-  #hasPlace(maxConnections: number): boolean {
-    const { maxHandshakes = MAX_HANDSHAKES } = this.#options;
-    const handshakes = this.#handshakes;
-    const places = Math.min(maxHandshakes, maxConnections - this.#connections.size);
-    if (handshakes.size < places) return true;
-    const [oldest] = handshakes;
-    if (oldest === undefined || this.#runtime.now() - oldest[1] < HANDSHAKE_GRACE_MS) return false;
-    this.#giveUp(oldest[0], "replaced");
-    return handshakes.size < places;
+  /** Takes a place for a handshake; gives up the oldest one if the grace time is over. */
+  #handshakePlace(maxConnections: number): Place | undefined {
+    const places = this.#handshakePlaces;
+    const hasNoRoom = () => places.taken >= maxConnections - this.#connections.size;
+    const [oldest] = this.#handshakes;
+    if (oldest !== undefined && (hasNoRoom() || places.levelFull() !== undefined)) {
+      const [conn, { startMs }] = oldest;
+      if (this.#runtime.now() - startMs >= HANDSHAKE_GRACE_MS) this.#giveUp(conn, "replaced");
+    }
+    const place = hasNoRoom() ? undefined : places.tryTake();
+    return typeof place === "string" ? undefined : place;
   }
 
   #giveUp(conn: Deno.QuicConn, why: "replaced" | "tooSlow"): void {
     this.#counts[why]++;
-    this.#handshakes.delete(conn);
-    this.#slow.delete(conn);
+    this.#handshakeEnded(conn);
     conn.close({ closeCode: 0, reason: "" });
   }
 
   /** Waits for the end of a handshake; resolves with true if the connection is open. */
-  async #shakeHands(conn: Deno.QuicConn): Promise<boolean> {
+  async #shakeHands(conn: Deno.QuicConn, place: Place): Promise<boolean> {
     let isOpen = true;
     const lost = () => {
       isOpen = false;
     };
     conn.closed.then(lost, lost);
-    this.#handshakes.set(conn, this.#runtime.now());
+    this.#handshakes.set(conn, { startMs: this.#runtime.now(), place });
     this.#slow.add(conn);
     // `conn.handshake` also resolves for a failed handshake; `closed` then settles right
     // afterwards.
     await conn.handshake;
     await Promise.resolve();
-    this.#slow.delete(conn);
-    return this.#handshakes.delete(conn) && isOpen;
+    return this.#handshakeEnded(conn) && isOpen;
   }
 
-  async #accept(incoming: Deno.QuicIncoming, protocol: QuicProtocol<C>): Promise<void> {
+  /** Frees the place of a handshake; returns false if that was done before. */
+  #handshakeEnded(conn: Deno.QuicConn): boolean {
+    this.#slow.delete(conn);
+    this.#handshakes.get(conn)?.place[Symbol.dispose]();
+    return this.#handshakes.delete(conn);
+  }
+
+  async #accept(
+    incoming: Deno.QuicIncoming,
+    protocol: QuicProtocol<C>,
+    handshake: Place,
+  ): Promise<void> {
     let conn: Deno.QuicConn;
     try {
       // With 0-RTT the connection exists at once: data can leave with the handshake, which can be
       // closed early. No data is read until the handshake has ended.
       conn = incoming.accept({ zeroRtt: true });
     } catch {
+      handshake[Symbol.dispose]();
       return; // For example, a client without a common protocol.
     }
     const accept = protocol.begin(conn);
-    if (!await this.#shakeHands(conn)) return;
-    const { maxConnectionsPerAddress: most = MAX_CONNECTIONS } = this.#options;
+    if (!await this.#shakeHands(conn, handshake)) return;
+    if (this.#isStopped) return protocol.refuse(conn);
     const remoteAddress = remoteAddressOf(conn);
-    const address = addressKey(remoteAddress.hostname);
-    const count = this.#perAddress.get(address) ?? 0;
-    const isSpare = count >= most || this.#connections.size >= this.#maxConnections;
-    const mayBeSpare = count < most * PER_CLIENT && protocol.takesSpare?.(conn);
-    if (this.#isStopped || isSpare && !mayBeSpare) return protocol.refuse(conn);
-    const unread = new UnreadShare(this.#runtime, this.#unread, address);
+    const owner = socketOwner(remoteAddress.hostname);
+    const isSpare = this.#places.levelFull(owner) !== undefined;
+    const factor = isSpare && protocol.takesSpare?.(conn) ? PER_CLIENT : 1;
+    const place = this.#places.tryTake(owner, { factor });
+    if (typeof place === "string") return protocol.refuse(conn);
+    const unread = new UnreadShare(this.#runtime, this.#unread, remoteAddress.hostname);
     const connection = accept({ remoteAddress, unread, isSpare });
-    this.#connections.set(connection, address);
-    this.#perAddress.set(address, count + 1);
+    this.#connections.add(connection);
     await connection.ending;
     unread.end();
     this.#connections.delete(connection);
-    const left = this.#perAddress.get(address)! - 1;
-    if (left === 0) this.#perAddress.delete(address);
-    else this.#perAddress.set(address, left);
+    place[Symbol.dispose]();
   }
+}
+
+/** Handshakes have no share of an address: that of a first packet may be forged. */
+function handshakeQuota({ maxHandshakes = MAX_HANDSHAKES, quotas }: QuicListenOptions): Quota {
+  const options = {
+    limit: "maxHandshakes",
+    name: "quic.handshakes",
+    verb: "connect",
+    what: "handshakes at once",
+    max: maxHandshakes,
+    shares: {},
+  };
+  return quotas?.open(options) ?? new Quota(options);
 }

@@ -1,7 +1,8 @@
 /** Bounds on unread streams of peers. */
-import { CloseCode, StreamError } from "../../errors.ts";
+import { CloseCode, type LimitLevel, StreamError } from "../../errors.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import { type Owner, type Place, Quota, type Quotas, socketOwner } from "../../base/shares.ts";
 
 /**
  * Bytes of one unread stream that the runtime may hold: the stream window of quinn, the QUIC of
@@ -49,10 +50,15 @@ export interface UnreadStreamLimits {
   readonly maxBytes?: number;
   /**
    * Bytes of the connections of one network address, where an IPv6 /64 counts as one. The default
-   * is an eighth of `maxBytes`, 64 streams.
+   * is an eighth of `maxBytes`, 64 streams. It counts while half of `maxBytes` or more are used, and
+   * not for a loopback or private address, likely that of a proxy. A number that you set always
+   * counts.
    */
   readonly maxBytesPerAddress?: number;
-  /** Bytes of one connection. The default is three quarters of `maxBytesPerAddress`, 48 streams. */
+  /**
+   * Bytes of one connection, which always count. The default is three quarters of
+   * `maxBytesPerAddress`, 48 streams.
+   */
   readonly maxBytesPerConnection?: number;
 }
 
@@ -73,6 +79,14 @@ export interface UnreadStreamStats {
  * session (`session`), or a bound of bytes (the others).
  */
 export type UnreadRefusal = keyof UnreadStreamStats["refused"];
+
+/** The reason of a refusal by level; the session of the quota is the connection. */
+const REASONS: Readonly<Record<LimitLevel, UnreadRefusal>> = {
+  session: "connection",
+  user: "connection",
+  address: "address",
+  server: "server",
+};
 
 /** A stream that waits for the application. */
 export interface UnreadStream {
@@ -98,24 +112,18 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   /** Bytes of one connection. */
   readonly maxBytesPerConnection: number;
 
-  // Bounded by `maxBytes`; if that is unlimited, by the number of connections.
-  readonly #perAddress = new Map<string, number>();
-  readonly #refused: Record<UnreadRefusal, number> = {
-    timeout: 0,
-    session: 0,
-    connection: 0,
-    address: 0,
-    server: 0,
-  };
-  #count = 0;
+  readonly #places: Quota;
+  readonly #refused = { timeout: 0, session: 0 };
+  #connections = 0;
 
   /**
    * Creates counters at zero.
    *
    * @param limits Limits; the defaults apply to missing ones.
+   * @param quotas All quotas of the server, if there is one.
    * @throws {RangeError} If a limit is neither `Infinity` nor in range.
    */
-  constructor(limits: UnreadStreamLimits = {}) {
+  constructor(limits: UnreadStreamLimits = {}, quotas?: Quotas) {
     const { timeoutMs = DEFAULT_TIMEOUT_MS, maxBytes = DEFAULT_MAX_BYTES } = limits;
     const { maxBytesPerAddress = atLeastOne(maxBytes / ADDRESSES) } = limits;
     const { maxBytesPerConnection = atLeastOne(maxBytesPerAddress * SHARE_OF_CONNECTION) } = limits;
@@ -129,54 +137,53 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
     this.maxBytes = maxBytes;
     this.maxBytesPerAddress = maxBytesPerAddress;
     this.maxBytesPerConnection = maxBytesPerConnection;
+    const options = {
+      limit: "unreadStreams.maxBytes",
+      name: "unreadStreams",
+      verb: "leave stream unread",
+      what: "unread streams",
+      max: streamsIn(maxBytes),
+      shares: { address: streamsIn(maxBytesPerAddress), session: streamsIn(maxBytesPerConnection) },
+      strict: limits.maxBytesPerAddress === undefined
+        ? ["session" as const]
+        : ["session" as const, "address" as const],
+    };
+    this.#places = quotas?.open(options) ?? new Quota(options);
   }
 
   /**
    * Converts the option of a listener.
    *
    * @param limits Limits, or shared counters.
+   * @param quotas All quotas of the server, if there is one.
    * @returns The counters.
    * @throws {RangeError} If a limit is neither `Infinity` nor in range.
    */
-  static of(limits: UnreadStreamLimits = {}): UnreadStreams {
-    return limits instanceof UnreadStreams ? limits : new UnreadStreams(limits);
+  static of(limits: UnreadStreamLimits = {}, quotas?: Quotas): UnreadStreams {
+    return limits instanceof UnreadStreams ? limits : new UnreadStreams(limits, quotas);
   }
 
   /** Current counters. */
   get stats(): UnreadStreamStats {
-    const bytes = this.#count * STREAM_WINDOW_BYTES;
-    return { count: this.#count, bytes, refused: { ...this.#refused } };
+    const { taken: count, refused: { session: connection, address, server } } = this.#places.stats;
+    const bytes = count * STREAM_WINDOW_BYTES;
+    return { count, bytes, refused: { ...this.#refused, connection, address, server } };
+  }
+
+  /** Makes the owner of the streams of one more connection. */
+  ownerAt(address: string): Owner {
+    return socketOwner(address, `${++this.#connections}`);
   }
 
   /**
    * Counts a stream of a connection, if within the bounds.
    *
-   * @param address Key of the connection's address.
-   * @param count Unread streams of the connection so far.
-   * @returns The exceeded bound; `undefined` if the stream was counted.
+   * @param owner The connection.
+   * @returns The place of the stream, or the error of a refusal.
    */
-  take(address: string, count: number): UnreadRefusal | undefined {
-    const ofAddress = this.#perAddress.get(address) ?? 0;
-    const fits = (had: number, maxBytes: number) => (had + 1) * STREAM_WINDOW_BYTES <= maxBytes;
-    if (!fits(count, this.maxBytesPerConnection)) return "connection";
-    if (!fits(ofAddress, this.maxBytesPerAddress)) return "address";
-    if (!fits(this.#count, this.maxBytes)) return "server";
-    this.#perAddress.set(address, ofAddress + 1);
-    this.#count++;
-    return undefined;
-  }
-
-  /**
-   * Removes streams from the counters.
-   *
-   * @param address Key of the connection's address.
-   * @param count Number of streams.
-   */
-  release(address: string, count: number): void {
-    this.#count -= count;
-    const left = this.#perAddress.get(address)! - count;
-    if (left === 0) this.#perAddress.delete(address);
-    else this.#perAddress.set(address, left);
+  take(owner: Owner): Place | StreamError {
+    const place = this.#places.tryTake(owner);
+    return typeof place === "string" ? this.#errorOf(REASONS[place]) : place;
   }
 
   /**
@@ -185,8 +192,12 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
    * @param reason Reason of the refusal.
    * @returns The error, with the close code of the refusal.
    */
-  refused(reason: UnreadRefusal): StreamError {
+  refused(reason: "timeout" | "session"): StreamError {
     this.#refused[reason]++;
+    return this.#errorOf(reason);
+  }
+
+  #errorOf(reason: UnreadRefusal): StreamError {
     const why = {
       timeout: () => `the application must take it within ${this.timeoutMs} ms`,
       session: () => "too many streams of its session wait to be taken",
@@ -203,9 +214,10 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
 export class UnreadShare {
   readonly #runtime: Runtime;
   readonly #all: UnreadStreams;
-  readonly #address: string;
+  readonly #owner: Owner;
+  /** Places of the counted streams. */
+  readonly #places: Place[] = [];
   #deadlines: Deadlines<UnreadStream> | undefined = undefined;
-  #count = 0;
   #isOver = false;
 
   /**
@@ -213,12 +225,12 @@ export class UnreadShare {
    *
    * @param runtime Runtime that has the timers.
    * @param all Counters of all connections.
-   * @param address Key of the connection's address.
+   * @param address Address of the connection's peer.
    */
   constructor(runtime: Runtime, all: UnreadStreams, address: string) {
     this.#runtime = runtime;
     this.#all = all;
-    this.#address = address;
+    this.#owner = all.ownerAt(address);
   }
 
   /**
@@ -228,17 +240,15 @@ export class UnreadShare {
    */
   take(): StreamError | undefined {
     if (this.#isOver) return undefined;
-    const reason = this.#all.take(this.#address, this.#count);
-    if (reason !== undefined) return this.#all.refused(reason);
-    this.#count++;
+    const place = this.#all.take(this.#owner);
+    if (place instanceof StreamError) return place;
+    this.#places.push(place);
     return undefined;
   }
 
   /** Removes a stream from the counters. */
   release(): void {
-    if (this.#isOver) return;
-    this.#count--;
-    this.#all.release(this.#address, 1);
+    this.#places.pop()?.[Symbol.dispose]();
   }
 
   /** Refuses a stream unless the application takes the stream in time. */
@@ -275,12 +285,16 @@ export class UnreadShare {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#deadlines?.clear();
-    if (this.#count > 0) this.#all.release(this.#address, this.#count);
+    for (const place of this.#places.splice(0)) place[Symbol.dispose]();
   }
 }
 
 function atLeastOne(bytes: number): number {
   return Math.max(STREAM_WINDOW_BYTES, Math.floor(bytes));
+}
+
+function streamsIn(bytes: number): number {
+  return Math.floor(bytes / STREAM_WINDOW_BYTES);
 }
 
 function checkLimit(name: string, value: number, least: number): void {

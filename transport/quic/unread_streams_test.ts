@@ -38,7 +38,7 @@ Deno.test("UnreadStreams() rejects a limit that is out of its range", () => {
 });
 
 Deno.test("UnreadShare.take() refuses beyond the bounds of a connection, an address and the server", () => {
-  const all = new UnreadStreams();
+  const all = new UnreadStreams({ maxBytesPerAddress: 80_000_000 });
   const open = (address: string) => new UnreadShare(platformRuntime(), all, address);
   const shares = [open("a"), open("a")];
   assertEquals(fill(shares[0]!), { taken: 48, code: 4429, reason: "a connection" });
@@ -64,6 +64,18 @@ Deno.test("UnreadShare.take() refuses beyond the bounds of a connection, an addr
   assertEquals(all.stats.count, 512 - 64);
   assertEquals(shares[0]!.take(), undefined, "It is over");
   assertEquals(all.stats.count, 512 - 64);
+});
+
+Deno.test("UnreadShare.take() gives an address its default share only once half is taken", () => {
+  const all = new UnreadStreams();
+  const open = (address: string) => new UnreadShare(platformRuntime(), all, address);
+  for (let i = 0; i < 5; i++) assertEquals(fill(open("192.0.2.1")).taken, 48);
+  assertEquals(fill(open("192.0.2.1")), { taken: 16, code: 4429, reason: "an address" });
+  const others = [open("192.0.2.2"), open("192.0.2.2")];
+  assertEquals(others.map((one) => fill(one).taken), [48, 16]);
+  // The address of a proxy has no share.
+  for (let i = 0; i < 4; i++) assertEquals(fill(open("10.0.0.1")).taken, 48);
+  assertEquals(fill(open("10.0.0.1")), { taken: 0, code: 4429, reason: "the server" });
 });
 
 Deno.test("UnreadShare.expect() refuses streams that are not taken in time, and counts them", () => {

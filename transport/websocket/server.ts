@@ -18,6 +18,7 @@ import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, numberIn, RUNTIME } from "../../base/option_checks.ts";
 import { CloseCode } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import type { Quotas } from "../../base/shares.ts";
 import type { Connection, ConnectionCloseInfo, FlowControlOptions } from "../connection.ts";
 import {
   MESSAGE_STREAM,
@@ -163,8 +164,14 @@ export interface HttpListenOptions {
   readonly maxFrameBytes?: number | undefined;
   /** Most simultaneous connections. */
   readonly maxConnections?: number | undefined;
-  /** Most simultaneous connections of one network address. */
+  /** Most simultaneous connections of one network address; by default a share in contention. */
   readonly maxConnectionsPerAddress?: number | undefined;
+  /**
+   * All quotas of the server, for a host that counts by them; provided by a server.
+   *
+   * @internal
+   */
+  readonly quotas?: Quotas | undefined;
 }
 
 /** Handler of upgrades without a `Request`; `undefined` for one that needs a `Request`. */

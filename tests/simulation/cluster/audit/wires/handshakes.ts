@@ -2,6 +2,7 @@
 import {
   type ConnectionSlot,
   HandshakeLimits,
+  type HandshakeLimitsOptions,
 } from "../../../../../transport/hardened/handshake_limits.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
@@ -51,7 +52,7 @@ export function auditHandshakes(audit: Audit): void {
 class Handshakes {
   readonly #audit: Audit;
   readonly #random: () => number;
-  readonly #options: ConstructorParameters<typeof HandshakeLimits>[0];
+  readonly #options: Readonly<Record<Exclude<keyof HandshakeLimitsOptions, "quotas">, number>>;
   readonly #limits: HandshakeLimits;
   readonly #tokens = new Map<string, Tokens>();
   /** All connections so far, the oldest first. */

@@ -1,0 +1,46 @@
+/** The quota of a listener's connections. */
+import { Quota, type Quotas } from "../base/shares.ts";
+
+/** Part of all connections that one address may have by default, once half are taken. */
+const DEFAULT_SHARE = 0.1;
+
+/** Least default share, for listeners with few connections. */
+const LEAST_SHARE = 1_000;
+
+/** Options of {@linkcode connectionQuota}. */
+export interface ConnectionQuotaOptions {
+  /** The name for counters. */
+  readonly name: string;
+  /** Most connections. */
+  readonly maxConnections: number;
+  /** Most of one address, which always counts; `undefined` is a share in contention. */
+  readonly maxConnectionsPerAddress: number | undefined;
+  /** Connections in addition, in all and of one address. */
+  readonly more?: readonly [all: number, ofAddress: number];
+  /** All quotas of the server, if there is one. */
+  readonly quotas: Quotas | undefined;
+}
+
+/**
+ * Makes the quota of a listener's connections. By default an address may have a tenth of all and at
+ * least 1,000, once more than half are taken.
+ *
+ * @param options See {@linkcode ConnectionQuotaOptions}.
+ * @returns The quota.
+ */
+export function connectionQuota(options: ConnectionQuotaOptions): Quota {
+  const { name, maxConnections, maxConnectionsPerAddress, more = [0, 0], quotas } = options;
+  const share = maxConnectionsPerAddress ??
+    Math.max(LEAST_SHARE, Math.floor(maxConnections * DEFAULT_SHARE));
+  const bounds = {
+    limit: "maxConnections",
+    name,
+    shareLimits: { address: "maxConnectionsPerAddress" },
+    verb: "connect",
+    what: "connections",
+    max: maxConnections + more[0],
+    shares: { address: share + more[1] },
+    strict: maxConnectionsPerAddress === undefined ? [] : ["address" as const],
+  };
+  return quotas?.open(bounds) ?? new Quota(bounds);
+}
