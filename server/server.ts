@@ -277,6 +277,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#users = new Users({ nodes, manager });
     this.#claims = userClaims(nodes, limits);
     this.#moq = options.moq;
+    this.#moq?.countBy(this.#quotas);
     this.#engine = broker && reportEngine(runtime, broker, this.#console);
     const { origins, hosts } = options;
     const rules = { ...(origins && { origins }), ...(hosts && { hosts }) };

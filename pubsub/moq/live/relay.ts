@@ -288,7 +288,7 @@ export class MoqRelay implements AsyncDisposable {
     this.mux = mux;
     this.prefix = broadcastPath(prefix);
     this.#maxBroadcasts = maxBroadcasts;
-    this.#capacity = new RelayCapacity(runtime, {
+    this.#capacity = new RelayCapacity({
       maxTracks,
       maxFetches,
       maxShare,

@@ -1,7 +1,5 @@
 /** Bounds of a relay on tracks and fetches, and the share of each session and address. */
-import { Owners, type Place, Quota, type QuotaOptions } from "../../../base/shares.ts";
-import type { Runtime } from "../../../base/runtime.ts";
-import { LimitError } from "../../../errors.ts";
+import { type Place, Quota, type QuotaOptions, socketOwner } from "../../../base/shares.ts";
 import type { SubscriberSession } from "../track/track_writer.ts";
 import type { RelayTrack } from "./relay_track.ts";
 
@@ -21,12 +19,10 @@ export class RelayCapacity {
   readonly #tracksOf = new WeakMap<SubscriberSession, number>();
   /** Tracks without subscribers, the oldest first. */
   readonly #idle = new Set<RelayTrack>();
-  readonly #owners: Owners;
   readonly #tracks: Quota;
   #fetches = 0;
 
-  constructor(runtime: Runtime, bounds: RelayBounds) {
-    this.#owners = new Owners(runtime);
+  constructor(bounds: RelayBounds) {
     this.#bounds = bounds;
     this.#tracks = new Quota({
       limit: "maxTracks",
@@ -62,14 +58,10 @@ export class RelayCapacity {
         if (track.endIfIdle()) break;
       }
     }
-    const owner = this.#owners.of({ address });
-    try {
-      // A session with a granted share, such as another relay, stands for many clients.
-      return this.#tracks.take(owner, { ignoresShares: share !== undefined });
-    } catch (error) {
-      if (!(error instanceof LimitError)) throw error;
-      return undefined;
-    }
+    // A session with a granted share, such as another relay, stands for many clients.
+    const options = { ignoresShares: share !== undefined };
+    const place = this.#tracks.tryTake(socketOwner(address ?? ""), options);
+    return typeof place === "string" ? undefined : place;
   }
 
   /** Notes that a track has ended. */

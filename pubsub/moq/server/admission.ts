@@ -1,10 +1,16 @@
 /** Admission of clients: path, origin, limits, and the application's own check, in this order. */
-import { AuthenticationError, type RefusalStatus, TimeoutError } from "../../../errors.ts";
+import {
+  AuthenticationError,
+  LimitError,
+  type RefusalStatus,
+  TimeoutError,
+} from "../../../errors.ts";
 import { ConsoleReport } from "../../../base/console_report.ts";
 import { DecisionFault, tellFault } from "../../../base/decision.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { within } from "../../../base/wait.ts";
-import { addressKey } from "../../../base/network_address.ts";
+import { isPrivateAddress } from "../../../base/network_address.ts";
+import { type Owner, type Quota, Quotas } from "../../../base/shares.ts";
 import type { RequestInfo } from "../../../transport/address.ts";
 import { checkOriginRules, isOriginAllowed, LOCAL_HOSTS } from "../../../transport/origins.ts";
 import { reportTo } from "../session/context.ts";
@@ -13,7 +19,8 @@ import { GOMOQT_CODES, MoqError } from "../wire/errors.ts";
 import { versionOf, VERSIONS } from "../wire/versions.ts";
 import type { MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 
-type Limits = Readonly<Record<keyof NonNullable<MoqServerOptions["limits"]>, number>>;
+/** Part of the pending setups that one address may have, once half of them are taken. */
+const SHARE_OF_SETUPS = 1 / 8;
 
 /** A lease for one session, from the request to the end of the socket. */
 export interface SessionLease extends Disposable {
@@ -23,29 +30,44 @@ export interface SessionLease extends Disposable {
   closing(): void;
 }
 
-/** Counts sessions and refuses those beyond the limits. */
+/** Counts sessions and setups, and refuses those beyond the limits. */
 export class SessionLeases {
-  readonly #limits: Limits;
-  readonly #perAddress = new Map<string, number>();
-  #count = 0;
-  #pending = 0;
+  readonly #quotas: Quotas;
+  readonly #sessions: Quota;
+  readonly #setups: Quota;
 
   /**
    * Creates a counter with all places free.
    *
-   * @throws {RangeError} If a limit is not a positive integer.
+   * @param quotas All quotas of the server.
+   * @param limits Limits of the server.
    */
-  constructor(limits: MoqServerOptions["limits"] = {}) {
-    this.#limits = {
-      maxSessions: limits.maxSessions ?? 10_000,
-      maxSessionsPerAddress: limits.maxSessionsPerAddress ?? 1_000,
-      maxPendingSetups: limits.maxPendingSetups ?? 1_024,
-    };
+  constructor(quotas: Quotas, limits: MoqServerOptions["limits"] = {}) {
+    const { maxSessions = 10_000, maxSessionsPerAddress, maxPendingSetups = 1_024 } = limits;
+    this.#quotas = quotas;
+    this.#sessions = quotas.open({
+      limit: "maxSessions",
+      name: "moq.maxSessions",
+      shareLimits: { address: "maxSessionsPerAddress" },
+      verb: "begin session",
+      what: "sessions at once",
+      max: maxSessions,
+      shares: { address: maxSessionsPerAddress ?? 1_000 },
+      strict: maxSessionsPerAddress === undefined ? [] : ["address"],
+    });
+    this.#setups = quotas.open({
+      limit: "maxPendingSetups",
+      name: "moq.maxPendingSetups",
+      verb: "begin session",
+      what: "setups at once",
+      max: maxPendingSetups,
+      shares: { address: Math.max(1, Math.floor(maxPendingSetups * SHARE_OF_SETUPS)) },
+    });
   }
 
   /** Number of places taken. */
   get count(): number {
-    return this.#count;
+    return this.#sessions.taken;
   }
 
   /**
@@ -56,36 +78,33 @@ export class SessionLeases {
    * @throws {MoqRefusal} If a limit is reached.
    */
   take(address: string | undefined): SessionLease {
-    const { maxSessions, maxSessionsPerAddress, maxPendingSetups } = this.#limits;
-    const key = address === undefined ? undefined : addressKey(address);
-    const ofAddress = key === undefined ? 0 : this.#perAddress.get(key) ?? 0;
-    if (this.#count >= maxSessions || ofAddress >= maxSessionsPerAddress) {
-      throw new MoqRefusal(429, "Too many sessions");
+    const owner = this.#quotas.owners.of({ address });
+    const session = placeIn(this.#sessions, owner, 429);
+    let setup: Disposable;
+    try {
+      setup = placeIn(this.#setups, owner, 503);
+    } catch (error) {
+      session[Symbol.dispose]();
+      throw error;
     }
-    if (this.#pending >= maxPendingSetups) throw new MoqRefusal(503, "Too many setups at once");
-    this.#count++;
-    this.#pending++;
-    if (key !== undefined) this.#perAddress.set(key, ofAddress + 1);
-    let isPending = true;
-    let isTaken = true;
-    const setupEnded = () => {
-      if (isPending) this.#pending--;
-      isPending = false;
-    };
+    const setupEnded = () => setup[Symbol.dispose]();
     return {
       setupEnded,
       closing: setupEnded,
-      [Symbol.dispose]: () => {
+      [Symbol.dispose]() {
         setupEnded();
-        if (!isTaken) return;
-        isTaken = false;
-        this.#count--;
-        if (key === undefined) return;
-        const left = this.#perAddress.get(key)! - 1;
-        if (left === 0) this.#perAddress.delete(key);
-        else this.#perAddress.set(key, left);
+        session[Symbol.dispose]();
       },
     };
+  }
+}
+
+function placeIn(quota: Quota, owner: Owner, status: RefusalStatus): Disposable {
+  try {
+    return quota.take(owner);
+  } catch (error) {
+    if (!(error instanceof LimitError)) throw error;
+    throw new MoqRefusal(status, error.message);
   }
 }
 
@@ -149,7 +168,7 @@ const DOT_SEGMENT = /(^|\/)(\.|%2e){1,2}(\/|$)/i;
 export class Admission {
   readonly #runtime: Runtime;
   readonly #options: MoqServerOptions;
-  readonly #leases: SessionLeases;
+  #leases: SessionLeases;
   readonly #matches: (path: string) => boolean;
   readonly #ending = new AbortController();
   readonly #console: ConsoleReport;
@@ -159,19 +178,26 @@ export class Admission {
    * Creates the door.
    *
    * @throws {TypeError} If the path or an origin is invalid.
-   * @throws {RangeError} If a limit is not a positive integer.
    */
   constructor(runtime: Runtime, options: MoqServerOptions) {
     this.#runtime = runtime;
-    const { path, limits } = options;
+    const { path, limits, clientAddress } = options;
     checkOriginRules(options);
     if (path !== undefined && (typeof path !== "string" || !path.startsWith("/"))) {
       throw new TypeError(`Cannot serve MoQ: path must begin with "/", received "${path}"`);
     }
     this.#options = options;
     this.#console = new ConsoleReport(runtime);
-    this.#leases = new SessionLeases(limits);
+    const quotas = new Quotas(runtime, {
+      isProxy: clientAddress === undefined ? isPrivateAddress : undefined,
+    });
+    this.#leases = new SessionLeases(quotas, limits);
     this.#matches = pathMatcher(path);
+  }
+
+  /** Counts further sessions by the quotas of the server in which this one is mounted. */
+  countBy(quotas: Quotas): void {
+    this.#leases = new SessionLeases(quotas, this.#options.limits);
   }
 
   /** Refuses all further clients. Idempotent. */

@@ -3,6 +3,7 @@ import { optionsFor } from "../../../base/options.ts";
 import { MOQ_LISTEN, MOQ_SERVER } from "./server_options.ts";
 import { checkOptions, TIME } from "../../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
+import type { Quotas } from "../../../base/shares.ts";
 import { settlesWithin } from "../../../base/wait.ts";
 import type { RequestInfo } from "../../../transport/address.ts";
 import type { DevCertificate } from "../../../transport/certificate/dev_certificate.ts";
@@ -256,6 +257,17 @@ export class MoqServer implements AsyncDisposable {
       throw new TypeError("Cannot mount MoQ server: it listens by itself or is mounted already");
     }
     this.#host = host;
+  }
+
+  /**
+   * Counts sessions by the quotas of the server in which this one is mounted. Called by `serve()` and
+   * `createServer()`.
+   *
+   * @param quotas All quotas of that server.
+   * @ignore
+   */
+  countBy(quotas: Quotas): void {
+    this.#admission.countBy(quotas);
   }
 
   /**

@@ -87,14 +87,16 @@ export interface MoqServerOptions extends
     readonly maxSessions?: number;
     /**
      * Most sessions of one network address at once; an IPv6 /64 counts as one address. Refused in the
-     * same way. Clients without an address are not counted here.
+     * same way. Clients without an address are not counted here. The default counts only while more
+     * than half of `maxSessions` are taken, and not for a loopback or private address without
+     * `clientAddress`. A number that you set always counts.
      *
      * @default {1000}
      */
     readonly maxSessionsPerAddress?: number;
     /**
      * Most sessions in their setup at once. Further clients are refused with 503, or over raw QUIC
-     * closed with 4503.
+     * closed with 4503. While more than half are taken, one address may have an eighth.
      *
      * @default {1024}
      */

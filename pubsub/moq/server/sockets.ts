@@ -109,7 +109,7 @@ export function socketsOptions(
   if (typeof Deno === "undefined") {
     throw new UnsupportedError("Cannot listen: a server requires Deno");
   }
-  const { maxSessions = 10_000, maxSessionsPerAddress = 1_000 } = limits;
+  const { maxSessions = 10_000, maxSessionsPerAddress: perAddress } = limits;
   const { idleTimeoutMs } = options;
   return {
     runtime,
@@ -126,7 +126,9 @@ export function socketsOptions(
     webSocket,
     limits: {
       maxConnections: connectionsFor(maxSessions),
-      maxConnectionsPerAddress: connectionsFor(Math.min(maxSessions, maxSessionsPerAddress)),
+      ...(perAddress !== undefined && {
+        maxConnectionsPerAddress: connectionsFor(Math.min(maxSessions, perAddress)),
+      }),
       maxStreams: options.maxBidirectionalStreams ?? MAX_STREAMS,
       maxUnidirectionalStreams: options.maxUnidirectionalStreams ?? MAX_STREAMS,
       flowControl: flowControlOf(options),
