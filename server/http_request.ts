@@ -1,7 +1,6 @@
 /** Sessions over HTTP: requests for new ones, and the requests of open ones. Loaded on first use. */
 import { CarrierRequests, type CarrierRequestsOptions } from "./http/carrier_requests.ts";
 import { Refused, withinLimits } from "./refusal.ts";
-import type { Quotas } from "../base/shares.ts";
 import type { Accepted, AcceptRequest, RequestPlace, SessionRequest } from "./session_request.ts";
 import { SharedCarriers } from "./shared_carriers.ts";
 import { settlesWithin } from "../base/wait.ts";
@@ -33,8 +32,6 @@ const READY_MS = 1_000;
 export interface HttpSessionsOptions extends Omit<CarrierRequestsOptions, "carriers"> {
   /** Limits the number of connections, which outlive their sessions for a moment. */
   readonly manager: SessionManager;
-  /** The quotas of the server. */
-  readonly quotas: Quotas;
   /** The nodes of the broker, which pass requests on to one another; `undefined` without a broker. */
   readonly nodes: Nodes | undefined;
 }
@@ -47,8 +44,8 @@ export class HttpSessions implements AsyncDisposable {
   readonly #requests: CarrierRequests;
 
   /** Begins without sessions. */
-  constructor({ manager, nodes, quotas, ...options }: HttpSessionsOptions) {
-    const { runtime, maxFrameBytes, report } = options;
+  constructor({ manager, nodes, ...options }: HttpSessionsOptions) {
+    const { runtime, maxFrameBytes, quotas, report } = options;
     this.#manager = manager;
     const connections = new HttpConnections({ runtime, node: nodes?.id, maxFrameBytes });
     this.#connections = connections;

@@ -6,7 +6,7 @@ import { joinHead, splitHead } from "../pubsub/nodes/call_messages.ts";
 import { isNumber } from "../pubsub/nodes/messages.ts";
 import { type NodeCall, NodeCallError, NodeCalls } from "../pubsub/nodes/node_calls.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
-import { NOBODY, type Quota, type Quotas } from "../base/shares.ts";
+import { NOBODY, type Owner, type Quota, type Quotas } from "../base/shares.ts";
 import { TimeoutError } from "../errors.ts";
 import { MAX_WEBSOCKET_REASON_BYTES } from "../transport/close_info.ts";
 import type { ConnectionCloseInfo } from "../transport/connection.ts";
@@ -106,6 +106,7 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
     this.#calls = new NodeCalls({
       nodes,
       name: NAME,
+      quotas,
       maxBytes: maxBytes + MAX_HEAD_BYTES,
       answer: (data, call) => this.#answer(data, call),
       onError,
@@ -132,6 +133,7 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
       node,
       keys: { id, secret },
       proven: this.#proven,
+      ownerOf,
       takePlace: () => this.#unknown.take(ownerOf()),
     });
   }
@@ -177,6 +179,8 @@ interface RemoteCarrierParts {
   readonly node: string;
   readonly keys: Keys;
   readonly proven: Map<string, string>;
+  /** Tells whose requests these are. */
+  readonly ownerOf: () => Owner;
   /** Takes a place for the call about a connection that this node does not know. */
   readonly takePlace: () => Disposable;
 }
@@ -187,13 +191,15 @@ class RemoteCarrier implements HttpCarrier {
   readonly #node: string;
   readonly #keys: Keys;
   readonly #proven: Map<string, string>;
+  readonly #ownerOf: () => Owner;
   readonly #takePlace: () => Disposable;
 
-  constructor({ calls, node, keys, proven, takePlace }: RemoteCarrierParts) {
+  constructor({ calls, node, keys, proven, ownerOf, takePlace }: RemoteCarrierParts) {
     this.#calls = calls;
     this.#node = node;
     this.#keys = keys;
     this.#proven = proven;
+    this.#ownerOf = ownerOf;
     this.#takePlace = takePlace;
   }
 
@@ -262,7 +268,7 @@ class RemoteCarrier implements HttpCarrier {
     options: { readonly timeoutMs: number; readonly signal?: AbortSignal },
   ): Promise<Uint8Array> {
     try {
-      return await this.#calls.call(this.#node, data, options);
+      return await this.#calls.call(this.#node, data, { ...options, owner: this.#ownerOf() });
     } catch (error) {
       if (error instanceof NodeCallError) {
         const isOver = error.code === "gone" || error.code === "silent";

@@ -358,6 +358,7 @@ Deno.test("SharedCarriers leave calls about unknown connections to other address
     cut: new AbortController().signal,
     countForged() {},
     ownerOf: ownerAt("192.0.2.1"),
+    quotas: new Quotas(a.nodes.runtime),
     report: (error) => void bench.errors.push(error),
   });
   const headers = {

@@ -58,6 +58,7 @@ import { Network } from "./clients.ts";
 import { HttpEnds } from "./http_pair.ts";
 import { livePair } from "./moq/pair.ts";
 import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
+import { connectBare, QuicServer } from "./quic_peer.ts";
 import { HELLO, type Peer, serverByHand } from "./sessions.ts";
 
 /** Something that is taken and given back. */
@@ -80,6 +81,11 @@ interface Row {
 }
 
 const runtime = platformRuntime();
+
+/** Taken places of all quotas. */
+function takenOf(quotas: Quotas): number[] {
+  return Object.values(quotas.stats).map(({ taken }) => taken);
+}
 
 /** Longest wait for a place to be given back, in milliseconds of the real clock. */
 const PATIENCE_MS = 20_000;
@@ -106,6 +112,21 @@ function threeSessions(room: AsyncDisposableStack, options: ServerOptions<string
     return [count, reserved, users, addresses, sockets.open, sockets.lingering];
   };
   return { server, left };
+}
+
+/** A listener of QUIC with room for three handshakes and connections. */
+function quicConnections(
+  room: AsyncDisposableStack,
+  connect: (server: QuicServer) => Promise<void>,
+): Bench {
+  const quotas = new Quotas(runtime);
+  const most = { maxHandshakes: 3, maxConnections: 3, maxConnectionsPerAddress: 3 };
+  const server = room.use(new QuicServer({ ...most, quotas }));
+  const take = async () => {
+    await connect(server);
+    await until(() => takenOf(quotas).every((taken) => taken === 0));
+  };
+  return { take, left: () => takenOf(quotas) };
 }
 
 const SESSIONS: readonly Row[] = [
@@ -173,6 +194,7 @@ const SESSIONS: readonly Row[] = [
   })),
   {
     name: "handshakes that end before a request",
+    quota: "transport/hardened/handshake_limits.ts",
     bound: 3,
     open(room) {
       const webSocket = hardenedWebSocket({ maxPending: 3, maxPendingPerAddress: 3 });
@@ -187,6 +209,26 @@ const SESSIONS: readonly Row[] = [
         left: () => [webSocket.stats().pending, webSocket.stats().connections],
       };
     },
+  },
+  {
+    name: "connections of QUIC that close",
+    quota: "transport/connection_quota.ts",
+    bound: 3,
+    open: (room) =>
+      quicConnections(room, async (server) => {
+        const { connection, peer } = await server.open();
+        peer.close({ closeCode: 0, reason: "" });
+        await connection.closed;
+      }),
+  },
+  {
+    name: "handshakes of QUIC that end without a connection",
+    quota: "transport/quic/acceptor.ts",
+    bound: 3,
+    open: (room) =>
+      quicConnections(room, async ({ port }) => {
+        await assertRejects(() => connectBare(port, { alpnProtocols: ["another"] }));
+      }),
   },
   {
     name: "pongs that the peer reads",
@@ -214,8 +256,10 @@ const EVENT_BYTES = 60_000;
 /** Makes connections over HTTP, and the requests of one client. */
 function httpConnection(room: AsyncDisposableStack) {
   const connections = room.use(new HttpConnections({ runtime, maxFrameBytes: 1_000_000 }));
+  const quotas = new Quotas(runtime);
   const requests = new CarrierRequests({
     runtime,
+    quotas,
     maxFrameBytes: 1_000_000,
     carriers: connections,
     origins: {},
@@ -234,7 +278,7 @@ function httpConnection(room: AsyncDisposableStack) {
     const init = { method, headers: all, ...(body !== undefined && { body }) };
     return requests.fetch(new Request("http://localhost/", init), {});
   };
-  return { connections, connection, ask };
+  return { connections, connection, ask, quotas };
 }
 
 /** Opens streams on a pair of connections, each half of which ends in another way. */
@@ -283,14 +327,15 @@ function earlyStreams(end: (early: EarlyStreams, time: FakeTime) => unknown) {
 const CONNECTIONS: readonly Row[] = [
   {
     name: "posts of an HTTP session",
+    quota: "server/http/carrier_requests.ts",
     bound: 4_096,
     open(room) {
-      const { connection, ask } = httpConnection(room);
+      const { connection, ask, quotas } = httpConnection(room);
       const take = async () => {
         const post = await ask("POST", { [Header.number]: "1", [Header.lastEvent]: "0" }, "");
         assertEquals(post.status, 204);
       };
-      return { take, left: () => [connection.bufferedAmount] };
+      return { take, left: () => [connection.bufferedAmount, ...takenOf(quotas)] };
     },
   },
   {
@@ -377,6 +422,7 @@ const CONNECTIONS: readonly Row[] = [
   },
   {
     name: "early streams whose session begins",
+    quota: "transport/quic/unread_streams.ts",
     bound: 2,
     open: earlyStreams((early) => early.accept({ id: 4 } as never)),
   },
@@ -863,6 +909,7 @@ const CALLS: Readonly<Record<string, NodeCallsOptions["answer"]>> = {
 const NODES: readonly Row[] = [
   ...Object.entries(CALLS).map(([end, answer]): Row => ({
     name: `calls between nodes that are ${end}`,
+    quota: "pubsub/nodes/node_calls.ts",
     bound: 10_000,
     async open(room) {
       const broker = room.use(new MemoryBroker());
@@ -1031,6 +1078,7 @@ function twoSessions(room: AsyncDisposableStack, options: Partial<MoqServerOptio
 const MEDIA: readonly Row[] = [
   {
     name: "sessions of a MoqServer",
+    quota: "pubsub/moq/server/admission.ts",
     bound: 2,
     open(room) {
       const { open, left } = twoSessions(room);

@@ -4,7 +4,7 @@
  * @module
  */
 import { platformRuntime } from "../base/runtime.ts";
-import { NOBODY } from "../base/shares.ts";
+import { NOBODY, Quotas } from "../base/shares.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import type { Connection } from "../transport/connection.ts";
 import { dialHttp, type DialHttpOptions } from "../transport/http/client.ts";
@@ -46,6 +46,7 @@ export class HttpEnds implements AsyncDisposable {
       cut: new AbortController().signal,
       countForged: () => void this.forged++,
       ownerOf: () => NOBODY,
+      quotas: new Quotas(runtime),
       report: (error) => void this.errors.push(error),
     });
     const serve = (request: Request): Promise<Response> => {

@@ -12,6 +12,7 @@ import {
   partsOf,
   type RefusalCode,
 } from "./call_messages.ts";
+import { type Owner, type Place, type Quota, Quotas } from "../../base/shares.ts";
 import type { NodeEvent, Nodes } from "./nodes.ts";
 
 /**
@@ -19,6 +20,9 @@ import type { NodeEvent, Nodes } from "./nodes.ts";
  * once. Each may be a poll that waits for a message, one for each session of a large server.
  */
 const MAX_CALLS = 10_000;
+
+/** Calls for the clients of one network address, once more than half of all are under way. */
+const SHARE_OF_CALLS = 1_000;
 
 /** Most bytes of requests in several parts that are not complete yet. */
 const MAX_GATHERED_BYTES = 67_108_864;
@@ -82,6 +86,18 @@ export interface NodeCallsOptions {
    * @default {1048576}
    */
   readonly maxBytes?: number;
+  /** All quotas of the server; by default, those of the calls alone. */
+  readonly quotas?: Quotas | undefined;
+}
+
+/** Options of {@linkcode NodeCalls.call}. */
+export interface NodeCallOptions {
+  /** Longest wait for the reply, in milliseconds. */
+  readonly timeoutMs: number;
+  /** Ends the wait. */
+  readonly signal?: AbortSignal;
+  /** The client for whom this node calls; by default nobody. */
+  readonly owner?: Owner | undefined;
 }
 
 /** A call of this node. */
@@ -95,6 +111,7 @@ interface Asked {
 
 /** A call of another node. */
 interface Answering {
+  readonly place: Place;
   readonly from: string;
   readonly id: number;
   readonly ending: AbortController;
@@ -115,8 +132,9 @@ interface Answering {
  * - **Lost:** the engine may lose messages. Calls under way at an outage fail once the engine is
  *   back; other calls without a reply fail after `timeoutMs`. The other node may have answered.
  * - **Giving up:** a signal or the end of the time aborts the signal of the handler over there.
- * - **Bounds:** 10,000 calls at once each way, 64 MiB of incomplete requests, `maxBytes` for each
- *   request and reply. Malformed messages are ignored and counted.
+ * - **Bounds:** 10,000 calls at once each way, 1,000 for the clients of one network address once
+ *   half are under way; 64 MiB of incomplete requests, `maxBytes` for each request and reply.
+ *   Malformed messages are ignored and counted.
  *
  * @example A call
  * ```ts
@@ -148,6 +166,8 @@ export class NodeCalls implements AsyncDisposable {
   readonly #maxBytes: number;
   readonly #subscription: BrokerSubscription;
   readonly #watch: Disposable;
+  readonly #callPlaces: Quota;
+  readonly #answerPlaces: Quota;
   readonly #asked = new Map<number, Asked>();
   /** Calls of other nodes, by node and number. */
   readonly #answering = new Map<string, Answering>();
@@ -168,6 +188,18 @@ export class NodeCalls implements AsyncDisposable {
    */
   constructor(options: NodeCallsOptions) {
     const { nodes, name, answer, onError, maxBytes = 1_048_576 } = options;
+    const { quotas = new Quotas(nodes.runtime) } = options;
+    const bounds = { limit: "calls", verb: "call a node", what: "calls", max: MAX_CALLS };
+    this.#callPlaces = quotas.open({
+      ...bounds,
+      name: `calls.${name}`,
+      shares: { address: SHARE_OF_CALLS },
+    });
+    this.#answerPlaces = quotas.open({
+      ...bounds,
+      name: `answers.${name}`,
+      shares: {}, // Nodes trust one another, and each has shares for its clients.
+    });
     this.#nodes = nodes;
     this.#topic = `${INTERNAL_PREFIX}call:${name}:`;
     this.#answer = answer;
@@ -207,7 +239,7 @@ export class NodeCalls implements AsyncDisposable {
    * @param to Id of the node.
    * @param data The request. MUST NOT be changed afterwards.
    * @param options Most time to wait for the reply, and a signal that ends the wait; both also end
-   * the work of the other node.
+   * the work of the other node. And the client for whom this node calls.
    * @returns The reply.
    * @throws {NodeCallError} If no reply can come.
    * @throws {TimeoutError} If the reply takes longer than `timeoutMs`.
@@ -216,12 +248,13 @@ export class NodeCalls implements AsyncDisposable {
   async call(
     to: string,
     data: Uint8Array,
-    options: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+    options: NodeCallOptions,
   ): Promise<Uint8Array> {
-    const { timeoutMs, signal } = options;
+    const { timeoutMs, signal, owner } = options;
     if (data.length > this.#maxBytes) throw tooLarge("request", this.#maxBytes, data.length);
     if (this.#isClosed) throw new NodeCallError("gone", "this node must not be closed");
-    if (this.#asked.size >= MAX_CALLS) throw new NodeCallError("busy", tooMany("at this node"));
+    const place = this.#callPlaces.tryTake(owner);
+    if (typeof place === "string") throw new NodeCallError("busy", tooMany("at this node"));
     const id = ++this.#last;
     const asked: Asked = { to, reply: Promise.withResolvers(), isSent: false };
     this.#asked.set(id, asked);
@@ -241,6 +274,7 @@ export class NodeCalls implements AsyncDisposable {
       throw error;
     } finally {
       this.#asked.delete(id);
+      place[Symbol.dispose]();
     }
   }
 
@@ -377,11 +411,11 @@ export class NodeCalls implements AsyncDisposable {
       // The first part was refused, is lost, or the call was given up.
       if (part !== 0) return void this.#ignored++;
       const isWhole = size === message.data.length;
-      const isFull = this.#answering.size >= MAX_CALLS ||
-        !isWhole && this.#gathered + size > MAX_GATHERED_BYTES;
+      const isFull = !isWhole && this.#gathered + size > MAX_GATHERED_BYTES;
       if (size > this.#maxBytes) return this.#refuse(node, id, "failed");
-      if (isFull) return this.#refuse(node, id, "busy");
-      one = this.#begin(message, isWhole);
+      const place = isFull ? undefined : this.#answerPlaces.tryTake();
+      if (place === undefined || typeof place === "string") return this.#refuse(node, id, "busy");
+      one = this.#begin(message, { isWhole, place });
       this.#answering.set(key, one);
     } else if (one.gathering === undefined) return void this.#ignored++; // A repetition.
     let data: Uint8Array | undefined;
@@ -399,7 +433,7 @@ export class NodeCalls implements AsyncDisposable {
 
   #begin(
     { node: from, id, size, timeoutMs }: CallMessage & { readonly type: "call" },
-    isWhole: boolean,
+    { isWhole, place }: { readonly isWhole: boolean; readonly place: Place },
   ): Answering {
     if (!isWhole) this.#gathered += size;
     const limitMs = Math.min(timeoutMs, MAX_TIMEOUT_MS);
@@ -407,6 +441,7 @@ export class NodeCalls implements AsyncDisposable {
       this.#giveUp(one, new TimeoutError(`Cannot answer a node later than ${ms} ms`, ms));
     });
     const one: Answering = {
+      place,
       from,
       id,
       ending: new AbortController(),
@@ -431,8 +466,13 @@ export class NodeCalls implements AsyncDisposable {
       }
     } finally {
       this.#nodes.runtime.clearTimeout(one.timer);
-      this.#answering.delete(`${from} ${id}`);
+      this.#forget(one);
     }
+  }
+
+  #forget({ from, id, place }: Answering): void {
+    this.#answering.delete(`${from} ${id}`);
+    place[Symbol.dispose]();
   }
 
   /** Aborts the handler of a call, or forgets the parts of an incomplete one. */
@@ -440,7 +480,7 @@ export class NodeCalls implements AsyncDisposable {
     this.#nodes.runtime.clearTimeout(one.timer);
     if (one.gathering !== undefined) {
       this.#release(one);
-      this.#answering.delete(`${one.from} ${one.id}`);
+      this.#forget(one);
     }
     one.ending.abort(reason);
   }

@@ -4,6 +4,7 @@ import { TimeoutError } from "../../errors.ts";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
 import { Random } from "../../tests/random.ts";
 import { type CallHead, joinHead } from "./call_messages.ts";
+import { socketOwner } from "../../base/shares.ts";
 import { NodeCallError, NodeCalls, type NodeCallsOptions } from "./node_calls.ts";
 import { Nodes } from "./nodes.ts";
 
@@ -254,6 +255,22 @@ Deno.test("NodeCalls answer 10,000 calls at once, and refuse further ones", asyn
   answer.resolve(bytesOf(1));
   await Promise.all(all);
   assertEquals(await c.calls.call(b.nodes.id, bytesOf(2), options), bytesOf(1));
+});
+
+Deno.test("NodeCalls.call() leaves half of the calls to clients of other addresses", async () => {
+  await using bench = new Bench();
+  const answer = Promise.withResolvers<Uint8Array>();
+  const [a, b] = [bench.join(), bench.join(() => answer.promise)];
+  await bench.pass(300);
+  const from = (address: string) =>
+    a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 60_000, owner: socketOwner(address) });
+  const all = Array.from({ length: 5_000 }, () => from("192.0.2.1"));
+  assertEquals(await codeOf(from("192.0.2.1")), "busy");
+  all.push(from("192.0.2.2"));
+  assertEquals(a.calls.waiting, 5_001);
+  answer.resolve(bytesOf(1));
+  await Promise.all(all);
+  assertEquals(a.calls.waiting, 0);
 });
 
 Deno.test("NodeCalls keep 64 MiB of incomplete requests, and forget these in time", async () => {

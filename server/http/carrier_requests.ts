@@ -4,7 +4,7 @@ import { methodNotAllowed, Problem, REFUSAL_CODES, tooMany } from "./problem.ts"
 import { Refused } from "../refusal.ts";
 import { refusalHeaders } from "../session_request.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Owner } from "../../base/shares.ts";
+import type { Owner, Quota, Quotas } from "../../base/shares.ts";
 import { LimitError } from "../../errors.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { isPortableCloseCode } from "../../transport/wire_close.ts";
@@ -38,6 +38,9 @@ const MAX_POSTS_PER_CONNECTION = 2;
 
 /** Most posts whose bodies are read at once. */
 const MAX_POSTS = 4_096;
+
+/** Such posts of one network address, once half of them are under way. */
+const MAX_POSTS_PER_ADDRESS = 256;
 
 /** Longest time for the body of a post, in milliseconds. */
 const BODY_MS = 30_000;
@@ -81,6 +84,8 @@ export interface CarrierRequestsOptions {
    * @throws {Refused} If the network address of the request is unknown for now.
    */
   readonly ownerOf: (request: Request, info: RequestInfo) => Owner;
+  /** The quotas of the server. */
+  readonly quotas: Quotas;
   /** Reports an error that the client is not told. */
   readonly report: (error: unknown) => void;
 }
@@ -91,13 +96,22 @@ export interface CarrierRequestsOptions {
  */
 export class CarrierRequests {
   readonly #options: CarrierRequestsOptions;
-  /** The posts of each connection whose bodies are read, oldest first; bounded by `MAX_POSTS`. */
+  /** The posts of each connection whose bodies are read, oldest first; bounded by their places. */
   readonly #posts = new Map<string, AbortController[]>();
-  #postCount = 0;
+  readonly #places: Quota;
 
   /** Begins without requests. */
   constructor(options: CarrierRequestsOptions) {
     this.#options = options;
+    this.#places = options.quotas.open({
+      limit: "posts",
+      name: "http.posts",
+      verb: "take frames",
+      what: "requests with frames under way",
+      max: MAX_POSTS,
+      shares: { address: MAX_POSTS_PER_ADDRESS },
+      retryAfterMs: 1_000,
+    });
     options.cut.addEventListener("abort", () => {
       for (const post of [...this.#posts.values()].flat()) post.abort(closing());
     });
@@ -165,7 +179,8 @@ export class CarrierRequests {
     const received = numberOf(request, Header.lastEvent);
     // Without the secret a client takes neither memory nor one of the places for bodies.
     await carrier.prove();
-    const frames = await this.#body(request, carrier);
+    const place = this.#placeOf(request, info);
+    const frames = await this.#body(request, carrier).finally(() => place[Symbol.dispose]());
     const given = await carrier.give(number, frames, received);
     // Over HTTP/2 the runtime delays the second of two small writes by 40 ms: an event that answers
     // a frame at once leaves in the same write as this answer.
@@ -182,9 +197,6 @@ export class CarrierRequests {
   async #body(request: Request, carrier: HttpCarrier): Promise<Uint8Array> {
     const { runtime, maxFrameBytes } = this.#options;
     if (this.#options.cut.aborted) throw closing();
-    if (this.#postCount >= MAX_POSTS) {
-      throw unavailable("Cannot take frames: too many requests with frames are under way");
-    }
     const id = request.headers.get(Header.session)!;
     const posts = this.#posts.get(id) ?? [];
     // A client has one post at a time: those before were given up, and their rest may never come.
@@ -194,7 +206,6 @@ export class CarrierRequests {
     const post = new AbortController();
     posts.push(post);
     this.#posts.set(id, posts);
-    this.#postCount++;
     try {
       const maxBytes = maxFrameBytes + JOINED_BYTES;
       const { signal } = post;
@@ -206,7 +217,15 @@ export class CarrierRequests {
     } finally {
       posts.splice(posts.indexOf(post), 1);
       if (posts.length === 0) this.#posts.delete(id);
-      this.#postCount--;
+    }
+  }
+
+  /** Takes a place for a body; a client without one sends the post again. */
+  #placeOf(request: Request, info: RequestInfo): Disposable {
+    try {
+      return this.#places.take(this.#options.ownerOf(request, info));
+    } catch (error) {
+      throw error instanceof LimitError ? unavailable(error.message) : error;
     }
   }
 

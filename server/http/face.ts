@@ -34,6 +34,9 @@ const SAFE_METHODS: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
  */
 const MAX_CHANGING_PER_ADDRESS = 64;
 
+/** Part of all requests that one address may have under way, once half are, and the least. */
+const SHARE_OF_REQUESTS = 1 / 4;
+
 /**
  * Content types that browsers never run, so that a page may show them. Behind a comma browsers find
  * another type, which counts.
@@ -237,11 +240,11 @@ export class Face<Action extends string> {
   readonly #options: FaceOptions<Action>;
   readonly #parts: FaceParts;
   readonly #accounts: Accounts | undefined;
-  readonly #maxRequests: number;
   readonly #answered = new Map<number, number>(); // Bounded by the statuses of the face.
   /** Requests under way that are allowed to change something. */
   readonly #changing: Quota;
-  #active = 0;
+  /** Requests under way. */
+  readonly #active: Quota;
 
   /**
    * Creates a guard.
@@ -256,22 +259,29 @@ export class Face<Action extends string> {
     const rate = checkRate(options.rate, `${options.name}.rate`);
     this.#options = options;
     this.#parts = parts;
-    this.#maxRequests = options.maxRequests ?? 1_024;
+    const { name, maxRequests = 1_024, maxWaiting = 0 } = options;
+    const bounds = { limit: "maxRequests", verb: "answer", retryAfterMs: 1_000 };
     this.#changing = parts.quotas.open({
-      limit: "maxRequests",
-      name: `${options.name}.maxRequests`,
-      verb: "answer",
+      ...bounds,
+      name: `${name}.maxRequests`,
       what: "requests under way",
-      max: this.#maxRequests,
+      max: maxRequests,
       shares: { address: MAX_CHANGING_PER_ADDRESS },
-      retryAfterMs: 1_000,
+    });
+    const max = maxRequests + maxWaiting;
+    this.#active = parts.quotas.open({
+      ...bounds,
+      name: `${name}.requests`,
+      what: "requests at once",
+      max,
+      shares: { address: Math.max(MAX_CHANGING_PER_ADDRESS, Math.ceil(max * SHARE_OF_REQUESTS)) },
     });
     this.#accounts = rate && new Accounts("address", { connections: rate }, () => undefined);
   }
 
   /** Counters. */
   get stats(): HttpFaceStats {
-    return { active: this.#active, answered: Object.fromEntries(this.#answered) };
+    return { active: this.#active.taken, answered: Object.fromEntries(this.#answered) };
   }
 
   /**
@@ -299,15 +309,10 @@ export class Face<Action extends string> {
     info: RequestInfo,
     handle: (asked: FaceRequest<Action>) => Response | Promise<Response>,
   ): Promise<Response> {
-    this.#active++;
-    try {
-      const response = await this.#handled(request, info, handle);
-      this.#protect(request, response.headers);
-      this.#answered.set(response.status, (this.#answered.get(response.status) ?? 0) + 1);
-      return request.method === "HEAD" ? withoutBody(response) : response;
-    } finally {
-      this.#active--;
-    }
+    const response = await this.#handled(request, info, handle);
+    this.#protect(request, response.headers);
+    this.#answered.set(response.status, (this.#answered.get(response.status) ?? 0) + 1);
+    return request.method === "HEAD" ? withoutBody(response) : response;
   }
 
   async #handled(
@@ -317,7 +322,8 @@ export class Face<Action extends string> {
   ): Promise<Response> {
     const { name, bodyTimeoutMs: timeoutMs = 30_000 } = this.#options;
     const { runtime, quotas: { owners }, addressOf, gate: { stopped, cut: signal } } = this.#parts;
-    let place: Place | undefined;
+    let active: Place | undefined;
+    let changing: Place | undefined;
     let user: string | undefined;
     let caller: string | undefined;
     try {
@@ -327,6 +333,7 @@ export class Face<Action extends string> {
         found ??= { address: addressOf(request, info) };
         return owners.of({ ...found, user });
       };
+      active = this.#active.take(ownerOf());
       this.#admit(ownerOf);
       if (this.#options.isInternal?.(this.pathOf(request.url) ?? "")) throw internal();
       if (request.method === "OPTIONS") return this.#preflight(request);
@@ -350,7 +357,7 @@ export class Face<Action extends string> {
             ({ user, caller } = await this.#authorize({ request, action, id, identified }));
           }
           // Not before: whoever has no right must not take a place of those who have one.
-          if (!SAFE_METHODS.has(request.method)) place ??= this.#changing.take(ownerOf());
+          if (!SAFE_METHODS.has(request.method)) changing ??= this.#changing.take(ownerOf());
           return user;
         },
         readBody: (maxBytes) => readBody(request, { runtime, maxBytes, timeoutMs, signal }),
@@ -364,15 +371,12 @@ export class Face<Action extends string> {
       this.#parts.report(`A request to ${name}`, error);
       return failed().toResponse();
     } finally {
-      place?.[Symbol.dispose]();
+      changing?.[Symbol.dispose]();
+      active?.[Symbol.dispose]();
     }
   }
 
   #admit(ownerOf: () => Owner): void {
-    const { maxWaiting = 0 } = this.#options;
-    if (this.#active > this.#maxRequests + maxWaiting) {
-      throw tooMany(`Cannot answer: at most ${this.#maxRequests} requests at once`, 1_000);
-    }
     const address = this.#accounts && ownerOf().networks[0]?.key;
     if (address === undefined) return;
     const waitMs = this.#accounts!.connect(address, this.#parts.runtime.now());

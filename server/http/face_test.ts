@@ -423,6 +423,22 @@ Deno.test("Face.answer() leaves the places of requests that wait to those that c
   assertEquals((await ask(face, { method: "POST" })).status, 200);
 });
 
+Deno.test("Face.answer() leaves half of the requests at once to other addresses", async () => {
+  const face = faceOf({ maxRequests: 200 });
+  const gate = Promise.withResolvers<Response>();
+  const from = (hostname: string) => {
+    const info = { remoteAddr: { transport: "tcp" as const, hostname, port: 1 } };
+    return face.face.answer(new Request("http://localhost/notes/a"), info, () => gate.promise);
+  };
+  const started = Array.from({ length: 150 }, () => from("192.0.2.1"));
+  started.push(from("192.0.2.2"));
+  assertEquals(face.face.stats.active, 101);
+  gate.resolve(new Response("done"));
+  const statuses = (await Promise.all(started)).map(({ status }) => status);
+  assertEquals([statuses.filter((status) => status === 429).length, statuses.at(-1)], [50, 200]);
+  assertEquals(face.face.stats.active, 0);
+});
+
 Deno.test("Face.answer() answers HEAD without a body, and ends the body", async () => {
   const face = faceOf();
   let isCancelled = false;

@@ -1,4 +1,4 @@
-import { NOBODY } from "../../base/shares.ts";
+import { NOBODY, Quotas } from "../../base/shares.ts";
 import { Simulation } from "../../testing/simulation/simulation.ts";
 import { SimulatedNetwork } from "../../testing/simulation/network/network.ts";
 import type { LinkConditions } from "../../testing/simulation/network/conditions.ts";
@@ -112,6 +112,7 @@ const overHttp: Open = async ({ client, server, network }) => {
     origins: {},
     countForged() {},
     ownerOf: () => NOBODY,
+    quotas: new Quotas(runtime),
     report(error) {
       throw error;
     },
