@@ -67,7 +67,7 @@ import { Turn } from "../session/queue/send_queue.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
 import { outside, platformRuntime, type Runtime } from "../base/runtime.ts";
 import { isPrivateAddress } from "../base/network_address.ts";
-import { type Owner, Quotas } from "../base/shares.ts";
+import { type Owner, Quotas, type QuotaStats } from "../base/shares.ts";
 import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
@@ -363,6 +363,14 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    */
   get httpStats(): Readonly<Record<string, HttpFaceStats>> {
     return Object.fromEntries([...this.#loadedFaces].map(([name, { stats }]) => [name, stats]));
+  }
+
+  /**
+   * Counters of the bounds that clients share, by name: places taken, the bound, and refusals by the
+   * level whose share was reached; also part of the metrics.
+   */
+  get quotaStats(): Readonly<Record<string, QuotaStats>> {
+    return this.#quotas.stats;
   }
 
   /**

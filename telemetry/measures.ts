@@ -1,4 +1,5 @@
 /** The metrics of sessions, topics and brokers: one list for OpenTelemetry and for Prometheus. */
+import type { QuotaStats } from "../base/shares.ts";
 import type { ManagerStats } from "../manager/mod.ts";
 import type { BrokerStats, BrokerStatus, TopicsStats } from "../pubsub/mod.ts";
 import type { QuicHandshakeStats } from "../transport/h3/server.ts";
@@ -42,6 +43,8 @@ export interface CountedServer {
   readonly webTransportStats?: WebTransportStats | undefined;
   /** Counters of faces over HTTP, by the option of the server. */
   readonly httpStats?: Readonly<Record<string, HttpFaceStats>> | undefined;
+  /** Counters of bounds that clients share, by name. */
+  readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
 }
 
 /** Counters before the first handshake, and of an engine that counts none. */
@@ -326,9 +329,33 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
   ];
 }
 
-/** Metrics of QUIC handshakes and of HTTP requests, where the server has these. */
+/** Metrics of QUIC handshakes, HTTP requests and quotas, where the server has these. */
 export function serverMeasures(server: CountedServer): Measure[] {
-  return [...webTransportMeasures(server), ...httpMeasures(server)];
+  return [...webTransportMeasures(server), ...httpMeasures(server), ...quotaMeasures(server)];
+}
+
+function quotaMeasures({ quotaStats = {} }: CountedServer): Measure[] {
+  const quotas = Object.entries(quotaStats);
+  if (quotas.length === 0) return [];
+  const bounded = quotas.filter(([, { max }]) => Number.isFinite(max));
+  const of = (name: string) => ({ "skein.quota": name });
+  return [
+    sum(
+      ["skein.quota.taken", "{place}", "Places that are taken, by the bound that clients share"],
+      ...quotas.map(([name, { taken }]) => ({ value: taken, attributes: of(name) })),
+    ),
+    sum(
+      ["skein.quota.max", "{place}", "Most places of all clients together, by bound"],
+      ...bounded.map(([name, { max }]) => ({ value: max, attributes: of(name) })),
+    ),
+    counter(
+      ["skein.quota.refused", "{place}", "Refusals, by bound and by the level that was reached"],
+      ...quotas.flatMap(([name, { refused }]) =>
+        each(refused, "skein.quota.level")
+          .map(({ value, attributes }) => ({ value, attributes: { ...of(name), ...attributes } }))
+      ),
+    ),
+  ];
 }
 
 function webTransportMeasures({ webTransportStats }: CountedServer): Measure[] {

@@ -56,6 +56,7 @@ import {
   requestAttributes,
   transportAttributes,
 } from "./otel_metrics.ts";
+import type { QuotaStats } from "../base/shares.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import type {
@@ -112,7 +113,8 @@ export interface Telemetry extends Instrumentation, Disposable {
    *
    * @param manager The `manager` of a server; replaces the one of an earlier call.
    * @param topics The `topics` of the same server, to report histories and the broker too.
-   * @param server The same server, to report its QUIC handshakes and HTTP requests too.
+   * @param server The same server, to report its QUIC handshakes, HTTP requests and bounds
+   *   too.
    */
   observe(
     manager: Pick<SessionManager, "stats">,
@@ -120,6 +122,7 @@ export interface Telemetry extends Instrumentation, Disposable {
     server?: {
       readonly webTransportStats?: WebTransportStats | undefined;
       readonly httpStats?: Readonly<Record<string, HttpFaceStats>> | undefined;
+      readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
     },
   ): void;
 }

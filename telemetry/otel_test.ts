@@ -178,6 +178,10 @@ Deno.test("otel() reads sessions of both sides when a collector reads, until it 
       api: { active: 2, answered: { 200: 8, 429: 9 } },
       durableStreams: { active: 0, answered: {}, readers: { sse: 3 }, limited: { rate: 4 } },
     },
+    quotaStats: {
+      sockets: { taken: 7, max: 20, refused: { server: 1, address: 2, user: 0, session: 0 } },
+      endless: { taken: 0, max: Infinity, refused: { server: 0, address: 0, user: 0, session: 0 } },
+    },
   });
   read = recorder.collect();
   assertEquals(read.get("skein.webtransport.listening server"), 1);
@@ -187,6 +191,10 @@ Deno.test("otel() reads sessions of both sides when a collector reads, until it 
   assertEquals(read.get("skein.http.requests server api 429"), 9);
   assertEquals(read.get("skein.http.readers server durableStreams sse"), 3);
   assertEquals(read.get("skein.http.limited server durableStreams rate"), 4);
+  assertEquals(read.get("skein.quota.taken server sockets"), 7);
+  assertEquals(read.get("skein.quota.max server sockets"), 20);
+  assertEquals(read.get("skein.quota.max server endless"), undefined);
+  assertEquals(read.get("skein.quota.refused server sockets address"), 2);
   telemetry[Symbol.dispose]();
   assertEquals(recorder.collect().size, 0);
 });

@@ -8,6 +8,7 @@ import {
   topicMeasures,
   type WebTransportStats,
 } from "./measures.ts";
+import type { QuotaStats } from "../base/shares.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import type { Topics } from "../pubsub/mod.ts";
 
@@ -36,7 +37,8 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  * ```
  *
  * @param server A server, or an object that has a manager; `topics` adds the counters of topics and
- *   of their broker, `webTransportStats` those of QUIC handshakes, `httpStats` those of requests.
+ *   of their broker, `webTransportStats` those of QUIC handshakes, `httpStats` those of requests,
+ *   `quotaStats` those of bounds.
  * @returns The text.
  */
 export function prometheusText(
@@ -45,6 +47,7 @@ export function prometheusText(
     readonly topics?: Pick<Topics, "broker" | "stats">;
     readonly webTransportStats?: WebTransportStats | undefined;
     readonly httpStats?: Readonly<Record<string, HttpFaceStats>> | undefined;
+    readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
   },
 ): string {
   return measuresOf(server).map(textOf).join("");
@@ -55,7 +58,7 @@ export type MeasuredServer = Parameters<typeof prometheusText>[0];
 
 /** Reads all metrics of a server. */
 export function measuresOf(
-  { manager, topics, webTransportStats, httpStats }: MeasuredServer,
+  { manager, topics, webTransportStats, httpStats, quotaStats }: MeasuredServer,
 ): Measure[] {
   const stats = manager.stats();
   const ofTopics = topics === undefined ? [] : topicMeasures(topics);
@@ -63,7 +66,7 @@ export function measuresOf(
     ...sessionMeasures(stats),
     ...managerMeasures(stats),
     ...ofTopics,
-    ...serverMeasures({ webTransportStats, httpStats }),
+    ...serverMeasures({ webTransportStats, httpStats, quotaStats }),
   ];
 }
 

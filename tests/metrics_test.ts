@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { type MetricsOptions, prometheusText } from "../server.ts";
 import { SessionManager } from "../manager/mod.ts";
 import { createServer, dial } from "../mod.ts";
@@ -143,6 +143,22 @@ Deno.test("serve() answers /metrics with handshakes of QUIC, where WebTransport 
   assertEquals(server.webTransportStats?.isListening, false);
   await using bare = listen({ metrics: true, webTransport: false });
   assertEquals(parse((await ask(bare, "/metrics")).body).has("skein_quic_handshakes"), false);
+});
+
+Deno.test("serve() answers /metrics with the bounds that clients share", async () => {
+  await using server = listen({
+    metrics: true,
+    webTransport: false,
+    limits: { maxSessions: 9, maxSessionsPerAddress: 1 },
+  });
+  await using _session = await dial(server.url, { transports: ["websocket"] });
+  await assertRejects(() => dial(server.url, { transports: ["websocket"] }));
+  const families = parse((await ask(server, "/metrics")).body);
+  const [quota, of] = [{ quota: "maxSessions" }, "skein_quota_"];
+  assertEquals(valueOf(families, `${of}taken`, quota), 1);
+  assertEquals(valueOf(families, `${of}max`, quota), 9);
+  assertEquals(valueOf(families, `${of}refused_total`, { ...quota, level: "address" }), 1);
+  assertEquals(valueOf(families, `${of}refused_total`, { ...quota, level: "server" }), 0);
 });
 
 Deno.test("A closed server does not listen on UDP, while its TCP waits for a peer that vanished", async () => {

@@ -22,6 +22,7 @@ import {
 import { clip, clipped, MAX_PAYLOAD_LENGTH, payloadText } from "./shown.ts";
 import { Traffic, type TrafficAnswer } from "./traffic.ts";
 import type { DurableStreams, StreamActivity } from "../durable/streams.ts";
+import type { QuotaStats } from "../../base/shares.ts";
 import type { HttpFaceStats, WebTransportStats } from "../../telemetry/measures.ts";
 import type { SessionManager } from "../../manager/session_manager.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
@@ -71,6 +72,8 @@ export interface InspectedServer {
   readonly streams: DurableStreams | undefined;
   /** Counters of requests over HTTP. */
   readonly httpStats: Readonly<Record<string, HttpFaceStats>>;
+  /** Counters of bounds. */
+  readonly quotaStats: Readonly<Record<string, QuotaStats>>;
   /** Counters of WebTransport. */
   readonly webTransportStats: WebTransportStats | undefined;
 }
@@ -191,7 +194,8 @@ export class NodeView implements AsyncDisposable {
   }
 
   async #overview(): Promise<NodeOverview> {
-    const { manager, topics, rooms, presence, httpStats, webTransportStats } = this.#server;
+    const { manager, topics, rooms, presence, httpStats, quotaStats, webTransportStats } =
+      this.#server;
     const { ranks, errors, warnings } = await this.#takeSurvey();
     const { failedPublications, gaps, recovered } = topics.stats;
     return {
@@ -205,6 +209,7 @@ export class NodeView implements AsyncDisposable {
       streams: await this.#streamCounts(),
       broker: this.#broker(),
       http: httpStats,
+      quotas: quotaStats,
       webTransport: webTransportStats,
     };
   }

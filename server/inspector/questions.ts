@@ -1,5 +1,6 @@
 /** Questions of a page to the nodes, and the answers: plain objects for JSON. */
 import type { TrafficAnswer } from "./traffic.ts";
+import type { QuotaStats } from "../../base/shares.ts";
 import type { HttpFaceStats, WebTransportStats } from "../../telemetry/measures.ts";
 import type { ManagerStats } from "../../manager/stats.ts";
 import type { BrokerStats } from "../../pubsub/broker.ts";
@@ -170,6 +171,8 @@ export interface NodeOverview {
     | undefined;
   readonly broker: BrokerView;
   readonly http: Readonly<Record<string, HttpFaceStats>>;
+  /** Bounds that clients share, by name. */
+  readonly quotas: Readonly<Record<string, QuotaStats>>;
   readonly webTransport: WebTransportStats | undefined;
 }
 

@@ -186,7 +186,7 @@ function nodeCard(node) {
   if (answer === undefined || goneAt !== undefined) {
     return el("article", { class: "card", "data-tone": tone }, head);
   }
-  const { stats, issues, topics, rooms, online, streams, roundTripMs, broker } = answer;
+  const { stats, issues, topics, rooms, online, streams, roundTripMs, broker, quotas } = answer;
   return el(
     "article",
     { class: "card", "data-tone": tone },
@@ -206,7 +206,20 @@ function nodeCard(node) {
       ["Durable streams", streams ? streamWords(streams) : undefined],
       ["Broker", badge(broker.state, `${broker.engine}, ${broker.state}`)],
     ]),
+    group("Bounds with shares", boundRows(quotas)),
   );
+}
+
+/** The bounds that are half taken, or that refused anybody. */
+function boundRows(quotas) {
+  const rows = Object.entries(quotas).flatMap(([name, { taken, max, refused }]) => {
+    const times = Object.values(refused).reduce((a, b) => a + b, 0);
+    // JSON has null for a bound without an end.
+    if ((max === null || taken < max / 2) && times === 0) return [];
+    const most = max === null ? "any number" : count(max);
+    return [[name, `${count(taken)} of ${most}, ${count(times)} refused`]];
+  });
+  return rows.length > 0 ? rows : [["Half taken", "none"]];
 }
 
 function issueWords({ errors, warnings, sessions }) {
