@@ -161,6 +161,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const runtime = this.#runtime = options.runtime ?? platformRuntime();
     this.#quotas = new Quotas(runtime, {
       isProxy: options.clientAddress === undefined ? isPrivateAddress : undefined,
+      onProxy: (address) => this.#hintAtProxy(address),
     });
     this.#countsSockets = options.clientAddress === undefined &&
       (options.limits?.maxSessionsPerAddress ?? options.rates?.perAddress) !== undefined;
@@ -403,6 +404,14 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       "A limit by network address counts nobody: a request came without its address. Pass the " +
         "second argument of the HTTP server's handler on: server.fetch(request, info), or set " +
         "clientAddress",
+    );
+  }
+
+  #hintAtProxy(address: string): void {
+    this.#console.tell(
+      "proxy",
+      `Shares by network address don't count for ${address}, likely a proxy, and a bound is half ` +
+        "taken: one client can take the rest. Set clientAddress: forwardedAddress({ trusted: 1 })",
     );
   }
 

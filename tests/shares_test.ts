@@ -185,6 +185,27 @@ Deno.test("createServer() says once that a limit by address counts nobody", asyn
   assertStringIncludes(print.lines[0]!, "server.fetch(request, info)");
 });
 
+Deno.test("serve() says once that shares don't count for a proxy, once a bound is half taken", async () => {
+  using print = captureConsole();
+  const limits = { maxSessions: 4 };
+  await using server = listen({ limits, webTransport: false });
+  using stack = new DisposableStack();
+  const connect = async () => void stack.use(await Caller.open(server, GREEDY));
+  await connect();
+  await connect();
+  assertEquals(print.lines, []);
+  await connect();
+  await connect();
+  assertEquals(print.lines.length, 1);
+  assertStringIncludes(print.lines[0]!, "don't count for 127.0.0.1");
+  assertStringIncludes(print.lines[0]!, "clientAddress: forwardedAddress({ trusted: 1 })");
+  assertEquals(server.quotaStats["maxSessions"]?.taken, 4);
+
+  await using told = listen({ limits, webTransport: false, clientAddress: () => "10.0.0.1" });
+  for (let i = 0; i < 4; i++) stack.use(await Caller.open(told, GREEDY));
+  assertEquals(print.lines.length, 1);
+});
+
 const ENGINES: readonly (readonly [string, (folder: string) => Broker | Promise<Broker>])[] = [
   ["memory", () => new MemoryBroker()],
   ["SQLite", (folder) => SqliteBroker.open(`${folder}/a.db`, { maxTopics: 10_000 })],
