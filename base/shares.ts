@@ -113,10 +113,10 @@ export class Owners {
    * @param facts Facts about the peer.
    * @returns The owner.
    */
-  of({ address, ...facts }: OwnerFacts): Owner {
+  of({ address, user, guest, session }: OwnerFacts): Owner {
     const at = this.#at(address);
-    const { user, guest, session } = facts;
     if ((user ?? guest ?? session) === undefined) return at;
+    const facts = { user, guest, session };
     if (user === undefined || address === undefined || address === "") return { ...at, ...facts };
     const firstMs = this.#firstSeen(JSON.stringify([addressKey(address), user]));
     const runtime = this.#runtime;
@@ -254,16 +254,11 @@ export interface Place extends Disposable {
   [Symbol.dispose](): void;
 }
 
-/** A level at which an owner is counted. */
-interface Count {
+/** The places of one owner at one level. */
+interface Tally {
   readonly level: keyof Shares;
   readonly key: string;
   readonly share: number;
-}
-
-/** The places of one owner at one level. */
-interface Tally {
-  readonly count: Count;
   taken: number;
 }
 
@@ -294,19 +289,14 @@ interface Counter {
 class HeldPlace implements Place {
   readonly #quota: Counter;
   /** The counted levels. */
-  counts: readonly Count[];
+  counts: readonly Tally[];
   /** The place with which this one counts once. */
   partner: HeldPlace | undefined = undefined;
   isHeld = true;
 
-  constructor(quota: Counter, counts: readonly Count[]) {
+  constructor(quota: Counter, counts: readonly Tally[]) {
     this.#quota = quota;
     this.counts = counts;
-  }
-
-  /** Tells whether the place is counted under a key. */
-  has(wanted: string): boolean {
-    return this.counts.some(({ key }) => key === wanted);
   }
 
   change(owner: Owner, options: TakeOptions = {}): void {
@@ -459,18 +449,19 @@ export class Quota {
 
   /** Finds a reached share of a level at which the known places don't count already. */
   #fullShare(
-    counts: readonly Count[],
+    counts: readonly Tally[],
     { ignoresShares = false, factor = 1 }: TakeOptions,
     ...known: readonly (HeldPlace | undefined)[]
   ): Full | undefined {
-    if (ignoresShares) return undefined;
-    const { max, strict } = this.#options;
+    const { max, strict = [] } = this.#options;
     const bites = isContended(this.#taken, max * factor);
-    for (const count of counts) {
-      const { level, key, share } = count;
-      if (!bites && !strict?.includes(level) || known.some((place) => place?.has(key))) continue;
+    if (ignoresShares || !bites && strict.length === 0) return undefined;
+    for (const tally of counts) {
+      const { level, share } = tally;
+      if (!bites && !strict.includes(level)) continue;
+      if (known.some((place) => place?.counts.includes(tally))) continue;
       const most = share * factor;
-      if (this.#takenBy(count) >= most) return { level, most };
+      if (this.#takenBy(tally) >= most) return { level, most };
     }
     return undefined;
   }
@@ -478,11 +469,9 @@ export class Quota {
   #add(place: HeldPlace, partner: HeldPlace | undefined): void {
     if (partner === undefined) this.#taken++;
     else [place.partner, partner.partner] = [partner, place];
-    for (const count of place.counts) {
-      if (partner?.has(count.key)) continue;
-      const tally = this.#counts.get(count.key);
-      if (tally === undefined) this.#counts.set(count.key, { count, taken: 1 });
-      else tally.taken++;
+    for (const tally of place.counts) {
+      if (partner?.counts.includes(tally)) continue;
+      if (tally.taken++ === 0) this.#counts.set(tally.key, tally);
     }
   }
 
@@ -491,24 +480,24 @@ export class Quota {
     const { partner } = place;
     if (partner === undefined) this.#taken--;
     else place.partner = partner.partner = undefined;
-    for (const { key } of place.counts) {
-      if (partner?.has(key)) continue;
-      if (--this.#counts.get(key)!.taken === 0) this.#counts.delete(key);
+    for (const tally of place.counts) {
+      if (partner?.counts.includes(tally)) continue;
+      if (--tally.taken === 0) this.#counts.delete(tally.key);
     }
   }
 
   /** The levels at which an owner is counted, the narrowest first. */
-  #countsOf(owner: Owner): Count[] {
+  #countsOf(owner: Owner): Tally[] {
     const { session, user, guest, networks, isBehindProxy, isFamiliar } = owner;
     const { shares, strict } = this.#options;
-    const counts: Count[] = [];
+    const counts: Tally[] = [];
     if (shares.session !== undefined && session !== undefined) {
-      counts.push({ level: "session", key: `session ${session}`, share: shares.session });
+      counts.push(this.#tallyOf("session", `session ${session}`, shares.session));
     }
     const name = user ?? guest;
     if (shares.user !== undefined && name !== undefined) {
       const kind = user === undefined ? "guest" : "user";
-      counts.push({ level: "user", key: `${kind} ${name}`, share: shares.user });
+      counts.push(this.#tallyOf("user", `${kind} ${name}`, shares.user));
     }
     const isStrict = strict?.includes("address") ?? false;
     if (shares.address === undefined) return counts;
@@ -518,9 +507,13 @@ export class Quota {
     }
     for (const { key, factor } of networks) {
       const share = shares.address * factor * (isFamiliar ? FAMILIAR_FACTOR : 1);
-      counts.push({ level: "address", key: `${isFamiliar ? "familiar" : "at"} ${key}`, share });
+      counts.push(this.#tallyOf("address", `${isFamiliar ? "familiar" : "at"} ${key}`, share));
     }
     return counts;
+  }
+
+  #tallyOf(level: keyof Shares, key: string, share: number): Tally {
+    return this.#counts.get(key) ?? { level, key, share, taken: 0 };
   }
 
   /** The message may reach the peer, and so names no user and no address. */
@@ -537,8 +530,7 @@ export class Quota {
   }
 
   /** Number of places of an owner, those that other nodes report included. */
-  #takenBy({ level, key }: Count): number {
-    const taken = this.#counts.get(key)?.taken ?? 0;
+  #takenBy({ level, key, taken }: Tally): number {
     return this.#isReported(level) ? taken + (this.#elsewhere.get(key) ?? 0) : taken;
   }
 
@@ -549,7 +541,7 @@ export class Quota {
 
   /** Lists the owners with at least a sixteenth of their share, for other nodes. */
   *holders(): Generator<Holder> {
-    for (const [key, { count: { level, share }, taken }] of this.#counts) {
+    for (const { key, level, share, taken } of this.#counts.values()) {
       if (taken < share * REPORTED_PART || !this.#isReported(level)) continue;
       if (JSON.stringify(key).length <= MAX_KEY_CHARS) yield { key, taken, part: taken / share };
     }
