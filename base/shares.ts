@@ -319,6 +319,8 @@ class HeldPlace implements Place {
  * - **Address:** guests, and users first seen at an address within the hour, use the share of that
  *   address. Familiar users have ten times that share together, and each the share of a user.
  * - **IPv6:** a /64 is one address. A /56 has 4 shares and a /48 has 16, as one party often has them.
+ * - **Half:** no address and no network has more than half of the bound, unless the application gave
+ *   it that share.
  * - **Proxies:** the address of a proxy has no share, unless the application set one.
  * - **Nodes:** a share counts what other nodes report too; the bound and contention are of this node.
  * - **Memory:** one entry for each owner with a place, and for each owner that a node reports.
@@ -489,7 +491,7 @@ export class Quota {
   /** The levels at which an owner is counted, the narrowest first. */
   #countsOf(owner: Owner): Tally[] {
     const { session, user, guest, networks, isBehindProxy, isFamiliar } = owner;
-    const { shares, strict } = this.#options;
+    const { shares, strict, max } = this.#options;
     const counts: Tally[] = [];
     if (shares.session !== undefined && session !== undefined) {
       counts.push(this.#tallyOf("session", `session ${session}`, shares.session));
@@ -505,8 +507,11 @@ export class Quota {
       if (this.isContended) owner.onProxy?.();
       return counts;
     }
+    // A wide network, or any address of a small bound, would otherwise have all of it.
+    const most = Math.max(isStrict ? shares.address : 1, Math.floor(max * CONTENDED_PART));
     for (const { key, factor } of networks) {
-      const share = shares.address * factor * (isFamiliar ? FAMILIAR_FACTOR : 1);
+      const times = factor * (isFamiliar ? FAMILIAR_FACTOR : 1);
+      const share = Math.min(shares.address * times, most);
       counts.push(this.#tallyOf("address", `${isFamiliar ? "familiar" : "at"} ${key}`, share));
     }
     return counts;

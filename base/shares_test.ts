@@ -96,7 +96,7 @@ Deno.test("Quota.take() refuses by the narrowest level, and says whose share is 
 
 Deno.test("Quota gives every place back, once, however often it is taken", () => {
   const owner = at("192.0.2.1", { user: "ann", session: "s-1" });
-  const quota = quotaOf({ shares: { address: 10, user: 10, session: 10 } });
+  const quota = quotaOf({ max: 20, shares: { address: 10, user: 10, session: 10 } });
   for (let round = 0; round < 3; round++) {
     const places = Array.from({ length: 10 }, () => quota.take(owner));
     assertThrows(() => quota.take(owner), LimitError, "may have at most 10");
@@ -130,6 +130,29 @@ Deno.test("Quota.take() gives wider networks more, and one /48 no more than its 
   }
   assertEquals([count, [...levels]], [160, ["address"]]);
   assertEquals(fill(quota, at("2001:db8:2:1::/64")).count, 10);
+});
+
+Deno.test("Quota.take() gives no address and no network more than half of the bound", () => {
+  const { owners } = ownersWithClock();
+  const count = (options: Partial<QuotaOptions>, addressOf: (i: number) => string) => {
+    const tents = quotaOf({ max: 20, ...options });
+    let taken = 0;
+    assertThrows(() => {
+      while (true) {
+        tents.take(owners.of(peer(addressOf(taken))));
+        taken++;
+      }
+    }, LimitError);
+    return taken;
+  };
+  const shares = { address: 100 };
+  assertEquals(count({ shares }, () => "192.0.2.1"), 10);
+  assertEquals(count({ shares: { address: 2 } }, (i) => `2001:db8:1:${i % 9}00::1`), 10);
+  // A share that the application set is its own choice, for an address.
+  assertEquals(count({ shares, strict: ["address"] }, () => "192.0.2.1"), 20);
+  const strict: Partial<QuotaOptions> = { shares: { address: 2 }, strict: ["address"] };
+  assertEquals(count(strict, (i) => `2001:db8:1:${i % 9}00::1`), 10);
+  assertEquals(count({ max: 1, shares }, () => "192.0.2.1"), 1);
 });
 
 Deno.test("Owners makes users familiar after an hour, who have ten shares of their address", () => {
@@ -327,7 +350,7 @@ Deno.test("Quotas.hear() counts the places of others for shares, never for the b
   const greedy = at("192.0.2.1");
   quotas.hear("one", [["maxTents", "at 192.0.2.1", 32]]);
   assertEquals(fill(quota, greedy), { count: 5, level: "address" });
-  assertEquals(fill(quota, at("192.0.2.2")), { count: 5, level: "server" });
+  assertEquals(fill(quota, NOBODY), { count: 5, level: "server" });
 });
 
 Deno.test("Quotas.hear() leaves a share alone that all nodes count exactly", () => {

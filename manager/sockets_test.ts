@@ -24,9 +24,13 @@ Deno.test("SessionManager.admitSocket() allows twice as many sockets as sessions
 
 Deno.test("SessionManager.admitSocket() allows another socket for each client that moves", async () => {
   await using beside = new Session(memoryPair().server, sessionSettings({ side: "server" }));
-  for (const limits of [{ maxSessions: 1 }, { maxSessionsPerAddress: 1 }]) {
+  const bounds = [
+    { limits: { maxSessions: 1 } },
+    { limits: { maxSessionsPerAddress: 1 }, address: "192.0.2.1" },
+  ];
+  for (const { limits, address } of bounds) {
     const manager = new SessionManager(limits);
-    const stranger = { address: "192.0.2.1" };
+    const stranger = { address };
     const mover = { ...stranger, beside };
     for (let i = 0; i < 2; i++) manager.admitSocket(stranger);
     assertThrows(() => manager.admitSocket(stranger), LimitError, "at most 2 sockets");
