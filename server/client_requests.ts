@@ -312,7 +312,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       try {
         // Publish the data unchanged: each receiver applies the schema, once.
         if (topics.historyOf(topic) !== undefined) {
-          const maker = makerOf(session);
+          const maker = makerOf(parts().ownerOf(session));
           await topics.append(topic, data, {
             ...publishing,
             maker,

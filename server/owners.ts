@@ -2,7 +2,6 @@
 import type { Owner, Owners } from "../base/shares.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
 import type { Session } from "../session/session.ts";
-import { addressKey } from "../base/network_address.ts";
 
 /**
  * Makes the owner of what a session takes.
@@ -24,12 +23,13 @@ export function ownerOf(owners: Owners, session: Session): Owner {
 /**
  * Names the party that makes the histories of a session's topics.
  *
- * @param session The session.
- * @returns The user; for a guest the network address, so that many guests of one address are one party.
+ * @param owner The owner of what the session takes.
+ * @returns The user. For guests, and users who are new at their address, the widest network that one
+ * party may have: many guests of one address are one party.
  */
-export function makerOf(session: Session): string {
-  const user = verifiedUser(session);
-  if (user !== undefined) return `user ${user}`;
-  const { address } = session;
-  return address === undefined ? session.user : `at ${addressKey(address)}`;
+export function makerOf({ user, guest, networks, isFamiliar, isBehindProxy }: Owner): string {
+  const network = networks.at(-1)?.key;
+  const isKnown = isFamiliar || isBehindProxy || network === undefined;
+  if (user !== undefined && isKnown) return `user ${user}`;
+  return network === undefined ? `guest ${guest}` : `at ${network}`;
 }

@@ -12,8 +12,19 @@ export class Makers {
   readonly #makers = new Map<string, string>();
   /** Topics of each maker with the time at which each was made, the oldest first. */
   readonly #made = new Map<string, Map<string, number>>();
-  /** Makers of more than `MAX_MADE` histories. */
+  /** Makers of more than `#most` histories. */
   readonly #large = new Set<string>();
+  /** Most histories of a maker that is nobody to look at first. */
+  readonly #most: number;
+
+  /**
+   * Begins without makers.
+   *
+   * @param maxTopics Most topics of the engine, of which one maker has at most half unnoticed.
+   */
+  constructor(maxTopics: number) {
+    this.#most = Math.min(MAX_MADE, Math.floor(maxTopics / 2));
+  }
 
   /**
    * Notes that a history was made.
@@ -30,7 +41,7 @@ export class Makers {
     made.set(topic, now);
     this.#makers.set(topic, maker);
     this.#drop(maker, now);
-    if (made.size > MAX_MADE) this.#large.add(maker);
+    if (made.size > this.#most) this.#large.add(maker);
   }
 
   /** Notes that a history is no longer there. */
@@ -40,7 +51,7 @@ export class Makers {
     const made = this.#made.get(maker)!;
     this.#makers.delete(topic);
     made.delete(topic);
-    if (made.size <= MAX_MADE) this.#large.delete(maker);
+    if (made.size <= this.#most) this.#large.delete(maker);
     if (made.size === 0) this.#made.delete(maker);
   }
 
@@ -49,14 +60,14 @@ export class Makers {
    *
    * @param now The time.
    * @returns The oldest topic of the maker that made most within the last hour; `undefined` if nobody
-   * made more than {@linkcode MAX_MADE}.
+   * made more than {@linkcode MAX_MADE}, or than half of all.
    */
   first(now: number): string | undefined {
     let most: Map<string, number> | undefined;
     for (const maker of this.#large) {
       const made = this.#made.get(maker)!;
       this.#drop(maker, now);
-      if (made.size > (most?.size ?? MAX_MADE)) most = made;
+      if (made.size > (most?.size ?? this.#most)) most = made;
     }
     return most?.keys().next().value;
   }

@@ -4,14 +4,14 @@ import { Makers, MAX_MADE } from "./makers.ts";
 const HOUR_MS = 3_600_000;
 
 Deno.test("Makers.first() finds nothing while nobody made many histories", () => {
-  const makers = new Makers();
+  const makers = new Makers(10_000);
   for (let i = 0; i < MAX_MADE; i++) makers.note(`a${i}`, "ann", 0);
   for (let i = 0; i < 10 * MAX_MADE; i++) makers.note(`n${i}`, undefined, 0);
   assertEquals(makers.first(0), undefined);
 });
 
 Deno.test("Makers.first() finds the oldest history of whoever made most", () => {
-  const makers = new Makers();
+  const makers = new Makers(10_000);
   for (let i = 0; i < MAX_MADE + 2; i++) makers.note(`a${i}`, "ann", 0);
   for (let i = 0; i < MAX_MADE + 5; i++) makers.note(`e${i}`, "eve", 0);
   for (const topic of ["e0", "e1", "e2"]) {
@@ -24,7 +24,7 @@ Deno.test("Makers.first() finds the oldest history of whoever made most", () => 
 });
 
 Deno.test("Makers forgets who made histories after an hour, and all at the end", () => {
-  const makers = new Makers();
+  const makers = new Makers(10_000);
   for (let i = 0; i <= MAX_MADE; i++) makers.note(`a${i}`, "ann", i);
   assertEquals(makers.first(HOUR_MS - 1), "a0");
   assertEquals(makers.first(HOUR_MS), undefined);
@@ -33,4 +33,12 @@ Deno.test("Makers forgets who made histories after an hour, and all at the end",
   assertEquals(makers.first(HOUR_MS), "b0");
   makers.clear();
   assertEquals(makers.first(HOUR_MS), undefined);
+});
+
+Deno.test("Makers.first() finds whoever made more than half of a few topics", () => {
+  const makers = new Makers(10);
+  for (let i = 0; i < 5; i++) makers.note(`e${i}`, "eve", 0);
+  assertEquals(makers.first(0), undefined);
+  makers.note("e5", "eve", 0);
+  assertEquals(makers.first(0), "e0");
 });

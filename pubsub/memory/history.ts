@@ -172,7 +172,7 @@ export class MemoryHistories {
   readonly #followed = new Map<string, number>();
   /** The highest offset of any forgotten log. */
   #floor = 0;
-  readonly #makers = new Makers();
+  readonly #makers: Makers;
   #forgotten = 0;
   #uses = 0;
   #tidiedAt = 0;
@@ -194,6 +194,7 @@ export class MemoryHistories {
     this.#runtime = runtime;
     this.#maxTopics = maxTopics;
     this.#maxBytes = maxBytes;
+    this.#makers = new Makers(maxTopics);
     this.#tags = new Tags(runtime);
     this.#epoch = runtime.randomUUID().slice(0, 8);
   }

@@ -102,7 +102,7 @@ export class Histories {
   #used = 0;
   #isStale = false;
   /** Makers of the topics of this process; others are forgotten by their last use. */
-  readonly #makers = new Makers();
+  readonly #makers: Makers;
   #forgotten = 0;
   /** Topics with publications that the transaction under way forgets. */
   #lost = 0;
@@ -124,6 +124,7 @@ export class Histories {
     this.#db = db;
     this.#epoch = options.epoch;
     this.#maxTopics = options.maxTopics;
+    this.#makers = new Makers(options.maxTopics);
     this.#find = db.prepare("SELECT * FROM topics WHERE topic = ?");
     this.#create = db.prepare(
       "INSERT INTO topics (topic, head, oldest, bytes, oldest_at, ttl, used) VALUES (?, ?, ?, 0, 0, 0, 0)",
