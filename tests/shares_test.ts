@@ -6,9 +6,10 @@
  */
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import type { ServeOptions } from "../server.ts";
-import { createServer, type Server } from "../server/server.ts";
+import { createServer } from "../server/server.ts";
 import { guest } from "../server/guest.ts";
 import { platformRuntime } from "../base/runtime.ts";
+import { type Answer, Caller } from "./caller.ts";
 import { captureConsole } from "./console_lines.ts";
 import { type Broker, MemoryBroker } from "../pubsub/mod.ts";
 import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
@@ -19,61 +20,6 @@ const GREEDY = "203.0.113.66";
 
 /** Address of a user who wants one place. */
 const HONEST = "198.51.100.7";
-
-/** The answer to one request over a socket. */
-interface Answer {
-  readonly data?: Record<string, unknown>;
-  readonly error?: { readonly code: string; readonly message: string };
-}
-
-/** A client by hand, as an attacker has it: it keeps nothing back and reads no limit. */
-class Caller implements Disposable {
-  readonly #socket: WebSocket;
-  readonly #waiting = new Map<number, (answer: Answer) => void>();
-  #last = 0;
-
-  private constructor(socket: WebSocket) {
-    this.#socket = socket;
-    socket.onmessage = ({ data }) => {
-      for (const line of (data as string).split("\n")) {
-        const envelope = JSON.parse(line);
-        if (envelope.ping !== undefined) socket.send(JSON.stringify({ pong: envelope.ping }));
-        this.#waiting.get(envelope.reply)?.(envelope);
-        this.#waiting.delete(envelope.reply);
-      }
-    };
-  }
-
-  static async open(
-    server: Pick<Server, "address">,
-    from: string,
-    user = "",
-  ): Promise<Caller> {
-    const url = `ws://127.0.0.1:${portOf(server)}/?from=${from}&user=${user}`;
-    const socket = new WebSocket(url, ["skein.1"]);
-    const { promise, resolve, reject } = Promise.withResolvers<unknown>();
-    socket.onopen = resolve;
-    socket.onerror = reject;
-    await promise;
-    return new Caller(socket);
-  }
-
-  /** Sends an envelope with an id, and waits for the answer. */
-  ask(envelope: Record<string, unknown>): Promise<Answer> {
-    const id = ++this.#last;
-    this.#socket.send(JSON.stringify({ ...envelope, id }));
-    return new Promise((resolve) => this.#waiting.set(id, resolve));
-  }
-
-  /** Asks for an answer that outlives the session. */
-  answer(name: string): Promise<Answer> {
-    return this.ask({ topic: "chat", data: 1, stream: name.padStart(20, "0") });
-  }
-
-  [Symbol.dispose](): void {
-    this.#socket.close();
-  }
-}
 
 const OPTIONS: ServeOptions<string | typeof guest> = {
   webTransport: false,
@@ -105,12 +51,12 @@ Deno.test("serve() runs answers for a user while another address takes all that 
   let caller: Caller | undefined;
   const { count, error } = await takeAll(async (i) => {
     // A new guest for each share of a guest.
-    if (i % 32 === 0) caller = stack.use(await Caller.open(server, GREEDY));
+    if (i % 32 === 0) caller = stack.use(await Caller.open(server, { from: GREEDY }));
     return await caller!.answer(`greedy-${i}`);
   });
   assertEquals([count, error?.code], [150, "too-many"]);
   assertStringIncludes(error!.message, "your address may have at most 128 answers that run");
-  using ann = await Caller.open(server, HONEST, "ann");
+  using ann = await Caller.open(server, { from: HONEST, user: "ann" });
   assertEquals((await ann.answer("ann")).error, undefined);
 });
 
@@ -119,16 +65,16 @@ Deno.test("serve() lets a user read a stream while another address reads all tha
   await using server = listen({ ...OPTIONS, durableStreams });
   using stack = new DisposableStack();
   const ids: string[] = [];
-  using first = await Caller.open(server, GREEDY);
+  using first = await Caller.open(server, { from: GREEDY });
   for (let i = 0; i < 128; i++) ids.push(`stream:${(await first.answer(`${i}`)).data!["stream"]}`);
   let caller: Caller | undefined;
   const { count, error } = await takeAll(async (i) => {
-    if (i % ids.length === 0) caller = stack.use(await Caller.open(server, GREEDY));
+    if (i % ids.length === 0) caller = stack.use(await Caller.open(server, { from: GREEDY }));
     return await caller!.ask({ subscribe: ids[i % ids.length] });
   });
   assertEquals([count, error?.code], [1_100, "too-many"]);
   assertStringIncludes(error!.message, "your address may have at most 1024 readers that wait");
-  using ann = await Caller.open(server, HONEST, "ann");
+  using ann = await Caller.open(server, { from: HONEST, user: "ann" });
   const { data } = await ann.answer("ann");
   assertEquals((await ann.ask({ subscribe: `stream:${data!["stream"]}` })).error, undefined);
 });
@@ -226,7 +172,7 @@ for (const [name, brokerOf] of ENGINES) {
       history: { "chat:{room}": { ttlMs: 3_600_000 } },
     });
     for (let i = 0; i < 5; i++) await server.topics.append("chat:lobby", i);
-    using eve = await Caller.open(server, GREEDY);
+    using eve = await Caller.open(server, { from: GREEDY });
     for (let made = 0; made < 10_050; made += 50) {
       const answers = Array.from(
         { length: 50 },
@@ -245,9 +191,9 @@ Deno.test("serve() counts a user who came an hour ago apart from the guests of t
     monotonic: () => performance.now() + passedMs,
   });
   await using server = listen({ ...OPTIONS, runtime, answers: { maxRunningPerAddress: 1 } });
-  using ann = await Caller.open(server, HONEST, "ann");
+  using ann = await Caller.open(server, { from: HONEST, user: "ann" });
   passedMs = 3_600_000;
-  using stranger = await Caller.open(server, HONEST);
+  using stranger = await Caller.open(server, { from: HONEST });
   assertEquals((await stranger.answer("first")).error, undefined);
   assertEquals((await stranger.answer("second")).error?.code, "too-many");
   for (let i = 0; i < 10; i++) assertEquals((await ann.answer(`ann-${i}`)).error, undefined);

@@ -1,0 +1,401 @@
+/**
+ * A walk through the table of `docs/guide/limits.md`: for each bound with a share, one address takes
+ * all that it may, and a user of another address is served by every part of the server.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { guest, type ServeOptions, type Server } from "../server.ts";
+import { RequestError } from "../errors.ts";
+import { platformRuntime } from "../base/runtime.ts";
+import type { Broker } from "../pubsub/broker.ts";
+import {
+  MoqRelay,
+  type MoqRelayOptions,
+  MoqServer,
+  MoqSession,
+  TrackMux,
+} from "../pubsub/moq/mod.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
+import {
+  STREAM_WINDOW_BYTES,
+  UnreadShare,
+  UnreadStreams,
+} from "../transport/quic/unread_streams.ts";
+import { type Answer, Caller } from "./caller.ts";
+import { listen, portOf, until, UPGRADE_HEADERS } from "./servers.ts";
+
+/** Address of a user who wants a little of everything. */
+const HONEST = "198.51.100.7";
+
+/** Most of each bound that is walked: small, so that a walk is short. */
+const MAX = 40;
+
+/** Attackers: the addresses that one party has. */
+const PARTIES: Readonly<Record<string, readonly string[]>> = {
+  "an address": ["203.0.113.66"],
+  // Each is a /64; the first two share a /56.
+  "a /48": ["1::1", "2::1", "100::1", "200::1", "300::1", "400::1"].map((end) =>
+    `2001:db8:66:${end}`
+  ),
+};
+
+/** Engine of a walk. */
+export interface WalkedEngine {
+  /** The name for tests. */
+  readonly name: string;
+  /** True if the engine is not installed. */
+  readonly ignore?: boolean;
+  /** Topics with a history that are more than the engine keeps; any number without a bound. */
+  readonly rooms: number;
+  /** Opens a broker, which ends with the test. */
+  readonly open: (room: AsyncDisposableStack) => Promise<Broker>;
+}
+
+/** A server with all parts on, and a relay that has one broadcast. */
+interface House {
+  readonly server: Server<string | typeof guest>;
+  readonly moq: MoqServer;
+  readonly engine: WalkedEngine;
+  /** Number of addresses that attack. */
+  readonly addresses: number;
+  /** Ends with the test. */
+  readonly room: AsyncDisposableStack;
+}
+
+/** A bound with a share, and an attack on it. */
+interface Walk {
+  /** Options of the server, with a small bound. */
+  readonly options?: ServeOptions<string | typeof guest>;
+  /** Options of the relay, with a small bound. */
+  readonly relay?: MoqRelayOptions;
+  /**
+   * Takes all that an address may, and keeps it.
+   *
+   * @returns The text of the refusal, which names the level.
+   */
+  readonly attack: (house: House, from: string) => Promise<string>;
+}
+
+/** The walks, by the id of the bound in the table. */
+export const WALKS: Readonly<Record<string, Walk>> = {
+  maxSessions: {
+    options: { limits: { maxSessions: MAX } },
+    attack: async ({ server, room }, from) => {
+      for (let i = 0;; i++) {
+        const user = i % 2 === 0 ? "" : nameOf(from, i);
+        const caller = room.use(await Caller.open(server, { from, user }));
+        const refusal = await caller.refusal();
+        if (refusal !== undefined) return refusal;
+      }
+    },
+  },
+  sockets: {
+    options: { limits: { maxSessions: MAX } },
+    attack: async (house, from) => {
+      const head = { ...UPGRADE_HEADERS, "sec-websocket-protocol": "skein.1" };
+      while (true) {
+        const { status, text } = await ask(house, `GET /?from=${from}`, { head, body: "" });
+        // No close is answered: the sockets of refused sessions stay.
+        if (status !== 101) return text;
+      }
+    },
+  },
+  "rates.perAddress.connections": {
+    options: { rates: { perAddress: { connections: { perSecond: 0.001, burst: MAX } } } },
+    attack: (house, from) => WALKS["maxSessions"]!.attack(house, from),
+  },
+  "rates.perSession.subscriptions": {
+    attack: async (house, from) => {
+      const caller = await callerOf(house, from);
+      return await untilRefused((i) =>
+        caller.ask(i % 2 === 0 ? { subscribe: "a" } : { unsubscribe: "a" })
+      );
+    },
+  },
+  "answers.maxRunning": {
+    options: { answers: { maxRunning: MAX } },
+    attack: async (house, from) => {
+      let caller: Caller | undefined;
+      return await untilRefused(async (i) => {
+        // Guests and new users in turns.
+        if (i % 10 === 0) caller = await callerOf(house, from, i % 20 === 0 ? "" : nameOf(from, i));
+        return await caller!.answer(nameOf(from, i));
+      });
+    },
+  },
+  "durableStreams.maxReaders": {
+    options: { durableStreams: { path: "/streams", maxReaders: MAX } },
+    attack: async (house, from) => {
+      const ids: string[] = [];
+      const writer = await callerOf(house, from);
+      for (let i = 0; i < 10; i++) {
+        const { data } = await writer.answer(nameOf(from, i));
+        ids.push(`stream:${data!["stream"]}`);
+      }
+      let caller: Caller | undefined;
+      return await untilRefused(async (i) => {
+        if (i % ids.length === 0) caller = await callerOf(house, from);
+        return await caller!.ask({ subscribe: ids[i % ids.length] });
+      });
+    },
+  },
+  "durableStreams.maxRequests": {
+    options: { durableStreams: { path: "/streams", maxRequests: MAX } },
+    attack: (house, from) => slowPosts(house, `/streams/open?from=${from}`),
+  },
+  "api.maxRequests": {
+    options: { api: { path: "/api", maxRequests: MAX } },
+    attack: (house, from) => slowPosts(house, `/api/topics/x/publications?from=${from}`),
+  },
+  histories: {
+    attack: async (house, from) => {
+      for (let made = 0; made < house.engine.rooms / house.addresses;) {
+        // No session makes more than a share of rooms, nor more than the rate of publications.
+        const user = made % 500 === 0 ? "" : `${from} ${made}`;
+        using caller = await callerOf(house, from, user);
+        for (let turn = 0; turn < 5; turn++) {
+          const asked = Array.from(
+            { length: 50 },
+            () => caller.ask({ publish: `chat:${from}-${made++}`, data: 1 }),
+          );
+          for (const { error } of await Promise.all(asked)) assertEquals(error, undefined);
+        }
+      }
+      return "your address may make rooms: the oldest are forgotten";
+    },
+  },
+  maxTracks: {
+    relay: { maxTracks: MAX },
+    attack: async (house, from) => {
+      for (let i = 0;; i++) {
+        const viewer = await viewerOf(house, from);
+        const error = await failureOf(viewer.subscribe("/live", nameOf(from, i)));
+        if (error !== undefined) return `your address: ${error}`;
+      }
+    },
+  },
+  "limits.unreadStreams": {
+    attack: (_house, from) => {
+      const unread = new UnreadStreams({ maxBytes: MAX * STREAM_WINDOW_BYTES });
+      const take = (address: string) => new UnreadShare(platformRuntime(), unread, address).take();
+      let refusal: Error | undefined;
+      while (refusal === undefined) refusal = take(from);
+      assertEquals(take(HONEST), undefined);
+      return Promise.resolve(refusal.message);
+    },
+  },
+};
+
+/**
+ * Registers the tests of all walks on an engine.
+ *
+ * @param engine The engine.
+ */
+export function testWalks(engine: WalkedEngine): void {
+  for (const [bound, walk] of Object.entries(WALKS)) {
+    for (const [party, addresses] of Object.entries(PARTIES)) {
+      Deno.test({
+        name: `${bound} on ${engine.name}: ${party} takes all that it may, and a user is served`,
+        ignore: engine.ignore ?? false,
+        fn: async () => {
+          await using room = new AsyncDisposableStack();
+          const house = { ...await open(walk, engine, room), addresses: addresses.length };
+          for (const from of addresses) {
+            assertMatch(
+              await walk.attack(house, from),
+              /your (address|session)|per (session|network address)|of an address/,
+            );
+          }
+          await serves(house);
+        },
+      });
+    }
+  }
+}
+
+/** Opens a server with every part on. */
+async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack) {
+  const relay = new MoqRelay({ allowAnonymousPublish: true, ...walk.relay });
+  room.defer(() => relay.close());
+  const moq = room.use(
+    new MoqServer({
+      mux: relay.mux,
+      onSession: (session) => void relay.accept(session),
+    }),
+  );
+  const { options = {} } = walk;
+  const broker = await engine.open(room);
+  const server = room.use(listen<string | typeof guest>({
+    broker,
+    webTransport: false,
+    clientAddress: (request) => new URL(request.url).searchParams.get("from") ?? HONEST,
+    authenticate: ({ request }) => new URL(request.url).searchParams.get("user") || guest,
+    authorize: () => true,
+    onRefusal() {},
+    history: { "chat:{room}": { ttlMs: 3_600_000 } },
+    requests: {
+      chat: {
+        async *answer({ signal }) {
+          yield "hello";
+          await new Promise((resolve) => signal.addEventListener("abort", resolve));
+        },
+      },
+    },
+    ...options,
+    durableStreams: { path: "/streams", ...options.durableStreams, authorize: () => true },
+    api: { path: "/api", ...options.api, authorize: () => true },
+  }));
+  const house = { server, moq, engine, room, addresses: 1 };
+  for (const topic of ["lobby", "hall"]) await server.topics.append(`chat:${topic}`, topic);
+  await fetched(house, "PUT", "/streams/open?user=owner");
+  const mux = new TrackMux();
+  mux.publish("/live", async (track) => {
+    const group = await track.openGroup();
+    await group.writeFrame(new TextEncoder().encode("frame"));
+    await group.close();
+    await new Promise((resolve) => track.signal.addEventListener("abort", resolve));
+  });
+  await viewerOf(house, "192.0.2.200", mux);
+  await until(() => relay.mux.size === 1);
+  return house;
+}
+
+/** A user of another address uses a little of everything. */
+async function serves(house: House): Promise<void> {
+  const { server, room } = house;
+  const ann = room.use(await Caller.open(server, { from: HONEST, user: "ann" }));
+  assertEquals(await ann.refusal(), undefined);
+  // An answer that runs, and its reader.
+  const { data, error } = await ann.answer("ann");
+  assertEquals(error, undefined);
+  const topic = `stream:${data!["stream"]}`;
+  assertEquals((await ann.ask({ subscribe: topic, last: 10 })).error, undefined);
+  await ann.next((envelope) => envelope["topic"] === topic);
+  // Room histories, publications, and the API.
+  for (const name of ["lobby", "hall"]) {
+    const { error } = await ann.ask({ subscribe: `chat:${name}`, last: 10 });
+    assertEquals(error, undefined);
+    await ann.next(({ topic, data }) => topic === `chat:${name}` && data === name);
+  }
+  assertEquals((await ann.ask({ publish: "chat:hall", data: "mine" })).error, undefined);
+  await ann.next((envelope) => envelope["data"] === "mine");
+  const path = "/api/topics/chat:lobby/publications?user=ann";
+  const json = { "content-type": "application/json" };
+  await fetched(house, "POST", path, { headers: json, body: '{"data":"backend"}' });
+  await ann.next((envelope) => envelope["data"] === "backend");
+  // Durable streams, and a fork.
+  await fetched(house, "PUT", "/streams/ann?user=ann");
+  await fetched(house, "POST", "/streams/ann?user=ann", { body: "kept" });
+  const fork = { headers: { "stream-forked-from": "/streams/ann" } };
+  await fetched(house, "PUT", "/streams/fork?user=ann", fork);
+  assertEquals(await fetched(house, "GET", "/streams/fork?offset=-1&user=ann"), "kept");
+  // A track of the relay.
+  const viewer = await viewerOf(house, HONEST);
+  const track = await viewer.subscribe("/live", "ann");
+  const group = await track.nextGroup();
+  for await (const frame of group!) {
+    assertEquals(new TextDecoder().decode(frame), "frame");
+    break;
+  }
+}
+
+/** Sends a request of the user, which is answered. */
+async function fetched(
+  { server }: House,
+  method: string,
+  path: string,
+  init: { headers?: Record<string, string>; body?: string } = {},
+): Promise<string> {
+  const { body = null, headers } = init;
+  const response = await fetch(`http://127.0.0.1:${portOf(server)}${path}`, {
+    method,
+    body,
+    headers: { "content-type": "text/plain", ...headers },
+  });
+  const text = await response.text();
+  assert(response.ok, `${method} ${path}: ${response.status} ${text}`);
+  return text;
+}
+
+/** Connects a guest, or a new user, who has a session. */
+async function callerOf({ server, room }: House, from: string, user = ""): Promise<Caller> {
+  const caller = room.use(await Caller.open(server, { from, user }));
+  assertEquals(await caller.refusal(), undefined);
+  return caller;
+}
+
+/** Takes places until one is refused; returns the text of the refusal. */
+async function untilRefused(take: (i: number) => Promise<Answer>): Promise<string> {
+  for (let i = 0;; i++) {
+    const { error } = await take(i);
+    if (error === undefined) continue;
+    assertEquals(error.code, "too-many");
+    return error.message;
+  }
+}
+
+/** A name of an address. */
+function nameOf(from: string, i: number): string {
+  return `${from.replace(/[:.]/g, "-")}-${i}`;
+}
+
+/** Sends a request by hand, and keeps the connection open. */
+async function ask(
+  { server, room }: House,
+  line: string,
+  { head, body }: { readonly head: Readonly<Record<string, string>>; readonly body: string },
+): Promise<{ readonly status: number; readonly text: string }> {
+  const connection = room.use(
+    await Deno.connect({ hostname: "127.0.0.1", port: portOf(server) }),
+  );
+  const lines = Object.entries(head).map(([name, value]) => `${name}: ${value}\r\n`);
+  await connection.write(
+    new TextEncoder().encode(`${line} HTTP/1.1\r\n${lines.join("")}\r\n${body}`),
+  );
+  const buffer = new Uint8Array(4_096);
+  let text = "";
+  const decoder = new TextDecoder();
+  do {
+    const count = await connection.read(buffer);
+    if (count === null) break;
+    text += decoder.decode(buffer.subarray(0, count));
+  } while (!/\r\n\r\n./s.test(text) && !text.startsWith("HTTP/1.1 101"));
+  return { status: Number(text.split(" ")[1]), text };
+}
+
+/** Sends as many bodies that never end as the bound has places; returns a refusal. */
+async function slowPosts(house: House, path: string): Promise<string> {
+  const head = { host: "localhost", "content-type": "text/plain", "content-length": "10" };
+  const posts = Array.from(
+    { length: MAX },
+    () => ask(house, `POST ${path}`, { head, body: "x" }),
+  );
+  const { status, text } = await Promise.any(posts);
+  assertEquals(status, 429);
+  return text;
+}
+
+/** Opens a session with the relay. */
+async function viewerOf(
+  { moq, room }: House,
+  address: string,
+  mux: TrackMux = new TrackMux(),
+): Promise<MoqSession> {
+  const pair = room.use(memoryPair({ protocol: "moq-lite-05" }));
+  const accepted = moq.accept(pair.server, { address });
+  const session = await MoqSession.open(pair.client, { side: "client", mux });
+  assert(await accepted !== undefined, "the relay has a session for each");
+  return session;
+}
+
+/** The text of the failure of a subscription; `undefined` if it stands. */
+async function failureOf(subscribing: Promise<{ readonly ready: Promise<unknown> }>) {
+  try {
+    await (await subscribing).ready;
+    return undefined;
+  } catch (error) {
+    if (error instanceof RequestError) throw error;
+    return (error as Error).message;
+  }
+}
