@@ -131,10 +131,20 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   const { runtime, authorize, contract, parts } = options;
   const expiry = new Expiry(runtime);
   const renewals = new WeakMap<Session, TokenBucket>();
+  /** Owners of sessions that published on topics with a history: one costs more than a publication. */
+  const publishers = new WeakMap<Session, Owner>();
   const rooms = options.roomPatterns.map((pattern) => new TopicPattern(pattern, "create server"));
   const isRoom = (topic: string) => rooms.some((pattern) => pattern.match(topic) !== undefined);
   const router = contract && compileContract(contract, "client");
   const presence = contract && compileContract(contract, "presence");
+
+  function publisherOf(session: Session): Owner {
+    const known = publishers.get(session);
+    if (known !== undefined && known.user === verifiedUser(session)) return known;
+    const owner = parts().ownerOf(session);
+    publishers.set(session, owner);
+    return owner;
+  }
 
   async function check(
     session: Session,
@@ -312,7 +322,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       try {
         // Publish the data unchanged: each receiver applies the schema, once.
         if (topics.historyOf(topic) !== undefined) {
-          const maker = makerOf(parts().ownerOf(session));
+          const maker = makerOf(publisherOf(session));
           await topics.append(topic, data, {
             ...publishing,
             maker,
