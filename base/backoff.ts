@@ -1,6 +1,12 @@
 /** Delays between attempts: longer each time, with jitter, capped. */
 import type { Runtime } from "./runtime.ts";
 
+/** Default of the first delay, in milliseconds. */
+export const FIRST_DELAY_MS = 500;
+
+/** Default of the longest delay, in milliseconds. */
+export const MAX_DELAY_MS = 30_000;
+
 /**
  * Longest time that a client waits because a server said so, in milliseconds: a wrong unit or clock
  * at the server must not keep its clients away for days.
@@ -72,8 +78,8 @@ export class Backoff {
    */
   constructor(runtime: Runtime, options: BackoffOptions = {}) {
     const {
-      firstDelayMs = 500,
-      maxDelayMs = 30_000,
+      firstDelayMs = FIRST_DELAY_MS,
+      maxDelayMs = MAX_DELAY_MS,
       maxAttempts = Infinity,
       random = () => runtime.random(),
     } = options;

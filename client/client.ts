@@ -58,7 +58,8 @@ import type { SilentTransport, TransportName } from "../transport/race/options.t
 /** A session of at least this length was a success: the delays start again from the first one. */
 const STABLE_MS = 5_000;
 
-const TIMES_MS = { wakeTimeoutMs: 5_000 };
+/** Default times of a client, in milliseconds. */
+export const TIMES_MS = { wakeTimeoutMs: 5_000 };
 
 /** Modules that {@linkcode ClientPlatform.recovery} loads. */
 type Recovery = typeof import("./recovery.ts");

@@ -10,7 +10,7 @@ import { isEngineLate } from "../transport/native/engines.ts";
  * Silence before each ping of one wait, in milliseconds; the last one repeats. A long wait, such as
  * for an answer that takes minutes, costs few pings.
  */
-const SILENCES_MS = [2_000, 4_000, 8_000, 15_000] as const;
+export const SILENCES_MS = [2_000, 4_000, 8_000, 15_000] as const;
 
 /** Round trips that a silence takes at least: a server far away answers late. */
 const SILENCE_ROUND_TRIPS = 4;
@@ -22,7 +22,7 @@ const SILENCE_ROUND_TRIPS = 4;
 const IDLE_SILENCE_MS = 6_000;
 
 /** Shortest wait for a sign of life after a ping, in milliseconds. */
-const WAIT_MS = 1_000;
+export const WAIT_MS = 1_000;
 
 /** Round trips that the wait after a ping takes at least. */
 const WAIT_ROUND_TRIPS = 2;

@@ -9,7 +9,8 @@ import { internals, type Session } from "../session/session.ts";
 import { report } from "../session/settings.ts";
 import { pause } from "../base/wait.ts";
 
-const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
+/** Default limits of an outbox. */
+export const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
 
 /**
  * Longest pause that a rate causes, in milliseconds: as long as a server has to answer. A refusal

@@ -10,7 +10,7 @@ import type { Runtime } from "../base/runtime.ts";
 import type { WaitOptions } from "../session/types.ts";
 
 /** Most rooms in which one client may have data: the number that a server keeps for one session. */
-const MAX_ROOMS = 32;
+export const MAX_ROOMS = 32;
 
 /** Pause before the client repeats temporarily refused data, in milliseconds. */
 const PAUSE_MS = 1_000;

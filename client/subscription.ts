@@ -17,7 +17,7 @@ import type { Handling } from "../session/handling.ts";
 import type { IncomingMessage } from "../session/message.ts";
 
 /** Most messages and bytes that wait for a slow reader. */
-const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
+export const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
 
 /** The client as a subscription uses it. */
 export interface SubscriptionOwner {

@@ -10,6 +10,9 @@ import { type MeterHost, SessionMeter } from "./meter.ts";
 import { Engine, type SharedCounts } from "./shared_counts.ts";
 import { checkRate, type Rate } from "../base/token_bucket.ts";
 
+/** Default of the most refusals of one session in the window. */
+export const MAX_REFUSALS = 100;
+
 /** Smallest default burst of connections from one address. */
 const MIN_CONNECTION_BURST = 100;
 
@@ -178,7 +181,7 @@ export class RateLimits implements MeterHost, Disposable {
     this.#isDefaultConnections = perAddress?.connections === undefined;
     const { session, user, address } = this.#rates;
     this.#isMetered = [session, user, address].some(isMetered);
-    this.maxRefusals = options.maxRefusals ?? 100;
+    this.maxRefusals = options.maxRefusals ?? MAX_REFUSALS;
     const engine = this.#engine = shared && new Engine(runtime, shared);
     // Default rates follow a limit of this node alone, and so are not shared.
     this.#accounts = {
@@ -308,8 +311,11 @@ export function defaultSubscriptions(maxTopics: number = 0): Rate {
 /**
  * Default rate of connections: all clients behind one address may reconnect at once, and again ten
  * seconds later.
+ *
+ * @param maxSessionsPerAddress The share of an address.
+ * @returns The rate.
  */
-function defaultConnections(maxSessionsPerAddress: number): Required<Rate> {
+export function defaultConnections(maxSessionsPerAddress: number): Required<Rate> {
   const burst = Math.max(MIN_CONNECTION_BURST, maxSessionsPerAddress);
   return { perSecond: burst * CONNECTION_REFILL_PART, burst };
 }

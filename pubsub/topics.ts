@@ -42,6 +42,9 @@ import { contentOf, HistoryTopics } from "./history/history_topics.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import { exceptionOf, tellAnswer } from "./history/replay.ts";
 
+/** Default of the most topics of one session. */
+export const MAX_TOPICS_PER_SESSION = 128;
+
 /** Most bytes of the reason for unsubscribing a session: as many as for the reason of a close. */
 const MAX_REASON_BYTES = 1_024;
 
@@ -375,7 +378,8 @@ export class Topics implements AsyncDisposable {
     this.#ownsBroker = options.broker === undefined;
     this.broker = options.broker ?? new MemoryBroker({ runtime: this.#runtime });
     this.#turn = options.settings?.turn ?? new Turn(this.#runtime);
-    const { maxTopicsPerSession = 128, maxTopicBytes = MAX_TOPIC_BYTES } = options;
+    const { maxTopicsPerSession = MAX_TOPICS_PER_SESSION, maxTopicBytes = MAX_TOPIC_BYTES } =
+      options;
     const { maxMessageBytes = MAX_MESSAGE_BYTES } = options;
     this.#maxTopics = maxTopicsPerSession;
     this.maxTopicBytes = maxTopicBytes;

@@ -13,6 +13,9 @@ import { MAX_TIMER_MS, startTimer } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import type { SessionCore } from "../session/core.ts";
 
+/** Default of the longest time of `authenticate`, in milliseconds. */
+export const AUTHENTICATE_TIMEOUT_MS = 10_000;
+
 /** Most bytes of a user in UTF-8: engines use it in the names of topics, rows and buckets. */
 export const MAX_USER_BYTES = 255;
 
@@ -76,7 +79,7 @@ export class Authenticator<V> {
     token: string | undefined,
     signal?: AbortSignal,
   ): Promise<Identity> {
-    const { authenticate, authenticateTimeoutMs = 10_000 } = this.#options;
+    const { authenticate, authenticateTimeoutMs = AUTHENTICATE_TIMEOUT_MS } = this.#options;
     if (authenticate === undefined) return GUEST;
     const ended = new AbortController();
     const timer = startTimer(

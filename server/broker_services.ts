@@ -14,6 +14,9 @@ import { UserClaims } from "./user_limit.ts";
 import type { SharedCounts } from "../manager/shared_counts.ts";
 import type { ManagerLimits } from "../manager/limits.ts";
 
+/** Default of the time for which handled messages are remembered, in milliseconds. */
+export const DEDUPE_WINDOW_MS = 300_000;
+
 /** Time for which a node that crashed still counts as handling a client, in milliseconds. */
 const CLAIM_MS = 4_000;
 
@@ -30,7 +33,7 @@ export interface SequenceStoreOptions {
 
 /** Keeps numbers in the broker's store, or on this node if the broker has no store. */
 export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
-  const { runtime, broker, isShared, windowMs = 300_000 } = options;
+  const { runtime, broker, isShared, windowMs = DEDUPE_WINDOW_MS } = options;
   const node = runtime.randomUUID();
   const own = new MemoryStore(runtime);
   const store = () => broker().store ?? own;

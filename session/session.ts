@@ -60,6 +60,12 @@ import { settlesWithin, waitFor } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
 
+/** Default of the time in which a session drains, in milliseconds. */
+export const SESSION_DRAIN_MS = 5_000;
+
+/** Default of the longest wait for an established session, in milliseconds. */
+export const READY_MS = 30_000;
+
 export { internals, SKEIN_PROTOCOL };
 
 /** Features that load on first use, see `SessionSettings.insight`. */
@@ -242,7 +248,7 @@ export class Session<
    */
   whenReady(options: WaitOptions = {}): Promise<void> {
     this.#core.settings.checkOptions("wait", options);
-    const { timeoutMs = 30_000, signal } = options;
+    const { timeoutMs = READY_MS, signal } = options;
     return waitFor(this.#core.runtime, this.ready, { timeoutMs, signal, what: "the session" });
   }
 
@@ -478,7 +484,7 @@ export class Session<
   async drain(options: SessionDrainOptions = {}): Promise<CloseInfo> {
     const core = this.#core;
     core.settings.checkOptions("drain", options);
-    const { retryAfterMs, reason = "", withinMs = 5_000 } = options;
+    const { retryAfterMs, reason = "", withinMs = SESSION_DRAIN_MS } = options;
     const isServer = core.settings.side === "server";
     const code = closeCodeOf(options, isServer ? CloseCode.draining : CloseCode.normal);
     checkCloseInfo({ closeCode: code, reason });

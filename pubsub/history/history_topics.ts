@@ -14,10 +14,10 @@ import { decodeBinary } from "../../session/wire/encode.ts";
 import { waitFor } from "../../base/wait.ts";
 import { type FeedCounts, type FeedHost, TopicFeed } from "./topic_feed.ts";
 
-const DEFAULT_BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 300_000, bytes: 1_048_576 };
+export const DEFAULT_BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 300_000, bytes: 1_048_576 };
 
 /** Most pages replayed in a turn of the event loop, and read from the engine at once for replays. */
-const MAX_REPLAYS = 64;
+export const MAX_REPLAYS = 64;
 
 /** Most topics that catch up with the engine at once. */
 const MAX_SYNCS = 64;

@@ -9,7 +9,7 @@ const MAX_TAIL_MESSAGES = 512;
 const MAX_TAIL_BYTES = 524_288;
 
 /** Most bytes of all topics of a node; beyond that, the topics longest without news are dropped. */
-const MAX_TAILS_BYTES = 67_108_864;
+export const MAX_TAILS_BYTES = 67_108_864;
 
 /** A publication, encoded once together with its position. */
 export interface Placed {

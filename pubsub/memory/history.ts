@@ -18,7 +18,7 @@ import { Tags } from "../tag.ts";
 import { COSTS, type Counted, Sum } from "./space.ts";
 
 /** Most topics with a remembered history or offset. */
-const MAX_TOPICS = 10_000;
+export const MAX_TOPICS = 10_000;
 
 /**
  * Share of the topics that may have listeners and take precedence over topics without: half of all, so

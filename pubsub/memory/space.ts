@@ -15,7 +15,7 @@ export const COSTS = {
 } as const;
 
 /** Most bytes unless the machine has little memory. */
-const MAX_TOTAL_BYTES = 536_870_912;
+export const MAX_TOTAL_BYTES = 536_870_912;
 
 /** Part of the machine's memory. */
 const SHARE = 1 / 4;

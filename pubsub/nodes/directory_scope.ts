@@ -8,7 +8,7 @@ import type { Nodes } from "./nodes.ts";
 const MAX_LATE = 256;
 
 /** Most entries of one node in one scope; further ones are left out. */
-const MAX_ENTRIES = 100_000;
+export const MAX_ENTRIES = 100_000;
 
 /** Pages received so far, of a row of pages from a node. */
 interface Pages {

@@ -74,7 +74,7 @@ export interface NodesOptions {
 }
 
 /** Most nodes that are known at once; further ones are ignored. */
-const MAX_NODES = 1_000;
+export const MAX_NODES = 1_000;
 
 /** Most nodes remembered after a farewell, so that a late message does not bring the node back. */
 const MAX_DEPARTED = 1_000;

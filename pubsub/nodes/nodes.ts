@@ -18,6 +18,12 @@ import {
   type Publication,
 } from "../broker.ts";
 
+/** Default of the time between two heartbeats of a node, in milliseconds. */
+export const HEARTBEAT_MS = 2_000;
+
+/** Default of the silence after which a node is gone, in milliseconds. */
+export const GONE_AFTER_MS = 7_000;
+
 /** Most questions that wait for answers at once. */
 const MAX_REQUESTS = 1_000;
 
@@ -182,7 +188,7 @@ export class Nodes implements AsyncDisposable {
    * `heartbeatMs`.
    */
   constructor(options: NodesOptions) {
-    const { broker, name = "", heartbeatMs = 2_000, goneAfterMs = 7_000 } = options;
+    const { broker, name = "", heartbeatMs = HEARTBEAT_MS, goneAfterMs = GONE_AFTER_MS } = options;
     checkTime("heartbeatMs", heartbeatMs, 2);
     checkTime("goneAfterMs", goneAfterMs, heartbeatMs + 1);
     const runtime = options.runtime ?? platformRuntime();

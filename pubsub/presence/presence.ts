@@ -14,6 +14,12 @@ import type { PresenceEvent, PresenceOptions } from "./types.ts";
 
 export type { PresenceEvent, PresenceOptions };
 
+/** Default of the time within which a user may return, in milliseconds. */
+export const GRACE_MS = 5_000;
+
+/** Default of the most users whose `lastSeenAt` is remembered. */
+export const MAX_LAST_SEEN = 10_000;
+
 /** Most bytes of the data with which a user can be present: each node keeps the data of each user. */
 export const MAX_PRESENCE_DATA_BYTES = 4_096;
 
@@ -114,7 +120,7 @@ export class Presence implements Disposable {
    */
   constructor(options: PresenceOptions = {}) {
     checkOptions("create presence", options, PRESENCE);
-    const { graceMs = 5_000, maxLastSeen = 10_000 } = options;
+    const { graceMs = GRACE_MS, maxLastSeen = MAX_LAST_SEEN } = options;
     const { nodes, sharesOnline = true } = options;
     this.runtime = options.runtime ?? nodes?.runtime ?? platformRuntime();
     this.#maxLastSeen = maxLastSeen;

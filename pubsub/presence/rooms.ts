@@ -17,8 +17,11 @@ import type { PublishOptions, SubscribeOptions, Topics, UnsubscribeOptions } fro
 
 export type { RoomOptions };
 
+/** Default of the most bytes of a user's data in a room. */
+export const MAX_DATA_BYTES = 512;
+
 /** Most rooms for which one session may have data, joined or not. */
-const MAX_ROOMS_WITH_DATA = 32;
+export const MAX_ROOMS_WITH_DATA = 32;
 
 /** Options for {@linkcode Rooms.join}: the start in the history, and the data of the session. */
 export interface RoomJoinOptions extends Omit<SubscribeOptions, "onLeft"> {
@@ -395,6 +398,7 @@ export class Rooms implements Disposable {
 }
 
 function complete(options: RoomOptions): Required<RoomOptions> {
-  const { members = "list", gatherAbove = 100, gatherMs = 1_000, maxDataBytes = 512 } = options;
+  const { members = "list", gatherAbove = 100, gatherMs = 1_000, maxDataBytes = MAX_DATA_BYTES } =
+    options;
   return { members, gatherAbove, gatherMs, maxDataBytes };
 }

@@ -20,13 +20,13 @@ const MAX_CONNECTIONS = 10_000;
  * Default bound of concurrent handshakes. A handshake of an honest peer takes one round trip, so
  * this admits about 10,000 a second.
  */
-const MAX_HANDSHAKES = 1_024;
+export const MAX_HANDSHAKES = 1_024;
 
 /**
  * Longest handshake in milliseconds. Without this bound, a peer that sends packets slowly would
  * hold a place forever.
  */
-const HANDSHAKE_TIMEOUT_MS = 10_000;
+export const HANDSHAKE_TIMEOUT_MS = 10_000;
 
 /**
  * Time in milliseconds for which a handshake keeps the place when others want one: enough for a
