@@ -14,6 +14,30 @@ export function isContended(taken: number, max: number): boolean {
   return taken >= max * CONTENDED_PART;
 }
 
+/** Facts about the share of a network. */
+export interface NetworkShare {
+  /** The share of one address. */
+  readonly share: number;
+  /** Shares that the network has. */
+  readonly factor: number;
+  /** The bound. */
+  readonly max: number;
+  /** True if the application set the share. */
+  readonly isStrict: boolean;
+}
+
+/**
+ * Computes the most that a network may have of a bound: a wide network, or any address of a small
+ * bound, would otherwise have all of it.
+ *
+ * @param facts See {@linkcode NetworkShare}.
+ * @returns The shares of the network, at most half of the bound, unless the application set more.
+ */
+export function mostOfNetwork({ share, factor, max, isStrict }: NetworkShare): number {
+  const half = Math.floor(max * CONTENDED_PART);
+  return Math.min(share * factor, Math.max(isStrict ? share : 1, half));
+}
+
 /**
  * Times the share of an address that its familiar users may have together: an office, or a carrier,
  * has many users behind one address.
@@ -507,11 +531,9 @@ export class Quota {
       if (this.isContended) owner.onProxy?.();
       return counts;
     }
-    // A wide network, or any address of a small bound, would otherwise have all of it.
-    const most = Math.max(isStrict ? shares.address : 1, Math.floor(max * CONTENDED_PART));
     for (const { key, factor } of networks) {
       const times = factor * (isFamiliar ? FAMILIAR_FACTOR : 1);
-      const share = Math.min(shares.address * times, most);
+      const share = mostOfNetwork({ share: shares.address, factor: times, max, isStrict });
       counts.push(this.#tallyOf("address", `${isFamiliar ? "familiar" : "at"} ${key}`, share));
     }
     return counts;

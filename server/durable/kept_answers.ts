@@ -1,7 +1,13 @@
 /** Kept answers of all nodes: whose they are, and which of them make room for new ones. */
 import { LimitError, type LimitLevel } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { isContended, type Owner, type QuotaStats, type Shares } from "../../base/shares.ts";
+import {
+  isContended,
+  mostOfNetwork,
+  type Owner,
+  type QuotaStats,
+  type Shares,
+} from "../../base/shares.ts";
 import type { KeptLog } from "../../pubsub/logs/rules.ts";
 import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { type AnswerLimits, digest } from "./options.ts";
@@ -296,9 +302,17 @@ export class KeptAnswers {
     return [this.#ledger, this.#next].filter((ledger) => ledger !== undefined);
   }
 
-  /** Most answers of a party. */
+  /** Shares of a party: as many of its answers may be dropped within an hour. */
   #shareOf({ level, factor }: Pick<Party, "level" | "factor">): number {
     return (this.#limits.keptShares.shares[level] ?? Infinity) * factor;
+  }
+
+  /** Most answers that a party keeps, in contention. */
+  #mostOf({ level, factor }: Party): number {
+    const { maxKept: max, keptShares: { shares, strict } } = this.#limits;
+    const share = shares[level] ?? Infinity;
+    if (level !== "address") return share;
+    return mostOfNetwork({ share, factor, max, isStrict: strict!.includes(level) });
   }
 
   /** Drops an answer of an owner that is beyond a share. */
@@ -307,13 +321,13 @@ export class KeptAnswers {
     const isBusy = isContended(this.#streams.answers, maxKept);
     const ledger = await this.#known();
     const full = ledger.partiesOf(keys).find((party) =>
-      party.count >= this.#shareOf(party) && (isBusy || strict!.includes(party.level))
+      party.count >= this.#mostOf(party) && (isBusy || strict!.includes(party.level))
     );
     if (full === undefined) return;
     this.#countChurn(keys);
     const { key, level } = full;
     const firstOf = (known: KeptLedger) => known.partiesOf(key)[0]?.first(this.#runtime.now())?.id;
-    if (!await this.#drop(firstOf)) this.#refuse(level, this.#shareOf(full));
+    if (!await this.#drop(firstOf)) this.#refuse(level, this.#mostOf(full));
   }
 
   /** Drops an answer of the network that holds most. */
