@@ -113,6 +113,12 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       );
     },
   },
+  "rates.perSession.publications": {
+    attack: async (house, from) => {
+      const caller = await callerOf(house, from);
+      return await untilRefused(() => caller.ask({ publish: "chat:mine", data: 1 }));
+    },
+  },
   "answers.maxRunning": {
     options: { answers: { maxRunning: MAX } },
     attack: async (house, from) => {
@@ -124,7 +130,23 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       });
     },
   },
-  "durableStreams.maxReaders": {
+  "answers.maxKept": {
+    options: { answers: { maxKept: MAX } },
+    attack: async (house, from) => {
+      // Answers that have ended make room for each other, those that run never do.
+      for (const [count, topic] of [[MAX, "short"], [Infinity, "chat"]] as const) {
+        const caller = await callerOf(house, from);
+        for (let i = 0; i < count; i++) {
+          const { error } = await caller.answer(`${topic}-${nameOf(from, i)}`, topic);
+          if (error === undefined) continue;
+          assertEquals(error.code, "too-many");
+          return error.message;
+        }
+      }
+      return "";
+    },
+  },
+  maxReaders: {
     options: { durableStreams: { path: "/streams", maxReaders: MAX } },
     attack: async (house, from) => {
       const ids: string[] = [];
@@ -239,6 +261,11 @@ async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack
         async *answer({ signal }) {
           yield "hello";
           await new Promise((resolve) => signal.addEventListener("abort", resolve));
+        },
+      },
+      short: {
+        async *answer() {
+          yield "hello";
         },
       },
     },

@@ -1,7 +1,15 @@
 /** The walk through the table of bounds, on memory and SQLite. */
 import { MemoryBroker } from "../pubsub/mod.ts";
 import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
-import { testWalks } from "./bounds.ts";
+import { assertEquals } from "@std/assert";
+import { bounds } from "../tools/limits_table.ts";
+import { testWalks, WALKS } from "./bounds.ts";
+
+Deno.test("Each bound with a share has a walk", async () => {
+  const shared = (await bounds()).filter(({ shares }) => shares !== undefined);
+  const ids = new Set(shared.map(({ id }) => id));
+  assertEquals(new Set(Object.keys(WALKS)), ids);
+});
 
 testWalks({
   name: "memory",

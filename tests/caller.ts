@@ -111,10 +111,11 @@ export class Caller implements Disposable {
    * Asks for an answer that outlives the session.
    *
    * @param name Its name.
+   * @param topic The topic of the request.
    * @returns The answer, with the id of the stream.
    */
-  answer(name: string): Promise<Answer> {
-    return this.ask({ topic: "chat", data: 1, stream: name.padStart(20, "0") });
+  answer(name: string, topic: string = "chat"): Promise<Answer> {
+    return this.ask({ topic, data: 1, stream: name.padStart(20, "0") });
   }
 
   /** Closes the socket. */

@@ -1,0 +1,536 @@
+/**
+ * Writes the table of bounds in `docs/guide/limits.md` from the code: the quotas that a server opens,
+ * and the defaults of all other bounds.
+ *
+ * ```sh
+ * deno run -A tools/launch.ts run -A tools/limits_table.ts
+ * deno run -A tools/launch.ts run -A tools/limits_table.ts --check
+ * ```
+ *
+ * @module
+ */
+import { FIRST_DELAY_MS, MAX_DELAY_MS } from "../base/backoff.ts";
+import { platformRuntime } from "../base/runtime.ts";
+import { type QuotaOptions, Quotas } from "../base/shares.ts";
+import type { Rate } from "../base/token_bucket.ts";
+import { TIMES_MS as CLIENT_TIMES_MS } from "../client/client.ts";
+import { SILENCES_MS, WAIT_MS } from "../client/liveness.ts";
+import { checkConnectTimeout } from "../client/open.ts";
+import { LIMITS as OUTBOX } from "../client/outbox.ts";
+import { MAX_ROOMS } from "../client/presence.ts";
+import { LIMITS as READER } from "../client/subscription.ts";
+import { MAX_IDLE_ACCOUNTS } from "../manager/accounts.ts";
+import { DRAIN_MS } from "../manager/drain.ts";
+import { DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "../manager/limits.ts";
+import { REFUSAL_WINDOW_MS } from "../manager/meter.ts";
+import {
+  DEFAULT_PUBLICATIONS,
+  defaultConnections,
+  defaultSubscriptions,
+  MAX_REFUSALS,
+} from "../manager/rate_limits.ts";
+import { DEFAULT_BOUNDS, MAX_REPLAYS } from "../pubsub/history/history_topics.ts";
+import { MAX_MADE } from "../pubsub/history/makers.ts";
+import { MAX_TAILS_BYTES } from "../pubsub/history/tail_cache.ts";
+import { MAX_TOPICS } from "../pubsub/memory/history.ts";
+import { MAX_TOTAL_BYTES } from "../pubsub/memory/space.ts";
+import { MoqRelay } from "../pubsub/moq/mod.ts";
+import { MAX_ENTRIES } from "../pubsub/nodes/directory_scope.ts";
+import { MAX_NODES } from "../pubsub/nodes/liveness.ts";
+import { GONE_AFTER_MS, HEARTBEAT_MS } from "../pubsub/nodes/nodes.ts";
+import { GRACE_MS, MAX_LAST_SEEN, MAX_PRESENCE_DATA_BYTES } from "../pubsub/presence/presence.ts";
+import { MAX_DATA_BYTES, MAX_ROOMS_WITH_DATA } from "../pubsub/presence/rooms.ts";
+import { sqliteSettings } from "../pubsub/sqlite/options.ts";
+import { redisSettings } from "../pubsub/redis/options.ts";
+import { MAX_TOPICS_PER_SESSION } from "../pubsub/topics.ts";
+import { AUTHENTICATE_TIMEOUT_MS, MAX_USER_BYTES } from "../server/authentication.ts";
+import { DEDUPE_WINDOW_MS } from "../server/broker_services.ts";
+import { checkAnswers, checkDurableStreams } from "../server/durable/options.ts";
+import { createServer } from "../server/server.ts";
+import { HIGH_WATER_MARK, MAX_JOINED_BYTES } from "../session/queue/send_queue.ts";
+import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
+import { READY_MS, SESSION_DRAIN_MS } from "../session/session.ts";
+import { sessionSettings } from "../session/session_settings.ts";
+import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
+import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
+import { MAX_WEBSOCKET_REASON_BYTES } from "../transport/close_info.ts";
+import { HANDSHAKE_TIMEOUT_MS, MAX_HANDSHAKES } from "../transport/quic/acceptor.ts";
+import { UnreadStreams } from "../transport/quic/unread_streams.ts";
+
+/** The page with the table. */
+export const LIMITS_PAGE: URL = new URL("../docs/guide/limits.md", import.meta.url);
+
+/** Most characters of a cell, so that the table fits a window of 1,280 pixels. */
+export const MAX_CELL_LENGTH = 120;
+
+/** A bound: a row of the table. */
+export interface Bound {
+  /** The name of the quota; for other bounds with a share, a name for tests. */
+  readonly id?: string;
+  /** The options that set the bound, or the bound in words, in Markdown. */
+  readonly name: string;
+  /** The default. */
+  readonly max: string;
+  /** Shares of the bound; a level without a share is left out. */
+  readonly shares?: { readonly [Level in "address" | "user" | "session"]?: string };
+  /** Effect of a full bound, in Markdown. */
+  readonly full: string;
+}
+
+/** Name and effect of each quota that a server opens, by the name of the quota. */
+const QUOTAS: Readonly<Record<string, Pick<Bound, "name" | "full">>> = {
+  maxSessions: {
+    name: "`limits.maxSessions`, `.maxSessionsPerUser`, `.maxSessionsPerAddress`",
+    full: "429 or 4429; handshakes count; guests count by address alone",
+  },
+  sockets: {
+    name: "sockets: twice the sessions",
+    full: "429, before any upgrade; see `stats().sockets`",
+  },
+  "answers.maxRunning": {
+    name: "`answers.maxRunning`, `.maxRunningPerUser`, `.maxRunningPerAddress`",
+    full: "`too-many`",
+  },
+  maxReaders: {
+    name: "`durableStreams.maxReaders`, `.maxReadersPerUser`, `.maxReadersPerAddress`",
+    full: "`too-many`, or 429; readers over all transports count",
+  },
+  "durableStreams.maxRequests": {
+    name: "`durableStreams.maxRequests`; shares count writes",
+    full: "429",
+  },
+  "api.maxRequests": {
+    name: "`api.maxRequests`; shares count writes",
+    full: "429",
+  },
+  maxTracks: {
+    name: "`maxTracks`, `maxTracksPerAddress` of a MoQ relay",
+    full: "`internal`; a track without subscribers makes room first",
+  },
+};
+
+/** A number as in prose. */
+function count(value: number): string {
+  return value === Infinity ? "none" : value.toLocaleString("en-US");
+}
+
+/** Units of bytes, the largest first. */
+const BYTES = { GiB: 2 ** 30, MiB: 2 ** 20, MB: 1_000_000, KiB: 2 ** 10 };
+
+/** Units of times, the largest first. */
+const TIMES = { h: 3_600_000, min: 60_000, s: 1_000 };
+
+/** A number in the largest unit of which it is a whole number. */
+function inUnits(value: number, units: Readonly<Record<string, number>>, smallest: string): string {
+  const [unit, size] = Object.entries(units).find(([, size]) => value % size === 0) ??
+    [smallest, 1];
+  return `${count(value / size)} ${unit}`;
+}
+
+function bytes(value: number): string {
+  return inUnits(value, BYTES, "bytes");
+}
+
+function ms(value: number): string {
+  return inUnits(value, TIMES, "ms");
+}
+
+/** A rate. */
+function rate({ burst, perSecond }: Rate): string {
+  return `${count(burst ?? perSecond)} at once, ${count(perSecond)} a second`;
+}
+
+/**
+ * Starts a server with all parts on, and collects the quotas that it opens.
+ *
+ * @returns The options of each quota.
+ */
+async function openedQuotas(): Promise<QuotaOptions[]> {
+  const opened: QuotaOptions[] = [];
+  const { open } = Quotas.prototype;
+  Quotas.prototype.open = function (options) {
+    opened.push(options);
+    return open.call(this, options);
+  };
+  try {
+    new MoqRelay().close();
+    await using server = createServer({
+      api: { path: "/api", authorize: () => true },
+      durableStreams: { path: "/streams", authorize: () => true },
+    });
+    // The first request loads a part.
+    for (const path of ["/api/openapi.json", "/streams/none"]) {
+      await (await server.fetch(new Request(`http://localhost${path}`))).body?.cancel();
+    }
+  } finally {
+    Quotas.prototype.open = open;
+  }
+  return opened;
+}
+
+/** Makes the row of a quota. */
+function quotaBound([id, { name, full }]: [string, Pick<Bound, "name" | "full">], {
+  max,
+  shares,
+}: QuotaOptions): Bound {
+  return { id, name, max: count(max), shares: sharesOf({ shares }), full };
+}
+
+function sharesOf({ shares }: Pick<QuotaOptions, "shares">): NonNullable<Bound["shares"]> {
+  const levels = Object.entries(shares).map(([level, share]) => [level, count(share)]);
+  return Object.fromEntries(levels);
+}
+
+/** Bounds of all with a share that is no quota. */
+function sharedBounds(): Bound[] {
+  const unread = new UnreadStreams();
+  const { maxKept, keptShares, keepMs } = checkAnswers();
+  return [
+    {
+      id: "answers.maxKept",
+      name: "`answers.maxKept`, `.maxKeptPerUser`, `.maxKeptPerAddress`, on all nodes",
+      max: `${count(maxKept)}, ${ms(keepMs)} each`,
+      shares: sharesOf(keptShares),
+      full:
+        "the oldest ended answer of [whoever has most](durable-streams.md#bounds-of-answers) makes room",
+    },
+    {
+      id: "limits.unreadStreams",
+      name: "`limits.unreadStreams`, over WebTransport and QUIC",
+      max: `${bytes(unread.maxBytes)}, ${ms(unread.timeoutMs)} each`,
+      shares: {
+        address: bytes(unread.maxBytesPerAddress),
+        session: bytes(unread.maxBytesPerConnection),
+      },
+      full: "the stream is [refused](streams.md#streams-that-are-not-read)",
+    },
+    {
+      id: "histories",
+      name: "topics with a history in a `MemoryBroker`",
+      max: count(MAX_TOPICS),
+      shares: { address: `${count(MAX_MADE)} an hour`, user: `${count(MAX_MADE)} an hour` },
+      full: "[one is forgotten](#shares): `too-old` at a recovery",
+    },
+    {
+      id: "histories",
+      name: "topics with a history in a `SqliteBroker` (`maxTopics`)",
+      max: count(sqliteSettings("a.db", {}).maxTopics),
+      shares: { address: `${count(MAX_MADE)} an hour`, user: `${count(MAX_MADE)} an hour` },
+      full: "[one is forgotten](#shares): `too-old` at a recovery",
+    },
+    {
+      id: "rates.perAddress.connections",
+      name: "`rates.perAddress.connections`",
+      max: "none",
+      shares: { address: rate(defaultConnections(DEFAULT_MAX_SESSIONS_PER_ADDRESS)) },
+      full: "429 with `retry-after`, or 4429; see [Rate limits](#rate-limits)",
+    },
+    {
+      id: "rates.perSession.publications",
+      name: "`rates.perSession.publications`",
+      max: "none",
+      shares: { session: rate(DEFAULT_PUBLICATIONS) },
+      full: "`too-many`, with when to publish again; Skein's client does, in order",
+    },
+    {
+      id: "rates.perSession.subscriptions",
+      name: "`rates.perSession.subscriptions`",
+      max: "none",
+      shares: { session: rate(defaultSubscriptions()) },
+      full: "`too-many`, with when to come back; Skein's client does",
+    },
+  ];
+}
+
+/** Bounds of a server without shares. */
+function serverBounds(): Bound[] {
+  const { maxStreams, maxStreamBytes, maxForks, maxAppendBytes } = checkDurableStreams({
+    path: "/streams",
+  });
+  return [
+    {
+      name: "`durableStreams.maxStreams`",
+      max: count(maxStreams),
+      full: "429",
+    },
+    {
+      name: "`durableStreams.maxStreamBytes`, `.maxAppendBytes`",
+      max: `${bytes(maxStreamBytes)}, ${bytes(maxAppendBytes)}`,
+      full: "413",
+    },
+    { name: "`durableStreams.maxForks` of one stream", max: count(maxForks), full: "409" },
+    {
+      name: "`webTransport.maxHandshakes` of QUIC at once",
+      max: `${count(MAX_HANDSHAKES)}, ${ms(HANDSHAKE_TIMEOUT_MS)} each`,
+      full: "the oldest gives way; see [Handshakes](../deploy/webtransport.md#handshakes)",
+    },
+    {
+      name: "`limits.maxTopicsPerSession`",
+      max: count(MAX_TOPICS_PER_SESSION),
+      full: "`QueueFullError`; a client receives `too-many`",
+    },
+    {
+      name: "`rates.maxRefusals`",
+      max: `${count(MAX_REFUSALS)} in ${ms(REFUSAL_WINDOW_MS)}`,
+      full: "close 4429",
+    },
+    {
+      name: "users, and addresses, that rates remember without a session",
+      max: count(MAX_IDLE_ACCOUNTS),
+      full: "the oldest is forgotten; full buckets at once",
+    },
+    {
+      name: "`authenticateTimeoutMs`",
+      max: ms(AUTHENTICATE_TIMEOUT_MS),
+      full: "503 or 4503",
+    },
+    { name: "`presenceGraceMs`", max: ms(GRACE_MS), full: "the user has left" },
+    {
+      name: "`rooms` … `maxDataBytes`, of the data of a presence",
+      max: `${bytes(MAX_DATA_BYTES)}, at most ${bytes(MAX_PRESENCE_DATA_BYTES)}`,
+      full: "`too-large`; `RangeError` for a server",
+    },
+    {
+      name: "rooms for which a session, or a client, has data of presence",
+      max: `${count(MAX_ROOMS_WITH_DATA)}, ${count(MAX_ROOMS)}`,
+      full: "`too-many`; `QueueFullError`",
+    },
+    {
+      name: "`history`: `size`, `ttlMs`, `bytes` of each topic, with 64 bytes for each publication",
+      max: `${count(DEFAULT_BOUNDS.size)}, ${ms(DEFAULT_BOUNDS.ttlMs)}, ${
+        bytes(DEFAULT_BOUNDS.bytes)
+      }`,
+      full: "the oldest is forgotten; a later recovery reports `too-old`",
+    },
+    {
+      name: "`dedupeWindowMs`",
+      max: ms(DEDUPE_WINDOW_MS),
+      full: "a message that a client sends again later is handled again",
+    },
+    {
+      name: "`node`: `heartbeatMs`, `goneAfterMs`",
+      max: `${ms(HEARTBEAT_MS)}, ${ms(GONE_AFTER_MS)}`,
+      full: "the node is gone",
+    },
+    {
+      name: "nodes; users that a node reports to others, of a room or online",
+      max: `${count(MAX_NODES)}; ${count(MAX_ENTRIES)}`,
+      full: "more are left out",
+    },
+    {
+      name: "users whose `lastSeenAt` is remembered",
+      max: count(MAX_LAST_SEEN),
+      full: "the oldest is forgotten",
+    },
+    ...brokerBounds(),
+  ];
+}
+
+/** Bounds of brokers without shares. */
+function brokerBounds(): Bound[] {
+  const { maxWaiting, maxWaitingBytes, giveUpMs } = redisSettings({});
+  return [
+    {
+      name: "broker: `maxWaiting`, `maxWaitingBytes`, `giveUpMs`",
+      max: `${count(maxWaiting)}, ${bytes(maxWaitingBytes)}, ${ms(giveUpMs)}`,
+      full:
+        "publications while the broker is unreachable are given up, and counted; `append` rejects",
+    },
+    {
+      name: "`maxTotalBytes` of a `MemoryBroker`",
+      max: `${bytes(MAX_TOTAL_BYTES)}, or a quarter of the memory`,
+      full: "histories are forgotten; then appends to durable streams are refused as `full`",
+    },
+    {
+      name: "histories that are replayed at once; newest publications in memory",
+      max: `${count(MAX_REPLAYS)}; ${bytes(MAX_TAILS_BYTES)}`,
+      full: "others wait; older ones are read from the broker",
+    },
+  ];
+}
+
+/** Bounds of one session. */
+function sessionBounds(): Bound[] {
+  const settings = sessionSettings({ side: "server" });
+  const { sendQueue, receiveQueue, heartbeat } = settings;
+  const queue = (limits: { readonly maxMessages: number; readonly maxBytes: number }) =>
+    `${count(limits.maxMessages)}, ${bytes(limits.maxBytes)}`;
+  return [
+    {
+      name: "`session.sendQueue.maxMessages`, `.maxBytes`",
+      max: queue(sendQueue),
+      full: "by [`policy`](#back-pressure); `close` by default",
+    },
+    {
+      name: "`session.receiveQueue.maxMessages`, `.maxBytes`",
+      max: queue(receiveQueue),
+      full: "close 4507; before the first reader, the oldest is dropped, and counted",
+    },
+    {
+      name: "`session.maxMessageBytes`",
+      max: bytes(settings.maxMessageBytes),
+      full: "`RangeError` at the sender; see [Large messages](#large-messages)",
+    },
+    {
+      name: "`session.maxInvalidMessages` in a minute",
+      max: count(settings.maxInvalidMessages),
+      full: "close 4400; for data outside the contract, `too-many`",
+    },
+    {
+      name: "`session.maxRequests`, per direction",
+      max: count(settings.maxRequests),
+      full: "`QueueFullError`; a peer receives `too-many`, which counts as invalid",
+    },
+    {
+      name: "`session.concurrency`",
+      max: count(settings.concurrency),
+      full: "messages wait; with more, order is not kept",
+    },
+    {
+      name: "`session.requestTimeoutMs`",
+      max: ms(settings.requestTimeoutMs),
+      full: "`TimeoutError`; see [Decisions](#decisions-of-the-application)",
+    },
+    {
+      name: "`session.closeTimeoutMs`",
+      max: ms(settings.closeTimeoutMs),
+      full: "the session is over, flushed or not",
+    },
+    {
+      name: "`session.handshakeTimeoutMs`",
+      max: ms(settings.handshakeTimeoutMs),
+      full: "close 4408; a token has `authenticateTimeoutMs`",
+    },
+    {
+      name: "`session.heartbeat.intervalMs`, `.timeoutMs`",
+      max: `${ms(heartbeat.intervalMs)}, ${ms(heartbeat.timeoutMs)}`,
+      full: "close 4408; a client uses the server's interval",
+    },
+    {
+      name: "joined frames; bytes handed to the transport",
+      max: `${bytes(MAX_JOINED_BYTES)}; ${bytes(HIGH_WATER_MARK)}`,
+      full: "the next frame; the message waits in the queue",
+    },
+    {
+      name: "a topic; a room's name",
+      max: `${bytes(MAX_TOPIC_BYTES)}; ${bytes(MAX_TOPIC_BYTES - PRESENCE_PREFIX.length)}`,
+      full: "`RangeError`, or `malformed`",
+    },
+    { name: "a user", max: bytes(MAX_USER_BYTES), full: "403, or close 4403" },
+    {
+      name: "a token in band; a close reason",
+      max: `${bytes(MAX_TOKEN_BYTES)}; ${bytes(MAX_WEBSOCKET_REASON_BYTES)}`,
+      full: "close 4401; cut",
+    },
+    {
+      name: "`withinMs` of `server.drain()`, of `session.drain()`",
+      max: `${ms(DRAIN_MS)}, ${ms(SESSION_DRAIN_MS)}`,
+      full: "sessions are cut; the session closes",
+    },
+    { name: "`timeoutMs` of `whenReady()`", max: ms(READY_MS), full: "`TimeoutError`" },
+  ];
+}
+
+/** Bounds of a client. */
+function clientBounds(): Bound[] {
+  return [
+    {
+      name: "client: `connectTimeoutMs`",
+      max: ms(checkConnectTimeout()),
+      full: "the attempt failed",
+    },
+    {
+      name: "client: silence while it waits for something, and the wait after the ping",
+      max: `${ms(SILENCES_MS[0])}, ${ms(WAIT_MS)}`,
+      full: "[another connection](client.md#a-server-that-falls-silent) is opened",
+    },
+    {
+      name: "client: `wakeTimeoutMs`",
+      max: ms(CLIENT_TIMES_MS.wakeTimeoutMs),
+      full: "the session is given up: 4408, by `network`",
+    },
+    {
+      name: "client: `outbox.maxMessages`, `.maxBytes`",
+      max: `${count(OUTBOX.maxMessages)}, ${bytes(OUTBOX.maxBytes)}`,
+      full: "`QueueFullError`; with `at-least-once` unacknowledged messages count",
+    },
+    {
+      name: "client: `backoff.firstDelayMs`, `.maxDelayMs`",
+      max: `${ms(FIRST_DELAY_MS)}, ${ms(MAX_DELAY_MS)}`,
+      full: "doubled each time, drawn from zero up to that; `maxAttempts` ends in `closed`",
+    },
+    {
+      name: "client: messages that wait for a subscription's reader",
+      max: `${count(READER.maxMessages)}, ${bytes(READER.maxBytes)}`,
+      full: "the subscription ends with `QueueFullError`",
+    },
+  ];
+}
+
+/**
+ * Lists all bounds.
+ *
+ * @returns The rows of the table, those with shares first.
+ */
+export async function bounds(): Promise<Bound[]> {
+  const opened = new Map(
+    (await openedQuotas()).map((options) => [options.name ?? options.limit, options]),
+  );
+  const unknown = new Set([...opened.keys()]).symmetricDifference(new Set(Object.keys(QUOTAS)));
+  if (unknown.size > 0) {
+    throw new TypeError(
+      `Cannot make table: QUOTAS must have the quotas of a server, received ${[...unknown]}`,
+    );
+  }
+  const quotas = Object.entries(QUOTAS).map((row) => quotaBound(row, opened.get(row[0])!));
+  return [...quotas, ...sharedBounds(), ...serverBounds(), ...sessionBounds(), ...clientBounds()];
+}
+
+const BEGIN = "<!-- This table is made by tools/limits_table.ts -->";
+const END = "<!-- End of the table -->";
+
+/**
+ * Puts the table into the page.
+ *
+ * @param page The text of the page.
+ * @param rows The rows.
+ * @returns The text with the present table, formatted.
+ */
+export async function withTable(page: string, rows: readonly Bound[]): Promise<string> {
+  const [start, end] = [page.indexOf(BEGIN), page.indexOf(END)];
+  if (start < 0 || end < start) {
+    throw new TypeError("Cannot make table: the page must have a place");
+  }
+  const lines = rows.map(({ name, max, shares = {}, full }) => {
+    const { address = "", user = "", session = "" } = shares;
+    return `| ${[name, max, address, user, session, full].join(" | ")} |`;
+  });
+  const head = "| bound | default | an address | a user or guest | a session | when full |";
+  const table = [head, "| --- | --- | --- | --- | --- | --- |", ...lines].join("\n");
+  return await formatted(`${page.slice(0, start)}${BEGIN}\n\n${table}\n\n${page.slice(end)}`);
+}
+
+/** Formats Markdown as `deno fmt` does. */
+async function formatted(text: string): Promise<string> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["fmt", "--ext=md", "-"],
+    cwd: new URL("../", import.meta.url),
+    stdin: "piped",
+    stdout: "piped",
+  }).spawn();
+  const output = child.output();
+  const writer = child.stdin.getWriter();
+  await writer.write(new TextEncoder().encode(text));
+  await writer.close();
+  return new TextDecoder().decode((await output).stdout);
+}
+
+if (import.meta.main) {
+  const page = await Deno.readTextFile(LIMITS_PAGE);
+  const made = await withTable(page, await bounds());
+  if (!Deno.args.includes("--check")) await Deno.writeTextFile(LIMITS_PAGE, made);
+  else if (made !== page) {
+    console.error("docs/guide/limits.md: run tools/limits_table.ts");
+    Deno.exit(1);
+  }
+}

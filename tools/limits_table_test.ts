@@ -1,0 +1,37 @@
+import { assert, assertEquals } from "@std/assert";
+import { bounds, LIMITS_PAGE, MAX_CELL_LENGTH, withTable } from "./limits_table.ts";
+
+Deno.test("bounds() lists the quotas of a server with the documented defaults", async () => {
+  const rows = (await bounds()).filter(({ shares }) => shares !== undefined);
+  const shares = rows.map(({ id, max, shares }) => [id, max, shares]);
+  assertEquals(shares, [
+    ["maxSessions", "10,000", { address: "1,000", user: "100" }],
+    ["sockets", "20,000", { address: "2,000" }],
+    ["answers.maxRunning", "10,000", { address: "128", user: "32" }],
+    ["maxReaders", "10,000", { address: "1,024", user: "128" }],
+    ["durableStreams.maxRequests", "1,024", { address: "64" }],
+    ["api.maxRequests", "256", { address: "64" }],
+    ["maxTracks", "10,000", { address: "1,000" }],
+    ["answers.maxKept", "100,000, 24 h each", { address: "1,000", user: "100" }],
+    ["limits.unreadStreams", "640 MB, 5 s each", { address: "80 MB", session: "60 MB" }],
+    ["histories", "10,000", { address: "256 an hour", user: "256 an hour" }],
+    ["histories", "100,000", { address: "256 an hour", user: "256 an hour" }],
+    ["rates.perAddress.connections", "none", { address: "1,000 at once, 100 a second" }],
+    ["rates.perSession.publications", "none", { session: "1,000 at once, 200 a second" }],
+    ["rates.perSession.subscriptions", "none", { session: "256 at once, 20 a second" }],
+  ]);
+});
+
+Deno.test("bounds() has cells that fit the page", async () => {
+  for (const { name, max, full } of await bounds()) {
+    for (const cell of [name, max, full]) {
+      const text = cell.replace(/\]\([^)]*\)/g, "]");
+      assert(text.length <= MAX_CELL_LENGTH, `${text.length} characters: ${text}`);
+    }
+  }
+});
+
+Deno.test("docs/guide/limits.md has the present table", async () => {
+  const page = await Deno.readTextFile(LIMITS_PAGE);
+  assertEquals(await withTable(page, await bounds()), page, "run tools/limits_table.ts");
+});
