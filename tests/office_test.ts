@@ -1,0 +1,327 @@
+/**
+ * A day of an office: 200 users at one address, each with three tabs, at a server with default limits
+ * that refuses none of them anything.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { z } from "zod";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
+import type { Client } from "../client/client.ts";
+import { guest } from "../server.ts";
+import { defineContract } from "../session/contract.ts";
+import { passTime, type TestServer, testServer, turns } from "../testing/mod.ts";
+import { Peer } from "./sessions.ts";
+
+const USERS = 200;
+
+const TABS = 3;
+
+/** Guests elsewhere, and the answers that each has: more than half of the bound. */
+const GUESTS = 170;
+const ANSWERS = 30;
+
+/** Slow bodies of others: more than half of the bound. */
+const POSTS = 520;
+
+/** The address of the office. */
+const OFFICE = "203.0.113.7";
+
+const MINUTE_MS = 60_000;
+const HOUR_MS = 60 * MINUTE_MS;
+
+/** Longest wait in real time, in milliseconds. */
+const PATIENCE_MS = 60_000;
+
+const contract = defineContract({
+  toClient: { "floor:{floor}": z.string(), "team:{team}": z.string() },
+  requests: {
+    ask: { input: z.string(), output: z.string() },
+    hold: { input: z.string(), stream: z.string(), resume: true },
+    write: { input: z.string(), stream: z.string(), resume: true },
+  },
+});
+
+type Contracted = typeof contract;
+type OfficeServer = TestServer<string | typeof guest, Contracted>;
+
+/** The words of an answer, which all run until they are released. */
+class Writer {
+  #released = Promise.withResolvers<void>();
+  running = 0;
+
+  async *words(): AsyncGenerator<string> {
+    this.running++;
+    yield "first";
+    await this.#released.promise;
+    this.running--;
+    yield "last";
+  }
+
+  release(): void {
+    this.#released.resolve();
+    this.#released = Promise.withResolvers();
+  }
+}
+
+/** An office, its server, and the time of both. */
+class Office implements AsyncDisposable {
+  readonly time: FakeTime;
+  readonly writer = new Writer();
+  readonly server: OfficeServer;
+  /** All refusals and failures, in words: none are expected. */
+  readonly refusals: string[] = [];
+  readonly #runtime: Runtime;
+  /** Time that passed without a timer, as on a machine that sleeps. */
+  #passedMs = 0;
+  readonly #tabs: Client<Contracted>[][] = [];
+  /** Places of others. */
+  readonly #others = new DisposableStack();
+  /** Sessions of guests elsewhere. */
+  #guests = 0;
+  /** Slow bodies of others. */
+  #posts = 0;
+  /** Refusals of others. */
+  #expected = 0;
+
+  constructor(time: FakeTime) {
+    this.time = time;
+    const now = () => Date.now() + this.#passedMs;
+    this.#runtime = Object.assign(platformRuntime(), { now, monotonic: now });
+    this.server = testServer<string | typeof guest, Contracted>({
+      contract,
+      runtime: this.#runtime,
+      authenticate: ({ request }) => new URL(request.url).searchParams.get("user") || guest,
+      authorize: () => true,
+      rooms: ["floor:{floor}"],
+      history: { "floor:{floor}": {}, "team:{team}": {} },
+      durableStreams: { path: "/streams", authorize: () => true },
+      // Hours pass without a timer, and so without a heartbeat.
+      session: { heartbeat: { intervalMs: 8 * HOUR_MS, timeoutMs: 24 * HOUR_MS } },
+      requests: {
+        ask: ({ data }) => `re: ${data}`,
+        async *hold({ signal }) {
+          yield "first";
+          await new Promise((resolve) => signal.addEventListener("abort", resolve));
+        },
+        write: () => this.writer.words(),
+      },
+      onRefusal: ({ status, reason }) => void this.refusals.push(`${status} ${reason}`),
+    });
+  }
+
+  /** Opens the tabs of all users, within a minute. */
+  async arrive(tabs: number): Promise<void> {
+    for (let user = 0; user < USERS; user++) {
+      const own = this.#tabs[user] ??= [];
+      for (let tab = 0; tab < tabs; tab++) own.push(this.#open(user));
+      this.#passedMs += MINUTE_MS / USERS;
+      await turns(1);
+    }
+    await this.#settled(this.#all.map((client) => client.whenConnected()));
+  }
+
+  /** Closes one tab of each user, for lunch. */
+  async leave(): Promise<void> {
+    await this.#settled(this.#tabs.map((own) => own.pop()!.close()));
+  }
+
+  /** Each user asks, publishes, writes to a stream and has an answer that streams. */
+  async work(hour: number): Promise<void> {
+    while (this.#guests > 0 && this.#posts < POSTS) void this.#slowPost(otherOf(this.#posts));
+    const answers = this.#tabs.map(async ([client], user) => {
+      const words = client!.requestStream("write", `${hour}`);
+      assertEquals(await Array.fromAsync(words), ["first", "last"], `user ${user}`);
+    });
+    await this.#until(() => this.writer.running === USERS);
+    await this.#settled(this.#tabs.flatMap((own, user) => [
+      ...own.map((client) => client.request("ask", "how")),
+      own[0]!.publish(`team:${user % 20}`, `hour ${hour} of ${user}`),
+      this.#post(user),
+    ]));
+    this.writer.release();
+    await this.#settled(answers);
+  }
+
+  /** Cuts all connections of the office; the clients come back. */
+  async cut(withinMs: number): Promise<void> {
+    const before = this.sessions;
+    for (const client of this.#all) this.server.network.linkOf(client).disconnect();
+    await turns();
+    await passTime(this.time, withinMs);
+    assertEquals([this.sessions, this.#all.map((client) => client.status.current.name)], [
+      before,
+      this.#all.map(() => "connected"),
+    ]);
+  }
+
+  /** Others take more than half of the sessions, running answers, readers and writes. */
+  async crowd(): Promise<void> {
+    const { manager } = this.server;
+    for (let i = 0; i < 4_800; i++) this.#others.use(manager.admit({ address: otherOf(i) }));
+    this.#guests = GUESTS;
+    const guests = await Promise.all(Array.from({ length: GUESTS }, (_, i) => this.#guest(i)));
+    assertEquals(guests.flat().filter((reply) => reply["error"] !== undefined), []);
+    const greedy = { address: "198.51.100.66" };
+    let refusal: Error | undefined;
+    for (let i = 0; i <= 1_000 && refusal === undefined; i++) {
+      try {
+        this.#others.use(manager.admit(greedy));
+      } catch (error) {
+        refusal = error as Error;
+      }
+    }
+    assertStringIncludes(`${refusal}`, "your address may have at most 1000 sessions");
+    this.#expected = 1;
+  }
+
+  /** A guest elsewhere with as many answers as a guest may have, which it reads. */
+  async #guest(i: number): Promise<Record<string, unknown>[]> {
+    const connection = await this.server.open({ address: otherOf(i) });
+    const peer = new Peer(connection);
+    const replies = (count: number) =>
+      this.#until(() => peer.envelopes.filter(({ reply }) => reply !== undefined).length === count);
+    for (let id = 0; id < ANSWERS; id++) {
+      peer.say({ topic: "hold", data: "", stream: `guest-${i}-answer-${id}`.padEnd(20, "-"), id });
+    }
+    await replies(ANSWERS);
+    for (const { data, reply } of peer.envelopes) {
+      const { stream } = (data ?? {}) as { stream?: string };
+      if (stream === undefined) continue;
+      peer.say({ subscribe: `stream:${stream}`, id: ANSWERS + (reply as number) });
+    }
+    await replies(2 * ANSWERS);
+    return peer.envelopes;
+  }
+
+  /** Sends a body that never ends, which the server gives up after a time. */
+  async #slowPost(hostname: string): Promise<void> {
+    this.#posts++;
+    const info = { remoteAddr: { transport: "tcp", hostname, port: 1 } } as const;
+    const url = "http://localhost/streams/0";
+    const headers = { "content-type": "text/plain" };
+    const body = new ReadableStream();
+    const response = await this.server.fetch(
+      new Request(url, { method: "POST", headers, body }),
+      info,
+    );
+    this.#posts--;
+    await response.body?.cancel();
+  }
+
+  get sessions(): number {
+    return this.server.manager.count - this.#guests;
+  }
+
+  /** Passes time in which nobody works; then the tabs notice that they slept. */
+  async pass(ms: number): Promise<void> {
+    this.#passedMs += ms;
+    await passTime(this.time, 6_000);
+  }
+
+  /** Checks that nothing was refused so far. */
+  check(): void {
+    assertEquals(this.refusals, []);
+    const { refused, rates } = this.server.manager.stats();
+    assertEquals(Object.values(refused).reduce((sum, count) => sum + count), this.#expected);
+    assertEquals(rates.refused, { session: 0, user: 0, address: 0 });
+    assertEquals(rates.refusedConnections, { user: 0, address: 0 });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const closing = Promise.all(this.#all.map((client) => client.close()));
+    await this.#settled([closing]);
+    this.#others.dispose();
+    await this.#settled([this.server[Symbol.asyncDispose]()]);
+  }
+
+  get #all(): Client<Contracted>[] {
+    return this.#tabs.flat();
+  }
+
+  #open(user: number): Client<Contracted> {
+    const client = this.server.connect({
+      path: `/?user=user-${user}`,
+      address: OFFICE,
+      contract,
+      onError: (error) => void this.refusals.push(`user ${user}: ${error}`),
+    });
+    for (const topic of [`floor:${user % 5}`, `team:${user % 20}`] as const) {
+      void Array.fromAsync(client.subscribe(topic)).catch((error) =>
+        this.refusals.push(`${topic}: ${error}`)
+      );
+    }
+    return client;
+  }
+
+  /** Creates a stream of the user at the first call, and appends to it. */
+  async #post(user: number): Promise<void> {
+    const url = `http://localhost/streams/${user}?user=user-${user}`;
+    const headers = { "content-type": "text/plain" };
+    const info = { remoteAddr: { transport: "tcp", hostname: OFFICE, port: 1 } } as const;
+    for (const [method, body] of [["PUT", null], ["POST", "line"]] as const) {
+      const response = await this.server.fetch(new Request(url, { method, headers, body }), info);
+      if (!response.ok) this.refusals.push(`${method}: ${response.status}`);
+      await response.body?.cancel();
+    }
+  }
+
+  async #settled(work: readonly Promise<unknown>[]): Promise<void> {
+    const all = Promise.all(work);
+    let isDone = false;
+    void all.then(() => isDone = true, () => isDone = true);
+    await this.#until(() => isDone);
+    await all;
+  }
+
+  /** Waits for a condition, while little time passes. */
+  async #until(holds: () => boolean): Promise<void> {
+    const end = performance.now() + PATIENCE_MS;
+    while (!holds()) {
+      assert(performance.now() < end, `not so after ${PATIENCE_MS} ms: ${holds}`);
+      await this.time.tickAsync(1);
+      await turns(1);
+    }
+  }
+}
+
+/** An address of others, of a hundred. */
+function otherOf(i: number): string {
+  return `192.0.2.${100 + i % 100}`;
+}
+
+/** The day, from nine to five; others come after the first hour. */
+async function day(office: Office, { isCrowded }: { readonly isCrowded: boolean }): Promise<void> {
+  await office.arrive(TABS);
+  assertEquals(office.sessions, USERS * TABS);
+  await office.work(9);
+  office.check();
+  await office.pass(HOUR_MS);
+  if (isCrowded) await office.crowd();
+  await office.work(10);
+  await office.pass(HOUR_MS);
+  // The network is cut, and all sessions come back.
+  await office.cut(10_000);
+  await office.work(11);
+  office.check();
+  await office.leave();
+  await office.pass(HOUR_MS);
+  await office.arrive(1);
+  for (let hour = 13; hour < 17; hour++) {
+    await office.work(hour);
+    await office.pass(HOUR_MS);
+  }
+  office.check();
+}
+
+for (const isCrowded of [false, true]) {
+  const where = isCrowded
+    ? "beside others who take more than half of all"
+    : "with a server of its own";
+  Deno.test(`An office of 200 users works its day without a refusal, ${where}`, async () => {
+    using time = new FakeTime(new Date("2026-03-02T09:00:00Z"));
+    await using office = new Office(time);
+    await day(office, { isCrowded });
+  });
+}
