@@ -170,6 +170,15 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     options: { api: { path: "/api", maxRequests: MAX } },
     attack: (house, from) => slowPosts(house, `/api/topics/x/publications?from=${from}`),
   },
+  "api.maxReaders": {
+    options: { api: { path: "/api", maxReaders: MAX } },
+    attack: async (house, from) => {
+      while (true) {
+        const response = await follow(house, { "x-from": from });
+        if (!response.ok) return await response.text();
+      }
+    },
+  },
   histories: {
     attack: async (house, from) => {
       for (let made = 0; made < house.engine.rooms / house.addresses;) {
@@ -251,8 +260,8 @@ async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack
   const server = room.use(listen<string | typeof guest>({
     broker,
     webTransport: false,
-    clientAddress: (request) => new URL(request.url).searchParams.get("from") ?? HONEST,
-    authenticate: ({ request }) => new URL(request.url).searchParams.get("user") || guest,
+    clientAddress: (request) => fact(request, "from") || HONEST,
+    authenticate: ({ request }) => fact(request, "user") || guest,
     authorize: () => true,
     onRefusal() {},
     history: { "chat:{room}": { ttlMs: 3_600_000 } },
@@ -288,6 +297,11 @@ async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack
   return house;
 }
 
+/** The address or the user that a request names, in its query or, for strict queries, in a header. */
+function fact({ headers, url }: Request, name: string): string | null {
+  return headers.get(`x-${name}`) ?? new URL(url).searchParams.get(name);
+}
+
 /** A user of another address uses a little of everything. */
 async function serves(house: House): Promise<void> {
   const { server, room } = house;
@@ -311,6 +325,8 @@ async function serves(house: House): Promise<void> {
   const json = { "content-type": "application/json" };
   await fetched(house, "POST", path, { headers: json, body: '{"data":"backend"}' });
   await ann.next((envelope) => envelope["data"] === "backend");
+  const events = await follow(house, { "x-user": "ann" });
+  assert(events.ok, "events of a topic");
   // Durable streams, and a fork.
   await fetched(house, "PUT", "/streams/ann?user=ann");
   await fetched(house, "POST", "/streams/ann?user=ann", { body: "kept" });
@@ -325,6 +341,15 @@ async function serves(house: House): Promise<void> {
     assertEquals(new TextDecoder().decode(frame), "frame");
     break;
   }
+}
+
+/** Follows a topic by server-sent events, until the test ends. */
+async function follow({ server, room }: House, facts: Record<string, string>): Promise<Response> {
+  const url = `http://127.0.0.1:${portOf(server)}/api/topics/chat:lobby/publications`;
+  const headers = { accept: "text/event-stream", ...facts };
+  const response = await fetch(url, { headers });
+  if (response.ok) room.defer(() => response.body!.cancel());
+  return response;
 }
 
 /** Sends a request of the user, which is answered. */

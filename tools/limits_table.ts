@@ -103,6 +103,10 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "name" | "full">>> = {
     name: "`api.maxRequests`; shares count writes",
     full: "429",
   },
+  "api.maxReaders": {
+    name: "`api.maxReaders`",
+    full: "429; see [Follow a topic](http-api.md#follow-a-topic)",
+  },
   maxTracks: {
     name: "`maxTracks`, `maxTracksPerAddress` of a MoQ relay",
     full: "`internal`; a track without subscribers makes room first",
