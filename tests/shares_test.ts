@@ -11,8 +11,6 @@ import { guest } from "../server/guest.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { type Answer, Caller } from "./caller.ts";
 import { captureConsole } from "./console_lines.ts";
-import { type Broker, MemoryBroker } from "../pubsub/mod.ts";
-import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
 import { listen, portOf, until } from "./servers.ts";
 
 /** Address of whoever takes all that there is. */
@@ -136,7 +134,7 @@ Deno.test("serve() says once that shares don't count for a proxy, once a bound i
   const limits = { maxSessions: 4 };
   await using server = listen({ limits, webTransport: false });
   using stack = new DisposableStack();
-  const connect = async () => void stack.use(await Caller.open(server, GREEDY));
+  const connect = async () => void stack.use(await Caller.open(server, { from: GREEDY }));
   await connect();
   await connect();
   assertEquals(print.lines, []);
@@ -148,42 +146,9 @@ Deno.test("serve() says once that shares don't count for a proxy, once a bound i
   assertEquals(server.quotaStats["maxSessions"]?.taken, 4);
 
   await using told = listen({ limits, webTransport: false, clientAddress: () => "10.0.0.1" });
-  for (let i = 0; i < 4; i++) stack.use(await Caller.open(told, GREEDY));
+  for (let i = 0; i < 4; i++) stack.use(await Caller.open(told, { from: GREEDY }));
   assertEquals(print.lines.length, 1);
 });
-
-const ENGINES: readonly (readonly [string, (folder: string) => Broker | Promise<Broker>])[] = [
-  ["memory", () => new MemoryBroker()],
-  ["SQLite", (folder) => SqliteBroker.open(`${folder}/a.db`, { maxTopics: 10_000 })],
-];
-
-for (const [name, brokerOf] of ENGINES) {
-  Deno.test(`serve() keeps quiet rooms on ${name} while one address makes rooms without end`, async () => {
-    await using folder = new AsyncDisposableStack();
-    const path = folder.adopt(
-      await Deno.makeTempDir(),
-      (path) => Deno.remove(path, { recursive: true }),
-    );
-    const broker = folder.adopt(await brokerOf(path), (broker) => broker.close());
-    await using server = listen({
-      ...OPTIONS,
-      broker,
-      authorize: () => true,
-      history: { "chat:{room}": { ttlMs: 3_600_000 } },
-    });
-    for (let i = 0; i < 5; i++) await server.topics.append("chat:lobby", i);
-    using eve = await Caller.open(server, { from: GREEDY });
-    for (let made = 0; made < 10_050; made += 50) {
-      const answers = Array.from(
-        { length: 50 },
-        (_, i) => eve.ask({ publish: `chat:x${made + i}`, data: 1 }),
-      );
-      for (const { error } of await Promise.all(answers)) assertEquals(error, undefined);
-    }
-    const kept = await Array.fromAsync(server.topics.read("chat:lobby"), ({ data }) => data);
-    assertEquals(kept, [0, 1, 2, 3, 4]);
-  });
-}
 
 Deno.test("serve() counts a user who came an hour ago apart from the guests of the address", async () => {
   let passedMs = 0;
