@@ -10,7 +10,6 @@
  * @module
  */
 import { FIRST_DELAY_MS, MAX_DELAY_MS } from "../base/backoff.ts";
-import { platformRuntime } from "../base/runtime.ts";
 import { type QuotaOptions, Quotas } from "../base/shares.ts";
 import type { Rate } from "../base/token_bucket.ts";
 import { TIMES_MS as CLIENT_TIMES_MS } from "../client/client.ts";
