@@ -6,8 +6,9 @@
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { guest, type ServeOptions, type Server } from "../server.ts";
-import { RequestError } from "../errors.ts";
+import { LimitError, RequestError } from "../errors.ts";
 import { platformRuntime } from "../base/runtime.ts";
+import { type Owners, Quotas } from "../base/shares.ts";
 import type { Broker } from "../pubsub/broker.ts";
 import {
   MoqRelay,
@@ -16,6 +17,9 @@ import {
   MoqSession,
   TrackMux,
 } from "../pubsub/moq/mod.ts";
+import { Nodes } from "../pubsub/nodes/nodes.ts";
+import { SharedCarriers } from "../server/shared_carriers.ts";
+import { HttpConnections } from "../transport/http/server.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import {
   STREAM_WINDOW_BYTES,
@@ -59,8 +63,21 @@ interface House {
   readonly engine: WalkedEngine;
   /** Number of addresses that attack. */
   readonly addresses: number;
+  readonly broker: Broker;
+  /** Finders of HTTP connections; one at most. */
+  readonly carriers: Carriers[];
   /** Ends with the test. */
   readonly room: AsyncDisposableStack;
+}
+
+/** Finds HTTP connections on other nodes, and a connection that is there. */
+interface Carriers {
+  readonly shared: SharedCarriers;
+  readonly owners: Owners;
+  /** The node of the connection. */
+  readonly node: string;
+  readonly session: string;
+  readonly secret: string;
 }
 
 /** A bound with a share, and an attack on it. */
@@ -179,6 +196,25 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       }
     },
   },
+  unknownConnections: {
+    attack: async (house, from) => {
+      const near = await carriersOf(house);
+      const owner = near.owners.of({ address: from });
+      // The ids name a node that never answers.
+      const lost = near.session.replace(near.node, near.node.replaceAll(/\d/g, "f"));
+      const calls = Array.from(
+        { length: 1_024 },
+        (_, i) => near.shared.find(`${lost}${i}`, "secret", () => owner).prove(),
+      );
+      const refusal = await Promise.any(calls.map(async (call) => {
+        const error = await call.catch((error) => error);
+        return error instanceof LimitError ? error.message : Promise.reject(error);
+      }));
+      const honest = near.owners.of({ address: HONEST });
+      await near.shared.find(near.session, near.secret, () => honest).prove();
+      return refusal;
+    },
+  },
   histories: {
     attack: async (house, from) => {
       for (let made = 0; made < house.engine.rooms / house.addresses;) {
@@ -245,6 +281,29 @@ export function testWalks(engine: WalkedEngine): void {
   }
 }
 
+/** Two nodes that pass on requests over HTTP: the finder of one, and a connection of the other. */
+async function carriersOf({ carriers, room, broker }: House): Promise<Carriers> {
+  if (carriers[0] !== undefined) return carriers[0];
+  const runtime = platformRuntime();
+  const quotas = new Quotas(runtime);
+  const nodes = [0, 1].map(() => room.use(new Nodes({ broker })));
+  const own = nodes.map(({ id }) =>
+    room.use(new HttpConnections({ runtime, node: id, maxFrameBytes: 100 }))
+  );
+  const shared = nodes.map((node, i) =>
+    room.use(
+      new SharedCarriers({ nodes: node, own: own[i]!, quotas, maxBytes: 1_000, onError() {} }),
+    )
+  );
+  await Promise.all(shared.map(({ ready }) => ready));
+  const [near, far] = nodes;
+  await until(() => near!.has(far!.id));
+  const { session, secret } = own[1]!.accept().opened;
+  const made = { shared: shared[0]!, owners: quotas.owners, node: far!.id, session, secret };
+  carriers.push(made);
+  return made;
+}
+
 /** Opens a server with every part on. */
 async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack) {
   const relay = new MoqRelay({ allowAnonymousPublish: true, ...walk.relay });
@@ -282,7 +341,7 @@ async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack
     durableStreams: { path: "/streams", ...options.durableStreams, authorize: () => true },
     api: { path: "/api", ...options.api, authorize: () => true },
   }));
-  const house = { server, moq, engine, room, addresses: 1 };
+  const house = { server, moq, engine, room, broker, carriers: [], addresses: 1 };
   for (const topic of ["lobby", "hall"]) await server.topics.append(`chat:${topic}`, topic);
   await fetched(house, "PUT", "/streams/open?user=owner");
   const mux = new TrackMux();

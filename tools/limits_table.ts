@@ -31,6 +31,7 @@ import {
 import { DEFAULT_BOUNDS, MAX_REPLAYS } from "../pubsub/history/history_topics.ts";
 import { MAX_MADE } from "../pubsub/history/makers.ts";
 import { MAX_TAILS_BYTES } from "../pubsub/history/tail_cache.ts";
+import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { MAX_TOPICS } from "../pubsub/memory/history.ts";
 import { MAX_TOTAL_BYTES } from "../pubsub/memory/space.ts";
 import { MoqRelay } from "../pubsub/moq/mod.ts";
@@ -53,6 +54,7 @@ import { sessionSettings } from "../session/session_settings.ts";
 import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import { MAX_WEBSOCKET_REASON_BYTES } from "../transport/close_info.ts";
+import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
 import { HANDSHAKE_TIMEOUT_MS, MAX_HANDSHAKES } from "../transport/quic/acceptor.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 
@@ -106,6 +108,10 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "name" | "full">>> = {
     name: "`api.maxReaders`",
     full: "429; see [Follow a topic](http-api.md#follow-a-topic)",
   },
+  unknownConnections: {
+    name: "requests over HTTP at once for connections of other nodes",
+    full: "429",
+  },
   maxTracks: {
     name: "`maxTracks`, `maxTracksPerAddress` of a MoQ relay",
     full: "`internal`; a track without subscribers makes room first",
@@ -157,13 +163,17 @@ async function openedQuotas(): Promise<QuotaOptions[]> {
   };
   try {
     new MoqRelay().close();
+    await using broker = new MemoryBroker();
     await using server = createServer({
       api: { path: "/api", authorize: () => true },
       durableStreams: { path: "/streams", authorize: () => true },
+      broker,
     });
     // The first request loads a part.
-    for (const path of ["/api/openapi.json", "/streams/none"]) {
-      await (await server.fetch(new Request(`http://localhost${path}`))).body?.cancel();
+    const headers = { [Header.transport]: HTTP_TRANSPORT, [Header.session]: "none" };
+    for (const path of ["/api/openapi.json", "/streams/none", "/"]) {
+      const request = new Request(`http://localhost${path}`, { headers });
+      await (await server.fetch(request)).body?.cancel();
     }
   } finally {
     Quotas.prototype.open = open;
