@@ -8,7 +8,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { guest, type ServeOptions, type Server } from "../server.ts";
 import { LimitError, RequestError } from "../errors.ts";
 import { platformRuntime } from "../base/runtime.ts";
-import { type Owners, Quotas } from "../base/shares.ts";
+import { type Owners, Quota, Quotas, socketOwner } from "../base/shares.ts";
 import type { Broker } from "../pubsub/broker.ts";
 import {
   MoqRelay,
@@ -21,12 +21,9 @@ import { Nodes } from "../pubsub/nodes/nodes.ts";
 import { SharedCarriers } from "../server/shared_carriers.ts";
 import { HttpConnections } from "../transport/http/server.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
-import {
-  STREAM_WINDOW_BYTES,
-  UnreadShare,
-  UnreadStreams,
-} from "../transport/quic/unread_streams.ts";
+import type { MoqServerOptions } from "../pubsub/moq/server/server_options.ts";
 import { type Answer, Caller } from "./caller.ts";
+import { openedQuotas } from "../tools/limits_table.ts";
 import { listen, portOf, until, UPGRADE_HEADERS } from "./servers.ts";
 
 /** Address of a user who wants a little of everything. */
@@ -64,6 +61,8 @@ interface House {
   /** Number of addresses that attack. */
   readonly addresses: number;
   readonly broker: Broker;
+  /** Quotas that a walk fills by themselves. */
+  readonly quotas: Map<string, Quota>;
   /** Finders of HTTP connections; one at most. */
   readonly carriers: Carriers[];
   /** Ends with the test. */
@@ -84,6 +83,8 @@ interface Carriers {
 interface Walk {
   /** Options of the server, with a small bound. */
   readonly options?: ServeOptions<string | typeof guest>;
+  /** Options of the MoQ server, with a small bound. */
+  readonly moq?: Partial<MoqServerOptions>;
   /** Options of the relay, with a small bound. */
   readonly relay?: MoqRelayOptions;
   /**
@@ -242,17 +243,45 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       }
     },
   },
-  "limits.unreadStreams": {
-    attack: (_house, from) => {
-      const unread = new UnreadStreams({ maxBytes: MAX * STREAM_WINDOW_BYTES });
-      const take = (address: string) => new UnreadShare(platformRuntime(), unread, address).take();
-      let refusal: Error | undefined;
-      while (refusal === undefined) refusal = take(from);
-      assertEquals(take(HONEST), undefined);
-      return Promise.resolve(refusal.message);
+  "moq.maxSessions": {
+    moq: { limits: { maxSessions: MAX } },
+    attack: async (house, from) => {
+      while (true) {
+        const refusal = await viewerOf(house, from).then(() => undefined, ({ message }) => message);
+        if (refusal !== undefined) return refusal;
+      }
     },
   },
+  "durableStreams.requests": ofQuota("durableStreams.requests"),
+  "api.requests": ofQuota("api.requests"),
+  "http.posts": ofQuota("http.posts"),
+  "calls.http": ofQuota("calls.http"),
+  unreadStreams: ofQuota("unreadStreams"),
+  "quic.connections": ofQuota("quic.connections"),
+  connections: ofQuota("connections"),
+  maxPending: ofQuota("maxPending"),
+  "moq.maxPendingSetups": ofQuota("moq.maxPendingSetups"),
 };
+
+/**
+ * Walks through a bound by its quota alone, with the default numbers: no test on one machine has other
+ * addresses of sockets, or requests that stand still.
+ */
+function ofQuota(name: string): Walk {
+  return {
+    attack: async ({ quotas }, from) => {
+      const quota = quotas.get(name) ?? new Quota((await openedQuotas()).get(name)!);
+      quotas.set(name, quota);
+      const take = (address: string, session: string) => quota.take(socketOwner(address, session));
+      try {
+        for (let i = 0;; i++) take(from, `${from} ${i >> 3}`);
+      } catch (error) {
+        take(HONEST, "honest");
+        return (error as LimitError).message;
+      }
+    },
+  };
+}
 
 /**
  * Registers the tests of all walks on an engine.
@@ -312,6 +341,7 @@ async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack
     new MoqServer({
       mux: relay.mux,
       onSession: (session) => void relay.accept(session),
+      ...walk.moq,
     }),
   );
   const { options = {} } = walk;
@@ -341,7 +371,16 @@ async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack
     durableStreams: { path: "/streams", ...options.durableStreams, authorize: () => true },
     api: { path: "/api", ...options.api, authorize: () => true },
   }));
-  const house = { server, moq, engine, room, broker, carriers: [], addresses: 1 };
+  const house = {
+    server,
+    moq,
+    engine,
+    room,
+    broker,
+    quotas: new Map(),
+    carriers: [],
+    addresses: 1,
+  };
   for (const topic of ["lobby", "hall"]) await server.topics.append(`chat:${topic}`, topic);
   await fetched(house, "PUT", "/streams/open?user=owner");
   const mux = new TrackMux();

@@ -145,7 +145,9 @@ Deno.test("serve() says once that shares don't count for a proxy, once a bound i
   assertStringIncludes(print.lines[0]!, "clientAddress: forwardedAddress({ trusted: 1 })");
   assertEquals(server.quotaStats["maxSessions"]?.taken, 4);
 
-  await using told = listen({ limits, webTransport: false, clientAddress: () => "10.0.0.1" });
+  let last = 0;
+  const clientAddress = () => `10.0.0.${++last}`;
+  await using told = listen({ limits, webTransport: false, clientAddress });
   for (let i = 0; i < 4; i++) stack.use(await Caller.open(told, { from: GREEDY }));
   assertEquals(print.lines.length, 1);
 });

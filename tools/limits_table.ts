@@ -34,7 +34,8 @@ import { MAX_TAILS_BYTES } from "../pubsub/history/tail_cache.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { MAX_TOPICS } from "../pubsub/memory/history.ts";
 import { MAX_TOTAL_BYTES } from "../pubsub/memory/space.ts";
-import { MoqRelay } from "../pubsub/moq/mod.ts";
+import { MAX_TRACKS, MAX_TRACKS_PER_ADDRESS } from "../pubsub/moq/live/relay.ts";
+import { MoqServer, TrackMux } from "../pubsub/moq/mod.ts";
 import { MAX_ENTRIES } from "../pubsub/nodes/directory_scope.ts";
 import { MAX_NODES } from "../pubsub/nodes/liveness.ts";
 import { GONE_AFTER_MS, HEARTBEAT_MS } from "../pubsub/nodes/nodes.ts";
@@ -46,7 +47,7 @@ import { MAX_TOPICS_PER_SESSION } from "../pubsub/topics.ts";
 import { AUTHENTICATE_TIMEOUT_MS, MAX_USER_BYTES } from "../server/authentication.ts";
 import { DEDUPE_WINDOW_MS } from "../server/broker_services.ts";
 import { checkAnswers, checkDurableStreams } from "../server/durable/options.ts";
-import { createServer } from "../server/server.ts";
+import { serve } from "../server.ts";
 import { HIGH_WATER_MARK, MAX_JOINED_BYTES } from "../session/queue/send_queue.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
 import { READY_MS, SESSION_DRAIN_MS } from "../session/session.ts";
@@ -54,8 +55,9 @@ import { sessionSettings } from "../session/session_settings.ts";
 import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import { MAX_WEBSOCKET_REASON_BYTES } from "../transport/close_info.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
-import { HANDSHAKE_TIMEOUT_MS, MAX_HANDSHAKES } from "../transport/quic/acceptor.ts";
+import { HANDSHAKE_TIMEOUT_MS } from "../transport/quic/acceptor.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 
 /** The page with the table. */
@@ -78,6 +80,12 @@ export interface Bound {
   readonly full: string;
 }
 
+/** Units of bytes, the largest first. */
+const BYTES = { GiB: 2 ** 30, MiB: 2 ** 20, MB: 1_000_000, KiB: 2 ** 10 };
+
+/** Units of times, the largest first. */
+const TIMES = { h: 3_600_000, min: 60_000, s: 1_000 };
+
 /** Name and effect of each quota that a server opens, by the name of the quota. */
 const QUOTAS: Readonly<Record<string, Pick<Bound, "name" | "full">>> = {
   maxSessions: {
@@ -96,25 +104,56 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "name" | "full">>> = {
     name: "`durableStreams.maxReaders`, `.maxReadersPerUser`, `.maxReadersPerAddress`",
     full: "`too-many`, or 429; readers over all transports count",
   },
+  "durableStreams.requests": {
+    name: "requests of `durableStreams` at once, with readers that wait",
+    full: "429",
+  },
   "durableStreams.maxRequests": {
-    name: "`durableStreams.maxRequests`; shares count writes",
+    name: "`durableStreams.maxRequests`: writes at once",
     full: "429",
   },
-  "api.maxRequests": {
-    name: "`api.maxRequests`; shares count writes",
-    full: "429",
-  },
+  "api.requests": { name: "`api.maxRequests`", full: "429" },
+  "api.maxRequests": { name: "`api.maxRequests`: writes at once", full: "429" },
   "api.maxReaders": {
     name: "`api.maxReaders`",
     full: "429; see [Follow a topic](http-api.md#follow-a-topic)",
   },
+  "http.posts": { name: "bodies of posts of sessions over HTTP", full: "503" },
+  "calls.http": { name: "calls to other nodes, for sessions over HTTP there", full: "503" },
+  "answers.http": { name: "calls of other nodes for sessions over HTTP here", full: "503" },
   unknownConnections: {
     name: "requests over HTTP at once for connections of other nodes",
     full: "429",
   },
-  maxTracks: {
-    name: "`maxTracks`, `maxTracksPerAddress` of a MoQ relay",
-    full: "`internal`; a track without subscribers makes room first",
+  unreadStreams: {
+    name: "unread streams (`limits.unreadStreams`); a session is a connection",
+    full: "the stream is [refused](streams.md#streams-that-are-not-read)",
+  },
+  "quic.connections": {
+    name: "`webTransport.maxConnections`, `.maxConnectionsPerAddress`",
+    full: "the connection is refused",
+  },
+  "quic.handshakes": {
+    name: "`webTransport.maxHandshakes`",
+    full: `the oldest gives way; each [has ${
+      ms(HANDSHAKE_TIMEOUT_MS)
+    }](../deploy/webtransport.md#handshakes)`,
+  },
+  connections: {
+    name: "`maxConnections` and `maxPending` of `hardenedWebSocket()`",
+    full: "the connection is dropped",
+  },
+  maxPending: {
+    name: "`maxPending` of `hardenedWebSocket()`: connections without a request",
+    full: "the connection is dropped",
+  },
+  "moq.maxSessions": {
+    name: "`limits.maxSessions`, `.maxSessionsPerAddress` of a `MoqServer`",
+    full: "429 or 4429",
+  },
+  "moq.maxPendingSetups": {
+    name: "`limits.maxPendingSetups` of a `MoqServer`",
+    full: "503 or 4503",
   },
 };
 
@@ -122,12 +161,6 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "name" | "full">>> = {
 function count(value: number): string {
   return value === Infinity ? "none" : value.toLocaleString("en-US");
 }
-
-/** Units of bytes, the largest first. */
-const BYTES = { GiB: 2 ** 30, MiB: 2 ** 20, MB: 1_000_000, KiB: 2 ** 10 };
-
-/** Units of times, the largest first. */
-const TIMES = { h: 3_600_000, min: 60_000, s: 1_000 };
 
 /** A number in the largest unit of which it is a whole number. */
 function inUnits(value: number, units: Readonly<Record<string, number>>, smallest: string): string {
@@ -152,19 +185,24 @@ function rate({ burst, perSecond }: Rate): string {
 /**
  * Starts a server with all parts on, and collects the quotas that it opens.
  *
- * @returns The options of each quota.
+ * @returns The options of each quota, by name.
  */
-async function openedQuotas(): Promise<QuotaOptions[]> {
-  const opened: QuotaOptions[] = [];
+export async function openedQuotas(): Promise<Map<string, QuotaOptions>> {
+  const opened = new Map<string, QuotaOptions>();
   const { open } = Quotas.prototype;
   Quotas.prototype.open = function (options) {
-    opened.push(options);
+    opened.set(options.name ?? options.limit, options);
     return open.call(this, options);
   };
   try {
-    new MoqRelay().close();
     await using broker = new MemoryBroker();
-    await using server = createServer({
+    await using server = serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      onListen() {},
+      webSocket: hardenedWebSocket(),
+      webTransport: {},
+      moq: new MoqServer({ mux: new TrackMux() }),
       api: { path: "/api", authorize: () => true },
       durableStreams: { path: "/streams", authorize: () => true },
       broker,
@@ -186,7 +224,8 @@ function quotaBound([id, { name, full }]: [string, Pick<Bound, "name" | "full">]
   max,
   shares,
 }: QuotaOptions): Bound {
-  return { id, name, max: count(max), shares: sharesOf({ shares }), full };
+  const hasShares = Object.keys(shares).length > 0;
+  return { id, name, max: count(max), full, ...(hasShares && { shares: sharesOf({ shares }) }) };
 }
 
 function sharesOf({ shares }: Pick<QuotaOptions, "shares">): NonNullable<Bound["shares"]> {
@@ -196,7 +235,6 @@ function sharesOf({ shares }: Pick<QuotaOptions, "shares">): NonNullable<Bound["
 
 /** Bounds of all with a share that is no quota. */
 function sharedBounds(): Bound[] {
-  const unread = new UnreadStreams();
   const { maxKept, keptShares, keepMs } = checkAnswers();
   return [
     {
@@ -208,14 +246,11 @@ function sharedBounds(): Bound[] {
         "the oldest ended answer of [whoever has most](durable-streams.md#bounds-of-answers) makes room",
     },
     {
-      id: "limits.unreadStreams",
-      name: "`limits.unreadStreams`, over WebTransport and QUIC",
-      max: `${bytes(unread.maxBytes)}, ${ms(unread.timeoutMs)} each`,
-      shares: {
-        address: bytes(unread.maxBytesPerAddress),
-        session: bytes(unread.maxBytesPerConnection),
-      },
-      full: "the stream is [refused](streams.md#streams-that-are-not-read)",
+      id: "maxTracks",
+      name: "`maxTracks`, `maxTracksPerAddress` of a MoQ relay",
+      max: count(MAX_TRACKS),
+      shares: { address: count(MAX_TRACKS_PER_ADDRESS) },
+      full: "`internal`; a track without subscribers makes room first",
     },
     {
       id: "histories",
@@ -273,9 +308,9 @@ function serverBounds(): Bound[] {
     },
     { name: "`durableStreams.maxForks` of one stream", max: count(maxForks), full: "409" },
     {
-      name: "`webTransport.maxHandshakes` of QUIC at once",
-      max: `${count(MAX_HANDSHAKES)}, ${ms(HANDSHAKE_TIMEOUT_MS)} each`,
-      full: "the oldest gives way; see [Handshakes](../deploy/webtransport.md#handshakes)",
+      name: "`limits.unreadStreams.timeoutMs`",
+      max: ms(new UnreadStreams().timeoutMs),
+      full: "the stream is refused",
     },
     {
       name: "`limits.maxTopicsPerSession`",
@@ -486,9 +521,7 @@ function clientBounds(): Bound[] {
  * @returns The rows of the table, those with shares first.
  */
 export async function bounds(): Promise<Bound[]> {
-  const opened = new Map(
-    (await openedQuotas()).map((options) => [options.name ?? options.limit, options]),
-  );
+  const opened = await openedQuotas();
   const unknown = new Set([...opened.keys()]).symmetricDifference(new Set(Object.keys(QUOTAS)));
   if (unknown.size > 0) {
     throw new TypeError(

@@ -20,7 +20,7 @@ const MAX_CONNECTIONS = 10_000;
  * Default bound of concurrent handshakes. A handshake of an honest peer takes one round trip, so
  * this admits about 10,000 a second.
  */
-export const MAX_HANDSHAKES = 1_024;
+const MAX_HANDSHAKES = 1_024;
 
 /**
  * Longest handshake in milliseconds. Without this bound, a peer that sends packets slowly would

@@ -91,6 +91,12 @@ class RelayPeer {
   }
 }
 
+/** Default of the most tracks of a relay. */
+export const MAX_TRACKS = 10_000;
+
+/** Default of the most tracks of one address. */
+export const MAX_TRACKS_PER_ADDRESS = 1_000;
+
 /** Options for {@linkcode MoqRelay}. */
 export interface MoqRelayOptions {
   /**
@@ -280,8 +286,8 @@ export class MoqRelay implements AsyncDisposable {
     checkOptions("create relay", options, OPTIONS);
     const { runtime = platformRuntime(), mux = new TrackMux({ runtime }), prefix = "/" } = options;
     const { track = {}, onError } = options;
-    const { lingerMs = 5_000, maxTracks = 10_000, maxFetches = 256 } = options;
-    const { maxTracksPerAddress = 1_000 } = options;
+    const { lingerMs = 5_000, maxTracks = MAX_TRACKS, maxFetches = 256 } = options;
+    const { maxTracksPerAddress = MAX_TRACKS_PER_ADDRESS } = options;
     const { maxBroadcasts = 100_000, maxShare = 0.02, allowAnonymousPublish = false } = options;
     this.runtime = runtime;
     this.#console = new ConsoleReport(runtime);
