@@ -408,16 +408,18 @@ Deno.test("Face.answer() bounds the requests that are answered at once", async (
 Deno.test("Face.answer() leaves the places of requests that wait to those that change nothing", async () => {
   const face = faceOf({ maxRequests: 1, maxWaiting: 2 });
   const gate = Promise.withResolvers<void>();
+  let last = 0;
+  const other = () => from(`192.0.2.${++last}`);
   const begin = (method: string) =>
-    ask(face, { method }, async ({ authorize }) => {
+    ask(face, { method, from: other() }, async ({ authorize }) => {
       await authorize("read", "mine");
       await gate.promise;
       return new Response("done");
     });
   const started = [begin("POST"), begin("GET")];
-  assertEquals((await ask(face, { method: "POST" })).status, 429);
+  assertEquals((await ask(face, { method: "POST", from: other() })).status, 429);
   started.push(begin("GET"));
-  assertEquals((await ask(face)).status, 429);
+  assertEquals((await ask(face, { from: other() })).status, 429);
   gate.resolve();
   for (const { status } of await Promise.all(started)) assertEquals(status, 200);
   assertEquals((await ask(face, { method: "POST" })).status, 200);

@@ -239,7 +239,7 @@ Deno.test("QuicAcceptor gives a handshake up after ten seconds", async () => {
 });
 
 Deno.test("QuicAcceptor refuses connections beyond its bound, and ignores failures of handshakes", async () => {
-  await using hand = new HandAcceptor({ maxConnections: 2 });
+  await using hand = new HandAcceptor({ maxConnections: 2, maxConnectionsPerAddress: 2 });
   const { endpoint: { accepted, answers }, endpoint, acceptor } = hand;
   await endpoint.begin(3);
   assertEquals([accepted.length, answers], [2, { refused: 0, ignored: 1 }]);
@@ -268,8 +268,12 @@ Deno.test("QuicAcceptor refuses connections of an address beyond its bound, unti
   assertEquals([acceptor.connectionCount, hand.refused], [3, 3]);
 });
 
-for (const bounds of [{ maxConnections: 2 }, { maxConnectionsPerAddress: 2 }]) {
-  Deno.test(`QuicAcceptor takes as many spare connections as ${Object.keys(bounds)}, if the protocol does`, async () => {
+for (
+  const bounds of [{ maxConnections: 2, maxConnectionsPerAddress: 4 }, {
+    maxConnectionsPerAddress: 2,
+  }]
+) {
+  Deno.test(`QuicAcceptor takes as many spare connections as ${Object.keys(bounds)[0]}, if the protocol does`, async () => {
     let takes = true;
     await using hand = new HandAcceptor({ ...bounds, takesSpare: () => takes });
     const { acceptor, endpoint, spares } = hand;
