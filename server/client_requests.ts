@@ -82,6 +82,9 @@ const RENEWALS: Required<Rate> = { perSecond: 1, burst: 16 };
  */
 const RENEWAL_SPREAD_MS = 1_000;
 
+/** Most calls of `authorize` after the renewals of a user that are not spread. */
+const MAX_RENEWAL_BURST = 16;
+
 /** Most timers of one renewal, one after the other. */
 const RENEWAL_STEPS = 100;
 
@@ -487,11 +490,13 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     const requested = topics.requestedBy(session);
     const siblings = manager.sessionsOf(verifiedUser(session) ?? "");
     const shift = siblings.length > 1 ? siblings.indexOf(session) / siblings.length : 0;
+    const isMany = requested.length * Math.max(1, siblings.length) > MAX_RENEWAL_BURST;
+    const spreadMs = isMany ? RENEWAL_SPREAD_MS : 0;
     const checks: Promise<void>[] = [];
     let passedMs = 0;
     for (const [i, topic] of requested.entries()) {
       const steps = Math.floor(((i + shift) / requested.length) * RENEWAL_STEPS);
-      const dueMs = steps * RENEWAL_SPREAD_MS / RENEWAL_STEPS;
+      const dueMs = steps * spreadMs / RENEWAL_STEPS;
       if (dueMs > passedMs) await pause(runtime, dueMs - passedMs, signal);
       passedMs = dueMs;
       if (signal.aborted) break;

@@ -381,23 +381,32 @@ Deno.test("Server asks no question of a renewal for a session that closed, or a 
   await using server = testServer({ ...LOGIN, authorize: (_, topic) => asked.push(topic) > 0 });
   const open = async () => {
     const session = await server.dial({ token: `ann editor ${DAY_MS}` });
-    for (let i = 0; i < 10; i++) await session.subscribe(`topic-${i}`);
+    for (let i = 0; i < 20; i++) await session.subscribe(`topic-${i}`);
     return session;
   };
   const closing = await open();
   asked.length = 0;
   const renewal = assertRejects(() => closing.authenticate(`ann editor ${DAY_MS}`));
   await passTime(time, 250);
+  const { length: before } = asked;
   await closing.close();
   await renewal;
   await passTime(time, 1_000);
-  assertEquals(asked.length, 3);
+  assertEquals([before, asked.length], [5, 5]);
   await using leaving = await open();
   asked.length = 0;
   const renewing = leaving.authenticate(`ann editor ${DAY_MS}`);
   await passTime(time, 250);
-  await leaving.unsubscribe("topic-9");
-  await passTime(time, 750);
+  await leaving.unsubscribe("topic-19");
+  await passTime(time, 1_000);
   await renewing;
-  assertEquals(asked, Array.from({ length: 9 }, (_, i) => `topic-${i}`));
+  assertEquals(asked, Array.from({ length: 19 }, (_, i) => `topic-${i}`));
+});
+
+Deno.test("Server asks for a few topics at once after a renewal", async () => {
+  using _time = new FakeTime();
+  await using server = testServer({ ...LOGIN, authorize: () => true });
+  await using session = await server.dial({ token: `ann editor ${DAY_MS}` });
+  for (let i = 0; i < 16; i++) await session.subscribe(`topic-${i}`);
+  await session.authenticate(`ann editor ${DAY_MS}`); // No time passes.
 });

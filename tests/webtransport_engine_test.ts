@@ -105,11 +105,7 @@ Deno.test("serve() hands its engine the certificate, the address and the limits"
   const tls = devCertificate({ cacheFolder: null });
   const own = devCertificate({ cacheFolder: null });
   // As many as there may be sockets: two for each session.
-  const base = {
-    hostname: "127.0.0.1",
-    maxConnections: 20_000,
-    maxConnectionsPerAddress: 2_000,
-  };
+  const base = { hostname: "127.0.0.1", maxConnections: 20_000 };
   const cases: [Parameters<typeof listen>[0], WebTransportServeOptions, Record<string, unknown>][] =
     [
       [{}, {}, { ...base }],
@@ -126,7 +122,6 @@ Deno.test("serve() hands its engine the certificate, the address and the limits"
         ...base,
         idleTimeoutMs: 7,
         maxConnections: 10,
-        maxConnectionsPerAddress: 10,
       }],
       [{ limits: { maxSessions: 5, maxSessionsPerAddress: Infinity } }, { maxConnections: 3 }, {
         ...base,
@@ -142,8 +137,9 @@ Deno.test("serve() hands its engine the certificate, the address and the limits"
       ...options,
       webTransport: { cacheFolder: null, ...webTransport, engine: engine(listeners) },
     });
-    const { unreadStreams, isSuccessor, ...all } = listeners[0]!.options;
+    const { unreadStreams, isSuccessor, quotas, ...all } = listeners[0]!.options;
     assertEquals([unreadStreams?.timeoutMs, typeof isSuccessor], [5_000, "function"]);
+    assertEquals(quotas?.stats.maxSessions?.taken, 0);
     const { cert: _cert, key: _key, ...rest } = all;
     const seen = "cert" in expected ? all : rest;
     assertEquals(seen, { port: portOf(server), runtime, ...expected } as typeof seen);
