@@ -127,12 +127,9 @@ class Places {
   fill(by: "user" | "address", isLarge: boolean): void {
     const { maxSessions, maxSessionsPerUser, maxSessionsPerAddress } = this.#limits;
     const own = by === "user" ? maxSessionsPerUser : maxSessionsPerAddress;
-    // With both limits at the same number, that in all is told first.
-    const limit = maxSessions <= own
-      ? "maxSessions"
-      : by === "user"
-      ? "maxSessionsPerUser"
-      : "maxSessionsPerAddress";
+    const name = by === "user" ? "maxSessionsPerUser" : "maxSessionsPerAddress";
+    // With both limits at the same number, that of the user or address refuses first.
+    const limit = own <= maxSessions ? name : "maxSessions";
     const most = Math.min(own, maxSessions);
     if (most > MOST_PLACES && !isLarge) return;
     const manager = this.#manager;
@@ -150,23 +147,23 @@ class Places {
     const other = () => {
       using _ = manager.admit({ [by]: by === "user" ? "ben" : "192.0.2.2" });
     };
-    const expected = limit === "maxSessions" ? limit : "taken";
-    this.#expect(`place of another ${by}`, expected, takes(other));
-    if (expected !== "taken") this.#refused[limit]++;
-    this.#compare(`at the limit of one ${by}`, held.length, by);
+    const isFull = most === maxSessions;
+    this.#expect(`place of another ${by}`, isFull ? "maxSessions" : "taken", takes(other));
+    if (isFull) this.#refused.maxSessions++;
+    this.#compare(`at the limit of one ${by}`, held.length);
     // A place that is given back twice is free once.
     held[0]?.[Symbol.dispose]();
     held.shift()?.[Symbol.dispose]();
     this.#expect(`place of one ${by} that was given back`, "taken", takes(admit));
     beyond();
     for (const one of held.splice(0)) one[Symbol.dispose]();
-    this.#compare(`once all places of one ${by} are free`, 0, by);
+    this.#compare(`once all places of one ${by} are free`, 0);
   }
 
   /** Takes sockets of one address up to the limit; those that linger count, too. */
   fillSockets(isLarge: boolean): void {
     const { maxSessions, maxSessionsPerAddress } = this.#limits;
-    const limit = maxSessions <= maxSessionsPerAddress ? "maxSessions" : "maxSessionsPerAddress";
+    const limit = maxSessionsPerAddress <= maxSessions ? "maxSessionsPerAddress" : "maxSessions";
     const most = SOCKETS * Math.min(maxSessions, maxSessionsPerAddress);
     if (most > MOST_PLACES && !isLarge) return;
     const manager = this.#manager;
@@ -199,15 +196,15 @@ class Places {
     compare("in the end", { open: 0, lingering: 0, refused: before + 2 });
   }
 
-  #compare(when: string, reserved: number, by: "user" | "address"): void {
+  /** Places without a session count neither as users nor as addresses. */
+  #compare(when: string, reserved: number): void {
     const stats = this.#manager.stats();
-    const kinds = Number(reserved > 0);
     this.#expect(`figures ${when}`, {
       count: 0,
       created: 0,
       reserved,
-      users: by === "user" ? kinds : 0,
-      addresses: by === "address" ? kinds : 0,
+      users: 0,
+      addresses: 0,
       refused: { ...this.#refused, draining: 0 },
     }, {
       count: stats.count,
