@@ -3,8 +3,9 @@ import type { Change } from "./heap.ts";
 
 /**
  * Collections with a bound beyond the size after some visits, by the newest entry: users and the last
- * moment of each, users seen at an address, failures of handlers, rows of a store in memory, facts of durable streams, secrets of
- * connections over HTTP, nodes that said farewell, and traces of the simulation.
+ * moment of each, users seen at an address, failures of handlers, rows of a store in memory, facts of
+ * durable streams, answers that were read to the end, keys of callers, secrets of connections over
+ * HTTP, nodes that said farewell, and traces of the simulation.
  */
 const KEPT: readonly RegExp[] = [
   / => \d{13}$/,
@@ -12,7 +13,9 @@ const KEPT: readonly RegExp[] = [
   /^Array with \d{13}$/,
   /^Map with (seq|sessions|rate|api-result|handling|expired):/,
   /^Map with (\d+|api):\S+ => \d+$/,
-  / => Log { id, state, producers, /,
+  / => Log { id, kind, number, state, /,
+  /^Map with answer:\S+ => [\d.]+$/,
+  /^Map with [a-z]\d*\.(user|guest|at) .* => Promise { {2}}$/,
   / => Object { firstMs, lastMs }$/,
   /^Array with Object { (publication, bytes, at|frame, size, topic, )/,
   / => Object { identity, contentType }$/,
