@@ -30,6 +30,7 @@ export class EngineClock {
   readonly #runtime: Runtime;
   #zero: Zero | undefined;
   #measured: { readonly period: AbortSignal; readonly measuring: Promise<void> } | undefined;
+  #isMeasuring = false;
 
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
@@ -62,8 +63,9 @@ export class EngineClock {
   }
 
   /**
-   * Reads the server's clock, once for each period of the connection and from time to time. Resolves
-   * once the clock was read in this period, or the attempt failed; never rejects.
+   * Reads the server's clock, once for each period of the connection, from time to time, and again
+   * after a failure. Resolves once the clock was read in this period, or the attempt failed; never
+   * rejects.
    *
    * @param manager The administration of JetStream.
    * @param stream A stream that exists.
@@ -72,7 +74,8 @@ export class EngineClock {
   async follow(manager: JetStreamManager, stream: string, period: AbortSignal): Promise<void> {
     const age = this.#runtime.monotonic() - (this.#zero?.at ?? -Infinity);
     const isNew = this.#measured?.period !== period;
-    if (isNew || age > MEASURE_MS) {
+    const isDue = age > MEASURE_MS || this.problem !== undefined;
+    if (isNew || isDue && !this.#isMeasuring) {
       this.#measured = { period, measuring: this.#measure(manager, stream) };
     }
     if (isNew || this.#zero === undefined) await this.#measured!.measuring;
@@ -81,6 +84,7 @@ export class EngineClock {
   /** Measures by the time at which the server creates a consumer, which is removed again. */
   async #measure(manager: JetStreamManager, stream: string): Promise<void> {
     const before = this.#runtime.monotonic();
+    this.#isMeasuring = true;
     try {
       const { name, created } = await manager.consumers.add(stream, {
         ack_policy: AckPolicy.None,
@@ -97,6 +101,8 @@ export class EngineClock {
       this.problem = undefined;
     } catch (error) {
       this.problem = error;
+    } finally {
+      this.#isMeasuring = false;
     }
   }
 

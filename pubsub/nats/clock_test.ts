@@ -1,0 +1,29 @@
+import type { JetStreamManager } from "@nats-io/jetstream";
+import { assertEquals } from "@std/assert";
+import { Simulation } from "../../testing/simulation/simulation.ts";
+import { EngineClock } from "./clock.ts";
+
+Deno.test("EngineClock.follow() reads the clock again at the next use after a failure", async () => {
+  const { runtime } = new Simulation({ seed: 1 }).host("node");
+  let isLost = false;
+  const add = () =>
+    isLost
+      ? Promise.reject(new Error("timeout"))
+      : Promise.resolve({ name: "c", created: new Date(runtime.now()).toISOString() });
+  const manager = {
+    consumers: { add, delete: () => Promise.resolve(true) },
+  } as unknown as JetStreamManager;
+  const clock = new EngineClock(runtime);
+  await clock.follow(manager, "stream", new AbortController().signal);
+  assertEquals(clock.issues(), []);
+
+  isLost = true;
+  const { signal } = new AbortController();
+  await clock.follow(manager, "stream", signal);
+  assertEquals(clock.issues(), ["The clock of NATS cannot be read, this node's holds: timeout"]);
+
+  isLost = false;
+  await clock.follow(manager, "stream", signal);
+  await Promise.resolve();
+  assertEquals(clock.issues(), []);
+});
