@@ -6,8 +6,8 @@ import type { Invariant } from "../facts.ts";
 /** Systems give a lost connection up later than any timer of a server runs, in milliseconds. */
 const LONGEST_TIMER_MS = 300_000;
 
-/** Sums that a closed server keeps. */
-const KEPT: ReadonlySet<string> = new Set(["skein.draining"]);
+/** Sums that a closed server keeps: its state, and its bounds. */
+const KEPT: ReadonlySet<string> = new Set(["skein.draining", "skein.quota.max"]);
 
 /** Sums with sockets that lost their peers in silence, which stay until the system ends these. */
 const SILENT: ReadonlySet<string> = new Set(["skein.sockets", "skein.sockets.lingering"]);

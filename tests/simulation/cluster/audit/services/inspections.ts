@@ -323,9 +323,11 @@ class Inspections {
       this.#expect(`secret in a ${kind}`, false, text.includes(SECRET));
       this.#expect(`text of a ${kind}`, this.#showsPayloads, text !== "");
     }
-    page.ask({ auth: user });
+    const id = page.ask({ auth: user });
+    // The answer follows the decisions about all topics, up to a second later.
+    await this.#audit.until(() => page.answerTo(id) !== undefined);
     await this.#audit.pause(FRESH_MS / 6);
-    const { entries } = await read();
+    const entries = (await read()).entries.filter(({ kind }) => !/^p[io]ng$/.test(`${kind}`));
     const isShown = entries.some(({ text }) => `${text}`.includes(`"${user}"`));
     this.#expect("kinds of a renewal", ["auth", "reply"], entries.map(({ kind }) => kind));
     this.#expect("token of a renewal", false, isShown);

@@ -184,7 +184,7 @@ const CASES: readonly Case[] = [
     outcome: "204",
     headers: {
       "access-control-allow-methods": "GET, HEAD, POST",
-      "access-control-allow-headers": "authorization, content-type, idempotency-key",
+      "access-control-allow-headers": "authorization, content-type, idempotency-key, last-event-id",
       "access-control-allow-origin": PAGE,
     },
   },
