@@ -53,6 +53,12 @@ const VALUES = {
 /** Limits of a server. */
 type Limits = Record<keyof typeof VALUES, number>;
 
+/** Limits for a single party. */
+type PartyLimits = Record<
+  Exclude<keyof Limits, "maxTopicsPerSession"> | "maxSocketsPerAddress",
+  number
+>;
+
 /** Name of an error: the limit that refused. */
 function takes(take: () => unknown): string {
   try {
@@ -99,25 +105,27 @@ export async function auditDefaults(audit: Audit): Promise<void> {
   await program.server.close();
 }
 
-/** Limits for a single party: a share by default counts once half of all places are taken. */
-function inForce(known: Limits, set: Record<keyof Limits, number | undefined>): Limits {
-  const share = (name: "maxSessionsPerUser" | "maxSessionsPerAddress") =>
-    set[name] ?? Math.max(known[name], Math.ceil(known.maxSessions / 2));
+/** Limits for a single party: by default, an address has half of all, and a user at least that. */
+function inForce(known: Limits, set: Record<keyof Limits, number | undefined>): PartyLimits {
+  const { maxSessions, maxSessionsPerUser } = known;
+  const { maxSessionsPerAddress: ofAddress } = set;
+  const half = Math.ceil(maxSessions / 2);
   return {
-    ...known,
-    maxSessionsPerUser: share("maxSessionsPerUser"),
-    maxSessionsPerAddress: share("maxSessionsPerAddress"),
+    maxSessions,
+    maxSessionsPerUser: set.maxSessionsPerUser ?? Math.max(maxSessionsPerUser, half),
+    maxSessionsPerAddress: ofAddress ?? half,
+    maxSocketsPerAddress: ofAddress === undefined ? maxSessions : SOCKETS * ofAddress,
   };
 }
 
 /** The places of a manager. */
 class Places {
   readonly #manager: SessionManager;
-  readonly #limits: Limits;
+  readonly #limits: PartyLimits;
   readonly #expect: Expect;
   readonly #refused = { maxSessions: 0, maxSessionsPerUser: 0, maxSessionsPerAddress: 0 };
 
-  constructor(manager: SessionManager, limits: Limits, expect: Expect) {
+  constructor(manager: SessionManager, limits: PartyLimits, expect: Expect) {
     this.#manager = manager;
     this.#limits = limits;
     this.#expect = expect;
@@ -162,9 +170,9 @@ class Places {
 
   /** Takes sockets of one address up to the limit; those that linger count, too. */
   fillSockets(isLarge: boolean): void {
-    const { maxSessions, maxSessionsPerAddress } = this.#limits;
-    const limit = maxSessionsPerAddress <= maxSessions ? "maxSessionsPerAddress" : "maxSessions";
-    const most = SOCKETS * Math.min(maxSessions, maxSessionsPerAddress);
+    const { maxSessions, maxSocketsPerAddress: own } = this.#limits;
+    const limit = own <= SOCKETS * maxSessions ? "maxSessionsPerAddress" : "maxSessions";
+    const most = Math.min(SOCKETS * maxSessions, own);
     if (most > MOST_PLACES && !isLarge) return;
     const manager = this.#manager;
     const { refused: before } = manager.stats().sockets;

@@ -13,12 +13,12 @@ const [RUNS, STEPS] = [3, 120] as const;
 /** Longest time between two steps, in milliseconds, and a time in which all tokens come back. */
 const [STEP_MS, REST_MS] = [400, 3_600_000] as const;
 
-/** Addresses by account: those of a network of 64 bits are one. */
+/** Addresses by account: those of a network of 64 bits are one. No wider network has two accounts. */
 const ADDRESSES: readonly (readonly [account: string, addresses: readonly string[]])[] = [
   ["one", ["203.0.113.1"]],
   ["two", ["203.0.113.2"]],
   ["three", ["2001:db8:0:1::1", "2001:db8:0:1:ffff::2"]],
-  ["four", ["2001:db8:0:2::1"]],
+  ["four", ["2001:db8:1:2::1"]],
 ];
 
 /** Steps, some of which come more often. */
