@@ -243,7 +243,9 @@ function checkValue(name: string, value: string, choices: readonly string[] | un
   if (value === "") throw usageError(`Cannot read --${name}: the option needs a value`);
   if (choices === undefined || choices.includes(value)) return;
   throw usageError(
-    `Cannot read --${name}: the value must be one of ${choices.join(", ")}, received "${value}"`,
+    `Cannot read --${name}: the value must be one of ${choices.join(", ")}, received "${value}"${
+      suggestion(value, choices)
+    }`,
   );
 }
 

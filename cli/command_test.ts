@@ -7,7 +7,7 @@ const OPTIONS = [
   { name: "no-open", summary: "Print the address" },
   { name: "token", short: "t", value: "TOKEN", summary: "Authenticate" },
   { name: "header", short: "H", value: "LINE", summary: "Send a header", isRepeatable: true },
-  { name: "way", value: "WAY", choices: ["a", "b"], summary: "Take a way" },
+  { name: "way", value: "WAY", choices: ["a", "b", "longer"], summary: "Take a way" },
   { name: "rate", value: "N", summary: "Messages a second" },
 ];
 
@@ -54,7 +54,11 @@ Deno.test("Arguments() refuses what the command does not have, and suggests", ()
     [["--token"], "Cannot read --token: the option needs a value"],
     [["--token="], "Cannot read --token: the option needs a value"],
     [["--token", "--json"], "Cannot read --token: the option needs a value"],
-    [["--way", "c"], 'Cannot read --way: the value must be one of a, b, received "c"'],
+    [["--way", "zz"], 'Cannot read --way: the value must be one of a, b, longer, received "zz"'],
+    [
+      ["--way", "lnoger"],
+      'Cannot read --way: the value must be one of a, b, longer, received "lnoger"; did you mean longer?',
+    ],
     [["--__proto__", "1"], "Cannot run: unknown option --__proto__"],
   ];
   for (const [args, message] of cases) {

@@ -1,10 +1,21 @@
 /** `skein new`: begins a project that runs and tests at once. */
 import config from "../../deno.json" with { type: "json" };
-import { columns, type Command, CommandError, Exit, usageError } from "../command.ts";
-import { type Context, linesOf } from "../context.ts";
+import {
+  type Arguments,
+  columns,
+  type Command,
+  CommandError,
+  Exit,
+  suggestion,
+  usageError,
+} from "../command.ts";
+import { type Context, linesOf, plainText } from "../context.ts";
 import { filesOf, TEMPLATES } from "../templates/templates.ts";
 
 const NAMES = Object.keys(TEMPLATES);
+
+/** The template if there is neither an option nor a terminal to ask. */
+const FALLBACK = "minimal";
 
 /** The command `skein new`. */
 export const create: Command = {
@@ -14,7 +25,8 @@ export const create: Command = {
   details: `Templates:
 ${columns(Object.entries(TEMPLATES).map(([name, { summary }]) => [name, summary])).trimEnd()}
 
-Without --template a terminal asks for one. A folder with files is refused.`,
+Without --template, a terminal asks for one; elsewhere the template is ${FALLBACK}. A terminal also
+offers a Git repository, unless the folder is already in one. A folder with files is refused.`,
   options: [
     {
       name: "template",
@@ -23,6 +35,8 @@ Without --template a terminal asks for one. A folder with files is refused.`,
       choices: NAMES,
       summary: `One of ${NAMES.join(", ")}`,
     },
+    { name: "git", summary: "Create a Git repository in the folder, without asking" },
+    { name: "no-git", summary: "Create no Git repository, without asking" },
     { name: "force", short: "f", summary: "Write into a folder with files, also over files" },
   ],
   examples: [
@@ -31,39 +45,64 @@ Without --template a terminal asks for one. A folder with files is refused.`,
   ],
   exitCodes: {
     0: "the project is there",
-    1: "the folder has files, or cannot be written",
+    1: "the folder has files or cannot be written, or git failed",
     2: "an option is wrong",
     130: "ended by Ctrl-C",
   },
   async run(args, context) {
     const folder = args.single("DIR");
     if (folder === "") throw usageError('Cannot create: DIR must be a path, received ""');
+    if (args.flag("git") && args.flag("no-git")) {
+      throw usageError("Cannot create: --git and --no-git exclude each other, received both");
+    }
     const isForced = args.flag("force");
     await checkFolder(folder, isForced);
-    const name = args.value("template") ?? await chooseTemplate(context);
-    const files = filesOf(TEMPLATES[name]!, {
-      name: await nameOf(folder),
-      version: config.version,
-    });
-    for (const [path, text] of files) {
-      const place = `${folder}/${path}`;
-      await Deno.mkdir(place.slice(0, place.lastIndexOf("/")), { recursive: true });
-      await Deno.writeTextFile(place, text, { createNew: !isForced });
+    const lines = linesOf(context.stdin.readable, context.signal);
+    try {
+      const name = args.value("template") ?? await chooseTemplate(lines, context);
+      const paths = await write(folder, { name, isForced });
+      const hasGit = await wantsGit(folder, { args, context, lines });
+      if (hasGit) await git(folder, "init", "--quiet");
+      context.stdout.write(reportOf(folder, { name, paths, hasGit, context }));
+    } finally {
+      await lines.return();
     }
-    const { stdout, colors } = context;
-    stdout.write(`Created ${colors.bold(folder)} from the template ${name}:\n`);
-    stdout.write(`${[...files.keys()].map((path) => `  ${path}\n`).join("")}\nNext:\n`);
-    const hasPage = TEMPLATES[name]!.hasPage;
-    stdout.write(
-      (folder === "." ? "" : `  cd ${quoted(folder)}\n`) +
-        `  deno task dev   ${
-          colors.dim(hasPage ? "# then open http://localhost:8000" : "# on port 8000")
-        }\n` +
-        `  deno task test\n`,
-    );
     return Exit.done;
   },
 };
+
+/** Writes the files of a template; returns their paths. */
+async function write(
+  folder: string,
+  { name, isForced }: { readonly name: string; readonly isForced: boolean },
+): Promise<string[]> {
+  const project = { name: await nameOf(folder), version: config.version };
+  const files = filesOf(TEMPLATES[name]!, project);
+  for (const [path, text] of files) {
+    const place = `${folder}/${path}`;
+    await Deno.mkdir(place.slice(0, place.lastIndexOf("/")), { recursive: true });
+    await Deno.writeTextFile(place, text, { createNew: !isForced });
+  }
+  return [...files.keys()];
+}
+
+function reportOf(
+  folder: string,
+  { name, paths, hasGit, context: { colors } }: {
+    readonly name: string;
+    readonly paths: readonly string[];
+    readonly hasGit: boolean;
+    readonly context: Context;
+  },
+): string {
+  const hint = TEMPLATES[name]!.hasPage ? "# then open http://localhost:8000" : "# on port 8000";
+  return `Created ${colors.bold(folder)} from the template ${name}:\n` +
+    paths.map((path) => `  ${path}\n`).join("") +
+    (hasGit ? "with a Git repository\n" : "") +
+    `\nNext:\n${folder === "." ? "" : `  cd ${quoted(folder)}\n`}` +
+    `  deno task dev   ${colors.dim(hint)}\n` +
+    "  deno task test\n";
+}
 
 /** Writes a path as one word of a shell. */
 function quoted(path: string): string {
@@ -95,23 +134,102 @@ async function nameOf(folder: string): Promise<string> {
   return path.split(/[/\\]/).findLast((part) => part !== "") ?? "project";
 }
 
-/** Asks for a template, by number or name. */
-async function chooseTemplate({ isTerminal, stdin, stdout, signal }: Context): Promise<string> {
-  const missing = () =>
-    usageError(`Cannot create: --template must be one of ${NAMES.join(", ")}, received none`);
-  if (!isTerminal) throw missing();
+/** The lines that the user types. */
+type Lines = AsyncGenerator<string, void, undefined>;
+
+/** Asks a terminal until an answer fits; `undefined` if the input ends first. */
+async function ask<T>(
+  lines: Lines,
+  { stdout, signal }: Context,
+  { question, read }: {
+    readonly question: string;
+    readonly read: (word: string) => T | undefined;
+  },
+): Promise<T | undefined> {
+  while (true) {
+    stdout.write(question);
+    const { done, value } = await lines.next();
+    signal.throwIfAborted();
+    if (done) return undefined;
+    const found = read(value.trim());
+    if (found !== undefined) return found;
+  }
+}
+
+/** Asks for a template, by number or name; without a terminal, takes the smallest and says so. */
+async function chooseTemplate(lines: Lines, context: Context): Promise<string> {
+  const { isTerminal, stdout, stderr } = context;
+  if (!isTerminal) {
+    const others = NAMES.filter((name) => name !== FALLBACK).join(", ");
+    stderr.write(`No terminal to ask: using the template ${FALLBACK} (--template: ${others})\n`);
+    return FALLBACK;
+  }
   const rows = Object.entries(TEMPLATES).map(([name, { summary }], i) =>
     [`${i + 1}  ${name}`, summary] as const
   );
-  const ask = () => stdout.write("Template (number or name): ");
   stdout.write(columns(rows));
-  ask();
-  for await (const line of linesOf(stdin.readable, signal)) {
-    const word = line.trim();
-    const found = NAMES.find((name, i) => word === name || word === String(i + 1));
-    if (found !== undefined) return found;
-    ask();
+  const chosen = await ask(lines, context, {
+    question: "Template (number or name): ",
+    read(word) {
+      const found = NAMES.find((name, i) => word === name || word === String(i + 1));
+      if (found === undefined && word !== "") {
+        stdout.write(`There is no template "${plainText(word)}"${suggestion(word, NAMES)}\n`);
+      }
+      return found;
+    },
+  });
+  if (chosen !== undefined) return chosen;
+  throw usageError(`Cannot create: --template must be one of ${NAMES.join(", ")}, received none`);
+}
+
+/** Answers to a question for yes or no; an empty line is yes. */
+const ANSWERS: Readonly<Record<string, boolean>> = {
+  "": true,
+  y: true,
+  yes: true,
+  n: false,
+  no: false,
+};
+
+/** Tells whether to create a repository; asks only if Git is there and the folder has none. */
+async function wantsGit(
+  folder: string,
+  { args, context, lines }: {
+    readonly args: Arguments;
+    readonly context: Context;
+    readonly lines: Lines;
+  },
+): Promise<boolean> {
+  if (args.flag("git")) return true;
+  if (args.flag("no-git") || !context.isTerminal) return false;
+  try {
+    await git(folder, "--version");
+  } catch {
+    return false; // Without Git there is nothing to offer.
   }
-  signal.throwIfAborted();
-  throw missing();
+  const isInside = await git(folder, "rev-parse", "--git-dir").then(() => true, () => false);
+  if (isInside) return false;
+  return await ask(lines, context, {
+    question: "Create a Git repository? [Y/n] ",
+    read: (word) => ANSWERS[word.toLowerCase()],
+  }) ?? false;
+}
+
+/** Runs Git in a folder. */
+async function git(folder: string, ...args: string[]): Promise<void> {
+  const fail = (why: string, cause?: unknown): never => {
+    throw new CommandError(`Cannot create a Git repository in ${folder}: ${why}`, { cause });
+  };
+  try {
+    const { success, stderr } = await new Deno.Command("git", {
+      args,
+      cwd: folder,
+      stdin: "null",
+      stdout: "null",
+    }).output();
+    if (!success) fail(new TextDecoder().decode(stderr).trim());
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) fail("git is not installed", error);
+    throw error;
+  }
 }

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import config from "../../deno.json" with { type: "json" };
 import { fakeContext, type FakeContextOptions } from "../../tests/cli_context.ts";
 import { main } from "../skein.ts";
-import { TEMPLATES } from "../templates/templates.ts";
+import { filesOf, TEMPLATES } from "../templates/templates.ts";
 
 /** A temporary folder, and `skein new` in it. */
 async function place() {
@@ -79,7 +79,7 @@ Deno.test("new refuses a file in place of the folder", async () => {
 
 Deno.test("new asks a person for the template, by number or name", async () => {
   await using here = await place();
-  const cases = [["zzz\n2\n", "chat"], ["ai\n", "ai"]] as const;
+  const cases = [["zzz\n2\nn\n", "chat"], ["ai\nno\n", "ai"]] as const;
   for (const [typed, name] of cases) {
     const { code, out } = await here.create(
       [`${here.folder}/${name}`],
@@ -92,11 +92,15 @@ Deno.test("new asks a person for the template, by number or name", async () => {
   }
 });
 
-Deno.test("new neither asks nor writes without a terminal or a known template", async () => {
+Deno.test("new writes nothing when an option is wrong", async () => {
   await using here = await place();
   const cases: [string[], string][] = [
-    [["app"], "--template must be one of minimal, chat, ai, game, received none"],
-    [["app", "--template", "shop"], 'must be one of minimal, chat, ai, game, received "shop"'],
+    [["app", "--template", "shop"], 'must be one of minimal, chat, ai, game, received "shop"\n'],
+    [
+      ["app", "-t", "caht"],
+      'must be one of minimal, chat, ai, game, received "caht"; did you mean chat?',
+    ],
+    [["app", "--git", "--no-git"], "--git and --no-git exclude each other, received both"],
     [[], "DIR is missing"],
   ];
   for (const [args, message] of cases) {
@@ -108,3 +112,76 @@ Deno.test("new neither asks nor writes without a terminal or a known template", 
   }
   assertEquals(await Array.fromAsync(Deno.readDir(here.folder)), []);
 });
+
+Deno.test("new answers a wrong template in a terminal with the nearest", async () => {
+  await using here = await place();
+  const { code, out } = await here.create(
+    [`${here.folder}/app`, "--no-git"],
+    { isTerminal: true },
+    "gaem\ngame\n",
+  );
+  assertEquals(code, 0);
+  assertStringIncludes(out, 'There is no template "gaem"; did you mean game?\nTemplate');
+  assertStringIncludes(out, "from the template game");
+});
+
+Deno.test("new takes the template minimal without a terminal, and says so", async () => {
+  await using here = await place();
+  const { code, out, err } = await here.create([`${here.folder}/app`]);
+  assertEquals(code, 0);
+  assertStringIncludes(err, "No terminal to ask: using the template minimal");
+  assertStringIncludes(out, "from the template minimal:");
+  assert(!await isRepository(`${here.folder}/app`));
+});
+
+Deno.test("new creates a Git repository by option, or if the user of a terminal agrees", async () => {
+  await using here = await place();
+  const cases: [options: string[], typed: string, asks: boolean, creates: boolean][] = [
+    [[], "\n", true, true],
+    [[], "what\ny\n", true, true],
+    [[], "n\n", true, false],
+    [["--git"], "", false, true],
+    [["--no-git"], "", false, false],
+  ];
+  for (const [i, [options, typed, asks, creates]] of cases.entries()) {
+    const args = [`${here.folder}/app${i}`, "-t", "minimal", ...options];
+    const { code, out } = await here.create(args, { isTerminal: true }, typed);
+    assertEquals([code, out.includes("Create a Git repository? ")], [0, asks]);
+    assertEquals(await isRepository(`${here.folder}/app${i}`), creates, typed);
+  }
+});
+
+Deno.test("new offers no Git repository within another one", async () => {
+  await using here = await place();
+  const options = { isTerminal: true };
+  assertEquals((await here.create([here.folder, "-t", "minimal", "--git"])).code, 0);
+  const { code, out } = await here.create([`${here.folder}/inner`, "-t", "minimal"], options);
+  assertEquals([code, out.includes("Git")], [0, false]);
+});
+
+/** True if a folder is the root of a Git repository. */
+async function isRepository(folder: string): Promise<boolean> {
+  return await Deno.stat(`${folder}/.git`).then(() => true, () => false);
+}
+
+for (const [name, template] of Object.entries(TEMPLATES)) {
+  Deno.test(`The Dockerfile of ${name} copies files that the project has, and all that the server loads`, () => {
+    const files = filesOf(template, { name: "app", version: "1.0.0" });
+    const paths = [...files.keys()];
+    const lines = files.get("Dockerfile")!.split("\n");
+    const copied = lines.filter((line) => line.startsWith("COPY ")).flatMap((line) =>
+      line.split(" ").slice(1, -1)
+    );
+    // A pattern may match no file.
+    for (const source of copied.filter((one) => !one.endsWith("*"))) {
+      assert(paths.some((path) => path === source || path.startsWith(source)), source);
+    }
+    const loaded = paths.flatMap((path) =>
+      [...files.get(path)!.matchAll(/from "\.{1,2}\/([\w./]+)"/g)].map(([, module]) => module!)
+    );
+    for (const module of ["deno.json", "server.ts", ...loaded]) {
+      assert(copied.includes(module), module);
+    }
+    assertEquals(copied.includes("page/"), template.hasPage);
+  });
+}

@@ -104,6 +104,38 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
 /** Makes the script of the page. */
 const BUNDLE = "deno bundle --quiet --minify --platform browser -o page/page.js page/page.ts";
 
+/** Image of the container, with the version of Deno that the templates are tested with. */
+const IMAGE = "denoland/deno:2.9.6";
+
+/** Makes the Dockerfile, which copies the files that the server needs: neither tests nor texts. */
+function dockerfileOf({ files, hasPage }: Template): string {
+  const modules = Object.keys(files).filter((path) =>
+    path.endsWith(".ts") && !path.endsWith("_test.ts") && !path.includes("/")
+  );
+  return `# docker build -t app . && docker run --rm -p 8000:8000 app
+FROM ${IMAGE}
+
+ENV DENO_NO_UPDATE_CHECK=1
+WORKDIR /srv/app
+
+# Keep deno.lock in your repository: the image then has the packages of that file.
+COPY deno.json deno.lock* ${modules.join(" ")} ./
+${hasPage ? "COPY page/ page/\n" : ""}RUN deno install --entrypoint server.ts${
+    hasPage ? " && deno task bundle" : ""
+  }
+
+# From here on without rights; 1993 is the user "deno" of the image.
+USER 1993
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=5s CMD \\
+  ["deno", "eval", "const { ok } = await fetch('http://localhost:8000'); Deno.exit(ok ? 0 : 1)"]
+
+# --cached-only: the container downloads no code.
+CMD ["deno", "run", "--no-prompt", "--cached-only", "--unstable-net", \\
+     "--allow-net", "--allow-env", "--allow-read=.", "server.ts"]
+`;
+}
+
 /** Runs the server with the permissions that a server in development needs. */
 const RUN = "deno run --allow-net --allow-env --allow-read --allow-write";
 
@@ -115,9 +147,10 @@ const RUN = "deno run --allow-net --allow-env --allow-read --allow-write";
  * @returns The files, by path in the project.
  */
 export function filesOf(
-  { files, hasPage, imports }: Template,
+  template: Template,
   { name, version }: { readonly name: string; readonly version: string },
 ): Map<string, string> {
+  const { files, hasPage, imports } = template;
   const tasks = hasPage
     ? {
       dev: `deno task bundle && (${
@@ -140,6 +173,7 @@ export function filesOf(
   };
   return new Map([
     ["deno.json", `${JSON.stringify(config, undefined, 2)}\n`],
+    ["Dockerfile", dockerfileOf(template)],
     [".gitignore", hasPage ? "node_modules/\npage/page.js\n" : "node_modules/\n"],
     ...Object.entries(files).map(([path, text]) =>
       [path, path === "README.md" ? text.replace("NAME", () => name) : text] as const
