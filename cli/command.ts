@@ -254,10 +254,13 @@ function unknownOption(
   key: string,
   known: readonly CommandOption[],
 ): CommandError {
-  if (!arg.startsWith("--")) return usageError(`Cannot run: unknown option -${key}`);
-  return usageError(
-    `Cannot run: unknown option --${key}${suggestion(key, known.map(({ name }) => name), "--")}`,
-  );
+  const names = known.map(({ name }) => name);
+  if (arg.startsWith("--")) {
+    return usageError(`Cannot run: unknown option --${key}${suggestion(key, names, "--")}`);
+  }
+  // A long name with one dash is read as several letters.
+  const word = /^-(\w[\w-]+)/.exec(arg)?.[1] ?? "";
+  return usageError(`Cannot run: unknown option -${key}${word && suggestion(word, names, "--")}`);
 }
 
 /**

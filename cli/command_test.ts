@@ -51,6 +51,8 @@ Deno.test("Arguments() refuses what the command does not have, and suggests", ()
     [["--zebra"], "Cannot run: unknown option --zebra"],
     [["--zebra=1"], "Cannot run: unknown option --zebra"],
     [["-z"], "Cannot run: unknown option -z"],
+    [["-json"], "Cannot run: unknown option -j; did you mean --json?"],
+    [["-rtae=3"], "Cannot run: unknown option -r; did you mean --rate?"],
     [["--token"], "Cannot read --token: the option needs a value"],
     [["--token="], "Cannot read --token: the option needs a value"],
     [["--token", "--json"], "Cannot read --token: the option needs a value"],

@@ -14,6 +14,7 @@ import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { isQuicAvailable, permittedHost } from "../transport/quic/deno_quic.ts";
 import { race } from "../transport/race/race.ts";
+import { parseServerUrl, publicUrl } from "../transport/url.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import { checkTransports, type TransportPlatform } from "../transport/race/options.ts";
 
@@ -34,7 +35,7 @@ export type { ConnectOptions, DialOptions };
  * @returns The client, which connects in the background.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
  * @throws {TypeError} If the URL is not valid, or `transports` is empty or names an unknown
- * transport.
+ * transport. If Deno runs without `--allow-net` for the server, the client ends with that cause.
  *
  * @example Usage
  * ```ts
@@ -68,7 +69,7 @@ export function connect<C extends Contract = Contract>(
  * @throws {SessionClosedError} If the server refused the session; `info` has code and reason.
  * @throws {TimeoutError} If connecting takes longer than `connectTimeoutMs`.
  * @throws {TypeError} If there is a token, but no `skein.1` among the protocols, or `transports` is
- * empty.
+ * empty, or Deno runs without `--allow-net` for the server.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
  *
  * @example Over WebSocket alone
@@ -93,9 +94,26 @@ function platformOf(call: "connect" | "dial"): MakePlatform {
     checkCall(call, options); // Before the transports, whose check takes the types as given.
     const checked = checkTransports(options);
     const dial = race({ webSocket: dialWebSocket, webTransport: quic() }, checked);
-    return denoPlatform(
-      withLastResort(dial, checked, () => import("../transport/race/last_resort.ts")),
-    );
+    const loadHttp = () => import("../transport/race/last_resort.ts");
+    return denoPlatform(withPermission(withLastResort(dial, checked, loadHttp)));
+  };
+}
+
+/** Ends the attempts where the process may not reach the server: no later attempt may either. */
+function withPermission(dial: Dialer): Dialer {
+  return async (url, options) => {
+    try {
+      return await dial(url, options);
+    } catch (cause) {
+      const { protocol, hostname, port } = parseServerUrl(url);
+      const host = `${hostname}:${port || (/^(?:https|wss):$/.test(protocol) ? 443 : 80)}`;
+      const { state } = Deno.permissions.querySync({ name: "net", host });
+      if (state === "granted" || options.signal.aborted) throw cause;
+      throw new TypeError(
+        `Cannot connect to ${publicUrl(url)}: Deno must run with --allow-net=${host}`,
+        { cause },
+      );
+    }
   };
 }
 

@@ -131,6 +131,8 @@ function checkRuntime(): void {
     return !at;
   });
   if (missing.length > 0) {
-    throw new UnsupportedError(`Cannot connect: this runtime has no ${missing.join(", ")}`);
+    throw new UnsupportedError(
+      `Cannot connect: this runtime has no ${missing.join(", ")}; use Node 22 or newer`,
+    );
   }
 }

@@ -48,7 +48,8 @@ Deno.test("connect() throws one UnsupportedError that lists all that the runtime
   for (const missing of [...needed.map((name) => [name]), needed]) {
     using _ = without(...missing);
     const error = assertThrows(() => connect("ws://localhost/"), UnsupportedError);
-    assertEquals(error.message, `Cannot connect: this runtime has no ${missing.join(", ")}`);
+    const rule = `this runtime has no ${missing.join(", ")}; use Node 22 or newer`;
+    assertEquals(error.message, `Cannot connect: ${rule}`);
   }
 });
 

@@ -169,6 +169,45 @@ for (const [what, [more, expected]] of Object.entries(PERMISSIONS)) {
   });
 }
 
+Deno.test("connect() ends and dial() fails where the process may not reach the server, with the flag", async () => {
+  const file = await Deno.makeTempFile({ suffix: ".ts" });
+  try {
+    const library = new URL("../client/deno.ts", import.meta.url).href;
+    await Deno.writeTextFile(
+      file,
+      `
+        import { connect, dial } from ${JSON.stringify(library)};
+        const url = "http://127.0.0.1:9/chat?token=secret";
+        const error = await dial(url).catch((error) => error);
+        console.log(error.name, error.message);
+        for (const transports of [undefined, ["websocket"], ["websocket", "http"], ["http"]]) {
+          const client = connect(url, transports && { transports });
+          const { code, by, reason } = await client.closed;
+          console.log(client.status.current.name, code, by, reason === error.message);
+        }
+      `,
+    );
+    const { stdout, stderr, success } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "--no-config", "--no-check", "--no-prompt", "--unstable-net", file],
+      env: { NO_COLOR: "1" },
+      stdin: "null",
+    }).output();
+    const [said, complaints] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+    assert(success, complaints);
+    const rule = "Cannot connect to http://127.0.0.1:9/chat: Deno must run with " +
+      "--allow-net=127.0.0.1:9";
+    assertEquals(said!.trim().split("\n"), [
+      `TypeError ${rule}`,
+      ...Array(4).fill("closed 1006 local true"),
+    ]);
+    // Without a reader of the status, each client reports its end once.
+    const end = `The client of http://127.0.0.1:9/chat has ended: ${rule}`;
+    assertEquals(complaints!.split(end).length - 1, 4, complaints);
+  } finally {
+    await Deno.remove(file);
+  }
+});
+
 /** Timeout of WebTransport: no test here waits for the timeout. */
 const WEBTRANSPORT_MS = 10_000;
 

@@ -141,10 +141,9 @@ function judge(
   if (status === 401 || status === 403) {
     return fail(`the server refuses ${place} with ${status}${reason && `: ${reason}`}`);
   }
-  if (status === 200) return fail(`${place} is another page than the inspector`);
+  const cure = "serve({ inspector: true }) has one for programs of the same machine";
+  // Many apps answer each path with their own page.
+  if (status === 200) return fail(`${place} is another page than the inspector; ${cure}`);
   if (status >= 500) return fail(`the server failed with ${status}${reason && `: ${reason}`}`);
-  return fail(
-    `there is no inspector at ${place} (status ${status}); ` +
-      "serve({ inspector: true }) has one for programs of the same machine",
-  );
+  return fail(`there is no inspector at ${place} (status ${status}); ${cure}`);
 }

@@ -78,7 +78,10 @@ Deno.test("inspect says why there is no page", async () => {
   const cases: [() => Response, string][] = [
     [() => html("Not found", 404), "there is no inspector at http://HOST/inspector/ (status 404)"],
     [() => new Response(null, { status: 302, headers: { location: "/" } }), "(status 302)"],
-    [() => html("Your chat"), "is another page than the inspector"],
+    [
+      () => html("Your chat"),
+      "is another page than the inspector; serve({ inspector: true }) has one for programs of",
+    ],
     [
       () => html("inspector.authorize must allow\n", 403),
       "with 403: inspector.authorize must allow",

@@ -196,7 +196,10 @@ function parseStart(text: string): Pick<Order, "after" | "last"> {
     const [option, value] = [words[i], words[i + 1]];
     if (option === "--after") start = { ...start, after: parsePosition(value ?? "") };
     else if (option === "--last") start = { ...start, last: parseLast(value ?? "") };
-    else throw new SyntaxError(`Cannot subscribe: unknown option "${option}"`);
+    else {
+      const hint = suggestion(option!.replace(/^-+/, ""), ["after", "last"], "--");
+      throw new SyntaxError(`Cannot subscribe: unknown option "${option}"${hint}`);
+    }
   }
   return start;
 }

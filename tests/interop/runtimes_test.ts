@@ -72,7 +72,8 @@ function testRuntime(peer: Peer): void {
       assertEquals(await play(peer), {
         line: {
           error: "UnsupportedError",
-          message: "Cannot connect: this runtime has no WebSocket, Promise.withResolvers",
+          message:
+            "Cannot connect: this runtime has no WebSocket, Promise.withResolvers; use Node 22 or newer",
         },
         success: true,
       });
