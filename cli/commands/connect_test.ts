@@ -339,6 +339,25 @@ Deno.test("connect in a terminal keeps lines for the next session", async () => 
   }
 });
 
+Deno.test("connect in a terminal keeps a half-typed line when the server ends the session", async () => {
+  const sessions: { close(): unknown }[] = [];
+  await using server = open({ onOpen: (session) => void sessions.push(session) });
+  await using session = await terminal(server);
+  const { context, running, folder } = session;
+  context.type("ask sum [4, ");
+  await context.until("ask sum [4, ");
+  await sessions[0]!.close();
+  assertEquals(await running, 0);
+  const next = fakeContext({ isTerminal: true, env: { XDG_STATE_HOME: folder } });
+  const again = main(["connect", server.url], next);
+  await next.until("commands.");
+  next.type("\x1b[A");
+  await next.until("ask sum [4, ");
+  next.type("\x15");
+  enter(next, "quit");
+  assertEquals(await again, 0);
+});
+
 Deno.test("connect shows text of a peer without its control characters", async () => {
   await using server = open();
   const context = fakeContext();
@@ -359,6 +378,7 @@ Deno.test("textOfEvent() shows no control characters of a position, a reason and
     { type: "message", topic: bad, data: bad, from: bad, position },
     { type: "recovery", topic: bad, recovery: { recovered: false, reason: bad as "too-old" } },
     { type: "state", url: "ws://a/", status, topics: [{ topic: bad, position }], waiting: 0 },
+    { type: "silence", isOver: false },
     { type: "error", error: new RequestError(bad, bad) },
   ];
   for (const event of events) {

@@ -9,6 +9,7 @@ import type { SessionStats } from "../../session/types.ts";
 import { type Colors, plainJson, plainText } from "../context.ts";
 import { orderHelp, ORDERS, positionText } from "./order.ts";
 import { columns } from "../command.ts";
+import { SILENT_MS } from "./silence.ts";
 
 /** Status of a connection; a plain session has no other status than these two. */
 export type TalkStatus = ClientStatus;
@@ -21,6 +22,7 @@ interface OfOrder {
 /** An event in a session. */
 export type TalkEvent =
   | { readonly type: "status"; readonly status: TalkStatus }
+  | { readonly type: "silence"; readonly isOver: boolean }
   | {
     readonly type: "message";
     readonly topic: string;
@@ -134,6 +136,10 @@ function linesOf(event: TalkEvent, colors: Colors): Lines {
   switch (event.type) {
     case "status":
       return statusLines(event.status, colors);
+    case "silence":
+      return event.isOver
+        ? { mark: green("●"), text: "the server answers again" }
+        : { mark: yellow("○"), text: `the server is silent: no answer in ${SILENT_MS / 1_000} s` };
     case "message": {
       const from = event.from === undefined ? "" : ` ${magenta(plainText(event.from))}`;
       const at = event.position === undefined

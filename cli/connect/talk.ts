@@ -13,6 +13,7 @@ import { Conversation, type Peer } from "./conversation.ts";
 import { causeText, jsonOf, type TalkEvent, textOfEvent } from "./event.ts";
 import { addHistory, historyFile, readHistory } from "./history.ts";
 import { completions, idOf, parseOrder } from "./order.ts";
+import { watchSilence } from "./silence.ts";
 import { Terminal } from "./terminal.ts";
 
 /**
@@ -192,7 +193,9 @@ class Talk {
     const stop = () => terminal.close();
     this.#signal.addEventListener("abort", stop);
     terminal.setPrompt(this.#promptOf(true));
-    const watch = this.#watch((isConnected) => terminal.setPrompt(this.#promptOf(isConnected)));
+    const onChange = (isConnected: boolean) => terminal.setPrompt(this.#promptOf(isConnected));
+    const watch = this.#watch(onChange);
+    this.#watchSilence(onChange);
     terminal.print(colors.dim('Type "help" for the commands.\n'));
     try {
       for await (const line of terminal.lines()) {
@@ -265,6 +268,20 @@ class Talk {
     // The close that ends this loop is told by the status.
     this.#conversation.listen().catch(() => {});
     return stack;
+  }
+
+  /** Shows within 3 s that the server is silent. A plain server cannot be pinged. */
+  #watchSilence(onChange: (isConnected: boolean) => void): void {
+    const peer = this.#peer;
+    if (peer.kind === "plain") return;
+    void watchSilence(peer.client, {
+      runtime: this.#context.runtime,
+      signal: this.#signal,
+      onChange: (isSilent) => {
+        this.#emit({ type: "silence", isOver: !isSilent });
+        onChange(!isSilent);
+      },
+    });
   }
 
   /** Prints an event. An output without a reader ends the session. */

@@ -80,8 +80,7 @@ export class Terminal implements Disposable {
   async *lines(): AsyncGenerator<string, void, undefined> {
     this.#line.prompt();
     for await (const line of this.#line) {
-      if (line.trim() !== "") this.typed.push(line);
-      if (this.typed.length > MAX_LINES) this.typed.shift();
+      if (line.trim() !== "") this.#note(line);
       if (this.#isOpen) this.#line.prompt();
       yield line;
     }
@@ -119,9 +118,16 @@ export class Terminal implements Disposable {
     this.#line.write(null, { ctrl: true, name: "u" });
   }
 
-  /** Ends the input, as Ctrl-D does. */
+  /** Ends the input, as Ctrl-D does. A line that is not finished counts as typed. */
   close(): void {
-    if (this.#isOpen) this.#line.close();
+    if (!this.#isOpen) return;
+    if (this.#line.line.trim() !== "") this.#note(this.#line.line);
+    this.#line.close();
+  }
+
+  #note(line: string): void {
+    this.typed.push(line);
+    if (this.typed.length > MAX_LINES) this.typed.shift();
   }
 
   /** Gives the terminal back. */

@@ -1,0 +1,74 @@
+/** Watch of a server that a person talks to: its silence shows within 3 s. */
+import type { Runtime } from "../../base/runtime.ts";
+import { pause } from "../../base/wait.ts";
+import type { Client } from "../../client/client.ts";
+import { CloseCode, TimeoutError } from "../../errors.ts";
+import { internals } from "../../session/core.ts";
+import { ping } from "../../session/insight/ping.ts";
+import type { Session } from "../../session/session.ts";
+
+/** Pause between a pong and the next ping, in milliseconds. */
+const PAUSE_MS = 1_000;
+
+/** Wait for a pong after which the server counts as silent, in milliseconds. */
+export const SILENT_MS = 1_500;
+
+/**
+ * Wait for a pong after which the session counts as lost, in milliseconds: a server that is only
+ * busy has the time to come back.
+ */
+const LOST_MS = 10_000;
+
+/** Options for {@linkcode watchSilence}. */
+export interface SilenceOptions {
+  /** Clocks and timers. */
+  readonly runtime: Runtime;
+  /** Ends the watch. */
+  readonly signal: AbortSignal;
+  /** Called when the server falls silent, and when the same session has a sign of life again. */
+  readonly onChange: (isSilent: boolean) => void;
+}
+
+/**
+ * Pings the server every second, without a wait of the client. A session whose server stays silent
+ * for 10 s is given up, and the client reconnects. Never rejects.
+ *
+ * @param client The client.
+ * @param options See {@linkcode SilenceOptions}.
+ */
+export async function watchSilence(
+  client: Pick<Client, "session">,
+  options: SilenceOptions,
+): Promise<void> {
+  const { runtime, signal } = options;
+  while (true) {
+    await pause(runtime, PAUSE_MS, signal);
+    if (signal.aborted) return;
+    if (client.session !== undefined) await check(client.session, options);
+  }
+}
+
+/** Sends one ping, and waits for the pong. */
+async function check(
+  session: Session,
+  { runtime, signal, onChange }: SilenceOptions,
+): Promise<void> {
+  let isSilent = false;
+  const timer = runtime.setTimeout(() => {
+    isSilent = !session.isClosed;
+    if (isSilent) onChange(true);
+  }, SILENT_MS);
+  try {
+    await ping(session[internals], { signal, timeoutMs: LOST_MS });
+    if (isSilent) onChange(false);
+  } catch (error) {
+    // The session has ended, or the server takes no more pings.
+    if (!(error instanceof TimeoutError) || session.isClosed) return;
+    const late = new TimeoutError(`Cannot reach the server: no answer in ${LOST_MS} ms`, LOST_MS, {
+      cause: error,
+    });
+    session[internals].abort(CloseCode.timedOut, "No sign of life", late, "network");
+  } finally {
+    runtime.clearTimeout(timer);
+  }
+}
