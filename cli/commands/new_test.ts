@@ -32,6 +32,10 @@ for (const [name, template] of Object.entries(TEMPLATES)) {
     const project = JSON.parse(await here.read("my-app/deno.json"));
     assertEquals(project.imports["@skein/skein"], `jsr:@skein/skein@^${config.version}`);
     assertEquals(["dev", "start", "test"].every((task) => task in project.tasks), true);
+    // Only in development do pages of the machine's addresses get in.
+    assertStringIncludes(project.tasks.dev, "--allow-sys=networkInterfaces --watch dev.ts");
+    assert(!project.tasks.start.includes("dev.ts"));
+    assert(!(await here.read("my-app/Dockerfile")).includes("dev.ts"));
     assertStringIncludes(await here.read("my-app/.gitignore"), "node_modules/");
   });
 }
@@ -43,6 +47,19 @@ Deno.test("The server of the minimal template has at most 20 lines", () => {
 Deno.test("The chat has its page, server and contract in at most 150 lines of code each", () => {
   for (const path of ["page/page.ts", "server.ts", "contract.ts"]) {
     assert(TEMPLATES["chat"]!.files[path]!.split("\n").length <= 150, path);
+  }
+});
+
+Deno.test("No page of a template needs what pages over plain HTTP lack, and each shows the status in words", () => {
+  for (const [name, { files, hasPage }] of Object.entries(TEMPLATES)) {
+    if (!hasPage) continue;
+    const page = files["page/page.ts"]!;
+    assert(
+      !/randomUUID\(|crypto\.subtle|serviceWorker|clipboard|navigator\.locks/.test(page),
+      name,
+    );
+    assertStringIncludes(page, 'showStatus(client, find("#status"))');
+    assert(files["page/status.ts"]!.includes("cause"), name);
   }
 });
 
@@ -177,8 +194,10 @@ for (const [name, template] of Object.entries(TEMPLATES)) {
       assert(paths.some((path) => path === source || path.startsWith(source)), source);
     }
     const loaded = paths.flatMap((path) =>
-      [...files.get(path)!.matchAll(/from "\.{1,2}\/([\w./]+)"/g)].map(([, module]) => module!)
-    );
+      [...files.get(path)!.matchAll(/from "(\.{1,2}\/[\w./]+)"/g)].map(([, module]) =>
+        new URL(module!, `file:///${path}`).pathname.slice(1)
+      )
+    ).filter((path) => !path.startsWith("page/"));
     for (const module of ["deno.json", "server.ts", ...loaded]) {
       assert(copied.includes(module), module);
     }

@@ -24,7 +24,9 @@ import gameWorld from "./game/world.ts.txt" with { type: "text" };
 import minimalReadme from "./minimal/README.md.txt" with { type: "text" };
 import minimalServer from "./minimal/server.ts.txt" with { type: "text" };
 import minimalTest from "./minimal/server_test.ts.txt" with { type: "text" };
+import dev from "./shared/dev.ts.txt" with { type: "text" };
 import site from "./shared/site.ts.txt" with { type: "text" };
+import status from "./shared/status.ts.txt" with { type: "text" };
 import style from "./shared/style.css.txt" with { type: "text" };
 
 /** A project to begin with. */
@@ -49,6 +51,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "README.md": minimalReadme,
       "server.ts": minimalServer,
       "server_test.ts": minimalTest,
+      "dev.ts": dev,
     },
     hasPage: false,
     imports: {},
@@ -61,8 +64,10 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "server.ts": chatServer,
       "server_test.ts": chatTest,
       "site.ts": site,
+      "dev.ts": dev,
       "page/index.html": chatHtml,
       "page/page.ts": chatPage,
+      "page/status.ts": status,
       "page/style.css": style + chatStyle,
     },
     hasPage: true,
@@ -77,8 +82,10 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "server.ts": aiServer,
       "server_test.ts": aiTest,
       "site.ts": site,
+      "dev.ts": dev,
       "page/index.html": aiHtml,
       "page/page.ts": aiPage,
+      "page/status.ts": status,
       "page/style.css": style + aiStyle,
     },
     hasPage: true,
@@ -91,9 +98,11 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "server.ts": gameServer,
       "server_test.ts": gameTest,
       "site.ts": site,
+      "dev.ts": dev,
       "world.ts": gameWorld,
       "page/index.html": gameHtml,
       "page/page.ts": gamePage,
+      "page/status.ts": status,
       "page/style.css": style + gameStyle,
     },
     hasPage: true,
@@ -107,10 +116,10 @@ const BUNDLE = "deno bundle --quiet --minify --platform browser -o page/page.js 
 /** Image of the container, with the version of Deno that the templates are tested with. */
 const IMAGE = "denoland/deno:2.9.6";
 
-/** Makes the Dockerfile, which copies the files that the server needs: neither tests nor texts. */
+/** Makes the Dockerfile, which copies the files that the server needs: neither tests, texts nor `dev.ts`. */
 function dockerfileOf({ files, hasPage }: Template): string {
   const modules = Object.keys(files).filter((path) =>
-    path.endsWith(".ts") && !path.endsWith("_test.ts") && !path.includes("/")
+    path.endsWith(".ts") && !/\/|_test\.ts$|^dev\.ts$/.test(path)
   );
   return `# docker build -t app . && docker run --rm -p 8000:8000 app
 FROM ${IMAGE}
@@ -139,6 +148,9 @@ CMD ["deno", "run", "--no-prompt", "--cached-only", "--unstable-net", \\
 /** Runs the server with the permissions that a server in development needs. */
 const RUN = "deno run --allow-net --allow-env --allow-read --allow-write";
 
+/** Runs the server with the addresses of this machine, and again at each change. */
+const DEV = `${RUN} --allow-sys=networkInterfaces --watch dev.ts`;
+
 /**
  * Makes the files of a project.
  *
@@ -153,13 +165,11 @@ export function filesOf(
   const { files, hasPage, imports } = template;
   const tasks = hasPage
     ? {
-      dev: `deno task bundle && (${
-        BUNDLE.replace("--quiet", "--quiet --watch")
-      } & ${RUN} --watch server.ts)`,
+      dev: `deno task bundle && (${BUNDLE.replace("--quiet", "--quiet --watch")} & ${DEV})`,
       start: `deno task bundle && ${RUN} server.ts`,
       bundle: BUNDLE,
     }
-    : { dev: `${RUN} --watch server.ts`, start: `${RUN} server.ts` };
+    : { dev: DEV, start: `${RUN} server.ts` };
   const config = {
     imports: {
       "@skein/skein": `jsr:@skein/skein@^${version}`,
