@@ -339,6 +339,21 @@ const CONNECTIONS: readonly Row[] = [
     },
   },
   {
+    name: "posts of an HTTP session whose bodies break off",
+    bound: 2,
+    open(room) {
+      const { ask, quotas } = httpConnection(room);
+      const take = async () => {
+        const body = new ReadableStream({
+          pull: (controller) => controller.error(new Error("lost")),
+        });
+        const post = await ask("POST", { [Header.number]: "1", [Header.lastEvent]: "0" }, body);
+        assertEquals(post.status, 400);
+      };
+      return { take, left: () => takenOf(quotas) };
+    },
+  },
+  {
     name: "polls of an HTTP session, until it is lost",
     bound: 10,
     open(room) {
@@ -830,6 +845,9 @@ const WRITES: readonly (readonly [status: number, path: string, init: RequestIni
   [200, "/api/topics/a/publications", { body: "{}" }],
   [422, "/api/topics/a/publications", { body: "[]" }],
   [400, "/api/topics/a/publications", { body: "{" }],
+  [200, "/api/publications", {
+    body: JSON.stringify({ publications: [{ topic: "a" }, { topic: "b" }] }),
+  }],
 ];
 
 const HTTP: readonly Row[] = [

@@ -96,6 +96,19 @@ Deno.test("CommitQueue.call() refuses operations while too many wait", async () 
   }
 });
 
+Deno.test("CommitQueue.call() has room again after operations that failed", async () => {
+  for (const limits of [{ maxWaiting: 2 }, { maxWaitingBytes: 20 }]) {
+    const { thread, queue, release } = open(limits);
+    for (let round = 0; round < 2; round++) {
+      const failing = [release(10), release(10)];
+      await thread.started();
+      thread.answer(false);
+      for (const result of failing) await assertRejects(() => result, BrokerError, "release: full");
+      assertEquals(queue.waiting, 0);
+    }
+  }
+});
+
 Deno.test("CommitQueue.call() rejects what fails, and all operations of a thread that ended", async () => {
   const { thread, failures, queue, release } = open();
   const full = [release(), release()];

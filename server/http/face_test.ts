@@ -160,6 +160,18 @@ Deno.test("Face.answer() identifies a request once, and only for authorize", asy
   assertEquals(calls, 1);
 });
 
+Deno.test("FaceRequest.owner has the user once a request is authorized", async () => {
+  const face = faceOf({}, () => Promise.resolve("ann"));
+  const users: (string | undefined)[] = [];
+  await ask(face, { from: from("192.0.2.1") }, async (asked) => {
+    users.push(asked.owner.user);
+    await asked.authorize("read", "mine");
+    users.push(asked.owner.user);
+    return new Response();
+  });
+  assertEquals(users, [undefined, "ann"]);
+});
+
 Deno.test("Face.answer() counts other values than true as a denial", async () => {
   for (const answer of [undefined, 1, "yes", {}, null]) {
     const face = faceOf({ authorize: () => answer as boolean });

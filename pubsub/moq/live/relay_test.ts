@@ -961,6 +961,25 @@ Deno.test("MoqRelay gives the place of a track without subscribers to another on
   await assertRejects(async () => (await client.subscribe("/live", "more")).ready, MoqError);
 });
 
+Deno.test("MoqRelay ends one track without subscribers for a new one, the oldest", async () => {
+  await using net = new Net("moq-lite-04");
+  const relay = net.relay({ maxTracks: 2, maxShare: 1, lingerMs: 3_600_000 });
+  const publisher = new Publisher("/live");
+  await net.join(relay, publisher.mux);
+  await until(() => relay.mux.size === 1);
+  const viewer = await net.join(relay);
+  for (const name of ["old", "quiet"]) {
+    const track = await viewer.client.subscribe("/live", name);
+    await track.ready;
+    track.close();
+    await until(() => served([viewer]) === 0);
+    await turns(20);
+  }
+  await (await viewer.client.subscribe("/live", "new")).ready;
+  await turns(20);
+  assertEquals([relay.stats.tracks, publisher.live.subscribers], [2, 2]);
+});
+
 for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
   Deno.test(`MoqRelay holds maxLagBytes of a track for a slow subscriber over ${version}`, async () => {
     await using net = new Net(version);

@@ -1,0 +1,15 @@
+import { assertEquals, assertNotEquals } from "@std/assert";
+import { platformRuntime } from "../base/runtime.ts";
+import { type OwnerFacts, Owners } from "../base/shares.ts";
+import { makerOf } from "./owners.ts";
+
+Deno.test("makerOf() names the widest network of one party for guests and new users", () => {
+  const owners = new Owners(platformRuntime());
+  const named = (facts: OwnerFacts) => makerOf(owners.of(facts));
+  const first = named({ address: "2001:db8:1:1::1", guest: "a" });
+  assertEquals(named({ address: "2001:db8:1:ff02::1", guest: "b" }), first);
+  assertEquals(named({ address: "2001:db8:1:1::1", user: "ann" }), first);
+  assertNotEquals(named({ address: "2001:db8:2:1::1", guest: "a" }), first);
+  assertEquals(named({ user: "ann" }), "user ann");
+  assertEquals(named({ guest: "a" }), "guest a");
+});
