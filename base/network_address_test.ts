@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { addressKey } from "./network_address.ts";
+import { addressKey, isPrivateAddress } from "./network_address.ts";
 
 const CASES: readonly [address: string, key: string][] = [
   // Each IPv4 address counts separately, in every notation.
@@ -54,5 +54,23 @@ for (const [address, key] of CASES) {
 Deno.test("addressKey() returns its own keys unchanged", () => {
   for (const [, key] of CASES) {
     if (!key.endsWith("/64")) assertEquals(addressKey(key), key);
+  }
+});
+
+Deno.test("isPrivateAddress() knows loopback, private and link-local networks", () => {
+  const own = ["127.0.0.1", "10.1.2.3", "172.16.0.1", "172.31.0.1", "192.168.1.1", "169.254.0.1"];
+  for (const address of [...own, "::1", "fc00::1", "fd12::1", "fe80::1", "::ffff:10.0.0.1"]) {
+    assertEquals(isPrivateAddress(addressKey(address)), true, address);
+  }
+  const others = [
+    "126.0.0.1",
+    "11.0.0.1",
+    "172.15.0.1",
+    "172.32.0.1",
+    "192.167.0.1",
+    "169.253.0.1",
+  ];
+  for (const address of [...others, "2001:db8::1", "fe00::1", "fec0::1", "::ffff:192.0.2.1"]) {
+    assertEquals(isPrivateAddress(addressKey(address)), false, address);
   }
 });

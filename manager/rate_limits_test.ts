@@ -247,6 +247,18 @@ Deno.test("SessionManager remembers the used rate of a user after the last sessi
   assertEquals(manager.stats().rates.remembered, 0, "Full buckets are forgotten");
 });
 
+Deno.test("SessionManager forgets the rate of an address after its last session", async () => {
+  using time = new FakeTime();
+  const messages = { perSecond: 1, burst: 10 };
+  await using manager = new SessionManager({ rates: { perAddress: { messages } } });
+  for (const address of ["192.0.2.1", "192.0.2.2"]) {
+    const { session } = join(manager, { address });
+    await session.close();
+    await passTime(time, 10_000);
+  }
+  assertEquals(manager.stats().rates.remembered, 0);
+});
+
 Deno.test("SessionManager.remove() ends the counting of a session, and its timer", async () => {
   using _time = new FakeTime();
   await using manager = new SessionManager({ rates: { ...HELD, perUser: HELD.perSession! } });

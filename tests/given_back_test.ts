@@ -634,7 +634,11 @@ const REQUESTS: readonly Row[] = (["client", "server"] as const).flatMap((asker)
 // Answers, readers and streams.
 
 /** The parts of a node that answers and reads, with room for two of each. */
-function answering(room: AsyncDisposableStack, broker: MemoryBroker) {
+function answering(
+  room: AsyncDisposableStack,
+  broker: MemoryBroker,
+  limits: ServerOptions["answers"] = { maxRunning: 2, maxRunningPerUser: 2 },
+) {
   const logs = new StreamLogs({
     runtime,
     broker,
@@ -644,7 +648,7 @@ function answering(room: AsyncDisposableStack, broker: MemoryBroker) {
     },
   });
   const node = new NodeStreams({ runtime, streams: logs, maxMessageBytes: 65_536 });
-  const answers = new Answers(checkAnswers({ maxRunning: 2, maxRunningPerUser: 2 }), {
+  const answers = new Answers(checkAnswers(limits), {
     runtime,
     quotas: new Quotas(runtime),
     broker,
@@ -746,6 +750,18 @@ const ANSWERS: readonly Row[] = [
       };
       // The bound of kept answers is two, too.
       return { take, left: () => [...left(), Math.max(0, answers.kept.stats.taken - 2)] };
+    },
+  },
+  {
+    name: "requests of answers that a user's share refuses",
+    bound: 2,
+    async open(room) {
+      const { begin } = answering(room, room.use(new MemoryBroker()), { maxKeptPerUser: 1 });
+      await begin(9, waiting);
+      const most = "your user may have at most 1 kept answers";
+      const take = async (i: number) =>
+        void await assertRejects(() => begin(i, waiting), RequestError, most);
+      return { take, left: () => [] };
     },
   },
   {

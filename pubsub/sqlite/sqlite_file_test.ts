@@ -463,6 +463,22 @@ withFolder("SqliteFile counts topics and logs as before a group that was rolled 
   assertEquals(file.call<{ forgotten: number }>("sweep", 0).forgotten, 2);
 });
 
+withFolder("SqliteFile counts the logs of each kind as before a restart", (folder) => {
+  const path = `${folder}/test.db`;
+  const create = (file: TestFile, id: string) =>
+    file.call<{ kind: string }>("createLog", id, {
+      identity: id.padEnd(8, "0").slice(0, 8),
+      config: { contentType: "application/json" },
+      records: [],
+      maxLogs: 2,
+    }, 0).kind;
+  using file = new TestFile(path);
+  for (const id of ["one", requestLog("a"), requestLog("b")]) create(file, id);
+  using found = new TestFile(snapshot(path));
+  const kinds = ["two", "three", requestLog("c")].map((id) => create(found, id));
+  assertEquals(kinds, ["created", "too-many", "too-many"]);
+});
+
 withFolder("SqliteFile forgets topics without publications first", (folder) => {
   using file = new TestFile(`${folder}/test.db`, { maxTopics: 2 });
   file.append("quiet", "x", { at: 0 });
