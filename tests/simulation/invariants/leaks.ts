@@ -9,6 +9,9 @@ const LONGEST_TIMER_MS = 300_000;
 /** Sums that a closed server keeps: its state, and its bounds. */
 const KEPT: ReadonlySet<string> = new Set(["skein.draining", "skein.quota.max"]);
 
+/** Kept answers, which are in the engine and outlive a server. */
+const KEPT_ANSWERS = "answers.maxKept";
+
 /** Sums with sockets that lost their peers in silence, which stay until the system ends these. */
 const SILENT: ReadonlySet<string> = new Set(["skein.sockets", "skein.sockets.lingering"]);
 
@@ -75,7 +78,7 @@ export const emptyFigures: Invariant = {
           if (kind !== "sum" || KEPT.has(name)) continue;
           const due = SILENT.has(name) ? lingering : 0;
           for (const { value, attributes = {} } of values) {
-            if (value === due) continue;
+            if (value === due || attributes["skein.quota"] === KEPT_ANSWERS) continue;
             const of = [name, ...Object.values(attributes)].join(" of ");
             report(
               { atMs: nowMs, host: host.name },
