@@ -18,8 +18,11 @@ const WATCH_MS = 6_000;
 /** Longest time of a provider, and of the check of a token, in milliseconds. */
 const [PROVIDER_MS, CHECK_MS] = [60, 120];
 
-/** Longest times of the hooks behind a renewal, of which one is drawn, in milliseconds: less than half of a token. */
-const HOOKS_MS = [0, 100, 400];
+/**
+ * Longest times of a hook, of which one is drawn, in milliseconds. A renewal may wait for the hooks of
+ * the renewal before and of a request, and has less than half of the shortest token for all.
+ */
+const HOOKS_MS = [0, 60, 120];
 
 /** Time between two publications, in milliseconds. */
 const PUBLISH_MS = 150;
