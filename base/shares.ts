@@ -42,7 +42,7 @@ export function mostOfNetwork({ share, factor, max, isStrict }: NetworkShare): n
  * Times the share of an address that its familiar users may have together: an office, or a carrier,
  * has many users behind one address.
  */
-const FAMILIAR_FACTOR = 10;
+export const FAMILIAR_FACTOR = 10;
 
 /** Time after which a user who was first seen at an address is familiar there, in milliseconds. */
 const FAMILIAR_AFTER_MS = 3_600_000;
@@ -203,6 +203,28 @@ export interface Shares {
   readonly session?: number;
 }
 
+/** The part of {@linkcode QuotaOptions} about shares. */
+export type QuotaShares = Pick<QuotaOptions, "shares" | "strict">;
+
+/**
+ * Fills in default shares. A share that the application set always counts, a default only in
+ * contention.
+ *
+ * @param set The shares that the application set.
+ * @param defaults The other shares.
+ * @returns The shares, and the levels that always count.
+ */
+export function sharesOf(
+  set: { readonly [Level in keyof Shares]?: number | undefined },
+  defaults: Shares,
+): QuotaShares {
+  const strict = LEVELS.filter((level) => set[level] !== undefined);
+  const given = Object.fromEntries(strict.map((level) => [level, set[level]]));
+  return { shares: { ...defaults, ...given } as Shares, strict };
+}
+
+const LEVELS = ["session", "user", "address"] as const satisfies readonly (keyof Shares)[];
+
 /** Options of a {@linkcode Quota}. */
 export interface QuotaOptions {
   /** The option that sets the bound, for errors. */
@@ -296,12 +318,6 @@ interface Holder {
 
 /** The places of owners on one node: the name of the quota, the key of the owner, the number. */
 export type QuotaReport = readonly (readonly [name: string, key: string, taken: number])[];
-
-/** A reached bound or share. */
-interface Full {
-  readonly level: LimitLevel;
-  readonly most: number;
-}
 
 /** Changes the counts of a quota for one place. */
 interface Counter {
@@ -543,17 +559,8 @@ export class Quota {
     return this.#counts.get(key) ?? { level, key, share, taken: 0 };
   }
 
-  /** The message may reach the peer, and so names no user and no address. */
-  #errorOf({ level, most }: Full, { verb = this.#options.verb }: TakeOptions): LimitError {
-    const { limit, shareLimits, what, retryAfterMs = 5_000, strict } = this.#options;
-    const owner = level === "server" ? "this server" : `your ${level}`;
-    const isForNow = level !== "server" && !strict?.includes(level);
-    const now = isForNow ? " while the server is busy" : "";
-    const name = level === "server" ? limit : shareLimits?.[level] ?? limit;
-    return new LimitError(name, `Cannot ${verb}: ${owner} may have at most ${most} ${what}${now}`, {
-      retryAfterMs,
-      level,
-    });
+  #errorOf(full: Full, { verb = this.#options.verb }: TakeOptions): LimitError {
+    return limitError({ ...this.#options, verb }, full);
   }
 
   /** Number of places of an owner, those that other nodes report included. */
@@ -585,6 +592,48 @@ export class Quota {
     if (taken === 0) this.#elsewhere.delete(key);
     else this.#elsewhere.set(key, taken);
   }
+}
+
+/** A reached bound or share. */
+export interface Full {
+  /** The level. */
+  readonly level: LimitLevel;
+  /** Most places at this level. */
+  readonly most: number;
+}
+
+/**
+ * Makes the error of a reached bound or share. The message may reach the peer, and so names no user
+ * and no address.
+ *
+ * @param options The texts of the quota, and the levels that always count.
+ * @param full The level that was reached.
+ * @returns The error.
+ */
+export function limitError(
+  options: Omit<QuotaOptions, "max" | "name" | "shares" | "exact">,
+  { level, most }: Full,
+): LimitError {
+  const { limit, shareLimits, verb, what, retryAfterMs = 5_000, strict } = options;
+  const owner = level === "server" ? "this server" : `your ${level}`;
+  const isForNow = level !== "server" && !strict?.includes(level);
+  const now = isForNow ? " while the server is busy" : "";
+  const name = level === "server" ? limit : shareLimits?.[level] ?? limit;
+  return new LimitError(name, `Cannot ${verb}: ${owner} may have at most ${most} ${what}${now}`, {
+    retryAfterMs,
+    level,
+  });
+}
+
+/**
+ * Opens a quota of a part that is also used without a server.
+ *
+ * @param quotas All quotas of the server, if there is one.
+ * @param options See {@linkcode QuotaOptions}.
+ * @returns The quota.
+ */
+export function quotaIn(quotas: Quotas | undefined, options: QuotaOptions): Quota {
+  return quotas?.open(options) ?? new Quota(options);
 }
 
 /** Returns a place with which another one may count: two can count as one, never three. */

@@ -1,7 +1,14 @@
 /** Limits of sessions: in all, per user, per network address; sockets and rates in addition. */
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
-import { type Owner, type Place, type Quota, type QuotaOptions, Quotas } from "../base/shares.ts";
+import {
+  type Owner,
+  type Place,
+  type Quota,
+  type QuotaOptions,
+  Quotas,
+  sharesOf,
+} from "../base/shares.ts";
 import { RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
 import { Sockets } from "./sockets.ts";
 import { UnreadStreams, type UnreadStreamStats } from "../transport/quic/unread_streams.ts";
@@ -112,7 +119,7 @@ class HeldReservation implements Reservation {
 
 /** Parts of a {@linkcode SessionLimiter} that a server shares with others. */
 export interface LimiterParts {
-  /** All quotas of the server; by default, those of the limiter alone. */
+  /** All quotas of the server; by default, a registry for the limiter alone. */
   readonly quotas?: Quotas | undefined;
   /** Counts the streams that sessions do not read; by default, no streams. */
   readonly unreadStreams?: { readonly stats: UnreadStreamStats } | undefined;
@@ -263,23 +270,18 @@ export class SessionLimiter {
 }
 
 function sessionQuota(limits: ManagerLimits): QuotaOptions {
-  const {
-    maxSessions = DEFAULT_MAX_SESSIONS,
-    maxSessionsPerUser = DEFAULT_MAX_SESSIONS_PER_USER,
-    maxSessionsPerAddress = DEFAULT_MAX_SESSIONS_PER_ADDRESS,
-  } = limits;
+  const { maxSessions = DEFAULT_MAX_SESSIONS, maxSessionsPerUser, maxSessionsPerAddress } = limits;
   return {
     limit: "maxSessions",
     shareLimits: { user: "maxSessionsPerUser", address: "maxSessionsPerAddress" },
     verb: "admit session",
     what: "sessions at once",
     max: maxSessions,
-    shares: { user: maxSessionsPerUser, address: maxSessionsPerAddress },
-    strict: [
-      ...limits.maxSessionsPerUser === undefined ? [] : ["user" as const],
-      ...limits.maxSessionsPerAddress === undefined ? [] : ["address" as const],
-    ],
+    ...sharesOf(
+      { user: maxSessionsPerUser, address: maxSessionsPerAddress },
+      { user: DEFAULT_MAX_SESSIONS_PER_USER, address: DEFAULT_MAX_SESSIONS_PER_ADDRESS },
+    ),
     // Claims in the store of the nodes count the sessions of a user.
-    exact: limits.maxSessionsPerUser === undefined ? [] : ["user"],
+    exact: maxSessionsPerUser === undefined ? [] : ["user"],
   };
 }

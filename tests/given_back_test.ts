@@ -1176,7 +1176,7 @@ const ROWS: readonly Row[] = [
 ];
 
 /** The line that makes a quota, outside of comments. */
-const MAKES_QUOTA = /^(?! \*).*(?:new Quota\(|quotas\.open\()/m;
+const MAKES_QUOTA = /^(?! \*).*(?:new Quota\(|quotas\.open\(|quotaIn\()/m;
 
 for (const { name, bound, open } of ROWS) {
   Deno.test(`Given back: ${name}, ${bound + 1} in a row at a bound of ${bound}`, async () => {

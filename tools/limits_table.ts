@@ -225,10 +225,10 @@ function quotaBound([id, { name, full }]: [string, Pick<Bound, "name" | "full">]
   shares,
 }: QuotaOptions): Bound {
   const hasShares = Object.keys(shares).length > 0;
-  return { id, name, max: count(max), full, ...(hasShares && { shares: sharesOf({ shares }) }) };
+  return { id, name, max: count(max), full, ...(hasShares && { shares: shareCells({ shares }) }) };
 }
 
-function sharesOf({ shares }: Pick<QuotaOptions, "shares">): NonNullable<Bound["shares"]> {
+function shareCells({ shares }: Pick<QuotaOptions, "shares">): NonNullable<Bound["shares"]> {
   const levels = Object.entries(shares).map(([level, share]) => [level, count(share)]);
   return Object.fromEntries(levels);
 }
@@ -241,7 +241,7 @@ function sharedBounds(): Bound[] {
       id: "answers.maxKept",
       name: "`answers.maxKept`, `.maxKeptPerUser`, `.maxKeptPerAddress`, on all nodes",
       max: `${count(maxKept)}, ${ms(keepMs)} each`,
-      shares: sharesOf(keptShares),
+      shares: shareCells(keptShares),
       full:
         "the oldest ended answer of [whoever has most](durable-streams.md#bounds-of-answers) makes room",
     },

@@ -1,5 +1,5 @@
 /** The quota of a listener's connections. */
-import { Quota, type Quotas } from "../base/shares.ts";
+import { type Quota, quotaIn, type Quotas, sharesOf } from "../base/shares.ts";
 
 /** Part of all connections that one address may have by default, once half are taken. */
 const DEFAULT_SHARE = 0.1;
@@ -30,17 +30,17 @@ export interface ConnectionQuotaOptions {
  */
 export function connectionQuota(options: ConnectionQuotaOptions): Quota {
   const { name, maxConnections, maxConnectionsPerAddress, more = [0, 0], quotas } = options;
-  const share = maxConnectionsPerAddress ??
-    Math.max(LEAST_SHARE, Math.floor(maxConnections * DEFAULT_SHARE));
-  const bounds = {
+  const set = maxConnectionsPerAddress === undefined
+    ? undefined
+    : maxConnectionsPerAddress + more[1];
+  const share = Math.max(LEAST_SHARE, Math.floor(maxConnections * DEFAULT_SHARE));
+  return quotaIn(quotas, {
     limit: "maxConnections",
     name,
     shareLimits: { address: "maxConnectionsPerAddress" },
     verb: "connect",
     what: "connections",
     max: maxConnections + more[0],
-    shares: { address: share + more[1] },
-    strict: maxConnectionsPerAddress === undefined ? [] : ["address" as const],
-  };
-  return quotas?.open(bounds) ?? new Quota(bounds);
+    ...sharesOf({ address: set }, { address: share + more[1] }),
+  });
 }

@@ -1,7 +1,7 @@
 /** Answers that outlive their connection: generators of this node that write into durable streams. */
 import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Owner, Place, Quota, Quotas } from "../../base/shares.ts";
+import type { Owner, Place, Quota, Quotas, TakeOptions } from "../../base/shares.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { recordBytes, requestLog } from "../../pubsub/logs/rules.ts";
@@ -212,8 +212,8 @@ export class Answers {
    * @param request The request, and the generator.
    * @returns Id of the durable stream.
    * @throws {RequestError} With the code `malformed` for a name that is none, `gone` for an answer
-   * that has expired, or made room for others, or that the caller has a part of and that is no longer kept, `too-many`, or
-   * `unavailable` if the engine is away.
+   * that has expired, or made room for others, or that the caller has a part of and that is no longer
+   * kept, `too-many`, or `unavailable` if the engine is away.
    */
   begin(request: BeginAnswer): Promise<string> {
     return this.#noted(this.#begin(request));
@@ -328,7 +328,7 @@ export class Answers {
     await this.#released?.[Symbol.asyncDispose]();
   }
 
-  #take(owner: Owner, options?: Parameters<Quota["take"]>[1]): Place {
+  #take(owner: Owner, options?: TakeOptions): Place {
     const place = this.#places.take(owner, options);
     this.abandoned.taken();
     return place;

@@ -2,7 +2,9 @@
 import { LimitError, type LimitLevel } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import {
+  FAMILIAR_FACTOR,
   isContended,
+  limitError,
   mostOfNetwork,
   type Owner,
   type QuotaStats,
@@ -14,9 +16,6 @@ import { type AnswerLimits, digest } from "./options.ts";
 
 /** Time for which an answer that nobody read to its end goes last, in milliseconds. */
 const FRESH_MS = 600_000;
-
-/** Time after which a refused caller may try again, in milliseconds. */
-const RETRY_MS = 5_000;
 
 /** Least time between two lists of all answers, in milliseconds. */
 const REFRESH_MS = 5_000;
@@ -53,9 +52,6 @@ const MAX_KEYS = 1_024;
 
 /** Characters of a key: 96 bits, so that nobody finds the key of another. */
 const KEY_LENGTH = 16;
-
-/** Shares of an address for users who were first seen there more than an hour ago. */
-const FAMILIAR_FACTOR = 10;
 
 /** A party that answers are kept for: a user, a guest, or a network. */
 class Party {
@@ -413,17 +409,11 @@ export class KeptAnswers {
     }
   }
 
-  /** The message may reach the peer, and so names no user and no address. */
   #refuse(level: LimitLevel, most: number): never {
     this.#refused[level]++;
-    const owner = level === "server" ? "this server" : `your ${level}`;
-    const isForNow = level !== "server" && !this.#limits.keptShares.strict!.includes(level);
-    const now = isForNow ? " while the server is busy" : "";
-    throw new LimitError(
-      "answers.maxKept",
-      `Cannot begin an answer: ${owner} may have at most ${most} kept answers${now}`,
-      { retryAfterMs: RETRY_MS, level },
-    );
+    const { strict = [] } = this.#limits.keptShares;
+    const texts = { limit: "answers.maxKept", verb: "begin an answer", what: "kept answers" };
+    throw limitError({ ...texts, strict }, { level, most });
   }
 
   /**

@@ -7,7 +7,7 @@ import type { Rate } from "../../base/token_bucket.ts";
 import { COUNT, POSITIVE, RATE } from "../../base/option_checks.ts";
 import { checkLimits, type OptionKinds } from "../../base/options.ts";
 import { ANSWER_PREFIX } from "../../pubsub/logs/rules.ts";
-import type { QuotaOptions, Shares } from "../../base/shares.ts";
+import { type QuotaShares, sharesOf } from "../../base/shares.ts";
 import type { StreamBounds } from "../../pubsub/logs/stream_logs.ts";
 
 /**
@@ -188,28 +188,14 @@ export function boundsOf(
   options: DurableStreamsOptions = { path: "/" },
   maxKept: number = ANSWERS.maxKept,
 ): StreamBounds {
-  const limits = checkDurableStreams(options);
-  const { maxStreams, maxStreamBytes, maxForks, maxReaders } = limits;
-  const readerShares = sharesOf(limits, options, READER_SHARES);
+  const { maxStreams, maxStreamBytes, maxForks, maxReaders } = checkDurableStreams(options);
+  const readerShares = sharesOf(
+    { address: options.maxReadersPerAddress, user: options.maxReadersPerUser },
+    { address: LIMITS.maxReadersPerAddress, user: LIMITS.maxReadersPerUser },
+  );
   const { keep } = options;
   return { maxStreams, maxKept, maxStreamBytes, maxForks, maxReaders, readerShares, keep };
 }
-
-/** Shares of a bound: one that the application sets always counts, a default only in contention. */
-function sharesOf<Key extends string>(
-  limits: Readonly<Record<Key, number>>,
-  options: { readonly [K in Key]?: number },
-  names: { readonly [Level in keyof Shares]?: Key },
-): Pick<QuotaOptions, "shares" | "strict"> {
-  const levels = Object.entries(names) as [keyof Shares, Key][];
-  return {
-    shares: Object.fromEntries(levels.map(([level, name]) => [level, limits[name]])),
-    strict: levels.flatMap(([level, name]) => options[name] === undefined ? [] : [level]),
-  };
-}
-
-/** The options that set the shares of readers. */
-const READER_SHARES = { address: "maxReadersPerAddress", user: "maxReadersPerUser" } as const;
 
 const ANSWERS = {
   keepMs: 86_400_000,
@@ -225,25 +211,24 @@ const ANSWERS = {
 export interface AnswerLimits
   extends Readonly<Pick<typeof ANSWERS, "keepMs" | "maxKept" | "maxRunning">> {
   /** Shares of the kept answers. */
-  readonly keptShares: Pick<QuotaOptions, "shares" | "strict">;
+  readonly keptShares: QuotaShares;
   /** Shares of the running answers. */
-  readonly runningShares: Pick<QuotaOptions, "shares" | "strict">;
+  readonly runningShares: QuotaShares;
 }
 
 /** Fills in missing limits of answers, and checks the given ones. */
 export function checkAnswers(
   options: { readonly [K in keyof typeof ANSWERS]?: number } = {},
 ): AnswerLimits {
-  const limits = checkLimits(ANSWERS, options, { of: "server: answers." });
-  const { keepMs, maxKept, maxRunning } = limits;
-  const keptShares = sharesOf(limits, options, {
-    address: "maxKeptPerAddress",
-    user: "maxKeptPerUser",
-  });
-  const runningShares = sharesOf(limits, options, {
-    address: "maxRunningPerAddress",
-    user: "maxRunningPerUser",
-  });
+  const { keepMs, maxKept, maxRunning } = checkLimits(ANSWERS, options, { of: "server: answers." });
+  const keptShares = sharesOf(
+    { address: options.maxKeptPerAddress, user: options.maxKeptPerUser },
+    { address: ANSWERS.maxKeptPerAddress, user: ANSWERS.maxKeptPerUser },
+  );
+  const runningShares = sharesOf(
+    { address: options.maxRunningPerAddress, user: options.maxRunningPerUser },
+    { address: ANSWERS.maxRunningPerAddress, user: ANSWERS.maxRunningPerUser },
+  );
   return { keepMs, maxKept, keptShares, maxRunning, runningShares };
 }
 

@@ -1,6 +1,13 @@
 /** Limits on the connections and handshakes of one network address, and of all. */
 import { addressKey } from "../../base/network_address.ts";
-import { type Place, Quota, type Quotas, socketOwner } from "../../base/shares.ts";
+import {
+  type Place,
+  type Quota,
+  quotaIn,
+  type Quotas,
+  sharesOf,
+  socketOwner,
+} from "../../base/shares.ts";
 import { type Rate, TokenBucket } from "../../base/token_bucket.ts";
 import { connectionQuota } from "../connection_quota.ts";
 
@@ -126,7 +133,10 @@ export class HandshakeLimits {
   constructor(options: HandshakeLimitsOptions) {
     const { handshakesPerSecond, handshakeBurst, maxIdleAddresses, quotas } = options;
     const { maxConnections, maxConnectionsPerAddress, maxPending } = options;
-    const { maxPendingPerAddress = MAX_PENDING_PER_ADDRESS } = options;
+    const pendingShares = sharesOf(
+      { address: options.maxPendingPerAddress },
+      { address: MAX_PENDING_PER_ADDRESS },
+    );
     this.#rate = { perSecond: handshakesPerSecond, burst: handshakeBurst };
     this.#maxIdleAddresses = maxIdleAddresses;
     this.#connections = connectionQuota({
@@ -134,19 +144,17 @@ export class HandshakeLimits {
       maxConnections,
       maxConnectionsPerAddress,
       // Connections beyond the maximum are admitted while pending, so that a 429 can be sent.
-      more: [maxPending, maxPendingPerAddress],
+      more: [maxPending, pendingShares.shares.address!],
       quotas,
     });
-    const pending = {
+    this.#pending = quotaIn(quotas, {
       limit: "maxPending",
       shareLimits: { address: "maxPendingPerAddress" },
       verb: "connect",
       what: "connections without a request",
       max: maxPending,
-      shares: { address: maxPendingPerAddress },
-      strict: options.maxPendingPerAddress === undefined ? [] : ["address" as const],
-    };
-    this.#pending = quotas?.open(pending) ?? new Quota(pending);
+      ...pendingShares,
+    });
   }
 
   /** Counters of connections and handshakes. */

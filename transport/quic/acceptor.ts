@@ -1,7 +1,7 @@
 /** Listening for QUIC connections: one UDP socket, certificates and bounds. */
 import type { OptionKinds } from "../../base/options.ts";
 import { PORT, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
-import { type Place, Quota, type Quotas, socketOwner } from "../../base/shares.ts";
+import { type Place, type Quota, quotaIn, type Quotas, socketOwner } from "../../base/shares.ts";
 import { listenAt } from "../address.ts";
 import { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 import { Deadlines } from "../../base/deadlines.ts";
@@ -470,13 +470,12 @@ export class QuicAcceptor<C extends AcceptedConnection> {
 
 /** Handshakes have no share of an address: that of a first packet may be forged. */
 function handshakeQuota({ maxHandshakes = MAX_HANDSHAKES, quotas }: QuicListenOptions): Quota {
-  const options = {
+  return quotaIn(quotas, {
     limit: "maxHandshakes",
     name: "quic.handshakes",
     verb: "connect",
     what: "handshakes at once",
     max: maxHandshakes,
     shares: {},
-  };
-  return quotas?.open(options) ?? new Quota(options);
+  });
 }

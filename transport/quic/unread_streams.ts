@@ -2,7 +2,15 @@
 import { CloseCode, type LimitLevel, StreamError } from "../../errors.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { type Owner, type Place, Quota, type Quotas, socketOwner } from "../../base/shares.ts";
+import {
+  type Owner,
+  type Place,
+  type Quota,
+  quotaIn,
+  type Quotas,
+  sharesOf,
+  socketOwner,
+} from "../../base/shares.ts";
 
 /**
  * Bytes of one unread stream that the runtime may hold: the stream window of quinn, the QUIC of
@@ -137,18 +145,20 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
     this.maxBytes = maxBytes;
     this.maxBytesPerAddress = maxBytesPerAddress;
     this.maxBytesPerConnection = maxBytesPerConnection;
-    const options = {
+    const isSet = limits.maxBytesPerAddress !== undefined;
+    const ofAddress = { address: streamsIn(maxBytesPerAddress) };
+    this.#places = quotaIn(quotas, {
       limit: "unreadStreams.maxBytes",
       name: "unreadStreams",
       verb: "leave stream unread",
       what: "unread streams",
       max: streamsIn(maxBytes),
-      shares: { address: streamsIn(maxBytesPerAddress), session: streamsIn(maxBytesPerConnection) },
-      strict: limits.maxBytesPerAddress === undefined
-        ? ["session" as const]
-        : ["session" as const, "address" as const],
-    };
-    this.#places = quotas?.open(options) ?? new Quota(options);
+      // The share of a connection always counts.
+      ...sharesOf(
+        { session: streamsIn(maxBytesPerConnection), ...(isSet && ofAddress) },
+        ofAddress,
+      ),
+    });
   }
 
   /**

@@ -6,6 +6,7 @@ import type { OptionKinds } from "../../../base/options.ts";
 import { checkOptions, COUNT, POSITIVE, RUNTIME, SHARE } from "../../../base/option_checks.ts";
 import { ConsoleReport } from "../../../base/console_report.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
+import { sharesOf } from "../../../base/shares.ts";
 import { reportTo } from "../session/context.ts";
 import type { MoqSession } from "../session/session.ts";
 import type { Announcement, AnnouncementReader } from "../track/announcement.ts";
@@ -287,7 +288,6 @@ export class MoqRelay implements AsyncDisposable {
     const { runtime = platformRuntime(), mux = new TrackMux({ runtime }), prefix = "/" } = options;
     const { track = {}, onError } = options;
     const { lingerMs = 5_000, maxTracks = MAX_TRACKS, maxFetches = 256 } = options;
-    const { maxTracksPerAddress = MAX_TRACKS_PER_ADDRESS } = options;
     const { maxBroadcasts = 100_000, maxShare = 0.02, allowAnonymousPublish = false } = options;
     this.runtime = runtime;
     this.#console = new ConsoleReport(runtime);
@@ -298,10 +298,10 @@ export class MoqRelay implements AsyncDisposable {
       maxTracks,
       maxFetches,
       maxShare,
-      trackShares: {
-        shares: { address: maxTracksPerAddress },
-        strict: options.maxTracksPerAddress === undefined ? [] : ["address"],
-      },
+      trackShares: sharesOf(
+        { address: options.maxTracksPerAddress },
+        { address: MAX_TRACKS_PER_ADDRESS },
+      ),
     });
     this.#allowsAnonymous = allowAnonymousPublish;
     this.#onError = onError;

@@ -1,5 +1,5 @@
 /** Bounds of a relay on tracks and fetches, and the share of each session and address. */
-import { type Place, Quota, type QuotaOptions, socketOwner } from "../../../base/shares.ts";
+import { type Place, Quota, type QuotaShares, socketOwner } from "../../../base/shares.ts";
 import type { SubscriberSession } from "../track/track_writer.ts";
 import type { RelayTrack } from "./relay_track.ts";
 
@@ -7,7 +7,7 @@ import type { RelayTrack } from "./relay_track.ts";
 export interface RelayBounds {
   readonly maxTracks: number;
   /** Shares of the tracks. */
-  readonly trackShares: Pick<QuotaOptions, "shares" | "strict">;
+  readonly trackShares: QuotaShares;
   readonly maxFetches: number;
   readonly maxShare: number;
 }

@@ -10,7 +10,7 @@ import { DecisionFault, tellFault } from "../../../base/decision.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { within } from "../../../base/wait.ts";
 import { isPrivateAddress } from "../../../base/network_address.ts";
-import { type Owner, type Quota, Quotas } from "../../../base/shares.ts";
+import { type Owner, type Quota, Quotas, sharesOf } from "../../../base/shares.ts";
 import type { RequestInfo } from "../../../transport/address.ts";
 import { checkOriginRules, isOriginAllowed, LOCAL_HOSTS } from "../../../transport/origins.ts";
 import { reportTo } from "../session/context.ts";
@@ -52,8 +52,7 @@ export class SessionLeases {
       verb: "begin session",
       what: "sessions at once",
       max: maxSessions,
-      shares: { address: maxSessionsPerAddress ?? 1_000 },
-      strict: maxSessionsPerAddress === undefined ? [] : ["address"],
+      ...sharesOf({ address: maxSessionsPerAddress }, { address: 1_000 }),
     });
     this.#setups = quotas.open({
       limit: "maxPendingSetups",
