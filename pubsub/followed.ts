@@ -10,13 +10,13 @@ import type { Runtime, Timer } from "../base/runtime.ts";
 export class Followed<R> {
   /** The subscription to the announcements; its owner ends it after the last reader. */
   readonly subscription: BrokerSubscription;
-  /** Reads that began after the last announcement, by their options. */
-  readonly reads = new Map<string, Promise<R>>();
   /** Readers that follow, as their owner counts them. */
   readers = 0;
   /** Number of announcements so far. */
   version = 0;
   readonly #runtime: Runtime;
+  /** Reads that began after the last announcement, by their options; bounded by the readers. */
+  readonly #reads = new Map<string, Promise<R>>();
   readonly #waiting = new Set<() => void>(); // Bounded by the readers.
   #timer: Timer | undefined;
 
@@ -34,11 +34,28 @@ export class Followed<R> {
   /** Wakes all readers that wait, and has them read anew. */
   notify(): void {
     this.version++;
-    this.reads.clear();
+    this.#reads.clear();
     this.#stop();
     const waiting = [...this.#waiting];
     this.#waiting.clear();
     for (const wake of waiting) wake();
+  }
+
+  /**
+   * Reads once for all readers that want the same after the same announcement.
+   *
+   * @param key The options of the read.
+   * @param read Reads.
+   * @returns The result.
+   */
+  share(key: string, read: () => Promise<R>): Promise<R> {
+    const known = this.#reads.get(key);
+    if (known !== undefined) return known;
+    const reading = read().finally(() => {
+      if (this.#reads.get(key) === reading) this.#reads.delete(key);
+    });
+    this.#reads.set(key, reading);
+    return reading;
   }
 
   /** Adds a reader that waits; one timer serves all until the next announcement. */

@@ -1,12 +1,6 @@
 /** The durable streams of one node: logs of the broker with forks, expiry, and readers that wait. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import {
-  type Owner,
-  type Place,
-  type Quota,
-  type QuotaOptions,
-  Quotas,
-} from "../../base/shares.ts";
+import { type Owner, type Place, type Quota, Quotas, type QuotaShares } from "../../base/shares.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, LimitError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { type Broker, type BrokerSubscription, countedBytes } from "../broker.ts";
@@ -84,7 +78,7 @@ export interface StreamBounds {
   /** Most readers of this node that wait for new records. */
   readonly maxReaders: number;
   /** Shares of these readers; none if left out. */
-  readonly readerShares?: Pick<QuotaOptions, "shares" | "strict">;
+  readonly readerShares?: QuotaShares;
   /** Retention of each stream. Left out, all records stay until the stream is deleted or expires. */
   readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
 }
@@ -94,7 +88,7 @@ export interface StreamLogsOptions {
   readonly runtime: Runtime;
   readonly broker: Broker;
   readonly bounds: StreamBounds;
-  /** All quotas of the server, which count the readers; by default, those of the streams alone. */
+  /** All quotas of the server, which count the readers; by default, a registry for the streams alone. */
   readonly quotas?: Quotas | undefined;
   /** Receives errors of the search for overdue streams. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
@@ -203,8 +197,9 @@ export interface StreamPage {
 }
 
 /**
- * Result of reading a stream: a page; `missing` without a stream; `dropped` for an answer that made room
- * for others within the last week; `deleted` for a deleted one that forks need; `trimmed` for a position before the kept records, of which `oldest` is the first;
+ * Result of reading a stream: a page; `missing` without a stream; `dropped` for an answer that made
+ * room for others within the last week; `deleted` for a deleted one that forks need; `trimmed` for a
+ * position before the kept records, of which `oldest` is the first;
  * `too-many` if too many readers of this node wait, with the bound or share that is reached.
  */
 export type StreamRead =
@@ -780,15 +775,8 @@ export class StreamLogs implements AsyncDisposable {
   ): Promise<StreamRead> {
     const { after, identity = "", maxRecords, maxBytes, startsAtOldest = false } = options;
     const key = `${after} ${maxRecords} ${maxBytes} ${identity} ${startsAtOldest}`;
-    let reading = followed.reads.get(key);
-    if (reading === undefined) {
-      // The signal of one reader must not end the read of the others.
-      reading = this.#read(id, { ...options, signal: undefined }, true).finally(() => {
-        if (followed.reads.get(key) === reading) followed.reads.delete(key);
-      });
-      followed.reads.set(key, reading);
-    }
-    return reading;
+    // The signal of one reader must not end the read of the others.
+    return followed.share(key, () => this.#read(id, { ...options, signal: undefined }, true));
   }
 
   /** Tells whether readers of this node follow a stream. */

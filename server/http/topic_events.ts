@@ -49,8 +49,8 @@ const EVENT_ID = new RegExp(
   `^(\\d{1,16})\\.([\\w-]{0,${MAX_TAG_LENGTH}})\\.(.{1,${MAX_NAME_LENGTH}})$`,
 );
 
-/** The place of a reader: behind a publication of the history, or of those that wait. */
-interface Place {
+/** The cursor of a reader: after a publication of the history, or after an event that waits. */
+interface Cursor {
   readonly offset: number;
   readonly epoch?: string | undefined;
   readonly tag?: string | undefined;
@@ -58,10 +58,10 @@ interface Place {
   readonly isOldest?: boolean;
 }
 
-/** Events behind a place. */
+/** Events after a cursor. */
 interface EventPage {
   readonly bytes: Uint8Array;
-  readonly next: Place;
+  readonly next: Cursor;
   /** True if no publication followed. */
   readonly isUpToDate: boolean;
 }
@@ -69,10 +69,10 @@ interface EventPage {
 /** Publications of one topic, from a history or from memory. */
 interface Source {
   readonly followed: Followed<EventPage>;
-  /** Finds the place of a new reader: behind all publications but the newest `last`. */
-  begin(last: number): Promise<Place>;
+  /** Finds the cursor of a new reader: after all publications but the newest `last`. */
+  begin(last: number): Promise<Cursor>;
   /** Reads a page, which has no bytes if nothing follows. */
-  read(place: Place): Promise<EventPage>;
+  read(cursor: Cursor): Promise<EventPage>;
 }
 
 /** Options for {@linkcode TopicEvents}. */
@@ -154,7 +154,7 @@ export class TopicEvents {
    */
   async open({ topic, last, lastEventId, owner }: FollowRequest): Promise<Response> {
     const isKept = this.#options.topics.historyOf(topic) !== undefined;
-    const asked = lastEventId === undefined ? undefined : placeOf(lastEventId);
+    const asked = lastEventId === undefined ? undefined : cursorOf(lastEventId);
     using cleanup = new DisposableStack();
     cleanup.use(this.#readers.take(owner));
     const source = this.#enter(topic);
@@ -166,12 +166,12 @@ export class TopicEvents {
     cleanup.defer(() => stopped.removeEventListener("abort", end));
 
     await this.#within(source.followed.subscription.ready);
-    const place = isKept && asked || await this.#within(source.begin(last));
+    const cursor = isKept && asked || await this.#within(source.begin(last));
     const isRefused = !isKept && (asked !== undefined || last > 0);
     const held = cleanup.move();
     const body = this.#bodies.open({
       first: encoder.encode(`retry: ${RETRY_MS}\n\n${isRefused ? gap("no-history") : ""}`),
-      rest: this.#follow(source, place, ended.signal),
+      rest: this.#follow(source, cursor, ended.signal),
       write: (bytes) => ({ bytes, isLast: false }),
       ended,
       onEnd: () => held.dispose(),
@@ -182,14 +182,14 @@ export class TopicEvents {
 
   async *#follow(
     source: Source,
-    place: Place,
+    cursor: Cursor,
     signal: AbortSignal,
   ): AsyncGenerator<Uint8Array, void, undefined> {
     const { followed } = source;
     for (let hasWaited = false; !signal.aborted;) {
       const { version } = followed;
-      const page = await this.#within(shared(source, place));
-      place = page.next;
+      const page = await this.#within(shared(source, cursor));
+      cursor = page.next;
       if (page.bytes.length > 0) yield page.bytes;
       else if (hasWaited) yield SILENT;
       hasWaited = page.isUpToDate && followed.version === version;
@@ -247,7 +247,7 @@ class KeptTopic implements Source {
     );
   }
 
-  async begin(last: number): Promise<Place> {
+  async begin(last: number): Promise<Cursor> {
     const { epoch, head, publications } = await this.#history.read(this.#topic, {
       bounds: this.#bounds,
       last: Math.max(last, 1),
@@ -260,20 +260,20 @@ class KeptTopic implements Source {
     return { epoch, offset: head, tag: isNewest ? position.tag : undefined };
   }
 
-  async read(place: Place): Promise<EventPage> {
-    const { offset: after, isOldest = false } = place;
+  async read(cursor: Cursor): Promise<EventPage> {
+    const { offset: after, isOldest = false } = cursor;
     const options = { bounds: this.#bounds, after, ...PAGE };
     const page = await this.#history.read(this.#topic, options);
     const { epoch, head, publications } = page;
     const firstPrev = publications[0]?.position?.prev;
-    const missing = isOldest ? undefined : missingSince({ ...place, after }, page, firstPrev);
+    const missing = isOldest ? undefined : missingSince({ ...cursor, after }, page, firstPrev);
     if (missing !== undefined && missing !== "too-old") {
       // Another history begins: all that it has.
       const next = { epoch, offset: 0, isOldest: true };
       return { bytes: encoder.encode(gap(missing)), next, isUpToDate: false };
     }
     let text = missing === undefined ? "" : gap(missing);
-    let next: Place = { epoch, offset: missing === undefined ? after : head, tag: place.tag };
+    let next: Cursor = { epoch, offset: missing === undefined ? after : head, tag: cursor.tag };
     for (const publication of publications) {
       const { offset, tag } = publication.position!;
       next = { epoch, offset, tag };
@@ -304,11 +304,11 @@ class RecentTopic implements Source {
     });
   }
 
-  begin(): Promise<Place> {
+  begin(): Promise<Cursor> {
     return Promise.resolve({ offset: this.#count });
   }
 
-  read({ offset }: Place): Promise<EventPage> {
+  read({ offset }: Cursor): Promise<EventPage> {
     const dropped = this.#count - this.#events.length;
     const isMissing = offset < dropped;
     const from = Math.max(offset - dropped, 0);
@@ -333,18 +333,10 @@ class RecentTopic implements Source {
   }
 }
 
-/** Reads a page once for all readers at the same place. */
-function shared(source: Source, place: Place): Promise<EventPage> {
-  const { reads } = source.followed;
-  const key = `${place.offset} ${place.tag} ${place.isOldest} ${place.epoch}`;
-  let reading = reads.get(key);
-  if (reading === undefined) {
-    reading = source.read(place).finally(() => {
-      if (reads.get(key) === reading) reads.delete(key);
-    });
-    reads.set(key, reading);
-  }
-  return reading;
+/** Reads a page once for all readers at the same cursor. */
+function shared(source: Source, cursor: Cursor): Promise<EventPage> {
+  const key = `${cursor.offset} ${cursor.tag} ${cursor.isOldest} ${cursor.epoch}`;
+  return source.followed.share(key, () => source.read(cursor));
 }
 
 /** Waits for an announcement, the end of the silence, or the end of the reader. */
@@ -369,7 +361,7 @@ function gap(reason: RecoveryReason): string {
   return writeEvent(JSON.stringify({ reason }), { name: "gap" });
 }
 
-function placeOf(id: string): Place {
+function cursorOf(id: string): Cursor {
   const [, offset, tag, epoch] = EVENT_ID.exec(id) ?? [];
   if (offset !== undefined && Number.isSafeInteger(Number(offset))) {
     return { offset: Number(offset), tag: tag || undefined, epoch };
