@@ -26,7 +26,7 @@ import {
   type HttpFace,
   isInternalName,
 } from "../http/face.ts";
-import { methodNotAllowed, Problem, tooMany } from "../http/problem.ts";
+import { methodNotAllowed, Problem, refusedBy, tooMany } from "../http/problem.ts";
 import type { Owner } from "../../base/shares.ts";
 import type { LogInfo, LogProducer, LogRecord } from "../../pubsub/logs/log.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
@@ -752,7 +752,7 @@ function found(result: StreamRead): StreamPage {
     case "trimmed":
       throw gone("Cannot read: records at the offset must be kept, and were dropped");
     case "too-many":
-      throw tooMany(result.refusal.message, result.refusal.retryAfterMs ?? RETRY_MS);
+      throw refusedBy(result.refusal);
   }
 }
 

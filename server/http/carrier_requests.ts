@@ -1,6 +1,6 @@
 /** Requests of the HTTP transport: event streams, polls, posts and closes, on any connection. */
 import { closing, readBody } from "./body.ts";
-import { methodNotAllowed, Problem, REFUSAL_CODES, tooMany } from "./problem.ts";
+import { methodNotAllowed, Problem, REFUSAL_CODES, refusedBy } from "./problem.ts";
 import { Refused } from "../refusal.ts";
 import { refusalHeaders } from "../session_request.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -365,7 +365,7 @@ export class CarrierRequests {
   #problemOf(error: unknown, request: Request, info: RequestInfo): Problem {
     if (error instanceof Problem) return error;
     if (error instanceof Refused) return problemOf(error);
-    if (error instanceof LimitError) return tooMany(error.message, error.retryAfterMs ?? 1_000);
+    if (error instanceof LimitError) return refusedBy(error);
     if (!(error instanceof CarrierError)) return this.#fault(error);
     const { reason, message: detail } = error;
     if (reason === "malformed") return new Problem(400, { code: reason, detail });

@@ -1,7 +1,7 @@
 /** The guard that all HTTP faces of a server share: rights, origins, headers, bounds and errors. */
 import { closing, readBody } from "./body.ts";
 import type { RequestGate } from "./gate.ts";
-import { Problem, REFUSAL_CODES, tooMany } from "./problem.ts";
+import { Problem, REFUSAL_CODES, refusedBy, tooMany } from "./problem.ts";
 import { Refused } from "../refusal.ts";
 import { refusalHeaders } from "../session_request.ts";
 import { Accounts } from "../../manager/accounts.ts";
@@ -34,7 +34,7 @@ const SAFE_METHODS: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
  */
 const MAX_CHANGING_PER_ADDRESS = 64;
 
-/** Part of all requests that one address may have under way, once half are, and the least. */
+/** Part of all requests that one address may have under way once half are. */
 const SHARE_OF_REQUESTS = 1 / 4;
 
 /**
@@ -327,14 +327,10 @@ export class Face<Action extends string> {
     let user: string | undefined;
     let caller: string | undefined;
     try {
-      // The application may compute the address: once, and only for a request that needs it.
-      let found: { readonly address: string | undefined } | undefined;
-      const ownerOf = () => {
-        found ??= { address: addressOf(request, info) };
-        return owners.of({ ...found, user });
-      };
+      const address = addressOf(request, info); // The application may compute it: once.
+      const ownerOf = () => owners.of({ address, user });
       active = this.#active.take(ownerOf());
-      this.#admit(ownerOf);
+      this.#admit(ownerOf());
       if (this.#options.isInternal?.(this.pathOf(request.url) ?? "")) throw internal();
       if (request.method === "OPTIONS") return this.#preflight(request);
       if (stopped.aborted) throw closing();
@@ -365,9 +361,7 @@ export class Face<Action extends string> {
     } catch (error) {
       if (error instanceof Problem) return error.toResponse();
       if (error instanceof Refused) return this.#denied("answer" as Action, error).toResponse();
-      if (error instanceof LimitError) {
-        return tooMany(error.message, error.retryAfterMs ?? 1_000).toResponse();
-      }
+      if (error instanceof LimitError) return refusedBy(error).toResponse();
       this.#parts.report(`A request to ${name}`, error);
       return failed().toResponse();
     } finally {
@@ -376,8 +370,8 @@ export class Face<Action extends string> {
     }
   }
 
-  #admit(ownerOf: () => Owner): void {
-    const address = this.#accounts && ownerOf().networks[0]?.key;
+  #admit({ networks }: Owner): void {
+    const address = this.#accounts && networks[0]?.key;
     if (address === undefined) return;
     const waitMs = this.#accounts!.connect(address, this.#parts.runtime.now());
     if (waitMs === 0) return;

@@ -1,6 +1,7 @@
 /** Problem details (RFC 9457): the bodies of HTTP responses that report an error. */
 
 import { STATUS_TEXT } from "@std/http/status";
+import type { LimitError } from "../../errors.ts";
 
 const REASONS: Readonly<Record<number, string>> = STATUS_TEXT;
 
@@ -117,6 +118,16 @@ export function tooMany(detail: string, retryAfterMs: number): Problem {
     detail,
     headers: { "retry-after": String(seconds) },
   });
+}
+
+/**
+ * Makes the problem of a bound or a share that was reached.
+ *
+ * @param error The error of the bound.
+ * @returns The problem, of status 429.
+ */
+export function refusedBy({ message, retryAfterMs = 1_000 }: LimitError): Problem {
+  return tooMany(message, retryAfterMs);
 }
 
 /**
