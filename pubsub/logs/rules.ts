@@ -146,7 +146,13 @@ export function infoOf(state: StoredLog & Partial<WholeLog>): LogInfo {
 }
 
 /** An answer as the list of all answers has it. */
-export function keptOf(id: string, { owner, endedAt }: StoredLog): KeptLog {
+export function keptOf(
+  id: string,
+  { owner, endedAt }: {
+    readonly owner?: string | undefined;
+    readonly endedAt?: number | undefined;
+  },
+): KeptLog {
   return {
     id,
     ...(owner !== undefined && { owner }),

@@ -24,6 +24,7 @@ import type {
 import {
   type KeptLog,
   type KeptLogs,
+  keptOf,
   logKind,
   logTopic,
   MAX_LOG_PRODUCERS,
@@ -723,7 +724,7 @@ export class RedisLogs implements BrokerLogs {
         ),
       );
     });
-    const logs = found.flatMap((fields, i) => keptOf(ids[i]!, fields));
+    const logs = found.flatMap((fields, i) => readKept(ids[i]!, fields));
     const next = cursor === "0" ? `${part + 1} 0` : `${part} ${cursor}`;
     return next === `${indexes.length} 0` ? { logs } : { logs, next };
   }
@@ -856,14 +857,10 @@ function noState(error: unknown): (string | null)[] {
 }
 
 /** Reads an answer of the list; none if it is gone, deleted or damaged. */
-function keptOf(id: string, [config, endedAt, deleted]: readonly (string | null)[]): KeptLog[] {
+function readKept(id: string, [config, endedAt, deleted]: readonly (string | null)[]): KeptLog[] {
   if (typeof config !== "string" || typeof deleted === "string") return [];
-  const owner = ownerOf(config);
-  return [{
-    id,
-    ...(owner !== undefined && { owner }),
-    ...(typeof endedAt === "string" && { endedAt: Number(endedAt) }),
-  }];
+  const ended = typeof endedAt === "string" ? Number(endedAt) : undefined;
+  return [keptOf(id, { owner: ownerOf(config), endedAt: ended })];
 }
 
 /** Reads the owner in the settings of a log; none from damaged ones. */
