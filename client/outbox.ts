@@ -169,9 +169,10 @@ export class Outbox extends Signal {
 }
 
 /**
- * Publications of a client that does not number them, in the order of the calls. After a refusal by a rate, that publication and all later
- * ones wait as long as the server says, and are then sent in order. The server also refuses what
- * was on the way after the first refused publication, so nothing overtakes it.
+ * Publications of a client that does not number them, in the order of the calls. After a refusal by
+ * a rate, that publication and all later ones wait as long as the server says, and are then sent in
+ * order. The server also refuses what was in flight after the first refused publication, so nothing
+ * overtakes it.
  */
 export class Publications {
   readonly #runtime: Runtime;

@@ -130,7 +130,7 @@ const NO_ACCOUNTS: readonly Account[] = [];
 
 /** Facts of a server that its rates depend on. */
 export interface RateLimitsParts {
-  /** Tells which addresses are those of proxies. */
+  /** Recognizes the addresses of proxies. */
   readonly owners: Owners;
   /** Basis of the default rate of connections. */
   readonly maxSessionsPerAddress: number;

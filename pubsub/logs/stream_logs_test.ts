@@ -19,7 +19,7 @@ const JSON_TYPE = "application/json";
 class Bench implements AsyncDisposable {
   readonly broker: MemoryBroker = new MemoryBroker();
   readonly errors: unknown[] = [];
-  /** Streams that were read, as the node is told, and if they have readers then. */
+  /** Each notification of a read: the stream, and if it had readers at that time. */
   readonly told: (readonly [id: string, isFollowed: boolean])[] = [];
   readonly streams: StreamLogs;
 

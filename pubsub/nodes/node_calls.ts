@@ -86,7 +86,7 @@ export interface NodeCallsOptions {
    * @default {1048576}
    */
   readonly maxBytes?: number;
-  /** All quotas of the server; by default, those of the calls alone. */
+  /** All quotas of the server; by default, a registry for the calls alone. */
   readonly quotas?: Quotas | undefined;
 }
 

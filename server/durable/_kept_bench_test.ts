@@ -109,7 +109,7 @@ export const [EVE, BOB, CARL, ANN] = ["203.0.113.66", "198.51.100.1", "198.51.10
  * Fills the budget of answers: one address takes the half without a share, two others the rest.
  *
  * @param node The node.
- * @returns The answers of the flooder, the oldest first, and those of the others.
+ * @returns The flooder's answers, oldest first, and the other addresses' answers.
  */
 export async function fill(node: KeptNode): Promise<{ greedy: string[]; others: string[] }> {
   const greedy: string[] = [];

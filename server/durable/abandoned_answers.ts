@@ -61,9 +61,9 @@ interface Caller {
  * Ends the running answers of guests whose callers have left for good, as each may cost money.
  *
  * - **Abandoned:** an answer is abandoned while this node has no session of the caller's network
- *   address, and no reader of the answer. An IPv6 /64 is one address. If the address is unknown, or that
- *   of a proxy, the sessions of the guest count. An answer that was taken over from another node has no known caller:
- *   its readers alone count.
+ *   address, and no reader of the answer. An IPv6 /64 is one address. If the address is unknown, or a
+ *   proxy's, the sessions of the guest count. An answer that was taken over from another node has no
+ *   known caller: its readers alone count.
  * - **Time:** an abandoned answer ends after 5 minutes; after 30 s once more than half of the bound of
  *   running answers is taken. A session or a reader that comes stops the time, which starts anew when
  *   all are gone. A read that does not wait starts the time anew, too.

@@ -278,7 +278,7 @@ export class NatsLogs implements BrokerLogs {
     return count.number >= maxLogs;
   }
 
-  /** Counts the logs of a kind; while there is plenty of room, those of all kinds. */
+  /** Counts the logs of a kind, or of all kinds while there is plenty of room. */
   async #countLogs(kind: LogKind, maxLogs: number): Promise<void> {
     const now = this.#runtime.monotonic();
     const all = await this.#streams.count();
