@@ -123,16 +123,20 @@ const NEEDED = [
   "crypto.getRandomValues",
 ];
 
+/** Tells whether the runtime lacks a global. */
+function isMissing(path: string): boolean {
+  let at: unknown = globalThis;
+  for (const key of path.split(".")) at = (at as Record<string, unknown> | undefined)?.[key];
+  return !at;
+}
+
 /** Throws on a runtime that lacks needed globals; the error lists all of them. */
 function checkRuntime(): void {
-  const missing = NEEDED.filter((path) => {
-    let at: unknown = globalThis;
-    for (const key of path.split(".")) at = (at as Record<string, unknown> | undefined)?.[key];
-    return !at;
-  });
+  const missing = NEEDED.filter(isMissing);
   if (missing.length > 0) {
+    const cure = isMissing("process.versions.node") ? "" : "; use Node 22 or newer";
     throw new UnsupportedError(
-      `Cannot connect: this runtime has no ${missing.join(", ")}; use Node 22 or newer`,
+      `Cannot connect: this runtime has no ${missing.join(", ")}${cure}`,
     );
   }
 }
