@@ -28,7 +28,7 @@ import {
 } from "./vectors.ts";
 import type { ClientPublishOptions } from "../../session/types.ts";
 
-/** The settings of vectors for clients; section 22 of docs/protocol.md explains them. */
+/** The settings of vectors for clients; docs/protocol/vectors/README.md explains them. */
 interface Given {
   readonly token?: string;
   readonly tokens?: readonly string[];

@@ -38,7 +38,7 @@ interface GivenContract {
   readonly toClient?: Readonly<Record<string, keyof typeof SCHEMAS>>;
 }
 
-/** The settings of vectors for servers; section 22 of docs/protocol.md explains them. */
+/** The settings of vectors for servers; docs/protocol/vectors/README.md explains them. */
 interface Given {
   readonly protocols?: readonly string[];
   readonly headers?: Readonly<Record<string, string>>;
