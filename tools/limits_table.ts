@@ -242,8 +242,7 @@ function sharedBounds(): Bound[] {
       name: "`answers.maxKept`, `.maxKeptPerUser`, `.maxKeptPerAddress`, on all nodes",
       max: `${count(maxKept)}, ${ms(keepMs)} each`,
       shares: shareCells(keptShares),
-      full:
-        "the oldest ended answer of [whoever has most](durable-streams.md#bounds-of-answers) makes room",
+      full: "the oldest ended answer of [whoever has most](ai-answers.md#bounds) makes room",
     },
     {
       id: "maxTracks",
