@@ -280,8 +280,10 @@ Deno.test("serve() ends a session of the built-in engine whose client ended its 
   await until(() => ended === 1);
 });
 
-Deno.test("NATIVE_SERVER_DEFECTS equals the list in the guide to WebTransport", async () => {
-  const guide = await Deno.readTextFile(new URL("../docs/deploy/webtransport.md", import.meta.url));
+Deno.test("NATIVE_SERVER_DEFECTS equals the list in the documentation", async () => {
+  const guide = await Deno.readTextFile(
+    new URL("../docs/internals/webtransport-peers.md", import.meta.url),
+  );
   const rows = [
     ...guide.matchAll(/^\| `([a-z-]+)` +\| (.+?) +\| (?:no report|\[.*\]\((.*)\)) +\|$/gm),
   ]
