@@ -1,6 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 
 const ROOT = new URL("../", import.meta.url);
+
 /** Every member, option and code that a page has to name, apart by spaces. */
 const MEMBERS: Readonly<Record<string, string>> = {
   pywebtransport: `
@@ -67,7 +68,7 @@ function hasTest(source: string, title: string): boolean {
 }
 
 for (const [name, members] of Object.entries(MEMBERS)) {
-  const file = `docs/internals/parity-${name}.md`;
+  const file = `tests/parity/${name}.md`;
   const page = await Deno.readTextFile(new URL(file, ROOT));
 
   /** The rows of all tables, without their heads. */
