@@ -20,6 +20,8 @@ export interface Checkers {
   readonly kubernetes: readonly string[];
   /** Checks a compose file by the schema of the program. */
   readonly compose: readonly string[];
+  /** Prints a file of TOML or YAML as JSON. */
+  readonly toJson: readonly string[];
 }
 
 /**
@@ -51,6 +53,7 @@ export async function checkers(): Promise<Checkers | undefined> {
     hadolint: [`${bin}/hadolint`],
     kubernetes: [`${bin}/kubernetes-validate`],
     compose: [`${bin}/python`, "-B", `${SOURCES}check_compose.py`],
+    toJson: [`${bin}/python`, "-B", `${SOURCES}to_json.py`],
   };
 }
 

@@ -218,10 +218,78 @@ Deno.test({
   },
 });
 
+/** Reads a file of a page, in TOML or YAML. */
+async function parsed(page: string, path: string): Promise<Record<string, unknown>> {
+  const folder = await Deno.makeTempDir();
+  await writeFiles(folder, await filesOf(page));
+  return JSON.parse(await run([...tools!.toJson, `${folder}/${path}`]));
+}
+
+/** The options of a file for Fly that the page uses, as the reference of the platform has these. */
+interface FlyFile {
+  readonly kill_signal: string;
+  readonly kill_timeout: number;
+  readonly http_service?: { internal_port: number; checks: { path: string }[] };
+  readonly services?: {
+    protocol: "tcp" | "udp";
+    internal_port: number;
+    ports: { port: number; handlers?: string[] }[];
+  }[];
+}
+
+Deno.test({
+  name: "the files of the page on Fly fit its server: ports, the signal, the time to drain",
+  ignore: tools === undefined,
+  async fn() {
+    const server = (await filesOf("fly")).get("server.ts")!;
+    const port = Number(/port: (\d+)/.exec(server)![1]);
+    const drainMs = Number(/withinMs: ([\d_]+)/.exec(server)![1]!.replaceAll("_", ""));
+    for (const path of ["fly.toml", "fly.udp.toml"]) {
+      const file = await parsed("fly", path) as unknown as FlyFile;
+      assert(server.includes(`"${file.kill_signal}"`), file.kill_signal);
+      assert(file.kill_timeout * 1_000 > drainMs, `${file.kill_timeout}`);
+      const ports = [file.http_service, ...file.services ?? []].filter((it) => it !== undefined);
+      assertEquals(ports[0]!.internal_port, port);
+      for (const { path } of file.http_service?.checks ?? []) assert(server.includes(`"${path}"`));
+      for (const service of file.services ?? []) {
+        if (service.protocol === "tcp") continue;
+        // The platform rewrites no port of UDP, and has no handler for it.
+        assertEquals(service.ports, [{ port: service.internal_port }]);
+      }
+    }
+  },
+});
+
+Deno.test({
+  name:
+    "the tunnel of the page on Cloudflare leads to its server, and ends with a rule for the rest",
+  ignore: tools === undefined,
+  async fn() {
+    const server = (await filesOf("cloudflare")).get("server.ts")!;
+    const { ingress } = await parsed("cloudflare", "config.yml") as {
+      ingress: { hostname?: string; service: string }[];
+    };
+    const [first, rest, ...others] = ingress;
+    assertEquals(first!.service, `http://127.0.0.1:${/port: (\d+)/.exec(server)![1]}`);
+    assert(server.includes(`"${first!.hostname}"`));
+    assertEquals([rest, others], [{ service: "http_status:404" }, []]);
+  },
+});
+
 Deno.test("the programs that no other test of the pages checks pass the check of types", async () => {
   const folder = await Deno.makeTempDir();
   const programs: string[] = [];
-  for (const page of ["nginx", "caddy", "haproxy", "kubernetes", "deno-deploy"]) {
+  for (
+    const page of [
+      "nginx",
+      "caddy",
+      "haproxy",
+      "kubernetes",
+      "cloudflare",
+      "fly",
+      "deno-deploy",
+    ]
+  ) {
     await Deno.mkdir(`${folder}/${page}`);
     const files = [...await filesOf(page)].filter(([path]) => path.endsWith(".ts"));
     await writeFiles(`${folder}/${page}`, new Map(files));

@@ -54,9 +54,17 @@ export default theme;
 /** The font that VitePress has for the site. */
 const FONT = "node_modules/vitepress/dist/client/theme-default/fonts/inter-roman-latin.woff2";
 
-/** Groups that are open in the sidebar at first, and groups in the bar at the top. */
-const OPEN: ReadonlySet<string> = new Set(["Start", "Recipes", "Deploy"]);
-const IN_NAV: ReadonlySet<string> = new Set(["Start", "Recipes", "Deploy", "Guides", "Reference"]);
+/** Groups that are open in the sidebar at first. */
+const OPEN: ReadonlySet<string> = new Set(["Start", "How do I send and receive?"]);
+
+/** Groups in the bar at the top, with their names there. */
+const NAV: ReadonlyMap<string, string> = new Map([
+  ["Start", "Start"],
+  ["How do I send and receive?", "Guides"],
+  ["How do I connect a page or an app?", "Recipes"],
+  ["How do I deploy?", "Deploy"],
+  ["Reference", "Reference"],
+]);
 
 /**
  * Installs the packages of the build, unless a former run did.
@@ -117,7 +125,9 @@ export async function buildSite(packages: Packages, options: BuildOptions = {}):
     for (const [route, path] of files) await copy(new URL(path, ROOT), new URL(route, work));
     const settings = new URL(".vitepress/", work);
     await copy(new URL("config.js", GENERATOR), new URL("config.js", settings));
-    await copy(new URL("contents.ts", import.meta.url), new URL("contents.ts", work));
+    for (const name of ["contents.ts", "search.ts"]) {
+      await copy(new URL(name, import.meta.url), new URL(name, work));
+    }
     await copy(new URL("style.css", GENERATOR), new URL("theme/style.css", settings));
     await write(new URL("theme/index.js", settings), THEME);
     await copy(new URL("mark.svg", GENERATOR), new URL("public/mark.svg", work));
@@ -151,10 +161,12 @@ export async function buildSite(packages: Packages, options: BuildOptions = {}):
 
 /** Groups with pages, the reference of the API, and the version. */
 function navOf(groups: readonly StagedGroup[], version: string): NavItem[] {
-  const items = groups.filter(({ text }) => IN_NAV.has(text)).map(({ text, items }) => {
+  const items = groups.flatMap(({ text: group, items }) => {
+    const text = NAV.get(group);
+    if (text === undefined) return [];
     const link = items[0]!.link;
     const folder = /^\/[^/]+\//.exec(link)?.[0];
-    return { text, link, ...(folder === undefined ? {} : { activeMatch: `^${folder}` }) };
+    return [{ text, link, ...(folder === undefined ? {} : { activeMatch: `^${folder}` }) }];
   });
   return [
     ...items,

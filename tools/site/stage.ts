@@ -141,9 +141,10 @@ interface Site extends Sources, StageOptions {
 function headOf(path: string, text: string, { repository }: Site): string {
   const facts: Record<string, unknown> = { description: descriptionOf(text) };
   if (repository !== undefined) facts.edit = `${repository}/edit/${BRANCH}/${path}`;
-  if (path === CONTENTS) facts.layout = "home";
-  // A page that records other projects' tests would be found for every word.
-  if (/\/parity-[^/]+$/.test(path)) facts.search = false;
+  if (path === CONTENTS) {
+    facts.layout = "home";
+    facts.search = false; // The table of contents has the words of all pages.
+  }
   // JSON is YAML.
   const lines = Object.entries(facts).map(([name, value]) => `${name}: ${JSON.stringify(value)}`);
   return `---\n${lines.join("\n")}\n---\n\n`;

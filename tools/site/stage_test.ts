@@ -9,7 +9,7 @@ One sentence.
 
 Text.
 
-## Guides
+## Reference
 
 - [Topics](guide/topics.md) - publish, with a text that
   is folded
@@ -69,7 +69,7 @@ the client (\`client.ts\`), \`server/\`, \`examples/\`,
     "chat.png": "docs/chat.png",
   });
   assertEquals(groups, [{
-    text: "Guides",
+    text: "Reference",
     items: [{ text: "Topics", link: "/guide/topics" }, { text: "Changes", link: "/changelog" }],
   }]);
 });

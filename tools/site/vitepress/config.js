@@ -6,6 +6,7 @@
  */
 import { readFileSync } from "node:fs";
 import { slugOf } from "../contents.ts";
+import { SEARCH, sectionsOf } from "../search.ts";
 
 const site = JSON.parse(readFileSync(new URL("site.json", import.meta.url), "utf8"));
 
@@ -75,13 +76,8 @@ export default {
       options: {
         detailedView: true,
         miniSearch: {
-          // A word itself comes before words that are like it, in titles too.
-          searchOptions: {
-            fuzzy: 0.15,
-            prefix: true,
-            weights: { fuzzy: 0.05, prefix: 0.375 },
-            boost: { title: 6, text: 2, titles: 2 },
-          },
+          ...SEARCH,
+          _splitIntoSections: (file) => sectionsOf(readFileSync(file, "utf8")),
         },
       },
     },
