@@ -109,6 +109,17 @@ export interface OwnersOptions {
   readonly onProxy?: ((key: string) => void) | undefined;
 }
 
+/**
+ * Returns the rule for {@linkcode OwnersOptions.isProxy}: without a `clientAddress` of the
+ * application, a client at a private address is a proxy.
+ *
+ * @param clientAddress The option of the application; `undefined` if not set.
+ * @returns The rule; `undefined` if the application finds the addresses of clients.
+ */
+export function proxyRule(clientAddress: unknown): OwnersOptions["isProxy"] {
+  return clientAddress === undefined ? isPrivateAddress : undefined;
+}
+
 /** Makes the owners of places, and remembers which users are familiar at which address. */
 export class Owners {
   readonly #runtime: Runtime;

@@ -11,8 +11,7 @@ import { ConsoleReport } from "../../base/console_report.ts";
 import { BROKER, checkOptions, listOf, RUNTIME } from "../../base/option_checks.ts";
 import type { OptionKinds } from "../../base/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { isPrivateAddress } from "../../base/network_address.ts";
-import { Quotas } from "../../base/shares.ts";
+import { proxyRule, Quotas } from "../../base/shares.ts";
 import type { HttpFaceStats } from "../../telemetry/measures.ts";
 import { peerAddress, type RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
@@ -94,8 +93,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
     const console = new ConsoleReport(runtime);
     const report = (what: string, error: unknown) =>
       onError === undefined ? reportRequest(console, what, error) : onError(error);
-    const isProxy = clientAddress === undefined ? isPrivateAddress : undefined;
-    const quotas = new Quotas(runtime, { isProxy });
+    const quotas = new Quotas(runtime, { isProxy: proxyRule(clientAddress) });
     this.#logs = new StreamLogs({
       runtime,
       broker,

@@ -9,8 +9,7 @@ import { ConsoleReport } from "../../../base/console_report.ts";
 import { DecisionFault, tellFault } from "../../../base/decision.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { within } from "../../../base/wait.ts";
-import { isPrivateAddress } from "../../../base/network_address.ts";
-import { type Owner, type Quota, Quotas, sharesOf } from "../../../base/shares.ts";
+import { type Owner, proxyRule, type Quota, Quotas, sharesOf } from "../../../base/shares.ts";
 import type { RequestInfo } from "../../../transport/address.ts";
 import { checkOriginRules, isOriginAllowed, LOCAL_HOSTS } from "../../../transport/origins.ts";
 import { reportTo } from "../session/context.ts";
@@ -187,9 +186,7 @@ export class Admission {
     }
     this.#options = options;
     this.#console = new ConsoleReport(runtime);
-    const quotas = new Quotas(runtime, {
-      isProxy: clientAddress === undefined ? isPrivateAddress : undefined,
-    });
+    const quotas = new Quotas(runtime, { isProxy: proxyRule(clientAddress) });
     this.#leases = new SessionLeases(quotas, limits);
     this.#matches = pathMatcher(path);
   }
