@@ -66,8 +66,7 @@ import type { Session } from "../session/session.ts";
 import { Turn } from "../session/queue/send_queue.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
 import { outside, platformRuntime, type Runtime } from "../base/runtime.ts";
-import { isPrivateAddress } from "../base/network_address.ts";
-import { type Owner, Quotas, type QuotaStats } from "../base/shares.ts";
+import { type Owner, proxyRule, Quotas, type QuotaStats } from "../base/shares.ts";
 import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
@@ -160,7 +159,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const hasStreams = durableStreams !== undefined || keepsAnswers;
     const runtime = this.#runtime = options.runtime ?? platformRuntime();
     this.#quotas = new Quotas(runtime, {
-      isProxy: options.clientAddress === undefined ? isPrivateAddress : undefined,
+      isProxy: proxyRule(options.clientAddress),
       onProxy: (address) => this.#hintAtProxy(address),
     });
     this.#countsSockets = options.clientAddress === undefined &&
@@ -371,7 +370,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * level whose share was reached; also part of the metrics.
    */
   get quotaStats(): Readonly<Record<string, QuotaStats>> {
-    return this.#quotas.stats;
+    return { ...this.#quotas.stats, ...this.#moq?.quotaStats };
   }
 
   /**

@@ -15,6 +15,7 @@ import {
   type MoqRelayOptions,
   MoqServer,
   MoqSession,
+  relayNotices,
   TrackMux,
 } from "../pubsub/moq/mod.ts";
 import { Nodes } from "../pubsub/nodes/nodes.ts";
@@ -57,6 +58,7 @@ export interface WalkedEngine {
 interface House {
   readonly server: Server<string | typeof guest>;
   readonly moq: MoqServer;
+  readonly relay: MoqRelay;
   readonly engine: WalkedEngine;
   /** Number of addresses that attack. */
   readonly addresses: number;
@@ -233,7 +235,15 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       return "your address may make rooms: the oldest are forgotten";
     },
   },
-  maxTracks: {
+  "moq.maxBroadcasts": {
+    relay: { maxBroadcasts: MAX, maxShare: 1 },
+    attack: (house, from) => announceMany(house, from, MAX),
+  },
+  "moq.waitingBroadcasts": {
+    relay: { maxBroadcasts: MAX, maxShare: 1 },
+    attack: (house, from) => announceMany(house, from, 2 * MAX),
+  },
+  "moq.maxTracks": {
     relay: { maxTracks: MAX },
     attack: async (house, from) => {
       for (let i = 0;; i++) {
@@ -374,6 +384,7 @@ async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack
   const house = {
     server,
     moq,
+    relay,
     engine,
     room,
     broker,
@@ -439,6 +450,11 @@ async function serves(house: House): Promise<void> {
     assertEquals(new TextDecoder().decode(frame), "frame");
     break;
   }
+  // A broadcast of her own.
+  const mux = new TrackMux();
+  mux.publish("/ann", () => {});
+  await viewerOf(house, HONEST, mux);
+  await until(() => house.relay.mux.announcements("/ann").length === 1);
 }
 
 /** Follows a topic by server-sent events, until the test ends. */
@@ -537,6 +553,19 @@ async function viewerOf(
   const session = await MoqSession.open(pair.client, { side: "client", mux });
   assert(await accepted !== undefined, "the relay has a session for each");
   return session;
+}
+
+/** Announces broadcasts at the relay, of which the last ones get no place; returns the reason. */
+async function announceMany(house: House, from: string, count: number): Promise<string> {
+  const mux = new TrackMux();
+  for (let i = 0; i < count; i++) mux.publish(`/${nameOf(from, i)}`, () => {});
+  const session = await viewerOf(house, from, mux);
+  for await (const { relayed, waitingCount, ignored, reason } of relayNotices(session)) {
+    if (relayed + waitingCount + ignored < count) continue;
+    assert(count === MAX || ignored > 0, "some find no place to wait");
+    return `your address: ${reason}`;
+  }
+  return "";
 }
 
 /** The text of the failure of a subscription; `undefined` if it stands. */

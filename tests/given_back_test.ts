@@ -1064,6 +1064,18 @@ const NODES: readonly Row[] = [
 
 // Media.
 
+/** A relay of two broadcasts, and of two that wait. */
+function relayOfTwo(room: AsyncDisposableStack) {
+  const relay = new MoqRelay({ allowAnonymousPublish: true, maxBroadcasts: 2, maxShare: 1 });
+  room.defer(() => relay.close());
+  const join = async (client: TrackMux) => {
+    const pair = room.use(await livePair("moq-lite-05", { server: relay.mux, client }));
+    void relay.accept(pair.server);
+    return pair;
+  };
+  return { relay, join };
+}
+
 /** A relay of two tracks and two fetches, its publisher, and a viewer. */
 async function relayed(room: AsyncDisposableStack) {
   const relay = new MoqRelay({
@@ -1147,6 +1159,58 @@ const MEDIA: readonly Row[] = [
       return { take, left: () => [relay.stats.tracks, live.subscribers] };
     },
   },
+  {
+    name: "broadcasts of a relay that end",
+    quota: "pubsub/moq/live/relay_capacity.ts",
+    bound: 2,
+    async open(room) {
+      const { relay, join } = relayOfTwo(room);
+      const mux = new TrackMux();
+      await join(mux);
+      const take = async () => {
+        using _broadcast = mux.publish("/live", () => {});
+        await until(() => relay.mux.size === 1);
+      };
+      return { take, left: () => [relay.mux.size, ...takenOf(relay.mux.quotas!)] };
+    },
+  },
+  {
+    name: "broadcasts of a relay whose session leaves",
+    bound: 2,
+    open(room) {
+      const { relay, join } = relayOfTwo(room);
+      const take = async () => {
+        const mux = new TrackMux();
+        mux.publish("/live", () => {});
+        const { client } = await join(mux);
+        await until(() => relay.mux.size === 1);
+        client.close();
+      };
+      return { take, left: () => takenOf(relay.mux.quotas!) };
+    },
+  },
+  ...["end", "belong to a session that leaves", "are relayed"].map((way): Row => ({
+    name: `broadcasts that wait for a place of a relay, and ${way}`,
+    bound: 2,
+    open(room) {
+      const { relay, join } = relayOfTwo(room);
+      const take = async () => {
+        const [full, late] = [new TrackMux(), new TrackMux()];
+        for (const path of ["/one", "/two"]) full.publish(path, () => {});
+        const first = await join(full);
+        await until(() => relay.mux.size === 2);
+        const broadcasts = ["/three", "/four"].map((path) => late.publish(path, () => {}));
+        const second = await join(late);
+        await until(() => relay.stats.waiting === 2);
+        if (way === "end") { for (const { end } of broadcasts) end(); }
+        else if (way === "are relayed") first.client.close();
+        else second.client.close();
+        await until(() => relay.stats.waiting === 0);
+        for (const { client } of [first, second]) client.close();
+      };
+      return { take, left: () => takenOf(relay.mux.quotas!) };
+    },
+  })),
   ...[1, 9].map((group): Row => ({
     name: `fetches of a relay, of a group that ${group === 1 ? "is" : "is not"} there`,
     bound: 2,

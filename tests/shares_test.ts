@@ -9,6 +9,7 @@ import type { ServeOptions } from "../server.ts";
 import { createServer } from "../server/server.ts";
 import { guest } from "../server/guest.ts";
 import { platformRuntime } from "../base/runtime.ts";
+import { MoqRelay, MoqServer } from "../pubsub/moq/mod.ts";
 import { type Answer, Caller } from "./caller.ts";
 import { captureConsole } from "./console_lines.ts";
 import { listen, portOf, until } from "./servers.ts";
@@ -165,4 +166,11 @@ Deno.test("serve() counts a user who came an hour ago apart from the guests of t
   assertEquals((await stranger.answer("second")).error?.code, "too-many");
   for (let i = 0; i < 10; i++) assertEquals((await ann.answer(`ann-${i}`)).error, undefined);
   assertStringIncludes((await ann.answer("ann-10")).error!.message, "at most 10 answers that run");
+});
+
+Deno.test("Server.quotaStats has the bounds of the relay of a mounted MoqServer", async () => {
+  await using relay = new MoqRelay({ maxBroadcasts: 7, maxTracks: 8 });
+  await using server = createServer({ moq: new MoqServer({ mux: relay.mux }) });
+  const { "moq.maxBroadcasts": broadcasts, "moq.maxTracks": tracks } = server.quotaStats;
+  assertEquals([broadcasts?.max, tracks?.max], [7, 8]);
 });

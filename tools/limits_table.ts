@@ -34,8 +34,7 @@ import { MAX_TAILS_BYTES } from "../pubsub/history/tail_cache.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { MAX_TOPICS } from "../pubsub/memory/history.ts";
 import { MAX_TOTAL_BYTES } from "../pubsub/memory/space.ts";
-import { MAX_TRACKS, MAX_TRACKS_PER_ADDRESS } from "../pubsub/moq/live/relay.ts";
-import { MoqServer, TrackMux } from "../pubsub/moq/mod.ts";
+import { MoqRelay, MoqServer } from "../pubsub/moq/mod.ts";
 import { MAX_ENTRIES } from "../pubsub/nodes/directory_scope.ts";
 import { MAX_NODES } from "../pubsub/nodes/liveness.ts";
 import { GONE_AFTER_MS, HEARTBEAT_MS } from "../pubsub/nodes/nodes.ts";
@@ -155,6 +154,18 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "name" | "full">>> = {
     name: "`limits.maxPendingSetups` of a `MoqServer`",
     full: "503 or 4503",
   },
+  "moq.maxBroadcasts": {
+    name: "`maxBroadcasts`, `maxBroadcastsPerAddress` of a MoQ relay",
+    full: "the broadcast [waits](moq.md#a-relay-for-strangers)",
+  },
+  "moq.waitingBroadcasts": {
+    name: "broadcasts that wait for a place of a MoQ relay",
+    full: "the publisher has to announce the broadcast again",
+  },
+  "moq.maxTracks": {
+    name: "`maxTracks`, `maxTracksPerAddress` of a MoQ relay",
+    full: "`internal`; a track without subscribers makes room first",
+  },
 };
 
 /** A number as in prose. */
@@ -196,13 +207,14 @@ export async function openedQuotas(): Promise<Map<string, QuotaOptions>> {
   };
   try {
     await using broker = new MemoryBroker();
+    await using relay = new MoqRelay();
     await using server = serve({
       port: 0,
       hostname: "127.0.0.1",
       onListen() {},
       webSocket: hardenedWebSocket(),
       webTransport: {},
-      moq: new MoqServer({ mux: new TrackMux() }),
+      moq: new MoqServer({ mux: relay.mux }),
       api: { path: "/api", authorize: () => true },
       durableStreams: { path: "/streams", authorize: () => true },
       broker,
@@ -243,13 +255,6 @@ function sharedBounds(): Bound[] {
       max: `${count(maxKept)}, ${ms(keepMs)} each`,
       shares: shareCells(keptShares),
       full: "the oldest ended answer of [whoever has most](ai-answers.md#bounds) makes room",
-    },
-    {
-      id: "maxTracks",
-      name: "`maxTracks`, `maxTracksPerAddress` of a MoQ relay",
-      max: count(MAX_TRACKS),
-      shares: { address: count(MAX_TRACKS_PER_ADDRESS) },
-      full: "`internal`; a track without subscribers makes room first",
     },
     {
       id: "histories",

@@ -6,7 +6,8 @@ import type { OptionKinds } from "../../../base/options.ts";
 import { checkOptions, COUNT, POSITIVE, RUNTIME, SHARE } from "../../../base/option_checks.ts";
 import { ConsoleReport } from "../../../base/console_report.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
-import { sharesOf } from "../../../base/shares.ts";
+import type { LimitLevel } from "../../../errors.ts";
+import { type Place, Quotas, sharesOf } from "../../../base/shares.ts";
 import { reportTo } from "../session/context.ts";
 import type { MoqSession } from "../session/session.ts";
 import type { Announcement, AnnouncementReader } from "../track/announcement.ts";
@@ -25,6 +26,16 @@ import {
 import { RelayRoute, type RelayRouteLink } from "./relay_route.ts";
 import type { RelaySource, TrackOrigin } from "./relay_source.ts";
 
+/** A broadcast that waits for a place of the relay. */
+interface WaitingBroadcast {
+  source: RelaySource;
+  /** The place in which it waits. */
+  readonly place: Place;
+}
+
+/** Bound that keeps a broadcast from being relayed: of the session, of its address, or of all. */
+type RelayLimit = "share" | "address" | "full";
+
 /** A session of a relay, or another relay of its cluster. */
 class RelayPeer {
   /** Source of the broadcasts. */
@@ -32,7 +43,7 @@ class RelayPeer {
   /** Relayed broadcasts. */
   readonly paths: Set<BroadcastPath> = new Set();
   /** Broadcasts that wait for a place, the oldest first. */
-  readonly waiting: Map<BroadcastPath, RelaySource> = new Map();
+  readonly waiting: Map<BroadcastPath, WaitingBroadcast> = new Map();
   /** Number of announcements that were not kept. */
   ignored = 0;
   /** Reason for the last broadcast that was not relayed. */
@@ -92,6 +103,12 @@ class RelayPeer {
   }
 }
 
+/** Default of the most broadcasts of a relay. */
+export const MAX_BROADCASTS = 100_000;
+
+/** Default of the most broadcasts of one address: one for each session that it may have. */
+export const MAX_BROADCASTS_PER_ADDRESS = 1_000;
+
 /** Default of the most tracks of a relay. */
 export const MAX_TRACKS = 10_000;
 
@@ -140,6 +157,14 @@ export interface MoqRelayOptions {
    */
   readonly maxBroadcasts?: number;
   /**
+   * Most of these broadcasts, and of those that wait, whose first publisher came from one network
+   * address, where an IPv6 /64 counts as one. Further ones wait. The default counts only while more
+   * than half of `maxBroadcasts` are relayed.
+   *
+   * @default {1000}
+   */
+  readonly maxBroadcastsPerAddress?: number;
+  /**
    * Most tracks subscribed upstream at once. A further track takes the place of one without
    * subscribers, or is refused.
    *
@@ -182,6 +207,7 @@ const OPTIONS: OptionKinds<MoqRelayOptions> = {
   allowAnonymousPublish: "boolean",
   lingerMs: COUNT,
   maxBroadcasts: POSITIVE,
+  maxBroadcastsPerAddress: POSITIVE,
   maxFetches: POSITIVE,
   maxShare: SHARE,
   maxTracks: POSITIVE,
@@ -273,7 +299,6 @@ export class MoqRelay implements AsyncDisposable {
   readonly #remotes = new Map<TrackOrigin, RelayPeer>();
   /** Members with broadcasts that wait for a place of the relay, the next one first. */
   readonly #queue = new Set<RelayPeer>();
-  #waiting = 0;
   #isFilling = false;
   #isClosed = false;
 
@@ -288,13 +313,20 @@ export class MoqRelay implements AsyncDisposable {
     const { runtime = platformRuntime(), mux = new TrackMux({ runtime }), prefix = "/" } = options;
     const { track = {}, onError } = options;
     const { lingerMs = 5_000, maxTracks = MAX_TRACKS, maxFetches = 256 } = options;
-    const { maxBroadcasts = 100_000, maxShare = 0.02, allowAnonymousPublish = false } = options;
+    const { maxBroadcasts = MAX_BROADCASTS, maxShare = 0.02 } = options;
+    const { allowAnonymousPublish = false, maxBroadcastsPerAddress } = options;
     this.runtime = runtime;
     this.#console = new ConsoleReport(runtime);
     this.mux = mux;
     this.prefix = broadcastPath(prefix);
     this.#maxBroadcasts = maxBroadcasts;
-    this.#capacity = new RelayCapacity({
+    const quotas = mux.quotas = new Quotas(runtime);
+    this.#capacity = new RelayCapacity(quotas, {
+      maxBroadcasts,
+      broadcastShares: sharesOf(
+        { address: maxBroadcastsPerAddress },
+        { address: MAX_BROADCASTS_PER_ADDRESS },
+      ),
       maxTracks,
       maxFetches,
       maxShare,
@@ -336,7 +368,7 @@ export class MoqRelay implements AsyncDisposable {
     return {
       sessions: this.#sessions.size,
       broadcasts: this.#routes.size,
-      waiting: this.#waiting,
+      waiting: this.#capacity.waiting,
       tracks: this.#capacity.tracks,
     };
   }
@@ -419,11 +451,13 @@ export class MoqRelay implements AsyncDisposable {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#notices[Symbol.dispose]();
-    for (const peer of this.#sessions.values()) peer.end();
+    for (const peer of [...this.#sessions.values(), ...this.#remotes.values()]) {
+      for (const path of peer.waiting.keys()) this.#stopWaiting(peer, path);
+      peer.end();
+    }
     this.#sessions.clear();
     this.#remotes.clear();
     this.#queue.clear();
-    this.#waiting = 0;
     for (const route of [...this.#routes.values()]) route.close();
   }
 
@@ -487,45 +521,62 @@ export class MoqRelay implements AsyncDisposable {
       : this.#maxBroadcasts;
   }
 
-  #hasRoom(path: BroadcastPath): boolean {
-    return this.#routes.has(path) || this.#routes.size < this.#maxBroadcasts;
+  /** Finds the bound that keeps a broadcast from being relayed; `undefined` if there is a place. */
+  #limitOf(peer: RelayPeer, path: BroadcastPath): RelayLimit | undefined {
+    if (!peer.paths.has(path) && peer.paths.size >= this.#placesOf(peer)) return "share";
+    if (this.#routes.has(path)) return undefined;
+    return limitAt(this.#capacity.levelFull(peer.from));
   }
 
   /** Relays a broadcast, or queues it for a place. */
   #add(peer: RelayPeer, path: BroadcastPath, source: RelaySource): void {
-    const { paths, waiting } = peer;
-    const places = this.#placesOf(peer);
-    const isFull = !paths.has(path) && paths.size >= places;
-    if (!isFull && this.#hasRoom(path)) {
-      this.#stopWaiting(peer, path);
-      this.#relay(peer, path, source);
+    const limit = this.#relay(peer, path, source);
+    if (limit === undefined) {
       // The share of the session may have grown.
-      if (waiting.size > 0) this.#fillSoon(peer);
+      if (peer.waiting.size > 0) this.#fillSoon(peer);
       return this.#updateNotice(peer);
     }
-    if (waiting.has(path)) waiting.set(path, source);
-    else if (waiting.size < places && this.#waiting < this.#maxBroadcasts) {
-      waiting.set(path, source);
-      this.#waiting++;
-      if (!isFull) this.#queue.add(peer);
-    } else peer.ignored++;
-    this.#refuse(peer, path, isFull ? "share" : "full");
+    if (!this.#wait(peer, path, source)) peer.ignored++;
+    // A peer that has its own share is queued when one of its broadcasts ends.
+    else if (limit !== "share") this.#queue.add(peer);
+    this.#refuse(peer, path, limit);
   }
 
-  #relay(peer: RelayPeer, path: BroadcastPath, source: RelaySource): void {
-    peer.paths.add(path);
+  /** Relays a broadcast; returns the bound that keeps it from being relayed. */
+  #relay(peer: RelayPeer, path: BroadcastPath, source: RelaySource): RelayLimit | undefined {
+    const { paths, from: holder } = peer;
+    if (!paths.has(path) && paths.size >= this.#placesOf(peer)) return "share";
     let route = this.#routes.get(path);
     if (route === undefined) {
-      route = new RelayRoute(path, this.#routeLink);
+      const place = this.#capacity.takeBroadcast(holder);
+      if (typeof place === "string") return limitAt(place);
+      route = new RelayRoute(path, this.#routeLink, { place, holder });
       this.#routes.set(path, route);
     }
+    this.#stopWaiting(peer, path);
+    paths.add(path);
     route.add(source);
+    return undefined;
   }
 
-  #stopWaiting(peer: RelayPeer, path: BroadcastPath): boolean {
-    if (!peer.waiting.delete(path)) return false;
-    this.#waiting--;
+  /** Lets a broadcast wait for a place; returns `false` if it cannot. */
+  #wait(peer: RelayPeer, path: BroadcastPath, source: RelaySource): boolean {
+    const { waiting, from } = peer;
+    const known = waiting.get(path);
+    if (known !== undefined) {
+      known.source = source;
+      return true;
+    }
+    const hasShare = waiting.size < this.#placesOf(peer);
+    const place = hasShare ? this.#capacity.takeWait(from) : undefined;
+    if (place === undefined) return false;
+    waiting.set(path, { source, place });
     return true;
+  }
+
+  #stopWaiting({ waiting }: RelayPeer, path: BroadcastPath): boolean {
+    waiting.get(path)?.place[Symbol.dispose]();
+    return waiting.delete(path);
   }
 
   /** Relays waiting broadcasts at the end of this turn, in turns by session. */
@@ -543,13 +594,13 @@ export class MoqRelay implements AsyncDisposable {
     // A peer that is added again is visited again, behind the others.
     for (const peer of this.#queue) {
       const [next] = peer.waiting;
-      const hasShare = peer.paths.size < this.#placesOf(peer);
-      if (next !== undefined && hasShare && !this.#hasRoom(next[0])) return;
+      const limit = next && this.#limitOf(peer, next[0]);
+      if (limit === "full") return;
+      if (limit === "address") continue; // Keeps its turn, and holds up no other address.
       this.#queue.delete(peer);
-      // A peer without a share is queued again when one of its own broadcasts ends.
-      if (next === undefined || !hasShare) continue;
-      const [path, source] = next;
-      this.#stopWaiting(peer, path);
+      // A peer that has its own share is queued again when one of its broadcasts ends.
+      if (next === undefined || limit === "share") continue;
+      const [path, { source }] = next;
       this.#relay(peer, path, source);
       if (peer.waiting.size > 0) this.#queue.add(peer);
       this.#updateNotice(peer);
@@ -562,8 +613,9 @@ export class MoqRelay implements AsyncDisposable {
   #refuse(
     peer: RelayPeer,
     path: BroadcastPath,
-    reason: NonNullable<MoqRelayNotice["reason"]>,
+    limit: RelayLimit | "anonymous",
   ): void {
+    const reason = limit === "address" ? "share" : limit;
     const isNew = peer.reason !== reason;
     peer.reason = reason;
     this.#updateNotice(peer);
@@ -572,8 +624,9 @@ export class MoqRelay implements AsyncDisposable {
       anonymous:
         "the session must have authorize, of listenMoq() or MoqSession.open(), or the relay allowAnonymousPublish",
       share: `its session has ${this.#placesOf(peer)} broadcasts already, see maxShare`,
+      address: "its address has its share of the broadcasts already, see maxBroadcastsPerAddress",
       full: `there are ${this.#maxBroadcasts} broadcasts already, see maxBroadcasts`,
-    }[reason];
+    }[limit];
     const message = `Cannot relay ${path}: ${rule}`;
     if (reason === "anonymous" && this.#onError === undefined) {
       this.#console.tell("anonymous", message);
@@ -609,8 +662,7 @@ export class MoqRelay implements AsyncDisposable {
     if (peer === undefined) return;
     const { paths, waiting } = peer;
     this.#queue.delete(peer);
-    this.#waiting -= waiting.size;
-    waiting.clear();
+    for (const path of waiting.keys()) this.#stopWaiting(peer, path);
     for (const path of paths) this.#routes.get(path)?.remove(session);
     paths.clear();
   }
@@ -618,4 +670,10 @@ export class MoqRelay implements AsyncDisposable {
   #report(error: unknown): void {
     reportTo(this.#onError, error);
   }
+}
+
+/** The bound of a relay that is reached at a level. */
+function limitAt(level: LimitLevel | undefined): RelayLimit | undefined {
+  if (level === undefined) return undefined;
+  return level === "server" ? "full" : "address";
 }

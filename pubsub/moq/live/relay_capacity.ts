@@ -1,10 +1,23 @@
-/** Bounds of a relay on tracks and fetches, and the share of each session and address. */
-import { type Place, Quota, type QuotaShares, socketOwner } from "../../../base/shares.ts";
+/** Bounds of a relay on broadcasts, tracks and fetches, and the share of each session and address. */
+import type { LimitLevel } from "../../../errors.ts";
+import {
+  NOBODY,
+  type Owner,
+  type Place,
+  type Quota,
+  type Quotas,
+  type QuotaShares,
+  socketOwner,
+} from "../../../base/shares.ts";
 import type { SubscriberSession } from "../track/track_writer.ts";
+import type { TrackOrigin } from "./relay_source.ts";
 import type { RelayTrack } from "./relay_track.ts";
 
 /** Bounds of a {@linkcode RelayCapacity}; see `MoqRelayOptions`. */
 export interface RelayBounds {
+  readonly maxBroadcasts: number;
+  /** Shares of the broadcasts, and of those that wait. */
+  readonly broadcastShares: QuotaShares;
   readonly maxTracks: number;
   /** Shares of the tracks. */
   readonly trackShares: QuotaShares;
@@ -12,30 +25,74 @@ export interface RelayBounds {
   readonly maxShare: number;
 }
 
-/** Counts the tracks and fetches of a relay, in total and by session. */
+/** Counts the broadcasts, tracks and fetches of a relay, in total, by address and by session. */
 export class RelayCapacity {
   readonly #bounds: RelayBounds;
   /** Number of tracks by session. */
   readonly #tracksOf = new WeakMap<SubscriberSession, number>();
   /** Tracks without subscribers, the oldest first. */
   readonly #idle = new Set<RelayTrack>();
+  readonly #owners = new WeakMap<SubscriberSession, Owner>();
+  readonly #broadcasts: Quota;
+  readonly #waiting: Quota;
   readonly #tracks: Quota;
   #fetches = 0;
 
-  constructor(bounds: RelayBounds) {
+  constructor(quotas: Quotas, bounds: RelayBounds) {
     this.#bounds = bounds;
-    this.#tracks = new Quota({
+    const { maxBroadcasts: max, broadcastShares, maxTracks, trackShares } = bounds;
+    const broadcasts = { limit: "maxBroadcasts", verb: "relay", max, ...broadcastShares };
+    this.#broadcasts = quotas.open({
+      ...broadcasts,
+      name: "moq.maxBroadcasts",
+      what: "broadcasts",
+    });
+    this.#waiting = quotas.open({
+      ...broadcasts,
+      name: "moq.waitingBroadcasts",
+      what: "broadcasts that wait",
+    });
+    this.#tracks = quotas.open({
       limit: "maxTracks",
+      name: "moq.maxTracks",
       verb: "relay",
       what: "tracks",
-      max: bounds.maxTracks,
-      ...bounds.trackShares,
+      max: maxTracks,
+      ...trackShares,
     });
+  }
+
+  /** Broadcasts that wait for a place. */
+  get waiting(): number {
+    return this.#waiting.taken;
   }
 
   /** Tracks subscribed upstream. */
   get tracks(): number {
     return this.#tracks.taken;
+  }
+
+  /**
+   * Returns the level at which there is no place for one more broadcast; `undefined` if there is one.
+   */
+  levelFull(from: TrackOrigin): LimitLevel | undefined {
+    return this.#broadcasts.levelFull(this.#ownerOf(from));
+  }
+
+  /** Takes a place for one more broadcast, or returns the level at which there is none. */
+  takeBroadcast(from: TrackOrigin): Place | LimitLevel {
+    return this.#broadcasts.tryTake(this.#ownerOf(from));
+  }
+
+  /** Counts a broadcast for another source, as its first one is gone. */
+  moveBroadcast(place: Place, to: TrackOrigin): void {
+    place.change(this.#ownerOf(to), { ignoresShares: true });
+  }
+
+  /** Takes a place in which one more broadcast waits; `undefined` if there is none. */
+  takeWait(from: TrackOrigin): Place | undefined {
+    const place = this.#waiting.tryTake(this.#ownerOf(from));
+    return typeof place === "string" ? undefined : place;
   }
 
   /** Returns the part of a total that a session may use: one at least. */
@@ -51,17 +108,27 @@ export class RelayCapacity {
    * @param session The first subscriber.
    * @returns The place; `undefined` if too many tracks have subscribers, of all or of the address.
    */
-  takeTrack({ address, share }: SubscriberSession): Place | undefined {
+  takeTrack(session: SubscriberSession): Place | undefined {
     if (this.tracks >= this.#bounds.maxTracks) {
       for (const track of this.#idle) {
         this.#idle.delete(track);
         if (track.endIfIdle()) break;
       }
     }
-    // A session with a granted share, such as another relay, stands for many clients.
-    const options = { ignoresShares: share !== undefined };
-    const place = this.#tracks.tryTake(socketOwner(address ?? ""), options);
+    const place = this.#tracks.tryTake(this.#ownerOf(session));
     return typeof place === "string" ? undefined : place;
+  }
+
+  /** The taker of a place; nobody for whoever may stand for many clients. */
+  #ownerOf(from: TrackOrigin | SubscriberSession): Owner {
+    // The cluster bounds the broadcasts of its relays.
+    if (!("side" in from)) return NOBODY;
+    const session = from as SubscriberSession;
+    const { address = "", share, side } = session;
+    if (share !== undefined || side === "client") return NOBODY;
+    let owner = this.#owners.get(session);
+    if (owner === undefined) this.#owners.set(session, owner = socketOwner(address));
+    return owner;
   }
 
   /** Notes that a track has ended. */

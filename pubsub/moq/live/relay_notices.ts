@@ -27,9 +27,9 @@ export interface MoqRelayNotice {
   /** Announcements that were not kept: the publisher has to announce these again. */
   readonly ignored: number;
   /**
-   * Reason for the last broadcast that was not relayed: the session has used up its share (`share`),
-   * the relay is full (`full`), or no `authorize` decides about the session (`anonymous`). `null`
-   * while all are relayed.
+   * Reason for the last broadcast that was not relayed: the session, or its address, has used up its
+   * share (`share`), the relay is full (`full`), or no `authorize` decides about the session
+   * (`anonymous`). `null` while all are relayed.
    */
   readonly reason: "share" | "full" | "anonymous" | null;
 }

@@ -41,7 +41,7 @@ export interface RelayRouteLink {
   readonly lingerMs: number;
   /** Limits of the fan-out of a track. */
   readonly live: LiveTrackOptions;
-  /** Bounds on tracks and fetches. */
+  /** Bounds on broadcasts, tracks and fetches. */
   readonly capacity: RelayCapacity;
   /** Receives errors. */
   report(error: unknown): void;
@@ -56,6 +56,9 @@ export class RelayRoute implements TrackServer {
   readonly acceptsLater = true;
 
   readonly #link: RelayRouteLink;
+  /** The place of the broadcast, which counts for the holder. */
+  readonly #place: Place;
+  #holder: TrackOrigin;
   /** Sources by age. */
   #sources: RelaySource[] = [];
   /** Sources beyond the limit, the oldest first; at most one of each session. */
@@ -66,9 +69,15 @@ export class RelayRoute implements TrackServer {
   #takeoverTimer: Timer | undefined = undefined;
 
   /** Begins without sources. */
-  constructor(path: BroadcastPath, link: RelayRouteLink) {
+  constructor(
+    path: BroadcastPath,
+    link: RelayRouteLink,
+    taken: { readonly place: Place; readonly holder: TrackOrigin },
+  ) {
     this.path = path;
     this.#link = link;
+    this.#place = taken.place;
+    this.#holder = taken.holder;
   }
 
   /** Number of subscribed tracks. */
@@ -107,6 +116,11 @@ export class RelayRoute implements TrackServer {
       this.#waiting.delete(next.session);
       this.#sources.push(next);
       this.#sources.sort(byAge);
+    }
+    const [oldest] = this.#sources;
+    if (session === this.#holder && oldest !== undefined) {
+      this.#holder = oldest.session;
+      this.#link.capacity.moveBroadcast(this.#place, this.#holder);
     }
     this.#decide();
   }
@@ -261,6 +275,7 @@ export class RelayRoute implements TrackServer {
     if (this.#sources.length > 0) return;
     this.#link.runtime.clearTimeout(this.#takeoverTimer);
     this.#takeoverTimer = undefined;
+    this.#place[Symbol.dispose]();
     this.#link.onEmpty(this);
   }
 

@@ -559,6 +559,85 @@ Deno.test("MoqRelay takes broadcasts that wait in turns by session, and forgets 
   third.client.close();
 });
 
+Deno.test("MoqRelay relays no more of an address than its share once half of the places are taken", async () => {
+  await using net = new Net("moq-lite-05");
+  const errors: unknown[] = [];
+  const relay = net.relay({
+    maxBroadcasts: 10,
+    maxShare: 1,
+    onError: (error) => void errors.push(error),
+  });
+  const from = (address: string, mux: TrackMux, options: Partial<MoqSessionOptions> = {}) =>
+    net.join(relay, mux, { address, ...options });
+  const greedy = muxOf();
+  const held = ["/1", "/2", "/3"].map((path) => greedy.publish(path, () => {}));
+  await from("192.0.2.1", greedy);
+  await until(() => relay.mux.size === 3);
+  // Another session of the address, with room for two: nobody else has anything.
+  await from("192.0.2.1", muxOf("/a", "/b", "/c", "/d"));
+  await until(() => relay.stats.waiting === 2);
+  assertEquals(messages(errors), [
+    "Cannot relay /c: its address has its share of the broadcasts already, " +
+    "see maxBroadcastsPerAddress",
+  ]);
+  // Broadcasts that wait for their address hold up no other address, nor a relay with a share.
+  const other = muxOf("/other");
+  const honest = await from("192.0.2.2", other);
+  await from("192.0.2.1", muxOf("/relayed"), { authorize: () => ({ share: 1 }) });
+  await until(() => relay.mux.size === 7);
+  // A broadcast of the address makes room for another.
+  held[0]!.end();
+  await until(() => announced(relay).includes("/c"));
+  assertEquals([relay.mux.size, relay.stats.waiting], [7, 1]);
+  // So does the end of contention.
+  honest.client.close();
+  for (const { end } of held.slice(1)) end();
+  await until(() => announced(relay).includes("/d"));
+  assertEquals(relay.mux.quotas!.stats["moq.maxBroadcasts"], {
+    taken: 5,
+    max: 10,
+    refused: { server: 0, address: 2, user: 0, session: 0 },
+  });
+});
+
+Deno.test("MoqRelay takes broadcasts of other addresses while one waits for its own", async () => {
+  await using net = new Net("moq-lite-05");
+  const relay = net.relay({
+    maxBroadcasts: 4,
+    maxShare: 1,
+    maxBroadcastsPerAddress: 2,
+    onError() {},
+  });
+  const from = (address: string, ...paths: readonly string[]) =>
+    net.join(relay, muxOf(...paths), { address });
+  await from("192.0.2.1", "/1", "/2", "/3");
+  await until(() => relay.stats.waiting === 1);
+  const leaving = await from("192.0.2.2", "/a", "/b");
+  await until(() => relay.mux.size === 4);
+  await from("192.0.2.3", "/x");
+  await until(() => relay.stats.waiting === 2);
+  leaving.client.close();
+  await until(() => announced(relay).includes("/x"));
+  assertEquals(announced(relay).sort(), ["/1", "/2", "/x"]);
+});
+
+Deno.test("MoqRelay counts a broadcast for another source once the first one is gone", async () => {
+  await using net = new Net("moq-lite-05");
+  const relay = net.relay({ maxBroadcasts: 10, maxShare: 1, maxBroadcastsPerAddress: 1 });
+  const from = (address: string, ...paths: readonly string[]) =>
+    net.join(relay, muxOf(...paths), { address });
+  const first = await from("192.0.2.1", "/live");
+  await until(() => relay.mux.size === 1);
+  await from("192.0.2.2", "/live");
+  // The second source costs its address no place.
+  await from("192.0.2.2", "/own");
+  await until(() => relay.mux.size === 2);
+  first.client.close();
+  await from("192.0.2.1", "/new");
+  await until(() => relay.mux.size === 3);
+  assertEquals(announced(relay).sort(), ["/live", "/new", "/own"]);
+});
+
 Deno.test("MoqRelay keeps nothing of a session that left while its broadcasts wait", async () => {
   await using net = new Net("moq-lite-05");
   const relay = net.relay({ maxBroadcasts: 1, onError() {} });

@@ -3,7 +3,7 @@ import { optionsFor } from "../../../base/options.ts";
 import { MOQ_LISTEN, MOQ_SERVER } from "./server_options.ts";
 import { checkOptions, TIME } from "../../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
-import type { Quotas } from "../../../base/shares.ts";
+import type { Quotas, QuotaStats } from "../../../base/shares.ts";
 import { settlesWithin } from "../../../base/wait.ts";
 import type { RequestInfo } from "../../../transport/address.ts";
 import type { DevCertificate } from "../../../transport/certificate/dev_certificate.ts";
@@ -268,6 +268,15 @@ export class MoqServer implements AsyncDisposable {
    */
   countBy(quotas: Quotas): void {
     this.#admission.countBy(quotas);
+  }
+
+  /**
+   * Counters of the bounds of the relay that has the mux, for the metrics of a host.
+   *
+   * @ignore
+   */
+  get quotaStats(): Readonly<Record<string, QuotaStats>> {
+    return this.#options.mux?.quotas?.stats ?? {};
   }
 
   /**

@@ -3,6 +3,7 @@ import type { OptionKinds } from "../../../base/options.ts";
 import { checkOptions, listOf, POSITIVE, RUNTIME } from "../../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { describe } from "../../../base/error_text.ts";
+import type { Quotas } from "../../../base/shares.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
 import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
@@ -229,6 +230,12 @@ export class TrackMux {
    * @ignore
    */
   readonly buffers: WriteBuffers = new WriteBuffers();
+  /**
+   * The bounds of the relay of this mux, for the metrics of a server.
+   *
+   * @ignore
+   */
+  quotas: Quotas | undefined;
 
   readonly #maxBroadcasts: number;
   readonly #broadcasts = new Map<BroadcastPath, Broadcast>();
