@@ -1,7 +1,4 @@
-/**
- * The page that follows a message through the code names existing files and functions, and counts
- * right.
- */
+/** The page that follows a message through the code names existing files and functions. */
 import { assert, assertEquals } from "@std/assert";
 
 const ROOT = new URL("../", import.meta.url);
@@ -82,17 +79,6 @@ Deno.test("docs/internals/a-message.md lists every helper that a row names", () 
     for (const name of rows.flatMap(({ words }) => namesIn(words))) {
       assert(known.has(name) || name === APPLICATION_CALL, name);
     }
-  }
-});
-
-Deno.test("docs/internals/a-message.md counts files and entries right", () => {
-  for (const { text, rows } of walks) {
-    const entries = rows.filter(({ path }, at) => path !== rows[at - 1]?.path);
-    const files = new Set(entries.map(({ path }) => path));
-    assert(
-      text.includes(`**${files.size} files, ${entries.length} entries.**`),
-      `${files.size} ${entries.length}`,
-    );
   }
 });
 
