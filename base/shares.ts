@@ -151,12 +151,14 @@ export class Owners {
   of({ address, user, guest, session }: OwnerFacts): Owner {
     const at = this.#at(address);
     if ((user ?? guest ?? session) === undefined) return at;
-    const facts = { user, guest, session };
-    if (user === undefined || address === undefined || address === "") return { ...at, ...facts };
+    const { networks, isBehindProxy, onProxy } = at;
+    const facts = { networks, isBehindProxy, onProxy, user, guest, session };
+    if (user === undefined || address === undefined || address === "") {
+      return { ...facts, isFamiliar: false };
+    }
     const firstMs = this.#firstSeen(JSON.stringify([addressKey(address), user]));
     const runtime = this.#runtime;
     return {
-      ...at,
       ...facts,
       get isFamiliar() {
         return runtime.monotonic() - firstMs >= FAMILIAR_AFTER_MS;
@@ -423,6 +425,11 @@ export class Quota {
     return this.#taken;
   }
 
+  /** True once all places are taken. */
+  get isFull(): boolean {
+    return this.#taken >= this.#options.max;
+  }
+
   /** True once shares are enforced. */
   get isContended(): boolean {
     return isContended(this.#taken, this.#options.max);
@@ -552,16 +559,24 @@ export class Quota {
       const kind = user === undefined ? "guest" : "user";
       counts.push(this.#tallyOf("user", `${kind} ${name}`, shares.user));
     }
+    const share = shares.address;
+    if (share === undefined) return counts;
     const isStrict = strict?.includes("address") ?? false;
-    if (shares.address === undefined) return counts;
+    if (isStrict && share === Infinity) return counts;
     if (isBehindProxy && !isStrict) {
       if (this.isContended) owner.onProxy?.();
       return counts;
     }
-    for (const { key, factor } of networks) {
-      const times = factor * (isFamiliar ? FAMILIAR_FACTOR : 1);
-      const share = mostOfNetwork({ share: shares.address, factor: times, max, isStrict });
-      counts.push(this.#tallyOf("address", `${isFamiliar ? "familiar" : "at"} ${key}`, share));
+    const times = isFamiliar ? FAMILIAR_FACTOR : 1;
+    for (const network of networks) {
+      const key = `${isFamiliar ? "familiar" : "at"} ${network.key}`;
+      const known = this.#counts.get(key);
+      if (known !== undefined) {
+        counts.push(known);
+        continue;
+      }
+      const most = mostOfNetwork({ share, factor: network.factor * times, max, isStrict });
+      counts.push({ level: "address", key, share: most, taken: 0 });
     }
     return counts;
   }

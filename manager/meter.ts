@@ -109,8 +109,10 @@ export class SessionMeter implements Meter, Disposable {
   #windowAt = 0;
   #refusals = 0;
   #hold: Hold | undefined = undefined;
-  /** Time of the last refused publication, and the wait that the peer was told. */
-  #postponed = { at: 0, waitMs: 0 };
+  /** Time of the last refused publication. */
+  #postponedAt = 0;
+  /** The wait that the peer was told then, in milliseconds. */
+  #postponedMs = 0;
   #isPingDue = false;
   #untold = 0;
   /** The last refusal without a request id. */
@@ -242,14 +244,15 @@ export class SessionMeter implements Meter, Disposable {
     { amount, now }: { readonly amount: Amount; readonly now: number },
   ): true {
     // After a clock was set back, no publication is early.
-    const sinceMs = now - this.#postponed.at;
-    const isEarly = sinceMs >= 0 && sinceMs < this.#postponed.waitMs - EARLY_MS;
+    const sinceMs = now - this.#postponedAt;
+    const isEarly = sinceMs >= 0 && sinceMs < this.#postponedMs - EARLY_MS;
     const hold = this.#hold ??= { count: 0, size: 0, pings: 0, shortage: first, isEarly };
     hold.count++;
     hold.size += amount.size;
     const shortage = this.#missing({ ...amount, ...hold }, now) ?? { ...first, waitMs: 0 };
     const waitMs = Math.max(shortage.waitMs, MIN_WAIT_MS);
-    this.#postponed = { at: now, waitMs };
+    this.#postponedAt = now;
+    this.#postponedMs = waitMs;
     const rate = this.#host.refused(shortage.account.scope, shortage.unit);
     const isPatient = !hold.isEarly &&
       hold.count <= this.#session[internals].settings.maxRequests;

@@ -141,7 +141,8 @@ export class RateLimits implements MeterHost, Disposable {
   readonly runtime: Runtime;
   readonly #rates: Readonly<Record<RateScope, Rates>>;
   readonly #owners: Owners;
-  readonly #isMetered: boolean;
+  /** Scopes in which messages of sessions have a rate. */
+  readonly #isMetered: Readonly<Record<RateScope, boolean>>;
   /** True if the application set no rate of connections of an address. */
   readonly #isDefaultConnections: boolean;
   readonly #engine: Engine | undefined;
@@ -180,7 +181,11 @@ export class RateLimits implements MeterHost, Disposable {
     };
     this.#isDefaultConnections = perAddress?.connections === undefined;
     const { session, user, address } = this.#rates;
-    this.#isMetered = [session, user, address].some(isMetered);
+    this.#isMetered = {
+      session: isMetered(session),
+      user: isMetered(user),
+      address: isMetered(address),
+    };
     this.maxRefusals = options.maxRefusals ?? MAX_REFUSALS;
     const engine = this.#engine = shared && new Engine(runtime, shared);
     // Default rates follow a limit of this node alone, and so are not shared.
@@ -229,13 +234,11 @@ export class RateLimits implements MeterHost, Disposable {
 
   /** Starts to meter a session; `undefined` if no rate applies. */
   meter(session: Session, { user, address }: CountedPeer): SessionMeter | undefined {
-    if (!this.#isMetered) return undefined;
-    const own = isMetered(this.#rates.session) ? this.#rates.session : undefined;
+    const metered = this.#isMetered;
+    const own = metered.session ? this.#rates.session : undefined;
     const held = {
-      user: isMetered(this.#rates.user) ? user : undefined,
-      address: isMetered(this.#rates.address)
-        ? this.#owners.of({ address }).networks[0]?.key
-        : undefined,
+      user: metered.user ? user : undefined,
+      address: metered.address ? this.#owners.of({ address }).networks[0]?.key : undefined,
     };
     const shared = held.user === undefined && held.address === undefined
       ? NO_ACCOUNTS

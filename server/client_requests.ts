@@ -240,12 +240,15 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     opened(session) {
       expiry.watch(session);
       moveFrom(session);
-      const owner = parts().ownerOf(session); // A user is seen at the address from now on.
-      parts().streams?.opened(session, owner);
+      const { ownerOf, presence, streams, users } = parts();
+      const hasUser = verifiedUser(session) !== undefined;
+      // A user is seen at the address from now on.
+      const owner = hasUser || streams !== undefined ? ownerOf(session) : undefined;
+      if (owner !== undefined) streams?.opened(session, owner);
       // A session without a user cannot be online.
-      if (verifiedUser(session) === undefined) return;
-      parts().presence.enter(session);
-      parts().users.opened(session);
+      if (!hasUser) return;
+      presence.enter(session);
+      users.opened(session);
     },
 
     async subscribe(session, topic, request) {

@@ -185,7 +185,7 @@ export class HandshakeLimits {
     const place = this.#connections.tryTake(owner);
     if (typeof place === "string") return undefined;
     // No address drops another one's connection for more than its own share.
-    if (this.#pending.levelFull(owner) === "server") this.#dropOldest();
+    if (this.#pending.isFull && this.#pending.levelFull(owner) === "server") this.#dropOldest();
     const pending = this.#pending.tryTake(owner);
     if (typeof pending === "string") {
       place[Symbol.dispose]();
