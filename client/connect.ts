@@ -6,14 +6,9 @@ import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
-import { within } from "../base/wait.ts";
 import { parseServerUrl } from "../transport/url.ts";
 import { checkSettings, type SessionSettingsOptions } from "../session/check_settings.ts";
-import type {
-  CheckedTransports,
-  ClientDialer,
-  TransportOptions,
-} from "../transport/race/options.ts";
+import type { TransportOptions } from "../transport/race/options.ts";
 
 /**
  * Options for `connect()`.
@@ -76,34 +71,6 @@ export function connectBy<C extends Contract>(
   // A runtime that is too old cannot check the URL.
   const platform = makePlatform(options);
   return new Client(checkUrl(url), platform, options);
-}
-
-/** Loads the code of HTTP as the last transport. */
-export type LoadLastResort = () => Promise<{
-  fallBackToHttp(dial: ClientDialer, options: CheckedTransports): ClientDialer;
-}>;
-
-/**
- * Adds HTTP as the last transport to a dialer, if the options have `http`. The others are used alone
- * while the code does not load.
- */
-export function withLastResort(
-  dial: ClientDialer,
-  checked: CheckedTransports,
-  load: LoadLastResort,
-): ClientDialer {
-  if (!checked.hasHttp) return dial;
-  let resort: ClientDialer | undefined;
-  return async (url, options) => {
-    try {
-      const { runtime, signal, timeoutMs } = options;
-      resort ??= (await within(runtime, load(), { signal, timeoutMs: timeoutMs / 4 }))
-        .fallBackToHttp(dial, checked);
-    } catch (error) {
-      if (!checked.transports[0]) throw error;
-    }
-    return await (resort ?? dial)(url, options);
-  };
 }
 
 /** Makes URLs absolute. URLs from a function are checked at each call. */

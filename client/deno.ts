@@ -7,12 +7,12 @@ import {
   dialBy,
   type DialOptions,
   type MakePlatform,
-  withLastResort,
 } from "./connect.ts";
 import { checkCall } from "./call_checks.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { isQuicAvailable, permittedHost } from "../transport/quic/deno_quic.ts";
+import { withLastResort } from "../transport/race/last_resort.ts";
 import { race } from "../transport/race/race.ts";
 import { parseServerUrl, publicUrl } from "../transport/url.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
@@ -94,7 +94,7 @@ function platformOf(call: "connect" | "dial"): MakePlatform {
     checkCall(call, options); // Before the transports, whose check takes the types as given.
     const checked = checkTransports(options);
     const dial = race({ webSocket: dialWebSocket, webTransport: quic() }, checked);
-    const loadHttp = () => import("../transport/race/last_resort.ts");
+    const loadHttp = () => import("../transport/race/http_fallback.ts");
     return denoPlatform(withPermission(withLastResort(dial, checked, loadHttp)));
   };
 }

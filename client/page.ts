@@ -3,9 +3,10 @@
  * imports this module, and thereby all that a page loads at first, so that bundlers keep the first
  * load in one file, which packs better than several.
  */
+import "./connect.ts"; // A page loads the client at first.
 import type { ClientPlatform, Dialer } from "./client_options.ts";
-import { type LoadLastResort, withLastResort } from "./connect.ts";
 import type { Connection } from "../transport/connection.ts";
+import { type LoadHttp, withLastResort } from "../transport/race/last_resort.ts";
 import { isNativeWebTransportAvailable } from "../transport/webtransport.ts";
 import { type LoadStreams, openWebSocket } from "../transport/websocket/connection.ts";
 import {
@@ -29,7 +30,7 @@ export interface PageChunks {
     ): RacingDialer;
   }>;
   /** Loads HTTP as the last transport. */
-  readonly http: LoadLastResort;
+  readonly http: LoadHttp;
   /** Loads streams and datagrams on a WebSocket. */
   readonly streams: LoadStreams;
   /** Loads the features of a session beside messages. */

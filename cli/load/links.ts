@@ -3,8 +3,8 @@ import type { Client } from "../../client/client.ts";
 import { connectBy } from "../../client/connect.ts";
 import type { ClientPlatform } from "../../client/client_options.ts";
 import { denoPlatform } from "../../client/deno.ts";
-import { withLastResort } from "../../client/connect.ts";
 import { race } from "../../transport/race/race.ts";
+import { withLastResort } from "../../transport/race/last_resort.ts";
 import { checkTransports, type TransportOptions } from "../../transport/race/options.ts";
 import type { WebTransportLeg } from "../../transport/race/options.ts";
 import { isQuicAvailable } from "../../transport/quic/deno_quic.ts";
@@ -249,7 +249,7 @@ export function makePlatform(options: TransportOptions): ClientPlatform {
     webTransport: isQuicAvailable() ? openWebTransport : NO_QUIC,
   }, checked);
   return denoPlatform(
-    withLastResort(dial, checked, () => import("../../transport/race/last_resort.ts")),
+    withLastResort(dial, checked, () => import("../../transport/race/http_fallback.ts")),
   );
 }
 

@@ -132,6 +132,8 @@ class ClientHttpConnection extends HttpConnection {
   readonly #opened = Promise.withResolvers<OpenedConnection>();
   readonly #ended = new AbortController();
   #ids: OpenedConnection | undefined = undefined;
+  /** True after a proxy held an event stream back. */
+  #polls: boolean;
   /** Number of the last event. */
   #received = 0;
   #unacknowledgedBytes = 0;
@@ -147,6 +149,7 @@ class ClientHttpConnection extends HttpConnection {
   constructor(url: URL, options: ClientHttpOptions) {
     super(options.runtime);
     this.#options = options;
+    this.#polls = options.path.polls;
     this.#place = publicUrl(url);
     this.#url = urlOf(url, []);
     const mark = options.announcesToken ? [TOKEN_MARK_QUERY] : [];
@@ -197,14 +200,14 @@ class ClientHttpConnection extends HttpConnection {
         if (goesOn()) failures.reset();
       };
       try {
-        await (path.polls ? this.#poll() : this.#stream(onPiece));
+        await (this.#polls ? this.#poll() : this.#stream(onPiece));
         // A proxy may cut streams at once.
         if (goesOn() || this.#ids === undefined) failures.reset();
         else await failures.pause(this.#ended.signal);
       } catch (error) {
         if (!(error instanceof HeldStream)) await this.#failed(failures, error);
         else if (path.chances) path.chances--;
-        else path.polls = true;
+        else this.#polls = true;
       }
     }
   }
@@ -245,6 +248,8 @@ class ClientHttpConnection extends HttpConnection {
       const response = await this.#ask("GET", headers, { signal });
       return await response.text();
     });
+    // A server that answers nothing at all holds nothing back.
+    this.#options.path.polls = true;
     this.#takeAll(new EventReader().read(text));
   }
 

@@ -1,119 +1,129 @@
-/** HTTP as the last resort of a client: tried once the race of the other transports failed. */
-import { anySignal } from "../../base/wait.ts";
-import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
-import { textOf } from "../../base/error_text.ts";
-import { dialHttp, type HttpPath } from "../http/client.ts";
-import { parseServerUrl } from "../url.ts";
-import { Losses } from "./race.ts";
-import type { ClientDialer, TransportName } from "./options.ts";
+/**
+ * HTTP as the last transport of a client, for as long as the others work; the code of HTTP, with
+ * what follows a failure of the others, loads with the first such failure.
+ */
+import { anySignal, within } from "../../base/wait.ts";
+import { ConnectionError } from "../../errors.ts";
+import type { Connection } from "../connection.ts";
+import type { CheckedTransports, ClientDialer, TransportName } from "./options.ts";
 
 /**
- * Longest time for all other transports together, in milliseconds, and at most half of the time for
+ * Time that the transports tried first have alone, in milliseconds, and at most half of the time for
  * the whole attempt: some networks answer no request for a WebSocket.
  */
-export const OTHERS_MS = 5_000;
+const ALONE_MS = 5_000;
 
-/**
- * Time between two silences of sessions on a WebSocket that count as a failure, in milliseconds: a
- * network that lets a WebSocket open and drops what follows.
- */
-const SILENCES_MS = 120_000;
+/** Options of one attempt. */
+export type DialOptions = Parameters<ClientDialer>[1];
 
-/** Options for {@linkcode fallBackToHttp}. */
-export interface LastResortOptions {
+/** Loads the code of HTTP; called again after a failure. */
+export type LoadHttp = () => Promise<{
+  fallBackToHttp(dial: ClientDialer, options: FallBackOptions): FallBackDialer;
+}>;
+
+/** Options for the code of HTTP. */
+export interface FallBackOptions {
   /** The other transports, the preferred one first. */
   readonly transports: readonly TransportName[];
-  /** Sends requests; by default the `fetch` of the platform. */
-  readonly fetch?: typeof fetch;
+  /** Time at which a WebSocket fell silent, in milliseconds since the epoch; never by default. */
+  readonly silentAt?: number | undefined;
+}
+
+/** Opens connections by all transports; `late` is an attempt of the others that is under way. */
+export type FallBackDialer = (
+  url: string | URL,
+  options: DialOptions,
+  late?: Leg,
+) => Promise<Connection>;
+
+/** Some of the transports, for one attempt. */
+export interface Leg {
+  /** The attempt, which may still open a connection after an error. */
+  readonly opening: Promise<Connection>;
+  /** Ends the attempt. */
+  readonly stop: AbortController;
+  /** The reason to try other transports: a failure or a timeout; absent if a connection opened. */
+  readonly error?: unknown;
 }
 
 /**
- * Makes a dialer that opens HTTP where the other transports fail.
+ * Adds HTTP as the last transport to the dialer of a client.
  *
- * - **Order:** HTTP is tried once the others failed, or after {@linkcode OTHERS_MS} without any. A
- *   refusal of the server ends the attempt, because HTTP would be refused too.
- * - **Memory:** after a failure of all others HTTP is tried first for 30 s, and each failure in a
- *   row doubles that time, up to 10 minutes.
- * - **Polls:** once a proxy held an event stream back, the client polls, for its whole life.
+ * - **Order:** HTTP is tried after the others failed, or besides the others after 5 s and at most
+ *   half of the time for the attempt; the first that opens is used. A refusal by the server ends the
+ *   attempt, because the server would refuse HTTP too. An attempt tries HTTP once.
+ * - **Code:** the code of HTTP loads after the first failure of all others, or after a WebSocket fell
+ *   silent. A failed load is a failed attempt.
+ * - **Memory:** after a failure of all others, or a second silence of a WebSocket within 2 minutes,
+ *   HTTP is tried first for 30 s. Each failure in a row doubles that time, up to 10 minutes.
+ * - **Protocols:** HTTP carries `skein.1` alone, and is left out if that is not offered.
  *
  * @param dial Dialer of the other transports; unused without any.
- * @param options See {@linkcode LastResortOptions}.
- * @returns The dialer; one for each client.
+ * @param options The options, checked.
+ * @param load Loads the code of HTTP.
+ * @returns The dialer, for one client; `dial` itself without HTTP among the transports.
  */
-export function fallBackToHttp(
+export function withLastResort(
   dial: ClientDialer,
-  { transports, fetch }: LastResortOptions,
+  { transports, hasHttp }: CheckedTransports,
+  load: LoadHttp,
 ): ClientDialer {
-  const path: HttpPath = { polls: false };
-  const losses = new Losses();
-  // A client on HTTP moves to WebSocket first, which more networks let through.
-  const next = transports.includes("websocket") ? "websocket" : transports[0];
-  let silentAt = -Infinity;
-
-  const dialOthers: ClientDialer = async (url, options) => {
-    const { runtime, signal, timeoutMs } = options;
-    const ms = Math.min(OTHERS_MS, timeoutMs / 2);
-    const late = new AbortController();
-    const timer = runtime.setTimeout(() => {
-      late.abort(new TimeoutError(`Cannot open ${transports.join(" or ")} within ${ms} ms`, ms));
-    }, ms);
-    try {
-      return await dial(url, { ...options, signal: anySignal(signal, late.signal) });
-    } finally {
-      runtime.clearTimeout(timer);
-    }
-  };
+  if (!hasHttp) return dial;
+  const others = { dial, names: transports };
+  let fallBack: FallBackDialer | undefined;
+  const ready = (silentAt?: number) =>
+    load().then((part) => fallBack ??= part.fallBackToHttp(dial, { transports, silentAt }));
 
   return async (url, options) => {
-    const { runtime, only, silent, signal, onFallback } = options;
-    if (only !== undefined && only !== "http") return await dial(url, options);
-    const { origin } = parseServerUrl(url);
-    const openHttp = async (error?: unknown) => {
-      const connection = await dialHttp(url, { ...options, path, fetch });
-      if (next !== undefined && error !== undefined) onFallback?.({ transport: next, error });
-      return connection;
-    };
-    if (only === "http" || next === undefined) return await openHttp();
-    if (silent?.transport === "websocket") {
-      const isSecond = runtime.now() - silentAt < SILENCES_MS;
-      silentAt = runtime.now();
-      if (isSecond) losses.remember(origin, runtime.now(), silent.error);
-    }
-    const known = losses.get(origin);
-    let failure: unknown;
-    if (known !== undefined && known.until > runtime.now()) {
-      try {
-        return await openHttp(known.error);
-      } catch (error) {
-        if (isFinal(error, signal)) throw error;
-        failure = error;
-      }
-    }
+    const { only, protocols, runtime, signal, silent } = options;
+    const isAlone = !transports[0] || only === "http";
+    if (!isAlone && (only || !protocols.includes("skein.1"))) return await dial(url, options);
+    if (fallBack) return await fallBack(url, options);
+    if (silent?.transport === "websocket") ready(runtime.now()).catch(() => {});
+    const first = isAlone ? undefined : await openAlone(others, url, options);
+    if (first && !first.error) return await first.opening;
     try {
-      const connection = await dialOthers(url, options);
-      losses.delete(origin);
-      return connection;
-    } catch (error) {
-      if (isFinal(error, signal)) throw error;
-      if (failure !== undefined) throw combined(failure, error);
-      const connection = await openHttp(error).catch((failure) => {
-        throw isFinal(failure, signal) ? failure : combined(failure, error);
-      });
-      losses.remember(origin, runtime.now(), error);
-      return connection;
+      await within(runtime, ready(), { signal });
+    } catch (cause) {
+      signal.throwIfAborted();
+      if (first) return await first.opening;
+      throw new ConnectionError("Cannot load HTTP", { cause });
     }
+    return await fallBack!(url, options, first);
   };
+}
+
+/**
+ * Gives some of the transports a time alone.
+ *
+ * @param transports Dialer and names of the transports.
+ * @param url The URL of the server.
+ * @param options Options of the attempt.
+ * @returns The attempt, once it opened a connection, failed, or is late.
+ * @throws The error of a refusal, an abort or wrong arguments, which other transports share.
+ */
+export async function openAlone(
+  { dial, names }: { readonly dial: ClientDialer; readonly names: readonly string[] },
+  url: string | URL,
+  options: DialOptions,
+): Promise<Leg> {
+  const { runtime, signal, timeoutMs } = options;
+  const stop = new AbortController();
+  const opening = dial(url, { ...options, signal: anySignal(signal, stop.signal) });
+  try {
+    await within(runtime, opening, {
+      late: `Cannot open ${names.join(" or ")} within`,
+      timeoutMs: Math.min(ALONE_MS, timeoutMs / 2),
+    });
+    return { opening, stop };
+  } catch (error) {
+    if (isFinal(error, signal)) throw error;
+    return { opening, stop, error };
+  }
 }
 
 /** Tells whether another transport would fail in the same way. */
-function isFinal(error: unknown, signal: AbortSignal): boolean {
-  const { status } = Object(error) as { status?: number };
-  return signal.aborted || status !== undefined || error instanceof TypeError;
-}
-
-function combined(http: unknown, others: unknown): ConnectionError {
-  if (others instanceof UnsupportedError && http instanceof ConnectionError) return http;
-  return new ConnectionError(`Cannot connect: ${textOf(http)}; ${textOf(others)}`, {
-    cause: new AggregateError([http, others]),
-  });
+export function isFinal(error: unknown, signal: AbortSignal): boolean {
+  return signal.aborted || error instanceof TypeError ||
+    (error as { status?: number } | null)?.status !== undefined;
 }

@@ -4,8 +4,14 @@ import { ConnectionError } from "../../errors.ts";
 import { HttpEnds } from "../../tests/http_pair.ts";
 import type { Connection } from "../connection.ts";
 import { memoryPair } from "../memory/memory.ts";
-import { fallBackToHttp } from "./last_resort.ts";
-import type { ClientDialer, RaceOptions, TransportFallback, TransportName } from "./options.ts";
+import { withLastResort } from "./last_resort.ts";
+import {
+  checkTransports,
+  type ClientDialer,
+  type RaceOptions,
+  type TransportFallback,
+  type TransportName,
+} from "./options.ts";
 import { FIRST_REMEMBER_MS } from "./race.ts";
 
 /** A client with a clock of its own, whose other transports answer by hand. */
@@ -14,24 +20,38 @@ class Bench implements AsyncDisposable {
   readonly fallbacks: TransportFallback[] = [];
   /** Number of dials of the other transports. */
   dials = 0;
+  /** Number of loads of the code of HTTP. */
+  loads = 0;
+  /** Loads the code of HTTP. */
+  load = () => import("./http_fallback.ts");
   /** Outcome of the other transports. */
   outcome: () => Promise<Connection> = () => Promise.reject(new ConnectionError("No socket"));
+  /** True if the other transports open in spite of an abort. */
+  ignoresAbort = false;
   now = 1_000_000;
   readonly #dial: ClientDialer;
 
-  constructor(transports: readonly TransportName[] = ["webtransport", "websocket"]) {
+  constructor(transports?: readonly TransportName[]) {
     const others: ClientDialer = (_url, { signal }) => {
       this.dials++;
+      if (this.ignoresAbort) return this.outcome();
       const { promise, reject } = Promise.withResolvers<never>();
       signal.addEventListener("abort", () => reject(signal.reason));
       return Promise.race([promise, this.outcome()]);
     };
-    this.#dial = fallBackToHttp(others, { transports });
+    this.#dial = withLastResort(others, checkTransports({ transports }), () => {
+      this.loads++;
+      return this.load();
+    });
   }
 
   /** Dials, and returns the name of the transport. */
   async dial(
-    options: RaceOptions & { readonly timeoutMs?: number; readonly url?: string } = {},
+    options: RaceOptions & {
+      readonly timeoutMs?: number;
+      readonly url?: string;
+      readonly protocols?: string[];
+    } = {},
   ): Promise<string> {
     const { url = this.ends.url } = options;
     await using connection = await this.#dial(url, {
@@ -50,22 +70,83 @@ class Bench implements AsyncDisposable {
   }
 }
 
-Deno.test("fallBackToHttp() opens HTTP where the others fail, and tells which to try again", async () => {
+Deno.test("withLastResort() opens HTTP where the others fail, and tells which to try again", async () => {
   await using bench = new Bench();
+  const outcome = bench.outcome;
+  bench.outcome = () => {
+    assertEquals(bench.loads, 0, "The code of HTTP loads after the failure of the others");
+    return outcome();
+  };
   assertEquals(await bench.dial(), "http");
   assertEquals(bench.dials, 1);
   const [{ transport, error }] = bench.fallbacks as [TransportFallback];
   assertEquals([transport, (error as Error).message], ["websocket", "No socket"]);
 });
 
-Deno.test("fallBackToHttp() takes no HTTP where another transport opens", async () => {
+Deno.test("withLastResort() takes no HTTP where another transport opens", async () => {
   await using bench = new Bench();
   bench.outcome = () => Promise.resolve(memoryPair().client);
   assertEquals([await bench.dial(), bench.dials], ["memory", 1]);
-  assertEquals([bench.fallbacks, bench.ends.connections.size], [[], 0]);
+  assertEquals([bench.fallbacks, bench.ends.connections.size, bench.loads], [[], 0, 0]);
 });
 
-Deno.test("fallBackToHttp() gives the others half of the time", async () => {
+Deno.test("withLastResort() leaves HTTP out if the protocols have no skein.1, or HTTP was not chosen", async () => {
+  await using bench = new Bench();
+  await assertRejects(() => bench.dial({ protocols: ["chat"] }), ConnectionError, "No socket");
+  await using chosen = new Bench(["websocket"]);
+  await assertRejects(() => chosen.dial(), ConnectionError, "No socket");
+  assertEquals([bench.loads, chosen.loads], [0, 0]);
+});
+
+Deno.test("withLastResort() fails as the others do while the code of HTTP does not load, and loads again", async () => {
+  await using bench = new Bench();
+  const { load } = bench;
+  const cause = new TypeError("Failed to fetch dynamically imported module");
+  bench.load = () => Promise.reject(cause);
+  await assertRejects(() => bench.dial(), ConnectionError, "No socket");
+  // An invalid argument is a TypeError too, and would end the client.
+  const alone = await assertRejects(() => bench.dial({ only: "http" }), ConnectionError);
+  assertEquals([alone.message, alone.cause], ["Cannot load HTTP", cause]);
+  bench.load = load;
+  assertEquals([await bench.dial(), bench.loads], ["http", 3]);
+});
+
+Deno.test("withLastResort() waits for the others if the code of HTTP does not load", async () => {
+  await using bench = new Bench();
+  const opening = Promise.withResolvers<Connection>();
+  bench.outcome = () => opening.promise;
+  bench.load = () => {
+    opening.resolve(memoryPair().client);
+    return Promise.reject(new TypeError("Failed to fetch"));
+  };
+  assertEquals(await bench.dial({ timeoutMs: 20 }), "memory");
+});
+
+Deno.test("withLastResort() uses the first that opens once the others are late", async () => {
+  await using bench = new Bench();
+  const opening = Promise.withResolvers<Connection>();
+  bench.outcome = () => opening.promise;
+  const { load } = bench;
+  bench.load = async () => {
+    const part = await load();
+    opening.resolve(memoryPair().client);
+    return part;
+  };
+  assertEquals([await bench.dial({ timeoutMs: 20 }), bench.fallbacks], ["memory", []]);
+});
+
+Deno.test("withLastResort() closes a connection that opens after HTTP", async () => {
+  await using bench = new Bench();
+  const opening = Promise.withResolvers<Connection>();
+  bench.outcome = () => opening.promise;
+  bench.ignoresAbort = true;
+  assertEquals(await bench.dial({ timeoutMs: 1_000 }), "http");
+  const { client } = memoryPair();
+  opening.resolve(client);
+  await client.closed;
+});
+
+Deno.test("withLastResort() gives the others half of the time", async () => {
   await using bench = new Bench();
   bench.outcome = () => new Promise(() => {});
   assertEquals(await bench.dial({ timeoutMs: 1_000 }), "http");
@@ -73,7 +154,7 @@ Deno.test("fallBackToHttp() gives the others half of the time", async () => {
   assertEquals((error as Error).message, "Cannot open webtransport or websocket within 500 ms");
 });
 
-Deno.test("fallBackToHttp() tries HTTP first after a failure, for a while", async () => {
+Deno.test("withLastResort() tries HTTP first after a failure, for a while", async () => {
   await using bench = new Bench();
   await bench.dial();
   bench.now += FIRST_REMEMBER_MS - 1;
@@ -86,8 +167,10 @@ Deno.test("fallBackToHttp() tries HTTP first after a failure, for a while", asyn
   assertEquals([await bench.dial(), bench.dials], ["memory", 3]);
 });
 
-Deno.test("fallBackToHttp() counts two silences of a WebSocket in a row as a failure", async () => {
+Deno.test("withLastResort() counts two silences of a WebSocket in a row as a failure", async () => {
   await using bench = new Bench();
+  const part = await bench.load();
+  bench.load = () => Promise.resolve(part);
   bench.outcome = () => Promise.resolve(memoryPair().client);
   const { url } = bench.ends;
   const silent = { url, transport: "websocket", error: new Error("silence") };
@@ -96,7 +179,7 @@ Deno.test("fallBackToHttp() counts two silences of a WebSocket in a row as a fai
   assertEquals(await bench.dial({ silent }), "http");
 });
 
-Deno.test("fallBackToHttp() ends with a refusal, an abort and a TypeError of the others", async () => {
+Deno.test("withLastResort() ends with a refusal, an abort and a TypeError of the others", async () => {
   const refusal = new ConnectionError("Go away", { status: 403 });
   for (const error of [refusal, new TypeError("Bad argument")]) {
     await using bench = new Bench();
@@ -112,18 +195,18 @@ Deno.test("fallBackToHttp() ends with a refusal, an abort and a TypeError of the
   await assertRejects(() => dialing, Error, "enough");
 });
 
-Deno.test("fallBackToHttp() has the reasons of all transports if none opens", async () => {
+Deno.test("withLastResort() has the reasons of all transports if none opens", async () => {
   await using bench = new Bench();
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr;
   listener.close();
   const url = `http://127.0.0.1:${port}/`;
-  const error = await assertRejects(() => bench.dial({ url }), ConnectionError, "; No socket");
-  assert(error.message.startsWith(`Cannot connect: Cannot open HTTP to ${url}: `));
+  const error = await assertRejects(() => bench.dial({ url }), ConnectionError);
+  assert(error.message.startsWith(`Cannot connect: No socket; Cannot open HTTP to ${url}: `));
   assertEquals(bench.fallbacks, []);
 });
 
-Deno.test("fallBackToHttp() opens the one transport that is asked for", async () => {
+Deno.test("withLastResort() opens the one transport that is asked for", async () => {
   await using bench = new Bench();
   bench.outcome = () => Promise.resolve(memoryPair().client);
   assertEquals([await bench.dial({ only: "http" }), bench.dials], ["http", 0]);
@@ -132,7 +215,7 @@ Deno.test("fallBackToHttp() opens the one transport that is asked for", async ()
   await assertRejects(() => bench.dial({ only: "websocket" }), ConnectionError, "No socket");
 });
 
-Deno.test("fallBackToHttp() opens HTTP alone without other transports", async () => {
-  await using bench = new Bench([]);
+Deno.test("withLastResort() opens HTTP alone without other transports", async () => {
+  await using bench = new Bench(["http"]);
   assertEquals([await bench.dial(), bench.dials, bench.fallbacks], ["http", 0, []]);
 });

@@ -15,9 +15,10 @@ export interface TransportOptions {
    * only where WebSocket fails; see `engineDefect()`.
    *
    * `http` is the last resort, for networks that block both: messages by requests and server-sent
-   * events, without streams and datagrams. It is tried once all others failed, wherever it stands.
+   * events, without streams and datagrams. It is tried after the others failed, at any position in
+   * the list, and never if the list leaves it out.
    *
-   * @default {["webtransport", "websocket"]}
+   * @default {["webtransport", "websocket", "http"]}
    */
   readonly transports?: readonly TransportName[];
   /**
@@ -143,7 +144,7 @@ export interface CheckedTransports extends TransportOptions {
  */
 export function checkTransports(options: TransportOptions): CheckedTransports {
   const { headStartMs = 500 } = options;
-  const names = new Set(options.transports ?? RACERS);
+  const names = new Set<TransportName>(options.transports ?? [...RACERS, "http"]);
   const hasHttp = names.delete("http");
   const transports = [...names];
   if (transports.length + +hasHttp === 0 || !transports.every((name) => RACERS.includes(name))) {

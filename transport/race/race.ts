@@ -91,9 +91,10 @@ export function raceTransports(
   platform: TransportPlatform,
   options: TransportOptions = {},
 ): RacingDialer {
-  const checked = checkTransports(options);
-  if (!checked.hasHttp) return race(platform, checked);
-  throw new TypeError("Cannot connect: transports must not have http here, received http");
+  if (options.transports?.includes("http")) {
+    throw new TypeError("Cannot connect: transports must not have http here, received http");
+  }
+  return race(platform, checkTransports(options));
 }
 
 /**

@@ -1,7 +1,12 @@
 /** The network between the hosts of one simulation: faults, sockets, and all transports. */
 import type { WebTransportSource } from "../../../server/webtransport_options.ts";
-import { fallBackToHttp } from "../../../transport/race/last_resort.ts";
-import type { CheckedTransports, TransportPlatform } from "../../../transport/race/options.ts";
+import { fallBackToHttp } from "../../../transport/race/http_fallback.ts";
+import { type LoadHttp, withLastResort } from "../../../transport/race/last_resort.ts";
+import type {
+  CheckedTransports,
+  TransportName,
+  TransportPlatform,
+} from "../../../transport/race/options.ts";
 import { race } from "../../../transport/race/race.ts";
 import {
   type WebTransportDialer,
@@ -308,17 +313,20 @@ export class SimulatedNetwork {
    */
   dialer(host: Host, options: CheckedTransports): ClientDialer {
     const socket = this[internals].http.sockets(host);
-    const load = async () => {
+    const loadStreams = async () => {
       const ms = this.#loadMs.get(host) ?? 0;
       if (ms > 0) await new Promise<void>((resolve) => void host.after(ms, resolve));
       return streams;
     };
     const platform: TransportPlatform = {
-      webSocket: (url, options) => openWebSocket(url, { ...options, socket, load }),
+      webSocket: (url, options) => openWebSocket(url, { ...options, socket, load: loadStreams }),
       webTransport: webTransportLeg(this[internals].webTransport.dialer(host)),
     };
-    const dial = race(platform, options);
-    if (!options.hasHttp) return dial;
-    return fallBackToHttp(dial, { ...options, fetch: this[internals].http.fetch(host) });
+    const send = this[internals].http.fetch(host);
+    const load = () =>
+      Promise.resolve<Awaited<ReturnType<LoadHttp>>>({
+        fallBackToHttp: (dial, options) => fallBackToHttp(dial, options, send),
+      });
+    return withLastResort(race(platform, options), options, load);
   }
 }

@@ -1,0 +1,117 @@
+/** HTTP of one client, with the memory of networks on which only HTTP works. */
+import { textOf } from "../../base/error_text.ts";
+import { anySignal } from "../../base/wait.ts";
+import { ConnectionError, TimeoutError } from "../../errors.ts";
+import type { Connection } from "../connection.ts";
+import { dialHttp, type HttpPath } from "../http/client.ts";
+import { parseServerUrl } from "../url.ts";
+import {
+  type DialOptions,
+  type FallBackDialer,
+  type FallBackOptions,
+  isFinal,
+  type Leg,
+  openAlone,
+} from "./last_resort.ts";
+import type { ClientDialer } from "./options.ts";
+import { Losses } from "./race.ts";
+
+/**
+ * Time between two silences of sessions on a WebSocket that count as a failure, in milliseconds: a
+ * network that lets a WebSocket open and drops what follows.
+ */
+const SILENCES_MS = 120_000;
+
+/**
+ * Makes a dialer that opens HTTP where the other transports fail; `withLastResort` describes the
+ * order and the memory.
+ *
+ * - **Polls:** once a client polled because a proxy held an event stream back, the client polls for
+ *   its whole life.
+ *
+ * @param dial Dialer of the other transports; unused without any.
+ * @param options See {@linkcode FallBackOptions}.
+ * @param send Sends requests; by default the `fetch` of the platform.
+ * @returns The dialer; one for each client.
+ */
+export function fallBackToHttp(
+  dial: ClientDialer,
+  { transports, silentAt = -Infinity }: FallBackOptions,
+  send?: typeof fetch,
+): FallBackDialer {
+  const path: HttpPath = { polls: false };
+  const losses = new Losses();
+  // A client on HTTP moves to WebSocket first, which more networks let through.
+  const next = transports.includes("websocket") ? "websocket" : transports[0];
+  const others = { dial, names: transports };
+  const http: typeof others = {
+    dial: (url, options) => dialHttp(url, { ...options, path, fetch: send }),
+    names: ["http"],
+  };
+
+  return async (url, options, late) => {
+    const { runtime, only, silent, onFallback } = options;
+    if (only === "http" || next === undefined) return await http.dial(url, options);
+    const { origin } = parseServerUrl(url);
+    if (!late && silent?.transport === "websocket") {
+      const now = runtime.now();
+      if (now - silentAt < SILENCES_MS) losses.remember(origin, now, silent.error);
+      silentAt = now;
+    }
+    const known = losses.get(origin);
+    const isHttpFirst = known !== undefined && known.until > runtime.now();
+    const first = late ?? await openAlone(isHttpFirst ? http : others, url, options);
+    const connection = first.error === undefined
+      ? await first.opening
+      : await openBesides(first, isHttpFirst ? others : http, { url, options });
+    if (connection.transport !== "http") losses.delete(origin);
+    else {
+      if (!isHttpFirst) losses.remember(origin, runtime.now(), first.error);
+      onFallback?.({ transport: next, error: isHttpFirst ? known.error : first.error });
+    }
+    return connection;
+  };
+}
+
+/** Opens a connection by further transports, unless the attempt before opens one sooner. */
+function openBesides(
+  first: Leg,
+  { dial }: { readonly dial: ClientDialer },
+  { url, options }: { readonly url: string | URL; readonly options: DialOptions },
+): Promise<Connection> {
+  const { signal } = options;
+  const stop = new AbortController();
+  const opening = dial(url, { ...options, signal: anySignal(signal, stop.signal) });
+  const errors: unknown[] = [];
+  let isOver = false;
+  return new Promise((resolve, reject) => {
+    const end = (other: AbortController) => {
+      isOver = true;
+      other.abort();
+    };
+    const follow = (opening: Promise<Connection>, other: AbortController) =>
+      opening.then((connection) => {
+        if (isOver) return connection.close();
+        end(other);
+        resolve(connection);
+      }, (error) => {
+        if (errors.push(error) === 1 && !isFinal(error, signal)) return;
+        end(other);
+        reject(combined(errors, signal));
+      });
+    void follow(first.opening, stop);
+    void follow(opening, first.stop);
+  });
+}
+
+/** Combines the errors of an attempt, in the order of time, so that no reason is lost. */
+function combined([first, last = first]: readonly unknown[], signal: AbortSignal): unknown {
+  if (first === last) return first;
+  const cause = new AggregateError([first, last]);
+  if (signal.aborted && last instanceof TimeoutError) {
+    return new TimeoutError(`${last.message}; ${textOf(first)}`, last.timeoutMs, { cause });
+  }
+  if (isFinal(last, signal)) return last;
+  const reason = textOf(first).replace(/^Cannot connect: /, "");
+  return new ConnectionError(`Cannot connect: ${reason}; ${textOf(last)}`, { cause });
+}
