@@ -6,6 +6,7 @@
 import { gzipSync } from "node:zlib";
 import { assert, assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
 import { bundleClient } from "../examples/chat/page.ts";
+import { createServer } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { directStream } from "../transport/direct.ts";
 import { NativePlatform } from "./native.ts";
@@ -164,6 +165,22 @@ async function checkStreams(session: Session<unknown>): Promise<void> {
   await soon(stream.close());
 }
 
+/** Dials by HTTP, without an option, where a proxy answers upgrades. */
+async function checkHttp(bundle: string): Promise<void> {
+  const { dial }: typeof import("../client.ts") = await import(`file://${bundle}`);
+  const server = createServer();
+  await using http = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
+    return request.headers.has("upgrade")
+      ? new Response(null, { status: 502 })
+      : server.fetch(request);
+  });
+  {
+    await using session = await soon(dial(`http://127.0.0.1:${http.addr.port}/`));
+    assertEquals(session.transport, "http");
+  }
+  await server.close();
+}
+
 Deno.test("client.ts is small at first, for a page that connects and in all, and has the rest in parts", async () => {
   for (const [module, max] of [[PAGE, MAX_BYTES.page], [CLIENT, MAX_BYTES.client]] as const) {
     const folder = await Deno.makeTempDir();
@@ -217,6 +234,7 @@ Deno.test("client.ts as a bundle in parts loads WebTransport and streams on dema
       assertMatch(message, /^Cannot open WebTransport to https:.*: Opening handshake failed$/);
       await checkStreams(session);
     });
+    await checkHttp(`${folder}/client.js`);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -264,6 +282,7 @@ Deno.test("client.ts is whole as a bundle in one file", async () => {
       assertMatch(message, /^Cannot open WebTransport to https:.*: Opening handshake failed$/);
       await checkStreams(session);
     });
+    await checkHttp(file);
   } finally {
     await Deno.remove(file);
   }

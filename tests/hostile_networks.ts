@@ -176,13 +176,29 @@ export const HOSTILE_NETWORKS: readonly HostileNetwork[] = [
     before: ["webtransport"],
     after: ["websocket"],
   })),
-  {
-    name: "upgrade answered with 400, UDP dropped",
+  ...([400, "strip"] as const).map((upgrades): HostileNetwork => ({
+    name: upgrades === "strip"
+      ? "upgrade stripped, UDP dropped"
+      : `upgrade answered with ${upgrades}, UDP dropped`,
     begin: ({ tcp, udp }) => {
-      tcp.upgrades = 400;
+      tcp.upgrades = upgrades;
       udp.cut();
     },
     change: ({ tcp }) => tcp.restore(),
+    // WebTransport has the head start, and 3 s more after the failure of WebSocket.
+    possibleMs: () => 3_500,
+    before: ["http"],
+    after: ["http"],
+  })),
+  {
+    name: "all dropped",
+    begin: ({ tcp, udp }) => {
+      tcp.cut();
+      udp.cut();
+    },
+    change: ({ tcp }) => tcp.restore(),
+    // An attempt without any answer lasts 10 s.
+    mostMs: 15_000,
     before: [],
     after: ["websocket"],
   },

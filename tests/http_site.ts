@@ -4,9 +4,8 @@
  * @module
  */
 import type { ConnectOptions } from "../client.ts";
-import { Client } from "../client/client.ts";
-import { denoPlatform } from "../client/deno.ts";
-import { dialHttp } from "../transport/http/client.ts";
+import type { Client } from "../client/client.ts";
+import { connect } from "../client/deno.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import {
   type PresenceMember,
@@ -67,12 +66,9 @@ export class Site implements AsyncDisposable {
     return this.proxy.url.replace("http", "ws");
   }
 
-  /** Connects a client that falls back to HTTP. */
+  /** Connects a client, which falls back to HTTP. */
   connect(options: ConnectOptions = {}): Client {
-    return new Client(this.url, denoPlatform(async (url, o) => await dialHttp(url, o as never)), {
-      backoff: { firstDelayMs: 50, maxDelayMs: 200 },
-      ...options,
-    });
+    return connect(this.url, { backoff: { firstDelayMs: 50, maxDelayMs: 200 }, ...options });
   }
 
   /** The node that has a session. */

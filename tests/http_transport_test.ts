@@ -4,14 +4,24 @@
  * @module
  */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { connect, dial } from "../client/deno.ts";
+import { connectBy, type MakePlatform } from "../client/connect.ts";
+import { connect, denoPlatform, dial } from "../client/deno.ts";
 import { dial as dialInPage } from "../client.ts";
-import { AuthenticationError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import {
+  AuthenticationError,
+  ConnectionError,
+  SessionClosedError,
+  UnsupportedError,
+} from "../errors.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { createServer, type Server, type ServerOptions } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { FIRST_PIECE_MS } from "../transport/http/client.ts";
 import { LOST_MS } from "../transport/http/connection.ts";
+import { withLastResort } from "../transport/race/last_resort.ts";
+import { checkTransports } from "../transport/race/options.ts";
+import { race } from "../transport/race/race.ts";
+import { dialWebSocket } from "../transport/websocket/client.ts";
 import { turns } from "../testing/mod.ts";
 import { HttpEnds } from "./http_pair.ts";
 import { listen, until } from "./servers.ts";
@@ -30,12 +40,21 @@ class Front implements AsyncDisposable {
   }[] = [];
   /** True to pass upgrades on. */
   allowsUpgrades = false;
+  /** True while the server is unreachable: the proxy answers all requests. */
+  isDown = false;
+  /** Number of requests while the server was unreachable, by kind. */
+  readonly unanswered = { upgrade: 0, session: 0 };
   readonly #http: Deno.HttpServer<Deno.NetAddr>;
 
   constructor(options: ServerOptions = {}) {
     this.server = createServer(options);
     this.#http = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request, info) => {
       const { method, headers, url } = request;
+      if (this.isDown) {
+        if (headers.has("upgrade")) this.unanswered.upgrade++;
+        if (headers.has("skein-transport")) this.unanswered.session++;
+        return new Response(null, { status: 502 });
+      }
       if (headers.has("upgrade") && !this.allowsUpgrades) {
         return new Response(null, { status: 502 });
       }
@@ -53,8 +72,6 @@ class Front implements AsyncDisposable {
     await this.#http.shutdown();
   }
 }
-
-const TRANSPORTS = ["websocket", "http"] as const;
 
 for (
   const [name, webSocket] of [["the runtime's engine", undefined], [
@@ -87,7 +104,7 @@ for (
 
 Deno.test("connect() takes HTTP where no WebSocket passes, and remembers for a while", async () => {
   await using front = new Front({ onMessage: (message) => message.reply("pong") });
-  await using client = connect(front.url, { transports: TRANSPORTS });
+  await using client = connect(front.url);
   await soon(client.whenConnected());
   const { current } = client.status;
   assert(current.name === "connected");
@@ -98,10 +115,59 @@ Deno.test("connect() takes HTTP where no WebSocket passes, and remembers for a w
   assertEquals(client.session!.transport, "http");
 });
 
+Deno.test("connect() goes back to WebSocket once the memory of HTTP has passed", async () => {
+  await using front = new Front();
+  const runtime = Object.assign(platformRuntime(), { now: () => now });
+  let now = Date.now();
+  await using client = connect(front.url, { runtime });
+  assertEquals((await soon(client.whenConnected())).transport, "http");
+  front.allowsUpgrades = true;
+  now += 30_001;
+  await client.session!.close({ code: 3000, reason: "again" });
+  assertEquals((await soon(client.whenConnected())).transport, "websocket");
+});
+
+Deno.test("connect() tries HTTP once in each round where the server is unreachable, and tells each reason", async () => {
+  await using front = new Front({ onMessage: (message) => message.reply("pong") });
+  front.isDown = true;
+  await using client = connect(front.url, { backoff: { firstDelayMs: 5, maxDelayMs: 10 } });
+  const rounds = 4;
+  for await (const status of client.status) {
+    if (status.name !== "reconnecting" || status.attempt < rounds) continue;
+    assertMatch(status.cause.reason, /Cannot open WebSocket to .*; .*Cannot open HTTP to /);
+    assertMatch(status.cause.reason, /the answer with status 502 is not of a session$/);
+    assert(status.cause.error instanceof ConnectionError);
+    break;
+  }
+  assertEquals(front.unanswered, { upgrade: rounds, session: rounds });
+  front.isDown = false;
+  assertEquals(await soon(client.request("ping")), "pong");
+});
+
+Deno.test("connect() tries HTTP again if its code did not load at first", async () => {
+  await using front = new Front({ onMessage: (message) => message.reply("pong") });
+  let loads = 0;
+  const platform: MakePlatform = (options) => {
+    const checked = checkTransports(options);
+    const dial = race({ webSocket: dialWebSocket, webTransport: "None" }, checked);
+    // A page throws a TypeError, as for invalid arguments, after which a client ends.
+    const load = () => {
+      return ++loads === 1
+        ? Promise.reject(new TypeError("Failed to fetch dynamically imported module"))
+        : import("../transport/race/http_fallback.ts");
+    };
+    return denoPlatform(withLastResort(dial, checked, load));
+  };
+  await using client = connectBy(platform, front.url, {
+    backoff: { firstDelayMs: 5, maxDelayMs: 10 },
+  });
+  assertEquals(await soon(client.request("ping")), "pong");
+  assertEquals([client.session!.transport, loads], ["http", 2]);
+});
+
 Deno.test("dial() of the browsers' client takes HTTP where no WebSocket passes", async () => {
   await using front = new Front({ onMessage: (message) => message.reply("pong") });
-  const transports = ["webtransport", "websocket", "http"] as const;
-  await using session = await soon(dialInPage(front.url, { transports }));
+  await using session = await soon(dialInPage(front.url));
   assertEquals([session.transport, session.fallback?.transport], ["http", "websocket"]);
   assertEquals(await soon(session.request("ping")), "pong");
 });
@@ -113,7 +179,7 @@ Deno.test("dial() takes HTTP when a network answers no request for a WebSocket",
     return request.headers.has("upgrade") ? never : server.fetch(request);
   });
   const url = `http://127.0.0.1:${http.addr.port}`;
-  const session = await dial(url, { transports: TRANSPORTS, connectTimeoutMs: 6_000 });
+  const session = await dial(url, { transports: ["websocket", "http"], connectTimeoutMs: 6_000 });
   assertEquals(session.transport, "http");
   assertMatch(String(session.fallback?.error), /Cannot open websocket within 3000 ms/);
   await session.close();
@@ -126,7 +192,7 @@ Deno.test("Client.handOver() moves from HTTP to WebSocket without a gap", async 
     authorize: () => true,
     onMessage: (message) => message.reply("pong"),
   });
-  await using client = connect(front.url, { transports: TRANSPORTS });
+  await using client = connect(front.url);
   await using news = client.subscribe("news");
   await soon(news.ready);
   assertEquals(client.session!.transport, "http");
