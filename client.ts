@@ -3,17 +3,17 @@
  * that this file loads needs Deno.
  *
  * Features that only some pages use load on first use. Bundled with code splitting, minified and
- * gzipped, a page that connects loads at most 31.5 KiB at first, or 34.2 KiB if the page uses every
+ * gzipped, a page that connects loads at most 32.2 KiB at first, or 34.9 KiB if the page uses every
  * export, contracts included. Later loads are at most:
  *
  * - 18.6 KiB at the first attempt of WebTransport, with the code that notices a lost server, recovers
  *   topics, reads durable streams and runs loops over a client; without WebTransport once connected,
- * - 7 KiB at the first attempt to connect, if `http` is among the transports,
+ * - 7 KiB for HTTP, after an attempt by all other transports failed,
  * - 19.5 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 11.4 KiB at the first use of a session beyond messages, such as its diagnostics,
  * - 4.1 KiB at the first answer that streams, or before the first session with handlers of requests.
  *
- * Bundled as one file, the whole client is at most 80.5 KiB.
+ * Bundled as one file, the whole client is at most 80.9 KiB.
  *
  * @example Usage
  * ```ts
@@ -97,9 +97,9 @@ export type { ConnectOptions, DialOptions };
 /**
  * Connects to a server, and reconnects after each loss of the connection.
  *
- * The client takes WebTransport where the browser and the server support WebTransport, and
- * otherwise WebSocket; with `http` among the `transports` HTTP where neither works. Each new connection chooses anew. `status` has the transport in use, and the
- * reason if that is not the preferred one.
+ * The client uses WebTransport if the browser and the server support it, otherwise WebSocket, and
+ * HTTP if neither opens. Each new connection chooses again. `status` has the transport in use, and
+ * the reason if that is not the preferred one.
  *
  * @typeParam C The contract.
  * @param url A URL with `ws:`, `wss:`, `http:` or `https:`; in a page also a relative URL, such as

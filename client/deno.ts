@@ -24,8 +24,8 @@ export type { ConnectOptions, DialOptions };
  * Connects to a server, and reconnects after each loss.
  *
  * The client uses WebTransport if the server supports WebTransport and Deno runs with
- * `--unstable-net`, and WebSocket otherwise. Each new connection may use another transport. The
- * client's `status` names the transport, and the reason for a fallback.
+ * `--unstable-net`, otherwise WebSocket, and HTTP if neither opens. Each new connection may use
+ * another transport. The client's `status` names the transport, and the reason for a fallback.
  *
  * @typeParam C The contract.
  * @param url A URL with `ws:`, `wss:`, `http:` or `https:`, in a page also a relative one, such as

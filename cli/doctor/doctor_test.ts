@@ -85,7 +85,7 @@ Deno.test("skein doctor finds all transports of a server of Skein open", async (
   const { code, result, states, check } = await examine(server.url);
   assertEquals(code, 0);
   assertEquals(result.transports, { webtransport: "ok", websocket: "ok", http: "ok" });
-  assertEquals(result.recommended, ["webtransport", "websocket"]);
+  assertEquals(result.recommended, ["webtransport", "websocket", "http"]);
   assertEquals(states, {
     dns: "skipped",
     tcp: "ok",
@@ -457,7 +457,7 @@ Deno.test("skein doctor tells a refused session from a closed way", async () => 
     });
   }
   const { code, result } = await examine(server.url, ["--token=right"]);
-  assertEquals([code, result.recommended], [0, ["webtransport", "websocket"]]);
+  assertEquals([code, result.recommended], [0, ["webtransport", "websocket", "http"]]);
 });
 
 Deno.test("skein doctor tells a server that drains", async () => {

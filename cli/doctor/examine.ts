@@ -232,9 +232,5 @@ function recommend(
   states: Readonly<Record<TransportName, TransportState>>,
 ): readonly TransportName[] {
   const names = ["webtransport", "websocket", "http"] as const;
-  const open = names.filter((name) => states[name] === "ok" || states[name] === "refused");
-  // HTTP is the last resort, of use where WebSocket fails somewhere.
-  return states.websocket === "ok" && states.webtransport !== "failed"
-    ? open.filter((name) => name !== "http")
-    : open;
+  return names.filter((name) => states[name] === "ok" || states[name] === "refused");
 }

@@ -103,7 +103,8 @@ export function conclusion(
     return `  ${colors[style](text)}`;
   });
   const list = JSON.stringify(recommended).replaceAll(",", ", ");
-  const isDefault = recommended.join() === "webtransport,websocket";
+  // Without HTTP too: the default costs nothing while the others open.
+  const isDefault = recommended.join().startsWith("webtransport,websocket");
   const advice = recommended.length === 0
     ? "No transport gets through: begin with the first ✗ above"
     : !isReachable
