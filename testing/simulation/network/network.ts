@@ -2,11 +2,7 @@
 import type { WebTransportSource } from "../../../server/webtransport_options.ts";
 import { fallBackToHttp } from "../../../transport/race/http_fallback.ts";
 import { type LoadHttp, withLastResort } from "../../../transport/race/last_resort.ts";
-import type {
-  CheckedTransports,
-  TransportName,
-  TransportPlatform,
-} from "../../../transport/race/options.ts";
+import type { CheckedTransports, TransportPlatform } from "../../../transport/race/options.ts";
 import { race } from "../../../transport/race/race.ts";
 import {
   type WebTransportDialer,
