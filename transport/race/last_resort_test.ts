@@ -39,10 +39,14 @@ class Bench implements AsyncDisposable {
       signal.addEventListener("abort", () => reject(signal.reason));
       return Promise.race([promise, this.outcome()]);
     };
-    this.#dial = withLastResort(others, checkTransports({ transports }), () => {
-      this.loads++;
-      return this.load();
-    });
+    this.#dial = withLastResort(
+      others,
+      checkTransports({ ...(transports && { transports }) }),
+      () => {
+        this.loads++;
+        return this.load();
+      },
+    );
   }
 
   /** Dials, and returns the name of the transport. */
