@@ -309,6 +309,8 @@ const APPEND: OptionKinds<AppendPublicationOptions> = {
 
 const READ = { after: COUNT, signal: "AbortSignal" };
 
+const POSITION: OptionKinds<{ readonly signal?: AbortSignal }> = { signal: "AbortSignal" };
+
 /**
  * Topics and the subscribers on this node.
  *
@@ -722,6 +724,47 @@ export class Topics implements AsyncDisposable {
         position: { epoch, offset, ...(tag !== undefined && { tag }) },
       };
     }
+  }
+
+  /**
+   * Returns the position of the newest publication on a topic with a history. Read the position
+   * before you load the state that the topic's messages change: a client that subscribes with the
+   * position as `since` then misses none of them, however long the load takes. Messages that were
+   * published during the load follow too, so applying one twice must change nothing.
+   *
+   * @example Load state, then follow the changes
+   * ```ts
+   * import { testServer } from "@skein/skein/testing";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const tasks = new Set(["write"]); // Stands for a database.
+   * await using server = testServer({ history: { tasks: {} }, authorize: () => true });
+   * await using client = server.connect();
+   * const since = await server.topics.position("tasks"); // First the position,
+   * const loaded = [...tasks]; // then the state.
+   * server.publish("tasks", "publish"); // Before the client subscribes.
+   * for await (const { data } of client.subscribe("tasks", { since })) {
+   *   assertEquals([...loaded, data], ["write", "publish"]);
+   *   break;
+   * }
+   * ```
+   *
+   * @param topic The topic.
+   * @param options `signal` ends the wait for the engine.
+   * @returns The position, before the first publication if there is none yet.
+   * @throws {BrokerError} If the engine is away.
+   * @throws {UnsupportedError} If the topic has no history.
+   */
+  async position(
+    topic: string,
+    options: { readonly signal?: AbortSignal } = {},
+  ): Promise<HistoryPosition> {
+    checkOptions("read position", options, POSITION);
+    const bounds = this.historyOf(topic);
+    if (bounds === undefined) {
+      throw new UnsupportedError(`Cannot read position: the topic "${topic}" has no history`);
+    }
+    return await this.#histories.position(topic, bounds, options);
   }
 
   /**

@@ -1,6 +1,8 @@
-import { assert, assertEquals } from "@std/assert";
-import { BrokerError } from "../errors.ts";
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { BrokerError, UnsupportedError } from "../errors.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import type { HistoryPosition } from "../session/wire/recovery.ts";
+import { testServer } from "../testing/mod.ts";
 import { listen, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
@@ -258,4 +260,33 @@ Deno.test("A client does not recover publications of a topic that it may not sub
   page.socket.send('{"subscribe":"open","id":2,"last":-1}');
   const [malformed] = (await page.take(1)).map((text) => JSON.parse(text));
   assertEquals([malformed.reply, malformed.error.code], [2, "malformed"]);
+});
+
+Deno.test("A client that subscribes since the position of a topic misses nothing that came after it", async () => {
+  await using server = testServer({ authorize: () => true, history: { tasks: {} } });
+  await using client = server.connect();
+  const follow = async (since: HistoryPosition, count: number) => {
+    await using changes = client.subscribe("tasks", { since });
+    const data: unknown[] = [];
+    for await (const change of changes) {
+      data.push(change.data);
+      if (data.length === count) break;
+    }
+    return [data, changes.recovery?.recovered];
+  };
+  const empty = await server.topics.position("tasks");
+  assertEquals(empty.offset, 0);
+  await server.topics.append("tasks", "a");
+  const one = await server.topics.position("tasks");
+  assertEquals(one.offset, 1);
+  await server.topics.append("tasks", "b");
+  assertEquals(await follow(one, 1), [["b"], true]);
+  assertEquals(await follow(empty, 2), [["a", "b"], true]);
+});
+
+Deno.test("Topics.position() rejects without a history, and when aborted", async () => {
+  await using server = testServer({ history: { tasks: {} } });
+  await assertRejects(() => server.topics.position("chat"), UnsupportedError, "has no history");
+  const signal = AbortSignal.abort(new Error("enough"));
+  await assertRejects(() => server.topics.position("tasks", { signal }), Error, "enough");
 });

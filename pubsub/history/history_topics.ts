@@ -4,9 +4,10 @@ import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import type { Session } from "../../session/session.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { checkLimits } from "../../base/options.ts";
-import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
+import { type HistoryPosition, STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { Turn } from "../../session/queue/send_queue.ts";
+import { stamp } from "./replay.ts";
 import { Semaphore } from "./semaphore.ts";
 import { TailBudget } from "./tail_cache.ts";
 import type { Broker, BrokerHistory, HistoryBounds, Publication } from "../broker.ts";
@@ -159,6 +160,28 @@ export class HistoryTopics {
         if (publication.position!.offset <= until) yield publication;
       }
     }
+  }
+
+  /** Finds the position of the newest publication at the time of the call. */
+  async position(
+    topic: string,
+    bounds: HistoryBounds,
+    { signal }: { readonly signal?: AbortSignal | undefined },
+  ): Promise<HistoryPosition> {
+    const reading = this.history!.read(topic, {
+      bounds,
+      ...READ_PAGE,
+      last: 1,
+      ...(signal && { signal }),
+    });
+    const { epoch, head: offset, publications } = await waitFor(this.#runtime, reading, {
+      what: "the history",
+      signal,
+    });
+    const newest = publications.at(-1)?.position;
+    const tag = offset === 0 ? stamp(this.#runtime.now()) : newest?.tag;
+    const isNewest = offset === 0 || newest?.offset === offset;
+    return { epoch, offset, ...(isNewest && tag !== undefined && { tag }) };
   }
 
   /** Begins to follow a topic. */

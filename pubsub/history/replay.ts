@@ -283,7 +283,13 @@ const STAMP = "~";
 
 const MINUTE_MS = 60_000;
 
-function stamp(now: number): string {
+/**
+ * Returns the tag of a position before the first publication.
+ *
+ * @param now The time, in milliseconds since the Unix epoch.
+ * @returns The minute, as no engine writes a tag.
+ */
+export function stamp(now: number): string {
   return STAMP + Math.floor(now / MINUTE_MS).toString(36);
 }
 
