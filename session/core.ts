@@ -265,6 +265,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   receiveFrame(frame: Frame): void {
     if (this.state === "closed") return this.heir?.receiveFrame(frame);
     this.tap?.received(frame);
+    this.settings.watch?.received(this.session, frame);
     if (this.#heartbeat !== undefined) this.lastHeard = this.#heartbeat.now;
     this.liveness?.heard();
     if (this.firstFrames !== undefined) this.firstFrames.receive(frame);

@@ -288,6 +288,8 @@ export interface SessionWatch {
   handshake(info: HandshakeInfo): FollowedHandshake | undefined;
   /** Reports an established session. */
   opened(session: SessionFace): void;
+  /** Reports a frame that has arrived. */
+  received(session: SessionFace, frame: string | Uint8Array): void;
   /** Reports the end of an established session. */
   closed(session: SessionFace, info: CloseInfo): void;
   /** Runs a request by a function that receives the trace to send along. */

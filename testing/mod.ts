@@ -38,6 +38,7 @@ export {
   memorySessions,
   type MemorySessionsOptions,
 } from "./memory_sessions.ts";
+export { type PlayedSession, playSession, type PlaySessionOptions } from "./play_session.ts";
 export { nextEvent, receive, receiveOne } from "./receive.ts";
 export {
   type Checkpoint,

@@ -31,13 +31,14 @@ import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
 import { DurableStreamsHandler, serveWorkers } from "../server.ts";
 import { Inspector } from "../server/inspector/mod.ts";
 import { jwt } from "../server/jwt.ts";
-import { sessionSettings } from "../session/mod.ts";
+import { recordSessions, sessionSettings } from "../session/mod.ts";
 import { msgpackCodec } from "../session/streams/msgpack.ts";
 import { otel } from "../telemetry/otel.ts";
 import {
   assertNoLeaks,
   memorySessions,
   nextEvent,
+  playSession,
   receive,
   receiveOne,
   simulate,
@@ -83,6 +84,8 @@ const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
   memorySessions,
   msgpackCodec,
   otel,
+  playSession: (options) => playSession({} as never, [], options),
+  recordSessions,
   serve,
   simulate: (options) => simulate("./none.ts", options),
   timeline: (options) => timeline([], options),
@@ -237,6 +240,7 @@ const METHODS: Methods = {
   "TrackWriter.openGroup": ({ moq }, options) => moq.writer.openGroup(undefined, options),
   "Topics.append": ({ server }, options) => server.topics.append("a", 1, options),
   "Topics.leaveAll": ({ server, session }, options) => server.topics.leaveAll(session, options),
+  "Topics.position": ({ server }, options) => server.topics.position("a", options),
   "Topics.publish": ({ server }, options) => server.topics.publish("a", 1, options),
   "Topics.read": ({ server }, options) => server.topics.read("a", options).next(),
   "Topics.subscribe": ({ server, session }, options) =>

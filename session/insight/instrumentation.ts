@@ -86,6 +86,14 @@ export interface Instrumentation {
    */
   sessionOpened?(session: Session): void;
   /**
+   * Called for each frame of messages that arrives, before it is read. A frame of `skein.1` may have
+   * several messages, a line each, and the token of a client that signs in.
+   *
+   * @param session The session, which may not be established yet.
+   * @param frame Text, or the bytes of a binary message, which MUST NOT be changed.
+   */
+  received?(session: Session, frame: string | Uint8Array): void;
+  /**
    * Called when an established session ends.
    *
    * @param session The session.

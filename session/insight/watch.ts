@@ -71,6 +71,12 @@ export class HookRunner implements SessionWatch {
     this.#tell(session, () => this.#hooks.sessionOpened?.(session));
   }
 
+  /** Reports a frame that has arrived. */
+  received(session: Session, frame: string | Uint8Array): void {
+    if (this.#hooks.received === undefined) return;
+    this.#tell(session, () => this.#hooks.received?.(session, frame));
+  }
+
   /** Reports the end of an established session. */
   closed(session: Session, info: CloseInfo): void {
     this.#tell(session, () => this.#hooks.sessionClosed?.(session, info));

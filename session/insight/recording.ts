@@ -1,0 +1,144 @@
+/** Records the messages that peers send, so that a test can play a session again. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
+import type { CloseInfo } from "../../errors.ts";
+import { internals, type Session } from "../session.ts";
+import type { Instrumentation } from "./instrumentation.ts";
+
+/** Default of {@linkcode RecordSessionsOptions.maxBytes}. */
+const MAX_BYTES = 1_048_576;
+
+/** One event of a recorded session. */
+export interface RecordedEvent {
+  /** The id of the session. */
+  readonly session: string;
+  /** Time since the first event of the session, in milliseconds. */
+  readonly atMs: number;
+  /** First event: the client's URL without a token, and the subprotocol. */
+  readonly opened?: { readonly url: string; readonly protocol: string };
+  /** A frame that the peer sent: one message or several, a line each. Tokens are empty. */
+  readonly text?: string;
+  /** A binary frame that the peer sent, as Base64. */
+  readonly base64?: string;
+  /** Last event: the end of the session. */
+  readonly closed?: Pick<CloseInfo, "code" | "reason" | "by">;
+  /** Last event: the session sent more than `maxBytes`, and later frames are not recorded. */
+  readonly cut?: true;
+}
+
+/** Options for {@linkcode recordSessions}. */
+export interface RecordSessionsOptions {
+  /**
+   * Receives each event, as one line of JSON without a newline. Called synchronously; an error is
+   * reported like that of a handler.
+   */
+  readonly write: (line: string) => void;
+  /** Selects the sessions to record, when their first frame arrives; by default, all. */
+  readonly filter?: (session: Session) => boolean;
+  /**
+   * Most bytes of frames that are recorded of one session; for text, the length in UTF-16 units.
+   *
+   * @default {1048576}
+   */
+  readonly maxBytes?: number;
+}
+
+const OPTIONS: OptionKinds<RecordSessionsOptions> = {
+  filter: "function",
+  maxBytes: POSITIVE,
+  write: "function",
+};
+
+/** A session that is being recorded. */
+interface Recording {
+  readonly startMs: number;
+  bytes: number;
+  isOver: boolean;
+}
+
+/**
+ * Records what peers send, as lines of JSON. `playSession` of `@skein/skein/testing` plays such a
+ * recording against a test server: a bug report becomes a test.
+ *
+ * - **Recorded:** frames of messages, with their times, and the end. Streams and datagrams are not.
+ * - **Private:** a recording holds all that the user sent. Tokens are left out, headers too; the
+ *   secret by which a guest is recognized is not.
+ *
+ * @param options See {@linkcode RecordSessionsOptions}.
+ * @returns Hooks for the option `instrumentation`.
+ * @throws {TypeError} If an option has another type.
+ * @throws {RangeError} If `maxBytes` is not a positive integer.
+ *
+ * @example Usage
+ * ```ts
+ * import { recordSessions } from "@skein/skein/session";
+ * import { testServer } from "@skein/skein/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const lines: string[] = [];
+ * await using server = testServer({
+ *   instrumentation: recordSessions({ write: (line) => lines.push(line) }),
+ *   requests: { greet: ({ data }) => `Hello, ${data}` },
+ * });
+ * await using session = await server.dial();
+ * await session.request("greet", "Ann");
+ * const sent = lines.map((line) => JSON.parse(line).text).findLast((text) => text !== undefined);
+ * assertEquals(JSON.parse(sent), { topic: "greet", data: "Ann", id: 1 });
+ * ```
+ */
+export function recordSessions(options: RecordSessionsOptions): Instrumentation {
+  checkOptions("record sessions", options, OPTIONS);
+  const { write, filter = () => true, maxBytes = MAX_BYTES } = options;
+  const recordings = new WeakMap<Session, Recording | null>();
+
+  function recordingOf(session: Session): Recording | undefined {
+    const known = recordings.get(session);
+    if (known !== undefined) return known === null || known.isOver ? undefined : known;
+    const { runtime } = session[internals].settings;
+    const recording = filter(session) ? { startMs: runtime.now(), bytes: 0, isOver: false } : null;
+    recordings.set(session, recording);
+    if (recording === null) return undefined;
+    tell(session, recording, { opened: { url: session.url, protocol: session.protocol } });
+    return recording;
+  }
+
+  function tell(
+    session: Session,
+    recording: Recording,
+    event: Omit<RecordedEvent, "session" | "atMs">,
+  ): void {
+    const atMs = session[internals].settings.runtime.now() - recording.startMs;
+    write(JSON.stringify({ session: session.id, atMs: Math.round(atMs), ...event }));
+  }
+
+  return {
+    sessionOpened: (session) => void recordingOf(session),
+    received(session, frame) {
+      const recording = recordingOf(session);
+      if (recording === undefined) return;
+      recording.bytes += frame.length;
+      recording.isOver = recording.bytes > maxBytes;
+      if (recording.isOver) tell(session, recording, { cut: true });
+      else if (typeof frame !== "string") tell(session, recording, { base64: frame.toBase64() });
+      else tell(session, recording, { text: frame.split("\n").map(withoutToken).join("\n") });
+    },
+    sessionClosed(session, { code, reason, by }) {
+      const recording = recordingOf(session);
+      if (recording === undefined) return;
+      recording.isOver = true;
+      tell(session, recording, { closed: { code, reason, by } });
+    },
+  };
+}
+
+/** Empties the token of an envelope that signs the client in. */
+function withoutToken(text: string): string {
+  if (!text.includes('"auth"')) return text;
+  try {
+    const envelope = JSON.parse(text);
+    if (!Object.hasOwn(envelope, "auth")) return text;
+    return JSON.stringify({ ...envelope, auth: "" });
+  } catch {
+    return ""; // Malformed, and maybe a token.
+  }
+}

@@ -1,0 +1,145 @@
+/** Plays a recorded session against a test server. */
+import type { OptionKinds } from "../base/options.ts";
+import { checkOptions } from "../base/option_checks.ts";
+import type { Connection } from "../transport/connection.ts";
+import type { RecordedEvent } from "../session/insight/recording.ts";
+import type { TestRequestOptions, TestServer } from "./test_server.ts";
+import { turns } from "./turns.ts";
+
+/** Options for {@linkcode playSession}. */
+export interface PlaySessionOptions extends Omit<TestRequestOptions, "path"> {
+  /** The id of the session to play; may be left out if the recording has only one. */
+  readonly session?: string;
+  /** The token for sign-ins within the session, in place of the one that was left out; `""` by default. */
+  readonly token?: string;
+  /**
+   * Lets the recorded time between two frames pass. By default no time passes; in fake time, use
+   * `(ms) => passTime(time, ms)`.
+   */
+  readonly wait?: (ms: number) => Promise<unknown>;
+}
+
+/** A session that was played; disposal closes the connection. */
+export interface PlayedSession extends AsyncDisposable {
+  /** The messages that the server has sent so far, as JSON, or as bytes if binary. */
+  readonly received: readonly (string | Uint8Array)[];
+  /** The client's end of the connection. */
+  readonly connection: Connection;
+}
+
+const OPTIONS: OptionKinds<PlaySessionOptions> = {
+  address: "string",
+  headers: 0,
+  session: "string",
+  token: "string",
+  wait: "function",
+};
+
+/**
+ * Plays the frames of a recorded session against a test server, each after the recorded time. The
+ * handlers of the server see the messages that the client sent then, whatever they answer now.
+ *
+ * @param server The server under test.
+ * @param recording Lines of `recordSessions`, as a text or one by one.
+ * @param options See {@linkcode PlaySessionOptions}.
+ * @returns The session after the last frame, and after its end if the client ended it.
+ * @throws {TypeError} If the recording has no such session, or several without `session`.
+ * @throws {SyntaxError} If a line is not JSON.
+ * @throws {ConnectionError} If the server refused the session of a plain client.
+ *
+ * @example A bug report becomes a test
+ * ```ts
+ * import { passTime, playSession, testServer } from "@skein/skein/testing";
+ * import { assertEquals } from "@std/assert";
+ * import { FakeTime } from "@std/testing/time";
+ *
+ * const recording = `{"session":"s1","atMs":0,"opened":{"url":"http://a/","protocol":"skein.1"}}
+ * {"session":"s1","atMs":900,"text":"{\\"topic\\":\\"half\\",\\"data\\":3,\\"id\\":1}"}`;
+ *
+ * using time = new FakeTime();
+ * await using server = testServer({ requests: { half: ({ data }) => Number(data) / 2 } });
+ * await using played = await playSession(server, recording, {
+ *   wait: (ms) => passTime(time, ms),
+ * });
+ * assertEquals(played.received.at(-1), '{"reply":1,"data":1.5}');
+ * ```
+ */
+export async function playSession(
+  server: Pick<TestServer, "network" | "open">,
+  recording: string | Iterable<string>,
+  options: PlaySessionOptions = {},
+): Promise<PlayedSession> {
+  checkOptions("play session", options, OPTIONS);
+  const { session, token = "", wait, ...request } = options;
+  const { opened, events } = eventsOf(recording, session);
+  const { pathname, search } = new URL(opened.url, "http://localhost");
+  const connection = await server.open({
+    ...request,
+    path: pathname + search,
+    protocols: opened.protocol === "" ? [] : [opened.protocol],
+  });
+  const received = collect(connection);
+  let nowMs = 0;
+  for (const { atMs, text, base64, closed } of events) {
+    await turns();
+    if (atMs > nowMs) await wait?.(atMs - nowMs);
+    nowMs = Math.max(atMs, nowMs);
+    if (text !== undefined) connection.frames!.send(withToken(text, token));
+    if (base64 !== undefined) connection.frames!.send(Uint8Array.fromBase64(base64));
+    if (closed?.by === "network") server.network.linkOf({ connection }).disconnect();
+    if (closed?.by === "remote") {
+      connection.close({ closeCode: closed.code, reason: closed.reason });
+    }
+  }
+  await turns();
+  return {
+    connection,
+    received,
+    [Symbol.asyncDispose]: () => connection[Symbol.asyncDispose](),
+  };
+}
+
+/** Finds the events of one session. */
+function eventsOf(
+  recording: string | Iterable<string>,
+  session: string | undefined,
+): { opened: NonNullable<RecordedEvent["opened"]>; events: readonly RecordedEvent[] } {
+  const lines = typeof recording === "string" ? recording.split("\n") : [...recording];
+  const all: RecordedEvent[] = lines.filter((line) => line.trim() !== "").map((line) =>
+    JSON.parse(line)
+  );
+  const ids = [...new Set(all.map((event) => event.session))];
+  const id = session ?? (ids.length === 1 ? ids[0] : undefined);
+  const [first, ...events] = all.filter((event) => event.session === id);
+  if (first?.opened !== undefined) return { opened: first.opened, events };
+  const wanted = session === undefined ? "one session from its start" : `session "${session}"`;
+  throw new TypeError(
+    `Cannot play session: the recording must have ${wanted}, received sessions: ${
+      ids.join(", ") || "none"
+    }`,
+  );
+}
+
+/** Collects the messages of the server. */
+function collect({ frames }: Connection): (string | Uint8Array)[] {
+  const received: (string | Uint8Array)[] = [];
+  frames!.receive({
+    receiveFrame(frame) {
+      if (typeof frame !== "string") received.push(frame);
+      else received.push(...frame.split("\n").filter((text) => text !== ""));
+    },
+    framesEnded() {},
+  });
+  return received;
+}
+
+/** Fills in the token that the recording left out. */
+function withToken(text: string, token: string): string {
+  if (!text.includes('"auth"')) return text;
+  const fill = (line: string): string => {
+    if (!line.includes('"auth"')) return line;
+    const envelope = JSON.parse(line);
+    return envelope.auth === "" ? JSON.stringify({ ...envelope, auth: token }) : line;
+  };
+  return text.split("\n").map(fill).join("\n");
+}

@@ -1,0 +1,137 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { recordSessions } from "../session/insight/recording.ts";
+import { playSession } from "./play_session.ts";
+import { testServer, type TestServerOptions } from "./test_server.ts";
+import { passTime, turns } from "./turns.ts";
+
+/** A server whose handlers note what they get, and the user. */
+function noting(options: TestServerOptions<string> = {}) {
+  const noted: unknown[] = [];
+  const server = testServer<string>({
+    ...options,
+    onMessage(message, session) {
+      noted.push([session.user, message.topic, message.data]);
+      if (message.isRequest) message.reply("noted");
+    },
+    onClose: (_session, { code, by }) => void noted.push([code, by]),
+  });
+  return { noted, server };
+}
+
+const IN_BAND = {
+  acceptsTokenInBand: true,
+  authenticate: ({ token }: { readonly token?: string | undefined }) => token ?? null,
+};
+
+Deno.test("playSession() gives the handlers what recordSessions() recorded, in the same time", async () => {
+  using time = new FakeTime();
+  const lines: string[] = [];
+  const instrumentation = recordSessions({ write: (line) => lines.push(line) });
+  const before = noting({ ...IN_BAND, instrumentation });
+  await using _before = before.server;
+  const client = before.server.connect({ token: "ann", path: "/chat?room=1" });
+  await client.request("ask", "first");
+  await passTime(time, 2_000);
+  client.send("bytes", new Uint8Array([1, 2, 3]));
+  await client.request("ask", "last");
+  await client.close();
+  await turns();
+  assertEquals(before.noted, [
+    ["ann", "ask", "first"],
+    ["ann", "bytes", new Uint8Array([1, 2, 3])],
+    ["ann", "ask", "last"],
+    [0, "remote"],
+  ]);
+  assert(!lines.join().includes('"ann"'), "the recording must not have the token");
+
+  const after = noting(IN_BAND);
+  await using _after = after.server;
+  const start = Date.now();
+  await using played = await playSession(after.server, lines, {
+    token: "ann",
+    wait: (ms) => passTime(time, ms),
+  });
+  assertEquals(after.noted, before.noted);
+  assert(Date.now() - start >= 2_000);
+  assertEquals(played.received.filter((text) => `${text}`.includes('"noted"')).length, 2);
+});
+
+Deno.test("playSession() cuts the network where the recorded session lost it", async () => {
+  const lines: string[] = [];
+  const before = noting({ instrumentation: recordSessions({ write: (line) => lines.push(line) }) });
+  await using _before = before.server;
+  await using session = await before.server.dial({ protocols: [] });
+  session.send("say", 1);
+  await turns();
+  before.server.network.disconnect();
+  await turns();
+  const after = noting();
+  await using _after = after.server;
+  await using _played = await playSession(after.server, lines.join("\n"));
+  for (const { noted } of [before, after]) {
+    assertEquals(noted, [[noted.flat()[0], "say", 1], [1006, "network"]]);
+  }
+});
+
+Deno.test("recordSessions() records the selected sessions, up to maxBytes", async () => {
+  const lines: string[] = [];
+  const instrumentation = recordSessions({
+    write: (line) => lines.push(line),
+    filter: ({ user }) => user === "ann",
+    maxBytes: 100,
+  });
+  const { server } = noting({ authenticate: ({ token }) => token ?? null, instrumentation });
+  await using _server = server;
+  const signedIn = (user: string) => server.dial({ headers: { authorization: `Bearer ${user}` } });
+  await using ann = await signedIn("ann");
+  await using bob = await signedIn("bob");
+  for (const session of [ann, bob]) {
+    for (let i = 0; i < 10; i++) await session.request("say", "x".repeat(20));
+  }
+  const events = lines.map((line) => JSON.parse(line));
+  assertEquals(new Set(events.map((event) => event.session)).size, 1);
+  assert(events.map(({ text = "" }) => text.length).reduce((sum, size) => sum + size) <= 100);
+  assertEquals(events.at(-1).cut, true);
+});
+
+Deno.test("recordSessions() reports an error of write, and the session goes on", async () => {
+  const errors: unknown[] = [];
+  const full = new Error("disk is full");
+  await using server = testServer({
+    instrumentation: recordSessions({
+      write() {
+        throw full;
+      },
+    }),
+    onError: (error) => void errors.push(error),
+    onMessage: (message) => message.reply("pong"),
+  });
+  await using session = await server.dial();
+  assertEquals(await session.request("ping"), "pong");
+  assert(errors.length > 0 && errors.every((error) => error === full));
+});
+
+Deno.test("playSession() refuses a recording without the session, or with several", async () => {
+  const { server } = noting();
+  await using _server = server;
+  const line = (session: string) =>
+    JSON.stringify({ session, atMs: 0, opened: { url: "/", protocol: "skein.1" } });
+  const several = [line("a"), line("b")];
+  for (
+    const [recording, session, received] of [
+      ["", undefined, "none"],
+      [several, undefined, "a, b"],
+      [several, "c", "a, b"],
+    ] as const
+  ) {
+    await assertRejects(
+      () => playSession(server, recording, session === undefined ? {} : { session }),
+      TypeError,
+      `received sessions: ${received}`,
+    );
+  }
+  await using _played = await playSession(server, several, { session: "b" });
+  assertEquals(server.manager.count, 1);
+  assertThrows(() => recordSessions({ write: () => {}, maxBytes: 0 }), RangeError, "maxBytes");
+});
