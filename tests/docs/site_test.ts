@@ -16,6 +16,17 @@ import {
 /** Width of a small phone. */
 const NARROW = { width: 360, height: 780 };
 
+/** Width of a small laptop, with the sidebar and the outline beside the text. */
+const WIDE = { width: 1280, height: 800 };
+
+/** Finds tables that are wider than the column of text, by their first cell. */
+const WIDE_TABLES = `
+  [...document.querySelectorAll(".vp-doc .table")]
+    .filter(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth)
+    .map((table) => table.querySelector("th").textContent + ": " + table.scrollWidth + " of " +
+      table.clientWidth + " px");
+`;
+
 /** Finds words in the text of a page, outside code, that only a fault of the renderer leaves there. */
 const ABSENT = `
   const text = document.querySelector("main, #VPContent").cloneNode(true);
@@ -93,6 +104,22 @@ for (let from = 0; from < pages.length; from += PAGES_A_TEST) {
   });
 }
 
+const written = pages.filter((link) => !link.startsWith("/api/"));
+for (let from = 0; from < written.length; from += PAGES_A_TEST) {
+  const part = written.slice(from, from + PAGES_A_TEST);
+  testSite(`tables of ${part.length} pages from ${part[0]} on fit a laptop`, async (page, url) => {
+    await page.setViewport(WIDE);
+    await page.setJavaScriptEnabled(false);
+    const faults: string[] = [];
+    for (const link of part) {
+      await page.goto(`${url}${link}`, { waitUntil: "load" });
+      const found = await page.evaluate(WIDE_TABLES) as string[];
+      faults.push(...found.map((fault) => `${link}: ${fault}`));
+    }
+    assertEquals(faults, []);
+  });
+}
+
 /** Opens a page of VitePress, whose controls and keys are dead until the page's script mounts. */
 async function open(page: Page, address: string): Promise<void> {
   await page.goto(address);
@@ -120,7 +147,7 @@ testSite("search finds a section by its words and leads to it by keyboard", asyn
 
 testSite("the choice of colours holds on pages and in the reference", async (page, url) => {
   const isDark = () => page.evaluate("document.documentElement.classList.contains('dark')");
-  await page.setViewport({ width: 1280, height: 800 });
+  await page.setViewport(WIDE);
   await emulate(page, "light");
   await open(page, `${url}/guide/limits`);
   assertEquals(await isDark(), false);

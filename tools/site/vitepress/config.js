@@ -8,13 +8,20 @@ import { readFileSync } from "node:fs";
 import { slugOf } from "../contents.ts";
 import { SEARCH, sectionsOf } from "../search.ts";
 
-const site = JSON.parse(readFileSync(new URL("site.json", import.meta.url), "utf8"));
+const site = JSON.parse(
+  readFileSync(new URL("site.json", import.meta.url), "utf8"),
+);
 
 /** Names of blocks without a file. */
 const NAMES = { output: "Output" };
 
 /** Languages of blocks under the nearest grammar. */
-const ALIASES = { caddyfile: "nginx", caddy: "nginx", haproxy: "ini", env: "ini" };
+const ALIASES = {
+  caddyfile: "nginx",
+  caddy: "nginx",
+  haproxy: "ini",
+  env: "ini",
+};
 
 /** Puts the name of its file above a block of code. */
 function withFileNames(md) {
@@ -22,7 +29,8 @@ function withFileNames(md) {
   md.renderer.rules.fence = (tokens, index, ...rest) => {
     const block = fence(tokens, index, ...rest);
     const { info } = tokens[index];
-    const name = /\bfile=(\S+)/.exec(info)?.[1] ?? /\bignore (\S+\.\w+)/.exec(info)?.[1] ??
+    const name = /\bfile=(\S+)/.exec(info)?.[1] ??
+      /\bignore (\S+\.\w+)/.exec(info)?.[1] ??
       NAMES[/^\S+ (\S+)/.exec(info)?.[1] ?? ""];
     if (name === undefined) return block;
     const caption = md.utils.escapeHtml(name);
@@ -30,11 +38,40 @@ function withFileNames(md) {
   };
 }
 
-/** Lets wide tables scroll within themselves, also by keyboard. */
+/** Columns from which a table has smaller letters. */
+const DENSE_COLUMNS = 6;
+
+/** Places in a name at which a line of a table may end: before a dot or capital, after a slash. */
+const BREAKS = /(?<=[\w)])(?=\.[#\w])|(?<=[/_:])(?=\w)|(?<=[a-z\d])(?=[A-Z])/g;
+
+/** Fits tables into the column of text; those of a phone scroll within themselves. */
 function withTableFrames(md) {
   const { rules } = md.renderer;
-  rules.table_open = () => '<div class="table" tabindex="0"><table>\n';
-  rules.table_close = () => "</table></div>\n";
+  const { code_inline: code } = rules;
+  let isInTable = false;
+  rules.table_open = (tokens, index) => {
+    isInTable = true;
+    const end = tokens.findIndex(({ type }, at) =>
+      at > index && type === "thead_close"
+    );
+    const columns =
+      tokens.slice(index, end).filter(({ type }) => type === "th_open").length;
+    const name = columns < DENSE_COLUMNS ? "table" : "table dense";
+    return `<div class="${name}" tabindex="0"><table>\n`;
+  };
+  rules.table_close = () => {
+    isInTable = false;
+    return "</table></div>\n";
+  };
+  rules.code_inline = (...args) => {
+    const html = code(...args);
+    return isInTable
+      ? html.replace(
+        />([^<]*)</,
+        (_, text) => `>${text.replace(BREAKS, "<wbr>")}<`,
+      )
+      : html;
+  };
 }
 
 export default {
@@ -50,12 +87,27 @@ export default {
   ignoreDeadLinks: "localhostLinks",
   srcExclude: ["node_modules/**"],
   head: [
-    ["link", { rel: "icon", type: "image/svg+xml", href: `${site.base}mark.svg` }],
-    ["meta", { name: "theme-color", media: "(prefers-color-scheme: light)", content: "#ffffff" }],
-    ["meta", { name: "theme-color", media: "(prefers-color-scheme: dark)", content: "#14181b" }],
+    ["link", {
+      rel: "icon",
+      type: "image/svg+xml",
+      href: `${site.base}mark.svg`,
+    }],
+    ["meta", {
+      name: "theme-color",
+      media: "(prefers-color-scheme: light)",
+      content: "#ffffff",
+    }],
+    ["meta", {
+      name: "theme-color",
+      media: "(prefers-color-scheme: dark)",
+      content: "#14181b",
+    }],
   ],
   markdown: {
-    theme: { light: "github-light-high-contrast", dark: "github-dark-high-contrast" },
+    theme: {
+      light: "github-light-high-contrast",
+      dark: "github-dark-high-contrast",
+    },
     languageAlias: ALIASES,
     anchor: { slugify: slugOf },
     // Pages are Markdown as code hosts read it, without additions.
@@ -82,8 +134,15 @@ export default {
       },
     },
     ...(site.repository === undefined ? {} : {
-      editLink: { pattern: ({ frontmatter }) => frontmatter.edit, text: "Edit this page" },
-      socialLinks: [{ icon: "github", link: site.repository, ariaLabel: "The repository" }],
+      editLink: {
+        pattern: ({ frontmatter }) => frontmatter.edit,
+        text: "Edit this page",
+      },
+      socialLinks: [{
+        icon: "github",
+        link: site.repository,
+        ariaLabel: "The repository",
+      }],
     }),
     footer: { message: "Skein is free software under the MIT licence." },
     notFound: {
