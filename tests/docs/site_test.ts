@@ -145,6 +145,17 @@ testSite("search finds a section by its words and leads to it by keyboard", asyn
   );
 });
 
+testSite("search leads by a word that only the page's comment has", async (page, url) => {
+  await open(page, url);
+  await page.keyboard.press("/");
+  const input = await page.waitForSelector(".VPLocalSearchBox input");
+  await input!.type("logouts"); // The plural runs through a function that the site sends as text.
+  await page.waitForFunction(
+    `[...document.querySelectorAll(".VPLocalSearchBox .result")]
+      .some(({ pathname }) => pathname === "/recipes/users-and-jwt")`,
+  );
+});
+
 testSite("the choice of colours holds on pages and in the reference", async (page, url) => {
   const isDark = () => page.evaluate("document.documentElement.classList.contains('dark')");
   await page.setViewport(WIDE);

@@ -1,0 +1,142 @@
+import { assert, assertEquals } from "@std/assert";
+import MiniSearch from "npm:minisearch@7.2.0";
+import { readPages } from "../pages.ts";
+import { SEARCH, type SearchDocument, sectionsOf } from "./search.ts";
+import { stage } from "./stage.ts";
+
+/** Results that a reader sees without scrolling. */
+const FIRST = 3;
+
+/** Queries as readers type them, and the pages of which one has to be among the first results. */
+const QUERIES: Readonly<Record<string, readonly string[]>> = {
+  "logout": ["recipes/users-and-jwt", "guide/users"],
+  "kick": ["guide/users", "guide/topics", "recipes/users-and-jwt"],
+  "throttle": ["guide/limits"],
+  "cloudflare": ["deploy/cloudflare"],
+  "fly": ["deploy/fly"],
+  "encryption": ["recipes/encryption"],
+  "ack": ["guide/client", "guide/answers", "guide/coming-from"],
+  "binary": ["recipes/binary-messages"],
+  "broadcast except sender": ["guide/topics", "guide/coming-from"],
+  "private message": ["guide/topics", "guide/users", "guide/coming-from"],
+  "limit size": ["guide/limits"],
+  "reconnect": ["guide/client"],
+  "offline queue": ["guide/client"],
+  "jwt refresh": ["guide/users", "recipes/users-and-jwt"],
+  "cors error": ["recipes/vite-and-cors"],
+  "nginx websocket": ["deploy/nginx"],
+  "docker": ["deploy/docker"],
+  "typing indicator": ["recipes/rooms-and-presence", "guide/topics"],
+  "online users": ["recipes/rooms-and-presence", "concepts/presence", "start/6-presence"],
+  "rate limit": ["guide/limits"],
+  "file upload": ["recipes/files"],
+  "redis cluster": ["deploy/redis", "deploy/many-nodes"],
+  "sticky sessions": ["deploy/many-nodes", "faq", "deploy/nginx"],
+  "react hook": ["recipes/react", "guide/client"],
+  "svelte store": ["recipes/svelte"],
+  "vue": ["recipes/vue"],
+  "vite proxy": ["recipes/vite-and-cors"],
+  "message order": ["faq", "guide/sessions"],
+  "exactly once": ["faq", "guide/client", "concepts/history"],
+  "missed messages": ["concepts/history", "guide/client", "start/7-history"],
+  "streaming llm response": ["guide/ai-answers", "guide/answers", "start/8-streaming-answers"],
+  "vercel ai sdk": ["guide/ai-answers", "guide/coming-from"],
+  "game state udp": ["recipes/games"],
+  "webrtc": ["guide/moq"],
+  "room": ["recipes/rooms-and-presence", "guide/topics"],
+  "namespaces": ["guide/coming-from", "guide/topics"],
+  "middleware": ["guide/coming-from", "guide/users"],
+  "disconnect reason": ["reference/close-codes"],
+  "close code 1008": ["reference/close-codes"],
+  "heartbeat ping interval": ["guide/limits", "reference/serve-options", "guide/sessions"],
+  "compression": ["deploy/websocket-engines", "faq"],
+  "self signed certificate": ["deploy/webtransport", "deploy/nginx"],
+  "mobile background": ["guide/client", "recipes/react-native"],
+  "test handler": ["guide/testing"],
+  "horizontal scaling": ["deploy/many-nodes", "concepts/nodes"],
+  "graceful shutdown": ["deploy/operations", "deploy/rolling-restarts"],
+  "metrics prometheus": ["reference/metrics", "deploy/observability"],
+  "benchmark": ["deploy/sizing", "faq", "reference/cli"],
+};
+
+/** The index of the site, with the pages as the site shows them. */
+async function indexOfSite(): Promise<MiniSearch<SearchDocument>> {
+  const { pages } = stage(await readPages(new URL("../../", import.meta.url)));
+  const index = new MiniSearch<SearchDocument>({
+    ...SEARCH.options,
+    searchOptions: SEARCH.searchOptions,
+  });
+  for (const [route, page] of pages) {
+    const address = `/${route.replace(/(^|\/)index\.md$/, "$1").replace(/\.md$/, "")}`;
+    for (const { anchor, titles, text } of sectionsOf(page)) {
+      const id = `${address}#${anchor}`;
+      index.add({ id, text, title: titles.at(-1)!, titles: titles.slice(0, -1) });
+    }
+  }
+  return index;
+}
+
+const index = await indexOfSite();
+
+/** The pages of the first results, without their anchors. */
+function found(query: string): string[] {
+  return index.search(query).slice(0, FIRST).map(({ id }) =>
+    String(id).slice(1).replace(/#.*/, "")
+  );
+}
+
+Deno.test("search finds the right page among the first three results", () => {
+  const misses = Object.entries(QUERIES).flatMap(([query, right]) => {
+    const first = found(query);
+    return first.some((page) => right.includes(page)) ? [] : [`${query}: ${first.join(", ")}`];
+  });
+  assertEquals(misses, []);
+  assert(Object.keys(QUERIES).length >= 47);
+});
+
+Deno.test("search shows no page for maintainers or implementers first", () => {
+  const inner = /^(?:bench|changelog|contributing|internals|protocol)\b/;
+  const shown = Object.keys(QUERIES).flatMap((query) =>
+    found(query).filter((page) => inner.test(page)).map((page) => `${query}: ${page}`)
+  );
+  assertEquals(shown, []);
+});
+
+Deno.test("search still finds pages for implementers by words that no other page has", () => {
+  assertEquals(found("asyncapi")[0], "protocol");
+});
+
+Deno.test("sectionsOf() splits at headings and takes words out of a comment", () => {
+  const page = `---
+description: ""
+---
+
+# A *page* of A<B>
+
+<!-- search: logout,
+kick -->
+
+See [the client](client.md).
+
+## Part
+
+\`\`\`sh
+# No heading.
+\`\`\`
+
+## Part
+`;
+  assertEquals(sectionsOf(page), [
+    {
+      anchor: "a-page-of-a",
+      titles: ["A page of A&lt;B>"],
+      text: "See [the client].\flogout,\nkick",
+    },
+    { anchor: "part", titles: ["A page of A&lt;B>", "Part"], text: "# No heading.\f" },
+    { anchor: "part-1", titles: ["A page of A&lt;B>", "Part"], text: "\f" },
+  ]);
+});
+
+Deno.test("sectionsOf() has no sections of a page that search leaves out", () => {
+  assertEquals(sectionsOf("---\nsearch: false\n---\n\n# Home\n"), []);
+});
