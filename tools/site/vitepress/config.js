@@ -51,11 +51,8 @@ function withTableFrames(md) {
   let isInTable = false;
   rules.table_open = (tokens, index) => {
     isInTable = true;
-    const end = tokens.findIndex(({ type }, at) =>
-      at > index && type === "thead_close"
-    );
-    const columns =
-      tokens.slice(index, end).filter(({ type }) => type === "th_open").length;
+    const end = tokens.findIndex(({ type }, at) => at > index && type === "thead_close");
+    const columns = tokens.slice(index, end).filter(({ type }) => type === "th_open").length;
     const name = columns < DENSE_COLUMNS ? "table" : "table dense";
     return `<div class="${name}" tabindex="0"><table>\n`;
   };
