@@ -166,6 +166,19 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       return "";
     },
   },
+  "durableStreams.maxStreams": {
+    options: { durableStreams: { path: "/streams", maxStreams: MAX } },
+    attack: async ({ server }, from) => {
+      for (let i = 0;; i++) {
+        // Guests and new users in turns.
+        const query = new URLSearchParams({ from, user: i % 2 === 0 ? "" : nameOf(from, i) });
+        const url = `http://localhost/streams/${nameOf(from, i)}?${query}`;
+        const response = await server.fetch(new Request(url, { method: "PUT" }));
+        const text = await response.text();
+        if (!response.ok) return text;
+      }
+    },
+  },
   maxReaders: {
     options: { durableStreams: { path: "/streams", maxReaders: MAX } },
     attack: async (house, from) => {

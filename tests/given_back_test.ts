@@ -30,7 +30,7 @@ import { MoqSession } from "../pubsub/moq/session/session.ts";
 import { TrackMux } from "../pubsub/moq/track/mux.ts";
 import { NodeCalls, type NodeCallsOptions } from "../pubsub/nodes/node_calls.ts";
 import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
-import { createServer, type ServerOptions } from "../server.ts";
+import { createServer, DurableStreamsHandler, type ServerOptions } from "../server.ts";
 import { Answers, type BeginAnswer } from "../server/durable/answers.ts";
 import { NodeStreams } from "../server/durable/node_streams.ts";
 import { SharedCarriers } from "../server/shared_carriers.ts";
@@ -889,6 +889,33 @@ const HTTP: readonly Row[] = [
       await ask("PUT", "/streams/a", { headers: { "content-type": "text/plain" } });
       const take = async () => assertEquals(await ask("POST", path, init), status);
       return { take, left: () => Object.values(server.httpStats).map(({ active }) => active) };
+    },
+  })),
+  ...["are deleted", "cannot be created", "are there already"].map((way): Row => ({
+    name: `durable streams of an address that ${way}`,
+    bound: 2,
+    open(room) {
+      const streams = new DurableStreamsHandler({
+        broker: room.use(new MemoryBroker()),
+        path: "/streams",
+        maxStreamsPerAddress: 2,
+        clientAddress: () => ADDRESS,
+        authorize: () => true,
+      });
+      room.use(streams);
+      const ask = async (method: string, path: string, headers: Record<string, string> = {}) => {
+        const request = new Request(`http://localhost/streams/${path}`, { method, headers });
+        return (await streams.fetch(request)).status;
+      };
+      const take = async () => {
+        assertEquals([201, 200].includes(await ask("PUT", "own")), true);
+        if (way === "are there already") assertEquals(await ask("PUT", "own"), 200);
+        const fork = { "stream-forked-from": "/streams/none" };
+        if (way === "cannot be created") assertEquals(await ask("PUT", "fork", fork), 404);
+        assertEquals(await ask("PUT", "another"), 201);
+        assertEquals(await ask("DELETE", "another"), 204);
+      };
+      return { take, left: () => [] };
     },
   })),
   ...["leave", "have a wrong id", "do not get an engine"].map((end): Row => ({

@@ -45,7 +45,7 @@ import { redisSettings } from "../pubsub/redis/options.ts";
 import { MAX_TOPICS_PER_SESSION } from "../pubsub/topics.ts";
 import { AUTHENTICATE_TIMEOUT_MS, MAX_USER_BYTES } from "../server/authentication.ts";
 import { DEDUPE_WINDOW_MS } from "../server/broker_services.ts";
-import { checkAnswers, checkDurableStreams } from "../server/durable/options.ts";
+import { checkAnswers, checkDurableStreams, streamShares } from "../server/durable/options.ts";
 import { serve } from "../server.ts";
 import { HIGH_WATER_MARK, MAX_JOINED_BYTES } from "../session/queue/send_queue.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
@@ -245,9 +245,13 @@ function shareCells({ shares }: Pick<QuotaOptions, "shares">): NonNullable<Bound
   return Object.fromEntries(levels);
 }
 
+/** Durable streams with the default bounds. */
+const STREAMS = { path: "/streams" };
+
 /** Bounds of all with a share that is no quota. */
 function sharedBounds(): Bound[] {
   const { maxKept, keptShares, keepMs } = checkAnswers();
+  const { maxStreams } = checkDurableStreams(STREAMS);
   return [
     {
       id: "answers.maxKept",
@@ -255,6 +259,14 @@ function sharedBounds(): Bound[] {
       max: `${count(maxKept)}, ${ms(keepMs)} each`,
       shares: shareCells(keptShares),
       full: "the oldest ended answer of [whoever has most](ai-answers.md#bounds) makes room",
+    },
+    {
+      id: "durableStreams.maxStreams",
+      name:
+        "`durableStreams.maxStreams`, `.maxStreamsPerUser`, `.maxStreamsPerAddress`, on all nodes",
+      max: count(maxStreams),
+      shares: shareCells(streamShares(STREAMS)),
+      full: "429; streams of the server count for no address and no user",
     },
     {
       id: "histories",
@@ -296,15 +308,8 @@ function sharedBounds(): Bound[] {
 
 /** Bounds of a server without shares. */
 function serverBounds(): Bound[] {
-  const { maxStreams, maxStreamBytes, maxForks, maxAppendBytes } = checkDurableStreams({
-    path: "/streams",
-  });
+  const { maxStreamBytes, maxForks, maxAppendBytes } = checkDurableStreams(STREAMS);
   return [
-    {
-      name: "`durableStreams.maxStreams`",
-      max: count(maxStreams),
-      full: "429",
-    },
     {
       name: "`durableStreams.maxStreamBytes`, `.maxAppendBytes`",
       max: `${bytes(maxStreamBytes)}, ${bytes(maxAppendBytes)}`,

@@ -13,6 +13,7 @@ import {
   type KeptLog,
   logTopic,
   MAX_LOG_ID_BYTES,
+  type OwnedKind,
   requestLog,
 } from "../logs/rules.ts";
 import { isTaken, same, type Test, type TestKit, undisturbed } from "./kit.ts";
@@ -196,13 +197,7 @@ export const LOGS: Record<string, Test> = {
     await near.retain(names[4]!, "fork", { identity: "identity0", maxForks: 1 });
     await near.delete(names[4]!);
     await near.delete(names[5]!);
-    const found = new Map<string, KeptLog>();
-    let [pages, after] = [0, undefined as string | undefined];
-    do {
-      const page = await far.answers({ limit: 5, ...(after !== undefined && { after }) });
-      for (const one of page.logs) found.set(one.id, one);
-      [pages, after] = [pages + 1, page.next];
-    } while (after !== undefined && pages < 1_000);
+    const found = await listed(far, "answer");
     const own = names.map((name) => found.get(name));
     same(found.has(id), false, "another log in the list");
     const owners = own.map((one) => one === undefined ? "gone" : one.owner ?? "none");
@@ -216,6 +211,24 @@ export const LOGS: Record<string, Test> = {
     same(isNow, true, "the times of the ends");
     await near.release(names[4]!, "fork");
     for (const name of names) await near.delete(name);
+  }),
+
+  "lists streams with their owners": withLogs(async ({ id }, near, far) => {
+    const owned = { ...TEXT, owner: "u.Ann_1 a1.at-2" };
+    const answer = ANSWER_PREFIX + id;
+    const streams = Array.from({ length: 7 }, (_, n) => `${id}/é${n}`);
+    for (const name of [answer, requestLog(answer), ...streams]) {
+      await created(near, name, { config: owned });
+    }
+    await append(near, streams[1]!, ["a"]);
+    await append(far, streams[2]!, ["a"], { end: {} });
+    await near.delete(streams[3]!);
+    const found = await listed(far, "stream");
+    const own = streams.map((name) => found.get(name)?.owner);
+    const { owner } = owned;
+    same(own, streams.map((_, n) => n === 3 ? undefined : owner), "the owners");
+    same([found.has(answer), found.has(requestLog(answer))], [false, false], "other kinds");
+    for (const name of [answer, requestLog(answer), ...streams]) await near.delete(name);
   }),
 
   "drops the oldest records by retention only": withLogs(async ({ id }, near, far) => {
@@ -487,6 +500,18 @@ async function append(
   options: Partial<AppendLogOptions> = {},
 ) {
   return await logs.append(id, { records, maxBytes: PLENTY, ...options });
+}
+
+/** Lists all logs of a kind, by their ids. */
+async function listed(logs: BrokerLogs, kind: OwnedKind): Promise<Map<string, KeptLog>> {
+  const found = new Map<string, KeptLog>();
+  let [pages, after] = [0, undefined as string | undefined];
+  do {
+    const page = await logs.list(kind, { limit: 5, ...(after !== undefined && { after }) });
+    for (const one of page.logs) found.set(one.id, one);
+    [pages, after] = [pages + 1, page.next];
+  } while (after !== undefined && pages < 1_000);
+  return found;
 }
 
 function reading() {

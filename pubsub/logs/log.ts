@@ -47,7 +47,7 @@ export interface LogConfig {
   readonly expiresAt?: number;
   /** The log that this one was forked from. */
   readonly origin?: LogOrigin;
-  /** Keys of the parties that an answer is kept for; the engine gives them back as they are. */
+  /** Keys of the parties that a log is kept for; the engine gives them back as they are. */
   readonly owner?: string;
 }
 
@@ -306,14 +306,20 @@ export interface BrokerLogs {
    */
   overdue(options: { readonly limit: number }): Promise<string[]>;
   /**
-   * Lists the logs of the kind `answer`, a page at a time, without those that are deleted. A log that
-   * is there from the first page to the last one is listed; it may be listed twice.
+   * Lists the logs of a kind, a page at a time, without those that are deleted. A log that is there
+   * from the first page to the last one is listed; it may be listed twice. Streams without an owner
+   * may be left out.
    *
+   * @param kind `answer` for the logs whose ids begin with `answer:`, `stream` for those of clients
+   * and applications.
    * @param options About how many logs to list, and `next` of the page before.
    * @returns The page.
    * @throws {BrokerError} If the engine is away, or no longer knows the place of the page.
    */
-  answers(options: { readonly limit: number; readonly after?: string }): Promise<{
+  list(
+    kind: "answer" | "stream",
+    options: { readonly limit: number; readonly after?: string },
+  ): Promise<{
     /** The logs, in no order. */
     readonly logs: readonly {
       /** The id. */

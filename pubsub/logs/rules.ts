@@ -47,6 +47,9 @@ export const REQUEST_PREFIX = `${INTERNAL_PREFIX}request:`;
  */
 export type LogKind = "answer" | "request" | "stream";
 
+/** The kinds of logs that engines list: those that callers own. */
+export type OwnedKind = Exclude<LogKind, "request">;
+
 /**
  * Finds the kind of a log.
  *
@@ -109,7 +112,7 @@ export interface WholeLog extends LogState {
 }
 
 /** A page of the list of answers. */
-export type KeptLogs = Awaited<ReturnType<BrokerLogs["answers"]>>;
+export type KeptLogs = Awaited<ReturnType<BrokerLogs["list"]>>;
 
 /** A log that keeps an answer, in the list of all of them. */
 export type KeptLog = KeptLogs["logs"][number];
@@ -145,7 +148,7 @@ export function infoOf(state: StoredLog & Partial<WholeLog>): LogInfo {
   return { ...info, end: shown };
 }
 
-/** An answer as the list of all answers has it. */
+/** A log as the lists of logs have it. */
 export function keptOf(
   id: string,
   { owner, endedAt }: {

@@ -24,6 +24,7 @@ import {
   logKind,
   logTopic,
   MAX_LOG_ID_BYTES,
+  type OwnedKind,
   recordBytes,
   requestLog,
 } from "./rules.ts";
@@ -226,7 +227,7 @@ export class StreamLogs implements AsyncDisposable {
   readonly #bounds: StreamBounds;
   readonly #onError: (error: unknown) => void;
   readonly #onReadToEnd: StreamLogsOptions["onReadToEnd"];
-  #answers = 0;
+  readonly #counts: Record<OwnedKind, number> = { answer: 0, stream: 0 };
   readonly #rescue: StreamLogsOptions["rescue"];
   readonly #onRead: StreamLogsOptions["onRead"];
   readonly #followed = new Map<string, Followed<StreamRead>>();
@@ -283,9 +284,13 @@ export class StreamLogs implements AsyncDisposable {
     return this.#isClosed;
   }
 
-  /** Number of kept answers, as the engine counted when this node created the newest one. */
-  get answers(): number {
-    return this.#answers;
+  /**
+   * Returns the number of logs of a kind, as the engine counted when this node created the newest one.
+   *
+   * @param kind The kind.
+   */
+  countOf(kind: OwnedKind): number {
+    return this.#counts[kind];
   }
 
   /** Number of readers of this node that wait for new records. */
@@ -342,7 +347,8 @@ export class StreamLogs implements AsyncDisposable {
       throw error;
     });
     if (created.kind === "created") {
-      if (logKind(id) === "answer") this.#answers = created.count;
+      const kind = logKind(id);
+      if (kind !== "request") this.#counts[kind] = created.count;
       return { kind: "created", info: created.info };
     }
     await this.#release(origin);
@@ -555,16 +561,18 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Lists the answers that the engine keeps.
+   * Lists the logs of a kind that the engine keeps; streams without an owner may be left out.
    *
+   * @param kind The kind.
    * @param options About how many to list, and `next` of the page before.
    * @returns A page of the list.
    * @throws {BrokerError} If the engine is away.
    */
-  async listAnswers(
+  async list(
+    kind: OwnedKind,
     options: { readonly limit: number; readonly after?: string },
   ): Promise<KeptLogs> {
-    return await this.#logs.answers(options);
+    return await this.#logs.list(kind, options);
   }
 
   /** Searches for overdue streams at once, because a writer has let go of one. */
@@ -651,7 +659,7 @@ export class StreamLogs implements AsyncDisposable {
     const isMortal = options.ttlMs !== undefined || options.expiresAt !== undefined;
     const { ttlMs, expiresAt } = isMortal ? options : info;
     return {
-      config: { ...configOf({ contentType, ttlMs, expiresAt }), origin },
+      config: { ...configOf({ contentType, ttlMs, expiresAt, owner: options.owner }), origin },
       records: [...partial, ...options.records ?? []],
     };
   }

@@ -35,6 +35,7 @@ import {
   type LogState,
   logTopic,
   newLog,
+  type OwnedKind,
   presentLog,
   recordBytes,
   type StoredLog,
@@ -246,13 +247,14 @@ export class MemoryLogs implements BrokerLogs {
     return await Promise.resolve(due.slice(0, limit).map(({ id }) => id));
   }
 
-  async answers(
+  async list(
+    wanted: OwnedKind,
     { limit, after = "-1" }: { readonly limit: number; readonly after?: string },
   ): Promise<KeptLogs> {
     this.#check("list");
     const logs: KeptLog[] = [];
     for (const { id, kind, number, state } of this.#logs.values()) {
-      if (kind !== "answer" || state.isDeleted || number <= Number(after)) continue;
+      if (kind !== wanted || state.isDeleted || number <= Number(after)) continue;
       logs.push(keptOf(id, state));
       if (logs.length === limit) return { logs, next: `${number}` };
     }

@@ -286,8 +286,8 @@ export function sequenceOf(message: Msg): number {
 /** The header of a change of a log that is not announced, such as a longer time to live. */
 export const QUIET_HEADER = "Skein-Quiet";
 
-/** The header with an answer as the list of all answers has it, on each change of an answer. */
-export const ANSWER_HEADER = "Skein-Answer";
+/** The header with a log as the lists of logs have it, on each change of a log that is listed. */
+export const KEPT_HEADER = "Skein-Kept";
 
 /** The header with the id of a publication; JetStream keeps the header, and publishes it again. */
 export const ID_HEADER = "Nats-Msg-Id";

@@ -326,7 +326,7 @@ export class PortBroker implements Broker {
       retain: (...args) => call("logs.retain", args),
       release: (...args) => call("logs.release", args),
       overdue: (...args) => call("logs.overdue", args),
-      answers: (...args) => call("logs.answers", args),
+      list: (...args) => call("logs.list", args),
     };
   }
 

@@ -28,6 +28,7 @@ import {
   logKind,
   logTopic,
   MAX_LOG_PRODUCERS,
+  type OwnedKind,
   recordBytes,
 } from "../logs/rules.ts";
 import { ENTRY_BYTES } from "../broker.ts";
@@ -703,19 +704,20 @@ export class RedisLogs implements BrokerLogs {
     }
   }
 
-  async answers(
+  async list(
+    kind: OwnedKind,
     { limit, after = "0 0" }: { readonly limit: number; readonly after?: string },
   ): Promise<KeptLogs> {
-    const indexes = this.#names.logIndexes.answer;
+    const indexes = this.#names.logIndexes[kind];
     const [first, place = "0"] = after.split(" ");
     const part = Number(first);
-    const [cursor, list] = await this.#run("list answers", () => {
+    const [cursor, list] = await this.#run("list logs", () => {
       this.#writes.begin();
       return this.#client.zscan(indexes[part]!, place, "COUNT", limit);
     });
     // Members and scores take turns.
     const ids = list.flatMap((name, i) => i % 2 === 0 ? idOf(name) ?? [] : []);
-    const found = await this.#run("list answers", () => {
+    const found = await this.#run("list logs", () => {
       this.#writes.begin();
       return Promise.all(
         ids.map((id) =>

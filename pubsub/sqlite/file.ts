@@ -35,7 +35,7 @@ export type FileCalls =
     | "retainLog"
     | "releaseLog"
     | "overdueLogs"
-    | "listAnswers"
+    | "listLogs"
   >
   & Pick<SqliteFile, "sweep" | "beginCopy" | "continueCopy" | "endCopy">;
 
@@ -72,7 +72,7 @@ const PARTS: Readonly<
   retainLog: ["logs", true],
   releaseLog: ["logs", true],
   overdueLogs: ["logs", false],
-  listAnswers: ["logs", false],
+  listLogs: ["logs", false],
   sweep: ["file", true],
   beginCopy: ["file", false],
   continueCopy: ["file", false],

@@ -28,6 +28,7 @@ import {
   logKind,
   type LogState,
   newLog,
+  type OwnedKind,
   presentLog,
   recordBytes,
   REQUEST_PREFIX,
@@ -76,6 +77,7 @@ export class Logs {
   readonly #removeFork: Statement;
   readonly #overdue: Statement;
   readonly #answers: Statement;
+  readonly #streams: Statement;
 
   constructor(db: Database) {
     this.#db = db;
@@ -106,6 +108,12 @@ export class Logs {
     this.#overdue = db.prepare("SELECT name FROM logs WHERE due <= ? ORDER BY due LIMIT ?");
     this.#answers = db.prepare(
       "SELECT name FROM logs WHERE name > ? AND name < ? ORDER BY name LIMIT ?",
+    );
+    const others = [ANSWER_PREFIX, REQUEST_PREFIX].map((prefix) =>
+      `NOT (name >= '${prefix}' AND name < '${endOfPrefix(prefix)}')`
+    );
+    this.#streams = db.prepare(
+      `SELECT name FROM logs WHERE name > ? AND ${others.join(" AND ")} ORDER BY name LIMIT ?`,
     );
     this.#load();
   }
@@ -217,9 +225,11 @@ export class Logs {
     return this.#overdue.all(now, limit).map(({ name }) => String(name));
   }
 
-  /** Lists answers, by their names. */
-  listAnswers(limit: number, after: string = ANSWER_PREFIX): KeptLogs {
-    const rows = this.#answers.all(after, endOfPrefix(ANSWER_PREFIX), limit);
+  /** Lists the logs of a kind, by their names. */
+  listLogs(kind: OwnedKind, limit: number, after?: string): KeptLogs {
+    const rows = kind === "answer"
+      ? this.#answers.all(after ?? ANSWER_PREFIX, endOfPrefix(ANSWER_PREFIX), limit)
+      : this.#streams.all(after ?? "", limit);
     const names = rows.map(({ name }) => String(name));
     const logs: KeptLog[] = [];
     for (const name of names) {

@@ -424,9 +424,9 @@ export class SqliteBroker implements Broker {
         check("list logs");
         return await queue.call("list logs", ["overdueLogs", limit, now()]);
       },
-      answers: async ({ limit, after }) => {
-        check("list answers");
-        return await queue.call("list answers", ["listAnswers", limit, after]);
+      list: async (kind, { limit, after }) => {
+        check("list logs");
+        return await queue.call("list logs", ["listLogs", kind, limit, after]);
       },
     };
   }

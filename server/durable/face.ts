@@ -4,7 +4,9 @@ import {
   type DurableStreamAction,
   type DurableStreamsLimits,
   type DurableStreamsOptions,
+  streamShares,
 } from "./options.ts";
+import { KeptStreams } from "./kept_streams.ts";
 import { maxRecordBytes } from "./node_streams.ts";
 import { bodyOf, readRecords } from "./records.ts";
 import {
@@ -44,7 +46,7 @@ import {
   type StreamRead,
 } from "../../pubsub/logs/stream_logs.ts";
 import type { HttpFaceStats } from "../../telemetry/measures.ts";
-import { BrokerError } from "../../errors.ts";
+import { BrokerError, LimitError } from "../../errors.ts";
 import { startTimer } from "../../base/wait.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
@@ -142,6 +144,7 @@ export class DurableFace implements HttpFace {
   readonly #options: DurableStreamsOptions;
   readonly #limits: DurableStreamsLimits;
   readonly #events: EventStreams;
+  readonly #kept: KeptStreams;
   readonly #known = new Map<string, KnownStream>(); // At most `MAX_KNOWN`.
   readonly #readers = { "long-poll": 0, sse: 0 };
   readonly #refused = {
@@ -167,6 +170,13 @@ export class DurableFace implements HttpFace {
     this.#parts = parts;
     const { runtime, report } = parts;
     this.#limits = checkDurableStreams(options);
+    this.#kept = new KeptStreams({
+      runtime,
+      streams: parts.logs,
+      maxStreams: this.#limits.maxStreams,
+      streamShares: streamShares(options),
+    });
+    parts.quotas.add("durableStreams.maxStreams", this.#kept);
     this.#face = new Face({
       ...parts.origins,
       name: "durableStreams",
@@ -245,7 +255,8 @@ export class DurableFace implements HttpFace {
     }
   }
 
-  async #create({ request, authorize, readBody }: Asked, id: string): Promise<Response> {
+  async #create(asked: Asked, id: string): Promise<Response> {
+    const { request, authorize, readBody } = asked;
     await authorize("create", id);
     const creation = readCreation(request.headers, this.#options.path);
     const { fork } = creation;
@@ -258,7 +269,13 @@ export class DurableFace implements HttpFace {
       if (source.kind === "page") contentType = source.info.contentType;
     }
     const records = this.#readRecords(id, body, contentType ?? DEFAULT_CONTENT_TYPE);
-    const result = await logs.create(id, { ...creation, records });
+    const result = await this.#kept.create(
+      { id, owner: asked.maker },
+      (owner) => logs.create(id, { ...creation, records, owner }),
+    ).catch((error) => {
+      if (error instanceof LimitError) this.#refused.maxStreams++;
+      throw error;
+    });
     if (result.kind !== "created" && result.kind !== "exists") throw this.#uncreated(result.kind);
     const { info } = result;
     if (result.kind === "exists" && !result.isSame) {
@@ -475,6 +492,7 @@ export class DurableFace implements HttpFace {
     await authorize("delete", id);
     const result = await this.#parts.logs.delete(id);
     this.#known.delete(id);
+    this.#kept.deleted(id);
     if (result === "missing") throw missing();
     if (result === "deleted") throw gone("Cannot delete: the stream must not be deleted before");
     return new Response(null, { status: 204, headers: { "cache-control": "no-store" } });

@@ -15,7 +15,7 @@ import {
   KeptNode,
   userAt,
 } from "./_kept_bench_test.ts";
-import { KeptLedger } from "./kept_answers.ts";
+import { KeptLedger } from "./kept_ledger.ts";
 
 const MINUTE = 60_000;
 

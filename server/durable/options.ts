@@ -28,10 +28,14 @@ export interface DurableStreamsOptions {
    * is the rest of the path behind the slash, decoded.
    */
   readonly path: string;
-  /** Decides each action by the id of its stream. Without `authorize` all are denied. */
+  /**
+   * Decides each action by the id of its stream. Without `authorize` all are denied. An object in
+   * place of `true` allows the action, and names the caller, who has a share of `maxStreams`; by
+   * default that is the user.
+   */
   readonly authorize?: (
     context: AuthorizationContext<DurableStreamAction>,
-  ) => boolean | Promise<boolean>;
+  ) => boolean | { readonly caller: string } | Promise<boolean | { readonly caller: string }>;
   /**
    * Most streams of the broker, deleted ones that forks need included; answers don't count. Creating
    * one more is answered with 429.
@@ -39,6 +43,21 @@ export interface DurableStreamsOptions {
    * @default {10000}
    */
   readonly maxStreams?: number;
+  /**
+   * Most streams that clients of one network address created over HTTP, where an IPv6 /64 counts as
+   * one. Creating one more is answered with 429. The default counts only while there are more than
+   * half of `maxStreams`.
+   *
+   * @default {1000}
+   */
+  readonly maxStreamsPerAddress?: number;
+  /**
+   * Most streams that one user created over HTTP: the caller that `authorize` names, or else the
+   * user. The default counts only while there are more than half of `maxStreams`.
+   *
+   * @default {256}
+   */
+  readonly maxStreamsPerUser?: number;
   /**
    * Most bytes of the records of one stream, where each record counts 64 bytes more than its content.
    * An append beyond is answered with 413.
@@ -124,6 +143,8 @@ export const DURABLE_STREAMS: OptionKinds<DurableStreamsOptions> = {
   maxRequests: POSITIVE,
   maxStreamBytes: POSITIVE,
   maxStreams: POSITIVE,
+  maxStreamsPerAddress: POSITIVE,
+  maxStreamsPerUser: POSITIVE,
   path: "string",
   rate: RATE,
 };
@@ -138,6 +159,8 @@ const LIMITS = {
   maxRequests: 1_024,
   maxStreamBytes: 67_108_864,
   maxStreams: 10_000,
+  maxStreamsPerAddress: 1_000,
+  maxStreamsPerUser: 256,
 };
 
 /** Numbers of {@linkcode DurableStreamsOptions}, all set. */
@@ -181,6 +204,16 @@ export function checkDurableStreams(
     checkLimits({ records: 1, bytes: 1 }, keep, { of: "server: durableStreams.keep." });
   }
   return checkLimits(LIMITS, options, { of: "server: durableStreams." });
+}
+
+/** The shares of the streams that clients create. */
+export function streamShares(
+  { maxStreamsPerAddress: address, maxStreamsPerUser: user }: DurableStreamsOptions,
+): QuotaShares {
+  return sharesOf(
+    { address, user },
+    { address: LIMITS.maxStreamsPerAddress, user: LIMITS.maxStreamsPerUser },
+  );
 }
 
 /** The bounds that the options set for the streams of a broker. */

@@ -159,6 +159,8 @@ export interface FaceRequest<Action extends string> {
   readonly info: RequestInfo;
   /** The taker of places for the request: its address, and its user once one is authorized. */
   readonly owner: Owner;
+  /** The owner of what the request creates: as `owner`, by the name that `authorize` gives, if any. */
+  readonly maker: Owner;
   /**
    * The caller, once authorized: as `authorize` names it, else the user, else the credentials of the
    * request.
@@ -341,6 +343,9 @@ export class Face<Action extends string> {
         info,
         get owner() {
           return ownerOf();
+        },
+        get maker() {
+          return owners.of({ address, user: caller ?? user });
         },
         get caller() {
           return caller ?? user ?? request.headers.get("authorization") ?? "";

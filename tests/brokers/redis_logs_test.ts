@@ -573,7 +573,7 @@ test("lists answers beside one whose state another program damaged", async (serv
   const owners: unknown[] = [];
   let after: string | undefined = "0 0";
   while (after !== undefined) {
-    const page: Awaited<ReturnType<BrokerLogs["answers"]>> = await logs.answers({
+    const page: Awaited<ReturnType<BrokerLogs["list"]>> = await logs.list("answer", {
       limit: 100,
       after,
     });

@@ -14,11 +14,13 @@ import {
   type KeptLog,
   type KeptLogs,
   type LogKind,
+  logKind,
+  type OwnedKind,
   REQUEST_PREFIX,
 } from "../../logs/rules.ts";
 import {
-  ANSWER_HEADER,
   ID_HEADER,
+  KEPT_HEADER,
   type LogNames,
   parseAck,
   QUIET_HEADER,
@@ -58,8 +60,8 @@ export interface ChangeOptions {
   readonly isReplacing: boolean;
   /** Keeps the change from being announced. */
   readonly isQuiet: boolean;
-  /** The log as the list of answers has it; absent for other logs, and for a removal. */
-  readonly answer?: KeptLog | undefined;
+  /** The log as the lists have it; absent for a log that is not listed, and for a removal. */
+  readonly kept?: KeptLog | undefined;
 }
 
 /** The streams of logs of one broker. Every method rejects with a `BrokerError` on failure. */
@@ -143,7 +145,7 @@ export class LogStreams {
   async write(
     part: string,
     message: Uint8Array,
-    { after, isReplacing, isQuiet, answer }: ChangeOptions,
+    { after, isReplacing, isQuiet, kept }: ChangeOptions,
   ): Promise<number | undefined> {
     const options = headers();
     options.set("Nats-Expected-Last-Subject-Sequence", String(after));
@@ -152,7 +154,7 @@ export class LogStreams {
     if (this.#settings.replicas > 1 && after > 0) options.set(ID_HEADER, `${part}:${after}`);
     if (isReplacing) options.set("Nats-Rollup", "sub");
     if (isQuiet) options.set(QUIET_HEADER, "1");
-    if (answer !== undefined) options.set(ANSWER_HEADER, encodeHeader(answer));
+    if (kept !== undefined) options.set(KEPT_HEADER, encodeHeader(kept));
     return await this.#publish("change a log", `${this.names.kept}.${part}`, message, options);
   }
 
@@ -183,22 +185,27 @@ export class LogStreams {
     );
   }
 
-  /** Lists answers. The place of a page is good for 10 s. */
-  async answers(
+  /**
+   * Lists the logs of a kind. The place of a page is good for 10 s. Streams are picked from the logs of
+   * all kinds, as subjects name no rest.
+   */
+  async list(
+    kind: OwnedKind,
     { limit, after }: { readonly limit: number; readonly after?: string },
   ): Promise<KeptLogs> {
     const { headers, next } = await this.#ask(
-      "list answers",
+      "list logs",
       (manager) =>
         pullNewest(this.#link, manager, {
           stream: this.names.stream,
-          subject: this.#subjects("answer"),
-          header: ANSWER_HEADER,
+          subject: kind === "answer" ? this.#subjects(kind) : `${this.names.kept}.>`,
+          header: KEPT_HEADER,
           count: limit,
           after,
         }),
     );
-    return { logs: headers.flatMap(decodeHeader), ...(next !== undefined && { next }) };
+    const logs = headers.flatMap(decodeHeader).filter(({ id }) => logKind(id) === kind);
+    return { logs, ...(next !== undefined && { next }) };
   }
 
   /** Subjects of the logs of one kind. */
@@ -346,19 +353,19 @@ export class LogStreams {
   }
 }
 
-/** Writes an answer as a header: JSON in ASCII. */
-function encodeHeader(answer: KeptLog): string {
-  return JSON.stringify(answer).replace(
+/** Writes a log as a header: JSON in ASCII. */
+function encodeHeader(log: KeptLog): string {
+  return JSON.stringify(log).replace(
     /[^\x20-\x7e]/g,
     (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );
 }
 
-/** Reads the header of an answer; none for a removed one, or if another program wrote. */
+/** Reads the header of a log; none for a removed one, or if another program wrote. */
 function decodeHeader(header: string): KeptLog[] {
   try {
-    const answer = JSON.parse(header);
-    return typeof answer?.id === "string" ? [answer] : [];
+    const log = JSON.parse(header);
+    return typeof log?.id === "string" ? [log] : [];
   } catch {
     return [];
   }

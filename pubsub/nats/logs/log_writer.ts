@@ -252,9 +252,7 @@ export class LogWriter {
       // The last message of a removed log must not stay below a new one.
       isReplacing: isReplacing || hot.message === undefined && after > 0,
       isQuiet,
-      answer: state !== undefined && !state.isDeleted && logKind(id) === "answer"
-        ? keptOf(id, state)
-        : undefined,
+      kept: state !== undefined && isListed(id, state) ? keptOf(id, state) : undefined,
     });
     if (seq === undefined) return false;
     if (head === null) {
@@ -419,4 +417,10 @@ export class LogWriter {
 
 function endOf({ first, sizes }: FrontMessage): number {
   return first + sizes.length;
+}
+
+/** Tells whether the lists have a log: any answer, and streams with an owner. */
+function isListed(id: string, { isDeleted, owner }: WholeLog): boolean {
+  const kind = logKind(id);
+  return !isDeleted && (kind === "answer" || kind === "stream" && owner !== undefined);
 }

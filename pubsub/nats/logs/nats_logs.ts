@@ -29,6 +29,7 @@ import {
   type LogKind,
   logKind,
   newLog,
+  type OwnedKind,
   presentLog,
   type WholeLog,
 } from "../../logs/rules.ts";
@@ -217,11 +218,12 @@ export class NatsLogs implements BrokerLogs {
     return await this.#due.list(limit);
   }
 
-  async answers(
+  async list(
+    kind: OwnedKind,
     options: { readonly limit: number; readonly after?: string },
   ): Promise<KeptLogs> {
-    if (this.#isClosed) throw closed("list answers");
-    return await this.#streams.answers(options);
+    if (this.#isClosed) throw closed("list logs");
+    return await this.#streams.list(kind, options);
   }
 
   async #change<T>(what: string, id: string, operation: LogOperation<T>): Promise<T> {

@@ -9,8 +9,8 @@ const LONGEST_TIMER_MS = 300_000;
 /** Sums that a closed server keeps: its state, and its bounds. */
 const KEPT: ReadonlySet<string> = new Set(["skein.draining", "skein.quota.max"]);
 
-/** Kept answers, which are in the engine and outlive a server. */
-const KEPT_ANSWERS = "answers.maxKept";
+/** Bounds of what is in the engine, and outlives a server. */
+const OF_ENGINE: ReadonlySet<unknown> = new Set(["answers.maxKept", "durableStreams.maxStreams"]);
 
 /** Sums with sockets that lost their peers in silence, which stay until the system ends these. */
 const SILENT: ReadonlySet<string> = new Set(["skein.sockets", "skein.sockets.lingering"]);
@@ -78,7 +78,7 @@ export const emptyFigures: Invariant = {
           if (kind !== "sum" || KEPT.has(name)) continue;
           const due = SILENT.has(name) ? lingering : 0;
           for (const { value, attributes = {} } of values) {
-            if (value === due || attributes["skein.quota"] === KEPT_ANSWERS) continue;
+            if (value === due || OF_ENGINE.has(attributes["skein.quota"])) continue;
             const of = [name, ...Object.values(attributes)].join(" of ");
             report(
               { atMs: nowMs, host: host.name },

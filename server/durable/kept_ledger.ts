@@ -1,0 +1,145 @@
+/** Ledger of the logs of one kind: whose they are, and which of them goes first to make room. */
+import { FAMILIAR_FACTOR, type Shares } from "../../base/shares.ts";
+
+/** Time for which an answer that nobody read to its end goes last, in milliseconds. */
+export const FRESH_MS = 600_000;
+
+/** A party that answers are kept for: a user, a guest, or a network. */
+export class Party {
+  readonly key: string;
+  readonly level: keyof Shares;
+  /** Shares that the party has. */
+  readonly factor: number;
+  /** Number of its answers, those that go on included. */
+  count = 0;
+  /** Its answers that have ended and were not read to the end, the oldest first. */
+  readonly unread = new Set<Entry>();
+  /** Its other answers that have ended. */
+  readonly read = new Set<Entry>();
+
+  constructor(key: string) {
+    this.key = key;
+    const [, level, factor] = /^([a-z])(\d*)/.exec(key) ?? [];
+    this.level = level === "u" || level === "g" ? "user" : "address";
+    this.factor = Math.max(1, Number(factor)) * (level === "f" ? FAMILIAR_FACTOR : 1);
+  }
+
+  /** Number of answers for each share of an address that the party has. */
+  get rank(): number {
+    return Math.ceil(this.count / this.factor);
+  }
+
+  /** The answer that goes first: the oldest, unless nobody read it to the end so far. */
+  first(now: number): Entry | undefined {
+    const [unread] = this.unread;
+    const [read] = this.read;
+    if (unread === undefined || read === undefined) return unread ?? read;
+    const isFresh = now - unread.endedAt! < FRESH_MS;
+    return isFresh || read.endedAt! < unread.endedAt! ? read : unread;
+  }
+}
+
+/** A kept answer. */
+interface Entry {
+  readonly id: string;
+  readonly parties: readonly Party[];
+  /** Time of the end, in milliseconds since the Unix epoch; absent while the answer goes on. */
+  endedAt?: number;
+}
+
+/** The holders of all answers: as of a list of the engine, and of what this node did since. */
+export class KeptLedger {
+  readonly #entries = new Map<string, Entry>();
+  readonly #parties = new Map<string, Party>();
+  /** Networks by their rank. */
+  readonly #ranks = new Map<number, Set<Party>>();
+  #highest = 0;
+
+  /** Number of answers. */
+  get count(): number {
+    return this.#entries.size;
+  }
+
+  /** Returns the parties of an owner that hold an answer, the narrowest first. */
+  partiesOf(owner: string): Party[] {
+    return owner.split(" ").flatMap((key) => this.#parties.get(key) ?? []);
+  }
+
+  /**
+   * Adds a log. Logs that have ended are added in the order of their ends.
+   *
+   * @returns False if the ledger has the log already.
+   */
+  add(id: string, owner: string, endedAt?: number): boolean {
+    if (this.#entries.has(id)) return false;
+    const parties = owner.split(" ").map((key) => this.#party(key));
+    const entry: Entry = { id, parties };
+    this.#entries.set(id, entry);
+    for (const party of parties) this.#count(party, 1);
+    if (endedAt !== undefined) this.end(id, endedAt);
+    return true;
+  }
+
+  /** Notes the end of an answer. */
+  end(id: string, endedAt: number): void {
+    const entry = this.#entries.get(id);
+    if (entry === undefined || entry.endedAt !== undefined) return;
+    entry.endedAt = endedAt;
+    for (const party of entry.parties) party.unread.add(entry);
+  }
+
+  /** Notes that an answer which has ended was read to its end. */
+  read(id: string): void {
+    const entry = this.#entries.get(id);
+    for (const party of entry?.parties ?? []) {
+      if (party.unread.delete(entry!)) party.read.add(entry!);
+    }
+  }
+
+  /** Removes an answer. */
+  remove(id: string): void {
+    const entry = this.#entries.get(id);
+    if (entry === undefined) return;
+    this.#entries.delete(id);
+    for (const party of entry.parties) {
+      party.unread.delete(entry);
+      party.read.delete(entry);
+      this.#count(party, -1);
+    }
+  }
+
+  /** Finds the answer that makes room: of the network that holds most for its size. */
+  first(now: number): string | undefined {
+    for (let rank = this.#highest; rank > 0; rank--) {
+      for (const party of this.#ranks.get(rank) ?? []) {
+        const entry = party.first(now);
+        if (entry !== undefined) return entry.id;
+      }
+    }
+    return undefined;
+  }
+
+  #party(key: string): Party {
+    const known = this.#parties.get(key);
+    if (known !== undefined) return known;
+    const party = new Party(key);
+    this.#parties.set(key, party);
+    return party;
+  }
+
+  #count(party: Party, step: 1 | -1): void {
+    const before = party.rank;
+    party.count += step;
+    if (party.count === 0) this.#parties.delete(party.key);
+    if (party.level !== "address" || party.rank === before) return;
+    const last = this.#ranks.get(before);
+    last?.delete(party);
+    if (last?.size === 0) this.#ranks.delete(before);
+    if (party.rank > 0) {
+      const next = this.#ranks.get(party.rank) ?? new Set();
+      this.#ranks.set(party.rank, next.add(party));
+    }
+    this.#highest = Math.max(this.#highest, party.rank);
+    while (this.#highest > 0 && !this.#ranks.has(this.#highest)) this.#highest--;
+  }
+}

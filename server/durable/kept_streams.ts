@@ -1,0 +1,92 @@
+/** The streams that clients create over HTTP, on all nodes, with a share for each client. */
+import type { Runtime } from "../../base/runtime.ts";
+import type { Owner, QuotaShares, QuotaStats } from "../../base/shares.ts";
+import type { StreamCreated, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import type { KeptLedger } from "./kept_ledger.ts";
+import { KeptShares, UNKNOWN } from "./kept_shares.ts";
+
+/** Options of {@linkcode KeptStreams}. */
+export interface KeptStreamsOptions {
+  readonly runtime: Runtime;
+  readonly streams: StreamLogs;
+  readonly maxStreams: number;
+  /** Shares of the streams. */
+  readonly streamShares: QuotaShares;
+}
+
+/**
+ * Room for the streams of clients.
+ *
+ * - **Share:** above half of the bound, an owner beyond a share creates no further stream: nothing of
+ *   a durable stream is ever dropped to make room.
+ * - **Owner:** who created the stream over HTTP. Streams of the server itself have none, and count for
+ *   the bound alone.
+ */
+export class KeptStreams {
+  readonly #streams: StreamLogs;
+  readonly #shares: KeptShares;
+
+  /** Begins without knowledge of any streams. */
+  constructor({ runtime, streams, maxStreams: max, streamShares }: KeptStreamsOptions) {
+    this.#streams = streams;
+    this.#shares = new KeptShares({
+      runtime,
+      streams,
+      kind: "stream",
+      limit: "maxStreams",
+      shareLimits: { address: "maxStreamsPerAddress", user: "maxStreamsPerUser" },
+      verb: "create",
+      what: "streams",
+      max,
+      ...streamShares,
+    });
+  }
+
+  /** Counters. */
+  get stats(): QuotaStats {
+    return this.#shares.stats;
+  }
+
+  /**
+   * Has a stream created, if its owner has a share left.
+   *
+   * @param stream Its id, and the client.
+   * @param create Creates the stream with these keys of its owner, if known.
+   * @returns The result of `create`.
+   * @throws {LimitError} If a share is reached, with the level.
+   */
+  async create(
+    { id, owner }: { readonly id: string; readonly owner: Owner },
+    create: (keys: string | undefined) => Promise<StreamCreated>,
+  ): Promise<StreamCreated> {
+    const keys = await this.#shares.keysOf(owner);
+    if (keys === UNKNOWN) return await create(undefined);
+    const counting = await this.#count(id, keys);
+    let isCreated = false;
+    try {
+      const created = await create(keys);
+      isCreated = created.kind === "created";
+      return created;
+    } finally {
+      if (!isCreated) { for (const ledger of counting) ledger.remove(id); }
+    }
+  }
+
+  /** Notes that a stream was deleted at this node. */
+  deleted(id: string): void {
+    for (const ledger of this.#shares.ledgers) ledger.remove(id);
+  }
+
+  /** Counts a stream before the engine has it: requests at once must not take more than a share. */
+  async #count(id: string, keys: string): Promise<KeptLedger[]> {
+    const shares = this.#shares;
+    await shares.prepare();
+    // Others may have deleted streams since the last list.
+    if (shares.full(keys) !== undefined && shares.isOld) await shares.list();
+    const full = shares.full(keys);
+    if (full === undefined) return shares.ledgers.filter((ledger) => ledger.add(id, keys));
+    // A repeated creation takes no place.
+    if ((await this.#streams.info(id)).kind === "page") return [];
+    return shares.refuse(full.level, shares.mostOf(full));
+  }
+}

@@ -1,0 +1,154 @@
+/** Streams that clients create over HTTP, and their shares, in memory and on SQLite. */
+import { assertEquals } from "@std/assert";
+import { NOBODY } from "../../base/shares.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
+import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { DurableStreamsHandler, type DurableStreamsHandlerOptions } from "./handler.ts";
+import { KeptStreams } from "./kept_streams.ts";
+import { boundsOf } from "./options.ts";
+
+/** Most streams of the tests. */
+const MAX = 20;
+
+/** A handler that reads address and caller of a request from its headers. */
+class Node implements AsyncDisposable {
+  readonly handler: DurableStreamsHandler;
+  /** Answers 429, in words. */
+  readonly refusals: string[] = [];
+
+  constructor(broker: Broker, options: Partial<DurableStreamsHandlerOptions> = {}) {
+    this.handler = new DurableStreamsHandler({
+      broker,
+      path: "/streams",
+      maxStreams: MAX,
+      clientAddress: ({ headers }) => headers.get("x-address") ?? undefined,
+      authorize: ({ request }) => {
+        const caller = request.headers.get("x-caller");
+        return caller === null ? true : { caller };
+      },
+      ...options,
+    });
+  }
+
+  async send(method: string, id: string, headers: Record<string, string>): Promise<number> {
+    const request = new Request(`http://localhost/streams/${id}`, { method, headers });
+    const response = await this.handler.fetch(request);
+    const text = await response.text();
+    if (response.status === 429) this.refusals.push(JSON.parse(text).detail);
+    return response.status;
+  }
+
+  /** Creates streams until one is refused; returns their number. */
+  async fill(name: string, headers: Record<string, string>, most = Infinity): Promise<number> {
+    for (let i = 0; i < most; i++) {
+      const status = await this.send("PUT", `${name}-${i}`, headers);
+      if (status !== 201) return i;
+    }
+    return most;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.handler.close();
+  }
+}
+
+const EVE = { "x-address": "203.0.113.66" };
+
+const ANN = { "x-address": "192.0.2.7" };
+
+/** One address takes all that it may; another one creates streams at another node, and none is lost. */
+async function assertShares(near: Node, far: Node): Promise<void> {
+  assertEquals(await near.fill("eve", EVE), MAX / 2);
+  assertEquals(near.refusals, [
+    "Cannot create: your address may have at most 10 streams while the server is busy",
+  ]);
+  // The other node counts the same, from the first stream on that it creates.
+  assertEquals(await far.fill("ann", ANN, 3), 3);
+  assertEquals(await far.send("PUT", "eve-more", EVE), 429);
+  // A repeated creation costs nothing, and a deletion gives the place back.
+  assertEquals(await near.send("PUT", "eve-0", EVE), 200);
+  assertEquals(await near.send("DELETE", "eve-0", EVE), 204);
+  assertEquals(await near.send("PUT", "eve-more", EVE), 201);
+  assertEquals(await near.send("PUT", "eve-again", EVE), 429);
+}
+
+Deno.test("PUT creates streams for an address while another one has all that it may, in memory", async () => {
+  await using broker = new MemoryBroker();
+  await using near = new Node(broker);
+  await using far = new Node(broker);
+  await assertShares(near, far);
+});
+
+Deno.test("PUT knows whose the streams in a file are, after a restart", async () => {
+  const folder = await Deno.makeTempDir();
+  const path = `${folder}/streams.db`;
+  {
+    await using broker = await SqliteBroker.open(path);
+    await using node = new Node(broker);
+    assertEquals(await node.fill("eve", EVE), MAX / 2);
+  }
+  await using broker = await SqliteBroker.open(path);
+  await using node = new Node(broker);
+  assertEquals(await node.fill("ann", ANN, 1), 1);
+  assertEquals(await node.send("PUT", "eve-more", EVE), 429);
+  assertEquals(await node.fill("bob", { "x-address": "192.0.2.8" }, 5), 5);
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("PUT counts streams for the caller that authorize names, at any address", async () => {
+  await using broker = new MemoryBroker();
+  await using node = new Node(broker, { maxStreamsPerUser: 3 });
+  const from = (address: string) => ({ "x-caller": "backend", "x-address": address });
+  assertEquals(await node.fill("one", from("192.0.2.1"), 2), 2);
+  assertEquals(await node.fill("two", from("192.0.2.2")), 1);
+  // A share that the application set always counts, and the refusal says so.
+  assertEquals(node.refusals, ["Cannot create: your user may have at most 3 streams"]);
+  assertEquals(await node.fill("other", { ...ANN, "x-caller": "other" }, 3), 3);
+  const fork = { ...from("192.0.2.3"), "stream-forked-from": "/streams/one-0" };
+  assertEquals(await node.send("PUT", "fork", fork), 429);
+});
+
+Deno.test("PUT at once creates no more streams than a share", async () => {
+  await using broker = new MemoryBroker();
+  await using node = new Node(broker, { maxStreamsPerAddress: 3 });
+  const ids = Array.from({ length: 8 }, (_, i) => `${i}`);
+  const statuses = await Promise.all(ids.map((id) => node.send("PUT", id, EVE)));
+  assertEquals(statuses.filter((status) => status === 201).length, 3);
+  assertEquals(statuses.filter((status) => status === 429).length, 5);
+});
+
+Deno.test("PUT leaves streams of the server, and unknown clients, to the bound of all", async () => {
+  await using broker = new MemoryBroker();
+  const runtime = platformRuntime();
+  const bounds = boundsOf({ path: "/", maxStreams: MAX });
+  await using streams = new StreamLogs({ runtime, broker, bounds, onError() {} });
+  for (let i = 0; i < MAX / 2; i++) await streams.create(`own-${i}`, {});
+  await using node = new Node(broker);
+  assertEquals(await node.fill("unknown", {}, MAX / 2 - 1), MAX / 2 - 1);
+  assertEquals(await node.fill("ann", ANN), 1);
+  assertEquals(node.refusals, ["Cannot create: at most 20 streams, received one more"]);
+});
+
+Deno.test("KeptStreams.create() counts nothing for a creation that fails", async () => {
+  await using broker = new MemoryBroker();
+  const runtime = platformRuntime();
+  const bounds = boundsOf({ path: "/", maxStreams: MAX });
+  await using streams = new StreamLogs({ runtime, broker, bounds, onError() {} });
+  const streamShares = { shares: { user: 1 }, strict: ["user"] } as const;
+  const kept = new KeptStreams({ runtime, streams, maxStreams: MAX, streamShares });
+  const owner = { ...NOBODY, user: "ann" };
+  for (let i = 0; i < 3; i++) {
+    await kept.create({ id: "one", owner }, () => Promise.resolve({ kind: "full" }));
+    await kept.create({ id: "one", owner }, () => Promise.reject(new Error("away"))).catch(
+      () => {},
+    );
+  }
+  const created = await kept.create(
+    { id: "one", owner },
+    (keys) => streams.create("one", { owner: keys }),
+  );
+  assertEquals(created.kind, "created");
+});
