@@ -59,15 +59,10 @@ export async function buildApi(options: ApiOptions): Promise<void> {
   }).output();
   if (!success) {
     const output = new TextDecoder().decode(stderr);
-    throw new SiteError(
-      `Cannot build reference of the API: deno doc failed\n${output}`,
-    );
+    throw new SiteError(`Cannot build reference of the API: deno doc failed\n${output}`);
   }
   for (const name of ["api.css", "darkmode_toggle.js"]) {
-    await Deno.copyFile(
-      new URL(`api/${name}`, import.meta.url),
-      new URL(name, out),
-    );
+    await Deno.copyFile(new URL(`api/${name}`, import.meta.url), new URL(name, out));
   }
   await Deno.copyFile(font, new URL("inter-roman-latin.woff2", out));
   const pages = new Map<string, { readonly url: URL; readonly html: string }>();
@@ -77,9 +72,7 @@ export async function buildApi(options: ApiOptions): Promise<void> {
     const page = url.href.replace(/\.html$/, "");
     pages.set(page, { url, html });
     anchors.add(page);
-    for (const [, id] of html.matchAll(/\sid="([^"]*)"/g)) {
-      anchors.add(`${page}#${id}`);
-    }
+    for (const [, id] of html.matchAll(/\sid="([^"]*)"/g)) anchors.add(`${page}#${id}`);
   }
   const look: Look = {
     base,
@@ -147,13 +140,7 @@ export function withLook(html: string, page: string, look: Look): string {
     })
     .replace(
       ANCHOR_LINK,
-      (
-        link: string,
-        before: string,
-        path: string,
-        hash: string,
-        after: string,
-      ) => {
+      (link: string, before: string, path: string, hash: string, after: string) => {
         if (look.hasTarget(page, plain(`${path}${hash}`))) return link;
         return path === "" ? `<a${after}` : `${before}${path}"${after}`;
       },
@@ -170,10 +157,7 @@ export function withLook(html: string, page: string, look: Look): string {
     // Names for readers of screens, and scrolling by keyboard.
     .replaceAll('class="copyButton"', 'class="copyButton" aria-label="Copy"')
     .replaceAll("<pre class=", '<pre tabindex="0" class=')
-    .replace(
-      'id="searchbar"',
-      'id="searchbar" aria-label="Search the reference"',
-    )
+    .replace('id="searchbar"', 'id="searchbar" aria-label="Search the reference"')
     .replace(
       FIRST_PAGE.test(html) ? '<div class="space-y-2 flex-1">' : /$^/,
       (it) => entryList(entries) + it,
@@ -219,10 +203,7 @@ export function barOf(base: string, nav: readonly NavItem[]): string {
 
 async function* htmlIn(folder: URL): AsyncGenerator<URL> {
   for await (const { name, isDirectory } of Deno.readDir(folder)) {
-    const url = new URL(
-      `${encodeURIComponent(name)}${isDirectory ? "/" : ""}`,
-      folder,
-    );
+    const url = new URL(`${encodeURIComponent(name)}${isDirectory ? "/" : ""}`, folder);
     if (isDirectory) yield* htmlIn(url);
     else if (name.endsWith(".html")) yield url;
   }

@@ -42,17 +42,11 @@ Deno.test("withLook() adds the bar and the colours, and the names of the package
 
 Deno.test("withLook() lists the entries on the first page", () => {
   const list = '<ul><li><a href="client/"><code>@skein/skein/client</code></a></li></ul></nav><div';
-  assertEquals(
-    withLook(PAGE("Skein documentation"), URL_OF_PAGE, LOOK).includes(list),
-    true,
-  );
+  assertEquals(withLook(PAGE("Skein documentation"), URL_OF_PAGE, LOOK).includes(list), true);
 });
 
 Deno.test("barOf() marks the reference among the links", () => {
-  const nav = [{ text: "Start", link: "/features" }, {
-    text: "API",
-    link: "/api/",
-  }];
+  const nav = [{ text: "Start", link: "/features" }, { text: "API", link: "/api/" }];
   const bar = barOf("/skein/", nav);
   assertEquals(
     bar.match(/<nav.*<\/nav>/)?.[0],
@@ -66,10 +60,7 @@ Deno.test("withLook() leads links to sources to the code host, or leaves them ou
     '<a\n  class="sourceButton"\n  href="file:&#x2F;&#x2F;&#x2F;checkout&#x2F;a.ts"><svg></svg>\n</a>.';
   assertEquals(withLook(html, URL_OF_PAGE, LOOK), ".");
   assertEquals(
-    withLook(html, URL_OF_PAGE, {
-      ...LOOK,
-      sources: "https://code.example/a/b/blob/main/",
-    }),
+    withLook(html, URL_OF_PAGE, { ...LOOK, sources: "https://code.example/a/b/blob/main/" }),
     '<a\n  class="sourceButton"\n  href="https://code.example/a/b/blob/main/a.ts"><svg></svg>\n</a>.',
   );
 });

@@ -35,10 +35,7 @@ export interface Packages {
    * @param args Arguments of the script.
    * @returns Whether the script succeeded, and its output.
    */
-  run(
-    script: string,
-    args: readonly string[],
-  ): Promise<{ passed: boolean; output: string }>;
+  run(script: string, args: readonly string[]): Promise<{ passed: boolean; output: string }>;
 }
 
 const ROOT = new URL("../../", import.meta.url);
@@ -58,10 +55,7 @@ export default theme;
 const FONT = "node_modules/vitepress/dist/client/theme-default/fonts/inter-roman-latin.woff2";
 
 /** Groups that are open in the sidebar at first. */
-const OPEN: ReadonlySet<string> = new Set([
-  "Start",
-  "How do I send and receive?",
-]);
+const OPEN: ReadonlySet<string> = new Set(["Start", "How do I send and receive?"]);
 
 /** Groups in the bar at the top, with their names there. */
 const NAV: ReadonlyMap<string, string> = new Map([
@@ -80,9 +74,7 @@ const NAV: ReadonlyMap<string, string> = new Map([
 export async function installPackages(): Promise<Packages> {
   const lock = await Deno.readTextFile(new URL("package-lock.json", GENERATOR));
   const hash = createHash("sha256").update(lock).digest("hex").slice(0, 12);
-  const parent = pathToFileURL(
-    `${cacheFolder() ?? fileURLToPath(new URL("dist", ROOT))}/`,
-  );
+  const parent = pathToFileURL(`${cacheFolder() ?? fileURLToPath(new URL("dist", ROOT))}/`);
   const folder = new URL(`site-${hash}/`, parent);
   if (!await exists(new URL("node_modules/", folder))) {
     await Deno.mkdir(parent, { recursive: true });
@@ -91,19 +83,9 @@ export async function installPackages(): Promise<Packages> {
     for (const name of ["package.json", "package-lock.json"]) {
       await Deno.copyFile(new URL(name, GENERATOR), new URL(name, fresh));
     }
-    const args = [
-      "ci",
-      "--no-audit",
-      "--no-fund",
-      "--loglevel=error",
-      "--ignore-scripts",
-    ];
+    const args = ["ci", "--no-audit", "--no-fund", "--loglevel=error", "--ignore-scripts"];
     const { passed, output } = await outputOf("npm", args, fresh);
-    if (!passed) {
-      throw new SiteError(
-        `Cannot install packages of the site: npm failed\n${output}`,
-      );
-    }
+    if (!passed) throw new SiteError(`Cannot install packages of the site: npm failed\n${output}`);
     try {
       await Deno.rename(fresh, folder);
     } catch (error) {
@@ -115,11 +97,7 @@ export async function installPackages(): Promise<Packages> {
     folder,
     run: (script, args) => {
       const flags = ["run", "-A", "--no-lock", "--node-modules-dir=manual"];
-      return outputOf(Deno.execPath(), [
-        ...flags,
-        `node_modules/${script}`,
-        ...args,
-      ], folder);
+      return outputOf(Deno.execPath(), [...flags, `node_modules/${script}`, ...args], folder);
     },
   };
 }
@@ -132,14 +110,9 @@ export async function installPackages(): Promise<Packages> {
  * @param options See {@linkcode BuildOptions}.
  * @throws {SiteError} If a program of the build fails, with its output.
  */
-export async function buildSite(
-  packages: Packages,
-  options: BuildOptions = {},
-): Promise<void> {
+export async function buildSite(packages: Packages, options: BuildOptions = {}): Promise<void> {
   const { base = "/", repository } = options;
-  const config = JSON.parse(
-    await Deno.readTextFile(new URL("deno.json", ROOT)),
-  ) as {
+  const config = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT))) as {
     version: string;
     exports: Record<string, string>;
   };
@@ -149,45 +122,29 @@ export async function buildSite(
   const work = await tempFolder(packages.folder);
   try {
     for (const [route, text] of pages) await write(new URL(route, work), text);
-    for (const [route, path] of files) {
-      await copy(new URL(path, ROOT), new URL(route, work));
-    }
+    for (const [route, path] of files) await copy(new URL(path, ROOT), new URL(route, work));
     const settings = new URL(".vitepress/", work);
     await copy(new URL("config.js", GENERATOR), new URL("config.js", settings));
     for (const name of ["contents.ts", "search.ts"]) {
       await copy(new URL(name, import.meta.url), new URL(name, work));
     }
-    await copy(
-      new URL("style.css", GENERATOR),
-      new URL("theme/style.css", settings),
-    );
+    await copy(new URL("style.css", GENERATOR), new URL("theme/style.css", settings));
     await write(new URL("theme/index.js", settings), THEME);
-    await copy(
-      new URL("mark.svg", GENERATOR),
-      new URL("public/mark.svg", work),
-    );
+    await copy(new URL("mark.svg", GENERATOR), new URL("public/mark.svg", work));
     const site = {
       base,
       repository,
       out: fileURLToPath(OUT),
       description: "Real-time sessions for Deno, over WebTransport, WebSocket and HTTP",
       nav,
-      sidebar: groups.map((group) => ({
-        ...group,
-        collapsed: !OPEN.has(group.text),
-      })),
+      sidebar: groups.map((group) => ({ ...group, collapsed: !OPEN.has(group.text) })),
     };
     await write(new URL("site.json", settings), JSON.stringify(site));
-    const { passed, output } = await packages.run(
-      "vitepress/bin/vitepress.js",
-      [
-        "build",
-        fileURLToPath(work),
-      ],
-    );
-    if (!passed) {
-      throw new SiteError(`Cannot build site: VitePress failed\n${output}`);
-    }
+    const { passed, output } = await packages.run("vitepress/bin/vitepress.js", [
+      "build",
+      fileURLToPath(work),
+    ]);
+    if (!passed) throw new SiteError(`Cannot build site: VitePress failed\n${output}`);
   } finally {
     await Deno.remove(work, { recursive: true });
   }
@@ -209,11 +166,7 @@ function navOf(groups: readonly StagedGroup[], version: string): NavItem[] {
     if (text === undefined) return [];
     const link = items[0]!.link;
     const folder = /^\/[^/]+\//.exec(link)?.[0];
-    return [{
-      text,
-      link,
-      ...(folder === undefined ? {} : { activeMatch: `^${folder}` }),
-    }];
+    return [{ text, link, ...(folder === undefined ? {} : { activeMatch: `^${folder}` }) }];
   });
   return [
     ...items,
@@ -234,16 +187,11 @@ async function outputOf(
     stdin: "null",
   }).output();
   const decoder = new TextDecoder();
-  return {
-    passed: success,
-    output: decoder.decode(stdout) + decoder.decode(stderr),
-  };
+  return { passed: success, output: decoder.decode(stdout) + decoder.decode(stderr) };
 }
 
 async function tempFolder(dir: URL): Promise<URL> {
-  return pathToFileURL(
-    `${await Deno.makeTempDir({ dir: fileURLToPath(dir), prefix: "work-" })}/`,
-  );
+  return pathToFileURL(`${await Deno.makeTempDir({ dir: fileURLToPath(dir), prefix: "work-" })}/`);
 }
 
 async function exists(url: URL): Promise<boolean> {

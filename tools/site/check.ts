@@ -24,10 +24,7 @@ const WALK_SECONDS = 240;
  * @param base The path of the site.
  * @returns Whether no check failed.
  */
-export async function checkDocs(
-  packages: Packages,
-  base: string,
-): Promise<boolean> {
+export async function checkDocs(packages: Packages, base: string): Promise<boolean> {
   const checks: [name: string, run: () => Promise<string[]>][] = [
     ["links", async () => (await checkLinks(OUT, base)).faults],
     ["spelling", async () => {
@@ -42,15 +39,11 @@ export async function checkDocs(
     if (faults.length > 0) failed++;
     for (const fault of faults) console.error(fault);
     const seconds = ((performance.now() - startMs) / 1_000).toFixed(1);
-    console.log(
-      `${name} ... ${faults.length === 0 ? "ok" : "FAILED"} (${seconds} s)`,
-    );
+    console.log(`${name} ... ${faults.length === 0 ? "ok" : "FAILED"} (${seconds} s)`);
   }
   // The site itself is one more: the build fails on a link to a page that does not exist.
   const passed = checks.length - failed + 1;
-  console.log(
-    `\n${failed === 0 ? "ok" : "FAILED"} | ${passed} passed | ${failed} failed\n`,
-  );
+  console.log(`\n${failed === 0 ? "ok" : "FAILED"} | ${passed} passed | ${failed} failed\n`);
   return await walkPages() && failed === 0;
 }
 

@@ -51,11 +51,7 @@ export interface Group {
  * Pages that the site does not show: its home page has the place of the first, and the last belongs
  * to the package on npm.
  */
-const OUTSIDE: ReadonlySet<string> = new Set([
-  "README.md",
-  CONTENTS,
-  "tools/npm/README.md",
-]);
+const OUTSIDE: ReadonlySet<string> = new Set(["README.md", CONTENTS, "tools/npm/README.md"]);
 
 /** Folder of the tables that tests read, which the site does not show either. */
 const TESTS = "tests/";
@@ -83,20 +79,12 @@ export function contentsOf(page: string): Group[] {
     let item = lines[at]!;
     if (group === undefined || !item.startsWith("- ")) continue;
     // The formatter folds long items.
-    while (/^ {2}\S/.test(lines[at + 1] ?? "")) {
-      item += ` ${lines[++at]!.trim()}`;
-    }
+    while (/^ {2}\S/.test(lines[at + 1] ?? "")) item += ` ${lines[++at]!.trim()}`;
     const parts = ITEM.exec(item)?.groups;
     if (parts === undefined) throw new SyntaxError(messageOf(item, line));
     const { pathname, hash } = new URL(parts.target!, `file:///${CONTENTS}`);
     const path = decodeURIComponent(pathname.slice(1));
-    group.entries.push({
-      title: parts.title!,
-      path,
-      hash,
-      text: parts.text ?? "",
-      line,
-    });
+    group.entries.push({ title: parts.title!, path, hash, text: parts.text ?? "", line });
   }
   return groups;
 }
@@ -108,12 +96,8 @@ export function contentsOf(page: string): Group[] {
  * @returns The anchor; the second of a page with the same name gets `-1`, and so on.
  */
 export function slugOf(heading: string): string {
-  const plain = heading.replace(/<[^>]*>/g, "").replace(/\]\([^)]*\)/g, "]")
-    .trim();
-  return plain.toLowerCase().replace(/[^\p{L}\p{N}_\- ]/gu, "").replaceAll(
-    " ",
-    "-",
-  );
+  const plain = heading.replace(/<[^>]*>/g, "").replace(/\]\([^)]*\)/g, "]").trim();
+  return plain.toLowerCase().replace(/[^\p{L}\p{N}_\- ]/gu, "").replaceAll(" ", "-");
 }
 
 function isGroup(title: string): boolean {
@@ -156,29 +140,19 @@ export function checkContents(page: string, paths: readonly string[]): Fault[] {
   }
   const listed = new Set<string>();
   for (const { title, line, entries } of groups) {
-    if (entries.length === 0) {
-      faults.push({ line, message: `the group ${title} lists no page` });
-    }
+    if (entries.length === 0) faults.push({ line, message: `the group ${title} lists no page` });
     for (const { path, line } of entries) {
       if (!paths.includes(path)) {
-        faults.push({
-          line,
-          message: `a listed page exists, received ${path}`,
-        });
+        faults.push({ line, message: `a listed page exists, received ${path}` });
       }
       if (listed.has(path)) {
-        faults.push({
-          line,
-          message: `a page is listed once, received ${path}`,
-        });
+        faults.push({ line, message: `a page is listed once, received ${path}` });
       }
       listed.add(path);
     }
   }
   for (const path of paths) {
-    if (OUTSIDE.has(path) || path.startsWith(TESTS) || listed.has(path)) {
-      continue;
-    }
+    if (OUTSIDE.has(path) || path.startsWith(TESTS) || listed.has(path)) continue;
     faults.push({ line: 1, message: `every page is listed, missing ${path}` });
   }
   return faults;

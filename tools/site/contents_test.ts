@@ -54,30 +54,18 @@ Deno.test("contentsOf() reads groups, links and texts", () => {
 });
 
 Deno.test("contentsOf() refuses an item without a link", () => {
-  assertThrows(
-    () => contentsOf("## Start\n\n- One\n"),
-    SyntaxError,
-    "line 3 must be",
-  );
+  assertThrows(() => contentsOf("## Start\n\n- One\n"), SyntaxError, "line 3 must be");
 });
 
 Deno.test("checkContents() accepts each page once", () => {
-  const paths = [
-    "README.md",
-    "docs/README.md",
-    "docs/start/1.md",
-    "CHANGELOG.md",
-  ];
+  const paths = ["README.md", "docs/README.md", "docs/start/1.md", "CHANGELOG.md"];
   assertEquals(checkContents(PAGE, [...paths, "docs/guide/topics.md"]), []);
 });
 
 Deno.test("checkContents() reports groups and pages that break a rule", () => {
   const page = "## Reference\n\n- [A](a.md)\n- [A](a.md)\n- [B](b.md)\n\n## Start\n";
   assertEquals(checkContents(page, ["docs/a.md", "docs/c.md"]), [
-    {
-      line: 1,
-      message: "the groups are Start, Reference, received Reference, Start",
-    },
+    { line: 1, message: "the groups are Start, Reference, received Reference, Start" },
     { line: 4, message: "a page is listed once, received docs/a.md" },
     { line: 5, message: "a listed page exists, received docs/b.md" },
     { line: 7, message: "the group Start lists no page" },
@@ -87,8 +75,5 @@ Deno.test("checkContents() reports groups and pages that break a rule", () => {
 
 Deno.test("checkContents() reports an item that no one can read", () => {
   const [fault] = checkContents("## Start\n\n- One\n", []);
-  assertEquals(
-    fault?.message.startsWith("Cannot read contents: line 3 must be"),
-    true,
-  );
+  assertEquals(fault?.message.startsWith("Cannot read contents: line 3 must be"), true);
 });

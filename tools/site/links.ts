@@ -36,10 +36,7 @@ export async function checkLinks(
   for await (const path of filesIn(folder)) {
     files.add(path);
     if (path.endsWith(".html")) {
-      pages.set(
-        path,
-        pageOf(await Deno.readTextFile(new URL(encoded(path), folder))),
-      );
+      pages.set(path, pageOf(await Deno.readTextFile(new URL(encoded(path), folder))));
     }
   }
   const faults: string[] = [];
@@ -49,9 +46,7 @@ export async function checkLinks(
     for (const target of targets) {
       count++;
       const fault = faultOf(target, own);
-      if (fault !== undefined) {
-        faults.push(`${path}: ${fault}, received "${target}"`);
-      }
+      if (fault !== undefined) faults.push(`${path}: ${fault}, received "${target}"`);
     }
   }
   return { faults: faults.sort(), count };
@@ -59,21 +54,15 @@ export async function checkLinks(
   function faultOf(target: string, own: URL): string | undefined {
     if (!URL.canParse(target, own)) return "a link is an address";
     const { protocol, host, pathname, hash } = new URL(target, own);
-    if (!["https:", "http:", "mailto:", "data:"].includes(protocol)) {
-      return "a link is of the web";
-    }
+    if (!["https:", "http:", "mailto:", "data:"].includes(protocol)) return "a link is of the web";
     if (host !== own.host) return undefined;
-    if (!pathname.startsWith(base)) {
-      return "a link stays below the path of the site";
-    }
+    if (!pathname.startsWith(base)) return "a link stays below the path of the site";
     const path = decodeURIComponent(pathname.slice(base.length));
     const file = fileFor(path);
     if (file === undefined) return "a link leads to a page or a file";
     const anchor = decodeURIComponent(hash.slice(1));
     const anchors = pages.get(file)?.anchors;
-    if (TOP.has(anchor) || anchors === undefined || anchors.has(anchor)) {
-      return undefined;
-    }
+    if (TOP.has(anchor) || anchors === undefined || anchors.has(anchor)) return undefined;
     return "a link leads to an anchor of the page";
   }
 
@@ -88,10 +77,7 @@ export async function checkLinks(
 
 /** The address of a page below the path of the site. */
 function addressOf(path: string): string {
-  return encoded(path).replace(/(^|\/)index\.html$/, "$1").replace(
-    /\.html$/,
-    "",
-  );
+  return encoded(path).replace(/(^|\/)index\.html$/, "$1").replace(/\.html$/, "");
 }
 
 function encoded(path: string): string {
@@ -101,11 +87,7 @@ function encoded(path: string): string {
 function pageOf(html: string): Page {
   const targets: string[] = [];
   const anchors = new Set<string>();
-  for (
-    const [, name, double, single] of html.replace(NOT_MARKUP, "").matchAll(
-      ATTRIBUTE,
-    )
-  ) {
+  for (const [, name, double, single] of html.replace(NOT_MARKUP, "").matchAll(ATTRIBUTE)) {
     const value = decoded(double ?? single!);
     if (name === "href" || name === "src") targets.push(value);
     else anchors.add(value);
@@ -114,22 +96,10 @@ function pageOf(html: string): Page {
 }
 
 function decoded(text: string): string {
-  return text.replace(
-    /&#x([0-9a-f]+);|&#(\d+);|&(amp|quot|lt|gt);/gi,
-    (_, hex, number, name) => {
-      if (name !== undefined) {
-        return {
-          amp: "&",
-          quot: '"',
-          lt: "<",
-          gt: ">",
-        }[name as "amp"]!;
-      }
-      return String.fromCodePoint(
-        hex === undefined ? Number(number) : parseInt(hex, 16),
-      );
-    },
-  );
+  return text.replace(/&#x([0-9a-f]+);|&#(\d+);|&(amp|quot|lt|gt);/gi, (_, hex, number, name) => {
+    if (name !== undefined) return { amp: "&", quot: '"', lt: "<", gt: ">" }[name as "amp"]!;
+    return String.fromCodePoint(hex === undefined ? Number(number) : parseInt(hex, 16));
+  });
 }
 
 async function* filesIn(folder: URL): AsyncGenerator<string> {

@@ -43,10 +43,7 @@ Deno.test("checkLinks() reports links without a target", async () => {
 });
 
 Deno.test("checkLinks() reports links that leave the path of the site", async () => {
-  const files = {
-    "index.html": '<a href="/skein/b">1</a><a href="/b">2</a>',
-    "b.html": "",
-  };
+  const files = { "index.html": '<a href="/skein/b">1</a><a href="/b">2</a>', "b.html": "" };
   assertEquals((await check(files, "/skein/")).faults, [
     'index.html: a link stays below the path of the site, received "/b"',
   ]);

@@ -56,36 +56,24 @@ export function parseArguments(
   const { serve, check, base } = values;
   const port = Number(values.port);
   if (!/^\d+$/.test(values.port) || port > 65_535) {
-    throw new TypeError(
-      `Cannot serve site: a port is 0 to 65535, received "${values.port}"`,
-    );
+    throw new TypeError(`Cannot serve site: a port is 0 to 65535, received "${values.port}"`);
   }
   if (!/^\/(?:[^/]+\/)*$/.test(base)) {
-    throw new TypeError(
-      `Cannot build site: a base begins and ends with "/", received "${base}"`,
-    );
+    throw new TypeError(`Cannot build site: a base begins and ends with "/", received "${base}"`);
   }
   const address = values.repository ?? env("DOCS_REPOSITORY");
-  if (address === undefined || address === "") {
-    return { serve, check, port, base };
-  }
+  if (address === undefined || address === "") return { serve, check, port, base };
   if (!/^https?:\/\//.test(address) || !URL.canParse(address)) {
-    throw new TypeError(
-      `Cannot build site: a repository is an address, received "${address}"`,
-    );
+    throw new TypeError(`Cannot build site: a repository is an address, received "${address}"`);
   }
   return { serve, check, port, base, repository: address.replace(/\/$/, "") };
 }
 
-async function main(
-  { serve, check, port, ...options }: Arguments,
-): Promise<boolean> {
+async function main({ serve, check, port, ...options }: Arguments): Promise<boolean> {
   const startMs = performance.now();
   const packages = await installPackages();
   await buildSite(packages, options);
-  console.log(
-    `dist/site is built (${((performance.now() - startMs) / 1_000).toFixed(1)} s)`,
-  );
+  console.log(`dist/site is built (${((performance.now() - startMs) / 1_000).toFixed(1)} s)`);
   if (check && !await checkDocs(packages, options.base)) return false;
   if (!serve) return true;
   const server = Deno.serve({
@@ -100,13 +88,9 @@ async function main(
 
 if (import.meta.main) {
   try {
-    Deno.exit(
-      await main(parseArguments(Deno.args, (name) => Deno.env.get(name))) ? 0 : 1,
-    );
+    Deno.exit(await main(parseArguments(Deno.args, (name) => Deno.env.get(name))) ? 0 : 1);
   } catch (error) {
-    if (!(error instanceof TypeError || error instanceof SiteError)) {
-      throw error;
-    }
+    if (!(error instanceof TypeError || error instanceof SiteError)) throw error;
     console.error(error.message);
     Deno.exit(error instanceof SiteError ? 1 : 2);
   }

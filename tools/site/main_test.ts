@@ -11,10 +11,7 @@ Deno.test("parseArguments() reads options, and addresses from the environment", 
     check: true,
     port: 0,
   });
-  const env = {
-    DOCS_REPOSITORY: "https://code.example/a/b/",
-    DOCS_BASE: "/b/",
-  };
+  const env = { DOCS_REPOSITORY: "https://code.example/a/b/", DOCS_BASE: "/b/" };
   assertEquals(parseArguments([], (name) => env[name as keyof typeof env]), {
     ...DEFAULTS,
     base: "/b/",

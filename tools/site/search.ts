@@ -93,14 +93,9 @@ export function sectionsOf(page: string): Section[] {
     for (let at = 1; anchors.has(anchor); at++) anchor = `${name}-${at}`;
     anchors.add(anchor);
     const text = lines.join("\n");
-    const keywords = [...text.matchAll(KEYWORDS)].map(([, words]) => words)
-      .join(" ");
+    const keywords = [...text.matchAll(KEYWORDS)].map(([, words]) => words).join(" ");
     const shown = titles.filter((title) => title !== undefined).map(htmlOf);
-    sections.push({
-      anchor,
-      titles: shown,
-      text: `${plainOf(text)}\f${keywords}`,
-    });
+    sections.push({ anchor, titles: shown, text: `${plainOf(text)}\f${keywords}` });
   }
   return sections;
 }
@@ -119,24 +114,19 @@ function partsOf(body: string): Part[] {
     const isFence = /^\s*(?:```|~~~)/.test(line);
     if (isFence) isCode = !isCode;
     const [, marks, title] = (isCode || isFence ? null : /^(#{1,6}) (.*)/.exec(line)) ?? [];
-    if (marks !== undefined) {
-      parts.push({ level: marks.length, title: title!, lines: [] });
-    } else if (!isFence) parts.at(-1)?.lines.push(line);
+    if (marks !== undefined) parts.push({ level: marks.length, title: title!, lines: [] });
+    else if (!isFence) parts.at(-1)?.lines.push(line);
   }
   return parts;
 }
 
 /** A heading as the results show it, which take it for HTML. */
 function htmlOf(title: string): string {
-  return plainOf(title).replaceAll("*", "").replaceAll("&", "&amp;").replaceAll(
-    "<",
-    "&lt;",
-  );
+  return plainOf(title).replaceAll("*", "").replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
 
 /** Markdown without comments, targets of links and marks of code. */
 function plainOf(text: string): string {
-  return text.replace(/<!--[\s\S]*?-->/g, "").replace(/\]\([^)\s]*\)/g, "]")
-    .replaceAll("`", "")
+  return text.replace(/<!--[\s\S]*?-->/g, "").replace(/\]\([^)\s]*\)/g, "]").replaceAll("`", "")
     .trim();
 }

@@ -27,11 +27,7 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "nginx websocket": ["deploy/nginx"],
   "docker": ["deploy/docker"],
   "typing indicator": ["recipes/rooms-and-presence", "guide/topics"],
-  "online users": [
-    "recipes/rooms-and-presence",
-    "concepts/presence",
-    "start/6-presence",
-  ],
+  "online users": ["recipes/rooms-and-presence", "concepts/presence", "start/6-presence"],
   "rate limit": ["guide/limits"],
   "file upload": ["recipes/files"],
   "redis cluster": ["deploy/redis", "deploy/many-nodes"],
@@ -43,11 +39,7 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "message order": ["faq", "guide/sessions"],
   "exactly once": ["faq", "guide/client", "concepts/history"],
   "missed messages": ["concepts/history", "guide/client", "start/7-history"],
-  "streaming llm response": [
-    "guide/ai-answers",
-    "guide/answers",
-    "start/8-streaming-answers",
-  ],
+  "streaming llm response": ["guide/ai-answers", "guide/answers", "start/8-streaming-answers"],
   "vercel ai sdk": ["guide/ai-answers", "guide/coming-from"],
   "game state udp": ["recipes/games"],
   "webrtc": ["guide/moq"],
@@ -56,11 +48,7 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "middleware": ["guide/coming-from", "guide/users"],
   "disconnect reason": ["reference/close-codes"],
   "close code 1008": ["reference/close-codes"],
-  "heartbeat ping interval": [
-    "guide/limits",
-    "reference/serve-options",
-    "guide/sessions",
-  ],
+  "heartbeat ping interval": ["guide/limits", "reference/serve-options", "guide/sessions"],
   "compression": ["deploy/websocket-engines", "faq"],
   "self signed certificate": ["deploy/webtransport", "deploy/nginx"],
   "mobile background": ["guide/client", "recipes/react-native"],
@@ -82,12 +70,7 @@ async function indexOfSite(): Promise<MiniSearch<SearchDocument>> {
     const address = `/${route.replace(/(^|\/)index\.md$/, "$1").replace(/\.md$/, "")}`;
     for (const { anchor, titles, text } of sectionsOf(page)) {
       const id = `${address}#${anchor}`;
-      index.add({
-        id,
-        text,
-        title: titles.at(-1)!,
-        titles: titles.slice(0, -1),
-      });
+      index.add({ id, text, title: titles.at(-1)!, titles: titles.slice(0, -1) });
     }
   }
   return index;
@@ -149,11 +132,7 @@ See [the client](client.md).
       titles: ["A page of A&lt;B>"],
       text: "See [the client].\flogout,\nkick",
     },
-    {
-      anchor: "part",
-      titles: ["A page of A&lt;B>", "Part"],
-      text: "# No heading.\f",
-    },
+    { anchor: "part", titles: ["A page of A&lt;B>", "Part"], text: "# No heading.\f" },
     { anchor: "part-1", titles: ["A page of A&lt;B>", "Part"], text: "\f" },
   ]);
 });

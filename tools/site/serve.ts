@@ -30,10 +30,7 @@ export function siteHandler(
 ): (request: Request) => Promise<Response> {
   return async ({ method, url }) => {
     if (method !== "GET" && method !== "HEAD") {
-      return new Response("Only GET and HEAD", {
-        status: 405,
-        headers: { allow: "GET, HEAD" },
-      });
+      return new Response("Only GET and HEAD", { status: 405, headers: { allow: "GET, HEAD" } });
     }
     const { pathname, search } = new URL(url);
     const path = pathname.startsWith(base) ? pathname.slice(base.length - 1) : undefined;
@@ -44,14 +41,10 @@ export function siteHandler(
     }
     const body = file === undefined ? undefined : await Deno.readFile(file);
     if (file !== undefined && body !== undefined) {
-      const type = TYPES[/[^.]*$/.exec(file.pathname)![0]] ??
-        "application/octet-stream";
+      const type = TYPES[/[^.]*$/.exec(file.pathname)![0]] ?? "application/octet-stream";
       // The names of these files change with their content.
       const cache = path?.startsWith("/assets/") ? "max-age=31536000, immutable" : "no-cache";
-      return answer(method, body, 200, {
-        "content-type": type,
-        "cache-control": cache,
-      });
+      return answer(method, body, 200, { "content-type": type, "cache-control": cache });
     }
     const missing = await Deno.readFile(new URL("404.html", folder));
     return answer(method, missing, 404, { "content-type": TYPES.html! });
@@ -75,10 +68,7 @@ function answer(
  *
  * @returns The file, the address to which to redirect, or `undefined` for an unknown address.
  */
-async function fileOf(
-  folder: URL,
-  pathname: string,
-): Promise<URL | string | undefined> {
+async function fileOf(folder: URL, pathname: string): Promise<URL | string | undefined> {
   // The parser of addresses has resolved dots; an encoded slash could still leave the folder.
   if (/%(?:2f|5c|00|(?![0-9a-f]{2}))/i.test(pathname)) return undefined;
   const path = `.${pathname}`;
@@ -101,10 +91,7 @@ async function isFile(url: URL): Promise<boolean> {
   try {
     return (await Deno.stat(url)).isFile;
   } catch (error) {
-    if (
-      error instanceof Deno.errors.NotFound ||
-      error instanceof Deno.errors.NotADirectory
-    ) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
       return false;
     }
     throw error;

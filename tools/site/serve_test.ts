@@ -3,9 +3,7 @@ import { pathToFileURL } from "node:url";
 import { siteHandler } from "./serve.ts";
 
 /** A site with four files, beside a file that the site must not show. */
-async function site(): Promise<
-  (path: string, method?: string) => Promise<Response>
-> {
+async function site(): Promise<(path: string, method?: string) => Promise<Response>> {
   const folder = await Deno.makeTempDir();
   const files = {
     "secret.txt": "secret",
@@ -27,17 +25,11 @@ async function site(): Promise<
 Deno.test("siteHandler() serves pages without extensions, and folders by their index", async () => {
   const get = await site();
   for (
-    const [path, text] of [["/", "home"], ["/guide/topics", "topics"], [
-      "/api/",
-      "api",
-    ]] as const
+    const [path, text] of [["/", "home"], ["/guide/topics", "topics"], ["/api/", "api"]] as const
   ) {
     const response = await get(path);
     assertEquals([response.status, await response.text()], [200, text]);
-    assertEquals(
-      response.headers.get("content-type"),
-      "text/html; charset=utf-8",
-    );
+    assertEquals(response.headers.get("content-type"), "text/html; charset=utf-8");
   }
   const script = await get("/assets/app.1.js");
   assertStringIncludes(script.headers.get("cache-control")!, "immutable");
@@ -60,38 +52,16 @@ Deno.test("siteHandler() redirects to the one address of a page", async () => {
 
 Deno.test("siteHandler() answers other addresses by the page for missing pages", async () => {
   const get = await site();
-  const outside = [
-    "/..%2fsecret.txt",
-    "/%2e%2e/secret.txt",
-    "/../secret.txt",
-    "/%",
-    "/%00",
-  ];
-  for (
-    const path of [
-      "/nowhere",
-      "/guide/",
-      "/guide/topics/",
-      "/assets",
-      ...outside,
-    ]
-  ) {
+  const outside = ["/..%2fsecret.txt", "/%2e%2e/secret.txt", "/../secret.txt", "/%", "/%00"];
+  for (const path of ["/nowhere", "/guide/", "/guide/topics/", "/assets", ...outside]) {
     const response = await get(path);
-    assertEquals([path, response.status, await response.text()], [
-      path,
-      404,
-      "missing",
-    ]);
+    assertEquals([path, response.status, await response.text()], [path, 404, "missing"]);
   }
 });
 
 Deno.test("siteHandler() answers HEAD without a body and refuses other methods", async () => {
   const get = await site();
   const head = await get("/", "HEAD");
-  assertEquals([head.status, head.headers.get("content-length"), head.body], [
-    200,
-    "4",
-    null,
-  ]);
+  assertEquals([head.status, head.headers.get("content-length"), head.body], [200, "4", null]);
   assertEquals((await get("/", "POST")).status, 405);
 });

@@ -64,10 +64,7 @@ export async function checkSpelling(
     if (!passed && unknown.length === 0) {
       throw new SiteError(`Cannot check spelling: cspell failed\n${output}`);
     }
-    return [
-      ...unknown,
-      ...checkWords(await Deno.readTextFile(WORDS), pages.values()),
-    ];
+    return [...unknown, ...checkWords(await Deno.readTextFile(WORDS), pages.values())];
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -99,17 +96,11 @@ export function checkWords(list: string, pages: Iterable<string>): string[] {
   const faults: string[] = [];
   for (const [index, word] of words.entries()) {
     const previous = words[index - 1];
-    if (
-      previous !== undefined && previous.toLowerCase() >= word.toLowerCase()
-    ) {
-      faults.push(
-        `words.txt:${index + 1} the words are in order, received "${word}"`,
-      );
+    if (previous !== undefined && previous.toLowerCase() >= word.toLowerCase()) {
+      faults.push(`words.txt:${index + 1} the words are in order, received "${word}"`);
     }
     if (!text.includes(word.toLowerCase())) {
-      faults.push(
-        `words.txt:${index + 1} a page has each word, received "${word}"`,
-      );
+      faults.push(`words.txt:${index + 1} a page has each word, received "${word}"`);
     }
   }
   return faults;

@@ -12,12 +12,9 @@ Deno.test("unknownWords() reads the output of cspell", () => {
 
 Deno.test("checkWords() reports words out of order, twice, or on no page", () => {
   assertEquals(checkWords("Elysia\nqmux\n", ["Elysia and QMux"]), []);
-  assertEquals(
-    checkWords("qmux\nElysia\nElysia\nvarint\n", ["Elysia and QMux"]),
-    [
-      'words.txt:2 the words are in order, received "Elysia"',
-      'words.txt:3 the words are in order, received "Elysia"',
-      'words.txt:4 a page has each word, received "varint"',
-    ],
-  );
+  assertEquals(checkWords("qmux\nElysia\nElysia\nvarint\n", ["Elysia and QMux"]), [
+    'words.txt:2 the words are in order, received "Elysia"',
+    'words.txt:3 the words are in order, received "Elysia"',
+    'words.txt:4 a page has each word, received "varint"',
+  ]);
 });

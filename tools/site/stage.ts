@@ -107,9 +107,7 @@ function linkOf(path: string): string {
  */
 export function stage(sources: Sources, options: StageOptions = {}): Staged {
   const groups = contentsOf(sources.pages.get(CONTENTS) ?? "");
-  const listed = new Set(
-    groups.flatMap(({ entries }) => entries.map(({ path }) => path)),
-  );
+  const listed = new Set(groups.flatMap(({ entries }) => entries.map(({ path }) => path)));
   const files = new Map<string, string>();
   const site: Site = { ...sources, ...options, listed, files };
   const pages = new Map<string, string>();
@@ -118,26 +116,18 @@ export function stage(sources: Sources, options: StageOptions = {}): Staged {
     if (text === undefined) continue;
     const body = linked(path, text, site);
     const head = headOf(path, text, site);
-    pages.set(
-      routeOf(path),
-      `${head}${path === CONTENTS ? withSections(body, groups) : body}`,
-    );
+    pages.set(routeOf(path), `${head}${path === CONTENTS ? withSections(body, groups) : body}`);
   }
   // Pages may show pictures by HTML too.
   for (const path of sources.paths) {
-    if (path.startsWith("docs/") && IMAGE.test(path)) {
-      files.set(routeOf(path), path);
-    }
+    if (path.startsWith("docs/") && IMAGE.test(path)) files.set(routeOf(path), path);
   }
   return {
     pages,
     files,
     groups: groups.map(({ title, entries }) => ({
       text: title,
-      items: entries.map(({ title, path, hash }) => ({
-        text: title,
-        link: linkOf(path) + hash,
-      })),
+      items: entries.map(({ title, path, hash }) => ({ text: title, link: linkOf(path) + hash })),
     })),
   };
 }
@@ -150,9 +140,7 @@ interface Site extends Sources, StageOptions {
 /** The front matter of a page. */
 function headOf(path: string, text: string, { repository }: Site): string {
   const facts: Record<string, unknown> = { description: descriptionOf(text) };
-  if (repository !== undefined) {
-    facts.edit = `${repository}/edit/${BRANCH}/${path}`;
-  }
+  if (repository !== undefined) facts.edit = `${repository}/edit/${BRANCH}/${path}`;
   if (path === CONTENTS) {
     facts.layout = "home";
     facts.search = false; // The table of contents has the words of all pages.
@@ -165,10 +153,7 @@ function headOf(path: string, text: string, { repository }: Site): string {
 /** The first paragraph as plain text, up to a whole sentence where one fits. */
 function descriptionOf(page: string): string {
   const paragraph = page.split(/\n{2,}/).find((part) => /^[\p{L}`*[]/u.test(part)) ?? "";
-  const plain = paragraph.replace(/\[([^\]]*)\]\([^)]*\)/g, "$1").replace(
-    /[`*]/g,
-    "",
-  )
+  const plain = paragraph.replace(/\[([^\]]*)\]\([^)]*\)/g, "$1").replace(/[`*]/g, "")
     .replace(/\s+/g, " ").trim();
   if (plain.length <= DESCRIPTION_CHARS) return plain;
   const cut = plain.slice(0, DESCRIPTION_CHARS);
@@ -178,40 +163,27 @@ function descriptionOf(page: string): string {
 
 /** Rewrites the links of a page. */
 function linked(path: string, text: string, site: Site): string {
-  return outsideFences(
-    text,
-    (prose) =>
-      prose.replace(CODE_OR_LINK, (whole, ...rest) => {
-        const { code, mark, label, target } = rest.at(-1) as Record<
-          string,
-          string
-        >;
-        if (code !== undefined || /^(?:[a-z]+:|#)/.test(target!)) return whole;
-        const { pathname, hash } = new URL(target!, `file:///${path}`);
-        const to = decodeURIComponent(pathname.slice(1));
-        if (site.listed.has(to)) {
-          return `${mark}[${label}](${linkOf(to)}${hash})`;
-        }
-        if (to === CONTENTS) return `${mark}[${label}](/${hash})`;
-        // The first page of the site stands for that of the repository, which has other headings.
-        if (to === "README.md") return `${mark}[${label}](/)`;
-        if (mark === "!") return whole;
-        if (to.startsWith("docs/") && site.paths.has(to)) {
-          site.files.set(`public/${routeOf(to)}`, to);
-          return `[${label}](/${routeOf(to)})`;
-        }
-        return toSource(label!, to, hash, site);
-      }),
-  );
+  return outsideFences(text, (prose) =>
+    prose.replace(CODE_OR_LINK, (whole, ...rest) => {
+      const { code, mark, label, target } = rest.at(-1) as Record<string, string>;
+      if (code !== undefined || /^(?:[a-z]+:|#)/.test(target!)) return whole;
+      const { pathname, hash } = new URL(target!, `file:///${path}`);
+      const to = decodeURIComponent(pathname.slice(1));
+      if (site.listed.has(to)) return `${mark}[${label}](${linkOf(to)}${hash})`;
+      if (to === CONTENTS) return `${mark}[${label}](/${hash})`;
+      // The first page of the site stands for that of the repository, which has other headings.
+      if (to === "README.md") return `${mark}[${label}](/)`;
+      if (mark === "!") return whole;
+      if (to.startsWith("docs/") && site.paths.has(to)) {
+        site.files.set(`public/${routeOf(to)}`, to);
+        return `[${label}](/${routeOf(to)})`;
+      }
+      return toSource(label!, to, hash, site);
+    }));
 }
 
 /** A link to a file outside the site, or code in place of the link. */
-function toSource(
-  label: string,
-  to: string,
-  hash: string,
-  { repository, paths }: Site,
-): string {
+function toSource(label: string, to: string, hash: string, { repository, paths }: Site): string {
   if (repository !== undefined) {
     const kind = paths.has(to) ? "blob" : "tree";
     return `[${label}](${repository}/${kind}/${BRANCH}/${to}${hash})`;
@@ -223,10 +195,7 @@ function toSource(
 }
 
 /** Changes a page outside blocks of code. */
-function outsideFences(
-  text: string,
-  change: (prose: string) => string,
-): string {
+function outsideFences(text: string, change: (prose: string) => string): string {
   let isCode = false;
   const parts: string[] = [];
   let part: string[] = [];

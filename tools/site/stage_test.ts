@@ -29,13 +29,7 @@ You publish \`a [link](in/code.md)\` and [changes](../../CHANGELOG.md#new), see
 \`\`\`
 `;
 
-const FILES = [
-  "client.ts",
-  "server/server.ts",
-  "examples/a.ts",
-  "docs/wire.json",
-  "docs/chat.png",
-];
+const FILES = ["client.ts", "server/server.ts", "examples/a.ts", "docs/wire.json", "docs/chat.png"];
 
 function staged(repository?: string) {
   const pages = new Map([
@@ -44,25 +38,12 @@ function staged(repository?: string) {
     ["CHANGELOG.md", "# Changelog\n"],
   ]);
   const paths = new Set([...pages.keys(), ...FILES]);
-  return stage(
-    { pages, paths },
-    repository === undefined ? {} : { repository },
-  );
+  return stage({ pages, paths }, repository === undefined ? {} : { repository });
 }
 
 Deno.test("routeOf() puts docs at the root and takes a README for the index", () => {
-  const paths = [
-    "docs/README.md",
-    "docs/guide/a.md",
-    "CHANGELOG.md",
-    "bench/README.md",
-  ];
-  assertEquals(paths.map(routeOf), [
-    "index.md",
-    "guide/a.md",
-    "changelog.md",
-    "bench/index.md",
-  ]);
+  const paths = ["docs/README.md", "docs/guide/a.md", "CHANGELOG.md", "bench/README.md"];
+  assertEquals(paths.map(routeOf), ["index.md", "guide/a.md", "changelog.md", "bench/index.md"]);
 });
 
 Deno.test("stage() leads links to the places of the site", () => {
@@ -89,27 +70,15 @@ the client (\`client.ts\`), \`server/\`, \`examples/\`,
   });
   assertEquals(groups, [{
     text: "Reference",
-    items: [{ text: "Topics", link: "/guide/topics" }, {
-      text: "Changes",
-      link: "/changelog",
-    }],
+    items: [{ text: "Topics", link: "/guide/topics" }, { text: "Changes", link: "/changelog" }],
   }]);
 });
 
 Deno.test("stage() leads links to source files to the repository, if its address is known", () => {
   const page = staged("https://code.example/a/b").pages.get("guide/topics.md")!;
-  assertStringIncludes(
-    page,
-    "[the client](https://code.example/a/b/blob/main/client.ts)",
-  );
-  assertStringIncludes(
-    page,
-    "[examples](https://code.example/a/b/tree/main/examples/)",
-  );
-  assertStringIncludes(
-    page,
-    'edit: "https://code.example/a/b/edit/main/docs/guide/topics.md"',
-  );
+  assertStringIncludes(page, "[the client](https://code.example/a/b/blob/main/client.ts)");
+  assertStringIncludes(page, "[examples](https://code.example/a/b/tree/main/examples/)");
+  assertStringIncludes(page, 'edit: "https://code.example/a/b/edit/main/docs/guide/topics.md"');
 });
 
 Deno.test("stage() describes a page by its first sentences", () => {

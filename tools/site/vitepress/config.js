@@ -8,20 +8,13 @@ import { readFileSync } from "node:fs";
 import { slugOf } from "../contents.ts";
 import { SEARCH, sectionsOf } from "../search.ts";
 
-const site = JSON.parse(
-  readFileSync(new URL("site.json", import.meta.url), "utf8"),
-);
+const site = JSON.parse(readFileSync(new URL("site.json", import.meta.url), "utf8"));
 
 /** Names of blocks without a file. */
 const NAMES = { output: "Output" };
 
 /** Languages of blocks under the nearest grammar. */
-const ALIASES = {
-  caddyfile: "nginx",
-  caddy: "nginx",
-  haproxy: "ini",
-  env: "ini",
-};
+const ALIASES = { caddyfile: "nginx", caddy: "nginx", haproxy: "ini", env: "ini" };
 
 /** Puts the name of its file above a block of code. */
 function withFileNames(md) {
@@ -29,8 +22,7 @@ function withFileNames(md) {
   md.renderer.rules.fence = (tokens, index, ...rest) => {
     const block = fence(tokens, index, ...rest);
     const { info } = tokens[index];
-    const name = /\bfile=(\S+)/.exec(info)?.[1] ??
-      /\bignore (\S+\.\w+)/.exec(info)?.[1] ??
+    const name = /\bfile=(\S+)/.exec(info)?.[1] ?? /\bignore (\S+\.\w+)/.exec(info)?.[1] ??
       NAMES[/^\S+ (\S+)/.exec(info)?.[1] ?? ""];
     if (name === undefined) return block;
     const caption = md.utils.escapeHtml(name);
@@ -63,10 +55,7 @@ function withTableFrames(md) {
   rules.code_inline = (...args) => {
     const html = code(...args);
     return isInTable
-      ? html.replace(
-        />([^<]*)</,
-        (_, text) => `>${text.replace(BREAKS, "<wbr>")}<`,
-      )
+      ? html.replace(/>([^<]*)</, (_, text) => `>${text.replace(BREAKS, "<wbr>")}<`)
       : html;
   };
 }
@@ -84,27 +73,12 @@ export default {
   ignoreDeadLinks: "localhostLinks",
   srcExclude: ["node_modules/**"],
   head: [
-    ["link", {
-      rel: "icon",
-      type: "image/svg+xml",
-      href: `${site.base}mark.svg`,
-    }],
-    ["meta", {
-      name: "theme-color",
-      media: "(prefers-color-scheme: light)",
-      content: "#ffffff",
-    }],
-    ["meta", {
-      name: "theme-color",
-      media: "(prefers-color-scheme: dark)",
-      content: "#14181b",
-    }],
+    ["link", { rel: "icon", type: "image/svg+xml", href: `${site.base}mark.svg` }],
+    ["meta", { name: "theme-color", media: "(prefers-color-scheme: light)", content: "#ffffff" }],
+    ["meta", { name: "theme-color", media: "(prefers-color-scheme: dark)", content: "#14181b" }],
   ],
   markdown: {
-    theme: {
-      light: "github-light-high-contrast",
-      dark: "github-dark-high-contrast",
-    },
+    theme: { light: "github-light-high-contrast", dark: "github-dark-high-contrast" },
     languageAlias: ALIASES,
     anchor: { slugify: slugOf },
     // Pages are Markdown as code hosts read it, without additions.
@@ -131,15 +105,8 @@ export default {
       },
     },
     ...(site.repository === undefined ? {} : {
-      editLink: {
-        pattern: ({ frontmatter }) => frontmatter.edit,
-        text: "Edit this page",
-      },
-      socialLinks: [{
-        icon: "github",
-        link: site.repository,
-        ariaLabel: "The repository",
-      }],
+      editLink: { pattern: ({ frontmatter }) => frontmatter.edit, text: "Edit this page" },
+      socialLinks: [{ icon: "github", link: site.repository, ariaLabel: "The repository" }],
     }),
     footer: { message: "Skein is free software under the MIT licence." },
     notFound: {
