@@ -79,6 +79,7 @@ export type { BackoffOptions } from "./base/backoff.ts";
 export { platformRuntime, type Runtime } from "./base/runtime.ts";
 export type { StandardSchema } from "./base/standard_schema.ts";
 export { Client } from "./client/client.ts";
+export { Members, type RoomMembers } from "./client/members.ts";
 export type {
   ClientOptions,
   ClientRequestOptions,
@@ -145,6 +146,7 @@ export {
   type ContractTopic,
   defineContract,
   type MessageOf,
+  type RoomData,
   type Side,
   type TopicMessage,
 } from "./session/contract.ts";
@@ -170,11 +172,8 @@ export type {
 export type { SessionState, StreamingAnswer, WaitOptions } from "./session/types.ts";
 export type { ServerUrl } from "./session/url.ts";
 export type { GoAway } from "./session/wire/envelope.ts";
-export {
-  type PresenceMember,
-  type PresenceNotice,
-  updateMembers,
-} from "./session/wire/presence_notice.ts";
+export { updateMembers } from "./session/wire/member_list.ts";
+export type { PresenceMember, PresenceNotice } from "./session/wire/presence_notice.ts";
 export type { Gap, HistoryPosition, Recovery, RecoveryReason } from "./session/wire/recovery.ts";
 export type { MetricsOptions } from "./telemetry/endpoint.ts";
 export type { RequestInfo } from "./transport/address.ts";

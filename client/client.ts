@@ -24,8 +24,10 @@ import type {
   ContractReply,
   ContractTopic,
   MessageOf,
+  RoomData,
 } from "../session/contract.ts";
 import { closedError } from "../session/core.ts";
+import { checkTopic } from "../session/wire/envelope.ts";
 import { checkConnectTimeout, NoCommonProtocol, openSession } from "./open.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
@@ -35,6 +37,7 @@ import type { Alarm, Liveness } from "./liveness.ts";
 import type { Delivery } from "./delivery.ts";
 import type { Verdict } from "./failures.ts";
 import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
+import { Members, WatchedRooms } from "./members.ts";
 import { ClientPresence } from "./presence.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import type { Subscription } from "./subscription.ts";
@@ -125,6 +128,10 @@ export class Client<C extends Contract = Contract>
   readonly #stop = new AbortController();
   readonly #subscriptions: Subscriptions<C>;
   readonly #presence: ClientPresence;
+  readonly #rooms = new WatchedRooms((room) => {
+    if (this.status.isEnded) throw this.#ended("watch members");
+    return this.#subscriptions.join(room);
+  });
   /** Sessions for the loop over the client, from the first loop on. */
   #unread: UnreadSessions | undefined;
   #isRead = false;
@@ -539,6 +546,43 @@ export class Client<C extends Contract = Contract>
     const next = () =>
       this.#session?.isReady ? this.#session : this.#nextSession() as Promise<Session>;
     return this.#presence.set(room, data, { ...options, next });
+  }
+
+  /**
+   * The members of a room, for a page: `current`, a store, and a loop. The first callback or loop
+   * joins the room, and the end of the last one leaves it; see {@linkcode Members}.
+   *
+   * @example A list in a page
+   * ```ts
+   * import { connect, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   authenticate: () => "ann",
+   *   authorize: () => true,
+   *   rooms: ["room:{name}"],
+   * });
+   * await using client = connect(server.url);
+   * const drawn = Promise.withResolvers<string>();
+   * const leave = client.members("room:a").subscribe((members) => {
+   *   if (members.size > 0) drawn.resolve(`Here: ${[...members.keys()].join(", ")}`);
+   * });
+   * assertEquals(await drawn.promise, "Here: ann");
+   * leave();
+   * ```
+   *
+   * @typeParam T The room.
+   * @param room The room: a topic that the server's `rooms` name.
+   * @returns The members. Calling this has no effect on the server.
+   * @throws {TypeError} If the room is not a valid topic.
+   */
+  members<T extends ContractTopic<C, "server"> | ContractTopic<C, "presence">>(
+    room: T,
+  ): Members<RoomData<C, T>> {
+    checkTopic(room, "watch members");
+    return new Members(room, this.#rooms);
   }
 
   /**

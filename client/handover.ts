@@ -199,8 +199,6 @@ async function moveTo<C extends Contract>(
   const begun = new Map<Passage<C>, Session>();
   take(next, () =>
     subscriptions.move(next, (readers, answer) => {
-      // The new session begins with a list of the users, behind which an older notice is wrong.
-      from[internals].inbound.route(`presence:${readers.topic}`, { offer() {} });
       // With a history, the new session repeats the rest of the old one: ignore that rest here.
       if (readers.hasHistory || !answer) return { offer() {} };
       const passage: Passage<C> = new Passage(readers, {

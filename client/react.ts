@@ -62,21 +62,20 @@ import type {
   ContractItem,
   ContractReply,
   ContractTopic,
-  IsUntyped,
-  MessagesIn,
-  SectionOf,
+  RoomData,
   TopicMessage,
 } from "../session/contract.ts";
 import type { ClientPublishOptions, RequestStreamOptions, WaitOptions } from "../session/types.ts";
-import type { TopicOf } from "../session/wire/topic_pattern.ts";
 import type { PresenceMember } from "../session/wire/presence_notice.ts";
 import type { HistoryOptions } from "../session/wire/recovery.ts";
 import { errorOf, type View } from "./stores/cell.ts";
-import { Hub, PENDING_ROOM } from "./stores/hub.ts";
+import { Hub } from "./stores/hub.ts";
 import { NO_REQUEST, RequestCell, type RequestSnapshot } from "./stores/request_cell.ts";
 import { NO_ITEMS, PENDING_ITEMS, StreamCell, type StreamSnapshot } from "./stores/stream_cell.ts";
+import { PENDING_ROOM } from "./stores/room_cell.ts";
 import { PENDING_TOPIC, type TopicSnapshot } from "./stores/topic_cell.ts";
 
+export type { RoomData } from "../session/contract.ts";
 export type { RequestSnapshot } from "./stores/request_cell.ts";
 export type { StreamSnapshot } from "./stores/stream_cell.ts";
 export type { Keyed, TopicGap, TopicSnapshot } from "./stores/topic_cell.ts";
@@ -151,22 +150,6 @@ export interface TopicState<C extends Contract = Contract, T extends string = st
     options?: ClientPublishOptions,
   ) => Promise<void>;
 }
-
-/**
- * Presence data in a room: by the contract, otherwise unknown.
- *
- * @typeParam C The contract.
- * @typeParam T The room.
- */
-export type RoomData<C extends Contract, T extends string> = IsUntyped<C> extends true ? unknown
-  : MessagesIn<
-    {
-      [P in keyof SectionOf<C, "presence"> & string as T extends TopicOf<P> ? P : never]: SectionOf<
-        C,
-        "presence"
-      >[P];
-    }
-  >["data"];
 
 /**
  * A room, as `usePresence` returns it.
@@ -527,10 +510,7 @@ export function createHooks<C extends Contract = Contract>(contract?: C): SkeinH
     usePresence(room: string | null, { data }: UsePresenceOptions = {}): PresenceState {
       const hub = useHub();
       const view = useMemo(
-        () =>
-          room === null
-            ? nothing(PENDING_ROOM)
-            : hub.room(room, { ...TOPIC_LIMITS, last: undefined, since: undefined }),
+        () => room === null ? nothing(PENDING_ROOM) : hub.room(room),
         [hub, room],
       );
       const snapshot = useView(view, PENDING_ROOM);

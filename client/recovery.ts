@@ -9,3 +9,4 @@ export { Life } from "./page_life.ts";
 export { Resume } from "./resume.ts";
 export { Retries } from "./retries.ts";
 export { UnreadSessions } from "./unread_sessions.ts";
+export { MemberList } from "../session/wire/member_list.ts";

@@ -10,6 +10,7 @@ import type {
   Recovery,
   SubscribeAnswer,
 } from "../session/wire/recovery.ts";
+import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import type { Progress, Resume, TopicEvent, Waiting } from "./resume.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import { StatusFeed } from "../base/status_feed.ts";
@@ -33,6 +34,8 @@ export interface SubscriptionOwner {
   loadRecovery(): Promise<unknown>;
   /** Ends the subscription at the server; rejects if the server does not answer. */
   end(): Promise<void>;
+  /** Tells if the server sent a notice about the users in the topic. */
+  isRoom(): boolean;
 }
 
 /**
@@ -122,6 +125,22 @@ export class Subscription<
   get isEnded(): boolean {
     return this.#queue.isEnded;
   }
+
+  /**
+   * True once the server sent a notice about the users in the topic.
+   *
+   * @ignore
+   */
+  get isRoom(): boolean {
+    return this.#owner.isRoom();
+  }
+
+  /**
+   * Takes a notice about the users in the topic, which a subscription for the messages ignores.
+   *
+   * @ignore
+   */
+  note(_notice: PresenceNotice): void {}
 
   /**
    * Takes an event of the topic.

@@ -12,7 +12,9 @@ import {
 } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
+import { Membership } from "./members.ts";
 import { Subscription, type SubscriptionOwner } from "./subscription.ts";
+import { PRESENCE_PREFIX, type PresenceNotice } from "../session/wire/presence_notice.ts";
 import { checkTopic } from "../session/wire/envelope.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 
@@ -59,6 +61,15 @@ export class Subscriptions<C extends Contract> {
   /** Subscribes now, or as soon as there is a session. */
   add(topic: string, options: ClientSubscribeOptions): Subscription<C> {
     checkTopic(topic, "subscribe");
+    return this.#add(topic, (owner) => new Subscription<C>(topic, owner, options));
+  }
+
+  /** Subscribes to a room for the sake of its members. */
+  join(room: string): Membership<C> {
+    return this.#add(room, (owner) => new Membership<C>(room, owner));
+  }
+
+  #add<S extends Subscription<C>>(topic: string, make: (owner: SubscriptionOwner) => S): S {
     const readers = this.#all.get(topic) ??
       new TopicReaders<C>(topic, (why) => this.#removed(readers, why));
     this.#all.set(topic, readers);
@@ -76,8 +87,9 @@ export class Subscriptions<C extends Contract> {
         readers.delete(subscription);
         return this.#leave(readers);
       },
+      isRoom: () => readers.isRoom,
     };
-    const subscription: Subscription<C> = new Subscription(topic, owner, options);
+    const subscription: S = make(owner);
     owner.ask();
     return subscription;
   }
@@ -185,7 +197,7 @@ export class Subscriptions<C extends Contract> {
       // The client may have left the topic while the request was prepared.
       if (isLeft()) return;
       if (question !== undefined) {
-        const { asker, from } = question;
+        const { from } = question;
         if (!this.#leaving.has(topic)) route();
         wasInForce = this.#inForce.delete(readers);
         await (readers.answer = session[internals].askTopic("subscribe", topic, {
@@ -195,7 +207,7 @@ export class Subscriptions<C extends Contract> {
             if (this.#session !== session) return;
             route();
             if (!isLeft()) this.#inForce.add(readers);
-            readers.answered(asker, answer as SubscribeAnswer);
+            readers.answered(question!, answer as SubscribeAnswer);
             readers.head.begin?.(session);
           },
         }));
@@ -306,7 +318,11 @@ export class Subscriptions<C extends Contract> {
   }
 
   #route(session: Session, topic: string, sink?: TopicSink): void {
-    session[internals].inbound.route(topic, (sink as TopicReaders<C>)?.head ?? sink);
+    const { inbound } = session[internals];
+    const { head = sink, notices } = sink as Partial<TopicReaders<C>> ?? {};
+    inbound.route(topic, head);
+    // Behind a move the new session begins with a list of the users, to which an older notice is wrong.
+    inbound.route(PRESENCE_PREFIX + topic, notices ?? (sink && { offer() {} }));
   }
 }
 
@@ -350,6 +366,17 @@ export class TopicReaders<C extends Contract> implements TopicSink {
    * first.
    */
   head: HeadSink = this;
+  /** True once the server sent a notice about the users in the topic. */
+  isRoom = false;
+  /** Sink for these notices, which the application gets as well. */
+  readonly notices: TopicSink = {
+    offer: (event) => {
+      if (event.kind !== "message") return true;
+      this.isRoom = true;
+      for (const one of this.#all) one.note(event.data as PresenceNotice);
+      return true;
+    },
+  };
   /** The session whose answer is awaited; a later session does not wait for that answer. */
   declare askedOf: Session | undefined;
   /** The answer that is awaited, once the request was sent. */
@@ -360,6 +387,8 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   readonly #reading = new Set<Subscription<C>>();
   /** Subscriptions that still need an answer. */
   readonly #waiting = new Set<Subscription<C>>();
+  /** Memberships that no answer served yet: the list of members follows a request of their own. */
+  readonly #unlisted = new Set<Subscription<C>>();
   /** The position of the newest publication that was received or that the server told of. */
   #newest: HistoryPosition | undefined;
 
@@ -395,11 +424,15 @@ export class TopicReaders<C extends Contract> implements TopicSink {
     if (this.isEnded) this.#reading.add(subscription);
     this.#all.add(subscription);
     this.#waiting.add(subscription);
+    const needsList: boolean = subscription instanceof Membership;
+    if (needsList) this.#unlisted.add(subscription);
   }
 
   /** Removes a subscription. */
   delete(subscription: Subscription<C>): void {
-    for (const set of [this.#all, this.#reading, this.#waiting]) set.delete(subscription);
+    for (const set of [this.#all, this.#reading, this.#waiting, this.#unlisted]) {
+      set.delete(subscription);
+    }
   }
 
   /**
@@ -454,7 +487,9 @@ export class TopicReaders<C extends Contract> implements TopicSink {
     // A subscription may have ended while the code for histories was loaded.
     const left = asked.filter(({ asker }) => this.#waiting.has(asker));
     if (this.isServed) {
-      for (const { asker, from } of left) if (isPlain(from)) this.#serve(asker, this.#here);
+      for (const { asker, from } of left) {
+        if (isPlain(from) && !this.#unlisted.has(asker)) this.#serve(asker, this.#here);
+      }
     }
     const questions = left.filter(({ asker }) => this.#waiting.has(asker));
     let first: typeof questions[number] | undefined;
@@ -463,7 +498,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   }
 
   /** Takes the answer to a request. */
-  answered(asker: Subscription<C>, answer: SubscribeAnswer): void {
+  answered({ asker, waiting }: Question<C>, answer: SubscribeAnswer): void {
     const { epoch, offset = 0, tag, head = 0 } = answer;
     this.isServed = true;
     this.#newest = epoch === undefined
@@ -471,6 +506,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
       : head > offset
       ? { epoch, offset: head }
       : { epoch, offset, tag };
+    for (const one of waiting) this.#unlisted.delete(one);
     const others = [...this.#all].filter((other) => other !== asker);
     if (this.#all.has(asker)) {
       this.#reading.add(asker);
@@ -495,7 +531,9 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   /** Lets the answer to another subscription serve a subscription, if possible. */
   #serve(subscription: Subscription<C>, answer: SubscribeAnswer): void {
     if (!this.#all.has(subscription)) return;
-    if (!subscription.serve(answer)) return void this.#waiting.add(subscription);
+    if (this.#unlisted.has(subscription) || !subscription.serve(answer)) {
+      return void this.#waiting.add(subscription);
+    }
     this.#reading.add(subscription);
     this.#waiting.delete(subscription);
   }

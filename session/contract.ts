@@ -291,6 +291,22 @@ export type TopicMessage<C extends Contract, T extends string> = IsUntyped<C> ex
     }
   >;
 
+/**
+ * Presence data in a room: by the contract, otherwise unknown.
+ *
+ * @typeParam C The contract.
+ * @typeParam T The room.
+ */
+export type RoomData<C extends Contract, T extends string> = IsUntyped<C> extends true ? unknown
+  : MessagesIn<
+    {
+      [P in keyof SectionOf<C, "presence"> & string as T extends TopicOf<P> ? P : never]: SectionOf<
+        C,
+        "presence"
+      >[P];
+    }
+  >["data"];
+
 /** The entry of a contract for a pattern, at run time. */
 export interface ContractRoute {
   /** The pattern. */

@@ -89,7 +89,8 @@ export type {
   WaitOptions,
 } from "./types.ts";
 export type { GoAway, TraceContext } from "./wire/envelope.ts";
-export { type PresenceMember, type PresenceNotice, updateMembers } from "./wire/presence_notice.ts";
+export { updateMembers } from "./wire/member_list.ts";
+export type { PresenceMember, PresenceNotice } from "./wire/presence_notice.ts";
 export type {
   Gap,
   HistoryOptions,

@@ -22,9 +22,9 @@ const KIB = 1024;
 /** Most bytes that a page loads at first, minified and gzipped. */
 const MAX_BYTES = {
   /** One that connects, without a contract. */
-  page: 32.2 * KIB,
+  page: 32.9 * KIB,
   /** All exports of the client. */
-  client: 34.9 * KIB,
+  client: 35.5 * KIB,
 };
 
 /**
@@ -46,7 +46,7 @@ const MAX_PART_BYTES = {
 const MAX_REACT_BYTES = 4.75 * KIB;
 
 /** Most bytes of the whole client in one file, minified and gzipped. */
-const MAX_FILE_BYTES = 80.9 * KIB;
+const MAX_FILE_BYTES = 81.6 * KIB;
 
 /** Most bytes of all parts: each is compressed alone, which takes more than one file does. */
 const MAX_PARTS_BYTES = 86.5 * KIB;

@@ -7,11 +7,8 @@ import type { ConnectOptions } from "../client.ts";
 import type { Client } from "../client/client.ts";
 import { connect } from "../client/deno.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
-import {
-  type PresenceMember,
-  type PresenceNotice,
-  updateMembers,
-} from "../session/wire/presence_notice.ts";
+import { type PresenceMember, type PresenceNotice } from "../session/wire/presence_notice.ts";
+import { updateMembers } from "../session/wire/member_list.ts";
 import type { ServeOptions, Server } from "../server.ts";
 import { RoundRobin, type RoundRobinOptions } from "./round_robin.ts";
 import { listen, portOf } from "./servers.ts";

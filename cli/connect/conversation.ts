@@ -12,8 +12,8 @@ import {
   PRESENCE_PREFIX,
   type PresenceMember,
   type PresenceNotice,
-  updateMembers,
 } from "../../session/wire/presence_notice.ts";
+import { updateMembers } from "../../session/wire/member_list.ts";
 import type { WaitOptions } from "../../session/types.ts";
 import { waitFor, within } from "../../base/wait.ts";
 import type { TalkEvent, TalkStatus } from "./event.ts";

@@ -3,7 +3,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { Client } from "../client.ts";
 import type { WaitOptions } from "../../session/types.ts";
 import { Rounds, type View } from "./cell.ts";
-import { EMPTY_ROOM, PresenceCell, type PresenceSnapshot } from "./presence_cell.ts";
+import { PENDING_ROOM, RoomCell, type RoomSnapshot } from "./room_cell.ts";
 import { SharedCells } from "./shared_cells.ts";
 import { PENDING_ITEMS, StreamCell, type StreamSnapshot } from "./stream_cell.ts";
 import {
@@ -12,16 +12,6 @@ import {
   type TopicCellOptions,
   type TopicSnapshot,
 } from "./topic_cell.ts";
-
-/** A room, with the state of its subscription. */
-export type RoomSnapshot = PresenceSnapshot & Pick<TopicSnapshot, "status" | "error">;
-
-/** A room before the first answer. */
-export const PENDING_ROOM: RoomSnapshot = Object.freeze({
-  ...EMPTY_ROOM,
-  status: "pending",
-  error: undefined,
-});
 
 /** Options of a {@linkcode Hub}. */
 export interface HubOptions {
@@ -51,11 +41,6 @@ export class Hub {
   readonly current: View<Client>;
   readonly #options: HubOptions;
   readonly #cells: SharedCells;
-  /** The rooms of the topics in use, each with its number of topic cells. */
-  readonly #rooms = new Map<
-    string,
-    { readonly cell: PresenceCell; topics: number; isRoom: boolean }
-  >();
   readonly #listeners = new Set<() => void>();
   #client: Client | undefined;
   #mounted = Promise.withResolvers<void>();
@@ -117,39 +102,15 @@ export class Hub {
     };
   }
 
-  /**
-   * Makes the view of a room, whose topic the view subscribes to.
-   *
-   * @param room The room.
-   * @param options The options of a topic, unless a component already uses the topic.
-   */
-  room(room: string, options: TopicCellOptions): View<RoomSnapshot> {
-    const own = keyOf(room, options);
-    let key = own;
-    let value = PENDING_ROOM;
-    let seen: TopicCell | undefined;
+  /** Makes the view of a room. */
+  room(room: string): View<RoomSnapshot> {
+    const key = roomKey(room);
     return {
       watch: (listener) => {
-        const used = [...this.#cells.keys()].find((key) => key.startsWith(prefixOf(room)));
-        key = used ?? own;
-        const leave = this.#useTopic(key, room, { ...options, listener, previous: seen });
-        seen = this.#topicOf(key);
-        const found = this.#rooms.get(room);
-        if (found) found.isRoom = true;
-        const unwatch = found?.cell.watch(listener);
-        return () => {
-          unwatch?.();
-          leave();
-        };
+        this.#revive();
+        return this.#cells.use(key, () => new RoomCell(this.rounds, this.client, room), listener);
       },
-      get: () => {
-        const { status, error } = this.#topicOf(key)?.snapshot ?? PENDING_TOPIC;
-        const { users, count } = this.#rooms.get(room)?.cell.snapshot ?? EMPTY_ROOM;
-        const isSame = value.users === users && value.count === count &&
-          value.status === status && value.error === error;
-        // Messages of the topic are no change of the room.
-        return isSame ? value : value = { users, count, status, error };
-      },
+      get: () => this.#roomOf(room)?.snapshot ?? PENDING_ROOM,
     };
   }
 
@@ -158,8 +119,8 @@ export class Hub {
    * one.
    */
   async setPresence(room: string, data: unknown, options?: WaitOptions): Promise<void> {
-    const found = this.#rooms.get(room);
-    await (found ? found.cell.set(data, options) : this.client.presence(room, data, options));
+    const cell = this.#roomOf(room);
+    await (cell ? cell.set(data, options) : this.client.presence(room, data, options));
   }
 
   /** Makes the view of a durable stream. */
@@ -189,6 +150,10 @@ export class Hub {
     };
   }
 
+  #roomOf(room: string): RoomCell | undefined {
+    return this.#cells.peek(roomKey(room)) as RoomCell | undefined;
+  }
+
   #topicOf(key: string): TopicCell | undefined {
     return this.#cells.peek(key) as TopicCell | undefined;
   }
@@ -196,28 +161,13 @@ export class Hub {
   #useTopic(
     key: string,
     topic: string,
-    { listener, previous, ...options }: TopicCellOptions & {
+    { listener, ...options }: TopicCellOptions & {
       readonly listener: () => void;
       readonly previous: TopicCell | undefined;
     },
   ): () => void {
     this.#revive();
-    const open = () => {
-      // Before the subscription: the list of a room follows its join.
-      const room = this.#rooms.get(topic) ??
-        { cell: new PresenceCell(this.rounds, this.client, topic), topics: 0, isRoom: false };
-      this.#rooms.set(topic, room);
-      room.topics++;
-      return new TopicCell(this.rounds, this.client, topic, options, {
-        previous,
-        isRoom: () => room.isRoom || room.cell.isRoom,
-        release: () => {
-          if (--room.topics > 0) return;
-          this.#rooms.delete(topic);
-          room.cell.close();
-        },
-      });
-    };
+    const open = () => new TopicCell(this.rounds, this.client, topic, options);
     return this.#cells.use(key, open, listener);
   }
 
@@ -241,9 +191,9 @@ export class Hub {
 }
 
 function keyOf(topic: string, { keep, last, since }: TopicCellOptions): string {
-  return prefixOf(topic) + JSON.stringify([keep, last, since]);
+  return JSON.stringify(["topic", topic, keep, last, since]);
 }
 
-function prefixOf(topic: string): string {
-  return JSON.stringify(["topic", topic]);
+function roomKey(room: string): string {
+  return JSON.stringify(["room", room]);
 }

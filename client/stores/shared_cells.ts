@@ -42,11 +42,6 @@ export class SharedCells {
     return this.#all.get(key)?.cell;
   }
 
-  /** The keys of all cells, the oldest first. */
-  keys(): Iterable<string> {
-    return this.#all.keys();
-  }
-
   /**
    * Uses a cell, and opens it if there is none.
    *

@@ -5,6 +5,7 @@ import type { Subscription } from "../subscription.ts";
 import type { UntypedMessage } from "../../session/message.ts";
 import type { HistoryPosition, RecoveryReason } from "../../session/wire/recovery.ts";
 import { Cell, errorOf, type Rounds } from "./cell.ts";
+import { ROOM_GRACE_MS } from "./room_cell.ts";
 
 /**
  * A message with its number, for lists of components.
@@ -63,26 +64,9 @@ export interface TopicCellOptions extends Pick<ClientSubscribeOptions, "last" | 
   readonly keep: number;
 }
 
-/** Place of a topic among the cells of a page. */
-export interface TopicPlace {
-  /** Tells whether the topic is a room. */
-  readonly isRoom: () => boolean;
-  /** Called when the cell is closed. */
-  readonly release: () => void;
-  /** The closed cell of a part of the page that was hidden, which this cell continues. */
-  readonly previous: TopicCell | undefined;
-}
-
-/**
- * Time for which a room outlives its last component, in milliseconds: long enough for StrictMode,
- * Suspense and a change of the route, short enough for the other members.
- */
-const ROOM_GRACE_MS = 500;
-
 /** One subscription, and the newest of its messages. */
 export class TopicCell extends Cell<TopicSnapshot> {
   readonly #keep: number;
-  readonly #place: TopicPlace;
   #subscription: Subscription | undefined;
   /** Position of the newest message, for a topic with a history. */
   #position: HistoryPosition | undefined;
@@ -100,20 +84,17 @@ export class TopicCell extends Cell<TopicSnapshot> {
    * @param rounds Tells the changes.
    * @param client The client.
    * @param topic The topic.
-   * @param options Number of messages, and the start in a history.
-   * @param place Place of the topic among the cells of the page.
+   * @param options Number of messages, the start in a history, and the closed cell of a part of the
+   * page that was hidden, which this cell continues.
    */
   constructor(
     rounds: Rounds,
     client: Client,
     topic: string,
-    { keep, ...start }: TopicCellOptions,
-    place: TopicPlace,
+    { keep, previous, ...start }: TopicCellOptions & { readonly previous: TopicCell | undefined },
   ) {
-    const { previous } = place;
     super(rounds, previous?.parked ?? PENDING_TOPIC);
     this.#keep = keep;
-    this.#place = place;
     if (previous?.parked) this.#continue(previous);
     try {
       this.#subscription = client.subscribe(topic, {
@@ -139,9 +120,9 @@ export class TopicCell extends Cell<TopicSnapshot> {
     return this.#parked;
   }
 
-  /** Longest grace of a room, in milliseconds. */
+  /** Longest grace of the topic, in milliseconds: the other members of a room see the leave. */
   get maxGraceMs(): number {
-    return this.#place.isRoom() ? ROOM_GRACE_MS : Infinity;
+    return this.#subscription?.isRoom ? ROOM_GRACE_MS : Infinity;
   }
 
   /** Leaves the topic. */
@@ -152,7 +133,6 @@ export class TopicCell extends Cell<TopicSnapshot> {
       this.#parked = isPending ? snapshot : { ...snapshot, status: "lost" };
     }
     this.#position ??= this.#subscription?.position;
-    this.#place.release();
     // The subscription has ended also if the server does not answer.
     this.#subscription?.unsubscribe().catch(() => {});
   }

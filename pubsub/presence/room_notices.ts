@@ -124,7 +124,7 @@ export class RoomNotices {
 
   /**
    * Adds a session that is about to enter the presence with `data`. The session gets the list at
-   * once, or with the next notice in a large room.
+   * once, or with the next notice in a large room. A session in the room gets the list anew.
    *
    * @throws {QueueFullError} If the send queue of the session has no space for the list.
    * @throws {SessionClosedError} If the session is not established yet.
@@ -146,6 +146,9 @@ export class RoomNotices {
         return;
       }
     }
+    // Until the list, a session in the room needs no changes: the list has them.
+    this.#told.delete(session);
+    this.#getting.delete(session);
     this.#waiting.add(session);
     this.#schedule();
   }

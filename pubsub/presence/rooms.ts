@@ -313,9 +313,13 @@ export class Rooms implements Disposable {
       // Members are subscribed: the end of the subscription ends the membership.
       onLeft: (code) => this.#left(session, room, code),
     });
-    if (this.isMember(session, room)) return false;
-    const known = this.#rooms.get(room) ?? this.#open(room);
     const data = this.#dataOf.get(session)?.get(room);
+    if (this.isMember(session, room)) {
+      // A part of the page that came later has no list yet.
+      if (start.isRequested) this.#rooms.get(room)!.admit(session, data);
+      return false;
+    }
+    const known = this.#rooms.get(room) ?? this.#open(room);
     try {
       // Admitted before `enter`, so that the list precedes the notices that `enter` causes.
       known.admit(session, data);

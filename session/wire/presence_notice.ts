@@ -23,7 +23,7 @@ export interface PresenceMember<D = unknown> {
 }
 
 /**
- * A presence notice; branch on `type`. {@linkcode updateMembers} keeps a list by these
+ * A presence notice; branch on `type`. `updateMembers` keeps a list by these
  * notices.
  *
  * @typeParam D The presence data: with a contract, the type of its `presence`.
@@ -98,55 +98,3 @@ export type PresenceNotice<D = unknown> =
 
 /** Changes in a large room. */
 export type PresenceChangesNotice = Extract<PresenceNotice, { readonly type: "changes" }>;
-
-/**
- * Brings a list of the members of a room up to date.
- *
- * Every kind of notice is taken: the list, which comes first and after each reconnect, in a large
- * room in several parts; single changes; and the gathered changes of a large room. A room that only
- * tells the number of its users leaves the list as it is.
- *
- * @typeParam D The presence data.
- * @param members The members by user, in the order of their joins. Begin with an empty map.
- * @param notice A notice of the room.
- *
- * @example The members of one room, in a page
- * ```ts
- * import { type PresenceMember, type PresenceNotice, updateMembers } from "@skein/skein/client";
- * import { assertEquals } from "@std/assert";
- *
- * const members = new Map<string, PresenceMember>();
- * // In `onMessage`, where `topic` is `presence:chat:lobby`:
- * const receive = (data: PresenceNotice) => updateMembers(members, data);
- *
- * receive({ type: "members", members: [{ user: "ada", connections: 2, joinedAt: 0 }] });
- * receive({ type: "join", user: "bob", at: 5 });
- * receive({ type: "update", user: "bob", at: 6, data: "away" });
- * receive({ type: "leave", user: "ada", at: 9, lastSeenAt: 8 });
- * assertEquals([...members.keys()], ["bob"]);
- * assertEquals(members.get("bob")?.data, "away");
- * ```
- */
-export function updateMembers<D>(
-  members: Map<string, PresenceMember<D>>,
-  notice: PresenceNotice<D>,
-): void {
-  if (notice.type === "members") {
-    // A later part continues the list.
-    if (!notice.page) members.clear();
-    for (const member of notice.members) members.set(member.user, member);
-  } else if (notice.type === "changes") {
-    for (const { user } of notice.left) members.delete(user);
-    for (const change of [...notice.joined, ...notice.updated ?? []]) put(members, change);
-  } else if (notice.type === "leave") members.delete(notice.user);
-  else if (notice.type !== "count") put(members, notice);
-}
-
-/** Adds a user who joined, or changes the data of a member. */
-function put<D>(
-  members: Map<string, PresenceMember<D>>,
-  { user, at, data }: { readonly user: string; readonly at: number; readonly data?: D },
-): void {
-  const { connections = 1, joinedAt = at } = members.get(user) ?? {};
-  members.set(user, { user, connections, joinedAt, ...(data !== undefined && { data }) });
-}

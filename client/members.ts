@@ -1,0 +1,236 @@
+/** The members of rooms, as a page shows them. */
+import { StatusFeed } from "../base/status_feed.ts";
+import type { Contract } from "../session/contract.ts";
+import type { SubscribeAnswer } from "../session/wire/recovery.ts";
+import type { MemberList } from "../session/wire/member_list.ts";
+import type { PresenceMember, PresenceNotice } from "../session/wire/presence_notice.ts";
+import type { TopicEvent } from "./resume.ts";
+import { Subscription, type SubscriptionOwner } from "./subscription.ts";
+
+/**
+ * The members of a room at one moment, by user, in the order of their joins. Each change makes
+ * another object.
+ *
+ * @typeParam D The presence data.
+ */
+export interface RoomMembers<D = unknown> extends ReadonlyMap<string, PresenceMember<D>> {
+  /** Number of members: the `size`, or the only known value in a room that sends just the number. */
+  readonly count: number;
+  /**
+   * `pending` before the server's first answer, then `subscribed`; `lost` while there is no
+   * connection, with the last known members; `ended` after a refusal or with the client, and then
+   * there are no members.
+   */
+  readonly status: Subscription["status"]["current"];
+  /** The error that ended the subscription to the room. */
+  readonly error: Error | undefined;
+}
+
+/** A room that no one watches, or before the first answer. */
+export const NOBODY: RoomMembers<never> = Object.freeze(
+  Object.assign(
+    new Map<string, never>(),
+    { count: 0, status: "pending", error: undefined } as const,
+  ),
+);
+
+/**
+ * Subscription to a room for the sake of its members: the messages are left to others.
+ *
+ * @typeParam C The contract.
+ */
+export class Membership<C extends Contract = Contract> extends Subscription<C> {
+  /** The members. */
+  readonly feed: StatusFeed<RoomMembers> = new StatusFeed<RoomMembers>(NOBODY);
+  readonly #owner: SubscriptionOwner;
+  #list: MemberList | undefined;
+  #error: unknown;
+
+  /** Creates a membership; `client.members` does. */
+  constructor(room: string, owner: SubscriptionOwner) {
+    super(room, owner);
+    this.#owner = owner;
+    this.status.observe(() => this.#changed());
+  }
+
+  override offer(event: TopicEvent): void {
+    if (event.kind === "answer") this.confirm();
+  }
+
+  override serve(_answer: SubscribeAnswer): boolean {
+    this.confirm();
+    return true;
+  }
+
+  override async from(): Promise<Record<never, never>> {
+    const part = await this.#owner.loadRecovery() as typeof import("./recovery.ts");
+    this.#list ??= new part.MemberList();
+    return {};
+  }
+
+  override note(notice: PresenceNotice): void {
+    if (this.#list?.take(notice)) this.#changed();
+  }
+
+  override end(error?: unknown): void {
+    this.#error ??= error;
+    this.#list = undefined;
+    super.end(error);
+  }
+
+  #changed(): void {
+    const { users, count } = this.#list ?? { users: [] };
+    const members = new Map(users);
+    const { current: status } = this.status;
+    this.feed[status === "ended" ? "end" : "set"](Object.assign(members, {
+      count: count ?? members.size,
+      status,
+      error: this.#error as Error | undefined,
+    }));
+  }
+}
+
+/** A membership without its contract. */
+type AnyMembership = Pick<Membership, "feed" | "isEnded" | "unsubscribe">;
+
+/** A room that is watched. */
+interface WatchedRoom {
+  readonly membership: AnyMembership;
+  watchers: number;
+}
+
+/** The rooms that are watched through one client, by name, each with one subscription. */
+export class WatchedRooms {
+  readonly #all = new Map<string, WatchedRoom>();
+  readonly #join: (room: string) => AnyMembership;
+
+  /** Creates an empty set. */
+  constructor(join: (room: string) => AnyMembership) {
+    this.#join = join;
+  }
+
+  /** The members of a room now. */
+  current(room: string): RoomMembers {
+    return this.#all.get(room)?.membership.feed.current ?? NOBODY;
+  }
+
+  /**
+   * Watches a room, and joins the room for the first watcher; the end of the last one leaves the
+   * room. A watcher that comes after a refusal tries again.
+   */
+  watch(room: string): { readonly feed: StatusFeed<RoomMembers>; readonly leave: () => void } {
+    const known = this.#all.get(room);
+    const watched = known && !known.membership.isEnded
+      ? known
+      : { membership: this.#join(room), watchers: 0 };
+    const { membership } = watched;
+    this.#all.set(room, watched);
+    watched.watchers++;
+    let isOver = false;
+    return {
+      feed: membership.feed,
+      leave: () => {
+        if (isOver) return;
+        isOver = true;
+        if (--watched.watchers > 0) return;
+        if (this.#all.get(room) === watched) this.#all.delete(room);
+        // The membership has ended also if the server does not answer.
+        membership.unsubscribe().catch(() => {});
+      },
+    };
+  }
+}
+
+/**
+ * The members of a room: `current`, and each change by `subscribe` or a loop.
+ *
+ * - **Users:** a member is a user, as presence counts users: two tabs are one member.
+ * - **Joined while watched:** the first callback or loop subscribes to the room, so that this client
+ *   is a member too. The end of the last one leaves the room, unless the application subscribed to
+ *   the topic as well. The object itself holds nothing, and needs no end.
+ * - **Sharing:** all objects for one room of a client share one subscription, and share the
+ *   subscription at the server with the subscriptions of the application.
+ * - **Reconnect:** while the connection is lost the last known members stay. The list of the next
+ *   session replaces these, in one change.
+ * - **Refused:** a temporary refusal leads to another attempt. After any other refusal `current` is
+ *   empty and has the `error`, a loop throws that error, and the next callback or loop tries again.
+ * - **Notices** of presence still reach `onMessage` and the loop over the client.
+ *
+ * @example In a page
+ * ```ts
+ * import { connect, serve } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({
+ *   port: 0,
+ *   onListen() {},
+ *   authenticate: ({ token }) => token ?? null,
+ *   authorize: () => true,
+ *   rooms: ["room:{name}"],
+ * });
+ * await using ann = connect(`${server.url}?token=ann`);
+ * await using bob = connect(`${server.url}?token=bob`);
+ * using _room = bob.members("room:tea").subscribe(() => {});
+ *
+ * for await (const now of ann.members("room:tea")) {
+ *   if (now.size < 2) continue;
+ *   assertEquals([...now.keys()].sort(), ["ann", "bob"]);
+ *   break; // Leaving the loop leaves the room.
+ * }
+ * ```
+ *
+ * @typeParam D The presence data.
+ */
+export class Members<D = unknown> implements AsyncIterable<RoomMembers<D>> {
+  /** The room. */
+  readonly room: string;
+  readonly #rooms: WatchedRooms;
+
+  /** Creates the members of a room; `client.members` does. */
+  constructor(room: string, rooms: WatchedRooms) {
+    this.room = room;
+    this.#rooms = rooms;
+  }
+
+  /** The members now; empty, and `pending`, while neither a callback nor a loop watches. */
+  get current(): RoomMembers<D> {
+    return this.#rooms.current(this.room) as RoomMembers<D>;
+  }
+
+  /**
+   * Calls a callback with the members at once, and with each change. This is the contract of a store
+   * of Svelte, as of {@linkcode StatusFeed.subscribe}.
+   *
+   * @param callback Receives the members. An error that the callback throws is printed, and the
+   * subscription continues.
+   * @returns A function that ends the subscription. Idempotent.
+   * @throws {SessionClosedError} If the client is closed.
+   */
+  subscribe(callback: (members: RoomMembers<D>) => unknown): (() => void) & Disposable {
+    const watched = this.#rooms.watch(this.room);
+    const unsubscribe = watched.feed.subscribe(callback as (members: RoomMembers) => unknown);
+    const end = () => {
+      unsubscribe();
+      watched.leave();
+    };
+    return Object.assign(end, { [Symbol.dispose]: end });
+  }
+
+  /**
+   * Yields the members, then each change. A slow loop misses states in between, but never the newest.
+   * The end of the client ends the loop.
+   *
+   * @returns The members.
+   * @throws {RequestError} If the server refuses the room, after the last state.
+   * @throws {SessionClosedError} If the client is closed before the loop, or fails.
+   */
+  async *[Symbol.asyncIterator](): AsyncGenerator<RoomMembers<D>, void, undefined> {
+    const { feed, leave } = this.#rooms.watch(this.room);
+    try {
+      yield* feed as StatusFeed<RoomMembers<D>>;
+      if (feed.current.error) throw feed.current.error;
+    } finally {
+      leave();
+    }
+  }
+}

@@ -1,0 +1,75 @@
+/** The members of one room, for the components of a page. */
+import type { WaitOptions } from "../../session/types.ts";
+import type { PresenceMember } from "../../session/wire/presence_notice.ts";
+import type { Client } from "../client.ts";
+import { NOBODY, type RoomMembers } from "../members.ts";
+import { Cell, errorOf, type Rounds } from "./cell.ts";
+
+/**
+ * Time for which a room outlives its last component, in milliseconds: long enough for StrictMode,
+ * Suspense and a change of the route, short enough for the other members.
+ */
+export const ROOM_GRACE_MS = 500;
+
+/** A room as its components see the room. */
+export interface RoomSnapshot extends Pick<RoomMembers, "count" | "status" | "error"> {
+  /** The users, in the order of their joins. */
+  readonly users: readonly PresenceMember[];
+}
+
+/** A room before the first answer. */
+export const PENDING_ROOM: RoomSnapshot = Object.freeze(snapshotOf(NOBODY));
+
+/** The members of a room, and the presence data of this client. */
+export class RoomCell extends Cell<RoomSnapshot> {
+  /** Longest grace of a room, in milliseconds. */
+  readonly maxGraceMs = ROOM_GRACE_MS;
+  readonly #client: Client;
+  readonly #name: string;
+  readonly #unsubscribe: (() => void) | undefined;
+  #members: RoomMembers = NOBODY;
+  #hasData = false;
+
+  /** Joins a room. An error is a part of the snapshot. */
+  constructor(rounds: Rounds, client: Client, name: string) {
+    super(rounds, PENDING_ROOM);
+    this.#client = client;
+    this.#name = name;
+    try {
+      this.#unsubscribe = client.members(name).subscribe((members) => {
+        this.#members = members;
+        this.changed();
+      });
+    } catch (error) {
+      const members = new Map<string, PresenceMember>();
+      this.#members = Object.assign(members, {
+        count: 0,
+        status: "ended" as const,
+        error: errorOf(error),
+      });
+      this.changed();
+    }
+  }
+
+  /** Sets the data of this client in the room, up to the end of the cell. */
+  set(data: unknown, options?: WaitOptions): Promise<void> {
+    this.#hasData = data !== undefined;
+    return this.#client.presence(this.#name, data, options);
+  }
+
+  /** Leaves the room, and takes the data back. */
+  close(): void {
+    this.#unsubscribe?.();
+    // A client that has ended is in no room.
+    if (this.#hasData) this.set(undefined).catch(() => {});
+  }
+
+  protected override take(): RoomSnapshot {
+    return snapshotOf(this.#members);
+  }
+}
+
+function snapshotOf(members: RoomMembers): RoomSnapshot {
+  const { count, status, error } = members;
+  return { users: [...members.values()], count, status, error };
+}

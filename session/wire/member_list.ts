@@ -1,0 +1,74 @@
+/** List of the members of a room, which loads late in a page. */
+import type { PresenceMember, PresenceNotice } from "./presence_notice.ts";
+
+/**
+ * Brings a list of the members of a room up to date.
+ *
+ * Every kind of notice is taken: the list, which comes first and after each reconnect, in a large
+ * room in several parts; single changes; and the gathered changes of a large room. A room that only
+ * tells the number of its users leaves the list as it is.
+ *
+ * @typeParam D The presence data.
+ * @param members The members by user, in the order of their joins. Begin with an empty map.
+ * @param notice A notice of the room.
+ *
+ * @example The members of one room, in a session
+ * ```ts
+ * import { type PresenceMember, type PresenceNotice, updateMembers } from "@skein/skein/session";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const members = new Map<string, PresenceMember>();
+ * // In `onMessage`, where `topic` is `presence:chat:lobby`:
+ * const receive = (data: PresenceNotice) => updateMembers(members, data);
+ *
+ * receive({ type: "members", members: [{ user: "ada", connections: 2, joinedAt: 0 }] });
+ * receive({ type: "join", user: "bob", at: 5 });
+ * receive({ type: "update", user: "bob", at: 6, data: "away" });
+ * receive({ type: "leave", user: "ada", at: 9, lastSeenAt: 8 });
+ * assertEquals([...members.keys()], ["bob"]);
+ * assertEquals(members.get("bob")?.data, "away");
+ * ```
+ */
+export function updateMembers<D>(
+  members: Map<string, PresenceMember<D>>,
+  notice: PresenceNotice<D>,
+): void {
+  if (notice.type === "members") {
+    // A later part continues the list.
+    if (!notice.page) members.clear();
+    for (const member of notice.members) members.set(member.user, member);
+  } else if (notice.type === "changes") {
+    for (const { user } of notice.left) members.delete(user);
+    for (const change of [...notice.joined, ...notice.updated ?? []]) put(members, change);
+  } else if (notice.type === "leave") members.delete(notice.user);
+  else if (notice.type === "join" || notice.type === "update") put(members, notice);
+}
+
+/** The members of a room, by the notices of the server. */
+export class MemberList {
+  /** The members by user, in the order of their joins. */
+  readonly users: Map<string, PresenceMember> = new Map<string, PresenceMember>();
+  /** Number of members, in a room that tells only this number. */
+  count: number | undefined;
+
+  /**
+   * Takes a notice.
+   *
+   * @param notice The notice.
+   * @returns False if the list is not whole yet: the rest follows in further notices.
+   */
+  take(notice: PresenceNotice): boolean {
+    if (notice.type === "count") this.count = notice.users;
+    else updateMembers(this.users, notice);
+    return notice.type !== "members" || !notice.more;
+  }
+}
+
+/** Adds a user who joined, or changes the data of a member. */
+function put<D>(
+  members: Map<string, PresenceMember<D>>,
+  { user, at, data }: { readonly user: string; readonly at: number; readonly data?: D },
+): void {
+  const { connections = 1, joinedAt = at } = members.get(user) ?? {};
+  members.set(user, { user, connections, joinedAt, ...(data !== undefined && { data }) });
+}

@@ -1,0 +1,208 @@
+/** Members of rooms, from `client.members()` to the notices of the server. */
+import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
+import { z } from "zod";
+import type { Members, RoomMembers } from "../client.ts";
+import { RequestError, SessionClosedError } from "../errors.ts";
+import { defineContract } from "../session/contract.ts";
+import { testServer, type TestServerOptions } from "../testing/mod.ts";
+import { turns } from "../testing/turns.ts";
+
+const OPTIONS: TestServerOptions<string> = {
+  authenticate: ({ token }) => token ?? "nobody",
+  authorize: (_session, topic) => topic !== "room:secret",
+  rooms: { "room:{name}": {}, "stadium:{name}": { members: "count" } },
+  presenceGraceMs: 0,
+};
+
+const as = (user: string) => ({ headers: { authorization: `Bearer ${user}` } });
+
+const names = (members: RoomMembers) => [...members.keys()].sort().join(",");
+
+/** Waits for a state of a room, which stays joined. */
+async function reach<D>(
+  members: Members<D>,
+  isReached: (now: RoomMembers<D>) => boolean,
+): Promise<RoomMembers<D>> {
+  for await (const now of members) if (isReached(now)) return now;
+  throw new Error("The client has ended");
+}
+
+Deno.test("Client.members() has the users with their data, and each change", async () => {
+  await using server = testServer(OPTIONS);
+  await using ann = server.connect(as("ann"));
+  await using bob = server.connect(as("bob"));
+  const room = ann.members("room:a");
+  assertEquals([room.room, room.current.size, room.current.status], ["room:a", 0, "pending"]);
+  const seen: RoomMembers[] = [];
+  using _watch = room.subscribe((now) => void seen.push(now));
+  assertEquals(seen.map(names), [""]); // At once.
+  const alone = await reach(room, ({ size }) => size === 1);
+  assertEquals([names(alone), alone.count, alone.status], ["ann", 1, "subscribed"]);
+  await bob.presence("room:a", { is: "here" });
+  const joined = bob.subscribe("room:a");
+  await reach(room, ({ size }) => size === 2);
+  await bob.presence("room:a", { is: "away" });
+  const away = await reach(room, (now) => Object(now.get("bob")?.data).is === "away");
+  assertEquals([...away.keys()], ["ann", "bob"]); // In the order of joining.
+  await joined.unsubscribe();
+  await reach(room, ({ size }) => size === 1);
+  assertStrictEquals(room.current, seen.at(-1));
+  assertEquals(names(away), "ann,bob"); // A state that was told never changes.
+});
+
+Deno.test("Client.members() joins with the first watcher, and leaves with the last one", async () => {
+  await using server = testServer(OPTIONS);
+  await using client = server.connect(as("ann"));
+  const members = () => server.rooms.members("room:a").map(({ user }) => user);
+  const [one, two] = [client.members("room:a"), client.members("room:a")];
+  await client.whenConnected();
+  await turns(50);
+  assertEquals(members(), []); // Asking alone joins nothing.
+  const unsubscribe = one.subscribe(() => {});
+  await reach(two, ({ size }) => size === 1);
+  assertEquals(names(one.current), "ann");
+  unsubscribe();
+  unsubscribe();
+  await turns(50);
+  assertEquals([members(), names(one.current)], [[], ""]);
+  // A watcher that is gone in the same turn, as in `get(store)` of Svelte, joins nothing.
+  one.subscribe(() => {})();
+  await turns(50);
+  assertEquals(members(), []);
+});
+
+Deno.test("Client.members() has the list also after a subscription, and leaves messages to it", async () => {
+  const received: string[] = [];
+  await using server = testServer({
+    ...OPTIONS,
+    history: { "room:old": { size: 5 } },
+  });
+  await using ann = server.connect({
+    ...as("ann"),
+    onMessage: ({ topic }) => void received.push(topic),
+  });
+  for (const name of ["room:a", "room:old"]) {
+    const lines = ann.subscribe(name, name === "room:old" ? { last: 5 } : {});
+    await lines.ready;
+    await turns(50); // The list came with the join.
+    const room = ann.members(name);
+    using watch = room.subscribe(() => {});
+    await reach(room, ({ size }) => size === 1);
+    server.publish(name, "hello");
+    for await (const { data } of lines) {
+      assertEquals(data, "hello");
+      break;
+    }
+    watch[Symbol.dispose]();
+    await turns(50);
+    assertEquals(server.rooms.members(name).length, 1); // The subscription goes on.
+    await lines.unsubscribe();
+    assertEquals(server.rooms.members(name), []);
+  }
+  assert(received.every((topic) => topic.startsWith("presence:")), "Notices reach the handler too");
+});
+
+Deno.test("Client.members() keeps the last list while the connection is lost, and then has the next", async () => {
+  await using server = testServer(OPTIONS);
+  await using ann = server.connect({ ...as("ann"), backoff: { firstDelayMs: 1, maxDelayMs: 1 } });
+  await using bob = server.connect({ ...as("bob"), backoff: { maxAttempts: 1 } });
+  bob.subscribe("room:a");
+  const room = ann.members("room:a");
+  const seen: string[] = [];
+  using _watch = room.subscribe((now) => void seen.push(`${now.status} ${names(now)}`));
+  await reach(room, ({ size }) => size === 2);
+  await bob.close();
+  await reach(room, ({ size }) => size === 1);
+  server.network.disconnect();
+  await reach(room, ({ status }) => status === "lost");
+  await reach(room, ({ status, size }) => status === "subscribed" && size === 1);
+  assert(seen.includes("lost ann"), seen.join());
+  assert(!seen.slice(seen.indexOf("lost ann")).some((one) => one.endsWith(" ")), seen.join());
+});
+
+Deno.test("Client.members() follows a client that moves to another session", async () => {
+  await using server = testServer(OPTIONS);
+  await using ann = server.connect(as("ann"));
+  await using bob = server.connect(as("bob"));
+  const room = ann.members("room:a");
+  using _watch = room.subscribe(() => {});
+  await reach(room, ({ size }) => size === 1);
+  assert(await ann.handOver());
+  bob.subscribe("room:a");
+  assertEquals(names(await reach(room, ({ size }) => size === 2)), "ann,bob");
+});
+
+Deno.test("Client.members() tells a refusal, and tries again with the next watcher", async () => {
+  let isAllowed = false;
+  await using server = testServer({ ...OPTIONS, authorize: () => isAllowed });
+  await using client = server.connect(as("ann"));
+  const room = client.members("room:a");
+  const seen: RoomMembers[] = [];
+  using _watch = room.subscribe((now) => void seen.push(now));
+  const error = await assertRejects(() => Array.fromAsync(room), RequestError);
+  assertEquals(error.failure.code, "forbidden");
+  assertStrictEquals(seen.at(-1)!.error, error);
+  assertEquals([seen.at(-1)!.status, seen.at(-1)!.size], ["ended", 0]);
+  isAllowed = true;
+  await reach(room, ({ size }) => size === 1);
+});
+
+Deno.test("Client.members() ends with the client, and refuses watchers afterwards", async () => {
+  await using server = testServer(OPTIONS);
+  const client = server.connect(as("ann"));
+  const room = client.members("room:a");
+  const states = Array.fromAsync(room, ({ status }) => status);
+  await reach(room, ({ size }) => size === 1);
+  await client.close();
+  assertEquals((await states).at(-1), "ended");
+  assertThrows(() => room.subscribe(() => {}), SessionClosedError, "Cannot watch members");
+  assertThrows(() => client.members(""), TypeError);
+});
+
+Deno.test("Client.members() has only the number in a room that sends no names", async () => {
+  await using server = testServer(OPTIONS);
+  await using ann = server.connect(as("ann"));
+  await using bob = server.connect(as("bob"));
+  bob.subscribe("stadium:a");
+  const now = await reach(ann.members("stadium:a"), ({ count }) => count === 2);
+  assertEquals(now.size, 0);
+});
+
+Deno.test("Client.members() waits for the whole list of a large room", async () => {
+  await using server = testServer({
+    ...OPTIONS,
+    rooms: { "room:{name}": { gatherAbove: 1, gatherMs: 0 } },
+    session: { maxMessageBytes: 8_192 },
+  });
+  const USERS = 150;
+  const clients = Array.from(
+    { length: USERS },
+    (_, i) => server.connect(as(`user-with-a-rather-long-name-${i}`)),
+  );
+  try {
+    await Promise.all(clients.map((client) => client.subscribe("room:a").ready));
+    const room = clients[0]!.members("room:a");
+    const sizes = new Set<number>();
+    using _watch = room.subscribe(({ size }) => void sizes.add(size));
+    await reach(room, ({ size }) => size === USERS);
+    assertEquals([...sizes], [0, USERS]);
+  } finally {
+    await Promise.all(clients.map((client) => client.close()));
+  }
+});
+
+Deno.test("Client.members() has the presence data of a contract", async () => {
+  const contract = defineContract({
+    toClient: { "room:{name}": z.string() },
+    presence: { "room:{name}": z.object({ isTyping: z.boolean() }) },
+  });
+  await using server = testServer({ ...OPTIONS, contract });
+  await using client = server.connect({ ...as("ann"), contract });
+  await client.presence("room:a", { isTyping: true });
+  for await (const now of client.members("room:a")) {
+    const isTyping: boolean | undefined = now.get("ann")?.data?.isTyping;
+    if (isTyping) break;
+  }
+  // @ts-expect-error The contract has no such room.
+  assertEquals(client.members("hall").current.size, 0);
+});
