@@ -86,6 +86,7 @@ class Visitor {
     this.#print(`enters the ${room}`);
     const subscription = this.#client.subscribe(`room:${room}`);
     void this.#read(subscription);
+    void this.#watch(room);
     await subscription.ready;
   }
 
@@ -130,6 +131,18 @@ class Visitor {
     for await (const message of messages) this.#note(describe(message));
   }
 
+  async #watch(room: string): Promise<void> {
+    let before: ReadonlySet<string> = new Set();
+    for await (const members of this.#client.members(`room:${room}`)) {
+      const users = new Set(members.keys());
+      if (members.status !== "subscribed" || users.size === 0) continue;
+      if (before.size === 0) this.#note(`who is in the ${room}: ${[...users].join(", ")}`);
+      else for (const user of users.difference(before)) this.#note(`${user} joined the ${room}`);
+      for (const user of before.difference(users)) this.#note(`${user} left the ${room}`);
+      before = users;
+    }
+  }
+
   #note(what: string): void {
     this.#seen.push(what);
     this.#changed.resolve();
@@ -147,15 +160,6 @@ function describe(message: MessageOf<typeof contract, "client">): string {
       return `${message.data.from} in the ${message.params.room}: ${message.data.text}`;
     case "letter":
       return `a letter from ${message.data.from} to ${message.data.to}: ${message.data.text}`;
-    case "presence:{topic}": {
-      const room = message.params.topic.slice("room:".length);
-      const { data } = message;
-      if (data.type === "join") return `${data.user} joined the ${room}`;
-      if (data.type === "leave") return `${data.user} left the ${room}`;
-      // The rooms of this example are too small for the summary notices of large rooms.
-      if (data.type !== "members") return `${data.type} in the ${room}`;
-      return `who is in the ${room}: ${data.members.map(({ user }) => user).join(", ")}`;
-    }
     default:
       return message.pattern;
   }

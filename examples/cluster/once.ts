@@ -6,7 +6,7 @@
  *
  * @module
  */
-import { type Client, connect, type PresenceNotice } from "../../mod.ts";
+import { type Client, connect } from "../../mod.ts";
 import type { Cluster } from "./cluster.ts";
 import { chat } from "./contract.ts";
 
@@ -50,7 +50,6 @@ export async function showOnce(cluster: Cluster): Promise<void> {
 class Visitor implements AsyncDisposable {
   readonly #name: string;
   readonly #client: Client<typeof chat>;
-  #here = new Set<string>();
   #seen: string[] = []; // Events without a matching `sees()` so far.
   #changed = Promise.withResolvers<void>();
 
@@ -64,10 +63,12 @@ class Visitor implements AsyncDisposable {
       backoff: { firstDelayMs: 200 },
       onMessage: (message) => {
         if (message.pattern === "node") this.#note(`itself on node ${message.data}`);
-        if (message.pattern === "presence:{topic}") this.#notePresence(message.data);
       },
     });
     void this.#read();
+    this.#client.members("room:lobby").subscribe((members) =>
+      this.#note(`${[...members.keys()].sort().join(" and ")} in the room`)
+    );
   }
 
   says(text: string): void {
@@ -108,13 +109,6 @@ class Visitor implements AsyncDisposable {
         this.#note(recovered ? "all missed messages" : `not everything: ${reason}`),
     });
     for await (const { data: { from, text } } of lines) this.#note(`${from}: ${text}`);
-  }
-
-  #notePresence(notice: PresenceNotice): void {
-    if (notice.type === "members") this.#here = new Set(notice.members.map(({ user }) => user));
-    else if (notice.type === "join") this.#here.add(notice.user);
-    else if (notice.type === "leave") this.#here.delete(notice.user);
-    this.#note(`${[...this.#here].sort().join(" and ")} in the room`);
   }
 
   #note(what: string): void {

@@ -111,6 +111,7 @@ for (const recipe of RECIPES) {
         authenticate: () => "ann",
         authorize: (_session, topic) => topic.startsWith("chat:"),
         namesPublishers: true,
+        rooms: ["chat:{room}"],
         history: { "chat:{room}": {} },
         fetch: ({ url }) => {
           const [body, type] = new URL(url).pathname === "/page.js"

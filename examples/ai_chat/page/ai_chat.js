@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { connect } from "@skein/skein/client";
+import { connect, newId } from "@skein/skein/client";
 import { elements } from "./elements.js";
 import { draw, drawStatus } from "./view.js";
 
@@ -175,7 +175,7 @@ function pose(question, before) {
   if (unsent.all().length >= MAX_UNSENT) return false;
   const conversation = state.current;
   const turn = {
-    id: crypto.randomUUID(),
+    id: newId(),
     conversation,
     question,
     replaces: before?.id,
@@ -222,7 +222,7 @@ function redraw() {
 
 /** Opens the conversation of the address; without one a new conversation. */
 function open() {
-  state.current = location.hash.slice(1) || crypto.randomUUID();
+  state.current = location.hash.slice(1) || newId();
   if (client.isConnected) void load(state.current);
   else state.turns.set(state.current, unsent.of(state.current));
   redraw();

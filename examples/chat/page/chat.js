@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { connect } from "@skein/skein/client";
+import { connect, newId } from "@skein/skein/client";
 import { draw, drawStatus, elements, showError } from "./view.js";
 
 /** Rooms in the list even while empty. */
@@ -62,7 +62,7 @@ async function start(name) {
       localStorage.setItem("name", name);
       open("#lobby");
     }
-    // Fetches the letters of the time without a connection; `notePresence` does so for the rooms.
+    // Fetches the letters of the time without a connection; `noteMembers` does so for the rooms.
     if (status.name === "connected") void recallLetters();
     markWaiting();
     redraw();
@@ -84,39 +84,32 @@ function refuse(reason) {
 function receive({ topic, data }) {
   if (topic === "people") state.people = data;
   else if (topic === "letter") put(placeOfLetter(data), data);
-  else if (topic.startsWith("presence:room:")) {
-    notePresence(state.places.get(`#${topic.slice("presence:room:".length)}`), data);
-  }
   redraw();
 }
 
-function notePresence(place, notice) {
-  if (place === undefined) return;
-  if (notice.type === "changes") {
-    for (const one of notice.joined) notePresence(place, { type: "join", ...one });
-    for (const one of notice.left) notePresence(place, { type: "leave", ...one });
-    return;
-  }
-  if (notice.type === "members" && notice.page > 0) {
-    for (const { user } of notice.members) place.members.add(user);
-    return;
-  }
-  if (notice.type === "members") {
-    // The first notice after each subscription and reconnect. From here on the subscription is
-    // live, so that recalled and live lines leave no gap.
-    const users = new Set(notice.members.map(({ user }) => user));
-    place.returning = place.members.difference(users);
-    place.members = users;
-    return void recallRoom(place);
-  }
-  const { type, user, at } = notice;
-  if (type !== "join" && type !== "leave") return;
-  if (type === "join") place.members.add(user);
-  else place.members.delete(user);
-  // Members from before the reconnect are not announced again.
-  if (type === "join" && place.returning.delete(user)) return;
-  const text = type === "join" ? `${user} joined` : `${user} left`;
-  add(place, { id: `${type} ${user} ${at}`, isNotice: true, text, at });
+/** Notes who is in a room, and tells who joined or left. */
+function noteMembers(place, members) {
+  const users = new Set(members.keys());
+  const isLive = members.status === "subscribed";
+  const gone = place.members.difference(users);
+  if (place.isLive && isLive) {
+    for (const user of users.difference(place.members)) {
+      // Members from before the reconnect are not announced again.
+      if (place.returning.delete(user)) continue;
+      tell(place, `${user} joined`, members.get(user).joinedAt);
+    }
+    for (const user of gone) tell(place, `${user} left`);
+  } else for (const user of gone) place.returning.add(user);
+  place.members = users;
+  // From here on the subscription is live, so that recalled and live lines leave no gap.
+  if (isLive && !place.isLive) void recallRoom(place);
+  place.isLive = isLive;
+  redraw();
+}
+
+/** Adds a line that no user wrote. */
+function tell(place, text, at = Date.now()) {
+  add(place, { id: newId(), isNotice: true, text, at });
 }
 
 async function recallRoom(place) {
@@ -177,7 +170,7 @@ function sort({ lines }) {
 
 function say(text) {
   if (outbox.length >= MAX_WAITING) return false;
-  const line = { id: crypto.randomUUID(), from: state.me, text, at: Infinity };
+  const line = { id: newId(), from: state.me, text, at: Infinity };
   line.place = state.places.get(state.current);
   add(line.place, line);
   post(line);
@@ -240,14 +233,14 @@ function placeOfLetter({ from, to }) {
 
 async function enter(place) {
   place.subscription = client.subscribe(`room:${place.name}`);
+  place.unwatch = client.members(`room:${place.name}`).subscribe((now) => noteMembers(place, now));
   try {
     for await (const { data } of place.subscription) {
       put(place, data);
       redraw();
     }
   } catch (error) {
-    const text = `This room cannot be entered: ${error.failure?.message ?? error.message}`;
-    add(place, { id: crypto.randomUUID(), isNotice: true, text, at: Date.now() });
+    tell(place, `This room cannot be entered: ${error.failure?.message ?? error.message}`);
     redraw();
   }
 }
@@ -259,9 +252,10 @@ function open(key) {
 }
 
 async function leave(key) {
-  const { subscription } = state.places.get(key);
+  const { subscription, unwatch } = state.places.get(key);
   state.places.delete(key);
   open("#lobby");
+  unwatch();
   await subscription.unsubscribe();
 }
 

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { connect } from "@skein/skein/client";
+import { connect, newId } from "@skein/skein/client";
 import { draw, elements } from "./view.js";
 
 const NAMES = ["ann", "bob", "eve", "kim", "leo", "mia", "noa", "ole", "pia", "tom"];
@@ -49,9 +49,12 @@ function enter(port) {
     delivery: "at-least-once",
     onMessage({ topic, data }) {
       if (topic === "node") state.node = data;
-      else notePresence(data);
       redraw();
     },
+  });
+  client.members("room:lobby").subscribe((members) => {
+    state.people = new Set(members.keys());
+    redraw();
   });
   void watch(client);
   void read(client);
@@ -83,14 +86,8 @@ async function read(client) {
   for await (const { data } of lines) put(data);
 }
 
-function notePresence(told) {
-  if (told.type === "members") state.people = new Set(told.members.map(({ user }) => user));
-  else if (told.type === "join") state.people.add(told.user);
-  else if (told.type === "leave") state.people.delete(told.user);
-}
-
 function notice(text) {
-  put({ id: crypto.randomUUID(), notice: text });
+  put({ id: newId(), notice: text });
 }
 
 /** Puts a line last. A line of this user may be on the page already, marked as waiting. */
@@ -105,7 +102,7 @@ elements.say.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = elements.text.value.trim();
   if (text === "" || client === undefined) return;
-  const id = crypto.randomUUID();
+  const id = newId();
   try {
     client.send("say", { id, text });
   } catch (error) {

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { newId } from "@skein/skein/client";
 import { Drawing, LIMITS } from "../drawing.ts";
 
 /** Steps that can be undone. */
@@ -69,7 +70,7 @@ export class Board {
   clear() {
     this.#done = [];
     this.#undone = [];
-    this.#publish({ kind: "clear", id: crypto.randomUUID() });
+    this.#publish({ kind: "clear", id: newId() });
   }
 
   get canUndo() {
@@ -159,7 +160,7 @@ export class Board {
     for (const stroke of drawn) this.#publish({ kind: "draw", ...stroke });
     for (let i = 0; i < erased.length; i += LIMITS.erased) {
       const ids = erased.slice(i, i + LIMITS.erased).map(({ id }) => id);
-      this.#publish({ kind: "erase", id: crypto.randomUUID(), ids });
+      this.#publish({ kind: "erase", id: newId(), ids });
     }
   }
 
@@ -167,7 +168,7 @@ export class Board {
   #reverse({ drawn, erased }) {
     const known = new Map(this.strokes.map((stroke) => [stroke.id, stroke]));
     const reverse = {
-      drawn: erased.map(({ by: _, ...stroke }) => ({ ...stroke, id: crypto.randomUUID() })),
+      drawn: erased.map(({ by: _, ...stroke }) => ({ ...stroke, id: newId() })),
       erased: drawn.filter(({ id }) => known.has(id)),
     };
     this.#perform(reverse);

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { connect } from "@skein/skein/client";
+import { connect, newId } from "@skein/skein/client";
 import { isTouched, pieces, round, simplify } from "../geometry.ts";
 import { Board } from "./board.js";
 import { Cursors } from "./cursors.js";
@@ -28,7 +28,11 @@ const TRANSPORTS = ["webtransport", "websocket", "http"].filter((name) =>
 );
 
 /** Users on the board, with the data of their presence. */
-const people = new Map();
+let people = new Map();
+/** Ends the list of the users on the board. */
+let unwatch;
+/** True if the last list was that of a connection. */
+let wasLive = false;
 let me = "";
 let client;
 let board;
@@ -99,10 +103,11 @@ function openBoard() {
   if (name === board?.name) return;
   if (board !== undefined) {
     board.leave();
+    unwatch();
     void client.presence(`board:${board.name}`).catch(console.warn);
   }
-  people.clear();
-  drawPeople(people, me);
+  people = new Map();
+  wasLive = false;
   isPlaced = false;
   line = undefined;
   board = new Board(client, name, { me, change: redraw, notice: notify });
@@ -110,6 +115,7 @@ function openBoard() {
   const hue = Number(localStorage.getItem("hue") ?? HUES[Math.floor(Math.random() * HUES.length)]);
   localStorage.setItem("hue", String(hue));
   client.presence(`board:${name}`, { hue }).catch(console.warn);
+  unwatch = client.members(`board:${name}`).subscribe(noteMembers);
   document.title = `${name} - Skein whiteboard`;
   elements["board-name"].textContent = name;
   redraw();
@@ -118,22 +124,22 @@ function openBoard() {
 /** Receives all messages except the changes of the board, which arrive by the subscription. */
 function receive({ topic, data }) {
   if (topic === "cursors") cursors.take(data);
-  if (topic === `presence:board:${board?.name}`) notePresence(data);
 }
 
-function notePresence(notice) {
-  const { type, user } = notice;
-  const { members = [], joined = [], updated = [], left = [] } = notice;
-  if (type === "members" && !notice.page) people.clear();
-  if (type === "join" || type === "update") joined.push(notice);
-  if (type === "leave") left.push(notice);
-  for (const { user, data = {} } of [...members, ...joined, ...updated]) people.set(user, data);
-  for (const { user } of left) {
-    people.delete(user);
+/** Draws who is at the board, and tells who came and who left. */
+function noteMembers(members) {
+  const before = people;
+  people = new Map(Array.from(members, ([user, { data }]) => [user, data ?? {}]));
+  const isLive = members.status === "subscribed";
+  for (const user of before.keys()) {
+    if (people.has(user)) continue;
     cursors.leave(user);
+    if (isLive && wasLive && user !== me) notify(`${user} left`);
   }
-  if (type === "join" && user !== me) notify(`${user} is here`);
-  if (type === "leave" && user !== me) notify(`${user} left`);
+  for (const user of people.keys()) {
+    if (isLive && wasLive && user !== me && !before.has(user)) notify(`${user} is here`);
+  }
+  wasLive = isLive;
   drawPeople(people, me);
 }
 
@@ -144,7 +150,7 @@ const gestures = {
   cross: elements.cross,
   begin(point, tool) {
     const { colour, width } = tools();
-    line = { id: crypto.randomUUID(), tool, colour, width, points: [point], erased: 0 };
+    line = { id: newId(), tool, colour, width, points: [point], erased: 0 };
     isPlaced = true;
     gestures.move([point]);
   },
@@ -168,7 +174,7 @@ const gestures = {
     if (tool === "pen") {
       const simple = simplify(points, 0.4 / surface.view.zoom).map(round);
       const drawn = pieces(simple).map((points, i) => ({
-        id: i === 0 ? id : crypto.randomUUID(),
+        id: i === 0 ? id : newId(),
         colour,
         width,
         points,
