@@ -70,12 +70,14 @@ import type { PresenceMember } from "../session/wire/presence_notice.ts";
 import type { HistoryOptions } from "../session/wire/recovery.ts";
 import { errorOf, type View } from "./stores/cell.ts";
 import { Hub } from "./stores/hub.ts";
+import { NO_LINES, type PendingLine } from "./stores/pending_lines.ts";
 import { NO_REQUEST, RequestCell, type RequestSnapshot } from "./stores/request_cell.ts";
 import { NO_ITEMS, PENDING_ITEMS, StreamCell, type StreamSnapshot } from "./stores/stream_cell.ts";
 import { PENDING_ROOM } from "./stores/room_cell.ts";
 import { PENDING_TOPIC, type TopicSnapshot } from "./stores/topic_cell.ts";
 
 export type { RoomData } from "../session/contract.ts";
+export type { PendingLine } from "./stores/pending_lines.ts";
 export type { RequestSnapshot } from "./stores/request_cell.ts";
 export type { StreamSnapshot } from "./stores/stream_cell.ts";
 export type { Keyed, TopicGap, TopicSnapshot } from "./stores/topic_cell.ts";
@@ -140,6 +142,11 @@ export interface UseTopicOptions extends HistoryOptions {
  */
 export interface TopicState<C extends Contract = Contract, T extends string = string>
   extends TopicSnapshot<TopicMessage<C, T>> {
+  /**
+   * The publications by `publish` of this page that wait: for a connection, or for the server. In the
+   * order of the calls; one is gone as soon as it arrives in `messages`, or is refused.
+   */
+  readonly pending: readonly PendingLine<ContractData<C, "server", T>>[];
   /**
    * Publishes to the topic, if the server's `authorize` allows this client. A rejection counts as
    * handled, so a handler of events may ignore the promise: `error` has the error, until a
@@ -496,14 +503,18 @@ export function createHooks<C extends Contract = Contract>(contract?: C): SkeinH
         [hub, topic, keep, start],
       );
       const snapshot = useView(view, PENDING_TOPIC) as TopicSnapshot;
+      const waiting = useMemo(
+        () => topic === null ? nothing(NO_LINES) : hub.pending(topic),
+        [hub, topic],
+      );
+      const pending = useView(waiting, NO_LINES);
       const { failure, run } = useActions(topic);
       const publish: TopicState["publish"] = useMemo(() => (data, options) => {
-        const sent = topic === null ? noTopic() : hub.client.publish(topic, data, options);
-        return run(sent);
+        return run(topic === null ? noTopic() : hub.publish(topic, data, options));
       }, [hub, topic, run]);
       return useMemo(
-        () => ({ ...snapshot, error: snapshot.error ?? failure, publish }),
-        [snapshot, failure, publish],
+        () => ({ ...snapshot, pending, error: snapshot.error ?? failure, publish }),
+        [snapshot, pending, failure, publish],
       );
     },
 

@@ -234,6 +234,61 @@ Deno.test("a provider closes all topics of an application's client with its end"
   assert(client.isConnected);
 });
 
+Deno.test("useTopic() has the lines that wait for the server, up to their arrival or refusal", async () => {
+  const { promise: isOpen, resolve: open } = Promise.withResolvers<void>();
+  const answers: (() => void)[] = [];
+  await using server = testServer({
+    authorize: async (_session, topic, action) => {
+      if (action === "publish") await new Promise<void>((answer) => answers.push(answer));
+      return topic === "chat";
+    },
+  });
+  await using client = server.connect({ connectAfter: isOpen, delivery: "at-least-once" });
+  using page = new Page();
+  const states = new Set<string>();
+  let publish!: TopicState["publish"];
+  const Lines = ({ topic, keep }: { topic: string; keep: number }) => {
+    const state = useTopic(topic, { keep });
+    if (keep === 10) publish = state.publish;
+    const texts = [...state.messages, ...state.pending].map(({ key, data }) => `${key}${data}`);
+    const text = `${texts.join()} ${state.error instanceof RequestError}`;
+    states.add(text);
+    return `[${text}]`;
+  };
+  const show = (topic: string) =>
+    page.show(
+      h(
+        SkeinProvider,
+        { client },
+        h(Fragment, null, h(Lines, { topic, keep: 10 }), h(Lines, { topic, keep: 5 })),
+      ),
+    );
+  show("chat");
+  await page.has("[ false][ false]");
+  for (const text of ["a", "a", "b"]) publish(text).catch(() => {});
+  await page.has("[-1a,-2a,-3b false][-1a,-2a,-3b false]"); // Offline, in order, in both lists.
+  open();
+  await until(() => answers.length === 1);
+  answers.shift()!();
+  await page.has("[0a,-2a,-3b false][0a,-2a,-3b false]");
+  await until(() => answers.length === 1);
+  answers.shift()!();
+  await page.has("[0a,1a,-3b false][0a,1a,-3b false]");
+  await until(() => answers.length === 1);
+  answers.shift()!();
+  await page.has("[0a,1a,2b false][0a,1a,2b false]");
+  // No state in between shows a line twice, or not at all.
+  for (const state of states) assert(/^(0a,|-1a,)(1a,|-2a,)(2b|-3b) |^ /.test(state), state);
+
+  show("secret");
+  await page.has("[ true][ true]");
+  void publish("c");
+  await page.has("[-4c true][-4c true]");
+  await until(() => answers.length === 1);
+  answers.shift()!();
+  await page.has("[ true][ true]");
+});
+
 Deno.test("useTopic() shows errors and gaps in place of throwing", async () => {
   await using server = testServer({
     authorize: (_session, topic, action) => topic === "open" && action === "subscribe",

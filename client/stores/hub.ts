@@ -1,8 +1,9 @@
 /** The client of a part of a page, and all that the components of that part share. */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Client } from "../client.ts";
-import type { WaitOptions } from "../../session/types.ts";
+import type { ClientPublishOptions, WaitOptions } from "../../session/types.ts";
 import { Rounds, type View } from "./cell.ts";
+import { type PendingLine, PendingLines } from "./pending_lines.ts";
 import { PENDING_ROOM, RoomCell, type RoomSnapshot } from "./room_cell.ts";
 import { SharedCells } from "./shared_cells.ts";
 import { PENDING_ITEMS, StreamCell, type StreamSnapshot } from "./stream_cell.ts";
@@ -41,6 +42,7 @@ export class Hub {
   readonly current: View<Client>;
   readonly #options: HubOptions;
   readonly #cells: SharedCells;
+  readonly #pending: PendingLines;
   readonly #listeners = new Set<() => void>();
   #client: Client | undefined;
   #mounted = Promise.withResolvers<void>();
@@ -52,6 +54,7 @@ export class Hub {
     this.#options = options;
     this.rounds = new Rounds(options.runtime);
     this.#cells = new SharedCells(options.runtime, options.graceMs);
+    this.#pending = new PendingLines(this.rounds, options.runtime);
     this.current = {
       watch: (listener) => {
         this.#revive();
@@ -100,6 +103,18 @@ export class Hub {
       },
       get: () => (this.#topicOf(key)?.snapshot ?? seen?.parked) ?? PENDING_TOPIC,
     };
+  }
+
+  /** Publishes, and keeps the publication among those that wait. */
+  publish(topic: string, data: unknown, options: ClientPublishOptions = {}): Promise<void> {
+    const publication = this.client.publish(topic, data, options);
+    this.#pending.add(topic, data, publication, { isEchoed: options.echo !== false });
+    return publication;
+  }
+
+  /** Makes the view of the publications on a topic that wait for the server. */
+  pending(topic: string): View<readonly PendingLine[]> {
+    return this.#pending.of(topic);
   }
 
   /** Makes the view of a room. */
@@ -167,7 +182,11 @@ export class Hub {
     },
   ): () => void {
     this.#revive();
-    const open = () => new TopicCell(this.rounds, this.client, topic, options);
+    const open = () =>
+      new TopicCell(this.rounds, this.client, topic, {
+        ...options,
+        reader: this.#pending.follow(topic),
+      });
     return this.#cells.use(key, open, listener);
   }
 
@@ -175,6 +194,7 @@ export class Hub {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#cells.close();
+    this.#pending.close();
     this.rounds.stop();
     if (!this.#options.client) void this.#client?.close();
   }

@@ -5,6 +5,7 @@ import type { Subscription } from "../subscription.ts";
 import type { UntypedMessage } from "../../session/message.ts";
 import type { HistoryPosition, RecoveryReason } from "../../session/wire/recovery.ts";
 import { Cell, errorOf, type Rounds } from "./cell.ts";
+import type { TopicReader } from "./pending_lines.ts";
 import { ROOM_GRACE_MS } from "./room_cell.ts";
 
 /**
@@ -67,6 +68,7 @@ export interface TopicCellOptions extends Pick<ClientSubscribeOptions, "last" | 
 /** One subscription, and the newest of its messages. */
 export class TopicCell extends Cell<TopicSnapshot> {
   readonly #keep: number;
+  readonly #reader: TopicReader;
   #subscription: Subscription | undefined;
   /** Position of the newest message, for a topic with a history. */
   #position: HistoryPosition | undefined;
@@ -84,17 +86,21 @@ export class TopicCell extends Cell<TopicSnapshot> {
    * @param rounds Tells the changes.
    * @param client The client.
    * @param topic The topic.
-   * @param options Number of messages, the start in a history, and the closed cell of a part of the
-   * page that was hidden, which this cell continues.
+   * @param options Number of messages, the start in a history, the reader to notify of each message,
+   * and the closed cell of a part of the page that was hidden, which this cell continues.
    */
   constructor(
     rounds: Rounds,
     client: Client,
     topic: string,
-    { keep, previous, ...start }: TopicCellOptions & { readonly previous: TopicCell | undefined },
+    { keep, previous, reader, ...start }: TopicCellOptions & {
+      readonly previous: TopicCell | undefined;
+      readonly reader: TopicReader;
+    },
   ) {
     super(rounds, previous?.parked ?? PENDING_TOPIC);
     this.#keep = keep;
+    this.#reader = reader;
     if (previous?.parked) this.#continue(previous);
     try {
       this.#subscription = client.subscribe(topic, {
@@ -133,6 +139,7 @@ export class TopicCell extends Cell<TopicSnapshot> {
       this.#parked = isPending ? snapshot : { ...snapshot, status: "lost" };
     }
     this.#position ??= this.#subscription?.position;
+    this.#reader.leave();
     // The subscription has ended also if the server does not answer.
     this.#subscription?.unsubscribe().catch(() => {});
   }
@@ -153,6 +160,7 @@ export class TopicCell extends Cell<TopicSnapshot> {
       for await (const message of subscription) {
         if (this.#parked) return;
         this.#position = subscription.position;
+        this.#reader.arrived(message.data);
         // Every reader has messages of its own.
         this.#messages.push(Object.assign(message, { key: this.#key++ }));
         if (this.#messages.length > 2 * this.#keep) {

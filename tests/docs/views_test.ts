@@ -128,6 +128,7 @@ for (const recipe of RECIPES) {
       const tab = new Tab(page);
       await tab.hasStatus("connected");
       await tab.hasLines(["bob: before"]);
+      await tab.hasText("#people", "ann");
       await tab.say("hello");
       await tab.hasLines(["bob: before", "ann: hello"]);
 

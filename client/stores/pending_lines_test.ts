@@ -1,0 +1,76 @@
+import { assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../base/runtime.ts";
+import { passTime } from "../../testing/turns.ts";
+import { Rounds } from "./cell.ts";
+import { PendingLines } from "./pending_lines.ts";
+
+/** Publications on one topic, each with its answer, and a reader of the topic. */
+function open() {
+  const runtime = platformRuntime();
+  const pending = new PendingLines(new Rounds(runtime), runtime);
+  const view = pending.of("chat");
+  return {
+    pending,
+    reader: pending.follow("chat"),
+    data: () => view.get().map(({ data }) => data),
+    publish(data: unknown, isEchoed = true) {
+      const { promise, resolve, reject } = Promise.withResolvers<void>();
+      pending.add("chat", data, promise, { isEchoed });
+      return { confirm: resolve, refuse: () => reject(new Error("refused")) };
+    },
+  };
+}
+
+Deno.test("PendingLines drops a line with its arrival, before or after the answer", async () => {
+  using time = new FakeTime();
+  const { reader, data, publish } = open();
+  const [first, second] = [publish({ text: "a" }), publish({ text: "b" })];
+  assertEquals(data(), [{ text: "a" }, { text: "b" }]); // At once.
+  reader.arrived({ text: "other" });
+  reader.arrived({ text: "b" });
+  await passTime(time, 20);
+  assertEquals(data(), [{ text: "a" }]);
+  second.confirm();
+  const third = publish("c");
+  third.confirm(); // An engine may answer before the publication comes.
+  await passTime(time, 20);
+  assertEquals(data(), [{ text: "a" }, "c"]);
+  reader.arrived("C"); // As a schema changed it.
+  await passTime(time, 20);
+  assertEquals(data(), [{ text: "a" }]);
+  first.refuse();
+  await passTime(time, 20);
+  assertEquals(data(), []);
+});
+
+Deno.test("PendingLines drops a confirmed line that has passed, does not come back, or is late", async () => {
+  using time = new FakeTime();
+  const { reader, data, publish } = open();
+  const passed = publish(" a ");
+  reader.arrived("a");
+  passed.confirm();
+  publish("quiet", false).confirm();
+  await passTime(time, 20);
+  assertEquals(data(), []);
+  publish("late").confirm();
+  await passTime(time, 400);
+  assertEquals(data(), ["late"]);
+  await passTime(time, 200);
+  assertEquals(data(), []);
+});
+
+Deno.test("PendingLines counts each message once for several readers of a topic", async () => {
+  using time = new FakeTime();
+  const { pending, reader, data, publish } = open();
+  const other = pending.follow("chat");
+  publish("a");
+  publish("a");
+  for (const one of [reader, other]) one.arrived("a");
+  await passTime(time, 20);
+  assertEquals(data(), ["a"]);
+  reader.leave();
+  other.arrived("a");
+  await passTime(time, 20);
+  assertEquals(data(), []);
+});
