@@ -18,9 +18,12 @@ export type Pages = ReadonlyMap<string, string>;
 /** The target of a link, or of an image in HTML. */
 const LINK = /\]\(([^)\s]+)\)|\b(?:src|href)="([^"]+)"/g;
 
-/** A paragraph, a list item or a cell that opens with an interrogative or an indefinite pronoun. */
+/**
+ * A paragraph, a list item or a cell that opens with an interrogative or an indefinite pronoun, or
+ * with a promise in place of the fact.
+ */
 const OPENING =
-  /^(?:\s*(?:[-*] |\d+\. |\|)\s*)?(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Nobody|Nothing)\b/;
+  /^(?:\s*(?:[-*] |\d+\. |\|)\s*)?(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Nobody|Nothing|After this page|With this recipe)\b/;
 
 /**
  * Checks all pages.

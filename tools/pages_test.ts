@@ -33,8 +33,9 @@ Deno.test("checkPages() reports links that lead nowhere", () => {
 
 Deno.test("checkPages() reports prose that breaks the rules", () => {
   const riddles = `They know what it is.\n- Who ${DIVIDED}\n\n\`\`\`ts\nWhat it is\n\`\`\`\n`;
-  assertEquals(check({ "a.md": riddles }), [
+  assertEquals(check({ "a.md": riddles, "b.md": "# B\n\nAfter this page you can.\n" }), [
     'a.md:2 "cannot" is one word',
     'a.md:2 no paragraph, item or cell opens so, received "- Who ' + DIVIDED + '"',
+    'b.md:3 no paragraph, item or cell opens so, received "After this page you can."',
   ]);
 });
