@@ -16,6 +16,7 @@
  */
 import { type Client, connect, guest } from "../mod.ts";
 import { serveWorkers, type WorkerNode, type Workers } from "../server.ts";
+import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
 /** Starts the server of one worker; each worker loads this module, and calls this function. */
 export default function start({ serve, index }: WorkerNode): void {
@@ -37,12 +38,16 @@ export default function start({ serve, index }: WorkerNode): void {
 
 // Workers load this module too, and must not serve workers of their own.
 if (import.meta.main) {
+  const { port, once } = optionsOf({
+    run: "deno run -N -R --unstable-net examples/all_cores.ts",
+    about: "Serves one chat by two workers, each on a core, behind one port.",
+  }, { port: PORT, once: ONCE });
   await using workers = await serveWorkers(new URL(import.meta.url), {
     workers: 2,
-    port: Deno.args.includes("--once") ? 0 : 8000,
+    port: once ? 0 : port,
     onWorkerEnd: ({ index }) => console.log(`worker ${index} ended, and another one starts`),
   });
-  if (Deno.args.includes("--once")) await showOnce(workers);
+  if (once) await showOnce(workers);
   else await interrupted();
 }
 

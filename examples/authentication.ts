@@ -6,7 +6,8 @@
  * deno run -N examples/authentication.ts --once
  * ```
  *
- * Without `--once` the servers keep running, on the ports 8000 and 8001.
+ * Without `--once` the servers keep running, on the ports 8000 and 8001, or on that of `--port` and
+ * the next one.
  *
  * @module
  */
@@ -21,6 +22,7 @@ import {
   type Server,
   SessionClosedError,
 } from "../mod.ts"; // jsr:@skein/skein
+import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
 interface User {
   readonly name: string;
@@ -36,15 +38,21 @@ const TOKENS: ReadonlyMap<string, User> = new Map([
 
 const BANNED: ReadonlySet<string> = new Set(["mallory-1"]);
 
-const isOnce = Deno.args.includes("--once");
+const { port, once: isOnce } = optionsOf({
+  run: "deno run -N examples/authentication.ts",
+  about: "Authenticates by cookies, bearer tokens, query tokens and tokens in band.",
+}, {
+  port: { ...PORT, max: 65_534, help: "port to listen on; the next one is used too" },
+  once: ONCE,
+});
 
 // Cookies, headers and query tokens arrive with the request.
-await using server = listen(8000);
+await using server = listen(port);
 
 // Pages cannot set headers, and a token does not belong in a URL. A client of this server connects
 // without a token and sends the token as its first message. The server reads no other message
 // before.
-await using inBand = listen(8001, { acceptsTokenInBand: true });
+await using inBand = listen(port + 1, { acceptsTokenInBand: true });
 
 if (isOnce) await demonstrate(server.url, inBand.url);
 else await new Promise(() => {});

@@ -6,20 +6,24 @@
  * deno run -N examples/durable_stream.ts --once
  * ```
  *
- * Without `--once` the server keeps running, on port 8000. Then
+ * Without `--once` the server keeps running, on port 8000 or that of `--port`. Then
  * `curl "http://localhost:8000/streams/answers/1?offset=-1"` reads the answer, and
  * `curl -N "http://localhost:8000/streams/answers/1?offset=-1&live=sse"` follows it.
  *
  * @module
  */
 import { connect, type DurableStreamWriter, serve } from "../mod.ts"; // jsr:@skein/skein
+import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
-const isOnce = Deno.args.includes("--once");
+const { port, once: isOnce } = optionsOf({
+  run: "deno run -N examples/durable_stream.ts",
+  about: "Writes an answer word by word to a stream that survives a refresh of the page.",
+}, { port: PORT, once: ONCE });
 
 const id = "answers/1";
 
 await using server = serve({
-  port: isOnce ? 0 : 8000,
+  port: isOnce ? 0 : port,
   durableStreams: { path: "/streams", authorize: ({ action }) => action === "read" },
   // A real application compares the user of the session with the owner of the answer.
   authorize: (_session, topic, action) =>

@@ -14,8 +14,12 @@
 import { Hono } from "npm:hono@^4";
 import { MemoryBroker } from "../pubsub/mod.ts"; // jsr:@skein/skein/pubsub
 import { DurableStreamsHandler, type RequestInfo } from "../server.ts"; // jsr:@skein/skein/server
+import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
-const isOnce = Deno.args.includes("--once");
+const { port, once: isOnce } = optionsOf({
+  run: "deno run -N examples/durable_streams_in_hono.ts",
+  about: "Serves durable streams from a Hono app.",
+}, { port: PORT, once: ONCE });
 const HEADERS = { "content-type": "text/plain", authorization: "Bearer s3cret" };
 const ANSWER = "A stream keeps what was said, and tells when all was said.";
 
@@ -62,7 +66,7 @@ async function send(url: string, init: RequestInit): Promise<void> {
   if (!response.ok) throw new Error(`${init.method} ${url} was answered with ${response.status}`);
 }
 
-await using http = Deno.serve({ port: isOnce ? 0 : 8000 }, app.fetch);
+await using http = Deno.serve({ port: isOnce ? 0 : port }, app.fetch);
 
 if (isOnce) await demonstrate(`http://localhost:${http.addr.port}`);
 else await http.finished;

@@ -3,7 +3,7 @@
  *
  * ```sh
  * deno run -N --unstable-net examples/echo.ts        # stays until Ctrl-C
- * deno run -N --unstable-net examples/echo.ts 0 --once
+ * deno run -N --unstable-net examples/echo.ts --once
  * ```
  *
  * While the server runs, open http://localhost:8000 and write in the browser's console:
@@ -17,9 +17,15 @@
  * @module
  */
 import { dial, serve } from "../mod.ts"; // In your own project: jsr:@skein/skein
+import { ONCE, optionsOf, PORT } from "./shared/options.ts";
+
+const { port, once } = optionsOf({
+  run: "deno run -N --unstable-net examples/echo.ts",
+  about: "Sends every message of a session back.",
+}, { port: PORT, once: ONCE });
 
 const server = serve({
-  port: Number(Deno.args[0] ?? 8000),
+  port: once ? 0 : port,
   async onOpen(session) {
     for await (const { topic, data } of session) session.send(topic, data);
   },
@@ -29,5 +35,5 @@ await using session = await dial(server.url);
 session.send("hello", "Is anybody there?");
 for await (const { topic, data } of session) {
   console.log(topic, data);
-  if (Deno.args.includes("--once")) await server.close();
+  if (once) await server.close();
 }

@@ -12,8 +12,12 @@
  */
 import { Hono } from "npm:hono@^4";
 import { createServer, dial, guest, type RequestInfo } from "../mod.ts"; // jsr:@skein/skein
+import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
-const isOnce = Deno.args.includes("--once");
+const { port, once: isOnce } = optionsOf({
+  run: "deno run -N examples/embed_in_hono.ts",
+  about: "Serves sessions inside a Hono app, on one port.",
+}, { port: PORT, once: ONCE });
 
 // This server does not listen: Hono hands over the requests.
 await using server = createServer({
@@ -40,7 +44,7 @@ app.post("/visits/:page", (c) => {
 
 app.get("/online", (c) => c.json(server.presence.online()));
 
-await using http = Deno.serve({ port: isOnce ? 0 : 8000 }, app.fetch);
+await using http = Deno.serve({ port: isOnce ? 0 : port }, app.fetch);
 
 if (isOnce) await demonstrate(`http://localhost:${http.addr.port}`);
 else await http.finished;

@@ -18,9 +18,16 @@
  */
 import { z } from "zod";
 import { dial, serve, type Session, type StructuredDatagrams, type TransportName } from "../mod.ts"; // jsr:@skein/skein
+import { ONCE, optionsOf } from "./shared/options.ts";
 
 const WIDTH = 60;
-const isOnce = Deno.args.includes("--once");
+const { transport, once: isOnce } = optionsOf({
+  run: "deno run -N --unstable-net examples/game_state.ts",
+  about: "Plays a game in the terminal, whose states go by datagrams.",
+}, {
+  transport: { value: "NAME", default: "webtransport", help: "webtransport or websocket" },
+  once: ONCE,
+});
 const tickMs = isOnce ? 20 : 100;
 
 /**
@@ -189,6 +196,5 @@ function draw(view: View, log: readonly string[], kind: string): ReturnType<type
 if (isOnce) {
   for (const transport of ["webtransport", "websocket"] as const) await play(transport, 45);
 } else {
-  const at = Deno.args.indexOf("--transport") + 1;
-  await play(at > 0 ? Deno.args[at] as TransportName : "webtransport", Infinity);
+  await play(transport as TransportName, Infinity);
 }

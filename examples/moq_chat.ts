@@ -13,6 +13,7 @@
  */
 // In your own project: jsr:@skein/skein/moq
 import { connectMoq, listenMoq, LiveTrack, type MoqClient, MoqRelay } from "../pubsub/moq/mod.ts";
+import { ONCE, optionsOf } from "./shared/options.ts";
 
 const LOBBY = "/chat/lobby";
 const SERVER = "http://127.0.0.1:4444";
@@ -132,8 +133,15 @@ async function talk(): Promise<void> {
   await see("eve", "bob left");
 }
 
-const nameAt = Deno.args.indexOf("--name") + 1;
-if (Deno.args.includes("--once")) await talk();
-else if (Deno.args.includes("--serve")) await serve();
-else if (nameAt > 0) await join(Deno.args[nameAt] ?? "");
+const options = optionsOf({
+  run: "deno run -N --unstable-net examples/moq_chat.ts",
+  about: "Chats over Media over QUIC: a relay with --serve, and members with --name.",
+}, {
+  serve: { help: `starts the relay at ${SERVER}` },
+  name: { value: "NAME", help: "enters the chat with this name" },
+  once: ONCE,
+});
+if (options.once) await talk();
+else if (options.serve) await serve();
+else if (options.name !== undefined) await join(options.name);
 else console.error("Pass --serve, or --name NAME");

@@ -13,11 +13,19 @@
  */
 // In your own project: jsr:@skein/skein/moq
 import { dialMoq, listenMoq, LiveTrack, TrackMux } from "../pubsub/moq/mod.ts";
+import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
-const isOnce = Deno.args.includes("--once");
+const { port, watch: watched, once: isOnce } = optionsOf({
+  run: "deno run -N --unstable-net examples/moq_clock.ts",
+  about: "Publishes the time over Media over QUIC, one group a second.",
+}, {
+  port: { ...PORT, default: 4443 },
+  watch: { value: "URL", help: "watches the clock at this address, instead of serving one" },
+  once: ONCE,
+});
 
-if (Deno.args[0] === "--watch") await watch(Deno.args[1] ?? "http://127.0.0.1:4443");
-else await serve();
+if (watched === undefined) await serve();
+else await watch(watched);
 
 async function serve(): Promise<void> {
   const seconds = new LiveTrack();
@@ -29,7 +37,7 @@ async function serve(): Promise<void> {
   }, 1000);
 
   await using server = listenMoq({
-    port: isOnce ? 0 : 4443,
+    port: isOnce ? 0 : port,
     mux,
     authorize: (_session, _path, action) => action !== "publish",
   });

@@ -36,6 +36,7 @@ import {
   TrackMux,
 } from "../pubsub/moq/mod.ts";
 import { type Broker, MemoryBroker, Nodes } from "../pubsub/mod.ts";
+import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
 interface RelayOptions {
   readonly port: number;
@@ -52,14 +53,29 @@ interface RelayOptions {
   readonly token?: string | undefined;
 }
 
-if (Deno.args.includes("--once")) await show();
+const { port, upstream, broker, advertise, token, once } = optionsOf({
+  run: "deno run -N --unstable-net examples/moq_relay.ts",
+  about: "Relays broadcasts of Media over QUIC between all peers.",
+}, {
+  port: { ...PORT, default: 4443 },
+  upstream: { value: "URL", multiple: true, help: "another relay to follow; may be repeated" },
+  broker: { value: "URL", help: "redis://HOST or nats://HOST, for a cluster of relays (with -A)" },
+  advertise: {
+    value: "URL",
+    help: "address of this relay for the others; listens on all interfaces",
+  },
+  token: { value: "SECRET", help: "lets only clients with this token publish" },
+  once: ONCE,
+});
+
+if (once) await show();
 else {
   const { url } = startRelay({
-    port: Number(valuesOf("--port")[0] ?? 4443),
-    upstreams: valuesOf("--upstream"),
-    broker: await brokerAt(valuesOf("--broker")[0]),
-    advertise: valuesOf("--advertise")[0],
-    token: valuesOf("--token")[0],
+    port,
+    upstreams: upstream,
+    broker: await brokerAt(broker),
+    advertise,
+    token,
   });
   console.log(`A relay at ${url} (Ctrl-C ends it)`);
   await new Promise(() => {});
@@ -142,10 +158,6 @@ async function brokerAt(url: string | undefined): Promise<Broker | undefined> {
   }
   const { RedisBroker } = await import("../pubsub/redis/mod.ts");
   return new RedisBroker({ url });
-}
-
-function valuesOf(flag: string): string[] {
-  return Deno.args.filter((_, at) => Deno.args[at - 1] === flag);
 }
 
 /** Runs a publisher, a chain of two relays, and two viewers. */

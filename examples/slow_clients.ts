@@ -15,6 +15,12 @@
 import { type OverflowPolicy, QueueFullError, Session } from "../mod.ts";
 import { sessionSettings } from "../session/mod.ts";
 import { memoryPair } from "../transport/mod.ts"; // jsr:@skein/skein
+import { optionsOf } from "./shared/options.ts";
+
+optionsOf({
+  run: "deno run examples/slow_clients.ts",
+  about: "Shows the overflow policies of a bounded queue, with a client that stops reading.",
+}, {});
 
 /** Pixels of one frame: 16 KiB, so that four frames fill the link, which holds 64 KiB. */
 const PIXELS = "x".repeat(16_384);

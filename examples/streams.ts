@@ -18,13 +18,20 @@
 import { dial, serve } from "../mod.ts";
 import { directDatagrams, receiveBidirectional, receiveUnidirectional } from "../transport/mod.ts";
 import type { DirectReadable, DirectStream } from "../transport/mod.ts";
+import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
-const isOnce = Deno.args.includes("--once");
-const port = Deno.args.includes("--port") ? Deno.args[Deno.args.indexOf("--port") + 1] : 8000;
+const { port, load, once: isOnce } = optionsOf({
+  run: "deno run -N --unstable-net examples/streams.ts",
+  about: "Sends everything back: messages, requests, streams and datagrams.",
+}, {
+  port: PORT,
+  load: { help: "lets one address have any number of sessions, for a load generator" },
+  once: ONCE,
+});
 
 await using server = serve({
-  port: isOnce ? 0 : Number(port),
-  ...(Deno.args.includes("--load") && { limits: { maxSessionsPerAddress: Infinity } }),
+  port: isOnce ? 0 : port,
+  ...(load && { limits: { maxSessionsPerAddress: Infinity } }),
   onOpen({ connection }) {
     const datagrams = directDatagrams(connection.datagrams);
     datagrams.receive((datagram) => datagrams.send(datagram));

@@ -12,8 +12,12 @@
  */
 import { z } from "zod";
 import { dial, type IncomingStream, serve, type Session, StructuredError } from "../mod.ts"; // jsr:@skein/skein
+import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
-const isOnce = Deno.args.includes("--once");
+const { port, once: isOnce } = optionsOf({
+  run: "deno run -N --unstable-net examples/structured_stream.ts",
+  about: "Sends typed messages on a stream of their own.",
+}, { port: PORT, once: ONCE });
 
 /**
  * Message types by number. Both ends import the registry; a real project keeps it in a shared
@@ -26,7 +30,7 @@ const registry = {
 };
 
 await using server = serve({
-  port: isOnce ? 0 : 8000,
+  port: isOnce ? 0 : port,
   onStream: answer,
   onError(error) { // Only this stream ended.
     if (error instanceof StructuredError) console.log(`refused: ${error.reason}`);

@@ -12,8 +12,12 @@
  */
 import { z } from "zod";
 import { connect, defineContract, guest, type MessageOf, RequestError, serve } from "../mod.ts"; // jsr:@skein/skein
+import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
-const isOnce = Deno.args.includes("--once");
+const { port, once: isOnce } = optionsOf({
+  run: "deno run -N examples/typed_contract.ts",
+  about: "Checks all messages of both ends by one contract.",
+}, { port: PORT, once: ONCE });
 
 /** The contract. A real project has a shared module for contracts. */
 const board = defineContract({
@@ -33,7 +37,7 @@ const board = defineContract({
 const titles = new Map<string, string[]>();
 
 await using server = serve({
-  port: isOnce ? 0 : 8000,
+  port: isOnce ? 0 : port,
   contract: board,
   authenticate: ({ token }) => token ?? guest,
   onOpen(session) {

@@ -80,7 +80,14 @@ export class Cluster implements AsyncDisposable {
   async #start(node: Node): Promise<void> {
     const { name, url } = this.#engine;
     const file = new URL("./node.ts", import.meta.url).href;
-    const args = [`${node.number}`, `${node.port}`, name, url, this.#origin];
+    const values = {
+      number: node.number,
+      port: node.port,
+      engine: name,
+      url,
+      origin: this.#origin,
+    };
+    const args = Object.entries(values).map(([option, value]) => `--${option}=${value}`);
     const process = node.process = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", "--quiet", file, ...args],
       // Never written to. If this program ends, the pipe closes and the node ends, too.

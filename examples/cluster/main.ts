@@ -18,16 +18,26 @@ import { Cluster } from "./cluster.ts";
 import { type Verb, VERBS } from "./contract.ts";
 import { serveControl } from "./control.ts";
 import { type Engine, type EngineName, startEngine } from "./engine.ts";
+import { ONCE, optionsOf, PORT } from "../shared/options.ts";
 import { showOnce } from "./once.ts";
 
 if (import.meta.main) {
-  await main(Deno.args);
+  await main();
   Deno.exit(); // The signal listeners would keep the process running.
 }
 
-async function main(args: readonly string[]): Promise<void> {
-  const port = Number(valueOf(args, "--port") ?? 8003);
-  await using engine = await engineOf(args);
+async function main(): Promise<void> {
+  const { port, once, ...engines } = optionsOf({
+    run: "deno run -A examples/cluster/main.ts --redis",
+    about: "Serves a room that spans two nodes on Redis or NATS.",
+    args: withAddresses(Deno.args),
+  }, {
+    redis: { value: "[URL]", help: "joins the nodes by Redis; without an address starts one" },
+    nats: { value: "[HOST]", help: "joins the nodes by NATS; without an address starts one" },
+    port: { ...PORT, default: 8003 },
+    once: ONCE,
+  });
+  await using engine = await engineOf(engines);
   await using cluster = await Cluster.start(engine, `http://localhost:${port}`);
   const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
   async function end(): Promise<void> {
@@ -38,7 +48,7 @@ async function main(args: readonly string[]): Promise<void> {
     Deno.exit(1);
   }
   for (const signal of signals) Deno.addSignalListener(signal, end);
-  if (args.includes("--once")) return await showOnce(cluster);
+  if (once) return await showOnce(cluster);
   await serveControl(cluster, port);
   console.log(`A room on two nodes at http://localhost:${port} (Ctrl-C ends it)`);
   console.log("Commands: kill 1, drain 1, start 1, and the same with 2");
@@ -56,20 +66,23 @@ async function obey(cluster: Cluster): Promise<void> {
   }
 }
 
-async function engineOf(args: readonly string[]): Promise<Engine> {
+async function engineOf(
+  engines: Readonly<Record<EngineName, string | undefined>>,
+): Promise<Engine> {
   for (const name of ["redis", "nats"] satisfies EngineName[]) {
-    if (!args.includes(`--${name}`)) continue;
-    const url = valueOf(args, `--${name}`);
-    if (url === undefined) return await startEngine(name);
+    const url = engines[name];
+    if (url === undefined) continue;
+    if (url === "") return await startEngine(name);
     return { name, url, [Symbol.asyncDispose]: () => Promise.resolve() };
   }
   console.error("Pass --redis or --nats, and optionally the address of a running server");
   return Deno.exit(2);
 }
 
-/** Returns the value after an argument, unless the next word is another argument. */
-function valueOf(args: readonly string[], name: string): string | undefined {
-  const at = args.indexOf(name);
-  const value = at < 0 ? undefined : args[at + 1];
-  return value?.startsWith("--") ? undefined : value;
+/** Gives an engine without an address an empty one. */
+function withAddresses(args: readonly string[]): string[] {
+  return args.map((arg, i) => {
+    const hasValue = args[i + 1]?.startsWith("--") === false;
+    return /^--(redis|nats)$/.test(arg) && !hasValue ? `${arg}=` : arg;
+  });
 }

@@ -1,8 +1,8 @@
 /**
  * One node: a chat of one room, which spans all nodes on the same engine.
  *
- * Arguments: `node.ts <number> <port> <redis or nats> <engine's URL> <origin of the page>`. The
- * program prints `up` once the node listens. `SIGTERM` drains the node.
+ * `cluster.ts` starts the nodes. The program prints `up` once the node listens. `SIGTERM` drains the
+ * node.
  *
  * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *
@@ -10,20 +10,30 @@
  */
 import { AuthenticationError, serve } from "../../mod.ts";
 import { chat } from "./contract.ts";
+import { optionsOf, PORT } from "../shared/options.ts";
 import { brokerFor, type EngineName } from "./engine.ts";
 
 /** Longest drain, in milliseconds. */
 const DRAIN_MS = 3_000;
 
-const [number, port, engine, url, origin] = Deno.args as [string, string, EngineName, ...string[]];
-const broker = brokerFor(engine, url!);
+const { number, port, engine, url, origin } = optionsOf({
+  run: "deno run -A examples/cluster/node.ts",
+  about: "Serves one node of the cluster, until its standard input ends.",
+}, {
+  number: { value: "N", default: 1, help: "number of the node" },
+  port: PORT,
+  engine: { value: "NAME", default: "redis", help: "redis or nats" },
+  url: { value: "URL", default: "redis://127.0.0.1:6379", help: "address of the engine" },
+  origin: { value: "ORIGIN", default: "http://localhost:8003", help: "origin of the page" },
+});
+const broker = brokerFor(engine as EngineName, url);
 const server = serve({
-  port: Number(port),
+  port,
   hostname: "127.0.0.1",
   // WebTransport needs UDP, and the balancer forwards only TCP.
   webTransport: false,
   onListen() {},
-  origins: [origin!],
+  origins: [origin],
   contract: chat,
 
   // These three options make the server a node of a cluster.
@@ -38,12 +48,12 @@ const server = serve({
     throw new AuthenticationError("A name has 1 to 20 letters and digits", { status: 400 });
   },
   authorize: (_session, topic, action) => action === "subscribe" && topic === "room:lobby",
-  onOpen: (session) => session.send("node", Number(number)),
+  onOpen: (session) => session.send("node", number),
 
   // A line counts as handled once the engine has stored it. If the node dies before, the client
   // sends the line again to the next node.
   async onMessage({ data: { id, text } }, session) {
-    const line = { id, from: session.user, text, node: Number(number) };
+    const line = { id, from: session.user, text, node: number };
     await server.topics.append("room:lobby", line);
   },
 });

@@ -2,8 +2,8 @@
  * Sends a file over a stream and shows the progress. After a lost connection the transfer resumes.
  *
  * ```sh
- * deno run -N -R -W --unstable-net examples/file_transfer/main.ts receive ./received
- * deno run -N -R --unstable-net examples/file_transfer/main.ts send holiday.mp4 http://localhost:8000
+ * deno run -N -R -W --unstable-net examples/file_transfer/main.ts --receive ./received
+ * deno run -N -R --unstable-net examples/file_transfer/main.ts --send holiday.mp4
  * ```
  *
  * With `--once` the program sends a file to its own server, over WebTransport and over WebSocket,
@@ -14,17 +14,28 @@
 import { send } from "./client.ts";
 import { sha256Of } from "./inbox.ts";
 import { receiveInto } from "./server.ts";
+import { ONCE, optionsOf, PORT } from "../shared/options.ts";
 
-const [command, first, second] = Deno.args;
-if (command === "receive" && first !== undefined) {
-  await using server = receiveInto(first, 8000);
+const options = optionsOf({
+  run: "deno run -N -R -W --unstable-net examples/file_transfer/main.ts",
+  about: "Sends a file over a stream, and resumes after a lost connection.",
+}, {
+  receive: { value: "FOLDER", help: "receives files into this folder" },
+  port: PORT,
+  send: { value: "FILE", help: "sends this file" },
+  to: { value: "URL", default: "http://localhost:8000", help: "the server to send to" },
+  once: ONCE,
+});
+if (options.once) await demonstrate();
+else if (options.receive !== undefined) {
+  await using server = receiveInto(options.receive, options.port);
   console.log(`Send files to ${server.url}`);
   await new Promise(() => {});
-} else if (command === "send" && first !== undefined && second !== undefined) {
-  const path = await send(second, first, { name: first, onProgress: progress("sent") });
+} else if (options.send !== undefined) {
+  const { send: file, to } = options;
+  const path = await send(to, file, { name: file, onProgress: progress("sent") });
   console.log(`stored as ${path}`);
-} else if (command === "--once") await demonstrate();
-else console.log('Pass "receive FOLDER", "send FILE URL" or "--once"');
+} else console.error("Pass --receive FOLDER, or --send FILE");
 
 /** Draws a progress bar: in place on a terminal, and as one line each quarter elsewhere. */
 function progress(label: string): (bytes: number, size: number) => void {

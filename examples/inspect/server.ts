@@ -13,14 +13,18 @@
  *
  * @module
  */
+import { ONCE, optionsOf, PORT } from "../shared/options.ts";
 import { Demo, SECRET } from "./demo.ts";
 
-if (import.meta.main) await main(Deno.args);
+if (import.meta.main) await main();
 
-async function main(args: readonly string[]): Promise<void> {
-  if (args.includes("--once")) return await lookOnce();
-  const at = args.indexOf("--port");
-  const demo = await Demo.start({ port: at < 0 ? 8001 : Number(args[at + 1]) });
+async function main(): Promise<void> {
+  const { port, once } = optionsOf({
+    run: "deno run -N examples/inspect/server.ts",
+    about: "Shows the inspector at a server with demo users.",
+  }, { port: { ...PORT, default: 8001 }, once: ONCE });
+  if (once) return await lookOnce();
+  const demo = await Demo.start({ port });
   console.log(`Inspector at ${demo.inspectorUrl} (Ctrl-C ends it)`);
   Deno.addSignalListener("SIGINT", async function end() {
     Deno.removeSignalListener("SIGINT", end); // A second Ctrl-C exits immediately.

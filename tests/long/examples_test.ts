@@ -63,6 +63,7 @@ eve sees ann: Now I am where I was.
 
 /** File, permissions and printed lines; a pattern stands for a line that varies. */
 const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | RegExp)[]])[] = [
+  ["echo.ts", ["-N"], ["hello Is anybody there?"]],
   ["streams.ts", ["-N"], [
     'a message came back: hello { to: "the server" }',
     "a request was answered: [ 1, 2, 3 ]",
@@ -213,11 +214,6 @@ for (const [file, flags, expected] of RUNS) {
   );
 }
 
-Deno.test("examples/echo.ts 0 --once shows its feature", async () => {
-  const expected = ["hello Is anybody there?"];
-  await runsOnce("echo.ts", { flags: ["-N"], args: ["0"], expected });
-});
-
 for (const [engine, ignore] of [["redis", isRedisMissing], ["nats", isNatsMissing]] as const) {
   const expected = [`2 nodes on ${engine}`, ...CLUSTER.trim().split("\n")];
   Deno.test({
@@ -226,6 +222,62 @@ for (const [engine, ignore] of [["redis", isRedisMissing], ["nats", isNatsMissin
     fn: () => runsOnce("cluster/main.ts", { flags: ["-A"], args: [`--${engine}`], expected }),
   });
 }
+
+/** Lists the programs: files in the folder itself, and others that run as a main module. */
+async function programs(): Promise<string[]> {
+  const found: string[] = [];
+  for await (const { name, isFile } of Deno.readDir(EXAMPLES)) {
+    if (isFile && name.endsWith(".ts")) found.push(name);
+    if (isFile) continue;
+    for await (const inner of Deno.readDir(new URL(`${name}/`, EXAMPLES))) {
+      const path = `${name}/${inner.name}`;
+      if (!path.endsWith(".ts")) continue;
+      const source = await Deno.readTextFile(new URL(path, EXAMPLES));
+      if (source.includes("optionsOf({") && path !== "shared/options.ts") found.push(path);
+      else {assertEquals(
+          /Deno\.args|import\.meta\.main/.test(source),
+          path === "shared/options.ts",
+          path,
+        );}
+    }
+  }
+  return found.sort();
+}
+
+Deno.test("Every example program says with --help how to use it, and names a wrong option", async () => {
+  const all = await programs();
+  assertEquals(all.length >= 23, true, all.join());
+  const run = async (file: string, option: string) => {
+    const flags = file.startsWith("cluster/") ? ["--allow-env"] : [];
+    const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      // Help neither listens nor reads; the client library of Redis reads the environment anyway.
+      args: ["run", "--quiet", "--no-prompt", ...flags, new URL(file, EXAMPLES).href, option],
+      env: { NO_COLOR: "1" },
+      stdin: "null",
+      signal: AbortSignal.timeout(RUN_MS),
+    }).output();
+    return [code, new TextDecoder().decode(stdout), new TextDecoder().decode(stderr)] as const;
+  };
+  for (const file of all) {
+    const [code, help, complaint] = await run(file, "--help");
+    assertEquals([file, code, complaint], [file, 0, ""]);
+    assertMatch(
+      help,
+      new RegExp(`^.+\\.\n\nUsage: deno run .*examples/${file}.* \\[options\\]\n\n`),
+    );
+    assertMatch(help, /\n {2}--help +prints this text\n$/);
+    const source = await Deno.readTextFile(new URL(file, EXAMPLES));
+    if (source.includes("PORT")) assertMatch(help, /--port PORT .+\(default \d+\)/, file);
+  }
+  const [code, , complaint] = await run("echo.ts", "--prot");
+  assertEquals(code, 2);
+  assertMatch(complaint, /^Unknown option '--prot'.*\nSee --help\n$/);
+  const [other, , wrong] = await run("echo.ts", "--port=99999");
+  assertEquals([other, wrong], [
+    2,
+    "Cannot start: --port must be from 0 to 65535, received 99999\nSee --help\n",
+  ]);
+});
 
 /** Longest run of an example, in milliseconds: that of a program that hangs. */
 const RUN_MS = 300_000;
@@ -236,8 +288,10 @@ async function runsOnce(file: string, { flags, args = [], expected }: {
   readonly expected: readonly (string | RegExp)[];
 }): Promise<void> {
   const url = new URL(file, EXAMPLES).href;
+  // That example runs once in any case.
+  const once = file === "slow_clients.ts" ? [] : ["--once"];
   const { code, signal, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "--quiet", "--no-prompt", ...flags, url, ...args, "--once"],
+    args: ["run", "--quiet", "--no-prompt", ...flags, url, ...args, ...once],
     env: { NO_COLOR: "1" },
     stdin: "null",
     signal: AbortSignal.timeout(RUN_MS),
