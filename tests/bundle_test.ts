@@ -5,7 +5,7 @@
  */
 import { gzipSync } from "node:zlib";
 import { assert, assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
-import { bundleClient } from "../examples/chat/page.ts";
+import { bundleClient } from "../examples/shared/site.ts";
 import { createServer } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { directStream } from "../transport/direct.ts";

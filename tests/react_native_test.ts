@@ -9,7 +9,7 @@ import { setImmediate } from "node:timers";
 import { createContext, runInContext } from "node:vm";
 import { assertEquals, assertThrows } from "@std/assert";
 import type { connect as connectClient } from "../client.ts";
-import { bundleClient } from "../examples/chat/page.ts";
+import { bundleClient } from "../examples/shared/site.ts";
 import { listen, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 

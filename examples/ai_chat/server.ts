@@ -14,21 +14,34 @@
  *
  * @module
  */
-import { parseArgs } from "node:util";
 import { BrokerError } from "../../mod.ts";
 import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
-import { servePage } from "../chat/page.ts";
+import { optionsOf, PORT } from "../shared/options.ts";
+import { CLIENT, readPage, servePage } from "../shared/site.ts";
 import { serveAiChat } from "./ai_chat.ts";
 import { Conversations } from "./conversations.ts";
-import { readPage } from "./page.ts";
 import { localWriter, modelWriter } from "./writer.ts";
+
+const FILES = [
+  "index.html",
+  "ai_chat.css",
+  "ai_chat.js",
+  "answer.js",
+  "elements.js",
+  "markdown.js",
+  "scroll.js",
+  "view.js",
+  // The frame of the page is that of the chat.
+  "../../chat/page/chat.css",
+];
 
 if (import.meta.main) await main();
 
 async function main(): Promise<void> {
-  const { port, data, pace, url, model } = flags();
+  const { port, pace, url, model, ...given } = options();
+  const data = given.data ?? `${Deno.env.get("TMPDIR") ?? "/tmp"}/skein-ai-chat`;
   await Deno.mkdir(data, { recursive: true });
-  const page = await readPage();
+  const page = await readPage(new URL("page/", import.meta.url), FILES, CLIENT);
   // Only one server at a time can open the file.
   const broker = await orExit(() => SqliteBroker.open(`${data}/streams.db`));
   using conversations = new Conversations(`${data}/conversations.db`);
@@ -61,17 +74,20 @@ async function main(): Promise<void> {
   Deno.exit();
 }
 
-function flags() {
-  const { values } = parseArgs({
-    options: {
-      port: { type: "string", default: "8000" },
-      data: { type: "string", default: `${Deno.env.get("TMPDIR") ?? "/tmp"}/skein-ai-chat` },
-      pace: { type: "string", default: "45" },
-      url: { type: "string" },
-      model: { type: "string", default: "llama3.2" },
+function options() {
+  return optionsOf({
+    run: "deno run -A examples/ai_chat/server.ts",
+    about: "Serves conversations with a model, whose answers outlive the page and the server.",
+  }, {
+    port: PORT,
+    data: {
+      value: "FOLDER",
+      help: "keeps the conversations there; by default in the folder for temporary files",
     },
+    pace: { value: "MS", default: 45, help: "milliseconds a word, without --url" },
+    url: { value: "URL", help: "asks this API, which is compatible with OpenAI's" },
+    model: { value: "NAME", default: "llama3.2", help: "the model of that API" },
   });
-  return { ...values, port: Number(values.port), pace: Number(values.pace) };
 }
 
 /** Ends the process with one line for a flag or a file that cannot be used. */

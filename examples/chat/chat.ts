@@ -60,7 +60,9 @@ export function serveChat({ history, ...options }: ChatOptions): ChatServer {
 
     onOpen(session) {
       server.subscribe(session, "people");
-      session.send("people", everybody());
+      tellPeople();
+      // A user whose last page is lost is away, and leaves after the grace of the presence.
+      void session.closed.then(tellPeople);
     },
 
     async onMessage(message, session) {
@@ -94,15 +96,17 @@ export function serveChat({ history, ...options }: ChatOptions): ChatServer {
     },
   });
 
-  function everybody(): { user: string; rooms: string[] }[] {
+  function tellPeople(): void {
     const { presence } = server;
-    return presence.online().map((user) => ({
+    const people = presence.online().map((user) => ({
       user,
       rooms: presence.topicsOf(user).flatMap((topic) => roomOf(topic) ?? []),
+      ...(presence.lastSeenAt(user) && { awaySince: presence.lastSeenAt(user) }),
     }));
+    server.publish("people", people);
   }
 
-  server.presence.subscribe(() => server.publish("people", everybody()));
+  server.presence.subscribe(tellPeople);
   return server;
 }
 

@@ -54,8 +54,13 @@ export const contract = defineContract({
   toClient: {
     "room:{room}": LINE,
     letter: LETTER,
-    /** All users who are online, each with the rooms entered. */
-    people: z.array(z.object({ user: NAME, rooms: z.array(ROOM) })),
+    /**
+     * All users who are online, each with the rooms entered. `awaySince` is the time at which the
+     * last page of the user was lost, in milliseconds since the Unix epoch.
+     */
+    people: z.array(
+      z.object({ user: NAME, rooms: z.array(ROOM), awaySince: z.number().optional() }),
+    ),
   },
   requests: {
     /** Sends a line to a room. */

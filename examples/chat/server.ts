@@ -18,18 +18,28 @@
  * @module
  */
 import { type ChatServer, serveChat } from "./chat.ts";
-import { readPage, servePage } from "./page.ts";
+import { ONCE, optionsOf, PORT } from "../shared/options.ts";
+import { CLIENT, readPage, servePage } from "../shared/site.ts";
 import { BrokerError } from "../../mod.ts";
 import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
 import { talk } from "./talk.ts";
 
-if (import.meta.main) await main(Deno.args);
+const FILES = ["index.html", "chat.css", "chat.js", "view.js"];
 
-async function main(args: readonly string[]): Promise<void> {
-  if (args.includes("--once")) return await talk();
-  const port = portOf(args);
-  const file = await openFile(args);
-  const page = await readPage();
+if (import.meta.main) await main();
+
+async function main(): Promise<void> {
+  const { port, data, once } = optionsOf({
+    run: "deno run -N -R --allow-run examples/chat/server.ts",
+    about: "Serves a chat with rooms, direct messages and presence.",
+  }, {
+    port: PORT,
+    data: { value: "FILE", help: "keeps lines and letters in this file (with -W --allow-sys)" },
+    once: ONCE,
+  });
+  if (once) return await talk();
+  const file = await openFile(data);
+  const page = await readPage(new URL("page/", import.meta.url), FILES, CLIENT);
   const server = listen(() =>
     serveChat({
       port,
@@ -63,23 +73,13 @@ function listen(serve: () => ChatServer): ChatServer {
 }
 
 /** Opens the file of `--data`. */
-async function openFile(args: readonly string[]): Promise<SqliteBroker | undefined> {
-  const at = args.indexOf("--data");
-  if (at < 0) return undefined;
+async function openFile(path: string | undefined): Promise<SqliteBroker | undefined> {
+  if (path === undefined) return undefined;
   try {
-    return await SqliteBroker.open(args[at + 1] ?? "");
+    return await SqliteBroker.open(path);
   } catch (error) {
     if (!(error instanceof BrokerError || error instanceof TypeError)) throw error;
     console.error(error.message);
     return Deno.exit(1);
   }
-}
-
-function portOf(args: readonly string[]): number {
-  const at = args.indexOf("--port");
-  if (at < 0) return 8000;
-  const port = Number(args[at + 1]);
-  if (Number.isInteger(port) && port >= 0 && port <= 65_535) return port;
-  console.error(`Cannot listen: --port must be from 0 to 65535, received ${args[at + 1]}`);
-  return Deno.exit(2);
 }

@@ -5,20 +5,15 @@
  * @module
  */
 import { serve } from "../../mod.ts";
-import { bundleClient, type Page, servePage } from "../chat/page.ts";
+import { CLIENT, readPage, servePage } from "../shared/site.ts";
 import type { Cluster } from "./cluster.ts";
 import { control } from "./contract.ts";
 
-const FILES = {
-  "/": ["index.html", "text/html"],
-  "/cluster.css": ["cluster.css", "text/css"],
-  "/cluster.js": ["cluster.js", "text/javascript"],
-  "/view.js": ["view.js", "text/javascript"],
-} as const;
+const FILES = ["index.html", "cluster.css", "cluster.js", "view.js"];
 
 /** Serves the page and the buttons, on this machine only. */
 export async function serveControl(cluster: Cluster, port: number): Promise<void> {
-  const page = await readPage();
+  const page = await readPage(new URL("page/", import.meta.url), FILES, CLIENT);
   const server = serve({
     port,
     hostname: "127.0.0.1",
@@ -34,14 +29,4 @@ export async function serveControl(cluster: Cluster, port: number): Promise<void
     onMessage: ({ data: { verb, number } }) => void cluster.do(verb, number),
   });
   cluster.onChange = () => server.publish("cluster", cluster.summary);
-}
-
-async function readPage(): Promise<Page> {
-  const page = new Map<string, { type: string; body: string }>();
-  for (const [path, [name, type]] of Object.entries(FILES)) {
-    const body = await Deno.readTextFile(new URL(`page/${name}`, import.meta.url));
-    page.set(path, { type, body });
-  }
-  const client = await bundleClient(new URL("../../client.ts", import.meta.url));
-  return page.set("/skein-client.js", { type: "text/javascript", body: client });
 }

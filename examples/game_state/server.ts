@@ -22,7 +22,8 @@ import {
   type Server,
   type Session,
 } from "../../mod.ts"; // jsr:@skein/skein
-import { bundleClient, type Page, readFiles, servePage } from "../chat/page.ts";
+import { ONCE, optionsOf, PORT } from "../shared/options.ts";
+import { CLIENT, readPage, servePage } from "../shared/site.ts";
 import { FIELD, networkSchema, states, World } from "./world.ts";
 
 const contract = defineContract({
@@ -41,21 +42,19 @@ const contract = defineContract({
 
 const NAME = /^[a-z]{1,12}\d{0,4}$/;
 
-const FILES = {
-  "/": ["index.html", "text/html"],
-  "/game.css": ["game.css", "text/css"],
-  "/game.js": ["game.js", "text/javascript"],
-  "/states.js": ["states.js", "text/javascript"],
-} as const;
+const FILES = ["index.html", "game.css", "game.js", "states.js"];
 
-if (import.meta.main) await main(Deno.args);
+if (import.meta.main) await main();
 
-async function main(args: readonly string[]): Promise<void> {
-  if (args.includes("--once")) return await playOnce();
-  const at = args.indexOf("--port");
-  const page = await readPage();
+async function main(): Promise<void> {
+  const { port, once } = optionsOf({
+    run: "deno run -A --unstable-net examples/game_state/server.ts",
+    about: "Serves a game whose states go by datagrams, with a network of adjustable loss.",
+  }, { port: { ...PORT, default: 8004 }, once: ONCE });
+  if (once) return await playOnce();
+  const page = await readPage(new URL("page/", import.meta.url), FILES, CLIENT);
   serveGame(new World(100), {
-    port: at < 0 ? 8004 : Number(args[at + 1]),
+    port,
     fetch: (request) => servePage(page, request),
     onListen: ({ port }) => console.log(`Game at http://localhost:${port} (Ctrl-C ends it)`),
   });
@@ -92,12 +91,6 @@ function serveGame(
       }
     },
   });
-}
-
-async function readPage(): Promise<Page> {
-  const page = await readFiles(new URL("page/", import.meta.url), FILES);
-  const client = await bundleClient(new URL("../../client.ts", import.meta.url));
-  return page.set("/skein-client.js", { type: "text/javascript", body: client });
 }
 
 /** Plays on a good network, then on a network that loses every state. */

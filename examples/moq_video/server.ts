@@ -12,17 +12,20 @@
  * @module
  */
 import { listenMoq, MoqRelay, type MoqServer } from "../../pubsub/moq/mod.ts";
-import { type Page, servePage } from "../chat/page.ts";
-import { readPage } from "./page.ts";
+import { ONCE, optionsOf, PORT } from "../shared/options.ts";
+import { type Page, servePage } from "../shared/site.ts";
+import { readVideoPage } from "./page.ts";
 import { showOnce } from "./once.ts";
 
-if (import.meta.main) await main(Deno.args);
+if (import.meta.main) await main();
 
-async function main(args: readonly string[]): Promise<void> {
-  if (args.includes("--once")) return await showOnce(serveVideo({ port: 0 }));
-  const at = args.indexOf("--port");
-  const page = await readPage();
-  const server = serveVideo({ port: at < 0 ? 8002 : Number(args[at + 1]), page });
+async function main(): Promise<void> {
+  const { port, once } = optionsOf({
+    run: "deno run -N -R --allow-run --unstable-net examples/moq_video/server.ts",
+    about: "Relays live video between browsers over Media over QUIC.",
+  }, { port: { ...PORT, default: 8002 }, once: ONCE });
+  if (once) return await showOnce(serveVideo({ port: 0 }));
+  const server = serveVideo({ port, page: await readVideoPage() });
   console.log(`Video at http://127.0.0.1:${server.address?.port} (Ctrl-C ends it)`);
   Deno.addSignalListener("SIGINT", async function end() {
     Deno.removeSignalListener("SIGINT", end); // A second Ctrl-C exits immediately.

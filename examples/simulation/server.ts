@@ -13,16 +13,11 @@
  */
 import { z } from "zod";
 import { simulate, type SimulationResult } from "../../testing/mod.ts";
-import { readFiles, servePage } from "../chat/page.ts";
+import { ONCE, optionsOf, PORT } from "../shared/options.ts";
+import { readPage, servePage } from "../shared/site.ts";
 import { CLIENTS, DURATION_MS, ENGINE, NODES, RUN, type Run } from "./faults.ts";
 
-const FILES = {
-  "/": ["index.html", "text/html"],
-  "/simulation.css": ["simulation.css", "text/css"],
-  "/simulation.js": ["simulation.js", "text/javascript"],
-  "/stage.js": ["stage.js", "text/javascript"],
-  "/trace.js": ["trace.js", "text/javascript"],
-} as const;
+const FILES = ["index.html", "simulation.css", "simulation.js", "stage.js", "trace.js"];
 
 /** Longest body of a request, in bytes. */
 const MAX_BODY_BYTES = 16_384;
@@ -33,14 +28,18 @@ const MAX_RUNS = 2;
 /** Network between the hosts: that of a country. */
 const NETWORK = { delayMs: 20, jitterMs: 10 } as const;
 
-if (import.meta.main) await main(Deno.args);
+if (import.meta.main) await main();
 
-async function main(args: readonly string[]): Promise<void> {
-  if (args.includes("--once")) return await runTwice();
-  const page = await readFiles(new URL("page/", import.meta.url), FILES);
+async function main(): Promise<void> {
+  const { port, once } = optionsOf({
+    run: "deno run -A examples/simulation/server.ts",
+    about: "Serves a page with a simulated cluster, to look at and to break.",
+  }, { port: { ...PORT, default: 8007 }, once: ONCE });
+  if (once) return await runTwice();
+  const page = await readPage(new URL("page/", import.meta.url), FILES);
   let runs = 0;
   Deno.serve({
-    port: Number(option(args, "--port") ?? 8007),
+    port,
     // Listens on this machine only: each run takes a core for a second.
     hostname: "127.0.0.1",
     onListen: ({ port }) => console.log(`Simulation at http://localhost:${port} (Ctrl-C ends it)`),
@@ -110,9 +109,4 @@ async function runTwice(): Promise<void> {
     const { digest, events, findings } = await simulateRun(run);
     console.log(`seed 1: digest ${digest}, ${events} events, ${findings.length} findings`);
   }
-}
-
-function option(args: readonly string[], name: string): string | undefined {
-  const at = args.indexOf(name);
-  return at < 0 ? undefined : args[at + 1] ?? "";
 }

@@ -86,6 +86,11 @@ export const contract = defineContract({
       }),
     },
   },
-  /** Each user has a colour, as a hue. */
-  presence: { "board:{board}": z.strictObject({ hue: z.int().min(0).max(359) }) },
+  /** Each user has a colour, as a hue, and is `away` while the page is out of sight. */
+  presence: {
+    "board:{board}": z.strictObject({
+      hue: z.int().min(0).max(359),
+      away: z.boolean().optional(),
+    }),
+  },
 });

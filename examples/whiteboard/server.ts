@@ -17,25 +17,34 @@
  */
 import { BrokerError } from "../../mod.ts"; // jsr:@skein/skein
 import { SqliteBroker } from "../../pubsub/sqlite/mod.ts"; // jsr:@skein/skein/sqlite
-import { bundleClient, type Page, readFiles, servePage } from "../chat/page.ts";
+import { ONCE, optionsOf, PORT } from "../shared/options.ts";
+import { readPage, servePage } from "../shared/site.ts";
 import { drawOnce } from "./once.ts";
 import { serveWhiteboard, type WhiteboardServer } from "./whiteboard.ts";
 
-const FILES = {
-  "/": ["index.html", "text/html"],
-  "/whiteboard.css": ["whiteboard.css", "text/css"],
-} as const;
+const FOLDER = new URL("page/", import.meta.url);
 
-if (import.meta.main) await main(Deno.args);
+if (import.meta.main) await main();
 
-async function main(args: readonly string[]): Promise<void> {
-  if (args.includes("--once")) return await drawOnce();
-  const page = await readPage();
-  const broker = await orEnd(() => SqliteBroker.open(option(args, "--data") ?? "whiteboard.db"));
+async function main(): Promise<void> {
+  const { port, data, once } = optionsOf({
+    run: "deno run -A examples/whiteboard/server.ts",
+    about: "Serves a whiteboard to draw on together.",
+  }, {
+    port: { ...PORT, default: 8006 },
+    data: { value: "FILE", default: "whiteboard.db", help: "keeps the boards in this file" },
+    once: ONCE,
+  });
+  if (once) return await drawOnce();
+  // The page shares modules with the server, and so is bundled as a whole.
+  const page = await readPage(FOLDER, ["index.html", "whiteboard.css"], {
+    "/whiteboard.js": new URL("whiteboard.js", FOLDER),
+  });
+  const broker = await orEnd(() => SqliteBroker.open(data));
   const server: WhiteboardServer = await orEnd(() =>
     serveWhiteboard({
       broker,
-      port: Number(option(args, "--port") ?? 8006),
+      port,
       // Listens on this machine only: there are no passwords.
       hostname: "127.0.0.1",
       fetch: (request) => servePage(page, request),
@@ -53,14 +62,6 @@ async function main(args: readonly string[]): Promise<void> {
   if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", end);
 }
 
-/** Reads the files of the page, and bundles its modules, some of which the server uses too. */
-async function readPage(): Promise<Page> {
-  const page = await readFiles(new URL("page/", import.meta.url), FILES);
-  const body = await bundleClient(new URL("page/whiteboard.js", import.meta.url));
-  page.set("/whiteboard.js", { type: "text/javascript", body });
-  return page;
-}
-
 /** Ends the program with one line if a port is taken, or a file or an option is not usable. */
 async function orEnd<T>(start: () => T | Promise<T>): Promise<T> {
   try {
@@ -72,9 +73,4 @@ async function orEnd<T>(start: () => T | Promise<T>): Promise<T> {
     console.error((error as Error).message);
     return Deno.exit(1);
   }
-}
-
-function option(args: readonly string[], name: string): string | undefined {
-  const at = args.indexOf(name);
-  return at < 0 ? undefined : args[at + 1] ?? "";
 }

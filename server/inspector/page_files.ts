@@ -6,6 +6,9 @@ import html from "./page/index.html" with { type: "text" };
 import lists from "./page/lists.js" with { type: "text" };
 import main from "./page/main.js" with { type: "text" };
 import overview from "./page/overview.js" with { type: "text" };
+import skeinCss from "./page/skein.css" with { type: "text" };
+import skeinJs from "./page/skein.js" with { type: "text" };
+import skeinSvg from "./page/skein.svg" with { type: "text" };
 import sessionDetail from "./page/session_detail.js" with { type: "text" };
 import traffic from "./page/traffic.js" with { type: "text" };
 import words from "./page/words.js" with { type: "text" };
@@ -22,6 +25,10 @@ export const PAGE_FILES: ReadonlyMap<string, readonly [type: string, body: strin
   ["/main.js", [SCRIPT, main]],
   ["/overview.js", [SCRIPT, overview]],
   ["/session_detail.js", [SCRIPT, sessionDetail]],
+  // The look of all pages of Skein, the same files as in `examples/shared/`.
+  ["/skein.css", ["text/css", skeinCss]],
+  ["/skein.js", [SCRIPT, skeinJs]],
+  ["/skein.svg", ["image/svg+xml", skeinSvg]],
   ["/traffic.js", [SCRIPT, traffic]],
   ["/words.js", [SCRIPT, words]],
 ]);

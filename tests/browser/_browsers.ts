@@ -5,7 +5,7 @@
  */
 import { deadline } from "@std/async";
 import puppeteer, { type Browser, type BrowserContext, type Page } from "npm:puppeteer-core@^25";
-import { bundleClient } from "../../examples/chat/page.ts";
+import { bundleClient } from "../../examples/shared/site.ts";
 import { lowPort } from "../ports.ts";
 
 export type { Browser, BrowserContext, Page };
@@ -205,7 +205,10 @@ export class ChatProcess implements AsyncDisposable {
     this.#args = args;
   }
 
-  /** Starts the server of an example, such as that of the chat, on a free port. */
+  /**
+   * Starts the server of an example, such as that of the chat, on a free port; or another program
+   * of the examples, such as `cluster/main.ts`.
+   */
   static async start(example = "chat", args: readonly string[] = []): Promise<ChatProcess> {
     const chat = new ChatProcess(lowPort(), example, args);
     await chat.start();
@@ -219,7 +222,8 @@ export class ChatProcess implements AsyncDisposable {
 
   /** Starts the server; resolves once the server listens. */
   async start(): Promise<void> {
-    const server = new URL(`../../examples/${this.#example}/server.ts`, import.meta.url);
+    const file = this.#example.endsWith(".ts") ? this.#example : `${this.#example}/server.ts`;
+    const server = new URL(`../../examples/${file}`, import.meta.url);
     this.#child = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", server.href, "--port", String(this.port), ...this.#args],
       env: { NO_COLOR: "1" },
@@ -229,7 +233,7 @@ export class ChatProcess implements AsyncDisposable {
     }).spawn();
     const output = this.#child.stdout.pipeThrough(new TextDecoderStream());
     for await (const text of output) {
-      if (text.includes(`:${this.port} `)) return;
+      if (text.includes(`:${this.port} `) || text.includes(`:${this.port}/`)) return;
     }
     throw new Error("The server ended before it listened");
   }

@@ -4,8 +4,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { type MoqSession, type MoqVersion, TrackMux } from "../../pubsub/moq/mod.ts";
 import type { Scenario } from "../interop/peers/moq_js/scenarios.ts";
-import { servePage } from "../../examples/chat/page.ts";
-import { readPage } from "../../examples/moq_video/page.ts";
+import { servePage } from "../../examples/shared/site.ts";
+import { readVideoPage } from "../../examples/moq_video/page.ts";
 import { seenBy } from "../interop/peers/skein_moq.ts";
 import { type Browser, isFirefox, newPage, testInBrowsers } from "./_browsers.ts";
 import { MoqSite } from "./_moq_page.ts";
@@ -30,7 +30,7 @@ testInBrowsers("video is seen by who watches, ends and comes back", async (brows
 });
 
 testInBrowsers("video says that a browser cannot show it", async (browser) => {
-  const files = await readPage();
+  const files = await readVideoPage();
   await using site = new MoqSite({ fetch: (request) => servePage(files, request) });
   const page = await newPage(browser);
   await page.evaluateOnNewDocument(() => {

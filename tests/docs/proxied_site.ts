@@ -5,7 +5,7 @@
  * @module
  */
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
-import { bundleClient } from "../../examples/chat/page.ts";
+import { bundleClient } from "../../examples/shared/site.ts";
 import { lowPort } from "../ports.ts";
 import { RedisServer } from "../brokers/redis_server.ts";
 import { blocksOf } from "./blocks.ts";

@@ -3,7 +3,7 @@
  */
 import { assertEquals } from "@std/assert";
 import { AuthenticationError } from "../../errors.ts";
-import { bundleClient } from "../../examples/chat/page.ts";
+import { bundleClient } from "../../examples/shared/site.ts";
 import type { Session } from "../../session/session.ts";
 import { Cable } from "../cable.ts";
 import { listen, portOf } from "../servers.ts";

@@ -5,7 +5,8 @@
  */
 import { connect, newId } from "@skein/skein/client";
 import { elements } from "./elements.js";
-import { draw, drawStatus } from "./view.js";
+import { followStatus } from "../../shared/skein.js";
+import { draw } from "./view.js";
 
 /** The allowed transports: all, or those in `?transport=websocket`. */
 const ASKED_FOR = new URLSearchParams(location.search).getAll("transport");
@@ -20,7 +21,7 @@ const MAX_UNSENT = 20;
 const NO_HURRY_MS = 2 ** 31 - 1;
 
 const state = {
-  /** Status of the client; `until` is the time of the next attempt. */
+  /** Status of the client. */
   status: { name: "connecting" },
   /** All conversations, once known. */
   conversations: undefined,
@@ -46,7 +47,7 @@ const client = connect(new URL("/session", location.href), {
 
 async function watchStatus() {
   for await (const status of client.status) {
-    state.status = { ...status, until: Date.now() + (status.delayMs ?? 0) };
+    state.status = status;
     if (status.name === "connected") {
       // The page may have missed turns in the time without a connection.
       for (const id of state.turns.keys()) if (id !== state.current) state.turns.delete(id);
@@ -256,9 +257,8 @@ elements.confirm.addEventListener("close", async () => {
   await client.request("remove", id, { resend: true }).catch(console.warn);
 });
 
-// Counts down the delay before the next attempt.
-setInterval(() => drawStatus(state.status), 250);
 // Without its script, the form would load the page again.
 elements.send.disabled = false;
 open();
+followStatus(client, "Questions wait here, and answers go on later.");
 await watchStatus();

@@ -5,6 +5,8 @@
  * @module
  */
 
+import { linksOf } from "../../shared/links.js";
+
 /**
  * Splits a text into blocks. The source of a block tells if the block has changed.
  *
@@ -78,25 +80,38 @@ function fill(block, lines) {
 const SPAN =
   /(`+)(.+?)\1(?!`)|\*\*(?=\S)(.+?)(?:\*\*(?!\*)|$)|\*(?=[^\s*])(.+?)\*|\[([^\]]+)\]\((https?:\/\/[^\s)]+)\)/g;
 
+/** A text without links. */
+const plain = (text) => [{ kind: "text", text }];
+
 /**
  * Splits a line into spans of a kind: `text` and `code` with a text, `strong` and `em` with spans, and
  * `a` with spans and an address of `http:` or `https:`.
  *
  * @param text The line. Bold that is not closed yet reaches to the end.
+ * @param bare Splits text without marks; by default at bare addresses.
  * @returns {Record<string, unknown>[]} The spans.
  */
-export function spansOf(text) {
+export function spansOf(text, bare = addressed) {
   const spans = [];
   let at = 0;
   for (const match of text.matchAll(SPAN)) {
     const [all, , code, strong, em, label, address] = match;
-    if (match.index > at) spans.push({ kind: "text", text: text.slice(at, match.index) });
+    if (match.index > at) spans.push(...bare(text.slice(at, match.index)));
     if (code !== undefined) spans.push({ kind: "code", text: code.trim() });
-    else if (strong !== undefined) spans.push({ kind: "strong", spans: spansOf(strong) });
-    else if (em !== undefined) spans.push({ kind: "em", spans: spansOf(em) });
-    else spans.push({ kind: "a", spans: spansOf(label), address });
+    else if (strong !== undefined) spans.push({ kind: "strong", spans: spansOf(strong, bare) });
+    else if (em !== undefined) spans.push({ kind: "em", spans: spansOf(em, bare) });
+    else spans.push({ kind: "a", spans: spansOf(label, plain), address });
     at = match.index + all.length;
   }
-  if (at < text.length) spans.push({ kind: "text", text: text.slice(at) });
+  if (at < text.length) spans.push(...bare(text.slice(at)));
   return spans;
+}
+
+/** Splits a text without marks into texts and links of bare addresses. */
+function addressed(text) {
+  return linksOf(text).flatMap((part) =>
+    typeof part === "string"
+      ? plain(part)
+      : { kind: "a", spans: plain(part.address), address: part.address }
+  );
 }

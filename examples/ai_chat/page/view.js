@@ -15,16 +15,6 @@ const PROMPTS = [
   "Tell me the story of the weaver",
 ];
 
-const STATUS = {
-  connecting: "Connecting",
-  connected: "Connected",
-  reconnecting: "Reconnecting",
-  refused: "Refused",
-  closed: "Disconnected",
-};
-
-const TRANSPORT = { webtransport: "WebTransport", websocket: "WebSocket", http: "HTTP" };
-
 const NOTES = {
   complete: "",
   stopped: "Stopped",
@@ -38,7 +28,6 @@ let shown = "";
 
 /** Draws all changes. */
 export function draw({ status, conversations, current, turns }, { pose }) {
-  drawStatus(status);
   drawList(conversations, current);
   const isKnown = turns !== undefined && (status.name === "connected" || turns.length > 0);
   elements.welcome.hidden = !(isKnown && turns.length === 0);
@@ -49,24 +38,9 @@ export function draw({ status, conversations, current, turns }, { pose }) {
   document.title = title === undefined ? "Skein AI chat" : `${title} - Skein AI chat`;
   elements.remove.hidden = title === undefined;
   drawTurns(turns ?? [], { isOther: shown !== current, pose });
-  drawComposer(status, turns ?? []);
+  drawComposer(turns ?? []);
   if (shown === "") elements.prompts.append(...PROMPTS.map((prompt) => promptOf(prompt, pose)));
   shown = current;
-}
-
-/** Draws the badge. */
-export function drawStatus({ name, until, cause, transport, fallback }) {
-  elements.status.dataset.name = name;
-  put(elements["status-name"], STATUS[name]);
-  const seconds = Math.ceil((until - Date.now()) / 1_000);
-  const isCounting = name === "reconnecting" && seconds > 0;
-  const reason = name === "refused" || name === "closed" ? cause.reason : "";
-  put(elements["status-time"], isCounting ? `in ${seconds} s` : reason);
-  const badge = elements["status-transport"];
-  put(badge, TRANSPORT[transport] ?? "");
-  const why = fallback && `Not over ${TRANSPORT[fallback.transport]}: ${fallback.error.message}`;
-  if (why === undefined) badge.removeAttribute("title");
-  else if (badge.title !== why) badge.title = why;
 }
 
 function drawList(conversations, current) {
@@ -148,19 +122,12 @@ function speak(text) {
   while (elements.spoken.childElementCount > 20) elements.spoken.firstElementChild.remove();
 }
 
-function drawComposer(status, turns) {
+function drawComposer(turns) {
   const isWriting = turns.some(isOpen);
   const hadFocus = document.activeElement === elements.stop;
   elements.send.hidden = isWriting;
   elements.stop.hidden = !isWriting;
   if (hadFocus && !isWriting) elements.text.focus();
-  elements.offline.hidden = status.name === "connected" || status.name === "connecting";
-  put(
-    elements.offline,
-    isWriting
-      ? "Not connected. The answer goes on once the server is back."
-      : "Not connected. Your question waits here until the server is back.",
-  );
 }
 
 /* Conversations on a narrow page */

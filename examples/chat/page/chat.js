@@ -4,7 +4,8 @@
  * @module
  */
 import { connect, newId } from "@skein/skein/client";
-import { draw, drawStatus, elements, showError } from "./view.js";
+import { followStatus } from "../../shared/skein.js";
+import { draw, elements, showError } from "./view.js";
 
 /** Rooms in the list even while empty. */
 const ROOMS = ["lobby", "tea", "help"];
@@ -24,9 +25,7 @@ const TRANSPORTS = ["webtransport", "websocket"].filter((name) =>
 
 const state = {
   me: "",
-  /** Status of the client; `until` is the time of the next attempt. */
-  status: { name: "connecting" },
-  /** All users who are online, each with the rooms entered. */
+  /** All users who are online, each with the rooms entered; `awaySince` a time without a page. */
   people: [],
   /** Rooms that this page entered (`#lobby`), and users with direct messages (`@ann`). */
   places: new Map(),
@@ -51,9 +50,9 @@ async function start(name) {
     transports: TRANSPORTS,
     onMessage: receive,
   });
+  followStatus(client, "Your messages wait here.");
   let wasConnected = false;
   for await (const status of client.status) {
-    state.status = { ...status, until: Date.now() + (status.delayMs ?? 0) };
     if (status.name === "refused" && !wasConnected) return refuse(status.cause.reason);
     if (status.name === "connected" && !wasConnected) {
       wasConnected = true;
@@ -74,6 +73,7 @@ function refuse(reason) {
   localStorage.removeItem("name");
   state.me = "";
   void client.close();
+  elements.status.hidden = elements.outage.hidden = true;
   showError(reason || "The server refused this name");
   redraw();
 }
@@ -309,9 +309,6 @@ elements.say.addEventListener("submit", (event) => {
   const text = elements.text.value.trim();
   if (text !== "" && say(text)) state.places.get(state.current).draft = "";
 });
-
-// Counts down the delay before the next attempt.
-setInterval(() => drawStatus(state.status), 250);
 
 const known = sessionStorage.getItem("name") ?? localStorage.getItem("name") ?? "";
 if (known === "") redraw();

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { linked } from "../../shared/links.js";
 
 /** Lines of one user within this time form one block. */
 const TOGETHER_MS = 5 * 60_000;
@@ -11,16 +12,6 @@ const TOGETHER_MS = 5 * 60_000;
 export const elements = Object.fromEntries(
   [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
 );
-
-const STATUS = {
-  connecting: "Connecting",
-  connected: "Connected",
-  reconnecting: "Reconnecting",
-  refused: "Refused",
-  closed: "Disconnected",
-};
-
-const TRANSPORT = { webtransport: "WebTransport", websocket: "WebSocket" };
 
 const LINE_STATE = { waiting: "waiting", sending: "sending", sent: "sent", failed: "not sent" };
 
@@ -38,33 +29,12 @@ export function draw(state, actions) {
   elements["enter-button"].disabled = state.me !== "";
   if (place === undefined) return;
   elements.me.textContent = `You are ${state.me}`;
-  drawStatus(state.status);
   drawRooms(state, actions);
   drawPeople(state, actions);
   drawHead(place, state);
   drawLog(place, state, actions);
-  drawComposer(place, state);
+  drawComposer(place);
   shown = place.key;
-}
-
-/** Draws the badge. */
-export function drawStatus({ name, until, cause, transport, fallback }) {
-  elements.status.dataset.name = name;
-  put(elements["status-name"], STATUS[name]);
-  const seconds = Math.ceil((until - Date.now()) / 1_000);
-  const isCounting = name === "reconnecting" && seconds > 0;
-  const reason = name === "refused" || name === "closed" ? cause.reason : "";
-  put(elements["status-time"], isCounting ? `in ${seconds} s` : reason);
-  drawTransport(transport, fallback);
-}
-
-/** Draws the transport of the session, and why the preferred one failed. */
-function drawTransport(transport, fallback) {
-  const badge = elements["status-transport"];
-  put(badge, TRANSPORT[transport] ?? "");
-  const why = fallback && `Not over ${TRANSPORT[fallback.transport]}: ${fallback.error.message}`;
-  if (why === undefined) badge.removeAttribute("title");
-  else if (badge.title !== why) badge.title = why;
 }
 
 /** Shows why the user cannot enter. */
@@ -92,22 +62,30 @@ function drawRooms(state, { open }) {
 }
 
 function drawPeople(state, { open }) {
-  const here = new Map(state.people.map(({ user, rooms }) => [user, rooms]));
+  const here = new Map(state.people.map((person) => [person.user, person]));
+  elements.alone.hidden = [...here.keys()].some((user) => user !== state.me);
   // A user with direct messages stays in the list, even when offline.
   for (const { kind, name } of state.places.values()) {
-    if (kind === "user" && !here.has(name)) here.set(name, undefined);
+    if (kind === "user" && !here.has(name)) here.set(name, { rooms: [], awaySince: Infinity });
   }
   list(elements.people, [...here.keys()].sort((a, b) => a.localeCompare(b)), {
     key: (user) => user,
     make: (user) => placeButton(face(user), () => open(`@${user}`)),
     update(item, user) {
-      const rooms = here.get(user);
-      const note = rooms === undefined ? "away" : rooms.map((room) => `#${room}`).join(" ");
+      const { rooms, awaySince } = here.get(user);
+      const note = awaySince === undefined
+        ? rooms.map((room) => `#${room}`).join(" ") || "here"
+        : awayWords(awaySince);
       const name = user === state.me ? `${user} (you)` : user;
-      updateButton(item, { key: `@${user}`, name, note: note || "here", state });
-      item.querySelector(".face").classList.toggle("away", rooms === undefined);
+      updateButton(item, { key: `@${user}`, name, note, state });
+      item.querySelector(".face").classList.toggle("away", awaySince !== undefined);
     },
   });
+}
+
+/** A user without a page: the time of the last one if known. */
+function awayWords(since) {
+  return since === Infinity ? "away" : `away since ${timeOf(new Date(since))}`;
 }
 
 function placeButton(sign, onClick) {
@@ -147,14 +125,17 @@ function drawHead(place, state) {
   putCount(elements.elsewhere, unread);
 }
 
-function hereIn({ members }, { me }) {
+function hereIn({ members }, { me, people }) {
+  const away = new Set(people.filter(({ awaySince }) => awaySince).map(({ user }) => user));
   if (members.size === 1 && members.has(me)) return "Only you are here";
-  return members.size === 0 ? "" : `${members.size} here: ${[...members].join(", ")}`;
+  const names = [...members].map((user) => away.has(user) ? `${user} (away)` : user);
+  return members.size === 0 ? "" : `${members.size} here: ${names.join(", ")}`;
 }
 
 function hereUser({ name }, { people, me }) {
   if (name === me) return "Notes to yourself";
-  return people.some(({ user }) => user === name) ? "is here" : "is away, and reads it later";
+  const isHere = people.some(({ user, awaySince }) => user === name && awaySince === undefined);
+  return isHere ? "is here" : "is away, and reads it later";
 }
 
 function drawLog(place, state, { retry }) {
@@ -167,7 +148,7 @@ function drawLog(place, state, { retry }) {
   list(log, lines.length === 0 ? [{ id: "empty", isEmpty: true }] : lines, {
     key: ({ id }) => id,
     make: (line) => {
-      if (line.isEmpty) return make("p", "empty", "Nothing was said here lately.");
+      if (line.isEmpty) return make("p", "empty", "No messages here yet. Write the first one.");
       return line.isNotice ? make("p", "notice", line.text) : lineOf(line, { state, retry });
     },
     update(element, line, i) {
@@ -189,7 +170,9 @@ function lineOf(line, { state, retry }) {
   again.type = "button";
   again.addEventListener("click", () => retry(line));
   note.append(make("span"), again);
-  element.append(who, face(line.from), make("p", "text", line.text), note);
+  const text = make("p", "text");
+  text.append(...linked(line.text));
+  element.append(who, face(line.from), text, note);
   return element;
 }
 
@@ -209,14 +192,13 @@ function updateLine(element, line, { before, isLast }) {
   note.lastElementChild.hidden = line.state !== "failed";
 }
 
-function drawComposer(place, { status }) {
-  const { text, offline } = elements;
+function drawComposer(place) {
+  const { text } = elements;
   const label = place.kind === "room" ? `Message #${place.name}` : `Write to ${place.name}`;
   put(elements["text-label"], label);
   text.placeholder = label;
   if (text.value !== place.draft) text.value = place.draft;
   if (shown === "") text.focus();
-  offline.hidden = status.name === "connected";
 }
 
 elements.log.addEventListener("scroll", () => {
@@ -302,8 +284,12 @@ function putCount(element, count) {
   element.replaceChildren(text, make("span", "unseen", " unread"));
 }
 
+function timeOf(date) {
+  return date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+}
+
 function putTime(element, date) {
-  put(element, date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
+  put(element, timeOf(date));
   element.dateTime = date.toISOString();
   element.title = date.toLocaleString();
 }

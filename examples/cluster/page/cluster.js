@@ -5,6 +5,7 @@
  * @module
  */
 import { connect, newId } from "@skein/skein/client";
+import { followStatus } from "../../shared/skein.js";
 import { draw, elements } from "./view.js";
 
 const NAMES = ["ann", "bob", "eve", "kim", "leo", "mia", "noa", "ole", "pia", "tom"];
@@ -20,6 +21,8 @@ const state = {
   cluster: { engine: "", port: 0, nodes: [] },
   /** The number of the node with this page's session; 0 without a session. */
   node: 0,
+  /** True while the program that runs the nodes is connected. */
+  isControlled: false,
   people: new Set(),
   /** Lines of the room, and notices in between. */
   lines: [],
@@ -34,6 +37,11 @@ const control = connect(new URL("/control", location.href), {
     client ??= enter(data.port);
     redraw();
   },
+});
+
+control.status.subscribe(({ name }) => {
+  state.isControlled = name === "connected";
+  redraw();
 });
 
 /* The room */
@@ -56,6 +64,7 @@ function enter(port) {
     state.people = new Set(members.keys());
     redraw();
   });
+  followStatus(client, "Your messages wait here.");
   void watch(client);
   void read(client);
   return client;

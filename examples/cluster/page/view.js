@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { linked } from "../../shared/links.js";
 
 /** The elements of the page, by id. */
 export const elements = Object.fromEntries(
@@ -17,14 +18,19 @@ const VERBS = {
 };
 
 /** Draws the whole page. */
-export function draw({ me, cluster, node, people, lines }) {
+export function draw({ me, cluster, isControlled, node, people, lines }) {
   elements.engine.textContent = { redis: "Redis", nats: "NATS" }[cluster.engine] ?? "";
   const others = [...people].filter((name) => name !== me).sort();
   const company = others.length === 0 ? "No other user is here" : `Also here: ${others.join(", ")}`;
   put(elements.people, `You are ${me}. ${company}`);
-  for (const one of cluster.nodes) drawNode(one, node);
-  drawLines(lines);
+  for (const { number, state } of cluster.nodes) {
+    drawNode({ number, state: isControlled ? state : "out of reach" }, node);
+  }
+  drawLines(lines.length === 0 ? [NOTHING] : lines);
 }
+
+/** The line of an empty room. */
+const NOTHING = { id: "nothing", isEmpty: true };
 
 /** The cards of the nodes, by number. Cards stay in place, so that buttons keep the focus. */
 const cards = new Map();
@@ -47,7 +53,7 @@ function cardOf(number) {
   title.append(make("span", "state"), make("small"));
   card.append(title);
   for (const [verb, { word, does }] of Object.entries(VERBS)) {
-    const button = make("button", "", word);
+    const button = make("button", "button", word);
     button.type = "button";
     button.title = `${word} node ${number}: ${does}`;
     button.ariaLabel = `${word} node ${number}`;
@@ -75,10 +81,11 @@ function drawLines(lines) {
   if (isAtEnd) log.scrollTop = log.scrollHeight;
 }
 
-function lineOf({ notice, from, text, node, isWaiting }) {
+function lineOf({ isEmpty, notice, from, text, node, isWaiting }) {
+  if (isEmpty) return make("p", "empty", "No messages here yet. Write the first one.");
   if (notice !== undefined) return make("p", "notice", notice);
   const line = make("p", isWaiting ? "waiting" : "");
-  line.append(make("b", "", `${from} `), text);
+  line.append(make("b", "", `${from} `), ...linked(text));
   line.append(make("small", "", isWaiting ? " waiting" : ` by node ${node}`));
   return line;
 }

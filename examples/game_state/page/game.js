@@ -4,6 +4,7 @@
  * @module
  */
 import { connect } from "@skein/skein/client";
+import { followStatus } from "../../shared/skein.js";
 import { States } from "./states.js";
 
 const elements = Object.fromEntries(
@@ -87,16 +88,15 @@ elements.field.addEventListener("keydown", (event) => {
 
 /* States */
 
+followStatus(client, "The game stands still.");
+
 void (async () => {
-  for await (const { name: status, cause } of client.status) {
+  for await (const { name: status } of client.status) {
     const { session } = client;
-    const by = session && DATAGRAMS[session.connection.capabilities.datagrams];
-    elements.status.textContent = status === "connected"
-      ? `You are ${name}, over ${session.transport} with ${by}`
-      : status === "refused"
-      ? `Refused: ${cause.reason}`
-      : "Connecting";
-    if (status === "connected") void listen(session);
+    if (status !== "connected") continue;
+    const by = DATAGRAMS[session.connection.capabilities.datagrams];
+    elements.you.textContent = `You are ${name}. States come by ${by}.`;
+    void listen(session);
   }
 })();
 

@@ -3,23 +3,13 @@
  *
  * @module
  */
+import { nameOf, showStatus } from "../../shared/skein.js";
 import { hueOf } from "./drawing.js";
 
 /** The elements of the page, by id. */
 export const elements = Object.fromEntries(
   [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
 );
-
-const STATUS = {
-  connecting: "Connecting",
-  connected: "Connected",
-  reconnecting: "Reconnecting",
-  refused: "Refused",
-  exhausted: "Disconnected",
-  closed: "Disconnected",
-};
-
-const TRANSPORT = { webtransport: "WebTransport", websocket: "WebSocket" };
 
 /** Texts of the stage without a picture: a heading and a sentence. */
 const MESSAGES = {
@@ -53,18 +43,25 @@ const WORDS = {
   unsupported: "not supported",
 };
 
-/** Draws the connection's badge. */
+/** Draws the state of the connection. */
 export function drawStatus({ name, session, retryAt, error, fallback }) {
-  const { status, "status-name": words, "status-detail": detail } = elements;
-  status.dataset.name = name;
-  put(words, STATUS[name]);
-  const seconds = Math.ceil((retryAt - Date.now()) / 1_000);
-  const wait = name === "reconnecting" && seconds > 0 ? `in ${seconds} s` : "";
-  put(detail, name === "connected" ? TRANSPORT[session.connection.transport] : wait);
-  const title = name === "connected"
-    ? [session.version, fallback && `Not over WebTransport: ${fallback}`].filter(Boolean).join(". ")
-    : error?.message ?? "";
-  if (detail.title !== title) detail.title = title;
+  const isOver = name === "refused" || name === "exhausted" || name === "closed";
+  const why = isOver
+    ? `The server refused this page: ${error?.message ?? name}. Reload the page to try again.`
+    : name === "reconnecting"
+    ? "The server does not answer. The picture returns with the server."
+    : "";
+  showStatus({
+    name: name === "exhausted" ? "closed" : name,
+    detail: name === "connected" ? nameOf(session.connection.transport) : "",
+    title: name === "connected"
+      ? [session.version, fallback && `Not over WebTransport: ${fallback}`].filter(Boolean).join(
+        ". ",
+      )
+      : "",
+    why,
+    retryAt,
+  });
 }
 
 /** Draws the stage and its badge. */
@@ -101,7 +98,7 @@ export function drawOnAir({ names, watched, own, isConnected }, onWatch) {
 function channel(name, onWatch) {
   const row = document.createElement("li");
   row.dataset.name = name;
-  row.innerHTML = '<button type="button" class="channel"><span class="face"></span>' +
+  row.innerHTML = '<button type="button" class="channel"><span class="tint"></span>' +
     '<span class="name"></span><small></small></button>';
   row.querySelector(".name").textContent = name;
   row.querySelector("button").style.setProperty("--hue", hueOf(name));

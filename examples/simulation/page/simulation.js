@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { onRetry, showStatus } from "../../shared/skein.js";
 import { Stage } from "./stage.js";
 import { Trace } from "./trace.js";
 
@@ -19,6 +20,16 @@ const FAULTS = {
   freeze: "is frozen",
   cut: "is cut off",
 };
+
+/** Pause between two looks at the server, in milliseconds. */
+const WATCH_MS = 3_000;
+
+const READY = { name: "connected", words: "Ready" };
+
+let isDead = false;
+
+/** Moment from which to show the run that waits for the server; `undefined` without one. */
+let waiting;
 
 const state = {
   faults: [],
@@ -42,22 +53,48 @@ const stage = new Stage(elements.stage, {
 
 /** Asks the server for a run, and shows the trace from a moment on. */
 async function run(fromMs) {
-  elements.busy.hidden = false;
+  showStatus({ name: "connecting", words: "Running" });
   elements.error.textContent = "";
   const body = JSON.stringify({ seed: state.seed, faults: state.faults });
+  let response;
   try {
-    const response = await fetch("/run", {
+    response = await fetch("/run", {
       method: "POST",
       headers: { "content-type": "application/json" },
       body,
     });
-    if (!response.ok) throw new Error(await response.text());
-    show(await response.json(), fromMs);
-  } catch (error) {
-    elements.error.textContent = error.message;
-  } finally {
-    elements.busy.hidden = true;
+  } catch {
+    waiting = fromMs;
+    return showDead();
   }
+  showStatus(READY);
+  if (response.ok) show(await response.json(), fromMs);
+  else elements.error.textContent = await response.text();
+}
+
+/** Looks if the server is there; once the server is back, asks for the run that waits. */
+async function watchServer() {
+  try {
+    await fetch("/", { method: "HEAD", cache: "no-store" });
+  } catch {
+    return showDead();
+  }
+  if (!isDead) return;
+  isDead = false;
+  const fromMs = waiting;
+  waiting = undefined;
+  if (fromMs === undefined) showStatus(READY);
+  else await run(fromMs);
+}
+
+function showDead() {
+  isDead = true;
+  showStatus({
+    name: "reconnecting",
+    words: "No server",
+    why: "The server does not answer. This run still plays; another one waits here.",
+    canRetry: true,
+  });
 }
 
 function show({ hosts, durationMs, tookMs, digest, events, findings, trace }, fromMs) {
@@ -98,6 +135,7 @@ function showFacts() {
   elements.facts.replaceChildren(...facts.map(({ atMs, host, text, to, kind }) => {
     const item = document.createElement("li");
     const time = document.createElement("button");
+    time.type = "button";
     time.textContent = (atMs / 1_000).toFixed(2);
     time.title = "Go to this moment";
     time.addEventListener("click", () => seek(atMs));
@@ -115,6 +153,7 @@ function showFaults() {
     const words = document.createElement("span");
     words.textContent = `${(fault.atMs / 1_000).toFixed(2)} s: ${fault.host} ${FAULTS[fault.kind]}`;
     const remove = document.createElement("button");
+    remove.className = "button";
     remove.textContent = "Remove";
     remove.addEventListener("click", () => {
       state.faults = state.faults.filter((each) => each !== fault);
@@ -170,5 +209,7 @@ elements.start.addEventListener("submit", (event) => {
 // Without its script, the form would load the page again.
 elements.run.disabled = false;
 elements.play.disabled = false;
+onRetry(watchServer);
+setInterval(watchServer, WATCH_MS);
 await run(0);
 play(!matchMedia("(prefers-reduced-motion: reduce)").matches);

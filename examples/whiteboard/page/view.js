@@ -1,6 +1,5 @@
 /**
- * Draws all of the page but the board: people, the state of the connection, tools and notices. Text
- * of other users is inserted as text, never as HTML.
+ * Draws all of the page but the board: people, tools and notices. Text of other users is inserted as text, never as HTML.
  *
  * @module
  */
@@ -15,16 +14,6 @@ const NOTICE_MS = 4_000;
 
 /** People with a circle; the others are counted. */
 const MAX_FACES = 4;
-
-const STATUS = {
-  connecting: "Connecting",
-  connected: "Connected",
-  reconnecting: "Reconnecting",
-  refused: "Refused",
-  closed: "Disconnected",
-};
-
-const TRANSPORT = { webtransport: "WebTransport", websocket: "WebSocket", http: "HTTP" };
 
 /** The chosen tool, colour and width. */
 export function tools() {
@@ -45,7 +34,7 @@ export function choose(key) {
 
 function showTool() {
   elements.live.dataset.tool = tools().tool;
-  elements.tools.style.setProperty("--chosen", `var(--${tools().colour})`);
+  elements.tools.style.setProperty("--pen", `var(--${tools().colour})`);
 }
 elements.tools.addEventListener("change", ({ target }) => {
   if (target.name !== "tool") elements.tools.elements.tool.value = "pen";
@@ -70,26 +59,18 @@ export function drawTools({ board, view }) {
   }px`;
 }
 
-export function drawStatus({ name, until, cause, transport }, board) {
-  elements.status.dataset.name = name;
-  put(elements["status-name"], STATUS[name]);
-  const seconds = Math.ceil((until - Date.now()) / 1_000);
-  const isCounting = name === "reconnecting" && seconds > 0;
+/** Says what happens to the drawing while the board is not open. */
+export function drawOffline({ name }, board) {
   const isOver = name === "refused" || name === "closed";
-  put(elements["status-time"], isCounting ? `in ${seconds} s` : isOver ? cause.reason : "");
-  put(elements["status-transport"], TRANSPORT[transport] ?? "");
-  elements.offline.hidden = name === "connected" && board.isOpen;
+  elements.offline.hidden = isOver || name === "connected" && board.isOpen;
   const count = board.waiting.size;
-  const waiting = `${count} ${count === 1 ? "change waits" : "changes wait"} here`;
   put(
     elements.offline,
     name === "connected"
       ? "Opening the board …"
-      : isOver
-      ? `Disconnected. Reload the page to try again.`
       : count === 0
-      ? "Not connected. You can draw on: changes wait here for the server."
-      : `Not connected. ${waiting}, and go out once the server is back.`,
+      ? "You can draw on: changes wait here."
+      : `${count} ${count === 1 ? "change waits" : "changes wait"} here for the server.`,
   );
 }
 
@@ -97,8 +78,10 @@ export function drawPeople(people, me) {
   const names = [...people.keys()].sort((a, b) => Number(b === me) - Number(a === me));
   const faces = names.slice(0, MAX_FACES).map((name) => {
     const face = make("li", "face", [...name][0].toUpperCase());
-    face.style.setProperty("--hue", people.get(name).hue ?? 0);
-    face.title = name === me ? `${name} (you)` : name;
+    const { hue = 0, away = false } = people.get(name);
+    face.style.setProperty("--hue", hue);
+    face.classList.toggle("away", away);
+    face.title = `${name}${name === me ? " (you)" : ""}${away ? " (away)" : ""}`;
     face.append(make("span", "unseen", face.title.slice([...name][0].length)));
     return face;
   });

@@ -5,12 +5,13 @@
  * @module
  */
 import { connect, newId } from "@skein/skein/client";
+import { followStatus } from "../../shared/skein.js";
 import { isTouched, pieces, round, simplify } from "../geometry.ts";
 import { Board } from "./board.js";
 import { Cursors } from "./cursors.js";
 import { listen } from "./gestures.js";
 import { Surface } from "./surface.js";
-import { choose, drawPeople, drawStatus, drawTools, elements, notify, tools } from "./view.js";
+import { choose, drawOffline, drawPeople, drawTools, elements, notify, tools } from "./view.js";
 
 /** Hues of people, told apart at a glance. */
 const HUES = [25, 265, 150, 330, 60, 205, 110, 295];
@@ -69,8 +70,9 @@ async function start(name) {
     outbox: { maxMessages: 1_000, maxBytes: 4 * 1_048_576 },
     onMessage: receive,
   });
+  followStatus(client);
   for await (const next of client.status) {
-    status = { ...next, until: Date.now() + (next.delayMs ?? 0) };
+    status = next;
     if (next.name === "connected") {
       sessionStorage.setItem("name", name);
       localStorage.setItem("name", name);
@@ -84,12 +86,13 @@ async function start(name) {
 
 function enter() {
   elements.welcome.hidden = true;
-  elements.whiteboard.hidden = false;
+  elements.whiteboard.hidden = elements.boards.hidden = false;
   openBoard();
 }
 
 function refuse(reason) {
   void client.close();
+  elements.status.hidden = elements.outage.hidden = true;
   sessionStorage.removeItem("name");
   localStorage.removeItem("name");
   elements["enter-button"].disabled = false;
@@ -112,13 +115,18 @@ function openBoard() {
   line = undefined;
   board = new Board(client, name, { me, change: redraw, notice: notify });
   cursors.open(name);
-  const hue = Number(localStorage.getItem("hue") ?? HUES[Math.floor(Math.random() * HUES.length)]);
-  localStorage.setItem("hue", String(hue));
-  client.presence(`board:${name}`, { hue }).catch(console.warn);
+  showPresence();
   unwatch = client.members(`board:${name}`).subscribe(noteMembers);
   document.title = `${name} - Skein whiteboard`;
   elements["board-name"].textContent = name;
   redraw();
+}
+
+/** Tells the others this user's colour, and if the page is out of sight: the user is away then. */
+function showPresence() {
+  const hue = Number(localStorage.getItem("hue") ?? HUES[Math.floor(Math.random() * HUES.length)]);
+  localStorage.setItem("hue", String(hue));
+  client.presence(`board:${board.name}`, { hue, away: document.hidden }).catch(console.warn);
 }
 
 /** Receives all messages except the changes of the board, which arrive by the subscription. */
@@ -247,7 +255,7 @@ function redraw() {
     isPlaced = true;
     surface.fit(board.strokes);
   }
-  drawStatus(status, board);
+  drawOffline(status, board);
   schedule();
 }
 
@@ -275,7 +283,10 @@ elements.clearing.addEventListener("submit", ({ submitter }) => {
 });
 addEventListener("hashchange", () => client && openBoard());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-document.addEventListener("visibilitychange", () => document.hidden && cursors.point(undefined));
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) cursors.point(undefined);
+  if (board !== undefined) showPresence();
+});
 
 const ACTIONS = {
   undo: () => line === undefined && board.undo(),
@@ -304,9 +315,6 @@ document.addEventListener("keydown", (event) => {
   else if (isCommand || event.altKey || !choose(key)) return;
   event.preventDefault();
 });
-
-// Counts down the delay before the next attempt.
-setInterval(() => board && drawStatus(status, board), 500);
 
 const known = sessionStorage.getItem("name") ?? localStorage.getItem("name") ?? "";
 if (known !== "") void start(known);

@@ -10,6 +10,7 @@ import { LISTS } from "./lists.js";
 import { Overview } from "./overview.js";
 import { sessionGroups } from "./session_detail.js";
 import { Traffic } from "./traffic.js";
+import { onRetry, showStatus } from "./skein.js";
 import { count, nodeName } from "./words.js";
 
 /** Pause between two measurements, in milliseconds. */
@@ -69,12 +70,12 @@ async function run() {
     if (!isPaused && !document.hidden) {
       try {
         await measure();
-        tellStatus("connected", "Live");
+        showStatus({ name: "connected", words: "Live" });
       } catch (error) {
         pauseMs = AWAY_MS;
         tellFailure(error);
       }
-    } else if (isPaused) tellStatus("paused", "Paused");
+    } else if (isPaused) showStatus({ name: "paused", words: "Paused" });
     if (isDue) continue;
     await new Promise((resolve) => {
       endPause = resolve;
@@ -151,18 +152,21 @@ function tellOver(isKnown) {
 
 /* Status */
 
-function tellStatus(name, words) {
-  const status = $("status");
-  if (status.textContent !== words) status.textContent = words;
-  status.dataset.name = name;
-}
-
 function tellFailure(error) {
   if (error.status === 401 || error.status === 403) {
-    tellStatus("refused", "Refused");
+    showStatus({ name: "refused" });
     $("notice").hidden = false;
     $("notice").textContent = error.message;
-  } else tellStatus("reconnecting", "The server is away");
+    return;
+  }
+  showStatus({
+    name: "reconnecting",
+    why: error.status === undefined
+      ? "The server does not answer. The page shows the last measurements."
+      : `The server cannot answer now: ${error.message}`,
+    retryAt: Date.now() + AWAY_MS,
+    canRetry: true,
+  });
 }
 
 /* Views */
@@ -273,6 +277,7 @@ $("sort").addEventListener("change", () => {
   wake();
 });
 $("close").addEventListener("click", close);
+onRetry(wake);
 $("pause").addEventListener("click", () => {
   isPaused = !isPaused;
   $("pause").setAttribute("aria-pressed", String(isPaused));

@@ -1,0 +1,47 @@
+/**
+ * Takes pictures of all pages, to look at: on a desk and a phone, light and dark, with the server and
+ * without it.
+ *
+ * ```sh
+ * deno run -A tests/browser/family_screenshots.ts          # to a temporary folder
+ * deno run -A tests/browser/family_screenshots.ts chat     # one page alone
+ * ```
+ *
+ * @module
+ */
+import { BROWSERS, emulate, launchBrowser, type Page, pathOf } from "./_browsers.ts";
+import { FAMILY, FamilyPage } from "./_family.ts";
+
+const SIZES = {
+  desk: { width: 1280, height: 800, deviceScaleFactor: 1 },
+  phone: { width: 390, height: 844, deviceScaleFactor: 1 },
+} as const;
+
+async function main(names: readonly string[]): Promise<void> {
+  const folder = new URL(`file://${await Deno.makeTempDir()}/`);
+  const browser = await launchBrowser(BROWSERS[0]!);
+  try {
+    for (const member of FAMILY) {
+      if (names.length > 0 && !names.includes(member.name)) continue;
+      await using family = await FamilyPage.open(browser, member);
+      await shoot(family.page, folder, `${member.name}-alive`);
+      await family.kill();
+      await shoot(family.page, folder, `${member.name}-dead`);
+    }
+    console.log(folder.pathname);
+  } finally {
+    await browser.close();
+  }
+}
+
+async function shoot(page: Page, folder: URL, name: string): Promise<void> {
+  for (const [size, viewport] of Object.entries(SIZES)) {
+    for (const colours of ["light", "dark"] as const) {
+      await page.setViewport(viewport);
+      await emulate(page, colours);
+      await page.screenshot({ path: pathOf(folder, `${name}-${size}-${colours}`) });
+    }
+  }
+}
+
+if (import.meta.main) await main(Deno.args);

@@ -1,0 +1,47 @@
+/** All pages of Skein on a desk and a phone, light and dark, by keyboard, and without their server. */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { isRedisMissing } from "../brokers/redis_server.ts";
+import { BROWSERS, emulate, testInBrowsers } from "./_browsers.ts";
+import { faintTexts, FAMILY, FamilyPage, overflowOf, tabThrough } from "./_family.ts";
+
+const SIZES = [{ width: 1280, height: 800 }, { width: 390, height: 844 }] as const;
+
+for (const member of FAMILY) {
+  if (member.name === "cluster" && isRedisMissing) continue;
+  testInBrowsers(
+    `the page of the ${member.name} fits, and says that its server is dead`,
+    async (browser) => {
+      await using family = await FamilyPage.open(browser, member);
+      const { page } = family;
+      const errors: unknown[] = [];
+      page.on("pageerror", (error) => errors.push(error));
+      const check = async (
+        state: string,
+        size: typeof SIZES[number],
+        colours: "light" | "dark",
+      ) => {
+        const at = `${state}, ${size.width} px, ${colours}`;
+        await page.setViewport(size);
+        await emulate(page, colours);
+        const { stops, faults } = await tabThrough(page);
+        assertEquals([at, faults, await faintTexts(page)], [at, [], []]);
+        assertEquals([at, await overflowOf(page)], [at, 0]);
+        assert(stops.length > 0, at);
+      };
+      assertEquals(
+        await page.$$eval(
+          "header.top .mark, header.top h1, header.top #status",
+          (parts) => parts.length,
+        ),
+        3,
+      );
+      for (const size of SIZES) {
+        for (const colours of ["light", "dark"] as const) await check("alive", size, colours);
+      }
+      assertMatch(await family.kill(), /^The server does not answer\. .+\.$|^The server closed/);
+      for (const size of SIZES) await check("dead", size, "light");
+      assertEquals(errors, []);
+    },
+    [BROWSERS[0]!],
+  );
+}

@@ -1,0 +1,51 @@
+/** Parts that the pages of examples share. */
+import { assertEquals } from "@std/assert";
+import { linksOf } from "../examples/shared/links.js";
+import { servePage } from "../examples/shared/site.ts";
+
+Deno.test("The inspector has the same header, colours and logo as the pages of examples", async () => {
+  for (const name of ["skein.css", "skein.js", "skein.svg"]) {
+    const [example, inspector] = await Promise.all(
+      ["../examples/shared/", "../server/inspector/page/"].map((folder) =>
+        Deno.readTextFile(new URL(folder + name, import.meta.url))
+      ),
+    );
+    assertEquals(inspector, example, `copy examples/shared/${name} to server/inspector/page/`);
+  }
+});
+
+Deno.test("linksOf() finds addresses of pages, without the sentence around them", () => {
+  const cases: readonly [text: string, links: readonly string[]][] = [
+    ["no link", []],
+    ["see https://example.com/a.", ["https://example.com/a"]],
+    ["(http://example.com/a_(b)), then", ["http://example.com/a_(b)"]],
+    ["HTTPS://EXAMPLE.com/?q=1&r=%20#top!", ["HTTPS://EXAMPLE.com/?q=1&r=%20#top"]],
+    ["https://a.example,https://b.example", ["https://a.example,https://b.example"]],
+    ["two: https://a.example\nhttp://b.example/x?", ["https://a.example", "http://b.example/x"]],
+    ["javascript:alert(1) data:text/html,x ftp://a.example", []],
+    ["jhttps://a.example http:// https://", []],
+    ['<a href="https://a.example/">x</a>', ["https://a.example/"]],
+    ["https://[bad", []],
+  ];
+  for (const [text, links] of cases) {
+    const parts = linksOf(text);
+    const found = parts.flatMap((part) => typeof part === "string" ? [] : part.address);
+    assertEquals([text, found], [text, links]);
+    assertEquals(
+      parts.map((part) => typeof part === "string" ? part : part.address).join(""),
+      text,
+    );
+  }
+});
+
+Deno.test("servePage() answers GET and HEAD, and refuses other methods and paths", async () => {
+  const page = new Map([["/", { type: "text/html", body: "<p>Here" }]]);
+  const answer = async (method: string, path = "/") => {
+    const response = servePage(page, new Request(`http://localhost${path}`, { method }));
+    return [response.status, response.headers.get("content-type"), await response.text()];
+  };
+  assertEquals(await answer("GET"), [200, "text/html; charset=utf-8", "<p>Here"]);
+  assertEquals(await answer("HEAD"), [200, "text/html; charset=utf-8", ""]);
+  assertEquals((await answer("POST"))[0], 405);
+  assertEquals((await answer("GET", "/secret"))[0], 404);
+});
