@@ -75,9 +75,14 @@ export class FamilyPage implements AsyncDisposable {
     // A window of its own: a tab in the background draws nothing.
     const page = await newPage(context, { type: "window" });
     const family = new FamilyPage(page, member, server, folder);
-    await page.goto(`http://localhost:${server.port}${member.path ?? "/"}`);
-    await member.enter?.(page);
-    await page.waitForSelector('#status[data-name="connected"]');
+    try {
+      await page.goto(`http://localhost:${server.port}${member.path ?? "/"}`);
+      await member.enter?.(page);
+      await page.waitForSelector('#status[data-name="connected"]');
+    } catch (error) {
+      await family[Symbol.asyncDispose]();
+      throw error;
+    }
     return family;
   }
 

@@ -37,6 +37,18 @@ for (const [transport, label] of TRANSPORTS) {
       }
       await eve.open("#lobby");
 
+      // Addresses of pages are links, and nothing else is.
+      await ann.say("Read https://example.com/a?b=(c), not javascript:alert(1)");
+      await bob.sees("Read https://example.com/a?b=(c), not javascript:alert(1)");
+      assertEquals(
+        await bob.page.$$eval(
+          "#log .text a",
+          (links) =>
+            (links as unknown as Link[]).map(({ href, target, rel }) => [href, target, rel]),
+        ),
+        [["https://example.com/a?b=(c)", "_blank", "noopener noreferrer nofollow"]],
+      );
+
       await ann.say("Hello, everybody");
       for (const page of [ann, bob, eve]) await page.sees("Hello, everybody");
       await bob.say("Hello, Ann");
@@ -172,6 +184,13 @@ testInBrowsers(
     await bob.seesHere("3 here: ann, bob, eve");
   },
 );
+
+/** The little of a link that is named above. */
+interface Link {
+  readonly href: string;
+  readonly target: string;
+  readonly rel: string;
+}
 
 /** The little of an element that is named above. */
 interface Face {

@@ -338,6 +338,33 @@ Deno.test("serveChat() with a file has the lines and letters of before a restart
   await Deno.remove(path);
 });
 
+Deno.test("serveChat() tells since when a user without a page is away", async () => {
+  await using server = serveChat({ port: 0, onListen() {}, presenceGraceMs: 600_000 });
+  await using ann = await dial(`${server.url}session?name=ann`);
+  const sinceMs = Date.now();
+  const enter = () => dial(`${server.url}session?name=bob`);
+  const bob = await enter();
+  let seen = "";
+  await using again = new AsyncDisposableStack();
+  for await (const { topic, data } of ann) {
+    if (topic !== "people") continue;
+    const entry = (data as { user: string; awaySince?: number }[])
+      .find(({ user }) => user === "bob");
+    if (entry === undefined) continue;
+    const { awaySince } = entry;
+    if (awaySince === undefined && seen === "away") break;
+    if (awaySince === undefined && seen === "") {
+      seen = "here";
+      await bob.close();
+    } else if (awaySince !== undefined && seen === "here") {
+      assertEquals(awaySince >= sinceMs && awaySince <= Date.now(), true);
+      seen = "away";
+      again.use(await enter());
+    }
+  }
+  assertEquals(seen, "away");
+});
+
 Deno.test("serveChat() refuses invalid names and rooms", async () => {
   await using server = serveChat({ port: 0, onListen() {} });
   for (const name of ["", " ", "a".repeat(25), "<b>", "a\nb"]) {

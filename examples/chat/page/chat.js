@@ -50,10 +50,13 @@ async function start(name) {
     transports: TRANSPORTS,
     onMessage: receive,
   });
-  followStatus(client, "Your messages wait here.");
+  const hideStatus = followStatus(client, "Your messages wait here.");
   let wasConnected = false;
   for await (const status of client.status) {
-    if (status.name === "refused" && !wasConnected) return refuse(status.cause.reason);
+    if (status.name === "refused" && !wasConnected) {
+      hideStatus();
+      return refuse(status.cause.reason);
+    }
     if (status.name === "connected" && !wasConnected) {
       wasConnected = true;
       // A reload keeps the name of this tab. A new tab takes the name that was used last.
@@ -73,7 +76,6 @@ function refuse(reason) {
   localStorage.removeItem("name");
   state.me = "";
   void client.close();
-  elements.status.hidden = elements.outage.hidden = true;
   showError(reason || "The server refused this name");
   redraw();
 }

@@ -21,7 +21,7 @@ const VERBS = {
 export function draw({ me, cluster, isControlled, node, people, lines }) {
   elements.engine.textContent = { redis: "Redis", nats: "NATS" }[cluster.engine] ?? "";
   const others = [...people].filter((name) => name !== me).sort();
-  const company = others.length === 0 ? "No other user is here" : `Also here: ${others.join(", ")}`;
+  const company = others.length === 0 ? "No one else is here." : `Also here: ${others.join(", ")}.`;
   put(elements.people, `You are ${me}. ${company}`);
   for (const { number, state } of cluster.nodes) {
     drawNode({ number, state: isControlled ? state : "out of reach" }, node);

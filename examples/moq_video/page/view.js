@@ -14,7 +14,7 @@ export const elements = Object.fromEntries(
 /** Texts of the stage without a picture: a heading and a sentence. */
 const MESSAGES = {
   connecting: () => ["Connecting", "Waiting for the server."],
-  reconnecting: () => ["The server is away", "The picture returns automatically."],
+  reconnecting: () => ["No connection", "The picture returns automatically."],
   refused: (_name, why) => ["The server refused this page", why],
   idle: () => ["No broadcast yet", "Go on the air here, or in another window."],
   waiting: (name) => [`Waiting for ${name}`, "The picture starts with the broadcast."],
@@ -49,7 +49,7 @@ export function drawStatus({ name, session, retryAt, error, fallback }) {
   const why = isOver
     ? `The server refused this page: ${error?.message ?? name}. Reload the page to try again.`
     : name === "reconnecting"
-    ? "The server does not answer. The picture returns with the server."
+    ? "The server does not answer."
     : "";
   showStatus({
     name: name === "exhausted" ? "closed" : name,

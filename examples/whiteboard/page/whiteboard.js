@@ -70,7 +70,7 @@ async function start(name) {
     outbox: { maxMessages: 1_000, maxBytes: 4 * 1_048_576 },
     onMessage: receive,
   });
-  followStatus(client);
+  const hideStatus = followStatus(client);
   for await (const next of client.status) {
     status = next;
     if (next.name === "connected") {
@@ -79,7 +79,10 @@ async function start(name) {
       if (board === undefined) enter();
     }
     void cursors.use(client.session);
-    if (next.name === "refused" && board === undefined) return refuse(next.cause.reason);
+    if (next.name === "refused" && board === undefined) {
+      hideStatus();
+      return refuse(next.cause.reason);
+    }
     redraw();
   }
 }
@@ -92,7 +95,6 @@ function enter() {
 
 function refuse(reason) {
   void client.close();
-  elements.status.hidden = elements.outage.hidden = true;
   sessionStorage.removeItem("name");
   localStorage.removeItem("name");
   elements["enter-button"].disabled = false;

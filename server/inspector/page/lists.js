@@ -131,7 +131,9 @@ export const LISTS = {
               el(
                 "span",
                 {},
-                `${plural(connections, "session")} since ${time(joinedAt)}`,
+                connections === 0
+                  ? `away, joined at ${time(joinedAt)}`
+                  : `${plural(connections, "session")} since ${time(joinedAt)}`,
                 data ? el("span", { class: "code block" }, data) : undefined,
               ),
             ]),

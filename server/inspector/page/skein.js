@@ -40,11 +40,13 @@ let ticking;
  *
  * @param client The client.
  * @param waits A sentence about the user's input while there is no connection.
+ * @returns {() => void} Hides the state, and stops following.
  */
 export function followStatus(client, waits = "") {
-  button.addEventListener("click", () => client.retryNow());
+  const ended = new AbortController();
+  button.addEventListener("click", () => client.retryNow(), ended);
   let sentence = "";
-  client.status.subscribe((status) => {
+  const unsubscribe = client.status.subscribe((status) => {
     const { cause, transport, fallback } = status;
     if (status.name === "connected") sentence = "";
     else if (cause !== undefined) sentence = reasonOf(status);
@@ -58,6 +60,11 @@ export function followStatus(client, waits = "") {
       canRetry: status.name !== "closed",
     });
   });
+  return () => {
+    unsubscribe();
+    ended.abort();
+    pill.hidden = line.hidden = true;
+  };
 }
 
 /**

@@ -107,7 +107,7 @@ export class Traffic {
           }
         }
       } catch {
-        if (!isOver()) note.textContent = "The server is away";
+        if (!isOver()) note.textContent = "The server does not answer";
       }
       await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
     }
