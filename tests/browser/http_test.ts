@@ -1,7 +1,14 @@
 import { assert, assertEquals } from "@std/assert";
 import type { connect, dial } from "../../client.ts";
 import { createServer, type Server, type ServerOptions } from "../../mod.ts";
-import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import {
+  type Browser,
+  BROWSERS,
+  bundleOf,
+  newPage,
+  type Page,
+  testInBrowsers,
+} from "./_browsers.ts";
 
 /** Names in a page, for functions that run there. */
 declare global {
@@ -23,6 +30,10 @@ class Proxy implements AsyncDisposable {
   holds = false;
   /** Requests of the transport, by method. */
   readonly methods: string[] = [];
+  /** The client in parts: the code of each, by name. */
+  parts: ReadonlyMap<string, string> = new Map();
+  /** Parts that were asked for; the first request for HTTP fails. */
+  readonly asked: string[] = [];
   readonly #http: Deno.HttpServer<Deno.NetAddr>;
   readonly #client: string;
 
@@ -47,6 +58,15 @@ class Proxy implements AsyncDisposable {
     const { headers, method, url } = request;
     if (headers.has("upgrade")) return new Response(null, { status: 502 });
     const { pathname } = new URL(url);
+    const part = this.parts.get(pathname.slice(1));
+    if (part !== undefined) {
+      const isFailed = pathname.startsWith("/chunk_http") && !this.asked.includes(pathname);
+      this.asked.push(pathname);
+      return new Response(part, {
+        status: isFailed ? 503 : 200,
+        headers: { "content-type": "text/javascript" },
+      });
+    }
     if (pathname === "/client.js") {
       return new Response(this.#client, { headers: { "content-type": "text/javascript" } });
     }
@@ -78,8 +98,7 @@ async function openPage(browser: Browser, { port }: Proxy): Promise<Page> {
 /** Connects a page, and returns an answer, and a publication as text and as bytes. */
 async function talk(page: Page, url: string) {
   return await page.evaluate(async (url) => {
-    const transports = ["webtransport", "websocket", "http"] as const;
-    const client = globalThis.client = skein.connect(url, { transports });
+    const client = globalThis.client = skein.connect(url);
     const news = client.subscribe("news");
     await news.ready;
     const answer = await client.request("echo", { text: "héllo 𝄞" });
@@ -130,6 +149,43 @@ testInBrowsers("a page polls where a proxy holds event streams back", async (bro
   await page.evaluate(() => client.close());
   assertEquals((await session.closed).code, 0);
 });
+
+testInBrowsers(
+  "a page loads the code of HTTP after the others failed, and again after a failure",
+  async (browser) => {
+    const folder = await Deno.makeTempDir();
+    try {
+      await using proxy = await Proxy.start(OPTIONS);
+      proxy.parts = await bundleParts(new URL("../../client.ts", import.meta.url), folder);
+      const page = await openPage(browser, proxy);
+      const isHttp = (path: string) => path.startsWith("/chunk_http");
+      assert(!proxy.asked.some(isHttp));
+      assertEquals(await talk(page, `http://localhost:${proxy.port}/`), TALK);
+      assertEquals(proxy.asked.filter(isHttp).length, 2);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+  // Firefox 153 remembers a failed import until the page is reloaded.
+  BROWSERS.filter(({ name }) => name === "Chromium"),
+);
+
+/** Bundles a module with code splitting, and returns the code of each part by name. */
+async function bundleParts(module: URL, folder: string): Promise<ReadonlyMap<string, string>> {
+  const { success, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      ...["bundle", "--quiet", "--platform", "browser", "--code-splitting"],
+      ...["--outdir", folder, module.href],
+    ],
+    stdin: "null",
+  }).output();
+  assert(success, new TextDecoder().decode(stderr));
+  const parts = new Map<string, string>();
+  for await (const { name } of Deno.readDir(folder)) {
+    parts.set(name, await Deno.readTextFile(`${folder}/${name}`));
+  }
+  return parts;
+}
 
 testInBrowsers("a page of another origin takes HTTP only as the rules allow", async (browser) => {
   await using pages = await Proxy.start({});
