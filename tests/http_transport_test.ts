@@ -494,6 +494,40 @@ Deno.test("A client over HTTP whose event streams once came in time polls after 
   }
 });
 
+Deno.test("A client that no server answered opens an event stream later, and does not poll", async () => {
+  const waits: (() => void)[] = [];
+  const runtime = platformRuntime();
+  const startTimer = runtime.setTimeout.bind(runtime);
+  runtime.setTimeout = (call, ms) => {
+    if (ms !== FIRST_PIECE_MS) return startTimer(call, ms);
+    waits.push(call);
+    return undefined as never;
+  };
+  const asked = Promise.withResolvers<void>();
+  const silence = Promise.withResolvers<Response>();
+  let isSilent = true;
+  await using ends = new HttpEnds({
+    proxy(request, serve) {
+      if (!isSilent) return serve(request);
+      if (request.headers.has("skein-poll")) asked.resolve();
+      else waits.at(-1)!();
+      return silence.promise;
+    },
+  });
+  const path = { polls: false };
+  const stop = new AbortController();
+  const opening = ends.open({ runtime, path, signal: stop.signal });
+  await asked.promise;
+  stop.abort(new Error("enough"));
+  await assertRejects(() => opening, Error, "enough");
+  isSilent = false;
+  silence.resolve(new Response());
+  const { client, server } = await soon(ends.open({ runtime, path }));
+  assertEquals(path.polls, false);
+  client.close();
+  await soon(server.closed);
+});
+
 Deno.test("A client over HTTP goes on behind event streams that break now and then", async () => {
   let passedMs = 0;
   const runtime = platformRuntime();
