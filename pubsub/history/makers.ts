@@ -1,4 +1,7 @@
-/** Makers of histories: one of many gives way before the quiet topics of others. */
+/**
+ * Makers of histories: where topics or bytes run out, the one that has many gives way before the quiet
+ * topics of others.
+ */
 
 /** Time for which a history counts for its maker, in milliseconds. */
 const RECENT_MS = 3_600_000;
@@ -83,5 +86,105 @@ export class Makers {
       if (Math.abs(now - madeAt) < RECENT_MS) return;
       this.forget(topic);
     }
+  }
+}
+
+/**
+ * Part of the bytes of all histories with which a party is nobody to look at first. Eight parties that
+ * have the same lose their quietest topics, whoever made them.
+ */
+const HELD_PART = 1 / 8;
+
+/** The histories of one party. */
+class Holder {
+  readonly name: string;
+  /** Topics with their bytes, the quietest first. */
+  readonly topics = new Map<string, number>();
+  bytes = 0;
+
+  constructor(name: string) {
+    this.name = name;
+  }
+
+  /** The power of two of the bytes. */
+  get rank(): number {
+    return Math.ceil(Math.log2(this.bytes + 1));
+  }
+}
+
+/** Bytes of histories by the party that made them, for as long as they are there. */
+export class Holders {
+  /** Holders by topic; bounded by the topics of the engine. */
+  readonly #holders = new Map<string, Holder>();
+  readonly #byName = new Map<string, Holder>();
+  /** Holders by their rank, so that the largest is found without a look at all. */
+  readonly #ranks = new Map<number, Set<Holder>>();
+
+  /**
+   * Notes that a history was made.
+   *
+   * @param topic The topic, which has no bytes yet.
+   * @param maker The party that published first; `undefined` for the application.
+   */
+  note(topic: string, maker: string | undefined): void {
+    this.forget(topic);
+    if (maker === undefined) return;
+    let holder = this.#byName.get(maker);
+    if (holder === undefined) this.#byName.set(maker, holder = new Holder(maker));
+    holder.topics.set(topic, 0);
+    this.#holders.set(topic, holder);
+  }
+
+  /** Notes that a history was published to, and so is the least quiet of its party. */
+  use(topic: string): void {
+    const topics = this.#holders.get(topic)?.topics;
+    const bytes = topics?.get(topic);
+    if (bytes === undefined) return;
+    topics!.delete(topic);
+    topics!.set(topic, bytes);
+  }
+
+  /** Counts the present bytes of a history. */
+  count(topic: string, bytes: number): void {
+    const holder = this.#holders.get(topic);
+    if (holder === undefined) return;
+    const before = holder.rank;
+    holder.bytes += bytes - holder.topics.get(topic)!;
+    holder.topics.set(topic, bytes);
+    if (holder.rank === before) return;
+    const last = this.#ranks.get(before);
+    last?.delete(holder);
+    if (last?.size === 0) this.#ranks.delete(before);
+    if (holder.rank === 0) return;
+    const next = this.#ranks.get(holder.rank) ?? new Set();
+    this.#ranks.set(holder.rank, next.add(holder));
+  }
+
+  /** Notes that a history is no longer there. */
+  forget(topic: string): void {
+    const holder = this.#holders.get(topic);
+    if (holder === undefined) return;
+    this.count(topic, 0);
+    this.#holders.delete(topic);
+    holder.topics.delete(topic);
+    if (holder.topics.size === 0) this.#byName.delete(holder.name);
+  }
+
+  /**
+   * Finds the history that goes first where bytes run out.
+   *
+   * @param total Bytes of all histories.
+   * @returns The quietest topic of the party with most bytes, to a factor of two; `undefined` if nobody
+   * has an eighth of all.
+   */
+  first(total: number): string | undefined {
+    const [holder] = this.#ranks.get(Math.max(...this.#ranks.keys())) ?? [];
+    if (holder === undefined || holder.bytes <= total * HELD_PART) return undefined;
+    return holder.topics.keys().next().value;
+  }
+
+  /** Forgets all. */
+  clear(): void {
+    for (const all of [this.#holders, this.#byName, this.#ranks]) all.clear();
   }
 }

@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { Makers, MAX_MADE } from "./makers.ts";
+import { Holders, Makers, MAX_MADE } from "./makers.ts";
 
 const HOUR_MS = 3_600_000;
 
@@ -41,4 +41,40 @@ Deno.test("Makers.first() finds whoever made more than half of a few topics", ()
   assertEquals(makers.first(0), undefined);
   makers.note("e5", "eve", 0);
   assertEquals(makers.first(0), "e0");
+});
+
+/** Holders with these histories: the topic, its maker and its bytes, the quietest first. */
+function holding(...histories: readonly (readonly [string, string | undefined, number])[]) {
+  const holders = new Holders();
+  for (const [topic, maker, bytes] of histories) {
+    holders.note(topic, maker);
+    holders.count(topic, bytes);
+  }
+  return holders;
+}
+
+Deno.test("Holders.first() finds the quietest history of whoever holds most bytes", () => {
+  const holders = holding(["a", "ann", 100], ["e", "eve", 300], ["f", "eve", 700], [
+    "n",
+    undefined,
+    9_000,
+  ]);
+  assertEquals(holders.first(8_000 - 1), "e");
+  holders.use("e");
+  assertEquals(holders.first(8_000 - 1), "f");
+  assertEquals(holders.first(8_000), undefined);
+  holders.forget("f");
+  assertEquals(holders.first(1_000), "e");
+  holders.count("e", 1);
+  assertEquals(holders.first(500), "a");
+  holders.note("a", "bob"); // Made anew by somebody else.
+  holders.count("a", 200);
+  assertEquals(holders.first(500), "a");
+  for (const topic of ["a", "e", "unknown"]) holders.forget(topic);
+  assertEquals(holders.first(0), undefined);
+  holders.note("e", "eve");
+  holders.count("e", 10);
+  assertEquals(holders.first(10), "e");
+  holders.clear();
+  assertEquals(holders.first(0), undefined);
 });

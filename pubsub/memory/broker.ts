@@ -1,5 +1,6 @@
 /** The broker within one process. */
 import { checkOptions, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options.ts";
 import { BrokerError, UnsupportedError } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
@@ -19,7 +20,7 @@ import type {
 } from "../broker.ts";
 import { LocalListeners } from "../engine_flow.ts";
 import type { BrokerLogs } from "../logs/log.ts";
-import { appended, MemoryHistories } from "./history.ts";
+import { appended, MAX_TOPICS, MemoryHistories } from "./history.ts";
 import { MemoryLogs } from "./logs.ts";
 import { defaultTotalBytes } from "./space.ts";
 
@@ -113,8 +114,17 @@ function renew<V>(map: Map<string, V>, key: string, value: V): void {
 /** Options for {@linkcode MemoryBroker}. */
 export interface MemoryBrokerOptions {
   /**
+   * Most topics with a remembered history or position. Beyond that, topics without publications are
+   * forgotten first, then those of the client that made most of them within the last hour if it made
+   * more than 256, then topics without subscribers, those whose last publication is the oldest first.
+   *
+   * @default {10000}
+   */
+  readonly maxTopics?: number;
+  /**
    * Most bytes of memory that histories and durable streams take together, as measured with all that
-   * belongs to them. Beyond these, histories are forgotten as for too many topics, and a durable
+   * belongs to them. Beyond these, histories are forgotten: those of the client whose topics hold most
+   * bytes first, if these are more than an eighth of all, then as for too many topics. A durable
    * stream takes no more records once no history is left to forget. Nothing of a durable stream is
    * dropped. By default 512 MiB or a quarter of the machine's memory, whichever is smaller; without the
    * permission to read the size of the memory, 512 MiB.
@@ -125,6 +135,12 @@ export interface MemoryBrokerOptions {
   /** Clocks, timers and randomness of this node; the platform's by default. */
   readonly runtime?: Runtime;
 }
+
+const OPTIONS: OptionKinds<MemoryBrokerOptions> = {
+  maxTopics: POSITIVE,
+  maxTotalBytes: POSITIVE,
+  runtime: RUNTIME,
+};
 
 /**
  * Carries publications within one process, synchronously: the default broker, which also connects
@@ -179,13 +195,15 @@ export class MemoryBroker implements Broker {
    * Creates a broker without subscriptions.
    *
    * @param options See {@linkcode MemoryBrokerOptions}.
-   * @throws {RangeError} If `maxTotalBytes` is not a positive integer.
+   * @throws {RangeError} If a bound is not a positive integer.
    */
   constructor(options: MemoryBrokerOptions = {}) {
-    checkOptions("create broker", options, { maxTotalBytes: POSITIVE, runtime: RUNTIME });
-    const { maxTotalBytes = defaultTotalBytes(), runtime = platformRuntime() } = options;
+    checkOptions("create broker", options, OPTIONS);
+    const { maxTopics = MAX_TOPICS, maxTotalBytes = defaultTotalBytes() } = options;
+    const { runtime = platformRuntime() } = options;
     this.#memory = new MemoryStore(runtime);
     const histories = new MemoryHistories(runtime, {
+      maxTopics,
       maxBytes: () => maxTotalBytes - this.#logs.bytes,
     });
     this.#histories = histories;

@@ -29,6 +29,12 @@ class Bounded {
     await this.broker.history.append({ topic, payload }, { bounds: BOUNDS, ...key });
   }
 
+  /** Publishes so many bytes as a client. */
+  async publishAs(maker: string, topic: string, bytes: number): Promise<void> {
+    const payload = "x".repeat(bytes);
+    await this.broker.history.append({ topic, payload }, { bounds: BOUNDS, maker });
+  }
+
   /** Counts the kept publications of topics. */
   async kept(...topics: readonly string[]): Promise<number[]> {
     const reading = { bounds: BOUNDS, maxMessages: 1_000, maxBytes: 1e9 };
@@ -95,6 +101,38 @@ Deno.test("MemoryBroker bounds all bytes: histories give way to logs, of which n
   assertEquals((await bounded.broker.logs.append("log", ending)).kind, "appended");
   await bounded.broker.logs.delete("log");
   assertEquals(await bounded.create("large", "x".repeat(90_000)), "created");
+});
+
+Deno.test("MemoryBroker forgets the histories of whoever holds most bytes before quiet topics of others", async () => {
+  const bounded = new Bounded(4_000_000);
+  await bounded.publishAs("user ann", "lobby", 1_000);
+  await bounded.publish("news", 1_000);
+  const rooms = Array.from({ length: 10 }, (_, i) => `room ${i}`);
+  // The publications of ten rooms, each of which could have more than half of all.
+  for (let round = 0; round < 10; round++) {
+    for (const room of rooms) await bounded.publishAs("at 203.0.113.66", room, 250_000);
+  }
+  assertEquals(await bounded.kept("lobby", "news"), [1, 1]);
+  // One too large publication makes room by itself too, and rooms that fill up long after they began.
+  await bounded.publishAs("at 203.0.113.66", "huge", 5_000_000);
+  assertEquals(await bounded.kept("lobby", "news", "huge"), [1, 1, 0]);
+});
+
+Deno.test("MemoryBroker forgets the quietest histories where no client holds much more than others", async () => {
+  const bounded = new Bounded(1_000_000);
+  for (let i = 0; i < 20; i++) await bounded.publishAs(`user ${i}`, `room ${i}`, 45_000);
+  await bounded.publishAs("user 0", "room 0", 1);
+  for (const i of [20, 21]) await bounded.publishAs(`user ${i}`, `room ${i}`, 45_000);
+  const quiet = await bounded.kept("room 0", "room 1", "room 2", "room 21");
+  assertEquals(quiet, [2, 0, 1, 1]);
+});
+
+Deno.test("MemoryBroker bounds the topics with a history", async () => {
+  await using broker = new MemoryBroker({ maxTopics: 2 });
+  for (const topic of ["a", "b", "c"]) {
+    await broker.history.append({ topic, payload: "x" }, { bounds: BOUNDS });
+  }
+  assertEquals(broker.stats.forgotten, 1);
 });
 
 Deno.test("MemoryBroker gives all bytes of logs and histories back", async () => {

@@ -13,7 +13,7 @@ import {
 import { type Linked, LinkedList } from "../../base/linked_list.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Fifo } from "../engine_flow.ts";
-import { Makers } from "../history/makers.ts";
+import { Holders, Makers } from "../history/makers.ts";
 import { Tags } from "../tag.ts";
 import { COSTS, type Counted, Sum } from "./space.ts";
 
@@ -150,8 +150,9 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
  * - **Order of forgetting:** first logs without publications, then logs of the party that created the
  *   most within the last hour, then logs without listeners, the quietest first; beyond
  *   {@linkcode KEPT_FOR_LISTENERS} of all, logs with listeners too.
- * - **Bytes:** beyond the bytes of all, logs are forgotten in the same order; the last one loses its
- *   oldest publications.
+ * - **Bytes:** beyond the bytes of all, logs of the party whose logs hold most bytes follow on those
+ *   without publications, the quietest first; then the order is the same. The last log loses its oldest
+ *   publications.
  * - **Listeners:** forgetting a log does not disturb listeners. The offsets of a topic with listeners
  *   continue after the last one.
  */
@@ -173,6 +174,7 @@ export class MemoryHistories {
   /** The highest offset of any forgotten log. */
   #floor = 0;
   readonly #makers: Makers;
+  readonly #holders = new Holders();
   #forgotten = 0;
   #uses = 0;
   #tidiedAt = 0;
@@ -226,15 +228,17 @@ export class MemoryHistories {
     if (log === undefined) {
       log = this.#begin(topic, bounds);
       this.#makers.note(topic, maker, now);
+      this.#holders.note(topic, maker);
     }
     if (key !== undefined && !log.admit(key)) return undefined;
     log.bounds = bounds;
     log.usedAt = ++this.#uses;
+    this.#holders.use(topic);
     const placed = log.add(publication, this.#tags.next(), now);
-    this.#sum.update(log);
+    this.#count(log);
     this.#sort(log);
     if (Math.abs(now - this.#tidiedAt) >= TIDY_INTERVAL_MS) this.#tidy(now);
-    if (this.#logs.size > this.#maxTopics) this.#forgetOne(now);
+    if (this.#logs.size > this.#maxTopics) this.#forget(this.#mostDispensable(now));
     if (this.#sum.bytes > this.#maxBytes()) this.shrink(this.#maxBytes());
     return placed;
   }
@@ -247,14 +251,17 @@ export class MemoryHistories {
    */
   shrink(maxBytes: number): void {
     const now = this.#runtime.now();
-    while (this.#sum.bytes > maxBytes && this.#logs.size > 1) this.#forgetOne(now);
+    while (this.#sum.bytes > maxBytes && this.#logs.size > 1) {
+      const held = this.#empty.oldest ? undefined : this.#holders.first(this.#sum.bytes);
+      this.#forget(this.#logs.get(held ?? "") ?? this.#mostDispensable(now));
+    }
     if (this.#sum.bytes <= maxBytes) return;
     for (const last of this.#logs.values()) {
       while (this.#sum.bytes > maxBytes && !last.isEmpty) {
         last.drop();
-        this.#sum.update(last);
+        this.#count(last);
       }
-      if (last.isEmpty) this.#forgetOne(now);
+      if (last.isEmpty) this.#forget(last);
     }
   }
 
@@ -266,7 +273,7 @@ export class MemoryHistories {
     }
     log.bounds = options.bounds;
     log.trim(this.#runtime.now());
-    this.#sum.update(log);
+    this.#count(log);
     return log.read(options);
   }
 
@@ -274,6 +281,7 @@ export class MemoryHistories {
     this.#logs.clear();
     this.#sum.clear();
     this.#makers.clear();
+    this.#holders.clear();
     this.#followed.clear();
     this.#empty = new LinkedList();
     this.#unheard = new LinkedList();
@@ -302,17 +310,23 @@ export class MemoryHistories {
     for (const logs of [this.#unheard, this.#heard]) {
       for (const log of logs.toArray().reverse()) {
         log.trim(now);
-        this.#sum.update(log);
+        this.#count(log);
         if (log.isEmpty) move(log, this.#empty);
       }
     }
   }
 
-  #forgetOne(now: number): void {
-    const log = this.#mostDispensable(now);
+  /** Counts the bytes of a log anew, after a change. */
+  #count(log: TopicHistory): void {
+    this.#sum.update(log);
+    this.#holders.count(log.topic, log.counted);
+  }
+
+  #forget(log: TopicHistory): void {
     this.#logs.delete(log.topic);
     this.#sum.remove(log);
     this.#makers.forget(log.topic);
+    this.#holders.forget(log.topic);
     if (log.list !== this.#empty) this.#forgotten++;
     move(log, undefined);
     this.#floor = Math.max(this.#floor, log.head);

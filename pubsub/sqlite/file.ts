@@ -96,10 +96,13 @@ const SWEEPS: readonly string[] = [
 ];
 
 /** Tables of rows whose topic or log is gone: the owners, the rows, and the column of the owner. */
-const GONE: readonly (readonly [owners: string, rows: string, column: string])[] = [
+const GONE = [
   ["gone_topics", "publications", "topic"],
   ["gone_logs", "log_records", "log"],
-];
+] as const;
+
+/** Used part of the file up to which no history gives way. */
+const ROOMY_PART = 7 / 8;
 
 /** Size of the file, and the rest of the work. */
 export interface Swept {
@@ -125,6 +128,10 @@ export class SqliteFile {
   }>;
   readonly #begin: Statement;
   readonly #commit: Statement;
+  readonly #pages: Statement;
+  readonly #freePages: Statement;
+  readonly #pageSize: number;
+  readonly #maxBytes: number;
   #copy: FileCopy | undefined;
 
   /**
@@ -145,6 +152,10 @@ export class SqliteFile {
     try {
       this.#begin = db.prepare("BEGIN IMMEDIATE");
       this.#commit = db.prepare("COMMIT");
+      this.#pages = db.prepare("PRAGMA page_count");
+      this.#freePages = db.prepare("PRAGMA freelist_count");
+      this.#pageSize = Number(pragma(db, "page_size"));
+      this.#maxBytes = options.maxBytes;
       const histories = new Histories(db, { epoch, maxTopics: options.maxTopics });
       this.#parts = { histories, facts: new Facts(db), logs: new Logs(db), file: this };
     } catch (cause) {
@@ -187,11 +198,8 @@ export class SqliteFile {
       const { changes } = this.#db.prepare(sql).run({ now, limit: MAX_DELETED });
       isMore ||= Number(changes) === MAX_DELETED;
     }
-    for (const gone of GONE) isMore = this.#deleteGone(...gone) || isMore;
-    const used = Number(pragma(this.#db, "page_count")) -
-      Number(pragma(this.#db, "freelist_count"));
-    const usedBytes = used * Number(pragma(this.#db, "page_size"));
-    return { isMore, usedBytes, forgotten: histories.forgotten };
+    for (const gone of GONE) isMore = this.#deleteGone(gone) !== undefined || isMore;
+    return { isMore, usedBytes: this.#usedBytes, forgotten: histories.forgotten };
   }
 
   /** Begins a copy of the file. */
@@ -230,6 +238,7 @@ export class SqliteFile {
       for (const i of indices) outcomes[i] = ["done", this.#call(operations[i]!)];
       histories.finish(now);
       logs.finish();
+      this.#makeRoom();
       this.#commit.run();
       const [topics, changed] = [histories.committed(), logs.committed()];
       this.#copy?.note("topics", topics);
@@ -265,19 +274,40 @@ export class SqliteFile {
     return part[name](...args);
   }
 
-  /** Deletes rows of owners that are gone; returns true if more are left. */
-  #deleteGone(owners: string, rows: string, column: string): boolean {
+  get #usedBytes(): number {
+    const used = Number(this.#pages.get()!.page_count) -
+      Number(this.#freePages.get()!.freelist_count);
+    return used * this.#pageSize;
+  }
+
+  /**
+   * Deletes histories of clients that take much of a file that is nearly full: at most
+   * {@linkcode MAX_DELETED} rows after those of one topic, for more would hold up all others.
+   */
+  #makeRoom(): void {
+    const { histories } = this.#parts;
+    for (let deleted = 0; deleted < MAX_DELETED;) {
+      const used = this.#usedBytes;
+      if (used <= this.#maxBytes * ROOMY_PART) return;
+      const rows = this.#deleteGone(GONE[0]);
+      if (rows !== undefined) deleted += rows + 1;
+      else if (!histories.giveWay(used)) return;
+    }
+  }
+
+  /** Deletes rows of an owner that is gone; returns their number, `undefined` without an owner. */
+  #deleteGone([owners, rows, column]: typeof GONE[number]): number | undefined {
     const first = this.#db.prepare(`SELECT id FROM ${owners} LIMIT 1`).get();
-    if (first === undefined) return false;
+    if (first === undefined) return undefined;
     const id = Number(first.id);
     const { changes } = this.#db.prepare(
       `DELETE FROM ${rows} WHERE id IN (SELECT id FROM ${rows} WHERE ${column} = ? LIMIT ?)`,
     ).run(id, MAX_DELETED);
-    if (Number(changes) === MAX_DELETED) return true;
+    if (Number(changes) === MAX_DELETED) return MAX_DELETED;
     const producers = rows === "publications" ? "producers" : "log_producers";
     this.#db.prepare(`DELETE FROM ${producers} WHERE ${column} = ?`).run(id);
     this.#db.prepare(`DELETE FROM ${owners} WHERE id = ?`).run(id);
-    return true;
+    return Number(changes);
   }
 }
 

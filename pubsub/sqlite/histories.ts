@@ -8,7 +8,7 @@ import {
   type PublicationKey,
   type ReadHistoryOptions,
 } from "../broker.ts";
-import { Makers } from "../history/makers.ts";
+import { Holders, Makers } from "../history/makers.ts";
 import { type Database, metaOf, setMeta, type Statement } from "./database.ts";
 
 /** Time for which the number of a producer is remembered, in milliseconds. */
@@ -103,6 +103,8 @@ export class Histories {
   #isStale = false;
   /** Makers of the topics of this process; others are forgotten by their last use. */
   readonly #makers: Makers;
+  /** Bytes of the same topics by their makers. */
+  readonly #holders = new Holders();
   #forgotten = 0;
   /** Topics with publications that the transaction under way forgets. */
   #lost = 0;
@@ -176,7 +178,11 @@ export class Histories {
   ): KeptOffsets | undefined {
     const before = this.#count;
     const topic = this.#touch(publication.topic);
-    if (this.#count > before) this.#makers.note(publication.topic, maker, now);
+    if (this.#count > before) {
+      this.#makers.note(publication.topic, maker, now);
+      this.#holders.note(publication.topic, maker);
+    }
+    this.#holders.use(publication.topic);
     if (key !== undefined && !this.#isNew(topic, key, now)) return undefined;
     const { payload, bytes, tag, except = null } = publication;
     if (topic.bounds === undefined) {
@@ -251,9 +257,30 @@ export class Histories {
       const isEmpty = oldest > head;
       const expires = isEmpty ? null : oldest_at + ttl;
       const used = isEmpty ? 0 : topic.used;
+      this.#holders.count(topic.topic, countedBytes(bytes, head - oldest + 1));
       this.#update.run(head, oldest, bytes, oldest_at, ttl, expires, used, id);
     }
-    while (this.#count > this.#maxTopics) this.#forgetOne(now);
+    while (this.#count > this.#maxTopics) this.#forgetTopic(this.#mostDispensable(now));
+  }
+
+  /**
+   * Forgets the quietest history of the client whose histories take most of a file that is nearly full;
+   * the rows are deleted later.
+   *
+   * @param usedBytes Bytes of the file that are in use.
+   * @returns False if no client has an eighth of them: histories of applications never give way.
+   */
+  giveWay(usedBytes: number): boolean {
+    for (let held = this.#holders.first(usedBytes); held !== undefined;) {
+      const row = this.#find.get(held) as unknown as Topic | undefined;
+      if (row !== undefined) {
+        this.#forgetTopic(row);
+        return true;
+      }
+      this.#holders.forget(held); // Its transaction had no effect.
+      held = this.#holders.first(usedBytes);
+    }
+    return false;
   }
 
   /** Ends the transaction, which took effect; returns the ids of changed and forgotten topics. */
@@ -365,9 +392,9 @@ export class Histories {
     return quietest;
   }
 
-  #forgetOne(now: number): void {
-    const { id, topic, head, oldest } = this.#mostDispensable(now);
+  #forgetTopic({ id, topic, head, oldest }: Topic): void {
     this.#makers.forget(topic);
+    this.#holders.forget(topic);
     this.#forget.run(id);
     this.#note.run(id);
     this.#gone.push(id);

@@ -23,7 +23,9 @@ export interface SqliteBrokerOptions {
    */
   readonly synchronous?: "normal" | "full";
   /**
-   * Most bytes of the file; appends beyond are rejected. The write-ahead log beside the file takes
+   * Most bytes of the file; appends beyond are rejected. In a file that is nearly full, histories of
+   * a client that hold more than an eighth of all bytes are forgotten, the quietest first: those that
+   * it made since the file was opened. The write-ahead log beside the file takes
    * some 4 MiB more.
    *
    * @default {1073741824}

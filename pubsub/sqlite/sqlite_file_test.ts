@@ -346,6 +346,35 @@ for (const synchronous of LEVELS) {
   );
 }
 
+for (const synchronous of LEVELS) {
+  withFolder(
+    `SqliteBroker with ${synchronous} forgets the histories of a client that fills the file, and takes those of others`,
+    async (folder) => {
+      await using broker = await SqliteBroker.open(`${folder}/test.db`, {
+        synchronous,
+        maxBytes: 1_048_576,
+      });
+      const payload = "x".repeat(40_000);
+      const append = (topic: string, maker?: string) =>
+        broker.history.append({ topic, payload }, { bounds: BOUNDS, ...(maker && { maker }) });
+      await append("news");
+      await append("lobby", "user ann");
+      for (let i = 0; i < 60; i++) await append(`room ${i % 10}`, "at 203.0.113.66");
+      await append("lobby", "user ann");
+      await append("news");
+      const kept = async (topic: string) =>
+        (await broker.history.read(topic, PAGE)).publications.length;
+      assertEquals([await kept("news"), await kept("lobby")], [2, 2]);
+      assertEquals(broker.status.current.name, "connected");
+      // Histories of the application never give way.
+      await assertRejects(async () => {
+        for (let i = 0; i < 60; i++) await append("news");
+      }, BrokerError);
+      assertEquals(await kept("lobby"), 2);
+    },
+  );
+}
+
 withFolder("SqliteFile deletes publications beyond the bounds from the file", (folder) => {
   const path = `${folder}/test.db`;
   using file = new TestFile(path);
