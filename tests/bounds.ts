@@ -20,6 +20,7 @@ import {
 } from "../pubsub/moq/mod.ts";
 import { Nodes } from "../pubsub/nodes/nodes.ts";
 import { SharedCarriers } from "../server/shared_carriers.ts";
+import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
 import { HttpConnections } from "../transport/http/server.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import type { MoqServerOptions } from "../pubsub/moq/server/server_options.ts";
@@ -31,7 +32,10 @@ import { listen, portOf, until, UPGRADE_HEADERS } from "./servers.ts";
 const HONEST = "198.51.100.7";
 
 /** Most of each bound that is walked: small, so that a walk is short. */
-const MAX = 40;
+const MAX = 20;
+
+/** A rate that lets through as much as an honest user needs, and then nothing for hours. */
+const RATE = { perSecond: 0.001, burst: 10 };
 
 /** Attackers: the addresses that one party has. */
 const PARTIES: Readonly<Record<string, readonly string[]>> = {
@@ -50,6 +54,10 @@ export interface WalkedEngine {
   readonly ignore?: boolean;
   /** Topics with a history that are more than the engine keeps; any number without a bound. */
   readonly rooms: number;
+  /** Bytes of histories that are more than the engine keeps; none without a bound. */
+  readonly bytes?: number;
+  /** True for the engine on which walks run that need none. */
+  readonly isFirst?: boolean;
   /** Opens a broker, which ends with the test. */
   readonly open: (room: AsyncDisposableStack) => Promise<Broker>;
 }
@@ -63,8 +71,6 @@ interface House {
   /** Number of addresses that attack. */
   readonly addresses: number;
   readonly broker: Broker;
-  /** Quotas that a walk fills by themselves. */
-  readonly quotas: Map<string, Quota>;
   /** Finders of HTTP connections; one at most. */
   readonly carriers: Carriers[];
   /** Ends with the test. */
@@ -89,6 +95,8 @@ interface Walk {
   readonly moq?: Partial<MoqServerOptions>;
   /** Options of the relay, with a small bound. */
   readonly relay?: MoqRelayOptions;
+  /** True if the bound is the same with any engine. */
+  readonly isWithoutEngine?: boolean;
   /**
    * Takes all that an address may, and keeps it.
    *
@@ -122,10 +130,11 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     },
   },
   "rates.perAddress.connections": {
-    options: { rates: { perAddress: { connections: { perSecond: 0.001, burst: MAX } } } },
+    options: { rates: { perAddress: { connections: RATE } } },
     attack: (house, from) => WALKS["maxSessions"]!.attack(house, from),
   },
   "rates.perSession.subscriptions": {
+    options: { rates: { perSession: { subscriptions: RATE } } },
     attack: async (house, from) => {
       const caller = await callerOf(house, from);
       return await untilRefused((i) =>
@@ -134,6 +143,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     },
   },
   "rates.perSession.publications": {
+    options: { rates: { perSession: { publications: RATE } } },
     attack: async (house, from) => {
       const caller = await callerOf(house, from);
       return await untilRefused(() => caller.ask({ publish: "chat:mine", data: 1 }));
@@ -248,6 +258,38 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       return "your address may make rooms: the oldest are forgotten";
     },
   },
+  "histories.bytes": {
+    attack: async (house, from) => {
+      const caller = await callerOf(house, from);
+      const data = "x".repeat(100_000);
+      const { bytes = 0 } = house.engine;
+      for (let sent = 0; sent < bytes / house.addresses; sent += data.length) {
+        const topic = `chat:${from}-${sent / data.length % 10}`;
+        assertEquals((await caller.ask({ publish: topic, data })).error, undefined);
+      }
+      return "your address may publish: its own histories are forgotten";
+    },
+  },
+  "http.posts": {
+    options: {
+      rates: { perAddress: { connections: { perSecond: Infinity } } },
+      session: { closeTimeoutMs: 1 }, // No client reads the end of its session.
+    },
+    isWithoutEngine: true,
+    attack: async ({ server }, from) => {
+      let refusal: string | undefined;
+      while (refusal === undefined) {
+        const keys = await openHttp(server, from);
+        // A connection reads two bodies at once.
+        for (let i = 0; i < 2; i++) {
+          void postHttp(server, { from, keys, body: new ReadableStream() }).then(
+            async (response) => refusal ??= await response.text(),
+          );
+        }
+      }
+      return refusal;
+    },
+  },
   "moq.maxBroadcasts": {
     relay: { maxBroadcasts: MAX, maxShare: 1 },
     attack: (house, from) => announceMany(house, from, MAX),
@@ -275,35 +317,41 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       }
     },
   },
-  "durableStreams.requests": ofQuota("durableStreams.requests"),
-  "api.requests": ofQuota("api.requests"),
-  "http.posts": ofQuota("http.posts"),
-  "calls.http": ofQuota("calls.http"),
-  unreadStreams: ofQuota("unreadStreams"),
-  "quic.connections": ofQuota("quic.connections"),
-  connections: ofQuota("connections"),
-  maxPending: ofQuota("maxPending"),
-  "moq.maxPendingSetups": ofQuota("moq.maxPendingSetups"),
 };
 
 /**
- * Walks through a bound by its quota alone, with the default numbers: no test on one machine has other
- * addresses of sockets, or requests that stand still.
+ * Bounds that are walked by their quotas alone, with the default numbers: no test on one machine has
+ * other addresses of sockets, or requests that stand still.
  */
-function ofQuota(name: string): Walk {
-  return {
-    attack: async ({ quotas }, from) => {
-      const quota = quotas.get(name) ?? new Quota((await openedQuotas()).get(name)!);
-      quotas.set(name, quota);
-      const take = (address: string, session: string) => quota.take(socketOwner(address, session));
-      try {
-        for (let i = 0;; i++) take(from, `${from} ${i >> 3}`);
-      } catch (error) {
-        take(HONEST, "honest");
-        return (error as LimitError).message;
+export const QUOTAS: readonly string[] = [
+  "durableStreams.requests",
+  "api.requests",
+  "calls.http",
+  "unreadStreams",
+  "quic.connections",
+  "connections",
+  "maxPending",
+  "moq.maxPendingSetups",
+];
+
+/** Registers the tests of all bounds that are walked by their quotas. */
+export function testQuotas(): void {
+  for (const [party, addresses] of Object.entries(PARTIES)) {
+    Deno.test(`Quotas: ${party} takes all that it may, and a user finds a place`, async () => {
+      const opened = await openedQuotas();
+      for (const name of QUOTAS) {
+        const quota = new Quota(opened.get(name)!);
+        for (const from of addresses) {
+          let refusal: unknown;
+          for (let i = 0; typeof refusal !== "string"; i++) {
+            refusal = quota.tryTake(socketOwner(from, `${from} ${i >> 3}`));
+          }
+          assertMatch(refusal, /address|session/, name);
+          quota.take(socketOwner(HONEST, "honest"));
+        }
       }
-    },
-  };
+    });
+  }
 }
 
 /**
@@ -313,6 +361,7 @@ function ofQuota(name: string): Walk {
  */
 export function testWalks(engine: WalkedEngine): void {
   for (const [bound, walk] of Object.entries(WALKS)) {
+    if (walk.isWithoutEngine && !engine.isFirst) continue;
     for (const [party, addresses] of Object.entries(PARTIES)) {
       Deno.test({
         name: `${bound} on ${engine.name}: ${party} takes all that it may, and a user is served`,
@@ -401,7 +450,6 @@ async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack
     engine,
     room,
     broker,
-    quotas: new Map(),
     carriers: [],
     addresses: 1,
   };
@@ -455,6 +503,12 @@ async function serves(house: House): Promise<void> {
   const fork = { headers: { "stream-forked-from": "/streams/ann" } };
   await fetched(house, "PUT", "/streams/fork?user=ann", fork);
   assertEquals(await fetched(house, "GET", "/streams/fork?offset=-1&user=ann"), "kept");
+  // A session over HTTP.
+  const keys = await openHttp(server, HONEST);
+  const posted = await postHttp(server, { from: HONEST, keys, body: "" });
+  assertEquals([posted.status, await posted.text()], [204, ""]);
+  const end = new Request("http://localhost/", { method: "DELETE", headers: keys });
+  assertEquals((await server.fetch(end)).status, 204);
   // A track of the relay.
   const viewer = await viewerOf(house, HONEST);
   const track = await viewer.subscribe("/live", "ann");
@@ -517,6 +571,28 @@ async function untilRefused(take: (i: number) => Promise<Answer>): Promise<strin
 /** A name of an address. */
 function nameOf(from: string, i: number): string {
   return `${from.replace(/[:.]/g, "-")}-${i}`;
+}
+
+/** Opens a connection over HTTP, and returns the headers of its requests. */
+async function openHttp({ fetch }: House["server"], from: string): Promise<Record<string, string>> {
+  const headers = { [Header.transport]: HTTP_TRANSPORT, [Header.poll]: "1", "x-from": from };
+  const response = await fetch(new Request("http://localhost/?protocol=skein.1", { headers }));
+  const events = await response.text();
+  const { session, secret } = JSON.parse(/data:(.*)/.exec(events)![1]!);
+  return { ...headers, [Header.session]: session, [Header.secret]: secret };
+}
+
+/** Sends frames on a connection over HTTP. */
+async function postHttp(
+  { fetch }: House["server"],
+  { from, keys, body }: {
+    readonly from: string;
+    readonly keys: Record<string, string>;
+    readonly body: BodyInit;
+  },
+): Promise<Response> {
+  const headers = { ...keys, [Header.number]: "1", [Header.lastEvent]: "0", "x-from": from };
+  return await fetch(new Request("http://localhost/", { method: "POST", headers, body }));
 }
 
 /** Sends a request by hand, and keeps the connection open. */

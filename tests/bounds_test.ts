@@ -3,29 +3,40 @@ import { MemoryBroker } from "../pubsub/mod.ts";
 import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
 import { assertEquals } from "@std/assert";
 import { bounds } from "../tools/limits_table.ts";
-import { testWalks, WALKS } from "./bounds.ts";
+import { QUOTAS, testQuotas, testWalks, WALKS } from "./bounds.ts";
 
 Deno.test("Each bound with a share has a walk", async () => {
   const shared = (await bounds()).filter(({ shares }) => shares !== undefined);
   const ids = new Set(shared.map(({ id }) => id));
-  assertEquals(new Set(Object.keys(WALKS)), ids);
+  assertEquals(new Set([...Object.keys(WALKS), ...QUOTAS]), ids);
 });
+
+testQuotas();
 
 testWalks({
   name: "memory",
-  rooms: 10_050,
-  open: (room) => Promise.resolve(room.adopt(new MemoryBroker(), (broker) => broker.close())),
+  rooms: 550,
+  bytes: 3_000_000,
+  isFirst: true,
+  open: (room) => {
+    const broker = new MemoryBroker({ maxTopics: 500, maxTotalBytes: 1_500_000 });
+    return Promise.resolve(room.adopt(broker, (broker) => broker.close()));
+  },
 });
 
 testWalks({
   name: "SQLite",
   rooms: 550,
+  bytes: 4_000_000,
   open: async (room) => {
     const folder = room.adopt(
       await Deno.makeTempDir(),
       (path) => Deno.remove(path, { recursive: true }),
     );
-    const broker = await SqliteBroker.open(`${folder}/a.db`, { maxTopics: 500 });
+    const broker = await SqliteBroker.open(`${folder}/a.db`, {
+      maxTopics: 500,
+      maxBytes: 2_097_152,
+    });
     return room.adopt(broker, (broker) => broker.close());
   },
 });

@@ -270,7 +270,7 @@ function sharedBounds(): Bound[] {
     },
     {
       id: "histories",
-      name: "topics with a history in a `MemoryBroker`",
+      name: "topics with a history in a `MemoryBroker` (`maxTopics`)",
       max: count(MAX_TOPICS),
       shares: { address: `${count(MAX_MADE)} an hour`, user: `${count(MAX_MADE)} an hour` },
       full: "[one is forgotten](#shares): `too-old` at a recovery",
@@ -281,6 +281,21 @@ function sharedBounds(): Bound[] {
       max: count(sqliteSettings("a.db", {}).maxTopics),
       shares: { address: `${count(MAX_MADE)} an hour`, user: `${count(MAX_MADE)} an hour` },
       full: "[one is forgotten](#shares): `too-old` at a recovery",
+    },
+    {
+      id: "histories.bytes",
+      name: "`maxTotalBytes` of a `MemoryBroker`",
+      max: `${bytes(MAX_TOTAL_BYTES)}, or a quarter of the memory`,
+      shares: { address: "an eighth", user: "an eighth" },
+      full:
+        "[histories](#shares) are forgotten; then appends to durable streams are refused as `full`",
+    },
+    {
+      id: "histories.bytes",
+      name: "`maxBytes` of a `SqliteBroker`",
+      max: bytes(sqliteSettings("a.db", {}).maxBytes),
+      shares: { address: "an eighth", user: "an eighth" },
+      full: "[histories](#shares) of clients are forgotten; then appends are refused",
     },
     {
       id: "rates.perAddress.connections",
@@ -392,11 +407,6 @@ function brokerBounds(): Bound[] {
       max: `${count(maxWaiting)}, ${bytes(maxWaitingBytes)}, ${ms(giveUpMs)}`,
       full:
         "publications while the broker is unreachable are given up, and counted; `append` rejects",
-    },
-    {
-      name: "`maxTotalBytes` of a `MemoryBroker`",
-      max: `${bytes(MAX_TOTAL_BYTES)}, or a quarter of the memory`,
-      full: "histories are forgotten; then appends to durable streams are refused as `full`",
     },
     {
       name: "histories that are replayed at once; newest publications in memory",
