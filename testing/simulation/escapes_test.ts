@@ -48,8 +48,8 @@ async function everything(turns: number): Promise<Simulation> {
       onError: (error) => simulation.note(`error ${error}`, name),
     }))
   );
-  const work = (host: Host, name: string, run: () => Promise<unknown>) => {
-    host.after(1_000, () => {
+  const work = (host: Host, name: string, run: () => Promise<unknown>, atMs = 1_000) => {
+    host.after(atMs, () => {
       run().then(
         (result) => simulation.note(`${name}: ${JSON.stringify(result)}`, host.name),
         (error) => simulation.note(`${name} failed: ${error}`, host.name),
@@ -78,14 +78,22 @@ async function everything(turns: number): Promise<Simulation> {
     return client;
   });
   for (const { host, server } of servers) {
-    const ask = (method: string, path: string, body?: string, headers: HeadersInit = {}) =>
-      work(host, `${method} ${path}`, async () => {
+    const ask = (method: string, path: string, body?: string, headers: HeadersInit = {}) => {
+      const send = async () => {
         const url = `http://${host.name}${path}`;
         const init = { method, headers, ...(body === undefined ? {} : { body }) };
         const remoteAddr = { transport: "tcp", hostname: "127.0.0.1", port: 1 } as const;
         const response = await server.fetch(new Request(url, init), { remoteAddr });
         return [response.status, (await response.text()).length];
-      });
+      };
+      // A stream is read once it was created.
+      work(
+        host,
+        `${method} ${path}`,
+        send,
+        path.startsWith("/streams/") && body === undefined ? 2_000 : 1_000,
+      );
+    };
     const json = { "content-type": "application/json", "idempotency-key": "one" };
     ask("POST", "/api/topics/news/publications", '{"data":1}', json);
     ask("GET", "/api/topics/news/history");
