@@ -4,12 +4,14 @@
  */
 import type * as crypto from "node:crypto";
 import type * as dns from "node:dns";
+import type * as os from "node:os";
 import type * as path from "node:path";
 import type * as url from "node:url";
 
 interface Builtins {
   readonly "node:crypto": typeof crypto;
   readonly "node:dns": typeof dns;
+  readonly "node:os": typeof os;
   readonly "node:path": typeof path;
   readonly "node:url": typeof url;
 }

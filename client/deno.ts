@@ -1,4 +1,5 @@
 /** `connect()` and `dial()` for Deno, with WebTransport on Deno's own QUIC. */
+import { isDeno, isPermitted } from "../base/platform.ts";
 import type { Client } from "./client.ts";
 import type { ClientPlatform, Dialer, ServerUrl } from "./client_options.ts";
 import {
@@ -11,7 +12,7 @@ import {
 import { checkCall } from "./call_checks.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
-import { isQuicAvailable, permittedHost } from "../transport/quic/deno_quic.ts";
+import { isQuicAvailable, permittedHost, QUIC_MISSING } from "../transport/quic/deno_quic.ts";
 import { withLastResort } from "../transport/race/last_resort.ts";
 import { race } from "../transport/race/race.ts";
 import { parseServerUrl, publicUrl } from "../transport/url.ts";
@@ -107,8 +108,7 @@ function withPermission(dial: Dialer): Dialer {
     } catch (cause) {
       const { protocol, hostname, port } = parseServerUrl(url);
       const host = `${hostname}:${port || (/^(?:https|wss):$/.test(protocol) ? 443 : 80)}`;
-      const { state } = Deno.permissions.querySync({ name: "net", host });
-      if (state === "granted" || options.signal.aborted) throw cause;
+      if (isPermitted({ name: "net", host }) || options.signal.aborted) throw cause;
       throw new TypeError(
         `Cannot connect to ${publicUrl(url)}: Deno must run with --allow-net=${host}`,
         { cause },
@@ -131,7 +131,9 @@ export function denoPlatform(dial: Dialer): ClientPlatform {
 /** Loads HTTP/3 at the first attempt: a program that only serves WebSocket needs none of that. */
 function quic(): TransportPlatform["webTransport"] {
   if (!isQuicAvailable()) {
-    return "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net";
+    return isDeno
+      ? "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net"
+      : `Cannot open WebTransport: ${QUIC_MISSING}`;
   }
   // A dial without the permission would cause a prompt of Deno.
   return permittedHost() === undefined

@@ -12,6 +12,7 @@ import { webTransportOptions, type WebTransportServeOptions } from "./webtranspo
 import type { MoqServer } from "../pubsub/moq/server/server.ts";
 import type { MoqHost } from "../pubsub/moq/server/server_options.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
+import { isRuntimeError, requireDeno } from "../base/platform.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { listenAt } from "../transport/address.ts";
 import { checkCertificate } from "../transport/certificate/certificate.ts";
@@ -269,6 +270,7 @@ export class ServerListener {
       const options = { ...connectionLimits, maxFrameBytes, runtime, port, hostname, tls };
       return host.listen(options, answer, onUpgrade);
     }
+    requireDeno("serve", "webSocket must be hardenedWebSocket() of @skein/skein/ws");
     return listenAt({ hostname, port, transport: "TCP" }, () => {
       const http = Deno.serve({ port, hostname, reusePort, ...tls, onListen() {} }, answer);
       let closing: Promise<void> | undefined;
@@ -393,7 +395,7 @@ export class ServerListener {
 }
 
 function isTaken(error: unknown): boolean {
-  return error instanceof Deno.errors.AddrInUse;
+  return isRuntimeError(error, "AddrInUse");
 }
 
 /**

@@ -946,6 +946,7 @@ export function createServer<V = unknown, C extends Contract = Contract>(
  * @throws {TypeError} If a key of the options is unknown, if `tls` is not a certificate and its key
  * in PEM, if `reusePort` is combined with `webSocket`, or if an option needs a feature that the
  * engine of `webTransport` lacks.
+ * @throws {UnsupportedError} On Node, if `webSocket` is left out, or Node is older than 26.
  *
  * @example Authenticated, with a direct message
  * ```ts

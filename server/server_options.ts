@@ -452,12 +452,15 @@ export interface ServeOptions<V = unknown, C extends Contract = Contract>
    * - With `tls` WebTransport has the same certificate. Without `tls` the server is in development:
    *   a short-lived certificate, trusted by its hash, on this machine only.
    *
+   * On Node WebTransport is off by default, and `true` prints that line.
+   *
    * @default {true}
    */
   readonly webTransport?: boolean | WebTransportServeOptions;
   /**
    * Listens on TCP and upgrades, in place of the runtime's own server: `hardenedWebSocket()` of
-   * `@skein/skein/ws`, for a server that faces the internet without a proxy.
+   * `@skein/skein/ws`, for a server that faces the internet without a proxy. A server on Node always
+   * needs it.
    */
   readonly webSocket?: WebSocketHost;
   /**

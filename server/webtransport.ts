@@ -9,6 +9,7 @@ import {
 } from "./webtransport_options.ts";
 import { UnsupportedError } from "../errors.ts";
 import { certificateHashes, type Sha256Hash } from "../transport/certificate/certificate.ts";
+import { isDeno } from "../base/platform.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
@@ -241,10 +242,10 @@ function limitsOf(options: WebTransportServeOptions): Partial<ListenWebTransport
 /** Checks that the runtime can listen. The error says how to fix that. */
 function checkRuntime(address: string, mayPrompt: boolean): void {
   if (!isWebTransportAvailable()) {
-    throw new UnsupportedError(
-      "Cannot listen for WebTransport: this runtime has no QUIC; start it with --unstable-net, or " +
-        'write "unstable": ["net"] in deno.json',
-    );
+    const hint = isDeno
+      ? 'start it with --unstable-net, or write "unstable": ["net"] in deno.json'
+      : "only Deno has it";
+    throw new UnsupportedError(`Cannot listen for WebTransport: this runtime has no QUIC; ${hint}`);
   }
   if (mayPrompt) return;
   const { state } = Deno.permissions.querySync({ name: "net", host: address });

@@ -1,5 +1,6 @@
 /** Options of WebTransport beside WebSocket, and their checks. */
 import type { AdmissionOptions } from "./admission_options.ts";
+import { isDeno } from "../base/platform.ts";
 import type { OriginRules } from "../transport/origins.ts";
 import type {
   Certificate,
@@ -123,7 +124,8 @@ export function webTransportOptions(
   webTransport: boolean | WebTransportServeOptions | undefined,
 ): WebTransportServeOptions | undefined {
   if (webTransport === false) return undefined;
-  if (webTransport === true || webTransport === undefined) return {};
+  if (webTransport === undefined) return isDeno ? {} : undefined;
+  if (webTransport === true) return {};
   if (typeof webTransport !== "object" || webTransport === null) {
     throw new TypeError(
       `Cannot serve: webTransport must be a boolean or an object, received ${webTransport}`,

@@ -1,4 +1,5 @@
 /** Network addresses of requests, and listening at an address. */
+import { isRuntimeError, runtimeError } from "../base/platform.ts";
 
 /** Information from an HTTP server about a request. */
 export interface RequestInfo {
@@ -39,9 +40,10 @@ export function listenAt<T>({ hostname, port, transport }: ListenPlace, listen: 
   try {
     return listen();
   } catch (cause) {
-    if (!(cause instanceof Deno.errors.AddrInUse)) throw cause;
+    if (!isRuntimeError(cause, "AddrInUse")) throw cause;
     const host = hostname.includes(":") ? `[${hostname}]` : hostname;
-    throw new Deno.errors.AddrInUse(
+    throw runtimeError(
+      "AddrInUse",
       `Cannot listen on ${host}:${port} (${transport}): the address is in use`,
       { cause },
     );

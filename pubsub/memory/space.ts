@@ -1,4 +1,5 @@
 /** The memory that the logs and the histories of a `MemoryBroker` share, and what their parts take. */
+import { machineMemoryBytes } from "../../base/platform.ts";
 
 /**
  * Bytes that each part takes in addition to its content, as measured by V8's heap and the process:
@@ -25,9 +26,10 @@ const SHARE = 1 / 4;
  * Without the permission to read the size of the memory, 512 MiB.
  */
 export function defaultTotalBytes(): number {
-  const { state } = Deno.permissions.querySync({ name: "sys", kind: "systemMemoryInfo" });
-  if (state !== "granted") return MAX_TOTAL_BYTES;
-  return Math.min(MAX_TOTAL_BYTES, Math.floor(Deno.systemMemoryInfo().total * SHARE));
+  const bytes = machineMemoryBytes();
+  return bytes === undefined
+    ? MAX_TOTAL_BYTES
+    : Math.min(MAX_TOTAL_BYTES, Math.floor(bytes * SHARE));
 }
 
 /** A part whose bytes are counted together with others. */

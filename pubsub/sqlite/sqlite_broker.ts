@@ -2,6 +2,7 @@
 import { checkOptions, SIGNAL } from "../../base/option_checks.ts";
 import { BrokerError, UnsupportedError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
+import { requireDeno } from "../../base/platform.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import { within } from "../../base/wait.ts";
@@ -153,6 +154,7 @@ export class SqliteBroker implements Broker {
     path: string | URL,
     options: SqliteBrokerOptions = {},
   ): Promise<SqliteBroker> {
+    requireDeno("open broker", "SQLite needs the files of Deno; Redis works on both");
     const settings = sqliteSettings(path, options);
     return new SqliteBroker(settings, thisMachine, await thisMachine.open(settings));
   }

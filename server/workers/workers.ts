@@ -12,6 +12,7 @@ import {
 } from "../../base/option_checks.ts";
 import type { OptionKinds } from "../../base/options.ts";
 import { WEB_TRANSPORT } from "../server_options.ts";
+import { requireDeno } from "../../base/platform.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { UnsupportedError } from "../../errors.ts";
@@ -136,6 +137,7 @@ export class Workers implements AsyncDisposable {
   #closing: Promise<void> | undefined;
 
   private constructor(module: string, options: WorkersOptions, startThread?: StartThread) {
+    requireDeno("serve workers", "start a process for each core, with a broker that they share");
     const { runtime = platformRuntime(), workers = defaultWorkers() } = options;
     const { silentMs = SILENT_MS } = options;
     this.#limits = { workers, silentMs };

@@ -17,9 +17,11 @@ import net, { type Socket } from "node:net";
 import { type Duplex, Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import type { ReadableStream as NodeReadableStream } from "node:stream/web";
+import { getSystemErrorName } from "node:util";
 import { UnsupportedError } from "../../errors.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { Deadlines } from "../../base/deadlines.ts";
+import { isDeno, runtimeError } from "../../base/platform.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { listenAt } from "../address.ts";
 import type {
@@ -265,6 +267,11 @@ export class Listener {
    */
   constructor(options: ListenerOptions, { handler, onUpgrade }: ListenerHandlers) {
     const { runtime, hostname, port, tls, requestTimeoutMs, handshakeTimeoutMs } = options;
+    if (!("toBase64" in Uint8Array.prototype)) {
+      throw new UnsupportedError(
+        "Cannot listen: this runtime has no Uint8Array.prototype.toBase64; use Node 26 or newer",
+      );
+    }
     this.runtime = runtime;
     this.#console = new ConsoleReport(runtime);
     this.accept = options.accept;
@@ -327,7 +334,7 @@ export class Listener {
   /** Gives up the bodies of requests that are not complete; their handlers may still answer. */
   cutBodies(): void {
     // The same error as that of the runtime's own server.
-    this.#cut.abort(new Deno.errors.BadResource("The server is shutting down"));
+    this.#cut.abort(runtimeError("BadResource", "The server is shutting down"));
   }
 
   /**
@@ -810,13 +817,24 @@ function bind(server: Server, hostname: string, port: number): Deno.NetAddr {
       return { transport: "tcp", hostname: found.address, port: found.port };
     }
   }
-  // Throws the runtime's own error with the reason.
-  listenAt({ hostname, port, transport: "TCP" }, () => Deno.listen({ hostname, port }).close());
-  throw new Deno.errors.AddrNotAvailable(`Cannot listen on ${hostname}:${port}`);
+  listenAt({ hostname, port, transport: "TCP" }, () => {
+    // Throws the runtime's own error with the reason.
+    if (isDeno) Deno.listen({ hostname, port }).close();
+    // Node reports a taken port only once the socket listens, any other failure at once.
+    else if (typeof handle === "object") throw runtimeError("AddrInUse", "EADDRINUSE");
+    else throw new Error(`Cannot listen on ${hostname}:${port}: ${getSystemErrorName(handle)}`);
+  });
+  throw runtimeError("AddrNotAvailable", `Cannot listen on ${hostname}:${port}`);
 }
 
-/** Resolves a host name by the runtime's resolver, which answers at once. */
+/** Resolves a host name by the runtime's resolver, which answers at once; Node has no such one. */
 function resolve(hostname: string): string {
+  if (!isDeno) {
+    if (hostname === "localhost") return "127.0.0.1";
+    throw new TypeError(
+      `Cannot listen: hostname must be an IP address or "localhost" on Node, received "${hostname}"`,
+    );
+  }
   using listener = Deno.listen({ hostname, port: 0 });
   return listener.addr.hostname;
 }

@@ -237,7 +237,8 @@ export function requestOf(
   const url = urlOf(target, hosts[0]?.[1] ?? "", isSecure);
   if (url === undefined) return undefined;
   try {
-    const init = { method, headers: fields as [string, string][], body };
+    // Node requires `duplex` beside a body that is a stream; Deno ignores the member.
+    const init = { method, headers: fields as [string, string][], body, duplex: "half" };
     return typeof signal === "function"
       ? new LateSignalRequest(url, init, signal)
       : new Request(url, { ...init, signal });

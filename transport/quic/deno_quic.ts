@@ -3,6 +3,7 @@ import { TimeoutError, UnsupportedError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import type { CertificateHash } from "../webtransport.ts";
 import type { StreamDirection } from "../connection.ts";
+import { isDeno, isPermitted } from "../../base/platform.ts";
 import { within } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 
@@ -20,9 +21,10 @@ export interface QuicEnding {
   readonly reason: string;
 }
 
-/** Error text with the way to enable QUIC. */
-export const QUIC_MISSING: string =
-  'WebTransport and raw QUIC need the QUIC of the runtime: run with --unstable-net, or set "unstable": ["net"] in deno.json';
+/** Error text with the way to enable QUIC, which Node lacks. */
+export const QUIC_MISSING: string = isDeno
+  ? 'WebTransport and raw QUIC need the QUIC of the runtime: run with --unstable-net, or set "unstable": ["net"] in deno.json'
+  : "WebTransport and raw QUIC need the QUIC of Deno: Node does not have it";
 
 /**
  * Tells whether the runtime has QUIC, which requires `--unstable-net`.
@@ -30,7 +32,7 @@ export const QUIC_MISSING: string =
  * @returns True if listening and dialing are available.
  */
 export function isQuicAvailable(): boolean {
-  return typeof Deno !== "undefined" && typeof Deno.QuicEndpoint === "function" &&
+  return isDeno && typeof Deno.QuicEndpoint === "function" &&
     typeof Deno.connectQuic === "function";
 }
 
@@ -72,7 +74,7 @@ export function remoteAddressOf(conn: Pick<Deno.QuicConn, "remoteAddr">): Deno.N
 export function permittedHost(): string | undefined {
   return ["::", "0.0.0.0"].find((hostname) => {
     const host = hostname === "::" ? "[::]:0" : `${hostname}:0`;
-    return Deno.permissions.querySync({ name: "net", host }).state === "granted";
+    return isPermitted({ name: "net", host });
   });
 }
 

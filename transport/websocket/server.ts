@@ -16,6 +16,7 @@
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, numberIn, RUNTIME } from "../../base/option_checks.ts";
+import { requireDeno } from "../../base/platform.ts";
 import { CloseCode } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { Quotas } from "../../base/shares.ts";
@@ -268,6 +269,7 @@ export function acceptWebSocket(
   const { runtime = platformRuntime(), protocol = "", idleTimeoutMs = 60_000 } = options;
   const { lease, flowControl, admitted } = options;
   checkOffered(request, protocol);
+  requireDeno("accept WebSocket", "serve() must listen, with hardenedWebSocket()");
   const { socket, response } = Deno.upgradeWebSocket(request, {
     idleTimeout: idleTimeoutMs / 1_000,
   });

@@ -3,6 +3,7 @@
  * number.
  */
 import { UnsupportedError } from "../../../errors.ts";
+import { requireDeno } from "../../../base/platform.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { listenAt } from "../../../transport/address.ts";
 import {
@@ -251,6 +252,7 @@ export class Sockets implements MoqHost {
         (request, info) => this.#handlers.fetch(request, info),
       );
     }
+    requireDeno("listen", "webSocket must be hardenedWebSocket() of @skein/skein/ws");
     return listenAt({ hostname, port, transport: "TCP" }, () =>
       Deno.serve(
         { port, hostname, ...tls, onListen() {} },

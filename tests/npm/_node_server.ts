@@ -1,0 +1,52 @@
+/**
+ * A whole server as a program for Node: prints its port, and drains at SIGTERM.
+ *
+ * ```sh
+ * node server.mjs            # on memory
+ * node server.mjs redis URL  # on an engine
+ * ```
+ *
+ * @module
+ */
+import process from "node:process";
+import { type Broker, MemoryBroker, serve } from "../../mod.ts";
+import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
+
+function brokerOf([engine, url = ""]: readonly string[]): Broker & AsyncDisposable {
+  return engine === "redis" ? new RedisBroker({ url }) : new MemoryBroker();
+}
+
+const isAllowed = ({ request }: { readonly request: Request }): boolean =>
+  request.headers.get("authorization") === "Bearer s3cret";
+
+const broker = brokerOf(process.argv.slice(2));
+const server = serve({
+  port: 0,
+  hostname: "127.0.0.1",
+  webSocket: hardenedWebSocket(),
+  broker,
+  onListen: ({ port }) => console.log(JSON.stringify({ port })),
+  acceptsTokenInBand: true,
+  authenticate: ({ token }) => token ?? null,
+  authorize: () => true,
+  namesPublishers: true,
+  rooms: ["room:{name}"],
+  history: { "room:{name}": { size: 100, ttlMs: 60_000 } },
+  presenceGraceMs: 0,
+  requests: {
+    sum: ({ data }) => (data as number[]).reduce((a, b) => a + b, 0),
+    async *count({ data }) {
+      for (let number = 1; number <= Number(data); number++) yield await number;
+    },
+  },
+  api: { path: "/api", authorize: isAllowed },
+  durableStreams: { path: "/streams", authorize: isAllowed },
+  fetch: async (request) => new Response((await request.text()).toUpperCase()),
+});
+
+process.once("SIGTERM", async () => {
+  const { closed, cut } = await server.drain({ withinMs: 5_000, reason: "New version" });
+  await broker[Symbol.asyncDispose]();
+  console.log(JSON.stringify({ closed, cut }));
+});
