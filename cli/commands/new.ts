@@ -95,7 +95,7 @@ function reportOf(
     readonly context: Context;
   },
 ): string {
-  const hint = TEMPLATES[name]!.hasPage ? "# then open http://localhost:8000" : "# on port 8000";
+  const hint = TEMPLATES[name]!.page ? "# then open http://localhost:8000" : "# on port 8000";
   return `Created ${colors.bold(folder)} from the template ${name}:\n` +
     paths.map((path) => `  ${path}\n`).join("") +
     (hasGit ? "with a Git repository\n" : "") +

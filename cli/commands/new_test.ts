@@ -51,15 +51,16 @@ Deno.test("The chat has its page, server and contract in at most 150 lines of co
 });
 
 Deno.test("No page of a template needs what pages over plain HTTP lack, and each shows the status in words", () => {
-  for (const [name, { files, hasPage }] of Object.entries(TEMPLATES)) {
-    if (!hasPage) continue;
-    const page = files["page/page.ts"]!;
+  for (const [name, { files, page }] of Object.entries(TEMPLATES)) {
+    if (page === undefined) continue;
+    const sources = Object.entries(files).filter(([path]) => path.startsWith(page.folder));
+    const text = sources.map(([, text]) => text).join("\n");
     assert(
-      !/randomUUID\(|crypto\.subtle|serviceWorker|clipboard|navigator\.locks/.test(page),
+      !/randomUUID\(|crypto\.subtle|serviceWorker|clipboard|navigator\.locks/.test(text),
       name,
     );
-    assertStringIncludes(page, 'showStatus(client, find("#status"))');
-    assert(files["page/status.ts"]!.includes("cause"), name);
+    assert(/showStatus\(client, find\("#status"\)\)|\{wordsOf\(status\)\}/.test(text), name);
+    assert(/(?:now|status)\.cause/.test(text), name);
   }
 });
 
@@ -112,10 +113,13 @@ Deno.test("new asks a person for the template, by number or name", async () => {
 Deno.test("new writes nothing when an option is wrong", async () => {
   await using here = await place();
   const cases: [string[], string][] = [
-    [["app", "--template", "shop"], 'must be one of minimal, chat, ai, game, received "shop"\n'],
+    [
+      ["app", "--template", "shop"],
+      'must be one of minimal, chat, ai, game, react, received "shop"\n',
+    ],
     [
       ["app", "-t", "caht"],
-      'must be one of minimal, chat, ai, game, received "caht"; did you mean chat?',
+      'must be one of minimal, chat, ai, game, react, received "caht"; did you mean chat?',
     ],
     [["app", "--git", "--no-git"], "--git and --no-git exclude each other, received both"],
     [[], "DIR is missing"],
@@ -186,6 +190,7 @@ for (const [name, template] of Object.entries(TEMPLATES)) {
     const files = filesOf(template, { name: "app", version: "1.0.0" });
     const paths = [...files.keys()];
     const lines = files.get("Dockerfile")!.split("\n");
+    const folder = template.page?.folder;
     const copied = lines.filter((line) => line.startsWith("COPY ")).flatMap((line) =>
       line.split(" ").slice(1, -1)
     );
@@ -197,10 +202,10 @@ for (const [name, template] of Object.entries(TEMPLATES)) {
       [...files.get(path)!.matchAll(/from "(\.{1,2}\/[\w./]+)"/g)].map(([, module]) =>
         new URL(module!, `file:///${path}`).pathname.slice(1)
       )
-    ).filter((path) => !path.startsWith("page/"));
+    ).filter((path) => !folder || !path.startsWith(folder));
     for (const module of ["deno.json", "server.ts", ...loaded]) {
       assert(copied.includes(module), module);
     }
-    assertEquals(copied.includes("page/"), template.hasPage);
+    assertEquals(copied.filter((path) => path.endsWith("/")), folder ? [folder] : []);
   });
 }

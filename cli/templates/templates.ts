@@ -24,6 +24,21 @@ import gameWorld from "./game/world.ts.txt" with { type: "text" };
 import minimalReadme from "./minimal/README.md.txt" with { type: "text" };
 import minimalServer from "./minimal/server.ts.txt" with { type: "text" };
 import minimalTest from "./minimal/server_test.ts.txt" with { type: "text" };
+import reactContract from "./react/contract.ts.txt" with { type: "text" };
+import reactDev from "./react/dev.ts.txt" with { type: "text" };
+import reactReadme from "./react/README.md.txt" with { type: "text" };
+import reactServer from "./react/server.ts.txt" with { type: "text" };
+import reactTest from "./react/server_test.ts.txt" with { type: "text" };
+import reactSite from "./react/site.ts.txt" with { type: "text" };
+import reactStyle from "./react/style.css.txt" with { type: "text" };
+import reactVite from "./react/vite.config.ts.txt" with { type: "text" };
+import reactApp from "./react/web/app.tsx.txt" with { type: "text" };
+import reactChat from "./react/web/chat.tsx.txt" with { type: "text" };
+import reactChatTest from "./react/web/chat_test.tsx.txt" with { type: "text" };
+import reactHooks from "./react/web/hooks.ts.txt" with { type: "text" };
+import reactHtml from "./react/web/index.html.txt" with { type: "text" };
+import reactMain from "./react/web/main.tsx.txt" with { type: "text" };
+import reactWords from "./react/web/words.ts.txt" with { type: "text" };
 import dev from "./shared/dev.ts.txt" with { type: "text" };
 import site from "./shared/site.ts.txt" with { type: "text" };
 import status from "./shared/status.ts.txt" with { type: "text" };
@@ -35,11 +50,63 @@ export interface Template {
   readonly summary: string;
   /** The files, by path in the project; `NAME` in the README stands for the name of the project. */
   readonly files: Readonly<Record<string, string>>;
-  /** True if the project has a page, whose script has to be made. */
-  readonly hasPage: boolean;
-  /** Packages beside Skein and `@std/assert`. */
+  /** The way to make the page, if the project has one. */
+  readonly page: PageBuild | undefined;
+  /** Packages besides Skein and `@std/assert`; `VERSION` stands for the version of Skein. */
   readonly imports: Readonly<Record<string, string>>;
 }
+
+/** The way to make a page. */
+export interface PageBuild {
+  /** Folder of the sources. */
+  readonly folder: string;
+  /** File or folder that the build makes. */
+  readonly made: string;
+  /** Name and command of the task that makes the page. */
+  readonly task: readonly [name: string, command: string];
+  /** Command that runs the server next to the page, which is made again at each change. */
+  readonly dev: string;
+  /** Further settings in `deno.json`. */
+  readonly config: object;
+}
+
+/** Runs the server with the permissions that a server in development needs. */
+const RUN = "deno run --allow-net --allow-env --allow-read --allow-write";
+
+/** Runs the server with the addresses of this machine, and again at each change. */
+const DEV = `${RUN} --allow-sys=networkInterfaces --watch dev.ts`;
+
+/** Makes the script of the page. */
+const BUNDLE = "deno bundle --quiet --minify --platform browser -o page/page.js page/page.ts";
+
+/** A page with one script, by Deno's bundler. */
+const BUNDLED: PageBuild = {
+  folder: "page/",
+  made: "page/page.js",
+  task: ["bundle", BUNDLE],
+  dev: `deno task bundle && (${BUNDLE.replace("--quiet", "--quiet --watch")} & ${DEV})`,
+  config: {},
+};
+
+/** Vite by Deno; the packages of the page are in `node_modules`, where Vite finds them. */
+const VITE = "deno run -A npm:vite@^8";
+
+/** A page in React, by Vite. */
+const REACT: PageBuild = {
+  folder: "web/",
+  made: "dist/",
+  task: ["build", `${VITE} build`],
+  // The server prints the addresses to open.
+  dev: `(${VITE} --logLevel warn & ${DEV})`,
+  config: {
+    nodeModulesDir: "auto",
+    compilerOptions: {
+      jsx: "react-jsx",
+      jsxImportSource: "react",
+      lib: ["deno.window", "dom", "dom.iterable"],
+    },
+  },
+};
 
 const ZOD = { "zod": "npm:zod@^4" };
 
@@ -53,7 +120,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "server_test.ts": minimalTest,
       "dev.ts": dev,
     },
-    hasPage: false,
+    page: undefined,
     imports: {},
   },
   chat: {
@@ -70,7 +137,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "page/status.ts": status,
       "page/style.css": style + chatStyle,
     },
-    hasPage: true,
+    page: BUNDLED,
     imports: ZOD,
   },
   ai: {
@@ -88,7 +155,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "page/status.ts": status,
       "page/style.css": style + aiStyle,
     },
-    hasPage: true,
+    page: BUNDLED,
     imports: ZOD,
   },
   game: {
@@ -105,19 +172,47 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "page/status.ts": status,
       "page/style.css": style + gameStyle,
     },
-    hasPage: true,
+    page: BUNDLED,
     imports: {},
   },
+  react: {
+    summary: "The chat in React, with Vite: who is present, who types, lines that wait",
+    files: {
+      "README.md": reactReadme,
+      "contract.ts": reactContract,
+      "server.ts": reactServer,
+      "server_test.ts": reactTest,
+      "site.ts": reactSite,
+      "dev.ts": reactDev,
+      "vite.config.ts": reactVite,
+      "web/index.html": reactHtml,
+      "web/main.tsx": reactMain,
+      "web/app.tsx": reactApp,
+      "web/chat.tsx": reactChat,
+      "web/chat_test.tsx": reactChatTest,
+      "web/hooks.ts": reactHooks,
+      "web/words.ts": reactWords,
+      "web/style.css": style + chatStyle + reactStyle,
+    },
+    page: REACT,
+    imports: {
+      ...ZOD,
+      "@skein/client": "npm:@skein/client@^VERSION",
+      "@types/react": "npm:@types/react@^19",
+      "@types/react-dom": "npm:@types/react-dom@^19",
+      "@vitejs/plugin-react": "npm:@vitejs/plugin-react@^6",
+      "react": "npm:react@^19",
+      "react-dom": "npm:react-dom@^19",
+      "vite": "npm:vite@^8",
+    },
+  },
 };
-
-/** Makes the script of the page. */
-const BUNDLE = "deno bundle --quiet --minify --platform browser -o page/page.js page/page.ts";
 
 /** Image of the container, with the version of Deno that the templates are tested with. */
 const IMAGE = "denoland/deno:2.9.6";
 
 /** Makes the Dockerfile, which copies the files that the server needs: neither tests, texts nor `dev.ts`. */
-function dockerfileOf({ files, hasPage }: Template): string {
+function dockerfileOf({ files, page }: Template): string {
   const modules = Object.keys(files).filter((path) =>
     path.endsWith(".ts") && !/\/|_test\.ts$|^dev\.ts$/.test(path)
   );
@@ -129,8 +224,8 @@ WORKDIR /srv/app
 
 # Keep deno.lock in your repository: the image then has the packages of that file.
 COPY deno.json deno.lock* ${modules.join(" ")} ./
-${hasPage ? "COPY page/ page/\n" : ""}RUN deno install --entrypoint server.ts${
-    hasPage ? " && deno task bundle" : ""
+${page ? `COPY ${page.folder} ${page.folder}\n` : ""}RUN deno install --entrypoint server.ts${
+    page ? ` && deno task ${page.task[0]}` : ""
   }
 
 # From here on without rights; 1993 is the user "deno" of the image.
@@ -145,12 +240,6 @@ CMD ["deno", "run", "--no-prompt", "--cached-only", "--unstable-net", \\
 `;
 }
 
-/** Runs the server with the permissions that a server in development needs. */
-const RUN = "deno run --allow-net --allow-env --allow-read --allow-write";
-
-/** Runs the server with the addresses of this machine, and again at each change. */
-const DEV = `${RUN} --allow-sys=networkInterfaces --watch dev.ts`;
-
 /**
  * Makes the files of a project.
  *
@@ -162,29 +251,29 @@ export function filesOf(
   template: Template,
   { name, version }: { readonly name: string; readonly version: string },
 ): Map<string, string> {
-  const { files, hasPage, imports } = template;
-  const tasks = hasPage
-    ? {
-      dev: `deno task bundle && (${BUNDLE.replace("--quiet", "--quiet --watch")} & ${DEV})`,
-      start: `deno task bundle && ${RUN} server.ts`,
-      bundle: BUNDLE,
-    }
-    : { dev: DEV, start: `${RUN} server.ts` };
+  const { files, page, imports } = template;
+  const [task = "", command = ""] = page?.task ?? [];
   const config = {
     imports: {
-      "@skein/skein": `jsr:@skein/skein@^${version}`,
+      "@skein/skein": "jsr:@skein/skein@^VERSION",
       "@std/assert": "jsr:@std/assert@^1",
       ...imports,
     },
-    tasks: { ...tasks, test: `deno test --allow-net --allow-env --allow-read --allow-write` },
+    tasks: {
+      dev: page?.dev ?? DEV,
+      start: `${page ? `deno task ${task} && ` : ""}${RUN} server.ts`,
+      ...(page && { [task]: command }),
+      test: "deno test --allow-net --allow-env --allow-read --allow-write",
+    },
     // WebTransport needs QUIC, which Deno has behind this name.
     unstable: ["net"],
-    ...(hasPage && { exclude: ["page/page.js"] }),
+    ...page?.config,
+    ...(page && { exclude: [page.made] }),
   };
   return new Map([
-    ["deno.json", `${JSON.stringify(config, undefined, 2)}\n`],
+    ["deno.json", `${JSON.stringify(config, undefined, 2).replaceAll("VERSION", version)}\n`],
     ["Dockerfile", dockerfileOf(template)],
-    [".gitignore", hasPage ? "node_modules/\npage/page.js\n" : "node_modules/\n"],
+    [".gitignore", page ? `node_modules/\n${page.made}\n` : "node_modules/\n"],
     ...Object.entries(files).map(([path, text]) =>
       [path, path === "README.md" ? text.replace("NAME", () => name) : text] as const
     ),

@@ -1,8 +1,11 @@
 /** The templates of `skein new`, as a user runs these: with the package of this checkout. */
 import { assert, assertEquals } from "@std/assert";
+import { delay } from "@std/async";
 import { dial, SessionClosedError } from "../../mod.ts";
 import { TEMPLATES } from "../../cli/templates/templates.ts";
 import { openMirror } from "../../tools/_mirror.ts";
+import { openRegistry } from "../../tools/npm/registry.ts";
+import { BROWSERS, findBrowser, launchBrowser, newPage, type Page } from "../browser/_browsers.ts";
 import { lowPort } from "../ports.ts";
 
 const ROOT = new URL("../../", import.meta.url);
@@ -43,63 +46,125 @@ function watch(process: Deno.ChildProcess) {
   return { listening, end: read() };
 }
 
-for (const [name, { hasPage }] of Object.entries(TEMPLATES)) {
+/** Starts a task that serves, and runs a function once the server listens; returns its output. */
+async function whileServing(
+  task: string,
+  options: Pick<Deno.CommandOptions, "cwd" | "env">,
+  use: () => Promise<void>,
+): Promise<string> {
+  const server = new Deno.Command(Deno.execPath(), {
+    ...options,
+    args: ["task", task],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const { listening, end } = watch(server);
+  const printed = new Response(server.stdout).text();
+  try {
+    await listening;
+    await use();
+  } finally {
+    server.kill("SIGINT");
+    await Promise.all([server.status, end]);
+  }
+  return await printed;
+}
+
+/** Gets a file of a page; the server answers 503 before Vite listens. */
+async function get(url: string): Promise<string> {
+  while (true) {
+    const response = await fetch(url);
+    const text = await response.text();
+    if (response.status === 200) return text;
+    assertEquals(response.status, 503, `${url}: ${text}`);
+    await delay(50);
+  }
+}
+
+/** Files that a page loads in development; at first by those of Vite. */
+const LOADED: Readonly<Record<string, readonly string[]>> = {
+  "page/": ["page.js", "style.css"],
+  "web/": ["main.tsx", "chat.tsx", "style.css"],
+};
+
+/** Two users in the page of the template `react`, in Chromium, where there is one. */
+async function chat(url: string, addresses: readonly string[]): Promise<void> {
+  const kind = BROWSERS[0]!;
+  if (findBrowser(kind) === undefined && Deno.env.get("CI") !== "true") return;
+  const browser = await launchBrowser(kind);
+  try {
+    const pages: Page[] = [];
+    for (const [i, name] of ["Ann", "Ben"].entries()) {
+      const page = await newPage(browser);
+      await page.goto(url.replace("localhost", (i > 0 && addresses[0]) || "localhost"));
+      await page.waitForSelector("#name");
+      await page.type("#name", name);
+      await page.keyboard.press("Enter");
+      pages.push(page);
+    }
+    for (const page of pages) {
+      await page.waitForFunction('document.querySelectorAll("#people li").length === 2');
+    }
+    await pages[0]!.type("#form input", "Hello");
+    await pages[1]!.waitForFunction('document.querySelector("#people i")'); // Ann is typing.
+    await pages[0]!.keyboard.press("Enter");
+    await pages[1]!.waitForFunction(
+      'document.querySelector("#lines li p")?.textContent === "Hello"',
+    );
+  } finally {
+    await browser.close();
+  }
+}
+
+for (const [name, { page }] of Object.entries(TEMPLATES)) {
   Deno.test(`A project from the template ${name} is clean, passes its tests, and serves`, async () => {
     await using mirror = await openMirror({ checkout: ROOT });
+    await using registry = await openRegistry({ checkout: ROOT });
     const folder = await Deno.makeTempDir({ prefix: "template-" });
     const port = lowPort();
-    const env = { JSR_URL: mirror.url, NO_COLOR: "1", PORT: String(port) };
+    const base = `http://localhost:${port}`;
+    const options = {
+      cwd: `${folder}/app`,
+      env: { JSR_URL: mirror.url, NO_COLOR: "1", PORT: String(port) },
+    };
     const deno = async (...args: string[]) => {
       const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+        ...options,
         args,
-        cwd: `${folder}/app`,
-        env,
         stdin: "null",
       }).output();
       const text = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
       assert(success, `deno ${args.join(" ")}:\n${text}`);
     };
     try {
-      await Deno.mkdir(`${folder}/app`);
+      await Deno.mkdir(options.cwd);
       await deno("run", "-A", "--no-lock", "jsr:@skein/skein/cli", "new", ".", "-t", name);
+      // Deno reads the registry of a scope only here.
+      await Deno.copyFile(registry.env["NPM_CONFIG_USERCONFIG"]!, `${options.cwd}/.npmrc`);
       await deno("fmt", "--check");
       await deno("lint");
       await deno("check");
       await deno("task", "test");
-      const server = new Deno.Command(Deno.execPath(), {
-        args: ["task", "dev"],
-        cwd: `${folder}/app`,
-        env,
-        stdin: "null",
-        stdout: "piped",
-        stderr: "piped",
-      }).spawn();
-      const { listening, end } = watch(server);
-      const printed = new Response(server.stdout).text();
-      try {
-        await listening;
-        const base = `http://localhost:${port}`;
-        const response = await fetch(base);
-        assertEquals(response.status, 200);
-        await response.text();
-        for (const file of hasPage ? ["page.js", "style.css"] : []) {
-          const found = await fetch(`${base}/${file}`);
-          assertEquals([found.status, (await found.text()).length > 1_000], [200, true], file);
+      const isReact = page?.folder === "web/";
+      const printed = await whileServing("dev", options, async () => {
+        await get(base);
+        for (const file of LOADED[page?.folder ?? ""] ?? []) {
+          assert((await get(`${base}/${file}`)).length > 500, file);
         }
         for (const address of ownAddresses()) {
           const origin = `http://${address}:${port}`;
-          const token = name === "chat" ? "Ann" : null;
+          const token = name === "chat" || isReact ? "Ann" : null;
           assertEquals(await visit(origin, origin, token), 0);
           assertEquals(await visit(origin, "http://evil.example", token), 4403);
         }
-      } finally {
-        server.kill("SIGINT");
-        await Promise.all([server.status, end]);
-      }
-      const lines = (await printed).split("\n");
+        if (isReact) await chat(base, ownAddresses());
+      });
+      const lines = printed.split("\n");
       for (const address of ownAddresses()) {
         assert(lines.includes(`In your network: http://${address}:${port}/`), lines.join("\n"));
       }
+      if (isReact) await whileServing("start", options, () => chat(base, []));
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
