@@ -93,6 +93,8 @@ async function chat(url: string, addresses: readonly string[]): Promise<void> {
   const kind = BROWSERS[0]!;
   if (findBrowser(kind) === undefined && Deno.env.get("CI") !== "true") return;
   const browser = await launchBrowser(kind);
+  // A tab in the background draws no frame, by which the browser would wait.
+  const shows = (page: Page, what: string) => page.waitForFunction(what, { polling: 10 });
   try {
     const pages: Page[] = [];
     for (const [i, name] of ["Ann", "Ben"].entries()) {
@@ -104,14 +106,12 @@ async function chat(url: string, addresses: readonly string[]): Promise<void> {
       pages.push(page);
     }
     for (const page of pages) {
-      await page.waitForFunction('document.querySelectorAll("#people li").length === 2');
+      await shows(page, 'document.querySelectorAll("#people li").length === 2');
     }
     await pages[0]!.type("#form input", "Hello");
-    await pages[1]!.waitForFunction('document.querySelector("#people i")'); // Ann is typing.
+    await shows(pages[1]!, 'document.querySelector("#people i")'); // Ann is typing.
     await pages[0]!.keyboard.press("Enter");
-    await pages[1]!.waitForFunction(
-      'document.querySelector("#lines li p")?.textContent === "Hello"',
-    );
+    await shows(pages[1]!, 'document.querySelector("#lines li p")?.textContent === "Hello"');
   } finally {
     await browser.close();
   }
