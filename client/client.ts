@@ -493,13 +493,12 @@ export class Client<C extends Contract = Contract>
   /**
    * Sets the presence data of this client in a room, if the server's `authorize` allows that. The
    * data takes effect at once if the client is in the room, and at each later join, also after a
-   * reconnect. Members get notices on `presence:<room>`. A user with several clients has the data
+   * reconnect. {@linkcode Client.members} has the data of all members. A user with several clients has the data
    * that was set last.
    *
    * @example Members of a room and their data
    * ```ts
-   * import { connect, type PresenceNotice, serve } from "@skein/skein";
-   * import { assertEquals } from "@std/assert";
+   * import { connect, serve } from "@skein/skein";
    *
    * await using server = serve({
    *   port: 0,
@@ -510,16 +509,10 @@ export class Client<C extends Contract = Contract>
    * });
    * await using client = connect(server.url);
    * await client.presence("room:a", { is: "here" });
-   * client.subscribe("room:a");
-   * for await (const { data } of client) {
-   *   const notice = data as PresenceNotice;
-   *   if (notice.type === "members") {
-   *     assertEquals(notice.members[0]?.data, { is: "here" });
-   *     void client.presence("room:a", { is: "away" });
-   *   } else if (notice.type === "update") {
-   *     assertEquals(notice.data, { is: "away" });
-   *     break;
-   *   }
+   * for await (const members of client.members("room:a")) {
+   *   const { is } = Object(members.get("ann")?.data);
+   *   if (is === "here") await client.presence("room:a", { is: "away" });
+   *   if (is === "away") break;
    * }
    * ```
    *

@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { RequestError } from "../../client.ts"; // jsr:@skein/skein/client
+import { newId, RequestError } from "../../client.ts"; // jsr:@skein/skein/client
 import type { ChatTransport, UIMessage, UIMessageChunk } from "npm:ai@^7";
 
 /** The data of a request for an answer. */
@@ -67,7 +67,7 @@ export class SkeinChatTransport<M extends UIMessage = UIMessage> implements Chat
   sendMessages(
     { chatId, messages, trigger, messageId, body, abortSignal }: SendOptions<M>,
   ): Promise<ReadableStream<UIMessageChunk>> {
-    const id = crypto.randomUUID();
+    const id = newId();
     const request = { chat: chatId, answer: id, messages, trigger, messageId, body };
     const answer = this.#options.ask(request, { id });
     abortSignal?.addEventListener("abort", () => void stop(answer), { once: true });
