@@ -59,7 +59,7 @@ Deno.test("No page of a template needs what pages over plain HTTP lack, and each
       !/randomUUID\(|crypto\.subtle|serviceWorker|clipboard|navigator\.locks/.test(text),
       name,
     );
-    assert(/showStatus\(client, find\("#status"\)\)|\{wordsOf\(status\)\}/.test(text), name);
+    assert(/showStatus\(client, find\("#status"\)\)|\{wordsOf\(status, cause\)\}/.test(text), name);
     assert(/(?:now|status)\.cause/.test(text), name);
   }
 });
