@@ -285,7 +285,8 @@ export interface SkeinHooks<C extends Contract = Contract> {
     options?: UseTopicOptions,
   ): TopicState<C, T>;
   /**
-   * Subscribes to a room, a topic with presence, and keeps the list of its users.
+   * Watches the members of a room by `client.members`, which joins the room, as long as the component
+   * is mounted and for 500 ms after that.
    *
    * @typeParam T The room.
    * @param room The room; `null` subscribes to nothing.
