@@ -12,6 +12,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { cacheFolder } from "../launch.ts";
 import { readPages } from "../pages.ts";
 import { buildApi } from "./api.ts";
+import { agentFiles } from "./llms.ts";
 import { type NavItem, SiteError, stage, type StagedGroup, type StageOptions } from "./stage.ts";
 
 /** Options of {@linkcode buildSite}. */
@@ -22,6 +23,13 @@ export interface BuildOptions extends StageOptions {
    * @default {"/"}
    */
   readonly base?: string;
+  /**
+   * Scheme and host of the site, such as `https://skein.example`, for links in the files for coding
+   * agents. Without an origin these links begin with the base.
+   *
+   * @default {""}
+   */
+  readonly origin?: string;
 }
 
 /** The packages that build and check the site. */
@@ -111,12 +119,13 @@ export async function installPackages(): Promise<Packages> {
  * @throws {SiteError} If a program of the build fails, with its output.
  */
 export async function buildSite(packages: Packages, options: BuildOptions = {}): Promise<void> {
-  const { base = "/", repository } = options;
+  const { base = "/", origin = "", repository } = options;
   const config = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT))) as {
     version: string;
     exports: Record<string, string>;
   };
-  const { pages, files, groups } = stage(await readPages(ROOT), options);
+  const staged = stage(await readPages(ROOT), options);
+  const { pages, files, groups } = staged;
   const nav = navOf(groups, config.version);
   // The generator finds its packages in a folder above.
   const work = await tempFolder(packages.folder);
@@ -147,6 +156,9 @@ export async function buildSite(packages: Packages, options: BuildOptions = {}):
     if (!passed) throw new SiteError(`Cannot build site: VitePress failed\n${output}`);
   } finally {
     await Deno.remove(work, { recursive: true });
+  }
+  for (const [path, text] of Object.entries(agentFiles(staged, `${origin}${base}`))) {
+    await write(new URL(path, OUT), text);
   }
   await buildApi({
     out: new URL("api/", OUT),

@@ -6,6 +6,7 @@
  * deno task docs --serve --port 8000
  * deno task docs --check
  * deno task docs --repository https://github.com/owner/name --base /name/
+ * deno task docs --origin https://skein.example
  * ```
  *
  * @module
@@ -26,6 +27,8 @@ export interface Arguments {
   readonly port: number;
   /** The path at which a host serves the site, with a slash at both ends. */
   readonly base: string;
+  /** Scheme and host of the site, for links in the files for coding agents. */
+  readonly origin?: string;
   /** Address of the repository on a code host. */
   readonly repository?: string;
 }
@@ -34,8 +37,8 @@ export interface Arguments {
  * Reads the command line.
  *
  * @param args The arguments behind the name of the program.
- * @param env Reads a variable of the environment: `DOCS_REPOSITORY` and `DOCS_BASE` stand for the
- * options of the same names.
+ * @param env Reads a variable of the environment: `DOCS_REPOSITORY`, `DOCS_ORIGIN` and `DOCS_BASE`
+ * stand for the options of the same names.
  * @returns The parsed command line.
  * @throws {TypeError} If an option is unknown or has a bad value.
  */
@@ -50,6 +53,7 @@ export function parseArguments(
       check: { type: "boolean", default: false },
       port: { type: "string", default: "8000" },
       base: { type: "string", default: env("DOCS_BASE") ?? "/" },
+      origin: { type: "string", default: env("DOCS_ORIGIN") ?? "" },
       repository: { type: "string" },
     },
   });
@@ -61,12 +65,19 @@ export function parseArguments(
   if (!/^\/(?:[^/]+\/)*$/.test(base)) {
     throw new TypeError(`Cannot build site: a base begins and ends with "/", received "${base}"`);
   }
+  const { origin } = values;
+  if (origin !== "" && (!URL.canParse(origin) || new URL(origin).origin !== origin)) {
+    throw new TypeError(
+      `Cannot build site: an origin is a scheme and a host, received "${origin}"`,
+    );
+  }
+  const parsed = { serve, check, port, base, ...(origin === "" ? {} : { origin }) };
   const address = values.repository ?? env("DOCS_REPOSITORY");
-  if (address === undefined || address === "") return { serve, check, port, base };
+  if (address === undefined || address === "") return parsed;
   if (!/^https?:\/\//.test(address) || !URL.canParse(address)) {
     throw new TypeError(`Cannot build site: a repository is an address, received "${address}"`);
   }
-  return { serve, check, port, base, repository: address.replace(/\/$/, "") };
+  return { ...parsed, repository: address.replace(/\/$/, "") };
 }
 
 async function main({ serve, check, port, ...options }: Arguments): Promise<boolean> {

@@ -11,10 +11,15 @@ Deno.test("parseArguments() reads options, and addresses from the environment", 
     check: true,
     port: 0,
   });
-  const env = { DOCS_REPOSITORY: "https://code.example/a/b/", DOCS_BASE: "/b/" };
+  const env = {
+    DOCS_REPOSITORY: "https://code.example/a/b/",
+    DOCS_BASE: "/b/",
+    DOCS_ORIGIN: "https://docs.example",
+  };
   assertEquals(parseArguments([], (name) => env[name as keyof typeof env]), {
     ...DEFAULTS,
     base: "/b/",
+    origin: "https://docs.example",
     repository: "https://code.example/a/b",
   });
 });
@@ -28,6 +33,8 @@ Deno.test("parseArguments() refuses unknown options and bad values", () => {
       ["--port", "65536"],
       ["--base", "skein"],
       ["--repository", "owner/name"],
+      ["--origin", "docs.example"],
+      ["--origin", "https://docs.example/name/"],
     ]
   ) {
     assertThrows(() => parseArguments(args), TypeError);

@@ -5,6 +5,7 @@
  * @module
  */
 import { CONTENTS, contentsOf, type Group, slugOf } from "./contents.ts";
+import { fencesOf } from "./fences.ts";
 
 /** The pages, and the surroundings to which they link. */
 export interface Sources {
@@ -27,6 +28,8 @@ export interface StageOptions {
 export interface Staged {
   /** Route of a file, such as `guide/topics.md`, to Markdown. */
   readonly pages: ReadonlyMap<string, string>;
+  /** Route of a page to its Markdown with the links of the site, without the site's layout. */
+  readonly bodies: ReadonlyMap<string, string>;
   /** Route of a file that pages show or offer, such as `chat.png`, to the path in the repository. */
   readonly files: ReadonlyMap<string, string>;
   /** The sidebar. */
@@ -37,8 +40,12 @@ export interface Staged {
 export interface StagedGroup {
   /** Text of the heading. */
   readonly text: string;
-  /** The pages, with their links from the root of the site. */
-  readonly items: readonly { readonly text: string; readonly link: string }[];
+  /** The pages, with their links from the root of the site, and a sentence about each. */
+  readonly items: readonly {
+    readonly text: string;
+    readonly link: string;
+    readonly description: string;
+  }[];
 }
 
 /** The site cannot be built or checked: a program failed, and the message has its output. */
@@ -71,6 +78,12 @@ const BRANCH = "main";
 
 /** Most characters of a page's description, which search engines show. */
 const DESCRIPTION_CHARS = 160;
+
+/** The head of a skill file, which coding agents read and the site does not show. */
+export const FRONT_MATTER: RegExp = /^---\n[\s\S]*?\n---\n+/;
+
+/** Folder of the skill for coding agents, which repeats parts of the other pages in short. */
+const SKILLS = "skills/";
 
 const IMAGE = /\.(?:png|svg|jpe?g|webp|gif)$/;
 
@@ -111,10 +124,12 @@ export function stage(sources: Sources, options: StageOptions = {}): Staged {
   const files = new Map<string, string>();
   const site: Site = { ...sources, ...options, listed, files };
   const pages = new Map<string, string>();
+  const bodies = new Map<string, string>();
   for (const path of [CONTENTS, ...listed]) {
     const text = sources.pages.get(path);
     if (text === undefined) continue;
-    const body = linked(path, text, site);
+    const body = linked(path, text.replace(FRONT_MATTER, ""), site);
+    bodies.set(routeOf(path), `${FRONT_MATTER.exec(text)?.[0] ?? ""}${body}`);
     const head = headOf(path, text, site);
     pages.set(routeOf(path), `${head}${path === CONTENTS ? withSections(body, groups) : body}`);
   }
@@ -124,10 +139,15 @@ export function stage(sources: Sources, options: StageOptions = {}): Staged {
   }
   return {
     pages,
+    bodies,
     files,
     groups: groups.map(({ title, entries }) => ({
       text: title,
-      items: entries.map(({ title, path, hash }) => ({ text: title, link: linkOf(path) + hash })),
+      items: entries.map(({ title, path, hash }) => ({
+        text: title,
+        link: linkOf(path) + hash,
+        description: descriptionOf(sources.pages.get(path) ?? ""),
+      })),
     })),
   };
 }
@@ -145,6 +165,7 @@ function headOf(path: string, text: string, { repository }: Site): string {
     facts.layout = "home";
     facts.search = false; // The table of contents has the words of all pages.
   }
+  if (path.startsWith(SKILLS)) facts.search = false; // The other pages tell readers more.
   // JSON is YAML.
   const lines = Object.entries(facts).map(([name, value]) => `${name}: ${JSON.stringify(value)}`);
   return `---\n${lines.join("\n")}\n---\n\n`;
@@ -152,7 +173,10 @@ function headOf(path: string, text: string, { repository }: Site): string {
 
 /** The first paragraph as plain text, up to a whole sentence where one fits. */
 function descriptionOf(page: string): string {
-  const paragraph = page.split(/\n{2,}/).find((part) => /^[\p{L}`*[]/u.test(part)) ?? "";
+  const paragraph =
+    page.replace(FRONT_MATTER, "").split(/\n{2,}/).find((part) =>
+      /^(?!```)[\p{L}`*[]/u.test(part)
+    ) ?? "";
   const plain = paragraph.replace(/\[([^\]]*)\]\([^)]*\)/g, "$1").replace(/[`*]/g, "")
     .replace(/\s+/g, " ").trim();
   if (plain.length <= DESCRIPTION_CHARS) return plain;
@@ -196,27 +220,7 @@ function toSource(label: string, to: string, hash: string, { repository, paths }
 
 /** Changes a page outside blocks of code. */
 function outsideFences(text: string, change: (prose: string) => string): string {
-  let isCode = false;
-  const parts: string[] = [];
-  let part: string[] = [];
-  const end = () => {
-    parts.push(isCode ? part.join("\n") : change(part.join("\n")));
-    part = [];
-  };
-  for (const line of text.split("\n")) {
-    if (!/^\s*(?:```|~~~)/.test(line)) part.push(line);
-    else if (isCode) {
-      part.push(line);
-      end();
-      isCode = false;
-    } else {
-      end();
-      isCode = true;
-      part.push(line);
-    }
-  }
-  end();
-  return parts.join("\n");
+  return fencesOf(text).map(({ isCode, text }) => isCode ? text : change(text)).join("\n");
 }
 
 /**

@@ -70,7 +70,15 @@ the client (\`client.ts\`), \`server/\`, \`examples/\`,
   });
   assertEquals(groups, [{
     text: "Reference",
-    items: [{ text: "Topics", link: "/guide/topics" }, { text: "Changes", link: "/changelog" }],
+    items: [
+      {
+        text: "Topics",
+        link: "/guide/topics",
+        description: "You publish a link and changes, see the client, server/, examples, home, " +
+          "this, schema and Deno.",
+      },
+      { text: "Changes", link: "/changelog", description: "" },
+    ],
   }]);
 });
 
