@@ -1,6 +1,6 @@
 /**
- * HTTP as the last transport of a client, for as long as the others work; the code of HTTP, with
- * what follows a failure of the others, loads with the first such failure.
+ * HTTP as the last transport of a client. Every page loads this module at first; the code of HTTP,
+ * and of the choice after a failure of the others, loads after the first such failure.
  */
 import { anySignal, within } from "../../base/wait.ts";
 import { ConnectionError } from "../../errors.ts";
@@ -36,7 +36,7 @@ export type FallBackDialer = (
   late?: Leg,
 ) => Promise<Connection>;
 
-/** Some of the transports, for one attempt. */
+/** One attempt by some of the transports. */
 export interface Leg {
   /** The attempt, which may still open a connection after an error. */
   readonly opening: Promise<Connection>;
