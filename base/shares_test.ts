@@ -1,15 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { platformRuntime, type Runtime } from "./runtime.ts";
-import {
-  NOBODY,
-  type Owner,
-  type OwnerFacts,
-  Owners,
-  type Place,
-  Quota,
-  type QuotaOptions,
-  Quotas,
-} from "./shares.ts";
+import { NOBODY, type Owner, type OwnerFacts, Owners } from "./owners.ts";
+import { type Place, Quota, type QuotaOptions, Quotas } from "./shares.ts";
 import { LimitError } from "../errors.ts";
 
 const HOUR_MS = 3_600_000;
@@ -172,14 +164,6 @@ Deno.test("Owners makes users familiar after an hour, who have ten shares of the
   assertEquals(owners.of(facts).isFamiliar, false, "A user who is away for a day is forgotten");
 });
 
-Deno.test("Owners remembers no more than its bound, and forgets nobody for it", () => {
-  const { owners, tick } = ownersWithClock();
-  for (let i = 0; i < 20_001; i++) owners.of(peer("192.0.2.1", { user: `u${i}` }));
-  tick(HOUR_MS);
-  assertEquals(owners.of(peer("192.0.2.1", { user: "u0" })).isFamiliar, true);
-  assertEquals(owners.of(peer("192.0.2.1", { user: "u20000" })).isFamiliar, false);
-});
-
 Deno.test("Quota counts two places of one client once, and never three", () => {
   const quota = quotaOf({ max: 2, shares: { address: 1 }, strict: ["address"] });
   const owner = at("192.0.2.1");
@@ -221,19 +205,6 @@ Deno.test("Quota.take() counts the address of a proxy only where the application
     fill(quotaOf({ shares: { address: 2 } }), owners.of({ address: "192.0.2.1" })).count,
     5,
   );
-});
-
-Deno.test("Owners.of() keeps what is known of a guest, and knows nobody without facts", () => {
-  const { owners } = ownersWithClock();
-  const { guest, session, networks } = owners.of({
-    address: "192.0.2.1",
-    guest: "g",
-    session: "s",
-  });
-  assertEquals([guest, session, networks.length], ["g", "s", 1]);
-  assertEquals(owners.of({ address: "192.0.2.1" }).guest, undefined);
-  assertEquals(owners.of({ address: "" }), NOBODY);
-  assertEquals(owners.of({ user: "ann" }).user, "ann");
 });
 
 Deno.test("Quotas.open() returns the quota of a name, and stats lists each once", () => {

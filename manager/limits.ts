@@ -1,14 +1,8 @@
 /** Limits of sessions: in all, per user, per network address; sockets and rates in addition. */
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
-import {
-  type Owner,
-  type Place,
-  type Quota,
-  type QuotaOptions,
-  Quotas,
-  sharesOf,
-} from "../base/shares.ts";
+import type { Owner } from "../base/owners.ts";
+import { type Place, type Quota, type QuotaOptions, Quotas, sharesOf } from "../base/shares.ts";
 import { RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
 import { Sockets } from "./sockets.ts";
 import { UnreadStreams, type UnreadStreamStats } from "../transport/quic/unread_streams.ts";

@@ -3,7 +3,7 @@ import type { OptionKinds } from "../base/options.ts";
 import { objectWith, POSITIVE, RATE } from "../base/option_checks.ts";
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { Owners } from "../base/shares.ts";
+import type { Owners } from "../base/owners.ts";
 import type { Session } from "../session/session.ts";
 import { type Account, Accounts, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
 import { type MeterHost, SessionMeter } from "./meter.ts";

@@ -41,7 +41,7 @@ import { RequestService, verifiedUser } from "../session/serving/requests.ts";
 import { type StandardSchema, validate, type Validation } from "../base/standard_schema.ts";
 import { TopicPattern } from "../session/wire/topic_pattern.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { Owner } from "../base/shares.ts";
+import type { Owner } from "../base/owners.ts";
 import { report } from "../session/settings.ts";
 
 /**

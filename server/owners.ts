@@ -1,5 +1,5 @@
 /** Names of a session in the shares of a server: the owner of its places, the maker of its topics. */
-import type { Owner, Owners } from "../base/shares.ts";
+import type { Owner, Owners } from "../base/owners.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
 import type { Session } from "../session/session.ts";
 

@@ -1,6 +1,6 @@
 import { assertEquals, assertNotEquals } from "@std/assert";
 import { platformRuntime } from "../base/runtime.ts";
-import { type OwnerFacts, Owners } from "../base/shares.ts";
+import { type OwnerFacts, Owners } from "../base/owners.ts";
 import { makerOf } from "./owners.ts";
 
 Deno.test("makerOf() names the widest network of one party for guests and new users", () => {

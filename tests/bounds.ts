@@ -8,7 +8,8 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { guest, type ServeOptions, type Server } from "../server.ts";
 import { LimitError, RequestError } from "../errors.ts";
 import { platformRuntime } from "../base/runtime.ts";
-import { type Owners, Quota, Quotas, socketOwner } from "../base/shares.ts";
+import { type Owners, socketOwner } from "../base/owners.ts";
+import { Quota, Quotas } from "../base/shares.ts";
 import type { Broker } from "../pubsub/broker.ts";
 import {
   MoqRelay,

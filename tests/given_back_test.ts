@@ -7,7 +7,8 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../base/runtime.ts";
-import { NOBODY, Quotas } from "../base/shares.ts";
+import { NOBODY } from "../base/owners.ts";
+import { Quotas } from "../base/shares.ts";
 import {
   AuthenticationError,
   BrokerError,

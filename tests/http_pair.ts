@@ -4,7 +4,8 @@
  * @module
  */
 import { platformRuntime } from "../base/runtime.ts";
-import { NOBODY, Quotas } from "../base/shares.ts";
+import { NOBODY } from "../base/owners.ts";
+import { Quotas } from "../base/shares.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import type { Connection } from "../transport/connection.ts";
 import { dialHttp, type DialHttpOptions } from "../transport/http/client.ts";

@@ -1,6 +1,7 @@
 /** The durable streams of one node: logs of the broker with forks, expiry, and readers that wait. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { type Owner, type Place, type Quota, Quotas, type QuotaShares } from "../../base/shares.ts";
+import type { Owner } from "../../base/owners.ts";
+import { type Place, type Quota, Quotas, type QuotaShares } from "../../base/shares.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, LimitError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { type Broker, type BrokerSubscription, countedBytes } from "../broker.ts";

@@ -12,7 +12,8 @@ import {
   partsOf,
   type RefusalCode,
 } from "./call_messages.ts";
-import { type Owner, type Place, type Quota, Quotas } from "../../base/shares.ts";
+import type { Owner } from "../../base/owners.ts";
+import { type Place, type Quota, Quotas } from "../../base/shares.ts";
 import type { NodeEvent, Nodes } from "./nodes.ts";
 
 /**

@@ -4,7 +4,7 @@ import { TimeoutError } from "../../errors.ts";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
 import { Random } from "../../tests/random.ts";
 import { type CallHead, joinHead } from "./call_messages.ts";
-import { socketOwner } from "../../base/shares.ts";
+import { socketOwner } from "../../base/owners.ts";
 import { NodeCallError, NodeCalls, type NodeCallsOptions } from "./node_calls.ts";
 import { Nodes } from "./nodes.ts";
 

@@ -2,7 +2,8 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { networksOf } from "../../base/network_address.ts";
-import { NOBODY, type Owner, Quotas } from "../../base/shares.ts";
+import { NOBODY, type Owner } from "../../base/owners.ts";
+import { Quotas } from "../../base/shares.ts";
 import { RequestError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { DROPPED_REASON, StreamLogs } from "../../pubsub/logs/stream_logs.ts";

@@ -2,7 +2,8 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
-import { NOBODY, type Owner, Owners, Quota } from "../../base/shares.ts";
+import { NOBODY, type Owner, Owners } from "../../base/owners.ts";
+import { Quota } from "../../base/shares.ts";
 import type { RequestError } from "../../errors.ts";
 import { turns } from "../../testing/mod.ts";
 import {

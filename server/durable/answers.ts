@@ -1,7 +1,8 @@
 /** Answers that outlive their connection: generators of this node that write into durable streams. */
 import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Owner, Place, Quota, Quotas, TakeOptions } from "../../base/shares.ts";
+import type { Owner } from "../../base/owners.ts";
+import type { Place, Quota, Quotas, TakeOptions } from "../../base/shares.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { recordBytes, requestLog } from "../../pubsub/logs/rules.ts";

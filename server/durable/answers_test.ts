@@ -2,7 +2,8 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
-import { NOBODY, Quotas } from "../../base/shares.ts";
+import { NOBODY } from "../../base/owners.ts";
+import { Quotas } from "../../base/shares.ts";
 import { RequestError } from "../../errors.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { requestLog } from "../../pubsub/logs/rules.ts";

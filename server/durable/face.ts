@@ -29,7 +29,7 @@ import {
   isInternalName,
 } from "../http/face.ts";
 import { methodNotAllowed, Problem, refusedBy, tooMany } from "../http/problem.ts";
-import type { Owner } from "../../base/shares.ts";
+import type { Owner } from "../../base/owners.ts";
 import type { LogInfo, LogProducer, LogRecord } from "../../pubsub/logs/log.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";

@@ -1,7 +1,8 @@
 /** Kept answers of all nodes: which of them make room for new ones. */
 import { LimitError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Owner, QuotaStats } from "../../base/shares.ts";
+import type { Owner } from "../../base/owners.ts";
+import type { QuotaStats } from "../../base/shares.ts";
 import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { FRESH_MS, type KeptLedger, Party } from "./kept_ledger.ts";
 import { KeptShares } from "./kept_shares.ts";

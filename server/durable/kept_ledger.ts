@@ -1,5 +1,6 @@
 /** Ledger of the logs of one kind: whose they are, and which of them goes first to make room. */
-import { FAMILIAR_FACTOR, type Shares } from "../../base/shares.ts";
+import { FAMILIAR_FACTOR } from "../../base/owners.ts";
+import type { Shares } from "../../base/shares.ts";
 
 /** Time for which an answer that nobody read to its end goes last, in milliseconds. */
 export const FRESH_MS = 600_000;

@@ -1,11 +1,11 @@
 /** Shares of the logs of one kind, on all nodes: of answers, or of the streams of clients. */
 import type { LimitLevel } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import type { Owner } from "../../base/owners.ts";
 import {
   isContended,
   limitError,
   mostOfNetwork,
-  type Owner,
   type QuotaOptions,
   type QuotaStats,
 } from "../../base/shares.ts";

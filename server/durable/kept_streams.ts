@@ -1,6 +1,7 @@
 /** The streams that clients create over HTTP, on all nodes, with a share for each client. */
 import type { Runtime } from "../../base/runtime.ts";
-import type { Owner, QuotaShares, QuotaStats } from "../../base/shares.ts";
+import type { Owner } from "../../base/owners.ts";
+import type { QuotaShares, QuotaStats } from "../../base/shares.ts";
 import type { StreamCreated, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import type { KeptLedger } from "./kept_ledger.ts";
 import { KeptShares, UNKNOWN } from "./kept_shares.ts";

@@ -1,6 +1,6 @@
 /** Streams that clients create over HTTP, and their shares, in memory and on SQLite. */
 import { assertEquals } from "@std/assert";
-import { NOBODY } from "../../base/shares.ts";
+import { NOBODY } from "../../base/owners.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";

@@ -6,7 +6,7 @@ import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { validate } from "../../base/standard_schema.ts";
 import { waitFor } from "../../base/wait.ts";
 import { RequestError } from "../../errors.ts";
-import type { Owner } from "../../base/shares.ts";
+import type { Owner } from "../../base/owners.ts";
 import type { Session } from "../../session/session.ts";
 import type { SessionSettings } from "../../session/settings.ts";
 import type { OriginRules } from "../../transport/origins.ts";

@@ -10,7 +10,7 @@ import {
   type StreamRead,
   WRITER_LOST,
 } from "../../pubsub/logs/stream_logs.ts";
-import type { Owner } from "../../base/shares.ts";
+import type { Owner } from "../../base/owners.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { encodeBinary, type EncodedMessage, framed } from "../../session/wire/encode.ts";
 import {

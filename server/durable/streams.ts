@@ -9,7 +9,7 @@ import type {
   TopicSource,
   UnsubscribeOptions,
 } from "../../pubsub/topics.ts";
-import type { Owner } from "../../base/shares.ts";
+import type { Owner } from "../../base/owners.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { SubscribeAnswer } from "../../session/wire/recovery.ts";
 import type { Answers, BeginAnswer } from "./answers.ts";

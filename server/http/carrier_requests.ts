@@ -4,7 +4,8 @@ import { methodNotAllowed, Problem, REFUSAL_CODES, refusedBy } from "./problem.t
 import { Refused } from "../refusal.ts";
 import { refusalHeaders } from "../session_request.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Owner, Quota, Quotas } from "../../base/shares.ts";
+import type { Owner } from "../../base/owners.ts";
+import type { Quota, Quotas } from "../../base/shares.ts";
 import { LimitError } from "../../errors.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { isPortableCloseCode } from "../../transport/wire_close.ts";

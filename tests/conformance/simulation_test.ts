@@ -1,4 +1,5 @@
-import { NOBODY, Quotas } from "../../base/shares.ts";
+import { NOBODY } from "../../base/owners.ts";
+import { Quotas } from "../../base/shares.ts";
 import { Simulation } from "../../testing/simulation/simulation.ts";
 import { SimulatedNetwork } from "../../testing/simulation/network/network.ts";
 import type { LinkConditions } from "../../testing/simulation/network/conditions.ts";

@@ -1,13 +1,7 @@
 /** Limits on the connections and handshakes of one network address, and of all. */
 import { addressKey } from "../../base/network_address.ts";
-import {
-  type Place,
-  type Quota,
-  quotaIn,
-  type Quotas,
-  sharesOf,
-  socketOwner,
-} from "../../base/shares.ts";
+import { socketOwner } from "../../base/owners.ts";
+import { type Place, type Quota, quotaIn, type Quotas, sharesOf } from "../../base/shares.ts";
 import { type Rate, TokenBucket } from "../../base/token_bucket.ts";
 import { connectionQuota } from "../connection_quota.ts";
 

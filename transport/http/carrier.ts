@@ -1,5 +1,5 @@
 /** The contract between requests over HTTP and the connection that the requests belong to. */
-import type { Owner } from "../../base/shares.ts";
+import type { Owner } from "../../base/owners.ts";
 import type { ConnectionCloseInfo } from "../connection.ts";
 
 /** Options for {@linkcode HttpCarrier.take}. */

@@ -1,7 +1,8 @@
 /** Listening for QUIC connections: one UDP socket, certificates and bounds. */
 import type { OptionKinds } from "../../base/options.ts";
 import { PORT, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
-import { type Place, type Quota, quotaIn, type Quotas, socketOwner } from "../../base/shares.ts";
+import { socketOwner } from "../../base/owners.ts";
+import { type Place, type Quota, quotaIn, type Quotas } from "../../base/shares.ts";
 import { listenAt } from "../address.ts";
 import { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 import { Deadlines } from "../../base/deadlines.ts";

@@ -2,15 +2,8 @@
 import { CloseCode, type LimitLevel, StreamError } from "../../errors.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import {
-  type Owner,
-  type Place,
-  type Quota,
-  quotaIn,
-  type Quotas,
-  sharesOf,
-  socketOwner,
-} from "../../base/shares.ts";
+import { type Owner, socketOwner } from "../../base/owners.ts";
+import { type Place, type Quota, quotaIn, type Quotas, sharesOf } from "../../base/shares.ts";
 
 /**
  * Bytes of one unread stream that the runtime may hold: the stream window of quinn, the QUIC of

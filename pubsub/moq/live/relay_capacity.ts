@@ -1,14 +1,7 @@
 /** Bounds of a relay on broadcasts, tracks and fetches, and the share of each session and address. */
 import type { LimitLevel } from "../../../errors.ts";
-import {
-  NOBODY,
-  type Owner,
-  type Place,
-  type Quota,
-  type Quotas,
-  type QuotaShares,
-  socketOwner,
-} from "../../../base/shares.ts";
+import { NOBODY, type Owner, socketOwner } from "../../../base/owners.ts";
+import type { Place, Quota, Quotas, QuotaShares } from "../../../base/shares.ts";
 import type { SubscriberSession } from "../track/track_writer.ts";
 import type { TrackOrigin } from "./relay_source.ts";
 import type { RelayTrack } from "./relay_track.ts";

@@ -1,6 +1,7 @@
 /** A node with answers that other nodes can resume. */
 import { pause } from "../../../../../base/wait.ts";
-import { NOBODY, Quotas } from "../../../../../base/shares.ts";
+import { NOBODY } from "../../../../../base/owners.ts";
+import { Quotas } from "../../../../../base/shares.ts";
 import { requestLog } from "../../../../../pubsub/logs/rules.ts";
 import { Answers, type BeginAnswer } from "../../../../../server/durable/answers.ts";
 import { checkAnswers } from "../../../../../server/durable/options.ts";
