@@ -1,8 +1,9 @@
 /** Plays a recorded session against a test server. */
 import type { OptionKinds } from "../base/options.ts";
 import { checkOptions } from "../base/option_checks.ts";
-import type { Connection } from "../transport/connection.ts";
 import type { RecordedEvent } from "../session/insight/recording.ts";
+import { decodeBinary, encodeBinary, isBinaryMessage } from "../session/wire/encode.ts";
+import type { Connection, Frame } from "../transport/connection.ts";
 import type { TestRequestOptions, TestServer } from "./test_server.ts";
 import { turns } from "./turns.ts";
 
@@ -84,8 +85,10 @@ export async function playSession(
     await turns();
     if (atMs > nowMs) await wait?.(atMs - nowMs);
     nowMs = Math.max(atMs, nowMs);
-    if (text !== undefined) connection.frames!.send(withToken(text, token));
-    if (base64 !== undefined) connection.frames!.send(Uint8Array.fromBase64(base64));
+    const frame = text ?? (base64 === undefined ? undefined : Uint8Array.fromBase64(base64));
+    // A plain WebSocket carries no tokens.
+    const isPlain = opened.protocol === "";
+    if (frame !== undefined) connection.frames!.send(isPlain ? frame : withToken(frame, token));
     if (closed?.by === "network") server.network.linkOf({ connection }).disconnect();
     if (closed?.by === "remote") {
       connection.close({ closeCode: closed.code, reason: closed.reason });
@@ -134,12 +137,13 @@ function collect({ frames }: Connection): (string | Uint8Array)[] {
 }
 
 /** Fills in the token that the recording left out. */
-function withToken(text: string, token: string): string {
-  if (!text.includes('"auth"')) return text;
-  const fill = (line: string): string => {
-    if (!line.includes('"auth"')) return line;
-    const envelope = JSON.parse(line);
-    return envelope.auth === "" ? JSON.stringify({ ...envelope, auth: token }) : line;
+function withToken(frame: Frame, token: string): Frame {
+  const fill = (envelope: string): string => {
+    if (!envelope.includes('"auth":""')) return envelope;
+    const { auth, ...rest } = JSON.parse(envelope);
+    return auth === "" ? JSON.stringify({ auth: token, ...rest }) : envelope;
   };
-  return text.split("\n").map(fill).join("\n");
+  if (typeof frame === "string") return frame.split("\n").map(fill).join("\n");
+  const parts = isBinaryMessage(frame) ? decodeBinary(frame) : undefined;
+  return parts?.head.includes('"auth":""') ? encodeBinary(fill(parts.head), parts.data) : frame;
 }

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { recordSessions } from "../session/insight/recording.ts";
+import { encodeBinary } from "../session/wire/encode.ts";
 import { playSession } from "./play_session.ts";
 import { testServer, type TestServerOptions } from "./test_server.ts";
 import { passTime, turns } from "./turns.ts";
@@ -55,6 +56,60 @@ Deno.test("playSession() gives the handlers what recordSessions() recorded, in t
   assertEquals(after.noted, before.noted);
   assert(Date.now() - start >= 2_000);
   assertEquals(played.received.filter((text) => `${text}`.includes('"noted"')).length, 2);
+});
+
+Deno.test("recordSessions() leaves tokens out in every form, and playSession() fills them in", async () => {
+  const renewal = '{"auth":"s3cret","id":1}';
+  const renewals = [
+    '{"\\u0061uth":"s3cret","id":1}',
+    `{"topic":"say","data":{"auth":"mine"}}\n${renewal}`,
+    encodeBinary(renewal, new Uint8Array([1])),
+  ];
+  // The server accepts no token in these.
+  const malformed = [
+    '{"auth":\n"s3cret","id":1}',
+    encodeBinary(renewal.slice(0, -1), new Uint8Array()),
+    new TextEncoder().encode(renewal),
+  ];
+  const tokens: unknown[] = [];
+  const authenticate = ({ token }: { readonly token?: string | undefined }) => {
+    tokens.push(token);
+    return token ?? null;
+  };
+  for (const frame of [...renewals, ...malformed]) {
+    const lines: string[] = [];
+    const instrumentation = recordSessions({ write: (line) => lines.push(line) });
+    await using server = testServer({ authenticate, instrumentation });
+    await using connection = await server.open({ path: "/?token=s3cret" });
+    connection.frames!.send(frame);
+    await turns();
+    const recorded = lines.map((line) => {
+      const { base64 = "" } = JSON.parse(line);
+      return line + new TextDecoder().decode(Uint8Array.fromBase64(base64));
+    });
+    assert(!recorded.join().includes("s3cret"), recorded.join());
+    if (!renewals.includes(frame)) continue;
+    assertEquals(tokens.splice(0), ["s3cret", "s3cret"]);
+    const headers = { authorization: "Bearer first" };
+    await using _played = await playSession(server, [...lines], { token: "again", headers });
+    assertEquals(tokens.splice(0), ["first", "again"]);
+  }
+});
+
+Deno.test("recordSessions() keeps JSON of several lines from a plain client", async () => {
+  const lines: string[] = [];
+  const before = noting({ instrumentation: recordSessions({ write: (line) => lines.push(line) }) });
+  await using _before = before.server;
+  await using connection = await before.server.open({ protocols: [] });
+  const data = { auth: "", text: "\u0007" };
+  connection.frames!.send(JSON.stringify({ topic: "say", data }, null, 2));
+  await turns();
+  const after = noting();
+  await using _after = after.server;
+  await using _played = await playSession(after.server, lines);
+  for (const { noted } of [before, after]) {
+    assertEquals(noted.map((one) => (one as unknown[]).slice(1)), [["say", data]]);
+  }
 });
 
 Deno.test("playSession() cuts the network where the recorded session lost it", async () => {

@@ -2,7 +2,9 @@
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
 import type { CloseInfo } from "../../errors.ts";
+import type { Frame } from "../../transport/connection.ts";
 import { internals, type Session } from "../session.ts";
+import { decodeBinary, encodeBinary, isBinaryMessage } from "../wire/encode.ts";
 import type { Instrumentation } from "./instrumentation.ts";
 
 /** Default of {@linkcode RecordSessionsOptions.maxBytes}. */
@@ -16,9 +18,12 @@ export interface RecordedEvent {
   readonly atMs: number;
   /** First event: the client's URL without a token, and the subprotocol. */
   readonly opened?: { readonly url: string; readonly protocol: string };
-  /** A frame that the peer sent: one message or several, a line each. Tokens are empty. */
+  /**
+   * A frame that the peer sent: one message or several, a line each. Tokens are empty, and so is a
+   * malformed frame that may hold one.
+   */
   readonly text?: string;
-  /** A binary frame that the peer sent, as Base64. */
+  /** A binary frame that the peer sent, as Base64; tokens are empty, as in `text`. */
   readonly base64?: string;
   /** Last event: the end of the session. */
   readonly closed?: Pick<CloseInfo, "code" | "reason" | "by">;
@@ -119,8 +124,8 @@ export function recordSessions(options: RecordSessionsOptions): Instrumentation 
       recording.bytes += frame.length;
       recording.isOver = recording.bytes > maxBytes;
       if (recording.isOver) tell(session, recording, { cut: true });
-      else if (typeof frame !== "string") tell(session, recording, { base64: frame.toBase64() });
-      else tell(session, recording, { text: frame.split("\n").map(withoutToken).join("\n") });
+      else if (typeof frame !== "string") tell(session, recording, { base64: cleanBytes(frame) });
+      else tell(session, recording, { text: cleanText(frame, session[internals].joins) });
     },
     sessionClosed(session, { code, reason, by }) {
       const recording = recordingOf(session);
@@ -131,14 +136,37 @@ export function recordSessions(options: RecordSessionsOptions): Instrumentation 
   };
 }
 
-/** Empties the token of an envelope that signs the client in. */
-function withoutToken(text: string): string {
-  if (!text.includes('"auth"')) return text;
+/** A key that signs the client in: JSON allows its letters as escapes too. */
+const SIGNS_IN = /"auth"|\\u/;
+
+/**
+ * Empties the tokens of a text frame, of one envelope or, on `skein.1`, several lines. A malformed
+ * envelope may go on in the next line, so the whole frame is left out.
+ */
+function cleanText(frame: string, joins: boolean): string {
+  const envelopes = (joins ? frame.split("\n") : [frame]).map(withoutToken);
+  return envelopes.includes(undefined) ? "" : envelopes.join("\n");
+}
+
+/** Empties the token in the head of a binary frame, and returns the frame as Base64. */
+function cleanBytes(frame: Extract<Frame, Uint8Array>): string {
+  const parts = isBinaryMessage(frame) ? decodeBinary(frame) : undefined;
+  if (parts === undefined) {
+    return SIGNS_IN.test(new TextDecoder().decode(frame)) ? "" : frame.toBase64();
+  }
+  const head = withoutToken(parts.head);
+  if (head === parts.head) return frame.toBase64();
+  return head === undefined ? "" : encodeBinary(head, parts.data).toBase64();
+}
+
+/** Empties the token of an envelope; `undefined` if the envelope is malformed and may hold one. */
+function withoutToken(text: string): string | undefined {
+  if (!SIGNS_IN.test(text)) return text;
   try {
     const envelope = JSON.parse(text);
     if (!Object.hasOwn(envelope, "auth")) return text;
     return JSON.stringify({ ...envelope, auth: "" });
   } catch {
-    return ""; // Malformed, and maybe a token.
+    return undefined;
   }
 }
