@@ -74,7 +74,10 @@ export class StatusFeed<T> implements AsyncIterable<T> {
     this.#current = value;
     this.#version++;
     this.#changes.notify();
-    for (const callback of [...this.#callbacks ?? []]) this.#tell(callback.call);
+    for (const callback of [...this.#callbacks ?? []]) {
+      // An earlier callback may have ended the subscription of a later one.
+      if (this.#callbacks?.has(callback)) this.#tell(callback.call);
+    }
   }
 
   /**

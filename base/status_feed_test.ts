@@ -111,6 +111,17 @@ Deno.test("StatusFeed.subscribe() continues when a callback fails, or changes th
   assertEquals(printed.lines.filter((line) => line.includes("rejected")).length, 3);
 });
 
+Deno.test("StatusFeed.subscribe() calls no callback after its end, even if another callback ended it", () => {
+  const feed = new StatusFeed(0);
+  const seen: number[] = [];
+  feed.subscribe((value) => {
+    if (value === 1) later();
+  });
+  const later = feed.subscribe((value) => seen.push(value));
+  feed.set(1);
+  assertEquals(seen, [0]);
+});
+
 Deno.test("StatusFeed.subscribe() prints a bounded number of errors", () => {
   const feed = new StatusFeed(0);
   using printed = captureConsole();
