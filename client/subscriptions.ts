@@ -38,8 +38,11 @@ export class Subscriptions<C extends Contract> {
   #leaves: (() => Promise<unknown>)[] = [];
   /** Unanswered requests of both kinds; a server ends a session that has too many. */
   #asking = 0;
-  /** Topics that the client is leaving: messages under way are not for the next subscription. */
-  readonly #leaving = new Set<string>();
+  /**
+   * Topics that the client is leaving, each with the newest request for that: messages under way are
+   * not for the next subscription.
+   */
+  readonly #leaving = new Map<string, Promise<unknown>>();
   /** Topics in force: the server answered and no newer request is pending, so a removal counts. */
   readonly #inForce = new Set<TopicReaders<C>>();
   readonly #loadRecovery: () => Promise<unknown>;
@@ -285,11 +288,13 @@ export class Subscriptions<C extends Contract> {
     this.#forget(readers);
     const session = this.#session;
     if (!session?.isReady) return;
-    this.#leaving.add(topic);
     const { promise, resolve } = Promise.withResolvers<unknown>();
+    this.#leaving.set(topic, promise);
     this.#leaves.push(() => {
-      // `onAnswer` permits the request even at the limit of pending requests.
-      const answer = session[internals].askTopic("unsubscribe", topic, { onAnswer() {} });
+      // `onAnswer` also permits the request at the limit of pending requests.
+      const answer = session[internals].askTopic("unsubscribe", topic, {
+        onAnswer: () => this.#left(session, topic, promise),
+      });
       resolve(answer);
       return answer;
     });
@@ -300,11 +305,18 @@ export class Subscriptions<C extends Contract> {
       // The end of the session also ended the subscription at the server.
       if (session.isReady) throw error;
     }
+  }
+
+  /**
+   * Notes that a topic was left. Until this point, the old readers took and discarded the messages
+   * that were under way. A later subscription gets what follows, even the list of a room, which
+   * comes before the answer.
+   */
+  #left(session: Session, topic: string, request: Promise<unknown>): void {
     // In a session that the client has left, the topic may have a rest, with a route of its own.
-    if (this.#session !== session) return;
-    // Until this point, the old readers took and discarded the messages that were under way.
+    if (this.#session !== session || this.#leaving.get(topic) !== request) return;
     this.#leaving.delete(topic);
-    if (!this.#all.has(topic)) this.#route(session, topic);
+    this.#route(session, topic, this.#all.get(topic));
   }
 
   /**

@@ -71,6 +71,33 @@ Deno.test("Client.members() joins with the first watcher, and leaves with the la
   assertEquals(members(), []);
 });
 
+Deno.test("Client.members() has the list of a room that was left and joined in the same tick", async () => {
+  await using server = testServer(OPTIONS);
+  await using ann = server.connect(as("ann"));
+  const room = ann.members("room:a");
+  for (let i = 0; i < 3; i++) {
+    const leave = room.subscribe(() => {});
+    await reach(room, ({ size }) => size === 1);
+    leave();
+  }
+  // Twice in one tick: the first of these requests never leaves the client.
+  room.subscribe(() => {})();
+  using _watch = room.subscribe(() => {});
+  await reach(room, ({ size }) => size === 1);
+});
+
+Deno.test("Client.members() survives a notice that it cannot read", async () => {
+  await using server = testServer(OPTIONS);
+  await using ann = server.connect(as("ann"));
+  const room = ann.members("room:a");
+  using _watch = room.subscribe(() => {});
+  await reach(room, ({ size }) => size === 1);
+  for (const session of server.manager.all()) session.send("presence:room:a", null);
+  await using bob = server.connect(as("bob"));
+  bob.subscribe("room:a");
+  assertEquals(names(await reach(room, ({ size }) => size === 2)), "ann,bob");
+});
+
 Deno.test("Client.members() has the list also after a subscription, and leaves messages to it", async () => {
   const received: string[] = [];
   await using server = testServer({

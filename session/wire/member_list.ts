@@ -46,22 +46,50 @@ export function updateMembers<D>(
 
 /** The members of a room, by the notices of the server. */
 export class MemberList {
-  /** The members by user, in the order of their joins. */
-  readonly users: Map<string, PresenceMember> = new Map<string, PresenceMember>();
   /** Number of members, in a room that tells only this number. */
   count: number | undefined;
+  #users = new Map<string, PresenceMember>();
+  /** The list that replaces the members once it is whole. */
+  #next = new Map<string, PresenceMember>();
+
+  /** The members by user, in the order of their joins. */
+  get users(): ReadonlyMap<string, PresenceMember> {
+    return this.#users;
+  }
 
   /**
-   * Takes a notice.
+   * Takes a notice. After a list a count replaces the members, and the reverse: another server may
+   * have other options for the room.
    *
    * @param notice The notice.
-   * @returns False if the list is not whole yet: the rest follows in further notices.
+   * @returns False if nothing changed: the rest of a list follows in further notices, or this
+   *   version cannot read the notice.
    */
   take(notice: PresenceNotice): boolean {
-    if (notice.type === "count") this.count = notice.users;
-    else updateMembers(this.users, notice);
-    return notice.type !== "members" || !notice.more;
+    if (!isReadable(notice)) return false;
+    if (notice.type === "members") {
+      updateMembers(this.#next, notice);
+      if (notice.more) return false;
+      this.#users = this.#next;
+      this.#next = new Map();
+      this.count = undefined;
+    } else if (notice.type === "count") {
+      this.count = notice.users;
+      this.#users.clear();
+    } else updateMembers(this.#users, notice);
+    return true;
   }
+}
+
+/** Tells if a notice has the members that its type needs. */
+function isReadable(value: unknown): boolean {
+  const { type, user, users, members, joined, left, updated = [] } = Object(value);
+  const lists = type === "members" ? [members] : type === "changes" ? [joined, left, updated] : [];
+  if (type === "count") return Number.isFinite(users);
+  if (lists.length === 0) return typeof user === "string";
+  return lists.every((list) =>
+    Array.isArray(list) && list.every((one) => typeof one?.user === "string")
+  );
 }
 
 /** Adds a user who joined, or changes the data of a member. */
