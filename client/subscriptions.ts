@@ -1,7 +1,9 @@
 /** Subscriptions of a client, carried from one session to the next. */
 import { RequestError } from "../errors.ts";
 import type { Retries } from "./retries.ts";
+import { Backoff } from "../base/backoff.ts";
 import type { Runtime } from "../base/runtime.ts";
+import { settlesWithin } from "../base/wait.ts";
 import type { Contract } from "../session/contract.ts";
 import {
   CODES_FOR_NOW,
@@ -48,6 +50,8 @@ export class Subscriptions<C extends Contract> {
   readonly #loadRecovery: () => Promise<unknown>;
   #retries: Retries | undefined;
   readonly #runtime: Runtime;
+  /** Pauses after code that did not load. */
+  readonly #loads: Backoff;
   #session: Session | undefined;
   #hasHistories: boolean | undefined;
   /**
@@ -59,6 +63,7 @@ export class Subscriptions<C extends Contract> {
   constructor(runtime: Runtime, loadRecovery: () => Promise<unknown>) {
     this.#loadRecovery = loadRecovery;
     this.#runtime = runtime;
+    this.#loads = new Backoff(runtime);
   }
 
   /** Subscribes now, or as soon as there is a session. */
@@ -197,6 +202,7 @@ export class Subscriptions<C extends Contract> {
     let wasInForce = false;
     try {
       question = await readers.question(this.#hasHistories);
+      this.#loads.reset();
       // The client may have left the topic while the request was prepared.
       if (isLeft()) return;
       if (question !== undefined) {
@@ -224,8 +230,15 @@ export class Subscriptions<C extends Contract> {
       if ((wasInForce || isSuperseded) && !isLeft()) this.#inForce.add(readers);
       if (isSuperseded) readers.isServed = false;
       if (readers.askedOf === session) readers.askedOf = undefined;
-      await this.#refused(session, readers, error, question?.waiting ?? []);
+      if (question) await this.#refused(session, readers, error, question.waiting);
+      else void this.#prepareAgain(session, readers);
     }
+  }
+
+  /** Repeats a request whose code did not load, after a pause. */
+  async #prepareAgain(session: Session, readers: TopicReaders<C>): Promise<void> {
+    await settlesWithin(this.#runtime, session.closed, this.#loads.next()!);
+    if (this.#session === session && this.#all.get(readers.topic) === readers) this.#later(readers);
   }
 
   /** Handles a refusal: ends subscriptions that are refused for good, and retries the others. */

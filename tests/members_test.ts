@@ -1,11 +1,14 @@
 /** Members of rooms, from `client.members()` to the notices of the server. */
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { z } from "zod";
+import { FakeTime } from "@std/testing/time";
 import type { Members, RoomMembers } from "../client.ts";
+import { Client } from "../client/client.ts";
+import { denoPlatform } from "../client/deno.ts";
 import { RequestError, SessionClosedError } from "../errors.ts";
 import { defineContract } from "../session/contract.ts";
 import { testServer, type TestServerOptions } from "../testing/mod.ts";
-import { turns } from "../testing/turns.ts";
+import { passTime, turns } from "../testing/turns.ts";
 
 const OPTIONS: TestServerOptions<string> = {
   authenticate: ({ token }) => token ?? "nobody",
@@ -172,6 +175,26 @@ Deno.test("Client.members() tells a refusal, and tries again with the next watch
   assertEquals([seen.at(-1)!.status, seen.at(-1)!.size], ["ended", 0]);
   isAllowed = true;
   await reach(room, ({ size }) => size === 1);
+});
+
+Deno.test("Client.members() loads its code again after pauses, until the code is there", async () => {
+  using time = new FakeTime();
+  await using server = testServer(OPTIONS);
+  const platform = denoPlatform((_url, { protocols = [] }) => server.open({ protocols }));
+  let loads = 0;
+  let isThere = false;
+  await using client = new Client("ws://localhost/", {
+    ...platform,
+    recovery: () => ++loads && isThere ? platform.recovery() : Promise.reject(new Error("404")),
+  });
+  const room = client.members("room:a");
+  using _watch = room.subscribe(() => {});
+  await passTime(time, 60_000);
+  assert(loads > 2 && loads < 50, `${loads} loads in a minute`);
+  assertEquals(room.current.status, "pending");
+  isThere = true;
+  await passTime(time, 60_000);
+  assertEquals(names(room.current), "nobody");
 });
 
 Deno.test("Client.members() ends with the client, and refuses watchers afterwards", async () => {
