@@ -1,4 +1,4 @@
-/** Connections to NATS over Deno's sockets, for the client library. */
+/** Connections to NATS over the sockets of the platform, for the client library. */
 import { type ConnectionOptions, errors, type NatsConnection } from "@nats-io/nats-core";
 import {
   checkOptions,
@@ -11,7 +11,9 @@ import {
   type Transport,
 } from "@nats-io/nats-core/internal";
 import { concat } from "../../base/bytes.ts";
+import { isDeno } from "../../base/platform.ts";
 import type { NatsServers } from "./options.ts";
+import { DENO_SOCKETS, type Socket, type Sockets, type TlsSocket } from "./sockets.ts";
 
 /** Bytes of one read: a busy node receives megabytes at a time. */
 const READ_BYTES = 65_536;
@@ -78,7 +80,7 @@ class SocketTransport implements Transport {
   closeError?: Error;
   readonly #ended = Promise.withResolvers<void | Error>();
   readonly #dialing = new AbortController();
-  #socket: Deno.TcpConn | Deno.TlsConn | undefined;
+  #socket: Socket | undefined;
   #isEncrypted = false;
   /** Bytes that were read with the server's first message. */
   #greeting: Uint8Array = new Uint8Array();
@@ -93,13 +95,14 @@ class SocketTransport implements Transport {
   /** Opens the socket, waits for the server's first message, and encrypts if that is wanted. */
   async connect(server: Server, options: ConnectionOptions): Promise<void> {
     const { tls } = options as NatsServers;
+    const sockets = isDeno ? DENO_SOCKETS : (await import("./node_sockets.ts")).NODE_SOCKETS;
     const isFirst = tls?.handshakeFirst === true;
-    if (isFirst) await this.#connectTls(server, tls);
-    else await this.#connectTcp(server);
+    if (isFirst) await this.#connectTls(sockets, server, tls);
+    else await this.#connectTcp(sockets, server);
     const info = await this.#readGreeting();
     checkOptions(info, options);
     const isWanted = info.tls_required === true || info.tls_available === true && tls !== null;
-    if (!isFirst && isWanted) await this.#startTls(server, tls ?? {});
+    if (!isFirst && isWanted) await this.#startTls(sockets, server, tls ?? {});
   }
 
   async *[Symbol.asyncIterator](): AsyncIterableIterator<Uint8Array> {
@@ -146,41 +149,40 @@ class SocketTransport implements Transport {
     this.#end();
   }
 
-  async #connectTcp({ hostname, port }: Server): Promise<void> {
-    this.#keep(await Deno.connect({ hostname, port, signal: this.#dialing.signal }));
+  async #connectTcp(sockets: Sockets, { hostname, port }: Server): Promise<void> {
+    this.#keep(await sockets.connect({ hostname, port, signal: this.#dialing.signal }));
   }
 
-  async #connectTls(server: Server, tls: TlsSettings): Promise<void> {
-    const { caCerts, cert, key } = await certificatesOf(tls);
+  async #connectTls(sockets: Sockets, server: Server, tls: TlsSettings): Promise<void> {
+    const { caCerts, cert, key } = await certificatesOf(sockets, tls);
     if (cert === undefined || key === undefined) {
-      await this.#connectTcp(server);
-      return await this.#startTls(server, tls);
+      await this.#connectTcp(sockets, server);
+      return await this.#startTls(sockets, server, tls);
     }
     const { port } = server;
-    const socket = await Deno.connectTls({ hostname: nameOf(server), port, caCerts, cert, key });
+    const socket = await sockets.connectTls({ hostname: nameOf(server), port, caCerts, cert, key });
     this.#keep(socket);
     await this.#handshake(socket);
   }
 
-  async #startTls(server: Server, tls: TlsSettings): Promise<void> {
-    const { caCerts } = await certificatesOf(tls);
+  async #startTls(sockets: Sockets, server: Server, tls: TlsSettings): Promise<void> {
+    const { caCerts } = await certificatesOf(sockets, tls);
     const hostname = nameOf(server);
     this.#checkOpen();
-    const socket = await Deno.startTls(this.#socket as Deno.TcpConn, { hostname, caCerts });
+    const socket = await sockets.startTls(this.#socket!, { hostname, caCerts });
     this.#keep(socket);
     await this.#handshake(socket);
   }
 
-  async #handshake(socket: Deno.TlsConn): Promise<void> {
+  async #handshake(socket: TlsSocket): Promise<void> {
     await socket.handshake();
     this.#isEncrypted = true;
   }
 
-  #keep(socket: Deno.TcpConn | Deno.TlsConn): void {
+  #keep(socket: Socket): void {
     this.#socket = socket;
     if (this.#isDone) socket.close();
     this.#checkOpen();
-    if ("setNoDelay" in socket) socket.setNoDelay();
   }
 
   #checkOpen(): void {
@@ -241,10 +243,11 @@ function nameOf({ tlsName, hostname }: Server): string {
 
 /** Reads the certificates for each attempt, as files may be renewed. */
 async function certificatesOf(
+  sockets: Sockets,
   { ca, caFile, cert, certFile, key, keyFile }: TlsSettings,
 ): Promise<{ readonly caCerts: string[]; readonly cert?: string; readonly key?: string }> {
   const read = async (text?: string, file?: string) =>
-    file === undefined ? text : await Deno.readTextFile(file);
+    file === undefined ? text : await sockets.readTextFile(file);
   const authority = await read(ca, caFile);
   const [chain, secret] = [await read(cert, certFile), await read(key, keyFile)];
   return {

@@ -154,7 +154,7 @@ export class SqliteBroker implements Broker {
     path: string | URL,
     options: SqliteBrokerOptions = {},
   ): Promise<SqliteBroker> {
-    requireDeno("open broker", "SQLite needs the files of Deno; Redis works on both");
+    requireDeno("open broker", "SQLite needs the files of Deno; Redis and NATS do not");
     const settings = sqliteSettings(path, options);
     return new SqliteBroker(settings, thisMachine, await thisMachine.open(settings));
   }

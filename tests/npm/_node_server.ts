@@ -3,18 +3,22 @@
  *
  * ```sh
  * node server.mjs            # on memory
- * node server.mjs redis URL  # on an engine
+ * node server.mjs redis URL  # on an engine: Redis, or NATS with the file of an authority for TLS
+ * node server.mjs nats ADDRESS [FILE]
  * ```
  *
  * @module
  */
 import process from "node:process";
 import { type Broker, MemoryBroker, serve } from "../../mod.ts";
+import { NatsBroker } from "../../pubsub/nats/mod.ts";
 import { RedisBroker } from "../../pubsub/redis/mod.ts";
 import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
 
-function brokerOf([engine, url = ""]: readonly string[]): Broker & AsyncDisposable {
-  return engine === "redis" ? new RedisBroker({ url }) : new MemoryBroker();
+function brokerOf([engine, at = "", caFile]: readonly string[]): Broker & AsyncDisposable {
+  if (engine === "redis") return new RedisBroker({ url: at });
+  if (engine !== "nats") return new MemoryBroker();
+  return new NatsBroker({ servers: at, ...(caFile === undefined ? {} : { tls: { caFile } }) });
 }
 
 const isAllowed = ({ request }: { readonly request: Request }): boolean =>

@@ -2,8 +2,10 @@
 import { fileURLToPath } from "node:url";
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { connect, dial } from "../../client.ts";
+import { isNatsMissing, NatsServer } from "../brokers/nats_server.ts";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
 import { buildRuntimes, builtPeers, type Peer, PeerServer } from "../interop/peers.ts";
+import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import { endOf } from "../sessions.ts";
 
 /** The first version of Node that runs the server. */
@@ -136,6 +138,32 @@ function testServer(peer: Peer): void {
     async fn(t) {
       await using redis = await RedisServer.start();
       await runsAll(t, peer, ["redis", redis.url]);
+    },
+  });
+
+  Deno.test({
+    name: `${peer.name} runs the whole server on NATS`,
+    ignore: isNatsMissing,
+    async fn(t) {
+      await using nats = await NatsServer.start();
+      await runsAll(t, peer, ["nats", nats.servers]);
+    },
+  });
+
+  Deno.test({
+    name: `${peer.name} runs the whole server on NATS over TLS`,
+    ignore: isNatsMissing,
+    async fn(t) {
+      await using stack = new AsyncDisposableStack();
+      const folder = await Deno.makeTempDir();
+      stack.defer(() => Deno.remove(folder, { recursive: true }));
+      const { cert, key } = devCertificate({ cacheFolder: null });
+      const [certFile, keyFile] = [`${folder}/cert.pem`, `${folder}/key.pem`];
+      await Deno.writeTextFile(certFile, cert);
+      await Deno.writeTextFile(keyFile, key);
+      const settings = `tls { cert_file: "${certFile}", key_file: "${keyFile}" }`;
+      const nats = stack.use(await NatsServer.start({ settings }));
+      await runsAll(t, peer, ["nats", `localhost:${nats.port}`, certFile]);
     },
   });
 
