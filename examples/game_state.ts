@@ -16,7 +16,7 @@
  *
  * @module
  */
-import { z } from "zod";
+import * as z from "zod";
 import { dial, serve, type Session, type StructuredDatagrams, type TransportName } from "../mod.ts"; // jsr:@skein/skein
 import { ONCE, optionsOf } from "./shared/options.ts";
 

@@ -10,7 +10,7 @@
  *
  * @module
  */
-import { z } from "zod";
+import * as z from "zod";
 import { connect, defineContract, guest, type MessageOf, RequestError, serve } from "../mod.ts"; // jsr:@skein/skein
 import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 

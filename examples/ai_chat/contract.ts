@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { z } from "zod";
+import * as z from "zod";
 import { defineContract } from "../../client.ts"; // jsr:@skein/skein/client
 
 /** Id that the page creates: a request that is sent twice counts once. */

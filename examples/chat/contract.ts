@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { z } from "zod";
+import * as z from "zod";
 import { defineContract } from "../../client.ts"; // jsr:@skein/skein/client
 
 /** A visitor's name. */

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { z } from "zod";
+import * as z from "zod";
 import { defineContract } from "../../client.ts"; // jsr:@skein/skein/client
 
 const NAME = z.string().regex(/^[\p{L}\p{N}]{1,20}$/u);

@@ -10,7 +10,7 @@
  *
  * @module
  */
-import { z } from "zod";
+import * as z from "zod";
 import { defineContract } from "../../mod.ts"; // In your own project: jsr:@skein/skein
 
 /** Largest accepted file. */

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { z } from "zod";
+import * as z from "zod";
 import type { Session, StructuredDatagrams } from "../../mod.ts"; // jsr:@skein/skein
 
 /** Size of the field. */

@@ -1,5 +1,5 @@
 /** Faults of a simulated run, as the page sends these. */
-import { z } from "zod";
+import * as z from "zod";
 
 /** Names of the servers. */
 export const NODES = ["oslo", "lima", "cairo"] as const;

@@ -11,7 +11,7 @@
  *
  * @module
  */
-import { z } from "zod";
+import * as z from "zod";
 import { simulate, type SimulationResult } from "../../testing/mod.ts";
 import { ONCE, optionsOf, PORT } from "../shared/options.ts";
 import { readPage, servePage } from "../shared/site.ts";

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { z } from "zod";
+import * as z from "zod";
 import { defineContract } from "../../client.ts"; // jsr:@skein/skein/client
 import { COLOURS, LIMITS, WIDTHS } from "./drawing.ts";
 
