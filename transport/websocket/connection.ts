@@ -410,7 +410,10 @@ export class WebSocketConnection
   get credit(): ConnectionCredit | undefined {
     if (!this.hasStreams) return undefined;
     return this.#streams?.inspect?.credit ?? {
-      state: () => ({ granted: 0, received: 0, allowed: 0, sent: 0, waiting: 0 }),
+      // The object may outlive the first use.
+      state: (kind) =>
+        this.#streams?.inspect?.credit?.state(kind) ??
+          { granted: 0, received: 0, allowed: 0, sent: 0, waiting: 0 },
       grant: (kind, total) => {
         if (this.#loadedStreams) return this.#loadedStreams.inspect?.credit?.grant(kind, total);
         this.#loadMultiplexer().then(({ inspect }) => inspect?.credit?.grant(kind, total)).catch(

@@ -167,6 +167,7 @@ Deno.test("WebSocketConnection hands its loaded part to later callers", async ()
   assertEquals(loaded.granted, [["data", 5]]);
   assertEquals(connection.datagrams, loaded.datagrams);
   assertEquals(connection.credit, loaded.inspect.credit);
+  assertEquals(credit.state("data"), loaded.inspect.credit.state());
   assertEquals(connection.incomingBidirectionalStreams, loaded.incomingBidirectionalStreams);
   connection.close();
   assertEquals(loaded.ended?.[1], false);
