@@ -4,6 +4,7 @@
  * @module
  */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
 import { connectBy, type MakePlatform } from "../client/connect.ts";
 import { connect, denoPlatform, dial } from "../client/deno.ts";
 import { dial as dialInPage } from "../client.ts";
@@ -11,18 +12,19 @@ import {
   AuthenticationError,
   ConnectionError,
   SessionClosedError,
+  TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { createServer, type Server, type ServerOptions } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
-import { FIRST_PIECE_MS } from "../transport/http/client.ts";
+import { dialHttp, FIRST_PIECE_MS } from "../transport/http/client.ts";
 import { LOST_MS } from "../transport/http/connection.ts";
 import { withLastResort } from "../transport/race/last_resort.ts";
 import { checkTransports } from "../transport/race/options.ts";
 import { race } from "../transport/race/race.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
-import { turns } from "../testing/mod.ts";
+import { passTime, turns } from "../testing/mod.ts";
 import { HttpEnds } from "./http_pair.ts";
 import { listen, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
@@ -721,4 +723,38 @@ Deno.test("A session over HTTP whose client never reads closes by its send queue
   assert(sent * text.length < 1_000_000, `${sent} messages`);
   assertEquals((await soon(session!.closed)).code, 4507);
   await reader.cancel();
+});
+
+Deno.test("dialHttp() does not read an answer that is not of a session", async () => {
+  const cancelled = Promise.withResolvers<void>();
+  const endless = new ReadableStream({ cancel: () => cancelled.resolve() });
+  await assertRejects(
+    () =>
+      dialHttp("http://a.example/", {
+        runtime: platformRuntime(),
+        protocols: ["skein.1"],
+        fetch: () => Promise.resolve(new Response(endless)),
+      }),
+    ConnectionError,
+    "the answer with status 200 is not of a session",
+  );
+  await cancelled.promise;
+});
+
+Deno.test("dialHttp() pauses before it repeats a request whose answer was cut at once", async () => {
+  using time = new FakeTime();
+  let requests = 0;
+  const opening = dialHttp("http://a.example/", {
+    runtime: platformRuntime(),
+    protocols: ["skein.1"],
+    fetch: () => {
+      // A hundred are too many: then the address is that of another server.
+      const headers = new Headers(++requests < 100 ? { "skein-transport": "http" } : {});
+      return Promise.resolve(new Response("", { headers }));
+    },
+  });
+  const refused = assertRejects(() => opening, TimeoutError);
+  await passTime(time, 10_000);
+  await refused;
+  assert(requests > 2 && requests < 50, `${requests} requests in 10 s`);
 });

@@ -201,8 +201,8 @@ class ClientHttpConnection extends HttpConnection {
       };
       try {
         await (this.#polls ? this.#poll() : this.#stream(onPiece));
-        // A proxy may cut streams at once.
-        if (goesOn() || this.#ids === undefined) failures.reset();
+        // A proxy may cut streams at once, even before the first event.
+        if (goesOn()) failures.reset();
         else await failures.pause(this.#ended.signal);
       } catch (error) {
         if (!(error instanceof HeldStream)) await this.#failed(failures, error);
@@ -446,8 +446,12 @@ const FINAL_STATUSES: ReadonlySet<number> = new Set([400, 403, 405, 410, 413]);
 /** Makes the error of an answer that is not good; `isOwn` if the server of the session gave it. */
 async function answerError(response: Response, isOwn: boolean): Promise<Error> {
   const { status } = response;
+  if (!isOwn) {
+    // A page at this address may have no end.
+    void response.body?.cancel().catch(() => {});
+    return new ConnectionError(`the answer with status ${status} is not of a session`);
+  }
   const text = await response.text().catch(() => "");
-  if (!isOwn) return new ConnectionError(`the answer with status ${status} is not of a session`);
   const message = detailOf(text) ?? `the server answered ${status}`;
   if (FINAL_STATUSES.has(status)) return new FinalAnswer(message, { status });
   return Object.assign(new ConnectionError(message, { status }), {
