@@ -259,10 +259,8 @@ Deno.test("Client prints each unreachable URL once, and a refusal once", async (
   await using _client = new Client(["m://a/?token=hush", "m://b/"], denoPlatform(dial), steady);
   for (let i = 0; i < 5; i++) await time.tickAsync(10_000);
   assertEquals(printed.lines, [
-    "Skein: Cannot connect to m://a/: Nobody is there; the client tries again, and its status tells " +
-    "how that goes",
-    "Skein: Cannot connect to m://b/: Nobody is there; the client tries again, and its status tells " +
-    "how that goes",
+    "Skein: Cannot connect to m://a/: Nobody is there; retrying, see client.status",
+    "Skein: Cannot connect to m://b/: Nobody is there; retrying, see client.status",
   ]);
   network.answers.push(...[4503, 4401].map((code) => network.refuse(code)));
   await using _refused = new Client("m://c/?token=hush", denoPlatform(network.dial), steady);
@@ -270,8 +268,7 @@ Deno.test("Client prints each unreachable URL once, and a refusal once", async (
   await time.tickAsync(500);
   await turns();
   assertEquals(printed.lines.slice(2), [
-    "Skein: Cannot connect to m://c/: 4503 No; the client tries again, and its status tells how " +
-    "that goes",
+    "Skein: Cannot connect to m://c/: 4503 No; retrying, see client.status",
     "Skein: The client of m://c/ was refused: 4401 No; give connect() a token that is valid",
   ]);
 });
@@ -294,8 +291,7 @@ Deno.test("Client tells onError, and not the console, that a URL is unreachable 
     }),
     [
       [
-        "Cannot connect to m://a/: Nobody is there; the client tries again, and its status tells " +
-        "how that goes",
+        "Cannot connect to m://a/: Nobody is there; retrying, see client.status",
         1006,
         "Nobody is there",
         undefined,

@@ -34,8 +34,7 @@ export function reportFailure(settings: SessionSettings, { info, verdict, place 
   const isOver = verdict === "closed" || verdict === "refused";
   const line = isOver
     ? `The client of ${place} ${OUTCOMES[verdict]}: ${why}`
-    : `${isNamed ? why : `Cannot connect to ${place}: ${why}`}; ` +
-      "the client tries again, and its status tells how that goes";
+    : `${isNamed ? why : `Cannot connect to ${place}: ${why}`}; retrying, see client.status`;
   const isUnexplained = code === CloseCode.unauthenticated && !/token/i.test(reason);
   const cure = isOver && isUnexplained ? "; give connect() a token that is valid" : "";
   const toHandler = (line: string) =>
