@@ -254,8 +254,7 @@ Deno.test("connectBy() names a server that cannot be reached once in the line on
   await turns();
   await client.close();
   assertEquals(printed.lines, [
-    "Skein: Cannot open WebSocket to wss://example.com/chat; the client tries again, and its " +
-    "status tells how that goes",
+    "Skein: Cannot open WebSocket to wss://example.com/chat; retrying, see client.status",
   ]);
 });
 

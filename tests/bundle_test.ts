@@ -46,10 +46,10 @@ const MAX_PART_BYTES = {
 const MAX_REACT_BYTES = 4.75 * KIB;
 
 /** Most bytes of the whole client in one file, minified and gzipped. */
-const MAX_FILE_BYTES = 81.6 * KIB;
+const MAX_FILE_BYTES = 82 * KIB;
 
 /** Most bytes of all parts: each is compressed alone, which takes more than one file does. */
-const MAX_PARTS_BYTES = 86.9 * KIB;
+const MAX_PARTS_BYTES = 87.2 * KIB;
 
 /** A bundle in parts. */
 class Parts {
