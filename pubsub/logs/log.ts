@@ -47,7 +47,10 @@ export interface LogConfig {
   readonly expiresAt?: number;
   /** The log that this one was forked from. */
   readonly origin?: LogOrigin;
-  /** Keys of the parties that a log is kept for; the engine gives them back as they are. */
+  /**
+   * Keys of the parties that a log is kept for, separated by spaces; the engine gives them back as
+   * they are. One with a bound of all bytes gives each party a share of it.
+   */
   readonly owner?: string;
 }
 
@@ -69,6 +72,18 @@ export interface LogInfo extends LogConfig {
   readonly cancelled?: string;
   /** Present while the log was deleted, and is kept for its forks only. */
   readonly isDeleted?: true;
+}
+
+/**
+ * A refusal of bytes while more than half of the engine is used: the streams of a party that created
+ * the stream would have more than its share. Answers, and logs without an owner, count for no party.
+ */
+export interface LogOverShare {
+  readonly kind: "over-share";
+  /** The level of the party. */
+  readonly level: "address" | "user";
+  /** Most bytes of its streams. */
+  readonly most: number;
 }
 
 /** Options for {@linkcode BrokerLogs.create}. */
@@ -99,10 +114,12 @@ export interface CreateLogOptions {
  * - `expired`: there is an expired log with this id, which has to be deleted first.
  * - `too-many`: the engine keeps the greatest number of logs of this kind.
  * - `no-space`: the engine keeps the most bytes of all logs.
+ * - `over-share`: see {@linkcode LogOverShare}.
  */
 export type LogCreated =
   | { readonly kind: "created"; readonly info: LogInfo; readonly count: number }
   | { readonly kind: "exists"; readonly info: LogInfo }
+  | LogOverShare
   | { readonly kind: "expired" | "too-many" | "no-space" };
 
 /** Options for {@linkcode BrokerLogs.append}. */
@@ -160,6 +177,7 @@ export interface AppendLogOptions {
  * - `fenced`: another writer holds the log, or the caller's lease was taken. `held`: see
  *   `ifWriterLost`.
  * - `full`: the log would exceed `maxBytes`. `no-space`: the engine keeps the most bytes of all logs.
+ *   `over-share`: see {@linkcode LogOverShare}.
  * - `too-many-producers`: the log knows the greatest number of producers.
  */
 export type LogAppended =
@@ -170,6 +188,7 @@ export type LogAppended =
   | { readonly kind: "stale"; readonly epoch: number }
   | { readonly kind: "skipped"; readonly expected: number }
   | { readonly kind: "out-of-sequence"; readonly sequence: string }
+  | LogOverShare
   | {
     readonly kind: "unstarted" | "fenced" | "held" | "full" | "no-space" | "too-many-producers";
   };

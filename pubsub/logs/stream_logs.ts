@@ -15,6 +15,7 @@ import type {
   LogCreated,
   LogInfo,
   LogOrigin,
+  LogOverShare,
   LogPage,
   LogRecord,
   LogRetained,
@@ -142,11 +143,13 @@ export interface CreateStreamOptions {
  * - `gone`: the fork would begin at an offset of another stream, or before the kept records.
  * - `too-deep`: the source is a fork of too many forks. `too-many-forks`: it has too many forks.
  *   `too-many`: too many streams. `full`: the records exceed the bound of a stream, or of an append.
- *   `no-space`: the records exceed the bound of all streams.
+ *   `no-space`: the records exceed the bound of all streams. `over-share`: they exceed the share of
+ *   the owner.
  */
 export type StreamCreated =
   | { readonly kind: "created"; readonly info: LogInfo }
   | { readonly kind: "exists"; readonly info: LogInfo; readonly isSame: boolean }
+  | LogOverShare
   | {
     readonly kind:
       | "deleted"
@@ -354,6 +357,7 @@ export class StreamLogs implements AsyncDisposable {
     }
     await this.#release(origin);
     if (created.kind === "expired") return { kind: "too-many" };
+    if (created.kind === "over-share") return created;
     if (created.kind !== "exists") return { kind: created.kind };
     const { info } = created;
     if (info.isDeleted) return { kind: "deleted" };

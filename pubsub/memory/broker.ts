@@ -125,9 +125,11 @@ export interface MemoryBrokerOptions {
    * Most bytes of memory that histories and durable streams take together, as measured with all that
    * belongs to them. Beyond these, histories are forgotten: those of the client whose topics hold most
    * bytes first, if these are more than an eighth of all, then as for too many topics. A durable
-   * stream takes no more records once no history is left to forget. Nothing of a durable stream is
-   * dropped. By default 512 MiB or a quarter of the machine's memory, whichever is smaller; without the
-   * permission to read the size of the memory, 512 MiB.
+   * stream takes no more records once no history is left to forget. While durable streams and
+   * responses take more than half of the bytes, the streams that one user or address created over HTTP
+   * grow to an eighth at most. Nothing of a durable stream is dropped. By default 512 MiB or a quarter
+   * of the machine's memory, whichever is smaller; without the permission to read the size of the
+   * memory, 512 MiB.
    *
    * @default {536870912}
    */
@@ -213,6 +215,7 @@ export class MemoryBroker implements Broker {
     );
     this.store = this.#memory;
     this.logs = this.#logs = new MemoryLogs(runtime, {
+      maxBytes: maxTotalBytes,
       announce: (topic) => this.#plain.deliver({ topic, payload: "" }),
       hasRoom: (bytes) => {
         if (bytes > maxTotalBytes) return false;

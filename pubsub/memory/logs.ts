@@ -2,6 +2,7 @@
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import { Fifo } from "../engine_flow.ts";
+import { LogShares } from "../logs/log_shares.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,
@@ -9,6 +10,7 @@ import type {
   LogAppended,
   LogCreated,
   LogOrigin,
+  LogOverShare,
   LogPage,
   LogProducer,
   LogRecord,
@@ -113,6 +115,7 @@ export class MemoryLogs implements BrokerLogs {
   readonly #counts: Record<LogKind, number> = { answer: 0, request: 0, stream: 0 };
   #created = 0;
   readonly #sum = new Sum();
+  readonly #shares: LogShares;
   #isClosed = false;
 
   /**
@@ -120,18 +123,22 @@ export class MemoryLogs implements BrokerLogs {
    *
    * @param runtime Clocks of the node.
    * @param options `announce` tells the subscriptions of a topic of a change, and MUST NOT throw.
-   * `hasRoom` makes room for so many bytes of all logs, if there can be so many.
+   * `hasRoom` makes room for so many bytes of all logs, if there can be so many. `maxBytes` is the
+   * bound of which clients have shares.
    */
   constructor(
     runtime: Runtime,
-    { announce, hasRoom }: {
+    { announce, hasRoom, maxBytes }: {
       readonly announce: (topic: string) => void;
       readonly hasRoom: (bytes: number) => boolean;
+      readonly maxBytes: number;
     },
   ) {
     this.#runtime = runtime;
     this.#announce = announce;
     this.#hasRoom = hasRoom;
+    // Histories give way to logs, and so take no room of a share.
+    this.#shares = new LogShares({ maxBytes, usedBytes: () => this.bytes });
   }
 
   /** Bytes that all logs take. */
@@ -148,10 +155,15 @@ export class MemoryLogs implements BrokerLogs {
     const state = newLog(options, now);
     const log = new Log(id, this.#created++, state);
     log.change(state, options.records);
-    if (!this.#hasRoom(this.bytes + log.cost)) return { kind: "no-space" };
+    if (kind === "stream") this.#shares.note(id, state.owner);
+    const refusal = this.#refusalOf(id, log.cost);
+    if (refusal !== undefined) {
+      this.#shares.forget(id);
+      return refusal;
+    }
     this.#logs.set(id, log);
     const count = ++this.#counts[kind];
-    this.#sum.update(log);
+    this.#count(log);
     this.#announce(logTopic(id));
     return await Promise.resolve({ kind: "created", info: infoOf(state), count });
   }
@@ -167,11 +179,11 @@ export class MemoryLogs implements BrokerLogs {
     const { producers: _known, ...whole } = decision.next;
     const recordAt = (i: number) => log!.records.at(i) ?? records[i - log!.records.length]!;
     const next = retained(whole, keep, recordAt);
-    const growth = log!.growth(next, records);
-    if (growth > 0 && !this.#hasRoom(this.bytes + growth)) return { kind: "no-space" };
+    const refusal = this.#refusalOf(id, log!.growth(next, records));
+    if (refusal !== undefined) return refusal;
     log!.change(next, records);
     if (producer !== undefined) log!.note(producer);
-    this.#sum.update(log!);
+    this.#count(log!);
     this.#announce(logTopic(id));
     return { kind: "appended", info: infoOf(log!.state) };
   }
@@ -219,7 +231,7 @@ export class MemoryLogs implements BrokerLogs {
     const result = decideFork(log?.state, { ...options, ...known }, now);
     if (result === "retained") {
       log!.forks.add(fork);
-      this.#sum.update(log!);
+      this.#count(log!);
     }
     return await Promise.resolve(result);
   }
@@ -229,7 +241,7 @@ export class MemoryLogs implements BrokerLogs {
     const log = this.#logs.get(id);
     if (log === undefined) return await Promise.resolve(undefined);
     log.forks.delete(fork);
-    this.#sum.update(log);
+    this.#count(log);
     if (log.forks.size > 0 || !log.state.isDeleted) return undefined;
     this.#remove(log);
     return log.state.origin;
@@ -267,12 +279,27 @@ export class MemoryLogs implements BrokerLogs {
     this.#logs.clear();
     Object.assign(this.#counts, { answer: 0, request: 0, stream: 0 });
     this.#sum.clear();
+    this.#shares.clear();
+  }
+
+  /** Finds the bound that a log would exceed; makes room if there can be so many bytes. */
+  #refusalOf(id: string, growth: number): LogOverShare | { readonly kind: "no-space" } | undefined {
+    const overShare = this.#shares.exceeded(id, growth);
+    if (overShare !== undefined) return overShare;
+    return growth > 0 && !this.#hasRoom(this.bytes + growth) ? { kind: "no-space" } : undefined;
+  }
+
+  /** Counts the bytes of a log anew, after a change. */
+  #count(log: Log): void {
+    this.#sum.update(log);
+    this.#shares.count(log.id, log.counted);
   }
 
   #remove(log: Log): void {
     this.#logs.delete(log.id);
     this.#counts[log.kind]--;
     this.#sum.remove(log);
+    this.#shares.forget(log.id);
   }
 
   /** Returns the time; throws if the broker is closed. */

@@ -1,5 +1,6 @@
 /** The file of a `SqliteBroker`: groups of operations, of which each is one transaction. */
 import { BrokerError } from "../../errors.ts";
+import { LogShares } from "../logs/log_shares.ts";
 import { FileCopy } from "./copy.ts";
 import {
   closeDatabase,
@@ -157,7 +158,11 @@ export class SqliteFile {
       this.#pageSize = Number(pragma(db, "page_size"));
       this.#maxBytes = options.maxBytes;
       const histories = new Histories(db, { epoch, maxTopics: options.maxTopics });
-      this.#parts = { histories, facts: new Facts(db), logs: new Logs(db), file: this };
+      const shares = new LogShares({
+        maxBytes: options.maxBytes,
+        usedBytes: () => this.#usedBytes,
+      });
+      this.#parts = { histories, facts: new Facts(db), logs: new Logs(db, shares), file: this };
     } catch (cause) {
       db.close();
       throw new BrokerError(`Cannot open ${options.path}: ${reasonOf(cause)}`, { cause });
@@ -281,15 +286,16 @@ export class SqliteFile {
   }
 
   /**
-   * Deletes histories of clients that take much of a file that is nearly full: at most
-   * {@linkcode MAX_DELETED} rows after those of one topic, for more would hold up all others.
+   * Deletes what is gone from a file that is nearly full, then histories of clients that take much of
+   * it: at most {@linkcode MAX_DELETED} rows after those of one topic, for more would hold up all
+   * others.
    */
   #makeRoom(): void {
     const { histories } = this.#parts;
     for (let deleted = 0; deleted < MAX_DELETED;) {
       const used = this.#usedBytes;
       if (used <= this.#maxBytes * ROOMY_PART) return;
-      const rows = this.#deleteGone(GONE[0]);
+      const rows = this.#deleteGone(GONE[0]) ?? this.#deleteGone(GONE[1]);
       if (rows !== undefined) deleted += rows + 1;
       else if (!histories.giveWay(used)) return;
     }

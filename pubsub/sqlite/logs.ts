@@ -1,4 +1,6 @@
 /** Logs of durable streams in a file. */
+import { countedBytes } from "../broker.ts";
+import { LogShares } from "../logs/log_shares.ts";
 import type {
   AppendLogOptions,
   CreateLogOptions,
@@ -40,6 +42,14 @@ import { decodeBlob, encodeBlob } from "./histories.ts";
 /** Records that one statement looks at for the bounds of a page or of the retention. */
 const SCAN = 256;
 
+/** Bytes of the row of a producer in addition to its name. */
+const PRODUCER_BYTES = 128;
+
+/** The condition for the names of streams. */
+const IS_STREAM = [ANSWER_PREFIX, REQUEST_PREFIX]
+  .map((prefix) => `NOT (name >= '${prefix}' AND name < '${endOfPrefix(prefix)}')`)
+  .join(" AND ");
+
 /** One row of the logs. */
 interface Row {
   readonly id: number;
@@ -58,6 +68,9 @@ export class Logs {
   /** Logs that the transaction under way removes. */
   #gone: number[] = [];
   readonly #counts: Record<LogKind, number> = { answer: 0, request: 0, stream: 0 };
+  readonly #shares: LogShares;
+  /** Steps that undo what the transaction under way counted in the shares, in order. */
+  #undo: (() => void)[] = [];
   #isStale = false;
   readonly #find: Statement;
   readonly #create: Statement;
@@ -79,8 +92,15 @@ export class Logs {
   readonly #answers: Statement;
   readonly #streams: Statement;
 
-  constructor(db: Database) {
+  /**
+   * Begins with the logs of a file.
+   *
+   * @param db The file.
+   * @param shares Shares of clients, without streams; by default none counts.
+   */
+  constructor(db: Database, shares?: LogShares) {
     this.#db = db;
+    this.#shares = shares ?? new LogShares({ maxBytes: Infinity, usedBytes: () => 0 });
     this.#find = db.prepare("SELECT id, name, state FROM logs WHERE name = ?");
     this.#create = db.prepare("INSERT INTO logs (name, state, due) VALUES (?, '', NULL)");
     this.#update = db.prepare("UPDATE logs SET state = ?, due = ? WHERE id = ?");
@@ -109,13 +129,11 @@ export class Logs {
     this.#answers = db.prepare(
       "SELECT name FROM logs WHERE name > ? AND name < ? ORDER BY name LIMIT ?",
     );
-    const others = [ANSWER_PREFIX, REQUEST_PREFIX].map((prefix) =>
-      `NOT (name >= '${prefix}' AND name < '${endOfPrefix(prefix)}')`
-    );
     this.#streams = db.prepare(
-      `SELECT name FROM logs WHERE name > ? AND ${others.join(" AND ")} ORDER BY name LIMIT ?`,
+      `SELECT name FROM logs WHERE name > ? AND ${IS_STREAM} ORDER BY name LIMIT ?`,
     );
     this.#load();
+    if (shares !== undefined) this.#loadShares();
   }
 
   /** Creates a log, unless there is one. */
@@ -125,6 +143,15 @@ export class Logs {
     const kind = logKind(name);
     if (this.#counts[kind] >= options.maxLogs) return { kind: "too-many" };
     const state = newLog(options, now);
+    this.#undo.push(() => this.#shares.forget(name));
+    if (kind === "stream") this.#shares.note(name, state.owner);
+    const growth = logBytes(state, JSON.stringify(state).length);
+    const overShare = this.#shares.exceeded(name, growth);
+    if (overShare !== undefined) {
+      this.#shares.forget(name);
+      return overShare;
+    }
+    this.#shares.count(name, growth);
     const row: Row = { id: Number(this.#create.run(name).lastInsertRowid), name, state };
     this.#open.set(name, row);
     const count = ++this.#counts[kind];
@@ -135,16 +162,23 @@ export class Logs {
   /** Appends records, ends the log, or notes a cancellation. */
   appendLog(name: string, options: AppendLogOptions, now: number): LogAppended {
     const row = this.#row(name);
-    const { producer } = options;
+    const { producer, records } = options;
     const state = row && { ...row.state, producers: this.#producersOf(row, producer?.id) };
     const decision = decideAppend(state, options, now);
     if (decision.kind !== "append") return decision;
-    const { producers: _known, ...next } = decision.next;
-    this.#add(row!, row!.state.tail, options.records);
+    const { producers: _known, ...whole } = decision.next;
+    const next = this.#retained(row!, whole, options);
+    const isNew = producer !== undefined && !Object.hasOwn(state!.producers, producer.id);
+    const growth = logBytes(next) - logBytes(row!.state) + (isNew ? producerBytes(producer.id) : 0);
+    const overShare = records.length === 0 ? undefined : this.#shares.exceeded(name, growth);
+    if (overShare !== undefined) return overShare;
+    this.#add(row!, row!.state.tail, records);
     if (producer !== undefined) {
       this.#setProducer.run(row!.id, producer.id, producer.epoch, producer.seq);
     }
-    row!.state = this.#retain(row!.id, next, options.keep);
+    if (next.start > row!.state.start) this.#trim.run(row!.id, next.start);
+    this.#grow(name, growth);
+    row!.state = next;
     this.#open.set(name, row!);
     return { kind: "appended", info: infoOf(row!.state) };
   }
@@ -297,6 +331,7 @@ export class Logs {
   /** Ends the transaction, which took effect; returns the ids of changed and removed logs. */
   committed(): number[] {
     const changed = [...this.#open.values()].map(({ id }) => id).concat(this.#gone);
+    this.#undo = [];
     this.#gone = [];
     this.#open.clear();
     return changed;
@@ -304,6 +339,8 @@ export class Logs {
 
   /** Ends the transaction, which had no effect. */
   rolledBack(): void {
+    for (const undo of this.#undo.reverse()) undo();
+    this.#undo = [];
     this.#gone = [];
     this.#open.clear();
     this.#isStale = true;
@@ -325,6 +362,22 @@ export class Logs {
     ) as [number, number];
     const stream = Number(all.get()!.count) - answer - request;
     Object.assign(this.#counts, { answer, request, stream });
+  }
+
+  /** Reads whose the streams of the file are. */
+  #loadShares(): void {
+    const streams = this.#db.prepare(`
+SELECT name, state, (
+  SELECT coalesce(sum(length(producer) + ${PRODUCER_BYTES}), 0) FROM log_producers WHERE log = logs.id
+) AS producers
+FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
+    for (const row of streams.all()) {
+      const text = String(row.state);
+      const state: StoredLog = JSON.parse(text);
+      const name = String(row.name);
+      this.#shares.note(name, state.owner);
+      this.#shares.count(name, logBytes(state, text.length) + Number(row.producers));
+    }
   }
 
   #row(name: string): Row | undefined {
@@ -357,30 +410,59 @@ export class Logs {
     }
   }
 
-  /** Drops the oldest records beyond the retention; the newest one stays. */
-  #retain(id: number, state: StoredLog, keep: AppendLogOptions["keep"]): StoredLog {
-    let { start, bytes } = state;
-    const isOver = () => keep !== undefined && isBeyond({ ...state, start, bytes }, keep);
-    while (isOver()) {
+  /** The state without the oldest records beyond the retention; the newest one stays. */
+  #retained(
+    { id, state: { tail } }: Row,
+    next: StoredLog,
+    { keep, records }: AppendLogOptions,
+  ): StoredLog {
+    if (keep === undefined) return next;
+    let { start, bytes } = next;
+    const isOver = () => isBeyond({ ...next, start, bytes }, keep);
+    while (start < tail && isOver()) {
       const rows = this.#sizes.all(id, start, SCAN);
-      if (rows.length === 0) break;
+      if (rows.length === 0) return next;
       for (const row of rows) {
         if (!isOver()) break;
         bytes -= Number(row.bytes);
         start = Number(row.position) + 1;
       }
     }
-    if (start > state.start) this.#trim.run(id, start);
-    return { ...state, start, bytes };
+    for (; isOver(); start++) bytes -= recordBytes([records[start - tail]!]);
+    return { ...next, start, bytes };
   }
 
-  #drop({ id, name }: Row): void {
+  /** Counts the bytes of a stream in the shares. */
+  #grow(name: string, growth: number): void {
+    const bytes = this.#shares.bytesOf(name);
+    this.#undo.push(() => this.#shares.count(name, bytes));
+    this.#shares.count(name, bytes + growth);
+  }
+
+  #drop({ id, name, state: { owner } }: Row): void {
+    const bytes = this.#shares.bytesOf(name);
+    if (logKind(name) === "stream") {
+      this.#undo.push(() => {
+        this.#shares.note(name, owner);
+        this.#shares.count(name, bytes);
+      });
+      this.#shares.forget(name);
+    }
     this.#open.delete(name);
     this.#remove.run(id);
     this.#note.run(id);
     this.#gone.push(id);
     this.#counts[logKind(name)]--;
   }
+}
+
+/** Bytes of a log that its owner is charged with; those of the state only if given. */
+function logBytes({ bytes, start, tail }: StoredLog, stateBytes: number = 0): number {
+  return countedBytes(bytes, tail - start) + stateBytes;
+}
+
+function producerBytes(producer: string): number {
+  return producer.length + PRODUCER_BYTES;
 }
 
 /** The end of the names that begin with a prefix. */

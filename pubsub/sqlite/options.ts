@@ -25,8 +25,9 @@ export interface SqliteBrokerOptions {
   /**
    * Most bytes of the file; appends beyond are rejected. In a file that is nearly full, histories of
    * a client that hold more than an eighth of all bytes are forgotten, the quietest first: those that
-   * it made since the file was opened. The write-ahead log beside the file takes
-   * some 4 MiB more.
+   * it made since the file was opened. In a file that is half full, the durable streams that one user
+   * or address created over HTTP grow to an eighth of the bytes at most. The write-ahead log beside the
+   * file takes some 4 MiB more.
    *
    * @default {1073741824}
    */

@@ -30,7 +30,8 @@ import {
 } from "../http/face.ts";
 import { methodNotAllowed, Problem, refusedBy, tooMany } from "../http/problem.ts";
 import type { Owner } from "../../base/owners.ts";
-import type { LogInfo, LogProducer, LogRecord } from "../../pubsub/logs/log.ts";
+import type { LogInfo, LogOverShare, LogProducer, LogRecord } from "../../pubsub/logs/log.ts";
+import { overShareReason } from "../../pubsub/logs/log_shares.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
 import { ANSWER_PREFIX, recordBytes } from "../../pubsub/logs/rules.ts";
@@ -276,6 +277,7 @@ export class DurableFace implements HttpFace {
       if (error instanceof LimitError) this.#refused.maxStreams++;
       throw error;
     });
+    if (result.kind === "over-share") throw this.#overShare("create", result);
     if (result.kind !== "created" && result.kind !== "exists") throw this.#uncreated(result.kind);
     const { info } = result;
     if (result.kind === "exists" && !result.isSame) {
@@ -297,7 +299,7 @@ export class DurableFace implements HttpFace {
     });
   }
 
-  #uncreated(kind: Exclude<StreamCreated["kind"], "created" | "exists">): Problem {
+  #uncreated(kind: Exclude<StreamCreated["kind"], "created" | "exists" | "over-share">): Problem {
     switch (kind) {
       case "deleted":
         return conflict("deleted", "Cannot create: the id must be free, but forks need its stream");
@@ -456,6 +458,8 @@ export class DurableFace implements HttpFace {
         throw this.#full("append");
       case "no-space":
         throw this.#noSpace("append");
+      case "over-share":
+        throw this.#overShare("append", result);
     }
   }
 
@@ -475,6 +479,11 @@ export class DurableFace implements HttpFace {
       code: "full",
       detail: `Cannot ${verb}: ${NO_SPACE}`,
     });
+  }
+
+  #overShare(verb: "append" | "create", reached: LogOverShare): Problem {
+    this.#refused.maxTotalBytes++;
+    return new Problem(413, { code: "full", detail: overShareReason(verb, reached) });
   }
 
   async #cancel({ authorize, readBody }: Asked, id: string): Promise<Response> {

@@ -1,6 +1,5 @@
 /** Ledger of the logs of one kind: whose they are, and which of them goes first to make room. */
-import { FAMILIAR_FACTOR } from "../../base/owners.ts";
-import type { Shares } from "../../base/shares.ts";
+import { type KeyFacts, readKey } from "../../pubsub/logs/log_shares.ts";
 
 /** Time for which an answer that nobody read to its end goes last, in milliseconds. */
 export const FRESH_MS = 600_000;
@@ -8,7 +7,7 @@ export const FRESH_MS = 600_000;
 /** A party that answers are kept for: a user, a guest, or a network. */
 export class Party {
   readonly key: string;
-  readonly level: keyof Shares;
+  readonly level: KeyFacts["level"];
   /** Shares that the party has. */
   readonly factor: number;
   /** Number of its answers, those that go on included. */
@@ -20,9 +19,9 @@ export class Party {
 
   constructor(key: string) {
     this.key = key;
-    const [, level, factor] = /^([a-z])(\d*)/.exec(key) ?? [];
-    this.level = level === "u" || level === "g" ? "user" : "address";
-    this.factor = Math.max(1, Number(factor)) * (level === "f" ? FAMILIAR_FACTOR : 1);
+    const { level, factor } = readKey(key);
+    this.level = level;
+    this.factor = factor;
   }
 
   /** Number of answers for each share of an address that the party has. */

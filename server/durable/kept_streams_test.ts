@@ -16,7 +16,7 @@ const MAX = 20;
 /** A handler that reads address and caller of a request from its headers. */
 class Node implements AsyncDisposable {
   readonly handler: DurableStreamsHandler;
-  /** Answers 429, in words. */
+  /** Answers 413 and 429, in words. */
   readonly refusals: string[] = [];
 
   constructor(broker: Broker, options: Partial<DurableStreamsHandlerOptions> = {}) {
@@ -33,11 +33,16 @@ class Node implements AsyncDisposable {
     });
   }
 
-  async send(method: string, id: string, headers: Record<string, string>): Promise<number> {
-    const request = new Request(`http://localhost/streams/${id}`, { method, headers });
+  async send(
+    method: string,
+    id: string,
+    headers: Record<string, string>,
+    body: string | null = null,
+  ): Promise<number> {
+    const request = new Request(`http://localhost/streams/${id}`, { method, headers, body });
     const response = await this.handler.fetch(request);
     const text = await response.text();
-    if (response.status === 429) this.refusals.push(JSON.parse(text).detail);
+    if ([413, 429].includes(response.status)) this.refusals.push(JSON.parse(text).detail);
     return response.status;
   }
 
@@ -130,6 +135,28 @@ Deno.test("PUT leaves streams of the server, and unknown clients, to the bound o
   assertEquals(await node.fill("unknown", {}, MAX / 2 - 1), MAX / 2 - 1);
   assertEquals(await node.fill("ann", ANN), 1);
   assertEquals(node.refusals, ["Cannot create: at most 20 streams, received one more"]);
+});
+
+Deno.test("PUT and POST leave bytes to others once a client has its share of a half full broker", async () => {
+  await using broker = new MemoryBroker({ maxTotalBytes: 800_000 });
+  await using node = new Node(broker);
+  const body = "x".repeat(30_000);
+  const send = (method: string, id: string, headers: Record<string, string>) =>
+    node.send(method, id, { ...headers, "content-type": "text/plain" }, body);
+  let status = await send("PUT", "eve", EVE);
+  while (status < 300) status = await send("POST", "eve", EVE);
+  assertEquals(status, 413);
+  assertEquals(await send("PUT", "eve-more", EVE), 413);
+  const share = "may have at most 100000 bytes of streams while the server is busy";
+  assertEquals(node.refusals, [
+    `Cannot append: the address that created the stream ${share}`,
+    `Cannot create: your address ${share}`,
+  ]);
+  assertEquals(node.handler.stats.limited?.["maxTotalBytes"], 2);
+  assertEquals(await send("PUT", "ann", ANN), 201);
+  assertEquals(await send("POST", "ann", ANN), 204);
+  assertEquals(await node.send("DELETE", "eve", EVE), 204);
+  assertEquals(await send("PUT", "eve-more", EVE), 201);
 });
 
 Deno.test("KeptStreams.create() counts nothing for a creation that fails", async () => {

@@ -8,6 +8,7 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { pause } from "../../base/wait.ts";
 import type { BrokerSubscription } from "../../pubsub/broker.ts";
 import type { AppendLogOptions, LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
+import { overShareReason } from "../../pubsub/logs/log_shares.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
 import { MAX_REASON_LENGTH, recordBytes } from "../../pubsub/logs/rules.ts";
 import { isName, MAX_NAME_LENGTH } from "../../session/wire/envelope.ts";
@@ -505,6 +506,8 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
         throw new RequestError("full", `Cannot append: "${this.id}" has no room for the records`);
       case "no-space":
         throw new RequestError("full", `Cannot append: ${NO_SPACE}`);
+      case "over-share":
+        throw new RequestError("full", overShareReason("append", result));
       default:
         throw new RequestError("failed", `Cannot append to "${this.id}": ${result.kind}`);
     }

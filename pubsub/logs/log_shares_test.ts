@@ -1,0 +1,180 @@
+/** Shares of the bytes of an engine, in memory and in a file, by the contract of engines. */
+import { assertEquals } from "@std/assert";
+import type { Broker } from "../broker.ts";
+import { MemoryBroker } from "../memory/broker.ts";
+import { SqliteBroker } from "../sqlite/mod.ts";
+import { LogShares, overShareReason } from "./log_shares.ts";
+import type { AppendLogOptions } from "./log.ts";
+
+/** Most bytes of all; each record is small enough for several in an eighth. */
+const MAX = 2_097_152;
+
+const RECORD = 40_000;
+
+/** Keys such as those of a user at an IPv6 address: of the user, of a /64, a /56 and a /48. */
+const EVE = "u.eve a1.near a4.wide a16.wider";
+
+const ANN = "u.ann a1.other";
+
+/** An engine, with logs of several owners. */
+class Kit {
+  readonly broker: Broker;
+
+  constructor(broker: Broker) {
+    this.broker = broker;
+  }
+
+  async create(id: string, owner?: string, records: readonly string[] = []): Promise<unknown> {
+    const config = { contentType: "text/plain", ...(owner !== undefined && { owner }) };
+    const identity = id.slice(-8).padStart(8, "0");
+    const result = await this.broker.logs!.create(id, {
+      config,
+      identity,
+      records,
+      maxLogs: 1_000,
+    });
+    return result.kind === "over-share" ? `over-share ${result.level} ${result.most}` : result.kind;
+  }
+
+  async append(id: string, options: Partial<AppendLogOptions> = {}): Promise<string> {
+    const records = ["x".repeat(RECORD)];
+    const result = await this.broker.logs!.append(id, { records, maxBytes: 1e9, ...options });
+    return result.kind === "over-share" ? `over-share ${result.level} ${result.most}` : result.kind;
+  }
+
+  /** Appends until a refusal; returns the number of records, and the refusal. */
+  async fill(id: string): Promise<readonly [number, string]> {
+    for (let count = 0;; count++) {
+      const kind = await this.append(id);
+      if (kind !== "appended") return [count, kind];
+    }
+  }
+}
+
+const REFUSED = `over-share user ${MAX / 8}`;
+
+/** Runs a test in memory, and in a file. */
+function withKits(name: string, test: (kit: Kit) => Promise<void>): void {
+  Deno.test(`${name}, in memory`, async () => {
+    await using broker = new MemoryBroker({ maxTotalBytes: MAX });
+    await test(new Kit(broker));
+  });
+  Deno.test(`${name}, in a file`, async () => {
+    const folder = await Deno.makeTempDir();
+    {
+      await using broker = await SqliteBroker.open(`${folder}/a.db`, { maxBytes: MAX });
+      await test(new Kit(broker));
+    }
+    await Deno.remove(folder, { recursive: true });
+  });
+}
+
+withKits("An engine lets one client take half of its bytes, and others the rest", async (kit) => {
+  await kit.create("eve", EVE);
+  await kit.create("ann", ANN);
+  const [count, refusal] = await kit.fill("eve");
+  assertEquals([count > 20 && count < 30, refusal], [true, REFUSED]);
+  // Neither a new stream nor one more record, whoever appends; the end is no refusal.
+  assertEquals(await kit.create("more", EVE), REFUSED);
+  assertEquals(
+    await kit.create("wide", "u.mallory a1.next a4.wide a16.wider", ["x".repeat(250_000)]),
+    `over-share address ${MAX / 2}`,
+  );
+  assertEquals(await kit.append("eve"), REFUSED);
+  assertEquals(await kit.append("eve", { records: [], end: {} }), "appended");
+  // A share is left for others, and the application has the bound alone.
+  assertEquals(await kit.fill("ann"), [6, REFUSED]);
+  await kit.create("server");
+  for (let i = 0; i < 10; i++) assertEquals(await kit.append("server"), "appended");
+  assertEquals(await kit.create("answer:eve", EVE), "created");
+  assertEquals(await kit.append("answer:eve"), "appended");
+});
+
+withKits("An engine gives back the bytes of streams that are gone", async (kit) => {
+  await kit.create("server");
+  for (let i = 0; i < 28; i++) await kit.append("server");
+  for (let i = 0; i < 20; i++) {
+    assertEquals(await kit.create("one", EVE), "created");
+    assertEquals(await kit.fill("one"), [6, REFUSED]);
+    assertEquals((await kit.broker.logs!.delete("one")).kind, "removed");
+  }
+  // Refusals take nothing.
+  for (let i = 0; i < 20; i++) {
+    assertEquals(await kit.create("big", EVE, ["x".repeat(300_000)]), REFUSED);
+  }
+  // A stream that keeps its newest records goes on at the share.
+  await kit.create("ring", EVE);
+  await kit.fill("ring");
+  const keep = { records: 3, bytes: 1e9 };
+  for (let i = 0; i < 20; i++) assertEquals(await kit.append("ring", { keep }), "appended");
+  assertEquals(await kit.fill("ring"), [3, REFUSED]);
+});
+
+Deno.test("An engine knows after a restart whose the bytes in its file are", async () => {
+  const folder = await Deno.makeTempDir();
+  const open = () => SqliteBroker.open(`${folder}/a.db`, { maxBytes: MAX });
+  const producer = (i: number) => ({ id: `${i}`.padStart(200, "p"), epoch: 0, seq: 0 });
+  {
+    await using broker = await open();
+    const kit = new Kit(broker);
+    await kit.create("eve", EVE);
+    await kit.create("ann", ANN);
+    for (let i = 0; i < 3; i++) await kit.append("ann", { producer: producer(i) });
+    await kit.fill("eve");
+  }
+  await using broker = await open();
+  const kit = new Kit(broker);
+  assertEquals(await kit.append("eve"), REFUSED);
+  assertEquals(await kit.fill("ann"), [3, REFUSED]);
+  await broker.logs.delete("ann");
+  await kit.create("ann", ANN);
+  assertEquals(await kit.fill("ann"), [6, REFUSED]);
+  await broker.close();
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("An engine counts nothing for writes that its file has no room for", async () => {
+  const folder = await Deno.makeTempDir();
+  const path = `${folder}/a.db`;
+  await using broker = await SqliteBroker.open(path, { maxBytes: MAX });
+  const kit = new Kit(broker);
+  await kit.create("server");
+  await kit.create("ann", ANN);
+  while (await kit.append("server").catch(() => "full") === "appended");
+  // None of these takes effect, and none is counted.
+  for (let i = 0; i < 20; i++) {
+    assertEquals(await kit.append("ann").catch(() => "full"), "full");
+    const record = "x".repeat(RECORD);
+    assertEquals(await kit.create(`big ${i}`, ANN, [record]).catch(() => "full"), "full");
+  }
+  await broker.logs.delete("server");
+  await kit.create("server");
+  for (let i = 0; i < 28; i++) assertEquals(await kit.append("server"), "appended");
+  assertEquals(await kit.fill("ann"), [6, REFUSED]);
+  await broker.close();
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("LogShares forgets parties without a stream", () => {
+  const shares = new LogShares({ maxBytes: 800, usedBytes: () => 800 });
+  for (let i = 0; i < 3; i++) {
+    shares.note("a", EVE);
+    shares.count("a", 100);
+    assertEquals(shares.exceeded("a", 1), { kind: "over-share", level: "user", most: 100 });
+    shares.forget("a");
+    assertEquals([shares.parties, shares.bytesOf("a"), shares.exceeded("a", 1)], [0, 0, undefined]);
+  }
+});
+
+Deno.test("LogShares counts ten times the share for familiar users of an address, half at most", () => {
+  const shares = new LogShares({ maxBytes: 800, usedBytes: () => 400 });
+  shares.note("a", "f1.office");
+  shares.count("a", 400);
+  const refusal = shares.exceeded("a", 1);
+  assertEquals(refusal, { kind: "over-share", level: "address", most: 400 });
+  assertEquals(
+    overShareReason("append", refusal!),
+    "Cannot append: the address that created the stream may have at most 400 bytes of streams while " +
+      "the server is busy",
+  );
+});
