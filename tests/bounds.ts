@@ -55,7 +55,7 @@ export interface WalkedEngine {
   readonly ignore?: boolean;
   /** Topics with a history that are more than the engine keeps; any number without a bound. */
   readonly rooms: number;
-  /** Bytes of histories that are more than the engine keeps; none without a bound. */
+  /** Bytes of histories, or of streams, that are more than the engine keeps; none without a bound. */
   readonly bytes?: number;
   /** True for the engine on which walks run that need none. */
   readonly isFirst?: boolean;
@@ -181,13 +181,20 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     options: { durableStreams: { path: "/streams", maxStreams: MAX } },
     attack: async ({ server }, from) => {
       for (let i = 0;; i++) {
-        // Guests and new users in turns.
-        const query = new URLSearchParams({ from, user: i % 2 === 0 ? "" : nameOf(from, i) });
-        const url = `http://localhost/streams/${nameOf(from, i)}?${query}`;
-        const response = await server.fetch(new Request(url, { method: "PUT" }));
-        const text = await response.text();
-        if (!response.ok) return text;
+        const { status, text } = await createStream(server, { from, i });
+        if (status !== 201) return text;
       }
+    },
+  },
+  "streams.bytes": {
+    attack: async ({ server, engine: { bytes = 0 } }, from) => {
+      if (bytes === 0) return "your address has no share where the engine has no bound";
+      const body = "x".repeat(50_000);
+      for (let i = 0; i < bytes / body.length; i++) {
+        const { status, text } = await createStream(server, { from, i, body });
+        if (status !== 201) return `${status} ${text}`;
+      }
+      return "";
     },
   },
   maxReaders: {
@@ -567,6 +574,18 @@ async function untilRefused(take: (i: number) => Promise<Answer>): Promise<strin
     assertEquals(error.code, "too-many");
     return error.message;
   }
+}
+
+/** Creates a stream for an address: for guests and new users in turns. */
+async function createStream(
+  { fetch }: House["server"],
+  { from, i, body = "" }: { readonly from: string; readonly i: number; readonly body?: string },
+): Promise<{ readonly status: number; readonly text: string }> {
+  const query = new URLSearchParams({ from, user: i % 2 === 0 ? "" : nameOf(from, i) });
+  const url = `http://localhost/streams/${nameOf(from, i)}?${query}`;
+  const headers = { "content-type": "text/plain" };
+  const response = await fetch(new Request(url, { method: "PUT", headers, body }));
+  return { status: response.status, text: await response.text() };
 }
 
 /** A name of an address. */

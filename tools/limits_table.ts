@@ -31,6 +31,7 @@ import {
 import { DEFAULT_BOUNDS, MAX_REPLAYS } from "../pubsub/history/history_topics.ts";
 import { MAX_MADE } from "../pubsub/history/makers.ts";
 import { MAX_TAILS_BYTES } from "../pubsub/history/tail_cache.ts";
+import { SHARE_PART } from "../pubsub/logs/log_shares.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { MAX_TOPICS } from "../pubsub/memory/history.ts";
 import { MAX_TOTAL_BYTES } from "../pubsub/memory/space.ts";
@@ -248,6 +249,9 @@ function shareCells({ shares }: Pick<QuotaOptions, "shares">): NonNullable<Bound
 /** Durable streams with the default bounds. */
 const STREAMS = { path: "/streams" };
 
+/** The part of an engine's bytes that the streams of a client may have, in words. */
+const PART = ({ 8: "an eighth" } as Record<number, string>)[1 / SHARE_PART]!;
+
 /** Bounds of all with a share that is no quota. */
 function sharedBounds(): Bound[] {
   const { maxKept, keptShares, keepMs } = checkAnswers();
@@ -296,6 +300,13 @@ function sharedBounds(): Bound[] {
       max: bytes(sqliteSettings("a.db", {}).maxBytes),
       shares: { address: "an eighth", user: "an eighth" },
       full: "[histories](#shares) of clients are forgotten; then appends are refused",
+    },
+    {
+      id: "streams.bytes",
+      name: "bytes of clients' durable streams in a `MemoryBroker`, in a `SqliteBroker`",
+      max: `${bytes(MAX_TOTAL_BYTES)}, ${bytes(sqliteSettings("a.db", {}).maxBytes)}`,
+      shares: { address: PART, user: PART },
+      full: "413, or `full`; [nothing of a stream](#shares) is dropped",
     },
     {
       id: "rates.perAddress.connections",
