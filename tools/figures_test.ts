@@ -45,7 +45,7 @@ Deno.test("figuresOf() counts the modules that mod.ts loads at once and in all",
   assertEquals(arrows, 2);
 });
 
-Deno.test("mod.ts loads at most 174 modules at once", async () => {
+Deno.test("mod.ts loads at most 175 modules at once", async () => {
   const { atOnce } = modulesOf(await readRepository(new URL("../", import.meta.url)));
-  assert(atOnce <= 174, `${atOnce} modules`);
+  assert(atOnce <= 175, `${atOnce} modules`);
 });
