@@ -60,6 +60,11 @@ export class KeptLedger {
     return this.#entries.size;
   }
 
+  /** True if the ledger has a log. */
+  has(id: string): boolean {
+    return this.#entries.has(id);
+  }
+
   /** Returns the parties of an owner that hold an answer, the narrowest first. */
   partiesOf(owner: string): Party[] {
     return owner.split(" ").flatMap((key) => this.#parties.get(key) ?? []);

@@ -74,9 +74,10 @@ export class KeptShares {
     return { taken: this.#taken, max, refused: { ...this.#refused } };
   }
 
-  /** True if the last list is to be read again. */
+  /** True if the last list is to be read again, or a newer one is under way. */
   get isOld(): boolean {
-    return this.#options.runtime.monotonic() >= this.#listAgainAtMs;
+    const isDue = this.#options.runtime.monotonic() >= this.#listAgainAtMs;
+    return isDue || this.#listing !== undefined;
   }
 
   /** The ledger, and the next one while it is filled; empty while no share counts. */

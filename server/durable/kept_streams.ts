@@ -82,11 +82,13 @@ export class KeptStreams {
   async #count(id: string, keys: string): Promise<KeptLedger[]> {
     const shares = this.#shares;
     await shares.prepare();
+    // A repeated creation takes no place, even while the first one is still under way.
+    if (shares.ledgers.some((ledger) => ledger.has(id))) return [];
     // Others may have deleted streams since the last list.
     if (shares.full(keys) !== undefined && shares.isOld) await shares.list();
     const full = shares.full(keys);
     if (full === undefined) return shares.ledgers.filter((ledger) => ledger.add(id, keys));
-    // A repeated creation takes no place.
+    // The ledger may lack a stream of the application.
     if ((await this.#streams.info(id)).kind === "page") return [];
     return shares.refuse(full.level, shares.mostOf(full));
   }

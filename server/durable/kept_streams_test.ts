@@ -1,7 +1,8 @@
 /** Streams that clients create over HTTP, and their shares, in memory and on SQLite. */
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertRejects } from "@std/assert";
 import { NOBODY } from "../../base/owners.ts";
 import { platformRuntime } from "../../base/runtime.ts";
+import { LimitError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
@@ -125,6 +126,17 @@ Deno.test("PUT at once creates no more streams than a share", async () => {
   assertEquals(statuses.filter((status) => status === 429).length, 5);
 });
 
+Deno.test("PUT of one stream at once creates it with the last place of a share", async () => {
+  await using broker = new MemoryBroker();
+  await using node = new Node(broker, { maxStreamsPerAddress: 3 });
+  assertEquals(await node.fill("one", EVE, 2), 2);
+  const statuses = await Promise.all(
+    Array.from({ length: 5 }, () => node.send("PUT", "last", EVE)),
+  );
+  assertEquals(statuses, [201, 200, 200, 200, 200]);
+  assertEquals(await node.send("PUT", "more", EVE), 429);
+});
+
 Deno.test("PUT leaves streams of the server, and unknown clients, to the bound of all", async () => {
   await using broker = new MemoryBroker();
   const runtime = platformRuntime();
@@ -178,4 +190,23 @@ Deno.test("KeptStreams.create() counts nothing for a creation that fails", async
     (keys) => streams.create("one", { owner: keys }),
   );
   assertEquals(created.kind, "created");
+});
+
+Deno.test("KeptStreams.create() gives back the place of a stream that another node deleted", async () => {
+  await using broker = new MemoryBroker();
+  let now = 0;
+  const runtime = Object.assign(platformRuntime(), { monotonic: () => now });
+  const bounds = boundsOf({ path: "/", maxStreams: MAX });
+  await using streams = new StreamLogs({ runtime, broker, bounds, onError() {} });
+  const streamShares = { shares: { user: 1 }, strict: ["user"] } as const;
+  const kept = new KeptStreams({ runtime, streams, maxStreams: MAX, streamShares });
+  const owner = { ...NOBODY, user: "ann" };
+  const create = (id: string) =>
+    kept.create({ id, owner }, (keys) => streams.create(id, { owner: keys }));
+  for (let i = 0; i < 3; i++) {
+    assertEquals((await create(`${i}`)).kind, "created");
+    await assertRejects(() => create("more"), LimitError);
+    await streams.delete(`${i}`);
+    now += 5_000; // Then the streams may be listed again.
+  }
 });
