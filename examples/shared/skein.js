@@ -44,7 +44,7 @@ let ticking;
  */
 export function followStatus(client, waits = "") {
   const ended = new AbortController();
-  button.addEventListener("click", () => client.retryNow(), ended);
+  button.addEventListener("click", () => client.retryNow(), { signal: ended.signal });
   let sentence = "";
   const unsubscribe = client.status.subscribe((status) => {
     const { cause, transport, fallback } = status;

@@ -39,7 +39,11 @@ export const FAMILY: readonly Member[] = [
   },
   { name: "game", example: "game_state" },
   { name: "cluster", example: "cluster/main.ts", args: () => ["--redis"], end: "SIGINT" },
-  { name: "video", example: "moq_video" },
+  {
+    name: "video",
+    example: "moq_video",
+    enter: async (page) => void await page.waitForSelector('#stage[data-state="idle"]'),
+  },
   {
     name: "simulation",
     example: "simulation",
@@ -107,6 +111,7 @@ interface Element {
   readonly localName: string;
   readonly textContent: string;
   readonly parentElement: Element | null;
+  readonly children: Iterable<Element>;
   readonly childNodes: Iterable<{ readonly nodeType: number; readonly textContent: string }>;
   readonly isConnected: boolean;
   contains(other: Element | null): boolean;
@@ -129,6 +134,7 @@ interface Element {
 interface Style {
   readonly outlineStyle: string;
   readonly outlineWidth: string;
+  readonly strokeWidth: string;
   readonly color: string;
   readonly backgroundColor: string;
   readonly backgroundImage: string;
@@ -213,6 +219,10 @@ function lookAtFocus(isFirst: boolean): { name: string; fault: string } {
     if (hasRing(getComputedStyle(one)) || hasRing(getComputedStyle(one, "::after"))) {
       return { name, fault: "" };
     }
+  }
+  // A shape has a thick edge in place of a ring.
+  for (const shape of element.closest("svg") === null ? [] : element.children) {
+    if (parseFloat(getComputedStyle(shape).strokeWidth) >= 5) return { name, fault: "" };
   }
   return { name, fault: "does not show the focus" };
 }

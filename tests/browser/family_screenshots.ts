@@ -25,7 +25,9 @@ async function main(names: readonly string[]): Promise<void> {
       if (names.length > 0 && !names.includes(member.name)) continue;
       await using family = await FamilyPage.open(browser, member);
       await shoot(family.page, folder, `${member.name}-alive`);
+      const sinceMs = Date.now();
       await family.kill();
+      console.log(`${member.name} says so after ${Date.now() - sinceMs} ms`);
       await shoot(family.page, folder, `${member.name}-dead`);
     }
     console.log(folder.pathname);

@@ -27,6 +27,14 @@ for (const member of FAMILY) {
         assertEquals([at, faults, await faintTexts(page)], [at, [], []]);
         assertEquals([at, await overflowOf(page)], [at, 0]);
         assert(stops.length > 0, at);
+        // On a phone the lists of the chats come from the side, over the conversation.
+        const opener = size.width > 700 ? null : await page.$("#open-places");
+        if (opener === null) return;
+        await opener.click();
+        await page.waitForSelector("#close-places", { visible: true });
+        assertEquals([`${at}, lists`, (await tabThrough(page)).faults], [`${at}, lists`, []]);
+        await page.keyboard.press("Escape");
+        await page.waitForSelector("#close-places", { hidden: true });
       };
       assertEquals(
         await page.$$eval(

@@ -17,7 +17,7 @@ import { ChatPage } from "./_chat_page.ts";
 const DOCS = new URL("../../docs/", import.meta.url);
 
 const SIZES = {
-  desktop: { width: 1280, height: 800, deviceScaleFactor: 1 },
+  desktop: { width: 1280, height: 836, deviceScaleFactor: 1 },
   phone: { width: 390, height: 844, deviceScaleFactor: 2 },
 } as const;
 

@@ -33,11 +33,11 @@ async function main(): Promise<void> {
     await page.click('[data-kind="kill"]');
     await untilText(page, "#faults", /oslo/);
     await chooseHost(page, "oslo");
-    await seek(page, 20_405);
+    await seek(page, 20_055);
     await page.screenshot({ path: pathOf(DOCS, "simulation-desktop") });
     await page.setViewport(SIZES.phone);
     await emulate(page, "dark");
-    await seek(page, 21_110);
+    await seek(page, 20_055);
     await page.screenshot({ path: pathOf(DOCS, "simulation-phone") });
   } finally {
     await browser.close();

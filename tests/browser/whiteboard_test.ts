@@ -46,6 +46,24 @@ for (const transport of ["webtransport", "http"] as const) {
   );
 }
 
+testInBrowsers("whiteboard shows a user as away whose page is out of sight", async (browser) => {
+  await using board = await Board.start(browser);
+  const ann = await board.enter("ann");
+  const bob = await board.enter("bob");
+  await ann.hasPeople(["ann", "bob"]);
+  const hide = (isHidden: boolean) =>
+    bob.page.evaluate((value) => {
+      const { document } = globalThis as unknown as { document: EventTarget };
+      Object.defineProperty(document, "hidden", { value, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }, isHidden);
+  await hide(true);
+  await ann.hasPeople(["ann", "bob (away)"]);
+  await ann.page.waitForSelector('#people .face.away[title="bob (away)"]');
+  await hide(false);
+  await ann.hasPeople(["ann", "bob"]);
+});
+
 testInBrowsers("whiteboard undoes, erases and clears", async (browser) => {
   await using board = await Board.start(browser);
   const ann = await board.enter("ann");
