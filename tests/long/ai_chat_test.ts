@@ -106,6 +106,15 @@ Deno.test("spansOf() reads spans, and takes no address but those of the web", ()
   assertEquals(spansOf("[x](https://a.b/c)"), [
     { kind: "a", spans: [plain("x")], address: "https://a.b/c" },
   ]);
+  // A bare address is a link, but not within the words of another link.
+  const address = "https://a.b/c";
+  const bare = { kind: "a", spans: [plain(address)], address };
+  assertEquals(spansOf(`**See ${address}.**`), [
+    { kind: "strong", spans: [plain("See "), bare, plain(".")] },
+  ]);
+  assertEquals(spansOf(`[on ${address}](${address})`), [
+    { kind: "a", spans: [plain(`on ${address}`)], address },
+  ]);
   for (const text of ["[x](javascript:alert(1))", "<img src=x onerror=alert(1)>", "[x](data:a)"]) {
     assertEquals(spansOf(text), [plain(text)]);
   }
