@@ -24,8 +24,19 @@ class Kit {
     this.broker = broker;
   }
 
-  async create(id: string, owner?: string, records: readonly string[] = []): Promise<unknown> {
-    const config = { contentType: "text/plain", ...(owner !== undefined && { owner }) };
+  async create(
+    id: string,
+    owner?: string,
+    { records = [], expiresAt }: {
+      readonly records?: readonly string[];
+      readonly expiresAt?: number;
+    } = {},
+  ): Promise<unknown> {
+    const config = {
+      contentType: "text/plain",
+      ...(owner !== undefined && { owner }),
+      ...(expiresAt !== undefined && { expiresAt }),
+    };
     const identity = id.slice(-8).padStart(8, "0");
     const result = await this.broker.logs!.create(id, {
       config,
@@ -77,7 +88,9 @@ withKits("An engine lets one client take half of its bytes, and others the rest"
   // Neither a new stream nor one more record, whoever appends; the end is no refusal.
   assertEquals(await kit.create("more", EVE), REFUSED);
   assertEquals(
-    await kit.create("wide", "u.mallory a1.next a4.wide a16.wider", ["x".repeat(250_000)]),
+    await kit.create("wide", "u.mallory a1.next a4.wide a16.wider", {
+      records: ["x".repeat(250_000)],
+    }),
     `over-share address ${MAX / 2}`,
   );
   assertEquals(await kit.append("eve"), REFUSED);
@@ -100,7 +113,7 @@ withKits("An engine gives back the bytes of streams that are gone", async (kit) 
   }
   // Refusals take nothing.
   for (let i = 0; i < 20; i++) {
-    assertEquals(await kit.create("big", EVE, ["x".repeat(300_000)]), REFUSED);
+    assertEquals(await kit.create("big", EVE, { records: ["x".repeat(300_000)] }), REFUSED);
   }
   // A stream that keeps its newest records goes on at the share.
   await kit.create("ring", EVE);
@@ -109,6 +122,27 @@ withKits("An engine gives back the bytes of streams that are gone", async (kit) 
   for (let i = 0; i < 20; i++) assertEquals(await kit.append("ring", { keep }), "appended");
   assertEquals(await kit.fill("ring"), [3, REFUSED]);
 });
+
+withKits(
+  "An engine counts deleted streams that forks need, and expired ones until they go",
+  async (kit) => {
+    const { logs } = kit.broker;
+    await kit.create("server");
+    for (let i = 0; i < 28; i++) await kit.append("server");
+    await kit.create("source", EVE);
+    await kit.fill("source");
+    await logs!.retain("source", "fork", { identity: "00source", maxForks: 1 });
+    assertEquals((await logs!.delete("source")).kind, "kept");
+    const records = ["x".repeat(RECORD)];
+    assertEquals(await kit.create("next", EVE, { records }), REFUSED);
+    await logs!.release("source", "fork");
+    const old = { records: Array<string>(6).fill(records[0]!), expiresAt: 1 };
+    assertEquals(await kit.create("old", EVE, old), "created");
+    assertEquals(await kit.create("next", EVE, { records }), REFUSED);
+    assertEquals((await logs!.delete("old", { ifExpired: true })).kind, "removed");
+    assertEquals(await kit.create("next", EVE, { records }), "created");
+  },
+);
 
 Deno.test("An engine knows after a restart whose the bytes in its file are", async () => {
   const folder = await Deno.makeTempDir();
@@ -145,7 +179,10 @@ Deno.test("An engine counts nothing for writes that its file has no room for", a
   for (let i = 0; i < 20; i++) {
     assertEquals(await kit.append("ann").catch(() => "full"), "full");
     const record = "x".repeat(RECORD);
-    assertEquals(await kit.create(`big ${i}`, ANN, [record]).catch(() => "full"), "full");
+    assertEquals(
+      await kit.create(`big ${i}`, ANN, { records: [record] }).catch(() => "full"),
+      "full",
+    );
   }
   await broker.logs.delete("server");
   await kit.create("server");
