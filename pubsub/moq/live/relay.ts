@@ -351,6 +351,7 @@ export class MoqRelay implements AsyncDisposable {
         this.#routes.delete(route.path);
         this.#fillSoon();
       },
+      onMoved: () => this.#fillSoon(),
     };
   }
 

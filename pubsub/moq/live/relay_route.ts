@@ -47,6 +47,8 @@ export interface RelayRouteLink {
   report(error: unknown): void;
   /** Called when the last source is gone. */
   onEmpty(route: RelayRoute): void;
+  /** Called when the broadcast counts for another holder: the holder before has a place again. */
+  onMoved(): void;
 }
 
 /** One broadcast of a relay. */
@@ -121,6 +123,7 @@ export class RelayRoute implements TrackServer {
     if (session === this.#holder && oldest !== undefined) {
       this.#holder = oldest.session;
       this.#link.capacity.moveBroadcast(this.#place, this.#holder);
+      this.#link.onMoved();
     }
     this.#decide();
   }

@@ -638,6 +638,27 @@ Deno.test("MoqRelay counts a broadcast for another source once the first one is 
   assertEquals(announced(relay).sort(), ["/live", "/new", "/own"]);
 });
 
+Deno.test("MoqRelay takes a waiting broadcast once its address holds another one no longer", async () => {
+  await using net = new Net("moq-lite-05");
+  const relay = net.relay({
+    maxBroadcasts: 10,
+    maxShare: 1,
+    maxBroadcastsPerAddress: 1,
+    onError() {},
+  });
+  const from = (address: string, ...paths: readonly string[]) =>
+    net.join(relay, muxOf(...paths), { address });
+  const first = await from("192.0.2.1", "/live");
+  await until(() => relay.mux.size === 1);
+  await from("192.0.2.2", "/live");
+  await from("192.0.2.1", "/new");
+  await until(() => relay.stats.waiting === 1);
+  // The broadcast goes on, and counts for its second source.
+  first.client.close();
+  await until(() => announced(relay).includes("/new"));
+  assertEquals(announced(relay).sort(), ["/live", "/new"]);
+});
+
 Deno.test("MoqRelay keeps nothing of a session that left while its broadcasts wait", async () => {
   await using net = new Net("moq-lite-05");
   const relay = net.relay({ maxBroadcasts: 1, onError() {} });
