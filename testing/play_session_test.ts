@@ -134,7 +134,7 @@ Deno.test("recordSessions() records the selected sessions, up to maxBytes", asyn
   const instrumentation = recordSessions({
     write: (line) => lines.push(line),
     filter: ({ user }) => user === "ann",
-    maxBytes: 100,
+    maxBytes: 500,
   });
   const { server } = noting({ authenticate: ({ token }) => token ?? null, instrumentation });
   await using _server = server;
@@ -146,8 +146,19 @@ Deno.test("recordSessions() records the selected sessions, up to maxBytes", asyn
   }
   const events = lines.map((line) => JSON.parse(line));
   assertEquals(new Set(events.map((event) => event.session)).size, 1);
-  assert(events.map(({ text = "" }) => text.length).reduce((sum, size) => sum + size) <= 100);
+  const frames = lines.filter((line) => line.includes('"text":'));
+  assert(frames.length > 0 && frames.join("").length <= 500, `${frames.length} frames`);
   assertEquals(events.at(-1).cut, true);
+});
+
+Deno.test("recordSessions() counts lines, so that empty frames do not fill a disk", async () => {
+  let length = 0;
+  const write = (line: string) => void (length += line.length);
+  await using server = testServer({ instrumentation: recordSessions({ write, maxBytes: 5_000 }) });
+  await using connection = await server.open();
+  for (let i = 0; i < 1_000; i++) connection.frames!.send("\n");
+  await turns();
+  assert(length > 4_000 && length < 6_000, `${length} characters`);
 });
 
 Deno.test("recordSessions() reports an error of write, and the session goes on", async () => {

@@ -27,7 +27,7 @@ export interface RecordedEvent {
   readonly base64?: string;
   /** Last event: the end of the session. */
   readonly closed?: Pick<CloseInfo, "code" | "reason" | "by">;
-  /** Last event: the session sent more than `maxBytes`, and later frames are not recorded. */
+  /** Last event: the recording reached `maxBytes`, and later frames are not recorded. */
   readonly cut?: true;
 }
 
@@ -41,7 +41,8 @@ export interface RecordSessionsOptions {
   /** Selects the sessions to record, when their first frame arrives; by default, all. */
   readonly filter?: (session: Session) => boolean;
   /**
-   * Most bytes of frames that are recorded of one session; for text, the length in UTF-16 units.
+   * Most bytes of lines that are recorded of one session, as UTF-16 units. Lines count, because a
+   * peer may send many frames of a single byte.
    *
    * @default {1048576}
    */
@@ -103,17 +104,8 @@ export function recordSessions(options: RecordSessionsOptions): Instrumentation 
     const recording = filter(session) ? { startMs: runtime.now(), bytes: 0, isOver: false } : null;
     recordings.set(session, recording);
     if (recording === null) return undefined;
-    tell(session, recording, { opened: { url: session.url, protocol: session.protocol } });
+    write(lineOf(session, recording, { opened: { url: session.url, protocol: session.protocol } }));
     return recording;
-  }
-
-  function tell(
-    session: Session,
-    recording: Recording,
-    event: Omit<RecordedEvent, "session" | "atMs">,
-  ): void {
-    const atMs = session[internals].settings.runtime.now() - recording.startMs;
-    write(JSON.stringify({ session: session.id, atMs: Math.round(atMs), ...event }));
   }
 
   return {
@@ -121,19 +113,35 @@ export function recordSessions(options: RecordSessionsOptions): Instrumentation 
     received(session, frame) {
       const recording = recordingOf(session);
       if (recording === undefined) return;
-      recording.bytes += frame.length;
+      const isText = typeof frame === "string";
+      const line = lineOf(
+        session,
+        recording,
+        isText
+          ? { text: cleanText(frame, session[internals].joins) }
+          : { base64: cleanBytes(frame) },
+      );
+      recording.bytes += line.length;
       recording.isOver = recording.bytes > maxBytes;
-      if (recording.isOver) tell(session, recording, { cut: true });
-      else if (typeof frame !== "string") tell(session, recording, { base64: cleanBytes(frame) });
-      else tell(session, recording, { text: cleanText(frame, session[internals].joins) });
+      write(recording.isOver ? lineOf(session, recording, { cut: true }) : line);
     },
     sessionClosed(session, { code, reason, by }) {
       const recording = recordingOf(session);
       if (recording === undefined) return;
       recording.isOver = true;
-      tell(session, recording, { closed: { code, reason, by } });
+      write(lineOf(session, recording, { closed: { code, reason, by } }));
     },
   };
+}
+
+/** Writes an event of a recording as a line. */
+function lineOf(
+  session: Session,
+  { startMs }: Recording,
+  event: Omit<RecordedEvent, "session" | "atMs">,
+): string {
+  const atMs = Math.round(session[internals].settings.runtime.now() - startMs);
+  return JSON.stringify({ session: session.id, atMs, ...event });
 }
 
 /** A key that signs the client in: JSON allows its letters as escapes too. */
