@@ -73,6 +73,9 @@ export async function auditForest(audit: Audit): Promise<void> {
         path: PATH,
         authorize: () => true,
         maxStreams,
+        // One address creates all of the forest, on two nodes that list the streams now and then.
+        maxStreamsPerAddress: 1_000_000,
+        maxStreamsPerUser: 1_000_000,
         maxStreamBytes: MAX_BYTES,
       },
       onError() {},
