@@ -22,8 +22,8 @@ export interface PendingLine<D = unknown> {
 
 /** A waiting publication. */
 interface Waiting extends PendingLine {
-  /** The data as the server would send it back. */
-  readonly json: string | undefined;
+  /** The text of the data, see {@linkcode textOf}. */
+  readonly text: string | undefined;
   /** True once the server confirmed. */
   isConfirmed: boolean;
   /** True once a message of the topic arrived after the publication. */
@@ -82,7 +82,7 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
     const line: Waiting = {
       key: -++this.#key,
       data,
-      json: JSON.stringify(data),
+      text: textOf(data),
       isConfirmed: false,
       isPassed: false,
       timer: undefined,
@@ -132,8 +132,8 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
   #arrived(topic: string, data: unknown): void {
     const waiting = this.#all.get(topic);
     if (waiting === undefined) return;
-    const json = JSON.stringify(data);
-    const found = waiting.find((line) => line.json === json) ??
+    const text = textOf(data);
+    const found = waiting.find((line) => line.text === text) ??
       // A schema may have changed the data.
       waiting.find((line) => line.isConfirmed);
     if (found) return this.#drop(topic, found);
@@ -147,5 +147,18 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
     if (left.length > 0) this.#all.set(topic, left);
     else this.#all.delete(topic);
     this.changed();
+  }
+}
+
+/**
+ * Returns a text that is the same for the data of a publication and for the data that arrives: JSON,
+ * and for bytes only their number, because their JSON is large.
+ */
+function textOf(data: unknown): string | undefined {
+  if (data instanceof Uint8Array) return `${data.length} bytes`;
+  try {
+    return JSON.stringify(data);
+  } catch {
+    return undefined; // The client rejects the publication.
   }
 }

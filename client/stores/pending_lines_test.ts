@@ -44,6 +44,20 @@ Deno.test("PendingLines drops a line with its arrival, before or after the answe
   assertEquals(data(), []);
 });
 
+Deno.test("PendingLines keeps data that is no JSON: bytes, and data that the client rejects", async () => {
+  using time = new FakeTime();
+  const { reader, data, publish } = open();
+  const circular: { self?: unknown } = {};
+  circular.self = circular;
+  const rejected = [publish(circular), publish(1n)];
+  publish(new Uint8Array([1, 2]));
+  assertEquals(data().length, 3);
+  for (const { refuse } of rejected) refuse();
+  reader.arrived(new Uint8Array([1, 2]));
+  await passTime(time, 20);
+  assertEquals(data(), []);
+});
+
 Deno.test("PendingLines drops a confirmed line that has passed, does not come back, or is late", async () => {
   using time = new FakeTime();
   const { reader, data, publish } = open();
