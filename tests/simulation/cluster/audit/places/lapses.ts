@@ -1,7 +1,7 @@
 /** Numbered messages of clients that move while claims lapse, or while the store is away. */
 import { pause } from "../../../../../base/wait.ts";
 import { BrokerError } from "../../../../../errors.ts";
-import type { Broker } from "../../../../../pubsub/broker.ts";
+import type { Broker, BrokerStore } from "../../../../../pubsub/broker.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { SimulatedWebSocket } from "../../../../../testing/simulation/network/websocket.ts";
 import { between, oneOf } from "../../chance.ts";
@@ -33,6 +33,9 @@ const [CLIENTS, OUTAGES] = [4, 2];
 
 /** Times of a handler beside a store that is away, in milliseconds. */
 const AWAY_MS = [0, 0, 0, 300, 1_200] as const;
+
+/** Time between two looks at a store that does not answer yet, in milliseconds. */
+const POLL_MS = 100;
 
 /** Most messages of a client in an outage. */
 const MOST_WORK = 3;
@@ -189,6 +192,17 @@ class Mover {
   }
 }
 
+/** Tells whether a store can be written to. */
+async function answers(store: BrokerStore): Promise<boolean> {
+  try {
+    await store.advance("lapses", 0, ACK_MS);
+    return true;
+  } catch (error) {
+    if (error instanceof BrokerError) return false;
+    throw error;
+  }
+}
+
 /** Nodes with a store that may be away, and the clients. */
 class Place {
   readonly audit: Audit;
@@ -214,9 +228,15 @@ class Place {
     this.nodes = [this.#service.start(), this.#service.start()];
   }
 
-  /** Waits for the nodes. */
+  /**
+   * Waits for the nodes, and until the store answers both: a new store may have no leader yet, and a
+   * node that cannot read numbers handles messages anyway.
+   */
   async start(): Promise<void> {
-    await Promise.all(this.nodes.map(({ server }) => server.nodes!.ready));
+    await Promise.all(this.nodes.map(async ({ server }) => {
+      await server.nodes!.ready;
+      while (!await answers(server.topics.broker.store!)) await this.audit.pause(POLL_MS);
+    }));
   }
 
   /** Adds a client. */
