@@ -42,7 +42,7 @@ import type { Client } from "./client/client.ts";
 import type { ClientPlatform, ServerUrl } from "./client/client_options.ts";
 import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./client/connect.ts";
 import type { Contract } from "./session/contract.ts";
-import { platformRuntime } from "./base/runtime.ts";
+import { platformRuntime, type Runtime } from "./base/runtime.ts";
 import type { Session } from "./session/session.ts";
 import { pagePlatform } from "./client/page.ts";
 import type { TransportOptions } from "./transport/race/options.ts";
@@ -181,6 +181,7 @@ export async function dial<C extends Contract = Contract>(
  * Draws an id for a line, a request or an answer, also in a page without `crypto.randomUUID`, such as
  * one at `http://192.168.0.10:8000`.
  *
+ * @param runtime Source of chance; by default that of the platform.
  * @returns A random UUID, of version 4.
  *
  * @example Usage
@@ -192,8 +193,8 @@ export async function dial<C extends Contract = Contract>(
  * assertNotEquals(newId(), newId());
  * ```
  */
-export function newId(): string {
-  return platformRuntime().randomUUID();
+export function newId(runtime: Runtime = platformRuntime()): string {
+  return runtime.randomUUID();
 }
 
 function makePlatform(options: TransportOptions): ClientPlatform {

@@ -57,6 +57,7 @@ export type {
   LogEnd,
   LogInfo,
   LogOrigin,
+  LogOverShare,
   LogPage,
   LogProducer,
   LogRecord,
