@@ -16,7 +16,7 @@ const MOST: Readonly<Record<string, number>> = {
   "./msgpack": 2,
   "./nats": 6,
   "./otel": 3,
-  "./pubsub": 47,
+  "./pubsub": 48,
   "./react": 26,
   "./redis": 4,
   "./server": 39,
@@ -29,7 +29,7 @@ const MOST: Readonly<Record<string, number>> = {
 };
 
 /** Most different names in all entries together. */
-const MOST_IN_ALL = 486;
+const MOST_IN_ALL = 487;
 
 /** Names with a build for Deno in the root, and one for browsers in `/client`. */
 const BUILDS = ["connect", "dial"];

@@ -24,6 +24,7 @@ const PLATFORM: readonly string[] = [
 const ENTRIES: ReadonlySet<string> = new Set([
   "cli/load/worker.ts",
   "cli/main.ts",
+  "client.ts",
   "client/chunk_insight.ts",
   "client/client.ts",
   "client/connect.ts",

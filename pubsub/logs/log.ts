@@ -79,6 +79,7 @@ export interface LogInfo extends LogConfig {
  * the stream would have more than its share. Answers, and logs without an owner, count for no party.
  */
 export interface LogOverShare {
+  /** Tells this outcome from others. */
   readonly kind: "over-share";
   /** The level of the party. */
   readonly level: "address" | "user";
