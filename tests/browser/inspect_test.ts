@@ -125,6 +125,7 @@ testInBrowsers(
     await using demo = await Demo.start();
     const inspector = await openDemo(await browser.createBrowserContext(), demo);
     const { page } = inspector;
+    await page.setViewport({ width: 1280, height: 800 }); // A phone sorts by a list.
     await inspector.row("kim");
     await page.type("#filter", "kim websocket");
     await page.waitForFunction(() => [...document.querySelectorAll("#rows .open")].length === 1);

@@ -20,18 +20,18 @@ LEFT_OUT = {
     "client_answers": "answers in parts",
     "client_at_least_once": "at least once",
     "client_publishers": "publications without an echo",
-    "client_recovery: a position in the head of a binary message counts": "binary",
-    "client_session: envelopes may be joined, empty lines between them, or have a frame each":
+    "client_recovery: the position in the head of a binary message counts": "binary",
+    "client_session: envelopes may share a frame, with empty lines, or have their own":
         "binary",
-    "client_session: a binary message is one frame, and so is its answer": "binary",
+    "client_session: a binary message and its binary reply are one frame each": "binary",
     "client_session: the head of a binary message may have 64 bytes and more": "binary",
     "client_session: a ping in a binary frame is answered": "binary",
-    "client_session: a server that is silent while something is awaited is asked for a sign of life":
+    "client_session: the client pings a server that is silent while it waits for a reply":
         "signs of life",
-    "client_sizes: a client with a bound of its own says so in its first envelope": "own bounds",
-    "client_sizes: a client goes on after what is larger than it accepts": "own bounds",
-    "client_sizes: a slice of a record does not move the position, and comes once": "slices",
-    "client_subscriptions: the data of presence is said before the room is joined, on each session":
+    "client_sizes: a client with its own bound sends bounds as its first envelope": "own bounds",
+    "client_sizes: the client goes on after an envelope larger than it accepts": "own bounds",
+    "client_sizes: a slice of a record does not move the position, and is delivered once": "slices",
+    "client_subscriptions: presence data is sent before the subscribe of the room, on each session":
         "data of presence",
 }
 
