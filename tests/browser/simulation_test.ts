@@ -41,3 +41,18 @@ testInBrowsers(
     assertEquals(errors, []);
   },
 );
+
+testInBrowsers("the keyboard stays at a host when the page gets another size", async (browser) => {
+  await using server = await ChatProcess.start("simulation");
+  const page = await newPage(browser);
+  await page.setViewport({ width: 1280, height: 800 });
+  await page.goto(server.url);
+  await untilText(page, "#digest", /^[0-9a-f]{8}$/);
+  const viewBox = 'document.querySelector("#stage").getAttribute("viewBox")';
+  const wide = await page.evaluate(viewBox);
+  await page.evaluate("document.querySelector('[aria-label^=\"oslo,\"]').focus()");
+  await page.setViewport({ width: 390, height: 800 });
+  await page.waitForFunction(`${viewBox} !== ${JSON.stringify(wide)}`, { polling: 50 });
+  const focused = await page.evaluate("document.activeElement.getAttribute('aria-label')");
+  assertMatch(`${focused}`, /^oslo,/);
+});

@@ -39,6 +39,8 @@ export class Stage {
     const { width, height } = this.#svg.getBoundingClientRect();
     if (width === 0) return;
     this.#svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    // The keyboard stays at its host when the drawing gets another size.
+    const focused = [...this.#hosts].find(([, group]) => group === document.activeElement)?.[0];
     this.#svg.replaceChildren();
     for (const part of [this.#places, this.#hosts, this.#lines]) part.clear();
     this.#packets = [];
@@ -60,6 +62,7 @@ export class Stage {
     for (const name of names.nodes) this.#addLine(name, names.engine);
     for (const client of names.clients) for (const node of names.nodes) this.#addLine(client, node);
     for (const [name, { x, y, kind }] of this.#places) this.#addHost(name, x, y, kind);
+    this.#hosts.get(focused)?.focus({ preventScroll: true });
   }
 
   /** Draws a moment of a trace. */
