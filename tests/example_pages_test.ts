@@ -1,16 +1,14 @@
 /** Parts that the pages of examples share. */
 import { assertEquals } from "@std/assert";
 import { linksOf } from "../examples/shared/links.js";
-import { servePage } from "../examples/shared/site.ts";
+import { readPage, servePage } from "../examples/shared/site.ts";
+import { PAGE_FILES } from "../server/inspector/page_files.ts";
 
 Deno.test("The inspector has the same header, colours and logo as the pages of examples", async () => {
+  const page = await readPage(new URL("../examples/chat/page/", import.meta.url), []);
   for (const name of ["skein.css", "skein.js", "skein.svg"]) {
-    const [example, inspector] = await Promise.all(
-      ["../examples/shared/", "../server/inspector/page/"].map((folder) =>
-        Deno.readTextFile(new URL(folder + name, import.meta.url))
-      ),
-    );
-    assertEquals(inspector, example, `copy examples/shared/${name} to server/inspector/page/`);
+    const [, inspector] = PAGE_FILES.get(`/${name}`)!;
+    assertEquals(inspector, page.get(`/shared/${name}`)?.body);
   }
 });
 

@@ -15,8 +15,10 @@ const TYPES: Readonly<Record<string, string>> = {
   svg: "image/svg+xml",
 };
 
-/** The look of all pages, with the header and its script. */
-const SHARED = ["skein.css", "skein.js", "skein.svg", "links.js"];
+/** The look of all pages, with the header and its script: the inspector of the library has the files. */
+const LOOK = ["skein.css", "skein.js", "skein.svg"];
+
+const INSPECTOR = new URL("../../server/inspector/page/", import.meta.url);
 
 /** Headers of every response: no other site may guess types, and addresses stay private. */
 const HEADERS = {
@@ -43,7 +45,8 @@ export async function readPage(
     const type = TYPES[path.slice(path.lastIndexOf(".") + 1)]!;
     page.set(path === "/index.html" ? "/" : path, { type, body: await Deno.readTextFile(url) });
   };
-  for (const name of SHARED) await add(`/shared/${name}`, new URL(name, import.meta.url));
+  for (const name of LOOK) await add(`/shared/${name}`, new URL(name, INSPECTOR));
+  await add("/shared/links.js", new URL("links.js", import.meta.url));
   for (const name of files) {
     await add(`/${name.slice(name.lastIndexOf("/") + 1)}`, new URL(name, folder));
   }

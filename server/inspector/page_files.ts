@@ -25,7 +25,7 @@ export const PAGE_FILES: ReadonlyMap<string, readonly [type: string, body: strin
   ["/main.js", [SCRIPT, main]],
   ["/overview.js", [SCRIPT, overview]],
   ["/session_detail.js", [SCRIPT, sessionDetail]],
-  // The look of all pages of Skein, the same files as in `examples/shared/`.
+  // The look of all pages of Skein, which examples serve too.
   ["/skein.css", ["text/css", skeinCss]],
   ["/skein.js", [SCRIPT, skeinJs]],
   ["/skein.svg", ["image/svg+xml", skeinSvg]],
