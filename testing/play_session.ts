@@ -74,10 +74,11 @@ export async function playSession(
   const { session, token = "", wait, ...request } = options;
   const { opened, events } = eventsOf(recording, session);
   const { pathname, search } = new URL(opened.url, "http://localhost");
+  const isPlain = opened.protocol === ""; // A plain WebSocket carries no tokens.
   const connection = await server.open({
     ...request,
     path: pathname + search,
-    protocols: opened.protocol === "" ? [] : [opened.protocol],
+    protocols: isPlain ? [] : [opened.protocol],
   });
   const received = collect(connection);
   let nowMs = 0;
@@ -86,8 +87,6 @@ export async function playSession(
     if (atMs > nowMs) await wait?.(atMs - nowMs);
     nowMs = Math.max(atMs, nowMs);
     const frame = text ?? (base64 === undefined ? undefined : Uint8Array.fromBase64(base64));
-    // A plain WebSocket carries no tokens.
-    const isPlain = opened.protocol === "";
     if (frame !== undefined) connection.frames!.send(isPlain ? frame : withToken(frame, token));
     if (closed?.by === "network") server.network.linkOf({ connection }).disconnect();
     if (closed?.by === "remote") {
