@@ -44,8 +44,8 @@ export const NO_LINES: readonly PendingLine[] = Object.freeze([]);
 
 /**
  * The publications that wait, in the order of the calls. A publication is gone once its data arrives
- * in the topic, or the server refuses it. The bounds are those of the client, which rejects further
- * publications: the outbox, or the requests that wait.
+ * in the topic, or the server rejects it. The client's bounds apply, on the outbox or on waiting
+ * requests: it rejects further publications.
  */
 export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[]>> {
   readonly #runtime: Runtime;
