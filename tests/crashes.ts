@@ -64,6 +64,7 @@ export class CrashingServer implements AsyncDisposable {
   readonly #folder: string = Deno.makeTempDirSync();
   #child: Deno.ChildProcess | undefined;
   #lines: ReadableStreamDefaultReader<string> | undefined;
+  #errors: Promise<string> | undefined;
 
   private constructor(way: Crash, options: Pick<CrashConfig, "kind">) {
     this.#way = way;
@@ -75,9 +76,12 @@ export class CrashingServer implements AsyncDisposable {
     way: Crash,
     options: Pick<CrashConfig, "kind">,
   ): Promise<{ readonly server: CrashingServer; readonly report: CrashReport }> {
-    const server = new CrashingServer(way, options);
+    await using stack = new AsyncDisposableStack();
+    const server = stack.use(new CrashingServer(way, options));
     Deno.writeTextFileSync(server.#watched, "");
-    return { server, report: await server.#start() };
+    const report = await server.#start();
+    stack.move();
+    return { server, report };
   }
 
   /** Ends the server in its way, and starts the next one; resolves once that one listens. */
@@ -124,8 +128,9 @@ export class CrashingServer implements AsyncDisposable {
       env: { NO_COLOR: "1" },
       stdin: "piped",
       stdout: "piped",
-      stderr: "null", // The errors of the crashes.
+      stderr: "piped", // The errors of the crashes, and the reason of a server that does not start.
     }).spawn();
+    this.#errors = child.stderr.text();
     this.#lines = child.stdout.pipeThrough(new TextDecoderStream())
       .pipeThrough(new TextLineStream()).getReader();
     return await this.#report();
@@ -133,7 +138,12 @@ export class CrashingServer implements AsyncDisposable {
 
   async #report(): Promise<CrashReport> {
     const { value } = await this.#lines!.read();
-    if (value === undefined) throw new Error("Cannot start server: the process ended");
+    if (value === undefined) {
+      const { code } = await this.#child!.status;
+      throw new Error(
+        `Cannot start server: the process ended, code ${code}: ${await this.#errors}`,
+      );
+    }
     return JSON.parse(value);
   }
 
@@ -144,6 +154,7 @@ export class CrashingServer implements AsyncDisposable {
     this.#child = undefined;
     await child.status;
     await this.#lines!.cancel();
+    await this.#errors;
     await child.stdin.abort().catch(() => {});
   }
 }

@@ -3,11 +3,15 @@
  *
  * @module
  */
+import { cacheFolder } from "../tools/launch.ts";
 
 /** Below the ports that systems hand out, and with the bus of a Redis Cluster 10,000 above. */
 const FIRST_PORT = 12_000;
 const PORTS = 10_000;
 const MOST_ATTEMPTS = 100;
+
+/** A port is handed out once in this time; no test lasts longer. */
+const CLAIM_MS = 3_600_000;
 
 /** Options of {@linkcode lowPort}. */
 export interface LowPortOptions {
@@ -17,7 +21,8 @@ export interface LowPortOptions {
 
 /**
  * Finds a port that is free on TCP and UDP, below the ports that the system hands out: neither a
- * test nor a client beside this one is given the port, also while a server restarts there.
+ * test nor a client beside this one, in any process, is given the port, also while a server
+ * restarts there.
  *
  * @param options See {@linkcode LowPortOptions}.
  * @returns The port.
@@ -25,14 +30,33 @@ export interface LowPortOptions {
 export function lowPort({ beside = 0 }: LowPortOptions = {}): number {
   for (let attempts = MOST_ATTEMPTS;; attempts--) {
     const port = FIRST_PORT + Math.floor(Math.random() * PORTS);
+    if (!claim(port)) continue;
     try {
       check(port);
       if (beside > 0) check(port + beside);
       return port;
     } catch (error) {
-      if (!(error instanceof Deno.errors.AddrInUse) || attempts === 0) throw error;
+      if (!(error instanceof Deno.errors.AddrInUse) || attempts <= 0) throw error;
     }
   }
+}
+
+/** Takes a port for this test among all that run on the machine; false if another test has it. */
+function claim(port: number): boolean {
+  const folder = `${cacheFolder() ?? "/tmp/skein"}/ports`;
+  const file = `${folder}/${port}`;
+  Deno.mkdirSync(folder, { recursive: true });
+  try {
+    Deno.openSync(file, { write: true, createNew: true }).close();
+    return true;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
+  }
+  const sinceMs = Deno.statSync(file).mtime?.getTime() ?? 0;
+  if (Date.now() - sinceMs < CLAIM_MS) return false;
+  const now = new Date();
+  Deno.utimeSync(file, now, now);
+  return true;
 }
 
 /** The part of the runtime's unstable interface that binds a UDP socket. */

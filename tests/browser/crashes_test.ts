@@ -33,8 +33,11 @@ for (const { name, kind, transport } of CRASH_CLIENTS) {
     async (browser) => {
       await using site = await serveSite();
       await using stack = new AsyncDisposableStack();
-      const started = await Promise.all(CRASHES.map((way) => CrashingServer.start(way, { kind })));
-      for (const { server } of started) stack.use(server);
+      const started = await Promise.all(CRASHES.map(async (way) => {
+        const one = await CrashingServer.start(way, { kind });
+        stack.use(one.server);
+        return one;
+      }));
       const page = await newPage(browser);
       await page.goto(`http://127.0.0.1:${site.addr.port}/`);
       await page.waitForFunction(() => "skein" in globalThis);
