@@ -12,7 +12,7 @@
  * @module
  */
 // In your own project: jsr:@skein/skein/moq
-import { connectMoq, listenMoq, LiveTrack, type MoqClient, MoqRelay } from "../pubsub/moq/mod.ts";
+import { connectMoq, listenMoq, LiveTrack, type MoqClient, MoqRelay } from "../moq/mod.ts";
 import { ONCE, optionsOf } from "./shared/options.ts";
 
 const LOBBY = "/chat/lobby";

@@ -12,7 +12,7 @@
  * @module
  */
 // In your own project: jsr:@skein/skein/moq
-import { dialMoq, listenMoq, LiveTrack, TrackMux } from "../pubsub/moq/mod.ts";
+import { dialMoq, listenMoq, LiveTrack, TrackMux } from "../moq/mod.ts";
 import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
 const { port, watch: watched, once: isOnce } = optionsOf({

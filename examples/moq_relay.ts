@@ -34,7 +34,7 @@ import {
   MoqCluster,
   MoqRelay,
   TrackMux,
-} from "../pubsub/moq/mod.ts";
+} from "../moq/mod.ts";
 import { type Broker, MemoryBroker, Nodes } from "../pubsub/mod.ts";
 import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 

@@ -9,8 +9,8 @@ import {
 } from "./webtransport.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
-import type { MoqServer } from "../pubsub/moq/server/server.ts";
-import type { MoqHost } from "../pubsub/moq/server/server_options.ts";
+import type { MoqServer } from "../moq/server/server.ts";
+import type { MoqHost } from "../moq/server/server_options.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { isRuntimeError, requireDeno } from "../base/platform.ts";
 import type { Runtime } from "../base/runtime.ts";

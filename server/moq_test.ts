@@ -2,11 +2,11 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { dial } from "../client/deno.ts";
 import { ConnectionError } from "../errors.ts";
 import { createServer, serve, type Server } from "./server.ts";
-import { dialMoq } from "../pubsub/moq/client/dial.ts";
-import { TrackMux } from "../pubsub/moq/track/mux.ts";
-import { MoqServer } from "../pubsub/moq/server/server.ts";
-import type { MoqServerOptions } from "../pubsub/moq/server/server_options.ts";
-import type { MoqSession } from "../pubsub/moq/session/session.ts";
+import { dialMoq } from "../moq/client/dial.ts";
+import { TrackMux } from "../moq/track/mux.ts";
+import { MoqServer } from "../moq/server/server.ts";
+import type { MoqServerOptions } from "../moq/server/server_options.ts";
+import type { MoqSession } from "../moq/session/session.ts";
 import { dialQuic } from "../transport/quic/client.ts";
 import type { ServeOptions } from "./server_options.ts";
 

@@ -56,7 +56,7 @@ import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import type { Presence } from "../pubsub/presence/presence.ts";
 import type { Rooms } from "../pubsub/presence/rooms.ts";
 import { type SubscribeOptions, Topics, type UnsubscribeOptions } from "../pubsub/topics.ts";
-import type { MoqServer } from "../pubsub/moq/server/server.ts";
+import type { MoqServer } from "../moq/server/server.ts";
 import { ConsoleReport } from "../base/console_report.ts";
 import type { Contract, ContractData, ContractTopic } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";

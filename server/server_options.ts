@@ -37,7 +37,7 @@ import type { UnreadStreamLimits } from "../transport/quic/unread_streams.ts";
 import type { AdmissionOptions } from "./admission_options.ts";
 import type { ValueOf } from "./guest.ts";
 import type { ListenInfo } from "./listener.ts";
-import type { MoqServer } from "../pubsub/moq/server/server.ts";
+import type { MoqServer } from "../moq/server/server.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";

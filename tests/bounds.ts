@@ -18,13 +18,13 @@ import {
   MoqSession,
   relayNotices,
   TrackMux,
-} from "../pubsub/moq/mod.ts";
+} from "../moq/mod.ts";
 import { Nodes } from "../pubsub/nodes/nodes.ts";
 import { SharedCarriers } from "../server/shared_carriers.ts";
 import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
 import { HttpConnections } from "../transport/http/server.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
-import type { MoqServerOptions } from "../pubsub/moq/server/server_options.ts";
+import type { MoqServerOptions } from "../moq/server/server_options.ts";
 import { type Answer, Caller } from "./caller.ts";
 import { openedQuotas } from "../tools/limits_table.ts";
 import { listen, portOf, until, UPGRADE_HEADERS } from "./servers.ts";

@@ -18,7 +18,7 @@ import {
   SessionClosedError,
   UnsupportedError,
 } from "../errors.ts";
-import { MoqServer } from "../pubsub/moq/mod.ts";
+import { MoqServer } from "../moq/mod.ts";
 import type { Refusal, ServeOptions, Server } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";

@@ -1,7 +1,7 @@
 /** Certificates that cannot serve, at every entry that takes one: an error at the start. */
 import { assertEquals, assertThrows } from "@std/assert";
 import { serve } from "../server.ts";
-import { listenMoq } from "../pubsub/moq/mod.ts";
+import { listenMoq } from "../moq/mod.ts";
 import { type Certificate, devCertificate, listenWebTransport } from "../transport/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { listen } from "./servers.ts";

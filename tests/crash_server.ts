@@ -7,7 +7,7 @@
  */
 import type { CertificateHash } from "../client.ts";
 import { serve } from "../mod.ts";
-import { LiveTrack, MoqServer, TrackMux } from "../pubsub/moq/mod.ts";
+import { LiveTrack, MoqServer, TrackMux } from "../moq/mod.ts";
 import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 

@@ -50,7 +50,7 @@ const WITHOUT_LIMIT = ["fetch", "onClose", "onMessage", "onStream", "requests"];
 /** Objects of options, each in the table that is named by its first part. */
 const NESTED = ["api", "durableStreams", "inspector", "metrics"];
 
-/** Options whose callbacks `pubsub/moq/session/access_test.ts` covers. */
+/** Options whose callbacks `moq/session/access_test.ts` covers. */
 const ELSEWHERE = ["moq"];
 
 /** A callback of which the first answer comes too late, and is a rejection. */

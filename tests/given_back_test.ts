@@ -23,12 +23,12 @@ import { WaitingBudget } from "../pubsub/engine_flow.ts";
 import { StreamLogs } from "../pubsub/logs/stream_logs.ts";
 import { MemoryStore } from "../pubsub/memory/broker.ts";
 import { MemoryBroker, Nodes } from "../pubsub/mod.ts";
-import { LiveTrack } from "../pubsub/moq/live/live_track.ts";
-import { MoqRelay } from "../pubsub/moq/live/relay.ts";
-import { MoqServer } from "../pubsub/moq/server/server.ts";
-import type { MoqServerOptions } from "../pubsub/moq/server/server_options.ts";
-import { MoqSession } from "../pubsub/moq/session/session.ts";
-import { TrackMux } from "../pubsub/moq/track/mux.ts";
+import { LiveTrack } from "../moq/live/live_track.ts";
+import { MoqRelay } from "../moq/live/relay.ts";
+import { MoqServer } from "../moq/server/server.ts";
+import type { MoqServerOptions } from "../moq/server/server_options.ts";
+import { MoqSession } from "../moq/session/session.ts";
+import { TrackMux } from "../moq/track/mux.ts";
 import { NodeCalls, type NodeCallsOptions } from "../pubsub/nodes/node_calls.ts";
 import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
 import { createServer, DurableStreamsHandler, type ServerOptions } from "../server.ts";
@@ -1152,7 +1152,7 @@ function twoSessions(room: AsyncDisposableStack, options: Partial<MoqServerOptio
 const MEDIA: readonly Row[] = [
   {
     name: "sessions of a MoqServer",
-    quota: "pubsub/moq/server/admission.ts",
+    quota: "moq/server/admission.ts",
     bound: 2,
     open(room) {
       const { open, left } = twoSessions(room);
@@ -1175,7 +1175,7 @@ const MEDIA: readonly Row[] = [
   },
   {
     name: "tracks of a relay, and subscriptions of a session",
-    quota: "pubsub/moq/live/relay_capacity.ts",
+    quota: "moq/live/relay_capacity.ts",
     bound: 2,
     async open(room) {
       const { relay, live, viewer } = await relayed(room);
@@ -1189,7 +1189,7 @@ const MEDIA: readonly Row[] = [
   },
   {
     name: "broadcasts of a relay that end",
-    quota: "pubsub/moq/live/relay_capacity.ts",
+    quota: "moq/live/relay_capacity.ts",
     bound: 2,
     async open(room) {
       const { relay, join } = relayOfTwo(room);

@@ -8,7 +8,7 @@ import { once } from "node:events";
 import { connect as connectTcp, type Socket } from "node:net";
 import { dial } from "../client/deno.ts";
 import { SessionClosedError } from "../errors.ts";
-import { dialMoq, MoqServer, TrackMux } from "../pubsub/moq/mod.ts";
+import { dialMoq, MoqServer, TrackMux } from "../moq/mod.ts";
 import type { ServeOptions } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";

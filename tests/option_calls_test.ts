@@ -23,7 +23,7 @@ import {
   relayNotices,
   TrackMux,
   type TrackWriter,
-} from "../pubsub/moq/mod.ts";
+} from "../moq/mod.ts";
 import { MemoryBroker, Presence, Rooms, Topics } from "../pubsub/mod.ts";
 import { NatsBroker } from "../pubsub/nats/mod.ts";
 import { RedisBroker } from "../pubsub/redis/mod.ts";

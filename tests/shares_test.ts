@@ -9,7 +9,7 @@ import type { ServeOptions } from "../server.ts";
 import { createServer } from "../server/server.ts";
 import { guest } from "../server/guest.ts";
 import { platformRuntime } from "../base/runtime.ts";
-import { MoqRelay, MoqServer } from "../pubsub/moq/mod.ts";
+import { MoqRelay, MoqServer } from "../moq/mod.ts";
 import { type Answer, Caller } from "./caller.ts";
 import { captureConsole } from "./console_lines.ts";
 import { listen, portOf, until } from "./servers.ts";

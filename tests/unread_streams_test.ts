@@ -6,7 +6,7 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { dial, type ServeOptions } from "../mod.ts";
 import { prometheusText } from "../server.ts";
-import { listenMoq } from "../pubsub/moq/server/server.ts";
+import { listenMoq } from "../moq/server/server.ts";
 import type { Session } from "../session/session.ts";
 import { directStream } from "../transport/direct.ts";
 import { STREAM_WINDOW_BYTES, UnreadStreams } from "../transport/quic/unread_streams.ts";

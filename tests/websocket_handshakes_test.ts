@@ -5,7 +5,7 @@
  * @module
  */
 import { assertEquals, assertMatch } from "@std/assert";
-import { listenMoq } from "../pubsub/moq/mod.ts";
+import { listenMoq } from "../moq/mod.ts";
 import type { Refusal } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { listen, portOf, type RawOptions, RawSocket } from "./servers.ts";

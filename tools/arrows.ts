@@ -3,6 +3,7 @@
  *
  * ```text
  * errors <- base <- transport <- session <- client, pubsub, manager <- telemetry <- server <- mod <- cli
+ * pubsub <- moq, brokers
  * ```
  *
  * The arrows bind every import, `import()` and types included, and no imports make a cycle.
@@ -38,6 +39,7 @@ type Layer =
   | "transport"
   | "session"
   | "pubsub"
+  | "moq"
   | "manager"
   | "client"
   | "telemetry"
@@ -49,7 +51,7 @@ type Layer =
 
 const BELOW_PUBSUB = ["errors", "base", "transport", "session"] as const;
 const BELOW_TELEMETRY = [...BELOW_PUBSUB, "pubsub", "manager"] as const;
-const BELOW_SERVER = [...BELOW_TELEMETRY, "telemetry"] as const;
+const BELOW_SERVER = [...BELOW_TELEMETRY, "telemetry", "moq"] as const;
 
 const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   errors: [],
@@ -57,6 +59,7 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   transport: ["errors", "base", "transport"],
   session: BELOW_PUBSUB,
   pubsub: [...BELOW_PUBSUB, "pubsub"],
+  moq: [...BELOW_PUBSUB, "pubsub", "moq"],
   manager: [...BELOW_PUBSUB, "manager"],
   client: [...BELOW_PUBSUB, "client"],
   telemetry: [...BELOW_TELEMETRY, "telemetry"],
@@ -67,7 +70,8 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
 };
 
 const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:test|bench)\.ts$/;
-const FOLDERS = /^(base|transport|session|client|pubsub|manager|telemetry|server|testing|cli)\//;
+const FOLDERS =
+  /^(base|transport|session|client|pubsub|moq|manager|telemetry|server|testing|cli)\//;
 
 /** An import of a file of the repository. */
 export interface Edge {

@@ -25,7 +25,7 @@ Deno.test("checkArrows() accepts a repository that keeps every rule", () => {
     "session/session.ts": importing("../transport/connection.ts", "../errors.ts"),
     "session/mod.ts": 'export { Session } from "./session.ts";\n',
     "pubsub/topics.ts": importing("../session/mod.ts"),
-    "pubsub/moq/track.ts": importing("../topics.ts"),
+    "moq/track.ts": importing("../topics.ts"),
     "manager/manager.ts": importing("../session/session.ts", "../transport/connection.ts"),
     "telemetry/measures.ts": importing("../manager/manager.ts", "../pubsub/topics.ts"),
     "server/origin.ts": importing("../errors.ts"),
@@ -99,7 +99,7 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
       "client/a.ts": "",
     },
     [
-      "server.ts:1 server may import errors, base, transport, session, pubsub, manager, telemetry, " +
+      "server.ts:1 server may import errors, base, transport, session, pubsub, manager, telemetry, moq, " +
       "server; received testing/b.ts (testing)",
     ],
   ],
@@ -115,7 +115,7 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
       "client/a.ts:1 client may import errors, base, transport, session, client; " +
       "received server.ts (server)",
       "client/a.ts:1 browsers load this file (client.ts > client/a.ts), and it imports server.ts",
-      "server/x.ts:1 server may import errors, base, transport, session, pubsub, manager, telemetry, " +
+      "server/x.ts:1 server may import errors, base, transport, session, pubsub, manager, telemetry, moq, " +
       "server; received client/a.ts (client)",
     ],
   ],

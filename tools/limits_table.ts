@@ -35,7 +35,7 @@ import { SHARE_PART } from "../pubsub/logs/log_shares.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { MAX_TOPICS } from "../pubsub/memory/history.ts";
 import { MAX_TOTAL_BYTES } from "../pubsub/memory/space.ts";
-import { MoqRelay, MoqServer } from "../pubsub/moq/mod.ts";
+import { MoqRelay, MoqServer } from "../moq/mod.ts";
 import { MAX_ENTRIES } from "../pubsub/nodes/directory_scope.ts";
 import { MAX_NODES } from "../pubsub/nodes/liveness.ts";
 import { GONE_AFTER_MS, HEARTBEAT_MS } from "../pubsub/nodes/nodes.ts";

@@ -12,9 +12,9 @@
  *
  * @module
  */
-import type { GroupReader, TrackWriter } from "../../pubsub/moq/mod.ts";
-import { dialMoq, MoqSession, type MoqVersion, TrackMux } from "../../pubsub/moq/mod.ts";
-import { protocolsOf } from "../../pubsub/moq/wire/versions.ts";
+import type { GroupReader, TrackWriter } from "../../moq/mod.ts";
+import { dialMoq, MoqSession, type MoqVersion, TrackMux } from "../../moq/mod.ts";
+import { protocolsOf } from "../../moq/wire/versions.ts";
 import { devCertificate, listenQuic } from "../../transport/mod.ts";
 import {
   emit,

@@ -26,7 +26,7 @@ import {
   type MoqSession,
   TrackMux,
   type TrackWriter,
-} from "../../pubsub/moq/mod.ts";
+} from "../../moq/mod.ts";
 import { buildMoqPeers, Peer } from "../../tests/interop/peers.ts";
 import { Relay } from "../../tests/interop/peers/moq_relay/relay.ts";
 import { CertificateFolder } from "../../tests/interop/peers/skein.ts";

@@ -4,4 +4,4 @@
  *
  * @module
  */
-export { connectMoq, LiveBroadcast } from "../../pubsub/moq/mod.ts";
+export { connectMoq, LiveBroadcast } from "../../moq/mod.ts";

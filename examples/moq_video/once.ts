@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { connectMoq, dialMoq, LiveBroadcast, type MoqServer } from "../../pubsub/moq/mod.ts";
+import { connectMoq, dialMoq, LiveBroadcast, type MoqServer } from "../../moq/mod.ts";
 
 /** Starts a broadcast, watches over both transports, and ends the broadcast. */
 export async function showOnce(server: MoqServer): Promise<void> {

@@ -11,7 +11,7 @@
  *
  * @module
  */
-import { listenMoq, MoqRelay, type MoqServer } from "../../pubsub/moq/mod.ts";
+import { listenMoq, MoqRelay, type MoqServer } from "../../moq/mod.ts";
 import { ONCE, optionsOf, PORT } from "../shared/options.ts";
 import { type Page, servePage } from "../shared/site.ts";
 import { readVideoPage } from "./page.ts";

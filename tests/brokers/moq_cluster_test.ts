@@ -13,7 +13,7 @@ import {
   type MoqServer,
   type MoqSession,
   TrackMux,
-} from "../../pubsub/moq/mod.ts";
+} from "../../moq/mod.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { RedisBroker } from "../../pubsub/redis/mod.ts";
 import { noTimers } from "./hearing.ts";

@@ -9,7 +9,7 @@ import {
   type ListenMoqOptions,
   type MoqServer,
   type MoqSession,
-} from "../../pubsub/moq/mod.ts";
+} from "../../moq/mod.ts";
 import type { loadNet } from "../interop/peers/moq_js/net.ts";
 import type { play } from "../interop/peers/moq_js/scenarios.ts";
 import { type Browser, bundleOf, newPage, type Page } from "./_browsers.ts";

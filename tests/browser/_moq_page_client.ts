@@ -3,6 +3,6 @@
  *
  * @module
  */
-export { dialMoq } from "../../pubsub/moq/client/dial.ts";
-export { MoqError } from "../../pubsub/moq/wire/errors.ts";
-export { TrackMux } from "../../pubsub/moq/track/mux.ts";
+export { dialMoq } from "../../moq/client/dial.ts";
+export { MoqError } from "../../moq/wire/errors.ts";
+export { TrackMux } from "../../moq/track/mux.ts";

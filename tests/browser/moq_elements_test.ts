@@ -2,7 +2,7 @@
  * The elements of `@moq/publish` and `@moq/watch`, as pages use them, at a relay of Skein.
  */
 import { assert, assertEquals } from "@std/assert";
-import { dialMoq, MoqRelay, type MoqSession } from "../../pubsub/moq/mod.ts";
+import { dialMoq, MoqRelay, type MoqSession } from "../../moq/mod.ts";
 import { type Browser, isFirefox, type Page, testInBrowsers } from "./_browsers.ts";
 import { MoqSite } from "./_moq_page.ts";
 

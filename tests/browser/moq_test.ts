@@ -2,7 +2,7 @@
  * Media over QUIC on a page: the video example, Skein's client, and that of `@moq/net`.
  */
 import { assert, assertEquals } from "@std/assert";
-import { type MoqSession, type MoqVersion, TrackMux } from "../../pubsub/moq/mod.ts";
+import { type MoqSession, type MoqVersion, TrackMux } from "../../moq/mod.ts";
 import type { Scenario } from "../interop/peers/moq_js/scenarios.ts";
 import { servePage } from "../../examples/shared/site.ts";
 import { readVideoPage } from "../../examples/moq_video/page.ts";

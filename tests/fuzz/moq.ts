@@ -5,8 +5,8 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { ProtocolError } from "../../errors.ts";
-import { MessageReader } from "../../pubsub/moq/wire/message_reader.ts";
-import { moqErrorCode, moqErrorName, type MoqErrorScope } from "../../pubsub/moq/wire/errors.ts";
+import { MessageReader } from "../../moq/wire/message_reader.ts";
+import { moqErrorCode, moqErrorName, type MoqErrorScope } from "../../moq/wire/errors.ts";
 import {
   broadcastPath,
   joinPath,
@@ -16,8 +16,8 @@ import {
   suffixOf,
   wirePath,
   wirePrefix,
-} from "../../pubsub/moq/wire/path.ts";
-import { VERSIONS } from "../../pubsub/moq/wire/versions.ts";
+} from "../../moq/wire/path.ts";
+import { VERSIONS } from "../../moq/wire/versions.ts";
 import { encodeVarint } from "../../transport/quic/varint.ts";
 import { ALL_TRAITS, cutMessage, MOQ_CODECS } from "../moq/messages.ts";
 import type { Random } from "../random.ts";

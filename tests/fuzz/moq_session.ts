@@ -5,10 +5,10 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { SkeinError } from "../../errors.ts";
-import { MoqError } from "../../pubsub/moq/wire/errors.ts";
-import { TrackMux } from "../../pubsub/moq/track/mux.ts";
-import type { MoqSession } from "../../pubsub/moq/session/session.ts";
-import { type MoqVersion, VERSIONS, type VersionTraits } from "../../pubsub/moq/wire/versions.ts";
+import { MoqError } from "../../moq/wire/errors.ts";
+import { TrackMux } from "../../moq/track/mux.ts";
+import type { MoqSession } from "../../moq/session/session.ts";
+import { type MoqVersion, VERSIONS, type VersionTraits } from "../../moq/wire/versions.ts";
 import { encodeVarint } from "../../transport/quic/varint.ts";
 import { MOQ_CODECS, type MoqCodec } from "../moq/messages.ts";
 import { type HandExchange, HandPeer } from "../moq/peer.ts";

@@ -10,7 +10,7 @@ import {
   MoqRelay,
   type MoqVersion,
   TrackMux,
-} from "../../pubsub/moq/mod.ts";
+} from "../../moq/mod.ts";
 import type { Peer } from "./peers.ts";
 import type { Role } from "./peers/moq_js/scenarios.ts";
 import { Relay } from "./peers/moq_relay/relay.ts";

@@ -3,7 +3,7 @@
  * probes of rates, GOAWAY.
  */
 import { assertEquals } from "@std/assert";
-import type { MoqVersion } from "../../pubsub/moq/mod.ts";
+import type { MoqVersion } from "../../moq/mod.ts";
 import type { Peer, PeerServer } from "./peers.ts";
 import { Relay } from "./peers/moq_relay/relay.ts";
 import { moqPeers, type Seen } from "./peers/moq_seen.ts";

@@ -8,7 +8,7 @@ import type { Role } from "./peers/moq_js/scenarios.ts";
 import { isSetupVersion, moqPeers, OTHER, type Seen, seenBy } from "./peers/moq_seen.ts";
 import { CertificateFolder } from "./peers/skein.ts";
 import { dialSkein, playSkein, SkeinMoqServer, type Wire } from "./peers/skein_moq.ts";
-import type { MoqVersion } from "../../pubsub/moq/mod.ts";
+import type { MoqVersion } from "../../moq/mod.ts";
 import { type Part, testTogether } from "./together.ts";
 
 /** A different result is expected, for reasons outside the library. */

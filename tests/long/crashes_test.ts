@@ -1,7 +1,7 @@
 /** Clients whose server crashes, on every transport: each comes back, with its subscriptions. */
 import { assertEquals } from "@std/assert";
 import { connect, type Recovery } from "../../mod.ts";
-import { connectMoq } from "../../pubsub/moq/mod.ts";
+import { connectMoq } from "../../moq/mod.ts";
 import { type Crash, CRASH_CLIENTS, CRASHES, CrashingServer } from "../crashes.ts";
 
 const backoff = { firstDelayMs: 50, maxDelayMs: 500 };

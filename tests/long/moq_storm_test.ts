@@ -5,9 +5,9 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { LIVE_VERSIONS } from "../moq/pair.ts";
 import { openStreams, type WiredEnds, wiredEnds } from "../moq/wires.ts";
 import { soon, turns } from "../sessions.ts";
-import { MoqError } from "../../pubsub/moq/wire/errors.ts";
-import { TrackMux } from "../../pubsub/moq/track/mux.ts";
-import { VERSIONS } from "../../pubsub/moq/wire/versions.ts";
+import { MoqError } from "../../moq/wire/errors.ts";
+import { TrackMux } from "../../moq/track/mux.ts";
+import { VERSIONS } from "../../moq/wire/versions.ts";
 
 const STORM = 4_000;
 

@@ -6,14 +6,14 @@
  */
 import { assert } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { MoqCluster, type MoqClusterOptions } from "../../pubsub/moq/cluster/cluster.ts";
-import { LiveTrack } from "../../pubsub/moq/live/live_track.ts";
-import { MoqRelay, type MoqRelayOptions } from "../../pubsub/moq/live/relay.ts";
-import type { MoqSession } from "../../pubsub/moq/session/session.ts";
-import { TrackMux } from "../../pubsub/moq/track/mux.ts";
-import type { TrackReader } from "../../pubsub/moq/track/track_reader.ts";
-import type { TrackWriter } from "../../pubsub/moq/track/track_writer.ts";
-import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
+import { MoqCluster, type MoqClusterOptions } from "../../moq/cluster/cluster.ts";
+import { LiveTrack } from "../../moq/live/live_track.ts";
+import { MoqRelay, type MoqRelayOptions } from "../../moq/live/relay.ts";
+import type { MoqSession } from "../../moq/session/session.ts";
+import { TrackMux } from "../../moq/track/mux.ts";
+import type { TrackReader } from "../../moq/track/track_reader.ts";
+import type { TrackWriter } from "../../moq/track/track_writer.ts";
+import type { MoqVersion } from "../../moq/wire/versions.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { turns } from "../../testing/turns.ts";
 import { FaultyEngine } from "../faulty_broker.ts";

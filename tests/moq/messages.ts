@@ -55,8 +55,8 @@ import {
   type SubscribeResponse,
   type TrackInfoMessage,
   type TrackRequest,
-} from "../../pubsub/moq/wire/messages.ts";
-import { VERSIONS, type VersionTraits } from "../../pubsub/moq/wire/versions.ts";
+} from "../../moq/wire/messages.ts";
+import { VERSIONS, type VersionTraits } from "../../moq/wire/versions.ts";
 import { encodeVarint, readVarint, varintLengthAt } from "../../transport/quic/varint.ts";
 import type { Random } from "../random.ts";
 

@@ -4,12 +4,12 @@
  * @module
  */
 import type { FakeTime } from "@std/testing/time";
-import { MoqClient } from "../../pubsub/moq/client/client.ts";
-import type { MoqClientOptions, MoqClientStatus } from "../../pubsub/moq/client/client.ts";
-import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
-import { TrackMux } from "../../pubsub/moq/track/mux.ts";
-import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
-import type { TrackWriter } from "../../pubsub/moq/track/track_writer.ts";
+import { MoqClient } from "../../moq/client/client.ts";
+import type { MoqClientOptions, MoqClientStatus } from "../../moq/client/client.ts";
+import type { MoqVersion } from "../../moq/wire/versions.ts";
+import { TrackMux } from "../../moq/track/mux.ts";
+import { MoqSession, type MoqSessionOptions } from "../../moq/session/session.ts";
+import type { TrackWriter } from "../../moq/track/track_writer.ts";
 import { Signal } from "../../base/signal.ts";
 import { turns } from "../../testing/turns.ts";
 import { type MemoryPair, memoryPair } from "../../transport/memory/memory.ts";

@@ -5,10 +5,10 @@
  */
 import type { Connection } from "../../transport/connection.ts";
 import { type MemoryLink, memoryPair } from "../../transport/memory/memory.ts";
-import { TrackMux } from "../../pubsub/moq/track/mux.ts";
-import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
-import type { TrackReader } from "../../pubsub/moq/track/track_reader.ts";
-import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
+import { TrackMux } from "../../moq/track/mux.ts";
+import { MoqSession, type MoqSessionOptions } from "../../moq/session/session.ts";
+import type { TrackReader } from "../../moq/track/track_reader.ts";
+import type { MoqVersion } from "../../moq/wire/versions.ts";
 
 /** One of each kind: with timestamps, with drops, and with neither. */
 export const LIVE_VERSIONS: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04", "gomoqt-dev"];

@@ -4,8 +4,8 @@
  * @module
  */
 import { StreamError } from "../../errors.ts";
-import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
-import { type MoqVersion, protocolsOf, VERSIONS } from "../../pubsub/moq/wire/versions.ts";
+import { MoqSession, type MoqSessionOptions } from "../../moq/session/session.ts";
+import { type MoqVersion, protocolsOf, VERSIONS } from "../../moq/wire/versions.ts";
 import type { Connection, DirectReadable, DirectStream } from "../../transport/connection.ts";
 import { directStream } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";

@@ -3,9 +3,9 @@
  *
  * @module
  */
-import { TrackMux } from "../../pubsub/moq/track/mux.ts";
-import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
-import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
+import { TrackMux } from "../../moq/track/mux.ts";
+import { MoqSession, type MoqSessionOptions } from "../../moq/session/session.ts";
+import type { MoqVersion } from "../../moq/wire/versions.ts";
 import type {
   BidirectionalStream,
   Connection,

@@ -14,7 +14,7 @@ import {
   type MoqVersion,
   TrackMux,
   type TrackReader,
-} from "../../pubsub/moq/mod.ts";
+} from "../../moq/mod.ts";
 import type { CertificateHash } from "../../transport/webtransport.ts";
 import type { Connection } from "../../transport/connection.ts";
 import { dialQuic } from "../../transport/quic/client.ts";

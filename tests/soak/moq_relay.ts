@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { listenMoq, MoqRelay } from "../../pubsub/moq/mod.ts";
+import { listenMoq, MoqRelay } from "../../moq/mod.ts";
 import { TextLineStream } from "./lines.ts";
 
 /** Report of the relay. */

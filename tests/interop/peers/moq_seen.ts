@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { MoqVersion } from "../../../pubsub/moq/mod.ts";
+import type { MoqVersion } from "../../../moq/mod.ts";
 import { buildMoqPeers, builtPeers, type Peer } from "../peers.ts";
 import type { Role } from "./moq_js/scenarios.ts";
 

@@ -4,15 +4,15 @@
  *
  * @module
  */
-import { dialMoq } from "../../../pubsub/moq/client/dial.ts";
+import { dialMoq } from "../../../moq/client/dial.ts";
 import {
   type GroupReader as MoqGroupReader,
   MoqError,
   type MoqSession,
   type MoqVersion,
   type TrackWriter,
-} from "../../../pubsub/moq/mod.ts";
-import { listenMoq, type MoqServer } from "../../../pubsub/moq/server/server.ts";
+} from "../../../moq/mod.ts";
+import { listenMoq, type MoqServer } from "../../../moq/server/server.ts";
 import {
   type AnyReader,
   type AnySession,

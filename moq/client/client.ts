@@ -1,0 +1,679 @@
+/** A client of MoQ that reconnects, with the same broadcasts, subscriptions and announcements. */
+import { DIAL } from "./dial.ts";
+import type { OptionKinds } from "../../base/options.ts";
+import {
+  ABOVE_ZERO,
+  checkOptions,
+  LIMIT,
+  RUNTIME,
+  SIGNAL,
+  TIME,
+} from "../../base/option_checks.ts";
+import { TimeoutError } from "../../errors.ts";
+import { Backoff } from "../../base/backoff.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
+import { pause, startTimer, within } from "../../base/wait.ts";
+import { textOf } from "../../base/error_text.ts";
+import type { MoqCloseInfo, MoqSession } from "../session/session.ts";
+import { TrackMux } from "../track/mux.ts";
+import { MoqError } from "../wire/errors.ts";
+import { dialMoq, type DialMoqOptions } from "./dial.ts";
+import { ResumableAnnouncements } from "./resumable_announcements.ts";
+import { ResumableTrack, RESUME, type ResumeOptions } from "./resumable_track.ts";
+import { isRefusal, type MoqRetry, type MoqRetryOptions, retrySettings } from "./retry.ts";
+
+/** Options for {@linkcode MoqClient}. */
+export interface MoqClientOptions {
+  /**
+   * Opens each session.
+   *
+   * - The function MUST open the session with the mux of the context: without that, no broadcast is
+   *   announced.
+   * - The function SHOULD give up when the signal is aborted; a session that opens later is closed.
+   * - A `TypeError`, a `RangeError`, an `UnsupportedError` or a refusal ends the client.
+   */
+  readonly dial: (
+    signal: AbortSignal,
+    context: {
+      /** Broadcasts of the session: pass the mux on to `dialMoq()` or `MoqSession.open()`. */
+      readonly mux: TrackMux;
+      /** The URL of a GOAWAY that the client decided to follow; absent for the usual place. */
+      readonly uri?: string;
+    },
+  ) => Promise<MoqSession>;
+  /**
+   * The URL that `dial` connects to, to compare with the URL of a GOAWAY; without this URL, no URL
+   * counts as the same origin.
+   */
+  readonly url?: string | URL | (() => string | URL | undefined);
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
+  /** Broadcasts to publish to the server; an empty mux by default. */
+  readonly mux?: TrackMux;
+  /**
+   * Delays between attempts, and limits for giving up.
+   *
+   * @default {{ firstDelayMs: 500, maxDelayMs: 10000, giveUpAfterMs: 300000, stableMs: 10000, leaveAfterMs: 5000 }}
+   */
+  readonly retry?: MoqRetryOptions;
+  /**
+   * Time limit of one attempt, in milliseconds; `Infinity` for no limit.
+   *
+   * @default {10000}
+   */
+  readonly connectTimeoutMs?: number;
+  /**
+   * Decides whether to follow the URL of a GOAWAY, for one session; an error counts as a no. By
+   * default the client follows a
+   * URL of the same origin (scheme, host and port) only: a server elsewhere would receive the
+   * published broadcasts, and could send forged ones. Otherwise the client comes back to the usual
+   * place.
+   */
+  readonly allowMigration?: (to: URL, from: URL | undefined) => boolean;
+  /**
+   * Receives each new session, for example to hand the session to a relay whose `mux` is the
+   * client's. On an error, the session is closed, and the client reconnects.
+   */
+  readonly onSession?: (session: MoqSession) => void | Promise<void>;
+  /** Closes the client for good. */
+  readonly signal?: AbortSignal;
+}
+
+/** The end of a client. */
+export interface MoqClientEnd {
+  /**
+   * `closed` by the application; `refused`, where another attempt would fail as well; `exhausted`,
+   * where a limit of `retry` was reached.
+   */
+  readonly name: "closed" | "refused" | "exhausted";
+  /** The error; `undefined` after a close by the application. */
+  readonly error: unknown;
+}
+
+/** The state of a client. */
+export type MoqClientStatus =
+  | { readonly name: "connecting" }
+  | { readonly name: "connected"; readonly session: MoqSession }
+  | {
+    readonly name: "reconnecting";
+    /** Attempts since the last session that held. */
+    readonly attempt: number;
+    /** Delay before the next attempt, in milliseconds. */
+    readonly delayMs: number;
+    /** Time of the next attempt, in milliseconds since the Unix epoch. */
+    readonly retryAt: number;
+    /** The reason. After GOAWAY the session lives on for a while, see `leaveAfterMs`. */
+    readonly cause: {
+      /** The error of the last session, or of the last attempt. */
+      readonly error: unknown;
+      /**
+       * The end of the session; absent after a failed attempt, and while the session lives on after
+       * GOAWAY.
+       */
+      readonly info?: MoqCloseInfo;
+    };
+  }
+  | MoqClientEnd;
+
+/** The reason for the end of a session, or for a failed attempt. */
+type Cause = Extract<MoqClientStatus, { readonly name: "reconnecting" }>["cause"];
+
+/** The outcome of one attempt or session. */
+interface Outcome {
+  /** The reason for the end of the session, or for the failed attempt. */
+  readonly cause: Cause;
+  /** True if another attempt would fail as well. */
+  readonly isFinal: boolean;
+  /** The URL to go to instead. */
+  readonly uri?: string | undefined;
+}
+
+/** The outcome of an attempt that the application stopped. */
+const STOPPED: Outcome = { cause: { error: undefined }, isFinal: false };
+
+/**
+ * Judges the end of a session.
+ *
+ * @param isStable True if the session held for `stableMs`: then only a token may have expired.
+ */
+function endOutcome(info: MoqCloseInfo, isStable: boolean): Outcome {
+  const { code: moqCode, reason, message, by } = info;
+  const text = `The session ended: ${message || reason}`;
+  const error = new MoqError("session", reason, text, { moqCode, by });
+  const isFinal = by === "remote" && isRefusal(error) && !(isStable && reason === "unauthorized");
+  return { cause: { error, info }, isFinal };
+}
+
+/**
+ * Makes the outcome of a session that lives on for a while after GOAWAY.
+ *
+ * @param uri The URL to go to; `undefined` for the usual place.
+ */
+function goawayOutcome(goaway: { readonly uri: string }, uri: string | undefined): Outcome {
+  const message = `The server asked to leave${goaway.uri && ` for ${goaway.uri}`}`;
+  const error = new MoqError("session", "goingAway", message, { by: "remote" });
+  return { cause: { error }, isFinal: false, uri };
+}
+
+/** Makes the error of a client that reached a limit of `retry`. */
+function exhaustedError({ error }: Cause, attempts: number, ms: number): MoqError {
+  const why = textOf(error);
+  return new MoqError(
+    "session",
+    "timeout",
+    `The client gave up after ${attempts} attempts in ${ms} ms: ${why}`,
+    { cause: error },
+  );
+}
+
+/**
+ * Decides whether to follow the URL of a GOAWAY.
+ *
+ * @param uri The URL in GOAWAY: absolute, or relative to the current URL.
+ * @param from The current URL, if known.
+ * @param allow The application's rule; the same origin without a rule.
+ * @returns The URL to go to; `undefined` for the usual place.
+ */
+function migrationTarget(
+  uri: string,
+  from: string | URL | undefined,
+  allow: MoqClientOptions["allowMigration"],
+): string | undefined {
+  const here = from === undefined ? undefined : URL.parse(from) ?? undefined;
+  const there = uri === "" ? null : URL.parse(uri, here);
+  if (there === null) return undefined;
+  try {
+    const isAllowed = allow === undefined ? isSameOrigin(there, here) : allow(there, here);
+    return isAllowed === true ? there.href : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Compares scheme and host: `origin` is `null` for schemes that the platform does not know, such as
+ * `moqt:`.
+ */
+function isSameOrigin(there: URL, here: URL | undefined): boolean {
+  return here !== undefined && there.protocol === here.protocol && there.host === here.host;
+}
+
+/** Subscriptions of a client, at most: as many as a server accepts by default. */
+export const MAX_CLIENT_TRACKS = 16_384;
+
+/** Prefixes that a client may watch. */
+export const MAX_CLIENT_PREFIXES = 1_024;
+
+const CLIENT: OptionKinds<MoqClientOptions> = {
+  allowMigration: "function",
+  connectTimeoutMs: TIME,
+  dial: "function",
+  mux: "object",
+  onSession: "function",
+  retry: {
+    firstDelayMs: ABOVE_ZERO,
+    giveUpAfterMs: TIME,
+    leaveAfterMs: TIME,
+    maxAttempts: LIMIT,
+    maxDelayMs: ABOVE_ZERO,
+    random: "function",
+    stableMs: TIME,
+  },
+  runtime: RUNTIME,
+  signal: "AbortSignal",
+  url: "string or object or function",
+};
+
+/**
+ * Keeps a session with a server: reconnects after a loss, a close by the server, graceful or not,
+ * or a GOAWAY.
+ *
+ * - **Broadcasts:** every session serves {@linkcode MoqClient.mux}, so that published broadcasts
+ *   are announced again.
+ * - **Subscriptions** of {@linkcode MoqClient.subscribe} go on at the newest group, and report
+ *   missing groups.
+ * - **Announcements** of {@linkcode MoqClient.acceptAnnounce} report changes in the meantime.
+ * - **Delays** double up to `maxDelayMs`, with jitter. Delays start anew only after a session that
+ *   held for `stableMs`, and so do the limits `maxAttempts` and `giveUpAfterMs`.
+ * - **Refused:** the client ends at once if the server answers `unauthorized`, if no version is
+ *   common, on a status from 400 to 499 (but 408, 425 and 429), and if the URL cannot be dialed at
+ *   all. A session that held, and is then closed as unauthorized, gets another attempt: the token
+ *   may have expired.
+ * - **GOAWAY:** the client dials the next session while the last one still lives, and then moves
+ *   over. A server may ask for another URL: see `allowMigration` of {@linkcode MoqClientOptions}.
+ * - **Session:** after `session.close()` the client connects again; {@linkcode MoqClient.close}
+ *   ends the client.
+ *
+ * @example A server that restarts
+ * ```ts
+ * import { MoqClient, MoqSession, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/clock", async (track) => {
+ *   const group = await track.openGroup();
+ *   await group.writeFrame(new TextEncoder().encode("12:00"));
+ *   await group.close();
+ *   await new Promise((resolve) => track.signal.addEventListener("abort", resolve));
+ * });
+ *
+ * const servers: MoqSession[] = [];
+ * await using client = new MoqClient({
+ *   async dial(_signal, { mux: clientMux }) {
+ *     const pair = memoryPair({ protocol: "moq-lite-05" });
+ *     servers.push(await MoqSession.open(pair.server, { side: "server", mux }));
+ *     return await MoqSession.open(pair.client, { side: "client", mux: clientMux });
+ *   },
+ *   retry: { firstDelayMs: 10 },
+ * });
+ *
+ * const track = client.subscribe("/clock", "seconds");
+ * const first = await track.nextGroup();
+ * servers[0]?.close();
+ * assertEquals((await track.nextGroup())?.sequence, first?.sequence);
+ * assertEquals(track.resumption?.kind, "again");
+ * ```
+ */
+export class MoqClient implements AsyncDisposable {
+  /** Broadcasts published to the server, on every session. */
+  readonly mux: TrackMux;
+  /** The state of the client: `current`, and each change as an async iterable. */
+  readonly status: StatusFeed<MoqClientStatus> = new StatusFeed<MoqClientStatus>({
+    name: "connecting",
+  });
+  /** Resolves with the reason once the client is closed, refused or exhausted; never rejects. */
+  readonly closed: Promise<MoqClientEnd>;
+
+  readonly #runtime: Runtime;
+  readonly #options: MoqClientOptions;
+  readonly #retry: MoqRetry;
+  readonly #backoff: Backoff;
+  readonly #stop = new AbortController();
+  readonly #tracks = new Set<ResumableTrack>();
+  readonly #announcements = new Set<ResumableAnnouncements>();
+  readonly #onAbort = () => void this.close();
+  #session: MoqSession | undefined = undefined;
+  #troubledSince: number;
+  #delay: AbortController | undefined = undefined;
+  /** The error of the last attempt or session, for callers that wait for the next session. */
+  #lastFailure: unknown = undefined;
+
+  /**
+   * Creates a client, and starts to connect.
+   *
+   * @param options See {@linkcode MoqClientOptions}.
+   * @throws {RangeError} If a time or a limit is out of range.
+   */
+  constructor(options: MoqClientOptions) {
+    checkOptions("create client", options, CLIENT);
+    const { runtime = platformRuntime(), mux = new TrackMux({ runtime }), retry, signal } = options;
+    this.mux = mux;
+    this.#runtime = runtime;
+    this.#troubledSince = runtime.now();
+    this.#options = options;
+    this.#retry = retrySettings(retry);
+    this.#backoff = new Backoff(runtime, this.#retry);
+    signal?.addEventListener("abort", this.#onAbort, { once: true });
+    if (signal?.aborted) this.#stop.abort();
+    this.closed = this.#run();
+  }
+
+  /**
+   * The session; after GOAWAY the old one until the next one is open; `undefined` between sessions.
+   */
+  get session(): MoqSession | undefined {
+    return this.#session;
+  }
+
+  /** True while there is a session. */
+  get isConnected(): boolean {
+    return this.#session !== undefined;
+  }
+
+  /** The subscriptions. */
+  get subscriptions(): readonly ResumableTrack[] {
+    return [...this.#tracks];
+  }
+
+  /**
+   * Waits for a session, for operations of a single session: `fetch()`, `probe()`.
+   *
+   * @param options A signal and a time to give up.
+   * @returns The session.
+   * @throws {MoqError} If the client is closed, was refused, or gave up.
+   * @throws {TimeoutError} If the wait takes longer than `timeoutMs`; the `cause` is the error of
+   * the last attempt.
+   */
+  async whenConnected(
+    options: { readonly signal?: AbortSignal; readonly timeoutMs?: number } = {},
+  ): Promise<MoqSession> {
+    checkOptions("wait for session", options, { ...SIGNAL, timeoutMs: TIME });
+    try {
+      return await within(this.#runtime, this.#nextSession(), {
+        ...options,
+        late: "Cannot wait for the session longer than",
+      });
+    } catch (error) {
+      const cause = this.#lastFailure;
+      if (!(error instanceof TimeoutError) || cause === undefined) throw error;
+      const why = textOf(cause);
+      throw new TimeoutError(`${error.message}: ${why}`, error.timeoutMs, { cause });
+    }
+  }
+
+  /**
+   * Subscribes to a track until the end of the client or of the subscription; also between
+   * sessions.
+   *
+   * @param path The broadcast.
+   * @param name The track.
+   * @param options See {@linkcode ResumeOptions}.
+   * @returns The groups of the track, over all sessions; `ready` tells the first answer.
+   * @throws {MoqError} If the client is over, or has 16,384 subscriptions.
+   * @throws {RangeError} If an option is out of range.
+   */
+  subscribe(path: string, name: string, options: ResumeOptions = {}): ResumableTrack {
+    checkOptions("subscribe", options, RESUME);
+    if (this.status.isEnded) throw this.#ended("subscribe");
+    if (this.#tracks.size >= MAX_CLIENT_TRACKS) {
+      throw tooMany(`subscribe: there are ${MAX_CLIENT_TRACKS} subscriptions already`);
+    }
+    const onEnd = (ended: ResumableTrack) => void this.#tracks.delete(ended);
+    const track = new ResumableTrack({ runtime: this.#runtime, onEnd }, { path, name }, options);
+    this.#tracks.add(track);
+    if (this.#session !== undefined) track.attach(this.#session);
+    return track;
+  }
+
+  /**
+   * Asks for the server's broadcasts below a prefix, until the end of the client or of the returned
+   * reader; also between sessions.
+   *
+   * @param prefix The prefix; `/` for all.
+   * @param options A signal that ends the reader.
+   * @returns The current broadcasts, and then every start and end, over all sessions.
+   * @throws {MoqError} If the client is over, or watches 1,024 prefixes.
+   * @throws {RangeError} If the prefix has too many parts or bytes.
+   */
+  acceptAnnounce(
+    prefix: string = "/",
+    options: { readonly signal?: AbortSignal } = {},
+  ): ResumableAnnouncements {
+    checkOptions("accept announcements", options, SIGNAL);
+    if (this.status.isEnded) throw this.#ended("accept announcements");
+    if (this.#announcements.size >= MAX_CLIENT_PREFIXES) {
+      throw tooMany(`accept announcements: there are ${MAX_CLIENT_PREFIXES} prefixes already`);
+    }
+    const onEnd = (ended: ResumableAnnouncements) => void this.#announcements.delete(ended);
+    const announcements = new ResumableAnnouncements(
+      { runtime: this.#runtime, onEnd },
+      prefix,
+      options,
+    );
+    this.#announcements.add(announcements);
+    if (this.#session !== undefined) announcements.attach(this.#session);
+    return announcements;
+  }
+
+  /**
+   * Starts the next attempt now, if the client waits for one. The same happens when a browser comes
+   * back online.
+   */
+  retryNow(): void {
+    this.#delay?.abort();
+  }
+
+  /**
+   * Closes the client for good, with the session, all subscriptions and announcements. Idempotent.
+   *
+   * @returns Resolves once the connection is closed.
+   */
+  async close(): Promise<void> {
+    const session = this.#session;
+    session?.close();
+    this.#stop.abort(new MoqError("session", "none", "The client was closed"));
+    await this.closed;
+    await session?.connection.closed.catch(() => {});
+  }
+
+  /** Closes the client; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #run(): Promise<MoqClientEnd> {
+    const globals = globalThis as Partial<EventTarget>;
+    const onOnline = () => this.retryNow();
+    globals.addEventListener?.("online", onOnline);
+    const { giveUpAfterMs } = this.#retry;
+    const { signal } = this.#stop;
+    try {
+      let uri: string | undefined;
+      while (true) {
+        const { cause, isFinal, uri: next } = signal.aborted
+          ? STOPPED
+          : await this.#runSession(uri);
+        if (signal.aborted) return this.#finish({ name: "closed", error: undefined });
+        if (isFinal) return this.#finish({ name: "refused", error: cause.error });
+        this.#lastFailure = cause.error;
+        const drawnMs = this.#backoff.next();
+        const { attempt } = this.#backoff;
+        const troubledMs = this.#runtime.now() - this.#troubledSince;
+        if (drawnMs === undefined || troubledMs >= giveUpAfterMs) {
+          return this.#finish({
+            name: "exhausted",
+            error: exhaustedError(cause, attempt, troubledMs),
+          });
+        }
+        uri = next;
+        // The first attempt at another place needs no delay.
+        const delayMs = uri !== undefined && attempt === 1 ? 0 : drawnMs;
+        const retryAt = this.#runtime.now() + delayMs;
+        this.status.set({ name: "reconnecting", attempt, delayMs, retryAt, cause });
+        this.#delay = new AbortController();
+        await pause(this.#runtime, delayMs, this.#delay.signal, signal);
+        this.#delay = undefined;
+        if (!signal.aborted && !this.isConnected) this.status.set({ name: "connecting" });
+      }
+    } finally {
+      globals.removeEventListener?.("online", onOnline);
+      this.#options.signal?.removeEventListener("abort", this.#onAbort);
+    }
+  }
+
+  /** Runs one session, from dialing until the end or a GOAWAY. */
+  async #runSession(uri: string | undefined): Promise<Outcome> {
+    let session: MoqSession;
+    try {
+      session = await this.#dial(uri);
+    } catch (error) {
+      return { cause: { error }, isFinal: isRefusal(error) };
+    }
+    const since = this.#runtime.now();
+    this.#begin(session);
+    const goaway = await Promise.race([session.draining, session.closed.then(() => undefined)]);
+    const isStable = this.#runtime.now() - since >= this.#retry.stableMs;
+    if (isStable) {
+      this.#backoff.reset();
+      this.#troubledSince = this.#runtime.now();
+    }
+    if (goaway !== undefined && !session.isClosed) {
+      const timer = startTimer(this.#runtime, this.#retry.leaveAfterMs, () => session.close());
+      void session.closed.then(() => this.#runtime.clearTimeout(timer));
+      const { url, allowMigration } = this.#options;
+      const from = uri ?? (typeof url === "function" ? url() : url);
+      return goawayOutcome(goaway, migrationTarget(goaway.uri, from, allowMigration));
+    }
+    return endOutcome(await session.closed, isStable);
+  }
+
+  async #dial(uri: string | undefined): Promise<MoqSession> {
+    const { dial, connectTimeoutMs = 10_000 } = this.#options;
+    const { mux } = this;
+    const { signal } = this.#stop;
+    const attempt = new AbortController();
+    const giveUp = () => attempt.abort(signal.reason);
+    signal.addEventListener("abort", giveUp, { once: true });
+    const begin = async () => {
+      const session = await dial(attempt.signal, { mux, ...(uri === undefined ? {} : { uri }) });
+      if (session.mux === mux) return session;
+      session.close();
+      throw new TypeError("Cannot connect: dial must open its session with the mux of its context");
+    };
+    try {
+      return await within(this.#runtime, begin(), {
+        late: "Cannot connect within",
+        signal,
+        timeoutMs: connectTimeoutMs,
+        discard: (session) => session.close(),
+      });
+    } catch (error) {
+      attempt.abort(error);
+      throw error;
+    } finally {
+      signal.removeEventListener("abort", giveUp);
+    }
+  }
+
+  /** Moves all subscriptions and announcements over to a new session. */
+  #begin(session: MoqSession): void {
+    const last = this.#session;
+    this.#session = session;
+    this.#lastFailure = undefined;
+    void session.closed.then(() => {
+      if (this.#session === session) this.#session = undefined;
+    });
+    this.status.set({ name: "connected", session });
+    for (const one of [...this.#tracks, ...this.#announcements]) one.attach(session);
+    last?.close();
+    void this.#announceSession(session);
+  }
+
+  /** Hands a session to the application. */
+  async #announceSession(session: MoqSession): Promise<void> {
+    try {
+      await this.#options.onSession?.(session);
+    } catch (error) {
+      const why = textOf(error);
+      session.closeWithError("internal", `A handler failed: ${why}`);
+    }
+  }
+
+  #finish(end: MoqClientEnd): MoqClientEnd {
+    // A session may live on after GOAWAY.
+    this.#session?.close();
+    this.#session = undefined;
+    this.status.end(end);
+    const error = end.name === "closed" ? undefined : this.#ended("go on");
+    for (const one of [...this.#tracks, ...this.#announcements]) {
+      if (error === undefined) one.close();
+      else one.finish(error);
+    }
+    return end;
+  }
+
+  async #nextSession(): Promise<MoqSession> {
+    for await (const _ of this.status) {
+      if (this.#session !== undefined && !this.status.isEnded) return this.#session;
+    }
+    throw this.#ended("wait for the session");
+  }
+
+  #ended(verb: string): MoqError {
+    const { current } = this.status;
+    const cause = "error" in current ? current.error : undefined;
+    const why = cause instanceof Error ? `: ${cause.message}` : "";
+    const reason = cause instanceof MoqError && cause.scope === "session"
+      ? cause.reason
+      : "sessionClosed";
+    return new MoqError("session", reason, `Cannot ${verb}: the client is ${current.name}${why}`, {
+      cause,
+      ...(cause instanceof MoqError ? { moqCode: cause.moqCode, by: cause.by } : {}),
+    });
+  }
+}
+
+function tooMany(what: string): MoqError {
+  return new MoqError("session", "tooManySubscribes", `Cannot ${what}`);
+}
+
+/** Options for {@linkcode connectMoq}. */
+export interface ConnectMoqOptions
+  extends
+    Omit<MoqClientOptions, "dial" | "url">,
+    Omit<DialMoqOptions, "mux" | "signal" | "timeoutMs"> {}
+
+const { timeoutMs: _timeout, ...DIALED } = DIAL;
+
+const { dial: _dial, url: _url, ...CLIENT_WITHOUT_DIAL } = CLIENT;
+
+const CONNECT: OptionKinds<ConnectMoqOptions> = { ...DIALED, ...CLIENT_WITHOUT_DIAL };
+
+/**
+ * Connects to a server, and keeps a session with that server.
+ *
+ * @param url The URL, as for {@linkcode dialMoq}; a function is called for each attempt, for a
+ * fresh token.
+ * @param options See {@linkcode ConnectMoqOptions}.
+ * @returns The client, which starts to connect at once.
+ * @throws {RangeError} If a time or a limit is out of range.
+ *
+ * @example Usage
+ * ```ts
+ * import { connectMoq, listenMoq, TrackMux } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/clock", async (track) => {
+ *   const group = await track.openGroup();
+ *   await group.writeFrame(new TextEncoder().encode("12:00"));
+ *   await group.close();
+ * });
+ * await using server = listenMoq({
+ *   hostname: "127.0.0.1",
+ *   mux,
+ *   authorize: (_session, _path, action) => action !== "publish",
+ * });
+ *
+ * await using client = connectMoq(server.url, {
+ *   serverCertificateHashes: server.certificateHashes,
+ * });
+ * const group = await client.subscribe("/clock", "seconds").nextGroup();
+ * assertEquals(new TextDecoder().decode(await group?.readFrame() ?? undefined), "12:00");
+ * ```
+ */
+export function connectMoq(
+  url: string | URL | (() => string | URL | Promise<string | URL>),
+  options: ConnectMoqOptions = {},
+): MoqClient {
+  checkOptions("connect MoQ", options, CONNECT);
+  const { mux, retry, connectTimeoutMs = 10_000, allowMigration, signal, ...rest } = options;
+  const { runtime = platformRuntime(), onSession, ...dialOptions } = rest;
+  let last = typeof url === "function" ? undefined : url;
+  return new MoqClient({
+    runtime,
+    connectTimeoutMs,
+    ...(mux && { mux }),
+    ...(retry && { retry }),
+    ...(allowMigration && { allowMigration }),
+    ...(onSession && { onSession }),
+    ...(signal && { signal }),
+    url: () => last,
+    async dial(signal, { mux, uri }) {
+      if (uri === undefined && typeof url === "function") last = await url();
+      return await dialMoq(uri ?? last!, {
+        ...dialOptions,
+        runtime,
+        mux,
+        signal,
+        timeoutMs: connectTimeoutMs,
+      });
+    },
+  });
+}

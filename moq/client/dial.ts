@@ -1,0 +1,496 @@
+/** Dials a URL, and opens a session of MoQ. */
+import { MOQ_SESSION } from "../session/session.ts";
+import { type OptionKinds, optionsFor } from "../../base/options.ts";
+import { checkOptions, POSITIVE, TIME } from "../../base/option_checks.ts";
+import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { within } from "../../base/wait.ts";
+import { textOf } from "../../base/error_text.ts";
+import type { Connection } from "../../transport/connection.ts";
+import { dialNativeWebTransport } from "../../transport/native/client.ts";
+import { engineDefect } from "../../transport/native/engines.ts";
+import { isNoCommonProtocol } from "../../transport/deno_errors.ts";
+import { isNativeWebTransportAvailable } from "../../transport/webtransport.ts";
+import type { TransportFallback, TransportName } from "../../transport/race/options.ts";
+import { raceTransports } from "../../transport/race/race.ts";
+import { dialWebSocket } from "../../transport/websocket/client.ts";
+import type { CertificateHash, DialWebTransportOptions } from "../../transport/webtransport.ts";
+import { MoqSession, type MoqSessionOptions } from "../session/session.ts";
+import { MOQ_LITE_SESSION_CODES } from "../wire/errors.ts";
+import { MoqError } from "../wire/errors.ts";
+import {
+  checkVersions,
+  DEFAULT_VERSIONS,
+  HASH_PATH,
+  MAX_STREAMS,
+  type MoqVersion,
+  offeredVersions,
+  protocolsOf,
+  VERSIONS,
+  webSocketOffers,
+} from "../wire/versions.ts";
+
+/** Hint for a silent server: gomoqt before moq-lite-03 waits for another first message. */
+const NO_SETUP_ANSWER =
+  'the server does not answer SETUP (one of gomoqt up to 0.11 takes versions: ["gomoqt-dev"])';
+
+/**
+ * Credit for a WebTransport server: so much that no capsule with more credit is ever sent, while
+ * QUIC's own limits hold. gomoqt 0.16 ignores the initial credit of a client, and ends the session
+ * at the first such capsule.
+ */
+const UNLIMITED_CREDIT = {
+  maxData: Number.MAX_SAFE_INTEGER,
+  maxStreamsBidi: Number.MAX_SAFE_INTEGER,
+  maxStreamsUni: Number.MAX_SAFE_INTEGER,
+};
+
+/** Characters read of an answer that should be a hash, at most. */
+const MAX_HASH_ANSWER = 256;
+
+/** Options for {@linkcode dialMoq}. */
+export interface DialMoqOptions
+  extends Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs" | "signal"> {
+  /**
+   * The versions to offer, the best first. By default `moq-lite-05`, `-04`, `-02` and `-01`.
+   * `gomoqt-dev` is never offered by default: its ALPN name, `moq-00`, selects draft 14 at relays
+   * that speak the IETF's drafts.
+   */
+  readonly versions?: readonly MoqVersion[];
+  /**
+   * Certificates to trust without an authority: short-lived ones, for development. Not for
+   * WebSocket.
+   */
+  readonly serverCertificateHashes?: readonly CertificateHash[];
+  /** Request headers, empty by default; Deno only, and not over `moqt:`. */
+  readonly headers?: HeadersInit;
+  /**
+   * Dials a WebSocket, too, after {@linkcode DialMoqOptions.headStartMs} or when WebTransport
+   * failed: at the same host and port, or at this URL. The first open connection wins;
+   * `session.connection.transport` names the transport.
+   *
+   * @default {false}
+   */
+  readonly fallback?: boolean | string | URL;
+  /**
+   * Time for WebTransport alone, in milliseconds.
+   *
+   * @default {500}
+   */
+  readonly headStartMs?: number;
+  /**
+   * The preferred transport with a {@linkcode DialMoqOptions.fallback}. By default WebTransport,
+   * except for engines with a known defect, which use WebTransport only if the WebSocket fails:
+   * WebKit, and Firefox below 153.
+   *
+   * @default {["webtransport", "websocket"]}
+   */
+  readonly transports?: readonly Exclude<TransportName, "http">[];
+  /**
+   * Called before the session opens, if the WebSocket won, with the reason why WebTransport did
+   * not.
+   */
+  readonly onFallback?: (fallback: TransportFallback) => void;
+  /**
+   * Unidirectional streams that the server may have open: groups under way. A browser has a
+   * separate limit.
+   *
+   * @default {1024}
+   */
+  readonly maxUnidirectionalStreams?: number;
+  /** Gives up dialing; closes the session later. */
+  readonly signal?: AbortSignal;
+  /**
+   * Time limit of dialing and setup together, in milliseconds.
+   *
+   * @default {10000}
+   */
+  readonly timeoutMs?: number;
+  /**
+   * Silence after which a QUIC connection is given up, in milliseconds: the end of a server without
+   * a close shows after up to a third more. In the meantime the client pings the server three
+   * times. A browser and a WebSocket have separate timeouts.
+   *
+   * @default {10000}
+   */
+  readonly idleTimeoutMs?: number;
+}
+
+/** The options, with the values that every transport needs. */
+interface Dialing extends DialMoqOptions {
+  readonly runtime: Runtime;
+  readonly versions: readonly MoqVersion[];
+  readonly maxUnidirectionalStreams: number;
+  readonly timeoutMs: number;
+  readonly idleTimeoutMs: number;
+  readonly signal: AbortSignal;
+}
+
+const SCHEMES: readonly string[] = ["moqt:", "https:", "http:", "wss:", "ws:"];
+
+const { side: _side, path: _path, onSetup: _setup, setupTimeoutMs: _timeout, ...SESSION } =
+  MOQ_SESSION;
+
+/** Options of `dialMoq()` that its session takes. */
+type DialedSession = Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs">;
+
+/** Kinds of the options of `dialMoq()`. */
+export const DIAL: OptionKinds<DialMoqOptions> = {
+  ...SESSION,
+  fallback: "boolean or string or object",
+  headStartMs: TIME,
+  headers: 0,
+  idleTimeoutMs: POSITIVE,
+  maxUnidirectionalStreams: POSITIVE,
+  onFallback: "function",
+  serverCertificateHashes: "array",
+  signal: "AbortSignal",
+  timeoutMs: TIME,
+  transports: "array",
+};
+
+/**
+ * Opens a session with a server.
+ *
+ * - **`moqt:`** is raw QUIC; Deno only. The path and query go into the setup of the versions that
+ *   can carry them.
+ * - **`https:`** is WebTransport: of the browser, or of Skein in Deno.
+ * - **`http:`** is WebTransport at a development server, which gives the hash of the certificate at
+ *   `/certificate.sha256`, over plain HTTP. The server's `origins` must allow a page from another
+ *   origin, even from another port.
+ * - **`wss:`** and **`ws:`** are a WebSocket with the streams of QMux.
+ *
+ * @param url The URL of the server.
+ * @param options See {@linkcode DialMoqOptions}.
+ * @returns The session.
+ * @throws {ConnectionError} If there is no connection; `status` is the server's, after a refusal.
+ * @throws {MoqError} If no version is common, or the server ended the setup.
+ * @throws {ProtocolError} If the server's setup is malformed.
+ * @throws {TimeoutError} If dialing and setup take longer than `timeoutMs`.
+ * @throws {UnsupportedError} If the platform lacks the transport of the URL.
+ * @throws {TypeError} If the URL or an option is invalid.
+ * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
+ *
+ * @example Usage
+ * ```ts
+ * import { dialMoq, listenMoq, TrackMux } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/clock", async (track) => {
+ *   const group = await track.openGroup();
+ *   await group.writeFrame(new TextEncoder().encode("12:00"));
+ *   await group.close();
+ * });
+ * await using server = listenMoq({
+ *   hostname: "127.0.0.1",
+ *   mux,
+ *   authorize: (_session, _path, action) => action !== "publish",
+ * });
+ *
+ * await using session = await dialMoq(server.url, {
+ *   serverCertificateHashes: server.certificateHashes,
+ * });
+ * const track = await session.subscribe("/clock", "seconds");
+ * for await (const group of track) {
+ *   for await (const frame of group) assertEquals(new TextDecoder().decode(frame), "12:00");
+ * }
+ * ```
+ */
+export async function dialMoq(
+  url: string | URL,
+  options: DialMoqOptions = {},
+): Promise<MoqSession> {
+  checkOptions("dial MoQ", options, DIAL);
+  const target = URL.parse(url);
+  if (target === null || !SCHEMES.includes(target.protocol)) {
+    throw new TypeError(
+      // Without the query, which may hold tokens.
+      `Cannot dial MoQ: url must begin with ${SCHEMES.join(", ")}, received "${
+        String(url).split("?")[0]
+      }"`,
+    );
+  }
+  target.hash = "";
+  const {
+    versions = DEFAULT_VERSIONS,
+    runtime = platformRuntime(),
+    maxUnidirectionalStreams = MAX_STREAMS,
+    signal,
+    timeoutMs = 10_000,
+    idleTimeoutMs = 10_000,
+  } = options;
+  checkVersions(versions, "dial MoQ");
+  if (options.fallback && !/^https?:$/.test(target.protocol)) {
+    throw new TypeError(
+      `Cannot dial MoQ: fallback is for https: and http:, received ${target.protocol}`,
+    );
+  }
+  signal?.throwIfAborted();
+  const ending = new AbortController();
+  const whole = signal === undefined ? ending.signal : AbortSignal.any([signal, ending.signal]);
+  const dialing = {
+    ...options,
+    runtime,
+    versions,
+    maxUnidirectionalStreams,
+    timeoutMs,
+    idleTimeoutMs,
+    signal: whole,
+  };
+  let chosen: string | undefined;
+  const onConnected = ({ protocol }: Connection) => void (chosen = protocol);
+  try {
+    return await within(runtime, begin(target, { ...dialing, onConnected }), {
+      late: `Cannot begin a session of MoQ with ${target.host} within`,
+      signal,
+      timeoutMs,
+      discard: (session) => session.close(),
+    });
+  } catch (error) {
+    ending.abort(error);
+    throw withVersions(error, namesOf(target, versions), { versions, chosen });
+  }
+}
+
+/** Adds the offered names, and the name that the server chose, to the error of a silent setup. */
+function withVersions(
+  error: unknown,
+  offered: readonly string[],
+  { versions, chosen }: {
+    readonly versions: readonly MoqVersion[];
+    readonly chosen: string | undefined;
+  },
+): unknown {
+  // Before the connection is open, a late server says nothing about versions.
+  if (!(error instanceof TimeoutError) || chosen === undefined) return error;
+  const [first] = offeredVersions(chosen, versions);
+  const isSetupSent = first !== undefined && VERSIONS[first].setup === "compat";
+  const hint = isSetupSent && !versions.includes("gomoqt-dev") ? `; ${NO_SETUP_ANSWER}` : "";
+  const choice = chosen === "" ? "none" : chosen;
+  const offer = offered.length === 0
+    ? ""
+    : `: offered ${offered.join(", ")}; the server chose ${choice}`;
+  return new TimeoutError(`${error.message}${offer}${hint}`, error.timeoutMs);
+}
+
+/** Adds the offered names to the error of a connection that the server refused with a status. */
+function withOffer(error: unknown, offered: readonly string[]): unknown {
+  if (!(error instanceof ConnectionError) || error.status === undefined) return error;
+  const { message, status } = error;
+  const offer = `${message}; offered ${offered.join(", ") || "no version by name"}`;
+  return new ConnectionError(offer, { status, cause: error });
+}
+
+/** Lists the names that offer the versions on the transport of a URL. */
+function namesOf({ protocol }: URL, versions: readonly MoqVersion[]): readonly string[] {
+  if (/^wss?:$/.test(protocol)) return webSocketOffers(versions);
+  return protocolsOf(versions, protocol === "moqt:" ? "quic" : "webtransport");
+}
+
+async function begin(
+  target: URL,
+  options: Dialing & { readonly onConnected: (connection: Connection) => void },
+): Promise<MoqSession> {
+  const { protocol } = target;
+  const connection = protocol === "moqt:"
+    ? await openRawQuic(target, options)
+    : /^wss?:$/.test(protocol)
+    ? await openWebSocket(target, options)
+    : options.fallback
+    ? await raceWebTransport(target, options)
+    : await openWebTransport(target, options);
+  const versions = offeredVersions(connection.protocol, options.versions);
+  if (versions.length === 0) {
+    const moqCode = MOQ_LITE_SESSION_CODES.unsupportedVersion;
+    const reason = "No version of MoQ is common: the server chose none that was offered";
+    connection.close({ closeCode: moqCode, reason });
+    const names = namesOf(target, options.versions).join(", ");
+    throw new MoqError("session", "unsupportedVersion", `${reason} (${names})`, { moqCode });
+  }
+  options.onConnected(connection);
+  return await MoqSession.open(connection, {
+    ...optionsFor<DialedSession>(SESSION, options),
+    side: "client",
+    versions,
+    path: target.pathname + target.search,
+    // `dialMoq()` limits the time of dialing and setup together.
+    setupTimeoutMs: Infinity,
+  });
+}
+
+async function openRawQuic(target: URL, options: Dialing): Promise<Connection> {
+  if (options.headers !== undefined) {
+    throw new TypeError("Cannot dial MoQ: moqt: has no headers, received some");
+  }
+  const { dialQuic } = await import("../../transport/quic/client.ts");
+  const { versions, serverCertificateHashes, maxUnidirectionalStreams, signal } = options;
+  const { idleTimeoutMs } = options;
+  const protocols = protocolsOf(versions, "quic");
+  try {
+    return await dialQuic(target, {
+      runtime: options.runtime,
+      protocols,
+      maxBidirectionalStreams: MAX_STREAMS,
+      maxUnidirectionalStreams,
+      idleTimeoutMs,
+      keepAliveIntervalMs: Math.max(1, Math.round(idleTimeoutMs / 3)),
+      signal,
+      ...(serverCertificateHashes && { serverCertificateHashes }),
+    });
+  } catch (error) {
+    if (!(error instanceof ConnectionError) || !isNoCommonProtocol(error)) throw error;
+    throw new MoqError(
+      "session",
+      "unsupportedVersion",
+      `No version of MoQ is common: the server speaks none of ${protocols.join(", ")}`,
+      { by: "remote", cause: error },
+    );
+  }
+}
+
+async function openWebSocket(target: URL, options: Dialing): Promise<Connection> {
+  const { versions, headers, maxUnidirectionalStreams, signal, timeoutMs } = options;
+  const protocols = webSocketOffers(versions);
+  const connection = await dialWebSocket(target, {
+    runtime: options.runtime,
+    protocols,
+    flowControl: {
+      maxStreamsUni: maxUnidirectionalStreams,
+      maxStreamsBidi: MAX_STREAMS,
+    },
+    signal,
+    timeoutMs,
+    ...(headers && { headers }),
+  }).catch((error) => {
+    throw withOffer(error, protocols);
+  });
+  if (connection.capabilities.streams) return connection;
+  connection.close();
+  throw new ConnectionError("The server does not speak MoQ over WebSocket");
+}
+
+async function openWebTransport(target: URL, options: Dialing): Promise<Connection> {
+  const { versions, headers, maxUnidirectionalStreams, idleTimeoutMs, signal, timeoutMs } = options;
+  const { url, hashes } = await webTransportTarget(target, options);
+  const protocols = protocolsOf(versions, "webtransport");
+  const dialOptions: DialWebTransportOptions = {
+    runtime: options.runtime,
+    protocols,
+    flowControl: UNLIMITED_CREDIT,
+    maxUnidirectionalStreams,
+    maxBidirectionalStreams: MAX_STREAMS,
+    idleTimeoutMs,
+    signal,
+    timeoutMs,
+    ...(headers && { headers }),
+    ...(hashes && { serverCertificateHashes: hashes }),
+  };
+  if (isNativeWebTransportAvailable()) {
+    // A browser that cannot tell the negotiated protocol learns the version from the first message.
+    const offered = "protocol" in WebTransport.prototype ? protocols : [];
+    return await dialNativeWebTransport(url, { ...dialOptions, protocols: offered });
+  }
+  // Advice about command line flags is no help on a page.
+  if (!("Deno" in globalThis)) throw new UnsupportedError("This platform has no WebTransport");
+  const { dialWebTransport } = await import("../../transport/h3/client.ts");
+  try {
+    return await dialWebTransport(url, dialOptions);
+  } catch (error) {
+    throw withOffer(error, protocols);
+  }
+}
+
+async function raceWebTransport(target: URL, options: Dialing): Promise<Connection> {
+  const { runtime, fallback, headStartMs, transports, onFallback, signal, timeoutMs } = options;
+  const webSocketUrl = fallback === true ? target : new URL(fallback as string | URL);
+  const dial = raceTransports({
+    webSocket: (_url, { signal }) => openWebSocket(webSocketUrl, { ...options, signal: signal! }),
+    webTransport: (_url, { signal }) => openWebTransport(target, { ...options, signal: signal! }),
+    defect: engineDefect("moq"),
+  }, {
+    ...(headStartMs !== undefined && { headStartMs }),
+    ...(transports && { transports }),
+  });
+  return await dial(target, { runtime, signal, timeoutMs, ...(onFallback && { onFallback }) });
+}
+
+/** A WebTransport server. */
+interface WebTransportTarget {
+  /** The URL, with the scheme `https:`. */
+  readonly url: URL;
+  /** Certificates to trust; `undefined` for those of the authorities. */
+  readonly hashes: readonly CertificateHash[] | undefined;
+}
+
+/**
+ * Finds the WebTransport server behind a URL, and the certificates to trust.
+ *
+ * @param target `https:`; or `http:`, where a development server gives the hash of the certificate.
+ * @param options Certificates that the application trusts, and a signal to give up.
+ * @throws {ConnectionError} If the server is not reachable, or refuses the request for the hash.
+ * @throws {UnsupportedError} If the answer is no hash.
+ */
+async function webTransportTarget(
+  target: URL,
+  { serverCertificateHashes: hashes, signal }: {
+    readonly serverCertificateHashes?: readonly CertificateHash[];
+    readonly signal: AbortSignal;
+  },
+): Promise<WebTransportTarget> {
+  if (target.protocol === "https:") return { url: target, hashes };
+  const url = new URL(target);
+  url.protocol = "https:";
+  // The default ports of `http:` and `https:` differ.
+  url.port = target.port || "80";
+  return { url, hashes: hashes ?? [{ algorithm: "sha-256", value: await hashOf(target, signal) }] };
+}
+
+/** Asks a development server for the hash of the certificate. */
+async function hashOf({ host, href }: URL, signal: AbortSignal): Promise<Uint8Array<ArrayBuffer>> {
+  let text: string;
+  try {
+    const response = await fetch(new URL(HASH_PATH, href), {
+      cache: "no-store",
+      credentials: "omit",
+      signal,
+    });
+    const { ok, status } = response;
+    if (!ok) {
+      await response.body?.cancel();
+      const message = `The server at ${host} answers ${status} for the hash of its certificate`;
+      throw new ConnectionError(message, { status });
+    }
+    text = await boundedText(response);
+  } catch (cause) {
+    signal.throwIfAborted();
+    if (cause instanceof ConnectionError) throw cause;
+    const reason = textOf(cause);
+    throw new ConnectionError(
+      `Cannot connect to ${host}: the request for the hash of its certificate failed: ${reason}`,
+      { cause },
+    );
+  }
+  const hex = text.trim();
+  if (/^[0-9a-f]{64}$/i.test(hex)) {
+    return Uint8Array.from(hex.match(/../g)!, (byte) => Number.parseInt(byte, 16));
+  }
+  throw new UnsupportedError(
+    `Cannot dial MoQ: the server at ${host} gives no hash of a certificate`,
+  );
+}
+
+/** Reads the beginning of a text: a little more than a hash can have. */
+async function boundedText({ body }: Response): Promise<string> {
+  let text = "";
+  if (body === null) return text;
+  const decoder = new TextDecoder();
+  const reader = body.getReader();
+  for (let part; !(part = await reader.read()).done;) {
+    text += decoder.decode(part.value, { stream: true });
+    if (text.length <= MAX_HASH_ANSWER) continue;
+    await reader.cancel();
+    break;
+  }
+  return text;
+}

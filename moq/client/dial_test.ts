@@ -1,0 +1,232 @@
+import { assertEquals, assertInstanceOf, assertRejects, assertStringIncludes } from "@std/assert";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
+import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
+import { listenQuic } from "../../transport/quic/server.ts";
+import { listenWebTransport } from "../../transport/h3/server.ts";
+import { dialMoq } from "./dial.ts";
+import { MoqError } from "../wire/errors.ts";
+import { listenMoq, type MoqServer } from "../server/server.ts";
+import type { ListenMoqOptions } from "../server/server_options.ts";
+import { webSocketOffers } from "../wire/versions.ts";
+
+function listen(options: ListenMoqOptions = {}): MoqServer {
+  return listenMoq({ cacheFolder: null, ...options });
+}
+
+Deno.test("dialMoq() rejects URLs and options that make no sense", async () => {
+  const cases: [string, object, ErrorConstructor][] = [
+    ["ftp://localhost/", {}, TypeError],
+    ["localhost:4443", {}, TypeError],
+    ["", {}, TypeError],
+    ["moqt://localhost/", { fallback: true }, TypeError],
+    ["moqt://localhost/", { headers: { a: "b" } }, TypeError],
+    ["https://localhost/", { versions: [] }, TypeError],
+    ["https://localhost/", { versions: ["moq-lite-03"] }, TypeError],
+    ["https://localhost/", { maxUnidirectionalStreams: 0 }, RangeError],
+    ["https://localhost/", { timeoutMs: -1 }, RangeError],
+    ["moqt://localhost/", { idleTimeoutMs: 0 }, RangeError],
+    ["https://localhost/", { idleTimeoutMs: 0 }, RangeError],
+    ["https://localhost/", { fallback: true, headStartMs: -1 }, RangeError],
+  ];
+  for (const [url, options, type] of cases) {
+    const error = await assertRejects(() => dialMoq(url, options));
+    assertInstanceOf(error, type, `${url} ${JSON.stringify(options)}`);
+  }
+  const error = await assertRejects(() => dialMoq("ftp://localhost/?token=secret"));
+  assertEquals((error as Error).message.includes("secret"), false);
+});
+
+Deno.test("dialMoq() finds the development certificate of a server unaided", async () => {
+  await using server = listen();
+  const { port } = server.address!;
+  await using session = await dialMoq(`http://127.0.0.1:${port}/here`);
+  assertEquals([session.connection.transport, session.path], ["webtransport", "/here"]);
+});
+
+Deno.test("dialMoq() tells when a server tells no certificate", async () => {
+  for (const body of ["not hex", "", "ab".repeat(31), "ab".repeat(5_000)]) {
+    await using http = Deno.serve(
+      { port: 0, hostname: "127.0.0.1", onListen() {} },
+      () => new Response(body),
+    );
+    await assertRejects(() => dialMoq(`http://127.0.0.1:${http.addr.port}/`), UnsupportedError);
+  }
+});
+
+Deno.test("dialMoq() tells a server that is down, or has no certificate to tell, from one that lies", async () => {
+  const error = await assertRejects(() => dialMoq("http://127.0.0.1:1/"), ConnectionError);
+  assertEquals(error.status, undefined);
+  for (const status of [404, 503]) {
+    await using http = Deno.serve(
+      { port: 0, hostname: "127.0.0.1", onListen() {} },
+      () => new Response("No", { status }),
+    );
+    const url = `http://127.0.0.1:${http.addr.port}/`;
+    assertEquals((await assertRejects(() => dialMoq(url), ConnectionError)).status, status);
+  }
+});
+
+Deno.test("dialMoq() names possible causes where a server does not answer SETUP", async () => {
+  const certificate = devCertificate({ cacheFolder: null });
+  await using listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });
+  void (async () => {
+    for await (const request of listener) request.accept();
+  })();
+  const options = { serverCertificateHashes: certificate.hashes, timeoutMs: 200 };
+  const url = `https://127.0.0.1:${listener.address.port}/`;
+  const error = await assertRejects(() => dialMoq(url, options), TimeoutError, "gomoqt");
+  assertEquals(error.timeoutMs, 200);
+  const offer = "offered moq-lite-05, moq-lite-04, moql; the server chose none";
+  assertStringIncludes(error.message, offer);
+  const other = await assertRejects(
+    () => dialMoq(url, { ...options, versions: ["gomoqt-dev"] }),
+    TimeoutError,
+  );
+  const host = new URL(url).host;
+  assertEquals(other.message, `Cannot begin a session of MoQ with ${host} within 200 ms`);
+});
+
+Deno.test("dialMoq() takes WebTransport where possible, and WebSocket otherwise", async () => {
+  await using server = listen();
+  const url = server.url.replace("https", "http");
+  const fallbacks: unknown[] = [];
+  const onFallback = (fallback: unknown) => void fallbacks.push(fallback);
+  await using first = await dialMoq(url, { fallback: true, headStartMs: 5_000, onFallback });
+  assertEquals([first.connection.transport, fallbacks], ["webtransport", []]);
+
+  await using webSocketOnly = listen({ transports: ["websocket"] });
+  await using second = await dialMoq(webSocketOnly.webSocketUrl.replace("ws", "http"), {
+    fallback: true,
+    onFallback,
+  });
+  assertEquals(second.connection.transport, "websocket");
+  assertEquals(fallbacks.length, 1);
+
+  await using third = await dialMoq("https://127.0.0.1:1/", {
+    fallback: webSocketOnly.webSocketUrl,
+    headStartMs: 0,
+  });
+  assertEquals(third.connection.transport, "websocket");
+});
+
+Deno.test("dialMoq() rejects as a whole after its time, and with its signal", async () => {
+  const certificate = devCertificate({ cacheFolder: null });
+  // A server that accepts connections, and stays silent.
+  await using listener = listenQuic({
+    hostname: "127.0.0.1",
+    protocols: ["moq-00"],
+    cert: certificate.cert,
+    key: certificate.key,
+  });
+  const connections = listener[Symbol.asyncIterator]();
+  const url = `moqt://127.0.0.1:${listener.address.port}/`;
+  const options = {
+    versions: ["gomoqt-dev"],
+    serverCertificateHashes: certificate.hashes,
+  } as const;
+  const timeoutMs = 54_321;
+  const platform = platformRuntime();
+  const limits: (() => void)[] = [];
+  const runtime: Runtime = Object.assign(platformRuntime(), {
+    setTimeout: (callback: () => void, ms: number) => {
+      if (ms === timeoutMs) limits.push(callback);
+      return platform.setTimeout(callback, ms);
+    },
+  });
+  const slow = dialMoq(url, { ...options, runtime, timeoutMs });
+  const { value: late } = await connections.next();
+  for (const isOver of limits) isOver();
+  await assertRejects(() => slow, TimeoutError);
+  await late!.closed;
+
+  const ending = new AbortController();
+  const dialing = dialMoq(url, { ...options, signal: ending.signal });
+  const { value: waiting } = await connections.next();
+  ending.abort(new Error("Enough"));
+  await assertRejects(() => dialing, Error, "Enough");
+  await waiting!.closed;
+  await assertRejects(() => dialMoq(url, { ...options, signal: ending.signal }), Error, "Enough");
+});
+
+Deno.test("dialMoq() tells with which code a server ended the setup", async () => {
+  const certificate = devCertificate({ cacheFolder: null });
+  await using listener = listenQuic({
+    hostname: "127.0.0.1",
+    protocols: ["moq-00"],
+    cert: certificate.cert,
+    key: certificate.key,
+  });
+  const dialing = dialMoq(`moqt://127.0.0.1:${listener.address.port}/`, {
+    versions: ["gomoqt-dev"],
+    serverCertificateHashes: certificate.hashes,
+  });
+  for await (const connection of listener) {
+    connection.close({ closeCode: 2, reason: "Go away" });
+    break;
+  }
+  const error = await assertRejects(() => dialing, MoqError);
+  assertEquals([error.scope, error.reason, error.moqCode, error.by], [
+    "session",
+    "unauthorized",
+    2,
+    "remote",
+  ]);
+  assertStringIncludes(error.message, "Go away");
+});
+
+Deno.test("dialMoq() names the offered versions if a server of the IETF's drafts has none", async () => {
+  const { cert, key, hashes } = devCertificate({ cacheFolder: null });
+  const options = { serverCertificateHashes: hashes };
+  const hostname = "127.0.0.1";
+  await using raw = listenQuic({ hostname, protocols: ["moq-00", "moqt-16"], cert, key });
+  const error = await assertRejects(
+    () => dialMoq(`moqt://127.0.0.1:${raw.address.port}/`, options),
+    MoqError,
+    "the server speaks none of moq-lite-05, moq-lite-04, moql",
+  );
+  assertEquals(error.reason, "unsupportedVersion");
+
+  await using listener = listenWebTransport({ hostname, cert, key });
+  const refusing = (async () => {
+    for await (const request of listener) request.refuse(400);
+  })();
+  const refused = await assertRejects(
+    () => dialMoq(`https://127.0.0.1:${listener.address.port}/`, options),
+    ConnectionError,
+    "offered moq-lite-05, moq-lite-04, moql",
+  );
+  assertEquals(refused.status, 400);
+  await listener.close();
+  await refusing;
+});
+
+Deno.test("dialMoq() reports a closed port", async () => {
+  for (const url of ["wss://127.0.0.1:1/", "ws://127.0.0.1:1/"]) {
+    await assertRejects(() => dialMoq(url), ConnectionError);
+  }
+  for (const url of ["https://127.0.0.1:1/", "moqt://127.0.0.1:1/"]) {
+    await assertRejects(() => dialMoq(url, { timeoutMs: 100 }), TimeoutError);
+  }
+});
+
+Deno.test("dialMoq() closes a WebSocket of another protocol", async () => {
+  await using http = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, (request) => {
+    const { socket, response } = Deno.upgradeWebSocket(request);
+    socket.onclose = () => closed.resolve();
+    return response;
+  });
+  const closed = Promise.withResolvers<void>();
+  await assertRejects(() => dialMoq(`ws://127.0.0.1:${http.addr.port}/`), ConnectionError);
+  await closed.promise;
+});
+
+Deno.test("webSocketOffers() names each version with each draft of QMux", () => {
+  assertEquals(webSocketOffers(["moq-lite-04"]), [
+    "qmux-02.moq-lite-04",
+    "qmux-01.moq-lite-04",
+    "qmux-00.moq-lite-04",
+  ]);
+  assertEquals(webSocketOffers(["gomoqt-dev"]), ["qmux-02", "qmux-01", "qmux-00", "webtransport"]);
+  assertEquals(webSocketOffers(["moq-lite-02"])[0], "qmux-02.moql");
+});

@@ -1,0 +1,480 @@
+/** A subscription that outlives sessions. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, SIGNAL, TIME } from "../../base/option_checks.ts";
+import { Backoff } from "../../base/backoff.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { Signal } from "../../base/signal.ts";
+import { pause, startTimer, within } from "../../base/wait.ts";
+import type { MoqSession } from "../session/session.ts";
+import type { GroupReader } from "../track/group_reader.ts";
+import {
+  type MoqSubscribeOptions,
+  SUBSCRIBE,
+  subscribeFields,
+  type TrackReader,
+  UPDATE,
+} from "../track/track_reader.ts";
+import { type MissedGroups, MoqLaggedError } from "../wire/errors.ts";
+import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
+import { isOfSession, isPassingForTrack } from "./retry.ts";
+
+/**
+ * The continuation of a track after a loss: how the first group of the new subscription relates to
+ * the groups before.
+ */
+export interface TrackResumption {
+  /** The highest number that was yielded before. */
+  readonly after: number;
+  /** The number of the first group since. */
+  readonly sequence: number;
+  /**
+   * Groups between the two, which are lost; `undefined` if there is no gap, or the gap is unknown.
+   */
+  readonly missed: MissedGroups | undefined;
+  /**
+   * `next`, without a gap; `gap`, with groups missing; `again`, the last group once more, from the
+   * start; `restarted`, where the numbers are lower: the publisher started anew, and the gap is
+   * unknown.
+   */
+  readonly kind: "next" | "gap" | "again" | "restarted";
+}
+
+/** Follows the numbers of groups across subscriptions. */
+class Resumptions {
+  #reading: TrackReader | undefined = undefined;
+  #last: number | undefined = undefined;
+  #latest: TrackResumption | undefined = undefined;
+  #count = 0;
+
+  /** The continuation, if the last group was the first after a loss. */
+  get latest(): TrackResumption | undefined {
+    return this.#latest;
+  }
+
+  /** Number of continuations after a loss. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /**
+   * Records a group.
+   *
+   * @returns The continuation, if the group is the first after a loss.
+   */
+  note(reader: TrackReader, sequence: number): TrackResumption | undefined {
+    const after = this.#last;
+    const isSame = reader === this.#reading;
+    this.#reading = reader;
+    this.#latest = undefined;
+    if (isSame || after === undefined) {
+      this.#last = Math.max(after ?? 0, sequence);
+      return undefined;
+    }
+    this.#last = sequence;
+    this.#count++;
+    const kind = kindOf(after, sequence);
+    const missed = kind === "gap" ? { first: after + 1, last: sequence - 1 } : undefined;
+    return this.#latest = { after, sequence, missed, kind };
+  }
+}
+
+function kindOf(after: number, sequence: number): TrackResumption["kind"] {
+  if (sequence === after + 1) return "next";
+  if (sequence === after) return "again";
+  return sequence < after ? "restarted" : "gap";
+}
+
+/** Options of {@linkcode broadcastReturns}. */
+interface BroadcastReturnsOptions {
+  /** The broadcast. */
+  readonly path: BroadcastPath;
+  /** The longest wait, in milliseconds. */
+  readonly leftMs: number;
+  /**
+   * The shortest wait, in milliseconds: an announced broadcast may still refuse the subscription.
+   */
+  readonly delayMs: number;
+  /** Ends the wait. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Waits until a session announces a broadcast, and at least for a delay.
+ *
+ * @param session The session to ask; the end of the session ends the wait.
+ * @returns Resolves after every wait, successful or not; never rejects.
+ */
+async function broadcastReturns(
+  runtime: Runtime,
+  session: MoqSession,
+  { path, leftMs, delayMs, signal }: BroadcastReturnsOptions,
+): Promise<void> {
+  const since = runtime.now();
+  const over = new AbortController();
+  const timer = startTimer(runtime, leftMs, () => over.abort());
+  const onEnd = () => over.abort();
+  const signals = [signal, session.signal];
+  for (const one of signals) one.addEventListener("abort", onEnd, { once: true });
+  try {
+    const parent = path.slice(0, path.lastIndexOf("/")) || "/";
+    const announcements = await session.acceptAnnounce(parent, { signal: over.signal });
+    for await (const announcement of announcements) {
+      if (announcement.active && announcement.path === path) break;
+    }
+  } catch {
+    // Without the right to follow announcements, only the delay decides.
+  } finally {
+    runtime.clearTimeout(timer);
+    for (const one of signals) one.removeEventListener("abort", onEnd);
+  }
+  await pause(runtime, Math.min(leftMs, delayMs) - (runtime.now() - since), ...signals);
+}
+
+/** Kinds of the options of a subscription that outlives sessions. */
+export const RESUME: OptionKinds<ResumeOptions> = {
+  ...SUBSCRIBE,
+  onResumed: "function",
+  resumeTimeoutMs: TIME,
+  waitForBroadcast: "boolean",
+};
+
+/** Options for a subscription that outlives sessions. */
+export interface ResumeOptions extends MoqSubscribeOptions {
+  /**
+   * The first group of the first subscription; the newest one by default. Every later subscription
+   * starts at the newest group.
+   */
+  readonly startGroup?: number;
+  /**
+   * Time that an accepted track may be without a publisher, in milliseconds, before the track ends
+   * with the error of the refusal. Meanwhile the track waits for an announcement of the broadcast.
+   *
+   * @default {60000}
+   */
+  readonly resumeTimeoutMs?: number;
+  /**
+   * Waits in the same way for a track that was never accepted. Otherwise the first refusal ends the
+   * track.
+   *
+   * @default {false}
+   */
+  readonly waitForBroadcast?: boolean;
+  /** Called right before the first group of a new subscription is yielded. MUST NOT throw. */
+  readonly onResumed?: (resumption: TrackResumption) => void;
+}
+
+/** Delays between subscriptions on the same session, in milliseconds. */
+const RETRY = { firstDelayMs: 250, maxDelayMs: 5_000 } as const;
+
+/** Time after acceptance at which a subscription counts as stable, in milliseconds. */
+const STABLE_MS = 5_000;
+
+/** Subscriptions whose groups may wait for a slow reader: the last two. */
+const MAX_HELD_READERS = 2;
+
+/**
+ * The groups of a track, over all sessions, to iterate over. Leaving the loop does not unsubscribe;
+ * `close()` and `await using` do.
+ *
+ * - **After a loss** the track subscribes again, at the newest group. The gap is reported to
+ *   `onResumed`, as `resumption`, and the missing numbers to `onMissed` with the reason
+ *   `sessionClosed`.
+ * - **A group under way** at the end of the session throws; read the next one.
+ * - **Without a publisher** the track waits for another announcement of the broadcast, up to
+ *   `resumeTimeoutMs`.
+ * - **End:** the loop ends once the publisher ended the track. After a refusal, or once the client
+ *   gave up, the loop throws, and so does every later read.
+ *
+ * @example Every group, across all sessions
+ * ```ts
+ * import { MoqClient, MoqError, MoqSession, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/clock", async (track) => {
+ *   for (const sequence of [4, 5]) await (await track.openGroup(sequence)).close();
+ * });
+ * await using client = new MoqClient({
+ *   async dial(_signal, { mux: clientMux }) {
+ *     const pair = memoryPair({ protocol: "moq-lite-05" });
+ *     void MoqSession.open(pair.server, { side: "server", mux });
+ *     return await MoqSession.open(pair.client, { side: "client", mux: clientMux });
+ *   },
+ * });
+ *
+ * await using track = client.subscribe("/clock", "seconds", { ordered: true });
+ * const got: number[] = [];
+ * for await (const group of track) {
+ *   if (track.resumption?.kind === "gap") console.warn("Missed", track.resumption.missed);
+ *   try {
+ *     for await (const frame of group) console.log(frame);
+ *     got.push(group.sequence);
+ *   } catch (error) {
+ *     // The group ended with the session; the next group comes.
+ *     if (!(error instanceof MoqError)) throw error;
+ *   }
+ * }
+ * assertEquals(got, [4, 5]);
+ * ```
+ */
+export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposable {
+  /** The broadcast. */
+  readonly path: BroadcastPath;
+  /** The track. */
+  readonly name: string;
+  /**
+   * Resolves once a publisher accepted for the first time; rejects if the track ends before that.
+   */
+  readonly ready: Promise<void>;
+  /** Resolves at the end of the track, with or without an error. */
+  readonly closed: Promise<void>;
+
+  readonly #runtime: Runtime;
+  readonly #onEnd: (track: ResumableTrack) => void;
+  readonly #ready: PromiseWithResolvers<void> = Promise.withResolvers();
+  readonly #closed: PromiseWithResolvers<void> = Promise.withResolvers();
+  readonly #controller = new AbortController();
+  readonly #changes = new Signal();
+  readonly #readers: TrackReader[] = [];
+  readonly #resumptions = new Resumptions();
+  readonly #onAbort = () => this.close();
+  #options: ResumeOptions;
+  #session: MoqSession | undefined = undefined;
+  #isAccepted = false;
+  #absentSince: number | undefined = undefined;
+  #end: { readonly error: unknown } | undefined = undefined;
+
+  /** Called by `MoqClient.subscribe()`. */
+  constructor(
+    { runtime, onEnd }: {
+      readonly runtime: Runtime;
+      readonly onEnd: (track: ResumableTrack) => void;
+    },
+    about: { readonly path: string; readonly name: string },
+    options: ResumeOptions,
+  ) {
+    subscribeFields(options);
+    options.signal?.throwIfAborted();
+    this.path = broadcastPath(about.path);
+    this.name = about.name;
+    this.#options = options;
+    this.#runtime = runtime;
+    this.#onEnd = onEnd;
+    this.ready = this.#ready.promise;
+    this.ready.catch(() => {});
+    this.closed = this.#closed.promise;
+    options.signal?.addEventListener("abort", this.#onAbort, { once: true });
+  }
+
+  /** The subscription on the current session; `undefined` without one. */
+  get subscription(): TrackReader | undefined {
+    return this.#readers.at(-1);
+  }
+
+  /** The continuation, if the last group was the first after a loss. */
+  get resumption(): TrackResumption | undefined {
+    return this.#resumptions.latest;
+  }
+
+  /** Number of continuations after a loss. */
+  get resumptions(): number {
+    return this.#resumptions.count;
+  }
+
+  /** True once the track is over; groups may still wait for the reader. */
+  get isEnded(): boolean {
+    return this.#end !== undefined;
+  }
+
+  /** The error that ended the track; `undefined` for a plain end, and before the end. */
+  get error(): unknown {
+    return this.#end?.error;
+  }
+
+  /**
+   * Waits for the next group, over all sessions.
+   *
+   * @param options A signal to end the wait.
+   * @returns The group; `null` at the end of the track.
+   * @throws {MoqLaggedError} If this reader fell behind; the next call goes on.
+   * @throws {MoqError} If the track was refused, or the client gave up.
+   */
+  async nextGroup(options: { readonly signal?: AbortSignal } = {}): Promise<GroupReader | null> {
+    checkOptions("read group", options, SIGNAL);
+    const { signal } = options;
+    while (true) {
+      signal?.throwIfAborted();
+      const reader = this.#readers[0];
+      if (reader === undefined) {
+        if (this.#end === undefined) {
+          await within(this.#runtime, this.#changes.changed(), { signal });
+          continue;
+        }
+        if (this.#end.error === undefined) return null;
+        throw this.#end.error;
+      }
+      let group: GroupReader | null = null;
+      try {
+        group = await reader.nextGroup(options);
+      } catch (error) {
+        if (signal?.aborted || error instanceof MoqLaggedError) throw error;
+        // `#follow()` gets the same error, and decides.
+      }
+      if (group !== null) {
+        this.#note(reader, group);
+        return group;
+      }
+      if (this.#readers[0] === reader) this.#readers.shift();
+    }
+  }
+
+  /** Yields groups until the track ends. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<GroupReader, void, undefined> {
+    for (let group; (group = await this.nextGroup()) !== null;) yield group;
+  }
+
+  /**
+   * Changes the subscription, on this session and the next ones.
+   *
+   * @param options The changed options; the others stay.
+   * @throws {RangeError} If a value is out of range.
+   */
+  async update(
+    options: Pick<MoqSubscribeOptions, "priority" | "ordered" | "maxLatencyMs" | "endGroup">,
+  ): Promise<void> {
+    checkOptions("update subscription", options, UPDATE);
+    const changed = { ...this.#options, ...options };
+    subscribeFields(changed);
+    this.#options = changed;
+    // After the end of a session, the next session gets the changed options.
+    await this.subscription?.update(options).catch((error) => {
+      if (!isOfSession(error)) throw error;
+    });
+  }
+
+  /** Unsubscribes for good. Unread groups are cancelled. Idempotent. */
+  close(): void {
+    for (const reader of this.#readers.splice(0)) reader.close();
+    this.finish(undefined);
+  }
+
+  /** Unsubscribes; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    return Promise.resolve();
+  }
+
+  /**
+   * Follows a new session.
+   *
+   * @param session The session.
+   * @ignore
+   */
+  attach(session: MoqSession): void {
+    if (this.#end !== undefined) return;
+    this.#session = session;
+    void this.#follow(session);
+  }
+
+  /**
+   * Ends the track. Groups that arrived stay readable.
+   *
+   * @param error The error, unless the end is a plain one.
+   * @ignore
+   */
+  finish(error: unknown): void {
+    if (this.#end !== undefined) return;
+    this.#end = { error };
+    this.#options.signal?.removeEventListener("abort", this.#onAbort);
+    this.#controller.abort();
+    if (error === undefined) this.#ready.resolve();
+    else this.#ready.reject(error);
+    this.#closed.resolve();
+    this.#changes.notify();
+    this.#onEnd(this);
+  }
+
+  async #follow(session: MoqSession): Promise<void> {
+    const backoff = new Backoff(this.#runtime, RETRY);
+    while (this.#isOn(session)) {
+      const { error, heldMs } = await this.#once(session);
+      if (!this.#isOn(session)) return;
+      if (error === undefined) return this.finish(undefined);
+      // The next session subscribes again.
+      if (session.isClosed || isOfSession(error)) return;
+      const { waitForBroadcast = false, resumeTimeoutMs = 60_000 } = this.#options;
+      const mayWait = (this.#isAccepted || waitForBroadcast) && isPassingForTrack(error);
+      if (heldMs >= STABLE_MS) {
+        backoff.reset();
+        this.#absentSince = undefined;
+      }
+      const leftMs = resumeTimeoutMs -
+        (this.#runtime.now() - (this.#absentSince ??= this.#runtime.now()));
+      if (!mayWait || leftMs <= 0) return this.finish(error);
+      const { path } = this;
+      const { signal } = this.#controller;
+      const delayMs = backoff.next()!;
+      await broadcastReturns(this.#runtime, session, { path, leftMs, delayMs, signal });
+    }
+  }
+
+  #isOn(session: MoqSession): boolean {
+    return this.#end === undefined && this.#session === session;
+  }
+
+  /** Runs one subscription to the end; returns the error, and the time since the acceptance. */
+  async #once(
+    session: MoqSession,
+  ): Promise<{ readonly error: unknown; readonly heldMs: number }> {
+    const { path, name } = this;
+    const { startGroup, onMissed, priority, ordered, maxLatencyMs, endGroup, maxQueuedGroups } =
+      this.#options;
+    const isFirst = !this.#isAccepted && startGroup !== undefined;
+    let reader: TrackReader;
+    try {
+      reader = await session.subscribe(path, name, {
+        ...(isFirst && { startGroup }),
+        ...(onMissed && { onMissed }),
+        ...(priority !== undefined && { priority }),
+        ...(ordered !== undefined && { ordered }),
+        ...(maxLatencyMs !== undefined && { maxLatencyMs }),
+        ...(endGroup !== undefined && { endGroup }),
+        ...(maxQueuedGroups !== undefined && { maxQueuedGroups }),
+      });
+    } catch (error) {
+      return { error, heldMs: 0 };
+    }
+    if (!this.#isOn(session)) {
+      reader.close();
+      return { error: undefined, heldMs: 0 };
+    }
+    this.#hold(reader);
+    try {
+      await reader.ready;
+    } catch (error) {
+      return { error, heldMs: 0 };
+    }
+    const since = this.#runtime.now();
+    this.#isAccepted = true;
+    this.#ready.resolve();
+    await reader.closed;
+    return { error: reader.error, heldMs: this.#runtime.now() - since };
+  }
+
+  #hold(reader: TrackReader): void {
+    this.#readers.push(reader);
+    while (this.#readers.length > MAX_HELD_READERS) this.#readers.shift()!.close();
+    this.#changes.notify();
+  }
+
+  /** Records a group, and reports a continuation. */
+  #note(reader: TrackReader, { sequence }: GroupReader): void {
+    const resumption = this.#resumptions.note(reader, sequence);
+    if (resumption === undefined) return;
+    const { missed } = resumption;
+    const { onMissed, onResumed } = this.#options;
+    onResumed?.(resumption);
+    if (missed !== undefined) onMissed?.(missed, "sessionClosed");
+  }
+}

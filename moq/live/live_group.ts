@@ -1,0 +1,392 @@
+/** A group of a live track, and its deliveries to subscribers. */
+import { checkOptions } from "../../base/option_checks.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { describe } from "../../base/error_text.ts";
+import { varintLength, writeVarint } from "../../transport/quic/varint.ts";
+import {
+  type EncodedSource,
+  GROUP_HIGH_WATER_BYTES,
+  type GroupWriter,
+  WRITE_FRAME,
+  type WriteFrameOptions,
+} from "../track/group_writer.ts";
+import type { MoqErrorName } from "../wire/errors.ts";
+import { MoqError } from "../wire/errors.ts";
+
+/** A frame with its timestamp. */
+interface TimedFrame {
+  readonly bytes: Uint8Array;
+  /** Time of capture, in units of the track's timescale. */
+  readonly timestamp: number;
+}
+
+/** Frames of one group that were written in one turn of the event loop. */
+export class FrameBatch {
+  /** Bytes of the first encoding. */
+  readonly byteLength: number;
+
+  readonly #lengths: readonly number[];
+  readonly #timestamps: readonly number[];
+  readonly #before: number;
+  #plain: Uint8Array | undefined = undefined;
+  #timed: Uint8Array | undefined = undefined;
+
+  /**
+   * Encodes frames.
+   *
+   * @param frames The frames, which are copied.
+   * @param before Timestamp of the previous frame; 0 for the first frame of a group.
+   * @param timestamps `true` to encode with timestamps at once; the other encoding is made on
+   * demand.
+   */
+  constructor(frames: readonly TimedFrame[], before: number, timestamps: boolean) {
+    this.#lengths = frames.map(({ bytes }) => bytes.byteLength);
+    this.#timestamps = frames.map(({ timestamp }) => timestamp);
+    this.#before = before;
+    const encoded = this.#encode(timestamps, (at) => frames[at]!.bytes);
+    if (timestamps) this.#timed = encoded;
+    else this.#plain = encoded;
+    this.byteLength = encoded.byteLength;
+  }
+
+  /** Returns the frames in wire format, with or without timestamps. */
+  encoded(timestamps: boolean): Uint8Array {
+    if (timestamps) return this.#timed ??= this.#encode(true, this.#framesOf(false));
+    return this.#plain ??= this.#encode(false, this.#framesOf(true));
+  }
+
+  #encode(timestamps: boolean, frameAt: (at: number) => Uint8Array): Uint8Array {
+    const deltas = timestamps ? this.#deltas() : undefined;
+    let size = 0;
+    for (const [at, length] of this.#lengths.entries()) {
+      size += varintLength(length) + length;
+      if (deltas !== undefined) size += varintLength(deltas[at]!);
+    }
+    const bytes = new Uint8Array(size);
+    let offset = 0;
+    for (const [at, length] of this.#lengths.entries()) {
+      if (deltas !== undefined) offset = writeVarint(bytes, offset, deltas[at]!);
+      offset = writeVarint(bytes, offset, length);
+      bytes.set(frameAt(at), offset);
+      offset += length;
+    }
+    return bytes;
+  }
+
+  /** Returns a reader of the frames in an existing encoding. */
+  #framesOf(timestamps: boolean): (at: number) => Uint8Array {
+    const encoded = (timestamps ? this.#timed : this.#plain)!;
+    const deltas = timestamps ? this.#deltas() : undefined;
+    let offset = 0;
+    return (at) => {
+      const length = this.#lengths[at]!;
+      offset += varintLength(length) + (deltas === undefined ? 0 : varintLength(deltas[at]!));
+      offset += length;
+      return encoded.subarray(offset - length, offset);
+    };
+  }
+
+  #deltas(): number[] {
+    let last = this.#before;
+    return this.#timestamps.map((timestamp) => {
+      const delta = timestamp - last;
+      last = timestamp;
+      return delta >= 0 ? delta * 2 : -delta * 2 - 1;
+    });
+  }
+}
+
+/** Services of the track for a group. */
+export interface LiveGroupLink {
+  /** Clock and timers of this node. */
+  readonly runtime: Runtime;
+  /** `true` to encode timestamps at once. */
+  timestamps: boolean;
+  /** Called when the group has more or fewer bytes; negative for fewer. */
+  grew(byteLength: number): void;
+  /** Called when the group is closed or aborted. */
+  ended(): void;
+}
+
+/**
+ * Writes the frames of one group of a {@linkcode LiveTrack}, for all its subscribers. Writing never
+ * waits: the track deals with subscribers that fall behind.
+ *
+ * In a page that `deno bundle --minify` made, call `close()`: the bundler of Deno 2.9 does not
+ * dispose of a `using` variable that is used only once more.
+ */
+export class LiveGroup implements Disposable {
+  /** Number of the group. */
+  readonly sequence: number;
+  /** Time of opening, in milliseconds since 1970. */
+  readonly openedAt: number;
+  /**
+   * Present deliveries of the group.
+   *
+   * @ignore
+   */
+  readonly deliveries: Set<Delivery> = new Set();
+
+  readonly #link: LiveGroupLink;
+  readonly #batches: FrameBatch[] = [];
+  #trimmed = 0;
+  #pending: TimedFrame[] = [];
+  #pendingBytes = 0;
+  #byteLength = 0;
+  #lastTimestamp = 0;
+  #isScheduled = false;
+  #state: "open" | "closed" | "aborted" = "open";
+  #reason: MoqErrorName = "publishAborted";
+
+  /** Created by {@linkcode LiveTrack.openGroup}. */
+  constructor(sequence: number, link: LiveGroupLink) {
+    this.sequence = sequence;
+    this.#link = link;
+    this.openedAt = link.runtime.now();
+  }
+
+  /** Bytes held. */
+  get byteLength(): number {
+    return this.#byteLength;
+  }
+
+  /** `true` if the group was closed, and is complete. */
+  get isClosed(): boolean {
+    return this.#state === "closed";
+  }
+
+  /** `true` if the group was given up by its producer, or because of its age. */
+  get isAborted(): boolean {
+    return this.#state === "aborted";
+  }
+
+  /** `true` if the group accepts no more frames. */
+  get isEnded(): boolean {
+    return this.#state !== "open";
+  }
+
+  /**
+   * `true` if a new delivery gets all frames.
+   *
+   * @ignore
+   */
+  get isWhole(): boolean {
+    return this.#trimmed === 0 && !this.isAborted;
+  }
+
+  /**
+   * Index after the last batch.
+   *
+   * @ignore
+   */
+  get endBatch(): number {
+    return this.#trimmed + this.#batches.length;
+  }
+
+  /**
+   * Adds a frame, which is sent at the end of this turn of the event loop, with the other frames of
+   * the turn.
+   *
+   * @param frame The frame, which MUST NOT be changed afterwards.
+   * @param options Timestamp of the frame.
+   * @throws {MoqError} If the group was given up, for example by its track because of its age.
+   * @throws {TypeError} If the group is closed, or the frame is not a `Uint8Array`.
+   * @throws {RangeError} If the timestamp is not an integer from 0 to 2^52 - 1.
+   */
+  writeFrame(frame: Uint8Array, options: WriteFrameOptions = {}): void {
+    checkOptions("write frame", options, WRITE_FRAME);
+    if (this.#state === "aborted") {
+      throw new MoqError("group", this.#reason, `Group ${this.sequence} was given up`);
+    }
+    if (this.#state === "closed") {
+      throw new TypeError("Cannot write frame: the group is closed");
+    }
+    const { timestamp = this.#link.runtime.now() } = options;
+    if (!(frame instanceof Uint8Array)) {
+      throw new TypeError(
+        `Cannot write frame: it must be a Uint8Array, received ${describe(frame)}`,
+      );
+    }
+    this.#pending.push({ bytes: frame, timestamp });
+    this.#pendingBytes += frame.byteLength;
+    if (this.#pendingBytes >= GROUP_HIGH_WATER_BYTES) return this.#flush();
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    this.#link.runtime.schedule(() => {
+      this.#isScheduled = false;
+      if (this.#state === "open") this.#flush();
+    });
+  }
+
+  /** Ends the group after the frames written so far. Idempotent. */
+  close(): void {
+    if (this.#state !== "open") return;
+    this.#encode();
+    if (this.isEnded) return; // Encoding made the group too large: the track has given it up.
+    this.#state = "closed";
+    this.#wakeAll();
+    this.#link.ended();
+  }
+
+  /**
+   * Gives the group up; its subscribers get the reason. Idempotent.
+   *
+   * @param reason The reason.
+   */
+  abort(reason: MoqErrorName = "publishAborted"): void {
+    if (this.#state !== "open") return;
+    this.#reason = reason;
+    this.#state = "aborted";
+    this.evict(reason);
+    this.#link.ended();
+  }
+
+  /** Closes the group; called by `using`. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /**
+   * Drops all frames, and gives up all deliveries.
+   *
+   * @ignore
+   */
+  evict(reason: MoqErrorName): void {
+    if (this.#state === "open") return this.abort(reason);
+    for (const delivery of [...this.deliveries]) delivery.giveUp(reason);
+    this.#pending = [];
+    this.#trimmed += this.#batches.length;
+    this.#batches.length = 0;
+    const byteLength = this.#byteLength;
+    this.#byteLength = 0;
+    this.#link.grew(-byteLength);
+  }
+
+  /**
+   * Drops the oldest frames, and gives up the deliveries that have not taken those yet.
+   *
+   * @ignore
+   */
+  trim(maxBytes: number): void {
+    let count = 0;
+    let byteLength = 0;
+    // Keep the newest batch, which is on its way to all subscribers.
+    while (this.#byteLength - byteLength > maxBytes && count < this.#batches.length - 1) {
+      byteLength += this.#batches[count++]!.byteLength;
+    }
+    if (count === 0) return;
+    this.#batches.splice(0, count);
+    this.#trimmed += count;
+    this.#byteLength -= byteLength;
+    this.#link.grew(-byteLength);
+    for (const delivery of [...this.deliveries]) {
+      if (delivery.next < this.#trimmed) delivery.giveUp("expired");
+    }
+  }
+
+  /**
+   * Returns a batch of frames in wire format.
+   *
+   * @ignore
+   */
+  batch(at: number, timestamps: boolean): Uint8Array | undefined {
+    this.#link.timestamps = timestamps;
+    return this.#batches[at - this.#trimmed]?.encoded(timestamps);
+  }
+
+  #flush(): void {
+    this.#encode();
+    this.#wakeAll();
+  }
+
+  #encode(): void {
+    const frames = this.#pending;
+    if (frames.length === 0) return;
+    this.#pending = [];
+    this.#pendingBytes = 0;
+    const batch = new FrameBatch(frames, this.#lastTimestamp, this.#link.timestamps);
+    this.#lastTimestamp = frames.at(-1)!.timestamp;
+    this.#batches.push(batch);
+    this.#byteLength += batch.byteLength;
+    this.#link.grew(batch.byteLength);
+  }
+
+  #wakeAll(): void {
+    for (const { writer } of this.deliveries) writer?.wake();
+  }
+}
+
+/** Recipient of a group. */
+export interface DeliveryOwner {
+  /** Called when the wire has taken data. */
+  progressed(): void;
+  /** Called when the wire holds no data of the group any more. */
+  released(delivery: Delivery): void;
+  /** Called when the group cannot be delivered any more. */
+  giveUp(delivery: Delivery, reason: MoqErrorName): void;
+}
+
+/** Reads a group at the pace of one subscriber; holds only a position, no data. */
+export class Delivery implements EncodedSource {
+  readonly group: LiveGroup;
+  /**
+   * Stream of the group; `undefined` while the delivery waits for a place among those in flight.
+   */
+  writer: GroupWriter | undefined = undefined;
+  /** `true` once no more of the group is to be read. */
+  isGivenUp = false;
+
+  readonly #owner: DeliveryOwner;
+  #next = 0;
+  #isInWire = false;
+
+  /** Begins at the first frame. */
+  constructor(group: LiveGroup, owner: DeliveryOwner) {
+    this.group = group;
+    this.#owner = owner;
+    group.deliveries.add(this);
+  }
+
+  /** Index of the first unread batch. */
+  get next(): number {
+    return this.#next;
+  }
+
+  /** `true` if the group is closed and all batches were read. */
+  get isAtEnd(): boolean {
+    return this.group.isClosed && this.#next >= this.group.endBatch;
+  }
+
+  /** `true` if there is data, or the end of the group, that the subscriber has not taken. */
+  get isBehind(): boolean {
+    return this.#isInWire || this.#next < this.group.endBatch || this.group.isClosed;
+  }
+
+  /** Reads the next batches; called by the writer of the stream. */
+  pull(into: Uint8Array[], timestamps: boolean): number {
+    if (this.#isInWire) this.#owner.progressed();
+    let byteLength = 0;
+    while (byteLength < GROUP_HIGH_WATER_BYTES && !this.isGivenUp) {
+      const bytes = this.group.batch(this.#next, timestamps);
+      if (bytes === undefined) break;
+      into.push(bytes);
+      byteLength += bytes.byteLength;
+      this.#next++;
+    }
+    this.#isInWire = byteLength > 0;
+    return byteLength;
+  }
+
+  /** Ends the delivery; called once the wire holds no data of the group any more. */
+  released(): void {
+    this.group.deliveries.delete(this);
+    this.#owner.released(this);
+  }
+
+  /** Gives the delivery up. Idempotent. */
+  giveUp(reason: MoqErrorName): void {
+    if (this.isGivenUp) return;
+    this.group.deliveries.delete(this);
+    this.#owner.giveUp(this, reason);
+  }
+}

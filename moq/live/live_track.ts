@@ -1,0 +1,673 @@
+/** A track with one source and many subscribers, and broadcasts of such tracks. */
+import { type OptionKinds, withDefaults } from "../../base/options.ts";
+import { checkOptions, COUNT, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
+import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
+import type { GroupWriter } from "../track/group_writer.ts";
+import type { FetchRequest, TrackServer } from "../track/mux.ts";
+import type { TrackWriter } from "../track/track_writer.ts";
+import { type MissedGroups, MoqError, type MoqErrorName } from "../wire/errors.ts";
+import type { TrackInfoMessage } from "../wire/messages.ts";
+import { Delivery, LiveGroup, type LiveGroupLink } from "./live_group.ts";
+import { LiveSubscriber, STALL_TICKS } from "./live_subscriber.ts";
+
+/** Options for {@linkcode LiveTrack}. */
+export interface LiveTrackOptions {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
+  /** Fixed properties of the track, for versions in which subscribers ask. */
+  readonly info?: Partial<TrackInfoMessage>;
+  /**
+   * Groups kept for late subscribers and fetches. The newest group is always kept.
+   *
+   * @default {32}
+   */
+  readonly maxCachedGroups?: number;
+  /**
+   * Bytes kept for late subscribers and fetches. Encodings with and without timestamps are held
+   * once each.
+   *
+   * @default {16777216}
+   */
+  readonly maxCachedBytes?: number;
+  /**
+   * Oldest age of a group for late subscribers, in milliseconds. The newest group is kept at any
+   * age.
+   *
+   * @default {30000}
+   */
+  readonly maxCacheAgeMs?: number;
+  /**
+   * Most groups by which a subscriber may be behind; older groups are dropped.
+   *
+   * @default {256}
+   */
+  readonly maxLagGroups?: number;
+  /**
+   * Most bytes by which a subscriber may be behind. A group larger than this and than
+   * `maxCachedBytes` loses its first frames: only subscribers that have taken those frames get the
+   * rest.
+   *
+   * @default {16777216}
+   */
+  readonly maxLagBytes?: number;
+  /**
+   * Largest age of a group relative to the newest one, in milliseconds; older groups are dropped. 0
+   * for no limit. A subscriber may ask for less.
+   *
+   * @default {0}
+   */
+  readonly maxLatencyMs?: number;
+  /**
+   * Groups on their way to one subscriber at once; further groups wait.
+   *
+   * @default {64}
+   */
+  readonly maxGroupsInFlight?: number;
+  /**
+   * Dropped groups of one subscriber of which the wire holds a part and cannot let go, as over
+   * Deno's QUIC. Beyond this number the subscription is ended.
+   *
+   * @default {64}
+   */
+  readonly maxStuckGroups?: number;
+  /**
+   * Longest time for which a subscriber may take no data while there is some, in milliseconds. The
+   * subscription is ended after this time, or up to a quarter of it more. If the wire holds streams
+   * that cannot be reset, the session is closed after the same time again, because only that frees
+   * the streams.
+   *
+   * @default {10000}
+   */
+  readonly stallTimeoutMs?: number;
+  /**
+   * Most subscribers at once; further ones are refused.
+   *
+   * @default {65536}
+   */
+  readonly maxSubscribers?: number;
+  /** Called when a subscriber came, left, or updated its subscription. Errors are ignored. */
+  readonly onDemand?: () => void;
+}
+
+type LiveTrackLimits = Required<Omit<LiveTrackOptions, "runtime" | "info" | "onDemand">>;
+
+const DEFAULTS: LiveTrackLimits = {
+  maxCachedGroups: 32,
+  maxCachedBytes: 16_777_216,
+  maxCacheAgeMs: 30_000,
+  maxLagGroups: 256,
+  maxLagBytes: 16_777_216,
+  maxLatencyMs: 0,
+  maxGroupsInFlight: 64,
+  maxStuckGroups: 64,
+  stallTimeoutMs: 10_000,
+  maxSubscribers: 65_536,
+};
+
+/** Writes one group, outside of a subscription. */
+async function deliver(group: LiveGroup, writer: GroupWriter): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const delivery = new Delivery(group, {
+    progressed() {},
+    released: () => resolve(),
+    giveUp(given, reason) {
+      given.isGivenUp = true;
+      writer.abort(reason);
+      resolve();
+    },
+  });
+  writer.pullFrom(delivery);
+  delivery.writer = writer;
+  await promise;
+}
+
+/** Kinds of the options of a track. */
+export const TRACK: OptionKinds<LiveTrackOptions> = {
+  info: "object",
+  maxCacheAgeMs: COUNT,
+  maxCachedBytes: POSITIVE,
+  maxCachedGroups: POSITIVE,
+  maxGroupsInFlight: POSITIVE,
+  maxLagBytes: POSITIVE,
+  maxLagGroups: POSITIVE,
+  maxLatencyMs: COUNT,
+  maxStuckGroups: POSITIVE,
+  maxSubscribers: POSITIVE,
+  onDemand: "function",
+  runtime: RUNTIME,
+  stallTimeoutMs: POSITIVE,
+};
+
+/**
+ * A track with one source and many subscribers. The source writes each group once; subscribers come
+ * and go, and never hold up the source or one another.
+ *
+ * - **Late subscribers** begin at the newest group, or at a group of their choice, as far as the
+ *   cache reaches.
+ * - **Bounded:** only the newest groups are held, once for all subscribers. A subscriber that falls
+ *   behind loses the oldest groups: each is aborted, and announced as dropped where the version can
+ *   say so, never left out silently.
+ * - **Stalled** subscribers are ended with `tooFarBehind`.
+ *
+ * @example A track for many subscribers
+ * ```ts
+ * import { LiveTrack, MoqSession, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using live = new LiveTrack();
+ * const mux = new TrackMux();
+ * mux.publish("/clock", (track) => live.serve(track));
+ *
+ * const pair = memoryPair({ protocol: "moq-lite-05" });
+ * const [publisher, subscriber] = await Promise.all([
+ *   MoqSession.open(pair.server, { side: "server", mux }),
+ *   MoqSession.open(pair.client, { side: "client" }),
+ * ]);
+ * await using _publisher = publisher;
+ * await using _subscriber = subscriber;
+ *
+ * for (const text of ["11:59", "12:00"]) {
+ *   using group = live.openGroup();
+ *   group.writeFrame(new TextEncoder().encode(text));
+ * }
+ * await using track = await subscriber.subscribe("/clock", "seconds");
+ * const group = await track.nextGroup();
+ * assertEquals(group?.sequence, 2);
+ * assertEquals(new TextDecoder().decode((await group!.readFrame())!), "12:00");
+ * ```
+ */
+export class LiveTrack implements AsyncDisposable {
+  readonly #runtime: Runtime;
+  readonly #info: Partial<TrackInfoMessage>;
+  readonly #limits: LiveTrackLimits;
+  readonly #onDemand: (() => void) | undefined;
+  readonly #subscribers = new Set<LiveSubscriber>();
+  readonly #link: LiveGroupLink;
+  /** Groups by number. */
+  #groups: LiveGroup[] = [];
+  #newest: LiveGroup | undefined = undefined;
+  #byteLength = 0;
+  /** Number up to which groups are over, including numbers that never came. */
+  #floor = -1;
+  #stallTimer: Timer | undefined = undefined;
+  #state: "open" | "over" = "open";
+  #error: MoqErrorName | undefined = undefined;
+
+  /**
+   * Creates a track without groups.
+   *
+   * @param options Limits of the track.
+   * @throws {RangeError} If a limit is not a positive integer.
+   */
+  constructor(options: LiveTrackOptions = {}) {
+    checkOptions("create track", options, TRACK);
+    const { runtime = platformRuntime(), info = {}, onDemand, ...limits } = options;
+    this.#runtime = runtime;
+    this.#limits = withDefaults(DEFAULTS, limits);
+    this.#info = info;
+    this.#onDemand = onDemand;
+    this.#link = {
+      runtime,
+      timestamps: false,
+      grew: (byteLength) => {
+        this.#byteLength += byteLength;
+        if (byteLength > 0) this.#evict();
+      },
+      ended: () => {
+        this.#evict();
+        if (this.#state === "over") this.#checkOver();
+      },
+    };
+  }
+
+  /** Number of the newest group; `undefined` before the first one. */
+  get newestGroup(): number | undefined {
+    return this.#newest?.sequence;
+  }
+
+  /** Number of subscribers. */
+  get subscribers(): number {
+    return this.#subscribers.size;
+  }
+
+  /** Number of groups held for late subscribers and for subscribers that are behind. */
+  get heldGroups(): number {
+    return this.#groups.length;
+  }
+
+  /** Bytes of the groups held. */
+  get heldBytes(): number {
+    return this.#byteLength;
+  }
+
+  /** `true` if no more groups can be opened. */
+  get isClosed(): boolean {
+    return this.#state === "over";
+  }
+
+  /** Combined demand of the subscribers; `undefined` without subscribers. */
+  get demand(): {
+    /** Highest priority of all subscribers. */
+    readonly priority: number;
+    /** Longest latency of all subscribers, in milliseconds; 0 if one has no limit. */
+    readonly maxLatencyMs: number;
+  } | undefined {
+    if (this.#subscribers.size === 0) return undefined;
+    let [priority, maxLatencyMs] = [0, 0];
+    let isUnlimited = false;
+    for (const { track: { subscription } } of this.#subscribers) {
+      priority = Math.max(priority, subscription.priority);
+      maxLatencyMs = Math.max(maxLatencyMs, subscription.maxLatencyMs);
+      isUnlimited ||= subscription.maxLatencyMs === 0;
+    }
+    return { priority, maxLatencyMs: isUnlimited ? 0 : maxLatencyMs };
+  }
+
+  /**
+   * Returns `true` if a group can be opened: the number is new and not too old.
+   *
+   * @param sequence Number of the group.
+   * @returns `false` if the group was opened before or is too old, or the track is closed.
+   */
+  canOpen(sequence: number): boolean {
+    if (this.#state !== "open" || sequence <= this.#floor) return false;
+    return sequence > (this.#newest?.sequence ?? -1) ||
+      !this.#groups.some((group) => group.sequence === sequence);
+  }
+
+  /**
+   * Begins a group. Several groups may be open at once, and may begin out of order.
+   *
+   * @param sequence Number of the group; by default one more than the newest one, 1 for the first.
+   * @returns The group.
+   * @throws {RangeError} If the number is not an integer from 0 to 2^53 - 2, was used before, or is
+   * too old.
+   * @throws {TypeError} If the track is closed.
+   */
+  openGroup(sequence: number = (this.#newest?.sequence ?? 0) + 1): LiveGroup {
+    if (this.#state !== "open") throw new TypeError("Cannot open group: the track is closed");
+    if (!Number.isInteger(sequence) || sequence < 0 || sequence >= Number.MAX_SAFE_INTEGER) {
+      throw new RangeError(
+        `Cannot open group: its number must be an integer from 0 to 2^53 - 2, received ${sequence}`,
+      );
+    }
+    if (!this.canOpen(sequence)) {
+      throw new RangeError(
+        `Cannot open group: its number must be new and above ${this.#floor}, received ${sequence}`,
+      );
+    }
+    const group = new LiveGroup(sequence, this.#link);
+    let at = this.#groups.length;
+    while (at > 0 && this.#groups[at - 1]!.sequence > sequence) at--;
+    this.#groups.splice(at, 0, group);
+    const newest = this.#newest = this.#groups.at(-1)!;
+    for (const subscriber of this.#subscribers) subscriber.opened(group, newest);
+    this.#evict();
+    return group;
+  }
+
+  /**
+   * Tells the subscribers that groups will not come.
+   *
+   * @param missed Numbers of the groups.
+   * @param reason The reason.
+   */
+  drop(missed: MissedGroups, reason: MoqErrorName = "expired"): void {
+    for (const subscriber of this.#subscribers) subscriber.dropped(missed, reason);
+  }
+
+  /**
+   * Serves one subscriber, from the newest group or from a requested group on; or a fetch, from the
+   * cache. Requested groups that have left the cache are dropped.
+   *
+   * @param track The subscriber's track.
+   * @returns Resolves when the subscriber left, or got all requested groups.
+   * @throws {MoqError} If the track was closed with an error, the subscriber fell too far behind, or
+   * a fetched group is not in the cache.
+   */
+  async serve(track: TrackWriter): Promise<void> {
+    if (track.fetched !== undefined) {
+      const group = this.#cachedGroup(track.fetched.sequence);
+      return await deliver(group, track.startGroup(group.sequence));
+    }
+    if (this.#error !== undefined) throw this.#closedError(this.#error);
+    const { maxSubscribers } = this.#limits;
+    if (this.#subscribers.size >= maxSubscribers) {
+      const message = `Cannot subscribe: there are ${maxSubscribers} subscribers already`;
+      throw new MoqError("subscribe", "internal", message);
+    }
+    if (track.signal.aborted) return;
+    const subscriber = new LiveSubscriber(this.#runtime, track, this.#limits);
+    this.#subscribers.add(subscriber);
+    void this.#watch(subscriber);
+    this.#startStallTimer();
+    try {
+      subscriber.begin(this.#cached(), this.#newest);
+      if (this.#state === "over") subscriber.sourceOver();
+      this.#tellDemand();
+      await subscriber.done;
+    } finally {
+      this.#subscribers.delete(subscriber);
+      this.#evict();
+      if (this.#subscribers.size === 0) this.#stopStallTimer();
+      this.#tellDemand();
+    }
+  }
+
+  /**
+   * Answers a fetch from the cache.
+   *
+   * @param request The requested group.
+   * @param writer Writer of the answer.
+   * @returns Resolves once the group was written, or given up.
+   * @throws {MoqError} If the group is not in the cache.
+   */
+  async serveFetch(request: FetchRequest, writer: GroupWriter): Promise<void> {
+    await deliver(this.#cachedGroup(request.sequence), writer);
+  }
+
+  /** Finds a group in the cache, for a fetch. */
+  #cachedGroup(sequence: number): LiveGroup {
+    const group = this.#cached().find((cached) => cached.sequence === sequence);
+    if (group !== undefined) return group;
+    const isPast = sequence <= (this.#newest?.sequence ?? -1);
+    throw new MoqError(
+      "fetch",
+      isPast ? "evicted" : "notFound",
+      `Cannot fetch: group ${sequence} is not in the cache`,
+    );
+  }
+
+  /**
+   * Returns `true` if a fetch of a group can be answered.
+   *
+   * @param sequence Number of the group.
+   * @returns `true` if the cache has the group.
+   */
+  hasCached(sequence: number): boolean {
+    return this.#cached().some((group) => group.sequence === sequence);
+  }
+
+  /**
+   * Returns the fixed properties of the track.
+   *
+   * @returns The option `info`.
+   */
+  trackInfo(): Partial<TrackInfoMessage> {
+    return this.#info;
+  }
+
+  /**
+   * Ends the track: open groups are closed, and subscribers get the groups on their way.
+   * Idempotent.
+   */
+  close(): void {
+    if (this.#state === "over") return;
+    this.#state = "over";
+    for (const group of [...this.#groups]) group.close();
+    this.#checkOver();
+  }
+
+  /**
+   * Ends the track with an error: groups on their way are given up. Idempotent.
+   *
+   * @param reason The reason.
+   */
+  closeWithError(reason: MoqErrorName): void {
+    if (this.#error !== undefined || this.#state === "over") return;
+    this.#state = "over";
+    this.#error = reason;
+    const { message } = this.#closedError(reason);
+    for (const subscriber of [...this.#subscribers]) subscriber.fail(reason, message);
+    for (const group of this.#groups.splice(0)) group.evict("publishAborted");
+    this.#newest = undefined;
+  }
+
+  /** Closes the track; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    return Promise.resolve();
+  }
+
+  async #watch(subscriber: LiveSubscriber): Promise<void> {
+    for await (const _fields of subscriber.track.updated) {
+      subscriber.updated();
+      this.#tellDemand();
+    }
+  }
+
+  #tellDemand(): void {
+    try {
+      this.#onDemand?.();
+    } catch {
+      // An error of the application's callback ends neither subscribers nor the process.
+    }
+  }
+
+  /** Groups for late subscribers and fetches, the oldest first. */
+  #cached(): LiveGroup[] {
+    const { maxCachedGroups, maxCachedBytes, maxCacheAgeMs } = this.#limits;
+    const oldest = this.#runtime.now() - maxCacheAgeMs;
+    const found: LiveGroup[] = [];
+    let [count, byteLength] = [0, 0];
+    for (let at = this.#groups.length - 1; at >= 0; at--) {
+      const group = this.#groups[at]!;
+      byteLength += group.byteLength;
+      const isInside = count < maxCachedGroups && byteLength <= maxCachedBytes &&
+        group.openedAt >= oldest;
+      if (!isInside && group !== this.#newest) break;
+      count++;
+      if (group.isWhole) found.push(group);
+    }
+    return found.reverse();
+  }
+
+  /** Drops groups that neither late subscribers nor subscribers behind may still get. */
+  #evict(): void {
+    const { maxCachedGroups, maxCachedBytes, maxCacheAgeMs } = this.#limits;
+    const { maxLagGroups, maxLagBytes } = this.#limits;
+    const oldest = this.#runtime.now() - maxCacheAgeMs;
+    while (this.#groups.length > 1) {
+      const [group] = this.#groups as [LiveGroup];
+      const count = this.#groups.length;
+      const isCached = count <= maxCachedGroups && this.#byteLength <= maxCachedBytes &&
+        group.openedAt >= oldest;
+      // Beyond the cache keep only groups that are still written, or on their way to a subscriber.
+      const isNeeded = !group.isEnded || group.deliveries.size > 0;
+      const isInBounds = count <= maxLagGroups && this.#byteLength <= maxLagBytes;
+      if (isCached || isNeeded && isInBounds) break;
+      this.#groups.shift();
+      this.#floor = Math.max(this.#floor, group.sequence);
+      group.evict("expired");
+    }
+    const maxBytes = Math.max(maxCachedBytes, maxLagBytes);
+    if (this.#byteLength > maxBytes) this.#newest?.trim(maxBytes);
+  }
+
+  #checkOver(): void {
+    if (this.#groups.some((group) => !group.isEnded)) return;
+    for (const subscriber of [...this.#subscribers]) subscriber.sourceOver();
+  }
+
+  #startStallTimer(): void {
+    this.#stallTimer ??= this.#runtime.setTimeout(() => {
+      this.#stallTimer = undefined;
+      this.#startStallTimer();
+      for (const subscriber of [...this.#subscribers]) subscriber.tick();
+    }, this.#limits.stallTimeoutMs / STALL_TICKS);
+  }
+
+  #stopStallTimer(): void {
+    this.#runtime.clearTimeout(this.#stallTimer);
+    this.#stallTimer = undefined;
+  }
+
+  #closedError(reason: MoqErrorName): MoqError {
+    return new MoqError("subscribe", reason, "The track was closed with an error");
+  }
+}
+
+/** Options for {@linkcode LiveBroadcast}. */
+export interface LiveBroadcastOptions {
+  /**
+   * Clocks, timers and randomness of this node, for all tracks.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
+  /**
+   * Most tracks at once.
+   *
+   * @default {1024}
+   */
+  readonly maxTracks?: number;
+}
+
+/**
+ * Serves live tracks by their names; other names are refused with `notFound`. Pass the broadcast to
+ * `mux.publish()`.
+ *
+ * @example Two tracks
+ * ```ts
+ * import { LiveBroadcast, TrackMux } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using broadcast = new LiveBroadcast();
+ * const video = broadcast.track("video", { maxLatencyMs: 500 });
+ * const audio = broadcast.track("audio");
+ * using _publication = new TrackMux().publish("/room/ann", broadcast);
+ *
+ * for (const track of [video, audio]) {
+ *   using group = track.openGroup();
+ *   group.writeFrame(new Uint8Array(10));
+ * }
+ * assertEquals(broadcast.names, ["video", "audio"]);
+ * ```
+ */
+export class LiveBroadcast implements TrackServer, AsyncDisposable {
+  readonly #runtime: Runtime;
+  readonly #maxTracks: number;
+  readonly #tracks = new Map<string, LiveTrack>();
+
+  /**
+   * Creates a broadcast without tracks.
+   *
+   * @param options The limit on tracks.
+   * @throws {RangeError} If `maxTracks` is not a positive integer.
+   */
+  constructor(options: LiveBroadcastOptions = {}) {
+    checkOptions("create broadcast", options, { maxTracks: POSITIVE, runtime: RUNTIME });
+    const { runtime = platformRuntime(), maxTracks = 1_024 } = options;
+    this.#runtime = runtime;
+    this.#maxTracks = maxTracks;
+  }
+
+  /** Names of the tracks. */
+  get names(): readonly string[] {
+    return [...this.#tracks.keys()];
+  }
+
+  /**
+   * Adds a track.
+   *
+   * @param name Name of the track.
+   * @param options Limits of the track.
+   * @returns The track, ready for groups.
+   * @throws {TypeError} If the broadcast has a track of this name already.
+   * @throws {RangeError} If there are too many tracks, or a limit is invalid.
+   */
+  track(name: string, options: LiveTrackOptions = {}): LiveTrack {
+    checkOptions("create track", options, TRACK);
+    if (this.#tracks.has(name)) {
+      throw new TypeError(`Cannot add track: its name must be new, received "${name}"`);
+    }
+    if (this.#tracks.size >= this.#maxTracks) {
+      throw new RangeError(
+        `Cannot add track: there are ${this.#maxTracks} already, see maxTracks`,
+      );
+    }
+    const track = new LiveTrack({ runtime: this.#runtime, ...options });
+    this.#tracks.set(name, track);
+    return track;
+  }
+
+  /**
+   * Finds a track.
+   *
+   * @param name Name of the track.
+   * @returns The track; `undefined` if there is no track of this name.
+   */
+  get(name: string): LiveTrack | undefined {
+    return this.#tracks.get(name);
+  }
+
+  /**
+   * Ends and removes a track.
+   *
+   * @param name Name of the track.
+   * @returns `true` if the broadcast had a track of this name.
+   */
+  remove(name: string): boolean {
+    this.#tracks.get(name)?.close();
+    return this.#tracks.delete(name);
+  }
+
+  /**
+   * Serves a subscriber; called by the mux.
+   *
+   * @param track The subscriber's track.
+   * @returns Resolves when the subscriber is done.
+   * @throws {MoqError} If the track ended with an error.
+   */
+  async serveTrack(track: TrackWriter): Promise<void> {
+    const live = this.#tracks.get(track.name);
+    // Close in the same turn, before the subscriber is accepted.
+    if (live === undefined) return track.closeWithError("notFound");
+    await live.serve(track);
+  }
+
+  /**
+   * Answers a fetch; called by the mux.
+   *
+   * @param request The requested group.
+   * @param group Writer of the answer.
+   * @returns Resolves when the group is written.
+   * @throws {MoqError} If there is no such track, or the group is not in the cache.
+   */
+  async serveFetch(request: FetchRequest, group: GroupWriter): Promise<void> {
+    await this.#require(request.name, "fetch").serveFetch(request, group);
+  }
+
+  /**
+   * Returns the fixed properties of a track; called by the mux.
+   *
+   * @param name Name of the track.
+   * @returns The properties.
+   * @throws {MoqError} If there is no such track.
+   */
+  trackInfo(name: string): Partial<TrackInfoMessage> {
+    return this.#require(name, "subscribe").trackInfo();
+  }
+
+  /** Ends all tracks. Idempotent. */
+  close(): void {
+    for (const track of this.#tracks.values()) track.close();
+  }
+
+  /** Ends all tracks; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    return Promise.resolve();
+  }
+
+  #require(name: string, scope: "subscribe" | "fetch"): LiveTrack {
+    const track = this.#tracks.get(name);
+    if (track !== undefined) return track;
+    throw new MoqError(scope, "notFound", `There is no track "${name}"`);
+  }
+}

@@ -1,0 +1,680 @@
+/**
+ * A relay: announces the broadcasts of its sessions, and subscribes to each track once for all
+ * subscribers.
+ */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, COUNT, POSITIVE, RUNTIME, SHARE } from "../../base/option_checks.ts";
+import { ConsoleReport } from "../../base/console_report.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import type { LimitLevel } from "../../errors.ts";
+import { type Place, Quotas, sharesOf } from "../../base/shares.ts";
+import { reportTo } from "../session/context.ts";
+import type { MoqSession } from "../session/session.ts";
+import type { Announcement, AnnouncementReader } from "../track/announcement.ts";
+import { TrackMux } from "../track/mux.ts";
+import type { SubscriberSession, TrackWriter } from "../track/track_writer.ts";
+import { MoqError } from "../wire/errors.ts";
+import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
+import { LiveTrack, type LiveTrackOptions, TRACK } from "./live_track.ts";
+import { RelayCapacity } from "./relay_capacity.ts";
+import {
+  MAX_NOTICE_PATHS,
+  type MoqRelayNotice,
+  NOTICES_PATH,
+  NOTICES_TRACK,
+} from "./relay_notices.ts";
+import { RelayRoute, type RelayRouteLink } from "./relay_route.ts";
+import type { RelaySource, TrackOrigin } from "./relay_source.ts";
+
+/** A broadcast that waits for a place of the relay. */
+interface WaitingBroadcast {
+  source: RelaySource;
+  /** The place in which it waits. */
+  readonly place: Place;
+}
+
+/** Bound that keeps a broadcast from being relayed: of the session, of its address, or of all. */
+type RelayLimit = "share" | "address" | "full";
+
+/** A session of a relay, or another relay of its cluster. */
+class RelayPeer {
+  /** Source of the broadcasts. */
+  readonly from: TrackOrigin;
+  /** Relayed broadcasts. */
+  readonly paths: Set<BroadcastPath> = new Set();
+  /** Broadcasts that wait for a place, the oldest first. */
+  readonly waiting: Map<BroadcastPath, WaitingBroadcast> = new Map();
+  /** Number of announcements that were not kept. */
+  ignored = 0;
+  /** Reason for the last broadcast that was not relayed. */
+  reason: NonNullable<MoqRelayNotice["reason"]> | undefined;
+
+  readonly #runtime: Runtime;
+  /** Track of the notices; created on the first request. */
+  #notices: LiveTrack | undefined;
+  #isChanged = false;
+
+  /** Begins without broadcasts. */
+  constructor(runtime: Runtime, from: TrackOrigin) {
+    this.from = from;
+    this.#runtime = runtime;
+  }
+
+  /** Sends notices to a subscriber: the present state, then each change. */
+  async serve(track: TrackWriter, placesOf: () => number): Promise<void> {
+    if (this.#notices === undefined) {
+      // The newest notice holds the whole state.
+      this.#notices = new LiveTrack({
+        runtime: this.#runtime,
+        maxCachedGroups: 1,
+        maxLagGroups: 4,
+      });
+      this.#write(placesOf());
+    }
+    await this.#notices.serve(track);
+  }
+
+  /** Notes a change of the broadcasts; subscribers get a notice at the end of this turn. */
+  changed(placesOf: () => number): void {
+    if (this.#notices === undefined || this.#isChanged) return;
+    this.#isChanged = true;
+    this.#runtime.schedule(() => {
+      this.#isChanged = false;
+      if (this.#notices?.isClosed === false) this.#write(placesOf());
+    });
+  }
+
+  end(): void {
+    this.#notices?.close();
+  }
+
+  #write(places: number): void {
+    const { paths, waiting, ignored, reason = null } = this;
+    const notice: MoqRelayNotice = {
+      relayed: paths.size,
+      places,
+      waiting: [...waiting.keys().take(MAX_NOTICE_PATHS)],
+      waitingCount: waiting.size,
+      ignored,
+      reason,
+    };
+    using group = this.#notices!.openGroup();
+    group.writeFrame(new TextEncoder().encode(JSON.stringify(notice)));
+  }
+}
+
+/** Default of the most broadcasts of a relay. */
+export const MAX_BROADCASTS = 100_000;
+
+/** Default of the most broadcasts of one address: one for each session that it may have. */
+export const MAX_BROADCASTS_PER_ADDRESS = 1_000;
+
+/** Default of the most tracks of a relay. */
+export const MAX_TRACKS = 10_000;
+
+/** Default of the most tracks of one address. */
+export const MAX_TRACKS_PER_ADDRESS = 1_000;
+
+/** Options for {@linkcode MoqRelay}. */
+export interface MoqRelayOptions {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
+  /**
+   * Mux of the sessions, in which relayed broadcasts are announced. The application's own
+   * publications in this mux have precedence. By default a new mux.
+   */
+  readonly mux?: TrackMux;
+  /**
+   * Prefix of relayed broadcasts; others are not relayed.
+   *
+   * @default {"/"}
+   */
+  readonly prefix?: string;
+  /**
+   * Lets sessions that dialed in publish without `authorize`: every client that reaches the relay
+   * may publish under any path. Without this option such announcements are refused. The address of
+   * a client makes no difference: behind a proxy all clients come from this machine.
+   *
+   * @default {false}
+   */
+  readonly allowAnonymousPublish?: boolean;
+  /**
+   * Time for which a track stays subscribed upstream, with a warm cache, after its last subscriber
+   * left, in milliseconds.
+   *
+   * @default {5000}
+   */
+  readonly lingerMs?: number;
+  /**
+   * Most broadcasts of all sessions. Further ones wait for a place, as many again at most; see
+   * {@linkcode relayNotices}.
+   *
+   * @default {100000}
+   */
+  readonly maxBroadcasts?: number;
+  /**
+   * Most of these broadcasts, and of those that wait, whose first publisher came from one network
+   * address, where an IPv6 /64 counts as one. Further ones wait. The default counts only while more
+   * than half of `maxBroadcasts` are relayed.
+   *
+   * @default {1000}
+   */
+  readonly maxBroadcastsPerAddress?: number;
+  /**
+   * Most tracks subscribed upstream at once. A further track takes the place of one without
+   * subscribers, or is refused.
+   *
+   * @default {10000}
+   */
+  readonly maxTracks?: number;
+  /**
+   * Most of these tracks whose first subscriber came from one network address, where an IPv6 /64
+   * counts as one. The default counts only while more than half of `maxTracks` are subscribed.
+   *
+   * @default {1000}
+   */
+  readonly maxTracksPerAddress?: number;
+  /**
+   * Share of a session that dialed in: the part of `maxBroadcasts` that may be relayed (and as many
+   * may wait), and the part of `maxTracks` that may be subscribed to. At least one place. Sessions
+   * that this program dialed may use all places. `authorize` grants a larger `share`, such as
+   * `{ share: 1 }` for another relay.
+   *
+   * @default {0.02}
+   */
+  readonly maxShare?: number;
+  /**
+   * Most fetches sent upstream at once; further ones are refused.
+   *
+   * @default {256}
+   */
+  readonly maxFetches?: number;
+  /** Limits of the fan-out of each track; see {@linkcode LiveTrackOptions}. */
+  readonly track?: Omit<LiveTrackOptions, "runtime" | "info" | "onDemand">;
+  /**
+   * Receives errors of broadcasts and announcements. Refusals for lack of a place are reported once
+   * for each session and reason, until all broadcasts of the session are relayed. By default errors
+   * are ignored, except for sessions without `authorize`, for which one line is printed.
+   */
+  readonly onError?: (error: unknown) => void;
+}
+
+const OPTIONS: OptionKinds<MoqRelayOptions> = {
+  allowAnonymousPublish: "boolean",
+  lingerMs: COUNT,
+  maxBroadcasts: POSITIVE,
+  maxBroadcastsPerAddress: POSITIVE,
+  maxFetches: POSITIVE,
+  maxShare: SHARE,
+  maxTracks: POSITIVE,
+  maxTracksPerAddress: POSITIVE,
+  mux: "object",
+  onError: "function",
+  prefix: "string",
+  runtime: RUNTIME,
+  track: TRACK,
+};
+
+/**
+ * Relays the broadcasts of its sessions to each other.
+ *
+ * - **Once:** a track is subscribed upstream for its first subscriber, with the highest priority of
+ *   all subscribers, and unsubscribed `lingerMs` after the last one left.
+ * - **Fan-out:** each group is held once for all subscribers, by a {@linkcode LiveTrack}: late
+ *   subscribers begin at the newest group, fetches are answered from the cache first, and a stalled
+ *   subscriber affects no other.
+ * - **Ways:** of several sources of a broadcast the shortest chain of hops is taken; of two equally
+ *   short chains to different publishers, the newer one. If another way to the same publisher takes
+ *   over, subscriptions stay. If another publisher takes over, subscribers see the broadcast end
+ *   and begin again.
+ * - **Loops** are refused by the `hopId` of the mux. Versions without hops cannot show loops:
+ *   relays speak moq-lite-04 or -05 to each other. A source without hops may be an echo of this
+ *   relay. Such a source never replaces another one, and takes over a second after the other one is
+ *   gone.
+ * - **Strangers:** a session that dialed in publishes only where `authorize` decides, and takes 2 %
+ *   of the places at most. A broadcast without a place waits for one, and its publisher can ask
+ *   why: see {@linkcode relayNotices}.
+ * - **Behind:** a subscriber that falls behind loses the oldest groups, explicitly. A subscription
+ *   without progress is ended, and so is its session where only that frees the memory.
+ *
+ * @example From a publisher to a subscriber
+ * ```ts
+ * import { MoqRelay, MoqSession, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using relay = new MoqRelay();
+ * async function join(mux: TrackMux): Promise<MoqSession> {
+ *   const pair = memoryPair({ protocol: "moq-lite-05" });
+ *   const [mine, theirs] = await Promise.all([
+ *     MoqSession.open(pair.client, { side: "client", mux }),
+ *     MoqSession.open(pair.server, { side: "server", mux: relay.mux, authorize: () => true }),
+ *   ]);
+ *   void relay.accept(theirs);
+ *   return mine;
+ * }
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/clock", async (track) => {
+ *   await using group = await track.openGroup();
+ *   await group.writeFrame(new TextEncoder().encode("12:00"));
+ * });
+ * await using _publisher = await join(mux);
+ * await using subscriber = await join(new TrackMux());
+ *
+ * await using announcements = await subscriber.acceptAnnounce("/");
+ * const announced = await announcements.next();
+ * assertEquals([announced?.path, announced?.hops], ["/clock", [mux.hopId, relay.mux.hopId]]);
+ * for await (const group of await subscriber.subscribe("/clock", "seconds")) {
+ *   for await (const frame of group) assertEquals(new TextDecoder().decode(frame), "12:00");
+ * }
+ * ```
+ */
+export class MoqRelay implements AsyncDisposable {
+  /** Mux of the sessions; open sessions with this mux. */
+  readonly mux: TrackMux;
+  /** Prefix of relayed broadcasts. */
+  readonly prefix: BroadcastPath;
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @ignore
+   */
+  readonly runtime: Runtime;
+
+  readonly #maxBroadcasts: number;
+  readonly #capacity: RelayCapacity;
+  readonly #routeLink: RelayRouteLink;
+  readonly #onError: ((error: unknown) => void) | undefined;
+  readonly #allowsAnonymous: boolean;
+  readonly #notices: Disposable;
+  readonly #console: ConsoleReport;
+  readonly #routes = new Map<BroadcastPath, RelayRoute>();
+  readonly #sessions = new Map<SubscriberSession, RelayPeer>();
+  /** Other relays of the cluster that hold broadcasts. */
+  readonly #remotes = new Map<TrackOrigin, RelayPeer>();
+  /** Members with broadcasts that wait for a place of the relay, the next one first. */
+  readonly #queue = new Set<RelayPeer>();
+  #isFilling = false;
+  #isClosed = false;
+
+  /**
+   * Creates a relay without sessions.
+   *
+   * @param options Limits of the relay, and its mux.
+   * @throws {RangeError} If a limit is invalid, or the prefix is too long.
+   */
+  constructor(options: MoqRelayOptions = {}) {
+    checkOptions("create relay", options, OPTIONS);
+    const { runtime = platformRuntime(), mux = new TrackMux({ runtime }), prefix = "/" } = options;
+    const { track = {}, onError } = options;
+    const { lingerMs = 5_000, maxTracks = MAX_TRACKS, maxFetches = 256 } = options;
+    const { maxBroadcasts = MAX_BROADCASTS, maxShare = 0.02 } = options;
+    const { allowAnonymousPublish = false, maxBroadcastsPerAddress } = options;
+    this.runtime = runtime;
+    this.#console = new ConsoleReport(runtime);
+    this.mux = mux;
+    this.prefix = broadcastPath(prefix);
+    this.#maxBroadcasts = maxBroadcasts;
+    const quotas = mux.quotas = new Quotas(runtime);
+    this.#capacity = new RelayCapacity(quotas, {
+      maxBroadcasts,
+      broadcastShares: sharesOf(
+        { address: maxBroadcastsPerAddress },
+        { address: MAX_BROADCASTS_PER_ADDRESS },
+      ),
+      maxTracks,
+      maxFetches,
+      maxShare,
+      trackShares: sharesOf(
+        { address: options.maxTracksPerAddress },
+        { address: MAX_TRACKS_PER_ADDRESS },
+      ),
+    });
+    this.#allowsAnonymous = allowAnonymousPublish;
+    this.#onError = onError;
+    this.#notices = mux.handle(NOTICES_PATH, {
+      serveTrack: (track) => this.#serveNotices(track),
+    });
+    this.#routeLink = {
+      runtime,
+      mux,
+      lingerMs,
+      live: track,
+      capacity: this.#capacity,
+      report: (error) => this.#report(error),
+      onEmpty: (route) => {
+        this.#routes.delete(route.path);
+        this.#fillSoon();
+      },
+      onMoved: () => this.#fillSoon(),
+    };
+  }
+
+  /** Present state of the relay. */
+  get stats(): {
+    /** Number of sessions. */
+    readonly sessions: number;
+    /** Broadcasts that a session announced, or another relay of the cluster holds. */
+    readonly broadcasts: number;
+    /** Broadcasts that wait for a place. */
+    readonly waiting: number;
+    /** Tracks subscribed upstream. */
+    readonly tracks: number;
+  } {
+    return {
+      sessions: this.#sessions.size,
+      broadcasts: this.#routes.size,
+      waiting: this.#capacity.waiting,
+      tracks: this.#capacity.tracks,
+    };
+  }
+
+  /**
+   * Adds a session, as publisher and as subscriber. Call `accept` once for each session, on either
+   * side of the dial. For a client that reconnects, use
+   * `connectMoq(url, { mux: relay.mux, onSession: (session) => relay.accept(session) })`.
+   *
+   * @param session The session, opened with the relay's `mux`.
+   * @returns Resolves when the session is over; never rejects.
+   * @throws {TypeError} If the session has another mux or was accepted before, or the relay is
+   * closed.
+   */
+  accept(session: MoqSession): Promise<void> {
+    if (session.mux !== this.mux) {
+      throw new TypeError("Cannot accept session: it must have the mux of the relay");
+    }
+    if (this.#sessions.has(session)) {
+      throw new TypeError("Cannot accept session: it was accepted already");
+    }
+    if (this.#isClosed) throw new TypeError("Cannot accept session: the relay is closed");
+    if (session.isClosed) return Promise.resolve();
+    this.#sessions.set(session, new RelayPeer(this.runtime, session));
+    session.signal.addEventListener("abort", () => this.#left(session), { once: true });
+    return this.#follow(session);
+  }
+
+  /**
+   * Adds a broadcast that another relay holds, or changes its way; called by
+   * {@linkcode MoqCluster}.
+   *
+   * @ignore
+   */
+  addSource(path: BroadcastPath, source: RelaySource): void {
+    if (this.#isClosed) return;
+    const { session } = source;
+    let peer = this.#remotes.get(session);
+    if (peer === undefined) {
+      this.#remotes.set(session, peer = new RelayPeer(this.runtime, session));
+    }
+    this.#add(peer, path, source);
+  }
+
+  /**
+   * Removes a broadcast that another relay held.
+   *
+   * @ignore
+   */
+  removeSource(path: BroadcastPath, from: TrackOrigin): void {
+    const peer = this.#remotes.get(from);
+    if (peer === undefined) return;
+    if (this.#stopWaiting(peer, path)) this.#queue.delete(peer);
+    if (peer.paths.delete(path)) this.#routes.get(path)?.remove(from);
+    if (peer.waiting.size > 0) this.#fillSoon(peer);
+    else if (peer.paths.size === 0) this.#remotes.delete(from);
+  }
+
+  /**
+   * Returns the source in use; `undefined` for a publication of the application, or an unknown
+   * path.
+   *
+   * @ignore
+   */
+  sourceOf(path: BroadcastPath): RelaySource | undefined {
+    return this.#routes.get(path)?.source;
+  }
+
+  /**
+   * Tries to publish a broadcast again; called when another publication of the path has ended.
+   *
+   * @ignore
+   */
+  retry(path: BroadcastPath): void {
+    this.#routes.get(path)?.retry();
+  }
+
+  /** Ends all relayed broadcasts; sessions stay open. Idempotent. */
+  close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#notices[Symbol.dispose]();
+    for (const peer of [...this.#sessions.values(), ...this.#remotes.values()]) {
+      for (const path of peer.waiting.keys()) this.#stopWaiting(peer, path);
+      peer.end();
+    }
+    this.#sessions.clear();
+    this.#remotes.clear();
+    this.#queue.clear();
+    for (const route of [...this.#routes.values()]) route.close();
+  }
+
+  /** Ends all relayed broadcasts; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    return Promise.resolve();
+  }
+
+  async #follow(session: MoqSession): Promise<void> {
+    try {
+      const reader = await session.acceptAnnounce(this.prefix);
+      for await (const announcement of reader) {
+        if (this.#isClosed) break;
+        this.#announced(session, announcement, reader);
+      }
+    } catch (error) {
+      // A peer without announcements may refuse the request.
+      if (!session.isClosed) this.#report(error);
+    }
+    if (!session.isClosed) this.#forget(session);
+    await session.closed;
+  }
+
+  #announced(
+    session: MoqSession,
+    { path, active, hops }: Announcement,
+    reader: AnnouncementReader,
+  ): void {
+    const peer = this.#sessions.get(session);
+    if (peer === undefined) return;
+    if (active) {
+      if (this.#mayPublish(session)) return this.#add(peer, path, { session, hops });
+      this.#refuse(peer, path, "anonymous");
+      return reader.close("bannedPrefix");
+    }
+    if (this.#stopWaiting(peer, path)) return this.#updateNotice(peer);
+    if (!peer.paths.delete(path)) return;
+    if (peer.paths.size === 0 && peer.waiting.size === 0) peer.ignored = 0;
+    // A broadcast that ends and begins in the same turn has changed its way.
+    this.runtime.schedule(() => {
+      const current = this.#sessions.get(session);
+      if (current?.paths.has(path)) return;
+      this.#routes.get(path)?.remove(session);
+      if (current === undefined) return;
+      if (current.waiting.size > 0) this.#fillSoon(current);
+      this.#updateNotice(current);
+    });
+  }
+
+  /** Returns `true` if a session may publish: the application decides, or no decision is needed. */
+  #mayPublish(session: MoqSession): boolean {
+    return session.side === "client" || session.hasAuthorize || this.#allowsAnonymous;
+  }
+
+  /** Returns the number of broadcasts that may come from a session, or from another relay. */
+  #placesOf({ from }: RelayPeer): number {
+    // The cluster bounds the broadcasts of its relays.
+    return "side" in from
+      ? this.#capacity.shareOf(from as MoqSession, this.#maxBroadcasts)
+      : this.#maxBroadcasts;
+  }
+
+  /** Finds the bound that keeps a broadcast from being relayed; `undefined` if there is a place. */
+  #limitOf(peer: RelayPeer, path: BroadcastPath): RelayLimit | undefined {
+    if (!peer.paths.has(path) && peer.paths.size >= this.#placesOf(peer)) return "share";
+    if (this.#routes.has(path)) return undefined;
+    return limitAt(this.#capacity.levelFull(peer.from));
+  }
+
+  /** Relays a broadcast, or queues it for a place. */
+  #add(peer: RelayPeer, path: BroadcastPath, source: RelaySource): void {
+    const limit = this.#relay(peer, path, source);
+    if (limit === undefined) {
+      // The share of the session may have grown.
+      if (peer.waiting.size > 0) this.#fillSoon(peer);
+      return this.#updateNotice(peer);
+    }
+    if (!this.#wait(peer, path, source)) peer.ignored++;
+    // A peer that has its own share is queued when one of its broadcasts ends.
+    else if (limit !== "share") this.#queue.add(peer);
+    this.#refuse(peer, path, limit);
+  }
+
+  /** Relays a broadcast; returns the bound that keeps it from being relayed. */
+  #relay(peer: RelayPeer, path: BroadcastPath, source: RelaySource): RelayLimit | undefined {
+    const { paths, from: holder } = peer;
+    if (!paths.has(path) && paths.size >= this.#placesOf(peer)) return "share";
+    let route = this.#routes.get(path);
+    if (route === undefined) {
+      const place = this.#capacity.takeBroadcast(holder);
+      if (typeof place === "string") return limitAt(place);
+      route = new RelayRoute(path, this.#routeLink, { place, holder });
+      this.#routes.set(path, route);
+    }
+    this.#stopWaiting(peer, path);
+    paths.add(path);
+    route.add(source);
+    return undefined;
+  }
+
+  /** Lets a broadcast wait for a place; returns `false` if it cannot. */
+  #wait(peer: RelayPeer, path: BroadcastPath, source: RelaySource): boolean {
+    const { waiting, from } = peer;
+    const known = waiting.get(path);
+    if (known !== undefined) {
+      known.source = source;
+      return true;
+    }
+    const hasShare = waiting.size < this.#placesOf(peer);
+    const place = hasShare ? this.#capacity.takeWait(from) : undefined;
+    if (place === undefined) return false;
+    waiting.set(path, { source, place });
+    return true;
+  }
+
+  #stopWaiting({ waiting }: RelayPeer, path: BroadcastPath): boolean {
+    waiting.get(path)?.place[Symbol.dispose]();
+    return waiting.delete(path);
+  }
+
+  /** Relays waiting broadcasts at the end of this turn, in turns by session. */
+  #fillSoon(peer?: RelayPeer): void {
+    if (peer !== undefined) this.#queue.add(peer);
+    if (this.#isFilling || this.#queue.size === 0) return;
+    this.#isFilling = true;
+    this.runtime.schedule(() => {
+      this.#isFilling = false;
+      if (!this.#isClosed) this.#fill();
+    });
+  }
+
+  #fill(): void {
+    // A peer that is added again is visited again, behind the others.
+    for (const peer of this.#queue) {
+      const [next] = peer.waiting;
+      const limit = next && this.#limitOf(peer, next[0]);
+      if (limit === "full") return;
+      if (limit === "address") continue; // Keeps its turn, and holds up no other address.
+      this.#queue.delete(peer);
+      // A peer that has its own share is queued again when one of its broadcasts ends.
+      if (next === undefined || limit === "share") continue;
+      const [path, { source }] = next;
+      this.#relay(peer, path, source);
+      if (peer.waiting.size > 0) this.#queue.add(peer);
+      this.#updateNotice(peer);
+    }
+  }
+
+  /**
+   * Reports a broadcast that is not relayed, to the application here and to a publisher that asks.
+   */
+  #refuse(
+    peer: RelayPeer,
+    path: BroadcastPath,
+    limit: RelayLimit | "anonymous",
+  ): void {
+    const reason = limit === "address" ? "share" : limit;
+    const isNew = peer.reason !== reason;
+    peer.reason = reason;
+    this.#updateNotice(peer);
+    if (!isNew) return;
+    const rule = {
+      anonymous:
+        "the session must have authorize, of listenMoq() or MoqSession.open(), or the relay allowAnonymousPublish",
+      share: `its session has ${this.#placesOf(peer)} broadcasts already, see maxShare`,
+      address: "its address has its share of the broadcasts already, see maxBroadcastsPerAddress",
+      full: `there are ${this.#maxBroadcasts} broadcasts already, see maxBroadcasts`,
+    }[limit];
+    const message = `Cannot relay ${path}: ${rule}`;
+    if (reason === "anonymous" && this.#onError === undefined) {
+      this.#console.tell("anonymous", message);
+    }
+    const name = reason === "anonymous" ? "bannedPrefix" : "internal";
+    this.#report(new MoqError("announce", name, message));
+  }
+
+  #updateNotice(peer: RelayPeer): void {
+    if (peer.waiting.size === 0 && peer.ignored === 0 && peer.reason !== "anonymous") {
+      peer.reason = undefined;
+    }
+    peer.changed(() => this.#placesOf(peer));
+  }
+
+  /** Sends a session the notices about its own broadcasts. */
+  async #serveNotices(track: TrackWriter): Promise<void> {
+    const peer = this.#sessions.get(track.session);
+    if (peer === undefined || track.name !== NOTICES_TRACK) {
+      return track.closeWithError("notFound");
+    }
+    await peer.serve(track, () => this.#placesOf(peer));
+  }
+
+  #left(session: MoqSession): void {
+    this.#forget(session);
+    this.#sessions.get(session)?.end();
+    this.#sessions.delete(session);
+  }
+
+  #forget(session: MoqSession): void {
+    const peer = this.#sessions.get(session);
+    if (peer === undefined) return;
+    const { paths, waiting } = peer;
+    this.#queue.delete(peer);
+    for (const path of waiting.keys()) this.#stopWaiting(peer, path);
+    for (const path of paths) this.#routes.get(path)?.remove(session);
+    paths.clear();
+  }
+
+  #report(error: unknown): void {
+    reportTo(this.#onError, error);
+  }
+}
+
+/** The bound of a relay that is reached at a level. */
+function limitAt(level: LimitLevel | undefined): RelayLimit | undefined {
+  if (level === undefined) return undefined;
+  return level === "server" ? "full" : "address";
+}

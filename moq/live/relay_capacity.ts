@@ -1,0 +1,160 @@
+/** Bounds of a relay on broadcasts, tracks and fetches, and the share of each session and address. */
+import type { LimitLevel } from "../../errors.ts";
+import { NOBODY, type Owner, socketOwner } from "../../base/owners.ts";
+import type { Place, Quota, Quotas, QuotaShares } from "../../base/shares.ts";
+import type { SubscriberSession } from "../track/track_writer.ts";
+import type { TrackOrigin } from "./relay_source.ts";
+import type { RelayTrack } from "./relay_track.ts";
+
+/** Bounds of a {@linkcode RelayCapacity}; see `MoqRelayOptions`. */
+export interface RelayBounds {
+  readonly maxBroadcasts: number;
+  /** Shares of the broadcasts, and of those that wait. */
+  readonly broadcastShares: QuotaShares;
+  readonly maxTracks: number;
+  /** Shares of the tracks. */
+  readonly trackShares: QuotaShares;
+  readonly maxFetches: number;
+  readonly maxShare: number;
+}
+
+/** Counts the broadcasts, tracks and fetches of a relay, in total, by address and by session. */
+export class RelayCapacity {
+  readonly #bounds: RelayBounds;
+  /** Number of tracks by session. */
+  readonly #tracksOf = new WeakMap<SubscriberSession, number>();
+  /** Tracks without subscribers, the oldest first. */
+  readonly #idle = new Set<RelayTrack>();
+  readonly #owners = new WeakMap<SubscriberSession, Owner>();
+  readonly #broadcasts: Quota;
+  readonly #waiting: Quota;
+  readonly #tracks: Quota;
+  #fetches = 0;
+
+  constructor(quotas: Quotas, bounds: RelayBounds) {
+    this.#bounds = bounds;
+    const { maxBroadcasts: max, broadcastShares, maxTracks, trackShares } = bounds;
+    const broadcasts = { limit: "maxBroadcasts", verb: "relay", max, ...broadcastShares };
+    this.#broadcasts = quotas.open({
+      ...broadcasts,
+      name: "moq.maxBroadcasts",
+      what: "broadcasts",
+    });
+    this.#waiting = quotas.open({
+      ...broadcasts,
+      name: "moq.waitingBroadcasts",
+      what: "broadcasts that wait",
+    });
+    this.#tracks = quotas.open({
+      limit: "maxTracks",
+      name: "moq.maxTracks",
+      verb: "relay",
+      what: "tracks",
+      max: maxTracks,
+      ...trackShares,
+    });
+  }
+
+  /** Broadcasts that wait for a place. */
+  get waiting(): number {
+    return this.#waiting.taken;
+  }
+
+  /** Tracks subscribed upstream. */
+  get tracks(): number {
+    return this.#tracks.taken;
+  }
+
+  /**
+   * Returns the level at which there is no place for one more broadcast; `undefined` if there is one.
+   */
+  levelFull(from: TrackOrigin): LimitLevel | undefined {
+    return this.#broadcasts.levelFull(this.#ownerOf(from));
+  }
+
+  /** Takes a place for one more broadcast, or returns the level at which there is none. */
+  takeBroadcast(from: TrackOrigin): Place | LimitLevel {
+    return this.#broadcasts.tryTake(this.#ownerOf(from));
+  }
+
+  /** Counts a broadcast for another source, as its first one is gone. */
+  moveBroadcast(place: Place, to: TrackOrigin): void {
+    place.change(this.#ownerOf(to), { ignoresShares: true });
+  }
+
+  /** Takes a place in which one more broadcast waits; `undefined` if there is none. */
+  takeWait(from: TrackOrigin): Place | undefined {
+    const place = this.#waiting.tryTake(this.#ownerOf(from));
+    return typeof place === "string" ? undefined : place;
+  }
+
+  /** Returns the part of a total that a session may use: one at least. */
+  shareOf({ side, share }: SubscriberSession, total: number): number {
+    const part = share ?? (side === "client" ? 1 : this.#bounds.maxShare);
+    return Math.max(1, Math.floor(part * total));
+  }
+
+  /**
+   * Takes a place for one more track, in place of the oldest one without subscribers if there are
+   * too many. The place counts for the address of the first subscriber.
+   *
+   * @param session The first subscriber.
+   * @returns The place; `undefined` if too many tracks have subscribers, of all or of the address.
+   */
+  takeTrack(session: SubscriberSession): Place | undefined {
+    if (this.tracks >= this.#bounds.maxTracks) {
+      for (const track of this.#idle) {
+        this.#idle.delete(track);
+        if (track.endIfIdle()) break;
+      }
+    }
+    const place = this.#tracks.tryTake(this.#ownerOf(session));
+    return typeof place === "string" ? undefined : place;
+  }
+
+  /** The taker of a place; nobody for whoever may stand for many clients. */
+  #ownerOf(from: TrackOrigin | SubscriberSession): Owner {
+    // The cluster bounds the broadcasts of its relays.
+    if (!("side" in from)) return NOBODY;
+    const session = from as SubscriberSession;
+    const { address = "", share, side } = session;
+    if (share !== undefined || side === "client") return NOBODY;
+    let owner = this.#owners.get(session);
+    if (owner === undefined) this.#owners.set(session, owner = socketOwner(address));
+    return owner;
+  }
+
+  /** Notes that a track has ended. */
+  forget(track: RelayTrack): void {
+    this.#idle.delete(track);
+  }
+
+  /** Notes that a track lost its last subscriber, or that another subscriber came. */
+  setIdle(track: RelayTrack, isIdle: boolean): void {
+    this.#idle.delete(track);
+    if (isIdle) this.#idle.add(track);
+  }
+
+  /** Counts one more track of a session; `false` if the session has its share already. */
+  takeShare(session: SubscriberSession): boolean {
+    const count = this.#tracksOf.get(session) ?? 0;
+    if (count >= this.shareOf(session, this.#bounds.maxTracks)) return false;
+    this.#tracksOf.set(session, count + 1);
+    return true;
+  }
+
+  /** Counts one track of a session less. */
+  giveShare(session: SubscriberSession): void {
+    this.#tracksOf.set(session, this.#tracksOf.get(session)! - 1);
+  }
+
+  /** Counts one more fetch that is sent upstream; `false` if there are too many. */
+  takeFetch(): boolean {
+    return this.#fetches < this.#bounds.maxFetches && ++this.#fetches > 0;
+  }
+
+  /** Counts one fetch less. */
+  giveFetch(): void {
+    this.#fetches--;
+  }
+}

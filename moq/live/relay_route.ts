@@ -1,0 +1,310 @@
+/** One broadcast of a relay: its sources, and the choice among them. */
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import type { GroupWriter } from "../track/group_writer.ts";
+import type { FetchRequest, MoqPublication, TrackMux, TrackServer } from "../track/mux.ts";
+import type { TrackWriter } from "../track/track_writer.ts";
+import { MoqError } from "../wire/errors.ts";
+import type { TrackInfoMessage } from "../wire/messages.ts";
+import type { BroadcastPath } from "../wire/path.ts";
+import { VERSIONS } from "../wire/versions.ts";
+import type { LiveTrackOptions } from "./live_track.ts";
+import type { Place } from "../../base/shares.ts";
+import type { RelayCapacity } from "./relay_capacity.ts";
+import {
+  byAge,
+  distanceOf,
+  isSameOrigin,
+  isSameWay,
+  type RelaySource,
+  tellsHops,
+  type TrackOrigin,
+} from "./relay_source.ts";
+import { RelayTrack } from "./relay_track.ts";
+
+/**
+ * Pause between the end of a broadcast and a takeover by a source without hops, in milliseconds.
+ * Such a source may be an echo of this relay, and has this long to notice that the broadcast is
+ * gone.
+ */
+export const ECHO_DELAY_MS = 1_000;
+
+/** Sources of one broadcast that are compared; further sources wait until one of these is gone. */
+export const MAX_SOURCES = 64;
+
+/** Collaborators and limits that all broadcasts of a relay share. */
+export interface RelayRouteLink {
+  /** Timers of this node. */
+  readonly runtime: Runtime;
+  /** Mux of the publication. */
+  readonly mux: TrackMux;
+  /** Time for which a track without subscribers stays subscribed, in milliseconds. */
+  readonly lingerMs: number;
+  /** Limits of the fan-out of a track. */
+  readonly live: LiveTrackOptions;
+  /** Bounds on broadcasts, tracks and fetches. */
+  readonly capacity: RelayCapacity;
+  /** Receives errors. */
+  report(error: unknown): void;
+  /** Called when the last source is gone. */
+  onEmpty(route: RelayRoute): void;
+  /** Called when the broadcast counts for another holder: the holder before has a place again. */
+  onMoved(): void;
+}
+
+/** One broadcast of a relay. */
+export class RelayRoute implements TrackServer {
+  readonly path: BroadcastPath;
+  /** Subscribers are accepted after the source has accepted. */
+  readonly acceptsLater = true;
+
+  readonly #link: RelayRouteLink;
+  /** The place of the broadcast, which counts for the holder. */
+  readonly #place: Place;
+  #holder: TrackOrigin;
+  /** Sources by age. */
+  #sources: RelaySource[] = [];
+  /** Sources beyond the limit, the oldest first; at most one of each session. */
+  readonly #waiting = new Map<TrackOrigin, RelaySource>();
+  readonly #tracks = new Map<string, RelayTrack>();
+  #active: RelaySource | undefined = undefined;
+  #publication: MoqPublication | undefined = undefined;
+  #takeoverTimer: Timer | undefined = undefined;
+
+  /** Begins without sources. */
+  constructor(
+    path: BroadcastPath,
+    link: RelayRouteLink,
+    taken: { readonly place: Place; readonly holder: TrackOrigin },
+  ) {
+    this.path = path;
+    this.#link = link;
+    this.#place = taken.place;
+    this.#holder = taken.holder;
+  }
+
+  /** Number of subscribed tracks. */
+  get trackCount(): number {
+    return this.#tracks.size;
+  }
+
+  /** The source in use. */
+  get source(): RelaySource | undefined {
+    return this.#active;
+  }
+
+  /** Adds a source, or replaces the one of the same session or relay. */
+  add(source: RelaySource): void {
+    const old = this.#sources.find(({ session }) => session === source.session);
+    if (old === undefined && this.#sources.length >= MAX_SOURCES) {
+      this.#waiting.set(source.session, source);
+      return;
+    }
+    this.#sources = this.#sources.filter((other) => other !== old);
+    this.#sources.push(source);
+    this.#sources.sort(byAge);
+    // The same way again: the broadcast ended and began anew.
+    if (old !== undefined && old === this.#active && isSameWay(old, source)) this.#end();
+    this.#decide();
+  }
+
+  /** Removes the source of a session or another relay. */
+  remove(session: TrackOrigin): void {
+    if (this.#waiting.delete(session)) return;
+    const count = this.#sources.length;
+    this.#sources = this.#sources.filter((source) => source.session !== session);
+    if (this.#sources.length === count) return;
+    const [next] = this.#waiting.values();
+    if (next !== undefined) {
+      this.#waiting.delete(next.session);
+      this.#sources.push(next);
+      this.#sources.sort(byAge);
+    }
+    const [oldest] = this.#sources;
+    if (session === this.#holder && oldest !== undefined) {
+      this.#holder = oldest.session;
+      this.#link.capacity.moveBroadcast(this.#place, this.#holder);
+      this.#link.onMoved();
+    }
+    this.#decide();
+  }
+
+  /** Tries to publish again; called when another publication of the path has ended. */
+  retry(): void {
+    if (this.#active === undefined) this.#decide();
+  }
+
+  /** Ends the broadcast. */
+  close(): void {
+    this.#waiting.clear();
+    this.#sources = [];
+    this.#decide();
+  }
+
+  /** Serves a subscriber from the relayed track of this name. */
+  async serveTrack(track: TrackWriter): Promise<void> {
+    const { name, session } = track;
+    let relayed = this.#tracks.get(name);
+    const source = this.#active;
+    if (relayed === undefined && source === undefined) return track.closeWithError("notFound");
+    const count = relayed?.watchers.get(session) ?? 0;
+    if (count === 0 && !this.#link.capacity.takeShare(session)) {
+      return track.closeWithError("internal");
+    }
+    if (relayed === undefined) {
+      const place = this.#link.capacity.takeTrack(session);
+      if (place === undefined) {
+        this.#link.capacity.giveShare(session);
+        return track.closeWithError("internal");
+      }
+      relayed = this.#trackOf(name, source!, place);
+    }
+    const { watchers } = relayed;
+    watchers.set(session, count + 1);
+    try {
+      await relayed.serve(track);
+    } finally {
+      const left = watchers.get(session)! - 1;
+      if (left > 0) watchers.set(session, left);
+      else {
+        watchers.delete(session);
+        this.#link.capacity.giveShare(session);
+      }
+    }
+  }
+
+  /** Serves a fetch from the cache, or from the source. */
+  async serveFetch(request: FetchRequest, group: GroupWriter): Promise<void> {
+    const { name, sequence, priority, signal } = request;
+    const live = this.#tracks.get(name)?.live;
+    if (live?.hasCached(sequence)) return await live.serveFetch(request, group);
+    const session = this.#active?.session;
+    if (
+      session === undefined || !VERSIONS[session.version].requests ||
+      !this.#link.capacity.takeFetch()
+    ) {
+      throw new MoqError(
+        "fetch",
+        "notFound",
+        `Cannot fetch: group ${sequence} is not in the cache`,
+      );
+    }
+    try {
+      const reader = await session.fetch(this.path, name, { group: sequence, priority, signal });
+      for await (const frame of reader) {
+        const { timestamp } = reader;
+        await group.writeFrame(frame, timestamp === undefined ? {} : { timestamp });
+      }
+    } finally {
+      this.#link.capacity.giveFetch();
+    }
+  }
+
+  /** Asks the source for the fixed properties of a track. */
+  async trackInfo(name: string): Promise<Partial<TrackInfoMessage>> {
+    const session = this.#active?.session;
+    if (session === undefined || !VERSIONS[session.version].timestamps) return {};
+    return await session.trackInfo(this.path, name);
+  }
+
+  #trackOf(name: string, source: RelaySource, place: Place): RelayTrack {
+    const { runtime, lingerMs, live } = this.#link;
+    const track = new RelayTrack({
+      runtime,
+      path: this.path,
+      name,
+      lingerMs,
+      live,
+      next: (failed) =>
+        this.#sources.find((other) => isSameOrigin(other, source) && !failed.has(other)),
+      onIdle: (idle, isIdle) => this.#link.capacity.setIdle(idle, isIdle),
+      onOver: (ended) => {
+        if (this.#tracks.get(name) === ended) this.#tracks.delete(name);
+        this.#link.capacity.forget(ended);
+        place[Symbol.dispose]();
+      },
+    }, source);
+    this.#tracks.set(name, track);
+    return track;
+  }
+
+  #decide(): void {
+    const best = this.#best();
+    const active = this.#active;
+    if (best !== undefined && active !== undefined && isSameOrigin(active, best)) {
+      this.#active = best;
+      if (best === active) return;
+      for (const track of this.#tracks.values()) track.switchTo(best);
+      if (!isSameWay(active, best)) this.#publication?.reannounce(best.hops);
+      return;
+    }
+    if (best === active) return this.#checkEmpty();
+    const wasThere = active !== undefined;
+    this.#end();
+    if (best !== undefined) {
+      if (wasThere && !tellsHops(best)) this.#delayTakeover();
+      else if (this.#takeoverTimer === undefined || tellsHops(best)) this.#begin(best);
+    }
+    this.#checkEmpty();
+  }
+
+  #begin(source: RelaySource): void {
+    this.#link.runtime.clearTimeout(this.#takeoverTimer);
+    this.#takeoverTimer = undefined;
+    this.#active = source;
+    try {
+      this.#publication = this.#link.mux.publish(this.path, this, { hops: source.hops });
+    } catch (error) {
+      // The path has another publication here, or the mux is full.
+      this.#active = undefined;
+      this.#link.report(error);
+    }
+  }
+
+  #end(): void {
+    this.#active = undefined;
+    this.#publication?.end();
+    this.#publication = undefined;
+    for (const track of [...this.#tracks.values()]) track.end("notFound");
+  }
+
+  #delayTakeover(): void {
+    this.#takeoverTimer ??= this.#link.runtime.setTimeout(() => {
+      this.#takeoverTimer = undefined;
+      this.#decide();
+    }, ECHO_DELAY_MS);
+  }
+
+  #checkEmpty(): void {
+    if (this.#sources.length > 0) return;
+    this.#link.runtime.clearTimeout(this.#takeoverTimer);
+    this.#takeoverTimer = undefined;
+    this.#place[Symbol.dispose]();
+    this.#link.onEmpty(this);
+  }
+
+  /**
+   * Chooses the source with the shortest chain of hops.
+   *
+   * Of two equally short chains to the same publisher the one in use stays. Otherwise the newer one
+   * is taken, because a publisher that was killed comes back before its old session is known to be
+   * gone. A newer source at another relay is taken in any case: the publisher moved there. A source
+   * without hops never replaces another source.
+   */
+  #best(): RelaySource | undefined {
+    let best = this.#active !== undefined && this.#sources.includes(this.#active)
+      ? this.#active
+      : undefined;
+    const from = best === undefined ? -1 : this.#sources.indexOf(best);
+    for (const [at, source] of this.#sources.entries()) {
+      if (best !== undefined) {
+        if (source === best || !tellsHops(source)) continue;
+        const difference = distanceOf(source) - distanceOf(best);
+        const isOther = source.remote !== undefined || !isSameOrigin(source, best);
+        const isNewer = at > from && (difference === 0 && isOther || !tellsHops(best));
+        if (difference >= 0 && !isNewer) continue;
+      }
+      best = source;
+    }
+    return best;
+  }
+}

@@ -1,0 +1,269 @@
+/** One track of a relay, subscribed upstream once while the track has subscribers. */
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import type { GroupReader } from "../track/group_reader.ts";
+import type { TrackReader } from "../track/track_reader.ts";
+import type { SubscriberSession, TrackWriter } from "../track/track_writer.ts";
+import { type MissedGroups, MoqError, type MoqErrorName, MoqLaggedError } from "../wire/errors.ts";
+import type { BroadcastPath } from "../wire/path.ts";
+import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
+import type { RelaySource } from "./relay_source.ts";
+
+/** Longest time for a replaced source to finish the groups under way, in milliseconds. */
+const RETIRE_MS = 5_000;
+
+/** Services of the relay for a track. */
+export interface RelayTrackLink {
+  /** Timers of this node. */
+  readonly runtime: Runtime;
+  readonly path: BroadcastPath;
+  readonly name: string;
+  /** Time without subscribers after which the track is unsubscribed, in milliseconds. */
+  readonly lingerMs: number;
+  /** Limits of the fan-out. */
+  readonly live: LiveTrackOptions;
+  /** Returns another source to try after a failure. */
+  next(failed: ReadonlySet<RelaySource>): RelaySource | undefined;
+  /** Called when the last subscriber left, and when another subscriber comes after that. */
+  onIdle(track: RelayTrack, isIdle: boolean): void;
+  /** Called once, at the end of the track. */
+  onOver(track: RelayTrack): void;
+}
+
+/** A subscription at a source. */
+interface Upstream {
+  readonly source: RelaySource;
+  readonly controller: AbortController;
+  readonly begun: PromiseWithResolvers<void>;
+  readonly groups: Set<GroupReader>;
+  readonly pumps: Set<Promise<void>>;
+  reader: TrackReader | undefined;
+}
+
+/** One track of a relay. */
+export class RelayTrack {
+  /** Fan-out to the subscribers. */
+  readonly live: LiveTrack;
+  /** Number of subscriptions to this track by session. */
+  readonly watchers: Map<SubscriberSession, number> = new Map();
+
+  readonly #link: RelayTrackLink;
+  /** Subscribers that wait for the source to accept. */
+  readonly #unaccepted = new Set<TrackWriter>();
+  readonly #failed = new Set<RelaySource>();
+  #source: RelaySource;
+  #upstream: Upstream | undefined = undefined;
+  #isReady = false;
+  #asked: NonNullable<LiveTrack["demand"]> = { priority: 0, maxLatencyMs: 0 };
+  #isScheduled = false;
+  #lingerTimer: Timer | undefined = undefined;
+  #isOver = false;
+
+  /** Begins without subscribers. */
+  constructor(link: RelayTrackLink, source: RelaySource) {
+    this.#link = link;
+    this.#source = source;
+    this.live = new LiveTrack({
+      ...link.live,
+      runtime: link.runtime,
+      onDemand: () => this.#demanded(),
+    });
+  }
+
+  /** Serves a subscriber. */
+  async serve(track: TrackWriter): Promise<void> {
+    const served = this.live.serve(track);
+    if (this.#isReady) track.accept();
+    else this.#unaccepted.add(track);
+    if (this.#upstream === undefined && !this.#isOver) {
+      this.#asked = this.live.demand ?? this.#asked;
+      this.#subscribe(track.subscription.startGroup);
+    }
+    try {
+      await served;
+    } finally {
+      this.#unaccepted.delete(track);
+      // A subscriber that left before this point has changed the demand, too.
+      this.#demanded();
+    }
+  }
+
+  /** Goes on with another source of the same groups. */
+  switchTo(source: RelaySource): void {
+    if (this.#isOver || source === this.#source) return;
+    this.#source = source;
+    this.#failed.clear();
+    const old = this.#upstream;
+    if (old === undefined) return;
+    this.#resume();
+    void this.#retire(old);
+  }
+
+  /**
+   * Ends the track if no subscriber is left, to free its place; `false` if there are subscribers.
+   */
+  endIfIdle(): boolean {
+    if (this.live.demand !== undefined) return false;
+    this.end(undefined);
+    return true;
+  }
+
+  /** Ends the track; the subscribers get the reason. */
+  end(reason: MoqErrorName | undefined): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#link.runtime.clearTimeout(this.#lingerTimer);
+    if (reason === undefined) this.live.close();
+    else this.live.closeWithError(reason);
+    if (this.#upstream !== undefined) leave(this.#upstream);
+    this.#link.onOver(this);
+  }
+
+  /** Subscribes at the present source, from the group after the newest one. */
+  #resume(): void {
+    const { newestGroup } = this.live;
+    this.#subscribe(newestGroup === undefined ? undefined : newestGroup + 1);
+  }
+
+  #subscribe(startGroup: number | undefined): void {
+    const upstream: Upstream = {
+      source: this.#source,
+      controller: new AbortController(),
+      begun: Promise.withResolvers(),
+      groups: new Set(),
+      pumps: new Set(),
+      reader: undefined,
+    };
+    this.#upstream = upstream;
+    void this.#run(upstream, startGroup).finally(() => upstream.begun.resolve());
+  }
+
+  async #run(upstream: Upstream, startGroup: number | undefined): Promise<void> {
+    const { path, name } = this.#link;
+    const { signal } = upstream.controller;
+    try {
+      const reader = upstream.reader = await upstream.source.session.subscribe(path, name, {
+        ...this.#asked,
+        ...(startGroup === undefined ? {} : { startGroup }),
+        signal,
+        onMissed: (missed, reason) => this.#missed(missed, reason),
+      });
+      reader.ready.then(() => this.#accepted(upstream), () => {}); // `nextGroup` rejects, too.
+      for (let group; (group = await this.#next(reader)) !== null;) {
+        upstream.begun.resolve();
+        const pump = this.#pump(group, upstream).finally(() => upstream.pumps.delete(pump));
+        upstream.pumps.add(pump);
+      }
+      await Promise.all(upstream.pumps);
+      if (this.#upstream === upstream && !signal.aborted) this.end(undefined);
+    } catch (error) {
+      if (this.#upstream === upstream && !signal.aborted) this.#sourceFailed(upstream, error);
+    }
+  }
+
+  async #next(reader: TrackReader): Promise<GroupReader | null> {
+    while (true) {
+      try {
+        return await reader.nextGroup();
+      } catch (error) {
+        if (!(error instanceof MoqLaggedError)) throw error;
+        this.#missed(error.missed, error.reason);
+      }
+    }
+  }
+
+  async #pump(group: GroupReader, upstream: Upstream): Promise<void> {
+    // Another source brought the group, or the group is too old.
+    if (!this.live.canOpen(group.sequence)) return group.cancel("expired");
+    const live = this.live.openGroup(group.sequence);
+    upstream.groups.add(group);
+    try {
+      while (true) {
+        let frame = group.takeFrame();
+        if (frame === undefined) frame = await group.readFrame();
+        if (frame === null) break;
+        const { timestamp } = group;
+        live.writeFrame(frame, timestamp === undefined ? {} : { timestamp });
+      }
+      // Reading a group that was cancelled here ends as if the group were complete.
+      if (upstream.controller.signal.aborted) live.abort("cancelled");
+      else live.close();
+    } catch (error) {
+      const isOfGroup = error instanceof MoqError && error.scope === "group";
+      live.abort(isOfGroup ? error.reason : "publishAborted");
+      group.cancel("expired");
+    } finally {
+      upstream.groups.delete(group);
+    }
+  }
+
+  #missed(missed: MissedGroups, reason: MoqErrorName): void {
+    this.live.drop(missed, reason);
+  }
+
+  #accepted(upstream: Upstream): void {
+    if (this.#upstream !== upstream) return;
+    this.#isReady = true;
+    this.#failed.clear();
+    for (const track of this.#unaccepted) track.accept();
+    this.#unaccepted.clear();
+  }
+
+  #sourceFailed({ source }: Upstream, error: unknown): void {
+    this.#failed.add(source);
+    const next = this.#link.next(this.#failed);
+    if (next === undefined) return this.end(error instanceof MoqError ? error.reason : "internal");
+    this.#source = next;
+    this.#resume();
+  }
+
+  /** Gives a replaced source time to finish its groups, then cancels the subscription. */
+  async #retire(old: Upstream): Promise<void> {
+    const late = Promise.withResolvers<void>();
+    const timer = this.#link.runtime.setTimeout(() => late.resolve(), RETIRE_MS);
+    const begun = this.#upstream!.begun.promise;
+    const isOver = () => this.#isOver || old.source.session.isClosed;
+    if (!isOver()) await Promise.race([begun, late.promise, ended(old)]);
+    if (!isOver()) await Promise.race([Promise.all(old.pumps), late.promise, ended(old)]);
+    this.#link.runtime.clearTimeout(timer);
+    leave(old);
+  }
+
+  #demanded(): void {
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    this.#link.runtime.schedule(() => {
+      this.#isScheduled = false;
+      if (!this.#isOver) this.#follow();
+    });
+  }
+
+  /**
+   * Passes the demand on to the source, and ends the track some time after the last subscriber
+   * left.
+   */
+  #follow(): void {
+    this.#link.runtime.clearTimeout(this.#lingerTimer);
+    const { demand } = this.live;
+    this.#link.onIdle(this, demand === undefined);
+    if (demand === undefined) {
+      this.#lingerTimer = this.#link.runtime.setTimeout(() => {
+        // Subscribers of this very turn have not been counted yet.
+        if (this.live.demand === undefined) this.end(undefined);
+      }, this.#link.lingerMs);
+      return;
+    }
+    const { priority, maxLatencyMs } = this.#asked;
+    if (demand.priority === priority && demand.maxLatencyMs === maxLatencyMs) return;
+    this.#asked = demand;
+    this.#upstream?.reader?.update(demand).catch(() => {}); // `nextGroup` rejects, too.
+  }
+}
+
+function leave({ controller, groups }: Upstream): void {
+  controller.abort();
+  for (const group of groups) group.cancel("cancelled");
+}
+
+function ended({ source }: Upstream): Promise<unknown> {
+  return source.session.closed;
+}

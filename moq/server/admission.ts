@@ -1,0 +1,337 @@
+/** Admission of clients: path, origin, limits, and the application's own check, in this order. */
+import { AuthenticationError, LimitError, type RefusalStatus, TimeoutError } from "../../errors.ts";
+import { ConsoleReport } from "../../base/console_report.ts";
+import { DecisionFault, tellFault } from "../../base/decision.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { within } from "../../base/wait.ts";
+import { type Owner, proxyRule } from "../../base/owners.ts";
+import { type Quota, Quotas, sharesOf } from "../../base/shares.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+import { checkOriginRules, isOriginAllowed, LOCAL_HOSTS } from "../../transport/origins.ts";
+import { reportTo } from "../session/context.ts";
+import type { SetupRequest } from "../session/setup.ts";
+import { GOMOQT_CODES, MoqError } from "../wire/errors.ts";
+import { versionOf, VERSIONS } from "../wire/versions.ts";
+import type { MoqClientInfo, MoqServerOptions } from "./server_options.ts";
+
+/** Part of the pending setups that one address may have, once half of them are taken. */
+const SHARE_OF_SETUPS = 1 / 8;
+
+/** A lease for one session, from the request to the end of the socket. */
+export interface SessionLease extends Disposable {
+  /** Marks the setup as over. Idempotent. */
+  setupEnded(): void;
+  /** Marks the close as sent. The socket still counts until its end. */
+  closing(): void;
+}
+
+/** Counts sessions and setups, and refuses those beyond the limits. */
+export class SessionLeases {
+  readonly #quotas: Quotas;
+  readonly #sessions: Quota;
+  readonly #setups: Quota;
+
+  /**
+   * Creates a counter with all places free.
+   *
+   * @param quotas All quotas of the server.
+   * @param limits Limits of the server.
+   */
+  constructor(quotas: Quotas, limits: MoqServerOptions["limits"] = {}) {
+    const { maxSessions = 10_000, maxSessionsPerAddress, maxPendingSetups = 1_024 } = limits;
+    this.#quotas = quotas;
+    this.#sessions = quotas.open({
+      limit: "maxSessions",
+      name: "moq.maxSessions",
+      shareLimits: { address: "maxSessionsPerAddress" },
+      verb: "begin session",
+      what: "sessions at once",
+      max: maxSessions,
+      ...sharesOf({ address: maxSessionsPerAddress }, { address: 1_000 }),
+    });
+    this.#setups = quotas.open({
+      limit: "maxPendingSetups",
+      name: "moq.maxPendingSetups",
+      verb: "begin session",
+      what: "setups at once",
+      max: maxPendingSetups,
+      shares: { address: Math.max(1, Math.floor(maxPendingSetups * SHARE_OF_SETUPS)) },
+    });
+  }
+
+  /** Number of places taken. */
+  get count(): number {
+    return this.#sessions.taken;
+  }
+
+  /**
+   * Takes a lease for a session in its setup.
+   *
+   * @param address Network address of the client, where known.
+   * @returns The lease.
+   * @throws {MoqRefusal} If a limit is reached.
+   */
+  take(address: string | undefined): SessionLease {
+    const owner = this.#quotas.owners.of({ address });
+    const session = placeIn(this.#sessions, owner, 429);
+    let setup: Disposable;
+    try {
+      setup = placeIn(this.#setups, owner, 503);
+    } catch (error) {
+      session[Symbol.dispose]();
+      throw error;
+    }
+    const setupEnded = () => setup[Symbol.dispose]();
+    return {
+      setupEnded,
+      closing: setupEnded,
+      [Symbol.dispose]() {
+        setupEnded();
+        session[Symbol.dispose]();
+      },
+    };
+  }
+}
+
+function placeIn(quota: Quota, owner: Owner, status: RefusalStatus): Disposable {
+  try {
+    return quota.take(owner);
+  } catch (error) {
+    if (!(error instanceof LimitError)) throw error;
+    throw new MoqRefusal(status, error.message);
+  }
+}
+
+/** Thrown when a client gets no session. */
+export class MoqRefusal extends Error {
+  readonly status: RefusalStatus;
+
+  /** Creates a refusal. */
+  constructor(status: RefusalStatus, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = "MoqRefusal";
+    this.status = status;
+  }
+
+  /** Close code: MoQ's own for 401 and 403, otherwise 4000 plus the status. */
+  get closeCode(): number {
+    const isOfPeer = this.status === 401 || this.status === 403;
+    return isOfPeer ? GOMOQT_CODES.session.unauthorized : 4000 + this.status;
+  }
+
+  /** The refusal as an error of a session. */
+  get asMoqError(): MoqError {
+    const { closeCode: moqCode, message, cause } = this;
+    const reason = moqCode === GOMOQT_CODES.session.unauthorized ? "unauthorized" : "setupFailed";
+    return new MoqError("session", reason, message, { moqCode, cause });
+  }
+}
+
+/**
+ * Converts an error of the application to a refusal.
+ *
+ * @param error The thrown value. The client reads the message of an `AuthenticationError` or a
+ * `MoqError`.
+ * @returns The refusal; 503 for errors of other classes, after which the client may come back.
+ */
+export function refusalOf(error: unknown): MoqRefusal {
+  if (error instanceof MoqRefusal) return error;
+  if (error instanceof AuthenticationError) {
+    return new MoqRefusal(error.status, error.message, { cause: error });
+  }
+  if (error instanceof MoqError) return new MoqRefusal(403, error.message, { cause: error });
+  return new MoqRefusal(503, "The server cannot tell now, try again later", { cause: error });
+}
+
+/**
+ * Returns `true` if a refusal may stem from a fault in the application: its cause is neither an
+ * `AuthenticationError` nor a `MoqError`.
+ */
+function isFault({ cause }: MoqRefusal): boolean {
+  return cause !== undefined && !(cause instanceof AuthenticationError) &&
+    !(cause instanceof MoqError);
+}
+
+/** Reason of a refusal while the server drains or closes. */
+const NO_MORE_SESSIONS = "The server accepts no more sessions";
+
+/** Dot segments of a path. URL parsers remove them; the SETUP of raw QUIC may still have some. */
+const DOT_SEGMENT = /(^|\/)(\.|%2e){1,2}(\/|$)/i;
+
+/** Admits or refuses clients of a server. */
+export class Admission {
+  readonly #runtime: Runtime;
+  readonly #options: MoqServerOptions;
+  #leases: SessionLeases;
+  readonly #matches: (path: string) => boolean;
+  readonly #ending = new AbortController();
+  readonly #console: ConsoleReport;
+  #isClosed = false;
+
+  /**
+   * Creates the door.
+   *
+   * @throws {TypeError} If the path or an origin is invalid.
+   */
+  constructor(runtime: Runtime, options: MoqServerOptions) {
+    this.#runtime = runtime;
+    const { path, limits, clientAddress } = options;
+    checkOriginRules(options);
+    if (path !== undefined && (typeof path !== "string" || !path.startsWith("/"))) {
+      throw new TypeError(`Cannot serve MoQ: path must begin with "/", received "${path}"`);
+    }
+    this.#options = options;
+    this.#console = new ConsoleReport(runtime);
+    const quotas = new Quotas(runtime, { isProxy: proxyRule(clientAddress) });
+    this.#leases = new SessionLeases(quotas, limits);
+    this.#matches = pathMatcher(path);
+  }
+
+  /** Counts further sessions by the quotas of the server in which this one is mounted. */
+  countBy(quotas: Quotas): void {
+    this.#leases = new SessionLeases(quotas, this.#options.limits);
+  }
+
+  /** Refuses all further clients. Idempotent. */
+  close(): void {
+    this.#isClosed = true;
+  }
+
+  /** Also refuses the clients for which `onSetup` has not answered yet. Idempotent. */
+  end(): void {
+    this.close();
+    this.#ending.abort(new Error("The server is closed"));
+  }
+
+  /** Returns the network address of a client. */
+  addressOf(headers: Headers, info: RequestInfo): string | undefined {
+    const { clientAddress } = this.#options;
+    if (clientAddress !== undefined) return clientAddress(headers, info);
+    const { remoteAddr } = info;
+    return remoteAddr !== undefined && "hostname" in remoteAddr ? remoteAddr.hostname : undefined;
+  }
+
+  /** Returns `true` if a page of this origin may connect. */
+  isOriginAllowed(headers: Headers): boolean {
+    if (isOriginAllowed(headers, this.#options)) return true;
+    // Loopback names stand for one another on the same port: a page of `localhost` may have got a
+    // URL with `127.0.0.1`.
+    const { hosts = LOCAL_HOSTS } = this.#options;
+    const local = LOCAL_HOSTS.filter((name) => hosts.includes(name));
+    const origin = URL.parse(headers.get("origin") ?? "");
+    const host = URL.parse(`http://${headers.get("host")}`);
+    return origin !== null && host !== null && origin.port === host.port &&
+      [origin, host].every(({ hostname }) => local.includes(hostname));
+  }
+
+  /** Returns `true` if the server has sessions at this path. */
+  matches(path: string): boolean {
+    return this.#matches(path);
+  }
+
+  /**
+   * Takes a lease for a client that has not sent its SETUP yet.
+   *
+   * @param address Network address of the client, where known.
+   * @throws {MoqRefusal} If the server is full or closed.
+   */
+  take(address: string | undefined): SessionLease {
+    this.#checkOpen();
+    return this.#leases.take(address);
+  }
+
+  /**
+   * Admits a client before its request is answered.
+   *
+   * @param protocol The protocol for the answer; empty without one.
+   * @returns The lease of the session.
+   * @throws {MoqRefusal} If the client is refused.
+   */
+  async admit(client: MoqClientInfo, protocol: string): Promise<SessionLease> {
+    const { url, headers, address } = client;
+    const parsed = URL.parse(url);
+    if (parsed === null) throw new MoqRefusal(400, "Malformed URL");
+    const { pathname, search } = parsed;
+    if (!this.#matches(pathname)) throw new MoqRefusal(404, "No session is served at this path");
+    if (!this.isOriginAllowed(headers)) {
+      throw new MoqRefusal(
+        403,
+        `Origin not allowed: add it to origins, or its host to hosts (${headers.get("origin")})`,
+      );
+    }
+    const lease = this.take(address);
+    try {
+      const version = versionOf(protocol);
+      const versions = version === undefined ? [] : [VERSIONS[version].code];
+      await this.#callOnSetup({ path: pathname + search, versions, extensions: new Map() }, client);
+      // The server may have begun to drain while `onSetup` ran.
+      this.#checkOpen();
+      return lease;
+    } catch (error) {
+      lease[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /**
+   * Admits a client over raw QUIC, where the SETUP names the path. An empty path is not checked.
+   *
+   * @throws {MoqError} If the client is refused.
+   */
+  async admitSetup(request: SetupRequest, client: MoqClientInfo): Promise<void> {
+    try {
+      const path = request.path.replace(/\?.*$/s, "");
+      if (path !== "" && !this.#matches(path)) {
+        throw new MoqRefusal(404, "No session is served at this path");
+      }
+      await this.#callOnSetup(request, client);
+    } catch (error) {
+      throw refusalOf(error).asMoqError;
+    }
+  }
+
+  /** Passes an error to `onError` of the application. */
+  report(error: unknown): void {
+    reportTo(this.#options.onError, error);
+  }
+
+  #checkOpen(): void {
+    if (this.#isClosed) throw new MoqRefusal(503, NO_MORE_SESSIONS);
+  }
+
+  /** Calls `onSetup`, and waits at most `setupTimeoutMs` for the answer. */
+  async #callOnSetup(request: SetupRequest, client: MoqClientInfo): Promise<void> {
+    const { onSetup, setupTimeoutMs: timeoutMs = 10_000 } = this.#options;
+    if (onSetup === undefined) return;
+    const signal = this.#ending.signal;
+    try {
+      await within(this.#runtime, (async () => await onSetup(request, client))(), {
+        late: "onSetup did not answer within",
+        signal,
+        timeoutMs,
+      });
+    } catch (error) {
+      if (signal.aborted) throw new MoqRefusal(503, NO_MORE_SESSIONS);
+      const isLate = error instanceof TimeoutError;
+      const refusal = isLate
+        ? new MoqRefusal(503, "The check of the client took too long", { cause: error })
+        : refusalOf(error);
+      if (isFault(refusal)) {
+        this.report(error);
+        const { onError } = this.#options;
+        const fault = DecisionFault.thrown("onSetup", error);
+        tellFault(this.#console, fault, { isReported: onError !== undefined });
+      }
+      throw refusal;
+    }
+  }
+}
+
+function pathMatcher(path: string | undefined): (path: string) => boolean {
+  if (path === undefined) return () => true;
+  if (!/[:*?+(){}]/.test(path)) return (other) => other === path;
+  const pattern = new URLPattern({ pathname: path });
+  // The pattern sees paths without dot segments and the application sees them unchanged. Refusing
+  // such paths keeps both in agreement.
+  return (other) => !DOT_SEGMENT.test(other) && pattern.test({ pathname: other });
+}

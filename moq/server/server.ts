@@ -1,0 +1,453 @@
+/** A server of MoQ: WebTransport, raw QUIC and WebSocket on one port number. */
+import { optionsFor } from "../../base/options.ts";
+import { MOQ_LISTEN, MOQ_SERVER } from "./server_options.ts";
+import { checkOptions, TIME } from "../../base/option_checks.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import type { Quotas, QuotaStats } from "../../base/shares.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+import type { DevCertificate } from "../../transport/certificate/dev_certificate.ts";
+import type { Certificate } from "../../transport/certificate/certificate.ts";
+import type { Connection } from "../../transport/connection.ts";
+import type { WebTransportRequest } from "../../transport/h3/server.ts";
+import type { QuicConnection } from "../../transport/quic/connection.ts";
+import {
+  acceptWebSocket,
+  findUpgradeFault,
+  isWebSocketUpgrade,
+  offeredProtocols,
+} from "../../transport/websocket/server.ts";
+import type { MoqSession } from "../session/session.ts";
+import { MOQ_LITE_SESSION_CODES } from "../wire/errors.ts";
+import {
+  checkVersions,
+  chooseWebSocket,
+  chooseWebTransport,
+  DEFAULT_VERSIONS,
+  type MoqVersion,
+  protocolsOf,
+} from "../wire/versions.ts";
+import { Admission, MoqRefusal, refusalOf, type SessionLease } from "./admission.ts";
+import { type MoqHost, type MoqRequest, offersMoq, requestsHash } from "./server_options.ts";
+import type { ListenMoqOptions, MoqClientInfo, MoqServerOptions } from "./server_options.ts";
+import { Sessions } from "./sessions.ts";
+import { flowControlOf, Sockets, socketsOptions } from "./sockets.ts";
+
+/** Longest wait for the sockets to end after a close, in milliseconds. */
+const CLOSE_TIMEOUT_MS = 2_000;
+
+/**
+ * A server of MoQ that listens by itself, or is mounted in another server.
+ *
+ * - **Versions:** the protocol name chooses the version where the wire has one: ALPN over raw QUIC,
+ *   a subprotocol on the other wires. Clients without a name send the version in their first
+ *   message. Without a common version a session is closed with 0x15, or with 0x12 if the message
+ *   was gomoqt's; a WebSocket is refused with 400, and over raw QUIC the handshake fails.
+ * - **Robust:** a client that breaks the protocol, or a handler that throws, ends only the session
+ *   concerned.
+ * - **Bound:** the number of sessions, of sessions by address, and of setups is limited.
+ */
+export class MoqServer implements AsyncDisposable {
+  /** Supported protocols of raw QUIC, the best first: for `listenQuic` and the like. */
+  readonly protocols: readonly string[];
+
+  readonly #runtime: Runtime;
+  readonly #options: MoqServerOptions;
+  readonly #versions: readonly MoqVersion[];
+  readonly #admission: Admission;
+  readonly #sessions: Sessions;
+  #sockets: Sockets | undefined;
+  #host: MoqHost | undefined;
+  #removeAbortListener: (() => void) | undefined;
+  #closing: Promise<void> | undefined;
+
+  /**
+   * Creates a server that does not listen: pass requests and connections to {@linkcode fetch},
+   * {@linkcode take} and {@linkcode accept}.
+   *
+   * @param options Options of the server.
+   * @throws {TypeError} If a version, the path or an origin is invalid.
+   * @throws {RangeError} If a limit is not a positive integer, or `bitrate` is invalid.
+   */
+  constructor(options: MoqServerOptions = {}) {
+    checkOptions("serve MoQ", options, MOQ_SERVER);
+    const { runtime = platformRuntime(), versions = DEFAULT_VERSIONS } = options;
+    checkVersions(versions, "serve MoQ");
+    this.#runtime = runtime;
+    this.#options = options;
+    this.#versions = versions;
+    const admission = this.#admission = new Admission(runtime, options);
+    this.#sessions = new Sessions(runtime, options, { versions, admission });
+    this.protocols = protocolsOf(versions, "quic");
+  }
+
+  /**
+   * Address on which the server listens; `undefined` if mounted in a server that does not name one.
+   */
+  get address(): Deno.NetAddr | undefined {
+    return this.#host?.address;
+  }
+
+  /** The URL of WebTransport, for clients on this machine; empty if the wire is off. */
+  get url(): string {
+    return this.#host?.urlOf("webtransport") ?? "";
+  }
+
+  /** The URL of raw QUIC, for clients on this machine; empty if the wire is off. */
+  get quicUrl(): string {
+    return this.#host?.urlOf("quic") ?? "";
+  }
+
+  /** The URL of WebSocket, for clients on this machine; empty if the wire is off. */
+  get webSocketUrl(): string {
+    return this.#host?.urlOf("websocket") ?? "";
+  }
+
+  /**
+   * Hashes by which clients can trust the certificate without an authority: for
+   * `serverCertificateHashes`. Empty for a certificate that browsers do not accept by hash.
+   */
+  get certificateHashes(): DevCertificate["hashes"] {
+    return this.#host?.hashes ?? [];
+  }
+
+  /** Open sessions. */
+  get sessions(): ReadonlySet<MoqSession> {
+    return this.#sessions.open;
+  }
+
+  /**
+   * Answers an HTTP request: a WebSocket upgrade with a protocol of MoQ becomes a session. Mounts
+   * in `Deno.serve`, Hono, oak and any other server that passes the `Request` on.
+   *
+   * @param request The request.
+   * @param info Facts about the request; the address counts for the limits.
+   * @returns The response, which MUST be returned to the HTTP server unchanged.
+   */
+  readonly fetch = (
+    request: Request,
+    info: RequestInfo = {},
+  ): Response | Promise<Response> => {
+    if (isWebSocketUpgrade(request)) {
+      const fault = findUpgradeFault(request);
+      return fault === undefined
+        ? this.#upgrade(request, info)
+        : new Response(fault.message, fault);
+    }
+    if (requestsHash(request, this.#host)) return this.#answerHash(request);
+    const { fetch } = this.#options;
+    return fetch?.(request, info) ?? new Response("Expected a WebSocket upgrade", {
+      status: 426,
+      headers: { connection: "upgrade", upgrade: "websocket" },
+    });
+  };
+
+  /**
+   * Answers a request for a WebTransport session. Never rejects.
+   *
+   * @param request The request, not answered yet.
+   */
+  async take(request: WebTransportRequest): Promise<void> {
+    try {
+      const { url, headers, remoteAddress } = request;
+      const address = this.#admission.addressOf(headers, { remoteAddr: remoteAddress });
+      const client = { url, headers, address, transport: "webtransport" };
+      const protocol = chooseWebTransport(request.protocols, this.#versions);
+      const lease = await this.#admission.admit(client, protocol ?? "");
+      const connection = accepted(lease, () => request.accept(protocol ? { protocol } : {}));
+      release(connection, lease);
+      if (protocol === undefined) return refuseVersion(connection, request.protocols);
+      await this.#sessions.begin(connection, client, { lease, isAdmitted: true });
+    } catch (error) {
+      try {
+        request.refuse(this.#refused(error).status);
+      } catch {
+        // The request was answered before, or the client left.
+      }
+    }
+  }
+
+  /**
+   * Begins a session on a connection of any wire, such as one of raw QUIC. Never rejects.
+   *
+   * @param connection A connection with streams and an agreed protocol.
+   * @param client Facts about the client; the address counts for the limits.
+   * @returns The session; `undefined` if the client was refused or the setup failed, which closes
+   * the connection.
+   */
+  async accept(
+    connection: Connection,
+    client: Partial<MoqClientInfo> = {},
+  ): Promise<MoqSession | undefined> {
+    const { transport } = connection;
+    const { remoteAddress, serverName } = connection as Partial<QuicConnection>;
+    const {
+      url = this.#quicUrlOf(serverName) ?? `${transport}:`,
+      headers = new Headers(),
+      address = remoteAddress?.hostname,
+    } = client;
+    let lease: SessionLease;
+    try {
+      lease = this.#admission.take(address);
+    } catch (error) {
+      const { closeCode, message: reason } = refusalOf(error);
+      connection.close({ closeCode, reason });
+      return undefined;
+    }
+    release(connection, lease);
+    const about = { url, headers, address, transport };
+    return await this.#sessions.begin(connection, about, { lease, isAdmitted: false });
+  }
+
+  /**
+   * Refuses new sessions, asks all open ones to leave, closes those that stay, and stops listening.
+   * Sessions whose version and wire have no message for this are closed after the same time.
+   *
+   * @param options URI to which clients should move, by default that of their session; and the time
+   * after which the remaining sessions are closed, in milliseconds, 10,000 by default.
+   * @returns Number of sessions that left, and of those that did not leave in time and were closed.
+   * @throws {RangeError} If the time is negative, or not a number.
+   */
+  async drain(
+    options: { readonly uri?: string; readonly timeoutMs?: number } = {},
+  ): Promise<{ readonly left: number; readonly cut: number }> {
+    checkOptions("drain", options, { timeoutMs: TIME, uri: "string" });
+    const { uri = "", timeoutMs = 10_000 } = options;
+    // The sockets stay until the end: stopping them would send the drain of HTTP/3, which carries
+    // no URI.
+    this.#admission.close();
+    const report = await this.#sessions.drain({ uri, timeoutMs });
+    await this.close();
+    return report;
+  }
+
+  /** Closes all sessions, and stops listening. Idempotent. */
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  /** Closes the server; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /**
+   * Sets the certificate of new clients over UDP. Open sessions stay, and TCP keeps its
+   * certificate. The server renews a development certificate by itself.
+   *
+   * @param certificate The certificate and its key, in PEM.
+   * @throws {TypeError} If the server does not listen on UDP, or the certificate is invalid.
+   */
+  rotateCertificate(certificate: Certificate): void {
+    if (this.#sockets === undefined) {
+      throw new TypeError("Cannot rotate certificate: the server must listen");
+    }
+    this.#sockets.rotate(certificate);
+  }
+
+  /**
+   * Mounts this server in a host, from which it takes its URLs. Called by `serve()`.
+   *
+   * @param host The server that passes requests and connections on.
+   * @throws {TypeError} If the server listens by itself, or is mounted already.
+   * @ignore
+   */
+  attach(host: MoqHost): void {
+    if (this.#host !== undefined) {
+      throw new TypeError("Cannot mount MoQ server: it listens by itself or is mounted already");
+    }
+    this.#host = host;
+  }
+
+  /**
+   * Counts sessions by the quotas of the server in which this one is mounted. Called by `serve()` and
+   * `createServer()`.
+   *
+   * @param quotas All quotas of that server.
+   * @ignore
+   */
+  countBy(quotas: Quotas): void {
+    this.#admission.countBy(quotas);
+  }
+
+  /**
+   * Counters of the bounds of the relay that has the mux, for the metrics of a host.
+   *
+   * @ignore
+   */
+  get quotaStats(): Readonly<Record<string, QuotaStats>> {
+    return this.#options.mux?.quotas?.stats ?? {};
+  }
+
+  /**
+   * Returns `true` if a request on a shared port is for this server: the client offers a version of
+   * MoQ by name, asks for the path of this server's sessions, or asks for the hash of the
+   * certificate.
+   *
+   * @param asked An HTTP request, or a request for a WebTransport session.
+   * @ignore
+   */
+  wants(asked: MoqRequest): boolean {
+    if (requestsHash(asked, this.#host) || offersMoq(asked)) return true;
+    const isSession = asked.protocols !== undefined || asked.headers.has("upgrade");
+    const { path } = this.#options;
+    if (!isSession || path === undefined) return false;
+    return this.#admission.matches(URL.parse(asked.url)?.pathname ?? "");
+  }
+
+  /** Creates a listening server; called by {@linkcode listenMoq}. */
+  static listen(options: ListenMoqOptions): MoqServer {
+    checkOptions("listen", options, MOQ_LISTEN);
+    const { signal } = options;
+    signal?.throwIfAborted();
+    const server = new MoqServer(optionsFor<MoqServerOptions>(MOQ_SERVER, options));
+    server.#sockets = new Sockets(socketsOptions(server.#runtime, options, server.protocols), {
+      fetch: server.fetch,
+      take: (request) => server.take(request),
+      async accept(connection) {
+        await server.accept(connection);
+      },
+    });
+    server.#host = server.#sockets;
+    const onAbort = () => void server.close();
+    signal?.addEventListener("abort", onAbort, { once: true });
+    server.#removeAbortListener = () => signal?.removeEventListener("abort", onAbort);
+    return server;
+  }
+
+  /** Returns the URL of a client over raw QUIC, as far as the handshake tells. */
+  #quicUrlOf(serverName: string | undefined): string | undefined {
+    const { quicUrl } = this;
+    const parsed = quicUrl === "" ? null : URL.parse(quicUrl);
+    return parsed === null ? undefined : `moqt://${serverName ?? parsed.hostname}:${parsed.port}`;
+  }
+
+  async #upgrade(request: Request, info: RequestInfo): Promise<Response> {
+    try {
+      // After an upgrade the runtime cannot read the request any more.
+      const { url } = request;
+      const headers = new Headers(request.headers);
+      const address = this.#admission.addressOf(headers, info);
+      const client = { url, headers, address, transport: "websocket" };
+      const protocol = chooseWebSocket(offeredProtocols(request), this.#versions);
+      if (protocol === undefined) {
+        throw new MoqRefusal(
+          400,
+          "No subprotocol of MoQ is common: offer qmux-01.moq-lite-04 or the like",
+        );
+      }
+      const lease = await this.#admission.admit(client, protocol.replace(/^[^.]*\.?/, ""));
+      const { idleTimeoutMs = 30_000 } = this.#options;
+      const flowControl = flowControlOf(this.#options);
+      const accept = this.#host?.webSocketEngine ?? acceptWebSocket;
+      const { connection, response } = accepted(
+        lease,
+        () =>
+          accept(request, { runtime: this.#runtime, protocol, idleTimeoutMs, lease, flowControl }),
+      );
+      void this.#sessions.begin(connection, client, { lease, isAdmitted: true });
+      return response;
+    } catch (error) {
+      const { status, message } = this.#refused(error);
+      return new Response(message, {
+        status,
+        headers: status === 429 || status === 503 ? { "retry-after": "5" } : {},
+      });
+    }
+  }
+
+  /** Converts an error to a refusal. Errors other than refusals are reported. */
+  #refused(error: unknown): MoqRefusal {
+    if (error instanceof MoqRefusal) return error;
+    this.#admission.report(error);
+    return new MoqRefusal(503, "The server failed", { cause: error });
+  }
+
+  /**
+   * Responds with the hash of the development certificate. Pages of allowed origins may read it.
+   */
+  #answerHash({ headers }: Request): Response {
+    const origin = headers.get("origin");
+    const mayRead = origin !== null && this.#admission.isOriginAllowed(headers);
+    return new Response(this.certificateHashes[0]!.value.toHex(), {
+      headers: {
+        "cache-control": "no-store",
+        vary: "origin",
+        ...(mayRead ? { "access-control-allow-origin": origin } : {}),
+      },
+    });
+  }
+
+  async #close(): Promise<void> {
+    this.#removeAbortListener?.();
+    this.#admission.end();
+    this.#sockets?.stop();
+    this.#sessions.close();
+    // The runtime never gives up on a peer that vanished in its handshake; stop waiting.
+    await settlesWithin(
+      this.#runtime,
+      this.#sockets?.close() ?? Promise.resolve(),
+      CLOSE_TIMEOUT_MS,
+    );
+  }
+}
+
+/**
+ * Listens for sessions of MoQ: over WebTransport and raw QUIC on one UDP port, and over WebSocket
+ * on the TCP port of the same number.
+ *
+ * @param options Where to listen, and the options of the server.
+ * @returns The server, listening.
+ * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
+ * @throws {Deno.errors.AddrInUse} If the port is taken.
+ * @throws {RangeError} If a limit is not a positive integer.
+ * @throws {TypeError} If another option is invalid.
+ *
+ * @example Over any wire
+ * ```ts
+ * import { dialMoq, listenMoq, TrackMux } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/greeting", async (track) => {
+ *   const group = await track.openGroup();
+ *   await group.writeFrame(new TextEncoder().encode("hello"));
+ *   await group.close();
+ * });
+ * await using server = listenMoq({ mux, authorize: (_session, _path, action) => action !== "publish" });
+ * const serverCertificateHashes = server.certificateHashes;
+ * for (const url of [server.url, server.quicUrl, server.webSocketUrl]) {
+ *   await using session = await dialMoq(url, { serverCertificateHashes });
+ *   const track = await session.subscribe("/greeting", "text");
+ *   for await (const group of track) {
+ *     for await (const frame of group) assertEquals(new TextDecoder().decode(frame), "hello");
+ *   }
+ * }
+ * ```
+ */
+export function listenMoq(options: ListenMoqOptions = {}): MoqServer {
+  return MoqServer.listen(options);
+}
+
+/** Answers an admitted client; frees the lease if that fails. */
+function accepted<T>(lease: SessionLease, accept: () => T): T {
+  try {
+    return accept();
+  } catch (cause) {
+    lease[Symbol.dispose]();
+    throw new MoqRefusal(400, "The request cannot be answered", { cause });
+  }
+}
+
+/** Frees the lease when the connection ends. */
+function release(connection: Connection, lease: SessionLease): void {
+  const free = () => lease[Symbol.dispose]();
+  connection.closed.then(free, free);
+}
+
+function refuseVersion(connection: Connection, offered: readonly string[]): void {
+  const reason = `No version of MoQ is common: the client offers ${
+    offered.join(", ") || "none by name"
+  }`;
+  connection.close({ closeCode: MOQ_LITE_SESSION_CODES.unsupportedVersion, reason });
+}

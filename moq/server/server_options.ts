@@ -1,0 +1,264 @@
+/** Options and host of a MoQ server. */
+import { MOQ_SESSION } from "../session/session.ts";
+import { FLOW_CONTROL, UNREAD_STREAMS } from "../../transport/option_kinds.ts";
+import type { OptionKinds } from "../../base/options.ts";
+import { LIMIT, listOf, objectWith, PORT, POSITIVE } from "../../base/option_checks.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+import type { Certificate, Sha256Hash } from "../../transport/certificate/certificate.ts";
+import type { FlowControlOptions } from "../../transport/connection.ts";
+import type { OriginRules } from "../../transport/origins.ts";
+import { parseQmuxProtocol } from "../../transport/qmux/versions.ts";
+import type { UnreadStreamLimits } from "../../transport/quic/unread_streams.ts";
+import type { WebSocketEngine, WebSocketHost } from "../../transport/websocket/server.ts";
+import type { MoqSession, MoqSessionOptions } from "../session/session.ts";
+import type { SetupRequest } from "../session/setup.ts";
+import type { TrackMux } from "../track/mux.ts";
+import { HASH_PATH, type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";
+
+/** A client, as the wire describes it beside its SETUP. */
+export interface MoqClientInfo {
+  /** The requested URL; over raw QUIC without a path, which only the SETUP names. */
+  readonly url: string;
+  /** Request headers; empty over raw QUIC. */
+  readonly headers: Headers;
+  /** Network address of the client, where known. */
+  readonly address: string | undefined;
+  /** The wire: `webtransport`, `quic`, `websocket`, or the name of another one. */
+  readonly transport: string;
+}
+
+/** Options for {@linkcode MoqServer}. */
+export interface MoqServerOptions extends
+  OriginRules,
+  Pick<
+    MoqSessionOptions,
+    | "versions"
+    | "mux"
+    | "extensions"
+    | "authorize"
+    | "bitrate"
+    | "family"
+    | "setupTimeoutMs"
+    | "onError"
+  > {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
+  /** Publications for one client, in place of `mux`. Called once the client is admitted. */
+  readonly muxOf?: (request: SetupRequest, client: MoqClientInfo) => TrackMux;
+  /**
+   * Path of sessions: exact, or a `URLPattern` pathname such as `/rooms/:id`. By default every
+   * path.
+   */
+  readonly path?: string;
+  /**
+   * Admits or refuses a client. An error refuses the client, who reads the message of an
+   * `AuthenticationError` or a `MoqError`: over HTTP with a status (that of the
+   * `AuthenticationError`, or 403), else with a close. Other errors are faults: they refuse with
+   * 503, after which clients come back, and only `onError` gets the message.
+   *
+   * Over WebTransport and WebSocket `onSetup` runs before the request is answered. Only the URL,
+   * the headers and mostly the version are known then. Over raw QUIC the SETUP has arrived.
+   */
+  readonly onSetup?: (request: SetupRequest, client: MoqClientInfo) => void | Promise<void>;
+  /**
+   * Receives each session once it is open. An error goes to `onError`, and the session is closed.
+   */
+  readonly onSession?: (session: MoqSession, client: MoqClientInfo) => void | Promise<void>;
+  /** Answers HTTP requests other than WebSocket upgrades. By default with status 426. */
+  readonly fetch?: (request: Request, info: RequestInfo) => Response | Promise<Response>;
+  /**
+   * Returns the network address of a client behind a trusted proxy. By default the socket's
+   * address.
+   */
+  readonly clientAddress?: (headers: Headers, info: RequestInfo) => string | undefined;
+  /** Limits of the server. */
+  readonly limits?: {
+    /**
+     * Most sessions at once, including those in their setup. Further clients are refused with 429, or
+     * over raw QUIC closed with 4429.
+     *
+     * @default {10000}
+     */
+    readonly maxSessions?: number;
+    /**
+     * Most sessions of one network address at once; an IPv6 /64 counts as one address. Refused in the
+     * same way. Clients without an address are not counted here. The default counts only while more
+     * than half of `maxSessions` are taken, and not for a loopback or private address without
+     * `clientAddress`. A number that you set always counts.
+     *
+     * @default {1000}
+     */
+    readonly maxSessionsPerAddress?: number;
+    /**
+     * Most sessions in their setup at once. Further clients are refused with 503, or over raw QUIC
+     * closed with 4503. While more than half are taken, one address may have an eighth.
+     *
+     * @default {1024}
+     */
+    readonly maxPendingSetups?: number;
+  };
+  /** Limits of each session. */
+  readonly sessionLimits?: MoqSessionOptions["limits"];
+  /**
+   * Longest silence of a connection, in milliseconds; a connection that is silent for longer is
+   * closed. Over a WebSocket the default is 30 s. For `listenMoq` the option applies to
+   * WebTransport and raw QUIC too, with a default of 15 s. Up to a third more may pass there,
+   * because the server probes a silent client three times in between.
+   */
+  readonly idleTimeoutMs?: number;
+  /**
+   * Credit: how much a client may send ahead of the reader, on wires that count credit. By default
+   * as on every wire, except for 1024 streams of each kind.
+   */
+  readonly flowControl?: FlowControlOptions;
+}
+
+/** Options for {@linkcode listenMoq}. */
+export interface ListenMoqOptions extends MoqServerOptions {
+  /**
+   * Port of UDP and TCP; 0 takes one that is free on both.
+   *
+   * @default {0}
+   */
+  readonly port?: number;
+  /**
+   * Address on which to listen. By default `0.0.0.0`; in development, without `tls`, `127.0.0.1`.
+   */
+  readonly hostname?: string;
+  /**
+   * Certificate and key in PEM. Without `tls` the server is in development: a short-lived
+   * certificate, trusted by its hash, which plain HTTP serves at `/certificate.sha256`, and
+   * WebSocket without TLS.
+   */
+  readonly tls?: Certificate;
+  /**
+   * Names for which the development certificate is valid.
+   *
+   * @default {["localhost", "127.0.0.1", "::1"]}
+   */
+  readonly names?: readonly string[];
+  /**
+   * Folder of the development certificate; by default the user's cache folder, `null` for no
+   * folder.
+   */
+  readonly cacheFolder?: string | URL | null;
+  /**
+   * Wires on which to listen.
+   *
+   * @default {["webtransport", "quic", "websocket"]}
+   */
+  readonly transports?: readonly ("webtransport" | "quic" | "websocket")[];
+  /**
+   * Listens on TCP and upgrades, in place of the runtime's own server: `hardenedWebSocket()` of
+   * `@skein/skein/ws`, for a server that faces the internet without a proxy. Requires the transport
+   * `websocket`.
+   */
+  readonly webSocket?: WebSocketHost;
+  /**
+   * Most bidirectional streams that a client may have open on a connection, which are its
+   * subscriptions and requests. Each may hold up to 1.25 MB of unread data.
+   *
+   * @default {1024}
+   */
+  readonly maxBidirectionalStreams?: number;
+  /**
+   * Most unidirectional streams that a client may have open on a connection, which are the groups
+   * of its publications. Each may hold up to 1.25 MB of unread data.
+   *
+   * @default {1024}
+   */
+  readonly maxUnidirectionalStreams?: number;
+  /**
+   * Limits for streams over WebTransport and QUIC that clients open and the server does not read.
+   * By default such a stream is refused 5 s after its arrival; one address holds at most 80 MB, and
+   * all clients together hold at most 640 MB.
+   */
+  readonly unreadStreams?: UnreadStreamLimits;
+  /** Closes the server. */
+  readonly signal?: AbortSignal;
+}
+
+/** The server in which a {@linkcode MoqServer} is mounted. */
+export interface MoqHost {
+  /** Address on which the host listens. */
+  readonly address: Deno.NetAddr;
+  /** Hashes by which clients can trust the certificate; empty if that takes an authority. */
+  readonly hashes: readonly Sha256Hash[];
+  /** `true` if the hashes may be sent in clear text: a development server without TLS. */
+  readonly isDevelopment: boolean;
+  /** Engine of WebSocket upgrades in place of the runtime's own. */
+  readonly webSocketEngine?: WebSocketEngine | undefined;
+  /** Returns the URL of a wire for clients on this machine; empty if the wire is off. */
+  urlOf(wire: MoqWire): string;
+}
+
+/** The common part of HTTP requests and WebTransport requests. */
+export interface MoqRequest {
+  /** The requested URL. */
+  readonly url: string;
+  /** Request headers. */
+  readonly headers: Pick<Headers, "get" | "has">;
+  /** Protocols offered by a WebTransport request. */
+  readonly protocols?: readonly string[];
+  /** Method of an HTTP request. */
+  readonly method?: string;
+}
+
+/** Returns `true` if a client offers a protocol of MoQ by name. */
+export function offersMoq({ headers, protocols }: MoqRequest): boolean {
+  const offered = protocols ??
+    headers.get("sec-websocket-protocol")?.split(",")
+      .map((name) => parseQmuxProtocol(name.trim())?.protocol ?? "");
+  if (offered === undefined) return false;
+  // All versions of MoQ, including those that a server has turned off.
+  const names = protocolsOf(Object.keys(VERSIONS) as MoqVersion[], "websocket");
+  return offered.some((name) => names.includes(name));
+}
+
+/** Returns `true` if a client requests the hash of the certificate and the host may send the hash. */
+export function requestsHash({ url, method }: MoqRequest, host: MoqHost | undefined): boolean {
+  return method === "GET" && host !== undefined && host.isDevelopment && host.hashes.length > 0 &&
+    url.includes(HASH_PATH) && URL.parse(url)?.pathname === HASH_PATH;
+}
+
+/** A wire that a server of MoQ listens on. */
+export type MoqWire = NonNullable<ListenMoqOptions["transports"]>[number];
+
+const { side: _side, path: _path, signal: _signal, ...SESSION } = MOQ_SESSION;
+
+/** Kinds of the options of a server. */
+export const MOQ_SERVER: OptionKinds<MoqServerOptions> = {
+  ...SESSION,
+  clientAddress: "function",
+  fetch: "function",
+  flowControl: FLOW_CONTROL,
+  hosts: listOf("string"),
+  idleTimeoutMs: POSITIVE,
+  limits: { maxPendingSetups: LIMIT, maxSessions: LIMIT, maxSessionsPerAddress: LIMIT },
+  onSession: "function",
+  onSetup: "function",
+  origins: listOf("string"),
+  path: "string",
+  sessionLimits: SESSION.limits,
+};
+
+/** Kinds of the options of `listenMoq()`. */
+export const MOQ_LISTEN: OptionKinds<ListenMoqOptions> = {
+  ...MOQ_SERVER,
+  cacheFolder: "string or object or null",
+  hostname: "string",
+  maxBidirectionalStreams: POSITIVE,
+  maxUnidirectionalStreams: POSITIVE,
+  names: listOf("string"),
+  port: PORT,
+  signal: "AbortSignal",
+  tls: 0,
+  transports: "array",
+  unreadStreams: UNREAD_STREAMS,
+  webSocket: objectWith("WebSocketHost", "accept", "listen"),
+};

@@ -1,0 +1,801 @@
+import { captureConsole } from "../../tests/console_lines.ts";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { AuthenticationError, ConnectionError } from "../../errors.ts";
+import { lowPort } from "../../tests/ports.ts";
+import { soon } from "../../tests/sessions.ts";
+import { UdpPath } from "../../tests/udp_path.ts";
+import { directStream } from "../../transport/direct.ts";
+import { dialQuic } from "../../transport/quic/client.ts";
+import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
+import type { WebSocketHost } from "../../transport/websocket/server.ts";
+import { dialWebSocket } from "../../transport/websocket/client.ts";
+import { dialWebTransport } from "../../transport/h3/client.ts";
+import { memoryPair } from "../../transport/memory/memory.ts";
+import { GOMOQT_CODES, MOQ_LITE_SESSION_CODES } from "../wire/errors.ts";
+import { MoqError } from "../wire/errors.ts";
+import { dialMoq, type DialMoqOptions } from "../client/dial.ts";
+import { TrackMux } from "../track/mux.ts";
+import { listenMoq, MoqServer } from "./server.ts";
+import type { ListenMoqOptions } from "./server_options.ts";
+import { MoqSession } from "../session/session.ts";
+import { type MoqVersion, VERSIONS } from "../wire/versions.ts";
+
+const ALL = Object.keys(VERSIONS) as MoqVersion[];
+const WIRES = ["webtransport", "quic", "websocket"] as const;
+
+type Wire = typeof WIRES[number];
+
+/** A server that does not store its certificate. */
+function listen(options: ListenMoqOptions = {}): MoqServer {
+  return listenMoq({ versions: ALL, cacheFolder: null, ...options });
+}
+
+function urlOf(server: MoqServer, wire: Wire): string {
+  return { webtransport: server.url, quic: server.quicUrl, websocket: server.webSocketUrl }[wire];
+}
+
+function dial(
+  server: MoqServer,
+  wire: Wire,
+  { path = "", ...options }: DialMoqOptions & { readonly path?: string } = {},
+): Promise<MoqSession> {
+  return dialMoq(urlOf(server, wire) + path, {
+    serverCertificateHashes: server.certificateHashes,
+    ...options,
+  });
+}
+
+/** Collects the sessions of a server, in their order. */
+function arrivals(): {
+  readonly onSession: (session: MoqSession) => void;
+  next(): Promise<MoqSession>;
+} {
+  const sessions: MoqSession[] = [];
+  const waiting: ((session: MoqSession) => void)[] = [];
+  return {
+    onSession(session) {
+      const first = waiting.shift();
+      if (first === undefined) sessions.push(session);
+      else first(session);
+    },
+    next: () =>
+      new Promise((resolve) => {
+        const first = sessions.shift();
+        if (first === undefined) waiting.push(resolve);
+        else resolve(first);
+      }),
+  };
+}
+
+function clock(): { readonly mux: TrackMux; readonly end: () => void } {
+  const mux = new TrackMux();
+  const publication = mux.publish("/live/clock", async (track) => {
+    for (let count = 0; count < 3; count++) {
+      const group = await track.openGroup();
+      for (const text of ["tick", "tock"]) await group.writeFrame(new TextEncoder().encode(text));
+      await group.close();
+    }
+  });
+  return { mux, end: () => publication.end() };
+}
+
+async function textsOf(session: MoqSession): Promise<string[]> {
+  const texts: string[] = [];
+  const track = await session.subscribe("/live/clock", "seconds", { ordered: true });
+  for await (const group of track) {
+    for await (const frame of group) texts.push(new TextDecoder().decode(frame));
+  }
+  return texts;
+}
+
+for (const wire of WIRES) {
+  for (const version of ALL) {
+    Deno.test(`listenMoq() serves ${version} over ${wire}`, async () => {
+      const { mux, end } = clock();
+      const { onSession, next } = arrivals();
+      await using server = listen({ mux, onSession });
+      const session = await dial(server, wire, { versions: [version] });
+      const served = await next();
+      assertEquals(
+        [session.version, served.version, session.connection.transport, server.sessions.size],
+        [version, version, wire, 1],
+      );
+
+      const announcements = await session.acceptAnnounce("/live");
+      const first = await announcements.next();
+      assertEquals(first?.path, "/live/clock");
+      assertEquals(await textsOf(session), ["tick", "tock", "tick", "tock", "tick", "tock"]);
+
+      const none = await session.subscribe("/live/nothing", "seconds");
+      const error = await assertRejects(() => none.ready, MoqError);
+      assertEquals(error.scope, "subscribe");
+
+      end();
+      assertEquals((await announcements.next())?.active ?? false, false);
+
+      session.closeWithError(0x51, "bye");
+      const { code, message, by } = await served.closed;
+      assertEquals([code, message, by], [0x51, "bye", "remote"]);
+      await session.connection.closed;
+      assertEquals(server.sessions.size, 0);
+    });
+
+    Deno.test(`listenMoq() closes ${version} over ${wire} with a code`, async () => {
+      const { onSession, next } = arrivals();
+      await using server = listen({ onSession });
+      const session = await dial(server, wire, { versions: [version] });
+      (await next()).closeWithError(0x52, "enough");
+      const { code, message, by } = await session.closed;
+      assertEquals([code, message, by], [0x52, "enough", "remote"]);
+    });
+  }
+}
+
+Deno.test("listenMoq() lets clients publish", async () => {
+  const { mux } = clock();
+  const { onSession, next } = arrivals();
+  await using server = listen({ onSession });
+  for (const wire of WIRES) {
+    await using _session = await dial(server, wire, { mux });
+    assertEquals((await textsOf(await next())).length, 6);
+  }
+});
+
+Deno.test("listenMoq() has hundreds of subscriptions and groups at once, both ways", async () => {
+  const count = 300;
+  for (const wire of WIRES) {
+    const mux = new TrackMux();
+    const ready = Promise.withResolvers<void>();
+    let served = 0;
+    mux.publish("/many", async (track) => {
+      const group = await track.openGroup();
+      await group.writeFrame(Uint8Array.of(1));
+      if (++served === 2 * count) ready.resolve();
+      // No group ends before all have begun.
+      await ready.promise;
+      await group.close();
+    });
+    const { onSession, next } = arrivals();
+    await using server = listen({ mux, onSession });
+    await using client = await dial(server, wire, { mux });
+    const reads = [client, await next()].flatMap((session) =>
+      Array.from({ length: count }, async (_, index) => {
+        const track = await session.subscribe("/many", `${index}`);
+        for await (const group of track) {
+          let frames = 0;
+          for await (const _frame of group) frames++;
+          track.close();
+          return frames;
+        }
+        return 0;
+      })
+    );
+    assertEquals(await Promise.all(reads), Array(2 * count).fill(1));
+  }
+});
+
+Deno.test("listenMoq() tells path and query to the application, where the version can", async () => {
+  const { onSession, next } = arrivals();
+  const told: [string, string][] = [];
+  await using server = listen({
+    onSession,
+    onSetup: ({ path }, { transport }) => void told.push([transport, path]),
+  });
+  const pathOf = async (wire: Wire, version: MoqVersion) => {
+    await using _session = await dial(server, wire, {
+      versions: [version],
+      path: "room/1?token=x",
+    });
+    return (await next()).path;
+  };
+  for (const wire of WIRES) {
+    for (const version of ["moq-lite-05", "gomoqt-dev"] as const) {
+      assertEquals(await pathOf(wire, version), "/room/1?token=x");
+      assertEquals(told.pop(), [wire, "/room/1?token=x"]);
+    }
+  }
+  assertEquals(await pathOf("quic", "moq-lite-04"), "");
+  assertEquals(told, [["quic", ""]]);
+});
+
+Deno.test("listenMoq() takes the best version that is common", async () => {
+  await using server = listen({ versions: ["moq-lite-04", "moq-lite-05", "moq-lite-02"] });
+  for (const wire of WIRES) {
+    const version = async (versions: MoqVersion[]) => {
+      await using session = await dial(server, wire, { versions });
+      return session.version;
+    };
+    assertEquals(await version(["moq-lite-05", "moq-lite-04"]), "moq-lite-04");
+    assertEquals(await version(["moq-lite-05", "moq-lite-02"]), "moq-lite-05");
+    assertEquals(await version(["moq-lite-01", "moq-lite-02"]), "moq-lite-02");
+  }
+});
+
+Deno.test("listenMoq() takes clients that offer no version by name", async () => {
+  const { onSession, next } = arrivals();
+  await using server = listen({ onSession });
+  for (const version of ["moq-lite-02", "moq-lite-01", "gomoqt-dev"] as const) {
+    const connection = await dialWebTransport(server.url, {
+      serverCertificateHashes: server.certificateHashes,
+    });
+    await using session = await MoqSession.open(connection, {
+      side: "client",
+      versions: [version],
+    });
+    assertEquals([session.version, (await next()).version], [version, version]);
+    for (const name of ["qmux-01", "qmux-00", "webtransport"]) {
+      const connection = await dialWebSocket(server.webSocketUrl, { protocols: [name] });
+      await using session = await MoqSession.open(connection, {
+        side: "client",
+        versions: [version],
+      });
+      assertEquals([session.version, (await next()).version], [version, version]);
+    }
+  }
+});
+
+Deno.test("listenMoq() closes a client without a common version by the code of its family", async () => {
+  await using server = listen({ versions: ["moq-lite-04"] });
+  // With a protocol name, over WebTransport.
+  for (const versions of [["moq-lite-05"], ["moq-lite-02"], ["gomoqt-dev"]] as MoqVersion[][]) {
+    const error = await assertRejects(() => dial(server, "webtransport", { versions }), MoqError);
+    assertEquals(error.reason, "unsupportedVersion", `${versions}`);
+  }
+  // Over raw QUIC the handshake fails, and a WebSocket is not upgraded.
+  await assertRejects(() => dial(server, "quic", { versions: ["moq-lite-05"] }), MoqError);
+  await assertRejects(
+    () => dial(server, "websocket", { versions: ["moq-lite-05"] }),
+    ConnectionError,
+  );
+  for (const protocols of [[], ["moq-lite-04"], ["qmux-01.moq-lite-05"], ["qmux-01"]]) {
+    const response = await fetch(server.webSocketUrl.replace("ws", "http"), {
+      headers: {
+        connection: "upgrade",
+        upgrade: "websocket",
+        "sec-websocket-key": btoa("0123456789abcdef"),
+        "sec-websocket-version": "13",
+        ...(protocols.length > 0 && { "sec-websocket-protocol": protocols.join(",") }),
+      },
+    });
+    await response.body?.cancel();
+    assertEquals(response.status, 400, `${protocols}`);
+  }
+  // Protocol names without a common version, and first messages of both kinds.
+  await using other = listen({ versions: ["moq-lite-02"] });
+  const cases: [string[], number[], number][] = [
+    [["moq-lite-05", "moqt-19"], [], MOQ_LITE_SESSION_CODES.unsupportedVersion],
+    [[], [0x20, 0, 4, 1, 0x40, 0x50, 0], MOQ_LITE_SESSION_CODES.unsupportedVersion],
+    [[], [0x00, 4, 1, 0x40, 0x50, 0], GOMOQT_CODES.session.unsupportedVersion],
+    [[], [0x01, 1, 0x2f], GOMOQT_CODES.session.protocolViolation],
+  ];
+  for (const [protocols, bytes, code] of cases) {
+    const connection = await dialWebTransport(other.url, {
+      protocols,
+      serverCertificateHashes: other.certificateHashes,
+    });
+    if (bytes.length > 0) {
+      const stream = directStream(await connection.createBidirectionalStream());
+      await stream.write(Uint8Array.from(bytes));
+    }
+    assertEquals((await connection.closed).closeCode, code);
+  }
+});
+
+Deno.test("listenMoq() refuses sessions that onSetup refuses, with its code", async () => {
+  using printed = captureConsole();
+  const errors: unknown[] = [];
+  let thrown: unknown;
+  await using server = listen({
+    onSetup: () => Promise.reject(thrown),
+    onError: (error) => errors.push(error),
+  });
+  const refused = async (wire: Wire, versions: MoqVersion[]) => {
+    const error = await assertRejects(() => dial(server, wire, { versions }));
+    const { status, moqCode } = error as { status?: number; moqCode?: number };
+    return status ?? moqCode;
+  };
+  const cases: [unknown, number, number][] = [
+    [new AuthenticationError("Who are you"), 401, 2],
+    [new AuthenticationError("Not here", { status: 404 }), 404, 4404],
+    [new MoqError("session", "unauthorized", "Not you"), 403, 2],
+    [new Error("secret"), 503, 4503],
+  ];
+  for (const [error, status, code] of cases) {
+    thrown = error;
+    assertEquals(await refused("webtransport", ["moq-lite-05"]), status);
+    assertEquals(await refused("quic", ["gomoqt-dev"]), code);
+  }
+  assertEquals(errors.length, 2); // The last error is reported twice.
+  assertEquals(printed.lines, [
+    "Skein: onSetup threw Error: secret: clients will try again; " +
+    "throw AuthenticationError to say no",
+  ]);
+  assertEquals(server.sessions.size, 0);
+});
+
+Deno.test("listenMoq() refuses with 503 where the application is too slow, or fails", async () => {
+  const errors: unknown[] = [];
+  const fault = new Error("A fault of the application");
+  const onError = (error: unknown) => void errors.push(error);
+  await using slow = listen({ onError, setupTimeoutMs: 20, onSetup: () => new Promise(() => {}) });
+  await using failing = listen({
+    onError,
+    clientAddress() {
+      throw fault;
+    },
+  });
+  for (const server of [slow, failing]) {
+    const error = await assertRejects(() => dial(server, "webtransport"), ConnectionError);
+    assertEquals(error.status, 503);
+    await assertRejects(() => dial(server, "websocket"), ConnectionError);
+  }
+  assertEquals(errors.map((error) => (error as Error).name), [
+    "TimeoutError",
+    "TimeoutError",
+    "Error",
+    "Error",
+  ]);
+});
+
+Deno.test("listenMoq() chooses a mux for each client", async () => {
+  await using server = listen({
+    muxOf({ path }) {
+      const mux = new TrackMux();
+      mux.publish(path, () => {});
+      return mux;
+    },
+  });
+  for (const wire of WIRES) {
+    for (const version of ["moq-lite-05", "gomoqt-dev"] as const) {
+      await using session = await dial(server, wire, { versions: [version], path: "of/me" });
+      const announcements = await session.acceptAnnounce("/");
+      assertEquals((await announcements.next())?.path, "/of/me");
+    }
+  }
+});
+
+Deno.test("listenMoq() serves its path alone", async () => {
+  await using server = listen({ path: "/rooms/:id" });
+  for (const wire of WIRES) {
+    await using _session = await dial(server, wire, { path: "rooms/1?x" });
+    await assertRejects(() => dial(server, wire, { path: "elsewhere", versions: ["gomoqt-dev"] }));
+  }
+});
+
+Deno.test("listenMoq() takes no path that leads elsewhere, as only a setup can have", async () => {
+  const paths: string[] = [];
+  await using server = listen({
+    path: "/rooms/:id",
+    onSetup: ({ path }) => void paths.push(path),
+  });
+  const cases = {
+    "/rooms/1": true,
+    "/x/../rooms/1": false,
+    "/rooms/./1": false,
+    "/rooms/..": false,
+  };
+  for (const [path, isServed] of Object.entries(cases)) {
+    await using connection = await dialQuic(server.quicUrl, {
+      protocols: ["moq-00"],
+      serverCertificateHashes: server.certificateHashes,
+    });
+    const opening = MoqSession.open(connection, { side: "client", versions: ["gomoqt-dev"], path });
+    if (isServed) (await opening).close();
+    else {
+      await assertRejects(() => opening);
+      assertEquals((await connection.closed).closeCode, 4404, path);
+    }
+  }
+  assertEquals(paths, ["/rooms/1"]);
+});
+
+Deno.test("listenMoq() lets no foreign page in", async () => {
+  await using server = listen({ origins: ["https://app.example"] });
+  const { certificateHashes: serverCertificateHashes } = server;
+  const { port } = server.address!;
+  const cases: [string, boolean][] = [
+    ["https://app.example", true],
+    [`http://localhost:${port}`, true],
+    ["https://evil.example", false],
+    ["http://localhost:1", false],
+  ];
+  for (const [origin, isAllowed] of cases) {
+    const headers = { origin };
+    for (const url of [server.url, server.webSocketUrl]) {
+      const dialing = dialMoq(url, { headers, serverCertificateHashes });
+      if (isAllowed) await (await dialing)[Symbol.asyncDispose]();
+      else await assertRejects(() => dialing, ConnectionError);
+    }
+    const hash = await fetch(`http://127.0.0.1:${port}/certificate.sha256`, { headers });
+    assertEquals(hash.headers.get("access-control-allow-origin"), isAllowed ? origin : null);
+    assertEquals(await hash.text(), serverCertificateHashes[0]!.value.toHex());
+  }
+});
+
+Deno.test("listenMoq() refuses sessions beyond its limits, and takes others when those are over", async () => {
+  await using server = listen({ limits: { maxSessions: 2 } });
+  for (const wire of WIRES) {
+    const one = await dial(server, wire, { versions: ["gomoqt-dev"] });
+    const two = await dial(server, wire, { versions: ["gomoqt-dev"] });
+    const error = await assertRejects(() => dial(server, wire, { versions: ["gomoqt-dev"] }));
+    if (wire === "webtransport") assertEquals((error as ConnectionError).status, 429);
+    if (wire === "quic") assertEquals((error as MoqError).moqCode, 4429);
+    const served = [...server.sessions];
+    for (const session of [one, two]) await session[Symbol.asyncDispose]();
+    await Promise.all(served.map(({ connection }) => connection.closed.catch(() => {})));
+    await new Promise((resolve) => setTimeout(resolve));
+    await using _again = await dial(server, wire, { versions: ["gomoqt-dev"] });
+    const [again] = server.sessions;
+    await _again[Symbol.asyncDispose]();
+    await again!.connection.closed.catch(() => {});
+    await new Promise((resolve) => setTimeout(resolve));
+  }
+});
+
+Deno.test("listenMoq() refuses more setups at once than its bound, on every wire", async () => {
+  for (const wire of WIRES) {
+    const asked = Promise.withResolvers<void>();
+    const answer = Promise.withResolvers<void>();
+    let setups = 0;
+    await using server = listen({
+      limits: { maxPendingSetups: 1 },
+      async onSetup() {
+        setups++;
+        asked.resolve();
+        await answer.promise;
+      },
+    });
+    const waiting = dial(server, wire, { versions: ["gomoqt-dev"] });
+    await asked.promise;
+    const error = await assertRejects(() => dial(server, wire, { versions: ["gomoqt-dev"] }));
+    if (wire === "webtransport") assertEquals((error as ConnectionError).status, 503);
+    if (wire === "quic") assertEquals((error as MoqError).moqCode, 4503);
+    assertEquals(setups, 1);
+    answer.resolve();
+    await using _session = await waiting;
+    await using _other = await dial(server, wire, { versions: ["gomoqt-dev"] });
+    assertEquals(setups, 2);
+  }
+});
+
+Deno.test("listenMoq() frees the place of a client that leaves before the answer", async () => {
+  for (const wire of ["webtransport", "websocket"] as const) {
+    const asked = Promise.withResolvers<void>();
+    const answer = Promise.withResolvers<void>();
+    await using server = listen({
+      limits: { maxSessions: 1 },
+      setupTimeoutMs: 500,
+      // `onSetup` must answer within that time, too.
+      async onSetup({ path }) {
+        if (path !== "/wait") return;
+        asked.resolve();
+        await answer.promise;
+      },
+    });
+    const leaving = new AbortController();
+    const dialing = dial(server, wire, { path: "wait", signal: leaving.signal });
+    const gone = assertRejects(() => dialing);
+    await asked.promise;
+    leaving.abort();
+    await gone;
+    answer.resolve();
+    const session = async (): Promise<MoqSession> => {
+      try {
+        return await dial(server, wire);
+      } catch (error) {
+        assert((error as Error).message.includes("429"), `${error}`);
+        return await session();
+      }
+    };
+    (await soon(session())).close();
+  }
+});
+
+Deno.test("listenMoq() gives up a setup that does not come", async () => {
+  await using server = listen({ setupTimeoutMs: 50, limits: { maxPendingSetups: 1 } });
+  const serverCertificateHashes = server.certificateHashes;
+  const silent = await dialQuic(server.quicUrl, { protocols: ["moq-00"], serverCertificateHashes });
+  assertEquals((await silent.closed).closeCode, GOMOQT_CODES.session.setupFailed);
+  await using session = await dial(server, "quic", { versions: ["gomoqt-dev"] });
+  assertEquals(session.isClosed, false);
+});
+
+Deno.test("listenMoq() survives handlers that throw", async () => {
+  const errors: unknown[] = [];
+  const fault = new Error("A fault of the application");
+  await using server = listen({
+    onSession: () => Promise.reject(fault),
+    onError(error) {
+      errors.push(error);
+      throw new Error("Another one");
+    },
+  });
+  for (const wire of WIRES) {
+    // The client may get the close before its own setup is over.
+    const reason = await dial(server, wire).then(
+      async ({ closed }) => (await closed).reason,
+      (error) => (error as MoqError).reason,
+    );
+    assertEquals(reason, "internal");
+  }
+  assertEquals(errors, [fault, fault, fault]);
+});
+
+Deno.test("MoqServer.drain() asks sessions to leave, and cuts those that stay", async () => {
+  const { onSession, next } = arrivals();
+  await using server = listen({ onSession });
+  const leaving = await dial(server, "webtransport");
+  const staying = await dial(server, "quic");
+  const deaf = await dial(server, "websocket", { versions: ["moq-lite-02"] });
+  for (let count = 0; count < 3; count++) await next();
+  const left = leaving.draining.then(({ uri }) => {
+    leaving.close();
+    return uri;
+  });
+  const report = await server.drain({ uri: "https://elsewhere.example/", timeoutMs: 200 });
+  assertEquals(await left, "https://elsewhere.example/");
+  assertEquals(report, { left: 1, cut: 2 });
+  assertEquals((await staying.draining).uri, "https://elsewhere.example/");
+  assertEquals((await staying.closed).code, GOMOQT_CODES.session.goawayTimeout);
+  assertEquals((await deaf.closed).code, GOMOQT_CODES.session.goawayTimeout);
+  await assertRejects(() => dial(server, "websocket", { timeoutMs: 1_000 }));
+});
+
+Deno.test("MoqServer.drain() asks clients in their setup to leave, right after it", async () => {
+  const asked = Promise.withResolvers<void>();
+  const answer = Promise.withResolvers<void>();
+  await using server = listen({
+    onSetup() {
+      asked.resolve();
+      return answer.promise;
+    },
+  });
+  const dialing = dial(server, "quic", { versions: ["gomoqt-dev"] });
+  const other = dial(server, "quic", { versions: ["moq-lite-04"] });
+  await asked.promise;
+  const session = await other;
+  const drained = server.drain({ uri: "moqt://elsewhere/", timeoutMs: 5_000 });
+  answer.resolve();
+  assertEquals((await session.draining).uri, "moqt://elsewhere/");
+  session.close();
+  (await dialing).close();
+  assertEquals(await drained, { left: 2, cut: 0 });
+});
+
+Deno.test("MoqServer.drain() admits no more clients, whatever onSetup answers", async () => {
+  for (const wire of ["webtransport", "websocket"] as const) {
+    const asked = Promise.withResolvers<void>();
+    const answer = Promise.withResolvers<void>();
+    const { onSession, next } = arrivals();
+    await using server = listen({
+      onSession,
+      onSetup({ path }) {
+        if (path !== "/wait") return;
+        asked.resolve();
+        return answer.promise;
+      },
+    });
+    const session = await dial(server, wire);
+    await next();
+    const refused = assertRejects(() => dial(server, wire, { path: "wait" }), ConnectionError);
+    await asked.promise;
+    const drained = server.drain({ timeoutMs: 5_000 });
+    await session.draining;
+    answer.resolve();
+    await refused;
+    session.close();
+    assertEquals(await drained, { left: 1, cut: 0 });
+  }
+});
+
+Deno.test("MoqServer.drain() rejects a time that makes no sense, and serves on", async () => {
+  await using server = listen();
+  for (const timeoutMs of [-1, NaN]) {
+    await assertRejects(() => server.drain({ timeoutMs }), RangeError, `${timeoutMs}`);
+  }
+  await using session = await dial(server, "quic");
+  assertEquals(session.isClosed, false);
+});
+
+for (const end of ["listenMoq()", "dialMoq()"]) {
+  Deno.test(`${end} gives up a peer that falls silent, on every wire of QUIC`, async () => {
+    const { onSession, next } = arrivals();
+    const idle = { idleTimeoutMs: 300 };
+    const isServer = end === "listenMoq()";
+    await using server = listen({ onSession, ...isServer ? idle : {} });
+    const { port } = server.address!;
+    for (const wire of ["webtransport", "quic"] as const) {
+      await using path = new UdpPath(port);
+      const url = urlOf(server, wire).replace(`:${port}`, `:${path.port}`);
+      await using session = await dialMoq(url, {
+        serverCertificateHashes: server.certificateHashes,
+        ...isServer ? {} : idle,
+      });
+      const served = await next();
+      path.cut();
+      // Without the option the close takes ten seconds or more.
+      const ends = await soon(Promise.all([served.closed, session.closed]));
+      assertEquals(ends.map(({ by }) => by), ["network", "network"]);
+    }
+  });
+}
+
+Deno.test("MoqServer.close() ends sessions and setups", async () => {
+  const { onSession, next } = arrivals();
+  const asked = Promise.withResolvers<void>();
+  const server = listen({
+    onSession,
+    onSetup({ path }) {
+      if (path !== "/wait") return;
+      asked.resolve();
+      return new Promise(() => {});
+    },
+  });
+  const session = await dial(server, "quic");
+  await next();
+  const dialing = dial(server, "quic", { versions: ["gomoqt-dev"], path: "wait" });
+  await asked.promise;
+  const refused = assertRejects(() => dialing, ConnectionError);
+  await server.close();
+  await server.close();
+  assertEquals((await session.closed).code, 0);
+  await refused;
+});
+
+Deno.test("listenMoq() closes with its signal", async () => {
+  const ending = new AbortController();
+  const server = listen({ signal: ending.signal });
+  const session = await dial(server, "webtransport");
+  ending.abort();
+  await session.closed;
+  await server.close();
+  assertThrows(() => listen({ signal: ending.signal }));
+});
+
+Deno.test("listenMoq() keeps nothing of a hundred sessions", async () => {
+  const { mux } = clock();
+  await using server = listen({ mux });
+  for (const wire of WIRES) {
+    for (let batch = 0; batch < 5; batch++) {
+      await Promise.all(Array.from({ length: 20 }, async () => {
+        await using session = await dial(server, wire);
+        assertEquals((await textsOf(session)).length, 6);
+      }));
+    }
+    await Promise.all([...server.sessions].map(({ closed }) => closed));
+    assertEquals(server.sessions.size, 0);
+  }
+});
+
+Deno.test("MoqServer is mounted in another server", async () => {
+  const { mux } = clock();
+  await using moq = new MoqServer({ mux, path: "/moq" });
+  assertEquals([moq.address, moq.url, moq.quicUrl, moq.webSocketUrl], [undefined, "", "", ""]);
+  assertEquals(moq.protocols, ["moq-lite-05", "moq-lite-04", "moql"]);
+  await using http = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, moq.fetch);
+  const { port } = http.addr;
+  await using session = await dialMoq(`ws://127.0.0.1:${port}/moq`);
+  assertEquals((await textsOf(session)).length, 6);
+  const response = await fetch(`http://127.0.0.1:${port}/`);
+  await response.body?.cancel();
+  assertEquals(response.status, 426);
+});
+
+Deno.test("MoqServer.accept() takes any connection", async () => {
+  const { mux } = clock();
+  await using moq = new MoqServer({ mux, limits: { maxSessions: 1 } });
+  const pair = memoryPair({ protocol: "moq-lite-05" });
+  const [served, session] = await Promise.all([
+    moq.accept(pair.server),
+    MoqSession.open(pair.client, { side: "client" }),
+  ]);
+  assertEquals(served?.side, "server");
+  assertEquals((await textsOf(session)).length, 6);
+  const other = memoryPair({ protocol: "moq-lite-05" });
+  assertEquals(await moq.accept(other.server), undefined);
+  assertEquals((await other.client.closed).closeCode, 4429);
+  await session[Symbol.asyncDispose]();
+});
+
+Deno.test("listenMoq() rejects options that make no sense", () => {
+  const cases: [object, string][] = [
+    [{ versions: [] }, "versions"],
+    [{ versions: ["moq-lite-99"] }, "versions"],
+    [{ path: "rooms" }, "path"],
+    [{ origins: ["https://app.example/"] }, "origins"],
+    [{ transports: [] }, "transports"],
+    [{ transports: ["carrier-pigeon"] }, "transports"],
+    [{ tls: { cert: "", key: "" } }, "tls"],
+    [{ webSocket: hardenedWebSocket(), transports: ["quic"] }, "webSocket"],
+  ];
+  for (const [options, name] of cases) {
+    assertThrows(() => listenMoq(options as ListenMoqOptions), TypeError, name);
+  }
+  for (const name of ["maxSessions", "maxSessionsPerAddress", "maxPendingSetups"]) {
+    assertThrows(() => listenMoq({ limits: { [name]: 0 } }), RangeError, name);
+  }
+});
+
+Deno.test("listenMoq() listens on the wires that were named", async () => {
+  for (const wire of WIRES) {
+    await using server = listen({ transports: [wire], limits: { maxSessions: Infinity } });
+    assertEquals(
+      [server.url !== "", server.quicUrl !== "", server.webSocketUrl !== ""],
+      WIRES.map((one) => one === wire),
+    );
+    await using session = await dial(server, wire);
+    assert(!session.isClosed);
+  }
+});
+
+Deno.test("listenMoq() listens and upgrades with a given WebSocket engine", async () => {
+  const webSocket = hardenedWebSocket();
+  let upgrades = 0;
+  let limits: (number | undefined)[] = [];
+  const counted: WebSocketHost = {
+    listen(options, handler) {
+      limits = [options.maxConnections, options.maxConnectionsPerAddress];
+      return webSocket.listen(options, handler);
+    },
+    accept: (request, options) => {
+      upgrades++;
+      return webSocket.accept(request, options);
+    },
+  };
+  const { mux } = clock();
+  await using server = listen({ mux, webSocket: counted, limits: { maxSessionsPerAddress: 2 } });
+  await using session = await dial(server, "websocket");
+  assertEquals(await textsOf(session), ["tick", "tock", "tick", "tock", "tick", "tock"]);
+  assertEquals([upgrades, webSocket.stats().connections > 0], [1, true]);
+  // Twice as many connections as sessions: a connection may be refused, or stay unused.
+  assertEquals(limits, [20_000, 4]);
+  // The host serves the hash, and the other wires have the same port number.
+  await using other = await dialMoq(server.webSocketUrl.replace("ws:", "http:"));
+  assertEquals(other.connection.transport, "webtransport");
+  await assertRejects(() => dial(server, "websocket"), ConnectionError);
+  await session[Symbol.asyncDispose]();
+  await other[Symbol.asyncDispose]();
+});
+
+Deno.test("listenMoq() with a WebSocket engine alone releases its port", async () => {
+  const port = lowPort();
+  const server = listen({ webSocket: hardenedWebSocket(), transports: ["websocket"], port });
+  await using session = await dial(server, "websocket");
+  await server.close();
+  assertEquals((await session.closed).by, "remote");
+  await using again = listen({ webSocket: hardenedWebSocket(), transports: ["websocket"], port });
+  assertEquals(again.address?.port, port);
+});
+
+for (const [version, wire] of [["moq-lite-05", "quic"], ["moq-lite-02", "websocket"]] as const) {
+  Deno.test(`listenMoq() sends its clients the bitrate, over ${version}`, async () => {
+    const { next, onSession } = arrivals();
+    await using server = listen({
+      versions: [version],
+      bitrate: { intervalMs: 10, minSamples: 1 },
+      onSession,
+    });
+    await using session = await dial(server, wire);
+    const end = await next();
+    const updates = session.updated[Symbol.asyncIterator]();
+    let isTold = false;
+    const told = updates.next().then((result) => {
+      isTold = true;
+      return result;
+    });
+    const writer = end.connection.datagrams.writable.getWriter();
+    // The bitrate is measured every 10 ms.
+    for (let round = 0; !isTold && round < 1_000; round++) {
+      await writer.write(new Uint8Array(500));
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    assert(isTold, "The client was told no bitrate");
+    assert((await told).value.bitrate > 0);
+    await updates.return?.();
+  });
+}
+
+Deno.test("new MoqServer() rejects a bitrate that makes no sense", () => {
+  assertThrows(() => new MoqServer({ bitrate: { alpha: 2 } }), RangeError, "alpha");
+  new MoqServer({ bitrate: false });
+});

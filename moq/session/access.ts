@@ -1,0 +1,142 @@
+/** Rights and limits of a peer. */
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { MAX_TIMER_MS } from "../../base/wait.ts";
+import { withDefaults } from "../../base/options.ts";
+import { describe } from "../../base/error_text.ts";
+import type { BroadcastPath } from "../wire/path.ts";
+
+const DEFAULTS = {
+  maxSubscriptions: 16_384,
+  maxRequests: 1_024,
+  maxFrameBytes: 16_777_216,
+};
+
+/** Limits of a session, complete; `MoqSessionOptions` documents these. */
+export type SessionLimits = Readonly<typeof DEFAULTS>;
+
+/** Fills in the defaults. */
+export function sessionLimits(limits: Partial<SessionLimits> = {}): SessionLimits {
+  return withDefaults(DEFAULTS, limits);
+}
+
+/**
+ * Checks a share of the places of a relay.
+ *
+ * @throws {RangeError} If the share is not a number above 0 and up to 1.
+ */
+export function checkShare(what: string, share: unknown): void {
+  if (typeof share === "number" && share > 0 && share <= 1) return;
+  throw new RangeError(`Cannot ${what} must be above 0 and up to 1, received ${String(share)}`);
+}
+
+/**
+ * The action that a peer asks for: to announce a broadcast here (`publish`), to receive a broadcast
+ * from here (`subscribe`), or to follow the announcements below a prefix (`announce`).
+ */
+export type MoqAction = "publish" | "subscribe" | "announce";
+
+/**
+ * Yes, no, or yes with conditions.
+ *
+ * - **`until`:** the end of the grant. Only the granted action ends: a subscription is refused as
+ *   `unauthorized`, a fetch breaks off, and all broadcasts that the peer learned of are announced
+ *   as ended. A broadcast that the peer announced ends here, and the stream of that announcement is
+ *   closed as `bannedPrefix`, since no version can refuse a single path.
+ * - **`share`:** the part of a relay's `maxBroadcasts` and `maxTracks` that the session may take
+ *   from now on, above 0 and up to 1, in place of the relay's `maxShare`; 1 for another relay. The
+ *   share holds until another grant of the session sets a new one.
+ */
+export type MoqGrant =
+  | boolean
+  | { readonly until: Date; readonly share?: number }
+  | { readonly share: number };
+
+/**
+ * Tells whether a grant allows anything now.
+ *
+ * @returns True unless the grant is a refusal or has expired.
+ */
+export function isGranted(runtime: Runtime, grant: MoqGrant): boolean {
+  if (typeof grant === "boolean") return grant;
+  return !("until" in grant) || grant.until.getTime() > runtime.now();
+}
+
+/**
+ * Calls back when a grant expires.
+ *
+ * @param onExpired Called once.
+ * @returns A handle that ends the watch on disposal.
+ */
+export function watchGrant(runtime: Runtime, grant: MoqGrant, onExpired: () => void): Disposable {
+  if (typeof grant === "boolean" || !("until" in grant)) return { [Symbol.dispose]() {} };
+  let timer: Timer | undefined;
+  const wait = () => {
+    const leftMs = grant.until.getTime() - runtime.now();
+    if (leftMs <= 0) return onExpired();
+    timer = runtime.setTimeout(wait, Math.min(leftMs, MAX_TIMER_MS));
+  };
+  wait();
+  return { [Symbol.dispose]: () => runtime.clearTimeout(timer) };
+}
+
+/**
+ * Checks a grant: an application without type checks may return anything, and an invalid grant must
+ * count as a refusal.
+ */
+export function checkGrant(grant: MoqGrant): void {
+  if (typeof grant === "boolean") return;
+  const given: unknown = grant;
+  if (typeof given !== "object" || given === null || !("until" in given || "share" in given)) {
+    throw new TypeError(
+      `Cannot authorize: a grant must be a boolean or have until or share, received ${
+        describe(given)
+      }`,
+    );
+  }
+  const { until, share } = given as { readonly until?: unknown; readonly share?: unknown };
+  if ("until" in given && !(until instanceof Date)) {
+    throw new TypeError(`Cannot authorize: until must be a Date, received ${describe(until)}`);
+  }
+  if (share !== undefined) checkShare("authorize: share", share);
+}
+
+/** Watches the grants of the broadcasts that a peer announced. */
+export class GrantTimers {
+  readonly #runtime: Runtime;
+  readonly #watched = new Map<BroadcastPath, Disposable>();
+  #isOver = false;
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
+
+  /**
+   * Watches a grant, in place of an earlier one for the path.
+   *
+   * @param onExpired Called once when the grant expires.
+   */
+  watch(path: BroadcastPath, grant: MoqGrant, onExpired: () => void): void {
+    this.drop(path);
+    if (typeof grant === "boolean" || this.#isOver) return;
+    let isExpired = false;
+    const watched = watchGrant(this.#runtime, grant, () => {
+      isExpired = true;
+      this.#watched.delete(path);
+      onExpired();
+    });
+    if (!isExpired) this.#watched.set(path, watched);
+  }
+
+  /** Stops watching the grant of a path. */
+  drop(path: BroadcastPath): void {
+    this.#watched.get(path)?.[Symbol.dispose]();
+    this.#watched.delete(path);
+  }
+
+  /** Stops watching all grants. */
+  end(): void {
+    this.#isOver = true;
+    for (const watched of this.#watched.values()) watched[Symbol.dispose]();
+    this.#watched.clear();
+  }
+}

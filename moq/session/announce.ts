@@ -1,0 +1,279 @@
+/** Announcements, in both directions. */
+import { concat } from "../../base/bytes.ts";
+import { type Announcement, AnnouncementReader } from "../track/announcement.ts";
+import { MoqError } from "../wire/errors.ts";
+import {
+  type AnnounceInterest,
+  type AnnounceMessage,
+  BidiType,
+  decodeAnnounce,
+  decodeAnnounceInit,
+  decodeAnnounceOk,
+  encodeAnnounce,
+  encodeAnnounceInit,
+  encodeAnnounceInterest,
+  encodeAnnounceOk,
+  MAX_ANNOUNCE_INIT_BYTES,
+  MAX_HOPS,
+} from "../wire/messages.ts";
+import { type BroadcastPath, joinPath, suffixOf, wirePrefix } from "../wire/path.ts";
+import { GrantTimers } from "./access.ts";
+import { codeOf, isViolation, moqErrorOf, requestGrant, type SessionContext } from "./context.ts";
+import { type Exchange, openExchange } from "./exchange.ts";
+
+/** Announcements in one write, at most. */
+const BATCH = 256;
+
+/** Announcements in an initial list, at most; further ones follow one by one. */
+const MAX_LISTED = 1_024;
+
+/**
+ * Announces the broadcasts below a prefix as they start and end, until the peer leaves. A peer that
+ * reads slowly gets the last state of each broadcast, and costs at most one queued entry per
+ * broadcast.
+ */
+export async function announceTo(
+  context: SessionContext,
+  exchange: Exchange,
+  asked: AnnounceInterest & { readonly below: BroadcastPath; readonly expired: AbortSignal },
+): Promise<void> {
+  const { mux, traits } = context;
+  const { below, excludeHop, expired } = asked;
+  // A broadcast that passed the maximum number of relays is not announced further.
+  const isWanted = ({ hops }: Announcement) =>
+    hops.length < MAX_HOPS && (excludeHop === 0n || !hops.includes(excludeHop));
+  const pending = new Map<BroadcastPath, Announcement>();
+  const announced = new Set<BroadcastPath>();
+  let wake: (() => void) | undefined;
+  const put = (announcement: Announcement) => {
+    // For the peer, a broadcast ends when the grant expires, or when the announcement now comes by
+    // way of the peer (see `isWanted`).
+    const active = announcement.active && !expired.aborted && isWanted(announcement);
+    pending.set(announcement.path, { ...announcement, active });
+    wake?.();
+  };
+  // moq-lite-05 sends the own hop once, in ANNOUNCE_OK.
+  const ownHop = traits.announceHead === "ok" ? [] : [mux.hopId];
+  const encode = ({ path, active, hops }: Announcement) =>
+    encodeAnnounce({
+      active,
+      suffix: suffixOf(below, path)!,
+      hops: active && traits.hops ? [...hops, ...ownHop] : [],
+    }, traits);
+
+  let isGone = false;
+  let isWriting = false;
+  // A peer that leaves during a blocked write will not read the rest: abort the write.
+  const gone = readToEnd(exchange).finally(() => {
+    isGone = true;
+    wake?.();
+    if (isWriting) exchange.abort(codeOf(context, "announce", "uninterested"));
+  });
+  const write = async (bytes: Uint8Array) => {
+    if (isGone) return;
+    isWriting = true;
+    await exchange.write(bytes);
+    isWriting = false;
+  };
+
+  const watch = mux.watch(below, put);
+  const onExpired = () => {
+    if (context.family === "gomoqt") {
+      return exchange.abort(codeOf(context, "announce", "bannedPrefix"));
+    }
+    // moq-rs does not survive a code (see `refuseAnnounce`): announce the end of every broadcast.
+    for (const path of new Set([...announced, ...pending.keys()])) {
+      put({ path, active: false, hops: [] });
+    }
+  };
+  expired.addEventListener("abort", onExpired, { once: true });
+  if (expired.aborted) onExpired();
+  try {
+    await announceInitial();
+    while (!isGone) {
+      if (pending.size === 0) {
+        await new Promise<void>((resolve) => wake = resolve);
+        continue;
+      }
+      const batch: Uint8Array[] = [];
+      for (const [path, announcement] of pending) {
+        pending.delete(path);
+        const isAnnounced = announced.has(path);
+        if (announcement.active) {
+          // The broadcast ended and started again while the peer did not read.
+          if (isAnnounced) batch.push(encode({ ...announcement, active: false }));
+          announced.add(path);
+          batch.push(encode(announcement));
+        } else if (isAnnounced) {
+          announced.delete(path);
+          batch.push(encode(announcement));
+        }
+        if (batch.length >= BATCH) break;
+      }
+      if (batch.length > 0) await write(concat(batch));
+    }
+  } catch (error) {
+    if (!isGone) throw error;
+  } finally {
+    watch[Symbol.dispose]();
+  }
+  await gone;
+  await exchange.end();
+
+  async function announceInitial(): Promise<void> {
+    const initial = mux.announcements(below).filter(isWanted);
+    for (const { path } of initial) announced.add(path);
+    if (traits.announceHead === "init") {
+      const listed = initial.slice(0, MAX_LISTED).map(({ path }) => suffixOf(below, path)!);
+      await write(encodeAnnounceInit(listed));
+    } else if (traits.announceHead === "ok") {
+      await write(encodeAnnounceOk(mux.hopId, initial.length));
+    }
+    const begun = traits.announceHead === "init" ? MAX_LISTED : 0;
+    for (let at = begun; at < initial.length; at += BATCH) {
+      await write(concat(initial.slice(at, at + BATCH).map(encode)));
+    }
+  }
+}
+
+/**
+ * Refuses an announce interest. gomoqt gets a code; a session of moq-rs would not survive one, and
+ * gets an empty list without later announcements instead. If the application failed to decide, both
+ * get a code, to ask again.
+ */
+export async function refuseAnnounce(
+  context: SessionContext,
+  exchange: Exchange,
+  refusal: "unauthorized" | "internal",
+): Promise<void> {
+  const { family, mux, traits } = context;
+  if (refusal === "internal") return exchange.abort(codeOf(context, "announce", "internal"));
+  if (family === "gomoqt") return exchange.abort(codeOf(context, "announce", "bannedPrefix"));
+  if (traits.announceHead === "init") await exchange.write(encodeAnnounceInit([]));
+  if (traits.announceHead === "ok") await exchange.write(encodeAnnounceOk(mux.hopId, 0));
+  await readToEnd(exchange);
+  await exchange.end();
+}
+
+/**
+ * Resolves when the peer ends or resets the stream: either way the peer wants no more
+ * announcements.
+ */
+async function readToEnd(exchange: Exchange): Promise<void> {
+  try {
+    while (await exchange.reader.message() !== undefined);
+  } catch {
+    // The peer reset the stream, or the session ended, which is reported elsewhere.
+  }
+}
+
+/** The announce interests of this end. */
+export class Discovery {
+  readonly #context: SessionContext;
+  readonly #readers = new Set<AnnouncementReader>();
+
+  constructor(context: SessionContext) {
+    this.#context = context;
+  }
+
+  /** Ends all readers with the session. */
+  end(error: unknown): void {
+    for (const reader of this.#readers) reader.end(error);
+    this.#readers.clear();
+  }
+
+  /** Asks for the broadcasts below a prefix. */
+  async announce(
+    prefix: BroadcastPath,
+    { signal }: { readonly signal?: AbortSignal },
+  ): Promise<AnnouncementReader> {
+    const context = this.#context;
+    const { traits, mux } = context;
+    const interest = encodeAnnounceInterest({
+      prefix: wirePrefix(prefix, traits.slashedPaths),
+      excludeHop: mux.hopId,
+    }, traits);
+    const exchange = await openExchange(context, BidiType.announce, { message: interest, signal });
+    const onAbort = () => reader.close();
+    const reader = new AnnouncementReader(prefix, (reason) => {
+      exchange.leave(codeOf(context, "announce", reason));
+    });
+    this.#readers.add(reader);
+    signal?.addEventListener("abort", onAbort, { once: true });
+    if (signal?.aborted) reader.close();
+    void this.#read(exchange, reader).finally(() => {
+      this.#readers.delete(reader);
+      signal?.removeEventListener("abort", onAbort);
+    });
+    return reader;
+  }
+
+  async #read(exchange: Exchange, reader: AnnouncementReader): Promise<void> {
+    const context = this.#context;
+    const { traits } = context;
+    const grants = new GrantTimers(context.runtime);
+    const fail = (error: unknown) => {
+      const cause = moqErrorOf(context, "announce", error);
+      reader.end(cause);
+      const reason = cause instanceof MoqError ? cause.reason : "internal";
+      exchange.abort(codeOf(context, "announce", reason));
+      if (isViolation(error)) context.violated(error);
+    };
+    const take = (message: AnnounceMessage) => this.#take(reader, message, { grants, fail });
+    try {
+      let hop = 0n;
+      /** Announcements of the initial set that are still to come. */
+      let awaited = Infinity;
+      if (traits.announceHead === "init") {
+        const body = await exchange.reader.required("ANNOUNCE_INIT", MAX_ANNOUNCE_INIT_BYTES);
+        for (const suffix of decodeAnnounceInit(body)) {
+          await take({ active: true, suffix, hops: [] });
+        }
+        awaited = 0;
+      } else if (traits.announceHead === "ok") {
+        const ok = decodeAnnounceOk(await exchange.reader.required("ANNOUNCE_OK"));
+        [hop, awaited] = [ok.hop, ok.active];
+      }
+      if (awaited === 0) reader.settle();
+      for (let body; (body = await exchange.reader.message()) !== undefined;) {
+        const message = decodeAnnounce(body, traits);
+        const isPassedOn = hop !== 0n && message.active;
+        await take(isPassedOn ? { ...message, hops: [...message.hops, hop] } : message);
+        if (--awaited === 0) reader.settle();
+      }
+      reader.end();
+      await exchange.end();
+    } catch (error) {
+      fail(error);
+    } finally {
+      grants.end();
+    }
+  }
+
+  async #take(
+    reader: AnnouncementReader,
+    { active, suffix, hops }: AnnounceMessage,
+    { grants, fail }: { readonly grants: GrantTimers; readonly fail: (error: unknown) => void },
+  ): Promise<void> {
+    const context = this.#context;
+    const path = joinPath(reader.prefix, suffix);
+    // The announcement came from this end: a loop.
+    if (active && hops.includes(context.mux.hopId)) return;
+    if (!active) {
+      grants.drop(path);
+      return reader.take({ path, active, hops }, false);
+    }
+    const banned = (when: string) =>
+      new MoqError("announce", "bannedPrefix", `The peer may not announce ${path}${when}`);
+    const { grant, refusal } = await requestGrant(context, path, "publish");
+    if (refusal === "internal") {
+      throw new MoqError("announce", refusal, `The rights to announce ${path} are unknown`);
+    }
+    if (refusal !== undefined) throw banned("");
+    reader.take({ path, active, hops }, context.traits.announceHead === "ok");
+    grants.watch(path, grant, () => {
+      reader.take({ path, active: false, hops }, false);
+      fail(banned(" any more"));
+    });
+  }
+}

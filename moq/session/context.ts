@@ -1,0 +1,191 @@
+/** The state that all parts of a session share, and helpers for streams and errors. */
+import { AuthenticationError, ConnectionError, ProtocolError, StreamError } from "../../errors.ts";
+import { decide, DecisionFault } from "../../base/decision.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { waitFor } from "../../base/wait.ts";
+import type { Connection } from "../../transport/connection.ts";
+import { fromHttp3StreamCode } from "../../transport/h3/wire/error_codes.ts";
+import type { TrackMux } from "../track/mux.ts";
+import type { SubscriberSession } from "../track/track_writer.ts";
+import {
+  moqErrorCode,
+  type MoqErrorFamily,
+  type MoqErrorName,
+  moqErrorName,
+  type MoqErrorScope,
+} from "../wire/errors.ts";
+import { MoqError } from "../wire/errors.ts";
+import { TruncatedError } from "../wire/message_reader.ts";
+import type { BroadcastPath } from "../wire/path.ts";
+import type { VersionTraits } from "../wire/versions.ts";
+import {
+  checkGrant,
+  isGranted,
+  type MoqAction,
+  type MoqGrant,
+  type SessionLimits,
+} from "./access.ts";
+
+/** The state that all parts of a session share. */
+export interface SessionContext {
+  /** Clocks, timers and randomness of this node. */
+  readonly runtime: Runtime;
+  /** The session, for the writers of served tracks. */
+  readonly session: SubscriberSession;
+  /** Resolves when the session is over. */
+  readonly closed: Promise<unknown>;
+  /** Ends the session for a reason of this end. */
+  closeWithError(reason: MoqErrorName, message: string): void;
+  /** Carries the session. */
+  readonly connection: Connection;
+  /** The negotiated version. */
+  readonly traits: VersionTraits;
+  /** Broadcasts published to the peer; chosen before the first stream of the peer is read. */
+  mux: TrackMux;
+  /** Decides about requests of the peer; without a function, the peer may do everything. */
+  readonly authorize:
+    | ((path: BroadcastPath, action: MoqAction) => MoqGrant | Promise<MoqGrant>)
+    | undefined;
+  /**
+   * The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's
+   * default.
+   */
+  share: number | undefined;
+  /** Limits of the session, with defaults. */
+  readonly limits: SessionLimits;
+  /** Aborted with the cause when the session is over. */
+  readonly signal: AbortSignal;
+  /** The error code family of the peer, as far as known. */
+  family: MoqErrorFamily;
+  /**
+   * True if a path of the peer may reveal the family: gomoqt and moq-lite both speak the version.
+   */
+  readonly isFamilyOpen: boolean;
+  /** Reports an error that a handler of the application threw. */
+  report(error: unknown): void;
+  /** Ends the session after a protocol violation of the peer. */
+  violated(error: unknown): void;
+}
+
+/**
+ * Learns the error code family of the peer from a path as sent: paths of gomoqt have a leading
+ * slash.
+ */
+export function detectFamily(context: SessionContext, path: string): void {
+  if (context.isFamilyOpen && !path.startsWith("/")) context.family = "moq-lite";
+}
+
+/**
+ * Tells a protocol violation of the peer from other errors. A stream that ends inside a message is
+ * no violation: the writer gave up the stream.
+ */
+export function isViolation(error: unknown): boolean {
+  return error instanceof ProtocolError && !(error instanceof TruncatedError);
+}
+
+/** Finds the number of a reason, as the peer reads numbers. */
+export function codeOf(
+  { family }: SessionContext,
+  scope: MoqErrorScope,
+  reason: MoqErrorName,
+): number {
+  return moqErrorCode(scope, reason, family);
+}
+
+/** Finds the name of a number that the peer sent. */
+export function nameOf(
+  { family }: SessionContext,
+  scope: MoqErrorScope,
+  code: number,
+): MoqErrorName {
+  return moqErrorName(scope, code, family);
+}
+
+/** Maps a code of HTTP/3 back to the code of MoQ: moq-rs uses the HTTP/3 form over raw QUIC too. */
+function plainCode(code: number): number {
+  return fromHttp3StreamCode(code) ?? code;
+}
+
+/** Makes the error for the application from an error of a stream. */
+export function moqErrorOf(
+  context: SessionContext,
+  scope: MoqErrorScope,
+  error: unknown,
+): unknown {
+  if (error instanceof MoqError) return error;
+  if (error instanceof StreamError) {
+    const { by } = error;
+    const moqCode = plainCode(error.streamErrorCode);
+    const reason = nameOf(context, scope, moqCode);
+    const message = `The peer ended the ${scope} stream with code ${moqCode} (${reason})`;
+    return new MoqError(scope, reason, message, { moqCode, by, cause: error });
+  }
+  if (error instanceof TruncatedError) {
+    const message = `The peer gave up the ${scope} stream`;
+    return new MoqError(scope, "unknown", message, { by: "remote", cause: error });
+  }
+  if (error instanceof ConnectionError || context.signal.aborted) {
+    return sessionClosed(context.signal.reason ?? error);
+  }
+  return error;
+}
+
+/** Makes the error of operations that end with the session. */
+export function sessionClosed(cause: unknown): MoqError {
+  if (cause instanceof MoqError && cause.scope === "session") return cause;
+  const why = cause instanceof Error ? `: ${cause.message}` : "";
+  return new MoqError("session", "sessionClosed", `The session is over${why}`, { cause });
+}
+
+/** Longest time for an answer of `authorize`, in milliseconds: as for sessions of `skein.1`. */
+const AUTHORIZE_MS = 30_000;
+
+/** The answer of the application to a request of the peer. */
+interface Granted {
+  /** The grant. */
+  readonly grant: MoqGrant;
+  /**
+   * Reason to refuse the request, if there is one: `internal` if the application failed to decide,
+   * after which the peer may ask again.
+   */
+  readonly refusal: "unauthorized" | "internal" | undefined;
+}
+
+/** Asks the application, once. An error or an invalid grant is no answer, and is reported. */
+export async function requestGrant(
+  context: SessionContext,
+  path: BroadcastPath,
+  action: MoqAction,
+): Promise<Granted> {
+  const { authorize } = context;
+  if (authorize === undefined) return { grant: true, refusal: undefined };
+  try {
+    const ask = () => {
+      const answer = authorize(path, action);
+      if (!(answer instanceof Promise)) return answer;
+      return waitFor(context.runtime, answer, { what: "authorize", timeoutMs: AUTHORIZE_MS });
+    };
+    const grant = await decide("authorize", ask, [AuthenticationError]);
+    checkGrant(grant);
+    if (typeof grant !== "boolean" && grant.share !== undefined) context.share = grant.share;
+    return { grant, refusal: isGranted(context.runtime, grant) ? undefined : "unauthorized" };
+  } catch (error) {
+    if (error instanceof AuthenticationError && error.status < 500) {
+      return { grant: false, refusal: "unauthorized" };
+    }
+    context.report(error instanceof DecisionFault ? error.cause : error);
+    return { grant: false, refusal: "internal" };
+  }
+}
+
+/** Passes an error to the application's `onError`. An error of that function is ignored. */
+export function reportTo(
+  onError: ((error: unknown) => void) | undefined,
+  error: unknown,
+): void {
+  try {
+    onError?.(error);
+  } catch {
+    // No other handler is left.
+  }
+}

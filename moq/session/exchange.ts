@@ -1,0 +1,119 @@
+/** A bidirectional stream, as both ends of a request use it. */
+import { within } from "../../base/wait.ts";
+import type {
+  BidirectionalStream,
+  DirectStream,
+  DirectWritable,
+} from "../../transport/connection.ts";
+import { directStream } from "../../transport/direct.ts";
+import { MessageReader } from "../wire/message_reader.ts";
+import { codeOf, moqErrorOf, sessionClosed, type SessionContext } from "./context.ts";
+
+/** Posted bytes that the peer has not taken yet, at most. */
+const MAX_POSTED_BYTES = 65_536;
+
+/** A request and the answers to it, on one bidirectional stream. */
+export class Exchange {
+  /** Reads the messages of the peer. */
+  readonly reader: MessageReader;
+  readonly #stream: DirectStream;
+  #isEnded = false;
+  #posted = 0;
+
+  /** Takes over a stream. */
+  constructor(stream: BidirectionalStream) {
+    this.#stream = directStream(stream);
+    this.reader = new MessageReader(this.#stream);
+  }
+
+  /** True once this end writes no more. */
+  get isEnded(): boolean {
+    return this.#isEnded;
+  }
+
+  /** The direction that this end writes, for data other than messages. */
+  get writable(): DirectWritable {
+    return this.#stream;
+  }
+
+  /** Writes a message; ignored after the end. */
+  write(bytes: Uint8Array): Promise<void> {
+    return this.#isEnded ? Promise.resolve() : this.#stream.write(bytes);
+  }
+
+  /** True while the peer has not taken all posted messages. */
+  get isPosting(): boolean {
+    return this.#posted > 0;
+  }
+
+  /**
+   * Writes a message without waiting. A failed write shows when reading.
+   *
+   * @returns False if the message was refused, because too many posted bytes wait for the peer.
+   */
+  post(bytes: Uint8Array): boolean {
+    if (this.#posted > MAX_POSTED_BYTES) return false;
+    this.#posted += bytes.byteLength;
+    const done = () => void (this.#posted -= bytes.byteLength);
+    this.write(bytes).then(done, done);
+    return true;
+  }
+
+  /** Ends this direction. Never rejects: where the close fails, the stream is over anyway. */
+  async end(): Promise<void> {
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    await this.#stream.close().catch(() => {});
+  }
+
+  /** Ends this direction, and stops reading. */
+  leave(code: number): void {
+    void this.end();
+    this.reader.cancel({ streamErrorCode: code });
+  }
+
+  /** Aborts both directions. */
+  abort(code: number): void {
+    this.reader.cancel({ streamErrorCode: code });
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    this.#stream.abort({ streamErrorCode: code });
+  }
+}
+
+/**
+ * Opens a stream with the type and the first message.
+ *
+ * @throws {MoqError} If the session is over.
+ * @throws The reason of the signal, if aborted before the peer allows the stream and takes the
+ * message.
+ */
+export async function openExchange(
+  context: SessionContext,
+  type: number,
+  options: { readonly message: Uint8Array; readonly signal?: AbortSignal | undefined },
+): Promise<Exchange> {
+  const { connection, runtime, signal: over } = context;
+  const { message, signal } = options;
+  if (over.aborted) throw sessionClosed(over.reason);
+  signal?.throwIfAborted();
+  let exchange: Exchange | undefined;
+  try {
+    exchange = new Exchange(
+      await connection.createBidirectionalStream(signal === undefined ? {} : { signal }),
+    );
+    await within(runtime, exchange.write(withType(type, message)), { signal });
+    return exchange;
+  } catch (error) {
+    exchange?.abort(codeOf(context, "subscribe", "cancelled"));
+    throw signal?.aborted ? signal.reason : moqErrorOf(context, "session", error);
+  }
+}
+
+/** Puts the type of a stream in front of the first message. */
+export function withType(type: number, message: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(message.byteLength + 1);
+  bytes[0] = type;
+  bytes.set(message, 1);
+  return bytes;
+}

@@ -1,0 +1,152 @@
+/** Streams that the peer opens; the first byte of each is the type. */
+import { ConnectionError, ProtocolError, StreamError } from "../../errors.ts";
+import type { BidirectionalStream } from "../../transport/connection.ts";
+import type { DirectReadable } from "../../transport/connection.ts";
+import { receiveUnidirectional } from "../../transport/direct.ts";
+import type { MoqErrorName } from "../wire/errors.ts";
+import { MoqError } from "../wire/errors.ts";
+import { MessageReader, TruncatedError } from "../wire/message_reader.ts";
+import {
+  BidiType,
+  decodeGoaway,
+  decodeGroupHeader,
+  decodeSetupStream,
+  MAX_MESSAGE_BYTES,
+  type MoqParameters,
+  UniType,
+} from "../wire/messages.ts";
+import { codeOf, isViolation, type SessionContext } from "./context.ts";
+import { Exchange } from "./exchange.ts";
+import type { PeerReports } from "./peer_reports.ts";
+import type { Publisher } from "./publisher.ts";
+import type { Subscriber } from "./subscriber.ts";
+
+/** Receivers for the streams of a peer. */
+export interface IncomingParts {
+  /** Gets groups. */
+  readonly subscriber: Subscriber;
+  /** Gets requests. */
+  readonly publisher: Publisher;
+  /** Gets probes. */
+  readonly reports: PeerReports;
+  /** Gets SETUP, on versions that have a stream for SETUP. */
+  readonly onSetup: (parameters: MoqParameters) => void;
+  /** Gets GOAWAY. */
+  readonly onGoaway: (uri: string) => void;
+}
+
+/** Dispatches the streams of one peer. */
+export class IncomingStreams {
+  readonly #context: SessionContext;
+  readonly #parts: IncomingParts;
+  /** Bidirectional streams whose type has not arrived yet. */
+  #silent = 0;
+
+  constructor(context: SessionContext, parts: IncomingParts) {
+    this.#context = context;
+    this.#parts = parts;
+  }
+
+  /** Takes unidirectional streams from now on: groups, and SETUP. */
+  takeUnidirectional(): void {
+    receiveUnidirectional(this.#context.connection, (stream) => void this.#takeUni(stream));
+  }
+
+  /** Takes bidirectional streams from now on: requests. */
+  async takeBidirectional(streams: AsyncIterator<BidirectionalStream>): Promise<void> {
+    try {
+      for (let next; !(next = await streams.next()).done;) void this.#takeBidi(next.value);
+    } catch {
+      // The connection is over, and `closed` tells how.
+    }
+  }
+
+  async #takeBidi(stream: BidirectionalStream): Promise<void> {
+    const context = this.#context;
+    const { maxRequests, maxSubscriptions } = context.limits;
+    const exchange = new Exchange(stream);
+    const refuse = () => exchange.abort(codeOf(context, "subscribe", "internal"));
+    // A stream without a type may become a request or a subscription, so both limits add up.
+    if (this.#silent >= maxRequests + maxSubscriptions) return refuse();
+    this.#silent++;
+    let type: number | undefined;
+    try {
+      try {
+        type = await exchange.reader.varint();
+      } finally {
+        this.#silent--;
+      }
+      await this.#answer(type, exchange, refuse);
+    } catch (error) {
+      this.#failed(error, refuse);
+    }
+  }
+
+  async #answer(
+    type: number | undefined,
+    exchange: Exchange,
+    refuse: () => void,
+  ): Promise<void> {
+    const { requests, setup, timestamps } = this.#context.traits;
+    const { publisher, reports, onGoaway } = this.#parts;
+    if (type === BidiType.announce) return await publisher.announce(exchange);
+    if (type === BidiType.subscribe) return await publisher.subscribe(exchange);
+    if (requests) {
+      if (type === BidiType.fetch) return await publisher.fetch(exchange);
+      if (type === BidiType.probe) return await reports.serve(exchange);
+      if (type === BidiType.goaway) {
+        onGoaway(decodeGoaway(await exchange.reader.required("GOAWAY")));
+        return await exchange.end();
+      }
+      if (type === BidiType.track && timestamps) return await publisher.track(exchange);
+    }
+    if (type !== undefined && setup === "session") throw unknownStream(type);
+    // A later draft may define this type: refuse the stream, keep the session.
+    refuse();
+  }
+
+  async #takeUni(stream: DirectReadable): Promise<void> {
+    const context = this.#context;
+    const { setup } = context.traits;
+    const { subscriber, onSetup } = this.#parts;
+    const reader = new MessageReader(stream);
+    const cancel = (reason: MoqErrorName) =>
+      reader.cancel({ streamErrorCode: codeOf(context, "group", reason) });
+    try {
+      await reader.more();
+      const type = reader.takeVarint() ?? await reader.varint();
+      // The peer gave up the stream before the type.
+      if (type === undefined) return;
+      if (type === UniType.group) {
+        const body = reader.takeSized(MAX_MESSAGE_BYTES) ?? await reader.required("GROUP");
+        const head = decodeGroupHeader(body);
+        if (!subscriber.take(head, reader)) cancel("invalidSubscribeId");
+        return;
+      }
+      if (type === UniType.setup && setup === "stream") {
+        return onSetup(decodeSetupStream(await reader.required("SETUP")));
+      }
+      if (setup === "session") throw unknownStream(type);
+      cancel("internal");
+    } catch (error) {
+      this.#failed(error, () => cancel("internal"));
+    }
+  }
+
+  /**
+   * Handles a failed stream: a protocol violation ends the session, other errors end the stream.
+   */
+  #failed(error: unknown, end: () => void): void {
+    const context = this.#context;
+    if (error instanceof ConnectionError || context.signal.aborted) return end();
+    const isOfSession = error instanceof MoqError && error.scope === "session";
+    if (isViolation(error) || isOfSession) return context.violated(error);
+    end();
+    const isOfStream = error instanceof StreamError || error instanceof TruncatedError;
+    if (!isOfStream && !(error instanceof MoqError)) context.report(error);
+  }
+}
+
+function unknownStream(type: number): ProtocolError {
+  return new ProtocolError(`Expected a known stream, received one of type ${type}`);
+}

@@ -1,0 +1,414 @@
+/** The publisher of a session: answers subscriptions, announce interests, fetches and questions. */
+import { StreamError } from "../../errors.ts";
+import { openUnidirectional } from "../../transport/direct.ts";
+import { GroupWriter, truncatedFrame } from "../track/group_writer.ts";
+import type { FetchRequest, MuxRoute } from "../track/mux.ts";
+import { TrackWriter, type TrackWriterLink } from "../track/track_writer.ts";
+import { MoqError, type MoqErrorName } from "../wire/errors.ts";
+import {
+  decodeAnnounceInterest,
+  decodeFetch,
+  decodeSubscribe,
+  decodeSubscribeUpdate,
+  decodeTrackRequest,
+  encodeSubscribeResponse,
+  encodeTrackInfo,
+  fromWireLatency,
+  type SubscribeFields,
+  type SubscribeResponse,
+  toWireLatency,
+} from "../wire/messages.ts";
+import { receivedPath } from "../wire/path.ts";
+import { type MoqGrant, watchGrant } from "./access.ts";
+import { announceTo, refuseAnnounce } from "./announce.ts";
+import {
+  codeOf,
+  detectFamily,
+  isViolation,
+  moqErrorOf,
+  requestGrant,
+  type SessionContext,
+} from "./context.ts";
+import type { Exchange } from "./exchange.ts";
+
+const NO_HEAD = new Uint8Array(0);
+
+/** Track properties, by default. */
+const TRACK_INFO = { priority: 0, ordered: false, maxLatencyMs: 0, timescale: 1_000 } as const;
+
+/** The publisher of a session: answers the requests of the peer. */
+export class Publisher {
+  readonly #context: SessionContext;
+  /** Ids in use, including those of subscriptions that `authorize` has yet to decide on. */
+  readonly #ids = new Set<number>();
+  readonly #tracks = new Set<TrackWriter>();
+  /** Other requests under way. */
+  #requests = 0;
+
+  constructor(context: SessionContext) {
+    this.#context = context;
+  }
+
+  /** Number of subscriptions. */
+  get size(): number {
+    return this.#ids.size;
+  }
+
+  /** Ends all subscriptions with the session. */
+  end(error: unknown): void {
+    for (const track of this.#tracks) track.fail(error);
+    this.#ids.clear();
+  }
+
+  /** Answers one SUBSCRIBE; resolves when the subscription is over. */
+  async subscribe(exchange: Exchange): Promise<void> {
+    const context = this.#context;
+    const { traits, limits, signal } = context;
+    const asked = decodeSubscribe(await exchange.reader.required("SUBSCRIBE"), traits);
+    const { id, path: wirePath, track: name, ...rest } = asked;
+    detectFamily(context, wirePath);
+    const fields = this.#fieldsOf(rest);
+    if (this.#ids.has(id)) return this.#refuse(exchange, "duplicateId");
+    if (this.#ids.size >= limits.maxSubscriptions) {
+      const message = `More than ${limits.maxSubscriptions} subscriptions`;
+      throw new MoqError("session", "tooManySubscribes", message);
+    }
+    if ((fields.endGroup ?? Infinity) < (fields.startGroup ?? 0)) {
+      return this.#refuse(exchange, "invalidRange");
+    }
+    const path = receivedPath(wirePath);
+    this.#ids.add(id);
+    try {
+      const { grant, refusal } = await requestGrant(context, path, "subscribe");
+      if (signal.aborted) return;
+      if (refusal !== undefined) return this.#refuse(exchange, refusal);
+      const route = context.mux.route(path);
+      if (route === undefined) return this.#refuse(exchange, "notFound");
+      const { params } = route;
+      const track: TrackWriter = new TrackWriter(
+        this.#linkOf(exchange, (error) => track.fail(error)),
+        { path, name, id, params },
+        fields,
+      );
+      this.#tracks.add(track);
+      await this.#serveTrack(exchange, track, { route, grant });
+      this.#tracks.delete(track);
+    } finally {
+      this.#ids.delete(id);
+    }
+  }
+
+  /** Answers an announce interest. */
+  announce(exchange: Exchange): Promise<void> {
+    return this.#bounded(exchange, "announce", () => this.#announce(exchange));
+  }
+
+  /** Answers FETCH. */
+  fetch(exchange: Exchange): Promise<void> {
+    return this.#bounded(exchange, "fetch", () => this.#fetch(exchange));
+  }
+
+  /** Answers TRACK. */
+  track(exchange: Exchange): Promise<void> {
+    return this.#bounded(exchange, "subscribe", () => this.#track(exchange));
+  }
+
+  /**
+   * Serves a track until the track is over; the session does not wait for a handler that runs on.
+   */
+  async #serveTrack(
+    exchange: Exchange,
+    track: TrackWriter,
+    { route, grant }: { readonly route: MuxRoute; readonly grant: MoqGrant },
+  ): Promise<void> {
+    const context = this.#context;
+    const onWithdrawn = () => track.closeWithError("notFound");
+    route.signal.addEventListener("abort", onWithdrawn, { once: true });
+    const expiring = watchGrant(context.runtime, grant, () => track.closeWithError("unauthorized"));
+    const over = new Promise<void>((resolve) => {
+      track.signal.addEventListener("abort", () => resolve(), { once: true });
+    });
+    void this.#readUpdates(exchange, track);
+    try {
+      let isHandled = false;
+      const handled = this.#callHandler(track, route).finally(() => isHandled = true);
+      // A handler that has not refused by the end of this turn accepts.
+      context.runtime.schedule(() => {
+        if (!isHandled && route.server.acceptsLater !== true) track.accept();
+      });
+      await Promise.race([handled, over]);
+      await Promise.race([track.close(), over]);
+    } catch (error) {
+      if (!(error instanceof MoqError)) context.report(error);
+      track.closeWithError(error instanceof MoqError ? error.reason : "internal");
+    } finally {
+      expiring[Symbol.dispose]();
+      route.signal.removeEventListener("abort", onWithdrawn);
+    }
+  }
+
+  async #callHandler(track: TrackWriter, { server }: MuxRoute): Promise<void> {
+    try {
+      await server.serveTrack(track);
+    } catch (error) {
+      // An error after the subscriber left, or beyond the requested range, is no failure of the
+      // handler.
+      const isOutOfRange = error instanceof MoqError && error.scope === "group" &&
+        error.reason === "outOfRange";
+      if (!track.signal.aborted && !isOutOfRange) throw error;
+    }
+  }
+
+  async #readUpdates(exchange: Exchange, track: TrackWriter): Promise<void> {
+    const context = this.#context;
+    try {
+      for (let body; (body = await exchange.reader.message()) !== undefined;) {
+        track.update(this.#fieldsOf(decodeSubscribeUpdate(body, context.traits)));
+      }
+      // Ignored if the track is over already.
+      track.fail(new MoqError("subscribe", "cancelled", "The subscriber left", { by: "remote" }));
+      await exchange.end();
+    } catch (error) {
+      track.fail(moqErrorOf(context, "subscribe", error));
+      exchange.abort(codeOf(context, "subscribe", "cancelled"));
+      if (isViolation(error)) context.violated(error);
+    }
+  }
+
+  /** Converts the fields of a subscriber. Versions without a latency field have no limit. */
+  #fieldsOf(fields: SubscribeFields): SubscribeFields {
+    const { family, traits } = this.#context;
+    return traits.subscribeRange ? fromWireLatency(fields, family) : fields;
+  }
+
+  /** Returns the parts of a link that all tracks of the session share. */
+  #linkParts(): Omit<TrackWriterLink, "open" | "accept" | "drop" | "end"> {
+    const context = this.#context;
+    return {
+      session: context.session,
+      runtime: context.runtime,
+      timestamps: context.traits.timestamps,
+      resets: context.connection.capabilities.resetCodes,
+      buffers: context.mux.buffers,
+      codeOf: (scope, reason) => codeOf(context, scope, reason),
+      errorOf: (error) => moqErrorOf(context, "group", error),
+      closeSession: (message) => context.closeWithError("timeout", message),
+    };
+  }
+
+  #linkOf(exchange: Exchange, fail: (error: unknown) => void): TrackWriterLink {
+    const context = this.#context;
+    const { traits, connection } = context;
+    const respond = (response: SubscribeResponse) => {
+      const message = encodeSubscribeResponse(response, traits);
+      if (message === undefined || exchange.post(message)) return;
+      const text = "The subscriber does not read the responses";
+      fail(new MoqError("subscribe", "tooFarBehind", text));
+      exchange.abort(codeOf(context, "subscribe", "tooFarBehind"));
+    };
+    let isOk = false;
+    return {
+      ...this.#linkParts(),
+      open: (sendOrder) => openUnidirectional(connection, { sendOrder }),
+      accept(fields, first) {
+        if (!isOk) {
+          isOk = true;
+          const startGroup = first ?? fields.startGroup;
+          respond({ type: "ok", fields: toWireLatency({ ...fields, startGroup }) });
+        }
+        if (first !== undefined) respond({ type: "start", group: first });
+      },
+      drop({ first, last }, reason) {
+        if (isDeafToDrops(context)) return;
+        // gomoqt counts from one here, as in SUBSCRIBE; moq-rs does not.
+        const from = context.family === "gomoqt" ? 1 : 0;
+        const code = codeOf(context, "group", reason);
+        respond({ type: "drop", start: first + from, end: last + from, code });
+      },
+      end: async (next, reason) => {
+        if (reason !== undefined) return this.#refuse(exchange, reason, isOk ? next : undefined);
+        respond({ type: "end", group: next });
+        await exchange.end();
+      },
+    };
+  }
+
+  /**
+   * Ends a subscription with a code: by a reset or, on a wire without reset codes, by a drop of all
+   * later groups.
+   *
+   * @param next The number after the last group, if the subscription was accepted.
+   */
+  #refuse(exchange: Exchange, reason: MoqErrorName, next?: number): void {
+    const context = this.#context;
+    const { connection, traits } = context;
+    const code = codeOf(context, "subscribe", reason);
+    if (connection.capabilities.resetCodes) return exchange.abort(code);
+    if (next !== undefined && isDeafToDrops(context)) return exchange.leave(code);
+    // A range that ends before the start tells the peer that no group is dropped. moq-lite-05 takes
+    // a stream that ends without END for a fault of the publisher.
+    const start = Math.max(next ?? 0, 1);
+    const last: SubscribeResponse[] = [
+      { type: "drop", start, end: start - 1, code },
+      { type: "end", group: next ?? 0 },
+    ];
+    for (const response of last) {
+      const message = encodeSubscribeResponse(response, traits);
+      if (message !== undefined) exchange.post(message);
+    }
+    exchange.leave(code);
+  }
+
+  /** Answers, unless the peer has too many open requests. */
+  async #bounded(
+    exchange: Exchange,
+    scope: "announce" | "fetch" | "subscribe",
+    answer: () => Promise<void>,
+  ): Promise<void> {
+    if (this.#requests >= this.#context.limits.maxRequests) {
+      return exchange.abort(codeOf(this.#context, scope, "internal"));
+    }
+    this.#requests++;
+    try {
+      await answer();
+    } finally {
+      this.#requests--;
+    }
+  }
+
+  async #announce(exchange: Exchange): Promise<void> {
+    const context = this.#context;
+    const body = await exchange.reader.required("announce interest");
+    const asked = decodeAnnounceInterest(body, context.traits);
+    detectFamily(context, asked.prefix);
+    const below = receivedPath(asked.prefix);
+    const { grant, refusal } = await requestGrant(context, below, "announce");
+    if (context.signal.aborted) return;
+    if (refusal !== undefined) return await refuseAnnounce(context, exchange, refusal);
+    const expiry = new AbortController();
+    const expiring = watchGrant(context.runtime, grant, () => expiry.abort());
+    try {
+      await announceTo(context, exchange, { ...asked, below, expired: expiry.signal });
+    } finally {
+      expiring[Symbol.dispose]();
+    }
+  }
+
+  async #fetch(exchange: Exchange): Promise<void> {
+    const context = this.#context;
+    const { traits, connection, signal: over } = context;
+    const asked = decodeFetch(await exchange.reader.required("FETCH"));
+    detectFamily(context, asked.path);
+    const path = receivedPath(asked.path);
+    const { grant, refusal } = await requestGrant(context, path, "subscribe");
+    if (over.aborted) return;
+    const route = context.mux.route(path);
+    if (refusal !== undefined || route === undefined || !canFetch(route)) {
+      const code = codeOf(context, "fetch", refusal ?? "notFound");
+      if (connection.capabilities.resetCodes) return exchange.abort(code);
+      // A bare end would be a group without frames.
+      exchange.post(truncatedFrame(traits.timestamps));
+      return exchange.leave(code);
+    }
+    const left = new AbortController();
+    const ended = Promise.withResolvers<void>();
+    const group = new GroupWriter(asked.group, NO_HEAD, {
+      runtime: context.runtime,
+      timestamps: traits.timestamps,
+      resets: connection.capabilities.resetCodes,
+      buffers: context.mux.buffers,
+      errorOf: (error) => moqErrorOf(context, "fetch", error),
+      codeOf: (reason) => codeOf(context, "fetch", reason),
+      onEnd: (_, error) => {
+        if (error !== undefined) left.abort(error);
+        ended.resolve();
+      },
+    });
+    group.attach(exchange.writable);
+    const expiring = watchGrant(context.runtime, grant, () => group.abort("unauthorized"));
+    const onOver = () => group.fail(over.reason);
+    over.addEventListener("abort", onOver, { once: true });
+    // Data after FETCH has no meaning; a reset means that the subscriber gave up.
+    exchange.reader.varint().catch((error) => group.fail(moqErrorOf(context, "fetch", error)));
+    const { track: name, group: sequence, priority } = asked;
+    void this.#serveFetch(route, { path, name, sequence, priority, signal: left.signal }, group);
+    await ended.promise;
+    expiring[Symbol.dispose]();
+    over.removeEventListener("abort", onOver);
+  }
+
+  async #serveFetch(route: MuxRoute, request: FetchRequest, group: GroupWriter): Promise<void> {
+    try {
+      if (route.server.serveFetch === undefined) await this.#serveOneGroup(route, request, group);
+      else await route.server.serveFetch(request, group);
+      await group.close();
+    } catch (error) {
+      if (!(error instanceof MoqError) && !request.signal.aborted) this.#context.report(error);
+      group.abort(error instanceof MoqError ? error.reason : "internal");
+    }
+  }
+
+  /** Lets a handler for subscriptions answer a fetch: with a track whose range is the group. */
+  async #serveOneGroup(route: MuxRoute, request: FetchRequest, group: GroupWriter): Promise<void> {
+    const { path, name, sequence, priority, signal } = request;
+    let isOpened = false;
+    const track = new TrackWriter(
+      {
+        ...this.#linkParts(),
+        fetched: group,
+        open: () => Promise.reject(new TypeError("A fetch has one stream")),
+        accept: (_fields, first) => void (isOpened ||= first !== undefined),
+        drop({ first, last }, reason) {
+          if (first <= sequence && sequence <= last) group.abort(reason);
+        },
+        async end(_last, reason) {
+          if (isOpened && reason === undefined) return await group.close();
+          group.abort(reason ?? "notFound");
+        },
+      },
+      { path, name, id: -1, params: route.params },
+      { priority, ordered: true, maxLatencyMs: 0, startGroup: sequence, endGroup: sequence },
+    );
+    const onLeft = () => track.fail(signal.reason);
+    signal.addEventListener("abort", onLeft, { once: true });
+    // A handler may run on after the group, for later ones.
+    await Promise.race([this.#callHandler(track, route), group.closed]).finally(() =>
+      track.fail(new MoqError("fetch", "cancelled", "The fetch is over"))
+    );
+    if (!isOpened) throw new MoqError("fetch", "notFound", `There is no group ${sequence}`);
+  }
+
+  async #track(exchange: Exchange): Promise<void> {
+    const context = this.#context;
+    const asked = decodeTrackRequest(await exchange.reader.required("TRACK"));
+    const path = receivedPath(asked.path);
+    const { refusal } = await requestGrant(context, path, "subscribe");
+    if (context.signal.aborted) return;
+    const route = context.mux.route(path);
+    const refuse = (reason: MoqErrorName) => exchange.abort(codeOf(context, "subscribe", reason));
+    if (refusal !== undefined) return refuse(refusal);
+    if (route === undefined) return refuse("notFound");
+    try {
+      const info = await route.server.trackInfo?.(asked.track) ?? {};
+      await exchange.write(encodeTrackInfo(toWireLatency({ ...TRACK_INFO, ...info })));
+      await exchange.end();
+    } catch (error) {
+      if (context.signal.aborted || error instanceof StreamError) return;
+      if (!(error instanceof MoqError)) context.report(error);
+      refuse(error instanceof MoqError ? error.reason : "internal");
+    }
+  }
+}
+
+/** Tells whether the handler of a route answers fetches. */
+function canFetch({ server }: MuxRoute): boolean {
+  return server.serveFetch !== undefined || server.servesFetches === true;
+}
+
+/**
+ * Tells whether an accepted subscriber reads nothing but the end of the stream. The JavaScript of
+ * moq-rs does so on moq-lite-04, and would never see the end behind another message.
+ */
+function isDeafToDrops({ traits, family }: SessionContext): boolean {
+  return traits.responses === "ok-drop" && family === "moq-lite";
+}

@@ -1,0 +1,808 @@
+/** A session of MoQ: requests in both directions, over any connection that has streams. */
+import { BITRATE } from "./bitrate_monitor.ts";
+import type { OptionKinds } from "../../base/options.ts";
+import {
+  checkOptions,
+  COUNT,
+  objectOr,
+  POSITIVE,
+  RUNTIME,
+  SIGNAL,
+  TIME,
+} from "../../base/option_checks.ts";
+import { ConnectionError, UnsupportedError } from "../../errors.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { startTimer, within } from "../../base/wait.ts";
+import { textOf } from "../../base/error_text.ts";
+import { describe } from "../../base/error_text.ts";
+import type { Connection } from "../../transport/connection.ts";
+import type { AnnouncementReader } from "../track/announcement.ts";
+import type { GroupReader } from "../track/group_reader.ts";
+import { TrackMux } from "../track/mux.ts";
+import {
+  type MoqSubscribeOptions,
+  PRIORITY,
+  SEQUENCE,
+  SUBSCRIBE,
+  type TrackReader,
+} from "../track/track_reader.ts";
+import {
+  moqErrorCode,
+  type MoqErrorFamily,
+  type MoqErrorName,
+  moqErrorName,
+} from "../wire/errors.ts";
+import { MoqError } from "../wire/errors.ts";
+import {
+  BidiType,
+  encodeGoaway,
+  type MoqParameters,
+  type TrackInfoMessage,
+} from "../wire/messages.ts";
+import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
+import { DEFAULT_VERSIONS, type MoqVersion } from "../wire/versions.ts";
+import { type MoqGrant, sessionLimits } from "./access.ts";
+import type { PeerUpdate } from "./bitrate_monitor.ts";
+import type { BitrateMonitorOptions } from "./bitrate_monitor.ts";
+import { reportTo, type SessionContext } from "./context.ts";
+import { openExchange } from "./exchange.ts";
+import { IncomingStreams } from "./incoming_streams.ts";
+import { PeerReports } from "./peer_reports.ts";
+import { Publisher } from "./publisher.ts";
+import {
+  type Agreement,
+  causeOf,
+  familyOf,
+  isPathInSetup,
+  isSkein,
+  nextOf,
+  PeerSetup,
+  refuse,
+  sendSetupStream,
+  setUpClient,
+  type SetupRequest,
+  setUpServer,
+  whileConnected,
+} from "./setup.ts";
+import { Subscriber } from "./subscriber.ts";
+
+/**
+ * Decides about the actions of a peer. Called for each subscription, fetch and question about a
+ * track (`subscribe`), each request for announcements (`announce`, with the prefix as the path) and
+ * each broadcast that the peer announces (`publish`). Without this function a peer may do
+ * everything.
+ *
+ * - **Refusal:** the peer gets the version's code: `unauthorized` (4) and `bannedPrefix` (4) on
+ *   gomoqt. moq-lite has neither: a subscription ends as `notFound` (0x33), and announcements are
+ *   an empty list, since a code would end a session of moq-rs.
+ * - **Slow decision:** delays only the request in question, and later announcements on the same
+ *   stream. A decision after the end of the session has no effect.
+ * - **Error:** an `AuthenticationError` refuses. Any other error, and an invalid grant, goes to
+ *   `onError`: the peer gets `internal`, and may ask again.
+ *
+ * @example Rights to watch for an hour, but not to publish
+ * ```ts
+ * import { type MoqAuthorize, MoqError, MoqSession, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals, assertRejects } from "@std/assert";
+ *
+ * const authorize: MoqAuthorize = (_session, path, action) =>
+ *   action !== "publish" && path.startsWith("/public/") &&
+ *   { until: new Date(Date.now() + 3_600_000) };
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/public/clock", (track) => track.close());
+ * mux.publish("/secret/clock", (track) => track.close());
+ * const pair = memoryPair({ protocol: "moq-lite-04" });
+ * const [server, client] = await Promise.all([
+ *   MoqSession.open(pair.server, { side: "server", mux, authorize }),
+ *   MoqSession.open(pair.client, { side: "client" }),
+ * ]);
+ * await using _server = server;
+ * await using _client = client;
+ *
+ * await (await client.subscribe("/public/clock", "seconds")).ready;
+ * const secret = await client.subscribe("/secret/clock", "seconds");
+ * const error = await assertRejects(() => secret.ready, MoqError);
+ * assertEquals(error.reason, "unauthorized");
+ * ```
+ *
+ * @param session The session of the peer.
+ * @param path The path in question, without the style of the peer.
+ * @param action The action that the peer asks for: to announce a broadcast here (`publish`), to
+ * receive a broadcast from here (`subscribe`), or to follow the announcements below a prefix
+ * (`announce`).
+ * @returns The grant.
+ */
+export type MoqAuthorize = (
+  session: MoqSession,
+  path: BroadcastPath,
+  action: "publish" | "subscribe" | "announce",
+) => MoqGrant | Promise<MoqGrant>;
+
+/** The end of a session. */
+export interface MoqCloseInfo {
+  /** The number, as on the wire. */
+  readonly code: number;
+  /** The name of the number; `unknown` for a number in no table. */
+  readonly reason: MoqErrorName;
+  /** The reason in words; may be empty. */
+  readonly message: string;
+  /** The end that closed the session, or the network. */
+  readonly by: "local" | "remote" | "network";
+}
+
+/** Options for {@linkcode MoqSession.open}. */
+export interface MoqSessionOptions {
+  /** The role of this end. */
+  readonly side: "client" | "server";
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
+  /**
+   * Accepted versions, the best first.
+   *
+   * @default {["moq-lite-05", "moq-lite-04", "moq-lite-02", "moq-lite-01"]}
+   */
+  readonly versions?: readonly MoqVersion[];
+  /** Broadcasts to publish to the peer; an empty mux by default. */
+  readonly mux?: TrackMux;
+  /** Chooses the mux for an admitted client, in place of `mux`. Servers only. */
+  readonly muxOf?: (request: SetupRequest) => TrackMux;
+  /**
+   * The path that a client asks for, or under which a server accepted the client.
+   *
+   * @default {""}
+   */
+  readonly path?: string;
+  /** Network address of the peer, for the shares of a relay. */
+  readonly address?: string | undefined;
+  /** Parameters of this end's setup, by number, on versions that have a setup; empty by default. */
+  readonly extensions?: ReadonlyMap<number, Uint8Array>;
+  /** Decides about requests of the peer; without this function, the peer may do everything. */
+  readonly authorize?: MoqAuthorize;
+  /** Decides about a client before the answer; an error refuses the client. Servers only. */
+  readonly onSetup?: (request: SetupRequest) => void | Promise<void>;
+  /** The error code family of the peer; detected as far as possible by default. */
+  readonly family?: "gomoqt" | "moq-lite";
+  /**
+   * How this end measures the outgoing bitrate, and when to report to the peer; see
+   * {@linkcode BitrateMonitorOptions}.
+   *
+   * By default this end measures while the peer probes, which `moq-lite-04` and `-05` can do. With
+   * options this end also sends SESSION_UPDATE, which no peer requests, on the versions that have
+   * that message. With `false` this end does neither, and the application calls `report()`.
+   */
+  readonly bitrate?: BitrateMonitorOptions | false;
+  /** Limits of the session. */
+  readonly limits?: {
+    /**
+     * Subscriptions of the peer at once; one more ends the session with `tooManySubscribes`.
+     *
+     * @default {16384}
+     */
+    readonly maxSubscriptions?: number;
+    /**
+     * Other requests of the peer at once: announce interests, fetches, questions about tracks, and
+     * streams whose type has not arrived yet. One more is refused with `internal`.
+     *
+     * @default {1024}
+     */
+    readonly maxRequests?: number;
+    /**
+     * The largest frame to read, in bytes.
+     *
+     * @default {16777216}
+     */
+    readonly maxFrameBytes?: number;
+  };
+  /**
+   * Time limit of the setup, in milliseconds.
+   *
+   * @default {10000}
+   */
+  readonly setupTimeoutMs?: number;
+  /** Closes the session, during the setup too. */
+  readonly signal?: AbortSignal;
+  /** Gets errors that handlers of the application threw. Ignored by default. */
+  readonly onError?: (error: unknown) => void;
+}
+
+/** Kinds of the options of a session. */
+export const MOQ_SESSION: OptionKinds<MoqSessionOptions> = {
+  address: "string",
+  authorize: "function",
+  bitrate: objectOr("boolean", BITRATE),
+  extensions: "object",
+  family: ["gomoqt", "moq-lite"],
+  limits: { maxFrameBytes: POSITIVE, maxRequests: POSITIVE, maxSubscriptions: POSITIVE },
+  mux: "object",
+  muxOf: "function",
+  onError: "function",
+  onSetup: "function",
+  path: "string",
+  runtime: RUNTIME,
+  setupTimeoutMs: TIME,
+  side: ["client", "server"],
+  signal: "AbortSignal",
+  versions: "array",
+};
+
+const FETCH: OptionKinds<Parameters<MoqSession["fetch"]>[2]> = {
+  group: SEQUENCE,
+  priority: PRIORITY,
+  signal: "AbortSignal",
+};
+
+const PROBE: OptionKinds<NonNullable<Parameters<MoqSession["probe"]>[0]>> = {
+  signal: "AbortSignal",
+  targetBitrate: COUNT,
+};
+
+const GOAWAY: OptionKinds<NonNullable<Parameters<MoqSession["goaway"]>[0]>> = {
+  signal: "AbortSignal",
+  timeoutMs: TIME,
+  uri: "string",
+};
+
+/** The options, with a runtime. */
+type ResolvedOptions = MoqSessionOptions & { readonly runtime: Runtime };
+
+/**
+ * A session with one peer. Both ends may publish, through a mux, and subscribe.
+ *
+ * @example Both ends in one process
+ * ```ts
+ * import { MoqSession, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/clock", async (track) => {
+ *   const group = await track.openGroup();
+ *   await group.writeFrame(new TextEncoder().encode("12:00"));
+ *   await group.close();
+ * });
+ *
+ * const pair = memoryPair({ protocol: "moq-lite-05" });
+ * const [publisher, subscriber] = await Promise.all([
+ *   MoqSession.open(pair.server, { side: "server", mux }),
+ *   MoqSession.open(pair.client, { side: "client" }),
+ * ]);
+ * await using _publisher = publisher;
+ * await using _subscriber = subscriber;
+ *
+ * const track = await subscriber.subscribe("/clock", "seconds");
+ * for await (const group of track) {
+ *   for await (const frame of group) assertEquals(new TextDecoder().decode(frame), "12:00");
+ * }
+ * ```
+ */
+export class MoqSession implements AsyncDisposable {
+  /** Carries the session. */
+  readonly connection: Connection;
+  /** The role of this end. */
+  readonly side: "client" | "server";
+  /** Network address of the peer, where known. */
+  readonly address: string | undefined;
+  /** Resolves with the close when the session is over; never rejects. */
+  readonly closed: Promise<MoqCloseInfo>;
+  /**
+   * Resolves when the peer asks to end the session. `uri` is the URL to go to instead; empty for the
+   * same place.
+   */
+  readonly draining: Promise<{ readonly uri: string }>;
+
+  readonly #context: SessionContext;
+  readonly #agreement: Agreement;
+  readonly #subscriber: Subscriber;
+  readonly #publisher: Publisher;
+  readonly #reports: PeerReports;
+  readonly #incoming: IncomingStreams;
+  readonly #controller = new AbortController();
+  readonly #closed: PromiseWithResolvers<MoqCloseInfo> = Promise.withResolvers();
+  readonly #draining: PromiseWithResolvers<{ readonly uri: string }> = Promise.withResolvers();
+  readonly #peerSetup = new PeerSetup();
+  readonly #removeAbortListener: () => void;
+
+  /** Called by {@linkcode MoqSession.open}. */
+  private constructor(
+    connection: Connection,
+    agreement: Agreement,
+    options: ResolvedOptions,
+  ) {
+    const { runtime, side, mux = new TrackMux({ runtime }), authorize, limits, onError, signal } =
+      options;
+    const { traits } = agreement;
+    this.connection = connection;
+    this.side = side;
+    this.address = options.address;
+    this.closed = this.#closed.promise;
+    this.draining = this.#draining.promise;
+    this.#agreement = agreement;
+    this.#context = {
+      runtime,
+      session: this,
+      closed: this.closed,
+      closeWithError: (reason, message) => this.closeWithError(reason, message),
+      connection,
+      traits,
+      mux,
+      authorize: authorize && ((path, action) => authorize(this, path, action)),
+      share: undefined,
+      limits: sessionLimits(limits),
+      signal: this.#controller.signal,
+      // A peer on moq-lite-04 that shows no other style is gomoqt, or Skein, which does as gomoqt
+      // there.
+      family: options.family ?? (traits.slashedPaths ? "gomoqt" : "moq-lite"),
+      isFamilyOpen: options.family === undefined && traits.setup === "none",
+      report: (error) => reportTo(onError, error),
+      violated: (error) => this.#violated(error),
+    };
+    this.#subscriber = new Subscriber(this.#context);
+    this.#publisher = new Publisher(this.#context);
+    this.#reports = new PeerReports(this.#context, agreement.exchange, options.bitrate);
+    this.#incoming = new IncomingStreams(this.#context, {
+      subscriber: this.#subscriber,
+      publisher: this.#publisher,
+      reports: this.#reports,
+      onSetup: (parameters) => this.#takeSetup(parameters),
+      onGoaway: (uri) => this.#draining.resolve({ uri }),
+    });
+    const onAbort = () => this.close();
+    signal?.addEventListener("abort", onAbort, { once: true });
+    this.#removeAbortListener = () => signal?.removeEventListener("abort", onAbort);
+    this.#requireClose();
+    this.#incoming.takeUnidirectional();
+    void this.#run();
+  }
+
+  /**
+   * Opens a session: agrees on a version, and exchanges the setup of that version.
+   *
+   * @param connection Must have streams; `protocol` selects the version, or SETUP does.
+   * @param options See {@linkcode MoqSessionOptions}.
+   * @returns The session.
+   * @throws {UnsupportedError} If the connection has no streams.
+   * @throws {RangeError} If a limit is not a positive integer.
+   * @throws {MoqError} If there is no common version, or the peer refused.
+   * @throws {ProtocolError} If the peer's setup is malformed.
+   * @throws {ConnectionError} If the connection ended before.
+   * @throws {TimeoutError} If the setup takes too long.
+   */
+  static async open(connection: Connection, options: MoqSessionOptions): Promise<MoqSession> {
+    checkOptions("open session", options, MOQ_SESSION);
+    const { setupTimeoutMs = 10_000, side, signal, runtime = platformRuntime() } = options;
+    try {
+      return await within(
+        runtime,
+        whileConnected(runtime, connection, MoqSession.#begin(connection, { ...options, runtime })),
+        {
+          late: "The peer did not finish the setup within",
+          signal,
+          timeoutMs: setupTimeoutMs,
+          discard: (session) => session.close(),
+        },
+      );
+    } catch (error) {
+      const family = familyOf(connection, options);
+      const mayKnowCause = side === "client" && !signal?.aborted;
+      const cause = mayKnowCause ? await causeOf(runtime, connection, error, family) : error;
+      refuse(connection, cause, family);
+      throw cause;
+    }
+  }
+
+  static async #begin(connection: Connection, options: ResolvedOptions): Promise<MoqSession> {
+    const { side, versions = DEFAULT_VERSIONS, onSetup } = options;
+    const { path = "", extensions = new Map() } = options;
+    await connection.ready;
+    if (!connection.capabilities.streams) {
+      throw new UnsupportedError(
+        `Cannot speak MoQ: the ${connection.transport} connection has no streams`,
+      );
+    }
+    const bidis = connection.incomingBidirectionalStreams[Symbol.asyncIterator]();
+    const setup = { versions, path, extensions, onSetup };
+    try {
+      const agreement = side === "client"
+        ? await setUpClient(connection, setup)
+        : await setUpServer(connection, () => nextOf(bidis), setup);
+      const session = new MoqSession(connection, agreement, options);
+      await session.#setUp(options);
+      void session.#incoming.takeBidirectional(bidis);
+      return session;
+    } catch (error) {
+      void bidis.return?.()?.catch(() => {});
+      throw error;
+    }
+  }
+
+  /** Broadcasts published to the peer. */
+  get mux(): TrackMux {
+    return this.#context.mux;
+  }
+
+  /** The version that both ends speak. */
+  get version(): MoqVersion {
+    return this.#agreement.traits.version;
+  }
+
+  /** The numbers of the versions that the client offered. */
+  get versions(): readonly number[] {
+    return this.#agreement.request.versions;
+  }
+
+  /** The path that the client asked for. */
+  get path(): string {
+    const { path } = this.#agreement.request;
+    return this.side === "server" ? this.#peerSetup.path ?? path : path;
+  }
+
+  /**
+   * Parameters of the client's setup, by number; empty on versions without a setup, and before the setup
+   * arrived.
+   */
+  get clientExtensions(): ReadonlyMap<number, Uint8Array> {
+    const { extensions } = this.#agreement.request;
+    return this.side === "server" ? this.#peerSetup.parameters ?? extensions : extensions;
+  }
+
+  /**
+   * Parameters of the server's setup, by number; empty on versions without a setup, and before the setup
+   * arrived.
+   */
+  get serverExtensions(): ReadonlyMap<number, Uint8Array> {
+    const { serverExtensions } = this.#agreement;
+    return this.side === "client"
+      ? this.#peerSetup.parameters ?? serverExtensions
+      : serverExtensions;
+  }
+
+  /** The whole setup request of the client. */
+  get setupRequest(): SetupRequest {
+    return { path: this.path, versions: this.versions, extensions: this.clientExtensions };
+  }
+
+  /**
+   * Aborted with a {@linkcode MoqError} when the session is over. The `cause` of that error is the
+   * raw error: a `ConnectionError` if the connection broke or the peer closed the connection, or
+   * the protocol violation of the peer. After a close by this end there is no `cause`.
+   */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** True once the session is over. */
+  get isClosed(): boolean {
+    return this.#controller.signal.aborted;
+  }
+
+  /** True if an `authorize` decides about the peer's rights. */
+  get hasAuthorize(): boolean {
+    return this.#context.authorize !== undefined;
+  }
+
+  /**
+   * The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's
+   * default.
+   */
+  get share(): number | undefined {
+    return this.#context.share;
+  }
+
+  /** Subscriptions of the peer that are served now. */
+  get servedSubscriptions(): number {
+    return this.#publisher.size;
+  }
+
+  /** Subscriptions of this end. */
+  get subscriptions(): readonly TrackReader[] {
+    return this.#subscriber.tracks;
+  }
+
+  /** The last report of the peer about the path to the peer. */
+  get peer(): PeerUpdate {
+    return this.#reports.latest;
+  }
+
+  /**
+   * Reports of the peer about the path to the peer; a slow reader gets the latest one. The reports
+   * come by SESSION_UPDATE or, where the version has PROBE, by a probe that the first loop opens.
+   */
+  get updated(): AsyncIterable<PeerUpdate> {
+    return this.#reports.updated();
+  }
+
+  /**
+   * Asks for the peer's broadcasts below a prefix.
+   *
+   * @param prefix The prefix; `/` for all.
+   * @param options A signal that ends the reader.
+   * @returns The current broadcasts, and then every start and end.
+   * @throws {MoqError} If the session is over.
+   * @throws {RangeError} If the prefix has too many parts or bytes.
+   */
+  async acceptAnnounce(
+    prefix: string = "/",
+    options: { readonly signal?: AbortSignal } = {},
+  ): Promise<AnnouncementReader> {
+    checkOptions("accept announcements", options, SIGNAL);
+    return await this.#subscriber.announce(broadcastPath(prefix), options);
+  }
+
+  /**
+   * Subscribes to a track. Resolves once the request is sent; `ready` of the track tells the
+   * answer.
+   *
+   * @param path The broadcast.
+   * @param name The track.
+   * @param options See {@linkcode MoqSubscribeOptions}.
+   * @returns The groups of the track.
+   * @throws {MoqError} If the session is over.
+   * @throws {RangeError} If an option is out of range.
+   * @throws {TypeError} If the path or the name is no string.
+   */
+  subscribe(path: string, name: string, options: MoqSubscribeOptions = {}): Promise<TrackReader> {
+    checkOptions("subscribe", options, SUBSCRIBE);
+    if (typeof name !== "string") {
+      throw new TypeError(`Cannot subscribe: name must be a string, received ${describe(name)}`);
+    }
+    return this.#subscriber.subscribe(broadcastPath(path), name, options);
+  }
+
+  /**
+   * Fetches one group from the publisher's cache.
+   *
+   * @param path The broadcast.
+   * @param name The track.
+   * @param options The number of the group, the priority, and a signal to give up.
+   * @returns The group.
+   * @throws {UnsupportedError} If the version has no FETCH.
+   */
+  async fetch(
+    path: string,
+    name: string,
+    options: { readonly group: number; readonly priority?: number; readonly signal?: AbortSignal },
+  ): Promise<GroupReader> {
+    checkOptions("fetch", options, FETCH);
+    return await this.#subscriber.fetch(broadcastPath(path), name, options);
+  }
+
+  /**
+   * Asks for the fixed properties of a track.
+   *
+   * @param path The broadcast.
+   * @param name The track.
+   * @param options A signal to give up waiting.
+   * @returns The priority, order, cache and timescale of the track.
+   * @throws {UnsupportedError} If the version has no such question.
+   */
+  async trackInfo(
+    path: string,
+    name: string,
+    options: { readonly signal?: AbortSignal } = {},
+  ): Promise<TrackInfoMessage> {
+    checkOptions("read track info", options, SIGNAL);
+    return await this.#subscriber.trackInfo(broadcastPath(path), name, options);
+  }
+
+  /**
+   * Asks the peer repeatedly how much the path to the peer carries, until the loop is left.
+   *
+   * @param options The needed bitrate, in bits a second, and a signal to stop.
+   * @returns Measurements of the peer.
+   * @throws {UnsupportedError} If the version has no PROBE.
+   */
+  probe(
+    options: { readonly targetBitrate?: number; readonly signal?: AbortSignal } = {},
+  ): AsyncIterable<PeerUpdate> {
+    checkOptions("probe", options, PROBE);
+    return this.#reports.probe(options);
+  }
+
+  /**
+   * Reports the outgoing bitrate to the peer: by SESSION_UPDATE, or to all probes of the peer.
+   *
+   * @param update The measurement.
+   */
+  report(update: PeerUpdate): void {
+    this.#reports.report(update);
+  }
+
+  /**
+   * Asks the peer to end the session.
+   *
+   * @param options A URL to go to instead, a time in milliseconds after which this end closes the
+   * session (never by default), and a signal that gives up waiting but keeps the session.
+   * @returns Resolves when the peer left.
+   * @throws {UnsupportedError} If neither the version nor the wire has such a request.
+   */
+  async goaway(
+    options: {
+      readonly uri?: string;
+      readonly timeoutMs?: number;
+      readonly signal?: AbortSignal;
+    } = {},
+  ): Promise<void> {
+    checkOptions("send goaway", options, GOAWAY);
+    const { uri = "", timeoutMs, signal } = options;
+    signal?.throwIfAborted();
+    if (this.#agreement.traits.requests) {
+      const message = encodeGoaway(uri);
+      const exchange = await openExchange(this.#context, BidiType.goaway, { message, signal });
+      void exchange.end();
+    } else if (this.connection.drain !== undefined) {
+      this.connection.drain();
+    } else {
+      throw new UnsupportedError(
+        `Cannot ask the peer to leave: ${this.version} over ${this.connection.transport} has no message for that`,
+      );
+    }
+    const { runtime } = this.#context;
+    const timer = startTimer(runtime, timeoutMs, () => {
+      this.closeWithError("goawayTimeout", "The peer did not leave");
+    });
+    try {
+      await within(runtime, this.closed, { signal });
+    } finally {
+      runtime.clearTimeout(timer);
+    }
+  }
+
+  /** Ends the session without an error. Idempotent. */
+  close(): void {
+    this.closeWithError("none", "");
+  }
+
+  /**
+   * Ends the session, and everything on the session. Idempotent.
+   *
+   * @param reason A reason of sessions by name, or a number of the application.
+   * @param message The reason in words.
+   * @throws {RangeError} If the wire cannot carry the number: every wire can carry those from 0 to
+   * 2^32 - 1.
+   */
+  closeWithError(reason: MoqErrorName | number, message: string): void {
+    this.#close(reason, message);
+  }
+
+  /** Ends the session; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    await this.connection.closed.catch(() => {});
+  }
+
+  /** Finishes the setup before the first request of the peer is read. */
+  async #setUp(options: MoqSessionOptions): Promise<void> {
+    const { extensions, onSetup, muxOf, bitrate } = options;
+    const { connection, side } = this;
+    const context = this.#context;
+    if (side === "server") {
+      if (isPathInSetup(connection, context.traits)) {
+        await this.#peerSetup.arrived;
+        await onSetup?.(this.setupRequest);
+      }
+      if (muxOf !== undefined) context.mux = muxOf(this.setupRequest);
+    }
+    if (context.traits.setup !== "stream") return;
+    // Only a server on raw QUIC waits for SETUP of the other end, which tells the path.
+    await sendSetupStream(connection, {
+      extensions,
+      path: side === "client" ? this.path : "",
+      hopId: context.mux.hopId,
+      isMeasuring: bitrate !== false,
+    });
+  }
+
+  #close(reason: MoqErrorName | number, message: string, cause?: unknown): void {
+    if (this.isClosed) return;
+    const info = localEnd(reason, message, this.#context.family);
+    // The peer may know this end as Skein before its own setup arrives.
+    if (this.#isSetupPending) this.connection.inspect?.requireClose?.();
+    this.connection.close({ closeCode: info.code, reason: message });
+    this.#over(info, cause);
+  }
+
+  /** True if the setup of the peer is still to come, in parallel to other streams. */
+  get #isSetupPending(): boolean {
+    return this.#context.traits.setup === "stream" && this.#peerSetup.parameters === undefined;
+  }
+
+  #takeSetup(parameters: MoqParameters): void {
+    this.#peerSetup.take(parameters);
+    this.#requireClose();
+  }
+
+  /** Counts an end without a close as a loss if the peer is Skein, as its setup says. */
+  #requireClose(): void {
+    const theirs = this.side === "server" ? this.clientExtensions : this.serverExtensions;
+    if (isSkein(theirs)) this.connection.inspect?.requireClose?.();
+  }
+
+  async #run(): Promise<void> {
+    const { connection } = this;
+    connection.draining.then(() => this.#draining.resolve({ uri: "" }), () => {});
+    const { info, cause } = await remoteEnd(connection, () => this.#context.family);
+    this.#over(info, cause);
+  }
+
+  #violated(error: unknown): void {
+    const reason = error instanceof MoqError ? error.moqCode ?? error.reason : "protocolViolation";
+    this.#close(reason, textOf(error), error);
+  }
+
+  #over(info: MoqCloseInfo, cause: unknown): void {
+    if (this.isClosed) return;
+    const error = endError(info, cause);
+    this.#controller.abort(error);
+    this.#removeAbortListener();
+    this.#peerSetup.end(error);
+    this.#subscriber.end(error);
+    this.#publisher.end(error);
+    this.#reports.end();
+    this.#closed.resolve(info);
+  }
+}
+
+/** Describes a close by this end. */
+function localEnd(
+  reason: MoqErrorName | number,
+  message: string,
+  family: MoqErrorFamily,
+): MoqCloseInfo {
+  const isNumber = typeof reason === "number";
+  const code = isNumber ? reason : moqErrorCode("session", reason, family);
+  const name = isNumber ? moqErrorName("session", reason, family) : reason;
+  return { code, reason: name, message, by: "local" };
+}
+
+/** The end of a connection. */
+interface RemoteEnd {
+  /** The close of the session. */
+  readonly info: MoqCloseInfo;
+  /** The error of the connection, or an error for the close by the peer. */
+  readonly cause: unknown;
+}
+
+/**
+ * Waits for the end of a connection, and describes the end.
+ *
+ * @param familyOf Finds the error code family of the peer; called at the end.
+ * @returns The end of the connection; never rejects.
+ */
+async function remoteEnd(
+  { closed }: Connection,
+  familyOf: () => MoqErrorFamily,
+): Promise<RemoteEnd> {
+  try {
+    const { closeCode: code = 0, reason: message = "" } = await closed;
+    const reason = moqErrorName("session", code, familyOf());
+    const words = `The peer closed the connection with code ${code}${message && `: ${message}`}`;
+    return { info: { code, reason, message, by: "remote" }, cause: new ConnectionError(words) };
+  } catch (cause) {
+    const message = textOf(cause);
+    return { info: { code: 0, reason: "unknown", message, by: "network" }, cause };
+  }
+}
+
+/**
+ * Makes the error of everything that ends with a session.
+ *
+ * @param cause The raw error, if any.
+ */
+function endError(info: MoqCloseInfo, cause?: unknown): MoqError {
+  const { code: moqCode, reason, message, by } = info;
+  const words = `The session is over: ${message || wordsOf(info)}`;
+  const options = cause === undefined ? {} : { cause };
+  return new MoqError("session", reason, words, { ...options, moqCode, by });
+}
+
+/** Describes the end of a session that was closed without a message. */
+function wordsOf({ reason, by }: MoqCloseInfo): string {
+  if (reason !== "none") return reason;
+  return by === "local" ? "it was closed here" : "the peer closed it";
+}

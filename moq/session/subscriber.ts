@@ -1,0 +1,274 @@
+/** The subscriber's part of a session: the requests of this end. */
+import { UnsupportedError } from "../../errors.ts";
+import { within } from "../../base/wait.ts";
+import type { AnnouncementReader } from "../track/announcement.ts";
+import { GroupReader, type GroupReaderOptions } from "../track/group_reader.ts";
+import { type MoqSubscribeOptions, TrackReader } from "../track/track_reader.ts";
+import { MoqError, type MoqErrorName } from "../wire/errors.ts";
+import { type MessageReader, TruncatedError } from "../wire/message_reader.ts";
+import {
+  BidiType,
+  decodeSubscribeResponse,
+  decodeTrackInfo,
+  encodeFetch,
+  encodeSubscribe,
+  encodeSubscribeUpdate,
+  encodeTrackRequest,
+  fromWireLatency,
+  type GroupHeader,
+  hasResponseType,
+  type SubscribeResponse,
+  toWireLatency,
+  type TrackInfoMessage,
+} from "../wire/messages.ts";
+import { type BroadcastPath, wirePath } from "../wire/path.ts";
+import { Discovery } from "./announce.ts";
+import { codeOf, isViolation, moqErrorOf, nameOf, type SessionContext } from "./context.ts";
+import { type Exchange, openExchange } from "./exchange.ts";
+
+/** The subscriber of a session: sends the requests of this end, and takes the answers. */
+export class Subscriber {
+  readonly #context: SessionContext;
+  readonly #discovery: Discovery;
+  readonly #groupOptions: GroupReaderOptions;
+  readonly #tracks = new Map<number, TrackReader>();
+  /** Removes the signal listeners of fetches. */
+  readonly #fetches = new Set<() => void>();
+  #nextId = 0;
+
+  constructor(context: SessionContext) {
+    this.#context = context;
+    this.#discovery = new Discovery(context);
+    this.#groupOptions = {
+      runtime: context.runtime,
+      timestamps: context.traits.timestamps,
+      maxFrameBytes: context.limits.maxFrameBytes,
+      errorOf: (error) => moqErrorOf(context, "group", error),
+      codeOf: (reason) => codeOf(context, "group", reason),
+    };
+  }
+
+  /** All open subscriptions. */
+  get tracks(): readonly TrackReader[] {
+    return [...this.#tracks.values()];
+  }
+
+  /** Ends all requests with the session. */
+  end(error: unknown): void {
+    for (const track of this.#tracks.values()) track.fail(error);
+    this.#tracks.clear();
+    this.#discovery.end(error);
+    for (const release of [...this.#fetches]) release();
+  }
+
+  /** Asks for the broadcasts below a prefix. */
+  announce(
+    prefix: BroadcastPath,
+    options: { readonly signal?: AbortSignal },
+  ): Promise<AnnouncementReader> {
+    return this.#discovery.announce(prefix, options);
+  }
+
+  /** Subscribes to a track. */
+  async subscribe(
+    path: BroadcastPath,
+    name: string,
+    options: MoqSubscribeOptions,
+  ): Promise<TrackReader> {
+    const context = this.#context;
+    const { traits } = context;
+    const { signal } = options;
+    const id = this.#nextId++;
+    let exchange: Exchange | undefined = undefined;
+    let left: MoqErrorName | undefined = undefined;
+    const track = new TrackReader(
+      {
+        runtime: context.runtime,
+        update: async (fields) => {
+          try {
+            // On such versions, peers take an update for the end of the subscription.
+            if (!traits.subscribeUpdates) return;
+            await exchange?.write(encodeSubscribeUpdate(toWireLatency(fields), traits));
+          } catch (error) {
+            throw moqErrorOf(context, "subscribe", error);
+          }
+        },
+        leave: (reason) => {
+          this.#tracks.delete(id);
+          left = reason;
+          const code = codeOf(context, "subscribe", reason);
+          if (reason === "cancelled") exchange?.leave(code);
+          // Only an abort carries a reason; an end has no room for one.
+          else exchange?.abort(code);
+        },
+        info: (how) => this.trackInfo(path, name, how),
+        report: (error) => context.report(error),
+      },
+      { path, name, id },
+      options,
+    );
+    const message = encodeSubscribe(
+      {
+        ...toWireLatency(track.subscription),
+        id,
+        path: wirePath(path, traits.slashedPaths),
+        track: name,
+      },
+      traits,
+    );
+    // A group may arrive before the answer.
+    this.#tracks.set(id, track);
+    try {
+      exchange = await openExchange(context, BidiType.subscribe, { message, signal });
+    } catch (error) {
+      this.#tracks.delete(id);
+      track.fail(error);
+      throw error;
+    }
+    // The application may have closed the track, found in `subscriptions`, before the stream
+    // opened.
+    if (left !== undefined) exchange.leave(codeOf(context, "subscribe", left));
+    const onAbort = () => track.close();
+    signal?.addEventListener("abort", onAbort, { once: true });
+    if (signal?.aborted) track.close();
+    void track.closed.then(() => {
+      this.#tracks.delete(id);
+      signal?.removeEventListener("abort", onAbort);
+    });
+    void this.#readResponses(exchange, track);
+    return track;
+  }
+
+  /** Hands an incoming group to the matching subscription; returns false without a match. */
+  take({ subscribeId, sequence }: GroupHeader, reader: MessageReader): boolean {
+    const track = this.#tracks.get(subscribeId);
+    track?.take(new GroupReader(sequence, reader, this.#groupOptions));
+    return track !== undefined;
+  }
+
+  /** Fetches one group. */
+  async fetch(
+    path: BroadcastPath,
+    name: string,
+    options: { readonly group: number; readonly priority?: number; readonly signal?: AbortSignal },
+  ): Promise<GroupReader> {
+    const context = this.#context;
+    const { traits } = context;
+    const { group, priority = 0, signal } = options;
+    if (!traits.requests) throw this.#unsupported("fetch");
+    const wire = wirePath(path, traits.slashedPaths);
+    const message = encodeFetch({ path: wire, track: name, priority, group });
+    const exchange = await openExchange(context, BidiType.fetch, { message, signal });
+    const onAbort = () => reader.cancel();
+    const release = () => {
+      this.#fetches.delete(release);
+      signal?.removeEventListener("abort", onAbort);
+      // Ended only now: moq-rs takes the end of this direction for the end of interest.
+      void exchange.end();
+    };
+    const reader = new GroupReader(group, exchange.reader, {
+      ...this.#groupOptions,
+      errorOf: (error) => moqErrorOf(context, "fetch", error),
+      codeOf: (reason) => codeOf(context, "fetch", reason),
+      onEnd: release,
+    });
+    this.#fetches.add(release);
+    signal?.addEventListener("abort", onAbort, { once: true });
+    if (signal?.aborted) reader.cancel();
+    return reader;
+  }
+
+  /** Asks for the fixed properties of a track. */
+  async trackInfo(
+    path: BroadcastPath,
+    name: string,
+    { signal }: { readonly signal?: AbortSignal } = {},
+  ): Promise<TrackInfoMessage> {
+    const context = this.#context;
+    const { traits } = context;
+    if (!traits.timestamps) throw this.#unsupported("ask for the properties of a track");
+    const message = encodeTrackRequest(wirePath(path, traits.slashedPaths), name);
+    const exchange = await openExchange(context, BidiType.track, { message, signal });
+    try {
+      const body = await within(context.runtime, exchange.reader.message(), { signal });
+      if (body === undefined) throw refusedError(path, name, { reason: "unknown" });
+      return fromWireLatency(decodeTrackInfo(body), this.#context.family);
+    } catch (error) {
+      if (isViolation(error)) context.violated(error);
+      throw moqErrorOf(context, "subscribe", error);
+    } finally {
+      exchange.leave(codeOf(context, "subscribe", "cancelled"));
+    }
+  }
+
+  async #readResponses(exchange: Exchange, track: TrackReader): Promise<void> {
+    const context = this.#context;
+    let isAnswered = false;
+    let end: number | undefined;
+    try {
+      for (let response; (response = await this.#nextResponse(exchange)) !== undefined;) {
+        isAnswered = true;
+        if (response.type === "end") end = response.group;
+        else this.#respond(track, response);
+      }
+      // On moq-lite-05, acceptance shows only in a group or END.
+      if (!isAnswered && !track.hasBegun) {
+        throw refusedError(track.path, track.name, { reason: "unknown" });
+      }
+      track.finish(end);
+      await exchange.end();
+    } catch (error) {
+      track.fail(moqErrorOf(context, "subscribe", error));
+      exchange.abort(codeOf(context, "subscribe", "cancelled"));
+      if (isViolation(error)) context.violated(error);
+    }
+  }
+
+  async #nextResponse({ reader }: Exchange): Promise<SubscribeResponse | undefined> {
+    const { traits } = this.#context;
+    const isTyped = hasResponseType(traits);
+    const type = isTyped ? await reader.varint() : 0;
+    if (type === undefined) return undefined;
+    const body = await reader.message();
+    if (body !== undefined) return decodeSubscribeResponse(type, body, traits);
+    if (isTyped) throw new TruncatedError("Expected an answer behind its type, received the end");
+    return undefined;
+  }
+
+  #respond(track: TrackReader, response: SubscribeResponse): void {
+    const context = this.#context;
+    if (response.type === "ok") {
+      const { fields } = response;
+      track.accept(fields && fromWireLatency(fields, context.family));
+    } else if (response.type === "start") track.accept(undefined, response.group);
+    else if (response.type === "drop") {
+      const { start, end, code } = response;
+      // An empty drop range refuses the subscription, on wires without resets.
+      if (end < start) {
+        const reason = nameOf(context, "subscribe", code);
+        throw refusedError(track.path, track.name, { reason, moqCode: code });
+      }
+      const from = context.family === "gomoqt" ? 1 : 0;
+      const first = Math.max(0, start - from);
+      const last = Math.max(first, end - from);
+      track.drop({ first, last }, nameOf(context, "group", code));
+    }
+  }
+
+  #unsupported(what: string): UnsupportedError {
+    return new UnsupportedError(
+      `Cannot ${what}: ${this.#context.traits.version} has no such message`,
+    );
+  }
+}
+
+/** Makes the error of a subscription that the publisher refused or gave up. */
+function refusedError(
+  path: BroadcastPath,
+  name: string,
+  { reason, moqCode }: { readonly reason: MoqErrorName; readonly moqCode?: number | undefined },
+): MoqError {
+  const how = moqCode === undefined ? "it was refused without a code" : `${reason} (${moqCode})`;
+  const message = `The subscription to ${path} ${name} ended: ${how}`;
+  return new MoqError("subscribe", reason, message, { moqCode, by: "remote" });
+}

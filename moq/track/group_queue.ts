@@ -1,0 +1,245 @@
+/** Groups of a subscription that wait for the reader. */
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { MAX_TIMER_MS } from "../../base/wait.ts";
+import type { MissedGroups, MoqErrorName } from "../wire/errors.ts";
+import type { GroupReader } from "./group_reader.ts";
+
+/** The highest number of a group: the number after must fit into 53 bits, too. */
+export const LAST_SEQUENCE = Number.MAX_SAFE_INTEGER - 1;
+
+/** Ranges that the set keeps apart; above that, the oldest gap counts as filled. */
+export const MAX_RANGES = 1_024;
+
+/** A set of mostly consecutive numbers: sorted ranges that do not touch. */
+export class Sequences {
+  readonly #ranges: { first: number; last: number }[] = [];
+
+  /** The lowest number; `undefined` if the set is empty. */
+  get lowest(): number | undefined {
+    return this.#ranges[0]?.first;
+  }
+
+  /** The highest number; `undefined` if the set is empty. */
+  get highest(): number | undefined {
+    return this.#ranges.at(-1)?.last;
+  }
+
+  /** Number of ranges. */
+  get ranges(): number {
+    return this.#ranges.length;
+  }
+
+  /**
+   * Adds a number, or all numbers of a range.
+   *
+   * @returns The oldest gap, if there are too many ranges now; that gap counts as filled from now
+   * on.
+   */
+  add(first: number, last: number = first): MissedGroups | undefined {
+    const ranges = this.#ranges;
+    const newest = ranges.at(-1);
+    // Usually the number follows the highest one.
+    if (newest !== undefined && first === newest.last + 1) {
+      newest.last = last;
+      return undefined;
+    }
+    let end = ranges.length;
+    while (end > 0 && ranges[end - 1]!.first > last + 1) end--;
+    let start = end;
+    const added = { first, last };
+    while (start > 0 && ranges[start - 1]!.last >= first - 1) {
+      const other = ranges[--start]!;
+      added.first = Math.min(added.first, other.first);
+      added.last = Math.max(added.last, other.last);
+    }
+    ranges.splice(start, end - start, added);
+    if (ranges.length <= MAX_RANGES) return undefined;
+    const oldest = ranges.shift()!;
+    const next = ranges[0]!;
+    const gap = { first: oldest.last + 1, last: next.first - 1 };
+    next.first = oldest.first;
+    return gap;
+  }
+
+  /** Tells whether the set has a number, or all numbers of a range. */
+  has(first: number, last: number = first): boolean {
+    return this.missing(first, last).length === 0;
+  }
+
+  /** Lists the gaps within a range, in order. */
+  missing(first: number, last: number): MissedGroups[] {
+    const gaps: MissedGroups[] = [];
+    // From the end: most calls are about the newest numbers.
+    for (let at = this.#ranges.length - 1, end = last; end >= first; at--) {
+      const range = this.#ranges[at];
+      if (range === undefined) {
+        gaps.push({ first, last: end });
+        break;
+      }
+      if (range.first > end) continue;
+      if (range.last < end) gaps.push({ first: Math.max(first, range.last + 1), last: end });
+      end = Math.min(end, range.first - 1);
+    }
+    return gaps.reverse();
+  }
+}
+
+/** Time that an ordered reader waits for a missing group, without a `maxLatencyMs`. */
+export const DEFAULT_ORDER_WAIT_MS = 1_000;
+
+/** Collaborators and limits of a {@linkcode GroupQueue}. */
+export interface GroupQueueOptions {
+  /** Timers of this node. */
+  readonly runtime: Runtime;
+  /** Groups that wait at most; above that, the queue gives up the oldest group. */
+  readonly maxQueued: number;
+  /** Gets groups that will not come. */
+  readonly onMissed: (missed: MissedGroups, reason: MoqErrorName) => void;
+  /** Called when the wait for missing groups is over, and the next group can be taken. */
+  readonly onGapOver: () => void;
+}
+
+/**
+ * Accounts for every group once: the group is taken, reported as missed, or part of the lag of a
+ * slow reader. In ordered mode, a group waits for the groups before, for a limited time.
+ */
+export class GroupQueue {
+  /** Groups that came, were dropped or were given up. */
+  readonly settled: Sequences = new Sequences();
+  readonly #options: GroupQueueOptions;
+  readonly #groups: GroupReader[] = [];
+  #ordered = false;
+  #waitMs = DEFAULT_ORDER_WAIT_MS;
+  /** The number of the next group, in ordered mode. */
+  #next: number | undefined = undefined;
+  #lag: MissedGroups | undefined = undefined;
+  #gapTimer: Timer | undefined = undefined;
+
+  constructor(options: GroupQueueOptions) {
+    this.#options = options;
+  }
+
+  /** Number of waiting groups. */
+  get size(): number {
+    return this.#groups.length;
+  }
+
+  /** Sets the mode from now on, and how long ordered groups wait for missing ones. */
+  configure(ordered: boolean, maxLatencyMs: number): void {
+    this.#waitMs = Math.min(maxLatencyMs || DEFAULT_ORDER_WAIT_MS, MAX_TIMER_MS);
+    if (this.#ordered === ordered) return;
+    this.#ordered = ordered;
+    this.#stopWaiting();
+    if (ordered) this.#groups.sort((one, other) => one.sequence - other.sequence);
+    else this.#next = undefined;
+  }
+
+  /** Starts an ordered queue: no group comes before `first`. */
+  begin(first: number): void {
+    if (this.#ordered && this.#next === undefined) this.#next = first;
+  }
+
+  /** Adds a group that arrived. A duplicate, or a group that is too late, is cancelled. */
+  put(group: GroupReader): void {
+    const { sequence } = group;
+    const isLate = this.#ordered && this.#next !== undefined && sequence < this.#next;
+    if (isLate || this.settled.has(sequence)) return group.cancel("expired");
+    this.#settle(sequence, sequence);
+    const groups = this.#groups;
+    // Usually the new group belongs at the end.
+    let at = groups.length;
+    if (this.#ordered) { while (at > 0 && groups[at - 1]!.sequence > sequence) at--; }
+    if (at === groups.length) groups.push(group);
+    else groups.splice(at, 0, group);
+  }
+
+  /**
+   * Gives up the oldest groups above the limit; called when no reader waits for those groups. In
+   * ordered mode, the missing groups before them are given up, too.
+   *
+   * @returns True if any group was given up.
+   */
+  shrink(): boolean {
+    const groups = this.#groups;
+    if (groups.length <= this.#options.maxQueued) return false;
+    while (groups.length > this.#options.maxQueued) {
+      const group = groups.shift()!;
+      const { sequence } = group;
+      const due = this.#next ?? sequence;
+      group.cancel("tooFarBehind");
+      const { first, last } = this.#lag ?? { first: due, last: sequence };
+      this.#lag = { first: Math.min(first, due), last: Math.max(last, sequence) };
+      if (this.#ordered) this.#next = sequence + 1;
+      this.#settle(due, sequence);
+    }
+    return true;
+  }
+
+  /** Takes the range of groups that a slow reader missed; each range is returned once. */
+  takeLag(): MissedGroups | undefined {
+    const lag = this.#lag;
+    this.#lag = undefined;
+    return lag;
+  }
+
+  /** Marks groups that will not come. Groups of the range that did come are not reported. */
+  drop(first: number, last: number, reason: MoqErrorName): void {
+    const missing = this.settled.missing(first, last);
+    this.#settle(first, last);
+    for (const missed of missing) this.#options.onMissed(missed, reason);
+  }
+
+  /**
+   * Takes the next group.
+   *
+   * @param isLast True at the end of the track: no missing group is waited for.
+   * @returns The group; `undefined` if the queue is empty, or the next group waits for others.
+   */
+  take(isLast: boolean): GroupReader | undefined {
+    const group = this.#groups[0];
+    if (group === undefined) return undefined;
+    if (this.#ordered) {
+      const due = this.#next ?? group.sequence;
+      const { sequence } = group;
+      if (sequence > due && !this.settled.has(due, sequence - 1)) {
+        if (!isLast) return this.#waitForGap();
+        this.drop(due, sequence - 1, "expired");
+      }
+      this.#next = sequence + 1;
+      this.#stopWaiting();
+    }
+    this.#groups.shift();
+    return group;
+  }
+
+  /** Stops waiting for missing groups. */
+  stop(): void {
+    this.#stopWaiting();
+  }
+
+  /** Cancels all waiting groups. */
+  clear(reason: MoqErrorName): void {
+    this.#stopWaiting();
+    for (const group of this.#groups.splice(0)) group.cancel(reason);
+  }
+
+  #settle(first: number, last: number): void {
+    const filled = this.settled.add(first, last);
+    if (filled !== undefined) this.#options.onMissed(filled, "expired");
+  }
+
+  #waitForGap(): undefined {
+    this.#gapTimer ??= this.#options.runtime.setTimeout(() => {
+      this.#gapTimer = undefined;
+      const group = this.#groups[0];
+      if (group === undefined || this.#next === undefined) return;
+      if (group.sequence > this.#next) this.drop(this.#next, group.sequence - 1, "expired");
+      this.#options.onGapOver();
+    }, this.#waitMs);
+  }
+
+  #stopWaiting(): void {
+    this.#options.runtime.clearTimeout(this.#gapTimer);
+    this.#gapTimer = undefined;
+  }
+}

@@ -1,0 +1,378 @@
+/** A group, on the publisher's side. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, integer } from "../../base/option_checks.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { within } from "../../base/wait.ts";
+import { describe } from "../../base/error_text.ts";
+import type { DirectWritable } from "../../transport/connection.ts";
+import type { MoqErrorName } from "../wire/errors.ts";
+import { MoqError } from "../wire/errors.ts";
+import { type EncodedSource, FrameBuffer, type WriteBuffers } from "./frame_buffer.ts";
+
+export type { EncodedSource } from "./frame_buffer.ts";
+
+/** A length of two, and only one byte: without any byte, gomoqt takes the group for a whole one. */
+const TRUNCATED_FRAME = Uint8Array.of(2, 0);
+
+/** The same frame after a timestamp. */
+const TRUNCATED_TIMED_FRAME = Uint8Array.of(0, 2, 0);
+
+/**
+ * Gives a frame that ends before the announced length: on a wire without resets, the sign that the
+ * group was given up.
+ *
+ * @param timestamps True if frames carry timestamps.
+ */
+export function truncatedFrame(timestamps: boolean): Uint8Array {
+  return timestamps ? TRUNCATED_TIMED_FRAME : TRUNCATED_FRAME;
+}
+
+/** Bytes that a group buffers before the writer has to wait. */
+export const GROUP_HIGH_WATER_BYTES = 65_536;
+
+/** Collaborators of a {@linkcode GroupWriter}, shared by all groups of a track. */
+export interface GroupWriterOptions {
+  /** Clocks and timers of this node. */
+  readonly runtime: Runtime;
+  /** Frames carry timestamps. */
+  readonly timestamps: boolean;
+  /** The wire tells the peer of a reset. */
+  readonly resets: boolean;
+  /** Memory for waiting frames. */
+  readonly buffers: WriteBuffers;
+  /** Makes the error of a stream that the subscriber ended. */
+  readonly errorOf: (error: unknown) => unknown;
+  /** The number of a reason, for the subscriber. */
+  readonly codeOf: (reason: MoqErrorName) => number;
+  /** Called once, when the publisher closes a group. */
+  readonly onClosing?: () => void;
+  /** Called once: without an error after the wire took all bytes. */
+  readonly onEnd: (group: GroupWriter, error?: unknown) => void;
+}
+
+/** Options of one frame. */
+export interface WriteFrameOptions {
+  /**
+   * Capture time of the frame in units of the track's timescale, on versions that carry timestamps;
+   * by default the time of writing, in milliseconds.
+   */
+  readonly timestamp?: number;
+  /** Ends the wait for room. The frame is sent anyway, unless the group is given up. */
+  readonly signal?: AbortSignal;
+}
+
+/** Kinds of the options of a frame. */
+export const WRITE_FRAME: OptionKinds<WriteFrameOptions> = {
+  signal: "AbortSignal",
+  // Can be encoded, and so can the distance to any other timestamp.
+  timestamp: integer(0, 2 ** 52 - 1),
+};
+
+/**
+ * Writes the frames of one group. Frames written in one turn of the event loop go out together.
+ *
+ * A group that is given up ends with a reset where the wire has resets; elsewhere with a frame that
+ * ends before the announced length, so that the group never looks whole.
+ */
+export class GroupWriter implements AsyncDisposable {
+  /** The number of the group. */
+  readonly sequence: number;
+  /**
+   * The previous group in the list of the track.
+   *
+   * @ignore
+   */
+  previous: GroupWriter | undefined = undefined;
+  /**
+   * The next group in the list of the track.
+   *
+   * @ignore
+   */
+  next: GroupWriter | undefined = undefined;
+
+  /**
+   * True if all earlier groups go first, in either order of the subscription.
+   *
+   * @ignore
+   */
+  isBehind = false;
+
+  readonly #options: GroupWriterOptions;
+  #stream: DirectWritable | undefined = undefined;
+  readonly #waiting: FrameBuffer;
+  #isClosed = false;
+  #inFlight = 0;
+  #drained: PromiseWithResolvers<void> | undefined = undefined;
+  readonly #ended: PromiseWithResolvers<void> = Promise.withResolvers();
+  #error: unknown = undefined;
+  #state: "open" | "closing" | "finishing" | "over" = "open";
+  #isScheduled = false;
+  #sendOrder: number | undefined = undefined;
+  /** The code of the reset, once the group is given up. */
+  #code = 0;
+  #source: EncodedSource | undefined = undefined;
+
+  /** Called by a {@linkcode TrackWriter}. */
+  constructor(sequence: number, head: Uint8Array, options: GroupWriterOptions) {
+    this.sequence = sequence;
+    this.#options = options;
+    this.#waiting = new FrameBuffer(head, options);
+    this.#ended.promise.catch(() => {});
+  }
+
+  /** Written bytes that the wire has not taken yet. */
+  get bufferedBytes(): number {
+    return this.#waiting.byteLength + this.#inFlight;
+  }
+
+  /** True once the group was closed, or given up by either end. */
+  get isEnded(): boolean {
+    return this.#state !== "open";
+  }
+
+  /**
+   * Resolves once the group was closed and the wire took all bytes; rejects if either end gives the
+   * group up.
+   */
+  get closed(): Promise<void> {
+    return this.#ended.promise;
+  }
+
+  /** True once the publisher closed the group: the group is whole, unless the delivery fails. */
+  get isClosed(): boolean {
+    return this.#isClosed;
+  }
+
+  /** Priority of the stream: higher goes first. */
+  set sendOrder(value: number) {
+    this.#sendOrder = value;
+    if (this.#stream?.sendOrder !== undefined) this.#stream.sendOrder = value;
+  }
+
+  /**
+   * Adds a frame.
+   *
+   * @param frame The frame; the bytes are copied, and may be changed when this method returns.
+   * @param options See {@linkcode WriteFrameOptions}.
+   * @returns Resolves at once or, above 64 KiB of waiting bytes, once the wire took some.
+   * @throws {MoqError} If the subscriber cancelled the group, or the group was given up here.
+   * @throws {TypeError} If the group was closed, or the frame is no `Uint8Array`.
+   * @throws {RangeError} If the timestamp is not an integer from 0 to 2^52 - 1.
+   */
+  writeFrame(frame: Uint8Array, options: WriteFrameOptions = {}): Promise<void> {
+    const fault = this.#faultOf(frame, options);
+    if (fault !== undefined) return Promise.reject(fault);
+    this.#waiting.append(frame, options.timestamp);
+    const room = this.#push();
+    return options.signal === undefined
+      ? room
+      : within(this.#options.runtime, room, { signal: options.signal });
+  }
+
+  /**
+   * Ends the group after the written frames. Idempotent.
+   *
+   * @returns Resolves once the wire took all bytes.
+   * @throws {MoqError} If the subscriber gave the group up before.
+   */
+  close(): Promise<void> {
+    if (this.#state === "open") {
+      this.#state = "closing";
+      this.#isClosed = true;
+      this.#options.onClosing?.();
+      this.#flush();
+    }
+    return this.#ended.promise;
+  }
+
+  /**
+   * Gives the group up. Idempotent.
+   *
+   * @param reason Reason for the subscriber.
+   */
+  abort(reason: MoqErrorName = "publishAborted"): void {
+    const moqCode = this.#options.codeOf(reason);
+    const message = `Group ${this.sequence} was given up`;
+    this.#giveUp(new MoqError("group", reason, message, { moqCode }), moqCode);
+  }
+
+  /** Closes the group; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    // The error reached the writer through `writeFrame()` or `closed`.
+    await this.close().catch(() => {});
+  }
+
+  /**
+   * Takes the frames from a source instead of `writeFrame()`; the group ends with the source.
+   *
+   * @ignore
+   */
+  pullFrom(source: EncodedSource): void {
+    this.#source = source;
+    this.#flush();
+  }
+
+  /**
+   * Called when the source has more frames, or ended.
+   *
+   * @ignore
+   */
+  wake(): void {
+    this.#flush();
+  }
+
+  /**
+   * Sets the stream, once opened.
+   *
+   * @ignore
+   */
+  attach(stream: DirectWritable): void {
+    this.#stream = stream;
+    if (this.#state === "over") return this.#cut(stream);
+    if (this.#sendOrder !== undefined) this.sendOrder = this.#sendOrder;
+    this.#flush();
+  }
+
+  /**
+   * Called if no stream could be opened.
+   *
+   * @ignore
+   */
+  failToOpen(error: unknown): void {
+    this.fail(error);
+    this.#release();
+  }
+
+  /**
+   * Ends the group with the subscription.
+   *
+   * @ignore
+   */
+  fail(error: unknown): void {
+    this.#giveUp(error, this.#options.codeOf("subscribeCancelled"));
+  }
+
+  #giveUp(error: unknown, code: number): void {
+    if (this.#state === "over") return;
+    const isFinishing = this.#state === "finishing";
+    this.#code = code;
+    this.#fail(error);
+    if (this.#stream === undefined) return; // `attach` ends the stream.
+    this.#cut(this.#stream, isFinishing);
+  }
+
+  /** Ends the stream so that the group does not look whole. */
+  #cut(stream: DirectWritable, isFinishing = false): void {
+    const { resets, timestamps } = this.#options;
+    // After the end of the stream no torn frame can be written.
+    if (resets || isFinishing) {
+      stream.abort({ streamErrorCode: this.#code });
+      // Without resets the wire keeps unsent bytes; the pending close of the stream releases the
+      // source.
+      return resets ? this.#release() : undefined;
+    }
+    // A length without the frame, after the bytes in flight: a group that is not whole.
+    stream.write(this.#waiting.withHead(truncatedFrame(timestamps)))
+      .then(() => stream.close()).catch(() => {}) // The subscriber may have left.
+      .then(() => this.#release());
+  }
+
+  #faultOf(frame: Uint8Array, options: WriteFrameOptions): unknown {
+    if (this.#error !== undefined) return this.#error;
+    if (this.#state !== "open") return new TypeError("Cannot write frame: the group is closed");
+    if (!(frame instanceof Uint8Array)) {
+      return new TypeError(
+        `Cannot write frame: it must be a Uint8Array, received ${describe(frame)}`,
+      );
+    }
+    try {
+      checkOptions("write frame", options, WRITE_FRAME);
+      return undefined;
+    } catch (error) {
+      return error;
+    }
+  }
+
+  #push(): Promise<void> {
+    if (!this.#isScheduled && this.#inFlight === 0 && this.#stream !== undefined) {
+      this.#isScheduled = true;
+      this.#options.runtime.schedule(() => {
+        this.#isScheduled = false;
+        this.#flush();
+      });
+    }
+    if (this.bufferedBytes <= GROUP_HIGH_WATER_BYTES) return Promise.resolve();
+    if (this.#inFlight === 0) this.#flush();
+    return (this.#drained ??= Promise.withResolvers()).promise;
+  }
+
+  #flush(): void {
+    if (this.#stream === undefined || this.#inFlight > 0) return;
+    if (this.#state !== "open" && this.#state !== "closing") return;
+    const source = this.#source;
+    if (source !== undefined && this.#state === "open") {
+      this.#waiting.pull(source);
+      if (source.isAtEnd) this.#state = "closing";
+      // The head goes out with the first frame.
+      else if (this.#waiting.hasOnlyHead) return;
+    }
+    if (this.#waiting.byteLength > 0) this.#write();
+    if (this.#state === "closing") this.#close();
+  }
+
+  #write(): void {
+    const { bytes, buffer } = this.#waiting.take();
+    this.#inFlight = bytes.byteLength;
+    this.#stream?.write(bytes).then(
+      () => {
+        if (buffer !== undefined) this.#options.buffers.give(buffer);
+        this.#inFlight = 0;
+        if (this.#state === "over") return;
+        this.#flush();
+        if (this.bufferedBytes <= GROUP_HIGH_WATER_BYTES) {
+          this.#drained?.resolve();
+          this.#drained = undefined;
+        }
+      },
+      (error) => {
+        this.#fail(this.#options.errorOf(error));
+        this.#release();
+      },
+    );
+  }
+
+  #close(): void {
+    this.#state = "finishing";
+    this.#stream!.close().then(
+      () => {
+        // The group may have been given up meanwhile.
+        if (this.#state !== "over") {
+          this.#state = "over";
+          this.#ended.resolve();
+          this.#options.onEnd(this);
+        }
+        this.#release();
+      },
+      (error) => {
+        this.#fail(this.#options.errorOf(error));
+        this.#release();
+      },
+    );
+  }
+
+  #release(): void {
+    const source = this.#source;
+    this.#source = undefined;
+    source?.released();
+  }
+
+  #fail(error: unknown): void {
+    if (this.#error !== undefined || this.#state === "over") return;
+    this.#error = error;
+    this.#state = "over";
+    this.#drained?.promise.catch(() => {});
+    this.#drained?.reject(error);
+    this.#ended.reject(error);
+    this.#options.onEnd(this, error);
+  }
+}

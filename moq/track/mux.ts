@@ -1,0 +1,418 @@
+/** The broadcasts that a program publishes, and their handlers. */
+import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, listOf, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { describe } from "../../base/error_text.ts";
+import type { Quotas } from "../../base/shares.ts";
+import { MoqError } from "../wire/errors.ts";
+import type { TrackInfoMessage } from "../wire/messages.ts";
+import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
+import type { Announcement } from "./announcement.ts";
+import { WriteBuffers } from "./frame_buffer.ts";
+import type { GroupWriter } from "./group_writer.ts";
+import type { TrackWriter } from "./track_writer.ts";
+
+/**
+ * Parses a pattern.
+ *
+ * @param pattern Parts between slashes; `{name}` stands for one part, a last `**` for any number.
+ * @throws {TypeError} If the pattern is malformed.
+ */
+function patternParts(pattern: string): string[] {
+  const parts = broadcastPath(pattern).split("/").slice(1);
+  const names = parts.filter((part) => part.startsWith("{"));
+  const isWrong = parts.some((part, at) =>
+    part === "**" ? at < parts.length - 1 : /[{}]/.test(part) && !/^\{\w+\}$/.test(part)
+  );
+  if (isWrong || new Set(names).size < names.length) {
+    throw new TypeError(
+      "Cannot handle pattern: its parts must be texts, {name} once each, or ** as the last one, " +
+        `received "${pattern}"`,
+    );
+  }
+  return parts;
+}
+
+/**
+ * Matches a path with a pattern.
+ *
+ * @returns The values of the names in braces; `undefined` if the path does not match.
+ */
+function matchPattern(
+  pattern: readonly string[],
+  parts: readonly string[],
+): Record<string, string> | undefined {
+  const isOpen = pattern.at(-1) === "**";
+  const fixed = isOpen ? pattern.length - 1 : pattern.length;
+  if (isOpen ? parts.length < fixed : parts.length !== fixed) return undefined;
+  const params: Record<string, string> = {};
+  for (let at = 0; at < fixed; at++) {
+    const [expected, part] = [pattern[at]!, parts[at]!];
+    if (expected.startsWith("{")) params[expected.slice(1, -1)] = part;
+    else if (expected !== part) return undefined;
+  }
+  return params;
+}
+
+/** A request of a subscriber for one group from the cache. */
+export interface FetchRequest {
+  /** The broadcast. */
+  readonly path: BroadcastPath;
+  /** The track. */
+  readonly name: string;
+  /** The number of the group. */
+  readonly sequence: number;
+  /** 0 to 255; higher goes first. */
+  readonly priority: number;
+  /** Aborted when the subscriber left or the session ended. */
+  readonly signal: AbortSignal;
+}
+
+/** A handler for the tracks of a broadcast. */
+export interface TrackServer {
+  /**
+   * Serves one subscriber. The track is closed when this method is done. An error closes the track
+   * with the reason of a {@linkcode MoqError}, or with `internal`.
+   *
+   * @param track The subscriber's track.
+   */
+  serveTrack(track: TrackWriter): void | Promise<void>;
+  /**
+   * The subscriber learns of the acceptance when `accept()` is called or a group begins, and not at
+   * the end of the turn in which `serveTrack()` was called; for handlers that have to ask others
+   * first.
+   *
+   * @default {false}
+   */
+  readonly acceptsLater?: boolean;
+  /**
+   * Answers a fetch. Without this method fetches are refused, and a {@linkcode TrackHandler} that is
+   * a function gets a track whose range is the fetched group.
+   *
+   * @param request The request.
+   * @param group The group to write to; closed afterwards.
+   */
+  serveFetch?(request: FetchRequest, group: GroupWriter): void | Promise<void>;
+  /**
+   * Gives the fixed properties of a track; priority 0, unordered, no cache and milliseconds by
+   * default.
+   *
+   * @param name The name of the track.
+   * @returns The properties that differ from the default.
+   */
+  trackInfo?(name: string): Partial<TrackInfoMessage> | Promise<Partial<TrackInfoMessage>>;
+}
+
+/**
+ * Serves the tracks of a broadcast: a function that writes what a subscriber or a fetch asks for, or
+ * a {@linkcode TrackServer}.
+ */
+export type TrackHandler = TrackServer | TrackServer["serveTrack"];
+
+/** Options for {@linkcode TrackMux.publish}. */
+export interface MoqPublishOptions {
+  /** Ids of the relays that the broadcast passed already. Empty by default. */
+  readonly hops?: readonly bigint[];
+  /** Withdraws the broadcast. */
+  readonly signal?: AbortSignal;
+}
+
+/** Options for {@linkcode TrackMux}. */
+export interface TrackMuxOptions {
+  /**
+   * The id of this program in the hops of announcements: 1 to 2^62 - 1; random by default. Relays
+   * find loops by this id.
+   */
+  readonly hopId?: bigint;
+  /**
+   * Broadcasts at once.
+   *
+   * @default {100000}
+   */
+  readonly maxBroadcasts?: number;
+  /**
+   * Source of the random `hopId`.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
+}
+
+/** A published broadcast: disposal withdraws the broadcast, and ends all subscriptions. */
+export interface MoqPublication extends Disposable {
+  /** The broadcast. */
+  readonly path: BroadcastPath;
+  /** True until the broadcast is withdrawn. */
+  readonly isActive: boolean;
+  /**
+   * Announces the broadcast anew, after a change of route. Subscriptions stay.
+   *
+   * @param hops Ids of the relays that the broadcast passed.
+   */
+  reannounce(hops: readonly bigint[]): void;
+  /** Withdraws the broadcast. Idempotent. */
+  end(): void;
+}
+
+/** A handler, as the mux keeps it. */
+export interface MuxServer extends TrackServer {
+  /** True if `serveTrack()` answers fetches, too: the handler is a function. */
+  readonly servesFetches?: boolean;
+}
+
+/** The handler of a path. */
+export interface MuxRoute {
+  /** The handler. */
+  readonly server: MuxServer;
+  /** The values of the names in braces. */
+  readonly params: Readonly<Record<string, string>>;
+  /** Aborted when the broadcast or pattern is withdrawn. */
+  readonly signal: AbortSignal;
+}
+
+interface Broadcast extends MoqPublication {
+  readonly server: MuxServer;
+  hops: readonly bigint[];
+  readonly controller: AbortController;
+}
+
+interface Pattern {
+  readonly parts: readonly string[];
+  readonly server: MuxServer;
+  readonly controller: AbortController;
+}
+
+interface Watcher {
+  readonly prefix: BroadcastPath;
+  readonly listener: (announcement: Announcement) => void;
+}
+
+const OPTIONS: OptionKinds<TrackMuxOptions> = {
+  hopId: "bigint",
+  maxBroadcasts: POSITIVE,
+  runtime: RUNTIME,
+};
+
+const PUBLISH: OptionKinds<MoqPublishOptions> = { hops: listOf("bigint"), signal: "AbortSignal" };
+
+/**
+ * Routes requests of peers to handlers, and announces published broadcasts. One mux serves many
+ * sessions.
+ *
+ * - **Broadcasts** are published under a path, and announced.
+ * - **Patterns** such as `/vod/{title}` serve every matching path, and are not announced, since the
+ *   matching paths have no end. A broadcast goes before a pattern, an earlier pattern before a
+ *   later one. A last part `**` stands for any number of parts.
+ *
+ * @example A broadcast
+ * ```ts
+ * import { TrackMux } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * {
+ *   using clock = mux.publish("/clock", async (track) => {
+ *     const group = await track.openGroup();
+ *     await group.writeFrame(new TextEncoder().encode("12:00"));
+ *     await group.close();
+ *   });
+ *   assertEquals(mux.announcements("/").map(({ path }) => path), [clock.path]);
+ * }
+ * assertEquals(mux.announcements("/"), []);
+ * ```
+ */
+export class TrackMux {
+  /** The id of this program in the hops of announcements. */
+  readonly hopId: bigint;
+  /**
+   * Memory for groups that wait to be sent, in all sessions.
+   *
+   * @ignore
+   */
+  readonly buffers: WriteBuffers = new WriteBuffers();
+  /**
+   * The bounds of the relay of this mux, for the metrics of a server.
+   *
+   * @ignore
+   */
+  quotas: Quotas | undefined;
+
+  readonly #maxBroadcasts: number;
+  readonly #broadcasts = new Map<BroadcastPath, Broadcast>();
+  readonly #patterns: Pattern[] = [];
+  readonly #watchers = new Set<Watcher>();
+
+  /**
+   * Creates a mux without broadcasts.
+   *
+   * @param options See {@linkcode TrackMuxOptions}.
+   * @throws {RangeError} If an option is out of range.
+   */
+  constructor(options: TrackMuxOptions = {}) {
+    checkOptions("create mux", options, OPTIONS);
+    const { runtime = platformRuntime(), maxBroadcasts = 100_000 } = options;
+    const { hopId = randomHopId(runtime) } = options;
+    if (hopId < 1n || hopId >= 1n << 62n) {
+      throw new RangeError(
+        `Cannot create mux: hopId must be from 1 to 2^62 - 1, received ${hopId}`,
+      );
+    }
+    this.hopId = hopId;
+    this.#maxBroadcasts = maxBroadcasts;
+  }
+
+  /** Number of broadcasts. */
+  get size(): number {
+    return this.#broadcasts.size;
+  }
+
+  /**
+   * Publishes a broadcast, and announces the path.
+   *
+   * @param path The path of the broadcast.
+   * @param handler Serves the tracks of the broadcast.
+   * @param options See {@linkcode MoqPublishOptions}.
+   * @returns The publication; disposal withdraws the broadcast.
+   * @throws {MoqError} If the path is published already (`duplicated`), or there are too many.
+   * @throws {RangeError} If the path has too many parts or bytes.
+   * @throws {TypeError} If the handler is neither a function nor has `serveTrack()`.
+   */
+  publish(path: string, handler: TrackHandler, options: MoqPublishOptions = {}): MoqPublication {
+    checkOptions("publish", options, PUBLISH);
+    const name = broadcastPath(path);
+    const { hops = [], signal } = options;
+    signal?.throwIfAborted();
+    if (this.#broadcasts.has(name)) {
+      throw new MoqError("announce", "duplicated", `Cannot publish: ${name} is published already`);
+    }
+    if (this.#broadcasts.size >= this.#maxBroadcasts) {
+      throw new MoqError(
+        "announce",
+        "internal",
+        `Cannot publish: there are ${this.#maxBroadcasts} broadcasts already, see maxBroadcasts`,
+      );
+    }
+    const controller = new AbortController();
+    const end = () => {
+      if (controller.signal.aborted) return;
+      signal?.removeEventListener("abort", end);
+      this.#broadcasts.delete(name);
+      this.#announce({ path: name, active: false, hops: broadcast.hops });
+      controller.abort(
+        new MoqError("subscribe", "notFound", `The broadcast ${name} was withdrawn`),
+      );
+    };
+    const broadcast: Broadcast = {
+      path: name,
+      server: serverOf(handler, "publish"),
+      hops,
+      controller,
+      get isActive(): boolean {
+        return !controller.signal.aborted;
+      },
+      reannounce: (newHops) => {
+        if (controller.signal.aborted) return;
+        broadcast.hops = newHops;
+        this.#announce({ path: name, active: true, hops: newHops });
+      },
+      end,
+      [Symbol.dispose]: end,
+    };
+    this.#broadcasts.set(name, broadcast);
+    signal?.addEventListener("abort", end, { once: true });
+    this.#announce({ path: name, active: true, hops });
+    return broadcast;
+  }
+
+  /**
+   * Serves every path that matches a pattern, without announcements.
+   *
+   * @param pattern Parts between slashes; `{name}` stands for one part, a last `**` for any number.
+   * @param handler Serves the tracks of matching paths.
+   * @returns A handle that withdraws the pattern on disposal.
+   * @throws {TypeError} If the pattern is malformed, or the handler is neither a function nor has
+   * `serveTrack()`.
+   */
+  handle(pattern: string, handler: TrackHandler): Disposable {
+    const parts = patternParts(pattern);
+    const server = serverOf(handler, "handle");
+    const entry: Pattern = { parts, server, controller: new AbortController() };
+    this.#patterns.push(entry);
+    return {
+      [Symbol.dispose]: () => {
+        const at = this.#patterns.indexOf(entry);
+        if (at < 0) return;
+        this.#patterns.splice(at, 1);
+        entry.controller.abort(
+          new MoqError("subscribe", "notFound", `The pattern ${pattern} was withdrawn`),
+        );
+      },
+    };
+  }
+
+  /**
+   * Finds the handler of a path.
+   *
+   * @param path The path of a broadcast.
+   * @returns The handler; `undefined` if neither a broadcast nor a pattern matches.
+   * @ignore
+   */
+  route(path: BroadcastPath): MuxRoute | undefined {
+    const broadcast = this.#broadcasts.get(path);
+    if (broadcast !== undefined) {
+      return { server: broadcast.server, params: {}, signal: broadcast.controller.signal };
+    }
+    const parts = path.split("/").slice(1);
+    for (const { parts: pattern, server, controller } of this.#patterns) {
+      const params = matchPattern(pattern, parts);
+      if (params !== undefined) return { server, params, signal: controller.signal };
+    }
+    return undefined;
+  }
+
+  /**
+   * Lists the broadcasts below a prefix.
+   *
+   * @param prefix The prefix; `/` for all.
+   * @returns An announcement for each current broadcast.
+   */
+  announcements(prefix: string): Announcement[] {
+    const below = broadcastPath(prefix);
+    return [...this.#broadcasts.values()].filter(({ path }) => suffixOf(below, path) !== undefined)
+      .map(({ path, hops }) => ({ path, hops, active: true }));
+  }
+
+  /**
+   * Watches the broadcasts below a prefix, from now on.
+   *
+   * @param prefix The prefix; `/` for all.
+   * @param listener Gets each start and end of a broadcast, synchronously. MUST NOT throw.
+   * @returns A handle that ends the watch on disposal.
+   */
+  watch(prefix: string, listener: (announcement: Announcement) => void): Disposable {
+    const watcher: Watcher = { prefix: broadcastPath(prefix), listener };
+    this.#watchers.add(watcher);
+    return { [Symbol.dispose]: () => void this.#watchers.delete(watcher) };
+  }
+
+  #announce(announcement: Announcement): void {
+    for (const { prefix, listener } of this.#watchers) {
+      if (suffixOf(prefix, announcement.path) !== undefined) listener(announcement);
+    }
+  }
+}
+
+function serverOf(handler: TrackHandler, verb: "publish" | "handle"): MuxServer {
+  if (typeof handler === "function") return { serveTrack: handler, servesFetches: true };
+  const given = handler as TrackServer | null | undefined;
+  if (typeof given?.serveTrack === "function") return given;
+  throw new TypeError(
+    `Cannot ${verb}: handler must be a function or have serveTrack(), received ${describe(given)}`,
+  );
+}
+
+/** 53 bits of the 62: `@moq/lite` reads ids into numbers, and fails on larger ones. */
+function randomHopId(runtime: Runtime): bigint {
+  const [high, low] = runtime.getRandomValues(new Uint32Array(2));
+  return (BigInt(high! & 0x1f_ffff) << 32n | BigInt(low!)) || 1n;
+}

@@ -1,0 +1,537 @@
+/** A subscription, on the subscriber's side. */
+import type { NumberCheck, OptionKinds } from "../../base/options.ts";
+import { checkOptions, COUNT, integer, POSITIVE, SIGNAL } from "../../base/option_checks.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { type MissedGroups, type MoqErrorName, MoqLaggedError } from "../wire/errors.ts";
+import type { SubscribeFields, TrackInfoMessage } from "../wire/messages.ts";
+import type { BroadcastPath } from "../wire/path.ts";
+import { GroupQueue, LAST_SEQUENCE, type Sequences } from "./group_queue.ts";
+import type { GroupReader } from "./group_reader.ts";
+import { PendingReads } from "./loops.ts";
+
+/** Options for a subscription to a track. */
+export interface MoqSubscribeOptions {
+  /**
+   * 0 to 255; tracks with a higher priority go first.
+   *
+   * @default {0}
+   */
+  readonly priority?: number;
+  /**
+   * Older groups go first, and the reader yields groups in the order of their numbers: a group
+   * waits for missing groups before, up to `maxLatencyMs`, or a second without a limit. Otherwise
+   * newer groups go first, and the reader yields groups on arrival.
+   *
+   * @default {false}
+   */
+  readonly ordered?: boolean;
+  /**
+   * Age behind the newest group, in milliseconds, above which a group is not wanted; 0 for no
+   * limit.
+   *
+   * @default {0}
+   */
+  readonly maxLatencyMs?: number;
+  /**
+   * The first group; the newest one by default. On versions that cannot tell the publisher, this
+   * end refuses earlier groups.
+   */
+  readonly startGroup?: number;
+  /**
+   * The last group; unlimited by default. The track ends once all groups up to the last one came or
+   * were dropped.
+   */
+  readonly endGroup?: number;
+  /**
+   * Groups that wait for the reader; above that, the oldest group is given up, and the reader gets
+   * an error.
+   *
+   * @default {1024}
+   */
+  readonly maxQueuedGroups?: number;
+  /** Unsubscribes. */
+  readonly signal?: AbortSignal;
+  /**
+   * Gets groups that will not come: dropped by the publisher, or given up after the wait. An error
+   * of this function goes to the session's `onError`.
+   */
+  readonly onMissed?: (missed: MissedGroups, reason: MoqErrorName) => void;
+}
+
+/** Check of the number of a group: the wire carries each number plus one. */
+export const SEQUENCE: NumberCheck = integer(0, Number.MAX_SAFE_INTEGER - 1);
+
+/** Check of the priority of a track. */
+export const PRIORITY: NumberCheck = integer(0, 255);
+
+/** Kinds of the options that can change. */
+export const UPDATE: OptionKinds<Parameters<TrackReader["update"]>[0]> = {
+  endGroup: SEQUENCE,
+  maxLatencyMs: COUNT,
+  ordered: "boolean",
+  priority: PRIORITY,
+  startGroup: SEQUENCE,
+};
+
+/** Kinds of the options of a subscription. */
+export const SUBSCRIBE: OptionKinds<MoqSubscribeOptions> = {
+  ...UPDATE,
+  maxQueuedGroups: POSITIVE,
+  onMissed: "function",
+  signal: "AbortSignal",
+};
+
+/** Groups that wait for the reader, by default. */
+const MAX_QUEUED_GROUPS = 1_024;
+
+/**
+ * Fills in the defaults of a subscription.
+ *
+ * @throws {RangeError} If a value is out of range.
+ */
+export function subscribeFields(options: MoqSubscribeOptions): SubscribeFields {
+  const { priority = 0, ordered = false, maxLatencyMs = 0, startGroup, endGroup } = options;
+  if (startGroup !== undefined && endGroup !== undefined && endGroup < startGroup) {
+    throw new RangeError(
+      `Cannot subscribe: endGroup must be at least startGroup (${startGroup}), received ${endGroup}`,
+    );
+  }
+  return { priority, ordered, maxLatencyMs, startGroup, endGroup };
+}
+
+/**
+ * Changes the fields of a subscription.
+ *
+ * @param changes The changed fields; an absent field stays, and `undefined` removes a bound.
+ * @throws {RangeError} If a value is out of range.
+ */
+function changedFields(
+  fields: SubscribeFields,
+  changes: Partial<SubscribeFields>,
+): SubscribeFields {
+  const { startGroup, endGroup, ...rest } = { ...fields, ...changes };
+  return subscribeFields({
+    ...rest,
+    ...(startGroup === undefined ? {} : { startGroup }),
+    ...(endGroup === undefined ? {} : { endGroup }),
+  });
+}
+
+/**
+ * Time after the publisher's end, or after a later group, in which more groups may come, on
+ * versions that do not send the number of the last group.
+ */
+export const END_GRACE_MS = 500;
+
+/** Time to wait for missing groups when the last number is known. */
+export const END_WAIT_MS = 5_000;
+
+/** Decides when one track is over. */
+class TrackEnd {
+  readonly #runtime: Runtime;
+  readonly #settled: Sequences;
+  readonly #onOver: () => void;
+  #first: number | undefined = undefined;
+  /** The number after the last group. */
+  #end: number | undefined = undefined;
+  #timer: Timer | undefined = undefined;
+
+  constructor(runtime: Runtime, settled: Sequences, onOver: () => void) {
+    this.#runtime = runtime;
+    this.#settled = settled;
+    this.#onOver = onOver;
+  }
+
+  /** Sets the first group, as the publisher sent. */
+  begin(first: number): void {
+    this.#first = first;
+  }
+
+  /** Sets the number after the last group, if known. */
+  setEnd(end: number | undefined): void {
+    this.#end = end ?? this.#end;
+  }
+
+  /** Ends the track if all groups are settled; otherwise waits for more groups, from now on. */
+  wait(wanted: SubscribeFields): void {
+    this.stop();
+    if (this.#isWhole(wanted)) return this.#onOver();
+    const waitMs = this.#end === undefined ? END_GRACE_MS : END_WAIT_MS;
+    this.#timer = this.#runtime.setTimeout(() => this.#onOver(), waitMs);
+  }
+
+  /** Stops waiting. */
+  stop(): void {
+    this.#runtime.clearTimeout(this.#timer);
+  }
+
+  /**
+   * The range of wanted groups, from the first one of the publisher to the last; `undefined` if the
+   * range is empty.
+   */
+  range({ startGroup, endGroup = Infinity }: SubscribeFields): MissedGroups | undefined {
+    const { lowest, highest = -1 } = this.#settled;
+    const first = this.#first ?? startGroup ?? lowest;
+    if (first === undefined) return undefined;
+    const begin = Math.max(startGroup ?? 0, Math.min(first, lowest ?? first));
+    const last = Math.min(this.#end === undefined ? highest : this.#end - 1, endGroup);
+    return last < begin ? undefined : { first: begin, last };
+  }
+
+  #isWhole(wanted: SubscribeFields): boolean {
+    if (this.#end === undefined) return false;
+    const range = this.range(wanted);
+    return range === undefined || this.#settled.has(range.first, range.last);
+  }
+}
+
+/** The session's side of a subscription. */
+export interface TrackReaderLink {
+  /** Timers of this node. */
+  readonly runtime: Runtime;
+  /** Sends SUBSCRIBE_UPDATE. */
+  update(fields: SubscribeFields): Promise<void>;
+  /** Ends the subscription at the publisher. */
+  leave(reason: MoqErrorName): void;
+  /** Asks for the fixed properties of the track. */
+  info(options: { readonly signal?: AbortSignal }): Promise<TrackInfoMessage>;
+  /** Reports an error of the application. */
+  report(error: unknown): void;
+}
+
+/**
+ * The groups of a track, to iterate over. Leaving the loop does not unsubscribe; `close()` and
+ * `await using` do.
+ *
+ * - **Bounded:** a reader that falls behind gets a {@linkcode MoqLaggedError} with the missed
+ *   groups, and can go on with another loop.
+ * - **Once:** a second copy of a group, or a group that was reported as missed, is refused.
+ * - **End:** the loop ends once the publisher ended the track, or the last requested group came.
+ *   After a refusal or a failure the loop throws, and so does every later read. Deno's QUIC ends
+ *   the streams of a closing session like a clean end: that may look like the end of the track,
+ *   except on `moq-lite-05`, which marks the end of a track.
+ *
+ * @example A range of groups, in order
+ * ```ts
+ * import { MoqSession, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/live", async (track) => {
+ *   while (!track.isClosed) {
+ *     const group = await track.openGroup();
+ *     await group.writeFrame(Uint8Array.of(group.sequence));
+ *     await group.close();
+ *   }
+ * });
+ * const pair = memoryPair({ protocol: "moq-lite-05" });
+ * const [server, client] = await Promise.all([
+ *   MoqSession.open(pair.server, { side: "server", mux }),
+ *   MoqSession.open(pair.client, { side: "client" }),
+ * ]);
+ *
+ * const options = { startGroup: 3, endGroup: 5, ordered: true };
+ * await using track = await client.subscribe("/live", "video", options);
+ * const numbers: number[] = [];
+ * for await (const group of track) {
+ *   numbers.push(group.sequence);
+ *   for await (const frame of group) assertEquals(frame, Uint8Array.of(group.sequence));
+ * }
+ * assertEquals(numbers, [3, 4, 5]);
+ * client.close();
+ * await server.closed;
+ * ```
+ */
+export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable {
+  /** The broadcast. */
+  readonly path: BroadcastPath;
+  /** The track. */
+  readonly name: string;
+  /** The number of the subscription. */
+  readonly id: number;
+  /**
+   * Resolves once the publisher accepted, or a group came, or this end closed the track; rejects on
+   * a refusal.
+   */
+  readonly ready: Promise<void>;
+  /** Resolves at the end of the track, with or without an error. */
+  readonly closed: Promise<void>;
+
+  readonly #link: TrackReaderLink;
+  readonly #queue: GroupQueue;
+  readonly #end: TrackEnd;
+  readonly #reads = new PendingReads<GroupReader>(() => this.#takeNow());
+  readonly #ready: PromiseWithResolvers<void> = Promise.withResolvers();
+  readonly #ended: PromiseWithResolvers<void> = Promise.withResolvers();
+  #fields: SubscribeFields;
+  #accepted: SubscribeFields | undefined = undefined;
+  #failure: { readonly cause: unknown } | undefined = undefined;
+  #state: "open" | "ending" | "over" = "open";
+  #hasPublisher = true;
+
+  /** Called by `MoqSession.subscribe()`. */
+  constructor(
+    link: TrackReaderLink,
+    about: { readonly path: BroadcastPath; readonly name: string; readonly id: number },
+    options: MoqSubscribeOptions,
+  ) {
+    this.path = about.path;
+    this.name = about.name;
+    this.id = about.id;
+    this.#link = link;
+    this.#fields = subscribeFields(options);
+    this.#queue = new GroupQueue({
+      runtime: link.runtime,
+      maxQueued: options.maxQueuedGroups ?? MAX_QUEUED_GROUPS,
+      onMissed: (missed, reason) => {
+        try {
+          options.onMissed?.(missed, reason);
+        } catch (error) {
+          link.report(error);
+        }
+      },
+      onGapOver: () => this.#reads.deliver(),
+    });
+    this.#end = new TrackEnd(link.runtime, this.#queue.settled, () => this.#over());
+    this.#configure();
+    this.ready = this.#ready.promise;
+    this.ready.catch(() => {});
+    this.closed = this.#ended.promise;
+  }
+
+  /** The fields that the publisher was asked for. */
+  get subscription(): SubscribeFields {
+    return this.#fields;
+  }
+
+  /** The answer of the publisher, on versions whose answer has fields. */
+  get accepted(): SubscribeFields | undefined {
+    return this.#accepted;
+  }
+
+  /** The error that refused or ended the subscription; `undefined` without an error. */
+  get error(): unknown {
+    return this.#failure?.cause;
+  }
+
+  /** True once a group came or was dropped: the publisher has the track. */
+  get hasBegun(): boolean {
+    return this.#queue.settled.ranges > 0;
+  }
+
+  /** Groups that wait for the reader. */
+  get queuedGroups(): number {
+    return this.#queue.size;
+  }
+
+  /**
+   * Waits for the next group.
+   *
+   * @param options A signal to end the wait.
+   * @returns The group; `null` at the end of the track.
+   * @throws {MoqLaggedError} If this reader fell behind; the next call goes on.
+   * @throws {MoqError} If the publisher refused or gave up, or the session ended.
+   * @throws {ProtocolError} If the publisher broke the protocol.
+   */
+  nextGroup(options: { readonly signal?: AbortSignal } = {}): Promise<GroupReader | null> {
+    checkOptions("read group", options, SIGNAL);
+    return this.#reads.next(options.signal);
+  }
+
+  /**
+   * Yields groups until the track ends. Leaving the loop keeps the subscription, and loses no
+   * group.
+   */
+  [Symbol.asyncIterator](): AsyncIterableIterator<GroupReader> {
+    return this.#reads.loop();
+  }
+
+  /**
+   * Changes the subscription. Ignored at the end of the track. On `moq-lite-01` and `-02`, whose
+   * peers take the message for the end of the subscription, no message is sent: the change affects
+   * only this end.
+   *
+   * @param options The changed options; the others stay.
+   * @throws {RangeError} If a value is out of range.
+   * @throws {MoqError} If the subscription ended meanwhile.
+   */
+  async update(
+    options: Pick<
+      MoqSubscribeOptions,
+      "priority" | "ordered" | "maxLatencyMs" | "startGroup" | "endGroup"
+    >,
+  ): Promise<void> {
+    checkOptions("update subscription", options, UPDATE);
+    const fields = changedFields(this.#fields, options);
+    if (this.#state !== "open") return;
+    this.#fields = fields;
+    this.#configure();
+    this.#reads.deliver();
+    const sent = this.#link.update(fields);
+    this.#endAtLast();
+    await sent;
+  }
+
+  /**
+   * Asks for the fixed properties of the track.
+   *
+   * @param options A signal to end the wait.
+   * @returns The priority, order, cache and timescale of the track.
+   * @throws {UnsupportedError} If the version has no such question.
+   */
+  info(options: { readonly signal?: AbortSignal } = {}): Promise<TrackInfoMessage> {
+    checkOptions("read track info", options, SIGNAL);
+    return this.#link.info(options);
+  }
+
+  /** Unsubscribes. Unread groups are cancelled. Idempotent. */
+  close(): void {
+    this.closeWithError("cancelled");
+  }
+
+  /**
+   * Unsubscribes with a reason, where the wire can carry a reason.
+   *
+   * @param reason Reason for the publisher.
+   */
+  closeWithError(reason: MoqErrorName): void {
+    if (this.#state !== "over") this.#over(undefined, reason);
+    this.#queue.clear(reason);
+  }
+
+  /** Unsubscribes; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    return Promise.resolve();
+  }
+
+  /**
+   * Takes a group that arrived.
+   *
+   * @ignore
+   */
+  take(group: GroupReader): void {
+    if (this.#state === "over") return group.cancel();
+    const { sequence } = group;
+    const { startGroup = 0, endGroup = LAST_SEQUENCE } = this.#fields;
+    this.#ready.resolve();
+    if (sequence < startGroup || sequence > endGroup) group.cancel("outOfRange");
+    else this.#queue.put(group);
+    this.#reads.deliver();
+    // A reader that is still waiting lacks an earlier group, which `shrink()` may give up.
+    if (this.#queue.shrink()) this.#reads.deliver();
+    if (sequence >= endGroup) this.#endAtLast(sequence);
+    else if (this.#state === "ending") this.#end.wait(this.#fields);
+  }
+
+  /**
+   * Takes the answer of the publisher.
+   *
+   * @param fields The properties of the track, on versions that send them.
+   * @param first The first group, on versions that send the number.
+   * @ignore
+   */
+  accept(fields: SubscribeFields | undefined, first?: number): void {
+    this.#accepted = fields ?? this.#accepted;
+    this.#ready.resolve();
+    if (first === undefined) return;
+    this.#end.begin(first);
+    this.#queue.begin(first);
+    this.#reads.deliver();
+  }
+
+  /**
+   * Takes groups that the publisher dropped.
+   *
+   * @ignore
+   */
+  drop({ first, last }: MissedGroups, reason: MoqErrorName): void {
+    if (this.#state === "over" || first > LAST_SEQUENCE) return;
+    this.#ready.resolve();
+    this.#queue.drop(Math.max(first, 0), Math.min(last, LAST_SEQUENCE), reason);
+    this.#reads.deliver();
+    if (this.#state === "ending") this.#end.wait(this.#fields);
+    else this.#endAtLast();
+  }
+
+  /**
+   * Ends the track after the publisher did.
+   *
+   * @param end The number after the last group, on versions that send the number.
+   * @ignore
+   */
+  finish(end: number | undefined): void {
+    this.#hasPublisher = false;
+    if (this.#state === "over") return;
+    this.#state = "ending";
+    this.#end.setEnd(end);
+    this.#ready.resolve();
+    this.#end.wait(this.#fields);
+  }
+
+  /**
+   * Ends the track after a failure or refusal.
+   *
+   * @ignore
+   */
+  fail(error: unknown): void {
+    this.#hasPublisher = false;
+    if (this.#state !== "over") this.#over({ cause: error });
+  }
+
+  /** Takes the next group or the end; `undefined` while neither is there. */
+  #takeNow(): GroupReader | null | undefined {
+    const missed = this.#queue.takeLag();
+    if (missed !== undefined) throw this.#lagged(missed);
+    const isOver = this.#state === "over";
+    const group = this.#queue.take(isOver);
+    if (group !== undefined || !isOver) return group;
+    if (this.#failure !== undefined) throw this.#failure.cause;
+    return null;
+  }
+
+  #lagged(missed: MissedGroups): MoqLaggedError {
+    const { first, last } = missed;
+    const groups = first === last ? `group ${first}` : `groups ${first} to ${last}`;
+    const message = `The reader of ${this.path} ${this.name} fell behind and missed ${groups}`;
+    return new MoqLaggedError(message, missed);
+  }
+
+  #configure(): void {
+    const { ordered, maxLatencyMs, startGroup } = this.#fields;
+    this.#queue.configure(ordered, maxLatencyMs);
+    if (startGroup !== undefined) this.#queue.begin(startGroup);
+  }
+
+  /**
+   * Ends the track after the last requested group, or a later one, came; missing groups before are
+   * still waited for.
+   */
+  #endAtLast(newest: number = this.#queue.settled.highest ?? -1): void {
+    const { endGroup } = this.#fields;
+    if (this.#state === "over" || endGroup === undefined || newest < endGroup) return;
+    this.#state = "ending";
+    this.#end.setEnd(endGroup + 1);
+    this.#end.wait(this.#fields);
+  }
+
+  #over(failure?: { readonly cause: unknown }, reason?: MoqErrorName): void {
+    this.#state = "over";
+    this.#end.stop();
+    this.#queue.stop();
+    if (this.#hasPublisher) this.#link.leave(reason ?? "cancelled");
+    this.#failure = failure;
+    if (failure === undefined && reason === undefined) this.#reportMissing();
+    this.#reads.deliver();
+    if (failure === undefined) this.#ready.resolve();
+    else this.#ready.reject(failure.cause);
+    this.#ended.resolve();
+  }
+
+  /** Reports groups that are missing at the end. */
+  #reportMissing(): void {
+    const range = this.#end.range(this.#fields);
+    if (range !== undefined) this.#queue.drop(range.first, range.last, "expired");
+  }
+}

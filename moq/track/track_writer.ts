@@ -1,0 +1,632 @@
+/** A subscription, on the publisher's side. */
+import { checkOptions, SIGNAL, TIME } from "../../base/option_checks.ts";
+import { TimeoutError } from "../../errors.ts";
+import { LinkedList } from "../../base/linked_list.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { within } from "../../base/wait.ts";
+import type { DirectWritable } from "../../transport/connection.ts";
+import { type MissedGroups, MoqError, type MoqErrorName } from "../wire/errors.ts";
+import { encodeGroupHead, type SubscribeFields } from "../wire/messages.ts";
+import type { BroadcastPath } from "../wire/path.ts";
+import type { WriteBuffers } from "./frame_buffer.ts";
+import { LAST_SEQUENCE } from "./group_queue.ts";
+import { GroupWriter, type GroupWriterOptions } from "./group_writer.ts";
+import { LatestValue } from "./loops.ts";
+
+/** The members of a subscriber's session that relays read. */
+export interface SubscriberSession {
+  /** The role of this end. */
+  readonly side: "client" | "server";
+  /**
+   * The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's
+   * default.
+   */
+  readonly share: number | undefined;
+  /** Network address of the peer, where known. */
+  readonly address: string | undefined;
+}
+
+/** The session's side of a subscription at the publisher. */
+export interface TrackWriterLink {
+  /** Clocks and timers of this node. */
+  readonly runtime: Runtime;
+  /** The session. */
+  readonly session: SubscriberSession;
+  /** Frames carry timestamps. */
+  readonly timestamps: boolean;
+  /** The wire tells the peer of a reset. */
+  readonly resets: boolean;
+  /** Memory for waiting frames. */
+  readonly buffers: WriteBuffers;
+  /** Writer of the answer, where the track stands for a fetch: the only group that can be opened. */
+  readonly fetched?: GroupWriter;
+  /** Opens a stream for a group. */
+  open(sendOrder: number): Promise<DirectWritable>;
+  /**
+   * Answers the subscriber. Called without a group on an early acceptance, and with the first group
+   * when that group starts; a second call sends only the number, where the version has a message
+   * for that.
+   */
+  accept(fields: SubscribeFields, firstGroup: number | undefined): void;
+  /** Announces that groups will not come, where the version has such a message. */
+  drop(missed: MissedGroups, reason: MoqErrorName): void;
+  /** Ends the subscription with the number after the last group, or with an error. */
+  end(last: number, reason: MoqErrorName | undefined): Promise<void>;
+  /** The number of a reason, for the subscriber. */
+  codeOf(scope: "group" | "subscribe", reason: MoqErrorName): number;
+  /** Makes the error of a stream that the subscriber ended. */
+  errorOf(error: unknown): unknown;
+  /**
+   * Ends the session of the subscriber: the only way to free the subscriber's memory on some wires.
+   */
+  closeSession(message: string): void;
+}
+
+/**
+ * Groups of a subscription that may wait for a stream; and, counted apart, closed groups that may
+ * be on the way to the wire. A writer of more has to wait. With a thousand at once, the overhead
+ * would exceed the data.
+ */
+export const MAX_OPENING_GROUPS = 64;
+
+/**
+ * Groups of a subscription that a waiting writer may open in one turn of the event loop. Deno's
+ * QUIC takes 10 MB at once and sends only between turns: a writer without this bound would hold up
+ * the whole process until the 10 MB are full.
+ */
+export const MAX_GROUPS_PER_TURN = 64;
+
+/** Counts the groups of one subscription. */
+export class GroupLimit {
+  readonly #runtime: Runtime;
+  #opening = 0;
+  /** Closed groups that the wire has not taken yet. */
+  #unsent = 0;
+  /** Groups opened in this turn of the event loop. */
+  #inTurn = 0;
+  #isTurnWatched = false;
+  /** True if a writer had to wait in this turn. */
+  #hasWaited = false;
+  #isSaturated = false;
+  /** Waiting writers, in the order of their calls. */
+  readonly #waiters = new Set<() => void>();
+
+  /** Begins without groups. */
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
+
+  /** True if another group has to wait. */
+  get isFull(): boolean {
+    return this.#opening >= MAX_OPENING_GROUPS || this.#unsent >= MAX_OPENING_GROUPS ||
+      this.#inTurn >= MAX_GROUPS_PER_TURN;
+  }
+
+  /** True if a writer had to wait in this turn of the event loop or in the one before. */
+  get isSaturated(): boolean {
+    return this.#isSaturated;
+  }
+
+  /** Counts a group that asks for a stream. */
+  opening(): void {
+    this.#opening++;
+    this.#inTurn++;
+    if (!this.#isTurnWatched) this.#watchTurn();
+  }
+
+  /** Counts a group that got a stream, or failed to get one. */
+  opened(): void {
+    this.#opening--;
+    this.#wakeOne();
+  }
+
+  /** Counts a group that was closed. */
+  closing(): void {
+    this.#unsent++;
+  }
+
+  /** Counts a closed group that the wire took, or that was given up. */
+  sent(): void {
+    this.#unsent--;
+    this.#wakeOne();
+  }
+
+  /**
+   * Waits until a count changes.
+   *
+   * @throws The reason of the signal, if aborted.
+   */
+  async wait(signal: AbortSignal | undefined): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const onAbort = () => {
+      // A waiter that gave up must not use up a wake-up.
+      this.#waiters.delete(resolve);
+      reject(signal!.reason);
+    };
+    this.#waiters.add(resolve);
+    this.#hasWaited = this.#isSaturated = true;
+    signal?.addEventListener("abort", onAbort, { once: true });
+    try {
+      await promise;
+    } finally {
+      signal?.removeEventListener("abort", onAbort);
+    }
+  }
+
+  /** Wakes all waiting writers. */
+  wakeAll(): void {
+    for (const wake of this.#waiters) wake();
+    this.#waiters.clear();
+  }
+
+  #watchTurn(): void {
+    this.#isTurnWatched = true;
+    this.#runtime.schedule(() => {
+      this.#isTurnWatched = false;
+      this.#isSaturated = this.#hasWaited;
+      this.#hasWaited = false;
+      if (this.#inTurn === 0) return;
+      this.#inTurn = 0;
+      // The next turn may show that no writer has to wait any more.
+      this.#watchTurn();
+      for (let left = MAX_GROUPS_PER_TURN; left > 0 && this.#waiters.size > 0; left--) {
+        this.#wakeOne();
+      }
+    });
+  }
+
+  #wakeOne(): void {
+    for (const wake of this.#waiters) {
+      this.#waiters.delete(wake);
+      return wake();
+    }
+  }
+}
+
+/**
+ * Send orders for the groups of one priority. QUIC has send orders of 32 bits with a sign; those of
+ * groups are below 0, the send order of all other streams, and a priority takes 8 of the bits.
+ */
+const ORDERS_PER_PRIORITY = 2 ** 23;
+
+/**
+ * Finds the send order of a group: higher priorities first; then the newest group, or the oldest
+ * one in ordered mode. Groups of a saturated writer are behind all others, the oldest first:
+ * otherwise the first groups would wait until the writer stops, and every open stream costs the
+ * subscriber. The numbers wrap around, so that one group in four million is out of order.
+ *
+ * @returns The send order; higher goes first.
+ */
+function sendOrderOf(
+  distance: number,
+  { priority, ordered }: Pick<SubscribeFields, "priority" | "ordered">,
+  isBehind: boolean,
+): number {
+  const half = ORDERS_PER_PRIORITY / 2;
+  const rest = distance % half;
+  const order = rest < 0 ? rest + half : rest;
+  return (priority - 256) * ORDERS_PER_PRIORITY +
+    (ordered || isBehind ? half - 1 - order : half + order);
+}
+
+/**
+ * Time that a closing track gives the subscriber to take the written groups, by default, in
+ * milliseconds.
+ */
+export const CLOSE_TIMEOUT_MS = 30_000;
+
+/**
+ * Serves one subscriber of a track. A {@linkcode TrackHandler} receives the writer; when the
+ * handler is done, the track is closed.
+ *
+ * - **Groups:** several may be open at once, and each may be given up. Each has a stream: while the
+ *   peer allows no more streams, up to 64 groups wait, and opening another one waits with them. So
+ *   does the opening of more than 64 in one turn of the event loop.
+ * - **Order:** the newest group is sent first, or the oldest if the subscriber asks for that. A
+ *   writer whose `openGroup()` has to wait is saturated: its groups are sent in order, after the
+ *   earlier ones.
+ * - **Fetches:** a handler that is a function gets a track for each fetch as well. Its range is the
+ *   fetched group.
+ * - **End:** the track is over once closed, or the subscriber left, the session ended, or the last
+ *   requested group is written; `signal` tells.
+ *
+ * @example A track that refuses, and one that serves
+ * ```ts
+ * import { MoqError, MoqSession, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals, assertRejects } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/live", async (track) => {
+ *   if (track.name !== "video") throw new MoqError("subscribe", "notFound", "There is only video");
+ *   const group = await track.openGroup();
+ *   await group.writeFrame(new Uint8Array(1_200));
+ * });
+ * const pair = memoryPair({ protocol: "moq-lite-05" });
+ * const [server, client] = await Promise.all([
+ *   MoqSession.open(pair.server, { side: "server", mux }),
+ *   MoqSession.open(pair.client, { side: "client" }),
+ * ]);
+ *
+ * const audio = await client.subscribe("/live", "audio");
+ * const error = await assertRejects(() => audio.ready, MoqError);
+ * assertEquals(error.reason, "notFound");
+ * const video = await client.subscribe("/live", "video");
+ * const group = await video.nextGroup();
+ * assertEquals((await group?.readFrame())?.byteLength, 1_200);
+ * client.close();
+ * await server.closed;
+ * ```
+ */
+export class TrackWriter implements AsyncDisposable {
+  /** The broadcast. */
+  readonly path: BroadcastPath;
+  /** The track. */
+  readonly name: string;
+  /** The number of the subscription; -1 for a fetch, which has none. */
+  readonly id: number;
+  /** The values of the names in the mux's pattern. */
+  readonly params: Readonly<Record<string, string>>;
+
+  readonly #groupOptions: GroupWriterOptions;
+  readonly #link: TrackWriterLink;
+  readonly #controller = new AbortController();
+  readonly #groups = new LinkedList<GroupWriter>();
+  readonly #fields: LatestValue<SubscribeFields>;
+  readonly #limit: GroupLimit;
+  #next: number;
+  #first: number | undefined = undefined;
+  #state: "open" | "closing" | "over" = "open";
+  #isAccepted = false;
+  #closing: Promise<void> | undefined = undefined;
+
+  /** Called by a session. */
+  constructor(
+    link: TrackWriterLink,
+    about: {
+      readonly path: BroadcastPath;
+      readonly name: string;
+      readonly id: number;
+      readonly params: Readonly<Record<string, string>>;
+    },
+    fields: SubscribeFields,
+  ) {
+    this.#link = link;
+    this.#limit = new GroupLimit(link.runtime);
+    this.path = about.path;
+    this.name = about.name;
+    this.id = about.id;
+    this.params = about.params;
+    this.#fields = new LatestValue(fields);
+    this.#next = fields.startGroup ?? 1;
+    this.#groupOptions = {
+      runtime: link.runtime,
+      timestamps: link.timestamps,
+      resets: link.resets,
+      buffers: link.buffers,
+      errorOf: (error) => link.errorOf(error),
+      codeOf: (reason) => link.codeOf("group", reason),
+      onClosing: () => this.#limit.closing(),
+      onEnd: (group, error) => this.#groupEnded(group, error),
+    };
+  }
+
+  /** The fields that the subscriber asks for now. */
+  get subscription(): SubscribeFields {
+    return this.#fields.latest;
+  }
+
+  /**
+   * Aborted when the subscriber left, the track was closed here, or the session ended; the reason
+   * tells which.
+   */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /**
+   * The session of the subscriber.
+   *
+   * @ignore
+   */
+  get session(): SubscriberSession {
+    return this.#link.session;
+  }
+
+  /**
+   * Writer of the answer, where the track stands for a fetch.
+   *
+   * @ignore
+   */
+  get fetched(): GroupWriter | undefined {
+    return this.#link.fetched;
+  }
+
+  /** True once no more groups can be written. */
+  get isClosed(): boolean {
+    return this.#state !== "open";
+  }
+
+  /** True once the subscriber was accepted. */
+  get isAccepted(): boolean {
+    return this.#isAccepted;
+  }
+
+  /** Groups that have not ended yet. */
+  get openGroups(): readonly GroupWriter[] {
+    return this.#groups.toArray().reverse();
+  }
+
+  /**
+   * The fields that the subscriber asks for, after each change. A change before the loop began
+   * shows in `subscription` only.
+   */
+  get updated(): AsyncIterable<SubscribeFields> {
+    return this.#fields.loop();
+  }
+
+  /**
+   * Accepts the subscription before there is a group. Idempotent. The first group accepts as well,
+   * and so does a handler that has not refused by the end of the turn of the event loop in which
+   * the handler was called.
+   *
+   * @param info Properties of the track for the subscriber, where the version can carry them; by
+   * default the fields of the request.
+   */
+  accept(info: Partial<SubscribeFields> = {}): void {
+    if (this.#isAccepted || this.#state !== "open") return;
+    this.#isAccepted = true;
+    this.#link.accept({ ...this.subscription, ...info }, undefined);
+  }
+
+  /**
+   * Starts a group.
+   *
+   * @param sequence The number of the group; one more than the last one by default, and for the
+   * first group the requested one, or 1.
+   * @param options A signal to end the wait.
+   * @returns The group: at once, unless too many groups wait for a stream, or to be sent, or were
+   * opened in this turn of the event loop.
+   * @throws {MoqError} If the subscription is over, or the number is above the last requested one.
+   * @throws {RangeError} If the number is not an integer from 0 to 2^53 - 2.
+   */
+  async openGroup(
+    sequence: number = this.#next,
+    options: { readonly signal?: AbortSignal } = {},
+  ): Promise<GroupWriter> {
+    checkOptions("open group", options, SIGNAL);
+    if (!isSequence(sequence)) {
+      throw new RangeError(
+        `Cannot open group: its number must be an integer from 0 to 2^53 - 2, received ${sequence}`,
+      );
+    }
+    options.signal?.throwIfAborted();
+    this.#checkRange(sequence);
+    const before = this.#next;
+    // Other calls may take the next number while this one waits.
+    this.#next = Math.max(before, sequence + 1);
+    try {
+      while (this.#limit.isFull && this.#state === "open") await this.#limit.wait(options.signal);
+      return this.#start(sequence, this.#limit.isSaturated);
+    } catch (error) {
+      this.#giveBack(sequence, before);
+      throw error;
+    }
+  }
+
+  /**
+   * Starts a group without waiting, however many groups wait already; for callers that bound that
+   * number by other means. Such a group never counts as one of a saturated writer.
+   *
+   * @param sequence The number of the group.
+   * @returns The group.
+   * @throws {MoqError} If the subscription is over, or the number is above the last requested one.
+   */
+  startGroup(sequence: number): GroupWriter {
+    return this.#start(sequence, false);
+  }
+
+  /**
+   * Announces that groups will not come, on versions with such a message; on others the subscriber
+   * notices without a message.
+   *
+   * @param missed The groups.
+   * @param reason Reason for the subscriber.
+   * @throws {RangeError} If the numbers are not integers from 0 to 2^53 - 2, or the last is below
+   * the first.
+   */
+  drop(missed: MissedGroups, reason: MoqErrorName = "expired"): void {
+    const { first, last } = missed;
+    if (!isSequence(first) || !isSequence(last) || last < first) {
+      throw new RangeError(
+        "Cannot drop groups: their numbers must be integers from 0 to 2^53 - 2, the last not below " +
+          `the first, received ${first} to ${last}`,
+      );
+    }
+    if (this.#state === "over") return;
+    this.#next = Math.max(this.#next, missed.last + 1);
+    this.#link.drop(missed, reason);
+  }
+
+  /**
+   * Closes all open groups, and ends the track once all groups are written. Idempotent.
+   *
+   * @param options Time that the subscriber may take for the written groups, 30 seconds by default;
+   * then the rest is given up.
+   * @throws {RangeError} If `timeoutMs` is negative, or no number.
+   */
+  async close(options: { readonly timeoutMs?: number } = {}): Promise<void> {
+    checkOptions("close track", options, { timeoutMs: TIME });
+    const { timeoutMs = CLOSE_TIMEOUT_MS } = options;
+    await (this.#closing ??= this.#close(timeoutMs));
+  }
+
+  /**
+   * Ends the track, or refuses the subscription before the acceptance; groups that are not closed
+   * are given up.
+   *
+   * @param reason Reason for the subscriber.
+   */
+  closeWithError(reason: MoqErrorName): void {
+    if (this.#state === "over") return;
+    this.#state = "over";
+    for (const group of this.#groups.toArray()) group.abort("publishAborted");
+    // The track is over for this end all the same.
+    this.#link.end(this.#next, reason).catch(() => {});
+    const moqCode = this.#link.codeOf("subscribe", reason);
+    this.#over(new MoqError("subscribe", reason, "The track was closed", { moqCode }));
+  }
+
+  /** Closes the track; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /**
+   * Ends the session of the subscriber: on a wire that cannot reset streams, only that frees the
+   * bytes that the subscriber does not take.
+   *
+   * @ignore
+   */
+  closeSession(message: string): void {
+    this.#link.closeSession(message);
+  }
+
+  /**
+   * Takes changed fields of the subscriber.
+   *
+   * @ignore
+   */
+  update(fields: SubscribeFields): void {
+    this.#fields.set(fields);
+    for (const group of this.#groups.toArray()) group.sendOrder = this.#sendOrderOf(group);
+    this.#closeAtLast();
+  }
+
+  /**
+   * Ends the track after the subscriber left, or the session ended.
+   *
+   * @ignore
+   */
+  fail(error: unknown): void {
+    if (this.#state === "over") return;
+    this.#state = "over";
+    for (const group of this.#groups.toArray()) group.fail(error);
+    this.#over(error);
+  }
+
+  #start(sequence: number, isBehind: boolean): GroupWriter {
+    if (this.#state !== "open") {
+      throw new MoqError("subscribe", "cancelled", "Cannot open group: the subscription is over", {
+        cause: this.signal.reason,
+      });
+    }
+    this.#checkRange(sequence);
+    this.#next = Math.max(this.#next, sequence + 1);
+    const link = this.#link;
+    if (this.#first === undefined) {
+      this.#first = sequence;
+      this.#isAccepted = true;
+      link.accept(this.subscription, sequence);
+    }
+    if (link.fetched !== undefined) return link.fetched;
+    const head = encodeGroupHead({ subscribeId: this.id, sequence });
+    const group = new GroupWriter(sequence, head, this.#groupOptions);
+    group.isBehind = isBehind;
+    this.#groups.add(group);
+    this.#limit.opening();
+    link.open(this.#sendOrderOf(group)).then(
+      (stream) => {
+        this.#limit.opened();
+        group.attach(stream);
+      },
+      (error) => {
+        this.#limit.opened();
+        group.failToOpen(link.errorOf(error));
+      },
+    );
+    return group;
+  }
+
+  #checkRange(sequence: number): void {
+    const { endGroup = Infinity } = this.subscription;
+    const { fetched } = this.#link;
+    const isRequested = fetched === undefined
+      ? sequence <= endGroup
+      : sequence === fetched.sequence;
+    if (isRequested) return;
+    const wanted = fetched === undefined
+      ? `the subscriber wants no group after ${endGroup}`
+      : `the fetch is for group ${fetched.sequence} alone`;
+    const message = `Cannot open group ${sequence}: ${wanted}`;
+    throw new MoqError("group", "outOfRange", message);
+  }
+
+  async #close(timeoutMs: number): Promise<void> {
+    if (this.#state === "over") return;
+    this.accept();
+    this.#state = "closing";
+    this.#limit.wakeAll();
+    const closing = Promise.allSettled(this.#groups.toArray().map((group) => group.close()));
+    try {
+      await within(this.#link.runtime, closing, { timeoutMs });
+    } catch (error) {
+      if (!(error instanceof TimeoutError)) throw error;
+      for (const group of this.#groups.toArray()) group.abort("expired");
+    }
+    if (this.#isOver()) return;
+    this.#state = "over";
+    // A subscriber that did not take the groups may not take the end either.
+    await within(this.#link.runtime, this.#link.end(this.#next, undefined), { timeoutMs }).catch(
+      () => {},
+    );
+    this.#over(undefined);
+  }
+
+  #isOver(): boolean {
+    return this.#state === "over";
+  }
+
+  #over(reason: unknown): void {
+    this.#controller.abort(
+      reason ?? new MoqError("subscribe", "cancelled", "The track was closed"),
+    );
+    this.#fields.end();
+    this.#limit.wakeAll();
+  }
+
+  #groupEnded(group: GroupWriter, error: unknown): void {
+    this.#groups.delete(group);
+    if (group.isClosed) this.#limit.sent();
+    // On a wire without resets, only the drop tells the subscriber.
+    if (error instanceof MoqError && error.by === "local") {
+      this.drop({ first: group.sequence, last: group.sequence }, error.reason);
+    }
+    this.#closeAtLast();
+  }
+
+  /** Closes the track once all requested groups are written. */
+  #closeAtLast(): void {
+    const { endGroup = Infinity } = this.subscription;
+    if (this.#state !== "open" || this.#next <= endGroup || this.#groups.size > 0) return;
+    if (this.#first !== undefined) void this.close();
+  }
+
+  /**
+   * Releases the number of a group that was not opened: the number is the next one again or, if
+   * later numbers are in use, counts as dropped.
+   */
+  #giveBack(sequence: number, before: number): void {
+    if (this.#next === sequence + 1) this.#next = before;
+    else if (sequence >= before) this.drop({ first: sequence, last: sequence }, "publishAborted");
+  }
+
+  #sendOrderOf({ sequence, isBehind }: GroupWriter): number {
+    return sendOrderOf(sequence - (this.#first ?? sequence), this.subscription, isBehind);
+  }
+}
+
+/** Tells whether a group can have the number. */
+function isSequence(value: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value <= LAST_SEQUENCE;
+}

@@ -1,0 +1,346 @@
+/**
+ * Errors of MoQ, and the codes with which sessions and streams end. Two families use the same
+ * numbers for different reasons, so a name depends on the family, and the number is always kept
+ * beside the name.
+ *
+ * gomoqt has a table for each kind of stream. moq-rs has one for sessions and one for streams,
+ * since version 0.3; the JavaScript of moq-rs resets every stream with 0 and tells the application
+ * the number alone.
+ *
+ * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite},
+ * error codes
+ *
+ * @module
+ */
+import { type CloseInfo, SkeinError } from "../../errors.ts";
+
+/** The session, or the kind of stream, that ended. */
+export type MoqErrorScope = MoqError["scope"];
+
+/**
+ * The family of error codes that a peer uses: of gomoqt, or of moq-rs and the JavaScript of moq-rs.
+ */
+export type MoqErrorFamily = "gomoqt" | "moq-lite";
+
+/** The reason of an error by name, over all scopes and families. */
+export type MoqErrorName =
+  /** Ended without an error. */
+  | "none"
+  /** This end failed. */
+  | "internal"
+  /** The peer lacks the right: for the session, or the track. */
+  | "unauthorized"
+  /** The peer broke the protocol. */
+  | "protocolViolation"
+  /** A parameter of setup has the wrong length. */
+  | "parameterLength"
+  /** A parameter of setup is malformed, or there are too many. */
+  | "parameterFormat"
+  /** The peer has too many subscriptions. */
+  | "tooManySubscribes"
+  /** The peer did not leave in time after GOAWAY. */
+  | "goawayTimeout"
+  /** A message, or an answer, took too long. */
+  | "timeout"
+  /** No version is common to both ends. */
+  | "unsupportedVersion"
+  /** Setup failed. */
+  | "setupFailed"
+  /** A path was announced twice. */
+  | "duplicated"
+  /** An announcement has no known status. */
+  | "invalidStatus"
+  /** The subscriber wants no more announcements. */
+  | "uninterested"
+  /** The peer may not receive, or send, announcements below the prefix. */
+  | "bannedPrefix"
+  /** The prefix is malformed. */
+  | "invalidPrefix"
+  /** The range of groups is invalid. */
+  | "invalidRange"
+  /** The number of the subscription is taken. */
+  | "duplicateId"
+  /** There is no such broadcast or track. */
+  | "notFound"
+  /** The group is outside of the requested range. */
+  | "outOfRange"
+  /** The group is too old. */
+  | "expired"
+  /** The subscription is over. */
+  | "subscribeCancelled"
+  /** The publisher gave up the group. */
+  | "publishAborted"
+  /** The session is over. */
+  | "sessionClosed"
+  /** No subscription has the number of the group's header. */
+  | "invalidSubscribeId"
+  /** The peer cannot measure. */
+  | "notSupported"
+  /** The receiver wants no more. */
+  | "cancelled"
+  /** The delivery took too long. */
+  | "deliveryTimeout"
+  /** The peer is going away. */
+  | "goingAway"
+  /** The reader fell too far behind. */
+  | "tooFarBehind"
+  /** The track is malformed. */
+  | "malformedTrack"
+  /** The group is too large. */
+  | "groupTooLarge"
+  /** The group is not in the cache any more. */
+  | "evicted"
+  /** No route leads to the broadcast. */
+  | "unroutable"
+  /** A frame ended before the announced length. */
+  | "wrongSize"
+  /** The frame is too large. */
+  | "frameTooLarge"
+  /** A timestamp is out of range. */
+  | "timestampMismatch"
+  /** The code is in no table. */
+  | "unknown";
+
+type CodeTable = Readonly<Partial<Record<MoqErrorName, number>>>;
+
+/** Codes of gomoqt: a table for sessions, and one for each kind of stream. */
+export const GOMOQT_CODES = {
+  session: {
+    none: 0x0,
+    internal: 0x1,
+    unauthorized: 0x2,
+    protocolViolation: 0x3,
+    parameterLength: 0x5,
+    tooManySubscribes: 0x6,
+    goawayTimeout: 0x10,
+    unsupportedVersion: 0x12,
+    setupFailed: 0x13,
+  },
+  announce: {
+    internal: 0x0,
+    duplicated: 0x1,
+    invalidStatus: 0x2,
+    uninterested: 0x3,
+    bannedPrefix: 0x4,
+    invalidPrefix: 0x5,
+  },
+  subscribe: {
+    internal: 0x0,
+    invalidRange: 0x1,
+    duplicateId: 0x2,
+    notFound: 0x3,
+    unauthorized: 0x4,
+    timeout: 0x5,
+  },
+  group: {
+    internal: 0x0,
+    outOfRange: 0x2,
+    expired: 0x3,
+    subscribeCancelled: 0x4,
+    publishAborted: 0x5,
+    sessionClosed: 0x6,
+    invalidSubscribeId: 0x7,
+  },
+  fetch: { internal: 0x0, timeout: 0x1 },
+  probe: { internal: 0x0, timeout: 0x1, notSupported: 0x2 },
+} as const satisfies Record<MoqErrorScope, CodeTable>;
+
+/** Codes of sessions, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's. */
+export const MOQ_LITE_SESSION_CODES = {
+  none: 0x0,
+  internal: 0x1,
+  unauthorized: 0x2,
+  protocolViolation: 0x3,
+  parameterFormat: 0x6,
+  goawayTimeout: 0x10,
+  timeout: 0x11,
+  unsupportedVersion: 0x15,
+} as const satisfies CodeTable;
+
+/** Codes of all streams, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's. */
+export const MOQ_LITE_STREAM_CODES = {
+  internal: 0x0,
+  cancelled: 0x1,
+  deliveryTimeout: 0x2,
+  sessionClosed: 0x3,
+  goingAway: 0x4,
+  tooFarBehind: 0x5,
+  malformedTrack: 0x12,
+  timeout: 0x31,
+  groupTooLarge: 0x32,
+  notFound: 0x33,
+  expired: 0x34,
+  evicted: 0x35,
+  unroutable: 0x36,
+  wrongSize: 0x37,
+  frameTooLarge: 0x38,
+  timestampMismatch: 0x39,
+} as const satisfies CodeTable;
+
+/** The JavaScript of moq-rs closes a session with this code after a protocol violation. */
+const OLD_PROTOCOL_VIOLATION = 0xf;
+
+/** The names that moq-lite uses in place of names that only gomoqt has. */
+const IN_MOQ_LITE: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
+  duplicated: "internal",
+  invalidStatus: "internal",
+  uninterested: "cancelled",
+  bannedPrefix: "notFound",
+  invalidPrefix: "notFound",
+  invalidRange: "expired",
+  duplicateId: "internal",
+  unauthorized: "notFound",
+  outOfRange: "expired",
+  subscribeCancelled: "cancelled",
+  publishAborted: "cancelled",
+  invalidSubscribeId: "cancelled",
+  notSupported: "internal",
+  parameterLength: "parameterFormat",
+};
+
+/** The names that gomoqt uses in place of names that only moq-lite has. */
+const IN_GOMOQT: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
+  cancelled: "subscribeCancelled",
+  deliveryTimeout: "expired",
+  goingAway: "sessionClosed",
+  tooFarBehind: "expired",
+  evicted: "expired",
+  unroutable: "notFound",
+  parameterFormat: "parameterLength",
+};
+
+/**
+ * Finds the number of a name.
+ *
+ * @param scope The session or kind of stream that ends.
+ * @param name The name.
+ * @param family The family of numbers.
+ * @returns The number; that of `internal` if the family has neither the name nor a similar one.
+ *
+ * @example Usage
+ * ```ts
+ * import { moqErrorCode } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(moqErrorCode("subscribe", "notFound", "gomoqt"), 3);
+ * assertEquals(moqErrorCode("subscribe", "notFound", "moq-lite"), 0x33);
+ * ```
+ */
+export function moqErrorCode(
+  scope: MoqError["scope"],
+  name: MoqErrorName,
+  family: "gomoqt" | "moq-lite",
+): number {
+  const table = tableOf(scope, family);
+  const similar = (family === "moq-lite" ? IN_MOQ_LITE : IN_GOMOQT)[name];
+  return table[name] ?? (similar === undefined ? undefined : table[similar]) ?? table.internal!;
+}
+
+/**
+ * Finds the name of a number that a peer sent.
+ *
+ * @param scope The session or kind of stream that ended.
+ * @param code The number.
+ * @param family The family of numbers that the peer uses.
+ * @returns The name; `unknown` if the number is in no table of the family.
+ *
+ * @example Usage
+ * ```ts
+ * import { moqErrorName } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(moqErrorName("subscribe", 3, "gomoqt"), "notFound");
+ * assertEquals(moqErrorName("subscribe", 3, "moq-lite"), "sessionClosed");
+ * ```
+ */
+export function moqErrorName(
+  scope: MoqError["scope"],
+  code: number,
+  family: "gomoqt" | "moq-lite",
+): MoqErrorName {
+  if (scope === "session" && family === "moq-lite" && code === OLD_PROTOCOL_VIOLATION) {
+    return "protocolViolation";
+  }
+  const found = Object.entries(tableOf(scope, family)).find(([, value]) => value === code);
+  return found === undefined ? "unknown" : found[0] as MoqErrorName;
+}
+
+function tableOf(scope: MoqErrorScope, family: MoqErrorFamily): CodeTable {
+  if (family === "gomoqt") return GOMOQT_CODES[scope];
+  return scope === "session" ? MOQ_LITE_SESSION_CODES : MOQ_LITE_STREAM_CODES;
+}
+
+/**
+ * A session, an announcement, a subscription, a group, a fetch or a probe that ended early.
+ *
+ * @example Usage
+ * ```ts
+ * import { MoqError } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const error = new MoqError("subscribe", "notFound", "Cannot subscribe: there is no such track", {
+ *   moqCode: 3,
+ *   by: "remote",
+ * });
+ * assertEquals([error.code, error.scope, error.reason, error.moqCode], ["moq", "subscribe", "notFound", 3]);
+ * ```
+ */
+export class MoqError extends SkeinError {
+  /** The session, or the kind of stream, that ended. */
+  readonly scope: "session" | "announce" | "subscribe" | "group" | "fetch" | "probe";
+  /** The reason by name; `unknown` if the peer's number is in no table. */
+  readonly reason: MoqErrorName;
+  /** The number, as on the wire; `undefined` without a number, as over Deno's QUIC. */
+  readonly moqCode: number | undefined;
+  /** The end that caused the error. */
+  readonly by: CloseInfo["by"];
+
+  /**
+   * Creates the error.
+   *
+   * @param scope The session, or the kind of stream, that ended.
+   * @param reason The reason by name.
+   * @param message A message for people.
+   * @param options The number, the end that caused the error, and standard error options.
+   */
+  constructor(
+    scope: MoqError["scope"],
+    reason: MoqErrorName,
+    message: string,
+    options: ErrorOptions & {
+      readonly moqCode?: number | undefined;
+      readonly by?: CloseInfo["by"];
+    } = {},
+  ) {
+    super("moq", message, options);
+    this.scope = scope;
+    this.reason = reason;
+    this.moqCode = options.moqCode;
+    this.by = options.by ?? "local";
+  }
+}
+
+/** Groups that a reader did not get, and will not get. */
+export interface MissedGroups {
+  /** The first one. */
+  readonly first: number;
+  /** The last one. */
+  readonly last: number;
+}
+
+/** A reader fell behind a limit: groups were given up, and the next ones can still be read. */
+export class MoqLaggedError extends MoqError {
+  /** The groups that were given up. */
+  readonly missed: MissedGroups;
+
+  /**
+   * Creates the error.
+   *
+   * @param message A message for people.
+   * @param missed The groups that were given up.
+   */
+  constructor(message: string, missed: MissedGroups) {
+    super("group", "tooFarBehind", message, { by: "local" });
+    this.missed = missed;
+  }
+}

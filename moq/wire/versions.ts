@@ -1,0 +1,301 @@
+/**
+ * The supported versions of MoQ: their differences, and the names that offer and select them by
+ * transport.
+ *
+ * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite},
+ * revisions 01, 02, 04 and 05
+ *
+ * @module
+ */
+import { ProtocolError } from "../../errors.ts";
+import { parseQmuxProtocol, qmuxProtocols } from "../../transport/qmux/versions.ts";
+
+/**
+ * A version of MoQ: the drafts of moq-lite, and gomoqt's own of the releases 0.8 to 0.11, which has
+ * the number `0xfeedbabe`.
+ */
+export type MoqVersion =
+  | "moq-lite-05"
+  | "moq-lite-04"
+  | "moq-lite-02"
+  | "moq-lite-01"
+  | "gomoqt-dev";
+
+/** The differences between versions; the codecs branch on these traits, never on the name. */
+export interface VersionTraits {
+  /** The version. */
+  readonly version: MoqVersion;
+  /** The number of the version in SETUP. */
+  readonly code: number;
+  /**
+   * The start of a session: `none` without any message, `compat` with CLIENT_SETUP of the IETF's
+   * draft 14, `session` with gomoqt's SESSION_CLIENT, `stream` with one SETUP each way, in parallel
+   * to other streams.
+   */
+  readonly setup: "none" | "compat" | "session" | "stream";
+  /**
+   * Paths are sent with a leading slash: gomoqt needs that slash, moq-rs and the JavaScript of
+   * moq-rs trim it.
+   */
+  readonly slashedPaths: boolean;
+  /**
+   * The head of the answer to an announce interest: a list of broadcasts (`init`), the number of
+   * announcements that follow (`ok`), or no head.
+   */
+  readonly announceHead: "init" | "ok" | "none";
+  /** Announcements carry the ids of the relays that they passed. */
+  readonly hops: boolean;
+  /** SUBSCRIBE carries order, latency and range, beside the priority. */
+  readonly subscribeRange: boolean;
+  /**
+   * Peers accept SUBSCRIBE_UPDATE: those of moq-lite-01 and -02 take that message for the end of
+   * the subscription.
+   */
+  readonly subscribeUpdates: boolean;
+  /** The responses to SUBSCRIBE: OK alone, OK and DROP, or START, END and DROP. */
+  readonly responses: "ok" | "ok-drop" | "start-end-drop";
+  /** The fields of OK: no fields, the priority, or all fields of SUBSCRIBE. */
+  readonly okFields: "none" | "priority" | "all";
+  /** A priority is a varint, not a byte. */
+  readonly varintPriority: boolean;
+  /** FETCH, PROBE and GOAWAY exist. */
+  readonly requests: boolean;
+  /** TRACK asks for the fixed properties of a track, and every frame carries a timestamp. */
+  readonly timestamps: boolean;
+}
+
+const LITE = {
+  slashedPaths: false,
+  hops: true,
+  subscribeRange: true,
+  subscribeUpdates: true,
+  okFields: "all",
+  varintPriority: false,
+  requests: true,
+  timestamps: false,
+} as const;
+
+const SETUP_LITE = {
+  ...LITE,
+  setup: "compat",
+  announceHead: "init",
+  hops: false,
+  subscribeRange: false,
+  subscribeUpdates: false,
+  responses: "ok",
+  requests: false,
+} as const;
+
+/** All versions, the best first. */
+export const VERSIONS: Readonly<Record<MoqVersion, VersionTraits>> = {
+  "moq-lite-05": {
+    ...LITE,
+    version: "moq-lite-05",
+    code: 0xff0d_ad05,
+    setup: "stream",
+    announceHead: "ok",
+    responses: "start-end-drop",
+    timestamps: true,
+  },
+  "moq-lite-04": {
+    ...LITE,
+    version: "moq-lite-04",
+    code: 0xff0d_ad04,
+    setup: "none",
+    // Both families speak this version, and the one that does not need the slash trims it.
+    slashedPaths: true,
+    announceHead: "none",
+    responses: "ok-drop",
+  },
+  "moq-lite-02": { ...SETUP_LITE, version: "moq-lite-02", code: 0xff0d_ad02, okFields: "none" },
+  "moq-lite-01": { ...SETUP_LITE, version: "moq-lite-01", code: 0xff0d_ad01, okFields: "priority" },
+  "gomoqt-dev": {
+    ...SETUP_LITE,
+    version: "gomoqt-dev",
+    code: 0xfeed_babe,
+    setup: "session",
+    slashedPaths: true,
+    subscribeUpdates: true,
+    okFields: "none",
+    varintPriority: true,
+  },
+};
+
+/** The versions offered by default where a name selects the version; the best first. */
+export const DEFAULT_VERSIONS: readonly MoqVersion[] = [
+  "moq-lite-05",
+  "moq-lite-04",
+  "moq-lite-02",
+  "moq-lite-01",
+];
+
+/** The subprotocol under which SETUP negotiates `moq-lite-01` and `-02`. */
+export const SETUP_PROTOCOL = "moql";
+
+/** The ALPN name of gomoqt's releases 0.4 to 0.11 on raw QUIC. */
+export const GOMOQT_ALPN = "moq-00";
+
+/**
+ * Lists the names that offer versions: ALPN names on raw QUIC, subprotocols elsewhere.
+ *
+ * @param versions The versions, the best first.
+ * @returns The names, in the same order.
+ *
+ * @example Usage
+ * ```ts
+ * import { protocolsOf } from "./versions.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(protocolsOf(["moq-lite-04", "moq-lite-02", "moq-lite-01"], "webtransport"), ["moq-lite-04", "moql"]);
+ * assertEquals(protocolsOf(["gomoqt-dev"], "quic"), ["moq-00"]);
+ * ```
+ */
+export function protocolsOf(
+  versions: readonly MoqVersion[],
+  wire: "quic" | "webtransport" | "websocket",
+): string[] {
+  const names = versions.flatMap((version) => {
+    const { setup } = VERSIONS[version];
+    if (setup === "compat") return [SETUP_PROTOCOL];
+    // Over WebTransport, gomoqt of that time neither offers nor checks a name.
+    if (setup === "session") return wire === "quic" ? [GOMOQT_ALPN] : [];
+    return [version];
+  });
+  return [...new Set(names)];
+}
+
+/**
+ * Finds the version that a protocol name selects.
+ *
+ * @param protocol The negotiated ALPN name or subprotocol; empty without one.
+ * @returns The version; `undefined` if SETUP selects the version.
+ * @throws {ProtocolError} If the name is unknown.
+ *
+ * @example Usage
+ * ```ts
+ * import { versionOf } from "./versions.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(versionOf("moq-lite-04"), "moq-lite-04");
+ * assertEquals(versionOf("moql"), undefined);
+ * ```
+ */
+export function versionOf(protocol: string): MoqVersion | undefined {
+  if (protocol === GOMOQT_ALPN) return "gomoqt-dev";
+  if (protocol === "" || protocol === SETUP_PROTOCOL) return undefined;
+  if (protocol === "moq-lite-05" || protocol === "moq-lite-04") return protocol;
+  throw new ProtocolError(
+    `Cannot speak MoQ: the protocol must be one of ${DEFAULT_VERSIONS.join(", ")}, ` +
+      `${SETUP_PROTOCOL} or ${GOMOQT_ALPN}, received "${protocol}"`,
+  );
+}
+
+/**
+ * The path under which a development server gives the hash of the certificate, in hexadecimal;
+ * relays of MoQ use the same path.
+ */
+export const HASH_PATH = "/certificate.sha256";
+
+/**
+ * Streams of each kind that a peer may have open. Every group has a unidirectional stream, and
+ * every subscription a bidirectional one. Above the limit some peers fail, and others wait.
+ */
+export const MAX_STREAMS = 1_024;
+
+/** The setups whose first message, not a name, selects the version. */
+const BY_MESSAGE: readonly unknown[] = ["compat", "session"];
+
+/**
+ * Checks versions before dialing or binding.
+ *
+ * @throws {TypeError} If the list is empty, or a version is unknown.
+ */
+export function checkVersions(versions: readonly MoqVersion[], verb: string): void {
+  const known = Object.keys(VERSIONS);
+  const isList = Array.isArray(versions) && versions.length > 0;
+  if (isList && versions.every((version) => known.includes(version))) return;
+  throw new TypeError(
+    `Cannot ${verb}: versions must be some of ${known.join(", ")}, received ${
+      JSON.stringify(versions)
+    }`,
+  );
+}
+
+/**
+ * Lists the subprotocols that a client offers on a WebSocket. Every version has subprotocols of
+ * QMux; bare names of QMux leave the choice to the first message.
+ *
+ * @param versions The versions, the best first.
+ * @returns The subprotocols, the best first.
+ */
+export function webSocketOffers(versions: readonly MoqVersion[]): string[] {
+  const named = protocolsOf(versions, "websocket").flatMap((name) => qmuxProtocols(name));
+  return versionsBySetup(versions).length === 0 ? named : [...named, ...qmuxProtocols()];
+}
+
+/**
+ * Chooses a subprotocol of a WebSocket.
+ *
+ * @param versions The versions of the server, the best first.
+ * @returns The subprotocol; `undefined` if no subprotocol is common.
+ */
+export function chooseWebSocket(
+  offered: readonly string[],
+  versions: readonly MoqVersion[],
+): string | undefined {
+  const names: string[] = protocolsOf(versions, "websocket");
+  if (versionsBySetup(versions).length > 0) names.push("");
+  for (const name of names) {
+    const found = offered.find((one) => parseQmuxProtocol(one)?.protocol === name);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+/**
+ * Chooses a subprotocol of WebTransport.
+ *
+ * @param offered The subprotocols that the client offers; old clients offer none.
+ * @param versions The versions of the server, the best first.
+ * @returns The subprotocol; empty if the first message decides; `undefined` if no subprotocol is
+ * common.
+ */
+export function chooseWebTransport(
+  offered: readonly string[],
+  versions: readonly MoqVersion[],
+): string | undefined {
+  const found = protocolsOf(versions, "webtransport").find((name) => offered.includes(name));
+  if (found !== undefined) return found;
+  return offered.length === 0 && versionsBySetup(versions).length > 0 ? "" : undefined;
+}
+
+/**
+ * Finds the versions that are possible after the choice of a protocol.
+ *
+ * @param protocol The protocol; empty without one.
+ * @param versions The versions of this end, the best first.
+ */
+export function versionsFor(protocol: string, versions: readonly MoqVersion[]): MoqVersion[] {
+  if (protocol === "") return versionsBySetup(versions);
+  return versions.filter((version) =>
+    protocol === SETUP_PROTOCOL
+      ? VERSIONS[version].setup === "compat"
+      : protocolsOf([version], "quic").includes(protocol)
+  );
+}
+
+/**
+ * Finds the versions that a client may offer in the first message, which has the form of the best
+ * version.
+ *
+ * @param protocol The negotiated protocol; empty without one.
+ * @param versions The versions of the client, the best first.
+ */
+export function offeredVersions(protocol: string, versions: readonly MoqVersion[]): MoqVersion[] {
+  const left = versionsFor(protocol, versions);
+  return left.filter((version) => VERSIONS[version].setup === VERSIONS[left[0]!].setup);
+}
+
+function versionsBySetup(versions: readonly MoqVersion[]): MoqVersion[] {
+  return versions.filter((version) => BY_MESSAGE.includes(VERSIONS[version].setup));
+}

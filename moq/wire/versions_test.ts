@@ -1,0 +1,50 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { ProtocolError } from "../../errors.ts";
+import { DEFAULT_VERSIONS, type MoqVersion, protocolsOf, versionOf, VERSIONS } from "./versions.ts";
+
+const ALL = Object.keys(VERSIONS) as MoqVersion[];
+
+Deno.test("VERSIONS has every version under its name, with its number in SETUP", () => {
+  for (const version of ALL) assertEquals(VERSIONS[version].version, version);
+  assertEquals(ALL.map((version) => VERSIONS[version].code), [
+    ...[0xff0dad05, 0xff0dad04, 0xff0dad02, 0xff0dad01],
+    0xfeedbabe,
+  ]);
+});
+
+Deno.test("protocolsOf() names versions as each wire offers them", () => {
+  const lite = ["moq-lite-05", "moq-lite-04", "moql"];
+  for (const wire of ["quic", "webtransport", "websocket"] as const) {
+    assertEquals(protocolsOf(DEFAULT_VERSIONS, wire), lite);
+    assertEquals(protocolsOf([], wire), []);
+  }
+  // gomoqt of that time has a name only on raw QUIC.
+  assertEquals(protocolsOf(ALL, "quic"), [...lite, "moq-00"]);
+  assertEquals(protocolsOf(ALL, "webtransport"), lite);
+});
+
+Deno.test("versionOf() finds the version of a protocol that names one", () => {
+  assertEquals(versionOf("moq-lite-05"), "moq-lite-05");
+  assertEquals(versionOf("moq-lite-04"), "moq-lite-04");
+  assertEquals(versionOf("moq-00"), "gomoqt-dev");
+});
+
+Deno.test("versionOf() leaves the version to SETUP when the protocol names none", () => {
+  assertEquals(versionOf(""), undefined);
+  assertEquals(versionOf("moql"), undefined);
+});
+
+Deno.test("versionOf() refuses unknown protocols", () => {
+  for (const protocol of ["moq-lite-03", "moq-lite-06", "moqt-17", "h3", "skein.1", "toString"]) {
+    assertThrows(() => versionOf(protocol), ProtocolError, `"${protocol}"`);
+  }
+});
+
+Deno.test("versionOf() finds every protocol that protocolsOf() gives", () => {
+  for (const version of ALL) {
+    for (const protocol of protocolsOf([version], "quic")) {
+      const found = versionOf(protocol);
+      assertEquals(found, VERSIONS[version].setup === "compat" ? undefined : version);
+    }
+  }
+});
