@@ -13,8 +13,8 @@ import { Histogram } from "./histogram.ts";
 import { RedisServer } from "../tests/brokers/redis_server.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type { Broker } from "../pubsub/broker.ts";
-import { RedisBroker } from "../pubsub/redis/mod.ts";
-import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
+import { RedisBroker } from "../brokers/redis/mod.ts";
+import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 
 const { args } = Deno;
 const SECONDS = numberArgument(args, "seconds", 3);

@@ -153,10 +153,10 @@ function follow(relay: MoqRelay, url: string): MoqClient {
 async function brokerAt(url: string | undefined): Promise<Broker | undefined> {
   if (url === undefined) return undefined;
   if (url.startsWith("nats:")) {
-    const { NatsBroker } = await import("../pubsub/nats/mod.ts");
+    const { NatsBroker } = await import("../brokers/nats/mod.ts");
     return new NatsBroker({ servers: new URL(url).host });
   }
-  const { RedisBroker } = await import("../pubsub/redis/mod.ts");
+  const { RedisBroker } = await import("../brokers/redis/mod.ts");
   return new RedisBroker({ url });
 }
 

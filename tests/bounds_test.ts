@@ -1,6 +1,6 @@
 /** The walk through the table of bounds, on memory and SQLite. */
 import { MemoryBroker } from "../pubsub/mod.ts";
-import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
+import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { assertEquals } from "@std/assert";
 import { bounds } from "../tools/limits_table.ts";
 import { QUOTAS, testQuotas, testWalks, WALKS } from "./bounds.ts";

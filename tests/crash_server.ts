@@ -8,7 +8,7 @@
 import type { CertificateHash } from "../client.ts";
 import { serve } from "../mod.ts";
 import { LiveTrack, MoqServer, TrackMux } from "../moq/mod.ts";
-import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
+import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 
 /** Settings of the server. */

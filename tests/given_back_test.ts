@@ -30,7 +30,7 @@ import type { MoqServerOptions } from "../moq/server/server_options.ts";
 import { MoqSession } from "../moq/session/session.ts";
 import { TrackMux } from "../moq/track/mux.ts";
 import { NodeCalls, type NodeCallsOptions } from "../pubsub/nodes/node_calls.ts";
-import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
+import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { createServer, DurableStreamsHandler, type ServerOptions } from "../server.ts";
 import { Answers, type BeginAnswer } from "../server/durable/answers.ts";
 import { NodeStreams } from "../server/durable/node_streams.ts";

@@ -25,9 +25,9 @@ import {
   type TrackWriter,
 } from "../moq/mod.ts";
 import { MemoryBroker, Presence, Rooms, Topics } from "../pubsub/mod.ts";
-import { NatsBroker } from "../pubsub/nats/mod.ts";
-import { RedisBroker } from "../pubsub/redis/mod.ts";
-import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
+import { NatsBroker } from "../brokers/nats/mod.ts";
+import { RedisBroker } from "../brokers/redis/mod.ts";
+import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { DurableStreamsHandler, serveWorkers } from "../server.ts";
 import { Inspector } from "../server/inspector/mod.ts";
 import { jwt } from "../server/jwt.ts";

@@ -5,7 +5,7 @@
  */
 import { assertEquals } from "@std/assert";
 import { connect } from "../client.ts";
-import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
+import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import type { Server } from "../server.ts";
 import { Cable } from "./cable.ts";
 import { listen, portOf, until } from "./servers.ts";

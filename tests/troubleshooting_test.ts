@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
+import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { isLibrary, readRepository } from "../tools/arrows.ts";
 import { commentTextOf } from "../tools/_source.ts";
 

@@ -7,7 +7,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { deadline } from "@std/async";
 import { type Client, connect, dial, RequestError, SessionClosedError } from "../mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
-import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
+import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { contract, datagrams } from "../examples/whiteboard/contract.ts";
 import { type Change, Drawing, LIMITS, type Point } from "../examples/whiteboard/drawing.ts";
 import { boxOf, isTouched, pieces, round, simplify } from "../examples/whiteboard/geometry.ts";

@@ -39,6 +39,7 @@ type Layer =
   | "transport"
   | "session"
   | "pubsub"
+  | "brokers"
   | "moq"
   | "manager"
   | "client"
@@ -59,19 +60,20 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   transport: ["errors", "base", "transport"],
   session: BELOW_PUBSUB,
   pubsub: [...BELOW_PUBSUB, "pubsub"],
+  brokers: [...BELOW_PUBSUB, "pubsub", "brokers"],
   moq: [...BELOW_PUBSUB, "pubsub", "moq"],
   manager: [...BELOW_PUBSUB, "manager"],
   client: [...BELOW_PUBSUB, "client"],
   telemetry: [...BELOW_TELEMETRY, "telemetry"],
   server: [...BELOW_SERVER, "server"],
-  testing: [...BELOW_SERVER, "client", "server", "testing"],
-  mod: [...BELOW_SERVER, "client", "server", "mod"],
-  cli: [...BELOW_SERVER, "client", "server", "mod", "cli"],
+  testing: [...BELOW_SERVER, "brokers", "client", "server", "testing"],
+  mod: [...BELOW_SERVER, "brokers", "client", "server", "mod"],
+  cli: [...BELOW_SERVER, "brokers", "client", "server", "mod", "cli"],
 };
 
 const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:test|bench)\.ts$/;
 const FOLDERS =
-  /^(base|transport|session|client|pubsub|moq|manager|telemetry|server|testing|cli)\//;
+  /^(base|transport|session|client|pubsub|brokers|moq|manager|telemetry|server|testing|cli)\//;
 
 /** An import of a file of the repository. */
 export interface Edge {

@@ -12,8 +12,8 @@
  */
 import { z } from "zod";
 import { type Broker, defineContract, serve } from "../../mod.ts";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { serveWorkers, type WorkerNode } from "../../server.ts";
 import { argument, numberArgument, portOf } from "../args.ts";
 

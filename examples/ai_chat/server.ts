@@ -15,7 +15,7 @@
  * @module
  */
 import { BrokerError } from "../../mod.ts";
-import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
+import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { optionsOf, PORT } from "../shared/options.ts";
 import { CLIENT, readPage, servePage } from "../shared/site.ts";
 import { serveAiChat } from "./ai_chat.ts";

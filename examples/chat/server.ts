@@ -21,7 +21,7 @@ import { type ChatServer, serveChat } from "./chat.ts";
 import { ONCE, optionsOf, PORT } from "../shared/options.ts";
 import { CLIENT, readPage, servePage } from "../shared/site.ts";
 import { BrokerError } from "../../mod.ts";
-import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
+import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { talk } from "./talk.ts";
 
 const FILES = ["index.html", "chat.css", "chat.js", "view.js"];

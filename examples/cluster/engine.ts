@@ -6,8 +6,8 @@
  * @module
  */
 import type { Broker } from "../../mod.ts";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 
 /** Longest start of an engine, in milliseconds. */
 const PATIENCE_MS = 10_000;

@@ -6,7 +6,7 @@
  *
  * @module
  */
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import {
   type Host,
   simulatedClient,

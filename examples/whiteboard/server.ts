@@ -16,7 +16,7 @@
  * @module
  */
 import { BrokerError } from "../../mod.ts"; // jsr:@skein/skein
-import { SqliteBroker } from "../../pubsub/sqlite/mod.ts"; // jsr:@skein/skein/sqlite
+import { SqliteBroker } from "../../brokers/sqlite/mod.ts"; // jsr:@skein/skein/sqlite
 import { ONCE, optionsOf, PORT } from "../shared/options.ts";
 import { readPage, servePage } from "../shared/site.ts";
 import { drawOnce } from "./once.ts";

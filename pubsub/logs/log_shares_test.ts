@@ -2,7 +2,7 @@
 import { assertEquals } from "@std/assert";
 import type { Broker } from "../broker.ts";
 import { MemoryBroker } from "../memory/broker.ts";
-import { SqliteBroker } from "../sqlite/mod.ts";
+import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { LogShares, overShareReason } from "./log_shares.ts";
 import type { AppendLogOptions } from "./log.ts";
 

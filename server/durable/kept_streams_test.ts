@@ -5,7 +5,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { LimitError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
+import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { DurableStreamsHandler, type DurableStreamsHandlerOptions } from "./handler.ts";
 import { KeptStreams } from "./kept_streams.ts";

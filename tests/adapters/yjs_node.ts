@@ -9,9 +9,9 @@ import { SqliteYjsStore } from "../../examples/adapters/yjs_store.ts";
 import { YjsDocuments } from "../../examples/adapters/yjs_server.ts";
 import { serve } from "../../mod.ts";
 import type { Broker } from "../../pubsub/mod.ts";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
-import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
+import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 
 const [port, folder, engine = ""] = Deno.args;
 const script = await Deno.readTextFile(`${folder}/page.js`).catch(() => "");

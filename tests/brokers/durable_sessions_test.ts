@@ -2,8 +2,8 @@
 import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { connect } from "../../mod.ts";
 import { RequestError } from "../../errors.ts";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { listen, until } from "../servers.ts";
 import { soon } from "../sessions.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";

@@ -2,8 +2,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { dial } from "../../mod.ts";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { type Answer, Backend, serveApi } from "../http_backend.ts";
 import { endOf } from "../sessions.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";

@@ -5,8 +5,8 @@
  * @module
  */
 import type { Broker } from "../../pubsub/broker.ts";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { serve, type Server } from "../../server.ts";
 
 if (import.meta.main) {

@@ -2,8 +2,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { dial, type ServeOptions } from "../../mod.ts";
 import type { Broker } from "../../pubsub/broker.ts";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import type { NodeAnswer } from "../../server/inspector/cluster.ts";
 import type { HistoryAnswer, ListAnswer, NodeOverview } from "../../server/inspector/questions.ts";
 import { listen } from "../servers.ts";

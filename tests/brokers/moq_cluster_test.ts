@@ -15,7 +15,7 @@ import {
   TrackMux,
 } from "../../moq/mod.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { noTimers } from "./hearing.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 

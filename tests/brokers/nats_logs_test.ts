@@ -17,9 +17,9 @@ import type {
 } from "../../pubsub/logs/log.ts";
 import { logTopic } from "../../pubsub/logs/rules.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
-import type { NatsServers } from "../../pubsub/nats/options.ts";
-import { connectNats } from "../../pubsub/nats/transport.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import type { NatsServers } from "../../brokers/nats/options.ts";
+import { connectNats } from "../../brokers/nats/transport.ts";
 import { Random } from "../random.ts";
 import { Hearing, statusIs, until } from "./hearing.ts";
 import { assertProduced, produce } from "./producers.ts";

@@ -1,7 +1,7 @@
 /** The broker's own transport to NATS over TLS. */
 import { assertMatch } from "@std/assert";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
-import type { NatsServers } from "../../pubsub/nats/options.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import type { NatsServers } from "../../brokers/nats/options.ts";
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import { Hearing, until } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";

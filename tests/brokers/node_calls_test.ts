@@ -2,11 +2,11 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { NodeCallError, NodeCalls, type NodeCallsOptions } from "../../pubsub/nodes/node_calls.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { connectTo } from "../../pubsub/ports/_ports_test.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { soon } from "../sessions.ts";
 import { until } from "../servers.ts";
 import { noTimers } from "./hearing.ts";

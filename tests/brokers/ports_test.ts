@@ -2,8 +2,8 @@
 import type { Broker } from "../../pubsub/broker.ts";
 import { connectTo } from "../../pubsub/ports/_ports_test.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { noTimers } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";

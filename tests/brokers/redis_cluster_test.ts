@@ -4,8 +4,8 @@
 import { assertEquals, assertNotEquals } from "@std/assert";
 import { Cluster } from "ioredis";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
-import { slotOf } from "../../pubsub/redis/format.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { slotOf } from "../../brokers/redis/format.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { append, BOUNDS, Hearing, noTimers, statusIs, until } from "./hearing.ts";
 import { isRedisMissing, RedisCluster } from "./redis_server.ts";
 

@@ -13,8 +13,8 @@ import type {
 } from "../../pubsub/logs/log.ts";
 import { ANSWER_PREFIX, logTopic, MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { slotOf } from "../../pubsub/redis/format.ts";
-import { RedisBroker, type RedisBrokerOptions } from "../../pubsub/redis/mod.ts";
+import { slotOf } from "../../brokers/redis/format.ts";
+import { RedisBroker, type RedisBrokerOptions } from "../../brokers/redis/mod.ts";
 import { Random } from "../random.ts";
 import { Hearing, noTimers, statusIs, until } from "./hearing.ts";
 import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";

@@ -8,8 +8,8 @@ import { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
-import { encodeFrame } from "../../pubsub/redis/format.ts";
-import { RedisBroker, type RedisBrokerOptions } from "../../pubsub/redis/mod.ts";
+import { encodeFrame } from "../../brokers/redis/format.ts";
+import { RedisBroker, type RedisBrokerOptions } from "../../brokers/redis/mod.ts";
 import {
   append,
   BOUNDS,

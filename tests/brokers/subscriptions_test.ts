@@ -2,8 +2,8 @@
 import { assertEquals } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import { Client } from "../../pubsub/_clients_test.ts";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { Topics } from "../../pubsub/topics.ts";
 import { BOUNDS, until } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";

@@ -2,9 +2,9 @@
 import { assertEquals } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
-import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
+import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { noTimers } from "../brokers/hearing.ts";
 import { isNatsMissing, NatsServer } from "../brokers/nats_server.ts";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";

@@ -5,7 +5,7 @@
  */
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { dial, RequestError, SessionClosedError } from "../../mod.ts";
-import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
+import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { serveChat } from "../../examples/chat/chat.ts";
 import { Once, Recent } from "../../examples/chat/memory.ts";
 import { isNatsMissing } from "../brokers/nats_server.ts";

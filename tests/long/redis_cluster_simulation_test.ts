@@ -1,6 +1,6 @@
 /** Servers of Skein on a simulated Redis under faults: no publication is lost in silence. */
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { Topics } from "../../pubsub/topics.ts";
 import type { Host } from "../../testing/simulation/host.ts";
 import { SimulatedNetwork } from "../../testing/simulation/network/network.ts";

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
 import { BrokerError } from "../../errors.ts";
 import type { LogPage } from "../../pubsub/logs/log.ts";
-import type { SqliteBroker } from "../../pubsub/sqlite/sqlite_broker.ts";
+import type { SqliteBroker } from "../../brokers/sqlite/sqlite_broker.ts";
 import { Simulation } from "../../testing/simulation/simulation.ts";
 import { SimulatedSqlite } from "../../testing/simulation/sqlite/broker.ts";
 import { type DiskFault, SimulatedDisk } from "../../testing/simulation/sqlite/disk.ts";

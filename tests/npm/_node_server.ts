@@ -11,8 +11,8 @@
  */
 import process from "node:process";
 import { type Broker, MemoryBroker, serve } from "../../mod.ts";
-import { NatsBroker } from "../../pubsub/nats/mod.ts";
-import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
 
 function brokerOf([engine, at = "", caFile]: readonly string[]): Broker & AsyncDisposable {

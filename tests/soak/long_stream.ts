@@ -5,7 +5,7 @@
  * @module
  */
 import { connect, serve } from "../../mod.ts";
-import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
+import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import type { Check } from "./webtransport.ts";
 
 /** Allowed growth of the heap while the stream is read. */

@@ -6,10 +6,10 @@
  */
 import { DatabaseSync } from "node:sqlite";
 import type { LogPage } from "../../pubsub/mod.ts";
-import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
+import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { sleep } from "./processes.ts";
 
-const PROGRAM = new URL("../../pubsub/sqlite/_writer_test.ts", import.meta.url).href;
+const PROGRAM = new URL("../../brokers/sqlite/_writer_test.ts", import.meta.url).href;
 const PERMISSIONS = ["-R", "-W", "--allow-sys=osUptime"];
 
 /** Longest life of a process after the file is open, in milliseconds. */

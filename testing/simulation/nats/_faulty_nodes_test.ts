@@ -1,6 +1,6 @@
 /** Nodes on a modelled NATS under faults: all that was acknowledged is there, or the epoch is new. */
 import type { Publication, PublicationPosition } from "../../../pubsub/broker.ts";
-import { NatsBroker } from "../../../pubsub/nats/mod.ts";
+import { NatsBroker } from "../../../brokers/nats/mod.ts";
 import { installGlobals } from "../globals.ts";
 import type { Host } from "../host.ts";
 import { SimulatedNetwork } from "../network/network.ts";

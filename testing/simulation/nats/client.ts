@@ -8,8 +8,8 @@ import {
 } from "@nats-io/nats-core/internal";
 import { ConnectionError } from "../../../errors.ts";
 import { concat } from "../../../base/bytes.ts";
-import type { NatsServers } from "../../../pubsub/nats/options.ts";
-import { connectNats } from "../../../pubsub/nats/transport.ts";
+import type { NatsServers } from "../../../brokers/nats/options.ts";
+import { connectNats } from "../../../brokers/nats/transport.ts";
 import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";
 import type { SimulatedSocket } from "../network/sockets.ts";

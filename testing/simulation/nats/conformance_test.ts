@@ -2,7 +2,7 @@
 import { assertEquals } from "@std/assert";
 import { runTest, TESTS_OF_ONE, TESTS_OF_TWO } from "../../../pubsub/conformance/suite.ts";
 import type { Broker } from "../../../pubsub/broker.ts";
-import { NatsBroker } from "../../../pubsub/nats/mod.ts";
+import { NatsBroker } from "../../../brokers/nats/mod.ts";
 import { installGlobals } from "../globals.ts";
 import { SimulatedNetwork } from "../network/network.ts";
 import { Simulation } from "../simulation.ts";

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
-import { NatsBroker } from "../../../pubsub/nats/mod.ts";
+import { NatsBroker } from "../../../brokers/nats/mod.ts";
 import { installGlobals } from "../globals.ts";
 import type { Host } from "../host.ts";
 import { SimulatedNetwork } from "../network/network.ts";

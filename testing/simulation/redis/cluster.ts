@@ -2,8 +2,8 @@
 import { EventEmitter } from "node:events";
 import process from "node:process";
 import type { Runtime, Timer } from "../../../base/runtime.ts";
-import type { RedisClient } from "../../../pubsub/redis/options.ts";
-import { slotOf } from "../../../pubsub/redis/format.ts";
+import type { RedisClient } from "../../../brokers/redis/options.ts";
+import { slotOf } from "../../../brokers/redis/format.ts";
 import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";
 import type { Simulation } from "../simulation.ts";

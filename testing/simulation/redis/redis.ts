@@ -4,7 +4,7 @@ import { checkOptions, POSITIVE, TIME } from "../../../base/option_checks.ts";
 import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";
 import type { Simulation } from "../simulation.ts";
-import type { RedisClient } from "../../../pubsub/redis/options.ts";
+import type { RedisClient } from "../../../brokers/redis/options.ts";
 import { SimulatedRedisClient } from "./client.ts";
 import type { RedisLoss, RedisPersistence } from "./effects.ts";
 import { ScriptEngine } from "./lua.ts";

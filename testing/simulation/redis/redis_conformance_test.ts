@@ -1,7 +1,7 @@
 /** The requirements of every broker, on a simulated Redis and in virtual time. */
 import { assert, assertEquals } from "@std/assert";
 import { testBroker } from "../../../pubsub/conformance/suite.ts";
-import { RedisBroker } from "../../../pubsub/redis/mod.ts";
+import { RedisBroker } from "../../../brokers/redis/mod.ts";
 import { installGlobals } from "../globals.ts";
 import { SimulatedNetwork } from "../network/network.ts";
 import { Simulation } from "../simulation.ts";

@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { RedisBroker } from "../../../pubsub/redis/mod.ts";
+import { RedisBroker } from "../../../brokers/redis/mod.ts";
 import { SimulatedNetwork } from "../network/network.ts";
 import { Simulation } from "../simulation.ts";
 import { SimulatedRedis } from "./redis.ts";

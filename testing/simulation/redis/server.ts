@@ -3,7 +3,7 @@ import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";
 import type { SimulatedSocket } from "../network/sockets.ts";
 import type { Simulation } from "../simulation.ts";
-import { slotOf } from "../../../pubsub/redis/format.ts";
+import { slotOf } from "../../../brokers/redis/format.ts";
 import { COMMANDS, fits, Keyspace, runOnKeys } from "./commands.ts";
 import {
   applyEffect,

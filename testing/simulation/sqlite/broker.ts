@@ -1,10 +1,10 @@
 /** The broker with a file, on a simulated machine. */
 import { BrokerError } from "../../../errors.ts";
-import type { FileThread } from "../../../pubsub/sqlite/commit_queue.ts";
-import { type Operation, type Outcome, SqliteFile } from "../../../pubsub/sqlite/file.ts";
-import type { Machine } from "../../../pubsub/sqlite/machine.ts";
-import { type SqliteBrokerOptions, sqliteSettings } from "../../../pubsub/sqlite/options.ts";
-import { onMachine, SqliteBroker } from "../../../pubsub/sqlite/sqlite_broker.ts";
+import type { FileThread } from "../../../brokers/sqlite/commit_queue.ts";
+import { type Operation, type Outcome, SqliteFile } from "../../../brokers/sqlite/file.ts";
+import type { Machine } from "../../../brokers/sqlite/machine.ts";
+import { type SqliteBrokerOptions, sqliteSettings } from "../../../brokers/sqlite/options.ts";
+import { onMachine, SqliteBroker } from "../../../brokers/sqlite/sqlite_broker.ts";
 import type { Simulation } from "../simulation.ts";
 import type { SimulatedDisk } from "./disk.ts";
 import { SqliteLibrary } from "./library.ts";

@@ -1,6 +1,6 @@
 /** SQLite itself, compiled to WebAssembly, on the disks of simulated machines. */
 import type { SQLInputValue } from "node:sqlite";
-import type { Database, Statement } from "../../../pubsub/sqlite/database.ts";
+import type { Database, Statement } from "../../../brokers/sqlite/database.ts";
 import { DiskError, type DiskFault, type DiskFile, type SimulatedDisk } from "./disk.ts";
 
 /** Result codes of SQLite. */

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { DatabaseSync } from "node:sqlite";
-import { type Operation, SqliteFile } from "../../../pubsub/sqlite/file.ts";
+import { type Operation, SqliteFile } from "../../../brokers/sqlite/file.ts";
 import { seededRandom } from "../../../transport/memory/path.ts";
 import { Simulation } from "../simulation.ts";
 import { SimulatedDisk } from "./disk.ts";

@@ -1,6 +1,6 @@
 /** NATS, as a model, with the faults of its servers. */
 import type { Broker } from "../../../pubsub/broker.ts";
-import { NatsBroker } from "../../../pubsub/nats/mod.ts";
+import { NatsBroker } from "../../../brokers/nats/mod.ts";
 import { installGlobals } from "../../../testing/simulation/globals.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import { simulatedNatsConnect } from "../../../testing/simulation/nats/client.ts";

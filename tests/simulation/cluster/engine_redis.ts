@@ -1,6 +1,6 @@
 /** Redis, as a model, with the faults of its servers. */
 import type { Broker } from "../../../pubsub/broker.ts";
-import { RedisBroker } from "../../../pubsub/redis/mod.ts";
+import { RedisBroker } from "../../../brokers/redis/mod.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import { SimulatedRedisCluster } from "../../../testing/simulation/redis/cluster.ts";
 import { SimulatedRedis } from "../../../testing/simulation/redis/redis.ts";

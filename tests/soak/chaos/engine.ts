@@ -5,8 +5,8 @@
  */
 import { lowPort } from "../../ports.ts";
 import type { Broker } from "../../../mod.ts";
-import { NatsBroker } from "../../../pubsub/nats/mod.ts";
-import { RedisBroker } from "../../../pubsub/redis/mod.ts";
+import { NatsBroker } from "../../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../../brokers/redis/mod.ts";
 import { NatsServer } from "../../brokers/nats_server.ts";
 import { RedisServer } from "../../brokers/redis_server.ts";
 

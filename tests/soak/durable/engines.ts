@@ -4,7 +4,7 @@
  * @module
  */
 import type { Broker } from "../../../mod.ts";
-import { SqliteBroker } from "../../../pubsub/sqlite/mod.ts";
+import { SqliteBroker } from "../../../brokers/sqlite/mod.ts";
 import { NatsServer } from "../../brokers/nats_server.ts";
 import { RedisServer } from "../../brokers/redis_server.ts";
 import { brokerFor } from "../chaos/engine.ts";

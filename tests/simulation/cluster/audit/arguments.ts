@@ -2,10 +2,10 @@
 import type { Broker } from "../../../../pubsub/broker.ts";
 import { Directory } from "../../../../pubsub/nodes/directory.ts";
 import { MemoryBroker, Nodes, Presence, Topics } from "../../../../pubsub/mod.ts";
-import { Names as NatsNames } from "../../../../pubsub/nats/format.ts";
-import { checkSource as checkNats, natsSettings } from "../../../../pubsub/nats/options.ts";
-import { checkSource as checkRedis, redisSettings } from "../../../../pubsub/redis/options.ts";
-import { sqliteSettings } from "../../../../pubsub/sqlite/options.ts";
+import { Names as NatsNames } from "../../../../brokers/nats/format.ts";
+import { checkSource as checkNats, natsSettings } from "../../../../brokers/nats/options.ts";
+import { checkSource as checkRedis, redisSettings } from "../../../../brokers/redis/options.ts";
+import { sqliteSettings } from "../../../../brokers/sqlite/options.ts";
 import type { Audit } from "./audit.ts";
 import { auditArguedBroker, auditArguedStreams } from "./argued_brokers.ts";
 import { auditArguedCalls } from "./argued_calls.ts";

@@ -1,5 +1,5 @@
 /** A spare NATS, for trials of brokers. */
-import { NatsBroker } from "../../../../pubsub/nats/mod.ts";
+import { NatsBroker } from "../../../../brokers/nats/mod.ts";
 import { simulatedNatsConnect } from "../../../../testing/simulation/nats/client.ts";
 import {
   JETSTREAM_TROUBLES,

@@ -1,5 +1,5 @@
 /** A spare Redis, for trials of brokers. */
-import { RedisBroker } from "../../../../pubsub/redis/mod.ts";
+import { RedisBroker } from "../../../../brokers/redis/mod.ts";
 import { SimulatedRedis } from "../../../../testing/simulation/redis/redis.ts";
 import { oneOf, shuffled } from "../chance.ts";
 import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";

@@ -1,7 +1,7 @@
 /** Brokers that close: calls under way settle, later ones are refused, and so are names too long. */
 import type { Broker, HistoryBounds } from "../../../../../pubsub/broker.ts";
 import type { LogConfig } from "../../../../../pubsub/logs/log.ts";
-import type { SqliteBroker } from "../../../../../pubsub/sqlite/mod.ts";
+import type { SqliteBroker } from "../../../../../brokers/sqlite/mod.ts";
 import { SimulatedDisk } from "../../../../../testing/simulation/sqlite/disk.ts";
 import { oneOf, shuffled } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";

@@ -1,7 +1,7 @@
 /** Copies of a file in use: a copy has the state of one moment, whatever changed meanwhile. */
 import type { HistoryBounds, HistoryPage } from "../../../../../pubsub/broker.ts";
 import type { LogPage } from "../../../../../pubsub/logs/log.ts";
-import type { SqliteBroker } from "../../../../../pubsub/sqlite/mod.ts";
+import type { SqliteBroker } from "../../../../../brokers/sqlite/mod.ts";
 import { SimulatedDisk } from "../../../../../testing/simulation/sqlite/disk.ts";
 import { oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";

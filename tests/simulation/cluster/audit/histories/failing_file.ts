@@ -5,7 +5,7 @@ import type {
   HistoryBounds,
   Publication,
 } from "../../../../../pubsub/broker.ts";
-import type { SqliteBroker } from "../../../../../pubsub/sqlite/mod.ts";
+import type { SqliteBroker } from "../../../../../brokers/sqlite/mod.ts";
 import { SimulatedDisk } from "../../../../../testing/simulation/sqlite/disk.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { oneOf } from "../../chance.ts";

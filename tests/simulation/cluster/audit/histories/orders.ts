@@ -1,6 +1,6 @@
 /** Publications of a topic that come in another order: each is delivered once, in order, epoch by epoch. */
 import type { Publication } from "../../../../../pubsub/broker.ts";
-import { InOrder } from "../../../../../pubsub/nats/topic_subscription.ts";
+import { InOrder } from "../../../../../brokers/nats/topic_subscription.ts";
 import { between } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 

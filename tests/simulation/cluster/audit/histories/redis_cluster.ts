@@ -1,8 +1,8 @@
 /** Brokers on a cluster of Redis: each topic at its master, also behind moved slots and lost masters. */
 import type { BrokerSubscription, HistoryBounds } from "../../../../../pubsub/broker.ts";
-import { Names, slotOf } from "../../../../../pubsub/redis/format.ts";
+import { Names, slotOf } from "../../../../../brokers/redis/format.ts";
 import { logTopic } from "../../../../../pubsub/logs/rules.ts";
-import { RedisBroker } from "../../../../../pubsub/redis/mod.ts";
+import { RedisBroker } from "../../../../../brokers/redis/mod.ts";
 import type { SimulatedRedisCluster } from "../../../../../testing/simulation/redis/cluster.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";

@@ -1,6 +1,6 @@
 /** Removals of more rows than one step of a sweep deletes: the file has all of its room again. */
 import type { HistoryBounds, Publication } from "../../../../../pubsub/broker.ts";
-import type { SqliteBroker } from "../../../../../pubsub/sqlite/mod.ts";
+import type { SqliteBroker } from "../../../../../brokers/sqlite/mod.ts";
 import { SimulatedDisk } from "../../../../../testing/simulation/sqlite/disk.ts";
 import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";

@@ -1,5 +1,5 @@
 /** Sweeps of a full file: rows without use go by themselves, also behind a sweep that failed. */
-import type { SqliteBroker } from "../../../../../pubsub/sqlite/mod.ts";
+import type { SqliteBroker } from "../../../../../brokers/sqlite/mod.ts";
 import { SimulatedDisk } from "../../../../../testing/simulation/sqlite/disk.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit, Expect } from "../audit.ts";

@@ -1,0 +1,203 @@
+/** Topics with a history: their streams, and the subscriptions that follow these. */
+import { BrokerError } from "../../errors.ts";
+import { waitFor } from "../../base/wait.ts";
+import { textOf } from "../../base/error_text.ts";
+import type {
+  Appended,
+  AppendOptions,
+  BrokerHistory,
+  HistoryBounds,
+  HistoryPage,
+  Publication,
+  ReadHistoryOptions,
+} from "../../pubsub/broker.ts";
+import { AppendQueue } from "./publish_queue.ts";
+import { TopicSubscription } from "./topic_subscription.ts";
+import { encode, escapeTopic, type Names, subjectPart } from "./format.ts";
+import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
+import { HistoryStream } from "./stream.ts";
+import type { NatsSettings } from "./options.ts";
+import type { WaitingBudget } from "../../pubsub/engine_flow.ts";
+import { readPage } from "./history_reader.ts";
+
+/** The stream and the subscriptions of all topics with the same bounds. */
+interface OpenStream {
+  readonly stream: HistoryStream;
+  readonly appends: AppendQueue;
+  readonly subscriptions: Map<string, TopicSubscription>;
+}
+
+/** Collaborators of a {@linkcode NatsHistory}. */
+interface NatsHistoryOptions {
+  readonly link: Link;
+  readonly names: Names;
+  readonly budget: WaitingBudget;
+  readonly settings: NatsSettings;
+  /** Called for each publication. */
+  readonly onReceived: () => void;
+  /** Called for each message that is no publication. */
+  readonly onIgnored: () => void;
+}
+
+/** The histories of one broker. There are as many streams as there are different bounds. */
+export class NatsHistory implements BrokerHistory {
+  /** Publications that were taken. */
+  published = 0;
+  /** Pages that were read. */
+  reads = 0;
+  readonly #options: NatsHistoryOptions;
+  readonly #streams = new Map<string, OpenStream>();
+  /** Producer for publications without a key. */
+  readonly #producer: string;
+  #number = 0;
+  #isClosed = false;
+
+  constructor(options: NatsHistoryOptions) {
+    this.#options = options;
+    this.#producer = options.link.runtime.randomUUID();
+  }
+
+  /** Publications that were given up. */
+  get dropped(): number {
+    let dropped = 0;
+    for (const { appends } of this.#streams.values()) dropped += appends.dropped;
+    return dropped;
+  }
+
+  /** Describes the streams that are not available. */
+  issues(): string[] {
+    return [...this.#streams.values()].flatMap(({ stream }) =>
+      stream.epoch !== undefined || stream.problem === undefined
+        ? []
+        : [`The stream ${stream.names.stream} is not available: ${textOf(stream.problem)}`]
+    );
+  }
+
+  /** Called when the server is there. */
+  up(): void {
+    for (const { stream } of this.#streams.values()) stream.open();
+  }
+
+  /** Called when the server went away. */
+  down(): void {
+    for (const { stream, appends, subscriptions } of this.#streams.values()) {
+      stream.shut();
+      appends.suspend();
+      for (const subscription of subscriptions.values()) subscription.shut();
+    }
+  }
+
+  /** Resolves once all publications were answered or given up. */
+  async idle(): Promise<void> {
+    await Promise.all([...this.#streams.values()].map(({ appends }) => appends.idle()));
+  }
+
+  /** Ends all subscriptions, and refuses further calls; publications that were taken are still sent. */
+  end(): void {
+    this.#isClosed = true;
+    for (const { subscriptions } of this.#streams.values()) {
+      for (const subscription of subscriptions.values()) subscription.close();
+      subscriptions.clear();
+    }
+  }
+
+  /** Gives up all waiting publications. */
+  close(): void {
+    for (const { stream, appends } of this.#streams.values()) {
+      stream.close();
+      appends.close();
+    }
+  }
+
+  /** Returns the subscription of a topic. */
+  subscription(topic: string, bounds: HistoryBounds): TopicSubscription {
+    const part = subjectPart(topic);
+    const { stream, subscriptions } = this.#open(bounds);
+    let subscription = subscriptions.get(topic);
+    if (subscription === undefined) {
+      subscription = new TopicSubscription({
+        link: this.#options.link,
+        topic,
+        subject: `${stream.names.live}.${part}`,
+        stream,
+        onEmpty: () => subscriptions.delete(topic),
+        onReceived: this.#options.onReceived,
+        onIgnored: this.#options.onIgnored,
+      });
+      subscriptions.set(topic, subscription);
+    }
+    return subscription;
+  }
+
+  async append(publication: Publication, { bounds, key }: AppendOptions): Promise<Appended> {
+    if (this.#isClosed) throw closed("append");
+    const topic = subjectPart(publication.topic);
+    this.published++;
+    const { stream, appends } = this.#open(bounds);
+    stream.touch();
+    const id = key === undefined
+      ? `${this.#producer}:${this.#number++}`
+      : `${topic}:${escapeTopic(key.producer)}:${key.number}`;
+    return await appends.add(
+      `${stream.names.log}.${topic}`,
+      encode(publication),
+      id,
+      key !== undefined,
+    );
+  }
+
+  async read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
+    if (this.#isClosed) throw closed("read history");
+    const part = subjectPart(topic);
+    const { link } = this.#options;
+    const { bounds, signal } = options;
+    const { stream, subscriptions } = this.#open(bounds);
+    signal?.throwIfAborted();
+    try {
+      await link.reach(signal);
+      const what = `the stream ${stream.names.stream}`;
+      await waitFor(link.runtime, stream.whenOpen(), {
+        what,
+        timeoutMs: REQUEST_TIMEOUT_MS,
+        signal,
+      });
+      stream.touch();
+      this.reads++;
+      const subject = `${stream.names.log}.${part}`;
+      const knownHead = subscriptions.get(topic)?.knownHead;
+      return await readPage({ link, stream, topic, subject, knownHead }, options);
+    } catch (cause) {
+      signal?.throwIfAborted();
+      if (cause instanceof BrokerError) throw cause;
+      const reason = stream.epoch === undefined ? stream.problem ?? cause : cause;
+      throw new BrokerError(`Cannot read history: ${textOf(reason)}`, { cause: reason });
+    }
+  }
+
+  #open(bounds: HistoryBounds): OpenStream {
+    const { link, names, budget, settings } = this.#options;
+    const streamNames = names.stream(bounds);
+    let open = this.#streams.get(streamNames.stream);
+    if (open !== undefined) return open;
+    const subscriptions = new Map<string, TopicSubscription>();
+    const stream = new HistoryStream(link, streamNames, bounds, settings, {
+      opened: () => {
+        appends.resume();
+        for (const subscription of [...subscriptions.values()]) subscription.reopened();
+      },
+      refused: (cause) => {
+        const text = `Cannot append: there is no stream ${streamNames.stream}: ${textOf(cause)}`;
+        appends.rejectAll(new BrokerError(text, { cause }));
+      },
+    });
+    const appends = new AppendQueue(link, stream, budget, settings.giveUpMs);
+    open = { stream, appends, subscriptions };
+    this.#streams.set(streamNames.stream, open);
+    stream.open();
+    return open;
+  }
+}
+
+function closed(verb: string): BrokerError {
+  return new BrokerError(`Cannot ${verb}: the broker is closed`);
+}

@@ -1,0 +1,310 @@
+/** The connection to NATS: opened in the background, and opened again for ever. */
+import {
+  type Authenticator,
+  type ConnectionOptions,
+  createInbox,
+  type Msg,
+  type MsgHdrs,
+  type NatsConnection,
+  type Subscription,
+} from "@nats-io/nats-core";
+import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream";
+import { BrokerError } from "../../errors.ts";
+import { Signal } from "../../base/signal.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
+import { pause, settlesWithin, waitFor } from "../../base/wait.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import type { BrokerStatus } from "../../pubsub/broker.ts";
+import { Pace } from "../../pubsub/engine_flow.ts";
+import { EngineClock } from "./clock.ts";
+import { connectNats } from "./transport.ts";
+
+/** Longest wait for an answer of the server. */
+export const REQUEST_TIMEOUT_MS = 5_000;
+
+/** Wait between attempts to connect, plus up to as much again. */
+const RETRY_MS = 250;
+
+/** Longest wait for the end of the connection. */
+const CLOSE_TIMEOUT_MS = 1_000;
+
+/** Interval of pings; two unanswered pings reveal a frozen server. */
+const PING_INTERVAL_MS = 10_000;
+
+/** Options of a new connection, and the function that opens it. */
+type NewConnection = ConnectionOptions & {
+  readonly connect?: (options: ConnectionOptions) => Promise<NatsConnection>;
+};
+
+/** Options of a new connection, or an open connection of the application. */
+export type LinkTarget = NewConnection | { readonly connection: NatsConnection };
+
+/** Events of a {@linkcode Link}. No callback may throw. */
+interface LinkEvents {
+  /** Called when the server is there, and has the subscriptions again. */
+  up(isAgain: boolean): void;
+  /** Called when the server went away. */
+  down(): void;
+}
+
+/** One connection over its whole life. */
+export class Link {
+  readonly runtime: Runtime;
+  /** State of the connection. */
+  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connecting" });
+  /** The time of the server. */
+  readonly clock: EngineClock;
+  /** Paces the delivery of messages to subscriptions. */
+  readonly pace: Pace;
+  /** Number of times that the server went away. */
+  interruptions = 0;
+  /** Last refusal of the server, such as a subject without permission. */
+  refusal: unknown;
+  readonly #events: LinkEvents;
+  readonly #isOwn: boolean;
+  readonly #inboxPrefix: string | undefined;
+  readonly #ended = new AbortController();
+  readonly #changes = new Signal();
+  readonly #running: Promise<void>;
+  #connection: NatsConnection | undefined;
+  #period: AbortController | undefined;
+  #wasUp = false;
+  #flushing: Promise<boolean> | undefined;
+
+  constructor(runtime: Runtime, target: LinkTarget, events: LinkEvents) {
+    this.runtime = runtime;
+    this.clock = new EngineClock(runtime);
+    this.pace = new Pace(runtime);
+    this.#events = events;
+    this.#isOwn = !("connection" in target);
+    this.#inboxPrefix = "connection" in target ? undefined : target.inboxPrefix;
+    this.#running = this.#run(target);
+  }
+
+  /** `true` if messages can be sent. */
+  get isUp(): boolean {
+    return this.#period !== undefined;
+  }
+
+  /** Aborts when the server goes away; `undefined` while the server is away. */
+  get period(): AbortSignal | undefined {
+    return this.#period?.signal;
+  }
+
+  /** The connection, also while the server is away: the client library renews subscriptions. */
+  get connection(): NatsConnection | undefined {
+    return this.#connection;
+  }
+
+  /** The connection. Throws while the server is away. */
+  get open(): NatsConnection {
+    if (this.#period === undefined) throw this.#awayError();
+    return this.#connection!;
+  }
+
+  /**
+   * Opens the administration of JetStream, whose calls wait for answers up to a time limit. Rejects
+   * while the server is away.
+   */
+  async manager(timeoutMs = REQUEST_TIMEOUT_MS): Promise<JetStreamManager> {
+    return await jetstreamManager(this.open, { checkAPI: false, timeout: timeoutMs });
+  }
+
+  /** Reads the server's clock if that is due, by a stream that exists. Never rejects. */
+  async followClock(manager: JetStreamManager, stream: string): Promise<void> {
+    const { period } = this;
+    if (period !== undefined) await this.clock.follow(manager, stream, period);
+  }
+
+  /** Resolves when the server is there; `false` after the link closed. */
+  async whenUp(): Promise<boolean> {
+    while (!this.isUp && !this.#ended.signal.aborted) await this.#changes.changed();
+    return this.isUp;
+  }
+
+  /** Waits for the first contact with the server. Rejects after that if the server is away. */
+  async reach(signal?: AbortSignal): Promise<void> {
+    if (this.status.current.name === "connecting") {
+      const what = "NATS";
+      await waitFor(this.runtime, this.whenUp(), {
+        what,
+        timeoutMs: REQUEST_TIMEOUT_MS,
+        signal,
+      });
+    }
+    if (!this.isUp) throw this.#awayError();
+  }
+
+  /**
+   * Resolves once the server has all earlier messages; `false` if the connection was lost first.
+   * Calls of one turn share the answer.
+   */
+  flush(): Promise<boolean> {
+    this.#flushing ??= Promise.resolve().then(async () => {
+      this.#flushing = undefined;
+      if (this.#period === undefined) return false;
+      try {
+        await this.#connection!.flush();
+        return true;
+      } catch (error) {
+        this.#lost(error);
+        return false;
+      }
+    });
+    return this.#flushing;
+  }
+
+  /** Ends a subscription, unless all ended with the connection. */
+  leave(subscription: Subscription | undefined): void {
+    if (this.#connection?.isClosed() === false) subscription?.unsubscribe();
+  }
+
+  /** Makes a unique subject for answers. */
+  inbox(): string {
+    return createInbox(this.#inboxPrefix);
+  }
+
+  /** Sends a request, and waits for one answer up to a time limit. */
+  async request(
+    subject: string,
+    body: string | Uint8Array,
+    { headers, timeoutMs = REQUEST_TIMEOUT_MS }: {
+      readonly headers: MsgHdrs;
+      readonly timeoutMs?: number;
+    },
+  ): Promise<Msg> {
+    return await this.open.request(subject, body, { timeout: timeoutMs, headers });
+  }
+
+  /**
+   * Ends the connection, unless it is the application's. A hanging attempt to connect is not
+   * awaited: such an attempt cannot be stopped, but its connection is ended.
+   */
+  async close(): Promise<void> {
+    if (!this.#ended.signal.aborted) {
+      this.#ended.abort();
+      this.#period?.abort();
+      this.#period = undefined;
+      this.#changes.notify();
+      this.status.end({ name: "closed" });
+    }
+    await settlesWithin(this.runtime, this.#running, CLOSE_TIMEOUT_MS);
+  }
+
+  async #run(target: LinkTarget): Promise<void> {
+    const connection = "connection" in target ? target.connection : await this.#connect(target);
+    if (connection === undefined) return;
+    this.#connection = connection;
+    await this.#follow(connection);
+    if (this.#isOwn) await connection.close();
+  }
+
+  async #connect(
+    { connect: open = connectNats, ...options }: NewConnection,
+  ): Promise<NatsConnection | undefined> {
+    const { signal } = this.#ended;
+    while (!signal.aborted) {
+      try {
+        const { authenticator } = options;
+        return await open({
+          noAsyncTraces: true,
+          pingInterval: PING_INTERVAL_MS,
+          reconnectJitter: RETRY_MS,
+          reconnectTimeWait: RETRY_MS,
+          timeout: REQUEST_TIMEOUT_MS,
+          ...options,
+          ...(authenticator !== undefined && { authenticator: this.#lasting(authenticator) }),
+          // An error that ended the connection for good would outlast its cause.
+          ignoreAuthErrorAbort: true,
+          maxReconnectAttempts: -1,
+          noEcho: false,
+          reconnect: true,
+          waitOnFirstConnect: false,
+        });
+      } catch (error) {
+        this.refusal = error;
+        await pause(this.runtime, RETRY_MS * (1 + this.runtime.random()), signal);
+      }
+    }
+    return undefined;
+  }
+
+  /**
+   * Repeats the last credentials if an authenticator throws, as the client library would end for
+   * good.
+   */
+  #lasting(authenticator: Authenticator | Authenticator[]): Authenticator[] {
+    return [authenticator].flat().map((tell) => {
+      let last: ReturnType<Authenticator>;
+      return (nonce?: string) => {
+        try {
+          last = tell(nonce);
+        } catch (error) {
+          this.refusal = error;
+        }
+        return last;
+      };
+    });
+  }
+
+  /** Follows the connection until the link is closed. */
+  async #follow(connection: NatsConnection): Promise<void> {
+    const { signal } = this.#ended;
+    const statuses = connection.status()[Symbol.asyncIterator]();
+    const ended = new Promise<undefined>((resolve) => {
+      if (signal.aborted) resolve(undefined);
+      else signal.addEventListener("abort", () => resolve(undefined), { once: true });
+    });
+    this.#reached(connection);
+    while (true) {
+      const next = await Promise.race([statuses.next(), ended]);
+      if (next === undefined) break;
+      if (next.done) {
+        this.#lost(new BrokerError("The connection was closed outside the broker"));
+        await ended;
+        break;
+      }
+      if (next.value.type === "disconnect") this.#lost(this.refusal);
+      else if (next.value.type === "reconnect") this.#reached(connection);
+      else if (next.value.type === "error") this.refusal = next.value.error;
+    }
+    // Not awaited: the library's iterator ends with the next status only.
+    statuses.return?.().catch(() => {});
+  }
+
+  #awayError(): BrokerError {
+    const isClosed = this.#ended.signal.aborted;
+    return new BrokerError(
+      `Cannot reach NATS: ${isClosed ? "the broker is closed" : "the server is away"}`,
+    );
+  }
+
+  #reached(connection: NatsConnection): void {
+    connection.flush().then(() => {
+      if (this.#ended.signal.aborted || this.isUp) return;
+      this.#period = new AbortController();
+      const isAgain = this.#wasUp;
+      this.#wasUp = true;
+      this.refusal = undefined;
+      this.status.set({ name: "connected" });
+      this.#changes.notify();
+      this.#events.up(isAgain);
+    }, (error) => this.#away(error));
+  }
+
+  #lost(error: unknown): void {
+    if (this.#period === undefined) return;
+    this.#period.abort();
+    this.#period = undefined;
+    this.interruptions++;
+    this.#away(error);
+    this.#events.down();
+  }
+
+  #away(error: unknown): void {
+    const { current } = this.status;
+    if (current.name === "interrupted") return;
+    const since = this.runtime.now();
+    this.status.set({ name: "interrupted", since, ...(error !== undefined && { error }) });
+  }
+}

@@ -1,0 +1,235 @@
+/**
+ * Messages of logs. Each message is one change of a log, whole: the state after the change, and the
+ * records of the change.
+ *
+ * ```text
+ * <head as JSON> LF <record> <record> ...
+ * ```
+ *
+ * A record is twice its length in bytes, plus 1 for bytes and 0 for a text, as a varint of seven bits
+ * a byte with the lowest first, and the bytes. The head `null` is that of a log which was removed.
+ */
+import { utf8Length } from "../../../session/wire/utf8.ts";
+import { BrokerError } from "../../../errors.ts";
+import type { LogRecord } from "../../../pubsub/logs/log.ts";
+import type { WholeLog } from "../../../pubsub/logs/rules.ts";
+
+/** The head of a message. */
+export interface LogHead {
+  /** The state after the change. */
+  readonly state: WholeLog;
+  /** Number of records of this message, the newest ones of the log. */
+  readonly count: number;
+  /** Number of earlier messages with records. */
+  readonly number: number;
+  /**
+   * Sequences and tails of earlier messages with records, newest first, as one list of pairs: the
+   * messages whose numbers are those of {@linkcode waypoints}.
+   */
+  readonly path: readonly number[];
+  /** Time of the next look at the log, if the log may expire or lose its writer. */
+  readonly look?: number | undefined;
+}
+
+/** A message of a log, as read from the stream. */
+export interface LogMessage {
+  /** Sequence in the stream. */
+  readonly seq: number;
+  /** The head; `null` after the removal of the log, `undefined` if another program wrote. */
+  readonly head: LogHead | null | undefined;
+  /** The encoded records. */
+  readonly body: Uint8Array;
+}
+
+/** A message of a log that is not removed. */
+export interface LiveMessage extends LogMessage {
+  readonly head: LogHead;
+}
+
+/**
+ * Takes a message of a log that is there.
+ *
+ * @param message The newest message of a log, or none.
+ * @returns The message; `undefined` if there is no log.
+ * @throws {BrokerError} If another program wrote the message.
+ */
+export function liveIn(message: LogMessage | undefined): LiveMessage | undefined {
+  if (message === undefined || message.head === null) return undefined;
+  const { seq, head, body } = message;
+  if (head !== undefined) return { seq, head, body };
+  throw new BrokerError(
+    `Cannot read a log: messages must begin with a state, received another at sequence ${seq}`,
+  );
+}
+
+/** Position of the first record of a message. */
+export function firstOf({ head: { state, count } }: LiveMessage): number {
+  return state.tail - count;
+}
+
+/**
+ * Numbers of the messages that a message names: the one before, and those that are left when the
+ * lowest bits of the number are cleared one by one. From any message, each earlier one is found over
+ * about twice as many messages as the number has bits.
+ *
+ * @param number Number of the message, from 0.
+ * @returns Earlier numbers, falling.
+ */
+export function waypoints(number: number): number[] {
+  if (number === 0) return [];
+  const numbers = [number - 1];
+  for (let rest = number, bit = 1; rest > 0; bit *= 2) {
+    if (rest % (2 * bit) === 0) continue;
+    rest -= bit;
+    if (rest !== number - 1) numbers.push(rest);
+  }
+  return numbers;
+}
+
+/**
+ * Number and path of the message that follows a message.
+ *
+ * @param message The newest message of a log.
+ * @returns The head's fields for the next message.
+ */
+export function wayFrom({ seq, head }: LiveMessage): Pick<LogHead, "number" | "path"> {
+  const { number, path, count, state } = head;
+  if (count === 0) return { number, path };
+  const pairs = new Map([[number, [seq, state.tail]]]);
+  for (const [i, earlier] of waypoints(number).entries()) {
+    pairs.set(earlier, [path[2 * i]!, path[2 * i + 1]!]);
+  }
+  const next = number + 1;
+  return { number: next, path: waypoints(next).flatMap((earlier) => pairs.get(earlier)!) };
+}
+
+/**
+ * Finds the earliest message on a path that does not lie before a position.
+ *
+ * @param path The path of a message that lies behind the position.
+ * @param position The position.
+ * @returns The sequence.
+ */
+export function waypointTo(path: readonly number[], position: number): number | undefined {
+  let found: number | undefined;
+  for (let i = 0; i < path.length && path[i + 1]! > position; i += 2) found = path[i];
+  return found;
+}
+
+const encoder = new TextEncoder();
+/** Keeps a byte order mark at the start of a text. */
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+
+const LINE_FEED = 0x0a;
+
+/**
+ * Counts the bytes of records within a message.
+ *
+ * @param records The records.
+ * @returns The bytes, marks included.
+ */
+export function encodedBytes(records: readonly LogRecord[]): number {
+  let bytes = 0;
+  for (const record of records) {
+    const length = typeof record === "string" ? utf8Length(record) : record.length;
+    bytes += varintLength(length * 2) + length;
+  }
+  return bytes;
+}
+
+/**
+ * Counts the bytes of a state within a message.
+ *
+ * @param state The state.
+ * @returns The bytes.
+ */
+export function stateBytes(state: WholeLog): number {
+  return utf8Length(JSON.stringify(state));
+}
+
+/**
+ * Encodes a message.
+ *
+ * @param head The head; `null` for a removed log.
+ * @param records The records.
+ * @returns The message.
+ */
+export function encodeLog(head: LogHead | null, records: readonly LogRecord[]): Uint8Array {
+  const front = encoder.encode(`${JSON.stringify(head)}\n`);
+  if (records.length === 0) return front;
+  const message = new Uint8Array(front.length + encodedBytes(records));
+  message.set(front);
+  let at = front.length;
+  for (const record of records) {
+    const isText = typeof record === "string";
+    const length = isText ? utf8Length(record) : record.length;
+    at = putVarint(message, at, length * 2 + (isText ? 0 : 1));
+    if (isText) encoder.encodeInto(record, message.subarray(at));
+    else message.set(record, at);
+    at += length;
+  }
+  return message;
+}
+
+/**
+ * Decodes a message; the records stay encoded.
+ *
+ * @param seq Sequence of the message.
+ * @param message The bytes.
+ * @returns The message.
+ */
+export function decodeLog(seq: number, message: Uint8Array): LogMessage {
+  const end = message.indexOf(LINE_FEED);
+  const body = message.subarray(end + 1);
+  try {
+    const head: unknown = JSON.parse(decoder.decode(message.subarray(0, Math.max(end, 0))));
+    return { seq, head: isHead(head) ? head : undefined, body };
+  } catch {
+    return { seq, head: undefined, body };
+  }
+}
+
+function isHead(head: unknown): head is LogHead | null {
+  if (head === null) return true;
+  const { state, count, path } = Object(head) as Partial<LogHead>;
+  return typeof state?.tail === "number" && typeof count === "number" && Array.isArray(path);
+}
+
+/**
+ * Decodes the records of a message.
+ *
+ * @param message The message.
+ * @returns The records, oldest first.
+ */
+export function recordsOf({ head, body }: LiveMessage): LogRecord[] {
+  const records: LogRecord[] = [];
+  let at = 0;
+  while (records.length < head.count) {
+    let [mark, factor] = [0, 1];
+    for (let more = true; more; factor *= 128) {
+      const byte = body[at++]!;
+      mark += (byte & 0x7f) * factor;
+      more = byte >= 0x80;
+    }
+    const end = at + Math.floor(mark / 2);
+    const bytes = body.subarray(at, end);
+    // A copy, as the message is a view of the socket's last read, and would keep all of that in
+    // memory. The client library hands out a `Buffer`, whose `slice` is a view too.
+    records.push(mark % 2 === 0 ? decoder.decode(bytes) : new Uint8Array(bytes));
+    at = end;
+  }
+  return records;
+}
+
+function varintLength(number: number): number {
+  let length = 1;
+  for (let rest = number; rest >= 128; rest = Math.floor(rest / 128)) length++;
+  return length;
+}
+
+function putVarint(message: Uint8Array, start: number, number: number): number {
+  let [at, rest] = [start, number];
+  for (; rest >= 128; rest = Math.floor(rest / 128)) message[at++] = rest % 128 + 128;
+  message[at++] = rest;
+  return at;
+}

@@ -1,0 +1,193 @@
+/** Records of logs, from any position. */
+import { BrokerError } from "../../../errors.ts";
+import { recordBytes } from "../../../pubsub/logs/rules.ts";
+import type { LogRecord } from "../../../pubsub/logs/log.ts";
+import { firstOf, liveIn, type LiveMessage, recordsOf, waypointTo } from "./format.ts";
+import type { LogStreams } from "./log_streams.ts";
+
+/** Most positions whose sequence is remembered, over all logs. */
+const MAX_PLACES = 8_192;
+
+/** Bounds of a part of a log. */
+export interface PartBounds {
+  /** Most records. */
+  readonly maxRecords: number;
+  /** Most bytes. */
+  readonly maxBytes: number;
+}
+
+/**
+ * Finds messages by positions.
+ *
+ * The newest message of a log leads back to all earlier ones, so that any position is found over a
+ * few messages. The place where a page ended is remembered, so that the next page needs no search.
+ */
+export class LogReader {
+  readonly #streams: LogStreams;
+  /** Identity and position to the sequence at which the message with the position is looked for. */
+  readonly #places = new Map<string, number>();
+
+  constructor(streams: LogStreams) {
+    this.#streams = streams;
+  }
+
+  /**
+   * Reads records.
+   *
+   * @param part Subject part of the log.
+   * @param newest The newest message of the log.
+   * @param after Position of the first record, within the log.
+   * @param bounds Most records and bytes; a single record may be larger.
+   * @returns The records; `undefined` if the log changed meanwhile.
+   */
+  async read(
+    part: string,
+    newest: LiveMessage,
+    after: number,
+    bounds: PartBounds,
+  ): Promise<LogRecord[] | undefined> {
+    const messages = await this.messages(part, newest, after, bounds);
+    if (messages === undefined) return undefined;
+    const records: LogRecord[] = [];
+    let bytes = 0;
+    for (const message of messages) {
+      const first = firstOf(message);
+      for (const record of recordsOf(message).slice(Math.max(0, after - first))) {
+        bytes += recordBytes([record]);
+        const isFull = records.length === bounds.maxRecords;
+        if (isFull || bytes > bounds.maxBytes && records.length > 0) {
+          this.#remember(part, message, after + records.length);
+          return records;
+        }
+        records.push(record);
+      }
+    }
+    this.#remember(part, messages.at(-1)!, after + records.length);
+    return records;
+  }
+
+  /**
+   * Reads messages with records that follow one another.
+   *
+   * @param part Subject part of the log.
+   * @param newest The newest message of the log.
+   * @param position Position of a record of the first message, within the log.
+   * @param bounds Most records and bytes, roughly.
+   * @returns At least one message; `undefined` if the log changed meanwhile.
+   */
+  async messages(
+    part: string,
+    newest: LiveMessage,
+    position: number,
+    bounds: PartBounds,
+  ): Promise<LiveMessage[] | undefined> {
+    if (firstOf(newest) <= position) return [newest];
+    const place = this.#places.get(placeOf(part, newest, position));
+    if (place !== undefined) {
+      const messages = await this.#follow(part, newest, position, place, bounds);
+      if (messages.length > 0) return messages;
+    }
+    const found = await this.#find(newest, position);
+    if (found === undefined) return undefined;
+    const [first] = found;
+    const known = joined(found, first!);
+    const end = known.at(-1)!;
+    const room = bounds.maxRecords - (end.head.state.tail - position);
+    if (end === newest || room <= 0) return known;
+    const more = { ...bounds, maxRecords: room };
+    const rest = await this.#follow(part, newest, end.head.state.tail, end.seq + 1, more);
+    return [...known, ...rest];
+  }
+
+  /** Goes back to the message with a position; returns all messages on the way, oldest first. */
+  async #find(newest: LiveMessage, position: number): Promise<LiveMessage[] | undefined> {
+    const way = [newest];
+    for (let at = newest; firstOf(at) > position;) {
+      const seq = waypointTo(at.head.path, position);
+      const message = seq === undefined ? undefined : await this.#streams.at(seq);
+      const earlier = liveIn(message);
+      const isEarlier = earlier !== undefined && isOf(newest, earlier) &&
+        earlier.head.state.tail <= firstOf(at) && earlier.head.state.tail > position;
+      if (!isEarlier) return undefined;
+      at = earlier;
+      way.unshift(at);
+    }
+    return way;
+  }
+
+  /** Reads forward from a sequence; the first message has the position. */
+  async #follow(
+    part: string,
+    newest: LiveMessage,
+    position: number,
+    from: number,
+    bounds: PartBounds,
+  ): Promise<LiveMessage[]> {
+    const { maxBytes } = bounds;
+    const count = expectedMessages(newest, bounds);
+    const messages = await this.#streams.from(part, { from, count, maxBytes });
+    const following: LiveMessage[] = [];
+    let next = position;
+    for (const message of messages) {
+      if (next >= newest.head.state.tail) break;
+      const live = liveIn(message);
+      if (live === undefined || !isOf(newest, live)) break;
+      // Changes without records, and messages in front of the position.
+      if (live.head.count === 0 || live.head.state.tail <= next) continue;
+      const first = firstOf(live);
+      if (following.length === 0 ? first > next : first !== next) break;
+      following.push(live);
+      next = live.head.state.tail;
+    }
+    return following;
+  }
+
+  #remember(part: string, message: LiveMessage, position: number): void {
+    const key = placeOf(part, message, position);
+    this.#places.delete(key);
+    const isWhole = message.head.state.tail === position;
+    this.#places.set(key, isWhole ? message.seq + 1 : message.seq);
+    if (this.#places.size <= MAX_PLACES) return;
+    for (const [oldest] of this.#places) return void this.#places.delete(oldest);
+  }
+}
+
+/** The messages that follow the first one without a gap. */
+function joined(way: readonly LiveMessage[], first: LiveMessage): LiveMessage[] {
+  const messages = [first];
+  for (const message of way.slice(1)) {
+    if (firstOf(message) !== messages.at(-1)!.head.state.tail) break;
+    messages.push(message);
+  }
+  return messages;
+}
+
+/** Number of messages that a part takes by the averages of the log, and one more. */
+function expectedMessages(
+  { head: { state, number, count } }: LiveMessage,
+  { maxRecords, maxBytes }: PartBounds,
+): number {
+  const { first, start, tail, bytes } = state;
+  const perMessage = (tail - first) / (count > 0 ? number + 1 : number);
+  const perRecord = bytes / (tail - start);
+  const records = perRecord > 0 ? Math.min(maxRecords, maxBytes / perRecord) : maxRecords;
+  return Math.ceil(records / perMessage) + 1;
+}
+
+function isOf(newest: LiveMessage, { head }: LiveMessage): boolean {
+  return head.state.identity === newest.head.state.identity;
+}
+
+function placeOf(part: string, { head }: LiveMessage, position: number): string {
+  return `${part} ${head.state.identity} ${position}`;
+}
+
+/** Most attempts to read a page of a log that changes meanwhile. */
+export const MAX_READ_ATTEMPTS = 5;
+
+/** The error after too many attempts. */
+export function unreadable(position: number): BrokerError {
+  return new BrokerError(
+    `Cannot read a log: the record at ${position} is missing, or the log changes too fast`,
+  );
+}

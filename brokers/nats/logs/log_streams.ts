@@ -1,0 +1,372 @@
+/** The two streams of logs: one with all changes of all logs, one with the next looks at logs. */
+import {
+  DiscardPolicy,
+  type JetStreamManager,
+  RetentionPolicy,
+  StorageType,
+} from "@nats-io/jetstream";
+import { headers, type MsgHdrs } from "@nats-io/nats-core";
+import { BrokerError } from "../../../errors.ts";
+import { textOf } from "../../../base/error_text.ts";
+import { within } from "../../../base/wait.ts";
+import {
+  ANSWER_PREFIX,
+  type KeptLog,
+  type KeptLogs,
+  type LogKind,
+  logKind,
+  type OwnedKind,
+  REQUEST_PREFIX,
+} from "../../../pubsub/logs/rules.ts";
+import {
+  ID_HEADER,
+  KEPT_HEADER,
+  type LogNames,
+  parseAck,
+  QUIET_HEADER,
+  subjectPart,
+} from "../format.ts";
+import type { Link } from "../link.ts";
+import type { NatsSettings } from "../options.ts";
+import { countSubjects, pull, pullNewest } from "../pull.ts";
+import { decodeLog, type LogMessage } from "./format.ts";
+
+/** Most bytes of a message, if the server has not told yet: the default of servers. */
+const DEFAULT_MAX_PAYLOAD = 1_048_576;
+
+/** Part of a message for its state. */
+const STATE_SHARE = 1 / 4;
+
+/** Bytes of a message for its headers. */
+const HEADER_BYTES = 1_024;
+
+/** Time for which a stream recognizes the ids of messages, in milliseconds. */
+const DUPLICATE_WINDOW_MS = 10_000;
+
+/** Error code of JetStream for a message whose id is that of a message under way. */
+const ID_UNDER_WAY = 10158;
+
+/** The period in which the streams are open. */
+interface Opened {
+  readonly period: AbortSignal;
+  readonly manager: Promise<JetStreamManager>;
+}
+
+/** Conditions of a change. */
+export interface ChangeOptions {
+  /** Sequence of the newest message of the log; 0 without a message. */
+  readonly after: number;
+  /** Removes all earlier messages of the log together with the change. */
+  readonly isReplacing: boolean;
+  /** Keeps the change from being announced. */
+  readonly isQuiet: boolean;
+  /** The log as the lists have it; absent for a log that is not listed, and for a removal. */
+  readonly kept?: KeptLog | undefined;
+}
+
+/** The streams of logs of one broker. Every method rejects with a `BrokerError` on failure. */
+export class LogStreams {
+  /** Names of the streams and subjects. */
+  readonly names: LogNames;
+  /** Last error at opening the streams; `undefined` if open. */
+  problem: unknown;
+  readonly #link: Link;
+  readonly #settings: NatsSettings;
+  #opened: Opened | undefined;
+
+  constructor(link: Link, names: LogNames, settings: NatsSettings) {
+    this.#link = link;
+    this.names = names;
+    this.#settings = settings;
+  }
+
+  /**
+   * Mark of the time in which the streams are sure to be the same; another one after an outage or a
+   * failure.
+   */
+  get era(): unknown {
+    return this.#opened?.period === this.#link.period ? this.#opened : undefined;
+  }
+
+  /** Most bytes of the state in a message. */
+  get maxStateBytes(): number {
+    return Math.floor(this.#maxPayload * STATE_SHARE) - HEADER_BYTES;
+  }
+
+  /** Most bytes of the encoded records of a message. */
+  get maxRecordBytes(): number {
+    return Math.floor(this.#maxPayload * (1 - STATE_SHARE));
+  }
+
+  /** Most bytes of the records of one append, for which the records have room whatever their number. */
+  get maxAppendBytes(): number {
+    return Math.floor(this.#maxPayload / 2);
+  }
+
+  get #maxPayload(): number {
+    return this.#link.connection?.info?.max_payload ?? DEFAULT_MAX_PAYLOAD;
+  }
+
+  /** Waits for the server, and opens the streams. */
+  async open(signal?: AbortSignal): Promise<void> {
+    await this.#ask("open logs", () => Promise.resolve(), signal);
+  }
+
+  /** Reads the newest message of a log. */
+  async newest(part: string): Promise<LogMessage | undefined> {
+    return await this.#get("read a log", { last_by_subj: `${this.names.kept}.${part}` });
+  }
+
+  /** Reads the message at a sequence. */
+  async at(seq: number): Promise<LogMessage | undefined> {
+    return await this.#get("read a log", { seq });
+  }
+
+  /** Reads messages of a log from a sequence on, oldest first. */
+  async from(
+    part: string,
+    options: { readonly from: number; readonly count: number; readonly maxBytes: number },
+  ): Promise<LogMessage[]> {
+    const subject = `${this.names.kept}.${part}`;
+    const maxBytes = options.maxBytes + 2 * this.#maxPayload;
+    const { stream } = this.names;
+    const { messages } = await this.#ask(
+      "read a log",
+      (manager) => pull(this.#link, manager, { stream, subject, ...options, maxBytes }),
+    );
+    return messages.map(({ seq, data }) => decodeLog(seq, data));
+  }
+
+  /**
+   * Writes a message of a log.
+   *
+   * @returns The sequence; `undefined` if another change came first.
+   */
+  async write(
+    part: string,
+    message: Uint8Array,
+    { after, isReplacing, isQuiet, kept }: ChangeOptions,
+  ): Promise<number | undefined> {
+    const options = headers();
+    options.set("Nats-Expected-Last-Subject-Sequence", String(after));
+    // The leader of a replicated stream checks the sequence of a message only before the message is
+    // replicated, so two at once may both pass. Only one with the same id is then stored.
+    if (this.#settings.replicas > 1 && after > 0) options.set(ID_HEADER, `${part}:${after}`);
+    if (isReplacing) options.set("Nats-Rollup", "sub");
+    if (isQuiet) options.set(QUIET_HEADER, "1");
+    if (kept !== undefined) options.set(KEPT_HEADER, encodeHeader(kept));
+    return await this.#publish("change a log", `${this.names.kept}.${part}`, message, options);
+  }
+
+  /** Removes the message at a sequence; a missing message is no error. */
+  async remove(seq: number, stream: string = this.names.stream): Promise<void> {
+    await this.#ask("remove a message", async ({ streams }) => {
+      // A message that is gone already is answered with an error: another node was first.
+      await streams.deleteMessage(stream, seq, false).catch((error) => {
+        if (!/no message found|sequence \d+ not found/.test(textOf(error))) throw error;
+      });
+    });
+  }
+
+  /** Counts the logs, removed ones included until the server has dropped their last message. */
+  async count(): Promise<number> {
+    return await this.#ask("count logs", async ({ streams }) => {
+      const { state } = await streams.info(this.names.stream);
+      return state.num_subjects ?? 0;
+    });
+  }
+
+  /** Counts the logs of one kind, as {@linkcode count} does. */
+  async countKind(kind: Exclude<LogKind, "stream">): Promise<number> {
+    const { stream } = this.names;
+    return await this.#ask(
+      "count logs",
+      (manager) => countSubjects(manager, stream, this.#subjects(kind)),
+    );
+  }
+
+  /**
+   * Lists the logs of a kind. The place of a page is good for 10 s. Streams are picked from the logs of
+   * all kinds, as subjects name no rest.
+   */
+  async list(
+    kind: OwnedKind,
+    { limit, after }: { readonly limit: number; readonly after?: string },
+  ): Promise<KeptLogs> {
+    const { headers, next } = await this.#ask(
+      "list logs",
+      (manager) =>
+        pullNewest(this.#link, manager, {
+          stream: this.names.stream,
+          subject: kind === "answer" ? this.#subjects(kind) : `${this.names.kept}.>`,
+          header: KEPT_HEADER,
+          count: limit,
+          after,
+        }),
+    );
+    const logs = headers.flatMap(decodeHeader).filter(({ id }) => logKind(id) === kind);
+    return { logs, ...(next !== undefined && { next }) };
+  }
+
+  /** Subjects of the logs of one kind. */
+  #subjects(kind: Exclude<LogKind, "stream">): string {
+    const prefix = kind === "answer" ? ANSWER_PREFIX : REQUEST_PREFIX;
+    return `${this.names.kept}.${subjectPart(`${prefix}x`).slice(0, -1)}>`;
+  }
+
+  /** Notes a look at a log. */
+  async note(subject: string, body: string): Promise<void> {
+    const message = new TextEncoder().encode(body);
+    await this.#publish("note a look at a log", `${this.names.due}.${subject}`, message, headers());
+  }
+
+  /** Newest sequence of the stream of looks. */
+  async newestLook(): Promise<number> {
+    return await this.#ask(
+      "list logs",
+      async ({ streams }) => (await streams.info(this.names.dueStream)).state.last_seq,
+    );
+  }
+
+  /** Reads the first look of a class from a sequence on. */
+  async firstLook(
+    prefix: string,
+    from: number,
+  ): Promise<{ readonly seq: number; readonly data: Uint8Array } | undefined> {
+    return await this.#ask("list logs", async ({ direct }) => {
+      const subject = `${this.names.due}.${prefix}.>`;
+      const query = { seq: Math.max(1, from), next_by_subj: subject };
+      return await direct.getMessage(this.names.dueStream, query) ?? undefined;
+    });
+  }
+
+  /** Reads looks of a class from a sequence on, oldest first. */
+  async looks(
+    prefix: string,
+    from: number,
+    count: number,
+  ): Promise<readonly { readonly seq: number; readonly data: Uint8Array }[]> {
+    return await this.#ask("list logs", async (manager) => {
+      const subject = `${this.names.due}.${prefix}.>`;
+      const stream = this.names.dueStream;
+      return (await pull(this.#link, manager, { stream, subject, from, count })).messages;
+    });
+  }
+
+  async #get(
+    what: string,
+    query: { readonly seq: number } | { readonly last_by_subj: string },
+  ): Promise<LogMessage | undefined> {
+    const { stream } = this.names;
+    const found = await this.#ask(what, ({ streams, direct }) =>
+      // A replica that is behind would answer a direct read with an old message.
+      this.#settings.replicas > 1
+        ? streams.getMessage(stream, query)
+        : direct.getMessage(stream, query));
+    return found ? decodeLog(found.seq, found.data) : undefined;
+  }
+
+  async #publish(
+    what: string,
+    subject: string,
+    message: Uint8Array,
+    headers: MsgHdrs,
+  ): Promise<number | undefined> {
+    return await this.#ask(what, async () => {
+      const ack = parseAck(await this.#link.request(subject, message, { headers }));
+      if (ack.name === "stored") return ack.isDuplicate ? undefined : ack.seq;
+      if (ack.name === "conflict" || ack.code === ID_UNDER_WAY) return undefined;
+      throw ack.error;
+    });
+  }
+
+  /** Asks JetStream; ends at once when the server goes away. */
+  async #ask<T>(
+    what: string,
+    act: (manager: JetStreamManager) => Promise<T>,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    let opened: Opened | undefined;
+    try {
+      await this.#link.reach(signal);
+      opened = this.#open();
+      const { period, manager } = opened;
+      const acting = manager.then(async (manager) => {
+        await this.#link.followClock(manager, this.names.stream);
+        return await act(manager);
+      });
+      return await within(this.#link.runtime, acting, { signal: period });
+    } catch (cause) {
+      // The streams may be gone: the next call makes them again.
+      if (this.#opened === opened) this.#opened = undefined;
+      signal?.throwIfAborted();
+      if (cause instanceof BrokerError) throw cause;
+      const isLost = opened?.period.aborted;
+      const text = isLost ? "the server went away before the answer" : textOf(cause);
+      throw new BrokerError(`Cannot ${what}: ${text}`, { cause });
+    }
+  }
+
+  #open(): Opened {
+    const period = this.#link.period;
+    if (period === undefined) throw new BrokerError("Cannot reach NATS: the server is away");
+    if (this.#opened?.period === period) return this.#opened;
+    const manager = this.#make();
+    const opened = { period, manager };
+    this.#opened = opened;
+    // The opening of an earlier connection may fail late, behind one that succeeded.
+    const note = (problem: unknown) => {
+      if (this.#opened === opened) this.problem = problem;
+    };
+    manager.then(() => note(undefined), note);
+    return opened;
+  }
+
+  async #make(): Promise<JetStreamManager> {
+    const manager = await this.#link.manager();
+    const { stream, kept, changes, dueStream, due } = this.names;
+    const { storage, replicas } = this.#settings;
+    const common = {
+      storage: storage === "memory" ? StorageType.Memory : StorageType.File,
+      num_replicas: replicas,
+      retention: RetentionPolicy.Limits,
+      discard: DiscardPolicy.Old,
+      allow_direct: true,
+    };
+    await Promise.all([
+      manager.streams.add({
+        ...common,
+        name: stream,
+        subjects: [`${kept}.>`],
+        allow_rollup_hdrs: true,
+        duplicate_window: DUPLICATE_WINDOW_MS * 1e6,
+        republish: { src: `${kept}.>`, dest: `${changes}.>`, headers_only: true },
+      }),
+      manager.streams.add({
+        ...common,
+        name: dueStream,
+        subjects: [`${due}.>`],
+        max_msgs_per_subject: 1,
+      }),
+    ]);
+    return manager;
+  }
+}
+
+/** Writes a log as a header: JSON in ASCII. */
+function encodeHeader(log: KeptLog): string {
+  return JSON.stringify(log).replace(
+    /[^\x20-\x7e]/g,
+    (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
+/** Reads the header of a log; none for a removed one, or if another program wrote. */
+function decodeHeader(header: string): KeptLog[] {
+  try {
+    const log = JSON.parse(header);
+    return typeof log?.id === "string" ? [log] : [];
+  } catch {
+    return [];
+  }
+}

@@ -1,0 +1,426 @@
+/** Changes of logs, one after the other on all nodes. */
+import { BrokerError } from "../../../errors.ts";
+import { pause } from "../../../base/wait.ts";
+import type { Runtime } from "../../../base/runtime.ts";
+import type { EngineClock } from "../clock.ts";
+import type { Link } from "../link.ts";
+import { Fifo, type WaitingBudget } from "../../../pubsub/engine_flow.ts";
+import type { AppendLogOptions, LogRecord } from "../../../pubsub/logs/log.ts";
+import { isBeyond, keptOf, logKind, recordBytes, type WholeLog } from "../../../pubsub/logs/rules.ts";
+import type { DueIndex } from "./due_index.ts";
+import {
+  encodedBytes,
+  encodeLog,
+  firstOf,
+  liveIn,
+  type LiveMessage,
+  type LogHead,
+  type LogMessage,
+  recordsOf,
+  wayFrom,
+} from "./format.ts";
+import type { LogReader } from "./log_reader.ts";
+import type { LogStreams } from "./log_streams.ts";
+
+/** Most attempts to change a log while other nodes change the same log. */
+const MAX_ATTEMPTS = 64;
+
+/** Longest pause before the next attempt, in milliseconds. */
+const MAX_PAUSE_MS = 20;
+
+/** Most logs whose newest message a node remembers. */
+const MAX_HOT_LOGS = 4_096;
+
+/** Most bytes of these messages, without the records. */
+const MAX_HOT_BYTES = 16_777_216;
+
+/** Records in front of a log whose sizes are read at once, for the retention. */
+const FRONT = { maxRecords: 1_024, maxBytes: 1_048_576 };
+
+/** Most removals under way at once. */
+const MAX_TIDYING = 1_024;
+
+/** In the place of records, which a node does not remember. */
+const NO_BYTES = new Uint8Array();
+
+/** The effect of an operation on a log. */
+export type LogChange<T> =
+  | {
+    readonly kind: "none";
+    readonly result: T;
+    /** The result holds though another node may have changed the log. */
+    readonly isSure?: true;
+  }
+  | {
+    readonly kind: "write";
+    readonly next: WholeLog;
+    readonly records: readonly LogRecord[];
+    readonly keep?: AppendLogOptions["keep"];
+    /** The change is not announced. */
+    readonly isQuiet?: true;
+    /** Makes the result from the state that was written. */
+    readonly result: (state: WholeLog) => T;
+  }
+  | { readonly kind: "remove"; readonly result: T };
+
+/**
+ * Decides about a change. Called again, with a newer state, if another node changed the log first.
+ * An error is the result of this operation alone.
+ */
+export type LogOperation<T> = (state: WholeLog | undefined, now: number) => LogChange<T>;
+
+interface Waiting {
+  readonly bytes: number;
+  readonly operation: LogOperation<unknown>;
+  readonly resolve: (result: unknown) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** Sizes of the records of one message. */
+interface FrontMessage {
+  readonly seq: number;
+  readonly first: number;
+  readonly sizes: readonly number[];
+}
+
+/** The newest message of a log as this node knows it. */
+interface Hot {
+  readonly era: unknown;
+  /** Sequence; 0 without a message. */
+  readonly seq: number;
+  readonly message: LiveMessage | undefined;
+  readonly bytes: number;
+  /** The oldest kept messages, as far as read. */
+  front: FrontMessage[];
+}
+
+/** The outcome of several operations on one log. */
+interface Applied {
+  /** State after the operations; `undefined` without a log. */
+  state: WholeLog | undefined;
+  records: LogRecord[];
+  isChanged: boolean;
+  /** Earlier messages have no more part in the log. */
+  isReplacing: boolean;
+  isQuiet: boolean;
+  /** An operation was refused, perhaps for a state that is outdated. */
+  isUnsure: boolean;
+  /** Sequences of messages of which no record is kept any more. */
+  readonly dropped: number[];
+  /** Tells the callers, once the change is in force. */
+  readonly tell: (() => void)[];
+}
+
+/**
+ * Writes the changes of logs.
+ *
+ * A change is a message that counts only if no other came after the newest message known here.
+ * Operations on one log wait for one another, and those that wait together become one message.
+ */
+export class LogWriter {
+  readonly #runtime: Runtime;
+  readonly #clock: EngineClock;
+  readonly #streams: LogStreams;
+  readonly #reader: LogReader;
+  readonly #due: DueIndex;
+  readonly #budget: WaitingBudget;
+  readonly #lines = new Map<string, Fifo<Waiting>>();
+  readonly #hot = new Map<string, Hot>();
+  #hotBytes = 0;
+  readonly #running = new Set<Promise<void>>();
+  readonly #tidying = new Set<Promise<void>>();
+
+  constructor(
+    { runtime, clock }: Pick<Link, "runtime" | "clock">,
+    streams: LogStreams,
+    reader: LogReader,
+    due: DueIndex,
+    budget: WaitingBudget,
+  ) {
+    this.#runtime = runtime;
+    this.#clock = clock;
+    this.#streams = streams;
+    this.#reader = reader;
+    this.#due = due;
+    this.#budget = budget;
+  }
+
+  /**
+   * Changes a log.
+   *
+   * @param id Id of the log.
+   * @param part Subject part of the log.
+   * @param bytes Bytes of the encoded records.
+   * @param operation Decides about the change.
+   * @returns The result of the operation.
+   */
+  change<T>(id: string, part: string, bytes: number, operation: LogOperation<T>): Promise<T> {
+    if (!this.#budget.take(bytes)) {
+      return Promise.reject(
+        new BrokerError("Cannot change a log: too many publications wait for NATS"),
+      );
+    }
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const waiting: Waiting = { bytes, operation, resolve: resolve as () => void, reject };
+    const line = this.#lines.get(id);
+    if (line !== undefined) {
+      line.push(waiting);
+      return promise;
+    }
+    const started = new Fifo<Waiting>();
+    started.push(waiting);
+    this.#lines.set(id, started);
+    const running = this.#run(id, part, started).finally(() => this.#running.delete(running));
+    this.#running.add(running);
+    return promise;
+  }
+
+  /** Resolves once no change is under way. */
+  async idle(): Promise<void> {
+    while (this.#running.size > 0) await Promise.all(this.#running);
+    await Promise.all(this.#tidying);
+  }
+
+  async #run(id: string, part: string, line: Fifo<Waiting>): Promise<void> {
+    while (line.length > 0) {
+      const batch = this.#takeBatch(line);
+      try {
+        for (const tell of await this.#settle(id, part, batch)) tell();
+      } catch (error) {
+        this.#forget(id);
+        for (const { reject } of batch) reject(error);
+      }
+      for (const { bytes } of batch) this.#budget.give(bytes);
+    }
+    this.#lines.delete(id);
+  }
+
+  #takeBatch(line: Fifo<Waiting>): Waiting[] {
+    const batch: Waiting[] = [];
+    const max = this.#streams.maxRecordBytes;
+    for (let bytes = 0; line.first !== undefined; batch.push(line.shift()!)) {
+      bytes += line.first.bytes;
+      if (bytes > max && batch.length > 0) break;
+    }
+    return batch;
+  }
+
+  /** Brings operations into force; returns the calls that tell the results. */
+  async #settle(
+    id: string,
+    part: string,
+    batch: readonly Waiting[],
+  ): Promise<readonly (() => void)[]> {
+    await this.#streams.open();
+    for (let attempt = 0; attempt < MAX_ATTEMPTS;) {
+      const known = this.#known(id);
+      const hot = known ?? this.#note(await this.#streams.newest(part));
+      const applied = await this.#apply(part, hot, batch);
+      if (applied?.isUnsure && known !== undefined) {
+        this.#forget(id);
+        continue;
+      }
+      if (applied?.isChanged === false) {
+        this.#remember(id, hot);
+        return applied.tell;
+      }
+      if (applied && await this.#write(id, part, hot, applied)) return applied.tell;
+      this.#forget(id);
+      attempt++;
+      const pauseMs = this.#runtime.random() * Math.min(MAX_PAUSE_MS, attempt);
+      await pause(this.#runtime, pauseMs);
+    }
+    throw new BrokerError(
+      `Cannot change a log: others changed the log ${MAX_ATTEMPTS} times first`,
+    );
+  }
+
+  /** Writes the outcome of operations; false if another node changed the log first. */
+  async #write(id: string, part: string, hot: Hot, applied: Applied): Promise<boolean> {
+    const { state, records, isReplacing, isQuiet } = applied;
+    const look = await this.#due.ensure(id, state, hot.message?.head.look);
+    const way = hot.message === undefined || isReplacing
+      ? { number: 0, path: [] }
+      : wayFrom(hot.message);
+    const head: LogHead | null = state === undefined
+      ? null
+      : { state, count: records.length, ...way, ...(look !== undefined && { look }) };
+    const message = encodeLog(head, records);
+    const after = hot.seq;
+    const seq = await this.#streams.write(part, message, {
+      after,
+      // The last message of a removed log must not stay below a new one.
+      isReplacing: isReplacing || hot.message === undefined && after > 0,
+      isQuiet,
+      kept: state !== undefined && isListed(id, state) ? keptOf(id, state) : undefined,
+    });
+    if (seq === undefined) return false;
+    if (head === null) {
+      this.#forget(id);
+      this.#tidy(() => this.#streams.remove(seq));
+      return true;
+    }
+    const isSuperseded = !isReplacing && hot.message?.head.count === 0;
+    const outdated = isSuperseded ? [after, ...applied.dropped] : applied.dropped;
+    if (outdated.length > 0) {
+      this.#tidy(async () => {
+        for (const seq of outdated) await this.#streams.remove(seq);
+      });
+    }
+    const bytes = message.length - encodedBytes(records);
+    const front = isReplacing ? [] : hot.front;
+    this.#remember(id, { ...hot, seq, message: { seq, head, body: NO_BYTES }, bytes, front });
+    return true;
+  }
+
+  /** Applies operations, one after the other; `undefined` if another node changed the log. */
+  async #apply(
+    part: string,
+    hot: Hot,
+    batch: readonly Waiting[],
+  ): Promise<Applied | undefined> {
+    const applied: Applied = {
+      state: hot.message?.head.state,
+      records: [],
+      isChanged: false,
+      isReplacing: false,
+      isQuiet: true,
+      isUnsure: false,
+      dropped: [],
+      tell: [],
+    };
+    for (const { operation, resolve, reject } of batch) {
+      let change: LogChange<unknown>;
+      try {
+        change = operation(applied.state, this.#clock.now());
+      } catch (error) {
+        applied.isUnsure = true;
+        applied.tell.push(() => reject(error));
+        continue;
+      }
+      const { kind, result } = change;
+      if (kind === "none") {
+        if (!change.isSure) applied.isUnsure = true;
+        applied.tell.push(() => resolve(result));
+        continue;
+      }
+      applied.isChanged = true;
+      if (kind === "remove") {
+        Object.assign(applied, {
+          state: undefined,
+          records: [],
+          isReplacing: true,
+          isQuiet: false,
+        });
+        applied.tell.push(() => resolve(result));
+        continue;
+      }
+      for (const record of change.records) applied.records.push(record);
+      if (!change.isQuiet) applied.isQuiet = false;
+      const state = change.keep === undefined
+        ? change.next
+        : await this.#trim(part, hot, applied, change.next, change.keep);
+      if (state === undefined) return undefined;
+      applied.state = state;
+      applied.tell.push(() => resolve(change.result(state)));
+    }
+    return applied;
+  }
+
+  /**
+   * Drops the oldest records beyond the retention; the newest one stays. `undefined` if another node
+   * changed the log.
+   */
+  async #trim(
+    part: string,
+    hot: Hot,
+    { records, isReplacing, dropped }: Applied,
+    next: WholeLog,
+    keep: NonNullable<AppendLogOptions["keep"]>,
+  ): Promise<WholeLog | undefined> {
+    let { start, bytes } = next;
+    const own = next.tail - records.length;
+    while (isBeyond({ ...next, start, bytes }, keep)) {
+      const size = start >= own
+        ? recordBytes([records[start - own]!])
+        : await this.#sizeAt(part, hot, start);
+      if (size === undefined) return undefined;
+      bytes -= size;
+      start++;
+      // Messages that are replaced are removed all together.
+      while (!isReplacing && hot.front[0] !== undefined && endOf(hot.front[0]) <= start) {
+        dropped.push(hot.front.shift()!.seq);
+      }
+    }
+    return { ...next, start, bytes };
+  }
+
+  /** Size of a kept record; `undefined` if another node changed the log. */
+  async #sizeAt(part: string, hot: Hot, position: number): Promise<number | undefined> {
+    const isAt = (one: FrontMessage) => one.first <= position && endOf(one) > position;
+    if (!hot.front.some(isAt)) {
+      // Read again, as the known message has no records.
+      const newest = liveIn(await this.#streams.newest(part));
+      if (newest?.seq !== hot.seq) return undefined;
+      const messages = await this.#reader.messages(part, newest, position, FRONT) ?? [];
+      hot.front = messages.map((message) => ({
+        seq: message.seq,
+        first: firstOf(message),
+        sizes: recordsOf(message).map((record) => recordBytes([record])),
+      }));
+    }
+    const found = hot.front.find(isAt);
+    return found?.sizes[position - found.first];
+  }
+
+  /**
+   * Drops messages without a part in any log. A failure, or too many at once, costs space until the
+   * log is removed.
+   */
+  #tidy(act: () => Promise<void>): void {
+    if (this.#tidying.size >= MAX_TIDYING) return;
+    const tidying = act().catch(() => {}).finally(() => this.#tidying.delete(tidying));
+    this.#tidying.add(tidying);
+  }
+
+  #note(found: LogMessage | undefined): Hot {
+    const message = liveIn(found);
+    const bytes = message === undefined ? 0 : JSON.stringify(message.head).length;
+    const era = this.#streams.era;
+    return { era, seq: found?.seq ?? 0, message, bytes, front: [] };
+  }
+
+  #known(id: string): Hot | undefined {
+    const hot = this.#hot.get(id);
+    if (hot === undefined || hot.era === this.#streams.era) return hot;
+    this.#forget(id);
+    return undefined;
+  }
+
+  #remember(id: string, hot: Hot): void {
+    this.#forget(id);
+    // Absence is not remembered: a log that comes into being would not be seen.
+    if (hot.message === undefined) return;
+    this.#hot.set(id, { ...hot, message: { ...hot.message, body: NO_BYTES } });
+    this.#hotBytes += hot.bytes;
+    for (const [oldest] of this.#hot) {
+      if (this.#hot.size <= MAX_HOT_LOGS && this.#hotBytes <= MAX_HOT_BYTES) break;
+      this.#forget(oldest);
+    }
+  }
+
+  #forget(id: string): void {
+    this.#hotBytes -= this.#hot.get(id)?.bytes ?? 0;
+    this.#hot.delete(id);
+  }
+}
+
+function endOf({ first, sizes }: FrontMessage): number {
+  return first + sizes.length;
+}
+
+/** Tells whether the lists have a log: any answer, and streams with an owner. */
+function isListed(id: string, { isDeleted, owner }: WholeLog): boolean {
+  const kind = logKind(id);
+  return !isDeleted && (kind === "answer" || kind === "stream" && owner !== undefined);
+}

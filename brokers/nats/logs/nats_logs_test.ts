@@ -1,0 +1,104 @@
+import { assertEquals } from "@std/assert";
+import { installGlobals } from "../../../testing/simulation/globals.ts";
+import { simulatedNatsConnect } from "../../../testing/simulation/nats/client.ts";
+import { SimulatedNats } from "../../../testing/simulation/nats/engine.ts";
+import { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
+import { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { BrokerLogs } from "../../../pubsub/logs/log.ts";
+import { NatsBroker } from "../nats_broker.ts";
+
+/** One call of a log, of a node and at a time in milliseconds. */
+type Call = readonly [
+  atMs: number,
+  node: "near" | "far",
+  call: (logs: BrokerLogs) => Promise<unknown>,
+];
+
+/** Makes calls at two nodes of a simulated NATS; returns the results in their order. */
+async function resultsOf(calls: readonly Call[]): Promise<unknown[]> {
+  const simulation = new Simulation({ seed: 1 });
+  using _globals = installGlobals(simulation);
+  const network = new SimulatedNetwork(simulation);
+  const { servers, hosts } = new SimulatedNats(simulation, network, [simulation.host("nats")]);
+  const start = (name: string) => {
+    const host = simulation.host(name);
+    const connect = simulatedNatsConnect(network, host, hosts);
+    const source = { servers, ignoreClusterUpdates: true, connect };
+    return { host, broker: new NatsBroker(source, { runtime: host.runtime }) };
+  };
+  const nodes = { near: start("near"), far: start("far") };
+  const results: unknown[] = [];
+  for (const [atMs, node, call] of calls) {
+    const { host, broker } = nodes[node];
+    host.after(atMs, () => void call(broker.logs).then((result) => results.push(result)));
+  }
+  await simulation.run(8_000);
+  for (const { host } of [nodes.near, nodes.far]) host.kill();
+  return results;
+}
+
+const create = (identity: string, ttlMs?: number) => async (logs: BrokerLogs) => {
+  const config = { contentType: "text/plain", ...(ttlMs !== undefined && { ttlMs }) };
+  return (await logs.create("a", { config, identity, records: [], maxLogs: 1 })).kind;
+};
+
+const append = (record: string) => async (logs: BrokerLogs) =>
+  (await logs.append("a", { records: [record], maxBytes: 1_000 })).kind;
+
+const read = (renews: boolean) => async (logs: BrokerLogs) => {
+  const page = await logs.read("a", { after: 0, maxRecords: 10, maxBytes: 1_000, renews });
+  return typeof page === "object" ? page.records : page;
+};
+
+Deno.test("NatsLogs.read() renews a log that another node has used since this node wrote", async () => {
+  const results = await resultsOf([
+    [1_000, "near", create("identity", 2_000)],
+    [2_000, "far", append("one")],
+    // 2 s and a spare time after the creation, and less after the append.
+    [3_900, "near", read(true)],
+    [5_500, "far", read(false)],
+    [7_000, "far", read(false)],
+  ]);
+  assertEquals(results, ["created", "appended", ["one"], ["one"], "expired"]);
+});
+
+Deno.test("NatsLogs.read() renews a log that another node made in the place of one that this node wrote", async () => {
+  const results = await resultsOf([
+    [1_000, "near", create("first")],
+    [1_500, "near", append("one")],
+    [2_000, "far", async (logs) => (await logs.delete("a")).kind],
+    [2_500, "far", create("second", 2_000)],
+    [4_000, "near", read(true)],
+    [5_500, "far", read(false)],
+    [7_000, "far", read(false)],
+  ]);
+  assertEquals(results, ["created", "appended", "removed", "created", [], [], "expired"]);
+});
+
+Deno.test("NatsBroker.issues() does not name logs whose opening failed on an earlier connection", async () => {
+  const simulation = new Simulation({ seed: 1 });
+  using _globals = installGlobals(simulation);
+  const network = new SimulatedNetwork(simulation);
+  const server = simulation.host("nats");
+  const nats = new SimulatedNats(simulation, network, [server]);
+  const host = simulation.host("near");
+  const connect = simulatedNatsConnect(network, host, nats.hosts);
+  const source = { servers: nats.servers, ignoreClusterUpdates: true, connect };
+  const broker = new NatsBroker(source, { runtime: host.runtime });
+  const results: unknown[] = [];
+  const call = () => {
+    create("identity")(broker.logs).then(
+      (result) => results.push(result),
+      () => results.push("failed"),
+    );
+  };
+  // The answers are lost, and the time limit of the requests outlasts the connection.
+  simulation.after(1_000, () => nats.disturb("lost answers", 500));
+  host.after(1_100, call);
+  simulation.after(1_300, () => nats.disconnectClients(server));
+  host.after(3_000, call);
+  await simulation.run(9_000);
+  assertEquals(results, ["failed", "created"]);
+  assertEquals(broker.issues(), []);
+  host.kill();
+});

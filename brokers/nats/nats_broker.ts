@@ -1,0 +1,288 @@
+/** The broker of nodes that share a NATS server or a cluster. */
+import { UnsupportedError } from "../../errors.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import type { StatusFeed } from "../../base/status_feed.ts";
+import type {
+  Broker,
+  BrokerHistory,
+  BrokerStats,
+  BrokerStatus,
+  BrokerStore,
+  BrokerSubscribeOptions,
+  BrokerSubscription,
+  Publication,
+} from "../../pubsub/broker.ts";
+import { TopicSubscription } from "./topic_subscription.ts";
+import { encode, Names } from "./format.ts";
+import { NatsHistory } from "./history.ts";
+import { textOf } from "../../base/error_text.ts";
+import { Link, type LinkTarget } from "./link.ts";
+import {
+  checkSource,
+  type NatsBrokerOptions,
+  type NatsSettings,
+  natsSettings,
+  type NatsSource,
+} from "./options.ts";
+import { PublishQueue } from "./publish_queue.ts";
+import { WaitingBudget } from "../../pubsub/engine_flow.ts";
+import { NatsStore } from "./store.ts";
+import { NatsLogs } from "./logs/nats_logs.ts";
+import type { BrokerLogs } from "../../pubsub/logs/log.ts";
+import { logTopic } from "../../pubsub/logs/rules.ts";
+
+/** Longest time for waiting publications to reach NATS at a close, in milliseconds. */
+const FLUSH_TIMEOUT_MS = 1_000;
+
+/** Prefix of the topics on which changes of logs are announced. */
+const LOG_TOPICS = logTopic("");
+
+/** Skein's default limit of a message, and room for the bytes in front. */
+const LARGEST_MESSAGE_BYTES = 262_144 + 4_096;
+
+/**
+ * Carries publications through NATS 2.9 or later; histories, logs and the store need its JetStream.
+ *
+ * - **Fan-out:** a node subscribes to the topics with listeners on this node.
+ * - **Delivery:** at most once without a history. With one, each acknowledged publication has an
+ *   offset, counts once even if sent again, and can be read again; the epoch changes whenever the
+ *   server with the stream started anew.
+ * - **Outages:** neither `publish` nor `subscribe` throws. The waiting publications are bounded,
+ *   sent in order once NATS is back, and given up after `giveUpMs`. Subscriptions resume on their
+ *   own, and `onInterrupted` reports the interruption.
+ * - **Names:** a topic or key that has more than 2,048 characters as a part of a subject
+ *   ({@linkcode escapeTopic}) is refused for that one call: the server would close the connection of
+ *   the whole node at a line of more than 4,096 bytes.
+ *
+ * @example Two nodes
+ * ```ts ignore
+ * import { serve } from "@skein/skein";
+ * import { NatsBroker } from "@skein/skein/nats";
+ *
+ * await using broker = new NatsBroker({ servers: "127.0.0.1:4222" });
+ * await using server = serve({ port: 8080, broker });
+ * ```
+ */
+export class NatsBroker implements Broker {
+  /** Always `nats`. */
+  readonly name = "nats";
+  /** A publication without a history reaches the current subscribers only. */
+  readonly delivery = "at-most-once";
+  /** State of the connection to NATS. */
+  readonly status: StatusFeed<BrokerStatus>;
+  /** Keeps publications in streams of JetStream. */
+  readonly history: BrokerHistory;
+  /** Keeps the logs of durable streams in one stream of JetStream. */
+  readonly logs: BrokerLogs;
+  /**
+   * State shared by all nodes with the same prefix. Has no token buckets, which would be too slow.
+   */
+  readonly store: BrokerStore;
+  readonly #settings: NatsSettings;
+  readonly #names: Names;
+  readonly #link: Link;
+  readonly #budget: WaitingBudget;
+  readonly #queue: PublishQueue;
+  readonly #history: NatsHistory;
+  readonly #logs: NatsLogs;
+  readonly #subscriptions = new Map<string, TopicSubscription>();
+  #published = 0;
+  #received = 0;
+  #ignored = 0;
+  #closing: Promise<void> | undefined;
+
+  /**
+   * Connects in the background; publications wait meanwhile.
+   *
+   * @param source The address of NATS.
+   * @param options See {@linkcode NatsBrokerOptions}.
+   * @throws {TypeError} If a key of `options` is unknown, `source` has neither `servers` nor a
+   *   `connection`, `prefix` has a character that is not allowed, or `storage` is neither `"file"`
+   *   nor `"memory"`.
+   * @throws {RangeError} If a number is out of its range.
+   */
+  constructor(source: NatsSource, options: NatsBrokerOptions = {}) {
+    const settings = natsSettings(options);
+    checkSource(source);
+    const names = new Names(settings.prefix);
+    // The broker's own types describe a part of the client library's options.
+    const link = new Link(settings.runtime, source as LinkTarget, {
+      up: (isAgain) => this.#up(isAgain),
+      down: () => this.#down(),
+    });
+    const budget = new WaitingBudget(settings);
+    this.#settings = settings;
+    this.#names = names;
+    this.#link = link;
+    this.#budget = budget;
+    this.#queue = new PublishQueue(link, budget, settings.giveUpMs);
+    const onReceived = () => void this.#received++;
+    const onIgnored = () => void this.#ignored++;
+    this.#history = new NatsHistory({ link, names, budget, settings, onReceived, onIgnored });
+    this.status = link.status;
+    this.history = this.#history;
+    this.#logs = new NatsLogs(link, names, settings, budget);
+    this.logs = this.#logs;
+    this.store = new NatsStore(link, names, settings);
+  }
+
+  /** Counters. */
+  get stats(): BrokerStats {
+    return {
+      published: this.#published + this.#history.published,
+      received: this.#received,
+      waiting: this.#budget.messages,
+      dropped: this.#queue.dropped + this.#history.dropped,
+      interruptions: this.#link.interruptions,
+      reads: this.#history.reads,
+      ignored: this.#ignored,
+    };
+  }
+
+  /** Describes the current problems. */
+  issues(): string[] {
+    const { current } = this.status;
+    if (current.name === "closed") return [];
+    const issues: string[] = [];
+    const { refusal, connection } = this.#link;
+    const said = refusal === undefined ? "" : `: ${textOf(refusal)}`;
+    if (current.name === "interrupted") {
+      issues.push(`NATS is away since ${new Date(current.since).toISOString()}${said}`);
+    } else if (connection === undefined && said !== "") {
+      issues.push(`NATS has not been reached since the start${said}`);
+    } else if (said !== "") issues.push(`NATS refused a request${said}`);
+    if (current.name === "connected") issues.push(...this.#lacks());
+    issues.push(...this.#history.issues(), ...this.#logs.issues(), ...this.#link.clock.issues());
+    if (this.#queue.refusal !== undefined) {
+      issues.push(`NATS refused a publication: ${textOf(this.#queue.refusal)}`);
+    }
+    if (this.#ignored > 0) {
+      issues.push(`${this.#ignored} messages of other programs were ignored`);
+    }
+    const { maxWaiting } = this.#settings;
+    const waiting = this.#budget.messages;
+    if (waiting > maxWaiting / 2) {
+      issues.push(`${waiting} publications wait for NATS, of ${maxWaiting} at most`);
+    }
+    return issues;
+  }
+
+  /**
+   * Publishes to every node; while NATS is away, the publication waits.
+   *
+   * @param publication The publication.
+   * @throws {UnsupportedError} If the broker is closed.
+   * @throws {RangeError} If the topic has more than 2,048 characters as a part of a subject.
+   */
+  publish(publication: Publication): void {
+    this.#checkOpen("publish");
+    const subject = this.#names.plain(publication.topic);
+    this.#published++;
+    this.#queue.publish(subject, encode(publication));
+  }
+
+  /**
+   * Subscribes to a topic.
+   *
+   * @param topic The topic.
+   * @param listener Called with each publication.
+   * @param options The bounds of a history, and a callback for interruptions.
+   * @returns The subscription, in force once its `ready` resolves.
+   * @throws {UnsupportedError} If the broker is closed.
+   * @throws {RangeError} If the topic has more than 2,048 characters as a part of a subject.
+   */
+  subscribe(
+    topic: string,
+    listener: (publication: Publication) => void,
+    options: BrokerSubscribeOptions = {},
+  ): BrokerSubscription {
+    this.#checkOpen("subscribe");
+    // Publications from before this call are not for the new subscriber.
+    this.#queue.send();
+    const subscription = options.history === undefined
+      ? this.#subscription(topic)
+      : this.#history.subscription(topic, options.history);
+    return subscription.add(listener, options);
+  }
+
+  /**
+   * Ends all subscriptions, and the connection unless the application opened it. Waiting
+   * publications have a second to reach NATS. Idempotent.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  /** Closes the broker; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    for (const subscription of this.#subscriptions.values()) subscription.close();
+    this.#subscriptions.clear();
+    this.#history.end();
+    this.#logs.end();
+    if (this.#link.isUp) {
+      const sent = Promise.all([this.#queue.idle(), this.#history.idle(), this.#logs.idle()]);
+      await settlesWithin(this.#link.runtime, sent, FLUSH_TIMEOUT_MS);
+    }
+    this.#history.close();
+    this.#queue.close();
+    await this.#link.close();
+  }
+
+  #up(isAgain: boolean): void {
+    this.#queue.resume();
+    this.#history.up();
+    if (!isAgain) return;
+    for (const subscription of [...this.#subscriptions.values()]) subscription.reopened();
+  }
+
+  #down(): void {
+    this.#history.down();
+  }
+
+  #subscription(topic: string): TopicSubscription {
+    let subscription = this.#subscriptions.get(topic);
+    if (subscription === undefined) {
+      const isLog = topic.startsWith(LOG_TOPICS);
+      subscription = new TopicSubscription({
+        link: this.#link,
+        topic,
+        subject: isLog
+          ? this.#names.changes(topic.slice(LOG_TOPICS.length))
+          : this.#names.plain(topic),
+        announces: isLog,
+        onEmpty: () => this.#subscriptions.delete(topic),
+        onReceived: () => void this.#received++,
+        onIgnored: () => void this.#ignored++,
+      });
+      this.#subscriptions.set(topic, subscription);
+    }
+    return subscription;
+  }
+
+  /** Describes limits of the connected server that Skein runs into. */
+  #lacks(): string[] {
+    const info = this.#link.connection?.info;
+    if (info === undefined) return [];
+    const lacks: string[] = [];
+    if (!info.jetstream) {
+      lacks.push("The server has no JetStream: topics with a history, logs and the store need it");
+    }
+    if (info.max_payload < LARGEST_MESSAGE_BYTES) {
+      lacks.push(`The server takes ${info.max_payload} bytes a message: larger ones are dropped`);
+    }
+    if (info.cluster && this.#settings.replicas < 3) {
+      lacks.push("Histories in a cluster need three replicas: the restart of a server is not seen");
+    }
+    return lacks;
+  }
+
+  #checkOpen(verb: string): void {
+    if (this.#closing === undefined) return;
+    throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
+  }
+}

@@ -1,0 +1,327 @@
+import type { Msg, MsgHdrs } from "@nats-io/nats-core";
+import { assertEquals, assertRejects } from "@std/assert";
+import { stub } from "@std/testing/mock";
+import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../base/runtime.ts";
+import { BrokerError } from "../../errors.ts";
+import { WaitingBudget } from "../../pubsub/engine_flow.ts";
+import type { Link } from "./link.ts";
+import { AppendQueue, PublishQueue } from "./publish_queue.ts";
+import type { HistoryStream } from "./stream.ts";
+
+/** A link that records its calls, turn by turn of the client library. */
+class FakeLink {
+  readonly runtime = platformRuntime();
+  readonly sent: string[] = [];
+  isUp = true;
+  readonly open = { publish: (subject: string) => void this.sent.push(subject) };
+  flush(): Promise<boolean> {
+    return Promise.resolve(this.isUp);
+  }
+}
+
+function make(maxMessages = 100): { readonly link: FakeLink; readonly queue: PublishQueue } {
+  const link = new FakeLink();
+  const budget = new WaitingBudget({ maxWaiting: maxMessages, maxWaitingBytes: 1_000_000 });
+  return { link, queue: new PublishQueue(link as unknown as Link, budget, 30_000) };
+}
+
+const turn = () => new Promise<void>((resolve) => void setImmediate(resolve));
+
+Deno.test("PublishQueue sends the publications of a turn at its end", async () => {
+  const { link, queue } = make();
+  queue.publish("a", new Uint8Array(10));
+  await Promise.resolve();
+  queue.publish("b", new Uint8Array(10));
+  assertEquals(link.sent, []);
+  await turn();
+  assertEquals(link.sent, ["a", "b"]);
+});
+
+Deno.test("PublishQueue sends large batches at once, and on request", () => {
+  const { link, queue } = make();
+  queue.publish("a", new Uint8Array(10));
+  queue.publish("b", new Uint8Array(40_000));
+  assertEquals(link.sent, ["a", "b"]);
+  queue.publish("c", new Uint8Array(10));
+  queue.send();
+  assertEquals(link.sent, ["a", "b", "c"]);
+});
+
+Deno.test("PublishQueue drops no publication that could be sent, for any small bounds", () => {
+  const { link, queue } = make(1);
+  for (const subject of ["a", "b", "c"]) queue.publish(subject, new Uint8Array(10));
+  queue.send();
+  assertEquals([link.sent, queue.dropped], [["a", "b", "c"], 0]);
+});
+
+Deno.test("PublishQueue keeps the order of publications that wait for the server, within its bounds", () => {
+  const { link, queue } = make(2);
+  link.isUp = false;
+  for (const subject of ["a", "b", "c"]) queue.publish(subject, new Uint8Array(10));
+  link.isUp = true;
+  queue.resume();
+  assertEquals([link.sent, queue.dropped], [["a", "b"], 1]);
+});
+
+/** A stream that stores and answers on demand. */
+class FakeStream {
+  readonly sent: { readonly subject: string; readonly id: string; readonly reply: string }[] = [];
+  /** Sequences by id. */
+  readonly stored = new Map<string, number>();
+  opened = 0;
+  #answer: ((error: null, message: Msg) => void) | undefined;
+  #seq = 100;
+
+  readonly #link = {
+    runtime: Object.assign(platformRuntime(), {
+      schedule: (callback: () => void) => callback(),
+    }),
+    period: new AbortController().signal,
+    inbox: () => "_INBOX.test",
+    leave: () => {},
+    connection: {
+      subscribe: (_: string, { callback }: { callback: (error: null, message: Msg) => void }) => {
+        this.#answer = callback;
+      },
+    },
+    open: {
+      publish: (subject: string, _: Uint8Array, options: { reply: string; headers: MsgHdrs }) => {
+        this.sent.push({ subject, id: options.headers.get("Nats-Msg-Id"), reply: options.reply });
+      },
+    },
+    request: (_: string, __: Uint8Array, { headers }: { headers: MsgHdrs }) => {
+      const seq = this.stored.get(headers.get("Nats-Msg-Id"));
+      return Promise.resolve(message(
+        "",
+        seq === undefined
+          ? { error: { code: 400, err_code: 10071, description: "wrong last sequence" } }
+          : { stream: "test", seq, duplicate: true },
+      ));
+    },
+  } as unknown as Link;
+  readonly #history = {
+    epoch: { epoch: "e", start: 10 },
+    saw: () => {},
+    open: () => this.opened++,
+  } as unknown as HistoryStream;
+  readonly appends: AppendQueue;
+
+  constructor(giveUpMs = 30_000) {
+    const budget = new WaitingBudget({ maxWaiting: 100, maxWaitingBytes: 2_000_000 });
+    this.appends = new AppendQueue(this.#link, this.#history, budget, giveUpMs);
+  }
+
+  add(topic: string, id: string, bytes = 10): Promise<number | undefined> {
+    const appended = this.appends.add(topic, new Uint8Array(bytes), id, false);
+    return appended.then(({ position }) => position?.offset);
+  }
+
+  store(id: string): number {
+    this.stored.set(id, ++this.#seq);
+    return this.#seq;
+  }
+
+  /** Answers one request, by its index. */
+  answer(index: number, body: object): void {
+    this.#answer!(null, message(this.sent[index]!.reply, body));
+  }
+
+  /** Continues, once all requests in flight are known. */
+  async resume(): Promise<void> {
+    this.appends.resume();
+    await new Promise<void>((resolve) => queueMicrotask(() => queueMicrotask(resolve)));
+    for (let i = 0; i < 20; i++) await Promise.resolve();
+  }
+}
+
+function message(subject: string, body: object): Msg {
+  const text = JSON.stringify(body);
+  return {
+    subject,
+    data: new TextEncoder().encode(text),
+    json: () => body,
+    string: () => text,
+  } as unknown as Msg;
+}
+
+const AWAY = { error: { code: 503, description: "no leader" } };
+
+Deno.test("AppendQueue sends in order, and resolves with the stream's answer", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const adding = ["1", "2"].map((id) => stream.add("a", id));
+  assertEquals(stream.sent.map(({ id }) => id), ["1", "2"]);
+  stream.answer(1, { stream: "test", seq: 12 });
+  stream.answer(0, { stream: "test", seq: 11 });
+  assertEquals(await Promise.all(adding), [11, 12]);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue asks before it sends again, and repeats only missing publications, in order", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const adding = ["1", "2", "3", "4"].map((id) => stream.add("a", id));
+  const first = stream.store("1");
+  stream.answer(1, AWAY);
+  assertEquals(stream.opened, 1);
+  await stream.resume();
+  assertEquals(await adding[0], first);
+  assertEquals(stream.sent.slice(4).map(({ id }) => id), ["2", "3", "4"]);
+  for (const index of [4, 5, 6]) stream.answer(index, { stream: "test", seq: 200 + index });
+  assertEquals(await Promise.all(adding), [first, 204, 205, 206]);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue gives up publications that would come behind later ones of their topic", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const [late, kept, other] = [stream.add("a", "1"), stream.add("a", "2"), stream.add("b", "3")];
+  const rejected = assertRejects(() => late, BrokerError, "later publications were kept first");
+  stream.store("2");
+  stream.answer(0, AWAY);
+  await stream.resume();
+  await rejected;
+  assertEquals(await kept, stream.stored.get("2"));
+  assertEquals(stream.sent.slice(3).map(({ id }) => id), ["3"]);
+  stream.answer(3, { stream: "test", seq: 300 });
+  assertEquals([await other, stream.appends.dropped], [300, 1]);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue gives up a publication without an answer once the stream kept a later one", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const [lost, kept, later, other] = [
+    stream.add("a", "1"),
+    stream.add("c", "2"),
+    stream.add("a", "3"),
+    stream.add("b", "4"),
+  ];
+  const rejected = assertRejects(() => lost, BrokerError, "later publications were kept first");
+  const seq = stream.store("2");
+  stream.answer(2, { stream: "test", seq: stream.store("3") });
+  assertEquals([await later, stream.opened], [stream.stored.get("3"), 1]);
+  await stream.resume();
+  await rejected;
+  assertEquals(await kept, seq);
+  assertEquals(stream.sent.slice(4).map(({ id }) => id), ["4"]);
+  stream.answer(4, { stream: "test", seq: 300 });
+  assertEquals([await other, stream.appends.dropped], [300, 1]);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue waits for the answer to a publication, though a later repetition has one", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const adding = ["1", "2"].map((id) => stream.add("a", id));
+  stream.answer(1, { stream: "test", seq: 11, duplicate: true });
+  assertEquals(stream.opened, 0);
+  stream.answer(0, { stream: "test", seq: 12 });
+  assertEquals([await Promise.all(adding), stream.opened], [[12, 11], 0]);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue sends nothing behind a publication without an answer, and keeps the order", async () => {
+  using time = new FakeTime();
+  using _clock = stub(performance, "now", () => time.now);
+  const stream = new FakeStream();
+  await stream.resume();
+  const adding = [stream.add("a", "1")];
+  await time.tickAsync(1_000);
+  adding.push(stream.add("a", "2"));
+  assertEquals(stream.sent.map(({ id }) => id), ["1"]);
+  await time.tickAsync(4_000);
+  assertEquals(stream.opened, 1);
+  await stream.resume();
+  assertEquals(stream.sent.map(({ id }) => id), ["1", "1", "2"]);
+  for (const index of [1, 2]) stream.answer(index, { stream: "test", seq: 10 + index });
+  assertEquals(await Promise.all(adding), [11, 12]);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue sends what waited once the stream answers late", async () => {
+  using time = new FakeTime();
+  using _clock = stub(performance, "now", () => time.now);
+  const stream = new FakeStream();
+  await stream.resume();
+  const adding = [stream.add("a", "1")];
+  await time.tickAsync(1_500);
+  adding.push(stream.add("a", "2"));
+  stream.answer(0, { stream: "test", seq: 11 });
+  assertEquals(stream.sent.map(({ id }) => id), ["1", "2"]);
+  stream.answer(1, { stream: "test", seq: 12 });
+  assertEquals([await Promise.all(adding), stream.opened], [[11, 12], 0]);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue rejects publications that the stream refuses, and continues with the rest", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const [refused, kept] = [stream.add("a", "1"), stream.add("a", "2")];
+  const rejected = assertRejects(() => refused, BrokerError, "insufficient resources");
+  stream.answer(0, {
+    error: { code: 500, err_code: 10023, description: "insufficient resources" },
+  });
+  stream.answer(1, { stream: "test", seq: 12 });
+  await rejected;
+  assertEquals([await kept, stream.opened], [12, 0]);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue gives no offset to publications of an earlier epoch", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const adding = stream.add("a", "1");
+  stream.answer(0, { stream: "test", seq: 10, duplicate: true });
+  assertEquals(await adding, undefined);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue asks about unanswered publications, and gives them up in the end", async () => {
+  using time = new FakeTime();
+  using _clock = stub(performance, "now", () => time.now);
+  const stream = new FakeStream();
+  await stream.resume();
+  const rejected = assertRejects(() => stream.add("a", "1"), BrokerError, "within 30000 ms");
+  await time.tickAsync(4_999);
+  assertEquals(stream.opened, 0);
+  await time.tickAsync(1);
+  assertEquals(stream.opened, 1);
+  await stream.resume();
+  assertEquals(stream.sent.length, 2);
+  await time.tickAsync(25_000);
+  await rejected;
+  assertEquals(stream.appends.dropped, 1);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue sends what waited for a second behind a publication that it gives up", async () => {
+  using time = new FakeTime();
+  using _clock = stub(performance, "now", () => time.now);
+  const stream = new FakeStream(2_000);
+  await stream.resume();
+  const rejected = assertRejects(() => stream.add("a", "1"), BrokerError, "within 2000 ms");
+  await time.tickAsync(1_500);
+  const waiting = stream.add("a", "2");
+  assertEquals(stream.sent.map(({ id }) => id), ["1"]);
+  await time.tickAsync(500);
+  await rejected;
+  assertEquals(stream.sent.map(({ id }) => id), ["1", "2"]);
+  stream.answer(1, { stream: "test", seq: 12 });
+  assertEquals([await waiting, stream.appends.dropped], [12, 1]);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue counts the bytes under way down, more than its bound in a row", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  // Together more than the 4 MiB that may be under way.
+  for (let i = 0; i < 5; i++) {
+    const added = stream.add("a", `${i}`, 1_048_576);
+    assertEquals(stream.sent.length, i + 1);
+    stream.answer(i, { stream: "test", seq: 11 + i });
+    assertEquals(await added, 11 + i);
+  }
+  stream.appends.close();
+});

@@ -1,0 +1,225 @@
+/** The state that nodes share in buckets of JetStream. */
+import { JetStreamApiError, StorageType } from "@nats-io/jetstream";
+import { type KV, Kvm } from "@nats-io/kv";
+import { pause } from "../../base/wait.ts";
+import { textOf } from "../../base/error_text.ts";
+import { BrokerError } from "../../errors.ts";
+import type { Link } from "./link.ts";
+import type { NatsSettings } from "./options.ts";
+import { type Names, subjectPart } from "./format.ts";
+import type { BrokerStore } from "../../pubsub/broker.ts";
+
+/** Longest time for which a row is remembered, in milliseconds: a week. */
+const LONGEST_MS = 604_800_000;
+
+/** Most attempts to change a row while other nodes change the same row. */
+const MAX_ATTEMPTS = 64;
+
+/** Longest pause before the next attempt. */
+const MAX_PAUSE_MS = 20;
+
+/** Error codes of JetStream for a row that changed meanwhile. */
+const WRONG_SEQUENCE: ReadonlySet<number> = new Set([10071, 10164]);
+
+/** Change of a row: a new value, deletion (`null`), or no change (`undefined`). */
+interface Change<T> {
+  readonly value?: string | null;
+  readonly result: T;
+}
+
+/** A bucket, which drops rows that were not written for a time. */
+class Bucket {
+  readonly #link: Link;
+  readonly #options: { readonly name: string; readonly ttlMs: number };
+  readonly #settings: NatsSettings;
+  #opened: { readonly period: AbortSignal; readonly opening: Promise<KV> } | undefined;
+
+  constructor(
+    link: Link,
+    options: { readonly name: string; readonly ttlMs: number },
+    settings: NatsSettings,
+  ) {
+    this.#link = link;
+    this.#options = options;
+    this.#settings = settings;
+  }
+
+  /** Name of the stream that has the rows. */
+  get stream(): string {
+    return `KV_${this.#options.name}`;
+  }
+
+  /** Opens the bucket, once for each period of the connection; creates it at first use. */
+  open(): Promise<KV> {
+    const connection = this.#link.open; // Throws while the server is away.
+    const period = this.#link.period!;
+    if (this.#opened?.period === period) return this.#opened.opening;
+    const { storage, replicas } = this.#settings;
+    const { name, ttlMs: ttl } = this.#options;
+    const opening = new Kvm(connection).create(name, {
+      history: 1,
+      ttl,
+      storage: storage === "memory" ? StorageType.Memory : StorageType.File,
+      replicas,
+    });
+    const opened = { period, opening };
+    this.#opened = opened;
+    opening.catch(() => {
+      if (this.#opened === opened) this.#opened = undefined;
+    });
+    return opening;
+  }
+}
+
+/**
+ * The store of one broker.
+ *
+ * Every row has one key, and is changed by compare-and-set. Numbers that are remembered for longer
+ * than the bucket keeps a row are in a second bucket. Entries that expire earlier hold their own
+ * time, by the clock of the node that wrote last.
+ */
+export class NatsStore implements BrokerStore {
+  readonly #link: Link;
+  readonly #ttlMs: number;
+  readonly #rows: Bucket;
+  /** Rows that are remembered for longer than those of `#rows`. */
+  readonly #longRows: Bucket;
+
+  constructor(link: Link, names: Names, settings: NatsSettings) {
+    const { storeTtlMs: ttlMs } = settings;
+    this.#link = link;
+    this.#ttlMs = ttlMs;
+    this.#rows = new Bucket(link, { name: names.bucket, ttlMs }, settings);
+    this.#longRows = new Bucket(link, { name: names.longBucket, ttlMs: LONGEST_MS }, settings);
+  }
+
+  advance(key: string, number: number, windowMs: number): Promise<boolean> {
+    return this.#attempt("advance a number", this.#rowsOf(windowMs), async (bucket) => {
+      checkTime("windowMs", windowMs, Math.max(this.#ttlMs, LONGEST_MS));
+      return await this.#change(bucket, numberKey(key), (row) => {
+        const now = this.#link.clock.now();
+        if (number <= parseNumber(row, now)) return { result: false };
+        return { value: `${number} ${now + windowMs}`, result: true };
+      });
+    });
+  }
+
+  newest(key: string, windowMs: number): Promise<number> {
+    return this.#attempt("read a number", this.#rowsOf(windowMs), async (bucket) => {
+      const { row } = await this.#get(bucket, numberKey(key));
+      return parseNumber(row, this.#link.clock.now());
+    });
+  }
+
+  claim(
+    scope: string,
+    member: string,
+    { max, ttlMs }: { readonly max: number; readonly ttlMs: number },
+  ): Promise<boolean> {
+    return this.#attempt("claim a place", this.#rows, async (bucket) => {
+      checkTime("ttlMs", ttlMs, this.#ttlMs);
+      return await this.#change(bucket, claimsKey(scope), (row) => {
+        const now = this.#link.clock.now();
+        const claims = parseClaims(row, now);
+        if (!claims.has(member) && claims.size >= max) return { result: false };
+        claims.set(member, now + ttlMs);
+        return { value: JSON.stringify([...claims]), result: true };
+      });
+    });
+  }
+
+  release(scope: string, member: string): Promise<void> {
+    return this.#attempt("release a claim", this.#rows, async (bucket) => {
+      await this.#change(bucket, claimsKey(scope), (row) => {
+        const claims = parseClaims(row, this.#link.clock.now());
+        if (!claims.delete(member)) return { result: undefined };
+        const value = claims.size === 0 ? null : JSON.stringify([...claims]);
+        return { value, result: undefined };
+      });
+    });
+  }
+
+  claims(scope: string): Promise<string[]> {
+    return this.#attempt("list claims", this.#rows, async (bucket) => {
+      const { row } = await this.#get(bucket, claimsKey(scope));
+      return [...parseClaims(row, this.#link.clock.now()).keys()];
+    });
+  }
+
+  #rowsOf(windowMs: number): Bucket {
+    return windowMs <= this.#ttlMs ? this.#rows : this.#longRows;
+  }
+
+  async #attempt<T>(what: string, rows: Bucket, act: (bucket: KV) => Promise<T>): Promise<T> {
+    try {
+      await this.#link.reach();
+      const bucket = await rows.open();
+      await this.#link.followClock(await this.#link.manager(), rows.stream);
+      return await act(bucket);
+    } catch (cause) {
+      if (cause instanceof BrokerError || cause instanceof RangeError) throw cause;
+      const text = textOf(cause);
+      throw new BrokerError(`Cannot ${what}: ${text}`, { cause });
+    }
+  }
+
+  async #get(
+    bucket: KV,
+    key: string,
+  ): Promise<{ readonly row?: string; readonly revision: number }> {
+    const entry = await bucket.get(key);
+    if (entry === null) return { revision: 0 };
+    const { revision } = entry;
+    return entry.operation === "PUT" ? { row: entry.string(), revision } : { revision };
+  }
+
+  async #change<T>(
+    bucket: KV,
+    key: string,
+    change: (row: string | undefined) => Change<T>,
+  ): Promise<T> {
+    for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+      const { row, revision } = await this.#get(bucket, key);
+      const { value, result } = change(row);
+      if (value === undefined) return result;
+      try {
+        if (value === null) await bucket.delete(key, { previousSeq: revision });
+        else await bucket.put(key, value, { previousSeq: revision });
+        return result;
+      } catch (error) {
+        if (!(error instanceof JetStreamApiError && WRONG_SEQUENCE.has(error.code))) throw error;
+        const { runtime } = this.#link;
+        await pause(runtime, runtime.random() * Math.min(MAX_PAUSE_MS, attempt + 1));
+      }
+    }
+    throw new BrokerError(`Cannot change ${key}: others changed it ${MAX_ATTEMPTS} times first`);
+  }
+}
+
+function checkTime(name: string, ms: number, mostMs: number): void {
+  if (ms <= mostMs) return;
+  const most = mostMs === LONGEST_MS ? "a week" : "storeTtlMs";
+  throw new RangeError(
+    `Cannot keep a row: ${name} must be at most ${most} (${mostMs}), received ${ms}`,
+  );
+}
+
+function numberKey(key: string): string {
+  return `number.${subjectPart(key)}`;
+}
+
+function claimsKey(scope: string): string {
+  return `claims.${subjectPart(scope)}`;
+}
+
+/** Reads the number of a row; -1 if absent or expired. */
+function parseNumber(row: string | undefined, now: number): number {
+  const [number, until] = (row ?? "").split(" ").map(Number);
+  return number !== undefined && until !== undefined && until > now ? number : -1;
+}
+
+/** Reads members and the ends of their claims; expired claims are left out. */
+function parseClaims(row: string | undefined, now: number): Map<string, number> {
+  const claims: [string, number][] = row === undefined ? [] : JSON.parse(row);
+  return new Map(claims.filter(([, until]) => until > now));
+}

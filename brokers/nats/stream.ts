@@ -1,0 +1,359 @@
+/** The stream with all topics of the same bounds, and its epoch. */
+import {
+  DiscardPolicy,
+  JetStreamApiError,
+  type JetStreamManager,
+  RetentionPolicy,
+  StorageType,
+  type StreamConfig,
+} from "@nats-io/jetstream";
+import { headers, type Msg, type Subscription, TimeoutError } from "@nats-io/nats-core";
+import { pause } from "../../base/wait.ts";
+import { Signal } from "../../base/signal.ts";
+import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
+import { EPOCH_TOKEN, parseAck, type StreamNames } from "./format.ts";
+import { sequenceOf } from "./format.ts";
+import type { HistoryBounds } from "../../pubsub/broker.ts";
+
+/** Time that repetitions are recognized, and the longest time that an append may be sent again. */
+const DUPLICATE_WINDOW_MS = 120_000;
+
+/** Most attempts to write an epoch while other nodes do the same. */
+const MAX_ATTEMPTS = 20;
+
+/** Status of a stream without a leader at the moment. */
+const UNAVAILABLE = 503;
+
+/**
+ * Time limit of each call in the first attempt to open a stream, in milliseconds; twice as long
+ * once it is over. Calls that arrive while the servers of a new stream elect their leader have no answer.
+ */
+const FIRST_TIMEOUT_MS = 1_000;
+const FIRST_RETRY_MS = 50;
+const MAX_RETRY_MS = 2_000;
+
+/** The newest sequence before any other. */
+const NOTHING_SEEN = { seq: 0, epoch: undefined };
+
+/** Settings of a stream. */
+interface StreamSettings {
+  readonly storage: "file" | "memory";
+  readonly replicas: number;
+  readonly rememberMs: number;
+  readonly maxStreamBytes: number;
+  readonly survivesRestart: boolean;
+}
+
+/** An epoch, and the sequence of its start: earlier sequences do not belong to the epoch. */
+export interface Epoch {
+  readonly epoch: string;
+  readonly start: number;
+}
+
+/** A message on the epoch's subject. */
+interface EpochRecord {
+  readonly epoch: string;
+  /** Start of the epoch, in a repeated record. */
+  readonly start?: number;
+  /** The server, if a restart may lose acknowledged writes. */
+  readonly server?: string;
+}
+
+interface Found extends Epoch {
+  readonly seq: number;
+  readonly server: string | undefined;
+}
+
+/** Events of a {@linkcode HistoryStream}. */
+interface StreamEvents {
+  /**
+   * Called when the epoch is known: the first time, after an interruption, or because of a new
+   * epoch.
+   */
+  opened(): void;
+  /** Called when there is no stream, and waiting does not help. */
+  refused(error: unknown): void;
+}
+
+/**
+ * One stream.
+ *
+ * The epoch is a record in the stream itself, on a subject that no topic has, and nodes agree by
+ * compare-and-set: a stream that is lost takes its epoch along. The stream publishes the record
+ * again like any message, so nodes learn of a new epoch in order with the publications after it.
+ */
+export class HistoryStream {
+  readonly bounds: HistoryBounds;
+  readonly names: StreamNames;
+  readonly isReplicated: boolean;
+  /** Last error of an attempt to open the stream; further attempts follow. */
+  problem: unknown;
+  readonly #link: Link;
+  readonly #settings: StreamSettings;
+  readonly #events: StreamEvents;
+  readonly #maxAgeMs: number;
+  #epoch: Epoch | undefined;
+  /** The newest record seen; without meaning for another stream of the same name. */
+  #found: { readonly record: Found; readonly created: string | undefined } | undefined;
+  #created: string | undefined;
+  /** The newest sequence seen, and its epoch. */
+  #newest: { readonly seq: number; readonly epoch: string | undefined } = NOTHING_SEEN;
+  #opening: AbortSignal | undefined;
+  #repeatAtMs = 0;
+  #following: Subscription | undefined;
+  #isClosed = false;
+  readonly #changes = new Signal();
+
+  constructor(
+    link: Link,
+    names: StreamNames,
+    bounds: HistoryBounds,
+    settings: StreamSettings,
+    events: StreamEvents,
+  ) {
+    this.#link = link;
+    this.names = names;
+    this.bounds = bounds;
+    this.#settings = settings;
+    this.isReplicated = settings.replicas > 1;
+    this.#maxAgeMs = Math.max(bounds.ttlMs, settings.rememberMs);
+    this.#events = events;
+  }
+
+  /** The epoch; `undefined` while unknown. */
+  get epoch(): Epoch | undefined {
+    return this.#epoch;
+  }
+
+  /** Resolves once the epoch is known; `false` after the stream closed. */
+  async whenOpen(): Promise<boolean> {
+    while (this.#epoch === undefined && !this.#isClosed) await this.#changes.changed();
+    return !this.#isClosed;
+  }
+
+  /** Records a sequence: the stream must never be behind. */
+  saw(seq: number): void {
+    this.#sawIn(seq, this.#epoch?.epoch ?? this.#newest.epoch);
+  }
+
+  #sawIn(seq: number, epoch: string | undefined): void {
+    if (seq > this.#newest.seq) this.#newest = { seq, epoch };
+  }
+
+  /**
+   * Opens the stream and agrees on its epoch, with retries until the server goes away. Can be
+   * called at any time.
+   */
+  open(): void {
+    const period = this.#link.period;
+    if (period === undefined || this.#opening === period) return;
+    this.#epoch = undefined;
+    this.#opening = period;
+    void this.#keepOpening(period);
+  }
+
+  /** Forgets the epoch when the server goes away. */
+  shut(): void {
+    this.#epoch = undefined;
+    this.#opening = undefined;
+  }
+
+  /** Ends the use of the stream, and its subscription. */
+  close(): void {
+    this.shut();
+    this.#isClosed = true;
+    this.#link.leave(this.#following);
+    this.#changes.notify();
+  }
+
+  /** Repeats the record of the epoch before the stream drops the record for its age. */
+  touch(): void {
+    if (this.#epoch === undefined || this.#link.runtime.monotonic() < this.#repeatAtMs) return;
+    this.#repeatAtMs = this.#link.runtime.monotonic() + MAX_RETRY_MS;
+    void this.#repeat(this.#link.period!);
+  }
+
+  async #keepOpening(period: AbortSignal): Promise<void> {
+    let timeoutMs = FIRST_TIMEOUT_MS;
+    for (
+      let retryMs = FIRST_RETRY_MS;
+      !period.aborted;
+      retryMs = Math.min(MAX_RETRY_MS, retryMs * 2)
+    ) {
+      try {
+        this.#follow();
+        const record = await this.#agree(timeoutMs);
+        if (period.aborted) return;
+        this.#opening = undefined;
+        this.#adopt(record);
+        return;
+      } catch (error) {
+        this.problem = error;
+        if (this.#isRefusal(error)) this.#events.refused(error);
+        if (error instanceof TimeoutError) timeoutMs = Math.min(REQUEST_TIMEOUT_MS, timeoutMs * 2);
+        await pause(this.#link.runtime, retryMs * (1 + this.#link.runtime.random()), period);
+      }
+    }
+  }
+
+  /** Tells errors that need an administrator from errors that pass. */
+  #isRefusal(error: unknown): boolean {
+    // In a cluster, other servers may have JetStream.
+    const isMissing = error instanceof Error && error.name === "JetStreamNotEnabled";
+    if (isMissing) return !this.#link.connection?.info?.jetstream;
+    return error instanceof JetStreamApiError && error.status !== UNAVAILABLE;
+  }
+
+  async #repeat(period: AbortSignal): Promise<void> {
+    try {
+      const record = await this.#agree(REQUEST_TIMEOUT_MS);
+      if (period.aborted || this.#epoch === undefined) return;
+      this.#repeatAtMs = this.#link.runtime.monotonic() + this.#maxAgeMs / 2;
+      if (this.#epoch.epoch !== record.epoch) this.#adopt(record);
+    } catch (error) {
+      this.problem = error;
+    }
+  }
+
+  #adopt(epoch: Epoch): void {
+    this.problem = undefined;
+    this.#repeatAtMs = this.#link.runtime.monotonic() + this.#maxAgeMs / 2;
+    this.#epoch = epoch;
+    this.#changes.notify();
+    this.#events.opened();
+  }
+
+  /** Subscribes to new epochs of other nodes. */
+  #follow(): void {
+    if (this.#following !== undefined) return;
+    this.#following = this.#link.open.subscribe(`${this.names.live}.${EPOCH_TOKEN}`, {
+      callback: (error, message) => {
+        // For the client library, a refused subscription is over.
+        if (error) return void (this.#following = undefined);
+        this.#link.pace.take(message.data.length, () => this.#hear(message));
+      },
+    });
+  }
+
+  #hear(message: Msg): void {
+    const seq = sequenceOf(message);
+    if (seq === 0) return;
+    const record = parseRecord(message, seq);
+    if (record === undefined) return;
+    if (this.#epoch === undefined || this.#epoch.epoch === record.epoch) {
+      this.#sawIn(seq, record.epoch);
+      this.#note(record);
+      return;
+    }
+    // The record may come from a new stream, whose sequence begins again.
+    this.#newest = { seq, epoch: record.epoch };
+    this.#found = { record, created: this.#created };
+    this.#adopt(record);
+  }
+
+  #note(record: Found): void {
+    if (this.#found !== undefined && this.#found.created === this.#created) {
+      if (record.seq < this.#found.record.seq) return;
+    }
+    this.#found = { record, created: this.#created };
+  }
+
+  async #agree(timeoutMs: number): Promise<Epoch> {
+    const manager = await this.#link.manager(timeoutMs);
+    const newest = this.#newest;
+    const { created, state } = await manager.streams.add(this.#config());
+    this.#created = created;
+    // A stream behind a sequence that was seen lost messages, even if its record says otherwise. The
+    // record of the epoch that another node began after the loss may be known here already.
+    const lost = state.last_seq < newest.seq ? newest.epoch : undefined;
+    if (lost !== undefined || this.#found?.created !== created) this.#found = undefined;
+    for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+      const stored = await this.#stored(manager);
+      if (stored !== undefined) this.#note(stored);
+      const known = this.#found?.record;
+      const isGood = known !== undefined && known.server === this.#server && known.epoch !== lost;
+      const isFresh = stored !== undefined &&
+        this.#link.clock.now() - stored.atMs < this.#maxAgeMs / 4;
+      const isStored = isGood && isFresh && stored.epoch === known.epoch;
+      const epoch: { epoch: string; start?: number } = isGood
+        ? known
+        : { epoch: this.#link.runtime.randomUUID().slice(0, 8) };
+      const seq = isStored
+        ? stored.seq
+        : await this.#write(epoch, { after: stored?.seq ?? 0, timeoutMs });
+      if (seq === undefined) continue;
+      if (this.#newest.epoch !== epoch.epoch) this.#newest = { seq, epoch: epoch.epoch };
+      return isGood ? known : { ...epoch, start: seq };
+    }
+    throw new Error(`No epoch was agreed upon in ${MAX_ATTEMPTS} attempts`);
+  }
+
+  /** Reads the newest record in the stream. */
+  async #stored(
+    manager: JetStreamManager,
+  ): Promise<(Found & { readonly atMs: number }) | undefined> {
+    const subject = `${this.names.log}.${EPOCH_TOKEN}`;
+    const stored = await manager.streams.getMessage(this.names.stream, { last_by_subj: subject });
+    const record = stored && parseRecord(stored, stored.seq);
+    return stored && record ? { ...record, atMs: stored.time.getTime() } : undefined;
+  }
+
+  /** Writes a record, and returns its sequence; `undefined` if another node wrote first. */
+  async #write(
+    { epoch, start }: { readonly epoch: string; readonly start?: number },
+    { after, timeoutMs }: { readonly after: number; readonly timeoutMs: number },
+  ): Promise<number | undefined> {
+    const record: EpochRecord = {
+      epoch,
+      ...(start !== undefined && { start }),
+      ...(this.#server !== undefined && { server: this.#server }),
+    };
+    const expected = headers();
+    expected.set("Nats-Expected-Last-Subject-Sequence", String(after));
+    const subject = `${this.names.log}.${EPOCH_TOKEN}`;
+    const options = { headers: expected, timeoutMs };
+    const ack = parseAck(await this.#link.request(subject, JSON.stringify(record), options));
+    if (ack.name === "stored") return ack.seq;
+    if (ack.name === "conflict") return undefined;
+    throw ack.error;
+  }
+
+  /**
+   * The server whose restart may lose acknowledged writes; `undefined` where other servers have
+   * copies.
+   */
+  get #server(): string | undefined {
+    const info = this.#link.open.info;
+    if (this.isReplicated || this.#settings.survivesRestart || info?.cluster) return undefined;
+    return info?.server_id;
+  }
+
+  #config(): Partial<StreamConfig> & { readonly name: string } {
+    const { log, live, stream } = this.names;
+    const { storage, replicas, maxStreamBytes } = this.#settings;
+    return {
+      name: stream,
+      subjects: [`${log}.>`],
+      storage: storage === "memory" ? StorageType.Memory : StorageType.File,
+      num_replicas: replicas,
+      retention: RetentionPolicy.Limits,
+      discard: DiscardPolicy.Old,
+      // One more than can be read, as its sequence is the `prev` of the oldest.
+      max_msgs_per_subject: this.bounds.size + 1,
+      max_age: this.#maxAgeMs * 1e6,
+      max_bytes: maxStreamBytes,
+      duplicate_window: DUPLICATE_WINDOW_MS * 1e6,
+      allow_direct: true,
+      republish: { src: `${log}.>`, dest: `${live}.>` },
+    };
+  }
+}
+
+function parseRecord(message: Pick<Msg, "json">, seq: number): Found | undefined {
+  try {
+    const { epoch, start = seq, server } = message.json<EpochRecord>();
+    return typeof epoch === "string" ? { epoch, start, seq, server } : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,292 @@
+/** A topic that this node is subscribed to. */
+import type { Msg, Subscription } from "@nats-io/nats-core";
+import { pause } from "../../base/wait.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import type {
+  BrokerSubscribeOptions,
+  BrokerSubscription,
+  Publication,
+  PublicationListener,
+} from "../../pubsub/broker.ts";
+import { type Listener, Listeners } from "../../pubsub/engine_flow.ts";
+import { decode, headerOf, QUIET_HEADER, sequenceOf, tagIn } from "./format.ts";
+import type { Link } from "./link.ts";
+import type { HistoryStream } from "./stream.ts";
+
+/** Longest time that a publication is held; a predecessor that is still missing will not come. */
+const HOLD_MS = 50;
+
+/** Most publications that are held. */
+const MAX_HELD = 256;
+
+/** Restores the order of publications that come at about the same time. */
+export class InOrder {
+  readonly #runtime: Runtime;
+  readonly #deliver: (publication: Publication) => void;
+  /** Publications behind a missing one, each with the timer that ends its hold. */
+  #held: (readonly [Publication, Timer])[] = [];
+  #epoch: string | undefined;
+  #delivered = 0;
+  #isClosed = false;
+
+  constructor(runtime: Runtime, deliver: (publication: Publication) => void) {
+    this.#runtime = runtime;
+    this.#deliver = deliver;
+  }
+
+  /**
+   * Delivers a publication, or holds it. A publication that comes after its successors is dropped:
+   * the `prev` of these showed the gap.
+   *
+   * @param publication The publication, with its position.
+   * @param known An offset up to which no publication is awaited.
+   */
+  take(publication: Publication, known: number): void {
+    const { epoch, offset, prev } = publication.position!;
+    if (epoch !== this.#epoch) {
+      this.flush();
+      this.#epoch = epoch;
+      this.#delivered = 0;
+    }
+    if (offset <= this.#delivered) return;
+    if (prev <= Math.max(this.#delivered, known)) {
+      this.#next(publication);
+      if (this.#held.length > 0) this.#release(offset);
+      return;
+    }
+    const timer = this.#runtime.setTimeout(() => this.#release(offset), HOLD_MS);
+    this.#held.push([publication, timer]);
+    if (this.#held.length >= MAX_HELD) this.flush();
+  }
+
+  /** Delivers all held publications. */
+  flush(): void {
+    this.#release(Infinity);
+  }
+
+  /** Drops all held publications. */
+  close(): void {
+    this.#isClosed = true;
+    for (const [, timer] of this.#held) this.#runtime.clearTimeout(timer);
+    this.#held = [];
+  }
+
+  /** Delivers held publications up to an offset, and those that follow without a gap. */
+  #release(upTo: number): void {
+    const held = this.#held.sort(([a], [b]) => a.position!.offset - b.position!.offset);
+    this.#held = [];
+    for (const one of held) {
+      const [publication, timer] = one;
+      const { offset, prev } = publication.position!;
+      const isNext = offset <= upTo || prev <= this.#delivered;
+      // The listener of an earlier one may have closed the subscription.
+      if (isNext || this.#isClosed) this.#runtime.clearTimeout(timer);
+      if (this.#isClosed) continue;
+      if (isNext) this.#next(publication);
+      else this.#held.push(one);
+    }
+  }
+
+  #next(publication: Publication): void {
+    const { offset } = publication.position!;
+    if (offset <= this.#delivered) return;
+    this.#delivered = offset;
+    this.#deliver(publication);
+  }
+}
+
+/** Wait between attempts to subscribe without permission, plus up to as much again. */
+const RETRY_MS = 1_000;
+
+/** State of a topic as long as no publication was missed. */
+export interface KnownHead {
+  /** Newest offset that was received or read. */
+  last: number | undefined;
+}
+
+/** Collaborators of a {@linkcode TopicSubscription}. */
+interface TopicSubscriptionOptions {
+  readonly link: Link;
+  readonly topic: string;
+  readonly subject: string;
+  /** The stream of a topic with a history. */
+  readonly stream?: HistoryStream;
+  /** True for the announcements of a log: headers of messages, which JetStream published again. */
+  readonly announces?: boolean;
+  /** Called when the last listener left. */
+  readonly onEmpty: () => void;
+  /** Called for each publication. */
+  readonly onReceived: () => void;
+  /** Called for each message that is no publication. */
+  readonly onIgnored: () => void;
+}
+
+/** One subscription at the server, for all listeners of a topic. */
+export class TopicSubscription {
+  readonly #options: TopicSubscriptionOptions;
+  readonly #ready: Promise<void>;
+  readonly #over = Promise.withResolvers<void>();
+  readonly #listeners = new Listeners();
+  #subscription: Subscription | undefined;
+  #knownHead: KnownHead | undefined;
+  #isReady = false;
+  #isOver = false;
+  readonly #order: InOrder;
+
+  constructor(options: TopicSubscriptionOptions) {
+    this.#options = options;
+    const { runtime } = options.link;
+    this.#order = new InOrder(runtime, (publication) => this.#deliverKept(publication));
+    this.#ready = Promise.race([this.#subscribe(), this.#over.promise]);
+  }
+
+  /** State of the topic; `undefined` if publications may have been missed. */
+  get knownHead(): KnownHead | undefined {
+    return this.#knownHead;
+  }
+
+  /** Adds a listener. */
+  add(listener: PublicationListener, options: BrokerSubscribeOptions): BrokerSubscription {
+    const added = this.#listeners.add(listener, options.onInterrupted);
+    return {
+      ready: this.#ready,
+      [Symbol.asyncDispose]: () => {
+        this.#remove(added);
+        return Promise.resolve();
+      },
+    };
+  }
+
+  /** Called when publications may be missed from now on. */
+  shut(): void {
+    this.#knownHead = undefined;
+    this.#order.flush();
+  }
+
+  /** Called when publications come again, after some may have been missed. */
+  reopened(): void {
+    if (!this.#isReady) return;
+    this.#knownHead = { last: undefined };
+    this.#listeners.interrupt();
+  }
+
+  /** Ends the subscription and all listeners. */
+  close(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#order.close();
+    this.#listeners.clear();
+    this.#options.link.leave(this.#subscription);
+    this.#over.resolve();
+  }
+
+  #remove(listener: Listener): void {
+    if (!this.#listeners.remove(listener) || !this.#listeners.isEmpty) return;
+    this.close();
+    this.#options.onEmpty();
+  }
+
+  async #subscribe(): Promise<void> {
+    const { link, stream } = this.#options;
+    while (await link.whenUp() && !this.#isOver) {
+      if (!link.isUp) continue;
+      try {
+        this.#subscription ??= this.#listen();
+      } catch (error) {
+        // The application's own connection is about to end.
+        link.refusal = error;
+        break;
+      }
+      if (!await link.flush()) continue;
+      if (this.#subscription === undefined) {
+        await pause(
+          link.runtime,
+          RETRY_MS * (1 + link.runtime.random()),
+          link.period ?? AbortSignal.abort(),
+        );
+        continue;
+      }
+      if (stream !== undefined && !await stream.whenOpen()) break;
+      if (!link.isUp || this.#subscription === undefined) continue;
+      this.#isReady = true;
+      this.#knownHead = { last: undefined };
+      return;
+    }
+    // Without a subscription, `ready` stays pending until the channel ends.
+    await this.#over.promise;
+  }
+
+  #listen(): Subscription {
+    const { link, subject } = this.#options;
+    return link.open.subscribe(subject, {
+      callback: (error, message) => {
+        if (error) this.#refused(error);
+        else link.pace.take(message.data.length, () => this.#receive(message));
+      },
+    });
+  }
+
+  /**
+   * Subscribes again after a refusal of the server, which ends the client library's subscription.
+   */
+  #refused(error: unknown): void {
+    const { link } = this.#options;
+    link.refusal = error;
+    this.#subscription = undefined;
+    if (!this.#isReady) return;
+    this.#isReady = false;
+    this.#knownHead = undefined;
+    void this.#subscribe().then(() => {
+      if (!this.#isOver) this.reopened();
+    });
+  }
+
+  #receive(message: Msg): void {
+    if (this.#isOver) return;
+    const { topic, stream, announces, onReceived, onIgnored } = this.#options;
+    if (stream !== undefined) return this.#receiveKept(message, stream);
+    if (announces) return this.#receiveAnnouncement(message);
+    const publication = decode(topic, message.data);
+    if (publication === undefined) return onIgnored();
+    onReceived();
+    this.#deliver(publication);
+  }
+
+  #receiveAnnouncement(message: Msg): void {
+    const { topic, onReceived, onIgnored } = this.#options;
+    if (sequenceOf(message) === 0) return onIgnored();
+    if (headerOf(message, QUIET_HEADER) !== "") return;
+    onReceived();
+    this.#deliver({ topic, payload: "" });
+  }
+
+  #receiveKept(message: Msg, stream: HistoryStream): void {
+    const { topic, onReceived, onIgnored } = this.#options;
+    const { epoch, start } = stream.epoch ?? {};
+    // Publications before the epoch is known are read by subscribers after `onInterrupted`.
+    if (epoch === undefined || start === undefined) return;
+    const offset = sequenceOf(message);
+    if (offset === 0) return onIgnored();
+    if (offset <= start) return;
+    const before = Number(headerOf(message, "Nats-Last-Sequence"));
+    const prev = before > start ? before : 0;
+    const tag = tagIn(message);
+    const publication = decode(topic, message.data, { epoch, offset, prev, tag });
+    if (publication === undefined) return onIgnored();
+    onReceived();
+    stream.saw(offset);
+    this.#order.take(publication, this.#knownHead?.last ?? 0);
+  }
+
+  #deliverKept(publication: Publication): void {
+    const { offset } = publication.position!;
+    if (this.#knownHead !== undefined && offset > (this.#knownHead.last ?? 0)) {
+      this.#knownHead.last = offset;
+    }
+    this.#deliver(publication);
+  }
+
+  #deliver(publication: Publication): void {
+    this.#listeners.deliver(publication);
+  }
+}

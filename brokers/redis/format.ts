@@ -1,0 +1,292 @@
+/**
+ * Names of keys and channels, and frames of publications in channels and streams. Payloads are
+ * carried without parsing.
+ *
+ * ```text
+ * frame   = length(u32) flags(u8) exceptLength(u16) except payload   length counts the bytes after it
+ * except  = session that is left out [NUL tag]                       a tag if the topic has a history
+ * plain   = frame...
+ * kept    = epoch " " offset [" " prev] "\n" frame...                offset of the first frame;
+ *                                                                    prev unless it is offset - 1
+ * ```
+ */
+import { Buffer } from "node:buffer";
+import type { Publication, PublicationPosition } from "../../pubsub/broker.ts";
+import { type LogKind, logKind, logTopic } from "../../pubsub/logs/rules.ts";
+import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
+
+/**
+ * Most bytes of a topic or key. Redis closes a connection at a name of more than 512 MiB, and every
+ * command repeats the name; a topic of Skein has at most 255 bytes.
+ */
+const MAX_NAME_BYTES = 65_536;
+
+/** Slots of a cluster. */
+const SLOTS = 16_384;
+
+/** Parts that the logs are divided into: a cluster has at most as many masters with logs. */
+const LOG_PARTS = 32;
+
+/** Beginning of the topics that announce changes of logs. */
+const LOG_TOPICS = logTopic("");
+
+/** Names of all keys of a log, which are in one slot of a cluster together with `index`. */
+export interface LogKeys {
+  /** Hash with the state. */
+  readonly state: string;
+  /** Stream with chunks of records. */
+  readonly records: string;
+  /** String with the newest records, which are not in `records` yet. */
+  readonly newest: string;
+  /** Hash with the newest number of each producer. */
+  readonly producers: string;
+  /** Set of the forks. */
+  readonly forks: string;
+  /** Sorted set of all logs of the part with the same kind, by the time at which each is overdue. */
+  readonly index: string;
+  /** Channel of announcements. */
+  readonly channel: string;
+}
+
+/**
+ * Names keys and channels of one prefix.
+ *
+ * All names of a topic share one slot of a cluster: the topic is in braces, behind a character that
+ * keeps the braces from being empty. Only the text up to the first closing brace counts for the
+ * slot, so topics may contain braces.
+ */
+export class Names {
+  /** Indexes of the logs of all parts, by the kind of the logs. */
+  readonly logIndexes: Readonly<Record<LogKind, readonly string[]>>;
+  readonly #prefix: string;
+  readonly #logTags: readonly string[];
+
+  constructor(prefix: string) {
+    this.#prefix = prefix;
+    this.#logTags = logTags();
+    const indexes = (kind: LogKind) => this.#logTags.map((tag) => this.#logIndex(kind, tag));
+    this.logIndexes = {
+      answer: indexes("answer"),
+      request: indexes("request"),
+      stream: indexes("stream"),
+    };
+  }
+
+  /** Channel of a topic without history. */
+  channel(topic: string): string {
+    if (topic.startsWith(LOG_TOPICS)) return this.log(topic.slice(LOG_TOPICS.length)).channel;
+    return this.#name("pub", topic);
+  }
+
+  /** Keys and channel of a log. */
+  log(id: string): LogKeys {
+    const tag = this.#logTags[crc16(Buffer.from(id)) % LOG_PARTS]!;
+    const name = (kind: string) => `${this.#prefix}:${kind}:{${tag}}${wellFormed(id)}`;
+    return {
+      state: name("log-state"),
+      records: name("log-records"),
+      newest: name("log-newest"),
+      producers: name("log-producers"),
+      forks: name("log-forks"),
+      index: this.#logIndex(logKind(id), tag),
+      channel: name("log-pub"),
+    };
+  }
+
+  /** Channel of a topic with a history. */
+  keptChannel(topic: string): string {
+    return this.#name("log", topic);
+  }
+
+  /** Hash with the state of a history. */
+  meta(topic: string): string {
+    return this.#name("meta", topic);
+  }
+
+  /** Stream with the kept publications. */
+  stream(topic: string): string {
+    return this.#name("stream", topic);
+  }
+
+  /** Key of the newest number of a producer on a topic. */
+  producer(topic: string, producer: string): string {
+    return this.#name("producer", topic) + producer;
+  }
+
+  /** Key of a row of the store. */
+  row(key: string): string {
+    return this.#name("row", key);
+  }
+
+  /** Key of a scope of claims. */
+  claims(scope: string): string {
+    return this.#name("claims", scope);
+  }
+
+  /** Key of a bucket of tokens. */
+  tokens(key: string): string {
+    return this.#name("tokens", key);
+  }
+
+  #name(kind: string, what: string): string {
+    return `${this.#prefix}:${kind}:{${wellFormed(what)}}`;
+  }
+
+  #logIndex(kind: LogKind, tag: string): string {
+    return `${this.#prefix}:log-index-${kind}:{${tag}}`;
+  }
+}
+
+/**
+ * Makes a text that UTF-8 can encode: all lone surrogates are encoded alike, so different topics
+ * would get the same name.
+ */
+export function wellFormed(text: string): string {
+  return text.isWellFormed() ? `/${text}` : `~${JSON.stringify(text)}`;
+}
+
+/** Reads a text written by {@linkcode wellFormed}. */
+export function readWellFormed(name: string): string {
+  return name.startsWith("/") ? name.slice(1) : JSON.parse(name.slice(1));
+}
+
+/** Makes the tags of the parts of logs, one for each even share of the slots. */
+function logTags(): string[] {
+  const tags = new Map<number, string>();
+  for (let n = 0; tags.size < LOG_PARTS; n++) {
+    const tag = `logs:${n}`;
+    const share = Math.floor(slotOf(`{${tag}}`) / (SLOTS / LOG_PARTS));
+    if (!tags.has(share)) tags.set(share, tag);
+  }
+  return [...tags.entries()].sort(([a], [b]) => a - b).map(([, tag]) => tag);
+}
+
+/** Refuses a topic or key that is too long, before the call has any effect. */
+export function checkName(what: string): void {
+  if (!exceedsBytes(what, MAX_NAME_BYTES)) return;
+  throw new RangeError(
+    `Cannot name a key: a topic or key must have at most ${MAX_NAME_BYTES} bytes, received ${
+      utf8Length(what)
+    }`,
+  );
+}
+
+/** Computes the slot of a name, as a cluster does. */
+export function slotOf(name: string): number {
+  const bytes = Buffer.from(name);
+  const open = bytes.indexOf("{");
+  const close = open < 0 ? -1 : bytes.indexOf("}", open + 1);
+  return crc16(close > open + 1 ? bytes.subarray(open + 1, close) : bytes) % SLOTS;
+}
+
+/** CRC-16/XMODEM. */
+function crc16(bytes: Uint8Array): number {
+  let crc = 0;
+  for (const byte of bytes) {
+    crc ^= byte << 8;
+    for (let bit = 0; bit < 8; bit++) {
+      crc = (crc & 0x8000) === 0 ? crc << 1 : (crc << 1) ^ 0x1021;
+    }
+    crc &= 0xffff;
+  }
+  return crc;
+}
+
+/** Bytes in front of a frame's `except`. */
+const HEAD_BYTES = 7;
+
+/** Flag of a binary payload. */
+const BINARY = 1;
+
+const MAX_EXCEPT_BYTES = 65_535;
+
+/** Characters of a tag. */
+const TAG_BYTES = 6;
+
+/** Encodes one publication; topics with a history need a `tag`. */
+export function encodeFrame(publication: Publication, tag?: string): Buffer {
+  const { payload } = publication;
+  const except = (publication.except ?? "") + (tag === undefined ? "" : `\0${tag}`);
+  const exceptBytes = Buffer.byteLength(except);
+  if (exceptBytes > MAX_EXCEPT_BYTES) {
+    throw new RangeError(
+      `Cannot publish: except must be at most ${MAX_EXCEPT_BYTES} bytes, received ${exceptBytes}`,
+    );
+  }
+  const isText = typeof payload === "string";
+  const payloadBytes = isText ? Buffer.byteLength(payload) : payload.byteLength;
+  const frame = Buffer.allocUnsafe(HEAD_BYTES + exceptBytes + payloadBytes);
+  frame.writeUInt32BE(frame.length - 4, 0);
+  frame[4] = isText ? 0 : BINARY;
+  frame.writeUInt16BE(exceptBytes, 5);
+  if (exceptBytes > 0) frame.write(except, HEAD_BYTES);
+  if (isText) frame.write(payload, HEAD_BYTES + exceptBytes);
+  else frame.set(payload, HEAD_BYTES + exceptBytes);
+  return frame;
+}
+
+/** Decodes the publications of a plain message; malformed frames are left out. */
+export function decodePlain(topic: string, message: Buffer): Publication[] {
+  return decodeFrames(topic, message, 0, undefined);
+}
+
+/** Decodes the publications of a kept message, each with its position. */
+export function decodeKept(topic: string, message: Buffer): Publication[] {
+  const end = message.indexOf(0x0a);
+  const [epoch, first, before] = message.toString("latin1", 0, Math.max(end, 0)).split(" ");
+  const offset = Number(first);
+  const prev = before === undefined ? offset - 1 : Number(before);
+  if (!epoch || !Number.isSafeInteger(offset) || offset < 1) return [];
+  if (!Number.isSafeInteger(prev) || prev < 0 || prev >= offset) return [];
+  return decodeFrames(topic, message, end + 1, { epoch, offset, prev });
+}
+
+/** Decodes the publications of a page: one frame each, at consecutive offsets from the first. */
+export function decodeStored(
+  topic: string,
+  frames: readonly Buffer[],
+  { epoch, offset: first, prev }: PublicationPosition,
+): Publication[] {
+  return frames.flatMap((frame, i) => {
+    const offset = first + i;
+    return decodeFrames(topic, frame, 0, { epoch, offset, prev: i === 0 ? prev : offset - 1 });
+  });
+}
+
+function decodeFrames(
+  topic: string,
+  message: Buffer,
+  start: number,
+  first: PublicationPosition | undefined,
+): Publication[] {
+  const publications: Publication[] = [];
+  for (let at = start; at + HEAD_BYTES <= message.length;) {
+    const end = at + 4 + message.readUInt32BE(at);
+    const body = at + HEAD_BYTES + message.readUInt16BE(at + 5);
+    if (end > message.length || body > end) break;
+    const tagAt = body - TAG_BYTES;
+    const isTagged = first !== undefined && tagAt > at + HEAD_BYTES && message[tagAt - 1] === 0;
+    const exceptEnd = isTagged ? tagAt - 1 : body;
+    const offset = first === undefined ? 0 : first.offset + publications.length;
+    publications.push({
+      topic,
+      // Copied, so that a kept payload does not keep the whole message in memory.
+      payload: message[at + 4] === BINARY
+        ? Uint8Array.from(message.subarray(body, end))
+        : message.toString("utf8", body, end),
+      ...(exceptEnd > at + HEAD_BYTES
+        ? { except: message.toString("utf8", at + HEAD_BYTES, exceptEnd) }
+        : {}),
+      ...(first === undefined ? {} : {
+        position: {
+          epoch: first.epoch,
+          offset,
+          prev: publications.length === 0 ? first.prev : offset - 1,
+          ...(isTagged ? { tag: message.toString("latin1", tagAt, body) } : {}),
+        },
+      }),
+    });
+    at = end;
+  }
+  return publications;
+}

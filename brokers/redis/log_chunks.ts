@@ -1,0 +1,109 @@
+/**
+ * Chunks of records, as Redis keeps a log.
+ *
+ * ```text
+ * chunk   = record...
+ * record  = head(u32) content    head: bytes of the content times 2, plus 1 for bytes
+ * ```
+ */
+import { Buffer } from "node:buffer";
+import { BrokerError } from "../../errors.ts";
+import type { LogRecord, ReadLogOptions } from "../../pubsub/logs/log.ts";
+
+/** Bytes in front of a record. */
+export const RECORD_HEAD_BYTES = 4;
+
+/**
+ * Most bytes of a chunk, unless one record alone has more. A page may read one chunk more than is
+ * needed at its beginning.
+ */
+const CHUNK_BYTES = 16_384;
+
+/** Most records of a chunk. */
+const CHUNK_RECORDS = 1_024;
+
+/** Consecutive records, encoded. */
+export interface LogChunk {
+  /** Number of records. */
+  readonly count: number;
+  readonly bytes: Buffer;
+}
+
+/** A chunk at its place. */
+export interface StoredChunk {
+  /** Position of the first record. */
+  readonly position: number;
+  readonly bytes: Buffer;
+}
+
+/** Encodes records. */
+export function encodeChunks(records: readonly LogRecord[]): LogChunk[] {
+  const chunks: LogChunk[] = [];
+  let parts: Buffer[] = [];
+  let bytes = 0;
+  const end = () => {
+    if (parts.length > 0) chunks.push({ count: parts.length, bytes: Buffer.concat(parts, bytes) });
+    [parts, bytes] = [[], 0];
+  };
+  for (const record of records) {
+    const part = encodeRecord(record);
+    if (bytes + part.length > CHUNK_BYTES || parts.length >= CHUNK_RECORDS) end();
+    parts.push(part);
+    bytes += part.length;
+  }
+  end();
+  return chunks;
+}
+
+function encodeRecord(record: LogRecord): Buffer {
+  const isText = typeof record === "string";
+  const size = isText ? Buffer.byteLength(record) : record.length;
+  const part = Buffer.allocUnsafe(RECORD_HEAD_BYTES + size);
+  part.writeUInt32BE(size * 2 + (isText ? 0 : 1));
+  if (isText) part.write(record, RECORD_HEAD_BYTES);
+  else part.set(record, RECORD_HEAD_BYTES);
+  return part;
+}
+
+/**
+ * Decodes the records of a page.
+ *
+ * @param chunks The chunks, from the one with the first record of the page on.
+ * @param bounds Where the page begins, and how large it may be.
+ * @returns The records.
+ * @throws {BrokerError} If a record is missing, as Redis evicts and deletes keys one by one, or if
+ *   another program damaged it.
+ */
+export function decodeChunks(
+  chunks: readonly StoredChunk[],
+  { after, maxRecords, maxBytes }: Pick<ReadLogOptions, "after" | "maxRecords" | "maxBytes">,
+): LogRecord[] {
+  const records: LogRecord[] = [];
+  let room = maxBytes;
+  for (const { position: first, bytes } of chunks) {
+    let position = first;
+    if (position > after + records.length) throw lostRecord(after + records.length);
+    for (let at = 0; at < bytes.length; position++) {
+      const start = at + RECORD_HEAD_BYTES;
+      const head = start > bytes.length ? Infinity : bytes.readUInt32BE(at);
+      at = start + Math.floor(head / 2);
+      if (at > bytes.length) throw lostRecord(position);
+      if (position < after) continue;
+      if (records.length >= maxRecords) return records;
+      room -= at - start;
+      if (room < 0 && records.length > 0) return records;
+      // Copied, so that a record does not keep the whole page in memory.
+      records.push(
+        head % 2 === 0
+          ? bytes.toString("utf8", start, at)
+          : Uint8Array.from(bytes.subarray(start, at)),
+      );
+    }
+  }
+  return records;
+}
+
+/** Makes the error about a record that Redis no longer has. */
+export function lostRecord(position: number): BrokerError {
+  return new BrokerError(`Cannot read a log: Redis has lost the record at ${position}`);
+}

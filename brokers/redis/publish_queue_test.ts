@@ -1,0 +1,323 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { Buffer } from "node:buffer";
+import { platformRuntime } from "../../base/runtime.ts";
+import { BrokerError } from "../../errors.ts";
+import type { Appended } from "../../pubsub/broker.ts";
+import {
+  type BatchSender,
+  failureOf,
+  type Outgoing,
+  type OutgoingAppend,
+  PublishQueue,
+} from "./publish_queue.ts";
+
+const LIMITS = { maxWaiting: 1_000, maxWaitingBytes: 1_000_000, giveUpMs: 1_000 };
+
+const BOUNDS = { size: 10, ttlMs: 1_000, bytes: 1_000 };
+
+/** A command that is with Redis. */
+interface Command {
+  readonly topic: string;
+  readonly frames: string[];
+  readonly answer: PromiseWithResolvers<void>;
+}
+
+/** Stands for Redis; answers on demand. */
+class FakeCarrier implements BatchSender {
+  isReady = true;
+  readonly commands: Command[] = [];
+
+  async publish(topic: string, items: readonly Outgoing[]): Promise<void> {
+    const answer = Promise.withResolvers<void>();
+    const frames = items.map(({ frame }) => frame.toString());
+    this.commands.push({ topic, frames, answer });
+    await answer.promise;
+  }
+
+  async append(topic: string, items: readonly OutgoingAppend[]): Promise<Appended[]> {
+    await this.publish(topic, items);
+    return items.map(({ kept: { key } }) => ({ position: { epoch: "e", offset: key.number } }));
+  }
+
+  get frames(): string[][] {
+    return this.commands.map(({ frames }) => frames);
+  }
+}
+
+/** A queue, and its commands. */
+function open(limits: Partial<typeof LIMITS> = {}) {
+  const sender = new FakeCarrier();
+  const troubles: unknown[] = [];
+  const queue = new PublishQueue(
+    platformRuntime(),
+    sender,
+    { ...LIMITS, ...limits },
+    (error) => troubles.push(error),
+  );
+  let number = 0;
+  return {
+    sender,
+    troubles,
+    queue,
+    publish: (frame: string, topic = "chat") => queue.push(topic, Buffer.from(frame)),
+    append: (frame: string, topic = "chat") => {
+      const appended = Promise.withResolvers<Appended>();
+      const key = { producer: "p", number: ++number };
+      const kept = { bounds: BOUNDS, key, tag: "", appended };
+      queue.push(topic, Buffer.from(frame), kept);
+      return appended.promise;
+    },
+  };
+}
+
+/** Handles all events that need no time. */
+async function settle(time: FakeTime): Promise<void> {
+  await time.tickAsync(0);
+  await time.runMicrotasks();
+}
+
+const replyError = (message: string) => Object.assign(new Error(message), { name: "ReplyError" });
+
+Deno.test("PublishQueue sends the publications of one turn together, and one command of a topic at a time", async () => {
+  using time = new FakeTime();
+  const { sender, queue, publish } = open();
+  for (const frame of ["1", "2"]) publish(frame);
+  publish("other", "other");
+  await settle(time);
+  assertEquals(sender.frames, [["1", "2"], ["other"]]);
+  publish("3");
+  publish("4");
+  await settle(time);
+  assertEquals(sender.commands.length, 2);
+  sender.commands[0]!.answer.resolve();
+  await settle(time);
+  assertEquals(sender.frames.slice(2), [["3", "4"]]);
+  for (const { answer } of sender.commands) answer.resolve();
+  await settle(time);
+  assertEquals([queue.waiting, queue.dropped], [0, 0]);
+});
+
+Deno.test("PublishQueue bounds a command in publications and bytes", async () => {
+  using time = new FakeTime();
+  const { sender, queue, publish } = open();
+  for (let i = 0; i < 130; i++) publish("x");
+  publish("y".repeat(262_144), "large");
+  publish("z", "large");
+  await settle(time);
+  assertEquals(sender.commands.map(({ topic, frames }) => [topic, frames.length]), [
+    ["chat", 128],
+    ["large", 1],
+  ]);
+  queue.close();
+});
+
+Deno.test("PublishQueue keeps appended publications until Redis answers, and sends them again in order", async () => {
+  using time = new FakeTime();
+  const { sender, queue, append } = open();
+  const appended = [append("1"), append("2")];
+  await settle(time);
+  appended.push(append("3"));
+  sender.isReady = false;
+  sender.commands[0]!.answer.reject(new Error("Connection is closed."));
+  await time.tickAsync(500);
+  assertEquals(sender.commands.length, 1);
+  sender.isReady = true;
+  queue.wake();
+  await settle(time);
+  assertEquals(sender.frames[1], ["1", "2", "3"]);
+  sender.commands[1]!.answer.resolve();
+  assertEquals((await Promise.all(appended)).map(({ position }) => position?.offset), [1, 2, 3]);
+  assertEquals(queue.waiting, 0);
+  await time.runMicrotasks();
+});
+
+Deno.test("PublishQueue does not repeat a publication that may have arrived", async () => {
+  using time = new FakeTime();
+  const { sender, queue, publish } = open();
+  publish("1");
+  await settle(time);
+  publish("2");
+  sender.commands[0]!.answer.reject(new Error("Connection is closed."));
+  await settle(time);
+  assertEquals(sender.frames, [["1"], ["2"]]);
+  assertEquals([queue.waiting, queue.dropped], [1, 1]);
+  queue.close();
+});
+
+Deno.test("PublishQueue retries after a while where Redis failed, and reports it", async () => {
+  using time = new FakeTime();
+  const { sender, queue, troubles, publish } = open();
+  publish("1");
+  await settle(time);
+  const loading = replyError("LOADING Redis is loading the dataset in memory");
+  sender.commands[0]!.answer.reject(loading);
+  await settle(time);
+  assertEquals([sender.commands.length, troubles], [1, [loading]]);
+  await time.tickAsync(100);
+  assertEquals(sender.frames, [["1"], ["1"]]);
+  sender.commands[1]!.answer.resolve();
+  await settle(time);
+  assertEquals([troubles.at(-1), queue.waiting, queue.dropped], [undefined, 0, 0]);
+});
+
+Deno.test("PublishQueue gives up at once publications that Redis refuses", async () => {
+  using time = new FakeTime();
+  const { sender, queue, append } = open();
+  const refused = assertRejects(() => append("1"), BrokerError, "refused");
+  await settle(time);
+  sender.commands[0]!.answer.reject(replyError("NOPERM no permissions"));
+  await refused;
+  assertEquals([queue.waiting, queue.dropped], [0, 1]);
+});
+
+Deno.test("PublishQueue gives up publications that wait for longer than giveUpMs, not before, also sent ones", async () => {
+  using time = new FakeTime();
+  const { sender, queue, append, publish } = open();
+  const sent = assertRejects(() => append("sent"), BrokerError, "too long");
+  await settle(time);
+  sender.isReady = false;
+  const waiting = assertRejects(() => append("waiting"), BrokerError, "too long");
+  await time.tickAsync(500);
+  publish("later");
+  await time.tickAsync(500);
+  assertEquals([queue.waiting, queue.dropped], [3, 0]);
+  await time.tickAsync(100);
+  await Promise.all([sent, waiting]);
+  assertEquals([queue.waiting, queue.dropped], [1, 2]);
+  await time.tickAsync(500);
+  assertEquals([queue.waiting, queue.dropped], [0, 3]);
+  sender.commands[0]!.answer.resolve();
+  await settle(time);
+  assertEquals([queue.waiting, queue.dropped], [0, 3]);
+});
+
+Deno.test("PublishQueue reports no trouble once the publications of a failed command were given up", async () => {
+  using time = new FakeTime();
+  const { sender, queue, troubles, publish } = open();
+  publish("1");
+  await time.tickAsync(1_200);
+  assertEquals([queue.dropped, queue.waiting], [1, 0]);
+  sender.commands[0]!.answer.reject(replyError("BUSY Redis is busy running a script"));
+  await settle(time);
+  assertEquals(troubles.at(-1), undefined);
+  await time.tickAsync(1_000);
+  assertEquals(sender.frames, [["1"]]);
+});
+
+Deno.test("PublishQueue refuses the newest beyond its bounds", async () => {
+  using time = new FakeTime();
+  const { queue, publish, append } = open({ maxWaiting: 2, maxWaitingBytes: 10 });
+  assertEquals(publish("1234567890x"), false);
+  assertEquals([publish("123456789"), publish("1"), publish("2")], [true, true, false]);
+  await assertRejects(() => append("3"), BrokerError, "too many");
+  assertEquals([queue.waiting, queue.dropped], [2, 3]);
+  await settle(time);
+  queue.close();
+});
+
+Deno.test("PublishQueue.afterPublished() waits for earlier publications, not for later ones", async () => {
+  using time = new FakeTime();
+  const { sender, queue, publish } = open();
+  const called: string[] = [];
+  queue.afterPublished("chat", () => called.push("nothing waits"));
+  publish("1");
+  await settle(time);
+  queue.afterPublished("chat", () => called.push("one is sent"));
+  publish("2");
+  queue.afterPublished("chat", () => called.push("one waits"));
+  publish("3");
+  assertEquals(called, ["nothing waits"]);
+  sender.commands[0]!.answer.resolve();
+  await settle(time);
+  assertEquals(called, ["nothing waits", "one is sent"]);
+  sender.commands[1]!.answer.resolve();
+  await settle(time);
+  assertEquals(called, ["nothing waits", "one is sent", "one waits"]);
+});
+
+Deno.test("PublishQueue.afterPublished() waits for given-up publications that Redis has", async () => {
+  using time = new FakeTime();
+  const { sender, queue, publish } = open();
+  const called: string[] = [];
+  publish("1");
+  await settle(time);
+  queue.afterPublished("chat", () => called.push("one is sent"));
+  publish("2");
+  queue.afterPublished("chat", () => called.push("one waits"));
+  publish("3", "news");
+  await settle(time);
+  sender.isReady = false;
+  publish("4", "news");
+  queue.afterPublished("news", () => called.push("one waits behind an answer"));
+  sender.commands[1]!.answer.resolve();
+  await time.tickAsync(1_200);
+  assertEquals([queue.waiting, queue.dropped], [0, 3]);
+  assertEquals(called, ["one waits behind an answer"]);
+  queue.afterPublished("chat", () => called.push("all are given up"));
+  assertEquals(called.length, 1);
+  sender.commands[0]!.answer.reject(replyError("BUSY Redis is busy running a script."));
+  await settle(time);
+  // The last callback replaced the others, which waited for the same answer in the end.
+  assertEquals(called.slice(1), ["all are given up"]);
+  queue.afterPublished("chat", () => called.push("nothing is with Redis"));
+  assertEquals(called.length, 3);
+});
+
+Deno.test("PublishQueue.afterPublished() waits for the repetition of a failed command", async () => {
+  using time = new FakeTime();
+  const { sender, queue, publish } = open();
+  let calls = 0;
+  publish("1");
+  await settle(time);
+  queue.afterPublished("chat", () => void calls++);
+  sender.commands[0]!.answer.reject(replyError("BUSY Redis is busy running a script."));
+  await time.tickAsync(150);
+  assertEquals([sender.commands.length, calls], [2, 0]);
+  sender.commands[1]!.answer.resolve();
+  await settle(time);
+  assertEquals(calls, 1);
+});
+
+Deno.test("PublishQueue.close() gives up all publications, and takes no more", async () => {
+  using time = new FakeTime();
+  const { sender, queue, append, publish } = open();
+  const sent = assertRejects(() => append("1"), BrokerError, "closed");
+  await settle(time);
+  publish("2");
+  queue.close();
+  await sent;
+  await assertRejects(() => append("3"), BrokerError, "closed");
+  assertEquals([publish("4"), queue.waiting, queue.dropped], [false, 0, 4]);
+  sender.commands[0]!.answer.reject(new Error("Connection is closed."));
+  await settle(time);
+  await queue.empty();
+});
+
+Deno.test("failureOf() retries failed commands, and those that never reached Redis", () => {
+  for (
+    const error of [
+      replyError("LOADING Redis is loading the dataset in memory"),
+      replyError("READONLY You can't write against a read only replica."),
+      replyError("OOM command not allowed when used memory > 'maxmemory'."),
+      replyError("CLUSTERDOWN Hash slot not served"),
+      new Error("Stream isn't writeable and enableOfflineQueue options is false"),
+      new Error("Too many Cluster redirections. Last error: ReplyError: MOVED 1 127.0.0.1:1"),
+    ]
+  ) assertEquals(failureOf(error), "later", error.message);
+});
+
+Deno.test("failureOf() does not retry commands that Redis refuses", () => {
+  for (
+    const message of [
+      "NOPERM this user has no permissions to run the 'publish' command",
+      "WRONGTYPE Operation against a key holding the wrong kind of value",
+      "SKEIN INFO does not tell master_replid",
+    ]
+  ) assertEquals(failureOf(replyError(message)), "refused", message);
+});
+
+Deno.test("failureOf() knows that a lost connection leaves the outcome open", () => {
+  assertEquals(failureOf(new Error("Connection is closed.")), "unknown");
+  assertEquals(failureOf("odd"), "unknown");
+});

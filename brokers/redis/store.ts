@@ -1,0 +1,510 @@
+/** Histories and shared facts in Redis, by scripts that each run in one atomic step. */
+import type { Cluster, Redis } from "ioredis";
+import { checkName, decodeStored, type Names } from "./format.ts";
+import {
+  type Appended,
+  type BrokerStore,
+  ENTRY_BYTES,
+  type HistoryBounds,
+  type HistoryPage,
+  type Publication,
+  type ReadHistoryOptions,
+  type TakenTokens,
+  type TokenRate,
+} from "../../pubsub/broker.ts";
+import type { Buffer } from "node:buffer";
+import type { Runtime } from "../../base/runtime.ts";
+import type { HistoryPosition } from "../../session/wire/recovery.ts";
+import type { OutgoingAppend } from "./publish_queue.ts";
+
+/** Writes a number as text: Lua's own way rounds numbers of more than 14 digits. */
+export const TEXT = `
+local function text(number) return string.format('%.0f', number) end
+`;
+
+/** The time of Redis in milliseconds since the Unix epoch, `now`. */
+export const NOW = `
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+`;
+
+/**
+ * Start of the time that offsets count from, in seconds since the Unix epoch: the beginning of
+ * 2026.
+ */
+const FIRST_SECOND = 1_767_225_600;
+
+/**
+ * Microseconds for each offset: a topic would have to publish 250,000 times a second, more than
+ * Redis takes, for its offsets to overtake the clock.
+ */
+const MICROS_OF_OFFSET = 4;
+
+/**
+ * Opens a history. `KEYS[1]` is its meta hash, `KEYS[2]` its stream, `ARGV[1]` the name of a new
+ * epoch. `ARGV[2]` to `ARGV[5]` are ttlMs, size, bytes, and how long the position is remembered.
+ * `ARGV[6]` is `1` if a restart loses no acknowledged write. `ARGV[7]` and `ARGV[8]` are the epoch
+ * and the newest offset that the asking node received, or empty.
+ *
+ * The history begins anew in four cases:
+ *
+ * - Another server wrote last. A restart and a failover change the replication id, and either may
+ *   have lost acknowledged writes.
+ * - The stream does not match the hash, since keys can be evicted one by one.
+ * - The head is below the newest offset that the node received.
+ * - Another program damaged the keys: `run` calls a function on the open history, and once more on a
+ *   new one if the function met a key, a field or an entry that is not of a history. Until then the
+ *   function MUST have written nothing but the two keys.
+ *
+ * A history without a hash is empty, and is not written before the first publication; the
+ * replication id names its epoch. Its offsets start at the time of that publication, above all
+ * offsets of an earlier history of the topic, forgotten meanwhile. `behind` is the offset that the
+ * first publication names as the one before.
+ *
+ * A server that has no replicas, and was no replica since its start, can only have restarted.
+ */
+const HISTORY = TEXT + NOW + `
+local meta, stream = KEYS[1], KEYS[2]
+local ttl, size, most, remembered = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local info = redis.call('INFO', 'replication')
+local mark = string.match(info, 'master_replid:(%x+)')
+local isAlone = string.find(info, 'connected_slaves:0') and string.find(info, 'master_replid2:0+%s')
+if not mark then return redis.error_reply('SKEIN INFO does not tell master_replid') end
+local known, epoch, head, oldest, bytes, start, behind, isEmpty, isNew
+local function damaged() error({ err = 'SKEIN damaged' }) end
+local function whole(value, absent)
+  local number = value and tonumber(value) or absent
+  if not number or number < 0 or number > 2 ^ 53 or number % 1 ~= 0 then damaged() end
+  return number
+end
+local function begin()
+  isEmpty, isNew = false, true
+  epoch, head, oldest, bytes, start, behind = ARGV[1], 0, 1, 0, 0, 0
+  redis.call('DEL', meta, stream)
+  redis.call('HSET', meta, 'epoch', epoch, 'mark', mark, 'head', 0, 'oldest', 1, 'bytes', 0, 'until', 0)
+end
+local function open()
+  known = redis.call('HMGET', meta, 'epoch', 'mark', 'head', 'oldest', 'bytes', 'until', 'start', 'behind')
+  epoch = known[1]
+  isEmpty, isNew = not epoch and ARGV[7] == '', not epoch and ARGV[7] ~= ''
+  if isEmpty then epoch, head, oldest, bytes, start, behind = string.sub(mark, 1, 8), 0, 1, 0, 0, 0
+  elseif not isNew then
+    if not string.find(epoch, '^[%w-]+$') then damaged() end
+    head, oldest, bytes = whole(known[3]), whole(known[4]), whole(known[5])
+    start, behind = whole(known[7], 0), whole(known[8], 0)
+    isNew = ARGV[7] == epoch and head < tonumber(ARGV[8])
+    if not isNew and known[2] ~= mark then
+      isNew = ARGV[6] ~= '1' or not isAlone
+      if not isNew then redis.call('HSET', meta, 'mark', mark) end
+    end
+    if not isNew and redis.call('XLEN', stream) ~= head - oldest + 1 then
+      if now < whole(known[6]) then isNew = true else oldest, bytes = head + 1, 0 end
+    end
+  end
+  if isNew then begin() end
+end
+local function run(body)
+  local isDone, result = pcall(function() open() return body() end)
+  if isDone then return result end
+  for _, sign in ipairs({ 'SKEIN damaged', 'WRONGTYPE', 'The ID specified in XADD' }) do
+    if string.find(result, sign, 1, true) then begin() return body() end
+  end
+  return { err = result }
+end
+local function sizeOf(frame) return #frame - 7 - string.byte(frame, 6) * 256 - string.byte(frame, 7) end
+local function frameOf(entry)
+  local frame = entry[2][2]
+  if #frame < 7 or struct.unpack('>I4', frame) ~= #frame - 4 or sizeOf(frame) < 0 then damaged() end
+  return frame
+end
+local function placeOf(id)
+  local offset, at = string.match(id, '(%d+)-(%d+)')
+  return tonumber(offset), tonumber(at)
+end
+local function trim(limit)
+  local first = oldest
+  while limit > 0 and oldest <= head do
+    local count = math.max(1, math.min(limit, head - oldest + 1 - size, 32))
+    local entries = redis.call('XRANGE', stream, text(oldest), '+', 'COUNT', count)
+    if #entries == 0 then break end
+    for _, entry in ipairs(entries) do
+      local offset, at = placeOf(entry[1])
+      local counted = bytes + ${ENTRY_BYTES} * (head - offset + 1)
+      if head - offset < size and counted <= most and now - at < ttl then limit = 0 break end
+      oldest, bytes, limit = offset + 1, bytes - sizeOf(frameOf(entry)), limit - 1
+    end
+  end
+  if oldest > first then redis.call('XTRIM', stream, 'MINID', text(oldest)) end
+end
+local function note(expiry)
+  redis.call('HSET', meta, 'head', text(head), 'oldest', text(oldest), 'bytes', text(bytes), 'until', expiry)
+end
+`;
+
+/** Reads a number; nothing from a key that another program damaged. */
+const NUMBER_AT = `
+local function numberAt(key)
+  local value = redis.pcall('GET', key)
+  local number = type(value) == 'string' and tonumber(value)
+  return number and number <= 2 ^ 53 and number
+end
+`;
+
+/**
+ * Appends a batch. Keys and arguments beyond those of a history: `KEYS[3]` is the channel, and
+ * further keys are those of producers. `ARGV[9]` is the command that publishes, `ARGV[10]` the time
+ * that producers' numbers are remembered. Three arguments follow for each publication: the index of
+ * its producer's key, its number and its frame. Returns the epoch, the head, and a digit for each
+ * publication: `1` if appended, `0` for a repetition.
+ */
+const APPEND = NUMBER_AT + HISTORY + `
+return run(function()
+  if isEmpty then
+    start = math.max(0, math.floor(((time[1] - ${FIRST_SECOND}) * 1000000 + time[2]) / ${MICROS_OF_OFFSET}))
+    head, oldest = start, start + 1
+    local isWhole = string.find(redis.call('INFO', 'stats'), 'evicted_keys:0%s')
+      and not string.find(redis.call('INFO', 'commandstats'), 'cmdstat_flush')
+    if redis.call('DEL', stream) == 1 or not isWhole then behind = start end
+  end
+  local newest, taken, frames = {}, {}, {}
+  for i = 11, #ARGV, 3 do
+    local key, number, frame = KEYS[tonumber(ARGV[i])], tonumber(ARGV[i + 1]), ARGV[i + 2]
+    local last = newest[key] or numberAt(key) or -1
+    if number > last then
+      newest[key] = number
+      head, bytes = head + 1, bytes + sizeOf(frame)
+      redis.call('XADD', stream, text(head) .. '-' .. text(now), 'f', frame)
+      frames[#frames + 1] = frame
+      taken[#taken + 1] = '1'
+    else taken[#taken + 1] = '0' end
+  end
+  if #frames > 0 then
+    local first = head - #frames + 1
+    trim(#frames + 64)
+    note(text(now + ttl))
+    if isEmpty then
+      redis.call('HSET', meta, 'epoch', epoch, 'mark', mark, 'start', text(start), 'behind', text(behind))
+    end
+    for key, number in pairs(newest) do redis.call('SET', key, text(number), 'PX', ARGV[10]) end
+    redis.call('PEXPIRE', stream, text(ttl + 1000))
+    local place = epoch .. ' ' .. text(first) .. (isEmpty and ' ' .. text(behind) or '')
+    redis.call(ARGV[9], KEYS[3], place .. '\\n' .. table.concat(frames))
+  end
+  redis.call('PEXPIRE', meta, remembered)
+  return { epoch, text(head), table.concat(taken) }
+end)
+`;
+
+/**
+ * Reads a page. Arguments beyond those of a history: `ARGV[9]` is the offset before the page, or
+ * empty; `ARGV[10]` is how many of the newest to read, or empty; `ARGV[11]` and `ARGV[12]` bound
+ * the page. Returns the epoch, the head, the first offset, the offset before the first, the tag of
+ * the publication at `ARGV[9]`, and the frames.
+ */
+const READ = HISTORY + `
+return run(function()
+  if isEmpty then return { epoch, '0', '1', '0', '', {} } end
+  trim(256)
+  if not isNew and text(oldest) ~= known[4] then note(known[6]) end
+  redis.call('PEXPIRE', meta, remembered)
+  local after, last = tonumber(ARGV[9]), tonumber(ARGV[10])
+  local count, room = tonumber(ARGV[11]), tonumber(ARGV[12])
+  local from = math.max(oldest, head - size + 1)
+  if after then from = math.max(from, after + 1) elseif last then from = math.max(from, head - last + 1) end
+  local frames, first = {}, from
+  while count > 0 and from <= head do
+    local entries = redis.call('XRANGE', stream, text(from), '+', 'COUNT', math.min(count, 32))
+    if #entries == 0 then break end
+    for _, entry in ipairs(entries) do
+      local offset, at = placeOf(entry[1])
+      if offset ~= from then damaged() end
+      from = offset + 1
+      if #frames == 0 and now - at >= ttl then first = from else
+        local frame = frameOf(entry)
+        room = room - sizeOf(frame)
+        if room < 0 and #frames > 0 then count = 0 break end
+        frames[#frames + 1] = frame
+        count = count - 1
+      end
+    end
+  end
+  local prev = first - 1
+  if first == start + 1 and (after or 0) == 0 then prev = behind end
+  local anchor = ''
+  if after and after >= oldest and after <= head then
+    local entry = redis.call('XRANGE', stream, text(after), '+', 'COUNT', 1)[1]
+    local frame = entry and entry[2][2] or ''
+    local last = #frame < 7 and 0 or 7 + string.byte(frame, 6) * 256 + string.byte(frame, 7)
+    if last >= 14 and string.byte(frame, last - 6) == 0 then anchor = string.sub(frame, last - 5, last) end
+  end
+  return { epoch, text(head), text(first), text(prev), anchor, frames }
+end)
+`;
+
+const ADVANCE = NUMBER_AT + `
+local known = numberAt(KEYS[1])
+if known and tonumber(ARGV[1]) <= known then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+`;
+
+const NEWEST = TEXT + NUMBER_AT + `
+return text(numberAt(KEYS[1]) or -1)
+`;
+
+/** Claims a place. A key of another type is of another program, and is replaced. */
+const CLAIM = TEXT + NOW + `
+local member, max, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local cleared = redis.pcall('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now))
+if type(cleared) == 'table' then redis.call('DEL', KEYS[1]) end
+if not redis.call('ZSCORE', KEYS[1], member) and redis.call('ZCARD', KEYS[1]) >= max then return 0 end
+redis.call('ZADD', KEYS[1], text(now + ttl), member)
+if redis.call('PTTL', KEYS[1]) < ttl then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+return 1
+`;
+
+const CLAIMS = TEXT + NOW + `
+local members = redis.pcall('ZRANGEBYSCORE', KEYS[1], '(' .. text(now), '+inf')
+return members.err and {} or members
+`;
+
+/** Takes tokens. Returns 0 if the tokens were taken, else the milliseconds to wait. */
+const TAKE = TEXT + NOW + `
+local amount, rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local known = redis.pcall('HMGET', KEYS[1], 'tokens', 'at')
+if known.err then redis.call('DEL', KEYS[1]) end
+local tokens, at = tonumber(known[1]) or -1, tonumber(known[2]) or now
+if not (tokens >= 0) then tokens = burst end
+if not (at <= now) then at = now end
+tokens = math.min(burst, tokens + (now - at) * rate / 1000)
+local isGranted = tokens >= amount
+if isGranted then tokens = tokens - amount end
+redis.call('HSET', KEYS[1], 'tokens', string.format('%.17g', tokens), 'at', text(now))
+local function wait(count) return math.min(math.ceil(count / rate * 1000), 86400000) end
+redis.call('PEXPIRE', KEYS[1], text(wait(burst) + 1000))
+return text(isGranted and 0 or math.max(1, wait(amount - tokens)))
+`;
+
+type Arg = string | number | Buffer;
+
+/** The scripts, as commands of a client. */
+interface Scripts {
+  skeinAppend(keys: number, ...args: Arg[]): Promise<[epoch: string, head: string, taken: string]>;
+  skeinReadBuffer(
+    keys: number,
+    ...args: Arg[]
+  ): Promise<
+    [epoch: Buffer, head: Buffer, first: Buffer, prev: Buffer, anchor: Buffer, frames: Buffer[]]
+  >;
+  skeinAdvance(key: string, number: number, windowMs: number): Promise<number>;
+  skeinNewest(key: string): Promise<string>;
+  skeinClaim(key: string, member: string, max: number, ttlMs: number): Promise<number>;
+  skeinClaims(key: string): Promise<string[]>;
+  skeinTake(key: string, amount: number, perSecond: number, burst: number): Promise<string>;
+}
+
+/**
+ * Defines the scripts as commands of a client: sent in full once a connection, then by their hash.
+ */
+export function defineScripts(client: Redis | Cluster): Scripts {
+  client.defineCommand("skeinAppend", { lua: APPEND });
+  client.defineCommand("skeinRead", { lua: READ });
+  client.defineCommand("skeinAdvance", { lua: ADVANCE, numberOfKeys: 1 });
+  client.defineCommand("skeinNewest", { lua: NEWEST, numberOfKeys: 1 });
+  client.defineCommand("skeinClaim", { lua: CLAIM, numberOfKeys: 1 });
+  client.defineCommand("skeinClaims", { lua: CLAIMS, numberOfKeys: 1 });
+  client.defineCommand("skeinTake", { lua: TAKE, numberOfKeys: 1 });
+  return client as unknown as Scripts;
+}
+
+/** Runs a command, and turns errors into a `BrokerError`. */
+export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;
+
+/** The store of a `RedisBroker`. All entries expire. */
+export class RedisStore implements BrokerStore {
+  readonly #client: Redis | Cluster;
+  readonly #scripts: Scripts;
+  readonly #names: Names;
+  readonly #run: Run;
+
+  constructor(client: Redis | Cluster, scripts: Scripts, names: Names, run: Run) {
+    this.#client = client;
+    this.#scripts = scripts;
+    this.#names = names;
+    this.#run = run;
+  }
+
+  async advance(key: string, number: number, windowMs: number): Promise<boolean> {
+    checkName(key);
+    const row = this.#names.row(key);
+    return await this.#run(
+      "note a number",
+      () => this.#scripts.skeinAdvance(row, number, Math.ceil(windowMs)),
+    ) ===
+      1;
+  }
+
+  async newest(key: string): Promise<number> {
+    checkName(key);
+    const row = this.#names.row(key);
+    return Number(await this.#run("read a number", () => this.#scripts.skeinNewest(row)));
+  }
+
+  async claim(
+    scope: string,
+    member: string,
+    { max, ttlMs }: { readonly max: number; readonly ttlMs: number },
+  ): Promise<boolean> {
+    checkName(scope);
+    const claims = this.#names.claims(scope);
+    return await this.#run(
+      "claim",
+      () => this.#scripts.skeinClaim(claims, member, max, Math.ceil(ttlMs)),
+    ) ===
+      1;
+  }
+
+  async release(scope: string, member: string): Promise<void> {
+    checkName(scope);
+    await this.#run("release a claim", () => this.#client.zrem(this.#names.claims(scope), member));
+  }
+
+  async claims(scope: string): Promise<string[]> {
+    checkName(scope);
+    return await this.#run(
+      "list claims",
+      () => this.#scripts.skeinClaims(this.#names.claims(scope)),
+    );
+  }
+
+  async take(key: string, amount: number, { perSecond, burst }: TokenRate): Promise<TakenTokens> {
+    checkName(key);
+    const bucket = this.#names.tokens(key);
+    const retryAfterMs = Number(
+      await this.#run(
+        "take tokens",
+        () => this.#scripts.skeinTake(bucket, amount, perSecond, burst),
+      ),
+    );
+    return { granted: retryAfterMs === 0, retryAfterMs };
+  }
+}
+
+/** Shortest time that the number of a producer is remembered, in milliseconds. */
+const REPETITION_MS = 180_000;
+
+/** Collaborators and settings of {@linkcode RedisHistories}. */
+interface RedisHistoriesOptions {
+  readonly runtime: Runtime;
+  readonly scripts: Scripts;
+  readonly names: Names;
+  /** `true` if publications go to the shard of their topic alone. */
+  readonly isSharded: boolean;
+  readonly rememberMs: number;
+  readonly giveUpMs: number;
+  readonly survivesRestart: boolean;
+  /** Newest position that this node received on a topic, if subscribed. */
+  readonly heardOf: (topic: string) => HistoryPosition | undefined;
+}
+
+/** Writes and reads histories. */
+export class RedisHistories {
+  readonly #runtime: Runtime;
+  readonly #scripts: Scripts;
+  readonly #names: Names;
+  readonly #publish: string;
+  readonly #rememberMs: number;
+  readonly #repetitionMs: number;
+  readonly #survivesRestart: boolean;
+  readonly #heardOf: (topic: string) => HistoryPosition | undefined;
+
+  constructor(options: RedisHistoriesOptions) {
+    const { scripts, names, isSharded, rememberMs, giveUpMs, survivesRestart, heardOf } = options;
+    this.#runtime = options.runtime;
+    this.#survivesRestart = survivesRestart;
+    this.#heardOf = heardOf;
+    this.#scripts = scripts;
+    this.#names = names;
+    this.#publish = isSharded ? "SPUBLISH" : "PUBLISH";
+    this.#rememberMs = rememberMs;
+    // A producer's number has to outlive the repetitions of its publication.
+    this.#repetitionMs = Math.max(REPETITION_MS, 2 * giveUpMs);
+  }
+
+  /** Appends and publishes a batch; returns the result of each publication. */
+  async append(topic: string, appends: readonly OutgoingAppend[]): Promise<Appended[]> {
+    const keys = [
+      this.#names.meta(topic),
+      this.#names.stream(topic),
+      this.#names.keptChannel(topic),
+    ];
+    const places = new Map<string, number>();
+    const args: (string | number | Buffer)[] = [];
+    for (const { frame, kept: { key } } of appends) {
+      let place = places.get(key.producer);
+      if (place === undefined) {
+        place = keys.push(this.#names.producer(topic, key.producer));
+        places.set(key.producer, place);
+      }
+      args.push(place, key.number, frame);
+    }
+    const [epoch, head, taken] = await this.#scripts.skeinAppend(
+      keys.length,
+      ...keys,
+      ...this.#opening(topic, appends.at(-1)!.kept.bounds),
+      this.#publish,
+      this.#repetitionMs,
+      ...args,
+    );
+    let offset = Number(head) - taken.replaceAll("0", "").length;
+    return appends.map(({ kept: { tag } }, i) => {
+      if (taken[i] !== "1") return {};
+      offset++;
+      return { position: { epoch, offset, tag } };
+    });
+  }
+
+  /** Reads a page. */
+  async read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
+    const { bounds, after, last, maxMessages, maxBytes } = options;
+    const [epochBytes, head, first, prev, anchor, frames] = await this.#scripts.skeinReadBuffer(
+      2,
+      this.#names.meta(topic),
+      this.#names.stream(topic),
+      ...this.#opening(topic, bounds),
+      after ?? "",
+      last ?? "",
+      maxMessages,
+      maxBytes,
+    );
+    const epoch = epochBytes.toString();
+    const publications: Publication[] = decodeStored(topic, frames, {
+      epoch,
+      offset: Number(first),
+      prev: Number(prev),
+    });
+    return {
+      epoch,
+      head: Number(head),
+      publications,
+      ...(anchor.length > 0 ? { anchor: anchor.toString("latin1") } : {}),
+    };
+  }
+
+  /** Arguments with which a script opens a history. */
+  #opening(topic: string, { ttlMs, size, bytes }: HistoryBounds): (string | number)[] {
+    const epoch = this.#runtime.randomUUID().slice(0, 8);
+    const rememberMs = Math.max(this.#rememberMs, Math.ceil(ttlMs) + 60_000);
+    const heard = this.#heardOf(topic);
+    return [
+      epoch,
+      ttlMs,
+      size,
+      bytes,
+      rememberMs,
+      this.#survivesRestart ? 1 : 0,
+      heard?.epoch ?? "",
+      heard?.offset ?? "",
+    ];
+  }
+}

@@ -1,0 +1,332 @@
+/** The file of a `SqliteBroker`: groups of operations, of which each is one transaction. */
+import { BrokerError } from "../../errors.ts";
+import { LogShares } from "../../pubsub/logs/log_shares.ts";
+import { FileCopy } from "./copy.ts";
+import {
+  closeDatabase,
+  type Connect,
+  connectNative,
+  type Database,
+  type DatabaseOptions,
+  openDatabase,
+  pragma,
+  reasonOf,
+  type Statement,
+} from "./database.ts";
+import { Facts } from "./facts.ts";
+import { Histories, MAX_DELETED } from "./histories.ts";
+import { Logs } from "./logs.ts";
+
+/** Options for {@linkcode SqliteFile}. */
+export interface SqliteFileOptions extends DatabaseOptions {
+  readonly maxTopics: number;
+}
+
+/** Operations of the parts, which {@linkcode SqliteFile.run} runs by name. */
+export type FileCalls =
+  & Pick<Histories, "append" | "read" | "follow" | "unfollow">
+  & Pick<Facts, "advance" | "newest" | "claim" | "release" | "claims" | "take">
+  & Pick<
+    Logs,
+    | "createLog"
+    | "appendLog"
+    | "readLog"
+    | "renewLog"
+    | "deleteLog"
+    | "retainLog"
+    | "releaseLog"
+    | "overdueLogs"
+    | "listLogs"
+  >
+  & Pick<SqliteFile, "sweep" | "beginCopy" | "continueCopy" | "endCopy">;
+
+/** Name of an operation. */
+export type CallName = keyof FileCalls;
+
+/** One operation, with the arguments of its method. */
+export type Operation = readonly [name: CallName, ...args: readonly unknown[]];
+
+/** The result of an operation, or the reason for which it had no effect. */
+export type Outcome =
+  | readonly [kind: "done", value: unknown]
+  | readonly [kind: "failed", reason: string];
+
+/** The part that has an operation, and `true` if the operation changes the file. */
+const PARTS: Readonly<
+  Record<CallName, readonly [part: "histories" | "facts" | "logs" | "file", writes: boolean]>
+> = {
+  append: ["histories", true],
+  read: ["histories", false],
+  follow: ["histories", false],
+  unfollow: ["histories", false],
+  advance: ["facts", true],
+  newest: ["facts", false],
+  claim: ["facts", true],
+  release: ["facts", true],
+  claims: ["facts", false],
+  take: ["facts", true],
+  createLog: ["logs", true],
+  appendLog: ["logs", true],
+  readLog: ["logs", false],
+  renewLog: ["logs", true],
+  deleteLog: ["logs", true],
+  retainLog: ["logs", true],
+  releaseLog: ["logs", true],
+  overdueLogs: ["logs", false],
+  listLogs: ["logs", false],
+  sweep: ["file", true],
+  beginCopy: ["file", false],
+  continueCopy: ["file", false],
+  endCopy: ["file", false],
+};
+
+/** Facts about listeners, for which publications of the same group count already. */
+const NOTES: ReadonlySet<CallName> = new Set(["follow", "unfollow"]);
+
+/** Tells whether an operation changes the file. */
+export function isWrite(name: CallName): boolean {
+  return PARTS[name][1];
+}
+
+/** Statements that delete a bounded number of rows without use. */
+const SWEEPS: readonly string[] = [
+  "DELETE FROM producers WHERE (topic, producer) IN (SELECT topic, producer FROM producers WHERE until <= :now LIMIT :limit)",
+  "DELETE FROM numbers WHERE key IN (SELECT key FROM numbers WHERE until <= :now LIMIT :limit)",
+  "DELETE FROM claims WHERE (scope, member) IN (SELECT scope, member FROM claims WHERE until <= :now LIMIT :limit)",
+  "DELETE FROM buckets WHERE key IN (SELECT key FROM buckets WHERE until <= :now LIMIT :limit)",
+];
+
+/** Tables of rows whose topic or log is gone: the owners, the rows, and the column of the owner. */
+const GONE = [
+  ["gone_topics", "publications", "topic"],
+  ["gone_logs", "log_records", "log"],
+] as const;
+
+/** Used part of the file up to which no history gives way. */
+const ROOMY_PART = 7 / 8;
+
+/** Size of the file, and the rest of the work. */
+export interface Swept {
+  /** True if more rows wait for their deletion. */
+  readonly isMore: boolean;
+  /** Bytes in use, of `maxBytes`. */
+  readonly usedBytes: number;
+  /** Topics with publications that were forgotten since the opening. */
+  readonly forgotten: number;
+}
+
+/** An open file. All methods are synchronous, and bounded in the number of rows. */
+export class SqliteFile {
+  /** Epoch of all histories. */
+  readonly epoch: string;
+  readonly #db: Database;
+  readonly #connect: Connect;
+  readonly #parts: Readonly<{
+    histories: Histories;
+    facts: Facts;
+    logs: Logs;
+    file: SqliteFile;
+  }>;
+  readonly #begin: Statement;
+  readonly #commit: Statement;
+  readonly #pages: Statement;
+  readonly #freePages: Statement;
+  readonly #pageSize: number;
+  readonly #maxBytes: number;
+  #copy: FileCopy | undefined;
+
+  /**
+   * Opens or creates the file.
+   *
+   * @param options See {@linkcode SqliteFileOptions}.
+   * @param connect Opens a database; by default one of this machine.
+   * @throws {BrokerError} If the file cannot be opened.
+   */
+  constructor(options: SqliteFileOptions, connect: Connect = connectNative) {
+    const { db, epoch } = openDatabase(options, {
+      connect,
+      onOpen: (db, mayHaveLost) => continueLogs(db, mayHaveLost ? options.uuid : undefined),
+    });
+    this.epoch = epoch;
+    this.#connect = connect;
+    this.#db = db;
+    try {
+      this.#begin = db.prepare("BEGIN IMMEDIATE");
+      this.#commit = db.prepare("COMMIT");
+      this.#pages = db.prepare("PRAGMA page_count");
+      this.#freePages = db.prepare("PRAGMA freelist_count");
+      this.#pageSize = Number(pragma(db, "page_size"));
+      this.#maxBytes = options.maxBytes;
+      const histories = new Histories(db, { epoch, maxTopics: options.maxTopics });
+      const shares = new LogShares({
+        maxBytes: options.maxBytes,
+        usedBytes: () => this.#usedBytes,
+      });
+      this.#parts = { histories, facts: new Facts(db), logs: new Logs(db, shares), file: this };
+    } catch (cause) {
+      db.close();
+      throw new BrokerError(`Cannot open ${options.path}: ${reasonOf(cause)}`, { cause });
+    }
+  }
+
+  /**
+   * Runs a group of operations. Facts about listeners come first, as the publications of the group
+   * reach these listeners. Those that write are one transaction, which comes next; if the transaction
+   * fails, each of them is a transaction of its own, so that one does not fail because of another.
+   * Nothing is in force before its commit.
+   *
+   * @param operations The operations.
+   * @param now Time in milliseconds since the Unix epoch.
+   * @returns The outcome of each operation.
+   */
+  run(operations: readonly Operation[], now: number): Outcome[] {
+    const outcomes: Outcome[] = [];
+    const writes: number[] = [];
+    const reads: number[] = [];
+    operations.forEach((operation, i) => {
+      if (isWrite(operation[0])) writes.push(i);
+      else if (NOTES.has(operation[0])) outcomes[i] = this.#answer(operation);
+      else reads.push(i);
+    });
+    if (!this.#transact(operations, writes, outcomes, now) && writes.length > 1) {
+      for (const i of writes) this.#transact(operations, [i], outcomes, now);
+    }
+    for (const i of reads) outcomes[i] = this.#answer(operations[i]!);
+    return outcomes;
+  }
+
+  /** Deletes a bounded number of rows without use. */
+  sweep(now: number): Swept {
+    const { histories } = this.#parts;
+    let isMore = histories.sweep(now);
+    for (const sql of SWEEPS) {
+      const { changes } = this.#db.prepare(sql).run({ now, limit: MAX_DELETED });
+      isMore ||= Number(changes) === MAX_DELETED;
+    }
+    for (const gone of GONE) isMore = this.#deleteGone(gone) !== undefined || isMore;
+    return { isMore, usedBytes: this.#usedBytes, forgotten: histories.forgotten };
+  }
+
+  /** Begins a copy of the file. */
+  beginCopy(path: string): void {
+    this.#copy = new FileCopy(this.#db, path, this.#connect);
+  }
+
+  /** Copies a bounded number of rows; returns true while rows are left. */
+  continueCopy(): boolean {
+    return this.#copy!.continue();
+  }
+
+  /** Ends the copy, which is complete then, or is given up. */
+  endCopy(isComplete: boolean): void {
+    const copy = this.#copy;
+    this.#copy = undefined;
+    copy?.end(isComplete);
+  }
+
+  /** Closes the file. */
+  close(): void {
+    this.endCopy(false);
+    closeDatabase(this.#db);
+  }
+
+  #transact(
+    operations: readonly Operation[],
+    indices: readonly number[],
+    outcomes: Outcome[],
+    now: number,
+  ): boolean {
+    if (indices.length === 0) return true;
+    const { histories, logs } = this.#parts;
+    try {
+      this.#begin.run();
+      for (const i of indices) outcomes[i] = ["done", this.#call(operations[i]!)];
+      histories.finish(now);
+      logs.finish();
+      this.#makeRoom();
+      this.#commit.run();
+      const [topics, changed] = [histories.committed(), logs.committed()];
+      this.#copy?.note("topics", topics);
+      this.#copy?.note("logs", changed);
+      return true;
+    } catch (error) {
+      // The memory forgets first: a failing disk may also fail the rollback, and any read after that.
+      histories.rolledBack();
+      logs.rolledBack();
+      // Some errors end the transaction already.
+      if (this.#db.isTransaction) this.#db.exec("ROLLBACK");
+      for (const i of indices) outcomes[i] = ["failed", reasonOf(error)];
+      return false;
+    }
+  }
+
+  /** Runs an operation that changes nothing in the file. */
+  #answer(operation: Operation): Outcome {
+    try {
+      return ["done", this.#call(operation)];
+    } catch (error) {
+      return ["failed", reasonOf(error)];
+    }
+  }
+
+  #call([name, ...args]: Operation): unknown {
+    this.#parts.histories.refresh();
+    this.#parts.logs.refresh();
+    const part = this.#parts[PARTS[name][0]] as unknown as Record<
+      CallName,
+      (...args: readonly unknown[]) => unknown
+    >;
+    return part[name](...args);
+  }
+
+  get #usedBytes(): number {
+    const used = Number(this.#pages.get()!.page_count) -
+      Number(this.#freePages.get()!.freelist_count);
+    return used * this.#pageSize;
+  }
+
+  /**
+   * Deletes what is gone from a file that is nearly full, then histories of clients that take much of
+   * it: at most {@linkcode MAX_DELETED} rows after those of one topic, for more would hold up all
+   * others.
+   */
+  #makeRoom(): void {
+    const { histories } = this.#parts;
+    for (let deleted = 0; deleted < MAX_DELETED;) {
+      const used = this.#usedBytes;
+      if (used <= this.#maxBytes * ROOMY_PART) return;
+      const rows = this.#deleteGone(GONE[0]) ?? this.#deleteGone(GONE[1]);
+      if (rows !== undefined) deleted += rows + 1;
+      else if (!histories.giveWay(used)) return;
+    }
+  }
+
+  /** Deletes rows of an owner that is gone; returns their number, `undefined` without an owner. */
+  #deleteGone([owners, rows, column]: typeof GONE[number]): number | undefined {
+    const first = this.#db.prepare(`SELECT id FROM ${owners} LIMIT 1`).get();
+    if (first === undefined) return undefined;
+    const id = Number(first.id);
+    const { changes } = this.#db.prepare(
+      `DELETE FROM ${rows} WHERE id IN (SELECT id FROM ${rows} WHERE ${column} = ? LIMIT ?)`,
+    ).run(id, MAX_DELETED);
+    if (Number(changes) === MAX_DELETED) return MAX_DELETED;
+    const producers = rows === "publications" ? "producers" : "log_producers";
+    this.#db.prepare(`DELETE FROM ${producers} WHERE ${column} = ?`).run(id);
+    this.#db.prepare(`DELETE FROM ${owners} WHERE id = ?`).run(id);
+    return Number(changes);
+  }
+}
+
+/** Number of different identities of logs. */
+const IDENTITIES = 36 ** 8;
+
+/** Continues the logs of the process before; with a UUID, each open one gets a new identity. */
+function continueLogs(db: Database, uuid: string | undefined): void {
+  const logs = new Logs(db);
+  if (uuid !== undefined) {
+    let next = parseInt(uuid.replaceAll("-", "").slice(0, 12), 16);
+    logs.renewIdentities(() => (next++ % IDENTITIES).toString(36).padStart(8, "0"));
+  }
+  logs.lapseWriters();
+  logs.finish();
+}

@@ -1,0 +1,408 @@
+/** Histories of topics in a file. */
+import {
+  type AppendOptions,
+  countedBytes,
+  type HistoryBounds,
+  type HistoryPage,
+  type Publication,
+  type PublicationKey,
+  type ReadHistoryOptions,
+} from "../../pubsub/broker.ts";
+import { Holders, Makers } from "../../pubsub/history/makers.ts";
+import { type Database, metaOf, setMeta, type Statement } from "./database.ts";
+
+/** Time for which the number of a producer is remembered, in milliseconds. */
+const REPETITION_MS = 180_000;
+
+/** Publications that one statement looks at for the bounds of a history. */
+const SCAN = 64;
+
+/** Most publications that one operation deletes: more would hold up all other operations. */
+export const MAX_DELETED = 1_000;
+
+/** Most topics of which one sweep drops expired publications. */
+const MAX_SWEPT_TOPICS = 100;
+
+/** A publication, with the tag of its position. */
+export interface TaggedPublication extends Omit<Publication, "position"> {
+  readonly bytes: number;
+  readonly tag: string;
+}
+
+/** Offsets of a publication that was kept. */
+export interface KeptOffsets {
+  readonly offset: number;
+  readonly prev: number;
+}
+
+/** Oldest kept publication of a topic, and the bytes from there on. */
+interface Start {
+  oldest: number;
+  oldest_at: number;
+  bytes: number;
+}
+
+/** One row of the topics. */
+interface Topic extends Start {
+  readonly id: number;
+  readonly topic: string;
+  head: number;
+  ttl: number;
+  used: number;
+  /** Bounds given by the last append in this transaction. */
+  bounds?: HistoryBounds;
+}
+
+/** Offset, time and size of a publication. */
+interface Scanned {
+  readonly offset: number;
+  readonly at: number;
+  readonly bytes: number;
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** Returns the bytes of a text or of bytes, as the file keeps both. */
+export function encodeBlob(content: string | Uint8Array): Uint8Array {
+  return typeof content === "string" ? encoder.encode(content) : content;
+}
+
+/** Returns the text or the bytes that the file keeps. */
+export function decodeBlob(isText: unknown, blob: unknown): string | Uint8Array {
+  return isText === 1 ? decoder.decode(blob as Uint8Array) : blob as Uint8Array;
+}
+
+/**
+ * The histories in a file; both the publications of a topic and the topics are bounded.
+ *
+ * - **Reading creates no topic:** a topic without a row begins at the highest offset of any
+ *   forgotten topic. So one epoch holds for all topics, and no pair of epoch and offset ever stands
+ *   for two publications.
+ * - **Listeners:** forgetting a topic does not disturb listeners. The offsets of a topic with
+ *   listeners continue after the last one.
+ * - **Bounds:** a read sees the bounds exactly. Rows beyond the bounds are deleted by later appends,
+ *   and by sweeps.
+ */
+export class Histories {
+  readonly #db: Database;
+  readonly #epoch: string;
+  readonly #maxTopics: number;
+  /** Rows used by the transaction under way, by topic. */
+  readonly #open = new Map<string, Topic>();
+  /** Topic with listeners to the offset at which a new history continues. */
+  readonly #followed = new Map<string, number>();
+  /** Topics with listeners that the transaction under way forgets, and their newest offsets. */
+  #forgetting: (readonly [topic: string, head: number])[] = [];
+  /** Topics that the transaction under way forgets. */
+  #gone: number[] = [];
+  /** The highest offset of any forgotten topic. */
+  #floor = 0;
+  #count = 0;
+  #used = 0;
+  #isStale = false;
+  /** Makers of the topics of this process; others are forgotten by their last use. */
+  readonly #makers: Makers;
+  /** Bytes of the same topics by their makers. */
+  readonly #holders = new Holders();
+  #forgotten = 0;
+  /** Topics with publications that the transaction under way forgets. */
+  #lost = 0;
+  readonly #find: Statement;
+  readonly #create: Statement;
+  readonly #update: Statement;
+  readonly #insert: Statement;
+  readonly #scan: Statement;
+  readonly #page: Statement;
+  readonly #tag: Statement;
+  readonly #trim: Statement;
+  readonly #admit: Statement;
+  readonly #expired: Statement;
+  readonly #quietest: Statement;
+  readonly #forget: Statement;
+  readonly #note: Statement;
+
+  constructor(db: Database, options: { readonly epoch: string; readonly maxTopics: number }) {
+    this.#db = db;
+    this.#epoch = options.epoch;
+    this.#maxTopics = options.maxTopics;
+    this.#makers = new Makers(options.maxTopics);
+    this.#find = db.prepare("SELECT * FROM topics WHERE topic = ?");
+    this.#create = db.prepare(
+      "INSERT INTO topics (topic, head, oldest, bytes, oldest_at, ttl, used) VALUES (?, ?, ?, 0, 0, 0, 0)",
+    );
+    this.#update = db.prepare(
+      "UPDATE topics SET head = ?, oldest = ?, bytes = ?, oldest_at = ?, ttl = ?, expires = ?, used = ? WHERE id = ?",
+    );
+    this.#insert = db.prepare(
+      "INSERT INTO publications (topic, offset, at, bytes, tag, except_id, is_text, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    );
+    this.#scan = db.prepare(
+      "SELECT offset, at, bytes FROM publications WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT ?",
+    );
+    this.#page = db.prepare(
+      "SELECT offset, bytes, tag, except_id, is_text, payload FROM publications WHERE topic = ? AND offset BETWEEN ? AND ? ORDER BY offset",
+    );
+    this.#tag = db.prepare("SELECT tag FROM publications WHERE topic = ? AND offset = ?");
+    this.#trim = db.prepare("DELETE FROM publications WHERE topic = ? AND offset < ?");
+    this.#admit = db.prepare(
+      "INSERT INTO producers VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, until = excluded.until WHERE excluded.number > number",
+    );
+    this.#expired = db.prepare("SELECT topic FROM topics WHERE expires <= ? LIMIT ?");
+    this.#quietest = db.prepare("SELECT * FROM topics ORDER BY used LIMIT 1");
+    this.#forget = db.prepare("DELETE FROM topics WHERE id = ?");
+    this.#note = db.prepare("INSERT INTO gone_topics VALUES (?)");
+    this.#load();
+  }
+
+  /** Number of topics with publications that were forgotten because of too many topics. */
+  get forgotten(): number {
+    return this.#forgotten;
+  }
+
+  /** Notes that a topic got the first listener. */
+  follow(topic: string): void {
+    this.#followed.set(topic, this.#row(topic)?.head ?? this.#floor);
+  }
+
+  /** Notes that the last listener of a topic left. */
+  unfollow(topic: string): void {
+    this.#followed.delete(topic);
+  }
+
+  /** Keeps a publication; returns `undefined` for a repetition. */
+  append(
+    publication: TaggedPublication,
+    { bounds, key, maker }: AppendOptions,
+    now: number,
+  ): KeptOffsets | undefined {
+    const before = this.#count;
+    const topic = this.#touch(publication.topic);
+    if (this.#count > before) {
+      this.#makers.note(publication.topic, maker, now);
+      this.#holders.note(publication.topic, maker);
+    }
+    this.#holders.use(publication.topic);
+    if (key !== undefined && !this.#isNew(topic, key, now)) return undefined;
+    const { payload, bytes, tag, except = null } = publication;
+    if (topic.bounds === undefined) {
+      // Room first: a full file takes publications in place of old ones.
+      const room = {
+        size: bounds.size - 1,
+        bytes: bounds.bytes - countedBytes(bytes, 1),
+        ttlMs: bounds.ttlMs,
+      };
+      this.#drop(topic, room, now);
+    }
+    topic.bounds = bounds;
+    topic.ttl = Math.min(Math.ceil(bounds.ttlMs), Number.MAX_SAFE_INTEGER - now);
+    const prev = topic.head++;
+    const isText = typeof payload === "string" ? 1 : 0;
+    this.#insert.run(topic.id, topic.head, now, bytes, tag, except, isText, encodeBlob(payload));
+    if (topic.oldest === topic.head) topic.oldest_at = now;
+    topic.bytes += bytes;
+    topic.used = ++this.#used;
+    return { offset: topic.head, prev };
+  }
+
+  /** Reads a page; a topic without a row is empty. */
+  read(topic: string, options: ReadHistoryOptions, now: number): HistoryPage {
+    const { bounds, after, last, maxMessages, maxBytes } = options;
+    const epoch = this.#epoch;
+    const row = this.#row(topic);
+    if (row === undefined) return { epoch, head: this.#floorOf(topic), publications: [] };
+    const { id, head } = row;
+    const { oldest } = this.#startWithin(row, bounds, now);
+    let from = oldest;
+    if (after !== undefined) from = Math.max(from, after + 1);
+    else if (last !== undefined) from = Math.max(from, head - last + 1);
+    let to = from - 1;
+    let bytes = 0;
+    for (const scanned of this.#scanFrom(id, from, maxMessages)) {
+      bytes += scanned.bytes;
+      if (bytes > maxBytes && to >= from) break;
+      to = scanned.offset;
+    }
+    const rows = to < from ? [] : this.#page.all(id, from, to);
+    const publications = rows.map((kept): Publication => {
+      const offset = Number(kept.offset);
+      return {
+        topic,
+        payload: decodeBlob(kept.is_text, kept.payload),
+        bytes: Number(kept.bytes),
+        ...(kept.except_id === null ? {} : { except: String(kept.except_id) }),
+        position: { epoch, offset, prev: offset - 1, tag: String(kept.tag) },
+      };
+    });
+    const isKept = after !== undefined && after >= oldest && after <= head;
+    const anchor = isKept ? String(this.#tag.get(id, after)!.tag) : undefined;
+    return { epoch, head, publications, anchor };
+  }
+
+  /** Deletes expired publications and forgotten producers; returns true if more are left. */
+  sweep(now: number): boolean {
+    const topics = this.#expired.all(now, MAX_SWEPT_TOPICS);
+    for (const { topic: name } of topics) {
+      const topic = this.#touch(String(name));
+      this.#drop(topic, { size: Infinity, bytes: Infinity, ttlMs: topic.ttl }, now);
+    }
+    return topics.length === MAX_SWEPT_TOPICS;
+  }
+
+  /** Writes the changed rows, before the commit. */
+  finish(now: number): void {
+    for (const topic of this.#open.values()) {
+      if (topic.bounds !== undefined) this.#drop(topic, topic.bounds, now);
+      const { id, head, oldest, bytes, oldest_at, ttl } = topic;
+      const isEmpty = oldest > head;
+      const expires = isEmpty ? null : oldest_at + ttl;
+      const used = isEmpty ? 0 : topic.used;
+      this.#holders.count(topic.topic, countedBytes(bytes, head - oldest + 1));
+      this.#update.run(head, oldest, bytes, oldest_at, ttl, expires, used, id);
+    }
+    while (this.#count > this.#maxTopics) this.#forgetTopic(this.#mostDispensable(now));
+  }
+
+  /**
+   * Forgets the quietest history of the client whose histories take most of a file that is nearly full;
+   * the rows are deleted later.
+   *
+   * @param usedBytes Bytes of the file that are in use.
+   * @returns False if no client has an eighth of them: histories of applications never give way.
+   */
+  giveWay(usedBytes: number): boolean {
+    for (let held = this.#holders.first(usedBytes); held !== undefined;) {
+      const row = this.#find.get(held) as unknown as Topic | undefined;
+      if (row !== undefined) {
+        this.#forgetTopic(row);
+        return true;
+      }
+      this.#holders.forget(held); // Its transaction had no effect.
+      held = this.#holders.first(usedBytes);
+    }
+    return false;
+  }
+
+  /** Ends the transaction, which took effect; returns the ids of changed and forgotten topics. */
+  committed(): number[] {
+    const changed = [...this.#open.values()].map(({ id }) => id).concat(this.#gone);
+    this.#gone = [];
+    for (const [topic, head] of this.#forgetting) this.#followed.set(topic, head);
+    this.#forgetting = [];
+    this.#forgotten += this.#lost;
+    this.#lost = 0;
+    this.#open.clear();
+    return changed;
+  }
+
+  /** Ends the transaction, which had no effect. */
+  rolledBack(): void {
+    this.#gone = [];
+    this.#forgetting = [];
+    this.#lost = 0;
+    this.#open.clear();
+    this.#isStale = true;
+  }
+
+  /** Reads the figures of the file again, after a transaction without effect. */
+  refresh(): void {
+    if (this.#isStale) this.#load();
+    this.#isStale = false;
+  }
+
+  #load(): void {
+    const row = this.#db.prepare("SELECT count(*) AS count, max(used) AS used FROM topics").get()!;
+    this.#count = Number(row.count);
+    this.#used = Number(row.used ?? 0);
+    this.#floor = Number(metaOf(this.#db, "floor") ?? 0);
+  }
+
+  #floorOf(topic: string): number {
+    return this.#followed.get(topic) ?? this.#floor;
+  }
+
+  #row(topic: string): Topic | undefined {
+    return this.#open.get(topic) ?? this.#find.get(topic) as Topic | undefined;
+  }
+
+  /** Returns the row of a topic for a change, which `finish` writes. */
+  #touch(topic: string): Topic {
+    let row = this.#row(topic);
+    if (row === undefined) {
+      const head = this.#floorOf(topic);
+      this.#create.run(topic, head, head + 1);
+      this.#count++;
+      row = this.#find.get(topic) as unknown as Topic;
+    }
+    this.#open.set(topic, row);
+    return row;
+  }
+
+  #isNew({ id }: Topic, { producer, number }: PublicationKey, now: number): boolean {
+    return Number(this.#admit.run(id, producer, number, now + REPETITION_MS).changes) > 0;
+  }
+
+  #scanFrom(id: number, from: number, limit: number): Scanned[] {
+    return this.#scan.all(id, from, limit) as unknown as Scanned[];
+  }
+
+  /** Finds the oldest publication within the bounds. */
+  #startWithin(topic: Topic, bounds: HistoryBounds, now: number): Start {
+    let { oldest, bytes, oldest_at } = topic;
+    const fits = (at: number) =>
+      topic.head - oldest < bounds.size && now - at < bounds.ttlMs &&
+      countedBytes(bytes, topic.head - oldest + 1) <= bounds.bytes;
+    while (oldest <= topic.head && !fits(oldest_at)) {
+      const rows = this.#scanFrom(topic.id, oldest, SCAN);
+      // Without rows, the file was changed by hand.
+      if (rows.length === 0) return { oldest: topic.head + 1, bytes: 0, oldest_at };
+      for (const scanned of rows) {
+        oldest_at = scanned.at;
+        if (fits(oldest_at)) break;
+        oldest = scanned.offset + 1;
+        bytes -= scanned.bytes;
+      }
+    }
+    return { oldest, bytes, oldest_at };
+  }
+
+  /** Deletes publications beyond the bounds, at most {@linkcode MAX_DELETED}. */
+  #drop(topic: Topic, bounds: HistoryBounds, now: number): void {
+    const start = this.#startWithin(topic, bounds, now);
+    if (start.oldest === topic.oldest) return;
+    if (start.oldest - topic.oldest > MAX_DELETED) {
+      const deleted = this.#scanFrom(topic.id, topic.oldest, MAX_DELETED + 1);
+      const next = deleted.pop()!;
+      start.oldest = next.offset;
+      start.oldest_at = next.at;
+      start.bytes = topic.bytes - deleted.reduce((sum, { bytes }) => sum + bytes, 0);
+    }
+    this.#trim.run(topic.id, start.oldest);
+    Object.assign(topic, start);
+  }
+
+  #mostDispensable(now: number): Topic {
+    const quietest = this.#quietest.get() as unknown as Topic;
+    if (quietest.used === 0) return quietest; // Without publications.
+    for (let made = this.#makers.first(now); made !== undefined; made = this.#makers.first(now)) {
+      const row = this.#find.get(made) as unknown as Topic | undefined;
+      if (row !== undefined) return row;
+      this.#makers.forget(made); // Its transaction had no effect.
+    }
+    return quietest;
+  }
+
+  #forgetTopic({ id, topic, head, oldest }: Topic): void {
+    this.#makers.forget(topic);
+    this.#holders.forget(topic);
+    this.#forget.run(id);
+    this.#note.run(id);
+    this.#gone.push(id);
+    this.#count--;
+    if (oldest <= head) this.#lost++;
+    if (this.#followed.has(topic)) this.#forgetting.push([topic, head]);
+    if (head <= this.#floor) return;
+    this.#floor = head;
+    setMeta(this.#db, "floor", head);
+  }
+}

@@ -1,0 +1,481 @@
+/** Logs of durable streams in a file. */
+import { countedBytes } from "../../pubsub/broker.ts";
+import { LogShares } from "../../pubsub/logs/log_shares.ts";
+import type {
+  AppendLogOptions,
+  CreateLogOptions,
+  LogAppended,
+  LogCreated,
+  LogOrigin,
+  LogPage,
+  LogRecord,
+  LogRetained,
+  ReadLogOptions,
+  RetainLogOptions,
+} from "../../pubsub/logs/log.ts";
+import {
+  ANSWER_PREFIX,
+  decideAppend,
+  decideDelete,
+  decideFork,
+  expiryOf,
+  infoOf,
+  isBeyond,
+  isExpired,
+  type KeptLog,
+  type KeptLogs,
+  keptOf,
+  type LogDeleted,
+  type LogKind,
+  logKind,
+  type LogState,
+  newLog,
+  type OwnedKind,
+  presentLog,
+  recordBytes,
+  REQUEST_PREFIX,
+  type StoredLog,
+} from "../../pubsub/logs/rules.ts";
+import type { Database, Statement } from "./database.ts";
+import { decodeBlob, encodeBlob } from "./histories.ts";
+
+/** Records that one statement looks at for the bounds of a page or of the retention. */
+const SCAN = 256;
+
+/** Bytes of the row of a producer in addition to its name. */
+const PRODUCER_BYTES = 128;
+
+/** The condition for the names of streams. */
+const IS_STREAM = [ANSWER_PREFIX, REQUEST_PREFIX]
+  .map((prefix) => `NOT (name >= '${prefix}' AND name < '${endOfPrefix(prefix)}')`)
+  .join(" AND ");
+
+/** One row of the logs. */
+interface Row {
+  readonly id: number;
+  readonly name: string;
+  state: StoredLog;
+}
+
+/** A page, and the time at which the log expires. */
+export type LogReading = LogPage & { readonly until: number | undefined };
+
+/** The logs in a file. Records, producers and forks are rows; the rest is one row for each log. */
+export class Logs {
+  readonly #db: Database;
+  /** Rows changed by the transaction under way, by name. */
+  readonly #open = new Map<string, Row>();
+  /** Logs that the transaction under way removes. */
+  #gone: number[] = [];
+  readonly #counts: Record<LogKind, number> = { answer: 0, request: 0, stream: 0 };
+  readonly #shares: LogShares;
+  /** Steps that undo what the transaction under way counted in the shares, in order. */
+  #undo: (() => void)[] = [];
+  #isStale = false;
+  readonly #find: Statement;
+  readonly #create: Statement;
+  readonly #update: Statement;
+  readonly #insert: Statement;
+  readonly #sizes: Statement;
+  readonly #page: Statement;
+  readonly #trim: Statement;
+  readonly #remove: Statement;
+  readonly #note: Statement;
+  readonly #producer: Statement;
+  readonly #producers: Statement;
+  readonly #setProducer: Statement;
+  readonly #findFork: Statement;
+  readonly #countForks: Statement;
+  readonly #addFork: Statement;
+  readonly #removeFork: Statement;
+  readonly #overdue: Statement;
+  readonly #answers: Statement;
+  readonly #streams: Statement;
+
+  /**
+   * Begins with the logs of a file.
+   *
+   * @param db The file.
+   * @param shares Shares of clients, without streams; by default none counts.
+   */
+  constructor(db: Database, shares?: LogShares) {
+    this.#db = db;
+    this.#shares = shares ?? new LogShares({ maxBytes: Infinity, usedBytes: () => 0 });
+    this.#find = db.prepare("SELECT id, name, state FROM logs WHERE name = ?");
+    this.#create = db.prepare("INSERT INTO logs (name, state, due) VALUES (?, '', NULL)");
+    this.#update = db.prepare("UPDATE logs SET state = ?, due = ? WHERE id = ?");
+    this.#insert = db.prepare(
+      "INSERT INTO log_records (log, position, bytes, is_text, record) VALUES (?, ?, ?, ?, ?)",
+    );
+    this.#sizes = db.prepare(
+      "SELECT position, bytes FROM log_records WHERE log = ? AND position >= ? ORDER BY position LIMIT ?",
+    );
+    this.#page = db.prepare(
+      "SELECT is_text, record FROM log_records WHERE log = ? AND position BETWEEN ? AND ? ORDER BY position",
+    );
+    this.#trim = db.prepare("DELETE FROM log_records WHERE log = ? AND position < ?");
+    this.#remove = db.prepare("DELETE FROM logs WHERE id = ?");
+    this.#note = db.prepare("INSERT INTO gone_logs VALUES (?)");
+    this.#producer = db.prepare(
+      "SELECT producer, epoch, seq FROM log_producers WHERE log = ? AND producer = ?",
+    );
+    this.#producers = db.prepare("SELECT producer, epoch, seq FROM log_producers WHERE log = ?");
+    this.#setProducer = db.prepare("INSERT OR REPLACE INTO log_producers VALUES (?, ?, ?, ?)");
+    this.#findFork = db.prepare("SELECT 1 FROM log_forks WHERE log = ? AND fork = ?");
+    this.#countForks = db.prepare("SELECT count(*) AS count FROM log_forks WHERE log = ?");
+    this.#addFork = db.prepare("INSERT INTO log_forks VALUES (?, ?)");
+    this.#removeFork = db.prepare("DELETE FROM log_forks WHERE log = ? AND fork = ?");
+    this.#overdue = db.prepare("SELECT name FROM logs WHERE due <= ? ORDER BY due LIMIT ?");
+    this.#answers = db.prepare(
+      "SELECT name FROM logs WHERE name > ? AND name < ? ORDER BY name LIMIT ?",
+    );
+    this.#streams = db.prepare(
+      `SELECT name FROM logs WHERE name > ? AND ${IS_STREAM} ORDER BY name LIMIT ?`,
+    );
+    this.#load();
+    if (shares !== undefined) this.#loadShares();
+  }
+
+  /** Creates a log, unless there is one. */
+  createLog(name: string, options: CreateLogOptions, now: number): LogCreated {
+    const present = this.#row(name);
+    if (present !== undefined) return presentLog(present.state, now);
+    const kind = logKind(name);
+    if (this.#counts[kind] >= options.maxLogs) return { kind: "too-many" };
+    const state = newLog(options, now);
+    this.#undo.push(() => this.#shares.forget(name));
+    if (kind === "stream") this.#shares.note(name, state.owner);
+    const growth = logBytes(state, JSON.stringify(state).length);
+    const overShare = this.#shares.exceeded(name, growth);
+    if (overShare !== undefined) {
+      this.#shares.forget(name);
+      return overShare;
+    }
+    this.#shares.count(name, growth);
+    const row: Row = { id: Number(this.#create.run(name).lastInsertRowid), name, state };
+    this.#open.set(name, row);
+    const count = ++this.#counts[kind];
+    this.#add(row, state.first, options.records);
+    return { kind: "created", info: infoOf(state), count };
+  }
+
+  /** Appends records, ends the log, or notes a cancellation. */
+  appendLog(name: string, options: AppendLogOptions, now: number): LogAppended {
+    const row = this.#row(name);
+    const { producer, records } = options;
+    const state = row && { ...row.state, producers: this.#producersOf(row, producer?.id) };
+    const decision = decideAppend(state, options, now);
+    if (decision.kind !== "append") return decision;
+    const { producers: _known, ...whole } = decision.next;
+    const next = this.#retained(row!, whole, options);
+    const isNew = producer !== undefined && !Object.hasOwn(state!.producers, producer.id);
+    const growth = logBytes(next) - logBytes(row!.state) + (isNew ? producerBytes(producer.id) : 0);
+    const overShare = records.length === 0 ? undefined : this.#shares.exceeded(name, growth);
+    if (overShare !== undefined) return overShare;
+    this.#add(row!, row!.state.tail, records);
+    if (producer !== undefined) {
+      this.#setProducer.run(row!.id, producer.id, producer.epoch, producer.seq);
+    }
+    if (next.start > row!.state.start) this.#trim.run(row!.id, next.start);
+    this.#grow(name, growth);
+    row!.state = next;
+    this.#open.set(name, row!);
+    return { kind: "appended", info: infoOf(row!.state) };
+  }
+
+  /** Reads a page. */
+  readLog(
+    name: string,
+    { after, maxRecords, maxBytes }: Omit<ReadLogOptions, "signal">,
+    now: number,
+  ): LogReading | "expired" | undefined {
+    const row = this.#row(name);
+    if (row === undefined) return undefined;
+    const { id, state } = row;
+    if (isExpired(state, now) && !state.isDeleted) return "expired";
+    const info = infoOf(state);
+    const { until } = state;
+    let [to, bytes] = [after - 1, 0];
+    if (after >= state.start && after < state.tail && maxRecords > 0) {
+      for (const one of this.#sizes.all(id, after, maxRecords)) {
+        bytes += Number(one.bytes);
+        if (bytes > maxBytes && to >= after) break;
+        to = Number(one.position);
+      }
+    }
+    const rows = to < after ? [] : this.#page.all(id, after, to);
+    return { info, records: rows.map((kept) => decodeBlob(kept.is_text, kept.record)), until };
+  }
+
+  /** Renews the time to live. */
+  renewLog(name: string, now: number): void {
+    const row = this.#row(name);
+    if (row === undefined || isExpired(row.state, now)) return;
+    row.state = { ...row.state, until: expiryOf(row.state, now) };
+    this.#open.set(name, row);
+  }
+
+  /** Deletes a log, or keeps the log for its forks. */
+  deleteLog(name: string, ifExpired: boolean, now: number): LogDeleted {
+    const row = this.#row(name);
+    const decision = decideDelete(row?.state, { ifExpired, forks: this.#forksOf(row) }, now);
+    if (decision.kind === "removed") this.#drop(row!);
+    if (decision.kind === "kept") {
+      row!.state = { ...row!.state, isDeleted: true };
+      this.#open.set(name, row!);
+    }
+    return decision;
+  }
+
+  /** Notes that a fork needs the log. */
+  retainLog(name: string, fork: string, options: RetainLogOptions, now: number): LogRetained {
+    const row = this.#row(name);
+    const isKnown = row !== undefined && this.#findFork.get(row.id, fork) !== undefined;
+    const result = decideFork(
+      row?.state,
+      { ...options, forks: this.#forksOf(row), isKnown },
+      now,
+    );
+    if (result === "retained" && !isKnown) {
+      this.#addFork.run(row!.id, fork);
+      this.#open.set(name, row!);
+    }
+    return result;
+  }
+
+  /** Notes that a fork is gone; returns the origin of a log that is removed by that. */
+  releaseLog(name: string, fork: string): LogOrigin | undefined {
+    const row = this.#row(name);
+    if (row === undefined) return undefined;
+    this.#removeFork.run(row.id, fork);
+    this.#open.set(name, row);
+    if (this.#forksOf(row) > 0 || !row.state.isDeleted) return undefined;
+    this.#drop(row);
+    return row.state.origin;
+  }
+
+  /** Lists the logs that need attention. */
+  overdueLogs(limit: number, now: number): string[] {
+    return this.#overdue.all(now, limit).map(({ name }) => String(name));
+  }
+
+  /** Lists the logs of a kind, by their names. */
+  listLogs(kind: OwnedKind, limit: number, after?: string): KeptLogs {
+    const rows = kind === "answer"
+      ? this.#answers.all(after ?? ANSWER_PREFIX, endOfPrefix(ANSWER_PREFIX), limit)
+      : this.#streams.all(after ?? "", limit);
+    const names = rows.map(({ name }) => String(name));
+    const logs: KeptLog[] = [];
+    for (const name of names) {
+      const { state } = this.#row(name)!;
+      if (!state.isDeleted) logs.push(keptOf(name, state));
+    }
+    return { logs, ...(names.length === limit && { next: names.at(-1)! }) };
+  }
+
+  /**
+   * Gives each open log a new identity, since its newest records may be lost: readers behind a lost
+   * position learn of that, and do not take later records for the lost ones.
+   *
+   * @param identity Makes an identity that no other log has.
+   */
+  renewIdentities(identity: () => string): void {
+    const renewed = new Map<string, string>();
+    const names = this.#db.prepare("SELECT name FROM logs").all().map(({ name }) => String(name));
+    for (const name of names) {
+      const row = this.#row(name)!;
+      if (row.state.end !== undefined) continue;
+      const next = identity();
+      renewed.set(row.state.identity, next);
+      row.state = { ...row.state, identity: next };
+      this.#open.set(name, row);
+    }
+    for (const name of names) {
+      const row = this.#row(name)!;
+      const { origin } = row.state;
+      if (origin === undefined) continue;
+      const current = (old: string) => renewed.get(old) ?? old;
+      const lineage = origin.lineage.map(({ identity, until }) => {
+        return { identity: current(identity), until };
+      });
+      row.state = {
+        ...row.state,
+        origin: { ...origin, identity: current(origin.identity), lineage },
+      };
+      this.#open.set(name, row);
+    }
+  }
+
+  /**
+   * Ends the leases of all writers that another one can go on for. No other process has the file
+   * open, so the writers of the process before are gone. Other logs keep their leases: the
+   * application may open them again.
+   */
+  lapseWriters(): void {
+    const requests = this.#db.prepare("SELECT name FROM logs WHERE name >= ? AND name < ?");
+    for (const { name } of requests.all(REQUEST_PREFIX, endOfPrefix(REQUEST_PREFIX))) {
+      const row = this.#row(String(name).slice(REQUEST_PREFIX.length));
+      if (row?.state.writer === undefined || row.state.end !== undefined) continue;
+      row.state = { ...row.state, writer: { ...row.state.writer, until: 0 } };
+      this.#open.set(row.name, row);
+    }
+  }
+
+  /** Writes the changed rows, before the commit. */
+  finish(): void {
+    for (const { id, state } of this.#open.values()) {
+      this.#update.run(JSON.stringify(state), dueOf(state), id);
+    }
+  }
+
+  /** Ends the transaction, which took effect; returns the ids of changed and removed logs. */
+  committed(): number[] {
+    const changed = [...this.#open.values()].map(({ id }) => id).concat(this.#gone);
+    this.#undo = [];
+    this.#gone = [];
+    this.#open.clear();
+    return changed;
+  }
+
+  /** Ends the transaction, which had no effect. */
+  rolledBack(): void {
+    for (const undo of this.#undo.reverse()) undo();
+    this.#undo = [];
+    this.#gone = [];
+    this.#open.clear();
+    this.#isStale = true;
+  }
+
+  /** Reads the number of logs again, after a transaction without effect. */
+  refresh(): void {
+    if (this.#isStale) this.#load();
+    this.#isStale = false;
+  }
+
+  #load(): void {
+    const all = this.#db.prepare("SELECT count(*) AS count FROM logs");
+    const some = this.#db.prepare(
+      "SELECT count(*) AS count FROM logs WHERE name >= ? AND name < ?",
+    );
+    const [answer, request] = [ANSWER_PREFIX, REQUEST_PREFIX].map((prefix) =>
+      Number(some.get(prefix, endOfPrefix(prefix))!.count)
+    ) as [number, number];
+    const stream = Number(all.get()!.count) - answer - request;
+    Object.assign(this.#counts, { answer, request, stream });
+  }
+
+  /** Reads whose the streams of the file are. */
+  #loadShares(): void {
+    const streams = this.#db.prepare(`
+SELECT name, state, (
+  SELECT coalesce(sum(length(producer) + ${PRODUCER_BYTES}), 0) FROM log_producers WHERE log = logs.id
+) AS producers
+FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
+    for (const row of streams.all()) {
+      const text = String(row.state);
+      const state: StoredLog = JSON.parse(text);
+      const name = String(row.name);
+      this.#shares.note(name, state.owner);
+      this.#shares.count(name, logBytes(state, text.length) + Number(row.producers));
+    }
+  }
+
+  #row(name: string): Row | undefined {
+    const open = this.#open.get(name);
+    if (open !== undefined) return open;
+    const row = this.#find.get(name);
+    if (row === undefined) return undefined;
+    return { id: Number(row.id), name, state: JSON.parse(String(row.state)) };
+  }
+
+  /** The own number of a producer, or those of all producers if this one is new. */
+  #producersOf({ id }: Row, producer: string | undefined): LogState["producers"] {
+    if (producer === undefined) return {};
+    const own = this.#producer.get(id, producer);
+    const rows = own === undefined ? this.#producers.all(id) : [own];
+    return Object.fromEntries(
+      rows.map((row) => [String(row.producer), [Number(row.epoch), Number(row.seq)] as const]),
+    );
+  }
+
+  /** Number of forks that need a log. */
+  #forksOf(row: Row | undefined): number {
+    return row === undefined ? 0 : Number(this.#countForks.get(row.id)!.count);
+  }
+
+  #add({ id }: Row, position: number, records: readonly LogRecord[]): void {
+    for (const record of records) {
+      const isText = typeof record === "string" ? 1 : 0;
+      this.#insert.run(id, position++, recordBytes([record]), isText, encodeBlob(record));
+    }
+  }
+
+  /** The state without the oldest records beyond the retention; the newest one stays. */
+  #retained(
+    { id, state: { tail } }: Row,
+    next: StoredLog,
+    { keep, records }: AppendLogOptions,
+  ): StoredLog {
+    if (keep === undefined) return next;
+    let { start, bytes } = next;
+    const isOver = () => isBeyond({ ...next, start, bytes }, keep);
+    while (start < tail && isOver()) {
+      const rows = this.#sizes.all(id, start, SCAN);
+      if (rows.length === 0) return next;
+      for (const row of rows) {
+        if (!isOver()) break;
+        bytes -= Number(row.bytes);
+        start = Number(row.position) + 1;
+      }
+    }
+    for (; isOver(); start++) bytes -= recordBytes([records[start - tail]!]);
+    return { ...next, start, bytes };
+  }
+
+  /** Counts the bytes of a stream in the shares. */
+  #grow(name: string, growth: number): void {
+    const bytes = this.#shares.bytesOf(name);
+    this.#undo.push(() => this.#shares.count(name, bytes));
+    this.#shares.count(name, bytes + growth);
+  }
+
+  #drop({ id, name, state: { owner } }: Row): void {
+    const bytes = this.#shares.bytesOf(name);
+    if (logKind(name) === "stream") {
+      this.#undo.push(() => {
+        this.#shares.note(name, owner);
+        this.#shares.count(name, bytes);
+      });
+      this.#shares.forget(name);
+    }
+    this.#open.delete(name);
+    this.#remove.run(id);
+    this.#note.run(id);
+    this.#gone.push(id);
+    this.#counts[logKind(name)]--;
+  }
+}
+
+/** Bytes of a log that its owner is charged with; those of the state only if given. */
+function logBytes({ bytes, start, tail }: StoredLog, stateBytes: number = 0): number {
+  return countedBytes(bytes, tail - start) + stateBytes;
+}
+
+function producerBytes(producer: string): number {
+  return producer.length + PRODUCER_BYTES;
+}
+
+/** The end of the names that begin with a prefix. */
+function endOfPrefix(prefix: string): string {
+  return prefix + "\u{10ffff}";
+}
+
+/** The time at which a log needs attention. */
+function dueOf({ until, end, writer, isDeleted }: StoredLog): number | null {
+  if (isDeleted) return null;
+  const due = Math.min(
+    until ?? Infinity,
+    (end === undefined ? writer?.until : undefined) ?? Infinity,
+  );
+  return due === Infinity ? null : Math.ceil(due);
+}

@@ -1,0 +1,544 @@
+/** The broker of one machine, with all data in one file. */
+import { checkOptions, SIGNAL } from "../../base/option_checks.ts";
+import { BrokerError, UnsupportedError } from "../../errors.ts";
+import { textOf } from "../../base/error_text.ts";
+import { requireDeno } from "../../base/platform.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
+import { within } from "../../base/wait.ts";
+import { exceedsBytes } from "../../session/wire/utf8.ts";
+import {
+  type Appended,
+  type AppendOptions,
+  type Broker,
+  type BrokerHistory,
+  type BrokerStats,
+  type BrokerStatus,
+  type BrokerStore,
+  type BrokerSubscribeOptions,
+  type BrokerSubscription,
+  payloadBytes,
+  type Publication,
+  type ReadHistoryOptions,
+} from "../../pubsub/broker.ts";
+import { LocalListeners, Pace } from "../../pubsub/engine_flow.ts";
+import type { BrokerLogs, LogPage, LogRecord, ReadLogOptions } from "../../pubsub/logs/log.ts";
+import { logTopic, recordBytes } from "../../pubsub/logs/rules.ts";
+import { Tags } from "../../pubsub/tag.ts";
+import { CommitQueue, type FileThread } from "./commit_queue.ts";
+import type { Swept } from "./file.ts";
+import { type Machine, thisMachine } from "./machine.ts";
+import {
+  pathOf,
+  type SqliteBrokerOptions,
+  type SqliteSettings,
+  sqliteSettings,
+} from "./options.ts";
+
+/** Most bytes of a topic, a key or the id of a log. */
+const MAX_NAME_BYTES = 1_024;
+
+/** Most bytes of the records of one append to a log. */
+const MAX_APPEND_BYTES = 8_388_608;
+
+/** Time between two sweeps for rows without use, in milliseconds. */
+const SWEEP_MS = 5_000;
+
+/** Time after which a read renews the time to live of a log again, in milliseconds. */
+const RENEW_MS = 100;
+
+/** Key of the method that makes a broker on another machine than this one. */
+export const onMachine: unique symbol = Symbol("onMachine");
+
+/** Used part of `maxBytes` above which `issues()` warns. */
+const NEARLY_FULL = 0.9;
+
+/**
+ * Keeps histories, logs and shared facts in one SQLite file, for the servers of one process or, with
+ * `serveWorkers`, of all its workers.
+ *
+ * - **Fan-out:** in memory, within the process. No other process can open the file.
+ * - **Delivery:** at most once without a history. With one, a publication is delivered and
+ *   acknowledged after its commit; the publications of one turn are one commit.
+ * - **Durability:** a killed process loses nothing that was acknowledged. With `synchronous: "full"`
+ *   neither does a machine that loses power; with `"normal"` such a machine may lose the writes of
+ *   the last moments, and a new epoch tells clients.
+ * - **Bounds:** a full disk, or a file of `maxBytes`, rejects appends; reads go on.
+ *
+ * @example Histories that survive a restart
+ * ```ts
+ * import { SqliteBroker } from "@skein/skein/sqlite";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const path = `${await Deno.makeTempDir()}/chat.db`;
+ * const bounds = { size: 100, ttlMs: 3_600_000, bytes: 1_048_576 };
+ * {
+ *   await using broker = await SqliteBroker.open(path);
+ *   await broker.history.append({ topic: "news", payload: '"hello"' }, { bounds });
+ * }
+ * await using broker = await SqliteBroker.open(path);
+ * const page = await broker.history.read("news", { bounds, maxMessages: 10, maxBytes: 65_536 });
+ * assertEquals(page.publications.map(({ payload }) => payload), ['"hello"']);
+ * ```
+ */
+export class SqliteBroker implements Broker {
+  /** Always `sqlite`. */
+  readonly name = "sqlite";
+  /** A publication without a history reaches the current subscriptions, and no later ones. */
+  readonly delivery = "at-most-once";
+  /** `interrupted` while the file takes no writes, such as on a full disk; else `connected`. */
+  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connected" });
+  /** Histories in the file. */
+  readonly history: BrokerHistory;
+  /** Logs in the file. */
+  readonly logs: BrokerLogs;
+  /** Shared facts in the file. */
+  readonly store: BrokerStore;
+  readonly #settings: SqliteSettings;
+  readonly #runtime: Runtime;
+  readonly #machine: Machine;
+  readonly #thread: FileThread;
+  readonly #queue: CommitQueue;
+  readonly #plain = new LocalListeners();
+  readonly #kept: LocalListeners;
+  readonly #pace: Pace;
+  readonly #tags: Tags;
+  #sweeping: Timer | undefined;
+  #swept: Swept | undefined;
+  #backup: Promise<void> | undefined;
+  #published = 0;
+  #dropped = 0;
+  #reads = 0;
+  #interruptions = 0;
+  #closing: Promise<void> | undefined;
+
+  private constructor(settings: SqliteSettings, machine: Machine, thread: FileThread) {
+    const { runtime } = settings;
+    this.#settings = settings;
+    this.#machine = machine;
+    this.#runtime = runtime;
+    this.#thread = thread;
+    this.#pace = new Pace(runtime);
+    this.#tags = new Tags(runtime);
+    const queue = new CommitQueue({
+      ...settings,
+      thread,
+      onOutcome: (failure) => this.#noteOutcome(failure),
+    });
+    this.#queue = queue;
+    this.#kept = new LocalListeners(
+      (topic) => queue.note("follow", topic),
+      (topic) => queue.note("unfollow", topic),
+    );
+    this.history = {
+      append: (publication, options) => this.#append(publication, options),
+      read: (topic, options) => this.#read(topic, options),
+    };
+    this.store = this.#makeStore();
+    this.logs = this.#makeLogs();
+    this.#sweepLater();
+  }
+
+  /**
+   * Opens or creates the file.
+   *
+   * @param path Path of the file, or its `file:` URL.
+   * @param options See {@linkcode SqliteBrokerOptions}.
+   * @returns The broker.
+   * @throws {BrokerError} If the file is open in another process or broker, damaged, of another
+   *   program, or of a later release.
+   * @throws {TypeError} If an option is unknown, or the path is empty.
+   * @throws {RangeError} If a limit is not a positive integer, or `maxBytes` is too small.
+   */
+  static async open(
+    path: string | URL,
+    options: SqliteBrokerOptions = {},
+  ): Promise<SqliteBroker> {
+    requireDeno("open broker", "SQLite needs the files of Deno; Redis and NATS do not");
+    const settings = sqliteSettings(path, options);
+    return new SqliteBroker(settings, thisMachine, await thisMachine.open(settings));
+  }
+
+  /**
+   * Makes a broker of an open file of any machine; for simulations.
+   *
+   * @param settings The settings.
+   * @param machine The machine.
+   * @param thread The thread that has the file.
+   * @returns The broker.
+   */
+  static [onMachine](
+    settings: SqliteSettings,
+    machine: Machine,
+    thread: FileThread,
+  ): SqliteBroker {
+    return new SqliteBroker(settings, machine, thread);
+  }
+
+  /** Counters. */
+  get stats(): BrokerStats {
+    return {
+      published: this.#published,
+      received: this.#published,
+      waiting: this.#queue.waiting,
+      dropped: this.#dropped,
+      interruptions: this.#interruptions,
+      reads: this.#reads,
+      forgotten: this.#swept?.forgotten ?? 0,
+    };
+  }
+
+  /** Describes the current problems: a file that takes no writes, or is nearly full. */
+  issues(): string[] {
+    const { path, maxBytes, maxWaiting } = this.#settings;
+    const issues: string[] = [];
+    const { current } = this.status;
+    if (current.name === "interrupted") {
+      const seconds = Math.round((this.#runtime.now() - current.since) / 1_000);
+      issues.push(`${path} has taken no writes for ${seconds} s: ${textOf(current.error)}`);
+    }
+    const usedBytes = this.#swept?.usedBytes ?? 0;
+    if (usedBytes > maxBytes * NEARLY_FULL) {
+      issues.push(`${path} is nearly full: ${usedBytes} bytes are used, of ${maxBytes} at most`);
+    }
+    const { waiting } = this.#queue;
+    if (waiting > maxWaiting / 2) {
+      issues.push(`${waiting} operations wait for the file, of ${maxWaiting} at most`);
+    }
+    return issues;
+  }
+
+  /**
+   * Publishes on a topic without history. Calls the listeners before returning.
+   *
+   * @param publication The publication.
+   * @throws {UnsupportedError} If the broker is closed.
+   */
+  publish(publication: Publication): void {
+    this.#checkOpen("publish");
+    this.#published++;
+    this.#plain.deliver(publication);
+  }
+
+  /**
+   * Subscribes to a topic.
+   *
+   * @param topic The topic.
+   * @param listener Gets the publications of the topic.
+   * @param options The bounds of the history, for a topic with a history.
+   * @returns The subscription, in force at once.
+   * @throws {UnsupportedError} If the broker is closed.
+   * @throws {RangeError} If the topic has a history, and more than 1,024 bytes or a zero character.
+   */
+  subscribe(
+    topic: string,
+    listener: (publication: Publication) => void,
+    options: BrokerSubscribeOptions = {},
+  ): BrokerSubscription {
+    this.#checkOpen("subscribe");
+    if (options.history === undefined) return this.#plain.subscribe(topic, listener);
+    checkName(topic);
+    return this.#kept.subscribe(topic, listener);
+  }
+
+  /**
+   * Copies the file while the broker is in use, in steps of some milliseconds. Claims and numbers are
+   * left out. A broker that opens the copy begins a new epoch.
+   *
+   * @param path Path of the copy, or its `file:` URL; the file must not exist.
+   * @param options A signal that gives up the copy.
+   * @throws {BrokerError} If the copy fails, another one is under way, or the broker is closed.
+   *
+   * @example A copy of a file in use
+   * ```ts
+   * import { SqliteBroker } from "@skein/skein/sqlite";
+   * import { assert } from "@std/assert";
+   *
+   * const folder = await Deno.makeTempDir();
+   * await using broker = await SqliteBroker.open(`${folder}/chat.db`);
+   * await broker.backup(`${folder}/copy.db`);
+   * assert((await Deno.stat(`${folder}/copy.db`)).isFile);
+   * ```
+   */
+  async backup(
+    path: string | URL,
+    options: { readonly signal?: AbortSignal } = {},
+  ): Promise<void> {
+    checkOptions("back up", options, SIGNAL);
+    const { signal } = options;
+    signal?.throwIfAborted();
+    const target = pathOf(path);
+    this.#checkCall("back up");
+    if (this.#backup !== undefined) {
+      throw new BrokerError("Cannot back up: a backup is under way");
+    }
+    this.#backup = this.#backUp(target, signal).finally(() => this.#backup = undefined);
+    await this.#backup;
+  }
+
+  async #backUp(target: string, signal: AbortSignal | undefined): Promise<void> {
+    const part = `${target}.part`;
+    try {
+      await this.#machine.checkAbsent(target);
+      await this.#machine.checkAbsent(part);
+      await this.#copyTo(part, signal);
+      await this.#machine.syncAs(part, target);
+    } catch (cause) {
+      if (signal?.aborted || cause instanceof BrokerError) throw cause;
+      throw new BrokerError(`Cannot back up: ${textOf(cause)}`, { cause });
+    }
+  }
+
+  /**
+   * Ends all subscriptions, commits all operations that wait, and closes the file, with all writes
+   * in the one file and on the disk. Idempotent.
+   */
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  /** Closes the broker; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #close(): Promise<void> {
+    this.#runtime.clearTimeout(this.#sweeping);
+    this.#plain.clear();
+    this.#kept.clear();
+    this.status.end({ name: "closed" });
+    // The caller of `backup` learns of the failure.
+    await this.#backup?.catch(() => {});
+    await this.#queue.end();
+    await this.#thread.close();
+  }
+
+  #append(publication: Publication, options: AppendOptions): Promise<Appended> {
+    return new Promise((resolve, reject) => {
+      this.#checkCall("append", publication.topic, options.key?.producer, publication.except);
+      const { epoch } = this.#thread;
+      const bytes = payloadBytes(publication);
+      const tag = this.#tags.next();
+      const { position: _none, ...rest } = publication;
+      this.#queue.start("append", [
+        "append",
+        { ...rest, bytes, tag },
+        options,
+        this.#runtime.now(),
+      ], {
+        bytes,
+        done: (offsets) => {
+          this.#published++;
+          if (offsets === undefined) return resolve({});
+          const position = { epoch, ...offsets, tag };
+          this.#pace.take(bytes, () => this.#kept.deliver({ ...rest, bytes, position }));
+          resolve({ position: { epoch, offset: offsets.offset, tag } });
+        },
+        failed: (error) => {
+          this.#dropped++;
+          reject(error);
+        },
+      });
+    });
+  }
+
+  async #read(topic: string, { signal, ...options }: ReadHistoryOptions) {
+    signal?.throwIfAborted();
+    this.#checkCall("read history", topic);
+    const call = this.#queue.call("read history", ["read", topic, options, this.#runtime.now()]);
+    const page = await within(this.#runtime, call, { signal });
+    this.#reads++;
+    return page;
+  }
+
+  #makeStore(): BrokerStore {
+    const queue = this.#queue;
+    const now = () => this.#runtime.now();
+    const check = (what: string, ...names: (string | undefined)[]) =>
+      this.#checkCall(what, ...names);
+    return {
+      async advance(key, number, windowMs) {
+        check("note a number", key);
+        return await queue.call("note a number", ["advance", key, number, windowMs, now()]);
+      },
+      async newest(key) {
+        check("read a number", key);
+        return await queue.call("read a number", ["newest", key, now()]);
+      },
+      async claim(scope, member, options) {
+        check("claim", scope);
+        return await queue.call("claim", ["claim", scope, member, options, now()]);
+      },
+      async release(scope, member) {
+        check("release a claim", scope);
+        await queue.call("release a claim", ["release", scope, member]);
+      },
+      async claims(scope) {
+        check("list claims", scope);
+        return await queue.call("list claims", ["claims", scope, now()]);
+      },
+      async take(key, amount, rate) {
+        check("take tokens", key);
+        return await queue.call("take tokens", ["take", key, amount, rate, now()]);
+      },
+    };
+  }
+
+  #makeLogs(): BrokerLogs {
+    const queue = this.#queue;
+    const now = () => this.#runtime.now();
+    const check = (what: string, ...names: (string | undefined)[]) =>
+      this.#checkCall(what, ...names);
+    return {
+      maxAppendBytes: MAX_APPEND_BYTES,
+      create: async (id, options) => {
+        check("create a log", id);
+        const bytes = recordBytes(checkRecords(options.records));
+        const operation = ["createLog", id, options, now()] as const;
+        const result = await queue.call("create a log", operation, bytes);
+        if (result.kind === "created") this.#announce(id);
+        return result;
+      },
+      append: async (id, options) => {
+        check("append to a log", id, options.producer?.id);
+        const bytes = recordBytes(checkRecords(options.records));
+        const operation = ["appendLog", id, options, now()] as const;
+        const result = await queue.call("append to a log", operation, bytes);
+        if (result.kind === "appended") this.#announce(id);
+        return result;
+      },
+      read: (id, options) => this.#readLog(id, options),
+      delete: async (id, { ifExpired = false } = {}) => {
+        check("delete a log", id);
+        const result = await queue.call("delete a log", ["deleteLog", id, ifExpired, now()]);
+        if (result.kind === "removed" || result.kind === "kept") this.#announce(id);
+        return result;
+      },
+      retain: async (id, fork, options) => {
+        check("fork a log", id, fork);
+        return await queue.call("fork a log", ["retainLog", id, fork, options, now()]);
+      },
+      release: async (id, fork) => {
+        check("release a log", id, fork);
+        return await queue.call("release a log", ["releaseLog", id, fork]);
+      },
+      overdue: async ({ limit }) => {
+        check("list logs");
+        return await queue.call("list logs", ["overdueLogs", limit, now()]);
+      },
+      list: async (kind, { limit, after }) => {
+        check("list logs");
+        return await queue.call("list logs", ["listLogs", kind, limit, after]);
+      },
+    };
+  }
+
+  async #readLog(
+    id: string,
+    { signal, ...options }: ReadLogOptions,
+  ): Promise<LogPage | "expired" | undefined> {
+    signal?.throwIfAborted();
+    this.#checkCall("read a log", id);
+    const now = this.#runtime.now();
+    const call = this.#queue.call("read a log", ["readLog", id, options, now]);
+    const reading = await within(this.#runtime, call, { signal });
+    this.#reads++;
+    if (typeof reading !== "object") return reading;
+    const { until, ...page } = reading;
+    const { ttlMs, isDeleted } = page.info;
+    const isUsed = options.renews && ttlMs !== undefined && !isDeleted && until !== undefined;
+    if (isUsed && until < now + ttlMs - RENEW_MS) {
+      // The reading goes on where the file takes no writes: the status shows the failure.
+      this.#queue.start("renew a log", ["renewLog", id, now], {
+        bytes: 0,
+        done: () => {},
+        failed: () => {},
+      });
+    }
+    return page;
+  }
+
+  #announce(id: string): void {
+    const topic = logTopic(id);
+    this.#plain.deliver({ topic, payload: "" });
+  }
+
+  async #copyTo(path: string, signal: AbortSignal | undefined): Promise<void> {
+    const call = <N extends "beginCopy" | "continueCopy">(...operation: [N, ...string[]]) =>
+      this.#queue.call("back up", operation as never);
+    await call("beginCopy", path);
+    let isComplete = false;
+    try {
+      while (await call("continueCopy")) {
+        signal?.throwIfAborted();
+        this.#checkCall("back up");
+      }
+      isComplete = true;
+    } finally {
+      await this.#queue.call("back up", ["endCopy", isComplete]);
+      if (!isComplete) await this.#machine.remove(path);
+    }
+  }
+
+  #sweepLater(): void {
+    this.#sweeping = this.#runtime.setTimeout(() => void this.#sweep(), SWEEP_MS);
+  }
+
+  /** Deletes rows without use, a bounded number for each group. */
+  async #sweep(): Promise<void> {
+    try {
+      do {
+        this.#swept = await this.#queue.call("sweep", ["sweep", this.#runtime.now()]);
+      } while (this.#swept.isMore && !this.#closing);
+    } catch {
+      // The status shows that the file takes no writes.
+    }
+    if (!this.#closing) this.#sweepLater();
+  }
+
+  #noteOutcome(failure: string | undefined): void {
+    const { name } = this.status.current;
+    if (failure === undefined) {
+      if (name === "interrupted") this.status.set({ name: "connected" });
+    } else if (name === "connected") {
+      this.#interruptions++;
+      const error = new BrokerError(failure);
+      const since = this.#runtime.now();
+      this.status.set({ name: "interrupted", since, error, rejects: true });
+    }
+  }
+
+  /** Refuses a call that the file cannot take. */
+  #checkCall(what: string, ...names: readonly (string | undefined)[]): void {
+    if (this.#closing) throw new BrokerError(`Cannot ${what}: the broker is closed`);
+    for (const name of names) if (name !== undefined) checkName(name);
+  }
+
+  #checkOpen(verb: string): void {
+    if (this.#closing) throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
+  }
+}
+
+/** Refuses names that would end early in the file, or be those of other topics. */
+function checkName(name: string): void {
+  if (exceedsBytes(name, MAX_NAME_BYTES)) {
+    throw new RangeError(
+      `Cannot name a topic: a topic or key must have at most ${MAX_NAME_BYTES} bytes, received ` +
+        `${name.length} characters`,
+    );
+  }
+  if (!name.includes("\0") && name.isWellFormed()) return;
+  throw new RangeError(
+    `Cannot name a topic: a topic or key must be well-formed and without zero characters, received ${
+      JSON.stringify(name)
+    }`,
+  );
+}
+
+function checkRecords(records: readonly LogRecord[]): readonly LogRecord[] {
+  const bytes = recordBytes(records);
+  if (bytes <= MAX_APPEND_BYTES) return records;
+  throw new RangeError(
+    `Cannot append to a log: records must have at most ${MAX_APPEND_BYTES} bytes, received ${bytes}`,
+  );
+}
