@@ -175,6 +175,6 @@ export type { GoAway } from "./session/wire/envelope.ts";
 export { updateMembers } from "./session/wire/member_list.ts";
 export type { PresenceMember, PresenceNotice } from "./session/wire/presence_notice.ts";
 export type { Gap, HistoryPosition, Recovery, RecoveryReason } from "./session/wire/recovery.ts";
-export type { MetricsOptions } from "./telemetry/endpoint.ts";
+export type { MetricsOptions } from "./server/metrics/endpoint.ts";
 export type { RequestInfo } from "./transport/address.ts";
 export type { TransportName } from "./transport/race/options.ts";

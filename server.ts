@@ -57,8 +57,8 @@ export type {
 } from "./server/webtransport_options.ts";
 export type { WorkerNode } from "./server/workers/worker_node.ts";
 export { serveWorkers, Workers, type WorkersOptions } from "./server/workers/workers.ts";
-export type { MetricsOptions } from "./telemetry/endpoint.ts";
+export type { MetricsOptions } from "./server/metrics/endpoint.ts";
 export type { QuotaStats } from "./base/shares.ts";
-export type { HttpFaceStats, WebTransportStats } from "./telemetry/measures.ts";
-export { PROMETHEUS_CONTENT_TYPE, prometheusText } from "./telemetry/prometheus.ts";
+export type { HttpFaceStats, WebTransportStats } from "./server/metrics/measures.ts";
+export { PROMETHEUS_CONTENT_TYPE, prometheusText } from "./server/metrics/prometheus.ts";
 export type { RequestInfo } from "./transport/address.ts";

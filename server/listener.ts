@@ -1,5 +1,5 @@
 /** The two sockets of a server on one port number: TCP for WebSocket, UDP for WebTransport. */
-import { NO_HANDSHAKES, type WebTransportStats } from "../telemetry/measures.ts";
+import { NO_HANDSHAKES, type WebTransportStats } from "./metrics/measures.ts";
 import {
   answerWellKnown,
   hostOf,

@@ -15,8 +15,8 @@ import {
   tellNoHistory,
 } from "./client_requests.ts";
 import { type ConnectionLimits, moqHostOf, moqQuicOptions, ServerListener } from "./listener.ts";
-import type { HttpFaceStats, WebTransportStats } from "../telemetry/measures.ts";
-import { MetricsEndpoint, metricsOf } from "../telemetry/endpoint.ts";
+import type { HttpFaceStats, WebTransportStats } from "./metrics/measures.ts";
+import { MetricsEndpoint, metricsOf } from "./metrics/endpoint.ts";
 import { checkBuiltinEngine } from "./webtransport_options.ts";
 import {
   reportEngine,

@@ -1,6 +1,6 @@
 /** Options of `serve()` and `createServer()`, and the check that refuses unknown keys. */
 import { HISTORY_BOUNDS } from "../pubsub/topics.ts";
-import type { MetricsOptions } from "../telemetry/endpoint.ts";
+import type { MetricsOptions } from "./metrics/endpoint.ts";
 
 import type { AuthorizationContext } from "./http/face.ts";
 import type { InspectorOptions } from "./inspector/options.ts";

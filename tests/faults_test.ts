@@ -20,7 +20,7 @@ import type {
 } from "../server.ts";
 import type { InspectorOptions } from "../server/inspector/options.ts";
 import { jwt, type JwtOptions } from "../server/jwt.ts";
-import type { MetricsOptions } from "../telemetry/endpoint.ts";
+import type { MetricsOptions } from "../server/metrics/endpoint.ts";
 import { passTime } from "../testing/turns.ts";
 import { type TestServer, testServer } from "../testing/test_server.ts";
 import { captureConsole } from "./console_lines.ts";

@@ -33,7 +33,7 @@ import { Inspector } from "../server/inspector/mod.ts";
 import { jwt } from "../server/jwt.ts";
 import { recordSessions, sessionSettings } from "../session/mod.ts";
 import { msgpackCodec } from "../session/streams/msgpack.ts";
-import { otel } from "../telemetry/otel.ts";
+import { otel } from "../otel/otel.ts";
 import {
   assertNoLeaks,
   memorySessions,

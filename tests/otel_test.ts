@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertExists, assertStringIncludes } from "@std/assert";
 import { deadline } from "@std/async";
 import { dial, serve } from "../mod.ts";
-import { otel } from "../telemetry/otel.ts";
+import { otel } from "../otel/otel.ts";
 
 const PROGRAM = new URL("otel_program.ts", import.meta.url);
 

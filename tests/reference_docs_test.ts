@@ -18,7 +18,7 @@ const SOURCES = [
   "server/webtransport_options.ts",
   "session/check_settings.ts",
   "session/settings.ts",
-  "telemetry/endpoint.ts",
+  "server/metrics/endpoint.ts",
   "transport/origins.ts",
   "transport/race/options.ts",
 ];

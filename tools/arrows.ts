@@ -2,9 +2,11 @@
  * Checks the directions of the imports between modules.
  *
  * ```text
- * errors <- base <- transport <- session <- client, pubsub, manager <- telemetry <- server <- mod <- cli
- * pubsub <- moq, brokers
+ * errors <- base <- transport <- session <- client, pubsub, manager <- server <- mod <- cli
  * ```
+ *
+ * Brokers, moq, otel and testing are wings: they stand on this core, and the core imports none of
+ * them.
  *
  * The arrows bind every import, `import()` and types included, and no imports make a cycle.
  *
@@ -43,16 +45,16 @@ type Layer =
   | "moq"
   | "manager"
   | "client"
-  | "telemetry"
   | "server"
+  | "otel"
   | "testing"
   | "mod"
   | "cli"
   | "free";
 
 const BELOW_PUBSUB = ["errors", "base", "transport", "session"] as const;
-const BELOW_TELEMETRY = [...BELOW_PUBSUB, "pubsub", "manager"] as const;
-const BELOW_SERVER = [...BELOW_TELEMETRY, "telemetry", "moq"] as const;
+const BELOW_SERVER = [...BELOW_PUBSUB, "pubsub", "manager"] as const;
+const WINGS = ["brokers", "moq", "otel", "testing"] as const;
 
 const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   errors: [],
@@ -64,16 +66,16 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   moq: [...BELOW_PUBSUB, "pubsub", "moq"],
   manager: [...BELOW_PUBSUB, "manager"],
   client: [...BELOW_PUBSUB, "client"],
-  telemetry: [...BELOW_TELEMETRY, "telemetry"],
-  server: [...BELOW_SERVER, "server"],
+  server: [...BELOW_SERVER, "server", "moq"],
+  otel: [...BELOW_SERVER, "server", "otel"],
   testing: [...BELOW_SERVER, "brokers", "client", "server", "testing"],
-  mod: [...BELOW_SERVER, "brokers", "client", "server", "mod"],
-  cli: [...BELOW_SERVER, "brokers", "client", "server", "mod", "cli"],
+  mod: [...BELOW_SERVER, "client", "server", ...WINGS, "mod"],
+  cli: [...BELOW_SERVER, "client", "server", ...WINGS, "mod", "cli"],
 };
 
 const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:test|bench)\.ts$/;
 const FOLDERS =
-  /^(base|transport|session|client|pubsub|brokers|moq|manager|telemetry|server|testing|cli)\//;
+  /^(base|transport|session|client|pubsub|brokers|moq|manager|server|otel|testing|cli)\//;
 
 /** An import of a file of the repository. */
 export interface Edge {

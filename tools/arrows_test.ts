@@ -25,14 +25,16 @@ Deno.test("checkArrows() accepts a repository that keeps every rule", () => {
     "session/session.ts": importing("../transport/connection.ts", "../errors.ts"),
     "session/mod.ts": 'export { Session } from "./session.ts";\n',
     "pubsub/topics.ts": importing("../session/mod.ts"),
-    "moq/track.ts": importing("../topics.ts"),
+    "moq/track.ts": importing("../pubsub/topics.ts"),
+    "brokers/redis/broker.ts": importing("../../pubsub/topics.ts"),
     "manager/manager.ts": importing("../session/session.ts", "../transport/connection.ts"),
-    "telemetry/measures.ts": importing("../manager/manager.ts", "../pubsub/topics.ts"),
+    "server/metrics/measures.ts": importing("../../manager/manager.ts", "../../pubsub/topics.ts"),
+    "otel/otel.ts": importing("../server/metrics/measures.ts"),
     "server/origin.ts": importing("../errors.ts"),
     "server/server.ts": importing(
       "../pubsub/topics.ts",
       "../manager/manager.ts",
-      "../telemetry/measures.ts",
+      "./metrics/measures.ts",
       "../transport/websocket_server.ts",
       "./origin.ts",
       "npm:zod@4",
@@ -99,8 +101,8 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
       "client/a.ts": "",
     },
     [
-      "server.ts:1 server may import errors, base, transport, session, pubsub, manager, telemetry, moq, " +
-      "server; received testing/b.ts (testing)",
+      "server.ts:1 server may import errors, base, transport, session, pubsub, manager, server, moq; " +
+      "received testing/b.ts (testing)",
     ],
   ],
   [
@@ -115,8 +117,16 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
       "client/a.ts:1 client may import errors, base, transport, session, client; " +
       "received server.ts (server)",
       "client/a.ts:1 browsers load this file (client.ts > client/a.ts), and it imports server.ts",
-      "server/x.ts:1 server may import errors, base, transport, session, pubsub, manager, telemetry, moq, " +
-      "server; received client/a.ts (client)",
+      "server/x.ts:1 server may import errors, base, transport, session, pubsub, manager, server, moq; " +
+      "received client/a.ts (client)",
+    ],
+  ],
+  [
+    "a core that imports a wing",
+    { "pubsub/a.ts": importing("../brokers/redis/b.ts"), "brokers/redis/b.ts": "" },
+    [
+      "pubsub/a.ts:1 pubsub may import errors, base, transport, session, pubsub; " +
+      "received brokers/redis/b.ts (brokers)",
     ],
   ],
   [

@@ -52,7 +52,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "server/workers/worker_node.ts",
   "server/workers/workers.ts",
   "session/session_settings.ts",
-  "telemetry/otel.ts",
+  "otel/otel.ts",
   "testing/turns.ts",
   "transport/certificate/dev_certificate.ts",
   "transport/h3/client.ts",

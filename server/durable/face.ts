@@ -46,7 +46,7 @@ import {
   type StreamPage,
   type StreamRead,
 } from "../../pubsub/logs/stream_logs.ts";
-import type { HttpFaceStats } from "../../telemetry/measures.ts";
+import type { HttpFaceStats } from "../metrics/measures.ts";
 import { BrokerError, LimitError } from "../../errors.ts";
 import { startTimer } from "../../base/wait.ts";
 import type { RequestInfo } from "../../transport/address.ts";

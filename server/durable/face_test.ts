@@ -7,7 +7,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { serve, Server } from "../server.ts";
-import { prometheusText } from "../../telemetry/prometheus.ts";
+import { prometheusText } from "../metrics/prometheus.ts";
 import type { DurableStreamsOptions } from "./options.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { type Broker, type BrokerSubscription, countedBytes } from "../../pubsub/broker.ts";

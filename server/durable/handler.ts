@@ -13,7 +13,7 @@ import type { OptionKinds } from "../../base/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { proxyRule } from "../../base/owners.ts";
 import { Quotas } from "../../base/shares.ts";
-import type { HttpFaceStats } from "../../telemetry/measures.ts";
+import type { HttpFaceStats } from "../metrics/measures.ts";
 import { peerAddress, type RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
 

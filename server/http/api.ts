@@ -38,8 +38,8 @@ import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import { type Invalid, type StandardSchema, validate } from "../../base/standard_schema.ts";
 import { settlesWithin, waitFor } from "../../base/wait.ts";
 import { BrokerError, TimeoutError, UnsupportedError } from "../../errors.ts";
-import type { HttpFaceStats } from "../../telemetry/measures.ts";
-import type { ServerHealth } from "../../telemetry/endpoint.ts";
+import type { HttpFaceStats } from "../metrics/measures.ts";
+import type { ServerHealth } from "../metrics/endpoint.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
 

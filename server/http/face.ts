@@ -7,7 +7,7 @@ import { refusalHeaders } from "../session_request.ts";
 import { Accounts } from "../../manager/accounts.ts";
 import { checkRate, type Rate } from "../../base/token_bucket.ts";
 import { within } from "../../base/wait.ts";
-import type { HttpFaceStats } from "../../telemetry/measures.ts";
+import type { HttpFaceStats } from "../metrics/measures.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { AuthenticationError, LimitError } from "../../errors.ts";
 import { decide, DecisionFault } from "../../base/decision.ts";

@@ -14,7 +14,7 @@ import { outside, platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { decide } from "../../base/decision.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, TimeoutError } from "../../errors.ts";
-import type { HttpFaceStats } from "../../telemetry/measures.ts";
+import type { HttpFaceStats } from "../metrics/measures.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { isFromThisMachine } from "../../transport/origins.ts";
 import { pathBelow } from "../../transport/url.ts";

@@ -23,7 +23,7 @@ import { clip, clipped, MAX_PAYLOAD_LENGTH, payloadText } from "./shown.ts";
 import { Traffic, type TrafficAnswer } from "./traffic.ts";
 import type { DurableStreams, StreamActivity } from "../durable/streams.ts";
 import type { QuotaStats } from "../../base/shares.ts";
-import type { HttpFaceStats, WebTransportStats } from "../../telemetry/measures.ts";
+import type { HttpFaceStats, WebTransportStats } from "../metrics/measures.ts";
 import type { SessionManager } from "../../manager/session_manager.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Presence } from "../../pubsub/presence/presence.ts";

@@ -1,7 +1,7 @@
 /** Questions of a page to the nodes, and the answers: plain objects for JSON. */
 import type { TrafficAnswer } from "./traffic.ts";
 import type { QuotaStats } from "../../base/shares.ts";
-import type { HttpFaceStats, WebTransportStats } from "../../telemetry/measures.ts";
+import type { HttpFaceStats, WebTransportStats } from "../metrics/measures.ts";
 import type { ManagerStats } from "../../manager/stats.ts";
 import type { BrokerStats } from "../../pubsub/broker.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";

@@ -2,8 +2,8 @@
 import { textOf } from "../../base/error_text.ts";
 import type { DrainReport } from "../../manager/drain.ts";
 import type { SessionCloseOptions } from "../../session/types.ts";
-import type { ServerHealth } from "../../telemetry/endpoint.ts";
-import type { Measure } from "../../telemetry/measures.ts";
+import type { ServerHealth } from "../metrics/endpoint.ts";
+import type { Measure } from "../metrics/measures.ts";
 
 /** The UDP socket of WebTransport, as other workers tell their clients. */
 export interface UdpFacts {

@@ -6,7 +6,13 @@ import type { EngineClock } from "../clock.ts";
 import type { Link } from "../link.ts";
 import { Fifo, type WaitingBudget } from "../../../pubsub/engine_flow.ts";
 import type { AppendLogOptions, LogRecord } from "../../../pubsub/logs/log.ts";
-import { isBeyond, keptOf, logKind, recordBytes, type WholeLog } from "../../../pubsub/logs/rules.ts";
+import {
+  isBeyond,
+  keptOf,
+  logKind,
+  recordBytes,
+  type WholeLog,
+} from "../../../pubsub/logs/rules.ts";
 import type { DueIndex } from "./due_index.ts";
 import {
   encodedBytes,

@@ -1,5 +1,5 @@
 /** Leaks: parts that were closed leave nothing behind. */
-import { measuresOf } from "../../../telemetry/prometheus.ts";
+import { measuresOf } from "../../../server/metrics/prometheus.ts";
 import { GUEST } from "../cluster/tour/holds.ts";
 import type { Invariant } from "../facts.ts";
 

@@ -1,5 +1,5 @@
 /** An inspector that follows a session: all recordings end once no page asks any more. */
-import { measuresOf } from "../../../../telemetry/prometheus.ts";
+import { measuresOf } from "../../../../server/metrics/prometheus.ts";
 import { internals } from "../../../../session/session.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Audit, Expect } from "./audit.ts";

@@ -19,7 +19,7 @@ import {
   serverMeasures,
   sessionMeasures,
   topicMeasures,
-} from "./measures.ts";
+} from "../server/metrics/measures.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { CloseCode, type CloseInfo, RequestError } from "../errors.ts";
 import type { SessionManager } from "../manager/mod.ts";

@@ -1,11 +1,11 @@
 /** The paths at which a server reports metrics and health. */
-import { outside, type Runtime } from "../base/runtime.ts";
-import { DecisionFault } from "../base/decision.ts";
-import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
+import { outside, type Runtime } from "../../base/runtime.ts";
+import { DecisionFault } from "../../base/decision.ts";
+import { DEFAULT_MAX_SESSIONS } from "../../manager/limits.ts";
 import type { Measure } from "./measures.ts";
 import type { MeasuredServer } from "./prometheus.ts";
-import type { RequestInfo } from "../transport/address.ts";
-import { isFromThisMachine } from "../transport/origins.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+import { isFromThisMachine } from "../../transport/origins.ts";
 
 /** Options for the metrics and the health of a server. */
 export interface MetricsOptions {

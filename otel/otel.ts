@@ -44,7 +44,7 @@ import {
   trace,
   type Tracer,
 } from "@opentelemetry/api";
-import type { CountedServer, CountedTopics, HttpFaceStats, WebTransportStats } from "./measures.ts";
+import type { CountedServer, CountedTopics, HttpFaceStats, WebTransportStats } from "../server/metrics/measures.ts";
 import type { Topics } from "../pubsub/mod.ts";
 import {
   type CountedManager,

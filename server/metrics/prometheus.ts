@@ -8,9 +8,9 @@ import {
   topicMeasures,
   type WebTransportStats,
 } from "./measures.ts";
-import type { QuotaStats } from "../base/shares.ts";
-import type { SessionManager } from "../manager/mod.ts";
-import type { Topics } from "../pubsub/mod.ts";
+import type { QuotaStats } from "../../base/shares.ts";
+import type { SessionManager } from "../../manager/mod.ts";
+import type { Topics } from "../../pubsub/mod.ts";
 
 /** Content type of {@linkcode prometheusText}'s text. */
 export const PROMETHEUS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";

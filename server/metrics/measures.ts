@@ -1,8 +1,8 @@
 /** The metrics of sessions, topics and brokers: one list for OpenTelemetry and for Prometheus. */
-import type { QuotaStats } from "../base/shares.ts";
-import type { ManagerStats } from "../manager/mod.ts";
-import type { BrokerStats, BrokerStatus, TopicsStats } from "../pubsub/mod.ts";
-import type { QuicHandshakeStats } from "../transport/h3/server.ts";
+import type { QuotaStats } from "../../base/shares.ts";
+import type { ManagerStats } from "../../manager/mod.ts";
+import type { BrokerStats, BrokerStatus, TopicsStats } from "../../pubsub/mod.ts";
+import type { QuicHandshakeStats } from "../../transport/h3/server.ts";
 
 /** The counters of topics and of their broker. */
 export interface CountedTopics {
