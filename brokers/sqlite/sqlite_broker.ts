@@ -21,7 +21,7 @@ import {
   type Publication,
   type ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
-import { LocalListeners, Pace } from "../../pubsub/engine_flow.ts";
+import { LocalListeners, Pace } from "../../pubsub/engine/flow.ts";
 import type { BrokerLogs, LogPage, LogRecord, ReadLogOptions } from "../../pubsub/logs/log.ts";
 import { logTopic, recordBytes } from "../../pubsub/logs/rules.ts";
 import { Tags } from "../../pubsub/tag.ts";

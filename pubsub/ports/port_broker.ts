@@ -17,7 +17,7 @@ import {
   type Publication,
   type PublicationListener,
 } from "../broker.ts";
-import { Listeners, Pace } from "../engine_flow.ts";
+import { Listeners, Pace } from "../engine/flow.ts";
 import type { BrokerLogs, LogRecord } from "../logs/log.ts";
 import { recordBytes } from "../logs/rules.ts";
 import { type Batch, PortLink } from "./link.ts";

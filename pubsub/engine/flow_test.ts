@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import { platformRuntime } from "../base/runtime.ts";
-import { Fifo, Pace, WaitingBudget } from "./engine_flow.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import { Fifo, Pace, WaitingBudget } from "./flow.ts";
 
 Deno.test("Fifo returns items in order, for any way of filling", () => {
   const queue = new Fifo<number>();

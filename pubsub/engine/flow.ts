@@ -1,6 +1,6 @@
 /** Publications between this node and an engine: queues, bounds, and the work of one turn. */
-import type { Runtime } from "../base/runtime.ts";
-import type { BrokerSubscription, Publication, PublicationListener } from "./broker.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import type { BrokerSubscription, Publication, PublicationListener } from "../broker.ts";
 
 /**
  * First in, first out, with access to every item. Removal of the first item takes constant time on
