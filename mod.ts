@@ -136,7 +136,7 @@ export type {
 export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
 export type { DurableStreams } from "./server/durable/streams.ts";
 export type { DurableStreamWriter } from "./server/durable/writer.ts";
-export type { AuthorizationContext } from "./server/http/face.ts";
+export type { AuthorizationContext } from "./server/http/guard.ts";
 export type { WebTransportServeOptions } from "./server/webtransport_options.ts";
 export {
   type Contract,

@@ -49,7 +49,7 @@ export {
 export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
 export type { DurableStreams } from "./server/durable/streams.ts";
 export type { DurableStreamWriter } from "./server/durable/writer.ts";
-export type { AuthorizationContext } from "./server/http/face.ts";
+export type { AuthorizationContext } from "./server/http/guard.ts";
 export type { SessionInfo } from "./server/users.ts";
 export type {
   WebTransportServeOptions,

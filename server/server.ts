@@ -42,7 +42,7 @@ import { DurableStreams } from "./durable/streams.ts";
 import { tellFault } from "../base/decision.ts";
 import type { ValueOf } from "./guest.ts";
 import type { ApiParts } from "./http/api.ts";
-import type { FaceParts, HttpFace } from "./http/face.ts";
+import type { HttpFace, HttpGuardParts } from "./http/guard.ts";
 import { RequestGate } from "./http/gate.ts";
 import type { Inspector } from "./inspector/inspector.ts";
 import type { InspectorOptions } from "./inspector/options.ts";
@@ -761,7 +761,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /** Services for HTTP faces. */
-  #faceParts(): FaceParts {
+  #faceParts(): HttpGuardParts {
     return {
       runtime: this.#runtime,
       gate: this.#gate,

@@ -2,7 +2,7 @@
 import { HISTORY_BOUNDS } from "../pubsub/topics.ts";
 import type { MetricsOptions } from "./metrics/endpoint.ts";
 
-import type { AuthorizationContext } from "./http/face.ts";
+import type { AuthorizationContext } from "./http/guard.ts";
 import type { InspectorOptions } from "./inspector/options.ts";
 import { DURABLE_STREAMS, type DurableStreamsOptions } from "./durable/options.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";

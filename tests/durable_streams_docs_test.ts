@@ -55,7 +55,7 @@ Deno.test("the page of durable streams names every code, action and bound", asyn
   const { DURABLE_STREAMS } = await import("../server/durable/options.ts");
   for (const option of Object.keys(DURABLE_STREAMS)) assert(page.includes(`\`${option}`), option);
   const codes = new Set<string>();
-  const files = ["durable/face", "durable/records", "durable/request", "http/body", "http/face"];
+  const files = ["durable/face", "durable/records", "durable/request", "http/body", "http/guard"];
   for (const file of [...files, "http/problem"]) {
     const source = await Deno.readTextFile(new URL(`server/${file}.ts`, ROOT));
     const made = /(?:\bcode: |\b(?:badRequest|conflict)\(\s*)"([a-z-]+)"/g;

@@ -870,7 +870,7 @@ const WRITES: readonly (readonly [status: number, path: string, init: RequestIni
 const HTTP: readonly Row[] = [
   ...WRITES.map(([status, path, init]): Row => ({
     name: `writes to ${path} with the answer ${status}`,
-    quota: "server/http/face.ts",
+    quota: "server/http/guard.ts",
     bound: 2,
     async open(room) {
       const face = { maxRequests: 2, authorize: () => true };

@@ -22,12 +22,12 @@ import {
 } from "./request.ts";
 import { cursorAt, eventHeaders, EventStreams } from "./sse.ts";
 import {
-  Face,
-  type FaceParts,
-  type FaceRequest,
+  type GuardedRequest,
   type HttpFace,
+  HttpGuard,
+  type HttpGuardParts,
   isInternalName,
-} from "../http/face.ts";
+} from "../http/guard.ts";
 import { methodNotAllowed, Problem, refusedBy, tooMany } from "../http/problem.ts";
 import type { Owner } from "../../base/owners.ts";
 import type { LogInfo, LogOverShare, LogProducer, LogRecord } from "../../pubsub/logs/log.ts";
@@ -111,7 +111,7 @@ const MAX_HEADER_LENGTH = 1_024;
 const RETRY_MS = 5_000;
 
 /** Parts of the server that durable streams use. */
-export interface DurableFaceParts extends FaceParts {
+export interface DurableFaceParts extends HttpGuardParts {
   readonly logs: StreamLogs;
   readonly origins: OriginRules;
   /** Most bytes of a message, if sessions of this server can read the records. */
@@ -129,7 +129,7 @@ const REFUSED_READERS = {
 /** Facts of a stream that never change. */
 type KnownStream = Pick<LogInfo, "identity" | "contentType">;
 
-type Asked = FaceRequest<DurableStreamAction>;
+type Asked = GuardedRequest<DurableStreamAction>;
 
 /**
  * Durable streams over HTTP.
@@ -140,7 +140,7 @@ type Asked = FaceRequest<DurableStreamAction>;
  * - **Bounds:** each limit of the options. A refused request is counted.
  */
 export class DurableFace implements HttpFace {
-  readonly #face: Face<DurableStreamAction>;
+  readonly #guard: HttpGuard<DurableStreamAction>;
   readonly #parts: DurableFaceParts;
   readonly #options: DurableStreamsOptions;
   readonly #limits: DurableStreamsLimits;
@@ -178,7 +178,7 @@ export class DurableFace implements HttpFace {
       streamShares: streamShares(options),
     });
     parts.quotas.add("durableStreams.maxStreams", this.#kept);
-    this.#face = new Face({
+    this.#guard = new HttpGuard({
       ...parts.origins,
       name: "durableStreams",
       path: options.path,
@@ -202,7 +202,7 @@ export class DurableFace implements HttpFace {
   get stats(): HttpFaceStats {
     const { stalled } = this.#events;
     return {
-      ...this.#face.stats,
+      ...this.#guard.stats,
       readers: { ...this.#readers },
       limited: { ...this.#refused, stalled },
     };
@@ -216,7 +216,7 @@ export class DurableFace implements HttpFace {
    * @returns The response. Never rejects.
    */
   fetch(request: Request, info: RequestInfo): Promise<Response> {
-    return this.#face.answer(request, info, async (asked) => {
+    return this.#guard.answer(request, info, async (asked) => {
       try {
         return await this.#route(asked);
       } catch (error) {
@@ -235,7 +235,7 @@ export class DurableFace implements HttpFace {
 
   #route(asked: Asked): Promise<Response> {
     const { request } = asked;
-    const path = this.#face.pathOf(request.url);
+    const path = this.#guard.pathOf(request.url);
     if (path === undefined) throw missing();
     if (!METHODS.includes(request.method)) throw methodNotAllowed(request.method, METHODS);
     const id = readId(path);

@@ -1,6 +1,6 @@
 /** Options of durable streams and of answers, with the checks that run before the rest loads. */
 import type { CreateDurableStreamOptions, ReadDurableStreamOptions } from "./node_streams.ts";
-import type { AuthorizationContext } from "../http/face.ts";
+import type { AuthorizationContext } from "../http/guard.ts";
 import { outside, type Runtime } from "../../base/runtime.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Rate } from "../../base/token_bucket.ts";

@@ -1,5 +1,5 @@
 /** The parts of durable streams on one server, loaded once a server needs these. */
-import type { FaceParts } from "../http/face.ts";
+import type { HttpGuardParts } from "../http/guard.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
@@ -25,7 +25,7 @@ export interface PartsOptions {
   /** Serves the streams over HTTP; absent for streams of sessions alone. */
   readonly http: DurableStreamsOptions | undefined;
   readonly origins: OriginRules;
-  readonly face: FaceParts;
+  readonly face: HttpGuardParts;
   readonly maxMessageBytes: number;
   readonly answers: AnswerLimits;
   /** Tells whose places a session takes. */

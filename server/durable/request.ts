@@ -1,5 +1,5 @@
 /** The parts of a request for a durable stream: id, query and headers, each checked. */
-import { internal } from "../http/face.ts";
+import { internal } from "../http/guard.ts";
 import { Problem } from "../http/problem.ts";
 import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import type { LogProducer } from "../../pubsub/logs/log.ts";

@@ -9,13 +9,13 @@ import {
   type ReplyOf,
 } from "./api_operations.ts";
 import {
-  Face,
-  type FaceParts,
-  type FaceRequest,
+  type GuardedRequest,
   type HttpFace,
+  HttpGuard,
+  type HttpGuardParts,
   internal,
   isInternalName,
-} from "./face.ts";
+} from "./guard.ts";
 import { membersOf, missingSince } from "./history_pages.ts";
 import { IdempotencyKeys } from "./idempotency.ts";
 import { openApi } from "./openapi.ts";
@@ -59,7 +59,7 @@ const PRIVATE_PREFIXES = [PRESENCE_PREFIX, INTERNAL_PREFIX, STREAM_PREFIX];
 const MAX_PAGE_BYTES = 1_048_576;
 
 /** Parts of the server that the API uses. */
-export interface ApiParts extends FaceParts {
+export interface ApiParts extends HttpGuardParts {
   readonly topics: Topics;
   readonly presence: Presence;
   readonly users: Pick<Users, "send" | "sessions" | "disconnect" | "disconnectSession">;
@@ -113,7 +113,7 @@ const decoder = new TextDecoder("utf-8", { fatal: true });
  */
 export class Api implements HttpFace {
   readonly #parts: ApiParts;
-  readonly #face: Face<ApiAction>;
+  readonly #guard: HttpGuard<ApiAction>;
   readonly #maxBodyBytes: number;
   readonly #maxPublications: number;
   readonly #keys: IdempotencyKeys;
@@ -164,7 +164,7 @@ export class Api implements HttpFace {
     this.#parts = parts;
     this.#maxBodyBytes = limits.maxBodyBytes;
     this.#maxPublications = limits.maxPublications;
-    this.#face = new Face({
+    this.#guard = new HttpGuard({
       ...origins,
       name: "api",
       path,
@@ -198,19 +198,19 @@ export class Api implements HttpFace {
   /** Counters of requests. */
   get stats(): HttpFaceStats {
     const { readers: sse, stalled } = this.#events;
-    return { ...this.#face.stats, readers: { sse }, limited: { stalled } };
+    return { ...this.#guard.stats, readers: { sse }, limited: { stalled } };
   }
 
   /** Answers a request; never rejects. */
   fetch(request: Request, info: RequestInfo): Promise<Response> {
-    return this.#face.answer(request, info, (asked) => this.#answer(asked));
+    return this.#guard.answer(request, info, (asked) => this.#answer(asked));
   }
 
-  async #answer(asked: FaceRequest<ApiAction>): Promise<Response> {
+  async #answer(asked: GuardedRequest<ApiAction>): Promise<Response> {
     const { request, authorize, readBody } = asked;
     const { pathname, searchParams } = new URL(request.url);
     const { method } = request;
-    const { name, operation, text } = routeOf(this.#face.pathOf(request.url)!, method);
+    const { name, operation, text } = routeOf(this.#guard.pathOf(request.url)!, method);
     const { verb, action } = operation;
     const id = operation.parameter === undefined
       ? ""
@@ -242,7 +242,7 @@ export class Api implements HttpFace {
   }
 
   #follow(
-    { request, owner }: FaceRequest<ApiAction>,
+    { request, owner }: GuardedRequest<ApiAction>,
     topic: string,
     { last, lastEventId }: QueryOf<"follow">,
   ): Promise<Response> {
@@ -493,7 +493,7 @@ function jsonOf({ headers }: Request, bytes: Uint8Array): unknown {
 /** Asks for the permission of each topic of a batch, once. */
 async function authorizeEach(
   { publications }: BodyOf<"publishBatch">,
-  authorize: FaceRequest<ApiAction>["authorize"],
+  authorize: GuardedRequest<ApiAction>["authorize"],
 ): Promise<void> {
   const topics = new Set(publications.map(({ topic }) => topic));
   for (const topic of topics) if (topic.startsWith(INTERNAL_PREFIX)) throw internal();

@@ -1,6 +1,6 @@
 /** Topics as server-sent events, for `EventSource`: new publications, and those of a history. */
 import { EVENT_HEADERS, EventBodies, writeEvent } from "./event_bodies.ts";
-import type { FaceParts, FaceRequest } from "./face.ts";
+import type { GuardedRequest, HttpGuardParts } from "./guard.ts";
 import { membersOf, missingSince } from "./history_pages.ts";
 import { Problem } from "./problem.ts";
 import type { Quota } from "../../base/shares.ts";
@@ -76,7 +76,7 @@ interface Source {
 }
 
 /** Options for {@linkcode TopicEvents}. */
-export interface TopicEventsOptions extends Pick<FaceParts, "runtime" | "gate" | "quotas"> {
+export interface TopicEventsOptions extends Pick<HttpGuardParts, "runtime" | "gate" | "quotas"> {
   readonly topics: Topics;
   /** Most readers of this node. */
   readonly maxReaders: number;
@@ -88,7 +88,7 @@ export interface TopicEventsOptions extends Pick<FaceParts, "runtime" | "gate" |
 type SourceOptions = Pick<TopicEventsOptions, "runtime" | "topics">;
 
 /** A request for events. */
-export interface FollowRequest extends Pick<FaceRequest<string>, "owner"> {
+export interface FollowRequest extends Pick<GuardedRequest<string>, "owner"> {
   readonly topic: string;
   /** Number of newest publications to begin with, unless `lastEventId` is given. */
   readonly last: number;

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { Face, type FaceOptions, type FaceRequest } from "./face.ts";
+import { type GuardedRequest, HttpGuard, type HttpGuardOptions } from "./guard.ts";
 import { RequestGate } from "./gate.ts";
 import { Problem } from "./problem.ts";
 import { DecisionFault } from "../../base/decision.ts";
@@ -11,13 +11,13 @@ import { pathBelow } from "../../transport/url.ts";
 
 type Action = "read" | "write";
 
-/** A face whose errors and users a test sees. */
-function faceOf(
-  options: Partial<FaceOptions<Action>> = {},
+/** A guard whose errors and users a test sees. */
+function guarded(
+  options: Partial<HttpGuardOptions<Action>> = {},
   identify: (request: Request) => Promise<string | undefined> = () => Promise.resolve(undefined),
 ) {
   const reports: string[] = [];
-  const face = new Face<Action>({
+  const guard = new HttpGuard<Action>({
     name: "notes",
     path: "/notes",
     methods: ["GET", "POST"],
@@ -31,7 +31,7 @@ function faceOf(
     addressOf: (_request, { remoteAddr }) => (remoteAddr as Deno.NetAddr | undefined)?.hostname,
     report: (what, error) => void reports.push(`${what}: ${error}`),
   });
-  return { face, reports };
+  return { guard, reports };
 }
 
 const LOOPBACK = from("127.0.0.1");
@@ -42,15 +42,15 @@ function from(hostname: string): { remoteAddr: Deno.NetAddr } {
 
 /** Asks for one action, by GET unless a method is given. */
 async function ask(
-  { face }: { readonly face: Face<Action> },
+  { guard }: { readonly guard: HttpGuard<Action> },
   init: RequestInit & { readonly from?: { remoteAddr: Deno.NetAddr }; readonly url?: string } = {},
-  handle: (asked: FaceRequest<Action>) => Promise<Response> = async ({ authorize }) => {
+  handle: (asked: GuardedRequest<Action>) => Promise<Response> = async ({ authorize }) => {
     await authorize("read", "mine");
     return new Response("hello");
   },
 ) {
   const { from = LOOPBACK, url = "http://localhost:8000/notes/mine", ...rest } = init;
-  const response = await face.answer(new Request(url, rest), from, handle);
+  const response = await guard.answer(new Request(url, rest), from, handle);
   const text = await response.text();
   const isProblem = response.headers.get("content-type") === "application/problem+json";
   return {
@@ -61,10 +61,10 @@ async function ask(
   };
 }
 
-Deno.test("Face() refuses malformed origins, hosts and rates", () => {
-  assertThrows(() => faceOf({ origins: ["example.com"] }), TypeError, "origins");
-  assertThrows(() => faceOf({ hosts: ["example.com:80"] }), TypeError, "hosts");
-  assertThrows(() => faceOf({ rate: { perSecond: 0 } }), RangeError, "notes.rate.perSecond");
+Deno.test("HttpGuard() refuses malformed origins, hosts and rates", () => {
+  assertThrows(() => guarded({ origins: ["example.com"] }), TypeError, "origins");
+  assertThrows(() => guarded({ hosts: ["example.com:80"] }), TypeError, "hosts");
+  assertThrows(() => guarded({ rate: { perSecond: 0 } }), RangeError, "notes.rate.perSecond");
 });
 
 Deno.test("pathBelow() finds the path of a face, and no path that only begins alike", () => {
@@ -82,15 +82,15 @@ Deno.test("pathBelow() finds the path of a face, and no path that only begins al
   for (const [url, rest] of cases) assertEquals(pathBelow(url, "/notes"), rest, url);
 });
 
-Deno.test("Face.answer() denies every action without authorize", async () => {
-  const closed = faceOf({ authorize: undefined });
+Deno.test("HttpGuard.answer() denies every action without authorize", async () => {
+  const closed = guarded({ authorize: undefined });
   const { status, code, text } = await ask(closed);
   assertEquals([status, code], [403, "forbidden"]);
   assertMatch(text, /Cannot read: notes\.authorize must allow the action, received no authorize/);
 });
 
-Deno.test("Face.answer() opens a face on loopback alone, if its options say so", async () => {
-  const open = faceOf({ authorize: undefined, opensOnLoopback: true, hosts: ["notes.test"] });
+Deno.test("HttpGuard.answer() opens a face on loopback alone, if its options say so", async () => {
+  const open = guarded({ authorize: undefined, opensOnLoopback: true, hosts: ["notes.test"] });
   const header = (name: string, value: string) => ({ headers: { [name]: value } });
   const cases: [what: string, init: Parameters<typeof ask>[1], status: number][] = [
     ["this machine", {}, 200],
@@ -110,8 +110,8 @@ Deno.test("Face.answer() opens a face on loopback alone, if its options say so",
   }
 });
 
-Deno.test("Face.answer() opens a face on loopback for no page that only * allows", async () => {
-  const open = faceOf({
+Deno.test("HttpGuard.answer() opens a face on loopback for no page that only * allows", async () => {
+  const open = guarded({
     authorize: undefined,
     opensOnLoopback: true,
     origins: ["*", "null", "https://app.example"],
@@ -126,9 +126,9 @@ Deno.test("Face.answer() opens a face on loopback for no page that only * allows
   }
 });
 
-Deno.test("Face.answer() gives authorize the request, the user, the action and the id", async () => {
+Deno.test("HttpGuard.answer() gives authorize the request, the user, the action and the id", async () => {
   const asked: unknown[] = [];
-  const face = faceOf({
+  const face = guarded({
     authorize: ({ request, user, action, id, signal }) => {
       asked.push([request.method, user, action, id, signal.aborted]);
       return id === "mine";
@@ -148,9 +148,9 @@ Deno.test("Face.answer() gives authorize the request, the user, the action and t
   ]);
 });
 
-Deno.test("Face.answer() identifies a request once, and only for authorize", async () => {
+Deno.test("HttpGuard.answer() identifies a request once, and only for authorize", async () => {
   let calls = 0;
-  const face = faceOf({}, () => Promise.resolve(`user ${++calls}`));
+  const face = guarded({}, () => Promise.resolve(`user ${++calls}`));
   await ask(face, {}, async ({ authorize }) => {
     await authorize("read", "one");
     await authorize("read", "two");
@@ -160,8 +160,8 @@ Deno.test("Face.answer() identifies a request once, and only for authorize", asy
   assertEquals(calls, 1);
 });
 
-Deno.test("FaceRequest.owner has the user once a request is authorized", async () => {
-  const face = faceOf({}, () => Promise.resolve("ann"));
+Deno.test("GuardedRequest.owner has the user once a request is authorized", async () => {
+  const face = guarded({}, () => Promise.resolve("ann"));
   const users: (string | undefined)[] = [];
   await ask(face, { from: from("192.0.2.1") }, async (asked) => {
     users.push(asked.owner.user);
@@ -172,16 +172,16 @@ Deno.test("FaceRequest.owner has the user once a request is authorized", async (
   assertEquals(users, [undefined, "ann"]);
 });
 
-Deno.test("Face.answer() counts other values than true as a denial", async () => {
+Deno.test("HttpGuard.answer() counts other values than true as a denial", async () => {
   for (const answer of [undefined, 1, "yes", {}, null]) {
-    const face = faceOf({ authorize: () => answer as boolean });
+    const face = guarded({ authorize: () => answer as boolean });
     assertEquals((await ask(face)).status, 403, String(answer));
   }
 });
 
-Deno.test("Face.answer() lets authorize decide on a request that authenticate refuses", async () => {
+Deno.test("HttpGuard.answer() lets authorize decide on a request that authenticate refuses", async () => {
   const users: unknown[] = [];
-  const guest = faceOf(
+  const guest = guarded(
     { authorize: ({ user, action }) => users.push(user) > 0 && action === "read" },
     () => Promise.reject(new Refused(401, "Unknown token")),
   );
@@ -196,9 +196,9 @@ Deno.test("Face.answer() lets authorize decide on a request that authenticate re
   assertEquals(users, [undefined, undefined]);
 });
 
-Deno.test("Face.answer() answers 503 while users are unknown, and does not ask authorize", async () => {
+Deno.test("HttpGuard.answer() answers 503 while users are unknown, and does not ask authorize", async () => {
   const cause = new Error("the database is down");
-  const face = faceOf(
+  const face = guarded(
     { authorize: () => assert(false) as never },
     () => {
       const fault = DecisionFault.thrown("authenticate", cause);
@@ -213,9 +213,9 @@ Deno.test("Face.answer() answers 503 while users are unknown, and does not ask a
   ]);
 });
 
-Deno.test("Face.answer() reports an error of authorize or of the handler, and tells no details", async () => {
-  const failing = faceOf({ authorize: () => Promise.reject(new Error("secret")) });
-  const broken = faceOf();
+Deno.test("HttpGuard.answer() reports an error of authorize or of the handler, and tells no details", async () => {
+  const failing = guarded({ authorize: () => Promise.reject(new Error("secret")) });
+  const broken = guarded();
   for (
     const [face, answer, status, code] of [
       [failing, await ask(failing), 503, "unavailable"],
@@ -229,10 +229,10 @@ Deno.test("Face.answer() reports an error of authorize or of the handler, and te
   }
 });
 
-Deno.test("Face.answer() gives authorize ten seconds, and aborts its signal", async () => {
+Deno.test("HttpGuard.answer() gives authorize ten seconds, and aborts its signal", async () => {
   using time = new FakeTime();
   let aborted: AbortSignal | undefined;
-  const face = faceOf({
+  const face = guarded({
     authorize: ({ signal }) => {
       aborted = signal;
       return new Promise(() => {});
@@ -244,9 +244,9 @@ Deno.test("Face.answer() gives authorize ten seconds, and aborts its signal", as
   assertEquals([status, code, aborted?.aborted], [503, "unavailable", true]);
 });
 
-Deno.test("Face.answer() lets only trusted pages change something, and asks before the body", async () => {
-  const face = faceOf({ origins: ["https://app.example", "*", "null"] });
-  const strict = faceOf({ origins: ["https://app.example"] });
+Deno.test("HttpGuard.answer() lets only trusted pages change something, and asks before the body", async () => {
+  const face = guarded({ origins: ["https://app.example", "*", "null"] });
+  const strict = guarded({ origins: ["https://app.example"] });
   const cookie = "session=1";
   const host = "localhost:8000";
   const cases: [
@@ -288,8 +288,8 @@ Deno.test("Face.answer() lets only trusted pages change something, and asks befo
   assertEquals([read.status, read.headers.get("access-control-allow-origin")], [200, null]);
 });
 
-Deno.test("Face.answer() tells pages of exact origins that they may use credentials, and others not", async () => {
-  const face = faceOf({
+Deno.test("HttpGuard.answer() tells pages of exact origins that they may use credentials, and others not", async () => {
+  const face = guarded({
     origins: ["https://app.example", "null", "*"],
     exposedHeaders: ["stream-offset"],
   });
@@ -305,8 +305,8 @@ Deno.test("Face.answer() tells pages of exact origins that they may use credenti
   assertEquals(headers.get("access-control-expose-headers"), "retry-after, stream-offset");
 });
 
-Deno.test("Face.answer() answers preflights by the rules, and never asks authorize", async () => {
-  const face = faceOf({
+Deno.test("HttpGuard.answer() answers preflights by the rules, and never asks authorize", async () => {
+  const face = guarded({
     authorize: () => assert(false) as never,
     origins: ["https://app.example"],
     requestHeaders: ["idempotency-key"],
@@ -327,14 +327,14 @@ Deno.test("Face.answer() answers preflights by the rules, and never asks authori
   assertEquals([plain.status, plain.headers.get("allow")], [204, "GET, POST, OPTIONS"]);
 });
 
-Deno.test("Face.answer() keeps responses from running, and from shared caches", async () => {
+Deno.test("HttpGuard.answer() keeps responses from running, and from shared caches", async () => {
   const typed = (type: string, caching?: string) => () =>
     Promise.resolve(
       new Response("x", {
         headers: { "content-type": type, ...(caching && { "cache-control": caching }) },
       }),
     );
-  const face = faceOf();
+  const face = guarded();
   const html = await ask(face, {}, typed("text/html"));
   assertEquals(html.headers.get("x-content-type-options"), "nosniff");
   assertEquals(html.headers.get("content-security-policy"), "sandbox");
@@ -357,21 +357,21 @@ Deno.test("Face.answer() keeps responses from running, and from shared caches", 
     const { headers } = await ask(face, {}, typed(type));
     assertEquals(headers.get("content-disposition"), disposition, type);
   }
-  const caching = async (face: ReturnType<typeof faceOf>, directives: string) =>
+  const caching = async (face: ReturnType<typeof guarded>, directives: string) =>
     (await ask(face, {}, typed("text/plain", directives))).headers.get("cache-control");
-  const shared = faceOf({ isPublic: true });
+  const shared = guarded({ isPublic: true });
   assertEquals(await caching(face, "max-age=60"), "private, max-age=60");
   assertEquals(await caching(shared, "max-age=60"), "public, max-age=60");
   assertEquals(await caching(shared, "no-store"), "no-store");
   assertEquals((await ask(shared)).headers.get("vary"), "Origin");
-  const problem = await ask(faceOf({ isPublic: true, authorize: () => false }));
+  const problem = await ask(guarded({ isPublic: true, authorize: () => false }));
   assertEquals(problem.headers.get("cache-control"), "no-store");
   assertEquals(problem.headers.get("x-content-type-options"), "nosniff");
 });
 
-Deno.test("Face.answer() has a rate for each network address", async () => {
+Deno.test("HttpGuard.answer() has a rate for each network address", async () => {
   using time = new FakeTime();
-  const face = faceOf({ rate: { perSecond: 1, burst: 2 } });
+  const face = guarded({ rate: { perSecond: 1, burst: 2 } });
   const statuses = async (address: string, times: number) => {
     const all = [];
     for (let i = 0; i < times; i++) all.push((await ask(face, { from: from(address) })).status);
@@ -386,11 +386,11 @@ Deno.test("Face.answer() has a rate for each network address", async () => {
   assertMatch(text, /Cannot answer: at most 1 requests a second per network address/);
   await time.tickAsync(1_000);
   assertEquals(await statuses("192.0.2.1", 1), [200]);
-  assertEquals(face.face.stats, { active: 0, answered: { 200: 5, 429: 3 } });
+  assertEquals(face.guard.stats, { active: 0, answered: { 200: 5, 429: 3 } });
 });
 
-Deno.test("Face.answer() asks for the address of a request once", async () => {
-  const asked = faceOf({ rate: { perSecond: 10 } });
+Deno.test("HttpGuard.answer() asks for the address of a request once", async () => {
+  const asked = guarded({ rate: { perSecond: 10 } });
   let reads = 0;
   const info = {
     get remoteAddr() {
@@ -406,19 +406,19 @@ Deno.test("Face.answer() asks for the address of a request once", async () => {
   assertEquals(reads, 1);
 });
 
-Deno.test("Face.answer() bounds the requests that are answered at once", async () => {
-  const face = faceOf({ maxRequests: 1 });
+Deno.test("HttpGuard.answer() bounds the requests that are answered at once", async () => {
+  const face = guarded({ maxRequests: 1 });
   const gate = Promise.withResolvers<Response>();
   const first = ask(face, {}, () => gate.promise);
   const second = await ask(face);
-  assertEquals([second.status, second.code, face.face.stats.active], [429, "too-many", 1]);
+  assertEquals([second.status, second.code, face.guard.stats.active], [429, "too-many", 1]);
   gate.resolve(new Response("done"));
   assertEquals((await first).status, 200);
   assertEquals((await ask(face)).status, 200);
 });
 
-Deno.test("Face.answer() leaves the places of requests that wait to those that change nothing", async () => {
-  const face = faceOf({ maxRequests: 1, maxWaiting: 2 });
+Deno.test("HttpGuard.answer() leaves the places of requests that wait to those that change nothing", async () => {
+  const face = guarded({ maxRequests: 1, maxWaiting: 2 });
   const gate = Promise.withResolvers<void>();
   let last = 0;
   const other = () => from(`192.0.2.${++last}`);
@@ -437,24 +437,24 @@ Deno.test("Face.answer() leaves the places of requests that wait to those that c
   assertEquals((await ask(face, { method: "POST" })).status, 200);
 });
 
-Deno.test("Face.answer() leaves half of the requests at once to other addresses", async () => {
-  const face = faceOf({ maxRequests: 200 });
+Deno.test("HttpGuard.answer() leaves half of the requests at once to other addresses", async () => {
+  const face = guarded({ maxRequests: 200 });
   const gate = Promise.withResolvers<Response>();
   const from = (hostname: string) => {
     const info = { remoteAddr: { transport: "tcp" as const, hostname, port: 1 } };
-    return face.face.answer(new Request("http://localhost/notes/a"), info, () => gate.promise);
+    return face.guard.answer(new Request("http://localhost/notes/a"), info, () => gate.promise);
   };
   const started = Array.from({ length: 150 }, () => from("192.0.2.1"));
   started.push(from("192.0.2.2"));
-  assertEquals(face.face.stats.active, 101);
+  assertEquals(face.guard.stats.active, 101);
   gate.resolve(new Response("done"));
   const statuses = (await Promise.all(started)).map(({ status }) => status);
   assertEquals([statuses.filter((status) => status === 429).length, statuses.at(-1)], [50, 200]);
-  assertEquals(face.face.stats.active, 0);
+  assertEquals(face.guard.stats.active, 0);
 });
 
-Deno.test("Face.answer() answers HEAD without a body, and ends the body", async () => {
-  const face = faceOf();
+Deno.test("HttpGuard.answer() answers HEAD without a body, and ends the body", async () => {
+  const face = guarded();
   let isCancelled = false;
   const body = new ReadableStream({ cancel: () => void (isCancelled = true) });
   const { status, text, headers } = await ask(
@@ -466,8 +466,8 @@ Deno.test("Face.answer() answers HEAD without a body, and ends the body", async 
   assertEquals(isCancelled, true);
 });
 
-Deno.test("FaceRequest.readBody() is bounded by the announced and by the received bytes", async () => {
-  const face = faceOf();
+Deno.test("GuardedRequest.readBody() is bounded by the announced and by the received bytes", async () => {
+  const face = guarded();
   const read = (init: RequestInit, maxBytes = 4) =>
     ask(face, { method: "POST", ...init }, async ({ readBody }) => {
       return new Response(await readBody(maxBytes));
@@ -490,12 +490,12 @@ Deno.test("FaceRequest.readBody() is bounded by the announced and by the receive
   assertEquals(lying.status, 413);
 });
 
-Deno.test("FaceRequest.readBody() returns bytes that keep no larger buffer in memory", async () => {
+Deno.test("GuardedRequest.readBody() returns bytes that keep no larger buffer in memory", async () => {
   const buffer = new Uint8Array(65_536);
   const bodyOf = (...sizes: number[]) =>
     ReadableStream.from(sizes.map((size) => buffer.subarray(0, size)));
   for (const body of [bodyOf(5), bodyOf(5, 7)]) {
-    const { text } = await ask(faceOf(), { method: "POST", body }, async ({ readBody }) => {
+    const { text } = await ask(guarded(), { method: "POST", body }, async ({ readBody }) => {
       const bytes = await readBody(100);
       return new Response(`${bytes.buffer.byteLength - bytes.length}`);
     });
@@ -503,9 +503,9 @@ Deno.test("FaceRequest.readBody() returns bytes that keep no larger buffer in me
   }
 });
 
-Deno.test("FaceRequest.readBody() refuses a body that never ends, and one that breaks off", async () => {
+Deno.test("GuardedRequest.readBody() refuses a body that never ends, and one that breaks off", async () => {
   using time = new FakeTime();
-  const face = faceOf({ bodyTimeoutMs: 5_000 });
+  const face = guarded({ bodyTimeoutMs: 5_000 });
   let isCancelled = false;
   const silent = new ReadableStream<Uint8Array<ArrayBuffer>>({
     cancel: () => void (isCancelled = true),

@@ -69,8 +69,8 @@ export interface AuthorizationContext<Action extends string = string> {
 /** Answer of an `authorize`: a yes, a no, or a yes to a caller whose name tells it from others. */
 type Permission = boolean | { readonly caller: string };
 
-/** Options of a {@linkcode Face}. */
-export interface FaceOptions<Action extends string> extends OriginRules {
+/** Options of a {@linkcode HttpGuard}. */
+export interface HttpGuardOptions<Action extends string> extends OriginRules {
   /** Name of the option of the server, for errors. */
   readonly name: string;
   /** Path of the face; requests for this path and below belong to the face. */
@@ -132,7 +132,7 @@ export interface FaceOptions<Action extends string> extends OriginRules {
 }
 
 /** Services of the server that a face uses. */
-export interface FaceParts {
+export interface HttpGuardParts {
   readonly runtime: Runtime;
   /** Tells when no request is admitted any longer, and when bodies are given up. */
   readonly gate: Pick<RequestGate, "stopped" | "cut">;
@@ -154,7 +154,7 @@ export interface FaceParts {
  *
  * @typeParam Action The actions of the face.
  */
-export interface FaceRequest<Action extends string> {
+export interface GuardedRequest<Action extends string> {
   readonly request: Request;
   /** The address of the peer. */
   readonly info: RequestInfo;
@@ -211,13 +211,13 @@ export interface HttpFace extends Partial<AsyncDisposable> {
  *
  * @example Usage
  * ```ts
- * import { Face } from "./face.ts";
+ * import { HttpGuard } from "./guard.ts";
  * import { RequestGate } from "./gate.ts";
  * import { platformRuntime } from "../../base/runtime.ts";
  * import { Quotas } from "../../base/shares.ts";
  * import { assertEquals } from "@std/assert";
  *
- * const face = new Face<"read">({
+ * const guard = new HttpGuard<"read">({
  *   name: "notes",
  *   path: "/notes",
  *   methods: ["GET"],
@@ -231,17 +231,17 @@ export interface HttpFace extends Partial<AsyncDisposable> {
  *   report() {},
  * });
  * const ask = (url: string) =>
- *   face.answer(new Request(url), {}, async ({ authorize }) => {
- *     await authorize("read", face.pathOf(url)!.slice(1));
+ *   guard.answer(new Request(url), {}, async ({ authorize }) => {
+ *     await authorize("read", guard.pathOf(url)!.slice(1));
  *     return new Response("hello");
  *   });
  * assertEquals((await ask("http://localhost/notes/mine")).status, 200);
  * assertEquals((await ask("http://localhost/notes/other")).status, 403);
  * ```
  */
-export class Face<Action extends string> {
-  readonly #options: FaceOptions<Action>;
-  readonly #parts: FaceParts;
+export class HttpGuard<Action extends string> {
+  readonly #options: HttpGuardOptions<Action>;
+  readonly #parts: HttpGuardParts;
   readonly #accounts: Accounts | undefined;
   readonly #answered = new Map<number, number>(); // Bounded by the statuses of the face.
   /** Requests under way that are allowed to change something. */
@@ -252,12 +252,12 @@ export class Face<Action extends string> {
   /**
    * Creates a guard.
    *
-   * @param options See {@linkcode FaceOptions}.
+   * @param options See {@linkcode HttpGuardOptions}.
    * @param parts Services of the server.
    * @throws {TypeError} If an origin or a host is malformed.
    * @throws {RangeError} If the rate is malformed.
    */
-  constructor(options: FaceOptions<Action>, parts: FaceParts) {
+  constructor(options: HttpGuardOptions<Action>, parts: HttpGuardParts) {
     checkOriginRules(options);
     const rate = checkRate(options.rate, `${options.name}.rate`);
     this.#options = options;
@@ -310,7 +310,7 @@ export class Face<Action extends string> {
   async answer(
     request: Request,
     info: RequestInfo,
-    handle: (asked: FaceRequest<Action>) => Response | Promise<Response>,
+    handle: (asked: GuardedRequest<Action>) => Response | Promise<Response>,
   ): Promise<Response> {
     const response = await this.#handled(request, info, handle);
     this.#protect(request, response.headers);
@@ -321,7 +321,7 @@ export class Face<Action extends string> {
   async #handled(
     request: Request,
     info: RequestInfo,
-    handle: (asked: FaceRequest<Action>) => Response | Promise<Response>,
+    handle: (asked: GuardedRequest<Action>) => Response | Promise<Response>,
   ): Promise<Response> {
     const { name, bodyTimeoutMs: timeoutMs = 30_000 } = this.#options;
     const { runtime, quotas: { owners }, addressOf, gate: { stopped, cut: signal } } = this.#parts;
