@@ -50,7 +50,7 @@ export const CLIENT_KINDS: {
     },
     connectAfter: "object",
     delivery: ["at-most-once", "at-least-once"],
-    endsOnRefusal: "boolean",
+    endOnRefusal: "boolean",
     life: objectWith("Life", "subscribe"),
     outbox: { maxBytes: POSITIVE, maxMessages: POSITIVE },
     token: "string or function or null",
@@ -71,7 +71,7 @@ export const CLIENT_KINDS: {
     parse: "function",
     signal: "AbortSignal",
   },
-  request: { ...WAIT, resend: "boolean" },
+  request: { ...WAIT, retry: "boolean" },
   "request stream": { ...STREAM, after: "string or null", id: "string or null" },
   subscribe: { ...HISTORY, onInvalid: "function", onRecovery: "function" },
 };

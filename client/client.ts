@@ -90,7 +90,7 @@ const FRESH_TOKEN_MS = 500;
  *   `status` was read or subscribed to, or there is an `onError` handler.
  * - **Refused:** after 4401 and 4403, and after 4400 as the answer to an attempt, the client rests
  *   with the status `refused`. Requests are rejected at once; subscriptions, loops and the outbox
- *   stay. {@linkcode Client.retryNow} tries again. With `endsOnRefusal` the client ends instead, and
+ *   stay. {@linkcode Client.retryNow} tries again. With `endOnRefusal` the client ends instead, and
  *   rejects loops and publications too.
  * - **Fresh token:** if `token` is a function, a 4401 is first followed by one more attempt. A
  *   refused client also tries again after the page or machine wakes up or comes back online.
@@ -101,7 +101,7 @@ const FRESH_TOKEN_MS = 500;
  *   continues in a new session.
  *
  * Messages in a connection that broke may be lost. Use `delivery: "at-least-once"` for messages
- * that must arrive, and `resend` for such requests.
+ * that must arrive, and `retry` for such requests.
  *
  * @typeParam C The contract.
  */
@@ -111,7 +111,7 @@ export class Client<C extends Contract = Contract>
   readonly status: StatusFeed<ClientStatus> = new StatusFeed<ClientStatus>({ name: "connecting" });
   /**
    * Resolves with the close of the last session once the client is closed, or refused with
-   * `endsOnRefusal`.
+   * `endOnRefusal`.
    */
   declare readonly closed: Promise<CloseInfo>;
 
@@ -292,12 +292,12 @@ export class Client<C extends Contract = Contract>
    *
    * @param topic The topic of the request.
    * @param data The data of the request.
-   * @param options Signal, timeout, and `resend` to repeat the request after a loss.
+   * @param options Signal, timeout, and `retry` to repeat the request after a loss.
    * @returns The reply.
    * @throws {RequestError} If the server replies with an error.
    * @throws {TimeoutError} If there is no reply in time.
    * @throws {SessionClosedError} If the session closed before the reply, so that the outcome is
-   * unknown, or if the client is closed or refused. With `resend`, if two sessions in a row closed
+   * unknown, or if the client is closed or refused. With `retry`, if two sessions in a row closed
    * because of the size of a message.
    */
   async request<T extends ContractTopic<C, "requests">>(
@@ -306,7 +306,7 @@ export class Client<C extends Contract = Contract>
     options: ClientRequestOptions = {},
   ): Promise<ContractReply<C, T>> {
     this.#check("request", options);
-    const { signal, resend = false } = options;
+    const { signal, retry = false } = options;
     const { timeoutMs = this.#settings.requestTimeoutMs } = options;
     const deadline = this.#runtime.now() + timeoutMs;
     const left = () => ({
@@ -319,7 +319,7 @@ export class Client<C extends Contract = Contract>
       try {
         return await session.request(topic, data, left());
       } catch (error) {
-        if (!resend || !(error instanceof SessionClosedError)) throw error;
+        if (!retry || !(error instanceof SessionClosedError)) throw error;
         // Another message may have been the one that is too large, but not twice in a row.
         if (isForSize(error.info) && ++refused > 1) throw error;
       }
@@ -461,13 +461,13 @@ export class Client<C extends Contract = Contract>
    * @typeParam T The topic: with a contract, one of those that go to clients.
    * @param topic The topic.
    * @param data The data. MUST NOT be changed before the server has it.
-   * @param options Signal, timeout, and `echo: false` to leave out this client. A publication that is
+   * @param options Signal, timeout, and `except: "self"` to leave out this client. A publication that is
    * aborted or timed out before a session took it, or while it waits for a rate, is not made.
    * @returns Resolves once the server has published the message.
    * @throws {RequestError} With code `forbidden`, if the server does not allow the publication; with
    * `too-many`, if a rate has no room within 30 s.
    * @throws {QueueFullError} If too many publications wait.
-   * @throws {UnsupportedError} If `echo` is false and the server cannot tell clients apart.
+   * @throws {UnsupportedError} If `except` is set and the server cannot tell clients apart.
    */
   async publish<T extends ContractTopic<C, "server">>(
     topic: T,
@@ -475,7 +475,7 @@ export class Client<C extends Contract = Contract>
     options: ClientPublishOptions = {},
   ): Promise<void> {
     this.#check("publish", options);
-    const { echo = true, ...wait } = options;
+    const { except, ...wait } = options;
     wait.signal?.throwIfAborted();
     const limited = (answer: Promise<void>) =>
       // One time for the connection and the answer.
@@ -485,7 +485,7 @@ export class Client<C extends Contract = Contract>
       return await this.#publications.publish(send, limited);
     }
     const answer = Promise.withResolvers<void>();
-    const entry = this.#keep("publish", topic, data, { answer, echo });
+    const entry = this.#keep("publish", topic, data, { answer, echo: except === undefined });
     // A publication that the caller gave up must not be made later.
     return await limited(answer.promise).finally(() => this.#outbox.withdraw(entry));
   }
@@ -675,7 +675,7 @@ export class Client<C extends Contract = Contract>
    * @returns The messages, checked against the contract.
    * @throws {TypeError} If there is an `onMessage` handler, or another loop runs.
    * @throws {QueueFullError} If the reader fell behind, and messages are missing.
-   * @throws {SessionClosedError} If the client gave up, or was refused with `endsOnRefusal`; `info`
+   * @throws {SessionClosedError} If the client gave up, or was refused with `endOnRefusal`; `info`
    * has code and reason.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
@@ -748,7 +748,7 @@ export class Client<C extends Contract = Contract>
   }
 
   async #run(): Promise<CloseInfo> {
-    const { connectAfter, endsOnRefusal = false } = this.#options;
+    const { connectAfter, endOnRefusal = false } = this.#options;
     const { signal } = this.#stop;
     try {
       if (connectAfter) await within(this.#runtime, connectAfter, { signal }).catch(() => {});
@@ -758,7 +758,7 @@ export class Client<C extends Contract = Contract>
         if (verdict === "closed" || verdict === "refused" || !wasReady) this.#report(info, verdict);
         if (verdict === "closed") return this.#finish("closed", info);
         if (verdict === "refused") {
-          if (endsOnRefusal) return this.#finish("refused", info);
+          if (endOnRefusal) return this.#finish("refused", info);
           await this.#rest(info);
         } else {
           const mayMove = this.#retryAt === 0 && !isOffline();

@@ -138,7 +138,7 @@ export interface ClientOptions<C extends Contract = Contract>
    *
    * @default {false}
    */
-  readonly endsOnRefusal?: boolean;
+  readonly endOnRefusal?: boolean;
   /** Request headers; Deno only: in a browser, a client with headers closes with a `TypeError`. */
   readonly headers?: HeadersInit;
   /**
@@ -256,5 +256,5 @@ export interface ClientRequestOptions extends WaitOptions {
    *
    * @default {false}
    */
-  readonly resend?: boolean;
+  readonly retry?: boolean;
 }

@@ -138,7 +138,7 @@ async function refused(options: ClientOptions = {}) {
   note("topic", Array.fromAsync(topic));
   note("ready", topic.ready);
   note("request", client.request("a"));
-  note("resend", client.request("a", 1, { resend: true, timeoutMs: Infinity }));
+  note("retry", client.request("a", 1, { retry: true, timeoutMs: Infinity }));
   note("connected", client.whenConnected());
   client.send("say", "first");
   assertEquals(await settled(client), "reconnecting");
@@ -152,7 +152,7 @@ Deno.test("Client keeps subscriptions, loops and its outbox while refused, idle 
   using time = new FakeTime();
   const { network, client, topic, asked, settledBy } = await refused();
   await using _ = client;
-  assertEquals(settledBy.splice(0).sort(), ["connected failed", "request failed", "resend failed"]);
+  assertEquals(settledBy.splice(0).sort(), ["connected failed", "request failed", "retry failed"]);
   await time.tickAsync(86_400_000);
   assertEquals(network.dials.length, 2, "no attempt of its own");
   client.send("say", "second");
@@ -189,17 +189,17 @@ Deno.test("Client.retryNow() rests again after another refusal, and close() ends
   assertEquals(network.dials.length, 3);
 });
 
-Deno.test("Client with endsOnRefusal ends at once, and rejects all that waits", async () => {
+Deno.test("Client with endOnRefusal ends at once, and rejects all that waits", async () => {
   using _time = new FakeTime();
   const network = new Network();
   network.answers.push(network.nobody, network.refuse(4403));
-  await using client = network.client({ endsOnRefusal: true, delivery: "at-least-once" });
+  await using client = network.client({ endOnRefusal: true, delivery: "at-least-once" });
   await using topic = client.subscribe("a");
   const waiting = [
     Array.fromAsync(client),
     Array.fromAsync(topic),
     client.request("a"),
-    client.request("a", 1, { resend: true, timeoutMs: Infinity }),
+    client.request("a", 1, { retry: true, timeoutMs: Infinity }),
     client.publish("a"),
     client.whenConnected(),
     topic.ready,

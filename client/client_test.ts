@@ -45,9 +45,9 @@ Deno.test("Client waits longer before each attempt, and afresh after a session t
   assert(late.name === "reconnecting" && late.attempt === 1 && late.delayMs === 250);
 });
 
-Deno.test("Client with endsOnRefusal throws the refusal in a loop after the earlier messages", async () => {
+Deno.test("Client with endOnRefusal throws the refusal in a loop after the earlier messages", async () => {
   const network = new Network({ onOpen: (session) => session.send("m", 1) });
-  await using client = network.client({ endsOnRefusal: true });
+  await using client = network.client({ endOnRefusal: true });
   const got: unknown[] = [];
   const loop = (async () => {
     for await (const { data } of client) got.push(data);
@@ -236,7 +236,7 @@ Deno.test("Client.request() waits for a session, and asks again only if told to"
     },
   });
   await using client = network.client();
-  const again = client.request("ask", 1, { resend: true });
+  const again = client.request("ask", 1, { retry: true });
   const once = assertRejects(() => client.request("ask"), SessionClosedError);
   await turns();
   network.cut();
@@ -252,7 +252,7 @@ Deno.test("Client.request() has one deadline over all attempts", async () => {
   network.answers.push(network.never);
   await using client = network.client();
   const waiting = [
-    assertRejects(() => client.request("ask", 1, { timeoutMs: 900, resend: true }), TimeoutError),
+    assertRejects(() => client.request("ask", 1, { timeoutMs: 900, retry: true }), TimeoutError),
     assertRejects(() => client.whenConnected({ timeoutMs: 900 }), TimeoutError, "the connection"),
   ];
   await turns();
@@ -266,7 +266,7 @@ Deno.test("Client.request() waits at most for its time again when the clock is s
   const runtime = Object.assign(platformRuntime(), { now: () => Date.now() + offsetMs });
   const network = new Network({ onMessage: () => new Promise(() => {}) });
   await using client = network.client({ runtime });
-  const options = { resend: true, timeoutMs: 900 };
+  const options = { retry: true, timeoutMs: 900 };
   const waiting = assertRejects(() => client.request("ask", 1, options), TimeoutError);
   await turns();
   offsetMs = -3_600_000;

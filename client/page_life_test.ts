@@ -405,7 +405,7 @@ Deno.test("A page that is left or reloaded counts as a loss: its user stays in t
   using time = new FakeTime();
   await using server = testServer({
     authenticate: ({ token }) => token ?? null,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authorize: () => true,
     rooms: ["room:{name}"],
     presenceGraceMs: 5_000,

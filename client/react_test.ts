@@ -377,7 +377,7 @@ Deno.test(
   "SkeinProvider connects to a new URL, and gives the newest token to each connection",
   async () => {
     const options = {
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authenticate: ({ token }: { token?: string | undefined }) => token ?? "guest",
     } as const;
     await using one = listen({
@@ -451,7 +451,7 @@ Deno.test("usePresence() lists the users of a room, with their data", async () =
     authorize: () => true,
     rooms: ["room:{name}"],
     presenceGraceMs: 0,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
   });
   const notices: unknown[] = [];
   await using ann = server.connect({
@@ -522,7 +522,7 @@ Deno.test("two providers of one client show the users of one room", async () => 
     authorize: () => true,
     rooms: ["room:{name}"],
     presenceGraceMs: 0,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
   });
   await using client = server.connect({ token: "ann" });
   await using bob = server.connect({ token: "bob" });
@@ -1048,7 +1048,7 @@ Deno.test("usePresence() leaves its room half a second after its last component,
     authorize: () => true,
     rooms: ["room:{name}"],
     presenceGraceMs: 60_000,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
   });
   await using ann = server.connect({ token: "ann" });
   await using bob = server.connect({ token: "bob" });

@@ -713,7 +713,7 @@ Deno.test("Client.subscribe() refuses invalid topics", async () => {
   assertThrows(() => client.subscribe("x".repeat(256)), RangeError, "Cannot subscribe");
 });
 
-Deno.test("Subscription ends with its client: normally when closed, with the cause of endsOnRefusal", async () => {
+Deno.test("Subscription ends with its client: normally when closed, with the cause of endOnRefusal", async () => {
   const network = new Network(services([]));
   const closed = network.client();
   const one = closed.subscribe("news");
@@ -721,7 +721,7 @@ Deno.test("Subscription ends with its client: normally when closed, with the cau
   await closed.close();
   assertEquals(await Array.fromAsync(one), []);
   network.answers.push(network.refuse(4403));
-  const refused = network.client({ endsOnRefusal: true });
+  const refused = network.client({ endOnRefusal: true });
   const other = refused.subscribe("news");
   await assertRejects(() => other.ready, SessionClosedError, "4403");
   await assertRejects(() => Array.fromAsync(other), SessionClosedError, "4403");

@@ -351,8 +351,8 @@ export class Admission<V> {
       );
     }
     this.#count({ address });
-    const { authenticate, acceptsTokenInBand = false } = this.#options;
-    const takesInBand = acceptsTokenInBand && authenticate !== undefined;
+    const { authenticate, allowTokenMessage = false } = this.#options;
+    const takesInBand = allowTokenMessage && authenticate !== undefined;
     if (sessionRequest.announcesToken && !takesInBand) {
       throw new Refused(401, TAKES_NO_TOKEN, { isToldByClose: true });
     }
@@ -415,7 +415,7 @@ export class Admission<V> {
     } catch (error) {
       reservation[Symbol.dispose]();
       claim?.[Symbol.dispose]();
-      const hadNone = isSkein && token === undefined && !this.#options.acceptsTokenInBand;
+      const hadNone = isSkein && token === undefined && !this.#options.allowTokenMessage;
       throw hadNone ? withInBandHint(error) : error;
     }
   }
@@ -624,10 +624,10 @@ export class Admission<V> {
 
   /** Copies the headers to keep, in one object: a list of pairs would be one object for each. */
   #keptHeaders(headers: UpgradeRequest["headers"]): HeadersInit {
-    const { keepsHeaders = DEFAULT_HEADERS } = this.#options;
-    if (keepsHeaders === "all") return [...headers];
+    const { keepHeaders = DEFAULT_HEADERS } = this.#options;
+    if (keepHeaders === "all") return [...headers];
     const kept: Record<string, string> = {};
-    for (const name of keepsHeaders) {
+    for (const name of keepHeaders) {
       const value = headers.get(name);
       if (value !== null) kept[name] = value;
     }

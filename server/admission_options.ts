@@ -10,7 +10,7 @@ import type { WebSocketEngine } from "../transport/websocket/server.ts";
 export interface AuthenticationContext {
   /**
    * The request of the session: its URL, headers and cookies, also for a token that comes in band.
-   * A renewal has only the headers that the session keeps (`keepsHeaders`): cookies are missing
+   * A renewal has only the headers that the session keeps (`keepHeaders`): cookies are missing
    * unless listed there.
    */
   readonly request: Request;
@@ -94,7 +94,7 @@ export interface AdmissionOptions<V> extends OriginRules {
    *
    * @default {false}
    */
-  readonly acceptsTokenInBand?: boolean;
+  readonly allowTokenMessage?: boolean;
   /**
    * Most bytes of a token in band, with its envelope. A longer token is refused with 401.
    *
@@ -139,7 +139,7 @@ export interface AdmissionOptions<V> extends OriginRules {
    *
    * @default {["host", "origin", "user-agent", "accept-language", "x-forwarded-for"]}
    */
-  readonly keepsHeaders?: "all" | readonly string[];
+  readonly keepHeaders?: "all" | readonly string[];
   /**
    * Serves sessions over HTTP too, for clients with `http` among their `transports` whose network
    * blocks all others. Requests of this transport carry the header `Skein-Transport`, and pass the
@@ -178,23 +178,23 @@ const NO_HEADERS = new Headers();
  * @throws {TypeError} If the path, an origin, a host or a header's name is invalid.
  */
 export function checkAdmissionOptions<V>(options: AdmissionOptions<V>): void {
-  const { path, keepsHeaders = "all" } = options;
+  const { path, keepHeaders = "all" } = options;
   checkOriginRules(options);
   if (path !== undefined && (typeof path !== "string" || !path.startsWith("/"))) {
     throw new TypeError(`Cannot create server: path must begin with "/", received "${path}"`);
   }
-  if (keepsHeaders === "all") return;
-  if (!Array.isArray(keepsHeaders)) {
+  if (keepHeaders === "all") return;
+  if (!Array.isArray(keepHeaders)) {
     throw new TypeError(
-      `Cannot create server: keepsHeaders must be "all" or an array of names, received ${
-        typeof keepsHeaders === "string" ? `"${keepsHeaders}"` : typeof keepsHeaders
+      `Cannot create server: keepHeaders must be "all" or an array of names, received ${
+        typeof keepHeaders === "string" ? `"${keepHeaders}"` : typeof keepHeaders
       }`,
     );
   }
-  for (const name of keepsHeaders) {
+  for (const name of keepHeaders) {
     if (isHeaderName(name)) continue;
     throw new TypeError(
-      `Cannot create server: keepsHeaders must hold names of headers, received "${name}"`,
+      `Cannot create server: keepHeaders must hold names of headers, received "${name}"`,
     );
   }
 }

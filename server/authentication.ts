@@ -47,7 +47,7 @@ export const LATER = "Authentication failed, try again later";
 
 /** Text for a client that announced a token in band, if the server accepts no such token. */
 export const TAKES_NO_TOKEN =
-  "No token is taken in band: the server needs authenticate and acceptsTokenInBand";
+  "No token is taken in band: the server needs authenticate and allowTokenMessage";
 
 /** Text for credentials that have ended. */
 const EXPIRED = "The credentials have expired";

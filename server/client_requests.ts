@@ -99,7 +99,7 @@ export interface ClientServicesOptions {
   /** Called when a client has renewed its token, with the previous value. */
   readonly onRenewed: RenewedHandler | undefined;
   /** Adds the user to publications of clients, unless `authorize` decides otherwise. */
-  readonly namesPublishers: boolean;
+  readonly includePublisher: boolean;
   /** Most bytes of a token in band, with its envelope. */
   readonly maxTokenBytes: number | undefined;
   /** Topics and their schemas. */
@@ -313,7 +313,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
     async publish(session, topic, data, { number, echo }) {
       if (topic.startsWith(STREAM_PREFIX)) return await cancel(session, topic, data);
-      const { from = options.namesPublishers } = await check(session, topic, "publish");
+      const { from = options.includePublisher } = await check(session, topic, "publish");
       const input = router?.match(topic)?.input;
       const outcome = input && await checkData(session, input, data);
       if (outcome?.ok === false) {

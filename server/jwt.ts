@@ -13,7 +13,7 @@
  *     issuer: "https://login.example.com/",
  *     audience: "chat",
  *   }),
- *   acceptsTokenInBand: true,
+ *   allowTokenMessage: true,
  * });
  * ```
  *

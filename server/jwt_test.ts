@@ -332,7 +332,7 @@ Deno.test("serve() takes the users of tokens, in a header and in band, and refus
   await using keys = new KeyServer(key);
   const tokens = jwt({ jwks: keys.url, issuer: ISSUER, audience: "chat" });
   const onRefusal = () => {};
-  await using server = listen({ ...tokens, acceptsTokenInBand: true, onRefusal });
+  await using server = listen({ ...tokens, allowTokenMessage: true, onRefusal });
   const token = await sign(key);
   await using byHeader = await dial(server.url, { headers: { authorization: `Bearer ${token}` } });
   await using inBand = await dial(server.url, { token });
@@ -364,7 +364,7 @@ Deno.test("serve() closes the session of a token that ends, and asks a client th
     verified++;
     return claims;
   };
-  const options = { ...tokens, authenticate, acceptsTokenInBand: true, onRefusal() {} };
+  const options = { ...tokens, authenticate, allowTokenMessage: true, onRefusal() {} };
   await using server = new TestServer(options);
   await using fixed = await server.dial({
     headers: { authorization: `Bearer ${await lasting()}` },

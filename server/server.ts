@@ -179,7 +179,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         runtime,
         authorize: authorize as Authorize | undefined,
         onRenewed: options.onRenewed as RenewedHandler | undefined,
-        namesPublishers: options.namesPublishers ?? false,
+        includePublisher: options.includePublisher ?? false,
         maxTokenBytes: options.maxTokenBytes,
         contract,
         roomPatterns: Array.isArray(rooms) ? rooms : Object.keys(rooms),
@@ -258,13 +258,13 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       console: this.#console,
       nodes: () => this.nodes,
     });
-    const { presenceGraceMs: graceMs, presenceSharesOnline: sharesOnline = true } = options;
+    const { presenceGraceMs: graceMs, clusterPresence: shareOnline = true } = options;
     const { nodes, presence, rooms: joined } = makePresence({
       runtime,
       topics: this.topics,
       isShared: broker !== undefined,
       node: options.node,
-      presence: { sharesOnline, ...(graceMs === undefined ? {} : { graceMs }) },
+      presence: { shareOnline, ...(graceMs === undefined ? {} : { graceMs }) },
       rooms,
     });
     this.nodes = nodes;

@@ -95,7 +95,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * are denied. `presence` sets the client's presence data in a room. For the topic `stream:<id>` of
    * a durable stream, `subscribe` reads the stream, and `cancel` asks the writer to stop; both are
    * allowed for the user's own answers. An object in place of `true` allows the action; its `from` has
-   * precedence over `namesPublishers`, and adds the user of the session to a publication. After
+   * precedence over `includePublisher`, and adds the user of the session to a publication. After
    * `session.requestTimeoutMs` without an answer, the client receives `unavailable`.
    */
   readonly authorize?: (
@@ -117,7 +117,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    *   onListen() {},
    *   authenticate: ({ token }) => token ?? null,
    *   authorize: () => true,
-   *   namesPublishers: true,
+   *   includePublisher: true,
    * });
    * await using ann = connect(`${server.url}?token=ann`);
    * await using bob = connect(`${server.url}?token=bob`);
@@ -132,7 +132,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    *
    * @default {false}
    */
-  readonly namesPublishers?: boolean;
+  readonly includePublisher?: boolean;
   /**
    * Called when a client has renewed its token: `session.value` is the new value, `before` the
    * previous one. At the same time `authorize` is called again for every topic to which the client
@@ -148,7 +148,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * await using server = serve({
    *   port: 0,
    *   onListen() {},
-   *   acceptsTokenInBand: true,
+   *   allowTokenMessage: true,
    *   authenticate: ({ token = "" }) => ({ name: "ann", role: token }),
    *   userOf: ({ name }) => name,
    *   authorize: ({ value }) => value.role === "editor",
@@ -252,7 +252,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    *
    * @default {true}
    */
-  readonly presenceSharesOnline?: boolean;
+  readonly clusterPresence?: boolean;
   /** Observes handshakes, sessions and messages, for traces and metrics. Not set by default. */
   readonly instrumentation?: Instrumentation;
   /**
@@ -646,7 +646,7 @@ export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
 
 /** Kinds of the options of a server. */
 export const SERVER: OptionKinds<ServerOptions> = {
-  acceptsTokenInBand: "boolean",
+  allowTokenMessage: "boolean",
   answers: {
     keepMs: POSITIVE,
     maxKept: POSITIVE,
@@ -673,7 +673,7 @@ export const SERVER: OptionKinds<ServerOptions> = {
   http: "boolean",
   inspector: objectOr("boolean", INSPECTOR),
   instrumentation: "object",
-  keepsHeaders: listOf("string", "string"),
+  keepHeaders: listOf("string", "string"),
   limits: {
     cleanupIntervalMs: TIMER,
     maxSessions: POSITIVE,
@@ -685,7 +685,7 @@ export const SERVER: OptionKinds<ServerOptions> = {
   maxTokenBytes: POSITIVE,
   metrics: objectOr("boolean", METRICS),
   moq: objectWith("MoqServer", "fetch"),
-  namesPublishers: "boolean",
+  includePublisher: "boolean",
   node: { goneAfterMs: TIMER, heartbeatMs: TIMER, name: "string" },
   onClose: "function",
   onError: "function",
@@ -699,7 +699,7 @@ export const SERVER: OptionKinds<ServerOptions> = {
   origins: listOf("string"),
   path: "string",
   presenceGraceMs: numberIn({ min: 0, max: MAX_TIMER_MS }),
-  presenceSharesOnline: "boolean",
+  clusterPresence: "boolean",
   rates: RATES,
   requests: "object",
   rooms: (value, place) => (Array.isArray(value) ? listOf("string") : recordOf(ROOM))(value, place),

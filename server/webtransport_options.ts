@@ -83,7 +83,7 @@ export interface WebTransportServeOptions extends
    * the server starts:
    *
    * - **Origins:** `origins` must hold `*`, because the origin of a page is not known.
-   * - **Tokens:** beside `authenticate`, `acceptsTokenInBand` must be `true`. Cookies and
+   * - **Tokens:** beside `authenticate`, `allowTokenMessage` must be `true`. Cookies and
    *   `Authorization` do not arrive over this engine.
    * - **Protocol:** the URL of a client must name the protocol, as `webTransportUrl` does:
    *   `?protocol=skein.1`. Other clients are refused with 400.
@@ -144,7 +144,7 @@ export function webTransportOptions(
 
 /** Options of a server that must fit the built-in engine. */
 export interface BuiltinEngineOptions
-  extends Pick<OriginRules, "origins">, Pick<AdmissionOptions<never>, "acceptsTokenInBand"> {
+  extends Pick<OriginRules, "origins">, Pick<AdmissionOptions<never>, "allowTokenMessage"> {
   /** The option `webTransport`. */
   readonly webTransport?: boolean | WebTransportServeOptions | undefined;
   /** The option `authenticate`, of which only the presence counts. */
@@ -161,7 +161,7 @@ export interface BuiltinEngineOptions
  * @throws {TypeError} If an option needs such a feature.
  */
 export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
-  const { webTransport, origins = [], authenticate, acceptsTokenInBand = false, moq } = options;
+  const { webTransport, origins = [], authenticate, allowTokenMessage = false, moq } = options;
   if (typeof webTransport !== "object" || webTransport?.engine !== BUILTIN_ENGINE) return;
   const refuse = (rule: string, received: string): never => {
     throw new TypeError(
@@ -172,10 +172,10 @@ export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
   if (!origins.includes("*")) {
     refuse('origins must hold "*", since no Origin is shown,', JSON.stringify(origins));
   }
-  if (authenticate !== undefined && !acceptsTokenInBand) {
+  if (authenticate !== undefined && !allowTokenMessage) {
     refuse(
-      "acceptsTokenInBand must be true beside authenticate, since no headers are shown,",
-      `${acceptsTokenInBand}`,
+      "allowTokenMessage must be true beside authenticate, since no headers are shown,",
+      `${allowTokenMessage}`,
     );
   }
   // Each group of a track is a stream, and the engine runs out of streams.

@@ -147,7 +147,7 @@ export const SESSION_KINDS: {
   "monitor health": { intervalMs: TIMER, signal: "AbortSignal" },
   "open stream": OPEN_STREAM,
   ping: WAIT,
-  publish: { ...WAIT, echo: "boolean" },
+  publish: { ...WAIT, except: ["self"] },
   "read streams": SIGNAL,
   "session.request": WAIT,
   "session.request stream": STREAM,

@@ -180,7 +180,7 @@ export class Session<
   }
 
   /**
-   * A copy of the request headers that the server keeps (`keepsHeaders`). Snapshots show these
+   * A copy of the request headers that the server keeps (`keepHeaders`). Snapshots show these
    * headers without secrets.
    */
   get headers(): Headers {
@@ -397,13 +397,13 @@ export class Session<
    *
    * @param topic The topic.
    * @param data The data to publish.
-   * @param options The signal, the time (`requestTimeoutMs` by default), and `echo`.
+   * @param options The signal, the time (`requestTimeoutMs` by default), and `except`.
    * @returns Resolves once the server has published the message.
    * @throws {RequestError} With code `forbidden`, if the server does not allow the publication; with
    * `too-many` and `retryAfterMs`, if it is beyond a rate of the server.
    * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`.
-   * @throws {UnsupportedError} If `echo` is false, and the server cannot tell clients apart.
+   * @throws {UnsupportedError} If `except` is set, and the server cannot tell clients apart.
    */
   async publish<T extends ContractTopic<C, "server">>(
     topic: T,
@@ -414,14 +414,14 @@ export class Session<
     core.settings.checkOptions("publish", options);
     checkTopic(topic, "publish");
     core.checkData("publish", data);
-    const { echo = true, ...wait } = options;
-    const echoError = echo ? undefined : core.echoError;
+    const { except, ...wait } = options;
+    const echoError = except && core.echoError;
     if (echoError !== undefined) throw echoError;
     const limits = { maxBytes: core.maxSendBytes, verb: "publish", topic };
     await core.ask(
       `the publication on "${topic}"`,
       (id) => {
-        const quiet = echo ? {} : { echo: false, ...core.introduce() } as const;
+        const quiet = except === undefined ? {} : { echo: false, ...core.introduce() } as const;
         return encodeData({ publish: topic, data, id, ...quiet }, limits);
       },
       wait,

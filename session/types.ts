@@ -136,12 +136,10 @@ export interface StreamingAnswer<T> extends AsyncIterable<T> {
 /** Options for publishing through the server. */
 export interface ClientPublishOptions extends WaitOptions {
   /**
-   * Sends the publication to this client too, if subscribed. Without an echo this client never
-   * receives the publication, neither after a reconnect nor from the history; other clients do.
-   *
-   * @default {true}
+   * `"self"` leaves out this client: it never receives the publication, neither after a reconnect
+   * nor from the history; other clients do. By default a subscribed client gets its own publication.
    */
-  readonly echo?: boolean;
+  readonly except?: "self" | undefined;
 }
 
 /** Options for draining a session. */

@@ -21,7 +21,7 @@ function noting(options: TestServerOptions<string> = {}) {
 }
 
 const IN_BAND = {
-  acceptsTokenInBand: true,
+  allowTokenMessage: true,
   authenticate: ({ token }: { readonly token?: string | undefined }) => token ?? null,
 };
 

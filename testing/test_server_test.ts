@@ -24,7 +24,7 @@ Deno.test("TestServer.dial() goes through the whole admission", async () => {
     path: "/rooms/:id",
     hosts: ["localhost"],
     limits: { maxSessionsPerAddress: 1 },
-    keepsHeaders: ["user-agent"],
+    keepHeaders: ["user-agent"],
     onRefusal() {},
     authenticate: ({ request, token }) => {
       const name = token ?? request.headers.get("cookie");
@@ -54,7 +54,7 @@ Deno.test("TestServer.dial() goes through the whole admission", async () => {
 
 Deno.test("TestServer.dial() offers a token in band", async () => {
   await using server = testServer({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => token === "s3cret" ? "ann" : null,
   });
   await using session = await server.dial({ token: "s3cret" });

@@ -46,7 +46,7 @@ export class Model {
   ): ServerOptions<string | typeof guest, Shared> {
     return {
       contract,
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authenticate: ({ token }) => token ?? guest,
       requests: {
         "chat:{room}": {

@@ -155,7 +155,7 @@ Deno.test("Server takes a user of 255 bytes, and refuses a longer one for good w
   await using server = listen({
     authenticate: ({ token = "" }) => ({ name: token }),
     userOf: ({ name }) => name,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     onRefusal: (one) => void told.push(one),
   });
   const longest = `${"ü".repeat(127)}x`;
@@ -196,8 +196,8 @@ Deno.test("createServer() refuses options for admission that make no sense", () 
       `authenticateTimeoutMs must be 0 or more, received ${authenticateTimeoutMs}`,
     );
   }
-  for (const keepsHeaders of ["host", 3, ["host", 3], ["two words"], [""], {}] as never[]) {
-    assertThrows(() => createServer({ keepsHeaders }), TypeError, "keepsHeaders");
+  for (const keepHeaders of ["host", 3, ["host", 3], ["two words"], [""], {}] as never[]) {
+    assertThrows(() => createServer({ keepHeaders }), TypeError, "keepHeaders");
   }
   for (const path of ["rooms", "", 3, "ws://localhost/"] as never[]) {
     assertThrows(() => createServer({ path }), TypeError, "path must b");
@@ -237,7 +237,7 @@ Deno.test("Server takes a token in band before any other message", async () => {
   const messages: unknown[] = [];
   await using server = listen({
     ...named,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     onMessage: ({ data }) => void messages.push(data),
   });
   await using session = await dial(server.url, { token: SECRET });
@@ -258,7 +258,7 @@ Deno.test("Server refuses a token in band that is wrong, too long, no text, or f
       if (context.token === SECRET) await gate.promise;
       return users(context);
     },
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     onRefusal: ({ status }) => void told.push(status),
   });
   const long = "A token has at most 16384 bytes of text: see maxTokenBytes of the server";
@@ -287,7 +287,7 @@ Deno.test("Server refuses a token in band that is wrong, too long, no text, or f
 Deno.test("Server gives up on a peer that sends no token, and frees its place", async () => {
   await using server = listen({
     ...named,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     limits: { maxSessions: 1 },
     session: { handshakeTimeoutMs: 500 },
   });
@@ -300,7 +300,7 @@ Deno.test("Server gives up on a peer that sends no token, and frees its place", 
 });
 
 Deno.test("Server that closes does not wait for peers that say no token", async () => {
-  const server = listen({ ...named, acceptsTokenInBand: true });
+  const server = listen({ ...named, allowTokenMessage: true });
   using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
   await until(() => server.manager.stats().reserved === 1);
   const closing = server.close();
@@ -313,10 +313,10 @@ Deno.test("Client whose token is refused in band stops, over a real socket too",
   for (const throws of [() => null, users]) {
     await using server = listen({
       authenticate: throws as typeof users,
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       onRefusal() {},
     });
-    await using client = connect(server.url, { token: "wrong", endsOnRefusal: true });
+    await using client = connect(server.url, { token: "wrong", endOnRefusal: true });
     const { code, by } = await soon(client.closed);
     assertEquals([code, by], [throws === users ? 4403 : 4401, "remote"]);
     assertEquals(client.status.current.name, "refused");
@@ -326,7 +326,7 @@ Deno.test("Client whose token is refused in band stops, over a real socket too",
 Deno.test("Server counts a user by the token in band", async () => {
   await using server = listen({
     ...named,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     limits: { maxSessionsPerUser: 1 },
   });
   await using _first = await dial(server.url, { token: SECRET });
@@ -396,7 +396,7 @@ Deno.test("Session.authenticate() rejects when the answer takes too long", async
 Deno.test("Server aborts an authentication whose session ended meanwhile", async () => {
   const aborted = Promise.withResolvers<unknown>();
   await using server = listen({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ signal }) => {
       signal.addEventListener("abort", () => aborted.resolve(signal.reason), { once: true });
       return new Promise<string>(() => {});
@@ -413,7 +413,7 @@ Deno.test("Server aborts an authentication whose session ended meanwhile", async
 Deno.test("authenticate receives the cookies of the request by name, also with a token in band", async () => {
   const asked: unknown[] = [];
   await using server = listen({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate({ cookies, token }) {
       asked.push([token, { ...cookies }]);
       return cookies["sid"] ?? null;

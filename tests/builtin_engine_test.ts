@@ -120,8 +120,8 @@ Deno.test("serve() rejects checks that the built-in engine cannot make", () => {
   const cases: [ServeOptions<string>, text: string][] = [
     [{ origins: [] }, 'origins must hold "*", since no Origin is shown, with'],
     [{ origins: ["https://a.test"] }, 'received ["https://a.test"]'],
-    [{ authenticate }, "acceptsTokenInBand must be true beside authenticate, since no headers"],
-    [{ authenticate, acceptsTokenInBand: false }, "received false"],
+    [{ authenticate }, "allowTokenMessage must be true beside authenticate, since no headers"],
+    [{ authenticate, allowTokenMessage: false }, "received false"],
     [{ moq: new MoqServer({ authorize: () => true }) }, "moq must be left out with the engine"],
     [
       { webTransport: { ...base.webTransport, flowControl: { maxData: 1 } } },
@@ -148,7 +148,7 @@ Deno.test("serve() authenticates in band on the built-in engine, and reports a r
   const closes: CloseInfo[] = [];
   await using server = listenBuiltin<string>({
     onClose: (_session, info) => void closes.push(info),
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate({ token }) {
       if (token !== "s3cret") throw new AuthenticationError("Not a token");
       return "ann";

@@ -589,9 +589,9 @@ Deno.test("Presence tells the first join of a user, also by a node to which the 
   assertEquals(c!.presence.members("room:a"), [{ user: "ann", connections: 1, joinedAt }]);
 });
 
-Deno.test("presenceSharesOnline: false keeps being online to each node", async () => {
+Deno.test("clusterPresence: false keeps being online to each node", async () => {
   await using cluster = new Cluster();
-  const [a, b] = await cluster.start(2, { presenceSharesOnline: false });
+  const [a, b] = await cluster.start(2, { clusterPresence: false });
   const ann = await cluster.dial(a!, "ann");
   await join(cluster, a!, ann);
   const bob = await cluster.dial(b!, "bob");
@@ -629,7 +629,7 @@ Deno.test("maxSessionsPerUser holds on all nodes together", async () => {
 Deno.test("maxSessionsPerUser holds for tokens in band, too", async () => {
   await using cluster = new Cluster();
   const limits = { maxSessionsPerUser: 1 };
-  const [a, b] = await cluster.start(2, { limits, acceptsTokenInBand: true });
+  const [a, b] = await cluster.start(2, { limits, allowTokenMessage: true });
   const dial = async (server: TestServer<string>) => {
     const dialing = server.dial({ token: "ann" });
     dialing.catch(() => {});

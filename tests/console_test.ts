@@ -98,7 +98,7 @@ Deno.test("Server tells that no token came in time", async () => {
     const onRefusal: ServerOptions["onRefusal"] = ({ status, reason }) =>
       void told.push([status, reason]);
     await using server = new TestServer({
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authenticate: ({ token }) => token ?? null,
       ...(isTold && { onRefusal }),
     });

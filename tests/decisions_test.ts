@@ -25,10 +25,10 @@ const LIMIT_MS = 60;
 
 /** Options without a function of the application. */
 const NO_CALLBACK = [
-  ...["acceptsTokenInBand", "answers", "authenticateTimeoutMs", "broker", "dedupeWindowMs"],
-  ...["flowControl", "history", "hosts", "http", "keepsHeaders", "limits", "maxTokenBytes"],
-  ...["namesPublishers", "node", "onHandlerError", "origins", "path", "presenceGraceMs"],
-  ...["presenceSharesOnline", "rates", "rooms", "runtime", "session", "webSocketEngine"],
+  ...["allowTokenMessage", "answers", "authenticateTimeoutMs", "broker", "dedupeWindowMs"],
+  ...["flowControl", "history", "hosts", "http", "keepHeaders", "limits", "maxTokenBytes"],
+  ...["includePublisher", "node", "onHandlerError", "origins", "path", "presenceGraceMs"],
+  ...["clusterPresence", "rates", "rooms", "runtime", "session", "webSocketEngine"],
   ...["hostname", "port", "reusePort", "signal", "tls", "webSocket", "webTransport"],
   ...["api.idempotencyWindowMs", "api.maxBodyBytes", "api.maxPublications"],
   ...["api.maxReaders", "api.maxRequests"],

@@ -85,7 +85,7 @@ Deno.test("dial() and connect() end the same way when either transport is refuse
       SessionClosedError,
     );
     assertEquals([error.info!.code, error.info!.by], [4403, "remote"], `${transports}`);
-    const client = connect(server.url, { transports, endsOnRefusal: true });
+    const client = connect(server.url, { transports, endOnRefusal: true });
     assertEquals((await soon(client.closed)).code, 4403, `${transports}`);
     assertEquals(client.status.current.name, "refused", `${transports}`);
   }

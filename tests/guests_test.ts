@@ -67,7 +67,7 @@ async function over(
   await using server = listen({ ...options, onOpen });
   await using client = connect(server.url, {
     transports: [transport],
-    endsOnRefusal: true,
+    endOnRefusal: true,
     ...(token !== undefined && { token }),
   });
   return await soon(outcomeOf(client, opened));
@@ -83,7 +83,7 @@ const WAYS: readonly Way[] = [
       const opened: Session[] = [];
       const onOpen = (session: Session) => void opened.push(session);
       await using server = testServer({ ...options, onOpen });
-      await using client = server.connect({ endsOnRefusal: true, token });
+      await using client = server.connect({ endOnRefusal: true, token });
       return await soon(outcomeOf(client as Client, opened));
     },
   },
@@ -115,25 +115,25 @@ function hook(takesGuests: boolean, asked: (string | undefined)[]) {
 
 for (const way of WAYS) {
   for (const hasToken of [true, false]) {
-    for (const acceptsTokenInBand of [true, false]) {
+    for (const allowTokenMessage of [true, false]) {
       for (const takesGuests of [true, false]) {
         const who = `${hasToken ? "a token" : "no token"}, ${
-          acceptsTokenInBand ? "" : "not "
+          allowTokenMessage ? "" : "not "
         }in band, ${takesGuests ? "guests" : "no guests"}`;
         Deno.test(`Server asks authenticate once over ${way.name}: ${who}`, async () => {
           const asked: (string | undefined)[] = [];
           const told: Refusal[] = [];
           const token = hasToken ? TOKEN : undefined;
           const { user, refused } = await way.come({
-            acceptsTokenInBand,
+            allowTokenMessage,
             authenticate: hook(takesGuests, asked),
             onRefusal: (refusal) => void told.push(refusal),
           }, token);
-          const isMisplaced = hasToken && way.isInBand && !acceptsTokenInBand;
+          const isMisplaced = hasToken && way.isInBand && !allowTokenMessage;
           if (isMisplaced) {
             // No request was sent: the client knows the missing features of the server.
             assertEquals([user, refused?.code, asked, told.length], [undefined, 4401, [], 1]);
-            assertStringIncludes(refused!.reason, "acceptsTokenInBand");
+            assertStringIncludes(refused!.reason, "allowTokenMessage");
           } else if (hasToken || takesGuests) {
             assertEquals([user?.split(":")[0], refused], [hasToken ? "ann" : "guest", undefined]);
             assertEquals([asked, told], [[token], []]);
@@ -153,16 +153,16 @@ for (const way of WAYS) {
 Deno.test("Server refuses a token in band for good where it has no authenticate", async () => {
   let opened = 0;
   await using server = listen({ onOpen: () => void opened++ });
-  await using client = connect(server.url, { token: TOKEN, endsOnRefusal: true });
+  await using client = connect(server.url, { token: TOKEN, endOnRefusal: true });
   const { code, reason } = await soon(client.closed);
   assertEquals([code, opened, client.status.current.name], [4401, 0, "refused"]);
-  assertStringIncludes(reason, "acceptsTokenInBand");
+  assertStringIncludes(reason, "allowTokenMessage");
 });
 
 Deno.test("Server asks about a token in band with the cookies of the request", async () => {
   const asked: unknown[] = [];
   await using server = listen({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ request, token }) => {
       asked.push([token, request.headers.get("cookie"), request.headers.get("x-build")]);
       return "ann";
@@ -180,7 +180,7 @@ Deno.test("Server asks about a token in band with the cookies of the request", a
 Deno.test("Server takes the token in band of a client with another one in its URL", async () => {
   const asked: unknown[] = [];
   await using server = listen({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token, request }) => {
       asked.push([token, new URL(request.url).search]);
       return token!;
@@ -192,7 +192,7 @@ Deno.test("Server takes the token in band of a client with another one in its UR
 });
 
 Deno.test("Server keeps no more than 16 KiB of headers for a token that follows", async () => {
-  await using server = testServer({ acceptsTokenInBand: true, authenticate: () => "ann" });
+  await using server = testServer({ allowTokenMessage: true, authenticate: () => "ann" });
   const refused = await server.dial({ token: TOKEN, headers: { cookie: "x".repeat(16_384) } })
     .catch((error) => error);
   assert(refused instanceof SessionClosedError);
@@ -202,7 +202,7 @@ Deno.test("Server keeps no more than 16 KiB of headers for a token that follows"
 Deno.test("Server reads the mark of a token in band from the query, and keeps neither", async () => {
   const asked: unknown[] = [];
   await using server = listen({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => {
       asked.push(token);
       return token ?? guest;
@@ -225,7 +225,7 @@ Deno.test("Server reads the mark of a token in band from the query, and keeps ne
 });
 
 Deno.test("Server never chooses the mark of a token in band", async () => {
-  await using server = listen({ acceptsTokenInBand: true, authenticate: () => "ann" });
+  await using server = listen({ allowTokenMessage: true, authenticate: () => "ann" });
   const cases: [offered: string, chosen: string | undefined][] = [
     ["skein.auth, skein.1", "skein.1"],
     ["skein.auth, qmux-02.skein.1", "qmux-02.skein.1"],
@@ -240,7 +240,7 @@ Deno.test("Server never chooses the mark of a token in band", async () => {
 
 Deno.test("dial() says a token in band over qmux-02.skein.1", async () => {
   await using server = listen({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => token ?? guest,
   });
   await using session = await dial(server.url, {
@@ -255,7 +255,7 @@ Deno.test("Client without a token connects as a guest where its function allows 
   const users: string[] = [];
   const tokens = [undefined, "ann"];
   await using server = testServer({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => token ?? guest,
     onOpen: ({ user }) => void users.push(user.split(":")[0]!),
   });
@@ -276,7 +276,7 @@ Deno.test("Server takes the token of a client of 0.1, which does not announce it
     },
   ];
   for (const authenticate of hooks) {
-    await using server = listen({ acceptsTokenInBand: true, authenticate });
+    await using server = listen({ allowTokenMessage: true, authenticate });
     using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
     await raw.frame(`{"auth":"${TOKEN}","id":1}`);
     const lines: string[] = [];
@@ -295,7 +295,7 @@ Deno.test("Server restarts the session of a 0.1 client that connected as a guest
   const { promise: taken, resolve } = Promise.withResolvers<void>();
   const gate = Promise.withResolvers<void>();
   await using server = testServer({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: async ({ token }) => {
       if (token !== undefined) await gate.promise;
       return token === undefined ? guest : "ann";
@@ -336,7 +336,7 @@ Deno.test("Server restarts the session of a 0.1 client that connected as a guest
 
 Deno.test("Server closes a client of 0.1 that sends too much before its token is checked", async () => {
   await using server = testServer({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: async ({ token }) =>
       token === undefined ? guest : await new Promise<string>(() => {}),
   });
@@ -364,7 +364,7 @@ Deno.test("Server closes a client of 0.1 that sends too much before its token is
 Deno.test("Server asks a client without announcement for a token, and waits", async () => {
   const told: Refusal[] = [];
   await using server = listen({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: hook(false, []),
     onRefusal: (refusal) => void told.push(refusal),
   });
@@ -382,7 +382,7 @@ for (const way of WAYS.filter(({ isInBand }) => isInBand)) {
     for (const maxTokenBytes of [undefined, 100, 65_536]) {
       const told: Refusal[] = [];
       const options: ServerOptions<string | typeof guest> = {
-        acceptsTokenInBand: true,
+        allowTokenMessage: true,
         authenticate: ({ token }) => token ? "ann" : guest,
         onRefusal: (refusal) => void told.push(refusal),
         ...(maxTokenBytes !== undefined && { maxTokenBytes }),
@@ -495,7 +495,7 @@ Deno.test("Client that signs in is no guest any more, and a guest again with the
   const users: string[] = [];
   const tokens = [undefined, "ann", undefined, undefined];
   await using server = testServer({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => token ?? guest,
     onOpen: ({ user, isGuest }) => void users.push(isGuest ? user : `user ${user}`),
   });

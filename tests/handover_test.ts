@@ -454,7 +454,7 @@ Deno.test("Server lets two sessions of a user have one place, and never three", 
 
 Deno.test("Client.handOver() works with a token in band, and with an onOpen that is slow", async () => {
   await using server = testServer({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => token === "t" ? "ann" : null,
     authorize: () => true,
     onOpen: () => turns(),

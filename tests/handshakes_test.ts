@@ -90,7 +90,7 @@ Deno.test("handshake() waits for a token in band, and for one that is refused", 
   const instrumentation = new Handshakes();
   await using server = listen({
     instrumentation,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate({ token }) {
       if (token !== "good") throw new AuthenticationError("Unknown");
       return token;
@@ -187,7 +187,7 @@ Deno.test("serve() refuses a request for an invalid host, and keeps no place for
   await using server = listen({
     webTransport: true,
     metrics: true,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: () => "ann",
     fetch: ({ url }) => new Response(new URL(url).pathname),
   });

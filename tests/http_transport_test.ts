@@ -212,7 +212,7 @@ Deno.test("Client.handOver() moves from HTTP to WebSocket without a gap", async 
 
 Deno.test("A client over HTTP sends its token in band, and is told a refusal", async () => {
   await using front = new Front({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate({ token }) {
       if (token === "s3cret") return "ann";
       throw new AuthenticationError("Wrong token");

@@ -270,7 +270,7 @@ Deno.test("Inspector answers at most 64 requests at once", async () => {
 Deno.test("inspector searches, sorts and bounds the sessions of a server", async () => {
   await using server = listen({
     ...NAMED,
-    keepsHeaders: "all",
+    keepHeaders: "all",
     limits: { maxSessionsPerAddress: 1_000 },
   });
   // A user has at most 255 bytes, each of which takes six characters of JSON.
@@ -364,7 +364,7 @@ Deno.test("inspector tells of topics, histories, rooms and durable streams", asy
 Deno.test("inspector follows the messages of one session, without secrets", async () => {
   await using server = listen({
     ...NAMED,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => token === "s3cret" ? "ann" : null,
     onMessage: (message) => message.reply({ got: message.data, api_key: "s3cret" }),
   });

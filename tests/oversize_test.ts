@@ -164,7 +164,7 @@ const TO_CLIENT: Record<string, (setup: Setup, isOlder: boolean) => Promise<[unk
     ["too-large", ["large"]],
   ],
   "a reply to a request that is sent again": async ({ client, handled }) => [
-    [await codeOf(client.request("large", 1, { resend: true })), handled],
+    [await codeOf(client.request("large", 1, { retry: true })), handled],
     ["too-large", ["large"]],
   ],
   // The outline of an older server's refusal has no code.
@@ -264,7 +264,7 @@ Deno.test("Client gets the list of a room in parts that it accepts", async () =>
   const users = Array.from({ length: 80 }, (_, i) => `${i}`.padEnd(200, "x"));
   await using server = testServer({
     authenticate: ({ token }: { token: string }) => token,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authorize: () => true,
     rooms: ["room"],
   } as never);
@@ -287,7 +287,7 @@ const TO_SERVER: Record<string, (client: Client, server: TestServer) => Promise<
   "a message": (client) => codeOf(Promise.try(() => client.send("news", LARGE))),
   "a request": (client) => codeOf(client.request("small", LARGE)),
   "a request that is sent again": (client) =>
-    codeOf(client.request("small", LARGE, { resend: true })),
+    codeOf(client.request("small", LARGE, { retry: true })),
   "a request whose answer streams": (client) =>
     codeOf(Array.fromAsync(client.requestStream("items", LARGE))),
   "a publication": (client) => codeOf(client.publish("news", LARGE)),
@@ -381,7 +381,7 @@ for (const closeCode of [1009, 4413]) {
       "because of its size",
     );
     const asking = assertRejects(
-      () => client.request("ask", large, { resend: true, timeoutMs: Infinity }),
+      () => client.request("ask", large, { retry: true, timeoutMs: Infinity }),
       SessionClosedError,
     );
     await passTime(time, 10_000);

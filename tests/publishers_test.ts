@@ -53,7 +53,7 @@ async function reading(subscription: Subscription): Promise<[unknown, string | u
 
 Deno.test("Publications of clients name their users, on every wire and node, and in histories", async () => {
   await using broker = new MemoryBroker();
-  await using near = serve({ broker, namesPublishers: true });
+  await using near = serve({ broker, includePublisher: true });
   await using far = serve({ broker });
   await using ann = connect(near, "ann");
   for (const topic of ["live", "kept:a"]) {
@@ -93,9 +93,9 @@ Deno.test("Publications of clients name their users, on every wire and node, and
 });
 
 Deno.test("Publications name their users where `authorize` says so, for either option of the server", async () => {
-  for (const namesPublishers of [false, true]) {
+  for (const includePublisher of [false, true]) {
     await using server = serve({
-      namesPublishers,
+      includePublisher,
       authorize: (_session, topic) => {
         if (topic === "named") return Promise.resolve({ from: true });
         return topic === "nameless" ? { from: false } : {};
@@ -109,13 +109,13 @@ Deno.test("Publications name their users where `authorize` says so, for either o
     assertEquals(got.map(([first]) => first?.[1]), [
       "ann",
       undefined,
-      namesPublishers ? "ann" : undefined,
+      includePublisher ? "ann" : undefined,
     ]);
   }
 });
 
 Deno.test("Publications of a client without a user name no user", async () => {
-  await using server = serve({ namesPublishers: true });
+  await using server = serve({ includePublisher: true });
   await using guest = server.connect({ backoff }) as unknown as Client;
   const got = await reading(guest.subscribe("live"));
   await guest.publish("live", 1);
@@ -127,7 +127,7 @@ Deno.test("A client cannot set its user by `from`", async () => {
   const seen: unknown[] = [];
   const onMessage = (message: { readonly from?: string | undefined }) =>
     void seen.push(message.from);
-  await using server = serve({ onMessage, namesPublishers: true });
+  await using server = serve({ onMessage, includePublisher: true });
   await using ann = connect(server, "ann");
   const got = await reading(ann.subscribe("live"));
   for (const protocols of [["skein.1"], []]) {
@@ -158,7 +158,7 @@ Deno.test("Client.publish() without an echo reaches all other subscribers, and n
     await turns();
     peer.say({ subscribe: topic, id: 1 });
     await turns();
-    await ann.publish(topic, 1, { echo: false });
+    await ann.publish(topic, 1, { except: "self" });
     await ann.publish(topic, 2);
     await turns(20);
     assertEquals(got.map((one) => one.map(([data]) => data)), [[2], [1, 2]], topic);
@@ -181,7 +181,7 @@ for (const delivery of [undefined, "at-least-once"] as const) {
     await using bob = connect(near, "bob");
     const subscription = ann.subscribe("kept:a");
     const got = await reading(subscription);
-    await ann.publish("kept:a", 1, { echo: false });
+    await ann.publish("kept:a", 1, { except: "self" });
     await bob.publish("kept:a", 2);
     await turns(20);
     const before = subscription.position;
@@ -194,7 +194,7 @@ for (const delivery of [undefined, "at-least-once"] as const) {
     for (let i = 0; i < 50 && !ann.isConnected; i++) await time.tickAsync(4);
     await turns(20);
     assert(ann.session!.id !== session);
-    await ann.publish("kept:a", 4, { echo: false });
+    await ann.publish("kept:a", 4, { except: "self" });
     await turns(20);
     assertEquals(got.map(([data]) => data), [2, 3]);
     // The subscription begins again from before its own publications: they are skipped, not
@@ -329,7 +329,7 @@ Deno.test("Client.publish() without an echo is refused where the server cannot e
     let peer: Peer | undefined;
     network.answers.push(network.byHand((hand) => peer = hand));
     await using client = network.client({ delivery });
-    const publishing = client.publish("live", 1, { echo: false });
+    const publishing = client.publish("live", 1, { except: "self" });
     publishing.catch(() => {});
     await turns();
     peer!.say({ hello: { ...HELLO.hello, features: ["seq"] } });
@@ -353,11 +353,15 @@ Deno.test("Client.publish() with at-least-once and without an echo is refused or
     }),
   });
   await using client = network.client({ delivery: "at-least-once" });
-  const made = client.publish("live", 1, { echo: false });
+  const made = client.publish("live", 1, { except: "self" });
   await made;
-  await client.publish("live", Uint8Array.of(1), { echo: false });
+  await client.publish("live", Uint8Array.of(1), { except: "self" });
   await client.publish("live", 2);
-  await assertRejects(() => client.publish("secret", 3, { echo: false }), RequestError, "Not you");
+  await assertRejects(
+    () => client.publish("secret", 3, { except: "self" }),
+    RequestError,
+    "Not you",
+  );
   assertEquals(requests, [
     ["live", false, 1],
     ["live", false, 2],

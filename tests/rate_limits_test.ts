@@ -171,7 +171,7 @@ Deno.test("Server counts two sessions of a user together, and another user apart
 Deno.test("Server counts a user whose token comes in band", async () => {
   await using server = testServer({
     ...ANSWERING,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     rates: {
       perUser: {
         messages: { perSecond: SLOW, burst: 3 },

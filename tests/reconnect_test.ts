@@ -45,12 +45,12 @@ Deno.test("Client reconnects to a server that was restarted, with all of its sub
   await reader.return();
 });
 
-Deno.test("Client.request() with resend is answered by the server that took over", async () => {
+Deno.test("Client.request() with retry is answered by the server that took over", async () => {
   const port = lowPort();
   const onMessage = () => new Promise<void>(() => {});
   const first = listen({ port, onMessage, session: { closeTimeoutMs: 20 } });
   await using client = connect(first.url, { backoff });
-  const again1 = client.request("ask", 1, { resend: true });
+  const again1 = client.request("ask", 1, { retry: true });
   const once = assertRejects(() => client.request("ask", 2), SessionClosedError);
   await until(() => first.manager.all()[0]?.stats.receivedMessages === 2);
   await first.close();
@@ -73,7 +73,7 @@ Deno.test("Client waits for a server that is not there yet", async () => {
 Deno.test("Client is refused for good by a server that revoked its credentials", async () => {
   const port = lowPort();
   const first = listen({ port, authenticate: ({ token }) => token ?? null });
-  await using client = connect(`${first.url}?token=ann`, { backoff, endsOnRefusal: true });
+  await using client = connect(`${first.url}?token=ann`, { backoff, endOnRefusal: true });
   await client.whenConnected();
   await first.close();
   await using _second = again(port, { authenticate: () => null });
@@ -91,7 +91,7 @@ Deno.test("Client.close() while dialing leaves nothing open", async () => {
 
 Deno.test("dial() rejects, and leaves nothing open, when its signal aborts", async () => {
   await using server = listen({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: () => new Promise(() => {}),
   });
   const reason = new Error("enough");

@@ -32,7 +32,7 @@ function login({ token, request }: AuthenticationContext): Login {
 }
 
 const LOGIN: TestServerOptions<Login> = {
-  acceptsTokenInBand: true,
+  allowTokenMessage: true,
   authenticate: login,
   userOf: ({ name }) => name,
   expiresAt: ({ endsAt }) => endsAt,

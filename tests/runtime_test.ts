@@ -132,7 +132,7 @@ async function story(runtime: OwnRuntime): Promise<unknown[]> {
   const seen: unknown[] = [];
   const server = testServer({
     runtime,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token = "" }) => token,
     expiresAt: () => runtime.now() + 3_600_000,
     authorize: () => true,

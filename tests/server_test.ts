@@ -65,7 +65,7 @@ Deno.test("Server gives its sessions the request's data", async () => {
   const opened = Promise.withResolvers<Session>();
   await using server = listen({
     onOpen: (session) => opened.resolve(session),
-    keepsHeaders: ["x-test"],
+    keepHeaders: ["x-test"],
   });
   await using session = await dial(`${server.url}rooms/a?x=1`, { headers: { "x-test": "yes" } });
   const near = await soon(opened.promise);

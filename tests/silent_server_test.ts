@@ -101,9 +101,9 @@ Deno.test("Client notices a killed server while it waits for a reply, and says t
 for (
   const [what, own, act] of [
     [
-      "a request with resend",
+      "a request with retry",
       {},
-      (client: Client) => client.request("say", "x", { resend: true }),
+      (client: Client) => client.request("say", "x", { retry: true }),
     ],
     [
       "a message at least once",
@@ -197,7 +197,7 @@ for (
     ["without a token", {}, {}],
     [
       "with a token in band",
-      { authenticate: ({ token }) => `user ${token}`, acceptsTokenInBand: true },
+      { authenticate: ({ token }) => `user ${token}`, allowTokenMessage: true },
       { token: () => "ann" },
     ],
   ] as [string, TestServerOptions, ClientOptions][]

@@ -179,7 +179,7 @@ for (const [what, transport, options] of TRANSPORTS) {
     await using server = listen({
       ...options,
       authenticate: () => "ann",
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       limits: { maxSessions: 1, maxSessionsPerAddress: 1, maxSessionsPerUser: 1 },
     });
     const url = what.includes("runtime") ? `${server.url}?protocol=skein.1` : server.url;

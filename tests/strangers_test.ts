@@ -23,7 +23,7 @@ const REASON = "Expected a token and nothing else";
 /** Accepts one token, and lets a test wait before the answer. */
 function known(gate: Promise<void> = Promise.resolve()): ServeOptions<string> {
   return {
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: async ({ token }) => {
       await gate;
       return token === TOKEN ? "ann" : null;

@@ -94,7 +94,7 @@ Deno.test("serve() serves a session over WebTransport as over WebSocket", async 
   await using server = listen({
     onOpen: (session) => opened.resolve(session),
     onMessage: (message) => message.reply([message.topic, message.data]),
-    keepsHeaders: ["x-test", "host"],
+    keepHeaders: ["x-test", "host"],
   });
   await using session = await open(server, { path: "rooms/a?x=1", headers: { "x-test": "yes" } });
   const near = await soon(opened.promise);
@@ -244,7 +244,7 @@ Deno.test("Server admits its own page where WebTransport has another port", asyn
 
 Deno.test("Server takes a token in band over WebTransport before any other message", async () => {
   await using server = listen({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => token === "s3cret" ? "ann" : null,
     session: { handshakeTimeoutMs: 200 },
   });

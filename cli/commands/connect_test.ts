@@ -15,10 +15,10 @@ function open(
     onListen() {},
     webTransport: false,
     authenticate: ({ token }) => token ?? guest,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     userOf: (user) => user,
     authorize: (_session, topic) => topic !== "secret",
-    namesPublishers: true,
+    includePublisher: true,
     rooms: ["room:{name}"],
     history: { "log:{name}": {} },
     requests: {

@@ -87,7 +87,7 @@ async function openPeer(settings: Settings, signal: AbortSignal): Promise<Peer> 
       });
     return { kind: "plain", session };
   }
-  const client = open(url, { ...options, endsOnRefusal: true });
+  const client = open(url, { ...options, endOnRefusal: true });
   try {
     await established(client);
     return { kind: "client", client };

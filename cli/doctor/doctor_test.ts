@@ -436,7 +436,7 @@ Deno.test("skein doctor tells an origin that the server refuses, for sockets and
 
 Deno.test("skein doctor tells a refused session from a closed way", async () => {
   await using server = start({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => {
       if (token !== "right") throw new AuthenticationError("Who are you");
       return "ann";

@@ -209,7 +209,7 @@ Deno.test("skein load ends early by Ctrl-C, with the result of the time until th
 Deno.test("skein load gives each session the next token of a command", async () => {
   const users = new Set<string>();
   await using server = start({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate({ token }) {
       if (!token) throw new AuthenticationError("A token, please");
       users.add(token);
@@ -228,7 +228,7 @@ Deno.test("skein load tells a refusal once, with its cure, before the load", asy
   const cases: [ServeOptions, string[], number, RegExp][] = [
     [
       {
-        acceptsTokenInBand: true,
+        allowTokenMessage: true,
         authenticate: () => Promise.reject(new AuthenticationError("No")),
       },
       ["--token=x"],

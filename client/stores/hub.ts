@@ -108,7 +108,7 @@ export class Hub {
   /** Publishes, and keeps the publication among those that wait. */
   publish(topic: string, data: unknown, options: ClientPublishOptions = {}): Promise<void> {
     const publication = this.client.publish(topic, data, options);
-    this.#pending.add(topic, data, publication, { isEchoed: options.echo !== false });
+    this.#pending.add(topic, data, publication, { isEchoed: options.except === undefined });
     return publication;
   }
 

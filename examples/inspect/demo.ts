@@ -155,7 +155,7 @@ function serveDemo(broker: Broker, name: string, options: DemoOptions): Server<s
       receiveQueue: { maxMessages: MAX_WAITING },
       heartbeat: { intervalMs: 2_000, timeoutMs: 30_000 },
     },
-    keepsHeaders: "all",
+    keepHeaders: "all",
     onOpen: (session) => {
       app.subscribe(session, "news");
       if (session.connection.capabilities.datagrams !== "none") {

@@ -36,7 +36,7 @@ export function serveWhiteboard(options: WhiteboardOptions): WhiteboardServer {
     rooms: ["board:{board}"],
     history: { "board:{board}": HISTORY },
     // Every change has its verified user: a page cannot draw in another's name.
-    namesPublishers: true,
+    includePublisher: true,
     limits: { maxSessions: 200, maxTopicsPerSession: 8 },
     // A page that is behind gets only the newest pointers.
     session: { sendQueue: { policy: (topic) => topic === "cursors" ? "latest" : "close" } },

@@ -55,7 +55,7 @@ export interface RelayRouteLink {
 export class RelayRoute implements TrackServer {
   readonly path: BroadcastPath;
   /** Subscribers are accepted after the source has accepted. */
-  readonly acceptsLater = true;
+  readonly acceptLater = true;
 
   readonly #link: RelayRouteLink;
   /** The place of the broadcast, which counts for the holder. */

@@ -83,7 +83,7 @@ async function relayedTo(
       served.resolve();
       return relayed.serve(track);
     },
-    acceptsLater: true,
+    acceptLater: true,
   });
   const pair = await livePair("moq-lite-05", { server: mux });
   const track = await pair.client.subscribe("/live", "video", { onMissed });

@@ -134,7 +134,7 @@ export class Publisher {
       const handled = this.#callHandler(track, route).finally(() => isHandled = true);
       // A handler that has not refused by the end of this turn accepts.
       context.runtime.schedule(() => {
-        if (!isHandled && route.server.acceptsLater !== true) track.accept();
+        if (!isHandled && route.server.acceptLater !== true) track.accept();
       });
       await Promise.race([handled, over]);
       await Promise.race([track.close(), over]);

@@ -84,7 +84,7 @@ export interface TrackServer {
    *
    * @default {false}
    */
-  readonly acceptsLater?: boolean;
+  readonly acceptLater?: boolean;
   /**
    * Answers a fetch. Without this method fetches are refused, and a {@linkcode TrackHandler} that is
    * a function gets a track whose range is the fetched group.

@@ -43,7 +43,7 @@ const PRESENCE: OptionKinds<PresenceOptions> = {
   nodes: "object",
   onError: "function",
   runtime: RUNTIME,
-  sharesOnline: "boolean",
+  shareOnline: "boolean",
 };
 
 /**
@@ -121,12 +121,12 @@ export class Presence implements Disposable {
   constructor(options: PresenceOptions = {}) {
     checkOptions("create presence", options, PRESENCE);
     const { graceMs = GRACE_MS, maxLastSeen = MAX_LAST_SEEN } = options;
-    const { nodes, sharesOnline = true } = options;
+    const { nodes, shareOnline = true } = options;
     this.runtime = options.runtime ?? nodes?.runtime ?? platformRuntime();
     this.#maxLastSeen = maxLastSeen;
     this.#console = new ConsoleReport(this.runtime);
     this.#onError = options.onError ?? ((error) => this.#print(error));
-    this.#scopes = new PresenceScopes({ runtime: this.runtime, graceMs, nodes, sharesOnline }, {
+    this.#scopes = new PresenceScopes({ runtime: this.runtime, graceMs, nodes, shareOnline }, {
       changed: (event) => this.#note(event),
       settled: (topic) => {
         for (const observer of this.#observers) this.#call(() => observer.settled(topic));

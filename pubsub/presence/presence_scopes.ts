@@ -296,7 +296,7 @@ interface PresenceScopesOptions {
   /** Nodes that share the scopes. */
   readonly nodes: Nodes | undefined;
   /** True if the nodes share the online users, too. */
-  readonly sharesOnline: boolean;
+  readonly shareOnline: boolean;
 }
 
 /** The scopes of a presence: each topic with users or followers, and the state of being online. */
@@ -318,7 +318,7 @@ export class PresenceScopes implements Disposable {
 
   /** Creates scopes without users. */
   constructor(
-    { runtime, graceMs, nodes, sharesOnline }: PresenceScopesOptions,
+    { runtime, graceMs, nodes, shareOnline }: PresenceScopesOptions,
     owner: PresenceOwner,
   ) {
     this.#runtime = runtime;
@@ -336,7 +336,7 @@ export class PresenceScopes implements Disposable {
       });
       this.#directory = new Directory({ nodes, name: "presence", read: readPresenceEntry });
     }
-    this.online = this.#make(undefined, sharesOnline);
+    this.online = this.#make(undefined, shareOnline);
   }
 
   /** Returns a topic with users or followers. */

@@ -79,7 +79,7 @@ export interface PresenceOptions {
    *
    * @default {true}
    */
-  readonly sharesOnline?: boolean;
+  readonly shareOnline?: boolean;
   /**
    * Gets the errors that listeners throw; the other listeners run all the same.
    *

@@ -35,7 +35,7 @@ async function everything(turns: number): Promise<Simulation> {
       broker,
       authorize: () => true,
       authenticate: ({ token = "guest" }) => token,
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       userOf: (user: string) => user,
       rooms: ["room:{name}"],
       history: { "news": { size: 100, ttlMs: 60_000 } },

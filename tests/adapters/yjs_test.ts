@@ -73,7 +73,7 @@ class Site implements AsyncDisposable {
       history: documents.history,
       requests: documents.requests,
       authenticate: ({ token }) => token ?? guest,
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authorize: (session, topic, action) => documents.authorize(session, topic, action),
     });
     documents.attach(server);

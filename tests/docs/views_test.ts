@@ -110,7 +110,7 @@ for (const recipe of RECIPES) {
         onListen() {},
         authenticate: () => "ann",
         authorize: (_session, topic) => topic.startsWith("chat:"),
-        namesPublishers: true,
+        includePublisher: true,
         rooms: ["chat:{room}"],
         history: { "chat:{room}": {} },
         fetch: ({ url }) => {

@@ -92,7 +92,7 @@ function act(random: Random, client: Client, wait: (begin: () => Promise<unknown
   const data = random.below(4) === 0 ? "x".repeat(random.bits(11)) : anyJson(random);
   switch (random.below(8)) {
     case 0:
-      return wait(() => client.request(topic, data, { resend: random.below(2) === 0 }));
+      return wait(() => client.request(topic, data, { retry: random.below(2) === 0 }));
     case 1:
       return wait(() => client.publish(topic, data, { timeoutMs: 20 }));
     case 2: {

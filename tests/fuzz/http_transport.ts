@@ -138,7 +138,7 @@ const STATUSES: ReadonlySet<number> = new Set([
 export async function fuzzHttpTransport(random: Random, rounds: number): Promise<void> {
   using console = captureConsole();
   await using server = createServer({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => token ?? "nobody",
     authorize: () => true,
     onRefusal() {},

@@ -70,7 +70,7 @@ const FAULTS: Record<string, (stage: Stage) => void> = {
 
 /** Leaves the old primary, if alive, for a while; with or without an end of its connections. */
 function failOver(redis: SimulatedRedis, chance: () => number): void {
-  redis.failOver({ demoteAfterMs: 5_000 * chance(), keepsClients: chance() < 0.5 });
+  redis.failOver({ demoteAfterMs: 5_000 * chance(), keepClients: chance() < 0.5 });
 }
 
 /** A cluster under faults: the digest, and the publications that were lost in silence. */

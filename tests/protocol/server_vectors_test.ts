@@ -44,13 +44,13 @@ interface Given {
   readonly headers?: Readonly<Record<string, string>>;
   readonly path?: string;
   readonly tokens?: Readonly<Record<string, string>>;
-  readonly acceptsTokenInBand?: boolean;
+  readonly allowTokenMessage?: boolean;
   readonly endsAfterMs?: number;
   readonly guest?: string;
   readonly allowed?: readonly string[];
   readonly history?: Readonly<Record<string, number>>;
   readonly engine?: boolean;
-  readonly namesPublishers?: boolean;
+  readonly includePublisher?: boolean;
   readonly rooms?: readonly string[];
   readonly contract?: GivenContract;
   readonly maxMessageBytes?: number;
@@ -148,7 +148,7 @@ class Run {
       onOpen: (session) => void (this.#session ??= session),
       onMessage: (message, session) => this.#handle(message, session),
       rooms: [...given.rooms ?? []],
-      namesPublishers: given.namesPublishers ?? false,
+      includePublisher: given.includePublisher ?? false,
       history: Object.fromEntries(
         Object.entries(given.history ?? {}).map(([pattern, size]) => [pattern, { size }]),
       ),
@@ -163,7 +163,7 @@ class Run {
         },
       }),
       ...(given.endsAfterMs && { expiresAt: () => Date.now() + given.endsAfterMs! }),
-      acceptsTokenInBand: given.acceptsTokenInBand ?? false,
+      allowTokenMessage: given.allowTokenMessage ?? false,
       session: { ...(maxMessageBytes && { maxMessageBytes }), ...(sendQueue && { sendQueue }) },
       ...(maxTopics && { limits: { maxTopicsPerSession: maxTopics } }),
       ...(rate && { rates: { perSession: { messages: rate } } }),

@@ -20,7 +20,7 @@ function serveAll() {
   let endsIn = TOKEN_MS;
   const server = listen<{ user: string; until: number }>({
     webTransport: false,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => {
       const user = users[token ?? ""];
       if (user === undefined) throw new AuthenticationError("Unknown token");
@@ -29,7 +29,7 @@ function serveAll() {
     userOf: ({ user }) => user,
     expiresAt: ({ until }) => until,
     authorize: (_, topic) => topic !== "secret",
-    namesPublishers: true,
+    includePublisher: true,
     rooms: ["room:{name}"],
     history: { "chat:{room}": { size: 3 } },
     rates: { perSession: { messages: { perSecond: 1_000, burst: 100 } } },
@@ -139,7 +139,7 @@ Deno.test("asyncapi.json describes every envelope that a server and its clients 
   await has("server", "notice", 3);
   await bob.presence("room:a", "away");
   await bob.publish("chat:a", "one");
-  await bob.publish("chat:a", "two", { echo: false });
+  await bob.publish("chat:a", "two", { except: "self" });
   await ann.publish("chat:a", "three");
   server.publish("news", { to: "all" });
   await until(() => chat.seen.length === 3 && own.seen.length === 2 && news.seen.length === 1);

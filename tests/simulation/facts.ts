@@ -69,7 +69,7 @@ export interface Facts {
     readonly isAtLeastOnce?: boolean;
     /** True if the producer may end the wait before others would, by a short time or a signal. */
     readonly givesUp?: boolean;
-    /** Client that is left out; the producer itself with `echo: false`. */
+    /** Client that is left out; the producer itself with `except: "self"`. */
     readonly except?: string;
     /** True if a node of the last release may send the publication to `except` in a replay. */
     readonly mayReturn?: boolean;

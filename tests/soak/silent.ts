@@ -41,7 +41,7 @@ const SENT: Readonly<Record<string, (client: Client, id: string) => Promise<unkn
     await client.flushed();
   },
   "a publication at least once": (client, id) => client.publish("news", id),
-  "a request with resend": (client, id) => client.request("say", id, { resend: true }),
+  "a request with retry": (client, id) => client.request("say", id, { retry: true }),
   "a request": async (client, id) => {
     const error = await client.request("say", id).catch((error) => error);
     const { message } = error as Error;

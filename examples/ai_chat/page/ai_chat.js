@@ -254,7 +254,7 @@ elements.confirm.addEventListener("close", async () => {
   location.hash = "";
   state.turns.delete(id);
   for (const turn of unsent.of(id)) unsent.delete(turn.id);
-  await client.request("remove", id, { resend: true }).catch(console.warn);
+  await client.request("remove", id, { retry: true }).catch(console.warn);
 });
 
 // Without its script, the form would load the page again.

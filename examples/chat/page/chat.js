@@ -196,7 +196,7 @@ async function deliver() {
     try {
       // The client sends the request again after a lost connection. The server knows the id, and
       // accepts the line once.
-      const options = { resend: true, timeoutMs: NO_HURRY_MS };
+      const options = { retry: true, timeoutMs: NO_HURRY_MS };
       const { at } = kind === "room"
         ? await client.request("say", { id, room: name, text }, options)
         : await client.request("tell", { id, to: name, text }, options);

@@ -80,13 +80,13 @@ export interface LinkConditions {
    *
    * @default {false}
    */
-  readonly blocksUdp?: boolean;
+  readonly blockUdp?: boolean;
   /**
    * True where a proxy strips the request to upgrade: no WebSocket opens.
    *
    * @default {false}
    */
-  readonly stripsUpgrades?: boolean;
+  readonly stripUpgrades?: boolean;
   /**
    * Share of attempts to connect that are refused at once.
    *
@@ -113,8 +113,8 @@ export const GOOD_CONDITIONS: Required<LinkConditions> = Object.freeze({
   splitRate: 0,
   bytesPerSecond: Infinity,
   isBlocked: false,
-  blocksUdp: false,
-  stripsUpgrades: false,
+  blockUdp: false,
+  stripUpgrades: false,
   refusalRate: 0,
   handshake: undefined,
 });
@@ -229,8 +229,8 @@ export class Direction {
    * @returns Times in milliseconds.
    */
   datagramDelays(random: () => number): number[] {
-    const { isBlocked, blocksUdp, lossRate, duplicateRate, reorderRate, delayMs } = this.conditions;
-    if (isBlocked || blocksUdp || lossRate > 0 && random() < lossRate) return [];
+    const { isBlocked, blockUdp, lossRate, duplicateRate, reorderRate, delayMs } = this.conditions;
+    if (isBlocked || blockUdp || lossRate > 0 && random() < lossRate) return [];
     let ms = this.#passage(random);
     if (reorderRate > 0 && random() < reorderRate) ms += LATE.ms + LATE.delays * delayMs;
     if (duplicateRate > 0 && random() < duplicateRate) return [ms, ms + this.#passage(random)];

@@ -324,7 +324,7 @@ export class SimulatedHttp implements HttpNetwork {
     if (program === undefined) return link.disconnect();
     const headers = new Headers(sent);
     headers.set("host", new URL(url).host);
-    if (this.#links.direction(link.client, link.server).conditions.stripsUpgrades) {
+    if (this.#links.direction(link.client, link.server).conditions.stripUpgrades) {
       headers.delete("upgrade");
       headers.delete("connection");
     }

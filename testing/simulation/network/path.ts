@@ -187,8 +187,8 @@ export class NetworkPath implements PacketPath {
 
   #blocked(): Direction | undefined {
     for (const direction of this.directions) {
-      const { isBlocked, blocksUdp } = direction.conditions;
-      if (isBlocked || this.#isUdp && blocksUdp) return direction;
+      const { isBlocked, blockUdp } = direction.conditions;
+      if (isBlocked || this.#isUdp && blockUdp) return direction;
     }
     return undefined;
   }

@@ -157,15 +157,15 @@ Deno.test("SimulatedNetwork.dialer() falls back where UDP is blocked, and where 
     return (await soon(all, client.whenConnected())).transport;
   };
   assertEquals(await transportOf({}), "webtransport");
-  assertEquals(await transportOf({ blocksUdp: true }), "websocket");
-  assertEquals(await transportOf({ blocksUdp: true, stripsUpgrades: true }), "http");
+  assertEquals(await transportOf({ blockUdp: true }), "websocket");
+  assertEquals(await transportOf({ blockUdp: true, stripUpgrades: true }), "http");
 });
 
 Deno.test("SimulatedNetwork.dialer() moves to WebSocket when UDP is blocked under way", async () => {
   const all = site();
   const client = all.connect();
   assertEquals((await soon(all, client.whenConnected())).transport, "webtransport");
-  all.both({ blocksUdp: true });
+  all.both({ blockUdp: true });
   await all.simulation.run(120_000);
   assertEquals((await soon(all, client.whenConnected())).transport, "websocket");
 });
@@ -187,7 +187,7 @@ Deno.test("SimulatedNetwork.dialer() fails by each fault of a handshake, and con
 Deno.test("SimulatedNetwork.dialWebTransport() times out by itself where no server answers", async () => {
   const all = site();
   const dial = all.network.dialWebTransport(all.host);
-  all.both({ blocksUdp: true });
+  all.both({ blockUdp: true });
   assert(await failure(all, dial(new URL("https://node/"), {})) instanceof TimeoutError);
   const unknown = await failure(all, dial(new URL("https://nowhere/"), {}));
   assertEquals(unknown.message, "Cannot connect to nowhere: the name is unknown");

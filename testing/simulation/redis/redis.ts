@@ -223,14 +223,14 @@ export class SimulatedRedis {
    * there are two.
    *
    * @param options `demoteAfterMs`: time until the old primary becomes a replica, in milliseconds.
-   * `keepsClients`: the clients of the old primary stay connected then, as without Sentinel, and
+   * `keepClients`: the clients of the old primary stay connected then, as without Sentinel, and
    * leave when a write is refused.
    * @returns `false` without a replica that lives.
    */
   failOver(
-    { demoteAfterMs = 1_000, keepsClients = false }: {
+    { demoteAfterMs = 1_000, keepClients = false }: {
       readonly demoteAfterMs?: number;
-      readonly keepsClients?: boolean;
+      readonly keepClients?: boolean;
     } = {},
   ): boolean {
     const old = this.#primary;
@@ -248,7 +248,7 @@ export class SimulatedRedis {
       isDemoted = true;
       const loss = old.lossSince(common);
       if (loss !== undefined) this.#onLost(loss);
-      if (old.host.isAlive && this.#primary !== old) old.follow(this.#primary, { keepsClients });
+      if (old.host.isAlive && this.#primary !== old) old.follow(this.#primary, { keepClients });
     };
     if (old.host.isAlive) {
       old.host.after(demoteAfterMs, demote);

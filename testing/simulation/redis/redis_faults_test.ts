@@ -237,7 +237,7 @@ Deno.test("RedisServer answers LOADING, BUSY and READONLY, and clients get over 
   for (const each of [subscriber, writer]) each.on("error", () => {});
   await simulation.run(1_000);
   void subscriber.subscribe("news");
-  redis.failOver({ demoteAfterMs: 100, keepsClients: true });
+  redis.failOver({ demoteAfterMs: 100, keepClients: true });
   await simulation.run(5_000);
   const refused = writer.call("SET", "b", "1");
   refused.catch(() => {});

@@ -289,15 +289,15 @@ export class RedisServer {
    * Becomes a replica, which takes the data of the primary.
    *
    * @param primary The primary.
-   * @param options `keepsClients`: clients stay connected, and their writes are refused.
+   * @param options `keepClients`: clients stay connected, and their writes are refused.
    */
   follow(
     primary: RedisServer,
-    { keepsClients = false }: { readonly keepsClients?: boolean } = {},
+    { keepClients = false }: { readonly keepClients?: boolean } = {},
   ): void {
     this.#link?.stop();
     this.#keys.isReplica = true;
-    if (!keepsClients) this.dropClients();
+    if (!keepClients) this.dropClients();
     this.#link = new ReplicaLink(this.#simulation, this.#network, {
       host: this.host,
       primary: primary.host,

@@ -115,9 +115,9 @@ const KINDS: Readonly<Record<string, Begin>> = {
     change(cluster, [[peer, target]], {
       handshake: HANDSHAKES[Math.floor(amount * HANDSHAKES.length)]!,
     }),
-  strip: ({ cluster, target, peer }) => change(cluster, [[peer, target]], { stripsUpgrades: true }),
+  strip: ({ cluster, target, peer }) => change(cluster, [[peer, target]], { stripUpgrades: true }),
   "no-udp": ({ cluster, target, peer }) =>
-    change(cluster, [[target, peer], [peer, target]], { blocksUdp: true }),
+    change(cluster, [[target, peer], [peer, target]], { blockUdp: true }),
 };
 
 /** The faults of a cluster, with those that are under way. */

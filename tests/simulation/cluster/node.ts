@@ -216,7 +216,7 @@ export class ClusterNode implements LiveServer {
       ...(broker && { broker: this.#isOld ? new LastReleaseBroker(broker) : broker }),
       ...(this.#isOld && { webTransport: false }),
       node: { name },
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authenticate: ({ token }) => tokens.read(token),
       userOf: ({ user }) => user,
       expiresAt: ({ endsAt }) => endsAt,

@@ -28,7 +28,7 @@ serve({
   onListen() {},
   broker: brokerFor(engine!),
   contract,
-  acceptsTokenInBand: true,
+  allowTokenMessage: true,
   authenticate: ({ token }) => token ?? guest,
   requests: {
     numbers: {

@@ -87,7 +87,7 @@ interface Given {
 export async function auditArguedCalls(audit: Audit, options: Options): Promise<void> {
   const host = audit.host("callee");
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token = "nobody" }) => token,
   }));
   const { topics } = server;

@@ -61,7 +61,7 @@ interface Narrow {
 export async function auditBounds(audit: Audit): Promise<void> {
   const host = audit.host("narrow");
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => {
       if (token === undefined) throw new AuthenticationError("A token is needed");
       return token.split(".")[0]!;

@@ -74,7 +74,7 @@ export async function auditContract(audit: Audit): Promise<void> {
   let opened = 0;
   const { server } = new SimulatedServer(audit.network, host, () => ({
     contract: CONTRACT,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }: { readonly token?: string | undefined }) => {
       if (token === undefined) throw new AuthenticationError("A token is needed");
       return token.split(".")[0]!;

@@ -32,7 +32,7 @@ export async function auditExpiry(audit: Audit): Promise<void> {
   let isDenied = false;
   const closes: { readonly user: string; readonly code: number; readonly atMs: number }[] = [];
   const { server } = new SimulatedServer(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token = "" }: { readonly token?: string | undefined }) => {
       const [user = "", endsAt] = token.split(" ");
       asked.set(user, (asked.get(user) ?? 0) + 1);

@@ -51,7 +51,7 @@ export async function auditFlows(audit: Audit): Promise<void> {
   /** Sessions whose streams have a handler that fails. */
   const failing = new Set<Session>();
   const { server } = new SimulatedServer(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token = "guest" }: { readonly token?: string | undefined }) => token,
     flowControl: CREDIT,
     async onStream(stream, session) {

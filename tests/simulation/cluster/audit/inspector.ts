@@ -34,7 +34,7 @@ async function auditFollowing(audit: Audit): Promise<void> {
   const host = audit.host("inspected");
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
     inspector: { authorize: () => true },
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: () => "watched",
     onMessage() {},
   }));

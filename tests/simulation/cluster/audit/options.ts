@@ -57,7 +57,7 @@ const SERVER: readonly Case[] = [
   })),
   { path: "path", fits: ["/", "/a", "/a/:b", undefined], type: ["", "a", "a/b", 5] },
   {
-    path: "keepsHeaders",
+    path: "keepHeaders",
     fits: ["all", [], ["accept"], ["accept", "X-Y"]],
     type: ["accept", ["a b"], [""], [5], ["accept", "ä"], {}],
   },

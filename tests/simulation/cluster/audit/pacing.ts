@@ -117,7 +117,7 @@ async function examineTime(audit: Audit, client: Client): Promise<void> {
   await audit.until(() => client.isConnected);
   const timeoutMs = Math.round(CLEAR_MS + AWAY_MS * (1 + audit.random()));
   const sinceMs = audit.nowMs;
-  const outcome = await outcomeOf(client.request("hold", {}, { resend: true, timeoutMs }));
+  const outcome = await outcomeOf(client.request("hold", {}, { retry: true, timeoutMs }));
   const lateMs = Math.round(audit.nowMs - sinceMs - timeoutMs);
   const what = `request over several sessions, late by ${lateMs} ms`;
   audit.examine("pacing", what, ["TimeoutError", true], [outcome, Math.abs(lateMs) <= EXACT_MS]);

@@ -124,7 +124,7 @@ class Watch {
     this.#hookMs = oneOf(this.#random, HOOKS_MS);
     const tokenMs = Math.round(between(this.#random, LEAST_MS, MOST_MS));
     this.#program = new SimulatedServer<Identity>(audit.network, audit.host("renews"), () => ({
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authenticate: async ({ token = "" }) => {
         if (this.#seen.includes(token)) this.#expect("token that comes again", "none", token);
         this.#seen.push(token);

@@ -98,7 +98,7 @@ class Rights {
     const host = audit.host("rights");
     const authorizeMs = oneOf(random, AUTHORIZE_MS);
     this.#program = new SimulatedServer(audit.network, host, () => ({
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authenticate: ({ token }) => ({ number: Number(token) }),
       userOf: () => "rights-user",
       authorize: async ({ value }, topic) => {

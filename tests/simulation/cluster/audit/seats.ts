@@ -97,7 +97,7 @@ class Seats {
     this.#audit = audit;
     this.#random = audit.random;
     const program = this.#program = new SimulatedServer(audit.network, audit.host("seats"), () => ({
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authenticate: () => USER,
       history: { "kept:{name}": {} },
       durableStreams: { path: "/streams" },

@@ -68,7 +68,7 @@ async function auditSessions(audit: Audit): Promise<void> {
   const host = audit.host("timed");
   const { runtime } = host;
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => {
       if (token === undefined) throw new AuthenticationError("A token is needed");
       return token;

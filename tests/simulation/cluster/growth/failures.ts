@@ -26,7 +26,7 @@ export async function fail(audit: Audit, client: Client, visit: string): Promise
     client.presence(`room:slow-${visit}`, 1, { signal }),
     client.presence(room, 1),
     client.presence(room, undefined),
-    client.publish(`denied:${visit}`, 1, { echo: false }),
+    client.publish(`denied:${visit}`, 1, { except: "self" }),
     client.publish(`broken:${visit}`, 1),
     client.publish(`slow:${visit}`, 1, { signal }),
     client.publish(`slow:${visit}`, 2, { timeoutMs: 20 }),

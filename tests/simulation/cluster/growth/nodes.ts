@@ -74,7 +74,7 @@ export function startNodes(audit: Audit): readonly [Node, Node, Node] {
 
 /** The options that need no machine. */
 const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
-  acceptsTokenInBand: true,
+  allowTokenMessage: true,
   authenticate: ({ token = "guest" }) => {
     if (token.startsWith(REFUSED)) throw new AuthenticationError("planned");
     return token.startsWith(UNDECIDED) ? new Promise(() => {}) : token;
@@ -82,7 +82,7 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
   history: { "growth:{name}": { size: 8 } },
   rooms: ["room:{name}"],
   presenceGraceMs: KEEPS_MS,
-  namesPublishers: true,
+  includePublisher: true,
   durableStreams: {
     path: STREAMS,
     authorize: () => true,

@@ -159,7 +159,7 @@ export class Visits {
     const { signal } = leave;
     waits.add(client.presence(`room:${visit}`, { user }));
     for (const topic of topics) {
-      waits.add(client.publish(topic, user), client.publish(topic, user, { echo: false }));
+      waits.add(client.publish(topic, user), client.publish(topic, user, { except: "self" }));
     }
     client.send("back");
     client.send("throw");

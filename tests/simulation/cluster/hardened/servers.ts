@@ -102,7 +102,7 @@ export function simulateHardened(
     try {
       const { link, end } = await dial(client, url, socket.opening.signal);
       abandon = () => link.abandon();
-      const { handshake, stripsUpgrades: isStripped } =
+      const { handshake, stripUpgrades: isStripped } =
         links.direction(client, link.server).conditions;
       if (typeof handshake === "number") {
         await link.answer<void>(

@@ -58,13 +58,13 @@ export function ask(program: Program): void {
   const patience = program.chanceOf("patience with requests");
   program.every(ASK_EVERY_MS, "requests", (random) => {
     const id = program.newId("r");
-    const resend = random() < 0.3;
-    program.tell("requestSent", { requester: name, id, isResent: resend });
+    const retry = random() < 0.3;
+    program.tell("requestSent", { requester: name, id, isResent: retry });
     const { options, withinMs } = patienceOf(host.runtime, patience, WAIT_MS);
     // Some handlers take long enough for a session to end meanwhile.
     const isSlow = patience() < SLOW_SHARE;
     const data = isSlow ? { id, ms: SLOW_MS * patience() } : { id };
-    const reply = client.request(isSlow ? "hold" : "echo", data, { resend, ...options });
+    const reply = client.request(isSlow ? "hold" : "echo", data, { retry, ...options });
     program.wait(`request ${id}`, reply, withinMs).then(
       (reply) => {
         const answerTo = isSlow ? `${reply}` : (reply as { readonly id: string }).id;

@@ -135,7 +135,11 @@ export function publish(program: Program, topic: string, chance: number): void {
     givesUp: withinMs < WAIT_MS,
     ...(!echo && { except: name, mayReturn: settings.has("two-wires") }),
   });
-  const published = client.publish(topic, { id }, { timeoutMs: WAIT_MS, echo, ...options });
+  const published = client.publish(topic, { id }, {
+    timeoutMs: WAIT_MS,
+    except: echo ? undefined : "self",
+    ...options,
+  });
   program.wait(`publication of ${id}`, published, withinMs).then(
     () => program.tell("acknowledged", { topic, id }),
     (error) => {

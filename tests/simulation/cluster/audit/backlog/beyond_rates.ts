@@ -205,7 +205,7 @@ async function auditRenewals(audit: Audit): Promise<void> {
   const expect: Expect = (...outcome) => audit.examine("limits", ...outcome);
   const host = audit.host("renewing");
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token = "" }) => token.split(" ")[0]!,
   }));
   audit.change(audit.host("renewing-page"), host, STEADY);

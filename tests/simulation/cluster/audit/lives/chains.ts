@@ -36,7 +36,7 @@ export async function auditChains(audit: Audit): Promise<void> {
   const random = audit.chanceOf("chains");
   const host = audit.host(`${USER}-server`);
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: () => USER,
     userOf: (user) => user,
     authorize: () => true,

@@ -120,7 +120,7 @@ async function auditRates(audit: Audit): Promise<void> {
   const { random } = audit;
   const host = audit.host("comebacks");
   const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: () => USER,
     userOf: () => USER,
     authorize: () => true,
@@ -204,7 +204,7 @@ async function auditChanges(audit: Audit): Promise<void> {
   const [host, machine] = [audit.host("changes"), audit.host(CHANGER)];
   const { server } = new SimulatedServer(audit.network, host, () => ({
     contract: CHANGE_CONTRACT,
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: () => CHANGER,
     userOf: () => CHANGER,
     authorize: () => true,

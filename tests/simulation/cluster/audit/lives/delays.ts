@@ -36,7 +36,7 @@ export async function auditDelays(audit: Audit): Promise<void> {
   const hosts = Array.from({ length: count }, (_, i) => audit.host(`delays-server${i}`));
   const servers = hosts.map((host) =>
     new SimulatedServer(audit.network, host, () => ({
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authenticate: () => USER,
       userOf: () => USER,
       onError() {},

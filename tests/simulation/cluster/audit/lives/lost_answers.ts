@@ -38,7 +38,7 @@ export async function auditLostAnswers(audit: Audit): Promise<void> {
   const [host, machine] = [audit.host(`${USER}-server`), audit.host(USER)];
   const answers = { areLost: false };
   const { server } = new SimulatedServer(losing(audit.network, answers), host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token = "" }) => token,
     userOf: (token) => token,
     authorize: () => true,

@@ -40,7 +40,7 @@ export async function auditLostTails(audit: Audit): Promise<void> {
   const servers: Server<unknown>[] = hosts.map((host) => {
     const runtime = { ...host.runtime, randomUUID: () => EPOCH } as const;
     return new SimulatedServer<unknown>(audit.network, host, () => ({
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authenticate: () => USER,
       userOf: () => USER,
       authorize: () => true,

@@ -134,7 +134,7 @@ export class Mover {
   readonly #audit: Audit;
   /** Notes that came in the present round. */
   readonly #notes: string[] = [];
-  readonly #requested: { readonly id: string; readonly resend: boolean; outcome: string }[] = [];
+  readonly #requested: { readonly id: string; readonly retry: boolean; outcome: string }[] = [];
   /** True for a program that takes its time with each message. */
   readonly #isSlow: boolean;
   #waiting = 0;
@@ -216,7 +216,7 @@ export class Mover {
     const id = this.newId();
     await this.#settles(
       `publication ${id}`,
-      this.client.publish(topic, { id }, { echo }),
+      this.client.publish(topic, { id }, { except: echo ? undefined : "self" }),
       "fulfilled",
     );
     return id;
@@ -224,15 +224,15 @@ export class Mover {
 
   /** Compares all calls so far with the requests that the nodes handled. */
   examine(requests: ReadonlyMap<string, number>): string[] {
-    for (const { id, resend, outcome } of this.#requested.splice(0)) {
+    for (const { id, retry, outcome } of this.#requested.splice(0)) {
       const times = requests.get(id) ?? 0;
       const isDone = outcome === "fulfilled";
-      const isKnown = isDone || !resend && outcome === "SessionClosedError";
+      const isKnown = isDone || !retry && outcome === "SessionClosedError";
       const isTrue = isDone ? times > 0 : true;
-      const isOnce = resend || times <= 1;
+      const isOnce = retry || times <= 1;
       if (isKnown && isTrue && isOnce) continue;
       this.wrong.push(
-        `request ${id}${resend ? " (resend)" : ""}: ${outcome}, handled ${times} times`,
+        `request ${id}${retry ? " (retry)" : ""}: ${outcome}, handled ${times} times`,
       );
     }
     return this.wrong.splice(0);
@@ -241,15 +241,15 @@ export class Mover {
   /**
    * Sends a request.
    *
-   * @param resend True to repeat the request after a loss.
+   * @param retry True to repeat the request after a loss.
    * @param ms Time of the handler.
    */
-  ask(resend: boolean, ms: number): void {
-    const request = { id: this.newId(), resend, outcome: "pending" };
+  ask(retry: boolean, ms: number): void {
+    const request = { id: this.newId(), retry, outcome: "pending" };
     this.#requested.push(request);
     const data = { id: request.id, ms };
     this.#waiting++;
-    void outcomeOf(this.client.request("hold", data, { resend })).then((outcome) => {
+    void outcomeOf(this.client.request("hold", data, { retry })).then((outcome) => {
       request.outcome = outcome;
       this.#waiting--;
     });
@@ -330,13 +330,15 @@ export class Mover {
     if (topic === KEPT) this.published.push(published);
     const data = { id: published.id };
     this.#waiting++;
-    void outcomeOf(this.client.publish(topic, data, { echo })).then((outcome) => {
-      published.isAcknowledged = outcome === "fulfilled";
-      if (this.isReliable && outcome !== "fulfilled") {
-        this.wrong.push(`publication ${published.id}: ${outcome}`);
-      }
-      this.#waiting--;
-    });
+    void outcomeOf(this.client.publish(topic, data, { except: echo ? undefined : "self" })).then(
+      (outcome) => {
+        published.isAcknowledged = outcome === "fulfilled";
+        if (this.isReliable && outcome !== "fulfilled") {
+          this.wrong.push(`publication ${published.id}: ${outcome}`);
+        }
+        this.#waiting--;
+      },
+    );
   }
 
   #toggle(topic: string): void {

@@ -128,7 +128,7 @@ export class LivesNodes {
   #start(host: Host, ports: NodePorts): SimulatedServer<Identity> {
     return new SimulatedServer<Identity>(this.#audit.network, host, () => ({
       broker: ports.broker(host),
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authenticate: ({ token }) => {
         if (token === undefined) return { user: GUESTS, endsAt: Infinity };
         const [user = "", endsAt] = token.split(" ");

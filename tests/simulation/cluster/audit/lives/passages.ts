@@ -144,7 +144,7 @@ async function auditPassenger(audit: Audit): Promise<void> {
     host,
     () => ({
       ...(hasTokens && {
-        acceptsTokenInBand: true,
+        allowTokenMessage: true,
         authenticate: () => USER,
         userOf: () => USER,
       }),
@@ -228,7 +228,9 @@ async function auditPassenger(audit: Audit): Promise<void> {
     for (let left = count; left > 0; left--) {
       publishOnce(text);
       if (random() < SILENT_SHARE) {
-        void outcomeOf(client.publish(oneOf(random, [TALK, KEPT]), { n: SILENT }, { echo: false }));
+        void outcomeOf(
+          client.publish(oneOf(random, [TALK, KEPT]), { n: SILENT }, { except: "self" }),
+        );
       }
       if (random() < SILENT_SHARE) publishToOthers();
       await audit.pause(between(random, 0, BETWEEN_MS));

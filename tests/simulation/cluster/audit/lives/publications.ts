@@ -76,7 +76,7 @@ export async function auditPublications(audit: Audit): Promise<void> {
   const random = audit.chanceOf(USER);
   const [host, machine] = [audit.host("bursts-server"), audit.host(USER)];
   const { server } = new SimulatedServer(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token = "" }) => token,
     userOf: (token) => token,
     authorize: async (_session, topic, action) => {

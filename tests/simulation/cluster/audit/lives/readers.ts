@@ -51,7 +51,7 @@ export async function auditReaders(audit: Audit): Promise<void> {
   const random = audit.chanceOf(USER);
   const [host, machine] = [audit.host("readers-server"), audit.host(USER)];
   const { server } = new SimulatedServer(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: () => USER,
     userOf: () => USER,
     authorize: () => audit.pause(between(random, 0, AUTHORIZE_MS)).then(() => true),

@@ -51,7 +51,7 @@ export async function auditRefusedReaders(audit: Audit): Promise<void> {
   const decisions: Decision[] = [];
   let share = 0;
   const { server } = new SimulatedServer(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: () => USER,
     userOf: () => USER,
     authorize: async () => {

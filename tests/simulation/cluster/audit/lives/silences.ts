@@ -122,12 +122,12 @@ async function auditClient(
     }
     const way = transports[0] === "webtransport" ? oneOf(random, WAYS) : "opens";
     const failsMs = between(random, 0, FAILS_MS);
-    const blocksUdp = way === "waits" || way === "breaks";
+    const blockUdp = way === "waits" || way === "breaks";
     // Without UDP, the close of a session on WebTransport is lost, and the client hears silence.
-    const isDeaf = blocksUdp && last?.transport === "webtransport";
+    const isDeaf = blockUdp && last?.transport === "webtransport";
     const drawn = isDeaf ? "cut" : oneOf(random, ENDS);
     const end = isSilent ? "silence" : isHttp ? "close" : drawn;
-    audit.change(host, machine, { blocksUdp });
+    audit.change(host, machine, { blockUdp });
     refusesMs = way === "refused" ? failsMs : undefined;
     if (end === "cut") audit.cut(machine);
     if (end === "silence") audit.cut(machine, true);
@@ -148,7 +148,7 @@ async function auditClient(
       }
     }
     await audit.pause(way === "opens" ? between(random, 50, 500) : LATE_MS);
-    audit.change(host, machine, { blocksUdp: false });
+    audit.change(host, machine, { blockUdp: false });
     refusesMs = undefined;
   }
   await client.close();

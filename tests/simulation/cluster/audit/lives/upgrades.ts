@@ -70,8 +70,8 @@ async function auditClient(audit: Audit, upgrade: boolean): Promise<void> {
     onMessage: ({ data }) => void handled.push(data),
     onError() {},
   }));
-  const block = (blocksUdp: boolean) => audit.change(host, machine, { blocksUdp });
-  audit.change(host, machine, { ...STEADY, lossRate: 0, reorderRate: 0, blocksUdp: true });
+  const block = (blockUdp: boolean) => audit.change(host, machine, { blockUdp });
+  audit.change(host, machine, { ...STEADY, lossRate: 0, reorderRate: 0, blockUdp: true });
   const client = audit.connect(name, host, {
     token: undefined,
     transports: TRANSPORTS,

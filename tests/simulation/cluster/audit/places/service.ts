@@ -86,7 +86,7 @@ export class Service {
     const node: ServiceNode = new SimulatedServer(audit.network, host, (host) => ({
       broker: this.#brokerOf(host),
       node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authenticate: ({ token = "nobody" }) => token,
       authorize: () => true,
       rooms: ["room:{name}"],

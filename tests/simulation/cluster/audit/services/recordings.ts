@@ -54,7 +54,7 @@ export async function auditRecordings(audit: Audit): Promise<void> {
   const random = audit.chanceOf(NAME);
   const host = audit.host(`${NAME}-server`);
   const node = new SimulatedServer<string>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token = "" }) => token,
     userOf: (user) => user,
     onMessage() {},

@@ -40,7 +40,7 @@ export async function auditTorrents(audit: Audit): Promise<void> {
   const random = audit.chanceOf(NAME);
   const host = audit.host(`${NAME}-server`);
   const node = new SimulatedServer<string>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token = "" }) => token,
     userOf: (user) => user,
     session: {

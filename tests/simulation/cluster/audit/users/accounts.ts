@@ -153,7 +153,7 @@ class Accounts {
         if (token === FORGED) throw new AuthenticationError("Forged");
         return token;
       },
-      acceptsTokenInBand: false,
+      allowTokenMessage: false,
       onMessage: (message) => message.reply(ANSWER),
       onError() {},
       rates: {

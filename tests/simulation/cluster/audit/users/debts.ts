@@ -84,7 +84,7 @@ async function sendLarge(audit: Audit, random: () => number): Promise<void> {
   const nodes = hosts.map((host) =>
     new SimulatedServer<string>(audit.network, host, (life) => ({
       broker: brokerOf(life),
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authenticate: ({ token = "nobody" }) => token,
       onMessage: (message) => message.reply(true),
       rates: { [scope]: { bytes: rate }, maxRefusals: 1_000 },

@@ -201,7 +201,7 @@ class Units {
       ...(!isDefault && { maxRefusals: this.#maxRefusals }),
     };
     this.#program = new SimulatedServer<unknown>(audit.network, audit.host("units"), () => ({
-      acceptsTokenInBand: true,
+      allowTokenMessage: true,
       authenticate: ({ token }) => token === GUEST ? {} : token,
       authorize: () => true,
       rooms: ["room:{name}"],

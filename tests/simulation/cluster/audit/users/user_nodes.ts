@@ -55,7 +55,7 @@ export class UserNodes {
       (own) =>
         new SimulatedServer<string>(audit.network, own, (host) => ({
           broker: ports.broker(host),
-          acceptsTokenInBand: true,
+          allowTokenMessage: true,
           authenticate: ({ token = "nobody" }) => token,
           authorize: () => true,
           onMessage() {},

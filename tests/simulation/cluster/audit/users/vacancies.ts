@@ -41,7 +41,7 @@ async function auditUpgrades(audit: Audit): Promise<void> {
   const [host, guests] = [audit.host(NAME), audit.host(`${NAME}-guests`)];
   let asked = 0;
   const { server } = new SimulatedServer(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: async ({ token }) => {
       asked++;
       if (token === "gone") await pause(host.runtime, AUTHENTICATE_MS);

@@ -155,7 +155,7 @@ class Closing {
       ...(host.life === 0 && { signal: this.#stop.signal }),
       session: { closeTimeoutMs: CLOSE_MS, handshakeTimeoutMs: HANDSHAKE_MS },
       limits: { maxSessionsPerUser: Infinity },
-      acceptsTokenInBand: this.#isInBand,
+      allowTokenMessage: this.#isInBand,
       authenticate: async ({ token = "guest" }) => {
         await pause(host.runtime, between(random, 0, AUTHENTICATE_MS));
         if (random() < FAILS) throw new AuthenticationError("away", { status: 503 });

@@ -185,7 +185,7 @@ async function auditTokenEnds(audit: Audit): Promise<void> {
   const { runtime } = host;
   const beganMs = runtime.now();
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token = "" }) => token,
     userOf: (token) => token.split(" ")[0]!,
     expiresAt: (token) => {
@@ -217,7 +217,7 @@ async function auditTokenEnds(audit: Audit): Promise<void> {
 async function auditNameless(audit: Audit): Promise<void> {
   const host = audit.host("entrances-nameless");
   const { server } = new SimulatedServer<{ readonly n: number }>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: () => ({ n: 1 }),
   }));
   const page = new HandPage(audit, host, "/?token=any");

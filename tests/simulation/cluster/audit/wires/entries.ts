@@ -150,7 +150,7 @@ function serverOptions(
 ): SimulatedServerOptions<string, Contract> {
   let count = 0;
   return {
-    acceptsTokenInBand: isInBand,
+    allowTokenMessage: isInBand,
     signal,
     session: { handshakeTimeoutMs: HANDSHAKE_MS, closeTimeoutMs: CLOSE_MS, heartbeat: HEARTBEAT },
     authenticate: async ({ token }) => {

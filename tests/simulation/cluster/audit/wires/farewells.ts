@@ -194,7 +194,7 @@ function callsOf(farewell: Farewell): Readonly<Record<string, () => Promise<unkn
   return {
     connection: () => client.whenConnected({ signal }),
     request: () => client.request("hold", 0, { signal }),
-    "resent request": () => client.request("hold", 0, { signal, resend: true }),
+    "resent request": () => client.request("hold", 0, { signal, retry: true }),
     publication: () => client.publish(`${SLOW}topic`, 0, { signal }),
     presence: () => client.presence(`${SLOW}room`, 0, { signal }),
     outbox: async () => {
@@ -223,7 +223,7 @@ function serverOptions(isKnown: () => boolean): SimulatedServerOptions<string, C
     await never();
   }
   return {
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token = "" }) => {
       if (!isKnown()) throw new AuthenticationError("The token is bad");
       return token;

@@ -122,7 +122,7 @@ export async function auditHooks(audit: Audit): Promise<void> {
     if (message.topic === "fine" && message.isRequest) message.reply(1);
   };
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token }) => {
       if (token === "nobody") throw new AuthenticationError("Not here");
       return token ?? "";

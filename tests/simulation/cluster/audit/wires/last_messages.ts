@@ -117,7 +117,7 @@ async function auditLast(audit: Audit): Promise<void> {
   const random = audit.chanceOf("last messages");
   const host = audit.host("last");
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token = "nobody" }) => token,
     userOf: (user) => user,
     authorize: () => true,

@@ -96,7 +96,7 @@ export async function auditLoneWaits(audit: Audit): Promise<void> {
   const host = audit.host("lone-waits");
   const heard = new Map<string, Heard[]>();
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticate: ({ token = "guest" }) => token,
     // Publications wait for rights without an end.
     authorize: () => new Promise<never>(() => {}),

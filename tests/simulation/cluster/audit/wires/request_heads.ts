@@ -77,7 +77,7 @@ class Heads {
         return {};
       },
       authenticateTimeoutMs: AUTHENTICATE_MS,
-      keepsHeaders: [KEPT, EMPTY],
+      keepHeaders: [KEPT, EMPTY],
       rates: { perAddress: { connections: { perSecond: 1 / this.#waitS, burst: this.#burst } } },
       ...(this.#isBehindProxy && {
         clientAddress: ({ headers }) => headers.get("x-client") ?? undefined,

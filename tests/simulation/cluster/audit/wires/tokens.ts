@@ -241,7 +241,7 @@ async function auditFirstFrames(audit: Audit): Promise<void> {
   const open = new Set<string>();
   const hasGuests = audit.random() < 0.6;
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
-    acceptsTokenInBand: true,
+    allowTokenMessage: true,
     authenticateTimeoutMs: MOST_CHECK_MS,
     limits: { maxSessionsPerAddress: KINDS.length },
     authenticate: async ({ token }) => {
