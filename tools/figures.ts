@@ -1,38 +1,84 @@
 /**
- * Measures the structure of the library: size, import circles, exported names, and modules that
- * load at start.
+ * Measures the structure of the library: lines of code and of comments, imports between rooms,
+ * exported names, options, and names with more than one meaning.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A tools/figures.ts
  * deno run -A tools/launch.ts run -A tools/figures.ts --json
+ * deno run -A tools/launch.ts run -A tools/figures.ts --names   # also the lists, within minutes
+ * deno run -A tools/launch.ts run -A tools/figures.ts --start   # also the time of a start
  * ```
  *
  * @module
  */
-import { type Edge, importGraph, isLibrary, readRepository, type Repository } from "./arrows.ts";
+import {
+  type Edge,
+  filesIn,
+  importGraph,
+  isLibrary,
+  readRepository,
+  type Repository,
+} from "./arrows.ts";
+import { conditionalSpreads, doubleNames, oneUserInterfaces } from "./names.ts";
+import { commentTextOf } from "./_source.ts";
 
-/** Figures of one folder, without those of its subfolders. */
-export interface FolderFigures {
-  /** Source files, tests not counted. */
+/** Rooms of the core, from the lowest; rooms of one row don't import each other. */
+const CORE: readonly (readonly string[])[] = [
+  ["errors"],
+  ["base"],
+  ["transport"],
+  ["session"],
+  ["pubsub", "manager", "client"],
+  ["server"],
+];
+
+/** Rooms that stand on the core. */
+const WINGS: readonly string[] = ["brokers", "moq", "otel", "cli", "testing"];
+
+/** Starts of a server for one measurement. */
+const STARTS = 9;
+
+/** Sizes of some source files, tests not counted. */
+export interface Sizes {
   readonly files: number;
-  /** Lines of these files. */
   readonly lines: number;
+  /** Lines with code. */
+  readonly code: number;
+  /** Lines with nothing but a comment. */
+  readonly comments: number;
+}
+
+/**
+ * Imports between rooms, each pair of rooms counted once. A room is a folder at the top with the
+ * entry of its name, such as `client/` with `client.ts`.
+ */
+export interface Arrows {
+  /** From one room to another one. */
+  readonly all: number;
+  /** Between rooms of the core. */
+  readonly core: number;
+  /** From a room of the core to one that is not below it. */
+  readonly back: number;
+  readonly coreToWing: number;
 }
 
 /** Figures of the whole library. */
-export interface Figures {
-  /** Source files, tests not counted. */
-  readonly files: number;
-  /** Lines of these files. */
-  readonly lines: number;
+export interface Figures extends Sizes {
+  /** Lines of all tests, and of the programs and helpers in `tests/`. */
+  readonly testLines: number;
   /** Groups of files that import each other, types and `import()` counted; the largest first. */
   readonly circles: readonly (readonly string[])[];
-  /** Imports from one folder at the top into another one. */
-  readonly arrows: number;
+  readonly arrows: Arrows;
   /** Modules that `mod.ts` loads at once, and with `import()`. */
   readonly modules: { readonly atOnce: number; readonly withLate: number };
-  /** Folder to its figures, by path; the root is `.`. */
-  readonly folders: Readonly<Record<string, FolderFigures>>;
+  /** Spreads that add a member to an object on a condition. */
+  readonly conditionalSpreads: number;
+  /** Names of types and of functions that are declared twice or more. */
+  readonly doubles: { readonly types: number; readonly functions: number };
+  /** Folder at the top to its sizes; the root is `.`. */
+  readonly rooms: Readonly<Record<string, Sizes>>;
+  /** Folder to its sizes, without those of its subfolders. */
+  readonly folders: Readonly<Record<string, Sizes>>;
 }
 
 /**
@@ -42,31 +88,78 @@ export interface Figures {
  * @returns See {@linkcode Figures}.
  */
 export function figuresOf(repository: Repository): Figures {
-  const library = [...repository.files].filter(([path]) => isLibrary(path));
-  const folders = new Map<string, { files: number; lines: number }>();
-  let lines = 0;
-  for (const [path, source] of library) {
-    const folder = path.includes("/") ? path.slice(0, path.lastIndexOf("/")) : ".";
-    const sum = folders.get(folder) ?? { files: 0, lines: 0 };
-    folders.set(folder, sum);
-    const own = source.split("\n").length - 1;
-    sum.files += 1;
-    sum.lines += own;
-    lines += own;
-  }
+  const library = [...repository.files].filter(([path]) => isLibrary(path))
+    .map(([path, source]) => [path, sizesOf(source)] as const);
+  const tests = [...repository.files].filter(([path]) => /^tests\/|_test\.tsx?$/.test(path));
   const graph = libraryGraph(repository);
-  const top = (path: string) => path.includes("/") ? path.slice(0, path.indexOf("/")) : path;
-  const arrows = new Set<string>();
-  for (const [from, edges] of graph) {
-    for (const { to } of edges) if (top(from) !== top(to)) arrows.add(`${top(from)} ${top(to)}`);
-  }
+  const names = doubleNames(repository);
   return {
-    files: library.length,
-    lines,
+    ...sumOf(library.map(([, sizes]) => sizes)),
+    testLines: sumOf(tests.map(([, source]) => sizesOf(source))).lines,
     circles: circlesOf(graph),
-    arrows: arrows.size,
+    arrows: arrowsOf(graph),
     modules: modulesIn(graph),
-    folders: Object.fromEntries([...folders].sort(([a], [b]) => a < b ? -1 : 1)),
+    conditionalSpreads: conditionalSpreads(repository).length,
+    doubles: {
+      types: names.filter(({ kind }) => kind === "type").length,
+      functions: names.filter(({ kind }) => kind === "function").length,
+    },
+    rooms: byFolder(library, (path) => path.slice(0, path.indexOf("/"))),
+    folders: byFolder(library, (path) => path.slice(0, path.lastIndexOf("/"))),
+  };
+}
+
+/** Measures one file; a line with code and a comment is a line of code. */
+function sizesOf(source: string): Sizes {
+  const lines = source.split("\n").slice(0, -1);
+  const comments = commentTextOf(source).split("\n");
+  const isBlank = lines.map((line) => line.trim() === "");
+  const isComment = lines.map((line, index) => !isBlank[index] && line === comments[index]);
+  return {
+    files: 1,
+    lines: lines.length,
+    code: lines.filter((_, index) => !isBlank[index] && !isComment[index]).length,
+    comments: isComment.filter(Boolean).length,
+  };
+}
+
+function sumOf(sizes: readonly Sizes[]): Sizes {
+  const sum = (name: keyof Sizes) => sizes.reduce((total, own) => total + own[name], 0);
+  return {
+    files: sum("files"),
+    lines: sum("lines"),
+    code: sum("code"),
+    comments: sum("comments"),
+  };
+}
+
+function byFolder(
+  library: readonly (readonly [string, Sizes])[],
+  folderOf: (path: string) => string,
+): Record<string, Sizes> {
+  const folders = Map.groupBy(library, ([path]) => path.includes("/") ? folderOf(path) : ".");
+  return Object.fromEntries(
+    [...folders].sort(([a], [b]) => a < b ? -1 : 1)
+      .map(([folder, files]) => [folder, sumOf(files.map(([, sizes]) => sizes))]),
+  );
+}
+
+function arrowsOf(graph: ReadonlyMap<string, readonly Edge[]>): Arrows {
+  const roomOf = (path: string) => path.split("/", 1)[0]!.replace(/\.ts$/, "");
+  const rowOf = (room: string) => CORE.findIndex((row) => row.includes(room));
+  const pairs = new Map<string, readonly [string, string]>();
+  for (const { from, to } of [...graph.values()].flat()) {
+    const pair = [roomOf(from), roomOf(to)] as const;
+    if (graph.has(to) && pair[0] !== pair[1]) pairs.set(pair.join(" "), pair);
+  }
+  const all = [...pairs.values()];
+  const fromCore = all.filter(([from]) => rowOf(from) !== -1);
+  const core = fromCore.filter(([, to]) => rowOf(to) !== -1);
+  return {
+    all: all.length,
+    core: core.length,
+    back: core.filter(([from, to]) => rowOf(from) <= rowOf(to)).length,
+    coreToWing: fromCore.filter(([, to]) => WINGS.includes(to)).length,
   };
 }
 
@@ -156,24 +249,129 @@ interface DenoDoc {
   readonly nodes: Readonly<Record<string, { readonly symbols: readonly { name: string }[] }>>;
 }
 
+/** Options of the pages of options. */
+export interface OptionFigures {
+  readonly all: readonly string[];
+  /** Options that no example sets. */
+  readonly inNoExample: readonly string[];
+  /** Options that no example sets, and no other page names. */
+  readonly inNoPage: readonly string[];
+}
+
+/**
+ * Lists the documented options, and those without an example. A row of a page of options names an
+ * option; a dotted name is a member of an object.
+ *
+ * @param texts The pages of options, the sources of the examples, and all other pages.
+ * @returns See {@linkcode OptionFigures}.
+ */
+export function optionsOf(
+  { references, examples, pages }: Readonly<
+    Record<"references" | "examples" | "pages", readonly string[]>
+  >,
+): OptionFigures {
+  const rows = references.flatMap((page) => [...page.matchAll(/^\| `([\w.]+)`\s*\|/gm)]);
+  const all = [...new Set(rows.map(([, option]) => option!))];
+  const isSet = (option: string, texts: readonly string[]) => {
+    const path = option.split(".").map((part) => `\\b${part}\\b`);
+    const set = new RegExp(`${path.join("\\s*:\\s*\\{(?:[^{}]|\\{[^{}]*\\})*?")}\\s*[:,(}]`);
+    return texts.some((text) => set.test(text));
+  };
+  const inNoExample = all.filter((option) => !isSet(option, examples));
+  const inNoPage = inNoExample.filter((option) =>
+    !isSet(option, pages) && !pages.some((page) => page.includes(`\`${option}`))
+  );
+  return { all, inNoExample, inNoPage };
+}
+
+async function documentedOptions(): Promise<OptionFigures> {
+  const [references, examples, pages]: [string[], string[], string[]] = [[], [], []];
+  for await (const path of filesIn(ROOT)) {
+    const texts = /^docs\/reference\/\w+-options\.md$/.test(path)
+      ? references
+      : /^examples\/.*\.(?:tsx?|js|html)$/.test(path) && !path.endsWith("_test.ts")
+      ? examples
+      : /^(?:README|(?:docs|examples)\/.*)\.md$/.test(path)
+      ? pages
+      : undefined;
+    texts?.push(await Deno.readTextFile(new URL(path, ROOT)));
+  }
+  return optionsOf({ references, examples, pages });
+}
+
+/** Measures a start of `serve()`, from the process to the first open session, in milliseconds. */
+async function startMs(): Promise<number> {
+  const times: number[] = [];
+  for (let start = 0; start < STARTS; start++) {
+    const begin = performance.now();
+    await using server = new Deno.Command(Deno.execPath(), {
+      args: ["eval", "--no-check", SERVER],
+      cwd: ROOT,
+      stdout: "piped",
+    }).spawn();
+    const { value = "" } = await server.stdout.pipeThrough(new TextDecoderStream())[
+      Symbol.asyncIterator
+    ]().next();
+    const socket = new WebSocket(`ws://127.0.0.1:${value.trim()}`);
+    await new Promise((resolve, reject) => {
+      socket.onopen = resolve;
+      socket.onerror = reject;
+    });
+    times.push(performance.now() - begin);
+    socket.close();
+  }
+  return Math.round(times.sort((a, b) => a - b)[Math.floor(STARTS / 2)]!);
+}
+
+const SERVER = `
+  import { serve } from "./mod.ts";
+  serve({ port: 0, hostname: "127.0.0.1", onListen: ({ port }) => console.log(port) });
+`;
+
 const ROOT = new URL("../", import.meta.url);
 
 if (import.meta.main) {
   const repository = await readRepository(ROOT);
   const figures = figuresOf(repository);
   const names = await exportedNames(repository);
-  if (Deno.args.includes("--json")) console.log(JSON.stringify({ ...figures, names }, null, 2));
-  else {
-    const inCircles = figures.circles.flat().length;
-    console.log(`${figures.files} files, ${figures.lines} lines`);
+  const options = await documentedOptions();
+  const lists = Deno.args.includes("--names")
+    ? { doubles: doubleNames(repository), oneUser: oneUserInterfaces(repository) }
+    : undefined;
+  const start = Deno.args.includes("--start") ? await startMs() : undefined;
+  if (Deno.args.includes("--json")) {
+    console.log(JSON.stringify({ ...figures, names, options, lists, startMs: start }, null, 2));
+  } else {
+    const { arrows, circles, doubles, modules } = figures;
+    console.log(`${figures.files} files, ${figures.lines} lines; tests ${figures.testLines} lines`);
+    console.log(`${figures.code} lines of code, ${figures.comments} of comments`);
+    console.table({ ...figures.rooms, "in all": sumOf(Object.values(figures.rooms)) });
     console.log(
-      `${figures.circles.length} import circles of ${inCircles} files, the largest of ` +
-        `${figures.circles[0]?.length ?? 0}; ${figures.arrows} arrows between places at the top`,
+      `${circles.length} import circles of ${circles.flat().length} files, the largest of ` +
+        `${circles[0]?.length ?? 0}`,
     );
     console.log(
-      `mod.ts loads ${figures.modules.atOnce} modules at once, ${figures.modules.withLate} in all`,
+      `${arrows.all} arrows between places at the top, ${arrows.core} between rooms of the core; ` +
+        `${arrows.back} back, ${arrows.coreToWing} from the core to a wing`,
     );
-    console.table(figures.folders);
+    console.log(`mod.ts loads ${modules.atOnce} modules at once, ${modules.withLate} in all`);
+    console.log(`${figures.conditionalSpreads} conditional spreads`);
+    console.log(`names declared twice: ${doubles.types} types, ${doubles.functions} functions`);
+    console.log(
+      `${options.all.length} documented options, ${options.inNoExample.length} in no example; ` +
+        `${options.inNoPage.length} in no page either: ${options.inNoPage.join(", ")}`,
+    );
     console.table(names);
+    if (start !== undefined) console.log(`${start} ms to the first session, median of ${STARTS}`);
+    if (lists !== undefined) {
+      console.log(`\n${lists.oneUser.length} interfaces with one implementer and no double`);
+      for (const { name, place, implementer } of lists.oneUser) {
+        console.log(`${name} ${place}: ${implementer}`);
+      }
+      console.log(`\n${lists.doubles.length} names declared twice or more`);
+      for (const { kind, name, places } of lists.doubles) {
+        console.log(`${kind} ${name}: ${places.join(" ")}`);
+      }
+    }
   }
 }

@@ -1,20 +1,55 @@
 import { assert, assertEquals } from "@std/assert";
 import { readRepository } from "./arrows.ts";
-import { figuresOf, modulesOf } from "./figures.ts";
+import { figuresOf, modulesOf, optionsOf } from "./figures.ts";
 
 const figures = (files: Record<string, string>) =>
   figuresOf({ files: new Map(Object.entries(files)), name: "@skein/skein", exports: {} });
 
 Deno.test("figuresOf() counts files and lines of the library by folder, without tests", () => {
-  const { files, lines, folders } = figures({
+  const { files, lines, folders, rooms, testLines } = figures({
     "errors.ts": "export const a = 1;\n",
     "session/session.ts": "export const b = 1;\n\nexport const c = 1;\n",
     "session/session_test.ts": "export const d = 1;\n",
+    "session/wire/f.ts": "export const f = 1;\n",
+    "tests/helper.ts": "export const g = 1;\n\n",
     "tools/e.ts": "export const e = 1;\n",
   });
-  assertEquals([files, lines], [2, 4]);
-  assertEquals(Object.keys(folders), [".", "session"]);
-  assertEquals(folders["session"], { files: 1, lines: 3 });
+  assertEquals([files, lines, testLines], [3, 5, 3]);
+  assertEquals(Object.keys(folders), [".", "session", "session/wire"]);
+  assertEquals(folders["session"], { files: 1, lines: 3, code: 2, comments: 0 });
+  assertEquals(rooms["session"], { files: 2, lines: 4, code: 3, comments: 0 });
+});
+
+Deno.test("figuresOf() counts lines of code and of comments apart, and blank lines as neither", () => {
+  const { lines, code, comments } = figures({
+    "base/a.ts": "/**\n * Text.\n *\n */\nconst a = 1; // One.\n\n  // Two.\nconst b = `\n// c`;\n",
+  });
+  assertEquals({ lines, code, comments }, { lines: 9, code: 3, comments: 5 });
+});
+
+Deno.test("figuresOf() counts arrows of the core, back and to wings, once for each pair of rooms", () => {
+  const { arrows } = figures({
+    "server.ts": 'import "./server/a.ts";\n',
+    "server/a.ts": 'import "../session/b.ts";\nimport type { M } from "../moq/m.ts";\n',
+    "server/c.ts": 'import "../session/b.ts";\n',
+    "session/b.ts": 'import "../server/c.ts";\n',
+    "moq/m.ts": 'import "../session/b.ts";\n',
+    "cli/d.ts": 'import "../server.ts";\nimport config from "../deno.json";\n',
+  });
+  assertEquals(arrows, { all: 5, core: 2, back: 1, coreToWing: 1 });
+});
+
+Deno.test("optionsOf() lists options that no example sets, and no page names", () => {
+  const references = [
+    "| `port` | 0 |\n| `rates.shared` | — |\n| `tls` | — |\n| `hosts` | — |\n| `plain` |\n",
+  ];
+  const examples = ["serve({ port: 0, rates: { a: { b: 1 }, shared: true }, hosts })"];
+  const pages = ["`serve({ port: 1 })`, `tls: pair`, and plain words"];
+  assertEquals(optionsOf({ references, examples, pages }), {
+    all: ["port", "rates.shared", "tls", "hosts", "plain"],
+    inNoExample: ["tls", "plain"],
+    inNoPage: ["plain"],
+  });
 });
 
 Deno.test("figuresOf() counts circles of types and of import()", () => {
@@ -42,7 +77,7 @@ Deno.test("figuresOf() counts the modules that mod.ts loads at once and in all",
     "errors.ts": "",
   });
   assertEquals(modules, { atOnce: 4, withLate: 5 });
-  assertEquals(arrows, 2);
+  assertEquals(arrows.all, 2);
 });
 
 Deno.test("mod.ts loads at most 175 modules at once", async () => {
