@@ -19,7 +19,7 @@ import {
 import { SessionManager } from "../manager/mod.ts";
 import { Bench as RoomsBench } from "../pubsub/_rooms_bench_test.ts";
 import type { HistoryBounds } from "../pubsub/broker.ts";
-import { WaitingBudget } from "../pubsub/engine/flow.ts";
+import { WaitingBudget } from "../pubsub/engine/queue.ts";
 import { StreamLogs } from "../pubsub/logs/stream_logs.ts";
 import { MemoryStore } from "../pubsub/memory/broker.ts";
 import { MemoryBroker, Nodes } from "../pubsub/mod.ts";

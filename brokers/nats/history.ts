@@ -17,7 +17,7 @@ import { encode, escapeTopic, type Names, subjectPart } from "./format.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
 import { HistoryStream } from "./stream.ts";
 import type { NatsSettings } from "./options.ts";
-import type { WaitingBudget } from "../../pubsub/engine/flow.ts";
+import type { WaitingBudget } from "../../pubsub/engine/queue.ts";
 import { readPage } from "./history_reader.ts";
 
 /** The stream and the subscriptions of all topics with the same bounds. */

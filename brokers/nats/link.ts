@@ -15,7 +15,7 @@ import { StatusFeed } from "../../base/status_feed.ts";
 import { pause, settlesWithin, waitFor } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { BrokerStatus } from "../../pubsub/broker.ts";
-import { Pace } from "../../pubsub/engine/flow.ts";
+import { Pace } from "../../pubsub/engine/pace.ts";
 import { EngineClock } from "./clock.ts";
 import { connectNats } from "./transport.ts";
 

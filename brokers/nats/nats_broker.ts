@@ -25,7 +25,7 @@ import {
   type NatsSource,
 } from "./options.ts";
 import { PublishQueue } from "./publish_queue.ts";
-import { WaitingBudget } from "../../pubsub/engine/flow.ts";
+import { WaitingBudget } from "../../pubsub/engine/queue.ts";
 import { NatsStore } from "./store.ts";
 import { NatsLogs } from "./logs/nats_logs.ts";
 import type { BrokerLogs } from "../../pubsub/logs/log.ts";

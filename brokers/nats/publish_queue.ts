@@ -1,7 +1,7 @@
 /** Publications on their way to the server, and those with a history on their way into a stream. */
 import type { Timer } from "../../base/runtime.ts";
 import type { Link } from "./link.ts";
-import { Fifo, TurnBatch, type WaitingBudget } from "../../pubsub/engine/flow.ts";
+import { Fifo, TurnBatch, type WaitingBudget } from "../../pubsub/engine/queue.ts";
 import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";

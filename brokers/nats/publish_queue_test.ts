@@ -4,7 +4,7 @@ import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
-import { WaitingBudget } from "../../pubsub/engine/flow.ts";
+import { WaitingBudget } from "../../pubsub/engine/queue.ts";
 import type { Link } from "./link.ts";
 import { AppendQueue, PublishQueue } from "./publish_queue.ts";
 import type { HistoryStream } from "./stream.ts";

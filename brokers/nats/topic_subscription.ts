@@ -8,7 +8,7 @@ import type {
   Publication,
   PublicationListener,
 } from "../../pubsub/broker.ts";
-import { type Listener, Listeners } from "../../pubsub/engine/flow.ts";
+import { type Listener, Listeners } from "../../pubsub/engine/listeners.ts";
 import { decode, headerOf, QUIET_HEADER, sequenceOf, tagIn } from "./format.ts";
 import type { Link } from "./link.ts";
 import type { HistoryStream } from "./stream.ts";

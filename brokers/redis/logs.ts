@@ -4,7 +4,7 @@ import type { Cluster, Redis } from "ioredis";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
-import { WaitingBudget, type WaitingLimits } from "../../pubsub/engine/flow.ts";
+import { WaitingBudget, type WaitingLimits } from "../../pubsub/engine/queue.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,

@@ -2,7 +2,7 @@
 import type { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { WaitingBudget, type WaitingLimits } from "../../pubsub/engine/flow.ts";
+import { WaitingBudget, type WaitingLimits } from "../../pubsub/engine/queue.ts";
 import type { Appended, HistoryBounds, PublicationKey } from "../../pubsub/broker.ts";
 
 /**

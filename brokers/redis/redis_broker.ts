@@ -20,7 +20,7 @@ import type {
   PublicationListener,
   ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
-import { Pace } from "../../pubsub/engine/flow.ts";
+import { Pace } from "../../pubsub/engine/pace.ts";
 import type { BrokerLogs } from "../../pubsub/logs/log.ts";
 import { Tags } from "../../pubsub/tag.ts";
 import {

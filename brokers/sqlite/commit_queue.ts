@@ -2,7 +2,7 @@
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
-import { Fifo, WaitingBudget, type WaitingLimits } from "../../pubsub/engine/flow.ts";
+import { Fifo, WaitingBudget, type WaitingLimits } from "../../pubsub/engine/queue.ts";
 import { type CallName, type FileCalls, isWrite, type Operation, type Outcome } from "./file.ts";
 
 /** Most operations of one group: a larger one would hold up the event loop for too long. */

@@ -21,7 +21,8 @@ import {
   type Publication,
   type ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
-import { LocalListeners, Pace } from "../../pubsub/engine/flow.ts";
+import { LocalListeners } from "../../pubsub/engine/listeners.ts";
+import { Pace } from "../../pubsub/engine/pace.ts";
 import type { BrokerLogs, LogPage, LogRecord, ReadLogOptions } from "../../pubsub/logs/log.ts";
 import { logTopic, recordBytes } from "../../pubsub/logs/rules.ts";
 import { Tags } from "../../pubsub/tag.ts";

@@ -1,5 +1,5 @@
 /** The newest publications of topics, kept ready for clients that come back. */
-import { Fifo } from "../engine/flow.ts";
+import { Fifo } from "../engine/queue.ts";
 import type { EncodedMessage } from "../../session/wire/encode.ts";
 
 /** Most publications of one topic. */

@@ -18,7 +18,7 @@ import type {
   TakenTokens,
   TokenRate,
 } from "../broker.ts";
-import { LocalListeners } from "../engine/flow.ts";
+import { LocalListeners } from "../engine/listeners.ts";
 import type { BrokerLogs } from "../logs/log.ts";
 import { appended, MAX_TOPICS, MemoryHistories } from "./history.ts";
 import { MemoryLogs } from "./logs.ts";

@@ -1,7 +1,7 @@
 /** Logs of durable streams in the memory of one process. */
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
-import { Fifo } from "../engine/flow.ts";
+import { Fifo } from "../engine/queue.ts";
 import { LogShares } from "../logs/log_shares.ts";
 import type {
   AppendLogOptions,

@@ -1,6 +1,6 @@
 /** Operations between two threads: batches of a turn, with credit and a queue that can be bounded. */
 import type { Runtime } from "../../base/runtime.ts";
-import { Fifo, TurnBatch } from "../engine/flow.ts";
+import { Fifo, TurnBatch } from "../engine/queue.ts";
 
 /**
  * Most bytes that one thread posts before the other thread has handled them. Ports have no bound of

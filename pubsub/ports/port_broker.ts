@@ -17,7 +17,8 @@ import {
   type Publication,
   type PublicationListener,
 } from "../broker.ts";
-import { Listeners, Pace } from "../engine/flow.ts";
+import { Listeners } from "../engine/listeners.ts";
+import { Pace } from "../engine/pace.ts";
 import type { BrokerLogs, LogRecord } from "../logs/log.ts";
 import { recordBytes } from "../logs/rules.ts";
 import { type Batch, PortLink } from "./link.ts";

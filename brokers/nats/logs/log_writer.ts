@@ -4,7 +4,7 @@ import { pause } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { EngineClock } from "../clock.ts";
 import type { Link } from "../link.ts";
-import { Fifo, type WaitingBudget } from "../../../pubsub/engine/flow.ts";
+import { Fifo, type WaitingBudget } from "../../../pubsub/engine/queue.ts";
 import type { AppendLogOptions, LogRecord } from "../../../pubsub/logs/log.ts";
 import {
   isBeyond,

@@ -3,7 +3,7 @@ import { BrokerError } from "../../../errors.ts";
 import { within } from "../../../base/wait.ts";
 import { textOf } from "../../../base/error_text.ts";
 import type { Runtime } from "../../../base/runtime.ts";
-import type { WaitingBudget } from "../../../pubsub/engine/flow.ts";
+import type { WaitingBudget } from "../../../pubsub/engine/queue.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,
