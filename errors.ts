@@ -99,7 +99,8 @@ export class SkeinError extends Error {
    * @param options Standard error options; pass the origin as `cause`.
    */
   constructor(code: SkeinError["code"], message: string, options?: ErrorOptions) {
-    super(message, options);
+    // A runtime prints a cause that is there, also if it is `undefined`.
+    super(message, options?.cause === undefined ? undefined : { cause: options.cause });
     // Minifiers rename the classes; the errors keep their names.
     this.name = code.replace(/(^|-)./g, (start) => start.at(-1)!.toUpperCase()) + "Error";
     this.code = code;
@@ -394,13 +395,15 @@ export class RequestError extends SkeinError {
   ) {
     super("request", message, options);
     const { path, retryAfterMs, level } = options;
-    this.failure = {
+    // Applications print and compare a failure: it has only the keys with a value.
+    const failure: { -readonly [K in keyof RequestFailure]: RequestFailure[K] } = {
       code: failureCode,
       message,
-      ...(path && { path }),
-      ...(retryAfterMs !== undefined && { retryAfterMs }),
-      ...(level && { level }),
     };
+    if (path !== undefined) failure.path = path;
+    if (retryAfterMs !== undefined) failure.retryAfterMs = retryAfterMs;
+    if (level !== undefined) failure.level = level;
+    this.failure = failure;
   }
 }
 

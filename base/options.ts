@@ -78,6 +78,17 @@ export function optionsFor<T extends object>(kinds: OptionKinds<T>, options: T):
 }
 
 /**
+ * Copies an object without the keys whose value is `undefined`: for defaults below a spread, and for
+ * objects whose keys somebody sees, compares or hands to another library.
+ *
+ * @param given Options, or a result.
+ * @returns The keys with a value.
+ */
+export function withoutUndefined<T extends object>(given: T): T {
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as T;
+}
+
+/**
  * Fills in missing options.
  *
  * @param defaults Every option, by name.

@@ -529,7 +529,7 @@ export class SessionManager implements AsyncDisposable {
   async shutdown(options: SessionCloseOptions = {}): Promise<void> {
     checkOptions("close", options, CLOSE);
     this.#limiter.refuseAll();
-    await this.closeAll({ code: CloseCode.draining, ...options });
+    await this.closeAll({ ...options, code: options.code ?? CloseCode.draining });
     await this.#drained;
     this.cleanup();
     this.#limiter.rates[Symbol.dispose]();

@@ -277,7 +277,7 @@ export class Admission<V> {
   /** Closes the sessions that are not established yet, which the manager does not know. */
   async close(options: SessionCloseOptions): Promise<void> {
     this.#pendingUpgrades[Symbol.dispose]();
-    const info = { code: CloseCode.draining, ...options };
+    const info = { ...options, code: options.code ?? CloseCode.draining };
     await Promise.all([...this.#pending].map((session) => session.close(info)));
   }
 
@@ -674,7 +674,7 @@ export class Admission<V> {
       quotas: this.#quotas,
       cut: this.#cut,
       maxFrameBytes: this.maxFrameBytes,
-      origins: { ...(origins && { origins }), ...(hosts && { hosts }) },
+      origins: { origins, hosts },
       countForged: (request, info) => this.#count({ address: this.addressOf(request, info) }),
       ownerOf: (request, info) =>
         this.#quotas.owners.of({ address: this.addressOf(request, info) }),

@@ -196,7 +196,7 @@ function refusalOf(error: unknown, isAwaited: boolean): Refused {
   const fault = error instanceof DecisionFault
     ? error
     : DecisionFault.thrown("authenticate", error);
-  return new Refused(503, LATER, { cause: fault.cause, ...(isAwaited && { fault }) });
+  return new Refused(503, LATER, { cause: fault.cause, fault: isAwaited ? fault : undefined });
 }
 
 /**

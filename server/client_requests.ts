@@ -218,10 +218,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       const reservation = admission.takeReservation(session.connection);
       const beside = session[internals].predecessor;
       try {
-        manager.add(session, {
-          ...(reservation !== undefined && { reservation }),
-          ...(beside !== undefined && { beside }),
-        });
+        manager.add(session, { reservation, beside });
       } catch (error) {
         reservation?.[Symbol.dispose]();
         if (!(error instanceof LimitError)) throw error;
@@ -235,7 +232,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     // Synchronous, unlike the web's hash: the name of a guest is a property.
     hashOf: (secret) => builtin("node:crypto").createHash("sha256").update(secret).digest(),
 
-    ...(options.maxTokenBytes !== undefined && { maxTokenBytes: options.maxTokenBytes }),
+    maxTokenBytes: options.maxTokenBytes,
 
     opened(session) {
       expiry.watch(session);
@@ -322,18 +319,14 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       if (number?.isRepeated) return {};
       const { topics } = parts();
       const publishing = {
-        ...(!echo && { except: session }),
-        ...(from && { from: verifiedUser(session) }),
+        except: echo ? undefined : session,
+        from: from ? verifiedUser(session) : undefined,
       };
       try {
         // Publish the data unchanged: each receiver applies the schema, once.
         if (topics.historyOf(topic) !== undefined) {
           const maker = makerOf(publisherOf(session));
-          await topics.append(topic, data, {
-            ...publishing,
-            maker,
-            ...(number && { key: number }),
-          });
+          await topics.append(topic, data, { ...publishing, maker, key: number });
         } else topics.publish(topic, data, publishing);
       } catch (error) {
         // Encoding may lengthen data: `9e20` becomes 21 digits, which can exceed the limit.

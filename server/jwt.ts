@@ -214,11 +214,9 @@ function rulesOf(
     requiredClaims: ["exp", "sub"],
     // The tolerance of the end, which is smaller, is checked afterwards.
     clockTolerance: Math.max(clockToleranceMs, EARLY_MS) / 1_000,
-    ...(algorithms !== undefined && { algorithms: [...algorithms] }),
-    ...(issuer !== undefined && { issuer }),
-    ...(audience !== undefined && {
-      audience: typeof audience === "string" ? audience : [...audience],
-    }),
+    algorithms: algorithms && [...algorithms],
+    issuer,
+    audience: typeof audience === "object" ? [...audience] : audience,
   };
 }
 
@@ -333,7 +331,7 @@ async function verified(verify: Verify, token: string): Promise<Claims> {
     if (!(cause instanceof errors.JOSEError)) throw cause;
     const isEarly = cause instanceof errors.JWTClaimValidationFailed && cause.claim === "nbf" &&
       cause.reason !== "missing";
-    throw new AuthenticationError(refusalOf(cause), { cause, ...(isEarly && { status: 503 }) });
+    throw new AuthenticationError(refusalOf(cause), { cause, status: isEarly ? 503 : undefined });
   }
 }
 

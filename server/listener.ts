@@ -12,6 +12,7 @@ import { webTransportOptions, type WebTransportServeOptions } from "./webtranspo
 import type { MoqServer } from "../moq/server/server.ts";
 import type { MoqHost } from "../moq/server/server_options.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
+import { withoutUndefined } from "../base/options.ts";
 import { isRuntimeError, requireDeno } from "../base/platform.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { listenAt } from "../transport/address.ts";
@@ -362,7 +363,7 @@ export class ServerListener {
     const { port, hostname } = this.address;
     const socket: WebTransportSocket = new WebTransportSocket({
       runtime,
-      options: { ...connectionLimits, ...options },
+      options: { ...connectionLimits, ...withoutUndefined(options) },
       port,
       hostname,
       tls,

@@ -234,9 +234,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       runtime,
       settings,
       maxMessageBytes: settings.maxMessageBytes,
-      ...(broker === undefined ? {} : { broker }),
-      ...(options.history === undefined ? {} : { history: options.history }),
-      ...(maxTopicsPerSession === undefined ? {} : { maxTopicsPerSession }),
+      broker,
+      history: options.history,
+      maxTopicsPerSession,
     });
     const { manager } = this;
     const { metrics = false } = options;
@@ -264,7 +264,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       topics: this.topics,
       isShared: broker !== undefined,
       node: options.node,
-      presence: { shareOnline, ...(graceMs === undefined ? {} : { graceMs }) },
+      presence: { shareOnline, graceMs },
       rooms,
     });
     this.nodes = nodes;
@@ -281,7 +281,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#moq?.countBy(this.#quotas);
     this.#engine = broker && reportEngine(runtime, broker, this.#console);
     const { origins, hosts } = options;
-    const rules = { ...(origins && { origins }), ...(hosts && { hosts }) };
+    const rules = { origins, hosts };
     if (hasStreams) {
       const loading = this.#loadDurable({
         http: durableStreams,
@@ -500,10 +500,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   ): boolean {
     checkOptions("unsubscribe", options, SERVER_UNSUBSCRIBE);
     const { code, reason } = options;
-    return this.topics.unsubscribe(session as Session, topic, {
-      ...(code !== undefined && { code }),
-      ...(reason !== undefined && { reason }),
-    });
+    return this.topics.unsubscribe(session as Session, topic, { code, reason });
   }
 
   /**
@@ -665,7 +662,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const server = new Server(
       webSocket === undefined
         ? serverOptions
-        : { webSocketEngine: webSocket.accept, ...serverOptions },
+        : { ...serverOptions, webSocketEngine: options.webSocketEngine ?? webSocket.accept },
     );
     const { origins, hosts } = options;
     try {
@@ -688,8 +685,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         quic: moqQuicOptions(options.moq),
         udpFrom,
         onListen,
-        ...(origins === undefined ? {} : { origins }),
-        ...(hosts === undefined ? {} : { hosts }),
+        origins,
+        hosts,
       }, {
         fetch: answer === undefined
           ? server.fetch
@@ -895,9 +892,8 @@ function connectionLimits(
 ): ConnectionLimits {
   return {
     maxConnections: maxSessions * SOCKETS_PER_SESSION,
-    ...(maxSessionsPerAddress !== undefined && {
-      maxConnectionsPerAddress: Math.min(maxSessions, maxSessionsPerAddress) * SOCKETS_PER_SESSION,
-    }),
+    maxConnectionsPerAddress: maxSessionsPerAddress &&
+      Math.min(maxSessions, maxSessionsPerAddress) * SOCKETS_PER_SESSION,
   };
 }
 
@@ -979,15 +975,7 @@ function pickHandlers<V, C extends Contract>(
 ): SessionHandlers<ValueOf<V>, C, "server"> {
   const { onMessage, onClose, onError, onHandlerError, onRefused, requests } = options;
   const onOpen = openHandler(options);
-  return {
-    ...(onOpen === undefined ? {} : { onOpen }),
-    ...(onMessage === undefined ? {} : { onMessage }),
-    ...(requests === undefined ? {} : { requests }),
-    ...(onClose === undefined ? {} : { onClose }),
-    ...(onError === undefined ? {} : { onError }),
-    ...(onHandlerError === undefined ? {} : { onHandlerError }),
-    ...(onRefused === undefined ? {} : { onRefused }),
-  };
+  return { onOpen, onMessage, requests, onClose, onError, onHandlerError, onRefused };
 }
 
 /** Reads streams from the start of a session, before `onOpen` is done. */

@@ -790,7 +790,7 @@ export function checkApi(
   const limits = checkLimits(API_LIMITS, options, { of: "server: api." });
   return {
     path,
-    ...(authorize !== undefined && { authorize }),
+    authorize,
     rate: checkRate(rate, "api.rate"),
     ...limits,
   };
@@ -809,5 +809,5 @@ export function checkInspector(
   checkOptions("create inspector", options, INSPECTOR);
   const { path = "/inspector", authorize, payloads = true } = options;
   checkFaces({ inspector: { path, authorize } });
-  return { path, payloads, ...(authorize !== undefined && { authorize }) };
+  return { path, payloads, authorize };
 }

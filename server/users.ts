@@ -292,11 +292,7 @@ export function makePresence(options: PresencePartsOptions): PresenceParts {
   const nodes = isShared ? new Nodes({ ...node, runtime, broker: topics.broker }) : undefined;
   let presence: Presence | undefined;
   try {
-    presence = new Presence({
-      ...options.presence,
-      runtime,
-      ...(nodes === undefined ? {} : { nodes }),
-    });
+    presence = new Presence({ ...options.presence, runtime, nodes });
     return { nodes, presence, rooms: new Rooms({ runtime, topics, presence, patterns }) };
   } catch (error) {
     presence?.[Symbol.dispose]();

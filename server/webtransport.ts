@@ -103,11 +103,7 @@ export class WebTransportSocket implements AsyncDisposable {
     this.#console = console;
     this.#take = take;
     if (certificate === undefined) {
-      const dev = {
-        runtime,
-        ...(names === undefined ? {} : { names }),
-        ...(cacheFolder === undefined ? {} : { cacheFolder }),
-      };
+      const dev = { runtime, names, cacheFolder };
       this.#renewal = new DevRenewal(dev, (renewed) => this.#replace(renewed));
     }
     const { cert, key } = certificate ?? this.#renewal!.first;
@@ -115,9 +111,9 @@ export class WebTransportSocket implements AsyncDisposable {
       this.#listener = listen({
         ...limitsOf(options),
         runtime,
-        ...(quic && { quic }),
-        ...(quotas && { quotas }),
-        ...(unreadStreams && { unreadStreams }),
+        quic,
+        quotas,
+        unreadStreams,
         isSuccessor,
         cert,
         key,
@@ -314,7 +310,7 @@ function wellKnownOf(
   const { hostname, port } = address;
   return {
     port,
-    ...(isAnyAddress(hostname) ? {} : { hostname: hostOf(hostname) }),
+    hostname: isAnyAddress(hostname) ? undefined : hostOf(hostname),
     serverCertificateHashes: hashes.map(({ algorithm, value }) => ({
       algorithm,
       value: value.toBase64(),

@@ -807,7 +807,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.queue?.flush();
     this.connection.close({ closeCode: code, reason });
     this.inbound.clear();
-    this.finish({ code, reason, by, ...(error !== undefined && { error }) });
+    this.finish({ code, reason, by, error });
   }
 
   /**
@@ -1002,7 +1002,7 @@ export function closedError(message: string, info: CloseInfo | undefined): Sessi
   if (info === undefined) return new SessionClosedError(message);
   const { code, reason, by, error } = info;
   const why = `${message} (${code}${reason && ` ${reason}`}, by ${by})`;
-  return new SessionClosedError(why, { info, ...(error !== undefined && { cause: error }) });
+  return new SessionClosedError(why, { info, cause: error });
 }
 
 /** True for the error of a send to a closed session or into a full queue. */

@@ -930,7 +930,7 @@ const HTTP: readonly Row[] = [
       if (end === "do not get an engine") {
         broker.history.read = () => Promise.reject(new BrokerError("Cannot read: away"));
       }
-      const headers = end === "have a wrong id" ? { "last-event-id": "x" } : {};
+      const headers: HeadersInit = end === "have a wrong id" ? { "last-event-id": "x" } : {};
       const url = "http://localhost/api/topics/log%3Aa/publications";
       const take = async () => {
         const response = await server.fetch(new Request(url, { headers }));

@@ -645,7 +645,7 @@ Deno.test("Answers hands the newest items to resume, within bounds", async () =>
 Deno.test("No generator begins on a node that closed while the engine created the stream", async () => {
   for (const resume of [undefined, async function* () {}]) {
     const memory = new SkewedBroker();
-    const node = new Node(memory, { ...(resume && { resume }) });
+    const node = new Node(memory, { resume });
     node.silence = Promise.withResolvers();
     let made = 0;
     const begun = node.begin(async function* () {

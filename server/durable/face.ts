@@ -380,9 +380,9 @@ export class DurableFace implements HttpFace {
       const result = await this.#parts.logs.append(id, {
         identity: known.identity,
         records,
-        ...(isEnd && { end: {} }),
-        ...(producer && { producer }),
-        ...(sequence !== undefined && { sequence }),
+        end: isEnd ? {} : undefined,
+        producer,
+        sequence,
       });
       if (result.kind === "missing" && isFirst) known = await this.#learn(id);
       else return this.#appended(result, { producer, sequence, hasRecords: records.length > 0 });

@@ -107,7 +107,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
       gate: this.#gate,
       quotas,
       logs: this.#logs,
-      origins: { ...(origins && { origins }), ...(hosts && { hosts }) },
+      origins: { origins, hosts },
       identify: () => Promise.resolve(undefined),
       addressOf: clientAddress ?? ((_request, info) => peerAddress(info)),
       report,

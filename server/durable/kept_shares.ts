@@ -176,10 +176,7 @@ export class KeptShares {
     const all: KeptLog[] = [];
     let after: string | undefined;
     do {
-      const page = await streams.list(kind, {
-        limit: PAGE,
-        ...(after !== undefined && { after }),
-      });
+      const page = await streams.list(kind, { limit: PAGE, after });
       all.push(...page.logs);
       after = page.next;
     } while (after !== undefined);

@@ -1,5 +1,6 @@
 /** Durable streams of one node, behind `DurableStreams`, which documents the methods. */
 import { LimitError, RequestError } from "../../errors.ts";
+import { withoutUndefined } from "../../base/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
@@ -176,15 +177,15 @@ export class NodeStreams {
     if (found.kind !== "page") return undefined;
     const { info } = found;
     const { contentType, tail, bytes, end, cancelled } = info;
-    return {
+    return withoutUndefined({
       contentType,
       offset: formatOffset(info, tail),
       isEnded: end !== undefined,
-      ...(end?.error !== undefined && { error: end.error }),
-      ...(end?.code !== undefined && { code: end.code }),
-      ...(cancelled !== undefined && { cancelled }),
+      error: end?.error,
+      code: end?.code,
+      cancelled,
       bytes,
-    };
+    });
   }
 
   /** Reads the records that there are. */

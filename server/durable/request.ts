@@ -189,7 +189,7 @@ export function readCreation(
     ttlMs: ttl === null ? undefined : Number(ttl) * 1_000,
     expiresAt,
     fork: readFork(headers, path),
-    ...(closes(headers) && { end: {} }),
+    end: closes(headers) ? {} : undefined,
   };
 }
 

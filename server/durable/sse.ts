@@ -83,10 +83,10 @@ export class EventStreams {
     const end = isUpToDate ? info.end : undefined;
     const control = {
       streamNextOffset: formatOffset(info, next),
-      ...(end === undefined && { streamCursor: `${cursor}` }),
-      ...(isUpToDate && { upToDate: true }),
-      ...(end && { streamClosed: true }),
-      ...(end?.error !== undefined && { skeinStreamError: end.error }),
+      streamCursor: end === undefined ? `${cursor}` : undefined,
+      upToDate: isUpToDate || undefined,
+      streamClosed: end && true,
+      skeinStreamError: end?.error,
     };
     const data = records.length === 0
       ? ""

@@ -209,7 +209,7 @@ function missing(result: Exclude<StreamRead, StreamPage>, wasThere: boolean): En
   const { kind } = result;
   if (kind === "too-many") {
     const { message: reason, retryAfterMs } = result.refusal;
-    return { code: kind, reason, ...(retryAfterMs !== undefined && { retryAfterMs }) };
+    return { code: kind, reason, retryAfterMs };
   }
   if (kind === "trimmed") return { code: "gone", reason: "The records are no longer kept" };
   if (kind === "dropped") return { code: "gone", reason: DROPPED_REASON };

@@ -1,6 +1,7 @@
 /** Durable streams as the application of a server uses them, and as its sessions subscribe. */
 import { CREATE, READ } from "./options.ts";
 import { checkOptions } from "../../base/option_checks.ts";
+import { withoutUndefined } from "../../base/options.ts";
 import { MAX_REASON_LENGTH } from "../../pubsub/logs/rules.ts";
 import { tellAnswer } from "../../pubsub/history/replay.ts";
 import type {
@@ -192,7 +193,7 @@ export class DurableStreams {
       id,
       readers,
       isAnswer: ids.has(id),
-      ...(writer && { writer: { offset: writer.offset, waiting: writer.waiting } }),
+      writer: writer && { offset: writer.offset, waiting: writer.waiting },
     }));
   }
 
@@ -307,7 +308,8 @@ class StreamFeed implements TopicSource {
     const standing = before?.standing;
     if (isPlain && standing !== undefined) return () => before?.standing ?? standing;
     // A reading whose place is still unknown begins as asked for first, and answers the newest call.
-    this.#begin(session, isPlain && before ? { ...before.options, ...options } : options);
+    const begin = isPlain && before ? { ...before.options, ...withoutUndefined(options) } : options;
+    this.#begin(session, begin);
     // This comes last because the application is called, and may remove the session.
     if (before !== undefined) end(before);
     return undefined;

@@ -282,7 +282,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     if (this.#over.signal.aborted) return this.#ending ?? Promise.resolve();
     return this.#finish({
       error: reason.slice(0, MAX_REASON_LENGTH).toWellFormed(),
-      ...(code !== ABORTED && { code }),
+      code: code === ABORTED ? undefined : code,
     });
   }
 
@@ -455,7 +455,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     try {
       while (true) {
         try {
-          await this.#show({ records, producer, ...(end && { end }) });
+          await this.#show({ records, producer, end });
           this.#number++;
           return;
         } catch (error) {

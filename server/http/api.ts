@@ -32,7 +32,6 @@ import { INTERNAL_PREFIX, type Publication } from "../../pubsub/broker.ts";
 import { compileContract } from "../../session/check_settings.ts";
 import type { Contract, ContractRouter } from "../../session/contract.ts";
 import { type RecoveryReason, STREAM_PREFIX } from "../../session/wire/recovery.ts";
-import type { SessionCloseOptions } from "../../session/types.ts";
 import { encodeMessage } from "../../session/wire/encode.ts";
 import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import { type Invalid, type StandardSchema, validate } from "../../base/standard_schema.ts";
@@ -136,9 +135,9 @@ export class Api implements HttpFace {
       const sessions = await this.#parts.users.sessions(user);
       return { sessions: sessions.map(({ session: _, ...info }) => info) };
     },
-    disconnectUser: ({ id: user, body }) => this.#parts.users.disconnect(user, given(body)),
+    disconnectUser: ({ id: user, body }) => this.#parts.users.disconnect(user, body),
     disconnectSession: async ({ id, body }) => {
-      const outcome = await this.#parts.users.disconnectSession(id, given(body));
+      const outcome = await this.#parts.users.disconnectSession(id, body);
       if (outcome.closed > 0 || !outcome.isComplete) return outcome;
       throw new Problem(404, {
         code: "not-found",
@@ -516,11 +515,6 @@ function encoded<T>(verb: string, encode: () => T): T {
   }
 }
 
-/** Leaves out the members without a value, as the types of options require. */
-function given({ code, reason }: BodyOf<"disconnectUser">): SessionCloseOptions {
-  return { ...(code !== undefined && { code }), ...(reason !== undefined && { reason }) };
-}
-
 /** Makes the response with the result of an operation. */
 function reply(
   name: AnsweringName,
@@ -542,7 +536,7 @@ function reply(
 function kept(publication: Publication): ReplyOf<"history">["publications"] {
   if (publication.position === undefined) return [];
   const { offset, prev, tag } = publication.position;
-  return [{ offset, prev, ...(tag !== undefined && { tag }), ...membersOf(publication) }];
+  return [{ offset, prev, tag, ...membersOf(publication) }];
 }
 
 function gone(topic: string, code: RecoveryReason): Problem {

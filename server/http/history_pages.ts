@@ -22,7 +22,7 @@ export interface PublicationMembers {
 export function membersOf(publication: Publication): PublicationMembers {
   const { data, from } = contentOf(publication);
   const content = data instanceof Uint8Array ? { base64: data.toBase64() } : { data };
-  return { ...(data !== undefined && content), ...(from !== undefined && { from }) };
+  return { ...(data !== undefined && content), from };
 }
 
 /**

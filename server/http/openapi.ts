@@ -82,9 +82,8 @@ function describe(operation: Operation): Json {
   return {
     summary,
     description,
-    ...(parameters.length > 0 && { parameters }),
-    ...(body !== undefined &&
-      { requestBody: { required: !body.safeParse({}).success, content: json(body) } }),
+    parameters: parameters.length > 0 ? parameters : undefined,
+    requestBody: body && { required: !body.safeParse({}).success, content: json(body) },
     responses,
   };
 }

@@ -39,7 +39,7 @@ export async function readHistory(
     const page = await history.read(topic, {
       bounds,
       ...PAGE,
-      ...(after !== undefined && { after }),
+      after,
       signal,
     });
     for (const publication of page.publications) {

@@ -192,8 +192,8 @@ class WorkerProgram {
     if (this.#server !== undefined) {
       throw new TypeError("Cannot serve: a worker must serve once, received a second call");
     }
-    for (const name in options) {
-      if (!Object.hasOwn(SHARED, name)) continue;
+    for (const [name, value] of Object.entries(options)) {
+      if (!Object.hasOwn(SHARED, name) || value === undefined) continue;
       throw new TypeError(
         `Cannot serve: ${name} must be an option of serveWorkers, received one of a worker`,
       );
@@ -201,7 +201,7 @@ class WorkerProgram {
     const { index, listen, hasUdp } = this.#init;
     const { metrics = false, hosts, origins, limits, node, ...rest } = options;
     this.#maxSessions = limits?.maxSessions;
-    this.#origins = { ...(hosts && { hosts }), ...(origins && { origins }) };
+    this.#origins = { hosts, origins };
     if (metrics !== false) {
       const console = new ConsoleReport(this.#runtime);
       const source: MetricsSource = {
@@ -218,12 +218,12 @@ class WorkerProgram {
       ...rest,
       ...listen,
       ...this.#origins,
-      ...(limits && { limits }),
+      limits,
       node: { name: `worker ${index}`, ...node },
       broker: this.#broker,
       onListen: (_, info) => this.#listens(info),
     }, {
-      ...(hasUdp ? {} : { udpFrom: this.#udp.promise }),
+      udpFrom: hasUdp ? undefined : this.#udp.promise,
       answer: (request, info) => this.#answer(request, info),
     });
     this.#server = server as unknown as Server;
@@ -264,7 +264,7 @@ class WorkerProgram {
       url,
       webTransportUrl,
       node: nodes!.id,
-      ...(webTransportError && { webTransportError: webTransportError.message }),
+      webTransportError: webTransportError?.message,
     };
   }
 

@@ -337,8 +337,8 @@ export class Workers implements AsyncDisposable {
         hasUdp: place.hasUdp,
         listen: {
           port: this.#address?.port ?? port,
-          ...(hostname !== undefined && { hostname }),
-          ...(tls && { tls }),
+          hostname,
+          tls,
           webTransport,
           reusePort: this.#limits.workers > 1,
         },

@@ -94,7 +94,7 @@ export class KeptAnswer {
 
   async #open(): Promise<{ readonly id: string; readonly core: SessionCore }> {
     const { topic, data, answer, signal, itemTimeoutMs: timeoutMs } = this.#options;
-    const wait = { ...(signal && { signal }), ...(timeoutMs !== undefined && { timeoutMs }) };
+    const wait = { signal, timeoutMs };
     return await this.#inSession(async (core) => {
       core.checkData("ask", data);
       const { maxSendBytes: maxBytes } = core;

@@ -227,5 +227,5 @@ function routeOf(pattern: string, handler: unknown, known: object | undefined): 
       `Cannot ${VERB}: ${place} is an object, which needs resume in the contract`,
     );
   }
-  return { pattern, answer, ...(resume && { resume }), streams, isResumable: true };
+  return { pattern, answer, resume, streams, isResumable: true };
 }

@@ -119,11 +119,7 @@ export async function structuredStream<R extends Registry>(
     throw new TypeError(`Cannot make structured stream: ${rule}, received neither or one`);
   }
   const { signal, timeoutMs, sendOrder } = rest;
-  const stream = given ?? await session.createBidirectionalStream({
-    ...(signal && { signal }),
-    ...(timeoutMs !== undefined && { timeoutMs }),
-    ...(sendOrder !== undefined && { sendOrder }),
-  });
+  const stream = given ?? await session.createBidirectionalStream({ signal, timeoutMs, sendOrder });
   return new MessageStream<R>(directStream(stream), {
     ...{ schemas, codec, maxMessageBytes, endMark, onInvalid },
     inTime: (checked) => session[internals].inTime(SCHEMA, checked),

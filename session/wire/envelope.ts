@@ -357,9 +357,9 @@ function readReply({ reply: id, data, error }: Raw): Envelope {
     error: {
       code,
       message: textOf(message),
-      ...(Array.isArray(path) && { path }),
-      ...(isId(retryAfterMs) && { retryAfterMs }),
-      ...(typeof level === "string" && { level: level as LimitLevel }),
+      path: Array.isArray(path) ? path : undefined,
+      retryAfterMs: isId(retryAfterMs) ? retryAfterMs : undefined,
+      level: typeof level === "string" ? level as LimitLevel : undefined,
     },
   };
 }
@@ -374,8 +374,8 @@ function readHello(hello: unknown): Envelope {
         heartbeatMs,
         maxMessageBytes,
         features: names,
-        ...(isName(ticket) && { ticket }),
-        ...(isName(predecessor) && { predecessor }),
+        ticket: isName(ticket) ? ticket : undefined,
+        predecessor: isName(predecessor) ? predecessor : undefined,
       };
       return { kind: "hello", hello: read };
     }
@@ -417,7 +417,7 @@ function readGap({ gap: topic, reason, epoch, offset, tag }: Raw): Envelope {
   const gap = { gap: topic, reason: textOf(reason) as RecoveryReason };
   if (!isName(epoch) || !isId(offset)) return { kind: "gap", topic, gap };
   if (!isTag(tag)) return badTag(tag);
-  return { kind: "gap", topic, gap: { ...gap, epoch, offset, ...(tag && { tag }) } };
+  return { kind: "gap", topic, gap: { ...gap, epoch, offset, tag } };
 }
 
 function readUnsubscribed({ unsubscribed: topic, code, reason }: Raw): Envelope {

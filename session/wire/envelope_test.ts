@@ -1,9 +1,13 @@
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
+import { withoutUndefined } from "../../base/options.ts";
 import { encodeEnvelope, type Envelope, readEnvelope, readTrace } from "./envelope.ts";
 import { parseEnvelope } from "./server_envelope.ts";
 
 const HELLO = { session: "s", heartbeatMs: 25_000, maxMessageBytes: 262_144, features: ["x"] };
+const NO_TICKETS = { ticket: undefined, predecessor: undefined };
 const FAILURE = { code: "invalid", message: "No", path: ["a", 0] };
+/** The failure as it is read. */
+const READ_FAILURE = { ...FAILURE, retryAfterMs: undefined, level: undefined };
 
 const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -48,11 +52,15 @@ const READ: readonly [text: string, envelope: Envelope][] = [
   }],
   ['{"reply":3,"data":"x"}', { kind: "reply", id: 3, data: "x" }],
   ['{"reply":3}', { kind: "reply", id: 3, data: undefined }],
-  [`{"reply":3,"error":${JSON.stringify(FAILURE)}}`, { kind: "reply", id: 3, error: FAILURE }],
+  [`{"reply":3,"error":${JSON.stringify(FAILURE)}}`, {
+    kind: "reply",
+    id: 3,
+    error: READ_FAILURE,
+  }],
   ['{"reply":null,"error":{"code":"x"}}', {
     kind: "reply",
     id: null,
-    error: { code: "x", message: "" },
+    error: { code: "x", message: "", path: undefined, retryAfterMs: undefined, level: undefined },
   }],
   ['{"cancel":1}', { kind: "cancel", id: 1 }],
   ['{"topic":"a","id":2,"items":9}', {
@@ -67,12 +75,14 @@ const READ: readonly [text: string, envelope: Envelope][] = [
     topic: "a",
     data: 1,
     id: 2,
+    items: undefined,
     stream: "0123456789-_abcd",
+    begun: undefined,
   }],
   ['{"part":1,"data":[2]}', { kind: "part", id: 1, data: [2] }],
   ['{"part":1}', { kind: "part", id: 1, data: undefined }],
   ['{"end":1}', { kind: "end", id: 1 }],
-  [`{"end":1,"error":${JSON.stringify(FAILURE)}}`, { kind: "end", id: 1, error: FAILURE }],
+  [`{"end":1,"error":${JSON.stringify(FAILURE)}}`, { kind: "end", id: 1, error: READ_FAILURE }],
   ['{"more":1,"items":32}', { kind: "more", id: 1, items: 32 }],
   ['{"subscribe":"a","id":1}', { kind: "subscribe", topic: "a", id: 1 }],
   ['{"subscribe":"a","id":1,"last":0}', { kind: "subscribe", topic: "a", id: 1, last: 0 }],
@@ -104,7 +114,7 @@ const READ: readonly [text: string, envelope: Envelope][] = [
   ['{"gap":"a","reason":"new-epoch","epoch":"e","offset":3}', {
     kind: "gap",
     topic: "a",
-    gap: { gap: "a", reason: "new-epoch", epoch: "e", offset: 3 },
+    gap: { gap: "a", reason: "new-epoch", epoch: "e", offset: 3, tag: undefined },
   }],
   ['{"unsubscribed":"a","code":"forbidden","reason":"No","x":1}', {
     kind: "unsubscribed",
@@ -139,10 +149,13 @@ const READ: readonly [text: string, envelope: Envelope][] = [
   }],
   ['{"skip":"a","offset":3,"prev":2}', { kind: "skip", topic: "a", offset: 3, prev: 2 }],
   ['{"ack":12}', { kind: "ack", n: 12 }],
-  [`{"hello":${JSON.stringify(HELLO)}}`, { kind: "hello", hello: HELLO }],
+  [`{"hello":${JSON.stringify(HELLO)}}`, {
+    kind: "hello",
+    hello: { ...HELLO, ...NO_TICKETS },
+  }],
   ['{"hello":{"session":"s","heartbeatMs":0,"maxMessageBytes":1}}', {
     kind: "hello",
-    hello: { session: "s", heartbeatMs: 0, maxMessageBytes: 1, features: [] },
+    hello: { session: "s", heartbeatMs: 0, maxMessageBytes: 1, features: [], ...NO_TICKETS },
   }],
   ['{"auth":"t","id":1}', { kind: "auth", token: "t", id: 1 }],
   ['{"ping":7}', { kind: "ping", n: 7 }],
@@ -382,8 +395,8 @@ Deno.test("parseEnvelope() reads every written envelope back, on one line", () =
     const id = dice.below(2) === 0 ? undefined : dice.below(2 ** 31);
     const text = encodeEnvelope({ topic, data, id });
     assert(!text.includes("\n"));
-    const expected = { kind: "message", topic, data, ...(id === undefined ? {} : { id }) };
-    assertEquals(parseEnvelope(text), expected as Envelope);
+    const expected: Envelope = { kind: "message", topic, data, id };
+    assertEquals(parseEnvelope(text), withoutUndefined(expected));
     const answer = encodeEnvelope({ reply: round, data });
     assertEquals(parseEnvelope(answer), { kind: "reply", id: round, data });
   }

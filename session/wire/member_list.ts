@@ -98,5 +98,5 @@ function put<D>(
   { user, at, data }: { readonly user: string; readonly at: number; readonly data?: D },
 ): void {
   const { connections = 1, joinedAt = at } = members.get(user) ?? {};
-  members.set(user, { user, connections, joinedAt, ...(data !== undefined && { data }) });
+  members.set(user, { user, connections, joinedAt, data });
 }

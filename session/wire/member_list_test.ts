@@ -8,7 +8,7 @@ Deno.test("MemberList.take() begins anew with the first part of a list, and is w
     type: "members",
     members: [{ user, connections: 1, joinedAt: 0 }],
     page,
-    ...(more && { more }),
+    more,
   });
   for (let round = 0; round < 2; round++) {
     assertEquals(list.take(part("ann", 0, true)), false);

@@ -110,9 +110,9 @@ function readResumable(
   return {
     ...of,
     id,
-    ...(items !== undefined && { items }),
+    items,
     stream,
-    ...(begun === true && { begun }),
+    begun: begun === true ? begun : undefined,
   };
 }
 

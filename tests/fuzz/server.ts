@@ -77,7 +77,9 @@ async function oneServer(random: Random, inputs: number): Promise<void> {
             ? encodeURI(mutateText(random, PATHS).toWellFormed())
             : random.pick(PATHS),
           protocols: random.pick([["skein.1"], ["skein.1", "other"], [], ["other"]]),
-          headers: random.pick([{}, { authorization: "Bearer ann" }, { cookie: "a=b" }]),
+          headers: random.pick<HeadersInit>([{}, { authorization: "Bearer ann" }, {
+            cookie: "a=b",
+          }]),
           address: random.pick(["192.0.2.1", "2001:db8::1", "nowhere"]),
         }),
       ConnectionError,

@@ -49,7 +49,7 @@ function partOfOurs(peer: Peer, wire: Wire, version: MoqVersion, expected: Seen)
   const fn = async () => {
     await using files = await CertificateFolder.create();
     const isJavaScript = peer.name.startsWith("@moq/");
-    const protocols = isJavaScript ? { protocols: version } : {};
+    const protocols: Record<string, string> = isJavaScript ? { protocols: version } : {};
     await using server = await peer.serve(isJavaScript ? undefined : files, {
       scenario: "publish",
       ...protocols,

@@ -139,7 +139,7 @@ function partOf(test: Case): Part {
   const { peer, wire, version, scenario, client } = test;
   const { why, ours, theirs } = expectedOf(test);
   const isJavaScript = peer.name.startsWith("@moq/");
-  const protocols = isJavaScript ? { protocols: protocolOf(version) } : {};
+  const protocols: Record<string, string> = isJavaScript ? { protocols: protocolOf(version) } : {};
   const does = scenario === "publish" ? "publishes" : "subscribes";
   if (client === "theirs") {
     const name = `${does} at our server, ${wire}${why}`;
@@ -158,7 +158,9 @@ function partOf(test: Case): Part {
   }
   const fn = async () => {
     await using files = await CertificateFolder.create();
-    const setup = version === "moq-lite-01" ? { setup: `${0xff0d_ad01}` } : {};
+    const setup: Record<string, string> = version === "moq-lite-01"
+      ? { setup: `${0xff0d_ad01}` }
+      : {};
     const certificate = isJavaScript ? undefined : files;
     await using server = await peer.serve(certificate, { scenario, ...protocols, ...setup });
     const hash = isJavaScript ? {} : { hash: files.hash };

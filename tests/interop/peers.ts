@@ -293,7 +293,7 @@ function pythonRecipe(
 ): Recipe {
   const tool = `python${python || 3}`;
   // Without the variable, the stand-ins of pyenv start the selected version only.
-  const env = python === "" ? {} : { PYENV_VERSION: python };
+  const env: Record<string, string> = python === "" ? {} : { PYENV_VERSION: python };
   return {
     name,
     version,

@@ -1,4 +1,5 @@
 /** Conditions of the network in one direction between two hosts, and the chance that follows. */
+import { withDefaults } from "../../../base/options.ts";
 import type { Host } from "../host.ts";
 
 /** First wait of TCP before a lost packet is sent again, in milliseconds; doubles each time. */
@@ -13,8 +14,11 @@ const MAX_JITTER_MS = 60_000;
 /** Time by which a datagram is late that others overtake, in round trips and milliseconds. */
 const LATE = { delays: 2, ms: 5 };
 
-/** Failure of every attempt to connect. A number is the status of an HTTP answer by a proxy. */
-export type HandshakeFault = "refused" | "hangs" | "tls" | number;
+/**
+ * Failure of every attempt to connect, or `none`. A number is the status of an HTTP answer by a
+ * proxy.
+ */
+export type HandshakeFault = "none" | "refused" | "hangs" | "tls" | number;
 
 /** Conditions of one direction between two hosts. */
 export interface LinkConditions {
@@ -95,9 +99,9 @@ export interface LinkConditions {
   readonly refusalRate?: number;
   /**
    * Failure of all attempts to connect: refused, without an answer, in the handshake of TLS, or with
-   * an HTTP status; `undefined` for none.
+   * an HTTP status.
    *
-   * @default {undefined}
+   * @default {"none"}
    */
   readonly handshake?: HandshakeFault | undefined;
 }
@@ -116,12 +120,12 @@ export const GOOD_CONDITIONS: Required<LinkConditions> = Object.freeze({
   blockUdp: false,
   stripUpgrades: false,
   refusalRate: 0,
-  handshake: undefined,
+  handshake: "none",
 });
 
 const RATES = ["lossRate", "reorderRate", "duplicateRate", "splitRate", "refusalRate"] as const;
 const JITTERS: readonly unknown[] = ["uniform", "exponential", "long-tail"];
-const HANDSHAKE_FAULTS: readonly unknown[] = [undefined, "refused", "hangs", "tls"];
+const HANDSHAKE_FAULTS: readonly unknown[] = ["none", "refused", "hangs", "tls"];
 
 /**
  * Checks conditions, and adds the missing ones.
@@ -135,7 +139,7 @@ export function checkConditions(
   given: LinkConditions,
   others: Required<LinkConditions> = GOOD_CONDITIONS,
 ): Required<LinkConditions> {
-  const all = { ...others, ...given };
+  const all = withDefaults(others, given);
   const check = (isGood: boolean, name: keyof LinkConditions, rule: string) => {
     if (isGood) return;
     throw new RangeError(`Cannot change link: ${name} must be ${rule}, received ${all[name]}`);
@@ -151,7 +155,7 @@ export function checkConditions(
   check(
     isStatus || HANDSHAKE_FAULTS.includes(handshake),
     "handshake",
-    "refused, hangs, tls or an HTTP status from 400 to 599",
+    "none, refused, hangs, tls or an HTTP status from 400 to 599",
   );
   return all;
 }

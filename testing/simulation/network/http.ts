@@ -11,7 +11,6 @@ import type {
 import { checkOffered, isWebSocketUpgrade } from "../../../transport/websocket/server.ts";
 import type { Host } from "../host.ts";
 import { Body } from "./body.ts";
-import type { HandshakeFault } from "./conditions.ts";
 import type { Link } from "./link.ts";
 import type { Links } from "./links.ts";
 import { acceptedSocket, SimulatedWebSocket, type SocketPair } from "./websocket.ts";
@@ -380,8 +379,7 @@ export class SimulatedHttp implements HttpNetwork {
 
   /** Answer of a proxy in place of the server's. */
   #fault({ client, server }: Link): Response | undefined {
-    const fault: HandshakeFault | undefined =
-      this.#links.direction(client, server).conditions.handshake;
+    const fault = this.#links.direction(client, server).conditions.handshake;
     return typeof fault === "number"
       ? new Response("A proxy answers", { status: fault })
       : undefined;

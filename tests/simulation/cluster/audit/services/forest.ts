@@ -522,7 +522,10 @@ function offsetAt({ tree: { offsets }, place }: NonNullable<Tree["origin"]>): st
 }
 
 /** Headers with a place to fork at: an offset, or the number of records from the beginning. */
-function placeHeaders(from: NonNullable<Tree["origin"]>, isCounted: boolean) {
+function placeHeaders(
+  from: NonNullable<Tree["origin"]>,
+  isCounted: boolean,
+): Readonly<Record<string, string>> {
   return isCounted
     ? { "stream-fork-offset": "-1", "stream-fork-sub-offset": `${from.place}` }
     : { "stream-fork-offset": offsetAt(from) };
