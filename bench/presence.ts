@@ -12,7 +12,7 @@ import { argument, numberArgument } from "./args.ts";
 import type { Broker, Publication } from "../pubsub/broker.ts";
 import { MemoryBroker, Nodes, Presence, Rooms, Topics } from "../pubsub/mod.ts";
 import { Session, sessionSettings } from "../session/mod.ts";
-import { Turn } from "../session/queue/send_queue.ts";
+import { Turn } from "../session/queue/turn.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 
 const { args } = Deno;

@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { Session } from "../session/session.ts";
 import type { SessionLimits } from "../session/settings.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
-import type { Turn } from "../session/queue/send_queue.ts";
+import type { Turn } from "../session/queue/turn.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import type { SubscribeOptions, Topics } from "./topics.ts";
 import { sessionSettings } from "../session/session_settings.ts";

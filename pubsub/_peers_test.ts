@@ -3,7 +3,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import { assert } from "@std/assert";
 import { Session } from "../session/session.ts";
 import type { SessionLimits } from "../session/settings.ts";
-import { Turn } from "../session/queue/send_queue.ts";
+import { Turn } from "../session/queue/turn.ts";
 import type { Frame } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { sessionSettings } from "../session/session_settings.ts";

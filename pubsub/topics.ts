@@ -23,7 +23,7 @@ import {
 } from "../session/wire/recovery.ts";
 import { internals, type Session, sessionsAfter, sessionsBefore } from "../session/session.ts";
 import { checkTopic } from "../session/wire/envelope.ts";
-import { Turn } from "../session/queue/send_queue.ts";
+import { Turn } from "../session/queue/turn.ts";
 import { report, type SessionSettings } from "../session/settings.ts";
 import { waitFor } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";

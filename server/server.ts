@@ -63,7 +63,7 @@ import { encodeMessage } from "../session/wire/encode.ts";
 import { instrument } from "../session/insight/watch.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
 import type { Session } from "../session/session.ts";
-import { Turn } from "../session/queue/send_queue.ts";
+import { Turn } from "../session/queue/turn.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
 import { outside, platformRuntime, type Runtime } from "../base/runtime.ts";
 import { type Owner, proxyRule } from "../base/owners.ts";

@@ -12,7 +12,7 @@ import type { GoAway } from "./wire/envelope.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { checkLimits } from "../base/options.ts";
 import type { Runtime } from "../base/runtime.ts";
-import { Turn } from "./queue/send_queue.ts";
+import { Turn } from "./queue/turn.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 import type { RequestService } from "./serving/requests.ts";
 import type { Session } from "./session.ts";

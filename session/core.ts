@@ -37,7 +37,7 @@ import { Handling, type ReceivingSession } from "./handling.ts";
 import { Inbound } from "./inbound.ts";
 import type { Control, Message } from "./message.ts";
 import type { ControlStats } from "./types.ts";
-import { type FrameTap, SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
+import { type FrameTap, SendQueue, type SendQueueOwner } from "./queue/turn.ts";
 import { report, type SessionRequests, type SessionSettings, tellSkipped } from "./settings.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";

@@ -13,7 +13,7 @@ import {
   soon,
   turns,
 } from "../tests/sessions.ts";
-import type { OverflowPolicy } from "./queue/send_queue.ts";
+import type { OverflowPolicy } from "./queue/turn.ts";
 import { sessionSettings } from "./session_settings.ts";
 
 const NORMAL = { code: 0, reason: "" };

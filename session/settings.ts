@@ -15,7 +15,7 @@ import type { Envelope, GoAway, ServiceReader, TraceContext } from "./wire/envel
 import type { Control, MessageTurn, UntypedMessage } from "./message.ts";
 import type { Frame } from "../transport/connection.ts";
 import type { Heartbeat } from "./heartbeat.ts";
-import type { OverflowPolicy, Turn } from "./queue/send_queue.ts";
+import type { OverflowPolicy, Turn } from "./queue/turn.ts";
 import type { SessionFace } from "./types.ts";
 import { attempt } from "../base/call_safely.ts";
 

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { connect, dial } from "../client.ts";
 import { UnsupportedError } from "../errors.ts";
 import { createServer, type Server } from "../server.ts";
-import type { OverflowPolicy } from "../session/queue/send_queue.ts";
+import type { OverflowPolicy } from "../session/queue/turn.ts";
 import type { Session } from "../session/session.ts";
 import { testServer, turns } from "../testing/mod.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";

@@ -12,7 +12,7 @@ import type { ServeOptions, Server } from "../server.ts";
 import type { HistoryPosition, Recovery } from "../session/wire/recovery.ts";
 import type { Subscription } from "../client/subscription.ts";
 import { RequestService } from "../session/serving/requests.ts";
-import { Turn } from "../session/queue/send_queue.ts";
+import { Turn } from "../session/queue/turn.ts";
 import { Cable } from "./cable.ts";
 import { Network } from "./clients.ts";
 import { Random } from "./random.ts";

@@ -6,7 +6,7 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { checkLimits } from "../../base/options.ts";
 import { type HistoryPosition, STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import { TopicRouter } from "../../session/wire/topic_pattern.ts";
-import type { Turn } from "../../session/queue/send_queue.ts";
+import type { Turn } from "../../session/queue/turn.ts";
 import { stamp } from "./replay.ts";
 import { Semaphore } from "./semaphore.ts";
 import { TailBudget } from "./tail_cache.ts";

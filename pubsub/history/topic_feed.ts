@@ -35,7 +35,7 @@ import {
 } from "./replay.ts";
 import { Broadcast } from "../../session/queue/broadcast.ts";
 import { Confirmation } from "../confirmation.ts";
-import type { Turn } from "../../session/queue/send_queue.ts";
+import type { Turn } from "../../session/queue/turn.ts";
 
 /** Publications read when a topic gets the first session, for replays to later sessions. */
 const OPENING_MESSAGES = 128;

@@ -9,7 +9,7 @@ import {
   type PresenceNotice,
 } from "../../session/wire/presence_notice.ts";
 import { internals, type Session } from "../../session/session.ts";
-import type { Turn } from "../../session/queue/send_queue.ts";
+import type { Turn } from "../../session/queue/turn.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Presence } from "./presence.ts";

@@ -8,7 +8,7 @@ import {
   type SendQueue,
   type Turn,
   type TurnWork,
-} from "./send_queue.ts";
+} from "./turn.ts";
 import { internals, type Session } from "../session.ts";
 
 /** Most messages gathered in one turn; at this number the messages are flushed early. */

@@ -15,8 +15,8 @@ import { Session } from "../session.ts";
 import type { SessionLimits } from "../settings.ts";
 import { sessionSettings } from "../session_settings.ts";
 import { bench } from "./queues_test.ts";
-import { type QueuedMessage, Turn } from "./send_queue.ts";
-import { HIGH_WATER_MARK } from "./send_queue.ts";
+import { type QueuedMessage, Turn } from "./turn.ts";
+import { HIGH_WATER_MARK } from "./turn.ts";
 
 /** Sessions of one turn, which ends by hand, and the messages of their peers. */
 class Bench implements AsyncDisposable {

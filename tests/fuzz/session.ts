@@ -7,7 +7,7 @@ import { assert, assertEquals } from "@std/assert";
 import { SkeinError } from "../../errors.ts";
 import { encodeMessage } from "../../session/wire/encode.ts";
 import { parseEnvelope } from "../../session/wire/server_envelope.ts";
-import { HIGH_WATER_MARK, type OverflowPolicy } from "../../session/queue/send_queue.ts";
+import { HIGH_WATER_MARK, type OverflowPolicy } from "../../session/queue/turn.ts";
 import { Session } from "../../session/session.ts";
 import type { Side } from "../../session/contract.ts";
 import { memorySessions, turns } from "../../testing/mod.ts";

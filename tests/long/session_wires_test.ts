@@ -9,7 +9,7 @@ import { Presence } from "../../pubsub/presence/presence.ts";
 import { Rooms } from "../../pubsub/presence/rooms.ts";
 import { Topics } from "../../pubsub/topics.ts";
 import type { Contract } from "../../session/contract.ts";
-import { type OverflowPolicy, Turn } from "../../session/queue/send_queue.ts";
+import { type OverflowPolicy, Turn } from "../../session/queue/turn.ts";
 import type { Session } from "../../session/session.ts";
 import { endOf, soon, turns } from "../sessions.ts";
 import { builtinWire, endsOn, httpWire, Log, type Wire, type WireEnds, wires } from "../wires.ts";

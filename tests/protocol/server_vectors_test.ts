@@ -11,7 +11,7 @@ import type {
   PublicationListener,
 } from "../../pubsub/broker.ts";
 import { type Contract, defineContract } from "../../session/contract.ts";
-import type { SendQueueBounds } from "../../session/queue/send_queue.ts";
+import type { SendQueueBounds } from "../../session/queue/turn.ts";
 import type { Session } from "../../session/session.ts";
 import { type TestServer, testServer } from "../../testing/test_server.ts";
 import { turns } from "../../testing/turns.ts";

@@ -1,5 +1,5 @@
 /** Limits: sessions of users, rates, and the bounds of queues. */
-import type { SendQueue } from "../../../session/queue/send_queue.ts";
+import type { SendQueue } from "../../../session/queue/turn.ts";
 import { internals } from "../../../session/session.ts";
 import { CLIENT_QUEUE } from "../cluster/settings.ts";
 import { GUEST } from "../cluster/tour/holds.ts";

@@ -1,6 +1,6 @@
 /** Holes: publications that a full send queue dropped, or that a node missed, come again. */
-import type { OverflowPolicy } from "../../../../session/queue/send_queue.ts";
-import { HIGH_WATER_MARK } from "../../../../session/queue/send_queue.ts";
+import type { OverflowPolicy } from "../../../../session/queue/turn.ts";
+import { HIGH_WATER_MARK } from "../../../../session/queue/turn.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Audit } from "./audit.ts";
 import { auditMissed } from "./histories/missed.ts";

@@ -1,7 +1,7 @@
 /** The servers' half of a tour: limits, policies, and handlers of requests. */
 import { pause } from "../../../../base/wait.ts";
 import type { Runtime } from "../../../../base/runtime.ts";
-import type { OverflowPolicy } from "../../../../session/queue/send_queue.ts";
+import type { OverflowPolicy } from "../../../../session/queue/turn.ts";
 
 /** Beginning of the names of guests: their machines and users. */
 export const GUEST = "guest-";

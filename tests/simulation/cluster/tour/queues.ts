@@ -1,6 +1,6 @@
 /** Bursts of messages in one turn of the event loop, each larger than the send queue. */
 import { Broadcast } from "../../../../session/queue/broadcast.ts";
-import { HIGH_WATER_MARK } from "../../../../session/queue/send_queue.ts";
+import { HIGH_WATER_MARK } from "../../../../session/queue/turn.ts";
 import { internals, type Session } from "../../../../session/session.ts";
 import { encodeMessage } from "../../../../session/wire/encode.ts";
 import type { Client } from "../../../../client/client.ts";

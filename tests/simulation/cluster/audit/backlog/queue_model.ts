@@ -1,5 +1,5 @@
 /** Reference of a send queue whose connection is behind: what a policy keeps, and what is dropped. */
-import type { OverflowPolicy } from "../../../../../session/queue/send_queue.ts";
+import type { OverflowPolicy } from "../../../../../session/queue/turn.ts";
 
 /** A message of the reference. */
 export interface ModelMessage {

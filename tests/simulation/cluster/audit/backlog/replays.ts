@@ -1,5 +1,5 @@
 /** Replays of several histories at once into a send queue with little room, over a slow way. */
-import { HIGH_WATER_MARK } from "../../../../../session/queue/send_queue.ts";
+import { HIGH_WATER_MARK } from "../../../../../session/queue/turn.ts";
 import { internals, type Session } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { oneOf } from "../../chance.ts";

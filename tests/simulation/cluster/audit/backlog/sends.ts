@@ -3,7 +3,7 @@ import {
   HIGH_WATER_MARK,
   MAX_JOINED_BYTES,
   type OverflowPolicy,
-} from "../../../../../session/queue/send_queue.ts";
+} from "../../../../../session/queue/turn.ts";
 import { internals, type Session } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { Server } from "../../../../../server.ts";

@@ -1,6 +1,6 @@
 /** A way between two hosts on which an end falls behind, and recovers slowly. */
 import type { Host } from "../../../../../testing/simulation/host.ts";
-import { HIGH_WATER_MARK } from "../../../../../session/queue/send_queue.ts";
+import { HIGH_WATER_MARK } from "../../../../../session/queue/turn.ts";
 import { internals } from "../../../../../session/session.ts";
 import type { AnySession, Audit } from "../audit.ts";
 

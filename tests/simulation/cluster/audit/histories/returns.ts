@@ -1,5 +1,5 @@
 /** Returns: readers whose replays wait while the history goes on, is cut, or is lost. */
-import { HIGH_WATER_MARK } from "../../../../../session/queue/send_queue.ts";
+import { HIGH_WATER_MARK } from "../../../../../session/queue/turn.ts";
 import type { HistoryPosition } from "../../../../../session/wire/recovery.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";

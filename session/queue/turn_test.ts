@@ -9,7 +9,7 @@ import {
   SendQueue,
   type SendQueueOwner,
   Turn,
-} from "./send_queue.ts";
+} from "./turn.ts";
 import { type BroadcastBatch, FanOut, SharedMessages } from "./broadcast.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import type { MessageFrames } from "../../transport/connection.ts";
