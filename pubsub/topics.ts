@@ -12,7 +12,7 @@ import {
 } from "../base/option_checks.ts";
 import { type BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import { describe } from "../base/error_text.ts";
-import { Broadcast } from "../session/queue/broadcast.ts";
+import { Broadcast } from "../session/queue/turn.ts";
 import { encodeMessage, MAX_MESSAGE_BYTES, MAX_PLACE_BYTES } from "../session/wire/encode.ts";
 import { isName, isTopic, MAX_NAME_LENGTH, MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
 import {
@@ -242,7 +242,7 @@ type OpenTopic =
   }
   | {
     readonly feed?: undefined;
-    readonly members: Broadcast;
+    readonly members: Broadcast<Session>;
     readonly confirmation: Confirmation;
     readonly subscription: BrokerSubscription;
   };
@@ -507,7 +507,7 @@ export class Topics implements AsyncDisposable {
       );
     }
     // Calls that can fail come first, so that a failure leaves no state behind.
-    session[internals].messages("subscribe");
+    const queue = session[internals].messages("subscribe");
     const { feed, members, confirmation = feed?.confirmation } = this.#open(topic);
     const { since, onAnswer, onLeft, isRequested = false } = options;
     const { topics } = known ?? this.#remember(session);
@@ -522,7 +522,7 @@ export class Topics implements AsyncDisposable {
         answerSoon(membership, () => tellAnswer(session, onAnswer, standing()));
       }
     } else {
-      members.add(session);
+      members.add(session, queue);
       const isRecovery = since !== undefined;
       if (onAnswer !== undefined) {
         answerOnce(
@@ -890,7 +890,7 @@ export class Topics implements AsyncDisposable {
       const feed = this.#histories.open(topic, bounds);
       return { feed, close: () => this.#histories.close(feed) };
     }
-    const members = new Broadcast(this.#turn);
+    const members = new Broadcast<Session>(this.#turn);
     const confirmation = new Confirmation(this.#runtime, topic);
     const onInterrupted = () => tellInterrupted(topic, members.members());
     const asked = this.#runtime.monotonic();
@@ -964,7 +964,7 @@ export class Topics implements AsyncDisposable {
     return { topic, payload, bytes, except: exceptionOf(except) };
   }
 
-  #deliver(members: Broadcast, publication: Publication): void {
+  #deliver(members: Broadcast<Session>, publication: Publication): void {
     const { topic, payload: frame, except } = publication;
     const message = { frame, size: payloadBytes(publication), topic };
     if (except === undefined) return members.send(message);

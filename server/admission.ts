@@ -37,7 +37,7 @@ import type { Quotas } from "../base/shares.ts";
 import { DecisionFault } from "../base/decision.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
-import { MAX_JOINED_BYTES } from "../session/queue/turn.ts";
+import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
 import { internals, Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { TICKET_KEY, withoutToken } from "../session/url.ts";

@@ -18,7 +18,7 @@ import type {
 } from "./message.ts";
 import type { InboundStats } from "./types.ts";
 import { type Overtaking, ReceiveQueue } from "./queue/receive_queue.ts";
-import { MAX_JOINED_BYTES } from "./queue/turn.ts";
+import { MAX_JOINED_BYTES } from "./queue/frames.ts";
 import type { NumberedEnvelope, SessionSettings } from "./settings.ts";
 import { decodeBinary, isBinaryMessage } from "./wire/encode.ts";
 import { type Envelope, MAX_CREDIT, readEnvelope } from "./wire/envelope.ts";

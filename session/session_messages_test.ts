@@ -5,7 +5,7 @@ import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { captureConsole } from "../tests/console_lines.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand, turns } from "../tests/sessions.ts";
 import { encodeBinary } from "./wire/encode.ts";
-import { MAX_JOINED_BYTES } from "./queue/turn.ts";
+import { MAX_JOINED_BYTES } from "./queue/frames.ts";
 import { ConsoleReport } from "../base/console_report.ts";
 
 const bytes = (...values: number[]) => new Uint8Array(values);

@@ -48,7 +48,8 @@ import { AUTHENTICATE_TIMEOUT_MS, MAX_USER_BYTES } from "../server/authenticatio
 import { DEDUPE_WINDOW_MS } from "../server/broker_services.ts";
 import { checkAnswers, checkDurableStreams, streamShares } from "../server/durable/options.ts";
 import { serve } from "../server.ts";
-import { HIGH_WATER_MARK, MAX_JOINED_BYTES } from "../session/queue/turn.ts";
+import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
+import { HIGH_WATER_MARK } from "../session/queue/turn.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
 import { READY_MS, SESSION_DRAIN_MS } from "../session/session.ts";
 import { sessionSettings } from "../session/session_settings.ts";

@@ -7,6 +7,7 @@ import type {
   SubscribeAnswer,
 } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
+import type { EncodedMessage } from "../../session/wire/encode.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Confirmation } from "../confirmation.ts";
@@ -522,14 +523,21 @@ export class Replay {
     if (first === undefined) return this.#skipTo("too-old", feed.known);
     if (first.prev > this.#at!) this.#skipTo("too-old", first.prev);
     const session = this.#session;
-    const core = session[internals];
+    const queue = session[internals].queue!;
+    // The answer promised these publications to the client: the queue may drop none of them.
+    let messages: EncodedMessage[] = [];
     for (const item of items) {
-      if (isLeftOut(session, item.except)) tellSkip(session, item);
-      // Protected: the answer promised this publication to the client.
-      else core.push(item.message, true);
-      if (this.#isEnded) return;
-      this.#at = item.offset;
+      if (!isLeftOut(session, item.except)) {
+        messages.push(item.message);
+        continue;
+      }
+      queue.pushPage(messages);
+      messages = [];
+      tellSkip(session, item);
     }
+    queue.pushPage(messages);
+    if (this.#isEnded) return;
+    this.#at = items.at(-1)!.offset;
     this.#host.counts.replayed += items.length;
   }
 

@@ -33,7 +33,7 @@ import {
   tellGap,
   tellSkip,
 } from "./replay.ts";
-import { Broadcast } from "../../session/queue/broadcast.ts";
+import { Broadcast } from "../../session/queue/turn.ts";
 import { Confirmation } from "../confirmation.ts";
 import type { Turn } from "../../session/queue/turn.ts";
 
@@ -95,7 +95,7 @@ export interface FeedCounts extends ReplayCounts {
 class Subscribers {
   readonly #feed: TopicFeed;
   readonly #host: FeedHost;
-  readonly #members: Broadcast;
+  readonly #members: Broadcast<Session>;
   readonly #replays = new Map<Session, Replay>();
   /** Publications given so far. */
   given = 0;
@@ -104,7 +104,7 @@ class Subscribers {
   constructor(feed: TopicFeed, host: FeedHost) {
     this.#feed = feed;
     this.#host = host;
-    this.#members = new Broadcast(host.turn);
+    this.#members = new Broadcast<Session>(host.turn);
   }
 
   /** Number of sessions. */
@@ -159,7 +159,7 @@ class Subscribers {
   join(session: Session): void {
     this.#replays.delete(session);
     this.#narrowFor(session);
-    this.#members.add(session);
+    this.#members.add(session, session[internals].messages("subscribe"));
   }
 
   /** Sends the next publication to the members. */

@@ -1,6 +1,6 @@
 /** One room on this node: sends the list of members, and the changes, to the sessions in the room. */
 import { QueueFullError } from "../../errors.ts";
-import { Broadcast } from "../../session/queue/broadcast.ts";
+import { Broadcast } from "../../session/queue/turn.ts";
 import { type EncodedMessage, encodeMessage } from "../../session/wire/encode.ts";
 import {
   PRESENCE_PREFIX,
@@ -90,7 +90,7 @@ export class RoomNotices {
   readonly #options: Required<RoomOptions>;
   readonly #topic: string;
   /** The sessions that have the list, and get changes. */
-  readonly #told: Broadcast;
+  readonly #told: Broadcast<Session>;
   /** The sessions that wait for the list. */
   readonly #waiting = new Set<Session>();
   /** The sessions that are getting the list, each with the notices to send after the list. */
@@ -114,7 +114,7 @@ export class RoomNotices {
     this.#presence = presence;
     this.#options = options;
     this.#topic = PRESENCE_PREFIX + name;
-    this.#told = new Broadcast(turn);
+    this.#told = new Broadcast<Session>(turn);
   }
 
   /** True if no session of this node is in the room. */
@@ -142,7 +142,7 @@ export class RoomNotices {
       const [first, ...rest] = this.#list(this.#membersWith(session, data));
       if (rest.length === 0) {
         core.push(first!, false);
-        this.#told.add(session);
+        this.#told.add(session, session[internals].messages("join"));
         return;
       }
     }
@@ -345,7 +345,7 @@ export class RoomNotices {
       // No other code may run from here until the session is among `#told`, or a change is lost.
       for (const notice of held) core.push(notice, false);
       this.#getting.delete(session);
-      if (!session.isClosed) this.#told.add(session);
+      if (!session.isClosed) this.#told.add(session, session[internals].messages("join"));
     } catch (error) {
       // The queue closed the session, which could not keep up.
       if (!(error instanceof QueueFullError)) throw error;

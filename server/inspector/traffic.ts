@@ -2,7 +2,7 @@
 import { clip, MAX_PAYLOAD_LENGTH, payloadText } from "./shown.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { internals, type Session } from "../../session/session.ts";
-import type { FrameTap } from "../../session/queue/turn.ts";
+import type { FrameTap } from "../../session/queue/frames.ts";
 import { decodeBinary, isBinaryMessage } from "../../session/wire/encode.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import type { Frame } from "../../transport/connection.ts";

@@ -3,8 +3,14 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { assert, assertEquals } from "@std/assert";
 import type { QueueFullError } from "../../errors.ts";
 import type { Frame, MessageFrames } from "../../transport/connection.ts";
-import { type QueuedMessage, Turn } from "./turn.ts";
-import { HIGH_WATER_MARK, SendQueue, type SendQueueBounds, type SendQueueOwner } from "./turn.ts";
+import type { QueuedMessage } from "./frames.ts";
+import {
+  HIGH_WATER_MARK,
+  SendQueue,
+  type SendQueueBounds,
+  type SendQueueOwner,
+  Turn,
+} from "./turn.ts";
 
 /** A wire that takes every frame, or, once `isStalled`, none. */
 export class FakeFrames implements MessageFrames {

@@ -1,15 +1,25 @@
 /**
- * Send queue of one session, bounded in messages and bytes, and the turn of the event loop that
- * flushes the queues of all sessions in as few frames as possible.
+ * Messages on their way out: the send queue of one session, bounded in messages and bytes, the
+ * broadcasts to many sessions, and the turn of the event loop, which flushes all of them in as few
+ * frames as possible.
  */
 import type { SendQueueStats } from "../types.ts";
 import { QueueFullError } from "../../errors.ts";
-import type { Frame, MessageFrames } from "../../transport/connection.ts";
+import type { MessageFrames } from "../../transport/connection.ts";
 import { Signal } from "../../base/signal.ts";
-import type { EncodedMessage } from "../wire/encode.ts";
-import { encodeEnvelope } from "../wire/envelope.ts";
-import { utf8Length } from "../wire/utf8.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import type { EncodedMessage } from "../wire/encode.ts";
+import {
+  DropNotice,
+  type FrameTap,
+  gapOf,
+  MAX_JOINED_BYTES,
+  mergeEntries,
+  packAll,
+  type PackedFrame,
+  packNext,
+  type QueuedMessage,
+} from "./frames.ts";
 
 /**
  * Policies of a full send queue:
@@ -37,13 +47,8 @@ export interface SendQueueBounds {
  */
 export const HIGH_WATER_MARK = 65_536;
 
-/** Sees the frames of one session, for an inspector. MUST NOT throw. */
-export interface FrameTap {
-  /** Called with a frame of the peer, before the session handles that frame. */
-  received(frame: Frame): void;
-  /** Called with a frame that this end hands to the connection. */
-  sent(frame: Frame): void;
-}
+/** Most messages gathered in one turn; at this number the messages are flushed early. */
+const MAX_PENDING_MESSAGES = 256;
 
 /** The session, as the send queue sees it. */
 export interface SendQueueOwner {
@@ -65,8 +70,8 @@ export interface SendQueueOwner {
  * closes.
  */
 export class SendQueue extends Signal {
-  /** A slot for the fan-out of broadcasts, which sets and clears the slot within one turn. */
-  share: object | undefined = undefined;
+  /** Broadcast messages of this turn; the fan-out sets and clears it when the turn ends. */
+  share: SharedMessages | undefined = undefined;
   /** True while the turn has this queue on its list. */
   isMarked = false;
   /** Largest message that the peer accepts, in bytes. A larger one becomes a gap. */
@@ -78,8 +83,8 @@ export class SendQueue extends Signal {
   readonly #limits: SendQueueBounds;
   #entries: QueuedMessage[] = [];
   #bytes = 0;
-  // Notices of drops stand in the list, but take no room from messages.
-  #notices = 0;
+  // Without the notices of drops, which stand in the list, but take no room from messages.
+  #messages = 0;
   #isHeld = false;
   #isEnded = false;
   #failure: QueueFullError | undefined;
@@ -128,7 +133,7 @@ export class SendQueue extends Signal {
   /** Current counters. */
   get stats(): SendQueueStats {
     return {
-      queuedMessages: this.#entries.length,
+      queuedMessages: this.#messages + this.#entries.filter(isNotice).length,
       queuedBytes: this.#bytes,
       sentMessages: this.#sentMessages,
       sentBytes: this.#sentBytes,
@@ -154,6 +159,17 @@ export class SendQueue extends Signal {
     if (!this.#isHeld) this.#turn.mark(this);
   }
 
+  /** Adds the messages of a page, of which none may be dropped, as whole frames. */
+  pushPage(page: readonly EncodedMessage[]): void {
+    const entries = page.map((message) =>
+      this.fitting({ ...message, sequence: this.#turn.nextSequence(), isProtected: true })
+    );
+    for (const { frame, size, end, messages } of packAll(entries, this.joins)) {
+      const { sequence } = entries[end - 1]!;
+      this.push({ frame, size, topic: "", sequence, isProtected: true, messages });
+    }
+  }
+
   /** Returns an entry, or a gap in its place if the peer does not accept a message of that size. */
   fitting(entry: QueuedMessage): QueuedMessage {
     if (entry.size <= this.maxMessageBytes || entry.topic === "") return entry;
@@ -163,7 +179,7 @@ export class SendQueue extends Signal {
 
   /** Adds an entry, making room by policy. Returns false if the queue has no room. */
   admit(entry: QueuedMessage): boolean {
-    if (entry instanceof DropNotice) {
+    if (isNotice(entry)) {
       this.#addNotice(entry, this.#entries.length);
       return true;
     }
@@ -195,8 +211,8 @@ export class SendQueue extends Signal {
     return this.#remove(last + 1, Infinity);
   }
 
-  /** Hands a frame with this number of messages to the connection at once. */
-  hand({ frame, size, parts }: PackedFrame, messages: number): void {
+  /** Hands a frame to the connection at once. */
+  hand({ frame, size, messages, parts }: PackedFrame): void {
     if (typeof frame !== "string" && !this.#owner.joins) {
       this.#dropped += messages;
       return;
@@ -211,18 +227,14 @@ export class SendQueue extends Signal {
     if (this.#handed >= HIGH_WATER_MARK) this.#hold();
   }
 
-  /**
-   * Hands entries to the connection until the connection is behind.
-   *
-   * @returns False if the queue failed before.
-   */
+  /** Hands entries to the connection until it is behind; false if the queue failed before. */
   flush(): boolean {
     if (this.#failure !== undefined) return false;
     const entries = this.#entries;
     let from = 0;
     while (from < entries.length && !this.#isHeld && !this.#isEnded) {
       const packed = packNext(entries, from, this.#owner.joins);
-      this.hand(packed, packed.end - from);
+      this.hand(packed);
       from = packed.end;
     }
     if (from === entries.length) this.#clear();
@@ -237,11 +249,7 @@ export class SendQueue extends Signal {
     if (error !== undefined && !this.#isEnded) this.#owner.overflow(error);
   }
 
-  /**
-   * Waits until all messages were handed to the connection.
-   *
-   * @returns Resolves at once if no message waits, or when the queue has ended.
-   */
+  /** Waits until all messages were handed to the connection, or the queue has ended. */
   flushed(): Promise<void> {
     if (this.#isEnded || this.isFlushed) return Promise.resolve();
     return this.changed();
@@ -271,14 +279,14 @@ export class SendQueue extends Signal {
    */
   get hasRoom(): boolean {
     const { maxMessages, maxBytes } = this.#limits;
-    return !this.#isHeld && this.#entries.length * 2 < maxMessages && this.#bytes * 2 < maxBytes;
+    return !this.#isHeld && this.#messages * 2 < maxMessages && this.#bytes * 2 < maxBytes;
   }
 
-  /** Returns true if the queue has no room for an entry. */
+  /** True if the queue has no room for an entry. */
   isFullFor(entry: Pick<QueuedMessage, "size">): boolean {
-    return this.#entries.length - this.#notices >= this.#limits.maxMessages ||
-      (this.#entries.length > this.#notices &&
-        this.#bytes + entry.size > this.#limits.maxBytes);
+    const { maxMessages, maxBytes } = this.#limits;
+    return this.#messages >= maxMessages ||
+      (this.#messages > 0 && this.#bytes + entry.size > maxBytes);
   }
 
   /**
@@ -307,8 +315,7 @@ export class SendQueue extends Signal {
   #add(entry: QueuedMessage, at: number): void {
     if (at === this.#entries.length) this.#entries.push(entry);
     else this.#entries.splice(at, 0, entry);
-    if (entry instanceof DropNotice) this.#notices++;
-    else this.#bytes += entry.size;
+    this.#count(entry, 1);
   }
 
   /** Adds a notice at an end. A notice always has room, because its message is gone. */
@@ -317,27 +324,30 @@ export class SendQueue extends Signal {
     this.#joinNotices(at || 1);
   }
 
-  /** Makes one notice of two neighbours at an index, so that there are no more notices than messages. */
+  /** Makes one notice of two neighbours at an index, so that they stay fewer than messages. */
   #joinNotices(at: number): void {
     const [before, after] = [this.#entries[at - 1], this.#entries[at]];
-    if (!(before instanceof DropNotice && after instanceof DropNotice)) return;
+    if (!(before && after && isNotice(before) && isNotice(after))) return;
     this.#remove(at - 1, 2);
     this.#add(before.and(after), at - 1);
   }
 
   #remove(from: number, count: number): QueuedMessage[] {
     const removed = this.#entries.splice(from, count);
-    for (const entry of removed) {
-      if (entry instanceof DropNotice) this.#notices--;
-      else this.#bytes -= entry.size;
-    }
+    for (const entry of removed) this.#count(entry, -1);
     return removed;
+  }
+
+  #count(entry: QueuedMessage, sign: 1 | -1): void {
+    if (isNotice(entry)) return;
+    this.#messages += sign * (entry.messages ?? 1);
+    this.#bytes += sign * entry.size;
   }
 
   #clear(): void {
     this.#entries = [];
     this.#bytes = 0;
-    this.#notices = 0;
+    this.#messages = 0;
   }
 
   #dropOlder(topic: string): boolean {
@@ -368,100 +378,8 @@ export class SendQueue extends Signal {
   }
 }
 
-/** Makes the notice that takes the place of a message that is too large for the peer. */
-function gapOf({ topic, position, sequence }: QueuedMessage): QueuedMessage {
-  const { epoch, offset, tag } = position ?? {};
-  const frame = encodeEnvelope({ gap: topic, reason: "too-large", epoch, offset, tag });
-  return { frame, size: utf8Length(frame), topic, sequence, isProtected: true };
-}
-
-/** Notice to the peer of the number of messages missing at this place. */
-class DropNotice implements QueuedMessage {
-  declare readonly frame: string;
-  declare readonly size: number;
-  readonly isProtected = true;
-  readonly #count: number;
-
-  /** Creates a notice for one topic, or for several if `topic` is empty. */
-  constructor(count: number, readonly topic: string, readonly sequence: number) {
-    this.#count = count;
-    this.frame = encodeEnvelope(topic === "" ? { dropped: count } : { dropped: count, topic });
-    this.size = utf8Length(this.frame);
-  }
-
-  /** Returns the sum of two notices, at the place of this one. */
-  and(other: DropNotice): DropNotice {
-    const topic = other.topic === this.topic ? this.topic : "";
-    return new DropNotice(this.#count + other.#count, topic, this.sequence);
-  }
-}
-
-/** Most bytes of a frame that joins several envelopes. */
-export const MAX_JOINED_BYTES = 65_536;
-
-/** One encoded envelope that waits. Immutable, so that any number of sessions can share it. */
-export interface QueuedMessage extends EncodedMessage {
-  /** Position in the order of everything sent in one {@linkcode Turn}. */
-  readonly sequence: number;
-  /** True for answers and control, which are never dropped. */
-  readonly isProtected: boolean;
-  /** True for a message that many sessions get, which therefore holds no secret of one session. */
-  readonly isShared?: boolean;
-}
-
-/** A frame made of one or more consecutive entries. */
-export interface PackedFrame {
-  /** The frame to send. */
-  readonly frame: Frame;
-  /** Size in bytes. */
-  readonly size: number;
-  /** Index after the last packed entry. */
-  readonly end: number;
-  /** The packed entries, if many sessions get all of these. */
-  readonly parts: readonly QueuedMessage[] | undefined;
-}
-
-/**
- * Packs entries into one frame, as many as the connection allows.
- *
- * @param entries The entries to send, in order.
- * @param from Index of the first entry to pack.
- * @param joins True if several text envelopes may share a frame.
- * @returns The next frame.
- */
-function packNext(entries: readonly QueuedMessage[], from: number, joins: boolean): PackedFrame {
-  let { frame, size, isShared } = entries[from]!;
-  let end = from + 1;
-  while (joins && typeof frame === "string" && end < entries.length) {
-    const next = entries[end]!;
-    if (typeof next.frame !== "string" || size + 1 + next.size > MAX_JOINED_BYTES) break;
-    frame += "\n" + next.frame;
-    size += 1 + next.size;
-    isShared &&= next.isShared;
-    end++;
-  }
-  return { frame, size, end, parts: isShared ? entries.slice(from, end) : undefined };
-}
-
-/**
- * Packs all entries.
- *
- * @param entries The entries to send, in order.
- * @param joins True if several text envelopes may share a frame.
- * @returns The frames, in order.
- */
-export function packAll(entries: readonly QueuedMessage[], joins: boolean): PackedFrame[] {
-  const frames: PackedFrame[] = [];
-  for (let from = 0; from < entries.length; from = frames[frames.length - 1]!.end) {
-    frames.push(packNext(entries, from, joins));
-  }
-  return frames;
-}
-
-/** Work done for many queues at once when a turn ends. */
-export interface TurnWork {
-  /** Hands entries to the queues; `failed` takes the queues without room. */
-  handOut(failed: SendQueue[]): void;
+function isNotice(entry: QueuedMessage): entry is DropNotice {
+  return entry instanceof DropNotice;
 }
 
 /**
@@ -472,12 +390,12 @@ export interface TurnWork {
  */
 export class Turn {
   /**
-   * The broadcasts of the turn, set by the first broadcast, so that a page without broadcasts does
-   * not load their code.
+   * The broadcasts of the turn, set by the first broadcast: a bundle without broadcasts leaves their
+   * code out.
    *
    * @ignore
    */
-  fanOut: TurnWork | undefined = undefined;
+  fanOut: FanOut | undefined = undefined;
 
   readonly #runtime: Runtime;
   #queues: SendQueue[] = [];
@@ -498,20 +416,15 @@ export class Turn {
     this.#runtime = runtime;
   }
 
-  /**
-   * Returns the sequence number of the next entry.
-   *
-   * @returns A number larger than all earlier ones.
-   */
+  /** Returns the sequence number of the next entry, larger than all earlier ones. */
   nextSequence(): number {
     return ++this.#sequence;
   }
 
   /**
-   * Flushes a queue when the turn ends. Idempotent.
+   * Flushes a queue with waiting messages when the turn ends. Idempotent.
    *
    * @ignore
-   * @param queue A queue with waiting messages.
    */
   mark(queue: SendQueue): void {
     if (queue.isMarked) return;
@@ -554,4 +467,333 @@ export class Turn {
     this.#isScheduled = true;
     this.#runtime.schedule(this.#onTurn);
   }
+}
+
+/**
+ * A set of sessions that share messages: each message is encoded once, and members without other
+ * pending messages share the joined frame too.
+ *
+ * - **Order:** members get messages in the order of `send`, and in order with messages of
+ *   `session.send` before and after.
+ * - **Members:** a change of members first flushes the earlier messages.
+ *
+ * @typeParam S The class of sessions.
+ */
+export class Broadcast<S extends object> {
+  readonly #turn: Turn;
+  readonly #fanOut: FanOut;
+  readonly #members = new Map<S, SendQueue>();
+  #entries: QueuedMessage[] = [];
+  #bytes = 0;
+  #sent = 0;
+  #exceptions: Map<QueuedMessage, SendQueue> | undefined;
+
+  /**
+   * Creates an empty set.
+   *
+   * @param turn The turn of all members.
+   */
+  constructor(turn: Turn) {
+    this.#turn = turn;
+    this.#fanOut = turn.fanOut ??= new FanOut(turn);
+  }
+
+  /** Number of members. */
+  get size(): number {
+    return this.#members.size;
+  }
+
+  /** Number of messages sent so far, while there were members. */
+  get sent(): number {
+    return this.#sent;
+  }
+
+  /**
+   * Checks a session for membership.
+   *
+   * @param session Any session.
+   * @returns True if the session is a member.
+   */
+  has(session: S): boolean {
+    return this.#members.has(session);
+  }
+
+  /**
+   * Lists the members.
+   *
+   * @returns The sessions, in the order of `add`.
+   */
+  members(): IterableIterator<S> {
+    return this.#members.keys();
+  }
+
+  /**
+   * Adds a session, which gets all later messages. Idempotent.
+   *
+   * @param session A session of the same turn.
+   * @param queue Its send queue.
+   */
+  add(session: S, queue: SendQueue): void {
+    if (this.#members.has(session)) return;
+    this.#settle();
+    this.#members.set(session, queue);
+  }
+
+  /**
+   * Removes a session, which still gets all earlier messages. Idempotent.
+   *
+   * @param session Any session.
+   */
+  delete(session: S): void {
+    if (!this.#members.has(session)) return;
+    this.#settle();
+    this.#members.delete(session);
+  }
+
+  /**
+   * Sends a message to all members at the end of this turn.
+   *
+   * @param message The encoded message.
+   * @param except A member that does not get the message.
+   */
+  send(message: EncodedMessage, except?: S): void {
+    if (this.#members.size === 0) return;
+    this.#sent++;
+    const entry: QueuedMessage = {
+      frame: message.frame,
+      size: message.size,
+      topic: message.topic,
+      position: message.position,
+      sequence: this.#turn.nextSequence(),
+      isProtected: false,
+      isShared: true,
+    };
+    const excepted = except === undefined ? undefined : this.#members.get(except);
+    if (excepted !== undefined) (this.#exceptions ??= new Map()).set(entry, excepted);
+    this.#bytes += entry.size;
+    if (this.#entries.push(entry) === 1) this.#fanOut.mark(this);
+    if (this.#entries.length >= MAX_PENDING_MESSAGES || this.#bytes >= MAX_JOINED_BYTES) {
+      this.#turn.flush();
+    }
+  }
+
+  /**
+   * Returns the gathered messages to the turn.
+   *
+   * @ignore
+   * @returns The entries and their receivers.
+   */
+  take(): BroadcastBatch {
+    const pending: BroadcastBatch = {
+      entries: this.#entries,
+      exceptions: this.#exceptions,
+      members: this.#members.values(),
+    };
+    this.#entries = [];
+    this.#bytes = 0;
+    this.#exceptions = undefined;
+    return pending;
+  }
+
+  #settle(): void {
+    if (this.#entries.length > 0) this.#turn.flush();
+  }
+}
+
+/** Entries of one broadcast in one turn. */
+export interface BroadcastBatch {
+  /** Entries in the order of their sequence. */
+  readonly entries: readonly QueuedMessage[];
+  /** Entries that one queue does not get, each with that queue. */
+  readonly exceptions: ReadonlyMap<QueuedMessage, SendQueue> | undefined;
+  /** Queues of the receivers. */
+  readonly members: Iterable<SendQueue>;
+}
+
+/**
+ * Entries that some sessions share in one turn: those of one broadcast, or of several merged ones,
+ * packed once for all these sessions.
+ */
+export class SharedMessages {
+  /** Entries in the order of their sequence. */
+  readonly entries: readonly QueuedMessage[];
+  /** Entries that one queue does not get, each with that queue. */
+  readonly exceptions: ReadonlyMap<QueuedMessage, SendQueue> | undefined;
+  #joined: readonly PackedFrame[] | undefined;
+  #single: readonly PackedFrame[] | undefined;
+  #key: BroadcastBatch | undefined;
+  #next: SharedMessages | undefined;
+  #branches: Map<BroadcastBatch, SharedMessages> | undefined;
+  #excepted: ReadonlySet<SendQueue> | undefined;
+  #largest: number | undefined;
+
+  /** Creates the share of entries that are in order. */
+  constructor(
+    entries: readonly QueuedMessage[],
+    exceptions: ReadonlyMap<QueuedMessage, SendQueue> | undefined,
+  ) {
+    this.entries = entries;
+    this.exceptions = exceptions;
+  }
+
+  /** Returns the entries as frames, packed at the first call of each kind. */
+  frames(joins: boolean): readonly PackedFrame[] {
+    if (joins) return this.#joined ??= packAll(this.entries, true);
+    return this.#single ??= packAll(this.entries, false);
+  }
+
+  /** Returns the share of the queues that also get `pending`: the same object for all of them. */
+  and(pending: BroadcastBatch): SharedMessages {
+    if (this.#key === pending) return this.#next!;
+    let next = this.#branches?.get(pending);
+    if (next === undefined) {
+      next = new SharedMessages(
+        mergeEntries(this.entries, pending.entries),
+        new Map([...this.exceptions ?? [], ...pending.exceptions ?? []]),
+      );
+      (this.#branches ??= new Map()).set(pending, next);
+    }
+    this.#key = pending;
+    this.#next = next;
+    return next;
+  }
+
+  /** Returns true if this queue skips any of the entries. */
+  excepts(queue: SendQueue): boolean {
+    if (!this.exceptions?.size) return false;
+    this.#excepted ??= new Set(this.exceptions.values());
+    return this.#excepted.has(queue);
+  }
+
+  /** True if the peer of a queue does not accept the largest of the entries. */
+  exceeds(queue: SendQueue): boolean {
+    this.#largest ??= this.entries.reduce((most, { size }) => Math.max(most, size), 0);
+    return this.#largest > queue.maxMessageBytes;
+  }
+
+  /** Returns the entries of one queue, with gaps in place of those that are too large for its peer. */
+  entriesFor(queue: SendQueue): readonly QueuedMessage[] {
+    const { exceptions } = this;
+    const entries = exceptions === undefined
+      ? this.entries
+      : this.entries.filter((entry) => exceptions.get(entry) !== queue);
+    return this.exceeds(queue) ? entries.map((entry) => queue.fitting(entry)) : entries;
+  }
+
+  /** True for a queue that sends the entries one by one and has no other entries pending. */
+  isSingleFor(queue: SendQueue): boolean {
+    return !queue.joins && queue.isFlushed && !queue.isOver && !this.excepts(queue);
+  }
+
+  /** Adds the entries to a queue. Returns false if the queue is full and has the policy `close`. */
+  giveTo(queue: SendQueue): boolean {
+    // A failed queue closes before this turn is over, and must not show a gap until then.
+    if (queue.isOver) return true;
+    const isWhole = !this.excepts(queue) && !this.exceeds(queue);
+    if (queue.isFlushed && isWhole) return this.#giveFrames(queue);
+    const incoming = this.entriesFor(queue);
+    if (incoming.length === 0) return true;
+    // Entries that the session itself sent in this turn, after the first shared entry.
+    const later = queue.takeBack(incoming[0]!.sequence);
+    for (const entry of later.length === 0 ? incoming : mergeEntries(later, incoming)) {
+      // Entries that only wait for the end of the turn are flushed if room is needed.
+      if (!queue.isHeld && queue.isFullFor(entry) && !queue.flush()) return false;
+      if (!queue.admit(entry)) return false;
+    }
+    return queue.flush();
+  }
+
+  #giveFrames(queue: SendQueue): boolean {
+    let from = 0;
+    for (const packed of this.frames(queue.joins)) {
+      if (queue.isHeld) break;
+      queue.hand(packed);
+      from = packed.end;
+    }
+    for (let i = from; i < this.entries.length; i++) {
+      if (!queue.admit(this.entries[i]!)) return false;
+    }
+    return true;
+  }
+}
+
+/**
+ * The broadcasts of one turn: one walk over the members of each broadcast, and one frame for all
+ * members without other pending entries.
+ */
+export class FanOut {
+  readonly #turn: Turn;
+  #broadcasts: Pick<Broadcast<object>, "take">[] = [];
+
+  /** Creates the fan-out of a turn. */
+  constructor(turn: Turn) {
+    this.#turn = turn;
+  }
+
+  /**
+   * Adds a broadcast to the fan-out at the end of the turn. To be called once per broadcast and
+   * turn.
+   */
+  mark(broadcast: Pick<Broadcast<object>, "take">): void {
+    this.#broadcasts.push(broadcast);
+    this.#turn.wake();
+  }
+
+  /** Gives each member the gathered entries; `failed` takes the queues without room. */
+  handOut(failed: SendQueue[]): void {
+    if (this.#broadcasts.length === 0) return;
+    // Taken first: anything that an application's policy publishes meanwhile belongs to the next
+    // turn.
+    const all = this.#broadcasts.map((broadcast) => broadcast.take());
+    this.#broadcasts = [];
+    const touched: SendQueue[] = [];
+    for (const pending of all) {
+      const alone = new SharedMessages(pending.entries, pending.exceptions);
+      for (const queue of pending.members) {
+        const share = queue.share;
+        if (share === undefined) {
+          queue.share = alone;
+          touched.push(queue);
+        } else queue.share = share.and(pending);
+      }
+    }
+    const single: SendQueue[] = [];
+    for (const queue of touched) {
+      const share = queue.share!;
+      if (share.isSingleFor(queue)) {
+        single.push(queue);
+        continue;
+      }
+      queue.share = undefined;
+      if (!share.giveTo(queue)) failed.push(queue);
+    }
+    if (single.length > 0) this.#sendSingly(single, failed);
+  }
+
+  /**
+   * Sends one entry to all queues, then the next: writing to a connection that is still busy with
+   * the last frame is slower.
+   */
+  #sendSingly(queues: readonly SendQueue[], failed: SendQueue[]): void {
+    for (let i = 0, isDone = false; !isDone; i++) {
+      isDone = true;
+      for (const queue of queues) {
+        const share = queue.share;
+        if (share === undefined || i >= share.entries.length) continue;
+        isDone = false;
+        if (giveOne(queue, share, i)) continue;
+        queue.share = undefined;
+        failed.push(queue);
+      }
+    }
+    for (const queue of queues) queue.share = undefined;
+  }
+}
+
+/** Hands an entry to the connection if the queue is empty; otherwise queues the entry. */
+function giveOne(queue: SendQueue, share: SharedMessages, index: number): boolean {
+  if (queue.isOver) return true;
+  if (!queue.isFlushed) return queue.admit(share.entries[index]!);
+  queue.hand(share.frames(false)[index]!);
+  return true;
 }

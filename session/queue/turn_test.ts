@@ -1,16 +1,17 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../../errors.ts";
 import { bench } from "./queues_test.ts";
+import { MAX_JOINED_BYTES, type QueuedMessage } from "./frames.ts";
 import {
+  type BroadcastBatch,
+  FanOut,
   HIGH_WATER_MARK,
-  MAX_JOINED_BYTES,
   type OverflowPolicy,
-  type QueuedMessage,
   SendQueue,
   type SendQueueOwner,
+  SharedMessages,
   Turn,
 } from "./turn.ts";
-import { type BroadcastBatch, FanOut, SharedMessages } from "./broadcast.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import type { MessageFrames } from "../../transport/connection.ts";
 
@@ -326,7 +327,7 @@ function queueOn(turn: Turn, options: QueueOptions = {}) {
 
 /** Makes the turn flush all gathered messages. */
 function share(turn: Turn, pending: BroadcastBatch): void {
-  FanOut.of(turn).mark({ take: () => pending });
+  (turn.fanOut ??= new FanOut(turn)).mark({ take: () => pending });
 }
 
 Deno.test("Turn schedules one flush, however much is marked", () => {

@@ -1,5 +1,5 @@
 /** Bursts of messages in one turn of the event loop, each larger than the send queue. */
-import { Broadcast } from "../../../../session/queue/broadcast.ts";
+import { Broadcast } from "../../../../session/queue/turn.ts";
 import { HIGH_WATER_MARK } from "../../../../session/queue/turn.ts";
 import { internals, type Session } from "../../../../session/session.ts";
 import { encodeMessage } from "../../../../session/wire/encode.ts";
@@ -52,7 +52,7 @@ export async function visitQueues(tour: Tour): Promise<void> {
   const shared = await open("shared", []);
   const { queue } = shared.session[internals];
   const broadcast = new Broadcast(node.server.topics.turn);
-  broadcast.add(shared.session);
+  broadcast.add(shared.session, shared.session[internals].queue!);
   for (let n = 0; n < lengthOf(sendQueue, PAD); n++) {
     broadcast.send(encodeMessage(topic, { n, PAD }, { maxBytes: Infinity }));
   }

@@ -1,9 +1,6 @@
 /** Messages, publications and replies behind a slow way: the queue acts by policy each time. */
-import {
-  HIGH_WATER_MARK,
-  MAX_JOINED_BYTES,
-  type OverflowPolicy,
-} from "../../../../../session/queue/turn.ts";
+import { MAX_JOINED_BYTES } from "../../../../../session/queue/frames.ts";
+import { HIGH_WATER_MARK, type OverflowPolicy } from "../../../../../session/queue/turn.ts";
 import { internals, type Session } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { Server } from "../../../../../server.ts";

@@ -6,7 +6,7 @@ import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { Server } from "../../../../../server.ts";
 import type { Session } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
-import { Broadcast } from "../../../../../session/queue/broadcast.ts";
+import { Broadcast } from "../../../../../session/queue/turn.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, hearAll } from "../audit.ts";
 

@@ -1,0 +1,128 @@
+/** The envelopes that wait to be sent, and the frames that are made of these. */
+import type { Frame } from "../../transport/connection.ts";
+import type { EncodedMessage } from "../wire/encode.ts";
+import { encodeEnvelope } from "../wire/envelope.ts";
+import { utf8Length } from "../wire/utf8.ts";
+
+/** Sees the frames of one session, for an inspector. MUST NOT throw. */
+export interface FrameTap {
+  /** Called with a frame of the peer, before the session handles that frame. */
+  received(frame: Frame): void;
+  /** Called with a frame that this end hands to the connection. */
+  sent(frame: Frame): void;
+}
+
+/** Most bytes of a frame that joins several envelopes. */
+export const MAX_JOINED_BYTES = 65_536;
+
+/** One encoded envelope that waits. Immutable, so that any number of sessions can share it. */
+export interface QueuedMessage extends EncodedMessage {
+  /** Position in the order of everything sent in one {@linkcode Turn}. */
+  readonly sequence: number;
+  /** True for answers and control, which are never dropped. */
+  readonly isProtected: boolean;
+  /** Count of the messages in the frame; by default one. */
+  readonly messages?: number;
+  /** True for a message that many sessions get, which therefore holds no secret of one session. */
+  readonly isShared?: boolean;
+}
+
+/** A frame made of one or more consecutive entries. */
+export interface PackedFrame {
+  /** The frame to send. */
+  readonly frame: Frame;
+  /** Size in bytes. */
+  readonly size: number;
+  /** Index after the last packed entry. */
+  readonly end: number;
+  /** Count of the messages in the frame. */
+  readonly messages: number;
+  /** The packed entries, if many sessions get all of these. */
+  readonly parts: readonly QueuedMessage[] | undefined;
+}
+
+/**
+ * Packs entries into one frame, as many as the connection allows.
+ *
+ * @param entries The entries to send, in order.
+ * @param from Index of the first entry to pack.
+ * @param joins True if several text envelopes may share a frame.
+ * @returns The next frame.
+ */
+export function packNext(
+  entries: readonly QueuedMessage[],
+  from: number,
+  joins: boolean,
+): PackedFrame {
+  let { frame, size, messages = 1, isShared } = entries[from]!;
+  let end = from + 1;
+  while (joins && typeof frame === "string" && end < entries.length) {
+    const next = entries[end]!;
+    if (typeof next.frame !== "string" || size + 1 + next.size > MAX_JOINED_BYTES) break;
+    frame += "\n" + next.frame;
+    size += 1 + next.size;
+    messages += next.messages ?? 1;
+    isShared &&= next.isShared;
+    end++;
+  }
+  return { frame, size, end, messages, parts: isShared ? entries.slice(from, end) : undefined };
+}
+
+/**
+ * Packs all entries.
+ *
+ * @param entries The entries to send, in order.
+ * @param joins True if several text envelopes may share a frame.
+ * @returns The frames, in order.
+ */
+export function packAll(entries: readonly QueuedMessage[], joins: boolean): PackedFrame[] {
+  const frames: PackedFrame[] = [];
+  for (let from = 0; from < entries.length; from = frames[frames.length - 1]!.end) {
+    frames.push(packNext(entries, from, joins));
+  }
+  return frames;
+}
+
+/** Merges two ordered lists into one. */
+export function mergeEntries(
+  a: readonly QueuedMessage[],
+  b: readonly QueuedMessage[],
+): readonly QueuedMessage[] {
+  const merged: QueuedMessage[] = [];
+  let i = 0;
+  let j = 0;
+  while (i < a.length && j < b.length) {
+    merged.push(a[i]!.sequence < b[j]!.sequence ? a[i++]! : b[j++]!);
+  }
+  while (i < a.length) merged.push(a[i++]!);
+  while (j < b.length) merged.push(b[j++]!);
+  return merged;
+}
+
+/** Makes the notice that takes the place of a message that is too large for the peer. */
+export function gapOf({ topic, position, sequence }: QueuedMessage): QueuedMessage {
+  const { epoch, offset, tag } = position ?? {};
+  const frame = encodeEnvelope({ gap: topic, reason: "too-large", epoch, offset, tag });
+  return { frame, size: utf8Length(frame), topic, sequence, isProtected: true };
+}
+
+/** Notice to the peer of the number of messages missing at this place. */
+export class DropNotice implements QueuedMessage {
+  declare readonly frame: string;
+  declare readonly size: number;
+  readonly isProtected = true;
+  readonly #count: number;
+
+  /** Creates a notice for one topic, or for several if `topic` is empty. */
+  constructor(count: number, readonly topic: string, readonly sequence: number) {
+    this.#count = count;
+    this.frame = encodeEnvelope(topic === "" ? { dropped: count } : { dropped: count, topic });
+    this.size = utf8Length(this.frame);
+  }
+
+  /** Returns the sum of two notices, at the place of this one. */
+  and(other: DropNotice): DropNotice {
+    const topic = other.topic === this.topic ? this.topic : "";
+    return new DropNotice(this.#count + other.#count, topic, this.sequence);
+  }
+}
