@@ -1,5 +1,5 @@
 /** Work on its way to an engine: queues, their bounds, and the batches of a turn. */
-import type { Runtime } from "../../base/runtime.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /**
  * First in, first out, with access to every item. Removal of the first item takes constant time on
@@ -75,9 +75,14 @@ export class WaitingBudget {
     return this.#messages;
   }
 
+  /** Tells if there is room for one more publication. */
+  hasRoom(bytes: number): boolean {
+    return this.#messages < this.#maxMessages && this.#bytes + bytes <= this.#maxBytes;
+  }
+
   /** Takes room for one publication; `false` if there is no room. */
   take(bytes: number): boolean {
-    if (this.#messages >= this.#maxMessages || this.#bytes + bytes > this.#maxBytes) return false;
+    if (!this.hasRoom(bytes)) return false;
     this.#messages++;
     this.#bytes += bytes;
     return true;
@@ -96,6 +101,251 @@ export interface WaitingLimits {
   readonly maxWaiting: number;
   /** Most bytes of all together. */
   readonly maxWaitingBytes: number;
+}
+
+/** One item on its way to an engine. */
+export interface Outgoing {
+  /** Bytes that count against the bound; `undefined` for an item that always has room. */
+  readonly bytes: number | undefined;
+  /** Monotonic time of the push; set by the outbox if it gives items up. */
+  atMs: number;
+  /** True once the engine took the item, or the item was given up. */
+  isOver: boolean;
+}
+
+/** Options for {@linkcode Outbox}. */
+export interface OutboxOptions extends WaitingLimits {
+  /** Clocks and timers of this node. */
+  readonly runtime: Runtime;
+  /** Name of the engine, for errors. */
+  readonly engine: string;
+  /** Time after which an item is given up; left out, items wait for as long as it takes. */
+  readonly giveUpMs?: number | undefined;
+}
+
+/** Reason for giving up an item at the end. */
+const CLOSED = "the broker is closed";
+
+/** Looks for overdue items in each `giveUpMs`, so that an item waits for at most a tenth longer. */
+const LOOKS = 10;
+
+/** Everything that a broker has on its way to its engine: several lines with one bound. */
+export class Outbox {
+  /** The bound on all items together; others that wait for the engine may share it. */
+  readonly budget: WaitingBudget;
+  /** Items that were given up. */
+  dropped = 0;
+  readonly #options: OutboxOptions;
+  /** Bounded by the owner: one for each topic with items, or one for each kind of item. */
+  readonly #lines = new Set<OutboxLine>();
+  #size = 0;
+  #look: Timer | undefined;
+  #isClosed = false;
+  #whenEmpty: PromiseWithResolvers<void> | undefined;
+
+  /**
+   * Creates an outbox without lines.
+   *
+   * @param options See {@linkcode OutboxOptions}.
+   */
+  constructor(options: OutboxOptions) {
+    this.#options = options;
+    this.budget = new WaitingBudget(options);
+  }
+
+  /** Adds a line. */
+  join(line: OutboxLine): void {
+    this.#lines.add(line);
+  }
+
+  /** Removes an empty line. */
+  leave(line: OutboxLine): void {
+    this.#lines.delete(line);
+  }
+
+  /** Takes room for an item. Returns the reason if there is none. */
+  admit(item: Outgoing): string | undefined {
+    const { runtime, engine, giveUpMs } = this.#options;
+    if (this.#isClosed) return CLOSED;
+    if (item.bytes !== undefined && !this.budget.take(item.bytes)) {
+      return `too many publications wait for ${engine}`;
+    }
+    this.#size++;
+    if (giveUpMs === undefined) return undefined;
+    item.atMs = runtime.monotonic();
+    // Left running when the outbox is empty: a timer for each publication would be expensive.
+    this.#look ??= runtime.setTimeout(() => this.#giveUp(giveUpMs), giveUpMs);
+    return undefined;
+  }
+
+  /** Gives back the room of an item. */
+  release(item: Outgoing): void {
+    if (item.bytes !== undefined) this.budget.give(item.bytes);
+    if (--this.#size > 0) return;
+    this.#whenEmpty?.resolve();
+    this.#whenEmpty = undefined;
+  }
+
+  /** Resolves once every item is over. */
+  empty(): Promise<void> {
+    if (this.#size === 0) return Promise.resolve();
+    return (this.#whenEmpty ??= Promise.withResolvers()).promise;
+  }
+
+  /** Gives up all items, and takes no further ones. */
+  close(): void {
+    this.#isClosed = true;
+    this.#options.runtime.clearTimeout(this.#look);
+    for (const line of this.#lines) line.dropAll(CLOSED);
+  }
+
+  #giveUp(giveUpMs: number): void {
+    const { runtime, engine } = this.#options;
+    const now = runtime.monotonic();
+    let oldestMs = Infinity;
+    for (const line of this.#lines) {
+      line.dropOld(now - giveUpMs, `${engine} did not take the publication within ${giveUpMs} ms`);
+      oldestMs = Math.min(oldestMs, line.first?.atMs ?? Infinity);
+    }
+    const leftMs = Math.max(oldestMs + giveUpMs - now, giveUpMs / LOOKS);
+    this.#look = this.#size === 0 || this.#isClosed
+      ? undefined
+      : runtime.setTimeout(() => this.#giveUp(giveUpMs), Math.min(leftMs, giveUpMs));
+  }
+}
+
+/** A line of an outbox, with items of any type. */
+type OutboxLine = Pick<Line<Outgoing>, "first" | "dropAll" | "dropOld">;
+
+/**
+ * Items that go to the engine in the order of their pushes. Those in front may be with the engine
+ * already, whose answers may come in any order.
+ *
+ * - **Bounds:** a push without room in the outbox is refused, and counts as given up.
+ * - **Time:** an item is given up after `giveUpMs`, the oldest first, with the engine or not.
+ */
+export class Line<T extends Outgoing> {
+  readonly #outbox: Outbox;
+  readonly #onDropped: (item: T, why: string, cause?: unknown) => void;
+  /** The first item is not over. */
+  readonly #items = new Fifo<T>();
+  /** Number of items in front that are with the engine, or over. */
+  #sent = 0;
+
+  /**
+   * Creates an empty line.
+   *
+   * @param outbox The outbox of the broker.
+   * @param onDropped Called with each item that is given up, and the reason.
+   */
+  constructor(outbox: Outbox, onDropped: (item: T, why: string, cause?: unknown) => void) {
+    this.#outbox = outbox;
+    this.#onDropped = onDropped;
+    outbox.join(this);
+  }
+
+  /** The oldest item. */
+  get first(): T | undefined {
+    return this.#items.first;
+  }
+
+  /** The newest item. */
+  get last(): T | undefined {
+    return this.#items.at(-1);
+  }
+
+  /** True if items are not with the engine yet. */
+  get isWaiting(): boolean {
+    return this.#items.length > this.#sent;
+  }
+
+  /** Number of items with the engine, and of those that are over between them. */
+  get sent(): number {
+    return this.#sent;
+  }
+
+  /** Adds an item, or gives it up at once if there is no room; `true` if there was room. */
+  push(item: T): boolean {
+    const why = this.#outbox.admit(item);
+    if (why === undefined) {
+      this.#items.push(item);
+      return true;
+    }
+    item.isOver = true;
+    this.#outbox.dropped++;
+    this.#onDropped(item, why);
+    return false;
+  }
+
+  /** Takes the next item for the engine. */
+  take(): T | undefined {
+    let item = this.#items.at(this.#sent);
+    while (item?.isOver) item = this.#items.at(++this.#sent);
+    if (item !== undefined) this.#sent++;
+    return item;
+  }
+
+  /** Takes the next items for the engine: at least one, if there is one, whatever its bytes. */
+  takeBatch({ maxItems, maxBytes }: { readonly maxItems: number; readonly maxBytes: number }): T[] {
+    const batch: T[] = [];
+    let bytes = 0;
+    while (batch.length < maxItems) {
+      const item = this.take();
+      if (item === undefined) break;
+      bytes += item.bytes ?? 0;
+      if (bytes > maxBytes && batch.length > 0) {
+        this.#sent--;
+        break;
+      }
+      batch.push(item);
+    }
+    return batch;
+  }
+
+  /** Sends all items again that the engine did not take: the next one to take is the oldest. */
+  rewind(): void {
+    this.#sent = 0;
+  }
+
+  /** Ends the wait of an item that the engine took; `false` if the item was over before. */
+  settle(item: T): boolean {
+    if (item.isOver) return false;
+    item.isOver = true;
+    this.#outbox.release(item);
+    while (this.#items.first?.isOver) {
+      this.#items.shift();
+      if (this.#sent > 0) this.#sent--;
+    }
+    return true;
+  }
+
+  /** Gives up an item. */
+  drop(item: T, why: string, cause?: unknown): void {
+    if (!this.settle(item)) return;
+    this.#outbox.dropped++;
+    this.#onDropped(item, why, cause);
+  }
+
+  /** Gives up all items. */
+  dropAll(why: string, cause?: unknown): void {
+    this.#dropWhile(() => true, why, cause);
+  }
+
+  /** Gives up the items that were pushed up to a time. */
+  dropOld(atMs: number, why: string): void {
+    this.#dropWhile((item) => item.atMs <= atMs, why);
+  }
+
+  /** Removes the line, which is empty, from the outbox. */
+  leave(): void {
+    this.#outbox.leave(this);
+  }
+
+  #dropWhile(isDue: (item: T) => boolean, why: string, cause?: unknown): void {
+    for (let item = this.first; item !== undefined && isDue(item); item = this.first) {
+      this.drop(item, why, cause);
+    }
+  }
 }
 
 /** Bytes that are sent at once: gathering more would not be cheaper. */

@@ -1,5 +1,8 @@
-import { assertEquals } from "@std/assert";
-import { Fifo, WaitingBudget } from "./queue.ts";
+import { assert, assertEquals } from "@std/assert";
+import { stub } from "@std/testing/mock";
+import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../base/runtime.ts";
+import { Fifo, Line, Outbox, type Outgoing, WaitingBudget } from "./queue.ts";
 
 Deno.test("Fifo returns items in order, for any way of filling", () => {
   const queue = new Fifo<number>();
@@ -35,4 +38,174 @@ Deno.test("WaitingBudget has room up to a number, and up to a number of bytes", 
   assertEquals(budget.messages, 2);
   budget.give(5);
   assertEquals([budget.take(6), budget.take(4), budget.messages], [false, true, 2]);
+});
+
+/** An item of the tests. */
+interface Item extends Outgoing {
+  readonly name: string;
+}
+
+const item = (name: string, bytes = 1): Item => {
+  return { name, bytes, atMs: 0, isOver: false };
+};
+
+const namesOf = (items: readonly Item[]) => items.map(({ name }) => name);
+
+/** An outbox with one line, and what the line gave up. */
+function open(limits: { readonly maxWaiting?: number; readonly giveUpMs?: number } = {}) {
+  const runtime = platformRuntime();
+  const outbox = new Outbox({
+    runtime,
+    engine: "the engine",
+    maxWaiting: 100,
+    maxWaitingBytes: 1_000,
+    ...limits,
+  });
+  const dropped: [name: string, why: string][] = [];
+  const drop = ({ name }: Item, why: string) => void dropped.push([name, why]);
+  return { outbox, drop, line: new Line<Item>(outbox, drop), dropped };
+}
+
+/** Virtual time, also for the monotonic clock. */
+function fakeTime(): FakeTime & Disposable {
+  const time = new FakeTime();
+  const clock = stub(performance, "now", () => time.now);
+  return Object.assign(time, {
+    [Symbol.dispose]() {
+      clock.restore();
+      time.restore();
+    },
+  });
+}
+
+Deno.test("Line gives items out in order, one by one and in batches", () => {
+  const { outbox, line } = open();
+  const items = ["a", "b", "c", "d", "e"].map((name) => item(name, 10));
+  for (const one of items) line.push(one);
+  assertEquals(line.take()?.name, "a");
+  assertEquals(namesOf(line.takeBatch({ maxItems: 2, maxBytes: 1_000 })), ["b", "c"]);
+  assertEquals(namesOf(line.takeBatch({ maxItems: 2, maxBytes: 15 })), ["d"]);
+  assertEquals(namesOf(line.takeBatch({ maxItems: 2, maxBytes: 5 })), ["e"]);
+  assertEquals([line.isWaiting, line.take(), line.takeBatch({ maxItems: 2, maxBytes: 5 })], [
+    false,
+    undefined,
+    [],
+  ]);
+  assertEquals([line.sent, outbox.budget.messages], [5, 5]);
+});
+
+Deno.test("Line.settle() ends the wait of an item once, in any order", () => {
+  const { outbox, line } = open();
+  const items = ["a", "b", "c"].map((name) => item(name));
+  for (const one of items) line.push(one);
+  line.takeBatch({ maxItems: 3, maxBytes: 1_000 });
+  assertEquals([line.settle(items[1]!), line.settle(items[1]!)], [true, false]);
+  assertEquals([outbox.budget.messages, line.first?.name, line.sent], [2, "a", 3]);
+  line.settle(items[0]!);
+  assertEquals([outbox.budget.messages, line.first?.name, line.sent], [1, "c", 1]);
+  line.settle(items[2]!);
+  assertEquals([outbox.budget.messages, line.first, line.sent], [0, undefined, 0]);
+});
+
+Deno.test("Line.rewind() gives out again what the engine did not take, before later items", () => {
+  const { line } = open();
+  const items = ["a", "b", "c"].map((name) => item(name));
+  for (const one of items) line.push(one);
+  line.takeBatch({ maxItems: 2, maxBytes: 1_000 });
+  line.settle(items[1]!);
+  line.rewind();
+  assertEquals(namesOf(line.takeBatch({ maxItems: 10, maxBytes: 1_000 })), ["a", "c"]);
+});
+
+Deno.test("Line.push() gives the newest item up where the outbox has no room", () => {
+  const { outbox, line, drop, dropped } = open({ maxWaiting: 2 });
+  const other = new Line<Item>(outbox, drop);
+  assertEquals([line.push(item("a")), other.push(item("b"))], [true, true]);
+  assertEquals([line.push(item("c")), line.push({ ...item("free"), bytes: undefined })], [
+    false,
+    true,
+  ]);
+  assertEquals(dropped, [["c", "too many publications wait for the engine"]]);
+  assertEquals([outbox.dropped, outbox.budget.messages], [1, 2]);
+  line.settle(line.take()!);
+  assert(other.push(item("d")));
+});
+
+Deno.test("Outbox gives items up after giveUpMs, not before, with the engine or not", async () => {
+  using time = fakeTime();
+  const { outbox, line, dropped } = open({ giveUpMs: 1_000 });
+  const why = "the engine did not take the publication within 1000 ms";
+  for (const name of ["sent", "waiting"]) line.push(item(name));
+  line.take();
+  await time.tickAsync(500);
+  line.push(item("later"));
+  await time.tickAsync(499);
+  assertEquals(dropped, []);
+  await time.tickAsync(1);
+  assertEquals(dropped, [["sent", why], ["waiting", why]]);
+  await time.tickAsync(499);
+  assertEquals([dropped.length, line.first?.name], [2, "later"]);
+  await time.tickAsync(1);
+  assertEquals([dropped.length, outbox.dropped, outbox.budget.messages], [3, 3, 0]);
+  outbox.close();
+});
+
+Deno.test("Outbox gives the items of all lines up within a tenth more than giveUpMs", async () => {
+  using time = fakeTime();
+  const { outbox, line, drop, dropped } = open({ giveUpMs: 1_000 });
+  const other = new Line<Item>(outbox, drop);
+  for (let i = 0; i < 50; i++) {
+    (i % 2 === 0 ? line : other).push(item(`${time.now}`));
+    await time.tickAsync(10);
+  }
+  for (let i = 0; i < 200; i++) {
+    const before = dropped.length;
+    await time.tickAsync(10);
+    for (const [name] of dropped.slice(before)) {
+      const waitedMs = time.now - Number(name);
+      assert(waitedMs >= 1_000 && waitedMs <= 1_110, `${waitedMs}`);
+    }
+  }
+  assertEquals(dropped.length, 50);
+  outbox.close();
+});
+
+Deno.test("Outbox looks for overdue items again after it was empty", async () => {
+  using time = fakeTime();
+  const { outbox, line, dropped } = open({ giveUpMs: 1_000 });
+  line.push(item("a"));
+  line.settle(line.take()!);
+  await time.tickAsync(5_000);
+  line.push(item("b"));
+  await time.tickAsync(1_000);
+  assertEquals([dropped.map(([name]) => name), outbox.dropped], [["b"], 1]);
+  outbox.close();
+});
+
+Deno.test("Outbox.empty() resolves once every item of every line is over", async () => {
+  const { outbox, line, drop } = open();
+  await outbox.empty();
+  const other = new Line<Item>(outbox, drop);
+  const items = [item("a"), item("b")];
+  line.push(items[0]!);
+  other.push(items[1]!);
+  let isEmpty = false;
+  const empty = outbox.empty().then(() => isEmpty = true);
+  line.settle(items[0]!);
+  await Promise.resolve();
+  assertEquals(isEmpty, false);
+  other.drop(items[1]!, "refused");
+  await empty;
+});
+
+Deno.test("Outbox.close() gives all items up, and takes no further ones", () => {
+  const { outbox, line, dropped } = open({ giveUpMs: 1_000 });
+  line.push(item("sent"));
+  line.push(item("waiting"));
+  line.take();
+  outbox.close();
+  assertEquals(line.push(item("late")), false);
+  const closed = "the broker is closed";
+  assertEquals(dropped, [["sent", closed], ["waiting", closed], ["late", closed]]);
+  assertEquals([outbox.dropped, outbox.budget.messages], [3, 0]);
 });
