@@ -38,21 +38,5 @@ Deno.test("SqliteEngine gives a plan one digest, in another process too", async 
   assertEquals(new TextDecoder().decode(stdout).trim(), first.digest);
 });
 
-Deno.test("a plan with two-wires keeps the promises that both releases share", async () => {
-  const kinds = ["drain", "kill", "drain", "power"];
-  for (let seed = 1; seed <= 6; seed++) {
-    const plan = planOf(seed, { engine: "memory", seconds: 30 });
-    const actions = Array.from({ length: 7 }, (_, i): Action => ({
-      atMs: 2_000 + 4_000 * i,
-      kind: kinds[(seed + i) % kinds.length]!,
-      target: `node${i % 3}`,
-      lastsMs: 1_500,
-    }));
-    const features = ["at-least-once", "churn", "direct", "nodes-publish", "requests", "two-wires"];
-    const mixed = { ...plan, nodes: 3, clients: 8, topics: 4, features, actions };
-    assertEquals((await runPlan(mixed)).findings, [], `seed ${seed}`);
-  }
-});
-
 // The program of the subprocess.
 if (import.meta.main) console.log((await runPlan(planOnSqlite(3))).digest);

@@ -71,8 +71,6 @@ export interface Facts {
     readonly givesUp?: boolean;
     /** Client that is left out; the producer itself with `except: "self"`. */
     readonly except?: string;
-    /** True if a node of the last release may send the publication to `except` in a replay. */
-    readonly mayReturn?: boolean;
   };
   /** The promise of a publication resolved. The position is known to `append` alone. */
   readonly acknowledged: {

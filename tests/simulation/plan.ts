@@ -204,8 +204,6 @@ export const FEATURES = [
   "tokens",
   /** Guests reach each limit, once the cluster has settled. */
   "tour",
-  /** Some clients, and some lives of nodes, are of the last release. */
-  "two-wires",
   /** WebTransport, with WebSocket behind. */
   "webtransport",
 ] as const;
@@ -254,9 +252,6 @@ export const FAULTS = [
 /** Faults of one engine alone, drawn in plans with that engine. */
 const SQLITE_FAULT = "engine-disk";
 
-/** Feature of few plans, since the features that one release lacks are off there. */
-const MIXED = "two-wires";
-
 /** Feature of a share of plans with an engine on the network, drawn behind all others. */
 const BROKERS = "brokers";
 
@@ -264,7 +259,7 @@ const BROKERS = "brokers";
 const [GROWTH, HTTP3, HARDENED] = ["growth", "http3", "hardened"] as const;
 
 /** Features with a share of their own. */
-const APART: ReadonlySet<Feature> = new Set([MIXED, BROKERS, GROWTH, HTTP3, HARDENED]);
+const APART: ReadonlySet<Feature> = new Set([BROKERS, GROWTH, HTTP3, HARDENED]);
 
 /** Share of plans with brokers of their own. */
 const BROKERS_SHARE = 0.5;
@@ -300,9 +295,6 @@ const ON_RUNTIME: ReadonlySet<string> = new Set<Feature>([
   "audit:replays",
   "audit:returns",
 ]);
-
-/** Share of plans with both releases. */
-const MIXED_SHARE = 0.1;
 
 /** Options of {@linkcode planOf}. */
 export interface PlanOptions {
@@ -383,7 +375,6 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
       amount: Math.round(1_000 * random()) / 1_000,
     });
   }
-  if (!isFull && random() < MIXED_SHARE) features.push(MIXED);
   const hasBroker = engine === "redis" || engine === "nats";
   if (hasBroker && (random() < BROKERS_SHARE || isFull)) features.push(BROKERS);
   for (const name of AUDITS) {

@@ -5,7 +5,6 @@ import { simulatedClient } from "../../../testing/simulation/programs.ts";
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Client } from "../../../client/client.ts";
 import type { ConnectOptions } from "../../../client/connect.ts";
-import { lastReleaseNetwork } from "../last_release/network.ts";
 import type { Journal } from "./journal.ts";
 import { nameOf, Program, type Storage } from "./program.ts";
 import type { Settings } from "./settings.ts";
@@ -91,9 +90,7 @@ export class ClusterClient {
     this.#random = parts.simulation.chanceOf(`${host.name}/machine`);
     this.#isReliable = this.#random() < 0.5 && parts.settings.has("at-least-once");
     this.#kind = this.#random();
-    const { network, settings, simulation } = parts;
-    const isOld = settings.has("two-wires") && simulation.chanceOf(`${host.name}/release`)() < 0.5;
-    this.#network = isOld ? lastReleaseNetwork(network) : network;
+    this.#network = parts.network;
     host.after(START_MS * this.#random(), () => this.#start());
   }
 

@@ -276,8 +276,6 @@ export class Cluster implements LiveCluster, Disposable {
    * @returns The topic, and the end; `undefined` without a topic or a client.
    */
   deny(host: Host, chance: number): { readonly topic: string; end(): void } | undefined {
-    // Clients of the last release ignore the notice of a removal.
-    if (this.nodes.some(({ settings }) => settings.has("two-wires"))) return undefined;
     const user = this.machines.find((machine) => machine.host === host)?.user;
     const topic = this.#topics[Math.floor(chance * this.#topics.length)]?.name;
     if (user === undefined || topic === undefined) return undefined;
@@ -314,7 +312,7 @@ export class Cluster implements LiveCluster, Disposable {
    */
   deploy(withinMs: number): void {
     const { terms, has } = this.#settings;
-    if (!has("tour") || has("two-wires") || terms.isApart || this.nodes.length < 2) return;
+    if (!has("tour") || terms.isApart || this.nodes.length < 2) return;
     this.journal.tell("deploy", "", { isOver: false });
     this.#restartAll(withinMs, {
       onDrain: () => {
@@ -346,7 +344,7 @@ export class Cluster implements LiveCluster, Disposable {
   /** Examines parts of the library side by side, as the plan asks, once the cluster has settled. */
   async audit(): Promise<void> {
     const { has, terms } = this.#settings;
-    const parts = partsOf(!has("two-wires") && !terms.isApart);
+    const parts = partsOf(!terms.isApart);
     await Promise.all(
       parts.filter(([name]) => has(`audit:${name}`))
         .map(([name, part]) => new Audit(this.#examined, name).run(part)),

@@ -10,8 +10,6 @@ import type { Facts, LiveServer } from "../facts.ts";
 import { AUDIT_HISTORY } from "./audit/history.ts";
 import type { ClusterEngine } from "./engine.ts";
 import type { Journal } from "./journal.ts";
-import { LastReleaseBroker } from "../last_release/broker.ts";
-import { lastReleaseNetwork } from "../last_release/network.ts";
 import type { Permissions } from "./permissions.ts";
 import { nameOf } from "./program.ts";
 import { hasHistory, type Settings } from "./settings.ts";
@@ -56,8 +54,6 @@ export class ClusterNode implements LiveServer {
   readonly settings: Settings;
   readonly #parts: NodeParts;
   readonly #program: SimulatedServer<Identity>;
-  /** Parity of the lives of the last release; `undefined` if all lives are of today. */
-  readonly #oldLives: 0 | 1 | undefined;
   #isDraining = false;
   #next = 0;
 
@@ -72,12 +68,7 @@ export class ClusterNode implements LiveServer {
     this.journal = parts.journal;
     this.settings = parts.settings;
     this.#parts = parts;
-    const { network, settings, simulation } = parts;
-    if (settings.has("two-wires")) {
-      this.#oldLives = simulation.chanceOf(`${host.name}/release`)() < 0.5 ? 0 : 1;
-    }
-    const mixed = lastReleaseNetwork(network, () => this.#isOld);
-    this.#program = new SimulatedServer(mixed, host, () => this.#options());
+    this.#program = new SimulatedServer(parts.network, host, () => this.#options());
   }
 
   /** The server of the present life. */
@@ -195,11 +186,6 @@ export class ClusterNode implements LiveServer {
     this.tell("reported", { error });
   }
 
-  /** True in a life of the last release; each restart changes the release. */
-  get #isOld(): boolean {
-    return this.#oldLives === this.host.life % 2;
-  }
-
   #tellRequest(data: unknown): void {
     const { id } = Object(data) as { readonly id?: string };
     if (id !== undefined) this.tell("requestHandled", { id });
@@ -213,8 +199,7 @@ export class ClusterNode implements LiveServer {
     const { sendQueue: { maxMessages, maxBytes }, maxSessionsPerUser, rates } = terms;
     const { user: perUser } = rates;
     return {
-      ...(broker && { broker: this.#isOld ? new LastReleaseBroker(broker) : broker }),
-      ...(this.#isOld && { webTransport: false }),
+      ...(broker && { broker }),
       node: { name },
       allowTokenMessage: true,
       authenticate: ({ token }) => tokens.read(token),

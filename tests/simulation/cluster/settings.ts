@@ -12,20 +12,6 @@ const ROOM_PREFIX = "room:";
 /** Prefixes of topics with a history. */
 const HISTORY_PREFIXES = ["news:", ROOM_PREFIX];
 
-/** Features that the last release lacks, or has in part; off in a plan with both releases. */
-const LATER: readonly Feature[] = [
-  "answers",
-  "durable",
-  "http",
-  "http-api",
-  "moves",
-  "presence",
-  "streams",
-  "tokens",
-  "tour",
-  "webtransport",
-];
-
 /** Bounds of the send queue of a client: the defaults of the library. */
 export const CLIENT_QUEUE = { maxMessages: 256, maxBytes: 1_048_576 } as const;
 
@@ -62,7 +48,6 @@ export interface Settings {
  */
 export function settingsOf(plan: Plan): Settings {
   const features = new Set<string>(plan.features);
-  if (features.has("two-wires")) { for (const feature of LATER) features.delete(feature); }
   const has = (feature: Feature) => features.has(feature);
   const bounds = has("short-history")
     ? { size: 10, ttlMs: 60_000, bytes: 1 << 20 }

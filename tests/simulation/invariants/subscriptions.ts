@@ -51,8 +51,8 @@ export const noEcho: Invariant = {
   watch(report) {
     const leftOut = new Map<string, string>();
     return {
-      published({ id, except, mayReturn }) {
-        if (except !== undefined && !mayReturn) leftOut.set(id, except);
+      published({ id, except }) {
+        if (except !== undefined) leftOut.set(id, except);
       },
       received(fact) {
         if (leftOut.get(fact.id) !== fact.client) return;
@@ -69,7 +69,7 @@ export const noEcho: Invariant = {
 export const onlyAllowed: Invariant = {
   name: "only-allowed",
   promise: "A client neither receives nor makes publications of a topic that its user may not use.",
-  source: "docs/protocol.md 8.11, 9.2",
+  source: "docs/protocol.md 8.8, 9.2",
   watch(report) {
     const denied = new Map<string, number>();
     const users = new Map<string, string>();

@@ -174,7 +174,7 @@ const ALL: Readonly<Record<AuditName, Part>> = { ...OWN, ...SHARED };
 /**
  * Lists the parts of the audit.
  *
- * @param isShared True for nodes of one release that share an engine.
+ * @param isShared True for nodes that share an engine.
  * @returns Names and functions.
  */
 export function partsOf(isShared: boolean): readonly [AuditName, Part][] {

@@ -120,7 +120,7 @@ async function read(
  * @param chance A number from 0 up to 1.
  */
 export function publish(program: Program, topic: string, chance: number): void {
-  const { name, client, host, settings } = program;
+  const { name, client, host } = program;
   const id = program.newId("p");
   const echo = chance >= NO_ECHO_SHARE;
   const { options, withinMs } = patienceOf(host.runtime, program.patience, WAIT_MS);
@@ -133,7 +133,7 @@ export function publish(program: Program, topic: string, chance: number): void {
     ...(client.session && { session: client.session.id }),
     isAtLeastOnce: program.isReliable,
     givesUp: withinMs < WAIT_MS,
-    ...(!echo && { except: name, mayReturn: settings.has("two-wires") }),
+    ...(!echo && { except: name }),
   });
   const published = client.publish(topic, { id }, {
     timeoutMs: WAIT_MS,
