@@ -5,14 +5,7 @@
 import { type AdmissionOptions, checkAdmissionOptions } from "./admission_options.ts";
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { reportRequest } from "./broker_services.ts";
-import {
-  Authenticator,
-  GUEST,
-  type Identity,
-  LATER,
-  TAKES_NO_TOKEN,
-  withInBandHint,
-} from "./authentication.ts";
+import { Authenticator, GUEST, type Identity, LATER, TAKES_NO_TOKEN } from "./authentication.ts";
 import { PendingUpgrades, type RequestPlace, type SessionRequest } from "./session_request.ts";
 import type { HttpSessions } from "./http_request.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
@@ -73,9 +66,6 @@ const MAX_AWAITED_HEADER_BYTES = 16_384;
 /** Bytes before a token is accepted, beside the token: the start of the stream and its frames. */
 const EARLY_MARGIN_BYTES = 4_096;
 
-/** Refusals by `authenticate` after which the client may still send a token. */
-const OPEN_STATUSES: ReadonlySet<number> = new Set([400, 401, 403, 404]);
-
 /** Network addresses of one user at once from which on the user is likely no user; a power of two. */
 const MANY_ADDRESSES = 16;
 
@@ -95,11 +85,6 @@ type ServerIdentity = SessionIdentity<unknown, Session>;
 interface Awaited {
   /** Request headers, cookies included. */
   readonly headers: Headers;
-  /**
-   * Refusal of the request without a token; `undefined` if `authenticate` has not run, or a token
-   * came.
-   */
-  refusal: Refused | undefined;
   /** `true` once a token was passed to `authenticate`, whose refusal is reported. */
   isAsked: boolean;
   /** Resolves once the token was accepted. */
@@ -299,11 +284,7 @@ export class Admission<V> {
   async renew(session: Session, token: string, signal: AbortSignal): Promise<Identity> {
     const { url, address, connection } = session;
     const awaited = this.#awaited.get(connection);
-    // The refusal of this token replaces the earlier one.
-    if (awaited !== undefined) {
-      awaited.refusal = undefined;
-      awaited.isAsked = true;
-    }
+    if (awaited !== undefined) awaited.isAsked = true;
     try {
       const request = new Request(url, { headers: awaited?.headers ?? session.headers });
       const identity = await this.#authenticator.identify(request, token, signal);
@@ -340,7 +321,7 @@ export class Admission<V> {
     sessionRequest: SessionRequest<A>,
     handshake: ServerHandshake | undefined,
   ): A | Promise<A> {
-    const { url, headers, address, isSkein } = sessionRequest;
+    const { url, headers, address } = sessionRequest;
     if (!this.#matches(url)) throw new Refused(404, "No session is served at this path");
     if (sessionRequest.refusal !== undefined) throw sessionRequest.refusal;
     if (!sessionRequest.isOriginAllowed(this.#options)) {
@@ -369,35 +350,25 @@ export class Admission<V> {
       const who = awaited === undefined ? GUEST : UNKNOWN;
       return this.#accept(sessionRequest, reservation, { ...who, awaited, handshake });
     }
-    const token = tokenOf(sessionRequest);
-    const mayAwait = takesInBand && isSkein && token === undefined;
     const identified = () =>
-      this.#identified(sessionRequest, reservation, { token, mayAwait, handshake, predecessor });
+      this.#identified(sessionRequest, reservation, { handshake, predecessor });
     return handshake === undefined ? identified() : handshake.during(identified);
   }
 
   async #identified<A>(
     sessionRequest: SessionRequest<A>,
     byAddress: Reservation,
-    { token, mayAwait, handshake, predecessor }: {
-      readonly token: string | undefined;
-      readonly mayAwait: boolean;
+    { handshake, predecessor }: {
       readonly handshake: ServerHandshake | undefined;
       readonly predecessor: Session | undefined;
     },
   ): Promise<A> {
-    const { request, address, isSkein, signal } = sessionRequest;
+    const { request, address, signal } = sessionRequest;
     let reservation = byAddress;
     let claim: Disposable | undefined;
-    let awaited: Awaited | undefined;
     try {
-      const identity = await this.#authenticator.identify(request, token, signal)
-        .catch((error) => {
-          // A client of 0.1 does not announce a token that follows in band.
-          if (mayAwait) awaited = awaitedAfter(sessionRequest, error);
-          if (awaited === undefined) throw error;
-          return UNKNOWN;
-        });
+      const token = tokenOf(sessionRequest);
+      const identity = await this.#authenticator.identify(request, token, signal);
       const { user } = identity;
       if (user !== undefined) {
         this.#count({ user });
@@ -408,26 +379,21 @@ export class Admission<V> {
         byAddress[Symbol.dispose]();
         reservation = this.#reserve(address, user, predecessor);
       }
-      // A client of 0.1 may send a token that was not announced.
-      const maySignIn = mayAwait && awaited === undefined && hasNoCredentials(sessionRequest);
-      const who = { ...identity, awaited, maySignIn };
-      return this.#accept(sessionRequest, reservation, { ...who, handshake, claim });
+      return this.#accept(sessionRequest, reservation, { ...identity, handshake, claim });
     } catch (error) {
       reservation[Symbol.dispose]();
       claim?.[Symbol.dispose]();
-      const hadNone = isSkein && token === undefined && !this.#options.allowTokenMessage;
-      throw hadNone ? withInBandHint(error) : error;
+      throw error;
     }
   }
 
   #accept<A>(
     sessionRequest: SessionRequest<A>,
     reservation: Reservation,
-    { value, user, isGuest, credentials, handshake, claim, awaited, maySignIn = false }:
+    { value, user, isGuest, credentials, handshake, claim, awaited }:
       & Identity
       & {
         readonly awaited?: Awaited | undefined;
-        readonly maySignIn?: boolean;
         readonly handshake: ServerHandshake | undefined;
         readonly claim?: Disposable | undefined;
       },
@@ -448,8 +414,7 @@ export class Admission<V> {
           const secret = secretOf(sessionRequest);
           const who = { value, user, isGuest, credentials, url, headers, address, secret };
           const peer = predecessor === undefined ? who : { ...who, predecessor };
-          const identity = maySignIn ? this.#mayFollow(connection, peer) : peer;
-          const session = this.#open(connection, reservation, { identity, awaited });
+          const session = this.#open(connection, reservation, { identity: peer, awaited });
           if (claim !== undefined) this.#claims.give(session, claim);
           return handshake?.opened(session);
         }
@@ -517,31 +482,6 @@ export class Admission<V> {
     return session;
   }
 
-  /** Adds that another session follows if the first frame of the peer is a token. */
-  #mayFollow(connection: Connection, identity: ServerIdentity): ServerIdentity {
-    const id = this.#settings.runtime.randomUUID();
-    const { url = "", address, headers = [] } = identity;
-    const successor = () => {
-      const admitted = Promise.withResolvers<void>();
-      const awaited = {
-        headers: new Headers(headers),
-        refusal: undefined,
-        isAsked: false,
-        admitted,
-      };
-      try {
-        const reservation = this.#reserve(address, undefined);
-        const successorIdentity = { id, url, address, headers, inherits: true };
-        return this.#open(connection, reservation, { identity: successorIdentity, awaited });
-      } catch (error) {
-        if (!(error instanceof Refused)) throw error;
-        connection.close({ closeCode: 4000 + error.status, reason: error.message });
-        return undefined;
-      }
-    };
-    return { ...identity, id, successor };
-  }
-
   /** Follows a session until the session is established, or over. */
   #await(session: Session): void {
     const { connection, address } = session;
@@ -558,11 +498,6 @@ export class Admission<V> {
       if (refusal !== undefined) this.#report.tell(refusal, { address });
       this.takeReservation(connection)?.[Symbol.dispose]();
     });
-    const { refusal } = awaited ?? {};
-    if (refusal === undefined) return;
-    // Tell a client without a token that one is needed; otherwise that client would wait for the
-    // time limit.
-    session[internals].post({ expects: "auth", reason: refusal.message });
   }
 
   /**
@@ -713,14 +648,12 @@ export class Admission<V> {
 
 /** Finds the refusal that was not reported yet, of a session that ended before it was established. */
 function refusalOf(
-  { refusal, isAsked }: Awaited,
+  { isAsked }: Awaited,
   { code, by, reason = "" }: Partial<CloseInfo> = {},
 ): Refused | undefined {
   // Such as a token that is too large.
   const isUnread = by === "local" && code === CloseCode.unauthenticated && !isAsked;
   if (isUnread) return new Refused(401, reason);
-  // Without a token the first answer of `authenticate` stands.
-  if (refusal !== undefined) return refusal;
   const isLate = by === "local" && code === CloseCode.timedOut;
   return isLate ? new Refused(408, "No token in time") : undefined;
 }
@@ -755,35 +688,15 @@ function tokenOf({ url, headers }: SessionRequest<unknown>): string | undefined 
 }
 
 /**
- * Returns `true` without a cookie and without `Authorization`, either of which could name a user.
- */
-function hasNoCredentials({ headers }: SessionRequest<unknown>): boolean {
-  return !headers.has("cookie") && !headers.has("authorization");
-}
-
-/** Keeps the request, if a token could still turn the refusal into an admission. */
-function awaitedAfter(
-  sessionRequest: SessionRequest<unknown>,
-  error: unknown,
-): Awaited | undefined {
-  if (!(error instanceof Refused)) return undefined;
-  // With a cookie only 401 counts, because the cookie may serve another purpose.
-  const isOpen = hasNoCredentials(sessionRequest)
-    ? OPEN_STATUSES.has(error.status)
-    : error.status === 401;
-  return isOpen ? awaitedOf(sessionRequest, error) : undefined;
-}
-
-/**
  * Copies the headers of a request, because the runtime cannot read them after an upgrade;
  * `undefined` if the headers are too large.
  */
-function awaitedOf({ headers }: SessionRequest<unknown>, refusal?: Refused): Awaited | undefined {
+function awaitedOf({ headers }: SessionRequest<unknown>): Awaited | undefined {
   let bytes = 0;
   for (const [name, value] of headers) bytes += name.length + value.length;
   if (bytes > MAX_AWAITED_HEADER_BYTES) return undefined;
   const admitted = Promise.withResolvers<void>();
-  return { headers: new Headers([...headers]), refusal, isAsked: false, admitted };
+  return { headers: new Headers([...headers]), isAsked: false, admitted };
 }
 
 function pathMatcher(path: string | undefined): (url: string) => boolean {

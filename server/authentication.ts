@@ -52,9 +52,6 @@ export const TAKES_NO_TOKEN =
 /** Text for credentials that have ended. */
 const EXPIRED = "The credentials have expired";
 
-/** Text for clients of 0.1, which may have a token in band and do not announce it. */
-const NOT_IN_BAND = `${UNAUTHENTICATED}: this server takes no token in band`;
-
 /** Identifies peers through the application. */
 export class Authenticator<V> {
   readonly #runtime: Runtime;
@@ -173,13 +170,6 @@ export class Authenticator<V> {
       throw DecisionFault.returned("userOf", "a string", user);
     }, [AuthenticationError]);
   }
-}
-
-/** Gives the reason to a client that did not announce a token, and may have one nevertheless. */
-export function withInBandHint(error: unknown): unknown {
-  if (!(error instanceof Refused) || error.status !== 401) return error;
-  if (error.cause instanceof AuthenticationError) return error;
-  return new Refused(401, NOT_IN_BAND, { cause: error.cause });
 }
 
 /**

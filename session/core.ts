@@ -161,8 +161,6 @@ export class SessionCore<F extends SessionFace = SessionFace>
   declare credentials: SessionIdentity["credentials"];
   /** On a client: called when the server asks for a new token. */
   declare onRenew: (() => void) | undefined;
-  /** On a server: makes the session that takes over this connection, see `SessionIdentity`. */
-  declare successor: (() => F | undefined) | undefined;
   /** Names this session to the server in the request of the client's next session. */
   declare ticket: string | undefined;
   /** On a server: the secret of an earlier ticket, by which a guest is known again. */
@@ -175,8 +173,6 @@ export class SessionCore<F extends SessionFace = SessionFace>
   declare movedTo: F | undefined;
   /** Sees all frames, while an inspector follows the session. */
   declare tap: FrameTap | undefined;
-  /** Receives the frames that arrive after the end of this session. */
-  declare heir: FrameReceiver | undefined;
   /** On a server: receives the first frames, in place of `inbound`. */
   declare firstFrames: { receive(frame: Frame): void } | undefined;
   /** Counters of the control envelopes that arrived, once one counts. */
@@ -206,8 +202,8 @@ export class SessionCore<F extends SessionFace = SessionFace>
   #closed: PromiseWithResolvers<CloseInfo> | undefined;
   #onEnd: ((session: never) => void)[] | undefined;
   #events: EventsOfSession | undefined;
-  #hasToken = false;
-  #inherits: boolean;
+  /** On a server: true once `hello` is on its way. */
+  #hasGreeted = false;
   #wasOpen = false;
   #pings = 0;
   #pingedAt = 0;
@@ -232,9 +228,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.user = identity.user;
     this.isGuest = identity.isGuest === true;
     this.awaitsToken = identity.awaitsToken === true;
-    this.#inherits = identity.inherits === true;
     if (identity.secret) this.secret = identity.secret;
-    if (identity.successor) this.successor = identity.successor;
     if (identity.credentials) this.credentials = identity.credentials;
     if (identity.predecessor) this.predecessor = identity.predecessor;
     this.joins = connection.frames !== undefined && connection.protocol === SKEIN_PROTOCOL;
@@ -254,17 +248,16 @@ export class SessionCore<F extends SessionFace = SessionFace>
       this.framesEnded();
       return this.connected();
     }
-    if (this.awaitsToken || this.successor !== undefined || this.predecessor !== undefined) {
+    if (this.awaitsToken || this.predecessor !== undefined) {
       this.firstFrames = this.settings.services?.firstFrames(this.session);
     }
-    const inherits = this.#inherits;
     this.#greet(token);
-    if (!inherits) frames.receive(this);
+    frames.receive(this);
   }
 
   /** Handles a frame of the peer, see {@linkcode FrameReceiver}. */
   receiveFrame(frame: Frame): void {
-    if (this.state === "closed") return this.heir?.receiveFrame(frame);
+    if (this.state === "closed") return;
     this.tap?.received(frame);
     this.settings.watch?.received(this.session, frame);
     if (this.#heartbeat !== undefined) this.lastHeard = this.#heartbeat.now;
@@ -275,7 +268,6 @@ export class SessionCore<F extends SessionFace = SessionFace>
 
   /** Ends the session with the connection, see {@linkcode FrameReceiver}. */
   framesEnded(): void {
-    if (this.heir) return this.heir.framesEnded();
     this.connection.closed.then(
       ({ closeCode = 0, reason = "" }) => this.finish({ code: closeCode, reason, by: "remote" }),
       (error) =>
@@ -642,8 +634,6 @@ export class SessionCore<F extends SessionFace = SessionFace>
       case "renew":
         this.emit("renew", { withinMs: envelope.withinMs });
         return this.onRenew?.();
-      case "expects":
-        return this.tokenExpected(envelope.reason);
       case "service": {
         const error = { code: "forbidden", message: `This end offers no ${envelope.service}` };
         return this.post({ reply: envelope.id, error });
@@ -707,7 +697,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
       this.features = hello.features;
       this.ticket = hello.ticket;
       this.follows = hello.predecessor;
-    } else if (this.joins && side === "server" && !this.#inherits) this.#sayHello();
+    } else if (this.joins && side === "server" && !this.#hasGreeted) this.#sayHello();
     if (this.joins) {
       this.#heartbeat = hello === undefined
         ? this.settings.heartbeat
@@ -855,27 +845,18 @@ export class SessionCore<F extends SessionFace = SessionFace>
     if (!awaitsHello && !this.awaitsToken) {
       if (!this.predecessor) return this.connected();
       this.#sayHello();
-      this.#inherits = true;
+      this.#hasGreeted = true;
       return this.giveUpAfter(handshakeTimeoutMs, "first message");
     }
     // A server that checks a token sends `hello` after the check, within the time of a request.
     if (!awaitsHello) return this.giveUpAfter(handshakeTimeoutMs, "token");
     this.giveUpAfter(token === undefined ? handshakeTimeoutMs : requestTimeoutMs, "hello");
     if (token === undefined) return;
-    this.#hasToken = true;
     this.authenticate(token, {}).catch((error) => {
       // A server that refuses the token also closes, and the close code says whether to retry.
       if (error instanceof RequestError && this.state === "connecting") return;
       this.abort(CloseCode.unauthenticated, "The token was not accepted", error);
     });
-  }
-
-  /**
-   * Ends a client without a token as if refused: the server expects a token, so a retry is useless.
-   */
-  tokenExpected(reason: string): void {
-    if (this.settings.side === "server" || this.state !== "connecting" || this.#hasToken) return;
-    this.abort(CloseCode.unauthenticated, reason || "The server expects a token");
   }
 
   /** Ends the session unless the handshake completes within a new timeout. */

@@ -227,17 +227,6 @@ export interface SessionIdentity<V = unknown, S = unknown> {
    */
   readonly awaitsToken?: boolean;
   /**
-   * On a server: makes the session that takes over the connection if the peer's first frame is an
-   * unexpected token, as clients of 0.1 may send. The identity of that session has `inherits`.
-   * Without a successor, the connection is closed.
-   */
-  readonly successor?: (() => S | undefined) | undefined;
-  /**
-   * On a server: true if the peer already received `hello` from an earlier session with the same
-   * id.
-   */
-  readonly inherits?: boolean;
-  /**
    * On a server: the session from which the client moves to this one. This session sends `hello` at
    * once, and is not established until the client sends a message.
    */

@@ -4,7 +4,13 @@
  *
  * @module
  */
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import "../client/recovery.ts";
 import { connect, dial } from "../client/deno.ts";
@@ -22,7 +28,7 @@ import { captureConsole } from "./console_lines.ts";
 import { withMessages } from "../transport/message_stream/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
-import { Peer, soon, turns } from "./sessions.ts";
+import { soon } from "./sessions.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
 const TOKEN = "s3cret-t0ken";
@@ -266,115 +272,30 @@ Deno.test("Client without a token connects as a guest where its function allows 
   assertEquals(users, ["guest", "ann"]);
 });
 
-Deno.test("Server takes the token of a client of 0.1, which does not announce it", async () => {
-  const hooks = [
-    hook(true, []),
-    hook(false, []),
-    (context: AuthenticationContext): string | typeof guest => {
-      if (context.token === TOKEN) return "ann";
-      throw new AuthenticationError("Guests are not allowed", { status: 403 });
-    },
-  ];
-  for (const authenticate of hooks) {
-    await using server = listen({ allowTokenMessage: true, authenticate });
-    using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
-    await raw.frame(`{"auth":"${TOKEN}","id":1}`);
-    const lines: string[] = [];
-    while (!lines.includes('{"reply":1}')) {
-      lines.push(...new TextDecoder().decode((await raw.read())?.payload).split("\n"));
-      assert(lines.length < 5, lines.join());
-    }
-    await until(() => server.manager.sessionsOf("ann").length === 1);
-    assertEquals(server.manager.count, 1);
-  }
-});
-
-Deno.test("Server restarts the session of a 0.1 client that connected as a guest", async () => {
-  const told: string[] = [];
-  const streams: string[] = [];
-  const { promise: taken, resolve } = Promise.withResolvers<void>();
-  const gate = Promise.withResolvers<void>();
-  await using server = testServer({
+Deno.test("Server leaves a guest a guest, if a token comes that was not announced", async () => {
+  await using server = listen({
     allowTokenMessage: true,
-    authenticate: async ({ token }) => {
-      if (token !== undefined) await gate.promise;
-      return token === undefined ? guest : "ann";
-    },
-    onOpen: ({ user }) => void told.push(`${user.split(":")[0]} is there`),
-    onClose: ({ user }, { code }) => void told.push(`${user.split(":")[0]} left with ${code}`),
-    onMessage: ({ topic, data }, { user }) => void told.push(`${user}: ${topic} ${data}`),
-    onStream: async ({ readable }, { user }) => {
-      streams.push(`${user}: ${await new Response(readable).text()}`);
-      resolve();
-    },
+    authenticate: ({ token }) => token === undefined ? guest : "ann",
   });
-  const connection = await server.open();
-  const settings = sessionSettings({ side: "client" });
-  await using session = new ClientSession(connection, settings, { token: TOKEN });
-  await soon(session.ready);
-  // The session got `hello` already, and does not wait for the answer to its token.
-  session.send("say", 1);
-  session.send("say", 2);
-  await turns();
-  gate.resolve();
-  await until(() => told.length === 5);
-  assertEquals(told, [
-    "guest is there",
-    "guest left with 0",
-    "ann is there",
-    "ann: say 1",
-    "ann: say 2",
-  ]);
-  const near = server.manager.sessionsOf("ann")[0]!;
-  assertEquals([near.id, server.manager.count, session.stats.invalidMessages], [session.id, 1, 0]);
-  const writer = (await session.createUnidirectionalStream()).getWriter();
-  await writer.write(new TextEncoder().encode("hello"));
-  await writer.close();
-  await soon(taken);
-  assertEquals(streams, ["ann: hello"]);
+  using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+  await raw.envelope();
+  await raw.frame(`{"auth":"${TOKEN}","id":1}`);
+  const { reply, error } = await raw.envelope() as { reply: number; error: { code: string } };
+  assertEquals([reply, error.code], [1, "forbidden"]);
+  assertEquals([server.manager.sessionsOf("ann").length, server.manager.count], [0, 1]);
 });
 
-Deno.test("Server closes a client of 0.1 that sends too much before its token is checked", async () => {
-  await using server = testServer({
-    allowTokenMessage: true,
-    authenticate: async ({ token }) =>
-      token === undefined ? guest : await new Promise<string>(() => {}),
-  });
-  const large = { topic: "a", data: "x".repeat(22_000) };
-  for (const frames of [Array(257).fill({ topic: "a" }), Array(4).fill(large)]) {
-    const peer = new Peer(await server.open());
-    await peer.reach(1);
-    let isClosed = false;
-    const closed = peer.closed.then(({ closeCode }) => {
-      isClosed = true;
-      return closeCode;
-    });
-    peer.say({ auth: TOKEN, id: 1 });
-    for (const frame of frames.slice(1)) peer.say(frame);
-    await turns(100);
-    assertEquals(isClosed, false);
-    peer.say(frames[0]);
-    await turns(100);
-    assertEquals(isClosed, true);
-    assertEquals(await closed, 4507);
-    assertEquals(server.manager.stats().reserved, 0);
-  }
-});
-
-Deno.test("Server asks a client without announcement for a token, and waits", async () => {
+Deno.test("Server refuses a client without a token before it opens a session", async () => {
   const told: Refusal[] = [];
   await using server = listen({
     allowTokenMessage: true,
     authenticate: hook(false, []),
     onRefusal: (refusal) => void told.push(refusal),
   });
-  {
-    using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
-    assertEquals(await raw.envelope(), { expects: "auth", reason: "No token" });
-    assertEquals([told.length, server.manager.stats().reserved], [0, 1]);
-  }
-  await until(() => server.manager.stats().reserved === 0);
+  const dialing = () => dial(server.url, { transports: ["websocket"] });
+  await assertRejects(dialing, SessionClosedError, "No token");
   assertEquals(told.map(({ status, reason }) => [status, reason]), [[401, "No token"]]);
+  assertEquals(server.manager.stats().reserved, 0);
 });
 
 for (const way of WAYS.filter(({ isInBand }) => isInBand)) {

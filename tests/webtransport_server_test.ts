@@ -19,7 +19,7 @@ import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { directStream } from "../transport/direct.ts";
 import { withMessages } from "../transport/message_stream/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
-import type { DialWebTransportOptions } from "../transport/webtransport.ts";
+import { type DialWebTransportOptions, TOKEN_MARK } from "../transport/webtransport.ts";
 import { lowPort } from "./ports.ts";
 import { listen, portOf, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
@@ -56,13 +56,17 @@ function dialRaw(
   }));
 }
 
+/** Subprotocols of a client whose token follows in band. */
+const ANNOUNCED = [SKEIN_PROTOCOL, TOKEN_MARK];
+
 /** Opens a session of `skein.1`, without the fallbacks of `dial()`. */
 async function open(
   server: Target,
   options: DialWebTransportOptions & { readonly path?: string; readonly token?: string } = {},
 ): Promise<Session> {
   const { token, ...rest } = options;
-  const connection = await dialRaw(server, { protocols: [SKEIN_PROTOCOL], ...rest });
+  const protocols = token === undefined ? [SKEIN_PROTOCOL] : ANNOUNCED;
+  const connection = await dialRaw(server, { protocols, ...rest });
   const session = new Session(
     withMessages(connection, { side: "client" }),
     sessionSettings({ side: "client" }),
@@ -252,10 +256,10 @@ Deno.test("Server takes a token in band over WebTransport before any other messa
   assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
   const wrong = await assertRejects(() => open(server, { token: "wrong" }), SessionClosedError);
   assertEquals(wrong.info?.code, 4401);
-  // A client that can send no token in band is asked for a token at once.
+  // A client that can send no token in band is refused before a session.
   assertEquals(await statusOf(dialRaw(server)), 401);
   // The server does not wait for a client that never opens its stream.
-  const silent = await dialRaw(server, { protocols: [SKEIN_PROTOCOL] });
+  const silent = await dialRaw(server, { protocols: ANNOUNCED });
   const { closeCode } = await soon(silent.closed);
   assertEquals(closeCode, 4408);
   await until(() => server.manager.stats().reserved === 0);

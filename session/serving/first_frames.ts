@@ -1,10 +1,7 @@
-/**
- * First frames of a server's session: the token, a token that the client did not announce, or the
- * first message of a client that moves here.
- */
+/** First frames of a server's session: the token, or the first message of a client that moves here. */
 import { AuthenticationError, CloseCode, RequestError, type RequestFailure } from "../../errors.ts";
-import type { Backpressure, Frame, FrameReceiver } from "../../transport/connection.ts";
-import { internals, type SessionCore } from "../core.ts";
+import type { Frame } from "../../transport/connection.ts";
+import type { SessionCore } from "../core.ts";
 import type { Session } from "../session.ts";
 import { report } from "../settings.ts";
 import { parseEnvelope } from "../wire/server_envelope.ts";
@@ -15,12 +12,6 @@ import { exceedsBytes } from "../wire/utf8.ts";
  * is unknown while the server reads the token.
  */
 export const MAX_TOKEN_BYTES = 16_384;
-
-/** Frames that a client may send while a late token is checked, enough to subscribe again. */
-const MAX_HELD_FRAMES = 256;
-
-/** Bytes of the held frames after the first one: as much as one frame of several envelopes. */
-const MAX_HELD_BYTES = 65_536;
 
 /** Receives the first frames of one session, in place of its receiving half. */
 export class FirstFrames {
@@ -43,23 +34,8 @@ export class FirstFrames {
       core.connected();
       if (core.state === "connecting" || core.ending !== undefined) return;
     }
-    const { successor } = core;
     core.firstFrames = undefined;
-    core.successor = undefined;
-    // A frame that begins with a token may hold more envelopes, as the client has received `hello`.
-    const [first = "", ...rest] = typeof frame === "string" ? frame.split("\n") : [];
-    if (successor === undefined || parseEnvelope(first).kind !== "auth") {
-      return core.inbound.receive(frame);
-    }
-    // `hello` goes out first.
-    core.settings.turn.flush();
-    core.queue?.flush();
-    core.finish({ code: CloseCode.normal, reason: "The peer signed in", by: "remote" });
-    const session = successor();
-    core.heir = session && new LateToken(session[internals]);
-    core.backpressure = core.heir?.backpressure;
-    core.heir?.receiveFrame(first);
-    if (rest.length > 0) core.heir?.receiveFrame(rest.join("\n"));
+    core.inbound.receive(frame);
   }
 
   /** Reads the first frame of a peer that MUST send a token before anything else. */
@@ -96,51 +72,6 @@ export class FirstFrames {
     if (core.state === "closed") return;
     core.post({ reply: envelope.id });
     core.connected();
-  }
-}
-
-/**
- * Holds the frames behind a token that the client did not announce. Such a client has received
- * `hello` and does not wait for the answer to the token.
- */
-class LateToken implements FrameReceiver {
-  readonly #core: SessionCore<Session>;
-  #held: Frame[] | undefined;
-  #heldBytes = 0;
-
-  constructor(core: SessionCore<Session>) {
-    this.#core = core;
-  }
-
-  get backpressure(): Backpressure | undefined {
-    return this.#core.backpressure;
-  }
-
-  receiveFrame(frame: Frame): void {
-    const core = this.#core;
-    if (this.#held !== undefined) return this.#hold(this.#held, frame);
-    if (core.state !== "connecting") return core.receiveFrame(frame);
-    this.#held = [];
-    core.ready.then(() => this.#release(), () => this.#held = undefined);
-    core.receiveFrame(frame);
-  }
-
-  framesEnded(): void {
-    this.#release();
-    this.#core.framesEnded();
-  }
-
-  #hold(held: Frame[], frame: Frame): void {
-    held.push(frame);
-    if (held.length > 1) this.#heldBytes += frame.length;
-    if (held.length <= MAX_HELD_FRAMES && this.#heldBytes <= MAX_HELD_BYTES) return;
-    this.#core.refuse(CloseCode.queueFull, "Too much came before the token was checked");
-  }
-
-  #release(): void {
-    const held = this.#held ?? [];
-    this.#held = undefined;
-    if (this.#core.state !== "connecting") held.forEach((frame) => this.#core.receiveFrame(frame));
   }
 }
 

@@ -154,7 +154,6 @@ export type Envelope =
   /** The credentials are about to expire, and the server asks for a new token. */
   | { readonly kind: "renew"; readonly withinMs: number }
   /** The server refused a request without a token, and waits for one. */
-  | { readonly kind: "expects"; readonly what: "auth"; readonly reason: string }
   | { readonly kind: "service"; readonly service: ServiceKind; readonly id: number | null }
   | { readonly kind: "unknown" }
   | { readonly kind: "malformed"; readonly message: string; readonly id: number | null };
@@ -289,7 +288,6 @@ const KINDS = [
   "unsubscribed",
   "ack",
   "bounds",
-  "expects",
   "renew",
   "part",
   "end",
@@ -334,9 +332,6 @@ function readControl(kind: Exclude<typeof KINDS[number], ServiceKind>, raw: Raw)
         return malformed('Expected "renew" to have withinMs');
       }
       return { kind, withinMs: value.withinMs };
-    case "expects":
-      if (value !== "auth") return { kind: "unknown" };
-      return { kind, what: value, reason: textOf(raw.reason) };
   }
   if (!isId(value)) return badId(kind, value);
   if (kind === "cancel") return { kind, id: value };
@@ -487,8 +482,7 @@ export type OutgoingEnvelope =
   | Unsubscribed
   | { readonly ack: number }
   | { readonly bounds: { readonly maxMessageBytes: number } }
-  | { readonly renew: { readonly withinMs: number } }
-  | { readonly expects: "auth"; readonly reason: string };
+  | { readonly renew: { readonly withinMs: number } };
 
 /**
  * Writes an envelope.

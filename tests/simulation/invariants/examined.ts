@@ -71,7 +71,7 @@ export const exactCarriers: Invariant = examined("carriers", {
 export const trueExpiry: Invariant = examined("expiry", {
   name: "true-expiry",
   promise: "A session ends at the end of its token, neither before nor later, unless renewed.",
-  source: "docs/protocol.md 8.11 to 8.13; docs/guide/users.md",
+  source: "docs/protocol.md 8.8 to 8.10; docs/guide/users.md",
 });
 
 /** Timers end with their sessions. */

@@ -204,8 +204,6 @@ class Client:
                 self._leave(topic, code)
             case {"renew": _} if self.token:
                 self._put({"auth": self.token(), "id": 0})
-            case {"expects": "auth"} if not self.token:
-                self._code = 4401  # (8.9)
 
     async def _handle(self, message: dict[str, Any]) -> None:  # Requests beside others (6.7).
         number, answer = message.get("id"), {}

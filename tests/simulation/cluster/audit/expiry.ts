@@ -91,7 +91,7 @@ export async function auditExpiry(audit: Audit): Promise<void> {
     const closed = closes.find(({ user, code }) => user === name && code !== CloseCode.normal);
     expect(`end of a session of ${name}`, "none", closed?.code ?? "none");
   }
-  // Rule 8.12: after half of the remaining time.
+  // Rule 8.9: after half of the remaining time.
   const early = renewals.slice(1).map((atMs, i) => atMs - renewals[i]! - RENEWED_MS / 2);
   const isInTime = early.every((ms) => Math.abs(ms) <= SLACK_MS);
   expect(`renewals after half of the time, and ${early.map(Math.round)} ms`, true, isInTime);

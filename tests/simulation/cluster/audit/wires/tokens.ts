@@ -21,8 +21,8 @@ const [MOST_CHECK_MS, TOKEN_MS] = [1_000, 5_000];
 /** Time for the way to the server and back, in milliseconds. */
 const SLACK_MS = 500;
 
-/** Longest token in bytes, and what may come behind one that was not announced (first_frames.ts). */
-const [TOKEN_BYTES, HELD_FRAMES, HELD_BYTES] = [16_384, 256, 65_536];
+/** Longest token in bytes. */
+const TOKEN_BYTES = 16_384;
 
 /** Most messages of a page. */
 const MESSAGES = 8;
@@ -49,7 +49,7 @@ interface Kind {
   readonly frames?: (auth: string, messages: readonly string[]) => readonly string[];
   /** True if the messages come behind `hello`. */
   readonly isPolite?: boolean;
-  /** True for a page that the server admits as a guest, false for one that the server asks. */
+  /** True for a page that the server admits as a guest, false for one that it refuses. */
   readonly isGuest?: boolean;
 }
 
@@ -101,71 +101,18 @@ const KINDS: readonly Kind[] = [
     end: ["unavailable", CloseCode.draining],
     token: "endless",
   },
-  { name: "asked for", rule: "8.8", isAnnounced: false, isGuest: false, end: IN, isPolite: true },
+  { name: "unannounced", rule: "2.8", isAnnounced: false, isGuest: false, end: REFUSED },
   {
-    name: "asked for in vain",
-    rule: "8.6",
-    isAnnounced: false,
-    isGuest: false,
-    end: [undefined, CloseCode.timedOut],
-    frames: () => [],
-  },
-  {
-    name: "asked for, and bad",
-    rule: "8.5",
-    isAnnounced: false,
-    isGuest: false,
-    end: ["unauthenticated", 4401],
-    token: "bad",
-  },
-  {
-    name: "late",
-    rule: "8.10",
+    name: "unannounced, of a guest",
+    rule: "8.7",
     isAnnounced: false,
     isGuest: true,
-    end: IN,
-    frames: (auth, messages) => [auth, ...messages],
-  },
-  {
-    name: "late, in one frame",
-    rule: "8.10",
-    isAnnounced: false,
-    isGuest: true,
-    end: IN,
-    frames: (auth, messages) => [[auth, ...messages].join("\n")],
-  },
-  {
-    name: "late and bad",
-    rule: "8.10",
-    isAnnounced: false,
-    isGuest: true,
-    end: ["unauthenticated", 4401],
-    token: "bad",
-    frames: (auth, messages) => [auth, ...messages],
-  },
-  {
-    name: "late, with many behind",
-    rule: "8.10",
-    isAnnounced: false,
-    isGuest: true,
-    end: [undefined, CloseCode.queueFull],
-    token: "slow",
-    frames: (auth, [message = ""]) => [auth, ...Array<string>(HELD_FRAMES + 1).fill(message)],
-  },
-  {
-    name: "late, with much behind",
-    rule: "8.10",
-    isAnnounced: false,
-    isGuest: true,
-    end: [undefined, CloseCode.queueFull],
-    token: "slow",
-    frames: (auth, [message = ""]) => [auth, message, message.padEnd(HELD_BYTES + 1), message],
+    end: ["forbidden", undefined],
   },
 ];
 
 /** The parts of an envelope of the server that a page uses. */
 interface Heard {
-  readonly expects?: string;
   readonly hello?: unknown;
   readonly reply?: number;
   readonly error?: { readonly code: string };
@@ -273,11 +220,9 @@ async function auditFirstFrames(audit: Audit): Promise<void> {
   }
   await audit.pause(TOKEN_MS + SLACK_MS);
   const examined = pages.filter((page) => !isVanished || page !== vanished);
-  for (const { kind, user, messages, heard, end } of examined) {
+  for (const { kind, user, messages, end } of examined) {
     const about = `a page whose token is ${kind.name} (${kind.rule})`;
     audit.examine("lives", `end of ${about}`, kind.end, end);
-    const asked = kind.isGuest === false ? "auth" : undefined;
-    audit.examine("lives", `first word to ${about}`, asked, heard[0]?.expects);
     const isIn = kind.end === IN;
     const expected = isIn ? range(1, messages.length) : [];
     audit.examine("lives", `messages of ${about}`, expected, handled.get(user) ?? []);
