@@ -3,7 +3,7 @@ import { Worker } from "node:worker_threads";
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Publication } from "../../pubsub/broker.ts";
-import { compact, compactPublication } from "../../pubsub/ports/operations.ts";
+import { compact, compactPublication } from "../../pubsub/ports/calls.ts";
 import type { FileThread } from "./commit_queue.ts";
 import type { FileCalls, Operation, Outcome, SqliteFileOptions } from "./file.ts";
 

@@ -2,22 +2,17 @@
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { type Broker, type BrokerSubscription, payloadBytes, type Publication } from "../broker.ts";
+import { callEngine, CALLS, compact } from "./calls.ts";
 import { type Batch, PortLink } from "./link.ts";
 import {
   ALL_CHANNELS,
-  type CallName,
   cloneStatus,
-  compact,
-  compactPublication,
-  compactRecords,
   costOf,
   type EngineOperation,
   failureOf,
+  type OperationOf,
   type WorkerOperation,
 } from "./operations.ts";
-import type { HistoryPage } from "../broker.ts";
-import type { LogPage } from "../logs/log.ts";
-import { recordBytes } from "../logs/rules.ts";
 
 /** Waiting bytes of one worker above which all workers may post less. */
 const BEHIND_BYTES = 8_388_608;
@@ -33,62 +28,46 @@ const MAX_WAITING_BYTES = 33_554_432;
 
 /** All ports of one engine. */
 export class EnginePorts {
-  readonly #engine: Broker;
-  readonly #runtime: Runtime;
+  /** The engine, which stays open. */
+  readonly engine: Broker;
+  /** Runtime that has the timers. */
+  readonly runtime: Runtime;
   readonly #ports = new Set<EnginePort>();
 
-  /**
-   * Creates ports for an engine, which stays open.
-   *
-   * @param engine The engine.
-   * @param runtime Runtime that has the timers.
-   */
+  /** Creates ports for an engine. */
   constructor(engine: Broker, runtime: Runtime) {
-    this.#engine = engine;
-    this.#runtime = runtime;
+    this.engine = engine;
+    this.runtime = runtime;
   }
 
   /** Opens a port for one worker; `post` posts a batch to that worker. */
   open(post: (batch: Batch<EngineOperation>) => void): EnginePort {
-    const port: EnginePort = new EnginePort({
-      engine: this.#engine,
-      runtime: this.#runtime,
-      post,
-      onBalance: () => this.#balance(),
-      onEnd: () => {
-        this.#ports.delete(port);
-        this.#balance();
-      },
-    });
+    const port = new EnginePort(this, post);
     this.#ports.add(port);
     return port;
   }
 
   /** Lets workers post less while one of them is behind. */
-  #balance(): void {
+  balance(): void {
     let isBehind = false;
     for (const port of this.#ports) isBehind ||= port.isBehind;
     for (const port of this.#ports) port.hold(isBehind);
   }
+
+  /** Forgets the port of a worker that is gone. */
+  remove(port: EnginePort): void {
+    this.#ports.delete(port);
+    this.balance();
+  }
 }
 
-/** Options for {@linkcode EnginePort}. */
-interface EnginePortOptions {
-  readonly engine: Broker;
-  readonly runtime: Runtime;
-  readonly post: (batch: Batch<EngineOperation>) => void;
-  /** Called when the worker falls behind, or catches up. */
-  readonly onBalance: () => void;
-  readonly onEnd: () => void;
-}
-
-/** One worker, as the thread of the engine has it. */
+/** One worker, as seen from the thread of the engine. */
 export class EnginePort {
-  readonly #options: EnginePortOptions;
+  readonly #ports: EnginePorts;
   readonly #link: PortLink<EngineOperation, WorkerOperation>;
   readonly #subscriptions = new Map<number, BrokerSubscription>();
   readonly #unobserve: () => void;
-  /** Calls under way in the engine, bounded by those of the worker. */
+  /** Calls in flight in the engine, bounded by those of the worker. */
   readonly #calls = new Set<Promise<void>>();
   #isBehind = false;
   #isStalled = false;
@@ -96,20 +75,19 @@ export class EnginePort {
   #isEnded = false;
 
   /** Opens the port. */
-  constructor(options: EnginePortOptions) {
-    this.#options = options;
-    const { engine, runtime, post } = options;
+  constructor(ports: EnginePorts, post: (batch: Batch<EngineOperation>) => void) {
+    this.#ports = ports;
     this.#link = new PortLink({
-      runtime,
+      runtime: ports.runtime,
       post,
       costOf,
       handle: (operations, done) => {
         for (const operation of operations) this.#handle(operation);
         done();
       },
-      onCredit: () => this.#caughtUp(),
+      onCredit: () => this.#catchUp(),
     });
-    this.#unobserve = engine.status.observe((status) => {
+    this.#unobserve = ports.engine.status.observe((status) => {
       this.#send(["status", cloneStatus(status)]);
     });
   }
@@ -134,13 +112,10 @@ export class EnginePort {
     if (this.#isEnded) return;
     this.#isEnded = true;
     this.#unobserve();
-    for (const subscription of this.#subscriptions.values()) {
-      void subscription[Symbol.asyncDispose]();
-    }
-    this.#subscriptions.clear();
+    for (const id of this.#subscriptions.keys()) this.#unsubscribe(id);
     this.#link.drop(() => true);
-    this.#options.runtime.clearTimeout(this.#stall);
-    this.#options.onEnd();
+    this.#ports.runtime.clearTimeout(this.#stall);
+    this.#ports.remove(this);
   }
 
   #handle(operation: WorkerOperation): void {
@@ -158,31 +133,21 @@ export class EnginePort {
     }
   }
 
-  #publish(
-    [, topic, payload, bytes, except]: WorkerOperation & readonly ["publish", ...unknown[]],
-  ): void {
+  #publish([, topic, payload, bytes, except]: OperationOf<WorkerOperation, "publish">): void {
     const publication = { topic, payload, bytes };
     try {
-      this.#options.engine.publish(
-        except === undefined ? publication : { ...publication, except },
-      );
+      this.#ports.engine.publish(except === undefined ? publication : { ...publication, except });
     } catch (error) {
       this.#send(["refused", textOf(error)]);
     }
   }
 
-  #subscribe(
-    [, id, topic, bounds]: WorkerOperation & readonly ["subscribe", ...unknown[]],
-  ): void {
+  #subscribe([, id, topic, bounds]: OperationOf<WorkerOperation, "subscribe">): void {
+    const deliver = (publication: Publication) => this.#deliver(id, publication);
+    const onInterrupted = () => this.#send(["interrupted", id]);
+    const options = bounds === undefined ? { onInterrupted } : { onInterrupted, history: bounds };
     try {
-      const subscription = this.#options.engine.subscribe(
-        topic,
-        (publication) => this.#deliver(id, publication),
-        {
-          ...(bounds === undefined ? {} : { history: bounds }),
-          onInterrupted: () => this.#send(["interrupted", id]),
-        },
-      );
+      const subscription = this.#ports.engine.subscribe(topic, deliver, options);
       this.#subscriptions.set(id, subscription);
       void subscription.ready.then(() => this.#send(["ready", id]));
     } catch (error) {
@@ -205,23 +170,19 @@ export class EnginePort {
       this.#send(["deliver", id, payload, bytes, except, epoch, offset, prev, tag]);
     } else if (except !== undefined) this.#send(["deliver", id, payload, bytes, except]);
     else this.#send(["deliver", id, payload, bytes]);
-    if (this.#link.waitingBytes > BEHIND_BYTES) this.#fellBehind();
+    if (this.#link.waitingBytes > BEHIND_BYTES) this.#fallBehind();
   }
 
-  #startCall([, id, name, , args]: WorkerOperation & readonly ["call", ...unknown[]]): void {
-    const call = this.#call(id, name, args).finally(() => this.#calls.delete(call));
+  #startCall(operation: OperationOf<WorkerOperation, "call">): void {
+    const call = this.#call(operation).finally(() => this.#calls.delete(call));
     this.#calls.add(call);
   }
 
-  async #call(id: number, name: CallName, args: readonly unknown[]): Promise<void> {
-    const [part, method] = name.split(".") as ["history" | "logs" | "store", string];
-    const object = this.#options.engine[part] as
-      | Readonly<Record<string, (...args: readonly unknown[]) => Promise<unknown>>>
-      | undefined;
+  async #call([, id, name, , args]: OperationOf<WorkerOperation, "call">): Promise<void> {
     try {
-      const value = await object?.[method]?.(...args);
-      const [result, bytes] = compactResult(name, value);
-      this.#send(["result", id, bytes, result]);
+      const result = await callEngine(this.#ports.engine, name, args);
+      const [packed, bytes] = CALLS[name].packResult?.(result) ?? [result, 0];
+      this.#send(["result", id, bytes, packed]);
     } catch (error) {
       this.#send(failureOf(id, error));
     }
@@ -239,51 +200,31 @@ export class EnginePort {
     if (!this.#isEnded) this.#link.send(operation);
   }
 
-  #fellBehind(): void {
+  #fallBehind(): void {
     if (this.#link.waitingBytes > MAX_WAITING_BYTES) {
       this.#link.drop(([name]) => name === "deliver");
       this.#send(["interrupted", ALL_CHANNELS]);
     }
-    if (this.#isBehind) return;
-    this.#isBehind = true;
-    this.#awaitStall();
-    this.#options.onBalance();
+    if (!this.#isBehind) this.#setBehind(true);
   }
 
-  #caughtUp(): void {
+  #catchUp(): void {
     if (!this.#isBehind) return;
     this.#isStalled = false;
-    this.#isBehind = this.#link.waitingBytes > BEHIND_BYTES / 2;
-    this.#awaitStall();
-    this.#options.onBalance();
+    this.#setBehind(this.#link.waitingBytes > BEHIND_BYTES / 2);
   }
 
-  /** Counts the worker as stalled unless credit comes back in time. */
-  #awaitStall(): void {
-    const { runtime, onBalance } = this.#options;
+  /** Counts a worker that is behind as stalled unless credit comes back in time. */
+  #setBehind(isBehind: boolean): void {
+    const { runtime } = this.#ports;
+    this.#isBehind = isBehind;
     runtime.clearTimeout(this.#stall);
-    if (!this.#isBehind) return;
-    this.#stall = runtime.setTimeout(() => {
-      this.#isStalled = true;
-      onBalance();
-    }, STALLED_MS);
+    if (isBehind) {
+      this.#stall = runtime.setTimeout(() => {
+        this.#isStalled = true;
+        this.#ports.balance();
+      }, STALLED_MS);
+    }
+    this.#ports.balance();
   }
-}
-
-/** Copies a result so that cloning is cheap, and counts the bytes. */
-function compactResult(name: CallName, value: unknown): readonly [result: unknown, bytes: number] {
-  if (name === "history.read") {
-    const page = value as HistoryPage;
-    const publications = page.publications.map(compactPublication);
-    return [
-      { ...page, publications },
-      publications.reduce((sum, one) => sum + payloadBytes(one), 0),
-    ];
-  }
-  if (name === "logs.read" && typeof value === "object") {
-    const page = value as LogPage;
-    const records = compactRecords(page.records);
-    return [{ ...page, records }, recordBytes(records)];
-  }
-  return [value, 0];
 }

@@ -19,20 +19,16 @@ import {
 } from "../broker.ts";
 import { Listeners } from "../engine/listeners.ts";
 import { Pace } from "../engine/pace.ts";
-import type { BrokerLogs, LogRecord } from "../logs/log.ts";
-import { recordBytes } from "../logs/rules.ts";
+import type { BrokerLogs } from "../logs/log.ts";
+import { type CallName, CALLS, compact, partOf } from "./calls.ts";
 import { type Batch, PortLink } from "./link.ts";
 import {
   ALL_CHANNELS,
-  type CallName,
-  compact,
-  compactPublication,
-  compactRecords,
   costOf,
-  type EngineCalls,
   type EngineFacts,
   type EngineOperation,
   errorOf,
+  type OperationOf,
   restoreStatus,
   type WorkerOperation,
 } from "./operations.ts";
@@ -103,11 +99,7 @@ export class PortBroker implements Broker {
   readonly #calls = new Map<number, PromiseWithResolvers<unknown>>();
   readonly #ended = Promise.withResolvers<void>();
   #lastId: number = ALL_CHANNELS;
-  #published = 0;
-  #received = 0;
-  #dropped = 0;
-  #interruptions = 0;
-  #reads = 0;
+  readonly #counts = { published: 0, received: 0, dropped: 0, interruptions: 0, reads: 0 };
   #refused = 0;
   #refusal = "";
   #closing: Promise<void> | undefined;
@@ -134,21 +126,20 @@ export class PortBroker implements Broker {
         this.#pace.take(0, done);
       },
     });
-    if (engine.history !== undefined) this.history = this.#makeHistory(engine.history);
-    if (engine.logs !== undefined) this.logs = this.#makeLogs(engine.logs);
-    if (engine.store !== undefined) this.store = this.#makeStore(engine.store);
+    const { calls, remembersMs, maxAppendBytes } = engine;
+    const call = (name: CallName, args: readonly unknown[]) => this.#call(name, args);
+    const [history, logs] = [partOf("history", calls, call), partOf("logs", calls, call)];
+    const store = partOf("store", calls, call);
+    if (history !== undefined) {
+      this.history = remembersMs === undefined ? history : { ...history, remembersMs };
+    }
+    if (logs !== undefined) this.logs = { ...logs, maxAppendBytes };
+    if (store !== undefined) this.store = store;
   }
 
   /** Counters of this thread. */
   get stats(): BrokerStats {
-    return {
-      published: this.#published,
-      received: this.#received,
-      waiting: this.#link.waiting,
-      dropped: this.#dropped,
-      interruptions: this.#interruptions,
-      reads: this.#reads,
-    };
+    return { ...this.#counts, waiting: this.#link.waiting };
   }
 
   /** Describes the current problems: an engine that is away, or many publications that wait. */
@@ -189,10 +180,10 @@ export class PortBroker implements Broker {
     checkName(topic);
     const bytes = payloadBytes(publication);
     if (!this.#hasRoom(bytes)) {
-      this.#dropped++;
+      this.#counts.dropped++;
       return;
     }
-    this.#published++;
+    this.#counts.published++;
     const payload = compact(publication.payload);
     this.#link.send(
       except === undefined
@@ -272,101 +263,31 @@ export class PortBroker implements Broker {
     return channel;
   }
 
-  #makeHistory({ remembersMs }: NonNullable<EngineFacts["history"]>): BrokerHistory {
-    return {
-      ...(remembersMs === undefined ? {} : { remembersMs }),
-      append: async (publication, options) => {
-        checkName(publication.topic);
-        const bytes = payloadBytes(publication);
-        const result = this.#call(
-          "history.append",
-          [compactPublication(publication), options],
-          bytes,
-        );
-        const appended = await result;
-        this.#published++;
-        return appended;
-      },
-      read: async (topic, { signal, ...options }) => {
-        signal?.throwIfAborted();
-        checkName(topic);
-        const reading = this.#call("history.read", [topic, options]);
-        const page = await within(this.#runtime, reading, { signal });
-        this.#reads++;
-        return page;
-      },
-    };
-  }
-
-  #makeLogs({ maxAppendBytes }: NonNullable<EngineFacts["logs"]>): BrokerLogs {
-    const call = async <N extends CallName & `logs.${string}`>(
-      name: N,
-      args: Parameters<EngineCalls[N]>,
-      bytes = 0,
-    ): Promise<Awaited<ReturnType<EngineCalls[N]>>> => {
-      if (typeof args[0] === "string") checkName(args[0]);
-      return await this.#call(name, args, bytes);
-    };
-    /** Options with records that are cheap to clone. */
-    const compacted = <O extends { readonly records: readonly LogRecord[] }>(options: O): O => {
-      return { ...options, records: compactRecords(options.records) };
-    };
-    return {
-      maxAppendBytes,
-      create: (id, options) => {
-        return call("logs.create", [id, compacted(options)], recordBytes(options.records));
-      },
-      append: (id, options) => {
-        return call("logs.append", [id, compacted(options)], recordBytes(options.records));
-      },
-      read: async (id, { signal, ...options }) => {
-        signal?.throwIfAborted();
-        return await within(this.#runtime, call("logs.read", [id, options]), { signal });
-      },
-      delete: (...args) => call("logs.delete", args),
-      retain: (...args) => call("logs.retain", args),
-      release: (...args) => call("logs.release", args),
-      overdue: (...args) => call("logs.overdue", args),
-      list: (...args) => call("logs.list", args),
-    };
-  }
-
-  #makeStore({ takes }: NonNullable<EngineFacts["store"]>): BrokerStore {
-    const call = async <N extends CallName & `store.${string}`>(
-      name: N,
-      args: Parameters<EngineCalls[N]>,
-    ): Promise<Awaited<ReturnType<EngineCalls[N]>>> => {
-      checkName(args[0]);
-      return await this.#call(name, args);
-    };
-    return {
-      advance: (...args) => call("store.advance", args),
-      newest: (...args) => call("store.newest", args),
-      claim: (...args) => call("store.claim", args),
-      release: (...args) => call("store.release", args),
-      claims: (...args) => call("store.claims", args),
-      ...(takes && { take: (...args) => call("store.take", args) }),
-    };
-  }
-
-  #call<N extends CallName>(
-    name: N,
-    args: Parameters<EngineCalls[N]>,
-    bytes = 0,
-  ): Promise<Awaited<ReturnType<EngineCalls[N]>>> {
+  /** Calls the engine: names, bounds and signals of all calls are handled here. */
+  async #call(name: CallName, args: readonly unknown[]): Promise<unknown> {
+    const { pack, counts } = CALLS[name];
+    const [first] = args;
+    const topic = typeof first === "string" ? first : (first as Partial<Publication>).topic;
+    if (topic !== undefined) checkName(topic);
     if (this.#closing !== undefined) {
-      return Promise.reject(new BrokerError(`Cannot call ${name}: the broker is closed`));
+      throw new BrokerError(`Cannot call ${name}: the broker is closed`);
     }
+    const { signal, rest } = takeSignal(args);
+    signal?.throwIfAborted();
+    const [packed, bytes] = pack?.(...rest) ?? [rest, 0];
     if (this.#calls.size >= MAX_CALLS || !this.#hasRoom(bytes)) {
-      this.#dropped++;
-      const why = "too many operations wait for the main thread";
-      return Promise.reject(new BrokerError(`Cannot call ${name}: ${why}`));
+      this.#counts.dropped++;
+      throw new BrokerError(
+        `Cannot call ${name}: too many operations wait for the main thread`,
+      );
     }
     const call = Promise.withResolvers<unknown>();
     const id = ++this.#lastId;
     this.#calls.set(id, call);
-    this.#link.send(["call", id, name, bytes, args]);
-    return call.promise as Promise<Awaited<ReturnType<EngineCalls[N]>>>;
+    this.#link.send(["call", id, name, bytes, packed]);
+    const result = await (signal ? within(this.#runtime, call.promise, { signal }) : call.promise);
+    if (counts !== undefined) this.#counts[counts]++;
+    return result;
   }
 
   #handle(operation: EngineOperation): void {
@@ -380,10 +301,10 @@ export class PortBroker implements Broker {
       case "result":
         return this.#takeCall(operation[1])?.resolve(operation[3]);
       case "failure":
-        return this.#takeCall(operation[1])?.reject(errorOf(operation[2], operation[3]));
+        return this.#takeCall(operation[1])?.reject(errorOf(operation));
       case "refused":
         this.#refused++;
-        this.#dropped++;
+        this.#counts.dropped++;
         this.#refusal = operation[1];
         return;
       case "status":
@@ -393,11 +314,11 @@ export class PortBroker implements Broker {
     }
   }
 
-  #deliver(operation: EngineOperation & readonly ["deliver", ...unknown[]]): void {
+  #deliver(operation: OperationOf<EngineOperation, "deliver">): void {
     const [, id, payload, bytes, except, epoch, offset = 0, prev = 0, tag] = operation;
     const channel = this.#channels.get(id);
     if (channel === undefined) return;
-    this.#received++;
+    this.#counts.received++;
     const { topic } = channel;
     channel.listeners.deliver({
       topic,
@@ -410,12 +331,12 @@ export class PortBroker implements Broker {
 
   #interrupt(id: number): void {
     if (id !== ALL_CHANNELS) return this.#channels.get(id)?.listeners.interrupt();
-    this.#interruptions++;
+    this.#counts.interruptions++;
     for (const { listeners } of [...this.#channels.values()]) listeners.interrupt();
   }
 
   #setStatus(status: BrokerStatus): void {
-    if (status.name === "interrupted") this.#interruptions++;
+    if (status.name === "interrupted") this.#counts.interruptions++;
     this.status.set(status);
   }
 
@@ -435,6 +356,18 @@ export class PortBroker implements Broker {
       throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
     }
   }
+}
+
+/** Takes the signal, which cannot be cloned, out of the options of a call. */
+function takeSignal(
+  args: readonly unknown[],
+): { readonly signal?: AbortSignal; readonly rest: readonly unknown[] } {
+  const options = args.at(-1);
+  if (typeof options !== "object" || options === null || !("signal" in options)) {
+    return { rest: args };
+  }
+  const { signal, ...rest } = options as { readonly signal: AbortSignal };
+  return { signal, rest: [...args.slice(0, -1), rest] };
 }
 
 /** Refuses a topic or key before it reaches the engine's thread, as an engine would. */

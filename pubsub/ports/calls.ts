@@ -1,0 +1,148 @@
+/** The table of the calls that a worker makes in the thread of the engine. */
+import {
+  type Broker,
+  type BrokerHistory,
+  type BrokerStore,
+  type HistoryPage,
+  payloadBytes,
+  type Publication,
+} from "../broker.ts";
+import type { BrokerLogs, LogRecord } from "../logs/log.ts";
+import { recordBytes } from "../logs/rules.ts";
+
+/** Parts of a broker whose methods are calls; their constants are facts about the engine. */
+interface EngineParts {
+  readonly history: Omit<BrokerHistory, "remembersMs">;
+  readonly logs: Omit<BrokerLogs, "maxAppendBytes">;
+  readonly store: BrokerStore;
+}
+
+/** Calls of one part, by names such as `history.append`. */
+type PartCalls<P extends keyof EngineParts> = {
+  readonly [M in keyof EngineParts[P] & string as `${P}.${M}`]-?: NonNullable<EngineParts[P][M]>;
+};
+
+type EngineCalls = PartCalls<"history"> & PartCalls<"logs"> & PartCalls<"store">;
+
+/** Name of a call. */
+export type CallName = keyof EngineCalls;
+
+/** A value that is cheap to clone, and the bytes of its payloads. */
+type Packed<T> = readonly [value: T, bytes: number];
+
+/** The differences of one call; without any, arguments and result are cloned as they are. */
+interface CallRow<A extends readonly unknown[] = readonly unknown[], R = unknown> {
+  /** Packs the arguments, in the worker. */
+  pack?(...args: A): Packed<A>;
+  /** Packs the result, in the thread of the engine. */
+  packResult?(result: R): Packed<R>;
+  /** Counter of the worker's broker that each result increments. */
+  readonly counts?: "published" | "reads";
+}
+
+/**
+ * All calls. A worker's broker has a method for each row that its engine supports, and the engine's
+ * thread calls the method of the same name. Names, bounds, signals and errors are handled in one place
+ * for all rows: `PortBroker` and `EnginePort`.
+ */
+export const CALLS: Readonly<Record<CallName, CallRow>> = {
+  "history.append": { pack: packPublication, counts: "published" },
+  "history.read": { packResult: packPage, counts: "reads" },
+  "logs.create": { pack: packOptions },
+  "logs.append": { pack: packOptions },
+  "logs.read": { packResult: (page) => typeof page === "object" ? packRecords(page) : [page, 0] },
+  "logs.delete": {},
+  "logs.retain": {},
+  "logs.release": {},
+  "logs.overdue": {},
+  "logs.list": {},
+  "store.advance": {},
+  "store.newest": {},
+  "store.claim": {},
+  "store.release": {},
+  "store.claims": {},
+  "store.take": {},
+} satisfies {
+  readonly [N in CallName]: CallRow<
+    Parameters<EngineCalls[N]>,
+    Awaited<ReturnType<EngineCalls[N]>>
+  >;
+};
+
+/** Methods of a part, of which the types are not known here. */
+type Methods = Record<string, ((...args: readonly unknown[]) => Promise<unknown>) | undefined>;
+
+/** Splits the name of a call into the part of a broker and the name of its method. */
+function methodsOf(engine: Broker, name: CallName): readonly [Methods | undefined, method: string] {
+  const [part, method] = name.split(".") as [keyof EngineParts, string];
+  return [engine[part] as Methods | undefined, method];
+}
+
+/** Lists the calls that an engine supports. */
+export function callsOf(engine: Broker): CallName[] {
+  return (Object.keys(CALLS) as CallName[]).filter((name) => {
+    const [methods, method] = methodsOf(engine, name);
+    return methods?.[method] !== undefined;
+  });
+}
+
+/** Makes a call, in the thread of the engine. */
+export function callEngine(
+  engine: Broker,
+  name: CallName,
+  args: readonly unknown[],
+): Promise<unknown> | undefined {
+  const [methods, method] = methodsOf(engine, name);
+  return methods?.[method]?.(...args);
+}
+
+/** Makes a part of a worker's broker, of the calls that the engine supports; undefined for none. */
+export function partOf<P extends keyof EngineParts>(
+  part: P,
+  calls: readonly CallName[],
+  call: (name: CallName, args: readonly unknown[]) => Promise<unknown>,
+): EngineParts[P] | undefined {
+  const own = calls.filter((name) => name.startsWith(`${part}.`));
+  if (own.length === 0) return undefined;
+  return Object.fromEntries(own.map((name) => {
+    const method = (...args: readonly unknown[]) => call(name, args);
+    return [name.slice(part.length + 1), method];
+  })) as Methods as never;
+}
+
+/** Copies a view of a large buffer, since cloning a view would clone the whole buffer. */
+export function compact(payload: string | Uint8Array): string | Uint8Array {
+  if (typeof payload === "string" || payload.byteLength === payload.buffer.byteLength) {
+    return payload;
+  }
+  return payload.slice();
+}
+
+/** Copies a publication so that cloning is cheap. */
+export function compactPublication(publication: Publication): Publication {
+  const payload = compact(publication.payload);
+  return payload === publication.payload ? publication : { ...publication, payload };
+}
+
+function packPublication<O>(publication: Publication, options: O): Packed<[Publication, O]> {
+  return [[compactPublication(publication), options], payloadBytes(publication)];
+}
+
+function packPage(page: HistoryPage): Packed<HistoryPage> {
+  const publications = page.publications.map(compactPublication);
+  const bytes = publications.reduce((sum, one) => sum + payloadBytes(one), 0);
+  return [{ ...page, publications }, bytes];
+}
+
+/** Packs the options of an append, or a page. */
+function packRecords<T extends { readonly records: readonly LogRecord[] }>(value: T): Packed<T> {
+  return [{ ...value, records: value.records.map(compact) }, recordBytes(value.records)];
+}
+
+function packOptions<O extends { readonly records: readonly LogRecord[] }>(
+  id: string,
+  options: O,
+): Packed<[id: string, options: O]> {
+  const [packed, bytes] = packRecords(options);
+  return [[id, packed], bytes];
+}
