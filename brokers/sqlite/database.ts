@@ -119,6 +119,18 @@ export type Database =
   & Pick<DatabaseSync, "exec" | "close" | "isOpen" | "isTransaction">
   & { prepare(sql: string): Statement };
 
+/** Statements by the names of their texts. */
+export type Statements<T> = Readonly<Record<keyof T, Statement>>;
+
+/** Compiles statements. */
+export function prepareAll<T extends Readonly<Record<string, string>>>(
+  db: Database,
+  texts: T,
+): Statements<T> {
+  const prepared = Object.entries(texts).map(([name, text]) => [name, db.prepare(text)]);
+  return Object.fromEntries(prepared) as Statements<T>;
+}
+
 /** Opens or creates a database, and does not wait for one that another process uses. */
 export type Connect = (path: string) => Database;
 

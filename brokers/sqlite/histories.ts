@@ -9,7 +9,7 @@ import {
   type ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
 import { Holders, Makers } from "../../pubsub/history/makers.ts";
-import { type Database, metaOf, setMeta, type Statement } from "./database.ts";
+import { type Database, metaOf, prepareAll, setMeta, type Statements } from "./database.ts";
 
 /** Time for which the number of a producer is remembered, in milliseconds. */
 const REPETITION_MS = 180_000;
@@ -60,6 +60,28 @@ interface Scanned {
   readonly bytes: number;
 }
 
+const SQL = {
+  find: "SELECT * FROM topics WHERE topic = ?",
+  create:
+    "INSERT INTO topics (topic, head, oldest, bytes, oldest_at, ttl, used) VALUES (?, ?, ?, 0, 0, 0, 0)",
+  update:
+    "UPDATE topics SET head = ?, oldest = ?, bytes = ?, oldest_at = ?, ttl = ?, expires = ?, used = ? WHERE id = ?",
+  insert:
+    "INSERT INTO publications (topic, offset, at, bytes, tag, except_id, is_text, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+  scan:
+    "SELECT offset, at, bytes FROM publications WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT ?",
+  page:
+    "SELECT offset, bytes, tag, except_id, is_text, payload FROM publications WHERE topic = ? AND offset BETWEEN ? AND ? ORDER BY offset",
+  tag: "SELECT tag FROM publications WHERE topic = ? AND offset = ?",
+  trim: "DELETE FROM publications WHERE topic = ? AND offset < ?",
+  admit:
+    "INSERT INTO producers VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, until = excluded.until WHERE excluded.number > number",
+  expired: "SELECT topic FROM topics WHERE expires <= ? LIMIT ?",
+  quietest: "SELECT * FROM topics ORDER BY used LIMIT 1",
+  forget: "DELETE FROM topics WHERE id = ?",
+  note: "INSERT INTO gone_topics VALUES (?)",
+};
+
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
@@ -86,6 +108,7 @@ export function decodeBlob(isText: unknown, blob: unknown): string | Uint8Array 
  */
 export class Histories {
   readonly #db: Database;
+  readonly #sql: Statements<typeof SQL>;
   readonly #epoch: string;
   readonly #maxTopics: number;
   /** Rows used by the transaction under way, by topic. */
@@ -108,50 +131,13 @@ export class Histories {
   #forgotten = 0;
   /** Topics with publications that the transaction under way forgets. */
   #lost = 0;
-  readonly #find: Statement;
-  readonly #create: Statement;
-  readonly #update: Statement;
-  readonly #insert: Statement;
-  readonly #scan: Statement;
-  readonly #page: Statement;
-  readonly #tag: Statement;
-  readonly #trim: Statement;
-  readonly #admit: Statement;
-  readonly #expired: Statement;
-  readonly #quietest: Statement;
-  readonly #forget: Statement;
-  readonly #note: Statement;
 
   constructor(db: Database, options: { readonly epoch: string; readonly maxTopics: number }) {
     this.#db = db;
+    this.#sql = prepareAll(db, SQL);
     this.#epoch = options.epoch;
     this.#maxTopics = options.maxTopics;
     this.#makers = new Makers(options.maxTopics);
-    this.#find = db.prepare("SELECT * FROM topics WHERE topic = ?");
-    this.#create = db.prepare(
-      "INSERT INTO topics (topic, head, oldest, bytes, oldest_at, ttl, used) VALUES (?, ?, ?, 0, 0, 0, 0)",
-    );
-    this.#update = db.prepare(
-      "UPDATE topics SET head = ?, oldest = ?, bytes = ?, oldest_at = ?, ttl = ?, expires = ?, used = ? WHERE id = ?",
-    );
-    this.#insert = db.prepare(
-      "INSERT INTO publications (topic, offset, at, bytes, tag, except_id, is_text, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-    );
-    this.#scan = db.prepare(
-      "SELECT offset, at, bytes FROM publications WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT ?",
-    );
-    this.#page = db.prepare(
-      "SELECT offset, bytes, tag, except_id, is_text, payload FROM publications WHERE topic = ? AND offset BETWEEN ? AND ? ORDER BY offset",
-    );
-    this.#tag = db.prepare("SELECT tag FROM publications WHERE topic = ? AND offset = ?");
-    this.#trim = db.prepare("DELETE FROM publications WHERE topic = ? AND offset < ?");
-    this.#admit = db.prepare(
-      "INSERT INTO producers VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, until = excluded.until WHERE excluded.number > number",
-    );
-    this.#expired = db.prepare("SELECT topic FROM topics WHERE expires <= ? LIMIT ?");
-    this.#quietest = db.prepare("SELECT * FROM topics ORDER BY used LIMIT 1");
-    this.#forget = db.prepare("DELETE FROM topics WHERE id = ?");
-    this.#note = db.prepare("INSERT INTO gone_topics VALUES (?)");
     this.#load();
   }
 
@@ -198,7 +184,16 @@ export class Histories {
     topic.ttl = Math.min(Math.ceil(bounds.ttlMs), Number.MAX_SAFE_INTEGER - now);
     const prev = topic.head++;
     const isText = typeof payload === "string" ? 1 : 0;
-    this.#insert.run(topic.id, topic.head, now, bytes, tag, except, isText, encodeBlob(payload));
+    this.#sql.insert.run(
+      topic.id,
+      topic.head,
+      now,
+      bytes,
+      tag,
+      except,
+      isText,
+      encodeBlob(payload),
+    );
     if (topic.oldest === topic.head) topic.oldest_at = now;
     topic.bytes += bytes;
     topic.used = ++this.#used;
@@ -223,7 +218,7 @@ export class Histories {
       if (bytes > maxBytes && to >= from) break;
       to = scanned.offset;
     }
-    const rows = to < from ? [] : this.#page.all(id, from, to);
+    const rows = to < from ? [] : this.#sql.page.all(id, from, to);
     const publications = rows.map((kept): Publication => {
       const offset = Number(kept.offset);
       return {
@@ -235,13 +230,13 @@ export class Histories {
       };
     });
     const isKept = after !== undefined && after >= oldest && after <= head;
-    const anchor = isKept ? String(this.#tag.get(id, after)!.tag) : undefined;
+    const anchor = isKept ? String(this.#sql.tag.get(id, after)!.tag) : undefined;
     return { epoch, head, publications, anchor };
   }
 
   /** Deletes expired publications and forgotten producers; returns true if more are left. */
   sweep(now: number): boolean {
-    const topics = this.#expired.all(now, MAX_SWEPT_TOPICS);
+    const topics = this.#sql.expired.all(now, MAX_SWEPT_TOPICS);
     for (const { topic: name } of topics) {
       const topic = this.#touch(String(name));
       this.#drop(topic, { size: Infinity, bytes: Infinity, ttlMs: topic.ttl }, now);
@@ -258,7 +253,7 @@ export class Histories {
       const expires = isEmpty ? null : oldest_at + ttl;
       const used = isEmpty ? 0 : topic.used;
       this.#holders.count(topic.topic, countedBytes(bytes, head - oldest + 1));
-      this.#update.run(head, oldest, bytes, oldest_at, ttl, expires, used, id);
+      this.#sql.update.run(head, oldest, bytes, oldest_at, ttl, expires, used, id);
     }
     while (this.#count > this.#maxTopics) this.#forgetTopic(this.#mostDispensable(now));
   }
@@ -272,7 +267,7 @@ export class Histories {
    */
   giveWay(usedBytes: number): boolean {
     for (let held = this.#holders.first(usedBytes); held !== undefined;) {
-      const row = this.#find.get(held) as unknown as Topic | undefined;
+      const row = this.#sql.find.get(held) as unknown as Topic | undefined;
       if (row !== undefined) {
         this.#forgetTopic(row);
         return true;
@@ -322,7 +317,7 @@ export class Histories {
   }
 
   #row(topic: string): Topic | undefined {
-    return this.#open.get(topic) ?? this.#find.get(topic) as Topic | undefined;
+    return this.#open.get(topic) ?? this.#sql.find.get(topic) as Topic | undefined;
   }
 
   /** Returns the row of a topic for a change, which `finish` writes. */
@@ -330,20 +325,20 @@ export class Histories {
     let row = this.#row(topic);
     if (row === undefined) {
       const head = this.#floorOf(topic);
-      this.#create.run(topic, head, head + 1);
+      this.#sql.create.run(topic, head, head + 1);
       this.#count++;
-      row = this.#find.get(topic) as unknown as Topic;
+      row = this.#sql.find.get(topic) as unknown as Topic;
     }
     this.#open.set(topic, row);
     return row;
   }
 
   #isNew({ id }: Topic, { producer, number }: PublicationKey, now: number): boolean {
-    return Number(this.#admit.run(id, producer, number, now + REPETITION_MS).changes) > 0;
+    return Number(this.#sql.admit.run(id, producer, number, now + REPETITION_MS).changes) > 0;
   }
 
   #scanFrom(id: number, from: number, limit: number): Scanned[] {
-    return this.#scan.all(id, from, limit) as unknown as Scanned[];
+    return this.#sql.scan.all(id, from, limit) as unknown as Scanned[];
   }
 
   /** Finds the oldest publication within the bounds. */
@@ -377,15 +372,15 @@ export class Histories {
       start.oldest_at = next.at;
       start.bytes = topic.bytes - deleted.reduce((sum, { bytes }) => sum + bytes, 0);
     }
-    this.#trim.run(topic.id, start.oldest);
+    this.#sql.trim.run(topic.id, start.oldest);
     Object.assign(topic, start);
   }
 
   #mostDispensable(now: number): Topic {
-    const quietest = this.#quietest.get() as unknown as Topic;
+    const quietest = this.#sql.quietest.get() as unknown as Topic;
     if (quietest.used === 0) return quietest; // Without publications.
     for (let made = this.#makers.first(now); made !== undefined; made = this.#makers.first(now)) {
-      const row = this.#find.get(made) as unknown as Topic | undefined;
+      const row = this.#sql.find.get(made) as unknown as Topic | undefined;
       if (row !== undefined) return row;
       this.#makers.forget(made); // Its transaction had no effect.
     }
@@ -395,8 +390,8 @@ export class Histories {
   #forgetTopic({ id, topic, head, oldest }: Topic): void {
     this.#makers.forget(topic);
     this.#holders.forget(topic);
-    this.#forget.run(id);
-    this.#note.run(id);
+    this.#sql.forget.run(id);
+    this.#sql.note.run(id);
     this.#gone.push(id);
     this.#count--;
     if (oldest <= head) this.#lost++;
