@@ -28,6 +28,7 @@ import { PublishQueue } from "./publish_queue.ts";
 import { WaitingBudget } from "../../pubsub/engine/queue.ts";
 import { NatsStore } from "./store.ts";
 import { NatsLogs } from "./logs/nats_logs.ts";
+import { logsOver } from "../../pubsub/logs/changes.ts";
 import type { BrokerLogs } from "../../pubsub/logs/log.ts";
 import { logTopic } from "../../pubsub/logs/rules.ts";
 
@@ -122,7 +123,7 @@ export class NatsBroker implements Broker {
     this.status = link.status;
     this.history = this.#history;
     this.#logs = new NatsLogs(link, names, settings, budget);
-    this.logs = this.#logs;
+    this.logs = logsOver(this.#logs);
     this.store = new NatsStore(link, names, settings);
   }
 

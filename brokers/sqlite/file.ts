@@ -28,15 +28,7 @@ export type FileCalls =
   & Pick<Facts, "advance" | "newest" | "claim" | "release" | "claims" | "take">
   & Pick<
     Logs,
-    | "createLog"
-    | "appendLog"
-    | "readLog"
-    | "renewLog"
-    | "deleteLog"
-    | "retainLog"
-    | "releaseLog"
-    | "overdueLogs"
-    | "listLogs"
+    "changeLog" | "readLog" | "renewLog" | "overdueLogs" | "listLogs"
   >
   & Pick<SqliteFile, "sweep" | "beginCopy" | "continueCopy" | "endCopy">;
 
@@ -65,13 +57,9 @@ const PARTS: Readonly<
   release: ["facts", true],
   claims: ["facts", false],
   take: ["facts", true],
-  createLog: ["logs", true],
-  appendLog: ["logs", true],
+  changeLog: ["logs", true],
   readLog: ["logs", false],
   renewLog: ["logs", true],
-  deleteLog: ["logs", true],
-  retainLog: ["logs", true],
-  releaseLog: ["logs", true],
   overdueLogs: ["logs", false],
   listLogs: ["logs", false],
   sweep: ["file", true],

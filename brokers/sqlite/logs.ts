@@ -1,37 +1,29 @@
 /** Logs of durable streams in a file. */
 import { countedBytes } from "../../pubsub/broker.ts";
+import {
+  decide,
+  type ForkNote,
+  type LogChangeName,
+  type LogChangeOptions,
+  type LogChangeResult,
+  type LogView,
+  type LogWrite,
+  retained,
+} from "../../pubsub/logs/changes.ts";
 import { LogShares } from "../../pubsub/logs/log_shares.ts";
-import type {
-  AppendLogOptions,
-  CreateLogOptions,
-  LogAppended,
-  LogCreated,
-  LogOrigin,
-  LogPage,
-  LogRecord,
-  LogRetained,
-  ReadLogOptions,
-  RetainLogOptions,
-} from "../../pubsub/logs/log.ts";
+import type { LogPage, LogRecord, ReadLogOptions } from "../../pubsub/logs/log.ts";
 import {
   ANSWER_PREFIX,
-  decideAppend,
-  decideDelete,
-  decideFork,
+  dueAt,
   expiryOf,
   infoOf,
-  isBeyond,
   isExpired,
   type KeptLog,
   type KeptLogs,
   keptOf,
-  type LogDeleted,
   type LogKind,
   logKind,
-  type LogState,
-  newLog,
   type OwnedKind,
-  presentLog,
   recordBytes,
   REQUEST_PREFIX,
   type StoredLog,
@@ -82,12 +74,13 @@ export class Logs {
   readonly #remove: Statement;
   readonly #note: Statement;
   readonly #producer: Statement;
-  readonly #producers: Statement;
+  readonly #countProducers: Statement;
   readonly #setProducer: Statement;
   readonly #findFork: Statement;
   readonly #countForks: Statement;
   readonly #addFork: Statement;
   readonly #removeFork: Statement;
+  readonly #removeForks: Statement;
   readonly #overdue: Statement;
   readonly #answers: Statement;
   readonly #streams: Statement;
@@ -117,14 +110,15 @@ export class Logs {
     this.#remove = db.prepare("DELETE FROM logs WHERE id = ?");
     this.#note = db.prepare("INSERT INTO gone_logs VALUES (?)");
     this.#producer = db.prepare(
-      "SELECT producer, epoch, seq FROM log_producers WHERE log = ? AND producer = ?",
+      "SELECT epoch, seq FROM log_producers WHERE log = ? AND producer = ?",
     );
-    this.#producers = db.prepare("SELECT producer, epoch, seq FROM log_producers WHERE log = ?");
+    this.#countProducers = db.prepare("SELECT count(*) AS count FROM log_producers WHERE log = ?");
     this.#setProducer = db.prepare("INSERT OR REPLACE INTO log_producers VALUES (?, ?, ?, ?)");
     this.#findFork = db.prepare("SELECT 1 FROM log_forks WHERE log = ? AND fork = ?");
     this.#countForks = db.prepare("SELECT count(*) AS count FROM log_forks WHERE log = ?");
     this.#addFork = db.prepare("INSERT INTO log_forks VALUES (?, ?)");
     this.#removeFork = db.prepare("DELETE FROM log_forks WHERE log = ? AND fork = ?");
+    this.#removeForks = db.prepare("DELETE FROM log_forks WHERE log = ?");
     this.#overdue = db.prepare("SELECT name FROM logs WHERE due <= ? ORDER BY due LIMIT ?");
     this.#answers = db.prepare(
       "SELECT name FROM logs WHERE name > ? AND name < ? ORDER BY name LIMIT ?",
@@ -136,51 +130,20 @@ export class Logs {
     if (shares !== undefined) this.#loadShares();
   }
 
-  /** Creates a log, unless there is one. */
-  createLog(name: string, options: CreateLogOptions, now: number): LogCreated {
-    const present = this.#row(name);
-    if (present !== undefined) return presentLog(present.state, now);
-    const kind = logKind(name);
-    if (this.#counts[kind] >= options.maxLogs) return { kind: "too-many" };
-    const state = newLog(options, now);
-    this.#undo.push(() => this.#shares.forget(name));
-    if (kind === "stream") this.#shares.note(name, state.owner);
-    const growth = logBytes(state, JSON.stringify(state).length);
-    const overShare = this.#shares.exceeded(name, growth);
-    if (overShare !== undefined) {
-      this.#shares.forget(name);
-      return overShare;
-    }
-    this.#shares.count(name, growth);
-    const row: Row = { id: Number(this.#create.run(name).lastInsertRowid), name, state };
-    this.#open.set(name, row);
-    const count = ++this.#counts[kind];
-    this.#add(row, state.first, options.records);
-    return { kind: "created", info: infoOf(state), count };
-  }
-
-  /** Appends records, ends the log, or notes a cancellation. */
-  appendLog(name: string, options: AppendLogOptions, now: number): LogAppended {
+  /** Changes a log; whether the change has to be announced comes with its result. */
+  changeLog<N extends LogChangeName>(
+    name: string,
+    change: N,
+    options: LogChangeOptions<N>,
+    now: number,
+  ): readonly [result: LogChangeResult<N>, isAnnounced: boolean] {
     const row = this.#row(name);
-    const { producer, records } = options;
-    const state = row && { ...row.state, producers: this.#producersOf(row, producer?.id) };
-    const decision = decideAppend(state, options, now);
-    if (decision.kind !== "append") return decision;
-    const { producers: _known, ...whole } = decision.next;
-    const next = this.#retained(row!, whole, options);
-    const isNew = producer !== undefined && !Object.hasOwn(state!.producers, producer.id);
-    const growth = logBytes(next) - logBytes(row!.state) + (isNew ? producerBytes(producer.id) : 0);
-    const overShare = records.length === 0 ? undefined : this.#shares.exceeded(name, growth);
-    if (overShare !== undefined) return overShare;
-    this.#add(row!, row!.state.tail, records);
-    if (producer !== undefined) {
-      this.#setProducer.run(row!.id, producer.id, producer.epoch, producer.seq);
-    }
-    if (next.start > row!.state.start) this.#trim.run(row!.id, next.start);
-    this.#grow(name, growth);
-    row!.state = next;
-    this.#open.set(name, row!);
-    return { kind: "appended", info: infoOf(row!.state) };
+    const count = this.#counts[logKind(name)];
+    const effect = decide(row && this.#viewOf(row), [change, options], { now, count });
+    if (effect.kind === "none") return [effect.result, false];
+    if (effect.kind === "write") return this.#write(name, row, effect);
+    this.#drop(row!);
+    return [effect.result, true];
   }
 
   /** Reads a page. */
@@ -213,45 +176,6 @@ export class Logs {
     if (row === undefined || isExpired(row.state, now)) return;
     row.state = { ...row.state, until: expiryOf(row.state, now) };
     this.#open.set(name, row);
-  }
-
-  /** Deletes a log, or keeps the log for its forks. */
-  deleteLog(name: string, ifExpired: boolean, now: number): LogDeleted {
-    const row = this.#row(name);
-    const decision = decideDelete(row?.state, { ifExpired, forks: this.#forksOf(row) }, now);
-    if (decision.kind === "removed") this.#drop(row!);
-    if (decision.kind === "kept") {
-      row!.state = { ...row!.state, isDeleted: true };
-      this.#open.set(name, row!);
-    }
-    return decision;
-  }
-
-  /** Notes that a fork needs the log. */
-  retainLog(name: string, fork: string, options: RetainLogOptions, now: number): LogRetained {
-    const row = this.#row(name);
-    const isKnown = row !== undefined && this.#findFork.get(row.id, fork) !== undefined;
-    const result = decideFork(
-      row?.state,
-      { ...options, forks: this.#forksOf(row), isKnown },
-      now,
-    );
-    if (result === "retained" && !isKnown) {
-      this.#addFork.run(row!.id, fork);
-      this.#open.set(name, row!);
-    }
-    return result;
-  }
-
-  /** Notes that a fork is gone; returns the origin of a log that is removed by that. */
-  releaseLog(name: string, fork: string): LogOrigin | undefined {
-    const row = this.#row(name);
-    if (row === undefined) return undefined;
-    this.#removeFork.run(row.id, fork);
-    this.#open.set(name, row);
-    if (this.#forksOf(row) > 0 || !row.state.isDeleted) return undefined;
-    this.#drop(row);
-    return row.state.origin;
   }
 
   /** Lists the logs that need attention. */
@@ -324,7 +248,8 @@ export class Logs {
   /** Writes the changed rows, before the commit. */
   finish(): void {
     for (const { id, state } of this.#open.values()) {
-      this.#update.run(JSON.stringify(state), dueOf(state), id);
+      const due = dueAt(state);
+      this.#update.run(JSON.stringify(state), due === undefined ? null : Math.ceil(due), id);
     }
   }
 
@@ -388,19 +313,58 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
     return { id: Number(row.id), name, state: JSON.parse(String(row.state)) };
   }
 
-  /** The own number of a producer, or those of all producers if this one is new. */
-  #producersOf({ id }: Row, producer: string | undefined): LogState["producers"] {
-    if (producer === undefined) return {};
-    const own = this.#producer.get(id, producer);
-    const rows = own === undefined ? this.#producers.all(id) : [own];
-    return Object.fromEntries(
-      rows.map((row) => [String(row.producer), [Number(row.epoch), Number(row.seq)] as const]),
-    );
+  /** A log as decisions see it. */
+  #viewOf({ id, state }: Row): LogView {
+    const sizeOf = (statement: Statement) => Number(statement.get(id)!.count);
+    const [countProducers, countForks] = [this.#countProducers, this.#countForks];
+    return {
+      state,
+      producers: {
+        get size() {
+          return sizeOf(countProducers);
+        },
+        get: (producer) => {
+          const row = this.#producer.get(id, producer);
+          return row && [Number(row.epoch), Number(row.seq)];
+        },
+      },
+      forks: {
+        get size() {
+          return sizeOf(countForks);
+        },
+        has: (fork) => this.#findFork.get(id, fork) !== undefined,
+      },
+    };
   }
 
-  /** Number of forks that need a log. */
-  #forksOf(row: Row | undefined): number {
-    return row === undefined ? 0 : Number(this.#countForks.get(row.id)!.count);
+  /** Brings a write into force. */
+  #write<R>(
+    name: string,
+    present: Row | undefined,
+    write: LogWrite<R>,
+  ): readonly [result: R, isAnnounced: boolean] {
+    const { records, producer, fork, isQuiet, result, refused } = write;
+    if (present === undefined) this.#own(name, write.next);
+    const next = present ? retained(write, this.#sizesOf(present, records)) : write.next;
+    const growth = growthOf(present?.state, next) +
+      (producer?.isNew ? producer.id.length + PRODUCER_BYTES : 0);
+    const isLarger = present === undefined || records.length > 0;
+    const overShare = isLarger ? this.#shares.exceeded(name, growth) : undefined;
+    if (refused !== undefined && overShare !== undefined) {
+      if (present === undefined) this.#shares.forget(name);
+      return [refused(overShare), false];
+    }
+    this.#grow(name, growth);
+    const row = present ?? this.#newRow(name, next);
+    this.#add(row, next.tail - records.length, records);
+    if (producer !== undefined) {
+      this.#setProducer.run(row.id, producer.id, producer.epoch, producer.seq);
+    }
+    if (fork !== undefined) this.#noteFork(row, fork);
+    if (next.start > row.state.start) this.#trim.run(row.id, next.start);
+    row.state = next;
+    this.#open.set(name, row);
+    return [result(next), !isQuiet];
   }
 
   #add({ id }: Row, position: number, records: readonly LogRecord[]): void {
@@ -410,30 +374,36 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
     }
   }
 
-  /** The state without the oldest records beyond the retention; the newest one stays. */
-  #retained(
-    { id, state: { tail } }: Row,
-    next: StoredLog,
-    { keep, records }: AppendLogOptions,
-  ): StoredLog {
-    if (keep === undefined) return next;
-    let { start, bytes } = next;
-    const isOver = () => isBeyond({ ...next, start, bytes }, keep);
-    while (start < tail && isOver()) {
-      const rows = this.#sizes.all(id, start, SCAN);
-      if (rows.length === 0) return next;
-      for (const row of rows) {
-        if (!isOver()) break;
-        bytes -= Number(row.bytes);
-        start = Number(row.position) + 1;
-      }
+  /** Bytes of the kept records of a log, and of records that follow these. */
+  *#sizesOf({ id, state }: Row, records: readonly LogRecord[]): Generator<number, void> {
+    for (let at = state.start; at < state.tail;) {
+      const rows = this.#sizes.all(id, at, SCAN);
+      if (rows.length === 0) return;
+      for (const { bytes } of rows) yield Number(bytes);
+      at += rows.length;
     }
-    for (; isOver(); start++) bytes -= recordBytes([records[start - tail]!]);
-    return { ...next, start, bytes };
+    for (const record of records) yield recordBytes([record]);
+  }
+
+  #noteFork({ id }: Row, { name, isGone }: ForkNote): void {
+    (isGone ? this.#removeFork : this.#addFork).run(id, name);
+  }
+
+  /** Adds the row of a log. */
+  #newRow(name: string, state: StoredLog): Row {
+    this.#counts[logKind(name)]++;
+    return { id: Number(this.#create.run(name).lastInsertRowid), name, state };
+  }
+
+  /** Counts a new stream in the shares, without bytes. */
+  #own(name: string, { owner }: StoredLog): void {
+    this.#undo.push(() => this.#shares.forget(name));
+    if (logKind(name) === "stream") this.#shares.note(name, owner);
   }
 
   /** Counts the bytes of a stream in the shares. */
   #grow(name: string, growth: number): void {
+    if (growth === 0) return;
     const bytes = this.#shares.bytesOf(name);
     this.#undo.push(() => this.#shares.count(name, bytes));
     this.#shares.count(name, bytes + growth);
@@ -450,6 +420,7 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
     }
     this.#open.delete(name);
     this.#remove.run(id);
+    this.#removeForks.run(id);
     this.#note.run(id);
     this.#gone.push(id);
     this.#counts[logKind(name)]--;
@@ -461,21 +432,14 @@ function logBytes({ bytes, start, tail }: StoredLog, stateBytes: number = 0): nu
   return countedBytes(bytes, tail - start) + stateBytes;
 }
 
-function producerBytes(producer: string): number {
-  return producer.length + PRODUCER_BYTES;
+/** Bytes by which a change lets a log grow; those of the state count once. */
+function growthOf(before: StoredLog | undefined, next: StoredLog): number {
+  return before === undefined
+    ? logBytes(next, JSON.stringify(next).length)
+    : logBytes(next) - logBytes(before);
 }
 
 /** The end of the names that begin with a prefix. */
 function endOfPrefix(prefix: string): string {
   return prefix + "\u{10ffff}";
-}
-
-/** The time at which a log needs attention. */
-function dueOf({ until, end, writer, isDeleted }: StoredLog): number | null {
-  if (isDeleted) return null;
-  const due = Math.min(
-    until ?? Infinity,
-    (end === undefined ? writer?.until : undefined) ?? Infinity,
-  );
-  return due === Infinity ? null : Math.ceil(due);
 }

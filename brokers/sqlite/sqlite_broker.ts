@@ -23,7 +23,20 @@ import {
 } from "../../pubsub/broker.ts";
 import { LocalListeners } from "../../pubsub/engine/listeners.ts";
 import { Pace } from "../../pubsub/engine/pace.ts";
-import type { BrokerLogs, LogPage, LogRecord, ReadLogOptions } from "../../pubsub/logs/log.ts";
+import {
+  CHANGE_WORDS,
+  type LogChangeName,
+  type LogChangeOptions,
+  type LogChangeResult,
+  logsOver,
+} from "../../pubsub/logs/changes.ts";
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  LogPage,
+  LogRecord,
+  ReadLogOptions,
+} from "../../pubsub/logs/log.ts";
 import { logTopic, recordBytes } from "../../pubsub/logs/rules.ts";
 import { Tags } from "../../pubsub/tag.ts";
 import { CommitQueue, type FileThread } from "./commit_queue.ts";
@@ -387,51 +400,36 @@ export class SqliteBroker implements Broker {
 
   #makeLogs(): BrokerLogs {
     const queue = this.#queue;
-    const now = () => this.#runtime.now();
-    const check = (what: string, ...names: (string | undefined)[]) =>
-      this.#checkCall(what, ...names);
-    return {
+    return logsOver({
       maxAppendBytes: MAX_APPEND_BYTES,
-      create: async (id, options) => {
-        check("create a log", id);
-        const bytes = recordBytes(checkRecords(options.records));
-        const operation = ["createLog", id, options, now()] as const;
-        const result = await queue.call("create a log", operation, bytes);
-        if (result.kind === "created") this.#announce(id);
-        return result;
-      },
-      append: async (id, options) => {
-        check("append to a log", id, options.producer?.id);
-        const bytes = recordBytes(checkRecords(options.records));
-        const operation = ["appendLog", id, options, now()] as const;
-        const result = await queue.call("append to a log", operation, bytes);
-        if (result.kind === "appended") this.#announce(id);
-        return result;
-      },
+      change: (id, name, options) => this.#changeLog(id, name, options),
       read: (id, options) => this.#readLog(id, options),
-      delete: async (id, { ifExpired = false } = {}) => {
-        check("delete a log", id);
-        const result = await queue.call("delete a log", ["deleteLog", id, ifExpired, now()]);
-        if (result.kind === "removed" || result.kind === "kept") this.#announce(id);
-        return result;
-      },
-      retain: async (id, fork, options) => {
-        check("fork a log", id, fork);
-        return await queue.call("fork a log", ["retainLog", id, fork, options, now()]);
-      },
-      release: async (id, fork) => {
-        check("release a log", id, fork);
-        return await queue.call("release a log", ["releaseLog", id, fork]);
-      },
       overdue: async ({ limit }) => {
-        check("list logs");
-        return await queue.call("list logs", ["overdueLogs", limit, now()]);
+        this.#checkCall("list logs");
+        return await queue.call("list logs", ["overdueLogs", limit, this.#runtime.now()]);
       },
       list: async (kind, { limit, after }) => {
-        check("list logs");
+        this.#checkCall("list logs");
         return await queue.call("list logs", ["listLogs", kind, limit, after]);
       },
-    };
+    });
+  }
+
+  async #changeLog<N extends LogChangeName>(
+    id: string,
+    name: N,
+    options: LogChangeOptions<N>,
+  ): Promise<LogChangeResult<N>> {
+    const what = CHANGE_WORDS[name];
+    const { records = [], producer, fork } = options as Partial<
+      AppendLogOptions & { readonly fork: string }
+    >;
+    this.#checkCall(what, id, producer?.id, fork);
+    const operation = ["changeLog", id, name, options, this.#runtime.now()] as const;
+    const bytes = recordBytes(checkRecords(records));
+    const [result, isAnnounced] = await this.#queue.call(what, operation, bytes);
+    if (isAnnounced) this.#plain.deliver({ topic: logTopic(id), payload: "" });
+    return result as LogChangeResult<N>;
   }
 
   async #readLog(
@@ -457,11 +455,6 @@ export class SqliteBroker implements Broker {
       });
     }
     return page;
-  }
-
-  #announce(id: string): void {
-    const topic = logTopic(id);
-    this.#plain.deliver({ topic, payload: "" });
   }
 
   async #copyTo(path: string, signal: AbortSignal | undefined): Promise<void> {

@@ -2,7 +2,12 @@ import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } fr
 import { DatabaseSync } from "node:sqlite";
 import { BrokerError } from "../../errors.ts";
 import { countedBytes, type HistoryPage } from "../../pubsub/broker.ts";
-import type { LogAppended, LogPage } from "../../pubsub/logs/log.ts";
+import type {
+  LogChangeName,
+  LogChangeOptions,
+  LogChangeResult,
+} from "../../pubsub/logs/changes.ts";
+import type { CreateLogOptions, LogPage } from "../../pubsub/logs/log.ts";
 import { requestLog } from "../../pubsub/logs/rules.ts";
 import { type Operation, SqliteFile, type SqliteFileOptions } from "./file.ts";
 import { SqliteBroker } from "./mod.ts";
@@ -49,6 +54,16 @@ class TestFile implements Disposable {
     const [outcome] = this.file.run([operation], 0);
     if (outcome![0] === "failed") throw new BrokerError(outcome![1]);
     return outcome![1] as T;
+  }
+
+  /** Changes a log, and returns the result alone. */
+  change<N extends LogChangeName>(
+    name: string,
+    change: N,
+    options: LogChangeOptions<N>,
+    now = 0,
+  ): LogChangeResult<N> {
+    return this.call<[LogChangeResult<N>, boolean]>("changeLog", name, change, options, now)[0];
   }
 
   append(topic: string, payload = "x", { bounds = BOUNDS, at = 0, number = -1 } = {}) {
@@ -106,7 +121,7 @@ withFolder(
     const path = `${folder}/test.db`;
     const now = 1_000;
     const create = (file: TestFile, id: string, more: object = {}) =>
-      file.call("createLog", id, {
+      file.change(id, "create", {
         config: { contentType: "application/json" },
         identity: id.padEnd(8, "0").slice(0, 8),
         records: ["1"],
@@ -118,19 +133,19 @@ withFolder(
     for (const id of ["answer", "ended", "stream"]) create(killed, id, { writer });
     for (const id of ["answer", "ended", "free"]) create(killed, requestLog(id));
     create(killed, "free");
-    killed.call("appendLog", "ended", { records: [], end: {}, maxBytes: 100 }, now);
+    killed.change("ended", "append", { records: [], end: {}, maxBytes: 100 }, now);
     assertEquals(killed.call("overdueLogs", 10, now + 59_999), []);
     {
       using next = new TestFile(snapshot(path));
       assertEquals(next.call("overdueLogs", 10, now), ["answer"]);
       const take = {
         records: [],
-        writer: { holder: "i", ttlMs: 60_000, takes: true },
+        writer: { holder: "i", ttlMs: 60_000, takes: true as const },
         maxBytes: 100,
       };
-      const { kind } = next.call<LogAppended>("appendLog", "answer", take, now);
+      const { kind } = next.change("answer", "append", take, now);
       assertEquals(kind, "appended");
-      assertEquals(next.call<LogAppended>("appendLog", "stream", take, now).kind, "fenced");
+      assertEquals(next.change("stream", "append", take, now).kind, "fenced");
       assertEquals(next.call("overdueLogs", 10, now), []);
     }
     killed[Symbol.dispose]();
@@ -207,8 +222,8 @@ withFolder("SqliteFile gives open logs a new identity if writes may be lost", (f
   const path = `${folder}/test.db`;
   const config = { contentType: "text/plain" };
   using left = new TestFile(path);
-  const create = (name: string, options: object) =>
-    left.call("createLog", name, { config, records: ["x"], maxLogs: 9, ...options }, 0);
+  const create = (name: string, options: Partial<CreateLogOptions> & { identity: string }) =>
+    left.change(name, "create", { config, records: ["x"], maxLogs: 9, ...options }, 0);
   create("open", { identity: "open0000" });
   create("ended", { identity: "ended000", end: {} });
   const origin = { id: "open", identity: "open0000", position: 1, fork: "fork", lineage: [] };
@@ -458,7 +473,7 @@ withFolder("SqliteFile keeps its bound of topics when one group makes fifty", (f
 withFolder("SqliteFile counts topics and logs as before a group that was rolled back", (folder) => {
   const path = `${folder}/test.db`;
   using file = new TestFile(path, { maxTopics: 3 });
-  const log = (id: string): Operation => ["createLog", id, {
+  const log = (id: string): Operation => ["changeLog", id, "create", {
     identity: `${id}0000`,
     config: { contentType: "application/json" },
     records: [],
@@ -486,7 +501,7 @@ withFolder("SqliteFile counts topics and logs as before a group that was rolled 
       broken,
     ];
     assertEquals(file.file.run(group, 0).map(([kind]) => kind), ["done", "done", "failed"]);
-    assertEquals(file.call("deleteLog", `log${round}`, false, 0), { kind: "removed" });
+    assertEquals(file.change(`log${round}`, "delete", { ifExpired: false }), { kind: "removed" });
   }
   assertEquals(file.count("topics", path), 3);
   assertEquals(file.call<{ forgotten: number }>("sweep", 0).forgotten, 2);
@@ -495,7 +510,7 @@ withFolder("SqliteFile counts topics and logs as before a group that was rolled 
 withFolder("SqliteFile counts the logs of each kind as before a restart", (folder) => {
   const path = `${folder}/test.db`;
   const create = (file: TestFile, id: string) =>
-    file.call<{ kind: string }>("createLog", id, {
+    file.change(id, "create", {
       identity: id.padEnd(8, "0").slice(0, 8),
       config: { contentType: "application/json" },
       records: [],
@@ -539,13 +554,13 @@ withFolder(
     file.call("claim", "scope", "member", { max: 1, ttlMs: 1_000 }, 0);
     file.call("take", "bucket", 1, { perSecond: 1, burst: 1 }, 0);
     const records = Array.from({ length: 2_500 }, (_, i) => `${i}`);
-    file.call("createLog", "log", {
+    file.change("log", "create", {
       config: { contentType: "text/plain" },
       identity: "identity",
       records,
       maxLogs: 1,
     }, 0);
-    file.call("deleteLog", "log", false, 0);
+    file.change("log", "delete", { ifExpired: false });
     const tables = ["numbers", "claims", "buckets", "log_records"];
     assertEquals(tables.map((table) => file.count(table, path)), [1, 1, 1, 2_500]);
     let sweeps = 1;
@@ -622,7 +637,7 @@ withFolder(
     const tiny = { ...BOUNDS, size: 1 };
     using file = new TestFile(path, { maxTopics: 700 });
     const create = (name: string) =>
-      file.call("createLog", name, {
+      file.change(name, "create", {
         config: { contentType: "text/plain" },
         identity: `id${name}`.padEnd(8, "0"),
         records: ["1"],
@@ -630,10 +645,10 @@ withFolder(
       }, 0);
     const add = (name: string, seq: number) => {
       const producer = { id: "p", epoch: 0, seq };
-      file.call("appendLog", name, { records: [`${seq}`], maxBytes: 999, producer }, 0);
+      file.change(name, "append", { records: [`${seq}`], maxBytes: 999, producer }, 0);
     };
     const retain = (fork: string) =>
-      file.call("retainLog", "grows", fork, { identity: "idgrows0", maxForks: 2 }, 0);
+      file.change("grows", "retain", { fork, identity: "idgrows0", maxForks: 2 }, 0);
     for (const name of ["same", "grows", "goes"]) create(name);
     for (const fork of ["f1", "f2"]) assertEquals(retain(fork), "retained");
     add("grows", 0);
@@ -646,9 +661,9 @@ withFolder(
       file.append("700", "late");
       file.append("0", "again");
       add("grows", 1);
-      file.call("releaseLog", "grows", "f1");
+      file.change("grows", "release", { fork: "f1" });
       assertEquals(retain("f3"), "retained");
-      file.call("deleteLog", "goes", false, 0);
+      file.change("goes", "delete", { ifExpired: false });
       create("comes");
     }
     file.append("2", "last");
@@ -670,7 +685,7 @@ withFolder(
     }
     assertEquals(records(found, "grows"), ["1", "0", "1"]);
     const repeated = { records: ["x"], maxBytes: 999, producer: { id: "p", epoch: 0, seq: 1 } };
-    const { kind } = found.call<{ kind: string }>("appendLog", "grows", repeated, 0);
+    const { kind } = found.change("grows", "append", repeated, 0);
     assertEquals(kind, "repeated");
     // The next append deletes what was trimmed after its copy.
     for (const one of [file, found]) one.append("1", "newer", { bounds: tiny });
@@ -690,9 +705,9 @@ withFolder(
     using file = new TestFile(path);
     const config = { contentType: "text/plain" };
     const creation = { config, identity: "identity", records: [], maxLogs: 1 };
-    file.call("createLog", "source", creation, 0);
+    file.change("source", "create", creation, 0);
     const written = () => {
-      file.call("appendLog", "source", { records: ["1"], maxBytes: 9_999 }, 0);
+      file.change("source", "append", { records: ["1"], maxBytes: 9_999 }, 0);
       const db = new DatabaseSync(snapshot(path));
       const { length } = db.prepare("SELECT length(state) AS length FROM logs").get()!;
       db.close();
@@ -700,12 +715,12 @@ withFolder(
     };
     const before = written();
     for (let i = 0; i < 100; i++) {
-      file.call("retainLog", "source", `fork${i}`, { identity: "identity", maxForks: 100 }, 0);
+      file.change("source", "retain", { fork: `fork${i}`, identity: "identity", maxForks: 100 }, 0);
     }
     assertEquals(file.count("log_forks", path), 100);
     assertEquals(written(), before);
-    assertEquals(file.call("deleteLog", "source", false, 0), { kind: "kept" });
-    for (let i = 0; i < 100; i++) file.call("releaseLog", "source", `fork${i}`);
+    assertEquals(file.change("source", "delete", { ifExpired: false }), { kind: "kept" });
+    for (let i = 0; i < 100; i++) file.change("source", "release", { fork: `fork${i}` });
     assertEquals([file.count("log_forks", path), file.count("logs", path)], [0, 0]);
   },
 );

@@ -106,7 +106,8 @@ function compactOperation([name, ...args]: Operation): Operation {
   if (name === "append") {
     return [name, compactPublication(args[0] as Publication), ...args.slice(1)];
   }
-  if (name !== "createLog" && name !== "appendLog") return [name, ...args];
-  const [id, options, now] = args as Parameters<FileCalls["appendLog"]>;
-  return [name, id, { ...options, records: options.records.map(compact) }, now];
+  if (name !== "changeLog") return [name, ...args];
+  const [id, change, options, now] = args as Parameters<FileCalls["changeLog"]>;
+  if (!("records" in options)) return [name, ...args];
+  return [name, id, change, { ...options, records: options.records.map(compact) }, now];
 }

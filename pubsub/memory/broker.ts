@@ -19,6 +19,7 @@ import type {
   TokenRate,
 } from "../broker.ts";
 import { LocalListeners } from "../engine/listeners.ts";
+import { logsOver } from "../logs/changes.ts";
 import type { BrokerLogs } from "../logs/log.ts";
 import { appended, MAX_TOPICS, MemoryHistories } from "./history.ts";
 import { MemoryLogs } from "./logs.ts";
@@ -214,7 +215,7 @@ export class MemoryBroker implements Broker {
       (topic) => histories.unfollow(topic),
     );
     this.store = this.#memory;
-    this.logs = this.#logs = new MemoryLogs(runtime, {
+    this.#logs = new MemoryLogs(runtime, {
       maxBytes: maxTotalBytes,
       announce: (topic) => this.#plain.deliver({ topic, payload: "" }),
       hasRoom: (bytes) => {
@@ -223,6 +224,7 @@ export class MemoryBroker implements Broker {
         return true;
       },
     });
+    this.logs = logsOver(this.#logs);
   }
 
   /** Counters. */

@@ -2,60 +2,49 @@
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import { Fifo } from "../engine/queue.ts";
-import { LogShares } from "../logs/log_shares.ts";
-import type {
-  AppendLogOptions,
-  BrokerLogs,
-  CreateLogOptions,
-  LogAppended,
-  LogCreated,
-  LogOrigin,
-  LogOverShare,
-  LogPage,
-  LogProducer,
-  LogRecord,
-  LogRetained,
-  ReadLogOptions,
-  RetainLogOptions,
-} from "../logs/log.ts";
-import { COSTS, type Counted, Sum } from "./space.ts";
 import {
-  decideAppend,
-  decideDelete,
-  decideFork,
+  CHANGE_WORDS,
+  decide,
+  type ForkNote,
+  type LogChangeName,
+  type LogChangeOptions,
+  type LogChangeResult,
+  type LogEffect,
+  type LogEngine,
+  type LogRefusal,
+  type LogView,
+  retained,
+} from "../logs/changes.ts";
+import type { LogPage, LogProducer, LogRecord, ReadLogOptions } from "../logs/log.ts";
+import { LogShares } from "../logs/log_shares.ts";
+import {
+  dueAt,
   expiryOf,
   infoOf,
-  isBeyond,
   isExpired,
-  isWriterLost,
   type KeptLog,
   type KeptLogs,
   keptOf,
-  type LogDeleted,
   type LogKind,
   logKind,
-  type LogState,
   logTopic,
-  newLog,
   type OwnedKind,
-  presentLog,
   recordBytes,
   type StoredLog,
 } from "../logs/rules.ts";
+import { COSTS, type Counted, Sum } from "./space.ts";
 
 /** Most bytes of one append: as many as an engine behind a network connection takes. */
 const MAX_APPEND_BYTES = 8_388_608;
 
 /** A log, with what it takes in memory. */
-class Log implements Counted {
+class Log implements Counted, LogView {
   readonly id: string;
   readonly kind: LogKind;
   /** Number of the log among all that were ever created. */
   readonly number: number;
   state: StoredLog;
-  /** Newest epoch and number of each producer: not part of the state, which each append copies. */
-  readonly producers = new Map<string, LogState["producers"][string]>();
-  /** Forks that need the log. */
+  readonly producers = new Map<string, readonly [epoch: number, seq: number]>();
   readonly forks = new Set<string>();
   /** The records from `state.start` on. */
   readonly records = new Fifo<LogRecord>();
@@ -64,11 +53,12 @@ class Log implements Counted {
   #overhead = 0;
   #producerBytes = 0;
 
+  /** Makes a log without records; the first change brings these. */
   constructor(id: string, number: number, state: StoredLog) {
     this.id = id;
     this.kind = logKind(id);
     this.number = number;
-    this.state = state;
+    this.state = { ...state, bytes: 0 };
   }
 
   get cost(): number {
@@ -97,15 +87,27 @@ class Log implements Counted {
     return growth;
   }
 
+  /** Bytes of the kept records, and of records that follow these. */
+  *sizes(records: readonly LogRecord[]): Generator<number, void> {
+    for (let i = 0; i < this.records.length; i++) yield recordBytes([this.records.at(i)!]);
+    for (const record of records) yield recordBytes([record]);
+  }
+
   /** Notes the newest number of a producer. */
-  note({ id, epoch, seq }: LogProducer): void {
+  noteProducer({ id, epoch, seq }: LogProducer): void {
     if (!this.producers.has(id)) this.#producerBytes += id.length;
     this.producers.set(id, [epoch, seq]);
+  }
+
+  /** Notes or forgets a fork. */
+  noteFork({ name, isGone }: ForkNote): void {
+    if (isGone) this.forks.delete(name);
+    else this.forks.add(name);
   }
 }
 
 /** The logs of a {@linkcode MemoryBroker}. */
-export class MemoryLogs implements BrokerLogs {
+export class MemoryLogs implements LogEngine {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;
   readonly #runtime: Runtime;
   readonly #announce: (topic: string) => void;
@@ -146,53 +148,24 @@ export class MemoryLogs implements BrokerLogs {
     return this.#sum.bytes;
   }
 
-  async create(id: string, options: CreateLogOptions): Promise<LogCreated> {
-    const now = this.#check("create");
-    const present = this.#logs.get(id);
-    if (present !== undefined) return presentLog(present.state, now);
-    const kind = logKind(id);
-    if (this.#counts[kind] >= options.maxLogs) return { kind: "too-many" };
-    const state = newLog(options, now);
-    const log = new Log(id, this.#created++, state);
-    log.change(state, options.records);
-    if (kind === "stream") this.#shares.note(id, state.owner);
-    const refusal = this.#refusalOf(id, log.cost);
-    if (refusal !== undefined) {
-      this.#shares.forget(id);
-      return refusal;
-    }
-    this.#logs.set(id, log);
-    const count = ++this.#counts[kind];
-    this.#count(log);
-    this.#announce(logTopic(id));
-    return await Promise.resolve({ kind: "created", info: infoOf(state), count });
-  }
-
-  async append(id: string, options: AppendLogOptions): Promise<LogAppended> {
-    const now = this.#check("append");
+  async change<N extends LogChangeName>(
+    id: string,
+    name: N,
+    options: LogChangeOptions<N>,
+  ): Promise<LogChangeResult<N>> {
+    const now = this.#check(CHANGE_WORDS[name]);
     const log = this.#logs.get(id);
-    const { producer } = options;
-    const state = log && { ...log.state, producers: producersOf(log, producer?.id) };
-    const decision = decideAppend(state, options, now);
-    if (decision.kind !== "append") return await Promise.resolve(decision);
-    const { records, keep } = options;
-    const { producers: _known, ...whole } = decision.next;
-    const recordAt = (i: number) => log!.records.at(i) ?? records[i - log!.records.length]!;
-    const next = retained(whole, keep, recordAt);
-    const refusal = this.#refusalOf(id, log!.growth(next, records));
-    if (refusal !== undefined) return refusal;
-    log!.change(next, records);
-    if (producer !== undefined) log!.note(producer);
-    this.#count(log!);
-    this.#announce(logTopic(id));
-    return { kind: "appended", info: infoOf(log!.state) };
+    const count = this.#counts[logKind(id)];
+    return await Promise.resolve(
+      this.#apply(id, log, decide(log, [name, options], { now, count })),
+    );
   }
 
   async read(
     id: string,
     { after, maxRecords, maxBytes, renews }: ReadLogOptions,
   ): Promise<LogPage | "expired" | undefined> {
-    const now = this.#check("read");
+    const now = this.#check("read a log");
     const log = this.#logs.get(id);
     if (log === undefined) return await Promise.resolve(undefined);
     if (isExpired(log.state, now) && !log.state.isDeleted) return "expired";
@@ -209,51 +182,12 @@ export class MemoryLogs implements BrokerLogs {
     return { info: infoOf(log.state), records };
   }
 
-  async delete(
-    id: string,
-    { ifExpired = false }: { readonly ifExpired?: boolean } = {},
-  ): Promise<LogDeleted> {
-    const now = this.#check("delete");
-    const log = this.#logs.get(id);
-    const decision = decideDelete(log?.state, { ifExpired, forks: log?.forks.size ?? 0 }, now);
-    if (decision.kind === "kept") log!.state = { ...log!.state, isDeleted: true };
-    else if (decision.kind === "removed") this.#remove(log!);
-    else return await Promise.resolve(decision);
-    this.#announce(logTopic(id));
-    return decision;
-  }
-
-  async retain(id: string, fork: string, options: RetainLogOptions): Promise<LogRetained> {
-    const now = this.#check("fork");
-    const log = this.#logs.get(id);
-    const isKnown = log?.forks.has(fork) ?? false;
-    const known = { forks: log?.forks.size ?? 0, isKnown };
-    const result = decideFork(log?.state, { ...options, ...known }, now);
-    if (result === "retained") {
-      log!.forks.add(fork);
-      this.#count(log!);
-    }
-    return await Promise.resolve(result);
-  }
-
-  async release(id: string, fork: string): Promise<LogOrigin | undefined> {
-    this.#check("delete");
-    const log = this.#logs.get(id);
-    if (log === undefined) return await Promise.resolve(undefined);
-    log.forks.delete(fork);
-    this.#count(log);
-    if (log.forks.size > 0 || !log.state.isDeleted) return undefined;
-    this.#remove(log);
-    return log.state.origin;
-  }
-
   async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
-    const now = this.#check("list");
+    const now = this.#check("list logs");
     const due: { readonly id: string; readonly at: number }[] = [];
     for (const [id, { state }] of this.#logs) {
-      if (state.isDeleted) continue;
-      if (isExpired(state, now)) due.push({ id, at: state.until! });
-      else if (isWriterLost(state, now)) due.push({ id, at: state.writer!.until });
+      const at = dueAt(state);
+      if (at !== undefined && at <= now) due.push({ id, at });
     }
     due.sort((a, b) => a.at - b.at);
     return await Promise.resolve(due.slice(0, limit).map(({ id }) => id));
@@ -263,7 +197,7 @@ export class MemoryLogs implements BrokerLogs {
     wanted: OwnedKind,
     { limit, after = "-1" }: { readonly limit: number; readonly after?: string },
   ): Promise<KeptLogs> {
-    this.#check("list");
+    this.#check("list logs");
     const logs: KeptLog[] = [];
     for (const { id, kind, number, state } of this.#logs.values()) {
       if (kind !== wanted || state.isDeleted || number <= Number(after)) continue;
@@ -282,17 +216,48 @@ export class MemoryLogs implements BrokerLogs {
     this.#shares.clear();
   }
 
+  /** Brings an effect into force. */
+  #apply<R>(id: string, present: Log | undefined, effect: LogEffect<R>): R {
+    if (effect.kind === "none") return effect.result;
+    if (effect.kind === "remove") {
+      this.#remove(present!);
+      this.#announce(logTopic(id));
+      return effect.result;
+    }
+    const { records, producer, fork, isQuiet, result, refused } = effect;
+    const log = present ?? this.#opened(id, effect.next);
+    const next = retained(effect, log.sizes(records));
+    const growth = log.growth(next, records) + (present === undefined ? log.cost : 0);
+    const refusal = refused && this.#refusalOf(id, growth);
+    if (refused !== undefined && refusal !== undefined) {
+      if (present === undefined) this.#shares.forget(id);
+      return refused(refusal);
+    }
+    if (present === undefined) {
+      this.#logs.set(id, log);
+      this.#counts[log.kind]++;
+    }
+    log.change(next, records);
+    if (producer !== undefined) log.noteProducer(producer);
+    if (fork !== undefined) log.noteFork(fork);
+    this.#sum.update(log);
+    this.#shares.count(id, log.counted);
+    if (!isQuiet) this.#announce(logTopic(id));
+    return result(next);
+  }
+
+  /** Makes a log that is in no list yet. */
+  #opened(id: string, state: StoredLog): Log {
+    const log = new Log(id, this.#created++, state);
+    if (log.kind === "stream") this.#shares.note(id, state.owner);
+    return log;
+  }
+
   /** Finds the bound that a log would exceed; makes room if there can be so many bytes. */
-  #refusalOf(id: string, growth: number): LogOverShare | { readonly kind: "no-space" } | undefined {
+  #refusalOf(id: string, growth: number): LogRefusal | undefined {
     const overShare = this.#shares.exceeded(id, growth);
     if (overShare !== undefined) return overShare;
     return growth > 0 && !this.#hasRoom(this.bytes + growth) ? { kind: "no-space" } : undefined;
-  }
-
-  /** Counts the bytes of a log anew, after a change. */
-  #count(log: Log): void {
-    this.#sum.update(log);
-    this.#shares.count(log.id, log.counted);
   }
 
   #remove(log: Log): void {
@@ -307,28 +272,6 @@ export class MemoryLogs implements BrokerLogs {
     if (this.#isClosed) throw new BrokerError(`Cannot ${verb}: the broker is closed`);
     return this.#runtime.now();
   }
-}
-
-/** The own number of a producer, or those of all producers if this one is new. */
-function producersOf({ producers }: Log, id: string | undefined): LogState["producers"] {
-  const own = id === undefined ? undefined : producers.get(id);
-  if (own !== undefined) return { [id!]: own };
-  return id === undefined ? {} : Object.fromEntries(producers);
-}
-
-/** The state without the oldest records beyond the retention; the newest one stays. */
-function retained(
-  state: StoredLog,
-  keep: AppendLogOptions["keep"],
-  recordAt: (index: number) => LogRecord,
-): StoredLog {
-  if (keep === undefined) return state;
-  let { start, bytes } = state;
-  while (isBeyond({ ...state, start, bytes }, keep)) {
-    bytes -= recordBytes([recordAt(start - state.start)]);
-    start++;
-  }
-  return { ...state, start, bytes };
 }
 
 /** Bytes of memory that a record takes in addition to its content. */

@@ -9,7 +9,7 @@
  * Looks and logs are in two streams, and a server that loses power may lose a look and keep the log.
  * So a search of a node also covers the logs that reads of this node found due.
  */
-import { isExpired, isWriterLost, type WholeLog } from "../../../pubsub/logs/rules.ts";
+import { dueAt, type StoredLog } from "../../../pubsub/logs/rules.ts";
 import type { EngineClock } from "../clock.ts";
 import { subjectPart } from "../format.ts";
 import { REQUEST_TIMEOUT_MS } from "../link.ts";
@@ -55,22 +55,9 @@ interface Look {
   readonly seq: number;
 }
 
-/**
- * Time at which a log falls due: expires, or loses its writer.
- *
- * @param state The state.
- * @returns Milliseconds since the Unix epoch; `undefined` for never.
- */
-export function dueAt({ isDeleted, until, end, writer }: WholeLog): number | undefined {
-  if (isDeleted) return undefined;
-  const lapses = end === undefined ? writer?.until : undefined;
-  if (until === undefined || lapses === undefined) return until ?? lapses;
-  return Math.min(until, lapses);
-}
-
 /** Tells whether a log has fallen due. */
-function isDue(state: WholeLog, now: number): boolean {
-  return !state.isDeleted && (isExpired(state, now) || isWriterLost(state, now));
+function isDue(state: StoredLog, now: number): boolean {
+  return (dueAt(state) ?? Infinity) <= now;
 }
 
 /** Class and time of a look at a log that falls due after some time. */
@@ -110,7 +97,7 @@ export class DueIndex {
    */
   async ensure(
     id: string,
-    state: WholeLog | undefined,
+    state: StoredLog | undefined,
     look: number | undefined,
   ): Promise<number | undefined> {
     const now = this.#clock.now();
@@ -129,7 +116,7 @@ export class DueIndex {
    * @param id Id of the log.
    * @param state State as read.
    */
-  saw(id: string, state: WholeLog): void {
+  saw(id: string, state: StoredLog): void {
     if (this.#seen.size < MAX_SEEN && isDue(state, this.#clock.now())) this.#seen.add(id);
   }
 

@@ -12,7 +12,16 @@
 import { utf8Length } from "../../../session/wire/utf8.ts";
 import { BrokerError } from "../../../errors.ts";
 import type { LogRecord } from "../../../pubsub/logs/log.ts";
-import type { WholeLog } from "../../../pubsub/logs/rules.ts";
+import type { LogView, LogWrite } from "../../../pubsub/logs/changes.ts";
+import type { StoredLog } from "../../../pubsub/logs/rules.ts";
+
+/** The whole state of a log, as each message has it. */
+export interface WholeLog extends StoredLog {
+  /** Newest epoch and number of each producer. */
+  readonly producers: Readonly<Record<string, readonly [epoch: number, seq: number]>>;
+  /** Forks that need the log. */
+  readonly forks: readonly string[];
+}
 
 /** The head of a message. */
 export interface LogHead {
@@ -60,6 +69,42 @@ export function liveIn(message: LogMessage | undefined): LiveMessage | undefined
   throw new BrokerError(
     `Cannot read a log: messages must begin with a state, received another at sequence ${seq}`,
   );
+}
+
+/** A log as decisions see it. */
+export function viewOf(whole: WholeLog): LogView {
+  const { producers, forks } = whole;
+  return {
+    state: storedOf(whole),
+    producers: {
+      get size() {
+        return Object.keys(producers).length;
+      },
+      get: (id) => Object.hasOwn(producers, id) ? producers[id] : undefined,
+    },
+    forks: { size: forks.length, has: (fork) => forks.includes(fork) },
+  };
+}
+
+/** The state of a log without its producers and forks. */
+export function storedOf({ producers: _producers, forks: _forks, ...state }: WholeLog): StoredLog {
+  return state;
+}
+
+/** The whole state after a write, without the retention. */
+export function wholeAfter(
+  before: WholeLog | undefined,
+  { next, producer, fork }: LogWrite<unknown>,
+): WholeLog {
+  const { producers = {}, forks = [] } = before ?? {};
+  const others = fork === undefined ? forks : forks.filter((one) => one !== fork.name);
+  return {
+    ...next,
+    producers: producer === undefined
+      ? producers
+      : { ...producers, [producer.id]: [producer.epoch, producer.seq] },
+    forks: fork === undefined || fork.isGone ? others : [...others, fork.name],
+  };
 }
 
 /** Position of the first record of a message. */

@@ -3,7 +3,6 @@ import { Buffer } from "node:buffer";
 import { BrokerError } from "../../../errors.ts";
 import { Random } from "../../../tests/random.ts";
 import type { LogRecord } from "../../../pubsub/logs/log.ts";
-import type { WholeLog } from "../../../pubsub/logs/rules.ts";
 import {
   decodeLog,
   encodedBytes,
@@ -15,6 +14,7 @@ import {
   wayFrom,
   waypoints,
   waypointTo,
+  type WholeLog,
 } from "./format.ts";
 
 const STATE: WholeLog = {

@@ -6,13 +6,8 @@ import type { EngineClock } from "../clock.ts";
 import type { Link } from "../link.ts";
 import { Fifo, type WaitingBudget } from "../../../pubsub/engine/queue.ts";
 import type { AppendLogOptions, LogRecord } from "../../../pubsub/logs/log.ts";
-import {
-  isBeyond,
-  keptOf,
-  logKind,
-  recordBytes,
-  type WholeLog,
-} from "../../../pubsub/logs/rules.ts";
+import { isBeyondRetention, type LogEffect, type LogWrite } from "../../../pubsub/logs/changes.ts";
+import { keptOf, logKind, recordBytes } from "../../../pubsub/logs/rules.ts";
 import type { DueIndex } from "./due_index.ts";
 import {
   encodedBytes,
@@ -23,7 +18,9 @@ import {
   type LogHead,
   type LogMessage,
   recordsOf,
+  storedOf,
   wayFrom,
+  type WholeLog,
 } from "./format.ts";
 import type { LogReader } from "./log_reader.ts";
 import type { LogStreams } from "./log_streams.ts";
@@ -50,30 +47,17 @@ const MAX_TIDYING = 1_024;
 const NO_BYTES = new Uint8Array();
 
 /** The effect of an operation on a log. */
-export type LogChange<T> =
-  | {
-    readonly kind: "none";
-    readonly result: T;
-    /** The result holds though another node may have changed the log. */
-    readonly isSure?: true;
-  }
-  | {
-    readonly kind: "write";
-    readonly next: WholeLog;
-    readonly records: readonly LogRecord[];
-    readonly keep?: AppendLogOptions["keep"];
-    /** The change is not announced. */
-    readonly isQuiet?: true;
-    /** Makes the result from the state that was written. */
-    readonly result: (state: WholeLog) => T;
-  }
-  | { readonly kind: "remove"; readonly result: T };
+export type WholeEffect<R> =
+  | Exclude<LogEffect<R>, LogWrite<R>>
+  | LogWrite<R> & { readonly next: WholeLog }
+  /** A result that holds though another node may have changed the log. */
+  | { readonly kind: "sure"; readonly result: R };
 
 /**
  * Decides about a change. Called again, with a newer state, if another node changed the log first.
  * An error is the result of this operation alone.
  */
-export type LogOperation<T> = (state: WholeLog | undefined, now: number) => LogChange<T>;
+export type LogOperation<T> = (state: WholeLog | undefined, now: number) => WholeEffect<T>;
 
 interface Waiting {
   readonly bytes: number;
@@ -296,7 +280,7 @@ export class LogWriter {
       tell: [],
     };
     for (const { operation, resolve, reject } of batch) {
-      let change: LogChange<unknown>;
+      let change: WholeEffect<unknown>;
       try {
         change = operation(applied.state, this.#clock.now());
       } catch (error) {
@@ -305,8 +289,8 @@ export class LogWriter {
         continue;
       }
       const { kind, result } = change;
-      if (kind === "none") {
-        if (!change.isSure) applied.isUnsure = true;
+      if (kind === "none" || kind === "sure") {
+        if (kind === "none") applied.isUnsure = true;
         applied.tell.push(() => resolve(result));
         continue;
       }
@@ -328,7 +312,7 @@ export class LogWriter {
         : await this.#trim(part, hot, applied, change.next, change.keep);
       if (state === undefined) return undefined;
       applied.state = state;
-      applied.tell.push(() => resolve(change.result(state)));
+      applied.tell.push(() => resolve(result(storedOf(state))));
     }
     return applied;
   }
@@ -346,7 +330,7 @@ export class LogWriter {
   ): Promise<WholeLog | undefined> {
     let { start, bytes } = next;
     const own = next.tail - records.length;
-    while (isBeyond({ ...next, start, bytes }, keep)) {
+    while (isBeyondRetention({ ...next, start, bytes }, keep)) {
       const size = start >= own
         ? recordBytes([records[start - own]!])
         : await this.#sizeAt(part, hot, start);

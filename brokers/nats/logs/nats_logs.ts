@@ -4,44 +4,49 @@ import { within } from "../../../base/wait.ts";
 import { textOf } from "../../../base/error_text.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { WaitingBudget } from "../../../pubsub/engine/queue.ts";
+import {
+  CHANGE_WORDS,
+  decide,
+  type LogChangeName,
+  type LogChangeOptions,
+  type LogChangeResult,
+  type LogEngine,
+  type LogWrite,
+} from "../../../pubsub/logs/changes.ts";
 import type {
   AppendLogOptions,
-  BrokerLogs,
   CreateLogOptions,
-  LogAppended,
   LogCreated,
-  LogOrigin,
   LogPage,
   LogRecord,
-  LogRetained,
   ReadLogOptions,
-  RetainLogOptions,
 } from "../../../pubsub/logs/log.ts";
 import {
-  decideAppend,
-  decideDelete,
-  decideFork,
   expiryOf,
   infoOf,
   isExpired,
   type KeptLogs,
-  type LogDeleted,
   type LogKind,
   logKind,
-  newLog,
   type OwnedKind,
-  presentLog,
-  type WholeLog,
 } from "../../../pubsub/logs/rules.ts";
 import { type Names, subjectPart } from "../format.ts";
 import type { EngineClock } from "../clock.ts";
 import type { Link } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
 import { DueIndex } from "./due_index.ts";
-import { encodedBytes, liveIn, stateBytes } from "./format.ts";
+import {
+  encodedBytes,
+  liveIn,
+  stateBytes,
+  storedOf,
+  viewOf,
+  wholeAfter,
+  type WholeLog,
+} from "./format.ts";
 import { LogReader, MAX_READ_ATTEMPTS, unreadable } from "./log_reader.ts";
 import { LogStreams } from "./log_streams.ts";
-import { type LogOperation, LogWriter } from "./log_writer.ts";
+import { LogWriter, type WholeEffect } from "./log_writer.ts";
 
 /**
  * Part of the time to live by which a use may outlast it. A log that is read all the time is then
@@ -61,7 +66,7 @@ interface Count {
 }
 
 /** The logs of one broker. All logs are in one stream; each change is one message. */
-export class NatsLogs implements BrokerLogs {
+export class NatsLogs implements LogEngine {
   readonly #runtime: Runtime;
   readonly #clock: EngineClock;
   readonly #streams: LogStreams;
@@ -106,65 +111,29 @@ export class NatsLogs implements BrokerLogs {
     await this.#writer.idle();
   }
 
-  async create(id: string, options: CreateLogOptions): Promise<LogCreated> {
-    const part = this.#check("create a log", id);
-    const { records, maxLogs } = options;
+  async change<N extends LogChangeName>(
+    id: string,
+    name: N,
+    options: LogChangeOptions<N>,
+  ): Promise<LogChangeResult<N>> {
+    const part = this.#check(CHANGE_WORDS[name], id);
+    const { records = [], maxLogs } = options as Partial<AppendLogOptions & CreateLogOptions>;
     const bytes = encodedBytes(records);
     const maxBytes = this.#streams.maxRecordBytes;
     if (bytes > maxBytes) {
+      if (name === "append") return { kind: "full" } as LogChangeResult<N>;
       throw new RangeError(
         `Cannot create a log: the records must take at most ${maxBytes} bytes, received ${bytes}`,
       );
     }
-    const count = this.#counts[logKind(id)];
-    const isFull = await this.#isFull(logKind(id), maxLogs);
-    count.number++;
-    let isCreated = false;
-    try {
-      const result = await this.#writer.change<LogCreated>(id, part, bytes, (state, now) => {
-        if (state !== undefined) return { kind: "none", result: presentLog(state, now) };
-        if (isFull) return { kind: "none", result: { kind: "too-many" } };
-        const next = used({ ...newLog(options, now), producers: {}, forks: [] }, now);
-        this.#checkState("create a log", next);
-        return {
-          kind: "write",
-          next,
-          records,
-          result: (written) => ({
-            kind: "created",
-            info: infoOf(written),
-            count: count.number,
-          }),
-        };
+    const change = (count: number) =>
+      this.#writer.change<LogChangeResult<N>>(id, part, bytes, (state, now) => {
+        const effect = decide(state && viewOf(state), [name, options], { now, count });
+        return effect.kind === "write" ? this.#whole(name, state, effect, now) : effect;
       });
-      isCreated = result.kind === "created";
-      return result;
-    } finally {
-      if (!isCreated) count.number--;
-    }
-  }
-
-  async append(id: string, options: AppendLogOptions): Promise<LogAppended> {
-    const part = this.#check("append", id);
-    const { records, producer, keep } = options;
-    const bytes = encodedBytes(records);
-    if (bytes > this.#streams.maxRecordBytes) return { kind: "full" };
-    return await this.#writer.change<LogAppended>(id, part, bytes, (state, now) => {
-      const decision = decideAppend(state, options, now);
-      if (decision.kind !== "append") return { kind: "none", result: decision };
-      const next = used(decision.next, now);
-      const isNew = producer !== undefined && !Object.hasOwn(state!.producers, producer.id);
-      if (isNew && stateBytes(next) > this.#streams.maxStateBytes) {
-        return { kind: "none", result: { kind: "too-many-producers" } };
-      }
-      return {
-        kind: "write",
-        next,
-        records,
-        ...(keep && { keep }),
-        result: (written) => ({ kind: "appended", info: infoOf(written) }),
-      };
-    });
+    if (maxLogs === undefined) return await change(0);
+    const create = change as (count: number) => Promise<LogCreated>;
+    return await this.#counted(logKind(id), maxLogs, create) as LogChangeResult<N>;
   }
 
   async read(
@@ -175,42 +144,6 @@ export class NatsLogs implements BrokerLogs {
     const { signal } = options;
     signal?.throwIfAborted();
     return await within(this.#runtime, this.#read(id, part, options), { signal });
-  }
-
-  async delete(
-    id: string,
-    { ifExpired = false }: { readonly ifExpired?: boolean } = {},
-  ): Promise<LogDeleted> {
-    return await this.#change<LogDeleted>("delete a log", id, (state, now) => {
-      const result = decideDelete(state, { ifExpired, forks: state?.forks.length ?? 0 }, now);
-      if (result.kind === "removed") return { kind: "remove", result };
-      if (result.kind !== "kept") return { kind: "none", result };
-      const next: WholeLog = { ...state!, isDeleted: true };
-      return { kind: "write", next, records: [], result: () => result };
-    });
-  }
-
-  async retain(id: string, fork: string, options: RetainLogOptions): Promise<LogRetained> {
-    return await this.#change<LogRetained>("fork a log", id, (state, now) => {
-      const isKnown = state?.forks.includes(fork) ?? false;
-      const known = { forks: state?.forks.length ?? 0, isKnown };
-      const result = decideFork(state, { ...options, ...known }, now);
-      if (isKnown || result !== "retained") return { kind: "none", result };
-      const next = { ...state!, forks: [...state!.forks, fork] };
-      this.#checkState("fork a log", next);
-      return { kind: "write", next, records: [], isQuiet: true, result: () => result };
-    });
-  }
-
-  async release(id: string, fork: string): Promise<LogOrigin | undefined> {
-    return await this.#change("delete a log", id, (state) => {
-      const isKnown = state?.forks.includes(fork);
-      if (!isKnown) return { kind: "none", result: undefined };
-      const forks = state!.forks.filter((one) => one !== fork);
-      if (forks.length === 0 && state!.isDeleted) return { kind: "remove", result: state!.origin };
-      const next = { ...state!, forks };
-      return { kind: "write", next, records: [], isQuiet: true, result: () => undefined };
-    });
   }
 
   async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
@@ -226,8 +159,46 @@ export class NatsLogs implements BrokerLogs {
     return await this.#streams.list(kind, options);
   }
 
-  async #change<T>(what: string, id: string, operation: LogOperation<T>): Promise<T> {
-    return await this.#writer.change(id, this.#check(what, id), 0, operation);
+  /** A write of the whole state, if the state fits into a message. */
+  #whole<N extends LogChangeName>(
+    name: N,
+    before: WholeLog | undefined,
+    write: LogWrite<LogChangeResult<N>>,
+    now: number,
+  ): WholeEffect<LogChangeResult<N>> {
+    const whole = wholeAfter(before, write);
+    const next = name === "create" || name === "append" ? used(whole, now) : whole;
+    const most = this.#streams.maxStateBytes;
+    const isLarger = before === undefined || write.producer?.isNew || write.fork?.isGone === false;
+    const bytes = isLarger ? stateBytes(next) : 0;
+    if (bytes <= most) return { ...write, next };
+    if (name === "append") {
+      return { kind: "none", result: { kind: "too-many-producers" } as LogChangeResult<N> };
+    }
+    throw new RangeError(
+      `Cannot ${CHANGE_WORDS[name]}: the state of the log must take at most ${most} bytes, ` +
+        `received ${bytes}`,
+    );
+  }
+
+  /** Counts a log that is about to be created. */
+  async #counted(
+    kind: LogKind,
+    maxLogs: number,
+    create: (count: number) => Promise<LogCreated>,
+  ): Promise<LogCreated> {
+    const count = this.#counts[kind];
+    const number = await this.#countOf(kind, maxLogs);
+    count.number++;
+    let isCreated = false;
+    try {
+      const result = await create(number);
+      if (result.kind !== "created") return result;
+      isCreated = true;
+      return { ...result, count: count.number };
+    } finally {
+      if (!isCreated) count.number--;
+    }
   }
 
   async #read(
@@ -251,7 +222,7 @@ export class NatsLogs implements BrokerLogs {
         ? this.#reader.read(part, newest, after, { maxRecords, maxBytes })
         : Promise.resolve([]);
       const [records] = await Promise.all([reading, renewing]);
-      if (records !== undefined) return { info: infoOf(state), records };
+      if (records !== undefined) return { info: infoOf(storedOf(state)), records };
     }
     throw unreadable(after);
   }
@@ -262,14 +233,14 @@ export class NatsLogs implements BrokerLogs {
       if (state?.identity !== identity || isExpired(state, now)) {
         return { kind: "none", result: undefined };
       }
-      if (!isDueForRenewal(state, now)) return { kind: "none", result: undefined, isSure: true };
+      if (!isDueForRenewal(state, now)) return { kind: "sure", result: undefined };
       const next = used(state, now);
       return { kind: "write", next, records: [], isQuiet: true, result: () => undefined };
     });
   }
 
-  /** Tells whether there are too many logs for another one, by a count of the last second. */
-  async #isFull(kind: LogKind, maxLogs: number): Promise<boolean> {
+  /** The number of logs of a kind, by a count of the last second. */
+  async #countOf(kind: LogKind, maxLogs: number): Promise<number> {
     const count = this.#counts[kind];
     const isOld = this.#runtime.monotonic() - count.atMs >= COUNT_MS;
     if (isOld || count.number >= maxLogs) {
@@ -277,7 +248,7 @@ export class NatsLogs implements BrokerLogs {
       count.counting ??= this.#countLogs(kind, maxLogs).finally(() => count.counting = undefined);
       await count.counting;
     }
-    return count.number >= maxLogs;
+    return count.number;
   }
 
   /** Counts the logs of a kind, or of all kinds while there is plenty of room. */
@@ -293,15 +264,6 @@ export class NatsLogs implements BrokerLogs {
     const others = [this.#streams.countKind("answer"), this.#streams.countKind("request")];
     const [answers = 0, requests = 0] = await Promise.all(others);
     return Math.max(0, all - answers - requests);
-  }
-
-  #checkState(what: string, state: WholeLog): void {
-    const most = this.#streams.maxStateBytes;
-    const bytes = stateBytes(state);
-    if (bytes <= most) return;
-    throw new RangeError(
-      `Cannot ${what}: the state of the log must take at most ${most} bytes, received ${bytes}`,
-    );
   }
 
   /** Returns the subject part of a log. */

@@ -42,19 +42,28 @@ function operation(random: () => number, now: number): Operation {
       const config = { contentType: "text/plain", ttlMs: 20_000 };
       const identity = `${below(1e8)}`.padStart(8, "0");
       const records = random() < 0.5 ? [] : [record(), record()];
-      return ["createLog", name, { config, identity, records, maxLogs: 2 }, now];
+      return ["changeLog", name, "create", { config, identity, records, maxLogs: 2 }, now];
     },
     () => {
       const producer = random() < 0.5 ? {} : { producer: { id: "p", epoch: 0, seq: below(9) } };
       const keep = random() < 0.5 ? {} : { keep: { records: 5, bytes: 10_000 } };
       const records = Array.from({ length: below(4) }, record);
-      return ["appendLog", name, { records, maxBytes: 100_000, ...producer, ...keep }, now];
+      return [
+        "changeLog",
+        name,
+        "append",
+        { records, maxBytes: 100_000, ...producer, ...keep },
+        now,
+      ];
     },
     () => ["readLog", name, { after: below(5), maxRecords: 9, maxBytes: 9_000, renews: true }, now],
     () => ["renewLog", name, now],
-    () => ["deleteLog", name, random() < 0.5, now],
-    () => ["retainLog", name, `f${below(3)}`, { identity: "00000000", maxForks: 2 }, now],
-    () => ["releaseLog", name, `f${below(3)}`],
+    () => ["changeLog", name, "delete", { ifExpired: random() < 0.5 }, now],
+    () => {
+      const options = { fork: `f${below(3)}`, identity: "00000000", maxForks: 2 };
+      return ["changeLog", name, "retain", options, now];
+    },
+    () => ["changeLog", name, "release", { fork: `f${below(3)}` }, now],
     () => ["overdueLogs", 5, now],
     () => ["sweep", now],
   ];

@@ -1,0 +1,422 @@
+/**
+ * The changes of logs, decided in one place for all engines.
+ *
+ * A decision is a function of the log and the time alone. Its effect says what the engine has to write,
+ * in the same atomic step in which the engine read the log. An engine that cannot hold the log in
+ * between compares on the write, and decides again if another node was first.
+ */
+import { countedBytes } from "../broker.ts";
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  CreateLogOptions,
+  LogAppended,
+  LogCreated,
+  LogOrigin,
+  LogOverShare,
+  LogProducer,
+  LogRecord,
+  LogRetained,
+  RetainLogOptions,
+} from "./log.ts";
+import {
+  expiryOf,
+  infoOf,
+  isExpired,
+  isWriterLost,
+  type LogDeleted,
+  MAX_LOG_PRODUCERS,
+  recordBytes,
+  type StoredLog,
+} from "./rules.ts";
+
+/** The changes by name: the options and the result of each. */
+export interface LogChanges {
+  readonly create: readonly [options: CreateLogOptions, result: LogCreated];
+  readonly append: readonly [options: AppendLogOptions, result: LogAppended];
+  readonly delete: readonly [options: { readonly ifExpired: boolean }, result: LogDeleted];
+  readonly retain: readonly [
+    options: RetainLogOptions & { readonly fork: string },
+    result: LogRetained,
+  ];
+  readonly release: readonly [
+    options: { readonly fork: string },
+    result: LogOrigin | undefined,
+  ];
+}
+
+/** The name of a change. */
+export type LogChangeName = keyof LogChanges;
+
+/** Options of a change. */
+export type LogChangeOptions<N extends LogChangeName> = LogChanges[N][0];
+
+/** Result of a change. */
+export type LogChangeResult<N extends LogChangeName> = LogChanges[N][1];
+
+/** The changes in words, for errors. */
+export const CHANGE_WORDS: Readonly<Record<LogChangeName, string>> = {
+  create: "create a log",
+  append: "append to a log",
+  delete: "delete a log",
+  retain: "fork a log",
+  release: "release a log",
+};
+
+/** An engine that keeps logs. The rules of {@linkcode BrokerLogs} are those of each method. */
+export interface LogEngine
+  extends Pick<BrokerLogs, "maxAppendBytes" | "read" | "overdue" | "list"> {
+  /**
+   * Changes a log: reads the log, decides by `decide`, and brings the effect into force, all in one
+   * atomic step. Announces each write that is not quiet, and each removal.
+   *
+   * @param id The id of the log.
+   * @param name The change.
+   * @param options Options of the change.
+   * @returns The result that the effect has.
+   * @throws {BrokerError} If the engine is away.
+   */
+  change<N extends LogChangeName>(
+    id: string,
+    name: N,
+    options: LogChangeOptions<N>,
+  ): Promise<LogChangeResult<N>>;
+}
+
+/**
+ * Makes the logs of a broker.
+ *
+ * @param engine The engine, which decides by `decide`.
+ * @returns The logs.
+ */
+export function logsOver(engine: LogEngine): BrokerLogs {
+  return {
+    get maxAppendBytes() {
+      return engine.maxAppendBytes;
+    },
+    create: (id, options) => engine.change(id, "create", options),
+    append: (id, options) => engine.change(id, "append", options),
+    read: (id, options) => engine.read(id, options),
+    delete: (id, { ifExpired = false } = {}) => engine.change(id, "delete", { ifExpired }),
+    retain: (id, fork, options) => engine.change(id, "retain", { ...options, fork }),
+    release: (id, fork) => engine.change(id, "release", { fork }),
+    overdue: (options) => engine.overdue(options),
+    list: (kind, options) => engine.list(kind, options),
+  };
+}
+
+/** A log as decisions see it. An engine may look things up only when asked. */
+export interface LogView {
+  readonly state: StoredLog;
+  /** Newest epoch and number of each producer. */
+  readonly producers: {
+    readonly size: number;
+    get(id: string): readonly [epoch: number, seq: number] | undefined;
+  };
+  /** Forks that need the log. */
+  readonly forks: { readonly size: number; has(fork: string): boolean };
+}
+
+/** The circumstances of a decision. */
+export interface LogMoment {
+  /** Time of the engine, in milliseconds since the Unix epoch. */
+  readonly now: number;
+  /** Number of logs of the kind. */
+  readonly count: number;
+}
+
+/** The refusal of a write for which an engine has no room. */
+export type LogRefusal = LogOverShare | { readonly kind: "no-space" };
+
+/** A fork that begins or ends to need its source. */
+export interface ForkNote {
+  readonly name: string;
+  readonly isGone: boolean;
+}
+
+/** A write to a log, or of a new log. */
+export interface LogWrite<R> {
+  readonly kind: "write";
+  /** The next state, before the retention. */
+  readonly next: StoredLog;
+  /** Records to append. */
+  readonly records: readonly LogRecord[];
+  /** Retention to apply; see {@linkcode retained}. */
+  readonly keep?: AppendLogOptions["keep"];
+  /** Newest number of a producer; `isNew` for a producer without an earlier one. */
+  readonly producer?: LogProducer & { readonly isNew: boolean };
+  /** A fork to note or to forget. */
+  readonly fork?: ForkNote;
+  /** The change is not announced. */
+  readonly isQuiet?: true;
+  /** Makes the result from the state that was written. */
+  readonly result: (written: StoredLog) => R;
+  /** The result if the engine has no room. Without it, the engine always writes. */
+  readonly refused?: (refusal: LogRefusal) => R;
+}
+
+/** Effect of a change on a log: none, a write, or the removal of the log with all it has. */
+export type LogEffect<R> =
+  | { readonly kind: "none"; readonly result: R }
+  | { readonly kind: "remove"; readonly result: R }
+  | LogWrite<R>;
+
+type Decisions = {
+  readonly [N in LogChangeName]: (
+    log: LogView | undefined,
+    options: LogChangeOptions<N>,
+    moment: LogMoment,
+  ) => LogEffect<LogChangeResult<N>>;
+};
+
+const DECISIONS: Decisions = {
+  create: decideCreate,
+  append: decideAppend,
+  delete: decideDelete,
+  retain: decideRetain,
+  release: decideRelease,
+};
+
+/**
+ * Decides about a change. Does not change the log.
+ *
+ * @param log The log; `undefined` if there is none.
+ * @param change Name and options of the change.
+ * @param moment The circumstances.
+ * @returns The effect, which the engine brings into force.
+ */
+export function decide<N extends LogChangeName>(
+  log: LogView | undefined,
+  [name, options]: readonly [name: N, options: LogChangeOptions<N>],
+  moment: LogMoment,
+): LogEffect<LogChangeResult<N>> {
+  return DECISIONS[name](log, options, moment);
+}
+
+/**
+ * Applies a retention to a write.
+ *
+ * @param write The write.
+ * @param sizes Bytes of the kept records and of the added ones, oldest first.
+ * @returns The state without the oldest records beyond the retention; the newest record stays.
+ */
+export function retained<R>({ next, keep }: LogWrite<R>, sizes: Iterable<number>): StoredLog {
+  if (keep === undefined) return next;
+  let { start, bytes } = next;
+  const isBeyond = () => isBeyondRetention({ ...next, start, bytes }, keep);
+  if (!isBeyond()) return next;
+  for (const size of sizes) {
+    bytes -= size;
+    start++;
+    if (!isBeyond()) break;
+  }
+  return { ...next, start, bytes };
+}
+
+/** Tells whether the oldest record of a log is beyond a retention; the newest record always stays. */
+export function isBeyondRetention(
+  { start, tail, bytes }: Pick<StoredLog, "start" | "tail" | "bytes">,
+  keep: NonNullable<AppendLogOptions["keep"]>,
+): boolean {
+  const count = tail - start;
+  return count > 1 && (count > keep.records || countedBytes(bytes, count) > keep.bytes);
+}
+
+function none<R>(result: R): LogEffect<R> {
+  return { kind: "none", result };
+}
+
+function decideCreate(
+  log: LogView | undefined,
+  options: CreateLogOptions,
+  { now, count }: LogMoment,
+): LogEffect<LogCreated> {
+  if (log !== undefined) {
+    const { state } = log;
+    const isGone = isExpired(state, now) && !state.isDeleted;
+    return none(isGone ? { kind: "expired" } : { kind: "exists", info: infoOf(state) });
+  }
+  if (count >= options.maxLogs) return none({ kind: "too-many" });
+  const { config, identity, records, end, writer } = options;
+  const first = config.origin?.position ?? 0;
+  return {
+    kind: "write",
+    next: {
+      ...config,
+      identity,
+      first,
+      start: first,
+      tail: first + records.length,
+      bytes: recordBytes(records),
+      until: expiryOf(config, now),
+      ...(end && { end, endedAt: now }),
+      ...(writer && { writer: { holder: writer.holder, until: now + writer.ttlMs } }),
+    },
+    records,
+    result: (written) => ({ kind: "created", info: infoOf(written), count: count + 1 }),
+    refused: (refusal) => refusal,
+  };
+}
+
+function decideRetain(
+  log: LogView | undefined,
+  { fork, identity, maxForks }: LogChangeOptions<"retain">,
+  { now }: LogMoment,
+): LogEffect<LogRetained> {
+  const isThere = log?.state.identity === identity && !log.state.isDeleted &&
+    !isExpired(log.state, now);
+  if (!isThere) return none("missing");
+  if (log.forks.has(fork)) return none("retained");
+  if (log.forks.size >= maxForks) return none("too-many");
+  return noted(log.state, { name: fork, isGone: false }, "retained");
+}
+
+function decideRelease(
+  log: LogView | undefined,
+  { fork }: LogChangeOptions<"release">,
+): LogEffect<LogOrigin | undefined> {
+  if (!log?.forks.has(fork)) return none(undefined);
+  const { state, forks } = log;
+  const isLast = forks.size === 1 && state.isDeleted;
+  if (isLast) return { kind: "remove", result: state.origin };
+  return noted(state, { name: fork, isGone: true }, undefined);
+}
+
+/** The write of a fork alone, which readers and writers of the log need not learn. */
+function noted<R>(state: StoredLog, fork: ForkNote, result: R): LogEffect<R> {
+  return { kind: "write", next: state, records: [], fork, isQuiet: true, result: () => result };
+}
+
+function decideDelete(
+  log: LogView | undefined,
+  { ifExpired }: LogChangeOptions<"delete">,
+  { now }: LogMoment,
+): LogEffect<LogDeleted> {
+  if (log === undefined) return none({ kind: "missing" });
+  const { state, forks } = log;
+  if (state.isDeleted) return none({ kind: "deleted" });
+  if (ifExpired && !isExpired(state, now)) return none({ kind: "alive" });
+  if (forks.size === 0) {
+    const { origin } = state;
+    return { kind: "remove", result: { kind: "removed", ...(origin && { origin }) } };
+  }
+  const next: StoredLog = { ...state, isDeleted: true };
+  return { kind: "write", next, records: [], result: () => ({ kind: "kept" }) };
+}
+
+/**
+ * Decides about an append. The order of the rules is that of the Durable Streams protocol (section
+ * 5.2): the end of the log first, then producers, whose repetitions succeed, then the sequence, then
+ * the size.
+ */
+function decideAppend(
+  log: LogView | undefined,
+  options: AppendLogOptions,
+  { now }: LogMoment,
+): LogEffect<LogAppended> {
+  const { identity, producer } = options;
+  if (log === undefined || identity !== undefined && identity !== log.state.identity) {
+    return none({ kind: "missing" });
+  }
+  const { state } = log;
+  if (isExpired(state, now)) return none({ kind: "expired" });
+  if (state.isDeleted) return none({ kind: "deleted" });
+  const known = producer && log.producers.get(producer.id);
+  const bytes = recordBytes(options.records);
+  const refusal = refusalOfEnd(state, options) ?? refusalOfLease(state, options, now) ??
+    (producer && refusalOfProducer(log, producer, known)) ??
+    refusalOfContent(state, options, bytes);
+  if (refusal !== undefined) return none(refusal);
+  return {
+    kind: "write",
+    next: appended(state, options, { now, bytes }),
+    records: options.records,
+    keep: options.keep,
+    ...(producer && { producer: { ...producer, isNew: known === undefined } }),
+    result: (written) => ({ kind: "appended", info: infoOf(written) }),
+    refused: (refusal) => refusal,
+  };
+}
+
+/** The state after an append, without the retention. */
+function appended(
+  state: StoredLog,
+  { records, end, producer, sequence, writer, cancel }: AppendLogOptions,
+  { now, bytes }: { readonly now: number; readonly bytes: number },
+): StoredLog {
+  return {
+    ...state,
+    tail: state.tail + records.length,
+    bytes: state.bytes + bytes,
+    until: expiryOf(state, now),
+    ...(sequence !== undefined && { sequence }),
+    ...(writer && {
+      writer: { ...(!writer.releases && { holder: writer.holder }), until: now + writer.ttlMs },
+    }),
+    ...(end && { end: producer === undefined ? end : { ...end, by: producer }, endedAt: now }),
+    ...(cancel !== undefined && { cancelled: state.cancelled ?? cancel }),
+  };
+}
+
+function refusalOfEnd(
+  state: StoredLog,
+  { records, end, producer, ifWriterLost }: AppendLogOptions,
+): LogAppended | undefined {
+  if (state.end === undefined) return undefined;
+  if (ifWriterLost) return { kind: "held" };
+  const info = infoOf(state);
+  if (producer !== undefined && isSame(producer, state.end.by)) {
+    return { kind: "repeated", info, seq: producer.seq };
+  }
+  const isEndOnly = end !== undefined && records.length === 0 && producer === undefined;
+  return isEndOnly ? { kind: "repeated", info } : { kind: "ended", info };
+}
+
+function refusalOfLease(
+  state: StoredLog,
+  { writer, ifWriterLost }: AppendLogOptions,
+  now: number,
+): LogAppended | undefined {
+  if (ifWriterLost && !isWriterLost(state, now)) return { kind: "held" };
+  const lease = state.writer;
+  if (writer === undefined || lease === undefined) return undefined;
+  const isFree = lease.until <= now || lease.holder === undefined;
+  const isOwn = lease.holder === writer.holder;
+  const isFenced = writer.takes ? !isFree && !isOwn : isFree || !isOwn;
+  return isFenced ? { kind: "fenced" } : undefined;
+}
+
+function refusalOfProducer(
+  { state, producers }: LogView,
+  { epoch, seq }: LogProducer,
+  known: readonly [epoch: number, seq: number] | undefined,
+): LogAppended | undefined {
+  if (known === undefined) {
+    if (seq > 0) return { kind: "skipped", expected: 0 };
+    const isFull = producers.size >= MAX_LOG_PRODUCERS;
+    return isFull ? { kind: "too-many-producers" } : undefined;
+  }
+  const [lastEpoch, lastSeq] = known;
+  if (epoch < lastEpoch) return { kind: "stale", epoch: lastEpoch };
+  if (epoch > lastEpoch) return seq === 0 ? undefined : { kind: "unstarted" };
+  if (seq <= lastSeq) return { kind: "repeated", info: infoOf(state), seq: lastSeq };
+  return seq === lastSeq + 1 ? undefined : { kind: "skipped", expected: lastSeq + 1 };
+}
+
+/** Refuses by the sequence, then by the size. */
+function refusalOfContent(
+  state: StoredLog,
+  { records, sequence, keep, maxBytes }: AppendLogOptions,
+  bytes: number,
+): LogAppended | undefined {
+  if (sequence !== undefined && state.sequence !== undefined && sequence <= state.sequence) {
+    return { kind: "out-of-sequence", sequence: state.sequence };
+  }
+  const kept = keep === undefined ? countedBytes(state.bytes, state.tail - state.start) : 0;
+  const needed = kept + countedBytes(bytes, records.length);
+  return records.length > 0 && needed > maxBytes ? { kind: "full" } : undefined;
+}
+
+function isSame(one: LogProducer, other: LogProducer | undefined): boolean {
+  return one.id === other?.id && one.epoch === other.epoch && one.seq === other.seq;
+}
