@@ -40,6 +40,7 @@ import type { ControlStats } from "./types.ts";
 import type { FrameTap } from "./queue/frames.ts";
 import { SendQueue, type SendQueueOwner } from "./queue/turn.ts";
 import { report, type SessionRequests, type SessionSettings, tellSkipped } from "./settings.ts";
+import { withoutUndefined } from "../base/options.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import type { SessionFace, SessionIdentity, SessionState, WaitOptions } from "./types.ts";
@@ -798,7 +799,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.queue?.flush();
     this.connection.close({ closeCode: code, reason });
     this.inbound.clear();
-    this.finish({ code, reason, by, error });
+    this.finish(withoutUndefined({ code, reason, by, error }));
   }
 
   /**

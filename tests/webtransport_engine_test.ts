@@ -137,8 +137,12 @@ Deno.test("serve() hands its engine the certificate, the address and the limits"
       ...options,
       webTransport: { cacheFolder: null, ...webTransport, engine: engine(listeners) },
     });
-    const { unreadStreams, isSuccessor, quotas, ...all } = listeners[0]!.options;
-    assertEquals([unreadStreams?.timeoutMs, typeof isSuccessor], [5_000, "function"]);
+    const { unreadStreams, isSuccessor, quic, quotas, ...all } = listeners[0]!.options;
+    assertEquals([unreadStreams?.timeoutMs, typeof isSuccessor, quic], [
+      5_000,
+      "function",
+      undefined,
+    ]);
     assertEquals(quotas?.stats.maxSessions?.taken, 0);
     const { cert: _cert, key: _key, ...rest } = all;
     const seen = "cert" in expected ? all : rest;
