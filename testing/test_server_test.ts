@@ -85,13 +85,13 @@ Deno.test("TestServer.dial() has streams and no messages where it offers QMux al
       come.push(...await receive(stream!, 1));
     },
   });
-  await using bare = await server.dial({ protocols: ["qmux-00"] });
+  await using bare = await server.dial({ protocols: ["qmux-01"] });
   const writer = (await bare.createUnidirectionalStream()).getWriter();
   await writer.write(Uint8Array.of(7));
   await turns();
   assertEquals([bare.protocol, come], ["", [Uint8Array.of(7)]]);
   assertThrows(() => bare.send("news"), UnsupportedError);
-  await using whole = await server.dial({ protocols: ["qmux-00.skein.1"] });
+  await using whole = await server.dial({ protocols: ["qmux-01.skein.1"] });
   whole.send("news");
   assertEquals(whole.protocol, "skein.1");
 });

@@ -347,7 +347,7 @@ Deno.test("Server prefers skein.1, then messages over QMux, then QMux without a 
     ["qmux-02, chat, qmux-01.skein.1", "qmux-01.skein.1"],
     ["qmux-02.chat, qmux-01", "qmux-01"],
     ["qmux-01.chat, qmux-02.chat", "qmux-01.chat"],
-    ["webtransport", "webtransport"],
+    ["qmux-00, webtransport", undefined],
     ["qmux-77, chat", undefined],
   ] as const;
   for (const [protocol, expected] of cases) {

@@ -225,8 +225,7 @@ Deno.test("webSocketOffers() names each version with each draft of QMux", () => 
   assertEquals(webSocketOffers(["moq-lite-04"]), [
     "qmux-02.moq-lite-04",
     "qmux-01.moq-lite-04",
-    "qmux-00.moq-lite-04",
   ]);
-  assertEquals(webSocketOffers(["gomoqt-dev"]), ["qmux-02", "qmux-01", "qmux-00", "webtransport"]);
+  assertEquals(webSocketOffers(["gomoqt-dev"]), ["qmux-02", "qmux-01"]);
   assertEquals(webSocketOffers(["moq-lite-02"])[0], "qmux-02.moql");
 });

@@ -50,8 +50,6 @@ testConnection("QMux", make(1), traits);
 
 testConnection("QMux of draft 02", make(2), traits);
 
-testConnection("QMux of draft 00", make(0), { ...traits, datagrams: "none" });
-
 testConnection(
   "QMux with delay and jitter",
   make(1, { faults: { delayMs: 1, jitterMs: 2 } }),

@@ -98,7 +98,6 @@ export function testWebSocket(name: string, engine: WebSocketHost): void {
   test("qmux-02", qmux);
   test("qmux-01", qmux);
   testSwapped("qmux-01", qmux);
-  test("qmux-00", { ...qmux, datagrams: "none" });
   test("qmux-01.skein.1", messages);
   testSwapped("qmux-01.skein.1", messages);
 

@@ -7,7 +7,6 @@ import { assert, assertEquals } from "@std/assert";
 import type { SendStream } from "../../transport/connection.ts";
 import { directStream } from "../../transport/direct.ts";
 import {
-  decodeLegacyFrame,
   DEFAULT_PARAMETERS,
   encodeTransportParameters,
   PARAMETERS_TYPE,
@@ -21,7 +20,6 @@ import {
 import { MAX_RECORD_BYTES } from "../../transport/qmux/qmux.ts";
 import { MAX_BUFFERED_BYTES } from "../../transport/qmux/record_scheduler.ts";
 import type { QmuxStream } from "../../transport/qmux/stream.ts";
-import type { QmuxVersion } from "../../transport/qmux/versions.ts";
 import { decodeRecord, type TestEnd, testEnd } from "../qmux_wire.ts";
 import type { Random } from "../random.ts";
 import { joined, mutateBytes } from "./mutate.ts";
@@ -76,10 +74,6 @@ const SEEDS: readonly Uint8Array[] = [
   record((writer) => writer.parameters(PARAMETERS_TYPE, PARAMETERS)),
 ];
 
-const LEGACY_SEEDS: readonly Uint8Array[] = ["080468656c6c6f", "0907627965", "04419007", "050409"]
-  .concat("1c0a6772c3bcc39f65", "1d519b66756c6c", "0802" + "61".repeat(50), "090662")
-  .map((hex) => Uint8Array.fromHex(hex));
-
 const PARAMETER_SEEDS = [encodeTransportParameters(PARAMETERS), text.slice(0, 0)];
 
 /**
@@ -112,7 +106,6 @@ function fuzzCodecs(random: Random): void {
     const again = encode(frame);
     if (again !== undefined) assertEquals(withoutSize(decodeRecord(again)), withoutSize([frame]));
   }
-  onlyQmuxErrors(() => decodeLegacyFrame(mutateBytes(random, LEGACY_SEEDS)));
   const parameters = mutateBytes(random, PARAMETER_SEEDS);
   onlyQmuxErrors(() => decodeRecord(joined(Uint8Array.fromHex("ff5153300d0a0d0a"), parameters)));
 }
@@ -174,7 +167,6 @@ function withoutSize(frames: QmuxFrame[]): unknown[] {
 class UsedEngine {
   readonly #random: Random;
   readonly #end: TestEnd;
-  readonly #version: QmuxVersion;
   readonly #streams: QmuxStream[] = [];
   readonly #writables: SendStream[] = [];
   readonly #pending: Promise<unknown>[] = [];
@@ -182,16 +174,13 @@ class UsedEngine {
 
   constructor(random: Random) {
     this.#random = random;
-    this.#version = random.pick([0, 1, 2, 2, 2, "webtransport"] as const);
     this.#end = testEnd(random.pick(["client", "server"]), {
-      version: this.#version,
+      version: random.pick([1, 2, 2] as const),
       isLenient: random.below(2) === 0,
       flowControl: { ...WINDOWS, automatic: random.below(4) > 0 },
     });
     // Most sessions begin correctly.
-    if (this.#version !== "webtransport" && random.below(8) > 0) {
-      this.#receive(SEEDS.at(-1)!.slice());
-    }
+    if (random.below(8) > 0) this.#receive(SEEDS.at(-1)!.slice());
   }
 
   /** True once the peer or a fault has ended the engine. */
@@ -204,19 +193,15 @@ class UsedEngine {
   step(): void {
     const random = this.#random;
     if (random.below(2) === 0) this.#act();
-    const seeds = this.#version === "webtransport" ? LEGACY_SEEDS : SEEDS;
-    const record = random.below(3) > 0 ? this.#several(seeds) : mutateBytes(random, seeds);
+    const record = random.below(3) > 0 ? this.#several() : mutateBytes(random, SEEDS);
     this.#receive(record.slice());
     const { link, qmux } = this.#end;
     for (let i = random.below(3); i > 0; i--) {
       const sent = link.take();
       // Output is well-formed after any input.
-      if (sent === undefined) continue;
-      if (this.#version === "webtransport") decodeLegacyFrame(sent);
-      else assert(decodeRecord(sent).length > 0);
+      if (sent !== undefined) assert(decodeRecord(sent).length > 0);
     }
     assert(link.mostBytes <= MAX_BUFFERED_BYTES + MAX_RECORD_BYTES, "the wire holds too much");
-    if (this.#version === "webtransport") return;
     assert(qmux.heldBytes <= this.#granted, `${qmux.heldBytes} bytes are held`);
     assert(qmux.openStreams <= MAX_STREAMS, `${qmux.openStreams} streams are open`);
   }
@@ -240,10 +225,9 @@ class UsedEngine {
   }
 
   /** Good frames, some of them in one record. */
-  #several(seeds: readonly Uint8Array[]): Uint8Array {
-    const isOne = this.#version === "webtransport" || this.#random.below(2) === 0;
-    const count = isOne ? 1 : 1 + this.#random.below(6);
-    return joined(...Array.from({ length: count }, () => this.#random.pick(seeds)));
+  #several(): Uint8Array {
+    const count = this.#random.below(2) === 0 ? 1 : 1 + this.#random.below(6);
+    return joined(...Array.from({ length: count }, () => this.#random.pick(SEEDS)));
   }
 
   #receive(record: Uint8Array): void {
@@ -288,7 +272,7 @@ class UsedEngine {
       }
       default:
         this.#granted += 100;
-        qmux.credit?.grant("data", Math.min(this.#granted, 2 ** 40));
+        qmux.credit.grant("data", Math.min(this.#granted, 2 ** 40));
     }
   }
 
@@ -308,7 +292,7 @@ class UsedEngine {
 }
 
 function record(write: (writer: RecordWriter) => void): Uint8Array {
-  const writer = new RecordWriter(1_000_000, { isSingle: false, isLegacy: false });
+  const writer = new RecordWriter(1_000_000);
   write(writer);
   return writer.take().slice();
 }

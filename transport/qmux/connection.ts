@@ -114,9 +114,9 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
     this.protocol = protocol;
     this.capabilities = Object.freeze({
       streams: true,
-      datagrams: version === 1 || version === 2 ? "reliable" : "none",
+      datagrams: "reliable",
       resetCodes: true,
-      credit: version !== "webtransport",
+      credit: true,
       independentStreams: false,
     });
     this.#qmux = new Qmux(this, {
@@ -230,8 +230,6 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
     if (this.#ending !== undefined) return;
     if (typeof frame !== "string") {
       this.#bytesReceived += frame.byteLength;
-      // The legacy framing negotiates nothing, and its first frame may be a close.
-      if (!this.capabilities.credit) this.#ready.resolve();
       return this.#qmux.receive(frame);
     }
     this.fail(QuicError.protocolViolation, "Expected bytes, received text");
@@ -246,10 +244,7 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
     try {
       await carrier.ready;
       this.#isCarrierReady = true;
-      if (this.#ending === undefined) {
-        if (this.capabilities.credit) this.#qmux.start();
-        else this.#ready.resolve();
-      }
+      if (this.#ending === undefined) this.#qmux.start();
       const info = await carrier.closed;
       this.#over({ closeCode: info.closeCode ?? 0, reason: info.reason ?? "" });
     } catch (error) {

@@ -10,7 +10,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 const WEBSOCKET = { streams: false, datagrams: false };
 
 function record(write: (record: RecordWriter) => void): Uint8Array {
-  const writer = new RecordWriter(16_382, { isSingle: false, isLegacy: false });
+  const writer = new RecordWriter(16_382);
   write(writer);
   return writer.take();
 }
@@ -109,20 +109,6 @@ Deno.test("withQmux() ends by the close of its connection, without an earlier fr
   await using _ = pair;
   pair.client.close({ closeCode: 4001, reason: "gone" });
   assertEquals(await server.closed, { closeCode: 4001, reason: "gone" });
-});
-
-Deno.test("withQmux() is ready although a close came first, without parameters to agree on", async () => {
-  await using pair = memoryPair(WEBSOCKET);
-  await pair.client.ready;
-  pair.server.frames!.send(Uint8Array.fromHex("1d4fa9" + "627965"));
-  await turn();
-  await using client = withQmux(pair.client, {
-    runtime: platformRuntime(),
-    side: "client",
-    version: "webtransport",
-  });
-  await client.ready;
-  assertEquals(await client.closed, { closeCode: 4009, reason: "bye" });
 });
 
 Deno.test("withQmux() closes its connection with 0 where a WebSocket cannot carry the code", async () => {

@@ -148,8 +148,8 @@ export interface ResetFrame {
   readonly id: number;
   /** Application error code. */
   readonly code: number;
-  /** Total bytes of the stream; `undefined` in the framing without this field. */
-  readonly finalSize: number | undefined;
+  /** Total bytes of the stream. */
+  readonly finalSize: number;
 }
 
 /** CONNECTION_CLOSE frame. */
@@ -420,41 +420,6 @@ export class FrameReader {
   }
 }
 
-/**
- * Decodes the frame of a message. A STREAM frame has no offset field and follows the bytes received
- * before; its `offset` is `NaN`.
- *
- * @throws {QmuxError} If the frame cannot be decoded.
- */
-export function decodeLegacyFrame(message: Uint8Array): QmuxFrame {
-  const cursor = new Cursor(message, QuicError.frameEncodingError);
-  const type = cursor.varint();
-  const first = cursor.varint(); // Stream number, or the code of a close.
-  switch (type) {
-    case FrameType.stream:
-    case FrameType.stream | StreamBit.fin: {
-      const data = cursor.take(cursor.left);
-      return { kind: "stream", id: first, offset: NaN, data, isFin: type !== FrameType.stream };
-    }
-    case FrameType.resetStream:
-      return { kind: "reset", id: first, code: cursor.varint(), finalSize: undefined };
-    case FrameType.stopSending:
-      return { kind: "stop", id: first, code: cursor.varint() };
-    case FrameType.connectionClose:
-    case FrameType.applicationClose:
-      return {
-        kind: "close",
-        isApplication: type === FrameType.applicationClose,
-        code: first,
-        reason: decoder.decode(cursor.take(cursor.left)),
-      };
-  }
-  throw new QmuxError(
-    QuicError.frameEncodingError,
-    `Received a frame of unknown type 0x${type.toString(16)}`,
-  );
-}
-
 /** Derives the direction from a frame type: of each pair, the even type is bidirectional. */
 function directionOf(type: number): StreamDirection {
   return (type & 1) === 0 ? "bidirectional" : "unidirectional";
@@ -468,8 +433,6 @@ function malformed(message: string): QmuxError {
 export class RecordWriter {
   #bytes: Uint8Array = EMPTY;
   #at = 0;
-  readonly #isLegacy: boolean;
-  readonly #isSingle: boolean;
 
   /** Most bytes of a record. */
   limit: number;
@@ -480,13 +443,9 @@ export class RecordWriter {
    * Creates an empty record.
    *
    * @param limit Most bytes of a record at first.
-   * @param options `isSingle` puts one frame into a record, as in draft 00; `isLegacy` writes the
-   * frames from before the drafts, without lengths and offsets.
    */
-  constructor(limit: number, options: { readonly isSingle: boolean; readonly isLegacy: boolean }) {
+  constructor(limit: number) {
     this.limit = limit;
-    this.#isSingle = options.isSingle;
-    this.#isLegacy = options.isLegacy;
   }
 
   /** Bytes written so far. */
@@ -501,7 +460,7 @@ export class RecordWriter {
 
   /** Tells whether the next frame needs a new record. */
   get isFull(): boolean {
-    return this.#isSingle ? this.#at > 0 : this.limit - this.#at < MIN_ROOM;
+    return this.limit - this.#at < MIN_ROOM;
   }
 
   /** Ends the record and begins another. */
@@ -521,8 +480,7 @@ export class RecordWriter {
 
   /** Writes a RESET_STREAM frame. */
   reset(id: number, code: number, finalSize: number): void {
-    if (this.#isLegacy) this.control(FrameType.resetStream, id, code);
-    else this.control(FrameType.resetStream, id, code, finalSize);
+    this.control(FrameType.resetStream, id, code, finalSize);
   }
 
   /** Writes a frame of a long type and an integer. */
@@ -551,10 +509,8 @@ export class RecordWriter {
     this.#reserve(MAX_CONTROL_BYTES + text.byteLength);
     this.#varint(frameType === undefined ? FrameType.applicationClose : FrameType.connectionClose);
     this.#varint(code);
-    if (!this.#isLegacy) {
-      if (frameType !== undefined) this.#varint(frameType);
-      this.#varint(text.byteLength);
-    }
+    if (frameType !== undefined) this.#varint(frameType);
+    this.#varint(text.byteLength);
     this.#copy(text, 0, text.byteLength);
   }
 
@@ -574,11 +530,9 @@ export class RecordWriter {
    * @param offset Offset in the stream.
    */
   payloadRoom(id: number, offset: number): number {
-    let header = 1 + varintLength(id);
     // The length field takes two bytes below 16 KiB, and four above.
-    if (!this.#isLegacy) {
-      header += (offset > 0 ? varintLength(offset) : 0) + (this.room < 16_384 ? 2 : 4);
-    }
+    const header = 1 + varintLength(id) + (offset > 0 ? varintLength(offset) : 0) +
+      (this.room < 16_384 ? 2 : 4);
     return Math.min(this.room - header, this.maxPayload);
   }
 
@@ -597,16 +551,15 @@ export class RecordWriter {
     isFin: boolean,
   ): void {
     const { bytes, start, end } = payload;
-    const hasOffset = offset > 0 && !this.#isLegacy;
-    let type: number = FrameType.stream;
+    const hasOffset = offset > 0;
+    let type: number = FrameType.stream | StreamBit.length;
     if (isFin) type |= StreamBit.fin;
     if (hasOffset) type |= StreamBit.offset;
-    if (!this.#isLegacy) type |= StreamBit.length;
     this.#reserve(MAX_CONTROL_BYTES + end - start);
     this.#bytes[this.#at++] = type;
     this.#varint(id);
     if (hasOffset) this.#varint(offset);
-    if (!this.#isLegacy) this.#varint(end - start);
+    this.#varint(end - start);
     if (end > start) this.#copy(bytes, start, end);
   }
 

@@ -1,7 +1,6 @@
 import { decodeRecord } from "../../tests/qmux_wire.ts";
 import { assertEquals, assertThrows } from "@std/assert";
 import {
-  decodeLegacyFrame,
   decodeTransportParameters,
   DEFAULT_MAX_RECORD_SIZE,
   DEFAULT_PARAMETERS,
@@ -144,11 +143,8 @@ Deno.test("decodeRecord() refuses more streams than can be counted", () => {
   }
 });
 
-const RECORDS = { isSingle: false, isLegacy: false };
-const LEGACY = { isSingle: true, isLegacy: true };
-
 Deno.test("RecordWriter writes the bytes that another make writes", () => {
-  const record = new RecordWriter(DEFAULT_MAX_RECORD_SIZE, RECORDS);
+  const record = new RecordWriter(DEFAULT_MAX_RECORD_SIZE);
   const stream = { bytes: bytes("so bye now"), start: 3, end: 6 };
   record.stream(7, 70_000, stream, true);
   record.stream(3, 300, { bytes: bytes(""), start: 0, end: 0 }, true);
@@ -177,7 +173,7 @@ Deno.test("RecordWriter writes the bytes that another make writes", () => {
 });
 
 Deno.test("RecordWriter leaves an offset of zero out", () => {
-  const record = new RecordWriter(DEFAULT_MAX_RECORD_SIZE, RECORDS);
+  const record = new RecordWriter(DEFAULT_MAX_RECORD_SIZE);
   record.stream(4, 0, { bytes: bytes("hello"), start: 0, end: 5 }, false);
   const written = record.take();
   assertEquals(written.toHex(), "0a040568656c6c6f");
@@ -191,7 +187,7 @@ Deno.test("RecordWriter never writes more than its room", () => {
     for (const id of [0, 63, 64, 16_384, 2 ** 30, 2 ** 40]) {
       for (const offset of [0, 1, 64, 16_384, 2 ** 30, 2 ** 52]) {
         for (const before of [0, 5, 1_000, limit - 16_400, limit - 64]) {
-          const record = new RecordWriter(limit, RECORDS);
+          const record = new RecordWriter(limit);
           for (let i = 0; i + 2 <= before; i += 2) record.control(0x14, 1);
           const end = record.payloadRoom(id, offset);
           record.stream(id, offset, { bytes: payload, start: 0, end }, false);
@@ -201,46 +197,6 @@ Deno.test("RecordWriter never writes more than its room", () => {
         }
       }
     }
-  }
-});
-
-/** Bytes of `@moq/qmux` 0.3.3 in the framing from before the drafts. */
-const LEGACY_GOLDEN: Record<string, QmuxFrame> = {
-  "080468656c6c6f": { kind: "stream", id: 4, offset: NaN, data: bytes("hello"), isFin: false },
-  "0907627965": { kind: "stream", id: 7, offset: NaN, data: bytes("bye"), isFin: true },
-  "04419007": { kind: "reset", id: 400, code: 7, finalSize: undefined },
-  "0509c0000000ee6b2800": { kind: "stop", id: 9, code: 4_000_000_000 },
-  "1c0a6772c3bcc39f65": { kind: "close", isApplication: false, code: 10, reason: "grüße" },
-  "1d519b66756c6c": { kind: "close", isApplication: true, code: 4507, reason: "full" },
-};
-
-for (const [hex, frame] of Object.entries(LEGACY_GOLDEN)) {
-  Deno.test(`decodeLegacyFrame() reads a frame of another make: ${hex}`, () => {
-    assertEquals(decodeLegacyFrame(Uint8Array.fromHex(hex)), frame);
-  });
-}
-
-Deno.test("RecordWriter writes the framing from before the drafts", () => {
-  const record = new RecordWriter(16_384, LEGACY);
-  const written: string[] = [];
-  const put = (write: () => void) => {
-    write();
-    assertEquals(record.isFull, true);
-    written.push(record.take().toHex());
-  };
-  put(() => record.stream(4, 0, { bytes: bytes("hello"), start: 0, end: 5 }, false));
-  put(() => record.stream(7, 70_000, { bytes: bytes("bye"), start: 0, end: 3 }, true));
-  put(() => record.reset(400, 7, 20_000));
-  put(() => record.control(0x05, 9, 4_000_000_000));
-  put(() => record.close(10, "grüße", 0));
-  put(() => record.close(4507, "full"));
-  assertEquals(written, Object.keys(LEGACY_GOLDEN));
-});
-
-Deno.test("decodeLegacyFrame() refuses invalid frames", () => {
-  for (const hex of ["", "08", "10" + "05", "0441", "0505", "ff5153300d0a0d0a05"]) {
-    const error = assertThrows(() => decodeLegacyFrame(Uint8Array.fromHex(hex)), QmuxError);
-    assertEquals(error.quicCode, frameEncodingError);
   }
 });
 

@@ -7,7 +7,6 @@ import type {
   ConnectionInspection,
   ConnectionObserver,
   CreditKind,
-  DatagramDuplex,
   FlowControlOptions,
   OpenStreamOptions,
   ReceiveStream,
@@ -15,16 +14,14 @@ import type {
   StreamDirection,
 } from "../connection.ts";
 import { Ledger } from "../counters.ts";
-import { ReceiveCredit } from "../flow_control.ts";
+import type { ReceiveCredit } from "../flow_control.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
 import { varintLength } from "../quic/varint.ts";
-import { noDatagrams } from "../unsupported.ts";
 import { type CreditHost, QmuxCredit } from "./credit.ts";
 import { type DatagramHost, QmuxDatagrams } from "./datagrams.ts";
 import {
   type CloseFrame,
   type DatagramFrame,
-  decodeLegacyFrame,
   DEFAULT_MAX_RECORD_SIZE,
   DEFAULT_PARAMETERS,
   FrameReader,
@@ -50,8 +47,8 @@ const MIN_PING_MS = 100;
 /** Largest record, sent and received: fits a chunk of 64 KiB with the frame header. */
 export const MAX_RECORD_BYTES = 65_600;
 
-/** Largest frame in draft 00 and before, where a message is one frame. */
-const MAX_SINGLE_FRAME_BYTES = 16_384;
+/** Records up to this size count as small. */
+const SMALL_RECORD_BYTES = 16_384;
 
 /**
  * Most stream bytes per frame for peers with small records, which limit the payload of a frame
@@ -62,14 +59,8 @@ const MAX_SMALL_PAYLOAD = 16_352;
 /** Largest DATAGRAM frame that this end accepts. */
 export const MAX_DATAGRAM_FRAME_BYTES: number = DEFAULT_MAX_RECORD_SIZE;
 
-/** Most unread bytes from a peer without byte credit; beyond, the connection ends. */
-export const MAX_UNCOUNTED_BYTES = 16_777_216;
-
 /** Most streams held for acceptance; beyond, the oldest is dropped. */
 const MAX_UNACCEPTED_STREAMS = 1_000;
-
-/** Most open streams of a peer without stream credit; beyond, the connection ends. */
-const MAX_UNCOUNTED_STREAMS = 10_000;
 
 /** Wire of a {@linkcode Qmux}. */
 export interface QmuxLink extends MultiplexerLink {
@@ -123,16 +114,15 @@ export class Qmux
 
   readonly #link: QmuxLink;
   readonly #options: QmuxOptions;
-  readonly #isLegacy: boolean;
+  /** Flow control. */
+  readonly credit: QmuxCredit;
   /** Receive credit for the bytes of all streams. */
   readonly dataReceived: ReceiveCredit;
-  readonly #credit: QmuxCredit | undefined;
   /** Order in which streams and control frames are sent. */
   readonly scheduler: RecordScheduler;
   readonly #pings: Pings;
   readonly #streams: StreamRegistry;
   #datagrams: QmuxDatagrams | undefined = undefined;
-  #noDatagrams: DatagramDuplex | undefined = undefined;
   #peer: TransportParameters = DEFAULT_PARAMETERS;
   #isStarted = false;
   #isOpen = false;
@@ -150,22 +140,12 @@ export class Qmux
     this.runtime = runtime;
     this.#link = link;
     this.#options = options;
-    this.#isLegacy = version === "webtransport";
-    const isSingle = this.#isLegacy || version === 0;
-    const record = new RecordWriter(
-      isSingle ? MAX_SINGLE_FRAME_BYTES : DEFAULT_MAX_RECORD_SIZE,
-      { isSingle, isLegacy: this.#isLegacy },
-    );
-    if (!this.#isLegacy) this.#credit = new QmuxCredit(flowControl, this);
-    this.dataReceived = this.#credit?.of("data").receive ??
-      new ReceiveCredit(MAX_UNCOUNTED_BYTES, () => {});
+    this.credit = new QmuxCredit(flowControl, this);
+    this.dataReceived = this.credit.of("data").receive;
+    const record = new RecordWriter(DEFAULT_MAX_RECORD_SIZE);
     this.scheduler = new RecordScheduler(runtime, link, record, this);
     this.#pings = new Pings(runtime, this.scheduler, version);
     this.#streams = new StreamRegistry(this, link.side, flowControl);
-    if (this.#isLegacy) {
-      this.#isStarted = this.#isOpen = true;
-      this.scheduler.open(MAX_SINGLE_FRAME_BYTES, Infinity);
-    }
   }
 
   /** Counters, flow control and events. */
@@ -195,11 +175,6 @@ export class Qmux
     return this.#streams.unread;
   }
 
-  /** Flow control; absent in the framing from before the drafts. */
-  get credit(): QmuxCredit | undefined {
-    return this.#credit;
-  }
-
   /** Tells whether the peer's transport parameters have arrived. */
   get isOpen(): boolean {
     return this.#isOpen;
@@ -220,10 +195,13 @@ export class Qmux
     return this.scheduler.waitingStreams;
   }
 
-  /** Datagrams; unsupported in draft 00 and before. */
-  get datagrams(): DatagramDuplex {
-    if (this.#hasDatagrams) return this.#allDatagrams;
-    return this.#noDatagrams ??= noDatagrams("qmux-00");
+  /** Datagrams, made at the first use. */
+  get datagrams(): QmuxDatagrams {
+    if (this.#datagrams === undefined) {
+      this.#datagrams = new QmuxDatagrams(this);
+      if (this.#end !== undefined) this.#datagrams.end(this.#end.error, this.#end.isBroken);
+    }
+    return this.#datagrams;
   }
 
   /** Bidirectional streams that the peer opened. */
@@ -254,7 +232,7 @@ export class Qmux
   start(): void {
     if (this.#isStarted || this.#end !== undefined) return;
     this.#isStarted = true;
-    const credit = this.#credit!;
+    const { credit } = this;
     const { maxStreamData } = credit;
     const parameters: TransportParameters = {
       maxIdleTimeoutMs: 0,
@@ -264,8 +242,8 @@ export class Qmux
       maxStreamDataUni: maxStreamData,
       maxStreamsBidi: credit.of("bidirectional").receive.limit,
       maxStreamsUni: credit.of("unidirectional").receive.limit,
-      maxDatagramFrameSize: this.#hasDatagrams ? MAX_DATAGRAM_FRAME_BYTES : 0,
-      maxRecordSize: this.#options.version === 0 ? DEFAULT_MAX_RECORD_SIZE : MAX_RECORD_BYTES,
+      maxDatagramFrameSize: MAX_DATAGRAM_FRAME_BYTES,
+      maxRecordSize: MAX_RECORD_BYTES,
     };
     credit.dropGrants();
     this.scheduler.begin(parameters);
@@ -314,7 +292,7 @@ export class Qmux
     this.#end = { error, isBroken };
     this.#pings.stop();
     this.scheduler.stop();
-    this.#credit?.fail(error);
+    this.credit.fail(error);
     this.#streams.end(error, isBroken);
     this.#datagrams?.end(error, isBroken);
   }
@@ -322,11 +300,11 @@ export class Qmux
   // Members for the streams.
 
   get dataLeft(): number {
-    return this.#credit?.of("data").send.left ?? Infinity;
+    return this.credit.of("data").send.left;
   }
 
   dataSent(byteLength: number): void {
-    this.#credit?.of("data").send.takeNow(byteLength);
+    this.credit.of("data").send.takeNow(byteLength);
   }
 
   halfEnded(stream: QmuxStream): void {
@@ -391,22 +369,10 @@ export class Qmux
     options.signal?.throwIfAborted();
     if (this.#end !== undefined) throw this.#end.error;
     this.start();
-    const credit = this.#credit?.of(direction).send;
-    if (credit !== undefined && !credit.takeNow(1)) await credit.take(1, options);
+    const credit = this.credit.of(direction).send;
+    if (!credit.takeNow(1)) await credit.take(1, options);
     if (this.#end !== undefined) throw (this.#end as { error: Error }).error;
     return this.#streams.open(direction, options.sendOrder);
-  }
-
-  get #hasDatagrams(): boolean {
-    return this.#options.version === 1 || this.#options.version === 2;
-  }
-
-  get #allDatagrams(): QmuxDatagrams {
-    if (this.#datagrams === undefined) {
-      this.#datagrams = new QmuxDatagrams(this);
-      if (this.#end !== undefined) this.#datagrams.end(this.#end.error, this.#end.isBroken);
-    }
-    return this.#datagrams;
   }
 
   #fail(code: number, reason: string): void {
@@ -415,9 +381,6 @@ export class Qmux
   }
 
   #receive(record: Uint8Array): void {
-    if (this.#isLegacy) {
-      return this.#dispatch(decodeLegacyFrame(record), true);
-    }
     if (record.byteLength > MAX_RECORD_BYTES) {
       throw new QmuxError(
         QuicError.frameEncodingError,
@@ -484,8 +447,8 @@ export class Qmux
 
   #onStream({ id, offset, data, isFin }: StreamFrame, isOwn: boolean): void {
     const receive = this.#streams.find(id, "receive")?.receive;
-    const follows = this.#isLegacy || (this.#options.isLenient ?? false);
-    const at = !Number.isNaN(offset) ? offset : follows ? receive?.received ?? 0 : 0;
+    const { isLenient = false } = this.#options;
+    const at = !Number.isNaN(offset) ? offset : isLenient ? receive?.received ?? 0 : 0;
     receive?.deliver(at, data, { isFin, isOwn: isOwn && fills(data) });
   }
 
@@ -497,16 +460,15 @@ export class Qmux
   }
 
   #onDatagram({ data, frameSize }: DatagramFrame, isOwn: boolean): void {
-    if (!this.#hasDatagrams || frameSize > MAX_DATAGRAM_FRAME_BYTES) {
+    if (frameSize > MAX_DATAGRAM_FRAME_BYTES) {
       throw new QmuxError(
         QuicError.protocolViolation,
-        `Expected a DATAGRAM frame of at most ${
-          this.#hasDatagrams ? MAX_DATAGRAM_FRAME_BYTES : 0
-        } bytes, received one of ${frameSize}`,
+        `Expected a DATAGRAM frame of at most ${MAX_DATAGRAM_FRAME_BYTES} bytes, ` +
+          `received one of ${frameSize}`,
       );
     }
     if (this.dropsDatagrams) return this.ledger.droppedDatagram(data.byteLength);
-    this.#allDatagrams.deliver(isOwn && fills(data) ? data : data.slice());
+    this.datagrams.deliver(isOwn && fills(data) ? data : data.slice());
   }
 
   #onClose({ isApplication, code, reason }: CloseFrame): void {
@@ -519,18 +481,17 @@ export class Qmux
   #onParameters(parameters: TransportParameters): void {
     this.#peer = this.#streams.peer = parameters;
     this.#isOpen = true;
-    const { version, onOpen } = this.#options;
     this.#raise("data", parameters.maxData);
     this.#raise("bidirectional", parameters.maxStreamsBidi);
     this.#raise("unidirectional", parameters.maxStreamsUni);
     this.#datagrams?.opened();
-    const isSmall = parameters.maxRecordSize <= MAX_SINGLE_FRAME_BYTES;
+    const isSmall = parameters.maxRecordSize <= SMALL_RECORD_BYTES;
     this.scheduler.open(
-      version === 0 ? MAX_SINGLE_FRAME_BYTES : Math.min(MAX_RECORD_BYTES, parameters.maxRecordSize),
+      Math.min(MAX_RECORD_BYTES, parameters.maxRecordSize),
       isSmall ? MAX_SMALL_PAYLOAD : Infinity,
     );
     this.#pings.keepAlive(parameters.maxIdleTimeoutMs);
-    onOpen?.();
+    this.#options.onOpen?.();
   }
 
   #onCredit(kind: CreditKind, limit: number): void {
@@ -539,7 +500,7 @@ export class Qmux
 
   /** Raises a limit; a total that is no higher than before has no effect (RFC 9000 section 4.1). */
   #raise(kind: CreditKind, limit: number): boolean {
-    const { send } = this.#credit!.of(kind);
+    const { send } = this.credit.of(kind);
     if (limit <= send.limit) return false;
     send.raise(limit);
     if (kind === "data") this.scheduler.unblock();
@@ -548,7 +509,7 @@ export class Qmux
 
   #onBlocked(kind: CreditKind, limit: number): void {
     this.ledger.tell({ type: "blocked", what: kind, by: "remote", limit });
-    this.#credit!.of(kind).receive.grantAll();
+    this.credit.of(kind).receive.grantAll();
   }
 }
 
@@ -587,7 +548,7 @@ class Pings {
    */
   keepAlive(timeoutMs: number): void {
     const everyMs = Math.max(MIN_PING_MS, timeoutMs / PINGS_PER_TIMEOUT);
-    if (timeoutMs === 0 || everyMs > MAX_TIMER_MS || this.#version === 0) return;
+    if (timeoutMs === 0 || everyMs > MAX_TIMER_MS) return;
     const check = () => {
       this.#keepAlive = this.#runtime.setTimeout(check, everyMs);
       const { records } = this.#scheduler;
@@ -719,8 +680,8 @@ class StreamRegistry {
    */
   excludeMessageStream(): void {
     this.#messages = new Ledger();
-    const receive = this.#host.credit?.of("bidirectional").receive;
-    if (!this.#isClient) receive?.grant(receive.limit + 1);
+    const { receive } = this.#host.credit.of("bidirectional");
+    if (!this.#isClient) receive.grant(receive.limit + 1);
   }
 
   /**
@@ -770,7 +731,7 @@ class StreamRegistry {
   halfEnded(stream: QmuxStream): void {
     if (!stream.isOver || !stream.isAccepted || !this.#streams.delete(stream.id)) return;
     if (stream.isRemote && !stream.carriesMessages) {
-      this.#host.credit?.of(stream.direction).receive.release(1);
+      this.#host.credit.of(stream.direction).receive.release(1);
     }
   }
 
@@ -802,23 +763,20 @@ class StreamRegistry {
 
   /** Adds a stream that the peer opened, and all earlier ones. */
   #arrive(direction: StreamDirection, index: number): QmuxStream {
-    const credit = this.#host.credit?.of(direction).receive;
+    const credit = this.#host.credit.of(direction).receive;
     const opened = this.#remote;
-    const isAllowed = credit === undefined
-      ? this.#streams.size + index - opened[direction] < MAX_UNCOUNTED_STREAMS
-      : index < credit.limit;
-    if (!isAllowed) {
+    if (index >= credit.limit) {
       throw new QmuxError(
         QuicError.streamLimitError,
-        `Expected at most ${credit?.limit ?? MAX_UNCOUNTED_STREAMS} ${direction} streams`,
+        `Expected at most ${credit.limit} ${direction} streams`,
       );
     }
     let stream!: QmuxStream;
     while (opened[direction] <= index) {
-      credit?.receive(1);
+      credit.receive(1);
       stream = this.#add(opened[direction]++, direction, { isRemote: true });
       // The stream of the messages is allowed beyond those of the application.
-      if (stream.carriesMessages) credit?.release(1);
+      if (stream.carriesMessages) credit.release(1);
       stream.receive = this.#receiveHalf(stream);
       if (direction === "unidirectional") this.#unidirectional.push(stream);
       else {
@@ -847,12 +805,11 @@ class StreamRegistry {
   }
 
   #sendHalf(stream: QmuxStream, limit: number, sendOrder?: number): SendHalf {
-    const isCounted = this.#host.credit !== undefined;
-    return new SendHalf(stream, this.#host, { limit: isCounted ? limit : Infinity, sendOrder });
+    return new SendHalf(stream, this.#host, { limit, sendOrder });
   }
 
   #receiveHalf(stream: QmuxStream): ReceiveHalf {
-    return new ReceiveHalf(stream, this.#host, this.#host.credit?.maxStreamData);
+    return new ReceiveHalf(stream, this.#host, this.#host.credit.maxStreamData);
   }
 
   /** Accepts a stream for the application; only then may the peer open a replacement. */

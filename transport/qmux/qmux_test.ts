@@ -31,7 +31,7 @@ const GENEROUS: TransportParameters = {
 
 /** Writes one record. */
 function record(write: (record: RecordWriter) => void): Uint8Array {
-  const writer = new RecordWriter(1_000_000, { isSingle: false, isLegacy: false });
+  const writer = new RecordWriter(1_000_000);
   write(writer);
   return writer.take();
 }
@@ -69,7 +69,7 @@ Deno.test("Qmux sends nothing before its first use", async () => {
   const { client, server } = pair;
   void client.qmux.incomingBidirectionalStreams;
   void client.qmux.datagrams.maxDatagramSize;
-  client.qmux.credit!.grant("data", 2_000_000);
+  client.qmux.credit.grant("data", 2_000_000);
   await pair.settle();
   assertEquals(client.link.records, []);
   const opening = client.qmux.createBidirectionalStream();
@@ -147,7 +147,7 @@ for (const [title, code, records] of VIOLATIONS) {
   });
 }
 
-for (const version of [0, 1, 2] as const) {
+for (const version of [1, 2] as const) {
   Deno.test(`Qmux of draft 0${version} wants parameters first`, () => {
     const { qmux, link } = testEnd("server", { version });
     qmux.receive(stream(0, 0, 1));
@@ -300,7 +300,7 @@ Deno.test("Qmux reports once for each total that it is blocked, and when it cont
   assertEquals(await kinds(), ["stream"]);
   const late = [near.write(new Uint8Array(30)), near.write(new Uint8Array(30))];
   assertEquals(await kinds(), ["dataBlocked"]);
-  assertEquals(qmux.credit!.state("data"), {
+  assertEquals(qmux.credit.state("data"), {
     granted: 1_048_576,
     received: 0,
     allowed: 100,
@@ -316,7 +316,7 @@ Deno.test("Qmux reports once for each total that it is blocked, and when it cont
   assertEquals(await kinds(), ["stream", "stream"]);
   await qmux.createUnidirectionalStream();
   const third = qmux.createUnidirectionalStream();
-  assertEquals(qmux.credit!.state("unidirectional").waiting, 1);
+  assertEquals(qmux.credit.state("unidirectional").waiting, 1);
   assertEquals((await kinds()).toSorted(), ["stream", "streamsBlocked"]);
   qmux.receive(control(0x13, 3));
   await third;
@@ -370,7 +370,7 @@ Deno.test("Qmux names the awaited event, when the time is over", async () => {
   await one.close();
   const frames = (await sent(server)).filter((frame) => frame.kind === "stream");
   const bytes = frames.flatMap(({ data }) => [...data]);
-  assertEquals([bytes.length, bytes.at(-1), qmux.credit!.state("data").waiting], [11, 7, 0]);
+  assertEquals([bytes.length, bytes.at(-1), qmux.credit.state("data").waiting], [11, 7, 0]);
 });
 
 Deno.test("Qmux ends a stream that gave up a write although it waits for credit", async () => {
@@ -419,7 +419,7 @@ Deno.test("Qmux returns the credit of bytes that are never read", async () => {
     }
   }
   assertEquals([client.qmux.openStreams, server.qmux.openStreams], [0, 0]);
-  assertEquals(server.qmux.credit!.state("data").received, 100_000);
+  assertEquals(server.qmux.credit.state("data").received, 100_000);
 });
 
 Deno.test("Qmux returns the credit of bytes that a reset stream never sent", async () => {
@@ -446,11 +446,11 @@ Deno.test("Qmux grants by hand alone where windows do not move", async () => {
   const far = directStream((await reader.read()).value!);
   assertEquals((await far.read())!.byteLength, 100);
   await pair.settle();
-  assertEquals(server.qmux.credit!.state("data").granted, 100);
-  server.qmux.credit!.grant("data", 250);
+  assertEquals(server.qmux.credit.state("data").granted, 100);
+  server.qmux.credit.grant("data", 250);
   await pair.settle();
   assertEquals((await far.read())!.byteLength, 150);
-  server.qmux.credit!.grant("data", 1_000);
+  server.qmux.credit.grant("data", 1_000);
   await pair.settle();
   await writing;
   await near.close();
@@ -458,8 +458,8 @@ Deno.test("Qmux grants by hand alone where windows do not move", async () => {
   assertEquals([(await far.read())!.byteLength, await far.read()], [50, null]);
   const second = client.qmux.createUnidirectionalStream();
   await pair.settle();
-  assertEquals(client.qmux.credit!.state("unidirectional").waiting, 1);
-  server.qmux.credit!.grant("unidirectional", 2);
+  assertEquals(client.qmux.credit.state("unidirectional").waiting, 1);
+  server.qmux.credit.grant("unidirectional", 2);
   await pair.settle();
   await second;
 });
@@ -473,7 +473,7 @@ Deno.test("Qmux grants nothing for bytes that are never read where windows do no
   qmux.receive(stream(2, 30, 30));
   qmux.receive(control(0x04, 2, 0, 70));
   qmux.receive(control(0x04, 6, 0, 30));
-  const { granted, received } = qmux.credit!.state("data");
+  const { granted, received } = qmux.credit.state("data");
   assertEquals([granted, received], [100, 100]);
   assertEquals((await sent(server)).map(({ kind }) => kind), ["stop"]);
   qmux.receive(stream(10, 0, 1));
@@ -640,60 +640,6 @@ Deno.test("Qmux keeps its payloads small for peers whose records are", async () 
   }
   await writing;
   assertEquals(largest, 16_352);
-});
-
-Deno.test("Qmux sends one frame a record in draft 00, and reads several", async () => {
-  using pair = new TestPair({ version: 0 });
-  const { client, server } = pair;
-  const opening = client.qmux.createBidirectionalStream();
-  await pair.settle();
-  const near = await opening;
-  for (let i = 0; i < 3; i++) await near.write(Uint8Array.of(i));
-  await near.close();
-  assertEquals(client.link.records.map((one) => decodeRecord(one).length), [1, 1, 1, 1]);
-  const reader = server.qmux.incomingBidirectionalStreams.getReader();
-  await pair.settle();
-  assertEquals((await (await reader.read()).value!.read())?.byteLength, 3);
-});
-
-Deno.test("Qmux speaks the framing from before the drafts, without counting", async () => {
-  using pair = new TestPair({ version: "webtransport" });
-  const { client, server } = pair;
-  assertEquals([client.qmux.credit, client.qmux.datagrams.maxDatagramSize], [undefined, 0]);
-  const near = await client.qmux.createBidirectionalStream();
-  const bytes = new Uint8Array(1_000_000).map((_, at) => at);
-  const writing = near.write(bytes).then(() => near.close());
-  for (let i = 0; i < 200; i++) await pair.settle();
-  await writing;
-  await pair.settle();
-  const reader = server.qmux.incomingBidirectionalStreams.getReader();
-  const far = (await reader.read()).value!;
-  const read: number[] = [];
-  for (let chunk; (chunk = await far.read()) !== null;) for (const byte of chunk) read.push(byte);
-  assertEquals(read.length, bytes.length);
-  assert(read.every((byte, at) => byte === bytes[at]));
-  far.abort({ streamErrorCode: 8 });
-  await pair.settle();
-  assertEquals((await assertRejects(() => near.read(), StreamError)).streamErrorCode, 8);
-});
-
-Deno.test("Qmux ends a connection of that framing when it has more than 10,000 streams", () => {
-  for (const [index, faults] of [[9_999, []], [10_000, [4]]] as const) {
-    const { qmux, link } = testEnd("server", { version: "webtransport" });
-    // A reset of one stream opens all earlier ones.
-    qmux.receive(control(0x04, 4 * index + 2, 0, 0));
-    assertEquals(link.faults.map(({ code }) => code), [...faults]);
-    qmux.end(new Error("Over"), false);
-  }
-});
-
-Deno.test("Qmux ends a connection of that framing when too much is unread", () => {
-  const { qmux, link } = testEnd("server", { version: "webtransport" });
-  const message = new Uint8Array(1_000_000);
-  message.set([0x08, 0x02]);
-  for (let i = 0; i < 20 && link.faults.length === 0; i++) qmux.receive(message.slice());
-  assertEquals(link.faults.map(({ code }) => code), [3]);
-  qmux.end(new Error("Over"), false);
 });
 
 Deno.test("Qmux sends at its end the frames that a write left to it", async () => {

@@ -51,8 +51,8 @@ export const NO_FRAME: number = FrameType.padding;
 
 /** Sources of frames other than streams. */
 export interface RecordSources {
-  /** Flow control; absent in the framing without credit. */
-  readonly credit: QmuxCredit | undefined;
+  /** Flow control. */
+  readonly credit: QmuxCredit;
   /** Datagrams; absent until the first use. */
   readonly ownDatagrams: QmuxDatagrams | undefined;
   /** Counts the bytes of a datagram that goes out. */
@@ -262,7 +262,7 @@ export class RecordScheduler {
 
   #hasControl(): boolean {
     return this.#control.length > 0 || this.#pong !== undefined || this.#ping !== undefined ||
-      this.#parameters !== undefined || (this.#sources.credit?.hasFrames ?? false);
+      this.#parameters !== undefined || this.#sources.credit.hasFrames;
   }
 
   /** Fills the record; true if the record has to go out first. */
@@ -299,7 +299,7 @@ export class RecordScheduler {
     if (waitsFor === "connection") {
       this.#blocked.add(half);
       const { credit } = this.#sources;
-      credit?.block("data", credit.of("data").send.limit);
+      credit.block("data", credit.of("data").send.limit);
     } else if (waitsFor === "nothing") {
       half.waitsFor = "wire";
       this.#queue.add(half);
@@ -317,7 +317,7 @@ export class RecordScheduler {
     } else if (this.#ping !== undefined) {
       record.ping(PING_TYPE, this.#ping);
       this.#ping = undefined;
-    } else if (!(this.#sources.credit?.fill(record) ?? false)) {
+    } else if (!this.#sources.credit.fill(record)) {
       return this.#fillStreamControl();
     }
     return true;
@@ -335,7 +335,6 @@ export class RecordScheduler {
   #fillStreamControl(): boolean {
     const stream = this.#control.at(-1);
     if (stream === undefined) return false;
-    // One frame per call: draft 00 has one frame per record.
     if (stream.receive?.hasControl) stream.receive.fillControl(this.#record);
     else if (stream.send?.hasControl) stream.send.fillControl(this.#record);
     if (!(stream.receive?.hasControl || stream.send?.hasControl)) {

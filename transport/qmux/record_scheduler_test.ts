@@ -90,9 +90,9 @@ class Schedule {
       case 3:
         return this.#grant();
       case 4: {
-        const { received } = server.qmux.credit!.state("unidirectional");
+        const { received } = server.qmux.credit.state("unidirectional");
         const ended = Math.min(received, this.#endedStreams);
-        server.qmux.credit!.grant("unidirectional", ended + 1 + random.below(3));
+        server.qmux.credit.grant("unidirectional", ended + 1 + random.below(3));
         return;
       }
       default:
@@ -102,9 +102,9 @@ class Schedule {
 
   #check(): void {
     const { client, server } = this.#pair;
-    const { granted, received } = server.qmux.credit!.state("data");
+    const { granted, received } = server.qmux.credit.state("data");
     assert(received <= granted, "more came than was granted");
-    assert(client.qmux.credit!.state("data").sent <= granted, "more was sent than was granted");
+    assert(client.qmux.credit.state("data").sent <= granted, "more was sent than was granted");
     const { heldBytes } = server.qmux;
     assert(heldBytes <= GRANT_BYTES, `${heldBytes} bytes are held unread`);
     assertEquals(client.qmux.heldBytes, 0);
@@ -113,8 +113,8 @@ class Schedule {
   /** Grants a number of bytes ahead of the read or abandoned ones. */
   #grant(): void {
     const { qmux } = this.#pair.server;
-    const { received } = qmux.credit!.state("data");
-    qmux.credit!.grant("data", received - qmux.heldBytes + GRANT_BYTES);
+    const { received } = qmux.credit.state("data");
+    qmux.credit.grant("data", received - qmux.heldBytes + GRANT_BYTES);
   }
 
   /** Waits until the schedule says so. */

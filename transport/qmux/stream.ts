@@ -486,7 +486,7 @@ export class ReceiveHalf implements DirectReadable {
   readonly #stream: QmuxStream;
   readonly #host: StreamHost;
   #chunks: Chunks | undefined = undefined;
-  readonly #credit: ReceiveCredit | undefined;
+  readonly #credit: ReceiveCredit;
   #received = 0;
   #grantToSend: number | undefined = undefined;
   #stopCode: number | undefined = undefined;
@@ -504,12 +504,11 @@ export class ReceiveHalf implements DirectReadable {
   /**
    * Creates the direction.
    *
-   * @param window Bytes that the peer may send ahead of the reader; `undefined` without credit.
+   * @param window Bytes that the peer may send ahead of the reader.
    */
-  constructor(stream: QmuxStream, host: StreamHost, window: number | undefined) {
+  constructor(stream: QmuxStream, host: StreamHost, window: number) {
     this.#stream = stream;
     this.#host = host;
-    if (window === undefined) return;
     this.#credit = new ReceiveCredit(window, (limit) => {
       this.#grantToSend = limit;
       host.scheduler.wantsControl(stream);
@@ -635,7 +634,7 @@ export class ReceiveHalf implements DirectReadable {
 
   /** Grants the full window: the peer waits for credit of the stream. */
   grantAll(): void {
-    if (!this.#isCut) this.#credit?.grantAll();
+    if (!this.#isCut) this.#credit.grantAll();
   }
 
   /** Tells whether frames without a payload are pending. */
@@ -700,7 +699,7 @@ export class ReceiveHalf implements DirectReadable {
   }
 
   #count(byteLength: number): void {
-    const isAllowed = (this.#credit?.receive(byteLength) ?? true) &&
+    const isAllowed = (this.#credit.receive(byteLength) ?? true) &&
       this.#host.dataReceived.receive(byteLength);
     this.#received += byteLength;
     if (isAllowed) return;
@@ -708,7 +707,7 @@ export class ReceiveHalf implements DirectReadable {
   }
 
   #release(byteLength: number): void {
-    if (this.#finalSize === undefined) this.#credit?.release(byteLength);
+    if (this.#finalSize === undefined) this.#credit.release(byteLength);
     // The stream of the messages must not wait for credit that the application grants by hand.
     if (this.#stream.carriesMessages) this.#host.dataReceived.giveBack(byteLength);
     else this.#host.dataReceived.release(byteLength);

@@ -1,15 +1,13 @@
 /**
  * Versions of QMux on a WebSocket, with their subprotocols.
  *
- * Drafts are those of draft-ietf-quic-qmux. A binary message is a record without the size field
- * from draft 01 on, and a single frame in draft 00. `webtransport` is older than the drafts: one
- * frame per message, streams only, without parameters, flow control and datagrams.
+ * Drafts are those of draft-ietf-quic-qmux. A binary message is a record without the size field.
  *
  * @module
  */
 
-/** Draft number, or the framing from before the drafts. */
-export type QmuxVersion = 0 | 1 | 2 | "webtransport";
+/** Draft number. */
+export type QmuxVersion = 1 | 2;
 
 /** A parsed subprotocol of QMux. */
 export interface QmuxProtocol {
@@ -19,11 +17,8 @@ export interface QmuxProtocol {
   readonly protocol: string;
 }
 
-/** Subprotocol of the framing from before the drafts, which cannot name an application protocol. */
-const LEGACY = "webtransport";
-
 /** Supported drafts, in order of preference. */
-const DRAFTS: readonly (0 | 1 | 2)[] = [2, 1, 0];
+const DRAFTS: readonly QmuxVersion[] = [2, 1];
 
 /**
  * Parses a WebSocket subprotocol.
@@ -42,7 +37,6 @@ const DRAFTS: readonly (0 | 1 | 2)[] = [2, 1, 0];
  * ```
  */
 export function parseQmuxProtocol(subprotocol: string): QmuxProtocol | undefined {
-  if (subprotocol === LEGACY) return { version: LEGACY, protocol: "" };
   for (const version of DRAFTS) {
     const name = nameOf(version);
     if (subprotocol === name) return { version, protocol: "" };
@@ -66,15 +60,15 @@ export function parseQmuxProtocol(subprotocol: string): QmuxProtocol | undefined
  * import { qmuxProtocols } from "./versions.ts";
  * import { assertEquals } from "@std/assert";
  *
- * assertEquals(qmuxProtocols("chat"), ["qmux-02.chat", "qmux-01.chat", "qmux-00.chat"]);
- * assertEquals(qmuxProtocols(), ["qmux-02", "qmux-01", "qmux-00", "webtransport"]);
+ * assertEquals(qmuxProtocols("chat"), ["qmux-02.chat", "qmux-01.chat"]);
+ * assertEquals(qmuxProtocols(), ["qmux-02", "qmux-01"]);
  * ```
  */
 export function qmuxProtocols(protocol = ""): string[] {
   const names = DRAFTS.map(nameOf);
-  return protocol === "" ? [...names, LEGACY] : names.map((name) => `${name}.${protocol}`);
+  return protocol === "" ? names : names.map((name) => `${name}.${protocol}`);
 }
 
-function nameOf(draft: 0 | 1 | 2): string {
+function nameOf(draft: QmuxVersion): string {
   return `qmux-0${draft}`;
 }

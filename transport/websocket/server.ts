@@ -316,8 +316,7 @@ export function withAgreedStreams(
 ): Connection {
   const { protocol } = connection;
   // Most peers have no streams, and the parser makes the names of all drafts.
-  const mayHaveStreams = protocol.startsWith("qmux-") || protocol === "webtransport";
-  if (!mayHaveStreams || parseQmuxProtocol(protocol) === undefined) return connection;
+  if (!protocol.startsWith("qmux-") || parseQmuxProtocol(protocol) === undefined) return connection;
   const { runtime, flowControl, messages, admitted } = options;
   const carry = (streams: Connection) =>
     withMessages(streams, { ...messages, runtime, admitted, side: "server" });

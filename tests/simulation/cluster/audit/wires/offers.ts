@@ -14,13 +14,22 @@ const SKEIN = "skein.1";
 
 /** Subprotocols of QMux in the order in which a server prefers each group. */
 const STREAMS = [
-  ["qmux-02.skein.1", "qmux-01.skein.1", "qmux-00.skein.1"],
-  ["qmux-02", "qmux-01", "qmux-00", "webtransport"],
-  ["qmux-02.chat", "qmux-00.chat", "qmux-01.skein.12"],
+  ["qmux-02.skein.1", "qmux-01.skein.1"],
+  ["qmux-02", "qmux-01"],
+  ["qmux-02.chat", "qmux-01.chat", "qmux-01.skein.12"],
 ] as const;
 
 /** Subprotocols that no server chooses. */
-const UNKNOWN = ["qmux-03", "qmux-2.chat", "qmux-02.", "skein.12", "skein.2", "chat"] as const;
+const UNKNOWN = [
+  "qmux-00",
+  "qmux-03",
+  "webtransport",
+  "qmux-2.chat",
+  "qmux-02.",
+  "skein.12",
+  "skein.2",
+  "chat",
+] as const;
 
 /** Announces a token: not chosen, and without a meaning beside other protocols than those of Skein. */
 const TOKEN_MARK = "skein.auth";
