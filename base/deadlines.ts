@@ -29,6 +29,8 @@ export class Deadlines<T> {
   // Bounded by the items that the caller waits for.
   readonly #waiting = new Map<T, number>();
   #timer: Timer | undefined = undefined;
+  /** The item that the timer was set for: due at the timer, whatever the clock says then. */
+  #next: T | undefined = undefined;
   #isClearing = false;
 
   /**
@@ -52,7 +54,8 @@ export class Deadlines<T> {
   add(item: T): void {
     this.#waiting.delete(item);
     this.#waiting.set(item, this.#runtime.now() + this.#timeoutMs);
-    this.#timer ??= this.#runtime.setTimeout(() => this.#sweep(), this.#timeoutMs);
+    if (this.#timer === undefined) this.#wait(item, this.#timeoutMs);
+    else if (this.#next === item) this.#next = undefined;
   }
 
   /**
@@ -64,6 +67,7 @@ export class Deadlines<T> {
    */
   delete(item: T): boolean {
     const wasWaiting = this.#waiting.delete(item);
+    if (this.#next === item) this.#next = undefined;
     if (this.#isClearing && this.#waiting.size === 0) this.#stop();
     return wasWaiting;
   }
@@ -81,9 +85,15 @@ export class Deadlines<T> {
     return items;
   }
 
+  #wait(item: T, waitMs: number): void {
+    this.#runtime.clearTimeout(this.#timer);
+    this.#next = item;
+    this.#timer = this.#runtime.setTimeout(() => this.#sweep(), waitMs);
+  }
+
   #stop(): void {
     this.#runtime.clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.#timer = this.#next = undefined;
   }
 
   /** Lets no item wait beyond a time: the clock was set back. */
@@ -94,16 +104,16 @@ export class Deadlines<T> {
   }
 
   #sweep(): void {
-    this.#timer = undefined;
+    let next = this.#next;
+    this.#timer = this.#next = undefined;
     const now = this.#runtime.now();
     const latest = now + this.#timeoutMs;
     for (const [item, dueAt] of this.#waiting) {
-      if (dueAt > latest) this.#shorten(latest);
-      if (dueAt > now) {
-        const waitMs = Math.min(dueAt, latest) - now;
-        this.#timer = this.#runtime.setTimeout(() => this.#sweep(), waitMs);
-        return;
+      if (dueAt > now && item !== next) {
+        if (dueAt > latest) this.#shorten(latest);
+        return this.#wait(item, Math.min(dueAt, latest) - now);
       }
+      next = undefined;
       this.#waiting.delete(item);
       this.#onLate(item);
     }

@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { Deadlines } from "./deadlines.ts";
-import { platformRuntime } from "./runtime.ts";
+import { platformRuntime, type Runtime, type Timer } from "./runtime.ts";
 
 Deno.test("Deadlines tells of each thing that is late, in order, and of no other", async () => {
   using time = new FakeTime();
@@ -55,6 +55,58 @@ Deno.test("Deadlines waits at most for the time again when the clock is set back
   deadlines.add("c");
   await time.tickAsync(1_000);
   assertEquals(late, ["a", "b", "c"]);
+});
+
+Deno.test("Deadlines keeps the time of the first item when the clock is set back, but not if that item restarts", async () => {
+  using time = new FakeTime();
+  let offsetMs = 0;
+  const runtime = Object.assign(platformRuntime(), { now: () => Date.now() + offsetMs });
+  const late: string[] = [];
+  const deadlines = new Deadlines<string>(runtime, 1_000, (name) => late.push(name));
+  deadlines.add("a");
+  await time.tickAsync(600);
+  offsetMs = -3_600_000;
+  await time.tickAsync(400);
+  assertEquals(late, ["a"]);
+  deadlines.add("b");
+  await time.tickAsync(600);
+  deadlines.add("b");
+  await time.tickAsync(999);
+  assertEquals(late, ["a"]);
+  await time.tickAsync(1);
+  assertEquals(late, ["a", "b"]);
+});
+
+Deno.test("Deadlines gives an item that is added while items are late the whole time, with one timer", async () => {
+  using time = new FakeTime();
+  const timers = new Set<unknown>();
+  const platform = platformRuntime();
+  const runtime: Runtime = Object.assign(platformRuntime(), {
+    setTimeout(callback: () => void, ms: number) {
+      const timer: Timer = platform.setTimeout(() => (timers.delete(timer), callback()), ms);
+      timers.add(timer);
+      return timer;
+    },
+    clearTimeout(timer: Timer) {
+      timers.delete(timer);
+      platform.clearTimeout(timer);
+    },
+  });
+  const late: string[] = [];
+  const deadlines: Deadlines<string> = new Deadlines<string>(runtime, 1_000, (name) => {
+    if (late.push(name) === 1) deadlines.add(name);
+  });
+  deadlines.add("a");
+  await time.tickAsync(500);
+  deadlines.add("b");
+  await time.tickAsync(500);
+  assertEquals([late, timers.size], [["a"], 1]);
+  await time.tickAsync(500);
+  assertEquals([late, timers.size], [["a", "b"], 1]);
+  await time.tickAsync(499);
+  assertEquals(late, ["a", "b"]);
+  await time.tickAsync(1);
+  assertEquals([late, timers.size], [["a", "b", "a"], 0]);
 });
 
 Deno.test("Deadlines.clear() forgets all items, and holds no timer", async () => {

@@ -1,6 +1,7 @@
 /** The users in each scope, on this node and on others, without listeners or sessions to notify. */
 import type { Session } from "../../session/session.ts";
-import type { Runtime, Timer } from "../../base/runtime.ts";
+import { Deadlines } from "../../base/deadlines.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { Directory } from "../nodes/directory.ts";
 import type { Nodes } from "../nodes/nodes.ts";
 import type { PresenceEvent } from "./types.ts";
@@ -209,75 +210,6 @@ function readPresenceEntry(value: unknown): PresenceEntry | undefined {
   return isEntry ? value as unknown as PresenceEntry : undefined;
 }
 
-/**
- * Waits the same time for each object, with one timer, and without a timer while there are no objects.
- *
- * @typeParam T Type of the objects.
- */
-class GraceTimer<T extends object> {
-  readonly #runtime: Runtime;
-  readonly #graceMs: number;
-  readonly #onOver: (over: T[]) => void;
-  /** Object to the start of the wait, in the order in which the waits end. */
-  readonly #since = new Map<T, number>();
-  #timer: Timer | undefined;
-
-  /** Creates an empty wait; `onOver` gets the objects that were not deleted for `graceMs`. */
-  constructor(runtime: Runtime, graceMs: number, onOver: (over: T[]) => void) {
-    this.#runtime = runtime;
-    this.#graceMs = graceMs;
-    this.#onOver = onOver;
-  }
-
-  /** Begins the wait for an object, or begins again. */
-  add(thing: T): void {
-    this.#since.delete(thing);
-    this.#since.set(thing, this.#runtime.now());
-    this.#schedule();
-  }
-
-  /** Ends the wait for an object without calling `onOver`. */
-  delete(thing: T): void {
-    if (this.#since.delete(thing)) this.#schedule();
-  }
-
-  /** Ends all waits, and the timer. */
-  clear(): void {
-    this.#since.clear();
-    this.#schedule();
-  }
-
-  #schedule(): void {
-    if (this.#since.size === 0) {
-      this.#runtime.clearTimeout(this.#timer);
-      this.#timer = undefined;
-      return;
-    }
-    if (this.#timer !== undefined) return;
-    const [first] = this.#since.values();
-    // A clock that was set back must not make the wait longer.
-    const leftMs = first! + this.#graceMs - this.#runtime.now();
-    const waitMs = Math.max(0, Math.min(leftMs, this.#graceMs));
-    this.#timer = this.#runtime.setTimeout(() => {
-      this.#timer = undefined;
-      this.#expire();
-    }, waitMs);
-  }
-
-  #expire(): void {
-    const now = this.#runtime.now();
-    const over: T[] = [];
-    for (const [thing, since] of this.#since) {
-      const isDue = now >= since + this.#graceMs || now < since;
-      if (!isDue) break;
-      this.#since.delete(thing);
-      over.push(thing);
-    }
-    this.#schedule();
-    this.#onOver(over);
-  }
-}
-
 /** Callbacks of {@linkcode PresenceScopes}. */
 interface PresenceOwner {
   /** Called within each change of a user. */
@@ -306,7 +238,7 @@ export class PresenceScopes implements Disposable {
   readonly #runtime: Runtime;
   readonly #owner: PresenceOwner;
   readonly #graceMs: number;
-  readonly #grace: GraceTimer<NodePresence>;
+  readonly #grace: Deadlines<NodePresence>;
   readonly #nodes: Nodes | undefined;
   readonly #directory: Directory<PresenceEntry> | undefined;
   readonly #watchingNodes: Disposable | undefined;
@@ -324,10 +256,11 @@ export class PresenceScopes implements Disposable {
     this.#runtime = runtime;
     this.#owner = owner;
     this.#graceMs = graceMs;
-    this.#grace = new GraceTimer(runtime, graceMs, (over) => {
-      for (const part of over) this.#end(part);
+    this.#grace = new Deadlines(runtime, graceMs, (part) => {
+      this.#end(part);
       owner.tell();
     });
+    this.#grace.clear();
     this.#nodes = nodes;
     if (nodes !== undefined) {
       // Subscribed before the directory, which deletes the entries of the node on the same event.
