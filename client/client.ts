@@ -278,7 +278,6 @@ export class Client<C extends Contract = Contract>
    *
    * @param options Gives up by signal or time.
    * @throws {SessionClosedError} If the client is closed before.
-   * @throws {UnsupportedError} If the server does not acknowledge messages.
    * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
    */
   async flushed(options: WaitOptions = {}): Promise<void> {
@@ -467,7 +466,6 @@ export class Client<C extends Contract = Contract>
    * @throws {RequestError} With code `forbidden`, if the server does not allow the publication; with
    * `too-many`, if a rate has no room within 30 s.
    * @throws {QueueFullError} If too many publications wait.
-   * @throws {UnsupportedError} If `except` is set and the server cannot tell clients apart.
    */
   async publish<T extends ContractTopic<C, "server">>(
     topic: T,
@@ -526,7 +524,6 @@ export class Client<C extends Contract = Contract>
    * `too-large`, if the data is too large; with `invalid`, if the data does not fit the contract.
    * @throws {QueueFullError} If there is data for 32 other rooms.
    * @throws {TypeError} If JSON cannot hold the data, or the room is not a valid topic.
-   * @throws {UnsupportedError} If the server does not support presence data.
    * @throws {SessionClosedError} If the client is closed or refused; a refused client sets the data
    * in its next session.
    */

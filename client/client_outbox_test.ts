@@ -81,7 +81,7 @@ Deno.test("Client.publish() that a session took stays in the outbox when its cal
     services: new RequestService(platformRuntime(), { publish: () => new Promise(() => {}) }),
   });
   network.answers.push(network.byHand((peer) => {
-    peer.say({ hello: { ...HELLO.hello, features: ["seq"] } });
+    peer.say(HELLO);
   }));
   await using client = network.client({ delivery: "at-least-once" });
   assertEquals(await settled(client), "connected");
@@ -98,7 +98,7 @@ Deno.test("Client keeps the newest acknowledged number when a session that it le
   using time = new FakeTime();
   const network = new Network();
   const peers: Peer[] = [];
-  const hello = { hello: { ...HELLO.hello, ticket: "t", features: ["seq", "handover"] } };
+  const hello = { hello: { ...HELLO.hello, ticket: "t" } };
   for (let i = 0; i < 3; i++) {
     network.answers.push(network.byHand((peer) => {
       peers.push(peer);

@@ -1,10 +1,9 @@
 /** Delivery at least once: a message is sent until the server acknowledges receipt. */
 import { isForSize } from "../transport/close_info.ts";
-import { RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import { RequestError, SessionClosedError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
 import { internals, type SessionCore } from "../session/core.ts";
 import { decodeBinary, encodeBinary, type EncodedMessage, framed } from "../session/wire/encode.ts";
-import { report } from "../session/settings.ts";
 import { isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
 import { waitFor } from "../base/wait.ts";
 import type { WaitOptions } from "../session/types.ts";
@@ -68,13 +67,8 @@ export class Delivery {
     const outbox = this.#outbox;
     if (!outbox.isFor(session)) return;
     const core = session[internals];
-    const isNumbered = core.features?.includes("seq") === true;
     this.#handed = this.#bytes = 0;
     this.#publishing = new Set();
-    outbox.error = isNumbered ? undefined : new UnsupportedError(
-      "Cannot deliver at least once: the server acknowledges no messages",
-    );
-    if (!isNumbered) report(core.settings, outbox.error, session);
     core.onAck = (n) => this.#acked(n);
     void session.closed.then((info) => {
       if (outbox.session === session && isForSize(info)) this.#refusedForSize(core);
@@ -85,14 +79,12 @@ export class Delivery {
       if (next === undefined || this.#isFull(next)) await outbox.changed();
       else if (isBehind(core, next)) await session.flushed();
       else {
-        const keys = keysOf(next, core, isNumbered);
+        const keys = keysOf(next, core);
         if (!this.#hand(core, next, keys)) continue;
         if (keys.client !== undefined) core.isIntroduced = true;
-        if (isNumbered) {
-          this.#handed++;
-          this.#bytes += next.size;
-          core.liveness?.began();
-        } else outbox.shift();
+        this.#handed++;
+        this.#bytes += next.size;
+        core.liveness?.began();
       }
     }
   }
@@ -110,10 +102,10 @@ export class Delivery {
     const answer = publication?.answer;
     entry.isHanded = true;
     const message = complete(entry, answer ? { ...keys, id: Number.MAX_SAFE_INTEGER } : keys);
-    const refusal = refusalOf(core, message, keys);
-    if (refusal !== undefined) {
+    if (isTooLarge(core, message)) {
       this.#outbox.shift(this.#handed);
-      answer?.reject(refusal);
+      const text = `The server does not take "${topic}": it is too large`;
+      answer?.reject(new RequestError("too-large", text));
       return false;
     }
     if (answer === undefined) {
@@ -126,7 +118,7 @@ export class Delivery {
       timeoutMs: Infinity,
       onAnswer: () => answer.resolve(),
     }).catch((error) => {
-      if (keys.seq === undefined || !(error instanceof SessionClosedError)) answer.reject(error);
+      if (!(error instanceof SessionClosedError)) answer.reject(error);
       // If not acknowledged yet, the publication is sent again with the next session.
       else if (entry.seq <= this.#acknowledged) answer.resolve();
     }).finally(() => {
@@ -170,10 +162,7 @@ export class Delivery {
   }
 }
 
-/**
- * Waits until all messages up to a number are acknowledged; without acknowledgments, until a
- * session took these messages.
- */
+/** Waits until all messages up to a number are acknowledged. */
 export function flushed(outbox: Outbox, last: number, options: WaitOptions): Promise<void> {
   let isAwaited = true;
   const done = async () => {
@@ -190,22 +179,12 @@ export function flushed(outbox: Outbox, last: number, options: WaitOptions): Pro
   );
 }
 
-function keysOf({ seq, publication }: OutboxEntry, core: SessionCore, isNumbered: boolean): Keys {
-  const isQuiet = publication?.echo === false;
-  const isSaid = !core.isIntroduced && (isNumbered || isQuiet && core.canOmitEcho);
+function keysOf({ seq, publication }: OutboxEntry, core: SessionCore): Keys {
   return {
-    ...(isNumbered && { seq }),
-    ...(isSaid && { client: core.settings.client }),
-    ...(isQuiet && { echo: false as const }),
+    seq,
+    ...(!core.isIntroduced && { client: core.settings.client }),
+    ...(publication?.echo === false && { echo: false as const }),
   };
-}
-
-/** Returns the reason why a server would refuse a message; `undefined` if there is no reason. */
-function refusalOf(core: SessionCore, message: EncodedMessage, keys: Keys): Error | undefined {
-  if (keys.echo === false && core.echoError !== undefined) return core.echoError;
-  if (!isTooLarge(core, message)) return undefined;
-  const text = `The server does not take "${message.topic}": it is too large`;
-  return new RequestError("too-large", text);
 }
 
 function complete({ frame, topic, publication }: OutboxEntry, keys: Keys): EncodedMessage {

@@ -43,9 +43,8 @@ export interface StreamClient {
  *
  * - **End:** the loop ends once the stream is complete. The server tells the end.
  * - **Incomplete:** the loop throws a {@linkcode RequestError} with the code `aborted` and the
- *   writer's reason, or `writer-lost`. Other codes are `gone` (the stream was deleted, the records are
- *   no longer kept, or the server is of version 0.1, without durable streams), `not-found`, and
- *   `forbidden`.
+ *   writer's reason, or `writer-lost`. Other codes are `gone` (the stream was deleted, or the records
+ *   are no longer kept), `not-found`, and `forbidden`.
  * - **Losses:** the loop goes on after reconnects and changes of the transport. Each record comes once
  *   and in order. The end of the client ends the loop with an error.
  * - **Slices:** a record of bytes or text that is larger than a message comes in several parts, of
@@ -112,15 +111,11 @@ export async function* readStream<T>(
         if (reason === "too-large") {
           throw new RequestError(reason, `A record of "${topic}" is too large`);
         }
-        if (!recovered) throw gone(reason!);
+        if (!recovered) throw new RequestError("gone", `Cannot continue "${topic}": ${reason}`);
       },
     });
-    const gone = (reason: string) =>
-      new RequestError("gone", `Cannot continue "${topic}": ${reason}`);
     const note = () => {
-      const { head, position: { offset = -1, tag } = {} } = subscription;
-      // A server of version 0.1 takes the topic for any other, and would never send a record.
-      if (head === undefined) return subscription.end(gone("no-history"));
+      const { head = Infinity, position: { offset = -1, tag } = {} } = subscription;
       progress.isUpToDate = offset >= head;
       if (tag) progress.offset = `${`${offset}`.padStart(16, "0")}_${tag}`;
     };

@@ -156,7 +156,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   declare late: { readonly counts: Map<string, number>; at: number } | undefined;
   /** Times of the newest failures of handlers, at most `MAX_FAILURES`. */
   declare failedAt: number[] | undefined;
-  /** On a client: optional features of the server. */
+  /** On a client: the features in the `hello` of the server. */
   declare features: readonly string[] | undefined;
   /** On a server: the end of the peer's credentials, see `SessionIdentity`. */
   declare credentials: SessionIdentity["credentials"];
@@ -467,25 +467,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
     }
   }
 
-  /** True if the server can publish to all subscribers but the publishing client. */
-  get canOmitEcho(): boolean {
-    return this.features?.includes("echo") === true;
-  }
-
-  /** The error of a publication without an echo, if the server cannot leave out the echo. */
-  get echoError(): UnsupportedError | undefined {
-    if (this.canOmitEcho) return undefined;
-    return new UnsupportedError(
-      "Cannot publish without an echo: the server does not tell clients apart",
-    );
-  }
-
-  /**
-   * Returns the id of this client for a server that tells clients apart; empty after the first
-   * call.
-   */
+  /** Returns the id of this client, once a session, for the server to tell clients apart. */
   introduce(): { readonly client?: string } {
-    if (this.isIntroduced || !this.canOmitEcho) return {};
+    if (this.isIntroduced || !this.joins || this.settings.side === "server") return {};
     this.isIntroduced = true;
     return { client: this.settings.client };
   }
@@ -515,9 +499,6 @@ export class SessionCore<F extends SessionFace = SessionFace>
   async askPresence(room: string, data: unknown, options: WaitOptions): Promise<void> {
     checkTopic(room, "set presence");
     this.checkOpen("set presence");
-    if (!this.features?.includes("presence")) {
-      throw new UnsupportedError("Cannot set presence: the peer takes no data of presence");
-    }
     await this.ask(
       `the answer to the presence in "${room}"`,
       (id) => this.#encode({ presence: room, data, id }, "set presence"),

@@ -329,7 +329,7 @@ export class Session<
    * @returns The answer, for one loop. The loop throws a {@linkcode RequestError} if the answer
    * fails, a {@linkcode TimeoutError} if an item or the end is late, a
    * {@linkcode SessionClosedError} if the session closes first, a {@linkcode QueueFullError} if
-   * `maxRequests` requests already wait, and an {@linkcode UnsupportedError} if the server is older.
+   * `maxRequests` requests already wait.
    *
    * @example A count
    * ```ts
@@ -403,7 +403,6 @@ export class Session<
    * `too-many` and `retryAfterMs`, if it is beyond a rate of the server.
    * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`.
-   * @throws {UnsupportedError} If `except` is set, and the server cannot tell clients apart.
    */
   async publish<T extends ContractTopic<C, "server">>(
     topic: T,
@@ -415,8 +414,6 @@ export class Session<
     checkTopic(topic, "publish");
     core.checkData("publish", data);
     const { except, ...wait } = options;
-    const echoError = except && core.echoError;
-    if (echoError !== undefined) throw echoError;
     const limits = { maxBytes: core.maxSendBytes, verb: "publish", topic };
     await core.ask(
       `the publication on "${topic}"`,
@@ -439,7 +436,6 @@ export class Session<
    * @throws {RequestError} With code `forbidden`, if the server does not allow the data;
    * `too-large`; or `invalid`, if the data does not fit the contract.
    * @throws {TypeError} If JSON cannot hold the data, or the room is not a valid topic.
-   * @throws {UnsupportedError} If the server does not support presence data.
    */
   async presence<T extends ContractTopic<C, "presence">>(
     room: T,

@@ -56,7 +56,7 @@ export function sessionSettings<
   const shared = JSON.stringify({
     heartbeatMs: settings.heartbeat.intervalMs,
     maxMessageBytes: settings.maxMessageBytes,
-    features: settings.services?.features ?? ["answers"],
+    features: settings.services?.features ?? [],
   }).slice(1, -1);
   return settings;
 }

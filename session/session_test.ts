@@ -60,7 +60,7 @@ Deno.test("Session on a server says hello first, and is connected at once", asyn
     session: "s-1",
     heartbeatMs: 25_000,
     maxMessageBytes: 999,
-    features: ["answers"],
+    features: [],
   };
   assertEquals(peer.envelopes, [{ hello }, { topic: "a" }]);
 });

@@ -583,7 +583,7 @@ const OUTBOX: Row = {
     const network = new Network();
     network.answers.push(network.byHand((made) => {
       peer = made;
-      peer.say({ hello: { ...HELLO.hello, features: ["seq"] } });
+      peer.say(HELLO);
     }));
     const outbox = { maxMessages: 2, maxBytes: 3 * MESSAGE_BYTES };
     const client = room.use(network.client({ delivery: "at-least-once", outbox }));

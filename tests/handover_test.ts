@@ -485,7 +485,7 @@ Deno.test("Client.handOver() changes nothing where the server lacks the feature,
   const first = await client.whenConnected();
   assertEquals(await client.handOver(), false);
   assertEquals([client.session, client.isConnected], [first, true]);
-  // A server of an earlier version.
+  // A server that offers no handover.
   const old = memoryPair();
   const peer = new Peer(old.server);
   await using other = new Client("memory://old/", denoPlatform(() => Promise.resolve(old.client)));

@@ -114,7 +114,7 @@ Deno.test("A position carries the tag of its publication; another publication in
   ]);
   const lost = { epoch, offset: 3, tag: c.tag, head: 3, recovered: false, reason: "new-epoch" };
   assertEquals(await ask(3, { since: { epoch, offset: 2, tag: a.tag } }, 1), [lost]);
-  // A position of 0.1, without a tag, is still valid.
+  // A position without a tag is compared by its numbers alone.
   assertEquals((await ask(4, { since: { epoch, offset: 2 } }, 2))[0].recovered, true);
   page.socket.send(`{"subscribe":"t","id":5,"since":{"epoch":"${epoch}","offset":2,"tag":7}}`);
   const [malformed] = (await page.take(1)).map((text) => JSON.parse(text));

@@ -2,7 +2,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
-import { QueueFullError, RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
 import { encodeBinary } from "../session/wire/encode.ts";
 import type { Client } from "../client/client.ts";
 import { type Contract, defineContract } from "../session/contract.ts";
@@ -241,14 +241,14 @@ Deno.test("Client.presence() reports refusals of a later session, and waits wher
   assertEquals(refused.length, 2);
 });
 
-Deno.test("Client.presence() fails with the client, or where the server lacks the feature", async () => {
+Deno.test("Client.presence() fails with the client, and where the peer is no server", async () => {
   await using server = testServer(OPTIONS);
   const client = server.connect(as("ann"));
   await client.close();
   await assertRejects(() => client.presence("room:a", 1), SessionClosedError);
   await using pair = memorySessions();
   await pair.client.whenReady();
-  await assertRejects(() => pair.client.presence("room:a", 1), UnsupportedError);
+  await assertRejects(() => pair.client.presence("room:a", 1), RequestError, "presence");
 });
 
 Deno.test("Two clients of a user are one member, with the data that was set last", async () => {

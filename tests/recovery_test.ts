@@ -6,7 +6,7 @@
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { type Client, connect, dial } from "../client.ts";
-import { QueueFullError, RequestError, UnsupportedError } from "../errors.ts";
+import { QueueFullError, RequestError } from "../errors.ts";
 import { MemoryBroker, Topics } from "../pubsub/mod.ts";
 import type { ServeOptions, Server } from "../server.ts";
 import type { HistoryPosition, Recovery } from "../session/wire/recovery.ts";
@@ -529,26 +529,6 @@ Deno.test("Client with at-least-once moves to another server, which handles noth
   await soon(client.flushed());
   assertEquals(seen, ["a 1", "a 2", "b 3"]);
   await first.close();
-});
-
-Deno.test("Client with at-least-once reports a server that acknowledges no messages", async () => {
-  const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, (request) => {
-    const { socket, response } = Deno.upgradeWebSocket(request, { protocol: "skein.1" });
-    const hello = { session: "s", heartbeatMs: 25_000, maxMessageBytes: 1_000, features: [] };
-    socket.onopen = () => socket.send(JSON.stringify({ hello }));
-    return response;
-  });
-  const errors: unknown[] = [];
-  const client = connect(`ws://127.0.0.1:${server.addr.port}/`, {
-    ...options,
-    delivery: "at-least-once",
-    onError: (error) => void errors.push(error),
-  });
-  client.send("say", 1);
-  await until(() => errors.length === 1);
-  await assertRejects(() => client.flushed(), UnsupportedError);
-  await client.close();
-  await server.shutdown();
 });
 
 Deno.test("Server.unsubscribe() with a temporary code loses nothing of a history", async () => {

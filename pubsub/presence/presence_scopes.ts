@@ -12,7 +12,6 @@ import { isNumber } from "../nodes/messages.ts";
 /**
  * Entry of a node about a user: the number of connections, the time of the first one, the time of the
  * last one if there are no connections now, and the newest data of the user's sessions on that node.
- * Nodes before 0.2 ignore an entry that has data.
  */
 type PresenceEntry =
   | readonly [connections: number, joinedAt: number, lastSeenAt?: number]

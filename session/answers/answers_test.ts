@@ -3,13 +3,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import { platformRuntime } from "../../base/runtime.ts";
-import {
-  QueueFullError,
-  RequestError,
-  SessionClosedError,
-  TimeoutError,
-  UnsupportedError,
-} from "../../errors.ts";
+import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
 import {
   clientByHand,
   ends,
@@ -54,9 +48,6 @@ async function* repeating({ data }: { readonly data: unknown }): AsyncGenerator<
 }
 
 const numbers = (count: number) => Array.from({ length: count }, (_, i) => i);
-
-/** Hello of a server that has answers in parts. */
-const HELLO_ANSWERS = { hello: { ...HELLO.hello, features: ["answers"] } };
 
 Deno.test("Session.requestStream() yields the items of a generator in order, both ways", async () => {
   const requests = { count: counting().count };
@@ -621,7 +612,7 @@ Deno.test("Credit that overflows, and impossible credit, are malformed", async (
 Deno.test("Parts for unknown ids are ignored; parts beyond the credit end the answer", async () => {
   await using hand = clientByHand();
   const { peer, session } = hand;
-  peer.say(HELLO_ANSWERS);
+  peer.say(HELLO);
   await session.ready;
   peer.say({ part: 7, data: 1 });
   peer.say({ end: 7 });
@@ -637,17 +628,6 @@ Deno.test("Parts for unknown ids are ignored; parts beyond the credit end the an
   assertEquals(error.failure.code, "malformed");
   assertEquals(peer.envelopes.at(-1), { cancel: id });
   assertEquals([session.stats.invalidMessages, session.stats.awaitedAnswers], [1, 0]);
-});
-
-Deno.test("A server without answers in parts is not asked", async () => {
-  await using hand = clientByHand();
-  hand.peer.say(HELLO);
-  await hand.session.ready;
-  await assertRejects(
-    () => soon(Array.fromAsync(hand.session.requestStream("count"))),
-    UnsupportedError,
-  );
-  assertEquals(hand.peer.frames, []);
 });
 
 Deno.test("A plain session carries parts, credit and the end, but no bytes", async () => {

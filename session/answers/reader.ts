@@ -1,5 +1,5 @@
 /** The caller's half of an answer that streams; loads with the first such answer. */
-import { RequestError, TimeoutError, UnsupportedError } from "../../errors.ts";
+import { RequestError, TimeoutError } from "../../errors.ts";
 import type { Timer } from "../../base/runtime.ts";
 import { startTimer } from "../../base/wait.ts";
 import type { SessionCore } from "../core.ts";
@@ -74,9 +74,6 @@ export function openAnswer(
   const ms = Math.min(timeoutMs, itemTimeoutMs);
   if (!(ms >= 0)) throw new RangeError(`Cannot ask: times must be 0 or more, received ${ms}`);
   signal?.throwIfAborted();
-  if (core.features?.includes("answers") === false) {
-    throw new UnsupportedError("Cannot ask for an answer that streams: the server has none");
-  }
   core.checkData("ask", data);
   const { watch } = core.settings;
   if (watch === undefined) return new AnswerReader(core, { ...options, topic, data, window });

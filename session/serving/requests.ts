@@ -167,7 +167,7 @@ export class RequestService implements RequestServer, Disposable {
   /** The services of every session. */
   readonly services: SessionServices;
   /**
-   * Features that a server announces to its clients.
+   * Features that a server announces to its clients, for what another server may lack.
    *
    * @ignore
    */
@@ -198,16 +198,9 @@ export class RequestService implements RequestServer, Disposable {
   constructor(runtime: Runtime, services: SessionServices) {
     this.#runtime = runtime;
     this.services = services;
-    const { sequences, presence, canMove } = services;
+    const { sequences } = services;
     this.sequences = sequences && new Sequences(runtime, sequences);
-    this.features = [
-      ...(services.hasHistory ? ["history"] : []),
-      ...(sequences ? ["seq"] : []),
-      ...(services.publish ? ["echo"] : []),
-      ...(presence ? ["presence"] : []),
-      ...(canMove ? ["handover"] : []),
-      "answers",
-    ];
+    this.features = services.hasHistory ? ["history"] : [];
   }
 
   /**

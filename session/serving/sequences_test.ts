@@ -1,15 +1,9 @@
 import { platformRuntime } from "../../base/runtime.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import {
-  BrokerError,
-  RequestError,
-  SessionClosedError,
-  TimeoutError,
-  UnsupportedError,
-} from "../../errors.ts";
+import { BrokerError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
 import { Network } from "../../tests/clients.ts";
-import { endOf, type HELLO, type Peer, serverByHand, turns } from "../../tests/sessions.ts";
+import { endOf, type Peer, serverByHand, turns } from "../../tests/sessions.ts";
 import type { Client } from "../../client/client.ts";
 import { encodeMessage } from "../wire/encode.ts";
 import { Delivery, flushed } from "../../client/delivery.ts";
@@ -769,25 +763,6 @@ Deno.test("Client.publish() is made all the same when its caller gives up after 
   assertEquals(published, [1]);
 });
 
-Deno.test("A server without acknowledgements gets messages once at most, and the client reports it", async () => {
-  const seen: unknown[] = [];
-  const errors: unknown[] = [];
-  const services: SessionServices = { publish: (_session, _topic, data) => void seen.push(data) };
-  const network = new Network(node(undefined, (data) => void seen.push(data), services));
-  await using client = network.client({
-    ...atLeastOnce,
-    onError: (error) => void errors.push(error),
-  });
-  client.send("t", 1);
-  await client.publish("news", 2);
-  client.send("t", 3);
-  await turns(20);
-  assertEquals([seen, client.outbox.messages], [[1, 2, 3], 0]);
-  assertEquals(errors.length, 1);
-  assert(errors[0] instanceof UnsupportedError);
-  await assertRejects(() => client.flushed(), UnsupportedError, "acknowledges no messages");
-});
-
 Deno.test("Client.flushed() rejects for messages that a closed client leaves, and so does publish()", async () => {
   const network = new Network(node(new Engine().node("a", Infinity), () => new Promise(() => {})));
   network.server = { ...network.server, closeTimeoutMs: 1 };
@@ -891,8 +866,7 @@ Deno.test("Session acknowledges messages with numbers, and refuses numbers that 
   hand.peer.say({ topic: "t", data: 3, seq: 20 });
   await turns(20);
   assertEquals(seen, [1, 3]);
-  const [hello, ...others] = hand.peer.envelopes;
-  assertEquals((hello!.hello as typeof HELLO.hello).features, ["seq", "answers"]);
+  const [, ...others] = hand.peer.envelopes;
   assertEquals(others.filter((envelope) => "ack" in envelope), [{ ack: 7 }, { ack: 20 }]);
   const codes = others.filter((envelope) => "error" in envelope)
     .map(({ error }) => (error as { code: string }).code);

@@ -8,7 +8,6 @@ import { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
-import { encodeFrame } from "../../brokers/redis/format.ts";
 import { RedisBroker, type RedisBrokerOptions } from "../../brokers/redis/mod.ts";
 import {
   append,
@@ -717,33 +716,6 @@ test("never reports recovery of a client whose publication was rewritten", async
     assertEquals((await recover(node, "chat", kept.position!)).recovered, true);
   }
   await client.quit();
-});
-
-test("continues with data of 0.1, which has no tags", async (server) => {
-  await using broker = new RedisBroker({ url: server.url });
-  const frame = encodeFrame({ topic: "chat", payload: '{"topic":"chat"}' });
-  const client = new Redis(server.url);
-  const mark = /master_replid:(\w+)/.exec(await client.info("replication"))![1]!;
-  const until = `${Date.now() + 600_000}`;
-  await client.hset("skein:meta:{/chat}", {
-    epoch: "old",
-    mark,
-    head: 2,
-    oldest: 1,
-    bytes: 32,
-    until,
-  });
-  for (const offset of [1, 2]) {
-    await client.xadd("skein:stream:{/chat}", `${offset}-${Date.now()}`, "f", frame);
-  }
-  await client.quit();
-  assertEquals((await recover(broker, "chat", { epoch: "old", offset: 0 })).recovered, true);
-  assertEquals((await recover(broker, "chat", { epoch: "old", offset: 1 })).recovered, true);
-  const [next] = await append(broker, "chat", 1);
-  assertEquals(next!.position, { epoch: "old", offset: 3 });
-  const page = await broker.history.read("chat", { ...PAGE, after: 0 });
-  const tags = page.publications.map(({ position }) => typeof position!.tag);
-  assertEquals(tags, ["undefined", "undefined", "string"]);
 });
 
 test("reports the first publication to listeners without a gap, and with a gap on a Redis that evicts", async (server) => {

@@ -237,14 +237,16 @@ export function withHex({ data }: { readonly data: unknown }): { readonly data?:
   return { data: data instanceof Uint8Array ? { hex: data.toHex() } : data };
 }
 
-/** Removes the keys that a template with a rest does not name. */
+/** Removes the keys that a template with a rest does not name, and a client's name in a `subscribe`. */
 function reduce(actual: unknown, template: unknown): unknown {
   if (template === ANY && actual !== undefined) return ANY;
   if (Array.isArray(actual) && Array.isArray(template)) {
     return actual.map((item, i) => reduce(item, template[i]));
   }
   if (!isObject(actual) || !isObject(template)) return actual;
-  const keys = template["..."] === true ? Object.keys(template) : Object.keys(actual);
+  const keys = template["..."] === true
+    ? Object.keys(template)
+    : Object.keys(actual).filter((key) => key !== "client" || !actual.subscribe || key in template);
   return Object.fromEntries(
     keys.filter((key) => key !== "..." && key in actual)
       .map((key) => [key, reduce(actual[key], template[key])]),
