@@ -1,4 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
+import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { Buffer } from "node:buffer";
 import { platformRuntime } from "../../base/runtime.ts";
@@ -7,8 +8,8 @@ import type { Appended } from "../../pubsub/broker.ts";
 import {
   type BatchSender,
   failureOf,
-  type Outgoing,
   type OutgoingAppend,
+  type OutgoingFrame,
   PublishQueue,
 } from "./publish_queue.ts";
 
@@ -28,7 +29,7 @@ class FakeCarrier implements BatchSender {
   isReady = true;
   readonly commands: Command[] = [];
 
-  async publish(topic: string, items: readonly Outgoing[]): Promise<void> {
+  async publish(topic: string, items: readonly OutgoingFrame[]): Promise<void> {
     const answer = Promise.withResolvers<void>();
     const frames = items.map(({ frame }) => frame.toString());
     this.commands.push({ topic, frames, answer });
@@ -49,12 +50,13 @@ class FakeCarrier implements BatchSender {
 function open(limits: Partial<typeof LIMITS> = {}) {
   const sender = new FakeCarrier();
   const troubles: unknown[] = [];
-  const queue = new PublishQueue(
-    platformRuntime(),
+  const queue = new PublishQueue({
+    runtime: platformRuntime(),
     sender,
-    { ...LIMITS, ...limits },
-    (error) => troubles.push(error),
-  );
+    ...LIMITS,
+    ...limits,
+    onTrouble: (error) => troubles.push(error),
+  });
   let number = 0;
   return {
     sender,
@@ -173,16 +175,17 @@ Deno.test("PublishQueue gives up at once publications that Redis refuses", async
 
 Deno.test("PublishQueue gives up publications that wait for longer than giveUpMs, not before, also sent ones", async () => {
   using time = new FakeTime();
+  using _clock = stub(performance, "now", () => time.now);
   const { sender, queue, append, publish } = open();
-  const sent = assertRejects(() => append("sent"), BrokerError, "too long");
+  const sent = assertRejects(() => append("sent"), BrokerError, "within 1000 ms");
   await settle(time);
   sender.isReady = false;
-  const waiting = assertRejects(() => append("waiting"), BrokerError, "too long");
+  const waiting = assertRejects(() => append("waiting"), BrokerError, "within 1000 ms");
   await time.tickAsync(500);
   publish("later");
-  await time.tickAsync(500);
+  await time.tickAsync(499);
   assertEquals([queue.waiting, queue.dropped], [3, 0]);
-  await time.tickAsync(100);
+  await time.tickAsync(1);
   await Promise.all([sent, waiting]);
   assertEquals([queue.waiting, queue.dropped], [1, 2]);
   await time.tickAsync(500);
@@ -194,6 +197,7 @@ Deno.test("PublishQueue gives up publications that wait for longer than giveUpMs
 
 Deno.test("PublishQueue reports no trouble once the publications of a failed command were given up", async () => {
   using time = new FakeTime();
+  using _clock = stub(performance, "now", () => time.now);
   const { sender, queue, troubles, publish } = open();
   publish("1");
   await time.tickAsync(1_200);
@@ -238,6 +242,7 @@ Deno.test("PublishQueue.afterPublished() waits for earlier publications, not for
 
 Deno.test("PublishQueue.afterPublished() waits for given-up publications that Redis has", async () => {
   using time = new FakeTime();
+  using _clock = stub(performance, "now", () => time.now);
   const { sender, queue, publish } = open();
   const called: string[] = [];
   publish("1");

@@ -42,7 +42,7 @@ import {
   type RedisSource,
 } from "./options.ts";
 import { RedisLogs } from "./logs.ts";
-import { type OutgoingAppend, PublishQueue } from "./publish_queue.ts";
+import { type OutgoingAppend, type OutgoingFrame, PublishQueue } from "./publish_queue.ts";
 import { defineScripts, RedisHistories, RedisStore, type Run } from "./store.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 
@@ -525,7 +525,7 @@ export class RedisBroker implements Broker {
       get isReady(): boolean {
         return isReady();
       },
-      publish: (topic: string, items: readonly { readonly frame: Buffer }[]) => {
+      publish: (topic: string, items: readonly OutgoingFrame[]) => {
         const channel = this.#names.channel(topic);
         const message = items.length === 1
           ? items[0]!.frame
@@ -541,9 +541,11 @@ export class RedisBroker implements Broker {
         return this.#histories.append(topic, items);
       },
     };
-    return new PublishQueue(this.#settings.runtime, sender, this.#settings, (error) => {
+    return new PublishQueue({
+      ...this.#settings,
+      sender,
       // While the connection is away, its own error is reported already.
-      this.#connection.trouble(isReady() ? error : undefined);
+      onTrouble: (error) => this.#connection.trouble(isReady() ? error : undefined),
     });
   }
 

@@ -204,7 +204,10 @@ export class Outbox {
     const now = runtime.monotonic();
     let oldestMs = Infinity;
     for (const line of this.#lines) {
-      line.dropOld(now - giveUpMs, `${engine} did not take the publication within ${giveUpMs} ms`);
+      line.dropOld(
+        now - giveUpMs,
+        `${engine} did not acknowledge the publication within ${giveUpMs} ms`,
+      );
       oldestMs = Math.min(oldestMs, line.first?.atMs ?? Infinity);
     }
     const leftMs = Math.max(oldestMs + giveUpMs - now, giveUpMs / LOOKS);

@@ -134,7 +134,7 @@ Deno.test("Line.push() gives the newest item up where the outbox has no room", (
 Deno.test("Outbox gives items up after giveUpMs, not before, with the engine or not", async () => {
   using time = fakeTime();
   const { outbox, line, dropped } = open({ giveUpMs: 1_000 });
-  const why = "the engine did not take the publication within 1000 ms";
+  const why = "the engine did not acknowledge the publication within 1000 ms";
   for (const name of ["sent", "waiting"]) line.push(item(name));
   line.take();
   await time.tickAsync(500);
