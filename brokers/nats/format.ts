@@ -309,6 +309,8 @@ export type Ack =
   | { readonly name: "stored"; readonly seq: number; readonly isDuplicate: boolean }
   | {
     readonly name: "conflict" | "away" | "refused";
+    /** The answer in words, and as an error. */
+    readonly answer: string;
     readonly error: BrokerError;
     /** Error code of JetStream; 0 for any other failure. */
     readonly code: number;
@@ -348,6 +350,7 @@ interface Answer {
   };
 }
 
-function failure(name: "conflict" | "away" | "refused", answer: string, code = 0): Ack {
-  return { name, error: new BrokerError(`Cannot append: JetStream answered ${answer}`), code };
+function failure(name: "conflict" | "away" | "refused", text: string, code = 0): Ack {
+  const answer = `JetStream answered ${text}`;
+  return { name, answer, error: new BrokerError(`Cannot append: ${answer}`), code };
 }

@@ -17,7 +17,7 @@ import { encode, escapeTopic, type Names, subjectPart } from "./format.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
 import { HistoryStream } from "./stream.ts";
 import type { NatsSettings } from "./options.ts";
-import type { WaitingBudget } from "../../pubsub/engine/queue.ts";
+import type { Outbox } from "../../pubsub/engine/queue.ts";
 import { readPage } from "./history_reader.ts";
 
 /** The stream and the subscriptions of all topics with the same bounds. */
@@ -31,7 +31,7 @@ interface OpenStream {
 interface NatsHistoryOptions {
   readonly link: Link;
   readonly names: Names;
-  readonly budget: WaitingBudget;
+  readonly outbox: Outbox;
   readonly settings: NatsSettings;
   /** Called for each publication. */
   readonly onReceived: () => void;
@@ -57,13 +57,6 @@ export class NatsHistory implements BrokerHistory {
     this.#producer = options.link.runtime.randomUUID();
   }
 
-  /** Publications that were given up. */
-  get dropped(): number {
-    let dropped = 0;
-    for (const { appends } of this.#streams.values()) dropped += appends.dropped;
-    return dropped;
-  }
-
   /** Describes the streams that are not available. */
   issues(): string[] {
     return [...this.#streams.values()].flatMap(({ stream }) =>
@@ -87,11 +80,6 @@ export class NatsHistory implements BrokerHistory {
     }
   }
 
-  /** Resolves once all publications were answered or given up. */
-  async idle(): Promise<void> {
-    await Promise.all([...this.#streams.values()].map(({ appends }) => appends.idle()));
-  }
-
   /** Ends all subscriptions, and refuses further calls; publications that were taken are still sent. */
   end(): void {
     this.#isClosed = true;
@@ -101,7 +89,7 @@ export class NatsHistory implements BrokerHistory {
     }
   }
 
-  /** Gives up all waiting publications. */
+  /** Ends all streams. */
   close(): void {
     for (const { stream, appends } of this.#streams.values()) {
       stream.close();
@@ -175,7 +163,7 @@ export class NatsHistory implements BrokerHistory {
   }
 
   #open(bounds: HistoryBounds): OpenStream {
-    const { link, names, budget, settings } = this.#options;
+    const { link, names, outbox, settings } = this.#options;
     const streamNames = names.stream(bounds);
     let open = this.#streams.get(streamNames.stream);
     if (open !== undefined) return open;
@@ -186,11 +174,10 @@ export class NatsHistory implements BrokerHistory {
         for (const subscription of [...subscriptions.values()]) subscription.reopened();
       },
       refused: (cause) => {
-        const text = `Cannot append: there is no stream ${streamNames.stream}: ${textOf(cause)}`;
-        appends.rejectAll(new BrokerError(text, { cause }));
+        appends.rejectAll(`there is no stream ${streamNames.stream}: ${textOf(cause)}`, cause);
       },
     });
-    const appends = new AppendQueue(link, stream, budget, settings.giveUpMs);
+    const appends = new AppendQueue(link, stream, outbox);
     open = { stream, appends, subscriptions };
     this.#streams.set(streamNames.stream, open);
     stream.open();

@@ -25,7 +25,7 @@ import {
   type NatsSource,
 } from "./options.ts";
 import { PublishQueue } from "./publish_queue.ts";
-import { WaitingBudget } from "../../pubsub/engine/queue.ts";
+import { Outbox } from "../../pubsub/engine/queue.ts";
 import { NatsStore } from "./store.ts";
 import { NatsLogs } from "./logs/nats_logs.ts";
 import { logsOver } from "../../pubsub/logs/changes.ts";
@@ -82,7 +82,7 @@ export class NatsBroker implements Broker {
   readonly #settings: NatsSettings;
   readonly #names: Names;
   readonly #link: Link;
-  readonly #budget: WaitingBudget;
+  readonly #outbox: Outbox;
   readonly #queue: PublishQueue;
   readonly #history: NatsHistory;
   readonly #logs: NatsLogs;
@@ -111,18 +111,18 @@ export class NatsBroker implements Broker {
       up: (isAgain) => this.#up(isAgain),
       down: () => this.#down(),
     });
-    const budget = new WaitingBudget(settings);
+    const outbox = new Outbox({ ...settings, engine: "NATS" });
     this.#settings = settings;
     this.#names = names;
     this.#link = link;
-    this.#budget = budget;
-    this.#queue = new PublishQueue(link, budget, settings.giveUpMs);
+    this.#outbox = outbox;
+    this.#queue = new PublishQueue(link, outbox);
     const onReceived = () => void this.#received++;
     const onIgnored = () => void this.#ignored++;
-    this.#history = new NatsHistory({ link, names, budget, settings, onReceived, onIgnored });
+    this.#history = new NatsHistory({ link, names, outbox, settings, onReceived, onIgnored });
     this.status = link.status;
     this.history = this.#history;
-    this.#logs = new NatsLogs(link, names, settings, budget);
+    this.#logs = new NatsLogs(link, names, settings, outbox.budget);
     this.logs = logsOver(this.#logs);
     this.store = new NatsStore(link, names, settings);
   }
@@ -132,8 +132,8 @@ export class NatsBroker implements Broker {
     return {
       published: this.#published + this.#history.published,
       received: this.#received,
-      waiting: this.#budget.messages,
-      dropped: this.#queue.dropped + this.#history.dropped,
+      waiting: this.#outbox.budget.messages,
+      dropped: this.#outbox.dropped,
       interruptions: this.#link.interruptions,
       reads: this.#history.reads,
       ignored: this.#ignored,
@@ -161,7 +161,7 @@ export class NatsBroker implements Broker {
       issues.push(`${this.#ignored} messages of other programs were ignored`);
     }
     const { maxWaiting } = this.#settings;
-    const waiting = this.#budget.messages;
+    const waiting = this.#outbox.budget.messages;
     if (waiting > maxWaiting / 2) {
       issues.push(`${waiting} publications wait for NATS, of ${maxWaiting} at most`);
     }
@@ -226,11 +226,11 @@ export class NatsBroker implements Broker {
     this.#history.end();
     this.#logs.end();
     if (this.#link.isUp) {
-      const sent = Promise.all([this.#queue.idle(), this.#history.idle(), this.#logs.idle()]);
+      const sent = Promise.all([this.#queue.idle(), this.#outbox.empty(), this.#logs.idle()]);
       await settlesWithin(this.#link.runtime, sent, FLUSH_TIMEOUT_MS);
     }
     this.#history.close();
-    this.#queue.close();
+    this.#outbox.close();
     await this.#link.close();
   }
 

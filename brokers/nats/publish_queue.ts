@@ -1,10 +1,9 @@
 /** Publications on their way to the server, and those with a history on their way into a stream. */
 import type { Timer } from "../../base/runtime.ts";
 import type { Link } from "./link.ts";
-import { Fifo, TurnBatch, type WaitingBudget } from "../../pubsub/engine/queue.ts";
+import { Line, type Outbox, type Outgoing, TurnBatch } from "../../pubsub/engine/queue.ts";
 import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
-import { Signal } from "../../base/signal.ts";
 import { tagOf } from "../../pubsub/tag.ts";
 import { type Ack, ID_HEADER, parseAck } from "./format.ts";
 import type { HistoryStream } from "./stream.ts";
@@ -16,10 +15,9 @@ import type { Appended } from "../../pubsub/broker.ts";
  */
 const WINDOW_BYTES = 4 * 1_048_576;
 
-interface WaitingMessage {
+interface WaitingMessage extends Outgoing {
   readonly subject: string;
   readonly message: Uint8Array;
-  readonly atMs: number;
 }
 
 /**
@@ -27,22 +25,18 @@ interface WaitingMessage {
  * and are given up after a time.
  */
 export class PublishQueue {
-  /** Publications that were given up. */
-  dropped = 0;
   readonly #link: Link;
-  readonly #budget: WaitingBudget;
-  readonly #giveUpMs: number;
-  readonly #waiting = new Fifo<WaitingMessage>();
+  readonly #outbox: Outbox;
+  readonly #line: Line<WaitingMessage>;
   #unconfirmed = 0;
   #isConfirming = false;
-  #timer: Timer | undefined;
   #refusal: unknown;
   readonly #turn: TurnBatch;
 
-  constructor(link: Link, budget: WaitingBudget, giveUpMs: number) {
+  constructor(link: Link, outbox: Outbox) {
     this.#link = link;
-    this.#budget = budget;
-    this.#giveUpMs = giveUpMs;
+    this.#outbox = outbox;
+    this.#line = new Line(outbox, () => {});
     this.#turn = new TurnBatch(link.runtime, () => this.#pump());
   }
 
@@ -53,15 +47,13 @@ export class PublishQueue {
 
   /** Sends a message with all others of the turn, or lets the message wait. */
   publish(subject: string, message: Uint8Array): void {
-    if (this.#budget.take(message.length)) {
-      this.#waiting.push({ subject, message, atMs: this.#link.runtime.monotonic() });
-      if (this.#hasRoom) this.#turn.gather(message.length);
-      else this.#watch();
-      return;
+    const bytes = message.length;
+    if (!this.#outbox.budget.hasRoom(bytes)) {
+      this.send();
+      if (this.#hasRoom) return this.#send(subject, message);
     }
-    this.send();
-    if (this.#hasRoom) this.#send(subject, message);
-    else this.dropped++;
+    const isTaken = this.#line.push({ subject, message, bytes, atMs: 0, isOver: false });
+    if (isTaken && this.#hasRoom) this.#turn.gather(bytes);
   }
 
   /** Sends the publications of this turn so far. */
@@ -78,14 +70,7 @@ export class PublishQueue {
   /** Resolves once the server has all publications, or went away. */
   async idle(): Promise<void> {
     this.send();
-    while (await this.#link.flush() && this.#waiting.length > 0);
-  }
-
-  /** Gives up all waiting publications. */
-  close(): void {
-    this.#link.runtime.clearTimeout(this.#timer);
-    this.#timer = undefined;
-    for (const { message } of this.#waiting.clear()) this.#drop(message);
+    while (await this.#link.flush() && this.#line.isWaiting);
   }
 
   get #hasRoom(): boolean {
@@ -97,7 +82,7 @@ export class PublishQueue {
       this.#link.open.publish(subject, message);
     } catch (error) {
       this.#refusal = error;
-      this.dropped++;
+      this.#outbox.dropped++;
       return;
     }
     this.#unconfirmed += message.length;
@@ -118,43 +103,11 @@ export class PublishQueue {
 
   #pump(): void {
     while (this.#hasRoom) {
-      const next = this.#waiting.shift();
-      if (next === undefined) {
-        this.#link.runtime.clearTimeout(this.#timer);
-        this.#timer = undefined;
-        return;
-      }
-      this.#budget.give(next.message.length);
+      const next = this.#line.take();
+      if (next === undefined) return;
+      this.#line.settle(next);
       this.#send(next.subject, next.message);
     }
-    if (this.#waiting.length > 0) this.#watch();
-  }
-
-  /** Starts the timer that gives up old publications. */
-  #watch(): void {
-    this.#timer ??= this.#startTimer(this.#giveUpMs);
-  }
-
-  #startTimer(ms: number): Timer {
-    return this.#link.runtime.setTimeout(() => this.#giveUp(), ms);
-  }
-
-  #giveUp(): void {
-    this.#timer = undefined;
-    const now = this.#link.runtime.monotonic();
-    for (let oldest = this.#waiting.first; oldest; oldest = this.#waiting.first) {
-      const leftMs = this.#giveUpMs - (now - oldest.atMs);
-      if (leftMs > 0) {
-        this.#timer = this.#startTimer(leftMs);
-        return;
-      }
-      this.#drop(this.#waiting.shift()!.message);
-    }
-  }
-
-  #drop(message: Uint8Array): void {
-    this.#budget.give(message.length);
-    this.dropped++;
   }
 }
 
@@ -174,15 +127,16 @@ const QUIET_MS = 1_000;
 /** A sequence that no stream ever has as its last one. */
 const NEVER = String(Number.MAX_SAFE_INTEGER);
 
-interface PendingAppend {
+interface PendingAppend extends Outgoing {
   readonly subject: string;
   readonly message: Uint8Array;
   readonly id: string;
   /** `true` if another node may have published the same before. */
   readonly isKeyed: boolean;
-  readonly atMs: number;
   readonly result: PromiseWithResolvers<Appended>;
   sentMs: number;
+  /** Last part of the subject for the answer. */
+  token: string;
   /** `true` if the stream kept a later publication of the topic. */
   isOvertaken: boolean;
 }
@@ -199,14 +153,10 @@ interface PendingAppend {
  * publication came.
  */
 export class AppendQueue {
-  /** Publications that were given up. */
-  dropped = 0;
   readonly #link: Link;
   readonly #stream: HistoryStream;
-  readonly #budget: WaitingBudget;
-  readonly #giveUpMs: number;
+  readonly #line: Line<PendingAppend>;
   readonly #inbox: string;
-  readonly #waiting = new Fifo<PendingAppend>();
   /** Sent publications by token, in the order of sending. */
   readonly #underWay = new Map<string, PendingAppend>();
   #underWayBytes = 0;
@@ -216,38 +166,34 @@ export class AppendQueue {
   #timer: Timer | undefined;
   #heardOn: NatsConnection | undefined;
   #hearing: Subscription | undefined;
-  readonly #changes = new Signal();
   readonly #turn: TurnBatch;
 
-  constructor(link: Link, stream: HistoryStream, budget: WaitingBudget, giveUpMs: number) {
+  constructor(link: Link, stream: HistoryStream, outbox: Outbox) {
     this.#link = link;
     this.#stream = stream;
-    this.#budget = budget;
-    this.#giveUpMs = giveUpMs;
+    this.#line = new Line(outbox, (entry, why, cause) => this.#dropped(entry, why, cause));
     this.#inbox = link.inbox();
     this.#turn = new TurnBatch(link.runtime, () => this.#pump());
   }
 
   /** Appends a message; see `BrokerHistory.append`. */
   add(subject: string, message: Uint8Array, id: string, isKeyed: boolean): Promise<Appended> {
-    if (!this.#budget.take(message.length)) {
-      this.dropped++;
-      return Promise.reject(new BrokerError("Cannot append: too many publications wait for NATS"));
-    }
     const result = Promise.withResolvers<Appended>();
-    const atMs = this.#link.runtime.monotonic();
-    this.#waiting.push({
+    const bytes = message.length;
+    const isTaken = this.#line.push({
       subject,
       message,
+      bytes,
       id,
       isKeyed,
-      atMs,
+      atMs: 0,
+      isOver: false,
       result,
       sentMs: 0,
+      token: "",
       isOvertaken: false,
     });
-    this.#turn.gather(message.length);
-    this.#timer ??= this.#startTimer(Math.min(ACK_TIMEOUT_MS, this.#giveUpMs));
+    if (isTaken) this.#turn.gather(bytes);
     return result.promise;
   }
 
@@ -273,24 +219,17 @@ export class AppendQueue {
     });
   }
 
-  /** Resolves once no publication waits or is under way. */
-  async idle(): Promise<void> {
-    while (this.#underWay.size > 0 || this.#waiting.length > 0) await this.#changes.changed();
-  }
-
-  /** Gives up all publications and the inbox. */
+  /** Stops sending, and gives up the inbox. */
   close(): void {
     this.#canSend = false;
     this.#link.runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#link.leave(this.#hearing);
-    this.rejectAll(new BrokerError("Cannot append: the broker is closed"));
   }
 
   /** Gives up all publications. */
-  rejectAll(error: BrokerError): void {
-    for (const token of [...this.#underWay.keys()]) this.#reject(this.#take(token)!, error);
-    for (const entry of this.#waiting.clear()) this.#reject(entry, error);
+  rejectAll(why: string, cause: unknown): void {
+    this.#line.dropAll(why, cause);
   }
 
   #pump(): void {
@@ -300,42 +239,40 @@ export class AppendQueue {
       this.#canSend && this.#underWay.size < MAX_UNDER_WAY &&
       this.#underWayBytes < MAX_UNDER_WAY_BYTES
     ) {
-      const entry = this.#waiting.shift();
+      const entry = this.#line.take();
       if (entry === undefined) return;
       this.#send(entry);
     }
   }
 
   #send(entry: PendingAppend): void {
-    const token = (this.#token++).toString(36);
+    entry.token = (this.#token++).toString(36);
     entry.sentMs = this.#link.runtime.monotonic();
     try {
       this.#link.open.publish(entry.subject, entry.message, {
-        reply: `${this.#inbox}.${token}`,
+        reply: `${this.#inbox}.${entry.token}`,
         headers: idHeaders(entry),
       });
     } catch (cause) {
       // For example, the message is larger than the server allows.
-      this.#reject(
-        entry,
-        new BrokerError("Cannot append: NATS refused the publication", { cause }),
-      );
+      this.#line.drop(entry, "NATS refused the publication", cause);
       return;
     }
-    this.#underWay.set(token, entry);
-    this.#underWayBytes += entry.message.length;
+    this.#underWay.set(entry.token, entry);
+    this.#underWayBytes += entry.bytes!;
+    this.#timer ??= this.#link.runtime.setTimeout(() => this.#look(), ACK_TIMEOUT_MS);
   }
 
   #answered(message: Msg): void {
-    const token = message.subject.slice(this.#inbox.length + 1);
-    if (!this.#underWay.has(token)) return;
+    const entry = this.#underWay.get(message.subject.slice(this.#inbox.length + 1));
+    if (entry === undefined) return;
     const ack = parseAck(message);
     if (ack.name === "away") return this.#trouble(ack.error);
     const isNew = ack.name === "stored" && !ack.isDuplicate;
-    const isMissing = isNew && this.#overtake(token);
-    const entry = this.#take(token)!;
+    const isMissing = isNew && this.#overtake(entry);
+    this.#forget(entry);
     if (ack.name === "stored") this.#resolve(entry, ack.seq, ack.isDuplicate && entry.isKeyed);
-    else this.#reject(entry, ack.error);
+    else this.#line.drop(entry, ack.answer);
     if (isMissing) this.#trouble(new BrokerError("Cannot append: answers of JetStream were lost"));
     this.#pump();
   }
@@ -346,13 +283,12 @@ export class AppendQueue {
    *
    * @returns `true` if an earlier publication, on any topic, has no answer.
    */
-  #overtake(token: string): boolean {
-    const { subject } = this.#underWay.get(token)!;
+  #overtake(entry: PendingAppend): boolean {
     let isMissing = false;
-    for (const [earlier, entry] of this.#underWay) {
-      if (earlier === token) break;
+    for (const earlier of this.#underWay.values()) {
+      if (earlier === entry) break;
       isMissing = true;
-      if (entry.subject === subject) entry.isOvertaken = true;
+      if (earlier.subject === entry.subject) earlier.isOvertaken = true;
     }
     return isMissing;
   }
@@ -378,19 +314,18 @@ export class AppendQueue {
       return;
     }
     const seqs = new Map(asked.map((entry, i) => [entry, storedSeq(acks[i]!)]));
-    const again: PendingAppend[] = [];
     const stored = new Set<string>();
-    for (const [token, entry] of [...this.#underWay].reverse()) {
-      this.#take(token);
+    for (const entry of [...this.#underWay.values()].reverse()) {
+      this.#forget(entry);
       const seq = seqs.get(entry);
       if (seq !== undefined) {
         stored.add(entry.subject);
         this.#resolve(entry, seq, false);
       } else if (entry.isOvertaken || stored.has(entry.subject)) {
-        this.#reject(entry, new BrokerError("Cannot append: later publications were kept first"));
-      } else again.unshift(entry);
+        this.#line.drop(entry, "later publications were kept first");
+      }
     }
-    this.#waiting.unshift(again);
+    this.#line.rewind();
     this.#canSend = true;
     this.#pump();
   }
@@ -401,57 +336,33 @@ export class AppendQueue {
     try {
       return parseAck(await this.#link.request(entry.subject, new Uint8Array(), { headers }));
     } catch (cause) {
-      const error = new BrokerError("Cannot append: NATS is away", { cause });
-      return { name: "away", error, code: 0 };
+      const answer = "NATS is away";
+      const error = new BrokerError(`Cannot append: ${answer}`, { cause });
+      return { name: "away", answer, error, code: 0 };
     }
   }
 
-  /** Gives up overdue publications, and reports a stream that does not answer. */
+  /** Reports a stream that does not answer. */
   #look(): void {
     this.#timer = undefined;
-    const now = this.#link.runtime.monotonic();
-    for (const [token, entry] of this.#underWay) {
-      if (now - entry.atMs < this.#giveUpMs) break;
-      this.#reject(this.#take(token)!, this.#tooLate());
-    }
-    for (let entry = this.#waiting.first; entry; entry = this.#waiting.first) {
-      if (now - entry.atMs < this.#giveUpMs) break;
-      this.#reject(this.#waiting.shift()!, this.#tooLate());
-    }
-    // The publication that the others waited for may be given up.
-    this.#pump();
     const [oldest] = this.#underWay.values();
-    if (oldest !== undefined && now - oldest.sentMs >= ACK_TIMEOUT_MS) {
+    if (oldest === undefined) return;
+    const { runtime } = this.#link;
+    let leftMs = ACK_TIMEOUT_MS - (runtime.monotonic() - oldest.sentMs);
+    if (leftMs <= 0) {
+      leftMs = ACK_TIMEOUT_MS;
       this.#trouble(new BrokerError("Cannot append: JetStream does not answer"));
     }
-    const next = oldest ?? this.#waiting.first;
-    if (next === undefined) return;
-    const leftMs = Math.min(ACK_TIMEOUT_MS, this.#giveUpMs - (now - next.atMs));
-    this.#timer = this.#startTimer(Math.max(1, leftMs));
+    this.#timer = runtime.setTimeout(() => this.#look(), leftMs);
   }
 
-  #startTimer(ms: number): Timer {
-    return this.#link.runtime.setTimeout(() => this.#look(), ms);
-  }
-
-  #tooLate(): BrokerError {
-    const cause = this.#stream.problem;
-    const text =
-      `Cannot append: NATS did not acknowledge the publication within ${this.#giveUpMs} ms`;
-    return new BrokerError(text, cause === undefined ? {} : { cause });
-  }
-
-  #take(token: string): PendingAppend | undefined {
-    const entry = this.#underWay.get(token);
-    if (entry === undefined) return undefined;
-    this.#underWay.delete(token);
-    this.#underWayBytes -= entry.message.length;
-    return entry;
+  /** Takes a publication off those under way. */
+  #forget(entry: PendingAppend): void {
+    if (this.#underWay.delete(entry.token)) this.#underWayBytes -= entry.bytes!;
   }
 
   #resolve(entry: PendingAppend, seq: number, isRepetition: boolean): void {
-    this.#budget.give(entry.message.length);
-    this.#changes.notify();
+    this.#line.settle(entry);
     this.#stream.saw(seq);
     const epoch = this.#stream.epoch;
     // A sequence of an earlier epoch is no position in this one.
@@ -462,11 +373,11 @@ export class AppendQueue {
     }
   }
 
-  #reject(entry: PendingAppend, error: BrokerError): void {
-    this.#budget.give(entry.message.length);
-    this.#changes.notify();
-    this.dropped++;
-    entry.result.reject(error);
+  #dropped(entry: PendingAppend, why: string, cause: unknown = this.#stream.problem): void {
+    this.#forget(entry);
+    entry.result.reject(new BrokerError(`Cannot append: ${why}`, { cause }));
+    // Others may have waited for the answer to this one.
+    this.#turn.gather(0);
   }
 }
 

@@ -4,7 +4,7 @@ import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
-import { WaitingBudget } from "../../pubsub/engine/queue.ts";
+import { Outbox } from "../../pubsub/engine/queue.ts";
 import type { Link } from "./link.ts";
 import { AppendQueue, PublishQueue } from "./publish_queue.ts";
 import type { HistoryStream } from "./stream.ts";
@@ -20,16 +20,21 @@ class FakeLink {
   }
 }
 
-function make(maxMessages = 100): { readonly link: FakeLink; readonly queue: PublishQueue } {
+/** A queue and its collaborators; ends itself. */
+function make(maxWaiting = 100) {
   const link = new FakeLink();
-  const budget = new WaitingBudget({ maxWaiting: maxMessages, maxWaitingBytes: 1_000_000 });
-  return { link, queue: new PublishQueue(link as unknown as Link, budget, 30_000) };
+  const { runtime } = link;
+  const limits = { maxWaiting, maxWaitingBytes: 1_000_000, giveUpMs: 30_000 };
+  const outbox = new Outbox({ runtime, engine: "NATS", ...limits });
+  const queue = new PublishQueue(link as unknown as Link, outbox);
+  return { link, queue, outbox, [Symbol.dispose]: () => outbox.close() };
 }
 
 const turn = () => new Promise<void>((resolve) => void setImmediate(resolve));
 
 Deno.test("PublishQueue sends the publications of a turn at its end", async () => {
-  const { link, queue } = make();
+  using made = make();
+  const { link, queue } = made;
   queue.publish("a", new Uint8Array(10));
   await Promise.resolve();
   queue.publish("b", new Uint8Array(10));
@@ -39,7 +44,8 @@ Deno.test("PublishQueue sends the publications of a turn at its end", async () =
 });
 
 Deno.test("PublishQueue sends large batches at once, and on request", () => {
-  const { link, queue } = make();
+  using made = make();
+  const { link, queue } = made;
   queue.publish("a", new Uint8Array(10));
   queue.publish("b", new Uint8Array(40_000));
   assertEquals(link.sent, ["a", "b"]);
@@ -49,19 +55,21 @@ Deno.test("PublishQueue sends large batches at once, and on request", () => {
 });
 
 Deno.test("PublishQueue drops no publication that could be sent, for any small bounds", () => {
-  const { link, queue } = make(1);
+  using made = make(1);
+  const { link, queue, outbox } = made;
   for (const subject of ["a", "b", "c"]) queue.publish(subject, new Uint8Array(10));
   queue.send();
-  assertEquals([link.sent, queue.dropped], [["a", "b", "c"], 0]);
+  assertEquals([link.sent, outbox.dropped], [["a", "b", "c"], 0]);
 });
 
 Deno.test("PublishQueue keeps the order of publications that wait for the server, within its bounds", () => {
-  const { link, queue } = make(2);
+  using made = make(2);
+  const { link, queue, outbox } = made;
   link.isUp = false;
   for (const subject of ["a", "b", "c"]) queue.publish(subject, new Uint8Array(10));
   link.isUp = true;
   queue.resume();
-  assertEquals([link.sent, queue.dropped], [["a", "b"], 1]);
+  assertEquals([link.sent, outbox.dropped], [["a", "b"], 1]);
 });
 
 /** A stream that stores and answers on demand. */
@@ -105,16 +113,24 @@ class FakeStream {
     saw: () => {},
     open: () => this.opened++,
   } as unknown as HistoryStream;
+  readonly outbox: Outbox;
   readonly appends: AppendQueue;
 
   constructor(giveUpMs = 30_000) {
-    const budget = new WaitingBudget({ maxWaiting: 100, maxWaitingBytes: 2_000_000 });
-    this.appends = new AppendQueue(this.#link, this.#history, budget, giveUpMs);
+    const { runtime } = this.#link;
+    const limits = { maxWaiting: 100, maxWaitingBytes: 2_000_000, giveUpMs };
+    this.outbox = new Outbox({ runtime, engine: "NATS", ...limits });
+    this.appends = new AppendQueue(this.#link, this.#history, this.outbox);
   }
 
   add(topic: string, id: string, bytes = 10): Promise<number | undefined> {
     const appended = this.appends.add(topic, new Uint8Array(bytes), id, false);
     return appended.then(({ position }) => position?.offset);
+  }
+
+  close(): void {
+    this.appends.close();
+    this.outbox.close();
   }
 
   store(id: string): number {
@@ -155,7 +171,7 @@ Deno.test("AppendQueue sends in order, and resolves with the stream's answer", a
   stream.answer(1, { stream: "test", seq: 12 });
   stream.answer(0, { stream: "test", seq: 11 });
   assertEquals(await Promise.all(adding), [11, 12]);
-  stream.appends.close();
+  stream.close();
 });
 
 Deno.test("AppendQueue asks before it sends again, and repeats only missing publications, in order", async () => {
@@ -170,7 +186,7 @@ Deno.test("AppendQueue asks before it sends again, and repeats only missing publ
   assertEquals(stream.sent.slice(4).map(({ id }) => id), ["2", "3", "4"]);
   for (const index of [4, 5, 6]) stream.answer(index, { stream: "test", seq: 200 + index });
   assertEquals(await Promise.all(adding), [first, 204, 205, 206]);
-  stream.appends.close();
+  stream.close();
 });
 
 Deno.test("AppendQueue gives up publications that would come behind later ones of their topic", async () => {
@@ -185,8 +201,8 @@ Deno.test("AppendQueue gives up publications that would come behind later ones o
   assertEquals(await kept, stream.stored.get("2"));
   assertEquals(stream.sent.slice(3).map(({ id }) => id), ["3"]);
   stream.answer(3, { stream: "test", seq: 300 });
-  assertEquals([await other, stream.appends.dropped], [300, 1]);
-  stream.appends.close();
+  assertEquals([await other, stream.outbox.dropped], [300, 1]);
+  stream.close();
 });
 
 Deno.test("AppendQueue gives up a publication without an answer once the stream kept a later one", async () => {
@@ -207,8 +223,8 @@ Deno.test("AppendQueue gives up a publication without an answer once the stream 
   assertEquals(await kept, seq);
   assertEquals(stream.sent.slice(4).map(({ id }) => id), ["4"]);
   stream.answer(4, { stream: "test", seq: 300 });
-  assertEquals([await other, stream.appends.dropped], [300, 1]);
-  stream.appends.close();
+  assertEquals([await other, stream.outbox.dropped], [300, 1]);
+  stream.close();
 });
 
 Deno.test("AppendQueue waits for the answer to a publication, though a later repetition has one", async () => {
@@ -219,7 +235,7 @@ Deno.test("AppendQueue waits for the answer to a publication, though a later rep
   assertEquals(stream.opened, 0);
   stream.answer(0, { stream: "test", seq: 12 });
   assertEquals([await Promise.all(adding), stream.opened], [[12, 11], 0]);
-  stream.appends.close();
+  stream.close();
 });
 
 Deno.test("AppendQueue sends nothing behind a publication without an answer, and keeps the order", async () => {
@@ -237,7 +253,7 @@ Deno.test("AppendQueue sends nothing behind a publication without an answer, and
   assertEquals(stream.sent.map(({ id }) => id), ["1", "1", "2"]);
   for (const index of [1, 2]) stream.answer(index, { stream: "test", seq: 10 + index });
   assertEquals(await Promise.all(adding), [11, 12]);
-  stream.appends.close();
+  stream.close();
 });
 
 Deno.test("AppendQueue sends what waited once the stream answers late", async () => {
@@ -252,7 +268,7 @@ Deno.test("AppendQueue sends what waited once the stream answers late", async ()
   assertEquals(stream.sent.map(({ id }) => id), ["1", "2"]);
   stream.answer(1, { stream: "test", seq: 12 });
   assertEquals([await Promise.all(adding), stream.opened], [[11, 12], 0]);
-  stream.appends.close();
+  stream.close();
 });
 
 Deno.test("AppendQueue rejects publications that the stream refuses, and continues with the rest", async () => {
@@ -266,7 +282,7 @@ Deno.test("AppendQueue rejects publications that the stream refuses, and continu
   stream.answer(1, { stream: "test", seq: 12 });
   await rejected;
   assertEquals([await kept, stream.opened], [12, 0]);
-  stream.appends.close();
+  stream.close();
 });
 
 Deno.test("AppendQueue gives no offset to publications of an earlier epoch", async () => {
@@ -275,7 +291,7 @@ Deno.test("AppendQueue gives no offset to publications of an earlier epoch", asy
   const adding = stream.add("a", "1");
   stream.answer(0, { stream: "test", seq: 10, duplicate: true });
   assertEquals(await adding, undefined);
-  stream.appends.close();
+  stream.close();
 });
 
 Deno.test("AppendQueue asks about unanswered publications, and gives them up in the end", async () => {
@@ -292,8 +308,8 @@ Deno.test("AppendQueue asks about unanswered publications, and gives them up in 
   assertEquals(stream.sent.length, 2);
   await time.tickAsync(25_000);
   await rejected;
-  assertEquals(stream.appends.dropped, 1);
-  stream.appends.close();
+  assertEquals(stream.outbox.dropped, 1);
+  stream.close();
 });
 
 Deno.test("AppendQueue sends what waited for a second behind a publication that it gives up", async () => {
@@ -309,8 +325,8 @@ Deno.test("AppendQueue sends what waited for a second behind a publication that 
   await rejected;
   assertEquals(stream.sent.map(({ id }) => id), ["1", "2"]);
   stream.answer(1, { stream: "test", seq: 12 });
-  assertEquals([await waiting, stream.appends.dropped], [12, 1]);
-  stream.appends.close();
+  assertEquals([await waiting, stream.outbox.dropped], [12, 1]);
+  stream.close();
 });
 
 Deno.test("AppendQueue counts the bytes under way down, more than its bound in a row", async () => {
@@ -323,5 +339,5 @@ Deno.test("AppendQueue counts the bytes under way down, more than its bound in a
     stream.answer(i, { stream: "test", seq: 11 + i });
     assertEquals(await added, 11 + i);
   }
-  stream.appends.close();
+  stream.close();
 });

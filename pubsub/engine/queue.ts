@@ -31,12 +31,6 @@ export class Fifo<T> {
     this.#items.push(item);
   }
 
-  /** Adds items in front of all others. */
-  unshift(items: readonly T[]): void {
-    this.#items = [...items, ...this.#items.slice(this.#start)];
-    this.#start = 0;
-  }
-
   /** Removes and returns the first item. */
   shift(): T | undefined {
     const item = this.#items[this.#start];
