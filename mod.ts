@@ -131,10 +131,10 @@ export type {
   CreateDurableStreamOptions,
   DurableStreamInfo,
   DurableStreamItem,
+  DurableStreams,
   ReadDurableStreamOptions,
-} from "./server/durable/node_streams.ts";
+} from "./server/durable/streams.ts";
 export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
-export type { DurableStreams } from "./server/durable/streams.ts";
 export type { DurableStreamWriter } from "./server/durable/writer.ts";
 export type { AuthorizationContext } from "./server/http/guard.ts";
 export type { WebTransportServeOptions } from "./server/webtransport_options.ts";

@@ -26,7 +26,7 @@ import { failureOf } from "../session/serving/first_frames.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
 import { type Rate, TokenBucket } from "../base/token_bucket.ts";
 import { isOwnAnswer } from "./durable/options.ts";
-import type { DurableStreams } from "./durable/streams.ts";
+import type { DurableParts } from "./durable/parts.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { compileContract } from "../session/check_settings.ts";
 import type { Contract } from "../session/contract.ts";
@@ -125,7 +125,7 @@ export interface ClientServicesOptions {
     /** Tells whose places a session takes. */
     readonly ownerOf: (session: Session) => Owner;
     /** Durable streams, if the server has these. */
-    readonly streams: Pick<DurableStreams, "begin" | "cancel" | "follow" | "opened"> | undefined;
+    readonly durable: DurableParts | undefined;
   };
 }
 
@@ -237,11 +237,15 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     opened(session) {
       expiry.watch(session);
       moveFrom(session);
-      const { ownerOf, presence, streams, users } = parts();
+      const { durable, ownerOf, presence, users } = parts();
       const hasUser = verifiedUser(session) !== undefined;
       // A user is seen at the address from now on.
-      const owner = hasUser || streams !== undefined ? ownerOf(session) : undefined;
-      if (owner !== undefined) streams?.opened(session, owner);
+      const owner = hasUser || durable !== undefined ? ownerOf(session) : undefined;
+      if (owner !== undefined && durable !== undefined) {
+        const { abandoned } = durable.answers;
+        abandoned.opened(owner);
+        session[internals].whenEnded(() => abandoned.ended(owner));
+      }
       // A session without a user cannot be online.
       if (!hasUser) return;
       presence.enter(session);
@@ -281,10 +285,10 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
     async keepAnswer({ message, name, begun, input, make }, face) {
       const session = face as Session;
-      const streams = parts().streams!;
+      const { answers, streams } = parts().durable!;
       const { topic, signal } = message;
       const user = verifiedUser(session);
-      const id = await streams.begin({
+      const id = await answers.begin({
         topic,
         input,
         user,
@@ -407,13 +411,13 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       throw new RequestError("malformed", `${what}, of at most ${MAX_REASON_LENGTH} characters`);
     }
     await check(session, topic, "cancel");
-    const { streams } = parts();
-    if (streams === undefined) {
+    const { durable } = parts();
+    if (durable === undefined) {
       throw new RequestError("not-found", "This server has no durable streams");
     }
     try {
       // A repetition changes nothing: the first reason stays.
-      await streams.cancel(topic.slice(STREAM_PREFIX.length), reason);
+      await durable.streams.cancel(topic.slice(STREAM_PREFIX.length), reason);
     } catch (error) {
       // No stream has an id that the engine cannot take.
       if (error instanceof RangeError) throw new RequestError("not-found", error.message);

@@ -36,9 +36,14 @@ import {
   type ServerOptions,
 } from "./server_options.ts";
 import { ownerOf } from "./owners.ts";
-import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
-import type { DurableParts, PartsOptions } from "./durable/parts.ts";
-import { DurableStreams } from "./durable/streams.ts";
+import {
+  checkAnswers,
+  checkDurableStreams,
+  checkKeepsLogs,
+  type DurableStreamsOptions,
+} from "./durable/options.ts";
+import { DurableParts } from "./durable/parts.ts";
+import type { DurableStreams } from "./durable/streams.ts";
 import { tellFault } from "../base/decision.ts";
 import type { ValueOf } from "./guest.ts";
 import type { ApiParts } from "./http/api.ts";
@@ -69,6 +74,7 @@ import { outside, platformRuntime, type Runtime } from "../base/runtime.ts";
 import { type Owner, proxyRule } from "../base/owners.ts";
 import { Quotas, type QuotaStats } from "../base/shares.ts";
 import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
+import type { OriginRules } from "../transport/origins.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
@@ -133,7 +139,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #faces = new Map<string, MountedFace>();
   /** HTTP faces that have loaded, by the option of the server. */
   readonly #loadedFaces = new Map<string, HttpFace>();
-  readonly #streams: DurableStreams | undefined;
+  /** Durable streams, and answers that outlive their connections. */
+  readonly #durable: DurableParts | undefined;
   #listener: ServerListener | undefined;
   #closing: Promise<void> | undefined;
   /** Stops listening to the signal that closes the server. */
@@ -200,7 +207,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
           presence: this.presence,
           rooms: this.rooms,
           topics: this.topics,
-          streams: this.#streams,
+          durable: this.#durable,
         }),
       }),
     });
@@ -283,18 +290,23 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const { origins, hosts } = options;
     const rules = { origins, hosts };
     if (hasStreams) {
-      const loading = this.#loadDurable({
-        http: durableStreams,
-        origins: rules,
+      const durable = this.#durable = new DurableParts({
+        runtime,
+        quotas: this.#quotas,
+        broker: this.topics.broker,
+        nodes,
+        bounds: durableStreams,
+        maxMessageBytes: settings.maxMessageBytes,
         answers,
+        ownerOf: this.#ownerOf,
         settings,
+        report: (what, error) => reportRequest(this.#console, what, error),
       });
+      this.topics.serveStreams((topic) => durable.source(topic, this.topics));
       if (durableStreams !== undefined) {
-        const face = loading.then(({ face }) => face!);
+        const face = this.#loadDurable(durableStreams, durable, rules);
         this.#mount("durableStreams", durableStreams.path, () => face);
-      } else loading.catch((error) => this.#console.failed("Loading of answers", error));
-      const streams = this.#streams = new DurableStreams(loading);
-      this.topics.serveStreams((topic) => streams.source(topic, this.topics));
+      }
     }
     if (api !== undefined) {
       const { health } = source;
@@ -343,7 +355,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * `resume`.
    */
   get durableStreams(): DurableStreams {
-    if (this.#streams !== undefined) return this.#streams;
+    if (this.#durable !== undefined) return this.#durable.streams;
     throw new UnsupportedError(
       "Cannot use durable streams: the server must have the option durableStreams",
     );
@@ -355,7 +367,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @ignore
    */
   get streams(): DurableStreams | undefined {
-    return this.#streams;
+    return this.#durable?.streams;
   }
 
   /**
@@ -588,7 +600,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const [report] = await Promise.all([
       drained,
       this.#moq?.drain(options.withinMs === undefined ? {} : { timeoutMs: options.withinMs }),
-      this.#streams?.drain({ hasOthers, withinMs, signal }),
+      this.#durable?.answers.drain({ hasOthers, withinMs, signal }),
     ]);
     // Sessions that were closed are over here, but the close has yet to reach their peers.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
@@ -719,17 +731,13 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   async #loadDurable(
-    options: Pick<PartsOptions, "http" | "origins" | "answers" | "settings">,
-  ): Promise<DurableParts> {
-    const { loadParts } = await outside(this.#runtime, import("./durable/parts.ts"));
-    return loadParts({
-      ...options,
-      broker: this.topics.broker,
-      nodes: this.nodes,
-      face: this.#faceParts(),
-      ownerOf: this.#ownerOf,
-      maxMessageBytes: this.#maxMessageBytes,
-    });
+    options: DurableStreamsOptions,
+    { logs }: DurableParts,
+    origins: OriginRules,
+  ): Promise<HttpFace> {
+    const { DurableFace } = await outside(this.#runtime, import("./durable/face.ts"));
+    const maxMessageBytes = this.#maxMessageBytes;
+    return new DurableFace(options, { ...this.#faceParts(), logs, origins, maxMessageBytes });
   }
 
   async #loadApi(
@@ -831,7 +839,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     // None is still loading behind this.
     await Promise.allSettled([...this.#faces.values()].map(({ loading }) => loading));
     for (const face of this.#loadedFaces.values()) await face[Symbol.asyncDispose]?.();
-    await this.#streams?.close();
+    await this.#durable?.close();
     await Promise.all([
       this.manager.shutdown(options),
       this.#admission.close(options),

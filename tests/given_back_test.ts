@@ -33,7 +33,7 @@ import { NodeCalls, type NodeCallsOptions } from "../pubsub/nodes/node_calls.ts"
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { createServer, DurableStreamsHandler, type ServerOptions } from "../server.ts";
 import { Answers, type BeginAnswer } from "../server/durable/answers.ts";
-import { NodeStreams } from "../server/durable/node_streams.ts";
+import { DurableStreams } from "../server/durable/streams.ts";
 import { SharedCarriers } from "../server/shared_carriers.ts";
 import { checkAnswers } from "../server/durable/options.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
@@ -648,7 +648,7 @@ function answering(
       throw error;
     },
   });
-  const node = new NodeStreams({ runtime, streams: logs, maxMessageBytes: 65_536 });
+  const node = new DurableStreams({ runtime, streams: logs, maxMessageBytes: 65_536 });
   const answers = new Answers(checkAnswers(limits), {
     runtime,
     quotas: new Quotas(runtime),

@@ -8,7 +8,7 @@ import { RequestError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { DROPPED_REASON, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { Answers, type BeginAnswer } from "./answers.ts";
-import { NodeStreams } from "./node_streams.ts";
+import { DurableStreams } from "./streams.ts";
 import { boundsOf, checkAnswers } from "./options.ts";
 
 /** Makes a guest at an address. */
@@ -24,7 +24,7 @@ export function userAt(address: string, user: string): Owner {
 /** A node that keeps answers. */
 export class KeptNode implements AsyncDisposable {
   readonly streams: StreamLogs;
-  readonly node: NodeStreams;
+  readonly node: DurableStreams;
   readonly answers: Answers;
   readonly quotas: Quotas;
 
@@ -52,7 +52,7 @@ export class KeptNode implements AsyncDisposable {
       onError: report,
       onReadToEnd: (id) => this.answers.kept.noteRead(id),
     });
-    this.node = new NodeStreams({ runtime, streams: this.streams, maxMessageBytes: 65_536 });
+    this.node = new DurableStreams({ runtime, streams: this.streams, maxMessageBytes: 65_536 });
     this.answers = new Answers(limits, {
       runtime,
       broker,

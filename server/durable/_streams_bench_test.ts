@@ -6,7 +6,7 @@ import type { Broker } from "../../pubsub/broker.ts";
 import type { AppendLogOptions, BrokerLogs, LogAppended } from "../../pubsub/logs/log.ts";
 import { type StreamBounds, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { NodeStreams } from "./node_streams.ts";
+import { DurableStreams } from "./streams.ts";
 
 /** Bounds that no test reaches by accident. */
 const BOUNDS = {
@@ -23,8 +23,8 @@ export class TwoNodes implements AsyncDisposable {
   readonly errors: unknown[] = [];
   /** Appends as the engine got them. */
   readonly appends: AppendLogOptions[] = [];
-  readonly node: NodeStreams;
-  readonly other: NodeStreams;
+  readonly node: DurableStreams;
+  readonly other: DurableStreams;
   /** Called for each append; an error fails the append, after it took effect if `isDone`. */
   fault: ((options: AppendLogOptions) => "before" | "after" | undefined) | undefined;
   readonly #logs: StreamLogs[];
@@ -40,7 +40,7 @@ export class TwoNodes implements AsyncDisposable {
       })
     );
     const [node, other] = this.#logs.map((streams) =>
-      new NodeStreams({ runtime, streams, maxMessageBytes })
+      new DurableStreams({ runtime, streams, maxMessageBytes })
     );
     this.node = node!;
     this.other = other!;

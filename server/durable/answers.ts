@@ -14,9 +14,9 @@ import {
 } from "../../pubsub/logs/stream_logs.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { AbandonedAnswers } from "./abandoned_answers.ts";
-import type { NodeStreams } from "./node_streams.ts";
 import { KeptAnswers } from "./kept_answers.ts";
 import { answerId, type AnswerLimits } from "./options.ts";
+import type { DurableStreams } from "./streams.ts";
 import { ABORTED, type DurableStreamWriter, isEndCode, LEASE_MS } from "./writer.ts";
 
 /**
@@ -98,7 +98,7 @@ export interface AnswersParts {
   readonly quotas: Quotas;
   readonly broker: Broker;
   readonly streams: StreamLogs;
-  readonly node: NodeStreams;
+  readonly node: DurableStreams;
   /** The nodes of the broker, if the server has one. */
   readonly nodes?: Nodes | undefined;
   /** Returns the handler of this node that resumes the answers of a topic; absent if none does. */
@@ -244,7 +244,7 @@ export class Answers {
         if (canResume) await this.#keepRequest(id, { topic, input, user });
         const leaseMs = canResume ? RESUME_LEASE_MS : LEASE_MS;
         const writer = await this.kept.keep({ id, owner }, (keys) => {
-          return node.create(id, { ttlMs }, { leaseMs, owner: keys });
+          return node.createLeased(id, { ttlMs, leaseMs, owner: keys });
         });
         const begun = { writer, owner, place, canResume, onError };
         void this.#run(begun, ({ stop: { signal } }) => answer(signal));
@@ -281,7 +281,7 @@ export class Answers {
     const owner = this.#parts.quotas.owners.of({ user: request!.user });
     const place = this.#take(owner, { ignoresShares: true });
     try {
-      const writer = await this.#parts.node.open(id, RESUME_LEASE_MS);
+      const writer = await this.#parts.node.openLeased(id, RESUME_LEASE_MS);
       const again = { request: request!, resume };
       const taken = { writer, owner, place, canResume: true, onError: this.#onError };
       void this.#run(taken, (running) => this.#resume(running, again));

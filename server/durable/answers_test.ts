@@ -17,7 +17,7 @@ import {
   RESUME_LEASE_MS,
   type ResumeAnswer,
 } from "./answers.ts";
-import { NodeStreams } from "./node_streams.ts";
+import { DurableStreams } from "./streams.ts";
 import { checkAnswers } from "./options.ts";
 import { codeOf } from "./_streams_bench_test.ts";
 
@@ -28,7 +28,7 @@ const ANN = { ...NOBODY, user: "ann" };
 /** A node that answers, and whose death leaves its streams as they are. */
 class Node {
   readonly logs: StreamLogs;
-  readonly streams: NodeStreams;
+  readonly streams: DurableStreams;
   readonly answers: Answers;
   readonly errors: unknown[] = [];
   /** Calls of the engine wait for this: a node without a network, or one that is no more. */
@@ -77,7 +77,7 @@ class Node {
       onError: (error) => this.errors.push(error),
       rescue: resume && ((id) => this.answers.rescue(id)),
     });
-    this.streams = new NodeStreams({ runtime, streams: this.logs, maxMessageBytes: 2_000_000 });
+    this.streams = new DurableStreams({ runtime, streams: this.logs, maxMessageBytes: 2_000_000 });
     this.answers = new Answers(checkAnswers(options), {
       runtime,
       quotas: new Quotas(runtime),
@@ -534,8 +534,8 @@ Deno.test("Answers goes on with an answer that the engine did not give at the fi
   const node = cluster.add({ resume: resumeTo(0) });
   const other = cluster.add({ resume: resumeTo(3) });
   let attempts = 0;
-  const open = other.streams.open.bind(other.streams);
-  other.streams.open = async (id, leaseMs) => {
+  const open = other.streams.openLeased.bind(other.streams);
+  other.streams.openLeased = async (id, leaseMs) => {
     if (++attempts < 3) throw new RequestError("held", "Cannot open: the stream has a writer");
     return await open(id, leaseMs);
   };

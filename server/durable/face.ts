@@ -7,7 +7,7 @@ import {
   streamShares,
 } from "./options.ts";
 import { KeptStreams } from "./kept_streams.ts";
-import { maxRecordBytes } from "./node_streams.ts";
+import { maxRecordBytes } from "./streams.ts";
 import { bodyOf, readRecords } from "./records.ts";
 import {
   badRequest,

@@ -1,5 +1,4 @@
 /** Options of durable streams and of answers, with the checks that run before the rest loads. */
-import type { CreateDurableStreamOptions, ReadDurableStreamOptions } from "./node_streams.ts";
 import type { AuthorizationContext } from "../http/guard.ts";
 import { outside, type Runtime } from "../../base/runtime.ts";
 import type { Broker } from "../../pubsub/broker.ts";
@@ -316,17 +315,3 @@ export async function digest(runtime: Runtime, text: string): Promise<string> {
     omitPadding: true,
   });
 }
-
-/** Kinds of the options of `create` of durable streams. */
-export const CREATE: OptionKinds<CreateDurableStreamOptions> = {
-  contentType: "string",
-  expiresAt: COUNT,
-  fork: { offset: "string", source: "string" },
-  ttlMs: POSITIVE,
-};
-
-/** Kinds of the options of `read` and `follow` of durable streams. */
-export const READ: OptionKinds<ReadDurableStreamOptions> = {
-  after: "string",
-  signal: "AbortSignal",
-};

@@ -1,92 +1,90 @@
-/** The parts of durable streams on one server, loaded once a server needs these. */
-import type { HttpGuardParts } from "../http/guard.ts";
+/** The durable streams of one server, for its application, its sessions and its HTTP face. */
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
+import type { Topics, TopicSource } from "../../pubsub/topics.ts";
 import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { validate } from "../../base/standard_schema.ts";
 import { waitFor } from "../../base/wait.ts";
 import { RequestError } from "../../errors.ts";
 import type { Owner } from "../../base/owners.ts";
+import type { Quotas } from "../../base/shares.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import type { Session } from "../../session/session.ts";
 import type { SessionSettings } from "../../session/settings.ts";
-import type { OriginRules } from "../../transport/origins.ts";
 import { Answers, type ResumeAnswer } from "./answers.ts";
-import { DurableFace } from "./face.ts";
-import { NodeStreams } from "./node_streams.ts";
 import { type AnswerLimits, boundsOf, type DurableStreamsOptions } from "./options.ts";
-import { StreamSender } from "./stream_sender.ts";
-import type { LoadedStreams } from "./streams.ts";
+import { StreamFeed, StreamSender } from "./stream_sender.ts";
+import { DurableStreams } from "./streams.ts";
 
-/** Options for {@linkcode loadParts}. */
-export interface PartsOptions {
+/** Options for {@linkcode DurableParts}. */
+export interface DurablePartsOptions {
+  readonly runtime: Runtime;
+  readonly quotas: Quotas;
   readonly broker: Broker;
   /** The nodes of the broker, if the server has one. */
   readonly nodes: Nodes | undefined;
-  /** Serves the streams over HTTP; absent for streams of sessions alone. */
-  readonly http: DurableStreamsOptions | undefined;
-  readonly origins: OriginRules;
-  readonly face: HttpGuardParts;
+  /** Bounds of the streams; absent for streams of answers alone. */
+  readonly bounds: DurableStreamsOptions | undefined;
   readonly maxMessageBytes: number;
   readonly answers: AnswerLimits;
   /** Tells whose places a session takes. */
   readonly ownerOf: (session: Session) => Owner;
   /** The handlers of requests, and the contract. */
-  readonly settings: Pick<SessionSettings, "requestTimeoutMs" | "requests" | "router" | "runtime">;
+  readonly settings: Pick<SessionSettings, "requestTimeoutMs" | "requests" | "router">;
+  /** Reports an error that no client is told. */
+  readonly report: (what: string, error: unknown) => void;
 }
 
-/** The loaded parts, with those that the server calls itself. */
-export interface DurableParts extends LoadedStreams {
-  readonly face: DurableFace | undefined;
-}
+/** The parts of durable streams on one server. */
+export class DurableParts {
+  /** Writers, reads and cancellation, for the application. */
+  readonly streams: DurableStreams;
+  /** Answers that outlive their connections. */
+  readonly answers: Answers;
+  /** The streams on the engine. */
+  readonly logs: StreamLogs;
+  readonly #sender: StreamSender;
 
-/**
- * Creates the durable streams of a server.
- *
- * @param options See {@linkcode PartsOptions}.
- * @returns The parts.
- */
-export function loadParts(options: PartsOptions): DurableParts {
-  const { broker, nodes, http, origins, face, maxMessageBytes, settings } = options;
-  const resumeOf = resumesOf(settings);
-  const { runtime, report } = face;
-  const streams: StreamLogs = new StreamLogs({
-    runtime,
-    broker,
-    bounds: boundsOf(http, options.answers.maxKept),
-    quotas: face.quotas,
-    onReadToEnd: (id) => answers.kept.noteRead(id),
-    onError: (error) => report("The search for overdue durable streams", error),
-    rescue: resumeOf && ((id) => answers.rescue(id)),
-    onRead: (id) => answers.abandoned.read(id),
-  });
-  const node = new NodeStreams({ runtime, streams, maxMessageBytes });
-  const sender = new StreamSender(streams, options.ownerOf);
-  const answers = new Answers(options.answers, {
-    runtime,
-    quotas: face.quotas,
-    broker,
-    streams,
-    node,
-    nodes,
-    resumeOf,
-    report,
-  });
-  return {
-    node,
-    answers,
-    face: http && new DurableFace(http, { ...face, logs: streams, origins, maxMessageBytes }),
-    send: (reading) => sender.send(reading),
-    async close() {
-      await answers.close();
-      await node.close();
-      await streams.close();
-    },
-  };
+  /** Begins without streams of its own. */
+  constructor(options: DurablePartsOptions) {
+    const { runtime, quotas, broker, nodes, bounds, maxMessageBytes, report } = options;
+    const resumeOf = resumesOf(runtime, options.settings);
+    const logs: StreamLogs = this.logs = new StreamLogs({
+      runtime,
+      broker,
+      bounds: boundsOf(bounds, options.answers.maxKept),
+      quotas,
+      onReadToEnd: (id) => this.answers.kept.noteRead(id),
+      onError: (error) => report("The search for overdue durable streams", error),
+      rescue: resumeOf && ((id) => this.answers.rescue(id)),
+      onRead: (id) => this.answers.abandoned.read(id),
+    });
+    const node = this.streams = new DurableStreams({ runtime, streams: logs, maxMessageBytes });
+    this.#sender = new StreamSender(logs, options.ownerOf);
+    const parts = { runtime, quotas, broker, streams: logs, node, nodes, resumeOf, report };
+    this.answers = new Answers(options.answers, parts);
+  }
+
+  /** Creates the source of a topic `stream:<id>`. */
+  source(topic: string, topics: Topics): TopicSource {
+    return new StreamFeed(topic, topics, this.#sender);
+  }
+
+  /**
+   * Leaves answers to other servers, ends the streams of all other writers of this server with the
+   * error `writer-lost`, and ends all readers.
+   */
+  async close(): Promise<void> {
+    await this.answers.close();
+    await this.streams.close();
+    await this.logs.close();
+  }
 }
 
 /** Makes the search for the handlers that resume answers; `undefined` if no handler does. */
 function resumesOf(
-  { requests, router, runtime, requestTimeoutMs: timeoutMs }: PartsOptions["settings"],
+  runtime: Runtime,
+  { requests, router, requestTimeoutMs: timeoutMs }: DurablePartsOptions["settings"],
 ): ((topic: string) => ResumeAnswer | undefined) | undefined {
   if (!requests?.canResume) return undefined;
   return (topic) => {

@@ -53,33 +53,6 @@ function checkSizes(records: readonly string[], maxBytes: number): readonly stri
   });
 }
 
-/**
- * Cuts a record into slices, a text between characters.
- *
- * @param record The record.
- * @param maxBytes Most bytes of a slice, of a text in JSON; at least 64.
- * @returns The slices, in order.
- */
-export function* slicesOf(record: LogRecord, maxBytes: number): Generator<LogRecord> {
-  for (let at = 0; at < record.length;) {
-    const slice = record.slice(at, at + maxBytes);
-    const cut = typeof slice === "string"
-      ? fitting(slice, maxBytes, at + slice.length < record.length)
-      : slice;
-    yield cut;
-    at += cut.length;
-  }
-}
-
-/** Shortens a text to a number of bytes in JSON; before the end, not within a character. */
-function fitting(text: string, maxBytes: number, isCut: boolean): string {
-  let slice = text;
-  while (utf8Length(JSON.stringify(slice)) > maxBytes) slice = slice.slice(0, slice.length >> 1);
-  const mayBreak = isCut || slice.length < text.length;
-  // A character in two UTF-16 units begins with one of these.
-  return mayBreak && /[\ud800-\udbff]$/.test(slice) ? slice.slice(0, -1) : slice;
-}
-
 function readJson(body: Uint8Array): readonly string[] {
   const text = textOf(body);
   if (text === undefined) {

@@ -1,7 +1,8 @@
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { bodyOf, eventDataOf, MAX_RECORDS, readRecords, slicesOf } from "./records.ts";
+import { bodyOf, eventDataOf, MAX_RECORDS, readRecords } from "./records.ts";
+import { slicesOf } from "./stream_sender.ts";
 import { Problem } from "../http/problem.ts";
 
 const JSON_TYPE = "application/json";

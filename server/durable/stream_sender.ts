@@ -10,8 +10,17 @@ import {
   type StreamRead,
   WRITER_LOST,
 } from "../../pubsub/logs/stream_logs.ts";
+import { withoutUndefined } from "../../base/options.ts";
 import type { Owner } from "../../base/owners.ts";
+import { tellAnswer } from "../../pubsub/history/replay.ts";
+import type {
+  SubscribeOptions,
+  Topics,
+  TopicSource,
+  UnsubscribeOptions,
+} from "../../pubsub/topics.ts";
 import { internals, type Session } from "../../session/session.ts";
+import { utf8Length } from "../../session/wire/utf8.ts";
 import { encodeBinary, type EncodedMessage, framed } from "../../session/wire/encode.ts";
 import {
   type HistoryOptions,
@@ -20,9 +29,7 @@ import {
   STREAM_PREFIX,
   type SubscribeAnswer,
 } from "../../session/wire/recovery.ts";
-import { maxRecordBytes } from "./node_streams.ts";
-import { slicesOf } from "./records.ts";
-import type { SessionReading } from "./streams.ts";
+import { maxRecordBytes } from "./streams.ts";
 import { ABORTED } from "./writer.ts";
 
 /** Most records and bytes of a page, also where send queues are larger. */
@@ -39,6 +46,22 @@ interface End {
   readonly code: string;
   readonly reason: string;
   readonly retryAfterMs?: number;
+}
+
+/** A session that reads a stream. */
+export interface SessionReading {
+  readonly session: Session;
+  readonly topic: string;
+  /** Where to begin. */
+  readonly options: SubscribeOptions;
+  /** Aborted once the session no longer reads the stream, or begins anew. */
+  readonly signal: AbortSignal;
+  /** The place that the session has reached, once known. */
+  standing: SubscribeAnswer | undefined;
+  /** Answers the subscription; later calls have no effect. */
+  answer(answer: SubscribeAnswer): void;
+  /** Takes the session off the topic. */
+  leave(options: UnsubscribeOptions): void;
 }
 
 /**
@@ -188,6 +211,79 @@ export class StreamSender {
   }
 }
 
+/**
+ * The sessions of a topic `stream:<id>`. Each reads the stream at its own pace; the node shares the
+ * announcements of the stream, and the pages of readers at one place.
+ */
+export class StreamFeed implements TopicSource {
+  readonly #topic: string;
+  readonly #topics: Topics;
+  readonly #sender: StreamSender;
+  readonly #readings = new Map<Session, SessionReading & { readonly stop: AbortController }>();
+
+  /** Begins without sessions. */
+  constructor(topic: string, topics: Topics, sender: StreamSender) {
+    this.#topic = topic;
+    this.#topics = topics;
+    this.#sender = sender;
+  }
+
+  get size(): number {
+    return this.#readings.size;
+  }
+
+  sessions(): Iterable<Session> {
+    return this.#readings.keys();
+  }
+
+  admit(session: Session, options: SubscribeOptions): (() => SubscribeAnswer) | undefined {
+    const before = this.#readings.get(session);
+    const isPlain = options.since === undefined && options.last === undefined;
+    const standing = before?.standing;
+    if (isPlain && standing !== undefined) return () => before?.standing ?? standing;
+    // A reading whose place is still unknown begins as asked for first, and answers the newest call.
+    const begin = isPlain && before ? { ...before.options, ...withoutUndefined(options) } : options;
+    this.#begin(session, begin);
+    // This comes last because the application is called, and may remove the session.
+    if (before !== undefined) endReading(before);
+    return undefined;
+  }
+
+  delete(session: Session): void {
+    const reading = this.#readings.get(session);
+    this.#readings.delete(session);
+    if (reading !== undefined) endReading(reading);
+  }
+
+  #begin(session: Session, options: SubscribeOptions): void {
+    const topic = this.#topic;
+    const stop = new AbortController();
+    let isAnswered = false;
+    const reading = {
+      session,
+      topic,
+      options,
+      stop,
+      signal: stop.signal,
+      standing: undefined,
+      answer(answer: SubscribeAnswer) {
+        if (isAnswered) return;
+        isAnswered = true;
+        tellAnswer(session, options.onAnswer, answer);
+      },
+      leave: (why: UnsubscribeOptions) => void this.#topics.unsubscribe(session, topic, why),
+    };
+    this.#readings.set(session, reading);
+    void this.#sender.send(reading);
+  }
+}
+
+/** Ends a reading; a subscription without an answer has been replaced. */
+function endReading(reading: SessionReading & { readonly stop: AbortController }): void {
+  reading.stop.abort();
+  reading.answer({ isSuperseded: true });
+}
+
 /** The position at which a session begins; `undefined` if the stream lacks the position. */
 function startOf(info: LogInfo, { since, last }: HistoryOptions): number | undefined {
   if (since === undefined) return Math.max(oldestPosition(info), info.tail - (last ?? 0));
@@ -253,4 +349,31 @@ function encodeRecord(
 function oneLine(json: string): string {
   // Within a text, JSON writes a line feed as an escape.
   return json.includes("\n") ? json.replaceAll("\n", " ") : json;
+}
+
+/**
+ * Cuts a record into slices, a text between characters.
+ *
+ * @param record The record.
+ * @param maxBytes Most bytes of a slice, of a text in JSON; at least 64.
+ * @returns The slices, in order.
+ */
+export function* slicesOf(record: LogRecord, maxBytes: number): Generator<LogRecord> {
+  for (let at = 0; at < record.length;) {
+    const slice = record.slice(at, at + maxBytes);
+    const cut = typeof slice === "string"
+      ? fitting(slice, maxBytes, at + slice.length < record.length)
+      : slice;
+    yield cut;
+    at += cut.length;
+  }
+}
+
+/** Shortens a text to a number of bytes in JSON; before the end, not within a character. */
+function fitting(text: string, maxBytes: number, isCut: boolean): string {
+  let slice = text;
+  while (utf8Length(JSON.stringify(slice)) > maxBytes) slice = slice.slice(0, slice.length >> 1);
+  const mayBreak = isCut || slice.length < text.length;
+  // A character in two UTF-16 units begins with one of these.
+  return mayBreak && /[\ud800-\udbff]$/.test(slice) ? slice.slice(0, -1) : slice;
 }

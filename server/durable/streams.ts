@@ -1,37 +1,129 @@
-/** Durable streams as the application of a server uses them, and as its sessions subscribe. */
-import { CREATE, READ } from "./options.ts";
-import { checkOptions } from "../../base/option_checks.ts";
-import { withoutUndefined } from "../../base/options.ts";
-import { MAX_REASON_LENGTH } from "../../pubsub/logs/rules.ts";
-import { tellAnswer } from "../../pubsub/history/replay.ts";
-import type {
-  SubscribeOptions,
-  Topics,
-  TopicSource,
-  UnsubscribeOptions,
-} from "../../pubsub/topics.ts";
-import type { Owner } from "../../base/owners.ts";
-import { internals, type Session } from "../../session/session.ts";
-import type { SubscribeAnswer } from "../../session/wire/recovery.ts";
-import type { Answers, BeginAnswer } from "./answers.ts";
-import type {
-  CreateDurableStreamOptions,
-  DurableStreamInfo,
-  DurableStreamItem,
-  NodeStreams,
-  ReadDurableStreamOptions,
-} from "./node_streams.ts";
-import type { DurableStreamWriter } from "./writer.ts";
+/** The durable streams of a server, as its application uses them: writers, reads, cancellation. */
+import { checkOptions, COUNT, POSITIVE } from "../../base/option_checks.ts";
+import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
+import { LimitError, RequestError } from "../../errors.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
+import { logKind, MAX_REASON_LENGTH } from "../../pubsub/logs/rules.ts";
+import { formatOffset, oldestPosition, parseOffset } from "../../pubsub/logs/offset.ts";
+import {
+  DROPPED_REASON,
+  isJson,
+  NO_SPACE,
+  type StreamCreated,
+  type StreamLogs,
+  type StreamPage,
+  type StreamRead,
+  WRITER_LOST,
+} from "../../pubsub/logs/stream_logs.ts";
+import { MAX_PLACE_BYTES } from "../../session/wire/encode.ts";
+import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
+import { utf8Length } from "../../session/wire/utf8.ts";
+import { ABORTED, DurableStreamWriter, LEASE_MS, type WriterOptions } from "./writer.ts";
 
-/** The code of durable streams, which loads with the server. */
-export interface LoadedStreams {
-  readonly node: NodeStreams;
-  /** Answers that outlive their connections. */
-  readonly answers: Answers;
-  /** Sends the records of a stream to a session. Never rejects. */
-  readonly send: (reading: SessionReading) => Promise<void>;
-  /** Leaves the streams of this node, and ends all readers. */
-  readonly close: () => Promise<void>;
+/** Bounds of the pages in which a stream is read. */
+const PAGE = { maxRecords: 1_000, maxBytes: 1_048_576 };
+
+/** Longest time for telling the readers of open writers that the server closes, in milliseconds. */
+const CLOSE_MS = 2_000;
+
+/** Facts of a new durable stream. */
+export interface CreateDurableStreamOptions {
+  /**
+   * Media type of the records. With `application/json` a record is a value; with any other type a
+   * text or bytes.
+   *
+   * @default {"application/json"}
+   */
+  readonly contentType?: string;
+  /**
+   * Time after the last append or read at which the stream is deleted, in milliseconds. Sessions and
+   * requests that wait for new records count as reading. By default the stream stays.
+   */
+  readonly ttlMs?: number;
+  /** Time at which the stream is deleted, in milliseconds since the Unix epoch. */
+  readonly expiresAt?: number;
+  /** The stream that the new one continues. The source stays as it is. */
+  readonly fork?: {
+    /** Id of the source. */
+    readonly source: string;
+    /** Offset in the source behind which the new stream goes on; by default the end of the source. */
+    readonly offset?: string;
+  };
+}
+
+/** The state of a durable stream. */
+export interface DurableStreamInfo {
+  /** Media type of the records. */
+  readonly contentType: string;
+  /** Offset behind the newest record. */
+  readonly offset: string;
+  /** True once the stream has ended, complete or not. */
+  readonly isEnded: boolean;
+  /** Reason why an ended stream is incomplete; absent for a complete one. */
+  readonly error?: string;
+  /** Code of that error, if the writer gave one. */
+  readonly code?: string;
+  /** Reason for which a reader asked the writer to stop. */
+  readonly cancelled?: string;
+  /** Bytes of the records, without those of the source of a fork. */
+  readonly bytes: number;
+}
+
+/**
+ * A record, and the place behind the record.
+ *
+ * @typeParam T Type of a record.
+ */
+export interface DurableStreamItem<T = unknown> {
+  /** The record. */
+  readonly data: T;
+  /** Offset behind the record: a read `after` this offset continues with the next record. */
+  readonly offset: string;
+}
+
+/** Part of a durable stream to read. */
+export interface ReadDurableStreamOptions {
+  /**
+   * Offset behind which to read. `"-1"` stands for the oldest record that is kept, and `"now"` for
+   * the end.
+   *
+   * @default {"-1"}
+   */
+  readonly after?: string;
+  /** Ends the loop, with the signal's reason. */
+  readonly signal?: AbortSignal;
+}
+
+/** Kinds of the options of `create` of durable streams. */
+const CREATE: OptionKinds<CreateDurableStreamOptions> = {
+  contentType: "string",
+  expiresAt: COUNT,
+  fork: { offset: "string", source: "string" },
+  ttlMs: POSITIVE,
+};
+
+/** Kinds of the options of `read` and `follow` of durable streams. */
+const READ: OptionKinds<ReadDurableStreamOptions> = {
+  after: "string",
+  signal: "AbortSignal",
+};
+
+/** Facts of a new stream, with those that applications do not set. */
+export interface CreateLeasedOptions extends CreateDurableStreamOptions {
+  /** Time without a sign of life after which the stream is without a writer, in milliseconds. */
+  readonly leaseMs?: number;
+  /** See {@linkcode LogConfig.owner}. */
+  readonly owner?: string;
+}
+
+/** Parts of {@linkcode DurableStreams}. */
+export interface DurableStreamsParts {
+  readonly runtime: Runtime;
+  readonly streams: StreamLogs;
+  /** Most bytes of a message: sessions can read the records of the writers. */
+  readonly maxMessageBytes: number;
 }
 
 /**
@@ -59,12 +151,17 @@ export interface LoadedStreams {
  * ```
  */
 export class DurableStreams {
-  readonly #loaded: Promise<LoadedStreams>;
+  readonly #runtime: Runtime;
+  readonly #streams: StreamLogs;
+  readonly #maxMessageBytes: number;
+  /** Open writers of this server; bounded by the streams. */
+  readonly #writers = new Set<DurableStreamWriter>();
 
-  /** Begins without streams of its own; the server does this. */
-  constructor(loaded: Promise<LoadedStreams>) {
-    this.#loaded = loaded;
-    loaded.catch(() => {}); // Each call reports the failure.
+  /** Begins without writers; the server does this. */
+  constructor({ runtime, streams, maxMessageBytes }: DurableStreamsParts) {
+    this.#runtime = runtime;
+    this.#streams = streams;
+    this.#maxMessageBytes = maxMessageBytes;
   }
 
   /**
@@ -86,7 +183,31 @@ export class DurableStreams {
     options: CreateDurableStreamOptions = {},
   ): Promise<DurableStreamWriter<T>> {
     checkOptions("create stream", options, CREATE);
-    return await (await this.#loaded).node.create(id, options);
+    return await this.createLeased(id, options);
+  }
+
+  /**
+   * Creates a stream whose writer may have a lease of another length, or an owner.
+   *
+   * @ignore
+   */
+  async createLeased<T = unknown>(
+    id: string,
+    { leaseMs = LEASE_MS, owner, ...options }: CreateLeasedOptions,
+  ): Promise<DurableStreamWriter<T>> {
+    const { contentType, fork, ...lifetime } = options;
+    const holder = this.#runtime.randomUUID();
+    const leasedAt = this.#runtime.monotonic();
+    const created = await this.#streams.create(id, {
+      ...lifetime,
+      // A fork has the type of the source by default.
+      contentType: contentType ?? (fork === undefined ? "application/json" : undefined),
+      fork,
+      owner,
+      writer: { holder, ttlMs: leaseMs },
+    });
+    if (created.kind !== "created") throw refusedCreation(id, created.kind);
+    return this.#writer(id, created.info, { holder, leaseMs, leasedAt });
   }
 
   /**
@@ -101,7 +222,32 @@ export class DurableStreams {
    * @throws {BrokerError} If the engine is away.
    */
   async open<T = unknown>(id: string): Promise<DurableStreamWriter<T>> {
-    return await (await this.#loaded).node.open(id);
+    return await this.openLeased(id, LEASE_MS);
+  }
+
+  /**
+   * Takes over a stream with a lease of another length.
+   *
+   * @ignore
+   */
+  async openLeased<T = unknown>(id: string, leaseMs: number): Promise<DurableStreamWriter<T>> {
+    const holder = this.#runtime.randomUUID();
+    const leasedAt = this.#runtime.monotonic();
+    const result = await this.#streams.append(id, {
+      records: [],
+      writer: { holder, ttlMs: leaseMs, takes: true },
+    });
+    switch (result.kind) {
+      case "appended":
+      case "repeated":
+        return this.#writer(id, result.info, { holder, leaseMs, leasedAt });
+      case "fenced":
+        throw new RequestError("held", `Cannot open: "${id}" has a writer`);
+      case "ended":
+        throw new RequestError("ended", `Cannot open: "${id}" has ended`);
+      default:
+        throw new RequestError("not-found", `Cannot open: there is no durable stream "${id}"`);
+    }
   }
 
   /**
@@ -112,7 +258,19 @@ export class DurableStreams {
    * @throws {BrokerError} If the engine is away.
    */
   async info(id: string): Promise<DurableStreamInfo | undefined> {
-    return await (await this.#loaded).node.info(id);
+    const found = await this.#streams.info(id);
+    if (found.kind !== "page") return undefined;
+    const { info } = found;
+    const { contentType, tail, bytes, end, cancelled } = info;
+    return withoutUndefined({
+      contentType,
+      offset: formatOffset(info, tail),
+      isEnded: end !== undefined,
+      error: end?.error,
+      code: end?.code,
+      cancelled,
+      bytes,
+    });
   }
 
   /**
@@ -128,7 +286,19 @@ export class DurableStreams {
     options: ReadDurableStreamOptions = {},
   ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
     checkOptions("read stream", options, READ);
-    yield* (await this.#loaded).node.read<T>(id, options);
+    yield* this.#items(id, options, async function* (streams, after, identity) {
+      for (let next = after;;) {
+        const page = await streams.read(id, {
+          ...PAGE,
+          after: next,
+          identity,
+          ...signalOf(options),
+        });
+        yield page;
+        if (page.kind !== "page" || page.isUpToDate) return;
+        next = page.next;
+      }
+    });
   }
 
   /**
@@ -146,7 +316,17 @@ export class DurableStreams {
     options: ReadDurableStreamOptions = {},
   ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
     checkOptions("read stream", options, READ);
-    yield* (await this.#loaded).node.follow<T>(id, options);
+    yield* this.#items(id, options, async function* (streams, after, identity) {
+      for await (
+        const page of streams.follow(id, { ...PAGE, after, identity, ...signalOf(options) })
+      ) {
+        yield page;
+        const error = page.kind === "page" && page.isUpToDate && endError(id, page.info.end);
+        if (error) throw error;
+      }
+      options.signal?.throwIfAborted();
+      if (streams.isClosed) throw new RequestError("unavailable", "The server is closed");
+    });
   }
 
   /**
@@ -166,7 +346,11 @@ export class DurableStreams {
           `received ${reason.length}`,
       );
     }
-    return await (await this.#loaded).node.cancel(id, reason);
+    const { kind } = await this.#streams.append(id, { records: [], cancel: reason });
+    if (kind === "missing" || kind === "deleted") {
+      throw new RequestError("not-found", `Cannot cancel: there is no durable stream "${id}"`);
+    }
+    return kind === "appended";
   }
 
   /**
@@ -177,7 +361,7 @@ export class DurableStreams {
    * @throws {BrokerError} If the engine is away.
    */
   async delete(id: string): Promise<boolean> {
-    return await (await this.#loaded).node.delete(id);
+    return await this.#streams.delete(id) === "removed";
   }
 
   /**
@@ -186,68 +370,68 @@ export class DurableStreams {
    * @ignore
    * @returns Each stream; of a writer, its offset and the records that wait to be kept.
    */
-  async activity(): Promise<StreamActivity[]> {
-    const { node, answers } = await this.#loaded;
-    const ids = answers.ids();
-    return Array.from(node.activity(), ([id, { writer, readers }]) => ({
-      id,
-      readers,
-      isAnswer: ids.has(id),
-      writer: writer && { offset: writer.offset, waiting: writer.waiting },
-    }));
+  activity(): StreamActivity[] {
+    const readers = new Map(this.#streams.followed());
+    const writers = Array.from(this.#writers, (writer) => [writer.id, writer] as const);
+    const writerOf = new Map(writers);
+    return Array.from(new Set([...readers.keys(), ...writerOf.keys()]), (id) => {
+      const writer = writerOf.get(id);
+      return {
+        id,
+        readers: readers.get(id) ?? 0,
+        isAnswer: writer !== undefined && logKind(id) === "answer",
+        writer: writer && { offset: writer.offset, waiting: writer.waiting },
+      };
+    });
   }
 
   /**
-   * Creates the source of a topic `stream:<id>`.
-   *
-   * @ignore
-   */
-  source(topic: string, topics: Topics): TopicSource {
-    return new StreamFeed(topic, topics, this.#loaded);
-  }
-
-  /**
-   * Counts a session until its end, for the answers of guests who leave.
-   *
-   * @ignore
-   */
-  opened(session: Session, owner: Owner): void {
-    this.#follow((abandoned) => abandoned.opened(owner));
-    session[internals].whenEnded(() => this.#follow((abandoned) => abandoned.ended(owner)));
-  }
-
-  /**
-   * Begins an answer that outlives its connection, unless begun before.
-   *
-   * @ignore
-   */
-  async begin(request: BeginAnswer): Promise<string> {
-    return await (await this.#loaded).answers.begin(request);
-  }
-
-  /**
-   * Leaves answers to other servers, and waits for the rest.
-   *
-   * @ignore
-   */
-  async drain(options: Parameters<Answers["drain"]>[0]): Promise<void> {
-    await (await this.#loaded).answers.drain(options);
-  }
-
-  /**
-   * Leaves answers to other servers, and ends the streams of all other writers of this server with
-   * the error `writer-lost`.
+   * Aborts the streams of all open writers of this node, with the error `writer-lost`.
    *
    * @ignore
    */
   async close(): Promise<void> {
-    const loaded = await this.#loaded.catch(() => undefined); // The failure was reported.
-    await loaded?.close();
+    const told = Promise.allSettled([...this.#writers].map((writer) => writer.abort(WRITER_LOST)));
+    await settlesWithin(this.#runtime, told, CLOSE_MS);
+    for (const writer of this.#writers) writer.drop();
   }
 
-  /** Acts in the order of the calls, once the streams are loaded. */
-  #follow(act: (abandoned: Answers["abandoned"]) => void): void {
-    this.#loaded.then(({ answers }) => act(answers.abandoned), () => {}); // The failure was reported.
+  #writer<T>(
+    id: string,
+    info: LogInfo,
+    lease: Pick<WriterOptions, "holder" | "leaseMs" | "leasedAt">,
+  ): DurableStreamWriter<T> {
+    const writer = new DurableStreamWriter<T>({
+      runtime: this.#runtime,
+      streams: this.#streams,
+      id,
+      info,
+      ...lease,
+      maxRecordBytes: maxRecordBytes(id, this.#maxMessageBytes),
+      onOver: (over) => this.#writers.delete(over),
+    });
+    this.#writers.add(writer as DurableStreamWriter);
+    return writer;
+  }
+
+  async *#items<T>(
+    id: string,
+    { after, signal }: ReadDurableStreamOptions,
+    read: (streams: StreamLogs, after: number, identity: string) => AsyncIterable<StreamRead>,
+  ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
+    signal?.throwIfAborted();
+    const { info } = checkPage(id, await this.#streams.info(id), false);
+    const position = startPosition(info, after);
+    if (typeof position === "string") throw badOffset(id, position, after);
+    let at = position;
+    for await (const result of read(this.#streams, at, info.identity)) {
+      const page = checkPage(id, result, true);
+      const hasJson = isJson(page.info.contentType);
+      for (const record of page.records) {
+        at++;
+        yield { data: decode(record, hasJson) as T, offset: formatOffset(page.info, at) };
+      }
+    }
   }
 }
 
@@ -262,91 +446,97 @@ export interface StreamActivity {
   readonly writer?: { readonly offset: string; readonly waiting: number };
 }
 
-/** A session that reads a stream. */
-export interface SessionReading {
-  readonly session: Session;
-  readonly topic: string;
-  /** Where to begin. */
-  readonly options: SubscribeOptions;
-  /** Aborted once the session no longer reads the stream, or begins anew. */
-  readonly signal: AbortSignal;
-  /** The place that the session has reached, once known. */
-  standing: SubscribeAnswer | undefined;
-  /** Answers the subscription; later calls have no effect. */
-  answer(answer: SubscribeAnswer): void;
-  /** Takes the session off the topic. */
-  leave(options: UnsubscribeOptions): void;
+/**
+ * Computes the size of the largest record that a message of a session can carry.
+ *
+ * @param id The id of the stream.
+ * @param maxMessageBytes Most bytes of a message.
+ * @returns The size, in bytes.
+ */
+export function maxRecordBytes(id: string, maxMessageBytes: number): number {
+  const head = JSON.stringify({ topic: STREAM_PREFIX + id, data: 0 });
+  return maxMessageBytes - utf8Length(head) - MAX_PLACE_BYTES;
 }
 
 /**
- * The sessions of a topic `stream:<id>`. Each reads the stream at its own pace; the node shares the
- * announcements of the stream, and the pages of readers at one place.
+ * Finds the position that an offset stands for.
+ *
+ * @param info The stream.
+ * @param after The offset, `"-1"` or left out for the oldest record, `"now"` for the end.
+ * @returns The position, or the fault of the offset.
  */
-class StreamFeed implements TopicSource {
-  readonly #topic: string;
-  readonly #topics: Topics;
-  readonly #loaded: Promise<LoadedStreams>;
-  readonly #readings = new Map<Session, SessionReading & { readonly stop: AbortController }>();
+export function startPosition(
+  info: LogInfo,
+  after: string | undefined = "-1",
+): number | "malformed" | "gone" {
+  if (after === "now") return info.tail;
+  if (after === "-1") return oldestPosition(info);
+  const position = parseOffset(info, after);
+  // Only an engine that lost records has an end before an offset that was given out.
+  return typeof position === "number" && position > info.tail ? "gone" : position;
+}
 
-  constructor(topic: string, topics: Topics, loaded: Promise<LoadedStreams>) {
-    this.#topic = topic;
-    this.#topics = topics;
-    this.#loaded = loaded;
-  }
+function badOffset(id: string, fault: "malformed" | "gone", after: string = ""): RequestError {
+  return fault === "malformed"
+    ? new RequestError(fault, `Cannot read "${id}": after must be an offset, received "${after}"`)
+    : new RequestError(fault, `Cannot read "${id}": the offset belongs to another stream`);
+}
 
-  get size(): number {
-    return this.#readings.size;
-  }
-
-  sessions(): Iterable<Session> {
-    return this.#readings.keys();
-  }
-
-  admit(session: Session, options: SubscribeOptions): (() => SubscribeAnswer) | undefined {
-    const before = this.#readings.get(session);
-    const isPlain = options.since === undefined && options.last === undefined;
-    const standing = before?.standing;
-    if (isPlain && standing !== undefined) return () => before?.standing ?? standing;
-    // A reading whose place is still unknown begins as asked for first, and answers the newest call.
-    const begin = isPlain && before ? { ...before.options, ...withoutUndefined(options) } : options;
-    this.#begin(session, begin);
-    // This comes last because the application is called, and may remove the session.
-    if (before !== undefined) end(before);
-    return undefined;
-  }
-
-  delete(session: Session): void {
-    const reading = this.#readings.get(session);
-    this.#readings.delete(session);
-    if (reading !== undefined) end(reading);
-  }
-
-  #begin(session: Session, options: SubscribeOptions): void {
-    const topic = this.#topic;
-    const stop = new AbortController();
-    let isAnswered = false;
-    const reading = {
-      session,
-      topic,
-      options,
-      stop,
-      signal: stop.signal,
-      standing: undefined,
-      answer(answer: SubscribeAnswer) {
-        if (isAnswered) return;
-        isAnswered = true;
-        tellAnswer(session, options.onAnswer, answer);
-      },
-      leave: (why: UnsubscribeOptions) => void this.#topics.unsubscribe(session, topic, why),
-    };
-    this.#readings.set(session, reading);
-    this.#loaded.then(({ send }) => stop.signal.aborted ? undefined : send(reading)).catch(
-      (error) => session[internals].endByFailure(error, "Durable streams failed to load"),
-    );
+/** Returns a page; throws the error that any other result of a read stands for. */
+function checkPage(id: string, result: StreamRead, wasThere: boolean): StreamPage {
+  switch (result.kind) {
+    case "page":
+      return result;
+    case "too-many":
+      throw result.refusal;
+    case "dropped":
+      throw new RequestError("gone", `Cannot read "${id}": ${DROPPED_REASON}`);
+    case "trimmed":
+      throw new RequestError("gone", `Cannot read "${id}": the records are no longer kept`);
+    default:
+      if (wasThere) throw new RequestError("gone", `Cannot read "${id}": the stream was deleted`);
+      throw new RequestError("not-found", `Cannot read: there is no durable stream "${id}"`);
   }
 }
 
-function end(reading: SessionReading & { readonly stop: AbortController }): void {
-  reading.stop.abort();
-  reading.answer({ isSuperseded: true });
+/** The error for the readers of an incomplete stream. */
+function endError(id: string, end: LogEnd | undefined): RequestError | undefined {
+  if (end?.error === undefined) return undefined;
+  return end.error === WRITER_LOST
+    ? new RequestError(WRITER_LOST, `The writer of "${id}" was lost`)
+    : new RequestError(end.code ?? ABORTED, end.error);
+}
+
+function refusedCreation(
+  id: string,
+  kind: Exclude<StreamCreated["kind"], "created">,
+): RequestError | LimitError {
+  switch (kind) {
+    case "exists":
+    case "deleted":
+      return new RequestError("exists", `Cannot create: there is a durable stream "${id}"`);
+    case "too-many":
+      return logKind(id) === "answer"
+        ? new LimitError("answers.maxKept", `Cannot create "${id}": there are too many answers`)
+        : new LimitError("maxStreams", `Cannot create "${id}": there are too many streams`);
+    case "no-space":
+      return new LimitError("maxTotalBytes", `Cannot create "${id}": ${NO_SPACE}`);
+    case "too-many-forks":
+      return new LimitError("maxForks", `Cannot fork "${id}": the source has too many forks`);
+    case "source-missing":
+    case "source-deleted":
+      return new RequestError("not-found", `Cannot fork "${id}": the source is missing`);
+    case "gone":
+      return new RequestError("gone", `Cannot fork "${id}": the source has no such records`);
+    default:
+      return new RequestError("malformed", `Cannot fork "${id}": ${kind}`);
+  }
+}
+
+function decode(record: LogRecord, hasJson: boolean): unknown {
+  return hasJson && typeof record === "string" ? JSON.parse(record) : record;
+}
+
+function signalOf({ signal }: ReadDurableStreamOptions): { readonly signal?: AbortSignal } {
+  return signal === undefined ? {} : { signal };
 }

@@ -152,7 +152,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   #isTold = false;
   #isLooking = false;
 
-  /** Begins to renew the lease; `NodeStreams` creates writers. */
+  /** Begins to renew the lease; `DurableStreams` creates writers. */
   constructor(options: WriterOptions) {
     const { runtime, streams, id, info, holder, leaseMs, maxRecordBytes, onOver } = options;
     this.#confirmedAt = options.leasedAt;

@@ -92,7 +92,7 @@ Deno.test("DurableStreamWriter.ready holds a loop to the pace of the engine", as
   await writer.close();
 });
 
-Deno.test("NodeStreams.close() leaves nothing behind while the engine is away", async () => {
+Deno.test("DurableStreams.close() leaves nothing behind while the engine is away", async () => {
   using time = new FakeTime();
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create<number>("a");
@@ -225,7 +225,7 @@ Deno.test("DurableStreamWriter.abort() behind a failed append has no effect once
   await nodes.other.delete("c");
   await deleted[Symbol.asyncDispose]();
   assertEquals((await nodes.other.info("a"))?.code, undefined);
-  assertEquals(nodes.node.activity().size, 0);
+  assertEquals(nodes.node.activity().length, 0);
 });
 
 Deno.test("DurableStreamWriter.abort() tells the readers the reason, after all records", async () => {
@@ -297,7 +297,7 @@ Deno.test("A stream ends with writer-lost when the lease lapses, and the writer 
   assertEquals(await codeOf(writer.append(2)), "writer-lost");
 });
 
-Deno.test("NodeStreams.open() takes a lapsed lease over, and fences the writer before", async () => {
+Deno.test("DurableStreams.open() takes a lapsed lease over, and fences the writer before", async () => {
   using time = new FakeTime();
   await using nodes = new TwoNodes();
   await using before = await nodes.node.create<number>("a");
@@ -349,7 +349,7 @@ Deno.test("DurableStreamWriter.signal aborts when the stream is deleted or ended
   assertEquals(await codeOf(ended.close()), "ended");
 });
 
-Deno.test("NodeStreams.close() tells the readers of open writers at once", async () => {
+Deno.test("DurableStreams.close() tells the readers of open writers at once", async () => {
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create<number>("a");
   const reading = codeOf(Array.fromAsync(nodes.other.follow("a")));

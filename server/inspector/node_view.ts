@@ -21,7 +21,7 @@ import {
 } from "./questions.ts";
 import { clip, clipped, MAX_PAYLOAD_LENGTH, payloadText } from "./shown.ts";
 import { Traffic, type TrafficAnswer } from "./traffic.ts";
-import type { DurableStreams, StreamActivity } from "../durable/streams.ts";
+import type { DurableStreams } from "../durable/streams.ts";
 import type { QuotaStats } from "../../base/shares.ts";
 import type { HttpFaceStats, WebTransportStats } from "../metrics/measures.ts";
 import type { SessionManager } from "../../manager/session_manager.ts";
@@ -206,7 +206,7 @@ export class NodeView implements AsyncDisposable {
       topics: { count: topics.size, failedPublications, gaps, recovered },
       rooms: [...rooms.names()].length,
       online: presence.online().length,
-      streams: await this.#streamCounts(),
+      streams: this.#streamCounts(),
       broker: this.#broker(),
       http: httpStats,
       quotas: quotaStats,
@@ -214,19 +214,14 @@ export class NodeView implements AsyncDisposable {
     };
   }
 
-  async #streamCounts(): Promise<NodeOverview["streams"]> {
-    if (this.#server.streams === undefined) return undefined;
-    const all = await this.#activity();
+  #streamCounts(): NodeOverview["streams"] {
+    const all = this.#server.streams?.activity();
+    if (all === undefined) return undefined;
     return {
       writers: all.filter(({ writer }) => writer !== undefined).length,
       readers: all.reduce((sum, { readers }) => sum + readers, 0),
       answers: all.filter(({ isAnswer }) => isAnswer).length,
     };
-  }
-
-  /** Lists the streams; none if durable streams failed to load, which the server reports. */
-  async #activity(): Promise<StreamActivity[]> {
-    return await this.#server.streams?.activity().catch(() => []) ?? [];
   }
 
   #broker(): BrokerView {
@@ -386,7 +381,7 @@ export class NodeView implements AsyncDisposable {
 
   async #streamRows(): Promise<StreamRow[]> {
     const { nodes } = this.#server;
-    return (await this.#activity()).map(({ id, readers, isAnswer, writer }) => ({
+    return (this.#server.streams?.activity() ?? []).map(({ id, readers, isAnswer, writer }) => ({
       id,
       readers,
       writer: writer && (nodes === undefined ? "this server" : nodes.name || nodes.id),

@@ -5,7 +5,7 @@ import { Quotas } from "../../../../../base/shares.ts";
 import { requestLog } from "../../../../../pubsub/logs/rules.ts";
 import { Answers, type BeginAnswer } from "../../../../../server/durable/answers.ts";
 import { checkAnswers } from "../../../../../server/durable/options.ts";
-import type { NodeStreams } from "../../../../../server/durable/node_streams.ts";
+import type { DurableStreams } from "../../../../../server/durable/streams.ts";
 import { outcomeOf } from "../audit.ts";
 import type { LogMachine } from "./machine.ts";
 
@@ -22,7 +22,7 @@ export const KEEP_MS = 60_000;
 export class AnswerNode {
   readonly machine: LogMachine;
   readonly streams: ReturnType<LogMachine["streams"]>["streams"];
-  readonly node: NodeStreams;
+  readonly node: DurableStreams;
   readonly answers: Answers;
   /** Answers of this node whose generator has begun and not ended, by name. */
   readonly generators: string[] = [];

@@ -3,7 +3,7 @@ import { pause } from "../../../../../base/wait.ts";
 import { BrokerError } from "../../../../../errors.ts";
 import type { Broker } from "../../../../../pubsub/broker.ts";
 import type { AppendLogOptions, LogAppended } from "../../../../../pubsub/logs/log.ts";
-import type { NodeStreams } from "../../../../../server/durable/node_streams.ts";
+import type { DurableStreams } from "../../../../../server/durable/streams.ts";
 import type { DurableStreamWriter } from "../../../../../server/durable/writer.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { between, oneOf } from "../../chance.ts";
@@ -134,7 +134,7 @@ class Way {
 interface Site {
   readonly machine: LogMachine;
   readonly way: Way;
-  readonly node: NodeStreams;
+  readonly node: DurableStreams;
   readonly watchers: Watchers;
   readonly close: () => Promise<void>;
 }
@@ -219,7 +219,7 @@ class Scene {
   async create(leaseMs: number = this.leaseMs): Promise<DurableStreamWriter<string>> {
     const { near: { machine, node }, id } = this;
     this.#createdMs = this.audit.nowMs;
-    const writer = await machine.run(() => node.create<string>(id, {}, { leaseMs }));
+    const writer = await machine.run(() => node.createLeased<string>(id, { leaseMs }));
     for (let i = 0; i < READERS; i++) this.watch();
     return writer;
   }
@@ -454,7 +454,7 @@ async function succeed(scene: Scene, writer: DurableStreamWriter<string>): Promi
   let outcome = "held";
   while (outcome === "held" && audit.nowMs < endMs) {
     await audit.pause(ATTEMPT_MS);
-    const opening = machine.run(() => node.open<string>(id, LONG_LEASE_MS));
+    const opening = machine.run(() => node.openLeased<string>(id, LONG_LEASE_MS));
     outcome = await outcomeOf(opening.then((opened) => successor = opened));
   }
   const isTaken = outcome === "fulfilled";
@@ -524,7 +524,7 @@ async function lossy(scene: Scene): Promise<void> {
     await scene.expectAll(ends[end], SLACK_MS);
   } else {
     const { far: { machine, node }, id } = scene;
-    const next = await machine.run(() => node.open<string>(id, LONG_LEASE_MS));
+    const next = await machine.run(() => node.openLeased<string>(id, LONG_LEASE_MS));
     scene.expect("close of the next writer", "fulfilled", await outcomeOf(next.close()));
     await scene.expectAll({ code: "complete" }, SLACK_MS);
   }

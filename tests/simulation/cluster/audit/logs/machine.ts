@@ -6,7 +6,7 @@ import {
   type StreamLogsOptions,
   SWEEP_INTERVAL_MS,
 } from "../../../../../pubsub/logs/stream_logs.ts";
-import { NodeStreams } from "../../../../../server/durable/node_streams.ts";
+import { DurableStreams } from "../../../../../server/durable/streams.ts";
 import { RENEWALS_PER_LEASE } from "../../../../../server/durable/writer.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { Audit } from "../audit.ts";
@@ -146,7 +146,7 @@ export class LogMachine {
     });
     return {
       streams,
-      node: new NodeStreams({ runtime, streams, maxMessageBytes: MAX_MESSAGE_BYTES }),
+      node: new DurableStreams({ runtime, streams, maxMessageBytes: MAX_MESSAGE_BYTES }),
     };
   }
 

@@ -5,7 +5,7 @@ import { BrokerError, RequestError } from "../../../../../errors.ts";
 import type { StreamLogs } from "../../../../../pubsub/logs/stream_logs.ts";
 import { DurableFace } from "../../../../../server/durable/face.ts";
 import { RequestGate } from "../../../../../server/http/gate.ts";
-import type { NodeStreams } from "../../../../../server/durable/node_streams.ts";
+import type { DurableStreams } from "../../../../../server/durable/streams.ts";
 import { oneOf } from "../../chance.ts";
 import type { LogMachine } from "./machine.ts";
 
@@ -40,7 +40,7 @@ export interface Watch {
 /** The readers of one machine. */
 export class Watchers {
   readonly #machine: LogMachine;
-  readonly #node: NodeStreams;
+  readonly #node: DurableStreams;
   readonly #face: DurableFace;
   readonly #random: () => number;
 
@@ -53,7 +53,7 @@ export class Watchers {
    */
   constructor(
     machine: LogMachine,
-    { streams, node }: { readonly streams: StreamLogs; readonly node: NodeStreams },
+    { streams, node }: { readonly streams: StreamLogs; readonly node: DurableStreams },
     random: () => number,
   ) {
     this.#machine = machine;

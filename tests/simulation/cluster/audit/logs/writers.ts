@@ -164,12 +164,12 @@ class Stage {
     options: { readonly ttlMs?: number } = {},
     leaseMs: number = this.leaseMs,
   ): Promise<DurableStreamWriter<number>> {
-    return machine.run(() => node.create<number>(this.id, options, { leaseMs }));
+    return machine.run(() => node.createLeased<number>(this.id, { ...options, leaseMs }));
   }
 
   /** Opens the stream at the far machine, or at another one. */
   open({ machine, node }: Program = this.far): Promise<DurableStreamWriter<number>> {
-    return machine.run(() => node.open<number>(this.id, this.leaseMs));
+    return machine.run(() => node.openLeased<number>(this.id, this.leaseMs));
   }
 
   /** Starts a machine with a program of its own; `undefined` if the engine does not answer. */

@@ -2,7 +2,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { LimitError } from "../../errors.ts";
 import { codeOf, TwoNodes } from "./_streams_bench_test.ts";
 
-Deno.test("NodeStreams.create() refuses an id that exists, and too many streams", async () => {
+Deno.test("DurableStreams.create() refuses an id that exists, and too many streams", async () => {
   await using nodes = new TwoNodes({ maxStreams: 1 });
   await using writer = await nodes.node.create("a");
   assertEquals(await codeOf(nodes.other.create("a")), "exists");
@@ -12,7 +12,7 @@ Deno.test("NodeStreams.create() refuses an id that exists, and too many streams"
   await writer.close();
 });
 
-Deno.test("NodeStreams.create() forks a stream at an offset", async () => {
+Deno.test("DurableStreams.create() forks a stream at an offset", async () => {
   await using nodes = new TwoNodes();
   await using source = await nodes.node.create<number>("source");
   await source.append(1);
@@ -32,7 +32,7 @@ Deno.test("NodeStreams.create() forks a stream at an offset", async () => {
   assertEquals(await codeOf(nodes.node.create("b", { fork: bad })), "malformed");
 });
 
-Deno.test("NodeStreams.create() refuses one fork too many with the limit", async () => {
+Deno.test("DurableStreams.create() refuses one fork too many with the limit", async () => {
   await using nodes = new TwoNodes({ maxForks: 1 });
   await using source = await nodes.node.create("source");
   const fork = { source: source.id };
@@ -43,7 +43,7 @@ Deno.test("NodeStreams.create() refuses one fork too many with the limit", async
   await using _next = await nodes.other.create("b", { fork });
 });
 
-Deno.test("NodeStreams.info() has the state of a stream", async () => {
+Deno.test("DurableStreams.info() has the state of a stream", async () => {
   await using nodes = new TwoNodes();
   await using writer = await nodes.node.create("a");
   await writer.append("é");
@@ -59,7 +59,7 @@ Deno.test("NodeStreams.info() has the state of a stream", async () => {
   assertEquals(await nodes.other.info("a"), undefined);
 });
 
-Deno.test("NodeStreams.follow() reads from any offset to the end", async () => {
+Deno.test("DurableStreams.follow() reads from any offset to the end", async () => {
   await using nodes = new TwoNodes();
   await using writer = await nodes.node.create<number>("a");
   await Promise.all(Array.from({ length: 2_500 }, (_, i) => writer.append(i)));
@@ -81,7 +81,7 @@ Deno.test("NodeStreams.follow() reads from any offset to the end", async () => {
   assertEquals(await Array.fromAsync(nodes.other.read("a", { after: "now" })), []);
 });
 
-Deno.test("NodeStreams.follow() throws for a stream or an offset that is not there", async () => {
+Deno.test("DurableStreams.follow() throws for a stream or an offset that is not there", async () => {
   await using nodes = new TwoNodes();
   const follow = (id: string, after?: string) =>
     codeOf(Array.fromAsync(nodes.other.follow(id, after === undefined ? {} : { after })));
@@ -99,7 +99,7 @@ Deno.test("NodeStreams.follow() throws for a stream or an offset that is not the
   await other.close();
 });
 
-Deno.test("NodeStreams.follow() tells of trimmed records and of too many readers", async () => {
+Deno.test("DurableStreams.follow() tells of trimmed records and of too many readers", async () => {
   await using nodes = new TwoNodes({ keep: { records: 2, bytes: 1_000 }, maxReaders: 1 });
   await using writer = await nodes.node.create<number>("a");
   await writer.append(1);
@@ -118,7 +118,7 @@ Deno.test("NodeStreams.follow() tells of trimmed records and of too many readers
   await writer.close();
 });
 
-Deno.test("NodeStreams.follow() ends with the server", async () => {
+Deno.test("DurableStreams.follow() ends with the server", async () => {
   const nodes = new TwoNodes();
   const config = { contentType: "application/json" };
   await nodes.memory.logs.create("a", { config, identity: "a1b2c3d4", records: ["1"], maxLogs: 9 });
