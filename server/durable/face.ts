@@ -23,7 +23,6 @@ import {
 import { cursorAt, eventHeaders, EventStreams } from "./sse.ts";
 import {
   type GuardedRequest,
-  type HttpFace,
   HttpGuard,
   type HttpGuardParts,
   isInternalName,
@@ -139,7 +138,7 @@ type Asked = GuardedRequest<DurableStreamAction>;
  *   writer gave up.
  * - **Bounds:** each limit of the options. A refused request is counted.
  */
-export class DurableFace implements HttpFace {
+export class DurableFace {
   readonly #guard: HttpGuard<DurableStreamAction>;
   readonly #parts: DurableFaceParts;
   readonly #options: DurableStreamsOptions;

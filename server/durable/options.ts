@@ -3,7 +3,7 @@ import type { AuthorizationContext } from "../http/guard.ts";
 import { outside, type Runtime } from "../../base/runtime.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Rate } from "../../base/token_bucket.ts";
-import { COUNT, POSITIVE, RATE } from "../../base/option_checks.ts";
+import { POSITIVE, RATE } from "../../base/option_checks.ts";
 import { checkLimits, type OptionKinds } from "../../base/options.ts";
 import { ANSWER_PREFIX } from "../../pubsub/logs/rules.ts";
 import { type QuotaShares, sharesOf } from "../../base/shares.ts";

@@ -287,7 +287,7 @@ export class NodeView implements AsyncDisposable {
       sessions: () => this.#listSessions(question),
       topics: () => select(question, this.#topicRows(), ({ topic }) => topic),
       rooms: () => select(question, this.#roomRows(), ({ room }) => room),
-      streams: async () => select(question, await this.#streamRows(), ({ id }) => id),
+      streams: () => select(question, this.#streamRows(), ({ id }) => id),
     };
     return await makers[question.list]();
   }
@@ -379,7 +379,7 @@ export class NodeView implements AsyncDisposable {
     }));
   }
 
-  async #streamRows(): Promise<StreamRow[]> {
+  #streamRows(): StreamRow[] {
     const { nodes } = this.#server;
     return (this.#server.streams?.activity() ?? []).map(({ id, readers, isAnswer, writer }) => ({
       id,
