@@ -4,11 +4,9 @@
  */
 import { type AdmissionOptions, checkAdmissionOptions } from "./admission_options.ts";
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
-import { reportRequest } from "./broker_services.ts";
 import { Authenticator, GUEST, type Identity, LATER, TAKES_NO_TOKEN } from "./authentication.ts";
 import { PendingUpgrades, type RequestPlace, type SessionRequest } from "./session_request.ts";
-import type { HttpSessions } from "./http_request.ts";
-import type { Nodes } from "../pubsub/nodes/nodes.ts";
+import type { Face, RequestHead } from "./face.ts";
 import { RefusalReport, Refused, withinLimits } from "./refusal.ts";
 import {
   FetchedUpgrade,
@@ -25,8 +23,6 @@ import {
 } from "../errors.ts";
 import type { Reservation } from "../manager/limits.ts";
 import type { AdmitOptions, SessionManager } from "../manager/session_manager.ts";
-import { outside } from "../base/runtime.ts";
-import type { Quotas } from "../base/shares.ts";
 import { DecisionFault } from "../base/decision.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
@@ -72,9 +68,6 @@ const MANY_ADDRESSES = 16;
 /** Longest wait for connections of closed sessions, in milliseconds: each ends by itself within 2 s. */
 const FAREWELL_MS = 3_000;
 
-/** Header of requests of the HTTP transport, whose code loads with the first of these. */
-const HTTP_MARK = "skein-transport";
-
 /** A peer whose token is awaited. */
 const UNKNOWN: Identity = { ...GUEST, isGuest: false };
 
@@ -102,16 +95,10 @@ export interface AdmissionParts {
   readonly claim: (user: string) => Promise<Disposable> | undefined;
   /** Prints refusals if the application has no handler. */
   readonly console: ConsoleReport;
-  /** Aborts when the server gives up the bodies that are not complete. */
-  readonly cut: AbortSignal;
-  /** The quotas of the server. */
-  readonly quotas: Quotas;
-  /** Returns the nodes of the broker; `undefined` without a broker. */
-  readonly nodes: () => Nodes | undefined;
 }
 
-/** Admits or refuses sessions. */
-export class Admission<V> {
+/** Admits or refuses sessions: the face of upgrades to WebSocket, and of WebTransport. */
+export class Admission<V> implements Face {
   readonly #options: AdmissionOptions<V>;
   readonly #settings: SessionSettings;
   readonly #manager: SessionManager;
@@ -121,15 +108,11 @@ export class Admission<V> {
   /** Largest frame of a peer, in bytes: a message of `maxMessageBytes`, or small ones together. */
   readonly maxFrameBytes: number;
   readonly #messages: WebSocketUpgradeOptions["messages"];
-  readonly #matches: (url: string) => boolean;
+  /** Tells whether sessions are served at the path of a URL. */
+  readonly serves: (url: string) => boolean;
   readonly #authenticator: Authenticator<V>;
   readonly #report: RefusalReport;
   readonly #console: ConsoleReport;
-  readonly #nodes: () => Nodes | undefined;
-  readonly #cut: AbortSignal;
-  readonly #quotas: Quotas;
-  /** Sessions over HTTP, once a client asked for one. */
-  #http: Promise<HttpSessions> | undefined = undefined;
   // All of these are bounded by the reservations of the manager.
   readonly #pendingUpgrades: PendingUpgrades;
   /** True once a WebSocket has opened after its upgrade. */
@@ -150,7 +133,7 @@ export class Admission<V> {
   constructor(
     options: AdmissionOptions<V>,
     settings: SessionSettings,
-    { manager, claim, console, cut, nodes, quotas }: AdmissionParts,
+    { manager, claim, console }: AdmissionParts,
   ) {
     checkAdmissionOptions(options);
     const { runtime } = settings;
@@ -174,13 +157,10 @@ export class Admission<V> {
       flowControl: options.flowControl,
       messages: this.#messages,
     };
-    this.#matches = pathMatcher(options.path);
+    this.serves = pathMatcher(options.path);
     this.#authenticator = new Authenticator(runtime, options);
     this.#report = new RefusalReport(options.onRefusal, console);
     this.#console = console;
-    this.#nodes = nodes;
-    this.#cut = cut;
-    this.#quotas = quotas;
   }
 
   /** Passes the reservation of a connection on to the manager. */
@@ -190,17 +170,19 @@ export class Admission<V> {
     return reservation;
   }
 
-  /** Answers an HTTP request; synchronously unless the application has to be asked. */
+  /** Tells whether a request is an upgrade, or came over WebTransport. */
+  wants(request: RequestHead): boolean {
+    return request.protocols !== undefined || isWebSocketUpgrade(request);
+  }
+
+  /** Answers an upgrade; synchronously unless the application has to be asked. */
   fetch(request: Request, info: RequestInfo = {}): Response | Promise<Response> {
-    if (!isWebSocketUpgrade(request)) {
-      return this.#isOfHttp(request) ? this.#overHttp(request, info) : this.#other(request, info);
-    }
     return this.upgrade(new FetchedUpgrade(request, this.#engine), info);
   }
 
   /** Answers an upgrade to a WebSocket, as `fetch` does. */
   upgrade(upgrade: OfferedUpgrade, info: RequestInfo): Response | Promise<Response> {
-    const { address, refusal } = this.#place(() => upgrade.request, info);
+    const { address, refusal } = this.placeOf(() => upgrade.request, info);
     const fault = findUpgradeFault(upgrade);
     if (fault !== undefined) {
       this.#report.tell(new Refused(400, fault.message), { address });
@@ -208,7 +190,7 @@ export class Admission<V> {
       return new Response(fault.message, fault);
     }
     const options = this.#upgradeOptions;
-    return this.#answer(new WebSocketSessionRequest(upgrade, { address, refusal }, options));
+    return this.admit(new WebSocketSessionRequest(upgrade, { address, refusal }, options));
   }
 
   /** Answers a request for a WebTransport session. */
@@ -216,12 +198,12 @@ export class Admission<V> {
     const url = urlOf(asked);
     if (url === undefined) return asked.refuse(400);
     const info = { remoteAddr: asked.remoteAddress };
-    const placeOf = (request: () => Request) => this.#place(request, info);
+    const placeOf = (request: () => Request) => this.placeOf(request, info);
     const { runtime } = this.#settings;
     const messages = this.#messages;
     const onAccepted = (connection: Connection) => this.#follow(connection);
     const options = { runtime, url, pages, messages, placeOf, onAccepted };
-    return this.#answer(new WebTransportSessionRequest(asked, options));
+    return this.admit(new WebTransportSessionRequest(asked, options));
   }
 
   /** Tells whether the client of a request for a WebTransport session moves here from another one. */
@@ -254,30 +236,25 @@ export class Admission<V> {
    * @throws {Refused} If `clientAddress` failed.
    */
   addressOf(request: Request, info: RequestInfo): string | undefined {
-    const { address, refusal } = this.#place(() => request, info);
+    const { address, refusal } = this.placeOf(() => request, info);
     if (refusal !== undefined) throw refusal;
     return address;
   }
 
-  /** Closes the sessions that are not established yet, which the manager does not know. */
-  async close(options: SessionCloseOptions): Promise<void> {
+  /**
+   * Closes all sessions, and waits for the connections over WebTransport: the code of a close follows
+   * after the last messages, and decides if a client comes back.
+   */
+  async close(options: SessionCloseOptions = {}): Promise<void> {
     this.#pendingUpgrades[Symbol.dispose]();
     const info = { ...options, code: options.code ?? CloseCode.draining };
-    await Promise.all([...this.#pending].map((session) => session.close(info)));
-  }
-
-  /**
-   * Waits for the connections over WebTransport, whose sessions are over: the code of a close follows
-   * behind the last messages, and decides if a client comes back.
-   */
-  async ended(): Promise<void> {
+    await Promise.all([
+      this.#manager.shutdown(options),
+      // The manager does not know those that are not established yet.
+      ...[...this.#pending].map((session) => session.close(info)),
+    ]);
     const ends = [...this.#connections].map(({ closed }) => closed);
     await settlesWithin(this.#settings.runtime, Promise.allSettled(ends), FAREWELL_MS);
-  }
-
-  /** Ends all connections over HTTP: those of closed sessions stay for a moment otherwise. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    await (await this.#http?.catch(() => undefined))?.[Symbol.asyncDispose]();
   }
 
   /** Runs `authenticate` for a token that came in band. Errors become an `AuthenticationError`. */
@@ -306,7 +283,8 @@ export class Admission<V> {
     }
   }
 
-  #answer<A>(sessionRequest: SessionRequest<A>): A | Promise<A> {
+  /** Answers a request for a session on any transport. */
+  admit<A>(sessionRequest: SessionRequest<A>): A | Promise<A> {
     const handshake = ServerHandshake.begin(sessionRequest, this.#settings);
     try {
       const answer = this.#admit(sessionRequest, handshake);
@@ -322,7 +300,7 @@ export class Admission<V> {
     handshake: ServerHandshake | undefined,
   ): A | Promise<A> {
     const { url, headers, address } = sessionRequest;
-    if (!this.#matches(url)) throw new Refused(404, "No session is served at this path");
+    if (!this.serves(url)) throw new Refused(404, "No session is served at this path");
     if (sessionRequest.refusal !== undefined) throw sessionRequest.refusal;
     if (!sessionRequest.isOriginAllowed(this.#options)) {
       // The hint comes first, because a close reason is cut at its end.
@@ -585,50 +563,8 @@ export class Admission<V> {
     return sessionRequest.refuse(refused);
   }
 
-  /** Tells whether a request belongs to the HTTP transport, or asks if a page may send such. */
-  #isOfHttp({ method, headers, url }: Request): boolean {
-    const isMarked = headers.has(HTTP_MARK) || method === "OPTIONS" &&
-        (headers.get("access-control-request-headers")?.includes(HTTP_MARK) ?? false);
-    return isMarked && this.#options.http !== false && this.#matches(url);
-  }
-
-  async #overHttp(request: Request, info: RequestInfo): Promise<Response> {
-    const http = await (this.#http ??= this.#loadHttp());
-    const sessionRequest = http.asked(request, this.#place(() => request, info));
-    return await (sessionRequest ? this.#answer(sessionRequest) : http.fetch(request, info));
-  }
-
-  async #loadHttp(): Promise<HttpSessions> {
-    const { runtime } = this.#settings;
-    const { HttpSessions } = await outside(runtime, import("./http_request.ts"));
-    const { origins, hosts } = this.#options;
-    return await HttpSessions.start({
-      runtime,
-      manager: this.#manager,
-      nodes: this.#nodes(),
-      quotas: this.#quotas,
-      cut: this.#cut,
-      maxFrameBytes: this.maxFrameBytes,
-      origins: { origins, hosts },
-      countForged: (request, info) => this.#count({ address: this.addressOf(request, info) }),
-      ownerOf: (request, info) =>
-        this.#quotas.owners.of({ address: this.addressOf(request, info) }),
-      report: (error) => reportRequest(this.#console, "A request of the HTTP transport", error),
-    });
-  }
-
-  #other(request: Request, info: RequestInfo): Response | Promise<Response> {
-    const { fetch } = this.#options;
-    if (fetch !== undefined) return fetch(request, info);
-    const status = this.#matches(request.url) ? 426 : 404;
-    return new Response(status === 404 ? "Not found" : "Expected a WebSocket upgrade", {
-      status,
-      headers: status === 426 ? { connection: "upgrade", upgrade: "websocket" } : {},
-    });
-  }
-
   /** Finds the network address of a request, or the refusal if `clientAddress` failed. */
-  #place(request: () => Request, info: RequestInfo): RequestPlace {
+  placeOf(request: () => Request, info: RequestInfo): RequestPlace {
     const { clientAddress } = this.#options;
     try {
       const address = clientAddress ? clientAddress(request(), info) : peerAddress(info);

@@ -1,4 +1,4 @@
-/** Sessions over HTTP: requests for new ones, and the requests of open ones. Loaded on first use. */
+/** Sessions over HTTP: requests for new ones, and the requests of open ones. */
 import { CarrierRequests, type CarrierRequestsOptions } from "./http/carrier_requests.ts";
 import { Refused, withinLimits } from "./refusal.ts";
 import type { Accepted, AcceptRequest, RequestPlace, SessionRequest } from "./session_request.ts";
@@ -34,19 +34,23 @@ export interface HttpSessionsOptions extends Omit<CarrierRequestsOptions, "carri
   readonly manager: SessionManager;
   /** The nodes of the broker, which pass requests on to one another; `undefined` without a broker. */
   readonly nodes: Nodes | undefined;
+  /** Answers a request for a session. */
+  readonly admit: (request: HttpSessionRequest) => Response | Promise<Response>;
+  /** Finds the network address of a request. */
+  readonly placeOf: (request: () => Request, info: RequestInfo) => RequestPlace;
 }
 
 /** The sessions of a server over HTTP. */
 export class HttpSessions implements AsyncDisposable {
-  readonly #manager: SessionManager;
+  readonly #options: Pick<HttpSessionsOptions, "admit" | "manager" | "placeOf">;
   readonly #connections: HttpConnections;
   readonly #shared: SharedCarriers | undefined;
   readonly #requests: CarrierRequests;
 
   /** Begins without sessions. */
-  constructor({ manager, nodes, ...options }: HttpSessionsOptions) {
-    const { runtime, maxFrameBytes, quotas, report } = options;
-    this.#manager = manager;
+  constructor(options: HttpSessionsOptions) {
+    const { runtime, maxFrameBytes, nodes, quotas, report } = options;
+    this.#options = options;
     const connections = new HttpConnections({ runtime, node: nodes?.id, maxFrameBytes });
     this.#connections = connections;
     this.#shared = nodes && new SharedCarriers({
@@ -67,19 +71,16 @@ export class HttpSessions implements AsyncDisposable {
     return sessions;
   }
 
-  /** Returns the request for a session; `undefined` for another request of the transport. */
-  asked(request: Request, place: RequestPlace): HttpSessionRequest | undefined {
-    if (request.method !== "GET" || request.headers.has(Header.session)) return undefined;
-    return new HttpSessionRequest(request, place, {
-      manager: this.#manager,
-      connections: this.#connections,
-      requests: this.#requests,
-    });
-  }
-
-  /** Answers any other request. Never rejects. */
-  fetch(request: Request, info: RequestInfo): Promise<Response> {
-    return this.#requests.fetch(request, info);
+  /** Answers a request of the transport. Never rejects. */
+  async fetch(request: Request, info: RequestInfo): Promise<Response> {
+    if (request.method !== "GET" || request.headers.has(Header.session)) {
+      return await this.#requests.fetch(request, info);
+    }
+    const { admit, manager, placeOf } = this.#options;
+    const place = placeOf(() => request, info);
+    const connections = this.#connections;
+    const parts = { manager, connections, requests: this.#requests };
+    return await admit(new HttpSessionRequest(request, place, parts));
   }
 
   /** Ends all connections. */

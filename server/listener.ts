@@ -9,8 +9,7 @@ import {
 } from "./webtransport.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
-import type { MoqServer } from "../moq/server/server.ts";
-import type { MoqHost } from "../moq/server/server_options.ts";
+import type { FaceHost, MoqFace } from "./face.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { withoutUndefined } from "../base/options.ts";
 import { isRuntimeError, requireDeno } from "../base/platform.ts";
@@ -177,6 +176,11 @@ export class ServerListener {
   /** The URL of WebSocket, for clients on this machine. */
   get url(): string {
     return `${this.#options.tls === undefined ? "ws" : "wss"}://${this.#localHost}/`;
+  }
+
+  /** `true` without TLS. */
+  get isDevelopment(): boolean {
+    return this.#options.tls === undefined;
   }
 
   /** WebTransport, unless it is off. */
@@ -418,8 +422,8 @@ function print(line: string): void {
   console.error(line);
 }
 
-/** Routes raw QUIC to a MoQ server, if that server supports a protocol there. */
-export function moqQuicOptions(moq: MoqServer | undefined): RawQuicOptions | undefined {
+/** Routes connections of raw QUIC to MoQ, if there is a protocol of it. */
+export function quicOptionsOf(moq: MoqFace | undefined): RawQuicOptions | undefined {
   if (moq === undefined || moq.protocols.length === 0) return undefined;
   return {
     protocols: moq.protocols,
@@ -429,25 +433,32 @@ export function moqQuicOptions(moq: MoqServer | undefined): RawQuicOptions | und
   };
 }
 
-/** Describes this server as the host of a MoQ server. */
-export function moqHostOf(
-  listener: ServerListener,
-  isDevelopment: boolean,
+/**
+ * Describes a server for a face that has sessions of its own.
+ *
+ * @param listenerOf Returns the sockets of the server, once it listens.
+ * @param webSocketEngine Engine of WebSocket upgrades in place of the runtime's own.
+ * @returns The host.
+ */
+export function faceHost(
+  listenerOf: () => ServerListener | undefined,
   webSocketEngine: WebSocketEngine | undefined,
-): MoqHost {
+): FaceHost {
   return {
-    isDevelopment,
     webSocketEngine,
+    get isDevelopment() {
+      return listenerOf()?.isDevelopment ?? false;
+    },
     get address() {
-      return listener.address;
+      return listenerOf()?.address;
     },
     get hashes() {
-      return listener.webTransport?.hashes ?? [];
+      return listenerOf()?.webTransport?.hashes ?? [];
     },
-    urlOf(wire) {
-      if (wire === "websocket") return listener.url;
-      const url = listener.webTransport?.url ?? "";
-      return wire === "quic" ? url.replace("https:", "moqt:") : url;
+    urlOf(transport) {
+      if (transport === "websocket") return listenerOf()?.url ?? "";
+      const url = listenerOf()?.webTransport?.url ?? "";
+      return transport === "quic" ? url.replace("https:", "moqt:") : url;
     },
   };
 }

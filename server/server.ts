@@ -5,7 +5,7 @@ import { CLOSE } from "../session/call_checks.ts";
 import { checkOptions } from "../base/option_checks.ts";
 import { Admission } from "./admission.ts";
 import type { RequestInfo } from "../transport/address.ts";
-import { isHost, pathBelow } from "../transport/url.ts";
+import { isHost } from "../transport/url.ts";
 import { makePresence, type SessionInfo, Users } from "./users.ts";
 import {
   type Authorize,
@@ -14,9 +14,9 @@ import {
   tellLiteral,
   tellNoHistory,
 } from "./client_requests.ts";
-import { type ConnectionLimits, moqHostOf, moqQuicOptions, ServerListener } from "./listener.ts";
+import { type ConnectionLimits, faceHost, quicOptionsOf, ServerListener } from "./listener.ts";
 import type { HttpFaceStats, WebTransportStats } from "./metrics/measures.ts";
-import { MetricsEndpoint, metricsOf } from "./metrics/endpoint.ts";
+import { MetricsEndpoint, metricsOf, type MetricsSource } from "./metrics/endpoint.ts";
 import { checkBuiltinEngine } from "./webtransport_options.ts";
 import {
   reportEngine,
@@ -27,7 +27,6 @@ import {
 } from "./broker_services.ts";
 import type { UserClaims } from "./user_limit.ts";
 import {
-  type ApiOptions,
   checkApi,
   checkFaces,
   checkInspector,
@@ -36,21 +35,14 @@ import {
   type ServerOptions,
 } from "./server_options.ts";
 import { ownerOf } from "./owners.ts";
-import {
-  checkAnswers,
-  checkDurableStreams,
-  checkKeepsLogs,
-  type DurableStreamsOptions,
-} from "./durable/options.ts";
+import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
 import { DurableParts } from "./durable/parts.ts";
 import type { DurableStreams } from "./durable/streams.ts";
+import type { Face, RequestHead } from "./face.ts";
+import { mountFaces } from "./faces.ts";
 import { tellFault } from "../base/decision.ts";
 import type { ValueOf } from "./guest.ts";
-import type { ApiParts } from "./http/api.ts";
-import type { HttpFace, HttpGuardParts } from "./http/guard.ts";
 import { RequestGate } from "./http/gate.ts";
-import type { Inspector } from "./inspector/inspector.ts";
-import type { InspectorOptions } from "./inspector/options.ts";
 import { DRAIN_MS, type DrainOptions, type DrainReport } from "../manager/drain.ts";
 import { SessionManager } from "../manager/session_manager.ts";
 import type { OfferedUpgrade } from "../transport/websocket/server.ts";
@@ -61,7 +53,6 @@ import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import type { Presence } from "../pubsub/presence/presence.ts";
 import type { Rooms } from "../pubsub/presence/rooms.ts";
 import { type SubscribeOptions, Topics, type UnsubscribeOptions } from "../pubsub/topics.ts";
-import type { MoqServer } from "../moq/server/server.ts";
 import { ConsoleReport } from "../base/console_report.ts";
 import type { Contract, ContractData, ContractTopic } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
@@ -70,29 +61,23 @@ import type { IncomingStream } from "../session/streams/incoming_streams.ts";
 import type { Session } from "../session/session.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
-import { outside, platformRuntime, type Runtime } from "../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { type Owner, proxyRule } from "../base/owners.ts";
 import { Quotas, type QuotaStats } from "../base/shares.ts";
 import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
-import type { OriginRules } from "../transport/origins.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
-import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
+import {
+  type Certificate,
+  checkCertificate,
+  type WebTransportRequest,
+} from "../transport/h3/server.ts";
+import type { PageOrigin } from "./webtransport_request.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
 import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
 import { CloseCode, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import { directStream } from "../transport/direct.ts";
 import { report } from "../session/settings.ts";
-
-/** A face over HTTP at a path of a server. */
-interface MountedFace {
-  /** Option of the server that asks for the face. */
-  readonly name: string;
-  /** Loads the face. */
-  readonly load: () => Promise<HttpFace>;
-  /** The face, once its loading began. */
-  loading: Promise<HttpFace> | undefined;
-}
 
 const { isRequested: _requested, onLeft: _left, ...SERVER_SUBSCRIBE } = SUBSCRIBE;
 
@@ -124,6 +109,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /** True if the application limits addresses, and takes them from sockets. */
   readonly #countsSockets: boolean;
   readonly #admission: Admission<V>;
+  /** Handler of the application for all other requests. */
+  readonly #fetch: ServerOptions["fetch"];
   readonly #users: Users<ValueOf<V>, C>;
   readonly #claims: UserClaims | undefined;
   readonly #maxMessageBytes: number;
@@ -132,13 +119,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #heartbeat: Disposable;
   readonly #engine: Disposable | undefined;
   readonly #services: Disposable | undefined;
-  readonly #metrics: MetricsEndpoint | undefined;
-  readonly #moq: MoqServer | undefined;
   readonly #unreadStreams: UnreadStreams;
-  /** HTTP faces by path. */
-  readonly #faces = new Map<string, MountedFace>();
-  /** HTTP faces that have loaded, by the option of the server. */
-  readonly #loadedFaces = new Map<string, HttpFace>();
+  /** Everything that answers requests, by the option, in the order in which requests ask. */
+  readonly #faces: ReadonlyMap<string, Face>;
   /** Durable streams, and answers that outlive their connections. */
   readonly #durable: DurableParts | undefined;
   #listener: ServerListener | undefined;
@@ -150,10 +133,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * Creates a server that does not listen: pass requests to `fetch`.
    *
    * @param options Options of the server.
+   * @param workers Parts that belong to all workers of a process; by default there are none.
    * @throws {TypeError} If a key of the options is unknown, or an option is invalid.
    * @throws {RangeError} If a number is out of range.
    */
-  constructor(options: ServerOptions<V, C> = {}) {
+  constructor(options: ServerOptions<V, C> = {}, workers: Pick<WorkerParts, "source"> = {}) {
     checkServerOptions("create server", options);
     const { contract, authorize, limits = {}, rooms = [], broker, api, durableStreams } = options;
     const inspector = options.inspector === true ? {} : options.inspector || undefined;
@@ -170,6 +154,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       isProxy: proxyRule(options.clientAddress),
       onProxy: (address) => this.#hintAtProxy(address),
     });
+    options.moq?.attach(faceHost(() => this.#listener, options.webSocketEngine), this.#quotas);
     this.#countsSockets = options.clientAddress === undefined &&
       (options.limits?.maxSessionsPerAddress ?? options.rates?.perAddress) !== undefined;
     this.#console = new ConsoleReport(runtime);
@@ -247,23 +232,18 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     });
     const { manager } = this;
     const { metrics = false } = options;
-    const source = metricsOf(this, { runtime, maxSessions: limits.maxSessions });
-    if (metrics !== false) {
-      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, {
-        runtime,
-        source,
+    const source = metricsOf(this, limits.maxSessions);
+    const endpoint = metrics === false
+      ? undefined
+      : new MetricsEndpoint(metrics === true ? {} : metrics, {
+        source: workers.source ?? source,
         report: (fault) => tellFault(this.#console, fault),
       });
-    }
-    const { fetch } = options;
-    const admitted = fetch === undefined ? options : { ...options, fetch: this.#gate.guard(fetch) };
-    this.#admission = new Admission(admitted, settings, {
+    this.#fetch = options.fetch && this.#gate.guard(options.fetch);
+    this.#admission = new Admission(options, settings, {
       manager,
-      cut: this.#gate.cut,
-      quotas: this.#quotas,
       claim: (user) => this.#claims?.claim(user),
       console: this.#console,
-      nodes: () => this.nodes,
     });
     const { presenceGraceMs: graceMs, clusterPresence: shareOnline = true } = options;
     const { nodes, presence, rooms: joined } = makePresence({
@@ -284,8 +264,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.rooms = joined;
     this.#users = new Users({ nodes, manager });
     this.#claims = userClaims(nodes, limits);
-    this.#moq = options.moq;
-    this.#moq?.countBy(this.#quotas);
     this.#engine = broker && reportEngine(runtime, broker, this.#console);
     const { origins, hosts } = options;
     const rules = { origins, hosts };
@@ -303,26 +281,32 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         report: (what, error) => reportRequest(this.#console, what, error),
       });
       this.topics.serveStreams((topic) => durable.source(topic, this.topics));
-      if (durableStreams !== undefined) {
-        const face = this.#loadDurable(durableStreams, durable, rules);
-        this.#mount("durableStreams", durableStreams.path, () => face);
-      }
     }
-    if (api !== undefined) {
-      const { health } = source;
-      const face = this.#loadApi(api, { contract, health, origins: rules });
-      this.#mount("api", api.path, () => face);
-    }
-    if (inspected !== undefined) {
-      const load = () => this.#loadInspector(inspected);
-      // Other nodes ask this one, for which no request comes.
-      this.#mount("inspector", inspected.path, load, { isLate: broker === undefined });
-    }
-  }
-
-  /** The MoQ server on the same ports, if there is one. */
-  get moq(): MoqServer | undefined {
-    return this.#moq;
+    this.#faces = mountFaces({
+      runtime,
+      console: this.#console,
+      gate: this.#gate,
+      quotas: this.#quotas,
+      origins: rules,
+      metrics: endpoint,
+      moq: options.moq,
+      admission: this.#admission as Admission<unknown>,
+      durableStreams,
+      durable: this.#durable,
+      api,
+      inspector: inspected,
+      hasHttp: options.http !== false,
+      server: this as unknown as Server,
+      topics: this.topics,
+      presence,
+      users: this.#users as unknown as Users,
+      manager,
+      nodes,
+      contract,
+      health: source.health,
+      maxMessageBytes: settings.maxMessageBytes,
+      requestTimeoutMs: settings.requestTimeoutMs,
+    });
   }
 
   /** Address on which the server listens; `undefined` if mounted in another server. */
@@ -375,7 +359,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * of the metrics.
    */
   get httpStats(): Readonly<Record<string, HttpFaceStats>> {
-    return Object.fromEntries([...this.#loadedFaces].map(([name, { stats }]) => [name, stats]));
+    const all: Record<string, HttpFaceStats> = {};
+    for (const [name, { stats }] of this.#faces) if (stats !== undefined) all[name] = stats;
+    return all;
   }
 
   /**
@@ -383,7 +369,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * level whose share was reached; also part of the metrics.
    */
   get quotaStats(): Readonly<Record<string, QuotaStats>> {
-    return { ...this.#quotas.stats, ...this.#moq?.quotaStats };
+    const ofFaces = Array.from(this.#faces.values(), ({ quotaStats }) => quotaStats);
+    return Object.assign({ ...this.#quotas.stats }, ...ofFaces);
   }
 
   /**
@@ -405,10 +392,33 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> => {
     if (this.#countsSockets && info.remoteAddr === undefined) this.#hintAtNoAddress();
-    return this.#metrics?.answer(request, info) ?? refuseMalformedHost(request) ??
-      this.#answerFace(request, info) ??
-      (this.#moq?.wants(request) ? this.#moq : this.#admission).fetch(request, info);
+    const refusal = refuseMalformedHost(request);
+    if (refusal !== undefined) return refusal;
+    return this.#faceFor(request)?.fetch(request, info) ?? this.#answerOther(request, info);
   };
+
+  /** Finds the face of a request over HTTP. */
+  #faceFor(request: RequestHead): Face | undefined {
+    for (const face of this.#faces.values()) if (face.wants(request)) return face;
+    return undefined;
+  }
+
+  /** Answers a request that no face wants. */
+  #answerOther(request: Request, info: RequestInfo): Response | Promise<Response> {
+    if (this.#fetch !== undefined) return this.#fetch(request, info);
+    if (!this.#admission.serves(request.url)) return new Response("Not found", { status: 404 });
+    return new Response("Expected a WebSocket upgrade", {
+      status: 426,
+      headers: { connection: "upgrade", upgrade: "websocket" },
+    });
+  }
+
+  /** Answers a request for a WebTransport session. */
+  #take(request: WebTransportRequest, pages: PageOrigin): void | Promise<void> {
+    for (const face of this.#faces.values()) {
+      if (face.take !== undefined && face.wants(request)) return face.take(request, pages);
+    }
+  }
 
   #hintAtNoAddress(): void {
     this.#console.tell(
@@ -429,10 +439,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
 
   /** Answers an upgrade as `fetch` does; `undefined` if the upgrade may be for another part. */
   #upgrade(upgrade: OfferedUpgrade, info: RequestInfo): Response | Promise<Response> | undefined {
-    const { url } = upgrade;
-    const isForOther = this.#metrics?.mayAnswer(url) || this.#faceAt(url) !== undefined ||
-      this.#moq?.wants(upgrade);
-    return isForOther ? undefined : this.#admission.upgrade(upgrade, info);
+    const isForSession = this.#faceFor(upgrade) === this.#admission;
+    return isForSession ? this.#admission.upgrade(upgrade, info) : undefined;
   }
 
   /**
@@ -595,11 +603,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const hasOthers = (this.nodes?.size ?? 0) > 0;
     const { withinMs = DRAIN_MS, signal } = options;
     const endsAt = this.#runtime.monotonic() + withinMs;
+    const time = options.withinMs === undefined ? {} : { timeoutMs: options.withinMs };
     const drained = this.manager.drain(options);
     this.nodes?.beat();
     const [report] = await Promise.all([
       drained,
-      this.#moq?.drain(options.withinMs === undefined ? {} : { timeoutMs: options.withinMs }),
+      ...Array.from(this.#faces.values(), (face) => face.drain?.(time)),
       this.#durable?.answers.drain({ hasOthers, withinMs, signal }),
     ]);
     // Sessions that were closed are over here, but the close has yet to reach their peers.
@@ -650,7 +659,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    */
   static listen<V, C extends Contract>(
     options: ServeOptions<V, C>,
-    { udpFrom, answer }: WorkerParts = {},
+    { udpFrom, answer, source }: WorkerParts = {},
   ): Server<V, C> {
     checkServerOptions("serve", options);
     const {
@@ -675,6 +684,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       webSocket === undefined
         ? serverOptions
         : { ...serverOptions, webSocketEngine: options.webSocketEngine ?? webSocket.accept },
+      { source },
     );
     const { origins, hosts } = options;
     try {
@@ -694,7 +704,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
           quotas: server.#quotas,
           unreadStreams: server.#unreadStreams,
         },
-        quic: moqQuicOptions(options.moq),
+        quic: quicOptionsOf(options.moq),
         udpFrom,
         onListen,
         origins,
@@ -708,12 +718,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
           ? (upgrade, info) => server.#upgrade(upgrade, info)
           : undefined,
         isSuccessor: (request) => server.#admission.isSuccessor(request),
-        take: (request, pages) =>
-          server.#moq?.wants(request)
-            ? server.#moq.take(request)
-            : server.#admission.take(request, pages),
+        take: (request, pages) => server.#take(request, pages),
       });
-      server.#moq?.attach(moqHostOf(server.#listener, tls === undefined, webSocket?.accept));
       server.#listener.announce();
     } catch (error) {
       void server.close();
@@ -728,94 +734,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const onAbort = () => void this.close();
     signal.addEventListener("abort", onAbort, { once: true });
     this.#removeAbortListener = () => signal.removeEventListener("abort", onAbort);
-  }
-
-  async #loadDurable(
-    options: DurableStreamsOptions,
-    { logs }: DurableParts,
-    origins: OriginRules,
-  ): Promise<HttpFace> {
-    const { DurableFace } = await outside(this.#runtime, import("./durable/face.ts"));
-    const maxMessageBytes = this.#maxMessageBytes;
-    return new DurableFace(options, { ...this.#faceParts(), logs, origins, maxMessageBytes });
-  }
-
-  async #loadApi(
-    options: ApiOptions,
-    parts: Pick<ApiParts, "contract" | "health" | "origins">,
-  ): Promise<HttpFace> {
-    const { Api } = await outside(this.#runtime, import("./http/api.ts"));
-    const { topics, presence, manager, nodes } = this;
-    return new Api(options, {
-      ...this.#faceParts(),
-      ...parts,
-      topics,
-      presence,
-      manager,
-      nodes,
-      users: this.#users as unknown as Users,
-      maxMessageBytes: this.#maxMessageBytes,
-      requestTimeoutMs: this.#requestTimeoutMs,
-    });
-  }
-
-  async #loadInspector(options: InspectorOptions): Promise<Inspector> {
-    const { runtime, report } = this.#faceParts();
-    const { Inspector } = await outside(runtime, import("./inspector/inspector.ts"));
-    return new Inspector(this as unknown as Server, options, { runtime, report });
-  }
-
-  /** Services for HTTP faces. */
-  #faceParts(): HttpGuardParts {
-    return {
-      runtime: this.#runtime,
-      gate: this.#gate,
-      quotas: this.#quotas,
-      identify: (request) => this.#admission.identify(request),
-      addressOf: (request, info) => this.#admission.addressOf(request, info),
-      report: (what, error) => reportRequest(this.#console, what, error),
-    };
-  }
-
-  #mount(
-    name: string,
-    path: string,
-    load: () => Promise<HttpFace>,
-    { isLate = false }: { readonly isLate?: boolean } = {},
-  ): void {
-    const face: MountedFace = { name, load, loading: undefined };
-    this.#faces.set(path, face);
-    if (!isLate) void this.#loadFace(face);
-  }
-
-  /** Loads a face once. */
-  #loadFace(face: MountedFace): Promise<HttpFace> {
-    if (face.loading !== undefined) return face.loading;
-    if (this.#closing !== undefined) return Promise.reject(new Error("The server is closed"));
-    const loading = face.loading = face.load();
-    loading.then(
-      (loaded) => this.#loadedFaces.set(face.name, loaded),
-      (error) => this.#console.failed(`Loading of the option ${face.name}`, error),
-    );
-    return loading;
-  }
-
-  #answerFace(request: Request, info: RequestInfo): Response | Promise<Response> | undefined {
-    const face = this.#faceAt(request.url);
-    if (face === undefined) return undefined;
-    const answer = this.#loadFace(face).then(
-      (loaded) => loaded.fetch(request, info),
-      () => new Response("Internal server error", { status: 500 }),
-    );
-    return this.#gate.follow(request, info, answer);
-  }
-
-  /** Returns the face to which the URL of a request belongs. */
-  #faceAt(url: string): MountedFace | undefined {
-    for (const [path, face] of this.#faces) {
-      if (pathBelow(url, path) !== undefined) return face;
-    }
-    return undefined;
   }
 
   /** Waits for the requests under way, until a close or the signal ends the wait. */
@@ -836,17 +754,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#removeAbortListener?.();
     this.#listener?.stop();
     this.#gate.close();
-    // None is still loading behind this.
-    await Promise.allSettled([...this.#faces.values()].map(({ loading }) => loading));
-    for (const face of this.#loadedFaces.values()) await face[Symbol.asyncDispose]?.();
     await this.#durable?.close();
-    await Promise.all([
-      this.manager.shutdown(options),
-      this.#admission.close(options),
-      this.#moq?.close(),
-    ]);
-    await this.#admission.ended();
-    await this.#admission[Symbol.asyncDispose]();
+    for (const face of this.#faces.values()) await face.close?.(options);
     // Not before the sessions are over: the runtime's server cuts WebSockets together with bodies.
     this.#listener?.cutBodies();
     const isAnswered = await settlesWithin(this.#runtime, this.#gate.idle, this.#closeTimeoutMs);
@@ -886,7 +795,9 @@ function refuseMalformedHost({ headers, url }: Request): Response | undefined {
 /** Parts of a server that belong to all workers of a process. */
 export interface WorkerParts {
   /** Resolves when the server may listen on UDP; at once if left out. */
-  readonly udpFrom?: Promise<void>;
+  readonly udpFrom?: Promise<void> | undefined;
+  /** Reads the metrics of all workers; by default those of the server alone. */
+  readonly source?: MetricsSource | undefined;
   /** Answers a request in place of the server; `undefined` for a request of the server's own. */
   readonly answer?: (
     request: Request,

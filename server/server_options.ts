@@ -37,7 +37,7 @@ import type { UnreadStreamLimits } from "../transport/quic/unread_streams.ts";
 import type { AdmissionOptions } from "./admission_options.ts";
 import type { ValueOf } from "./guest.ts";
 import type { ListenInfo } from "./listener.ts";
-import type { MoqServer } from "../moq/server/server.ts";
+import type { MoqFace } from "./face.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
@@ -416,7 +416,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * assertEquals(session.state, "connected");
    * ```
    */
-  readonly moq?: MoqServer;
+  readonly moq?: MoqFace;
   /**
    * Clocks, timers and randomness of this node, for tests and simulations. By default those of the
    * platform. A broker and a MoQ server have the same option of their own.

@@ -3,6 +3,7 @@ import { optionsFor } from "../../base/options.ts";
 import { MOQ_LISTEN, MOQ_SERVER } from "./server_options.ts";
 import { checkOptions, TIME } from "../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import type { FaceHost, MoqFace, RequestHead } from "../../server/face.ts";
 import type { Quotas, QuotaStats } from "../../base/shares.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { RequestInfo } from "../../transport/address.ts";
@@ -28,7 +29,7 @@ import {
   protocolsOf,
 } from "../wire/versions.ts";
 import { Admission, MoqRefusal, refusalOf, type SessionLease } from "./admission.ts";
-import { type MoqHost, type MoqRequest, offersMoq, requestsHash } from "./server_options.ts";
+import { offersMoq, requestsHash } from "./server_options.ts";
 import type { ListenMoqOptions, MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 import { Sessions } from "./sessions.ts";
 import { flowControlOf, Sockets, socketsOptions } from "./sockets.ts";
@@ -47,7 +48,7 @@ const CLOSE_TIMEOUT_MS = 2_000;
  *   concerned.
  * - **Bound:** the number of sessions, of sessions by address, and of setups is limited.
  */
-export class MoqServer implements AsyncDisposable {
+export class MoqServer implements MoqFace, AsyncDisposable {
   /** Supported protocols of raw QUIC, the best first: for `listenQuic` and the like. */
   readonly protocols: readonly string[];
 
@@ -57,7 +58,7 @@ export class MoqServer implements AsyncDisposable {
   readonly #admission: Admission;
   readonly #sessions: Sessions;
   #sockets: Sockets | undefined;
-  #host: MoqHost | undefined;
+  #host: FaceHost | undefined;
   #removeAbortListener: (() => void) | undefined;
   #closing: Promise<void> | undefined;
 
@@ -246,27 +247,19 @@ export class MoqServer implements AsyncDisposable {
   }
 
   /**
-   * Mounts this server in a host, from which it takes its URLs. Called by `serve()`.
+   * Mounts this server in a host, from which it takes its URLs, and by whose quotas it counts its
+   * sessions. Called by `serve()` and `createServer()`.
    *
    * @param host The server that passes requests and connections on.
+   * @param quotas All quotas of that server.
    * @throws {TypeError} If the server listens by itself, or is mounted already.
    * @ignore
    */
-  attach(host: MoqHost): void {
+  attach(host: FaceHost, quotas: Quotas): void {
     if (this.#host !== undefined) {
       throw new TypeError("Cannot mount MoQ server: it listens by itself or is mounted already");
     }
     this.#host = host;
-  }
-
-  /**
-   * Counts sessions by the quotas of the server in which this one is mounted. Called by `serve()` and
-   * `createServer()`.
-   *
-   * @param quotas All quotas of that server.
-   * @ignore
-   */
-  countBy(quotas: Quotas): void {
     this.#admission.countBy(quotas);
   }
 
@@ -287,7 +280,7 @@ export class MoqServer implements AsyncDisposable {
    * @param asked An HTTP request, or a request for a WebTransport session.
    * @ignore
    */
-  wants(asked: MoqRequest): boolean {
+  wants(asked: RequestHead): boolean {
     if (requestsHash(asked, this.#host) || offersMoq(asked)) return true;
     const isSession = asked.protocols !== undefined || asked.headers.has("upgrade");
     const { path } = this.#options;

@@ -4,13 +4,14 @@ import { FLOW_CONTROL, UNREAD_STREAMS } from "../../transport/option_kinds.ts";
 import type { OptionKinds } from "../../base/options.ts";
 import { LIMIT, listOf, objectWith, PORT, POSITIVE } from "../../base/option_checks.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import type { FaceHost, RequestHead } from "../../server/face.ts";
 import type { RequestInfo } from "../../transport/address.ts";
-import type { Certificate, Sha256Hash } from "../../transport/certificate/certificate.ts";
+import type { Certificate } from "../../transport/certificate/certificate.ts";
 import type { FlowControlOptions } from "../../transport/connection.ts";
 import type { OriginRules } from "../../transport/origins.ts";
 import { parseQmuxProtocol } from "../../transport/qmux/versions.ts";
 import type { UnreadStreamLimits } from "../../transport/quic/unread_streams.ts";
-import type { WebSocketEngine, WebSocketHost } from "../../transport/websocket/server.ts";
+import type { WebSocketHost } from "../../transport/websocket/server.ts";
 import type { MoqSession, MoqSessionOptions } from "../session/session.ts";
 import type { SetupRequest } from "../session/setup.ts";
 import type { TrackMux } from "../track/mux.ts";
@@ -183,34 +184,8 @@ export interface ListenMoqOptions extends MoqServerOptions {
   readonly signal?: AbortSignal;
 }
 
-/** The server in which a {@linkcode MoqServer} is mounted. */
-export interface MoqHost {
-  /** Address on which the host listens. */
-  readonly address: Deno.NetAddr;
-  /** Hashes by which clients can trust the certificate; empty if that takes an authority. */
-  readonly hashes: readonly Sha256Hash[];
-  /** `true` if the hashes may be sent in clear text: a development server without TLS. */
-  readonly isDevelopment: boolean;
-  /** Engine of WebSocket upgrades in place of the runtime's own. */
-  readonly webSocketEngine?: WebSocketEngine | undefined;
-  /** Returns the URL of a wire for clients on this machine; empty if the wire is off. */
-  urlOf(wire: MoqWire): string;
-}
-
-/** The common part of HTTP requests and WebTransport requests. */
-export interface MoqRequest {
-  /** The requested URL. */
-  readonly url: string;
-  /** Request headers. */
-  readonly headers: Pick<Headers, "get" | "has">;
-  /** Protocols offered by a WebTransport request. */
-  readonly protocols?: readonly string[];
-  /** Method of an HTTP request. */
-  readonly method?: string;
-}
-
 /** Returns `true` if a client offers a protocol of MoQ by name. */
-export function offersMoq({ headers, protocols }: MoqRequest): boolean {
+export function offersMoq({ headers, protocols }: RequestHead): boolean {
   const offered = protocols ??
     headers.get("sec-websocket-protocol")?.split(",")
       .map((name) => parseQmuxProtocol(name.trim())?.protocol ?? "");
@@ -221,7 +196,7 @@ export function offersMoq({ headers, protocols }: MoqRequest): boolean {
 }
 
 /** Returns `true` if a client requests the hash of the certificate and the host may send the hash. */
-export function requestsHash({ url, method }: MoqRequest, host: MoqHost | undefined): boolean {
+export function requestsHash({ url, method }: RequestHead, host: FaceHost | undefined): boolean {
   return method === "GET" && host !== undefined && host.isDevelopment && host.hashes.length > 0 &&
     url.includes(HASH_PATH) && URL.parse(url)?.pathname === HASH_PATH;
 }

@@ -30,8 +30,8 @@ import type {
   WebSocketHost,
 } from "../../transport/websocket/server.ts";
 import { MAX_STREAMS } from "../wire/versions.ts";
-import type { MoqHost, MoqWire } from "./server_options.ts";
-import type { ListenMoqOptions } from "./server_options.ts";
+import type { FaceHost } from "../../server/face.ts";
+import type { ListenMoqOptions, MoqWire } from "./server_options.ts";
 
 /** Most free TCP ports to try before one is also free on UDP. */
 const MAX_ATTEMPTS = 10;
@@ -159,7 +159,7 @@ function connectionsFor(sessions: number): number {
 }
 
 /** Sockets that listen from construction to close. */
-export class Sockets implements MoqHost {
+export class Sockets implements FaceHost {
   readonly #options: SocketsOptions;
   readonly #handlers: SocketsHandlers;
   readonly #closings: Promise<void>[] = []; // At most `MAX_ATTEMPTS`, and the last one.

@@ -10,7 +10,6 @@ import {
 } from "./api_operations.ts";
 import {
   type GuardedRequest,
-  type HttpFace,
   HttpGuard,
   type HttpGuardParts,
   internal,
@@ -110,7 +109,7 @@ const decoder = new TextDecoder("utf-8", { fatal: true });
  * - **Once:** a request with an `Idempotency-Key` is done once, on all nodes.
  * - **Every node:** publications, messages and closes reach the sessions of all nodes.
  */
-export class Api implements HttpFace {
+export class Api {
   readonly #parts: ApiParts;
   readonly #guard: HttpGuard<ApiAction>;
   readonly #maxBodyBytes: number;

@@ -182,14 +182,6 @@ export interface GuardedRequest<Action extends string> {
   readBody(maxBytes: number): Promise<Uint8Array<ArrayBuffer>>;
 }
 
-/** A face of a server over HTTP. */
-export interface HttpFace extends Partial<AsyncDisposable> {
-  /** Counters. */
-  readonly stats: HttpFaceStats;
-  /** Answers a request for the path of the face, or below. Never rejects. */
-  fetch(request: Request, info: RequestInfo): Promise<Response>;
-}
-
 /**
  * The guard of an HTTP face.
  *

@@ -1,9 +1,9 @@
 /** The paths at which a server reports metrics and health. */
-import { outside, type Runtime } from "../../base/runtime.ts";
 import { DecisionFault } from "../../base/decision.ts";
 import { DEFAULT_MAX_SESSIONS } from "../../manager/limits.ts";
+import type { Face, RequestHead } from "../face.ts";
 import type { Measure } from "./measures.ts";
-import type { MeasuredServer } from "./prometheus.ts";
+import { type MeasuredServer, measuresOf, PROMETHEUS_CONTENT_TYPE, textOf } from "./prometheus.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { isFromThisMachine } from "../../transport/origins.ts";
 
@@ -58,14 +58,10 @@ export function metricsOf(
   server: MeasuredServer & {
     readonly manager: { readonly count: number; readonly isDraining: boolean };
   },
-  { runtime, maxSessions = DEFAULT_MAX_SESSIONS }: {
-    readonly runtime: Runtime;
-    readonly maxSessions?: number | undefined;
-  },
+  maxSessions: number = DEFAULT_MAX_SESSIONS,
 ): MetricsSource {
   return {
-    // The text format loads with the first question for metrics.
-    measures: async () => (await outside(runtime, import("./prometheus.ts"))).measuresOf(server),
+    measures: () => measuresOf(server),
     health: () => {
       const { count, isDraining } = server.manager;
       const status = isDraining ? "draining" : count >= maxSessions ? "full" : "ok";
@@ -74,9 +70,8 @@ export function metricsOf(
   };
 }
 
-/** Answers requests for metrics and health. */
-export class MetricsEndpoint {
-  readonly #runtime: Runtime;
+/** The face that answers requests for metrics and health. */
+export class MetricsEndpoint implements Face {
   readonly #source: MetricsSource;
   readonly #report: (fault: DecisionFault) => void;
   readonly #path: string | false;
@@ -91,8 +86,7 @@ export class MetricsEndpoint {
    */
   constructor(
     options: MetricsOptions,
-    { runtime, source, report }: {
-      readonly runtime: Runtime;
+    { source, report }: {
       readonly source: MetricsSource;
       /** Reports that `allow` failed. */
       readonly report: (fault: DecisionFault) => void;
@@ -111,7 +105,6 @@ export class MetricsEndpoint {
         `Cannot create server: metrics.allow must be "loopback", "everybody" or a function, received ${allow}`,
       );
     }
-    this.#runtime = runtime;
     this.#source = source;
     this.#report = report;
     this.#path = path;
@@ -119,16 +112,16 @@ export class MetricsEndpoint {
     this.#allow = allow;
   }
 
-  /** Returns false for the normalised URL of a request that `answer` surely does not answer. */
-  mayAnswer(url: string): boolean {
-    return [this.#path, this.#healthPath].some((path) => path !== false && url.includes(path));
+  /** Tells whether a request is for one of the two paths. */
+  wants({ url }: RequestHead): boolean {
+    // Most requests are for neither, and need no parsed URL.
+    return [this.#path, this.#healthPath].some((path) =>
+      path !== false && url.includes(path) && URL.parse(url)?.pathname === path
+    );
   }
 
-  /** Answers a request; `undefined` if the path is neither of the two. */
-  answer(request: Request, info: RequestInfo): Response | Promise<Response> | undefined {
-    // A request for a malformed host must not make the server throw, on any path.
-    const path = URL.parse(request.url)?.pathname;
-    if (path === undefined || path !== this.#path && path !== this.#healthPath) return undefined;
+  /** Answers a request for one of the two paths. */
+  fetch(request: Request, info: RequestInfo): Response | Promise<Response> {
     let isAllowed: boolean;
     try {
       isAllowed = this.#isAllowed(request, info);
@@ -142,7 +135,7 @@ export class MetricsEndpoint {
     if (request.method !== "GET" && request.method !== "HEAD") {
       return text("Method not allowed\n", 405, { allow: "GET, HEAD" });
     }
-    return this.#respond(request.method, path === this.#path);
+    return this.#respond(request.method, new URL(request.url).pathname === this.#path);
   }
 
   async #respond(method: string, isMetrics: boolean): Promise<Response> {
@@ -158,10 +151,6 @@ export class MetricsEndpoint {
   }
 
   async #metrics(): Promise<Response> {
-    const { PROMETHEUS_CONTENT_TYPE, textOf } = await outside(
-      this.#runtime,
-      import("./prometheus.ts"),
-    );
     const measures = await this.#source.measures();
     const type = { "content-type": PROMETHEUS_CONTENT_TYPE };
     return text(measures.map(textOf).join(""), 200, type);

@@ -1,6 +1,4 @@
 /** One worker: its broker, its server, and the answers to the main thread. */
-import { ConsoleReport } from "../../base/console_report.ts";
-import { tellFault } from "../../base/decision.ts";
 import { getHeapStatistics } from "node:v8";
 import type { MessagePort } from "node:worker_threads";
 import { textOf } from "../../base/error_text.ts";
@@ -9,7 +7,7 @@ import type { EngineFacts } from "../../pubsub/ports/operations.ts";
 import { PortBroker } from "../../pubsub/ports/port_broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Contract } from "../../session/contract.ts";
-import { MetricsEndpoint, metricsOf, type MetricsSource } from "../metrics/endpoint.ts";
+import { metricsOf } from "../metrics/endpoint.ts";
 import { measuresOf } from "../metrics/prometheus.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { ListenInfo } from "../listener.ts";
@@ -130,7 +128,6 @@ class WorkerProgram {
   readonly #udp = Promise.withResolvers<void>();
   #server: Server | undefined;
   #maxSessions: number | undefined;
-  #metrics: MetricsEndpoint | undefined;
   #origins: Pick<ServeOptions, "hosts" | "origins"> = {};
   #info: ListenInfo | undefined;
 
@@ -146,8 +143,7 @@ class WorkerProgram {
   }
 
   #answers(): Answers<WorkerQuestions> {
-    const source = () =>
-      metricsOf(this.#server!, { runtime: this.#runtime, maxSessions: this.#maxSessions });
+    const source = () => metricsOf(this.#server!, this.#maxSessions);
     return {
       start: () => this.#start(),
       // A full heap ends a handler somewhere inside, and raises the limit for the rest.
@@ -199,21 +195,9 @@ class WorkerProgram {
       );
     }
     const { index, listen, hasUdp } = this.#init;
-    const { metrics = false, hosts, origins, limits, node, ...rest } = options;
+    const { hosts, origins, limits, node, ...rest } = options;
     this.#maxSessions = limits?.maxSessions;
     this.#origins = { hosts, origins };
-    if (metrics !== false) {
-      const console = new ConsoleReport(this.#runtime);
-      const source: MetricsSource = {
-        measures: () => this.#calls.ask("measures"),
-        health: () => this.#calls.ask("health"),
-      };
-      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, {
-        runtime: this.#runtime,
-        source,
-        report: (fault) => tellFault(console, fault),
-      });
-    }
     const server = Server.listen<V, C>({
       ...rest,
       ...listen,
@@ -224,16 +208,18 @@ class WorkerProgram {
       onListen: (_, info) => this.#listens(info),
     }, {
       udpFrom: hasUdp ? undefined : this.#udp.promise,
+      source: {
+        measures: () => this.#calls.ask("measures"),
+        health: () => this.#calls.ask("health"),
+      },
       answer: (request, info) => this.#answer(request, info),
     });
     this.#server = server as unknown as Server;
     return server;
   }
 
-  /** Answers requests about all workers. */
-  #answer(request: Request, info: RequestInfo): Response | Promise<Response> | undefined {
-    const answer = this.#metrics?.answer(request, info);
-    if (answer !== undefined) return answer;
+  /** Answers requests for the hash of the certificate of another worker. */
+  #answer(request: Request, info: RequestInfo): Promise<Response> | undefined {
     const { webTransport, tls } = this.#init.listen;
     if (tls !== undefined || webTransport === false || !isWellKnown(request)) return undefined;
     if (this.#server?.webTransportUrl !== "") return undefined;

@@ -338,7 +338,9 @@ export function withAgreedStreams(
  * assertEquals(isWebSocketUpgrade(new Request("http://localhost/")), false);
  * ```
  */
-export function isWebSocketUpgrade(request: Request): boolean {
+export function isWebSocketUpgrade(
+  request: { readonly headers: Pick<Headers, "get"> },
+): boolean {
   return request.headers.get("upgrade")?.toLowerCase() === "websocket";
 }
 

@@ -1,0 +1,240 @@
+/** The faces of a server, in the order in which requests ask. */
+import type { Admission } from "./admission.ts";
+import { reportRequest } from "./broker_services.ts";
+import type { DurableStreamsOptions } from "./durable/options.ts";
+import type { DurableParts } from "./durable/parts.ts";
+import type { Face, MoqFace, RequestHead } from "./face.ts";
+import type { ApiParts } from "./http/api.ts";
+import type { RequestGate } from "./http/gate.ts";
+import type { HttpGuardParts } from "./http/guard.ts";
+import type { InspectedServer } from "./inspector/node_view.ts";
+import type { InspectorOptions } from "./inspector/options.ts";
+import type { HttpFaceStats } from "./metrics/measures.ts";
+import { withinLimits } from "./refusal.ts";
+import type { ApiOptions } from "./server_options.ts";
+import type { ConsoleReport } from "../base/console_report.ts";
+import { outside, type Runtime } from "../base/runtime.ts";
+import type { RequestInfo } from "../transport/address.ts";
+import { pathBelow } from "../transport/url.ts";
+
+/** Header of the requests of the HTTP transport. */
+const HTTP_MARK = "skein-transport";
+
+/** Parts of a server of which its faces are made. */
+export interface FacesOptions extends Omit<ApiParts, "addressOf" | "gate" | "identify" | "report"> {
+  readonly console: ConsoleReport;
+  readonly gate: RequestGate;
+  readonly metrics: Face | undefined;
+  readonly moq: MoqFace | undefined;
+  readonly admission: Admission<unknown>;
+  /** Durable streams over HTTP. */
+  readonly durableStreams: DurableStreamsOptions | undefined;
+  readonly durable: DurableParts | undefined;
+  readonly api: ApiOptions | undefined;
+  readonly inspector: Required<Pick<InspectorOptions, "path">> & InspectorOptions | undefined;
+  /** True if sessions are also served over HTTP. */
+  readonly hasHttp: boolean;
+  /** The server, for the inspector. */
+  readonly server: InspectedServer;
+}
+
+/**
+ * Mounts the faces of a server. The first that wants a request gets it, and they close in the same
+ * order: the connections of sessions over HTTP end after their sessions.
+ *
+ * @param options See {@linkcode FacesOptions}.
+ * @returns The faces, by the option of the server.
+ */
+export function mountFaces(options: FacesOptions): ReadonlyMap<string, Face> {
+  const { metrics, moq, admission, hasHttp } = options;
+  const faces: [name: string, face: Face | undefined][] = [
+    ["metrics", metrics],
+    ["durableStreams", durableFace(options)],
+    ["api", apiFace(options)],
+    ["inspector", inspectorFace(options)],
+    ["moq", moq],
+    ["sessions", admission],
+    ["http", hasHttp ? httpSessions(options) : undefined],
+  ];
+  return new Map(faces.filter((one): one is [string, Face] => one[1] !== undefined));
+}
+
+function durableFace(options: FacesOptions): Face | undefined {
+  const { durableStreams, durable, origins, maxMessageBytes } = options;
+  if (durableStreams === undefined || durable === undefined) return undefined;
+  const parts = { ...guardParts(options), logs: durable.logs, origins, maxMessageBytes };
+  const face = new LateFace(options, {
+    name: "durableStreams",
+    wants: durableStreams.path,
+    open: ({ DurableFace }) => new DurableFace(durableStreams, parts),
+  });
+  void face.load();
+  return face;
+}
+
+function apiFace(options: FacesOptions): Face | undefined {
+  const { api } = options;
+  if (api === undefined) return undefined;
+  const face = new LateFace(options, {
+    name: "api",
+    wants: api.path,
+    open: ({ Api }) => new Api(api, { ...options, ...guardParts(options) }),
+  });
+  void face.load();
+  return face;
+}
+
+function inspectorFace(options: FacesOptions): Face | undefined {
+  const { inspector, server, nodes } = options;
+  if (inspector === undefined) return undefined;
+  const face = new LateFace(options, {
+    name: "inspector",
+    wants: inspector.path,
+    open: ({ Inspector }) => new Inspector(server, inspector, guardParts(options)),
+  });
+  // Other nodes ask this one, for which no request comes.
+  if (nodes !== undefined) void face.load();
+  return face;
+}
+
+function httpSessions(options: FacesOptions): Face {
+  const { runtime, console, admission, manager, nodes, quotas, origins, gate } = options;
+  // Not followed by the gate: an event stream lasts as long as its session.
+  return new LateFace({ runtime, console }, {
+    name: "http",
+    wants({ method, headers, url }) {
+      // A page asks first if it may send such a request.
+      const isMarked = headers.has(HTTP_MARK) || method === "OPTIONS" &&
+          (headers.get("access-control-request-headers")?.includes(HTTP_MARK) ?? false);
+      return isMarked && admission.serves(url);
+    },
+    open: ({ HttpSessions }) =>
+      HttpSessions.start({
+        runtime,
+        manager,
+        nodes,
+        quotas,
+        cut: gate.cut,
+        maxFrameBytes: admission.maxFrameBytes,
+        origins,
+        admit: (request) => admission.admit(request),
+        placeOf: (request, info) => admission.placeOf(request, info),
+        countForged(request, info) {
+          const address = admission.addressOf(request, info);
+          withinLimits(manager, () => manager.admitConnection({ address }));
+        },
+        ownerOf: (request, info) =>
+          quotas.owners.of({ address: admission.addressOf(request, info) }),
+        report: (error) => reportRequest(console, "A request of the HTTP transport", error),
+      }),
+  });
+}
+
+/** Services for the guards of HTTP faces. */
+function guardParts({ runtime, gate, quotas, admission, console }: FacesOptions): HttpGuardParts {
+  return {
+    runtime,
+    gate,
+    quotas,
+    identify: (request) => admission.identify(request),
+    addressOf: (request, info) => admission.addressOf(request, info),
+    report: (what, error) => reportRequest(console, what, error),
+  };
+}
+
+/**
+ * The modules of the late faces. Together they take 40 ms, most of it Zod's, where a start takes
+ * 85 ms. All else that a server mounts is imported at once.
+ */
+const MODULES = {
+  api: () => import("./http/api.ts"),
+  durableStreams: () => import("./durable/face.ts"),
+  http: () => import("./http_request.ts"),
+  inspector: () => import("./inspector/inspector.ts"),
+};
+
+type ModuleName = keyof typeof MODULES;
+
+/** The module of a face. */
+type ModuleOf<K extends ModuleName> = Awaited<ReturnType<typeof MODULES[K]>>;
+
+/** A face, once its code is there. */
+type Opened = Pick<Face, "fetch" | "stats"> & Partial<AsyncDisposable>;
+
+/** Description of a {@linkcode LateFace}. */
+export interface LateFaceOptions<K extends ModuleName> {
+  /** Name of the option of the server, and of the module. */
+  readonly name: K;
+  /** Requests for the face: those for a path and below, or those that a function names. */
+  readonly wants: string | ((request: RequestHead) => boolean);
+  /** Makes the face from its module. */
+  readonly open: (module: ModuleOf<K>) => Opened | Promise<Opened>;
+}
+
+/** Parts of a server that a {@linkcode LateFace} uses. */
+interface LateFaceParts {
+  readonly runtime: Runtime;
+  /** Prints that the code did not load. */
+  readonly console: ConsoleReport;
+  /** Follows the requests under way, for which a server waits at its end. */
+  readonly gate?: RequestGate | undefined;
+}
+
+/** A face whose code loads by {@linkcode LateFace.load}, or with the first request. */
+export class LateFace<K extends ModuleName = ModuleName> implements Face {
+  readonly wants: (request: RequestHead) => boolean;
+  readonly #parts: LateFaceParts;
+  readonly #options: LateFaceOptions<K>;
+  #loading: Promise<Opened> | undefined;
+  #opened: Opened | undefined;
+  #isClosed = false;
+
+  /** Creates a face that has not loaded. */
+  constructor(parts: LateFaceParts, options: LateFaceOptions<K>) {
+    this.#parts = parts;
+    this.#options = options;
+    const { wants } = options;
+    this.wants = typeof wants === "function"
+      ? wants
+      : ({ url }) => pathBelow(url, wants) !== undefined;
+  }
+
+  /** Counters of requests; `undefined` before the face has loaded. */
+  get stats(): HttpFaceStats | undefined {
+    return this.#opened?.stats;
+  }
+
+  /** Loads the code, once; prints the error of code that does not load. */
+  load(): Promise<Opened> {
+    if (this.#loading !== undefined) return this.#loading;
+    if (this.#isClosed) return Promise.reject(new Error("The server is closed"));
+    const loading = this.#loading = this.#open();
+    loading.then(
+      (opened) => this.#opened = opened,
+      (error) => this.#parts.console.failed(`Loading of the option ${this.#options.name}`, error),
+    );
+    return loading;
+  }
+
+  async #open(): Promise<Opened> {
+    const { name, open } = this.#options;
+    const loading = MODULES[name]() as Promise<ModuleOf<K>>;
+    return await open(await outside(this.#parts.runtime, loading));
+  }
+
+  /** Answers a request, with 500 if the code does not load. */
+  fetch(request: Request, info: RequestInfo): Response | Promise<Response> {
+    const answer = this.load().then(
+      (opened) => opened.fetch(request, info),
+      () => new Response("Internal server error", { status: 500 }),
+    );
+    return this.#parts.gate?.follow(request, info, answer) ?? answer;
+  }
+
+  /** Ends the face, which loads no longer. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    const opened = await this.#loading?.catch(() => undefined); // The failure was reported.
+    await opened?.[Symbol.asyncDispose]?.();
+  }
+}
