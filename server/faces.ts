@@ -175,7 +175,7 @@ export interface LateFaceOptions<K extends ModuleName> {
 interface LateFaceParts {
   readonly runtime: Runtime;
   /** Prints that the code did not load. */
-  readonly console: ConsoleReport;
+  readonly console: Pick<ConsoleReport, "failed">;
   /** Follows the requests under way, for which a server waits at its end. */
   readonly gate?: RequestGate | undefined;
 }

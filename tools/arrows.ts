@@ -63,7 +63,7 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   session: BELOW_PUBSUB,
   pubsub: [...BELOW_PUBSUB, "pubsub"],
   brokers: [...BELOW_PUBSUB, "pubsub", "brokers"],
-  moq: [...BELOW_SERVER, "server", "moq"],
+  moq: [...BELOW_PUBSUB, "pubsub", "server", "moq"],
   manager: [...BELOW_PUBSUB, "manager"],
   client: [...BELOW_PUBSUB, "client"],
   server: [...BELOW_SERVER, "server"],

@@ -20,7 +20,7 @@ import {
   type Repository,
 } from "./arrows.ts";
 import { conditionalSpreads, doubleNames, oneUserInterfaces } from "./names.ts";
-import { commentTextOf } from "./_source.ts";
+import { commentTextOf, importsOf } from "./_source.ts";
 
 /** Rooms of the core, from the lowest; rooms of one row don't import each other. */
 const CORE: readonly (readonly string[])[] = [
@@ -164,19 +164,28 @@ function arrowsOf(graph: ReadonlyMap<string, readonly Edge[]>): Arrows {
 }
 
 /**
- * Counts the modules that `mod.ts` loads.
+ * Finds everything that loads together with `mod.ts`, before anything is used.
  *
  * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
- * @returns The figure of that name in {@linkcode Figures}.
+ * @returns Paths of modules, and names of packages.
  */
-export function modulesOf(repository: Repository): Figures["modules"] {
-  return modulesIn(libraryGraph(repository));
+export function loadedAtOnce(repository: Repository): ReadonlySet<string> {
+  const graph = libraryGraph(repository);
+  const modules = reached(graph, "mod.ts", (edge) => !edge.isTypeOnly && !edge.isLate);
+  const packages = [...modules].flatMap((path) =>
+    importsOf(repository.files.get(path) ?? "")
+      .filter(({ isTypeOnly, isLate, specifier }) =>
+        !isTypeOnly && !isLate && !/^\.{1,2}\//.test(specifier)
+      )
+      .map(({ specifier }) => specifier)
+  );
+  return new Set([...modules, ...packages]);
 }
 
 function modulesIn(graph: ReadonlyMap<string, readonly Edge[]>): Figures["modules"] {
   return {
-    atOnce: reach(graph, "mod.ts", (edge) => !edge.isTypeOnly && !edge.isLate),
-    withLate: reach(graph, "mod.ts", (edge) => !edge.isTypeOnly),
+    atOnce: reached(graph, "mod.ts", (edge) => !edge.isTypeOnly && !edge.isLate).size,
+    withLate: reached(graph, "mod.ts", (edge) => !edge.isTypeOnly).size,
   };
 }
 
@@ -212,17 +221,17 @@ function circlesOf(graph: ReadonlyMap<string, readonly Edge[]>): string[][] {
   return circles.sort((a, b) => b.length - a.length);
 }
 
-/** Counts the modules that load with an entry, including the entry. */
-function reach(
+/** Finds the modules that load with an entry, including the entry. */
+function reached(
   graph: ReadonlyMap<string, readonly Edge[]>,
   entry: string,
   follows: (edge: Edge) => boolean,
-): number {
-  const reached = new Set([entry]);
-  for (const path of reached) {
-    for (const edge of graph.get(path) ?? []) if (follows(edge)) reached.add(edge.to);
+): Set<string> {
+  const all = new Set([entry]);
+  for (const path of all) {
+    for (const edge of graph.get(path) ?? []) if (follows(edge)) all.add(edge.to);
   }
-  return reached.size;
+  return all;
 }
 
 /** Counts the distinct names of each entry's exports, and of all entries together. */

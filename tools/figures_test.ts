@@ -1,6 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { readRepository } from "./arrows.ts";
-import { figuresOf, modulesOf, optionsOf } from "./figures.ts";
+import config from "../deno.json" with { type: "json" };
+import { figuresOf, loadedAtOnce, optionsOf } from "./figures.ts";
 
 const figures = (files: Record<string, string>) =>
   figuresOf({ files: new Map(Object.entries(files)), name: "@skein/skein", exports: {} });
@@ -80,7 +81,14 @@ Deno.test("figuresOf() counts the modules that mod.ts loads at once and in all",
   assertEquals(arrows.all, 2);
 });
 
-Deno.test("mod.ts loads at most 177 modules at once", async () => {
-  const { atOnce } = modulesOf(await readRepository(new URL("../", import.meta.url)));
-  assert(atOnce <= 177, `${atOnce} modules`);
+Deno.test("mod.ts loads no wing at once, and no package of npm", async () => {
+  const loaded = loadedAtOnce(await readRepository(new URL("../", import.meta.url)));
+  const npm = Object.entries(config.imports).flatMap(([name, target]) =>
+    target.startsWith("npm:") ? [name] : []
+  );
+  const isLate = (name: string) =>
+    /^(?:brokers|cli|moq|otel|testing)\//.test(name) ||
+    npm.some((one) => name === one || name.startsWith(`${one}/`));
+  assert(loaded.has("server/server.ts"));
+  assertEquals([...loaded].filter(isLate), []);
 });

@@ -1,0 +1,70 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { LateFace } from "./faces.ts";
+import { createServer } from "./server.ts";
+import { platformRuntime } from "../base/runtime.ts";
+import { MoqServer } from "../moq/server/server.ts";
+
+/** Makes a late face of requests below `/late`. */
+function lateFace(open: () => { fetch(): Response; [Symbol.asyncDispose]?(): Promise<void> }) {
+  const lines: string[] = [];
+  const console = {
+    failed: (what: string, error: unknown) => void lines.push(`${what}: ${error}`),
+  };
+  const parts = { runtime: platformRuntime(), console };
+  const face = new LateFace(parts, { name: "inspector", wants: "/late", open });
+  return { face, lines };
+}
+
+const request = (path = "/late") => new Request(`http://localhost${path}`);
+
+Deno.test("LateFace.wants() takes its path and those below, before the face has loaded", () => {
+  const { face } = lateFace(() => ({ fetch: () => new Response() }));
+  const wanted = ["/late", "/late/", "/late/a?b", "/later", "/"].map((path) =>
+    face.wants(request(path))
+  );
+  assertEquals(wanted, [true, true, true, false, false]);
+});
+
+Deno.test("LateFace.fetch() opens the face once, and close() ends what was opened", async () => {
+  let [opened, closed] = [0, 0];
+  const { face } = lateFace(() => {
+    opened++;
+    return {
+      fetch: () => new Response("here"),
+      [Symbol.asyncDispose]: () => Promise.resolve(void closed++),
+    };
+  });
+  const answers = await Promise.all([face.fetch(request(), {}), face.fetch(request(), {})]);
+  assertEquals(await Promise.all(answers.map((answer) => answer.text())), ["here", "here"]);
+  await face.close();
+  assertEquals([opened, closed], [1, 1]);
+});
+
+Deno.test("LateFace.fetch() answers 500 and prints the reason if the face does not open", async () => {
+  const { face, lines } = lateFace(() => {
+    throw new Error("no code");
+  });
+  for (let i = 0; i < 2; i++) assertEquals((await face.fetch(request(), {})).status, 500);
+  assertEquals(lines, ["Loading of the option inspector: Error: no code"]);
+  await face.close();
+});
+
+Deno.test("LateFace.close() keeps a face from opening", async () => {
+  const { face } = lateFace(() => {
+    throw new Error("opened");
+  });
+  await face.close();
+  assertEquals((await face.fetch(request(), {})).status, 500);
+});
+
+Deno.test("createServer() mounts a MoqServer once, with the quotas of the server", async () => {
+  await using moq = new MoqServer();
+  await using server = createServer({ moq });
+  assert("moq.maxSessions" in server.quotaStats);
+  assertEquals([moq.address, moq.url, moq.certificateHashes], [undefined, "", []]);
+  const error = assertThrows(() => createServer({ moq }), TypeError);
+  assertEquals(
+    error.message,
+    "Cannot mount MoQ server: it listens by itself or is mounted already",
+  );
+});
