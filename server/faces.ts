@@ -15,10 +15,19 @@ import type { ApiOptions } from "./server_options.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { outside, type Runtime } from "../base/runtime.ts";
 import type { RequestInfo } from "../transport/address.ts";
-import { pathBelow } from "../transport/url.ts";
+import { isHost, pathBelow } from "../transport/url.ts";
 
 /** Header of the requests of the HTTP transport. */
 const HTTP_MARK = "skein-transport";
+
+/** Refuses requests whose `Host` header leaves no URL, or one with another path. */
+const MALFORMED_HOSTS: Face = {
+  wants({ headers, url }) {
+    const host = headers.get("host");
+    return !(URL.canParse(url) && (host === null || isHost(host)));
+  },
+  fetch: () => new Response("Malformed host", { status: 400 }),
+};
 
 /** Parts of a server of which its faces are made. */
 export interface FacesOptions extends Omit<ApiParts, "addressOf" | "gate" | "identify" | "report"> {
@@ -49,6 +58,7 @@ export function mountFaces(options: FacesOptions): ReadonlyMap<string, Face> {
   const { metrics, moq, admission, hasHttp } = options;
   const faces: [name: string, face: Face | undefined][] = [
     ["metrics", metrics],
+    ["malformed", MALFORMED_HOSTS],
     ["durableStreams", durableFace(options)],
     ["api", apiFace(options)],
     ["inspector", inspectorFace(options)],

@@ -5,7 +5,6 @@ import { CLOSE } from "../session/call_checks.ts";
 import { checkOptions } from "../base/option_checks.ts";
 import { Admission } from "./admission.ts";
 import type { RequestInfo } from "../transport/address.ts";
-import { isHost } from "../transport/url.ts";
 import { makePresence, type SessionInfo, Users } from "./users.ts";
 import {
   type Authorize,
@@ -392,8 +391,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> => {
     if (this.#countsSockets && info.remoteAddr === undefined) this.#hintAtNoAddress();
-    const refusal = refuseMalformedHost(request);
-    if (refusal !== undefined) return refusal;
     return this.#faceFor(request)?.fetch(request, info) ?? this.#answerOther(request, info);
   };
 
@@ -783,13 +780,6 @@ function hasKeptAnswers(
   return contract === undefined
     ? Object.values(requests).some((handler) => typeof handler === "object")
     : Object.values(contract.definition.requests ?? {}).some(({ resume }) => resume === true);
-}
-
-/** Refuses a request whose `Host` header leaves no URL, or one with another path. */
-function refuseMalformedHost({ headers, url }: Request): Response | undefined {
-  const host = headers.get("host");
-  const isRight = URL.canParse(url) && (host === null || isHost(host));
-  return isRight ? undefined : new Response("Malformed host", { status: 400 });
 }
 
 /** Parts of a server that belong to all workers of a process. */

@@ -101,7 +101,7 @@ Deno.test("the page of the HTTP API names every operation and every code", async
     assert(page.includes(`${method} ${path}\``), `${method} ${path}`);
     assert(page.includes(`\`${action}\``), action);
   }
-  for (const file of ["api", "body", "face", "idempotency", "problem"]) {
+  for (const file of ["api", "body", "guard", "idempotency", "problem"]) {
     const source = await Deno.readTextFile(new URL(`server/http/${file}.ts`, ROOT));
     for (const [, code] of source.matchAll(/\bcode: "([a-z-]+)"/g)) {
       assert(page.includes(`\`${code}\``), code);

@@ -158,7 +158,8 @@ export class DurableStreams {
   readonly #writers = new Set<DurableStreamWriter>();
 
   /** Begins without writers; the server does this. */
-  constructor({ runtime, streams, maxMessageBytes }: DurableStreamsParts) {
+  constructor(parts: DurableStreamsParts) {
+    const { runtime, streams, maxMessageBytes } = parts;
     this.#runtime = runtime;
     this.#streams = streams;
     this.#maxMessageBytes = maxMessageBytes;
