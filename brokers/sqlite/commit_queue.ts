@@ -2,8 +2,8 @@
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
-import { Fifo, WaitingBudget, type WaitingLimits } from "../../pubsub/engine/queue.ts";
-import { type CallName, type FileCalls, isWrite, type Operation, type Outcome } from "./file.ts";
+import { Line, Outbox, type Outgoing, type WaitingLimits } from "../../pubsub/engine/queue.ts";
+import { type CallName, CALLS, type FileCalls, type Operation, type Outcome } from "./file.ts";
 
 /** Most operations of one group: a larger one would hold up the event loop for too long. */
 const GROUP = 512;
@@ -28,12 +28,18 @@ type Arguments<N extends CallName> = Parameters<FileCalls[N]>;
 type Result<N extends CallName> = ReturnType<FileCalls[N]>;
 
 /** One operation on its way. */
-interface Waiting {
+interface Waiting extends Outgoing {
   readonly operation: Operation;
-  /** Bytes of the budget; `undefined` for an operation outside of the budget. */
-  readonly bytes: number | undefined;
   readonly done: (value: unknown) => void;
   readonly failed: (error: BrokerError) => void;
+}
+
+/** Options for {@linkcode CommitQueue.call}. */
+interface CallOptions {
+  /** Bytes of the payloads. */
+  readonly bytes?: number | undefined;
+  /** The operation in words, for the error; by default that of the table. */
+  readonly verb?: string | undefined;
 }
 
 /** Options for {@linkcode CommitQueue}. */
@@ -45,48 +51,45 @@ interface CommitQueueOptions extends WaitingLimits {
 }
 
 /**
- * Gathers operations until the end of the turn, and while a group is under way. Each group is one
+ * Gathers operations until the end of the turn, and while a group is in flight. Each group is one
  * transaction, so that one sync to the disk serves all operations of the group.
  *
  * - **Order:** operations take effect, and `done` is called, in the order of the calls; reads come
  *   after the writes of their group.
- * - **Bounds:** further operations are refused while too many wait.
+ * - **Bounds:** further operations are rejected while too many wait.
  */
 export class CommitQueue {
   readonly #options: CommitQueueOptions;
-  readonly #waiting = new Fifo<Waiting>();
-  readonly #budget: WaitingBudget;
+  readonly #outbox: Outbox;
+  readonly #line: Line<Waiting>;
   #isScheduled = false;
   #isRunning = false;
-  #isEnded = false;
-  #whenEnded: (() => void) | undefined;
 
   constructor(options: CommitQueueOptions) {
     this.#options = options;
-    this.#budget = new WaitingBudget(options);
+    const { runtime, maxWaiting, maxWaitingBytes } = options;
+    const bounds = { maxWaiting, maxWaitingBytes };
+    this.#outbox = new Outbox({ runtime, engine: "the file", items: "operations", ...bounds });
+    this.#line = new Line(this.#outbox, ({ failed }, why) => failed(new BrokerError(why)));
   }
 
   /** Number of operations that wait for their outcome. */
   get waiting(): number {
-    return this.#budget.messages;
+    return this.#outbox.budget.messages;
   }
 
   /**
    * Calls an operation of the file.
    *
-   * @param what The operation in words, for the error.
    * @param operation Name and arguments of the operation.
-   * @param bytes Bytes of the payloads.
+   * @param options See {@linkcode CallOptions}.
    * @throws {BrokerError} If the operation failed, or too many operations wait.
    */
   call<N extends CallName>(
-    what: string,
     operation: readonly [name: N, ...args: Arguments<N>],
-    bytes = 0,
+    { bytes, verb }: CallOptions = {},
   ): Promise<Result<N>> {
-    return new Promise((done, failed) => {
-      this.start(what, operation, { bytes, done, failed });
-    });
+    return new Promise((done, failed) => this.start(operation, { bytes, verb, done, failed }));
   }
 
   /**
@@ -94,48 +97,37 @@ export class CommitQueue {
    * after this one call back.
    */
   start<N extends CallName>(
-    what: string,
     operation: readonly [name: N, ...args: Arguments<N>],
-    { bytes, done, failed }: {
-      readonly bytes: number;
+    { bytes = 0, verb = CALLS[operation[0]].verb, done, failed }: CallOptions & {
       readonly done: (value: Result<N>) => void;
       readonly failed: (error: BrokerError) => void;
     },
   ): void {
-    if (this.#isEnded) {
-      return failed(new BrokerError(`Cannot ${what}: the broker is closed`));
-    }
-    if (!this.#budget.take(bytes)) {
-      return failed(new BrokerError(`Cannot ${what}: too many operations wait for the file`));
-    }
     this.#push({
       operation,
       bytes,
+      atMs: 0,
+      isOver: false,
       done: done as (value: unknown) => void,
       failed: ({ message, cause }) =>
-        failed(new BrokerError(`Cannot ${what}: ${message}`, { cause })),
+        failed(new BrokerError(`Cannot ${verb}: ${message}`, { cause })),
     });
   }
 
   /** Notes a fact in the memory of the file's thread, which always has room. */
   note<N extends "follow" | "unfollow">(...operation: readonly [name: N, ...Arguments<N>]): void {
-    if (!this.#isEnded) {
-      this.#push({ operation, bytes: undefined, done: () => {}, failed: () => {} });
-    }
+    const quiet = { done: () => {}, failed: () => {} };
+    this.#push({ operation, bytes: undefined, atMs: 0, isOver: false, ...quiet });
   }
 
-  /** Resolves once no operation waits; later ones are refused. */
-  end(): Promise<void> {
-    if (this.#isRunning || this.#waiting.length > 0) {
-      return new Promise((resolve) => this.#whenEnded = resolve);
-    }
-    this.#isEnded = true;
-    return Promise.resolve();
+  /** Resolves once no operation waits; later ones are rejected. */
+  async end(): Promise<void> {
+    await this.#outbox.empty();
+    this.#outbox.close();
   }
 
   #push(waiting: Waiting): void {
-    this.#waiting.push(waiting);
-    this.#schedule();
+    if (this.#line.push(waiting)) this.#schedule();
   }
 
   #schedule(): void {
@@ -149,7 +141,8 @@ export class CommitQueue {
 
   async #runGroup(): Promise<void> {
     const { runtime, thread } = this.#options;
-    const group = this.#takeGroup();
+    const group = this.#line.takeBatch({ maxItems: GROUP, maxBytes: GROUP_BYTES });
+    if (group.length === 0) return;
     this.#isRunning = true;
     let outcomes: Outcome[];
     try {
@@ -159,29 +152,14 @@ export class CommitQueue {
     }
     group.forEach((waiting, i) => this.#settle(waiting, outcomes[i]!));
     this.#isRunning = false;
-    if (this.#waiting.length > 0) return this.#schedule();
-    if (this.#whenEnded === undefined) return;
-    this.#isEnded = true;
-    this.#whenEnded();
+    if (this.#line.isWaiting) this.#schedule();
   }
 
-  #settle({ operation: [name], bytes, done, failed }: Waiting, outcome: Outcome): void {
-    if (bytes !== undefined) this.#budget.give(bytes);
-    const isDone = outcome[0] === "done";
-    if (isWrite(name)) this.#options.onOutcome(isDone ? undefined : outcome[1]);
-    if (isDone) done(outcome[1]);
-    else failed(new BrokerError(outcome[1]));
-  }
-
-  #takeGroup(): Waiting[] {
-    const group: Waiting[] = [];
-    let bytes = 0;
-    for (let next = this.#waiting.first; next !== undefined; next = this.#waiting.first) {
-      bytes += next.bytes ?? 0;
-      if (group.length === GROUP || bytes > GROUP_BYTES && group.length > 0) break;
-      group.push(next);
-      this.#waiting.shift();
-    }
-    return group;
+  #settle(waiting: Waiting, [kind, value]: Outcome): void {
+    this.#line.settle(waiting);
+    const failure = kind === "failed" ? value : undefined;
+    if (CALLS[waiting.operation[0]].effect === "write") this.#options.onOutcome(failure);
+    if (failure === undefined) waiting.done(value);
+    else waiting.failed(new BrokerError(failure));
   }
 }

@@ -50,7 +50,7 @@ function open(limits: { maxWaiting?: number; maxWaitingBytes?: number } = {}) {
     maxWaitingBytes: 10_000_000,
     ...limits,
   });
-  const release = (bytes = 0) => queue.call("release", ["release", "scope", "member"], bytes);
+  const release = (bytes = 0) => queue.call(["release", "scope", "member"], { bytes });
   return { thread, failures, queue, release };
 }
 
@@ -87,7 +87,7 @@ Deno.test("CommitQueue.call() refuses operations while too many wait", async () 
     const { thread, queue, release } = open(limits);
     const taken = [release(10), release(10)];
     const error = await assertRejects(() => release(10), BrokerError);
-    assertEquals(error.message, "Cannot release: too many operations wait for the file");
+    assertEquals(error.message, "Cannot release a claim: too many operations wait for the file");
     queue.note("follow", "topic");
     await thread.started();
     thread.answer();
@@ -103,7 +103,9 @@ Deno.test("CommitQueue.call() has room again after operations that failed", asyn
       const failing = [release(10), release(10)];
       await thread.started();
       thread.answer(false);
-      for (const result of failing) await assertRejects(() => result, BrokerError, "release: full");
+      for (const result of failing) {
+        await assertRejects(() => result, BrokerError, "release a claim: full");
+      }
       assertEquals(queue.waiting, 0);
     }
   }
@@ -112,17 +114,20 @@ Deno.test("CommitQueue.call() has room again after operations that failed", asyn
 Deno.test("CommitQueue.call() rejects what fails, and all operations of a thread that ended", async () => {
   const { thread, failures, queue, release } = open();
   const full = [release(), release()];
-  const read = queue.call("read a number", ["newest", "key", 0]);
+  const read = queue.call(["newest", "key", 0]);
   await thread.started();
   thread.answer(false);
   for (const result of await Promise.allSettled(full)) {
-    assertEquals(result.status === "rejected" && result.reason.message, "Cannot release: full");
+    assertEquals(
+      result.status === "rejected" && result.reason.message,
+      "Cannot release a claim: full",
+    );
   }
   await assertRejects(() => read, BrokerError, "Cannot read a number: full");
   const late = release();
   await thread.started();
   thread.fail();
-  await assertRejects(() => late, BrokerError, "Cannot release: the worker ended");
+  await assertRejects(() => late, BrokerError, "Cannot release a claim: the worker ended");
   assertEquals(failures, ["full", "full", "the worker ended"]);
 });
 
@@ -135,7 +140,7 @@ Deno.test("CommitQueue.end() waits for all operations, and refuses later ones", 
   assertEquals(isOver, false);
   thread.answer();
   await Promise.all([last, ended]);
-  await assertRejects(release, BrokerError, "Cannot release: the broker is closed");
+  await assertRejects(release, BrokerError, "Cannot release a claim: the broker is closed");
   queue.note("follow", "topic");
   assertEquals(thread.groups.length, 1);
 });

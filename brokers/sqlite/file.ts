@@ -43,38 +43,38 @@ export type Outcome =
   | readonly [kind: "done", value: unknown]
   | readonly [kind: "failed", reason: string];
 
-/** The part that has an operation, and `true` if the operation changes the file. */
-const PARTS: Readonly<
-  Record<CallName, readonly [part: "histories" | "facts" | "logs" | "file", writes: boolean]>
-> = {
-  append: ["histories", true],
-  read: ["histories", false],
-  follow: ["histories", false],
-  unfollow: ["histories", false],
-  advance: ["facts", true],
-  newest: ["facts", false],
-  claim: ["facts", true],
-  release: ["facts", true],
-  claims: ["facts", false],
-  take: ["facts", true],
-  changeLog: ["logs", true],
-  readLog: ["logs", false],
-  renewLog: ["logs", true],
-  overdueLogs: ["logs", false],
-  listLogs: ["logs", false],
-  sweep: ["file", true],
-  beginCopy: ["file", false],
-  continueCopy: ["file", false],
-  endCopy: ["file", false],
-};
-
-/** Facts about listeners, for which publications of the same group count already. */
-const NOTES: ReadonlySet<CallName> = new Set(["follow", "unfollow"]);
-
-/** Tells whether an operation changes the file. */
-export function isWrite(name: CallName): boolean {
-  return PARTS[name][1];
+/** One row of the table of operations. */
+interface Call {
+  /** The part of the file that has the method of this name. */
+  readonly part: "histories" | "facts" | "logs" | "file";
+  /** `note` tells of a listener, which the publications of the same group reach already. */
+  readonly effect: "write" | "read" | "note";
+  /** The operation in words, for errors. */
+  readonly verb: string;
 }
+
+/** All operations. */
+export const CALLS: Readonly<Record<CallName, Call>> = {
+  append: { part: "histories", effect: "write", verb: "append" },
+  read: { part: "histories", effect: "read", verb: "read history" },
+  follow: { part: "histories", effect: "note", verb: "follow a topic" },
+  unfollow: { part: "histories", effect: "note", verb: "unfollow a topic" },
+  advance: { part: "facts", effect: "write", verb: "note a number" },
+  newest: { part: "facts", effect: "read", verb: "read a number" },
+  claim: { part: "facts", effect: "write", verb: "claim" },
+  release: { part: "facts", effect: "write", verb: "release a claim" },
+  claims: { part: "facts", effect: "read", verb: "list claims" },
+  take: { part: "facts", effect: "write", verb: "take tokens" },
+  changeLog: { part: "logs", effect: "write", verb: "change a log" },
+  readLog: { part: "logs", effect: "read", verb: "read a log" },
+  renewLog: { part: "logs", effect: "write", verb: "renew a log" },
+  overdueLogs: { part: "logs", effect: "read", verb: "list logs" },
+  listLogs: { part: "logs", effect: "read", verb: "list logs" },
+  sweep: { part: "file", effect: "write", verb: "sweep" },
+  beginCopy: { part: "file", effect: "read", verb: "back up" },
+  continueCopy: { part: "file", effect: "read", verb: "back up" },
+  endCopy: { part: "file", effect: "read", verb: "back up" },
+};
 
 /** Statements that delete a bounded number of rows without use. */
 const SWEEPS: readonly string[] = [
@@ -172,9 +172,10 @@ export class SqliteFile {
     const writes: number[] = [];
     const reads: number[] = [];
     operations.forEach((operation, i) => {
-      if (isWrite(operation[0])) writes.push(i);
-      else if (NOTES.has(operation[0])) outcomes[i] = this.#answer(operation);
-      else reads.push(i);
+      const { effect } = CALLS[operation[0]];
+      if (effect === "write") writes.push(i);
+      else if (effect === "read") reads.push(i);
+      else outcomes[i] = this.#answer(operation);
     });
     if (!this.#transact(operations, writes, outcomes, now) && writes.length > 1) {
       for (const i of writes) this.#transact(operations, [i], outcomes, now);
@@ -260,7 +261,7 @@ export class SqliteFile {
   #call([name, ...args]: Operation): unknown {
     this.#parts.histories.refresh();
     this.#parts.logs.refresh();
-    const part = this.#parts[PARTS[name][0]] as unknown as Record<
+    const part = this.#parts[CALLS[name].part] as unknown as Record<
       CallName,
       (...args: readonly unknown[]) => unknown
     >;

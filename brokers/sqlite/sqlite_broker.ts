@@ -17,6 +17,7 @@ import {
   type BrokerStore,
   type BrokerSubscribeOptions,
   type BrokerSubscription,
+  type HistoryPage,
   payloadBytes,
   type Publication,
   type ReadHistoryOptions,
@@ -40,7 +41,7 @@ import type {
 import { logTopic, recordBytes } from "../../pubsub/logs/rules.ts";
 import { Tags } from "../../pubsub/tag.ts";
 import { CommitQueue, type FileThread } from "./commit_queue.ts";
-import type { Swept } from "./file.ts";
+import { type CallName, CALLS, type FileCalls, type Swept } from "./file.ts";
 import { type Machine, thisMachine } from "./machine.ts";
 import {
   pathOf,
@@ -63,6 +64,18 @@ const RENEW_MS = 100;
 
 /** Key of the method that makes a broker on another machine than this one. */
 export const onMachine: unique symbol = Symbol("onMachine");
+
+/** Options of a call of the file. */
+interface FileCallOptions {
+  /** Names of topics, keys and logs, to be checked. */
+  readonly names?: readonly (string | undefined)[];
+  /** Bytes of the payloads. */
+  readonly bytes?: number;
+  /** The call in words, for errors; by default that of the operation. */
+  readonly verb?: string;
+  /** Ends the wait. */
+  readonly signal?: AbortSignal | undefined;
+}
 
 /** Used part of `maxBytes` above which `issues()` warns. */
 const NEARLY_FULL = 0.9;
@@ -334,12 +347,8 @@ export class SqliteBroker implements Broker {
       const bytes = payloadBytes(publication);
       const tag = this.#tags.next();
       const { position: _none, ...rest } = publication;
-      this.#queue.start("append", [
-        "append",
-        { ...rest, bytes, tag },
-        options,
-        this.#runtime.now(),
-      ], {
+      const kept = { ...rest, bytes, tag };
+      this.#queue.start(["append", kept, options, this.#runtime.now()], {
         bytes,
         done: (offsets) => {
           this.#published++;
@@ -356,62 +365,44 @@ export class SqliteBroker implements Broker {
     });
   }
 
-  async #read(topic: string, { signal, ...options }: ReadHistoryOptions) {
+  /** Calls the file: names, signals and the end of the broker are handled here for all operations. */
+  async #call<N extends CallName>(
+    operation: readonly [name: N, ...args: Parameters<FileCalls[N]>],
+    options: FileCallOptions = {},
+  ): Promise<ReturnType<FileCalls[N]>> {
+    const { names = [], verb = CALLS[operation[0]].verb, signal } = options;
     signal?.throwIfAborted();
-    this.#checkCall("read history", topic);
-    const call = this.#queue.call("read history", ["read", topic, options, this.#runtime.now()]);
-    const page = await within(this.#runtime, call, { signal });
+    this.#checkCall(verb, ...names);
+    const call = this.#queue.call(operation, options);
+    return await (signal ? within(this.#runtime, call, { signal }) : call);
+  }
+
+  async #read(topic: string, { signal, ...options }: ReadHistoryOptions): Promise<HistoryPage> {
+    const operation = ["read", topic, options, this.#runtime.now()] as const;
+    const page = await this.#call(operation, { names: [topic], signal });
     this.#reads++;
     return page;
   }
 
   #makeStore(): BrokerStore {
-    const queue = this.#queue;
     const now = () => this.#runtime.now();
-    const check = (what: string, ...names: (string | undefined)[]) =>
-      this.#checkCall(what, ...names);
     return {
-      async advance(key, number, windowMs) {
-        check("note a number", key);
-        return await queue.call("note a number", ["advance", key, number, windowMs, now()]);
-      },
-      async newest(key) {
-        check("read a number", key);
-        return await queue.call("read a number", ["newest", key, now()]);
-      },
-      async claim(scope, member, options) {
-        check("claim", scope);
-        return await queue.call("claim", ["claim", scope, member, options, now()]);
-      },
-      async release(scope, member) {
-        check("release a claim", scope);
-        await queue.call("release a claim", ["release", scope, member]);
-      },
-      async claims(scope) {
-        check("list claims", scope);
-        return await queue.call("list claims", ["claims", scope, now()]);
-      },
-      async take(key, amount, rate) {
-        check("take tokens", key);
-        return await queue.call("take tokens", ["take", key, amount, rate, now()]);
-      },
+      advance: (key, ...args) => this.#call(["advance", key, ...args, now()], { names: [key] }),
+      newest: (key) => this.#call(["newest", key, now()], { names: [key] }),
+      claim: (scope, ...args) => this.#call(["claim", scope, ...args, now()], { names: [scope] }),
+      release: (scope, member) => this.#call(["release", scope, member], { names: [scope] }),
+      claims: (scope) => this.#call(["claims", scope, now()], { names: [scope] }),
+      take: (key, ...args) => this.#call(["take", key, ...args, now()], { names: [key] }),
     };
   }
 
   #makeLogs(): BrokerLogs {
-    const queue = this.#queue;
     return logsOver({
       maxAppendBytes: MAX_APPEND_BYTES,
       change: (id, name, options) => this.#changeLog(id, name, options),
       read: (id, options) => this.#readLog(id, options),
-      overdue: async ({ limit }) => {
-        this.#checkCall("list logs");
-        return await queue.call("list logs", ["overdueLogs", limit, this.#runtime.now()]);
-      },
-      list: async (kind, { limit, after }) => {
-        this.#checkCall("list logs");
-        return await queue.call("list logs", ["listLogs", kind, limit, after]);
-      },
+      overdue: ({ limit }) => this.#call(["overdueLogs", limit, this.#runtime.now()]),
+      list: (kind, { limit, after }) => this.#call(["listLogs", kind, limit, after]),
     });
   }
 
@@ -420,14 +411,15 @@ export class SqliteBroker implements Broker {
     name: N,
     options: LogChangeOptions<N>,
   ): Promise<LogChangeResult<N>> {
-    const what = CHANGE_WORDS[name];
     const { records = [], producer, fork } = options as Partial<
       AppendLogOptions & { readonly fork: string }
     >;
-    this.#checkCall(what, id, producer?.id, fork);
     const operation = ["changeLog", id, name, options, this.#runtime.now()] as const;
-    const bytes = recordBytes(checkRecords(records));
-    const [result, isAnnounced] = await this.#queue.call(what, operation, bytes);
+    const [result, isAnnounced] = await this.#call(operation, {
+      verb: CHANGE_WORDS[name],
+      names: [id, producer?.id, fork],
+      bytes: recordBytes(checkRecords(records)),
+    });
     if (isAnnounced) this.#plain.deliver({ topic: logTopic(id), payload: "" });
     return result as LogChangeResult<N>;
   }
@@ -436,11 +428,8 @@ export class SqliteBroker implements Broker {
     id: string,
     { signal, ...options }: ReadLogOptions,
   ): Promise<LogPage | "expired" | undefined> {
-    signal?.throwIfAborted();
-    this.#checkCall("read a log", id);
     const now = this.#runtime.now();
-    const call = this.#queue.call("read a log", ["readLog", id, options, now]);
-    const reading = await within(this.#runtime, call, { signal });
+    const reading = await this.#call(["readLog", id, options, now], { names: [id], signal });
     this.#reads++;
     if (typeof reading !== "object") return reading;
     const { until, ...page } = reading;
@@ -448,28 +437,20 @@ export class SqliteBroker implements Broker {
     const isUsed = options.renews && ttlMs !== undefined && !isDeleted && until !== undefined;
     if (isUsed && until < now + ttlMs - RENEW_MS) {
       // The reading goes on where the file takes no writes: the status shows the failure.
-      this.#queue.start("renew a log", ["renewLog", id, now], {
-        bytes: 0,
-        done: () => {},
-        failed: () => {},
-      });
+      this.#call(["renewLog", id, now]).catch(() => {});
     }
     return page;
   }
 
   async #copyTo(path: string, signal: AbortSignal | undefined): Promise<void> {
-    const call = <N extends "beginCopy" | "continueCopy">(...operation: [N, ...string[]]) =>
-      this.#queue.call("back up", operation as never);
-    await call("beginCopy", path);
+    await this.#call(["beginCopy", path]);
     let isComplete = false;
     try {
-      while (await call("continueCopy")) {
-        signal?.throwIfAborted();
-        this.#checkCall("back up");
-      }
+      while (await this.#call(["continueCopy"])) signal?.throwIfAborted();
       isComplete = true;
     } finally {
-      await this.#queue.call("back up", ["endCopy", isComplete]);
+      // A closing broker still ends the copy.
+      await this.#queue.call(["endCopy", isComplete]);
       if (!isComplete) await this.#machine.remove(path);
     }
   }
@@ -482,7 +463,7 @@ export class SqliteBroker implements Broker {
   async #sweep(): Promise<void> {
     try {
       do {
-        this.#swept = await this.#queue.call("sweep", ["sweep", this.#runtime.now()]);
+        this.#swept = await this.#queue.call(["sweep", this.#runtime.now()]);
       } while (this.#swept.isMore && !this.#closing);
     } catch {
       // The status shows that the file takes no writes.

@@ -113,6 +113,12 @@ export interface OutboxOptions extends WaitingLimits {
   readonly runtime: Runtime;
   /** Name of the engine, for errors. */
   readonly engine: string;
+  /**
+   * Name of the items, for errors.
+   *
+   * @default {"publications"}
+   */
+  readonly items?: string | undefined;
   /** Time after which an item is given up; left out, items wait for as long as it takes. */
   readonly giveUpMs?: number | undefined;
 }
@@ -159,10 +165,10 @@ export class Outbox {
 
   /** Takes room for an item. Returns the reason if there is none. */
   admit(item: Outgoing): string | undefined {
-    const { runtime, engine, giveUpMs } = this.#options;
+    const { runtime, engine, items = "publications", giveUpMs } = this.#options;
     if (this.#isClosed) return CLOSED;
     if (item.bytes !== undefined && !this.budget.take(item.bytes)) {
-      return `too many publications wait for ${engine}`;
+      return `too many ${items} wait for ${engine}`;
     }
     this.#size++;
     if (giveUpMs === undefined) return undefined;
