@@ -33,11 +33,7 @@ export class Peers implements AsyncDisposable {
     const { user, protocol = "skein.1", id, ...limits } = options;
     const settings = sessionSettings({ side: "server", turn: this.turn, ...limits });
     const pair = memoryPair({ protocol });
-    const identity = {
-      ...(user === undefined ? {} : { user }),
-      ...(id === undefined ? {} : { id }),
-    };
-    const session = new Session(pair.server, settings, identity);
+    const session = new Session(pair.server, settings, { user, id });
     const frames: Frame[] = [];
     pair.client.frames!.receive({
       receiveFrame: (frame) => void frames.push(frame),

@@ -22,7 +22,7 @@ export class Bench implements AsyncDisposable {
   ) {
     const { graceMs = 1_000, patterns = {}, nodes, ...rest } = options;
     this.topics = new Topics({ settings: this.peers, ...rest });
-    this.presence = new Presence({ graceMs, ...(nodes && { nodes }) });
+    this.presence = new Presence({ graceMs, nodes });
     const { topics, presence } = this;
     this.rooms = new Rooms({ patterns, topics, presence });
   }

@@ -50,7 +50,7 @@ export class ScriptedEngine {
   /** Publishes data on the topic `t`. */
   publish(data: unknown, except?: string): Publication {
     const payload = JSON.stringify({ topic: "t", data });
-    return this.append({ topic: "t", payload, ...(except === undefined ? {} : { except }) });
+    return this.append({ topic: "t", payload, except });
   }
 
   /** Has another publication with the same payload where one stood: that one was lost. */

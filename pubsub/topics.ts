@@ -670,11 +670,7 @@ export class Topics implements AsyncDisposable {
       throw new UnsupportedError(`Cannot append: the topic "${topic}" has no history`);
     }
     signal?.throwIfAborted();
-    const appending = this.#histories.history!.append(publication, {
-      bounds,
-      ...(key !== undefined && { key }),
-      ...(maker !== undefined && { maker }),
-    });
+    const appending = this.#histories.history!.append(publication, { bounds, key, maker });
     return await waitFor(this.#runtime, appending, { what: "the engine", signal });
   }
 
@@ -714,15 +710,11 @@ export class Topics implements AsyncDisposable {
     if (bounds === undefined) {
       throw new UnsupportedError(`Cannot read: the topic "${topic}" has no history`);
     }
-    const options = { after, ...(signal && { signal }) };
+    const options = { after, signal };
     for await (const publication of this.#histories.read(topic, bounds, options)) {
       const { epoch, offset, tag } = publication.position!;
       const { data, from } = contentOf(publication);
-      yield {
-        data,
-        ...(from !== undefined && { from }),
-        position: { epoch, offset, ...(tag !== undefined && { tag }) },
-      };
+      yield { data, from, position: { epoch, offset, tag } };
     }
   }
 
@@ -812,7 +804,7 @@ export class Topics implements AsyncDisposable {
         continue;
       }
       const { publications = 0, epoch, offset = 0 } = feed.followed ?? {};
-      const position = feed.followed && { ...(epoch !== undefined && { epoch }), offset };
+      const position = feed.followed && { epoch, offset };
       yield { topic, subscribers: feed.size, publications, position };
     }
   }

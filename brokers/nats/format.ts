@@ -230,12 +230,7 @@ export function decode(
 ): Publication | undefined {
   const parts = split(message);
   if (parts === undefined) return undefined;
-  return {
-    topic,
-    payload: parts.payload,
-    ...(parts.except !== undefined && { except: parts.except }),
-    ...(position !== undefined && { position }),
-  };
+  return { topic, payload: parts.payload, except: parts.except, position };
 }
 
 interface Parts {

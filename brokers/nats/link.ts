@@ -213,7 +213,7 @@ export class Link {
           reconnectTimeWait: RETRY_MS,
           timeout: REQUEST_TIMEOUT_MS,
           ...options,
-          ...(authenticator !== undefined && { authenticator: this.#lasting(authenticator) }),
+          authenticator: authenticator && this.#lasting(authenticator),
           // An error that ended the connection for good would outlast its cause.
           ignoreAuthErrorAbort: true,
           maxReconnectAttempts: -1,
@@ -305,6 +305,6 @@ export class Link {
     const { current } = this.status;
     if (current.name === "interrupted") return;
     const since = this.runtime.now();
-    this.status.set({ name: "interrupted", since, ...(error !== undefined && { error }) });
+    this.status.set({ name: "interrupted", since, error });
   }
 }

@@ -104,10 +104,10 @@ export class NatsBroker implements Broker {
    */
   constructor(source: NatsSource, options: NatsBrokerOptions = {}) {
     const settings = natsSettings(options);
-    checkSource(source);
+    const target = checkSource(source);
     const names = new Names(settings.prefix);
     // The broker's own types describe a part of the client library's options.
-    const link = new Link(settings.runtime, source as LinkTarget, {
+    const link = new Link(settings.runtime, target as LinkTarget, {
       up: (isAgain) => this.#up(isAgain),
       down: () => this.#down(),
     });

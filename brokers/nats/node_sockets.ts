@@ -73,7 +73,7 @@ function settingsOf({ hostname, caCerts }: TlsOptions): ConnectionOptions {
   return {
     host: hostname,
     servername: isIP(hostname) > 0 ? "" : hostname,
-    ...(caCerts.length === 0 ? {} : { ca: [...getCACertificates("default"), ...caCerts] }),
+    ca: caCerts.length === 0 ? undefined : [...getCACertificates("default"), ...caCerts],
   };
 }
 

@@ -1,7 +1,7 @@
 /** Options of a `NatsBroker`, and their checks. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { checkOptions, integer, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
-import type { OptionKinds } from "../../base/options.ts";
+import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
 
 /**
  * Longest wait: repetitions are recognized for two minutes, so later repetitions are not allowed.
@@ -215,8 +215,12 @@ export function natsSettings(options: NatsBrokerOptions): NatsSettings {
 /**
  * Checks the source. Other keys pass to the client library, except options of the broker. Without
  * `servers`, the client library would connect to its default.
+ *
+ * @returns The source without keys that are `undefined`: the client library would take these over
+ * its defaults.
  */
-export function checkSource(source: NatsSource): void {
+export function checkSource(given: NatsSource): NatsSource {
+  const source = withoutUndefined(given);
   const { servers, connection } = source as Partial<NatsServers & { connection: NatsClient }>;
   if ((servers === undefined) === (connection === undefined)) {
     const keys = Object.keys(source).join(", ");
@@ -231,6 +235,7 @@ export function checkSource(source: NatsSource): void {
     );
   }
   if (servers !== undefined && !("connect" in source)) checkTransport(source as NatsServers);
+  return source;
 }
 
 /** Checks the settings of the broker's own transport. */
@@ -243,7 +248,7 @@ function checkTransport({ servers, tls }: NatsServers): void {
   }
   if (!tls) return;
   const { handshakeFirst = false, cert, certFile, key, keyFile } = tls;
-  if ("rejectUnauthorized" in tls) {
+  if ((tls as { rejectUnauthorized?: unknown }).rejectUnauthorized !== undefined) {
     throw new TypeError(
       "Cannot create broker: certificates are always checked, received tls.rejectUnauthorized; " +
         "name the authority in tls.ca",

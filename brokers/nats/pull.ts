@@ -215,7 +215,7 @@ function fetch<T>(
     };
     connection.publish(
       request,
-      JSON.stringify({ batch: wanted, no_wait: true, ...(maxBytes && { max_bytes: maxBytes }) }),
+      JSON.stringify({ batch: wanted, no_wait: true, max_bytes: maxBytes || undefined }),
       { reply: inbox },
     );
   });

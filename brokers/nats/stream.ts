@@ -303,11 +303,7 @@ export class HistoryStream {
     { epoch, start }: { readonly epoch: string; readonly start?: number },
     { after, timeoutMs }: { readonly after: number; readonly timeoutMs: number },
   ): Promise<number | undefined> {
-    const record: EpochRecord = {
-      epoch,
-      ...(start !== undefined && { start }),
-      ...(this.#server !== undefined && { server: this.#server }),
-    };
+    const record: EpochRecord = { epoch, start, server: this.#server };
     const expected = headers();
     expected.set("Nats-Expected-Last-Subject-Sequence", String(after));
     const subject = `${this.names.log}.${EPOCH_TOKEN}`;

@@ -250,8 +250,10 @@ async function certificatesOf(
     file === undefined ? text : await sockets.readTextFile(file);
   const authority = await read(ca, caFile);
   const [chain, secret] = [await read(cert, certFile), await read(key, keyFile)];
+  const isWhole = chain !== undefined && secret !== undefined;
   return {
     caCerts: authority === undefined ? [] : [authority],
-    ...(chain !== undefined && secret !== undefined && { cert: chain, key: secret }),
+    cert: isWhole ? chain : undefined,
+    key: isWhole ? secret : undefined,
   };
 }

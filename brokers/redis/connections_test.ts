@@ -74,7 +74,7 @@ function makeSubscriber(
   const subscriber = new ChannelSubscriber({
     runtime: platformRuntime(),
     redis: redis as unknown as Redis,
-    ...(slotOf && { slotOf }),
+    slotOf,
     events: {
       onMessage: (channel, message) => told.push(`${channel}: ${message}`),
       onConfirmed: (channels) => told.push(`confirmed ${channels}`),

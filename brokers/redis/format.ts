@@ -274,17 +274,15 @@ function decodeFrames(
       payload: message[at + 4] === BINARY
         ? Uint8Array.from(message.subarray(body, end))
         : message.toString("utf8", body, end),
-      ...(exceptEnd > at + HEAD_BYTES
-        ? { except: message.toString("utf8", at + HEAD_BYTES, exceptEnd) }
-        : {}),
-      ...(first === undefined ? {} : {
-        position: {
-          epoch: first.epoch,
-          offset,
-          prev: publications.length === 0 ? first.prev : offset - 1,
-          ...(isTagged ? { tag: message.toString("latin1", tagAt, body) } : {}),
-        },
-      }),
+      except: exceptEnd > at + HEAD_BYTES
+        ? message.toString("utf8", at + HEAD_BYTES, exceptEnd)
+        : undefined,
+      position: first && {
+        epoch: first.epoch,
+        offset,
+        prev: publications.length === 0 ? first.prev : offset - 1,
+        tag: isTagged ? message.toString("latin1", tagAt, body) : undefined,
+      },
     });
     at = end;
   }

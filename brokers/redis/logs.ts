@@ -606,7 +606,7 @@ export class RedisLogs implements BrokerLogs {
     });
     switch (kind) {
       case "repeated":
-        return { kind, info: info!, ...(detail !== "" && { seq: Number(detail) }) };
+        return { kind, info: info!, seq: detail === "" ? undefined : Number(detail) };
       case "appended":
       case "ended":
         return { kind, info: info! };
@@ -648,7 +648,7 @@ export class RedisLogs implements BrokerLogs {
       ask: { ifExpired },
     });
     if (kind !== "removed") return { kind: kind as "kept" };
-    return { kind, ...(info?.origin && { origin: info.origin }) };
+    return { kind, origin: info?.origin };
   }
 
   async retain(
@@ -751,7 +751,8 @@ export class RedisLogs implements BrokerLogs {
         publish,
         count: records.length,
         bytes,
-        ...(heard && { heard, renewed: this.#runtime.randomUUID().slice(0, 8) }),
+        heard,
+        renewed: heard && this.#runtime.randomUUID().slice(0, 8),
       };
       const chunks = encodeChunks(records).flatMap(({ count, bytes }) => [`${count}`, bytes]);
       const [kind, detail, fields, page] = await this.#run(what, () => {
@@ -846,9 +847,9 @@ function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
     start: Number(start),
     tail: Number(tail),
     bytes: Number(bytes),
-    ...(ended !== undefined && { end: JSON.parse(ended) }),
-    ...(cancelled !== undefined && { cancelled: JSON.parse(cancelled) }),
-    ...(deleted !== undefined && { isDeleted: true as const }),
+    end: ended === undefined ? undefined : JSON.parse(ended),
+    cancelled: cancelled === undefined ? undefined : JSON.parse(cancelled),
+    isDeleted: deleted === undefined ? undefined : true,
   };
 }
 

@@ -1,7 +1,7 @@
 /** Options of a `RedisBroker`, and their checks. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { checkKinds, checkOptions, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
-import type { OptionKinds } from "../../base/options.ts";
+import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
 
 /** A client of ioredis: a `Redis`, for one server or behind Sentinel, or a `Cluster`. */
 export interface RedisClient {
@@ -128,8 +128,13 @@ export function redisSettings(options: RedisBrokerOptions): RedisSettings {
   };
 }
 
-/** Checks the address: an option in the wrong argument would be ignored. */
-export function checkSource(source: RedisSource): void {
+/**
+ * Checks the address: an option in the wrong argument would be ignored.
+ *
+ * @returns The address without a key that is `undefined`.
+ */
+export function checkSource(given: RedisSource): RedisSource {
+  const source = withoutUndefined(given);
   const options = redisSettings({});
   const misplaced = Object.keys(source).find((key) => key in options);
   if (misplaced !== undefined) {
@@ -139,4 +144,5 @@ export function checkSource(source: RedisSource): void {
   }
   const kinds = "url" in source ? { url: 0 } : { client: 0 };
   checkKinds(source, kinds, { verb: "create broker", path: "source" });
+  return source;
 }

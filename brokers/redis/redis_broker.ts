@@ -216,11 +216,10 @@ class ConnectionStatus {
       if (current.name !== "connected") this.status.set({ name: "connected" });
     } else if (current.name === "connected" || (current.name === "connecting" && error)) {
       this.#interruptions++;
-      const reason = this.#error ?? this.#trouble;
       this.status.set({
         name: "interrupted",
         since: this.#runtime.now(),
-        ...(reason === undefined ? {} : { error: reason }),
+        error: this.#error ?? this.#trouble,
       });
     }
   }
@@ -351,9 +350,8 @@ export class RedisBroker implements Broker {
    */
   constructor(source: RedisSource, options: RedisBrokerOptions = {}) {
     const settings = redisSettings(options);
-    checkSource(source);
     const { runtime } = settings;
-    const client = openClient(runtime, source);
+    const client = openClient(runtime, checkSource(source));
     const names = new Names(settings.prefix);
     const scripts = defineScripts(client);
     this.#settings = settings;

@@ -487,7 +487,7 @@ export class RedisHistories {
       epoch,
       head: Number(head),
       publications,
-      ...(anchor.length > 0 ? { anchor: anchor.toString("latin1") } : {}),
+      anchor: anchor.length > 0 ? anchor.toString("latin1") : undefined,
     };
   }
 

@@ -225,7 +225,7 @@ export class Histories {
         topic,
         payload: decodeBlob(kept.is_text, kept.payload),
         bytes: Number(kept.bytes),
-        ...(kept.except_id === null ? {} : { except: String(kept.except_id) }),
+        except: kept.except_id === null ? undefined : String(kept.except_id),
         position: { epoch, offset, prev: offset - 1, tag: String(kept.tag) },
       };
     });

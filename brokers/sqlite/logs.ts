@@ -194,7 +194,7 @@ export class Logs {
       const { state } = this.#row(name)!;
       if (!state.isDeleted) logs.push(keptOf(name, state));
     }
-    return { logs, ...(names.length === limit && { next: names.at(-1)! }) };
+    return { logs, next: names.length === limit ? names.at(-1) : undefined };
   }
 
   /**

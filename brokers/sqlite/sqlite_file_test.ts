@@ -70,7 +70,7 @@ class TestFile implements Disposable {
     return this.call<{ offset: number; prev: number } | undefined>(
       "append",
       { topic, payload, bytes: payload.length, tag: `tag${++this.#number}`.padEnd(6, "0") },
-      { bounds, ...(number < 0 ? {} : { key: { producer: "p", number } }) },
+      { bounds, key: number < 0 ? undefined : { producer: "p", number } },
       at,
     );
   }
@@ -371,7 +371,7 @@ for (const synchronous of LEVELS) {
       });
       const payload = "x".repeat(40_000);
       const append = (topic: string, maker?: string) =>
-        broker.history.append({ topic, payload }, { bounds: BOUNDS, ...(maker && { maker }) });
+        broker.history.append({ topic, payload }, { bounds: BOUNDS, maker });
       await append("news");
       await append("lobby", "user ann");
       for (let i = 0; i < 60; i++) await append(`room ${i % 10}`, "at 203.0.113.66");
@@ -501,7 +501,10 @@ withFolder("SqliteFile counts topics and logs as before a group that was rolled 
       broken,
     ];
     assertEquals(file.file.run(group, 0).map(([kind]) => kind), ["done", "done", "failed"]);
-    assertEquals(file.change(`log${round}`, "delete", { ifExpired: false }), { kind: "removed" });
+    assertEquals(file.change(`log${round}`, "delete", { ifExpired: false }), {
+      kind: "removed",
+      origin: undefined,
+    });
   }
   assertEquals(file.count("topics", path), 3);
   assertEquals(file.call<{ forgotten: number }>("sweep", 0).forgotten, 2);

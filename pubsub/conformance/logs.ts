@@ -507,7 +507,7 @@ async function listed(logs: BrokerLogs, kind: OwnedKind): Promise<Map<string, Ke
   const found = new Map<string, KeptLog>();
   let [pages, after] = [0, undefined as string | undefined];
   do {
-    const page = await logs.list(kind, { limit: 5, ...(after !== undefined && { after }) });
+    const page = await logs.list(kind, { limit: 5, after });
     for (const one of page.logs) found.set(one.id, one);
     [pages, after] = [pages + 1, page.next];
   } while (after !== undefined && pages < 1_000);

@@ -149,8 +149,8 @@ export class HistoryTopics {
         this.history!.read(topic, {
           bounds,
           ...READ_PAGE,
-          ...(next !== undefined && { after: next }),
-          ...(signal && { signal }),
+          after: next,
+          signal,
         }),
         { what: "the history", signal },
       );
@@ -172,7 +172,7 @@ export class HistoryTopics {
       bounds,
       ...READ_PAGE,
       last: 1,
-      ...(signal && { signal }),
+      signal,
     });
     const { epoch, head: offset, publications } = await waitFor(this.#runtime, reading, {
       what: "the history",
@@ -181,7 +181,7 @@ export class HistoryTopics {
     const newest = publications.at(-1)?.position;
     const tag = offset === 0 ? stamp(this.#runtime.now()) : newest?.tag;
     const isNewest = offset === 0 || newest?.offset === offset;
-    return { epoch, offset, ...(isNewest && tag !== undefined && { tag }) };
+    return { epoch, offset, tag: isNewest ? tag : undefined };
   }
 
   /** Begins to follow a topic. */

@@ -249,8 +249,9 @@ function decideCreate(
       tail: first + records.length,
       bytes: recordBytes(records),
       until: expiryOf(config, now),
-      ...(end && { end, endedAt: now }),
-      ...(writer && { writer: { holder: writer.holder, until: now + writer.ttlMs } }),
+      end,
+      endedAt: end && now,
+      writer: writer && { holder: writer.holder, until: now + writer.ttlMs },
     },
     records,
     result: (written) => ({ kind: "created", info: infoOf(written), count: count + 1 }),
@@ -297,8 +298,7 @@ function decideDelete(
   if (state.isDeleted) return none({ kind: "deleted" });
   if (ifExpired && !isExpired(state, now)) return none({ kind: "alive" });
   if (forks.size === 0) {
-    const { origin } = state;
-    return { kind: "remove", result: { kind: "removed", ...(origin && { origin }) } };
+    return { kind: "remove", result: { kind: "removed", origin: state.origin } };
   }
   const next: StoredLog = { ...state, isDeleted: true };
   return { kind: "write", next, records: [], result: () => ({ kind: "kept" }) };
@@ -332,7 +332,7 @@ function decideAppend(
     next: appended(state, options, { now, bytes }),
     records: options.records,
     keep: options.keep,
-    ...(producer && { producer: { ...producer, isNew: known === undefined } }),
+    producer: producer && { ...producer, isNew: known === undefined },
     result: (written) => ({ kind: "appended", info: infoOf(written) }),
     refused: (refusal) => refusal,
   };
@@ -349,9 +349,12 @@ function appended(
     tail: state.tail + records.length,
     bytes: state.bytes + bytes,
     until: expiryOf(state, now),
-    ...(sequence !== undefined && { sequence }),
+    sequence: sequence ?? state.sequence,
     ...(writer && {
-      writer: { ...(!writer.releases && { holder: writer.holder }), until: now + writer.ttlMs },
+      writer: {
+        holder: writer.releases ? undefined : writer.holder,
+        until: now + writer.ttlMs,
+      },
     }),
     ...(end && { end: producer === undefined ? end : { ...end, by: producer }, endedAt: now }),
     ...(cancel !== undefined && { cancelled: state.cancelled ?? cancel }),

@@ -34,8 +34,8 @@ class Kit {
   ): Promise<unknown> {
     const config = {
       contentType: "text/plain",
-      ...(owner !== undefined && { owner }),
-      ...(expiresAt !== undefined && { expiresAt }),
+      owner,
+      expiresAt,
     };
     const identity = id.slice(-8).padStart(8, "0");
     const result = await this.broker.logs!.create(id, {

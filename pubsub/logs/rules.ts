@@ -112,11 +112,7 @@ export function keptOf(
     readonly endedAt?: number | undefined;
   },
 ): KeptLog {
-  return {
-    id,
-    ...(owner !== undefined && { owner }),
-    ...(endedAt !== undefined && { endedAt }),
-  };
+  return { id, owner, endedAt };
 }
 
 /** The time at which a log expires after a use at `now`; `undefined` for never. */

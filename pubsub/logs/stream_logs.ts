@@ -336,8 +336,8 @@ export class StreamLogs implements AsyncDisposable {
       config: plan.config,
       records: plan.records,
       maxLogs: logKind(id) === "stream" ? this.#bounds.maxStreams : this.#bounds.maxKept,
-      ...(end && { end }),
-      ...(writer && { writer }),
+      end,
+      writer,
     };
     const retained = await this.#retain(origin);
     if (retained === "missing") return { kind: "source-deleted" };
@@ -383,7 +383,7 @@ export class StreamLogs implements AsyncDisposable {
     const result = await this.#logs.append(id, {
       ...options,
       maxBytes: maxStreamBytes,
-      ...(keep && { keep }),
+      keep,
     });
     switch (result.kind) {
       case "expired":
@@ -658,7 +658,7 @@ export class StreamLogs implements AsyncDisposable {
       position,
       fork,
       lineage,
-      ...(partial.length > 0 && { subOffset }),
+      subOffset: partial.length > 0 ? subOffset : undefined,
     };
     // A fork without a lifetime of its own lives as long as the source would.
     const isMortal = options.ttlMs !== undefined || options.expiresAt !== undefined;
@@ -749,7 +749,7 @@ export class StreamLogs implements AsyncDisposable {
     renews: boolean,
   ): Promise<LogPage | undefined> {
     if (!isId(id)) return undefined;
-    const options = { after, maxRecords, maxBytes, renews, ...(signal && { signal }) };
+    const options = { after, maxRecords, maxBytes, renews, signal };
     const page = await this.#logs.read(id, options);
     return page === "expired" ? undefined : page;
   }
@@ -952,12 +952,7 @@ function checkId(id: string): void {
 function configOf(
   { contentType = DEFAULT_CONTENT_TYPE, ttlMs, expiresAt, owner }: CreateStreamOptions,
 ): LogConfig {
-  return {
-    contentType,
-    ...(owner !== undefined && { owner }),
-    ...(ttlMs !== undefined && { ttlMs }),
-    ...(expiresAt !== undefined && { expiresAt }),
-  };
+  return { contentType, owner, ttlMs, expiresAt };
 }
 
 /** Facts that a creation asks for. */

@@ -57,9 +57,9 @@ export function encodeDelta({ node, n, prev, set, del, isLast }: Delta): string 
     node,
     n,
     prev,
-    ...(set.length === 0 ? {} : { set }),
-    ...(del.length === 0 ? {} : { del }),
-    ...(isLast ? { isLast } : {}),
+    set: set.length === 0 ? undefined : set,
+    del: del.length === 0 ? undefined : del,
+    isLast: isLast || undefined,
   });
 }
 

@@ -267,7 +267,7 @@ export class NodeCalls implements AsyncDisposable {
       return await within(runtime, this.#ask(id, asked, data, timeoutMs), {
         timeoutMs,
         late,
-        ...(signal && { signal }),
+        signal,
       });
     } catch (error) {
       const isGivenUp = error instanceof TimeoutError || signal?.aborted;

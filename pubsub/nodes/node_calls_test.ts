@@ -32,7 +32,7 @@ class Bench implements AsyncDisposable {
       name: "test",
       answer,
       onError: (error) => this.errors.push(error),
-      ...(maxBytes === undefined ? {} : { maxBytes }),
+      maxBytes,
     });
     this.#open.push(calls, nodes);
     return { nodes, broker, calls };

@@ -324,8 +324,8 @@ export class PortBroker implements Broker {
       topic,
       payload,
       bytes,
-      ...(except === undefined ? {} : { except }),
-      ...(epoch === undefined ? {} : { position: { epoch, offset, prev, tag } }),
+      except,
+      position: epoch === undefined ? undefined : { epoch, offset, prev, tag },
     });
   }
 

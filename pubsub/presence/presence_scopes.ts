@@ -443,7 +443,7 @@ export class PresenceScopes implements Disposable {
       user,
       at: this.#runtime.now(),
       ...dataOf(presence),
-      ...(session && { session }),
+      session,
     });
   }
 

@@ -375,7 +375,7 @@ export class RoomNotices {
     if (parts.length <= 1) return [this.#encode({ type: "members", members })];
     return parts.map((members, page) => {
       const isLast = page === parts.length - 1;
-      return this.#encode({ type: "members", members, page, ...(isLast ? {} : { more: true }) });
+      return this.#encode({ type: "members", members, page, more: isLast ? undefined : true });
     });
   }
 

@@ -205,7 +205,7 @@ export class LogStreams {
         }),
     );
     const logs = headers.flatMap(decodeHeader).filter(({ id }) => logKind(id) === kind);
-    return { logs, ...(next !== undefined && { next }) };
+    return { logs, next };
   }
 
   /** Subjects of the logs of one kind. */

@@ -234,7 +234,7 @@ export class LogWriter {
       : wayFrom(hot.message);
     const head: LogHead | null = state === undefined
       ? null
-      : { state, count: records.length, ...way, ...(look !== undefined && { look }) };
+      : { state, count: records.length, ...way, look };
     const message = encodeLog(head, records);
     const after = hot.seq;
     const seq = await this.#streams.write(part, message, {

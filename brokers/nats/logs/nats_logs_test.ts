@@ -38,7 +38,7 @@ async function resultsOf(calls: readonly Call[]): Promise<unknown[]> {
 }
 
 const create = (identity: string, ttlMs?: number) => async (logs: BrokerLogs) => {
-  const config = { contentType: "text/plain", ...(ttlMs !== undefined && { ttlMs }) };
+  const config = { contentType: "text/plain", ttlMs };
   return (await logs.create("a", { config, identity, records: [], maxLogs: 1 })).kind;
 };
 
