@@ -5,7 +5,7 @@
  *
  * @module
  */
-import { type RawClose, RawSocket } from "./raw_socket.ts";
+import { type RawClose, RawSocket } from "../cli/load/socket.ts";
 
 const decoder = new TextDecoder();
 
@@ -38,7 +38,7 @@ export class FastSocket extends EventTarget {
   /** Opens the socket. */
   constructor(url: string | URL, protocols: string | string[] = []) {
     super();
-    this.#open(new URL(url), [protocols].flat()).catch((error) => {
+    this.#open(url, [protocols].flat()).catch((error) => {
       this.#tell("onerror", new ErrorEvent("error", { error }));
       this.#end({ code: 1006, reason: "" });
     });
@@ -51,8 +51,7 @@ export class FastSocket extends EventTarget {
 
   /** See `WebSocket`. */
   send(data: string | Uint8Array | ArrayBuffer): void {
-    if (typeof data === "string") this.#socket!.send(data);
-    else this.#socket!.sendBytes(data instanceof ArrayBuffer ? new Uint8Array(data) : data);
+    this.#socket!.send(data instanceof ArrayBuffer ? new Uint8Array(data) : data);
   }
 
   /** See `WebSocket`. */
@@ -61,10 +60,10 @@ export class FastSocket extends EventTarget {
     this.#socket?.close(code);
   }
 
-  async #open({ port, pathname }: URL, protocols: readonly string[]): Promise<void> {
-    const [protocol] = protocols;
-    const socket = this.#socket = await RawSocket.open(Number(port), { path: pathname, protocol });
-    this.protocol = protocol ?? "";
+  async #open(url: string | URL, protocols: readonly string[]): Promise<void> {
+    const options = { protocols: protocols.slice(0, 1), bufferBytes: 65_536, mask: false };
+    const socket = this.#socket = await RawSocket.open(url, options);
+    this.protocol = protocols[0] ?? "";
     this.readyState = FastSocket.OPEN;
     socket.onFrame = (payload, isText) => {
       const data = isText ? decoder.decode(payload) : payload.slice().buffer;

@@ -14,12 +14,12 @@
  *
  * @module
  */
+import { RawSocket } from "../cli/load/socket.ts";
 import { argument, numberArgument, portOf } from "./args.ts";
 import { type Dialect, type DialectName, DIALECTS } from "./dialects.ts";
 import { Histogram } from "./histogram.ts";
 import { type LoadResult, memoryOf, Meter, nowUs, quantilesOf, sleep } from "./meter.ts";
 import { usageOf } from "./processes.ts";
-import { RawSocket } from "./raw_socket.ts";
 import { RawStream } from "./raw_stream.ts";
 import { findTarget } from "./webtransport_target.ts";
 
@@ -108,12 +108,17 @@ async function openerOf(
   portOf: (index: number) => number,
   { path, protocol }: Dialect,
 ): Promise<LoadOptions["open"]> {
-  const offer = protocol === undefined ? {} : { protocol };
   if (wire !== "webtransport") {
-    return (bufferBytes, index) => RawSocket.open(portOf(index), { path, bufferBytes, ...offer });
+    const protocols = protocol === undefined ? [] : [protocol];
+    return (bufferBytes, index) =>
+      RawSocket.open(`ws://127.0.0.1:${portOf(index)}${path}`, {
+        protocols,
+        bufferBytes,
+        mask: false,
+      });
   }
   const target = await findTarget(portOf(0), { path });
-  return () => RawStream.open(target, offer);
+  return () => RawStream.open(target, protocol === undefined ? {} : { protocol });
 }
 
 /** Opens a client and sends the dialect's opening texts. */

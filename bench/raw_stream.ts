@@ -1,6 +1,6 @@
 /**
  * A client of Skein's messages over WebTransport, for measurements; the counterpart of
- * `raw_socket.ts`.
+ * `RawSocket`.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import { concat } from "../base/bytes.ts";
 import type { Connection, DirectStream } from "../transport/connection.ts";
 import { directStream } from "../transport/direct.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
-import type { RawClose } from "./raw_socket.ts";
+import type { RawClose } from "../cli/load/socket.ts";
 import type { Target } from "./webtransport_target.ts";
 
 /** The kind of a text frame. */

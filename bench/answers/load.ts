@@ -12,10 +12,10 @@
  *
  * @module
  */
+import { RawSocket } from "../../cli/load/socket.ts";
 import { argument, numberArgument } from "../args.ts";
 import { Meter, sleep } from "../meter.ts";
 import { usageOf } from "../processes.ts";
-import { RawSocket } from "../raw_socket.ts";
 
 /** Result of a run: the figures of one mode. */
 export interface AnswersLoad {
@@ -95,7 +95,11 @@ class Consumer {
 
   static async open(port: number, dialect: Dialect): Promise<Consumer> {
     const path = dialect.protocol === "skein.1" ? "/ws" : "/";
-    const socket = await RawSocket.open(port, { path, protocol: dialect.protocol });
+    const socket = await RawSocket.open(`ws://127.0.0.1:${port}${path}`, {
+      protocols: dialect.protocol === undefined ? [] : [dialect.protocol],
+      bufferBytes: 65_536,
+      mask: false,
+    });
     const ready = new Promise<void>((resolve) => socket.onFrame = () => resolve());
     socket.start();
     if (dialect.hello) socket.send(dialect.hello);

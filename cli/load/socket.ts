@@ -1,7 +1,8 @@
 /**
- * A WebSocket client on bare TCP or TLS. The runtime's own class delays a small frame until the
- * server has acknowledged the one before (Nagle's algorithm), up to 40 ms: a load generator would
- * measure that delay in place of the server.
+ * WebSocket clients on bare TCP or TLS: one of frames, and one with the members of the platform's
+ * class. The runtime's own class delays a small frame until the server has acknowledged the one
+ * before (Nagle's algorithm), up to 40 ms: a load generator would measure that delay in place of the
+ * server.
  */
 import { concat } from "../../base/bytes.ts";
 import { ConnectionError } from "../../errors.ts";
@@ -21,83 +22,104 @@ const CLOSE = 8;
 const PING = 9;
 const PONG = 10;
 
-/** First capacity of the buffer for received bytes; doubled for larger messages. */
-const BUFFER_BYTES = 8_192;
-
 /** Largest message, in bytes; a larger one ends the connection. */
 export const MAX_MESSAGE_BYTES = 67_108_864;
 
 /** Bytes of masking keys that are drawn at once. */
 const MASK_BYTES = 4_096;
 
-/** Options for {@linkcode ClientSocket.open}. */
-export interface ClientSocketOptions {
+/** Options for {@linkcode RawSocket.open} and {@linkcode ClientSocket.open}. */
+export interface SocketOptions {
   /** Subprotocols to offer. */
-  readonly protocols?: readonly string[];
+  readonly protocols?: readonly string[] | undefined;
   /** Request headers. */
   readonly headers?: HeadersInit | undefined;
   /** Cancels the opening. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
+  /**
+   * First size of the buffer for received bytes; doubled for larger messages.
+   *
+   * @default {8192}
+   */
+  readonly bufferBytes?: number | undefined;
+  /**
+   * False for a masking key of zero, which costs no time: a measurement of the server then has less
+   * of the client.
+   *
+   * @default {true}
+   */
+  readonly mask?: boolean | undefined;
 }
 
-/** An event of a socket, with the members that a connection reads. */
-type SocketEvent = { readonly type: string } & Partial<MessageEvent & CloseEvent & ErrorEvent>;
+/** The end of a socket. */
+export interface RawClose {
+  /** Code of the peer's close frame, or 1006 without one. */
+  readonly code: number;
+  readonly reason: string;
+  /** The cause, if the connection broke. */
+  readonly error?: unknown;
+}
 
 /**
- * An open WebSocket, with the members that a connection uses.
+ * A WebSocket of frames, which can also pause, break off in the middle of a frame, and vanish
+ * without a close.
  *
  * - **Writes:** all frames of one turn of the event loop leave in one write, without delay.
- * - **Reads:** begin with `start`, so that no frame is lost before a listener is there.
+ * - **Reads:** begin with `start`, so that no frame is lost before `onFrame` is set.
  * - **Order:** `close` comes behind all frames that were sent before.
  */
-export class ClientSocket implements Socket {
-  /** Always `arraybuffer`. */
-  binaryType: BinaryType = "arraybuffer";
-  /** State of the socket, as on the web platform. */
-  readyState: number = WebSocket.OPEN;
+export class RawSocket {
+  /** Receives each message; the bytes are valid during the call only. */
+  onFrame: (payload: Uint8Array, isText: boolean) => void = () => {};
+  /** Called once after each read, after all frames of the read. */
+  onRead: () => void = () => {};
+  /** Resolves once the socket is closed. */
+  readonly closed: Promise<RawClose>;
   /** Subprotocol that the server chose. */
   readonly protocol: string;
-  /** URL of the server. */
-  readonly url: string;
-  /** Bytes received, frames of control included. */
-  receivedBytes = 0;
-  /** Bytes sent, frames of control included. */
-  sentBytes = 0;
 
   readonly #conn: Deno.Conn;
-  /** Bounded by the listeners of one connection, or of one generator. */
-  #listeners: readonly (readonly [string, EventListenerOrEventListenerObject])[] = [];
+  readonly #ended = Promise.withResolvers<RawClose>();
   #buffer: Uint8Array;
   #start = 0;
   #end: number;
   /** Frames of this turn, and those behind a write; the caller bounds these by `bufferedAmount`. */
   #out: Uint8Array[] = [];
   #outBytes = 0;
+  #isReading = false;
+  #isPaused = false;
   #isWriting = false;
-  #isEnded = false;
-  #masks = new Uint8Array(MASK_BYTES);
+  #isClosing = false;
+  #isOver = false;
+  /** Masking keys drawn at once; absent for a key of zero. */
+  readonly #masks: Uint8Array<ArrayBuffer> | undefined;
   #nextMask = MASK_BYTES;
   #partial: { readonly opcode: number; readonly parts: Uint8Array[]; bytes: number } | undefined;
 
-  private constructor(conn: Deno.Conn, url: URL, head: HttpHead) {
+  private constructor(
+    conn: Deno.Conn,
+    head: HttpHead,
+    { bufferBytes = 8_192, mask = true }: SocketOptions,
+  ) {
     this.#conn = conn;
-    this.url = url.href;
+    this.closed = this.#ended.promise;
     this.protocol = head.headers.get("sec-websocket-protocol") ?? "";
-    this.#buffer = head.rest.length > BUFFER_BYTES ? head.rest : new Uint8Array(BUFFER_BYTES);
+    this.#buffer = head.rest.length > bufferBytes ? head.rest : new Uint8Array(bufferBytes);
     if (head.rest !== this.#buffer) this.#buffer.set(head.rest);
     this.#end = head.rest.length;
+    this.#masks = mask ? new Uint8Array(MASK_BYTES) : undefined;
   }
 
   /**
    * Opens a WebSocket.
    *
    * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
-   * @param options See {@linkcode ClientSocketOptions}.
+   * @param options See {@linkcode SocketOptions}.
    * @returns The open socket, which does not read before `start`.
    * @throws {ConnectionError} If the server cannot be reached or refuses the upgrade; `status` is
    * that of the refusal.
    */
-  static async open(url: string | URL, options: ClientSocketOptions = {}): Promise<ClientSocket> {
+  static async open(url: string | URL, options: SocketOptions = {}): Promise<RawSocket> {
     const { protocols = [], headers, signal } = options;
     const target = parseServerUrl(url);
     target.protocol = target.protocol.replace("http", "ws");
@@ -128,7 +150,7 @@ export class ClientSocket implements Socket {
           { status },
         );
       }
-      return new ClientSocket(conn, target, head);
+      return new RawSocket(conn, head, options);
     } catch (error) {
       abort();
       signal?.throwIfAborted();
@@ -142,65 +164,79 @@ export class ClientSocket implements Socket {
     }
   }
 
+  /** True once a close was sent or received, or the socket is closed. */
+  get isClosing(): boolean {
+    return this.#isClosing;
+  }
+
+  /** True once the socket is closed. */
+  get isOver(): boolean {
+    return this.#isOver;
+  }
+
   /** Bytes that the system has not taken yet. */
   get bufferedAmount(): number {
-    return this.#isEnded ? 0 : this.#outBytes;
+    return this.#isOver ? 0 : this.#outBytes;
   }
 
-  /** Begins to read, until the end of the socket. */
+  /** Reads until the socket is closed or paused. */
   start(): void {
-    void this.#read();
+    this.#isPaused = false;
+    if (!this.#isReading) void this.#read();
   }
 
-  /** Adds a listener of `message`, `close` or `error`. */
-  addEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
-    this.#listeners = [...this.#listeners, [type, listener]];
+  /** Stops reading after the read that is under way; the kernel's buffers fill up. */
+  pause(): void {
+    this.#isPaused = true;
   }
 
-  /** Removes a listener. */
-  removeEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
-    this.#listeners = this.#listeners.filter((known) => known[0] !== type || known[1] !== listener);
+  /** Sends a text, or the bytes of a binary message. */
+  send(message: Frame): void {
+    if (typeof message === "string") this.#put(TEXT, encoder.encode(message));
+    else this.#put(BINARY, message);
   }
 
-  /** Sends a message, unless the socket is closing. */
-  send(frame: Frame): void {
-    if (this.readyState !== WebSocket.OPEN) return;
-    if (typeof frame === "string") this.#put(TEXT, encoder.encode(frame));
-    else this.#put(BINARY, frame);
+  /** Sends any bytes, such as half a frame. */
+  sendRaw(bytes: Uint8Array): void {
+    this.#out.push(bytes);
+    this.#outBytes += bytes.length;
+    if (!this.#isWriting) void this.#write();
   }
 
   /**
-   * Closes the socket behind all frames sent before.
+   * Sends a close; the socket is closed once the server replies.
    *
    * @param code Close code; by default none.
    * @param reason Reason for the peer.
    */
   close(code?: number, reason = ""): void {
-    if (this.readyState !== WebSocket.OPEN) return;
-    this.readyState = WebSocket.CLOSING;
+    if (this.#isClosing) return;
+    this.#isClosing = true;
     this.#put(CLOSE, code === undefined ? new Uint8Array() : closePayload(code, reason));
   }
 
   /** Ends the connection at once, without a close frame. */
-  terminate(): void {
-    this.#finish(1006, "");
+  abort(): void {
+    this.#finish({ code: 1006, reason: "" });
+    this.#disconnect();
   }
 
   async #read(): Promise<void> {
+    this.#isReading = true;
     try {
-      while (!this.#isEnded) {
+      while (!this.#isPaused && !this.#isOver) {
         this.#readFrames();
-        if (this.#isEnded) return;
+        this.onRead();
+        if (this.#isOver) return;
         if (this.#end === this.#buffer.length) this.#makeRoom();
         const count = await this.#conn.read(this.#buffer.subarray(this.#end));
-        if (count === null) break;
+        if (count === null) return this.#finish({ code: 1006, reason: "" });
         this.#end += count;
-        this.receivedBytes += count;
       }
-      this.#finish(1006, "");
     } catch (error) {
-      if (!this.#isEnded) this.#emit({ type: "error", error });
-      this.#finish(1006, "");
+      this.#finish({ code: 1006, reason: "", error });
+    } finally {
+      this.#isReading = false;
     }
   }
 
@@ -208,7 +244,7 @@ export class ClientSocket implements Socket {
   #readFrames(): void {
     const buffer = this.#buffer;
     let at = this.#start;
-    while (this.#end - at >= 2 && !this.#isEnded) {
+    while (this.#end - at >= 2 && !this.#isOver) {
       let length = buffer[at + 1]! & 0x7f;
       let head = 2;
       if (length >= 126) {
@@ -232,53 +268,37 @@ export class ClientSocket implements Socket {
     if (opcode === PING) return this.#put(PONG, payload.slice());
     if (opcode === PONG) return;
     if (opcode === CLOSE) return this.#onClose(payload);
-    if (opcode !== CONTINUATION && isLast) return this.#message(opcode, payload);
+    if (opcode !== CONTINUATION && isLast) return this.onFrame(payload, opcode === TEXT);
     const partial = this.#partial ??= { opcode, parts: [], bytes: 0 };
     partial.parts.push(payload.slice());
     partial.bytes += payload.length;
     if (partial.bytes > MAX_MESSAGE_BYTES) throw new Error(tooLarge());
     if (!isLast) return;
     this.#partial = undefined;
-    this.#message(partial.opcode, concat(partial.parts));
-  }
-
-  #message(opcode: number, payload: Uint8Array): void {
-    const data = opcode === TEXT ? strictDecoder.decode(payload) : payload.slice().buffer;
-    this.#emit({ type: "message", data });
+    this.onFrame(concat(partial.parts), partial.opcode === TEXT);
   }
 
   #onClose(payload: Uint8Array): void {
     const code = payload.length < 2 ? 1005 : payload[0]! * 256 + payload[1]!;
     const reason = decoder.decode(payload.subarray(2));
-    if (this.readyState === WebSocket.OPEN) this.#put(CLOSE, payload.slice(0, 2));
-    this.readyState = WebSocket.CLOSING;
+    if (!this.#isClosing) this.#put(CLOSE, payload.slice(0, 2));
+    this.#isClosing = true;
     // The answer to the close leaves with this turn.
-    queueMicrotask(() => this.#finish(code, reason));
+    queueMicrotask(() => this.#finish({ code, reason }));
   }
 
-  #finish(code: number, reason: string): void {
-    if (this.#isEnded) return;
-    this.#isEnded = true;
-    this.readyState = WebSocket.CLOSED;
-    const end = () => {
-      try {
-        this.#conn.close();
-      } catch (error) {
-        if (!(error instanceof Deno.errors.BadResource)) throw error;
-      }
-    };
-    if (this.#isWriting) this.#afterWrite = end;
-    else end();
-    this.#emit({ type: "close", code, reason, wasClean: code !== 1006 });
+  #finish(close: RawClose): void {
+    if (this.#isOver) return;
+    this.#isOver = this.#isClosing = true;
+    if (!this.#isWriting) this.#disconnect();
+    this.#ended.resolve(close);
   }
 
-  #afterWrite: (() => void) | undefined;
-
-  #emit(event: SocketEvent): void {
-    for (const [type, listener] of this.#listeners) {
-      if (type !== event.type) continue;
-      if (typeof listener === "function") listener(event as Event);
-      else listener.handleEvent(event as Event);
+  #disconnect(): void {
+    try {
+      this.#conn.close();
+    } catch (error) {
+      if (!(error instanceof Deno.errors.BadResource)) throw error;
     }
   }
 
@@ -304,25 +324,22 @@ export class ClientSocket implements Socket {
         frame[i] = rest & 255;
       }
     }
-    const [a, b, c, d] = this.#mask();
-    frame[head - 4] = a!;
-    frame[head - 3] = b!;
-    frame[head - 2] = c!;
-    frame[head - 1] = d!;
-    const key = [a!, b!, c!, d!];
-    for (let i = 0; i < length; i++) frame[head + i] = payload[i]! ^ key[i & 3]!;
-    this.#out.push(frame);
-    this.#outBytes += frame.length;
-    if (!this.#isWriting) void this.#write();
+    frame.set(payload, head);
+    if (this.#masks !== undefined) {
+      const key = this.#mask(this.#masks);
+      frame.set(key, head - 4);
+      for (let i = 0; i < length; i++) frame[head + i]! ^= key[i & 3]!;
+    }
+    this.sendRaw(frame);
   }
 
   /** Draws a masking key, which RFC 6455 wants unpredictable. */
-  #mask(): Uint8Array {
+  #mask(masks: Uint8Array<ArrayBuffer>): Uint8Array {
     if (this.#nextMask === MASK_BYTES) {
-      crypto.getRandomValues(this.#masks);
+      crypto.getRandomValues(masks);
       this.#nextMask = 0;
     }
-    return this.#masks.subarray(this.#nextMask, this.#nextMask += 4);
+    return masks.subarray(this.#nextMask, this.#nextMask += 4);
   }
 
   async #write(): Promise<void> {
@@ -335,15 +352,108 @@ export class ClientSocket implements Socket {
         const bytes = frames.length === 1 ? frames[0]! : concat(frames);
         await writeAll(this.#conn, bytes);
         this.#outBytes -= bytes.length;
-        this.sentBytes += bytes.length;
       }
     } catch (error) {
       this.#out = [];
-      if (!this.#isEnded) this.#emit({ type: "error", error });
-      this.#finish(1006, "");
+      this.#finish({ code: 1006, reason: "", error });
     } finally {
       this.#isWriting = false;
-      this.#afterWrite?.();
+      if (this.#isOver) this.#disconnect();
+    }
+  }
+}
+
+/** An event of a socket, with the members that a connection reads. */
+type SocketEvent = { readonly type: string } & Partial<MessageEvent & CloseEvent & ErrorEvent>;
+
+/** An open {@linkcode RawSocket} with the members that a connection uses. */
+export class ClientSocket implements Socket {
+  /** Always `arraybuffer`. */
+  binaryType: BinaryType = "arraybuffer";
+  /** URL of the server. */
+  readonly url: string;
+
+  readonly #raw: RawSocket;
+  /** Bounded by the listeners of one connection, or of one generator. */
+  #listeners: readonly (readonly [string, EventListenerOrEventListenerObject])[] = [];
+
+  private constructor(raw: RawSocket, url: string | URL) {
+    this.#raw = raw;
+    this.url = String(url);
+    raw.onFrame = (payload, isText) =>
+      this.#emit({
+        type: "message",
+        data: isText ? strictDecoder.decode(payload) : payload.slice().buffer,
+      });
+    void raw.closed.then(({ error, ...close }) => {
+      if (error !== undefined) this.#emit({ type: "error", error });
+      this.#emit({ type: "close", ...close, wasClean: close.code !== 1006 });
+    });
+  }
+
+  /**
+   * Opens a WebSocket, as {@linkcode RawSocket.open} does.
+   *
+   * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
+   * @param options See {@linkcode SocketOptions}.
+   * @returns The open socket, which does not read before `start`.
+   * @throws {ConnectionError} If the server cannot be reached or refuses the upgrade.
+   */
+  static async open(url: string | URL, options: SocketOptions = {}): Promise<ClientSocket> {
+    return new ClientSocket(await RawSocket.open(url, options), url);
+  }
+
+  /** State of the socket, as on the web platform. */
+  get readyState(): number {
+    if (this.#raw.isOver) return WebSocket.CLOSED;
+    return this.#raw.isClosing ? WebSocket.CLOSING : WebSocket.OPEN;
+  }
+
+  /** Subprotocol that the server chose. */
+  get protocol(): string {
+    return this.#raw.protocol;
+  }
+
+  /** Bytes that the system has not taken yet. */
+  get bufferedAmount(): number {
+    return this.#raw.bufferedAmount;
+  }
+
+  /** Begins to read, until the end of the socket. */
+  start(): void {
+    this.#raw.start();
+  }
+
+  /** Adds a listener of `message`, `close` or `error`. */
+  addEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
+    this.#listeners = [...this.#listeners, [type, listener]];
+  }
+
+  /** Removes a listener. */
+  removeEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
+    this.#listeners = this.#listeners.filter((known) => known[0] !== type || known[1] !== listener);
+  }
+
+  /** Sends a message, unless the socket is closing. */
+  send(frame: Frame): void {
+    if (!this.#raw.isClosing) this.#raw.send(frame);
+  }
+
+  /** Closes the socket behind all frames sent before. */
+  close(code?: number, reason?: string): void {
+    this.#raw.close(code, reason);
+  }
+
+  /** Ends the connection at once, without a close frame. */
+  terminate(): void {
+    this.#raw.abort();
+  }
+
+  #emit(event: SocketEvent): void {
+    for (const [type, listener] of this.#listeners) {
+      if (type !== event.type) continue;
+      if (typeof listener === "function") listener(event as Event);
+      else listener.handleEvent(event as Event);
     }
   }
 }

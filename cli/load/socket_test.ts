@@ -1,6 +1,6 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { ConnectionError } from "../../errors.ts";
-import { ClientSocket } from "./socket.ts";
+import { ClientSocket, RawSocket } from "./socket.ts";
 
 /** A server that sends each message back. */
 function echoServer() {
@@ -140,5 +140,76 @@ Deno.test("ClientSocket reports a connection that breaks without a close frame",
   const { code, wasClean } = await closed;
   assertEquals(seen, ["hi", "ab"]);
   assertEquals([code, wasClean], [1006, false]);
+  listener.close();
+});
+
+/** Collects the texts of a socket; `have` resolves with the first ones. */
+function textsOf(socket: RawSocket): { have(count: number): Promise<string[]> } {
+  const texts: string[] = [];
+  let arrival = Promise.withResolvers<void>();
+  socket.onFrame = (payload) => {
+    texts.push(new TextDecoder().decode(payload));
+    arrival.resolve();
+    arrival = Promise.withResolvers();
+  };
+  return {
+    async have(count) {
+      while (texts.length < count) await arrival.promise;
+      return texts;
+    },
+  };
+}
+
+Deno.test("RawSocket reads nothing while paused, and everything after", async () => {
+  await using server = echoServer();
+  const socket = await RawSocket.open(server.url, { bufferBytes: 16 });
+  const other = await RawSocket.open(server.url);
+  const [texts, others] = [textsOf(socket), textsOf(other)];
+  for (const one of [socket, other]) one.start();
+  socket.send("first");
+  assertEquals(await texts.have(1), ["first"]);
+  socket.pause();
+  socket.send("second");
+  for (let round = 1; round <= 3; round++) {
+    other.send("meanwhile");
+    await others.have(round);
+  }
+  assertEquals(await texts.have(1), ["first"]);
+  socket.send("third".repeat(100));
+  socket.start();
+  assertEquals(await texts.have(3), ["first", "second", "third".repeat(100)]);
+  for (const one of [socket, other]) one.close(1000);
+  assertEquals(await Promise.all([socket.closed, other.closed]), [
+    { code: 1000, reason: "" },
+    { code: 1000, reason: "" },
+  ]);
+  assertEquals([socket.isOver, socket.bufferedAmount], [true, 0]);
+});
+
+Deno.test("RawSocket sends half a frame, and masks with zero on request", async () => {
+  await using server = echoServer();
+  const socket = await RawSocket.open(server.url, { mask: false });
+  const texts = textsOf(socket);
+  socket.start();
+  socket.sendRaw(Uint8Array.of(0x81, 0x82, 0, 0));
+  socket.sendRaw(Uint8Array.of(0, 0, 104, 105));
+  socket.send("plain".repeat(100));
+  assertEquals(await texts.have(2), ["hi", "plain".repeat(100)]);
+  socket.close(1000);
+  await socket.closed;
+});
+
+Deno.test("RawSocket.abort() ends the connection at once, with frames that the peer does not read", async () => {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const opening = RawSocket.open(`ws://127.0.0.1:${(listener.addr as Deno.NetAddr).port}/`);
+  const conn = await listener.accept();
+  await conn.read(new Uint8Array(4_096));
+  await conn.write(new TextEncoder().encode("HTTP/1.1 101 Switching Protocols\r\n\r\n"));
+  const socket = await opening;
+  socket.start();
+  for (let i = 0; i < 32; i++) socket.send(new Uint8Array(1_000_000));
+  socket.abort();
+  assertEquals(await socket.closed, { code: 1006, reason: "" });
+  conn.close();
   listener.close();
 });

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Histogram } from "../../bench/histogram.ts";
-import { RawSocket } from "../../bench/raw_socket.ts";
+import { RawSocket } from "../../cli/load/socket.ts";
 
 /** Payload of a measured topic. */
 interface Stamped {
@@ -37,7 +37,11 @@ export class SoakClient {
   /** Opens a client. */
   static async open(port: number, isSkein = true, bufferBytes = 8_192): Promise<SoakClient> {
     return new SoakClient(
-      await RawSocket.open(port, { bufferBytes, ...(isSkein ? { protocol: "skein.1" } : {}) }),
+      await RawSocket.open(`ws://127.0.0.1:${port}/ws`, {
+        protocols: isSkein ? ["skein.1"] : [],
+        bufferBytes,
+        mask: false,
+      }),
     );
   }
 
