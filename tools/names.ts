@@ -94,9 +94,9 @@ export function conditionalSpreads({ files }: Repository): string[] {
 }
 
 /**
- * Lists interfaces with functions that have one implementer, in the library or in a test. Not
- * listed are names that users can import, which are published contracts; options; and records: the
- * type of an object that the same file makes.
+ * Lists interfaces with functions that have one implementer, and no double in a test. Not listed
+ * are names that users can import, which are published contracts; options; and records: the type of
+ * an object that the same file makes.
  *
  * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
  * @returns The interfaces by path.
@@ -139,7 +139,9 @@ export function oneUserInterfaces(repository: Repository): OneUserInterface[] {
     const [node] = symbol.declarations!;
     const [implementer = ""] = users;
     return { name: symbol.name, place: placeOf(node!, node!.getSourceFile()), implementer };
-  }).filter(({ place, implementer }) => place.split(":")[0] !== implementer.split(":")[0]);
+  }).filter(({ place, implementer }) =>
+    place.split(":")[0] !== implementer.split(":")[0] && isLibrary(pathIn(implementer))
+  );
 }
 
 /** Returns the types that a node implements, each with the name of the class or object. */
@@ -161,7 +163,7 @@ function implementationsAt(node: ts.Node, checker: ts.TypeChecker): [ts.Type, st
   if (declaration === undefined) return [];
   const isOwn = ts.isClassLike(declaration) || ts.isObjectLiteralExpression(declaration) ||
     ts.isInterfaceDeclaration(declaration);
-  return (expected.isUnion() ? expected.types : [expected])
+  return (expected.isUnionOrIntersection() ? expected.types : [expected])
     .filter(({ symbol }) => isOwn && symbol !== undefined && symbol !== given)
     .map((type) => [type, nameOf(declaration)]);
 }
@@ -187,6 +189,11 @@ function isFunction(member: ts.TypeElement): boolean {
   return ts.isMethodSignature(member) ||
     ts.isPropertySignature(member) && member.type !== undefined &&
       ts.isFunctionTypeNode(member.type);
+}
+
+/** Reads the path of the name that {@linkcode nameOf} gave. */
+function pathIn(implementer: string): string {
+  return implementer.replace(/^\w+ \(/, "").split(":", 1)[0]!;
 }
 
 function nameOf(node: ts.Node): string {

@@ -33,8 +33,8 @@ Deno.test("conditionalSpreads() lists spreads into objects that depend on a cond
 });
 
 Deno.test("oneUserInterfaces() lists interfaces with one class or object and no double", () => {
-  const imports = 'import { A, B, C, D, E } from "./taken.ts";\n';
-  const taken = "ABCDE".replace(
+  const imports = 'import { A, B, C, D, E, F } from "./taken.ts";\n';
+  const taken = "ABCDEF".replace(
     /\w/g,
     "export interface $&Host { send(): void }\n" +
       "export class $& { constructor(host: $&Host) { host.send(); } }\n",
@@ -45,7 +45,7 @@ Deno.test("oneUserInterfaces() lists interfaces with one class or object and no 
       "  b = new B({ send() {} });\n  c = new C(this);\n  d = new D(this);\n  e = new E(this);\n" +
       "  send(): void {}\n}\n",
     "session/other.ts": `${imports}new C({ send() {} });\n`,
-    "session/taken_test.ts": `${imports}new D({ send() {} });\n`,
+    "session/taken_test.ts": `${imports}new D({ send() {} });\nnew F({ send() {} });\n`,
     "session/mod.ts": 'export type { EHost } from "./taken.ts";\n',
     "session/record.ts": "interface Wait { end(): void }\nexport const waits: Wait[] = [];\n" +
       "waits.push({ end() {} });\n",
