@@ -34,7 +34,7 @@ import {
   type TransportParameters,
 } from "./frames.ts";
 import type { Multiplexer, MultiplexerLink } from "./multiplexer.ts";
-import { NO_FRAME, RecordScheduler, type RecordSources } from "./record_scheduler.ts";
+import { NO_FRAME, RecordScheduler } from "./record_scheduler.ts";
 import { QmuxStream, ReceiveHalf, SendHalf, type StreamHost } from "./stream.ts";
 import type { QmuxVersion } from "./versions.ts";
 
@@ -98,13 +98,7 @@ export interface QmuxOptions {
  * {@linkcode Qmux.start}.
  */
 export class Qmux
-  implements
-    Multiplexer,
-    ConnectionInspection,
-    StreamHost,
-    RecordSources,
-    CreditHost,
-    DatagramHost {
+  implements Multiplexer, ConnectionInspection, StreamHost, CreditHost, DatagramHost {
   /** Clocks and timers of the node. */
   readonly runtime: Runtime;
   /** Counters of the connection. */
@@ -142,8 +136,9 @@ export class Qmux
     this.#options = options;
     this.credit = new QmuxCredit(flowControl, this);
     this.dataReceived = this.credit.of("data").receive;
+    const { credit, ledger } = this;
     const record = new RecordWriter(DEFAULT_MAX_RECORD_SIZE);
-    this.scheduler = new RecordScheduler(runtime, link, record, this);
+    this.scheduler = new RecordScheduler(runtime, { link, record, credit, ledger });
     this.#pings = new Pings(runtime, this.scheduler, version);
     this.#streams = new StreamRegistry(this, link.side, flowControl);
   }
@@ -198,7 +193,7 @@ export class Qmux
   /** Datagrams, made at the first use. */
   get datagrams(): QmuxDatagrams {
     if (this.#datagrams === undefined) {
-      this.#datagrams = new QmuxDatagrams(this);
+      this.#datagrams = this.scheduler.datagrams = new QmuxDatagrams(this);
       if (this.#end !== undefined) this.#datagrams.end(this.#end.error, this.#end.isBroken);
     }
     return this.#datagrams;
@@ -309,16 +304,6 @@ export class Qmux
 
   halfEnded(stream: QmuxStream): void {
     this.#streams.halfEnded(stream);
-  }
-
-  // Members for the scheduler.
-
-  get ownDatagrams(): QmuxDatagrams | undefined {
-    return this.#datagrams;
-  }
-
-  sentDatagram(datagram: Uint8Array): void {
-    this.ledger.sentDatagram(datagram);
   }
 
   // Members for the credit.

@@ -1,5 +1,6 @@
 /** Scheduler of outgoing records: priorities, fairness, and a bound on bytes in the wire. */
 import type { Runtime } from "../../base/runtime.ts";
+import type { Ledger } from "../counters.ts";
 import type { QmuxCredit } from "./credit.ts";
 import type { QmuxDatagrams } from "./datagrams.ts";
 import {
@@ -49,14 +50,16 @@ const COMPACT_AT = 1_024;
 /** Frame type in a CONNECTION_CLOSE that concerns no frame. */
 export const NO_FRAME: number = FrameType.padding;
 
-/** Sources of frames other than streams. */
-export interface RecordSources {
-  /** Flow control. */
+/** Collaborators of a {@linkcode RecordScheduler}. */
+export interface RecordSchedulerParts {
+  /** Wire of the records. */
+  readonly link: MultiplexerLink;
+  /** Writer that frames go into. */
+  readonly record: RecordWriter;
+  /** Flow control, with frames of its own. */
   readonly credit: QmuxCredit;
-  /** Datagrams; absent until the first use. */
-  readonly ownDatagrams: QmuxDatagrams | undefined;
-  /** Counts the bytes of a datagram that goes out. */
-  sentDatagram(datagram: Uint8Array): void;
+  /** Counts the datagrams that go out. */
+  readonly ledger: Ledger;
 }
 
 /** Sends the frames of one connection. */
@@ -64,7 +67,8 @@ export class RecordScheduler {
   readonly #runtime: Runtime;
   readonly #link: MultiplexerLink;
   readonly #record: RecordWriter;
-  readonly #sources: RecordSources;
+  readonly #credit: QmuxCredit;
+  readonly #ledger: Ledger;
   readonly #queue = new SendQueue();
   /** Streams with bytes that wait for credit of the connection. */
   readonly #blocked = new Set<SendHalf>();
@@ -93,25 +97,21 @@ export class RecordScheduler {
 
   /** Records sent so far. */
   records = 0;
+  /** Datagrams that wait for the wire; absent until the first use. */
+  datagrams: QmuxDatagrams | undefined = undefined;
 
   /**
    * Creates a scheduler that sends only parameters and credit before {@linkcode RecordScheduler.open}.
    *
    * @param runtime Runtime that ends the turns.
-   * @param link Wire of the records.
-   * @param record Writer that frames go into.
-   * @param sources Sources of frames other than streams.
+   * @param parts See {@linkcode RecordSchedulerParts}.
    */
-  constructor(
-    runtime: Runtime,
-    link: MultiplexerLink,
-    record: RecordWriter,
-    sources: RecordSources,
-  ) {
+  constructor(runtime: Runtime, { link, record, credit, ledger }: RecordSchedulerParts) {
     this.#runtime = runtime;
     this.#link = link;
     this.#record = record;
-    this.#sources = sources;
+    this.#credit = credit;
+    this.#ledger = ledger;
   }
 
   /** Streams with pending frames that have no payload. */
@@ -171,7 +171,7 @@ export class RecordScheduler {
     const record = this.#record;
     if (!this.#isFree || !this.#makeRoom(datagramFrameSize(datagram.byteLength))) return false;
     record.datagram(datagram);
-    this.#sources.sentDatagram(datagram);
+    this.#ledger.sentDatagram(datagram);
     if (record.isFull) this.#send();
     this.#flushSoon();
     return true;
@@ -257,12 +257,12 @@ export class RecordScheduler {
 
   #hasWork(): boolean {
     if (this.#hasControl()) return true;
-    return this.#isOpen && (this.#queue.size > 0 || (this.#sources.ownDatagrams?.waiting ?? 0) > 0);
+    return this.#isOpen && (this.#queue.size > 0 || (this.datagrams?.waiting ?? 0) > 0);
   }
 
   #hasControl(): boolean {
     return this.#control.length > 0 || this.#pong !== undefined || this.#ping !== undefined ||
-      this.#parameters !== undefined || this.#sources.credit.hasFrames;
+      this.#parameters !== undefined || this.#credit.hasFrames;
   }
 
   /** Fills the record; true if the record has to go out first. */
@@ -273,13 +273,13 @@ export class RecordScheduler {
         if (record.isFull) return true;
       }
       if (!this.#isOpen) return false;
-      const { ownDatagrams } = this.#sources;
-      for (let datagram; (datagram = ownDatagrams?.first) !== undefined;) {
+      const { datagrams } = this;
+      for (let datagram; (datagram = datagrams?.first) !== undefined;) {
         if (record.byteLength > 0 && record.room < datagramFrameSize(datagram.byteLength)) {
           return true;
         }
-        record.datagram(ownDatagrams!.take());
-        this.#sources.sentDatagram(datagram);
+        record.datagram(datagrams!.take());
+        this.#ledger.sentDatagram(datagram);
         if (record.isFull) return true;
       }
       for (let half; (half = this.#queue.take()) !== undefined;) {
@@ -298,8 +298,7 @@ export class RecordScheduler {
     const waitsFor = half.waitsFor as SendHalf["waitsFor"];
     if (waitsFor === "connection") {
       this.#blocked.add(half);
-      const { credit } = this.#sources;
-      credit.block("data", credit.of("data").send.limit);
+      this.#credit.block("data", this.#credit.of("data").send.limit);
     } else if (waitsFor === "nothing") {
       half.waitsFor = "wire";
       this.#queue.add(half);
@@ -317,7 +316,7 @@ export class RecordScheduler {
     } else if (this.#ping !== undefined) {
       record.ping(PING_TYPE, this.#ping);
       this.#ping = undefined;
-    } else if (!this.#sources.credit.fill(record)) {
+    } else if (!this.#credit.fill(record)) {
       return this.#fillStreamControl();
     }
     return true;
