@@ -6,9 +6,12 @@ import type {
   Appended,
   AppendOptions,
   BrokerHistory,
+  BrokerSubscribeOptions,
+  BrokerSubscription,
   HistoryBounds,
   HistoryPage,
   Publication,
+  PublicationListener,
   ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
 import { AppendQueue } from "./publish_queue.ts";
@@ -17,6 +20,7 @@ import { encode, escapeTopic, type Names, subjectPart } from "./format.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
 import { HistoryStream } from "./stream.ts";
 import type { NatsSettings } from "./options.ts";
+import { ListenerTable } from "../../pubsub/engine/listeners.ts";
 import type { Outbox } from "../../pubsub/engine/queue.ts";
 import { readPage } from "./history_reader.ts";
 
@@ -24,7 +28,7 @@ import { readPage } from "./history_reader.ts";
 interface OpenStream {
   readonly stream: HistoryStream;
   readonly appends: AppendQueue;
-  readonly subscriptions: Map<string, TopicSubscription>;
+  readonly subscriptions: ListenerTable<TopicSubscription>;
 }
 
 /** Collaborators of a {@linkcode NatsHistory}. */
@@ -33,24 +37,15 @@ interface NatsHistoryOptions {
   readonly names: Names;
   readonly outbox: Outbox;
   readonly settings: NatsSettings;
-  /** Called for each publication. */
-  readonly onReceived: () => void;
-  /** Called for each message that is no publication. */
-  readonly onIgnored: () => void;
 }
 
 /** The histories of one broker. There are as many streams as there are different bounds. */
 export class NatsHistory implements BrokerHistory {
-  /** Publications that were taken. */
-  published = 0;
-  /** Pages that were read. */
-  reads = 0;
   readonly #options: NatsHistoryOptions;
   readonly #streams = new Map<string, OpenStream>();
   /** Producer for publications without a key. */
   readonly #producer: string;
   #number = 0;
-  #isClosed = false;
 
   constructor(options: NatsHistoryOptions) {
     this.#options = options;
@@ -76,15 +71,14 @@ export class NatsHistory implements BrokerHistory {
     for (const { stream, appends, subscriptions } of this.#streams.values()) {
       stream.shut();
       appends.suspend();
-      for (const subscription of subscriptions.values()) subscription.shut();
+      for (const subscription of subscriptions.all()) subscription.shut();
     }
   }
 
-  /** Ends all subscriptions, and refuses further calls; publications that were taken are still sent. */
+  /** Ends all subscriptions; publications that were taken are still sent. */
   end(): void {
-    this.#isClosed = true;
     for (const { subscriptions } of this.#streams.values()) {
-      for (const subscription of subscriptions.values()) subscription.close();
+      for (const subscription of subscriptions.all()) subscription.close();
       subscriptions.clear();
     }
   }
@@ -97,30 +91,27 @@ export class NatsHistory implements BrokerHistory {
     }
   }
 
-  /** Returns the subscription of a topic. */
-  subscription(topic: string, bounds: HistoryBounds): TopicSubscription {
-    const part = subjectPart(topic);
-    const { stream, subscriptions } = this.#open(bounds);
-    let subscription = subscriptions.get(topic);
-    if (subscription === undefined) {
-      subscription = new TopicSubscription({
-        link: this.#options.link,
-        topic,
-        subject: `${stream.names.live}.${part}`,
-        stream,
-        onEmpty: () => subscriptions.delete(topic),
-        onReceived: this.#options.onReceived,
-        onIgnored: this.#options.onIgnored,
-      });
-      subscriptions.set(topic, subscription);
-    }
-    return subscription;
+  /** Subscribes to a topic; see `Broker.subscribe`. */
+  subscribe(
+    topic: string,
+    listener: PublicationListener,
+    { history, ...options }: BrokerSubscribeOptions & { readonly history: HistoryBounds },
+  ): BrokerSubscription {
+    const subject = subjectPart(topic);
+    const { link } = this.#options;
+    const { stream, subscriptions } = this.#open(history);
+    return subscriptions.subscribe(topic, listener, {
+      ...options,
+      make: () =>
+        new TopicSubscription({ link, topic, subject: `${stream.names.live}.${subject}`, stream }),
+    });
   }
 
   async append(publication: Publication, { bounds, key }: AppendOptions): Promise<Appended> {
-    if (this.#isClosed) throw closed("append");
+    const { life } = this.#options.link;
+    life.checkCall("append");
     const topic = subjectPart(publication.topic);
-    this.published++;
+    life.published++;
     const { stream, appends } = this.#open(bounds);
     stream.touch();
     const id = key === undefined
@@ -135,7 +126,7 @@ export class NatsHistory implements BrokerHistory {
   }
 
   async read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
-    if (this.#isClosed) throw closed("read history");
+    this.#options.link.life.checkCall("read history");
     const part = subjectPart(topic);
     const { link } = this.#options;
     const { bounds, signal } = options;
@@ -150,7 +141,7 @@ export class NatsHistory implements BrokerHistory {
         signal,
       });
       stream.touch();
-      this.reads++;
+      link.life.reads++;
       const subject = `${stream.names.log}.${part}`;
       const knownHead = subscriptions.get(topic)?.knownHead;
       return await readPage({ link, stream, topic, subject, knownHead }, options);
@@ -167,11 +158,13 @@ export class NatsHistory implements BrokerHistory {
     const streamNames = names.stream(bounds);
     let open = this.#streams.get(streamNames.stream);
     if (open !== undefined) return open;
-    const subscriptions = new Map<string, TopicSubscription>();
+    const subscriptions = new ListenerTable<TopicSubscription>({
+      onLast: (subscription) => subscription.close(),
+    });
     const stream = new HistoryStream(link, streamNames, bounds, settings, {
       opened: () => {
         appends.resume();
-        for (const subscription of [...subscriptions.values()]) subscription.reopened();
+        for (const subscription of subscriptions.all()) subscription.reopened();
       },
       refused: (cause) => {
         appends.rejectAll(`there is no stream ${streamNames.stream}: ${textOf(cause)}`, cause);
@@ -183,8 +176,4 @@ export class NatsHistory implements BrokerHistory {
     stream.open();
     return open;
   }
-}
-
-function closed(verb: string): BrokerError {
-  return new BrokerError(`Cannot ${verb}: the broker is closed`);
 }

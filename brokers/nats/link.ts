@@ -11,10 +11,9 @@ import {
 import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
-import { StatusFeed } from "../../base/status_feed.ts";
 import { pause, settlesWithin, waitFor } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { BrokerStatus } from "../../pubsub/broker.ts";
+import type { BrokerLife } from "../../pubsub/engine/life.ts";
 import { Pace } from "../../pubsub/engine/pace.ts";
 import { EngineClock } from "./clock.ts";
 import { connectNats } from "./transport.ts";
@@ -50,16 +49,12 @@ interface LinkEvents {
 /** One connection over its whole life. */
 export class Link {
   readonly runtime: Runtime;
-  /** State of the connection. */
-  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connecting" });
+  /** The life of the broker, which has the state of the connection. */
+  readonly life: BrokerLife;
   /** The time of the server. */
   readonly clock: EngineClock;
   /** Paces the delivery of messages to subscriptions. */
   readonly pace: Pace;
-  /** Number of times that the server went away. */
-  interruptions = 0;
-  /** Last refusal of the server, such as a subject without permission. */
-  refusal: unknown;
   readonly #events: LinkEvents;
   readonly #isOwn: boolean;
   readonly #inboxPrefix: string | undefined;
@@ -68,11 +63,15 @@ export class Link {
   readonly #running: Promise<void>;
   #connection: NatsConnection | undefined;
   #period: AbortController | undefined;
-  #wasUp = false;
   #flushing: Promise<boolean> | undefined;
 
-  constructor(runtime: Runtime, target: LinkTarget, events: LinkEvents) {
+  constructor(
+    { runtime, life }: { readonly runtime: Runtime; readonly life: BrokerLife },
+    target: LinkTarget,
+    events: LinkEvents,
+  ) {
     this.runtime = runtime;
+    this.life = life;
     this.clock = new EngineClock(runtime);
     this.pace = new Pace(runtime);
     this.#events = events;
@@ -124,7 +123,7 @@ export class Link {
 
   /** Waits for the first contact with the server. Rejects after that if the server is away. */
   async reach(signal?: AbortSignal): Promise<void> {
-    if (this.status.current.name === "connecting") {
+    if (this.life.status.current.name === "connecting") {
       const what = "NATS";
       await waitFor(this.runtime, this.whenUp(), {
         what,
@@ -186,7 +185,7 @@ export class Link {
       this.#period?.abort();
       this.#period = undefined;
       this.#changes.notify();
-      this.status.end({ name: "closed" });
+      this.life.status.end({ name: "closed" });
     }
     await settlesWithin(this.runtime, this.#running, CLOSE_TIMEOUT_MS);
   }
@@ -222,7 +221,7 @@ export class Link {
           waitOnFirstConnect: false,
         });
       } catch (error) {
-        this.refusal = error;
+        this.life.lastError = error;
         await pause(this.runtime, RETRY_MS * (1 + this.runtime.random()), signal);
       }
     }
@@ -240,7 +239,7 @@ export class Link {
         try {
           last = tell(nonce);
         } catch (error) {
-          this.refusal = error;
+          this.life.lastError = error;
         }
         return last;
       };
@@ -264,9 +263,9 @@ export class Link {
         await ended;
         break;
       }
-      if (next.value.type === "disconnect") this.#lost(this.refusal);
+      if (next.value.type === "disconnect") this.#lost(this.life.lastError);
       else if (next.value.type === "reconnect") this.#reached(connection);
-      else if (next.value.type === "error") this.refusal = next.value.error;
+      else if (next.value.type === "error") this.life.lastError = next.value.error;
     }
     // Not awaited: the library's iterator ends with the next status only.
     statuses.return?.().catch(() => {});
@@ -283,28 +282,18 @@ export class Link {
     connection.flush().then(() => {
       if (this.#ended.signal.aborted || this.isUp) return;
       this.#period = new AbortController();
-      const isAgain = this.#wasUp;
-      this.#wasUp = true;
-      this.refusal = undefined;
-      this.status.set({ name: "connected" });
+      const isAgain = this.life.wasConnected;
+      this.life.connected();
       this.#changes.notify();
       this.#events.up(isAgain);
-    }, (error) => this.#away(error));
+    }, (error) => this.life.interrupted(error));
   }
 
   #lost(error: unknown): void {
     if (this.#period === undefined) return;
     this.#period.abort();
     this.#period = undefined;
-    this.interruptions++;
-    this.#away(error);
+    this.life.interrupted(error);
     this.#events.down();
-  }
-
-  #away(error: unknown): void {
-    const { current } = this.status;
-    if (current.name === "interrupted") return;
-    const since = this.runtime.now();
-    this.status.set({ name: "interrupted", since, error });
   }
 }

@@ -1,5 +1,4 @@
 /** The broker of nodes that share a NATS server or a cluster. */
-import { UnsupportedError } from "../../errors.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
 import type {
@@ -25,6 +24,8 @@ import {
   type NatsSource,
 } from "./options.ts";
 import { PublishQueue } from "./publish_queue.ts";
+import { BrokerLife } from "../../pubsub/engine/life.ts";
+import { ListenerTable } from "../../pubsub/engine/listeners.ts";
 import { Outbox } from "../../pubsub/engine/queue.ts";
 import { NatsStore } from "./store.ts";
 import { NatsLogs } from "./logs/nats_logs.ts";
@@ -86,11 +87,10 @@ export class NatsBroker implements Broker {
   readonly #queue: PublishQueue;
   readonly #history: NatsHistory;
   readonly #logs: NatsLogs;
-  readonly #subscriptions = new Map<string, TopicSubscription>();
-  #published = 0;
-  #received = 0;
-  #ignored = 0;
-  #closing: Promise<void> | undefined;
+  readonly #life: BrokerLife;
+  readonly #subscriptions = new ListenerTable<TopicSubscription>({
+    onLast: (subscription) => subscription.close(),
+  });
 
   /**
    * Connects in the background; publications wait meanwhile.
@@ -106,21 +106,21 @@ export class NatsBroker implements Broker {
     const settings = natsSettings(options);
     const target = checkSource(source);
     const names = new Names(settings.prefix);
+    const life = new BrokerLife(settings.runtime, { engine: "NATS" });
     // The broker's own types describe a part of the client library's options.
-    const link = new Link(settings.runtime, target as LinkTarget, {
+    const link = new Link({ runtime: settings.runtime, life }, target as LinkTarget, {
       up: (isAgain) => this.#up(isAgain),
       down: () => this.#down(),
     });
     const outbox = new Outbox({ ...settings, engine: "NATS" });
     this.#settings = settings;
     this.#names = names;
+    this.#life = life;
     this.#link = link;
     this.#outbox = outbox;
     this.#queue = new PublishQueue(link, outbox);
-    const onReceived = () => void this.#received++;
-    const onIgnored = () => void this.#ignored++;
-    this.#history = new NatsHistory({ link, names, outbox, settings, onReceived, onIgnored });
-    this.status = link.status;
+    this.#history = new NatsHistory({ link, names, outbox, settings });
+    this.status = life.status;
     this.history = this.#history;
     this.#logs = new NatsLogs(link, names, settings, outbox.budget);
     this.logs = logsOver(this.#logs);
@@ -129,41 +129,24 @@ export class NatsBroker implements Broker {
 
   /** Counters. */
   get stats(): BrokerStats {
-    return {
-      published: this.#published + this.#history.published,
-      received: this.#received,
-      waiting: this.#outbox.budget.messages,
-      dropped: this.#outbox.dropped,
-      interruptions: this.#link.interruptions,
-      reads: this.#history.reads,
-      ignored: this.#ignored,
-    };
+    const { dropped, budget } = this.#outbox;
+    return { ...this.#life.counts, waiting: budget.messages, dropped, ignored: this.#life.ignored };
   }
 
   /** Describes the current problems. */
   issues(): string[] {
-    const { current } = this.status;
-    if (current.name === "closed") return [];
-    const issues: string[] = [];
-    const { refusal, connection } = this.#link;
-    const said = refusal === undefined ? "" : `: ${textOf(refusal)}`;
-    if (current.name === "interrupted") {
-      issues.push(`NATS is away since ${new Date(current.since).toISOString()}${said}`);
-    } else if (connection === undefined && said !== "") {
-      issues.push(`NATS has not been reached since the start${said}`);
-    } else if (said !== "") issues.push(`NATS refused a request${said}`);
-    if (current.name === "connected") issues.push(...this.#lacks());
+    const { name } = this.status.current;
+    if (name === "closed") return [];
+    const { maxWaiting } = this.#settings;
+    const issues = this.#life.issues({ waiting: this.#outbox.budget.messages, maxWaiting });
+    const { lastError } = this.#life;
+    if (name === "connected") {
+      if (lastError !== undefined) issues.push(`NATS refused a request: ${textOf(lastError)}`);
+      issues.push(...this.#lacks());
+    }
     issues.push(...this.#history.issues(), ...this.#logs.issues(), ...this.#link.clock.issues());
     if (this.#queue.refusal !== undefined) {
       issues.push(`NATS refused a publication: ${textOf(this.#queue.refusal)}`);
-    }
-    if (this.#ignored > 0) {
-      issues.push(`${this.#ignored} messages of other programs were ignored`);
-    }
-    const { maxWaiting } = this.#settings;
-    const waiting = this.#outbox.budget.messages;
-    if (waiting > maxWaiting / 2) {
-      issues.push(`${waiting} publications wait for NATS, of ${maxWaiting} at most`);
     }
     return issues;
   }
@@ -176,9 +159,9 @@ export class NatsBroker implements Broker {
    * @throws {RangeError} If the topic has more than 2,048 characters as a part of a subject.
    */
   publish(publication: Publication): void {
-    this.#checkOpen("publish");
+    this.#life.checkOpen("publish");
     const subject = this.#names.plain(publication.topic);
-    this.#published++;
+    this.#life.published++;
     this.#queue.publish(subject, encode(publication));
   }
 
@@ -197,13 +180,16 @@ export class NatsBroker implements Broker {
     listener: (publication: Publication) => void,
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
-    this.#checkOpen("subscribe");
+    this.#life.checkOpen("subscribe");
     // Publications from before this call are not for the new subscriber.
     this.#queue.send();
-    const subscription = options.history === undefined
-      ? this.#subscription(topic)
-      : this.#history.subscription(topic, options.history);
-    return subscription.add(listener, options);
+    const { history } = options;
+    return history === undefined
+      ? this.#subscriptions.subscribe(topic, listener, {
+        ...options,
+        make: () => this.#topic(topic),
+      })
+      : this.#history.subscribe(topic, listener, { ...options, history });
   }
 
   /**
@@ -211,8 +197,7 @@ export class NatsBroker implements Broker {
    * publications have a second to reach NATS. Idempotent.
    */
   close(): Promise<void> {
-    this.#closing ??= this.#close();
-    return this.#closing;
+    return this.#life.close(() => this.#close());
   }
 
   /** Closes the broker; called by `await using`. */
@@ -221,7 +206,7 @@ export class NatsBroker implements Broker {
   }
 
   async #close(): Promise<void> {
-    for (const subscription of this.#subscriptions.values()) subscription.close();
+    for (const subscription of this.#subscriptions.all()) subscription.close();
     this.#subscriptions.clear();
     this.#history.end();
     this.#logs.end();
@@ -238,31 +223,20 @@ export class NatsBroker implements Broker {
     this.#queue.resume();
     this.#history.up();
     if (!isAgain) return;
-    for (const subscription of [...this.#subscriptions.values()]) subscription.reopened();
+    for (const subscription of this.#subscriptions.all()) subscription.reopened();
   }
 
   #down(): void {
+    for (const subscription of this.#subscriptions.all()) subscription.shut();
     this.#history.down();
   }
 
-  #subscription(topic: string): TopicSubscription {
-    let subscription = this.#subscriptions.get(topic);
-    if (subscription === undefined) {
-      const isLog = topic.startsWith(LOG_TOPICS);
-      subscription = new TopicSubscription({
-        link: this.#link,
-        topic,
-        subject: isLog
-          ? this.#names.changes(topic.slice(LOG_TOPICS.length))
-          : this.#names.plain(topic),
-        announces: isLog,
-        onEmpty: () => this.#subscriptions.delete(topic),
-        onReceived: () => void this.#received++,
-        onIgnored: () => void this.#ignored++,
-      });
-      this.#subscriptions.set(topic, subscription);
-    }
-    return subscription;
+  #topic(topic: string): TopicSubscription {
+    const isLog = topic.startsWith(LOG_TOPICS);
+    const subject = isLog
+      ? this.#names.changes(topic.slice(LOG_TOPICS.length))
+      : this.#names.plain(topic);
+    return new TopicSubscription({ link: this.#link, topic, subject, announces: isLog });
   }
 
   /** Describes limits of the connected server that Skein runs into. */
@@ -280,10 +254,5 @@ export class NatsBroker implements Broker {
       lacks.push("Histories in a cluster need three replicas: the restart of a server is not seen");
     }
     return lacks;
-  }
-
-  #checkOpen(verb: string): void {
-    if (this.#closing === undefined) return;
-    throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
   }
 }

@@ -2,13 +2,8 @@
 import type { Msg, Subscription } from "@nats-io/nats-core";
 import { pause } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import type {
-  BrokerSubscribeOptions,
-  BrokerSubscription,
-  Publication,
-  PublicationListener,
-} from "../../pubsub/broker.ts";
-import { type Listener, Listeners } from "../../pubsub/engine/listeners.ts";
+import type { Publication } from "../../pubsub/broker.ts";
+import { Listeners } from "../../pubsub/engine/listeners.ts";
 import { decode, headerOf, QUIET_HEADER, sequenceOf, tagIn } from "./format.ts";
 import type { Link } from "./link.ts";
 import type { HistoryStream } from "./stream.ts";
@@ -113,31 +108,23 @@ interface TopicSubscriptionOptions {
   readonly stream?: HistoryStream;
   /** True for the announcements of a log: headers of messages, which JetStream published again. */
   readonly announces?: boolean;
-  /** Called when the last listener left. */
-  readonly onEmpty: () => void;
-  /** Called for each publication. */
-  readonly onReceived: () => void;
-  /** Called for each message that is no publication. */
-  readonly onIgnored: () => void;
 }
 
-/** One subscription at the server, for all listeners of a topic. */
-export class TopicSubscription {
+/** The listeners of a topic, with one subscription at the server. */
+export class TopicSubscription extends Listeners {
   readonly #options: TopicSubscriptionOptions;
-  readonly #ready: Promise<void>;
-  readonly #over = Promise.withResolvers<void>();
-  readonly #listeners = new Listeners();
   #subscription: Subscription | undefined;
   #knownHead: KnownHead | undefined;
-  #isReady = false;
+  #isSubscribed = false;
   #isOver = false;
   readonly #order: InOrder;
 
   constructor(options: TopicSubscriptionOptions) {
+    super();
     this.#options = options;
     const { runtime } = options.link;
     this.#order = new InOrder(runtime, (publication) => this.#deliverKept(publication));
-    this.#ready = Promise.race([this.#subscribe(), this.#over.promise]);
+    void this.#subscribe();
   }
 
   /** State of the topic; `undefined` if publications may have been missed. */
@@ -145,29 +132,19 @@ export class TopicSubscription {
     return this.#knownHead;
   }
 
-  /** Adds a listener. */
-  add(listener: PublicationListener, options: BrokerSubscribeOptions): BrokerSubscription {
-    const added = this.#listeners.add(listener, options.onInterrupted);
-    return {
-      ready: this.#ready,
-      [Symbol.asyncDispose]: () => {
-        this.#remove(added);
-        return Promise.resolve();
-      },
-    };
-  }
-
   /** Called when publications may be missed from now on. */
   shut(): void {
     this.#knownHead = undefined;
+    this.lose();
     this.#order.flush();
   }
 
   /** Called when publications come again, after some may have been missed. */
   reopened(): void {
-    if (!this.#isReady) return;
+    if (!this.#isSubscribed) return;
     this.#knownHead = { last: undefined };
-    this.#listeners.interrupt();
+    this.lose();
+    this.live();
   }
 
   /** Ends the subscription and all listeners. */
@@ -175,15 +152,8 @@ export class TopicSubscription {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#order.close();
-    this.#listeners.clear();
+    this.clear();
     this.#options.link.leave(this.#subscription);
-    this.#over.resolve();
-  }
-
-  #remove(listener: Listener): void {
-    if (!this.#listeners.remove(listener) || !this.#listeners.isEmpty) return;
-    this.close();
-    this.#options.onEmpty();
   }
 
   async #subscribe(): Promise<void> {
@@ -194,7 +164,7 @@ export class TopicSubscription {
         this.#subscription ??= this.#listen();
       } catch (error) {
         // The application's own connection is about to end.
-        link.refusal = error;
+        link.life.lastError = error;
         break;
       }
       if (!await link.flush()) continue;
@@ -208,12 +178,11 @@ export class TopicSubscription {
       }
       if (stream !== undefined && !await stream.whenOpen()) break;
       if (!link.isUp || this.#subscription === undefined) continue;
-      this.#isReady = true;
+      this.#isSubscribed = true;
       this.#knownHead = { last: undefined };
+      this.live();
       return;
     }
-    // Without a subscription, `ready` stays pending until the channel ends.
-    await this.#over.promise;
   }
 
   #listen(): Subscription {
@@ -231,51 +200,54 @@ export class TopicSubscription {
    */
   #refused(error: unknown): void {
     const { link } = this.#options;
-    link.refusal = error;
+    link.life.lastError = error;
     this.#subscription = undefined;
-    if (!this.#isReady) return;
-    this.#isReady = false;
+    if (!this.#isSubscribed) return;
+    this.#isSubscribed = false;
     this.#knownHead = undefined;
-    void this.#subscribe().then(() => {
-      if (!this.#isOver) this.reopened();
-    });
+    this.lose();
+    void this.#subscribe();
   }
 
   #receive(message: Msg): void {
     if (this.#isOver) return;
-    const { topic, stream, announces, onReceived, onIgnored } = this.#options;
+    const { topic, stream, announces } = this.#options;
     if (stream !== undefined) return this.#receiveKept(message, stream);
     if (announces) return this.#receiveAnnouncement(message);
     const publication = decode(topic, message.data);
-    if (publication === undefined) return onIgnored();
-    onReceived();
-    this.#deliver(publication);
+    if (publication === undefined) return this.#ignore();
+    this.#options.link.life.received++;
+    this.deliver(publication);
   }
 
   #receiveAnnouncement(message: Msg): void {
-    const { topic, onReceived, onIgnored } = this.#options;
-    if (sequenceOf(message) === 0) return onIgnored();
+    const { topic } = this.#options;
+    if (sequenceOf(message) === 0) return this.#ignore();
     if (headerOf(message, QUIET_HEADER) !== "") return;
-    onReceived();
-    this.#deliver({ topic, payload: "" });
+    this.#options.link.life.received++;
+    this.deliver({ topic, payload: "" });
   }
 
   #receiveKept(message: Msg, stream: HistoryStream): void {
-    const { topic, onReceived, onIgnored } = this.#options;
+    const { topic } = this.#options;
     const { epoch, start } = stream.epoch ?? {};
     // Publications before the epoch is known are read by subscribers after `onInterrupted`.
     if (epoch === undefined || start === undefined) return;
     const offset = sequenceOf(message);
-    if (offset === 0) return onIgnored();
+    if (offset === 0) return this.#ignore();
     if (offset <= start) return;
     const before = Number(headerOf(message, "Nats-Last-Sequence"));
     const prev = before > start ? before : 0;
     const tag = tagIn(message);
     const publication = decode(topic, message.data, { epoch, offset, prev, tag });
-    if (publication === undefined) return onIgnored();
-    onReceived();
+    if (publication === undefined) return this.#ignore();
+    this.#options.link.life.received++;
     stream.saw(offset);
     this.#order.take(publication, this.#knownHead?.last ?? 0);
+  }
+
+  #ignore(): void {
+    this.#options.link.life.ignored++;
   }
 
   #deliverKept(publication: Publication): void {
@@ -283,10 +255,6 @@ export class TopicSubscription {
     if (this.#knownHead !== undefined && offset > (this.#knownHead.last ?? 0)) {
       this.#knownHead.last = offset;
     }
-    this.#deliver(publication);
-  }
-
-  #deliver(publication: Publication): void {
-    this.#listeners.deliver(publication);
+    this.deliver(publication);
   }
 }

@@ -1,9 +1,9 @@
 /** The broker of nodes that share a Redis. */
 import { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
-import { BrokerError, UnsupportedError } from "../../errors.ts";
-import type { Runtime } from "../../base/runtime.ts";
-import { StatusFeed } from "../../base/status_feed.ts";
+import { BrokerError } from "../../errors.ts";
+import type { StatusFeed } from "../../base/status_feed.ts";
+import { textOf } from "../../base/error_text.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type {
   Appended,
@@ -17,9 +17,10 @@ import type {
   BrokerSubscription,
   HistoryPage,
   Publication,
-  PublicationListener,
   ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
+import { BrokerLife } from "../../pubsub/engine/life.ts";
+import { Listeners, ListenerTable } from "../../pubsub/engine/listeners.ts";
 import { Pace } from "../../pubsub/engine/pace.ts";
 import type { BrokerLogs } from "../../pubsub/logs/log.ts";
 import { Tags } from "../../pubsub/tag.ts";
@@ -46,217 +47,42 @@ import { type OutgoingAppend, type OutgoingFrame, PublishQueue } from "./publish
 import { defineScripts, RedisHistories, RedisStore, type Run } from "./store.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 
-/** One subscription. */
-interface Listener {
-  readonly listener: PublicationListener;
-  readonly onInterrupted: (() => void) | undefined;
-  readonly ready: PromiseWithResolvers<void>;
-  isActive: boolean;
-  /** `true` once publications of other nodes reach the listener. */
-  isLive: boolean;
-  /** `true` if publications may have been missed since then. */
-  isInterrupted: boolean;
-}
-
-/** A topic's channel and its subscriptions. */
-interface Channel {
+/** The listeners of a topic, and the channel of the topic in Redis. */
+class Channel extends Listeners {
   readonly name: string;
   readonly topic: string;
   readonly isKept: boolean;
-  isConfirmed: boolean;
   /** Newest position received, on a channel with a history. */
   heard: HistoryPosition | undefined;
-  /** Replaced on each change, as a delivery under way still iterates over the old array. */
-  entries: readonly Listener[];
-}
 
-/** The channels that have listeners. */
-class Channels {
-  readonly #byName = new Map<string, Channel>();
-
-  /** Finds a channel that has listeners, by name. */
-  get(name: string): Channel | undefined {
-    return this.#byName.get(name);
+  constructor({ name, topic, isKept }: Pick<Channel, "name" | "topic" | "isKept">) {
+    super();
+    this.name = name;
+    this.topic = topic;
+    this.isKept = isKept;
   }
 
   /**
-   * Adds a subscription.
+   * Records the newest position.
    *
-   * @returns `true` for the first subscription of the channel.
+   * @returns `false` if the history went back. Publications were lost then, and the epoch is over.
    */
-  add(
-    { name, topic, isKept }: Pick<Channel, "name" | "topic" | "isKept">,
-    entry: Listener,
-  ): boolean {
-    const known = this.#byName.get(name);
-    const channel = known ??
-      { name, topic, isKept, isConfirmed: false, heard: undefined, entries: [] };
-    channel.entries = [...channel.entries, entry];
-    if (channel.isConfirmed) goLive(entry);
-    this.#byName.set(name, channel);
-    return known === undefined;
-  }
-
-  /**
-   * Removes a subscription.
-   *
-   * @returns `true` for the last subscription of the channel.
-   */
-  remove(name: string, entry: Listener): boolean {
-    if (!end(entry)) return false;
-    const channel = this.#byName.get(name)!;
-    channel.entries = channel.entries.filter((other) => other !== entry);
-    return channel.entries.length === 0 && this.#byName.delete(name);
-  }
-
-  /** Marks channels whose publications come from now on. */
-  confirm(names: readonly string[]): void {
-    for (const name of names) {
-      const channel = this.#byName.get(name);
-      if (channel === undefined) continue;
-      channel.isConfirmed = true;
-      for (const entry of channel.entries) if (entry.isActive) goLive(entry);
-    }
-  }
-
-  /** Marks channels whose publications may be missed from now on. */
-  lose(names: readonly string[]): void {
-    for (const name of names) {
-      const channel = this.#byName.get(name);
-      if (channel === undefined) continue;
-      channel.isConfirmed = false;
-      for (const entry of channel.entries) entry.isInterrupted = entry.isLive;
-    }
-  }
-
-  /** Ends all subscriptions. */
-  clear(): void {
-    for (const { entries } of this.#byName.values()) for (const entry of entries) end(entry);
-    this.#byName.clear();
+  note(publications: readonly Publication[]): boolean {
+    const [first, last] = [publications[0]?.position, publications.at(-1)?.position];
+    if (first === undefined || last === undefined) return true;
+    const { epoch } = last;
+    const isBehind = this.heard?.epoch === epoch && first.offset <= this.heard.offset;
+    this.heard = { epoch, offset: isBehind ? Number.MAX_SAFE_INTEGER : last.offset };
+    return !isBehind;
   }
 }
 
-/**
- * Calls the listeners. Listeners added meanwhile are not in the list; removed ones are not active.
- */
-function deliver({ entries }: Channel, publications: readonly Publication[]): void {
-  for (const publication of publications) {
-    for (const entry of entries) if (entry.isActive) entry.listener(publication);
-  }
-}
-
-/**
- * Records the newest position of a channel.
- *
- * @returns `false` if the history went back. Publications were lost then, and the epoch is over.
- */
-function note(channel: Channel, publications: readonly Publication[]): boolean {
-  const [first, last] = [publications[0]?.position, publications.at(-1)?.position];
-  if (first === undefined || last === undefined) return true;
-  const { epoch } = last;
-  const isBehind = channel.heard?.epoch === epoch && first.offset <= channel.heard.offset;
-  channel.heard = { epoch, offset: isBehind ? Number.MAX_SAFE_INTEGER : last.offset };
-  return !isBehind;
-}
-
-function goLive(entry: Listener): void {
-  if (!entry.isLive) {
-    entry.isLive = true;
-    entry.ready.resolve();
-  } else if (entry.isInterrupted) {
-    entry.isInterrupted = false;
-    entry.onInterrupted?.();
-  }
-}
-
-/** Ends a subscription and resolves `ready`; `false` if the subscription was over before. */
-function end(entry: Listener): boolean {
-  const { isActive } = entry;
-  entry.isActive = false;
-  entry.ready.resolve();
-  return isActive;
-}
-
-/** Derives the broker's status from the connections and from the answers of Redis. */
-class ConnectionStatus {
-  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connecting" });
-  readonly #runtime: Runtime;
-  readonly #isUp: () => boolean;
-  #interruptions = 0;
-  #wasUp = false;
-  /** Last error of a connection. */
-  #error: unknown;
-  /** Last error of a command; `undefined` after a success. */
-  #trouble: unknown;
-
-  /**
-   * Starts as connecting.
-   *
-   * @param runtime Runtime that has the clock.
-   * @param isUp Tells if all connections are ready, with all their subscriptions.
-   */
-  constructor(runtime: Runtime, isUp: () => boolean) {
-    this.#runtime = runtime;
-    this.#isUp = isUp;
-  }
-
-  /** Number of times that Redis went away. */
-  get interruptions(): number {
-    return this.#interruptions;
-  }
-
-  /** Called when a connection opened, closed, or failed. */
-  update(error?: unknown): void {
-    if (this.status.isEnded) return;
-    if (error !== undefined) this.#error = error;
-    const { current } = this.status;
-    if (this.#isUp() && this.#trouble === undefined) {
-      this.#error = undefined;
-      this.#wasUp = true;
-      if (current.name !== "connected") this.status.set({ name: "connected" });
-    } else if (current.name === "connected" || (current.name === "connecting" && error)) {
-      this.#interruptions++;
-      this.status.set({
-        name: "interrupted",
-        since: this.#runtime.now(),
-        error: this.#error ?? this.#trouble,
-      });
-    }
-  }
-
-  /** Records the error of a failed command; `undefined` after a success. */
-  trouble(trouble: unknown): void {
-    if (trouble === this.#trouble) return;
-    this.#trouble = trouble;
-    this.update();
-  }
-
-  /** Resolves once the first attempt to reach Redis succeeded or failed. */
-  async reached(): Promise<void> {
-    for await (const { name } of this.status.follow()) if (name !== "connecting") return;
-  }
-
-  /** Describes an interruption in words. */
-  issue(): string | undefined {
-    const { current } = this.status;
-    if (current.name !== "interrupted") return undefined;
-    const seconds = Math.round((this.#runtime.now() - current.since) / 1_000);
-    const since = this.#wasUp ? `been away for ${seconds} s` : "not been reached since the start";
-    // The newest error: a server that is back may refuse the password.
-    return `Redis has ${since}: ${textOf(this.#error ?? current.error)}`;
-  }
-
-  /** Ends the status when the broker closes. */
-  end(): void {
-    this.status.end({ name: "closed" });
-  }
-}
-
-function textOf(error: unknown): string {
-  if (!(error instanceof Error)) return "the connection was lost";
-  // The client library's error for all nodes together has the reason of one of them.
-  const { lastNodeError } = error as { readonly lastNodeError?: unknown };
-  return lastNodeError instanceof Error ? lastNodeError.message : error.message;
+/** The client library's error for all nodes together has the reason of one of them. */
+function reasonOf(error: unknown): unknown {
+  const lastNodeError = error instanceof Error && "lastNodeError" in error
+    ? error.lastNodeError
+    : undefined;
+  return lastNodeError instanceof Error ? lastNodeError : error;
 }
 
 /** Lists the policies under which a client's servers evict histories and logs. */
@@ -323,21 +149,21 @@ export class RedisBroker implements Broker {
   readonly #heartbeat: Heartbeat;
   readonly #histories: RedisHistories;
   readonly #queue: PublishQueue;
-  readonly #channels = new Channels();
-  readonly #connection: ConnectionStatus;
+  readonly #channels = new ListenerTable<Channel>({
+    onFirst: (channel) => this.#want(channel),
+    onLast: ({ name }) => this.#subscribers.unwant(name),
+  });
+  readonly #life: BrokerLife;
+  /** Last error of a command; `undefined` after a success. */
+  #trouble: unknown;
   readonly #nodeErrors: NodeErrors;
   readonly #pace: Pace;
   /** Producer of publications without a key. */
   readonly #producer: string;
   #number = 0;
   readonly #tags: Tags;
-  #published = 0;
-  #received = 0;
-  #reads = 0;
-  #ignored = 0;
   /** Eviction policies under which Redis may drop histories and logs. */
   #evicting: readonly string[] = [];
-  #closing: Promise<void> | undefined;
 
   /**
    * Connects; publications wait meanwhile.
@@ -363,8 +189,8 @@ export class RedisBroker implements Broker {
       append: (publication, options) => this.#append(publication, options),
       read: (topic, options) => this.#read(topic, options),
     };
-    this.#connection = new ConnectionStatus(runtime, () => this.#isReady && this.#subscribers.isUp);
-    this.status = this.#connection.status;
+    this.#life = new BrokerLife(runtime, { engine: "Redis" });
+    this.status = this.#life.status;
     this.#client = client;
     this.#nodeErrors = new NodeErrors(client);
     this.#names = names;
@@ -383,16 +209,20 @@ export class RedisBroker implements Broker {
     this.#queue = this.#openQueue();
     client.on("ready", () => {
       this.#queue.wake();
-      this.#connection.update();
+      this.#update();
       void this.#lookAtPolicies();
     });
-    client.on("close", () => this.#connection.update());
-    client.on("error", (error: unknown) => this.#connection.update(error));
+    client.on("close", () => this.#update());
+    client.on("error", (error: unknown) => this.#update(error));
     this.#subscribers = openSubscriberPool(runtime, client, {
       onMessage: (channel, message) => this.#receive(channel, message),
-      onConfirmed: (channels) => this.#channels.confirm(channels),
-      onLost: (channels) => this.#channels.lose(channels),
-      onChange: (error) => this.#connection.update(error),
+      onConfirmed: (channels) => {
+        for (const name of channels) this.#channels.get(name)?.live();
+      },
+      onLost: (channels) => {
+        for (const name of channels) this.#channels.get(name)?.lose();
+      },
+      onChange: (error) => this.#update(error),
     });
     this.#heartbeat = new Heartbeat(runtime, settings.heartbeatMs, () => [
       ...(isCluster(client) ? client.nodes("master") : [client]),
@@ -402,21 +232,14 @@ export class RedisBroker implements Broker {
 
   /** Counters. */
   get stats(): BrokerStats {
-    return {
-      published: this.#published,
-      received: this.#received,
-      waiting: this.#queue.waiting,
-      dropped: this.#queue.dropped,
-      interruptions: this.#connection.interruptions,
-      reads: this.#reads,
-      ignored: this.#ignored,
-    };
+    const { waiting, dropped } = this.#queue;
+    return { ...this.#life.counts, waiting, dropped, ignored: this.#life.ignored };
   }
 
   /** Describes the current problems, such as that Redis is away, or that many publications wait. */
   issues(): string[] {
-    const away = this.#connection.issue();
-    const issues = away === undefined ? [] : [away];
+    const { maxWaiting } = this.#settings;
+    const issues = this.#life.issues({ waiting: this.#queue.waiting, maxWaiting });
     for (const [address, error] of this.#nodeErrors.list()) {
       issues.push(`Redis at ${address} has no connection: ${textOf(error)}`);
     }
@@ -426,14 +249,6 @@ export class RedisBroker implements Broker {
       issues.push(
         `Redis may evict histories and logs: maxmemory-policy must be noeviction, received ${policy}`,
       );
-    }
-    if (this.#ignored > 0) {
-      issues.push(`${this.#ignored} messages of other programs were ignored`);
-    }
-    const { maxWaiting } = this.#settings;
-    const { waiting } = this.#queue;
-    if (waiting > maxWaiting / 2) {
-      issues.push(`${waiting} publications wait for Redis, of ${maxWaiting} at most`);
     }
     return issues;
   }
@@ -446,9 +261,9 @@ export class RedisBroker implements Broker {
    * @throws {RangeError} If the topic has more than 65,536 bytes.
    */
   publish(publication: Publication): void {
-    this.#checkOpen("publish");
+    this.#life.checkOpen("publish");
     checkName(publication.topic);
-    if (this.#queue.push(publication.topic, encodeFrame(publication))) this.#published++;
+    if (this.#queue.push(publication.topic, encodeFrame(publication))) this.#life.published++;
   }
 
   /**
@@ -466,26 +281,14 @@ export class RedisBroker implements Broker {
     listener: (publication: Publication) => void,
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
-    this.#checkOpen("subscribe");
+    this.#life.checkOpen("subscribe");
     checkName(topic);
     const isKept = options.history !== undefined;
     const name = isKept ? this.#names.keptChannel(topic) : this.#names.channel(topic);
-    const entry: Listener = {
-      listener,
-      onInterrupted: options.onInterrupted,
-      ready: Promise.withResolvers(),
-      isActive: true,
-      isLive: false,
-      isInterrupted: false,
-    };
-    if (this.#channels.add({ name, topic, isKept }, entry)) this.#want(name, topic, isKept);
-    return {
-      ready: entry.ready.promise,
-      [Symbol.asyncDispose]: () => {
-        if (this.#channels.remove(name, entry)) this.#subscribers.unwant(name);
-        return Promise.resolve();
-      },
-    };
+    return this.#channels.subscribe(name, listener, {
+      ...options,
+      make: () => new Channel({ name, topic, isKept }),
+    });
   }
 
   /**
@@ -493,7 +296,7 @@ export class RedisBroker implements Broker {
    * and are given up then. Idempotent.
    */
   close(): Promise<void> {
-    return this.#closing ??= this.#close();
+    return this.#life.close(() => this.#close());
   }
 
   /** Closes the broker; called by `await using`. */
@@ -502,7 +305,7 @@ export class RedisBroker implements Broker {
   }
 
   async #close(): Promise<void> {
-    this.#connection.end();
+    this.status.end({ name: "closed" });
     this.#channels.clear();
     if (this.#isReady) {
       await settlesWithin(this.#settings.runtime, this.#queue.empty(), FLUSH_TIMEOUT_MS);
@@ -543,13 +346,29 @@ export class RedisBroker implements Broker {
       ...this.#settings,
       sender,
       // While the connection is away, its own error is reported already.
-      onTrouble: (error) => this.#connection.trouble(isReady() ? error : undefined),
+      onTrouble: (error) => {
+        const trouble = isReady() ? error : undefined;
+        if (trouble === this.#trouble) return;
+        this.#trouble = trouble;
+        this.#update();
+      },
     });
   }
 
+  /** Called when a connection opened, closed or failed, or Redis failed or took a command. */
+  #update(error?: unknown): void {
+    const life = this.#life;
+    if (this.status.isEnded) return;
+    if (error !== undefined) life.lastError = reasonOf(error);
+    if (this.#isReady && this.#subscribers.isUp && this.#trouble === undefined) life.connected();
+    else if (this.status.current.name !== "connecting" || error) {
+      life.interrupted(life.lastError ?? this.#trouble);
+    }
+  }
+
   /** Subscribes after this node's waiting publications, which precede the subscription. */
-  #want(name: string, topic: string, isKept: boolean): void {
-    const channel = this.#channels.get(name);
+  #want(channel: Channel): void {
+    const { name, topic, isKept } = channel;
     const want = () => {
       // A topic that was left and subscribed again meanwhile waits for later publications.
       if (this.#channels.get(name) === channel) this.#subscribers.want(name);
@@ -568,19 +387,16 @@ export class RedisBroker implements Broker {
   }
 
   #handOn(channel: Channel, message: Buffer): void {
-    const { name } = channel;
     // Redis confirms many channels together; publications of the first can come before the answer.
-    if (!channel.isConfirmed) this.#channels.confirm([name]);
+    if (!channel.isLive) channel.live();
     const { topic, isKept } = channel;
     const publications = isKept ? decodeKept(topic, message) : decodePlain(topic, message);
-    if (publications.length === 0) this.#ignored++;
-    this.#received += publications.length;
-    const goesOn = note(channel, publications);
-    deliver(channel, publications);
-    if (goesOn) return;
-    // SubscriberPool that read the history now learn that the epoch is over.
-    this.#channels.lose([name]);
-    this.#channels.confirm([name]);
+    if (publications.length === 0) this.#life.ignored++;
+    this.#life.received += publications.length;
+    const goesOn = channel.note(publications);
+    for (const publication of publications) channel.deliver(publication);
+    // Subscribers that read the history now learn that the epoch is over.
+    if (!goesOn) channel.interrupt();
   }
 
   async #lookAtPolicies(): Promise<void> {
@@ -588,7 +404,7 @@ export class RedisBroker implements Broker {
   }
 
   async #append(publication: Publication, options: AppendOptions): Promise<Appended> {
-    if (this.#closing) throw new BrokerError("Cannot append: the broker is closed");
+    this.#life.checkCall("append");
     checkName(publication.topic);
     if (options.key !== undefined) checkName(options.key.producer);
     const { bounds, key = { producer: this.#producer, number: this.#number++ } } = options;
@@ -596,7 +412,7 @@ export class RedisBroker implements Broker {
     const tag = this.#tags.next();
     const kept = { bounds, key, tag, appended };
     const frame = encodeFrame(publication, tag);
-    if (this.#queue.push(publication.topic, frame, kept)) this.#published++;
+    if (this.#queue.push(publication.topic, frame, kept)) this.#life.published++;
     return await appended.promise;
   }
 
@@ -610,7 +426,7 @@ export class RedisBroker implements Broker {
     try {
       const page = this.#run("read history", () => this.#histories.read(topic, options));
       const read = await Promise.race([page, aborted.promise]);
-      this.#reads++;
+      this.#life.reads++;
       return read;
     } finally {
       signal?.removeEventListener("abort", abort);
@@ -618,17 +434,13 @@ export class RedisBroker implements Broker {
   }
 
   async #run<T>(what: string, command: () => Promise<T>): Promise<T> {
-    if (this.#closing) throw new BrokerError(`Cannot ${what}: the broker is closed`);
-    if (!this.#isReady) await this.#connection.reached();
+    this.#life.checkCall(what);
+    if (!this.#isReady) await this.#life.reached();
     if (!this.#isReady) throw new BrokerError(`Cannot ${what}: Redis is away`);
     try {
       return await command();
     } catch (cause) {
-      throw new BrokerError(`Cannot ${what}: ${textOf(cause)}`, { cause });
+      throw new BrokerError(`Cannot ${what}: ${textOf(reasonOf(cause))}`, { cause });
     }
-  }
-
-  #checkOpen(verb: string): void {
-    if (this.#closing) throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
   }
 }

@@ -1,69 +1,206 @@
 /** The listeners of topics on this node. */
-import type { BrokerSubscription, Publication, PublicationListener } from "../broker.ts";
+import type {
+  BrokerSubscribeOptions,
+  BrokerSubscription,
+  Publication,
+  PublicationListener,
+} from "../broker.ts";
 
 /** One subscription of a listener. */
-export interface Listener {
+interface Listener {
   readonly listener: PublicationListener;
   readonly onInterrupted: (() => void) | undefined;
+  readonly ready: PromiseWithResolvers<void>;
   isActive: boolean;
+  /** True once publications of other nodes reach the listener. */
+  isLive: boolean;
+  /** True if publications may have been missed since then. */
+  isInterrupted: boolean;
 }
 
 /**
- * The listeners of one topic on this node. A delivery reaches the listeners of its beginning, except
- * those that are removed during the delivery.
+ * The listeners of one topic on this node, with one subscription at the engine for all of them. A
+ * delivery reaches the listeners of its beginning, except those that are removed during the delivery.
  */
 export class Listeners {
   /** Replaced on each change, as a delivery under way still iterates over the old array. */
   #all: readonly Listener[] = [];
+  #isLive = false;
 
   /** True without listeners. */
   get isEmpty(): boolean {
     return this.#all.length === 0;
   }
 
+  /** True while the publications of other nodes reach this one. */
+  get isLive(): boolean {
+    return this.#isLive;
+  }
+
   /** Adds a listener; the same function may be added twice. */
   add(listener: PublicationListener, onInterrupted?: () => void): Listener {
-    const added: Listener = { listener, onInterrupted, isActive: true };
+    const added: Listener = {
+      listener,
+      onInterrupted,
+      ready: Promise.withResolvers(),
+      isActive: true,
+      isLive: false,
+      isInterrupted: false,
+    };
     this.#all = [...this.#all, added];
+    if (this.#isLive) goLive(added);
     return added;
   }
 
   /** Removes a listener; false if the listener was removed before. */
   remove(listener: Listener): boolean {
-    if (!listener.isActive) return false;
-    listener.isActive = false;
+    if (!end(listener)) return false;
     this.#all = this.#all.filter((other) => other !== listener);
     return true;
   }
 
+  /** Delivers a publication. */
   deliver(publication: Publication): void {
     for (const one of this.#all) if (one.isActive) one.listener(publication);
   }
 
-  /** Reports that publications may have been missed. */
-  interrupt(): void {
-    for (const { isActive, onInterrupted } of this.#all) if (isActive) onInterrupted?.();
+  /** Called when the publications of other nodes come from now on. */
+  live(): void {
+    this.#isLive = true;
+    for (const one of this.#all) if (one.isActive) goLive(one);
   }
 
+  /** Called when publications may be missed until the next call of `live`. */
+  lose(): void {
+    this.#isLive = false;
+    for (const one of this.#all) one.isInterrupted = one.isLive;
+  }
+
+  /**
+   * Reports that publications may have been missed; listeners whose publications do not come yet learn
+   * of that later.
+   */
+  interrupt(): void {
+    if (!this.#isLive) return;
+    this.lose();
+    this.live();
+  }
+
+  /** Ends all subscriptions. */
   clear(): void {
-    for (const one of this.#all) one.isActive = false;
+    for (const one of this.#all) end(one);
     this.#all = [];
   }
 }
 
+function goLive(one: Listener): void {
+  if (!one.isLive) {
+    one.isLive = true;
+    one.ready.resolve();
+  } else if (one.isInterrupted) {
+    one.isInterrupted = false;
+    one.onInterrupted?.();
+  }
+}
+
+/** Ends a subscription and resolves `ready`; false if the subscription was over before. */
+function end(one: Listener): boolean {
+  const { isActive } = one;
+  one.isActive = false;
+  one.ready.resolve();
+  return isActive;
+}
+
+/** Options for {@linkcode ListenerTable}. */
+interface ListenerTableOptions<C extends Listeners> {
+  /** Called when a topic got its first listener. */
+  readonly onFirst?: (channel: C) => void;
+  /** Called when the last listener of a topic left. */
+  readonly onLast?: (channel: C) => void;
+}
+
+/** The topics that have listeners, by key; bounded by the subscriptions of the caller. */
+export class ListenerTable<C extends Listeners> {
+  readonly #channels = new Map<string, C>();
+  readonly #options: ListenerTableOptions<C>;
+
+  /**
+   * Starts without subscriptions.
+   *
+   * @param options See {@linkcode ListenerTableOptions}.
+   */
+  constructor(options: ListenerTableOptions<C> = {}) {
+    this.#options = options;
+  }
+
+  /** Finds a topic that has listeners. */
+  get(key: string): C | undefined {
+    return this.#channels.get(key);
+  }
+
+  /** The topics that have listeners, of the moment of the call. */
+  all(): readonly C[] {
+    return [...this.#channels.values()];
+  }
+
+  /**
+   * Subscribes a listener.
+   *
+   * @param key Key of the topic.
+   * @param listener Called with each publication.
+   * @param options Makes the topic for its first listener; the rest is of the caller of the broker.
+   * @returns The subscription.
+   */
+  subscribe(
+    key: string,
+    listener: PublicationListener,
+    { make, onInterrupted }:
+      & { readonly make: () => C }
+      & Pick<BrokerSubscribeOptions, "onInterrupted">,
+  ): BrokerSubscription {
+    const known = this.#channels.get(key);
+    const channel = known ?? make();
+    const added = channel.add(listener, onInterrupted);
+    if (known === undefined) {
+      this.#channels.set(key, channel);
+      this.#options.onFirst?.(channel);
+    }
+    return {
+      ready: added.ready.promise,
+      [Symbol.asyncDispose]: () => {
+        if (channel.remove(added) && channel.isEmpty) {
+          this.#channels.delete(key);
+          this.#options.onLast?.(channel);
+        }
+        return Promise.resolve();
+      },
+    };
+  }
+
+  /** Ends all subscriptions, without a call of `onLast`. */
+  clear(): void {
+    for (const channel of this.#channels.values()) channel.clear();
+    this.#channels.clear();
+  }
+}
+
 /** The listeners of one topic, and publications that listeners made during a delivery. */
-interface LocalTopic {
-  readonly listeners: Listeners;
+class LocalTopic extends Listeners {
+  readonly topic: string;
   /** Delivered after the current publication, in one order for all listeners. */
-  readonly waiting: Publication[];
-  isDelivering: boolean;
+  readonly waiting: Publication[] = [];
+  isDelivering = false;
+
+  constructor(topic: string) {
+    super();
+    this.topic = topic;
+    this.live();
+  }
 }
 
 /** The subscriptions of brokers that have all listeners in this process. */
 export class LocalListeners {
-  readonly #topics = new Map<string, LocalTopic>();
-  readonly #onFirst: (topic: string) => void;
-  readonly #onLast: (topic: string) => void;
+  readonly #topics: ListenerTable<LocalTopic>;
 
   /**
    * Starts without subscriptions.
@@ -71,31 +208,16 @@ export class LocalListeners {
    * @param onFirst Called when a topic gets its first listener.
    * @param onLast Called when the last listener of a topic left.
    */
-  constructor(onFirst: (topic: string) => void = () => {}, onLast: typeof onFirst = () => {}) {
-    this.#onFirst = onFirst;
-    this.#onLast = onLast;
+  constructor(onFirst?: (topic: string) => void, onLast?: (topic: string) => void) {
+    this.#topics = new ListenerTable({
+      onFirst: ({ topic }) => onFirst?.(topic),
+      onLast: ({ topic }) => onLast?.(topic),
+    });
   }
 
-  /** Subscribes a listener; the subscription is in force at once. */
+  /** Subscribes a listener; the subscription is in force immediately. */
   subscribe(topic: string, listener: PublicationListener): BrokerSubscription {
-    let local = this.#topics.get(topic);
-    if (local === undefined) {
-      local = { listeners: new Listeners(), waiting: [], isDelivering: false };
-      this.#topics.set(topic, local);
-      this.#onFirst(topic);
-    }
-    const { listeners } = local;
-    const added = listeners.add(listener);
-    return {
-      ready: Promise.resolve(),
-      [Symbol.asyncDispose]: () => {
-        if (listeners.remove(added) && listeners.isEmpty) {
-          this.#topics.delete(topic);
-          this.#onLast(topic);
-        }
-        return Promise.resolve();
-      },
-    };
+    return this.#topics.subscribe(topic, listener, { make: () => new LocalTopic(topic) });
   }
 
   /**
@@ -111,9 +233,9 @@ export class LocalListeners {
     }
     topic.isDelivering = true;
     try {
-      topic.listeners.deliver(publication);
+      topic.deliver(publication);
       for (let next = topic.waiting.shift(); next; next = topic.waiting.shift()) {
-        topic.listeners.deliver(next);
+        topic.deliver(next);
       }
     } finally {
       topic.isDelivering = false;
@@ -123,7 +245,6 @@ export class LocalListeners {
 
   /** Ends all subscriptions, without a call of `onLast`. */
   clear(): void {
-    for (const { listeners } of this.#topics.values()) listeners.clear();
     this.#topics.clear();
   }
 }

@@ -17,7 +17,7 @@ import {
   type Publication,
   type PublicationListener,
 } from "../broker.ts";
-import { Listeners } from "../engine/listeners.ts";
+import { Listeners, ListenerTable } from "../engine/listeners.ts";
 import { Pace } from "../engine/pace.ts";
 import type { BrokerLogs } from "../logs/log.ts";
 import { type CallName, CALLS, compact, partOf } from "./calls.ts";
@@ -49,11 +49,15 @@ const MAX_NAME_BYTES = 1_024;
 const CLOSE_TIMEOUT_MS = 1_000;
 
 /** The listeners of one topic, with or without a history. */
-interface Channel {
+class Channel extends Listeners {
   readonly id: number;
   readonly topic: string;
-  readonly listeners: Listeners;
-  readonly ready: PromiseWithResolvers<void>;
+
+  constructor(id: number, topic: string) {
+    super();
+    this.id = id;
+    this.topic = topic;
+  }
 }
 
 /** Options for {@linkcode PortBroker}. */
@@ -92,9 +96,9 @@ export class PortBroker implements Broker {
   readonly #runtime: Runtime;
   readonly #link: PortLink<WorkerOperation, EngineOperation>;
   readonly #pace: Pace;
-  readonly #plain = new Map<string, Channel>();
-  readonly #kept = new Map<string, Channel>();
-  /** Channels by id; bounded by the two maps above. */
+  readonly #plain = new ListenerTable<Channel>({ onLast: ({ id }) => this.#leave(id) });
+  readonly #kept = new ListenerTable<Channel>({ onLast: ({ id }) => this.#leave(id) });
+  /** Channels by id; bounded by the two tables above. */
   readonly #channels = new Map<number, Channel>();
   readonly #calls = new Map<number, PromiseWithResolvers<unknown>>();
   readonly #ended = Promise.withResolvers<void>();
@@ -209,22 +213,11 @@ export class PortBroker implements Broker {
   ): BrokerSubscription {
     this.#checkOpen("subscribe");
     checkName(topic);
-    const { history, onInterrupted } = options;
-    const channels = history === undefined ? this.#plain : this.#kept;
-    const channel = channels.get(topic) ?? this.#open(topic, history);
-    const added = channel.listeners.add(listener, onInterrupted);
-    return {
-      ready: channel.ready.promise,
-      [Symbol.asyncDispose]: () => {
-        if (channel.listeners.remove(added) && channel.listeners.isEmpty) {
-          channels.delete(topic);
-          this.#channels.delete(channel.id);
-          channel.ready.resolve();
-          this.#link.send(["unsubscribe", channel.id]);
-        }
-        return Promise.resolve();
-      },
-    };
+    const channels = options.history === undefined ? this.#plain : this.#kept;
+    return channels.subscribe(topic, listener, {
+      ...options,
+      make: () => this.#open(topic, options.history),
+    });
   }
 
   /** Ends all subscriptions, and waits up to a second for the results of calls. Idempotent. */
@@ -238,10 +231,6 @@ export class PortBroker implements Broker {
   }
 
   async #close(): Promise<void> {
-    for (const { listeners, ready } of this.#channels.values()) {
-      listeners.clear();
-      ready.resolve();
-    }
     for (const channels of [this.#plain, this.#kept, this.#channels]) channels.clear();
     this.#link.send(["end"]);
     this.#link.flush();
@@ -254,13 +243,15 @@ export class PortBroker implements Broker {
   }
 
   #open(topic: string, history: BrokerSubscribeOptions["history"]): Channel {
-    const id = ++this.#lastId;
-    const ready = Promise.withResolvers<void>();
-    const channel: Channel = { id, topic, listeners: new Listeners(), ready };
-    (history === undefined ? this.#plain : this.#kept).set(topic, channel);
-    this.#channels.set(id, channel);
-    this.#link.send(["subscribe", id, topic, history]);
+    const channel = new Channel(++this.#lastId, topic);
+    this.#channels.set(channel.id, channel);
+    this.#link.send(["subscribe", channel.id, topic, history]);
     return channel;
+  }
+
+  #leave(id: number): void {
+    this.#channels.delete(id);
+    this.#link.send(["unsubscribe", id]);
   }
 
   /** Calls the engine: names, bounds and signals of all calls are handled here. */
@@ -295,7 +286,7 @@ export class PortBroker implements Broker {
       case "deliver":
         return this.#deliver(operation);
       case "ready":
-        return this.#channels.get(operation[1])?.ready.resolve();
+        return this.#channels.get(operation[1])?.live();
       case "interrupted":
         return this.#interrupt(operation[1]);
       case "result":
@@ -319,9 +310,8 @@ export class PortBroker implements Broker {
     const channel = this.#channels.get(id);
     if (channel === undefined) return;
     this.#counts.received++;
-    const { topic } = channel;
-    channel.listeners.deliver({
-      topic,
+    channel.deliver({
+      topic: channel.topic,
       payload,
       bytes,
       except,
@@ -330,9 +320,9 @@ export class PortBroker implements Broker {
   }
 
   #interrupt(id: number): void {
-    if (id !== ALL_CHANNELS) return this.#channels.get(id)?.listeners.interrupt();
+    if (id !== ALL_CHANNELS) return this.#channels.get(id)?.interrupt();
     this.#counts.interruptions++;
-    for (const { listeners } of [...this.#channels.values()]) listeners.interrupt();
+    for (const channel of [...this.#channels.values()]) channel.interrupt();
   }
 
   #setStatus(status: BrokerStatus): void {

@@ -160,7 +160,7 @@ for (const credentials of natsCredentials()) {
         await change(refuses);
         await until(() => attempts() > before + ATTEMPTS);
         await until(() => /Authorization Violation/.test(broker.issues().join()));
-        assertMatch(broker.issues().join(), /NATS is away since .*: Authorization Violation/);
+        assertMatch(broker.issues().join(), /NATS has been away for .*: Authorization Violation/);
         await change(accepts);
         await serves(broker);
         assertEquals(broker.stats.interruptions > 0, true);

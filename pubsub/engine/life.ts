@@ -1,0 +1,134 @@
+/** The life of a broker: the state of its engine, its counters, its problems and its end. */
+import { textOf } from "../../base/error_text.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
+import { BrokerError, UnsupportedError } from "../../errors.ts";
+import type { BrokerStats, BrokerStatus } from "../broker.ts";
+
+/** Part of a queue above which `issues()` warns. */
+const LONG = 0.5;
+
+/** Words for the problems of an engine. */
+interface EngineWords {
+  /** The engine, such as "Redis". */
+  readonly engine: string;
+  /** The outage, after "the engine has": "been away" by default. */
+  readonly outage?: string;
+  /** The items that wait: "publications wait for" the engine by default. */
+  readonly backlog?: string;
+}
+
+/** The state of the engine, the counters and the end of one broker. */
+export class BrokerLife {
+  /** State of the engine. */
+  readonly status: StatusFeed<BrokerStatus>;
+  /** Publications that the broker accepted. */
+  published = 0;
+  /** Publications that came from the engine. */
+  received = 0;
+  /** Pages of histories read from the engine. */
+  reads = 0;
+  /** Messages that other programs published in the place of publications. */
+  ignored = 0;
+  /** Newest error of the connection; the next connection removes it. */
+  lastError: unknown;
+  readonly #runtime: Runtime;
+  readonly #words: EngineWords;
+  #interruptions = 0;
+  #wasConnected: boolean;
+  #closing: Promise<void> | undefined;
+
+  /**
+   * Starts the life of a broker.
+   *
+   * @param runtime Clocks of this node.
+   * @param options Words for the problems of the engine, and its first status.
+   */
+  constructor(
+    runtime: Runtime,
+    { status = { name: "connecting" }, ...words }:
+      & EngineWords
+      & { readonly status?: BrokerStatus },
+  ) {
+    this.#runtime = runtime;
+    this.#words = words;
+    this.status = new StatusFeed<BrokerStatus>(status);
+    this.#wasConnected = status.name === "connected";
+  }
+
+  /** The counters that all brokers have. */
+  get counts(): Pick<BrokerStats, "published" | "received" | "interruptions" | "reads"> {
+    const { published, received, reads } = this;
+    return { published, received, interruptions: this.#interruptions, reads };
+  }
+
+  /** True once the engine was there. */
+  get wasConnected(): boolean {
+    return this.#wasConnected;
+  }
+
+  /** True once `close` was called. */
+  get isClosed(): boolean {
+    return this.#closing !== undefined;
+  }
+
+  /** Called when the engine is there. */
+  connected(): void {
+    this.lastError = undefined;
+    this.#wasConnected = true;
+    if (this.status.current.name !== "connected") this.status.set({ name: "connected" });
+  }
+
+  /** Called when the engine went away, or takes no writes (`rejects`). */
+  interrupted(error: unknown, { rejects }: { readonly rejects?: true } = {}): void {
+    if (this.status.current.name === "interrupted" || this.status.isEnded) return;
+    if (this.#wasConnected) this.#interruptions++;
+    this.status.set({ name: "interrupted", since: this.#runtime.now(), error, rejects });
+  }
+
+  /** Resolves once the first attempt to reach the engine succeeded or failed. */
+  async reached(): Promise<void> {
+    for await (const { name } of this.status.follow()) if (name !== "connecting") return;
+  }
+
+  /** Describes the problems of all engines: an outage, foreign messages, and a long queue. */
+  issues(
+    { waiting, maxWaiting }: { readonly waiting: number; readonly maxWaiting: number },
+  ): string[] {
+    const { engine, backlog = `publications wait for ${engine}` } = this.#words;
+    const issues = this.#outage();
+    if (this.ignored > 0) issues.push(`${this.ignored} messages of other programs were ignored`);
+    if (waiting > maxWaiting * LONG) issues.push(`${waiting} ${backlog}, of ${maxWaiting} at most`);
+    return issues;
+  }
+
+  /** Throws if the broker is closed; for the calls that throw. */
+  checkOpen(verb: string): void {
+    if (this.isClosed) throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
+  }
+
+  /** Throws if the broker is closed; for the calls that reject. */
+  checkCall(verb: string): void {
+    if (this.isClosed) throw new BrokerError(`Cannot ${verb}: the broker is closed`);
+  }
+
+  /** Closes the broker at the first call; all calls share the result. */
+  close(end: () => Promise<void>): Promise<void> {
+    return this.#closing ??= end();
+  }
+
+  #outage(): string[] {
+    const { engine, outage = "been away" } = this.#words;
+    const { current } = this.status;
+    const { since, error } = current.name === "interrupted" ? current : {};
+    // The newest error: a server that is back may refuse the password.
+    const newest = this.lastError ?? error;
+    const reason = newest === undefined ? "the connection was lost" : textOf(newest);
+    if (since !== undefined && this.#wasConnected) {
+      const seconds = Math.round((this.#runtime.now() - since) / 1_000);
+      return [`${engine} has ${outage} for ${seconds} s: ${reason}`];
+    }
+    const isUnreached = since !== undefined || current.name === "connecting" && newest;
+    return isUnreached ? [`${engine} has not been reached since the start: ${reason}`] : [];
+  }
+}
