@@ -151,7 +151,7 @@ test("says that a connection which was handed in has ended", async ({ servers })
   await statusIs(broker, "connected");
   await connection.close();
   await statusIs(broker, "interrupted");
-  assertMatch(broker.issues().join(), /NATS is away/);
+  assertMatch(broker.issues().join(), /NATS has been away/);
   await assertRejects(() => broker.history.read("news", PAGE), BrokerError);
   await assertRejects(() => broker.store.newest("row", 60_000), BrokerError);
   broker.publish({ topic: "news", payload: "waits" });
