@@ -1,9 +1,8 @@
 /** The broker within one process. */
 import { checkOptions, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
 import type { OptionKinds } from "../../base/options.ts";
-import { BrokerError, UnsupportedError } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { StatusFeed } from "../../base/status_feed.ts";
+import type { StatusFeed } from "../../base/status_feed.ts";
 import type {
   Appended,
   AppendOptions,
@@ -18,6 +17,7 @@ import type {
   TakenTokens,
   TokenRate,
 } from "../broker.ts";
+import { BrokerLife } from "../engine/life.ts";
 import { LocalListeners } from "../engine/listeners.ts";
 import { logsOver } from "../logs/changes.ts";
 import type { BrokerLogs } from "../logs/log.ts";
@@ -170,13 +170,13 @@ export class MemoryBroker implements Broker {
   /** A publication reaches the current subscriptions, and no later ones. */
   readonly delivery = "at-most-once";
   /** Always connected, until the broker is closed. */
-  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connected" });
+  readonly status: StatusFeed<BrokerStatus>;
   /** Histories in memory, for as long as the broker lives. */
   readonly history: BrokerHistory = {
     append: (publication, options) => this.#append(publication, options),
     read: async (topic, options) => {
-      if (this.#isClosed) throw new BrokerError("Cannot read history: the broker is closed");
-      this.#reads++;
+      this.#life.checkCall("read history");
+      this.#life.reads++;
       return await this.#histories.read(topic, options);
     },
   };
@@ -190,9 +190,7 @@ export class MemoryBroker implements Broker {
   readonly #plain = new LocalListeners();
   /** The listeners of topics with a history. */
   readonly #kept: LocalListeners;
-  #isClosed = false;
-  #published = 0;
-  #reads = 0;
+  readonly #life: BrokerLife;
 
   /**
    * Creates a broker without subscriptions.
@@ -204,6 +202,8 @@ export class MemoryBroker implements Broker {
     checkOptions("create broker", options, OPTIONS);
     const { maxTopics = MAX_TOPICS, maxTotalBytes = defaultTotalBytes() } = options;
     const { runtime = platformRuntime() } = options;
+    this.#life = new BrokerLife(runtime, { engine: "memory", status: { name: "connected" } });
+    this.status = this.#life.status;
     this.#memory = new MemoryStore(runtime);
     const histories = new MemoryHistories(runtime, {
       maxTopics,
@@ -229,16 +229,9 @@ export class MemoryBroker implements Broker {
 
   /** Counters. */
   get stats(): BrokerStats {
-    const published = this.#published;
-    return {
-      published,
-      received: published,
-      waiting: 0,
-      dropped: 0,
-      interruptions: 0,
-      reads: this.#reads,
-      forgotten: this.#histories.forgotten,
-    };
+    const { counts } = this.#life;
+    const { forgotten } = this.#histories;
+    return { ...counts, received: counts.published, waiting: 0, dropped: 0, forgotten };
   }
 
   /** Always empty: a broker in memory has no outages. */
@@ -254,14 +247,14 @@ export class MemoryBroker implements Broker {
    * @throws {UnsupportedError} If the broker is closed.
    */
   publish(publication: Publication): void {
-    this.#checkOpen("publish");
-    this.#published++;
+    this.#life.checkOpen("publish");
+    this.#life.published++;
     this.#plain.deliver(publication);
   }
 
   async #append(publication: Publication, options: AppendOptions): Promise<Appended> {
-    if (this.#isClosed) throw new BrokerError("Cannot append: the broker is closed");
-    this.#published++;
+    this.#life.checkCall("append");
+    this.#life.published++;
     const placed = this.#histories.append(publication, options);
     if (placed !== undefined) this.#kept.deliver(placed);
     return await appended(placed);
@@ -281,21 +274,14 @@ export class MemoryBroker implements Broker {
     listener: (publication: Publication) => void,
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
-    this.#checkOpen("subscribe");
+    this.#life.checkOpen("subscribe");
     const listeners = options.history === undefined ? this.#plain : this.#kept;
     return listeners.subscribe(topic, listener);
   }
 
   /** Ends all subscriptions. Idempotent. */
   close(): Promise<void> {
-    this.#isClosed = true;
-    this.#plain.clear();
-    this.#kept.clear();
-    this.#histories.clear();
-    this.#memory.clear();
-    this.#logs.close();
-    this.status.end({ name: "closed" });
-    return Promise.resolve();
+    return this.#life.close(() => this.#close());
   }
 
   /** Closes the broker; called by `await using`. */
@@ -303,7 +289,13 @@ export class MemoryBroker implements Broker {
     return this.close();
   }
 
-  #checkOpen(verb: string): void {
-    if (this.#isClosed) throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
+  #close(): Promise<void> {
+    this.#plain.clear();
+    this.#kept.clear();
+    this.#histories.clear();
+    this.#memory.clear();
+    this.#logs.close();
+    this.status.end({ name: "closed" });
+    return Promise.resolve();
   }
 }
