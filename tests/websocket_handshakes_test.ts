@@ -8,6 +8,7 @@ import { assertEquals, assertMatch } from "@std/assert";
 import { listenMoq } from "../moq/mod.ts";
 import type { Refusal } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
+import { acceptWebSocket } from "../transport/mod.ts";
 import { listen, portOf, type RawOptions, RawSocket } from "./servers.ts";
 
 /** A request, and the status of the answer. */
@@ -77,6 +78,26 @@ for (const engine of ["runtime", "hardened"] as const) {
       reason: "Cannot upgrade to WebSocket: Sec-WebSocket-Version must be 13, received 14",
       address: "127.0.0.1",
     });
+  });
+}
+
+for (const engine of ["runtime", "hardened"] as const) {
+  Deno.test(`The ${engine} engine sends the headers of an answer, and none that is malformed`, async () => {
+    const host = hardenedWebSocket();
+    const accept = engine === "hardened" ? host.accept : acceptWebSocket;
+    let headers: HeadersInit = [["set-cookie", "a=1"], ["set-cookie", "b=2"]];
+    await using server = listen({
+      webTransport: false,
+      ...(engine === "hardened" && { webSocket: host }),
+      webSocketEngine: (request, options) => accept(request, { ...options, headers }),
+      onRefusal() {},
+    });
+    using raw = await RawSocket.open(portOf(server));
+    assertEquals(raw.status, 101);
+    assertEquals(raw.head.match(/^set-cookie: .*$/gim), ["set-cookie: a=1", "set-cookie: b=2"]);
+    headers = { "x-a": "1\r\nx-b: 2" };
+    using refused = await RawSocket.open(portOf(server));
+    assertEquals(refused.status, 400);
   });
 }
 

@@ -14,6 +14,7 @@ import {
   type AcceptedWebSocket,
   type AcceptWebSocketOptions,
   checkOffered,
+  fieldsOf,
   findUpgradeFault,
   type HttpHandler,
   type HttpListener,
@@ -320,7 +321,11 @@ class Engine implements HardenedWebSocket {
     const { protocol = "", idleTimeoutMs = 60_000, lease, flowControl, messages, admitted } =
       options;
     const maxPayload = this.#maxPayloadBytes ?? messages?.maxFrameBytes ?? DEFAULT_PAYLOAD_BYTES;
-    const socket = this.#upgrade(headers, upgrade, { protocol, maxPayload });
+    const socket = this.#upgrade(headers, upgrade, {
+      protocol,
+      maxPayload,
+      fields: fieldsOf(options.headers),
+    });
     const { listener, listener: { runtime } } = upgrade;
     const connection = new HardenedConnection(socket, {
       runtime,
@@ -338,7 +343,12 @@ class Engine implements HardenedWebSocket {
   #upgrade(
     headers: UpgradeRequest["headers"],
     upgrade: Upgrade,
-    { protocol, maxPayload }: { readonly protocol: string; readonly maxPayload: number },
+    { protocol, maxPayload, fields }: {
+      readonly protocol: string;
+      readonly maxPayload: number;
+      /** Headers of the answer in addition to those of the upgrade. */
+      readonly fields: Iterable<[string, string]>;
+    },
   ): HardenedSocket {
     const { listener: { runtime }, socket: raw } = upgrade;
     if (!raw.readable || !raw.writable) {
@@ -347,7 +357,7 @@ class Engine implements HardenedWebSocket {
     const agreement = this.#minCompressedBytes === undefined
       ? undefined
       : agreeOnCompression(headers.get("sec-websocket-extensions"));
-    const socket = new HardenedSocket(raw, greetingOf(headers, protocol, agreement), {
+    const socket = new HardenedSocket(raw, greetingOf(headers, { protocol, agreement, fields }), {
       runtime,
       turn: this.#turn,
       limits: this.#frameLimitsOf(maxPayload, agreement !== undefined),
@@ -381,14 +391,18 @@ class Engine implements HardenedWebSocket {
 /** Makes the response to a valid handshake, by RFC 6455, section 4.2.2. */
 function greetingOf(
   headers: UpgradeRequest["headers"],
-  protocol: string,
-  agreement: CompressionAgreement | undefined,
+  { protocol, agreement, fields }: {
+    readonly protocol: string;
+    readonly agreement: CompressionAgreement | undefined;
+    readonly fields: Iterable<[string, string]>;
+  },
 ): Buffer {
   const key = headers.get("sec-websocket-key")!;
   let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
     `Sec-WebSocket-Accept: ${acceptKeyOf(key)}\r\n`;
   if (protocol !== "") head += `Sec-WebSocket-Protocol: ${protocol}\r\n`;
   if (agreement !== undefined) head += `Sec-WebSocket-Extensions: ${agreement.header}\r\n`;
+  for (const [name, value] of fields) head += `${name}: ${value}\r\n`;
   return Buffer.from(head + "\r\n");
 }
 

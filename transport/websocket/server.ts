@@ -57,6 +57,8 @@ export interface AcceptWebSocketOptions {
   readonly runtime?: Runtime;
   /** Subprotocol to answer with, one of those offered by the peer. */
   readonly protocol?: string;
+  /** Headers of the answer, in addition to those of the upgrade; absent by default. */
+  readonly headers?: HeadersInit | undefined;
   /**
    * Closes a peer that shows no sign of life for this long, in milliseconds; the runtime sends a
    * WebSocket ping after half of this time. 0 turns the timeout off. The timeout ends with the
@@ -85,6 +87,7 @@ export interface AcceptWebSocketOptions {
 const ACCEPT: OptionKinds<AcceptWebSocketOptions> = {
   admitted: "object",
   flowControl: FLOW_CONTROL,
+  headers: 0,
   idleTimeoutMs: numberIn({ min: 0, max: MAX_TIMER_MS }),
   lease: "object",
   messages: {
@@ -269,12 +272,14 @@ export function acceptWebSocket(
   const { runtime = platformRuntime(), protocol = "", idleTimeoutMs = 60_000 } = options;
   const { lease, flowControl, admitted } = options;
   checkOffered(request, protocol);
+  const fields = fieldsOf(options.headers); // An upgraded request cannot be refused any more.
   requireDeno("accept WebSocket", "serve() must listen, with hardenedWebSocket()");
   const { socket, response } = Deno.upgradeWebSocket(request, {
     idleTimeout: idleTimeoutMs / 1_000,
   });
   // The runtime's own option does not find a protocol behind a comma without a space.
   if (protocol !== "") response.headers.set("sec-websocket-protocol", protocol);
+  for (const [name, value] of fields) response.headers.append(name, value);
   const connection = new ServerWebSocketConnection(socket, {
     runtime,
     protocol,
@@ -284,6 +289,17 @@ export function acceptWebSocket(
     events: SERVER_EVENTS,
   });
   return { connection: withAgreedStreams(connection, { ...options, runtime }), response };
+}
+
+/**
+ * Checks the headers that an answer has in addition.
+ *
+ * @param headers The headers; `undefined` for none.
+ * @returns Names and values, without line breaks.
+ * @throws {TypeError} If a name or a value is malformed.
+ */
+export function fieldsOf(headers: HeadersInit | undefined): Iterable<[string, string]> {
+  return headers === undefined ? [] : new Headers(headers);
 }
 
 /**
