@@ -77,6 +77,17 @@ export interface Accepted<Answer> {
 }
 
 /**
+ * Returns the headers of the answer to a request for a session, on each transport: the one place for
+ * a header of them all.
+ *
+ * @param refused The refusal; `undefined` if the request is accepted.
+ * @returns The headers; `undefined` for none.
+ */
+export function answerHeaders(refused?: Refused): Record<string, string> | undefined {
+  return refused && refusalHeaders(refused);
+}
+
+/**
  * Returns the headers of a refusal: for 429, 503 and a fault of the application the time after which
  * to try again.
  */

@@ -2,8 +2,8 @@
 import {
   type Accepted,
   type AcceptRequest,
+  answerHeaders,
   type PendingUpgrades,
-  refusalHeaders,
   type RequestPlace,
   type SessionRequest,
 } from "./session_request.ts";
@@ -119,7 +119,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
   refuse(refused: Refused): Response {
     const { status, message: reason } = refused;
     return this.isSkein && this.#refuseByClose({ closeCode: 4000 + status, reason }) ||
-      new Response(reason, { status, headers: refusalHeaders(refused) });
+      new Response(reason, { status, headers: answerHeaders(refused) });
   }
 
   /**
@@ -156,6 +156,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
       return this.#upgrade.accept({
         runtime,
         protocol: this.#protocol,
+        headers: answerHeaders(),
         idleTimeoutMs,
         lease,
         flowControl,

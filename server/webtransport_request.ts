@@ -2,7 +2,7 @@
 import {
   type Accepted,
   type AcceptRequest,
-  refusalHeaders,
+  answerHeaders,
   type RequestPlace,
   type SessionRequest,
 } from "./session_request.ts";
@@ -114,7 +114,7 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
   accept({ admitted }: AcceptRequest): Accepted<void> {
     try {
       const protocol = this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {};
-      const raw = this.#asked.accept({ ...protocol, admitted });
+      const raw = this.#asked.accept({ ...protocol, headers: answerHeaders(), admitted });
       this.#options.onAccepted(raw);
       const rest = { answer: undefined, held: [] };
       if (!this.isSkein) return { connection: raw, opened: undefined, ...rest };
@@ -133,14 +133,15 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
       if (refused.isToldByClose || this.#options.pages.hidesRequests) {
         return this.#refuseByClose(refused);
       }
-      this.#asked.refuse(refused.status, { headers: refusalHeaders(refused) });
+      this.#asked.refuse(refused.status, { headers: answerHeaders(refused) });
     } catch {
       // The client left meanwhile.
     }
   }
 
   #refuseByClose({ status, message: reason }: Refused): void {
-    this.#asked.accept(this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {})
+    const protocol = this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {};
+    this.#asked.accept({ ...protocol, headers: answerHeaders() })
       .close({ closeCode: 4000 + status, reason });
   }
 

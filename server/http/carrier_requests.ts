@@ -2,7 +2,7 @@
 import { closing, readBody } from "./body.ts";
 import { methodNotAllowed, Problem, REFUSAL_CODES, refusedBy } from "./problem.ts";
 import { Refused } from "../refusal.ts";
-import { refusalHeaders } from "../session_request.ts";
+import { answerHeaders } from "../session_request.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Owner } from "../../base/owners.ts";
 import type { Quota, Quotas } from "../../base/shares.ts";
@@ -120,6 +120,13 @@ export class CarrierRequests {
 
   /** Answers the request for a new connection: with events, or for a poll with the first alone. */
   opened(request: Request, opened: OpenedConnection): Response {
+    const answer = this.#opened(request, opened);
+    const fields = Object.entries(answerHeaders() ?? {});
+    for (const [name, value] of fields) answer.headers.set(name, value);
+    return answer;
+  }
+
+  #opened(request: Request, opened: OpenedConnection): Response {
     const head = writeOpened(opened);
     if (request.headers.has(Header.poll)) return this.#events(request, head);
     const { carriers } = this.#options;
@@ -396,7 +403,7 @@ export class CarrierRequests {
 function problemOf(refused: Refused): Problem {
   const { status, message: detail, cause } = refused;
   const code = REFUSAL_CODES[status] ?? "forbidden";
-  return new Problem(status, { code, detail, headers: refusalHeaders(refused), cause });
+  return new Problem(status, { code, detail, headers: answerHeaders(refused), cause });
 }
 
 function wrongOrigin({ headers }: Request): Problem {
