@@ -28,7 +28,7 @@ import {
   REQUEST_PREFIX,
   type StoredLog,
 } from "../../pubsub/logs/rules.ts";
-import type { Database, Statement } from "./database.ts";
+import { type Database, prepareAll, type Statement, type Statements } from "./database.ts";
 import { decodeBlob, encodeBlob } from "./histories.ts";
 
 /** Records that one statement looks at for the bounds of a page or of the retention. */
@@ -41,6 +41,31 @@ const PRODUCER_BYTES = 128;
 const IS_STREAM = [ANSWER_PREFIX, REQUEST_PREFIX]
   .map((prefix) => `NOT (name >= '${prefix}' AND name < '${endOfPrefix(prefix)}')`)
   .join(" AND ");
+
+const SQL = {
+  find: "SELECT id, name, state FROM logs WHERE name = ?",
+  create: "INSERT INTO logs (name, state, due) VALUES (?, '', NULL)",
+  update: "UPDATE logs SET state = ?, due = ? WHERE id = ?",
+  insert: "INSERT INTO log_records (log, position, bytes, is_text, record) VALUES (?, ?, ?, ?, ?)",
+  sizes:
+    "SELECT position, bytes FROM log_records WHERE log = ? AND position >= ? ORDER BY position LIMIT ?",
+  page:
+    "SELECT is_text, record FROM log_records WHERE log = ? AND position BETWEEN ? AND ? ORDER BY position",
+  trim: "DELETE FROM log_records WHERE log = ? AND position < ?",
+  remove: "DELETE FROM logs WHERE id = ?",
+  note: "INSERT INTO gone_logs VALUES (?)",
+  producer: "SELECT epoch, seq FROM log_producers WHERE log = ? AND producer = ?",
+  countProducers: "SELECT count(*) AS count FROM log_producers WHERE log = ?",
+  setProducer: "INSERT OR REPLACE INTO log_producers VALUES (?, ?, ?, ?)",
+  findFork: "SELECT 1 FROM log_forks WHERE log = ? AND fork = ?",
+  countForks: "SELECT count(*) AS count FROM log_forks WHERE log = ?",
+  addFork: "INSERT INTO log_forks VALUES (?, ?)",
+  removeFork: "DELETE FROM log_forks WHERE log = ? AND fork = ?",
+  removeForks: "DELETE FROM log_forks WHERE log = ?",
+  overdue: "SELECT name FROM logs WHERE due <= ? ORDER BY due LIMIT ?",
+  answers: "SELECT name FROM logs WHERE name > ? AND name < ? ORDER BY name LIMIT ?",
+  streams: `SELECT name FROM logs WHERE name > ? AND ${IS_STREAM} ORDER BY name LIMIT ?`,
+};
 
 /** One row of the logs. */
 interface Row {
@@ -55,6 +80,7 @@ export type LogReading = LogPage & { readonly until: number | undefined };
 /** The logs in a file. Records, producers and forks are rows; the rest is one row for each log. */
 export class Logs {
   readonly #db: Database;
+  readonly #sql: Statements<typeof SQL>;
   /** Rows changed by the transaction under way, by name. */
   readonly #open = new Map<string, Row>();
   /** Logs that the transaction under way removes. */
@@ -64,26 +90,6 @@ export class Logs {
   /** Steps that undo what the transaction under way counted in the shares, in order. */
   #undo: (() => void)[] = [];
   #isStale = false;
-  readonly #find: Statement;
-  readonly #create: Statement;
-  readonly #update: Statement;
-  readonly #insert: Statement;
-  readonly #sizes: Statement;
-  readonly #page: Statement;
-  readonly #trim: Statement;
-  readonly #remove: Statement;
-  readonly #note: Statement;
-  readonly #producer: Statement;
-  readonly #countProducers: Statement;
-  readonly #setProducer: Statement;
-  readonly #findFork: Statement;
-  readonly #countForks: Statement;
-  readonly #addFork: Statement;
-  readonly #removeFork: Statement;
-  readonly #removeForks: Statement;
-  readonly #overdue: Statement;
-  readonly #answers: Statement;
-  readonly #streams: Statement;
 
   /**
    * Begins with the logs of a file.
@@ -93,39 +99,8 @@ export class Logs {
    */
   constructor(db: Database, shares?: LogShares) {
     this.#db = db;
+    this.#sql = prepareAll(db, SQL);
     this.#shares = shares ?? new LogShares({ maxBytes: Infinity, usedBytes: () => 0 });
-    this.#find = db.prepare("SELECT id, name, state FROM logs WHERE name = ?");
-    this.#create = db.prepare("INSERT INTO logs (name, state, due) VALUES (?, '', NULL)");
-    this.#update = db.prepare("UPDATE logs SET state = ?, due = ? WHERE id = ?");
-    this.#insert = db.prepare(
-      "INSERT INTO log_records (log, position, bytes, is_text, record) VALUES (?, ?, ?, ?, ?)",
-    );
-    this.#sizes = db.prepare(
-      "SELECT position, bytes FROM log_records WHERE log = ? AND position >= ? ORDER BY position LIMIT ?",
-    );
-    this.#page = db.prepare(
-      "SELECT is_text, record FROM log_records WHERE log = ? AND position BETWEEN ? AND ? ORDER BY position",
-    );
-    this.#trim = db.prepare("DELETE FROM log_records WHERE log = ? AND position < ?");
-    this.#remove = db.prepare("DELETE FROM logs WHERE id = ?");
-    this.#note = db.prepare("INSERT INTO gone_logs VALUES (?)");
-    this.#producer = db.prepare(
-      "SELECT epoch, seq FROM log_producers WHERE log = ? AND producer = ?",
-    );
-    this.#countProducers = db.prepare("SELECT count(*) AS count FROM log_producers WHERE log = ?");
-    this.#setProducer = db.prepare("INSERT OR REPLACE INTO log_producers VALUES (?, ?, ?, ?)");
-    this.#findFork = db.prepare("SELECT 1 FROM log_forks WHERE log = ? AND fork = ?");
-    this.#countForks = db.prepare("SELECT count(*) AS count FROM log_forks WHERE log = ?");
-    this.#addFork = db.prepare("INSERT INTO log_forks VALUES (?, ?)");
-    this.#removeFork = db.prepare("DELETE FROM log_forks WHERE log = ? AND fork = ?");
-    this.#removeForks = db.prepare("DELETE FROM log_forks WHERE log = ?");
-    this.#overdue = db.prepare("SELECT name FROM logs WHERE due <= ? ORDER BY due LIMIT ?");
-    this.#answers = db.prepare(
-      "SELECT name FROM logs WHERE name > ? AND name < ? ORDER BY name LIMIT ?",
-    );
-    this.#streams = db.prepare(
-      `SELECT name FROM logs WHERE name > ? AND ${IS_STREAM} ORDER BY name LIMIT ?`,
-    );
     this.#load();
     if (shares !== undefined) this.#loadShares();
   }
@@ -160,13 +135,13 @@ export class Logs {
     const { until } = state;
     let [to, bytes] = [after - 1, 0];
     if (after >= state.start && after < state.tail && maxRecords > 0) {
-      for (const one of this.#sizes.all(id, after, maxRecords)) {
+      for (const one of this.#sql.sizes.all(id, after, maxRecords)) {
         bytes += Number(one.bytes);
         if (bytes > maxBytes && to >= after) break;
         to = Number(one.position);
       }
     }
-    const rows = to < after ? [] : this.#page.all(id, after, to);
+    const rows = to < after ? [] : this.#sql.page.all(id, after, to);
     return { info, records: rows.map((kept) => decodeBlob(kept.is_text, kept.record)), until };
   }
 
@@ -180,14 +155,14 @@ export class Logs {
 
   /** Lists the logs that need attention. */
   overdueLogs(limit: number, now: number): string[] {
-    return this.#overdue.all(now, limit).map(({ name }) => String(name));
+    return this.#sql.overdue.all(now, limit).map(({ name }) => String(name));
   }
 
   /** Lists the logs of a kind, by their names. */
   listLogs(kind: OwnedKind, limit: number, after?: string): KeptLogs {
     const rows = kind === "answer"
-      ? this.#answers.all(after ?? ANSWER_PREFIX, endOfPrefix(ANSWER_PREFIX), limit)
-      : this.#streams.all(after ?? "", limit);
+      ? this.#sql.answers.all(after ?? ANSWER_PREFIX, endOfPrefix(ANSWER_PREFIX), limit)
+      : this.#sql.streams.all(after ?? "", limit);
     const names = rows.map(({ name }) => String(name));
     const logs: KeptLog[] = [];
     for (const name of names) {
@@ -249,7 +224,7 @@ export class Logs {
   finish(): void {
     for (const { id, state } of this.#open.values()) {
       const due = dueAt(state);
-      this.#update.run(JSON.stringify(state), due === undefined ? null : Math.ceil(due), id);
+      this.#sql.update.run(JSON.stringify(state), due === undefined ? null : Math.ceil(due), id);
     }
   }
 
@@ -308,7 +283,7 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
   #row(name: string): Row | undefined {
     const open = this.#open.get(name);
     if (open !== undefined) return open;
-    const row = this.#find.get(name);
+    const row = this.#sql.find.get(name);
     if (row === undefined) return undefined;
     return { id: Number(row.id), name, state: JSON.parse(String(row.state)) };
   }
@@ -316,7 +291,7 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
   /** A log as decisions see it. */
   #viewOf({ id, state }: Row): LogView {
     const sizeOf = (statement: Statement) => Number(statement.get(id)!.count);
-    const [countProducers, countForks] = [this.#countProducers, this.#countForks];
+    const [countProducers, countForks] = [this.#sql.countProducers, this.#sql.countForks];
     return {
       state,
       producers: {
@@ -324,7 +299,7 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
           return sizeOf(countProducers);
         },
         get: (producer) => {
-          const row = this.#producer.get(id, producer);
+          const row = this.#sql.producer.get(id, producer);
           return row && [Number(row.epoch), Number(row.seq)];
         },
       },
@@ -332,7 +307,7 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
         get size() {
           return sizeOf(countForks);
         },
-        has: (fork) => this.#findFork.get(id, fork) !== undefined,
+        has: (fork) => this.#sql.findFork.get(id, fork) !== undefined,
       },
     };
   }
@@ -358,10 +333,10 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
     const row = present ?? this.#newRow(name, next);
     this.#add(row, next.tail - records.length, records);
     if (producer !== undefined) {
-      this.#setProducer.run(row.id, producer.id, producer.epoch, producer.seq);
+      this.#sql.setProducer.run(row.id, producer.id, producer.epoch, producer.seq);
     }
     if (fork !== undefined) this.#noteFork(row, fork);
-    if (next.start > row.state.start) this.#trim.run(row.id, next.start);
+    if (next.start > row.state.start) this.#sql.trim.run(row.id, next.start);
     row.state = next;
     this.#open.set(name, row);
     return [result(next), !isQuiet];
@@ -370,14 +345,14 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
   #add({ id }: Row, position: number, records: readonly LogRecord[]): void {
     for (const record of records) {
       const isText = typeof record === "string" ? 1 : 0;
-      this.#insert.run(id, position++, recordBytes([record]), isText, encodeBlob(record));
+      this.#sql.insert.run(id, position++, recordBytes([record]), isText, encodeBlob(record));
     }
   }
 
   /** Bytes of the kept records of a log, and of records that follow these. */
   *#sizesOf({ id, state }: Row, records: readonly LogRecord[]): Generator<number, void> {
     for (let at = state.start; at < state.tail;) {
-      const rows = this.#sizes.all(id, at, SCAN);
+      const rows = this.#sql.sizes.all(id, at, SCAN);
       if (rows.length === 0) return;
       for (const { bytes } of rows) yield Number(bytes);
       at += rows.length;
@@ -386,13 +361,13 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
   }
 
   #noteFork({ id }: Row, { name, isGone }: ForkNote): void {
-    (isGone ? this.#removeFork : this.#addFork).run(id, name);
+    (isGone ? this.#sql.removeFork : this.#sql.addFork).run(id, name);
   }
 
   /** Adds the row of a log. */
   #newRow(name: string, state: StoredLog): Row {
     this.#counts[logKind(name)]++;
-    return { id: Number(this.#create.run(name).lastInsertRowid), name, state };
+    return { id: Number(this.#sql.create.run(name).lastInsertRowid), name, state };
   }
 
   /** Counts a new stream in the shares, without bytes. */
@@ -419,9 +394,9 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
       this.#shares.forget(name);
     }
     this.#open.delete(name);
-    this.#remove.run(id);
-    this.#removeForks.run(id);
-    this.#note.run(id);
+    this.#sql.remove.run(id);
+    this.#sql.removeForks.run(id);
+    this.#sql.note.run(id);
     this.#gone.push(id);
     this.#counts[logKind(name)]--;
   }
