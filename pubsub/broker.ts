@@ -1,5 +1,5 @@
 /** The contract between topics and the engine that carries publications from node to node. */
-import { utf8Length } from "../session/wire/utf8.ts";
+import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
 import type { StatusFeed } from "../base/status_feed.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
 import type { BrokerLogs } from "./logs/log.ts";
@@ -53,6 +53,22 @@ export const ENTRY_BYTES = 64;
  */
 export function countedBytes(bytes: number, entries: number): number {
   return bytes + ENTRY_BYTES * entries;
+}
+
+/**
+ * Rejects a topic or key that is too long for the engine, before the call has any effect.
+ *
+ * @param name The topic or key.
+ * @param maxBytes Most bytes that the engine takes.
+ * @throws {RangeError} If the name has more bytes.
+ */
+export function checkNameBytes(name: string, maxBytes: number): void {
+  if (!exceedsBytes(name, maxBytes)) return;
+  throw new RangeError(
+    `Cannot name a topic: a topic or key must have at most ${maxBytes} bytes, received ${
+      utf8Length(name)
+    }`,
+  );
 }
 
 /** Takes the publications of a topic. MUST NOT throw. */

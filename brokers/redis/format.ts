@@ -11,9 +11,8 @@
  * ```
  */
 import { Buffer } from "node:buffer";
-import type { Publication, PublicationPosition } from "../../pubsub/broker.ts";
+import { checkNameBytes, type Publication, type PublicationPosition } from "../../pubsub/broker.ts";
 import { type LogKind, logKind, logTopic } from "../../pubsub/logs/rules.ts";
-import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 
 /**
  * Most bytes of a topic or key. Redis closes a connection at a name of more than 512 MiB, and every
@@ -161,14 +160,9 @@ function logTags(): string[] {
   return [...tags.entries()].sort(([a], [b]) => a - b).map(([, tag]) => tag);
 }
 
-/** Refuses a topic or key that is too long, before the call has any effect. */
-export function checkName(what: string): void {
-  if (!exceedsBytes(what, MAX_NAME_BYTES)) return;
-  throw new RangeError(
-    `Cannot name a key: a topic or key must have at most ${MAX_NAME_BYTES} bytes, received ${
-      utf8Length(what)
-    }`,
-  );
+/** Rejects a topic or key that is too long, before the call has any effect. */
+export function checkName(name: string): void {
+  checkNameBytes(name, MAX_NAME_BYTES);
 }
 
 /** Computes the slot of a name, as a cluster does. */

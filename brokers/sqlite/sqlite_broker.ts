@@ -1,12 +1,11 @@
 /** The broker of one machine, with all data in one file. */
 import { checkOptions, SIGNAL } from "../../base/option_checks.ts";
-import { BrokerError, UnsupportedError } from "../../errors.ts";
+import { BrokerError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import { requireDeno } from "../../base/platform.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { StatusFeed } from "../../base/status_feed.ts";
+import type { StatusFeed } from "../../base/status_feed.ts";
 import { within } from "../../base/wait.ts";
-import { exceedsBytes } from "../../session/wire/utf8.ts";
 import {
   type Appended,
   type AppendOptions,
@@ -17,11 +16,13 @@ import {
   type BrokerStore,
   type BrokerSubscribeOptions,
   type BrokerSubscription,
+  checkNameBytes,
   type HistoryPage,
   payloadBytes,
   type Publication,
   type ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
+import { BrokerLife } from "../../pubsub/engine/life.ts";
 import { LocalListeners } from "../../pubsub/engine/listeners.ts";
 import { Pace } from "../../pubsub/engine/pace.ts";
 import {
@@ -114,13 +115,14 @@ export class SqliteBroker implements Broker {
   /** A publication without a history reaches the current subscriptions, and no later ones. */
   readonly delivery = "at-most-once";
   /** `interrupted` while the file takes no writes, such as on a full disk; else `connected`. */
-  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connected" });
+  readonly status: StatusFeed<BrokerStatus>;
   /** Histories in the file. */
   readonly history: BrokerHistory;
   /** Logs in the file. */
   readonly logs: BrokerLogs;
   /** Shared facts in the file. */
   readonly store: BrokerStore;
+  readonly #life: BrokerLife;
   readonly #settings: SqliteSettings;
   readonly #runtime: Runtime;
   readonly #machine: Machine;
@@ -133,14 +135,18 @@ export class SqliteBroker implements Broker {
   #sweeping: Timer | undefined;
   #swept: Swept | undefined;
   #backup: Promise<void> | undefined;
-  #published = 0;
   #dropped = 0;
-  #reads = 0;
-  #interruptions = 0;
-  #closing: Promise<void> | undefined;
 
   private constructor(settings: SqliteSettings, machine: Machine, thread: FileThread) {
-    const { runtime } = settings;
+    const { runtime, path } = settings;
+    const life = new BrokerLife(runtime, {
+      engine: path,
+      outage: "taken no writes",
+      backlog: "operations wait for the file",
+      status: { name: "connected" },
+    });
+    this.#life = life;
+    this.status = life.status;
     this.#settings = settings;
     this.#machine = machine;
     this.#runtime = runtime;
@@ -150,7 +156,10 @@ export class SqliteBroker implements Broker {
     const queue = new CommitQueue({
       ...settings,
       thread,
-      onOutcome: (failure) => this.#noteOutcome(failure),
+      onOutcome: (failure) => {
+        if (failure === undefined) life.connected();
+        else life.interrupted(new BrokerError(failure), { rejects: true });
+      },
     });
     this.#queue = queue;
     this.#kept = new LocalListeners(
@@ -204,13 +213,13 @@ export class SqliteBroker implements Broker {
 
   /** Counters. */
   get stats(): BrokerStats {
+    const { published, ...counts } = this.#life.counts;
     return {
-      published: this.#published,
-      received: this.#published,
+      ...counts,
+      published,
+      received: published,
       waiting: this.#queue.waiting,
       dropped: this.#dropped,
-      interruptions: this.#interruptions,
-      reads: this.#reads,
       forgotten: this.#swept?.forgotten ?? 0,
     };
   }
@@ -218,19 +227,10 @@ export class SqliteBroker implements Broker {
   /** Describes the current problems: a file that takes no writes, or is nearly full. */
   issues(): string[] {
     const { path, maxBytes, maxWaiting } = this.#settings;
-    const issues: string[] = [];
-    const { current } = this.status;
-    if (current.name === "interrupted") {
-      const seconds = Math.round((this.#runtime.now() - current.since) / 1_000);
-      issues.push(`${path} has taken no writes for ${seconds} s: ${textOf(current.error)}`);
-    }
+    const issues = this.#life.issues({ waiting: this.#queue.waiting, maxWaiting });
     const usedBytes = this.#swept?.usedBytes ?? 0;
     if (usedBytes > maxBytes * NEARLY_FULL) {
       issues.push(`${path} is nearly full: ${usedBytes} bytes are used, of ${maxBytes} at most`);
-    }
-    const { waiting } = this.#queue;
-    if (waiting > maxWaiting / 2) {
-      issues.push(`${waiting} operations wait for the file, of ${maxWaiting} at most`);
     }
     return issues;
   }
@@ -242,8 +242,8 @@ export class SqliteBroker implements Broker {
    * @throws {UnsupportedError} If the broker is closed.
    */
   publish(publication: Publication): void {
-    this.#checkOpen("publish");
-    this.#published++;
+    this.#life.checkOpen("publish");
+    this.#life.published++;
     this.#plain.deliver(publication);
   }
 
@@ -262,7 +262,7 @@ export class SqliteBroker implements Broker {
     listener: (publication: Publication) => void,
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
-    this.#checkOpen("subscribe");
+    this.#life.checkOpen("subscribe");
     if (options.history === undefined) return this.#plain.subscribe(topic, listener);
     checkName(topic);
     return this.#kept.subscribe(topic, listener);
@@ -321,7 +321,7 @@ export class SqliteBroker implements Broker {
    * in the one file and on the disk. Idempotent.
    */
   close(): Promise<void> {
-    return this.#closing ??= this.#close();
+    return this.#life.close(() => this.#close());
   }
 
   /** Closes the broker; called by `await using`. */
@@ -351,7 +351,7 @@ export class SqliteBroker implements Broker {
       this.#queue.start(["append", kept, options, this.#runtime.now()], {
         bytes,
         done: (offsets) => {
-          this.#published++;
+          this.#life.published++;
           if (offsets === undefined) return resolve({});
           const position = { epoch, ...offsets, tag };
           this.#pace.take(bytes, () => this.#kept.deliver({ ...rest, bytes, position }));
@@ -380,7 +380,7 @@ export class SqliteBroker implements Broker {
   async #read(topic: string, { signal, ...options }: ReadHistoryOptions): Promise<HistoryPage> {
     const operation = ["read", topic, options, this.#runtime.now()] as const;
     const page = await this.#call(operation, { names: [topic], signal });
-    this.#reads++;
+    this.#life.reads++;
     return page;
   }
 
@@ -430,7 +430,7 @@ export class SqliteBroker implements Broker {
   ): Promise<LogPage | "expired" | undefined> {
     const now = this.#runtime.now();
     const reading = await this.#call(["readLog", id, options, now], { names: [id], signal });
-    this.#reads++;
+    this.#life.reads++;
     if (typeof reading !== "object") return reading;
     const { until, ...page } = reading;
     const { ttlMs, isDeleted } = page.info;
@@ -464,44 +464,23 @@ export class SqliteBroker implements Broker {
     try {
       do {
         this.#swept = await this.#queue.call(["sweep", this.#runtime.now()]);
-      } while (this.#swept.isMore && !this.#closing);
+      } while (this.#swept.isMore && !this.#life.isClosed);
     } catch {
       // The status shows that the file takes no writes.
     }
-    if (!this.#closing) this.#sweepLater();
+    if (!this.#life.isClosed) this.#sweepLater();
   }
 
-  #noteOutcome(failure: string | undefined): void {
-    const { name } = this.status.current;
-    if (failure === undefined) {
-      if (name === "interrupted") this.status.set({ name: "connected" });
-    } else if (name === "connected") {
-      this.#interruptions++;
-      const error = new BrokerError(failure);
-      const since = this.#runtime.now();
-      this.status.set({ name: "interrupted", since, error, rejects: true });
-    }
-  }
-
-  /** Refuses a call that the file cannot take. */
-  #checkCall(what: string, ...names: readonly (string | undefined)[]): void {
-    if (this.#closing) throw new BrokerError(`Cannot ${what}: the broker is closed`);
+  /** Rejects a call that the file cannot take. */
+  #checkCall(verb: string, ...names: readonly (string | undefined)[]): void {
+    this.#life.checkCall(verb);
     for (const name of names) if (name !== undefined) checkName(name);
-  }
-
-  #checkOpen(verb: string): void {
-    if (this.#closing) throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
   }
 }
 
-/** Refuses names that would end early in the file, or be those of other topics. */
+/** Rejects names that would end early in the file, or be those of other topics. */
 function checkName(name: string): void {
-  if (exceedsBytes(name, MAX_NAME_BYTES)) {
-    throw new RangeError(
-      `Cannot name a topic: a topic or key must have at most ${MAX_NAME_BYTES} bytes, received ` +
-        `${name.length} characters`,
-    );
-  }
+  checkNameBytes(name, MAX_NAME_BYTES);
   if (!name.includes("\0") && name.isWellFormed()) return;
   throw new RangeError(
     `Cannot name a topic: a topic or key must be well-formed and without zero characters, received ${

@@ -26,6 +26,8 @@ export class BrokerLife {
   published = 0;
   /** Publications that came from the engine. */
   received = 0;
+  /** Outages of the engine, and losses of publications on the way from it. */
+  interruptions = 0;
   /** Pages of histories read from the engine. */
   reads = 0;
   /** Messages that other programs published in the place of publications. */
@@ -34,7 +36,6 @@ export class BrokerLife {
   lastError: unknown;
   readonly #runtime: Runtime;
   readonly #words: EngineWords;
-  #interruptions = 0;
   #wasConnected: boolean;
   #closing: Promise<void> | undefined;
 
@@ -58,8 +59,8 @@ export class BrokerLife {
 
   /** The counters that all brokers have. */
   get counts(): Pick<BrokerStats, "published" | "received" | "interruptions" | "reads"> {
-    const { published, received, reads } = this;
-    return { published, received, interruptions: this.#interruptions, reads };
+    const { published, received, interruptions, reads } = this;
+    return { published, received, interruptions, reads };
   }
 
   /** True once the engine was there. */
@@ -79,11 +80,22 @@ export class BrokerLife {
     if (this.status.current.name !== "connected") this.status.set({ name: "connected" });
   }
 
-  /** Called when the engine went away, or takes no writes (`rejects`). */
-  interrupted(error: unknown, { rejects }: { readonly rejects?: true } = {}): void {
+  /**
+   * Called when the engine went away, or takes no writes (`rejects`).
+   *
+   * @param error The reason, if known.
+   * @param options The start of the outage, by default now; and `rejects`, as for the status.
+   */
+  interrupted(
+    error: unknown,
+    { since = this.#runtime.now(), rejects }: {
+      readonly since?: number | undefined;
+      readonly rejects?: true | undefined;
+    } = {},
+  ): void {
     if (this.status.current.name === "interrupted" || this.status.isEnded) return;
-    if (this.#wasConnected) this.#interruptions++;
-    this.status.set({ name: "interrupted", since: this.#runtime.now(), error, rejects });
+    if (this.#wasConnected) this.interruptions++;
+    this.status.set({ name: "interrupted", since, error, rejects });
   }
 
   /** Resolves once the first attempt to reach the engine succeeded or failed. */

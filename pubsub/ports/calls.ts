@@ -69,13 +69,16 @@ export const CALLS: Readonly<Record<CallName, CallRow>> = {
   >;
 };
 
-/** Methods of a part, of which the types are not known here. */
-type Methods = Record<string, ((...args: readonly unknown[]) => Promise<unknown>) | undefined>;
+/** Methods of a part, whose types only the table knows. */
+type Methods = Record<string, (...args: readonly unknown[]) => Promise<unknown>>;
 
-/** Splits the name of a call into the part of a broker and the name of its method. */
-function methodsOf(engine: Broker, name: CallName): readonly [Methods | undefined, method: string] {
+/** Finds the part of a broker that has the method of a call, and the name of the method. */
+function methodsOf(
+  parts: Pick<Broker, keyof EngineParts>,
+  name: CallName,
+): readonly [methods: Methods | undefined, method: string] {
   const [part, method] = name.split(".") as [keyof EngineParts, string];
-  return [engine[part] as Methods | undefined, method];
+  return [parts[part] as Methods | undefined, method];
 }
 
 /** Lists the calls that an engine supports. */
@@ -96,18 +99,17 @@ export function callEngine(
   return methods?.[method]?.(...args);
 }
 
-/** Makes a part of a worker's broker, of the calls that the engine supports; undefined for none. */
-export function partOf<P extends keyof EngineParts>(
-  part: P,
-  calls: readonly CallName[],
+/** Makes the parts of a worker's broker: constants, and a method for each call. */
+export function partsOf(
+  { calls, constants }: { readonly calls: readonly CallName[]; readonly constants: object },
   call: (name: CallName, args: readonly unknown[]) => Promise<unknown>,
-): EngineParts[P] | undefined {
-  const own = calls.filter((name) => name.startsWith(`${part}.`));
-  if (own.length === 0) return undefined;
-  return Object.fromEntries(own.map((name) => {
-    const method = (...args: readonly unknown[]) => call(name, args);
-    return [name.slice(part.length + 1), method];
-  })) as Methods as never;
+): Pick<Broker, keyof EngineParts> {
+  const parts = structuredClone(constants);
+  for (const name of calls) {
+    const [methods, method] = methodsOf(parts, name);
+    methods![method] = (...args) => call(name, args);
+  }
+  return parts;
 }
 
 /** Copies a view of a large buffer, since cloning a view would clone the whole buffer. */

@@ -37,7 +37,7 @@ export type EngineOperation =
   | readonly ["ready", channel: number]
   | readonly ["interrupted", channel: number]
   | readonly ["result", id: number, bytes: number, value: unknown]
-  | readonly ["failure", id: number, kind: FailureKind, message: string]
+  | readonly ["failure", id: number, name: string, message: string]
   | readonly ["refused", message: string]
   | readonly ["status", status: BrokerStatus]
   | readonly ["ended"];
@@ -77,51 +77,57 @@ export interface EngineFacts {
   readonly status: BrokerStatus;
   /** Calls that the engine supports. */
   readonly calls: readonly CallName[];
-  /** Time for which the histories tell an empty one from an earlier one, if there is a limit. */
-  readonly remembersMs: number | undefined;
-  /** Most bytes of an append to a log; 0 without logs. */
-  readonly maxAppendBytes: number;
+  /** Constants of each part that the engine has. */
+  readonly constants: {
+    readonly history?: { readonly remembersMs: number | undefined } | undefined;
+    readonly logs?: { readonly maxAppendBytes: number } | undefined;
+    readonly store?: object | undefined;
+  };
 }
 
 /** Reads the facts about an engine. */
 export function factsOf(engine: Broker): EngineFacts {
-  const { name, delivery, status, history, logs } = engine;
+  const { name, delivery, status, history, logs, store } = engine;
   return {
     name,
     delivery,
     status: cloneStatus(status.current),
     calls: callsOf(engine),
-    remembersMs: history?.remembersMs,
-    maxAppendBytes: logs?.maxAppendBytes ?? 0,
+    constants: {
+      history: history && { remembersMs: history.remembersMs },
+      logs: logs && { maxAppendBytes: logs.maxAppendBytes },
+      store: store && {},
+    },
   };
 }
 
 /** Makes a state that can be cloned: the error is a text. */
 export function cloneStatus(status: BrokerStatus): BrokerStatus {
-  return "error" in status ? { ...status, error: textOf(status.error) } : status;
+  return withError(status, textOf);
 }
 
 /** Makes the state of a broker from a clone. */
 export function restoreStatus(status: BrokerStatus): BrokerStatus {
-  return "error" in status ? { ...status, error: new BrokerError(String(status.error)) } : status;
+  return withError(status, (error) => new BrokerError(String(error)));
+}
+
+function withError(status: BrokerStatus, change: (error: unknown) => unknown): BrokerStatus {
+  if (status.name !== "interrupted" || status.error === undefined) return status;
+  return { ...status, error: change(status.error) };
 }
 
 /** Classes that errors keep across threads; all others become a `BrokerError`. */
-const FAILURES = { range: RangeError, type: TypeError, broker: BrokerError } as const;
-
-type FailureKind = keyof typeof FAILURES;
+const KEPT_ERRORS: Readonly<Record<string, new (message: string) => Error>> = {
+  RangeError,
+  TypeError,
+};
 
 /** Makes an operation of the error of a call. */
 export function failureOf(id: number, error: unknown): EngineOperation {
-  const kind = error instanceof RangeError
-    ? "range"
-    : error instanceof TypeError
-    ? "type"
-    : "broker";
-  return ["failure", id, kind, textOf(error)];
+  return ["failure", id, error instanceof Error ? error.name : "", textOf(error)];
 }
 
 /** Makes the error of a call again. */
-export function errorOf([, , kind, message]: OperationOf<EngineOperation, "failure">): Error {
-  return new FAILURES[kind](message);
+export function errorOf([, , name, message]: OperationOf<EngineOperation, "failure">): Error {
+  return new (KEPT_ERRORS[name] ?? BrokerError)(message);
 }

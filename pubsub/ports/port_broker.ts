@@ -1,10 +1,8 @@
 /** The broker of a worker: the engine is in another thread, behind a port for messages. */
-import { BrokerError, UnsupportedError } from "../../errors.ts";
-import { textOf } from "../../base/error_text.ts";
+import { BrokerError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { StatusFeed } from "../../base/status_feed.ts";
+import type { StatusFeed } from "../../base/status_feed.ts";
 import { settlesWithin, within } from "../../base/wait.ts";
-import { exceedsBytes } from "../../session/wire/utf8.ts";
 import {
   type Broker,
   type BrokerHistory,
@@ -13,14 +11,16 @@ import {
   type BrokerStore,
   type BrokerSubscribeOptions,
   type BrokerSubscription,
+  checkNameBytes,
   payloadBytes,
   type Publication,
   type PublicationListener,
 } from "../broker.ts";
+import { BrokerLife } from "../engine/life.ts";
 import { Listeners, ListenerTable } from "../engine/listeners.ts";
 import { Pace } from "../engine/pace.ts";
 import type { BrokerLogs } from "../logs/log.ts";
-import { type CallName, CALLS, compact, partOf } from "./calls.ts";
+import { type CallName, CALLS, compact, partsOf } from "./calls.ts";
 import { type Batch, PortLink } from "./link.ts";
 import {
   ALL_CHANNELS,
@@ -88,11 +88,12 @@ export class PortBroker implements Broker {
   /** State of the engine, as the engine's thread told. */
   readonly status: StatusFeed<BrokerStatus>;
   /** Histories of the engine. */
-  readonly history?: BrokerHistory;
+  readonly history: BrokerHistory | undefined;
   /** Logs of the engine. */
-  readonly logs?: BrokerLogs;
+  readonly logs: BrokerLogs | undefined;
   /** Facts that all workers share. */
-  readonly store?: BrokerStore;
+  readonly store: BrokerStore | undefined;
+  readonly #life: BrokerLife;
   readonly #runtime: Runtime;
   readonly #link: PortLink<WorkerOperation, EngineOperation>;
   readonly #pace: Pace;
@@ -103,10 +104,9 @@ export class PortBroker implements Broker {
   readonly #calls = new Map<number, PromiseWithResolvers<unknown>>();
   readonly #ended = Promise.withResolvers<void>();
   #lastId: number = ALL_CHANNELS;
-  readonly #counts = { published: 0, received: 0, dropped: 0, interruptions: 0, reads: 0 };
+  #dropped = 0;
   #refused = 0;
   #refusal = "";
-  #closing: Promise<void> | undefined;
 
   /**
    * Creates a broker without subscriptions.
@@ -117,7 +117,12 @@ export class PortBroker implements Broker {
     this.#runtime = runtime;
     this.name = engine.name;
     this.delivery = engine.delivery;
-    this.status = new StatusFeed<BrokerStatus>(restoreStatus(engine.status));
+    this.#life = new BrokerLife(runtime, {
+      engine: `The engine ${engine.name}`,
+      backlog: "operations wait for the main thread",
+      status: restoreStatus(engine.status),
+    });
+    this.status = this.#life.status;
     this.#pace = new Pace(runtime);
     this.#link = new PortLink({
       runtime,
@@ -130,38 +135,22 @@ export class PortBroker implements Broker {
         this.#pace.take(0, done);
       },
     });
-    const { calls, remembersMs, maxAppendBytes } = engine;
-    const call = (name: CallName, args: readonly unknown[]) => this.#call(name, args);
-    const [history, logs] = [partOf("history", calls, call), partOf("logs", calls, call)];
-    const store = partOf("store", calls, call);
-    if (history !== undefined) {
-      this.history = remembersMs === undefined ? history : { ...history, remembersMs };
-    }
-    if (logs !== undefined) this.logs = { ...logs, maxAppendBytes };
-    if (store !== undefined) this.store = store;
+    const { history, logs, store } = partsOf(engine, (name, args) => this.#call(name, args));
+    [this.history, this.logs, this.store] = [history, logs, store];
   }
 
   /** Counters of this thread. */
   get stats(): BrokerStats {
-    return { ...this.#counts, waiting: this.#link.waiting };
+    const [waiting, dropped] = [this.#link.waiting, this.#dropped];
+    return { ...this.#life.counts, waiting, dropped };
   }
 
   /** Describes the current problems: an engine that is away, or many publications that wait. */
   issues(): string[] {
-    const issues: string[] = [];
-    const { current } = this.status;
-    if (current.name === "interrupted") {
-      const seconds = Math.round((this.#runtime.now() - current.since) / 1_000);
-      issues.push(
-        `The engine ${this.name} has been away for ${seconds} s: ${textOf(current.error)}`,
-      );
-    }
+    const { waiting } = this.#link;
+    const issues = this.#life.issues({ waiting, maxWaiting: MAX_WAITING });
     if (this.#refused > 0) {
       issues.push(`The engine refused ${this.#refused} operations, the last one: ${this.#refusal}`);
-    }
-    const { waiting } = this.#link;
-    if (waiting > MAX_WAITING / 2) {
-      issues.push(`${waiting} operations wait for the main thread, of ${MAX_WAITING} at most`);
     }
     return issues;
   }
@@ -179,15 +168,15 @@ export class PortBroker implements Broker {
    * @throws {RangeError} If the topic has more than 1,024 bytes.
    */
   publish(publication: Publication): void {
-    this.#checkOpen("publish");
+    this.#life.checkOpen("publish");
     const { topic, except } = publication;
-    checkName(topic);
+    checkNameBytes(topic, MAX_NAME_BYTES);
     const bytes = payloadBytes(publication);
     if (!this.#hasRoom(bytes)) {
-      this.#counts.dropped++;
+      this.#dropped++;
       return;
     }
-    this.#counts.published++;
+    this.#life.published++;
     const payload = compact(publication.payload);
     this.#link.send(
       except === undefined
@@ -211,8 +200,8 @@ export class PortBroker implements Broker {
     listener: PublicationListener,
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
-    this.#checkOpen("subscribe");
-    checkName(topic);
+    this.#life.checkOpen("subscribe");
+    checkNameBytes(topic, MAX_NAME_BYTES);
     const channels = options.history === undefined ? this.#plain : this.#kept;
     return channels.subscribe(topic, listener, {
       ...options,
@@ -222,7 +211,7 @@ export class PortBroker implements Broker {
 
   /** Ends all subscriptions, and waits up to a second for the results of calls. Idempotent. */
   close(): Promise<void> {
-    return this.#closing ??= this.#close();
+    return this.#life.close(() => this.#close());
   }
 
   /** Closes the broker; called by `await using`. */
@@ -259,15 +248,13 @@ export class PortBroker implements Broker {
     const { pack, counts } = CALLS[name];
     const [first] = args;
     const topic = typeof first === "string" ? first : (first as Partial<Publication>).topic;
-    if (topic !== undefined) checkName(topic);
-    if (this.#closing !== undefined) {
-      throw new BrokerError(`Cannot call ${name}: the broker is closed`);
-    }
+    if (topic !== undefined) checkNameBytes(topic, MAX_NAME_BYTES);
+    this.#life.checkCall(`call ${name}`);
     const { signal, rest } = takeSignal(args);
     signal?.throwIfAborted();
     const [packed, bytes] = pack?.(...rest) ?? [rest, 0];
     if (this.#calls.size >= MAX_CALLS || !this.#hasRoom(bytes)) {
-      this.#counts.dropped++;
+      this.#dropped++;
       throw new BrokerError(
         `Cannot call ${name}: too many operations wait for the main thread`,
       );
@@ -277,7 +264,7 @@ export class PortBroker implements Broker {
     this.#calls.set(id, call);
     this.#link.send(["call", id, name, bytes, packed]);
     const result = await (signal ? within(this.#runtime, call.promise, { signal }) : call.promise);
-    if (counts !== undefined) this.#counts[counts]++;
+    if (counts !== undefined) this.#life[counts]++;
     return result;
   }
 
@@ -295,7 +282,7 @@ export class PortBroker implements Broker {
         return this.#takeCall(operation[1])?.reject(errorOf(operation));
       case "refused":
         this.#refused++;
-        this.#counts.dropped++;
+        this.#dropped++;
         this.#refusal = operation[1];
         return;
       case "status":
@@ -309,7 +296,7 @@ export class PortBroker implements Broker {
     const [, id, payload, bytes, except, epoch, offset = 0, prev = 0, tag] = operation;
     const channel = this.#channels.get(id);
     if (channel === undefined) return;
-    this.#counts.received++;
+    this.#life.received++;
     channel.deliver({
       topic: channel.topic,
       payload,
@@ -321,13 +308,14 @@ export class PortBroker implements Broker {
 
   #interrupt(id: number): void {
     if (id !== ALL_CHANNELS) return this.#channels.get(id)?.interrupt();
-    this.#counts.interruptions++;
+    this.#life.interruptions++;
     for (const channel of [...this.#channels.values()]) channel.interrupt();
   }
 
   #setStatus(status: BrokerStatus): void {
-    if (status.name === "interrupted") this.#counts.interruptions++;
-    this.status.set(status);
+    if (status.name === "interrupted") this.#life.interrupted(status.error, status);
+    else if (status.name === "connected") this.#life.connected();
+    else this.status.set(status);
   }
 
   #takeCall(id: number): PromiseWithResolvers<unknown> | undefined {
@@ -339,12 +327,6 @@ export class PortBroker implements Broker {
   #hasRoom(bytes: number): boolean {
     const { waiting, waitingBytes } = this.#link;
     return waiting < MAX_WAITING && waitingBytes + bytes <= MAX_WAITING_BYTES;
-  }
-
-  #checkOpen(verb: string): void {
-    if (this.#closing !== undefined) {
-      throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
-    }
   }
 }
 
@@ -358,13 +340,4 @@ function takeSignal(
   }
   const { signal, ...rest } = options as { readonly signal: AbortSignal };
   return { signal, rest: [...args.slice(0, -1), rest] };
-}
-
-/** Refuses a topic or key before it reaches the engine's thread, as an engine would. */
-function checkName(name: string): void {
-  if (!exceedsBytes(name, MAX_NAME_BYTES)) return;
-  throw new RangeError(
-    `Cannot name a topic: a topic or key must have at most ${MAX_NAME_BYTES} bytes, received ` +
-      `${name.length} characters`,
-  );
 }

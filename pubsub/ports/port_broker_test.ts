@@ -213,7 +213,7 @@ Deno.test("PortBroker tells of an engine that is away, and of refused operations
   const claim = broker.store!.claim("user", "session", { max: 1, ttlMs: 1_000 });
   await turns();
   assertEquals(operations.length, 1);
-  broker.take([0, 0, [["failure", 1, "broker", "Cannot claim: Redis is away"]]]);
+  broker.take([0, 0, [["failure", 1, "BrokerError", "Cannot claim: Redis is away"]]]);
   await assertRejects(() => claim, BrokerError, "Redis is away");
   broker.take([0, 0, [["ended"]]]);
   await broker.close();
