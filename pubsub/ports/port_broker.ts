@@ -78,14 +78,14 @@ export interface PortBrokerOptions {
  *   up, as `stats.dropped` shows, and `append` then rejects. While another worker is behind, the
  *   engine's thread takes less, so that those who await `append` slow down.
  * - **Behind:** deliveries beyond 32 MiB that this thread did not handle are dropped in the engine's
- *   thread, and every subscription learns by `onInterrupted` that publications were missed.
+ *   thread, and `onInterrupted` tells every subscription that publications were missed.
  */
 export class PortBroker implements Broker {
   /** Name of the engine. */
   readonly name: string;
   /** Guarantee of delivery of the engine. */
   readonly delivery: Broker["delivery"];
-  /** State of the engine, as the engine's thread told. */
+  /** State of the engine, as its thread reports it. */
   readonly status: StatusFeed<BrokerStatus>;
   /** Histories of the engine. */
   readonly history: BrokerHistory | undefined;
@@ -145,7 +145,7 @@ export class PortBroker implements Broker {
     return { ...this.#life.counts, waiting, dropped };
   }
 
-  /** Describes the current problems: an engine that is away, or many publications that wait. */
+  /** Describes the current problems: an unreachable engine, refusals, and many waiting operations. */
   issues(): string[] {
     const { waiting } = this.#link;
     const issues = this.#life.issues({ waiting, maxWaiting: MAX_WAITING });
