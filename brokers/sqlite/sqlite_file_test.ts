@@ -789,10 +789,13 @@ for (const synchronous of LEVELS) {
       const epochs = new Set<string>();
       for (let round = 0; round < 3; round++) {
         await using child = writer(path, synchronous, { stdout: "piped" }).spawn();
-        let text = "";
+        let [text, isKilled] = ["", false];
         for await (const chunk of child.stdout.pipeThrough(new TextDecoderStream())) {
           text += chunk;
-          if (text.split("\n").length > 400) child.kill("SIGKILL");
+          // Chunks that are in the pipe still arrive after the end of the process.
+          if (isKilled || text.split("\n").length <= 400) continue;
+          isKilled = true;
+          child.kill("SIGKILL");
         }
         await child.status;
         const [first, ...lines] = text.split("\n").slice(0, -1);
