@@ -1,4 +1,4 @@
-/** An envelope that is larger than the client accepts, as an older server may send. */
+/** An envelope that is larger than the client accepts, sent before the server read `bounds`. */
 import type { ReceivingSession } from "../session/handling.ts";
 import { readEnvelope } from "../session/wire/envelope.ts";
 

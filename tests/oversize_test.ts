@@ -31,8 +31,8 @@ interface Setup {
   readonly errors: unknown[];
 }
 
-/** Opens a server, and a client with a small bound. An older server ignores the bound. */
-async function open(isOlder: boolean, options: object = {}): Promise<Setup & AsyncDisposable> {
+/** Opens a server, and a client with a small bound, which the server may not know yet. */
+async function open(isUnaware: boolean, options: object = {}): Promise<Setup & AsyncDisposable> {
   const sessions: Session[] = [];
   const handled: string[] = [];
   const errors: unknown[] = [];
@@ -47,7 +47,7 @@ async function open(isOlder: boolean, options: object = {}): Promise<Setup & Asy
     onError() {},
     onOpen(session) {
       sessions.push(session);
-      if (!isOlder) return;
+      if (!isUnaware) return;
       const core = session[internals];
       core.peerAccepts(Infinity);
       core.peerAccepts = () => {};
@@ -82,7 +82,7 @@ async function open(isOlder: boolean, options: object = {}): Promise<Setup & Asy
     ...options,
   } as never) as unknown as Client;
   await client.whenConnected();
-  await client.flushed(); // Loads the code that goes on after large messages of an older server.
+  await client.flushed(); // Loads the code that goes on after large messages.
   await turns();
   return {
     ...{ server, client, sessions, handled, errors },
@@ -128,92 +128,98 @@ async function subscribed(
 const GAPS = { seen: ["before", "between", "after"], told: ["too-large", "too-large"] };
 
 /** Kinds of messages from the server: each returns what the waiting party got, and what it should. */
-const TO_CLIENT: Record<string, (setup: Setup, isOlder: boolean) => Promise<[unknown, unknown]>> = {
-  "a publication": async (setup) => [
-    await subscribed(setup, "news", {}, (data) => setup.server.publish("news", data)),
-    GAPS,
-  ],
-  "a publication with a position": async (setup) => [
-    await subscribed(setup, "kept:a", {}, (data) => setup.server.publish("kept:a", data)),
-    GAPS,
-  ],
-  "a publication from a history": async (setup) => [
-    await subscribed(
-      setup,
-      "kept:b",
-      { last: 100 },
-      (data) => setup.server.publish("kept:b", data),
-    ),
-    GAPS,
-  ],
-  "a publication of bytes": async (setup) => {
-    const encode = (data: unknown) => data === LARGE ? new Uint8Array(BOUND) : data;
-    return [
-      await subscribed(setup, "kept:c", {}, (data) => setup.server.publish("kept:c", encode(data))),
+const TO_CLIENT: Record<string, (setup: Setup, isUnaware: boolean) => Promise<[unknown, unknown]>> =
+  {
+    "a publication": async (setup) => [
+      await subscribed(setup, "news", {}, (data) => setup.server.publish("news", data)),
       GAPS,
-    ];
-  },
-  "a message to a user": async ({ server, client, errors }) => {
-    const first = client[Symbol.asyncIterator]().next();
-    server.to("ann").send("direct", LARGE);
-    server.to("ann").send("direct", "small");
-    return [[(await first).value?.data, codesOf(errors)], ["small", ["too-large"]]];
-  },
-  "a reply": async ({ client, handled }) => [
-    [await codeOf(client.request("large")), handled],
-    ["too-large", ["large"]],
-  ],
-  "a reply to a request that is sent again": async ({ client, handled }) => [
-    [await codeOf(client.request("large", 1, { retry: true })), handled],
-    ["too-large", ["large"]],
-  ],
-  // The outline of an older server's refusal has no code.
-  "a refusal": async ({ client }, isOlder) => [
-    await codeOf(client.request("fails")),
-    isOlder ? "too-large" : "no",
-  ],
-  "an item of an answer": async ({ client }) => {
-    const seen: unknown[] = [];
-    const code = await codeOf((async () => {
-      for await (const item of client.requestStream("items")) seen.push(item);
-    })());
-    return [[seen, code], [["small"], "too-large"]];
-  },
-  "an item of an answer that outlives its session": async ({ client }) => {
-    const seen: unknown[] = [];
-    const code = await codeOf((async () => {
-      const answer = client.requestStream("kept", 1, { id: "k".repeat(20) });
-      for await (const item of answer) seen.push(item);
-    })());
-    return [[seen, code], [["small"], "too-large"]];
-  },
-  "a record of a durable stream": async ({ server, client }) => {
-    await using writer = await server.durableStreams.create("log");
-    for (const record of ["small", LARGE, "after"]) await writer.append(record);
-    const seen: unknown[] = [];
-    const code = await codeOf((async () => {
-      for await (const record of client.durableStream("log")) seen.push(record);
-    })());
-    return [[seen, code], [["small"], "too-large"]];
-  },
-  "a request of the server": async ({ sessions }, isOlder) => {
-    const [session] = sessions;
-    const code = await codeOf(session!.request("small", LARGE));
-    return [code, isOlder ? "too-large" : "RangeError"];
-  },
-};
+    ],
+    "a publication with a position": async (setup) => [
+      await subscribed(setup, "kept:a", {}, (data) => setup.server.publish("kept:a", data)),
+      GAPS,
+    ],
+    "a publication from a history": async (setup) => [
+      await subscribed(
+        setup,
+        "kept:b",
+        { last: 100 },
+        (data) => setup.server.publish("kept:b", data),
+      ),
+      GAPS,
+    ],
+    "a publication of bytes": async (setup) => {
+      const encode = (data: unknown) => data === LARGE ? new Uint8Array(BOUND) : data;
+      return [
+        await subscribed(
+          setup,
+          "kept:c",
+          {},
+          (data) => setup.server.publish("kept:c", encode(data)),
+        ),
+        GAPS,
+      ];
+    },
+    "a message to a user": async ({ server, client, errors }) => {
+      const first = client[Symbol.asyncIterator]().next();
+      server.to("ann").send("direct", LARGE);
+      server.to("ann").send("direct", "small");
+      return [[(await first).value?.data, codesOf(errors)], ["small", ["too-large"]]];
+    },
+    "a reply": async ({ client, handled }) => [
+      [await codeOf(client.request("large")), handled],
+      ["too-large", ["large"]],
+    ],
+    "a reply to a request that is sent again": async ({ client, handled }) => [
+      [await codeOf(client.request("large", 1, { retry: true })), handled],
+      ["too-large", ["large"]],
+    ],
+    // The outline of a large refusal has no code.
+    "a refusal": async ({ client }, isUnaware) => [
+      await codeOf(client.request("fails")),
+      isUnaware ? "too-large" : "no",
+    ],
+    "an item of an answer": async ({ client }) => {
+      const seen: unknown[] = [];
+      const code = await codeOf((async () => {
+        for await (const item of client.requestStream("items")) seen.push(item);
+      })());
+      return [[seen, code], [["small"], "too-large"]];
+    },
+    "an item of an answer that outlives its session": async ({ client }) => {
+      const seen: unknown[] = [];
+      const code = await codeOf((async () => {
+        const answer = client.requestStream("kept", 1, { id: "k".repeat(20) });
+        for await (const item of answer) seen.push(item);
+      })());
+      return [[seen, code], [["small"], "too-large"]];
+    },
+    "a record of a durable stream": async ({ server, client }) => {
+      await using writer = await server.durableStreams.create("log");
+      for (const record of ["small", LARGE, "after"]) await writer.append(record);
+      const seen: unknown[] = [];
+      const code = await codeOf((async () => {
+        for await (const record of client.durableStream("log")) seen.push(record);
+      })());
+      return [[seen, code], [["small"], "too-large"]];
+    },
+    "a request of the server": async ({ sessions }, isUnaware) => {
+      const [session] = sessions;
+      const code = await codeOf(session!.request("small", LARGE));
+      return [code, isUnaware ? "too-large" : "RangeError"];
+    },
+  };
 
 function codesOf(errors: readonly unknown[]): string[] {
   return errors.map((error) => error instanceof RequestError ? error.failure.code : String(error));
 }
 
 for (const [kind, send] of Object.entries(TO_CLIENT)) {
-  for (const isOlder of [false, true]) {
-    const by = isOlder ? "an older server" : "a server";
+  for (const isUnaware of [false, true]) {
+    const by = isUnaware ? "a server that does not know the bound" : "a server";
     Deno.test(`Client goes on after ${kind} of ${by} that is too large`, async () => {
-      await using setup = await open(isOlder);
+      await using setup = await open(isUnaware);
       const { client, sessions } = setup;
-      const [received, expected] = await soon(send(setup, isOlder));
+      const [received, expected] = await soon(send(setup, isUnaware));
       assertEquals(received, expected);
       assertEquals(await soon(client.request("small")), "small");
       assertEquals([sessions.length, sessions[0]!.isClosed], [1, false]);

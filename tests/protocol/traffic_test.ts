@@ -168,6 +168,7 @@ Deno.test("asyncapi.json describes every envelope that a server and its clients 
   await has("server", "renew");
   endSoon(TOKEN_MS);
   await has("client", "auth", 8);
+  await until(() => ann.isConnected && bob.isConnected);
 
   void server.drain({ withinMs: 1_000, reason: "New version" });
   await has("server", "goaway", 2);
