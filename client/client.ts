@@ -31,7 +31,7 @@ import { checkTopic } from "../session/wire/envelope.ts";
 import { checkConnectTimeout, NoCommonProtocol, openSession } from "./open.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
-import { checkLimits } from "../base/options.ts";
+import { checkLimits, withoutUndefined } from "../base/options.ts";
 import type { Left, Moved, Moving } from "./handover.ts";
 import type { Alarm, Liveness } from "./liveness.ts";
 import type { Delivery } from "./delivery.ts";
@@ -311,7 +311,7 @@ export class Client<C extends Contract = Contract>
     const left = () => ({
       // Not longer where the clock was set back.
       timeoutMs: Math.max(1, Math.min(timeoutMs, deadline - this.#runtime.now())),
-      ...(signal && { signal }),
+      signal,
     });
     for (let refused = 0;;) {
       const session = await this.whenConnected(left());
@@ -370,7 +370,7 @@ export class Client<C extends Contract = Contract>
       const { signal, itemTimeoutMs: timeoutMs = this.#settings.requestTimeoutMs } = options;
       const session = this.#session?.isReady
         ? this.#session
-        : await this.whenConnected({ timeoutMs, ...(signal && { signal }) });
+        : await this.whenConnected({ timeoutMs, signal });
       const { openAnswer } = await this.#platform.answers() as Answers;
       return openAnswer(session[internals], topic, data, options);
     };
@@ -976,7 +976,7 @@ export class Client<C extends Contract = Contract>
     session[internals].onRenew = () => void this.#renew(session);
     this.#secret = session[internals].ticket?.replace(/^[^.]*/, "") ?? "";
     const { id, transport, fallback } = session;
-    this.status.set({ name: "connected", session: id, transport, ...(fallback && { fallback }) });
+    this.status.set(withoutUndefined({ name: "connected", session: id, transport, fallback }));
     void this.#lookAfter();
   }
 

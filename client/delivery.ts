@@ -182,8 +182,8 @@ export function flushed(outbox: Outbox, last: number, options: WaitOptions): Pro
 function keysOf({ seq, publication }: OutboxEntry, core: SessionCore): Keys {
   return {
     seq,
-    ...(!core.isIntroduced && { client: core.settings.client }),
-    ...(publication?.echo === false && { echo: false as const }),
+    client: core.isIntroduced ? undefined : core.settings.client,
+    echo: publication?.echo === false ? false : undefined,
   };
 }
 

@@ -105,7 +105,7 @@ async function open(options: OpenOptions): Promise<Session> {
       timeoutMs,
       onFallback: (told) => fallback = told,
       ...options.hooks,
-      ...(headers === undefined ? {} : { headers }),
+      headers,
     }).catch((error) => {
       throw refusalOf(error, url) ?? withUrl(error, url);
     });

@@ -24,7 +24,7 @@ export function skipOversize(core: ReceivingSession, text: string): boolean {
         core.inbound.note(
           offset === undefined
             ? { kind: "gap", topic, gap: { gap: topic, reason } }
-            : { kind: "skip", topic, offset, prev, ...(tag && { tag }), reason },
+            : { kind: "skip", topic, offset, prev, tag, reason },
         );
         core.missed(topic);
       }

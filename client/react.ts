@@ -387,7 +387,7 @@ class Provided {
       open: (connectAfter) =>
         connect(this.#url, {
           ...options,
-          ...(contract && { contract }),
+          contract,
           token: () => {
             const { token } = this.#props.options ?? {};
             return typeof token === "function" ? token() : token;

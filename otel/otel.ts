@@ -44,7 +44,12 @@ import {
   trace,
   type Tracer,
 } from "@opentelemetry/api";
-import type { CountedServer, CountedTopics, HttpFaceStats, WebTransportStats } from "../server/metrics/measures.ts";
+import type {
+  CountedServer,
+  CountedTopics,
+  HttpFaceStats,
+  WebTransportStats,
+} from "../server/metrics/measures.ts";
 import type { Topics } from "../pubsub/mod.ts";
 import {
   type CountedManager,
@@ -382,7 +387,7 @@ function traceOf(span: Span | undefined): TraceContext | undefined {
   const tracestate = own.traceState?.serialize() ?? "";
   return {
     traceparent: `00-${own.traceId}-${own.spanId}-${flags}`,
-    ...(tracestate === "" ? {} : { tracestate }),
+    tracestate: tracestate || undefined,
   };
 }
 

@@ -102,21 +102,20 @@ export function memorySessions<V = unknown, C extends Contract = Contract>(
 ): MemorySessions<V, C> {
   checkOptions("connect sessions", options, OPTIONS);
   const { contract, identity, wire } = options;
-  const shared = options.runtime === undefined ? {} : { runtime: options.runtime };
   // Settings first: if these throw, no wire is left behind.
   const near = sessionSettings<V, C, "server">({
     contract,
-    ...shared,
     ...options.server,
+    runtime: options.server?.runtime ?? options.runtime,
     side: "server",
   });
   const far = sessionSettings<unknown, C, "client">({
     contract,
-    ...shared,
     ...options.client,
+    runtime: options.client?.runtime ?? options.runtime,
     side: "client",
   });
-  const pair = memoryPair({ ...shared, ...wire });
+  const pair = memoryPair({ ...wire, runtime: wire?.runtime ?? options.runtime });
   const server = new Session<V, C, "server">(pair.server, near, identity);
   const client = new Session<unknown, C, "client">(pair.client, far);
   return {

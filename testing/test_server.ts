@@ -87,8 +87,8 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
 
   readonly #accepted: WeakMap<Response, MemoryPair>;
   readonly #clients: Set<Client<C>>;
-  /** Options of clients: the runtime of the server, if the server was given one. */
-  readonly #clientOptions: { readonly runtime?: Runtime };
+  /** The runtime of clients: that of the server, if the server was given one. */
+  readonly #clientRuntime: Runtime | undefined;
 
   /**
    * Creates a server; called by {@linkcode testServer}.
@@ -101,7 +101,7 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
     const accepted = new WeakMap<Response, MemoryPair>();
     super({ ...rest, webSocketEngine: memoryEngine(network, accepted, wire) });
     this.network = network;
-    this.#clientOptions = options.runtime === undefined ? {} : { runtime: options.runtime };
+    this.#clientRuntime = options.runtime;
     this.#accepted = accepted;
     this.#clients = new Set();
     this.clients = this.#clients;
@@ -125,8 +125,8 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
     const { connectTimeoutMs, signal, instrumentation, ...session } = rest;
     const timeoutMs = checkConnectTimeout(connectTimeoutMs);
     const settings = sessionSettings<unknown, C, "client">({
-      ...this.#clientOptions,
       ...session,
+      runtime: session.runtime ?? this.#clientRuntime,
       side: "client",
     });
     return await openSession({
@@ -169,7 +169,7 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
       protocols,
       signal: new AbortController().signal,
       timeoutMs: Infinity,
-      ...(headers === undefined ? {} : { headers }),
+      headers,
     });
   }
 
@@ -202,9 +202,9 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
     checkOptions("connect", options, { ...CLIENT_KINDS.connect, ...TEST_REQUEST });
     const { path, address, ...rest } = options;
     const client = new Client<C>(urlOf(path), denoPlatform(this.#dialer(address)), {
-      ...this.#clientOptions,
       ...rest,
-      backoff: { random: () => 1, ...options.backoff },
+      runtime: rest.runtime ?? this.#clientRuntime,
+      backoff: { ...options.backoff, random: options.backoff?.random ?? (() => 1) },
     });
     this.#clients.add(client);
     void client.closed.then(() => this.#clients.delete(client));
@@ -425,7 +425,11 @@ function memoryEngine(
   wire: Omit<MemoryPairOptions, "frames" | "protocol">,
 ): WebSocketEngine {
   return (_request, { runtime, protocol = "", lease } = {}) => {
-    const pair = network.connect({ ...(runtime && { runtime }), ...wire, ...wireOf(protocol) });
+    const pair = network.connect({
+      ...wire,
+      ...wireOf(protocol),
+      runtime: wire.runtime ?? runtime,
+    });
     const response = new Response();
     accepted.set(response, pair);
     if (lease !== undefined) {

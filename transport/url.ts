@@ -98,5 +98,5 @@ export function withUrl(error: unknown, url: string | URL): unknown {
   if (error instanceof UnsupportedError) return new UnsupportedError(why, { cause });
   if (!(error instanceof ConnectionError)) return error;
   const { status } = error;
-  return new ConnectionError(why, { cause, ...(status !== undefined && { status }) });
+  return new ConnectionError(why, { cause, status });
 }

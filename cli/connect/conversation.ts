@@ -227,7 +227,7 @@ export class Conversation {
       return emit({ type: "presence", topic: room, notice });
     }
     this.#learn(topic);
-    emit({ type: "message", topic, data, from, ...(isRequest && { isRequest }) });
+    emit({ type: "message", topic, data, from, isRequest: isRequest || undefined });
   }
 
   async #subscribe({ topic, after, last }: Order, wait: WaitOptions): Promise<void> {
@@ -235,8 +235,8 @@ export class Conversation {
     const known = this.#subscriptions.get(topic);
     if (known !== undefined && !known.isEnded) await known.unsubscribe();
     const subscription = client.subscribe(topic, {
-      ...(after && { since: after }),
-      ...(last !== undefined && { last }),
+      since: after,
+      last,
       onRecovery: (recovery) => this.#options.emit({ type: "recovery", topic, recovery }),
     });
     this.#subscriptions.set(topic, subscription);
@@ -294,7 +294,7 @@ export class Conversation {
     if (members !== undefined) {
       const list = [...members.values()].map(({ user, data }) => ({
         user,
-        ...(data !== undefined && { data }),
+        data,
       }));
       return emit({ type: "members", topic, members: list, ...own });
     }
@@ -318,7 +318,7 @@ export class Conversation {
       await within(runtime, this.#changed.changed(), { signal: wait.signal });
     }
     const session = await this.#session(wait);
-    const own = { topic, ...(id !== undefined && { id }) };
+    const own = { topic, id };
     const since = runtime.monotonic();
     const passed = () => Math.round((runtime.monotonic() - since) * 1_000) / 1_000;
     let [items, isReply, isCancelled] = [0, false, false];
@@ -357,7 +357,7 @@ export class Conversation {
   #state(): Extract<TalkEvent, { type: "state" }> {
     const topics = [...this.#subscriptions].map(([topic, { position }]) => ({
       topic,
-      ...(position && { position }),
+      position,
     }));
     const { url } = this.#options;
     return { type: "state", url, status: this.status, topics, waiting: this.#awaited.size };
@@ -371,8 +371,8 @@ export class Conversation {
     this.#options.emit({
       type: "error",
       error,
-      ...(topic && { topic }),
-      ...(id !== undefined && { id }),
+      topic: topic || undefined,
+      id,
     });
   }
 

@@ -85,7 +85,7 @@ export function jsonOf(event: TalkEvent, at: number): string {
   if (type === "error") {
     const { error, ...rest } = event;
     const code = error instanceof RequestError ? error.failure.code : undefined;
-    return line({ ...rest, ...(code && { code }), message: textOf(error) });
+    return line({ ...rest, code, message: textOf(error) });
   }
   if (type === "status") return line(statusJson(event.status));
   if (type === "state") {

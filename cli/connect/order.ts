@@ -142,7 +142,7 @@ function parsePosition(text: unknown): HistoryPosition {
     );
   }
   const [, epoch = "", offset, tag] = found;
-  return { epoch, offset: Number(offset), ...(tag !== undefined && { tag }) };
+  return { epoch, offset: Number(offset), tag };
 }
 
 function parseLast(value: unknown): number {
@@ -169,10 +169,10 @@ function fromJson(text: string): Order {
   return checked({
     name,
     topic,
-    ...(data !== undefined && { data }),
-    ...(after !== undefined && { after: parsePosition(after) }),
-    ...(last !== undefined && { last: parseLast(last) }),
-    ...(id !== undefined && { id }),
+    data,
+    after: after === undefined ? undefined : parsePosition(after),
+    last: last === undefined ? undefined : parseLast(last),
+    id,
   });
 }
 
@@ -185,7 +185,7 @@ function fromWords(text: string): Order {
   const topic = quoted === undefined ? bare ?? "" : String(parseJson(quoted, name));
   if (name === "subscribe") return checked({ name, topic, ...parseStart(more) });
   if (ORDERS[name].takes === "topic") return noMore({ name, topic }, more);
-  return checked({ name, topic, ...(more !== "" && { data: parseJson(more, name) }) });
+  return checked({ name, topic, data: more === "" ? undefined : parseJson(more, name) });
 }
 
 /** Reads the options of a subscription. */

@@ -10,7 +10,7 @@ Deno.test("parseOrder() reads orders as typed", () => {
     ["sub chat --after e/7", {
       name: "subscribe",
       topic: "chat",
-      after: { epoch: "e", offset: 7 },
+      after: { epoch: "e", offset: 7, tag: undefined },
     }],
     ["sub chat --after=e/7/t/u", {
       name: "subscribe",
@@ -20,22 +20,26 @@ Deno.test("parseOrder() reads orders as typed", () => {
     ["unsub chat", { name: "unsubscribe", topic: "chat" }],
     ['pub chat {"a": [1, 2]}', { name: "publish", topic: "chat", data: { a: [1, 2] } }],
     ['  pub   "two words"   "text"  ', { name: "publish", topic: "two words", data: "text" }],
-    ["ask now", { name: "ask", topic: "now" }],
+    ["ask now", { name: "ask", topic: "now", data: undefined }],
     ["request sum null", { name: "ask", topic: "sum", data: null }],
     ["send x 1", { name: "send", topic: "x", data: 1 }],
-    ["presence room:a", { name: "presence", topic: "room:a" }],
+    ["presence room:a", { name: "presence", topic: "room:a", data: undefined }],
     ["exit", { name: "quit", topic: "" }],
     ['{"command": "ask", "topic": "sum", "data": [1], "id": 7}', {
       name: "ask",
       topic: "sum",
       data: [1],
+      after: undefined,
+      last: undefined,
       id: 7,
     }],
     ['{"command": "sub", "topic": "chat", "after": "e/7", "last": 2}', {
       name: "subscribe",
       topic: "chat",
-      after: { epoch: "e", offset: 7 },
+      data: undefined,
+      after: { epoch: "e", offset: 7, tag: undefined },
       last: 2,
+      id: undefined,
     }],
   ];
   for (const [line, order] of cases) assertEquals(parseOrder(line), order as never, line);
@@ -70,7 +74,12 @@ Deno.test("parseOrder() says what is wrong with a line", () => {
 });
 
 Deno.test("positionText() writes what a later subscription reads", () => {
-  for (const position of [{ epoch: "a", offset: 0 }, { epoch: "a", offset: 3, tag: "b/c" }]) {
+  for (
+    const position of [
+      { epoch: "a", offset: 0, tag: undefined },
+      { epoch: "a", offset: 3, tag: "b/c" },
+    ]
+  ) {
     assertEquals(parseOrder(`sub x --after ${positionText(position)}`)?.after, position);
   }
 });

@@ -73,15 +73,19 @@ function readSettings(args: Arguments, { env, runtime }: Context): Settings {
 async function openPeer(settings: Settings, signal: AbortSignal): Promise<Peer> {
   const { url, isPlain, token, transports, headers, hashes, runtime } = settings;
   const options = {
-    ...(transports.length > 0 && { transports }),
-    ...(hashes.length > 0 && { serverCertificateHashes: hashes }),
-    ...(headers.length > 0 && { headers: headers as [string, string][] }),
-    ...(token !== undefined && { token }),
+    transports: transports.length > 0 ? transports : undefined,
+    serverCertificateHashes: hashes.length > 0 ? hashes : undefined,
+    headers: headers.length > 0 ? headers as [string, string][] : undefined,
+    token,
     runtime,
     signal,
   };
   if (isPlain) {
-    const session = await dial(url, { transports: ["websocket"], ...options, protocols: [] })
+    const session = await dial(url, {
+      ...options,
+      transports: options.transports ?? ["websocket"],
+      protocols: [],
+    })
       .catch((error) => {
         throw signal.aborted ? error : unreachable(textOf(error), error);
       });

@@ -122,7 +122,7 @@ export class CheckList {
     }
     const { value, ...finding } = found;
     const ms = Math.round((runtime.monotonic() - startMs) * 10) / 10;
-    this.#add({ id, title, ...finding, ...(finding.state !== "skipped" && { ms }) });
+    this.#add({ id, title, ...finding, ms: finding.state === "skipped" ? undefined : ms });
     return value;
   }
 
@@ -146,8 +146,8 @@ export class CheckList {
     const safe = {
       ...check,
       detail: plainText(detail).trim(),
-      ...(cause !== undefined && { cause: plainText(cause) }),
-      ...(cure !== undefined && { cure: plainText(cure) }),
+      cause: cause && plainText(cause),
+      cure: cure && plainText(cure),
     };
     this.checks.push(safe);
     this.#options.onCheck(safe);

@@ -43,7 +43,7 @@ export class Line implements ByteSource, Disposable {
       port,
       ALPNProtocols: ["http/1.1"],
       rejectUnauthorized: false,
-      ...(isName && { servername: serverName }),
+      servername: isName ? serverName : undefined,
     });
     const opened = serverName === undefined ? "connect" : "secureConnect";
     return new Promise((resolve, reject) => {

@@ -200,8 +200,7 @@ export interface HelloOptions {
 /** Opens a session of Skein, and measures its round trip. */
 export async function checkHello(list: CheckList, options: HelloOptions): Promise<void> {
   const { transport, token, url, headers, hashes, describe, id, title, timeoutMs, late } = options;
-  const limits = { ...(timeoutMs !== undefined && { timeoutMs }), ...(late && { late }) };
-  await list.run({ id, title, ...limits }, async (signal) => {
+  await list.run({ id, title, timeoutMs, late }, async (signal) => {
     const { runtime } = list;
     const startMs = runtime.monotonic();
     const session = await dialBy(options.platform ?? makePlatform, url, {
@@ -209,9 +208,9 @@ export async function checkHello(list: CheckList, options: HelloOptions): Promis
       transports: [transport],
       signal,
       connectTimeoutMs: Infinity,
-      ...(token !== undefined && { token }),
-      ...(headers.length > 0 && { headers: headers as [string, string][] }),
-      ...(hashes !== undefined && { serverCertificateHashes: hashes }),
+      token,
+      headers: headers.length > 0 ? headers as [string, string][] : undefined,
+      serverCertificateHashes: hashes,
     }).catch((error) => {
       signal.throwIfAborted();
       throw helloFault(error, token);
@@ -267,7 +266,7 @@ function helloFault(error: Error, token: string | undefined): Fault {
       cause: token === undefined
         ? "The server wants a token, and none was given: the way is open"
         : "The server does not accept this token",
-      ...(cure && { cure }),
+      cure,
       facts: { code, isRefusal: true },
     });
   }
@@ -280,7 +279,7 @@ function helloFault(error: Error, token: string | undefined): Fault {
       : code === 1006
       ? "The connection broke before the first message of the server"
       : "The network lets the session through, and the server refuses it",
-    ...(cure && { cure }),
+    cure,
     facts: { code, isRefusal: code >= 4_400 },
   });
 }

@@ -228,7 +228,7 @@ async function checkQuic(list: CheckList, { url, hashes }: WebTransportPlace): P
       protocols: ["h3"],
       runtime,
       signal,
-      ...(hashes !== undefined && { serverCertificateHashes: hashes }),
+      serverCertificateHashes: hashes,
     }).catch((error) => {
       signal.throwIfAborted();
       throw quicFault(error, hashes);

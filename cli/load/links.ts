@@ -102,9 +102,9 @@ class SkeinLink implements Link {
       runtime,
       transports: [transport],
       connectTimeoutMs: CONNECT_TIMEOUT_MS,
-      ...(token !== undefined && { token }),
-      ...(headers.length > 0 && { headers: headers as [string, string][] }),
-      ...(certificateHashes.length > 0 && { serverCertificateHashes: certificateHashes }),
+      token,
+      headers: headers.length > 0 ? headers as [string, string][] : undefined,
+      serverCertificateHashes: certificateHashes.length > 0 ? certificateHashes : undefined,
       onMessage: (message) => events.onMessage(this, message.data),
       // Failures are counted by their kinds.
       onError() {},
@@ -230,7 +230,7 @@ export function makePlatform(options: TransportOptions): ClientPlatform {
       const opening = ClientSocket.open(url, {
         headers,
         signal: AbortSignal.any(signals),
-        ...(protocols && { protocols }),
+        protocols,
       });
       const socket = await within(runtime, opening, {
         late: "Cannot open WebSocket within",

@@ -462,7 +462,7 @@ async function connect(target: URL, signal: AbortSignal | undefined): Promise<De
   const isSecure = target.protocol === "wss:";
   const hostname = target.hostname.replace(/^\[|\]$/g, "");
   const port = Number(target.port || (isSecure ? 443 : 80));
-  const tcp = await Deno.connect({ hostname, port, ...(signal && { signal }) });
+  const tcp = await Deno.connect({ hostname, port, signal });
   // Deno's sockets wait for acknowledgments by default.
   tcp.setNoDelay(true);
   if (!isSecure) return tcp;

@@ -268,7 +268,7 @@ export function filesOf(
     // WebTransport needs QUIC, which Deno has behind this name.
     unstable: ["net"],
     ...page?.config,
-    ...(page && { exclude: [page.made] }),
+    exclude: page && [page.made],
   };
   return new Map([
     ["deno.json", `${JSON.stringify(config, undefined, 2).replaceAll("VERSION", version)}\n`],

@@ -105,7 +105,7 @@ export class TopicCell extends Cell<TopicSnapshot> {
     try {
       this.#subscription = client.subscribe(topic, {
         ...start,
-        ...(this.#position && { since: this.#position }),
+        since: this.#position ?? start.since,
         onRecovery: ({ recovered, reason }) => {
           if (recovered) return;
           this.#gap = { reason, key: this.#key };

@@ -77,7 +77,7 @@ export function trpcRequests<R extends AnyTRPCRouter>(options: TrpcOptions<R>) {
         const [id, value] = isTrackedEnvelope(item) ? item : [];
         const data = id === undefined ? item : { id, data: value };
         yield transformTRPCResponse(config, {
-          result: { type: "data", data, ...(id !== undefined && { id }) },
+          result: { type: "data", data, id },
         });
       }
     } catch (cause) {

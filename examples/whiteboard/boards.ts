@@ -94,7 +94,7 @@ class Board {
     do {
       let [end, points] = [start, 0];
       while (end < all.length && points < PART_POINTS) points += all[end++]!.points.length;
-      yield { strokes: all.slice(start, end), ...(position && { position }) };
+      yield { strokes: all.slice(start, end), position };
       start = end;
     } while (start < all.length);
   }

@@ -98,7 +98,7 @@ export class Cursors {
             id,
             user,
             at,
-            ...(pen && { pen }),
+            pen,
           }));
         this.#send(session, watcher, { board, sequence, cursors });
       }

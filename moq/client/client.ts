@@ -521,7 +521,7 @@ export class MoqClient implements AsyncDisposable {
     const giveUp = () => attempt.abort(signal.reason);
     signal.addEventListener("abort", giveUp, { once: true });
     const begin = async () => {
-      const session = await dial(attempt.signal, { mux, ...(uri === undefined ? {} : { uri }) });
+      const session = await dial(attempt.signal, { mux, uri });
       if (session.mux === mux) return session;
       session.close();
       throw new TypeError("Cannot connect: dial must open its session with the mux of its context");
@@ -659,11 +659,11 @@ export function connectMoq(
   return new MoqClient({
     runtime,
     connectTimeoutMs,
-    ...(mux && { mux }),
-    ...(retry && { retry }),
-    ...(allowMigration && { allowMigration }),
-    ...(onSession && { onSession }),
-    ...(signal && { signal }),
+    mux,
+    retry,
+    allowMigration,
+    onSession,
+    signal,
     url: () => last,
     async dial(signal, { mux, uri }) {
       if (uri === undefined && typeof url === "function") last = await url();

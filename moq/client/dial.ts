@@ -336,7 +336,7 @@ async function openRawQuic(target: URL, options: Dialing): Promise<Connection> {
       idleTimeoutMs,
       keepAliveIntervalMs: Math.max(1, Math.round(idleTimeoutMs / 3)),
       signal,
-      ...(serverCertificateHashes && { serverCertificateHashes }),
+      serverCertificateHashes,
     });
   } catch (error) {
     if (!(error instanceof ConnectionError) || !isNoCommonProtocol(error)) throw error;
@@ -361,7 +361,7 @@ async function openWebSocket(target: URL, options: Dialing): Promise<Connection>
     },
     signal,
     timeoutMs,
-    ...(headers && { headers }),
+    headers,
   }).catch((error) => {
     throw withOffer(error, protocols);
   });
@@ -383,8 +383,8 @@ async function openWebTransport(target: URL, options: Dialing): Promise<Connecti
     idleTimeoutMs,
     signal,
     timeoutMs,
-    ...(headers && { headers }),
-    ...(hashes && { serverCertificateHashes: hashes }),
+    headers,
+    serverCertificateHashes: hashes,
   };
   if (isNativeWebTransportAvailable()) {
     // A browser that cannot tell the negotiated protocol learns the version from the first message.
@@ -409,10 +409,10 @@ async function raceWebTransport(target: URL, options: Dialing): Promise<Connecti
     webTransport: (_url, { signal }) => openWebTransport(target, { ...options, signal: signal! }),
     defect: engineDefect("moq"),
   }, {
-    ...(headStartMs !== undefined && { headStartMs }),
-    ...(transports && { transports }),
+    headStartMs,
+    transports,
   });
-  return await dial(target, { runtime, signal, timeoutMs, ...(onFallback && { onFallback }) });
+  return await dial(target, { runtime, signal, timeoutMs, onFallback });
 }
 
 /** A WebTransport server. */

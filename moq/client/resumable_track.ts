@@ -1,5 +1,5 @@
 /** A subscription that outlives sessions. */
-import type { OptionKinds } from "../../base/options.ts";
+import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
 import { checkOptions, SIGNAL, TIME } from "../../base/option_checks.ts";
 import { Backoff } from "../../base/backoff.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -344,7 +344,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     options: Pick<MoqSubscribeOptions, "priority" | "ordered" | "maxLatencyMs" | "endGroup">,
   ): Promise<void> {
     checkOptions("update subscription", options, UPDATE);
-    const changed = { ...this.#options, ...options };
+    const changed = { ...this.#options, ...withoutUndefined(options) };
     subscribeFields(changed);
     this.#options = changed;
     // After the end of a session, the next session gets the changed options.
@@ -434,13 +434,13 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     let reader: TrackReader;
     try {
       reader = await session.subscribe(path, name, {
-        ...(isFirst && { startGroup }),
-        ...(onMissed && { onMissed }),
-        ...(priority !== undefined && { priority }),
-        ...(ordered !== undefined && { ordered }),
-        ...(maxLatencyMs !== undefined && { maxLatencyMs }),
-        ...(endGroup !== undefined && { endGroup }),
-        ...(maxQueuedGroups !== undefined && { maxQueuedGroups }),
+        startGroup: isFirst ? startGroup : undefined,
+        onMissed,
+        priority,
+        ordered,
+        maxLatencyMs,
+        endGroup,
+        maxQueuedGroups,
       });
     } catch (error) {
       return { error, heldMs: 0 };

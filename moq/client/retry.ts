@@ -67,7 +67,7 @@ export function retrySettings(options: MoqRetryOptions = {}): MoqRetry {
     giveUpAfterMs,
     stableMs,
     leaveAfterMs,
-    ...(random && { random }),
+    random,
   };
 }
 

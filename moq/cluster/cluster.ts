@@ -42,7 +42,7 @@ function readHeldBroadcast(value: unknown): HeldBroadcast | undefined {
   if (typeof url !== "string" || !Number.isSafeInteger(since)) return undefined;
   if (!Array.isArray(hops) || hops.length === 0 || hops.length > MAX_HOPS) return undefined;
   if (!hops.every((hop) => typeof hop === "string" && /^\d{1,19}$/.test(hop))) return undefined;
-  return { url, since: since as number, hops, ...(isBlind === true ? { isBlind } : {}) };
+  return { url, since: since as number, hops, isBlind: isBlind === true ? isBlind : undefined };
 }
 
 /** Options for {@linkcode MoqCluster}. */
@@ -261,7 +261,7 @@ export class MoqCluster implements AsyncDisposable {
         url: this.url,
         since,
         hops: [...hops, hopId].map(String),
-        ...(isBlind ? { isBlind } : {}),
+        isBlind: isBlind || undefined,
       });
       return;
     }

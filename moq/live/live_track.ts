@@ -591,7 +591,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
         `Cannot add track: there are ${this.#maxTracks} already, see maxTracks`,
       );
     }
-    const track = new LiveTrack({ runtime: this.#runtime, ...options });
+    const track = new LiveTrack({ ...options, runtime: options.runtime ?? this.#runtime });
     this.#tracks.set(name, track);
     return track;
   }

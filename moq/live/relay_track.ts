@@ -143,7 +143,7 @@ export class RelayTrack {
     try {
       const reader = upstream.reader = await upstream.source.session.subscribe(path, name, {
         ...this.#asked,
-        ...(startGroup === undefined ? {} : { startGroup }),
+        startGroup,
         signal,
         onMissed: (missed, reason) => this.#missed(missed, reason),
       });

@@ -120,14 +120,14 @@ export class Sessions {
         onSetup: async (request) => {
           if (!isAdmitted) await this.#admission.admitSetup(request, client);
         },
-        ...(mux && { mux }),
-        ...(muxOf && { muxOf: (request) => muxOf(request, client) }),
-        ...(extensions && { extensions }),
-        ...(authorize && { authorize }),
-        ...(bitrate !== undefined && { bitrate }),
-        ...(family && { family }),
-        ...(limits && { limits }),
-        ...(setupTimeoutMs !== undefined && { setupTimeoutMs }),
+        mux,
+        muxOf: muxOf && ((request) => muxOf(request, client)),
+        extensions,
+        authorize,
+        bitrate,
+        family,
+        limits,
+        setupTimeoutMs,
       });
       this.open.add(session);
       session.closed.then(() => this.open.delete(session));

@@ -119,25 +119,21 @@ export function socketsOptions(
     tls,
     dev: {
       runtime,
-      ...(names === undefined ? {} : { names }),
-      ...(cacheFolder === undefined ? {} : { cacheFolder }),
+      names,
+      cacheFolder,
     },
     wires,
     protocols,
     webSocket,
     limits: {
       maxConnections: connectionsFor(maxSessions),
-      ...(perAddress !== undefined && {
-        maxConnectionsPerAddress: connectionsFor(Math.min(maxSessions, perAddress)),
-      }),
+      maxConnectionsPerAddress: perAddress && connectionsFor(Math.min(maxSessions, perAddress)),
       maxStreams: options.maxBidirectionalStreams ?? MAX_STREAMS,
       maxUnidirectionalStreams: options.maxUnidirectionalStreams ?? MAX_STREAMS,
       flowControl: flowControlOf(options),
       unreadStreams: options.unreadStreams,
-      ...(idleTimeoutMs === undefined ? {} : {
-        idleTimeoutMs,
-        keepAliveIntervalMs: Math.max(1, Math.round(idleTimeoutMs / 3)),
-      }),
+      idleTimeoutMs,
+      keepAliveIntervalMs: idleTimeoutMs && Math.max(1, Math.round(idleTimeoutMs / 3)),
     },
   };
 }
@@ -293,9 +289,9 @@ export class Sockets implements FaceHost {
       key,
       hostname,
       port: this.#http?.addr.port ?? port,
-      ...(wires.includes("quic") && protocols.length > 0
-        ? { quic: { protocols, onConnection: (connection) => this.#handlers.accept(connection) } }
-        : {}),
+      quic: wires.includes("quic") && protocols.length > 0
+        ? { protocols, onConnection: (connection) => this.#handlers.accept(connection) }
+        : undefined,
     });
   }
 

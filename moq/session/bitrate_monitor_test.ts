@@ -25,7 +25,7 @@ class Wire {
   readonly connection: Connection = {
     getStats: (): Promise<ConnectionStats & { smoothedRtt?: number }> => {
       const { bytesSent, smoothedRtt } = this;
-      return Promise.resolve({ bytesSent, ...(smoothedRtt === undefined ? {} : { smoothedRtt }) });
+      return Promise.resolve({ bytesSent, smoothedRtt });
     },
   } as Connection;
 }

@@ -1,5 +1,5 @@
 /** A subscription, on the subscriber's side. */
-import type { NumberCheck, OptionKinds } from "../../base/options.ts";
+import { type NumberCheck, type OptionKinds, withDefaults } from "../../base/options.ts";
 import { checkOptions, COUNT, integer, POSITIVE, SIGNAL } from "../../base/option_checks.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { type MissedGroups, type MoqErrorName, MoqLaggedError } from "../wire/errors.ts";
@@ -102,19 +102,14 @@ export function subscribeFields(options: MoqSubscribeOptions): SubscribeFields {
 /**
  * Changes the fields of a subscription.
  *
- * @param changes The changed fields; an absent field stays, and `undefined` removes a bound.
+ * @param changes The changed fields; an absent or undefined field stays.
  * @throws {RangeError} If a value is out of range.
  */
 function changedFields(
   fields: SubscribeFields,
   changes: Partial<SubscribeFields>,
 ): SubscribeFields {
-  const { startGroup, endGroup, ...rest } = { ...fields, ...changes };
-  return subscribeFields({
-    ...rest,
-    ...(startGroup === undefined ? {} : { startGroup }),
-    ...(endGroup === undefined ? {} : { endGroup }),
-  });
+  return subscribeFields(withDefaults(fields, changes));
 }
 
 /**

@@ -81,7 +81,7 @@ async function everything(turns: number): Promise<Simulation> {
     const ask = (method: string, path: string, body?: string, headers: HeadersInit = {}) => {
       const send = async () => {
         const url = `http://${host.name}${path}`;
-        const init = { method, headers, ...(body === undefined ? {} : { body }) };
+        const init = { method, headers, body };
         const remoteAddr = { transport: "tcp", hostname: "127.0.0.1", port: 1 } as const;
         const response = await server.fetch(new Request(url, init), { remoteAddr });
         return [response.status, (await response.text()).length];

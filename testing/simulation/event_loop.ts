@@ -374,7 +374,7 @@ export class EventLoop {
    */
   noteError(verb: string, error: unknown): void {
     const more = error instanceof Error ? error.stack : undefined;
-    this.note(`${verb} ${error}`, this.#current?.name, { kind: "finding", ...(more && { more }) });
+    this.note(`${verb} ${error}`, this.#current?.name, { kind: "finding", more });
   }
 
   /**

@@ -83,8 +83,8 @@ export class SimulatedServer<V = unknown, C extends Contract = Contract> {
     const { host } = this;
     const { webTransport = {}, ...options } = this.#options(host);
     return serve<V, C>({
-      onListen() {},
       ...options,
+      onListen: options.onListen ?? (() => {}),
       runtime: host.runtime,
       hostname: host.name,
       port: PORT,

@@ -125,7 +125,7 @@ export async function simulate(
     const end = await within(platformRuntime(), promise, {
       timeoutMs,
       late: "Cannot simulate: an event may never end, as the simulation took longer than",
-      ...(signal && { signal }),
+      signal,
     });
     if ("result" in end) return end.result;
     throw new TypeError(end.failure);

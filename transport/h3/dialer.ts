@@ -64,13 +64,13 @@ export class Http3Dialer {
       maxBidirectionalStreams,
       idleTimeoutMs,
     });
-    const streams = {
-      ...(maxUnidirectionalStreams && { maxStreamsUni: maxUnidirectionalStreams }),
-      ...(maxBidirectionalStreams && { maxStreamsBidi: maxBidirectionalStreams }),
-    };
-    const flowControl = Object.keys(streams).length === 0
-      ? options.flowControl
-      : { ...streams, ...options.flowControl };
+    const { flowControl: given } = options;
+    const flowControl =
+      maxUnidirectionalStreams === undefined && maxBidirectionalStreams === undefined ? given : {
+        ...given,
+        maxStreamsUni: given?.maxStreamsUni ?? maxUnidirectionalStreams,
+        maxStreamsBidi: given?.maxStreamsBidi ?? maxBidirectionalStreams,
+      };
     flowLimitsOf(flowControl); // Validates before the dial.
     this.#options = { ...options, flowControl };
   }
@@ -168,10 +168,8 @@ export class Http3Dialer {
       maxConcurrentBidirectionalStreams: maxBidirectionalStreams,
       // Control streams count besides the streams of sessions.
       maxConcurrentUnidirectionalStreams: maxUnidirectionalStreams + 3,
-      ...(congestionControl === undefined ? {} : { congestionControl }),
-      ...(serverCertificateHashes === undefined
-        ? {}
-        : { serverCertificateHashes: [...serverCertificateHashes] }),
+      congestionControl,
+      serverCertificateHashes: serverCertificateHashes && [...serverCertificateHashes],
     };
     const dial = this.#dial = new QuicDial(runtime, options);
     try {

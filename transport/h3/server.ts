@@ -137,7 +137,10 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     if (quic !== undefined) checkQuic(quic);
     const isOther = quic !== undefined || options.maxUnidirectionalStreams !== undefined;
     const flowControl = isOther
-      ? { maxStreamsUni: maxUnidirectionalStreams, ...options.flowControl }
+      ? {
+        ...options.flowControl,
+        maxStreamsUni: options.flowControl?.maxStreamsUni ?? maxUnidirectionalStreams,
+      }
       : options.flowControl;
     flowLimitsOf(flowControl); // Throws for an invalid limit, before the server listens.
     this.#signal = options.signal;

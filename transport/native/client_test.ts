@@ -21,7 +21,7 @@ Deno.test("isNativeWebTransportAvailable() checks the features of the platform's
       [false, false, false],
     ] as const
   ) {
-    using _platform = new NativePlatform({ protocol, ...(page !== undefined && { page }) });
+    using _platform = new NativePlatform({ protocol, page });
     assertEquals(isNativeWebTransportAvailable(), expected, `${protocol} ${page}`);
   }
   assertEquals(isNativeWebTransportAvailable(), false, "This runtime's own is no browser's");

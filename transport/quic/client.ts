@@ -130,8 +130,6 @@ function optionsOf(options: DialQuicOptions): Omit<QuicDialOptions, "hostname" |
     keepAliveInterval: keepAliveIntervalMs,
     maxConcurrentBidirectionalStreams: maxBidirectionalStreams,
     maxConcurrentUnidirectionalStreams: maxUnidirectionalStreams,
-    ...(serverCertificateHashes === undefined
-      ? {}
-      : { serverCertificateHashes: [...serverCertificateHashes] }),
+    serverCertificateHashes: serverCertificateHashes && [...serverCertificateHashes],
   };
 }

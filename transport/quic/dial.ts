@@ -279,7 +279,7 @@ export class QuicDial {
       const conn = await Deno.connectQuic({
         ...this.#options,
         hostname: address,
-        ...(address === hostname ? {} : { serverName: hostname }),
+        serverName: address === hostname ? undefined : hostname,
         endpoint,
       });
       signal.throwIfAborted(); // The endpoint is already closed.

@@ -41,7 +41,7 @@ class Bench implements AsyncDisposable {
     };
     this.#dial = withLastResort(
       others,
-      checkTransports({ ...(transports && { transports }) }),
+      checkTransports({ transports }),
       () => {
         this.loads++;
         return this.load();

@@ -115,7 +115,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     if (typeof webTransport === "string") throw new UnsupportedError(webTransport);
     return await webTransport(url, {
       ...options,
-      ...(serverCertificateHashes && { serverCertificateHashes }),
+      serverCertificateHashes,
     });
   };
 
@@ -168,8 +168,8 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       dial(target, {
         ...rest,
         runtime,
-        ...(flowControl && { flowControl }),
-        ...(onWorn && !isWebSocket && { onWorn }),
+        flowControl,
+        onWorn: isWebSocket ? undefined : onWorn,
         signal: signal ? anySignal(signal, leg.signal) : leg.signal,
       }).then((connection) => won(name, connection), (error) => lost(name, error));
     };

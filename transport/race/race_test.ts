@@ -389,6 +389,8 @@ Deno.test("raceTransports() hands over the URL, the options, and the certificate
     headers: { a: "b" },
     timeoutMs: 10_000,
     serverCertificateHashes: HASHES,
+    flowControl: undefined,
+    onWorn: undefined,
   });
   assert(!signal!.aborted);
   legs.last.up();

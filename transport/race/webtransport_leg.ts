@@ -75,7 +75,7 @@ export function webTransportLeg(dial: WebTransportDialer): WebTransportLeg {
     if (isAsked && protocols.includes(TOKEN_MARK)) place.search += `&${TOKEN_MARK_QUERY}`;
     const connection = await dial(place, {
       ...options,
-      ...(hashes && { serverCertificateHashes: hashes }),
+      serverCertificateHashes: hashes ?? given,
     });
     const { protocol } = connection;
     try {

@@ -235,8 +235,8 @@ export class WebTransport implements AsyncDisposable {
       onResponse: (fields) => {
         this.#answer = fields;
       },
-      ...(serverCertificateHashes === undefined ? {} : { serverCertificateHashes }),
-      ...(checked.allowPooling ? { pool: WebTransport.#poolOf(runtime) } : {}),
+      serverCertificateHashes,
+      pool: checked.allowPooling ? WebTransport.#poolOf(runtime) : undefined,
     });
     this.#ready.promise.catch(() => {}); // An unobserved rejection is no error.
     this.#closed.promise.catch(() => {});
@@ -598,7 +598,7 @@ export class WebTransport implements AsyncDisposable {
       // Order 0 is the runtime's default and is left out, because setting an order is slow.
       return await open(session, {
         waitUntilAvailable: Boolean(waitUntilAvailable),
-        ...(order === 0 ? {} : { sendOrder: order }),
+        sendOrder: order === 0 ? undefined : order,
       });
     } catch (error) {
       if (error instanceof RangeError) throw new QuotaExceededError(error.message);

@@ -139,7 +139,7 @@ async function readAll(broker: NatsBroker): Promise<Publication[]> {
       bounds: BOUNDS,
       maxMessages: 1_000,
       maxBytes: 1 << 20,
-      ...(after !== undefined && { after }),
+      after,
     });
     found.push(...publications);
     if (publications.length === 0 || publications.at(-1)!.position!.offset >= head) return found;

@@ -148,7 +148,7 @@ export function streamConfig(
     (age > 0 && age < DUPLICATE_WINDOW_NS ? age : DUPLICATE_WINDOW_NS);
   const config: StreamConfig = {
     name: given.name,
-    ...(given.description && { description: given.description }),
+    description: given.description || undefined,
     subjects: given.subjects?.length ? given.subjects : [given.name],
     retention: "limits",
     max_consumers: given.max_consumers || -1,
@@ -240,9 +240,9 @@ export function consumerConfig(given: Partial<ConsumerConfig>, name: string): Co
   return {
     name,
     deliver_policy: policy,
-    ...(given.opt_start_seq && { opt_start_seq: given.opt_start_seq }),
+    opt_start_seq: given.opt_start_seq || undefined,
     ack_policy: "none",
-    ...(given.filter_subject && { filter_subject: given.filter_subject }),
+    filter_subject: given.filter_subject || undefined,
     replay_policy: "instant",
     max_waiting: given.max_waiting || MAX_WAITING,
     ...(given.headers_only && { headers_only: true }),

@@ -6,6 +6,7 @@
 import { Buffer } from "node:buffer";
 import { EventEmitter } from "node:events";
 import process from "node:process";
+import { withoutUndefined } from "../../../base/options.ts";
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";
@@ -201,7 +202,7 @@ export class SimulatedRedisClient extends EventEmitter {
       lazyConnect: false,
       host: "",
       port: REDIS_PORT,
-      ...options,
+      ...withoutUndefined(options),
     };
     if (!this.options.lazyConnect) this.#connect();
   }
@@ -213,7 +214,10 @@ export class SimulatedRedisClient extends EventEmitter {
    * @returns The client.
    */
   duplicate(override: SimulatedRedisClientOptions = {}): SimulatedRedisClient {
-    return new SimulatedRedisClient(this.#parts, { ...this.options, ...override });
+    return new SimulatedRedisClient(this.#parts, {
+      ...this.options,
+      ...withoutUndefined(override),
+    });
   }
 
   /**
