@@ -6,7 +6,7 @@ import { type AdmissionOptions, checkAdmissionOptions } from "./admission_option
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { Authenticator, GUEST, type Identity, LATER, TAKES_NO_TOKEN } from "./authentication.ts";
 import { PendingUpgrades, type RequestPlace, type SessionRequest } from "./session_request.ts";
-import type { Face, RequestHead } from "./face.ts";
+import type { Face, FaceRequest } from "./face.ts";
 import { RefusalReport, Refused, withinLimits } from "./refusal.ts";
 import {
   FetchedUpgrade,
@@ -171,7 +171,7 @@ export class Admission<V> implements Face {
   }
 
   /** Tells whether a request is an upgrade, or came over WebTransport. */
-  wants(request: RequestHead): boolean {
+  wants(request: FaceRequest): boolean {
     return request.protocols !== undefined || isWebSocketUpgrade(request);
   }
 

@@ -10,7 +10,7 @@ import type { WebTransportRequest } from "../transport/h3/server.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
 
 /** The head of an HTTP request, an upgrade, or a request for a WebTransport session. */
-export interface RequestHead {
+export interface FaceRequest {
   /** The requested URL. */
   readonly url: string;
   /** Request headers. */
@@ -31,7 +31,7 @@ export interface Face {
    * Tells whether a request is for this face. MUST be cheap, because every request asks, and MUST NOT
    * throw.
    */
-  wants(request: RequestHead): boolean;
+  wants(request: FaceRequest): boolean;
   /** Answers an HTTP request that the face wants. */
   fetch(request: Request, info: RequestInfo): Response | Promise<Response>;
   /** Answers a request for a WebTransport session; a face without `take` is asked for HTTP alone. */

@@ -3,7 +3,7 @@ import type { Admission } from "./admission.ts";
 import { reportRequest } from "./broker_services.ts";
 import type { DurableStreamsOptions } from "./durable/options.ts";
 import type { DurableParts } from "./durable/parts.ts";
-import type { Face, MoqFace, RequestHead } from "./face.ts";
+import type { Face, FaceRequest, MoqFace } from "./face.ts";
 import type { ApiParts } from "./http/api.ts";
 import type { RequestGate } from "./http/gate.ts";
 import type { HttpGuardParts } from "./http/guard.ts";
@@ -176,7 +176,7 @@ export interface LateFaceOptions<K extends ModuleName> {
   /** Name of the option of the server, and of the module. */
   readonly name: K;
   /** Requests for the face: those for a path and below, or those that a function names. */
-  readonly wants: string | ((request: RequestHead) => boolean);
+  readonly wants: string | ((request: FaceRequest) => boolean);
   /** Makes the face from its module. */
   readonly open: (module: ModuleOf<K>) => Opened | Promise<Opened>;
 }
@@ -192,7 +192,7 @@ interface LateFaceParts {
 
 /** A face whose code loads by {@linkcode LateFace.load}, or with the first request. */
 export class LateFace<K extends ModuleName = ModuleName> implements Face {
-  readonly wants: (request: RequestHead) => boolean;
+  readonly wants: (request: FaceRequest) => boolean;
   readonly #parts: LateFaceParts;
   readonly #options: LateFaceOptions<K>;
   #loading: Promise<Opened> | undefined;

@@ -37,7 +37,7 @@ import { ownerOf } from "./owners.ts";
 import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
 import { DurableParts } from "./durable/parts.ts";
 import type { DurableStreams } from "./durable/streams.ts";
-import type { Face, RequestHead } from "./face.ts";
+import type { Face, FaceRequest } from "./face.ts";
 import { mountFaces } from "./faces.ts";
 import { tellFault } from "../base/decision.ts";
 import type { ValueOf } from "./guest.ts";
@@ -395,7 +395,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   };
 
   /** Finds the face of a request over HTTP. */
-  #faceFor(request: RequestHead): Face | undefined {
+  #faceFor(request: FaceRequest): Face | undefined {
     for (const face of this.#faces.values()) if (face.wants(request)) return face;
     return undefined;
   }

@@ -3,7 +3,7 @@ import { optionsFor } from "../../base/options.ts";
 import { MOQ_LISTEN, MOQ_SERVER } from "./server_options.ts";
 import { checkOptions, TIME } from "../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import type { FaceHost, MoqFace, RequestHead } from "../../server/face.ts";
+import type { FaceHost, FaceRequest, MoqFace } from "../../server/face.ts";
 import type { Quotas, QuotaStats } from "../../base/shares.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { RequestInfo } from "../../transport/address.ts";
@@ -280,7 +280,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
    * @param asked An HTTP request, or a request for a WebTransport session.
    * @ignore
    */
-  wants(asked: RequestHead): boolean {
+  wants(asked: FaceRequest): boolean {
     if (requestsHash(asked, this.#host) || offersMoq(asked)) return true;
     const isSession = asked.protocols !== undefined || asked.headers.has("upgrade");
     const { path } = this.#options;

@@ -4,7 +4,7 @@ import { FLOW_CONTROL, UNREAD_STREAMS } from "../../transport/option_kinds.ts";
 import type { OptionKinds } from "../../base/options.ts";
 import { LIMIT, listOf, objectWith, PORT, POSITIVE } from "../../base/option_checks.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { FaceHost, RequestHead } from "../../server/face.ts";
+import type { FaceHost, FaceRequest } from "../../server/face.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { Certificate } from "../../transport/certificate/certificate.ts";
 import type { FlowControlOptions } from "../../transport/connection.ts";
@@ -185,7 +185,7 @@ export interface ListenMoqOptions extends MoqServerOptions {
 }
 
 /** Returns `true` if a client offers a protocol of MoQ by name. */
-export function offersMoq({ headers, protocols }: RequestHead): boolean {
+export function offersMoq({ headers, protocols }: FaceRequest): boolean {
   const offered = protocols ??
     headers.get("sec-websocket-protocol")?.split(",")
       .map((name) => parseQmuxProtocol(name.trim())?.protocol ?? "");
@@ -196,7 +196,7 @@ export function offersMoq({ headers, protocols }: RequestHead): boolean {
 }
 
 /** Returns `true` if a client requests the hash of the certificate and the host may send the hash. */
-export function requestsHash({ url, method }: RequestHead, host: FaceHost | undefined): boolean {
+export function requestsHash({ url, method }: FaceRequest, host: FaceHost | undefined): boolean {
   return method === "GET" && host !== undefined && host.isDevelopment && host.hashes.length > 0 &&
     url.includes(HASH_PATH) && URL.parse(url)?.pathname === HASH_PATH;
 }

@@ -2,6 +2,7 @@
 import { Cluster, mergeLists, mergeRooms } from "./cluster.ts";
 import { readHistory } from "./history.ts";
 import { type InspectedServer, NodeView } from "./node_view.ts";
+import { PAGE_FILES } from "./page_files.ts";
 import {
   type ListName,
   type ListQuestion,
@@ -10,7 +11,7 @@ import {
   readQuestion,
 } from "./questions.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
-import { outside, platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { decide } from "../../base/decision.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, TimeoutError } from "../../errors.ts";
@@ -186,7 +187,6 @@ export class Inspector implements AsyncDisposable {
       return text("", 302, { location: `${name}/` });
     }
     if (path.startsWith("/data/")) return await this.#data(request, path.slice("/data/".length));
-    const { PAGE_FILES } = await outside(this.#runtime, import("./page_files.ts"));
     const file = PAGE_FILES.get(path);
     if (file === undefined) return text("Not found\n", 404);
     const [type, body] = file;

@@ -1,4 +1,4 @@
-/** The files of the inspector's page, which load with the first request for the page. */
+/** The files of the inspector's page. */
 import css from "./page/inspector.css" with { type: "text" };
 import data from "./page/data.js" with { type: "text" };
 import draw from "./page/draw.js" with { type: "text" };

@@ -1,7 +1,7 @@
 /** The paths at which a server reports metrics and health. */
 import { DecisionFault } from "../../base/decision.ts";
 import { DEFAULT_MAX_SESSIONS } from "../../manager/limits.ts";
-import type { Face, RequestHead } from "../face.ts";
+import type { Face, FaceRequest } from "../face.ts";
 import type { Measure } from "./measures.ts";
 import { type MeasuredServer, measuresOf, PROMETHEUS_CONTENT_TYPE, textOf } from "./prometheus.ts";
 import type { RequestInfo } from "../../transport/address.ts";
@@ -113,7 +113,7 @@ export class MetricsEndpoint implements Face {
   }
 
   /** Tells whether a request is for one of the two paths. */
-  wants({ url }: RequestHead): boolean {
+  wants({ url }: FaceRequest): boolean {
     // Most requests are for neither, and need no parsed URL.
     return [this.#path, this.#healthPath].some((path) =>
       path !== false && url.includes(path) && URL.parse(url)?.pathname === path
