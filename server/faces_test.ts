@@ -68,3 +68,28 @@ Deno.test("createServer() mounts a MoqServer once, with the quotas of the server
     "Cannot mount MoQ server: it listens by itself or is mounted already",
   );
 });
+
+Deno.test("createServer() asks its faces in order, and answers by fetch what none wants", async () => {
+  await using server = createServer({
+    metrics: { allow: "everybody" },
+    durableStreams: { path: "/streams", authorize: () => true },
+    api: { path: "/api", authorize: () => true },
+    inspector: { authorize: () => true },
+    fetch: () => new Response("of the application", { status: 299 }),
+  });
+  const ask = async (path: string, headers: Record<string, string> = {}) => {
+    const response = await server.fetch(new Request(`http://localhost${path}`, { headers }), {});
+    await response.body?.cancel();
+    return response.status;
+  };
+  assertEquals(await ask("/metrics"), 200);
+  assertEquals(await ask("/healthz"), 200);
+  assertEquals(await ask("/streams/none"), 404);
+  assertEquals(await ask("/api/health"), 200);
+  assertEquals(await ask("/inspector/"), 200);
+  assertEquals(await ask("/", { "skein-transport": "http", "skein-session": "none" }), 410);
+  assertEquals(await ask("/", { upgrade: "websocket" }), 400);
+  assertEquals(await ask("/", { host: "a b" }), 400);
+  assertEquals(await ask("/"), 299);
+  assertEquals(Object.keys(server.httpStats), ["durableStreams", "api", "inspector"]);
+});
