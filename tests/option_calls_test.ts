@@ -418,6 +418,95 @@ Deno.test("Each option of each public function rejects unknown names, and values
   });
 });
 
+/** Options without which a call would take a port or a file that others use. */
+const BASE: Readonly<Record<string, object>> = {
+  listenMoq: { hostname: "127.0.0.1", port: 0, cacheFolder: null },
+  "MoqServer.listen": { hostname: "127.0.0.1", port: 0, cacheFolder: null },
+  devCertificate: { cacheFolder: null },
+  serve: { hostname: "127.0.0.1", port: 0, webTransport: false, onListen() {} },
+};
+
+/** Calls that go on until their peer answers, and have no signal. */
+const UNENDING: ReadonlySet<string> = new Set(["simulate", "assertNoLeaks", "watchLeaks"]);
+
+/** Ends an object that a call made. */
+async function end(made: unknown): Promise<void> {
+  const { [Symbol.asyncDispose]: dispose, [Symbol.dispose]: disposeNow } = Object(made);
+  if (dispose !== undefined) await dispose.call(made);
+  else disposeNow?.call(made);
+}
+
+/** Runs a call to its end, and describes the result: the error, or the class and the plain values. */
+async function outcomeOf(call: (options: never) => unknown, options: object): Promise<unknown> {
+  try {
+    const made = await call(options as never);
+    await end(made);
+    const isPlain = made instanceof Object && Object.getPrototypeOf(made) === Object.prototype;
+    if (!isPlain) return Object(made).constructor?.name ?? typeof made;
+    const members = Object.entries(made).filter(([, value]) => value !== undefined);
+    return members.map(([key, value]) => {
+      const isTold = Object(value) !== value && `${value}`.length < 64 && key !== "tookMs";
+      return `${key} ${isTold ? value : typeof value}`;
+    }).sort();
+  } catch (error) {
+    return `${error}`.replace(/[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}/g, "an id");
+  }
+}
+
+/** The options of a call that stop it at once, if it can be stopped. */
+function stopped(name: string, kinds: object): object {
+  const signal = AbortSignal.abort(new Error("enough"));
+  return { ...BASE[name], ...("signal" in kinds ? { signal } : {}) };
+}
+
+Deno.test("Each option of each public function counts as absent if it is undefined", async () => {
+  for (const [name, call] of Object.entries(FUNCTIONS)) {
+    if (UNENDING.has(name)) continue;
+    const kinds = await kindsOf(call);
+    const base = stopped(name, kinds);
+    const without = await outcomeOf(call, base);
+    const names = Object.keys(kinds).filter((option) => !Object.hasOwn(base, option));
+    for (const options of [names, ...names.map((option) => [option])]) {
+      const given = Object.fromEntries(options.map((option) => [option, undefined]));
+      assertEquals(await outcomeOf(call, { ...base, ...given }), without, `${name}: ${options}`);
+    }
+  }
+});
+
+Deno.test("The options of each public method count as absent if they are undefined", async () => {
+  for (const [name, call] of Object.entries(METHODS)) {
+    if (UNENDING.has(name)) continue;
+    const outcomes: unknown[] = [];
+    for (const isGiven of [false, true]) {
+      await withObjects(async (objects) => {
+        const run = (options: never) => call(objects, options);
+        const kinds = await kindsOf(run);
+        const base = stopped(name, kinds);
+        const names = Object.keys(kinds).filter((option) =>
+          isGiven && !Object.hasOwn(base, option)
+        );
+        const given = Object.fromEntries(names.map((option) => [option, undefined]));
+        outcomes.push(await outcomeOf(run, { ...base, ...given }));
+      });
+    }
+    assertEquals(outcomes[0], outcomes[1], name);
+  }
+});
+
+Deno.test("The default stays where a named option is undefined", async () => {
+  await using server = testServer();
+  const session = await server.dial();
+  await server.manager.shutdown({ code: undefined, reason: "over" });
+  const { code, reason } = await session.closed;
+  assertEquals([code, reason], [4503, "over"]);
+  await using _redis = new RedisBroker(
+    { url: "redis://127.0.0.1:1", client: undefined } as { url: string },
+  );
+  await using _nats = new NatsBroker(
+    { servers: "127.0.0.1:1", connection: undefined, connect: undefined } as { servers: string },
+  );
+});
+
 Deno.test("connect() names the options that stand for those of socket.io", async () => {
   const cases = { auth: "token", reconnection: "backoff", extraHeaders: "headers" };
   for (const [name, meant] of Object.entries(cases)) {

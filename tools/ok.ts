@@ -18,6 +18,7 @@ import {
   type Violation,
 } from "./arrows.ts";
 import { checkGlobals } from "./globals.ts";
+import { checkOptionals } from "./optionals.ts";
 import { checkPages, readPages } from "./pages.ts";
 import { checkProse, readProse } from "./prose.ts";
 import { checkTypes } from "./types.ts";
@@ -79,6 +80,7 @@ function stepsFor(repository: Repository, tests: boolean): Step[] {
     { name: "lint library", run: () => lintLibrary(repository) },
     { name: "arrows", run: () => listed(checkArrows(repository)) },
     { name: "globals", run: () => listed(checkGlobals(repository)) },
+    { name: "optionals", run: () => listed(checkOptionals(repository)) },
     {
       name: "pages",
       run: async () => {

@@ -16,9 +16,14 @@ const contract = defineContract({
 });
 
 export async function useTypes(): Promise<void> {
-  await using client = connect("ws://localhost:8000", { contract, headers: { "x-a": "b" } });
+  await using client = connect("ws://localhost:8000", {
+    contract,
+    headers: { "x-a": "b" },
+    token: undefined,
+    backoff: { maxDelayMs: undefined },
+  });
   const same: Client<typeof contract> = client;
-  const sum: number = await same.request("sum", [1, 2]);
+  const sum: number = await same.request("sum", [1, 2], { signal: undefined });
   client.send("say", { text: String(sum) });
   // @ts-expect-error The schema has a text.
   client.send("say", { text: 1 });
