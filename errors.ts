@@ -118,7 +118,7 @@ export class SessionClosedError extends SkeinError {
    * @param message The operation that failed.
    * @param options Standard error options, and how the session ended.
    */
-  constructor(message: string, options?: ErrorOptions & { info?: CloseInfo }) {
+  constructor(message: string, options?: ErrorOptions & { info?: CloseInfo | undefined }) {
     super("session-closed", message, options);
     this.info = options?.info;
   }
@@ -207,7 +207,7 @@ export class ConnectionError extends SkeinError {
    * @param message The operation that failed.
    * @param options Standard error options, and the status of a refusal.
    */
-  constructor(message: string, options?: ErrorOptions & { status?: number }) {
+  constructor(message: string, options?: ErrorOptions & { status?: number | undefined }) {
     super("connection", message, options);
     this.status = options?.status;
   }
@@ -308,7 +308,10 @@ export class LimitError extends SkeinError {
   constructor(
     limit: string,
     message: string,
-    options: { readonly retryAfterMs?: number; readonly level?: LimitLevel } = {},
+    options: {
+      readonly retryAfterMs?: number | undefined;
+      readonly level?: LimitLevel | undefined;
+    } = {},
   ) {
     super("limit", message);
     this.limit = limit;
@@ -341,7 +344,7 @@ export class AuthenticationError extends SkeinError {
    */
   constructor(
     message: string,
-    options: ErrorOptions & { status?: AuthenticationError["status"] } = {},
+    options: ErrorOptions & { status?: AuthenticationError["status"] | undefined } = {},
   ) {
     super("authentication", message, options);
     this.status = options.status ?? 401;

@@ -30,21 +30,21 @@ export interface BackoffOptions {
    *
    * @default {500}
    */
-  readonly firstDelayMs?: number;
+  readonly firstDelayMs?: number | undefined;
   /**
    * Upper end of every delay, in milliseconds.
    *
    * @default {30000}
    */
-  readonly maxDelayMs?: number;
+  readonly maxDelayMs?: number | undefined;
   /**
    * Attempts in a row before giving up.
    *
    * @default {Infinity}
    */
-  readonly maxAttempts?: number;
+  readonly maxAttempts?: number | undefined;
   /** Numbers from 0 up to 1; those of the runtime by default. */
-  readonly random?: () => number;
+  readonly random?: (() => number) | undefined;
 }
 
 /**

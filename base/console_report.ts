@@ -16,13 +16,13 @@ const MAX_LENGTH = 400;
 /** Options for {@linkcode ConsoleReport.tell}. */
 export interface TellOptions {
   /** Distinguishes causes of one kind, such as the refused origin. */
-  readonly about?: string;
+  readonly about?: string | undefined;
   /**
    * Time for which the cause stays silent afterwards, in milliseconds.
    *
    * @default {3600000}
    */
-  readonly silentMs?: number;
+  readonly silentMs?: number | undefined;
   /** Receives the line in place of the console. MUST NOT throw. */
   readonly to?: ((line: string) => void) | undefined;
 }

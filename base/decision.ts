@@ -105,9 +105,9 @@ export async function decide<T>(
 /** Options for {@linkcode tellFault}. */
 export interface FaultOptions {
   /** Removes secrets from a text. */
-  readonly mask?: (text: string) => string;
+  readonly mask?: ((text: string) => string) | undefined;
   /** `true` if a handler of the application also receives each fault. */
-  readonly isReported?: boolean;
+  readonly isReported?: boolean | undefined;
 }
 
 /**

@@ -21,9 +21,9 @@ export interface NumberRange {
   /** Largest value; `Infinity` for an option that takes it. */
   readonly max: number;
   /** Excludes fractions. */
-  readonly isInteger?: boolean;
+  readonly isInteger?: boolean | undefined;
   /** Excludes the smallest value itself. */
-  readonly isAbove?: boolean;
+  readonly isAbove?: boolean | undefined;
 }
 
 /** Check of a number, with its range for the test that walks all options. */
@@ -33,7 +33,7 @@ export type NumberCheck = CheckOption & { readonly range: NumberRange };
 export type NestedCheck = CheckOption & {
   readonly kinds: object;
   /** True for an object whose names the user chooses, each with an object of these options. */
-  readonly isRecord?: boolean;
+  readonly isRecord?: boolean | undefined;
 };
 
 /** Place of options, for errors. */
@@ -116,7 +116,7 @@ export function withDefaults<T extends object>(
 export function checkLimits<K extends string>(
   defaults: Readonly<Record<K, number>>,
   given: { readonly [Name in NoInfer<K>]?: number | undefined },
-  { of, max = Infinity }: { readonly of: string; readonly max?: number },
+  { of, max = Infinity }: { readonly of: string; readonly max?: number | undefined },
 ): Record<K, number> {
   const limits: Record<K, number> = { ...defaults };
   for (const name in limits) {

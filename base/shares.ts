@@ -56,11 +56,11 @@ const MAX_NODES = 1_000;
 /** Shares of a {@linkcode Quota}; a level without a share has none of its own. */
 export interface Shares {
   /** Most of one network address; an IPv6 /64 is one address, and wider networks have more. */
-  readonly address?: number;
+  readonly address?: number | undefined;
   /** Most of one user, or of one guest. */
-  readonly user?: number;
+  readonly user?: number | undefined;
   /** Most of one session. */
-  readonly session?: number;
+  readonly session?: number | undefined;
 }
 
 /** The part of {@linkcode QuotaOptions} about shares. */
@@ -90,9 +90,9 @@ export interface QuotaOptions {
   /** The option that sets the bound, for errors. */
   readonly limit: string;
   /** The name for counters; by default `limit`. */
-  readonly name?: string;
+  readonly name?: string | undefined;
   /** The options that set the shares, for errors; by default `limit`. */
-  readonly shareLimits?: { readonly [Level in keyof Shares]?: string };
+  readonly shareLimits?: { readonly [Level in keyof Shares]?: string } | undefined;
   /** The refused action, such as `read`, for errors. */
   readonly verb: string;
   /** The counted things, in the plural, for errors. */
@@ -102,15 +102,15 @@ export interface QuotaOptions {
   /** Most of one owner, once more than half of `max` is taken. */
   readonly shares: Shares;
   /** Levels whose share always counts, since the application set it. */
-  readonly strict?: readonly (keyof Shares)[];
+  readonly strict?: readonly (keyof Shares)[] | undefined;
   /** Levels that all nodes together count in another, exact way: reports of nodes don't count. */
-  readonly exact?: readonly (keyof Shares)[];
+  readonly exact?: readonly (keyof Shares)[] | undefined;
   /**
    * Time after which a refused peer may try again, in milliseconds.
    *
    * @default {5000}
    */
-  readonly retryAfterMs?: number;
+  readonly retryAfterMs?: number | undefined;
 }
 
 /** Counters of a {@linkcode Quota}. */
@@ -126,9 +126,9 @@ export interface QuotaStats {
 /** Conditions of {@linkcode Quota.take}. */
 export interface TakeOptions {
   /** The refused action, in place of that of the quota. */
-  readonly verb?: string;
+  readonly verb?: string | undefined;
   /** True if the owner has a right to the place, since another node gave it: no share counts. */
-  readonly ignoresShares?: boolean;
+  readonly ignoresShares?: boolean | undefined;
   /**
    * Another place of the same client, which moves: both count once wherever they have the same
    * owner. A place that counts with another one already is ignored, since otherwise a client could
@@ -140,7 +140,7 @@ export interface TakeOptions {
    *
    * @default {1}
    */
-  readonly factor?: number;
+  readonly factor?: number | undefined;
 }
 
 /** A counted part of a bound, until disposal. */

@@ -9,7 +9,7 @@ export interface Rate {
    *
    * @default {perSecond, and at least 1}
    */
-  readonly burst?: number;
+  readonly burst?: number | undefined;
 }
 
 /** Tolerance for rounded numbers, in milliseconds. */

@@ -28,7 +28,10 @@ export class CommandError extends Error {
    * @param message The text, in the form "Cannot <verb>: <rule>, received <value>".
    * @param options The exit code, by default 1, and the cause.
    */
-  constructor(message: string, options: ErrorOptions & { readonly exitCode?: number } = {}) {
+  constructor(
+    message: string,
+    options: ErrorOptions & { readonly exitCode?: number | undefined } = {},
+  ) {
     super(message, options);
     this.name = "CommandError";
     this.exitCode = options.exitCode ?? Exit.failed;
@@ -50,15 +53,15 @@ export interface CommandOption {
   /** The long name, without the dashes. */
   readonly name: string;
   /** One letter that stands for the name. */
-  readonly short?: string;
+  readonly short?: string | undefined;
   /** Name of the value in the help, such as `TOKEN`; an option without a value is a flag. */
-  readonly value?: string;
+  readonly value?: string | undefined;
   /** One line for the help. */
   readonly summary: string;
   /** The values that the option may have; all by default. */
-  readonly choices?: readonly string[];
+  readonly choices?: readonly string[] | undefined;
   /** True if the option may stand several times, each with a value. */
-  readonly isRepeatable?: boolean;
+  readonly isRepeatable?: boolean | undefined;
 }
 
 /** A command, such as `skein connect`. */
@@ -70,7 +73,7 @@ export interface Command {
   /** The arguments, as in `URL [options]`. */
   readonly usage: string;
   /** Paragraphs below the usage; none by default. */
-  readonly details?: string;
+  readonly details?: string | undefined;
   /** All options but those of every command. */
   readonly options: readonly CommandOption[];
   /** Command lines to copy, each with its effect. */
@@ -183,9 +186,9 @@ export class Arguments {
     name: string,
     { fallback, min = 0, max = Infinity, isWhole = true }: {
       readonly fallback: number;
-      readonly min?: number;
-      readonly max?: number;
-      readonly isWhole?: boolean;
+      readonly min?: number | undefined;
+      readonly max?: number | undefined;
+      readonly isWhole?: boolean | undefined;
     },
   ): number {
     const text = this.value(name);

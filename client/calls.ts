@@ -17,7 +17,7 @@ import type { TransportName } from "../transport/race/options.ts";
 export interface ClientCalls extends SessionCalls {
   readonly connect: ClientOptions & ConnectOptions;
   readonly dial: DialOptions;
-  readonly "hand over": { readonly transport?: TransportName };
+  readonly "hand over": { readonly transport?: TransportName | undefined };
   readonly "read stream": DurableStreamOptions;
   readonly request: ClientRequestOptions;
   readonly "request stream": RequestStreamOptions;

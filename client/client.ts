@@ -633,7 +633,9 @@ export class Client<C extends Contract = Contract>
    * @returns True if the client moved; if false, the old session continues, without the topics of the
    * server's application if the new session began and broke (protocol 23.5).
    */
-  async handOver(options: { readonly transport?: TransportName } = {}): Promise<boolean> {
+  async handOver(
+    options: { readonly transport?: TransportName | undefined } = {},
+  ): Promise<boolean> {
     this.#check("hand over", options);
     const { transport } = options;
     const moved = await this.#move((part, moving) => part.handOver(moving, transport));

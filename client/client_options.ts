@@ -28,7 +28,7 @@ export type ClientStatus =
     readonly session: string;
     readonly transport: string;
     /** Reason why the session is not on the preferred transport; absent on the preferred one. */
-    readonly fallback?: TransportFallback & { readonly message: string };
+    readonly fallback?: TransportFallback & { readonly message: string } | undefined;
   }
   | {
     readonly name: "reconnecting";
@@ -42,7 +42,7 @@ export type ClientStatus =
      * Close of the last session, or failure of the last attempt. The kind is `unavailable` if the
      * server answered that it cannot serve now: 4503, or the HTTP status 503.
      */
-    readonly cause: CloseInfo & { readonly kind?: "unavailable" };
+    readonly cause: CloseInfo & { readonly kind?: "unavailable" | undefined };
   }
   | {
     /** The server refused the client, which makes no attempt by itself; see `retryNow()`. */
@@ -64,17 +64,17 @@ export type Dialer = (
     /** Time limit of the whole attempt, in milliseconds; may be `Infinity`. */
     readonly timeoutMs: number;
     /** Request headers. */
-    readonly headers?: HeadersInit;
+    readonly headers?: HeadersInit | undefined;
     /** Called before the dialer resolves, if the connection is not on the preferred transport. */
-    readonly onFallback?: (fallback: TransportFallback) => void;
+    readonly onFallback?: ((fallback: TransportFallback) => void) | undefined;
     /** The previous session, if the server fell silent: counts as a failure of the transport. */
     readonly silent?: SilentTransport | undefined;
     /** Called with a connection on the preferred transport that opened after another was taken. */
-    readonly onLate?: (connection: Connection) => void;
+    readonly onLate?: ((connection: Connection) => void) | undefined;
     /** The one transport to try; all transports by default. */
     readonly only?: TransportName | undefined;
     /** Called once the browser is about to stop the connection, which then needs a replacement. */
-    readonly onWorn?: () => void;
+    readonly onWorn?: (() => void) | undefined;
   },
 ) => Promise<Connection>;
 
@@ -119,7 +119,7 @@ export interface ClientOptions<C extends Contract = Contract>
     Omit<SessionLimits, "heartbeat">,
     Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onError" | "onOpen"> {
   /** Topics with schemas, the same as the server's; without a contract, every topic passes. */
-  readonly contract?: C;
+  readonly contract?: C | undefined;
   /**
    * Token of at most 8,192 bytes, sent in band before all messages; no token by default. A function
    * is called for each connection, when the server asks for a new token before the old one expires,
@@ -138,9 +138,9 @@ export interface ClientOptions<C extends Contract = Contract>
    *
    * @default {false}
    */
-  readonly endOnRefusal?: boolean;
+  readonly endOnRefusal?: boolean | undefined;
   /** Request headers; Deno only: in a browser, a client with headers closes with a `TypeError`. */
-  readonly headers?: HeadersInit;
+  readonly headers?: HeadersInit | undefined;
   /**
    * Time limit of one attempt to connect, in milliseconds, from the functions for URL and token to
    * the server's `hello`. `Infinity` sets no limit. The wait for `hello` is also bounded by
@@ -148,14 +148,14 @@ export interface ClientOptions<C extends Contract = Contract>
    *
    * @default {10000}
    */
-  readonly connectTimeoutMs?: number;
+  readonly connectTimeoutMs?: number | undefined;
   /**
    * Time limit for a sign of life from the server, in milliseconds, after the page or the machine
    * slept, came back online or changed the network. Without a sign the client reconnects at once.
    *
    * @default {5000}
    */
-  readonly wakeTimeoutMs?: number;
+  readonly wakeTimeoutMs?: number | undefined;
   /**
    * Tells the client that the app woke up or came back online, on a platform without the events of a
    * page, such as React Native. `subscribe` gets a function to call at these times, and returns a
@@ -163,13 +163,13 @@ export interface ClientOptions<C extends Contract = Contract>
    */
   readonly life?: {
     subscribe(wake: () => void): () => void;
-  };
+  } | undefined;
   /**
    * Delays between attempts, in milliseconds, and the number of attempts.
    *
    * @default {{ firstDelayMs: 500, maxDelayMs: 30000, maxAttempts: Infinity }}
    */
-  readonly backoff?: BackoffOptions;
+  readonly backoff?: BackoffOptions | undefined;
   /**
    * Delivery guarantee of messages and publications. With `at-least-once`, messages are numbered,
    * stay in the outbox until the server has handled the message, and are sent again after a loss.
@@ -178,7 +178,7 @@ export interface ClientOptions<C extends Contract = Contract>
    *
    * @default {"at-most-once"}
    */
-  readonly delivery?: "at-most-once" | "at-least-once";
+  readonly delivery?: "at-most-once" | "at-least-once" | undefined;
   /** Bounds of the outbox. */
   readonly outbox?: {
     /**
@@ -186,14 +186,14 @@ export interface ClientOptions<C extends Contract = Contract>
      *
      * @default {100}
      */
-    readonly maxMessages?: number;
+    readonly maxMessages?: number | undefined;
     /**
      * Most bytes of waiting messages.
      *
      * @default {262144}
      */
-    readonly maxBytes?: number;
-  };
+    readonly maxBytes?: number | undefined;
+  } | undefined;
   /**
    * Lets a client on another than the preferred transport retry the preferred one in the
    * background, and move there as {@linkcode Client.handOver} does. The client moves at once if the
@@ -203,32 +203,34 @@ export interface ClientOptions<C extends Contract = Contract>
    *
    * @default {false}
    */
-  readonly upgrade?: boolean;
+  readonly upgrade?: boolean | undefined;
   /**
    * Holds back the first attempt to connect until this promise settles, such as until a page has
    * mounted. By default the client connects at once. Subscriptions, messages and requests wait as in
    * any other time without a connection.
    */
-  readonly connectAfter?: Promise<unknown>;
+  readonly connectAfter?: Promise<unknown> | undefined;
   /**
    * Clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /** Watches handshakes, sessions and messages from outside, for traces and metrics. */
-  readonly instrumentation?: Instrumentation;
+  readonly instrumentation?: Instrumentation | undefined;
   /**
    * Receives the errors of handlers, the first error of a subscription that waits until the server
    * can answer, and each failure to connect that no reader of `status` sees, which then has no
    * session. Without this handler all are printed.
    */
-  readonly onError?: (
-    error: unknown,
-    session: Session<unknown, C, "client"> | undefined,
-  ) => void;
+  readonly onError?:
+    | ((
+      error: unknown,
+      session: Session<unknown, C, "client"> | undefined,
+    ) => void)
+    | undefined;
   /** Closes the client for good when aborted. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Options for subscribing. `since` and `last` matter only for a topic with a history. */
@@ -245,7 +247,7 @@ export interface ClientSubscribeOptions extends HistoryOptions {
    * messages after the loss, and throws any error of the function. Absent by default;
    * {@linkcode Subscription.recovery} has the same information.
    */
-  readonly onRecovery?: (recovery: Recovery) => void | Promise<void>;
+  readonly onRecovery?: ((recovery: Recovery) => void | Promise<void>) | undefined;
 }
 
 /** Options for a request of a client. */
@@ -256,5 +258,5 @@ export interface ClientRequestOptions extends WaitOptions {
    *
    * @default {false}
    */
-  readonly retry?: boolean;
+  readonly retry?: boolean | undefined;
 }

@@ -33,27 +33,27 @@ export interface DialOptions<C extends Contract = Contract> extends
    * Token of at most 8,192 bytes, sent in band before all messages. Needs `skein.1`. `null` is no
    * token.
    */
-  readonly token?: string | null;
+  readonly token?: string | null | undefined;
   /**
    * Subprotocols to offer. An empty list makes a plain session with a server other than Skein; over
    * WebTransport, such a session has streams and datagrams alone.
    *
    * @default {["skein.1"]}
    */
-  readonly protocols?: readonly string[];
+  readonly protocols?: readonly string[] | undefined;
   /** Request headers; Deno only. */
-  readonly headers?: HeadersInit;
+  readonly headers?: HeadersInit | undefined;
   /**
    * Time limit for connecting, in milliseconds, up to the server's `hello`. `Infinity` sets no
    * limit. The wait for `hello` is also bounded by `handshakeTimeoutMs`.
    *
    * @default {10000}
    */
-  readonly connectTimeoutMs?: number;
+  readonly connectTimeoutMs?: number | undefined;
   /** Watches the handshake, the session and messages from outside, for traces and metrics. */
-  readonly instrumentation?: Instrumentation;
+  readonly instrumentation?: Instrumentation | undefined;
   /** Aborts connecting; without effect once connected. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Subprotocols that carry envelopes: {@linkcode SKEIN_PROTOCOL} directly or on QMux. */

@@ -36,7 +36,7 @@ export interface OutboxEntry extends EncodedMessage {
   /** Present if the message is a publication. */
   readonly publication: OutboxPublication | undefined;
   /** True once a session took the message, so that the server may have it. */
-  isHanded?: boolean;
+  isHanded?: boolean | undefined;
 }
 
 /**

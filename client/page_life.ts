@@ -46,7 +46,7 @@ export interface LivingClient {
   /** Status of the client. */
   readonly status: StatusFeed<ClientStatus>;
   /** Moves to a new session, as `Client.handOver()` does. */
-  handOver(options: { readonly transport?: TransportName }): Promise<boolean>;
+  handOver(options: { readonly transport?: TransportName | undefined }): Promise<boolean>;
   /** Starts an attempt after a wake-up, as `Client.wake()` does. */
   wake(): void;
 }

@@ -121,7 +121,7 @@ export interface SkeinProviderProps<C extends Contract = Contract> {
    */
   readonly graceMs?: number | undefined;
   /** The components that may use the hooks. */
-  readonly children?: ReactNode;
+  readonly children?: ReactNode | undefined;
 }
 
 /** Options of `useTopic`. */

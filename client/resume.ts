@@ -22,7 +22,9 @@ export type TopicEvent =
   | { readonly kind: "lost" | "moved" };
 
 /** An item in the queue of the reader: a message, or a function to call in turn. */
-export type Waiting = IncomingMessage & { readonly position?: HistoryPosition } | (() => unknown);
+export type Waiting =
+  | IncomingMessage & { readonly position?: HistoryPosition | undefined }
+  | (() => unknown);
 
 /** Progress of a subscription's reader; {@linkcode Subscription} explains the fields. */
 export interface Progress {

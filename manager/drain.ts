@@ -25,19 +25,19 @@ export interface DrainOptions {
    *
    * @default {10000}
    */
-  readonly withinMs?: number;
+  readonly withinMs?: number | undefined;
   /**
    * Reason for the peers, in words.
    *
    * @default {""}
    */
-  readonly reason?: string;
+  readonly reason?: string | undefined;
   /** Closes all sessions at once when aborted: for example, the second Ctrl-C. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /**
    * Source of jitter: numbers from 0 to below 1. By default the runtime of the manager.
    */
-  readonly random?: () => number;
+  readonly random?: (() => number) | undefined;
 }
 
 /** Kinds of the options of a drain. */

@@ -24,7 +24,7 @@ export interface ManagerLimits {
    *
    * @default {10000}
    */
-  readonly maxSessions?: number;
+  readonly maxSessions?: number | undefined;
   /**
    * Most sessions of one user at once: enough for every device and tab of a person, too few for a
    * client that connects in a loop. `Infinity` is no limit. Sessions without a user are not counted
@@ -33,7 +33,7 @@ export interface ManagerLimits {
    *
    * @default {100}
    */
-  readonly maxSessionsPerUser?: number;
+  readonly maxSessionsPerUser?: number | undefined;
   /**
    * Most sessions of one network address at once, where an IPv6 /64 counts as one: an office behind
    * one address fits. `Infinity` is no limit. Sessions without an address are not counted here.
@@ -46,7 +46,7 @@ export interface ManagerLimits {
    *
    * @default {1000}
    */
-  readonly maxSessionsPerAddress?: number;
+  readonly maxSessionsPerAddress?: number | undefined;
 }
 
 /** Reason of a refused session: the `limit` of a {@linkcode LimitError}. */

@@ -31,20 +31,20 @@ export const DEFAULT_PUBLICATIONS: Required<Rate> = { perSecond: 200, burst: 1_0
 /** Rates of one session. Publications and subscriptions have a default rate. */
 export interface SessionRates {
   /** Messages, requests, publications, and all other calls. */
-  readonly messages?: Rate;
+  readonly messages?: Rate | undefined;
   /** Bytes of all messages and answers of the peer; for text, the length in UTF-16 units. */
-  readonly bytes?: Rate;
+  readonly bytes?: Rate | undefined;
   /**
    * Publications, which also count as messages. By default, a session of a server has a burst of
    * 1,000, and 200 each second; `{ perSecond: Infinity }` is no limit.
    */
-  readonly publications?: Rate;
+  readonly publications?: Rate | undefined;
   /**
    * Subscriptions and their ends. A client that reconnects subscribes to all of its topics at once.
    * By default, a session of a server has a burst of twice `maxTopicsPerSession`, at least 256, and
    * 20 each second; `{ perSecond: Infinity }` is no limit.
    */
-  readonly subscriptions?: Rate;
+  readonly subscriptions?: Rate | undefined;
 }
 
 /**
@@ -65,27 +65,31 @@ export interface SessionRates {
  */
 export interface RateLimitsOptions {
   /** Rates of each session. */
-  readonly perSession?: SessionRates;
+  readonly perSession?: SessionRates | undefined;
   /** Rates of all sessions of a user together. There are no default rates. */
-  readonly perUser?: SessionRates & {
-    /** Sessions that begin. */
-    readonly connections?: Rate;
-  };
+  readonly perUser?:
+    | SessionRates & {
+      /** Sessions that begin. */
+      readonly connections?: Rate | undefined;
+    }
+    | undefined;
   /** Rates of all sessions of a network address together. */
-  readonly perAddress?: SessionRates & {
-    /**
-     * Attempts to connect, successful or not. By default, a burst of `maxSessionsPerAddress`, at
-     * least 100, and a tenth of that each second; no limit if `maxSessionsPerAddress` is `Infinity`,
-     * and none for the private address of a proxy that the server is not told to trust.
-     */
-    readonly connections?: Rate;
-  };
+  readonly perAddress?:
+    | SessionRates & {
+      /**
+       * Attempts to connect, successful or not. By default, a burst of `maxSessionsPerAddress`, at
+       * least 100, and a tenth of that each second; no limit if `maxSessionsPerAddress` is `Infinity`,
+       * and none for the private address of a proxy that the server is not told to trust.
+       */
+      readonly connections?: Rate | undefined;
+    }
+    | undefined;
   /**
    * Refusals of one session within 10 seconds before the session is closed.
    *
    * @default {100}
    */
-  readonly maxRefusals?: number;
+  readonly maxRefusals?: number | undefined;
   /**
    * Engine that makes the given rates of users and addresses hold on all nodes together. By
    * default, and while the engine is away, each node counts alone. No call waits for the engine, so

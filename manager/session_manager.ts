@@ -26,19 +26,19 @@ export interface SessionManagerOptions extends ManagerLimits {
    *
    * @default {60000}
    */
-  readonly cleanupIntervalMs?: number;
+  readonly cleanupIntervalMs?: number | undefined;
   /** Rates of messages, subscriptions and connections. */
-  readonly rates?: RateLimitsOptions;
+  readonly rates?: RateLimitsOptions | undefined;
   /** Counts the streams that sessions do not read, for `stats()`; provided by a server. */
-  readonly unreadStreams?: { readonly stats: ManagerStats["unreadStreams"] };
+  readonly unreadStreams?: { readonly stats: ManagerStats["unreadStreams"] } | undefined;
   /**
    * All quotas of the server, which count the sessions; provided by a server.
    *
    * @internal
    */
-  readonly quotas?: Quotas;
+  readonly quotas?: Quotas | undefined;
   /** Clocks, timers and randomness of this node. By default those of the platform. */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
 }
 
 /** User and address of a session that asks for admission. */
@@ -385,7 +385,9 @@ export class SessionManager implements AsyncDisposable {
    * assertEquals([issue?.id, issue?.code], ["s-1", "unread-streams"]);
    * ```
    */
-  issues(options: { readonly limit?: number } = {}): (SessionIssue & { readonly id: string })[] {
+  issues(
+    options: { readonly limit?: number | undefined } = {},
+  ): (SessionIssue & { readonly id: string })[] {
     checkOptions("list issues", options, { limit: POSITIVE });
     const { limit = 100 } = options;
     const found: Record<SessionIssue["severity"], (SessionIssue & { readonly id: string })[]> = {
@@ -432,7 +434,7 @@ export class SessionManager implements AsyncDisposable {
    * ```
    */
   diagnostics(
-    options: { readonly limit?: number; readonly after?: number | undefined } = {},
+    options: { readonly limit?: number | undefined; readonly after?: number | undefined } = {},
   ): {
     /** A snapshot of each session. */
     readonly sessions: readonly SessionDiagnostics[];

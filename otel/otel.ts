@@ -86,7 +86,7 @@ export interface OtelOptions {
      * @param name The name of a scope.
      */
     getTracer(name: string): object;
-  };
+  } | undefined;
   /** Meter provider; by default, the one that is registered globally. */
   readonly meterProvider?: {
     /**
@@ -95,7 +95,7 @@ export interface OtelOptions {
      * @param name The name of a scope.
      */
     getMeter(name: string): object;
-  };
+  } | undefined;
   /**
    * Use of the trace that a peer sends with a message or a request:
    *
@@ -106,9 +106,9 @@ export interface OtelOptions {
    *
    * @default {"continue"}
    */
-  readonly remoteTraces?: "continue" | "link";
+  readonly remoteTraces?: "continue" | "link" | undefined;
   /** Clock that measures durations. By default the one of the platform. */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
 }
 
 /** Telemetry for `serve`, `connect` and `dial`; several servers and clients can share one. */

@@ -14,14 +14,14 @@ export interface Publication {
   /** The whole message, encoded: an envelope as text, or a binary message's frame. */
   readonly payload: string | Uint8Array;
   /** Bytes of the payload, in UTF-8 for a text; left out if not counted yet. */
-  readonly bytes?: number;
+  readonly bytes?: number | undefined;
   /** Id of a session, or of a client, that does not get the publication. */
-  readonly except?: string;
+  readonly except?: string | undefined;
   /**
    * Position in the history of the topic; given by the engine, never by the publisher. `prev` is the
    * offset of the previous publication on the topic, 0 for the first one.
    */
-  readonly position?: HistoryPosition & { readonly prev: number };
+  readonly position?: HistoryPosition & { readonly prev: number } | undefined;
 }
 
 /** Position of a publication in the history of the topic. */
@@ -98,12 +98,12 @@ export interface BrokerSubscribeOptions {
    * Bounds of the history, for a topic with a history; the same on every node. Appended publications
    * go to subscriptions with `history`, and to no others.
    */
-  readonly history?: HistoryBounds;
+  readonly history?: HistoryBounds | undefined;
   /**
    * Called when publications may have been missed, once the engine is back and delivers new ones. MUST
    * NOT throw.
    */
-  readonly onInterrupted?: () => void;
+  readonly onInterrupted?: (() => void) | undefined;
 }
 
 /** The subscription of a node to a topic. Disposing of a subscription never rejects. */
@@ -129,7 +129,7 @@ export type BrokerStatus =
     /** Error of the client library. */
     readonly error?: unknown;
     /** True if appends are rejected meanwhile; otherwise publications wait. */
-    readonly rejects?: true;
+    readonly rejects?: true | undefined;
   }
   | {
     /** The broker was closed. */
@@ -151,9 +151,9 @@ export interface BrokerStats {
   /** Pages of histories read from the engine. */
   readonly reads: number;
   /** Histories with publications that were forgotten because of too many topics or bytes. */
-  readonly forgotten?: number;
+  readonly forgotten?: number | undefined;
   /** Messages that other programs published in the place of publications, and that were ignored. */
-  readonly ignored?: number;
+  readonly ignored?: number | undefined;
 }
 
 /** Options for {@linkcode BrokerHistory.read}. */
@@ -161,15 +161,15 @@ export interface ReadHistoryOptions {
   /** Bounds of the history. */
   readonly bounds: HistoryBounds;
   /** Offset after which to read; left out, the page begins with the oldest publication. */
-  readonly after?: number;
+  readonly after?: number | undefined;
   /** Number of newest publications to read, if `after` is left out. */
-  readonly last?: number;
+  readonly last?: number | undefined;
   /** Most publications of the page. */
   readonly maxMessages: number;
   /** Most bytes of the payloads in the page; a single publication may be larger. */
   readonly maxBytes: number;
   /** Ends the wait for the engine. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** A part of a history. */
@@ -212,7 +212,7 @@ export interface BrokerHistory {
    * milliseconds. A position before the first publication is not trusted for longer. Left out, there
    * is no limit.
    */
-  readonly remembersMs?: number;
+  readonly remembersMs?: number | undefined;
   /**
    * Publishes on a topic with a history.
    *
@@ -229,14 +229,14 @@ export interface BrokerHistory {
     publication: Publication,
     options: {
       readonly bounds: HistoryBounds;
-      readonly key?: PublicationKey;
+      readonly key?: PublicationKey | undefined;
       /**
        * The party that publishes, left out for the application. An engine that forgets topics starts
        * with the party that created the most of them within the last hour.
        */
       readonly maker?: string | undefined;
     },
-  ): Promise<{ readonly position?: HistoryPosition }>;
+  ): Promise<{ readonly position?: HistoryPosition | undefined }>;
   /**
    * Reads a page.
    *
@@ -362,11 +362,11 @@ export interface Broker extends AsyncDisposable {
   /** Current problems, in words; empty for a healthy broker. */
   issues(): string[];
   /** Histories of topics; absent for engines that cannot keep publications. */
-  readonly history?: BrokerHistory;
+  readonly history?: BrokerHistory | undefined;
   /** Logs of durable streams; absent for engines that cannot keep logs. */
-  readonly logs?: BrokerLogs;
+  readonly logs?: BrokerLogs | undefined;
   /** Facts that nodes share besides publications; absent for engines that cannot keep facts. */
-  readonly store?: BrokerStore;
+  readonly store?: BrokerStore | undefined;
   /**
    * Publishes to every node, on a topic without history.
    *

@@ -67,33 +67,33 @@ export interface TopicsOptions {
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /**
    * Broker that carries publications between nodes. A broker that is handed in is not closed.
    *
    * @default {new MemoryBroker()}
    */
-  readonly broker?: Broker;
+  readonly broker?: Broker | undefined;
   /** Settings of all sessions that subscribe: these sessions send their messages together. */
-  readonly settings?: Pick<SessionSettings, "turn">;
+  readonly settings?: Pick<SessionSettings, "turn"> | undefined;
   /**
    * Most topics of one session.
    *
    * @default {128}
    */
-  readonly maxTopicsPerSession?: number;
+  readonly maxTopicsPerSession?: number | undefined;
   /**
    * Most bytes of a topic, up to 255.
    *
    * @default {255}
    */
-  readonly maxTopicBytes?: number;
+  readonly maxTopicBytes?: number | undefined;
   /**
    * Most bytes of a message.
    *
    * @default {262144}
    */
-  readonly maxMessageBytes?: number;
+  readonly maxMessageBytes?: number | undefined;
   /**
    * Topics with a history, by patterns such as `chat:{room}`, each with the bounds for one topic:
    * 1,000 publications, five minutes and 1 MiB by default. The same on every node. Patterns never
@@ -101,7 +101,7 @@ export interface TopicsOptions {
    *
    * @default {{}}
    */
-  readonly history?: Readonly<Record<string, Partial<HistoryBounds>>>;
+  readonly history?: Readonly<Record<string, Partial<HistoryBounds>>> | undefined;
 }
 
 /** Options for subscribing: the start of the subscription, on a topic with a history. */
@@ -117,7 +117,7 @@ export interface SubscribeOptions extends HistoryOptions {
    *
    * @default {false}
    */
-  readonly isRequested?: boolean;
+  readonly isRequested?: boolean | undefined;
   /**
    * Called with the code of {@linkcode UnsubscribeOptions} after the session was unsubscribed, by any
    * call. Not called when the session ends. A later call of `subscribe` with another `onLeft`
@@ -134,19 +134,19 @@ export interface UnsubscribeOptions {
    *
    * @default {"removed"}
    */
-  readonly code?: string;
+  readonly code?: string | undefined;
   /**
    * Reason, for people; cut to 1,024 bytes.
    *
    * @default {""}
    */
-  readonly reason?: string;
+  readonly reason?: string | undefined;
   /**
    * Sends no notice to the client, which asked for the end.
    *
    * @default {false}
    */
-  readonly isSilent?: boolean;
+  readonly isSilent?: boolean | undefined;
 }
 
 /** Options for publishing. */
@@ -163,14 +163,14 @@ export interface PublishOptions {
 /** Options for `Topics.append`. */
 export interface AppendPublicationOptions extends PublishOptions {
   /** Key by which the engine recognizes the same publication made twice. */
-  readonly key?: PublicationKey;
+  readonly key?: PublicationKey | undefined;
   /**
    * The party that publishes, for an engine that forgets topics: those of whoever made most of them
    * within the last hour go first. Left out for the application.
    */
   readonly maker?: string | undefined;
   /** Ends the wait; the publication may be made all the same. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Counters of topics, since creation. */
@@ -206,13 +206,13 @@ export interface TopicSource {
   /** Number of sessions. */
   readonly size: number;
   /** Given once the engine sends publications to this node; left out if each session reads itself. */
-  readonly confirmation?: Confirmation;
+  readonly confirmation?: Confirmation | undefined;
   /** The newest known position in the history, and the number of publications on this node so far. */
   readonly followed?: {
     readonly epoch: string | undefined;
     readonly offset: number;
     readonly publications: number;
-  };
+  } | undefined;
   /** Lists the sessions. */
   sessions(): Iterable<Session>;
   /**
@@ -698,7 +698,7 @@ export class Topics implements AsyncDisposable {
    */
   async *read(
     topic: string,
-    read: { readonly after?: number; readonly signal?: AbortSignal } = {},
+    read: { readonly after?: number | undefined; readonly signal?: AbortSignal | undefined } = {},
   ): AsyncGenerator<
     { readonly data: unknown; readonly from?: string; readonly position: HistoryPosition },
     void,
@@ -749,7 +749,7 @@ export class Topics implements AsyncDisposable {
    */
   async position(
     topic: string,
-    options: { readonly signal?: AbortSignal } = {},
+    options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<HistoryPosition> {
     checkOptions("read position", options, POSITION);
     const bounds = this.historyOf(topic);

@@ -55,7 +55,7 @@ export interface AdmissionOptions<V> extends OriginRules {
    * Path at which sessions are served: exact, or a `URLPattern` pathname such as `/rooms/:id`. By
    * default every path.
    */
-  readonly path?: string;
+  readonly path?: string | undefined;
   /**
    * Identifies a peer. Called once for each session: before the upgrade, or when a token arrives
    * that the client announced. Without `authenticate` every peer is a guest. By its result:
@@ -69,7 +69,7 @@ export interface AdmissionOptions<V> extends OriginRules {
    *   and come back, others get 401 with `Retry-After`. The text of the error is never sent.
    *   `onRefusal` receives the error, and the first fault prints a line.
    */
-  readonly authenticate?: Authenticate<V>;
+  readonly authenticate?: Authenticate<V> | undefined;
   /**
    * Returns the user of a value: for presence, limits and `server.to`. By default a string value is
    * the user; a session with another value has no user, but an identity of its own like a guest. Not
@@ -77,7 +77,7 @@ export interface AdmissionOptions<V> extends OriginRules {
    * refused with 403. An error, or a result other than a string, counts like an error of
    * `authenticate`.
    */
-  readonly userOf?: (value: Exclude<V, typeof guest>) => string;
+  readonly userOf?: ((value: Exclude<V, typeof guest>) => string) | undefined;
   /**
    * Returns the end of the credentials behind a value, in milliseconds since the Unix epoch;
    * `undefined` and `Infinity` are never. A client that came with a token is asked for a new one 30
@@ -86,7 +86,7 @@ export interface AdmissionOptions<V> extends OriginRules {
    * plain pages and logins by cookie. Credentials that ended before are refused with 401. Not called
    * for guests. Errors count like those of `authenticate`.
    */
-  readonly expiresAt?: (value: Exclude<V, typeof guest>) => number | undefined;
+  readonly expiresAt?: ((value: Exclude<V, typeof guest>) => number | undefined) | undefined;
   /**
    * Lets a `skein.1` client that announces a token, as `connect()` does with its option `token`,
    * connect and send the token first, within `session.handshakeTimeoutMs` (5 seconds), before other
@@ -94,20 +94,20 @@ export interface AdmissionOptions<V> extends OriginRules {
    *
    * @default {false}
    */
-  readonly allowTokenMessage?: boolean;
+  readonly allowTokenMessage?: boolean | undefined;
   /**
    * Most bytes of a token in band, with its envelope. A longer token is refused with 401.
    *
    * @default {16384}
    */
-  readonly maxTokenBytes?: number;
+  readonly maxTokenBytes?: number | undefined;
   /**
    * Longest time for `authenticate`, in milliseconds; then the session is refused with 503.
    * `Infinity` for no limit.
    *
    * @default {10000}
    */
-  readonly authenticateTimeoutMs?: number;
+  readonly authenticateTimeoutMs?: number | undefined;
   /**
    * Returns the network address of a peer; by default the socket's. Behind proxies use
    * {@linkcode forwardedAddress}. A header of your own counts only over TCP: a client whose UDP
@@ -131,7 +131,9 @@ export interface AdmissionOptions<V> extends OriginRules {
    * assertEquals(await direct.request("address"), "127.0.0.1");
    * ```
    */
-  readonly clientAddress?: (request: Request, info: RequestInfo) => string | undefined;
+  readonly clientAddress?:
+    | ((request: Request, info: RequestInfo) => string | undefined)
+    | undefined;
   /**
    * Request headers that a session keeps as `session.headers`, or `all`. Headers with secrets are
    * kept only if named. `authenticate` sees all headers, and can return the values that a session
@@ -139,7 +141,7 @@ export interface AdmissionOptions<V> extends OriginRules {
    *
    * @default {["host", "origin", "user-agent", "accept-language", "x-forwarded-for"]}
    */
-  readonly keepHeaders?: "all" | readonly string[];
+  readonly keepHeaders?: "all" | readonly string[] | undefined;
   /**
    * Serves sessions over HTTP too, for clients with `http` among their `transports` whose network
    * blocks all others. Requests of this transport carry the header `Skein-Transport`, and pass the
@@ -147,24 +149,26 @@ export interface AdmissionOptions<V> extends OriginRules {
    *
    * @default {true}
    */
-  readonly http?: boolean;
+  readonly http?: boolean | undefined;
   /**
    * Answers HTTP requests other than WebSocket upgrades, and those of sessions over HTTP. By default
    * with status 426.
    */
-  readonly fetch?: (request: Request, info: RequestInfo) => Response | Promise<Response>;
+  readonly fetch?:
+    | ((request: Request, info: RequestInfo) => Response | Promise<Response>)
+    | undefined;
   /**
    * Called for every refused session, and for every token renewal that failed by a fault of the
    * application. Without a handler refusals are printed: one line for each cause once an hour.
    */
-  readonly onRefusal?: (refusal: Refusal) => void;
+  readonly onRefusal?: ((refusal: Refusal) => void) | undefined;
   /** Engine of WebSocket upgrades; by default the runtime's own. */
-  readonly webSocketEngine?: WebSocketEngine;
+  readonly webSocketEngine?: WebSocketEngine | undefined;
   /**
    * Credit: how much a peer may send on streams ahead of the reader, on every transport that
    * counts.
    */
-  readonly flowControl?: FlowControlOptions;
+  readonly flowControl?: FlowControlOptions | undefined;
 }
 
 /** `has()` throws for an invalid name of a header. */

@@ -16,9 +16,9 @@ export interface FaceRequest {
   /** Request headers. */
   readonly headers: Pick<Headers, "get" | "has">;
   /** Method of an HTTP request; absent over WebTransport. */
-  readonly method?: string;
+  readonly method?: string | undefined;
   /** Protocols that a request for a WebTransport session offers; absent over HTTP. */
-  readonly protocols?: readonly string[];
+  readonly protocols?: readonly string[] | undefined;
 }
 
 /**
@@ -41,7 +41,7 @@ export interface Face {
   /** Counters of bounds that the quotas of the server don't have. */
   readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
   /** Finishes what is under way, within the time if there is one, while the sessions drain. */
-  drain?(options: { readonly timeoutMs?: number }): Promise<unknown>;
+  drain?(options: { readonly timeoutMs?: number | undefined }): Promise<unknown>;
   /** Ends the face, and its sessions with the code and the reason. Idempotent. */
   close?(options?: SessionCloseOptions): Promise<void>;
 }

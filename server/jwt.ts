@@ -62,36 +62,36 @@ export interface JwtOptions {
    * kept for ten minutes, and fetched again for a token with an unknown key, at most every ten
    * seconds. Exactly one of `jwks` and `secret` is required.
    */
-  readonly jwks?: string | URL;
+  readonly jwks?: string | URL | undefined;
   /**
    * Secret shared with the issuer, as bytes or as text in UTF-8: at least 32 bytes for HS256, 48
    * for HS384, 64 for HS512. Exactly one of `jwks` and `secret` is required.
    */
-  readonly secret?: string | Uint8Array;
+  readonly secret?: string | Uint8Array | undefined;
   /**
    * Allowed algorithms of signatures. Required with `secret`: HS256, HS384 or HS512. With `jwks`
    * the default is every public-key algorithm that fits the key.
    */
-  readonly algorithms?: readonly string[];
+  readonly algorithms?: readonly string[] | undefined;
   /** Issuer that tokens must name (`iss`). By default not checked. */
-  readonly issuer?: string;
+  readonly issuer?: string | undefined;
   /**
    * Audience that tokens must name (`aud`), or several of which one is enough. By default not
    * checked.
    */
-  readonly audience?: string | readonly string[];
+  readonly audience?: string | readonly string[] | undefined;
   /**
    * Largest difference between the clocks of issuer and server, in milliseconds. A token that becomes
    * valid within the next five seconds is accepted in any case.
    *
    * @default {0}
    */
-  readonly clockToleranceMs?: number;
+  readonly clockToleranceMs?: number | undefined;
   /**
    * Clock by which tokens begin and end; by default the one of the platform. Keys that were fetched
    * age by the clock of the platform.
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
 }
 
 /** Claims of an accepted token. */

@@ -452,7 +452,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   publish<T extends ContractTopic<C, "server">>(
     topic: T,
     data?: ContractData<C, "server", T>,
-    options: { readonly except?: Session<ValueOf<V>, C, "server">; readonly from?: string } = {},
+    options: {
+      readonly except?: Session<ValueOf<V>, C, "server"> | undefined;
+      readonly from?: string | undefined;
+    } = {},
   ): void {
     checkOptions("publish", options, PUBLISH);
     const { except, from } = options;
@@ -789,10 +792,12 @@ export interface WorkerParts {
   /** Reads the metrics of all workers; by default those of the server alone. */
   readonly source?: MetricsSource | undefined;
   /** Answers a request in place of the server; `undefined` for a request of the server's own. */
-  readonly answer?: (
-    request: Request,
-    info: RequestInfo,
-  ) => Response | Promise<Response> | undefined;
+  readonly answer?:
+    | ((
+      request: Request,
+      info: RequestInfo,
+    ) => Response | Promise<Response> | undefined)
+    | undefined;
 }
 
 /** Returns the limits of connections, equal to those of sockets. */

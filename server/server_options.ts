@@ -59,7 +59,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     AdmissionOptions<V>,
     Omit<SessionHandlers<ValueOf<V>, C, "server">, "onGoAway" | "onDropped"> {
   /** Topics and their schemas; messages that do not fit are refused. */
-  readonly contract?: C;
+  readonly contract?: C | undefined;
   /**
    * Called for each stream that a client opens; several calls may run at once. An error ends that
    * stream with code 4500 and goes to `onError`; the session continues. Without this handler, read
@@ -86,10 +86,12 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * assertEquals(await new Response(readable).text(), "hello");
    * ```
    */
-  readonly onStream?: (
-    stream: IncomingStream,
-    session: Session<ValueOf<V>, C, "server">,
-  ) => void | Promise<void>;
+  readonly onStream?:
+    | ((
+      stream: IncomingStream,
+      session: Session<ValueOf<V>, C, "server">,
+    ) => void | Promise<void>)
+    | undefined;
   /**
    * Decides whether a client may subscribe, publish or set presence data. Without `authorize` all
    * are denied. `presence` sets the client's presence data in a room. For the topic `stream:<id>` of
@@ -98,11 +100,16 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * precedence over `includePublisher`, and adds the user of the session to a publication. After
    * `session.requestTimeoutMs` without an answer, the client receives `unavailable`.
    */
-  readonly authorize?: (
-    session: Session<ValueOf<V>, C, "server">,
-    topic: string,
-    action: "subscribe" | "publish" | "presence" | "cancel",
-  ) => boolean | { readonly from?: boolean } | Promise<boolean | { readonly from?: boolean }>;
+  readonly authorize?:
+    | ((
+      session: Session<ValueOf<V>, C, "server">,
+      topic: string,
+      action: "subscribe" | "publish" | "presence" | "cancel",
+    ) =>
+      | boolean
+      | { readonly from?: boolean | undefined }
+      | Promise<boolean | { readonly from?: boolean | undefined }>)
+    | undefined;
   /**
    * Adds `from`, the user that `userOf` returned, to publications of clients. The answer of
    * `authorize` to a publication has precedence. A client without a user has no `from`.
@@ -132,7 +139,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    *
    * @default {false}
    */
-  readonly includePublisher?: boolean;
+  readonly includePublisher?: boolean | undefined;
   /**
    * Called when a client has renewed its token: `session.value` is the new value, `before` the
    * previous one. At the same time `authorize` is called again for every topic to which the client
@@ -162,10 +169,12 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * assertEquals([changes, error.failure.code], [["editor to reader"], "forbidden"]);
    * ```
    */
-  readonly onRenewed?: (
-    session: Session<ValueOf<V>, C, "server">,
-    before: ValueOf<V>,
-  ) => void | Promise<void>;
+  readonly onRenewed?:
+    | ((
+      session: Session<ValueOf<V>, C, "server">,
+      before: ValueOf<V>,
+    ) => void | Promise<void>)
+    | undefined;
   /**
    * Limits of the server, beside those of each session.
    *
@@ -174,43 +183,45 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * 429 and not upgraded. WebTransport connections have the same bounds, counted apart; beyond these
    * the handshake fails.
    */
-  readonly limits?: ManagerLimits & {
-    /**
-     * Most topics to which one session may subscribe.
-     *
-     * @default {128}
-     */
-    readonly maxTopicsPerSession?: number;
-    /**
-     * Limits for streams over WebTransport and QUIC that clients open and no handler or loop reads.
-     * By default such a stream is refused 5 s after its arrival; one address holds at most 80 MB, and
-     * all clients together hold at most 640 MB.
-     */
-    readonly unreadStreams?: UnreadStreamLimits;
-    /**
-     * Time between two searches for closed sessions, in milliseconds: a safety net, because sessions
-     * normally leave by themselves.
-     *
-     * @default {60000}
-     */
-    readonly cleanupIntervalMs?: number;
-  };
+  readonly limits?:
+    | ManagerLimits & {
+      /**
+       * Most topics to which one session may subscribe.
+       *
+       * @default {128}
+       */
+      readonly maxTopicsPerSession?: number | undefined;
+      /**
+       * Limits for streams over WebTransport and QUIC that clients open and no handler or loop reads.
+       * By default such a stream is refused 5 s after its arrival; one address holds at most 80 MB, and
+       * all clients together hold at most 640 MB.
+       */
+      readonly unreadStreams?: UnreadStreamLimits | undefined;
+      /**
+       * Time between two searches for closed sessions, in milliseconds: a safety net, because sessions
+       * normally leave by themselves.
+       *
+       * @default {60000}
+       */
+      readonly cleanupIntervalMs?: number | undefined;
+    }
+    | undefined;
   /**
    * Rates at which clients may send, publish, subscribe and connect. Connections have a rate by
    * default, and so have the publications of each session (1,000 at once, then 200 a second) and its
    * subscriptions (256 at once, then 20 a second). Rates of users and addresses count on all nodes
    * together if the `store` of the broker can count. With `shared: undefined` each node counts alone.
    */
-  readonly rates?: RateLimitsOptions;
+  readonly rates?: RateLimitsOptions | undefined;
   /** Limits and times of each session. */
-  readonly session?: SessionLimits;
+  readonly session?: SessionLimits | undefined;
   /**
    * Patterns of topics that are rooms, such as `room:{name}`. A client that subscribes to a room
    * joins that room. The object form has presence options for the rooms of each pattern.
    *
    * @default {[]}
    */
-  readonly rooms?: readonly string[] | Readonly<Record<string, RoomOptions>>;
+  readonly rooms?: readonly string[] | Readonly<Record<string, RoomOptions>> | undefined;
   /**
    * Topics with a history, by pattern, each with the bounds of one topic: by default 1,000
    * publications, five minutes and 1 MiB. A client that reconnects gets the missed publications, or
@@ -238,13 +249,13 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    *
    * @default {{}}
    */
-  readonly history?: Readonly<Record<string, Partial<HistoryBounds>>>;
+  readonly history?: Readonly<Record<string, Partial<HistoryBounds>>> | undefined;
   /**
    * Time within which a user who left may return without an event, in milliseconds.
    *
    * @default {5000}
    */
-  readonly presenceGraceMs?: number;
+  readonly presenceGraceMs?: number | undefined;
   /**
    * `true` if this node tracks the online users of all nodes, at about 200 bytes a user. Otherwise
    * `presence.online()`, `isOnline()` and `lastSeenAt()` cover this node only. Rooms are shared in
@@ -252,16 +263,16 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    *
    * @default {true}
    */
-  readonly clusterPresence?: boolean;
+  readonly clusterPresence?: boolean | undefined;
   /** Observes handshakes, sessions and messages, for traces and metrics. Not set by default. */
-  readonly instrumentation?: Instrumentation;
+  readonly instrumentation?: Instrumentation | undefined;
   /**
    * Answers `/metrics` in the text format of Prometheus and `/healthz` with the state of the
    * server, for programs on this machine. An object sets the paths and the allowed clients.
    *
    * @default {false}
    */
-  readonly metrics?: boolean | MetricsOptions;
+  readonly metrics?: boolean | MetricsOptions | undefined;
   /**
    * Serves a page that shows the sessions, topics, rooms, durable streams and brokers of all nodes,
    * and the messages of one session as these come and go: at `/inspector`, for programs on this
@@ -270,14 +281,14 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    *
    * @default {false}
    */
-  readonly inspector?: boolean | InspectorOptions;
+  readonly inspector?: boolean | InspectorOptions | undefined;
   /**
    * Serves an HTTP API for backends in any language: publish, send to a user, disconnect, presence,
    * history, health and statistics, in JSON. The OpenAPI document is at `openapi.json` below the
    * path. Requests for the path and below go to the API, also in a mounted server. Not served by
    * default.
    */
-  readonly api?: ApiOptions;
+  readonly api?: ApiOptions | undefined;
   /**
    * Serves durable streams: logs with an end, kept by the broker, which outlive readers, writers and
    * this server. Requests for the path and below follow the Durable Streams protocol. The broker
@@ -306,7 +317,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * assertEquals(response.headers.get("stream-closed"), "true");
    * ```
    */
-  readonly durableStreams?: DurableStreamsOptions;
+  readonly durableStreams?: DurableStreamsOptions | undefined;
   /**
    * Bounds of answers that outlive the connections of their callers: those of requests with
    * `resume: true` in the contract.
@@ -318,7 +329,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
      *
      * @default {86400000}
      */
-    readonly keepMs?: number;
+    readonly keepMs?: number | undefined;
     /**
      * Most answers that the broker keeps, those that go on included. They don't count as durable
      * streams. For one more, the oldest answer that has ended makes room, of the network address that
@@ -328,14 +339,14 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
      *
      * @default {100000}
      */
-    readonly maxKept?: number;
+    readonly maxKept?: number | undefined;
     /**
      * Most such answers of one user, or of one guest. For one more, the user's oldest answer that has
      * ended makes room. The default counts only while more than half of `maxKept` are kept.
      *
      * @default {100}
      */
-    readonly maxKeptPerUser?: number;
+    readonly maxKeptPerUser?: number | undefined;
     /**
      * Most such answers for the guests and new users of one network address, where an IPv6 /64 counts
      * as one. For one more, their oldest answer that has ended makes room. Users who were there an
@@ -344,20 +355,20 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
      *
      * @default {1000}
      */
-    readonly maxKeptPerAddress?: number;
+    readonly maxKeptPerAddress?: number | undefined;
     /**
      * Most answers that this server makes at once. One more is refused with the code `too-many`.
      *
      * @default {10000}
      */
-    readonly maxRunning?: number;
+    readonly maxRunning?: number | undefined;
     /**
      * Most answers that this server makes for one user at once, or for one guest. One more is refused
      * with the code `too-many`. The default counts only while more than half of `maxRunning` run.
      *
      * @default {32}
      */
-    readonly maxRunningPerUser?: number;
+    readonly maxRunningPerUser?: number | undefined;
     /**
      * Most answers that this server makes at once for the guests and new users of one network
      * address, where an IPv6 /64 counts as one. One more is refused with the code `too-many`. Users
@@ -366,22 +377,22 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
      *
      * @default {128}
      */
-    readonly maxRunningPerAddress?: number;
-  };
+    readonly maxRunningPerAddress?: number | undefined;
+  } | undefined;
   /**
    * Carries publications between servers; by default within this process. The server does not close
    * the broker.
    */
-  readonly broker?: Broker;
+  readonly broker?: Broker | undefined;
   /** Name and heartbeat of this node among the nodes of the broker; ignored without a `broker`. */
-  readonly node?: Omit<NodesOptions, "broker" | "onError" | "runtime">;
+  readonly node?: Omit<NodesOptions, "broker" | "onError" | "runtime"> | undefined;
   /**
    * Time for which handled messages of a client with `delivery: "at-least-once"` are remembered
    * after its last message, in milliseconds. A message that is sent again later is handled again.
    *
    * @default {300000}
    */
-  readonly dedupeWindowMs?: number;
+  readonly dedupeWindowMs?: number | undefined;
   /**
    * Serves Media over QUIC on the same ports. The MoQ server gets the clients that offer one of its
    * protocols or ask for its path, and all clients over raw QUIC. Rules, limits and sessions are
@@ -416,12 +427,12 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * assertEquals(session.state, "connected");
    * ```
    */
-  readonly moq?: MoqFace;
+  readonly moq?: MoqFace | undefined;
   /**
    * Clocks, timers and randomness of this node, for tests and simulations. By default those of the
    * platform. A broker and a MoQ server have the same option of their own.
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
 }
 
 /** Options for {@linkcode serve}. */
@@ -432,15 +443,15 @@ export interface ServeOptions<V = unknown, C extends Contract = Contract>
    *
    * @default {8000}
    */
-  readonly port?: number;
+  readonly port?: number | undefined;
   /**
    * Address on which to listen.
    *
    * @default {"0.0.0.0"}
    */
-  readonly hostname?: string;
+  readonly hostname?: string | undefined;
   /** Certificate and key in PEM, for `wss:` and WebTransport. */
-  readonly tls?: { readonly cert: string; readonly key: string };
+  readonly tls?: { readonly cert: string; readonly key: string } | undefined;
   /**
    * Serves sessions over WebTransport too: on UDP, by default on the same port number.
    *
@@ -456,13 +467,13 @@ export interface ServeOptions<V = unknown, C extends Contract = Contract>
    *
    * @default {true}
    */
-  readonly webTransport?: boolean | WebTransportServeOptions;
+  readonly webTransport?: boolean | WebTransportServeOptions | undefined;
   /**
    * Listens on TCP and upgrades, in place of the runtime's own server: `hardenedWebSocket()` of
    * `@skein/skein/ws`, for a server that faces the internet without a proxy. A server on Node always
    * needs it.
    */
-  readonly webSocket?: WebSocketHost;
+  readonly webSocket?: WebSocketHost | undefined;
   /**
    * Lets other processes listen on the same TCP port: the kernel then passes each new connection to
    * one of these processes. Deno supports this on Linux with `--unstable-net`. UDP is not shared:
@@ -471,14 +482,14 @@ export interface ServeOptions<V = unknown, C extends Contract = Contract>
    *
    * @default {false}
    */
-  readonly reusePort?: boolean;
+  readonly reusePort?: boolean | undefined;
   /**
    * Called once the server listens, with the state of WebTransport, and again when a taken UDP port
    * has become free. By default the addresses are printed, with the reason if WebTransport is off.
    */
-  readonly onListen?: (address: Deno.NetAddr, info: ListenInfo) => void;
+  readonly onListen?: ((address: Deno.NetAddr, info: ListenInfo) => void) | undefined;
   /** Closes the server. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** An action of the HTTP API, as `authorize` gets it. */
@@ -544,47 +555,49 @@ export interface ApiOptions {
    * has served them; `*` is not enough. A proxy on this machine that adds no such header looks like
    * a program, so behind a proxy `authorize` is needed.
    */
-  readonly authorize?: (
-    context: AuthorizationContext<ApiAction>,
-  ) => boolean | { readonly caller: string } | Promise<boolean | { readonly caller: string }>;
+  readonly authorize?:
+    | ((
+      context: AuthorizationContext<ApiAction>,
+    ) => boolean | { readonly caller: string } | Promise<boolean | { readonly caller: string }>)
+    | undefined;
   /**
    * Rate of requests of one network address, counted by each node. `{ perSecond: Infinity }` is no
    * limit.
    *
    * @default {{ perSecond: 1000, burst: 2000 }}
    */
-  readonly rate?: Rate;
+  readonly rate?: Rate | undefined;
   /**
    * Most requests that are answered at once.
    *
    * @default {256}
    */
-  readonly maxRequests?: number;
+  readonly maxRequests?: number | undefined;
   /**
    * Most bytes of the body of a request.
    *
    * @default {1048576}
    */
-  readonly maxBodyBytes?: number;
+  readonly maxBodyBytes?: number | undefined;
   /**
    * Most publications of one request.
    *
    * @default {100}
    */
-  readonly maxPublications?: number;
+  readonly maxPublications?: number | undefined;
   /**
    * Most readers of this node that follow topics by server-sent events. One more is answered with
    * 429. Once more than half are there, one network address has at most 256, and one user 32.
    *
    * @default {10000}
    */
-  readonly maxReaders?: number;
+  readonly maxReaders?: number | undefined;
   /**
    * Time for which the key of a request is remembered, in milliseconds, by the store of the broker.
    *
    * @default {600000}
    */
-  readonly idempotencyWindowMs?: number;
+  readonly idempotencyWindowMs?: number | undefined;
 }
 
 /** Default rate of one network address: more than a backend needs, and a brake for guesses. */

@@ -30,7 +30,7 @@ export interface SessionRequest<Answer> {
   /** `true` if the peer uses `skein.1` and announced a token in band. */
   readonly announcesToken: boolean;
   /** Aborted if the peer leaves before an answer, on wires that show this. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Refusal of a request that its transport cannot serve; `undefined` if servable. */
   readonly refusal?: Refused | undefined;
   /** Returns `true` if the rules allow the page of the peer. */
@@ -128,7 +128,10 @@ export class PendingUpgrades implements Disposable {
   add(
     opened: Promise<unknown>,
     held: readonly Disposable[],
-    { begin, onLate }: { readonly begin?: () => void; readonly onLate?: () => void } = {},
+    { begin, onLate }: {
+      readonly begin?: (() => void) | undefined;
+      readonly onLate?: (() => void) | undefined;
+    } = {},
   ): void {
     const opening = { held, onLate };
     this.#waiting.add(opening);

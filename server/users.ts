@@ -42,13 +42,13 @@ export interface SessionInfo<V = unknown, C extends Contract = Contract> {
   /** User of the session. */
   readonly user: string;
   /** Network address of the peer, where known. */
-  readonly address?: string;
+  readonly address?: string | undefined;
   /** The wire: `websocket`, `webtransport`, `memory`. */
   readonly transport: string;
   /** Time of creation, in milliseconds since the Unix epoch. */
   readonly connectedAt: number;
   /** The session itself, on this node only. */
-  readonly session?: Session<V, C, "server">;
+  readonly session?: Session<V, C, "server"> | undefined;
 }
 
 /** Parts of the server that a {@linkcode Users} uses. */

@@ -44,9 +44,9 @@ export interface WebTransportSocketOptions {
   /** Handler of raw QUIC on the same port. */
   readonly quic?: RawQuicOptions | undefined;
   /** All quotas of the server. */
-  readonly quotas?: ListenWebTransportOptions["quotas"];
+  readonly quotas?: ListenWebTransportOptions["quotas"] | undefined;
   /** Limits of unread streams. */
-  readonly unreadStreams?: ListenWebTransportOptions["unreadStreams"];
+  readonly unreadStreams?: ListenWebTransportOptions["unreadStreams"] | undefined;
   /** Prints errors that reach no handler of the application. */
   readonly console: ConsoleReport;
   /** Tells whether the client of a request moves here from a session of this server. */

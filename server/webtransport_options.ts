@@ -20,7 +20,7 @@ export interface WebTransportSource extends AsyncIterable<WebTransportRequest> {
   /** Address on which the listener listens. */
   readonly address: Deno.NetAddr;
   /** Counters of handshakes, for the metrics; `undefined` for an engine that does not count. */
-  readonly handshakes?: QuicHandshakeStats;
+  readonly handshakes?: QuicHandshakeStats | undefined;
   /**
    * Sets the certificate of new handshakes. Sessions stay.
    *
@@ -47,35 +47,35 @@ export interface WebTransportServeOptions extends
     | "maxStreams"
   > {
   /** UDP port; by default the number of the TCP port. */
-  readonly port?: number;
+  readonly port?: number | undefined;
   /**
    * Address on which to listen; by default that of WebSocket. In development, without `tls`, only
    * this machine: `127.0.0.1` stands for all addresses.
    */
-  readonly hostname?: string;
+  readonly hostname?: string | undefined;
   /**
    * Certificate; by default that of `tls`. Without `tls`, the development certificate that
    * `deno task cert` shows.
    */
-  readonly certificate?: Certificate;
+  readonly certificate?: Certificate | undefined;
   /**
    * Names for which the development certificate is valid.
    *
    * @default {["localhost", "127.0.0.1", "::1"]}
    */
-  readonly names?: readonly string[];
+  readonly names?: readonly string[] | undefined;
   /**
    * Folder of the development certificate; by default the user's cache folder, `null` for no
    * folder.
    */
-  readonly cacheFolder?: string | URL | null;
+  readonly cacheFolder?: string | URL | null | undefined;
   /**
    * Serves the port and the hash of the certificate at `/.well-known/skein/webtransport`, for
    * clients on this machine; never with `tls`.
    *
    * @default {true}
    */
-  readonly wellKnown?: boolean;
+  readonly wellKnown?: boolean | undefined;
   /**
    * The engine that listens: HTTP/3 on the runtime's QUIC by default. `"builtin"` is the runtime's
    * own WebTransport, `Deno.upgradeWebTransport`, which has defects: the guide to WebTransport
@@ -109,7 +109,10 @@ export interface WebTransportServeOptions extends
    * assertEquals((await client.whenConnected()).transport, "webtransport");
    * ```
    */
-  readonly engine?: ((options: ListenWebTransportOptions) => WebTransportSource) | "builtin";
+  readonly engine?:
+    | ((options: ListenWebTransportOptions) => WebTransportSource)
+    | "builtin"
+    | undefined;
 }
 
 /**

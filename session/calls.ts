@@ -27,7 +27,9 @@ export interface SessionCalls {
   readonly "grant credit": { readonly direction: StreamDirection };
   readonly "make structured datagrams": StructuredDatagramsOptions<Registry>;
   readonly "make structured stream": StructuredStreamOptions<Registry>;
-  readonly "monitor health": Pick<WaitOptions, "signal"> & { readonly intervalMs?: number };
+  readonly "monitor health": Pick<WaitOptions, "signal"> & {
+    readonly intervalMs?: number | undefined;
+  };
   readonly ping: WaitOptions;
   readonly publish: ClientPublishOptions;
   readonly "read streams": Pick<WaitOptions, "signal">;

@@ -34,7 +34,7 @@ export interface SessionHandlers<
    * Called once the session is established. Messages wait until a returned promise settles, at most
    * `requestTimeoutMs`.
    */
-  readonly onOpen?: (session: Session<V, C, S>) => void | Promise<void>;
+  readonly onOpen?: ((session: Session<V, C, S>) => void | Promise<void>) | undefined;
   /**
    * Handles messages one at a time, in order; a returned promise is awaited. Without this handler,
    * iterate over the session.
@@ -43,10 +43,12 @@ export interface SessionHandlers<
    * peer are handled in parallel, one for each and at most 8: the peer may need an answer before its own reply. Further requests wait, and are
    * refused as nested too deep if no handler ends within a second. Messages always wait.
    */
-  readonly onMessage?: (
-    message: MessageOf<C, S>,
-    session: Session<V, C, S>,
-  ) => void | Promise<void>;
+  readonly onMessage?:
+    | ((
+      message: MessageOf<C, S>,
+      session: Session<V, C, S>,
+    ) => void | Promise<void>)
+    | undefined;
   /**
    * Handlers of requests by pattern: with a contract, the patterns of its requests; otherwise topics,
    * on a server also patterns such as `sum:{room}`. The result of a handler is the answer: a value or a promise, or
@@ -60,14 +62,16 @@ export interface SessionHandlers<
    * - **Other requests** go to `onMessage`. Without that handler, no loop reads requests: those
    *   without an entry are answered by `unanswered`.
    */
-  readonly requests?: RequestHandlers<V, C, S>;
+  readonly requests?: RequestHandlers<V, C, S> | undefined;
   /** Called once, when an established session is over. */
-  readonly onClose?: (session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>;
+  readonly onClose?:
+    | ((session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>)
+    | undefined;
   /**
    * Receives the error of a handler that failed. Without this handler errors are printed, at most
    * 16 a minute.
    */
-  readonly onError?: (error: unknown, session: Session<V, C, S>) => void;
+  readonly onError?: ((error: unknown, session: Session<V, C, S>) => void) | undefined;
   /**
    * Effect of a handler that throws, or whose promise rejects, with any error but a `RequestError`:
    *
@@ -81,23 +85,25 @@ export interface SessionHandlers<
    *
    * @default {"answer"}
    */
-  readonly onHandlerError?: "answer" | "close";
+  readonly onHandlerError?: "answer" | "close" | undefined;
   /** Called when the peer announces that it will go away. */
-  readonly onGoAway?: (goaway: GoAway, session: Session<V, C, S>) => void;
+  readonly onGoAway?: ((goaway: GoAway, session: Session<V, C, S>) => void) | undefined;
   /**
    * Called when the peer refuses a message that is not a request. Without this handler and
    * `onError`, each cause is printed once.
    */
-  readonly onRefused?: (error: RequestError, session: Session<V, C, S>) => void;
+  readonly onRefused?: ((error: RequestError, session: Session<V, C, S>) => void) | undefined;
   /**
    * Called when the peer reports messages that it dropped for this end; `topic` is absent for
    * several topics.
    */
-  readonly onDropped?: (
-    count: number,
-    topic: string | undefined,
-    session: Session<V, C, S>,
-  ) => void;
+  readonly onDropped?:
+    | ((
+      count: number,
+      topic: string | undefined,
+      session: Session<V, C, S>,
+    ) => void)
+    | undefined;
 }
 
 /** Options for `sessionSettings()`. */
@@ -115,25 +121,25 @@ export interface SessionSettingsOptions<
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /**
    * Sends messages at the end of a turn; sessions that share broadcasts must share one.
    *
    * @ignore
    */
-  readonly turn?: Turn;
+  readonly turn?: Turn | undefined;
   /**
    * Services for peers, such as subscriptions; without services, requests for these are refused.
    *
    * @ignore
    */
-  readonly services?: RequestService;
+  readonly services?: RequestService | undefined;
   /**
    * Prints failures that have no handler.
    *
    * @ignore
    */
-  readonly console?: ConsoleReport;
+  readonly console?: ConsoleReport | undefined;
 }
 
 const SEND_QUEUE = { maxMessages: 256, maxBytes: 1_048_576 };

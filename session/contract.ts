@@ -28,37 +28,39 @@ export type Side = "server" | "client";
  */
 export interface ContractDefinition {
   /** Topics that clients send. */
-  readonly toServer?: Readonly<Record<string, StandardSchema>>;
+  readonly toServer?: Readonly<Record<string, StandardSchema>> | undefined;
   /** Topics that the server sends, publications included. */
-  readonly toClient?: Readonly<Record<string, StandardSchema>>;
+  readonly toClient?: Readonly<Record<string, StandardSchema>> | undefined;
   /**
    * Requests that either end may send: `input` is the schema of the data, checked by the end that
    * answers. The end that sent the request checks the answer: by `output` for one reply, or by
    * `stream` for each item of an answer that streams.
    */
-  readonly requests?: Readonly<
-    Record<
-      string,
-      | {
-        readonly input: StandardSchema;
-        readonly output: StandardSchema;
-        readonly stream?: undefined;
-        readonly resume?: undefined;
-      }
-      | {
-        readonly input: StandardSchema;
-        readonly stream: StandardSchema;
-        /** Lets the answer outlive the connection, the page and the node of its caller. */
-        readonly resume?: boolean;
-        readonly output?: undefined;
-      }
+  readonly requests?:
+    | Readonly<
+      Record<
+        string,
+        | {
+          readonly input: StandardSchema;
+          readonly output: StandardSchema;
+          readonly stream?: undefined;
+          readonly resume?: undefined;
+        }
+        | {
+          readonly input: StandardSchema;
+          readonly stream: StandardSchema;
+          /** Lets the answer outlive the connection, the page and the node of its caller. */
+          readonly resume?: boolean | undefined;
+          readonly output?: undefined;
+        }
+      >
     >
-  >;
+    | undefined;
   /**
    * Data with which clients may be present, by room. The server applies the schema, once; notices
    * and `members` have the result, which must be a value that JSON can hold.
    */
-  readonly presence?: Readonly<Record<string, StandardSchema>>;
+  readonly presence?: Readonly<Record<string, StandardSchema>> | undefined;
 }
 
 /**

@@ -53,7 +53,8 @@ export class Heartbeat implements Disposable {
    */
   constructor(
     runtime: Runtime,
-    options: { readonly intervalMs?: number; readonly timeoutMs?: number } = {},
+    options: { readonly intervalMs?: number | undefined; readonly timeoutMs?: number | undefined } =
+      {},
   ) {
     const { intervalMs = INTERVAL_MS, timeoutMs = TIMEOUT_MS } = options;
     this.#runtime = runtime;

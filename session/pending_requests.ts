@@ -47,7 +47,7 @@ export interface PendingRequestOptions {
    */
   readonly onAnswer?: ((data: unknown) => void) | undefined;
   /** True if a handler of the peer's application answers; Skein itself answers all others. */
-  readonly isRequest?: boolean;
+  readonly isRequest?: boolean | undefined;
 }
 
 /** The requests of one session: numbered from 1, at most `max` at once. */

@@ -616,7 +616,7 @@ export class Session<
    * ```
    */
   async *incomingStreams(
-    options: { readonly signal?: AbortSignal } = {},
+    options: { readonly signal?: AbortSignal | undefined } = {},
   ): AsyncGenerator<IncomingStream, void, undefined> {
     this.#core.settings.checkOptions("read streams", options);
     yield* (await this.#insight()).incomingStreams(this.#core, options);
@@ -858,9 +858,9 @@ export class Session<
        *
        * @default {60000}
        */
-      readonly intervalMs?: number;
+      readonly intervalMs?: number | undefined;
       /** Ends the monitoring. */
-      readonly signal?: AbortSignal;
+      readonly signal?: AbortSignal | undefined;
     } = {},
   ): AsyncGenerator<SessionHealth, void, undefined> {
     this.#core.settings.checkOptions("monitor health", options);

@@ -28,20 +28,20 @@ export interface SessionLimits {
      *
      * @default {256}
      */
-    readonly maxMessages?: number;
+    readonly maxMessages?: number | undefined;
     /**
      * Most waiting bytes; a message counts its UTF-8 length.
      *
      * @default {1048576}
      */
-    readonly maxBytes?: number;
+    readonly maxBytes?: number | undefined;
     /**
      * Treatment of a message that finds the queue full; a function chooses the policy by topic.
      *
      * @default {"close"}
      */
-    readonly policy?: OverflowPolicy | ((topic: string) => OverflowPolicy);
-  };
+    readonly policy?: OverflowPolicy | ((topic: string) => OverflowPolicy) | undefined;
+  } | undefined;
   /** Bounds of the received messages that wait to be handled. */
   readonly receiveQueue?: {
     /**
@@ -50,14 +50,14 @@ export interface SessionLimits {
      *
      * @default {4096}
      */
-    readonly maxMessages?: number;
+    readonly maxMessages?: number | undefined;
     /**
      * Most bytes that wait.
      *
      * @default {1048576}
      */
-    readonly maxBytes?: number;
-  };
+    readonly maxBytes?: number | undefined;
+  } | undefined;
   /** Interval of pings, and the silence after which a peer counts as dead. */
   readonly heartbeat?: {
     /**
@@ -65,15 +65,15 @@ export interface SessionLimits {
      *
      * @default {25000}
      */
-    readonly intervalMs?: number;
+    readonly intervalMs?: number | undefined;
     /**
      * Silence after which a peer counts as dead, in milliseconds; detected at most one second later.
      * Pages in the background answer pings in time: browsers delay timers, but not messages.
      *
      * @default {60000}
      */
-    readonly timeoutMs?: number;
-  };
+    readonly timeoutMs?: number | undefined;
+  } | undefined;
   /**
    * Largest message that this end accepts, in bytes of its envelope. Each end tells the other its bound
    * and keeps to that of the other: a subscriber receives a gap in place of a larger publication, and a
@@ -81,7 +81,7 @@ export interface SessionLimits {
    *
    * @default {262144}
    */
-  readonly maxMessageBytes?: number;
+  readonly maxMessageBytes?: number | undefined;
   /**
    * Messages within a minute that the peer may get wrong. That many malformed messages close the
    * session with 4400. Data that does not fit the contract never closes the session, since the peer
@@ -90,39 +90,39 @@ export interface SessionLimits {
    *
    * @default {16}
    */
-  readonly maxInvalidMessages?: number;
+  readonly maxInvalidMessages?: number | undefined;
   /**
    * Requests that may wait for a reply at once, per direction.
    *
    * @default {64}
    */
-  readonly maxRequests?: number;
+  readonly maxRequests?: number | undefined;
   /**
    * Messages handled at once. With more than one, their order is not kept.
    *
    * @default {1}
    */
-  readonly concurrency?: number;
+  readonly concurrency?: number | undefined;
   /**
    * Time that `request` waits for a reply, in milliseconds. Also the most that a session waits for
    * decisions of the application: `authorize`, `onOpen`, `onRenewed` and asynchronous schemas.
    *
    * @default {30000}
    */
-  readonly requestTimeoutMs?: number;
+  readonly requestTimeoutMs?: number | undefined;
   /**
    * Time that a close may take, in milliseconds: flushing, the peer's own close, and handlers that
    * still run.
    *
    * @default {5000}
    */
-  readonly closeTimeoutMs?: number;
+  readonly closeTimeoutMs?: number | undefined;
   /**
    * Time that a peer may take to send its first envelope (`hello`, or the token), in milliseconds.
    *
    * @default {5000}
    */
-  readonly handshakeTimeoutMs?: number;
+  readonly handshakeTimeoutMs?: number | undefined;
 }
 
 /** The handlers of an application, without the types of its contract. */
@@ -132,9 +132,9 @@ export interface ErasedHandlers {
   /** Handles a message. */
   onMessage?(message: UntypedMessage, session: SessionFace): void | Promise<void>;
   /** The handlers of requests by pattern. */
-  readonly requests?: Readonly<Record<string, unknown>>;
+  readonly requests?: Readonly<Record<string, unknown>> | undefined;
   /** The contract to which these belong. */
-  readonly contract?: Contract;
+  readonly contract?: Contract | undefined;
   /** Called once, when an established session is over. */
   onClose?(session: SessionFace, info: CloseInfo): void | Promise<void>;
   /** Receives the error of a handler that failed. */
@@ -318,7 +318,7 @@ export interface HandshakeInfo {
   /**
    * On a server: the transport of the client's request. A client does not know the transport yet.
    */
-  readonly transport?: string;
+  readonly transport?: string | undefined;
   /** On a server: the client's network address, where known. */
   readonly address?: string | undefined;
 }
@@ -327,7 +327,7 @@ export interface HandshakeInfo {
 export type NumberedEnvelope = Extract<Envelope, { kind: "message" | "publish" }>;
 
 /** Envelopes that may carry the id of a client. */
-export type IntroducingEnvelope = Extract<Envelope, { readonly client?: string }>;
+export type IntroducingEnvelope = Extract<Envelope, { readonly client?: string | undefined }>;
 
 /** Requests of the peer of one session for the services of a server. */
 export interface SessionRequests {
@@ -366,7 +366,7 @@ export interface RequestServer {
     /** Called once the session is established. */
     opened?(session: SessionFace): void;
     /** Begins an answer that outlives its session, unless begun before, and replies. */
-    readonly keepAnswer?: KeepAnswer;
+    readonly keepAnswer?: KeepAnswer | undefined;
   };
   /** Reads the envelopes that only a server accepts. */
   readonly readService: ServiceReader;
@@ -420,7 +420,7 @@ export function tellSkipped(
   error: Error,
   { session, advice = MISFIT_ADVICE }: {
     readonly session: SessionFace;
-    readonly advice?: string;
+    readonly advice?: string | undefined;
   },
 ): void {
   if (settings.handlers.onError !== undefined) return report(settings, error, session);

@@ -23,21 +23,21 @@ export interface SessionCloseOptions {
    *
    * @default {0}
    */
-  readonly code?: number;
+  readonly code?: number | undefined;
   /** Reason in words; cut at a character boundary to the length that the connection carries. */
-  readonly reason?: string;
+  readonly reason?: string | undefined;
   /**
    * Also closes the connection below, with all its other sessions. Only WebTransport connections
    * over HTTP/3 can carry several sessions; ignored elsewhere.
    *
    * @default {false}
    */
-  readonly closeConnection?: boolean;
+  readonly closeConnection?: boolean | undefined;
   /**
    * Marks the end of another session, whose `closed` can be passed on as it is: a code that no end
    * can send, such as 1006 for a loss, is then sent as 4503.
    */
-  readonly by?: CloseInfo["by"];
+  readonly by?: CloseInfo["by"] | undefined;
   /** The error of that end; ignored. */
   readonly error?: unknown;
 }
@@ -45,9 +45,9 @@ export interface SessionCloseOptions {
 /** Options for operations that wait. */
 export interface WaitOptions {
   /** Ends the wait when aborted. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Ends the wait after this time, in milliseconds. */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
 }
 
 /** Options of a request whose answer streams. */
@@ -63,21 +63,21 @@ export interface RequestStreamOptions extends WaitOptions {
    *
    * @default {Infinity}
    */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
   /**
    * Longest wait of the loop for one item, in milliseconds; by default `requestTimeoutMs` of the
    * session. An answer that outlives its session has no such limit by default: its end is told.
    *
    * @default {30000}
    */
-  readonly itemTimeoutMs?: number;
+  readonly itemTimeoutMs?: number | undefined;
   /**
    * Items that the peer may send ahead of the loop, from 1 to 65,536. The peer sends no more than
    * about 1 MiB ahead in any case.
    *
    * @default {64}
    */
-  readonly window?: number;
+  readonly window?: number | undefined;
   /**
    * Name of an answer that outlives its session, of 16 to 64 letters, digits, hyphens and underscores:
    * the `id` of an earlier answer, to read on or beside. By default 128 random bits. For a week after
@@ -148,13 +148,13 @@ export interface SessionDrainOptions extends SessionCloseOptions {
    * Time after which the peer may come back, in milliseconds, sent first. Without a time the peer
    * receives no announcement.
    */
-  readonly retryAfterMs?: number;
+  readonly retryAfterMs?: number | undefined;
   /**
    * Time to wait for handlers and replies, in milliseconds.
    *
    * @default {5000}
    */
-  readonly withinMs?: number;
+  readonly withinMs?: number | undefined;
 }
 
 /** The public side of a session, for internal modules that must not depend on the class. */
@@ -197,13 +197,13 @@ export interface SessionFace {
  */
 export interface SessionIdentity<V = unknown, S = unknown> {
   /** Id of the session; on a client, the server's `hello` replaces it. */
-  readonly id?: string;
+  readonly id?: string | undefined;
   /** The result of `authenticate`. */
-  readonly value?: V;
+  readonly value?: V | undefined;
   /** The verified user at the other end. */
   readonly user?: string | undefined;
   /** On a server: true if the peer was admitted without an identity. */
-  readonly isGuest?: boolean;
+  readonly isGuest?: boolean | undefined;
   /** On a server: the secret of the ticket of the client's earlier session. */
   readonly secret?: string | undefined;
   /** On a server: the end of the peer's credentials, if the credentials expire. */
@@ -214,9 +214,9 @@ export interface SessionIdentity<V = unknown, S = unknown> {
     readonly isRenewable: boolean;
   } | undefined;
   /** The URL that the peer connected to. */
-  readonly url?: string;
+  readonly url?: string | undefined;
   /** Request headers. */
-  readonly headers?: HeadersInit;
+  readonly headers?: HeadersInit | undefined;
   /** The peer's network address. */
   readonly address?: string | undefined;
   /** A client's token, sent as the first envelope. */
@@ -225,7 +225,7 @@ export interface SessionIdentity<V = unknown, S = unknown> {
    * On a server: true if the session begins with the peer's token; no frame before the token is
    * handled.
    */
-  readonly awaitsToken?: boolean;
+  readonly awaitsToken?: boolean | undefined;
   /**
    * On a server: the session from which the client moves to this one. This session sends `hello` at
    * once, and is not established until the client sends a message.

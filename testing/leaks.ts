@@ -60,7 +60,7 @@ export type LeakSubject =
  */
 export async function assertNoLeaks(
   subject: LeakSubject,
-  options: { readonly withinMs?: number } = {},
+  options: { readonly withinMs?: number | undefined } = {},
 ): Promise<void> {
   checkOptions("look for leaks", options, LEAKS);
   const { withinMs = PATIENCE_MS } = options;
@@ -98,7 +98,7 @@ export async function assertNoLeaks(
  */
 export function watchLeaks(
   subject: LeakSubject,
-  options: { readonly withinMs?: number } = {},
+  options: { readonly withinMs?: number | undefined } = {},
 ): AsyncDisposable {
   checkOptions("watch leaks", options, LEAKS);
   return { [Symbol.asyncDispose]: () => assertNoLeaks(subject, options) };

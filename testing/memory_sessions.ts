@@ -17,17 +17,17 @@ import { sessionSettings, type SessionSettingsOptions } from "../session/session
  */
 export interface MemorySessionsOptions<V = unknown, C extends Contract = Contract> {
   /** Contract of both ends; none by default. Each end may have another contract. */
-  readonly contract?: C;
+  readonly contract?: C | undefined;
   /** Handlers, limits and times of the server's end. */
-  readonly server?: Omit<SessionSettingsOptions<V, C, "server">, "side">;
+  readonly server?: Omit<SessionSettingsOptions<V, C, "server">, "side"> | undefined;
   /** Handlers, limits and times of the client's end. */
-  readonly client?: Omit<SessionSettingsOptions<unknown, C, "client">, "side">;
+  readonly client?: Omit<SessionSettingsOptions<unknown, C, "client">, "side"> | undefined;
   /** Identity of the client on the server: `value`, `user`, `headers`, `url`, `address`. */
-  readonly identity?: SessionIdentity<V, Session>;
+  readonly identity?: SessionIdentity<V, Session> | undefined;
   /** Clocks, timers and randomness of both ends and of the wire. By default those of the platform. */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /** Options of the wire, with initial faults. */
-  readonly wire?: MemoryPairOptions;
+  readonly wire?: MemoryPairOptions | undefined;
 }
 
 /**

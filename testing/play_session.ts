@@ -10,14 +10,14 @@ import { turns } from "./turns.ts";
 /** Options for {@linkcode playSession}. */
 export interface PlaySessionOptions extends Omit<TestRequestOptions, "path"> {
   /** The id of the session to play; may be left out if the recording has only one. */
-  readonly session?: string;
+  readonly session?: string | undefined;
   /** The token for sign-ins within the session, in place of the one that was left out; `""` by default. */
-  readonly token?: string;
+  readonly token?: string | undefined;
   /**
    * Lets the recorded time between two frames pass. By default no time passes; in fake time, use
    * `(ms) => passTime(time, ms)`.
    */
-  readonly wait?: (ms: number) => Promise<unknown>;
+  readonly wait?: ((ms: number) => Promise<unknown>) | undefined;
 }
 
 /** A session that was played; disposal closes the connection. */

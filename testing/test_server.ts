@@ -39,7 +39,7 @@ const ORIGIN = "http://localhost";
 export interface TestServerOptions<V = unknown, C extends Contract = Contract>
   extends Omit<ServerOptions<V, C>, "webSocketEngine"> {
   /** Wire of Skein's clients. Plain clients have only frames, as on a WebSocket. */
-  readonly wire?: Omit<MemoryPairOptions, "frames" | "protocol">;
+  readonly wire?: Omit<MemoryPairOptions, "frames" | "protocol"> | undefined;
 }
 
 /** Request of a client to a {@linkcode TestServer}. */
@@ -49,11 +49,11 @@ export interface TestRequestOptions {
    *
    * @default {"/"}
    */
-  readonly path?: string;
+  readonly path?: string | undefined;
   /** Request headers, such as `authorization`, `cookie` or `origin`; none by default. */
-  readonly headers?: HeadersInit;
+  readonly headers?: HeadersInit | undefined;
   /** Network address of the client, for limits by address; unknown by default. */
-  readonly address?: string;
+  readonly address?: string | undefined;
 }
 
 const { webSocketEngine: _engine, ...SERVER_OPTIONS } = SERVER;
@@ -161,7 +161,7 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
    * ```
    */
   open(
-    options: TestRequestOptions & { readonly protocols?: readonly string[] } = {},
+    options: TestRequestOptions & { readonly protocols?: readonly string[] | undefined } = {},
   ): Promise<Connection> {
     checkOptions("open", options, { ...TEST_REQUEST, protocols: "array" });
     const { path, address, headers, protocols = [SKEIN_PROTOCOL] } = options;
@@ -376,7 +376,7 @@ export class TestNetwork implements MemoryLink {
    *
    * @param options Whether to notify the ends.
    */
-  down(options: { readonly silent?: boolean } = {}): void {
+  down(options: { readonly silent?: boolean | undefined } = {}): void {
     checkOptions("cut network", options, { silent: "boolean" });
     this.#isDown = true;
     this.disconnect(options);
@@ -404,7 +404,7 @@ export class TestNetwork implements MemoryLink {
   }
 
   /** Breaks every connection; clients may reconnect. See {@linkcode MemoryLink.disconnect}. */
-  disconnect(options: { readonly silent?: boolean } = {}): void {
+  disconnect(options: { readonly silent?: boolean | undefined } = {}): void {
     checkOptions("disconnect", options, { silent: "boolean" });
     for (const { link } of [...this.#pairs]) link.disconnect(options);
   }

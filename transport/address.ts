@@ -4,7 +4,7 @@ import { isRuntimeError, runtimeError } from "../base/platform.ts";
 /** Information from an HTTP server about a request. */
 export interface RequestInfo {
   /** Remote address of the request. */
-  readonly remoteAddr?: Deno.Addr;
+  readonly remoteAddr?: Deno.Addr | undefined;
 }
 
 /**

@@ -24,19 +24,19 @@ export interface ConnectionCloseInfo {
    * any code from 0 to 2^32 - 1; raw QUIC, QMux and memory can send any up to 2^53 - 1. A plain
    * WebSocket and messages of Skein send no others. A code from the peer is passed on unchanged.
    */
-  readonly closeCode?: number;
+  readonly closeCode?: number | undefined;
   /** Reason in words, cut at a character boundary where the wire has a limit. */
-  readonly reason?: string;
+  readonly reason?: string | undefined;
 }
 
 /** Options for opening a stream. */
 export interface OpenStreamOptions {
   /** Priority: a stream with a higher number is sent first, where the wire can order streams. */
-  readonly sendOrder?: number;
+  readonly sendOrder?: number | undefined;
   /** Cancels the wait for a free stream. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Timeout of the wait for a free stream, in milliseconds. */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
 }
 
 /**
@@ -89,7 +89,7 @@ export interface DirectWritable {
    * Priority: a stream with a higher number is sent first. Absent where the wire cannot order
    * streams. May be set at any time.
    */
-  sendOrder?: number;
+  sendOrder?: number | undefined;
 }
 
 /** Both ends of a stream, by plain calls. */
@@ -104,7 +104,7 @@ export interface ReceiveStream extends ReadableStream<Uint8Array> {
   /**
    * The same stream without a web stream, where the wire supports this; use only one of the two.
    */
-  readonly direct?: DirectReadable;
+  readonly direct?: DirectReadable | undefined;
 }
 
 /** A unidirectional stream opened by this end. */
@@ -113,11 +113,11 @@ export interface SendStream extends WritableStream<Uint8Array> {
    * Priority: a stream with a higher number is sent first. Absent where the wire cannot order
    * streams. May be set at any time.
    */
-  sendOrder?: number;
+  sendOrder?: number | undefined;
   /**
    * The same stream without a web stream, where the wire supports this; use only one of the two.
    */
-  readonly direct?: DirectWritable;
+  readonly direct?: DirectWritable | undefined;
 }
 
 /** A stream that both ends write to. */
@@ -130,7 +130,7 @@ export interface BidirectionalStream {
   /** Bytes written by this end. */
   readonly writable: WritableStream<Uint8Array>;
   /** The same stream without web streams, where the wire supports this; use only one of the two. */
-  readonly direct?: DirectStream;
+  readonly direct?: DirectStream | undefined;
 }
 
 /** Streams of a connection without web streams. */
@@ -190,7 +190,7 @@ export interface DatagramDuplex {
   /**
    * The same datagrams without web streams, where the wire supports this; use only one of the two.
    */
-  readonly direct?: DirectDatagrams;
+  readonly direct?: DirectDatagrams | undefined;
 }
 
 /** Directions of a stream. */
@@ -202,13 +202,13 @@ export type StreamSide = "local" | "remote";
 /** Statistics of a connection; values unknown to the wire are absent. */
 export interface ConnectionStats {
   /** Bytes passed to the wire. */
-  readonly bytesSent?: number;
+  readonly bytesSent?: number | undefined;
   /** Bytes received from the wire. */
-  readonly bytesReceived?: number;
+  readonly bytesReceived?: number | undefined;
   /** Message frames passed to the wire. */
-  readonly framesSent?: number;
+  readonly framesSent?: number | undefined;
   /** Message frames received from the wire. */
-  readonly framesReceived?: number;
+  readonly framesReceived?: number | undefined;
 }
 
 /** Counters of streams and datagrams, which only grow. */
@@ -376,25 +376,25 @@ export interface FlowControlOptions {
    *
    * @default {1048576}
    */
-  readonly maxData?: number;
+  readonly maxData?: number | undefined;
   /**
    * Bytes of one stream; over HTTP/3 the runtime sets this limit.
    *
    * @default {262144}
    */
-  readonly maxStreamData?: number;
+  readonly maxStreamData?: number | undefined;
   /**
    * Bidirectional streams open at once. The default is 128 over HTTP/3, and 100 elsewhere.
    *
    * @default {100}
    */
-  readonly maxStreamsBidi?: number;
+  readonly maxStreamsBidi?: number | undefined;
   /**
    * Unidirectional streams open at once. The default is 128 over HTTP/3, and 100 elsewhere.
    *
    * @default {100}
    */
-  readonly maxStreamsUni?: number;
+  readonly maxStreamsUni?: number | undefined;
   /**
    * Moves the windows automatically, as bytes are read and streams end. With `false`, only
    * {@linkcode ConnectionCredit.grant}, or a grant of a session, gives the peer more; neither the
@@ -402,7 +402,7 @@ export interface FlowControlOptions {
    *
    * @default {true}
    */
-  readonly automatic?: boolean;
+  readonly automatic?: boolean | undefined;
 }
 
 /** One message frame, text or bytes. */
@@ -480,9 +480,9 @@ export interface MessageFrames {
    * True while reading is paused because the receiver is behind; absent where the wire cannot
    * pause.
    */
-  readonly isPaused?: boolean;
+  readonly isPaused?: boolean | undefined;
   /** Bytes of the next frame that arrived so far; absent where the wire does not tell. */
-  readonly partialBytes?: number;
+  readonly partialBytes?: number | undefined;
   /**
    * Sets the one receiver of incoming frames. The receiver is called synchronously for each frame,
    * because an iterator would cost one promise per frame.
@@ -527,7 +527,7 @@ export interface Connection extends AsyncDisposable {
   /** Unidirectional streams opened by the peer. */
   readonly incomingUnidirectionalStreams: ReadableStream<ReceiveStream>;
   /** Message frames, on wires with frames of their own. */
-  readonly frames?: MessageFrames;
+  readonly frames?: MessageFrames | undefined;
   /**
    * Unidirectional streams without web streams, where the wire supports this; use only one of the
    * two.
@@ -560,7 +560,7 @@ export interface Connection extends AsyncDisposable {
    * sessions on it: only WebTransport over HTTP/3 can share a connection; ignored elsewhere.
    * @throws {RangeError} If the wire cannot carry the code.
    */
-  close(options?: ConnectionCloseInfo & { readonly closeConnection?: boolean }): void;
+  close(options?: ConnectionCloseInfo & { readonly closeConnection?: boolean | undefined }): void;
   /**
    * Drops the connection at once, with all buffered bytes, and without notice to the peer. Absent
    * where the wire cannot do so. Idempotent.

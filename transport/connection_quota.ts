@@ -16,7 +16,7 @@ export interface ConnectionQuotaOptions {
   /** Most of one address, which always counts; `undefined` is a share in contention. */
   readonly maxConnectionsPerAddress: number | undefined;
   /** Connections in addition, in all and of one address. */
-  readonly more?: readonly [all: number, ofAddress: number];
+  readonly more?: readonly [all: number, ofAddress: number] | undefined;
   /** All quotas of the server, if there is one. */
   readonly quotas: Quotas | undefined;
 }

@@ -21,7 +21,7 @@ import type {
  */
 export function orderedAs<T extends object>(
   stream: T,
-  ordered: { sendOrder?: number },
+  ordered: { sendOrder?: number | undefined },
 ): T {
   if (ordered.sendOrder === undefined) return stream;
   return Object.defineProperty(stream, "sendOrder", {

@@ -15,7 +15,7 @@ export interface ForwardedAddressOptions {
    *
    * @default {"x-forwarded-for"}
    */
-  readonly header?: string;
+  readonly header?: string | undefined;
 }
 
 const OPTIONS: OptionKinds<ForwardedAddressOptions> = { header: "string", trusted: POSITIVE };

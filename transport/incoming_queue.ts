@@ -5,9 +5,9 @@ export interface IncomingQueueOptions<T> {
   /** Most items to hold; beyond, the oldest is dropped. */
   capacity: number;
   /** Called when a reader takes an item. */
-  onTaken?: () => void;
+  onTaken?: (() => void) | undefined;
   /** Called with an item that will not be read. */
-  onDropped?: (item: T) => void;
+  onDropped?: ((item: T) => void) | undefined;
 }
 
 /** A loop's request for the next item. */

@@ -9,7 +9,7 @@ export interface OriginRules {
    *
    * @default {[]}
    */
-  readonly origins?: readonly string[];
+  readonly origins?: readonly string[] | undefined;
   /**
    * Host names of this server. A page may connect if its origin has one of these names, and equals
    * the host and port of the request. Only listed names count, so that a name that an attacker
@@ -18,7 +18,7 @@ export interface OriginRules {
    *
    * @default {["localhost", "127.0.0.1", "[::1]"]}
    */
-  readonly hosts?: readonly string[];
+  readonly hosts?: readonly string[] | undefined;
 }
 
 /** Host names of this machine, as URLs write these names. */

@@ -28,11 +28,11 @@ export interface CertificateHash {
 /** Options for dialing WebTransport. */
 export interface DialWebTransportOptions {
   /** Subprotocols to offer, in order of preference; none by default. */
-  readonly protocols?: readonly string[];
+  readonly protocols?: readonly string[] | undefined;
   /** Request headers, none by default; Deno only. */
-  readonly headers?: HeadersInit;
+  readonly headers?: HeadersInit | undefined;
   /** Certificates to trust without an authority: short-lived ones, for development. */
-  readonly serverCertificateHashes?: readonly CertificateHash[];
+  readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /**
    * Amount that the server may send before the application reads, if the server counts too. Deno
    * only: a browser has limits of its own.
@@ -45,14 +45,14 @@ export interface DialWebTransportOptions {
    *
    * @default {128}
    */
-  readonly maxUnidirectionalStreams?: number;
+  readonly maxUnidirectionalStreams?: number | undefined;
   /**
    * Bidirectional streams that the server may have open, with the same rules. Also the default of
    * `flowControl.maxStreamsBidi`.
    *
    * @default {128}
    */
-  readonly maxBidirectionalStreams?: number;
+  readonly maxBidirectionalStreams?: number | undefined;
   /**
    * Time of silence after which the connection is given up, in milliseconds. Deno only: a browser
    * has a timeout of its own. The server's timeout applies if shorter, such as the 9 s of a server
@@ -61,28 +61,28 @@ export interface DialWebTransportOptions {
    *
    * @default {30000}
    */
-  readonly idleTimeoutMs?: number;
+  readonly idleTimeoutMs?: number | undefined;
   /**
    * Called once when the connection should be replaced, because its engine is about to stop
    * receiving: WebKit does not renew connection credit, and stops after some megabytes. MUST NOT
    * throw.
    */
-  readonly onWorn?: () => void;
+  readonly onWorn?: (() => void) | undefined;
   /** Cancels dialing; without effect once connected. None by default. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /**
    * Timeout in milliseconds, from the start to the server's answer. `Infinity` waits for as long as
    * the connection lives. In a browser, there is no timeout by default beside the browser's own.
    *
    * @default {10000}
    */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
   /**
    * Clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
 }
 
 /**

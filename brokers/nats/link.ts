@@ -169,7 +169,7 @@ export class Link {
     body: string | Uint8Array,
     { headers, timeoutMs = REQUEST_TIMEOUT_MS }: {
       readonly headers: MsgHdrs;
-      readonly timeoutMs?: number;
+      readonly timeoutMs?: number | undefined;
     },
   ): Promise<Msg> {
     return await this.open.request(subject, body, { timeout: timeoutMs, headers });

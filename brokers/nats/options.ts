@@ -16,13 +16,13 @@ export interface NatsServers {
   /** One server or several of a cluster, each as `host:port`. */
   readonly servers: string | string[];
   /** Name of the connection in the server's reports. */
-  readonly name?: string;
+  readonly name?: string | undefined;
   /** A user's name. */
-  readonly user?: string;
+  readonly user?: string | undefined;
   /** The user's password. */
-  readonly pass?: string;
+  readonly pass?: string | undefined;
   /** A token, in the place of a user. */
-  readonly token?: string;
+  readonly token?: string | undefined;
   /**
    * Credentials of other kinds: `nkeyAuthenticator`, `jwtAuthenticator` or `credsAuthenticator` of
    * `@nats-io/nats-core`. Called for each attempt to connect, so that rotated credentials are read
@@ -30,45 +30,49 @@ export interface NatsServers {
    */
   readonly authenticator?:
     | ((nonce?: string) => object | void)
-    | ((nonce?: string) => object | void)[];
+    | ((nonce?: string) => object | void)[]
+    | undefined;
   /** Encryption; `null` for none. By default, the server decides. */
-  readonly tls?: {
-    /**
-     * `true` if TLS begins before the server's first message, as with `handshake_first` of the server
-     * (from NATS 2.10.4 on). A client certificate needs this.
-     */
-    readonly handshakeFirst?: boolean;
-    /** Certificates of trusted authorities. */
-    readonly ca?: string;
-    /** The file of `ca`. */
-    readonly caFile?: string;
-    /** The certificate of this client, together with `key` or `keyFile`. */
-    readonly cert?: string;
-    /** The file of `cert`. */
-    readonly certFile?: string;
-    /** The private key of this client. */
-    readonly key?: string;
-    /** The file of `key`. */
-    readonly keyFile?: string;
-  } | null;
+  readonly tls?:
+    | {
+      /**
+       * `true` if TLS begins before the server's first message, as with `handshake_first` of the server
+       * (from NATS 2.10.4 on). A client certificate needs this.
+       */
+      readonly handshakeFirst?: boolean | undefined;
+      /** Certificates of trusted authorities. */
+      readonly ca?: string | undefined;
+      /** The file of `ca`. */
+      readonly caFile?: string | undefined;
+      /** The certificate of this client, together with `key` or `keyFile`. */
+      readonly cert?: string | undefined;
+      /** The file of `cert`. */
+      readonly certFile?: string | undefined;
+      /** The private key of this client. */
+      readonly key?: string | undefined;
+      /** The file of `key`. */
+      readonly keyFile?: string | undefined;
+    }
+    | null
+    | undefined;
   /** Prefix of subjects for answers, where permissions need one. */
-  readonly inboxPrefix?: string;
+  readonly inboxPrefix?: string | undefined;
   /** `true` to try servers in their order. */
-  readonly noRandomize?: boolean;
+  readonly noRandomize?: boolean | undefined;
   /** `true` to try `servers` only, without the members that a cluster announces. */
-  readonly ignoreClusterUpdates?: boolean;
+  readonly ignoreClusterUpdates?: boolean | undefined;
   /** Longest time of an attempt to connect, in milliseconds. */
-  readonly timeout?: number;
+  readonly timeout?: number | undefined;
   /** Interval of pings to the server, in milliseconds. */
-  readonly pingInterval?: number;
+  readonly pingInterval?: number | undefined;
   /** Most pings without an answer. */
-  readonly maxPingOut?: number;
+  readonly maxPingOut?: number | undefined;
   /** Wait between two attempts to reconnect to a server, in milliseconds. */
-  readonly reconnectTimeWait?: number;
+  readonly reconnectTimeWait?: number | undefined;
   /** Largest random addition to that wait, in milliseconds. */
-  readonly reconnectJitter?: number;
+  readonly reconnectJitter?: number | undefined;
   /** Largest random addition with TLS, in milliseconds. */
-  readonly reconnectJitterTLS?: number;
+  readonly reconnectJitterTLS?: number | undefined;
   /**
    * Opens the connection in place of the broker's own transport over Deno's sockets, such as
    * `wsconnect` of `@nats-io/nats-core` for NATS over WebSocket. The broker calls the function again
@@ -77,7 +81,7 @@ export interface NatsServers {
    * @param options All options for the client library, those of the broker included.
    * @returns A `NatsConnection` of the client library.
    */
-  readonly connect?: (options: NatsServers) => Promise<NatsClient>;
+  readonly connect?: ((options: NatsServers) => Promise<NatsClient>) | undefined;
 }
 
 /** A `NatsConnection` of the client library, by any of its transports. */
@@ -108,73 +112,73 @@ export interface NatsBrokerOptions {
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /**
    * Prefix of the names of all subjects, streams and buckets; brokers with different prefixes do
    * not meet. At most 32 letters and digits of ASCII, `-` and `_`.
    *
    * @default {"skein"}
    */
-  readonly prefix?: string;
+  readonly prefix?: string | undefined;
   /**
    * Most publications that wait for NATS or for an answer; further ones are given up.
    *
    * @default {65536}
    */
-  readonly maxWaiting?: number;
+  readonly maxWaiting?: number | undefined;
   /**
    * Most bytes of the publications that wait.
    *
    * @default {67108864}
    */
-  readonly maxWaitingBytes?: number;
+  readonly maxWaitingBytes?: number | undefined;
   /**
    * Longest wait of a publication, in milliseconds; afterwards the publication is given up. At most
    * 110,000, as the stream must recognize a repetition.
    *
    * @default {30000}
    */
-  readonly giveUpMs?: number;
+  readonly giveUpMs?: number | undefined;
   /**
    * Storage in which JetStream keeps histories, logs and the store.
    *
    * @default {"file"}
    */
-  readonly storage?: "file" | "memory";
+  readonly storage?: "file" | "memory" | undefined;
   /**
    * Number of a cluster's servers on which JetStream keeps histories, logs and the store. From 3 on,
    * these and epochs outlive the process of one server.
    *
    * @default {1}
    */
-  readonly replicas?: number;
+  readonly replicas?: number | undefined;
   /**
    * Time that the position of a topic's history is remembered after the last publication, in
    * milliseconds; publications stay in the stream as long, up to their number. At least 120,000.
    *
    * @default {3600000}
    */
-  readonly rememberMs?: number;
+  readonly rememberMs?: number | undefined;
   /**
    * Most bytes of each stream of histories, over all topics; by default, the server's limits apply.
    *
    * @default {undefined}
    */
-  readonly maxStreamBytes?: number;
+  readonly maxStreamBytes?: number | undefined;
   /**
    * `true` if a restart of the server loses no acknowledged write, as the server syncs every write
    * to disk (`sync_interval: always`, from NATS 2.10 on). Epochs then outlive restarts.
    *
    * @default {false}
    */
-  readonly survivesRestart?: boolean;
+  readonly survivesRestart?: boolean | undefined;
   /**
    * Time that a row of the store is kept after the last write, in milliseconds; no claim can be
    * longer. Rows of longer windows, up to a week, have a bucket of their own.
    *
    * @default {3600000}
    */
-  readonly storeTtlMs?: number;
+  readonly storeTtlMs?: number | undefined;
 }
 
 /** The options with all defaults filled in; -1 for no limit, as in JetStream. */

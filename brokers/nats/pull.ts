@@ -25,9 +25,9 @@ export interface PullOptions {
   /** Most messages. */
   readonly count: number;
   /** Most bytes of the messages, headers included; no effect with `headersOnly`. */
-  readonly maxBytes?: number;
+  readonly maxBytes?: number | undefined;
   /** Leaves out payloads. */
-  readonly headersOnly?: boolean;
+  readonly headersOnly?: boolean | undefined;
 }
 
 /** One message of a stream. */

@@ -639,7 +639,7 @@ export class RedisLogs implements BrokerLogs {
 
   async delete(
     id: string,
-    { ifExpired = false }: { readonly ifExpired?: boolean } = {},
+    { ifExpired = false }: { readonly ifExpired?: boolean | undefined } = {},
   ): ReturnType<BrokerLogs["delete"]> {
     checkId(id);
     const { kind, info } = await this.#call(id, {
@@ -706,7 +706,7 @@ export class RedisLogs implements BrokerLogs {
 
   async list(
     kind: OwnedKind,
-    { limit, after = "0 0" }: { readonly limit: number; readonly after?: string },
+    { limit, after = "0 0" }: { readonly limit: number; readonly after?: string | undefined },
   ): Promise<KeptLogs> {
     const indexes = this.#names.logIndexes[kind];
     const [first, place = "0"] = after.split(" ");

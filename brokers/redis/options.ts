@@ -32,54 +32,54 @@ export interface RedisBrokerOptions {
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /**
    * Prefix of the names of all keys and channels; brokers with different prefixes do not meet. Not
    * empty, and without braces.
    *
    * @default {"skein"}
    */
-  readonly prefix?: string;
+  readonly prefix?: string | undefined;
   /**
    * Most publications that wait for Redis or for an answer; further ones are given up. The same
    * number bounds calls of logs that wait for an answer.
    *
    * @default {65536}
    */
-  readonly maxWaiting?: number;
+  readonly maxWaiting?: number | undefined;
   /**
    * Most bytes of the publications that wait; the same for the records of appends to logs.
    *
    * @default {67108864}
    */
-  readonly maxWaitingBytes?: number;
+  readonly maxWaitingBytes?: number | undefined;
   /**
    * Longest wait of a publication, in milliseconds; afterwards the publication is given up.
    *
    * @default {30000}
    */
-  readonly giveUpMs?: number;
+  readonly giveUpMs?: number | undefined;
   /**
    * Interval of pings on each connection, in milliseconds; a connection that is still silent two
    * intervals later is replaced.
    *
    * @default {3000}
    */
-  readonly heartbeatMs?: number;
+  readonly heartbeatMs?: number | undefined;
   /**
    * Time that the position of a topic's history is remembered after the last write or read, in
    * milliseconds; afterwards the epoch changes.
    *
    * @default {86400000}
    */
-  readonly rememberMs?: number;
+  readonly rememberMs?: number | undefined;
   /**
    * `true` if a restart of Redis loses no acknowledged write: one server without replicas, with
    * `appendonly yes` and `appendfsync always`. Epochs then outlive restarts.
    *
    * @default {false}
    */
-  readonly survivesRestart?: boolean;
+  readonly survivesRestart?: boolean | undefined;
 }
 
 /** The options with all defaults filled in. */

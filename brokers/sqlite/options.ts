@@ -11,7 +11,7 @@ export interface SqliteBrokerOptions {
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /**
    * Durability of an acknowledged write. With both levels a killed process loses nothing.
    *
@@ -21,7 +21,7 @@ export interface SqliteBrokerOptions {
    *
    * @default {"normal"}
    */
-  readonly synchronous?: "normal" | "full";
+  readonly synchronous?: "normal" | "full" | undefined;
   /**
    * Most bytes of the file; appends beyond are rejected. In a file that is nearly full, histories of
    * a client that hold more than an eighth of all bytes are forgotten, the quietest first: those that
@@ -31,7 +31,7 @@ export interface SqliteBrokerOptions {
    *
    * @default {1073741824}
    */
-  readonly maxBytes?: number;
+  readonly maxBytes?: number | undefined;
   /**
    * Most topics with a remembered history or position. Beyond that, topics without publications are
    * forgotten first, then those of the client that made most of them within the last hour if it made
@@ -39,19 +39,19 @@ export interface SqliteBrokerOptions {
    *
    * @default {100000}
    */
-  readonly maxTopics?: number;
+  readonly maxTopics?: number | undefined;
   /**
    * Most operations that wait for a commit; further ones are rejected.
    *
    * @default {65536}
    */
-  readonly maxWaiting?: number;
+  readonly maxWaiting?: number | undefined;
   /**
    * Most bytes of the publications and records that wait.
    *
    * @default {67108864}
    */
-  readonly maxWaitingBytes?: number;
+  readonly maxWaitingBytes?: number | undefined;
 }
 
 /** Least `maxBytes`: the tables and their indexes are empty in fewer bytes. */

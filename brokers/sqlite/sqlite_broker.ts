@@ -289,7 +289,7 @@ export class SqliteBroker implements Broker {
    */
   async backup(
     path: string | URL,
-    options: { readonly signal?: AbortSignal } = {},
+    options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<void> {
     checkOptions("back up", options, SIGNAL);
     const { signal } = options;

@@ -30,7 +30,7 @@ export type TalkEvent =
     readonly from?: string | undefined;
     readonly position?: HistoryPosition | undefined;
     /** True if the server waits for a reply, which a terminal does not give. */
-    readonly isRequest?: true;
+    readonly isRequest?: true | undefined;
   }
   | { readonly type: "presence"; readonly topic: string; readonly notice: PresenceNotice }
   | { readonly type: "recovery"; readonly topic: string; readonly recovery: Recovery }
@@ -66,11 +66,18 @@ export type TalkEvent =
     readonly type: "state";
     readonly url: string;
     readonly status: TalkStatus;
-    readonly topics: readonly { readonly topic: string; readonly position?: HistoryPosition }[];
+    readonly topics: readonly {
+      readonly topic: string;
+      readonly position?: HistoryPosition | undefined;
+    }[];
     readonly waiting: number;
   }
   | OfOrder & { readonly type: "help" }
-  | OfOrder & { readonly type: "error"; readonly error: unknown; readonly topic?: string };
+  | OfOrder & {
+    readonly type: "error";
+    readonly error: unknown;
+    readonly topic?: string | undefined;
+  };
 
 /**
  * Writes an event as one JSON object.

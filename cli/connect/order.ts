@@ -89,9 +89,9 @@ export interface Order {
   /** The data; `undefined` without data. */
   readonly data?: unknown;
   /** Position behind which a subscription begins. */
-  readonly after?: HistoryPosition;
+  readonly after?: HistoryPosition | undefined;
   /** Number of earlier publications that a subscription begins with. */
-  readonly last?: number;
+  readonly last?: number | undefined;
   /** Name that the user gave to the order, for its results; only in lines of JSON. */
   readonly id?: unknown;
 }

@@ -18,13 +18,13 @@ export interface Check {
   /** The observation in one line. */
   readonly detail: string;
   /** The probable cause of a failure or a warning. */
-  readonly cause?: string;
+  readonly cause?: string | undefined;
   /** The cure of that cause. */
-  readonly cure?: string;
+  readonly cure?: string | undefined;
   /** Duration, in milliseconds; absent for a check that was skipped. */
-  readonly ms?: number;
+  readonly ms?: number | undefined;
   /** Observed values, by name. */
-  readonly facts?: Readonly<Record<string, unknown>>;
+  readonly facts?: Readonly<Record<string, unknown>> | undefined;
 }
 
 /** The part of a check that its function finds out. */
@@ -36,7 +36,7 @@ export class Fault extends Error {
   readonly finding: Finding;
 
   /** Creates the fault from its finding. */
-  constructor(finding: Omit<Finding, "state"> & { readonly state?: CheckState }) {
+  constructor(finding: Omit<Finding, "state"> & { readonly state?: CheckState | undefined }) {
     super(finding.detail);
     this.name = "Fault";
     this.finding = { state: "failed", ...finding };
@@ -62,9 +62,9 @@ export interface RunOptions {
   /** Name for people. */
   readonly title: string;
   /** Cause and cure of a check that takes longer than its time; a general text by default. */
-  readonly late?: Pick<Finding, "cause" | "cure">;
+  readonly late?: Pick<Finding, "cause" | "cure"> | undefined;
   /** Time limit in place of that of all checks, in milliseconds. */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
 }
 
 /** Runs checks, each within a time limit, and keeps the results. */
@@ -94,7 +94,7 @@ export class CheckList {
    */
   async run<T>(
     { id, title, late, timeoutMs = this.#options.timeoutMs }: RunOptions,
-    find: (signal: AbortSignal) => Promise<Finding & { readonly value?: T }>,
+    find: (signal: AbortSignal) => Promise<Finding & { readonly value?: T | undefined }>,
   ): Promise<T | undefined> {
     const { runtime, signal } = this.#options;
     signal.throwIfAborted();

@@ -51,7 +51,7 @@ export interface ExamineOptions extends CheckListOptions {
   /** Origin of a page to check. */
   readonly origin?: string | undefined;
   /** Request headers. */
-  readonly headers?: Target["headers"];
+  readonly headers?: Target["headers"] | undefined;
   /** Certificates that WebTransport trusts, by hash. */
   readonly hashes?: readonly CertificateHash[] | undefined;
 }

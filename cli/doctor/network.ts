@@ -223,10 +223,10 @@ export async function ask(
   address: string,
   { signal, path, fields = ["Connection: close"], more = [], method = "GET" }: {
     readonly signal: AbortSignal;
-    readonly path?: string;
-    readonly fields?: readonly string[];
-    readonly more?: Target["headers"];
-    readonly method?: string;
+    readonly path?: string | undefined;
+    readonly fields?: readonly string[] | undefined;
+    readonly more?: Target["headers"] | undefined;
+    readonly method?: string | undefined;
   },
 ): Promise<Answered> {
   const serverName = isSecure ? host : undefined;

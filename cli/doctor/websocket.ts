@@ -184,13 +184,13 @@ export interface HelloOptions {
   /** Certificates that WebTransport trusts, by hash. */
   readonly hashes?: readonly { algorithm: "sha-256"; value: BufferSource }[] | undefined;
   /** Makes the platform of the session; by default that with all transports. */
-  readonly platform?: typeof makePlatform;
+  readonly platform?: typeof makePlatform | undefined;
   /** Reads further facts of the session. */
-  readonly describe?: (session: Session) => Readonly<Record<string, unknown>>;
+  readonly describe?: ((session: Session) => Readonly<Record<string, unknown>>) | undefined;
   /** Time limit, in milliseconds. */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
   /** Cause and cure of a session that does not open in time. */
-  readonly late?: Pick<Finding, "cause" | "cure">;
+  readonly late?: Pick<Finding, "cause" | "cure"> | undefined;
   /** Stable name of the check. */
   readonly id: string;
   /** Name of the check, for people. */

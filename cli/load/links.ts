@@ -31,7 +31,7 @@ export interface Stamp {
   /** Beginning of the message, in microseconds of the sender. */
   readonly at: number;
   /** Fills the message up to its size. */
-  readonly pad?: string;
+  readonly pad?: string | undefined;
 }
 
 /** Events of a link. */

@@ -19,7 +19,7 @@ export interface Answer {
   /** Result of the call. */
   readonly value?: unknown;
   /** Text of the error of the call. */
-  readonly error?: string;
+  readonly error?: string | undefined;
 }
 
 /** A generator in a worker. */

@@ -11,7 +11,7 @@ const MAX_UNUSED = 16;
 /** A cell with something to release at its end. */
 export type OpenCell = Cell<{ readonly error: Error | undefined }> & {
   /** Longest grace of this cell, in milliseconds. */
-  readonly maxGraceMs?: number;
+  readonly maxGraceMs?: number | undefined;
   close(): void;
 };
 

@@ -39,34 +39,34 @@ export interface MoqClientOptions {
       /** Broadcasts of the session: pass the mux on to `dialMoq()` or `MoqSession.open()`. */
       readonly mux: TrackMux;
       /** The URL of a GOAWAY that the client decided to follow; absent for the usual place. */
-      readonly uri?: string;
+      readonly uri?: string | undefined;
     },
   ) => Promise<MoqSession>;
   /**
    * The URL that `dial` connects to, to compare with the URL of a GOAWAY; without this URL, no URL
    * counts as the same origin.
    */
-  readonly url?: string | URL | (() => string | URL | undefined);
+  readonly url?: string | URL | (() => string | URL | undefined) | undefined;
   /**
    * Clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /** Broadcasts to publish to the server; an empty mux by default. */
-  readonly mux?: TrackMux;
+  readonly mux?: TrackMux | undefined;
   /**
    * Delays between attempts, and limits for giving up.
    *
    * @default {{ firstDelayMs: 500, maxDelayMs: 10000, giveUpAfterMs: 300000, stableMs: 10000, leaveAfterMs: 5000 }}
    */
-  readonly retry?: MoqRetryOptions;
+  readonly retry?: MoqRetryOptions | undefined;
   /**
    * Time limit of one attempt, in milliseconds; `Infinity` for no limit.
    *
    * @default {10000}
    */
-  readonly connectTimeoutMs?: number;
+  readonly connectTimeoutMs?: number | undefined;
   /**
    * Decides whether to follow the URL of a GOAWAY, for one session; an error counts as a no. By
    * default the client follows a
@@ -74,14 +74,14 @@ export interface MoqClientOptions {
    * published broadcasts, and could send forged ones. Otherwise the client comes back to the usual
    * place.
    */
-  readonly allowMigration?: (to: URL, from: URL | undefined) => boolean;
+  readonly allowMigration?: ((to: URL, from: URL | undefined) => boolean) | undefined;
   /**
    * Receives each new session, for example to hand the session to a relay whose `mux` is the
    * client's. On an error, the session is closed, and the client reconnects.
    */
-  readonly onSession?: (session: MoqSession) => void | Promise<void>;
+  readonly onSession?: ((session: MoqSession) => void | Promise<void>) | undefined;
   /** Closes the client for good. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** The end of a client. */
@@ -115,7 +115,7 @@ export type MoqClientStatus =
        * The end of the session; absent after a failed attempt, and while the session lives on after
        * GOAWAY.
        */
-      readonly info?: MoqCloseInfo;
+      readonly info?: MoqCloseInfo | undefined;
     };
   }
   | MoqClientEnd;
@@ -351,7 +351,10 @@ export class MoqClient implements AsyncDisposable {
    * the last attempt.
    */
   async whenConnected(
-    options: { readonly signal?: AbortSignal; readonly timeoutMs?: number } = {},
+    options: {
+      readonly signal?: AbortSignal | undefined;
+      readonly timeoutMs?: number | undefined;
+    } = {},
   ): Promise<MoqSession> {
     checkOptions("wait for session", options, { ...SIGNAL, timeoutMs: TIME });
     try {
@@ -403,7 +406,7 @@ export class MoqClient implements AsyncDisposable {
    */
   acceptAnnounce(
     prefix: string = "/",
-    options: { readonly signal?: AbortSignal } = {},
+    options: { readonly signal?: AbortSignal | undefined } = {},
   ): ResumableAnnouncements {
     checkOptions("accept announcements", options, SIGNAL);
     if (this.status.isEnded) throw this.#ended("accept announcements");

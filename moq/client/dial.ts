@@ -56,14 +56,14 @@ export interface DialMoqOptions
    * `gomoqt-dev` is never offered by default: its ALPN name, `moq-00`, selects draft 14 at relays
    * that speak the IETF's drafts.
    */
-  readonly versions?: readonly MoqVersion[];
+  readonly versions?: readonly MoqVersion[] | undefined;
   /**
    * Certificates to trust without an authority: short-lived ones, for development. Not for
    * WebSocket.
    */
-  readonly serverCertificateHashes?: readonly CertificateHash[];
+  readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /** Request headers, empty by default; Deno only, and not over `moqt:`. */
-  readonly headers?: HeadersInit;
+  readonly headers?: HeadersInit | undefined;
   /**
    * Dials a WebSocket, too, after {@linkcode DialMoqOptions.headStartMs} or when WebTransport
    * failed: at the same host and port, or at this URL. The first open connection wins;
@@ -71,13 +71,13 @@ export interface DialMoqOptions
    *
    * @default {false}
    */
-  readonly fallback?: boolean | string | URL;
+  readonly fallback?: boolean | string | URL | undefined;
   /**
    * Time for WebTransport alone, in milliseconds.
    *
    * @default {500}
    */
-  readonly headStartMs?: number;
+  readonly headStartMs?: number | undefined;
   /**
    * The preferred transport with a {@linkcode DialMoqOptions.fallback}. By default WebTransport,
    * except for engines with a known defect, which use WebTransport only if the WebSocket fails:
@@ -85,27 +85,27 @@ export interface DialMoqOptions
    *
    * @default {["webtransport", "websocket"]}
    */
-  readonly transports?: readonly Exclude<TransportName, "http">[];
+  readonly transports?: readonly Exclude<TransportName, "http">[] | undefined;
   /**
    * Called before the session opens, if the WebSocket won, with the reason why WebTransport did
    * not.
    */
-  readonly onFallback?: (fallback: TransportFallback) => void;
+  readonly onFallback?: ((fallback: TransportFallback) => void) | undefined;
   /**
    * Unidirectional streams that the server may have open: groups under way. A browser has a
    * separate limit.
    *
    * @default {1024}
    */
-  readonly maxUnidirectionalStreams?: number;
+  readonly maxUnidirectionalStreams?: number | undefined;
   /** Gives up dialing; closes the session later. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /**
    * Time limit of dialing and setup together, in milliseconds.
    *
    * @default {10000}
    */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
   /**
    * Silence after which a QUIC connection is given up, in milliseconds: the end of a server without
    * a close shows after up to a third more. In the meantime the client pings the server three
@@ -113,7 +113,7 @@ export interface DialMoqOptions
    *
    * @default {10000}
    */
-  readonly idleTimeoutMs?: number;
+  readonly idleTimeoutMs?: number | undefined;
 }
 
 /** The options, with the values that every transport needs. */

@@ -76,7 +76,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
       readonly onEnd: (announcements: ResumableAnnouncements) => void;
     },
     prefix: string,
-    options: { readonly signal?: AbortSignal },
+    options: { readonly signal?: AbortSignal | undefined },
   ) {
     options.signal?.throwIfAborted();
     this.prefix = broadcastPath(prefix);
@@ -99,7 +99,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
    * @returns The announcement; `null` after the last one.
    * @throws {MoqError} If the server refused, or the client gave up.
    */
-  next(options: { readonly signal?: AbortSignal } = {}): Promise<Announcement | null> {
+  next(options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Announcement | null> {
     return this.#reader.next(options);
   }
 

@@ -144,23 +144,23 @@ export interface ResumeOptions extends MoqSubscribeOptions {
    * The first group of the first subscription; the newest one by default. Every later subscription
    * starts at the newest group.
    */
-  readonly startGroup?: number;
+  readonly startGroup?: number | undefined;
   /**
    * Time that an accepted track may be without a publisher, in milliseconds, before the track ends
    * with the error of the refusal. Meanwhile the track waits for an announcement of the broadcast.
    *
    * @default {60000}
    */
-  readonly resumeTimeoutMs?: number;
+  readonly resumeTimeoutMs?: number | undefined;
   /**
    * Waits in the same way for a track that was never accepted. Otherwise the first refusal ends the
    * track.
    *
    * @default {false}
    */
-  readonly waitForBroadcast?: boolean;
+  readonly waitForBroadcast?: boolean | undefined;
   /** Called right before the first group of a new subscription is yielded. MUST NOT throw. */
-  readonly onResumed?: (resumption: TrackResumption) => void;
+  readonly onResumed?: ((resumption: TrackResumption) => void) | undefined;
 }
 
 /** Delays between subscriptions on the same session, in milliseconds. */
@@ -300,7 +300,9 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
    * @throws {MoqLaggedError} If this reader fell behind; the next call goes on.
    * @throws {MoqError} If the track was refused, or the client gave up.
    */
-  async nextGroup(options: { readonly signal?: AbortSignal } = {}): Promise<GroupReader | null> {
+  async nextGroup(
+    options: { readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<GroupReader | null> {
     checkOptions("read group", options, SIGNAL);
     const { signal } = options;
     while (true) {

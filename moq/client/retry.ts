@@ -11,27 +11,27 @@ export interface MoqRetryOptions extends BackoffOptions {
    *
    * @default {500}
    */
-  readonly firstDelayMs?: number;
+  readonly firstDelayMs?: number | undefined;
   /**
    * Upper end of every delay, in milliseconds; the first one doubles up to this limit.
    *
    * @default {10000}
    */
-  readonly maxDelayMs?: number;
+  readonly maxDelayMs?: number | undefined;
   /**
    * Attempts in a row before giving up; a session that did not hold for `stableMs` counts as an
    * attempt.
    *
    * @default {Infinity}
    */
-  readonly maxAttempts?: number;
+  readonly maxAttempts?: number | undefined;
   /**
    * Time without a session that held, in milliseconds, after which the client gives up; `Infinity`
    * for no limit.
    *
    * @default {300000}
    */
-  readonly giveUpAfterMs?: number;
+  readonly giveUpAfterMs?: number | undefined;
   /**
    * Age at which a session counts as held, in milliseconds: then delays, attempts and the time to
    * give up start anew. For a server that accepts sessions and drops them at once, the delays keep
@@ -39,14 +39,14 @@ export interface MoqRetryOptions extends BackoffOptions {
    *
    * @default {10000}
    */
-  readonly stableMs?: number;
+  readonly stableMs?: number | undefined;
   /**
    * Time after GOAWAY, in milliseconds, after which the client leaves the session even without a
    * next one: a server that restarts waits for the client to leave.
    *
    * @default {5000}
    */
-  readonly leaveAfterMs?: number;
+  readonly leaveAfterMs?: number | undefined;
 }
 
 /** The settings of `retry`, with all defaults. */

@@ -58,25 +58,27 @@ export interface MoqClusterOptions {
    *
    * @default {"moq"}
    */
-  readonly name?: string;
+  readonly name?: string | undefined;
   /**
    * Dials another relay, at the URL that it published, for example with a token or a trusted hash;
    * {@linkcode dialMoq} by default. The session MUST have the given mux, which publishes no tracks,
    * and speak `moq-lite-05`. The signal aborts dialing.
    */
-  readonly dial?: (
-    url: string,
-    options: { readonly mux: TrackMux; readonly signal: AbortSignal },
-  ) => Promise<MoqSession>;
+  readonly dial?:
+    | ((
+      url: string,
+      options: { readonly mux: TrackMux; readonly signal: AbortSignal },
+    ) => Promise<MoqSession>)
+    | undefined;
   /**
    * Time for which an unused session with another relay is kept, in milliseconds. Up to twice as
    * long may pass.
    *
    * @default {5000}
    */
-  readonly lingerMs?: number;
+  readonly lingerMs?: number | undefined;
   /** Receives errors of dialing other relays. Ignored by default. */
-  readonly onError?: (error: unknown) => void;
+  readonly onError?: ((error: unknown) => void) | undefined;
 }
 
 const OPTIONS: OptionKinds<MoqClusterOptions> = {

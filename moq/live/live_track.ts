@@ -17,35 +17,35 @@ export interface LiveTrackOptions {
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /** Fixed properties of the track, for versions in which subscribers ask. */
-  readonly info?: Partial<TrackInfoMessage>;
+  readonly info?: Partial<TrackInfoMessage> | undefined;
   /**
    * Groups kept for late subscribers and fetches. The newest group is always kept.
    *
    * @default {32}
    */
-  readonly maxCachedGroups?: number;
+  readonly maxCachedGroups?: number | undefined;
   /**
    * Bytes kept for late subscribers and fetches. Encodings with and without timestamps are held
    * once each.
    *
    * @default {16777216}
    */
-  readonly maxCachedBytes?: number;
+  readonly maxCachedBytes?: number | undefined;
   /**
    * Oldest age of a group for late subscribers, in milliseconds. The newest group is kept at any
    * age.
    *
    * @default {30000}
    */
-  readonly maxCacheAgeMs?: number;
+  readonly maxCacheAgeMs?: number | undefined;
   /**
    * Most groups by which a subscriber may be behind; older groups are dropped.
    *
    * @default {256}
    */
-  readonly maxLagGroups?: number;
+  readonly maxLagGroups?: number | undefined;
   /**
    * Most bytes by which a subscriber may be behind. A group larger than this and than
    * `maxCachedBytes` loses its first frames: only subscribers that have taken those frames get the
@@ -53,27 +53,27 @@ export interface LiveTrackOptions {
    *
    * @default {16777216}
    */
-  readonly maxLagBytes?: number;
+  readonly maxLagBytes?: number | undefined;
   /**
    * Largest age of a group relative to the newest one, in milliseconds; older groups are dropped. 0
    * for no limit. A subscriber may ask for less.
    *
    * @default {0}
    */
-  readonly maxLatencyMs?: number;
+  readonly maxLatencyMs?: number | undefined;
   /**
    * Groups on their way to one subscriber at once; further groups wait.
    *
    * @default {64}
    */
-  readonly maxGroupsInFlight?: number;
+  readonly maxGroupsInFlight?: number | undefined;
   /**
    * Dropped groups of one subscriber of which the wire holds a part and cannot let go, as over
    * Deno's QUIC. Beyond this number the subscription is ended.
    *
    * @default {64}
    */
-  readonly maxStuckGroups?: number;
+  readonly maxStuckGroups?: number | undefined;
   /**
    * Longest time for which a subscriber may take no data while there is some, in milliseconds. The
    * subscription is ended after this time, or up to a quarter of it more. If the wire holds streams
@@ -82,15 +82,15 @@ export interface LiveTrackOptions {
    *
    * @default {10000}
    */
-  readonly stallTimeoutMs?: number;
+  readonly stallTimeoutMs?: number | undefined;
   /**
    * Most subscribers at once; further ones are refused.
    *
    * @default {65536}
    */
-  readonly maxSubscribers?: number;
+  readonly maxSubscribers?: number | undefined;
   /** Called when a subscriber came, left, or updated its subscription. Errors are ignored. */
-  readonly onDemand?: () => void;
+  readonly onDemand?: (() => void) | undefined;
 }
 
 type LiveTrackLimits = Required<Omit<LiveTrackOptions, "runtime" | "info" | "onDemand">>;
@@ -519,13 +519,13 @@ export interface LiveBroadcastOptions {
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /**
    * Most tracks at once.
    *
    * @default {1024}
    */
-  readonly maxTracks?: number;
+  readonly maxTracks?: number | undefined;
 }
 
 /**

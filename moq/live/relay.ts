@@ -122,18 +122,18 @@ export interface MoqRelayOptions {
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /**
    * Mux of the sessions, in which relayed broadcasts are announced. The application's own
    * publications in this mux have precedence. By default a new mux.
    */
-  readonly mux?: TrackMux;
+  readonly mux?: TrackMux | undefined;
   /**
    * Prefix of relayed broadcasts; others are not relayed.
    *
    * @default {"/"}
    */
-  readonly prefix?: string;
+  readonly prefix?: string | undefined;
   /**
    * Lets sessions that dialed in publish without `authorize`: every client that reaches the relay
    * may publish under any path. Without this option such announcements are refused. The address of
@@ -141,21 +141,21 @@ export interface MoqRelayOptions {
    *
    * @default {false}
    */
-  readonly allowAnonymousPublish?: boolean;
+  readonly allowAnonymousPublish?: boolean | undefined;
   /**
    * Time for which a track stays subscribed upstream, with a warm cache, after its last subscriber
    * left, in milliseconds.
    *
    * @default {5000}
    */
-  readonly lingerMs?: number;
+  readonly lingerMs?: number | undefined;
   /**
    * Most broadcasts of all sessions. Further ones wait for a place, as many again at most; see
    * {@linkcode relayNotices}.
    *
    * @default {100000}
    */
-  readonly maxBroadcasts?: number;
+  readonly maxBroadcasts?: number | undefined;
   /**
    * Most of these broadcasts, and of those that wait, whose first publisher came from one network
    * address, where an IPv6 /64 counts as one. Further ones wait. The default counts only while more
@@ -163,21 +163,21 @@ export interface MoqRelayOptions {
    *
    * @default {1000}
    */
-  readonly maxBroadcastsPerAddress?: number;
+  readonly maxBroadcastsPerAddress?: number | undefined;
   /**
    * Most tracks subscribed upstream at once. A further track takes the place of one without
    * subscribers, or is refused.
    *
    * @default {10000}
    */
-  readonly maxTracks?: number;
+  readonly maxTracks?: number | undefined;
   /**
    * Most of these tracks whose first subscriber came from one network address, where an IPv6 /64
    * counts as one. The default counts only while more than half of `maxTracks` are subscribed.
    *
    * @default {1000}
    */
-  readonly maxTracksPerAddress?: number;
+  readonly maxTracksPerAddress?: number | undefined;
   /**
    * Share of a session that dialed in: the part of `maxBroadcasts` that may be relayed (and as many
    * may wait), and the part of `maxTracks` that may be subscribed to. At least one place. Sessions
@@ -186,21 +186,21 @@ export interface MoqRelayOptions {
    *
    * @default {0.02}
    */
-  readonly maxShare?: number;
+  readonly maxShare?: number | undefined;
   /**
    * Most fetches sent upstream at once; further ones are refused.
    *
    * @default {256}
    */
-  readonly maxFetches?: number;
+  readonly maxFetches?: number | undefined;
   /** Limits of the fan-out of each track; see {@linkcode LiveTrackOptions}. */
-  readonly track?: Omit<LiveTrackOptions, "runtime" | "info" | "onDemand">;
+  readonly track?: Omit<LiveTrackOptions, "runtime" | "info" | "onDemand"> | undefined;
   /**
    * Receives errors of broadcasts and announcements. Refusals for lack of a place are reported once
    * for each session and reason, until all broadcasts of the session are relayed. By default errors
    * are ignored, except for sessions without `authorize`, for which one line is printed.
    */
-  readonly onError?: (error: unknown) => void;
+  readonly onError?: ((error: unknown) => void) | undefined;
 }
 
 const OPTIONS: OptionKinds<MoqRelayOptions> = {

@@ -72,7 +72,7 @@ export interface MoqRelayNotice {
  */
 export async function* relayNotices(
   session: Pick<MoqSession, "subscribe">,
-  options: { readonly signal?: AbortSignal } = {},
+  options: { readonly signal?: AbortSignal | undefined } = {},
 ): AsyncIterableIterator<MoqRelayNotice> {
   checkOptions("read notices", options, SIGNAL);
   await using track = await session.subscribe(NOTICES_PATH, NOTICES_TRACK, {

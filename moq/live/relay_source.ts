@@ -29,7 +29,7 @@ export interface RelaySource {
    * Present if another relay of the cluster holds the broadcast; `undefined` if a session announced
    * it here.
    */
-  readonly remote?: RemoteBroadcast;
+  readonly remote?: RemoteBroadcast | undefined;
 }
 
 /** Returns `true` if the hops of a source are known. A source without hops may be an echo. */

@@ -210,7 +210,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
    * @throws {RangeError} If the time is negative, or not a number.
    */
   async drain(
-    options: { readonly uri?: string; readonly timeoutMs?: number } = {},
+    options: { readonly uri?: string | undefined; readonly timeoutMs?: number | undefined } = {},
   ): Promise<{ readonly left: number; readonly cut: number }> {
     checkOptions("drain", options, { timeoutMs: TIME, uri: "string" });
     const { uri = "", timeoutMs = 10_000 } = options;

@@ -48,14 +48,14 @@ export interface MoqServerOptions extends
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /** Publications for one client, in place of `mux`. Called once the client is admitted. */
-  readonly muxOf?: (request: SetupRequest, client: MoqClientInfo) => TrackMux;
+  readonly muxOf?: ((request: SetupRequest, client: MoqClientInfo) => TrackMux) | undefined;
   /**
    * Path of sessions: exact, or a `URLPattern` pathname such as `/rooms/:id`. By default every
    * path.
    */
-  readonly path?: string;
+  readonly path?: string | undefined;
   /**
    * Admits or refuses a client. An error refuses the client, who reads the message of an
    * `AuthenticationError` or a `MoqError`: over HTTP with a status (that of the
@@ -65,18 +65,26 @@ export interface MoqServerOptions extends
    * Over WebTransport and WebSocket `onSetup` runs before the request is answered. Only the URL,
    * the headers and mostly the version are known then. Over raw QUIC the SETUP has arrived.
    */
-  readonly onSetup?: (request: SetupRequest, client: MoqClientInfo) => void | Promise<void>;
+  readonly onSetup?:
+    | ((request: SetupRequest, client: MoqClientInfo) => void | Promise<void>)
+    | undefined;
   /**
    * Receives each session once it is open. An error goes to `onError`, and the session is closed.
    */
-  readonly onSession?: (session: MoqSession, client: MoqClientInfo) => void | Promise<void>;
+  readonly onSession?:
+    | ((session: MoqSession, client: MoqClientInfo) => void | Promise<void>)
+    | undefined;
   /** Answers HTTP requests other than WebSocket upgrades. By default with status 426. */
-  readonly fetch?: (request: Request, info: RequestInfo) => Response | Promise<Response>;
+  readonly fetch?:
+    | ((request: Request, info: RequestInfo) => Response | Promise<Response>)
+    | undefined;
   /**
    * Returns the network address of a client behind a trusted proxy. By default the socket's
    * address.
    */
-  readonly clientAddress?: (headers: Headers, info: RequestInfo) => string | undefined;
+  readonly clientAddress?:
+    | ((headers: Headers, info: RequestInfo) => string | undefined)
+    | undefined;
   /** Limits of the server. */
   readonly limits?: {
     /**
@@ -85,7 +93,7 @@ export interface MoqServerOptions extends
      *
      * @default {10000}
      */
-    readonly maxSessions?: number;
+    readonly maxSessions?: number | undefined;
     /**
      * Most sessions of one network address at once; an IPv6 /64 counts as one address. Refused in the
      * same way. Clients without an address are not counted here. The default counts only while more
@@ -94,29 +102,29 @@ export interface MoqServerOptions extends
      *
      * @default {1000}
      */
-    readonly maxSessionsPerAddress?: number;
+    readonly maxSessionsPerAddress?: number | undefined;
     /**
      * Most sessions in their setup at once. Further clients are refused with 503, or over raw QUIC
      * closed with 4503. While more than half are taken, one address may have an eighth.
      *
      * @default {1024}
      */
-    readonly maxPendingSetups?: number;
-  };
+    readonly maxPendingSetups?: number | undefined;
+  } | undefined;
   /** Limits of each session. */
-  readonly sessionLimits?: MoqSessionOptions["limits"];
+  readonly sessionLimits?: MoqSessionOptions["limits"] | undefined;
   /**
    * Longest silence of a connection, in milliseconds; a connection that is silent for longer is
    * closed. Over a WebSocket the default is 30 s. For `listenMoq` the option applies to
    * WebTransport and raw QUIC too, with a default of 15 s. Up to a third more may pass there,
    * because the server probes a silent client three times in between.
    */
-  readonly idleTimeoutMs?: number;
+  readonly idleTimeoutMs?: number | undefined;
   /**
    * Credit: how much a client may send ahead of the reader, on wires that count credit. By default
    * as on every wire, except for 1024 streams of each kind.
    */
-  readonly flowControl?: FlowControlOptions;
+  readonly flowControl?: FlowControlOptions | undefined;
 }
 
 /** Options for {@linkcode listenMoq}. */
@@ -126,62 +134,62 @@ export interface ListenMoqOptions extends MoqServerOptions {
    *
    * @default {0}
    */
-  readonly port?: number;
+  readonly port?: number | undefined;
   /**
    * Address on which to listen. By default `0.0.0.0`; in development, without `tls`, `127.0.0.1`.
    */
-  readonly hostname?: string;
+  readonly hostname?: string | undefined;
   /**
    * Certificate and key in PEM. Without `tls` the server is in development: a short-lived
    * certificate, trusted by its hash, which plain HTTP serves at `/certificate.sha256`, and
    * WebSocket without TLS.
    */
-  readonly tls?: Certificate;
+  readonly tls?: Certificate | undefined;
   /**
    * Names for which the development certificate is valid.
    *
    * @default {["localhost", "127.0.0.1", "::1"]}
    */
-  readonly names?: readonly string[];
+  readonly names?: readonly string[] | undefined;
   /**
    * Folder of the development certificate; by default the user's cache folder, `null` for no
    * folder.
    */
-  readonly cacheFolder?: string | URL | null;
+  readonly cacheFolder?: string | URL | null | undefined;
   /**
    * Wires on which to listen.
    *
    * @default {["webtransport", "quic", "websocket"]}
    */
-  readonly transports?: readonly ("webtransport" | "quic" | "websocket")[];
+  readonly transports?: readonly ("webtransport" | "quic" | "websocket")[] | undefined;
   /**
    * Listens on TCP and upgrades, in place of the runtime's own server: `hardenedWebSocket()` of
    * `@skein/skein/ws`, for a server that faces the internet without a proxy. Requires the transport
    * `websocket`.
    */
-  readonly webSocket?: WebSocketHost;
+  readonly webSocket?: WebSocketHost | undefined;
   /**
    * Most bidirectional streams that a client may have open on a connection, which are its
    * subscriptions and requests. Each may hold up to 1.25 MB of unread data.
    *
    * @default {1024}
    */
-  readonly maxBidirectionalStreams?: number;
+  readonly maxBidirectionalStreams?: number | undefined;
   /**
    * Most unidirectional streams that a client may have open on a connection, which are the groups
    * of its publications. Each may hold up to 1.25 MB of unread data.
    *
    * @default {1024}
    */
-  readonly maxUnidirectionalStreams?: number;
+  readonly maxUnidirectionalStreams?: number | undefined;
   /**
    * Limits for streams over WebTransport and QUIC that clients open and the server does not read.
    * By default such a stream is refused 5 s after its arrival; one address holds at most 80 MB, and
    * all clients together hold at most 640 MB.
    */
-  readonly unreadStreams?: UnreadStreamLimits;
+  readonly unreadStreams?: UnreadStreamLimits | undefined;
   /** Closes the server. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Returns `true` if a client offers a protocol of MoQ by name. */

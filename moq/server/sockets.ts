@@ -144,7 +144,7 @@ export function socketsOptions(
  * @returns The same credit, with streams enough for groups and subscriptions by default.
  */
 export function flowControlOf(
-  { flowControl }: { readonly flowControl?: FlowControlOptions },
+  { flowControl }: { readonly flowControl?: FlowControlOptions | undefined },
 ): FlowControlOptions {
   return { maxStreamsBidi: MAX_STREAMS, maxStreamsUni: MAX_STREAMS, ...flowControl };
 }

@@ -48,7 +48,7 @@ export type MoqAction = "publish" | "subscribe" | "announce";
  */
 export type MoqGrant =
   | boolean
-  | { readonly until: Date; readonly share?: number }
+  | { readonly until: Date; readonly share?: number | undefined }
   | { readonly share: number };
 
 /**

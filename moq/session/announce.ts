@@ -185,7 +185,7 @@ export class Discovery {
   /** Asks for the broadcasts below a prefix. */
   async announce(
     prefix: BroadcastPath,
-    { signal }: { readonly signal?: AbortSignal },
+    { signal }: { readonly signal?: AbortSignal | undefined },
   ): Promise<AnnouncementReader> {
     const context = this.#context;
     const { traits, mux } = context;

@@ -29,7 +29,7 @@ export const MIN_BITRATE = 1_000;
 /** How to measure, and when to report to the peer. */
 export interface BitrateMonitorOptions {
   /** Clock and timers of this node: by default those of the session, or of the platform. */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /**
    * Time between samples, in milliseconds: a sample counts the bytes that the connection sent since
    * the last one. gomoqt's monitor of SESSION_UPDATE has one second as well; gomoqt's PROBE
@@ -37,7 +37,7 @@ export interface BitrateMonitorOptions {
    *
    * @default {1000}
    */
-  readonly intervalMs?: number;
+  readonly intervalMs?: number | undefined;
   /**
    * The weight of a new sample, above 0 and up to 1: the smoothed rate moves by this part of the
    * difference. With 0.3, a rate that doubled is reported after two to three samples, and one
@@ -45,28 +45,28 @@ export interface BitrateMonitorOptions {
    *
    * @default {0.3}
    */
-  readonly alpha?: number;
+  readonly alpha?: number | undefined;
   /**
    * The shift to report: the smoothed rate differs from the last report by more than this part of
    * the reported rate.
    *
    * @default {0.25}
    */
-  readonly threshold?: number;
+  readonly threshold?: number | undefined;
   /**
    * Samples before the first report. The first sample counts fully, and after three samples for
    * half: a peer that waits for a first answer gets one then. If no peer waits, 10 are steadier.
    *
    * @default {3}
    */
-  readonly minSamples?: number;
+  readonly minSamples?: number | undefined;
   /**
    * Time after which a smaller shift is reported too, in milliseconds, if the rate shifted at all:
    * otherwise a drifting rate would be wrong by the threshold for ever.
    *
    * @default {10000}
    */
-  readonly maxAgeMs?: number;
+  readonly maxAgeMs?: number | undefined;
 }
 
 /** Kinds of the options of the monitor. */

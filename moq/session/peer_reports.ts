@@ -95,7 +95,10 @@ export class PeerReports {
 
   /** Asks the peer for measurements. */
   probe(
-    options: { readonly targetBitrate?: number; readonly signal?: AbortSignal },
+    options: {
+      readonly targetBitrate?: number | undefined;
+      readonly signal?: AbortSignal | undefined;
+    },
   ): AsyncIterable<PeerUpdate> {
     return { [Symbol.asyncIterator]: () => this.#probe(options) };
   }

@@ -141,33 +141,33 @@ export interface MoqSessionOptions {
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /**
    * Accepted versions, the best first.
    *
    * @default {["moq-lite-05", "moq-lite-04", "moq-lite-02", "moq-lite-01"]}
    */
-  readonly versions?: readonly MoqVersion[];
+  readonly versions?: readonly MoqVersion[] | undefined;
   /** Broadcasts to publish to the peer; an empty mux by default. */
-  readonly mux?: TrackMux;
+  readonly mux?: TrackMux | undefined;
   /** Chooses the mux for an admitted client, in place of `mux`. Servers only. */
-  readonly muxOf?: (request: SetupRequest) => TrackMux;
+  readonly muxOf?: ((request: SetupRequest) => TrackMux) | undefined;
   /**
    * The path that a client asks for, or under which a server accepted the client.
    *
    * @default {""}
    */
-  readonly path?: string;
+  readonly path?: string | undefined;
   /** Network address of the peer, for the shares of a relay. */
   readonly address?: string | undefined;
   /** Parameters of this end's setup, by number, on versions that have a setup; empty by default. */
-  readonly extensions?: ReadonlyMap<number, Uint8Array>;
+  readonly extensions?: ReadonlyMap<number, Uint8Array> | undefined;
   /** Decides about requests of the peer; without this function, the peer may do everything. */
-  readonly authorize?: MoqAuthorize;
+  readonly authorize?: MoqAuthorize | undefined;
   /** Decides about a client before the answer; an error refuses the client. Servers only. */
-  readonly onSetup?: (request: SetupRequest) => void | Promise<void>;
+  readonly onSetup?: ((request: SetupRequest) => void | Promise<void>) | undefined;
   /** The error code family of the peer; detected as far as possible by default. */
-  readonly family?: "gomoqt" | "moq-lite";
+  readonly family?: "gomoqt" | "moq-lite" | undefined;
   /**
    * How this end measures the outgoing bitrate, and when to report to the peer; see
    * {@linkcode BitrateMonitorOptions}.
@@ -176,7 +176,7 @@ export interface MoqSessionOptions {
    * options this end also sends SESSION_UPDATE, which no peer requests, on the versions that have
    * that message. With `false` this end does neither, and the application calls `report()`.
    */
-  readonly bitrate?: BitrateMonitorOptions | false;
+  readonly bitrate?: BitrateMonitorOptions | false | undefined;
   /** Limits of the session. */
   readonly limits?: {
     /**
@@ -184,31 +184,31 @@ export interface MoqSessionOptions {
      *
      * @default {16384}
      */
-    readonly maxSubscriptions?: number;
+    readonly maxSubscriptions?: number | undefined;
     /**
      * Other requests of the peer at once: announce interests, fetches, questions about tracks, and
      * streams whose type has not arrived yet. One more is refused with `internal`.
      *
      * @default {1024}
      */
-    readonly maxRequests?: number;
+    readonly maxRequests?: number | undefined;
     /**
      * The largest frame to read, in bytes.
      *
      * @default {16777216}
      */
-    readonly maxFrameBytes?: number;
-  };
+    readonly maxFrameBytes?: number | undefined;
+  } | undefined;
   /**
    * Time limit of the setup, in milliseconds.
    *
    * @default {10000}
    */
-  readonly setupTimeoutMs?: number;
+  readonly setupTimeoutMs?: number | undefined;
   /** Closes the session, during the setup too. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Gets errors that handlers of the application threw. Ignored by default. */
-  readonly onError?: (error: unknown) => void;
+  readonly onError?: ((error: unknown) => void) | undefined;
 }
 
 /** Kinds of the options of a session. */
@@ -528,7 +528,7 @@ export class MoqSession implements AsyncDisposable {
    */
   async acceptAnnounce(
     prefix: string = "/",
-    options: { readonly signal?: AbortSignal } = {},
+    options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<AnnouncementReader> {
     checkOptions("accept announcements", options, SIGNAL);
     return await this.#subscriber.announce(broadcastPath(prefix), options);
@@ -566,7 +566,11 @@ export class MoqSession implements AsyncDisposable {
   async fetch(
     path: string,
     name: string,
-    options: { readonly group: number; readonly priority?: number; readonly signal?: AbortSignal },
+    options: {
+      readonly group: number;
+      readonly priority?: number | undefined;
+      readonly signal?: AbortSignal | undefined;
+    },
   ): Promise<GroupReader> {
     checkOptions("fetch", options, FETCH);
     return await this.#subscriber.fetch(broadcastPath(path), name, options);
@@ -584,7 +588,7 @@ export class MoqSession implements AsyncDisposable {
   async trackInfo(
     path: string,
     name: string,
-    options: { readonly signal?: AbortSignal } = {},
+    options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<TrackInfoMessage> {
     checkOptions("read track info", options, SIGNAL);
     return await this.#subscriber.trackInfo(broadcastPath(path), name, options);
@@ -598,7 +602,10 @@ export class MoqSession implements AsyncDisposable {
    * @throws {UnsupportedError} If the version has no PROBE.
    */
   probe(
-    options: { readonly targetBitrate?: number; readonly signal?: AbortSignal } = {},
+    options: {
+      readonly targetBitrate?: number | undefined;
+      readonly signal?: AbortSignal | undefined;
+    } = {},
   ): AsyncIterable<PeerUpdate> {
     checkOptions("probe", options, PROBE);
     return this.#reports.probe(options);
@@ -623,9 +630,9 @@ export class MoqSession implements AsyncDisposable {
    */
   async goaway(
     options: {
-      readonly uri?: string;
-      readonly timeoutMs?: number;
-      readonly signal?: AbortSignal;
+      readonly uri?: string | undefined;
+      readonly timeoutMs?: number | undefined;
+      readonly signal?: AbortSignal | undefined;
     } = {},
   ): Promise<void> {
     checkOptions("send goaway", options, GOAWAY);

@@ -380,8 +380,8 @@ export async function nextOf(
 export function familyOf(
   { protocol }: Connection,
   { family, versions }: {
-    readonly family?: MoqErrorFamily;
-    readonly versions?: readonly MoqVersion[];
+    readonly family?: MoqErrorFamily | undefined;
+    readonly versions?: readonly MoqVersion[] | undefined;
   },
 ): MoqErrorFamily {
   if (family !== undefined) return family;

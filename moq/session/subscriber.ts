@@ -64,7 +64,7 @@ export class Subscriber {
   /** Asks for the broadcasts below a prefix. */
   announce(
     prefix: BroadcastPath,
-    options: { readonly signal?: AbortSignal },
+    options: { readonly signal?: AbortSignal | undefined },
   ): Promise<AnnouncementReader> {
     return this.#discovery.announce(prefix, options);
   }
@@ -150,7 +150,11 @@ export class Subscriber {
   async fetch(
     path: BroadcastPath,
     name: string,
-    options: { readonly group: number; readonly priority?: number; readonly signal?: AbortSignal },
+    options: {
+      readonly group: number;
+      readonly priority?: number | undefined;
+      readonly signal?: AbortSignal | undefined;
+    },
   ): Promise<GroupReader> {
     const context = this.#context;
     const { traits } = context;
@@ -182,7 +186,7 @@ export class Subscriber {
   async trackInfo(
     path: BroadcastPath,
     name: string,
-    { signal }: { readonly signal?: AbortSignal } = {},
+    { signal }: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<TrackInfoMessage> {
     const context = this.#context;
     const { traits } = context;

@@ -105,7 +105,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
    * @returns The announcement; `null` after the last one.
    * @throws {MoqError} If the peer refused or broke off the announcements; on every call.
    */
-  next(options: { readonly signal?: AbortSignal } = {}): Promise<Announcement | null> {
+  next(options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Announcement | null> {
     checkOptions("read announcement", options, SIGNAL);
     return this.#reads.next(options.signal);
   }

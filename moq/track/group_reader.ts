@@ -75,7 +75,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
    * @throws {ProtocolError} If a frame is larger than `maxFrameBytes`.
    * @throws {TypeError} If another read of the group waits.
    */
-  readFrame(options?: { readonly signal?: AbortSignal }): Promise<Uint8Array | null> {
+  readFrame(options?: { readonly signal?: AbortSignal | undefined }): Promise<Uint8Array | null> {
     const signal = options?.signal;
     try {
       if (options !== undefined) checkOptions("read frame", options, SIGNAL);

@@ -45,7 +45,7 @@ export interface GroupWriterOptions {
   /** The number of a reason, for the subscriber. */
   readonly codeOf: (reason: MoqErrorName) => number;
   /** Called once, when the publisher closes a group. */
-  readonly onClosing?: () => void;
+  readonly onClosing?: (() => void) | undefined;
   /** Called once: without an error after the wire took all bytes. */
   readonly onEnd: (group: GroupWriter, error?: unknown) => void;
 }
@@ -56,9 +56,9 @@ export interface WriteFrameOptions {
    * Capture time of the frame in units of the track's timescale, on versions that carry timestamps;
    * by default the time of writing, in milliseconds.
    */
-  readonly timestamp?: number;
+  readonly timestamp?: number | undefined;
   /** Ends the wait for room. The frame is sent anyway, unless the group is given up. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Kinds of the options of a frame. */

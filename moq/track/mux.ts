@@ -84,7 +84,7 @@ export interface TrackServer {
    *
    * @default {false}
    */
-  readonly acceptLater?: boolean;
+  readonly acceptLater?: boolean | undefined;
   /**
    * Answers a fetch. Without this method fetches are refused, and a {@linkcode TrackHandler} that is
    * a function gets a track whose range is the fetched group.
@@ -112,9 +112,9 @@ export type TrackHandler = TrackServer | TrackServer["serveTrack"];
 /** Options for {@linkcode TrackMux.publish}. */
 export interface MoqPublishOptions {
   /** Ids of the relays that the broadcast passed already. Empty by default. */
-  readonly hops?: readonly bigint[];
+  readonly hops?: readonly bigint[] | undefined;
   /** Withdraws the broadcast. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Options for {@linkcode TrackMux}. */
@@ -123,19 +123,19 @@ export interface TrackMuxOptions {
    * The id of this program in the hops of announcements: 1 to 2^62 - 1; random by default. Relays
    * find loops by this id.
    */
-  readonly hopId?: bigint;
+  readonly hopId?: bigint | undefined;
   /**
    * Broadcasts at once.
    *
    * @default {100000}
    */
-  readonly maxBroadcasts?: number;
+  readonly maxBroadcasts?: number | undefined;
   /**
    * Source of the random `hopId`.
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
 }
 
 /** A published broadcast: disposal withdraws the broadcast, and ends all subscriptions. */
@@ -157,7 +157,7 @@ export interface MoqPublication extends Disposable {
 /** A handler, as the mux keeps it. */
 export interface MuxServer extends TrackServer {
   /** True if `serveTrack()` answers fetches, too: the handler is a function. */
-  readonly servesFetches?: boolean;
+  readonly servesFetches?: boolean | undefined;
 }
 
 /** The handler of a path. */

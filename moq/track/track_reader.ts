@@ -16,7 +16,7 @@ export interface MoqSubscribeOptions {
    *
    * @default {0}
    */
-  readonly priority?: number;
+  readonly priority?: number | undefined;
   /**
    * Older groups go first, and the reader yields groups in the order of their numbers: a group
    * waits for missing groups before, up to `maxLatencyMs`, or a second without a limit. Otherwise
@@ -24,38 +24,38 @@ export interface MoqSubscribeOptions {
    *
    * @default {false}
    */
-  readonly ordered?: boolean;
+  readonly ordered?: boolean | undefined;
   /**
    * Age behind the newest group, in milliseconds, above which a group is not wanted; 0 for no
    * limit.
    *
    * @default {0}
    */
-  readonly maxLatencyMs?: number;
+  readonly maxLatencyMs?: number | undefined;
   /**
    * The first group; the newest one by default. On versions that cannot tell the publisher, this
    * end refuses earlier groups.
    */
-  readonly startGroup?: number;
+  readonly startGroup?: number | undefined;
   /**
    * The last group; unlimited by default. The track ends once all groups up to the last one came or
    * were dropped.
    */
-  readonly endGroup?: number;
+  readonly endGroup?: number | undefined;
   /**
    * Groups that wait for the reader; above that, the oldest group is given up, and the reader gets
    * an error.
    *
    * @default {1024}
    */
-  readonly maxQueuedGroups?: number;
+  readonly maxQueuedGroups?: number | undefined;
   /** Unsubscribes. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /**
    * Gets groups that will not come: dropped by the publisher, or given up after the wait. An error
    * of this function goes to the session's `onError`.
    */
-  readonly onMissed?: (missed: MissedGroups, reason: MoqErrorName) => void;
+  readonly onMissed?: ((missed: MissedGroups, reason: MoqErrorName) => void) | undefined;
 }
 
 /** Check of the number of a group: the wire carries each number plus one. */
@@ -189,7 +189,7 @@ export interface TrackReaderLink {
   /** Ends the subscription at the publisher. */
   leave(reason: MoqErrorName): void;
   /** Asks for the fixed properties of the track. */
-  info(options: { readonly signal?: AbortSignal }): Promise<TrackInfoMessage>;
+  info(options: { readonly signal?: AbortSignal | undefined }): Promise<TrackInfoMessage>;
   /** Reports an error of the application. */
   report(error: unknown): void;
 }
@@ -329,7 +329,9 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
    * @throws {MoqError} If the publisher refused or gave up, or the session ended.
    * @throws {ProtocolError} If the publisher broke the protocol.
    */
-  nextGroup(options: { readonly signal?: AbortSignal } = {}): Promise<GroupReader | null> {
+  nextGroup(
+    options: { readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<GroupReader | null> {
     checkOptions("read group", options, SIGNAL);
     return this.#reads.next(options.signal);
   }
@@ -375,7 +377,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
    * @returns The priority, order, cache and timescale of the track.
    * @throws {UnsupportedError} If the version has no such question.
    */
-  info(options: { readonly signal?: AbortSignal } = {}): Promise<TrackInfoMessage> {
+  info(options: { readonly signal?: AbortSignal | undefined } = {}): Promise<TrackInfoMessage> {
     checkOptions("read track info", options, SIGNAL);
     return this.#link.info(options);
   }

@@ -39,7 +39,7 @@ export interface TrackWriterLink {
   /** Memory for waiting frames. */
   readonly buffers: WriteBuffers;
   /** Writer of the answer, where the track stands for a fetch: the only group that can be opened. */
-  readonly fetched?: GroupWriter;
+  readonly fetched?: GroupWriter | undefined;
   /** Opens a stream for a group. */
   open(sendOrder: number): Promise<DirectWritable>;
   /**
@@ -392,7 +392,7 @@ export class TrackWriter implements AsyncDisposable {
    */
   async openGroup(
     sequence: number = this.#next,
-    options: { readonly signal?: AbortSignal } = {},
+    options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<GroupWriter> {
     checkOptions("open group", options, SIGNAL);
     if (!isSequence(sequence)) {
@@ -455,7 +455,7 @@ export class TrackWriter implements AsyncDisposable {
    * then the rest is given up.
    * @throws {RangeError} If `timeoutMs` is negative, or no number.
    */
-  async close(options: { readonly timeoutMs?: number } = {}): Promise<void> {
+  async close(options: { readonly timeoutMs?: number | undefined } = {}): Promise<void> {
     checkOptions("close track", options, { timeoutMs: TIME });
     const { timeoutMs = CLOSE_TIMEOUT_MS } = options;
     await (this.#closing ??= this.#close(timeoutMs));

@@ -309,7 +309,7 @@ export class MoqError extends SkeinError {
     message: string,
     options: ErrorOptions & {
       readonly moqCode?: number | undefined;
-      readonly by?: CloseInfo["by"];
+      readonly by?: CloseInfo["by"] | undefined;
     } = {},
   ) {
     super("moq", message, options);

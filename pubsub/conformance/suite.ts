@@ -164,21 +164,21 @@ export interface BrokerTestOptions {
   /**
    * Makes two brokers of one engine, as on two nodes. Left out, traffic between nodes is not tested.
    */
-  readonly makePair?: () => [Broker, Broker] | Promise<[Broker, Broker]>;
+  readonly makePair?: (() => [Broker, Broker] | Promise<[Broker, Broker]>) | undefined;
   /** Called after each test, when the brokers are closed, to end clients that were handed in. */
-  readonly teardown?: () => void | Promise<void>;
+  readonly teardown?: (() => void | Promise<void>) | undefined;
   /**
    * Longest time until a publication arrives, in milliseconds.
    *
    * @default {5000}
    */
-  readonly withinMs?: number;
+  readonly withinMs?: number | undefined;
   /**
    * Skips the suite, for a machine without the engine.
    *
    * @default {false}
    */
-  readonly ignore?: boolean;
+  readonly ignore?: boolean | undefined;
 }
 
 /**

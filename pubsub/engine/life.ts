@@ -49,7 +49,7 @@ export class BrokerLife {
     runtime: Runtime,
     { status = { name: "connecting" }, ...words }:
       & EngineWords
-      & { readonly status?: BrokerStatus },
+      & { readonly status?: BrokerStatus | undefined },
   ) {
     this.#runtime = runtime;
     this.#words = words;

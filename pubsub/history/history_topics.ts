@@ -140,7 +140,10 @@ export class HistoryTopics {
   async *read(
     topic: string,
     bounds: HistoryBounds,
-    { after, signal }: { readonly after: number | undefined; readonly signal?: AbortSignal },
+    { after, signal }: {
+      readonly after: number | undefined;
+      readonly signal?: AbortSignal | undefined;
+    },
   ): AsyncGenerator<Publication, void, undefined> {
     let until = Infinity;
     for (let next = after; next === undefined || next < until;) {

@@ -25,8 +25,8 @@ export type Positioned = Publication & { readonly position: PublicationPosition 
 
 /** The part of a history to read: after an offset, or the newest publications. */
 export interface HistoryQuery {
-  readonly after?: number;
-  readonly last?: number;
+  readonly after?: number | undefined;
+  readonly last?: number | undefined;
 }
 
 /** A page of a history. */

@@ -178,7 +178,7 @@ export class TailCache {
 /** Returns the first items within bounds; at least one item, even if larger than the bounds. */
 export function cutPage(
   items: Pick<readonly Placed[], "length" | "at">,
-  { maxMessages, maxBytes, from = 0 }: PageBounds & { readonly from?: number },
+  { maxMessages, maxBytes, from = 0 }: PageBounds & { readonly from?: number | undefined },
 ): Placed[] {
   const page: Placed[] = [];
   let bytes = 0;

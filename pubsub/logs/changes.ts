@@ -142,17 +142,17 @@ export interface LogWrite<R> {
   /** Records to append. */
   readonly records: readonly LogRecord[];
   /** Retention to apply; see {@linkcode retained}. */
-  readonly keep?: AppendLogOptions["keep"];
+  readonly keep?: AppendLogOptions["keep"] | undefined;
   /** Newest number of a producer; `isNew` for a producer without an earlier one. */
-  readonly producer?: LogProducer & { readonly isNew: boolean };
+  readonly producer?: LogProducer & { readonly isNew: boolean } | undefined;
   /** A fork to note or to forget. */
-  readonly fork?: ForkNote;
+  readonly fork?: ForkNote | undefined;
   /** The change is not announced. */
-  readonly isQuiet?: true;
+  readonly isQuiet?: true | undefined;
   /** Makes the result from the state that was written. */
   readonly result: (written: StoredLog) => R;
   /** The result if the engine has no room. Without it, the engine always writes. */
-  readonly refused?: (refusal: LogRefusal) => R;
+  readonly refused?: ((refusal: LogRefusal) => R) | undefined;
 }
 
 /** Effect of a change on a log: none, a write, or the removal of the log with all it has. */

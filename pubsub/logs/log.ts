@@ -6,9 +6,9 @@ export type LogRecord = string | Uint8Array;
 /** The end of a log: no more records follow. */
 export interface LogEnd {
   /** Reason, for people and programs, if the writer gave up; absent for a complete log. */
-  readonly error?: string;
+  readonly error?: string | undefined;
   /** Code of the error, for programs, if the writer gave one. */
-  readonly code?: string;
+  readonly code?: string | undefined;
 }
 
 /** Number of a producer's append, by which a repetition is recognized. */
@@ -32,7 +32,7 @@ export interface LogOrigin {
   /** Name under which the source knows the fork: the identity of the fork. */
   readonly fork: string;
   /** Bytes of the record at `position` that are the fork's first own record; absent for none. */
-  readonly subOffset?: number;
+  readonly subOffset?: number | undefined;
   /** Identities for the positions up to `position`, oldest first: those of the source's own origins. */
   readonly lineage: readonly { readonly identity: string; readonly until: number }[];
 }
@@ -42,16 +42,16 @@ export interface LogConfig {
   /** Media type of the records, as given. */
   readonly contentType: string;
   /** Time after the last append, read or renewal at which the log expires, in milliseconds. */
-  readonly ttlMs?: number;
+  readonly ttlMs?: number | undefined;
   /** Time at which the log expires, in milliseconds since the Unix epoch. */
-  readonly expiresAt?: number;
+  readonly expiresAt?: number | undefined;
   /** The log that this one was forked from. */
-  readonly origin?: LogOrigin;
+  readonly origin?: LogOrigin | undefined;
   /**
    * Keys of the parties that a log is kept for, separated by spaces; the engine gives them back as
    * they are. One with a bound of all bytes gives each party a share of it.
    */
-  readonly owner?: string;
+  readonly owner?: string | undefined;
 }
 
 /** The state of a log. */
@@ -67,11 +67,11 @@ export interface LogInfo extends LogConfig {
   /** Bytes of the content of all kept records; bounds count `ENTRY_BYTES` more for each record. */
   readonly bytes: number;
   /** Present once the log has ended. */
-  readonly end?: LogEnd;
+  readonly end?: LogEnd | undefined;
   /** Reason for which a reader asked the writer to stop. */
-  readonly cancelled?: string;
+  readonly cancelled?: string | undefined;
   /** Present while the log was deleted, and is kept for its forks only. */
-  readonly isDeleted?: true;
+  readonly isDeleted?: true | undefined;
 }
 
 /**
@@ -96,9 +96,9 @@ export interface CreateLogOptions {
   /** First records. */
   readonly records: readonly LogRecord[];
   /** Ends the log at once. */
-  readonly end?: LogEnd;
+  readonly end?: LogEnd | undefined;
   /** The lease of a writer; see {@linkcode AppendLogOptions.writer}. */
-  readonly writer?: { readonly holder: string; readonly ttlMs: number };
+  readonly writer?: { readonly holder: string; readonly ttlMs: number } | undefined;
   /**
    * Most logs of the engine that have the {@linkcode logKind} of this one, those that are deleted and
    * kept for forks included.
@@ -126,15 +126,15 @@ export type LogCreated =
 /** Options for {@linkcode BrokerLogs.append}. */
 export interface AppendLogOptions {
   /** Identity that the log must have; another log with the id counts as `missing`. */
-  readonly identity?: string;
+  readonly identity?: string | undefined;
   /** The records, all or none of which are kept; empty to end the log or to renew a lease only. */
   readonly records: readonly LogRecord[];
   /** Ends the log after the records. */
-  readonly end?: LogEnd;
+  readonly end?: LogEnd | undefined;
   /** Number of the append, so that a repetition counts once. */
-  readonly producer?: LogProducer;
+  readonly producer?: LogProducer | undefined;
   /** A text that must be greater, by UTF-16 code units, than that of every earlier append. */
-  readonly sequence?: string;
+  readonly sequence?: string | undefined;
   /**
    * The lease of a writer, renewed for `ttlMs` by this append. While a lease is held, or has lapsed
    * without a successor, appends with another `holder` are `fenced`, unless `takes` is set and the
@@ -146,20 +146,20 @@ export interface AppendLogOptions {
   readonly writer?: {
     readonly holder: string;
     readonly ttlMs: number;
-    readonly takes?: true;
-    readonly releases?: true;
-  };
+    readonly takes?: true | undefined;
+    readonly releases?: true | undefined;
+  } | undefined;
   /** Does nothing unless the lease of a writer has lapsed; then the result is `held`. */
-  readonly ifWriterLost?: true;
+  readonly ifWriterLost?: true | undefined;
   /** Reason for which a reader asks the writer to stop; the first reason stays. */
-  readonly cancel?: string;
+  readonly cancel?: string | undefined;
   /** Most bytes of all kept records, counted by `countedBytes`; an append beyond is `full`. */
   readonly maxBytes: number;
   /**
    * Retention: the oldest records beyond these bounds are dropped, with bytes counted by
    * `countedBytes`. Left out, all records stay.
    */
-  readonly keep?: { readonly records: number; readonly bytes: number };
+  readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
 }
 
 /**
@@ -183,7 +183,7 @@ export interface AppendLogOptions {
  */
 export type LogAppended =
   | { readonly kind: "appended"; readonly info: LogInfo }
-  | { readonly kind: "repeated"; readonly info: LogInfo; readonly seq?: number }
+  | { readonly kind: "repeated"; readonly info: LogInfo; readonly seq?: number | undefined }
   | { readonly kind: "missing" | "deleted" | "expired" }
   | { readonly kind: "ended"; readonly info: LogInfo }
   | { readonly kind: "stale"; readonly epoch: number }
@@ -219,7 +219,7 @@ export interface ReadLogOptions {
   /** Renews the time to live. */
   readonly renews: boolean;
   /** Ends the wait for the engine. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** A part of a log. */
@@ -292,9 +292,9 @@ export interface BrokerLogs {
    */
   delete(
     id: string,
-    options?: { readonly ifExpired?: boolean },
+    options?: { readonly ifExpired?: boolean | undefined },
   ): Promise<
-    | { readonly kind: "removed"; readonly origin?: LogOrigin }
+    | { readonly kind: "removed"; readonly origin?: LogOrigin | undefined }
     | { readonly kind: "kept" | "missing" | "deleted" | "alive" }
   >;
   /**
@@ -338,18 +338,18 @@ export interface BrokerLogs {
    */
   list(
     kind: "answer" | "stream",
-    options: { readonly limit: number; readonly after?: string },
+    options: { readonly limit: number; readonly after?: string | undefined },
   ): Promise<{
     /** The logs, in no order. */
     readonly logs: readonly {
       /** The id. */
       readonly id: string;
       /** {@linkcode LogConfig.owner}, if given. */
-      readonly owner?: string;
+      readonly owner?: string | undefined;
       /** Time of the end, in milliseconds since the Unix epoch; absent while the log is open. */
-      readonly endedAt?: number;
+      readonly endedAt?: number | undefined;
     }[];
     /** Where the next page begins, for the same engine alone; absent on the last page. */
-    readonly next?: string;
+    readonly next?: string | undefined;
   }>;
 }

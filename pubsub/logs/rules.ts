@@ -77,13 +77,13 @@ export interface StoredLog extends Omit<LogInfo, "end"> {
   /** Time at which the log expires, in milliseconds since the Unix epoch; moved by each use. */
   readonly until?: number | undefined;
   /** Present once the log has ended; `by` is the append that ended the log. */
-  readonly end?: LogEnd & { readonly by?: LogProducer };
+  readonly end?: LogEnd & { readonly by?: LogProducer | undefined } | undefined;
   /** Time of the end, in milliseconds since the Unix epoch. */
-  readonly endedAt?: number;
+  readonly endedAt?: number | undefined;
   /** Newest {@linkcode AppendLogOptions.sequence}. */
-  readonly sequence?: string;
+  readonly sequence?: string | undefined;
   /** Newest lease of a writer; without a holder once released. */
-  readonly writer?: { readonly holder?: string; readonly until: number };
+  readonly writer?: { readonly holder?: string | undefined; readonly until: number } | undefined;
 }
 
 /** A page of the list of answers. */

@@ -81,7 +81,7 @@ export interface StreamBounds {
   /** Most readers of this node that wait for new records. */
   readonly maxReaders: number;
   /** Shares of these readers; none if left out. */
-  readonly readerShares?: QuotaShares;
+  readonly readerShares?: QuotaShares | undefined;
   /** Retention of each stream. Left out, all records stay until the stream is deleted or expires. */
   readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
 }
@@ -106,7 +106,7 @@ export interface StreamLogsOptions {
    * Called when the first reader of this node begins to follow a stream, after the last one has left,
    * and for each read that does not wait. MUST NOT throw.
    */
-  readonly onRead?: (id: string) => void;
+  readonly onRead?: ((id: string) => void) | undefined;
 }
 
 /** The stream that a new stream continues, and the place at which the new one begins. */
@@ -127,9 +127,9 @@ export interface CreateStreamOptions {
   readonly expiresAt?: number | undefined;
   /** See {@linkcode LogConfig.owner}. */
   readonly owner?: string | undefined;
-  readonly records?: readonly LogRecord[];
-  readonly end?: CreateLogOptions["end"];
-  readonly writer?: CreateLogOptions["writer"];
+  readonly records?: readonly LogRecord[] | undefined;
+  readonly end?: CreateLogOptions["end"] | undefined;
+  readonly writer?: CreateLogOptions["writer"] | undefined;
   readonly fork?: ForkRequest | undefined;
 }
 
@@ -177,7 +177,7 @@ export interface ReadStreamOptions {
   /** Position of the first record. */
   readonly after: number;
   /** Begins at the oldest kept record if that one stands behind `after`. */
-  readonly startsAtOldest?: boolean;
+  readonly startsAtOldest?: boolean | undefined;
   /** Identity that the stream must have; another stream counts as `missing`. */
   readonly identity?: string | undefined;
   /** Most records of a page. */
@@ -519,7 +519,7 @@ export class StreamLogs implements AsyncDisposable {
    */
   async delete(
     id: string,
-    options: { readonly ifExpired?: boolean } = {},
+    options: { readonly ifExpired?: boolean | undefined } = {},
   ): Promise<"removed" | "missing" | "deleted"> {
     if (!isId(id)) return "missing";
     if (!options.ifExpired && await this.#readLog(id, STATE_ALONE, false) === undefined) {
@@ -575,7 +575,7 @@ export class StreamLogs implements AsyncDisposable {
    */
   async list(
     kind: OwnedKind,
-    options: { readonly limit: number; readonly after?: string },
+    options: { readonly limit: number; readonly after?: string | undefined },
   ): Promise<KeptLogs> {
     return await this.#logs.list(kind, options);
   }

@@ -121,7 +121,7 @@ export interface MemoryBrokerOptions {
    *
    * @default {10000}
    */
-  readonly maxTopics?: number;
+  readonly maxTopics?: number | undefined;
   /**
    * Most bytes of memory that histories and durable streams take together, as measured with all that
    * belongs to them. Beyond these, histories are forgotten: those of the client whose topics hold most
@@ -134,9 +134,9 @@ export interface MemoryBrokerOptions {
    *
    * @default {536870912}
    */
-  readonly maxTotalBytes?: number;
+  readonly maxTotalBytes?: number | undefined;
   /** Clocks, timers and randomness of this node; the platform's by default. */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
 }
 
 const OPTIONS: OptionKinds<MemoryBrokerOptions> = {

@@ -189,8 +189,8 @@ export class MemoryHistories {
   constructor(
     runtime: Runtime,
     { maxTopics = MAX_TOPICS, maxBytes = () => Infinity }: {
-      readonly maxTopics?: number;
-      readonly maxBytes?: () => number;
+      readonly maxTopics?: number | undefined;
+      readonly maxBytes?: (() => number) | undefined;
     } = {},
   ) {
     this.#runtime = runtime;

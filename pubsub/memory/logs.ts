@@ -195,7 +195,7 @@ export class MemoryLogs implements LogEngine {
 
   async list(
     wanted: OwnedKind,
-    { limit, after = "-1" }: { readonly limit: number; readonly after?: string },
+    { limit, after = "-1" }: { readonly limit: number; readonly after?: string | undefined },
   ): Promise<KeptLogs> {
     this.#check("list logs");
     const logs: KeptLog[] = [];

@@ -46,31 +46,31 @@ export interface NodesOptions {
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /**
    * Name of this node for people.
    *
    * @default {""}
    */
-  readonly name?: string;
+  readonly name?: string | undefined;
   /**
    * Time from one heartbeat of a node to the next, in milliseconds.
    *
    * @default {2000}
    */
-  readonly heartbeatMs?: number;
+  readonly heartbeatMs?: number | undefined;
   /**
    * Silence after which a node is gone, in milliseconds; the same on every node.
    *
    * @default {7000}
    */
-  readonly goneAfterMs?: number;
+  readonly goneAfterMs?: number | undefined;
   /**
    * Gets the errors that handlers and listeners throw.
    *
    * @default {console.error, at most 16 times a minute}
    */
-  readonly onError?: (error: unknown) => void;
+  readonly onError?: ((error: unknown) => void) | undefined;
 }
 
 /** Most nodes that are known at once; further ones are ignored. */

@@ -86,7 +86,7 @@ export interface NodeCallsOptions {
    *
    * @default {1048576}
    */
-  readonly maxBytes?: number;
+  readonly maxBytes?: number | undefined;
   /** All quotas of the server; by default, a registry for the calls alone. */
   readonly quotas?: Quotas | undefined;
 }
@@ -96,7 +96,7 @@ export interface NodeCallOptions {
   /** Longest wait for the reply, in milliseconds. */
   readonly timeoutMs: number;
   /** Ends the wait. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** The client for whom this node calls; by default nobody. */
   readonly owner?: Owner | undefined;
 }

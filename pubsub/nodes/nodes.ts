@@ -323,7 +323,7 @@ export class Nodes implements AsyncDisposable {
   async ask(
     kind: string,
     data?: unknown,
-    options: { readonly timeoutMs?: number } = {},
+    options: { readonly timeoutMs?: number | undefined } = {},
   ): Promise<{
     /** One answer for each node that answered in time, this node not included. */
     readonly answers: readonly { readonly node: string; readonly data: unknown }[];

@@ -34,7 +34,7 @@ export interface PortLinkOptions<Out, In> {
   /** Handles a batch. MUST call `done` once the batch is handled. MUST NOT throw. */
   readonly handle: (operations: readonly In[], done: () => void) => void;
   /** Called when the other thread has given credit back. */
-  readonly onCredit?: () => void;
+  readonly onCredit?: (() => void) | undefined;
 }
 
 /**

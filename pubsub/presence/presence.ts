@@ -215,7 +215,7 @@ export class Presence implements Disposable {
   leave(
     session: Session,
     topic?: string,
-    options: { readonly isFinal?: boolean } = {},
+    options: { readonly isFinal?: boolean | undefined } = {},
   ): boolean {
     checkOptions("leave", options, { isFinal: "boolean" });
     const { isFinal = false } = options;
@@ -481,7 +481,7 @@ export class Presence implements Disposable {
  */
 export function copyPresenceData(
   data: unknown,
-  options: { readonly verb: string; readonly maxBytes?: number },
+  options: { readonly verb: string; readonly maxBytes?: number | undefined },
 ): unknown {
   if (data === undefined) return undefined;
   const { verb, maxBytes = MAX_PRESENCE_DATA_BYTES } = options;

@@ -47,26 +47,26 @@ export interface RoomOptions {
    *
    * @default {"list"}
    */
-  readonly members?: "list" | "count";
+  readonly members?: "list" | "count" | undefined;
   /**
    * Number of users above which changes are gathered into one notice, and sessions that join within
    * the same interval share one list.
    *
    * @default {100}
    */
-  readonly gatherAbove?: number;
+  readonly gatherAbove?: number | undefined;
   /**
    * Longest time for which changes are gathered, in milliseconds.
    *
    * @default {1000}
    */
-  readonly gatherMs?: number;
+  readonly gatherMs?: number | undefined;
   /**
    * Most bytes of the data with which a user is present, as JSON: from 0, for none, to 4,096.
    *
    * @default {512}
    */
-  readonly maxDataBytes?: number;
+  readonly maxDataBytes?: number | undefined;
 }
 
 /** Collaborators of a room. */

@@ -43,14 +43,14 @@ export interface RoomsOptions {
    *
    * @default {presence.runtime}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /**
    * Options of rooms, by patterns of room names such as `room:{name}`. A room without a matching
    * pattern has the defaults of {@linkcode RoomOptions}.
    *
    * @default {{}}
    */
-  readonly patterns?: Readonly<Record<string, RoomOptions>>;
+  readonly patterns?: Readonly<Record<string, RoomOptions>> | undefined;
 }
 
 /** Kinds of the options of a room. */

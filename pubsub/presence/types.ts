@@ -16,7 +16,7 @@ export type PresenceEvent = {
   /** The data with which the user is present; absent without data. */
   readonly data?: unknown;
   /** The session that entered; absent if the session is on another node. */
-  readonly session?: Session;
+  readonly session?: Session | undefined;
 } | {
   /** An update: the data of a present user changed. */
   readonly type: "update";
@@ -29,7 +29,7 @@ export type PresenceEvent = {
   /** The new data; absent if the user has no data any more. */
   readonly data?: unknown;
   /** The session that changed the data by entering; absent for any other change. */
-  readonly session?: Session;
+  readonly session?: Session | undefined;
 } | {
   /** A leave: the last session left, and the user did not come back within the grace. */
   readonly type: "leave";
@@ -52,26 +52,26 @@ export interface PresenceOptions {
    *
    * @default {nodes?.runtime ?? platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /**
    * Time within which a user without sessions may come back without having left, in milliseconds: a
    * reload is no leave. With 0, a user leaves at once.
    *
    * @default {5000}
    */
-  readonly graceMs?: number;
+  readonly graceMs?: number | undefined;
   /**
    * Most offline users for which `lastSeenAt` is remembered; users that went offline first are
    * forgotten first.
    *
    * @default {10000}
    */
-  readonly maxLastSeen?: number;
+  readonly maxLastSeen?: number | undefined;
   /**
    * Nodes that share the presence, so that users of other nodes count too. Disposing of the presence
    * does not close the nodes. Left out, the presence covers this process alone.
    */
-  readonly nodes?: Nodes;
+  readonly nodes?: Nodes | undefined;
   /**
    * With true, every node knows the online users of all nodes, which takes some 200 bytes for each
    * user on each node. With false, `online()`, `isOnline()` and `lastSeenAt()` cover only the users of
@@ -79,11 +79,11 @@ export interface PresenceOptions {
    *
    * @default {true}
    */
-  readonly shareOnline?: boolean;
+  readonly shareOnline?: boolean | undefined;
   /**
    * Gets the errors that listeners throw; the other listeners run all the same.
    *
    * @default {console.error, at most 16 times a minute}
    */
-  readonly onError?: (error: unknown) => void;
+  readonly onError?: ((error: unknown) => void) | undefined;
 }

@@ -88,7 +88,7 @@ export interface BeginAnswer extends KeptRequest {
     signal: AbortSignal,
   ) => AsyncIterable<unknown> | Promise<AsyncIterable<unknown>>;
   /** Receives the error of the generator, unless a {@linkcode RequestError}. MUST NOT throw. */
-  readonly onError?: (error: unknown) => void;
+  readonly onError?: ((error: unknown) => void) | undefined;
 }
 
 /** Parts of {@linkcode Answers}. */

@@ -114,7 +114,7 @@ export interface DurableFaceParts extends HttpGuardParts {
   readonly logs: StreamLogs;
   readonly origins: OriginRules;
   /** Most bytes of a message, if sessions of this server can read the records. */
-  readonly maxMessageBytes?: number;
+  readonly maxMessageBytes?: number | undefined;
 }
 
 /** Counters of refused readers, by the level whose bound or share is reached. */

@@ -25,11 +25,13 @@ export interface DurableStreamsHandlerOptions extends DurableStreamsOptions, Ori
    * Returns the network address of a client, for the limits of addresses: behind a proxy that of a
    * header. By default the address of the connection, where the HTTP server passes it on.
    */
-  readonly clientAddress?: (request: Request, info: RequestInfo) => string | undefined;
+  readonly clientAddress?:
+    | ((request: Request, info: RequestInfo) => string | undefined)
+    | undefined;
   /** Receives errors that the client is not told. By default these are printed. */
-  readonly onError?: (error: unknown) => void;
+  readonly onError?: ((error: unknown) => void) | undefined;
   /** Clocks, timers and randomness; by default those of the platform. */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
 }
 
 const OPTIONS: OptionKinds<DurableStreamsHandlerOptions> = {

@@ -43,7 +43,7 @@ export interface KeptSharesOptions
   readonly streams: StreamLogs;
   readonly kind: OwnedKind;
   /** Called with each new ledger, once all logs are in it. */
-  readonly onListed?: (ledger: KeptLedger) => void;
+  readonly onListed?: ((ledger: KeptLedger) => void) | undefined;
 }
 
 /**

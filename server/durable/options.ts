@@ -32,16 +32,18 @@ export interface DurableStreamsOptions {
    * place of `true` allows the action, and names the caller, who has a share of `maxStreams`; by
    * default that is the user.
    */
-  readonly authorize?: (
-    context: AuthorizationContext<DurableStreamAction>,
-  ) => boolean | { readonly caller: string } | Promise<boolean | { readonly caller: string }>;
+  readonly authorize?:
+    | ((
+      context: AuthorizationContext<DurableStreamAction>,
+    ) => boolean | { readonly caller: string } | Promise<boolean | { readonly caller: string }>)
+    | undefined;
   /**
    * Most streams of the broker, deleted ones that forks need included; answers don't count. Creating
    * one more is answered with 429.
    *
    * @default {10000}
    */
-  readonly maxStreams?: number;
+  readonly maxStreams?: number | undefined;
   /**
    * Most streams that clients of one network address created over HTTP, where an IPv6 /64 counts as
    * one. Creating one more is answered with 429. The default counts only while there are more than
@@ -49,83 +51,83 @@ export interface DurableStreamsOptions {
    *
    * @default {1000}
    */
-  readonly maxStreamsPerAddress?: number;
+  readonly maxStreamsPerAddress?: number | undefined;
   /**
    * Most streams that one user created over HTTP: the caller that `authorize` names, or else the
    * user. The default counts only while there are more than half of `maxStreams`.
    *
    * @default {256}
    */
-  readonly maxStreamsPerUser?: number;
+  readonly maxStreamsPerUser?: number | undefined;
   /**
    * Most bytes of the records of one stream, where each record counts 64 bytes more than its content.
    * An append beyond is answered with 413.
    *
    * @default {67108864}
    */
-  readonly maxStreamBytes?: number;
+  readonly maxStreamBytes?: number | undefined;
   /**
    * Most forks of one stream; a fork counts until it is deleted. Creating one more is answered with
    * 409.
    *
    * @default {256}
    */
-  readonly maxForks?: number;
+  readonly maxForks?: number | undefined;
   /**
    * Most bytes of the body of one request. The limit of the broker counts if it is lower. A larger
    * body is answered with 413.
    *
    * @default {1048576}
    */
-  readonly maxAppendBytes?: number;
+  readonly maxAppendBytes?: number | undefined;
   /**
    * Most readers of this node that wait for new records. One more is answered with 429.
    *
    * @default {10000}
    */
-  readonly maxReaders?: number;
+  readonly maxReaders?: number | undefined;
   /**
    * Most such readers of one network address, where an IPv6 /64 counts as one. One more is answered
    * with 429. The default counts only while more than half of `maxReaders` wait.
    *
    * @default {1024}
    */
-  readonly maxReadersPerAddress?: number;
+  readonly maxReadersPerAddress?: number | undefined;
   /**
    * Most such readers of one user, or of one guest. The default counts only while more than half of
    * `maxReaders` wait.
    *
    * @default {128}
    */
-  readonly maxReadersPerUser?: number;
+  readonly maxReadersPerUser?: number | undefined;
   /**
    * Most requests that are being answered at once, in addition to those of readers that wait. One
    * more is answered with 429.
    *
    * @default {1024}
    */
-  readonly maxRequests?: number;
+  readonly maxRequests?: number | undefined;
   /** Rate of requests of one network address, counted by each node; no limit by default. */
-  readonly rate?: Rate;
+  readonly rate?: Rate | undefined;
   /**
    * Longest wait of a long-poll, in milliseconds.
    *
    * @default {20000}
    */
-  readonly longPollMs?: number;
+  readonly longPollMs?: number | undefined;
   /**
    * Retention of each stream: older records are dropped, and a reader that wants these is answered
    * with 410. Each record counts 64 bytes more than its content. By default all records stay until
    * the stream is deleted or expires.
    */
-  readonly keep?: { readonly records: number; readonly bytes: number };
+  readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
   /**
    * Caches that may keep pages of a stream: `private` for that of the reader, `public` for shared
    * ones. Shared caches answer without asking `authorize`: only for streams that all may read.
    *
    * @default {"private"}
    */
-  readonly cache?: "private" | "public";
+  readonly cache?: "private" | "public" | undefined;
 }
 
 /** Kinds of all options. */

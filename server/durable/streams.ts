@@ -36,21 +36,21 @@ export interface CreateDurableStreamOptions {
    *
    * @default {"application/json"}
    */
-  readonly contentType?: string;
+  readonly contentType?: string | undefined;
   /**
    * Time after the last append or read at which the stream is deleted, in milliseconds. Sessions and
    * requests that wait for new records count as reading. By default the stream stays.
    */
-  readonly ttlMs?: number;
+  readonly ttlMs?: number | undefined;
   /** Time at which the stream is deleted, in milliseconds since the Unix epoch. */
-  readonly expiresAt?: number;
+  readonly expiresAt?: number | undefined;
   /** The stream that the new one continues. The source stays as it is. */
   readonly fork?: {
     /** Id of the source. */
     readonly source: string;
     /** Offset in the source behind which the new stream goes on; by default the end of the source. */
-    readonly offset?: string;
-  };
+    readonly offset?: string | undefined;
+  } | undefined;
 }
 
 /** The state of a durable stream. */
@@ -62,11 +62,11 @@ export interface DurableStreamInfo {
   /** True once the stream has ended, complete or not. */
   readonly isEnded: boolean;
   /** Reason why an ended stream is incomplete; absent for a complete one. */
-  readonly error?: string;
+  readonly error?: string | undefined;
   /** Code of that error, if the writer gave one. */
-  readonly code?: string;
+  readonly code?: string | undefined;
   /** Reason for which a reader asked the writer to stop. */
-  readonly cancelled?: string;
+  readonly cancelled?: string | undefined;
   /** Bytes of the records, without those of the source of a fork. */
   readonly bytes: number;
 }
@@ -91,9 +91,9 @@ export interface ReadDurableStreamOptions {
    *
    * @default {"-1"}
    */
-  readonly after?: string;
+  readonly after?: string | undefined;
   /** Ends the loop, with the signal's reason. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Kinds of the options of `create` of durable streams. */
@@ -113,9 +113,9 @@ const READ: OptionKinds<ReadDurableStreamOptions> = {
 /** Facts of a new stream, with those that applications do not set. */
 export interface CreateLeasedOptions extends CreateDurableStreamOptions {
   /** Time without a sign of life after which the stream is without a writer, in milliseconds. */
-  readonly leaseMs?: number;
+  readonly leaseMs?: number | undefined;
   /** See {@linkcode LogConfig.owner}. */
-  readonly owner?: string;
+  readonly owner?: string | undefined;
 }
 
 /** Parts of {@linkcode DurableStreams}. */
@@ -444,7 +444,7 @@ export interface StreamActivity {
   /** True if an answer of this node writes the stream. */
   readonly isAnswer: boolean;
   /** The writer on this node. */
-  readonly writer?: { readonly offset: string; readonly waiting: number };
+  readonly writer?: { readonly offset: string; readonly waiting: number } | undefined;
 }
 
 /**

@@ -267,7 +267,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    * @throws {TypeError} If the reason is empty, or the code is none.
    * @throws {BrokerError} If the engine is away for too long.
    */
-  abort(reason: string, options: { readonly code?: string } = {}): Promise<void> {
+  abort(reason: string, options: { readonly code?: string | undefined } = {}): Promise<void> {
     checkOptions("abort", options, { code: "string" });
     const { code = ABORTED } = options;
     if (typeof reason !== "string" || reason === "") {

@@ -150,17 +150,17 @@ export interface Operation {
   /** Path below that of the API, with at most one parameter. */
   readonly path: string;
   /** Schema of the parameter in the path. */
-  readonly parameter?: z.ZodType<string>;
+  readonly parameter?: z.ZodType<string> | undefined;
   readonly summary: string;
   readonly description: string;
-  readonly query?: z.ZodObject;
-  readonly body?: z.ZodType;
+  readonly query?: z.ZodObject | undefined;
+  readonly body?: z.ZodType | undefined;
   /** Body of the response with status 200. */
   readonly reply: z.ZodType;
   /** Content type of that body; JSON by default. */
-  readonly type?: "text/event-stream";
+  readonly type?: "text/event-stream" | undefined;
   /** Other statuses with a body of their own. */
-  readonly replies?: Readonly<Record<number, z.ZodType>>;
+  readonly replies?: Readonly<Record<number, z.ZodType>> | undefined;
   /** Statuses of problems, beside those that every operation has. */
   readonly problems: readonly number[];
 }

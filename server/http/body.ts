@@ -13,7 +13,7 @@ export interface ReadBodyOptions {
   /** Longest time for the whole body, in milliseconds. */
   readonly timeoutMs: number;
   /** Gives the body up with the reason, or with 503 if that is no {@linkcode Problem}. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /**

@@ -147,7 +147,7 @@ function tooSlow(): DOMException {
  */
 export function writeEvent(
   data: string,
-  { name, id }: { readonly name?: string; readonly id?: string } = {},
+  { name, id }: { readonly name?: string | undefined; readonly id?: string | undefined } = {},
 ): string {
   const head = name === undefined ? "" : `event: ${name}\n`;
   return `${head}${id === undefined ? "" : `id: ${id}\n`}${writeData(data)}\n\n`;

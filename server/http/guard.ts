@@ -85,24 +85,24 @@ export interface HttpGuardOptions<Action extends string> extends OriginRules {
    *
    * @default {false}
    */
-  readonly opensOnLoopback?: boolean;
+  readonly opensOnLoopback?: boolean | undefined;
   /**
    * Tells paths of topics and streams that servers keep to themselves, which no method and no right
    * reaches. By default there are none.
    */
-  readonly isInternal?: (path: string) => boolean;
+  readonly isInternal?: ((path: string) => boolean) | undefined;
   /** Methods that pages of other origins may use. */
   readonly methods: readonly string[];
   /** Request headers that pages of other origins may send, in addition to the usual ones. */
-  readonly requestHeaders?: readonly string[];
+  readonly requestHeaders?: readonly string[] | undefined;
   /** Response headers that pages of other origins may read. */
-  readonly exposedHeaders?: readonly string[];
+  readonly exposedHeaders?: readonly string[] | undefined;
   /**
    * Lets shared caches keep responses: these do not depend on credentials.
    *
    * @default {false}
    */
-  readonly isPublic?: boolean;
+  readonly isPublic?: boolean | undefined;
   /** Rate of requests of one network address; no limit by default. */
   readonly rate?: Rate | undefined;
   /**
@@ -110,25 +110,25 @@ export interface HttpGuardOptions<Action extends string> extends OriginRules {
    *
    * @default {1024}
    */
-  readonly maxRequests?: number;
+  readonly maxRequests?: number | undefined;
   /**
    * Most requests in addition that change nothing: such a request has no body to hold, and may wait.
    *
    * @default {0}
    */
-  readonly maxWaiting?: number;
+  readonly maxWaiting?: number | undefined;
   /**
    * Longest time for the body of a request, in milliseconds.
    *
    * @default {30000}
    */
-  readonly bodyTimeoutMs?: number;
+  readonly bodyTimeoutMs?: number | undefined;
   /**
    * Longest time for `authorize`, in milliseconds.
    *
    * @default {10000}
    */
-  readonly authorizeTimeoutMs?: number;
+  readonly authorizeTimeoutMs?: number | undefined;
 }
 
 /** Services of the server that a face uses. */

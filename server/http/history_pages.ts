@@ -8,9 +8,9 @@ export interface PublicationMembers {
   /** The data; absent without data, and for bytes. */
   readonly data?: unknown;
   /** The bytes of a binary publication. */
-  readonly base64?: string;
+  readonly base64?: string | undefined;
   /** The publishing user. */
-  readonly from?: string;
+  readonly from?: string | undefined;
 }
 
 /**

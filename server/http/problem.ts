@@ -29,9 +29,9 @@ export interface ProblemOptions extends ErrorOptions {
   /** The operation, the broken rule and the received value, in one sentence without a period. */
   readonly detail: string;
   /** Headers of the response. */
-  readonly headers?: Readonly<Record<string, string>>;
+  readonly headers?: Readonly<Record<string, string>> | undefined;
   /** More members of the body. */
-  readonly members?: Readonly<Record<string, unknown>>;
+  readonly members?: Readonly<Record<string, unknown>> | undefined;
 }
 
 /**

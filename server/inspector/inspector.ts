@@ -111,9 +111,9 @@ export class Inspector implements AsyncDisposable {
     options: InspectorOptions = {},
     parts: {
       /** Clocks and timers. */
-      readonly runtime?: Runtime;
+      readonly runtime?: Runtime | undefined;
       /** Reports errors that no page is told; printed by default. */
-      readonly report?: (what: string, error: unknown) => void;
+      readonly report?: ((what: string, error: unknown) => void) | undefined;
     } = {},
   ) {
     const runtime = parts.runtime ?? platformRuntime();

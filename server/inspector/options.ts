@@ -32,7 +32,7 @@ export interface InspectorOptions {
    *
    * @default {"/inspector"}
    */
-  readonly path?: string;
+  readonly path?: string | undefined;
   /**
    * Decides each request for the page and its data, about two a second while a page is open. `true`
    * allows; a response is sent in place of the page, such as a 401 that has the browser ask for a
@@ -44,10 +44,12 @@ export interface InspectorOptions {
    * present. A proxy on this machine that adds no such header looks like a program, so behind a
    * proxy `authorize` is needed.
    */
-  readonly authorize?: (
-    request: Request,
-    info: RequestInfo,
-  ) => boolean | Response | Promise<boolean | Response>;
+  readonly authorize?:
+    | ((
+      request: Request,
+      info: RequestInfo,
+    ) => boolean | Response | Promise<boolean | Response>)
+    | undefined;
   /**
    * Shows data of messages: in the traffic of a session, in histories, and of room members. `false`
    * shows topics and sizes alone. Each node decides for its own sessions, and the node that the
@@ -55,5 +57,5 @@ export interface InspectorOptions {
    *
    * @default {true}
    */
-  readonly payloads?: boolean;
+  readonly payloads?: boolean | undefined;
 }

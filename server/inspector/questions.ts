@@ -178,10 +178,10 @@ export interface NodeOverview {
 
 /** Details of one session; `state` is missing once the session is over. */
 export interface SessionAnswer {
-  readonly row?: SessionRow;
-  readonly state?: SessionDebugState;
-  readonly topics?: readonly string[];
-  readonly rooms?: readonly string[];
+  readonly row?: SessionRow | undefined;
+  readonly state?: SessionDebugState | undefined;
+  readonly topics?: readonly string[] | undefined;
+  readonly rooms?: readonly string[] | undefined;
 }
 
 /** Members of a room. */

@@ -14,14 +14,14 @@ export interface MetricsOptions {
    *
    * @default {"/metrics"}
    */
-  readonly path?: string | false;
+  readonly path?: string | false | undefined;
   /**
    * Path at which a load balancer asks for health: 200 while the server takes new sessions, 503
    * while the server drains or is full. `false` turns this path off.
    *
    * @default {"/healthz"}
    */
-  readonly healthPath?: string | false;
+  readonly healthPath?: string | false | undefined;
   /**
    * Permission to ask; all other requests get 403.
    *
@@ -34,7 +34,11 @@ export interface MetricsOptions {
    *
    * @default {"loopback"}
    */
-  readonly allow?: "loopback" | "everybody" | ((request: Request, info: RequestInfo) => boolean);
+  readonly allow?:
+    | "loopback"
+    | "everybody"
+    | ((request: Request, info: RequestInfo) => boolean)
+    | undefined;
 }
 
 /** Health of a server, or of several together. */

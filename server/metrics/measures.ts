@@ -32,9 +32,9 @@ export interface HttpFaceStats {
   /** Requests that were answered since the start, by status. */
   readonly answered: Readonly<Record<string, number>>;
   /** Readers that wait for new records now, by the way of reading; of durable streams only. */
-  readonly readers?: Readonly<Record<string, number>>;
+  readonly readers?: Readonly<Record<string, number>> | undefined;
   /** Requests that a bound of the face refused or ended since the start, by bound. */
-  readonly limited?: Readonly<Record<string, number>>;
+  readonly limited?: Readonly<Record<string, number>> | undefined;
 }
 
 /** The counters of a server beside those of its sessions and topics. */
@@ -60,7 +60,7 @@ export interface Measurement {
   /** The number. */
   readonly value: number;
   /** Attributes that distinguish this number within the metric, by OpenTelemetry's names. */
-  readonly attributes?: Readonly<Record<string, string>>;
+  readonly attributes?: Readonly<Record<string, string>> | undefined;
 }
 
 /** A metric, and its current numbers. */

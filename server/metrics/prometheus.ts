@@ -44,7 +44,7 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
 export function prometheusText(
   server: {
     readonly manager: Pick<SessionManager, "stats">;
-    readonly topics?: Pick<Topics, "broker" | "stats">;
+    readonly topics?: Pick<Topics, "broker" | "stats"> | undefined;
     readonly webTransportStats?: WebTransportStats | undefined;
     readonly httpStats?: Readonly<Record<string, HttpFaceStats>> | undefined;
     readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;

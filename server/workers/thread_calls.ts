@@ -25,7 +25,7 @@ export interface ListeningFacts {
   /** The URL of WebTransport; empty if this worker has none. */
   readonly webTransportUrl: string;
   /** Reason for a failure of WebTransport. */
-  readonly webTransportError?: string;
+  readonly webTransportError?: string | undefined;
   /** Id of the worker's node. */
   readonly node: string;
 }
@@ -45,7 +45,9 @@ export interface WorkerQuestions {
   /** Reads the health. */
   health(): ServerHealth;
   /** Drains the server, and ends the broker. */
-  drain(options: { readonly withinMs?: number; readonly reason?: string }): DrainReport;
+  drain(
+    options: { readonly withinMs?: number | undefined; readonly reason?: string | undefined },
+  ): DrainReport;
   /** Closes the server, and ends the broker. */
   close(options: SessionCloseOptions): void;
 }

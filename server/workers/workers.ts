@@ -60,34 +60,36 @@ export interface WorkersOptions
    *
    * @default {navigator.hardwareConcurrency, 1 on other systems than Linux}
    */
-  readonly workers?: number;
+  readonly workers?: number | undefined;
   /** Value for every worker, cloned: `data` of {@linkcode WorkerNode}. */
   readonly data?: unknown;
   /**
    * Engine behind the workers, such as a `RedisBroker`, of which this process is then one of
    * several. Stays open. By default a `MemoryBroker`, whose histories last as long as the process.
    */
-  readonly broker?: Broker;
+  readonly broker?: Broker | undefined;
   /**
    * Most heap of one worker, in MiB. A worker beyond that ends, and is replaced. By default as much
    * as the process may have.
    */
-  readonly maxHeapMb?: number;
+  readonly maxHeapMb?: number | undefined;
   /**
    * Time without an answer after which a worker counts as hanging, and is replaced, in milliseconds.
    *
    * @default {10000}
    */
-  readonly silentMs?: number;
+  readonly silentMs?: number | undefined;
   /**
    * Called when a worker ended that should not have. A replacement starts after `restartMs`. By
    * default the error is printed.
    */
-  readonly onWorkerEnd?: (
-    end: { readonly index: number; readonly error: Error; readonly restartMs: number },
-  ) => void;
+  readonly onWorkerEnd?:
+    | ((
+      end: { readonly index: number; readonly error: Error; readonly restartMs: number },
+    ) => void)
+    | undefined;
   /** Clocks, timers and randomness of the main thread; by default those of the platform. */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
 }
 
 const OPTIONS: OptionKinds<WorkersOptions> = {

@@ -32,19 +32,21 @@ export interface ResumableHandler<M extends { reply(data: never): void }, S> {
    * made the answer was lost or closed, or on a node that starts again. Exactly one node calls this.
    * Without this function such an answer ends as `writer-lost`.
    */
-  readonly resume?: (
-    input: Pick<M, Extract<"data" | "params" | "pattern" | "topic", keyof M>>,
-    progress: {
-      /** Newest items that are kept, oldest first: at most 10,000 and 1 MiB. */
-      readonly written: readonly (
-        Parameters<M["reply"]>[0] extends AsyncIterable<infer Item> ? Item : unknown
-      )[];
-      /** Number of all items that are kept. */
-      readonly count: number;
-      /** Aborted when a reader cancels the answer, and when this node has to leave the answer. */
-      readonly signal: AbortSignal;
-    },
-  ) => Parameters<M["reply"]>[0];
+  readonly resume?:
+    | ((
+      input: Pick<M, Extract<"data" | "params" | "pattern" | "topic", keyof M>>,
+      progress: {
+        /** Newest items that are kept, oldest first: at most 10,000 and 1 MiB. */
+        readonly written: readonly (
+          Parameters<M["reply"]>[0] extends AsyncIterable<infer Item> ? Item : unknown
+        )[];
+        /** Number of all items that are kept. */
+        readonly count: number;
+        /** Aborted when a reader cancels the answer, and when this node has to leave the answer. */
+        readonly signal: AbortSignal;
+      },
+    ) => Parameters<M["reply"]>[0])
+    | undefined;
 }
 
 /**

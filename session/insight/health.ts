@@ -23,7 +23,7 @@ export interface SessionHealth {
 /** Implements `monitorHealth` of a session. */
 export async function* monitorHealth(
   core: SessionCore,
-  options: { readonly intervalMs?: number; readonly signal?: AbortSignal },
+  options: { readonly intervalMs?: number | undefined; readonly signal?: AbortSignal | undefined },
 ): AsyncGenerator<SessionHealth, void, undefined> {
   const { intervalMs = 60_000, signal } = options;
   if (!Number.isInteger(intervalMs) || intervalMs < 1 || intervalMs > MAX_TIMER_MS) {

@@ -17,18 +17,18 @@ export interface RecordedEvent {
   /** Time since the first event of the session, in milliseconds. */
   readonly atMs: number;
   /** First event: the client's URL without a token, and the subprotocol. */
-  readonly opened?: { readonly url: string; readonly protocol: string };
+  readonly opened?: { readonly url: string; readonly protocol: string } | undefined;
   /**
    * A frame that the peer sent: one message or several, a line each. Tokens are empty, and so is a
    * malformed frame that may hold one.
    */
-  readonly text?: string;
+  readonly text?: string | undefined;
   /** A binary frame that the peer sent, as Base64; tokens are empty, as in `text`. */
-  readonly base64?: string;
+  readonly base64?: string | undefined;
   /** Last event: the end of the session. */
-  readonly closed?: Pick<CloseInfo, "code" | "reason" | "by">;
+  readonly closed?: Pick<CloseInfo, "code" | "reason" | "by"> | undefined;
   /** Last event: the recording reached `maxBytes`, and later frames are not recorded. */
-  readonly cut?: true;
+  readonly cut?: true | undefined;
 }
 
 /** Options for {@linkcode recordSessions}. */
@@ -39,14 +39,14 @@ export interface RecordSessionsOptions {
    */
   readonly write: (line: string) => void;
   /** Selects the sessions to record, when their first frame arrives; by default, all. */
-  readonly filter?: (session: Session) => boolean;
+  readonly filter?: ((session: Session) => boolean) | undefined;
   /**
    * Most bytes of lines that are recorded of one session, as UTF-16 units. Lines count, because a
    * peer may send many frames of a single byte.
    *
    * @default {1048576}
    */
-  readonly maxBytes?: number;
+  readonly maxBytes?: number | undefined;
 }
 
 const OPTIONS: OptionKinds<RecordSessionsOptions> = {

@@ -22,9 +22,9 @@ export interface QueuedMessage extends EncodedMessage {
   /** True for answers and control, which are never dropped. */
   readonly isProtected: boolean;
   /** Count of the messages in the frame; by default one. */
-  readonly messages?: number;
+  readonly messages?: number | undefined;
   /** True for a message that many sessions get, which therefore holds no secret of one session. */
-  readonly isShared?: boolean;
+  readonly isShared?: boolean | undefined;
 }
 
 /** A frame made of one or more consecutive entries. */

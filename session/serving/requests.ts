@@ -49,69 +49,77 @@ export type ServiceEnvelope = Extract<
  */
 export interface SessionServices {
   /** Called before the session is established; a code and a reason refuse the session. */
-  readonly admit?: (
-    session: Session,
-  ) => { readonly code: number; readonly reason: string } | undefined;
+  readonly admit?:
+    | ((
+      session: Session,
+    ) => { readonly code: number; readonly reason: string } | undefined)
+    | undefined;
   /** Called once the session is established, before `onOpen`. MUST NOT throw. */
-  readonly opened?: (session: Session) => void;
+  readonly opened?: ((session: Session) => void) | undefined;
   /** Begins an answer that outlives its session, unless begun before, and replies to the request. */
-  readonly keepAnswer?: KeepAnswer;
+  readonly keepAnswer?: KeepAnswer | undefined;
   /**
    * True if a client can move from one session to another. `admit` and `opened` receive the second
    * session with its predecessor, which stays open until the client has moved.
    */
-  readonly canMove?: boolean;
+  readonly canMove?: boolean | undefined;
   /** Hashes a ticket's secret for the name of a guest, with SHA-256; the name is the id without it. */
-  readonly hashOf?: (secret: string) => Uint8Array;
+  readonly hashOf?: ((secret: string) => Uint8Array) | undefined;
   /**
    * Subscribes the session to a topic and returns the data of the answer. After a return value of
    * `undefined`, the service MUST call `onAnswer` of the request once, at once or later.
    */
-  readonly subscribe?: (session: Session, topic: string, request: SubscribeRequest) => unknown;
+  readonly subscribe?:
+    | ((session: Session, topic: string, request: SubscribeRequest) => unknown)
+    | undefined;
   /** Removes the session from a topic. */
-  readonly unsubscribe?: (session: Session, topic: string) => unknown;
+  readonly unsubscribe?: ((session: Session, topic: string) => unknown) | undefined;
   /** Publishes on behalf of the session. */
-  readonly publish?: (
-    session: Session,
-    topic: string,
-    data: unknown,
-    request: PublishRequest,
-  ) => unknown;
+  readonly publish?:
+    | ((
+      session: Session,
+      topic: string,
+      data: unknown,
+      request: PublishRequest,
+    ) => unknown)
+    | undefined;
   /**
    * Called once the client of the session has sent an id, before the envelope that carried the id.
    * MUST NOT throw.
    */
-  readonly introduced?: (session: Session) => void;
+  readonly introduced?: ((session: Session) => void) | undefined;
   /** Sets the presence data of the session in a room; `undefined` ends the presence. */
-  readonly presence?: (session: Session, room: string, data: unknown) => unknown;
+  readonly presence?: ((session: Session, room: string, data: unknown) => unknown) | undefined;
   /** True if any topic has a history. */
-  readonly hasHistory?: boolean;
+  readonly hasHistory?: boolean | undefined;
   /** Store of the handled message numbers. Numbers are ignored without a store. */
-  readonly sequences?: SequenceStore;
+  readonly sequences?: SequenceStore | undefined;
   /** Most bytes of the first envelope, which has a token. */
-  readonly maxTokenBytes?: number;
+  readonly maxTokenBytes?: number | undefined;
   /** Checks a token and returns the new value and user. */
-  readonly authenticate?: (
-    session: Session,
-    token: string,
-    signal: AbortSignal,
-  ) => Promise<{
-    value: unknown;
-    user: string | undefined;
-    isGuest?: boolean;
-    credentials?: SessionIdentity["credentials"];
-  }>;
+  readonly authenticate?:
+    | ((
+      session: Session,
+      token: string,
+      signal: AbortSignal,
+    ) => Promise<{
+      value: unknown;
+      user: string | undefined;
+      isGuest?: boolean | undefined;
+      credentials?: SessionIdentity["credentials"] | undefined;
+    }>)
+    | undefined;
   /**
    * Called once the peer has renewed its token and the session has the new identity. The answer to
    * the peer waits for the promise, as do later requests. MUST NOT throw.
    */
-  readonly renewed?: (session: Session, before: unknown) => void | Promise<void>;
+  readonly renewed?: ((session: Session, before: unknown) => void | Promise<void>) | undefined;
   /**
    * Decides again about the topics of a session that has a new identity. The answer to the peer
    * waits for the promise, and later requests do not. The signal aborts with the session. MUST NOT
    * throw.
    */
-  readonly recheck?: (session: Session, signal: AbortSignal) => Promise<void>;
+  readonly recheck?: ((session: Session, signal: AbortSignal) => Promise<void>) | undefined;
 }
 
 /** Start of a subscription. */

@@ -128,7 +128,7 @@ class IncomingLoop {
 /** Implements `incomingStreams` of a session. */
 export async function* incomingStreams(
   core: SessionCore,
-  { signal }: { readonly signal?: AbortSignal },
+  { signal }: { readonly signal?: AbortSignal | undefined },
 ): AsyncGenerator<IncomingStream, void, undefined> {
   // A server loops for each peer, and must not fail for a peer on a connection without streams.
   if (!core.connection.capabilities.streams) return;

@@ -40,7 +40,7 @@ export interface MsgpackCodecOptions {
    *
    * @default {false}
    */
-  readonly useBigInt64?: boolean;
+  readonly useBigInt64?: boolean | undefined;
 }
 
 /**

@@ -9,15 +9,15 @@ export interface StructuredStreamOptions<R extends Registry> extends OpenStreamO
   /** Schemas of the messages by number. */
   readonly registry: R;
   /** Encoding of the data; JSON by default. */
-  readonly codec?: Codec;
+  readonly codec?: Codec | undefined;
   /** A stream that the peer opened; by default a new stream is opened. */
-  readonly stream?: BidirectionalStream;
+  readonly stream?: BidirectionalStream | undefined;
   /**
    * Largest message in either direction, in bytes of the payload.
    *
    * @default {1048576}
    */
-  readonly maxMessageBytes?: number;
+  readonly maxMessageBytes?: number | undefined;
   /**
    * Treatment of a complete message that is invalid: the type is unknown, the codec cannot read the
    * payload, or the schema refuses the data.
@@ -29,13 +29,13 @@ export interface StructuredStreamOptions<R extends Registry> extends OpenStreamO
    *
    * @default {"throw"}
    */
-  readonly onInvalid?: "throw" | "skip" | ((error: StructuredError) => void);
+  readonly onInvalid?: "throw" | "skip" | ((error: StructuredError) => void) | undefined;
   /**
    * True if both ends mark the end of their messages. Then an end without the mark is an abort,
    * which some connections cannot tell from a normal end. By default true with the subprotocol
    * `skein.1`; a peer other than Skein sends no mark.
    */
-  readonly endMark?: boolean;
+  readonly endMark?: boolean | undefined;
 }
 
 /** Options for typed messages in datagrams. */
@@ -46,11 +46,11 @@ export interface StructuredDatagramsOptions<R extends Registry>
    *
    * @default {256}
    */
-  readonly maxQueued?: number;
+  readonly maxQueued?: number | undefined;
   /**
    * Called for each invalid datagram when the loop reads the datagram: without a type, with an
    * unknown type, or with data that the codec or the schema refuses. The datagram is skipped; an
    * error that the function throws ends the loop.
    */
-  readonly onInvalid?: (error: StructuredError) => void;
+  readonly onInvalid?: ((error: StructuredError) => void) | undefined;
 }

@@ -43,11 +43,11 @@ export interface EncodeOptions {
    *
    * @default {262144}
    */
-  readonly maxBytes?: number;
+  readonly maxBytes?: number | undefined;
   /** The operation, for errors: `send`, `publish`. */
-  readonly verb?: string;
+  readonly verb?: string | undefined;
   /** Id of a request; present if an answer is expected. */
-  readonly id?: number;
+  readonly id?: number | undefined;
   /** First credit of an answer in parts, if not the default. */
   readonly items?: number | undefined;
   /** Name of an answer that outlives its connection. */
@@ -105,7 +105,11 @@ type DataEnvelope = Extract<OutgoingEnvelope, { readonly data?: unknown }>;
  */
 export function encodeData(
   envelope: DataEnvelope,
-  options: { readonly maxBytes: number; readonly verb: string; readonly topic?: string },
+  options: {
+    readonly maxBytes: number;
+    readonly verb: string;
+    readonly topic?: string | undefined;
+  },
 ): EncodedMessage {
   const { maxBytes, verb, topic = "" } = options;
   const { data } = envelope;

@@ -47,7 +47,7 @@ export interface TraceContext {
   /** Version, trace id, span id and flags: 55 characters. */
   readonly traceparent: string;
   /** Additions of vendors, at most 512 characters. */
-  readonly tracestate?: string;
+  readonly tracestate?: string | undefined;
 }
 
 /** Place of a slice in a record: bytes, or UTF-16 units of a text, before the slice and in all. */
@@ -59,41 +59,41 @@ export type Envelope =
     readonly kind: "message";
     readonly topic: string;
     readonly data: unknown;
-    readonly id?: number;
+    readonly id?: number | undefined;
     /** Offset in the history of the topic; never without `prev`. */
-    readonly offset?: number;
+    readonly offset?: number | undefined;
     /** Offset of the message before. */
-    readonly prev?: number;
+    readonly prev?: number | undefined;
     /** Tag of the publication. */
-    readonly tag?: string;
+    readonly tag?: string | undefined;
     /** Slice of a record that is larger than a message: units before the slice, and of the record. */
-    readonly slice?: RecordSlice;
+    readonly slice?: RecordSlice | undefined;
     /** Number of a message that is handled exactly once. */
-    readonly seq?: number;
+    readonly seq?: number | undefined;
     /** Id of the client, sent once per session. */
-    readonly client?: string;
+    readonly client?: string | undefined;
     /** Verified user whose client published the message; set by a server, never by a client. */
-    readonly from?: string;
+    readonly from?: string | undefined;
     /** Place of the message in a trace of the sender. */
-    readonly trace?: TraceContext;
+    readonly trace?: TraceContext | undefined;
     /** Items that an answer in parts may have at first; {@linkcode FIRST_CREDIT} if absent. */
-    readonly items?: number;
+    readonly items?: number | undefined;
     /** Name of an answer that outlives its connection, chosen by the requester. */
-    readonly stream?: string;
+    readonly stream?: string | undefined;
     /** True if the requester has a part of that answer, so that the request must start none. */
-    readonly begun?: true;
+    readonly begun?: true | undefined;
   }
   | {
     readonly kind: "reply";
     readonly id: number | null;
     readonly data?: unknown;
-    readonly error?: RequestFailure;
+    readonly error?: RequestFailure | undefined;
   }
   | { readonly kind: "cancel"; readonly id: number }
   /** One item of an answer in parts. */
   | { readonly kind: "part"; readonly id: number; readonly data: unknown }
   /** The end of an answer in parts. */
-  | { readonly kind: "end"; readonly id: number; readonly error?: RequestFailure }
+  | { readonly kind: "end"; readonly id: number; readonly error?: RequestFailure | undefined }
   /** Credit for further items of an answer in parts. */
   | { readonly kind: "more"; readonly id: number; readonly items: number }
   | {
@@ -101,23 +101,23 @@ export type Envelope =
     readonly topic: string;
     readonly id: number;
     /** Newest position that the client has. */
-    readonly since?: HistoryPosition;
+    readonly since?: HistoryPosition | undefined;
     /** Number of the newest messages that the client wants first. */
-    readonly last?: number;
+    readonly last?: number | undefined;
     /** Id of the client, sent once per session. */
-    readonly client?: string;
+    readonly client?: string | undefined;
   }
   | { readonly kind: "unsubscribe"; readonly topic: string; readonly id: number }
   | {
     readonly kind: "publish";
     readonly topic: string;
     readonly data: unknown;
-    readonly id?: number;
-    readonly seq?: number;
+    readonly id?: number | undefined;
+    readonly seq?: number | undefined;
     /** Id of the client, sent once per session. */
-    readonly client?: string;
+    readonly client?: string | undefined;
     /** Present if the publishing client does not get the publication. */
-    readonly echo?: false;
+    readonly echo?: false | undefined;
   }
   | {
     readonly kind: "presence";
@@ -131,7 +131,7 @@ export type Envelope =
   | { readonly kind: "ping"; readonly n: number }
   | { readonly kind: "pong"; readonly n: number }
   | { readonly kind: "goaway"; readonly goaway: GoAway }
-  | { readonly kind: "dropped"; readonly count: number; readonly topic?: string }
+  | { readonly kind: "dropped"; readonly count: number; readonly topic?: string | undefined }
   | { readonly kind: "gap"; readonly topic: string; readonly gap: Gap }
   | {
     /** A publication that this peer does not get: only the place in the history. */
@@ -139,9 +139,9 @@ export type Envelope =
     readonly topic: string;
     readonly offset: number;
     readonly prev: number;
-    readonly tag?: string;
+    readonly tag?: string | undefined;
     /** Present at a client that did not take the publication, and lost it. */
-    readonly reason?: RecoveryReason;
+    readonly reason?: RecoveryReason | undefined;
   }
   | {
     readonly kind: "unsubscribed";
@@ -435,8 +435,8 @@ export type OutgoingEnvelope =
     readonly id?: number | undefined;
     readonly from?: string | undefined;
     readonly trace?: TraceContext | undefined;
-    readonly offset?: number;
-    readonly prev?: number;
+    readonly offset?: number | undefined;
+    readonly prev?: number | undefined;
     readonly tag?: string | undefined;
     readonly seq?: number | undefined;
     readonly client?: string | undefined;
@@ -444,7 +444,11 @@ export type OutgoingEnvelope =
     readonly stream?: string | undefined;
     readonly begun?: true | undefined;
   }
-  | { readonly reply: number | null; readonly data?: unknown; readonly error?: RequestFailure }
+  | {
+    readonly reply: number | null;
+    readonly data?: unknown;
+    readonly error?: RequestFailure | undefined;
+  }
   | {
     readonly publish: string;
     readonly data?: unknown;
@@ -471,7 +475,7 @@ export type OutgoingEnvelope =
   | { readonly ping: number }
   | { readonly pong: number }
   | { readonly goaway: GoAway }
-  | { readonly dropped: number; readonly topic?: string }
+  | { readonly dropped: number; readonly topic?: string | undefined }
   | Gap
   | {
     readonly skip: string;

@@ -19,7 +19,7 @@ export interface PresenceMember<D = unknown> {
   /** Start of the first of these sessions, in milliseconds since the Unix epoch. */
   readonly joinedAt: number;
   /** Presence data of the user, as last set by any of the sessions; absent without data. */
-  readonly data?: D;
+  readonly data?: D | undefined;
 }
 
 /**
@@ -38,9 +38,9 @@ export type PresenceNotice<D = unknown> =
     /** All present users, or some of them. */
     readonly members: readonly PresenceMember<D>[];
     /** Number of this part of the list, from 0; absent for a list in one part. */
-    readonly page?: number;
+    readonly page?: number | undefined;
     /** Present if another part follows. */
-    readonly more?: true;
+    readonly more?: true | undefined;
   }
   | {
     /** A user's first connection has opened. */
@@ -50,7 +50,7 @@ export type PresenceNotice<D = unknown> =
     /** Time of the join, in milliseconds since the Unix epoch. */
     readonly at: number;
     /** Presence data of the user; absent without data. */
-    readonly data?: D;
+    readonly data?: D | undefined;
   }
   | {
     /** The data of a present user has changed. */
@@ -60,7 +60,7 @@ export type PresenceNotice<D = unknown> =
     /** Time of the change, in milliseconds since the Unix epoch. */
     readonly at: number;
     /** New presence data; absent if the user has no data any more. */
-    readonly data?: D;
+    readonly data?: D | undefined;
   }
   | {
     /** A user's last connection has closed. */
@@ -79,7 +79,11 @@ export type PresenceNotice<D = unknown> =
      */
     readonly type: "changes";
     /** Users whose first connection has opened, with time and data as in a join. */
-    readonly joined: readonly { readonly user: string; readonly at: number; readonly data?: D }[];
+    readonly joined: readonly {
+      readonly user: string;
+      readonly at: number;
+      readonly data?: D | undefined;
+    }[];
     /** Users whose last connection has closed, with times as in a leave. */
     readonly left: readonly {
       readonly user: string;
@@ -87,7 +91,9 @@ export type PresenceNotice<D = unknown> =
       readonly lastSeenAt: number;
     }[];
     /** Users with changed data, with time and data as in an update. */
-    readonly updated?: readonly { readonly user: string; readonly at: number; readonly data?: D }[];
+    readonly updated?:
+      | readonly { readonly user: string; readonly at: number; readonly data?: D | undefined }[]
+      | undefined;
   }
   | {
     /** Number of present users, in a room that publishes only this number. */

@@ -39,24 +39,24 @@ export type RecoveryReason =
 /** Answer to a subscription; all keys are absent for a topic without history. */
 export interface SubscribeAnswer {
   /** Epoch of the following messages. */
-  readonly epoch?: string;
+  readonly epoch?: string | undefined;
   /** Offset before the following messages: the first of them has this offset as `prev`. */
-  readonly offset?: number;
+  readonly offset?: number | undefined;
   /** Tag of the publication at `offset`, where known. */
   readonly tag?: string | undefined;
   /** Newest offset at the time of the answer; a client with this offset has caught up. */
-  readonly head?: number;
+  readonly head?: number | undefined;
   /** True if all messages since the requested position follow. */
-  readonly recovered?: boolean;
+  readonly recovered?: boolean | undefined;
   /** Reason why messages are missing. */
-  readonly reason?: RecoveryReason;
+  readonly reason?: RecoveryReason | undefined;
   /**
    * Present, and alone, if the session subscribed to the topic again or left the topic before this
    * answer. The client gets the failure `superseded`.
    */
-  readonly isSuperseded?: true;
+  readonly isSuperseded?: true | undefined;
   /** Present, and alone, if the topic cannot be subscribed to. The client gets this failure. */
-  readonly refusal?: RequestError["failure"];
+  readonly refusal?: RequestError["failure"] | undefined;
 }
 
 /** Notice that messages of a topic are missing here, or may be missing. */
@@ -121,9 +121,9 @@ export interface Recovery {
   /** True if all missed messages follow. */
   readonly recovered: boolean;
   /** Reason why messages are missing. */
-  readonly reason?: RecoveryReason;
+  readonly reason?: RecoveryReason | undefined;
   /** Position before the following messages; absent if unknown, as for a topic without history. */
-  readonly position?: HistoryPosition;
+  readonly position?: HistoryPosition | undefined;
 }
 
 /** Prefix of the topics of durable streams; the id of the stream follows. */

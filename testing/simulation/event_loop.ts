@@ -41,14 +41,14 @@ export interface SimulationOptions {
    *
    * @default {"facts"}
    */
-  readonly trace?: "facts" | "packets";
+  readonly trace?: "facts" | "packets" | undefined;
   /**
    * Turns of the process after each event. Programs whose work is all in virtual time need one; a run
    * with more and another digest has work that escapes.
    *
    * @default {1}
    */
-  readonly turns?: number;
+  readonly turns?: number | undefined;
 }
 
 /** Kind of an entry of a trace, for colors and filters. */
@@ -70,13 +70,13 @@ export interface TraceDetails {
    *
    * @default {"note"}
    */
-  readonly kind?: TraceKind;
+  readonly kind?: TraceKind | undefined;
   /** Host at the other end, if the entry has one. */
-  readonly to?: string;
+  readonly to?: string | undefined;
   /** Time until the end of the fact, such as the arrival of a packet, in milliseconds. */
-  readonly lastsMs?: number;
+  readonly lastsMs?: number | undefined;
   /** More about the fact for people, such as the stack of an error; not in the digest. */
-  readonly more?: string;
+  readonly more?: string | undefined;
 }
 
 /** An entry of the trace of a simulation. */

@@ -56,7 +56,7 @@ const RANDOM_ALGORITHMS: readonly string[] = ["RSA-PSS", "RSA-OAEP"];
 /** Globals of the network for programs in a simulation; those that are missing are refused. */
 export interface NetworkGlobals {
   /** The `fetch` of programs. */
-  readonly fetch?: typeof fetch;
+  readonly fetch?: typeof fetch | undefined;
   /** The `WebSocket` of programs. */
   readonly WebSocket?: unknown;
   /** The `WebTransport` of programs. */

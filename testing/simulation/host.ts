@@ -15,13 +15,13 @@ export interface ClockFaults {
    *
    * @default {0}
    */
-  readonly offsetMs?: number;
+  readonly offsetMs?: number | undefined;
   /**
    * Share by which the clock and the timers run fast; negative is slow. Quartz has up to 0.0001.
    *
    * @default {0}
    */
-  readonly drift?: number;
+  readonly drift?: number | undefined;
 }
 
 /**
@@ -143,7 +143,7 @@ export class Host implements EventHost {
    *
    * @param options `power` for a machine that is off: its peers hear no more.
    */
-  kill(options: { readonly power?: boolean } = {}): void {
+  kill(options: { readonly power?: boolean | undefined } = {}): void {
     if (!this.#isAlive) return;
     const { power = false } = options;
     this.#events.note(power ? "loses its power" : "is killed", this.name, { kind: "life" });

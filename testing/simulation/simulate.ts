@@ -11,7 +11,7 @@ import type { Simulation } from "./simulation.ts";
 /** Options of {@linkcode simulate}. */
 export interface SimulateOptions extends SimulationOptions {
   /** Conditions between any two hosts from the start; none is a network without faults. */
-  readonly network?: LinkConditions;
+  readonly network?: LinkConditions | undefined;
   /** Value for the program, which a structured clone can carry. Absent by default. */
   readonly input?: unknown;
   /**
@@ -19,9 +19,9 @@ export interface SimulateOptions extends SimulationOptions {
    *
    * @default {120000}
    */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
   /** Ends the simulation. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 const SIMULATE: OptionKinds<SimulateOptions> = {

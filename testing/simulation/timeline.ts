@@ -28,19 +28,19 @@ export interface TimelineOptions {
    *
    * @default {undefined}
    */
-  readonly untilMs?: number;
+  readonly untilMs?: number | undefined;
   /**
    * Time before the end that the timeline has, in milliseconds.
    *
    * @default {10000}
    */
-  readonly lastMs?: number;
+  readonly lastMs?: number | undefined;
   /**
    * Most lines; the first ones are left out.
    *
    * @default {100}
    */
-  readonly maxLines?: number;
+  readonly maxLines?: number | undefined;
 }
 
 const TIMELINE: OptionKinds<TimelineOptions> = {

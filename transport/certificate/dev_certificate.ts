@@ -14,33 +14,33 @@ export interface DevCertificateOptions {
    *
    * @default {["localhost", "127.0.0.1", "::1"]}
    */
-  readonly names?: readonly string[];
+  readonly names?: readonly string[] | undefined;
   /**
    * Folder of the certificate; `null` keeps the certificate in memory alone. By default, the user's
    * cache folder: `$XDG_CACHE_HOME/skein` or `~/.cache/skein`, `~/Library/Caches/skein`,
    * `%LOCALAPPDATA%\skein`.
    */
-  readonly cacheFolder?: string | URL | null;
+  readonly cacheFolder?: string | URL | null | undefined;
   /**
    * Validity from now on in days, 1 to 13. The start is an hour ago, for clocks that are late.
    *
    * @default {13}
    */
-  readonly days?: number;
+  readonly days?: number | undefined;
   /**
    * Makes a new certificate, even if the stored one is still good.
    *
    * @default {false}
    */
-  readonly renew?: boolean;
+  readonly renew?: boolean | undefined;
   /** Current time; by default, that of the clock. */
-  readonly now?: Date;
+  readonly now?: Date | undefined;
   /**
    * Clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
 }
 
 /** A certificate for development. */

@@ -19,7 +19,7 @@ const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 /** A connection of a WebTransport server; raw QUIC has no sessions. */
 export interface ServerConnection extends AcceptedConnection {
   /** Number of sessions, pending ones included. */
-  readonly sessionCount?: number;
+  readonly sessionCount?: number | undefined;
   /** Refuses new requests. */
   stop?(): void;
 }

@@ -86,31 +86,31 @@ export interface Http3ConnectionOptions {
    *
    * @default {16}
    */
-  readonly maxSessions?: number;
+  readonly maxSessions?: number | undefined;
   /** Limits that sessions grant to the peer. */
   readonly flowControl?: FlowControlOptions | undefined;
   /** Called with each request of the peer, on a server. */
-  readonly onRequest?: (request: Http3Request) => void;
+  readonly onRequest?: ((request: Http3Request) => void) | undefined;
   /**
    * Tells whether the client of a request moves here from another connection; otherwise a spare
    * connection is closed. None is spare if left out.
    */
   readonly isSuccessor?: ((request: Http3Request) => boolean) | undefined;
   /** Deadlines for the first request of a server's connection. */
-  readonly firstRequests?: Deadlines<Http3Connection>;
+  readonly firstRequests?: Deadlines<Http3Connection> | undefined;
   /**
    * Deadlines for the settings of a client whose request came first, of
    * {@linkcode SETTINGS_TIMEOUT_MS}. Such a request is frequent, and a timer of its own would cost
    * more than the wait, which most often ends in the same turn.
    */
-  readonly lateSettings?: Deadlines<Http3Connection>;
+  readonly lateSettings?: Deadlines<Http3Connection> | undefined;
   /**
    * Deadlines of {@linkcode GRACE_MS} for a server's connections without a session. A timer for each
    * would cost more than all else at the end of a session.
    */
-  readonly graces?: Deadlines<Http3Connection>;
+  readonly graces?: Deadlines<Http3Connection> | undefined;
   /** True if a client's connection stays open after the last session. */
-  readonly isPooled?: boolean;
+  readonly isPooled?: boolean | undefined;
 }
 
 /** A request for a session, on a client. */
@@ -118,14 +118,14 @@ export interface ConnectOptions {
   /** The `https:` URL. */
   readonly url: URL;
   /** Request headers without the pseudo-headers. */
-  readonly fields?: readonly Field[];
+  readonly fields?: readonly Field[] | undefined;
   /**
    * Reads the subprotocol from the response; `undefined` if the server chose one that was not
    * offered.
    */
   readonly protocolOf: (fields: readonly Field[]) => string | undefined;
   /** Chooses the value of `:protocol`; by default the likely one of the server's settings. */
-  readonly tokenOf?: (settings: Settings) => UpgradeToken;
+  readonly tokenOf?: ((settings: Settings) => UpgradeToken) | undefined;
   /** Factory of the session's errors. */
   readonly errors?: SessionErrors | undefined;
 }
@@ -184,7 +184,7 @@ export class Http3Connection implements SessionLink {
       remoteAddress,
       isSpare = false,
       control = openControl(conn, encodeControlHead(options)),
-    }: Partial<AcceptedPeer> & { readonly control?: Promise<unknown> } = {},
+    }: Partial<AcceptedPeer> & { readonly control?: Promise<unknown> | undefined } = {},
   ) {
     const { runtime } = options;
     this.#isSpare = isSpare;

@@ -27,13 +27,13 @@ export interface Http3DialOptions extends DialWebTransportOptions {
   /** Clocks and timers of the node. */
   readonly runtime: Runtime;
   /** Factory of errors; Skein's own by default. */
-  readonly errors?: SessionErrors;
+  readonly errors?: SessionErrors | undefined;
   /** Congestion control of QUIC. */
-  readonly congestionControl?: "throughput" | "low-latency" | "default";
+  readonly congestionControl?: "throughput" | "low-latency" | "default" | undefined;
   /** Pool of connections shared by sessions of one origin. */
-  readonly pool?: Http3Pool;
+  readonly pool?: Http3Pool | undefined;
   /** Called with the fields of an accepting response. */
-  readonly onResponse?: (fields: readonly Field[]) => void;
+  readonly onResponse?: ((fields: readonly Field[]) => void) | undefined;
 }
 
 /** Dial of one session, on a connection of its own or on a pooled one. */

@@ -28,9 +28,9 @@ export interface WebTransportRequest {
    */
   accept(options?: {
     /** Subprotocol, one of those offered; absent by default. */
-    readonly protocol?: string;
+    readonly protocol?: string | undefined;
     /** Response headers; absent by default. */
-    readonly headers?: HeadersInit;
+    readonly headers?: HeadersInit | undefined;
     /**
      * Resolves on admission of the client, where a token must arrive first. Until then the client
      * may have 16 streams, of which only the first is read, and no datagrams. Admitted at once by
@@ -46,7 +46,7 @@ export interface WebTransportRequest {
    * @throws {TypeError} If the request was already answered.
    * @throws {RangeError} If the status is not from 300 to 599.
    */
-  refuse(status: number, options?: { readonly headers?: HeadersInit }): void;
+  refuse(status: number, options?: { readonly headers?: HeadersInit | undefined }): void;
 }
 
 /** Options for accepting a request. */
@@ -146,7 +146,7 @@ export class Http3Request implements WebTransportRequest {
     return this.#session;
   }
 
-  refuse(status: number, options: { readonly headers?: HeadersInit } = {}): void {
+  refuse(status: number, options: { readonly headers?: HeadersInit | undefined } = {}): void {
     checkOptions("refuse request", options, { headers: 0 });
     const { headers = {} } = options;
     if (!Number.isInteger(status) || status < 300 || status > 599) {

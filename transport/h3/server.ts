@@ -37,20 +37,20 @@ export interface ListenWebTransportOptions
    *
    * @default {16}
    */
-  readonly maxSessionsPerConnection?: number;
+  readonly maxSessionsPerConnection?: number | undefined;
   /**
    * Most open streams of a peer per connection and direction. Each may hold up to 1.25 MB of unread
    * data; see `unreadStreams`.
    *
    * @default {128}
    */
-  readonly maxStreams?: number;
+  readonly maxStreams?: number | undefined;
   /**
    * Most open unidirectional streams of a peer per connection, if different: peers of Media over
    * QUIC open streams without waiting. `maxStreams` by default, or 1024 with `quic`. The value is
    * also the default of `flowControl.maxStreamsUni`.
    */
-  readonly maxUnidirectionalStreams?: number;
+  readonly maxUnidirectionalStreams?: number | undefined;
   /**
    * Limits on data that a client may send ahead of the readers, for clients with flow control, such
    * as Skein in Deno; a browser may lack flow control. The stream limits above and QUIC's own

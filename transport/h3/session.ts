@@ -117,7 +117,7 @@ export interface OpenSessionStreamOptions extends OpenStreamOptions {
    *
    * @default {true}
    */
-  readonly waitUntilAvailable?: boolean;
+  readonly waitUntilAvailable?: boolean | undefined;
 }
 
 /** Highest send order, so that stream heads go first. */
@@ -878,7 +878,7 @@ export interface SessionErrors {
    */
   stream(failure: StreamFailure, code: number | undefined): Error;
   /** Makes the error of a session that is over or could not be opened. */
-  session(message: string, options?: ErrorOptions & { status?: number }): Error;
+  session(message: string, options?: ErrorOptions & { status?: number | undefined }): Error;
 }
 
 /** Factory of Skein's own errors. */

@@ -52,38 +52,38 @@ export interface HardenedWebSocketOptions {
    * buffered, whether its header announces the size or its fragments add up. The default is the
    * limit of `session.maxMessageBytes`, and at least 64 KiB; `serve` throws for a lower one.
    */
-  readonly maxPayloadBytes?: number;
+  readonly maxPayloadBytes?: number | undefined;
   /**
    * Time for a peer to answer a close before its connection is dropped, in milliseconds.
    *
    * @default {5000}
    */
-  readonly closeTimeoutMs?: number;
+  readonly closeTimeoutMs?: number | undefined;
   /**
    * Time from the connection to the end of the first request's head, including the TLS handshake,
    * in milliseconds.
    *
    * @default {10000}
    */
-  readonly handshakeTimeoutMs?: number;
+  readonly handshakeTimeoutMs?: number | undefined;
   /**
    * Time for a request with its body, in milliseconds; checked every second.
    *
    * @default {60000}
    */
-  readonly requestTimeoutMs?: number;
+  readonly requestTimeoutMs?: number | undefined;
   /**
    * Time that a connection may wait for its next request, in milliseconds.
    *
    * @default {5000}
    */
-  readonly keepAliveTimeoutMs?: number;
+  readonly keepAliveTimeoutMs?: number | undefined;
   /**
    * Size of a request's head, in bytes; a larger one is answered with 431.
    *
    * @default {16384}
    */
-  readonly maxHeaderBytes?: number;
+  readonly maxHeaderBytes?: number | undefined;
   /**
    * Connections per second that one network address may open, on average; an IPv6 /64 is one
    * address. Beyond, a request is answered with 429 and `retry-after`; over TLS, the connection is
@@ -91,34 +91,34 @@ export interface HardenedWebSocketOptions {
    *
    * @default {20}
    */
-  readonly handshakesPerSecond?: number;
+  readonly handshakesPerSecond?: number | undefined;
   /**
    * Connections that one address may open at once after a pause. `Infinity` removes the limit, for
    * example behind a proxy, where all connections share one address.
    *
    * @default {200}
    */
-  readonly handshakeBurst?: number;
+  readonly handshakeBurst?: number | undefined;
   /**
    * Connections of one address without a request yet; another one is dropped. The default counts
    * once more than half of `maxPending` have no request; a number that you set always counts.
    *
    * @default {200}
    */
-  readonly maxPendingPerAddress?: number;
+  readonly maxPendingPerAddress?: number | undefined;
   /**
    * Connections of all addresses without a request yet; another one drops the oldest of them.
    *
    * @default {2048}
    */
-  readonly maxPending?: number;
+  readonly maxPending?: number | undefined;
   /**
    * Addresses to remember until all their tokens are back; beyond, the one that opened no connection
    * for longest is forgotten.
    *
    * @default {16384}
    */
-  readonly maxIdleAddresses?: number;
+  readonly maxIdleAddresses?: number | undefined;
   /**
    * Compression of messages (permessage-deflate) for peers that offer it, each message alone. Only
    * messages that many sessions get are compressed, once for all of them; answers and messages to
@@ -126,7 +126,7 @@ export interface HardenedWebSocketOptions {
    *
    * @default {false}
    */
-  readonly compression?: boolean | { readonly minBytes?: number };
+  readonly compression?: boolean | { readonly minBytes?: number | undefined } | undefined;
 }
 
 /** Check of a limit that must be there. */

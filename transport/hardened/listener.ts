@@ -327,7 +327,7 @@ export class Listener {
    * Stops listening, and ends every connection; connections with an unfinished answer end last.
    * Idempotent.
    */
-  shutdown({ answersMs = 0 }: { readonly answersMs?: number } = {}): Promise<void> {
+  shutdown({ answersMs = 0 }: { readonly answersMs?: number | undefined } = {}): Promise<void> {
     return this.#closing ??= this.#close(Math.max(answersMs, this.#options.closeTimeoutMs));
   }
 

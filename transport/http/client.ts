@@ -58,7 +58,7 @@ export interface DialHttpOptions extends Omit<DialWebSocketOptions, "flowControl
   /** Clocks and timers of the client. */
   readonly runtime: Runtime;
   /** Knowledge of the network, which the dialer updates. */
-  readonly path?: HttpPath;
+  readonly path?: HttpPath | undefined;
   /** Sends requests; by default the `fetch` of the platform. */
   readonly fetch?: typeof fetch | undefined;
 }
@@ -68,7 +68,7 @@ export interface HttpPath {
   /** True if a proxy holds event streams back. */
   polls: boolean;
   /** Number of further event streams that may be late; 0 before one came in time. */
-  chances?: number;
+  chances?: number | undefined;
 }
 
 /**

@@ -49,7 +49,7 @@ export interface MemoryWire {
    *
    * @default {"memory"}
    */
-  readonly transport?: string;
+  readonly transport?: string | undefined;
   /** The subprotocol. */
   readonly protocol: string;
   /** Message frames without a stream. */

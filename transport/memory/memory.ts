@@ -21,33 +21,33 @@ export interface MemoryPairOptions {
    *
    * @default {platformRuntime()}
    */
-  runtime?: Runtime;
+  runtime?: Runtime | undefined;
   /**
    * The subprotocol that both ends agreed on.
    *
    * @default {"skein.1"}
    */
-  protocol?: string;
+  protocol?: string | undefined;
   /**
    * `true` for message frames without a stream, as on a WebSocket.
    *
    * @default {true}
    */
-  frames?: boolean;
+  frames?: boolean | undefined;
   /**
    * `true` for streams.
    *
    * @default {true}
    */
-  streams?: boolean;
+  streams?: boolean | undefined;
   /**
    * `true` for datagrams.
    *
    * @default {true}
    */
-  datagrams?: boolean;
+  datagrams?: boolean | undefined;
   /** Faults from the start, in both directions; see {@linkcode MemoryLink.setFaults}. */
-  faults?: MemoryFaults;
+  faults?: MemoryFaults | undefined;
   /**
    * Credit that the client grants once without granting more, as WebKit's WebTransport does. Once
    * the server has used up the bytes or streams, no more data arrives, while both ends look
@@ -81,7 +81,7 @@ export interface MemoryPairOptions {
    *
    * @default {1}
    */
-  random?: number | (() => number);
+  random?: number | (() => number) | undefined;
 }
 
 /**
@@ -127,7 +127,7 @@ export interface MemoryLink {
    * @param options With `silent`, the network breaks without notice: sent data vanishes, and only
    * silence shows the break, as with a cable pulled far away.
    */
-  disconnect(options?: { readonly silent?: boolean }): void;
+  disconnect(options?: { readonly silent?: boolean | undefined }): void;
   /**
    * Asks the receiving end to wind up, which resolves `draining` there.
    *

@@ -11,26 +11,26 @@ export interface MemoryFaults {
    *
    * @default {0}
    */
-  readonly delayMs?: number;
+  readonly delayMs?: number | undefined;
   /**
    * Largest random time on top of `delayMs`, in milliseconds.
    *
    * @default {0}
    */
-  readonly jitterMs?: number;
+  readonly jitterMs?: number | undefined;
   /**
    * Share of datagrams that is lost, from 0 to 1. Frames and streams are reliable.
    *
    * @default {0}
    */
-  readonly lossRate?: number;
+  readonly lossRate?: number | undefined;
   /**
    * Share of datagrams that overtake the one before, from 0 to 1, if that one is still under way.
    * Frames and streams keep order.
    *
    * @default {0}
    */
-  readonly reorderRate?: number;
+  readonly reorderRate?: number | undefined;
 }
 
 /** A packet under way: a callback for the arrival, and the earliest time. */

@@ -32,7 +32,7 @@ export interface FirstStream {
   /** Resolves with the stream; rejects if there will be no stream. */
   readonly stream: Promise<BidirectionalStream>;
   /** Longest wait of a server for the stream, in milliseconds; absent at the client. */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
   /** The streams after the first; only the inner connection buffers these. */
   readonly incoming: ReadableStream<BidirectionalStream>;
 }
@@ -80,7 +80,7 @@ export interface MessageStreamOptions {
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /** Side of this end: the client opens the stream. */
   readonly side: "client" | "server";
   /**
@@ -89,19 +89,19 @@ export interface MessageStreamOptions {
    *
    * @default {10000}
    */
-  readonly streamTimeoutMs?: number;
+  readonly streamTimeoutMs?: number | undefined;
   /**
    * Longest wait of a close for the writes of sent frames, and for the peer to end the other half,
    * in milliseconds.
    *
    * @default {1000}
    */
-  readonly closeTimeoutMs?: number;
+  readonly closeTimeoutMs?: number | undefined;
   /**
    * Largest body of a frame, in bytes; a larger one closes with 4413 without being buffered. By
    * default 4 MiB on a server, and 64 MiB on a client.
    */
-  readonly maxFrameBytes?: number;
+  readonly maxFrameBytes?: number | undefined;
   /**
    * Resolves once the peer is admitted. Until then the peer may send `maxEarlyBytes`; more closes
    * with 4401. By default, the peer is admitted at once.
@@ -112,7 +112,7 @@ export interface MessageStreamOptions {
    *
    * @default {20480}
    */
-  readonly maxEarlyBytes?: number;
+  readonly maxEarlyBytes?: number | undefined;
 }
 
 /** Bounds of message frames, and the runtime of the node. */

@@ -39,7 +39,7 @@ const CAPABILITIES: ConnectionCapabilities = {
  */
 export async function acceptNativeWebTransport(
   conn: Deno.QuicConn,
-  options: { readonly runtime?: Runtime } = {},
+  options: { readonly runtime?: Runtime | undefined } = {},
 ): Promise<{
   /** Established connection. Its QUIC connection carries no other session. */
   readonly connection: Connection;
@@ -176,7 +176,7 @@ export class NativeRequest implements WebTransportRequest {
     return aborted.signal;
   }
 
-  accept({ protocol = "" }: { readonly protocol?: string } = {}): Connection {
+  accept({ protocol = "" }: { readonly protocol?: string | undefined } = {}): Connection {
     if (protocol !== "") {
       throw new TypeError(
         `Cannot accept request: protocol must be left out because the runtime negotiates none, received "${protocol}"`,

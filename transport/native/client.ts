@@ -35,14 +35,14 @@ import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 export interface NativeWebTransport {
   readonly ready: Promise<void>;
   readonly closed: Promise<ConnectionCloseInfo>;
-  readonly draining?: Promise<void>;
-  readonly protocol?: string;
+  readonly draining?: Promise<void> | undefined;
+  readonly protocol?: string | undefined;
   /** `reliable-only` for a session over TCP. */
-  readonly reliability?: string;
+  readonly reliability?: string | undefined;
   /** Undefined in WebKit on iOS (webkit.org/b/322201). */
   readonly datagrams: {
     readonly readable: ReadableStream<Uint8Array>;
-    readonly writable?: WritableStream<Uint8Array>;
+    readonly writable?: WritableStream<Uint8Array> | undefined;
     createWritable?(): WritableStream<Uint8Array>;
     readonly maxDatagramSize: number;
   } | undefined;

@@ -46,9 +46,9 @@ export interface NativeServerDefectFact {
   /** Public issue; `undefined` if none is known. */
   readonly issue: string | undefined;
   /** True if `acceptNativeWebTransport()` avoids the defect. */
-  readonly isWorkedAround?: boolean;
+  readonly isWorkedAround?: boolean | undefined;
   /** Detects a fix by a feature of the runtime; absent if no feature shows a fix. */
-  readonly isMended?: () => boolean;
+  readonly isMended?: (() => boolean) | undefined;
 }
 
 /** One issue covers both the ends of streams and the limit on their number. */

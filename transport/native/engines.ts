@@ -7,7 +7,7 @@ export interface EngineDefect {
   /** Pattern for `navigator.userAgent` of the engine; the first group is the version. */
   readonly engine: RegExp;
   /** First version without the defect; absent while no version has a fix. */
-  readonly mendedIn?: number;
+  readonly mendedIn?: number | undefined;
   /** Public report, without `https://`. */
   readonly bug: string;
   /** Effect, in words. */
@@ -16,7 +16,7 @@ export interface EngineDefect {
    * Received bytes, and streams of both ends, after which a connection has to be replaced; absent
    * for a defect that does not wear connections out.
    */
-  readonly wornAt?: { readonly bytes: number; readonly streams: number };
+  readonly wornAt?: { readonly bytes: number; readonly streams: number } | undefined;
   /**
    * Uses that try WebSocket first because of the defect; empty for a defect that is detected at run
    * time.

@@ -29,7 +29,7 @@ export interface ListenNativeWebTransportOptions extends QuicListenOptions {
    *
    * @default {128}
    */
-  readonly maxStreams?: number;
+  readonly maxStreams?: number | undefined;
   /** Tells whether the client of a request moves; see the option of `listenWebTransport()`. */
   readonly isSuccessor?: ((request: WebTransportRequest) => boolean) | undefined;
 }

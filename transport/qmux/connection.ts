@@ -37,7 +37,7 @@ export interface WithQmuxOptions {
    *
    * @default {""}
    */
-  readonly protocol?: string;
+  readonly protocol?: string | undefined;
   /** Limits on data that the peer may send ahead of the readers. */
   readonly flowControl?: FlowControlOptions | undefined;
   /** Called with the multiplexer before its start; a server bounds a peer without a token here. */

@@ -88,9 +88,9 @@ export interface QmuxOptions {
    *
    * @default {false}
    */
-  readonly isLenient?: boolean;
+  readonly isLenient?: boolean | undefined;
   /** Called once the peer's transport parameters have arrived. */
-  readonly onOpen?: () => void;
+  readonly onOpen?: (() => void) | undefined;
 }
 
 /**

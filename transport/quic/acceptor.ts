@@ -60,25 +60,25 @@ export interface ListenQuicOptions extends Certificate {
    *
    * @default {128}
    */
-  readonly maxBidirectionalStreams?: number;
+  readonly maxBidirectionalStreams?: number | undefined;
   /**
    * Most open unidirectional streams of a peer. Each may hold up to 1.25 MB of unread data.
    *
    * @default {1024}
    */
-  readonly maxUnidirectionalStreams?: number;
+  readonly maxUnidirectionalStreams?: number | undefined;
   /**
    * Address to listen on.
    *
    * @default {"0.0.0.0"}
    */
-  readonly hostname?: string;
+  readonly hostname?: string | undefined;
   /**
    * UDP port to listen on; 0 takes a free one.
    *
    * @default {0}
    */
-  readonly port?: number;
+  readonly port?: number | undefined;
   /**
    * Longest silence of a connection in milliseconds, after which the connection counts as lost. A
    * vanished peer is noticed within this time plus `keepAliveIntervalMs`. The client's idle timeout
@@ -86,26 +86,26 @@ export interface ListenQuicOptions extends Certificate {
    *
    * @default {9000}
    */
-  readonly idleTimeoutMs?: number;
+  readonly idleTimeoutMs?: number | undefined;
   /**
    * Interval of keep-alive packets on a silent connection, in milliseconds.
    *
    * @default {3000}
    */
-  readonly keepAliveIntervalMs?: number;
+  readonly keepAliveIntervalMs?: number | undefined;
   /**
    * Most concurrent connections.
    *
    * @default {10000}
    */
-  readonly maxConnections?: number;
+  readonly maxConnections?: number | undefined;
   /**
    * Most concurrent connections of one address (an IPv6 /64 counts as one). A browser opens one
    * connection per session. By default a tenth of `maxConnections`, and at least 1,000, once more
    * than half of `maxConnections` are taken; a loopback or private address, likely that of a proxy,
    * has no default. A number that you set always counts.
    */
-  readonly maxConnectionsPerAddress?: number;
+  readonly maxConnectionsPerAddress?: number | undefined;
   /**
    * Most concurrent handshakes. Beyond, the oldest handshake is given up if older than two seconds.
    * Otherwise the first packet of the new handshake is ignored, and an honest peer sends that
@@ -113,7 +113,7 @@ export interface ListenQuicOptions extends Certificate {
    *
    * @default {1024}
    */
-  readonly maxHandshakes?: number;
+  readonly maxHandshakes?: number | undefined;
   /** Bounds of unread streams that clients open. */
   readonly unreadStreams?: UnreadStreamLimits | undefined;
   /**
@@ -123,13 +123,13 @@ export interface ListenQuicOptions extends Certificate {
    */
   readonly quotas?: Quotas | undefined;
   /** Closes the listener. Absent by default. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /**
    * Clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
 }
 
 /** Options of every QUIC listener. */

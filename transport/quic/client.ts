@@ -17,19 +17,19 @@ export interface DialQuicOptions {
   /** Protocols to offer in the handshake (ALPN), in order of preference. */
   readonly protocols: readonly string[];
   /** Hashes of certificates trusted without an authority: short-lived ones, for development. */
-  readonly serverCertificateHashes?: readonly CertificateHash[];
+  readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /**
    * Most open bidirectional streams of the server.
    *
    * @default {128}
    */
-  readonly maxBidirectionalStreams?: number;
+  readonly maxBidirectionalStreams?: number | undefined;
   /**
    * Most open unidirectional streams of the server. Each may hold up to 1.25 MB of unread data.
    *
    * @default {1024}
    */
-  readonly maxUnidirectionalStreams?: number;
+  readonly maxUnidirectionalStreams?: number | undefined;
   /**
    * Longest silence of the connection in milliseconds, after which the connection counts as lost.
    * The server's idle timeout applies if lower. A vanished server is noticed within this time plus
@@ -37,24 +37,24 @@ export interface DialQuicOptions {
    *
    * @default {30000}
    */
-  readonly idleTimeoutMs?: number;
+  readonly idleTimeoutMs?: number | undefined;
   /**
    * Interval of keep-alive packets on a silent connection, in milliseconds. A server of Skein sends
    * such packets every 3 s.
    *
    * @default {10000}
    */
-  readonly keepAliveIntervalMs?: number;
+  readonly keepAliveIntervalMs?: number | undefined;
   /** Cancels the dial; no effect once connected. Absent by default. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Deadline of the dial in milliseconds; `idleTimeoutMs` by default. */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
   /**
    * Clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
 }
 
 const DIAL: OptionKinds<DialQuicOptions> = {

@@ -10,7 +10,7 @@ import type { Runtime } from "../../base/runtime.ts";
 /** Options of `Deno.connectQuic`, with one that the types of Deno lack. */
 export interface ConnectQuicOptions extends Deno.ConnectQuicOptions<false> {
   /** Certificates trusted by their hash. */
-  serverCertificateHashes?: CertificateHash[];
+  serverCertificateHashes?: CertificateHash[] | undefined;
 }
 
 /** End of a QUIC connection. */

@@ -102,9 +102,9 @@ export interface AddressRaceOptions<T> {
   /** Cancels the race. */
   readonly signal: AbortSignal;
   /** Called with each address at the start of the attempt. */
-  readonly onAttempt?: (address: string) => void;
+  readonly onAttempt?: ((address: string) => void) | undefined;
   /** Called with each failure. */
-  readonly onFailure?: (address: string, cause: unknown) => void;
+  readonly onFailure?: ((address: string, cause: unknown) => void) | undefined;
 }
 
 /**

@@ -71,8 +71,8 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     reader: ReadableStreamBYOBReader,
     head: {
       readonly held?: Uint8Array | undefined;
-      readonly isFull?: boolean;
-      readonly firstReadBytes?: number;
+      readonly isFull?: boolean | undefined;
+      readonly firstReadBytes?: number | undefined;
       readonly firstReads?: FirstReads | undefined;
       readonly onEnd?: (() => void) | undefined;
       readonly account?: StreamAccount | undefined;

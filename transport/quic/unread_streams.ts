@@ -42,25 +42,25 @@ export interface UnreadStreamLimits {
    *
    * @default {5000}
    */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
   /**
    * Bytes of all connections; the default is 512 streams. `Infinity` disables the limit.
    *
    * @default {640000000}
    */
-  readonly maxBytes?: number;
+  readonly maxBytes?: number | undefined;
   /**
    * Bytes of the connections of one network address, where an IPv6 /64 counts as one. The default
    * is an eighth of `maxBytes`, 64 streams. It counts while half of `maxBytes` or more are used, and
    * not for a loopback or private address, likely that of a proxy. A number that you set always
    * counts.
    */
-  readonly maxBytesPerAddress?: number;
+  readonly maxBytesPerAddress?: number | undefined;
   /**
    * Bytes of one connection, which always count. The default is three quarters of
    * `maxBytesPerAddress`, 48 streams.
    */
-  readonly maxBytesPerConnection?: number;
+  readonly maxBytesPerConnection?: number | undefined;
 }
 
 /** Counters of unread streams. */

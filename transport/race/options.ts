@@ -20,21 +20,21 @@ export interface TransportOptions {
    *
    * @default {["webtransport", "websocket", "http"]}
    */
-  readonly transports?: readonly TransportName[];
+  readonly transports?: readonly TransportName[] | undefined;
   /**
    * Certificates of the server that WebTransport trusts without an authority: short-lived ones,
    * for development. A server on this machine announces its own certificates. Empty by default.
    */
-  readonly serverCertificateHashes?: readonly CertificateHash[];
+  readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /**
    * Head start of the preferred transport, in milliseconds; at most half of the time for the whole
    * attempt. If the preferred transport fails sooner, the other one starts at once.
    *
    * @default {500}
    */
-  readonly headStartMs?: number;
+  readonly headStartMs?: number | undefined;
   /** Amount of data that the server may send on streams before the application reads. */
-  readonly flowControl?: FlowControlOptions;
+  readonly flowControl?: FlowControlOptions | undefined;
 }
 
 /** Report of a session that does not use the preferred transport. */
@@ -91,14 +91,14 @@ export interface RaceOptions extends DialWebSocketOptions, Pick<DialWebTransport
    * Called when a transport other than the preferred one won, before the dialer resolves. MUST NOT
    * throw.
    */
-  readonly onFallback?: (fallback: TransportFallback) => void;
+  readonly onFallback?: ((fallback: TransportFallback) => void) | undefined;
   /**
    * Called with a late connection of the preferred transport: one that opened at most 3 s after the
    * other transport won, while the winning connection is still open. The late connection has no
    * session at this end, and the callback MUST close the connection when done. Without `onLate`,
    * the late connection is closed at once. MUST NOT throw.
    */
-  readonly onLate?: (connection: Connection) => void;
+  readonly onLate?: ((connection: Connection) => void) | undefined;
   /**
    * The previous session if it fell silent after opening, which counts as a failure of its
    * transport.

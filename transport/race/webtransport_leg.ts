@@ -119,7 +119,7 @@ export interface LocateOptions {
   /** Cancels the search. */
   readonly signal?: AbortSignal | undefined;
   /** Requests the well-known URL; the global `fetch` by default. */
-  readonly fetch?: typeof fetch;
+  readonly fetch?: typeof fetch | undefined;
 }
 
 /**

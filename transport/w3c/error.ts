@@ -14,13 +14,13 @@ export interface WebTransportErrorOptions extends ErrorOptions {
    *
    * @default {"stream"}
    */
-  readonly source?: "stream" | "session";
+  readonly source?: "stream" | "session" | undefined;
   /**
    * Stream error code of the application, clamped to 32 bits.
    *
    * @default {null}
    */
-  readonly streamErrorCode?: number | null;
+  readonly streamErrorCode?: number | null | undefined;
 }
 
 /**
@@ -58,7 +58,7 @@ export class WebTransportError extends DOMException {
    * @throws {TypeError} If `source` is neither `stream` nor `session`.
    */
   constructor(
-    message: string | (WebTransportErrorOptions & { readonly message?: string }) = "",
+    message: string | (WebTransportErrorOptions & { readonly message?: string | undefined }) = "",
     options: WebTransportErrorOptions = {},
   ) {
     const isInit = typeof message === "object" && message !== null;

@@ -45,39 +45,39 @@ export interface WebTransportOptions {
    *
    * @default {false}
    */
-  readonly allowPooling?: boolean;
+  readonly allowPooling?: boolean | undefined;
   /**
    * Requires unreliable transport. No effect: HTTP/3 is the only transport.
    *
    * @default {false}
    */
-  readonly requireUnreliable?: boolean;
+  readonly requireUnreliable?: boolean | undefined;
   /** Request headers; absent by default. Headers forbidden to pages in browsers are allowed. */
-  readonly headers?: HeadersInit;
+  readonly headers?: HeadersInit | undefined;
   /** Hashes of the only certificates to trust, without an authority. Absent by default. */
-  readonly serverCertificateHashes?: readonly WebTransportHash[];
+  readonly serverCertificateHashes?: readonly WebTransportHash[] | undefined;
   /**
    * Goal of QUIC's congestion control.
    *
    * @default {"default"}
    */
-  readonly congestionControl?: WebTransportCongestionControl;
+  readonly congestionControl?: WebTransportCongestionControl | undefined;
   /**
    * Hint without effect: the server may always have 128 such streams open.
    *
    * @default {null}
    */
-  readonly anticipatedConcurrentIncomingUnidirectionalStreams?: number | null;
+  readonly anticipatedConcurrentIncomingUnidirectionalStreams?: number | null | undefined;
   /**
    * Hint without effect: the server may always have 128 such streams open.
    *
    * @default {null}
    */
-  readonly anticipatedConcurrentIncomingBidirectionalStreams?: number | null;
+  readonly anticipatedConcurrentIncomingBidirectionalStreams?: number | null | undefined;
   /** Subprotocols to offer, in order of preference; empty by default. */
-  readonly protocols?: readonly string[];
+  readonly protocols?: readonly string[] | undefined;
   /** `bytes` makes the datagrams a byte stream for BYOB readers; a default stream otherwise. */
-  readonly datagramsReadableType?: "bytes";
+  readonly datagramsReadableType?: "bytes" | undefined;
   /**
    * Deadline for the server's answer in milliseconds, counted from the constructor. Afterwards
    * `ready` and `closed` reject. `Infinity` waits as long as the connection lives. Browsers lack
@@ -85,7 +85,7 @@ export interface WebTransportOptions {
    *
    * @default {10000}
    */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
 }
 
 /**

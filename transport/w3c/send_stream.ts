@@ -18,13 +18,13 @@ export interface WebTransportSendOptions {
    *
    * @default {null}
    */
-  readonly sendGroup?: WebTransportSendGroup | null;
+  readonly sendGroup?: WebTransportSendGroup | null | undefined;
   /**
    * Priority; the higher order is sent first.
    *
    * @default {0}
    */
-  readonly sendOrder?: number | null;
+  readonly sendOrder?: number | null | undefined;
 }
 
 /** Options for opening a stream. */
@@ -34,7 +34,7 @@ export interface WebTransportSendStreamOptions extends WebTransportSendOptions {
    *
    * @default {false}
    */
-  readonly waitUntilAvailable?: boolean;
+  readonly waitUntilAvailable?: boolean | undefined;
 }
 
 /** Shared state of the streams of a group. */

@@ -15,7 +15,7 @@ export interface InterfaceShape {
   /**
    * Members that are, or return, a promise. On a foreign `this`, these reject instead of throwing.
    */
-  readonly promises?: readonly string[];
+  readonly promises?: readonly string[] | undefined;
 }
 
 /** A getter or a method with any `this`. */

@@ -60,21 +60,21 @@ export interface WebTransportCloseInfo {
    *
    * @default {0}
    */
-  closeCode?: number;
+  closeCode?: number | undefined;
   /**
    * Reason in words; at most 1024 bytes reach the server.
    *
    * @default {""}
    */
-  reason?: string;
+  reason?: string | undefined;
 }
 
 /** Counters of a session; those unknown to the runtime are absent. */
 export interface WebTransportConnectionStats {
   /** Bytes of streams and datagrams sent; absent where connections are shared. */
-  readonly bytesSent?: number;
+  readonly bytesSent?: number | undefined;
   /** Bytes of streams and datagrams received; absent where connections are shared. */
-  readonly bytesReceived?: number;
+  readonly bytesReceived?: number | undefined;
   /** Counters of datagrams dropped at this end. */
   readonly datagrams: WebTransportDatagramStats;
 }

@@ -32,9 +32,9 @@ import { parseServerUrl, publicUrl } from "../url.ts";
 /** Options for {@linkcode dialWebSocket}. */
 export interface DialWebSocketOptions {
   /** Subprotocols to offer, in order of preference. */
-  readonly protocols?: readonly string[];
+  readonly protocols?: readonly string[] | undefined;
   /** Request headers; Deno only, because browsers do not allow them. */
-  readonly headers?: HeadersInit;
+  readonly headers?: HeadersInit | undefined;
   /** Amount that the server may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
@@ -42,15 +42,15 @@ export interface DialWebSocketOptions {
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /** Cancels the attempt. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /**
    * Timeout in milliseconds; `Infinity` waits without limit.
    *
    * @default {10000}
    */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
 }
 
 /** Code for streams and datagrams on a WebSocket, which a page with only messages does not load. */
@@ -199,13 +199,13 @@ export interface WebSocketConnectionOptions {
   /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
   /** Loads the code for streams, on an end that does not have it yet. */
-  readonly loadStreams?: LoadStreams;
+  readonly loadStreams?: LoadStreams | undefined;
   /**
    * Events of the socket to listen to: each takes memory for as long as the socket is open.
    *
    * @default {["open", "message", "close", "error"]}
    */
-  readonly events?: readonly SocketEventName[];
+  readonly events?: readonly SocketEventName[] | undefined;
 }
 
 /** Name of an event of a socket. */

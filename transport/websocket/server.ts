@@ -54,9 +54,9 @@ export interface AcceptWebSocketOptions {
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /** Subprotocol to answer with, one of those offered by the peer. */
-  readonly protocol?: string;
+  readonly protocol?: string | undefined;
   /** Headers of the answer, in addition to those of the upgrade; absent by default. */
   readonly headers?: HeadersInit | undefined;
   /**
@@ -66,16 +66,18 @@ export interface AcceptWebSocketOptions {
    *
    * @default {60000}
    */
-  readonly idleTimeoutMs?: number;
+  readonly idleTimeoutMs?: number | undefined;
   /** Lease of the socket, held until the runtime releases the socket. */
-  readonly lease?: SocketLease;
+  readonly lease?: SocketLease | undefined;
   /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
   /** Limits of the stream that carries the messages of `qmux-NN.skein.1`. */
-  readonly messages?: Pick<
-    MessageStreamOptions,
-    "maxEarlyBytes" | "maxFrameBytes" | "streamTimeoutMs"
-  >;
+  readonly messages?:
+    | Pick<
+      MessageStreamOptions,
+      "maxEarlyBytes" | "maxFrameBytes" | "streamTimeoutMs"
+    >
+    | undefined;
   /**
    * Resolves once a peer that has to send a token first is admitted. Until then an engine SHOULD
    * accept no more than the token: no streams and datagrams of `skein.1`, and `maxEarlyBytes` of
@@ -121,7 +123,7 @@ export type WebSocketEngine = (
    *
    * @default {false}
    */
-  readonly isOpen?: boolean;
+  readonly isOpen?: boolean | undefined;
 };
 
 /** An accepted WebSocket. */
@@ -154,7 +156,7 @@ export interface HttpListenOptions {
    *
    * @default {platformRuntime()}
    */
-  readonly runtime?: Runtime;
+  readonly runtime?: Runtime | undefined;
   /** TCP port; 0 takes a free one. */
   readonly port: number;
   /** Address to listen on. */
@@ -218,7 +220,7 @@ export interface WebSocketHost {
      * @param options Time that a server asks for unfinished answers, in milliseconds; a host may
      * allow more.
      */
-    shutdown(options?: { readonly answersMs?: number }): Promise<void>;
+    shutdown(options?: { readonly answersMs?: number | undefined }): Promise<void>;
     /**
      * Gives up the bodies of requests that are not complete: their reads reject, and the answer
      * that the handler gives is still sent. Called once, before `shutdown`. Idempotent.

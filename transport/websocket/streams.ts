@@ -47,7 +47,7 @@ export interface WithStreamsOptions {
    *
    * @default {openMessages}
    */
-  readonly carry?: (connection: Connection) => Connection;
+  readonly carry?: ((connection: Connection) => Connection) | undefined;
   /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
   /** Called with the multiplexer before its start; a server bounds a peer without a token here. */

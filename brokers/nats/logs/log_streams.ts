@@ -191,7 +191,7 @@ export class LogStreams {
    */
   async list(
     kind: OwnedKind,
-    { limit, after }: { readonly limit: number; readonly after?: string },
+    { limit, after }: { readonly limit: number; readonly after?: string | undefined },
   ): Promise<KeptLogs> {
     const { headers, next } = await this.#ask(
       "list logs",

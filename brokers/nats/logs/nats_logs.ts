@@ -153,7 +153,7 @@ export class NatsLogs implements LogEngine {
 
   async list(
     kind: OwnedKind,
-    options: { readonly limit: number; readonly after?: string },
+    options: { readonly limit: number; readonly after?: string | undefined },
   ): Promise<KeptLogs> {
     if (this.#isClosed) throw closed("list logs");
     return await this.#streams.list(kind, options);

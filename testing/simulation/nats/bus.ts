@@ -41,9 +41,9 @@ export type JetStreamTrouble = (typeof JETSTREAM_TROUBLES)[number];
 /** Shares of messages that a trouble loses, for a trouble that loses some; all by default. */
 export interface LostShares {
   /** Share of requests. */
-  readonly requests?: number;
+  readonly requests?: number | undefined;
   /** Share of answers. */
-  readonly answers?: number;
+  readonly answers?: number | undefined;
 }
 
 /** All troubles of JetStream that break no connection. */

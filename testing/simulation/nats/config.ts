@@ -14,7 +14,7 @@ export interface ApiError {
 /** Configuration of a stream, with all defaults filled in; durations in nanoseconds. */
 export interface StreamConfig {
   readonly name: string;
-  readonly description?: string;
+  readonly description?: string | undefined;
   readonly subjects: readonly string[];
   readonly retention: "limits";
   readonly max_consumers: number;
@@ -30,11 +30,11 @@ export interface StreamConfig {
   readonly republish?: {
     readonly src: string;
     readonly dest: string;
-    readonly headers_only?: boolean;
-  };
+    readonly headers_only?: boolean | undefined;
+  } | undefined;
   readonly allow_direct: boolean;
   readonly mirror_direct: boolean;
-  readonly discard_new_per_subject?: boolean;
+  readonly discard_new_per_subject?: boolean | undefined;
   readonly sealed: boolean;
   readonly deny_delete: boolean;
   readonly deny_purge: boolean;
@@ -45,15 +45,15 @@ export interface StreamConfig {
 export interface ConsumerConfig {
   readonly name: string;
   readonly deliver_policy: "all" | "by_start_sequence" | "last_per_subject";
-  readonly opt_start_seq?: number;
+  readonly opt_start_seq?: number | undefined;
   readonly ack_policy: "none";
-  readonly filter_subject?: string;
+  readonly filter_subject?: string | undefined;
   readonly replay_policy: "instant";
-  readonly headers_only?: boolean;
+  readonly headers_only?: boolean | undefined;
   readonly inactive_threshold: number;
   readonly max_waiting: number;
   readonly num_replicas: number;
-  readonly mem_storage?: boolean;
+  readonly mem_storage?: boolean | undefined;
 }
 
 /** Window in which a stream recognizes repetitions, unless configured, in nanoseconds. */

@@ -31,14 +31,14 @@ export interface SimulatedNatsOptions {
    *
    * @default {120000}
    */
-  readonly syncMs?: number;
+  readonly syncMs?: number | undefined;
   /** Called with acknowledged writes that are lost, once a server leads without the writes. */
-  readonly onLost?: (lost: LostWrites) => void;
+  readonly onLost?: ((lost: LostWrites) => void) | undefined;
   /**
    * Called when the servers of a cluster begin to elect the first leader of a stream, or of the
    * cluster, and when a leader begins. Without a leader, requests have no answer or status 503.
    */
-  readonly onElection?: (group: string, isOver: boolean) => void;
+  readonly onElection?: ((group: string, isOver: boolean) => void) | undefined;
 }
 
 /** A server on its host, over all lives. */

@@ -187,7 +187,10 @@ export class StreamStore {
    */
   purge(
     filter = ">",
-    { keep = 0, before = 0 }: { readonly keep?: number; readonly before?: number } = {},
+    { keep = 0, before = 0 }: {
+      readonly keep?: number | undefined;
+      readonly before?: number | undefined;
+    } = {},
   ): number {
     const isLiteral = !hasWildcard(filter);
     const found = isLiteral

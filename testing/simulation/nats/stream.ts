@@ -22,11 +22,11 @@ const MAX_IDS = 1_000_000;
 /** A query of one message; exactly one way of finding the message must be given. */
 export interface MessageQuery {
   /** Sequence, or with `next_by_subj` the first one. */
-  readonly seq?: number;
+  readonly seq?: number | undefined;
   /** Pattern of the subject, for the newest message. */
-  readonly last_by_subj?: string;
+  readonly last_by_subj?: string | undefined;
   /** Pattern of the subject, for the first message from `seq` on. */
-  readonly next_by_subj?: string;
+  readonly next_by_subj?: string | undefined;
 }
 
 /** The outcome of a publication. */

@@ -24,7 +24,7 @@ export interface NatsMessage {
   /** The payload. */
   readonly data: Uint8Array;
   /** Subject that receivers see, if another one than that of the way. */
-  readonly shown?: string;
+  readonly shown?: string | undefined;
 }
 
 /** A command of a client. */
@@ -43,15 +43,15 @@ export type NatsCommand =
 /** The part of the options of a client that a server uses. */
 export interface ConnectCommand {
   /** False if the client gets none of its own messages. */
-  readonly echo?: boolean;
+  readonly echo?: boolean | undefined;
   /** True if the client reads headers. */
-  readonly headers?: boolean;
+  readonly headers?: boolean | undefined;
   /** True if the client is told of a request without a receiver. */
-  readonly no_responders?: boolean;
+  readonly no_responders?: boolean | undefined;
   /** True if each command is answered with `+OK`. */
-  readonly verbose?: boolean;
+  readonly verbose?: boolean | undefined;
   /** True if subjects are checked. */
-  readonly pedantic?: boolean;
+  readonly pedantic?: boolean | undefined;
 }
 
 /** A violation of the protocol, whose text the server sends before the end of the connection. */

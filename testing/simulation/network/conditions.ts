@@ -27,76 +27,76 @@ export interface LinkConditions {
    *
    * @default {1}
    */
-  readonly delayMs?: number;
+  readonly delayMs?: number | undefined;
   /**
    * Mean of the random time on top, in milliseconds; 0 for a constant delay.
    *
    * @default {1}
    */
-  readonly jitterMs?: number;
+  readonly jitterMs?: number | undefined;
   /**
    * Distribution of the random time. Exponential has a few late packets, and a long tail (Lomax,
    * shape 2) has some that take a hundred times the mean.
    *
    * @default {"exponential"}
    */
-  readonly jitter?: "uniform" | "exponential" | "long-tail";
+  readonly jitter?: "uniform" | "exponential" | "long-tail" | undefined;
   /**
    * Share of packets that is lost. Reliable packets are sent again, and hold up all packets
    * behind; datagrams are gone.
    *
    * @default {0}
    */
-  readonly lossRate?: number;
+  readonly lossRate?: number | undefined;
   /**
    * Share of datagrams that later ones overtake. Connections overtake each other in any case.
    *
    * @default {0}
    */
-  readonly reorderRate?: number;
+  readonly reorderRate?: number | undefined;
   /**
    * Share of datagrams that arrive twice.
    *
    * @default {0}
    */
-  readonly duplicateRate?: number;
+  readonly duplicateRate?: number | undefined;
   /**
    * Share of writes to a stream that arrive in two parts, as bytes have no borders on a network.
    *
    * @default {0}
    */
-  readonly splitRate?: number;
+  readonly splitRate?: number | undefined;
   /**
    * Bytes that pass in a second, of all connections together. More bytes wait in line.
    *
    * @default {Infinity}
    */
-  readonly bytesPerSecond?: number;
+  readonly bytesPerSecond?: number | undefined;
   /**
    * True for a direction in which no packet passes. Reliable packets arrive once the direction is
    * open again, if the connection still exists.
    *
    * @default {false}
    */
-  readonly isBlocked?: boolean;
+  readonly isBlocked?: boolean | undefined;
   /**
    * True where a firewall drops UDP: WebTransport neither opens nor goes on, and TCP passes.
    *
    * @default {false}
    */
-  readonly blockUdp?: boolean;
+  readonly blockUdp?: boolean | undefined;
   /**
    * True where a proxy strips the request to upgrade: no WebSocket opens.
    *
    * @default {false}
    */
-  readonly stripUpgrades?: boolean;
+  readonly stripUpgrades?: boolean | undefined;
   /**
    * Share of attempts to connect that are refused at once.
    *
    * @default {0}
    */
-  readonly refusalRate?: number;
+  readonly refusalRate?: number | undefined;
   /**
    * Failure of all attempts to connect: refused, without an answer, in the handshake of TLS, or with
    * an HTTP status.

@@ -23,7 +23,7 @@ export interface DisconnectOptions {
    *
    * @default {false}
    */
-  readonly silent?: boolean | "client" | "server";
+  readonly silent?: boolean | "client" | "server" | undefined;
 }
 
 /** A connection between two hosts. */

@@ -19,13 +19,13 @@ export interface DialOptions {
   /** Cancels the attempt. */
   readonly signal: AbortSignal | undefined;
   /** True if a handshake of TLS follows; that of QUIC has both in one. */
-  readonly isSecure?: boolean;
+  readonly isSecure?: boolean | undefined;
   /** Tells if a program of a host listens; called when the first packet arrives. */
   readonly isListening: (server: Host) => boolean;
   /** Called by the system of the server when the first packet arrives and a program listens. */
-  readonly onArrival?: (link: Link) => void;
+  readonly onArrival?: ((link: Link) => void) | undefined;
   /** Called on the host of the server when the handshake of TLS succeeds. */
-  readonly onSecure?: () => void;
+  readonly onSecure?: (() => void) | undefined;
 }
 
 /** A host that passes connections on. */

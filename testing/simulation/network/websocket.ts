@@ -39,7 +39,7 @@ export interface SocketPair {
   /** The end that dialed. */
   readonly client: SimulatedWebSocket;
   /** The end that accepted. */
-  server?: SimulatedWebSocket;
+  server?: SimulatedWebSocket | undefined;
 }
 
 /**

@@ -32,55 +32,55 @@ export interface SimulatedRedisClientOptions {
    *
    * @default {(attempts) => Math.min(50 * attempts, 2_000)}
    */
-  readonly retryStrategy?: ((attempts: number) => number | null | void) | null;
+  readonly retryStrategy?: ((attempts: number) => number | null | void) | null | undefined;
   /**
    * Decides if an error reply ends the connection, which is then opened again.
    *
    * @default {null}
    */
-  readonly reconnectOnError?: ((error: Error) => boolean) | null;
+  readonly reconnectOnError?: ((error: Error) => boolean) | null | undefined;
   /**
    * Keeps commands while there is no connection.
    *
    * @default {true}
    */
-  readonly enableOfflineQueue?: boolean;
+  readonly enableOfflineQueue?: boolean | undefined;
   /**
    * Attempts to connect after which waiting commands fail; `null` for never.
    *
    * @default {20}
    */
-  readonly maxRetriesPerRequest?: number | null;
+  readonly maxRetriesPerRequest?: number | null | undefined;
   /**
    * Longest attempt to connect, in milliseconds.
    *
    * @default {10_000}
    */
-  readonly connectTimeout?: number;
+  readonly connectTimeout?: number | undefined;
   /**
    * Longest wait for the end of the server's output after `disconnect()`, in milliseconds.
    *
    * @default {2_000}
    */
-  readonly disconnectTimeout?: number;
+  readonly disconnectTimeout?: number | undefined;
   /**
    * Waits for the first command or `connect()`.
    *
    * @default {false}
    */
-  readonly lazyConnect?: boolean;
+  readonly lazyConnect?: boolean | undefined;
   /**
    * Name of the host of a server of a cluster.
    *
    * @default {""}
    */
-  readonly host?: string;
+  readonly host?: string | undefined;
   /**
    * Port of the server.
    *
    * @default {6379}
    */
-  readonly port?: number;
+  readonly port?: number | undefined;
 }
 
 /** States of a client, as in ioredis. */
@@ -242,7 +242,7 @@ export class SimulatedRedisClient extends EventEmitter {
    */
   defineCommand(
     name: string,
-    { lua, numberOfKeys }: { readonly lua: string; readonly numberOfKeys?: number },
+    { lua, numberOfKeys }: { readonly lua: string; readonly numberOfKeys?: number | undefined },
   ): void {
     const code = byteString(lua);
     const hash = hashOf(code);

@@ -99,9 +99,9 @@ export interface CommandRule {
   /** Number of words; if negative, the least number. */
   readonly arity: number;
   /** True if the command writes: replicas refuse the command. */
-  readonly isWrite?: true;
+  readonly isWrite?: true | undefined;
   /** True if the command may need memory: a full server refuses the command. */
-  readonly needsMemory?: true;
+  readonly needsMemory?: true | undefined;
   /** Runs the command. */
   readonly run: (keys: Keyspace, command: Command) => Reply;
 }

@@ -79,21 +79,21 @@ export interface SimulatedRedisOptions {
    *
    * @default {"none"}
    */
-  readonly persistence?: RedisPersistence;
+  readonly persistence?: RedisPersistence | undefined;
   /**
    * Interval of snapshots, in milliseconds.
    *
    * @default {60_000}
    */
-  readonly snapshotMs?: number;
+  readonly snapshotMs?: number | undefined;
   /**
    * Time of loading the files at a start, in milliseconds.
    *
    * @default {0}
    */
-  readonly loadingMs?: number;
+  readonly loadingMs?: number | undefined;
   /** Called with each loss of acknowledged writes. */
-  readonly onLost?: (loss: RedisLoss) => void;
+  readonly onLost?: ((loss: RedisLoss) => void) | undefined;
 }
 
 const OPTIONS: OptionKinds<SimulatedRedisOptions> = {
@@ -229,8 +229,8 @@ export class SimulatedRedis {
    */
   failOver(
     { demoteAfterMs = 1_000, keepClients = false }: {
-      readonly demoteAfterMs?: number;
-      readonly keepClients?: boolean;
+      readonly demoteAfterMs?: number | undefined;
+      readonly keepClients?: boolean | undefined;
     } = {},
   ): boolean {
     const old = this.#primary;

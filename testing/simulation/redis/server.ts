@@ -121,7 +121,7 @@ export interface RedisServerSettings {
   /** Time of loading the files at a start, in milliseconds. */
   readonly loadingMs: number;
   /** Tells the slot and the address of the server that has a key or channel of a cluster, if another. */
-  readonly movedTo?: (key: ByteString) => string | undefined;
+  readonly movedTo?: ((key: ByteString) => string | undefined) | undefined;
 }
 
 /** Collaborators of a server. */
@@ -293,7 +293,7 @@ export class RedisServer {
    */
   follow(
     primary: RedisServer,
-    { keepClients = false }: { readonly keepClients?: boolean } = {},
+    { keepClients = false }: { readonly keepClients?: boolean | undefined } = {},
   ): void {
     this.#link?.stop();
     this.#keys.isReplica = true;

@@ -20,7 +20,7 @@ export interface SimulatedSqliteOptions extends Omit<SqliteBrokerOptions, "runti
    *
    * @default {2}
    */
-  readonly syncMs?: number;
+  readonly syncMs?: number | undefined;
 }
 
 /**

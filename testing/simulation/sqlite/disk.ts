@@ -21,19 +21,19 @@ export interface DiskFault {
    *
    * @default {"write"}
    */
-  readonly operation?: "read" | "write" | "sync";
+  readonly operation?: "read" | "write" | "sync" | undefined;
   /**
    * Operations of that kind that succeed before.
    *
    * @default {0}
    */
-  readonly after?: number;
+  readonly after?: number | undefined;
   /**
    * Operations that fail in a row; `Infinity` until `heal()`.
    *
    * @default {1}
    */
-  readonly times?: number;
+  readonly times?: number | undefined;
 }
 
 /** Kind of an operation on a file. */

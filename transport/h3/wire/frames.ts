@@ -40,7 +40,7 @@ export interface FrameParserOptions {
    *
    * @default {65_536}
    */
-  readonly maxPayloadBytes?: number;
+  readonly maxPayloadBytes?: number | undefined;
   /**
    * Kind of stream that carries the frames. A frame with no place there (RFC 9114 section 7) is
    * refused as soon as the type has arrived. By default all kinds of frames are accepted.
