@@ -1,4 +1,5 @@
 /** The command `skein`: finds the command to run, and turns its end into an exit code. */
+import { textOf } from "../base/error_text.ts";
 import config from "../deno.json" with { type: "json" };
 import {
   Arguments,
@@ -134,9 +135,8 @@ function endOf(error: unknown, command: Command | undefined, context: Context): 
   if (error instanceof Deno.errors.BrokenPipe) return Exit.done;
   if (signal.aborted && !(error instanceof CommandError)) return Exit.interrupted;
   const who = command === undefined ? "skein" : `skein ${command.name}`;
-  const text = error instanceof Error ? error.message : String(error);
   // A server has a part in many errors.
-  const shown = text.split("\n").map(plainText).join("\n");
+  const shown = textOf(error).split("\n").map(plainText).join("\n");
   stderr.write(`${errorColors(context).red("error:")} ${shown}\n`);
   const code = error instanceof CommandError ? error.exitCode : Exit.failed;
   if (code === Exit.usage) {

@@ -188,11 +188,11 @@ function list(items: readonly unknown[]): string {
   if (items.length === 0) return "";
   const texts = items.map((item) => {
     const { topic, data } = item as { topic?: unknown; data?: unknown };
-    return typeof topic === "string" ? `${topic} ${textOf(data)}` : textOf(item);
+    return typeof topic === "string" ? `${topic} ${inspected(data)}` : inspected(item);
   });
   return `: ${texts.join(", ")}`;
 }
 
-function textOf(value: unknown): string {
+function inspected(value: unknown): string {
   return Deno.inspect(value, { depth: 2, compact: true, breakLength: Infinity }).slice(0, 80);
 }

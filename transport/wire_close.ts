@@ -1,4 +1,4 @@
-/** Rules for closing a connection on a wire that carries any close code. */
+/** Codes of closes, on a wire that carries any close code, and of aborted streams. */
 import type { ConnectionCloseInfo } from "./connection.ts";
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
 
@@ -72,3 +72,17 @@ export const MAX_QUIC_CLOSE_CODE: number = Number.MAX_SAFE_INTEGER;
 
 /** Highest close code of WebTransport, an integer of 32 bits. */
 export const MAX_WEBTRANSPORT_CLOSE_CODE: number = 2 ** 32 - 1;
+
+/**
+ * Reads the error code of an abort or cancel reason.
+ *
+ * @param reason Reason given by the application.
+ * @returns The `streamErrorCode` of the reason; 0 without an unsigned 32-bit integer there.
+ */
+export function streamErrorCodeOf(reason: unknown): number {
+  if (typeof reason !== "object" || reason === null) return 0;
+  const { streamErrorCode } = reason as { streamErrorCode?: unknown };
+  return typeof streamErrorCode === "number" && streamErrorCode >>> 0 === streamErrorCode
+    ? streamErrorCode
+    : 0;
+}

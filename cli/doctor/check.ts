@@ -1,4 +1,5 @@
 /** Checks of `skein doctor`: their results, their time limits, and their order. */
+import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import { TimeoutError } from "../../errors.ts";
@@ -116,7 +117,7 @@ export class CheckList {
           cure: "Look at the firewall and the load of the server, or raise --timeout",
           ...late,
         }
-        : { state: "failed", detail: error instanceof Error ? error.message : String(error) };
+        : { state: "failed", detail: textOf(error) };
     } finally {
       stop.abort();
     }

@@ -43,7 +43,7 @@ export async function checkPlan(plan: LoadPlan, { runtime, signal }: CheckOption
     events: {
       onOpen: () => opened.resolve(),
       onDown: (_link, cause) => {
-        const error = refusalOf(plan, cause);
+        const error = refusalError(plan, cause);
         opened.reject(error);
         answered.reject(error);
       },
@@ -107,7 +107,7 @@ async function publishOnce(
   }
 }
 
-function refusalOf({ url }: LoadPlan, { code, reason }: CloseInfo): CommandError {
+function refusalError({ url }: LoadPlan, { code, reason }: CloseInfo): CommandError {
   const cure = refusalCure(code, reason);
   const isNamed = reason.startsWith("Cannot connect to");
   const text = isNamed

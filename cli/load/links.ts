@@ -11,6 +11,7 @@ import { isQuicAvailable } from "../../transport/quic/deno_quic.ts";
 import { WebSocketConnection } from "../../transport/websocket/connection.ts";
 import { ConnectionError } from "../../errors.ts";
 import type { CloseInfo } from "../../errors.ts";
+import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import { ClientSocket } from "./socket.ts";
@@ -152,7 +153,7 @@ class PlainLink implements Link {
     this.#opening = this.#open(plan, runtime, events, signal).then(
       () => events.onOpen(this, runtime.monotonic() - startedAt),
       (error) => {
-        const reason = error instanceof Error ? error.message : String(error);
+        const reason = textOf(error);
         const { status } = error as { status?: number };
         const code = status === undefined ? 1006 : 4000 + status;
         events.onDown(this, { code, reason, by: "network", error }, false);

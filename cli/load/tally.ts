@@ -1,4 +1,5 @@
 /** Counts of a load, which threads send to the main thread every interval. */
+import { textOf } from "../../base/error_text.ts";
 import { Histogram, type HistogramCells } from "./histogram.ts";
 import {
   QueueFullError,
@@ -166,6 +167,5 @@ export function kindOf(error: unknown): string {
   if (error instanceof QueueFullError) return "queue full";
   if (error instanceof UnsupportedError) return "unsupported";
   if (error instanceof SessionClosedError) return `closed: ${error.info?.code ?? "unknown"}`;
-  const text = error instanceof Error ? error.message : String(error);
-  return plainText(text).replace(/\d+/g, "N").slice(0, MAX_KIND_LENGTH);
+  return plainText(textOf(error)).replace(/\d+/g, "N").slice(0, MAX_KIND_LENGTH);
 }

@@ -1,4 +1,5 @@
 /** The program of a thread with a part of a load: answers the calls of the main thread. */
+import { textOf } from "../../base/error_text.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Generator } from "./generator.ts";
 import type { Answer, Call } from "./thread.ts";
@@ -24,6 +25,6 @@ scope.onmessage = async ({ data }) => {
   try {
     scope.postMessage({ id, value: await generator![step]() });
   } catch (error) {
-    scope.postMessage({ id, error: error instanceof Error ? error.message : String(error) });
+    scope.postMessage({ id, error: textOf(error) });
   }
 };

@@ -22,7 +22,7 @@ export interface PendingLine<D = unknown> {
 
 /** A waiting publication. */
 interface Waiting extends PendingLine {
-  /** The text of the data, see {@linkcode textOf}. */
+  /** The text of the data, see {@linkcode contentOf}. */
   readonly text: string | undefined;
   /** True once the server confirmed. */
   isConfirmed: boolean;
@@ -82,7 +82,7 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
     const line: Waiting = {
       key: -++this.#key,
       data,
-      text: textOf(data),
+      text: contentOf(data),
       isConfirmed: false,
       isPassed: false,
       timer: undefined,
@@ -132,7 +132,7 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
   #arrived(topic: string, data: unknown): void {
     const waiting = this.#all.get(topic);
     if (waiting === undefined) return;
-    const text = textOf(data);
+    const text = contentOf(data);
     const found = waiting.find((line) => line.text === text) ??
       // A schema may have changed the data.
       waiting.find((line) => line.isConfirmed);
@@ -154,7 +154,7 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
  * Returns a text that is the same for the data of a publication and for the data that arrives: JSON,
  * and for bytes only their number, because their JSON is large.
  */
-function textOf(data: unknown): string | undefined {
+function contentOf(data: unknown): string | undefined {
   if (data instanceof Uint8Array) return `${data.length} bytes`;
   try {
     return JSON.stringify(data);

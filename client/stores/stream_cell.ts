@@ -130,7 +130,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
     return {
       items,
       // The text grows with each item, and is made anew only while items are left out.
-      text: this.#omitted + extra > 0 ? textOf(items) : this.#text,
+      text: this.#omitted + extra > 0 ? joinedTexts(items) : this.#text,
       omitted: this.#omitted + extra,
       isPending: this.#reading !== undefined,
       isDone: this.#isDone,
@@ -178,6 +178,6 @@ export class StreamCell extends Cell<StreamSnapshot> {
   }
 }
 
-function textOf(items: readonly unknown[]): string {
+function joinedTexts(items: readonly unknown[]): string {
   return items.filter((item) => typeof item === "string").join("");
 }

@@ -25,7 +25,7 @@ import {
   FrameParser,
   FrameType,
 } from "../../transport/h3/wire/frames.ts";
-import { refusalOf } from "../../transport/h3/wire/message_fields.ts";
+import { refusalStatus } from "../../transport/h3/wire/message_fields.ts";
 import { decodeFields, encodeFields, type Field } from "../../transport/h3/wire/qpack.ts";
 import {
   decodeSettings,
@@ -239,7 +239,7 @@ export function fuzzFields(random: Random, rounds: number): void {
     const size = fields.reduce((total, [name, value]) => total + name.length + value.length, 0);
     assert(size + 32 * fields.length <= maxBytes);
     assertEquals(decodeFields(encodeFields(fields)), fields);
-    assert([undefined, 400, 405, 501].includes(refusalOf(fields)));
+    assert([undefined, 400, 405, 501].includes(refusalStatus(fields)));
     const headers = fields.filter(([name]) => !name.startsWith(":"));
     failsOnlyBy(() => new Headers(headers.map(([name, value]) => [name, value])), TypeError);
   }

@@ -3,7 +3,7 @@ import { ConnectionError } from "../../errors.ts";
 import type { FlowControlOptions } from "../connection.ts";
 import type { Deadlines } from "../../base/deadlines.ts";
 import { type EarlyStream, EarlyStreams } from "./early_streams.ts";
-import { refusalOf, statusOf } from "./wire/message_fields.ts";
+import { refusalStatus, statusOf } from "./wire/message_fields.ts";
 import { readHead, type StreamHead, UNIDIRECTIONAL_STREAM } from "./wire/stream_head.ts";
 import { ControlFrames } from "./wire/control_frames.ts";
 import { H3Error, H3ProtocolError, STREAM_ERRORS } from "./wire/error_codes.ts";
@@ -584,7 +584,7 @@ export class Http3Connection implements SessionLink {
   }
 
   #request(connect: ConnectStream, fields: readonly Field[], settings: Settings): void {
-    const refusal = refusalOf(fields) ?? this.#limitReached();
+    const refusal = refusalStatus(fields) ?? this.#limitReached();
     if (refusal !== undefined) return Http3Request.refuse(connect, refusal);
     const session = new Http3Session(this, connect, { credit: this.#creditOf(settings) });
     this.#add(session);

@@ -469,7 +469,7 @@ export class Http3Session extends CountedConnection
   acceptBidirectional(stream: Deno.QuicBidirectionalStream, head: StreamHead): void {
     const onEnd = this.#credit?.opened("bidirectional");
     if (this.#state === "over" || onEnd === false) {
-      return refuseStream(head.reader, stream.writable);
+      return discardStream(head.reader, stream.writable);
     }
     const { reader, held, isFull } = head;
     const account = this.account("bidirectional", "remote");
@@ -489,7 +489,7 @@ export class Http3Session extends CountedConnection
   /** Handles a unidirectional stream opened by the peer. */
   acceptUnidirectional(head: StreamHead): void {
     const onEnd = this.#credit?.opened("unidirectional");
-    if (this.#state === "over" || onEnd === false) return refuseStream(head.reader);
+    if (this.#state === "over" || onEnd === false) return discardStream(head.reader);
     const { reader, held, isFull } = head;
     const account = this.account("unidirectional", "remote");
     const half = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
@@ -865,7 +865,7 @@ function endStream(stream: QuicStream, error?: Error): void {
   stream.abort(error);
 }
 
-function refuseStream(reader: ReadableStreamBYOBReader, writable?: WritableStream): void {
+function discardStream(reader: ReadableStreamBYOBReader, writable?: WritableStream): void {
   reader.cancel().catch(() => {});
   writable?.abort().catch(() => {});
 }

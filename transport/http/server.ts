@@ -112,7 +112,7 @@ export class HttpConnections implements HttpCarriers, Disposable {
     if (connection === undefined) {
       throw new CarrierError("unknown", "Cannot continue: the connection must be open");
     }
-    if (isSame(connection.opened.secret, secret)) return connection;
+    if (isSameSecret(connection.opened.secret, secret)) return connection;
     throw new CarrierError(
       "forbidden",
       "Cannot continue: the secret must be that of the connection",
@@ -138,7 +138,7 @@ export class HttpConnections implements HttpCarriers, Disposable {
 const IN_HEADER = { alphabet: "base64url", omitPadding: true } as const;
 
 /** Compares secrets of a known length, in a time that does not depend on their content. */
-function isSame(secret: string, received: string): boolean {
+function isSameSecret(secret: string, received: string): boolean {
   if (secret.length !== received.length) return false;
   let difference = 0;
   for (let i = 0; i < secret.length; i++) {

@@ -1,7 +1,7 @@
 /** One end of a memory pair, with the streams between both ends. */
 import { CloseCode, ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
+import { checkWireClose, MAX_QUIC_CLOSE_CODE, streamErrorCodeOf } from "../wire_close.ts";
 import type {
   BidirectionalStream,
   CloseOptions,
@@ -597,7 +597,7 @@ class StreamWriter implements StreamEnd {
       },
       abort: (reason) => {
         if (this.#owner.live.delete(this)) this.account?.cut(reason, "reset");
-        const code = codeOf(reason);
+        const code = streamErrorCodeOf(reason);
         this.#path.send(() => this.#reader().reset(code));
       },
     });
@@ -678,7 +678,7 @@ class StreamReader implements StreamEnd {
         if (!this.#over) this.account?.cut(reason, "stopped reading");
         this.#end();
         if (this.#finished) return;
-        const code = codeOf(reason);
+        const code = streamErrorCodeOf(reason);
         this.#path.send(() => this.#writer().stopped(code));
       },
     });
@@ -765,11 +765,4 @@ function memoryStream(
   const writer: StreamWriter = new StreamWriter(forward, writerOwner, () => reader);
   const reader: StreamReader = new StreamReader(backward, readerOwner, () => writer);
   return { writer, reader };
-}
-
-/** Reads the code of an abort or a cancel; 0 without a code. */
-function codeOf(reason: unknown): number {
-  if (typeof reason !== "object" || reason === null) return 0;
-  const { streamErrorCode } = reason as { streamErrorCode?: unknown };
-  return Number.isInteger(streamErrorCode) ? streamErrorCode as number : 0;
 }

@@ -2,6 +2,7 @@
  * The frames of a message stream: `length(varint) kind(u8) body`, where the length is the number of
  * bytes of the body, and the varint is QUIC's (RFC 9000, section 16).
  */
+import { concat } from "../../base/bytes.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Frame } from "../connection.ts";
 
@@ -118,7 +119,7 @@ export class FrameParser {
     let bytes = chunk;
     let at = this.#open === undefined ? 0 : this.#fill(this.#open, chunk);
     if (this.#head !== undefined) {
-      bytes = joined(this.#head, chunk);
+      bytes = concat([this.#head, chunk]);
       this.#head = undefined;
     }
     while (at < bytes.length && !this.#isDone) at = this.#readFrame(bytes, at);
@@ -214,13 +215,6 @@ export class FrameParser {
     this.#isDone = true;
     this.#sink.onRefused(closeCode, reason);
   }
-}
-
-function joined(head: Uint8Array, chunk: Uint8Array): Uint8Array {
-  const bytes = new Uint8Array(head.length + chunk.length);
-  bytes.set(head);
-  bytes.set(chunk, head.length);
-  return bytes;
 }
 
 /** Bytes that are ready to be written. */

@@ -16,6 +16,7 @@ import type { StreamAccount } from "../counters.ts";
 import { writableOf } from "../direct.ts";
 import { ReceiveCredit } from "../flow_control.ts";
 import { MAX_VARINT } from "../quic/varint.ts";
+import { streamErrorCodeOf } from "../wire_close.ts";
 import { QmuxError, QuicError, type RecordWriter } from "./frames.ts";
 import { FrameType } from "./frames.ts";
 
@@ -131,20 +132,6 @@ export interface StreamHost {
   halfEnded(stream: QmuxStream): void;
 }
 
-/**
- * Reads the error code of an abort or cancel reason.
- *
- * @param reason Reason given by the application.
- * @returns The `streamErrorCode` of the reason; 0 without an unsigned 32-bit integer there.
- */
-export function codeOf(reason: unknown): number {
-  if (typeof reason !== "object" || reason === null) return 0;
-  const { streamErrorCode } = reason as { streamErrorCode?: unknown };
-  return typeof streamErrorCode === "number" && streamErrorCode >>> 0 === streamErrorCode
-    ? streamErrorCode
-    : 0;
-}
-
 /** Obstacle of a write or an end. */
 export type SendWait = "nothing" | "wire" | "stream" | "connection";
 
@@ -256,7 +243,7 @@ export class SendHalf implements DirectWritable {
 
   abort(reason?: unknown): void {
     if (this.#isOver || this.#failure !== undefined) return;
-    const code = codeOf(reason);
+    const code = streamErrorCodeOf(reason);
     this.#reset(
       code,
       reason ?? new StreamError("The stream was aborted", {
@@ -551,7 +538,7 @@ export class ReceiveHalf implements DirectReadable {
     this.#waiting?.resolve(null);
     this.#waiting = undefined;
     if (this.#finalSize !== undefined) return this.#over();
-    this.#stopCode = codeOf(reason);
+    this.#stopCode = streamErrorCodeOf(reason);
     this.#host.scheduler.wantsControl(this.#stream);
   }
 

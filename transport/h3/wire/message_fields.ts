@@ -42,7 +42,7 @@ const SWITCHING_PROTOCOLS = "101";
  * @returns 400 for a malformed request, 405 for another method, 501 for another protocol;
  * `undefined` for a valid request for a session.
  */
-export function refusalOf(fields: readonly Field[]): number | undefined {
+export function refusalStatus(fields: readonly Field[]): number | undefined {
   const pseudo = pseudoHeadersOf(fields, REQUEST_PSEUDO_HEADERS);
   if (pseudo === undefined) return 400;
   const authority = pseudo.get(":authority");

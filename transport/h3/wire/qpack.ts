@@ -178,7 +178,7 @@ class SectionReader {
     const rest = this.#bytes.length - this.#at;
     if (length > rest) throw failure(`a string has ${length} bytes, received ${rest}`);
     const bytes = this.#bytes.subarray(this.#at, this.#at += length);
-    return textOf(isCoded ? decodeHuffman(bytes) : bytes);
+    return fromLatin1(isCoded ? decodeHuffman(bytes) : bytes);
   }
 
   #readInteger(prefixBits: number): number {
@@ -247,7 +247,7 @@ function checkField(name: string, value: string): void {
 }
 
 /** Converts each byte to the character with the same number. */
-function textOf(bytes: Uint8Array): string {
+function fromLatin1(bytes: Uint8Array): string {
   let text = "";
   for (let at = 0; at < bytes.length; at += DECODE_STEP_BYTES) {
     const step = bytes.subarray(at, at + DECODE_STEP_BYTES);
