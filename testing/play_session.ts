@@ -4,6 +4,7 @@ import { checkOptions } from "../base/option_checks.ts";
 import type { RecordedEvent } from "../session/insight/recording.ts";
 import { decodeBinary, encodeBinary, isBinaryMessage } from "../session/wire/encode.ts";
 import type { Connection, Frame } from "../transport/connection.ts";
+import { TOKEN_MARK } from "../transport/webtransport.ts";
 import type { TestRequestOptions, TestServer } from "./test_server.ts";
 import { turns } from "./turns.ts";
 
@@ -75,10 +76,14 @@ export async function playSession(
   const { opened, events } = eventsOf(recording, session);
   const { pathname, search } = new URL(opened.url, "http://localhost");
   const isPlain = opened.protocol === ""; // A plain WebSocket carries no tokens.
+  // With credentials in the headers the first token is a renewal.
+  const headers = new Headers(request.headers);
+  const isKnown = headers.has("authorization") || headers.has("cookie");
+  const announcement = !isKnown && signsInFirst(events) ? [TOKEN_MARK] : [];
   const connection = await server.open({
     ...request,
     path: pathname + search,
-    protocols: isPlain ? [] : [opened.protocol],
+    protocols: isPlain ? [] : [opened.protocol, ...announcement],
   });
   const received = collect(connection);
   let nowMs = 0;
@@ -99,6 +104,13 @@ export async function playSession(
     received,
     [Symbol.asyncDispose]: () => connection[Symbol.asyncDispose](),
   };
+}
+
+/** Tells whether the first frame has a token, which a client without credentials announces. */
+function signsInFirst(events: readonly RecordedEvent[]): boolean {
+  const { text = "" } = events.find(({ text, base64 }) => (text ?? base64) !== undefined) ?? {};
+  const [envelope = ""] = text.split("\n", 1);
+  return envelope.includes('"auth":""') && JSON.parse(envelope).auth === "";
 }
 
 /** Finds the events of one session. */
