@@ -230,10 +230,10 @@ interface ChannelSubscriberOptions {
 }
 
 /**
- * Subscribes to the wanted channels. One change is under way at a time, and further changes join
+ * Subscribes to the wanted channels over one connection. One change is under way at a time, and further changes join
  * the next one, so that a storm of changes takes a few commands.
  */
-export class ChannelSubscriber {
+export class ChannelSubscriber implements SubscriberPool {
   readonly redis: Redis;
   /** The answer to a refused command, such as `NOPERM`, until a command succeeds. */
   refusal: unknown;
@@ -285,9 +285,14 @@ export class ChannelSubscriber {
     redis.on("moved", () => this.#refuseAll());
   }
 
-  /** `true` if all earlier subscriptions are confirmed, or the connection never was ready yet. */
+  /** `true` if the connection is ready, and all earlier subscriptions are confirmed. */
   get isUp(): boolean {
-    return this.#isFresh || (this.redis.status === "ready" && this.#lost.size === 0);
+    return this.redis.status === "ready" && this.#lost.size === 0;
+  }
+
+  /** `true` if the connection never was ready yet. */
+  get isFresh(): boolean {
+    return this.#isFresh;
   }
 
   /** `true` without wanted channels. */
@@ -295,24 +300,26 @@ export class ChannelSubscriber {
     return this.#wanted.size === 0;
   }
 
-  /** Subscribes to a channel. */
+  connections(): Redis[] {
+    return [this.redis];
+  }
+
   want(channel: string): void {
     this.#wanted.add(channel);
     this.#touch(channel);
   }
 
-  /** Leaves a channel. */
   unwant(channel: string): void {
     this.#wanted.delete(channel);
     this.#lost.delete(channel);
     this.#touch(channel);
   }
 
-  /** Stops subscribing; the caller ends the connection. */
-  stop(): void {
+  async close(): Promise<void> {
     this.#isEnded = true;
     this.#runtime.clearTimeout(this.#retry);
     this.#wanted.clear();
+    await endClient(this.#runtime, this.redis);
   }
 
   #touch(channel: string): void {
@@ -459,47 +466,7 @@ export function openSubscriberPool(
 ): SubscriberPool {
   return isCluster(client)
     ? new ClusterPool(runtime, client, events)
-    : new SingleServerPool(runtime, client, events);
-}
-
-/** One connection for all channels, on one server. */
-class SingleServerPool implements SubscriberPool {
-  readonly #runtime: Runtime;
-  readonly #subscriber: ChannelSubscriber;
-
-  constructor(runtime: Runtime, client: Redis, events: SubscriptionEvents) {
-    this.#runtime = runtime;
-    this.#subscriber = new ChannelSubscriber({
-      runtime,
-      redis: openSubscriber(runtime, client),
-      events,
-    });
-  }
-
-  get isUp(): boolean {
-    return this.#subscriber.isUp && this.#subscriber.redis.status === "ready";
-  }
-
-  get refusal(): unknown {
-    return this.#subscriber.refusal;
-  }
-
-  connections(): Redis[] {
-    return [this.#subscriber.redis];
-  }
-
-  want(channel: string): void {
-    this.#subscriber.want(channel);
-  }
-
-  unwant(channel: string): void {
-    this.#subscriber.unwant(channel);
-  }
-
-  async close(): Promise<void> {
-    this.#subscriber.stop();
-    await endClient(this.#runtime, this.#subscriber.redis);
-  }
+    : new ChannelSubscriber({ runtime, redis: openSubscriber(runtime, client), events });
 }
 
 /** One connection for each master with channels, on a cluster: publications stay in their shard. */
@@ -530,8 +497,7 @@ class ClusterPool implements SubscriberPool {
     for (const { subscriber } of this.#channels.values()) {
       if (subscriber === undefined) return false;
     }
-    for (const subscriber of this.#subscribers.values()) if (!subscriber.isUp) return false;
-    return true;
+    return this.#subscribers.values().every(({ isUp, isFresh }) => isUp || isFresh);
   }
 
   get refusal(): unknown {
@@ -627,9 +593,7 @@ class ClusterPool implements SubscriberPool {
     for (const [address, subscriber] of this.#subscribers) {
       if (!all && !subscriber.isIdle) continue;
       this.#subscribers.delete(address);
-      subscriber.stop();
-      const end = endClient(this.#runtime, subscriber.redis)
-        .finally(() => this.#ending.delete(end));
+      const end = subscriber.close().finally(() => this.#ending.delete(end));
       this.#ending.add(end);
     }
   }

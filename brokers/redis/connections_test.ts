@@ -36,6 +36,7 @@ class FakeRedis extends EventEmitter {
   disconnect(): void {
     this.status = "reconnecting";
     this.emit("close");
+    this.emit("end");
   }
 
   /** Answers the oldest command, and waits until the consequences are done. */
@@ -100,7 +101,7 @@ Deno.test("ChannelSubscriber receives nothing of an ending subscription, though 
   await redis.answer();
   assertEquals(redis.commands, ["subscribe a", "unsubscribe a", "subscribe a"]);
   assertEquals(told.slice(1), ["a: before its confirmation was read", "confirmed a"]);
-  subscriber.stop();
+  await subscriber.close();
 });
 
 Deno.test("ChannelSubscriber keeps a subscription that ends and begins again during its request", async () => {
@@ -114,7 +115,7 @@ Deno.test("ChannelSubscriber keeps a subscription that ends and begins again dur
   subscriber.unwant("a");
   await settled();
   assertEquals(redis.commands, ["subscribe a", "unsubscribe a"]);
-  subscriber.stop();
+  await subscriber.close();
 });
 
 Deno.test("ChannelSubscriber confirms no topic that was left during its request", async () => {
@@ -130,7 +131,7 @@ Deno.test("ChannelSubscriber confirms no topic that was left during its request"
   await redis.answer();
   await redis.answer();
   assertEquals(told, ["confirmed b", "confirmed a"]);
-  subscriber.stop();
+  await subscriber.close();
 });
 
 Deno.test("ChannelSubscriber leaves a topic after Redis refused to let it go", async () => {
@@ -147,7 +148,7 @@ Deno.test("ChannelSubscriber leaves a topic after Redis refused to let it go", a
   assertEquals(redis.commands, ["subscribe a", "unsubscribe a", "unsubscribe a"]);
   assertEquals(told, ["confirmed a"]);
   await redis.answer();
-  subscriber.stop();
+  await subscriber.close();
 });
 
 Deno.test("ChannelSubscriber subscribes again to topics lost with its connection", async () => {
@@ -164,7 +165,7 @@ Deno.test("ChannelSubscriber subscribes again to topics lost with its connection
   await settled();
   await redis.answer();
   assertEquals([told.at(-1), subscriber.isUp], ["confirmed a", true]);
-  subscriber.stop();
+  await subscriber.close();
 });
 
 Deno.test("Heartbeat cuts off a connection whose greeting or ping has no answer, and no other", async () => {
@@ -208,7 +209,7 @@ Deno.test("ChannelSubscriber subscribes again behind a command that MOVED leaves
   await time.tickAsync(1_000);
   assertEquals(redis.commands.slice(3), ["sunsubscribe a", "ssubscribe b"]);
   assertEquals([told, subscriber.isUp], [["confirmed a"], true]);
-  subscriber.stop();
+  await subscriber.close();
 });
 
 Deno.test("A pool on a cluster asks for the map of slots until the node of each channel is known", async () => {

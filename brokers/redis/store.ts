@@ -337,11 +337,8 @@ export class RedisStore implements BrokerStore {
   async advance(key: string, number: number, windowMs: number): Promise<boolean> {
     checkName(key);
     const row = this.#names.row(key);
-    return await this.#run(
-      "note a number",
-      () => this.#scripts.skeinAdvance(row, number, Math.ceil(windowMs)),
-    ) ===
-      1;
+    const call = () => this.#scripts.skeinAdvance(row, number, Math.ceil(windowMs));
+    return await this.#run("note a number", call) === 1;
   }
 
   async newest(key: string): Promise<number> {
@@ -357,35 +354,27 @@ export class RedisStore implements BrokerStore {
   ): Promise<boolean> {
     checkName(scope);
     const claims = this.#names.claims(scope);
-    return await this.#run(
-      "claim",
-      () => this.#scripts.skeinClaim(claims, member, max, Math.ceil(ttlMs)),
-    ) ===
-      1;
+    const call = () => this.#scripts.skeinClaim(claims, member, max, Math.ceil(ttlMs));
+    return await this.#run("claim", call) === 1;
   }
 
   async release(scope: string, member: string): Promise<void> {
     checkName(scope);
-    await this.#run("release a claim", () => this.#client.zrem(this.#names.claims(scope), member));
+    const claims = this.#names.claims(scope);
+    await this.#run("release a claim", () => this.#client.zrem(claims, member));
   }
 
   async claims(scope: string): Promise<string[]> {
     checkName(scope);
-    return await this.#run(
-      "list claims",
-      () => this.#scripts.skeinClaims(this.#names.claims(scope)),
-    );
+    const claims = this.#names.claims(scope);
+    return await this.#run("list claims", () => this.#scripts.skeinClaims(claims));
   }
 
   async take(key: string, amount: number, { perSecond, burst }: TokenRate): Promise<TakenTokens> {
     checkName(key);
     const bucket = this.#names.tokens(key);
-    const retryAfterMs = Number(
-      await this.#run(
-        "take tokens",
-        () => this.#scripts.skeinTake(bucket, amount, perSecond, burst),
-      ),
-    );
+    const call = () => this.#scripts.skeinTake(bucket, amount, perSecond, burst);
+    const retryAfterMs = Number(await this.#run("take tokens", call));
     return { granted: retryAfterMs === 0, retryAfterMs };
   }
 }
