@@ -52,7 +52,7 @@ export class PublishQueue {
       this.send();
       if (this.#hasRoom) return this.#send(subject, message);
     }
-    const isTaken = this.#line.push({ subject, message, bytes, atMs: 0, isOver: false });
+    const isTaken = this.#line.push({ subject, message, bytes, due: 0, isOver: false });
     if (isTaken && this.#hasRoom) this.#turn.gather(bytes);
   }
 
@@ -186,7 +186,7 @@ export class AppendQueue {
       bytes,
       id,
       isKeyed,
-      atMs: 0,
+      due: 0,
       isOver: false,
       result,
       sentMs: 0,

@@ -168,7 +168,7 @@ export class PublishQueue {
     const isTaken = line.push({
       frame,
       bytes,
-      atMs: 0,
+      due: 0,
       isOver: false,
       line,
       kept,

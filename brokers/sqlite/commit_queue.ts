@@ -106,7 +106,7 @@ export class CommitQueue {
     this.#push({
       operation,
       bytes,
-      atMs: 0,
+      due: 0,
       isOver: false,
       done: done as (value: unknown) => void,
       failed: ({ message, cause }) =>
@@ -117,7 +117,7 @@ export class CommitQueue {
   /** Notes a fact in the memory of the file's thread, which always has room. */
   note<N extends "follow" | "unfollow">(...operation: readonly [name: N, ...Arguments<N>]): void {
     const quiet = { done: () => {}, failed: () => {} };
-    this.#push({ operation, bytes: undefined, atMs: 0, isOver: false, ...quiet });
+    this.#push({ operation, bytes: undefined, due: 0, isOver: false, ...quiet });
   }
 
   /** Resolves once no operation waits; later ones are rejected. */

@@ -101,8 +101,8 @@ export interface WaitingLimits {
 export interface Outgoing {
   /** Bytes that count against the bound; `undefined` for an item that always has room. */
   readonly bytes: number | undefined;
-  /** Monotonic time of the push; set by the outbox if it gives items up. */
-  atMs: number;
+  /** The look of the outbox at which the item is given up, set by the outbox. */
+  due: number;
   /** True once the engine took the item, or the item was given up. */
   isOver: boolean;
 }
@@ -126,7 +126,10 @@ export interface OutboxOptions extends WaitingLimits {
 /** Reason for giving up an item at the end. */
 const CLOSED = "the broker is closed";
 
-/** Looks for overdue items in each `giveUpMs`, so that an item waits for at most a tenth longer. */
+/**
+ * Looks for overdue items in each `giveUpMs`. Items are marked with the number of the look at which they
+ * are due, as to read a clock for each would be expensive; an item waits for at most a tenth longer.
+ */
 const LOOKS = 10;
 
 /** Everything that a broker has on its way to its engine: several lines with one bound. */
@@ -139,6 +142,8 @@ export class Outbox {
   /** Bounded by the owner: one for each topic with items, or one for each kind of item. */
   readonly #lines = new Set<OutboxLine>();
   #size = 0;
+  /** Looks so far. */
+  #looks = 0;
   #look: Timer | undefined;
   #isClosed = false;
   #whenEmpty: PromiseWithResolvers<void> | undefined;
@@ -165,16 +170,16 @@ export class Outbox {
 
   /** Takes room for an item. Returns the reason if there is none. */
   admit(item: Outgoing): string | undefined {
-    const { runtime, engine, items = "publications", giveUpMs } = this.#options;
+    const { engine, items = "publications", giveUpMs } = this.#options;
     if (this.#isClosed) return CLOSED;
     if (item.bytes !== undefined && !this.budget.take(item.bytes)) {
       return `too many ${items} wait for ${engine}`;
     }
     this.#size++;
     if (giveUpMs === undefined) return undefined;
-    item.atMs = runtime.monotonic();
-    // Left running when the outbox is empty: a timer for each publication would be expensive.
-    this.#look ??= runtime.setTimeout(() => this.#giveUp(giveUpMs), giveUpMs);
+    // A part of the time until the next look is over already, unless this item starts the looks.
+    item.due = this.#looks + LOOKS + (this.#look === undefined ? 0 : 1);
+    this.#look ??= this.#lookLater(giveUpMs);
     return undefined;
   }
 
@@ -199,26 +204,20 @@ export class Outbox {
     for (const line of this.#lines) line.dropAll(CLOSED);
   }
 
-  #giveUp(giveUpMs: number): void {
-    const { runtime, engine } = this.#options;
-    const now = runtime.monotonic();
-    let oldestMs = Infinity;
-    for (const line of this.#lines) {
-      line.dropOld(
-        now - giveUpMs,
-        `${engine} did not acknowledge the publication within ${giveUpMs} ms`,
-      );
-      oldestMs = Math.min(oldestMs, line.first?.atMs ?? Infinity);
-    }
-    const leftMs = Math.max(oldestMs + giveUpMs - now, giveUpMs / LOOKS);
-    this.#look = this.#size === 0 || this.#isClosed
-      ? undefined
-      : runtime.setTimeout(() => this.#giveUp(giveUpMs), Math.min(leftMs, giveUpMs));
+  #lookLater(giveUpMs: number): Timer {
+    return this.#options.runtime.setTimeout(() => {
+      // Left running until a look finds nothing: a timer for each publication would be expensive.
+      this.#look = this.#size === 0 ? undefined : this.#lookLater(giveUpMs);
+      const due = ++this.#looks;
+      const why =
+        `${this.#options.engine} did not acknowledge the publication within ${giveUpMs} ms`;
+      for (const line of this.#lines) line.dropDue(due, why);
+    }, giveUpMs / LOOKS);
   }
 }
 
 /** A line of an outbox, with items of any type. */
-type OutboxLine = Pick<Line<Outgoing>, "first" | "dropAll" | "dropOld">;
+type OutboxLine = Pick<Line<Outgoing>, "dropAll" | "dropDue">;
 
 /**
  * Items that go to the engine in the order of their pushes. Those in front may be with the engine
@@ -334,9 +333,9 @@ export class Line<T extends Outgoing> {
     this.#dropWhile(() => true, why, cause);
   }
 
-  /** Gives up the items that were pushed up to a time. */
-  dropOld(atMs: number, why: string): void {
-    this.#dropWhile((item) => item.atMs <= atMs, why);
+  /** Gives up the items that are due at a look. */
+  dropDue(look: number, why: string): void {
+    this.#dropWhile((item) => item.due <= look, why);
   }
 
   /** Removes the line, which is empty, from the outbox. */
