@@ -1,7 +1,8 @@
 /** The time of NATS, by which leases and expiry are judged: clocks of nodes may be wrong. */
-import { AckPolicy, DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
+import { DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
 import type { Runtime } from "../../base/runtime.ts";
 import { textOf } from "../../base/error_text.ts";
+import { consume, forget } from "./consumers.ts";
 
 /** Age of a measurement after which the next use of the clock starts another, in milliseconds. */
 const MEASURE_MS = 60_000;
@@ -11,9 +12,6 @@ const DRIFT = 0.000_5;
 
 /** Difference from which an operator is told, in milliseconds. */
 const TOLD_SKEW_MS = 1_000;
-
-/** Lifetime of a consumer whose deletion failed, in nanoseconds. */
-const INACTIVE_NS = 5_000_000_000;
 
 /** Bounds of the server's time at the zero of this node's monotonic clock. */
 interface Zero {
@@ -86,16 +84,11 @@ export class EngineClock {
     const before = this.#runtime.monotonic();
     this.#isMeasuring = true;
     try {
-      const { name, created } = await manager.consumers.add(stream, {
-        ack_policy: AckPolicy.None,
+      const { name, created } = await consume(manager, stream, {
         deliver_policy: DeliverPolicy.StartSequence,
         opt_start_seq: 1,
-        inactive_threshold: INACTIVE_NS,
-        mem_storage: true,
-        num_replicas: 1,
       });
-      // A failure does not matter: the server deletes an idle consumer.
-      manager.consumers.delete(stream, name).catch(() => {});
+      forget(manager, stream, name);
       const time = Date.parse(created);
       this.#note({ min: time - this.#runtime.monotonic(), max: time - before });
       this.problem = undefined;

@@ -1,17 +1,10 @@
 /** Messages of a stream, read by a consumer that exists for one read, or for one list. */
-import {
-  AckPolicy,
-  type ConsumerInfo,
-  DeliverPolicy,
-  type JetStreamManager,
-} from "@nats-io/jetstream";
+import { type ConsumerInfo, DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
 import type { Msg } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
+import { consume, forget } from "./consumers.ts";
 import { headerOf, tagIn } from "./format.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
-
-/** Idle time after which the server deletes a consumer, in nanoseconds. */
-const INACTIVE_NS = 10_000 * 1e6;
 
 /** Longest wait for messages of a list that were removed since the list began, in milliseconds. */
 const LATE_MS = 1_000;
@@ -62,15 +55,11 @@ export async function pull(
   manager: JetStreamManager,
   { stream, subject, from, count, maxBytes, headersOnly = false }: PullOptions,
 ): Promise<Pulled> {
-  const { name, num_pending } = await manager.consumers.add(stream, {
-    ack_policy: AckPolicy.None,
+  const { name, num_pending } = await consume(manager, stream, {
     deliver_policy: DeliverPolicy.StartSequence,
     opt_start_seq: Math.max(1, from),
     filter_subject: subject,
     headers_only: headersOnly,
-    inactive_threshold: INACTIVE_NS,
-    mem_storage: true,
-    num_replicas: 1,
   });
   try {
     const wanted = Math.min(count, num_pending);
@@ -162,20 +151,11 @@ function consumeNewest(
   stream: string,
   subject: string,
 ): Promise<ConsumerInfo> {
-  return manager.consumers.add(stream, {
-    ack_policy: AckPolicy.None,
+  return consume(manager, stream, {
     deliver_policy: DeliverPolicy.LastPerSubject,
     filter_subject: subject,
     headers_only: true,
-    inactive_threshold: INACTIVE_NS,
-    mem_storage: true,
-    num_replicas: 1,
   });
-}
-
-/** Deletes a consumer. A failure does not matter: the server deletes an idle one. */
-function forget(manager: JetStreamManager, stream: string, name: string): void {
-  manager.consumers.delete(stream, name).catch(() => {});
 }
 
 function fetch<T>(
