@@ -28,7 +28,7 @@ import {
   REQUEST_PREFIX,
   type StoredLog,
 } from "../../pubsub/logs/rules.ts";
-import { type Database, prepareAll, type Statement, type Statements } from "./database.ts";
+import { type Database, prepareAll, type Statements } from "./database.ts";
 import { decodeBlob, encodeBlob } from "./histories.ts";
 
 /** Records that one statement looks at for the bounds of a page or of the retention. */
@@ -68,10 +68,38 @@ const SQL = {
 };
 
 /** One row of the logs. */
-interface Row {
+class Row implements LogView {
   readonly id: number;
   readonly name: string;
   state: StoredLog;
+  readonly #sql: Statements<typeof SQL>;
+
+  constructor(
+    sql: Statements<typeof SQL>,
+    { id, name, state }: Pick<Row, "id" | "name" | "state">,
+  ) {
+    this.#sql = sql;
+    this.id = id;
+    this.name = name;
+    this.state = state;
+  }
+
+  get producerCount(): number {
+    return Number(this.#sql.countProducers.get(this.id)!.count);
+  }
+
+  get forkCount(): number {
+    return Number(this.#sql.countForks.get(this.id)!.count);
+  }
+
+  numbersOf(producer: string): readonly [epoch: number, seq: number] | undefined {
+    const row = this.#sql.producer.get(this.id, producer);
+    return row && [Number(row.epoch), Number(row.seq)];
+  }
+
+  hasFork(fork: string): boolean {
+    return this.#sql.findFork.get(this.id, fork) !== undefined;
+  }
 }
 
 /** A page, and the time at which the log expires. */
@@ -114,7 +142,7 @@ export class Logs {
   ): readonly [result: LogChangeResult<N>, isAnnounced: boolean] {
     const row = this.#row(name);
     const count = this.#counts[logKind(name)];
-    const effect = decide(row && this.#viewOf(row), [change, options], { now, count });
+    const effect = decide(row, [change, options], { now, count });
     if (effect.kind === "none") return [effect.result, false];
     if (effect.kind === "write") return this.#write(name, row, effect);
     this.#drop(row!);
@@ -285,31 +313,8 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
     if (open !== undefined) return open;
     const row = this.#sql.find.get(name);
     if (row === undefined) return undefined;
-    return { id: Number(row.id), name, state: JSON.parse(String(row.state)) };
-  }
-
-  /** A log as decisions see it. */
-  #viewOf({ id, state }: Row): LogView {
-    const sizeOf = (statement: Statement) => Number(statement.get(id)!.count);
-    const [countProducers, countForks] = [this.#sql.countProducers, this.#sql.countForks];
-    return {
-      state,
-      producers: {
-        get size() {
-          return sizeOf(countProducers);
-        },
-        get: (producer) => {
-          const row = this.#sql.producer.get(id, producer);
-          return row && [Number(row.epoch), Number(row.seq)];
-        },
-      },
-      forks: {
-        get size() {
-          return sizeOf(countForks);
-        },
-        has: (fork) => this.#sql.findFork.get(id, fork) !== undefined,
-      },
-    };
+    const state: StoredLog = JSON.parse(String(row.state));
+    return new Row(this.#sql, { id: Number(row.id), name, state });
   }
 
   /** Brings a write into force. */
@@ -318,11 +323,12 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
     present: Row | undefined,
     write: LogWrite<R>,
   ): readonly [result: R, isAnnounced: boolean] {
-    const { records, producer, fork, isQuiet, result, refused } = write;
+    const { records, producer, isNewProducer, fork, isQuiet, result, refused } = write;
     if (present === undefined) this.#own(name, write.next);
-    const next = present ? retained(write, this.#sizesOf(present, records)) : write.next;
+    const sizes = present && write.keep && this.#sizesOf(present, records);
+    const next = sizes ? retained(write, () => sizes.next().value) : write.next;
     const growth = growthOf(present?.state, next) +
-      (producer?.isNew ? producer.id.length + PRODUCER_BYTES : 0);
+      (isNewProducer ? producer!.id.length + PRODUCER_BYTES : 0);
     const isLarger = present === undefined || records.length > 0;
     const overShare = isLarger ? this.#shares.exceeded(name, growth) : undefined;
     if (refused !== undefined && overShare !== undefined) {
@@ -350,14 +356,15 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
   }
 
   /** Bytes of the kept records of a log, and of records that follow these. */
-  *#sizesOf({ id, state }: Row, records: readonly LogRecord[]): Generator<number, void> {
+  *#sizesOf({ id, state }: Row, records: readonly LogRecord[]): Generator<number, undefined> {
     for (let at = state.start; at < state.tail;) {
       const rows = this.#sql.sizes.all(id, at, SCAN);
-      if (rows.length === 0) return;
+      if (rows.length === 0) return undefined;
       for (const { bytes } of rows) yield Number(bytes);
       at += rows.length;
     }
     for (const record of records) yield recordBytes([record]);
+    return undefined;
   }
 
   #noteFork({ id }: Row, { name, isGone }: ForkNote): void {
@@ -367,7 +374,8 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
   /** Adds the row of a log. */
   #newRow(name: string, state: StoredLog): Row {
     this.#counts[logKind(name)]++;
-    return { id: Number(this.#sql.create.run(name).lastInsertRowid), name, state };
+    const id = Number(this.#sql.create.run(name).lastInsertRowid);
+    return new Row(this.#sql, { id, name, state });
   }
 
   /** Counts a new stream in the shares, without bytes. */

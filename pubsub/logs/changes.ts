@@ -108,13 +108,14 @@ export function logsOver(engine: LogEngine): BrokerLogs {
 /** A log as decisions see it. An engine may look things up only when asked. */
 export interface LogView {
   readonly state: StoredLog;
-  /** Newest epoch and number of each producer. */
-  readonly producers: {
-    readonly size: number;
-    get(id: string): readonly [epoch: number, seq: number] | undefined;
-  };
-  /** Forks that need the log. */
-  readonly forks: { readonly size: number; has(fork: string): boolean };
+  /** Number of producers with a remembered number. */
+  readonly producerCount: number;
+  /** Number of forks that need the log. */
+  readonly forkCount: number;
+  /** Newest epoch and number of a producer. */
+  numbersOf(producer: string): readonly [epoch: number, seq: number] | undefined;
+  /** Tells whether a fork is noted. */
+  hasFork(fork: string): boolean;
 }
 
 /** The circumstances of a decision. */
@@ -143,8 +144,10 @@ export interface LogWrite<R> {
   readonly records: readonly LogRecord[];
   /** Retention to apply; see {@linkcode retained}. */
   readonly keep?: AppendLogOptions["keep"] | undefined;
-  /** Newest number of a producer; `isNew` for a producer without an earlier one. */
-  readonly producer?: LogProducer & { readonly isNew: boolean } | undefined;
+  /** Newest number of a producer. */
+  readonly producer?: LogProducer | undefined;
+  /** The producer has no earlier number. */
+  readonly isNewProducer?: boolean | undefined;
   /** A fork to note or to forget. */
   readonly fork?: ForkNote | undefined;
   /** The change is not announced. */
@@ -197,20 +200,23 @@ export function decide<N extends LogChangeName>(
  * Applies a retention to a write.
  *
  * @param write The write.
- * @param sizes Bytes of the kept records and of the added ones, oldest first.
+ * @param sizeOf Returns the bytes of the kept records and then of the added ones, called in order from
+ * the oldest on; `undefined` for one that the engine has lost, which stops the retention.
  * @returns The state without the oldest records beyond the retention; the newest record stays.
  */
-export function retained<R>({ next, keep }: LogWrite<R>, sizes: Iterable<number>): StoredLog {
+export function retained<R>(
+  { next, keep }: LogWrite<R>,
+  sizeOf: (index: number) => number | undefined,
+): StoredLog {
   if (keep === undefined) return next;
   let { start, bytes } = next;
-  const isBeyond = () => isBeyondRetention({ ...next, start, bytes }, keep);
-  if (!isBeyond()) return next;
-  for (const size of sizes) {
+  while (isBeyondRetention({ start, tail: next.tail, bytes }, keep)) {
+    const size = sizeOf(start - next.start);
+    if (size === undefined) break;
     bytes -= size;
     start++;
-    if (!isBeyond()) break;
   }
-  return { ...next, start, bytes };
+  return start === next.start ? next : { ...next, start, bytes };
 }
 
 /** Tells whether the oldest record of a log is beyond a retention; the newest record always stays. */
@@ -255,7 +261,7 @@ function decideCreate(
     },
     records,
     result: (written) => ({ kind: "created", info: infoOf(written), count: count + 1 }),
-    refused: (refusal) => refusal,
+    refused: itself,
   };
 }
 
@@ -267,8 +273,8 @@ function decideRetain(
   const isThere = log?.state.identity === identity && !log.state.isDeleted &&
     !isExpired(log.state, now);
   if (!isThere) return none("missing");
-  if (log.forks.has(fork)) return none("retained");
-  if (log.forks.size >= maxForks) return none("too-many");
+  if (log.hasFork(fork)) return none("retained");
+  if (log.forkCount >= maxForks) return none("too-many");
   return noted(log.state, { name: fork, isGone: false }, "retained");
 }
 
@@ -276,9 +282,9 @@ function decideRelease(
   log: LogView | undefined,
   { fork }: LogChangeOptions<"release">,
 ): LogEffect<LogOrigin | undefined> {
-  if (!log?.forks.has(fork)) return none(undefined);
-  const { state, forks } = log;
-  const isLast = forks.size === 1 && state.isDeleted;
+  if (!log?.hasFork(fork)) return none(undefined);
+  const { state, forkCount } = log;
+  const isLast = forkCount === 1 && state.isDeleted;
   if (isLast) return { kind: "remove", result: state.origin };
   return noted(state, { name: fork, isGone: true }, undefined);
 }
@@ -294,10 +300,10 @@ function decideDelete(
   { now }: LogMoment,
 ): LogEffect<LogDeleted> {
   if (log === undefined) return none({ kind: "missing" });
-  const { state, forks } = log;
+  const { state, forkCount } = log;
   if (state.isDeleted) return none({ kind: "deleted" });
   if (ifExpired && !isExpired(state, now)) return none({ kind: "alive" });
-  if (forks.size === 0) {
+  if (forkCount === 0) {
     return { kind: "remove", result: { kind: "removed", origin: state.origin } };
   }
   const next: StoredLog = { ...state, isDeleted: true };
@@ -321,7 +327,7 @@ function decideAppend(
   const { state } = log;
   if (isExpired(state, now)) return none({ kind: "expired" });
   if (state.isDeleted) return none({ kind: "deleted" });
-  const known = producer && log.producers.get(producer.id);
+  const known = producer && log.numbersOf(producer.id);
   const bytes = recordBytes(options.records);
   const refusal = refusalOfEnd(state, options) ?? refusalOfLease(state, options, now) ??
     (producer && refusalOfProducer(log, producer, known)) ??
@@ -332,10 +338,19 @@ function decideAppend(
     next: appended(state, options, { now, bytes }),
     records: options.records,
     keep: options.keep,
-    producer: producer && { ...producer, isNew: known === undefined },
-    result: (written) => ({ kind: "appended", info: infoOf(written) }),
-    refused: (refusal) => refusal,
+    producer,
+    isNewProducer: producer && known === undefined,
+    result: appendedTo,
+    refused: itself,
   };
+}
+
+function appendedTo(written: StoredLog): LogAppended {
+  return { kind: "appended", info: infoOf(written) };
+}
+
+function itself(refusal: LogRefusal): LogRefusal {
+  return refusal;
 }
 
 /** The state after an append, without the retention. */
@@ -390,13 +405,13 @@ function refusalOfLease(
 }
 
 function refusalOfProducer(
-  { state, producers }: LogView,
+  { state, producerCount }: LogView,
   { epoch, seq }: LogProducer,
   known: readonly [epoch: number, seq: number] | undefined,
 ): LogAppended | undefined {
   if (known === undefined) {
     if (seq > 0) return { kind: "skipped", expected: 0 };
-    const isFull = producers.size >= MAX_LOG_PRODUCERS;
+    const isFull = producerCount >= MAX_LOG_PRODUCERS;
     return isFull ? { kind: "too-many-producers" } : undefined;
   }
   const [lastEpoch, lastSeq] = known;

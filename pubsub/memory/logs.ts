@@ -44,8 +44,8 @@ class Log implements Counted, LogView {
   /** Number of the log among all that were ever created. */
   readonly number: number;
   state: StoredLog;
-  readonly producers = new Map<string, readonly [epoch: number, seq: number]>();
-  readonly forks = new Set<string>();
+  readonly #producers = new Map<string, readonly [epoch: number, seq: number]>();
+  readonly #forks = new Set<string>();
   /** The records from `state.start` on. */
   readonly records = new Fifo<LogRecord>();
   counted = 0;
@@ -63,7 +63,23 @@ class Log implements Counted, LogView {
 
   get cost(): number {
     return COSTS.log + this.id.length + this.state.bytes + this.#overhead + this.#producerBytes +
-      COSTS.producer * this.producers.size + COSTS.fork * this.forks.size;
+      COSTS.producer * this.producerCount + COSTS.fork * this.forkCount;
+  }
+
+  get producerCount(): number {
+    return this.#producers.size;
+  }
+
+  get forkCount(): number {
+    return this.#forks.size;
+  }
+
+  numbersOf(producer: string): readonly [epoch: number, seq: number] | undefined {
+    return this.#producers.get(producer);
+  }
+
+  hasFork(fork: string): boolean {
+    return this.#forks.has(fork);
   }
 
   /** Appends records, and drops the oldest ones that the next state no longer has. */
@@ -87,22 +103,16 @@ class Log implements Counted, LogView {
     return growth;
   }
 
-  /** Bytes of the kept records, and of records that follow these. */
-  *sizes(records: readonly LogRecord[]): Generator<number, void> {
-    for (let i = 0; i < this.records.length; i++) yield recordBytes([this.records.at(i)!]);
-    for (const record of records) yield recordBytes([record]);
-  }
-
   /** Notes the newest number of a producer. */
   noteProducer({ id, epoch, seq }: LogProducer): void {
-    if (!this.producers.has(id)) this.#producerBytes += id.length;
-    this.producers.set(id, [epoch, seq]);
+    if (!this.#producers.has(id)) this.#producerBytes += id.length;
+    this.#producers.set(id, [epoch, seq]);
   }
 
   /** Notes or forgets a fork. */
   noteFork({ name, isGone }: ForkNote): void {
-    if (isGone) this.forks.delete(name);
-    else this.forks.add(name);
+    if (isGone) this.#forks.delete(name);
+    else this.#forks.add(name);
   }
 }
 
@@ -156,9 +166,9 @@ export class MemoryLogs implements LogEngine {
     const now = this.#check(CHANGE_WORDS[name]);
     const log = this.#logs.get(id);
     const count = this.#counts[logKind(id)];
-    return await Promise.resolve(
-      this.#apply(id, log, decide(log, [name, options], { now, count })),
-    );
+    const effect = decide(log, [name, options], { now, count });
+    if (effect.kind === "none") return await Promise.resolve(effect.result);
+    return this.#apply(id, log, effect);
   }
 
   async read(
@@ -217,8 +227,11 @@ export class MemoryLogs implements LogEngine {
   }
 
   /** Brings an effect into force. */
-  #apply<R>(id: string, present: Log | undefined, effect: LogEffect<R>): R {
-    if (effect.kind === "none") return effect.result;
+  #apply<R>(
+    id: string,
+    present: Log | undefined,
+    effect: Exclude<LogEffect<R>, { readonly kind: "none" }>,
+  ): R {
     if (effect.kind === "remove") {
       this.#remove(present!);
       this.#announce(logTopic(id));
@@ -226,7 +239,9 @@ export class MemoryLogs implements LogEngine {
     }
     const { records, producer, fork, isQuiet, result, refused } = effect;
     const log = present ?? this.#opened(id, effect.next);
-    const next = retained(effect, log.sizes(records));
+    const next = retained(effect, (i) => {
+      return recordBytes([log.records.at(i) ?? records[i - log.records.length]!]);
+    });
     const growth = log.growth(next, records) + (present === undefined ? log.cost : 0);
     const refusal = refused && this.#refusalOf(id, growth);
     if (refused !== undefined && refusal !== undefined) {

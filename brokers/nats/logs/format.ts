@@ -76,13 +76,12 @@ export function viewOf(whole: WholeLog): LogView {
   const { producers, forks } = whole;
   return {
     state: storedOf(whole),
-    producers: {
-      get size() {
-        return Object.keys(producers).length;
-      },
-      get: (id) => Object.hasOwn(producers, id) ? producers[id] : undefined,
+    get producerCount() {
+      return Object.keys(producers).length;
     },
-    forks: { size: forks.length, has: (fork) => forks.includes(fork) },
+    forkCount: forks.length,
+    numbersOf: (id) => Object.hasOwn(producers, id) ? producers[id] : undefined,
+    hasFork: (fork) => forks.includes(fork),
   };
 }
 

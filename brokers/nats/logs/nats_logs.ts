@@ -169,7 +169,7 @@ export class NatsLogs implements LogEngine {
     const whole = wholeAfter(before, write);
     const next = name === "create" || name === "append" ? used(whole, now) : whole;
     const most = this.#streams.maxStateBytes;
-    const isLarger = before === undefined || write.producer?.isNew || write.fork?.isGone === false;
+    const isLarger = before === undefined || write.isNewProducer || write.fork?.isGone === false;
     const bytes = isLarger ? stateBytes(next) : 0;
     if (bytes <= most) return { ...write, next };
     if (name === "append") {
