@@ -42,7 +42,7 @@ import type {
 import { logTopic, recordBytes } from "../../pubsub/logs/rules.ts";
 import { Tags } from "../../pubsub/tag.ts";
 import { CommitQueue, type FileThread } from "./commit_queue.ts";
-import { type CallName, CALLS, type FileCalls, type Swept } from "./file.ts";
+import { type CallName, CALLS, type FileCalls, type Operation, type Swept } from "./file.ts";
 import { type Machine, thisMachine } from "./machine.ts";
 import {
   pathOf,
@@ -68,8 +68,6 @@ export const onMachine: unique symbol = Symbol("onMachine");
 
 /** Options of a call of the file. */
 interface FileCallOptions {
-  /** Names of topics, keys and logs, to be checked. */
-  readonly names?: readonly (string | undefined)[];
   /** Bytes of the payloads. */
   readonly bytes?: number;
   /** The call in words, for errors; by default that of the operation. */
@@ -365,21 +363,24 @@ export class SqliteBroker implements Broker {
     });
   }
 
-  /** Calls the file: names, signals and the end of the broker are handled here for all operations. */
+  /**
+   * Calls the file: names, signals and the end of the broker are handled here for all operations. A
+   * text as the first argument is the name of a topic, a key, a scope or a log.
+   */
   async #call<N extends CallName>(
     operation: readonly [name: N, ...args: Parameters<FileCalls[N]>],
     options: FileCallOptions = {},
   ): Promise<ReturnType<FileCalls[N]>> {
-    const { names = [], verb = CALLS[operation[0]].verb, signal } = options;
+    const { verb = CALLS[operation[0]].verb, signal } = options;
     signal?.throwIfAborted();
-    this.#checkCall(verb, ...names);
+    const [, first] = operation as Operation;
+    this.#checkCall(verb, typeof first === "string" ? first : undefined);
     const call = this.#queue.call(operation, options);
     return await (signal ? within(this.#runtime, call, { signal }) : call);
   }
 
   async #read(topic: string, { signal, ...options }: ReadHistoryOptions): Promise<HistoryPage> {
-    const operation = ["read", topic, options, this.#runtime.now()] as const;
-    const page = await this.#call(operation, { names: [topic], signal });
+    const page = await this.#call(["read", topic, options, this.#runtime.now()], { signal });
     this.#life.reads++;
     return page;
   }
@@ -387,12 +388,12 @@ export class SqliteBroker implements Broker {
   #makeStore(): BrokerStore {
     const now = () => this.#runtime.now();
     return {
-      advance: (key, ...args) => this.#call(["advance", key, ...args, now()], { names: [key] }),
-      newest: (key) => this.#call(["newest", key, now()], { names: [key] }),
-      claim: (scope, ...args) => this.#call(["claim", scope, ...args, now()], { names: [scope] }),
-      release: (scope, member) => this.#call(["release", scope, member], { names: [scope] }),
-      claims: (scope) => this.#call(["claims", scope, now()], { names: [scope] }),
-      take: (key, ...args) => this.#call(["take", key, ...args, now()], { names: [key] }),
+      advance: (...args) => this.#call(["advance", ...args, now()]),
+      newest: (key) => this.#call(["newest", key, now()]),
+      claim: (...args) => this.#call(["claim", ...args, now()]),
+      release: (...args) => this.#call(["release", ...args]),
+      claims: (scope) => this.#call(["claims", scope, now()]),
+      take: (...args) => this.#call(["take", ...args, now()]),
     };
   }
 
@@ -414,12 +415,11 @@ export class SqliteBroker implements Broker {
     const { records = [], producer, fork } = options as Partial<
       AppendLogOptions & { readonly fork: string }
     >;
+    const verb = CHANGE_WORDS[name];
+    this.#checkCall(verb, producer?.id, fork);
+    const bytes = recordBytes(checkRecords(records));
     const operation = ["changeLog", id, name, options, this.#runtime.now()] as const;
-    const [result, isAnnounced] = await this.#call(operation, {
-      verb: CHANGE_WORDS[name],
-      names: [id, producer?.id, fork],
-      bytes: recordBytes(checkRecords(records)),
-    });
+    const [result, isAnnounced] = await this.#call(operation, { verb, bytes });
     if (isAnnounced) this.#plain.deliver({ topic: logTopic(id), payload: "" });
     return result as LogChangeResult<N>;
   }
@@ -429,7 +429,7 @@ export class SqliteBroker implements Broker {
     { signal, ...options }: ReadLogOptions,
   ): Promise<LogPage | "expired" | undefined> {
     const now = this.#runtime.now();
-    const reading = await this.#call(["readLog", id, options, now], { names: [id], signal });
+    const reading = await this.#call(["readLog", id, options, now], { signal });
     this.#life.reads++;
     if (typeof reading !== "object") return reading;
     const { until, ...page } = reading;
@@ -443,7 +443,7 @@ export class SqliteBroker implements Broker {
   }
 
   async #copyTo(path: string, signal: AbortSignal | undefined): Promise<void> {
-    await this.#call(["beginCopy", path]);
+    await this.#queue.call(["beginCopy", path]);
     let isComplete = false;
     try {
       while (await this.#call(["continueCopy"])) signal?.throwIfAborted();

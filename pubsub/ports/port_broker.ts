@@ -250,9 +250,10 @@ export class PortBroker implements Broker {
     const topic = typeof first === "string" ? first : (first as Partial<Publication>).topic;
     if (topic !== undefined) checkNameBytes(topic, MAX_NAME_BYTES);
     this.#life.checkCall(`call ${name}`);
-    const { signal, rest } = takeSignal(args);
+    const signal = signalOf(args);
     signal?.throwIfAborted();
-    const [packed, bytes] = pack?.(...rest) ?? [rest, 0];
+    const sent = signal === undefined ? args : withoutSignal(args);
+    const [packed, bytes] = pack?.(...sent) ?? [sent, 0];
     if (this.#calls.size >= MAX_CALLS || !this.#hasRoom(bytes)) {
       this.#dropped++;
       throw new BrokerError(
@@ -330,14 +331,13 @@ export class PortBroker implements Broker {
   }
 }
 
-/** Takes the signal, which cannot be cloned, out of the options of a call. */
-function takeSignal(
-  args: readonly unknown[],
-): { readonly signal?: AbortSignal; readonly rest: readonly unknown[] } {
-  const options = args.at(-1);
-  if (typeof options !== "object" || options === null || !("signal" in options)) {
-    return { rest: args };
-  }
-  const { signal, ...rest } = options as { readonly signal: AbortSignal };
-  return { signal, rest: [...args.slice(0, -1), rest] };
+/** Finds the signal in the options of a call. */
+function signalOf(args: readonly unknown[]): AbortSignal | undefined {
+  return (args.at(-1) as { readonly signal?: AbortSignal } | undefined)?.signal;
+}
+
+/** Removes the signal, which cannot be cloned. */
+function withoutSignal(args: readonly unknown[]): readonly unknown[] {
+  const { signal: _none, ...options } = args.at(-1) as { readonly signal: AbortSignal };
+  return [...args.slice(0, -1), options];
 }
