@@ -248,8 +248,10 @@ return answer('created', text(count + 1))
 `;
 
 /**
- * Appends. The order of the rules is that of `decideAppend`. Sequences are compared byte by byte, as
- * Lua's own comparison depends on the locale of the server.
+ * Appends. The order of the rules is that of `decideAppend`; a test makes random calls and compares
+ * both. Redis decides itself: with a decision on a node and a compare-and-set, nodes that append to
+ * one log at once retry for over a second, or fail. Sequences are compared byte by byte, as Lua's own
+ * comparison depends on the locale of the server.
  */
 const APPEND = LOG + `
 local producer, writer, keep = ask.producer, ask.writer, ask.keep

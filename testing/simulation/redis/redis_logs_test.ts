@@ -1,0 +1,117 @@
+import { assert, assertEquals } from "@std/assert";
+import { RedisBroker } from "../../../brokers/redis/mod.ts";
+import type { BrokerLogs } from "../../../pubsub/logs/log.ts";
+import { MemoryBroker } from "../../../pubsub/mod.ts";
+import { Random } from "../../../tests/random.ts";
+import { installGlobals } from "../globals.ts";
+import { SimulatedNetwork } from "../network/network.ts";
+import { Simulation } from "../simulation.ts";
+import { SimulatedRedis } from "./redis.ts";
+
+/** Calls of one sequence. */
+const CALLS = 400;
+
+/** Time between two calls, half of which separates each deadline from the calls, in milliseconds. */
+const STEP_MS = 1_000;
+
+/** Time to live of a log, and of a lease, in milliseconds. */
+const TTL_MS = 8.5 * STEP_MS;
+
+const IDS = ["a", "b"] as const;
+const FORKS = ["x", "y", "z"] as const;
+const ENDS = [{}, { error: "broken", code: "failed" }] as const;
+
+/** A result without members that are undefined. */
+function plain(result: unknown): unknown {
+  return result === undefined ? undefined : JSON.parse(JSON.stringify(result));
+}
+
+type Call = (logs: BrokerLogs) => Promise<unknown>;
+
+/** Takes an option in one of several calls. */
+function perhaps<T extends object>(random: Random, option: T, oneIn = 4): T | object {
+  return random.below(oneIn) === 0 ? option : {};
+}
+
+/** A call, the same for equal random numbers. */
+function randomCall(random: Random): Call {
+  const id = random.pick(IDS);
+  const identity = random.pick(["identity", "another0"]);
+  const holder = random.pick(["one", "two"]);
+  const records = Array.from({ length: random.below(4) }, () => "x".repeat(random.below(40)));
+  const fork = random.pick(FORKS);
+  const kinds: readonly (() => Call)[] = [
+    () => {
+      const config = { contentType: "text/plain", ...perhaps(random, { ttlMs: TTL_MS }) };
+      const writer = perhaps(random, { writer: { holder, ttlMs: TTL_MS } });
+      const end = perhaps(random, { end: {} }, 20);
+      const options = { config, identity, records, maxLogs: 2, ...writer, ...end };
+      return (logs) => logs.create(id, options);
+    },
+    () => {
+      const flag = random.pick([{}, {}, { takes: true as const }, { releases: true as const }]);
+      const producer = {
+        id: random.pick(["p", "q"]),
+        epoch: random.below(2),
+        seq: random.below(3),
+      };
+      const options = {
+        records,
+        maxBytes: 800,
+        ...perhaps(random, { identity }, 8),
+        ...perhaps(random, { end: random.pick(ENDS) }, 20),
+        ...perhaps(random, { producer }, 2),
+        ...perhaps(random, { sequence: `${random.below(20)}` }),
+        ...perhaps(random, { writer: { holder, ttlMs: TTL_MS, ...flag } }),
+        ...perhaps(random, { ifWriterLost: true as const }, 12),
+        ...perhaps(random, { cancel: holder }),
+        ...perhaps(random, { keep: { records: 5, bytes: 1_000 } }),
+      };
+      return (logs) => logs.append(id, options);
+    },
+    () => {
+      const ifExpired = random.below(2) === 0;
+      return (logs) => logs.delete(id, { ifExpired });
+    },
+    () => (logs) => logs.retain(id, fork, { identity, maxForks: 2 }),
+    () => (logs) => logs.release(id, fork),
+  ];
+  // Logs live for some appends before they are deleted.
+  return random.pick([0, 1, 1, 1, 1, 1, 1, 2, 3, 4].map((kind) => kinds[kind]!))();
+}
+
+Deno.test("RedisBroker decides changes of logs as MemoryBroker does, for random calls", async () => {
+  const seen = new Set<string>();
+  for (let seed = 1; seed <= 8; seed++) {
+    const simulation = new Simulation({ seed });
+    const network = new SimulatedNetwork(simulation);
+    const redis = await SimulatedRedis.create({
+      simulation,
+      network,
+      hosts: [simulation.host("redis")],
+    });
+    using _globals = installGlobals(simulation);
+    const host = simulation.host("node");
+    const { runtime } = host;
+    const memory = new MemoryBroker({ runtime });
+    const broker = new RedisBroker({ client: redis.client(host) }, { runtime });
+    const random = new Random(seed);
+    for (let i = 0; i < CALLS; i++) {
+      const call = randomCall(random);
+      const results: unknown[] = [];
+      simulation.after(0, () => {
+        for (const [j, { logs }] of [memory, broker].entries()) {
+          void call(logs!).then((result) => results[j] = plain(result));
+        }
+      });
+      await simulation.run(STEP_MS * (random.below(20) === 0 ? 10 : 1));
+      assertEquals(results[1], results[0], `seed ${seed}, call ${i}`);
+      seen.add(typeof results[0] === "string" ? results[0] : `${Object(results[0]).kind}`);
+    }
+  }
+  const kinds =
+    "created exists expired too-many appended repeated missing deleted ended stale unstarted " +
+    "skipped out-of-sequence fenced held full removed kept alive retained";
+  assertEquals(kinds.split(" ").filter((kind) => !seen.has(kind)), []);
+  assert(seen.size >= 20);
+});
