@@ -16,7 +16,7 @@ import type {
 } from "./client_options.ts";
 import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
-import { checkLoop } from "../session/inbound.ts";
+import { checkLoop } from "../session/queue/receive_queue.ts";
 import type {
   Contract,
   ContractData,
@@ -740,8 +740,8 @@ export class Client<C extends Contract = Contract>
   ): OutboxEntry {
     if (this.status.isEnded) throw this.#ended(verb);
     const core = this.#session?.isReady ? this.#session[internals] : undefined;
-    core?.checkData(verb, data);
-    const maxBytes = core?.maxSendBytes ?? this.#settings.maxMessageBytes;
+    core?.sending.checkData(verb, data);
+    const maxBytes = core?.sending.maxSendBytes ?? this.#settings.maxMessageBytes;
     const trace = publication ? undefined : this.#settings.watch?.sending(topic, this.#session);
     return this.#outbox.add(encodeMessage(topic, data, { maxBytes, verb, trace }), publication);
   }
@@ -916,7 +916,7 @@ export class Client<C extends Contract = Contract>
     void left?.assign(session, this.#stop.signal);
     const info = await this.#over.promise;
     const last = this.#session!;
-    this.#hear(info.error, last, last[internals].lastHeard);
+    this.#hear(info.error, last, last[internals].receiving.lastHeard);
     this.#session = undefined;
     this.#liveness?.[Symbol.dispose]();
     this.#subscriptions.lose();
@@ -975,8 +975,8 @@ export class Client<C extends Contract = Contract>
     this.#presence.resume(session);
     move();
     void this.#outbox.handTo(session);
-    session[internals].onRenew = () => void this.#renew(session);
-    this.#secret = session[internals].ticket?.replace(/^[^.]*/, "") ?? "";
+    session[internals].receiving.onRenew = () => void this.#renew(session);
+    this.#secret = session[internals].lineage.ticket?.replace(/^[^.]*/, "") ?? "";
     const { id, transport, fallback } = session;
     this.status.set(withoutUndefined({ name: "connected", session: id, transport, fallback }));
     void this.#lookAfter();

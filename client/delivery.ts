@@ -2,7 +2,8 @@
 import { isForSize } from "../transport/close_info.ts";
 import { RequestError, SessionClosedError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
-import { internals, type SessionCore } from "../session/core.ts";
+import { internals } from "../session/core.ts";
+import type { Inside } from "../session/receiving.ts";
 import { decodeBinary, encodeBinary, type EncodedMessage, framed } from "../session/wire/encode.ts";
 import { isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
 import { waitFor } from "../base/wait.ts";
@@ -69,7 +70,7 @@ export class Delivery {
     const core = session[internals];
     this.#handed = this.#bytes = 0;
     this.#publishing = new Set();
-    core.onAck = (n) => this.#acked(n);
+    core.sending.onAck = (n) => this.#acked(n);
     void session.closed.then((info) => {
       if (outbox.session === session && isForSize(info)) this.#refusedForSize(core);
       outbox.notify();
@@ -81,7 +82,7 @@ export class Delivery {
       else {
         const keys = keysOf(next, core);
         if (!this.#hand(core, next, keys)) continue;
-        if (keys.client !== undefined) core.isIntroduced = true;
+        if (keys.client !== undefined) core.sending.isIntroduced = true;
         this.#handed++;
         this.#bytes += next.size;
         core.liveness?.began();
@@ -97,7 +98,7 @@ export class Delivery {
   }
 
   /** Hands over one message; false if the server does not accept the message. */
-  #hand(core: SessionCore, entry: OutboxEntry, keys: Keys): boolean {
+  #hand(core: Inside, entry: OutboxEntry, keys: Keys): boolean {
     const { publication, topic } = entry;
     const answer = publication?.answer;
     entry.isHanded = true;
@@ -110,11 +111,11 @@ export class Delivery {
     }
     if (answer === undefined) {
       // No policy may drop this message: a later acknowledgment would cover the message too.
-      core.push(message, true);
+      core.sending.push(message, true);
       return true;
     }
     const publishing = this.#publishing.add(entry);
-    core.ask(`the publication on "${topic}"`, (id) => complete(entry, { ...keys, id }), {
+    core.sending.ask(`the publication on "${topic}"`, (id) => complete(entry, { ...keys, id }), {
       timeoutMs: Infinity,
       onAnswer: () => answer.resolve(),
     }).catch((error) => {
@@ -133,7 +134,7 @@ export class Delivery {
    * than the one in `hello`. The message that is alone on the way at two such closes in a row is
    * dropped and reported, as it would end every later session too.
    */
-  #refusedForSize(core: SessionCore): void {
+  #refusedForSize(core: Inside): void {
     const first = this.#handed === 1 ? this.#outbox.first : undefined;
     const isFound = first !== undefined && first === this.#suspect;
     this.#isSearching = true;
@@ -143,7 +144,7 @@ export class Delivery {
     const message =
       `Cannot send "${topic}": two connections were closed because of its size, ${size} bytes`;
     this.#outbox.shift();
-    core.refusedByPeer({ code: "too-large", message });
+    core.sending.refusedByPeer({ code: "too-large", message });
     publication?.answer.reject(new RequestError("too-large", message));
   }
 
@@ -179,10 +180,10 @@ export function flushed(outbox: Outbox, last: number, options: WaitOptions): Pro
   );
 }
 
-function keysOf({ seq, publication }: OutboxEntry, core: SessionCore): Keys {
+function keysOf({ seq, publication }: OutboxEntry, core: Inside): Keys {
   return {
     seq,
-    client: core.isIntroduced ? undefined : core.settings.client,
+    client: core.sending.isIntroduced ? undefined : core.settings.client,
     echo: publication?.echo === false ? false : undefined,
   };
 }

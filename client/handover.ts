@@ -61,7 +61,8 @@ export class Left {
 
   /** Opens connections beside the session. */
   dialBeside(dial: Dialer): Dialer {
-    return (url, options) => dial(withTicket(url, this.session[internals].ticket!), options);
+    return (url, options) =>
+      dial(withTicket(url, this.session[internals].lineage.ticket!), options);
   }
 
   /**
@@ -94,7 +95,7 @@ export async function handOver<C extends Contract>(
 ): Promise<Moved | undefined> {
   const { from, open, signal } = moving;
   // Only a server that supports moves gives a ticket.
-  if (!from[internals].ticket) return;
+  if (!from[internals].lineage.ticket) return;
   const leaving = new Left(from);
   const isOpen = whileOpen(from, signal);
   const next = await open(
@@ -124,7 +125,7 @@ export async function replaceSilent<C extends Contract>(
   alarm: Alarm,
 ): Promise<Moved & { readonly wasAlive: boolean } | undefined> {
   const { from, open, signal, subscriptions, take } = moving;
-  const { runtime, ticket } = from[internals];
+  const { runtime, lineage: { ticket } } = from[internals];
   const leaving = new Left(from);
   const isOpen = whileOpen(from, signal);
   const confirmed = (dial: Dialer): Dialer => async (url, options) => {
@@ -158,7 +159,7 @@ export async function replaceSilent<C extends Contract>(
     if (!isOpen.aborted && !alarm.signal.aborted && !isRejection(error)) silence();
     return undefined;
   }
-  if (next[internals].follows) {
+  if (next[internals].lineage.follows) {
     const moved = await moveTo(next, leaving, { moving, isOpen });
     return moved && { ...moved, wasAlive: true };
   }
@@ -350,10 +351,10 @@ async function finish<C extends Contract>(
   const done = async () => {
     // After the pong, only an application that kept the old session still sends messages there.
     await ping(from[internals], { signal });
-    const { inbound } = from[internals];
-    if (!inbound.isHandled) {
-      inbound.heir = next[internals].inbound;
-      inbound.queue.notify();
+    const { receiving } = from[internals];
+    if (!receiving.isHandled) {
+      receiving.heir = next[internals].receiving;
+      receiving.queue.notify();
     }
     await Promise.all([idle(from), ...passages.map((passage) => passage.done())]);
   };
@@ -363,10 +364,10 @@ async function finish<C extends Contract>(
 
 /** Waits until a session has no request, no running handler and no stream, also no recent one. */
 async function idle(session: Session): Promise<void> {
-  const { inbound, requests, runtime } = session[internals];
-  await requests.idle();
-  while (inbound.owesAnswers || inbound.hasHandler && !inbound.isIdle) {
-    await inbound.changed();
+  const { receiving, sending, runtime } = session[internals];
+  await sending.requests.idle();
+  while (receiving.owedAnswers > 0 || receiving.hasHandler && !receiving.isIdle) {
+    await receiving.changed();
   }
   for (let before = 0;;) {
     const { activeStreams, streamsCreated } = session.stats;

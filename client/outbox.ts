@@ -2,7 +2,7 @@
 import { checkLimits } from "../base/options.ts";
 import { QueueFullError, RequestError, SkeinError } from "../errors.ts";
 import { Signal } from "../base/signal.ts";
-import type { SessionCore } from "../session/core.ts";
+import type { Inside } from "../session/receiving.ts";
 import type { EncodedMessage } from "../session/wire/encode.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { internals, type Session } from "../session/session.ts";
@@ -157,7 +157,7 @@ export class Outbox extends Signal {
         if (isTooLarge(core, first)) this.shift();
         else if (isBehind(core, first)) await session.flushed();
         else {
-          core.push(first, false);
+          core.sending.push(first, false);
           this.shift();
         }
       }
@@ -250,7 +250,7 @@ export class Publications {
  * Tells if the outbox must wait until a session has sent more. Half of the send queue stays free
  * for other messages, but an empty queue always takes one message.
  */
-export function isBehind({ queue, settings }: SessionCore, { size }: EncodedMessage): boolean {
+export function isBehind({ queue, settings }: Inside, { size }: EncodedMessage): boolean {
   const { queuedMessages, queuedBytes } = queue!.stats;
   const { maxMessages, maxBytes } = settings.sendQueue;
   if (queuedMessages === 0) return !queue!.isFlushed;
@@ -258,11 +258,11 @@ export function isBehind({ queue, settings }: SessionCore, { size }: EncodedMess
 }
 
 /** Tells if a message is above the server's size limit, and reports the refusal. */
-export function isTooLarge(core: SessionCore, { size, topic }: EncodedMessage): boolean {
-  const { maxSendBytes: max } = core;
+export function isTooLarge(core: Inside, { size, topic }: EncodedMessage): boolean {
+  const { maxSendBytes: max } = core.sending;
   if (size <= max) return false;
   const message =
     `Cannot send "${topic}": a message must have at most ${max} bytes, received ${size}`;
-  core.refusedByPeer({ code: "too-large", message });
+  core.sending.refusedByPeer({ code: "too-large", message });
   return true;
 }

@@ -1,5 +1,5 @@
 /** An envelope that is larger than the client accepts, sent before the server read `bounds`. */
-import type { ReceivingSession } from "../session/handling.ts";
+import type { Inside } from "../session/receiving.ts";
 import { readEnvelope } from "../session/wire/envelope.ts";
 
 /**
@@ -10,7 +10,7 @@ import { readEnvelope } from "../session/wire/envelope.ts";
  * @param text The envelope, or the head of a binary message.
  * @returns False if the envelope cannot be attributed to anyone.
  */
-export function skipOversize(core: ReceivingSession, text: string): boolean {
+export function skipOversize(core: Inside, text: string): boolean {
   const outline = outlineOf(text);
   const envelope = outline === undefined ? undefined : readEnvelope(outline);
   const reason = "too-large";
@@ -19,22 +19,24 @@ export function skipOversize(core: ReceivingSession, text: string): boolean {
   switch (envelope?.kind) {
     case "message": {
       const { topic, id, offset, prev = 0, tag } = envelope;
-      if (id !== undefined) core.fail(id, failure);
+      if (id !== undefined) core.receiving.fail(id, failure);
       else {
-        core.inbound.note(
+        core.receiving.note(
           offset === undefined
             ? { kind: "gap", topic, gap: { gap: topic, reason } }
             : { kind: "skip", topic, offset, prev, tag, reason },
         );
-        core.missed(topic);
+        core.receiving.missed(topic);
       }
       return true;
     }
     case "reply":
-      if (envelope.id !== null) core.requests.answer(envelope.id, undefined, failure);
+      if (envelope.id !== null) core.sending.requests.answer(envelope.id, undefined, failure);
       return true;
     case "part":
-      if (core.requests.end(envelope.id, failure)) core.post({ cancel: envelope.id });
+      if (core.sending.requests.end(envelope.id, failure)) {
+        core.sending.post({ cancel: envelope.id });
+      }
       return true;
     default:
       return false;

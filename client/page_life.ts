@@ -152,7 +152,7 @@ export class Life implements Disposable {
     this.#startTimer();
     const lateMs = this.#runtime.now() - this.#tickedAt - TICK_MS;
     this.#tickedAt = this.#runtime.now();
-    const received = this.#client.session?.[internals].inbound.stats.receivedBytes ?? 0;
+    const received = this.#client.session?.[internals].receiving.stats.receivedBytes ?? 0;
     const flow = received - this.#received;
     const stopped = !flow && this.#flow >= FLOW_BYTES;
     this.#received = received;

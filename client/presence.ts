@@ -90,7 +90,9 @@ export class ClientPresence {
       } catch (error) {
         if (!(error instanceof RequestError)) return;
         const { failure } = error;
-        if (!CODES_FOR_NOW.has(failure.code)) return session[internals].refusedByPeer(failure);
+        if (!CODES_FOR_NOW.has(failure.code)) {
+          return session[internals].sending.refusedByPeer(failure);
+        }
         await settlesWithin(
           this.#runtime,
           session.closed,

@@ -1,7 +1,7 @@
 /** Subscription of a client to one topic. */
 import { QueueFullError, type RequestError } from "../errors.ts";
 import { abortError } from "../base/wait.ts";
-import { checkLoop } from "../session/inbound.ts";
+import { checkLoop } from "../session/queue/receive_queue.ts";
 import type { Contract, ContractTopic, TopicMessage } from "../session/contract.ts";
 import { ReceiveQueue } from "../session/queue/receive_queue.ts";
 import type {
@@ -14,7 +14,7 @@ import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import type { Progress, Resume, TopicEvent, Waiting } from "./resume.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import { StatusFeed } from "../base/status_feed.ts";
-import type { Handling } from "../session/handling.ts";
+import type { Faults } from "../session/faults.ts";
 import type { IncomingMessage } from "../session/message.ts";
 
 /** Most messages and bytes that wait for a slow reader. */
@@ -25,7 +25,7 @@ export interface SubscriptionOwner {
   /** Checks a message against the contract; `undefined` if the message does not fit. */
   check(incoming: IncomingMessage, onInvalid: ClientSubscribeOptions["onInvalid"]): unknown;
   /** Tells the application of data that is skipped. */
-  skip(error: RequestError, of: Parameters<Handling["skip"]>[1]): void;
+  skip(error: RequestError, of: Parameters<Faults["skip"]>[1]): void;
   /**
    * Asks the server for the topic, from the position that {@linkcode Subscription.from} returns.
    */

@@ -331,7 +331,7 @@ Deno.test("Subscription that the server ends throws its code after earlier messa
   const told: unknown[] = [];
   client.session!.events.addEventListener("unsubscribed", ({ detail }) => told.push(detail));
   network.last.send("news", 1);
-  network.last[internals].post({ unsubscribed: "news", code: "banned", reason: "Be kind" });
+  network.last[internals].sending.post({ unsubscribed: "news", code: "banned", reason: "Be kind" });
   network.last.send("news", 2);
   await turns();
   const got: unknown[] = [];
@@ -360,7 +360,7 @@ Deno.test("Subscription that the server ends for now is asked for again", async 
     await using client = network.client();
     const news = client.subscribe("news");
     await news.ready;
-    network.last[internals].post({ unsubscribed: "news", code, reason: "" });
+    network.last[internals].sending.post({ unsubscribed: "news", code, reason: "" });
     await turns();
     assertEquals([log, news.status.current], [["+news"], "lost"]);
     for (let i = 0; i < 10 && news.status.current === "lost"; i++) await time.tickAsync(100);
@@ -376,7 +376,7 @@ Deno.test("Subscription ignores an end from the server during a question of its 
   const news = client.subscribe("news");
   await turns();
   const word = { unsubscribed: "news", code: "removed", reason: "" };
-  network.last[internals].post(word);
+  network.last[internals].sending.post(word);
   await turns();
   assertEquals([news.isEnded, log], [false, ["+news"]]);
   gates[0]!.resolve({});
@@ -386,13 +386,13 @@ Deno.test("Subscription ignores an end from the server during a question of its 
   for await (const status of news.status) if (status === "lost") break;
   client.retryNow();
   while (log.length < 2) await turns();
-  network.last[internals].post(word);
+  network.last[internals].sending.post(word);
   await turns();
   assertEquals(news.isEnded, false);
   gates[1]!.resolve({});
   await turns();
   assertEquals(news.status.current, "subscribed");
-  network.last[internals].post(word);
+  network.last[internals].sending.post(word);
   await assertRejects(() => Array.fromAsync(news), RequestError, 'took this client off "news"');
 });
 

@@ -83,8 +83,8 @@ export class Subscriptions<C extends Contract> {
     this.#all.set(topic, readers);
     const owner: SubscriptionOwner = {
       check: (incoming, onInvalid) =>
-        this.#last![internals].handling.checkPublication(incoming, onInvalid),
-      skip: (error, of) => this.#last![internals].handling.skip(error, of),
+        this.#last![internals].receiving.checkPublication(incoming, onInvalid),
+      skip: (error, of) => this.#last![internals].receiving.faults.skip(error, of),
       ask: () => {
         if (subscription.isEnded) return;
         readers.ask(subscription);
@@ -105,7 +105,7 @@ export class Subscriptions<C extends Contract> {
   /** Requests all topics in a new session. */
   resume(session: Session): void {
     this.#session = this.#last = session;
-    this.#hasHistories = session[internals].features?.includes("history");
+    this.#hasHistories = session[internals].sending.features?.includes("history");
     this.#waiting = [...this.#all.values()];
     // Routes come before any request: the readers get even the first messages of the server.
     for (const readers of this.#waiting) {
@@ -209,7 +209,7 @@ export class Subscriptions<C extends Contract> {
         const { from } = question;
         if (!this.#leaving.has(topic)) route();
         wasInForce = this.#inForce.delete(readers);
-        await (readers.answer = session[internals].askTopic("subscribe", topic, {
+        await (readers.answer = session[internals].sending.askTopic("subscribe", topic, {
           ...from,
           onAnswer: (answer) => {
             // The client has moved to another session and asked again.
@@ -305,7 +305,7 @@ export class Subscriptions<C extends Contract> {
     this.#leaving.set(topic, promise);
     this.#leaves.push(() => {
       // `onAnswer` also permits the request at the limit of pending requests.
-      const answer = session[internals].askTopic("unsubscribe", topic, {
+      const answer = session[internals].sending.askTopic("unsubscribe", topic, {
         onAnswer: () => this.#left(session, topic, promise),
       });
       resolve(answer);
@@ -343,11 +343,11 @@ export class Subscriptions<C extends Contract> {
   }
 
   #route(session: Session, topic: string, sink?: TopicSink): void {
-    const { inbound } = session[internals];
+    const { receiving } = session[internals];
     const { head = sink, notices } = sink as Partial<TopicReaders<C>> ?? {};
-    inbound.route(topic, head);
+    receiving.route(topic, head);
     // Behind a move the new session begins with a list of the users, to which an older notice is wrong.
-    inbound.route(PRESENCE_PREFIX + topic, notices ?? (sink && { offer() {} }));
+    receiving.route(PRESENCE_PREFIX + topic, notices ?? (sink && { offer() {} }));
   }
 }
 

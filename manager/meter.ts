@@ -134,7 +134,7 @@ export class SessionMeter implements Meter, Disposable {
     this.#accounts = shared;
     this.#own = own;
     this.#host = host;
-    session[internals].inbound.meter = this;
+    session[internals].receiving.meter = this;
   }
 
   refuses(envelope: Envelope, size: number): boolean {
@@ -179,7 +179,7 @@ export class SessionMeter implements Meter, Disposable {
   [Symbol.dispose](): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    this.#session[internals].inbound.meter = undefined;
+    this.#session[internals].receiving.meter = undefined;
     this.#host.runtime.clearTimeout(this.#timer);
     this.#waits?.forEach((end) => end());
     this.#host.released(this);
@@ -269,7 +269,7 @@ export class SessionMeter implements Meter, Disposable {
     hold.pings++;
     queueMicrotask(() => {
       this.#isPingDue = false;
-      this.#session[internals].post({ ping: PING });
+      this.#session[internals].sending.post({ ping: PING });
     });
   }
 
@@ -321,7 +321,7 @@ export class SessionMeter implements Meter, Disposable {
   }
 
   #tell(id: number | null, error: RequestFailure): void {
-    this.#session[internals].post({ reply: id, error });
+    this.#session[internals].sending.post({ reply: id, error });
   }
 }
 

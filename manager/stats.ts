@@ -233,13 +233,13 @@ export class StatsAccumulator {
     const pastActive = sums.streamsCreated - sums.streamsClosed;
     const credit = { waiting: 0, exhausted: 0 };
     for (const session of sessions) {
-      const { inbound, queue, state } = session[internals];
+      const { receiving, queue, state } = session[internals];
       states[state]++;
       addSession(sums, session);
       const { queuedMessages = 0, queuedBytes: bytes = 0 } = queue?.stats ?? {};
       queued += queuedMessages;
       queuedBytes += bytes;
-      waiting += inbound.stats.waitingMessages;
+      waiting += receiving.stats.waitingMessages;
       addCredit(credit, session);
       const { address } = session;
       const user = verifiedUser(session);
@@ -324,8 +324,8 @@ function sumsOf(session: Session): Sums {
  * Adds the counters of a session, read at their source: the `stats` object takes ten times as long.
  */
 function addSession(sums: Sums, session: Session): void {
-  const { connection, inbound, queue } = session[internals];
-  const { receivedMessages, receivedBytes } = inbound.stats;
+  const { connection, receiving, queue } = session[internals];
+  const { receivedMessages, receivedBytes } = receiving.stats;
   sums.receivedMessages += receivedMessages;
   sums.receivedBytes += receivedBytes;
   if (queue !== undefined) {

@@ -507,7 +507,7 @@ export class Topics implements AsyncDisposable {
       );
     }
     // Calls that can fail come first, so that a failure leaves no state behind.
-    const queue = session[internals].messages("subscribe");
+    const queue = session[internals].sending.messages("subscribe");
     const { feed, members, confirmation = feed?.confirmation } = this.#open(topic);
     const { since, onAnswer, onLeft, isRequested = false } = options;
     const { topics } = known ?? this.#remember(session);
@@ -588,7 +588,7 @@ export class Topics implements AsyncDisposable {
     if (topics.has(topic)) return true;
     const core = session[internals];
     if (!isSilent && core.joins) {
-      core.post({ unsubscribed: topic, code, reason: cutReason(reason, MAX_REASON_BYTES) });
+      core.sending.post({ unsubscribed: topic, code, reason: cutReason(reason, MAX_REASON_BYTES) });
     }
     membership.onLeft?.(code);
     return true;
@@ -1058,6 +1058,6 @@ function plainAnswer(isRecovery: boolean, error: BrokerError | undefined): Subsc
 function tellInterrupted(topic: string, sessions: Iterable<Session>): void {
   for (const session of [...sessions]) {
     const core = session[internals];
-    if (core.joins) core.post({ gap: topic, reason: "interrupted" });
+    if (core.joins) core.sending.post({ gap: topic, reason: "interrupted" });
   }
 }

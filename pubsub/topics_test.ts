@@ -145,8 +145,8 @@ Deno.test("Topics.publish() excludes the earlier session of a client whose move 
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const { earlier, later, other } = await subscribeTwice(peers, topics);
-  later.session[internals].predecessor = earlier.session;
-  earlier.session[internals].movedTo = later.session;
+  later.session[internals].lineage.predecessor = earlier.session;
+  earlier.session[internals].lineage.movedTo = later.session;
   await later.session.close();
   topics.publish("a", 1, { except: earlier.session });
   await peers.endTurn();

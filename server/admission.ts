@@ -268,7 +268,7 @@ export class Admission<V> implements Face {
       if (session.state === "connecting") {
         this.#count({ user: identity.user });
         this.#hintAtShared(identity.user, address);
-        const { predecessor } = session[internals];
+        const { predecessor } = session[internals].lineage;
         const claim = await this.#claimFor(identity.user, predecessor);
         if (claim !== undefined) this.#claims.give(session, claim);
       }
@@ -532,7 +532,7 @@ export class Admission<V> implements Face {
     const ticket = ticketOf(sessionRequest);
     if (ticket === undefined) return undefined;
     const session = this.#manager.get(ticket.split(".", 1)[0]!);
-    return session?.isReady && session[internals].ticket === ticket ? session : undefined;
+    return session?.isReady && session[internals].lineage.ticket === ticket ? session : undefined;
   }
 
   /** Copies the headers to keep, in one object: a list of pairs would be one object for each. */

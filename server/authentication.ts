@@ -11,7 +11,7 @@ import type { SessionIdentity } from "../session/types.ts";
 import { decide, DecisionFault } from "../base/decision.ts";
 import { MAX_TIMER_MS, startTimer } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
-import type { SessionCore } from "../session/core.ts";
+import type { Inside } from "../session/receiving.ts";
 
 /** Default of the longest time of `authenticate`, in milliseconds. */
 export const AUTHENTICATE_TIMEOUT_MS = 10_000;
@@ -212,7 +212,7 @@ interface WatchedCredentials {
 export class Expiry {
   readonly #runtime: Runtime;
   // Bounded by the sessions of the manager.
-  readonly #watched = new Map<SessionCore, WatchedCredentials>();
+  readonly #watched = new Map<Inside, WatchedCredentials>();
   readonly #onEnd = (session: Session) => {
     const core = session[internals];
     this.#runtime.clearTimeout(this.#watched.get(core)?.timer);
@@ -264,7 +264,7 @@ export class Expiry {
     this.#wait(core, known);
   }
 
-  #wait(core: SessionCore, watched: WatchedCredentials): void {
+  #wait(core: Inside, watched: WatchedCredentials): void {
     const dueAt = watched.asksAt ?? watched.endsAt;
     if (dueAt === Infinity) return;
     // Timers drop fractions: a timer that fires early would be set again until the time has come.
@@ -273,13 +273,13 @@ export class Expiry {
     watched.timer = this.#runtime.setTimeout(() => this.#due(core, watched), waitMs);
   }
 
-  #due(core: SessionCore, watched: WatchedCredentials): void {
+  #due(core: Inside, watched: WatchedCredentials): void {
     const { endsAt, asksAt } = watched;
     const now = this.#runtime.now();
     if (now >= endsAt) return core.abort(CloseCode.unauthenticated, "The credentials have expired");
     if (asksAt !== undefined && now >= asksAt) {
       watched.asksAt = undefined;
-      core.post({ renew: { withinMs: Math.floor(endsAt - now) } });
+      core.sending.post({ renew: { withinMs: Math.floor(endsAt - now) } });
     }
     this.#wait(core, watched);
   }

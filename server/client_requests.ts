@@ -216,7 +216,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     admit(session) {
       const { admission, manager } = parts();
       const reservation = admission.takeReservation(session.connection);
-      const beside = session[internals].predecessor;
+      const beside = session[internals].lineage.predecessor;
       try {
         manager.add(session, { reservation, beside });
       } catch (error) {
@@ -437,7 +437,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     keepPredecessor(session, predecessor);
     if (predecessor === undefined) return;
     const before = predecessor[internals];
-    before.movedTo = session;
+    before.lineage.movedTo = session;
     if (before.state === "connected") before.startDraining();
     const { topics } = parts();
     const requested = new Set(topics.requestedBy(predecessor));
@@ -449,9 +449,9 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
   /** Knows the latest session from which the client moved, as long as the session is open. */
   function keepPredecessor(session: Session, predecessor: Session | undefined): void {
-    session[internals].predecessor = predecessor;
+    session[internals].lineage.predecessor = predecessor;
     predecessor?.[internals].whenEnded((ended) => {
-      keepPredecessor(session, ended[internals].predecessor);
+      keepPredecessor(session, ended[internals].lineage.predecessor);
     });
   }
 

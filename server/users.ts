@@ -209,7 +209,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
       const core = session[internals];
       if (!core.isReady || hasMovedOn(session)) continue;
       try {
-        core.push(message, false);
+        core.sending.push(message, false);
         count++;
       } catch (error) {
         // This session could not keep up, and was closed; continue with the others.

@@ -14,6 +14,12 @@ export const INTERVAL_MS = 25_000;
 /** Default silence after which a peer counts as dead, in milliseconds. */
 export const TIMEOUT_MS = 60_000;
 
+/**
+ * Longest heartbeat interval accepted from a server, in seconds: a heartbeat has a slot for each
+ * second.
+ */
+const MAX_INTERVAL_S = 600;
+
 /** A peer that a heartbeat watches. */
 export interface WatchedPeer {
   /** The heartbeat's `now` at the last sign of life; the peer's session sets the value. */
@@ -130,4 +136,14 @@ export class Heartbeat implements Disposable {
       peer.ping();
     }
   }
+}
+
+/**
+ * Makes the heartbeat of a client, by the interval of its server's pings: the client gives up after
+ * two missed pings, with a margin of 40 % of an interval.
+ */
+export function heartbeatOf(runtime: Runtime, heartbeatMs: number): Heartbeat {
+  const seconds = Math.round(heartbeatMs / 1_000) || 1;
+  const intervalMs = Math.min(MAX_INTERVAL_S, seconds) * 1_000;
+  return new Heartbeat(runtime, { intervalMs, timeoutMs: intervalMs * 2.4 });
 }

@@ -10,6 +10,7 @@ import type {
   DatagramDuplex,
   OpenStreamOptions,
   SendStream,
+  StreamDirection,
 } from "../transport/connection.ts";
 import type { SessionHealth, SessionIssue } from "./insight/health.ts";
 import type {
@@ -41,7 +42,9 @@ import type {
 import type { Registry } from "./streams/registry.ts";
 import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo, isSendable } from "../transport/close_info.ts";
-import { checkLoop } from "./inbound.ts";
+import { checkLoop } from "./queue/receive_queue.ts";
+import { type Inside, Receiving } from "./receiving.ts";
+import { Sending } from "./sending.ts";
 import { answerOf } from "./pending_requests.ts";
 import type {
   Contract,
@@ -53,8 +56,8 @@ import type {
   Side,
 } from "./contract.ts";
 import { internals, SessionCore, SKEIN_PROTOCOL } from "./core.ts";
-import { encodeData, encodeMessage } from "./wire/encode.ts";
-import { checkTopic, type GoAway, type TraceContext } from "./wire/envelope.ts";
+import { encodeMessage } from "./wire/encode.ts";
+import type { GoAway } from "./wire/envelope.ts";
 import type { HistoryOptions, SubscribeAnswer } from "./wire/recovery.ts";
 import { settlesWithin, waitFor } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
@@ -126,8 +129,8 @@ export class Session<
    *
    * @ignore
    */
-  readonly [internals]: SessionCore<Session>;
-  readonly #core: SessionCore;
+  readonly [internals]: Inside<Session>;
+  readonly #core: Inside;
   readonly #headers: HeadersInit | undefined;
   #isIterated = false;
 
@@ -145,7 +148,10 @@ export class Session<
   ) {
     this.connection = connection;
     const face = this as unknown as Session;
-    this.#core = this[internals] = new SessionCore<Session>(face, connection, settings, identity);
+    const core = new SessionCore<Session>(face, connection, settings, identity);
+    const sending = new Sending(core);
+    const receiving = new Receiving(core, sending);
+    this.#core = this[internals] = Object.assign(core, { sending, receiving });
     this.url = identity.url ?? "";
     this.address = identity.address;
     this.fallback = identity.fallback && withMessage(identity.fallback);
@@ -265,11 +271,12 @@ export class Session<
    */
   send<T extends ContractTopic<C, S>>(topic: T, data?: ContractData<C, S, T>): void {
     const core = this.#core;
-    core.checkData("send", data);
+    const { joins, sending, settings: { watch } } = core;
+    sending.checkData("send", data);
     core.checkOpen("send");
-    const { joins, maxSendBytes: maxBytes, settings: { watch } } = core;
+    const { maxSendBytes: maxBytes } = sending;
     const trace = joins ? watch?.sending(topic, core.session) : undefined;
-    core.push(encodeMessage(topic, data, { maxBytes, trace }), false);
+    sending.push(encodeMessage(topic, data, { maxBytes, trace }), false);
   }
 
   /**
@@ -283,7 +290,7 @@ export class Session<
    */
   async flushed(options: WaitOptions = {}): Promise<void> {
     this.#core.settings.checkOptions("wait", options);
-    const queue = this.#core.messages("wait for the send queue");
+    const queue = this.#core.sending.messages("wait for the send queue");
     this.#core.settings.turn.flush();
     await waitFor(this.#core.runtime, queue.flushed(), { ...options, what: "the send queue" });
   }
@@ -305,18 +312,16 @@ export class Session<
     data?: ContractData<C, "requests", T>,
     options: WaitOptions = {},
   ): Promise<ContractReply<C, T>> {
-    const core = this.#core;
-    const { maxSendBytes: maxBytes } = core;
-    core.settings.checkOptions("session.request", options);
-    core.checkData("ask", data);
-    const ask = (trace?: TraceContext) =>
-      core.ask(
-        `the answer to "${topic}"`,
-        (id) => encodeMessage(topic, data, { id, maxBytes, trace: core.joins ? trace : undefined }),
-        { ...options, isRequest: true },
-      );
-    const answer = await (core.settings.watch?.asking(core.session, topic, ask) ?? ask());
-    return await core.handling.checkAnswer(topic, answer) as ContractReply<C, T>;
+    const { sending, receiving, settings: { checkOptions, router, watch } } = this.#core;
+    checkOptions("session.request", options);
+    const answer =
+      await (watch === undefined ? sending.request(topic, data, options) : watch.asking(
+        this.#core.session,
+        topic,
+        (trace) => sending.request(topic, data, { ...options, trace }),
+      ));
+    const checked = router === undefined ? answer : await receiving.checkAnswer(topic, answer);
+    return checked as ContractReply<C, T>;
   }
 
   /**
@@ -329,7 +334,7 @@ export class Session<
    * @returns The answer, for one loop. The loop throws a {@linkcode RequestError} if the answer
    * fails, a {@linkcode TimeoutError} if an item or the end is late, a
    * {@linkcode SessionClosedError} if the session closes first, a {@linkcode QueueFullError} if
-   * `maxRequests` requests already wait.
+   * `maxRequests` requests already wait, and an {@linkcode UnsupportedError} if the server is older.
    *
    * @example A count
    * ```ts
@@ -377,7 +382,7 @@ export class Session<
     options: WaitOptions & HistoryOptions = {},
   ): Promise<SubscribeAnswer> {
     this.#core.settings.checkOptions("session.subscribe", options);
-    const answer = await this.#core.askTopic("subscribe", topic, options);
+    const answer = await this.#core.sending.askTopic("subscribe", topic, options);
     return (answer ?? {}) as SubscribeAnswer;
   }
 
@@ -389,7 +394,7 @@ export class Session<
    */
   async unsubscribe(topic: string, options: WaitOptions = {}): Promise<void> {
     this.#core.settings.checkOptions("unsubscribe", options);
-    await this.#core.askTopic("unsubscribe", topic, options);
+    await this.#core.sending.askTopic("unsubscribe", topic, options);
   }
 
   /**
@@ -403,26 +408,15 @@ export class Session<
    * `too-many` and `retryAfterMs`, if it is beyond a rate of the server.
    * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`.
+   * @throws {UnsupportedError} If `except` is set, and the server cannot tell clients apart.
    */
   async publish<T extends ContractTopic<C, "server">>(
     topic: T,
     data?: ContractData<C, "server", T>,
     options: ClientPublishOptions = {},
   ): Promise<void> {
-    const core = this.#core;
-    core.settings.checkOptions("publish", options);
-    checkTopic(topic, "publish");
-    core.checkData("publish", data);
-    const { except, ...wait } = options;
-    const limits = { maxBytes: core.maxSendBytes, verb: "publish", topic };
-    await core.ask(
-      `the publication on "${topic}"`,
-      (id) => {
-        const quiet = except === undefined ? {} : { echo: false, ...core.introduce() } as const;
-        return encodeData({ publish: topic, data, id, ...quiet }, limits);
-      },
-      wait,
-    );
+    this.#core.settings.checkOptions("publish", options);
+    await this.#core.sending.publish(topic, data, options);
   }
 
   /**
@@ -436,6 +430,7 @@ export class Session<
    * @throws {RequestError} With code `forbidden`, if the server does not allow the data;
    * `too-large`; or `invalid`, if the data does not fit the contract.
    * @throws {TypeError} If JSON cannot hold the data, or the room is not a valid topic.
+   * @throws {UnsupportedError} If the server does not support presence data.
    */
   async presence<T extends ContractTopic<C, "presence">>(
     room: T,
@@ -443,7 +438,7 @@ export class Session<
     options: WaitOptions = {},
   ): Promise<void> {
     this.#core.settings.checkOptions("set presence", options);
-    await this.#core.askPresence(room, data, options);
+    await this.#core.sending.askPresence(room, data, options);
   }
 
   /**
@@ -456,7 +451,7 @@ export class Session<
    */
   async authenticate(token: string, options: WaitOptions = {}): Promise<void> {
     this.#core.settings.checkOptions("authenticate", options);
-    await this.#core.authenticate(token, options);
+    await this.#core.sending.authenticate(token, options);
   }
 
   /**
@@ -467,7 +462,7 @@ export class Session<
    */
   goAway(goaway: GoAway): void {
     const core = this.#core;
-    if (core.joins && core.isReady) core.post({ goaway });
+    if (core.joins && core.isReady) core.sending.post({ goaway });
   }
 
   /**
@@ -485,11 +480,11 @@ export class Session<
     const code = closeCodeOf(options, isServer ? CloseCode.draining : CloseCode.normal);
     checkCloseInfo({ closeCode: code, reason });
     // The first call decides, as with `close`. A session that its client has left had no call.
-    if (core.state === "draining" && !core.movedTo) return await this.closed;
+    if (core.state === "draining" && !core.lineage.movedTo) return await this.closed;
     if (core.isReady) {
       if (core.state === "connected") core.startDraining();
       if (isServer && retryAfterMs !== undefined) this.goAway({ retryAfterMs, reason });
-      const done = Promise.all([core.inbound.idle(), core.requests.idle()]);
+      const done = Promise.all([core.receiving.idle(), core.sending.requests.idle()]);
       // The close cuts off handlers and requests that take longer.
       await settlesWithin(this.#core.runtime, Promise.race([done, this.closed]), withinMs);
     }
@@ -510,7 +505,7 @@ export class Session<
     const code = closeCodeOf(options, CloseCode.normal);
     const checked = checkCloseInfo({ closeCode: code, reason });
     this.#core.closesConnection ||= closeConnection;
-    this.#core.refuse(code, checked.reason);
+    this.#core.windUp({ code, reason: checked.reason, by: "local" });
     return this.closed;
   }
 
@@ -550,7 +545,7 @@ export class Session<
    * server measures by the heartbeat, a client by {@linkcode Session.ping}.
    */
   get roundTripMs(): number | undefined {
-    return this.#core.roundTripMs;
+    return this.#core.sending.roundTripMs;
   }
 
   /**
@@ -566,7 +561,7 @@ export class Session<
    */
   createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
     this.#core.settings.checkOptions("open stream", options ?? {});
-    return this.#core.opening("bidirectional", this.connection.createBidirectionalStream(options));
+    return this.#opening("bidirectional", this.connection.createBidirectionalStream(options));
   }
 
   /**
@@ -581,7 +576,7 @@ export class Session<
    */
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
     this.#core.settings.checkOptions("open stream", options ?? {});
-    return this.#core.opening(
+    return this.#opening(
       "unidirectional",
       this.connection.createUnidirectionalStream(options),
     );
@@ -867,6 +862,21 @@ export class Session<
     yield* (await this.#insight()).monitorHealth(this.#core, options);
   }
 
+  /** Counts the calls that wait for a stream to open. */
+  async #opening<T>(direction: StreamDirection, stream: Promise<T>): Promise<T> {
+    const core = this.#core;
+    const openings = core.openings ??= { bidirectional: 0, unidirectional: 0 };
+    openings[direction]++;
+    try {
+      return await stream;
+    } catch (error) {
+      core.sending.gaveUp(error);
+      throw error;
+    } finally {
+      openings[direction]--;
+    }
+  }
+
   #insight(): Promise<Insight> {
     return this.#core.settings.insight() as Promise<Insight>;
   }
@@ -884,17 +894,17 @@ export class Session<
    * @throws {TypeError} If the session has an `onMessage` handler, or another loop runs.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, S>, void, undefined> {
-    checkLoop("session", this.#isIterated, this.#core.inbound.isHandled);
+    checkLoop("session", this.#isIterated, this.#core.receiving.isHandled);
     this.#isIterated = true;
     try {
       while (true) {
-        const message = await this.#core.inbound.next();
+        const message = await this.#core.receiving.next();
         if (message === undefined) return;
         yield message as unknown as MessageOf<C, S>;
       }
     } finally {
       this.#isIterated = false;
-      this.#core.inbound.release();
+      this.#core.receiving.release();
     }
   }
 }
@@ -906,7 +916,11 @@ export class Session<
  * @returns The sessions, also those that are over; the earliest first.
  */
 export function* sessionsAfter(session: Session): Generator<Session, void, undefined> {
-  for (let next = session[internals].movedTo; next; next = next[internals].movedTo) yield next;
+  for (
+    let next = session[internals].lineage.movedTo;
+    next;
+    next = next[internals].lineage.movedTo
+  ) yield next;
 }
 
 /**
@@ -916,8 +930,8 @@ export function* sessionsAfter(session: Session): Generator<Session, void, undef
  * @returns The sessions; the latest first.
  */
 export function* sessionsBefore(session: Session): Generator<Session, void, undefined> {
-  let before = session[internals].predecessor;
-  for (; before; before = before[internals].predecessor) if (!before.isClosed) yield before;
+  let before = session[internals].lineage.predecessor;
+  for (; before; before = before[internals].lineage.predecessor) if (!before.isClosed) yield before;
 }
 
 function withMessage(

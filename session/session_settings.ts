@@ -8,7 +8,6 @@ import { checkBy, SESSION_KINDS, SETTINGS } from "./call_checks.ts";
 import { checkSettings, type SessionSettingsOptions } from "./check_settings.ts";
 import { INTERVAL_MS, TICK_MS, TIMEOUT_MS } from "./heartbeat.ts";
 import type { SessionLimits, SessionSettings } from "./settings.ts";
-import { framed } from "./wire/encode.ts";
 import { TopicRouter } from "./wire/topic_pattern.ts";
 
 export type { SessionHandlers, SessionSettingsOptions } from "./check_settings.ts";
@@ -39,11 +38,9 @@ export function sessionSettings<
     hello: (core) => {
       const ticket = settings.services?.ticket(core);
       const end = ticket === undefined ? "" : `,"ticket":${JSON.stringify(ticket)}`;
-      const before = core.predecessor;
+      const before = core.lineage.predecessor;
       const mark = before === undefined ? "" : `,"predecessor":${JSON.stringify(before.id)}`;
-      const text = `{"hello":{"session":${JSON.stringify(core.id)},${shared}${end}${mark}}}`;
-      core.posted++;
-      core.push(framed(text, ""), true);
+      return `{"hello":{"session":${JSON.stringify(core.id)},${shared}${end}${mark}}}`;
     },
   });
   if (options.requests !== undefined) {

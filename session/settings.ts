@@ -10,13 +10,12 @@ import type { KeepAnswer, RequestTable } from "./answers/request_table.ts";
 import type { CloseInfo, RequestError } from "../errors.ts";
 import type { Contract, ContractRouter, Side } from "./contract.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
-import type { EncodedMessage } from "./wire/encode.ts";
 import type { Envelope, GoAway, ServiceReader, TraceContext } from "./wire/envelope.ts";
 import type { Control, MessageTurn, UntypedMessage } from "./message.ts";
 import type { Frame } from "../transport/connection.ts";
 import type { Heartbeat } from "./heartbeat.ts";
 import type { OverflowPolicy, Turn } from "./queue/turn.ts";
-import type { SessionFace } from "./types.ts";
+import type { Lineage, SessionFace } from "./types.ts";
 import { attempt } from "../base/call_safely.ts";
 
 /** Limits and times of a session; every one has a default. */
@@ -147,6 +146,14 @@ export interface ErasedHandlers {
   onDropped?(count: number, topic: string | undefined, session: SessionFace): void;
 }
 
+/** A session with the names by which its client knows it. */
+export interface NamedSession {
+  /** Id of the session. */
+  readonly id: string;
+  /** The sessions before and after it. */
+  readonly lineage: Lineage<{ readonly id: string }>;
+}
+
 /** Options, checked and complete; made once for any number of sessions. */
 export interface SessionSettings {
   /** Clocks, timers and randomness of this node. */
@@ -211,19 +218,11 @@ export interface SessionSettings {
    */
   readonly console: ConsoleReport;
   /**
-   * On a server: sends the first envelope of a session.
+   * On a server: writes the first envelope of a session.
    *
    * @ignore
    */
-  readonly hello?:
-    | ((core: {
-      readonly id: string;
-      ticket?: string | undefined;
-      readonly predecessor?: { readonly id: string } | undefined;
-      posted: number;
-      push(message: EncodedMessage, isProtected: boolean): void;
-    }) => void)
-    | undefined;
+  readonly hello?: ((core: NamedSession) => string) | undefined;
   /**
    * Loads the module `insight/insight.ts`, whose functions take the core of a session: few sessions
    * use these, so a page loads the module on first use.
@@ -371,9 +370,9 @@ export interface RequestServer {
   /** Reads the envelopes that only a server accepts. */
   readonly readService: ServiceReader;
   /** Creates the secret with which the client of a session can move to another session. */
-  ticket(core: { readonly id: string; ticket?: string | undefined }): string | undefined;
+  ticket(core: NamedSession): string | undefined;
   /** Names a session without a user. */
-  nameOf(core: { readonly id: string; ticket?: string | undefined }): string;
+  nameOf(core: NamedSession): string;
   /** Creates the receiver of the first frames of one session. */
   firstFrames(session: SessionFace): { receive(frame: Frame): void };
   /** Creates the receiver of the requests of one session. */

@@ -190,6 +190,24 @@ export interface SessionFace {
 }
 
 /**
+ * The sessions of one client before and after a session, and the secrets by which these are known.
+ *
+ * @typeParam S The class of sessions.
+ */
+export interface Lineage<S> {
+  /** Names the session to the server in the request of the client's next session. */
+  ticket: string | undefined;
+  /** On a server: the secret of an earlier ticket, by which a guest is known again. */
+  secret?: string;
+  /** On a server: the session from which the client moves, see `SessionIdentity`. */
+  predecessor: S | undefined;
+  /** On a server: the session to which the client moved. */
+  movedTo: S | undefined;
+  /** On a client: id of the session from which the client moved, if the server knows it. */
+  follows: string | undefined;
+}
+
+/**
  * Facts about the peer of a session.
  *
  * @typeParam V The result of `authenticate`.

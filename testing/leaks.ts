@@ -160,8 +160,10 @@ function heldBy(session: Session): string[] {
   const held: string[] = [];
   const streams = openStreams(session);
   if (streams > 0) held.push(`${some(streams, "stream")} open`);
-  if (core.requests.size > 0) held.push(`${some(core.requests.size, "request")} without an answer`);
-  if (core.inbound.owesAnswers) held.push("a request of its peer that was not answered");
+  if (core.sending.requests.size > 0) {
+    held.push(`${some(core.sending.requests.size, "request")} without an answer`);
+  }
+  if (core.receiving.owedAnswers > 0) held.push("a request of its peer that was not answered");
   return held;
 }
 

@@ -834,7 +834,7 @@ Deno.test("A share of a full server counts the answers that an address runs on o
     const core = (await server.dial({ address, headers }) as Session)[internals];
     const encode = (id: number) =>
       encodeMessage("chat", 1, { id, stream: user.padStart(20, "0"), maxBytes: 1_000 });
-    return await core.ask("the stream", encode, {});
+    return await core.sending.ask("the stream", encode, {});
   };
   const asks = (server: TestServer<string>, address: string) =>
     Promise.all(Array.from({ length: 128 }, () => ask(server, address)));

@@ -622,10 +622,10 @@ const REQUESTS: readonly Row[] = (["client", "server"] as const).flatMap((asker)
       };
       const left = () => [
         session.stats.awaitedAnswers,
-        session[internals].awaitedAnswers,
-        session[internals].awaitedRequests,
-        peer[internals].handling.owedAnswers,
-        peer[internals].handling.leaving,
+        session[internals].sending.awaitedAnswers,
+        session[internals].sending.awaitedRequests,
+        peer[internals].receiving.owedAnswers,
+        peer[internals].receiving.leaving,
       ];
       return { take, left };
     },

@@ -399,7 +399,7 @@ Deno.test("Client is the same guest after a reconnect, also on another node, and
   assertEquals(server.rooms.members("room:a").map(({ user }) => user), [member!.user]);
   assert(urls.every((url) => !url.includes("ticket")), urls.join());
 
-  const { ticket } = client.session![internals];
+  const { ticket } = client.session![internals].lineage;
   const secret = ticket!.slice(ticket!.indexOf("."));
   for (const [name, isSame] of [[`ticket=${secret}`, true], [`ticket=.${"A".repeat(22)}`, false]]) {
     await using _again = await other.dial({ path: `/?${name}` });

@@ -371,7 +371,7 @@ async function openBoth(
   return { first, second };
 }
 
-const ticketOf = (session: Session | undefined) => session![internals].ticket;
+const ticketOf = (session: Session | undefined) => session![internals].lineage.ticket;
 
 Deno.test("Server holds no state of a second session that stays silent, and closes the session after 5 s", async () => {
   using time = new FakeTime();

@@ -63,8 +63,8 @@ async function streamOf(client: Client<Shared>, name: string): Promise<string> {
   const session = await client.whenConnected();
   const core = session[internals];
   const encode = (id: number) =>
-    encodeMessage("chat:lobby", "hi", { id, stream: name, maxBytes: core.maxSendBytes });
-  const { stream } = await core.ask("the stream", encode, {}) as { readonly stream: string };
+    encodeMessage("chat:lobby", "hi", { id, stream: name, maxBytes: core.sending.maxSendBytes });
+  const { stream } = await core.sending.ask("the stream", encode, {}) as { readonly stream: string };
   assertMatch(stream, /^answer:/);
   return stream;
 }

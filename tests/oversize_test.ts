@@ -49,8 +49,8 @@ async function open(isUnaware: boolean, options: object = {}): Promise<Setup & A
       sessions.push(session);
       if (!isUnaware) return;
       const core = session[internals];
-      core.peerAccepts(Infinity);
-      core.peerAccepts = () => {};
+      core.sending.peerAccepts(Infinity);
+      core.sending.peerAccepts = () => {};
     },
     requests: {
       large({ topic }) {
@@ -236,7 +236,7 @@ Deno.test("Client sends its bound in its first envelope, unless that is the defa
   ) {
     await using setup = await open(false, { maxMessageBytes });
     const { sessions: [session] } = setup;
-    assertEquals(session![internals].maxSendBytes, accepted);
+    assertEquals(session![internals].sending.maxSendBytes, accepted);
     assertEquals(session!.stats.receivedBytes > 0, accepted !== 262_144);
   }
 });

@@ -211,7 +211,7 @@ for (
     await passTime(time, NOTICED_MS);
     assertNotEquals(it.client.session?.id, it.session.id);
     assertStringIncludes(it.site.dials[1]!, `?ticket=${it.session.id}.`);
-    assertEquals(it.client.session![internals].follows, it.session.id);
+    assertEquals(it.client.session![internals].lineage.follows, it.session.id);
     assertEquals(await it.client.request("say", 2), 2);
     link.resume();
     await passTime(time, 2_000);

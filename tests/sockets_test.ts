@@ -185,13 +185,13 @@ for (const [what, transport, options] of TRANSPORTS) {
     const url = what.includes("runtime") ? `${server.url}?protocol=skein.1` : server.url;
     const open = (to: string) => dialOver(to, { transports: [transport], token: "t" });
     await using first = await open(url);
-    await using second = await open(withTicket(url, first[internals].ticket!));
-    assertEquals([second[internals].follows, second.transport], [first.id, transport]);
+    await using second = await open(withTicket(url, first[internals].lineage.ticket!));
+    assertEquals([second[internals].lineage.follows, second.transport], [first.id, transport]);
     await assertRejects(() => open(url));
     await second.ping();
     await first.close();
     await until(() => server.manager.count === 1);
-    await using third = await open(withTicket(url, second[internals].ticket!));
-    assertEquals(third[internals].follows, second.id);
+    await using third = await open(withTicket(url, second[internals].lineage.ticket!));
+    assertEquals(third[internals].lineage.follows, second.id);
   });
 }

@@ -582,7 +582,7 @@ export function tellGap(
   const core = session[internals];
   const { reason, offset } = gap;
   const tag = tail.tagAt(offset);
-  if (core.joins) core.post({ gap: topic, reason, epoch: epoch!, offset, tag });
+  if (core.joins) core.sending.post({ gap: topic, reason, epoch: epoch!, offset, tag });
 }
 
 /**
@@ -601,5 +601,5 @@ function isLeftOut(session: Session, except: string | undefined): boolean {
 export function tellSkip(session: Session, item: Placed): void {
   const core = session[internals];
   const { message: { topic }, offset, prev, tag } = item;
-  if (core.joins) core.post({ skip: topic, offset, prev, tag });
+  if (core.joins) core.sending.post({ skip: topic, offset, prev, tag });
 }

@@ -159,7 +159,7 @@ class Subscribers {
   join(session: Session): void {
     this.#replays.delete(session);
     this.#narrowFor(session);
-    this.#members.add(session, session[internals].messages("subscribe"));
+    this.#members.add(session, session[internals].sending.messages("subscribe"));
   }
 
   /** Sends the next publication to the members. */

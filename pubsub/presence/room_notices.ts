@@ -133,7 +133,7 @@ export class RoomNotices {
     const core = session[internals];
     core.checkOpen("join");
     const { sendQueue, maxMessageBytes } = core.settings;
-    const accepted = Math.max(core.maxSendBytes, LEAST_NOTICE_BYTES);
+    const accepted = Math.max(core.sending.maxSendBytes, LEAST_NOTICE_BYTES);
     const room = Math.floor(sendQueue.maxBytes / 2);
     this.#maxBytes = Math.min(this.#maxBytes, maxMessageBytes, accepted, room);
     const isNew = !this.#presence.has(session.user, this.name);
@@ -141,8 +141,8 @@ export class RoomNotices {
     if (!this.#gathers(users)) {
       const [first, ...rest] = this.#list(this.#membersWith(session, data));
       if (rest.length === 0) {
-        core.push(first!, false);
-        this.#told.add(session, session[internals].messages("join"));
+        core.sending.push(first!, false);
+        this.#told.add(session, session[internals].sending.messages("join"));
         return;
       }
     }
@@ -338,14 +338,14 @@ export class RoomNotices {
     const isGetting = () => this.#getting.get(session) === held;
     try {
       for (const [i, part] of list.entries()) {
-        if (i > 0) await core.messages("join").flushed();
+        if (i > 0) await core.sending.messages("join").flushed();
         if (!isGetting()) return;
-        core.push(part, false);
+        core.sending.push(part, false);
       }
       // No other code may run from here until the session is among `#told`, or a change is lost.
-      for (const notice of held) core.push(notice, false);
+      for (const notice of held) core.sending.push(notice, false);
       this.#getting.delete(session);
-      if (!session.isClosed) this.#told.add(session, session[internals].messages("join"));
+      if (!session.isClosed) this.#told.add(session, session[internals].sending.messages("join"));
     } catch (error) {
       // The queue closed the session, which could not keep up.
       if (!(error instanceof QueueFullError)) throw error;

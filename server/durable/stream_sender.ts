@@ -159,7 +159,7 @@ export class StreamSender {
       let bytes = 0;
       for (const begin = sent; sent < messages.length && sent - begin < maxRecords; sent++) {
         const message = messages[sent]!;
-        if (message.size > core.maxSendBytes) {
+        if (message.size > core.sending.maxSendBytes) {
           if (sent > begin) break;
           const isSent = await this.#sendSlices(reading, page, sent);
           if (isSent !== true) return isSent;
@@ -168,7 +168,7 @@ export class StreamSender {
         }
         bytes += message.size;
         if (bytes > maxBytes && sent > begin) break;
-        core.push(message, true);
+        core.sending.push(message, true);
         if (signal.aborted) return undefined;
       }
       this.#moveTo(reading, page.info, first + sent);
@@ -187,7 +187,7 @@ export class StreamSender {
     const core = session[internals];
     const record = records[index]!;
     const id = topic.slice(STREAM_PREFIX.length);
-    const most = Math.min(core.maxSendBytes, pageOf(reading).maxBytes);
+    const most = Math.min(core.sending.maxSendBytes, pageOf(reading).maxBytes);
     const maxBytes = maxRecordBytes(id, most) - MAX_SLICE_KEY_BYTES;
     if (isJson(info.contentType) || maxBytes < MIN_SLICE_BYTES) {
       return { code: "too-large", reason: `A record is larger than a message of ${most} bytes` };
@@ -198,7 +198,10 @@ export class StreamSender {
     for (const slice of slicesOf(record, maxBytes)) {
       while (!queue.isFlushed && !queue.isOver) await queue.flushed();
       if (signal.aborted || queue.isOver) return undefined;
-      core.push(encodeRecord(topic, slice, { info, prev, slice: [start, record.length] }), true);
+      core.sending.push(
+        encodeRecord(topic, slice, { info, prev, slice: [start, record.length] }),
+        true,
+      );
       start += slice.length;
     }
     return signal.aborted ? undefined : true;

@@ -329,7 +329,7 @@ export class NodeView implements AsyncDisposable {
       state,
       uptimeMs: uptimeOf(session),
       roundTripMs,
-      received: core.inbound.stats.receivedMessages,
+      received: core.receiving.stats.receivedMessages,
       sent: core.queue?.stats.sentMessages ?? 0,
       streams: openStreams(session),
       filled: Math.max(received.share, sent?.share ?? 0),
@@ -457,7 +457,7 @@ function valueOf(
     case "uptimeMs":
       return uptimeOf(session);
     case "received":
-      return core.inbound.stats.receivedMessages;
+      return core.receiving.stats.receivedMessages;
     case "sent":
       return core.queue?.stats.sentMessages;
     case "streams":

@@ -41,9 +41,9 @@ Deno.test("Traffic records a session from the first question until questions sto
   using traffic = new Traffic(runtime, true);
   const session = sessionOf(runtime);
   const core = session[internals];
-  core.receiveFrame('{"topic":"early"}');
+  core.receiving.receiveFrame('{"topic":"early"}');
   assertEquals(traffic.read(session, session.id, 0).entries, []);
-  core.receiveFrame('{"topic":"one","data":1}\n{"ping":7}');
+  core.receiving.receiveFrame('{"topic":"one","data":1}\n{"ping":7}');
   const { state, entries, next, missed } = traffic.read(session, session.id, 0);
   assertEquals([state, next, missed], ["following", 2, 0]);
   assertEquals(
@@ -74,12 +74,12 @@ Deno.test("Traffic counts the envelopes beyond its bounds", () => {
   using traffic = new Traffic(runtime, true);
   const session = sessionOf(runtime);
   const core = session[internals];
-  const settle = () => core.inbound.clear();
+  const settle = () => core.receiving.abort();
   traffic.read(session, session.id, 0);
-  core.receiveFrame('{"topic":"first"}');
+  core.receiving.receiveFrame('{"topic":"first"}');
   const { next: start } = traffic.read(session, session.id, 0);
   for (let n = 0; n < 1_500; n++) {
-    core.receiveFrame(`{"topic":"t","data":${n}}`);
+    core.receiving.receiveFrame(`{"topic":"t","data":${n}}`);
     settle();
   }
   // 999 of these are read within the second, of which 500 are kept, and 200 told at once.
@@ -94,14 +94,14 @@ Deno.test("Traffic counts the envelopes beyond its bounds", () => {
   }
   assertEquals([told, told + missed], [500, 1_500]);
   pass(1_000);
-  core.receiveFrame('{"topic":"later"}');
+  core.receiving.receiveFrame('{"topic":"later"}');
   assertEquals(traffic.read(session, session.id, next).entries[0]?.topic, "later");
 
   // Of large envelopes, fewer are read.
   pass(1_000);
   const large = JSON.stringify({ topic: "large", data: "x".repeat(250_000) });
   for (let n = 0; n < 10; n++) {
-    core.receiveFrame(large);
+    core.receiving.receiveFrame(large);
     settle();
   }
   const few: TrafficEntry[] = [];

@@ -2,7 +2,8 @@
 import { isForSize } from "../../transport/close_info.ts";
 import { RequestError, SessionClosedError } from "../../errors.ts";
 import { anySignal, startTimer, within } from "../../base/wait.ts";
-import { internals, type SessionCore } from "../core.ts";
+import { internals } from "../core.ts";
+import type { Inside } from "../receiving.ts";
 import { tellSkipped } from "../settings.ts";
 import type { RequestStreamOptions, WaitOptions } from "../types.ts";
 import { encodeMessage } from "../wire/encode.ts";
@@ -10,7 +11,7 @@ import { itemCheckOf, lateAnswer } from "./reader.ts";
 
 /** The client, for kept answers. */
 interface AnswerClient {
-  whenConnected(options: WaitOptions): Promise<{ readonly [internals]: SessionCore }>;
+  whenConnected(options: WaitOptions): Promise<{ readonly [internals]: Inside }>;
   durableStream(
     id: string,
     options: {
@@ -40,7 +41,7 @@ export interface KeptAnswerOptions extends RequestStreamOptions {
 export class KeptAnswer {
   readonly #client: AnswerClient;
   readonly #options: KeptAnswerOptions;
-  readonly #opening: Promise<{ readonly id: string; readonly core: SessionCore }>;
+  readonly #opening: Promise<{ readonly id: string; readonly core: Inside }>;
 
   /** Sends the request. */
   constructor(client: AnswerClient, options: KeptAnswerOptions) {
@@ -92,13 +93,13 @@ export class KeptAnswer {
     }
   }
 
-  async #open(): Promise<{ readonly id: string; readonly core: SessionCore }> {
+  async #open(): Promise<{ readonly id: string; readonly core: Inside }> {
     const { topic, data, answer, signal, itemTimeoutMs: timeoutMs } = this.#options;
     const wait = { signal, timeoutMs };
     return await this.#inSession(async (core) => {
-      core.checkData("ask", data);
-      const { maxSendBytes: maxBytes } = core;
-      const reply = await core.ask(
+      core.sending.checkData("ask", data);
+      const { maxSendBytes: maxBytes } = core.sending;
+      const reply = await core.sending.ask(
         `the answer to "${topic}"`,
         (id) => {
           const begun = answer.offset === undefined ? undefined : true;
@@ -114,7 +115,7 @@ export class KeptAnswer {
 
   /** Asks in a session, and again in the next one if the session is lost: both requests are idempotent. */
   async #inSession<T>(
-    ask: (core: SessionCore) => Promise<T>,
+    ask: (core: Inside) => Promise<T>,
     wait: WaitOptions = {},
   ): Promise<T> {
     for (let refused = 0;;) {

@@ -1,6 +1,6 @@
 /** The answering half of an answer that streams; loads with the first such answer. */
 import { Signal } from "../../base/signal.ts";
-import type { SessionCore } from "../core.ts";
+import type { Inside } from "../receiving.ts";
 import type { Message, MessageProducer } from "../message.ts";
 import { encodeData, type EncodedMessage, encodeFailure } from "../wire/encode.ts";
 import { MAX_UNPAID_BYTES } from "../wire/envelope.ts";
@@ -15,7 +15,7 @@ import { MAX_UNPAID_BYTES } from "../wire/envelope.ts";
  * @returns Resolves when the answer is over; rejects with the failure of the handler.
  */
 export function produceAnswer(
-  core: SessionCore,
+  core: Inside,
   id: number,
   items: AsyncIterable<unknown>,
   message: Message,
@@ -36,7 +36,7 @@ export function produceAnswer(
 class AnswerProducer extends Signal implements MessageProducer {
   /** Settles when the answer is over; rejects with the failure of the handler. */
   readonly over: PromiseWithResolvers<void> = Promise.withResolvers();
-  readonly #core: SessionCore;
+  readonly #core: Inside;
   readonly #id: number;
   readonly #message: Message;
   readonly #iterator: AsyncIterator<unknown>;
@@ -48,7 +48,7 @@ class AnswerProducer extends Signal implements MessageProducer {
   #stopped: { readonly reason: unknown } | undefined;
 
   /** Creates the producer of an answer to a message. */
-  constructor(core: SessionCore, id: number, items: AsyncIterable<unknown>, message: Message) {
+  constructor(core: Inside, id: number, items: AsyncIterable<unknown>, message: Message) {
     super();
     this.#core = core;
     this.#id = id;
@@ -72,7 +72,7 @@ class AnswerProducer extends Signal implements MessageProducer {
   /** Sends the items until the end. Never rejects. */
   async run(): Promise<void> {
     const message = this.#message;
-    const queue = this.#core.messages("reply");
+    const queue = this.#core.sending.messages("reply");
     try {
       while (!this.#stopped) {
         if (message.credit === 0 || this.#unpaidBytes >= MAX_UNPAID_BYTES) {
@@ -88,7 +88,7 @@ class AnswerProducer extends Signal implements MessageProducer {
           this.#unpaid.push(part.size);
           this.#unpaidBytes += part.size;
           if (queue.isFullFor(part)) await this.#room(part);
-          if (!this.#stopped) this.#core.push(part, true);
+          if (!this.#stopped) this.#core.sending.push(part, true);
         }
       }
       await this.#end();
@@ -103,8 +103,8 @@ class AnswerProducer extends Signal implements MessageProducer {
       if (data === undefined) {
         throw new TypeError("Cannot reply: an item must be a value of JSON, received undefined");
       }
-      this.#core.checkData("reply", data);
-      const { maxSendBytes: maxBytes } = this.#core;
+      this.#core.sending.checkData("reply", data);
+      const { maxSendBytes: maxBytes } = this.#core.sending;
       return encodeData({ part: this.#id, data }, { maxBytes, verb: "reply" });
     } catch (error) {
       this.#return();
@@ -114,14 +114,14 @@ class AnswerProducer extends Signal implements MessageProducer {
 
   async #end(error?: unknown, isFailure = false): Promise<void> {
     if (this.#stopped) return;
-    const { handling } = this.#core;
-    const failure = isFailure ? handling.failureOf(error) : undefined;
-    const end = encodeFailure({ end: this.#id, error: failure }, this.#core.maxSendBytes);
+    const { receiving } = this.#core;
+    const failure = isFailure ? receiving.failureOf(error) : undefined;
+    const end = encodeFailure({ end: this.#id, error: failure }, this.#core.sending.maxSendBytes);
     await this.#room(end);
     if (this.#stopped) return;
     this.#stopped = { reason: error };
-    handling.answered(this.#id);
-    this.#core.push(end, true);
+    receiving.answered(this.#id);
+    this.#core.sending.push(end, true);
     if (!isFailure) this.over.resolve();
   }
 
@@ -130,12 +130,12 @@ class AnswerProducer extends Signal implements MessageProducer {
     if (stopped !== undefined) {
       // A generator whose signal was aborted often throws the reason, or an AbortError.
       const isExpected = error === stopped.reason || Object(error).name === "AbortError";
-      if (!isExpected) this.#core.handling.report(error);
+      if (!isExpected) this.#core.receiving.report(error);
       return;
     }
     await this.#end(error, true);
     this.over.reject(error);
-    this.#core.handling.report(error);
+    this.#core.receiving.report(error);
   }
 
   async #room(part: EncodedMessage): Promise<void> {
@@ -148,15 +148,15 @@ class AnswerProducer extends Signal implements MessageProducer {
    * session counts the answer until then.
    */
   #return(): void {
-    const { handling } = this.#core;
-    const returned = () => void handling.leaving--;
-    handling.leaving++;
+    const { receiving } = this.#core;
+    const returned = () => void receiving.leaving--;
+    receiving.leaving++;
     try {
       const returning = this.#iterator.return?.() ?? this.#step.catch(() => {});
-      returning.then(undefined, (error) => handling.report(error)).then(returned);
+      returning.then(undefined, (error) => receiving.report(error)).then(returned);
     } catch (error) {
       returned();
-      handling.report(error);
+      receiving.report(error);
     }
   }
 }

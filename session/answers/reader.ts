@@ -2,7 +2,7 @@
 import { RequestError, TimeoutError } from "../../errors.ts";
 import type { Timer } from "../../base/runtime.ts";
 import { startTimer } from "../../base/wait.ts";
-import type { SessionCore } from "../core.ts";
+import type { Inside } from "../receiving.ts";
 import type { AnswerEvent, AnswerTaker, OpenAnswer } from "../pending_requests.ts";
 import type { RequestStreamOptions } from "../types.ts";
 import { encodeMessage } from "../wire/encode.ts";
@@ -20,7 +20,7 @@ const PAY_BYTES = MAX_UNPAID_BYTES / 4;
  * `requestTimeoutMs`; `undefined` for topics without a schema.
  */
 export function itemCheckOf(
-  core: SessionCore,
+  core: Inside,
   topic: string,
 ): ((item: unknown) => unknown) | undefined {
   const check = core.settings.router?.itemCheck(topic);
@@ -59,7 +59,7 @@ interface ReaderOptions extends RequestStreamOptions {
  * @returns The reader of the answer.
  */
 export function openAnswer(
-  core: SessionCore,
+  core: Inside,
   topic: string,
   data: unknown,
   options: RequestStreamOptions & Pick<ReaderOptions, "onReply">,
@@ -74,7 +74,7 @@ export function openAnswer(
   const ms = Math.min(timeoutMs, itemTimeoutMs);
   if (!(ms >= 0)) throw new RangeError(`Cannot ask: times must be 0 or more, received ${ms}`);
   signal?.throwIfAborted();
-  core.checkData("ask", data);
+  core.sending.checkData("ask", data);
   const { watch } = core.settings;
   if (watch === undefined) return new AnswerReader(core, { ...options, topic, data, window });
   let opened: AnswerReader | { readonly error: unknown } | undefined;
@@ -102,7 +102,7 @@ export function lateAnswer(topic: string, what: string, ms: number): TimeoutErro
 
 /** Keeps the items of one answer for the loop, at most a window of them, and gives credit back. */
 export class AnswerReader implements OpenAnswer {
-  readonly #core: SessionCore;
+  readonly #core: Inside;
   readonly #id: number;
   readonly #options: ReaderOptions;
   readonly #check: ((item: unknown) => unknown) | undefined;
@@ -125,19 +125,19 @@ export class AnswerReader implements OpenAnswer {
   #timer: Timer | undefined;
 
   /** Sends the request, and creates the reader of its answer. */
-  constructor(core: SessionCore, options: ReaderOptions) {
+  constructor(core: Inside, options: ReaderOptions) {
     const { topic, data, window, signal, timeoutMs, trace } = options;
     this.#core = core;
     this.#options = options;
     this.#credit = window;
     this.#check = itemCheckOf(core, topic);
     const items = window === FIRST_CREDIT ? undefined : window;
-    const { maxSendBytes: maxBytes } = core;
+    const { maxSendBytes: maxBytes } = core.sending;
     const take: AnswerTaker = (event, size) => this.#take(event, size);
-    this.#id = core.requests.open(`the answer to "${topic}"`, take, (id) => {
+    this.#id = core.sending.requests.open(`the answer to "${topic}"`, take, (id) => {
       if (core.state === "closed" || core.ending !== undefined) core.checkOpen("ask");
       const context = core.joins ? trace : undefined;
-      core.push(encodeMessage(topic, data, { id, items, maxBytes, trace: context }), true);
+      core.sending.push(encodeMessage(topic, data, { id, items, maxBytes, trace: context }), true);
     });
     this.#timer = startTimer(core.runtime, timeoutMs, (ms) => this.#isLate("all", ms));
     signal?.addEventListener("abort", this.#onAbort);
@@ -187,7 +187,7 @@ export class AnswerReader implements OpenAnswer {
     if (--this.#credit < 0 || this.#bytes > MAX_UNPAID_BYTES) {
       const message = `Expected no item beyond the credit of "${this.#options.topic}"`;
       this.#giveUp({ error: new RequestError("malformed", message) });
-      return this.#core.inbound.countInvalid(message);
+      return this.#core.receiving.faults.countInvalid(message);
     }
     this.#items.push(item);
     this.#sizes.push(size);
@@ -235,12 +235,12 @@ export class AnswerReader implements OpenAnswer {
   /** Skips an item that does not fit; throws any other error. */
   #skip(error: unknown, data: unknown): void {
     if (!(error instanceof RequestError)) throw error;
-    this.#core.handling.skip(error, { data, onInvalid: this.#options.onInvalid });
+    this.#core.receiving.faults.skip(error, { data, onInvalid: this.#options.onInvalid });
   }
 
   #pay(): void {
     this.#credit += this.#owed;
-    this.#core.post({ more: this.#id, items: this.#owed });
+    this.#core.sending.post({ more: this.#id, items: this.#owed });
     this.#owed = this.#owedBytes = 0;
   }
 
@@ -268,14 +268,16 @@ export class AnswerReader implements OpenAnswer {
   #isLate(what: string, ms: number): void {
     const error = lateAnswer(this.#options.topic, what, ms);
     this.#giveUp({ error });
-    this.#core.gaveUp(error);
+    this.#core.sending.gaveUp(error);
   }
 
   /** Ends the answer at this end: tells the peer, and discards items that wait. */
   #giveUp(failure: { readonly error: unknown } | undefined, told?: unknown): void {
     this.#discard();
     if (this.#isOver) return;
-    if (this.#core.requests.abandon(this.#id)) this.#core.post({ cancel: this.#id });
+    if (this.#core.sending.requests.abandon(this.#id)) {
+      this.#core.sending.post({ cancel: this.#id });
+    }
     this.#end(failure, told);
   }
 
@@ -287,9 +289,9 @@ export class AnswerReader implements OpenAnswer {
 
   /** Notes if the loop waits for an item: the peer may first need an answer itself. */
   #await(isAwaited: boolean): void {
-    this.#core.requests.awaits(this.#id, isAwaited);
+    this.#core.sending.requests.awaits(this.#id, isAwaited);
     if (!isAwaited) return;
-    this.#core.inbound.roomGrew();
+    this.#core.receiving.began();
     this.#core.liveness?.began();
   }
 

@@ -1,5 +1,5 @@
 /** Snapshot and summary of all facts about a session, without secrets. */
-import type { SessionCore } from "../core.ts";
+import type { Inside } from "../receiving.ts";
 import type {
   ConnectionCapabilities,
   ConnectionStats,
@@ -202,7 +202,7 @@ export interface SessionDebugState {
 }
 
 /** Implements `diagnostics` of a session. */
-export function diagnostics(core: SessionCore): SessionDiagnostics {
+export function diagnostics(core: Inside): SessionDiagnostics {
   const { connection, info, openings, session } = core;
   const { controlStreamId, counters, credit, unreadStreams } = connection.inspect ?? {};
   const { fallback } = session;
@@ -225,8 +225,8 @@ export function diagnostics(core: SessionCore): SessionDiagnostics {
     closedAt: core.closedAt,
     closeCode: info?.code,
     closeReason: info && redactText(info.reason),
-    lastHeardAt: core.lastHeard === 0 ? undefined : core.lastHeard,
-    roundTripMs: core.roundTripMs,
+    lastHeardAt: core.receiving.lastHeard === 0 ? undefined : core.receiving.lastHeard,
+    roundTripMs: core.sending.roundTripMs,
     localMaxData: data?.granted,
     localDataSent: counters?.streamBytesSent ?? 0,
     peerMaxData: data?.allowed,
@@ -252,7 +252,7 @@ export function diagnostics(core: SessionCore): SessionDiagnostics {
 }
 
 /** Implements `summary` of a session. */
-export function summary(core: SessionCore): SessionSummary {
+export function summary(core: Inside): SessionSummary {
   const { session } = core;
   const stats = statsOf(core);
   return {
@@ -263,7 +263,7 @@ export function summary(core: SessionCore): SessionSummary {
     protocol: session.protocol,
     path: redactText(session.path),
     uptimeMs: stats.uptimeMs,
-    roundTripMs: core.roundTripMs,
+    roundTripMs: core.sending.roundTripMs,
     sentMessages: stats.sentMessages,
     receivedMessages: stats.receivedMessages,
     sentBytes: stats.sentBytes + stats.streamBytesSent + stats.datagramBytesSent,
@@ -276,8 +276,9 @@ export function summary(core: SessionCore): SessionSummary {
 }
 
 /** Implements `debugState` of a session. */
-export async function debugState(core: SessionCore): Promise<SessionDebugState> {
-  const { connection, heartbeat, inbound, settings } = core;
+export async function debugState(core: Inside): Promise<SessionDebugState> {
+  const { connection, receiving, settings } = core;
+  const { heartbeat } = receiving;
   const { capabilities, inspect } = connection;
   const credit = inspect?.credit;
   // A closed connection may have lost the counters.
@@ -288,7 +289,7 @@ export async function debugState(core: SessionCore): Promise<SessionDebugState> 
     issues: issues(core),
     limits: {
       maxMessageBytes: settings.maxMessageBytes,
-      maxSendBytes: core.maxSendBytes,
+      maxSendBytes: core.sending.maxSendBytes,
       maxInvalidMessages: settings.maxInvalidMessages,
       maxRequests: settings.maxRequests,
       concurrency: settings.concurrency,
@@ -305,8 +306,8 @@ export async function debugState(core: SessionCore): Promise<SessionDebugState> 
       bidirectional: { ...credit.state("bidirectional") },
       unidirectional: { ...credit.state("unidirectional") },
     },
-    isHandled: inbound.isHandled,
-    owesAnswers: inbound.owesAnswers,
+    isHandled: receiving.isHandled,
+    owesAnswers: receiving.owedAnswers > 0,
   };
 }
 

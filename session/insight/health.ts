@@ -1,7 +1,7 @@
 /** Issues of a session, found at once or at intervals. */
 import type { Timer } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
-import type { SessionCore } from "../core.ts";
+import type { Inside } from "../receiving.ts";
 import { statsOf } from "./stats.ts";
 import type { SessionStats } from "../types.ts";
 import type { CreditKind, CreditState } from "../../transport/connection.ts";
@@ -22,7 +22,7 @@ export interface SessionHealth {
 
 /** Implements `monitorHealth` of a session. */
 export async function* monitorHealth(
-  core: SessionCore,
+  core: Inside,
   options: { readonly intervalMs?: number | undefined; readonly signal?: AbortSignal | undefined },
 ): AsyncGenerator<SessionHealth, void, undefined> {
   const { intervalMs = 60_000, signal } = options;
@@ -66,7 +66,7 @@ export async function* monitorHealth(
  * Returns the callbacks for the end of the session. With the promise of that end instead, each check
  * would add a reaction that stays in memory until the end.
  */
-function monitorsOf(core: SessionCore): Set<() => void> {
+function monitorsOf(core: Inside): Set<() => void> {
   if (core.monitors === undefined) {
     const monitors = core.monitors = new Set<() => void>();
     core.whenEnded(() => monitors.forEach((end) => end()));
@@ -74,21 +74,21 @@ function monitorsOf(core: SessionCore): Set<() => void> {
   return core.monitors;
 }
 
-function healthOf(core: SessionCore, before: SessionStats | undefined): SessionHealth {
+function healthOf(core: Inside, before: SessionStats | undefined): SessionHealth {
   const found = issues(core, before);
   return {
     at: core.runtime.now(),
     isHealthy: found.length === 0,
     issues: found,
     stats: statsOf(core),
-    roundTripMs: core.roundTripMs,
+    roundTripMs: core.sending.roundTripMs,
   };
 }
 
 /** Returns the fill levels of the queues of a session. */
-export function queuesOf(core: SessionCore) {
-  const { inbound, queue, settings } = core;
-  const { waitingMessages, waitingBytes } = inbound.stats;
+export function queuesOf(core: Inside) {
+  const { receiving, queue, settings } = core;
+  const { waitingMessages, waitingBytes } = receiving.stats;
   const { maxMessages, maxBytes } = settings.receiveQueue;
   const sending = queue?.stats;
   return {
@@ -190,7 +190,7 @@ const MISSING_BEATS = 1.5;
  * values.
  * @returns The issues.
  */
-export function issues(core: SessionCore, before?: SessionStats): SessionIssue[] {
+export function issues(core: Inside, before?: SessionStats): SessionIssue[] {
   const stats = statsOf(core);
   const found: SessionIssue[] = [];
   const add = (severity: SessionIssue["severity"], code: SessionIssue["code"], message: string) => {
@@ -209,10 +209,11 @@ export function issues(core: SessionCore, before?: SessionStats): SessionIssue[]
 }
 
 function checkDecisions(
-  { late, createdAt, settings }: SessionCore,
+  { decisions, createdAt, settings }: Inside,
   before: SessionStats | undefined,
   add: Add,
 ): void {
+  const { late } = decisions ?? {};
   if (late === undefined || before !== undefined && late.at - createdAt <= before.uptimeMs) return;
   const names = Array.from(
     late.counts,
@@ -238,8 +239,9 @@ type Add = (
   message: string,
 ) => void;
 
-function checkLife(core: SessionCore, add: Add): void {
-  const { createdAt, drainingAt, heartbeat, inbound, lastHeard, state } = core;
+function checkLife(core: Inside, add: Add): void {
+  const { createdAt, drainingAt, receiving, state } = core;
+  const { heartbeat, lastHeard } = receiving;
   const now = core.runtime.now();
   if (state === "connecting" && now - createdAt > CONNECTING_MS) {
     add(
@@ -271,17 +273,17 @@ function checkLife(core: SessionCore, add: Add): void {
         seconds(heartbeat.timeoutMs),
     );
   }
-  const { runningSince } = core.handling;
+  const { runningSince } = core.receiving;
   if (runningSince !== undefined && now - runningSince > SLOW_HANDLER_MS) {
     add(
       "warning",
       "slow-handler",
       `A handler has been running for ${seconds(now - runningSince)}, and ` +
-        `${inbound.stats.waitingMessages} wait behind: check what onMessage awaits, or raise concurrency`,
+        `${receiving.stats.waitingMessages} wait behind: check what onMessage awaits, or raise concurrency`,
     );
   }
-  const { waitingMessages } = inbound.stats;
-  const isHeld = inbound.queue.isHeld && waitingMessages > 0 && state === "connected";
+  const { waitingMessages } = receiving.stats;
+  const isHeld = receiving.queue.isHeld && waitingMessages > 0 && state === "connected";
   if (isHeld && now - (core.readyAt ?? now) > SLOW_HANDLER_MS) {
     add(
       "warning",
@@ -293,12 +295,12 @@ function checkLife(core: SessionCore, add: Add): void {
   }
 }
 
-function checkQueues(core: SessionCore, add: Add): void {
+function checkQueues(core: Inside, add: Add): void {
   const { send, receive } = queuesOf(core);
   const advice = {
     "send-queue-nearly-full":
       "the peer reads too slowly: await flushed(), send less, or drop by a policy",
-    "receive-queue-nearly-full": core.inbound.isHandled
+    "receive-queue-nearly-full": core.receiving.isHandled
       ? "the handler is slower than the peer: make onMessage faster, or raise concurrency"
       : "no loop reads the messages, or a loop reads too slowly: loop over the session, or set onMessage",
   } as const;
@@ -322,7 +324,7 @@ function checkQueues(core: SessionCore, add: Add): void {
   }
 }
 
-function checkStreams(core: SessionCore, stats: SessionStats, add: Add): void {
+function checkStreams(core: Inside, stats: SessionStats, add: Add): void {
   const { unreadStreams = 0 } = core.connection.inspect ?? {};
   const { activeStreams, streamsClosed, streamsCreated, uptimeMs } = stats;
   if (unreadStreams > 0) {
@@ -345,7 +347,7 @@ function checkStreams(core: SessionCore, stats: SessionStats, add: Add): void {
   }
 }
 
-function checkCredit({ connection, openings }: SessionCore, add: Add): void {
+function checkCredit({ connection, openings }: Inside, add: Add): void {
   const kinds: CreditKind[] = ["data", "bidirectional", "unidirectional"];
   for (const kind of kinds) {
     const credit: CreditState | undefined = connection.inspect?.credit?.state(kind);
@@ -398,7 +400,7 @@ function since(stats: SessionStats, before: SessionStats | undefined): Growth {
   return Object.fromEntries(GROWING.map((name) => [name, stats[name] - before[name]])) as Growth;
 }
 
-function checkCounters(core: SessionCore, stats: Growth, add: Add): void {
+function checkCounters(core: Inside, stats: Growth, add: Add): void {
   const { invalidMessages, protocolErrors, receivedMessages, streamErrors, streamsCreated } = stats;
   const operations = receivedMessages + streamsCreated + protocolErrors;
   const errors = protocolErrors + streamErrors;
@@ -457,9 +459,9 @@ function checkCounters(core: SessionCore, stats: Growth, add: Add): void {
   }
 }
 
-function checkUse(core: SessionCore, stats: SessionStats, add: Add): void {
+function checkUse(core: Inside, stats: SessionStats, add: Add): void {
   // Without the library's own control messages.
-  const said = stats.sentMessages - core.posted;
+  const said = stats.sentMessages - core.sending.posted;
   const isUsed = stats.receivedMessages > 0 || said > 0 || stats.streamsCreated > 0 ||
     stats.datagramsSent > 0 || stats.datagramsReceived > 0;
   if (stats.uptimeMs > IDLE_MS && !isUsed) {

@@ -1,6 +1,7 @@
 /** Ping of a peer, with the round-trip time. */
 import { UnsupportedError } from "../../errors.ts";
-import { MAX_PINGS, type SessionCore } from "../core.ts";
+import type { Inside } from "../receiving.ts";
+import { MAX_PINGS } from "../sending.ts";
 import { PendingRequests } from "../pending_requests.ts";
 import type { WaitOptions } from "../types.ts";
 
@@ -8,7 +9,7 @@ import type { WaitOptions } from "../types.ts";
 const PING_TIMEOUT_MS = 10_000;
 
 /** Implements `ping` of a session. */
-export async function ping(core: SessionCore, options: WaitOptions): Promise<number> {
+export async function ping(core: Inside, options: WaitOptions): Promise<number> {
   const { timeoutMs = PING_TIMEOUT_MS, signal } = options;
   if (!core.joins) {
     throw new UnsupportedError(
@@ -16,18 +17,18 @@ export async function ping(core: SessionCore, options: WaitOptions): Promise<num
     );
   }
   core.checkOpen("ping");
-  core.pings ??= new PendingRequests(core.runtime, core.settings.maxRequests);
+  core.sending.pings ??= new PendingRequests(core.runtime, core.settings.maxRequests);
   let sentAt = 0;
-  await core.pings.ask({
+  await core.sending.pings.ask({
     what: "the pong",
     timeoutMs,
     signal,
     send: (id) => {
       sentAt = core.runtime.monotonic();
-      core.post({ ping: MAX_PINGS + id });
+      core.sending.post({ ping: MAX_PINGS + id });
       core.settings.turn.flush();
     },
-    cancel: (_id, reason) => core.gaveUp(reason),
+    cancel: (_id, reason) => core.sending.gaveUp(reason),
   });
-  return core.roundTripMs = core.runtime.monotonic() - sentAt;
+  return core.sending.roundTripMs = core.runtime.monotonic() - sentAt;
 }

@@ -1,6 +1,6 @@
 /** Counters of a session. */
 import type { ConnectionCounters } from "../../transport/connection.ts";
-import type { SessionCore } from "../core.ts";
+import type { Inside } from "../receiving.ts";
 import type { ControlStats, SendQueueStats, SessionStats } from "../types.ts";
 
 /** Counters of the connection that a session reports unchanged. */
@@ -35,7 +35,7 @@ class Snapshot {
 }
 
 /** Reads the counters of a session. Creates no state on the session. */
-export function statsOf(core: SessionCore): SessionStats {
+export function statsOf(core: Inside): SessionStats {
   const { closedAt, connection, createdAt, id, readyAt, state } = core;
   const counters = connection.inspect?.counters;
   const counted = (name: keyof ConnectionCounters) => counters?.[name] ?? 0;
@@ -54,10 +54,10 @@ export function statsOf(core: SessionCore): SessionStats {
     closedAt,
     uptimeMs: readyAt === undefined ? 0 : (closedAt ?? core.runtime.now()) - readyAt,
     ...(core.queue?.stats ?? NO_QUEUE),
-    ...core.inbound.stats,
-    ...(core.controlStats ?? NO_CONTROLS),
-    handlerFailures: core.handlerFailures,
-    awaitedAnswers: core.openRequests,
+    ...core.receiving.stats,
+    ...(core.sending.controlStats ?? NO_CONTROLS),
+    handlerFailures: core.failures?.count ?? 0,
+    awaitedAnswers: core.sending.openRequests,
     ...streams,
     streamsCreated,
     activeStreams: streamsCreated - streams.streamsClosed,

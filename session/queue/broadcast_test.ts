@@ -69,8 +69,8 @@ Deno.test("Broadcast.send() gives all members the same frame when the turn ends"
   await using bench = new Bench();
   const [one, two] = [await bench.connect(), await bench.connect()];
   const group = new Broadcast(bench.turn);
-  group.add(one.session, one.session[internals].messages("share messages"));
-  group.add(two.session, two.session[internals].messages("share messages"));
+  group.add(one.session, one.session[internals].sending.messages("share messages"));
+  group.add(two.session, two.session[internals].sending.messages("share messages"));
   group.send(message(1));
   group.send(message(2));
   assertEquals(one.frames, []);
@@ -87,7 +87,7 @@ Deno.test("Broadcast.send() leaves one member out, and only of that message", as
   const stranger = await bench.connect();
   const group = new Broadcast(bench.turn);
   for (const { session } of peers) {
-    group.add(session, session[internals].messages("share messages"));
+    group.add(session, session[internals].sending.messages("share messages"));
   }
   group.send(message(1), peers[0]!.session);
   group.send(message(2), peers[1]!.session);
@@ -102,8 +102,12 @@ Deno.test("Broadcast keeps the order of overlapping groups and of single sends",
   const peers = [await bench.connect(), await bench.connect(), await bench.connect()];
   const [a, b, c] = peers.map(({ session }) => session);
   const [left, right] = [new Broadcast(bench.turn), new Broadcast(bench.turn)];
-  for (const session of [a!, b!]) left.add(session, session[internals].messages("share messages"));
-  for (const session of [b!, c!]) right.add(session, session[internals].messages("share messages"));
+  for (const session of [a!, b!]) {
+    left.add(session, session[internals].sending.messages("share messages"));
+  }
+  for (const session of [b!, c!]) {
+    right.add(session, session[internals].sending.messages("share messages"));
+  }
   b!.send("t", 1);
   right.send(message(2));
   left.send(message(3));
@@ -120,9 +124,9 @@ Deno.test("Broadcast.add() and delete() first deliver earlier messages", async (
   await using bench = new Bench();
   const [one, two] = [await bench.connect(), await bench.connect()];
   const group = new Broadcast(bench.turn);
-  group.add(one.session, one.session[internals].messages("share messages"));
+  group.add(one.session, one.session[internals].sending.messages("share messages"));
   group.send(message(1));
-  group.add(two.session, two.session[internals].messages("share messages"));
+  group.add(two.session, two.session[internals].sending.messages("share messages"));
   group.send(message(2));
   group.delete(one.session);
   group.send(message(3));
@@ -134,9 +138,9 @@ Deno.test("Broadcast.add() and delete() are idempotent, and flush only for a cha
   await using bench = new Bench();
   const [one, two] = [await bench.connect(), await bench.connect()];
   const group = new Broadcast(bench.turn);
-  group.add(one.session, one.session[internals].messages("share messages"));
+  group.add(one.session, one.session[internals].sending.messages("share messages"));
   group.send(message(1));
-  group.add(one.session, one.session[internals].messages("share messages"));
+  group.add(one.session, one.session[internals].sending.messages("share messages"));
   group.delete(two.session);
   group.send(message(2));
   await bench.endTurn();
@@ -152,7 +156,7 @@ Deno.test("Broadcast.add() refuses a session that carries no messages", async ()
   const session = new Session(pair.server, sessionSettings({ side: "server", turn }));
   const group = new Broadcast(turn);
   assertThrows(
-    () => group.add(session, session[internals].messages("share messages")),
+    () => group.add(session, session[internals].sending.messages("share messages")),
     UnsupportedError,
   );
   assertEquals(group.size, 0);
@@ -164,8 +168,8 @@ Deno.test("Broadcast.send() flushes early, so that a healthy member never overfl
   const { session, frames } = await bench.connect("skein.1", { sendQueue: { maxMessages: 16 } });
   const plain = await bench.connect("", { sendQueue: { maxMessages: 16 } });
   const group = new Broadcast(bench.turn);
-  group.add(session, session[internals].messages("share messages"));
-  group.add(plain.session, plain.session[internals].messages("share messages"));
+  group.add(session, session[internals].sending.messages("share messages"));
+  group.add(plain.session, plain.session[internals].sending.messages("share messages"));
   const sent = Array.from({ length: 1_000 }, (_, i) => i);
   for (const i of sent) group.send(message(i), i % 7 === 0 ? plain.session : undefined);
   session.send("t", 1_000);
@@ -179,7 +183,7 @@ Deno.test("Broadcast.send() splits batches larger than a joined frame", async ()
   await using bench = new Bench();
   const { session, frames } = await bench.connect();
   const group = new Broadcast(bench.turn);
-  group.add(session, session[internals].messages("share messages"));
+  group.add(session, session[internals].sending.messages("share messages"));
   for (let i = 0; i < 5; i++) group.send(message("x".repeat(30_000)));
   await bench.endTurn();
   assertEquals(dataOf(frames).length, 5);
@@ -194,8 +198,8 @@ Deno.test("Broadcast closes a member that does not read, and the others lose not
     await bench.connect("skein.1", limits),
   ];
   const group = new Broadcast(bench.turn);
-  group.add(slow.session, slow.session[internals].messages("share messages"));
-  group.add(healthy.session, healthy.session[internals].messages("share messages"));
+  group.add(slow.session, slow.session[internals].sending.messages("share messages"));
+  group.add(healthy.session, healthy.session[internals].sending.messages("share messages"));
   slow.link.stall("to-client");
   for (let i = 0; i < 20; i++) {
     group.send(message("x".repeat(20_000)));
@@ -212,13 +216,13 @@ Deno.test("Broadcast.add() still applies while it closes another member that is 
   const slow = await bench.connect("skein.1", { sendQueue: { maxMessages: 1 } });
   const late = await bench.connect();
   const group = new Broadcast(bench.turn);
-  group.add(slow.session, slow.session[internals].messages("share messages"));
+  group.add(slow.session, slow.session[internals].sending.messages("share messages"));
   slow.link.stall("to-client");
   slow.session.send("t", "x".repeat(100_000));
   await bench.endTurn();
   group.send(message(1));
   group.send(message(2));
-  group.add(late.session, late.session[internals].messages("share messages"));
+  group.add(late.session, late.session[internals].sending.messages("share messages"));
   assertEquals([group.size, slow.session.isClosed], [2, false]);
   await Promise.resolve();
   assert(slow.session.isClosed);
@@ -228,8 +232,8 @@ Deno.test("Broadcast.send() keeps messages that a plain member's wire does not t
   await using bench = new Bench();
   const [slow, quick] = [await bench.connect(""), await bench.connect("")];
   const group = new Broadcast(bench.turn);
-  group.add(slow.session, slow.session[internals].messages("share messages"));
-  group.add(quick.session, quick.session[internals].messages("share messages"));
+  group.add(slow.session, slow.session[internals].sending.messages("share messages"));
+  group.add(quick.session, quick.session[internals].sending.messages("share messages"));
   slow.link.stall("to-client");
   const texts = Array.from({ length: 5 }, (_, i) => `${i}${"x".repeat(30_000)}`);
   for (const text of texts) group.send(message(text));

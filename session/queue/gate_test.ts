@@ -46,11 +46,11 @@ Deno.test("Session of a server reports its fill to the wire, if it has a handler
   const { core, send, session } = paused({ onMessage: () => gate.promise });
   await session.ready;
   await send(3);
-  assertEquals(core.backpressure!.fill, 2 / 4);
-  const changed = core.backpressure!.changed();
+  assertEquals(core.receiving.backpressure!.fill, 2 / 4);
+  const changed = core.receiving.backpressure!.changed();
   gate.resolve();
   await changed;
-  while (core.backpressure!.fill > 0) await core.backpressure!.changed();
+  while (core.receiving.backpressure!.fill > 0) await core.receiving.backpressure!.changed();
   await session.close();
 });
 
@@ -65,9 +65,9 @@ Deno.test("Session is as full as by the nearer limit of its receive queue", asyn
       onMessage: () => gate.promise,
     });
     await session.ready;
-    assertEquals(core.backpressure!.fill, 0);
+    assertEquals(core.receiving.backpressure!.fill, 0);
     await send(3);
-    assertEquals([session.stats.waitingMessages, core.backpressure!.fill], [2, expected]);
+    assertEquals([session.stats.waitingMessages, core.receiving.backpressure!.fill], [2, expected]);
     gate.resolve();
     await session.close();
   }
@@ -77,7 +77,7 @@ Deno.test("Session without a reader does not stop its wire: the oldest messages 
   const { core, send, session } = paused({});
   await session.ready;
   await send(10);
-  assertEquals([core.backpressure!.fill, session.stats.unreadMessages], [0, 6]);
+  assertEquals([core.receiving.backpressure!.fill, session.stats.unreadMessages], [0, 6]);
   await session.close();
 });
 
@@ -87,8 +87,8 @@ Deno.test("Session with a pending request does not stop its wire, so that the an
   });
   await session.ready;
   await send(3);
-  assertEquals([session.stats.waitingMessages, core.backpressure!.fill], [2, 0]);
-  for (let id = 1; core.inbound.isIdle === false && id < 10; id++) {
+  assertEquals([session.stats.waitingMessages, core.receiving.backpressure!.fill], [2, 0]);
+  for (let id = 1; core.receiving.isIdle === false && id < 10; id++) {
     peer.connection.frames!.send(`{"reply":${id},"data":1}`);
     await turns();
   }

@@ -1,7 +1,7 @@
 /** First frames of a server's session: the token, or the first message of a client that moves here. */
 import { AuthenticationError, CloseCode, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Frame } from "../../transport/connection.ts";
-import type { SessionCore } from "../core.ts";
+import type { Inside } from "../receiving.ts";
 import type { Session } from "../session.ts";
 import { report } from "../settings.ts";
 import { parseEnvelope } from "../wire/server_envelope.ts";
@@ -15,12 +15,12 @@ export const MAX_TOKEN_BYTES = 16_384;
 
 /** Receives the first frames of one session, in place of its receiving half. */
 export class FirstFrames {
-  readonly #core: SessionCore<Session>;
+  readonly #core: Inside<Session>;
   readonly #maxTokenBytes: number;
   #isChecking = false;
 
   /** Creates the receiver of frames that have not come yet. */
-  constructor(core: SessionCore<Session>, maxTokenBytes: number = MAX_TOKEN_BYTES) {
+  constructor(core: Inside<Session>, maxTokenBytes: number = MAX_TOKEN_BYTES) {
     this.#core = core;
     this.#maxTokenBytes = maxTokenBytes;
   }
@@ -30,19 +30,23 @@ export class FirstFrames {
     const core = this.#core;
     if (core.awaitsToken) return void this.#receiveToken(frame);
     // The first frame of a client that moves here establishes the session.
-    if (core.state === "connecting" && core.predecessor !== undefined) {
+    if (core.state === "connecting" && core.lineage.predecessor !== undefined) {
       core.connected();
       if (core.state === "connecting" || core.ending !== undefined) return;
     }
-    core.firstFrames = undefined;
-    core.inbound.receive(frame);
+    core.receiving.firstFrames = undefined;
+    core.receiving.receive(frame);
+  }
+
+  #refuse(code: number, reason: string): void {
+    this.#core.windUp({ code, reason, by: "local" });
   }
 
   /** Reads the first frame of a peer that MUST send a token before anything else. */
   async #receiveToken(frame: Frame): Promise<void> {
     const core = this.#core;
     if (this.#isChecking) {
-      return core.refuse(
+      return this.#refuse(
         CloseCode.unauthenticated,
         "Nothing may be sent before the token is accepted",
       );
@@ -50,27 +54,27 @@ export class FirstFrames {
     this.#isChecking = true;
     core.giveUpAfter(core.settings.requestTimeoutMs, "answer to the token");
     if (typeof frame !== "string" || exceedsBytes(frame, this.#maxTokenBytes)) {
-      return core.refuse(
+      return this.#refuse(
         CloseCode.unauthenticated,
         `A token has at most ${this.#maxTokenBytes} bytes of text: see maxTokenBytes of the server`,
       );
     }
     const envelope = parseEnvelope(frame);
     if (envelope.kind !== "auth") {
-      return core.refuse(CloseCode.unauthenticated, "Expected a token first");
+      return this.#refuse(CloseCode.unauthenticated, "Expected a token first");
     }
     try {
-      await core.serving?.signIn(envelope.token);
+      await core.receiving.serving?.signIn(envelope.token);
     } catch (error) {
       if (core.state === "closed") return;
       const failure = failureOf(error);
-      core.post({ reply: envelope.id, error: failure });
+      core.sending.post({ reply: envelope.id, error: failure });
       if (!(error instanceof AuthenticationError)) report(core.settings, error, core.session);
       const status = error instanceof AuthenticationError ? error.status : 503;
-      return core.refuse(4000 + status, failure.message);
+      return this.#refuse(4000 + status, failure.message);
     }
     if (core.state === "closed") return;
-    core.post({ reply: envelope.id });
+    core.sending.post({ reply: envelope.id });
     core.connected();
   }
 }

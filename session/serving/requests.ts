@@ -4,7 +4,8 @@
  */
 import { AuthenticationError, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { internals, type SessionCore } from "../core.ts";
+import { internals } from "../core.ts";
+import type { Inside } from "../receiving.ts";
 import type { KeepAnswer } from "../answers/request_table.ts";
 import type { Control } from "../message.ts";
 import { ReceiveQueue } from "../queue/receive_queue.ts";
@@ -219,17 +220,17 @@ export class RequestService implements RequestServer, Disposable {
    * @returns The id of the session and 128 random bits; `undefined` where clients cannot move. A
    * guest who comes back has the same random bits.
    */
-  ticket(core: SessionCore<Session>): string | undefined {
-    if (!this.services.canMove || core.ticket !== undefined) return core.ticket;
-    if (core.user === undefined && core.secret !== undefined) {
-      return core.ticket = `${core.id}.${core.secret}`;
+  ticket(core: Inside<Session>): string | undefined {
+    if (!this.services.canMove || core.lineage.ticket !== undefined) return core.lineage.ticket;
+    if (core.user === undefined && core.lineage.secret !== undefined) {
+      return core.lineage.ticket = `${core.id}.${core.lineage.secret}`;
     }
     if (this.#unused === this.#random.length) {
       this.#runtime.getRandomValues(this.#random);
       this.#unused = 0;
     }
     const secret = this.#random.subarray(this.#unused, this.#unused += TICKET_BYTES);
-    return core.ticket = `${core.id}.${secret.toBase64(IN_URL)}`;
+    return core.lineage.ticket = `${core.id}.${secret.toBase64(IN_URL)}`;
   }
 
   /**
@@ -240,7 +241,7 @@ export class RequestService implements RequestServer, Disposable {
    * @param core The implementation of the session.
    * @returns The name, which no user has.
    */
-  nameOf(core: SessionCore<Session>): string {
+  nameOf(core: Inside<Session>): string {
     const secret = core.joins ? this.ticket(core)?.split(".")[1] : undefined;
     const hash = secret === undefined ? undefined : this.services.hashOf?.(secret);
     if (hash === undefined) return GUEST_PREFIX + core.id;
@@ -281,7 +282,7 @@ export class RequestService implements RequestServer, Disposable {
  * publications may overtake a publication.
  */
 export class RequestQueue implements SessionRequests {
-  readonly #core: SessionCore<Session>;
+  readonly #core: Inside<Session>;
   readonly #services: SessionServices;
   readonly #sequences: Sequences | undefined;
   #waiting: ReceiveQueue<() => void | Promise<void>> | undefined;
@@ -293,7 +294,7 @@ export class RequestQueue implements SessionRequests {
   #abort: AbortController | undefined;
 
   /** Creates a queue without requests. */
-  constructor(core: SessionCore<Session>, service: RequestService) {
+  constructor(core: Inside<Session>, service: RequestService) {
     this.#core = core;
     this.#services = service.services;
     this.#sequences = service.sequences;
@@ -328,7 +329,7 @@ export class RequestQueue implements SessionRequests {
     if (core.client === key) return true;
     const message = 'Expected "client" to be what it was before in this session';
     this.#fail(id ?? null, { code: "malformed", message });
-    core.inbound.countInvalid(message);
+    core.receiving.faults.countInvalid(message);
     return false;
   }
 
@@ -347,7 +348,7 @@ export class RequestQueue implements SessionRequests {
     const numbered = this.#numbers.take({ ...envelope, seq }, size);
     if (typeof numbered === "string") {
       this.#fail(id ?? null, { code: "malformed", message: numbered });
-      this.#core.inbound.countInvalid(numbered);
+      this.#core.receiving.faults.countInvalid(numbered);
       return null;
     }
     if (isRead) return numbered;
@@ -371,7 +372,7 @@ export class RequestQueue implements SessionRequests {
         this.#fail(envelope.id, { code: "too-many", message: "Too many requests wait already" });
       }
       void numbered?.skip();
-      return this.#core.inbound.countInvalid(
+      return this.#core.receiving.faults.countInvalid(
         `Expected at most ${maxRequests} requests at once`,
       );
     }
@@ -446,7 +447,7 @@ export class RequestQueue implements SessionRequests {
         const onAnswer = (data: SubscribeAnswer) => {
           if (data.isSuperseded) return this.#fail(id, SUPERSEDED);
           if (data.refusal) return this.#fail(id, data.refusal);
-          this.#core.post({ reply: id, data });
+          this.#core.sending.post({ reply: id, data });
         };
         return services.subscribe!(session, topic, { since, last, onAnswer });
       }
@@ -486,20 +487,22 @@ export class RequestQueue implements SessionRequests {
     if (envelope.id === undefined) return;
     // The service answers through `onAnswer`, at the place where the messages of the topic begin.
     if (envelope.kind === "subscribe" && data === undefined) return;
-    this.#core.post({ reply: envelope.id, data });
+    this.#core.sending.post({ reply: envelope.id, data });
   }
 
   #serviceFailed(envelope: ServiceEnvelope, error: unknown): void {
     const { id = null } = envelope;
     const failure = failureOf(error);
-    const told = failure.code === "invalid" ? this.#core.inbound.misfit(id, failure) : failure;
+    const told = failure.code === "invalid"
+      ? this.#core.receiving.faults.misfit(id, failure)
+      : failure;
     if (told !== undefined) this.#fail(id, told);
     if (error instanceof RequestError || error instanceof AuthenticationError) {
       // A refusal is an answer and not the peer's fault, but a peer must not guess tokens.
       const { authenticate } = this.#services;
       const isForNow = error instanceof AuthenticationError && error.status >= 500;
       if (envelope.kind === "auth" && authenticate !== undefined && !isForNow) {
-        this.#core.inbound.countInvalid("Expected a token that is accepted");
+        this.#core.receiving.faults.countInvalid("Expected a token that is accepted");
       }
       return;
     }
@@ -507,7 +510,7 @@ export class RequestQueue implements SessionRequests {
   }
 
   #fail(id: number | null, error: RequestFailure): void {
-    this.#core.post({ reply: id, error });
+    this.#core.sending.post({ reply: id, error });
   }
 }
 

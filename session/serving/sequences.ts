@@ -6,7 +6,7 @@ import { Signal } from "../../base/signal.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
-import type { SessionCore } from "../core.ts";
+import type { Inside } from "../receiving.ts";
 import type { MessageTurn } from "../message.ts";
 import type { NumberedEnvelope } from "../settings.ts";
 import type { Session } from "../session.ts";
@@ -346,7 +346,7 @@ type NumberedTurn = "handle" | "repeated" | "over";
  */
 export class Numbers extends Signal {
   /** The session. */
-  readonly core: SessionCore<Session>;
+  readonly core: Inside<Session>;
   readonly #sequences: Sequences;
   #client: ClientSequence | undefined;
   /** Numbers that came and were not handled yet, in order. */
@@ -358,7 +358,7 @@ export class Numbers extends Signal {
   #isOver = false;
 
   /** Creates the numbers of a session whose client is not known yet. */
-  constructor(core: SessionCore<Session>, sequences: Sequences) {
+  constructor(core: Inside<Session>, sequences: Sequences) {
     super();
     this.core = core;
     this.#sequences = sequences;
@@ -417,7 +417,7 @@ export class Numbers extends Signal {
     const n = Math.min(this.#client!.kept, this.#ended);
     if (n <= this.#acknowledged || this.#isOver) return;
     this.#acknowledged = n;
-    this.core.post({ ack: n });
+    this.core.sending.post({ ack: n });
   }
 
   /** Ends the session's numbers: messages that have not begun are not handled any more. */
@@ -465,7 +465,7 @@ export class Numbered implements MessageTurn {
    * refused message would be lost: the next acknowledged number would cover this one too.
    */
   async begin(): Promise<NumberedTurn> {
-    await this.#numbers.core.inbound.meter?.admit(this.#kind, this.#size);
+    await this.#numbers.core.receiving.meter?.admit(this.#kind, this.#size);
     return await this.#turn();
   }
 
@@ -480,7 +480,7 @@ export class Numbered implements MessageTurn {
     const turn = await this.begin();
     if (turn === "repeated" && this.#id !== undefined) {
       const message = "The request was handled before, with an answer that is lost";
-      this.#numbers.core.fail(this.#id, { code: "unanswered", message });
+      this.#numbers.core.receiving.fail(this.#id, { code: "unanswered", message });
     }
     return turn === "handle";
   }

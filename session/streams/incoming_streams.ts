@@ -7,7 +7,7 @@ import type {
   ReceiveStream,
   StreamDirection,
 } from "../../transport/connection.ts";
-import type { SessionCore } from "../core.ts";
+import type { Inside } from "../receiving.ts";
 
 /** A stream that the peer opened. */
 export type IncomingStream =
@@ -37,13 +37,13 @@ interface Source {
  * Merges the incoming streams of both directions, for one loop at a time. A session has one merger.
  */
 class IncomingLoop {
-  readonly #core: SessionCore;
+  readonly #core: Inside;
   readonly #sources: Source[];
   #isRunning = false;
   #wake = () => {};
 
   /** Creates a merger that reads no stream yet. */
-  constructor(core: SessionCore) {
+  constructor(core: Inside) {
     const { connection } = core;
     this.#core = core;
     this.#sources = [
@@ -127,7 +127,7 @@ class IncomingLoop {
 
 /** Implements `incomingStreams` of a session. */
 export async function* incomingStreams(
-  core: SessionCore,
+  core: Inside,
   { signal }: { readonly signal?: AbortSignal | undefined },
 ): AsyncGenerator<IncomingStream, void, undefined> {
   // A server loops for each peer, and must not fail for a peer on a connection without streams.
@@ -137,7 +137,7 @@ export async function* incomingStreams(
 }
 
 /** Implements `sendDatagram` of a session. */
-export function sendDatagram(core: SessionCore, data: Uint8Array): void {
+export function sendDatagram(core: Inside, data: Uint8Array): void {
   const { capabilities, datagrams, transport } = core.connection;
   if (capabilities.datagrams === "none") {
     throw new UnsupportedError(
@@ -161,7 +161,7 @@ export function sendDatagram(core: SessionCore, data: Uint8Array): void {
 }
 
 /** Implements `grantDataCredit` and `grantStreamsCredit` of a session. */
-export function grantCredit(core: SessionCore, kind: CreditKind, total: number): void {
+export function grantCredit(core: Inside, kind: CreditKind, total: number): void {
   core.checkOpen("grant credit");
   const { inspect, transport } = core.connection;
   const credit = inspect?.credit;

@@ -141,8 +141,8 @@ export const boundedQueues: Invariant = {
             if (session.user?.startsWith(GUEST)) continue;
             const core = session[internals];
             checkQueue(name, core.queue, { ...sendQueue, maxMessages: most });
-            check(name, "requests of one end", core.openRequests, MAX_REQUESTS);
-            check(name, "received messages", core.inbound.stats.waitingMessages, MAX_RECEIVED);
+            check(name, "requests of one end", core.sending.openRequests, MAX_REQUESTS);
+            check(name, "received messages", core.receiving.stats.waitingMessages, MAX_RECEIVED);
           }
         }
         for (const { host: { name }, client } of clients) {

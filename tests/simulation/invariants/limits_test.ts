@@ -55,8 +55,8 @@ Deno.test("boundedQueues holds at the bounds, and finds each queue beyond", () =
   const holds = (messages: number, bytes: number, waiting: number, requests: number) => {
     const story = new Story(boundedQueues);
     const queue = { isFlushed: false, stats: { queuedMessages: messages, queuedBytes: bytes } };
-    const inbound = { stats: { waitingMessages: waiting } };
-    const session = { [internals]: { queue, openRequests: requests, inbound } };
+    const receiving = { stats: { waitingMessages: waiting } };
+    const session = { [internals]: { queue, sending: { openRequests: requests }, receiving } };
     story.cluster.servers.push({
       host: story.host("node1"),
       server: { manager: { all: () => [session] } } as unknown as LiveServer["server"],

@@ -80,7 +80,7 @@ export const nothingPending: Invariant = {
         if (!isSettled) return;
         visit(cluster, (core) => {
           const state = states.get(core) ?? { sinceMs: cluster.nowMs, isIdle: false };
-          state.isIdle ||= core.openRequests === 0;
+          state.isIdle ||= core.sending.openRequests === 0;
           states.set(core, state);
         });
       },
@@ -92,7 +92,7 @@ export const nothingPending: Invariant = {
           report(
             { atMs: nowMs, host },
             `expected no request of a ${end} since ${seconds(sinceMs)}, received ` +
-              `${core.openRequests} that wait`,
+              `${core.sending.openRequests} that wait`,
           );
         });
       },
@@ -102,7 +102,7 @@ export const nothingPending: Invariant = {
 
 /** The part of a session that counts requests. */
 interface Pending {
-  readonly openRequests: number;
+  readonly sending: { readonly openRequests: number };
 }
 
 /** Latest end of a wait, in virtual time. */

@@ -40,7 +40,7 @@ Deno.test("everyWaitEnds finds a wait that is late", () => {
 /** A node and a client of one session, with requests that wait at three steps. */
 function waiting(...counts: readonly (readonly [node: number, client: number])[]): Story {
   const story = new Story(nothingPending);
-  const [near, far] = [{ openRequests: 1 }, { openRequests: 1 }];
+  const [near, far] = [{ sending: { openRequests: 1 } }, { sending: { openRequests: 1 } }];
   story.cluster.servers.push({
     host: story.host("node1"),
     server: { manager: { all: () => [{ [internals]: near }] } } as unknown as LiveServer["server"],
@@ -51,7 +51,7 @@ function waiting(...counts: readonly (readonly [node: number, client: number])[]
   } as unknown as LiveClient);
   story.steps().tells("settled", {});
   for (const [node, client] of counts) {
-    [near.openRequests, far.openRequests] = [node, client];
+    [near.sending.openRequests, far.sending.openRequests] = [node, client];
     story.steps().passes(6_000);
   }
   return story.ends();

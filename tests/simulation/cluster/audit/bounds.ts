@@ -242,7 +242,7 @@ async function auditReceived(narrow: Narrow): Promise<void> {
       narrow.held = held.promise;
       for (let n = 0; n < fit; n++) client.send(topic, data);
       await audit.pause(ROUND_MS);
-      const waiting = session?.[internals].inbound.stats.waitingMessages;
+      const waiting = session?.[internals].receiving.stats.waitingMessages;
       expect(`waiting messages within the bound of ${what}, round ${round}`, fit - 1, waiting);
     }
     client.send(topic, data);

@@ -67,8 +67,8 @@ async function visitRequests(tour: Tour): Promise<void> {
   });
   for (
     const [end, { openRequests }] of [
-      ["a client", client.session![internals]],
-      ["a node", session[internals]],
+      ["a client", client.session![internals].sending],
+      ["a node", session[internals].sending],
     ] as const
   ) tour.examine("waits", `requests of ${end} afterwards`, "0", openRequests);
 }

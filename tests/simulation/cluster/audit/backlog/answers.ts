@@ -172,9 +172,12 @@ export async function auditAnswers(audit: Audit): Promise<void> {
   const producer: Producer = { audit, random, made, client, session, gate };
   for (let i = 0; i < ANSWERS; i++) await auditEnd(producer, `answer ${i}`);
   if (random() < 0.5) await auditEarly(producer);
-  const { handling } = session[internals];
-  const left =
-    () => [handling.owedAnswers, handling.leaving, client.session![internals].openRequests];
+  const { receiving } = session[internals];
+  const left = () => [
+    receiving.owedAnswers,
+    receiving.leaving,
+    client.session![internals].sending.openRequests,
+  ];
   await audit.until(() => left().every((count) => count === 0), TRIP_MS);
   audit.examine("queues", "answers that are left", [0, 0, 0], left());
   await auditFull(producer, got);

@@ -148,7 +148,7 @@ async function auditSlowHandler(audit: Audit): Promise<void> {
   );
   await audit.until(() => got.length >= count, ROUND_MS);
   audit.examine("carriers", "messages posted beside events", range(1, count), got);
-  await audit.until(() => client.session?.[internals].openRequests === 0, ROUND_MS);
+  await audit.until(() => client.session?.[internals].sending.openRequests === 0, ROUND_MS);
   audit.examine("carriers", "requests over HTTP that failed", [], failures);
   const buffered = () => remote?.connection.frames?.bufferedAmount;
   // A ping may be on its way.

@@ -165,7 +165,7 @@ async function publishBeyond(
     if (!isDenied) numbers.push(n);
     return outcomeOf(client.publish(isDenied ? DENIED : TOPIC, n));
   });
-  const unanswered = () => client.session?.[internals].openRequests ?? 0;
+  const unanswered = () => client.session?.[internals].sending.openRequests ?? 0;
   await audit.until(() => client.isConnected && unanswered() >= MAX_UNANSWERED);
   await audit.pause(TRIP_MS);
   expect(`publications without an answer, of ${count}`, MAX_UNANSWERED, unanswered());

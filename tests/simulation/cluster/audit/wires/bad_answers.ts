@@ -254,10 +254,10 @@ async function askAll(
     expect(`outcome of a request (${how}: ${bad})`, HANDLERS[how], await outcome);
     await examineBadSends({ audit, random, expect }, asker);
   }
-  await audit.until(() => handler[internals].handling.owedAnswers === 0, ANSWER_MS);
-  const { owedAnswers, leaving } = handler[internals].handling;
+  await audit.until(() => handler[internals].receiving.owedAnswers === 0, ANSWER_MS);
+  const { owedAnswers, leaving } = handler[internals].receiving;
   expect("answers owed behind all requests", [0, 0], [owedAnswers, leaving]);
-  expect("requests open behind all requests", 0, asker[internals].openRequests);
+  expect("requests open behind all requests", 0, asker[internals].sending.openRequests);
   // Each request has one answer.
   expect("late answers", 0, asker.stats.lateAnswers);
 }
@@ -278,6 +278,6 @@ async function examineBadSends(
   const expected = bad.startsWith("large") ? "RangeError" : "TypeError";
   const outcome = await audit.inTime(outcomeOf(doing()), ANSWER_MS, "no error in time");
   expect(`${call} of data that no message holds (${bad})`, expected, outcome.split(":")[0]);
-  const { openRequests, awaitedAnswers } = session[internals];
+  const { openRequests, awaitedAnswers } = session[internals].sending;
   expect(`requests open behind a bad ${call}`, [0, 0], [openRequests, awaitedAnswers]);
 }

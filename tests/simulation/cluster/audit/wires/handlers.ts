@@ -197,10 +197,10 @@ async function auditSession(
     const calls = handlers.calls.filter(isRequest);
     examineClose(audit, { closes, calls, latestMs: endedMs + closeTimeoutMs, about });
   }
-  const left = [handler[internals].handling.owedAnswers, handler[internals].handling.leaving];
+  const left = [handler[internals].receiving.owedAnswers, handler[internals].receiving.leaving];
   audit.examine("queues", `answers that the handlers owe ${about}`, [0, 0], left);
   if (!isDead) {
-    const { openRequests } = caller[internals];
+    const { openRequests } = caller[internals].sending;
     audit.examine("queues", `requests that the caller has open ${about}`, 0, openRequests);
   }
   if (!isDead) await client.close();

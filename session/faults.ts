@@ -1,0 +1,138 @@
+/**
+ * Faults of a peer: input that cannot be read, and data that does not fit the contract.
+ *
+ * @module
+ */
+import { CloseCode, type RequestError, type RequestFailure } from "../errors.ts";
+import type { SessionCore } from "./core.ts";
+import { tellSkipped } from "./settings.ts";
+import type { RequestStreamOptions } from "./types.ts";
+
+/** Receives data that does not fit the contract. */
+export type InvalidHandler = RequestStreamOptions["onInvalid"];
+
+/** Data that does not fit the contract. */
+interface Misfit {
+  readonly data: unknown;
+  /** Receives the error and the data; by default, `onError` receives the error. */
+  readonly onInvalid: InvalidHandler;
+}
+
+/** Faulty inputs, and data that does not fit, are counted per window of this length, in milliseconds. */
+const WINDOW_MS = 60_000;
+
+/**
+ * Shortest interval between two refusals of messages without an id, in milliseconds, once the peer
+ * has sent too much data that does not fit.
+ */
+const REFUSAL_INTERVAL_MS = 1_000;
+
+/** Counts the faults of one peer, and tells both ends. */
+export class Faults {
+  /** Count of the messages that are malformed, or whose data does not fit the contract. */
+  messages = 0;
+  /** Count of the violations of the protocol. */
+  protocolErrors = 0;
+  readonly #core: SessionCore;
+  readonly #malformed = new Window();
+  /** Messages whose data does not fit the contract. */
+  readonly #misfits = new Window();
+  #refusedAt = -Infinity;
+
+  /** Creates the count of a peer that got nothing wrong. */
+  constructor(core: SessionCore) {
+    this.#core = core;
+  }
+
+  /**
+   * Counts a faulty input: an envelope that cannot be read, or too many requests. Too many within a
+   * minute end the session.
+   *
+   * @param what The expected and the received value.
+   */
+  countInvalid(what: string): void {
+    this.messages++;
+    this.note(what);
+    const { runtime, maxInvalidMessages } = this.#core.settings;
+    const count = this.#malformed.add(runtime.now());
+    if (count < maxInvalidMessages) return;
+    this.#core.abort(CloseCode.malformed, `${count} invalid messages`);
+  }
+
+  /** Notes a violation of the protocol. */
+  note(what: string): void {
+    this.protocolErrors++;
+    this.#core.emit("protocolerror", what);
+  }
+
+  /** Counts data that does not fit the contract: the peer may have another version of the contract. */
+  countMisfit(): void {
+    this.messages++;
+  }
+
+  /**
+   * Counts data that does not fit the contract, and tells how to refuse it. Such data never ends the
+   * session. After `maxInvalidMessages` within a minute, a server slows the peer by `too-many`, and a
+   * client no longer tells the server of publications, which go to many other clients too.
+   *
+   * @param id The id of the request; `null` for a message without an id.
+   * @param failure The reason.
+   * @returns The failure for the peer; `undefined` if the peer was told often enough.
+   */
+  misfit(id: number | null, failure: RequestFailure): RequestFailure | undefined {
+    this.countMisfit();
+    const { runtime, maxInvalidMessages, side } = this.#core.settings;
+    const now = runtime.now();
+    const count = this.#misfits.add(now);
+    if (count <= maxInvalidMessages) return failure;
+    if (id === null) {
+      if (side === "client") return undefined;
+      if (Math.abs(now - this.#refusedAt) < REFUSAL_INTERVAL_MS) return undefined;
+      this.#refusedAt = now;
+    }
+    return {
+      code: "too-many",
+      message: `${count} messages in a minute did not fit the contract: ${failure.message}`,
+      retryAfterMs: this.#misfits.restMs(now),
+    };
+  }
+
+  /**
+   * Counts data that is skipped because it does not fit the contract, and tells the application.
+   *
+   * @param error The reason.
+   * @param of The data, and the function that receives both.
+   */
+  skip(error: RequestError, of: Misfit): void {
+    this.countMisfit();
+    this.tell(error, of);
+  }
+
+  /** Tells the application of data that does not fit the contract. */
+  tell(error: RequestError, { data, onInvalid }: Misfit): void {
+    const { settings, session } = this.#core;
+    if (onInvalid !== undefined) onInvalid(error, data);
+    else tellSkipped(settings, error, { session });
+  }
+}
+
+/** Counts events within a minute. */
+class Window {
+  #since = -Infinity;
+  #count = 0;
+
+  /** Counts an event, and returns the number of events in the current minute. */
+  add(now: number): number {
+    // A clock that was set back begins a new minute, too.
+    if (Math.abs(now - this.#since) > WINDOW_MS) {
+      this.#since = now;
+      this.#count = 0;
+    }
+    return ++this.#count;
+  }
+
+  /** Time until the current minute ends, in milliseconds. */
+  restMs(now: number): number {
+    return Math.max(1, Math.ceil(this.#since + WINDOW_MS - now));
+  }
+}

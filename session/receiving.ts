@@ -1,0 +1,909 @@
+/**
+ * The half of a session that receives: frames become envelopes, messages wait for the handler or the
+ * loop, are checked and handled, and requests are answered.
+ *
+ * @module
+ */
+import {
+  CloseCode,
+  RequestError,
+  type RequestFailure,
+  type SessionClosedError,
+  SkeinError,
+  TimeoutError,
+} from "../errors.ts";
+import { attempt } from "../base/call_safely.ts";
+import type { Runtime, Timer } from "../base/runtime.ts";
+import type { Backpressure, Frame, FrameReceiver } from "../transport/connection.ts";
+import type { CheckedMessage, MessageAcceptor } from "./contract.ts";
+import type { SessionCore, SessionHalf, WaitObserver } from "./core.ts";
+import { Faults, type InvalidHandler } from "./faults.ts";
+import { type Heartbeat, heartbeatOf, type WatchedPeer } from "./heartbeat.ts";
+import {
+  type Answerer,
+  type Control,
+  type IncomingMessage,
+  Message,
+  type MessageMatch,
+  type MessageTurn,
+  type Meter,
+  type TopicNote,
+  type TopicSink,
+} from "./message.ts";
+import { MAX_JOINED_BYTES } from "./queue/frames.ts";
+import { type Overtaking, ReceiveQueue } from "./queue/receive_queue.ts";
+import type { Sending } from "./sending.ts";
+import {
+  type NumberedEnvelope,
+  report,
+  type SessionRequests,
+  type SessionSettings,
+  tellSkipped,
+} from "./settings.ts";
+import type { InboundStats, SessionFace } from "./types.ts";
+import { decodeBinary, encodeData, isBinaryMessage, OversizeError } from "./wire/encode.ts";
+import {
+  type Envelope,
+  FIRST_CREDIT,
+  type Hello,
+  MAX_CREDIT,
+  readEnvelope,
+} from "./wire/envelope.ts";
+import { exceedsBytes } from "./wire/utf8.ts";
+
+/**
+ * Time that the first message may wait before a warning that the application has no reader, in
+ * milliseconds: a loop may begin late.
+ */
+const UNHANDLED_MS = 5_000;
+
+/**
+ * Requests of the peer that are handled while other handlers wait for the peer. Requests within
+ * requests hardly go deeper, and the bound ends an endless recursion.
+ */
+const MAX_NESTED = 8;
+
+/**
+ * Time that further requests wait for one of those handlers to end, in milliseconds, before the
+ * session refuses these requests as nested. If the peer only sent many requests at once, handlers
+ * end as the peer replies.
+ */
+const NESTED_MS = 1_000;
+
+/** A session with both of its halves: `session[internals]`. */
+export type Inside<F extends SessionFace = SessionFace> = SessionCore<F> & {
+  readonly sending: Sending;
+  readonly receiving: Receiving;
+};
+
+/** The module of `SessionSettings.answers`, which this module must not name. */
+interface AnswerModule {
+  produceAnswer(
+    core: Inside,
+    id: number,
+    items: AsyncIterable<unknown>,
+    message: Message,
+  ): Promise<void>;
+}
+
+/** Receives for one session, and tells the connection how full the queue is. */
+export class Receiving
+  implements
+    SessionHalf,
+    WaitObserver,
+    FrameReceiver,
+    Backpressure,
+    WatchedPeer,
+    Overtaking<IncomingMessage>,
+    MessageAcceptor,
+    Answerer {
+  /** Received messages that wait for a handler or a loop. */
+  declare readonly queue: ReceiveQueue<IncomingMessage>;
+  /** True once a loop began to read messages. */
+  isRead = false;
+  /** Time of the peer's last sign of life, see {@linkcode WatchedPeer}; set on each frame. */
+  lastHeard = 0;
+  /** Count of the handlers that ended. */
+  finished = 0;
+  /** Count of the cancelled answers in parts whose iterators have not returned. */
+  leaving = 0;
+  // A field that is only declared takes no memory until assigned: few sessions have one of these.
+
+  /**
+   * Received requests that wait for their handlers, if there are handlers of requests beside a loop
+   * over the messages.
+   */
+  declare readonly requests: ReceiveQueue<IncomingMessage> | undefined;
+  /** The heartbeat that watches the peer. */
+  declare heartbeat: Heartbeat | undefined;
+  /** Counts envelopes for rate limits. */
+  declare meter: Meter | undefined;
+  /** Receives the messages in place of the loop, which ends. */
+  declare heir: Receiving | undefined;
+  /** On a server: receives the first frames in place of this half. */
+  declare firstFrames: { receive(frame: Frame): void } | undefined;
+  /** On a server: how far the session is behind in handling messages. */
+  declare readonly backpressure: Backpressure | undefined;
+  /** On a client: called when the server asks for a new token. */
+  declare onRenew: (() => void) | undefined;
+  readonly #core: Inside;
+  readonly #sending: Sending;
+  readonly #settings: SessionSettings;
+  /**
+   * Length of the longest frame, of one message or several joined; a longer one is not even parsed.
+   */
+  readonly #maxFrameLength: number;
+  /** Unanswered requests by id: an `IncomingMessage` while waiting, a `Message` while handled. */
+  #owed: Map<number, IncomingMessage | Message> | undefined;
+  /** Messages whose handlers run, with the start time. */
+  #running: Map<Message, number> | undefined;
+  /** Message that the loop took last, and its turn. */
+  #yielded: Message | undefined;
+  #turn: MessageTurn | undefined;
+  #sinks: Map<string, TopicSink> | undefined;
+  #served: SessionRequests | undefined;
+  #faults: Faults | undefined;
+  #receivedMessages = 0;
+  #receivedBytes = 0;
+  #unreadMessages = 0;
+  #unknownEnvelopes = 0;
+  #unhandledTimer: Timer | undefined;
+  #nestedTimer: Timer | undefined;
+
+  /** Creates the half of a session that has not begun. */
+  constructor(core: SessionCore, sending: Sending) {
+    const { settings } = core;
+    this.#core = core as Inside;
+    this.#sending = sending;
+    this.#settings = settings;
+    this.queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
+    this.#maxFrameLength = Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes);
+    if (settings.services !== undefined) this.backpressure = this;
+    if (this.isHandled) this.queue.consume(this, this);
+    else if (settings.handlers.requests !== undefined) {
+      this.requests = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
+      this.requests.consume(this, this);
+    }
+  }
+
+  /** Receives frames from now on, see {@linkcode SessionHalf}. */
+  begin(): void {
+    const { awaitsToken, lineage, session, connection } = this.#core;
+    if (awaitsToken || lineage.predecessor !== undefined) {
+      this.firstFrames = this.#settings.services?.firstFrames(session);
+    }
+    connection.frames!.receive(this);
+  }
+
+  /** Watches the peer, and calls `onOpen`, see {@linkcode SessionHalf}. */
+  opened(hello: Hello | undefined): void {
+    const { handlers, heartbeat, runtime } = this.#settings;
+    if (this.#core.joins) {
+      this.heartbeat = hello === undefined ? heartbeat : heartbeatOf(runtime, hello.heartbeatMs);
+      this.heartbeat.add(this);
+    }
+    if (handlers.onOpen !== undefined) this.#callOnOpen();
+  }
+
+  #callOnOpen(): void {
+    const core = this.#core;
+    const { onOpen } = this.#settings.handlers;
+    let isLate = false;
+    const done = attempt(() => onOpen!(core.session), (error) => {
+      // Messages were handled in the meantime, so the session goes on.
+      if (isLate) core.handlerFailed(error, "The handler failed");
+      else core.endByFailure(error, "The handler failed");
+    });
+    if (done === undefined) return;
+    const opened = core.inTime("onOpen", done).catch((error) => {
+      isLate = true;
+      core.handlerFailed(error, "onOpen took too long");
+    });
+    this.#handled?.holdFor(opened);
+  }
+
+  /** True while the peer, or a service, waits for an answer, see {@linkcode SessionHalf}. */
+  get isAwaited(): boolean {
+    return this.owedAnswers > 0 || this.#served?.isBusy === true;
+  }
+
+  /** Drops all waiting messages, see {@linkcode SessionHalf}. */
+  abort(): void {
+    this.queue.clear();
+    this.requests?.clear();
+  }
+
+  /**
+   * Accepts no more messages, and cancels the requests of the peer, see {@linkcode SessionHalf}.
+   * Earlier messages are still handled, unless they are dropped.
+   */
+  end(error: SessionClosedError | undefined): Promise<void> | undefined {
+    const { runtime } = this.#settings;
+    this.heartbeat?.delete(this);
+    this.#served?.end(error);
+    runtime.clearTimeout(this.#unhandledTimer);
+    runtime.clearTimeout(this.#nestedTimer);
+    this.queue.end();
+    this.requests?.end();
+    for (const owed of this.#owed?.values() ?? []) cancelOwed(owed, error);
+    for (const message of this.#running?.keys() ?? []) message.cancel(error);
+    this.#owed = undefined;
+    this.#yielded?.cancel(error);
+    return this.hasHandler && !this.isIdle ? this.idle() : undefined;
+  }
+
+  /** Handles a frame of the peer, see {@linkcode FrameReceiver}. */
+  receiveFrame(frame: Frame): void {
+    const core = this.#core;
+    if (core.state === "closed") return;
+    core.tap?.received(frame);
+    this.#settings.watch?.received(core.session, frame);
+    if (this.heartbeat !== undefined) this.lastHeard = this.heartbeat.now;
+    core.liveness?.heard();
+    if (this.firstFrames !== undefined) this.firstFrames.receive(frame);
+    else if (!core.awaitsToken) this.receive(frame);
+  }
+
+  /** Ends the session with the connection, see {@linkcode FrameReceiver}. */
+  framesEnded(): void {
+    this.#core.followConnection();
+  }
+
+  /** Sends a ping of the heartbeat, see {@linkcode WatchedPeer}. */
+  ping(): void {
+    // A client sends a ping only when the server's ping is late.
+    const { now, intervalMs } = this.heartbeat!;
+    const isLate = now - this.lastHeard > intervalMs * 1.2;
+    if (this.#settings.side !== "server" && !isLate) return;
+    this.#sending.ping();
+  }
+
+  /** Ends the session for a peer that was silent for too long, see {@linkcode WatchedPeer}. */
+  dead(silentMs: number): void {
+    // Reading is paused while this end is behind, so the silence is not the peer's.
+    if (this.#core.connection.frames?.isPaused) return this.heartbeat?.add(this);
+    const message = `Cannot reach the peer: no sign of life in ${silentMs} ms`;
+    const error = new TimeoutError(message, silentMs);
+    this.#core.abort(CloseCode.timedOut, "No sign of life", error, "network");
+  }
+
+  /** The faults of the peer. */
+  get faults(): Faults {
+    return this.#faults ??= new Faults(this.#core);
+  }
+
+  /** Services for the peer, if this end has services. */
+  get serving(): SessionRequests | undefined {
+    return this.#served ??= this.#settings.services?.serve(this.#core.session);
+  }
+
+  /** True if messages go to a handler. */
+  get isHandled(): boolean {
+    return this.#settings.handlers.onMessage !== undefined;
+  }
+
+  /** True if messages, or requests alone, go to handlers. */
+  get hasHandler(): boolean {
+    return this.#handled !== undefined;
+  }
+
+  get #handled(): ReceiveQueue<IncomingMessage> | undefined {
+    return this.isHandled ? this.queue : this.requests;
+  }
+
+  /** Runs the requests of the peer that may run now, see {@linkcode WaitObserver}. */
+  began(isRequest = true): void {
+    this.queue.notify();
+    const handled = this.#handled;
+    // In a microtask: a handler must not run within the call of another handler.
+    if (isRequest && handled !== undefined && handled.size > 0) {
+      queueMicrotask(() => handled.pump());
+    }
+  }
+
+  /**
+   * Extra places for handlers: one that waits for a reply of the peer takes no place, because the
+   * peer may have to send a request first.
+   */
+  get extraRoom(): number {
+    return Math.min(MAX_NESTED, this.#sending.awaitedRequests);
+  }
+
+  /** True for requests alone: messages and numbered envelopes keep their order. */
+  mayOvertake({ id, seq }: IncomingMessage): boolean {
+    return id !== undefined && seq === undefined;
+  }
+
+  /** Count of the requests of the peer that wait for replies. */
+  get owedAnswers(): number {
+    return this.#owed?.size ?? 0;
+  }
+
+  /**
+   * Start of the handler that runs longest, in milliseconds since the Unix epoch; `undefined` if no
+   * handler runs.
+   */
+  get runningSince(): number | undefined {
+    return this.#running?.values().next().value;
+  }
+
+  /** True if every message was handled and every request answered. */
+  get isIdle(): boolean {
+    return this.queue.isIdle && this.requests?.isIdle !== false && this.owedAnswers === 0;
+  }
+
+  /**
+   * Fill level of the queue, where 1 is full. Always 0 while the messages have no reader, and while
+   * a handler waits for an answer of the peer: only further reading can bring that answer.
+   */
+  get fill(): number {
+    if (this.#sending.awaitedAnswers > 0) return 0;
+    const { maxMessages, maxBytes } = this.#settings.receiveQueue;
+    const fill = ({ size, bytes }: ReceiveQueue<IncomingMessage>) =>
+      Math.max(size / maxMessages, bytes / maxBytes);
+    const messages = this.isHandled || this.isRead ? fill(this.queue) : 0;
+    return this.requests === undefined ? messages : Math.max(messages, fill(this.requests));
+  }
+
+  /** Resolves when the fill level, or the work left to do, may have changed. */
+  changed(): Promise<void> {
+    const { queue, requests } = this;
+    return requests ? Promise.race([queue.changed(), requests.changed()]) : queue.changed();
+  }
+
+  /** Counters, read when asked for. */
+  get stats(): InboundStats {
+    return {
+      receivedMessages: this.#receivedMessages,
+      receivedBytes: this.#receivedBytes,
+      waitingMessages: this.queue.size,
+      waitingBytes: this.queue.bytes,
+      unreadMessages: this.#unreadMessages,
+      invalidMessages: this.#faults?.messages ?? 0,
+      unknownEnvelopes: this.#unknownEnvelopes,
+      protocolErrors: this.#faults?.protocolErrors ?? 0,
+    };
+  }
+
+  /** Routes the messages of a topic to a sink, or back to the handler or loop. */
+  route(topic: string, sink: TopicSink | undefined): void {
+    if (sink === undefined) this.#sinks?.delete(topic);
+    else (this.#sinks ??= new Map()).set(topic, sink);
+  }
+
+  /**
+   * Passes a note to the subscriptions of its topic; to all subscriptions if the note has no topic.
+   */
+  note(note: TopicNote): void {
+    for (const [topic, sink] of this.#sinks ?? []) {
+      if ((note.topic ?? topic) === topic) sink.offer(note, 0);
+    }
+  }
+
+  /** Handles one frame. */
+  receive(frame: Frame): void {
+    if (typeof frame !== "string") return this.#receiveBinary(frame);
+    if (frame.length > this.#maxFrameLength && !this.#settings.skipOversize) {
+      return this.#tooLarge();
+    }
+    if (!this.#core.joins || !frame.includes("\n")) return this.#receiveText(frame);
+    for (const text of frame.split("\n")) {
+      if (text !== "") this.#receiveText(text);
+      if (this.queue.isEnded) return;
+    }
+  }
+
+  /** Returns the next message for an iterator; `undefined` at the end. */
+  async next(): Promise<Message | undefined> {
+    this.release();
+    this.isRead = true;
+    this.#settings.runtime.clearTimeout(this.#unhandledTimer);
+    while (true) {
+      const incoming = this.queue.take();
+      if (incoming !== undefined) {
+        const message = await this.#check(incoming);
+        this.#yielded = message;
+        if (message === undefined) continue;
+        this.#turn = incoming.turn;
+        return message;
+      } else if (this.queue.isEnded || this.heir !== undefined) return undefined;
+      else await this.queue.changed();
+    }
+  }
+
+  /** Ends the turn of the message that the loop took last. */
+  release(): void {
+    this.#turn?.end();
+    this.#turn = undefined;
+  }
+
+  /** Waits until every message was handled. */
+  async idle(): Promise<void> {
+    while (!this.isIdle) await this.changed();
+  }
+
+  #receiveText(text: string): void {
+    const { maxMessageBytes } = this.#settings;
+    this.#receivedBytes += text.length;
+    if (exceedsBytes(text, maxMessageBytes)) return this.#tooLarge(text);
+    // Clients have no services, and do not read the requests for these.
+    this.#receiveEnvelope(readEnvelope(text, this.#settings.services?.readService), text.length);
+  }
+
+  #receiveBinary(frame: Uint8Array): void {
+    this.#receivedBytes += frame.length;
+    if (!this.#core.joins || !isBinaryMessage(frame)) {
+      return this.#malformed("Expected a text frame, received a binary frame", null);
+    }
+    const parts = decodeBinary(frame);
+    if (frame.length > this.#settings.maxMessageBytes) return this.#tooLarge(parts?.head);
+    if (parts === undefined) {
+      return this.#malformed("Expected a binary message, received a frame that is not whole", null);
+    }
+    const envelope = readEnvelope(parts.head, this.#settings.services?.readService);
+    const whole = "data" in envelope ? { ...envelope, data: parts.data } : envelope;
+    this.#receiveEnvelope(whole, frame.length);
+  }
+
+  #receiveEnvelope(envelope: Envelope, size: number): void {
+    const { joins } = this.#core;
+    // Before a meter may refuse the envelope: a client sends its id only once.
+    if (joins && "client" in envelope && !this.serving?.introduce(envelope)) return;
+    if (joins && "seq" in envelope) {
+      const isRead = this.isHandled || this.isRead || envelope.kind === "publish" ||
+        this.#goesToRequests(envelope);
+      const turn = this.serving?.turnOf(envelope, size, isRead);
+      if (turn === null) return;
+      // In turn it is never refused: the next acknowledged number would cover this one too.
+      if (turn !== undefined) {
+        if (envelope.kind === "publish") return this.serving?.receive(envelope, turn);
+        return this.#receiveMessage({ ...envelope, turn }, size);
+      }
+    }
+    if (this.meter?.refuses(envelope, size)) return;
+    switch (envelope.kind) {
+      case "message":
+        return this.#receiveMessage(envelope, size);
+      case "cancel":
+        return this.#cancel(envelope.id);
+      case "part":
+        return this.#sending.requests.part(envelope, size);
+      case "more":
+        if (this.#more(envelope.id, envelope.items)) return;
+        return this.#malformed(`Expected at most ${MAX_CREDIT} items of credit`, null);
+      case "malformed":
+        return this.#malformed(envelope.message, envelope.id);
+      case "unknown":
+        this.#unknownEnvelopes++;
+        return;
+      case "reply":
+      case "end":
+        return this.#receiveControl(envelope);
+      default:
+        if (this.#core.joins) return this.#receiveControl(envelope);
+        return this.#malformed(
+          `Expected a message: a plain WebSocket carries no ${envelope.kind}`,
+          "id" in envelope ? envelope.id ?? null : null,
+        );
+    }
+  }
+
+  /** Accepts a message within the bounds of requests and queue. */
+  #receiveMessage(incoming: IncomingMessage, size: number): void {
+    const { topic, id } = incoming;
+    this.#receivedMessages++;
+    const { maxRequests } = this.#settings;
+    const { owedAnswers, leaving } = this;
+    if (id !== undefined && (owedAnswers >= maxRequests || leaving > maxRequests)) {
+      const message = `${maxRequests} requests wait for answers already`;
+      // The number may be that of an open request, which keeps its place.
+      this.#sending.post({ reply: id, error: { code: "too-many", message } });
+      incoming.turn?.skip();
+      // Handlers that go on after a cancel are no fault of the peer, but need a bound as well.
+      if (owedAnswers < maxRequests) return;
+      return this.faults.countInvalid(message);
+    }
+    if (id !== undefined && !this.#owe(id, incoming)) {
+      incoming.turn?.skip();
+      return this.#malformed(`Expected a number that is not in use, received ${id} again`, null);
+    }
+    const sink = this.#sinks?.get(topic);
+    if (sink !== undefined && id === undefined && !sink.offer(incoming, size)) return;
+    // A request stays with this session, even after a handover, because the reply leaves by the
+    // same way.
+    const { queue } = id === undefined && this.heir || this;
+    if (this.#goesToRequests(incoming)) {
+      if (this.requests!.offer(incoming, size)) {
+        return this.#isStuck ? this.#watchNested() : undefined;
+      }
+      return this.#core.abort(CloseCode.queueFull, "The handlers of requests are too slow");
+    }
+    while (!queue.offer(incoming, size)) {
+      if (this.isHandled || this.isRead) {
+        const who = this.isHandled ? "handler" : "loop";
+        return this.#core.abort(CloseCode.queueFull, `The ${who} over the messages is too slow`);
+      }
+      // The application never read a message, so the oldest is discarded, as events without a
+      // listener are.
+      this.#discard(queue.take()!);
+    }
+    if (this.#isStuck) this.#watchNested();
+    if (this.isHandled || this.isRead || topic.startsWith("presence:")) return;
+    this.#unhandledTimer ??= this.#settings.runtime.setTimeout(
+      () => this.#unhandled(topic),
+      UNHANDLED_MS,
+    );
+  }
+
+  /**
+   * Prints that messages have no reader. Presence notices do not count: not every client needs
+   * these.
+   */
+  #unhandled(topic: string): void {
+    if (this.#settings.handlers.onError !== undefined) return;
+    const reader = this.#settings.side === "client" ? "client, or subscribe to it" : "session";
+    this.#settings.console.tell(
+      "unhandled",
+      `Messages on "${topic}" have no reader: set onMessage, or loop over the ${reader}`,
+    );
+  }
+
+  /** True if all handlers may wait for the peer, and no place is left for another. */
+  get #isStuck(): boolean {
+    const handled = this.#handled;
+    return handled !== undefined && this.#sending.awaitedRequests > MAX_NESTED &&
+      handled.running >= this.#settings.concurrency + MAX_NESTED;
+  }
+
+  /** True for a request that the loop over the messages does not get. */
+  #goesToRequests({ kind, id }: NumberedEnvelope | IncomingMessage): boolean {
+    return this.requests !== undefined && kind === "message" && id !== undefined;
+  }
+
+  /**
+   * Refuses waiting requests if no handler ends for a while: the peer may wait for these requests.
+   */
+  #watchNested(): void {
+    const { finished } = this;
+    this.#nestedTimer ??= this.#settings.runtime.setTimeout(() => {
+      this.#nestedTimer = undefined;
+      if (!this.#isStuck) return;
+      if (finished !== this.finished) return this.#watchNested();
+      const message = `Requests are nested more than ${MAX_NESTED} deep`;
+      for (const { id, cancelled } of this.#handled!.takeOvertaking()) {
+        if (cancelled === undefined) this.fail(id!, { code: "too-many", message });
+      }
+    }, NESTED_MS);
+  }
+
+  #discard({ topic, id }: IncomingMessage): void {
+    this.#unreadMessages++;
+    if (id === undefined) return;
+    this.fail(id, { code: "unanswered", message: `No handler or loop reads "${topic}"` });
+  }
+
+  #malformed(message: string, id: number | null): void {
+    this.fail(id, { code: "malformed", message });
+    this.faults.countInvalid(message);
+  }
+
+  /** Refuses an envelope that is too large, or its head. The session ends unless a client can go on. */
+  #tooLarge(text?: string): void {
+    const what = `A message has at most ${this.#settings.maxMessageBytes} bytes`;
+    this.faults.note(what);
+    if (text && this.#core.joins && this.#settings.skipOversize?.(this.#core, text)) return;
+    this.#core.abort(CloseCode.tooLarge, what);
+  }
+
+  /** Registers a request that needs a reply; false if the id is still in use. */
+  #owe(id: number, incoming: IncomingMessage): boolean {
+    const owed = this.#owed ??= new Map();
+    if (owed.has(id)) return false;
+    owed.set(id, incoming);
+    return true;
+  }
+
+  /** Notes that a request of the peer was answered, in whole. */
+  answered(id: number): void {
+    this.#owed?.delete(id);
+    this.queue.notify();
+  }
+
+  /**
+   * Adds credit for the answer to a request; false beyond the most credit of an answer. Credit for an
+   * unknown answer has no effect.
+   */
+  #more(id: number, items: number): boolean {
+    const owed = this.#owed?.get(id);
+    if (owed === undefined || owed instanceof Message) return owed?.more(items) ?? true;
+    owed.items = (owed.items ?? FIRST_CREDIT) + items;
+    return owed.items <= MAX_CREDIT;
+  }
+
+  /** Cancels a request whose peer gave up: the handler continues, but no reply is due. */
+  #cancel(id: number): void {
+    const owed = this.#owed?.get(id);
+    if (owed === undefined) return;
+    this.answered(id);
+    cancelOwed(owed, new SkeinError("request", "The peer cancelled the request"));
+  }
+
+  /** Checks a message, and calls the handler. MUST NOT be called without a handler. */
+  handle(incoming: IncomingMessage): void | Promise<void> {
+    const { turn } = incoming;
+    const message = this.#check(incoming);
+    const running = message instanceof Promise
+      ? message.then((checked) => checked && this.#call(checked, incoming))
+      : message && this.#call(message, incoming);
+    // Runs after a failure too; otherwise the client would send the message for ever.
+    return turn ? Promise.resolve(running).then(() => turn.end()) : running;
+  }
+
+  /** Checks a message against the contract; `undefined` if refused, or not due in its turn. */
+  #check(incoming: IncomingMessage): CheckedMessage {
+    const { turn } = incoming;
+    return turn ? this.#checkInTurn(incoming, turn) : this.#fit(incoming);
+  }
+
+  #fit(incoming: IncomingMessage): CheckedMessage {
+    const { router, requests } = this.#settings;
+    if (router !== undefined) return router.check(incoming, this);
+    return this.accept(
+      incoming,
+      incoming.id === undefined ? undefined : requests?.match(incoming.topic),
+    );
+  }
+
+  async #checkInTurn(incoming: IncomingMessage, turn: MessageTurn): Promise<Message | undefined> {
+    const message = await turn.isDue() ? await this.#fit(incoming) : undefined;
+    if (message === undefined) turn.end();
+    return message;
+  }
+
+  /** Creates a message that fits the contract, or that needs no check without a contract. */
+  accept(incoming: IncomingMessage, match: MessageMatch | undefined): Message {
+    const { id, from, cancelled } = incoming;
+    // A server identifies a peer by its session, and ignores any `from` that the peer sends.
+    const keepsFrom = this.#settings.side === "client" || from === undefined;
+    const message = new Message(
+      keepsFrom ? incoming : { ...incoming, from: undefined },
+      match,
+      this,
+    );
+    // The message may have waited beyond the end of the session.
+    if (cancelled !== undefined || this.#core.session.isClosed) message.cancel(cancelled);
+    else if (id !== undefined) (this.#owed ??= new Map()).set(id, message);
+    return message;
+  }
+
+  /** Waits for an asynchronous schema for a limited time. */
+  inTime<T>({ pattern }: MessageMatch, outcome: Promise<T>): Promise<T> {
+    return this.#core.inTime(`the schema of "${pattern}"`, outcome);
+  }
+
+  /**
+   * Refuses a message that does not fit the contract. The application of a client learns of a message
+   * that is no request; a server leaves that to its peer.
+   */
+  refuse(incoming: IncomingMessage, failure: RequestFailure): undefined {
+    this.#refuse(incoming, failure, undefined);
+  }
+
+  /**
+   * Checks a message of a subscription. Data that does not fit the contract is skipped.
+   *
+   * @param incoming The message.
+   * @param onInvalid Receives the error and the data; by default, `onError` receives the error.
+   */
+  checkPublication(incoming: IncomingMessage, onInvalid: InvalidHandler): CheckedMessage {
+    const { router } = this.#settings;
+    if (router === undefined) return this.accept(incoming, undefined);
+    return router.check(incoming, {
+      accept: (accepted, match) => this.accept(accepted, match),
+      refuse: (refused, failure) => this.#refuse(refused, failure, onInvalid),
+      inTime: (match, outcome) => this.inTime(match, outcome),
+      schemaFailed: (_, error) => void report(this.#settings, error, this.#core.session),
+    });
+  }
+
+  /**
+   * Checks the reply to a request of this end.
+   *
+   * @throws {RequestError} If the reply does not fit the contract.
+   */
+  async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
+    const { router } = this.#settings;
+    if (router === undefined) return answer;
+    try {
+      const checked = router.checkAnswer(topic, answer);
+      return await this.#core.inTime("the schema of a reply", checked);
+    } catch (error) {
+      if (error instanceof RequestError) this.faults.countMisfit();
+      throw error;
+    }
+  }
+
+  #refuse(
+    { id: number, topic, data }: IncomingMessage,
+    failure: RequestFailure,
+    onInvalid: InvalidHandler,
+  ): undefined {
+    const id = number ?? null;
+    const told = this.faults.misfit(id, failure);
+    if (told !== undefined) this.fail(id, told);
+    if (id !== null || this.#settings.side === "server") return;
+    const text = `Cannot read the message on "${topic}": ${failure.message}`;
+    this.faults.tell(new RequestError(failure.code, text, failure), { data, onInvalid });
+  }
+
+  /** Answers a message whose schema failed, which is no fault of the peer. */
+  schemaFailed({ id }: IncomingMessage, error: unknown): undefined {
+    this.fail(id ?? null, { code: "failed", message: "The schema failed" });
+    this.#core.handlerFailed(error, "The schema failed");
+  }
+
+  /** Calls the handler. Waits until the handler is done, but not until an answer in parts ends. */
+  #call(message: Message, incoming: IncomingMessage): void | Promise<void> {
+    const { handlers: { onMessage }, requests, watch } = this.#settings;
+    const { session } = this.#core;
+    const handler = requests?.handlerOf(message, incoming) ?? onMessage!;
+    try {
+      // An untyped program may return any value.
+      const running = (watch
+        ? watch.handle(message, session, incoming.trace, () =>
+          handler(message, session))
+        : handler(message, session)) as
+          | Promise<void>
+          | null
+          | undefined;
+      if (typeof running?.then === "function") {
+        (this.#running ??= new Map()).set(
+          message,
+          this.heartbeat?.now ?? this.#settings.runtime.now(),
+        );
+        return running.then(
+          () => this.#done(message),
+          (error) => this.#failed(error, message, incoming),
+        );
+      }
+      this.#done(message);
+    } catch (error) {
+      this.#failed(error, message, incoming);
+    }
+  }
+
+  #done(message: Message): void {
+    this.finished++;
+    this.#running?.delete(message);
+    if (!message.isRequest || message.isAnswered) return;
+    message.fail({
+      code: "unanswered",
+      message: `The handler of "${message.topic}" gave no answer`,
+    });
+  }
+
+  #failed(error: unknown, message: Message, { turn }: IncomingMessage): void {
+    this.finished++;
+    this.#running?.delete(message);
+    message.fail(this.failureOf(error));
+    if (!turn?.endsSession(error)) this.report(error);
+  }
+
+  /** Sends a reply, see {@linkcode Answerer}. */
+  answer(id: number, data: unknown): void {
+    const sending = this.#sending;
+    sending.checkData("reply", data);
+    const answer = encodeData({ reply: id, data }, {
+      maxBytes: sending.maxSendBytes,
+      verb: "reply",
+    });
+    this.answered(id);
+    sending.give(answer);
+  }
+
+  /** Answers a request of the peer in parts, see {@linkcode Answerer}. */
+  stream(id: number, items: AsyncIterable<unknown>, message: Message): Promise<void> {
+    const answering = this.#settings.answers().then((part) =>
+      (part as AnswerModule).produceAnswer(this.#core, id, items, message)
+    );
+    // Only an instrumentation asks for the failure, which the producer reports.
+    answering.catch((error) => {
+      if (message.producer !== undefined) return;
+      if (!message.isCancelled) this.fail(id, this.failureOf(error));
+      this.report(error);
+    });
+    return answering;
+  }
+
+  /** Sends a failed reply, see {@linkcode Answerer}. */
+  fail(id: number | null, failure: RequestFailure): void {
+    if (id !== null) this.answered(id);
+    this.#sending.post({ reply: id, error: failure });
+  }
+
+  /** Returns the failure that a peer gets for an error of a handler: no text of unknown errors. */
+  failureOf(error: unknown): RequestFailure {
+    if (error instanceof RequestError) return error.failure;
+    if (this.#isOversize(error)) return { code: "too-large", message: error.message };
+    return { code: "failed", message: "The handler failed" };
+  }
+
+  /** Recognizes an answer that fits the bound of this end, and not the bound of the peer. */
+  #isOversize(error: unknown): error is OversizeError {
+    return error instanceof OversizeError && error.maxBytes < this.#settings.maxMessageBytes;
+  }
+
+  /**
+   * Reports the error of a handler, unless the error is an answer of the application. An answer that
+   * is too large for the peer is no failure that ends the session: the handler cannot know the bound.
+   */
+  report(error: unknown): void {
+    if (error instanceof RequestError) return;
+    if (this.#isOversize(error)) report(this.#settings, error, this.#core.session);
+    else this.#core.handlerFailed(error, "The handler failed");
+  }
+
+  /** Handles an envelope that is no message: replies, pings, farewells, requests for services. */
+  #receiveControl(envelope: Control): void {
+    const core = this.#core;
+    const { handlers, side } = this.#settings;
+    const { session } = core;
+    switch (envelope.kind) {
+      case "reply":
+      case "end":
+      case "pong":
+      case "ack":
+      case "bounds":
+        return this.#sending.settle(envelope);
+      case "ping":
+        return this.#sending.post({ pong: envelope.n });
+      case "hello":
+        if (side === "client" && core.state === "connecting") return core.connected(envelope.hello);
+        return this.faults.countInvalid("Expected no hello");
+      case "goaway":
+        core.emit("goaway", envelope.goaway);
+        core.emit("draining", null);
+        return core.notify(() => handlers.onGoAway?.(envelope.goaway, session));
+      case "dropped":
+        this.#sending.count("droppedByPeer", envelope.count);
+        this.note(envelope);
+        return core.notify(() => handlers.onDropped?.(envelope.count, envelope.topic, session));
+      case "gap":
+        core.emit("gap", envelope.gap);
+        this.note(envelope);
+        if (envelope.gap.reason === "too-large") this.missed(envelope.topic);
+        return;
+      case "unsubscribed":
+        core.emit("unsubscribed", envelope.unsubscribed);
+        return this.note(envelope);
+      case "skip":
+        return this.note(envelope);
+      case "renew":
+        core.emit("renew", { withinMs: envelope.withinMs });
+        return this.onRenew?.();
+      case "service": {
+        const error = { code: "forbidden", message: `This end offers no ${envelope.service}` };
+        return this.#sending.post({ reply: envelope.id, error });
+      }
+      default:
+        return this.serving?.receive(envelope);
+    }
+  }
+
+  /** Tells the application of a message that is too large for this end. */
+  missed(topic: string): void {
+    const { maxMessageBytes } = this.#settings;
+    const text =
+      `Cannot receive a message on "${topic}": it has more than ${maxMessageBytes} bytes`;
+    const advice = "the client goes on after it: raise maxMessageBytes, or send less";
+    tellSkipped(this.#settings, new RequestError("too-large", text), {
+      session: this.#core.session,
+      advice,
+    });
+  }
+}
+
+function cancelOwed(owed: IncomingMessage | Message, reason: unknown): void {
+  if (owed instanceof Message) owed.cancel(reason);
+  else owed.cancelled = reason;
+}
