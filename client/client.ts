@@ -27,7 +27,7 @@ import type {
   RoomData,
 } from "../session/contract.ts";
 import { closedError } from "../session/core.ts";
-import { checkTopic } from "../session/wire/envelope.ts";
+import { checkTopic } from "../session/wire/encode.ts";
 import { checkConnectTimeout, NoCommonProtocol, openSession } from "./open.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
@@ -48,7 +48,7 @@ import { Backoff, boundRetryAfter } from "../base/backoff.ts";
 import { ServerUrls, withTicket } from "../session/url.ts";
 import { MAX_TIMER_MS, waitFor, within } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
-import { answerOf } from "../session/pending_requests.ts";
+import { answerOf } from "../session/sending.ts";
 import type {
   ClientPublishOptions,
   RequestStreamOptions,

@@ -170,12 +170,11 @@ export class Liveness implements Disposable {
   began(): void {
     const session = this.#session;
     if (!session) return;
+    const isFirst = !this.#hasWait;
+    this.#hasWait = true;
+    if (isFirst) this.#showsLife(session);
     const now = this.#runtime.now();
-    if (!this.#hasWait) {
-      this.#hasWait = true;
-      this.#waitsSince = now;
-      this.#showsLife(session);
-    }
+    if (isFirst) this.#waitsSince = now;
     // A new wait is noticed as fast as the first one.
     this.#pings = 0;
     if (this.#alarm || this.#next === "alarm") return;
@@ -206,7 +205,7 @@ export class Liveness implements Disposable {
 
   /** Factor of both waits. */
   get #factor(): number {
-    return this.#runtime.now() < this.#cautiousUntil ? this.#caution : 1;
+    return this.#caution > 1 && this.#runtime.now() < this.#cautiousUntil ? this.#caution : 1;
   }
 
   #start(next: "ping" | "alarm" | "dial", ms: number): void {

@@ -17,7 +17,7 @@ import type { ClientSubscribeOptions } from "./client_options.ts";
 import { Membership } from "./members.ts";
 import { Subscription, type SubscriptionOwner } from "./subscription.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../session/wire/presence_notice.ts";
-import { checkTopic } from "../session/wire/envelope.ts";
+import { checkTopic } from "../session/wire/encode.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 
 /** Most requests to subscribe at once: half of the requests that a server lets wait by default. */

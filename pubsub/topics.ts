@@ -22,7 +22,7 @@ import {
   type SubscribeAnswer,
 } from "../session/wire/recovery.ts";
 import { internals, type Session, sessionsAfter, sessionsBefore } from "../session/session.ts";
-import { checkTopic } from "../session/wire/envelope.ts";
+import { checkTopic } from "../session/wire/encode.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { report, type SessionSettings } from "../session/settings.ts";
 import { waitFor } from "../base/wait.ts";

@@ -66,63 +66,8 @@ export interface WaitObserver {
   began(isRequest?: boolean): void;
 }
 
-/** Failures of the application's handlers. */
-class HandlerFailures {
-  /** Count of failed handlers. */
-  count = 0;
-  /** Times of the newest failures, at most `MAX_FAILURES`. Declared only: few handlers fail. */
-  declare newest: number[] | undefined;
-
-  /** Notes a failure that the session might survive; true if there are too many. */
-  isTooMany(now: number): boolean {
-    const newest = this.newest ??= [];
-    return newest.push(now) > MAX_FAILURES && now - newest.shift()! < FAILURES_WINDOW_MS;
-  }
-}
-
 /** The error of a decision that took longer than `requestTimeoutMs`. */
 class LateDecision extends TimeoutError {}
-
-/** The decisions of the application for which a session waits, such as the answer of a schema. */
-class Decisions {
-  /** Stops the time of each decision that is under way. */
-  readonly #stops = new Set<() => void>();
-  readonly #settings: SessionSettings;
-  /**
-   * Decisions that came too late, counted by name, and the time of the newest. Bounded by the
-   * callbacks and the schemas of the application.
-   */
-  declare late: { readonly counts: Map<string, number>; at: number } | undefined;
-
-  /** Creates the list, with no decision under way. */
-  constructor(settings: SessionSettings) {
-    this.#settings = settings;
-  }
-
-  /** Limits the wait for a decision, see {@linkcode SessionCore.inTime}. */
-  within<T>(what: string, decision: Promise<T>): Promise<T> {
-    const { runtime, requestTimeoutMs: ms } = this.#settings;
-    const decided = Promise.withResolvers<T>();
-    const timer = runtime.setTimeout(() => {
-      const late = this.late ??= { counts: new Map(), at: 0 };
-      late.counts.set(what, (late.counts.get(what) ?? 0) + 1);
-      late.at = runtime.now();
-      decided.reject(new LateDecision(`Cannot wait for ${what} longer than ${ms} ms`, ms));
-    }, ms);
-    const stop = () => {
-      runtime.clearTimeout(timer);
-      this.#stops.delete(stop);
-    };
-    this.#stops.add(stop);
-    decision.finally(stop).then(decided.resolve, decided.reject);
-    return decided.promise;
-  }
-
-  /** Stops all limits; the waits go on. */
-  stop(): void {
-    for (const stop of this.#stops) stop();
-  }
-}
 
 /**
  * The life of one session.
@@ -166,6 +111,8 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   readyAt: number | undefined;
   /** When the session ended, in milliseconds since the Unix epoch. */
   closedAt: number | undefined;
+  /** Count of failed handlers of the application. */
+  handlerFailures = 0;
   /** True if a close also ends the shared connection below the session. */
   closesConnection = false;
   /** True while the session waits for the peer's token. */
@@ -174,10 +121,15 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
 
   /** When the session began to drain, in milliseconds since the Unix epoch. */
   declare drainingAt: number | undefined;
-  /** Failures of handlers, once one failed. */
-  declare failures: HandlerFailures | undefined;
-  /** Decisions of the application, once the session waited for one. */
-  declare decisions: Decisions | undefined;
+  /** Times of the newest failures of handlers, at most `MAX_FAILURES`. */
+  declare failedAt: number[] | undefined;
+  /** Stops the time of each decision of the application that is under way. */
+  declare decisions: Set<() => void> | undefined;
+  /**
+   * Decisions of the application that came too late, counted by name, and the time of the newest.
+   * Bounded by the callbacks and the schemas of the application.
+   */
+  declare late: { readonly counts: Map<string, number>; at: number } | undefined;
   /** Calls that wait for a stream to open, by direction. */
   declare openings: Record<StreamDirection, number> | undefined;
   /** Merges both kinds of incoming streams for the loop over `incomingStreams()`. */
@@ -389,7 +341,11 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   handlerFailed(error: unknown, reason: string): void {
     this.#failed(error, () => {
       if (this.settings.onHandlerError === "close") return reason;
-      return this.failures!.isTooMany(this.runtime.now()) ? TOO_MANY_FAILURES : undefined;
+      const now = this.runtime.now();
+      const failedAt = this.failedAt ??= [];
+      const isTooMany = failedAt.push(now) > MAX_FAILURES &&
+        now - failedAt.shift()! < FAILURES_WINDOW_MS;
+      return isTooMany ? TOO_MANY_FAILURES : undefined;
     });
   }
 
@@ -407,8 +363,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     // The failed handler tried to use a session that closed: an expected error, not reported.
     if (this.state === "closed" && isOfClosing(error)) return;
     // An issue of its own names a decision that came too late.
-    const failures = this.failures ??= new HandlerFailures();
-    if (!(error instanceof LateDecision)) failures.count++;
+    if (!(error instanceof LateDecision)) this.handlerFailures++;
     report(this.settings, error, this.session);
     const reason = end();
     if (reason === undefined) this.emit("error", error);
@@ -443,7 +398,21 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
    * @throws {TimeoutError} If the decision takes longer.
    */
   inTime<T>(what: string, decision: Promise<T>): Promise<T> {
-    return (this.decisions ??= new Decisions(this.settings)).within(what, decision);
+    const { requestTimeoutMs: ms } = this.settings;
+    const decided = Promise.withResolvers<T>();
+    const timer = this.runtime.setTimeout(() => {
+      const late = this.late ??= { counts: new Map(), at: 0 };
+      late.counts.set(what, (late.counts.get(what) ?? 0) + 1);
+      late.at = this.runtime.now();
+      decided.reject(new LateDecision(`Cannot wait for ${what} longer than ${ms} ms`, ms));
+    }, ms);
+    const stop = () => {
+      this.runtime.clearTimeout(timer);
+      this.decisions?.delete(stop);
+    };
+    (this.decisions ??= new Set()).add(stop);
+    decision.finally(stop).then(decided.resolve, decided.reject);
+    return decided.promise;
   }
 
   /** Ends the session and releases all resources. Idempotent. */
@@ -456,7 +425,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     this.state = "closed";
     this.runtime.clearTimeout(this.#timer);
     // On a client, loops over subscriptions outlive the session.
-    if (this.settings.side === "server") this.decisions?.stop();
+    if (this.settings.side === "server") this.decisions?.forEach((stop) => stop());
     // Creating an Error captures a stack trace, which is slow; skip the error when no call awaits
     // it.
     const error = this.sending.isAwaited || this.receiving.isAwaited

@@ -293,7 +293,7 @@ export class Receiving
 
   /** Runs the requests of the peer that may run now, see {@linkcode WaitObserver}. */
   began(isRequest = true): void {
-    this.queue.notify();
+    if (this.queue.isAwaited) this.queue.notify();
     const handled = this.#handled;
     // In a microtask: a handler must not run within the call of another handler.
     if (isRequest && handled !== undefined && handled.size > 0) {
@@ -425,7 +425,9 @@ export class Receiving
   #receiveText(text: string): void {
     const { maxMessageBytes } = this.#settings;
     this.#receivedBytes += text.length;
-    if (exceedsBytes(text, maxMessageBytes)) return this.#tooLarge(text);
+    if (text.length * 3 > maxMessageBytes && exceedsBytes(text, maxMessageBytes)) {
+      return this.#tooLarge(text);
+    }
     // Clients have no services, and do not read the requests for these.
     this.#receiveEnvelope(readEnvelope(text, this.#settings.services?.readService), text.length);
   }
@@ -766,7 +768,8 @@ export class Receiving
           (error) => this.#failed(error, message, incoming),
         );
       }
-      this.#done(message);
+      this.finished++;
+      if (message.isRequest && !message.isAnswered) this.#unanswered(message);
     } catch (error) {
       this.#failed(error, message, incoming);
     }
@@ -775,7 +778,10 @@ export class Receiving
   #done(message: Message): void {
     this.finished++;
     this.#running?.delete(message);
-    if (!message.isRequest || message.isAnswered) return;
+    if (message.isRequest && !message.isAnswered) this.#unanswered(message);
+  }
+
+  #unanswered(message: Message): void {
     message.fail({
       code: "unanswered",
       message: `The handler of "${message.topic}" gave no answer`,
@@ -792,12 +798,13 @@ export class Receiving
   /** Sends a reply, see {@linkcode Answerer}. */
   answer(id: number, data: unknown): void {
     const sending = this.#sending;
-    sending.checkData("reply", data);
+    if (!this.#core.joins) sending.checkData("reply", data);
     const answer = encodeData({ reply: id, data }, {
       maxBytes: sending.maxSendBytes,
       verb: "reply",
     });
-    this.answered(id);
+    this.#owed?.delete(id);
+    if (this.queue.isAwaited) this.queue.notify();
     sending.give(answer);
   }
 
@@ -846,17 +853,27 @@ export class Receiving
   /** Handles an envelope that is no message: replies, pings, farewells, requests for services. */
   #receiveControl(envelope: Control): void {
     const core = this.#core;
+    const { sending, session } = core;
     const { handlers, side } = this.#settings;
-    const { session } = core;
     switch (envelope.kind) {
-      case "reply":
+      case "reply": {
+        const { id, data, error } = envelope;
+        if (id === null) sending.refusedByPeer(error);
+        else if (!sending.requests.answer(id, data, error)) sending.count("lateAnswers");
+        return;
+      }
       case "end":
+        if (!sending.requests.end(envelope.id, envelope.error)) sending.count("lateAnswers");
+        return;
       case "pong":
+        return sending.pong(envelope.n);
       case "ack":
+        return sending.onAck?.(envelope.n);
       case "bounds":
-        return this.#sending.settle(envelope);
+        if (side === "server") sending.peerAccepts(envelope.maxMessageBytes);
+        return;
       case "ping":
-        return this.#sending.post({ pong: envelope.n });
+        return sending.post({ pong: envelope.n });
       case "hello":
         if (side === "client" && core.state === "connecting") return core.connected(envelope.hello);
         return this.faults.countInvalid("Expected no hello");
@@ -865,7 +882,7 @@ export class Receiving
         core.emit("draining", null);
         return core.notify(() => handlers.onGoAway?.(envelope.goaway, session));
       case "dropped":
-        this.#sending.count("droppedByPeer", envelope.count);
+        sending.count("droppedByPeer", envelope.count);
         this.note(envelope);
         return core.notify(() => handlers.onDropped?.(envelope.count, envelope.topic, session));
       case "gap":
@@ -883,7 +900,7 @@ export class Receiving
         return this.onRenew?.();
       case "service": {
         const error = { code: "forbidden", message: `This end offers no ${envelope.service}` };
-        return this.#sending.post({ reply: envelope.id, error });
+        return sending.post({ reply: envelope.id, error });
       }
       default:
         return this.serving?.receive(envelope);

@@ -1,5 +1,5 @@
 /**
- * The half of a session that sends: messages, requests of this end, and control.
+ * The half of a session that sends: messages, control, and requests, which wait for replies.
  *
  * @module
  */
@@ -12,11 +12,14 @@ import {
   TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
+import type { Runtime, Timer } from "../base/runtime.ts";
+import { Signal } from "../base/signal.ts";
+import { MAX_TIMER_MS } from "../base/wait.ts";
 import { type SessionCore, type SessionHalf, SKEIN_PROTOCOL } from "./core.ts";
-import { type PendingRequestOptions, PendingRequests, toRequestError } from "./pending_requests.ts";
 import type { SendQueue } from "./queue/turn.ts";
-import type { ClientPublishOptions, ControlStats, WaitOptions } from "./types.ts";
+import type { ClientPublishOptions, ControlStats, StreamingAnswer, WaitOptions } from "./types.ts";
 import {
+  checkTopic,
   encodeControl,
   encodeData,
   type EncodedMessage,
@@ -25,13 +28,7 @@ import {
   framed,
   MAX_MESSAGE_BYTES,
 } from "./wire/encode.ts";
-import {
-  checkTopic,
-  type Envelope,
-  type Hello,
-  type OutgoingEnvelope,
-  type TraceContext,
-} from "./wire/envelope.ts";
+import type { Envelope, Hello, OutgoingEnvelope, TraceContext } from "./wire/envelope.ts";
 import type { HistoryOptions } from "./wire/recovery.ts";
 
 /** Pings of the heartbeat have numbers up to this one, those of `ping()` higher ones. */
@@ -340,29 +337,6 @@ export class Sending implements SessionHalf {
     );
   }
 
-  /** Handles an envelope that answers what this end sent. */
-  settle(
-    envelope: Extract<Envelope, { kind: "reply" | "end" | "pong" | "ack" | "bounds" }>,
-  ): void {
-    switch (envelope.kind) {
-      case "reply": {
-        const { id, data, error } = envelope;
-        if (id === null) this.refusedByPeer(error);
-        else if (!this.requests.answer(id, data, error)) this.count("lateAnswers", 1);
-        return;
-      }
-      case "end":
-        if (!this.requests.end(envelope.id, envelope.error)) this.count("lateAnswers", 1);
-        return;
-      case "pong":
-        return this.#pong(envelope.n);
-      case "ack":
-        return this.onAck?.(envelope.n);
-      case "bounds":
-        if (this.#core.settings.side === "server") this.peerAccepts(envelope.maxMessageBytes);
-    }
-  }
-
   /** Sends a ping of the heartbeat. */
   ping(): void {
     this.#pingedAt = this.#core.runtime.monotonic();
@@ -370,7 +344,7 @@ export class Sending implements SessionHalf {
   }
 
   /** Handles the answer to a ping; ignores late and unexpected answers. */
-  #pong(n: number): void {
+  pong(n: number): void {
     if (n > MAX_PINGS) this.pings?.answer(n - MAX_PINGS, undefined, undefined);
     else if (n === this.#pings && this.#pingedAt > 0) {
       this.roundTripMs = this.#core.runtime.monotonic() - this.#pingedAt;
@@ -380,7 +354,7 @@ export class Sending implements SessionHalf {
 
   /** Reports a message that the peer refused, and that was not a request. */
   refusedByPeer(failure: RequestFailure | undefined): void {
-    this.count("refusedByPeer", 1);
+    this.count("refusedByPeer");
     if (failure === undefined) return;
     const { handlers: { onRefused, onError }, side } = this.#core.settings;
     if (onRefused) {
@@ -395,8 +369,272 @@ export class Sending implements SessionHalf {
   }
 
   /** Counts an answer to what this end sent. */
-  count(name: keyof ControlStats, amount: number): void {
+  count(name: keyof ControlStats, amount = 1): void {
     this.controlStats ??= { lateAnswers: 0, droppedByPeer: 0, refusedByPeer: 0 };
     this.controlStats[name] += amount;
   }
+}
+
+/** An event of an answer in parts. */
+export type AnswerEvent =
+  | Extract<Envelope, { kind: "part" }>
+  /** The answer came in one piece. */
+  | { readonly kind: "reply"; readonly data: unknown }
+  /** The answer has ended, by a failure if there is an error. */
+  | { readonly kind: "end"; readonly error?: unknown };
+
+/** Receives an answer in parts. */
+export type AnswerTaker = (event: AnswerEvent, size: number) => void;
+
+interface PendingRequest extends Omit<PromiseWithResolvers<unknown>, "promise"> {
+  readonly onAnswer: ((data: unknown) => void) | undefined;
+  /** True if a handler of the peer answers, and a handler of this end may wait for the answer. */
+  isRequest: boolean;
+  /** Receives the answer in parts, if the answer may have parts. */
+  readonly take?: AnswerTaker;
+  /** Ends the wait; absent for a wait without a limit. */
+  timer?: Timer;
+  /** Stops to listen to the signal of the caller. */
+  unlisten?: () => void;
+}
+
+/** Options of one request. */
+export interface PendingRequestOptions {
+  /** Sends the request with its id. */
+  readonly send: (id: number) => void;
+  /** Tells the peer that the reply is no longer needed. */
+  readonly cancel: (id: number, reason: unknown) => void;
+  /** Name of the expected reply, for errors. */
+  readonly what: string;
+  /** Time to wait, in milliseconds. */
+  readonly timeoutMs: number;
+  /** Ends the wait when aborted. */
+  readonly signal?: AbortSignal | undefined;
+  /**
+   * Called with the reply before the session reads any later envelope. Such a request does not
+   * count towards the maximum, so its caller MUST have a bound of its own.
+   */
+  readonly onAnswer?: ((data: unknown) => void) | undefined;
+  /** True if a handler of the peer's application answers; Skein itself answers all others. */
+  readonly isRequest?: boolean | undefined;
+}
+
+/** The requests of one session: numbered from 1, at most `max` at once. */
+export class PendingRequests extends Signal {
+  readonly #runtime: Runtime;
+  readonly #max: number;
+  // Created for the first request: most sessions of a server send none.
+  #waiting: Map<number, PendingRequest> | undefined;
+  #last = 0;
+  #uncounted = 0;
+  #requests = 0;
+  /** Answers in parts for whose next item no loop waits. */
+  #unread = 0;
+
+  /** Creates an empty list. */
+  constructor(runtime: Runtime, max: number) {
+    super();
+    this.#runtime = runtime;
+    this.#max = max;
+  }
+
+  /** Number of requests that wait. */
+  get size(): number {
+    return this.#waiting?.size ?? 0;
+  }
+
+  /** Number of requests that wait for a handler of the peer's application. */
+  get requests(): number {
+    return this.#requests;
+  }
+
+  /** Number of requests for which code of this end may wait: all but answers that no loop awaits. */
+  get awaited(): number {
+    return this.size - this.#unread;
+  }
+
+  /**
+   * Sends a request, and waits for the reply.
+   *
+   * @throws {QueueFullError} If too many requests already wait.
+   * @throws {TimeoutError} If no reply arrives in time.
+   * @throws {RequestError} If the reply is a failure.
+   */
+  ask(options: PendingRequestOptions): Promise<unknown> {
+    const { signal, timeoutMs, what, onAnswer, isRequest = false } = options;
+    if (signal?.aborted) return Promise.reject(signal.reason);
+    if (!(timeoutMs >= 0)) {
+      const message = `Cannot wait: timeoutMs must be 0 or more, received ${timeoutMs}`;
+      return Promise.reject(new RangeError(message));
+    }
+    if (onAnswer) this.#uncounted++;
+    else if (this.#isFull) return Promise.reject(this.#fullError(what));
+    const id = ++this.#last;
+    const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+    const giveUp = (error: unknown) => {
+      // The peer has not replied in full.
+      if (this.#forget(id) !== undefined) options.cancel(id, error);
+      reject(error);
+    };
+    const request: PendingRequest = { resolve, reject: giveUp, onAnswer, isRequest };
+    (this.#waiting ??= new Map()).set(id, request);
+    if (isRequest) this.#requests++;
+    try {
+      options.send(id);
+    } catch (error) {
+      this.#forget(id)?.reject(error);
+    }
+    if (!this.#waiting.has(id)) return promise;
+    if (timeoutMs <= MAX_TIMER_MS) {
+      const late = () =>
+        giveUp(new TimeoutError(`Cannot wait for ${what} longer than ${timeoutMs} ms`, timeoutMs));
+      request.timer = this.#runtime.setTimeout(late, timeoutMs);
+    }
+    if (signal !== undefined) {
+      const onAbort = () => giveUp(signal.reason);
+      signal.addEventListener("abort", onAbort);
+      request.unlisten = () => signal.removeEventListener("abort", onAbort);
+    }
+    return promise;
+  }
+
+  /**
+   * Sends a request whose answer comes in parts.
+   *
+   * @param what Name of the expected answer, for errors.
+   * @param take Receives the answer.
+   * @param send Sends the request with its id.
+   * @returns The id.
+   * @throws {QueueFullError} If too many requests already wait.
+   */
+  open(what: string, take: AnswerTaker, send: (id: number) => void): number {
+    if (this.#isFull) throw this.#fullError(what);
+    const id = ++this.#last;
+    (this.#waiting ??= new Map()).set(id, {
+      resolve: (data: unknown) => take({ kind: "reply", data }, 0),
+      reject: (error: unknown) => take({ kind: "end", error }, 0),
+      onAnswer: undefined,
+      isRequest: false,
+      take,
+    });
+    this.#unread++;
+    try {
+      send(id);
+    } catch (error) {
+      this.#forget(id);
+      throw error;
+    }
+    return id;
+  }
+
+  /** Notes if a loop waits for the next item of an answer in parts. */
+  awaits(id: number, isAwaited: boolean): void {
+    const request = this.#waiting?.get(id);
+    if (request === undefined || request.isRequest === isAwaited) return;
+    request.isRequest = isAwaited;
+    this.#requests += isAwaited ? 1 : -1;
+    this.#unread -= isAwaited ? 1 : -1;
+  }
+
+  /** Forgets an answer in parts that the caller gave up; false if the answer is over. */
+  abandon(id: number): boolean {
+    return this.#forget(id) !== undefined;
+  }
+
+  /** Hands an item to the receiver of its answer; ignores the item of an unknown answer. */
+  part(part: Extract<Envelope, { kind: "part" }>, size: number): void {
+    const request = this.#waiting?.get(part.id);
+    if (request?.take) request.take(part, size);
+    else request?.reject(unexpectedParts());
+  }
+
+  /** Ends an answer in parts; false if the request no longer waits. */
+  end(id: number, failure: RequestFailure | undefined): boolean {
+    const request = this.#forget(id);
+    if (request === undefined) return false;
+    if (failure !== undefined) request.reject(toRequestError(failure));
+    else if (request.take) request.take({ kind: "end" }, 0);
+    else request.reject(unexpectedParts());
+    return true;
+  }
+
+  /** Resolves the request with a reply; false if the request no longer waits. */
+  answer(id: number, data: unknown, failure: RequestFailure | undefined): boolean {
+    const request = this.#forget(id);
+    if (request === undefined) return false;
+    if (failure === undefined) {
+      request.onAnswer?.(data);
+      request.resolve(data);
+    } else request.reject(toRequestError(failure));
+    return true;
+  }
+
+  /** Waits until no request waits. */
+  async idle(): Promise<void> {
+    while (this.size > 0) await this.changed();
+  }
+
+  /** Rejects all requests with one error. */
+  rejectAll(error: unknown): void {
+    for (const id of [...this.#waiting?.keys() ?? []]) this.#forget(id)?.reject(error);
+  }
+
+  #forget(id: number): PendingRequest | undefined {
+    const request = this.#waiting?.get(id);
+    if (request === undefined) return undefined;
+    this.#waiting?.delete(id);
+    if (request.timer !== undefined) this.#runtime.clearTimeout(request.timer);
+    request.unlisten?.();
+    if (request.onAnswer) this.#uncounted--;
+    if (request.isRequest) this.#requests--;
+    else if (request.take) this.#unread--;
+    if (this.isAwaited) this.notify();
+    return request;
+  }
+
+  get #isFull(): boolean {
+    return this.size - this.#uncounted >= this.#max;
+  }
+
+  #fullError(what: string): QueueFullError {
+    return new QueueFullError(`Cannot ask for ${what}: ${this.#max} answers are awaited already`);
+  }
+}
+
+/** The error of a request for one reply whose answer comes in parts. */
+function unexpectedParts(): RequestError {
+  return new RequestError("invalid", "The answer comes in parts, which requestStream() reads");
+}
+
+/** Creates the error that the caller of a request, or the application, receives. */
+export function toRequestError(failure: RequestFailure): RequestError {
+  return new RequestError(failure.code, failure.message, failure);
+}
+
+/** The reader of an answer in parts; `answers/reader.ts` has the class, which loads on first use. */
+export interface OpenAnswer {
+  /** Returns the next item, as an iterator does. */
+  next(): Promise<IteratorResult<unknown, void>>;
+  /** Cancels the request. Idempotent. */
+  cancel(reason?: string): void;
+}
+
+/** Makes the answer of a reader that may still load, or wait for a session. */
+export function answerOf<T>(opening: Promise<OpenAnswer>): StreamingAnswer<T> {
+  let reader: OpenAnswer | undefined;
+  opening.then((opened) => reader = opened, () => {});
+  const iterator = {
+    next: () => reader ? reader.next() : opening.then((opened) => opened.next()),
+    async return(): Promise<IteratorResult<T, void>> {
+      await cancel();
+      return { done: true, value: undefined };
+    },
+  };
+  const cancel = async (reason?: string) => (await opening.catch(() => undefined))?.cancel(reason);
+  return {
+    id: "",
+    offset: undefined,
+    cancel,
+    [Symbol.asyncIterator]: () => iterator as AsyncIterator<T, void, undefined>,
+  };
 }

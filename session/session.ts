@@ -44,8 +44,7 @@ import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo, isSendable } from "../transport/close_info.ts";
 import { checkLoop } from "./queue/receive_queue.ts";
 import { type Inside, Receiving } from "./receiving.ts";
-import { Sending } from "./sending.ts";
-import { answerOf } from "./pending_requests.ts";
+import { answerOf, Sending } from "./sending.ts";
 import type {
   Contract,
   ContractData,

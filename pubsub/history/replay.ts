@@ -7,6 +7,7 @@ import type {
   SubscribeAnswer,
 } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
+import { pushPage } from "../../session/queue/turn.ts";
 import type { EncodedMessage } from "../../session/wire/encode.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -523,7 +524,8 @@ export class Replay {
     if (first === undefined) return this.#skipTo("too-old", feed.known);
     if (first.prev > this.#at!) this.#skipTo("too-old", first.prev);
     const session = this.#session;
-    const queue = session[internals].queue!;
+    const { queue, settings } = session[internals];
+    const push = (page: readonly EncodedMessage[]) => pushPage(queue!, settings.turn, page);
     // The answer promised these publications to the client: the queue may drop none of them.
     let messages: EncodedMessage[] = [];
     for (const item of items) {
@@ -531,11 +533,11 @@ export class Replay {
         messages.push(item.message);
         continue;
       }
-      queue.pushPage(messages);
+      push(messages);
       messages = [];
       tellSkip(session, item);
     }
-    queue.pushPage(messages);
+    push(messages);
     if (this.#isEnded) return;
     this.#at = items.at(-1)!.offset;
     this.#host.counts.replayed += items.length;

@@ -6,7 +6,7 @@ import { QueueFullError } from "../../errors.ts";
 import { PRESENCE_PREFIX, type PresenceMember } from "../../session/wire/presence_notice.ts";
 import { MOVED } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { checkTopic } from "../../session/wire/envelope.ts";
+import { checkTopic } from "../../session/wire/encode.ts";
 import { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import type { Runtime } from "../../base/runtime.ts";

@@ -3,7 +3,7 @@ import { RequestError, TimeoutError } from "../../errors.ts";
 import type { Timer } from "../../base/runtime.ts";
 import { startTimer } from "../../base/wait.ts";
 import type { Inside } from "../receiving.ts";
-import type { AnswerEvent, AnswerTaker, OpenAnswer } from "../pending_requests.ts";
+import type { AnswerEvent, AnswerTaker, OpenAnswer } from "../sending.ts";
 import type { RequestStreamOptions } from "../types.ts";
 import { encodeMessage } from "../wire/encode.ts";
 import { FIRST_CREDIT, MAX_CREDIT, MAX_UNPAID_BYTES, type TraceContext } from "../wire/envelope.ts";

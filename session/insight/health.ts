@@ -209,11 +209,10 @@ export function issues(core: Inside, before?: SessionStats): SessionIssue[] {
 }
 
 function checkDecisions(
-  { decisions, createdAt, settings }: Inside,
+  { late, createdAt, settings }: Inside,
   before: SessionStats | undefined,
   add: Add,
 ): void {
-  const { late } = decisions ?? {};
   if (late === undefined || before !== undefined && late.at - createdAt <= before.uptimeMs) return;
   const names = Array.from(
     late.counts,

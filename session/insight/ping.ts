@@ -1,8 +1,7 @@
 /** Ping of a peer, with the round-trip time. */
 import { UnsupportedError } from "../../errors.ts";
 import type { Inside } from "../receiving.ts";
-import { MAX_PINGS } from "../sending.ts";
-import { PendingRequests } from "../pending_requests.ts";
+import { MAX_PINGS, PendingRequests } from "../sending.ts";
 import type { WaitOptions } from "../types.ts";
 
 /** Longest wait of `ping`, in milliseconds. */

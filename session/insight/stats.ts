@@ -56,7 +56,7 @@ export function statsOf(core: Inside): SessionStats {
     ...(core.queue?.stats ?? NO_QUEUE),
     ...core.receiving.stats,
     ...(core.sending.controlStats ?? NO_CONTROLS),
-    handlerFailures: core.failures?.count ?? 0,
+    handlerFailures: core.handlerFailures,
     awaitedAnswers: core.sending.openRequests,
     ...streams,
     streamsCreated,

@@ -159,17 +159,6 @@ export class SendQueue extends Signal {
     if (!this.#isHeld) this.#turn.mark(this);
   }
 
-  /** Adds the messages of a page, of which none may be dropped, as whole frames. */
-  pushPage(page: readonly EncodedMessage[]): void {
-    const entries = page.map((message) =>
-      this.fitting({ ...message, sequence: this.#turn.nextSequence(), isProtected: true })
-    );
-    for (const { frame, size, end, messages } of packAll(entries, this.joins)) {
-      const { sequence } = entries[end - 1]!;
-      this.push({ frame, size, topic: "", sequence, isProtected: true, messages });
-    }
-  }
-
   /** Returns an entry, or a gap in its place if the peer does not accept a message of that size. */
   fitting(entry: QueuedMessage): QueuedMessage {
     if (entry.size <= this.maxMessageBytes || entry.topic === "") return entry;
@@ -233,13 +222,19 @@ export class SendQueue extends Signal {
     const entries = this.#entries;
     let from = 0;
     while (from < entries.length && !this.#isHeld && !this.#isEnded) {
-      const packed = packNext(entries, from, this.#owner.joins);
+      // Most flushes have one entry, which needs no packing.
+      const packed = entries.length === 1
+        ? alone(entries[0]!)
+        : packNext(entries, from, this.#owner.joins);
       this.hand(packed);
       from = packed.end;
     }
-    if (from === entries.length) this.#clear();
-    else this.#remove(0, from);
-    if (this.isFlushed) this.notify();
+    if (from < entries.length) this.#remove(0, from);
+    else if (from > 0) {
+      this.#entries = [];
+      this.#bytes = this.#messages = 0;
+    }
+    if (this.isAwaited && this.isFlushed) this.notify();
     return true;
   }
 
@@ -376,6 +371,23 @@ export class SendQueue extends Signal {
     const beside = this.#entries[at && at - 1];
     this.#addNotice(new DropNotice(1, topic, beside?.sequence ?? 0), at);
   }
+}
+
+/** Adds the messages of a page to a queue, as whole frames: the queue may drop none of them. */
+export function pushPage(queue: SendQueue, turn: Turn, page: readonly EncodedMessage[]): void {
+  const entries = page.map((message) =>
+    queue.fitting({ ...message, sequence: turn.nextSequence(), isProtected: true })
+  );
+  for (const { frame, size, end, messages } of packAll(entries, queue.joins)) {
+    const { sequence } = entries[end - 1]!;
+    queue.push({ frame, size, topic: "", sequence, isProtected: true, messages });
+  }
+}
+
+/** The frame of one entry alone. */
+function alone(entry: QueuedMessage): PackedFrame {
+  const { frame, size, messages = 1, isShared } = entry;
+  return { frame, size, end: 1, messages, parts: isShared ? [entry] : undefined };
 }
 
 function isNotice(entry: QueuedMessage): entry is DropNotice {

@@ -9,8 +9,7 @@
 import type { LimitLevel, RequestFailure } from "../../errors.ts";
 import type { Gap, HistoryPosition, RecoveryReason, Unsubscribed } from "./recovery.ts";
 import { describe } from "../../base/error_text.ts";
-import { encodeJson } from "../../base/json.ts";
-import { exceedsBytes, utf8Length } from "./utf8.ts";
+import { exceedsBytes } from "./utf8.ts";
 
 /** First envelope of the server on `skein.1`. */
 export interface Hello {
@@ -489,19 +488,6 @@ export type OutgoingEnvelope =
   | { readonly renew: { readonly withinMs: number } };
 
 /**
- * Writes an envelope.
- *
- * @param envelope The envelope; `data` may be any value that JSON can hold.
- * @param verb The operation, for the error.
- * @returns JSON text without raw line feeds.
- * @throws {TypeError} If JSON cannot hold the data.
- */
-export function encodeEnvelope(envelope: OutgoingEnvelope, verb = "send"): string {
-  const data = "data" in envelope ? envelope.data : undefined;
-  return data === undefined ? JSON.stringify(envelope) : encodeJson(data, verb, envelope);
-}
-
-/**
  * Returns a text for people; empty for a value that is neither text nor a number, since converting
  * such a value can throw.
  */
@@ -511,7 +497,8 @@ function textOf(value: unknown): string {
 
 /** Returns true if the value can be a topic. */
 export function isTopic(value: unknown): value is string {
-  return typeof value === "string" && value !== "" && !exceedsBytes(value, MAX_TOPIC_BYTES);
+  if (typeof value !== "string" || value === "") return false;
+  return value.length * 3 <= MAX_TOPIC_BYTES || !exceedsBytes(value, MAX_TOPIC_BYTES);
 }
 
 /** Returns true for a whole number from 0. */
@@ -570,40 +557,4 @@ export function badId(key: string, value: unknown, id?: unknown): Envelope {
 /** Makes the envelope for unreadable input; the peer gets an answer with `id`. */
 export function malformed(message: string, id?: unknown): Envelope {
   return { kind: "malformed", message, id: isId(id) ? id : null };
-}
-
-/**
- * Refuses an invalid topic. Costs one comparison for a short topic.
- *
- * @example Usage
- * ```ts
- * import { checkTopic } from "./envelope.ts";
- * import { assertThrows } from "@std/assert";
- *
- * checkTopic("chat:lobby", "send");
- * assertThrows(() => checkTopic("", "send"), TypeError, "Cannot send: a topic must be");
- * ```
- *
- * @param topic The value given as a topic.
- * @param verb The caller's operation, for the error message.
- * @param maxBytes Most bytes of the topic in UTF-8.
- * @throws {TypeError} If the topic is not a string, or is empty.
- * @throws {RangeError} If the topic is longer than `maxBytes`.
- */
-export function checkTopic(
-  topic: unknown,
-  verb: string,
-  maxBytes: number = MAX_TOPIC_BYTES,
-): asserts topic is string {
-  if (typeof topic !== "string" || !topic) {
-    throw new TypeError(refusal(verb, maxBytes, topic === "" ? '""' : typeof topic));
-  }
-  if (exceedsBytes(topic, maxBytes)) {
-    throw new RangeError(refusal(verb, maxBytes, `${utf8Length(topic)} bytes`));
-  }
-}
-
-function refusal(verb: string, maxBytes: number, received: string): string {
-  return `Cannot ${verb}: a topic must be a non-empty string of at most ${maxBytes} bytes, ` +
-    `received ${received}`;
 }

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
 import { withoutUndefined } from "../../base/options.ts";
-import { encodeEnvelope, type Envelope, readEnvelope, readTrace } from "./envelope.ts";
+import { encodeEnvelope } from "./encode.ts";
+import { type Envelope, readEnvelope, readTrace } from "./envelope.ts";
 import { parseEnvelope } from "./server_envelope.ts";
 
 const HELLO = { session: "s", heartbeatMs: 25_000, maxMessageBytes: 262_144, features: ["x"] };

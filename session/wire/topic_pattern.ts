@@ -2,7 +2,7 @@
  * Topic patterns such as `chat:{room}`, and the router that finds the one matching pattern of a
  * topic.
  */
-import { checkTopic } from "./envelope.ts";
+import { checkTopic } from "./encode.ts";
 
 /**
  * Topics whose match a {@linkcode TopicRouter} remembers. Enough for the busy topics of one

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertFalse, assertStrictEquals, assertThrows } from "@std/assert";
-import { checkTopic } from "./envelope.ts";
+import { checkTopic } from "./encode.ts";
 import {
   MAX_CACHED_MATCHES,
   type ParamsOf,

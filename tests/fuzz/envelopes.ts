@@ -6,7 +6,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { decodeBinary, encodeBinary, isBinaryMessage } from "../../session/wire/encode.ts";
 import { encodeMessage } from "../../session/wire/encode.ts";
-import { checkTopic, encodeEnvelope } from "../../session/wire/envelope.ts";
+import { checkTopic, encodeEnvelope } from "../../session/wire/encode.ts";
 import { parseEnvelope } from "../../session/wire/server_envelope.ts";
 import { TopicPattern, TopicRouter } from "../../session/wire/topic_pattern.ts";
 import { withoutToken } from "../../session/url.ts";

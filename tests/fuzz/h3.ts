@@ -4,7 +4,7 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { encodeEnvelope } from "../../session/wire/envelope.ts";
+import { encodeEnvelope } from "../../session/wire/encode.ts";
 import {
   CapsuleParser,
   CapsuleType,

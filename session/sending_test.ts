@@ -2,7 +2,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, RequestError, TimeoutError } from "../errors.ts";
-import { type PendingRequestOptions, PendingRequests } from "./pending_requests.ts";
+import { type PendingRequestOptions, PendingRequests } from "./sending.ts";
 
 interface Line extends PendingRequestOptions {
   readonly sent: number[];
