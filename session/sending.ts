@@ -181,10 +181,8 @@ export class Sending implements SessionHalf {
   }
 
   /** Sends an encoded message. */
-  push({ frame, size, topic, position }: EncodedMessage, isProtected: boolean): void {
-    const sequence = this.#core.settings.turn.nextSequence();
-    const queue = this.#queue ?? this.messages("send");
-    queue.push({ frame, size, topic, position, sequence, isProtected });
+  push(message: EncodedMessage, isProtected: boolean): void {
+    (this.#queue ?? this.messages("send")).add(message, isProtected);
   }
 
   /** Sends an envelope that is never dropped; if the send queue has no room, the session closes. */
@@ -234,7 +232,7 @@ export class Sending implements SessionHalf {
       send: (id) => {
         // Before the session is established, only a token is offered this way.
         if (core.state === "closed" || core.ending !== undefined) core.checkOpen("ask");
-        this.push(encode(id), true);
+        this.messages("send").add(encode(id), true);
       },
       cancel: (id, reason) => {
         this.post({ cancel: id });

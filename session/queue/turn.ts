@@ -141,6 +141,12 @@ export class SendQueue extends Signal {
     };
   }
 
+  /** Adds a message of this session alone, see {@linkcode push}. */
+  add({ frame, size, topic, position }: EncodedMessage, isProtected: boolean): void {
+    const sequence = this.#turn.nextSequence();
+    this.push({ frame, size, topic, position, sequence, isProtected });
+  }
+
   /**
    * Adds an entry of this session alone.
    *
@@ -500,11 +506,7 @@ export class Broadcast<S extends object> {
   #sent = 0;
   #exceptions: Map<QueuedMessage, SendQueue> | undefined;
 
-  /**
-   * Creates an empty set.
-   *
-   * @param turn The turn of all members.
-   */
+  /** Creates an empty set of sessions of one turn. */
   constructor(turn: Turn) {
     this.#turn = turn;
     this.#fanOut = turn.fanOut ??= new FanOut(turn);
@@ -520,21 +522,12 @@ export class Broadcast<S extends object> {
     return this.#sent;
   }
 
-  /**
-   * Checks a session for membership.
-   *
-   * @param session Any session.
-   * @returns True if the session is a member.
-   */
+  /** True if a session is a member. */
   has(session: S): boolean {
     return this.#members.has(session);
   }
 
-  /**
-   * Lists the members.
-   *
-   * @returns The sessions, in the order of `add`.
-   */
+  /** Lists the members, in the order of `add`. */
   members(): IterableIterator<S> {
     return this.#members.keys();
   }
@@ -551,11 +544,7 @@ export class Broadcast<S extends object> {
     this.#members.set(session, queue);
   }
 
-  /**
-   * Removes a session, which still gets all earlier messages. Idempotent.
-   *
-   * @param session Any session.
-   */
+  /** Removes a session, which still gets all earlier messages. Idempotent. */
   delete(session: S): void {
     if (!this.#members.has(session)) return;
     this.#settle();
@@ -589,12 +578,7 @@ export class Broadcast<S extends object> {
     }
   }
 
-  /**
-   * Returns the gathered messages to the turn.
-   *
-   * @ignore
-   * @returns The entries and their receivers.
-   */
+  /** Returns the gathered messages, with their receivers, to the turn. */
   take(): BroadcastBatch {
     const pending: BroadcastBatch = {
       entries: this.#entries,
