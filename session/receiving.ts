@@ -13,7 +13,7 @@ import {
   TimeoutError,
 } from "../errors.ts";
 import { attempt } from "../base/call_safely.ts";
-import type { Runtime, Timer } from "../base/runtime.ts";
+import type { Timer } from "../base/runtime.ts";
 import type { Backpressure, Frame, FrameReceiver } from "../transport/connection.ts";
 import type { CheckedMessage, MessageAcceptor } from "./contract.ts";
 import type { SessionCore, SessionHalf, WaitObserver } from "./core.ts";

@@ -64,7 +64,9 @@ async function streamOf(client: Client<Shared>, name: string): Promise<string> {
   const core = session[internals];
   const encode = (id: number) =>
     encodeMessage("chat:lobby", "hi", { id, stream: name, maxBytes: core.sending.maxSendBytes });
-  const { stream } = await core.sending.ask("the stream", encode, {}) as { readonly stream: string };
+  const { stream } = await core.sending.ask("the stream", encode, {}) as {
+    readonly stream: string;
+  };
   assertMatch(stream, /^answer:/);
   return stream;
 }
