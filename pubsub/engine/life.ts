@@ -126,7 +126,12 @@ export class BrokerLife {
 
   /** Closes the broker at the first call; all calls share the result. */
   close(end: () => Promise<void>): Promise<void> {
-    return this.#closing ??= end();
+    if (this.#closing !== undefined) return this.#closing;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    // Before the end, whose callbacks may close the broker again, and find it closed.
+    this.#closing = promise;
+    resolve(end());
+    return promise;
   }
 
   #outage(): string[] {

@@ -1,4 +1,5 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
+import { UnsupportedError } from "../../errors.ts";
 import { EngineNode } from "../_engine_node_test.ts";
 import { testBroker } from "../conformance/suite.ts";
 import { MemoryBroker } from "./broker.ts";
@@ -206,4 +207,22 @@ Deno.test("MemoryBroker.publish() works on after a listener that threw", () => {
   broker.subscribe("news", ({ payload }) => heard.push(payload));
   broker.publish({ topic: "news", payload: "2" });
   assertEquals(heard, ["2"]);
+});
+
+Deno.test("MemoryBroker is closed for a callback of the status, which may close it again", async () => {
+  const broker = new MemoryBroker();
+  const errors: unknown[] = [];
+  broker.status.observe(({ name }) => {
+    if (name !== "closed" || errors.length > 1) return;
+    try {
+      broker.publish({ topic: "news", payload: "late" });
+      errors.push(undefined);
+    } catch (error) {
+      errors.push(error);
+    }
+    void broker.close();
+  });
+  await broker.close();
+  assertEquals(errors.length, 1);
+  assertInstanceOf(errors[0], UnsupportedError);
 });
