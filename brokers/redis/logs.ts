@@ -1,6 +1,7 @@
 /** Logs of durable streams in Redis, by scripts that each run in one atomic step. */
 import { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
+import { withoutUndefined } from "../../base/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
@@ -608,7 +609,11 @@ export class RedisLogs implements BrokerLogs {
     });
     switch (kind) {
       case "repeated":
-        return { kind, info: info!, seq: detail === "" ? undefined : Number(detail) };
+        return withoutUndefined({
+          kind,
+          info: info!,
+          seq: detail === "" ? undefined : Number(detail),
+        });
       case "appended":
       case "ended":
         return { kind, info: info! };
@@ -650,7 +655,7 @@ export class RedisLogs implements BrokerLogs {
       ask: { ifExpired },
     });
     if (kind !== "removed") return { kind: kind as "kept" };
-    return { kind, origin: info?.origin };
+    return withoutUndefined({ kind, origin: info?.origin });
   }
 
   async retain(
@@ -842,7 +847,7 @@ function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
   const texts = fields.map((field) => field === null ? undefined : field.toString());
   const [identity, config, first, start, tail, bytes, ended, cancelled, deleted] = texts;
   if (identity === undefined) return undefined;
-  return {
+  return withoutUndefined({
     ...JSON.parse(config!) as LogConfig,
     identity,
     first: Number(first),
@@ -851,8 +856,8 @@ function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
     bytes: Number(bytes),
     end: ended === undefined ? undefined : JSON.parse(ended),
     cancelled: cancelled === undefined ? undefined : JSON.parse(cancelled),
-    isDeleted: deleted === undefined ? undefined : true,
-  };
+    isDeleted: deleted === undefined ? undefined : true as const,
+  });
 }
 
 /** A state that another program damaged is none. */

@@ -13,6 +13,7 @@ import {
   type TokenRate,
 } from "../../pubsub/broker.ts";
 import type { Buffer } from "node:buffer";
+import { withoutUndefined } from "../../base/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { OutgoingAppend } from "./publish_queue.ts";
@@ -472,12 +473,12 @@ export class RedisHistories {
       offset: Number(first),
       prev: Number(prev),
     });
-    return {
+    return withoutUndefined({
       epoch,
       head: Number(head),
       publications,
       anchor: anchor.length > 0 ? anchor.toString("latin1") : undefined,
-    };
+    });
   }
 
   /** Arguments with which a script opens a history. */

@@ -5,6 +5,7 @@
  * in the same atomic step in which the engine read the log. An engine that cannot hold the log in
  * between compares on the write, and decides again if another node was first.
  */
+import { withoutUndefined } from "../../base/options.ts";
 import { countedBytes } from "../broker.ts";
 import type {
   AppendLogOptions,
@@ -304,7 +305,8 @@ function decideDelete(
   if (state.isDeleted) return none({ kind: "deleted" });
   if (ifExpired && !isExpired(state, now)) return none({ kind: "alive" });
   if (forkCount === 0) {
-    return { kind: "remove", result: { kind: "removed", origin: state.origin } };
+    const { origin } = state;
+    return { kind: "remove", result: withoutUndefined({ kind: "removed", origin }) };
   }
   const next: StoredLog = { ...state, isDeleted: true };
   return { kind: "write", next, records: [], result: () => ({ kind: "kept" }) };
