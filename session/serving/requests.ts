@@ -50,13 +50,9 @@ export type ServiceEnvelope = Extract<
  */
 export interface SessionServices {
   /** Called before the session is established; a code and a reason refuse the session. */
-  readonly admit?:
-    | ((
-      session: Session,
-    ) => { readonly code: number; readonly reason: string } | undefined)
-    | undefined;
+  admit?(session: Session): { readonly code: number; readonly reason: string } | undefined;
   /** Called once the session is established, before `onOpen`. MUST NOT throw. */
-  readonly opened?: ((session: Session) => void) | undefined;
+  opened?(session: Session): void;
   /** Begins an answer that outlives its session, unless begun before, and replies to the request. */
   readonly keepAnswer?: KeepAnswer | undefined;
   /**
