@@ -21,7 +21,8 @@ import {
   STREAM_PREFIX,
   type SubscribeAnswer,
 } from "../session/wire/recovery.ts";
-import { internals, type Session, sessionsAfter, sessionsBefore } from "../session/session.ts";
+import { sessionsAfter, sessionsBefore } from "../session/lineage.ts";
+import { internals, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/wire/encode.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { report, type SessionSettings } from "../session/settings.ts";

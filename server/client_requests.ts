@@ -33,7 +33,8 @@ import type { Contract } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import { type HistoryOptions, MOVED, STREAM_PREFIX } from "../session/wire/recovery.ts";
-import { internals, type Session, sessionsAfter, sessionsBefore } from "../session/session.ts";
+import { replacePredecessor, sessionsAfter, sessionsBefore } from "../session/lineage.ts";
+import { internals, type Session } from "../session/session.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import { makerOf } from "./owners.ts";
 import { builtin } from "../base/builtins.ts";
@@ -429,30 +430,14 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
   /** Replaces the session from which the client moves. */
   function moveFrom(session: Session): void {
-    const core = session[internals];
-    // Without the latest session, a client that moved again at once still has the one before. A token
-    // may belong to another user.
-    const isOwn = (before: Session) => before[internals].user === core.user;
-    const predecessor = sessionsBefore(session).find(isOwn);
-    keepPredecessor(session, predecessor);
+    const predecessor = replacePredecessor(session);
     if (predecessor === undefined) return;
-    const before = predecessor[internals];
-    before.lineage.movedTo = session;
-    if (before.state === "connected") before.startDraining();
     const { topics } = parts();
     const requested = new Set(topics.requestedBy(predecessor));
     // The application subscribes each session itself: the client would get each publication twice.
     for (const topic of topics.topicsOf(predecessor)) {
       if (!requested.has(topic)) moveOff(predecessor, topic);
     }
-  }
-
-  /** Knows the latest session from which the client moved, as long as the session is open. */
-  function keepPredecessor(session: Session, predecessor: Session | undefined): void {
-    session[internals].lineage.predecessor = predecessor;
-    predecessor?.[internals].whenEnded((ended) => {
-      keepPredecessor(session, ended[internals].lineage.predecessor);
-    });
   }
 
   function moveOff(predecessor: Session, topic: string): void {

@@ -908,31 +908,6 @@ export class Session<
   }
 }
 
-/**
- * Lists the sessions to which a client moved from a session, in one or several steps.
- *
- * @param session The session.
- * @returns The sessions, also those that are over; the earliest first.
- */
-export function* sessionsAfter(session: Session): Generator<Session, void, undefined> {
-  for (
-    let next = session[internals].lineage.movedTo;
-    next;
-    next = next[internals].lineage.movedTo
-  ) yield next;
-}
-
-/**
- * Lists the sessions that are not over, from which a client moved to a session, in one or several steps.
- *
- * @param session The session.
- * @returns The sessions; the latest first.
- */
-export function* sessionsBefore(session: Session): Generator<Session, void, undefined> {
-  let before = session[internals].lineage.predecessor;
-  for (; before; before = before[internals].lineage.predecessor) if (!before.isClosed) yield before;
-}
-
 function withMessage(
   { transport, error }: TransportFallback,
 ): TransportFallback & { readonly message: string } {
