@@ -5,7 +5,7 @@ import type { DurableStreamsOptions } from "./durable/options.ts";
 import type { DurableParts } from "./durable/parts.ts";
 import type { Face, FaceRequest, MoqFace } from "./face.ts";
 import type { ApiParts } from "./http/api.ts";
-import type { RequestGate } from "./http/gate.ts";
+import { type RequestGate, unavailable } from "./http/gate.ts";
 import type { HttpGuardParts } from "./http/guard.ts";
 import type { InspectedServer } from "./inspector/node_view.ts";
 import type { InspectorOptions } from "./inspector/options.ts";
@@ -217,7 +217,6 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
   /** Loads the code, once; prints the error of code that does not load. */
   load(): Promise<Opened> {
     if (this.#loading !== undefined) return this.#loading;
-    if (this.#isClosed) return Promise.reject(new Error("The server is closed"));
     const loading = this.#loading = this.#open();
     loading.then(
       (opened) => this.#opened = opened,
@@ -232,8 +231,9 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
     return await open(await outside(this.#parts.runtime, loading));
   }
 
-  /** Answers a request, with 500 if the code does not load. */
+  /** Answers a request, with 500 if the code does not load, and with 503 if the face ended first. */
   fetch(request: Request, info: RequestInfo): Response | Promise<Response> {
+    if (this.#isClosed && this.#loading === undefined) return unavailable();
     const answer = this.load().then(
       (opened) => opened.fetch(request, info),
       () => new Response("Internal server error", { status: 500 }),

@@ -54,7 +54,17 @@ Deno.test("LateFace.close() keeps a face from opening", async () => {
     throw new Error("opened");
   });
   await face.close();
-  assertEquals((await face.fetch(request(), {})).status, 500);
+  const { status, headers } = await face.fetch(request(), {});
+  assertEquals([status, headers.get("retry-after")], [503, "5"]);
+});
+
+Deno.test("createServer() answers the first session over HTTP after its close with 503", async () => {
+  const server = createServer();
+  await server.close();
+  const headers = { "skein-transport": "http" };
+  const first = new Request("http://localhost/?protocol=skein.1", { headers });
+  const answer = await server.fetch(first);
+  assertEquals([answer.status, answer.headers.get("retry-after")], [503, "5"]);
 });
 
 Deno.test("createServer() mounts a MoqServer once, with the quotas of the server", async () => {
@@ -67,6 +77,13 @@ Deno.test("createServer() mounts a MoqServer once, with the quotas of the server
     error.message,
     "Cannot mount MoQ server: it listens by itself or is mounted already",
   );
+});
+
+Deno.test("createServer() leaves a MoqServer unmounted if another option is invalid", async () => {
+  await using moq = new MoqServer();
+  assertThrows(() => createServer({ moq, origins: ["example.com/path"] }), TypeError);
+  await using server = createServer({ moq });
+  assert("moq.maxSessions" in server.quotaStats);
 });
 
 Deno.test("createServer() asks its faces in order, and answers by fetch what none wants", async () => {

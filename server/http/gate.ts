@@ -112,8 +112,12 @@ function isOfClient({ status }: Response): boolean {
   return status >= 400 && status < 500;
 }
 
-/** Creates the answer to a request that another server, or the next one, may answer. */
-function unavailable(): Response {
+/**
+ * Creates the answer to a request that another server, or the next one, may answer.
+ *
+ * @returns A response with 503 and `Retry-After`.
+ */
+export function unavailable(): Response {
   return new Response("The server is shutting down\n", {
     status: 503,
     headers: { "content-type": "text/plain; charset=utf-8", "retry-after": RETRY_AFTER_S },
