@@ -153,7 +153,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       isProxy: proxyRule(options.clientAddress),
       onProxy: (address) => this.#hintAtProxy(address),
     });
-    options.moq?.attach(faceHost(() => this.#listener, options.webSocketEngine), this.#quotas);
     this.#countsSockets = options.clientAddress === undefined &&
       (options.limits?.maxSessionsPerAddress ?? options.rates?.perAddress) !== undefined;
     this.#console = new ConsoleReport(runtime);
@@ -244,6 +243,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       claim: (user) => this.#claims?.claim(user),
       console: this.#console,
     });
+    // After the checks of the options, because a MoQ server can be mounted only once.
+    options.moq?.attach(faceHost(() => this.#listener, options.webSocketEngine), this.#quotas);
     const { presenceGraceMs: graceMs, clusterPresence: shareOnline = true } = options;
     const { nodes, presence, rooms: joined } = makePresence({
       runtime,

@@ -98,5 +98,7 @@ function put<D>(
   { user, at, data }: { readonly user: string; readonly at: number; readonly data?: D },
 ): void {
   const { connections = 1, joinedAt = at } = members.get(user) ?? {};
-  members.set(user, { user, connections, joinedAt, data });
+  const member = { user, connections, joinedAt };
+  // Applications print and compare members: without data there is no key.
+  members.set(user, data === undefined ? member : { ...member, data });
 }

@@ -18,6 +18,13 @@ Deno.test("MemberList.take() begins anew with the first part of a list, and is w
   assertEquals([list.take({ type: "count", users: 7 }), list.count], [true, 7]);
 });
 
+Deno.test("MemberList.take() leaves out the data of a member who has none", () => {
+  const list = new MemberList();
+  list.take({ type: "join", user: "ann", at: 5, data: "away" });
+  list.take({ type: "update", user: "ann", at: 6 });
+  assertEquals([...list.users.values()], [{ user: "ann", connections: 1, joinedAt: 5 }]);
+});
+
 Deno.test("MemberList.take() keeps the earlier list until the next one is whole", () => {
   const list = new MemberList();
   const members = ["ann", "bob"].map((user) => ({ user, connections: 1, joinedAt: 0 }));
