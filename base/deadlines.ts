@@ -29,8 +29,8 @@ export class Deadlines<T> {
   // Bounded by the items that the caller waits for.
   readonly #waiting = new Map<T, number>();
   #timer: Timer | undefined = undefined;
-  /** The item that the timer was set for: due at the timer, whatever the clock says then. */
-  #next: T | undefined = undefined;
+  /** The time of the clock for which the timer was set. */
+  #timerAt = 0;
   #isClearing = false;
 
   /**
@@ -53,9 +53,9 @@ export class Deadlines<T> {
    */
   add(item: T): void {
     this.#waiting.delete(item);
-    this.#waiting.set(item, this.#runtime.now() + this.#timeoutMs);
-    if (this.#timer === undefined) this.#wait(item, this.#timeoutMs);
-    else if (this.#next === item) this.#next = undefined;
+    const dueAt = this.#runtime.now() + this.#timeoutMs;
+    this.#waiting.set(item, dueAt);
+    if (this.#timer === undefined) this.#wait(dueAt, this.#timeoutMs);
   }
 
   /**
@@ -67,7 +67,6 @@ export class Deadlines<T> {
    */
   delete(item: T): boolean {
     const wasWaiting = this.#waiting.delete(item);
-    if (this.#next === item) this.#next = undefined;
     if (this.#isClearing && this.#waiting.size === 0) this.#stop();
     return wasWaiting;
   }
@@ -85,35 +84,35 @@ export class Deadlines<T> {
     return items;
   }
 
-  #wait(item: T, waitMs: number): void {
+  #wait(dueAt: number, waitMs: number): void {
     this.#runtime.clearTimeout(this.#timer);
-    this.#next = item;
+    this.#timerAt = dueAt;
     this.#timer = this.#runtime.setTimeout(() => this.#sweep(), waitMs);
   }
 
   #stop(): void {
     this.#runtime.clearTimeout(this.#timer);
-    this.#timer = this.#next = undefined;
+    this.#timer = undefined;
   }
 
-  /** Lets no item wait beyond a time: the clock was set back. */
-  #shorten(latest: number): void {
+  /**
+   * Moves the times of all items that were added before the clock was set back, so that these wait
+   * no longer for it. An item of a time that the new clock may have given, too, keeps its time.
+   */
+  #setBack(now: number, backMs: number): void {
+    const latest = now + this.#timeoutMs;
     for (const [item, dueAt] of this.#waiting) {
-      if (dueAt > latest) this.#waiting.set(item, latest);
+      if (dueAt !== this.#timerAt && dueAt <= latest) continue;
+      this.#waiting.set(item, Math.min(Math.max(dueAt - backMs, now), latest));
     }
   }
 
   #sweep(): void {
-    let next = this.#next;
-    this.#timer = this.#next = undefined;
+    this.#timer = undefined;
     const now = this.#runtime.now();
-    const latest = now + this.#timeoutMs;
+    if (now < this.#timerAt) this.#setBack(now, this.#timerAt - now);
     for (const [item, dueAt] of this.#waiting) {
-      if (dueAt > now && item !== next) {
-        if (dueAt > latest) this.#shorten(latest);
-        return this.#wait(item, Math.min(dueAt, latest) - now);
-      }
-      next = undefined;
+      if (dueAt > now) return this.#wait(dueAt, dueAt - now);
       this.#waiting.delete(item);
       this.#onLate(item);
     }

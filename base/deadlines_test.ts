@@ -77,6 +77,30 @@ Deno.test("Deadlines keeps the time of the first item when the clock is set back
   assertEquals(late, ["a", "b"]);
 });
 
+Deno.test("Deadlines keeps the times of all items when the clock is set back far", async () => {
+  using time = new FakeTime();
+  let offsetMs = 0;
+  const runtime = Object.assign(platformRuntime(), { now: () => Date.now() + offsetMs });
+  const late: string[] = [];
+  const deadlines = new Deadlines<string>(runtime, 1_000, (name) => late.push(name));
+  deadlines.add("a");
+  await time.tickAsync(300);
+  deadlines.add("b");
+  await time.tickAsync(300);
+  offsetMs = -3_600_000;
+  deadlines.add("c");
+  await time.tickAsync(400);
+  assertEquals(late, ["a"]);
+  await time.tickAsync(299);
+  assertEquals(late, ["a"]);
+  await time.tickAsync(1);
+  assertEquals(late, ["a", "b"]);
+  await time.tickAsync(299);
+  assertEquals(late, ["a", "b"]);
+  await time.tickAsync(1);
+  assertEquals(late, ["a", "b", "c"]);
+});
+
 Deno.test("Deadlines gives an item that is added while items are late the whole time, with one timer", async () => {
   using time = new FakeTime();
   const timers = new Set<unknown>();

@@ -100,7 +100,10 @@ export function withDefaults<T extends object>(
   given: { readonly [Name in keyof NoInfer<T>]?: NoInfer<T>[Name] | undefined },
 ): T {
   const all = { ...defaults };
-  for (const name in defaults) all[name] = given[name] ?? defaults[name];
+  for (const name in defaults) {
+    const value = given[name];
+    if (value !== undefined) all[name] = value;
+  }
   return all;
 }
 

@@ -147,7 +147,7 @@ async function auditFarewell(audit: Audit): Promise<void> {
   if (end === "session") void client.session?.close();
   if (end === "unauthenticated") {
     isKnown = false;
-    audit.network.change(machine, host, { handshake: undefined });
+    audit.network.change(machine, host, { handshake: "none" });
   }
   for (const session of server.manager.sessionsOf(USER)) {
     if (end === "normal") void session.close();
