@@ -198,7 +198,7 @@ export interface Lineage<S> {
   /** Names the session to the server in the request of the client's next session. */
   ticket: string | undefined;
   /** On a server: the secret of an earlier ticket, by which a guest is known again. */
-  secret?: string;
+  secret?: string | undefined;
   /** On a server: the session from which the client moves, see `SessionIdentity`. */
   predecessor: S | undefined;
   /** On a server: the session to which the client moved. */
