@@ -1,6 +1,6 @@
 /** Topics and the subscribers on this node. */
 import { HISTORY } from "../session/call_checks.ts";
-import type { OptionKinds } from "../base/options.ts";
+import { type OptionKinds, withoutUndefined } from "../base/options.ts";
 import {
   BROKER,
   checkOptions,
@@ -715,7 +715,9 @@ export class Topics implements AsyncDisposable {
     for await (const publication of this.#histories.read(topic, bounds, options)) {
       const { epoch, offset, tag } = publication.position!;
       const { data, from } = contentOf(publication);
-      yield { data, from, position: { epoch, offset, tag } };
+      // Applications print and compare these: an unknown publisher or tag has no key.
+      const position = withoutUndefined({ epoch, offset, tag });
+      yield { data, ...withoutUndefined({ from }), position };
     }
   }
 

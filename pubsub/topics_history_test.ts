@@ -615,6 +615,16 @@ Deno.test("Topics.read() yields what a topic keeps up to the call, over several 
   assertEquals((await Array.fromAsync(topics.read("t"))).length, 1_000, "the bound of the history");
 });
 
+Deno.test("Topics.read() and position() leave out an unknown publisher and an unknown tag", async () => {
+  const { engine, topics } = scripted();
+  await using _topics = topics;
+  engine.publish(1);
+  const [publication] = await Array.fromAsync(topics.read("t"));
+  assertEquals(Object.keys(publication!), ["data", "position"]);
+  assertEquals(Object.keys(publication!.position), ["epoch", "offset"]);
+  assertEquals(Object.keys(await topics.position("t")), ["epoch", "offset"]);
+});
+
 Deno.test("Topics.read() needs a history, and stops by its signal", async () => {
   await using topics = new Topics({ history: HISTORY });
   const none = topics.read("other");

@@ -3,7 +3,7 @@ import { UnsupportedError } from "../../errors.ts";
 import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import type { Session } from "../../session/session.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { checkLimits } from "../../base/options.ts";
+import { checkLimits, withoutUndefined } from "../../base/options.ts";
 import { type HistoryPosition, STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { Turn } from "../../session/queue/turn.ts";
@@ -184,7 +184,7 @@ export class HistoryTopics {
     const newest = publications.at(-1)?.position;
     const tag = offset === 0 ? stamp(this.#runtime.now()) : newest?.tag;
     const isNewest = offset === 0 || newest?.offset === offset;
-    return { epoch, offset, tag: isNewest ? tag : undefined };
+    return withoutUndefined({ epoch, offset, tag: isNewest ? tag : undefined });
   }
 
   /** Begins to follow a topic. */
