@@ -284,8 +284,8 @@ function decideRelease(
   { fork }: LogChangeOptions<"release">,
 ): LogEffect<LogOrigin | undefined> {
   if (!log?.hasFork(fork)) return none(undefined);
-  const { state, forkCount } = log;
-  const isLast = forkCount === 1 && state.isDeleted;
+  const { state } = log;
+  const isLast = state.isDeleted && log.forkCount === 1;
   if (isLast) return { kind: "remove", result: state.origin };
   return noted(state, { name: fork, isGone: true }, undefined);
 }
@@ -301,10 +301,10 @@ function decideDelete(
   { now }: LogMoment,
 ): LogEffect<LogDeleted> {
   if (log === undefined) return none({ kind: "missing" });
-  const { state, forkCount } = log;
+  const { state } = log;
   if (state.isDeleted) return none({ kind: "deleted" });
   if (ifExpired && !isExpired(state, now)) return none({ kind: "alive" });
-  if (forkCount === 0) {
+  if (log.forkCount === 0) {
     const { origin } = state;
     return { kind: "remove", result: withoutUndefined({ kind: "removed", origin }) };
   }
@@ -407,19 +407,19 @@ function refusalOfLease(
 }
 
 function refusalOfProducer(
-  { state, producerCount }: LogView,
+  log: LogView,
   { epoch, seq }: LogProducer,
   known: readonly [epoch: number, seq: number] | undefined,
 ): LogAppended | undefined {
   if (known === undefined) {
     if (seq > 0) return { kind: "skipped", expected: 0 };
-    const isFull = producerCount >= MAX_LOG_PRODUCERS;
+    const isFull = log.producerCount >= MAX_LOG_PRODUCERS;
     return isFull ? { kind: "too-many-producers" } : undefined;
   }
   const [lastEpoch, lastSeq] = known;
   if (epoch < lastEpoch) return { kind: "stale", epoch: lastEpoch };
   if (epoch > lastEpoch) return seq === 0 ? undefined : { kind: "unstarted" };
-  if (seq <= lastSeq) return { kind: "repeated", info: infoOf(state), seq: lastSeq };
+  if (seq <= lastSeq) return { kind: "repeated", info: infoOf(log.state), seq: lastSeq };
   return seq === lastSeq + 1 ? undefined : { kind: "skipped", expected: lastSeq + 1 };
 }
 
