@@ -230,8 +230,8 @@ interface ChannelSubscriberOptions {
 }
 
 /**
- * Subscribes to the wanted channels over one connection. One change is under way at a time, and further changes join
- * the next one, so that a storm of changes takes a few commands.
+ * Subscribes to the wanted channels over one connection. One change is under way at a time, and
+ * further changes join the next one, so that a storm of changes takes a few commands.
  */
 export class ChannelSubscriber implements SubscriberPool {
   readonly redis: Redis;
