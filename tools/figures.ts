@@ -19,7 +19,6 @@ import {
   readRepository,
   type Repository,
 } from "./arrows.ts";
-import { conditionalSpreads, doubleNames, oneUserInterfaces } from "./names.ts";
 import { commentTextOf, importsOf } from "./_source.ts";
 
 /** Rooms of the core, from the lowest; rooms of one row don't import each other. */
@@ -71,10 +70,6 @@ export interface Figures extends Sizes {
   readonly arrows: Arrows;
   /** Modules that `mod.ts` loads at once, and with `import()`. */
   readonly modules: { readonly atOnce: number; readonly withLate: number };
-  /** Spreads that add a member to an object on a condition. */
-  readonly conditionalSpreads: number;
-  /** Names of types and of functions that are declared twice or more. */
-  readonly doubles: { readonly types: number; readonly functions: number };
   /** Folder at the top to its sizes; the root is `.`. */
   readonly rooms: Readonly<Record<string, Sizes>>;
   /** Folder to its sizes, without those of its subfolders. */
@@ -92,18 +87,12 @@ export function figuresOf(repository: Repository): Figures {
     .map(([path, source]) => [path, sizesOf(source)] as const);
   const tests = [...repository.files].filter(([path]) => /^tests\/|_test\.tsx?$/.test(path));
   const graph = libraryGraph(repository);
-  const names = doubleNames(repository);
   return {
     ...sumOf(library.map(([, sizes]) => sizes)),
     testLines: sumOf(tests.map(([, source]) => sizesOf(source))).lines,
     circles: circlesOf(graph),
     arrows: arrowsOf(graph),
     modules: modulesIn(graph),
-    conditionalSpreads: conditionalSpreads(repository).length,
-    doubles: {
-      types: names.filter(({ kind }) => kind === "type").length,
-      functions: names.filter(({ kind }) => kind === "function").length,
-    },
     rooms: byFolder(library, (path) => path.slice(0, path.indexOf("/"))),
     folders: byFolder(library, (path) => path.slice(0, path.lastIndexOf("/"))),
   };
@@ -344,14 +333,22 @@ if (import.meta.main) {
   const figures = figuresOf(repository);
   const names = await exportedNames(repository);
   const options = await documentedOptions();
+  // With TypeScript, which only this program loads: tests of the tools do without.
+  const { conditionalSpreads, doubleNames, oneUserInterfaces } = await import("./names.ts");
+  const spreads = conditionalSpreads(repository).length;
+  const doubles = doubleNames(repository);
   const lists = Deno.args.includes("--names")
-    ? { doubles: doubleNames(repository), oneUser: oneUserInterfaces(repository) }
+    ? { doubles, oneUser: oneUserInterfaces(repository) }
     : undefined;
   const start = Deno.args.includes("--start") ? await startMs() : undefined;
   if (Deno.args.includes("--json")) {
-    console.log(JSON.stringify({ ...figures, names, options, lists, startMs: start }, null, 2));
+    console.log(
+      JSON.stringify({ ...figures, spreads, names, options, lists, startMs: start }, null, 2),
+    );
   } else {
-    const { arrows, circles, doubles, modules } = figures;
+    const { arrows, circles, modules } = figures;
+    const [types, functions] = ["type", "function"]
+      .map((wanted) => doubles.filter(({ kind }) => kind === wanted).length);
     console.log(`${figures.files} files, ${figures.lines} lines; tests ${figures.testLines} lines`);
     console.log(`${figures.code} lines of code, ${figures.comments} of comments`);
     console.table({ ...figures.rooms, "in all": sumOf(Object.values(figures.rooms)) });
@@ -364,8 +361,8 @@ if (import.meta.main) {
         `${arrows.back} back, ${arrows.coreToWing} from the core to a wing`,
     );
     console.log(`mod.ts loads ${modules.atOnce} modules at once, ${modules.withLate} in all`);
-    console.log(`${figures.conditionalSpreads} conditional spreads`);
-    console.log(`names declared twice: ${doubles.types} types, ${doubles.functions} functions`);
+    console.log(`${spreads} conditional spreads`);
+    console.log(`names declared twice: ${types} types, ${functions} functions`);
     console.log(
       `${options.all.length} documented options, ${options.inNoExample.length} in no example; ` +
         `${options.inNoPage.length} in no page either: ${options.inNoPage.join(", ")}`,

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
-import type { Repository } from "./arrows.ts";
-import { conditionalSpreads, doubleNames, oneUserInterfaces } from "./names.ts";
+import type { Repository } from "../../tools/arrows.ts";
+import { conditionalSpreads, doubleNames, oneUserInterfaces } from "../../tools/names.ts";
 
 const repository = (
   files: Record<string, string>,
