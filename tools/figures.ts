@@ -1,11 +1,10 @@
 /**
  * Measures the structure of the library: lines of code and of comments, imports between rooms,
- * exported names, options, and names with more than one meaning.
+ * exported names and options. `tools/names.ts` lists names with more than one meaning.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A tools/figures.ts
  * deno run -A tools/launch.ts run -A tools/figures.ts --json
- * deno run -A tools/launch.ts run -A tools/figures.ts --names   # also the lists, within minutes
  * deno run -A tools/launch.ts run -A tools/figures.ts --start   # also the time of a start
  * ```
  *
@@ -333,22 +332,13 @@ if (import.meta.main) {
   const figures = figuresOf(repository);
   const names = await exportedNames(repository);
   const options = await documentedOptions();
-  // With TypeScript, which only this program loads: tests of the tools do without.
-  const { conditionalSpreads, doubleNames, oneUserInterfaces } = await import("./names.ts");
-  const spreads = conditionalSpreads(repository).length;
-  const doubles = doubleNames(repository);
-  const lists = Deno.args.includes("--names")
-    ? { doubles, oneUser: oneUserInterfaces(repository) }
-    : undefined;
   const start = Deno.args.includes("--start") ? await startMs() : undefined;
   if (Deno.args.includes("--json")) {
     console.log(
-      JSON.stringify({ ...figures, spreads, names, options, lists, startMs: start }, null, 2),
+      JSON.stringify({ ...figures, names, options, startMs: start }, null, 2),
     );
   } else {
     const { arrows, circles, modules } = figures;
-    const [types, functions] = ["type", "function"]
-      .map((wanted) => doubles.filter(({ kind }) => kind === wanted).length);
     console.log(`${figures.files} files, ${figures.lines} lines; tests ${figures.testLines} lines`);
     console.log(`${figures.code} lines of code, ${figures.comments} of comments`);
     console.table({ ...figures.rooms, "in all": sumOf(Object.values(figures.rooms)) });
@@ -361,23 +351,11 @@ if (import.meta.main) {
         `${arrows.back} back, ${arrows.coreToWing} from the core to a wing`,
     );
     console.log(`mod.ts loads ${modules.atOnce} modules at once, ${modules.withLate} in all`);
-    console.log(`${spreads} conditional spreads`);
-    console.log(`names declared twice: ${types} types, ${functions} functions`);
     console.log(
       `${options.all.length} documented options, ${options.inNoExample.length} in no example; ` +
         `${options.inNoPage.length} in no page either: ${options.inNoPage.join(", ")}`,
     );
     console.table(names);
     if (start !== undefined) console.log(`${start} ms to the first session, median of ${STARTS}`);
-    if (lists !== undefined) {
-      console.log(`\n${lists.oneUser.length} interfaces with one implementer and no double`);
-      for (const { name, place, implementer } of lists.oneUser) {
-        console.log(`${name} ${place}: ${implementer}`);
-      }
-      console.log(`\n${lists.doubles.length} names declared twice or more`);
-      for (const { kind, name, places } of lists.doubles) {
-        console.log(`${kind} ${name}: ${places.join(" ")}`);
-      }
-    }
   }
 }

@@ -4,10 +4,14 @@
  *
  * A list is read, not obeyed: two `Entry` in two folders may be clearer than two longer names.
  *
+ * ```sh
+ * deno run -A tools/launch.ts run -A tools/names.ts   # takes minutes
+ * ```
+ *
  * @module
  */
 import ts from "npm:typescript@6.0.3";
-import { isLibrary, type Repository } from "./arrows.ts";
+import { isLibrary, readRepository, type Repository } from "./arrows.ts";
 
 /** A name with two or more declarations. */
 export interface DoubleName {
@@ -240,4 +244,19 @@ function pathOf({ fileName }: ts.SourceFile): string {
 
 function placeOf(node: ts.Node, file: ts.SourceFile): string {
   return `${pathOf(file)}:${file.getLineAndCharacterOfPosition(node.getStart(file)).line + 1}`;
+}
+
+if (import.meta.main) {
+  const repository = await readRepository(new URL("../", import.meta.url));
+  console.log(`${conditionalSpreads(repository).length} conditional spreads`);
+  const oneUser = oneUserInterfaces(repository);
+  console.log(`\n${oneUser.length} interfaces with one implementer and no double`);
+  for (const { name, place, implementer } of oneUser) {
+    console.log(`${name} ${place}: ${implementer}`);
+  }
+  const doubles = doubleNames(repository);
+  console.log(`\n${doubles.length} names declared twice or more`);
+  for (const { kind, name, places } of doubles) {
+    console.log(`${kind} ${name}: ${places.join(" ")}`);
+  }
 }
