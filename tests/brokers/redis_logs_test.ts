@@ -358,7 +358,7 @@ test("refuses whole appends where Redis is full, while reads and deletions go on
   await assertRejects(() => append(logs, "kept", large), BrokerError, "Redis is full");
   // The renewal is refused too, and the log expires.
   await until(async () => await logs.read("log", { ...reading(), renews: true }) === "expired");
-  assertEquals(await logs.delete("log"), { kind: "removed", origin: undefined });
+  assertEquals(await logs.delete("log"), { kind: "removed" });
   const page = await logs.read("kept", { ...reading(), renews: true });
   assertEquals(typeof page === "object" && page.records, ["b"]);
   await server.run("config", "set", "maxmemory", "0");
@@ -506,7 +506,7 @@ for (
     await create(logs, "log", { identity: "another0", records: ["new"] });
     assertEquals(await readAll(broker, "log"), ["new"]);
     assertEquals((await append(logs, "log", ["next"])).kind, "appended");
-    assertEquals(await logs.delete("log"), { kind: "removed", origin: undefined });
+    assertEquals(await logs.delete("log"), { kind: "removed" });
     assertEquals(await server.run("dbsize"), "0");
   });
 }
@@ -536,7 +536,7 @@ for (
     if (appends === undefined) assertEquals((await send()).kind, "appended");
     else await assertRejects(send, BrokerError, appends);
     await logs.release("log", "fork");
-    assertEquals(await logs.delete("log"), { kind: "removed", origin: undefined });
+    assertEquals(await logs.delete("log"), { kind: "removed" });
     await create(logs, "log", { records: ["new"] });
     assertEquals(await readAll(broker, "log"), ["new"]);
   });
@@ -560,7 +560,7 @@ test("does not let damaged forks keep a log that is deleted", async (server) => 
   await run("del @forks | set @forks x");
   assertEquals(await readAll(broker, "log"), ["x".repeat(5_000), "y"]);
   assertEquals(await logs.release("log", "fork"), undefined);
-  assertEquals(await logs.delete("log"), { kind: "removed", origin: undefined });
+  assertEquals(await logs.delete("log"), { kind: "removed" });
   assertEquals(await server.run("dbsize"), "0");
 });
 
@@ -604,7 +604,7 @@ test("begins an index anew that another program damaged, and leaves out foreign 
   await run("del @index | set @index x");
   await logs.release("log", "fork");
   for (const id of ["log", "other"]) {
-    assertEquals(await logs.delete(id), { kind: "removed", origin: undefined });
+    assertEquals(await logs.delete(id), { kind: "removed" });
   }
 });
 
