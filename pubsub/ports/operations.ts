@@ -116,18 +116,17 @@ function withError(status: BrokerStatus, change: (error: unknown) => unknown): B
   return { ...status, error: change(status.error) };
 }
 
-/** Classes that errors keep across threads; all others become a `BrokerError`. */
-const KEPT_ERRORS: Readonly<Record<string, new (message: string) => Error>> = {
-  RangeError,
-  TypeError,
-};
+/** Classes that errors keep across threads, also those of a subclass; all others become a `BrokerError`. */
+const KEPT_ERRORS = [RangeError, TypeError] as const;
 
 /** Makes an operation of the error of a call. */
 export function failureOf(id: number, error: unknown): EngineOperation {
-  return ["failure", id, error instanceof Error ? error.name : "", textOf(error)];
+  const kept = KEPT_ERRORS.find((one) => error instanceof one);
+  return ["failure", id, kept?.name ?? "", textOf(error)];
 }
 
 /** Makes the error of a call again. */
 export function errorOf([, , name, message]: OperationOf<EngineOperation, "failure">): Error {
-  return new (KEPT_ERRORS[name] ?? BrokerError)(message);
+  const kept = KEPT_ERRORS.find((one) => one.name === name) ?? BrokerError;
+  return new kept(message);
 }

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { BrokerError } from "../../errors.ts";
 import { turns } from "../../testing/turns.ts";
@@ -217,6 +218,21 @@ Deno.test("PortBroker tells of an engine that is away, and of refused operations
   await assertRejects(() => claim, BrokerError, "Redis is away");
   broker.take([0, 0, [["ended"]]]);
   await broker.close();
+});
+
+Deno.test("PortBroker keeps the classes of errors, also of an engine's own subclass", async () => {
+  class TooLong extends RangeError {
+    override name = "TooLong";
+  }
+  await using engine = new MemoryBroker();
+  const errors = [new TooLong("long"), new TypeError("type"), new Error("away")];
+  using _newest = stub(engine.store, "newest", () => Promise.reject(errors.shift()));
+  const [broker] = connectTo(engine, 1);
+  const newest = () => broker!.store!.newest("key", 1_000);
+  await assertRejects(newest, RangeError, "long");
+  await assertRejects(newest, TypeError, "type");
+  await assertRejects(newest, BrokerError, "away");
+  await broker!.close();
 });
 
 /** Lets the work of many turns happen, under fake time. */
