@@ -116,7 +116,7 @@ function withError(status: BrokerStatus, change: (error: unknown) => unknown): B
   return { ...status, error: change(status.error) };
 }
 
-/** Classes that errors keep across threads, also those of a subclass; all others become a `BrokerError`. */
+/** Classes that errors, also of subclasses, keep across threads; others become a `BrokerError`. */
 const KEPT_ERRORS = [RangeError, TypeError] as const;
 
 /** Makes an operation of the error of a call. */
