@@ -60,7 +60,11 @@ export interface FaceHost {
   urlOf(transport: "webtransport" | "quic" | "websocket"): string;
 }
 
-/** Media over QUIC on all transports of a server, as `MoqServer` of `@skein/skein/moq` serves it. */
+/**
+ * Media over QUIC on all transports of a server, as `MoqServer` of `@skein/skein/moq` serves it.
+ *
+ * @internal
+ */
 export interface MoqFace extends Face {
   /** Protocols of raw QUIC whose connections the face accepts, the best first. */
   readonly protocols: readonly string[];
