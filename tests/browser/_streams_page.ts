@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { ConnectionError } from "../../errors.ts";
 import type { TransportName } from "../../transport/race/options.ts";
 import { serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
 import type { BidirectionalStream } from "../../transport/connection.ts";
@@ -156,10 +157,14 @@ export class StreamsSite implements AsyncDisposable {
   }
 }
 
-/** Echoes all streams until the session ends. */
+/** Echoes all streams until the session ends, or its page is gone. */
 export async function echoStreams({ connection }: Session): Promise<void> {
-  for await (const { readable, writable } of connection.incomingBidirectionalStreams) {
-    readable.pipeTo(writable).catch(() => {}); // The page reports the error.
+  try {
+    for await (const { readable, writable } of connection.incomingBidirectionalStreams) {
+      readable.pipeTo(writable).catch(() => {}); // The page reports the error.
+    }
+  } catch (error) {
+    if (!(error instanceof ConnectionError)) throw error;
   }
 }
 

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { ConnectionError } from "../../errors.ts";
 import type { Connection } from "../../transport/connection.ts";
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import {
@@ -173,9 +174,13 @@ const HASH = "${hashes[0]!.value.toHex()}";`;
   }
 }
 
-/** Echoes all streams until the session ends. */
+/** Echoes all streams until the session ends, or its page is gone. */
 export async function echoStreams({ incomingBidirectionalStreams }: Connection): Promise<void> {
-  for await (const { readable, writable } of incomingBidirectionalStreams) {
-    readable.pipeTo(writable).catch(() => {}); // The page reports the error.
+  try {
+    for await (const { readable, writable } of incomingBidirectionalStreams) {
+      readable.pipeTo(writable).catch(() => {}); // The page reports the error.
+    }
+  } catch (error) {
+    if (!(error instanceof ConnectionError)) throw error;
   }
 }
