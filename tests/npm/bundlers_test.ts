@@ -16,9 +16,9 @@ const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
 
 /**
  * Most bytes that the page loads at first, minified and gzipped. A bundle of the sources has at most
- * 32.9 KiB (`tests/bundle_test.ts`); the page's own code and that of a bundler come on top.
+ * 33.3 KiB (`tests/bundle_test.ts`); the page's own code and that of a bundler come on top.
  */
-const MAX_FIRST_BYTES = 34 * 1024;
+const MAX_FIRST_BYTES = 34.5 * 1024;
 
 const TYPES: Readonly<Record<string, string>> = { html: "text/html", js: "text/javascript" };
 
