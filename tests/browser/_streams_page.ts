@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { ConnectionError } from "../../errors.ts";
 import type { TransportName } from "../../transport/race/options.ts";
 import { serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
 import type { BidirectionalStream } from "../../transport/connection.ts";
@@ -154,17 +153,6 @@ export class StreamsSite implements AsyncDisposable {
     const session = this.#sessions.shift();
     if (session !== undefined) return Promise.resolve(session);
     return new Promise((resolve) => this.#waiting.push(resolve));
-  }
-}
-
-/** Echoes all streams until the session ends, or its page is gone. */
-export async function echoStreams({ connection }: Session): Promise<void> {
-  try {
-    for await (const { readable, writable } of connection.incomingBidirectionalStreams) {
-      readable.pipeTo(writable).catch(() => {}); // The page reports the error.
-    }
-  } catch (error) {
-    if (!(error instanceof ConnectionError)) throw error;
   }
 }
 

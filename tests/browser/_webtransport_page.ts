@@ -174,7 +174,7 @@ const HASH = "${hashes[0]!.value.toHex()}";`;
   }
 }
 
-/** Echoes all streams until the session ends, or its page is gone. */
+/** Echoes all streams until the connection ends, or its page is gone. */
 export async function echoStreams({ incomingBidirectionalStreams }: Connection): Promise<void> {
   try {
     for await (const { readable, writable } of incomingBidirectionalStreams) {

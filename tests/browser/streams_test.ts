@@ -8,7 +8,8 @@ import type { play, Session as MoqSession } from "../interop/peers/qmux_moq/page
 import { answer, type Seen } from "../interop/peers/qmux_moq/scenarios.ts";
 import { until } from "../servers.ts";
 import { bundleOf, newPage, testInBrowsers } from "./_browsers.ts";
-import { echoStreams, StreamsSite, TRANSPORTS } from "./_streams_page.ts";
+import { StreamsSite, TRANSPORTS } from "./_streams_page.ts";
+import { echoStreams } from "./_webtransport_page.ts";
 
 declare global {
   /** Another implementation of QMux, and its task. */
@@ -26,7 +27,7 @@ for (const transport of TRANSPORTS) {
   testInBrowsers(`over ${over}, streams come back to the page that opens them`, async (browser) => {
     await using site = await StreamsSite.start();
     const { page, session } = await site.connect(browser, transport);
-    const serving = echoStreams(session);
+    const serving = echoStreams(session.connection);
     const right = await page.evaluate(async () => {
       const asks = async (text: string) => await askText(text) === text;
       let right = 0;
@@ -98,7 +99,7 @@ for (const transport of TRANSPORTS) {
     async (browser) => {
       await using site = await StreamsSite.start();
       const { page, session } = await site.connect(browser, transport);
-      const serving = echoStreams(session);
+      const serving = echoStreams(session.connection);
       const { length, sent, received, answers } = await page.evaluate(async () => {
         const bytes = new Uint8Array(4_194_304);
         for (let i = 0; i < bytes.length; i += 65_536) {
@@ -323,7 +324,7 @@ testInBrowsers(
     const answer = await page.evaluate(() => session.request("ask", 1));
     assertEquals(answer, 1);
     const before = site.loaded.length;
-    const serving = echoStreams(session);
+    const serving = echoStreams(session.connection);
     assertEquals(await page.evaluate(() => askText("Who is there?")), "Who is there?");
     const parts = site.loaded.slice(before).filter((path) => path.endsWith(".js"));
     assertGreater(parts.length, 0);
