@@ -3,6 +3,15 @@ import { FakeTime } from "@std/testing/time";
 import { Deadlines } from "./deadlines.ts";
 import { platformRuntime, type Runtime, type Timer } from "./runtime.ts";
 
+/** Deadlines of a second, on a clock that can be set back. */
+function onSettableClock() {
+  let offsetMs = 0;
+  const runtime = Object.assign(platformRuntime(), { now: () => Date.now() + offsetMs });
+  const late: string[] = [];
+  const deadlines = new Deadlines<string>(runtime, 1_000, (name) => late.push(name));
+  return { deadlines, late, setBack: (ms: number) => void (offsetMs = -ms) };
+}
+
 Deno.test("Deadlines tells of each thing that is late, in order, and of no other", async () => {
   using time = new FakeTime();
   const late: string[] = [];
@@ -42,13 +51,10 @@ Deno.test("Deadlines restarts the time of an item that is added again", async ()
 
 Deno.test("Deadlines waits at most for the time again when the clock is set back", async () => {
   using time = new FakeTime();
-  let offsetMs = 0;
-  const runtime = Object.assign(platformRuntime(), { now: () => Date.now() + offsetMs });
-  const late: string[] = [];
-  const deadlines = new Deadlines<string>(runtime, 1_000, (name) => late.push(name));
+  const { deadlines, late, setBack } = onSettableClock();
   deadlines.add("a");
   await time.tickAsync(600);
-  offsetMs = -3_600_000;
+  setBack(3_600_000);
   deadlines.add("b");
   await time.tickAsync(1_400);
   assertEquals(late, ["a", "b"]);
@@ -59,13 +65,10 @@ Deno.test("Deadlines waits at most for the time again when the clock is set back
 
 Deno.test("Deadlines keeps the time of the first item when the clock is set back, but not if that item restarts", async () => {
   using time = new FakeTime();
-  let offsetMs = 0;
-  const runtime = Object.assign(platformRuntime(), { now: () => Date.now() + offsetMs });
-  const late: string[] = [];
-  const deadlines = new Deadlines<string>(runtime, 1_000, (name) => late.push(name));
+  const { deadlines, late, setBack } = onSettableClock();
   deadlines.add("a");
   await time.tickAsync(600);
-  offsetMs = -3_600_000;
+  setBack(3_600_000);
   await time.tickAsync(400);
   assertEquals(late, ["a"]);
   deadlines.add("b");
@@ -79,15 +82,12 @@ Deno.test("Deadlines keeps the time of the first item when the clock is set back
 
 Deno.test("Deadlines keeps the times of all items when the clock is set back far", async () => {
   using time = new FakeTime();
-  let offsetMs = 0;
-  const runtime = Object.assign(platformRuntime(), { now: () => Date.now() + offsetMs });
-  const late: string[] = [];
-  const deadlines = new Deadlines<string>(runtime, 1_000, (name) => late.push(name));
+  const { deadlines, late, setBack } = onSettableClock();
   deadlines.add("a");
   await time.tickAsync(300);
   deadlines.add("b");
   await time.tickAsync(300);
-  offsetMs = -3_600_000;
+  setBack(3_600_000);
   deadlines.add("c");
   await time.tickAsync(400);
   assertEquals(late, ["a"]);
