@@ -332,8 +332,8 @@ export class Session<
    * @param options The signal, times, and the number of items that the peer may send ahead.
    * @returns The answer, for one loop. The loop throws a {@linkcode RequestError} if the answer
    * fails, a {@linkcode TimeoutError} if an item or the end is late, a
-   * {@linkcode SessionClosedError} if the session closes first, a {@linkcode QueueFullError} if
-   * `maxRequests` requests already wait, and an {@linkcode UnsupportedError} if the server is older.
+   * {@linkcode SessionClosedError} if the session closes first, and a {@linkcode QueueFullError} if
+   * `maxRequests` requests already wait.
    *
    * @example A count
    * ```ts
@@ -407,7 +407,6 @@ export class Session<
    * `too-many` and `retryAfterMs`, if it is beyond a rate of the server.
    * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`.
-   * @throws {UnsupportedError} If `except` is set, and the server cannot tell clients apart.
    */
   async publish<T extends ContractTopic<C, "server">>(
     topic: T,
@@ -429,7 +428,6 @@ export class Session<
    * @throws {RequestError} With code `forbidden`, if the server does not allow the data;
    * `too-large`; or `invalid`, if the data does not fit the contract.
    * @throws {TypeError} If JSON cannot hold the data, or the room is not a valid topic.
-   * @throws {UnsupportedError} If the server does not support presence data.
    */
   async presence<T extends ContractTopic<C, "presence">>(
     room: T,

@@ -152,7 +152,7 @@ export type Envelope =
   | { readonly kind: "bounds"; readonly maxMessageBytes: number }
   /** The credentials are about to expire, and the server asks for a new token. */
   | { readonly kind: "renew"; readonly withinMs: number }
-  /** The server refused a request without a token, and waits for one. */
+  /** A request for a service that this end does not offer. */
   | { readonly kind: "service"; readonly service: ServiceKind; readonly id: number | null }
   | { readonly kind: "unknown" }
   | { readonly kind: "malformed"; readonly message: string; readonly id: number | null };
