@@ -188,7 +188,7 @@ export class SendQueue extends Signal {
       if (policy === "close" || !this.#dropOldest()) {
         this.#failure = new QueueFullError(
           `Cannot send: the send queue is full (${this.#entries.length} messages, ${this.#bytes} bytes)`,
-          this.#policyError === undefined ? undefined : { cause: this.#policyError },
+          { cause: this.#policyError },
         );
         return false;
       }

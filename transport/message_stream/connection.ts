@@ -497,7 +497,7 @@ export class MessageStreamConnection
   /** Gives up the stream. The connection may be about to report the cause. */
   #break(what: string, cause: unknown): void {
     if (this.#outcome !== undefined || this.#isPeerEnded || this.#failure !== undefined) return;
-    this.#failure = new ConnectionError(what, cause === undefined ? undefined : { cause });
+    this.#failure = new ConnectionError(what, { cause });
     if (this.#closing !== undefined) return this.#closeInner();
     this.#queue.clear();
     this.#endDrain();

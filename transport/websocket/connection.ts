@@ -593,7 +593,7 @@ export class WebSocketConnection
       }; a server without TLS has a URL of ws: or http:`;
     }
     const message = detail === "" ? failed : `${failed}: ${detail}`;
-    return new ConnectionError(message, cause === undefined ? {} : { cause });
+    return new ConnectionError(message, { cause });
   }
 }
 
