@@ -163,15 +163,14 @@ export class Delivery {
   }
 }
 
-/** Waits until all messages up to a number are acknowledged. */
+/** Waits until all messages up to a number have left the outbox. */
 export function flushed(outbox: Outbox, last: number, options: WaitOptions): Promise<void> {
   let isAwaited = true;
   const done = async () => {
     while (isAwaited) {
       const { error, first } = outbox;
-      const isDone = first === undefined || first.seq > last;
-      if (error !== undefined && !(isDone && error instanceof SessionClosedError)) throw error;
-      if (isDone) return;
+      if (first === undefined || first.seq > last) return;
+      if (error !== undefined) throw error;
       await outbox.changed();
     }
   };

@@ -1,6 +1,6 @@
 /** Messages of a client that wait for a connection, and publications that wait for a rate. */
 import { checkLimits } from "../base/options.ts";
-import { QueueFullError, RequestError, SkeinError } from "../errors.ts";
+import { QueueFullError, RequestError, type SessionClosedError, SkeinError } from "../errors.ts";
 import { Signal } from "../base/signal.ts";
 import type { Inside } from "../session/receiving.ts";
 import type { EncodedMessage } from "../session/wire/encode.ts";
@@ -46,8 +46,8 @@ export interface OutboxEntry extends EncodedMessage {
 export class Outbox extends Signal {
   /** True if messages stay until acknowledged. */
   declare readonly isKept: boolean;
-  /** The reason why waiting messages are not acknowledged. */
-  declare error: unknown;
+  /** Present once the outbox has ended, with the client. */
+  declare error: SessionClosedError | undefined;
   /** Timers of the client. */
   declare readonly runtime: Runtime;
   readonly #limits: Readonly<typeof LIMITS>;
@@ -133,8 +133,8 @@ export class Outbox extends Signal {
   }
 
   /** Ends the outbox: no message is sent any more, and waiting publications fail. */
-  end(error: unknown): void {
-    this.error ??= error;
+  end(error: SessionClosedError): void {
+    this.error = error;
     for (const { publication } of this.waiting) publication?.answer.reject(error);
     this.notify();
   }
