@@ -116,7 +116,6 @@ export class Qmux
   readonly scheduler: RecordScheduler;
   readonly #pings: Pings;
   readonly #streams: StreamRegistry;
-  #datagrams: QmuxDatagrams | undefined = undefined;
   #peer: TransportParameters = DEFAULT_PARAMETERS;
   #isStarted = false;
   #isOpen = false;
@@ -192,11 +191,12 @@ export class Qmux
 
   /** Datagrams, made at the first use. */
   get datagrams(): QmuxDatagrams {
-    if (this.#datagrams === undefined) {
-      this.#datagrams = this.scheduler.datagrams = new QmuxDatagrams(this);
-      if (this.#end !== undefined) this.#datagrams.end(this.#end.error, this.#end.isBroken);
+    const { scheduler } = this;
+    if (scheduler.datagrams === undefined) {
+      scheduler.datagrams = new QmuxDatagrams(this);
+      if (this.#end !== undefined) scheduler.datagrams.end(this.#end.error, this.#end.isBroken);
     }
-    return this.#datagrams;
+    return scheduler.datagrams;
   }
 
   /** Bidirectional streams that the peer opened. */
@@ -289,7 +289,7 @@ export class Qmux
     this.scheduler.stop();
     this.credit.fail(error);
     this.#streams.end(error, isBroken);
-    this.#datagrams?.end(error, isBroken);
+    this.scheduler.datagrams?.end(error, isBroken);
   }
 
   // Members for the streams.
@@ -469,7 +469,7 @@ export class Qmux
     this.#raise("data", parameters.maxData);
     this.#raise("bidirectional", parameters.maxStreamsBidi);
     this.#raise("unidirectional", parameters.maxStreamsUni);
-    this.#datagrams?.opened();
+    this.scheduler.datagrams?.opened();
     const isSmall = parameters.maxRecordSize <= SMALL_RECORD_BYTES;
     this.scheduler.open(
       Math.min(MAX_RECORD_BYTES, parameters.maxRecordSize),

@@ -17,8 +17,7 @@ import { writableOf } from "../direct.ts";
 import { ReceiveCredit } from "../flow_control.ts";
 import { MAX_VARINT } from "../quic/varint.ts";
 import { streamErrorCodeOf } from "../wire_close.ts";
-import { QmuxError, QuicError, type RecordWriter } from "./frames.ts";
-import { FrameType } from "./frames.ts";
+import { FrameType, QmuxError, QuicError, type RecordWriter } from "./frames.ts";
 
 /** Size below which chunks are joined with the next ones. */
 const SMALL_BYTES = 4_096;
@@ -686,7 +685,7 @@ export class ReceiveHalf implements DirectReadable {
   }
 
   #count(byteLength: number): void {
-    const isAllowed = (this.#credit.receive(byteLength) ?? true) &&
+    const isAllowed = this.#credit.receive(byteLength) &&
       this.#host.dataReceived.receive(byteLength);
     this.#received += byteLength;
     if (isAllowed) return;
