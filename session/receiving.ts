@@ -608,7 +608,7 @@ export class Receiving
   /** Notes that a request of the peer was answered, in whole. */
   answered(id: number): void {
     this.#owed?.delete(id);
-    this.queue.notify();
+    if (this.queue.isAwaited) this.queue.notify();
   }
 
   /**
@@ -768,8 +768,7 @@ export class Receiving
           (error) => this.#failed(error, message, incoming),
         );
       }
-      this.finished++;
-      if (message.isRequest && !message.isAnswered) this.#unanswered(message);
+      this.#done(message);
     } catch (error) {
       this.#failed(error, message, incoming);
     }
@@ -778,10 +777,7 @@ export class Receiving
   #done(message: Message): void {
     this.finished++;
     this.#running?.delete(message);
-    if (message.isRequest && !message.isAnswered) this.#unanswered(message);
-  }
-
-  #unanswered(message: Message): void {
+    if (!message.isRequest || message.isAnswered) return;
     message.fail({
       code: "unanswered",
       message: `The handler of "${message.topic}" gave no answer`,
@@ -803,8 +799,7 @@ export class Receiving
       maxBytes: sending.maxSendBytes,
       verb: "reply",
     });
-    this.#owed?.delete(id);
-    if (this.queue.isAwaited) this.queue.notify();
+    this.answered(id);
     sending.give(answer);
   }
 
