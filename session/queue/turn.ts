@@ -236,10 +236,7 @@ export class SendQueue extends Signal {
       from = packed.end;
     }
     if (from < entries.length) this.#remove(0, from);
-    else if (from > 0) {
-      this.#entries = [];
-      this.#bytes = this.#messages = 0;
-    }
+    else if (from > 0) this.#clear();
     if (this.isAwaited && this.isFlushed) this.notify();
     return true;
   }
