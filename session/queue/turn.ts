@@ -298,8 +298,8 @@ export class SendQueue extends Signal {
   }
 
   /**
-   * Calls the application's policy. The call runs amid a flush of many sessions, so an error closes
-   * only this session.
+   * Calls the application's policy. This may happen during a flush of many sessions, so an error
+   * closes only this session.
    */
   #ask(policy: (topic: string) => OverflowPolicy, topic: string): OverflowPolicy {
     try {
@@ -604,8 +604,8 @@ export interface BroadcastBatch {
 }
 
 /**
- * Entries that some sessions share in one turn: those of one broadcast, or of several merged ones,
- * packed once for all these sessions.
+ * Entries that several sessions share in one turn, packed once for all of them. They come from one
+ * broadcast, or from several broadcasts whose entries were merged.
  */
 export class SharedMessages {
   /** Entries in the order of their sequence. */
