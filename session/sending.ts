@@ -605,7 +605,7 @@ function unexpectedParts(): RequestError {
 }
 
 /** Creates the error that the caller of a request, or the application, receives. */
-export function toRequestError(failure: RequestFailure): RequestError {
+function toRequestError(failure: RequestFailure): RequestError {
   return new RequestError(failure.code, failure.message, failure);
 }
 

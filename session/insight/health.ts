@@ -240,7 +240,7 @@ type Add = (
 
 function checkLife(core: Inside, add: Add): void {
   const { createdAt, drainingAt, receiving, state } = core;
-  const { heartbeat, lastHeard } = receiving;
+  const { heartbeat, lastHeard, runningSince } = receiving;
   const now = core.runtime.now();
   if (state === "connecting" && now - createdAt > CONNECTING_MS) {
     add(
@@ -272,7 +272,6 @@ function checkLife(core: Inside, add: Add): void {
         seconds(heartbeat.timeoutMs),
     );
   }
-  const { runningSince } = core.receiving;
   if (runningSince !== undefined && now - runningSince > SLOW_HANDLER_MS) {
     add(
       "warning",
