@@ -1,6 +1,6 @@
 /** A client that reconnects, with the same subscriptions in each session, and an outbox. */
 import { isForSize } from "../transport/close_info.ts";
-import { encodeMessage } from "../session/wire/encode.ts";
+import { checkTopic, encodeMessage } from "../session/wire/encode.ts";
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import { Outbox, type OutboxEntry, type OutboxPublication, Publications } from "./outbox.ts";
 import type { Connection } from "../transport/connection.ts";
@@ -27,7 +27,6 @@ import type {
   RoomData,
 } from "../session/contract.ts";
 import { closedError } from "../session/core.ts";
-import { checkTopic } from "../session/wire/encode.ts";
 import { checkConnectTimeout, NoCommonProtocol, openSession } from "./open.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";

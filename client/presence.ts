@@ -1,9 +1,8 @@
 /** Presence data of a client in rooms, carried from one session to the next. */
 import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
-import { encodeEnvelope } from "../session/wire/encode.ts";
+import { checkTopic, encodeEnvelope } from "../session/wire/encode.ts";
 import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
-import { checkTopic } from "../session/wire/encode.ts";
 import { boundRetryAfter } from "../base/backoff.ts";
 import { settlesWithin, waitFor } from "../base/wait.ts";
 import type { Runtime } from "../base/runtime.ts";

@@ -1,9 +1,8 @@
 /** Subscription of a client to one topic. */
 import { QueueFullError, type RequestError } from "../errors.ts";
 import { abortError } from "../base/wait.ts";
-import { checkLoop } from "../session/queue/receive_queue.ts";
 import type { Contract, ContractTopic, TopicMessage } from "../session/contract.ts";
-import { ReceiveQueue } from "../session/queue/receive_queue.ts";
+import { checkLoop, ReceiveQueue } from "../session/queue/receive_queue.ts";
 import type {
   HistoryOptions,
   HistoryPosition,

@@ -16,8 +16,7 @@ import {
   type Validation,
 } from "../base/standard_schema.ts";
 import { type RouteMatch, type TopicOf, TopicRouter } from "./wire/topic_pattern.ts";
-import type { IncomingMessage } from "./message.ts";
-import type { ContractMessage, Message, UntypedMessage } from "./message.ts";
+import type { ContractMessage, IncomingMessage, Message, UntypedMessage } from "./message.ts";
 
 /** One of the two ends of a session. */
 export type Side = "server" | "client";

@@ -27,12 +27,12 @@ import type {
   SessionDrainOptions,
   SessionIdentity,
   SessionState,
+  SessionStats,
   StreamingAnswer,
   WaitOptions,
 } from "./types.ts";
 import type { SessionSettings } from "./settings.ts";
 import { statsOf } from "./insight/stats.ts";
-import type { SessionStats } from "./types.ts";
 import type { StructuredStream } from "./streams/structured.ts";
 import type { StructuredDatagrams } from "./streams/structured_datagrams.ts";
 import type {

@@ -8,8 +8,7 @@ import type {
 import { issues, queuesOf, type SessionIssue } from "./health.ts";
 import type { SessionSettings } from "../settings.ts";
 import { statsOf } from "./stats.ts";
-import type { SessionStats } from "../types.ts";
-import type { SessionState } from "../types.ts";
+import type { SessionState, SessionStats } from "../types.ts";
 import { textOf } from "../../base/error_text.ts";
 
 /**

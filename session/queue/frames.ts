@@ -1,7 +1,6 @@
 /** The envelopes that wait to be sent, and the frames that are made of these. */
 import type { Frame } from "../../transport/connection.ts";
-import type { EncodedMessage } from "../wire/encode.ts";
-import { encodeEnvelope } from "../wire/encode.ts";
+import { type EncodedMessage, encodeEnvelope } from "../wire/encode.ts";
 import { utf8Length } from "../wire/utf8.ts";
 
 /** Sees the frames of one session, for an inspector. MUST NOT throw. */
