@@ -113,7 +113,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #users: Users<ValueOf<V>, C>;
   readonly #claims: UserClaims | undefined;
   readonly #maxMessageBytes: number;
-  readonly #requestTimeoutMs: number;
   readonly #closeTimeoutMs: number;
   readonly #heartbeat: Disposable;
   readonly #engine: Disposable | undefined;
@@ -196,7 +195,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     });
     instrument(settings, options.instrumentation);
     this.#maxMessageBytes = settings.maxMessageBytes;
-    this.#requestTimeoutMs = settings.requestTimeoutMs;
     this.#closeTimeoutMs = settings.closeTimeoutMs;
     this.#heartbeat = settings.heartbeat;
     this.#services = settings.services;
