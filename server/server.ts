@@ -602,7 +602,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const hasOthers = (this.nodes?.size ?? 0) > 0;
     const { withinMs = DRAIN_MS, signal } = options;
     const endsAt = this.#runtime.monotonic() + withinMs;
-    const time = options.withinMs === undefined ? {} : { timeoutMs: options.withinMs };
+    const time = { timeoutMs: options.withinMs };
     const drained = this.manager.drain(options);
     this.nodes?.beat();
     const [report] = await Promise.all([

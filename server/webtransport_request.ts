@@ -113,8 +113,7 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
 
   accept({ admitted }: AcceptRequest): Accepted<void> {
     try {
-      const protocol = this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {};
-      const raw = this.#asked.accept({ ...protocol, headers: answerHeaders(), admitted });
+      const raw = this.#accept(admitted);
       this.#options.onAccepted(raw);
       const rest = { answer: undefined, held: [] };
       if (!this.isSkein) return { connection: raw, opened: undefined, ...rest };
@@ -140,9 +139,12 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
   }
 
   #refuseByClose({ status, message: reason }: Refused): void {
-    const protocol = this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {};
-    this.#asked.accept({ ...protocol, headers: answerHeaders() })
-      .close({ closeCode: 4000 + status, reason });
+    this.#accept().close({ closeCode: 4000 + status, reason });
+  }
+
+  #accept(admitted?: Promise<unknown>): Connection {
+    const protocol = this.#isOffered ? SKEIN_PROTOCOL : undefined;
+    return this.#asked.accept({ protocol, headers: answerHeaders(), admitted });
   }
 
   /** Returns the hosts of this server's own pages, which may differ from the requested host. */

@@ -192,7 +192,7 @@ export class RelayRoute implements TrackServer {
       const reader = await session.fetch(this.path, name, { group: sequence, priority, signal });
       for await (const frame of reader) {
         const { timestamp } = reader;
-        await group.writeFrame(frame, timestamp === undefined ? {} : { timestamp });
+        await group.writeFrame(frame, { timestamp });
       }
     } finally {
       this.#link.capacity.giveFetch();

@@ -182,7 +182,7 @@ export class RelayTrack {
         if (frame === undefined) frame = await group.readFrame();
         if (frame === null) break;
         const { timestamp } = group;
-        live.writeFrame(frame, timestamp === undefined ? {} : { timestamp });
+        live.writeFrame(frame, { timestamp });
       }
       // Reading a group that was cancelled here ends as if the group were complete.
       if (upstream.controller.signal.aborted) live.abort("cancelled");

@@ -99,9 +99,7 @@ export async function openExchange(
   signal?.throwIfAborted();
   let exchange: Exchange | undefined;
   try {
-    exchange = new Exchange(
-      await connection.createBidirectionalStream(signal === undefined ? {} : { signal }),
-    );
+    exchange = new Exchange(await connection.createBidirectionalStream({ signal }));
     await within(runtime, exchange.write(withType(type, message)), { signal });
     return exchange;
   } catch (error) {

@@ -547,7 +547,7 @@ function refusalOf(error: unknown): unknown {
   if (error instanceof BrokerError) return new RequestError("unavailable", error.message);
   if (!(error instanceof LimitError)) return error;
   const { message, retryAfterMs } = error;
-  return new RequestError("too-many", message, retryAfterMs === undefined ? {} : { retryAfterMs });
+  return new RequestError("too-many", message, { retryAfterMs });
 }
 
 function encode(request: KeptRequest): string {

@@ -287,14 +287,10 @@ export class DurableStreams {
     options: ReadDurableStreamOptions = {},
   ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
     checkOptions("read stream", options, READ);
+    const { signal } = options;
     yield* this.#items(id, options, async function* (streams, after, identity) {
       for (let next = after;;) {
-        const page = await streams.read(id, {
-          ...PAGE,
-          after: next,
-          identity,
-          ...signalOf(options),
-        });
+        const page = await streams.read(id, { ...PAGE, after: next, identity, signal });
         yield page;
         if (page.kind !== "page" || page.isUpToDate) return;
         next = page.next;
@@ -317,15 +313,14 @@ export class DurableStreams {
     options: ReadDurableStreamOptions = {},
   ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
     checkOptions("read stream", options, READ);
+    const { signal } = options;
     yield* this.#items(id, options, async function* (streams, after, identity) {
-      for await (
-        const page of streams.follow(id, { ...PAGE, after, identity, ...signalOf(options) })
-      ) {
+      for await (const page of streams.follow(id, { ...PAGE, after, identity, signal })) {
         yield page;
         const error = page.kind === "page" && page.isUpToDate && endError(id, page.info.end);
         if (error) throw error;
       }
-      options.signal?.throwIfAborted();
+      signal?.throwIfAborted();
       if (streams.isClosed) throw new RequestError("unavailable", "The server is closed");
     });
   }
@@ -536,8 +531,4 @@ function refusedCreation(
 
 function decode(record: LogRecord, hasJson: boolean): unknown {
   return hasJson && typeof record === "string" ? JSON.parse(record) : record;
-}
-
-function signalOf({ signal }: ReadDurableStreamOptions): { readonly signal?: AbortSignal } {
-  return signal === undefined ? {} : { signal };
 }

@@ -353,7 +353,7 @@ function changed(followed: Followed<EventPage>, signal: AbortSignal): Promise<vo
 }
 
 function eventOf(publication: Publication, id?: string): string {
-  return writeEvent(JSON.stringify(membersOf(publication)), id === undefined ? {} : { id });
+  return writeEvent(JSON.stringify(membersOf(publication)), { id });
 }
 
 /** Writes the event of publications that are missing. */
