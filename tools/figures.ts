@@ -11,27 +11,18 @@
  * @module
  */
 import {
+  CORE,
   type Edge,
   filesIn,
   importGraph,
   isLibrary,
+  layerOf,
+  mayImport,
   readRepository,
   type Repository,
+  WINGS,
 } from "./arrows.ts";
-import { commentTextOf, importsOf } from "./_source.ts";
-
-/** Rooms of the core, from the lowest; rooms of one row don't import each other. */
-const CORE: readonly (readonly string[])[] = [
-  ["errors"],
-  ["base"],
-  ["transport"],
-  ["session"],
-  ["pubsub", "manager", "client"],
-  ["server"],
-];
-
-/** Rooms that stand on the core. */
-const WINGS: readonly string[] = ["brokers", "moq", "otel", "cli", "testing"];
+import { commentTextOf, type Import, importsOf } from "./_source.ts";
 
 /** Starts of a server for one measurement. */
 const STARTS = 9;
@@ -55,8 +46,9 @@ export interface Arrows {
   readonly all: number;
   /** Between rooms of the core. */
   readonly core: number;
-  /** From a room of the core to one that is not below it. */
+  /** From a room of the core to one that it may not import. */
   readonly back: number;
+  /** From a room of the core to a wing, or to `cli/`. */
   readonly coreToWing: number;
 }
 
@@ -134,20 +126,19 @@ function byFolder(
 
 function arrowsOf(graph: ReadonlyMap<string, readonly Edge[]>): Arrows {
   const roomOf = (path: string) => path.split("/", 1)[0]!.replace(/\.ts$/, "");
-  const rowOf = (room: string) => CORE.findIndex((row) => row.includes(room));
-  const pairs = new Map<string, readonly [string, string]>();
-  for (const { from, to } of [...graph.values()].flat()) {
-    const pair = [roomOf(from), roomOf(to)] as const;
-    if (graph.has(to) && pair[0] !== pair[1]) pairs.set(pair.join(" "), pair);
+  const pairs = new Map<string, Edge>();
+  for (const edge of [...graph.values()].flat()) {
+    const [from, to] = [roomOf(edge.from), roomOf(edge.to)];
+    if (graph.has(edge.to) && from !== to) pairs.set(`${from} ${to}`, edge);
   }
-  const all = [...pairs.values()];
-  const fromCore = all.filter(([from]) => rowOf(from) !== -1);
-  const core = fromCore.filter(([, to]) => rowOf(to) !== -1);
+  const all = [...pairs.values()].map(({ from, to }) => [layerOf(from), layerOf(to)] as const);
+  const fromCore = all.filter(([from]) => CORE.includes(from));
+  const core = fromCore.filter(([, to]) => CORE.includes(to));
   return {
     all: all.length,
     core: core.length,
-    back: core.filter(([from, to]) => rowOf(from) <= rowOf(to)).length,
-    coreToWing: fromCore.filter(([, to]) => WINGS.includes(to)).length,
+    back: core.filter(([from, to]) => !mayImport(from, to)).length,
+    coreToWing: fromCore.filter(([, to]) => to === "cli" || WINGS.includes(to)).length,
   };
 }
 
@@ -159,12 +150,10 @@ function arrowsOf(graph: ReadonlyMap<string, readonly Edge[]>): Arrows {
  */
 export function loadedAtOnce(repository: Repository): ReadonlySet<string> {
   const graph = libraryGraph(repository);
-  const modules = reached(graph, "mod.ts", (edge) => !edge.isTypeOnly && !edge.isLate);
+  const modules = reached(graph, "mod.ts", loadsAtOnce);
   const packages = [...modules].flatMap((path) =>
     importsOf(repository.files.get(path) ?? "")
-      .filter(({ isTypeOnly, isLate, specifier }) =>
-        !isTypeOnly && !isLate && !/^\.{1,2}\//.test(specifier)
-      )
+      .filter((one) => loadsAtOnce(one) && !/^\.{1,2}\//.test(one.specifier))
       .map(({ specifier }) => specifier)
   );
   return new Set([...modules, ...packages]);
@@ -172,9 +161,13 @@ export function loadedAtOnce(repository: Repository): ReadonlySet<string> {
 
 function modulesIn(graph: ReadonlyMap<string, readonly Edge[]>): Figures["modules"] {
   return {
-    atOnce: reached(graph, "mod.ts", (edge) => !edge.isTypeOnly && !edge.isLate).size,
+    atOnce: reached(graph, "mod.ts", loadsAtOnce).size,
     withLate: reached(graph, "mod.ts", (edge) => !edge.isTypeOnly).size,
   };
+}
+
+function loadsAtOnce({ isTypeOnly, isLate }: Pick<Import, "isTypeOnly" | "isLate">): boolean {
+  return !isTypeOnly && !isLate;
 }
 
 /** Returns the imports of the files of the library. */
@@ -334,9 +327,7 @@ if (import.meta.main) {
   const options = await documentedOptions();
   const start = Deno.args.includes("--start") ? await startMs() : undefined;
   if (Deno.args.includes("--json")) {
-    console.log(
-      JSON.stringify({ ...figures, names, options, startMs: start }, null, 2),
-    );
+    console.log(JSON.stringify({ ...figures, names, options, startMs: start }, null, 2));
   } else {
     const { arrows, circles, modules } = figures;
     console.log(`${figures.files} files, ${figures.lines} lines; tests ${figures.testLines} lines`);
