@@ -654,7 +654,7 @@ function answering(
     quotas: new Quotas(runtime),
     broker,
     streams: logs,
-    node,
+    durableStreams: node,
     resumeOf: () => HANDLERS.waits as never,
     report() {},
   });

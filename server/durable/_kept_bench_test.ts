@@ -57,7 +57,7 @@ export class KeptNode implements AsyncDisposable {
       runtime,
       broker,
       streams: this.streams,
-      node: this.node,
+      durableStreams: this.node,
       quotas: this.quotas,
       resumeOf: undefined,
       report,

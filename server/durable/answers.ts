@@ -98,7 +98,8 @@ export interface AnswersParts {
   readonly quotas: Quotas;
   readonly broker: Broker;
   readonly streams: StreamLogs;
-  readonly node: DurableStreams;
+  /** The writers of the answers. */
+  readonly durableStreams: DurableStreams;
   /** The nodes of the broker, if the server has one. */
   readonly nodes?: Nodes | undefined;
   /** Returns the handler of this node that resumes the answers of a topic; absent if none does. */
@@ -227,7 +228,7 @@ export class Answers {
       throw new RequestError("malformed", `Cannot begin an answer: its name must have ${rule}`);
     }
     if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
-    const { streams, node, resumeOf } = this.#parts;
+    const { streams, durableStreams, resumeOf } = this.#parts;
     const id = await answerId(this.#parts.runtime, { topic, user, name });
     try {
       const found = await streams.findAnswer(id);
@@ -244,7 +245,7 @@ export class Answers {
         if (canResume) await this.#keepRequest(id, { topic, input, user });
         const leaseMs = canResume ? RESUME_LEASE_MS : LEASE_MS;
         const writer = await this.kept.keep({ id, owner }, (keys) => {
-          return node.createLeased(id, { ttlMs, leaseMs, owner: keys });
+          return durableStreams.createLeased(id, { ttlMs, leaseMs, owner: keys });
         });
         const begun = { writer, owner, place, canResume, onError };
         void this.#run(begun, ({ stop: { signal } }) => answer(signal));
@@ -281,7 +282,7 @@ export class Answers {
     const owner = this.#parts.quotas.owners.of({ user: request!.user });
     const place = this.#take(owner, { ignoresShares: true });
     try {
-      const writer = await this.#parts.node.openLeased(id, RESUME_LEASE_MS);
+      const writer = await this.#parts.durableStreams.openLeased(id, RESUME_LEASE_MS);
       const again = { request: request!, resume };
       const taken = { writer, owner, place, canResume: true, onError: this.#onError };
       void this.#run(taken, (running) => this.#resume(running, again));

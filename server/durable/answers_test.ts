@@ -83,7 +83,7 @@ class Node {
       quotas: new Quotas(runtime),
       broker,
       streams: this.logs,
-      node: this.streams,
+      durableStreams: this.streams,
       resumeOf: () => resume,
       report: (_what, error) => this.errors.push(error),
     });

@@ -59,10 +59,18 @@ export class DurableParts {
       rescue: resumeOf && ((id) => this.answers.rescue(id)),
       onRead: (id) => this.answers.abandoned.read(id),
     });
-    const node = this.streams = new DurableStreams({ runtime, streams: logs, maxMessageBytes });
+    this.streams = new DurableStreams({ runtime, streams: logs, maxMessageBytes });
     this.#sender = new StreamSender(logs, options.ownerOf);
-    const parts = { runtime, quotas, broker, streams: logs, node, nodes, resumeOf, report };
-    this.answers = new Answers(options.answers, parts);
+    this.answers = new Answers(options.answers, {
+      runtime,
+      quotas,
+      broker,
+      streams: logs,
+      durableStreams: this.streams,
+      nodes,
+      resumeOf,
+      report,
+    });
   }
 
   /** Creates the source of a topic `stream:<id>`. */

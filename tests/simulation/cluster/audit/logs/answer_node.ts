@@ -57,7 +57,7 @@ export class AnswerNode {
       quotas: new Quotas(runtime),
       broker: machine.broker,
       streams,
-      node,
+      durableStreams: node,
       resumeOf: (topic) =>
         topic === TOPIC && resumes
           ? ({ input }, { count }) => this.#count(input as Input, count)
