@@ -788,7 +788,7 @@ function hasKeptAnswers(
 export interface WorkerParts {
   /** Resolves when the server may listen on UDP; at once if left out. */
   readonly udpFrom?: Promise<void> | undefined;
-  /** Reads the metrics of all workers; by default those of the server alone. */
+  /** Reads the metrics of all workers; by default the server reports only its own. */
   readonly source?: MetricsSource | undefined;
   /** Answers a request in place of the server; `undefined` for a request of the server's own. */
   readonly answer?:

@@ -28,7 +28,7 @@ export interface DurableStreamsHandlerOptions extends DurableStreamsOptions, Ori
   readonly clientAddress?:
     | ((request: Request, info: RequestInfo) => string | undefined)
     | undefined;
-  /** Receives errors that the client is not told. By default these are printed. */
+  /** Receives errors that are not sent to the client. By default these are printed. */
   readonly onError?: ((error: unknown) => void) | undefined;
   /** Clocks, timers and randomness; by default those of the platform. */
   readonly runtime?: Runtime | undefined;

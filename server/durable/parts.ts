@@ -31,7 +31,7 @@ export interface DurablePartsOptions {
   readonly ownerOf: (session: Session) => Owner;
   /** The handlers of requests, and the contract. */
   readonly settings: Pick<SessionSettings, "requestTimeoutMs" | "requests" | "router">;
-  /** Reports an error that no client is told. */
+  /** Reports an error that is not sent to any client. */
   readonly report: (what: string, error: unknown) => void;
 }
 

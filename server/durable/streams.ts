@@ -67,7 +67,7 @@ export interface DurableStreamInfo {
   readonly code?: string | undefined;
   /** Reason for which a reader asked the writer to stop. */
   readonly cancelled?: string | undefined;
-  /** Bytes of the records, without those of the source of a fork. */
+  /** Size of the records in bytes; for a fork, without the records of its source. */
   readonly bytes: number;
 }
 

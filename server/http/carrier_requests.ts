@@ -87,7 +87,7 @@ export interface CarrierRequestsOptions {
   readonly ownerOf: (request: Request, info: RequestInfo) => Owner;
   /** The quotas of the server. */
   readonly quotas: Quotas;
-  /** Reports an error that the client is not told. */
+  /** Reports an error that is not sent to the client. */
   readonly report: (error: unknown) => void;
 }
 

@@ -145,7 +145,7 @@ export interface HttpGuardParts {
   readonly quotas: Quotas;
   /** Returns the network address of a request, where known. */
   readonly addressOf: (request: Request, info: RequestInfo) => string | undefined;
-  /** Reports an error that the client is not told. */
+  /** Reports an error that is not sent to the client. */
   readonly report: (what: string, error: unknown) => void;
 }
 

@@ -112,7 +112,7 @@ export class Inspector implements AsyncDisposable {
     parts: {
       /** Clocks and timers. */
       readonly runtime?: Runtime | undefined;
-      /** Reports errors that no page is told; printed by default. */
+      /** Reports errors that are not sent to any page; printed by default. */
       readonly report?: ((what: string, error: unknown) => void) | undefined;
     } = {},
   ) {

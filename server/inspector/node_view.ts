@@ -82,7 +82,7 @@ export interface InspectedServer {
 export interface NodeViewOptions {
   readonly runtime: Runtime;
   readonly showsPayloads: boolean;
-  /** Gets errors that no page is told. MUST NOT throw. */
+  /** Receives errors that are not sent to any page. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
 }
 
