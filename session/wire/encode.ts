@@ -79,9 +79,9 @@ export function encodeMessage(
   data: unknown,
   options: EncodeOptions = {},
 ): EncodedMessage {
-  const { maxBytes = MAX_MESSAGE_BYTES, verb = "send", ...keys } = options;
+  const { maxBytes = MAX_MESSAGE_BYTES, verb = "send" } = options;
   checkTopic(topic, verb);
-  const { id, from, trace, items, stream, begun } = keys;
+  const { id, from, trace, items, stream, begun } = options;
   const envelope = { topic, data, id, from, trace, items, stream, begun };
   return encodeData(envelope, { maxBytes, verb, topic });
 }
