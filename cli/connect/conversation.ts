@@ -292,10 +292,7 @@ export class Conversation {
     }
     const members = this.#members.get(topic);
     if (members !== undefined) {
-      const list = [...members.values()].map(({ user, data }) => ({
-        user,
-        data,
-      }));
+      const list = [...members.values()].map(({ user, data }) => ({ user, data }));
       return emit({ type: "members", topic, members: list, ...own });
     }
     // The server sends the list of members with the subscription, if the topic is a room.
@@ -355,10 +352,7 @@ export class Conversation {
   }
 
   #state(): Extract<TalkEvent, { type: "state" }> {
-    const topics = [...this.#subscriptions].map(([topic, { position }]) => ({
-      topic,
-      position,
-    }));
+    const topics = [...this.#subscriptions].map(([topic, { position }]) => ({ topic, position }));
     const { url } = this.#options;
     return { type: "state", url, status: this.status, topics, waiting: this.#awaited.size };
   }
@@ -368,12 +362,7 @@ export class Conversation {
     { topic, id }: { readonly topic?: string; readonly id?: unknown } = {},
   ): void {
     this.failures++;
-    this.#options.emit({
-      type: "error",
-      error,
-      topic: topic || undefined,
-      id,
-    });
+    this.#options.emit({ type: "error", error, topic: topic || undefined, id });
   }
 
   /**

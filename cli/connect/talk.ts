@@ -85,10 +85,9 @@ async function openPeer(settings: Settings, signal: AbortSignal): Promise<Peer> 
       ...options,
       transports: options.transports ?? ["websocket"],
       protocols: [],
-    })
-      .catch((error) => {
-        throw signal.aborted ? error : unreachable(textOf(error), error);
-      });
+    }).catch((error) => {
+      throw signal.aborted ? error : unreachable(textOf(error), error);
+    });
     return { kind: "plain", session };
   }
   const client = open(url, { ...options, endOnRefusal: true });

@@ -107,13 +107,7 @@ function readResumable(
       id,
     );
   }
-  return {
-    ...of,
-    id,
-    items,
-    stream,
-    begun: begun === true ? begun : undefined,
-  };
+  return { ...of, id, items, stream, begun: begun === true ? begun : undefined };
 }
 
 type Numbered = Pick<

@@ -113,10 +113,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
   const dialWebTransport: WebTransportLeg = async (url, options) => {
     const { webTransport } = platform;
     if (typeof webTransport === "string") throw new UnsupportedError(webTransport);
-    return await webTransport(url, {
-      ...options,
-      serverCertificateHashes,
-    });
+    return await webTransport(url, { ...options, serverCertificateHashes });
   };
 
   return async (url, options = {}) => {
