@@ -410,12 +410,12 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
   }
 }
 
-/** Bytes of a log that its owner is charged with; those of the state only if given. */
+/** Bytes charged to the owner of a log, with the bytes of its state if given. */
 function logBytes({ bytes, start, tail }: StoredLog, stateBytes: number = 0): number {
   return countedBytes(bytes, tail - start) + stateBytes;
 }
 
-/** Bytes by which a change lets a log grow; those of the state count once. */
+/** Bytes by which a change makes a log larger; only a new log counts its state. */
 function growthOf(before: StoredLog | undefined, next: StoredLog): number {
   return before === undefined
     ? logBytes(next, JSON.stringify(next).length)

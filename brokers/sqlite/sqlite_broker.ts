@@ -478,7 +478,7 @@ export class SqliteBroker implements Broker {
   }
 }
 
-/** Rejects names that would end early in the file, or be those of other topics. */
+/** Rejects names that the file would cut short or confuse with others. */
 function checkName(name: string): void {
   checkNameBytes(name, MAX_NAME_BYTES);
   if (!name.includes("\0") && name.isWellFormed()) return;

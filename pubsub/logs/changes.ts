@@ -64,7 +64,7 @@ export const CHANGE_WORDS: Readonly<Record<LogChangeName, string>> = {
   release: "release a log",
 };
 
-/** An engine that keeps logs. The rules of {@linkcode BrokerLogs} are those of each method. */
+/** An engine that keeps logs. Each method follows the rules of {@linkcode BrokerLogs}. */
 export interface LogEngine
   extends Pick<BrokerLogs, "maxAppendBytes" | "read" | "overdue" | "list"> {
   /**

@@ -67,7 +67,7 @@ export class EnginePort {
   readonly #link: PortLink<EngineOperation, WorkerOperation>;
   readonly #subscriptions = new Map<number, BrokerSubscription>();
   readonly #unobserve: () => void;
-  /** Calls in flight in the engine, bounded by those of the worker. */
+  /** Calls in flight in the engine, bounded by `MAX_CALLS` of the worker's broker. */
   readonly #calls = new Set<Promise<void>>();
   #isBehind = false;
   #isStalled = false;

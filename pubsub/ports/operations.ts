@@ -42,7 +42,7 @@ export type EngineOperation =
   | readonly ["status", status: BrokerStatus]
   | readonly ["ended"];
 
-/** The operation of one kind, among those of a thread. */
+/** An operation of one kind, out of all operations that a thread sends. */
 export type OperationOf<O extends readonly unknown[], K extends O[0]> =
   & O
   & readonly [K, ...unknown[]];
