@@ -4,7 +4,7 @@ import type { Cluster, Redis } from "ioredis";
 import { BrokerError } from "../../errors.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
 import { textOf } from "../../base/error_text.ts";
-import { settlesWithin } from "../../base/wait.ts";
+import { settlesWithin, within } from "../../base/wait.ts";
 import type {
   Appended,
   AppendOptions,
@@ -420,17 +420,10 @@ export class RedisBroker implements Broker {
     const { signal } = options;
     signal?.throwIfAborted();
     checkName(topic);
-    const aborted = Promise.withResolvers<never>();
-    const abort = () => aborted.reject(signal!.reason);
-    signal?.addEventListener("abort", abort);
-    try {
-      const page = this.#run("read history", () => this.#histories.read(topic, options));
-      const read = await Promise.race([page, aborted.promise]);
-      this.#life.reads++;
-      return read;
-    } finally {
-      signal?.removeEventListener("abort", abort);
-    }
+    const reading = this.#run("read history", () => this.#histories.read(topic, options));
+    const page = await within(this.#settings.runtime, reading, { signal });
+    this.#life.reads++;
+    return page;
   }
 
   async #run<T>(what: string, command: () => Promise<T>): Promise<T> {
