@@ -131,8 +131,8 @@ export class PublishQueue {
   readonly #outbox: Outbox;
   readonly #plain = new Map<string, TopicLine>();
   readonly #kept = new Map<string, TopicLine>();
+  /** Lines to send at the end of the turn. */
   readonly #due = new Set<TopicLine>();
-  #isScheduled = false;
   #retry: Timer | undefined;
 
   /**
@@ -211,15 +211,14 @@ export class PublishQueue {
 
   #schedule(line: TopicLine): void {
     if (line.isSending) return;
+    if (this.#due.size === 0) queueMicrotask(() => this.#sendDue());
     this.#due.add(line);
-    if (this.#isScheduled) return;
-    this.#isScheduled = true;
-    queueMicrotask(() => {
-      this.#isScheduled = false;
-      const lines = [...this.#due];
-      this.#due.clear();
-      for (const due of lines) void this.#send(due);
-    });
+  }
+
+  #sendDue(): void {
+    const lines = [...this.#due];
+    this.#due.clear();
+    for (const line of lines) void this.#send(line);
   }
 
   async #send(line: TopicLine): Promise<void> {
