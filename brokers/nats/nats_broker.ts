@@ -209,7 +209,6 @@ export class NatsBroker implements Broker {
     for (const subscription of this.#subscriptions.all()) subscription.close();
     this.#subscriptions.clear();
     this.#history.end();
-    this.#logs.end();
     if (this.#link.isUp) {
       const sent = Promise.all([this.#queue.idle(), this.#outbox.empty(), this.#logs.idle()]);
       await settlesWithin(this.#link.runtime, sent, FLUSH_TIMEOUT_MS);

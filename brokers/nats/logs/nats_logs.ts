@@ -1,8 +1,8 @@
 /** Logs of durable streams in JetStream. */
-import { BrokerError } from "../../../errors.ts";
 import { within } from "../../../base/wait.ts";
 import { textOf } from "../../../base/error_text.ts";
 import type { Runtime } from "../../../base/runtime.ts";
+import type { BrokerLife } from "../../../pubsub/engine/life.ts";
 import type { WaitingBudget } from "../../../pubsub/engine/queue.ts";
 import {
   CHANGE_WORDS,
@@ -67,6 +67,7 @@ interface Count {
 
 /** The logs of one broker. All logs are in one stream; each change is one message. */
 export class NatsLogs implements LogEngine {
+  readonly #life: BrokerLife;
   readonly #runtime: Runtime;
   readonly #clock: EngineClock;
   readonly #streams: LogStreams;
@@ -78,10 +79,10 @@ export class NatsLogs implements LogEngine {
     request: { number: 0, atMs: -Infinity, counting: undefined },
     stream: { number: 0, atMs: -Infinity, counting: undefined },
   };
-  #isClosed = false;
 
   constructor(link: Link, names: Names, settings: NatsSettings, budget: WaitingBudget) {
-    const { runtime, clock } = link;
+    const { life, runtime, clock } = link;
+    this.#life = life;
     this.#runtime = runtime;
     this.#clock = clock;
     this.#streams = new LogStreams(link, names.logs, settings);
@@ -99,11 +100,6 @@ export class NatsLogs implements LogEngine {
   issues(): string[] {
     const { problem } = this.#streams;
     return problem === undefined ? [] : [`Logs are not available: ${textOf(problem)}`];
-  }
-
-  /** Refuses further calls; changes under way go on. */
-  end(): void {
-    this.#isClosed = true;
   }
 
   /** Resolves once no change is under way. */
@@ -147,7 +143,7 @@ export class NatsLogs implements LogEngine {
   }
 
   async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
-    if (this.#isClosed) throw closed("list logs");
+    this.#life.checkCall("list logs");
     return await this.#due.list(limit);
   }
 
@@ -155,7 +151,7 @@ export class NatsLogs implements LogEngine {
     kind: OwnedKind,
     options: { readonly limit: number; readonly after?: string | undefined },
   ): Promise<KeptLogs> {
-    if (this.#isClosed) throw closed("list logs");
+    this.#life.checkCall("list logs");
     return await this.#streams.list(kind, options);
   }
 
@@ -268,7 +264,7 @@ export class NatsLogs implements LogEngine {
 
   /** Returns the subject part of a log. */
   #check(what: string, id: string): string {
-    if (this.#isClosed) throw closed(what);
+    this.#life.checkCall(what);
     return subjectPart(id);
   }
 }
@@ -283,8 +279,4 @@ function isDueForRenewal(state: WholeLog, now: number): boolean {
   const until = expiryOf(state, now);
   return !state.isDeleted && until !== undefined && state.until !== undefined &&
     until > state.until;
-}
-
-function closed(what: string): BrokerError {
-  return new BrokerError(`Cannot ${what}: the broker is closed`);
 }
