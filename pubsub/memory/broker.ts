@@ -216,6 +216,7 @@ export class MemoryBroker implements Broker {
     );
     this.store = this.#memory;
     this.#logs = new MemoryLogs(runtime, {
+      life: this.#life,
       maxBytes: maxTotalBytes,
       announce: (topic) => this.#plain.deliver({ topic, payload: "" }),
       hasRoom: (bytes) => {
@@ -294,7 +295,7 @@ export class MemoryBroker implements Broker {
     this.#kept.clear();
     this.#histories.clear();
     this.#memory.clear();
-    this.#logs.close();
+    this.#logs.clear();
     this.status.end({ name: "closed" });
     return Promise.resolve();
   }

@@ -1,6 +1,6 @@
 /** Logs of durable streams in the memory of one process. */
 import type { Runtime } from "../../base/runtime.ts";
-import { BrokerError } from "../../errors.ts";
+import type { BrokerLife } from "../engine/life.ts";
 import { Fifo } from "../engine/queue.ts";
 import {
   CHANGE_WORDS,
@@ -120,6 +120,7 @@ class Log implements Counted, LogView {
 export class MemoryLogs implements LogEngine {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;
   readonly #runtime: Runtime;
+  readonly #life: BrokerLife;
   readonly #announce: (topic: string) => void;
   readonly #hasRoom: (bytes: number) => boolean;
   /** In the order of their creation. */
@@ -128,25 +129,26 @@ export class MemoryLogs implements LogEngine {
   #created = 0;
   readonly #sum = new Sum();
   readonly #shares: LogShares;
-  #isClosed = false;
 
   /**
    * Begins without logs.
    *
    * @param runtime Clocks of the node.
-   * @param options `announce` tells the subscriptions of a topic of a change, and MUST NOT throw.
-   * `hasRoom` makes room for so many bytes of all logs, if there can be so many. `maxBytes` is the
-   * bound of which clients have shares.
+   * @param options `life` rejects calls after a close. `announce` tells the subscriptions of a topic
+   * of a change, and MUST NOT throw. `hasRoom` makes room for so many bytes of all logs, if there can
+   * be so many. `maxBytes` is the bound of which clients have shares.
    */
   constructor(
     runtime: Runtime,
-    { announce, hasRoom, maxBytes }: {
+    { life, announce, hasRoom, maxBytes }: {
+      readonly life: BrokerLife;
       readonly announce: (topic: string) => void;
       readonly hasRoom: (bytes: number) => boolean;
       readonly maxBytes: number;
     },
   ) {
     this.#runtime = runtime;
+    this.#life = life;
     this.#announce = announce;
     this.#hasRoom = hasRoom;
     // Histories give way to logs, and so take no room of a share.
@@ -217,9 +219,8 @@ export class MemoryLogs implements LogEngine {
     return await Promise.resolve({ logs });
   }
 
-  /** Forgets all logs; later calls reject. */
-  close(): void {
-    this.#isClosed = true;
+  /** Forgets all logs. */
+  clear(): void {
     this.#logs.clear();
     Object.assign(this.#counts, { answer: 0, request: 0, stream: 0 });
     this.#sum.clear();
@@ -284,7 +285,7 @@ export class MemoryLogs implements LogEngine {
 
   /** Returns the time; throws if the broker is closed. */
   #check(verb: string): number {
-    if (this.#isClosed) throw new BrokerError(`Cannot ${verb}: the broker is closed`);
+    this.#life.checkCall(verb);
     return this.#runtime.now();
   }
 }
