@@ -417,7 +417,7 @@ export class SqliteBroker implements Broker {
     >;
     const verb = CHANGE_WORDS[name];
     this.#checkCall(verb, producer?.id, fork);
-    const bytes = recordBytes(checkRecords(records));
+    const bytes = checkedBytes(records);
     const operation = ["changeLog", id, name, options, this.#runtime.now()] as const;
     const [result, isAnnounced] = await this.#call(operation, { verb, bytes });
     if (isAnnounced) this.#plain.deliver({ topic: logTopic(id), payload: "" });
@@ -489,9 +489,10 @@ function checkName(name: string): void {
   );
 }
 
-function checkRecords(records: readonly LogRecord[]): readonly LogRecord[] {
+/** Counts the bytes of records; rejects too many. */
+function checkedBytes(records: readonly LogRecord[]): number {
   const bytes = recordBytes(records);
-  if (bytes <= MAX_APPEND_BYTES) return records;
+  if (bytes <= MAX_APPEND_BYTES) return bytes;
   throw new RangeError(
     `Cannot append to a log: records must have at most ${MAX_APPEND_BYTES} bytes, received ${bytes}`,
   );
