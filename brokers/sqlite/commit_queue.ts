@@ -35,7 +35,7 @@ interface Waiting extends Outgoing {
 }
 
 /** Options for {@linkcode CommitQueue.call}. */
-interface CallOptions {
+export interface CallOptions {
   /** Bytes of the payloads. */
   readonly bytes?: number | undefined;
   /** The operation in words, for the error; by default that of the table. */

@@ -41,7 +41,7 @@ import type {
 } from "../../pubsub/logs/log.ts";
 import { logTopic, recordBytes } from "../../pubsub/logs/rules.ts";
 import { Tags } from "../../pubsub/tag.ts";
-import { CommitQueue, type FileThread } from "./commit_queue.ts";
+import { type CallOptions, CommitQueue, type FileThread } from "./commit_queue.ts";
 import { type CallName, CALLS, type FileCalls, type Operation, type Swept } from "./file.ts";
 import { type Machine, thisMachine } from "./machine.ts";
 import {
@@ -65,16 +65,6 @@ const RENEW_MS = 100;
 
 /** Key of the method that makes a broker on another machine than this one. */
 export const onMachine: unique symbol = Symbol("onMachine");
-
-/** Options of a call of the file. */
-interface FileCallOptions {
-  /** Bytes of the payloads. */
-  readonly bytes?: number;
-  /** The call in words, for errors; by default that of the operation. */
-  readonly verb?: string;
-  /** Ends the wait. */
-  readonly signal?: AbortSignal | undefined;
-}
 
 /** Used part of `maxBytes` above which `issues()` warns. */
 const NEARLY_FULL = 0.9;
@@ -369,7 +359,7 @@ export class SqliteBroker implements Broker {
    */
   async #call<N extends CallName>(
     operation: readonly [name: N, ...args: Parameters<FileCalls[N]>],
-    options: FileCallOptions = {},
+    options: CallOptions & { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<ReturnType<FileCalls[N]>> {
     const { verb = CALLS[operation[0]].verb, signal } = options;
     signal?.throwIfAborted();
