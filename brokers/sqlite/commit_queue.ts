@@ -2,7 +2,13 @@
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
-import { Line, Outbox, type Outgoing, type WaitingLimits } from "../../pubsub/engine/queue.ts";
+import {
+  Line,
+  Outbox,
+  type Outgoing,
+  TurnBatch,
+  type WaitingLimits,
+} from "../../pubsub/engine/queue.ts";
 import { type CallName, CALLS, type FileCalls, type Operation, type Outcome } from "./file.ts";
 
 /** Most operations of one group: a larger one would hold up the event loop for too long. */
@@ -62,7 +68,7 @@ export class CommitQueue {
   readonly #options: CommitQueueOptions;
   readonly #outbox: Outbox;
   readonly #line: Line<Waiting>;
-  #isScheduled = false;
+  readonly #turn: TurnBatch;
   #isRunning = false;
 
   constructor(options: CommitQueueOptions) {
@@ -71,6 +77,7 @@ export class CommitQueue {
     const bounds = { maxWaiting, maxWaitingBytes };
     this.#outbox = new Outbox({ runtime, engine: "the file", items: "operations", ...bounds });
     this.#line = new Line(this.#outbox, ({ failed }, why) => failed(new BrokerError(why)));
+    this.#turn = new TurnBatch(runtime, () => void this.#runGroup());
   }
 
   /** Number of operations that wait for their outcome. */
@@ -131,12 +138,7 @@ export class CommitQueue {
   }
 
   #schedule(): void {
-    if (this.#isScheduled || this.#isRunning) return;
-    this.#isScheduled = true;
-    this.#options.runtime.schedule(() => {
-      this.#isScheduled = false;
-      void this.#runGroup();
-    });
+    if (!this.#isRunning) this.#turn.gather(0);
   }
 
   async #runGroup(): Promise<void> {
