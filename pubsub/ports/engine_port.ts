@@ -134,18 +134,16 @@ export class EnginePort {
   }
 
   #publish([, topic, payload, bytes, except]: OperationOf<WorkerOperation, "publish">): void {
-    const publication = { topic, payload, bytes };
     try {
-      this.#ports.engine.publish(except === undefined ? publication : { ...publication, except });
+      this.#ports.engine.publish({ topic, payload, bytes, except });
     } catch (error) {
       this.#send(["refused", textOf(error)]);
     }
   }
 
-  #subscribe([, id, topic, bounds]: OperationOf<WorkerOperation, "subscribe">): void {
+  #subscribe([, id, topic, history]: OperationOf<WorkerOperation, "subscribe">): void {
     const deliver = (publication: Publication) => this.#deliver(id, publication);
-    const onInterrupted = () => this.#send(["interrupted", id]);
-    const options = bounds === undefined ? { onInterrupted } : { onInterrupted, history: bounds };
+    const options = { history, onInterrupted: () => this.#send(["interrupted", id]) };
     try {
       const subscription = this.#ports.engine.subscribe(topic, deliver, options);
       this.#subscriptions.set(id, subscription);
