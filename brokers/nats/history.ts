@@ -77,10 +77,7 @@ export class NatsHistory implements BrokerHistory {
 
   /** Ends all subscriptions; publications that were taken are still sent. */
   end(): void {
-    for (const { subscriptions } of this.#streams.values()) {
-      for (const subscription of subscriptions.all()) subscription.close();
-      subscriptions.clear();
-    }
+    for (const { subscriptions } of this.#streams.values()) subscriptions.clear();
   }
 
   /** Ends all streams. */
@@ -159,7 +156,7 @@ export class NatsHistory implements BrokerHistory {
     let open = this.#streams.get(streamNames.stream);
     if (open !== undefined) return open;
     const subscriptions = new ListenerTable<TopicSubscription>({
-      onLast: (subscription) => subscription.close(),
+      onLast: (subscription) => subscription.clear(),
     });
     const stream = new HistoryStream(link, streamNames, bounds, settings, {
       opened: () => {

@@ -89,7 +89,7 @@ export class NatsBroker implements Broker {
   readonly #logs: NatsLogs;
   readonly #life: BrokerLife;
   readonly #subscriptions = new ListenerTable<TopicSubscription>({
-    onLast: (subscription) => subscription.close(),
+    onLast: (subscription) => subscription.clear(),
   });
 
   /**
@@ -206,7 +206,6 @@ export class NatsBroker implements Broker {
   }
 
   async #close(): Promise<void> {
-    for (const subscription of this.#subscriptions.all()) subscription.close();
     this.#subscriptions.clear();
     this.#history.end();
     if (this.#link.isUp) {

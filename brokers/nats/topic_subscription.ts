@@ -148,11 +148,11 @@ export class TopicSubscription extends Listeners {
   }
 
   /** Ends the subscription and all listeners. */
-  close(): void {
+  override clear(): void {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#order.close();
-    this.clear();
+    super.clear();
     this.#options.link.leave(this.#subscription);
   }
 
