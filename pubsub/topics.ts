@@ -12,8 +12,13 @@ import {
 } from "../base/option_checks.ts";
 import { type BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import { describe } from "../base/error_text.ts";
-import { Broadcast } from "../session/queue/turn.ts";
-import { encodeMessage, MAX_MESSAGE_BYTES, MAX_PLACE_BYTES } from "../session/wire/encode.ts";
+import { Broadcast, Turn } from "../session/queue/turn.ts";
+import {
+  checkTopic,
+  encodeMessage,
+  MAX_MESSAGE_BYTES,
+  MAX_PLACE_BYTES,
+} from "../session/wire/encode.ts";
 import { isName, isTopic, MAX_NAME_LENGTH, MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
 import {
   type HistoryOptions,
@@ -23,8 +28,6 @@ import {
 } from "../session/wire/recovery.ts";
 import { sessionsAfter, sessionsBefore } from "../session/lineage.ts";
 import { internals, type Session } from "../session/session.ts";
-import { checkTopic } from "../session/wire/encode.ts";
-import { Turn } from "../session/queue/turn.ts";
 import { report, type SessionSettings } from "../session/settings.ts";
 import { waitFor } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";

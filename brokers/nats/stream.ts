@@ -11,8 +11,7 @@ import { headers, type Msg, type Subscription, TimeoutError } from "@nats-io/nat
 import { pause } from "../../base/wait.ts";
 import { Signal } from "../../base/signal.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
-import { EPOCH_TOKEN, parseAck, type StreamNames } from "./format.ts";
-import { sequenceOf } from "./format.ts";
+import { EPOCH_TOKEN, parseAck, sequenceOf, type StreamNames } from "./format.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";
 
 /** Time that repetitions are recognized, and the longest time that an append may be sent again. */

@@ -33,9 +33,8 @@ import {
   tellGap,
   tellSkip,
 } from "./replay.ts";
-import { Broadcast } from "../../session/queue/turn.ts";
+import { Broadcast, type Turn } from "../../session/queue/turn.ts";
 import { Confirmation } from "../confirmation.ts";
-import type { Turn } from "../../session/queue/turn.ts";
 
 /** Publications read when a topic gets the first session, for replays to later sessions. */
 const OPENING_MESSAGES = 128;

@@ -1,14 +1,13 @@
 /** Presence: the users that are present, with any number of connections each. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, COUNT, numberIn, RUNTIME } from "../../base/option_checks.ts";
-import { encodeEnvelope } from "../../session/wire/encode.ts";
+import { checkTopic, encodeEnvelope } from "../../session/wire/encode.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
-import { checkTopic } from "../../session/wire/encode.ts";
 import { type PresenceScope, PresenceScopes, type UserPresence } from "./presence_scopes.ts";
 import type { PresenceEvent, PresenceOptions } from "./types.ts";
 

@@ -1,6 +1,6 @@
 /** One room on this node: sends the list of members, and the changes, to the sessions in the room. */
 import { QueueFullError } from "../../errors.ts";
-import { Broadcast } from "../../session/queue/turn.ts";
+import { Broadcast, type Turn } from "../../session/queue/turn.ts";
 import { type EncodedMessage, encodeMessage } from "../../session/wire/encode.ts";
 import {
   PRESENCE_PREFIX,
@@ -9,7 +9,6 @@ import {
   type PresenceNotice,
 } from "../../session/wire/presence_notice.ts";
 import { internals, type Session } from "../../session/session.ts";
-import type { Turn } from "../../session/queue/turn.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Presence } from "./presence.ts";
@@ -142,7 +141,7 @@ export class RoomNotices {
       const [first, ...rest] = this.#list(this.#membersWith(session, data));
       if (rest.length === 0) {
         core.sending.push(first!, false);
-        this.#told.add(session, session[internals].sending.messages("join"));
+        this.#told.add(session, core.sending.messages("join"));
         return;
       }
     }
@@ -345,7 +344,7 @@ export class RoomNotices {
       // No other code may run from here until the session is among `#told`, or a change is lost.
       for (const notice of held) core.sending.push(notice, false);
       this.#getting.delete(session);
-      if (!session.isClosed) this.#told.add(session, session[internals].sending.messages("join"));
+      if (!session.isClosed) this.#told.add(session, core.sending.messages("join"));
     } catch (error) {
       // The queue closed the session, which could not keep up.
       if (!(error instanceof QueueFullError)) throw error;

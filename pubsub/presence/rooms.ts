@@ -1,5 +1,4 @@
 /** Rooms: topics with presence. */
-import { PUBLISH, SUBSCRIBE, UNSUBSCRIBE } from "../topics.ts";
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, integer, recordOf, RUNTIME } from "../../base/option_checks.ts";
 import { QueueFullError } from "../../errors.ts";
@@ -13,7 +12,15 @@ import type { Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { RoomNotices, type RoomOptions } from "./room_notices.ts";
 import { copyPresenceData, MAX_PRESENCE_DATA_BYTES, type Presence } from "./presence.ts";
-import type { PublishOptions, SubscribeOptions, Topics, UnsubscribeOptions } from "../topics.ts";
+import {
+  PUBLISH,
+  type PublishOptions,
+  SUBSCRIBE,
+  type SubscribeOptions,
+  type Topics,
+  UNSUBSCRIBE,
+  type UnsubscribeOptions,
+} from "../topics.ts";
 
 export type { RoomOptions };
 
