@@ -259,6 +259,7 @@ export class PresenceScopes implements Disposable {
       this.#end(part);
       owner.tell();
     });
+    // After a clear, the timer stops with the last item, so an idle presence has no timer.
     this.#grace.clear();
     this.#nodes = nodes;
     if (nodes !== undefined) {
