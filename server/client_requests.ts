@@ -240,9 +240,10 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       moveFrom(session);
       const { durable, ownerOf, presence, users } = parts();
       const hasUser = verifiedUser(session) !== undefined;
+      if (!hasUser && durable === undefined) return;
       // A user is seen at the address from now on.
-      const owner = hasUser || durable !== undefined ? ownerOf(session) : undefined;
-      if (owner !== undefined && durable !== undefined) {
+      const owner = ownerOf(session);
+      if (durable !== undefined) {
         const { abandoned } = durable.answers;
         abandoned.opened(owner);
         session[internals].whenEnded(() => abandoned.ended(owner));
