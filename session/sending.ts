@@ -12,9 +12,9 @@ import {
   TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
-import type { Runtime, Timer } from "../base/runtime.ts";
+import type { Runtime } from "../base/runtime.ts";
 import { Signal } from "../base/signal.ts";
-import { MAX_TIMER_MS } from "../base/wait.ts";
+import { waitFor } from "../base/wait.ts";
 import { type SessionCore, type SessionHalf, SKEIN_PROTOCOL } from "./core.ts";
 import type { SendQueue } from "./queue/turn.ts";
 import type { ClientPublishOptions, ControlStats, StreamingAnswer, WaitOptions } from "./types.ts";
@@ -390,10 +390,6 @@ interface PendingRequest extends Omit<PromiseWithResolvers<unknown>, "promise"> 
   isRequest: boolean;
   /** Receives the answer in parts, if the answer may have parts. */
   readonly take?: AnswerTaker;
-  /** Ends the wait; absent for a wait without a limit. */
-  timer?: Timer;
-  /** Stops to listen to the signal of the caller. */
-  unlisten?: () => void;
 }
 
 /** Options of one request. */
@@ -461,39 +457,23 @@ export class PendingRequests extends Signal {
   ask(options: PendingRequestOptions): Promise<unknown> {
     const { signal, timeoutMs, what, onAnswer, isRequest = false } = options;
     if (signal?.aborted) return Promise.reject(signal.reason);
-    if (!(timeoutMs >= 0)) {
-      const message = `Cannot wait: timeoutMs must be 0 or more, received ${timeoutMs}`;
-      return Promise.reject(new RangeError(message));
-    }
     if (onAnswer) this.#uncounted++;
     else if (this.#isFull) return Promise.reject(this.#fullError(what));
     const id = ++this.#last;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
-    const giveUp = (error: unknown) => {
-      // The peer has not replied in full.
-      if (this.#forget(id) !== undefined) options.cancel(id, error);
-      reject(error);
-    };
-    const request: PendingRequest = { resolve, reject: giveUp, onAnswer, isRequest };
-    (this.#waiting ??= new Map()).set(id, request);
+    (this.#waiting ??= new Map()).set(id, { resolve, reject, onAnswer, isRequest });
     if (isRequest) this.#requests++;
+    const answer = waitFor(this.#runtime, promise, { what, signal, timeoutMs }).catch((error) => {
+      // The caller gave up, and the peer has not replied in full.
+      if (this.#forget(id) !== undefined) options.cancel(id, error);
+      throw error;
+    });
     try {
       options.send(id);
     } catch (error) {
       this.#forget(id)?.reject(error);
     }
-    if (!this.#waiting.has(id)) return promise;
-    if (timeoutMs <= MAX_TIMER_MS) {
-      const late = () =>
-        giveUp(new TimeoutError(`Cannot wait for ${what} longer than ${timeoutMs} ms`, timeoutMs));
-      request.timer = this.#runtime.setTimeout(late, timeoutMs);
-    }
-    if (signal !== undefined) {
-      const onAbort = () => giveUp(signal.reason);
-      signal.addEventListener("abort", onAbort);
-      request.unlisten = () => signal.removeEventListener("abort", onAbort);
-    }
-    return promise;
+    return answer;
   }
 
   /**
@@ -581,12 +561,10 @@ export class PendingRequests extends Signal {
     const request = this.#waiting?.get(id);
     if (request === undefined) return undefined;
     this.#waiting?.delete(id);
-    if (request.timer !== undefined) this.#runtime.clearTimeout(request.timer);
-    request.unlisten?.();
     if (request.onAnswer) this.#uncounted--;
     if (request.isRequest) this.#requests--;
     else if (request.take) this.#unread--;
-    if (this.isAwaited) this.notify();
+    this.notify();
     return request;
   }
 
