@@ -5,11 +5,6 @@ export class Signal {
   // Created when first awaited: most queues of a server are never awaited.
   #next: PromiseWithResolvers<void> | undefined;
 
-  /** True if anyone waits for the next change. */
-  get isAwaited(): boolean {
-    return this.#next !== undefined;
-  }
-
   /** Resolves at the next change. */
   changed(): Promise<void> {
     this.#next ??= Promise.withResolvers();

@@ -170,11 +170,12 @@ export class Liveness implements Disposable {
   began(): void {
     const session = this.#session;
     if (!session) return;
-    const isFirst = !this.#hasWait;
-    this.#hasWait = true;
-    if (isFirst) this.#showsLife(session);
     const now = this.#runtime.now();
-    if (isFirst) this.#waitsSince = now;
+    if (!this.#hasWait) {
+      this.#hasWait = true;
+      this.#waitsSince = now;
+      this.#showsLife(session);
+    }
     // A new wait is noticed as fast as the first one.
     this.#pings = 0;
     if (this.#alarm || this.#next === "alarm") return;
@@ -205,7 +206,7 @@ export class Liveness implements Disposable {
 
   /** Factor of both waits. */
   get #factor(): number {
-    return this.#caution > 1 && this.#runtime.now() < this.#cautiousUntil ? this.#caution : 1;
+    return this.#runtime.now() < this.#cautiousUntil ? this.#caution : 1;
   }
 
   #start(next: "ping" | "alarm" | "dial", ms: number): void {

@@ -73,10 +73,7 @@ export function pagePlatform(options: TransportOptions, chunks: PageChunks): Cli
       if (nested !== 1) check(call, value, nested, name);
     }
   };
-  const checkOptions = (call: string, options: unknown) => {
-    // Most calls have no options.
-    for (const _ in options as object) return check(call, options, namesOf(call));
-  };
+  const checkOptions = (call: string, options: unknown) => check(call, options, namesOf(call));
   return { dial, insight, answers, recovery: webTransport, checkOptions };
 }
 

@@ -293,7 +293,7 @@ export class Receiving
 
   /** Runs the requests of the peer that may run now, see {@linkcode WaitObserver}. */
   began(isRequest = true): void {
-    if (this.queue.isAwaited) this.queue.notify();
+    this.queue.notify();
     const handled = this.#handled;
     // In a microtask: a handler must not run within the call of another handler.
     if (isRequest && handled !== undefined && handled.size > 0) {
@@ -425,9 +425,7 @@ export class Receiving
   #receiveText(text: string): void {
     const { maxMessageBytes } = this.#settings;
     this.#receivedBytes += text.length;
-    if (text.length * 3 > maxMessageBytes && exceedsBytes(text, maxMessageBytes)) {
-      return this.#tooLarge(text);
-    }
+    if (exceedsBytes(text, maxMessageBytes)) return this.#tooLarge(text);
     // Clients have no services, and do not read the requests for these.
     this.#receiveEnvelope(readEnvelope(text, this.#settings.services?.readService), text.length);
   }
@@ -608,7 +606,7 @@ export class Receiving
   /** Notes that a request of the peer was answered, in whole. */
   answered(id: number): void {
     this.#owed?.delete(id);
-    if (this.queue.isAwaited) this.queue.notify();
+    this.queue.notify();
   }
 
   /**
@@ -794,7 +792,7 @@ export class Receiving
   /** Sends a reply, see {@linkcode Answerer}. */
   answer(id: number, data: unknown): void {
     const sending = this.#sending;
-    if (!this.#core.joins) sending.checkData("reply", data);
+    sending.checkData("reply", data);
     const answer = encodeData({ reply: id, data }, {
       maxBytes: sending.maxSendBytes,
       verb: "reply",

@@ -228,16 +228,13 @@ export class SendQueue extends Signal {
     const entries = this.#entries;
     let from = 0;
     while (from < entries.length && !this.#isHeld && !this.#isEnded) {
-      // Most flushes have one entry, which needs no packing.
-      const packed = entries.length === 1
-        ? alone(entries[0]!)
-        : packNext(entries, from, this.#owner.joins);
+      const packed = packNext(entries, from, this.#owner.joins);
       this.hand(packed);
       from = packed.end;
     }
     if (from < entries.length) this.#remove(0, from);
     else if (from > 0) this.#clear();
-    if (this.isAwaited && this.isFlushed) this.notify();
+    if (this.isFlushed) this.notify();
     return true;
   }
 
@@ -385,12 +382,6 @@ export function pushPage(queue: SendQueue, turn: Turn, page: readonly EncodedMes
     const { sequence } = entries[end - 1]!;
     queue.push({ frame, size, topic: "", sequence, isProtected: true, messages });
   }
-}
-
-/** The frame of one entry alone. */
-function alone(entry: QueuedMessage): PackedFrame {
-  const { frame, size, messages = 1, isShared } = entry;
-  return { frame, size, end: 1, messages, parts: isShared ? [entry] : undefined };
 }
 
 function isNotice(entry: QueuedMessage): entry is DropNotice {

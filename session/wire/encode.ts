@@ -3,7 +3,7 @@ import type { Frame } from "../../transport/connection.ts";
 import { encodeJson } from "../../base/json.ts";
 import { MAX_TOPIC_BYTES, type OutgoingEnvelope, type TraceContext } from "./envelope.ts";
 import type { HistoryPosition } from "./recovery.ts";
-import { BEYOND_ASCII, exceedsBytes, utf8Length } from "./utf8.ts";
+import { exceedsBytes, utf8Length } from "./utf8.ts";
 
 /** Most bytes of one message by default, in both directions. */
 export const MAX_MESSAGE_BYTES = 262_144;
@@ -112,10 +112,9 @@ export function encodeData(
   const frame = data instanceof Uint8Array
     ? encodeBinary(encodeEnvelope({ ...envelope, data: undefined }, verb), data)
     : encodeEnvelope(envelope, verb);
-  const size = typeof frame === "string" && !BEYOND_ASCII.test(frame)
-    ? frame.length
-    : framed(frame, topic).size;
-  if (size <= maxBytes) return { frame, size, topic };
+  const message = framed(frame, topic);
+  const { size } = message;
+  if (size <= maxBytes) return message;
   if ("trace" in envelope && envelope.trace) {
     return encodeData({ ...envelope, trace: undefined }, options);
   }
@@ -300,7 +299,7 @@ export function checkTopic(
   if (typeof topic !== "string" || !topic) {
     throw new TypeError(refusal(verb, maxBytes, topic === "" ? '""' : typeof topic));
   }
-  if (topic.length * 3 > maxBytes && exceedsBytes(topic, maxBytes)) {
+  if (exceedsBytes(topic, maxBytes)) {
     throw new RangeError(refusal(verb, maxBytes, `${utf8Length(topic)} bytes`));
   }
 }

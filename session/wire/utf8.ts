@@ -5,7 +5,7 @@
  * faster than a loop.
  */
 // deno-lint-ignore no-control-regex
-export const BEYOND_ASCII = /[^\x00-\x7f]/;
+const BEYOND_ASCII = /[^\x00-\x7f]/;
 
 /**
  * Counts the bytes of a string in UTF-8.
