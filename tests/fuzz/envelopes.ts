@@ -17,47 +17,30 @@ import { checkCloseInfo, cutReason } from "../../transport/close_info.ts";
 import { selfSign } from "../../transport/certificate/x509.ts";
 import { readVarint, varintLengthAt } from "../../transport/quic/varint.ts";
 import { isOriginAllowed } from "../../transport/origins.ts";
+import asyncapi from "../../docs/protocol/asyncapi.json" with { type: "json" };
 import type { Random } from "../random.ts";
 import { failsOnlyBy } from "./expect.ts";
 import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
 
-/** One good envelope of each kind, and some that are almost good. */
+/** Examples of every envelope in the machine-readable form of the protocol. */
+const EXAMPLES: readonly unknown[] = Object.values(asyncapi.components.messages)
+  .flatMap(({ examples }) => examples.map(({ payload }) => payload));
+
+/** Good envelopes of each kind, and some that are almost good. */
 export const ENVELOPES: readonly string[] = [
   // A number that parses as Infinity, which JSON cannot hold.
   '{"publish":"news","data":1e999,"id":4}',
   ...[
+    ...EXAMPLES,
     { topic: "chat:lobby", data: { text: "hi" } },
-    { topic: "ask", data: [1, 2, 3], id: 7 },
-    { topic: "presence:room:a", data: { type: "join", user: "ann" } },
-    { reply: 7, data: { ok: true } },
-    { reply: 7, error: { code: "invalid", message: "No", path: ["a", 0] } },
-    { reply: null, error: { code: "malformed", message: "No" } },
-    { cancel: 7 },
     { topic: "ask", data: 1, id: 7, items: 32 },
     { topic: "ask", data: 1, id: 7, stream: "0123456789abcdef" },
-    { part: 7, data: [1] },
-    { end: 7 },
+    { reply: null, error: { code: "malformed", message: "No" } },
     { end: 7, error: { code: "failed", message: "No" } },
-    { more: 7, items: 32 },
-    { subscribe: "news", id: 1 },
     { subscribe: "room:a", id: 2, since: { epoch: "e", offset: 3 }, last: 4 },
-    { unsubscribe: "news", id: 3 },
-    { publish: "news", data: "hi", id: 4 },
     { publish: "news", data: "hi" },
-    { presence: "room:a", data: { is: "away" }, id: 6 },
-    { hello: { session: "s-1", heartbeatMs: 25_000, maxMessageBytes: 262_144, features: ["a"] } },
-    { auth: "s3cret", id: 5 },
-    { ping: 1 },
-    { pong: 1 },
-    { goaway: { retryAfterMs: 100, reason: "A new version" } },
-    { dropped: 3, topic: "news" },
     { dropped: 3 },
     { ack: 1, seq: 2 },
-    { gap: "news", reason: "evicted", epoch: "e", offset: 3 },
-    { skip: "news", offset: 4, prev: 3 },
-    { unsubscribed: "news", code: "removed", reason: "No" },
-    { bounds: { maxMessageBytes: 262_144 } },
-    { renew: { withinMs: 30_000 } },
     {},
     [],
     "text",
@@ -65,28 +48,7 @@ export const ENVELOPES: readonly string[] = [
 ];
 
 const KINDS = new Set([
-  "message",
-  "reply",
-  "cancel",
-  "part",
-  "end",
-  "more",
-  "subscribe",
-  "unsubscribe",
-  "presence",
-  "publish",
-  "hello",
-  "auth",
-  "ping",
-  "pong",
-  "goaway",
-  "dropped",
-  "gap",
-  "skip",
-  "unsubscribed",
-  "bounds",
-  "renew",
-  "ack",
+  ...ENVELOPES.map((text) => parseEnvelope(text).kind),
   "unknown",
   "malformed",
 ]);
