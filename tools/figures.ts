@@ -13,7 +13,6 @@
 import {
   CORE,
   type Edge,
-  filesIn,
   importGraph,
   isLibrary,
   layerOf,
@@ -22,6 +21,7 @@ import {
   type Repository,
   WINGS,
 } from "./arrows.ts";
+import { documentedOptions } from "./options.ts";
 import { commentTextOf, type Import, importsOf } from "./_source.ts";
 
 /** Starts of a server for one measurement. */
@@ -239,56 +239,6 @@ interface DenoDoc {
   readonly nodes: Readonly<Record<string, { readonly symbols: readonly { name: string }[] }>>;
 }
 
-/** Options of the pages of options. */
-export interface OptionFigures {
-  readonly all: readonly string[];
-  /** Options that no example sets. */
-  readonly inNoExample: readonly string[];
-  /** Options that no example sets, and no other page names. */
-  readonly inNoPage: readonly string[];
-}
-
-/**
- * Lists the documented options, and those without an example. A row of a page of options names an
- * option; a dotted name is a member of an object.
- *
- * @param texts The pages of options, the sources of the examples, and all other pages.
- * @returns See {@linkcode OptionFigures}.
- */
-export function optionsOf(
-  { references, examples, pages }: Readonly<
-    Record<"references" | "examples" | "pages", readonly string[]>
-  >,
-): OptionFigures {
-  const rows = references.flatMap((page) => [...page.matchAll(/^\| `([\w.]+)`\s*\|/gm)]);
-  const all = [...new Set(rows.map(([, option]) => option!))];
-  const isSet = (option: string, texts: readonly string[]) => {
-    const path = option.split(".").map((part) => `\\b${part}\\b`);
-    const set = new RegExp(`${path.join("\\s*:\\s*\\{(?:[^{}]|\\{[^{}]*\\})*?")}\\s*[:,(}]`);
-    return texts.some((text) => set.test(text));
-  };
-  const inNoExample = all.filter((option) => !isSet(option, examples));
-  const inNoPage = inNoExample.filter((option) =>
-    !isSet(option, pages) && !pages.some((page) => page.includes(`\`${option}`))
-  );
-  return { all, inNoExample, inNoPage };
-}
-
-async function documentedOptions(): Promise<OptionFigures> {
-  const [references, examples, pages]: [string[], string[], string[]] = [[], [], []];
-  for await (const path of filesIn(ROOT)) {
-    const texts = /^docs\/reference\/\w+-options\.md$/.test(path)
-      ? references
-      : /^examples\/.*\.(?:tsx?|js|html)$/.test(path) && !path.endsWith("_test.ts")
-      ? examples
-      : /^(?:README|(?:docs|examples)\/.*)\.md$/.test(path)
-      ? pages
-      : undefined;
-    texts?.push(await Deno.readTextFile(new URL(path, ROOT)));
-  }
-  return optionsOf({ references, examples, pages });
-}
-
 /** Measures a start of `serve()`, from the process to the first open session, in milliseconds. */
 async function startMs(): Promise<number> {
   const times: number[] = [];
@@ -324,7 +274,7 @@ if (import.meta.main) {
   const repository = await readRepository(ROOT);
   const figures = figuresOf(repository);
   const names = await exportedNames(repository);
-  const options = await documentedOptions();
+  const options = await documentedOptions(ROOT);
   const start = Deno.args.includes("--start") ? await startMs() : undefined;
   if (Deno.args.includes("--json")) {
     console.log(JSON.stringify({ ...figures, names, options, startMs: start }, null, 2));
@@ -344,7 +294,9 @@ if (import.meta.main) {
     console.log(`mod.ts loads ${modules.atOnce} modules at once, ${modules.withLate} in all`);
     console.log(
       `${options.all.length} documented options, ${options.inNoExample.length} in no example; ` +
-        `${options.inNoPage.length} in no page either: ${options.inNoPage.join(", ")}`,
+        `${options.inNoPage.length} in no code block of a page either: ${
+          options.inNoPage.join(", ")
+        }`,
     );
     console.table(names);
     if (start !== undefined) console.log(`${start} ms to the first session, median of ${STARTS}`);

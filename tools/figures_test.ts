@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { readRepository } from "./arrows.ts";
 import config from "../deno.json" with { type: "json" };
-import { figuresOf, loadedAtOnce, optionsOf } from "./figures.ts";
+import { figuresOf, loadedAtOnce } from "./figures.ts";
 
 const figures = (files: Record<string, string>) =>
   figuresOf({ files: new Map(Object.entries(files)), name: "@skein/skein", exports: {} });
@@ -38,19 +38,6 @@ Deno.test("figuresOf() counts arrows of the core, back and to wings, once for ea
     "cli/d.ts": 'import "../server.ts";\nimport config from "../deno.json";\n',
   });
   assertEquals(arrows, { all: 5, core: 2, back: 1, coreToWing: 1 });
-});
-
-Deno.test("optionsOf() lists options that no example sets, and no page names", () => {
-  const references = [
-    "| `port` | 0 |\n| `rates.shared` | — |\n| `tls` | — |\n| `hosts` | — |\n| `plain` |\n",
-  ];
-  const examples = ["serve({ port: 0, rates: { a: { b: 1 }, shared: true }, hosts })"];
-  const pages = ["`serve({ port: 1 })`, `tls: pair`, and plain words"];
-  assertEquals(optionsOf({ references, examples, pages }), {
-    all: ["port", "rates.shared", "tls", "hosts", "plain"],
-    inNoExample: ["tls", "plain"],
-    inNoPage: ["plain"],
-  });
 });
 
 Deno.test("figuresOf() counts circles of types and of import()", () => {

@@ -1,0 +1,150 @@
+/**
+ * Lists the documented options, and those that no program in `examples/` and no running code block
+ * of a page sets: an option that nobody is shown when to use is better left out.
+ *
+ * ```sh
+ * deno run -A tools/options.ts
+ * ```
+ *
+ * @module
+ */
+import { filesIn } from "./arrows.ts";
+import { examplesOf } from "./examples.ts";
+import { codeOf } from "./_source.ts";
+
+/** Calls that take the options of a page of options. */
+const CALLS: Readonly<Record<string, RegExp>> = {
+  serve: /\b(?:serve|createServer|testServer)\b\s*(?:<[^()]*>)?\(/g,
+  connect: /\b(?:connect|dial|createSkein)\b\s*(?:<[^()]*>)?\(/g,
+};
+
+/** A code block that is a file of a page whose commands a test runs. */
+const WALKED = /^```tsx? [^\n]*file=[^\n]*\n([^]*?)^```/gm;
+
+/** Options of the pages of options, as `call.option`, with members of objects by further dots. */
+export interface OptionFigures {
+  readonly all: readonly string[];
+  /** Options that no program in `examples/` sets. */
+  readonly inNoExample: readonly string[];
+  /** Options that no such program and no code block of a page sets. */
+  readonly inNoPage: readonly string[];
+}
+
+/** Sources in which options are documented and set. */
+export interface OptionSources {
+  /** The pages of options, by the call. */
+  readonly references: Readonly<Record<string, string>>;
+  /** Programs in `examples/`. */
+  readonly programs: readonly string[];
+  /** Code blocks of pages that tests run. */
+  readonly blocks: readonly string[];
+}
+
+/**
+ * Compares the documented options with those that examples set. A row of a page of options names an
+ * option; a dotted name is a member of an object.
+ *
+ * @param sources See {@linkcode OptionSources}.
+ * @returns See {@linkcode OptionFigures}.
+ */
+export function optionsOf({ references, programs, blocks }: OptionSources): OptionFigures {
+  const all = Object.entries(references).flatMap(([call, page]) =>
+    [...page.matchAll(/^\| `([\w.]+)`\s*\|/gm)].map(([, option]) => `${call}.${option}`)
+  );
+  const [shown, run] = [programs, blocks].map((sources) =>
+    new Set(
+      Object.entries(CALLS).flatMap(([call, pattern]) =>
+        sources.flatMap((source) => [...optionsSet(source, pattern)].map((it) => `${call}.${it}`))
+      ),
+    )
+  );
+  const inNoExample = all.filter((option) => !shown!.has(option));
+  return { all, inNoExample, inNoPage: inNoExample.filter((option) => !run!.has(option)) };
+}
+
+/** Finds the options in the object literals of some calls, and in the constants that these name. */
+function optionsSet(source: string, calls: RegExp): Set<string> {
+  const code = codeOf(source);
+  const found = new Set<string>();
+  for (const { 0: call, index } of code.matchAll(calls)) {
+    let at = index + call.length;
+    while (at < code.length && code[at] !== ")") {
+      if (code[at] === "{") addKeys(code, at, { prefix: "", found });
+      at = skipped(code, at);
+    }
+  }
+  return found;
+}
+
+/** Adds the keys of the object literal at a position, and those of objects inside. */
+function addKeys(
+  code: string,
+  start: number,
+  { prefix, found }: { readonly prefix: string; readonly found: Set<string> },
+): void {
+  let at = start + 1;
+  while (at < code.length && code[at] !== "}") {
+    const entry = /^\s*(?:(?:async|get)\s+|async\s*\*\s*|\*\s*)?([\w$]+)\s*([:,(}])/.exec(
+      code.slice(at, at + 200),
+    );
+    if (entry !== null) {
+      const [text, key, mark] = entry;
+      const path = prefix + key;
+      found.add(path);
+      const isNamed = mark === "," || mark === "}";
+      const value = at + text.length;
+      const name = isNamed ? key : /^\s*([\w$]+)\s*[,}]/.exec(code.slice(value, value + 80))?.[1];
+      const object = name === undefined
+        ? mark === ":" && /^\s*\{/.test(code.slice(value, value + 80)) && code.indexOf("{", value)
+        : constant(code, name);
+      if (object !== false && object !== start) {
+        addKeys(code, object, { prefix: `${path}.`, found });
+      }
+    }
+    while (at < code.length && code[at] !== "," && code[at] !== "}") at = skipped(code, at);
+    if (code[at] === ",") at++;
+  }
+}
+
+/** Finds the object literal of a constant; false if there is none. */
+function constant(code: string, name: string): number | false {
+  const found = new RegExp(`\\bconst ${name}\\b[^=;]*=\\s*\\{`).exec(code);
+  return found !== null && found.index + found[0].length - 1;
+}
+
+/** Returns the position after one character, or after a whole bracket. */
+function skipped(code: string, at: number): number {
+  const close = { "(": ")", "[": "]", "{": "}" }[code[at]!];
+  if (close === undefined) return at + 1;
+  for (at++; at < code.length && code[at] !== close;) at = skipped(code, at);
+  return at + 1;
+}
+
+/**
+ * Reads the options, programs and pages of a repository.
+ *
+ * @param root URL of its folder.
+ * @returns See {@linkcode OptionFigures}.
+ */
+export async function documentedOptions(root: URL): Promise<OptionFigures> {
+  const references: Record<string, string> = {};
+  const [programs, blocks]: [string[], string[]] = [[], []];
+  for await (const path of filesIn(root)) {
+    const text = () => Deno.readTextFile(new URL(path, root));
+    const page = /^docs\/reference\/(\w+)-options\.md$/.exec(path);
+    if (page !== null) references[page[1]!] = await text();
+    else if (/^examples\/.*\.(?:tsx?|js)$/.test(path) && !path.endsWith("_test.ts")) {
+      programs.push(await text());
+    } else if (/^docs\/(?:start|concepts|guide|deploy|recipes)\/.*\.md$/.test(path)) {
+      const source = await text();
+      blocks.push(...examplesOf(new URL(path, root).href, source).map(({ code }) => code));
+      blocks.push(...[...source.matchAll(WALKED)].map(([, code]) => code!));
+    }
+  }
+  return optionsOf({ references, programs, blocks });
+}
+
+if (import.meta.main) {
+  const { all, inNoPage } = await documentedOptions(new URL("../", import.meta.url));
+  console.log(`${all.length} options, ${inNoPage.length} in no example:\n${inNoPage.join("\n")}`);
+}

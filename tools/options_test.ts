@@ -1,0 +1,120 @@
+import { assertEquals } from "@std/assert";
+import { documentedOptions, optionsOf } from "./options.ts";
+
+const references = {
+  serve: "| `port` | 0 |\n| `rates.shared` | — |\n| `tls` | — |\n| `hosts` | — |\n| `api.path` |\n",
+  connect: "| `port` | 0 |\n",
+};
+
+Deno.test("optionsOf() lists options that no program sets, and no code block of a page", () => {
+  const programs = ["const api: Api = { path: '/' };\nserve({ port: 0, api, a: [{ tls: 1 }] })"];
+  const blocks = ["createServer<User>({ rates: { a: { b: 1 }, shared: true }, onOpen() {} })"];
+  assertEquals(optionsOf({ references, programs, blocks }), {
+    all: [
+      ...["serve.port", "serve.rates.shared", "serve.tls", "serve.hosts", "serve.api.path"],
+      "connect.port",
+    ],
+    inNoExample: ["serve.rates.shared", "serve.tls", "serve.hosts", "connect.port"],
+    inNoPage: ["serve.tls", "serve.hosts", "connect.port"],
+  });
+});
+
+Deno.test("optionsOf() reads past functions, strings and comments in the options", () => {
+  const blocks = [
+    'serve({ fetch: (request) => f({ tls: "}" }), /* hosts: 1 */ async onOpen() { tls; }, port })',
+  ];
+  assertEquals(optionsOf({ references, programs: [], blocks }).inNoPage, [
+    ...["serve.rates.shared", "serve.tls", "serve.hosts", "serve.api.path", "connect.port"],
+  ]);
+});
+
+/** Documented options without an example. An option leaves the list; a new one has an example. */
+const WITHOUT_EXAMPLE: readonly string[] = [
+  "connect.headStartMs",
+  "connect.upgrade",
+  "connect.serverCertificateHashes",
+  "connect.endOnRefusal",
+  "connect.connectAfter",
+  "connect.connectTimeoutMs",
+  "connect.wakeTimeoutMs",
+  "connect.life",
+  "connect.backoff.maxAttempts",
+  "connect.backoff.random",
+  "connect.flowControl",
+  "connect.requests",
+  "connect.onDropped",
+  "connect.onGoAway",
+  "connect.onHandlerError",
+  "connect.sendQueue.maxMessages",
+  "connect.sendQueue.maxBytes",
+  "connect.sendQueue.policy",
+  "connect.receiveQueue.maxMessages",
+  "connect.receiveQueue.maxBytes",
+  "connect.maxMessageBytes",
+  "connect.maxInvalidMessages",
+  "connect.maxRequests",
+  "connect.concurrency",
+  "connect.requestTimeoutMs",
+  "connect.closeTimeoutMs",
+  "connect.handshakeTimeoutMs",
+  "connect.runtime",
+  "serve.http",
+  "serve.webTransport.names",
+  "serve.webTransport.cacheFolder",
+  "serve.webTransport.wellKnown",
+  "serve.webTransport.engine",
+  "serve.webSocketEngine",
+  "serve.reusePort",
+  "serve.signal",
+  "serve.expiresAt",
+  "serve.maxTokenBytes",
+  "serve.authenticateTimeoutMs",
+  "serve.onRenewed",
+  "serve.onRefusal",
+  "serve.answers.keepMs",
+  "serve.answers.maxKept",
+  "serve.answers.maxKeptPerAddress",
+  "serve.answers.maxKeptPerUser",
+  "serve.answers.maxRunning",
+  "serve.answers.maxRunningPerAddress",
+  "serve.answers.maxRunningPerUser",
+  "serve.onHandlerError",
+  "serve.onRefused",
+  "serve.dedupeWindowMs",
+  "serve.clusterPresence",
+  "serve.node.heartbeatMs",
+  "serve.node.goneAfterMs",
+  "serve.moq",
+  "serve.limits.maxSessionsPerUser",
+  "serve.limits.unreadStreams",
+  "serve.limits.cleanupIntervalMs",
+  "serve.rates.perSession.publications",
+  "serve.rates.perSession.subscriptions",
+  "serve.rates.perUser",
+  "serve.rates.perAddress",
+  "serve.rates.maxRefusals",
+  "serve.rates.shared",
+  "serve.session.sendQueue.maxMessages",
+  "serve.session.sendQueue.maxBytes",
+  "serve.session.receiveQueue.maxBytes",
+  "serve.session.maxMessageBytes",
+  "serve.session.maxInvalidMessages",
+  "serve.session.maxRequests",
+  "serve.session.concurrency",
+  "serve.session.requestTimeoutMs",
+  "serve.session.closeTimeoutMs",
+  "serve.session.handshakeTimeoutMs",
+  "serve.metrics.healthPath",
+  "serve.inspector.payloads",
+  "serve.api.rate",
+  "serve.api.maxRequests",
+  "serve.api.maxBodyBytes",
+  "serve.api.maxPublications",
+  "serve.api.maxReaders",
+  "serve.runtime",
+];
+
+Deno.test("Each option is set in an example or in a code block of a page", async () => {
+  const { inNoPage } = await documentedOptions(new URL("../", import.meta.url));
+  assertEquals(inNoPage, WITHOUT_EXAMPLE);
+});
