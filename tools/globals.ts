@@ -28,7 +28,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "client/chunk_insight.ts",
   "client/client.ts",
   "client/connect.ts",
-  "client/react.ts",
+  "client/react/react.ts",
   "manager/session_manager.ts",
   "pubsub/memory/broker.ts",
   "moq/client/client.ts",

@@ -11,7 +11,7 @@ import {
   useRequestStream,
   useStatus,
   useTopic,
-} from "../../client/react.ts";
+} from "../../client/react/react.ts";
 
 /** An answer whose name is kept over a refresh of the page. */
 function Answer() {

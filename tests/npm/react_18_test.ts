@@ -13,7 +13,7 @@ Deno.test("the hooks pass their tests with React 18", async () => {
     JSON.stringify({ imports: { ...imports, ...react }, lock, nodeModulesDir, unstable, test }),
   );
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["test", "-A", "--no-check", "--config", config, "client/react_test.ts"],
+    args: ["test", "-A", "--no-check", "--config", config, "client/react/react_test.ts"],
     cwd: ROOT,
     stdin: "null",
     env: { NO_COLOR: "1" },

@@ -34,7 +34,7 @@ export const ENTRIES: readonly PackageEntry[] = [
   {
     subpath: "./react",
     name: "react",
-    module: "client/react.ts",
+    module: "client/react/react.ts",
     jsr: "@skein/skein/react",
     peers: { react: "^18 || ^19" },
   },

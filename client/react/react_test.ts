@@ -15,11 +15,11 @@ import {
   version,
 } from "react";
 import { z } from "zod";
-import { RequestError } from "../errors.ts";
-import { defineContract } from "../session/contract.ts";
-import { testServer } from "../testing/test_server.ts";
-import { passTime, turns } from "../testing/turns.ts";
-import { listen, until } from "../tests/servers.ts";
+import { RequestError } from "../../errors.ts";
+import { defineContract } from "../../session/contract.ts";
+import { testServer } from "../../testing/test_server.ts";
+import { passTime, turns } from "../../testing/turns.ts";
+import { listen, until } from "../../tests/servers.ts";
 import {
   createHooks,
   type RequestStreamState,

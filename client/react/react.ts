@@ -50,12 +50,12 @@ import {
   useState,
   useSyncExternalStore,
 } from "react";
-import { checkLimits } from "../base/options.ts";
-import { platformRuntime } from "../base/runtime.ts";
-import { anySignal } from "../base/wait.ts";
-import { connect, type ConnectOptions } from "../client.ts";
-import type { Client } from "./client.ts";
-import type { ClientRequestOptions, ClientStatus, ServerUrl } from "./client_options.ts";
+import { checkLimits } from "../../base/options.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import { anySignal } from "../../base/wait.ts";
+import { connect, type ConnectOptions } from "../../client.ts";
+import type { Client } from "../client.ts";
+import type { ClientRequestOptions, ClientStatus, ServerUrl } from "../client_options.ts";
 import type {
   Contract,
   ContractData,
@@ -64,23 +64,27 @@ import type {
   ContractTopic,
   RoomData,
   TopicMessage,
-} from "../session/contract.ts";
-import type { ClientPublishOptions, RequestStreamOptions, WaitOptions } from "../session/types.ts";
-import type { PresenceMember } from "../session/wire/presence_notice.ts";
-import type { HistoryOptions } from "../session/wire/recovery.ts";
-import { errorOf, type View } from "./stores/cell.ts";
-import { Hub } from "./stores/hub.ts";
-import { NO_LINES, type PendingLine } from "./stores/pending_lines.ts";
-import { NO_REQUEST, RequestCell, type RequestSnapshot } from "./stores/request_cell.ts";
-import { NO_ITEMS, PENDING_ITEMS, StreamCell, type StreamSnapshot } from "./stores/stream_cell.ts";
-import { PENDING_ROOM } from "./stores/room_cell.ts";
-import { PENDING_TOPIC, type TopicSnapshot } from "./stores/topic_cell.ts";
+} from "../../session/contract.ts";
+import type {
+  ClientPublishOptions,
+  RequestStreamOptions,
+  WaitOptions,
+} from "../../session/types.ts";
+import type { PresenceMember } from "../../session/wire/presence_notice.ts";
+import type { HistoryOptions } from "../../session/wire/recovery.ts";
+import { errorOf, type View } from "./cell.ts";
+import { Hub } from "./hub.ts";
+import { NO_LINES, type PendingLine } from "./pending_lines.ts";
+import { NO_REQUEST, RequestCell, type RequestSnapshot } from "./request_cell.ts";
+import { NO_ITEMS, PENDING_ITEMS, StreamCell, type StreamSnapshot } from "./stream_cell.ts";
+import { PENDING_ROOM } from "./room_cell.ts";
+import { PENDING_TOPIC, type TopicSnapshot } from "./topic_cell.ts";
 
-export type { RoomData } from "../session/contract.ts";
-export type { PendingLine } from "./stores/pending_lines.ts";
-export type { RequestSnapshot } from "./stores/request_cell.ts";
-export type { StreamSnapshot } from "./stores/stream_cell.ts";
-export type { Keyed, TopicGap, TopicSnapshot } from "./stores/topic_cell.ts";
+export type { RoomData } from "../../session/contract.ts";
+export type { PendingLine } from "./pending_lines.ts";
+export type { RequestSnapshot } from "./request_cell.ts";
+export type { StreamSnapshot } from "./stream_cell.ts";
+export type { Keyed, TopicGap, TopicSnapshot } from "./topic_cell.ts";
 
 /** Time for which a topic outlives its last component, in milliseconds. */
 const GRACE_MS = 5_000;
