@@ -44,7 +44,7 @@ import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./clie
 import type { Contract } from "./session/contract.ts";
 import { platformRuntime, type Runtime } from "./base/runtime.ts";
 import type { Session } from "./session/session.ts";
-import { pagePlatform } from "./client/page.ts";
+import { pagePlatform } from "./client/page/page.ts";
 import type { TransportOptions } from "./transport/race/options.ts";
 
 // Import each module directly: these imports decide how much a page loads at first.
@@ -199,10 +199,10 @@ export function newId(runtime: Runtime = platformRuntime()): string {
 
 function makePlatform(options: TransportOptions): ClientPlatform {
   return pagePlatform(options, {
-    streams: () => import("./client/chunk_streams.ts"),
-    webTransport: () => import("./client/chunk_webtransport.ts"),
-    http: () => import("./client/chunk_http.ts"),
-    insight: () => import("./client/chunk_insight.ts"),
-    answers: () => import("./client/chunk_answers.ts"),
+    streams: () => import("./client/page/chunk_streams.ts"),
+    webTransport: () => import("./client/page/chunk_webtransport.ts"),
+    http: () => import("./client/page/chunk_http.ts"),
+    insight: () => import("./client/page/chunk_insight.ts"),
+    answers: () => import("./client/page/chunk_answers.ts"),
   });
 }

@@ -12,7 +12,7 @@ import type { TransportName } from "../transport/race/options.ts";
 
 /**
  * The options of each call, by the verb of its errors. The tables of checks have an entry for each:
- * `CLIENT_KINDS` of `call_checks.ts`, and `NAMES` of `page_names.ts`.
+ * `CLIENT_KINDS` of `call_checks.ts`, and `NAMES` of `page/option_names.ts`.
  */
 export interface ClientCalls extends SessionCalls {
   readonly connect: ClientOptions & ConnectOptions;

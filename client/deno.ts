@@ -121,8 +121,8 @@ function withPermission(dial: Dialer): Dialer {
 export function denoPlatform(dial: Dialer): ClientPlatform {
   return {
     dial,
-    insight: () => import("./chunk_insight.ts"),
-    answers: () => import("./chunk_answers.ts"),
+    insight: () => import("./page/chunk_insight.ts"),
+    answers: () => import("./page/chunk_answers.ts"),
     recovery: () => import("./recovery.ts"),
     checkOptions: checkCall,
   };

@@ -17,7 +17,7 @@ import type { HistoryOptions } from "./wire/recovery.ts";
 /**
  * The options of each call, by the verb of its errors; `session.` before a verb tells the call apart
  * from that of a client, which has other options. The tables of checks have an entry for each: in
- * `call_checks.ts`, and in `client/page_names.ts`.
+ * `call_checks.ts`, and in `client/page/option_names.ts`.
  */
 export interface SessionCalls {
   readonly authenticate: WaitOptions;

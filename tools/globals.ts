@@ -25,7 +25,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "cli/load/worker.ts",
   "cli/main.ts",
   "client.ts",
-  "client/chunk_insight.ts",
+  "client/page/chunk_insight.ts",
   "client/client.ts",
   "client/connect.ts",
   "client/react/react.ts",

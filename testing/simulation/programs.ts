@@ -1,6 +1,6 @@
 /** Programs on simulated hosts: servers and clients of Skein, with all of their parts. */
-import * as answers from "../../client/chunk_answers.ts";
-import * as insight from "../../client/chunk_insight.ts";
+import * as answers from "../../client/page/chunk_answers.ts";
+import * as insight from "../../client/page/chunk_insight.ts";
 import * as recovery from "../../client/recovery.ts";
 import { connectBy, type ConnectOptions } from "../../client/connect.ts";
 import type { Client } from "../../client/client.ts";

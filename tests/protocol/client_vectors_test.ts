@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from "../../errors.ts";
 // Loaded ahead, so that no vector waits for a module.
 import "../../client/recovery.ts";
-import "../../client/chunk_answers.ts";
+import "../../client/page/chunk_answers.ts";
 import { Client } from "../../client/client.ts";
 import { denoPlatform } from "../../client/deno.ts";
 import type { Message } from "../../session/message.ts";

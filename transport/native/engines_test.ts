@@ -1,7 +1,7 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { NativePlatform } from "../../tests/native.ts";
 import { withUserAgent } from "../../tests/user_agent.ts";
-import { raceNative } from "../../client/chunk_webtransport.ts";
+import { raceNative } from "../../client/page/chunk_webtransport.ts";
 import { memoryPair } from "../memory/memory.ts";
 import { checkTransports } from "../race/options.ts";
 import { ENGINE_DEFECTS, engineDefect, engineWornAt, isEngineLate } from "./engines.ts";

@@ -3,22 +3,22 @@
  * imports this module, and thereby all that a page loads at first, so that bundlers keep the first
  * load in one file, which packs better than several.
  */
-import "./connect.ts"; // A page loads the client at first.
-import type { ClientPlatform, Dialer } from "./client_options.ts";
-import type { Connection } from "../transport/connection.ts";
-import { type LoadHttp, withLastResort } from "../transport/race/last_resort.ts";
-import { isNativeWebTransportAvailable } from "../transport/webtransport.ts";
-import { type LoadStreams, openWebSocket } from "../transport/websocket/connection.ts";
+import "../connect.ts"; // A page loads the client at first.
+import type { ClientPlatform, Dialer } from "../client_options.ts";
+import type { Connection } from "../../transport/connection.ts";
+import { type LoadHttp, withLastResort } from "../../transport/race/last_resort.ts";
+import { isNativeWebTransportAvailable } from "../../transport/webtransport.ts";
+import { type LoadStreams, openWebSocket } from "../../transport/websocket/connection.ts";
 import {
   type CheckedTransports,
   checkTransports,
   type RacingDialer,
   type TransportOptions,
   type TransportPlatform,
-} from "../transport/race/options.ts";
-import { namesOf } from "./page_names.ts";
-import { within } from "../base/wait.ts";
-import { ConnectionError, UnsupportedError } from "../errors.ts";
+} from "../../transport/race/options.ts";
+import { namesOf } from "./option_names.ts";
+import { within } from "../../base/wait.ts";
+import { ConnectionError, UnsupportedError } from "../../errors.ts";
 
 /** Loaders of the chunks: `client.ts` hands these in, so that no module imports its importer. */
 export interface PageChunks {

@@ -1,11 +1,11 @@
 /** Late chunk of what a session offers beside messages; `page.ts` says how chunks work. */
 import "./page.ts";
-import { ConsoleReport } from "../base/console_report.ts";
-import { hintFor } from "../base/option_hints.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import { ConsoleReport } from "../../base/console_report.ts";
+import { hintFor } from "../../base/option_hints.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
-export * from "../session/insight/insight.ts";
-export { openWatched } from "../session/insight/watch.ts";
+export * from "../../session/insight/insight.ts";
+export { openWatched } from "../../session/insight/watch.ts";
 
 /** Prints the hint about an unknown option, after the error. */
 export function tellHint(name: string, names: object): void {

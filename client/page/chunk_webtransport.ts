@@ -3,17 +3,17 @@
  * every browser has WebTransport and loads this chunk at first, so recovery needs no other request.
  */
 import "./page.ts";
-import { dialNativeWebTransport } from "../transport/native/client.ts";
-import { engineDefect } from "../transport/native/engines.ts";
+import { dialNativeWebTransport } from "../../transport/native/client.ts";
+import { engineDefect } from "../../transport/native/engines.ts";
 import type {
   CheckedTransports,
   RacingDialer,
   TransportPlatform,
-} from "../transport/race/options.ts";
-import { race } from "../transport/race/race.ts";
-import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
+} from "../../transport/race/options.ts";
+import { race } from "../../transport/race/race.ts";
+import { webTransportLeg } from "../../transport/race/webtransport_leg.ts";
 
-export * from "./recovery.ts";
+export * from "../recovery.ts";
 
 /** Makes a dialer that races the platform's own WebTransport against a WebSocket. */
 export function raceNative(

@@ -7,13 +7,13 @@ import {
   assertThrows,
 } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { platformRuntime } from "../base/runtime.ts";
-import { anySignal } from "../base/wait.ts";
-import { connect, dial } from "../client.ts";
-import { CLIENT_KINDS } from "./call_checks.ts";
-import { UnsupportedError } from "../errors.ts";
-import { Network, settled } from "../tests/clients.ts";
-import { parseUrl } from "../transport/url.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import { anySignal } from "../../base/wait.ts";
+import { connect, dial } from "../../client.ts";
+import { CLIENT_KINDS } from "../call_checks.ts";
+import { UnsupportedError } from "../../errors.ts";
+import { Network, settled } from "../../tests/clients.ts";
+import { parseUrl } from "../../transport/url.ts";
 
 /** Removes members of global objects until the end of the block. */
 function without(...paths: readonly string[]): Disposable {
