@@ -62,7 +62,7 @@ function fits(value: unknown, kind: OptionKind): boolean {
 }
 
 /** Returns the result of `typeof`, with words of their own for arrays and `null`. */
-export function typeOf(value: unknown): string {
+function typeOf(value: unknown): string {
   return Array.isArray(value) ? "array" : value === null ? "null" : typeof value;
 }
 

@@ -14,7 +14,7 @@ export const DEFAULT_MAX_SESSIONS = 10_000;
 export const DEFAULT_MAX_SESSIONS_PER_ADDRESS = 1_000;
 
 /** Default limit of sessions per user. */
-export const DEFAULT_MAX_SESSIONS_PER_USER = 100;
+const DEFAULT_MAX_SESSIONS_PER_USER = 100;
 
 /** Limits of a session manager. */
 export interface ManagerLimits {

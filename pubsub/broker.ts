@@ -112,9 +112,6 @@ export interface BrokerSubscription extends AsyncDisposable {
   readonly ready: Promise<void>;
 }
 
-/** Guarantee of delivery of a publication. */
-export type DeliveryClass = Broker["delivery"];
-
 /** State of a broker; branch on `name`. */
 export type BrokerStatus =
   | {

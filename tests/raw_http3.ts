@@ -33,6 +33,11 @@ export const PLAIN_SETTINGS: readonly (readonly [number, number])[] = [
   [SettingId.enableWebTransport, 1],
 ];
 
+/** The HTTP/3 code of a stream code of the application, as WebTransport over HTTP/3 maps these. */
+export function toHttp3StreamCode(code: number): number {
+  return 0x52e4_a40f_a8db + code + Math.floor(code / 0x1e);
+}
+
 /** Options for {@linkcode RawPeer.dial}. */
 export interface RawDialOptions extends Deno.QuicTransportOptions {
   /** The trusted hash of the server's certificate. */

@@ -166,7 +166,7 @@ const MAX_TOTAL = Number.MAX_SAFE_INTEGER;
  * Time after which released streams are granted again, even if they are few, in milliseconds. A peer
  * that does not report that it is blocked would wait for the rest of the window.
  */
-export const GRANT_REST_MS = 20;
+const GRANT_REST_MS = 20;
 
 /**
  * Credit granted by this end: a window that moves as the peer's bytes are read, or its streams end.

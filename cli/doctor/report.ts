@@ -71,7 +71,7 @@ function checkText(
  * @param width Longest line; a longer word has a line of its own.
  * @returns The lines.
  */
-export function wrap(text: string, width: number): string[] {
+function wrap(text: string, width: number): string[] {
   const lines: string[] = [];
   let line = "";
   for (const word of text.split(" ")) {

@@ -18,7 +18,7 @@ const MAX_PENDING = 100_000;
  * Lateness of a send that is the granularity of timers, in microseconds. A message that leaves later
  * counts from its intended time.
  */
-export const GRAIN_US = 2_000;
+const GRAIN_US = 2_000;
 
 /** Messages that are sent in one turn of the event loop, at most. */
 const MAX_BURST = 1_000;

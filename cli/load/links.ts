@@ -255,8 +255,7 @@ export function makePlatform(options: TransportOptions): ClientPlatform {
 }
 
 /** The reason why this process has no WebTransport. */
-export const NO_QUIC =
-  "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net";
+const NO_QUIC = "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net";
 
 const openWebTransport: WebTransportLeg = async (url, options) => {
   const { openWebTransport } = await import("../../client/deno_webtransport.ts");

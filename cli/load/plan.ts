@@ -4,7 +4,7 @@ import { duration, hashesOf, headersOf, type Sha256Hash } from "../values.ts";
 import type { TransportName } from "../../transport/race/options.ts";
 
 /** Most sessions of one process. */
-export const MAX_SESSIONS = 100_000;
+const MAX_SESSIONS = 100_000;
 
 /** Most messages a second of one process. */
 const MAX_RATE = 10_000_000;
@@ -22,7 +22,7 @@ const MAX_PAYLOAD_BYTES = 16_777_216;
 const SESSIONS_PER_SECOND = 100;
 
 /** The four kinds of load. */
-export const MODES = ["echo", "publish", "request", "idle"] as const;
+const MODES = ["echo", "publish", "request", "idle"] as const;
 
 /** The plan of a load, which can be sent to a thread. */
 export interface LoadPlan {

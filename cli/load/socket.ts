@@ -23,7 +23,7 @@ const PING = 9;
 const PONG = 10;
 
 /** Largest message, in bytes; a larger one ends the connection. */
-export const MAX_MESSAGE_BYTES = 67_108_864;
+const MAX_MESSAGE_BYTES = 67_108_864;
 
 /** Bytes of masking keys that are drawn at once. */
 const MASK_BYTES = 4_096;

@@ -91,8 +91,8 @@ export class Tally {
   #errors: Record<string, number> = {};
 
   /** Counts an error by its kind. */
-  fail(error: unknown, count = 1): void {
-    this.failAs(kindOf(error), count);
+  fail(error: unknown): void {
+    this.failAs(kindOf(error));
   }
 
   /** Counts errors of a kind. */

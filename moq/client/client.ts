@@ -204,10 +204,10 @@ function isSameOrigin(there: URL, here: URL | undefined): boolean {
 }
 
 /** Subscriptions of a client, at most: as many as a server accepts by default. */
-export const MAX_CLIENT_TRACKS = 16_384;
+const MAX_CLIENT_TRACKS = 16_384;
 
 /** Prefixes that a client may watch. */
-export const MAX_CLIENT_PREFIXES = 1_024;
+const MAX_CLIENT_PREFIXES = 1_024;
 
 const CLIENT: OptionKinds<MoqClientOptions> = {
   allowMigration: "function",

@@ -18,7 +18,7 @@ const RETRY = { firstDelayMs: 250, maxDelayMs: 5_000 } as const;
 export const ANNOUNCE_QUIET_MS = 500;
 
 /** The longest wait for such a pause, in milliseconds. */
-export const ANNOUNCE_SETTLE_MS = 5_000;
+const ANNOUNCE_SETTLE_MS = 5_000;
 
 /**
  * Announcements of a server below a prefix, over all sessions: first the current broadcasts, then

@@ -104,16 +104,16 @@ class RelayPeer {
 }
 
 /** Default of the most broadcasts of a relay. */
-export const MAX_BROADCASTS = 100_000;
+const MAX_BROADCASTS = 100_000;
 
 /** Default of the most broadcasts of one address: one for each session that it may have. */
-export const MAX_BROADCASTS_PER_ADDRESS = 1_000;
+const MAX_BROADCASTS_PER_ADDRESS = 1_000;
 
 /** Default of the most tracks of a relay. */
-export const MAX_TRACKS = 10_000;
+const MAX_TRACKS = 10_000;
 
 /** Default of the most tracks of one address. */
-export const MAX_TRACKS_PER_ADDRESS = 1_000;
+const MAX_TRACKS_PER_ADDRESS = 1_000;
 
 /** Options for {@linkcode MoqRelay}. */
 export interface MoqRelayOptions {

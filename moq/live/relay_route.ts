@@ -26,10 +26,10 @@ import { RelayTrack } from "./relay_track.ts";
  * Such a source may be an echo of this relay, and has this long to notice that the broadcast is
  * gone.
  */
-export const ECHO_DELAY_MS = 1_000;
+const ECHO_DELAY_MS = 1_000;
 
 /** Sources of one broadcast that are compared; further sources wait until one of these is gone. */
-export const MAX_SOURCES = 64;
+const MAX_SOURCES = 64;
 
 /** Collaborators and limits that all broadcasts of a relay share. */
 export interface RelayRouteLink {
@@ -80,11 +80,6 @@ export class RelayRoute implements TrackServer {
     this.#link = link;
     this.#place = taken.place;
     this.#holder = taken.holder;
-  }
-
-  /** Number of subscribed tracks. */
-  get trackCount(): number {
-    return this.#tracks.size;
   }
 
   /** The source in use. */

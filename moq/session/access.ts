@@ -24,9 +24,11 @@ export function sessionLimits(limits: Partial<SessionLimits> = {}): SessionLimit
  *
  * @throws {RangeError} If the share is not a number above 0 and up to 1.
  */
-export function checkShare(what: string, share: unknown): void {
+function checkShare(share: unknown): void {
   if (typeof share === "number" && share > 0 && share <= 1) return;
-  throw new RangeError(`Cannot ${what} must be above 0 and up to 1, received ${String(share)}`);
+  throw new RangeError(
+    `Cannot authorize: share must be above 0 and up to 1, received ${String(share)}`,
+  );
 }
 
 /**
@@ -97,7 +99,7 @@ export function checkGrant(grant: MoqGrant): void {
   if ("until" in given && !(until instanceof Date)) {
     throw new TypeError(`Cannot authorize: until must be a Date, received ${describe(until)}`);
   }
-  if (share !== undefined) checkShare("authorize: share", share);
+  if (share !== undefined) checkShare(share);
 }
 
 /** Watches the grants of the broadcasts that a peer announced. */

@@ -24,7 +24,7 @@ export interface PeerUpdate {
  * Lower rates count as 0, in bits a second: the smallest rate that gomoqt's SESSION_UPDATE can
  * carry.
  */
-export const MIN_BITRATE = 1_000;
+const MIN_BITRATE = 1_000;
 
 /** How to measure, and when to report to the peer. */
 export interface BitrateMonitorOptions {

@@ -26,11 +26,6 @@ export class Exchange {
     this.reader = new MessageReader(this.#stream);
   }
 
-  /** True once this end writes no more. */
-  get isEnded(): boolean {
-    return this.#isEnded;
-  }
-
   /** The direction that this end writes, for data other than messages. */
   get writable(): DirectWritable {
     return this.#stream;

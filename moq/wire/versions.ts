@@ -130,7 +130,7 @@ export const DEFAULT_VERSIONS: readonly MoqVersion[] = [
 ];
 
 /** The subprotocol under which SETUP negotiates `moq-lite-01` and `-02`. */
-export const SETUP_PROTOCOL = "moql";
+const SETUP_PROTOCOL = "moql";
 
 /** The ALPN name of gomoqt's releases 0.4 to 0.11 on raw QUIC. */
 export const GOMOQT_ALPN = "moq-00";

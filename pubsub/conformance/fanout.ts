@@ -232,7 +232,9 @@ export const ONE_NODE: Record<string, Test> = {
       throw new Error(`name must be a text, received ${show(near.name)}`);
     }
     if (near.delivery !== "at-most-once" && near.delivery !== "at-least-once") {
-      throw new Error(`delivery must be a DeliveryClass, received ${show(near.delivery)}`);
+      throw new Error(
+        `delivery must be at-most-once or at-least-once, received ${show(near.delivery)}`,
+      );
     }
     return Promise.resolve();
   },

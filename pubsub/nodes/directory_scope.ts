@@ -180,9 +180,6 @@ export interface DirectoryScope<T> extends Disposable {
   [Symbol.dispose](): void;
 }
 
-/** Size of a page and of a change, in characters of JSON. */
-const PAGE_CHARS = 60_000;
-
 /** Longest time for which a change may be under way, in milliseconds. */
 const UNDER_WAY_MS = 1_000;
 
@@ -297,7 +294,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
       return;
     }
     const all = keys.map((key) => [key, this.#own.get(key)] as const);
-    for (const page of paged(all, PAGE_CHARS)) {
+    for (const page of paged(all)) {
       const set = page.filter(([, value]) => value !== undefined);
       const del = page.flatMap(([key, value]) => value === undefined ? [key] : []);
       this.#tell({ set, del, isLast: false });
@@ -316,7 +313,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
     // A page without a number would be ignored, or could not be taken back by the last change.
     this.publish();
     if (this.#n === 0) this.#n = this.#host.nextVersion();
-    const pages = [...paged(this.#own, PAGE_CHARS)];
+    const pages = [...paged(this.#own)];
     for (const [page, entries] of pages.entries()) {
       yield { scope: this.name, n: this.#n, page, pages: pages.length, entries };
     }

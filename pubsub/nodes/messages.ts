@@ -1,5 +1,8 @@
 /** Messages between nodes, as JSON: those of nodes, and those of their directories. */
 
+/** Size of a page and of a change, in characters of JSON. */
+const PAGE_CHARS = 60_000;
+
 /** Entries of a node: keys and their values. */
 export type Entries = readonly (readonly [key: string, value: unknown])[];
 
@@ -93,16 +96,13 @@ function isKeys(value: unknown): value is readonly string[] {
   return Array.isArray(value) && value.every((one) => typeof one === "string");
 }
 
-/** Splits entries into pages of about `maxChars` characters of JSON; yields at least one page. */
-export function* paged(
-  entries: Iterable<readonly [string, unknown]>,
-  maxChars: number,
-): Generator<Entries> {
+/** Splits entries into pages of about {@linkcode PAGE_CHARS}; yields at least one page. */
+export function* paged(entries: Iterable<readonly [string, unknown]>): Generator<Entries> {
   let page: (readonly [string, unknown])[] = [];
   let chars = 0;
   for (const entry of entries) {
     const size = JSON.stringify(entry).length;
-    if (page.length > 0 && chars + size > maxChars) {
+    if (page.length > 0 && chars + size > PAGE_CHARS) {
       yield page;
       page = [];
       chars = 0;
@@ -170,7 +170,7 @@ export function parseFields(payload: string | Uint8Array): Record<string, unknow
 }
 
 /** Tells whether a value is an object with fields. */
-export function isFields(value: unknown): value is Record<string, unknown> {
+function isFields(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 

@@ -461,7 +461,7 @@ export function maxRecordBytes(id: string, maxMessageBytes: number): number {
  * @param after The offset, `"-1"` or left out for the oldest record, `"now"` for the end.
  * @returns The position, or the fault of the offset.
  */
-export function startPosition(
+function startPosition(
   info: LogInfo,
   after: string | undefined = "-1",
 ): number | "malformed" | "gone" {

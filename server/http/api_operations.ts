@@ -118,7 +118,7 @@ const Kept = named(
 );
 
 /** Health of a server. */
-export const Health = named(
+const Health = named(
   "Health",
   z.object({
     status: z.enum(["ok", "draining", "full", "down"]).describe("`ok` while sessions are taken."),

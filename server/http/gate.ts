@@ -2,7 +2,7 @@
 import type { RequestInfo } from "../../transport/address.ts";
 
 /** Seconds after which a client repeats a request that a server did not answer before its end. */
-export const RETRY_AFTER_S = "5";
+const RETRY_AFTER_S = "5";
 
 /** Methods of requests without a body. */
 const BODILESS: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);

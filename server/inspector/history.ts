@@ -1,6 +1,6 @@
 /** The history of one topic, as the engine has it. */
 import type { HistoryAnswer } from "./questions.ts";
-import { MAX_PAYLOAD_LENGTH, payloadText } from "./shown.ts";
+import { payloadText } from "./shown.ts";
 import { payloadBytes, type Publication } from "../../pubsub/broker.ts";
 import { contentOf } from "../../pubsub/history/history_topics.ts";
 import type { Topics } from "../../pubsub/topics.ts";
@@ -59,8 +59,6 @@ export async function readHistory(
 
 function show(publication: Publication): HistoryAnswer["newest"][number] {
   const { data } = contentOf(publication);
-  const text = data instanceof Uint8Array
-    ? `${data.length} bytes`
-    : payloadText(data, MAX_PAYLOAD_LENGTH);
+  const text = data instanceof Uint8Array ? `${data.length} bytes` : payloadText(data);
   return { offset: publication.position!.offset, text };
 }

@@ -19,7 +19,7 @@ import {
   type StreamRow,
   type TopicRow,
 } from "./questions.ts";
-import { clip, clipped, MAX_PAYLOAD_LENGTH, payloadText } from "./shown.ts";
+import { clip, clipped, payloadText } from "./shown.ts";
 import { Traffic, type TrafficAnswer } from "./traffic.ts";
 import type { DurableStreams } from "../durable/streams.ts";
 import type { QuotaStats } from "../../base/shares.ts";
@@ -418,9 +418,7 @@ export class NodeView implements AsyncDisposable {
         user: clip(user, MAX_NAME_LENGTH),
         connections,
         joinedAt,
-        data: this.#showsPayloads && data !== undefined
-          ? payloadText(data, MAX_PAYLOAD_LENGTH)
-          : "",
+        data: this.#showsPayloads && data !== undefined ? payloadText(data) : "",
       })),
     };
   }

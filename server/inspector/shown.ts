@@ -2,10 +2,10 @@
 import { isSecretName, redactText } from "../../session/insight/diagnostics.ts";
 
 /** Most characters of a text of a peer, such as a header. */
-export const MAX_TEXT_LENGTH = 512;
+const MAX_TEXT_LENGTH = 512;
 
 /** Most characters of a shown payload. */
-export const MAX_PAYLOAD_LENGTH = 1_024;
+const MAX_PAYLOAD_LENGTH = 1_024;
 
 /** Most levels of shown data: a peer may nest data deeper than any stack. */
 const MAX_DEPTH = 32;
@@ -35,27 +35,26 @@ export function clipped<T>(value: T): T {
  * Parts below 32 levels are left out. Never throws for data from JSON.
  *
  * @param data Any value from JSON.
- * @param maxLength Most characters.
- * @returns The text, cut.
+ * @returns The text, cut after {@linkcode MAX_PAYLOAD_LENGTH}.
  */
-export function payloadText(data: unknown, maxLength: number = MAX_PAYLOAD_LENGTH): string {
-  return clip(JSON.stringify(shownPart(data, maxLength, 0)) ?? "", maxLength);
+export function payloadText(data: unknown): string {
+  return clip(JSON.stringify(shownPart(data, 0)) ?? "", MAX_PAYLOAD_LENGTH);
 }
 
 /** Copies data without secrets. */
-function shownPart(part: unknown, maxLength: number, depth: number): unknown {
+function shownPart(part: unknown, depth: number): unknown {
   // A cut before the search bounds the work; a secret that is cut is redacted up to the cut.
-  if (typeof part === "string") return redactText(clip(part, maxLength));
+  if (typeof part === "string") return redactText(clip(part, MAX_PAYLOAD_LENGTH));
   if (typeof part !== "object" || part === null) return part;
   if (depth === MAX_DEPTH) return "…";
   // Each element takes a character of the text, so that further ones are cut in any case.
   if (Array.isArray(part)) {
-    return part.slice(0, maxLength).map((one) => shownPart(one, maxLength, depth + 1));
+    return part.slice(0, MAX_PAYLOAD_LENGTH).map((one) => shownPart(one, depth + 1));
   }
   return Object.fromEntries(
-    Object.entries(part).slice(0, maxLength).map(([name, value]) => {
+    Object.entries(part).slice(0, MAX_PAYLOAD_LENGTH).map(([name, value]) => {
       const isSecret = value !== null && isSecretName(name) && !ORDINARY_NAME.test(name);
-      return [name, isSecret ? REDACTED : shownPart(value, maxLength, depth + 1)];
+      return [name, isSecret ? REDACTED : shownPart(value, depth + 1)];
     }),
   );
 }

@@ -1,5 +1,5 @@
 /** The envelopes of followed sessions, recorded while a page asks for these. */
-import { clip, MAX_PAYLOAD_LENGTH, payloadText } from "./shown.ts";
+import { clip, payloadText } from "./shown.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { FrameTap } from "../../session/queue/frames.ts";
@@ -238,5 +238,5 @@ function describe(
   if (!showsPayloads) return { ...shown, text: "" };
   const safe = { ...envelope };
   for (const key of SECRET_KEYS) if (Object.hasOwn(safe, key)) safe[key] = "[redacted]";
-  return { ...shown, text: payloadText(safe, MAX_PAYLOAD_LENGTH) };
+  return { ...shown, text: payloadText(safe) };
 }

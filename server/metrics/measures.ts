@@ -412,22 +412,21 @@ function httpMeasures({ httpStats = {} }: CountedServer): Measure[] {
 }
 
 /**
- * Puts the metrics of several sources together: one list, in which each number has an attribute more.
+ * Puts the metrics of all workers together: one list, in which each number has the attribute
+ * `skein.worker`.
  *
- * @param attribute Name of the attribute.
- * @param sources Value of the attribute for each source, and its metrics.
+ * @param workers Name and metrics of each worker.
  * @returns The metrics.
  */
 export function mergeMeasures(
-  attribute: string,
-  sources: readonly (readonly [source: string, measures: readonly Measure[]])[],
+  workers: readonly (readonly [worker: string, measures: readonly Measure[]])[],
 ): Measure[] {
   const merged = new Map<string, Measure>();
-  for (const [source, measures] of sources) {
+  for (const [worker, measures] of workers) {
     for (const measure of measures) {
       const values = measure.values.map(({ value, attributes }) => ({
         value,
-        attributes: { ...attributes, [attribute]: source },
+        attributes: { ...attributes, "skein.worker": worker },
       }));
       const known = merged.get(measure.name);
       merged.set(measure.name, { ...measure, values: [...known?.values ?? [], ...values] });

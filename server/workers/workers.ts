@@ -432,7 +432,7 @@ export class Workers implements AsyncDisposable {
 
   async #measures(): Promise<readonly Measure[]> {
     const all = await this.#ask(({ thread }) => thread!.calls.ask("measures"));
-    return mergeMeasures("skein.worker", all);
+    return mergeMeasures(all);
   }
 
   /** Asks all workers that listen; leaves out those that do not answer. */

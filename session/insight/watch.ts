@@ -48,7 +48,7 @@ export function instrument(
 }
 
 /** The instrumentation of all sessions with the same settings. */
-export class HookRunner implements SessionWatch {
+class HookRunner implements SessionWatch {
   readonly #hooks: Instrumentation;
   readonly #settings: SessionSettings;
 

@@ -2,7 +2,7 @@
 import type { InputOf, OutputOf, StandardSchema } from "../../base/standard_schema.ts";
 
 /** Largest number of a message; the next number is the end mark's. */
-export const MAX_MESSAGE_TYPE = 65_534;
+const MAX_MESSAGE_TYPE = 65_534;
 
 /** Schemas of messages by number, from 0 to 65,534. */
 export type Registry = Readonly<Record<number, StandardSchema>>;

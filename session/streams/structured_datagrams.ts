@@ -73,7 +73,7 @@ export interface StructuredDatagrams<R extends Registry>
 }
 
 /** Counters, which only grow. */
-export type StructuredDatagramsStats = StructuredDatagrams<Registry>["stats"];
+type StructuredDatagramsStats = StructuredDatagrams<Registry>["stats"];
 
 /** Implements `structuredDatagrams` of a session. */
 export function structuredDatagrams<R extends Registry>(

@@ -176,7 +176,7 @@ function made(
   const notBefore = new Date(second - LATE_CLOCK_MS);
   const notAfter = new Date(second + days * DAY_MS);
   const { der, key } = selfSign({ names, notBefore, notAfter });
-  const cert = pem("CERTIFICATE", der);
+  const cert = pem(der);
   return {
     certificate: described({ cert, key, names, notBefore, notAfter, der, file: undefined }),
     text: cert + key,
@@ -219,9 +219,9 @@ function described(
   return { ...certificate, renewAt, hashes: [hashOf(der)] };
 }
 
-function pem(label: string, der: Uint8Array): string {
+function pem(der: Uint8Array): string {
   const lines = der.toBase64().match(/.{1,64}/g) ?? [];
-  return [`-----BEGIN ${label}-----`, ...lines, `-----END ${label}-----`, ""].join("\n");
+  return ["-----BEGIN CERTIFICATE-----", ...lines, "-----END CERTIFICATE-----", ""].join("\n");
 }
 
 function block(text: string | undefined, label: string): string | undefined {

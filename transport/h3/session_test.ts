@@ -17,10 +17,10 @@ import type { DirectReadable } from "../connection.ts";
 import { directStream } from "../direct.ts";
 import { dialWebTransport } from "./client.ts";
 import { CapsuleType } from "./wire/capsules.ts";
-import { H3Error, toHttp3StreamCode } from "./wire/error_codes.ts";
+import { H3Error } from "./wire/error_codes.ts";
 import { SettingId } from "./wire/settings.ts";
 import { encodeFrame, FrameType } from "./wire/frames.ts";
-import { headersFrame, settingsFrame } from "../../tests/raw_http3.ts";
+import { headersFrame, settingsFrame, toHttp3StreamCode } from "../../tests/raw_http3.ts";
 
 const GREASE = 0x1f * 9 + 0x21;
 const NOTHING = new Uint8Array();

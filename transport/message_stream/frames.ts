@@ -7,13 +7,13 @@ import { CloseCode } from "../../errors.ts";
 import type { Frame } from "../connection.ts";
 
 /** The body is text in UTF-8: one or more envelopes, joined by line feeds. */
-export const KIND_TEXT = 0;
+const KIND_TEXT = 0;
 
 /** The body is a binary message without its mark. */
-export const KIND_BINARY = 1;
+const KIND_BINARY = 1;
 
 /** An end mark: no frame comes after it. The body is empty. */
-export const KIND_END = 2;
+const KIND_END = 2;
 
 /**
  * First byte of the mark of a binary message, on wires with other binary frames. On a message
@@ -25,7 +25,7 @@ const MARK_0 = 0x40;
 const MARK_1 = 0x53;
 
 /** Length of the mark; at most that of the shortest head of a frame. */
-export const MARK_BYTES = 2;
+const MARK_BYTES = 2;
 
 /**
  * First buffer of a frame that comes in parts: the length is the peer's claim, and may be false.
@@ -60,7 +60,7 @@ const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
  * @param frame The bytes.
  * @returns `true` if the bytes begin with the mark.
  */
-export function isMarked(frame: Uint8Array): boolean {
+function isMarked(frame: Uint8Array): boolean {
   return frame.length >= MARK_BYTES && frame[0] === MARK_0 && frame[1] === MARK_1;
 }
 

@@ -46,7 +46,7 @@ export const FrameType = {
 } as const;
 
 /** Bits in the type of a STREAM frame. */
-export const StreamBit = {
+const StreamBit = {
   /** The stream ends with this frame. */
   fin: 0x01,
   /** A length field is present. */

@@ -79,7 +79,7 @@ export interface UnreadStreamStats {
  * Reason of a refusal: not taken by the application in time (`timeout`), 16 untaken streams in the
  * session (`session`), or a bound of bytes (the others).
  */
-export type UnreadRefusal = keyof UnreadStreamStats["refused"];
+type UnreadRefusal = keyof UnreadStreamStats["refused"];
 
 /** The reason of a refusal by level; the session of the quota is the connection. */
 const REASONS: Readonly<Record<LimitLevel, UnreadRefusal>> = {

@@ -1,5 +1,6 @@
 import { assertEquals, assertFalse, assertInstanceOf, assertThrows } from "@std/assert";
-import { H3Error, toHttp3StreamCode } from "../h3/wire/error_codes.ts";
+import { toHttp3StreamCode } from "../../tests/raw_http3.ts";
+import { H3Error } from "../h3/wire/error_codes.ts";
 import { W3C_ERRORS, WebTransportError } from "./error.ts";
 
 Deno.test("WebTransportError() is a DOMException with a source and a code", () => {

@@ -61,7 +61,7 @@ function isDue(state: StoredLog, now: number): boolean {
 }
 
 /** Class and time of a look at a log that falls due after some time. */
-export function lookFor(leftMs: number): { readonly kind: number; readonly waitMs: number } {
+function lookFor(leftMs: number): { readonly kind: number; readonly waitMs: number } {
   let [kind, waitMs] = [0, 0];
   for (let next = SHORTEST_WAIT_MS; next <= leftMs && kind < LAST_CLASS; next *= GROWTH) {
     kind++;

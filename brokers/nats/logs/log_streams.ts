@@ -114,12 +114,12 @@ export class LogStreams {
 
   /** Reads the newest message of a log. */
   async newest(part: string): Promise<LogMessage | undefined> {
-    return await this.#get("read a log", { last_by_subj: `${this.names.kept}.${part}` });
+    return await this.#get({ last_by_subj: `${this.names.kept}.${part}` });
   }
 
   /** Reads the message at a sequence. */
   async at(seq: number): Promise<LogMessage | undefined> {
-    return await this.#get("read a log", { seq });
+    return await this.#get({ seq });
   }
 
   /** Reads messages of a log from a sequence on, oldest first. */
@@ -254,11 +254,10 @@ export class LogStreams {
   }
 
   async #get(
-    what: string,
     query: { readonly seq: number } | { readonly last_by_subj: string },
   ): Promise<LogMessage | undefined> {
     const { stream } = this.names;
-    const found = await this.#ask(what, ({ streams, direct }) =>
+    const found = await this.#ask("read a log", ({ streams, direct }) =>
       // A replica that is behind would answer a direct read with an old message.
       this.#settings.replicas > 1
         ? streams.getMessage(stream, query)

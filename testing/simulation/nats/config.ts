@@ -120,7 +120,7 @@ const CONSUMER_KEYS = new Set<string>(
  * @param description The rule that was broken.
  * @returns The error.
  */
-export function invalid(description: string): ApiError {
+function invalid(description: string): ApiError {
   return { code: 500, err_code: 10052, description };
 }
 

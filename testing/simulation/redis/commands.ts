@@ -17,7 +17,7 @@ import {
 const MAX_INTEGER = 2 ** 63;
 
 /** An error that a command answers with. */
-export class CommandError extends Error {
+class CommandError extends Error {
   /**
    * Creates an error.
    *
@@ -32,7 +32,7 @@ export class CommandError extends Error {
 /** The keys of a server, as commands see these: expired keys are gone. */
 export class Keyspace {
   /** All keys. */
-  data: Dataset;
+  data = new Dataset();
   /** Wall clock of the server, in milliseconds; stands still while a script runs. */
   nowMs = 0;
   /** True on a replica, where only the primary removes expired keys. */
@@ -41,15 +41,6 @@ export class Keyspace {
   expired = 0;
   /** Writes since the server took the last ones, for replicas and files. */
   effects: Command[] = [];
-
-  /**
-   * Creates a keyspace.
-   *
-   * @param data The keys.
-   */
-  constructor(data: Dataset = new Dataset()) {
-    this.data = data;
-  }
 
   /** Reads a value of any type; removes the key if expired. */
   find(key: ByteString): Value | undefined {

@@ -92,7 +92,7 @@ const OTHER_COMMANDS: ReadonlyMap<string, number> = new Map([
 const OF_SCRIPTS = new Set(["INFO", "PING", "PUBLISH", "SPUBLISH", "TIME"]);
 
 /** Message of a client: commands; `null` at the end of the output. */
-export type ClientMessage = readonly Command[] | null;
+type ClientMessage = readonly Command[] | null;
 
 /** First message of a replica: the known history and offset. */
 class ReplicaHello {
@@ -113,7 +113,7 @@ type ReplicaMessage =
   | "ping";
 
 /** Settings of a server. */
-export interface RedisServerSettings {
+interface RedisServerSettings {
   /** Writes that outlast the end of a server. */
   readonly persistence: RedisPersistence;
   /** Interval of snapshots, in milliseconds. */

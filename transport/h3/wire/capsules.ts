@@ -59,7 +59,7 @@ interface CloseCapsule {
 export const MAX_DATAGRAM_CAPSULE_BYTES = 1_500;
 
 /** Largest valid number of streams of one direction: stream ids end at 2^62 - 1. */
-export const MAX_STREAM_COUNT = 2n ** 60n;
+const MAX_STREAM_COUNT = 2n ** 60n;
 
 const CLOSE_CODE_BYTES = 4;
 const MAX_VARINT_BYTES = 8;

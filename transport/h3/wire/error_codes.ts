@@ -99,32 +99,8 @@ const RESERVED_EVERY = 0x1f;
 const RESERVED_OFFSET = 0x21;
 
 /**
- * Maps a stream code of the application to HTTP/3, as WebTransport over HTTP/3 does.
- *
- * @param code Code of the application.
- * @returns Code for RESET_STREAM and STOP_SENDING.
- * @throws {RangeError} If the code is not an integer from 0 to 2^32 - 1.
- *
- * @example Usage
- * ```ts
- * import { fromHttp3StreamCode, toHttp3StreamCode } from "./error_codes.ts";
- * import { assertEquals } from "@std/assert";
- *
- * assertEquals(toHttp3StreamCode(5), 0x52e4a40fa8e0);
- * assertEquals(fromHttp3StreamCode(0x52e4a40fa8e0), 5);
- * ```
- */
-export function toHttp3StreamCode(code: number): number {
-  if (!Number.isInteger(code) || code < 0 || code > 0xffff_ffff) {
-    throw new RangeError(
-      `Cannot encode stream code: it must be an integer from 0 to ${0xffff_ffff}, received ${code}`,
-    );
-  }
-  return FIRST_STREAM_CODE + code + Math.floor(code / (RESERVED_EVERY - 1));
-}
-
-/**
- * Maps an HTTP/3 code back to a stream code of the application.
+ * Maps an HTTP/3 code to a stream code of the application, as WebTransport over HTTP/3 does. The
+ * other way is the runtime's: Deno sends no code of its user.
  *
  * @param code Code of a RESET_STREAM or STOP_SENDING.
  * @returns Code of the application; `undefined` for a code outside the mapped range.
@@ -150,13 +126,13 @@ export function fromHttp3StreamCode(code: number): number | undefined {
  *
  * @example Usage
  * ```ts
- * import { H3Error, sessionCloseOf, toHttp3StreamCode } from "./error_codes.ts";
+ * import { H3Error, sessionCloseOf } from "./error_codes.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const reason = "bye";
  * const close = { closeCode: 4010, reason };
  * assertEquals(sessionCloseOf(close), close);
- * assertEquals(sessionCloseOf({ closeCode: toHttp3StreamCode(4010), reason }), close);
+ * assertEquals(sessionCloseOf({ closeCode: 0x52e4a40fb90a, reason }), close);
  * assertEquals(sessionCloseOf({ closeCode: H3Error.noError, reason }), undefined);
  * ```
  */

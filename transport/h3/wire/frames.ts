@@ -53,7 +53,7 @@ export interface FrameParserOptions {
 }
 
 /** Default limit of the payload of a frame other than DATA. */
-export const DEFAULT_MAX_PAYLOAD_BYTES = 65_536;
+const DEFAULT_MAX_PAYLOAD_BYTES = 65_536;
 
 /** Longest payload of a frame that is one varint. */
 const MAX_VARINT_BYTES = 8;

@@ -15,19 +15,11 @@ import { H3Error, H3ProtocolError } from "./error_codes.ts";
  */
 export type Field = readonly [name: string, value: string];
 
-/** Options for {@linkcode decodeFields}. */
-interface DecodeFieldsOptions {
-  /**
-   * Largest section in bytes, counted like RFC 9114 section 4.2.2: name, value and 32 bytes for
-   * each field.
-   *
-   * @default {65_536}
-   */
-  readonly maxBytes?: number;
-}
-
-/** Default limit of a decoded section. */
-export const DEFAULT_MAX_SECTION_BYTES = 65_536;
+/**
+ * Largest section in bytes, counted like RFC 9114 section 4.2.2: name, value and 32 bytes for each
+ * field.
+ */
+const MAX_SECTION_BYTES = 65_536;
 
 /** Bytes counted for each field besides name and value. */
 const FIELD_OVERHEAD_BYTES = 32;
@@ -90,18 +82,11 @@ export function encodeFields(fields: Iterable<Field>): Uint8Array<ArrayBuffer> {
  *
  * @param bytes Payload of a HEADERS frame.
  * @returns Fields in order.
- * @throws {RangeError} If `maxBytes` is not a positive integer.
  * @throws {H3ProtocolError} With `qpackDecompressionFailed` if the section is invalid or refers to
  * the dynamic table, `excessiveLoad` if the section is too large, and `messageError` if a name is
  * not a token in lower case or a value contains CR, LF or NUL.
  */
-export function decodeFields(bytes: Uint8Array, options: DecodeFieldsOptions = {}): Field[] {
-  const { maxBytes = DEFAULT_MAX_SECTION_BYTES } = options;
-  if (!Number.isSafeInteger(maxBytes) || maxBytes < 1) {
-    throw new RangeError(
-      `Cannot decode fields: maxBytes must be a positive integer, received ${maxBytes}`,
-    );
-  }
+export function decodeFields(bytes: Uint8Array): Field[] {
   const reader = new SectionReader(bytes);
   reader.readPrefix();
   const fields: Field[] = [];
@@ -109,10 +94,10 @@ export function decodeFields(bytes: Uint8Array, options: DecodeFieldsOptions = {
   while (!reader.isDone) {
     const field = reader.readField();
     size += field[0].length + field[1].length + FIELD_OVERHEAD_BYTES;
-    if (size > maxBytes) {
+    if (size > MAX_SECTION_BYTES) {
       throw new H3ProtocolError(
         H3Error.excessiveLoad,
-        `Cannot decode fields: a section may have ${maxBytes} bytes, received more`,
+        `Cannot decode fields: a section may have ${MAX_SECTION_BYTES} bytes, received more`,
       );
     }
     if (!NAME.test(field[0])) throw malformed("a name must be a token in lower case");

@@ -181,11 +181,10 @@ Deno.test("decodeFields() refuses names and values that no message may have", ()
 });
 
 Deno.test("decodeFields() counts name, value and 32 bytes for each field", () => {
-  const section = encodeFields([["abc", "de"], [":path", "/"]]);
-  const size = 3 + 2 + 32 + 5 + 1 + 32;
-  assertEquals(decodeFields(section, { maxBytes: size }).length, 2);
-  const error = assertThrows(() => decodeFields(section, { maxBytes: size - 1 }), H3ProtocolError);
-  assertEquals(error.h3Code, H3Error.excessiveLoad);
+  const value = "x".repeat(65_536 - (3 + 32 + 5 + 1 + 32));
+  assertEquals(decodeFields(encodeFields([["abc", value], [":path", "/"]])).length, 2);
+  const section = encodeFields([["abc", value + "x"], [":path", "/"]]);
+  assertRefused(section, H3Error.excessiveLoad, "a section may have 65536 bytes");
 });
 
 Deno.test("decodeFields() stops early where short references stand for much", () => {
@@ -198,16 +197,6 @@ Deno.test("decodeFields() takes a value of up to the limit", () => {
   const value = "x".repeat(65_536 - 32 - 1);
   assertEquals(decodeFields(encodeFields([["a", value]])), [["a", value]]);
   assertRefused(encodeFields([["a", value + "x"]]), H3Error.excessiveLoad, "received more");
-});
-
-Deno.test("decodeFields() refuses a limit that is no positive integer", () => {
-  for (const maxBytes of [0, -1, 1.5, NaN, Infinity]) {
-    assertThrows(
-      () => decodeFields(new Uint8Array(2), { maxBytes }),
-      RangeError,
-      `Cannot decode fields: maxBytes must be a positive integer, received ${maxBytes}`,
-    );
-  }
 });
 
 Deno.test("decodeFields() reads the output of encodeFields() back", () => {
