@@ -3,7 +3,7 @@ import { RATES } from "./rate_limits.ts";
 import { DRAIN } from "./drain.ts";
 import { CLOSE } from "../session/call_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
-import { checkOptions, COUNT, LIMIT, POSITIVE, RUNTIME, TIMER } from "../base/option_checks.ts";
+import { checkOptions, COUNT, LIMIT, POSITIVE, RUNTIME } from "../base/option_checks.ts";
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
@@ -18,15 +18,14 @@ import type { RateLimitsOptions } from "./rate_limits.ts";
 import { type ManagerStats, StatsAccumulator } from "./stats.ts";
 import type { SessionCloseOptions, SessionState } from "../session/types.ts";
 
+/**
+ * Interval of the search for closed sessions, in milliseconds: a safety net, because sessions leave
+ * when they close.
+ */
+const CLEANUP_INTERVAL_MS = 60_000;
+
 /** Options for {@linkcode SessionManager}. */
 export interface SessionManagerOptions extends ManagerLimits {
-  /**
-   * Interval of the search for closed sessions, in milliseconds. Sessions normally leave when
-   * closed; this search is a safety net.
-   *
-   * @default {60000}
-   */
-  readonly cleanupIntervalMs?: number | undefined;
   /** Rates of messages, subscriptions and connections. */
   readonly rates?: RateLimitsOptions | undefined;
   /** Counts the streams that sessions do not read, for `stats()`; provided by a server. */
@@ -78,7 +77,6 @@ interface Slot {
 }
 
 const MANAGER: OptionKinds<SessionManagerOptions> = {
-  cleanupIntervalMs: TIMER,
   maxSessions: POSITIVE,
   maxSessionsPerAddress: LIMIT,
   maxSessionsPerUser: LIMIT,
@@ -124,7 +122,6 @@ export class SessionManager implements AsyncDisposable {
   readonly #runtime: Runtime;
   readonly #limiter: SessionLimiter;
   readonly #totals = new StatsAccumulator();
-  readonly #cleanupIntervalMs: number;
   // Both are bounded by `maxSessions`.
   readonly #slots = new Map<string, Slot>();
   readonly #byUser = new Map<string, Session[]>();
@@ -145,13 +142,11 @@ export class SessionManager implements AsyncDisposable {
    * Creates a manager without sessions.
    *
    * @param options See {@linkcode SessionManagerOptions}.
-   * @throws {RangeError} If a limit or the interval is not a positive integer, or a rate is not
-   * above 0.
+   * @throws {RangeError} If a limit is not a positive integer, or a rate is not above 0.
    */
   constructor(options: SessionManagerOptions = {}) {
     checkOptions("create manager", options, MANAGER);
     const {
-      cleanupIntervalMs = 60_000,
       quotas,
       rates,
       runtime = platformRuntime(),
@@ -160,7 +155,6 @@ export class SessionManager implements AsyncDisposable {
     } = options;
     this.#runtime = runtime;
     this.#limiter = new SessionLimiter(runtime, limits, rates, { quotas, unreadStreams });
-    this.#cleanupIntervalMs = cleanupIntervalMs;
   }
 
   /**
@@ -168,8 +162,7 @@ export class SessionManager implements AsyncDisposable {
    *
    * @param options See {@linkcode SessionManagerOptions}.
    * @returns The manager.
-   * @throws {RangeError} If a limit or the interval is not a positive integer, or a rate is not
-   * above 0.
+   * @throws {RangeError} If a limit is not a positive integer, or a rate is not above 0.
    */
   static create(options: SessionManagerOptions = {}): SessionManager {
     return new SessionManager(options);
@@ -548,7 +541,7 @@ export class SessionManager implements AsyncDisposable {
       this.#cleaner = undefined;
       this.cleanup();
       if (this.#slots.size > 0) this.#scheduleCleanup();
-    }, this.#cleanupIntervalMs);
+    }, CLEANUP_INTERVAL_MS);
   }
 
   #placeOf(session: Session | undefined): Place | undefined {

@@ -18,7 +18,7 @@ export interface AuthenticationContext {
   readonly token: string | undefined;
   /** The cookies of the request, by name. Read them only if you need them: each reading parses. */
   readonly cookies: Readonly<Record<string, string | undefined>>;
-  /** Aborted after `authenticateTimeoutMs`, or when the session ends before the answer. */
+  /** Aborted after ten seconds, or when the session ends before the answer. */
   readonly signal: AbortSignal;
 }
 
@@ -58,7 +58,8 @@ export interface AdmissionOptions<V> extends OriginRules {
   readonly path?: string | undefined;
   /**
    * Identifies a peer. Called once for each session: before the upgrade, or when a token arrives
-   * that the client announced. Without `authenticate` every peer is a guest. By its result:
+   * that the client announced. Without `authenticate` every peer is a guest. A call that takes longer
+   * than ten seconds refuses with 503. By its result:
    *
    * - **A value** admits the peer, and becomes `session.value`.
    * - **`guest`** admits the peer as a guest, with an identity of its own and without a value.
@@ -101,13 +102,6 @@ export interface AdmissionOptions<V> extends OriginRules {
    * @default {16384}
    */
   readonly maxTokenBytes?: number | undefined;
-  /**
-   * Longest time for `authenticate`, in milliseconds; then the session is refused with 503.
-   * `Infinity` for no limit.
-   *
-   * @default {10000}
-   */
-  readonly authenticateTimeoutMs?: number | undefined;
   /**
    * Returns the network address of a peer; by default the socket's. Behind proxies use
    * {@linkcode forwardedAddress}. A header of your own counts only over TCP: a client whose UDP

@@ -9,11 +9,14 @@ import { internals, type Session } from "../session/session.ts";
 import { GUEST_PREFIX } from "../session/serving/requests.ts";
 import type { SessionIdentity } from "../session/types.ts";
 import { decide, DecisionFault } from "../base/decision.ts";
-import { MAX_TIMER_MS, startTimer } from "../base/wait.ts";
+import { MAX_TIMER_MS } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import type { Inside } from "../session/receiving.ts";
 
-/** Default of the longest time of `authenticate`, in milliseconds. */
+/**
+ * Longest time of `authenticate`, in milliseconds: like other decisions of the application. A client
+ * waits as long for a connection.
+ */
 export const AUTHENTICATE_TIMEOUT_MS = 10_000;
 
 /** Most bytes of a user in UTF-8: engines use it in the names of topics, rows and buckets. */
@@ -76,13 +79,12 @@ export class Authenticator<V> {
     token: string | undefined,
     signal?: AbortSignal,
   ): Promise<Identity> {
-    const { authenticate, authenticateTimeoutMs = AUTHENTICATE_TIMEOUT_MS } = this.#options;
+    const { authenticate } = this.#options;
     if (authenticate === undefined) return GUEST;
     const ended = new AbortController();
-    const timer = startTimer(
-      this.#runtime,
-      authenticateTimeoutMs,
+    const timer = this.#runtime.setTimeout(
       () => ended.abort(new Refused(503, "Authentication took too long")),
+      AUTHENTICATE_TIMEOUT_MS,
     );
     const { promise: late, reject } = Promise.withResolvers<never>();
     ended.signal.addEventListener("abort", () => reject(ended.signal.reason));

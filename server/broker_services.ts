@@ -14,7 +14,11 @@ import { UserClaims } from "./user_limit.ts";
 import type { SharedCounts } from "../manager/shared_counts.ts";
 import type { ManagerLimits } from "../manager/limits.ts";
 
-/** Default of the time for which handled messages are remembered, in milliseconds. */
+/**
+ * Time for which the handled messages of a client with `delivery: "at-least-once"` are remembered
+ * after its last one, in milliseconds: longer than a client usually is without a connection, and
+ * short enough to hold a row for each client in memory.
+ */
 export const DEDUPE_WINDOW_MS = 300_000;
 
 /** Time for which a node that crashed still counts as handling a client, in milliseconds. */
@@ -27,13 +31,11 @@ export interface SequenceStoreOptions {
   readonly broker: () => Broker;
   /** `true` if other nodes use the broker too. */
   readonly isShared: boolean;
-  /** Time for which numbers are kept, in milliseconds. */
-  readonly windowMs: number | undefined;
 }
 
 /** Keeps numbers in the broker's store, or on this node if the broker has no store. */
 export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
-  const { runtime, broker, isShared, windowMs = DEDUPE_WINDOW_MS } = options;
+  const { runtime, broker, isShared } = options;
   const node = runtime.randomUUID();
   const own = new MemoryStore(runtime);
   const store = () => broker().store ?? own;
@@ -44,8 +46,8 @@ export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
     release: async (client) => {
       if (isShared) await store().release(`handling:${client}`, node);
     },
-    newest: (client) => store().newest(`seq:${client}`, windowMs),
-    advance: (client, number) => store().advance(`seq:${client}`, number, windowMs),
+    newest: (client) => store().newest(`seq:${client}`, DEDUPE_WINDOW_MS),
+    advance: (client, number) => store().advance(`seq:${client}`, number, DEDUPE_WINDOW_MS),
   };
 }
 

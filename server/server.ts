@@ -176,7 +176,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
           runtime,
           broker: () => this.topics.broker,
           isShared: broker !== undefined,
-          windowMs: options.dedupeWindowMs,
         }),
         console: this.#console,
         isSilent: options.onError !== undefined,

@@ -12,7 +12,6 @@ import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
 import { ROOM } from "../pubsub/presence/rooms.ts";
 import type { RoomOptions } from "../pubsub/presence/rooms.ts";
 import {
-  ABOVE_ZERO,
   BROKER,
   checkOptions,
   LIMIT,
@@ -25,7 +24,6 @@ import {
   RATE,
   recordOf,
   RUNTIME,
-  TIME,
   TIMER,
 } from "../base/option_checks.ts";
 import { checkLimits, type OptionKinds } from "../base/options.ts";
@@ -197,13 +195,6 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
        * all clients together hold at most 640 MB.
        */
       readonly unreadStreams?: UnreadStreamLimits | undefined;
-      /**
-       * Time between two searches for closed sessions, in milliseconds: a safety net, because sessions
-       * normally leave by themselves.
-       *
-       * @default {60000}
-       */
-      readonly cleanupIntervalMs?: number | undefined;
     }
     | undefined;
   /**
@@ -386,13 +377,6 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   readonly broker?: Broker | undefined;
   /** Name and heartbeat of this node among the nodes of the broker; ignored without a `broker`. */
   readonly node?: Omit<NodesOptions, "broker" | "onError" | "runtime"> | undefined;
-  /**
-   * Time for which handled messages of a client with `delivery: "at-least-once"` are remembered
-   * after its last message, in milliseconds. A message that is sent again later is handled again.
-   *
-   * @default {300000}
-   */
-  readonly dedupeWindowMs?: number | undefined;
   /**
    * Serves Media over QUIC on the same ports. The MoQ server gets the clients that offer one of its
    * protocols or ask for its path, and all clients over raw QUIC. Rules, limits and sessions are
@@ -634,8 +618,7 @@ export const INSPECTOR: OptionKinds<InspectorOptions> = {
 /** Kinds of the options of the metrics. */
 export const METRICS: OptionKinds<MetricsOptions> = {
   allow: "string or function",
-  healthPath: "string or boolean",
-  path: "string or boolean",
+  path: "string",
 };
 
 /** Kinds of the options of WebTransport. */
@@ -671,12 +654,10 @@ export const SERVER: OptionKinds<ServerOptions> = {
   },
   api: API,
   authenticate: "function",
-  authenticateTimeoutMs: TIME,
   authorize: "function",
   broker: BROKER,
   clientAddress: "function",
   contract: 0,
-  dedupeWindowMs: ABOVE_ZERO,
   durableStreams: DURABLE_STREAMS,
   expiresAt: "function",
   fetch: "function",
@@ -688,7 +669,6 @@ export const SERVER: OptionKinds<ServerOptions> = {
   instrumentation: "object",
   keepHeaders: listOf("string", "string"),
   limits: {
-    cleanupIntervalMs: TIMER,
     maxSessions: POSITIVE,
     maxSessionsPerAddress: LIMIT,
     maxSessionsPerUser: LIMIT,

@@ -6,7 +6,6 @@
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { z } from "zod";
-import { platformRuntime } from "../base/runtime.ts";
 import type { StandardSchema } from "../base/standard_schema.ts";
 import { connect, dial } from "../client.ts";
 import { SessionClosedError } from "../errors.ts";
@@ -17,7 +16,7 @@ import { DURABLE_STREAMS } from "../server/durable/options.ts";
 import { jwt } from "../server/jwt.ts";
 import { API, INSPECTOR, METRICS, SERVE } from "../server/server_options.ts";
 import { memorySessions } from "../testing/mod.ts";
-import { RawSocket } from "./servers.ts";
+import { hurried, RawSocket } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
 /** Time limit of each decision, in milliseconds. */
@@ -25,7 +24,7 @@ const LIMIT_MS = 60;
 
 /** Options without a function of the application. */
 const NO_CALLBACK = [
-  ...["allowTokenMessage", "answers", "authenticateTimeoutMs", "broker", "dedupeWindowMs"],
+  ...["allowTokenMessage", "answers", "broker"],
   ...["flowControl", "history", "hosts", "http", "keepHeaders", "limits", "maxTokenBytes"],
   ...["includePublisher", "node", "onHandlerError", "origins", "path", "presenceGraceMs"],
   ...["clusterPresence", "rates", "rooms", "runtime", "session", "webSocketEngine"],
@@ -33,7 +32,7 @@ const NO_CALLBACK = [
   ...["api.idempotencyWindowMs", "api.maxBodyBytes", "api.maxPublications"],
   ...["api.maxReaders", "api.maxRequests"],
   ...["api.path", "api.rate", "inspector.path", "inspector.payloads"],
-  ...["metrics.healthPath", "metrics.path"],
+  ...["metrics.path"],
   ...Object.keys(DURABLE_STREAMS).filter((key) => key !== "authorize")
     .map((key) => `durableStreams.${key}`),
 ];
@@ -305,10 +304,6 @@ const CASES: readonly Case[] = [
 
 /** Options of all servers: `echo` answers, and times of 10 seconds are over soon. */
 function common(): ServeOptions<string> {
-  const runtime = Object.assign(platformRuntime(), {
-    setTimeout: (callback: () => void, ms: number) =>
-      setTimeout(callback, ms === 10_000 ? LIMIT_MS : ms),
-  });
   return {
     port: 0,
     hostname: "127.0.0.1",
@@ -317,9 +312,8 @@ function common(): ServeOptions<string> {
     onError() {},
     onRefusal() {},
     onMessage: (message) => message.isRequest && message.reply(message.data),
-    authenticateTimeoutMs: LIMIT_MS,
     session: { requestTimeoutMs: LIMIT_MS },
-    runtime,
+    runtime: hurried(LIMIT_MS),
   } as ServeOptions<string>;
 }
 

@@ -249,13 +249,13 @@ Deno.test("serve() answers neither /metrics nor /healthz unless asked to", async
   }
 });
 
-Deno.test("serve() answers at the configured paths, and nowhere at false", async () => {
+Deno.test("serve() answers at the configured path, and leaves the default one to the application", async () => {
   await using server = listen({
-    metrics: { path: "/internal/metrics", healthPath: false },
+    metrics: { path: "/internal/metrics" },
     fetch: () => new Response("the application"),
   });
   parse((await ask(server, "/internal/metrics?x=1")).body);
-  for (const path of ["/metrics", "/healthz", "/internal/metrics/"]) {
+  for (const path of ["/metrics", "/internal/metrics/"]) {
     assertEquals((await ask(server, path)).body, "the application", path);
   }
 });
@@ -354,14 +354,14 @@ Deno.test("serve() rejects metrics options that make no sense", () => {
   for (
     const metrics of [
       { path: "metrics" },
-      { healthPath: "" },
+      { path: "" },
       { path: true },
       { path: "/metrics?x" },
       { path: "/a b" },
       { path: "/a/../metrics" },
       { path: "//elsewhere/metrics" },
       { path: "/healthz" },
-      { path: "/same", healthPath: "/same" },
+      { path: false },
       { allow: "nobody" },
     ]
   ) {

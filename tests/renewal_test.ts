@@ -123,7 +123,7 @@ Deno.test("Client whose renewal failed reconnects with a fresh token", async () 
 
 Deno.test("Server waits for an end that is further away than a timer can be", async () => {
   using time = new FakeTime();
-  await using server = testServer({ ...LOGIN, limits: { cleanupIntervalMs: DAY_MS } });
+  await using server = testServer(LOGIN);
   const path = `/?token=${encodeURIComponent(`ann reader ${60 * DAY_MS}`)}`;
   const session = await server.dial({ path, protocols: [] });
   await passTime(time, 60 * DAY_MS - 1);

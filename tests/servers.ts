@@ -5,6 +5,7 @@
  * @module
  */
 import { assert } from "@std/assert";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { serve, type ServeOptions, type Server } from "../server.ts";
 import type { Contract } from "../session/contract.ts";
 import { soon } from "./sessions.ts";
@@ -19,6 +20,20 @@ export function listen<V = unknown, C extends Contract = Contract>(
   options: ServeOptions<V, C> = {},
 ): Server<V, C> {
   return serve<V, C>({ port: 0, hostname: "127.0.0.1", onListen() {}, ...options });
+}
+
+/**
+ * The platform's runtime, in which timers of ten seconds are over soon: the time of decisions of the
+ * application, which no option sets.
+ *
+ * @param soonMs The time of these timers, in milliseconds.
+ * @returns The runtime.
+ */
+export function hurried(soonMs: number): Runtime {
+  return Object.assign(platformRuntime(), {
+    setTimeout: (callback: () => void, ms: number) =>
+      setTimeout(callback, ms === 10_000 ? soonMs : ms),
+  });
 }
 
 /** Longest wait, in milliseconds: shortly before the deadline of the test. */

@@ -364,7 +364,7 @@ function serverBounds(): Bound[] {
       full: "the oldest is forgotten; full buckets at once",
     },
     {
-      name: "`authenticateTimeoutMs`",
+      name: "`authenticate`",
       max: ms(AUTHENTICATE_TIMEOUT_MS),
       full: "503 or 4503",
     },
@@ -387,7 +387,7 @@ function serverBounds(): Bound[] {
       full: "the oldest is forgotten; a later recovery reports `too-old`",
     },
     {
-      name: "`dedupeWindowMs`",
+      name: "numbers of the messages that a client sent at least once",
       max: ms(DEDUPE_WINDOW_MS),
       full: "a message that a client sends again later is handled again",
     },
@@ -478,7 +478,7 @@ function sessionBounds(): Bound[] {
     {
       name: "`session.handshakeTimeoutMs`",
       max: ms(settings.handshakeTimeoutMs),
-      full: "close 4408; a token has `authenticateTimeoutMs`",
+      full: "close 4408; `authenticate` has a time of its own",
     },
     {
       name: "`session.heartbeat.intervalMs`, `.timeoutMs`",

@@ -7,21 +7,18 @@ import { type MeasuredServer, measuresOf, PROMETHEUS_CONTENT_TYPE, textOf } from
 import type { RequestInfo } from "../../transport/address.ts";
 import { isFromThisMachine } from "../../transport/origins.ts";
 
+/** Path at which a load balancer asks for health. */
+const HEALTH_PATH = "/healthz";
+
 /** Options for the metrics and the health of a server. */
 export interface MetricsOptions {
   /**
-   * Path that Prometheus reads; `false` turns this path off.
+   * Path that Prometheus reads. The health is at `/healthz`: 200 while the server takes new sessions,
+   * 503 while the server drains or is full.
    *
    * @default {"/metrics"}
    */
-  readonly path?: string | false | undefined;
-  /**
-   * Path at which a load balancer asks for health: 200 while the server takes new sessions, 503
-   * while the server drains or is full. `false` turns this path off.
-   *
-   * @default {"/healthz"}
-   */
-  readonly healthPath?: string | false | undefined;
+  readonly path?: string | undefined;
   /**
    * Permission to ask; all other requests get 403.
    *
@@ -78,15 +75,14 @@ export function metricsOf(
 export class MetricsEndpoint implements Face {
   readonly #source: MetricsSource;
   readonly #report: (fault: DecisionFault) => void;
-  readonly #path: string | false;
-  readonly #healthPath: string | false;
+  readonly #path: string;
   readonly #allow: NonNullable<MetricsOptions["allow"]>;
 
   /**
    * Answers for a source of figures.
    *
-   * @throws {TypeError} If a path is not spelled as in a URL, both paths are the same, or `allow`
-   *   is not one of its values.
+   * @throws {TypeError} If the path is not spelled as in a URL or is that of the health, or `allow` is
+   *   not one of its values.
    */
   constructor(
     options: MetricsOptions,
@@ -96,14 +92,8 @@ export class MetricsEndpoint implements Face {
       readonly report: (fault: DecisionFault) => void;
     },
   ) {
-    const { path = "/metrics", healthPath = "/healthz", allow = "loopback" } = options;
-    checkPath("path", path);
-    checkPath("healthPath", healthPath);
-    if (path !== false && path === healthPath) {
-      throw new TypeError(
-        `Cannot create server: metrics.healthPath must be another than metrics.path, received ${healthPath}`,
-      );
-    }
+    const { path = "/metrics", allow = "loopback" } = options;
+    checkPath(path);
     if (typeof allow !== "function" && allow !== "loopback" && allow !== "everybody") {
       throw new TypeError(
         `Cannot create server: metrics.allow must be "loopback", "everybody" or a function, received ${allow}`,
@@ -112,15 +102,14 @@ export class MetricsEndpoint implements Face {
     this.#source = source;
     this.#report = report;
     this.#path = path;
-    this.#healthPath = healthPath;
     this.#allow = allow;
   }
 
   /** Tells whether a request is for one of the two paths. */
   wants({ url }: FaceRequest): boolean {
     // Most requests are for neither, and need no parsed URL.
-    return [this.#path, this.#healthPath].some((path) =>
-      path !== false && url.includes(path) && URL.parse(url)?.pathname === path
+    return [this.#path, HEALTH_PATH].some((path) =>
+      url.includes(path) && URL.parse(url)?.pathname === path
     );
   }
 
@@ -180,11 +169,11 @@ function text(body: string, status: number, headers: Record<string, string> = {}
   });
 }
 
-function checkPath(name: string, path: unknown): void {
-  if (path === false) return;
+function checkPath(path: string): void {
   // Paths are compared with `pathname` of a request's URL, so another spelling would never match.
-  if (typeof path === "string" && URL.parse(path, "http://localhost")?.pathname === path) return;
+  const isSpelled = URL.parse(path, "http://localhost")?.pathname === path;
+  if (isSpelled && path !== HEALTH_PATH) return;
   throw new TypeError(
-    `Cannot create server: metrics.${name} must be false, or a path as URLs have it, received ${path}`,
+    `Cannot create server: metrics.path must be a path as URLs have it, other than ${HEALTH_PATH}, received ${path}`,
   );
 }

@@ -48,8 +48,6 @@ const SERVER: readonly Case[] = [
       },
     ]),
   { path: "rates.maxRefusals", ...LIMIT },
-  { path: "dedupeWindowMs", fits: [0.5, 1, undefined], range: [0, -1, NaN] },
-  { path: "authenticateTimeoutMs", fits: [0, 0.5, 1], range: [-1, NaN, "1"] },
   ...["maxData", "maxStreamData", "maxStreamsBidi", "maxStreamsUni"].map((name) => ({
     path: `flowControl.${name}`,
     fits: [0, 1, Number.MAX_SAFE_INTEGER],
@@ -124,15 +122,6 @@ const SERVER: readonly Case[] = [
   ].map((path) => ({ path, fits: [], type: [1] })),
 ];
 
-/** Options of a manager beside those of servers. */
-const MANAGER: readonly Case[] = [
-  {
-    path: "cleanupIntervalMs",
-    fits: [1, MAX_TIMER_MS],
-    range: [...NO_LIMIT, MAX_TIMER_MS + 1, Infinity],
-  },
-];
-
 /** Options of a drain. */
 const DRAIN: readonly Case[] = [
   { path: "withinMs", fits: [1, MAX_TIMER_MS], range: [...NO_LIMIT, MAX_TIMER_MS + 1, Infinity] },
@@ -177,7 +166,7 @@ const TOKENS: readonly Case[] = [
 ];
 
 /**
- * Makes servers, managers, drains and checks of tokens with options at their bounds and beyond.
+ * Makes servers, drains and checks of tokens with options at their bounds and beyond.
  *
  * @param audit The audit.
  */
@@ -188,7 +177,6 @@ export async function auditOptions(audit: Audit): Promise<void> {
   await options.try("server:", some, async (given) => {
     await createServer({ ...given, runtime } as ServerOptions<unknown>).close();
   });
-  await options.try("manager:", MANAGER, (given) => new SessionManager({ ...given, runtime }));
   const drained = new SessionManager({ runtime });
   await options.try("drain:", DRAIN, async (given) => {
     // The first drain that is taken refuses all sessions: each has a manager.

@@ -98,7 +98,6 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
   },
   limits: { maxSessionsPerUser: MAX_SESSIONS },
   session: { maxRequests: MAX_REQUESTS },
-  dedupeWindowMs: KEEPS_MS,
   answers: { keepMs: KEEPS_MS },
   metrics: true,
   async onStream(stream) {

@@ -1,5 +1,6 @@
 /** The manager of one server, whose sessions come and go in each way, beside a model. */
 import { CloseCode } from "../../../../../errors.ts";
+import { AUTHENTICATE_TIMEOUT_MS } from "../../../../../server/authentication.ts";
 import type { Session } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
@@ -39,9 +40,6 @@ const [SLOW_MS, CLEAR_MS] = [10_000, 1_300];
 
 /** Longest user, in bytes. */
 const MAX_USER_BYTES = 255;
-
-/** Longest time of an authentication, in milliseconds. */
-const AUTHENTICATE_MS = 700;
 
 /** Ways in which a session leaves the manager. */
 const WAYS = ["page", "server", "machine", "removed"] as const;
@@ -85,7 +83,6 @@ class Managed {
         if (token === "never") return new Promise(() => {});
         return token === GUEST ? {} : token;
       },
-      authenticateTimeoutMs: AUTHENTICATE_MS,
       limits: {
         maxSessions: MAX_SESSIONS,
         maxSessionsPerUser: MAX_OF_USER,
@@ -337,7 +334,7 @@ class Managed {
       }
       await this.#audit.pause(ROUND_MS);
     }
-    const late = await enter("never", AUTHENTICATE_MS - ROUND_MS);
+    const late = await enter("never", AUTHENTICATE_TIMEOUT_MS - ROUND_MS);
     const { reserved } = this.#manager.stats();
     this.#expect("place of a token whose check runs", 1, reserved);
     this.#expect("token whose check runs", undefined, late.code);

@@ -6,9 +6,6 @@ import { shuffled } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { respond } from "../services/backend.ts";
 
-/** Longest time of an authentication, in milliseconds. */
-const AUTHENTICATE_MS = 300;
-
 /** Seconds after which a client repeats a request that was refused for a while: the default. */
 const AGAIN_S = "5";
 
@@ -76,7 +73,6 @@ class Heads {
         if (token === "wrong") throw new AuthenticationError("Never");
         return {};
       },
-      authenticateTimeoutMs: AUTHENTICATE_MS,
       keepHeaders: [KEPT, EMPTY],
       rates: { perAddress: { connections: { perSecond: 1 / this.#waitS, burst: this.#burst } } },
       ...(this.#isBehindProxy && {

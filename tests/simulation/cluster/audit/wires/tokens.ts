@@ -1,6 +1,7 @@
 /** Tokens in band: first frames of pages that speak by hand, while the server checks the tokens. */
 import { AuthenticationError, CloseCode } from "../../../../../errors.ts";
 import { pause } from "../../../../../base/wait.ts";
+import { AUTHENTICATE_TIMEOUT_MS } from "../../../../../server/authentication.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { SimulatedWebSocket } from "../../../../../testing/simulation/network/websocket.ts";
@@ -14,9 +15,6 @@ const GUEST = "guest";
 
 /** Shortest and longest check of a token, a slow one, and one that the server gives up, in milliseconds. */
 const [CHECK_MS, SLOW_MS, ENDLESS_MS] = [[20, 200], 600, 60_000] as const;
-
-/** Longest check that the server waits for, and longest wait for a token, in milliseconds. */
-const [MOST_CHECK_MS, TOKEN_MS] = [1_000, 5_000];
 
 /** Time for the way to the server and back, in milliseconds. */
 const SLACK_MS = 500;
@@ -189,7 +187,6 @@ async function auditFirstFrames(audit: Audit): Promise<void> {
   const hasGuests = audit.random() < 0.6;
   const { server } = new SimulatedServer<string>(audit.network, host, () => ({
     allowTokenMessage: true,
-    authenticateTimeoutMs: MOST_CHECK_MS,
     limits: { maxSessionsPerAddress: KINDS.length },
     authenticate: async ({ token }) => {
       if (token === undefined && hasGuests) return GUEST;
@@ -218,7 +215,7 @@ async function auditFirstFrames(audit: Audit): Promise<void> {
     await audit.pause(between(audit.random, 0, CHECK_MS[1]));
     audit.cut(vanished.host);
   }
-  await audit.pause(TOKEN_MS + SLACK_MS);
+  await audit.pause(AUTHENTICATE_TIMEOUT_MS + SLACK_MS);
   const examined = pages.filter((page) => !isVanished || page !== vanished);
   for (const { kind, user, messages, end } of examined) {
     const about = `a page whose token is ${kind.name} (${kind.rule})`;
