@@ -33,6 +33,7 @@ import {
   type ServeOptions,
   type ServerOptions,
 } from "./server_options.ts";
+import { pickHandlers } from "./handlers.ts";
 import { ownerOf } from "./owners.ts";
 import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
 import { DurableParts } from "./durable/parts.ts";
@@ -56,7 +57,6 @@ import { ConsoleReport } from "../base/console_report.ts";
 import type { Contract, ContractData, ContractTopic } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { instrument } from "../session/insight/watch.ts";
-import type { IncomingStream } from "../session/streams/incoming_streams.ts";
 import type { Session } from "../session/session.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
@@ -72,11 +72,8 @@ import {
 } from "../transport/h3/server.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
-import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
-import { CloseCode, UnsupportedError } from "../errors.ts";
-import { internals } from "../session/core.ts";
-import { directStream } from "../transport/direct.ts";
-import { report } from "../session/settings.ts";
+import { sessionSettings } from "../session/session_settings.ts";
+import { UnsupportedError } from "../errors.ts";
 
 const { isRequested: _requested, onLeft: _left, ...SERVER_SUBSCRIBE } = SUBSCRIBE;
 
@@ -880,64 +877,4 @@ export function serve<V = unknown, C extends Contract = Contract>(
   options: ServeOptions<V, C> = {},
 ): Server<V, C> {
   return Server.listen(options);
-}
-
-function pickHandlers<V, C extends Contract>(
-  options: ServerOptions<V, C>,
-): SessionHandlers<ValueOf<V>, C, "server"> {
-  const { onMessage, onClose, onError, onHandlerError, onRefused, requests } = options;
-  const onOpen = openHandler(options);
-  return { onOpen, onMessage, requests, onClose, onError, onHandlerError, onRefused };
-}
-
-/** Reads streams from the start of a session, before `onOpen` is done. */
-function openHandler<V, C extends Contract>(
-  { onOpen, onStream }: ServerOptions<V, C>,
-): ServerOptions<V, C>["onOpen"] {
-  if (onStream === undefined) return onOpen;
-  return (session) => {
-    void handleStreams(session as Session, onStream as StreamHandler);
-    return onOpen?.(session);
-  };
-}
-
-/** Handles one stream. */
-type StreamHandler = (stream: IncomingStream, session: Session) => void | Promise<void>;
-
-/**
- * Takes the streams of a session until its end, without waiting for handlers. The number of
- * handlers at once is bounded by the streams that the peer may have open.
- *
- * @param session The session.
- * @param handle Handler of each stream. An error ends the stream with code 4500 and is reported to
- * `onError`.
- */
-async function handleStreams(session: Session, handle: StreamHandler): Promise<void> {
-  const { settings } = session[internals];
-  try {
-    for await (const stream of session.incomingStreams()) {
-      (async () => await handle(stream, session))().catch((error) => {
-        report(settings, error, session);
-        end(stream);
-      });
-    }
-  } catch (error) {
-    report(settings, error, session);
-  }
-}
-
-/** Ends the rest of a stream, so that the peer does not wait. */
-function end(stream: IncomingStream): void {
-  const reason = { streamErrorCode: CloseCode.handlerFailed };
-  try {
-    if (stream.direction === "unidirectional") {
-      directStream(stream.readable).cancel(reason);
-    } else {
-      const direct = directStream(stream);
-      direct.cancel(reason);
-      direct.abort(reason);
-    }
-  } catch {
-    // The handler holds a lock, which ends with the session at the latest.
-  }
 }

@@ -1,0 +1,77 @@
+/** Handlers of the application, as handlers of its sessions. */
+import { CloseCode } from "../errors.ts";
+import type { Contract } from "../session/contract.ts";
+import { internals } from "../session/core.ts";
+import type { Session } from "../session/session.ts";
+import type { SessionHandlers } from "../session/session_settings.ts";
+import { report } from "../session/settings.ts";
+import type { IncomingStream } from "../session/streams/incoming_streams.ts";
+import { directStream } from "../transport/direct.ts";
+import type { ValueOf } from "./guest.ts";
+import type { ServerOptions } from "./server_options.ts";
+
+/**
+ * Picks the handlers of sessions from the options of a server.
+ *
+ * @param options Options of the server.
+ * @returns The handlers; with `onStream`, opening a session also starts to read its streams.
+ */
+export function pickHandlers<V, C extends Contract>(
+  options: ServerOptions<V, C>,
+): SessionHandlers<ValueOf<V>, C, "server"> {
+  const { onMessage, onClose, onError, onHandlerError, onRefused, requests } = options;
+  const onOpen = openHandler(options);
+  return { onOpen, onMessage, requests, onClose, onError, onHandlerError, onRefused };
+}
+
+/** Reads streams from the start of a session, before `onOpen` is done. */
+function openHandler<V, C extends Contract>(
+  { onOpen, onStream }: ServerOptions<V, C>,
+): ServerOptions<V, C>["onOpen"] {
+  if (onStream === undefined) return onOpen;
+  return (session) => {
+    void handleStreams(session as Session, onStream as StreamHandler);
+    return onOpen?.(session);
+  };
+}
+
+/** Handles one stream. */
+type StreamHandler = (stream: IncomingStream, session: Session) => void | Promise<void>;
+
+/**
+ * Takes the streams of a session until its end, without waiting for handlers. The number of
+ * handlers at once is bounded by the streams that the peer may have open.
+ *
+ * @param session The session.
+ * @param handle Handler of each stream. An error ends the stream with code 4500 and is reported to
+ * `onError`.
+ */
+async function handleStreams(session: Session, handle: StreamHandler): Promise<void> {
+  const { settings } = session[internals];
+  try {
+    for await (const stream of session.incomingStreams()) {
+      (async () => await handle(stream, session))().catch((error) => {
+        report(settings, error, session);
+        end(stream);
+      });
+    }
+  } catch (error) {
+    report(settings, error, session);
+  }
+}
+
+/** Ends the rest of a stream, so that the peer does not wait. */
+function end(stream: IncomingStream): void {
+  const reason = { streamErrorCode: CloseCode.handlerFailed };
+  try {
+    if (stream.direction === "unidirectional") {
+      directStream(stream.readable).cancel(reason);
+    } else {
+      const direct = directStream(stream);
+      direct.cancel(reason);
+      direct.abort(reason);
+    }
+  } catch {
+    // The handler holds a lock, which ends with the session at the latest.
+  }
+}
