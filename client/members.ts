@@ -4,7 +4,6 @@ import type { Contract } from "../session/contract.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import type { MemberList } from "../session/wire/member_list.ts";
 import type { PresenceMember, PresenceNotice } from "../session/wire/presence_notice.ts";
-import type { TopicEvent } from "./resume.ts";
 import { Subscription, type SubscriptionOwner } from "./subscription.ts";
 
 /**
@@ -53,13 +52,11 @@ export class Membership<C extends Contract = Contract> extends Subscription<C> {
     this.status.observe(() => this.#changed());
   }
 
-  override offer(event: TopicEvent): void {
-    if (event.kind === "answer") this.confirm();
-  }
+  override offer(): void {}
 
-  override serve(_answer: SubscribeAnswer): boolean {
-    this.confirm();
-    return true;
+  override serve(_answer: SubscribeAnswer, wasWaiting: boolean): void {
+    // The list of members follows a request of its own.
+    if (wasWaiting) this.change("answer");
   }
 
   override async from(): Promise<Record<never, never>> {

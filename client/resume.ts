@@ -1,5 +1,6 @@
 /** Recovery of a subscription to a topic with a history, which loads with the first such topic. */
 import type { ClientSubscribeOptions } from "./client_options.ts";
+import type { SubscriptionChange, SubscriptionState } from "./subscription_state.ts";
 import type { IncomingMessage, TopicNote } from "../session/message.ts";
 import type {
   HistoryOptions,
@@ -13,13 +14,7 @@ import type {
 const MAX_REPAIRS = 5;
 
 /** Events of a topic, in order. */
-export type TopicEvent =
-  | IncomingMessage
-  | Exclude<TopicNote, { readonly kind: "unsubscribed" }>
-  /** The server answered a request to subscribe. */
-  | { readonly kind: "answer" } & SubscribeAnswer
-  /** The session ended, or the client moves to another session; the client will subscribe again. */
-  | { readonly kind: "lost" | "moved" };
+export type TopicEvent = IncomingMessage | Exclude<TopicNote, { readonly kind: "unsubscribed" }>;
 
 /** An item in the queue of the reader: a message, or a function to call in turn. */
 export type Waiting =
@@ -35,10 +30,12 @@ export interface Progress {
 
 /** The subscription as recovery uses it. */
 export interface Resumed extends Progress {
+  /** The state. */
+  readonly state: SubscriptionState;
+  /** Changes the state. */
+  change(change: SubscriptionChange): void;
   /** Queues an item for the reader: a message, or a function to call in turn. */
   put(next: Waiting, size: number): void;
-  /** Notes that the subscription is in force. */
-  confirm(): void;
 }
 
 /**
@@ -63,16 +60,8 @@ export class Resume {
    * after `unavailable`, the one before.
    */
   #reached: HistoryPosition | undefined;
-  /** True until the current session answers. */
-  #isNew = true;
-  /** True if the subscription already had a position or an answer. */
-  #isAgain: boolean;
-  /**
-   * True if the client moved while the previous session was still open, so that no message was
-   * lost.
-   */
-  #isMove = false;
-  #isRepairing = false;
+  /** True if the next request has a position from before a loss that the reader was told of. */
+  #isReturn = false;
   #repairs = 0;
   /** Bytes, or UTF-16 units, that the reader has of the record after the known position. */
   #sliced = 0;
@@ -87,7 +76,12 @@ export class Resume {
     this.#owner = owner;
     this.#options = options;
     this.#known = subscription.position;
-    this.#isAgain = this.#known !== undefined;
+  }
+
+  /** True until the current session answers. */
+  get #isNew(): boolean {
+    const { state } = this.#subscription;
+    return state !== "live" && state !== "repairing";
   }
 
   /** The position from which to ask the server. */
@@ -100,8 +94,6 @@ export class Resume {
     switch (event.kind) {
       case "message":
         return this.#take(event, size);
-      case "answer":
-        return this.#begin(event);
       case "skip": {
         const position = this.#moveTo(event);
         if (position === undefined) return;
@@ -116,23 +108,18 @@ export class Resume {
         const { reason, epoch, offset = 0, tag } = event.gap;
         return this.#lost(reason, epoch === undefined ? undefined : at(epoch, offset, tag));
       }
-      case "moved":
-      case "lost":
-        this.#isMove = event.kind === "moved" && this.#known !== undefined;
-        this.#known ??= this.#reached;
-        this.#isNew = true;
-        this.#isRepairing = false;
-        this.#repairs = 0;
     }
   }
 
-  /**
-   * Takes an answer of the server to another subscription of the topic.
-   *
-   * @returns True if the answer covers all that this subscription needs; false if this subscription
-   *   needs an answer of its own.
-   */
-  serve(answer: SubscribeAnswer): boolean {
+  /** Prepares for the answer of another session. */
+  lose(): void {
+    this.#isReturn = this.#known === undefined;
+    this.#known ??= this.#reached;
+    this.#repairs = 0;
+  }
+
+  /** Takes an answer to another subscription, if the answer covers all that this one needs. */
+  serve(answer: SubscribeAnswer): void {
     const { epoch, offset = 0, tag, head = 0, reason } = answer;
     const known = this.#known;
     const newest = epoch === undefined
@@ -140,24 +127,21 @@ export class Resume {
       : at(epoch, Math.max(offset, head), head > offset ? undefined : tag);
     if (known === undefined) {
       // With `last`, the subscription needs the newest messages, which the other answer lacks.
-      if (this.#isNew && newest && this.#options.last !== undefined) return false;
-      if (this.#isNew) this.#begin(newest ? { ...newest, head } : reason ? { reason } : {});
+      if (this.#isNew && newest && this.#options.last !== undefined) return;
+      if (this.#isNew) this.begin(newest ? { ...newest, head } : reason ? { reason } : {});
       else if (newest) this.#goTo(newest);
-      return true;
+      return;
     }
     // Only the server can tell if a known tag still belongs to the publication at that offset.
     const isSure = known.tag === undefined || !this.#isNew ||
       offset === known.offset && tag === known.tag;
     // The server will reuse offsets above the head for other publications.
     if (known.epoch === epoch && offset <= known.offset && known.offset <= head && isSure) {
-      if (this.#isNew) this.#begin({ ...known, head, recovered: true });
-      this.#isRepairing = false;
-      return true;
-    }
-    if (this.#isNew || this.#isRepairing) return false;
-    this.#isRepairing = ++this.#repairs <= MAX_REPAIRS;
-    if (!this.#isRepairing) this.#lost("dropped", newest);
-    return !this.#isRepairing;
+      if (this.#isNew) this.begin({ ...known, head, recovered: true });
+      else this.#subscription.change("answer");
+    } else if (this.#subscription.state !== "live") return;
+    else if (++this.#repairs <= MAX_REPAIRS) this.#subscription.change("hole");
+    else this.#lost("dropped", newest);
   }
 
   /** Continues behind messages that are not for this subscription. */
@@ -166,24 +150,25 @@ export class Resume {
     this.#put(() => this.#subscription.position = position);
   }
 
-  #begin({ epoch, offset = 0, tag, head, recovered, reason }: SubscribeAnswer): void {
-    const wasNew = this.#isNew;
-    const isAgain = this.#isAgain;
-    this.#isNew = this.#isRepairing = false;
-    this.#isAgain = true;
+  /** Takes the answer to a request with the position of this subscription. */
+  begin({ epoch, offset = 0, tag, head, recovered, reason }: SubscribeAnswer): void {
+    const { state } = this.#subscription;
+    const isFirst = state === "subscribing" || state === "joining";
     this.#subscription.head = head;
     const known = this.#known;
     let position = epoch === undefined ? undefined : at(epoch, offset, tag);
     if (recovered && known?.epoch === epoch) {
-      if (wasNew && !this.#isMove) this.#tell({ recovered }, known);
-    } else if (isAgain) {
+      // A hole that is filled, and a move, lost no message.
+      const wasLost = isFirst || state === "lost" || state === "moving" && this.#isReturn;
+      if (wasLost) this.#tell({ recovered }, known);
+    } else if (!isFirst || this.#options.since) {
       // Within the same epoch, `last` must not repeat messages that were already received.
       const isAhead = position && known?.epoch === epoch && known!.offset <= (head ?? 0);
       // With "new-epoch", the history is a different one of the same name: no message was received.
       if (isAhead && known!.offset > offset && reason !== "new-epoch") position = known;
       this.#lost(reason ?? (position ? "unavailable" : "no-history"), position);
     } else this.#known = this.#subscription.position = position;
-    if (wasNew) this.#subscription.confirm();
+    this.#subscription.change("answer");
   }
 
   #take(message: IncomingMessage, size: number): void {
@@ -221,7 +206,7 @@ export class Resume {
     if (known === undefined || this.#isNew || offset <= known.offset) return undefined;
     const { epoch } = known;
     if (prev > known.offset) {
-      if (this.#isRepairing) return undefined;
+      if (this.#subscription.state === "repairing") return undefined;
       if (++this.#repairs <= MAX_REPAIRS) return void this.#repair();
       this.#lost("dropped", { epoch, offset: prev });
     }
@@ -232,8 +217,8 @@ export class Resume {
 
   /** Asks the server for the missing messages. */
   #repair(): void {
-    if (this.#isNew || this.#isRepairing || this.#known === undefined) return;
-    this.#isRepairing = true;
+    if (this.#subscription.state !== "live" || this.#known === undefined) return;
+    this.#subscription.change("hole");
     this.#owner.ask();
   }
 

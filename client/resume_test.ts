@@ -2,13 +2,15 @@ import { assertEquals } from "@std/assert";
 import type { Gap, Recovery, SubscribeAnswer } from "../session/wire/recovery.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import { Resume, type Resumed, type TopicEvent } from "./resume.ts";
+import { STATES } from "./subscription_state.ts";
 
 /** A subscription whose reader takes every message at once. */
 function follow(options: ClientSubscribeOptions = {}) {
   const told: Recovery[] = [];
   const got: unknown[] = [];
   const counts = { asked: 0, confirmed: 0 };
-  const progress: Resumed = {
+  const progress: Resumed & { state: Resumed["state"] } = {
+    state: "subscribing",
     position: options.since,
     head: undefined,
     recovery: undefined,
@@ -17,7 +19,13 @@ function follow(options: ClientSubscribeOptions = {}) {
       progress.position = next.position ?? progress.position;
       got.push(next.data);
     },
-    confirm: () => counts.confirmed++,
+    change(change) {
+      const before = progress.state;
+      progress.state = STATES[before][change] ?? before;
+      if (progress.state !== before && change === "answer" && before !== "repairing") {
+        counts.confirmed++;
+      }
+    },
   };
   const resume = new Resume(progress, { ask: () => counts.asked++ }, {
     ...options,
@@ -32,7 +40,11 @@ function follow(options: ClientSubscribeOptions = {}) {
     told,
     got,
     counts,
-    answer: (answer: SubscribeAnswer) => resume.receive({ kind: "answer", ...answer }),
+    answer: (answer: SubscribeAnswer) => resume.begin(answer),
+    lose(by: "loss" | "move" = "loss") {
+      progress.change(by);
+      resume.lose();
+    },
     /** Takes messages from one offset to another, as the server numbers them. */
     take(from: number, to = from, prev = from - 1) {
       for (let offset = from; offset <= to; offset++) {
@@ -66,7 +78,7 @@ Deno.test("Resume continues after a loss: known publications are dropped, the re
   const topic = follow();
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 3);
-  topic.resume.receive({ kind: "lost" });
+  topic.lose();
   assertEquals(topic.resume.from.since, at(3));
   // A subscription by the server before the answer: repeated by the client.
   topic.take(6);
@@ -81,7 +93,7 @@ Deno.test("Resume reports a gap, with the reason, and continues after it", () =>
   const topic = follow();
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.take(1);
-  topic.resume.receive({ kind: "lost" });
+  topic.lose();
   topic.answer({ epoch: "f", offset: 7, head: 9, recovered: false, reason: "new-epoch" });
   topic.take(8, 9);
   assertEquals(topic.got, [1, "new-epoch", 8, 9]);
@@ -106,7 +118,7 @@ Deno.test("Resume with last takes the newest from the answer on, not those befor
   topic.answer({ epoch: "e", offset: 7, head: 9 });
   topic.take(8, 9);
   assertEquals(topic.got, [8, 9]);
-  topic.resume.receive({ kind: "lost" });
+  topic.lose();
   assertEquals(topic.resume.from, { since: at(9), last: 2 });
 });
 
@@ -194,7 +206,7 @@ Deno.test("Resume takes places without messages, and messages without places", (
 Deno.test("Resume tells of every loss on a topic without history", () => {
   const topic = follow();
   topic.answer({});
-  topic.resume.receive({ kind: "lost" });
+  topic.lose();
   topic.answer({});
   assertEquals(topic.told, [{ recovered: false, reason: "no-history" }]);
   const since = follow({ since: at(4) });
@@ -209,11 +221,12 @@ Deno.test("Resume tells the reason of an answer without a position", () => {
   const topic = follow();
   topic.answer({ reason: "unavailable" });
   assertEquals([topic.told, topic.counts.confirmed], [[], 1]);
-  topic.resume.receive({ kind: "lost" });
+  topic.lose();
   topic.answer({ reason: "unavailable" });
-  topic.resume.receive({ kind: "lost" });
+  topic.lose();
   // The answer to another subscription of the topic.
-  assertEquals(topic.resume.serve({ recovered: false, reason: "unavailable" }), true);
+  topic.resume.serve({ recovered: false, reason: "unavailable" });
+  assertEquals(topic.progress.state, "live");
   const unavailable = { recovered: false, reason: "unavailable" } as const;
   assertEquals(topic.told, [unavailable, unavailable]);
 });
@@ -223,7 +236,7 @@ Deno.test("Resume asks from the reached position again behind an answer without 
   for (let i = 0; i < 2; i++) {
     topic.answer({ recovered: false, reason: "unavailable" });
     assertEquals(topic.resume.from.since, undefined);
-    topic.resume.receive({ kind: "lost" });
+    topic.lose();
     assertEquals(topic.resume.from, { since: at(4), last: 5 });
   }
   topic.answer({ epoch: "e", offset: 4, head: 6, recovered: true });
@@ -234,7 +247,7 @@ Deno.test("Resume asks from the reached position again behind an answer without 
 Deno.test("Resume tells of a recovery in the session of a move behind an answer without a position", () => {
   const topic = follow({ since: at(4) });
   topic.answer({ recovered: false, reason: "unavailable" });
-  topic.resume.receive({ kind: "moved" });
+  topic.lose("move");
   topic.answer({ epoch: "e", offset: 4, head: 5, recovered: true });
   topic.take(5, 5);
   assertEquals(topic.got, ["unavailable", "recovered", 5]);
@@ -245,10 +258,10 @@ Deno.test("Resume forgets the reached position once a gap tells where the messag
   topic.answer({ recovered: false, reason: "unavailable" });
   assertEquals(topic.progress.position, at(4));
   topic.resume.receive(gap({ reason: "unavailable", epoch: "e", offset: 9 }));
-  topic.resume.receive({ kind: "lost" });
+  topic.lose();
   assertEquals(topic.resume.from.since, at(9));
   topic.answer({ recovered: false, reason: "no-history" });
-  topic.resume.receive({ kind: "lost" });
+  topic.lose();
   assertEquals(topic.resume.from.since, undefined);
 });
 
@@ -265,12 +278,25 @@ Deno.test("Resume repeats nothing by last, unless the history is shorter than it
   const topic = follow({ last: 5 });
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 4);
-  topic.resume.receive({ kind: "lost" });
+  topic.lose();
   topic.answer({ epoch: "e", offset: 1, head: 6, recovered: false, reason: "unavailable" });
   topic.take(2, 6);
   assertEquals(topic.got, [1, 2, 3, 4, "unavailable", 5, 6]);
-  topic.resume.receive({ kind: "lost" });
+  topic.lose();
   topic.answer({ epoch: "e", offset: 1, head: 3, recovered: false, reason: "beyond-head" });
   topic.take(2, 3);
   assertEquals(topic.got.slice(7), ["beyond-head", 2, 3]);
+});
+
+Deno.test("Resume tells of a recovery once also where the client moves between the loss and the answer", () => {
+  const topic = follow();
+  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.take(1, 2);
+  topic.lose();
+  topic.lose("move");
+  topic.answer({ epoch: "e", offset: 2, head: 3, recovered: true });
+  topic.take(3);
+  topic.lose("move");
+  topic.answer({ epoch: "e", offset: 3, head: 3, recovered: true });
+  assertEquals(topic.got, [1, 2, "recovered", 3]);
 });

@@ -11,6 +11,12 @@ import type {
 } from "../session/wire/recovery.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import type { Progress, Resume, TopicEvent, Waiting } from "./resume.ts";
+import {
+  STATES,
+  type SubscriptionChange,
+  type SubscriptionState,
+  type SubscriptionStatus,
+} from "./subscription_state.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import type { Faults } from "../session/faults.ts";
@@ -77,9 +83,7 @@ export class Subscription<
    * `subscribed`, the client may miss messages. For a topic with a history, the missed messages
    * follow, or {@linkcode ClientSubscribeOptions.onRecovery} receives the reason why not.
    */
-  readonly status: StatusFeed<"pending" | "subscribed" | "lost" | "ended"> = new StatusFeed<
-    "pending" | "subscribed" | "lost" | "ended"
-  >("pending");
+  readonly status: StatusFeed<SubscriptionStatus> = new StatusFeed<SubscriptionStatus>("pending");
 
   /**
    * The position of the last message that the loop reached, for a topic with a history. A later
@@ -102,6 +106,7 @@ export class Subscription<
   readonly #options: ClientSubscribeOptions;
   readonly #queue = new ReceiveQueue<Waiting>(LIMITS, 1);
   readonly #ready = Promise.withResolvers<void>();
+  #state: SubscriptionState = "subscribing";
   /** Puts the messages of a topic with a history in order. */
   #resume: Resume | undefined;
   #error: unknown;
@@ -122,7 +127,40 @@ export class Subscription<
 
   /** True if the subscription has ended. */
   get isEnded(): boolean {
-    return this.#queue.isEnded;
+    return this.#state === "ended";
+  }
+
+  /**
+   * The state, of which `status` tells the application a part.
+   *
+   * @ignore
+   */
+  get state(): SubscriptionState {
+    return this.#state;
+  }
+
+  /**
+   * True if the subscription waits for an answer of the server.
+   *
+   * @ignore
+   */
+  get isWaiting(): boolean {
+    return this.#state !== "live" && !this.isEnded;
+  }
+
+  /**
+   * Changes the state, as {@linkcode STATES} tells.
+   *
+   * @ignore
+   */
+  change(change: SubscriptionChange): void {
+    const state = STATES[this.#state][change];
+    if (!state) return;
+    this.#state = state;
+    if (state === "live") this.#ready.resolve();
+    const { status } = STATES[state];
+    if (status === "ended") this.status.end(status);
+    else if (status !== this.status.current) this.status.set(status);
   }
 
   /**
@@ -147,29 +185,43 @@ export class Subscription<
    * @ignore
    */
   offer(event: TopicEvent, size: number = 0): void {
+    if (this.#state === "joining") return;
     if (this.#resume) this.#resume.receive(event, size);
     else if (event.kind === "message") this.put(event, size);
-    else if (event.kind === "answer") this.confirm();
   }
 
   /**
-   * Takes an answer of the server to another subscription of the topic.
+   * Takes the answer to a request that has the position of this subscription.
    *
-   * @returns True if the answer covers all that this subscription needs; false if this subscription
-   *   needs an answer of its own.
    * @ignore
    */
-  serve(answer: SubscribeAnswer): boolean {
-    if (this.#resume) return this.#resume.serve(answer);
-    // The code for histories is loaded with the subscription's own first request.
-    if (this.#isPrepared) this.confirm();
-    return this.#isPrepared;
+  answered(answer: SubscribeAnswer): void {
+    if (this.#resume) this.#resume.begin(answer);
+    else this.change("answer");
   }
 
-  /** Notes the end of the session, after which the client will ask again; called by the client. */
-  lose(isMove?: boolean): void {
-    if (!isMove && this.status.current === "subscribed") this.status.set("lost");
-    this.offer({ kind: isMove ? "moved" : "lost" });
+  /**
+   * Takes an answer to another subscription of the topic, which may not cover all that this
+   * subscription needs: it then still waits for an answer.
+   *
+   * @param answer The answer.
+   * @param _wasWaiting True if this subscription waited when the request was sent.
+   * @ignore
+   */
+  serve(answer: SubscribeAnswer, _wasWaiting: boolean): void {
+    if (this.#resume) this.#resume.serve(answer);
+    // The code for histories is loaded with the subscription's own first request.
+    else if (this.#isPrepared) this.change("answer");
+  }
+
+  /**
+   * Notes the end of the session, or a move to another one, after which the client will ask again.
+   *
+   * @ignore
+   */
+  lose(by: "loss" | "move"): void {
+    this.change(by);
+    this.#resume?.lose();
   }
 
   /**
@@ -194,16 +246,6 @@ export class Subscription<
   }
 
   /**
-   * Notes that the subscription is in force.
-   *
-   * @ignore
-   */
-  confirm(): void {
-    this.#ready.resolve();
-    this.status.set("subscribed");
-  }
-
-  /**
    * Loads the code for histories if needed, and returns the position from which to ask the server.
    *
    * @ignore
@@ -223,7 +265,7 @@ export class Subscription<
     this.#error ??= error;
     this.#ready.reject(error ?? abortError("The subscription ended"));
     this.#queue.end();
-    this.status.end("ended");
+    this.change("end");
   }
 
   /**
@@ -260,7 +302,7 @@ export class Subscription<
           if (next.position) (this as Progress).position = next.position;
           const message = await this.#owner.check(next, this.#options.onInvalid);
           if (message !== undefined) yield message as TopicMessage<C, T>;
-        } else if (!this.#queue.isEnded) await this.#queue.changed();
+        } else if (!this.isEnded) await this.#queue.changed();
         else if (this.#error !== undefined) throw this.#error;
         else return;
       }

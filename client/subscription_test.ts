@@ -33,6 +33,11 @@ function services(
   };
 }
 
+/** Lets microtasks run. */
+async function pauses(count: number): Promise<void> {
+  for (let i = 0; i < count; i++) await null;
+}
+
 Deno.test("Subscription gets the messages of its topic, and the client all others", async () => {
   const network = new Network(services([]));
   const client = network.client();
@@ -393,6 +398,21 @@ Deno.test("Subscription ignores an end from the server during a question of its 
   await turns();
   assertEquals(news.status.current, "subscribed");
   network.last[internals].sending.post(word);
+  await assertRejects(() => Array.fromAsync(news), RequestError, 'took this client off "news"');
+});
+
+Deno.test("Subscription ends by an end from the server in the frame of its answer", async () => {
+  const network = new Network(services([], async (session) => {
+    const reply = Promise.resolve({});
+    // In the turn of the reply, and after it.
+    void reply.then(() => pauses(8)).then(() =>
+      session[internals].sending.post({ unsubscribed: "news", code: "removed", reason: "" })
+    );
+    return await reply;
+  }));
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await news.ready;
   await assertRejects(() => Array.fromAsync(news), RequestError, 'took this client off "news"');
 });
 

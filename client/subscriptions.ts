@@ -45,8 +45,6 @@ export class Subscriptions<C extends Contract> {
    * not for the next subscription.
    */
   readonly #leaving = new Map<string, Promise<unknown>>();
-  /** Topics in force: the server answered and no newer request is pending, so a removal counts. */
-  readonly #inForce = new Set<TopicReaders<C>>();
   readonly #loadRecovery: () => Promise<unknown>;
   #retries: Retries | undefined;
   readonly #runtime: Runtime;
@@ -86,19 +84,20 @@ export class Subscriptions<C extends Contract> {
         this.#last![internals].receiving.checkPublication(incoming, onInvalid),
       skip: (error, of) => this.#last![internals].receiving.faults.skip(error, of),
       ask: () => {
-        if (subscription.isEnded) return;
-        readers.ask(subscription);
-        this.#later(readers);
+        if (!subscription.isEnded) this.#later(readers);
       },
       loadRecovery: this.#loadRecovery,
       end: () => {
-        readers.delete(subscription);
+        readers.all.delete(subscription);
         return this.#leave(readers);
       },
       isRoom: () => readers.isRoom,
     };
     const subscription: S = make(owner);
-    owner.ask();
+    // The first subscription, and those that wait for a session, get all events of the session.
+    if (this.#session && !readers.isEnded) subscription.change("join");
+    readers.all.add(subscription);
+    this.#later(readers);
     return subscription;
   }
 
@@ -108,10 +107,7 @@ export class Subscriptions<C extends Contract> {
     this.#hasHistories = session[internals].sending.features?.includes("history");
     this.#waiting = [...this.#all.values()];
     // Routes come before any request: the readers get even the first messages of the server.
-    for (const readers of this.#waiting) {
-      readers.resume();
-      this.#route(session, readers.topic, readers);
-    }
+    for (const readers of this.#waiting) this.#route(session, readers.topic, readers);
     this.#pump();
   }
 
@@ -127,13 +123,10 @@ export class Subscriptions<C extends Contract> {
     pass: (readers: TopicReaders<C>, answer?: Promise<unknown>) => TopicSink,
   ): void {
     const before = this.#session!;
-    const inForce = new Set(this.#inForce);
-    this.lose(true);
-    for (const readers of this.#all.values()) {
-      const { askedOf, answer } = readers;
-      const pending = askedOf === before ? answer : undefined;
-      const last = inForce.has(readers) ? Promise.resolve() : pending;
-      this.#route(before, readers.topic, pass(readers, last));
+    const answers = [...this.#all.values()].map((readers) => [readers, readers.answer] as const);
+    this.lose("move");
+    for (const [readers, answer] of answers) {
+      this.#route(before, readers.topic, pass(readers, answer));
     }
     this.resume(session);
   }
@@ -151,11 +144,15 @@ export class Subscriptions<C extends Contract> {
   }
 
   /** Notes that the session ended, or that another session replaces the current one. */
-  lose(isMove?: boolean): void {
+  lose(by: "loss" | "move" = "loss"): void {
     this.#session = undefined;
     this.#leaving.clear();
     this.#giveUp();
-    for (const readers of this.#all.values()) readers.lose(isMove);
+    for (const readers of this.#all.values()) {
+      // The next session does not wait for an answer of this one.
+      readers.request = undefined;
+      readers.lose(by);
+    }
   }
 
   /** Ends all subscriptions. */
@@ -192,44 +189,41 @@ export class Subscriptions<C extends Contract> {
   /** Requests one topic; resolves with true if the server confirmed. */
   async #ask(session: Session, readers: TopicReaders<C>): Promise<true | void> {
     // One request for each topic at a time: the end of the current request starts the next one.
-    if (readers.askedOf === session) return;
-    readers.askedOf = session;
-    readers.answer = undefined;
+    if (readers.request) return;
+    const request: TopicRequest = readers.request = { answer: undefined };
     const { topic } = readers;
     const isLeft = () => this.#all.get(topic) !== readers || this.#session !== session;
     const route = () => this.#route(session, topic, readers);
+    const settle = () => {
+      if (readers.request === request) readers.request = undefined;
+    };
     let question: Question<C> | undefined;
-    let wasInForce = false;
     try {
       question = await readers.question(this.#hasHistories);
       this.#loads.reset();
       // The client may have left the topic while the request was prepared.
       if (isLeft()) return;
       if (question !== undefined) {
-        const { from } = question;
         if (!this.#leaving.has(topic)) route();
-        wasInForce = this.#inForce.delete(readers);
-        await (readers.answer = session[internals].sending.askTopic("subscribe", topic, {
-          ...from,
+        await (request.answer = session[internals].sending.askTopic("subscribe", topic, {
+          ...question.from,
           onAnswer: (answer) => {
             // The client has moved to another session and asked again.
             if (this.#session !== session) return;
             route();
-            if (!isLeft()) this.#inForce.add(readers);
+            settle(); // A removal that comes at once counts.
             readers.answered(question!, answer as SubscribeAnswer);
             readers.head.begin?.(session);
           },
         }));
       }
-      if (readers.askedOf === session) readers.askedOf = undefined;
+      settle();
       if (readers.isWaiting && !isLeft()) this.#later(readers);
       return true;
     } catch (error) {
-      // At the server, the topic is still in force, or a newer subscription of this session is.
       const isSuperseded = error instanceof RequestError && error.failure.code === "superseded";
-      if ((wasInForce || isSuperseded) && !isLeft()) this.#inForce.add(readers);
-      if (isSuperseded) readers.isServed = false;
-      if (readers.askedOf === session) readers.askedOf = undefined;
+      if (isSuperseded && !isLeft()) readers.standing = "superseded";
+      settle();
       if (question) await this.#refused(session, readers, error, question.waiting);
       else void this.#prepareAgain(session, readers);
     }
@@ -269,8 +263,9 @@ export class Subscriptions<C extends Contract> {
   /** Handles a removal by the server, unless a request is pending, whose answer will be newer. */
   #removed(readers: TopicReaders<C>, { code, reason }: Unsubscribed): void {
     const session = this.#session;
-    if (session === undefined || !this.#inForce.delete(readers)) return;
     const { topic } = readers;
+    const isForgotten = this.#all.get(topic) !== readers;
+    if (!session || isForgotten || !readers.isInForce) return;
     const error = new RequestError(code, reason || `The server took this client off "${topic}"`);
     if (!CODES_FOR_NOW.has(code)) {
       readers.end(error, true);
@@ -278,7 +273,7 @@ export class Subscriptions<C extends Contract> {
       if (readers.isEnded) this.#drop(session, readers);
       return;
     }
-    readers.lose();
+    readers.lose("loss");
     void this.#refused(session, readers, error, [...readers.all]);
   }
 
@@ -290,7 +285,6 @@ export class Subscriptions<C extends Contract> {
 
   #forget(readers: TopicReaders<C>): void {
     this.#all.delete(readers.topic);
-    this.#inForce.delete(readers);
     readers.head.leave?.();
   }
 
@@ -333,12 +327,11 @@ export class Subscriptions<C extends Contract> {
   }
 
   /**
-   * Forgets what waits and what is in force, and settles the waiting requests to leave a topic: in
-   * an ended session, each request fails at once.
+   * Forgets what waits, and settles the waiting requests to leave a topic: in an ended session, each
+   * request fails at once.
    */
   #giveUp(): void {
     this.#waiting = [];
-    this.#inForce.clear();
     for (const leave of this.#leaves.splice(0)) void leave().catch(() => {});
   }
 
@@ -357,6 +350,19 @@ export interface HeadSink extends TopicSink {
   begin?(session: Session): void;
   /** Ends the wait for events of earlier sessions: no subscription to the topic is left. */
   leave?(): void;
+}
+
+/**
+ * A topic in the current session: not in force; in force by the session's last answer, which also
+ * serves new subscriptions; or in force by a newer subscription of the server, so that each
+ * subscription needs another answer.
+ */
+type Standing = "out" | "in force" | "superseded";
+
+/** A request for a topic that is prepared or, once there is an `answer`, sent. */
+interface TopicRequest {
+  /** Settles with the answer of the server. */
+  answer: Promise<unknown> | undefined;
 }
 
 /** A request for a topic, on behalf of one subscription. */
@@ -384,8 +390,10 @@ interface Question<C extends Contract> {
 export class TopicReaders<C extends Contract> implements TopicSink {
   /** The topic. */
   declare readonly topic: string;
-  /** True if the session's last answer for the topic is still valid. */
-  isServed = false;
+  /** The topic in the current session. */
+  standing: Standing = "out";
+  /** The request in the current session that has no answer yet. */
+  declare request: TopicRequest | undefined;
   /**
    * Sink for events of the current session: these readers, unless events of an earlier session come
    * first.
@@ -398,22 +406,13 @@ export class TopicReaders<C extends Contract> implements TopicSink {
     offer: (event) => {
       if (event.kind !== "message") return true;
       this.isRoom = true;
-      for (const one of this.#all) one.note(event.data as PresenceNotice);
+      for (const one of this.all) one.note(event.data as PresenceNotice);
       return true;
     },
   };
-  /** The session whose answer is awaited; a later session does not wait for that answer. */
-  declare askedOf: Session | undefined;
-  /** The answer that is awaited, once the request was sent. */
-  declare answer: Promise<unknown> | undefined;
   readonly #removed: (why: Unsubscribed) => void;
-  readonly #all = new Set<Subscription<C>>();
-  /** Subscriptions that get events. */
-  readonly #reading = new Set<Subscription<C>>();
-  /** Subscriptions that still need an answer. */
-  readonly #waiting = new Set<Subscription<C>>();
-  /** Memberships that no answer served yet: the list of members follows a request of their own. */
-  readonly #unlisted = new Set<Subscription<C>>();
+  /** The subscriptions. */
+  readonly all = new Set<Subscription<C>>();
   /** The position of the newest publication that was received or that the server told of. */
   #newest: HistoryPosition | undefined;
 
@@ -428,47 +427,24 @@ export class TopicReaders<C extends Contract> implements TopicSink {
     this.#removed = removed;
   }
 
-  /** The subscriptions. */
-  get all(): ReadonlySet<Subscription<C>> {
-    return this.#all;
-  }
-
   /** True if no subscription is left. */
   get isEnded(): boolean {
-    return this.#all.size === 0;
+    return this.all.size === 0;
   }
 
   /** True if a subscription still needs an answer. */
   get isWaiting(): boolean {
-    return this.#waiting.size > 0;
+    return this.#waiting.length > 0;
   }
 
-  /** Adds a subscription, or marks an existing one as in need of an answer. */
-  ask(subscription: Subscription<C>): void {
-    // The first subscription also gets events that the server sends before the first answer.
-    if (this.isEnded) this.#reading.add(subscription);
-    this.#all.add(subscription);
-    this.#waiting.add(subscription);
-    const needsList: boolean = subscription instanceof Membership;
-    if (needsList) this.#unlisted.add(subscription);
+  /** True if the topic is in force and no request is sent, whose answer will be newer. */
+  get isInForce(): boolean {
+    return this.standing !== "out" && !this.request?.answer;
   }
 
-  /** Removes a subscription. */
-  delete(subscription: Subscription<C>): void {
-    for (const set of [this.#all, this.#reading, this.#waiting, this.#unlisted]) {
-      set.delete(subscription);
-    }
-  }
-
-  /**
-   * Prepares all subscriptions for a new session; each gets events even before the first answer.
-   */
-  resume(): void {
-    this.isServed = false;
-    for (const subscription of this.#all) {
-      this.#reading.add(subscription);
-      this.#waiting.add(subscription);
-    }
+  /** Settles with the session's last answer; `undefined` if the session sent no request. */
+  get answer(): Promise<unknown> | undefined {
+    return this.isInForce ? Promise.resolve() : this.request?.answer;
   }
 
   /** True if the server told of a history of the topic. */
@@ -477,25 +453,25 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   }
 
   /**
-   * Notes that the topic is no longer in force and will be requested again; `isMove` if the topic
+   * Notes that the topic is no longer in force and will be requested again; after a move, the topic
    * stays in force in the previous session meanwhile.
    */
-  lose(isMove?: boolean): void {
-    this.resume();
-    for (const subscription of this.#all) subscription.lose(isMove);
+  lose(by: "loss" | "move"): void {
+    this.standing = "out";
+    for (const subscription of this.all) subscription.lose(by);
   }
 
   /** Ends all subscriptions, or those alone that had an answer. */
   end(error: unknown, hadAnswer?: boolean): void {
-    this.isServed = false;
-    for (const subscription of [...this.#all]) {
-      if (!hadAnswer || !this.#waiting.has(subscription)) this.refuse(subscription, error);
+    this.standing = "out";
+    for (const subscription of [...this.all]) {
+      if (!hadAnswer || !subscription.isWaiting) this.refuse(subscription, error);
     }
   }
 
   /** Ends one subscription. */
   refuse(subscription: Subscription<C>, error: unknown): void {
-    this.delete(subscription);
+    this.all.delete(subscription);
     subscription.end(error);
   }
 
@@ -507,45 +483,43 @@ export class TopicReaders<C extends Contract> implements TopicSink {
    */
   async question(hasHistories: boolean | undefined): Promise<Question<C> | undefined> {
     const asked = await Promise.all(
-      [...this.#waiting].map(async (asker) => ({ asker, from: await asker.from(hasHistories) })),
+      this.#waiting.map(async (asker) => ({ asker, from: await asker.from(hasHistories) })),
     );
-    // A subscription may have ended while the code for histories was loaded.
-    const left = asked.filter(({ asker }) => this.#waiting.has(asker));
-    if (this.isServed) {
-      for (const { asker, from } of left) {
-        if (isPlain(from) && !this.#unlisted.has(asker)) this.#serve(asker, this.#here);
+    const waiting: Subscription<C>[] = [];
+    let first: typeof asked[number] | undefined;
+    for (const next of asked) {
+      const { asker, from } = next;
+      if (this.standing === "in force" && asker.isWaiting && isPlain(from)) {
+        asker.serve(this.#here, false);
       }
+      // Served, or ended while the code for histories was loaded.
+      if (!asker.isWaiting) continue;
+      waiting.push(asker);
+      if (!first || isBefore(from, first.from)) first = next;
     }
-    const questions = left.filter(({ asker }) => this.#waiting.has(asker));
-    let first: typeof questions[number] | undefined;
-    for (const next of questions) if (!first || isBefore(next.from, first.from)) first = next;
-    return first && { ...first, waiting: questions.map(({ asker }) => asker) };
+    return first && { ...first, waiting };
   }
 
   /** Takes the answer to a request. */
   answered({ asker, waiting }: Question<C>, answer: SubscribeAnswer): void {
     const { epoch, offset = 0, tag, head = 0 } = answer;
-    this.isServed = true;
+    this.standing = "in force";
     this.#newest = epoch === undefined
       ? undefined
       : head > offset
       ? { epoch, offset: head }
       : { epoch, offset, tag };
-    for (const one of waiting) this.#unlisted.delete(one);
-    const others = [...this.#all].filter((other) => other !== asker);
-    if (this.#all.has(asker)) {
-      this.#reading.add(asker);
-      this.#waiting.delete(asker);
-      asker.offer({ ...answer, kind: "answer" });
+    for (const one of [...this.all]) {
+      if (one === asker) one.answered(answer);
+      else one.serve(answer, waiting.includes(one));
     }
-    for (const other of others) this.#serve(other, answer);
   }
 
   /** Takes an event of the topic. */
   offer(event: IncomingMessage | TopicNote, size: number): void {
     if (event.kind === "unsubscribed") return this.#removed(event.unsubscribed);
     this.#move(event);
-    for (const subscription of this.#reading) subscription.offer(event, size);
+    for (const subscription of this.all) subscription.offer(event, size);
   }
 
   /** An answer that lets a subscription begin behind the newest publication. */
@@ -553,14 +527,8 @@ export class TopicReaders<C extends Contract> implements TopicSink {
     return this.#newest === undefined ? {} : { ...this.#newest, head: this.#newest.offset };
   }
 
-  /** Lets the answer to another subscription serve a subscription, if possible. */
-  #serve(subscription: Subscription<C>, answer: SubscribeAnswer): void {
-    if (!this.#all.has(subscription)) return;
-    if (this.#unlisted.has(subscription) || !subscription.serve(answer)) {
-      return void this.#waiting.add(subscription);
-    }
-    this.#reading.add(subscription);
-    this.#waiting.delete(subscription);
+  get #waiting(): Subscription<C>[] {
+    return [...this.all].filter(({ isWaiting }) => isWaiting);
   }
 
   #move(event: Exclude<IncomingMessage | TopicNote, { kind: "unsubscribed" }>): void {

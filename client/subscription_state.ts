@@ -1,0 +1,59 @@
+/** The states of a subscription, and the changes from one to the next. */
+
+/**
+ * State of a subscription to a topic.
+ *
+ * | state         | since                                        | a message                         |
+ * | ------------- | -------------------------------------------- | --------------------------------- |
+ * | `subscribing` | its start, until the first answer            | is for the reader, unless the     |
+ * |               |                                              | answer repeats it                 |
+ * | `joining`     | its start beside others of the topic         | is for the others alone           |
+ * | `live`        | an answer                                    | is for the reader                 |
+ * | `repairing`   | a message after a hole: the server is asked  | after the hole is repeated by the |
+ * |               | again                                        | answer                            |
+ * | `moving`      | a move to another session; the old one stays | with a position is repeated by    |
+ * |               | open meanwhile                               | the answer                        |
+ * | `lost`        | the end of the session, or a removal for now | with a position is repeated by    |
+ * |               |                                              | the answer                        |
+ * | `ended`       | its end, or a final refusal                  | is dropped                        |
+ */
+export type SubscriptionState =
+  | "subscribing"
+  | "joining"
+  | "live"
+  | "repairing"
+  | "moving"
+  | "lost"
+  | "ended";
+
+/** Status that an application sees. */
+export type SubscriptionStatus = "pending" | "subscribed" | "lost" | "ended";
+
+/** Change of a state; see {@linkcode STATES}. */
+export type SubscriptionChange = "join" | "answer" | "hole" | "move" | "loss" | "end";
+
+/**
+ * The status of each state, and the state after each change. A change that is not listed changes
+ * nothing: a client that moves after a loss has still lost messages.
+ */
+export const STATES: Readonly<
+  Record<
+    SubscriptionState,
+    & { readonly status: SubscriptionStatus }
+    & { readonly [Change in SubscriptionChange]?: SubscriptionState }
+  >
+> = {
+  subscribing: { status: "pending", join: "joining", answer: "live", end: "ended" },
+  joining: {
+    status: "pending",
+    answer: "live",
+    move: "subscribing",
+    loss: "subscribing",
+    end: "ended",
+  },
+  live: { status: "subscribed", hole: "repairing", move: "moving", loss: "lost", end: "ended" },
+  repairing: { status: "subscribed", answer: "live", move: "moving", loss: "lost", end: "ended" },
+  moving: { status: "subscribed", answer: "live", loss: "lost", end: "ended" },
+  lost: { status: "lost", answer: "live", end: "ended" },
+  ended: { status: "ended" },
+};
