@@ -14,7 +14,7 @@ import { codeOf } from "./_source.ts";
 
 /** Calls that take the options of a page of options. */
 const CALLS: Readonly<Record<string, RegExp>> = {
-  serve: /\b(?:serve|createServer|testServer)\b\s*(?:<[^()]*>)?\(/g,
+  serve: /\b(?:serve|createServer|testServer|SimulatedServer)\b\s*(?:<[^()]*>)?\(/g,
   connect: /\b(?:connect|dial|createSkein)\b\s*(?:<[^()]*>)?\(/g,
 };
 
@@ -69,7 +69,9 @@ function optionsSet(source: string, calls: RegExp): Set<string> {
   for (const { 0: call, index } of code.matchAll(calls)) {
     let at = index + call.length;
     while (at < code.length && code[at] !== ")") {
-      if (code[at] === "{") addKeys(code, at, { prefix: "", found });
+      // An object literal, or the one that a function returns.
+      const object = /^\(?\s*\{/.exec(code.slice(at, at + 80))?.[0];
+      if (object !== undefined) addKeys(code, at + object.length - 1, { prefix: "", found });
       at = skipped(code, at);
     }
   }
