@@ -48,6 +48,16 @@ export interface LogKeys {
 }
 
 /**
+ * Kinds of names:
+ *
+ * - `pub`, `log`: channels of a topic without and with a history
+ * - `meta`, `stream`: hash with the state of a history, and stream with its publications
+ * - `producer`: beginning of the keys with the newest number of each producer on a topic
+ * - `row`, `claims`, `tokens`: row, scope of claims, and bucket of tokens of the store
+ */
+type NameKind = "pub" | "log" | "meta" | "stream" | "producer" | "row" | "claims" | "tokens";
+
+/**
  * Names keys and channels of one prefix.
  *
  * All names of a topic share one slot of a cluster: the topic is in braces, behind a character that
@@ -74,7 +84,7 @@ export class Names {
   /** Channel of a topic without history. */
   channel(topic: string): string {
     if (topic.startsWith(LOG_TOPICS)) return this.log(topic.slice(LOG_TOPICS.length)).channel;
-    return this.#name("pub", topic);
+    return this.of("pub", topic);
   }
 
   /** Keys and channel of a log. */
@@ -92,42 +102,8 @@ export class Names {
     };
   }
 
-  /** Channel of a topic with a history. */
-  keptChannel(topic: string): string {
-    return this.#name("log", topic);
-  }
-
-  /** Hash with the state of a history. */
-  meta(topic: string): string {
-    return this.#name("meta", topic);
-  }
-
-  /** Stream with the kept publications. */
-  stream(topic: string): string {
-    return this.#name("stream", topic);
-  }
-
-  /** Key of the newest number of a producer on a topic. */
-  producer(topic: string, producer: string): string {
-    return this.#name("producer", topic) + producer;
-  }
-
-  /** Key of a row of the store. */
-  row(key: string): string {
-    return this.#name("row", key);
-  }
-
-  /** Key of a scope of claims. */
-  claims(scope: string): string {
-    return this.#name("claims", scope);
-  }
-
-  /** Key of a bucket of tokens. */
-  tokens(key: string): string {
-    return this.#name("tokens", key);
-  }
-
-  #name(kind: string, what: string): string {
+  /** Key or channel of a kind, for a topic, a key or a scope. */
+  of(kind: NameKind, what: string): string {
     return `${this.#prefix}:${kind}:{${wellFormed(what)}}`;
   }
 

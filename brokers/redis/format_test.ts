@@ -105,10 +105,10 @@ Deno.test("Names puts one topic in one slot, for any characters", () => {
   for (const topic of ["chat", "", "}", "{", "{}", "a}b{c}", "é😀", "\ud800"]) {
     const all = [
       names.channel(topic),
-      names.keptChannel(topic),
-      names.meta(topic),
-      names.stream(topic),
-      names.producer(topic, "}{"),
+      names.of("log", topic),
+      names.of("meta", topic),
+      names.of("stream", topic),
+      names.of("producer", topic) + "}{",
     ];
     assertEquals(new Set(all).size, all.length, topic);
     assertEquals(new Set(all.map(slotOf)).size, 1, topic);

@@ -6,21 +6,21 @@ import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
 import { WaitingBudget, type WaitingLimits } from "../../pubsub/engine/queue.ts";
+import {
+  CHANGE_WORDS,
+  type LogChangeName,
+  type LogChangeOptions,
+  type LogChangeResult,
+  type LogEngine,
+} from "../../pubsub/logs/changes.ts";
 import type {
-  AppendLogOptions,
-  BrokerLogs,
-  CreateLogOptions,
-  LogAppended,
   LogConfig,
-  LogCreated,
   LogInfo,
-  LogOrigin,
   LogPage,
   LogProducer,
   LogRecord,
   LogRetained,
   ReadLogOptions,
-  RetainLogOptions,
 } from "../../pubsub/logs/log.ts";
 import {
   type KeptLog,
@@ -62,42 +62,21 @@ const MAX_READ_CHUNKS = 64;
 /** Most logs whose newest position this node remembers, to notice that Redis lost records. */
 const MAX_HEARD_LOGS = 16_384;
 
-/** Fields of a state that a result shows, in the order of an answer. */
-const SHOWN_FIELDS = [
-  "identity",
-  "config",
-  "first",
-  "start",
-  "tail",
-  "bytes",
-  "ended",
-  "cancelled",
-  "deleted",
-] as const;
-
-/** Fields of a state that only the scripts read. */
-const HIDDEN_FIELDS = [
-  // Position of the first of the newest records, and bytes of these, encoded.
-  "sealed",
-  "size",
-  // Encoded bytes that retention dropped from the oldest chunk.
-  "skip",
-  // Time at which the log expires, and the two settings behind.
-  "expiry",
-  "ttl",
-  "expires",
-  "sequence",
-  // Newest writer, empty if released, and the time at which the lease lapses.
-  "holder",
-  "lease",
-  // Producer and number of the append that ended the log, and its time.
-  "by",
-  "endedAt",
-] as const;
+/** Number of the fields of a state that an answer shows: the first ones of the list in `LOG`. */
+const SHOWN_FIELDS = 9;
 
 /**
  * Opens a log. `KEYS[1]` to `KEYS[7]` are those of {@linkcode LogKeys}, `ARGV[1]` is the call as
  * JSON, `ARGV[2]` an announcement. Pairs of the count and the bytes of each chunk follow.
+ *
+ * Fields of the state that no answer shows:
+ *
+ * - `sealed`, `size`: position of the first of the newest records, and bytes of these, encoded
+ * - `skip`: encoded bytes that retention dropped from the oldest chunk
+ * - `expiry`: time at which the log expires; made of the settings `ttl` and `expires`
+ * - `sequence`: newest sequence
+ * - `holder`, `lease`: newest writer, empty if released, and the time at which the lease lapses
+ * - `by`, `endedAt`: producer and number of the append that ended the log, and its time
  *
  * The id of a chunk in the stream is the position of its first record, plus 1, and the number of
  * records. The functions `set` and `save` write a state. `save` comes after the records: a full
@@ -116,7 +95,8 @@ const HIDDEN_FIELDS = [
 const LOG = TEXT + NOW + `
 local state, records, newest, producers, forks, index, channel = unpack(KEYS, 1, 7)
 local ask = cjson.decode(ARGV[1])
-local fields = { '${[...SHOWN_FIELDS, ...HIDDEN_FIELDS].join("', '")}' }
+local fields = { 'identity', 'config', 'first', 'start', 'tail', 'bytes', 'ended', 'cancelled', 'deleted',
+  'sealed', 'size', 'skip', 'expiry', 'ttl', 'expires', 'sequence', 'holder', 'lease', 'by', 'endedAt' }
 local log = {}
 local stored = redis.pcall('HMGET', state, unpack(fields))
 for i, value in ipairs(stored) do log[fields[i]] = value end
@@ -206,7 +186,7 @@ local function remove()
 end
 local function answer(kind, detail, page)
   local shown = {}
-  for i = 1, ${SHOWN_FIELDS.length} do shown[i] = log[fields[i]] end
+  for i = 1, ${SHOWN_FIELDS} do shown[i] = log[fields[i]] end
   return { kind, detail or '', shown, page or {} }
 end
 local heard = ask.heard
@@ -454,36 +434,32 @@ end
 return found
 `;
 
-type LogScript =
-  | "skeinLogCreate"
-  | "skeinLogAppend"
-  | "skeinLogRead"
-  | "skeinLogDelete"
-  | "skeinLogRetain"
-  | "skeinLogRelease";
+const SCRIPTS = {
+  create: CREATE,
+  append: APPEND,
+  read: READ,
+  delete: DELETE,
+  retain: RETAIN,
+  release: RELEASE,
+};
 
 /** Answer of a script: the result, its detail, the shown fields, positions and bytes of chunks. */
 type Reply = [kind: Buffer, detail: Buffer, fields: (Buffer | null)[], page: Buffer[]];
 
 /** The scripts, as commands of a client. */
 type LogScripts =
-  & Record<`${LogScript}Buffer`, (keys: number, ...args: (string | Buffer)[]) => Promise<Reply>>
   & {
-    skeinLogOverdue(
-      answers: string,
-      requests: string,
-      streams: string,
-      limit: number,
-    ): Promise<string[]>;
-  };
+    readonly [N in keyof typeof SCRIPTS as `skeinLog:${N}Buffer`]: (
+      keys: number,
+      ...args: (string | Buffer)[]
+    ) => Promise<Reply>;
+  }
+  & { skeinLogOverdue(...indexesAndLimit: (string | number)[]): Promise<string[]> };
 
 function defineLogScripts(client: Redis | Cluster): LogScripts {
-  client.defineCommand("skeinLogCreate", { lua: CREATE });
-  client.defineCommand("skeinLogAppend", { lua: APPEND });
-  client.defineCommand("skeinLogRead", { lua: READ });
-  client.defineCommand("skeinLogDelete", { lua: DELETE });
-  client.defineCommand("skeinLogRetain", { lua: RETAIN });
-  client.defineCommand("skeinLogRelease", { lua: RELEASE });
+  for (const [name, lua] of Object.entries(SCRIPTS)) {
+    client.defineCommand(`skeinLog:${name}`, { lua });
+  }
   client.defineCommand("skeinLogOverdue", { lua: OVERDUE, numberOfKeys: 3 });
   return client as unknown as LogScripts;
 }
@@ -497,14 +473,76 @@ interface Answer {
   readonly chunks: readonly StoredChunk[];
 }
 
+/** What scripts read of the options of each change. */
+const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => object } = {
+  create: ({ config, identity, end, writer, maxLogs }) => ({
+    identity,
+    config: JSON.stringify(config),
+    first: config.origin?.position ?? 0,
+    ttlMs: config.ttlMs,
+    expiresAt: config.expiresAt,
+    ended: end && JSON.stringify(end),
+    writer: writer && { ...writer, holder: wellFormed(writer.holder) },
+    maxLogs,
+  }),
+  append: (
+    { identity, end, producer, sequence, writer, ifWriterLost, cancel, maxBytes, keep },
+  ) => ({
+    identity,
+    ended: end && JSON.stringify(end),
+    producer: producer && producerOf(producer),
+    sequence: sequence === undefined ? undefined : encodeSequence(sequence),
+    writer: writer && { ...writer, holder: wellFormed(writer.holder) },
+    ifWriterLost,
+    cancelled: cancel === undefined ? undefined : JSON.stringify(cancel),
+    maxBytes,
+    keep,
+  }),
+  delete: (options) => options,
+  retain: ({ fork, identity, maxForks }) => ({ fork: wellFormed(fork), identity, maxForks }),
+  release: ({ fork }) => ({ fork: wellFormed(fork) }),
+};
+
+/** Makes the result of each change from the answer of its script. */
+const RESULTS: { readonly [N in LogChangeName]: (answer: Answer) => LogChangeResult<N> } = {
+  create({ kind, detail, info }) {
+    if (kind === "created") return { kind, info: info!, count: Number(detail) };
+    return kind === "exists" ? { kind, info: info! } : { kind: kind as "expired" | "too-many" };
+  },
+  append({ kind, detail, info }) {
+    switch (kind) {
+      case "repeated":
+        return { kind, info: info!, seq: detail === "" ? undefined : Number(detail) };
+      case "appended":
+      case "ended":
+        return { kind, info: info! };
+      case "stale":
+        return { kind, epoch: Number(detail) };
+      case "skipped":
+        return { kind, expected: Number(detail) };
+      case "out-of-sequence":
+        return { kind, sequence: decodeSequence(detail) };
+      default:
+        return { kind: kind as "missing" };
+    }
+  },
+  delete({ kind, info }) {
+    if (kind !== "removed") return { kind: kind as "kept" };
+    return withoutUndefined({ kind, origin: info?.origin });
+  },
+  retain: ({ kind }) => kind as LogRetained,
+  release: ({ kind, info }) => kind === "removed" ? info?.origin : undefined,
+};
+
 /** One call of a script. */
 interface Call {
+  readonly script: keyof typeof SCRIPTS;
   /** The call in words, for errors. */
   readonly what: string;
-  readonly script: LogScript;
   readonly ask: object;
-  readonly records?: readonly LogRecord[];
-  readonly indexes?: readonly string[];
+  readonly records?: readonly LogRecord[] | undefined;
+  /** Indexes of other parts that the script counts. */
+  readonly indexes?: readonly string[] | undefined;
 }
 
 /** The newest state of a log that this node received. */
@@ -533,7 +571,7 @@ interface RedisLogsOptions {
  *
  * A log that lost records which this node heard of gets another identity.
  */
-export class RedisLogs implements BrokerLogs {
+export class RedisLogs implements LogEngine {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;
   readonly #runtime: Runtime;
   readonly #client: Redis | Cluster;
@@ -557,75 +595,17 @@ export class RedisLogs implements BrokerLogs {
     this.#run = run;
   }
 
-  async create(id: string, options: CreateLogOptions): Promise<LogCreated> {
-    const { config, identity, records, end, writer, maxLogs } = options;
-    const what = "create a log";
+  async change<N extends LogChangeName>(
+    id: string,
+    name: N,
+    options: LogChangeOptions<N>,
+  ): Promise<LogChangeResult<N>> {
     checkId(id);
-    const { index } = this.#names.log(id);
-    const others = this.#names.logIndexes[logKind(id)].filter((other) => other !== index);
-    const isSharded = isCluster(this.#client);
-    const ask = {
-      identity,
-      config: JSON.stringify(config),
-      first: config.origin?.position ?? 0,
-      ttlMs: config.ttlMs,
-      expiresAt: config.expiresAt,
-      ended: end && JSON.stringify(end),
-      writer: writer && { holder: wellFormed(writer.holder), ttlMs: writer.ttlMs },
-      maxLogs,
-      elsewhere: isSharded ? await this.#count(what, others) : 0,
-    };
-    const indexes = isSharded ? [] : others;
-    const { kind, detail, info } = await this.#call(id, {
-      what,
-      script: "skeinLogCreate",
-      ask,
-      records,
-      indexes,
-    });
-    if (kind === "created") return { kind, info: info!, count: Number(detail) };
-    return kind === "exists" ? { kind, info: info! } : { kind: kind as "expired" | "too-many" };
-  }
-
-  async append(id: string, options: AppendLogOptions): Promise<LogAppended> {
-    const { identity, records, end, producer, sequence, writer } = options;
-    checkId(id);
-    const { ifWriterLost, cancel, maxBytes, keep } = options;
-    const { kind, detail, info } = await this.#call(id, {
-      what: "append to a log",
-      script: "skeinLogAppend",
-      records,
-      ask: {
-        identity,
-        ended: end && JSON.stringify(end),
-        producer: producer && producerOf(producer),
-        sequence: sequence === undefined ? undefined : encodeSequence(sequence),
-        writer: writer && { ...writer, holder: wellFormed(writer.holder) },
-        ifWriterLost,
-        cancelled: cancel === undefined ? undefined : JSON.stringify(cancel),
-        maxBytes,
-        keep,
-      },
-    });
-    switch (kind) {
-      case "repeated":
-        return withoutUndefined({
-          kind,
-          info: info!,
-          seq: detail === "" ? undefined : Number(detail),
-        });
-      case "appended":
-      case "ended":
-        return { kind, info: info! };
-      case "stale":
-        return { kind, epoch: Number(detail) };
-      case "skipped":
-        return { kind, expected: Number(detail) };
-      case "out-of-sequence":
-        return { kind, sequence: decodeSequence(detail) };
-      default:
-        return { kind: kind as "missing" };
-    }
+    const { indexes, elsewhere } = name === "create" ? await this.#others(id) : {};
+    const { records } = options as { readonly records?: readonly LogRecord[] };
+    const ask = { ...ASKS[name](options), elsewhere };
+    const call = { what: CHANGE_WORDS[name], script: name, ask, records, indexes };
+    return RESULTS[name](await this.#call(id, call));
   }
 
   async read(id: string, options: ReadLogOptions): Promise<LogPage | "expired" | undefined> {
@@ -633,7 +613,7 @@ export class RedisLogs implements BrokerLogs {
     signal?.throwIfAborted();
     checkId(id);
     const ask = { after, maxRecords, maxBytes, renews };
-    const call = { what: "read a log", script: "skeinLogRead", ask } as const;
+    const call = { what: "read a log", script: "read", ask } as const;
     const answer = await within(this.#runtime, this.#call(id, call), { signal });
     if (answer.kind === "expired") return answer.kind;
     const { info, chunks } = answer;
@@ -642,44 +622,6 @@ export class RedisLogs implements BrokerLogs {
     const isInside = after >= info.start && after < info.tail && maxRecords > 0;
     if (isInside && records.length === 0) throw lostRecord(after);
     return { info, records };
-  }
-
-  async delete(
-    id: string,
-    { ifExpired = false }: { readonly ifExpired?: boolean | undefined } = {},
-  ): ReturnType<BrokerLogs["delete"]> {
-    checkId(id);
-    const { kind, info } = await this.#call(id, {
-      what: "delete a log",
-      script: "skeinLogDelete",
-      ask: { ifExpired },
-    });
-    if (kind !== "removed") return { kind: kind as "kept" };
-    return withoutUndefined({ kind, origin: info?.origin });
-  }
-
-  async retain(
-    id: string,
-    fork: string,
-    { identity, maxForks }: RetainLogOptions,
-  ): Promise<LogRetained> {
-    checkId(id);
-    const { kind } = await this.#call(id, {
-      what: "fork a log",
-      script: "skeinLogRetain",
-      ask: { fork: wellFormed(fork), identity, maxForks },
-    });
-    return kind as LogRetained;
-  }
-
-  async release(id: string, fork: string): Promise<LogOrigin | undefined> {
-    checkId(id);
-    const { kind, info } = await this.#call(id, {
-      what: "release a log",
-      script: "skeinLogRelease",
-      ask: { fork: wellFormed(fork) },
-    });
-    return kind === "removed" ? info?.origin : undefined;
   }
 
   async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
@@ -765,7 +707,7 @@ export class RedisLogs implements BrokerLogs {
       const [kind, detail, fields, page] = await this.#run(what, () => {
         this.#writes.begin();
         const args = [...keys, encodeCall(whole), this.#announcement, ...chunks];
-        return this.#scripts[`${script}Buffer`](keys.length, ...args).catch(explain);
+        return this.#scripts[`skeinLog:${script}Buffer`](keys.length, ...args).catch(explain);
       });
       const answer = {
         kind: kind.toString(),
@@ -795,13 +737,21 @@ export class RedisLogs implements BrokerLogs {
     if (this.#heard.size > MAX_HEARD_LOGS) this.#heard.delete(this.#heard.keys().next().value!);
   }
 
-  /** Counts the logs of parts. */
-  async #count(what: string, indexes: readonly string[]): Promise<number> {
-    const counts = await this.#run(what, () => {
+  /**
+   * The logs of the same kind in other parts: their indexes, which the script counts, or their number
+   * on a cluster, where no script reaches all parts.
+   */
+  async #others(
+    id: string,
+  ): Promise<{ readonly indexes: readonly string[]; readonly elsewhere: number }> {
+    const { index } = this.#names.log(id);
+    const indexes = this.#names.logIndexes[logKind(id)].filter((other) => other !== index);
+    if (!isCluster(this.#client)) return { indexes, elsewhere: 0 };
+    const counts = await this.#run(CHANGE_WORDS.create, () => {
       this.#writes.begin();
-      return Promise.all(indexes.map((index) => this.#client.zcard(index)));
+      return Promise.all(indexes.map((other) => this.#client.zcard(other)));
     });
-    return counts.reduce((sum, count) => sum + count, 0);
+    return { indexes: [], elsewhere: counts.reduce((sum, count) => sum + count, 0) };
   }
 }
 

@@ -1,7 +1,7 @@
 /** Options of a `RedisBroker`, and their checks. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { checkKinds, checkOptions, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
-import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
+import { checkLimits, type OptionKinds, withoutUndefined } from "../../base/options.ts";
 
 /** A client of ioredis: a `Redis`, for one server or behind Sentinel, or a `Cluster`. */
 export interface RedisClient {
@@ -96,36 +96,24 @@ const OPTIONS: OptionKinds<RedisBrokerOptions> = {
   survivesRestart: "boolean",
 };
 
+const LIMITS = {
+  giveUpMs: 30_000,
+  heartbeatMs: 3_000,
+  maxWaiting: 65_536,
+  maxWaitingBytes: 67_108_864,
+  rememberMs: 86_400_000,
+};
+
 /** Checks the options. */
 export function redisSettings(options: RedisBrokerOptions): RedisSettings {
   checkOptions("create broker", options, OPTIONS);
-  const {
-    runtime = platformRuntime(),
-    prefix = "skein",
-    maxWaiting = 65_536,
-    maxWaitingBytes = 67_108_864,
-    giveUpMs = 30_000,
-    heartbeatMs = 3_000,
-    rememberMs = 86_400_000,
-    survivesRestart = false,
-  } = options;
-  if (typeof prefix !== "string" || prefix === "" || /[{}]/.test(prefix)) {
+  const { runtime = platformRuntime(), prefix = "skein", survivesRestart = false } = options;
+  if (prefix === "" || /[{}]/.test(prefix)) {
     throw new TypeError(
-      `Cannot create broker: prefix must be a text without braces, received ${
-        JSON.stringify(prefix)
-      }`,
+      `Cannot create broker: prefix must be a text without braces, received "${prefix}"`,
     );
   }
-  return {
-    runtime,
-    prefix,
-    maxWaiting,
-    maxWaitingBytes,
-    giveUpMs,
-    heartbeatMs,
-    rememberMs,
-    survivesRestart,
-  };
+  return { runtime, prefix, survivesRestart, ...checkLimits(LIMITS, options, { of: "broker: " }) };
 }
 
 /**
@@ -135,8 +123,7 @@ export function redisSettings(options: RedisBrokerOptions): RedisSettings {
  */
 export function checkSource(given: RedisSource): RedisSource {
   const source = withoutUndefined(given);
-  const options = redisSettings({});
-  const misplaced = Object.keys(source).find((key) => key in options);
+  const misplaced = Object.keys(source).find((key) => Object.hasOwn(OPTIONS, key));
   if (misplaced !== undefined) {
     throw new TypeError(
       `Cannot create broker: ${misplaced} must stand in the second argument, received it in the first`,

@@ -22,6 +22,7 @@ import type {
 import { BrokerLife } from "../../pubsub/engine/life.ts";
 import { Listeners, ListenerTable } from "../../pubsub/engine/listeners.ts";
 import { Pace } from "../../pubsub/engine/pace.ts";
+import { logsOver } from "../../pubsub/logs/changes.ts";
 import type { BrokerLogs } from "../../pubsub/logs/log.ts";
 import { Tags } from "../../pubsub/tag.ts";
 import {
@@ -44,7 +45,7 @@ import {
 } from "./options.ts";
 import { RedisLogs } from "./logs.ts";
 import { type OutgoingAppend, type OutgoingFrame, PublishQueue } from "./publish_queue.ts";
-import { defineScripts, RedisHistories, RedisStore, type Run } from "./store.ts";
+import { defineScripts, RedisHistories, redisStore, type Run } from "./store.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 
 /** The listeners of a topic, and the channel of the topic in Redis. */
@@ -199,13 +200,15 @@ export class RedisBroker implements Broker {
       scripts,
       names,
       isSharded: isCluster(client),
-      heardOf: (topic) => this.#channels.get(names.keptChannel(topic))?.heard,
+      heardOf: (topic) => this.#channels.get(names.of("log", topic))?.heard,
     });
     const run: Run = (what, command) => this.#run(what, command);
-    this.store = new RedisStore(client, scripts, names, run);
+    this.store = redisStore({ client, scripts, names, run });
     this.#writes = new WriteBatch(runtime, client);
     const writes = this.#writes;
-    this.logs = new RedisLogs({ runtime, client, names, writes, limits: settings, run });
+    this.logs = logsOver(
+      new RedisLogs({ runtime, client, names, writes, limits: settings, run }),
+    );
     this.#queue = this.#openQueue();
     client.on("ready", () => {
       this.#queue.wake();
@@ -284,7 +287,7 @@ export class RedisBroker implements Broker {
     this.#life.checkOpen("subscribe");
     checkName(topic);
     const isKept = options.history !== undefined;
-    const name = isKept ? this.#names.keptChannel(topic) : this.#names.channel(topic);
+    const name = isKept ? this.#names.of("log", topic) : this.#names.channel(topic);
     return this.#channels.subscribe(name, listener, {
       ...options,
       make: () => new Channel({ name, topic, isKept }),

@@ -7,13 +7,9 @@ import {
   ENTRY_BYTES,
   type HistoryBounds,
   type HistoryPage,
-  type Publication,
   type ReadHistoryOptions,
-  type TakenTokens,
-  type TokenRate,
 } from "../../pubsub/broker.ts";
 import type { Buffer } from "node:buffer";
-import { withoutUndefined } from "../../base/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { OutgoingAppend } from "./publish_queue.ts";
@@ -310,74 +306,66 @@ interface Scripts {
 export function defineScripts(client: Redis | Cluster): Scripts {
   client.defineCommand("skeinAppend", { lua: APPEND });
   client.defineCommand("skeinRead", { lua: READ });
-  client.defineCommand("skeinAdvance", { lua: ADVANCE, numberOfKeys: 1 });
-  client.defineCommand("skeinNewest", { lua: NEWEST, numberOfKeys: 1 });
-  client.defineCommand("skeinClaim", { lua: CLAIM, numberOfKeys: 1 });
-  client.defineCommand("skeinClaims", { lua: CLAIMS, numberOfKeys: 1 });
-  client.defineCommand("skeinTake", { lua: TAKE, numberOfKeys: 1 });
+  const facts = { Advance: ADVANCE, Newest: NEWEST, Claim: CLAIM, Claims: CLAIMS, Take: TAKE };
+  for (const [name, lua] of Object.entries(facts)) {
+    client.defineCommand(`skein${name}`, { lua, numberOfKeys: 1 });
+  }
   return client as unknown as Scripts;
 }
 
 /** Runs a command, and turns errors into a `BrokerError`. */
 export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;
 
-/** The store of a `RedisBroker`. All entries expire. */
-export class RedisStore implements BrokerStore {
-  readonly #client: Redis | Cluster;
-  readonly #scripts: Scripts;
-  readonly #names: Names;
-  readonly #run: Run;
-
-  constructor(client: Redis | Cluster, scripts: Scripts, names: Names, run: Run) {
-    this.#client = client;
-    this.#scripts = scripts;
-    this.#names = names;
-    this.#run = run;
-  }
-
-  async advance(key: string, number: number, windowMs: number): Promise<boolean> {
-    checkName(key);
-    const row = this.#names.row(key);
-    const call = () => this.#scripts.skeinAdvance(row, number, Math.ceil(windowMs));
-    return await this.#run("note a number", call) === 1;
-  }
-
-  async newest(key: string): Promise<number> {
-    checkName(key);
-    const row = this.#names.row(key);
-    return Number(await this.#run("read a number", () => this.#scripts.skeinNewest(row)));
-  }
-
-  async claim(
-    scope: string,
-    member: string,
-    { max, ttlMs }: { readonly max: number; readonly ttlMs: number },
-  ): Promise<boolean> {
-    checkName(scope);
-    const claims = this.#names.claims(scope);
-    const call = () => this.#scripts.skeinClaim(claims, member, max, Math.ceil(ttlMs));
-    return await this.#run("claim", call) === 1;
-  }
-
-  async release(scope: string, member: string): Promise<void> {
-    checkName(scope);
-    const claims = this.#names.claims(scope);
-    await this.#run("release a claim", () => this.#client.zrem(claims, member));
-  }
-
-  async claims(scope: string): Promise<string[]> {
-    checkName(scope);
-    const claims = this.#names.claims(scope);
-    return await this.#run("list claims", () => this.#scripts.skeinClaims(claims));
-  }
-
-  async take(key: string, amount: number, { perSecond, burst }: TokenRate): Promise<TakenTokens> {
-    checkName(key);
-    const bucket = this.#names.tokens(key);
-    const call = () => this.#scripts.skeinTake(bucket, amount, perSecond, burst);
-    const retryAfterMs = Number(await this.#run("take tokens", call));
-    return { granted: retryAfterMs === 0, retryAfterMs };
-  }
+/** Makes the store of a `RedisBroker`. All entries expire. */
+export function redisStore({ client, scripts, names, run }: {
+  readonly client: Redis | Cluster;
+  readonly scripts: Scripts;
+  readonly names: Names;
+  readonly run: Run;
+}): BrokerStore {
+  const on = async <T>(
+    [kind, what]: Parameters<Names["of"]>,
+    verb: string,
+    command: (name: string) => Promise<T>,
+  ): Promise<T> => {
+    checkName(what);
+    const name = names.of(kind, what);
+    return await run(verb, () => command(name));
+  };
+  return {
+    async advance(key, number, windowMs) {
+      return await on(
+        ["row", key],
+        "note a number",
+        (row) => scripts.skeinAdvance(row, number, Math.ceil(windowMs)),
+      ) === 1;
+    },
+    async newest(key) {
+      return Number(await on(["row", key], "read a number", (row) => scripts.skeinNewest(row)));
+    },
+    async claim(scope, member, { max, ttlMs }) {
+      return await on(
+        ["claims", scope],
+        "claim",
+        (claims) => scripts.skeinClaim(claims, member, max, Math.ceil(ttlMs)),
+      ) === 1;
+    },
+    async release(scope, member) {
+      await on(["claims", scope], "release a claim", (claims) => client.zrem(claims, member));
+    },
+    claims: (scope) =>
+      on(["claims", scope], "list claims", (claims) => scripts.skeinClaims(claims)),
+    async take(key, amount, { perSecond, burst }) {
+      const retryAfterMs = Number(
+        await on(
+          ["tokens", key],
+          "take tokens",
+          (bucket) => scripts.skeinTake(bucket, amount, perSecond, burst),
+        ),
+      );
+      return { granted: retryAfterMs === 0, retryAfterMs };
+    },
+  };
 }
 
 /** Shortest time that the number of a producer is remembered, in milliseconds. */
@@ -399,51 +387,34 @@ interface RedisHistoriesOptions {
 
 /** Writes and reads histories. */
 export class RedisHistories {
-  readonly #runtime: Runtime;
-  readonly #scripts: Scripts;
-  readonly #names: Names;
-  readonly #publish: string;
-  readonly #rememberMs: number;
-  readonly #repetitionMs: number;
-  readonly #survivesRestart: boolean;
-  readonly #heardOf: (topic: string) => HistoryPosition | undefined;
+  readonly #options: RedisHistoriesOptions;
 
   constructor(options: RedisHistoriesOptions) {
-    const { scripts, names, isSharded, rememberMs, giveUpMs, survivesRestart, heardOf } = options;
-    this.#runtime = options.runtime;
-    this.#survivesRestart = survivesRestart;
-    this.#heardOf = heardOf;
-    this.#scripts = scripts;
-    this.#names = names;
-    this.#publish = isSharded ? "SPUBLISH" : "PUBLISH";
-    this.#rememberMs = rememberMs;
-    // A producer's number has to outlive the repetitions of its publication.
-    this.#repetitionMs = Math.max(REPETITION_MS, 2 * giveUpMs);
+    this.#options = options;
   }
 
   /** Appends and publishes a batch; returns the result of each publication. */
   async append(topic: string, appends: readonly OutgoingAppend[]): Promise<Appended[]> {
-    const keys = [
-      this.#names.meta(topic),
-      this.#names.stream(topic),
-      this.#names.keptChannel(topic),
-    ];
+    const { scripts, names, isSharded, giveUpMs } = this.#options;
+    const keys = [names.of("meta", topic), names.of("stream", topic), names.of("log", topic)];
+    const producers = names.of("producer", topic);
     const places = new Map<string, number>();
     const args: (string | number | Buffer)[] = [];
     for (const { frame, kept: { key } } of appends) {
       let place = places.get(key.producer);
       if (place === undefined) {
-        place = keys.push(this.#names.producer(topic, key.producer));
+        place = keys.push(producers + key.producer);
         places.set(key.producer, place);
       }
       args.push(place, key.number, frame);
     }
-    const [epoch, head, taken] = await this.#scripts.skeinAppend(
+    const [epoch, head, taken] = await scripts.skeinAppend(
       keys.length,
       ...keys,
       ...this.#opening(topic, appends.at(-1)!.kept.bounds),
-      this.#publish,
-      this.#repetitionMs,
+      isSharded ? "SPUBLISH" : "PUBLISH",
+      // A producer's number has to outlive the repetitions of its publication.
+      Math.max(REPETITION_MS, 2 * giveUpMs),
       ...args,
     );
     let offset = Number(head) - taken.replaceAll("0", "").length;
@@ -457,10 +428,11 @@ export class RedisHistories {
   /** Reads a page. */
   async read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
     const { bounds, after, last, maxMessages, maxBytes } = options;
-    const [epochBytes, head, first, prev, anchor, frames] = await this.#scripts.skeinReadBuffer(
+    const { scripts, names } = this.#options;
+    const [epochBytes, head, first, prev, anchor, frames] = await scripts.skeinReadBuffer(
       2,
-      this.#names.meta(topic),
-      this.#names.stream(topic),
+      names.of("meta", topic),
+      names.of("stream", topic),
       ...this.#opening(topic, bounds),
       after ?? "",
       last ?? "",
@@ -468,31 +440,29 @@ export class RedisHistories {
       maxBytes,
     );
     const epoch = epochBytes.toString();
-    const publications: Publication[] = decodeStored(topic, frames, {
-      epoch,
-      offset: Number(first),
-      prev: Number(prev),
-    });
-    return withoutUndefined({
+    return {
       epoch,
       head: Number(head),
-      publications,
+      publications: decodeStored(topic, frames, {
+        epoch,
+        offset: Number(first),
+        prev: Number(prev),
+      }),
       anchor: anchor.length > 0 ? anchor.toString("latin1") : undefined,
-    });
+    };
   }
 
   /** Arguments with which a script opens a history. */
   #opening(topic: string, { ttlMs, size, bytes }: HistoryBounds): (string | number)[] {
-    const epoch = this.#runtime.randomUUID().slice(0, 8);
-    const rememberMs = Math.max(this.#rememberMs, Math.ceil(ttlMs) + 60_000);
-    const heard = this.#heardOf(topic);
+    const { runtime, rememberMs, survivesRestart, heardOf } = this.#options;
+    const heard = heardOf(topic);
     return [
-      epoch,
+      runtime.randomUUID().slice(0, 8),
       ttlMs,
       size,
       bytes,
-      rememberMs,
-      this.#survivesRestart ? 1 : 0,
+      Math.max(rememberMs, Math.ceil(ttlMs) + 60_000),
+      survivesRestart ? 1 : 0,
       heard?.epoch ?? "",
       heard?.offset ?? "",
     ];
