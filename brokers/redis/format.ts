@@ -29,7 +29,7 @@ const LOG_PARTS = 32;
 /** Beginning of the topics that announce changes of logs. */
 const LOG_TOPICS = logTopic("");
 
-/** Names of all keys of a log, which are in one slot of a cluster together with `index`. */
+/** Names of all keys of a log, in one slot of a cluster and in the order in which scripts take them. */
 export interface LogKeys {
   /** Hash with the state. */
   readonly state: string;

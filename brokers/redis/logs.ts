@@ -33,7 +33,7 @@ import {
   recordBytes,
 } from "../../pubsub/logs/rules.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
-import { isCluster, type WriteBatch } from "./connections.ts";
+import { isCluster } from "./connections.ts";
 import { checkName, encodeFrame, type Names, readWellFormed, wellFormed } from "./format.ts";
 import {
   decodeChunks,
@@ -446,19 +446,27 @@ const SCRIPTS = {
 /** Answer of a script: the result, its detail, the shown fields, positions and bytes of chunks. */
 type Reply = [kind: Buffer, detail: Buffer, fields: (Buffer | null)[], page: Buffer[]];
 
+/** Name of a script: a change, or a read. */
+type ScriptName = keyof typeof SCRIPTS;
+
+/** The scripts in words, for errors. */
+const WORDS: Readonly<Record<ScriptName, string>> = { ...CHANGE_WORDS, read: "read a log" };
+
+/** Name of the command that runs a script. */
+type Command = `skeinLog${Capitalize<ScriptName>}`;
+
 /** The scripts, as commands of a client. */
 type LogScripts =
-  & {
-    readonly [N in keyof typeof SCRIPTS as `skeinLog:${N}Buffer`]: (
-      keys: number,
-      ...args: (string | Buffer)[]
-    ) => Promise<Reply>;
-  }
+  & Record<`${Command}Buffer`, (keys: number, ...args: (string | Buffer)[]) => Promise<Reply>>
   & { skeinLogOverdue(...indexesAndLimit: (string | number)[]): Promise<string[]> };
 
+function commandOf(name: ScriptName): Command {
+  return `skeinLog${name[0]!.toUpperCase()}${name.slice(1)}` as Command;
+}
+
 function defineLogScripts(client: Redis | Cluster): LogScripts {
-  for (const [name, lua] of Object.entries(SCRIPTS)) {
-    client.defineCommand(`skeinLog:${name}`, { lua });
+  for (const name of Object.keys(SCRIPTS) as ScriptName[]) {
+    client.defineCommand(commandOf(name), { lua: SCRIPTS[name] });
   }
   client.defineCommand("skeinLogOverdue", { lua: OVERDUE, numberOfKeys: 3 });
   return client as unknown as LogScripts;
@@ -536,9 +544,6 @@ const RESULTS: { readonly [N in LogChangeName]: (answer: Answer) => LogChangeRes
 
 /** One call of a script. */
 interface Call {
-  readonly script: keyof typeof SCRIPTS;
-  /** The call in words, for errors. */
-  readonly what: string;
   readonly ask: object;
   readonly records?: readonly LogRecord[] | undefined;
   /** Indexes of other parts that the script counts. */
@@ -557,7 +562,6 @@ interface RedisLogsOptions {
   readonly runtime: Runtime;
   readonly client: Redis | Cluster;
   readonly names: Names;
-  readonly writes: WriteBatch;
   readonly limits: WaitingLimits;
   readonly run: Run;
 }
@@ -577,7 +581,6 @@ export class RedisLogs implements LogEngine {
   readonly #client: Redis | Cluster;
   readonly #scripts: LogScripts;
   readonly #names: Names;
-  readonly #writes: WriteBatch;
   readonly #budget: WaitingBudget;
   readonly #run: Run;
   /** The logs that were used last, in the order of their use. */
@@ -585,12 +588,11 @@ export class RedisLogs implements LogEngine {
   readonly #announcement = encodeFrame({ topic: "", payload: "" });
 
   /** Defines the scripts. */
-  constructor({ runtime, client, names, writes, limits, run }: RedisLogsOptions) {
+  constructor({ runtime, client, names, limits, run }: RedisLogsOptions) {
     this.#runtime = runtime;
     this.#client = client;
     this.#scripts = defineLogScripts(client);
     this.#names = names;
-    this.#writes = writes;
     this.#budget = new WaitingBudget(limits);
     this.#run = run;
   }
@@ -604,8 +606,7 @@ export class RedisLogs implements LogEngine {
     const { indexes, elsewhere } = name === "create" ? await this.#others(id) : {};
     const { records } = options as { readonly records?: readonly LogRecord[] };
     const ask = { ...ASKS[name](options), elsewhere };
-    const call = { what: CHANGE_WORDS[name], script: name, ask, records, indexes };
-    return RESULTS[name](await this.#call(id, call));
+    return RESULTS[name](await this.#call(name, id, { ask, records, indexes }));
   }
 
   async read(id: string, options: ReadLogOptions): Promise<LogPage | "expired" | undefined> {
@@ -613,8 +614,7 @@ export class RedisLogs implements LogEngine {
     signal?.throwIfAborted();
     checkId(id);
     const ask = { after, maxRecords, maxBytes, renews };
-    const call = { what: "read a log", script: "read", ask } as const;
-    const answer = await within(this.#runtime, this.#call(id, call), { signal });
+    const answer = await within(this.#runtime, this.#call("read", id, { ask }), { signal });
     if (answer.kind === "expired") return answer.kind;
     const { info, chunks } = answer;
     if (info === undefined) return undefined;
@@ -626,14 +626,9 @@ export class RedisLogs implements LogEngine {
 
   async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
     const { answer, request, stream } = this.#names.logIndexes;
-    const lists = await this.#run("list overdue logs", () => {
-      this.#writes.begin();
-      return Promise.all(
-        stream.map((index, part) =>
-          this.#scripts.skeinLogOverdue(answer[part]!, request[part]!, index, limit)
-        ),
-      );
-    });
+    const overdueOf = (index: string, part: number) =>
+      this.#scripts.skeinLogOverdue(answer[part]!, request[part]!, index, limit);
+    const lists = await this.#run("list overdue logs", () => Promise.all(stream.map(overdueOf)));
     const all: { readonly id: string; readonly since: number }[] = [];
     for (const [part, list] of lists.entries()) {
       for (let i = 0; i < list.length; i += 2) {
@@ -660,38 +655,32 @@ export class RedisLogs implements LogEngine {
     const indexes = this.#names.logIndexes[kind];
     const [first, place = "0"] = after.split(" ");
     const part = Number(first);
-    const [cursor, list] = await this.#run("list logs", () => {
-      this.#writes.begin();
-      return this.#client.zscan(indexes[part]!, place, "COUNT", limit);
-    });
+    const scan = () => this.#client.zscan(indexes[part]!, place, "COUNT", limit);
+    const [cursor, list] = await this.#run("list logs", scan);
     // Members and scores take turns.
     const ids = list.flatMap((name, i) => i % 2 === 0 ? idOf(name) ?? [] : []);
-    const found = await this.#run("list logs", () => {
-      this.#writes.begin();
-      return Promise.all(
-        ids.map((id) =>
-          this.#client.hmget(this.#names.log(id).state, "config", "endedAt", "deleted")
-            .catch(noState)
-        ),
-      );
-    });
+    const stateOf = (id: string) => {
+      const { state } = this.#names.log(id);
+      return this.#client.hmget(state, "config", "endedAt", "deleted").catch(noState);
+    };
+    const found = await this.#run("list logs", () => Promise.all(ids.map(stateOf)));
     const logs = found.flatMap((fields, i) => readKept(ids[i]!, fields));
     const next = cursor === "0" ? `${part + 1} 0` : `${part} ${cursor}`;
     return next === `${indexes.length} 0` ? { logs } : { logs, next };
   }
 
   async #call(
+    script: ScriptName,
     id: string,
-    { what, script, ask, records = [], indexes = [] }: Call,
+    { ask, records = [], indexes = [] }: Call,
   ): Promise<Answer> {
-    const names = this.#names.log(id);
-    const { state, records: stream, newest, producers, forks, index, channel } = names;
+    const what = WORDS[script];
     const bytes = recordBytes(records);
     if (!this.#budget.take(bytes)) {
       throw new BrokerError(`Cannot ${what}: too many calls wait for Redis`);
     }
     try {
-      const keys = [state, stream, newest, producers, forks, index, channel, ...indexes];
+      const keys = [...Object.values(this.#names.log(id)), ...indexes];
       const publish = isCluster(this.#client) ? "SPUBLISH" : "PUBLISH";
       const heard = this.#heard.get(id);
       const whole = {
@@ -705,9 +694,8 @@ export class RedisLogs implements LogEngine {
       };
       const chunks = encodeChunks(records).flatMap(({ count, bytes }) => [`${count}`, bytes]);
       const [kind, detail, fields, page] = await this.#run(what, () => {
-        this.#writes.begin();
         const args = [...keys, encodeCall(whole), this.#announcement, ...chunks];
-        return this.#scripts[`skeinLog:${script}Buffer`](keys.length, ...args).catch(explain);
+        return this.#scripts[`${commandOf(script)}Buffer`](keys.length, ...args).catch(explain);
       });
       const answer = {
         kind: kind.toString(),
@@ -747,10 +735,8 @@ export class RedisLogs implements LogEngine {
     const { index } = this.#names.log(id);
     const indexes = this.#names.logIndexes[logKind(id)].filter((other) => other !== index);
     if (!isCluster(this.#client)) return { indexes, elsewhere: 0 };
-    const counts = await this.#run(CHANGE_WORDS.create, () => {
-      this.#writes.begin();
-      return Promise.all(indexes.map((other) => this.#client.zcard(other)));
-    });
+    const countOf = (other: string) => this.#client.zcard(other);
+    const counts = await this.#run(WORDS.create, () => Promise.all(indexes.map(countOf)));
     return { indexes: [], elsewhere: counts.reduce((sum, count) => sum + count, 0) };
   }
 }

@@ -204,16 +204,13 @@ export class RedisBroker implements Broker {
     });
     const run: Run = (what, command) => this.#run(what, command);
     this.store = redisStore({ client, scripts, names, run });
+    this.logs = logsOver(new RedisLogs({ runtime, client, names, limits: settings, run }));
     this.#writes = new WriteBatch(runtime, client);
-    const writes = this.#writes;
-    this.logs = logsOver(
-      new RedisLogs({ runtime, client, names, writes, limits: settings, run }),
-    );
     this.#queue = this.#openQueue();
     client.on("ready", () => {
       this.#queue.wake();
       this.#update();
-      void this.#lookAtPolicies();
+      void evictingPolicies(client).then((policies) => this.#evicting = policies);
     });
     client.on("close", () => this.#update());
     client.on("error", (error: unknown) => this.#update(error));
@@ -324,24 +321,22 @@ export class RedisBroker implements Broker {
 
   #openQueue(): PublishQueue {
     const isReady = () => this.#isReady;
-    const writes = this.#writes;
+    const client = this.#client;
     const sender = {
       get isReady(): boolean {
         return isReady();
       },
       publish: (topic: string, items: readonly OutgoingFrame[]) => {
         const channel = this.#names.channel(topic);
-        const message = items.length === 1
-          ? items[0]!.frame
-          : Buffer.concat(items.map(({ frame }) => frame));
-        const client = this.#client;
-        writes.begin();
+        const frames = items.map(({ frame }) => frame);
+        const message = frames.length === 1 ? frames[0]! : Buffer.concat(frames);
+        this.#writes.begin();
         return isCluster(client)
           ? client.spublish(channel, message)
           : client.publish(channel, message);
       },
       append: (topic: string, items: readonly OutgoingAppend[]) => {
-        writes.begin();
+        this.#writes.begin();
         return this.#histories.append(topic, items);
       },
     };
@@ -402,10 +397,6 @@ export class RedisBroker implements Broker {
     if (!goesOn) channel.interrupt();
   }
 
-  async #lookAtPolicies(): Promise<void> {
-    this.#evicting = await evictingPolicies(this.#client);
-  }
-
   async #append(publication: Publication, options: AppendOptions): Promise<Appended> {
     this.#life.checkCall("append");
     checkName(publication.topic);
@@ -433,6 +424,7 @@ export class RedisBroker implements Broker {
     this.#life.checkCall(what);
     if (!this.#isReady) await this.#life.reached();
     if (!this.#isReady) throw new BrokerError(`Cannot ${what}: Redis is away`);
+    this.#writes.begin();
     try {
       return await command();
     } catch (cause) {

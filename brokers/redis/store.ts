@@ -10,6 +10,7 @@ import {
   type ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
 import type { Buffer } from "node:buffer";
+import { withoutUndefined } from "../../base/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { OutgoingAppend } from "./publish_queue.ts";
@@ -440,16 +441,13 @@ export class RedisHistories {
       maxBytes,
     );
     const epoch = epochBytes.toString();
-    return {
+    const position = { epoch, offset: Number(first), prev: Number(prev) };
+    return withoutUndefined({
       epoch,
       head: Number(head),
-      publications: decodeStored(topic, frames, {
-        epoch,
-        offset: Number(first),
-        prev: Number(prev),
-      }),
+      publications: decodeStored(topic, frames, position),
       anchor: anchor.length > 0 ? anchor.toString("latin1") : undefined,
-    };
+    });
   }
 
   /** Arguments with which a script opens a history. */
