@@ -1,6 +1,7 @@
 /** A copy of a database that is in use, made step by step. */
 import type { SQLInputValue } from "node:sqlite";
 import { type Connect, createTables, type Database, setMeta, type Statement } from "./database.ts";
+import type { ChangingTable, Transaction } from "./transaction.ts";
 
 /** Most rows of one step: more than one group of operations adds, so that a copy comes to its end. */
 const STEP_ROWS = 640;
@@ -17,11 +18,9 @@ const GROWING = ["publications", "log_records"] as const;
 /** Tables of rows that change: their owners by id, and the ids of owners that are gone. */
 const CHANGING = { topics: "gone_topics", logs: "gone_logs" } as const;
 
-/** A table whose rows change. */
-export type ChangingTable = keyof typeof CHANGING;
-
 /**
- * A copy of a database whose only connection goes on writing between the steps.
+ * A copy of a database whose only connection goes on writing between the steps. The `backup()` of
+ * `node:sqlite` copies the whole file in one step in Deno, and would hold up the event loop for seconds.
  *
  * - **Publications and records** never change, and ids are never used twice: so the steps copy the
  *   rows by id, and the last step copies those that were written meanwhile.
@@ -69,9 +68,10 @@ export class FileCopy {
     this.#commit = this.#target.prepare("COMMIT");
   }
 
-  /** Notes topics or logs that changed, or that are gone. */
-  note(table: ChangingTable, ids: Iterable<number>): void {
-    for (const id of ids) this.#changed[table].add(id);
+  /** Notes the topics and logs that a transaction changed. */
+  note({ changed }: Transaction): void {
+    for (const id of changed.topics) this.#changed.topics.add(id);
+    for (const id of changed.logs) this.#changed.logs.add(id);
   }
 
   /** Copies some rows; returns true while many rows are left. */

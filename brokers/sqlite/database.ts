@@ -73,9 +73,11 @@ CREATE INDEX buckets_until ON buckets (until);
 
 CREATE TABLE logs (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
-  name TEXT NOT NULL UNIQUE,
+  kind TEXT NOT NULL,         -- answer, request or stream
+  name TEXT NOT NULL,
   state TEXT NOT NULL,        -- as JSON, without producers and forks
-  due INTEGER                 -- time at which the log expires or the lease of the writer lapses
+  due INTEGER,                -- time at which the log expires or the lease of the writer lapses
+  UNIQUE (kind, name)
 ) STRICT;
 CREATE INDEX logs_due ON logs (due) WHERE due IS NOT NULL;
 

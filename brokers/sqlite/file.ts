@@ -16,6 +16,7 @@ import {
 import { Facts } from "./facts.ts";
 import { Histories, MAX_DELETED } from "./histories.ts";
 import { Logs } from "./logs.ts";
+import { Transaction } from "./transaction.ts";
 
 /** Options for {@linkcode SqliteFile}. */
 export interface SqliteFileOptions extends DatabaseOptions {
@@ -121,6 +122,7 @@ export class SqliteFile {
   readonly #freePages: Statement;
   readonly #pageSize: number;
   readonly #maxBytes: number;
+  readonly #transaction = new Transaction();
   #copy: FileCopy | undefined;
 
   /**
@@ -145,12 +147,14 @@ export class SqliteFile {
       this.#freePages = db.prepare("PRAGMA freelist_count");
       this.#pageSize = Number(pragma(db, "page_size"));
       this.#maxBytes = options.maxBytes;
-      const histories = new Histories(db, { epoch, maxTopics: options.maxTopics });
+      const [transaction, { maxTopics }] = [this.#transaction, options];
+      const histories = new Histories(db, { epoch, maxTopics, transaction });
       const shares = new LogShares({
         maxBytes: options.maxBytes,
         usedBytes: () => this.#usedBytes,
       });
-      this.#parts = { histories, facts: new Facts(db), logs: new Logs(db, shares), file: this };
+      const logs = new Logs(db, transaction, shares);
+      this.#parts = { histories, facts: new Facts(db), logs, file: this };
     } catch (cause) {
       db.close();
       throw new BrokerError(`Cannot open ${options.path}: ${reasonOf(cause)}`, { cause });
@@ -234,14 +238,12 @@ export class SqliteFile {
       logs.finish();
       this.#makeRoom();
       this.#commit.run();
-      const [topics, changed] = [histories.committed(), logs.committed()];
-      this.#copy?.note("topics", topics);
-      this.#copy?.note("logs", changed);
+      this.#copy?.note(this.#transaction);
+      this.#transaction.committed();
       return true;
     } catch (error) {
       // The memory forgets first: a failing disk may also fail the rollback, and any read after that.
-      histories.rolledBack();
-      logs.rolledBack();
+      this.#transaction.rolledBack();
       // Some errors end the transaction already.
       if (this.#db.isTransaction) this.#db.exec("ROLLBACK");
       for (const i of indices) outcomes[i] = ["failed", reasonOf(error)];
@@ -259,8 +261,6 @@ export class SqliteFile {
   }
 
   #call([name, ...args]: Operation): unknown {
-    this.#parts.histories.refresh();
-    this.#parts.logs.refresh();
     const part = this.#parts[CALLS[name].part] as unknown as Record<
       CallName,
       (...args: readonly unknown[]) => unknown
@@ -311,7 +311,7 @@ const IDENTITIES = 36 ** 8;
 
 /** Continues the logs of the process before; with a UUID, each open one gets a new identity. */
 function continueLogs(db: Database, uuid: string | undefined): void {
-  const logs = new Logs(db);
+  const logs = new Logs(db, new Transaction());
   if (uuid !== undefined) {
     let next = parseInt(uuid.replaceAll("-", "").slice(0, 12), 16);
     logs.renewIdentities(() => (next++ % IDENTITIES).toString(36).padStart(8, "0"));

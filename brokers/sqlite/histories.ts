@@ -10,6 +10,7 @@ import {
 } from "../../pubsub/broker.ts";
 import { Holders, Makers } from "../../pubsub/history/makers.ts";
 import { type Database, metaOf, prepareAll, setMeta, type Statements } from "./database.ts";
+import type { Transaction } from "./transaction.ts";
 
 /** Time for which the number of a producer is remembered, in milliseconds. */
 const REPETITION_MS = 180_000;
@@ -115,30 +116,35 @@ export class Histories {
   readonly #open = new Map<string, Topic>();
   /** Topic with listeners to the offset at which a new history continues. */
   readonly #followed = new Map<string, number>();
-  /** Topics with listeners that the transaction under way forgets, and their newest offsets. */
-  #forgetting: (readonly [topic: string, head: number])[] = [];
-  /** Topics that the transaction under way forgets. */
-  #gone: number[] = [];
   /** The highest offset of any forgotten topic. */
-  #floor = 0;
-  #count = 0;
-  #used = 0;
-  #isStale = false;
+  #floor: number;
+  #count: number;
+  #used: number;
   /** Makers of the topics of this process; others are forgotten by their last use. */
   readonly #makers: Makers;
   /** Bytes of the same topics by their makers. */
   readonly #holders = new Holders();
+  readonly #transaction: Transaction;
   #forgotten = 0;
-  /** Topics with publications that the transaction under way forgets. */
-  #lost = 0;
 
-  constructor(db: Database, options: { readonly epoch: string; readonly maxTopics: number }) {
+  constructor(
+    db: Database,
+    { epoch, maxTopics, transaction }: {
+      readonly epoch: string;
+      readonly maxTopics: number;
+      readonly transaction: Transaction;
+    },
+  ) {
     this.#db = db;
     this.#sql = prepareAll(db, SQL);
-    this.#epoch = options.epoch;
-    this.#maxTopics = options.maxTopics;
-    this.#makers = new Makers(options.maxTopics);
-    this.#load();
+    this.#epoch = epoch;
+    this.#maxTopics = maxTopics;
+    this.#makers = new Makers(maxTopics);
+    this.#transaction = transaction;
+    const row = db.prepare("SELECT count(*) AS count, max(used) AS used FROM topics").get()!;
+    this.#count = Number(row.count);
+    this.#used = Number(row.used ?? 0);
+    this.#floor = Number(metaOf(db, "floor") ?? 0);
   }
 
   /** Number of topics with publications that were forgotten because of too many topics. */
@@ -254,7 +260,9 @@ export class Histories {
       const used = isEmpty ? 0 : topic.used;
       this.#holders.count(topic.topic, countedBytes(bytes, head - oldest + 1));
       this.#sql.update.run(head, oldest, bytes, oldest_at, ttl, expires, used, id);
+      this.#transaction.changed.topics.add(id);
     }
+    this.#open.clear();
     while (this.#count > this.#maxTopics) this.#forgetTopic(this.#mostDispensable(now));
   }
 
@@ -278,40 +286,6 @@ export class Histories {
     return false;
   }
 
-  /** Ends the transaction, which took effect; returns the ids of changed and forgotten topics. */
-  committed(): number[] {
-    const changed = [...this.#open.values()].map(({ id }) => id).concat(this.#gone);
-    this.#gone = [];
-    for (const [topic, head] of this.#forgetting) this.#followed.set(topic, head);
-    this.#forgetting = [];
-    this.#forgotten += this.#lost;
-    this.#lost = 0;
-    this.#open.clear();
-    return changed;
-  }
-
-  /** Ends the transaction, which had no effect. */
-  rolledBack(): void {
-    this.#gone = [];
-    this.#forgetting = [];
-    this.#lost = 0;
-    this.#open.clear();
-    this.#isStale = true;
-  }
-
-  /** Reads the figures of the file again, after a transaction without effect. */
-  refresh(): void {
-    if (this.#isStale) this.#load();
-    this.#isStale = false;
-  }
-
-  #load(): void {
-    const row = this.#db.prepare("SELECT count(*) AS count, max(used) AS used FROM topics").get()!;
-    this.#count = Number(row.count);
-    this.#used = Number(row.used ?? 0);
-    this.#floor = Number(metaOf(this.#db, "floor") ?? 0);
-  }
-
   #floorOf(topic: string): number {
     return this.#followed.get(topic) ?? this.#floor;
   }
@@ -327,8 +301,10 @@ export class Histories {
       const head = this.#floorOf(topic);
       this.#sql.create.run(topic, head, head + 1);
       this.#count++;
+      this.#transaction.onRollback(() => this.#count--);
       row = this.#sql.find.get(topic) as unknown as Topic;
     }
+    if (this.#open.size === 0) this.#transaction.onRollback(() => this.#open.clear());
     this.#open.set(topic, row);
     return row;
   }
@@ -392,10 +368,16 @@ export class Histories {
     this.#holders.forget(topic);
     this.#sql.forget.run(id);
     this.#sql.note.run(id);
-    this.#gone.push(id);
+    this.#transaction.changed.topics.add(id);
+    const [floor, forgotten, followed] = [this.#floor, this.#forgotten, this.#followed.get(topic)];
+    this.#transaction.onRollback(() => {
+      this.#count++;
+      [this.#floor, this.#forgotten] = [floor, forgotten];
+      if (followed !== undefined) this.#followed.set(topic, followed);
+    });
     this.#count--;
-    if (oldest <= head) this.#lost++;
-    if (this.#followed.has(topic)) this.#forgetting.push([topic, head]);
+    if (oldest <= head) this.#forgotten++;
+    if (followed !== undefined) this.#followed.set(topic, head);
     if (head <= this.#floor) return;
     this.#floor = head;
     setMeta(this.#db, "floor", head);

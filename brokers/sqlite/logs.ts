@@ -13,7 +13,6 @@ import {
 import { LogShares } from "../../pubsub/logs/log_shares.ts";
 import type { LogPage, LogRecord, ReadLogOptions } from "../../pubsub/logs/log.ts";
 import {
-  ANSWER_PREFIX,
   dueAt,
   expiryOf,
   infoOf,
@@ -30,6 +29,7 @@ import {
 } from "../../pubsub/logs/rules.ts";
 import { type Database, prepareAll, type Statements } from "./database.ts";
 import { decodeBlob, encodeBlob } from "./histories.ts";
+import type { Transaction } from "./transaction.ts";
 
 /** Records that one statement looks at for the bounds of a page or of the retention. */
 const SCAN = 256;
@@ -37,14 +37,9 @@ const SCAN = 256;
 /** Bytes of the row of a producer in addition to its name. */
 const PRODUCER_BYTES = 128;
 
-/** The condition for the names of streams. */
-const IS_STREAM = [ANSWER_PREFIX, REQUEST_PREFIX]
-  .map((prefix) => `NOT (name >= '${prefix}' AND name < '${endOfPrefix(prefix)}')`)
-  .join(" AND ");
-
 const SQL = {
-  find: "SELECT id, name, state FROM logs WHERE name = ?",
-  create: "INSERT INTO logs (name, state, due) VALUES (?, '', NULL)",
+  find: "SELECT id, state FROM logs WHERE kind = ? AND name = ?",
+  create: "INSERT INTO logs (kind, name, state) VALUES (?, ?, '')",
   update: "UPDATE logs SET state = ?, due = ? WHERE id = ?",
   insert: "INSERT INTO log_records (log, position, bytes, is_text, record) VALUES (?, ?, ?, ?, ?)",
   sizes:
@@ -63,8 +58,7 @@ const SQL = {
   removeFork: "DELETE FROM log_forks WHERE log = ? AND fork = ?",
   removeForks: "DELETE FROM log_forks WHERE log = ?",
   overdue: "SELECT name FROM logs WHERE due <= ? ORDER BY due LIMIT ?",
-  answers: "SELECT name FROM logs WHERE name > ? AND name < ? ORDER BY name LIMIT ?",
-  streams: `SELECT name FROM logs WHERE name > ? AND ${IS_STREAM} ORDER BY name LIMIT ?`,
+  list: "SELECT name FROM logs WHERE kind = ? AND name > ? ORDER BY name LIMIT ?",
 };
 
 /** One row of the logs. */
@@ -111,25 +105,25 @@ export class Logs {
   readonly #sql: Statements<typeof SQL>;
   /** Rows changed by the transaction under way, by name. */
   readonly #open = new Map<string, Row>();
-  /** Logs that the transaction under way removes. */
-  #gone: number[] = [];
   readonly #counts: Record<LogKind, number> = { answer: 0, request: 0, stream: 0 };
   readonly #shares: LogShares;
-  /** Steps that undo what the transaction under way counted in the shares, in order. */
-  #undo: (() => void)[] = [];
-  #isStale = false;
+  readonly #transaction: Transaction;
 
   /**
    * Begins with the logs of a file.
    *
    * @param db The file.
+   * @param transaction The transactions of the file, one after another.
    * @param shares Shares of clients, without streams; by default none counts.
    */
-  constructor(db: Database, shares?: LogShares) {
+  constructor(db: Database, transaction: Transaction, shares?: LogShares) {
     this.#db = db;
+    this.#transaction = transaction;
     this.#sql = prepareAll(db, SQL);
     this.#shares = shares ?? new LogShares({ maxBytes: Infinity, usedBytes: () => 0 });
-    this.#load();
+    for (const row of db.prepare("SELECT kind, count(*) AS count FROM logs GROUP BY kind").all()) {
+      this.#counts[row.kind as LogKind] = Number(row.count);
+    }
     if (shares !== undefined) this.#loadShares();
   }
 
@@ -178,7 +172,7 @@ export class Logs {
     const row = this.#row(name);
     if (row === undefined || isExpired(row.state, now)) return;
     row.state = { ...row.state, until: expiryOf(row.state, now) };
-    this.#open.set(name, row);
+    this.#note(row);
   }
 
   /** Lists the logs that need attention. */
@@ -187,11 +181,8 @@ export class Logs {
   }
 
   /** Lists the logs of a kind, by their names. */
-  listLogs(kind: OwnedKind, limit: number, after?: string): KeptLogs {
-    const rows = kind === "answer"
-      ? this.#sql.answers.all(after ?? ANSWER_PREFIX, endOfPrefix(ANSWER_PREFIX), limit)
-      : this.#sql.streams.all(after ?? "", limit);
-    const names = rows.map(({ name }) => String(name));
+  listLogs(kind: OwnedKind, limit: number, after: string = ""): KeptLogs {
+    const names = this.#sql.list.all(kind, after, limit).map(({ name }) => String(name));
     const logs: KeptLog[] = [];
     for (const name of names) {
       const { state } = this.#row(name)!;
@@ -215,7 +206,7 @@ export class Logs {
       const next = identity();
       renewed.set(row.state.identity, next);
       row.state = { ...row.state, identity: next };
-      this.#open.set(name, row);
+      this.#note(row);
     }
     for (const name of names) {
       const row = this.#row(name)!;
@@ -229,7 +220,7 @@ export class Logs {
         ...row.state,
         origin: { ...origin, identity: current(origin.identity), lineage },
       };
-      this.#open.set(name, row);
+      this.#note(row);
     }
   }
 
@@ -239,12 +230,11 @@ export class Logs {
    * application may open them again.
    */
   lapseWriters(): void {
-    const requests = this.#db.prepare("SELECT name FROM logs WHERE name >= ? AND name < ?");
-    for (const { name } of requests.all(REQUEST_PREFIX, endOfPrefix(REQUEST_PREFIX))) {
+    for (const { name } of this.#db.prepare("SELECT name FROM logs WHERE kind = 'request'").all()) {
       const row = this.#row(String(name).slice(REQUEST_PREFIX.length));
       if (row?.state.writer === undefined || row.state.end !== undefined) continue;
       row.state = { ...row.state, writer: { ...row.state.writer, until: 0 } };
-      this.#open.set(row.name, row);
+      this.#note(row);
     }
   }
 
@@ -253,43 +243,9 @@ export class Logs {
     for (const { id, state } of this.#open.values()) {
       const due = dueAt(state);
       this.#sql.update.run(JSON.stringify(state), due === undefined ? null : Math.ceil(due), id);
+      this.#transaction.changed.logs.add(id);
     }
-  }
-
-  /** Ends the transaction, which took effect; returns the ids of changed and removed logs. */
-  committed(): number[] {
-    const changed = [...this.#open.values()].map(({ id }) => id).concat(this.#gone);
-    this.#undo = [];
-    this.#gone = [];
     this.#open.clear();
-    return changed;
-  }
-
-  /** Ends the transaction, which had no effect. */
-  rolledBack(): void {
-    for (const undo of this.#undo.reverse()) undo();
-    this.#undo = [];
-    this.#gone = [];
-    this.#open.clear();
-    this.#isStale = true;
-  }
-
-  /** Reads the number of logs again, after a transaction without effect. */
-  refresh(): void {
-    if (this.#isStale) this.#load();
-    this.#isStale = false;
-  }
-
-  #load(): void {
-    const all = this.#db.prepare("SELECT count(*) AS count FROM logs");
-    const some = this.#db.prepare(
-      "SELECT count(*) AS count FROM logs WHERE name >= ? AND name < ?",
-    );
-    const [answer, request] = [ANSWER_PREFIX, REQUEST_PREFIX].map((prefix) =>
-      Number(some.get(prefix, endOfPrefix(prefix))!.count)
-    ) as [number, number];
-    const stream = Number(all.get()!.count) - answer - request;
-    Object.assign(this.#counts, { answer, request, stream });
   }
 
   /** Reads whose the streams of the file are. */
@@ -298,7 +254,7 @@ export class Logs {
 SELECT name, state, (
   SELECT coalesce(sum(length(producer) + ${PRODUCER_BYTES}), 0) FROM log_producers WHERE log = logs.id
 ) AS producers
-FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
+FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`);
     for (const row of streams.all()) {
       const text = String(row.state);
       const state: StoredLog = JSON.parse(text);
@@ -311,10 +267,16 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
   #row(name: string): Row | undefined {
     const open = this.#open.get(name);
     if (open !== undefined) return open;
-    const row = this.#sql.find.get(name);
+    const row = this.#sql.find.get(logKind(name), name);
     if (row === undefined) return undefined;
     const state: StoredLog = JSON.parse(String(row.state));
     return new Row(this.#sql, { id: Number(row.id), name, state });
+  }
+
+  /** Notes a changed row, which `finish` writes. */
+  #note(row: Row): void {
+    if (this.#open.size === 0) this.#transaction.onRollback(() => this.#open.clear());
+    this.#open.set(row.name, row);
   }
 
   /** Brings a write into force. */
@@ -344,7 +306,7 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
     if (fork !== undefined) this.#noteFork(row, fork);
     if (next.start > row.state.start) this.#sql.trim.run(row.id, next.start);
     row.state = next;
-    this.#open.set(name, row);
+    this.#note(row);
     return [result(next), !isQuiet];
   }
 
@@ -373,14 +335,14 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
 
   /** Adds the row of a log. */
   #newRow(name: string, state: StoredLog): Row {
-    this.#counts[logKind(name)]++;
-    const id = Number(this.#sql.create.run(name).lastInsertRowid);
+    this.#countLog(name, 1);
+    const id = Number(this.#sql.create.run(logKind(name), name).lastInsertRowid);
     return new Row(this.#sql, { id, name, state });
   }
 
   /** Counts a new stream in the shares, without bytes. */
   #own(name: string, { owner }: StoredLog): void {
-    this.#undo.push(() => this.#shares.forget(name));
+    this.#transaction.onRollback(() => this.#shares.forget(name));
     if (logKind(name) === "stream") this.#shares.note(name, owner);
   }
 
@@ -388,14 +350,14 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
   #grow(name: string, growth: number): void {
     if (growth === 0) return;
     const bytes = this.#shares.bytesOf(name);
-    this.#undo.push(() => this.#shares.count(name, bytes));
+    this.#transaction.onRollback(() => this.#shares.count(name, bytes));
     this.#shares.count(name, bytes + growth);
   }
 
   #drop({ id, name, state: { owner } }: Row): void {
     const bytes = this.#shares.bytesOf(name);
     if (logKind(name) === "stream") {
-      this.#undo.push(() => {
+      this.#transaction.onRollback(() => {
         this.#shares.note(name, owner);
         this.#shares.count(name, bytes);
       });
@@ -405,8 +367,14 @@ FROM logs WHERE ${IS_STREAM} AND json_extract(state, '$.owner') IS NOT NULL`);
     this.#sql.remove.run(id);
     this.#sql.removeForks.run(id);
     this.#sql.note.run(id);
-    this.#gone.push(id);
-    this.#counts[logKind(name)]--;
+    this.#transaction.changed.logs.add(id);
+    this.#countLog(name, -1);
+  }
+
+  #countLog(name: string, growth: 1 | -1): void {
+    const kind = logKind(name);
+    this.#counts[kind] += growth;
+    this.#transaction.onRollback(() => this.#counts[kind] -= growth);
   }
 }
 
@@ -420,9 +388,4 @@ function growthOf(before: StoredLog | undefined, next: StoredLog): number {
   return before === undefined
     ? logBytes(next, JSON.stringify(next).length)
     : logBytes(next) - logBytes(before);
-}
-
-/** The end of the names that begin with a prefix. */
-function endOfPrefix(prefix: string): string {
-  return prefix + "\u{10ffff}";
 }
