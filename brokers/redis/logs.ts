@@ -481,7 +481,7 @@ interface Answer {
   readonly chunks: readonly StoredChunk[];
 }
 
-/** What scripts read of the options of each change. */
+/** The options of each change as the scripts read them. */
 const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => object } = {
   create: ({ config, identity, end, writer, maxLogs }) => ({
     identity,
