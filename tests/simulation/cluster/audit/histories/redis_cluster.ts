@@ -153,7 +153,7 @@ class ClusterRounds {
   }
 
   #channelOf(topic: string): string {
-    return topic.startsWith("kept") ? this.#names.keptChannel(topic) : this.#names.channel(topic);
+    return topic.startsWith("kept") ? this.#names.of("log", topic) : this.#names.channel(topic);
   }
 
   #ownerOf(topic: string): number {
