@@ -1,4 +1,16 @@
-/** Connections to NATS over the sockets of the platform, for the client library. */
+/**
+ * Connections to NATS over the sockets of Node, which Deno has too, for the client library.
+ *
+ * The library's transport for Node takes its listeners off a socket between the steps of a login, and
+ * a reset in between ends the process; its transport for Deno is not on npm.
+ */
+import { readFile } from "node:fs/promises";
+import { connect, isIP, type Socket } from "node:net";
+import {
+  connect as connectTls,
+  type ConnectionOptions as TlsOptions,
+  getCACertificates,
+} from "node:tls";
 import { type ConnectionOptions, errors, type NatsConnection } from "@nats-io/nats-core";
 import {
   checkOptions,
@@ -11,12 +23,8 @@ import {
   type Transport,
 } from "@nats-io/nats-core/internal";
 import { concat } from "../../base/bytes.ts";
-import { isDeno } from "../../base/platform.ts";
+import { Signal } from "../../base/signal.ts";
 import type { NatsServers } from "./options.ts";
-import { DENO_SOCKETS, type Socket, type Sockets, type TlsSocket } from "./sockets.ts";
-
-/** Bytes of one read: a busy node receives megabytes at a time. */
-const READ_BYTES = 65_536;
 
 /** Most bytes of the server's first message, which lists the servers of a cluster. */
 const MAX_GREETING_BYTES = 1_048_576;
@@ -79,13 +87,12 @@ class SocketTransport implements Transport {
   readonly version = "3";
   closeError?: Error;
   readonly #ended = Promise.withResolvers<void | Error>();
-  readonly #dialing = new AbortController();
+  readonly #changes = new Signal();
   #socket: Socket | undefined;
-  #isEncrypted = false;
+  #error: Error | undefined;
   /** Bytes that were read with the server's first message. */
   #greeting: Uint8Array = new Uint8Array();
-  #frames: Uint8Array[] = [];
-  #isWriting = false;
+  #isEncrypted = false;
   #isDone = false;
 
   get isClosed(): boolean {
@@ -94,27 +101,25 @@ class SocketTransport implements Transport {
 
   /** Opens the socket, waits for the server's first message, and encrypts if that is wanted. */
   async connect(server: Server, options: ConnectionOptions): Promise<void> {
+    const { hostname: host, port } = server;
     const { tls } = options as NatsServers;
-    const sockets = isDeno ? DENO_SOCKETS : (await import("./node_sockets.ts")).NODE_SOCKETS;
     const isFirst = tls?.handshakeFirst === true;
-    if (isFirst) await this.#connectTls(sockets, server, tls);
-    else await this.#connectTcp(sockets, server);
+    if (isFirst) await this.#encrypt({ ...await tlsOptions(server, tls), host, port });
+    else await this.#open(connect({ host, port, noDelay: true }), "connect");
     const info = await this.#readGreeting();
     checkOptions(info, options);
     const isWanted = info.tls_required === true || info.tls_available === true && tls !== null;
-    if (!isFirst && isWanted) await this.#startTls(sockets, server, tls ?? {});
+    if (isFirst || !isWanted) return;
+    const settings = await tlsOptions(server, tls ?? {});
+    // TLS reads from the socket directly.
+    this.#socket!.removeAllListeners("readable");
+    await this.#encrypt({ ...settings, socket: this.#socket });
   }
 
   async *[Symbol.asyncIterator](): AsyncIterableIterator<Uint8Array> {
     try {
       yield this.#greeting;
-      const buffer = new Uint8Array(READ_BYTES);
-      while (!this.#isDone) {
-        const size = await this.#socket!.read(buffer);
-        if (size === null) break;
-        // A copy: the library hands out parts of these bytes.
-        yield buffer.slice(0, size);
-      }
+      for (let bytes = await this.#read(); bytes; bytes = await this.#read()) yield bytes;
     } catch (error) {
       this.#end(error as Error);
     } finally {
@@ -127,9 +132,7 @@ class SocketTransport implements Transport {
   }
 
   send(frame: Uint8Array): void {
-    if (this.#isDone) return;
-    this.#frames.push(frame);
-    if (!this.#isWriting) void this.#write();
+    if (!this.#isDone) this.#socket!.write(frame);
   }
 
   close(error?: Error): Promise<void> {
@@ -149,52 +152,32 @@ class SocketTransport implements Transport {
     this.#end();
   }
 
-  async #connectTcp(sockets: Sockets, { hostname, port }: Server): Promise<void> {
-    this.#keep(await sockets.connect({ hostname, port, signal: this.#dialing.signal }));
-  }
-
-  async #connectTls(sockets: Sockets, server: Server, tls: TlsSettings): Promise<void> {
-    const { caCerts, cert, key } = await certificatesOf(sockets, tls);
-    if (cert === undefined || key === undefined) {
-      await this.#connectTcp(sockets, server);
-      return await this.#startTls(sockets, server, tls);
-    }
-    const { port } = server;
-    const socket = await sockets.connectTls({ hostname: nameOf(server), port, caCerts, cert, key });
-    this.#keep(socket);
-    await this.#handshake(socket);
-  }
-
-  async #startTls(sockets: Sockets, server: Server, tls: TlsSettings): Promise<void> {
-    const { caCerts } = await certificatesOf(sockets, tls);
-    const hostname = nameOf(server);
-    this.#checkOpen();
-    const socket = await sockets.startTls(this.#socket!, { hostname, caCerts });
-    this.#keep(socket);
-    await this.#handshake(socket);
-  }
-
-  async #handshake(socket: TlsSocket): Promise<void> {
-    await socket.handshake();
+  async #encrypt(options: TlsOptions): Promise<void> {
+    const socket = connectTls(options);
+    socket.setNoDelay();
+    await this.#open(socket, "secureConnect");
     this.#isEncrypted = true;
   }
 
-  #keep(socket: Socket): void {
+  async #open(socket: Socket, event: "connect" | "secureConnect"): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.#socket = socket;
-    if (this.#isDone) socket.close();
-    this.#checkOpen();
-  }
-
-  #checkOpen(): void {
-    if (this.#isDone) throw new errors.ConnectionError("the attempt to connect took too long");
+    socket.once(event, resolve);
+    socket.on("error", (error) => this.#error = error);
+    socket.on("readable", () => this.#changes.notify());
+    socket.on("close", () => {
+      reject(this.#error ?? closedEarly());
+      this.#changes.notify();
+    });
+    if (this.#isDone) socket.destroy();
+    await promise;
   }
 
   async #readGreeting(): Promise<Greeting> {
-    const buffer = new Uint8Array(READ_BYTES);
     while (this.#greeting.length < MAX_GREETING_BYTES) {
-      const size = await this.#socket!.read(buffer);
-      if (size === null) throw closedEarly();
-      this.#greeting = concat([this.#greeting, buffer.subarray(0, size)]);
+      const bytes = await this.#read();
+      if (bytes === null) throw closedEarly();
+      this.#greeting = concat([this.#greeting, bytes]);
       const line = extractProtocolMessage(this.#greeting);
       if (line === "") continue;
       const json = INFO.exec(line)?.[1];
@@ -204,28 +187,28 @@ class SocketTransport implements Transport {
     throw new errors.ConnectionError("the server is not NATS: its first message must be INFO");
   }
 
-  /** Writes all waiting frames in order. */
-  async #write(): Promise<void> {
-    this.#isWriting = true;
-    try {
-      while (this.#frames.length > 0) {
-        const frames = this.#frames.splice(0);
-        let rest = frames.length === 1 ? frames[0]! : concat(frames);
-        while (rest.length > 0) rest = rest.subarray(await this.#socket!.write(rest));
-      }
-    } catch (error) {
-      this.#end(error as Error);
-    } finally {
-      this.#isWriting = false;
+  /**
+   * Reads all bytes that are there; `null` at the end. Not the iterator of the socket, which would
+   * drop the reason for a refusal if the connection is reset after it.
+   */
+  async #read(): Promise<Uint8Array | null> {
+    const socket = this.#socket!;
+    while (!this.#isDone) {
+      const bytes: Uint8Array | null = socket.read();
+      if (bytes !== null) return bytes;
+      if (this.#error !== undefined) throw this.#error;
+      if (socket.readableEnded || socket.destroyed) break;
+      await this.#changes.changed();
     }
+    return null;
   }
 
   #end(error?: Error): void {
     if (this.#isDone) return;
     this.#isDone = true;
     if (error !== undefined) this.closeError = error;
-    this.#dialing.abort();
-    this.#socket?.close();
+    this.#socket?.destroy();
+    this.#changes.notify();
     this.#ended.resolve(error);
   }
 }
@@ -233,27 +216,20 @@ class SocketTransport implements Transport {
 /** The server's first message, as far as the transport reads it. */
 type Greeting = Parameters<typeof checkOptions>[0];
 
-/** Settings of TLS. */
-type TlsSettings = NonNullable<NatsServers["tls"]>;
-
-/** Name of the server in its certificate. */
-function nameOf({ tlsName, hostname }: Server): string {
-  return tlsName || hostname;
-}
-
-/** Reads the certificates for each attempt, as files may be renewed. */
-async function certificatesOf(
-  sockets: Sockets,
-  { ca, caFile, cert, certFile, key, keyFile }: TlsSettings,
-): Promise<{ readonly caCerts: string[]; readonly cert?: string; readonly key?: string }> {
+/** Settings of TLS; certificates are read for each attempt, as files may be renewed. */
+async function tlsOptions(
+  { tlsName, hostname }: Server,
+  { ca, caFile, cert, certFile, key, keyFile }: NonNullable<NatsServers["tls"]>,
+): Promise<TlsOptions> {
   const read = async (text?: string, file?: string) =>
-    file === undefined ? text : await sockets.readTextFile(file);
+    file === undefined ? text : await readFile(file, "utf8");
+  const name = tlsName || hostname;
   const authority = await read(ca, caFile);
-  const [chain, secret] = [await read(cert, certFile), await read(key, keyFile)];
-  const isWhole = chain !== undefined && secret !== undefined;
   return {
-    caCerts: authority === undefined ? [] : [authority],
-    cert: isWhole ? chain : undefined,
-    key: isWhole ? secret : undefined,
+    servername: isIP(name) > 0 ? "" : name,
+    // Those of the system are trusted too.
+    ca: authority === undefined ? undefined : [...getCACertificates("default"), authority],
+    cert: await read(cert, certFile),
+    key: await read(key, keyFile),
   };
 }
