@@ -57,6 +57,49 @@ export type RefuseOptions = NonNullable<Parameters<WebTransportRequest["refuse"]
 
 const ACCEPT: OptionKinds<AcceptOptions> = { admitted: "object", headers: 0, protocol: "string" };
 
+/** The one answer to a request, which the client may give up before. */
+export class RequestAnswer {
+  readonly #closed: Promise<unknown>;
+  #isGiven = false;
+  #aborted: AbortController | undefined;
+
+  /**
+   * Waits for the answer.
+   *
+   * @param closed Settles at the end of the session.
+   */
+  constructor(closed: Promise<unknown>) {
+    this.#closed = closed;
+  }
+
+  /** Aborts when the client ends the request before the answer. */
+  get signal(): AbortSignal {
+    if (this.#aborted !== undefined) return this.#aborted.signal;
+    const aborted = this.#aborted = new AbortController();
+    const giveUp = () => {
+      if (!this.#isGiven) {
+        aborted.abort(new Error("The client ended the request before the answer"));
+      }
+    };
+    this.#closed.then(giveUp, giveUp);
+    return aborted.signal;
+  }
+
+  /** Records the answer; throws if there was one. */
+  give(): void {
+    if (this.#isGiven) throw new TypeError("Cannot answer request: it was answered before");
+    this.#isGiven = true;
+  }
+
+  /** Checks the status of a refusal. */
+  static checkStatus(status: number): void {
+    if (Number.isInteger(status) && status >= 300 && status <= 599) return;
+    throw new RangeError(
+      `Cannot refuse request: status must be an integer from 300 to 599, received ${status}`,
+    );
+  }
+}
+
 /** A {@linkcode WebTransportRequest} over HTTP/3. */
 export class Http3Request implements WebTransportRequest {
   readonly url: string;
@@ -66,8 +109,7 @@ export class Http3Request implements WebTransportRequest {
   readonly #connect: ConnectStream;
   readonly #fields: readonly Field[];
   #headers: Headers | undefined;
-  #isAnswered = false;
-  #aborted: AbortController | undefined;
+  readonly #answer: RequestAnswer;
 
   /**
    * Wraps a received request.
@@ -82,6 +124,7 @@ export class Http3Request implements WebTransportRequest {
     request: { readonly fields: readonly Field[]; readonly remoteAddress: Deno.NetAddr },
   ) {
     this.#session = session;
+    this.#answer = new RequestAnswer(session.closed);
     this.#connect = connect;
     this.remoteAddress = request.remoteAddress;
     this.#fields = request.fields;
@@ -111,15 +154,7 @@ export class Http3Request implements WebTransportRequest {
   }
 
   get signal(): AbortSignal {
-    if (this.#aborted !== undefined) return this.#aborted.signal;
-    const aborted = this.#aborted = new AbortController();
-    const giveUp = () => {
-      if (!this.#isAnswered) {
-        aborted.abort(new Error("The client ended the request before the answer"));
-      }
-    };
-    this.#session.closed.then(giveUp, giveUp);
-    return aborted.signal;
+    return this.#answer.signal;
   }
 
   accept(options: AcceptOptions = {}): Connection {
@@ -135,7 +170,7 @@ export class Http3Request implements WebTransportRequest {
     const fields: Field[] = [];
     if (protocol !== "") fields.push(["wt-protocol", encodeStringItem(protocol)]);
     if (headers !== undefined) fields.push(...new Headers(headers));
-    this.#answer();
+    this.#answer.give();
     if (!this.#session.isOver) {
       const frame = fields.length === 0 ? ACCEPTED : acceptance(fields);
       // The reader of the session notices a failure.
@@ -149,13 +184,9 @@ export class Http3Request implements WebTransportRequest {
   refuse(status: number, options: { readonly headers?: HeadersInit | undefined } = {}): void {
     checkOptions("refuse request", options, { headers: 0 });
     const { headers = {} } = options;
-    if (!Number.isInteger(status) || status < 300 || status > 599) {
-      throw new RangeError(
-        `Cannot refuse request: status must be an integer from 300 to 599, received ${status}`,
-      );
-    }
+    RequestAnswer.checkStatus(status);
     const frame = refusal(status, [...new Headers(headers)]);
-    this.#answer();
+    this.#answer.give();
     if (this.#session.isOver) return;
     this.#connect.writer.write(frame).catch(() => {});
     this.#session.refuse(new Error(`The request was refused with ${status}`));
@@ -176,11 +207,6 @@ export class Http3Request implements WebTransportRequest {
 
   #field(wanted: string): string | undefined {
     return this.#fields.find(([name]) => name === wanted)?.[1];
-  }
-
-  #answer(): void {
-    if (this.#isAnswered) throw new TypeError("Cannot answer request: it was answered before");
-    this.#isAnswered = true;
   }
 }
 

@@ -1,5 +1,5 @@
 /** One end of a memory pair, with the streams between both ends. */
-import { CloseCode, ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
+import { CloseCode, ConnectionError, StreamError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { checkWireClose, MAX_QUIC_CLOSE_CODE, streamErrorCodeOf } from "../wire_close.ts";
 import type {
@@ -16,6 +16,7 @@ import type {
   StreamDirection,
 } from "../connection.ts";
 import { CountedConnection, type StreamAccount } from "../counters.ts";
+import { SendCredit } from "../flow_control.ts";
 import { FrameInbox } from "../frame_inbox.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
 import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
@@ -85,8 +86,8 @@ export class MemoryConnection extends CountedConnection implements Connection {
   readonly #bidirectional: IncomingQueue<IncomingStream, BidirectionalStream>;
   readonly #unidirectional: IncomingQueue<ReadableStream<Uint8Array>>;
   readonly #datagrams: IncomingQueue<Uint8Array>;
-  readonly #bidirectionalSlots: StreamSlots;
-  readonly #unidirectionalSlots: StreamSlots;
+  /** Streams that this end may still open before the peer accepts one. */
+  readonly #slots: Readonly<Record<StreamDirection, SendCredit>>;
   #peer!: MemoryConnection;
   #closeError: ConnectionError | undefined = undefined;
   #drain: PromiseWithResolvers<void> | undefined = undefined;
@@ -136,8 +137,12 @@ export class MemoryConnection extends CountedConnection implements Connection {
     super();
     this.#out = out;
     this.#in = inward;
-    this.#bidirectionalSlots = new StreamSlots(wire.runtime, MAX_UNACCEPTED_STREAMS);
-    this.#unidirectionalSlots = new StreamSlots(wire.runtime, MAX_UNACCEPTED_STREAMS);
+    const slots = (direction: StreamDirection) =>
+      new SendCredit(wire.runtime, `${direction} stream`, MAX_UNACCEPTED_STREAMS, () => {});
+    this.#slots = {
+      bidirectional: slots("bidirectional"),
+      unidirectional: slots("unidirectional"),
+    };
     this.transport = wire.transport ?? "memory";
     this.protocol = wire.protocol;
     this.capabilities = {
@@ -153,7 +158,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     };
     this.#bidirectional = new IncomingQueue({
       capacity: MAX_UNACCEPTED_STREAMS,
-      onTaken: () => this.#take("bidirectional", (peer) => peer.#bidirectionalSlots),
+      onTaken: () => this.#take("bidirectional"),
       onDropped: ({ reader, writer }) => {
         reader.readable.cancel().catch(() => {});
         writer.writable.abort().catch(() => {});
@@ -161,7 +166,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     }, ({ reader, writer }) => ({ readable: reader.readable, writable: writer.writable }));
     this.#unidirectional = new IncomingQueue({
       capacity: MAX_UNACCEPTED_STREAMS,
-      onTaken: () => this.#take("unidirectional", (peer) => peer.#unidirectionalSlots),
+      onTaken: () => this.#take("unidirectional"),
       onDropped: (readable) => void readable.cancel().catch(() => {}),
     });
     this.#datagrams = new IncomingQueue({
@@ -233,7 +238,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
   /** Opens a stream; waits while too many are not accepted yet. */
   async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<BidirectionalStream> {
     if (!this.capabilities.streams) return await refuseStream(this.transport);
-    await this.#bidirectionalSlots.take("bidirectional", options);
+    await this.#slots.bidirectional.take(1, options);
     if (this.#closeError !== undefined) throw this.#closeError;
     const peer = this.#peer;
     const { out, inward } = this.#lanes();
@@ -254,7 +259,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     options: OpenStreamOptions = {},
   ): Promise<WritableStream<Uint8Array>> {
     if (!this.capabilities.streams) return await refuseStream(this.transport);
-    await this.#unidirectionalSlots.take("unidirectional", options);
+    await this.#slots.unidirectional.take(1, options);
     if (this.#closeError !== undefined) throw this.#closeError;
     const peer = this.#peer;
     const { out, inward } = this.#lanes();
@@ -320,8 +325,8 @@ export class MemoryConnection extends CountedConnection implements Connection {
     this.#in.cut();
     this.#inbox.close();
     this.#owner.fail(error);
-    this.#bidirectionalSlots.fail(error);
-    this.#unidirectionalSlots.fail(error);
+    this.#slots.bidirectional.fail(error);
+    this.#slots.unidirectional.fail(error);
     this.#datagramWriter?.error(error);
     this.#endDrain();
   }
@@ -389,12 +394,12 @@ export class MemoryConnection extends CountedConnection implements Connection {
   }
 
   /** Grants the other end one more stream after an accepted one, while there is credit. */
-  #take(direction: StreamDirection, slotsOf: (peer: MemoryConnection) => StreamSlots): void {
+  #take(direction: StreamDirection): void {
     const { streams = Infinity } = this.#credit ?? {};
     const taken = ++this.#taken[direction];
     if (taken >= streams * WORN) this.#worn.resolve();
     if (taken > streams - MAX_UNACCEPTED_STREAMS) return;
-    this.#out.send(() => slotsOf(this.#peer).release());
+    this.#out.send(() => this.#peer.#slots[direction].giveBack(1));
   }
 
   #receive(frame: Frame, size: number): void {
@@ -427,96 +432,6 @@ export class MemoryConnection extends CountedConnection implements Connection {
       },
     });
     return { readable: this.#datagrams.readable, writable, maxDatagramSize: MAX_DATAGRAM_BYTES };
-  }
-}
-
-/** A call that waits for a slot. */
-interface Waiter {
-  readonly resolve: () => void;
-  readonly reject: (error: unknown) => void;
-}
-
-/**
- * A counted limit on streams. Without a free slot, calls wait in line until one is free, or until
- * their signal or timeout ends the wait.
- */
-class StreamSlots {
-  readonly #runtime: Runtime;
-  #free: number;
-  #error: { readonly cause: unknown } | undefined = undefined;
-  readonly #waiters: Set<Waiter> = new Set();
-
-  /**
-   * Creates the limit.
-   *
-   * @param runtime Runtime that has the timers.
-   * @param slots Number of slots, all free.
-   */
-  constructor(runtime: Runtime, slots: number) {
-    this.#runtime = runtime;
-    this.#free = slots;
-  }
-
-  /**
-   * Takes a slot, after a wait in line if needed.
-   *
-   * @param direction Direction of the stream, for the error.
-   * @param options `signal` and `timeoutMs` end the wait.
-   * @returns Resolves with a slot taken.
-   * @throws {TimeoutError} If `timeoutMs` passed first.
-   */
-  async take(direction: StreamDirection, options: OpenStreamOptions = {}): Promise<void> {
-    const { signal, timeoutMs } = options;
-    signal?.throwIfAborted();
-    if (this.#error !== undefined) throw this.#error.cause;
-    if (this.#free > 0) {
-      this.#free--;
-      return;
-    }
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const waiter: Waiter = { resolve, reject };
-    this.#waiters.add(waiter);
-    const giveUp = (error: unknown) => {
-      if (this.#waiters.delete(waiter)) reject(error);
-    };
-    const onAbort = () => giveUp(signal?.reason);
-    signal?.addEventListener("abort", onAbort, { once: true });
-    const timer = timeoutMs === undefined ? undefined : this.#runtime.setTimeout(() => {
-      giveUp(
-        new TimeoutError(
-          `Cannot open stream: the peer accepted no ${direction} stream within ${timeoutMs} ms`,
-          timeoutMs,
-        ),
-      );
-    }, timeoutMs);
-    try {
-      await promise;
-    } finally {
-      this.#runtime.clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
-    }
-  }
-
-  /** Frees a slot, or passes the slot to the first waiting call. */
-  release(): void {
-    const [first] = this.#waiters;
-    if (first === undefined) {
-      this.#free++;
-      return;
-    }
-    this.#waiters.delete(first);
-    first.resolve();
-  }
-
-  /**
-   * Rejects all waiting and all future calls.
-   *
-   * @param error The error of these calls.
-   */
-  fail(error: unknown): void {
-    this.#error = { cause: error };
-    for (const waiter of this.#waiters) waiter.reject(error);
-    this.#waiters.clear();
   }
 }
 

@@ -6,7 +6,7 @@ import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "..
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { H3Error, sessionCloseOf } from "../h3/wire/error_codes.ts";
 import { type QuicEnding, quicEnding, requireUpgrade } from "../quic/deno_quic.ts";
-import type { WebTransportRequest } from "../h3/request.ts";
+import { RequestAnswer, type WebTransportRequest } from "../h3/request.ts";
 import { markClose } from "../wire_close.ts";
 import { connectionOf, type NativeWebTransport } from "./client.ts";
 import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";
@@ -151,8 +151,7 @@ export class NativeRequest implements WebTransportRequest {
   readonly protocols: readonly string[] = [];
   readonly remoteAddress: Deno.NetAddr;
   readonly #connection: Connection;
-  #isAnswered = false;
-  #aborted: AbortController | undefined;
+  readonly #answer: RequestAnswer;
 
   constructor(
     { url, connection }: { readonly url: string; readonly connection: Connection },
@@ -162,18 +161,11 @@ export class NativeRequest implements WebTransportRequest {
     this.headers = new Headers({ host: URL.parse(url)?.host ?? "" });
     this.remoteAddress = remoteAddress;
     this.#connection = connection;
+    this.#answer = new RequestAnswer(connection.closed);
   }
 
   get signal(): AbortSignal {
-    if (this.#aborted !== undefined) return this.#aborted.signal;
-    const aborted = this.#aborted = new AbortController();
-    const giveUp = () => {
-      if (!this.#isAnswered) {
-        aborted.abort(new Error("The client ended the request before the answer"));
-      }
-    };
-    this.#connection.closed.then(giveUp, giveUp);
-    return aborted.signal;
+    return this.#answer.signal;
   }
 
   accept({ protocol = "" }: { readonly protocol?: string | undefined } = {}): Connection {
@@ -182,22 +174,13 @@ export class NativeRequest implements WebTransportRequest {
         `Cannot accept request: protocol must be left out because the runtime negotiates none, received "${protocol}"`,
       );
     }
-    this.#answer();
+    this.#answer.give();
     return this.#connection;
   }
 
   refuse(status: number): void {
-    if (!Number.isInteger(status) || status < 300 || status > 599) {
-      throw new RangeError(
-        `Cannot refuse request: status must be an integer from 300 to 599, received ${status}`,
-      );
-    }
-    this.#answer();
+    RequestAnswer.checkStatus(status);
+    this.#answer.give();
     this.#connection.close({ closeCode: 4000 + status, reason: `Refused with ${status}` });
-  }
-
-  #answer(): void {
-    if (this.#isAnswered) throw new TypeError("Cannot answer request: it was answered before");
-    this.#isAnswered = true;
   }
 }

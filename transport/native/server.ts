@@ -35,8 +35,8 @@ export interface ListenNativeWebTransportOptions extends QuicListenOptions {
 }
 
 /**
- * Listener for WebTransport sessions of the runtime's own engine. Iterating yields the sessions as
- * requests.
+ * Listener for WebTransport sessions of the runtime's own engine, with the members of
+ * `WebTransportListener`. Iterating yields the sessions as requests.
  *
  * - **Accepted first:** the session is open before its request is yielded. A refusal closes the
  *   session with 4000 plus the status; headers of the answer are lost.
@@ -57,11 +57,6 @@ export class NativeWebTransportListener
   readonly #onAbort = (): void => void this.close();
   #closing: Promise<void> | undefined = undefined;
 
-  /**
-   * Starts listening; called by `listenNativeWebTransport()`.
-   *
-   * @param options Address, certificate and limits.
-   */
   constructor(options: ListenNativeWebTransportOptions) {
     requireUpgrade();
     const { maxStreams = 128, signal, runtime = platformRuntime(), isSuccessor } = options;
@@ -91,51 +86,35 @@ export class NativeWebTransportListener
     signal?.addEventListener("abort", this.#onAbort, { once: true });
   }
 
-  /** Address of the UDP socket. */
   get address(): Deno.NetAddr {
     return this.#acceptor.address;
   }
 
-  /** Number of connections. */
   get connectionCount(): number {
     return this.#acceptor.connectionCount;
   }
 
-  /** Counters of handshakes. */
   get handshakes(): QuicHandshakeStats {
     return this.#acceptor.handshakes;
   }
 
-  /**
-   * Uses another certificate for new handshakes. Sessions stay.
-   *
-   * @param certificate Certificate and key.
-   * @throws {TypeError} If the certificate and key are invalid, or the listener is closed.
-   */
   rotate(certificate: Certificate): void {
     this.#acceptor.rotate(certificate);
   }
 
-  /** Accepts no new connections, and refuses waiting requests with 503. Sessions stay. */
   stop(): void {
     this.#acceptor.stop();
     this.#requests.stop();
   }
 
-  /**
-   * Closes every connection, and stops listening. Idempotent. The runtime frees the port at garbage
-   * collection, not at once.
-   */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
   }
 
-  /** Closes; called by `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
-  /** Yields requests until the listener is stopped. */
   async *[Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
     await this.#loaded;
     yield* this.#requests;
