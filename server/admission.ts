@@ -13,7 +13,7 @@ import {
   WebSocketSessionRequest,
   type WebSocketUpgradeOptions,
 } from "./websocket_request.ts";
-import { type PageOrigin, urlOf, WebTransportSessionRequest } from "./webtransport_request.ts";
+import { type PageOrigin, parsedUrl, WebTransportSessionRequest } from "./webtransport_request.ts";
 import {
   AuthenticationError,
   CloseCode,
@@ -195,7 +195,7 @@ export class Admission<V> implements Face {
 
   /** Answers a request for a WebTransport session. */
   take(asked: WebTransportRequest, pages: PageOrigin): void | Promise<void> {
-    const url = urlOf(asked);
+    const url = parsedUrl(asked);
     if (url === undefined) return asked.refuse(400);
     const info = { remoteAddr: asked.remoteAddress };
     const placeOf = (request: () => Request) => this.placeOf(request, info);
@@ -208,7 +208,7 @@ export class Admission<V> implements Face {
 
   /** Tells whether the client of a request for a WebTransport session moves here from another one. */
   isSuccessor(asked: WebTransportRequest): boolean {
-    const url = urlOf(asked);
+    const url = parsedUrl(asked);
     return url !== undefined && this.#predecessorOf({ isSkein: true, url: url.href }) !== undefined;
   }
 
@@ -471,7 +471,7 @@ export class Admission<V> implements Face {
       awaited?.admitted.resolve();
     }, () => {
       this.#pending.delete(session);
-      const refusal = awaited && refusalOf(awaited, session[internals].info);
+      const refusal = awaited && refusalOfClose(awaited, session[internals].info);
       this.#awaited.delete(connection);
       if (refusal !== undefined) this.#report.tell(refusal, { address });
       this.takeReservation(connection)?.[Symbol.dispose]();
@@ -583,7 +583,7 @@ export class Admission<V> implements Face {
 }
 
 /** Finds the refusal that was not reported yet, of a session that ended before it was established. */
-function refusalOf(
+function refusalOfClose(
   { isAsked }: Awaited,
   { code, by, reason = "" }: Partial<CloseInfo> = {},
 ): Refused | undefined {

@@ -22,7 +22,7 @@ import type { Topics } from "../pubsub/topics.ts";
 import { Expiry } from "./authentication.ts";
 import { pause } from "../base/wait.ts";
 import { decide, DecisionFault, tellFault } from "../base/decision.ts";
-import { failureOf } from "../session/serving/first_frames.ts";
+import { requestFailure } from "../session/serving/first_frames.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
 import { type Rate, TokenBucket } from "../base/token_bucket.ts";
 import { isOwnAnswer } from "./durable/options.ts";
@@ -496,7 +496,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       await check(session, topic, "subscribe");
     } catch (error) {
       // The client asks again if the rights are unknown.
-      const { code, message: reason } = failureOf(error);
+      const { code, message: reason } = requestFailure(error);
       parts().topics.unsubscribe(session, topic, { code, reason });
     }
   }

@@ -331,11 +331,11 @@ async function verified(verify: Verify, token: string): Promise<Claims> {
     if (!(cause instanceof errors.JOSEError)) throw cause;
     const isEarly = cause instanceof errors.JWTClaimValidationFailed && cause.claim === "nbf" &&
       cause.reason !== "missing";
-    throw new AuthenticationError(refusalOf(cause), { cause, status: isEarly ? 503 : undefined });
+    throw new AuthenticationError(faultText(cause), { cause, status: isEarly ? 503 : undefined });
   }
 }
 
-function refusalOf(error: unknown): string {
+function faultText(error: unknown): string {
   if (error instanceof errors.JWTExpired) return "The token has expired";
   if (error instanceof errors.JWTClaimValidationFailed) {
     const { claim, reason } = error;

@@ -2,7 +2,7 @@
 import { NO_HANDSHAKES, type WebTransportStats } from "./metrics/measures.ts";
 import {
   answerWellKnown,
-  hostOf,
+  bracketed,
   isAnyAddress,
   isWellKnown,
   WebTransportSocket,
@@ -220,7 +220,7 @@ export class ServerListener {
     const scheme = this.#options.tls === undefined ? "http" : "https";
     const local = `${scheme}://${this.#localHost}/`;
     const all = isAnyAddress(hostname)
-      ? `${scheme}://${hostOf(hostname)}:${port}/ (${local})`
+      ? `${scheme}://${bracketed(hostname)}:${port}/ (${local})`
       : local;
     const too = webTransportUrl === "" ? "" : `, WebTransport on ${webTransportUrl}`;
     print(`Listening on ${all}${too}`);
@@ -259,7 +259,7 @@ export class ServerListener {
 
   get #localHost(): string {
     const { hostname, port } = this.address;
-    return `${hostOf(isAnyAddress(hostname) ? "localhost" : hostname)}:${port}`;
+    return `${bracketed(isAnyAddress(hostname) ? "localhost" : hostname)}:${port}`;
   }
 
   #serve(): HttpListener {

@@ -86,7 +86,7 @@ export class RefusalReport {
     if (onRefusal === undefined) return;
     const error = cause === undefined ? {} : { error: cause };
     attempt(() => onRefusal({ status, reason, address, ...error }), (failure) => {
-      this.#console.tell("onRefusal", `onRefusal failed: ${textOf(failure)}`, {
+      this.#console.tell("onRefusal", `onRefusal failed: ${describeThrown(failure)}`, {
         silentMs: FAILED_SILENT_MS,
       });
     });
@@ -99,13 +99,13 @@ export class RefusalReport {
     const behind = isOwnText ? cause : cause.cause;
     const isTold = behind !== undefined && !(behind instanceof LimitError);
     const reason = isOwnText ? message : mask(message);
-    const more = isTold ? `: ${mask(textOf(behind))}` : "";
+    const more = isTold ? `: ${mask(describeThrown(behind))}` : "";
     const line = `A session was refused with ${status}: ${reason}${more}`;
     this.#console.tell(`refusal-${status}`, line, { about: reason });
   }
 }
 
-function textOf(error: unknown): string {
+function describeThrown(error: unknown): string {
   if (error instanceof Error) return `${error.name}: ${error.message}`;
   return typeof error === "string" ? error : `a throw of ${typeof error}`;
 }

@@ -98,7 +98,7 @@ export class WebTransportSocket implements AsyncDisposable {
     this.hidesRequests = engine === BUILTIN_ENGINE;
     const listen = engine === BUILTIN_ENGINE ? listenNativeWebTransport : engine;
     if (this.hidesRequests || listen === listenWebTransport) {
-      checkRuntime(`${hostOf(hostname)}:${port}`, mayPrompt);
+      checkRuntime(`${bracketed(hostname)}:${port}`, mayPrompt);
     }
     this.#console = console;
     this.#take = take;
@@ -141,7 +141,7 @@ export class WebTransportSocket implements AsyncDisposable {
   /** The URL for clients on this machine. */
   get url(): string {
     const { hostname, port } = this.address;
-    const url = `https://${hostOf(isAnyAddress(hostname) ? "localhost" : hostname)}:${port}/`;
+    const url = `https://${bracketed(isAnyAddress(hostname) ? "localhost" : hostname)}:${port}/`;
     return this.hidesRequests ? `${url}?protocol=${SKEIN_PROTOCOL}` : url;
   }
 
@@ -209,7 +209,7 @@ export function isAnyAddress(hostname: string): boolean {
 }
 
 /** Formats a name or an address for a URL. */
-export function hostOf(hostname: string): string {
+export function bracketed(hostname: string): string {
   return hostname.includes(":") && !hostname.startsWith("[") ? `[${hostname}]` : hostname;
 }
 
@@ -310,7 +310,7 @@ function wellKnownOf(
   const { hostname, port } = address;
   return {
     port,
-    hostname: isAnyAddress(hostname) ? undefined : hostOf(hostname),
+    hostname: isAnyAddress(hostname) ? undefined : bracketed(hostname),
     serverCertificateHashes: hashes.map(({ algorithm, value }) => ({
       algorithm,
       value: value.toBase64(),

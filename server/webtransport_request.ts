@@ -35,7 +35,7 @@ export interface PageOrigin {
 /** Options of {@linkcode WebTransportSessionRequest}. */
 export interface WebTransportSessionRequestOptions {
   readonly runtime: Runtime;
-  /** Requested URL, as returned by {@linkcode urlOf}. */
+  /** Requested URL, as returned by {@linkcode parsedUrl}. */
   readonly url: URL;
   /** Returns the network address of the peer. */
   readonly placeOf: (request: () => Request) => RequestPlace;
@@ -51,7 +51,7 @@ export interface WebTransportSessionRequestOptions {
 }
 
 /** Parses the requested URL; `undefined` for a URL that no HTTP request could have. */
-export function urlOf({ url }: WebTransportRequest): URL | undefined {
+export function parsedUrl({ url }: WebTransportRequest): URL | undefined {
   const parsed = URL.parse(url);
   return parsed === null || parsed.username || parsed.password ? undefined : parsed;
 }

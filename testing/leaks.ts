@@ -3,6 +3,7 @@ import { checkOptions, TIME } from "../base/option_checks.ts";
 import type { Server } from "../server.ts";
 import type { Client } from "../client/client.ts";
 import { internals, type Session } from "../session/session.ts";
+import { openStreams } from "../session/insight/health.ts";
 import { turns } from "./turns.ts";
 import { TestServer } from "./test_server.ts";
 
@@ -121,7 +122,9 @@ function leaksOfServer(server: Pick<Server, "manager" | "presence" | "topics">):
       ...(topicNames.length === 0 ? [] : [`subscribed to ${topicNames.join(", ")}`]),
       ...heldBy(session),
     ];
-    return `${nameOf(session)} is ${session.state}${holds.map((held) => `, ${held}`).join("")}`;
+    return `${describeSession(session)} is ${session.state}${
+      holds.map((held) => `, ${held}`).join("")
+    }`;
   });
   const { reserved, sockets } = manager.stats();
   if (reserved > 0) leaks.push(`${some(reserved, "handshake")} under way`);
@@ -147,7 +150,7 @@ function leaksOfServer(server: Pick<Server, "manager" | "presence" | "topics">):
 
 function leaksOfSession(session: Session): string[] {
   const held = heldBy(session);
-  return held.length === 0 ? [] : [`${nameOf(session)} has ${held.join(", ")}`];
+  return held.length === 0 ? [] : [`${describeSession(session)} has ${held.join(", ")}`];
 }
 
 function leaksOfClient(client: Pick<Client, "status">): string[] {
@@ -167,15 +170,7 @@ function heldBy(session: Session): string[] {
   return held;
 }
 
-function openStreams({ connection }: Session): number {
-  const counters = connection.inspect?.counters;
-  if (counters === undefined) return 0;
-  return counters.localBidirectionalOpened + counters.localUnidirectionalOpened +
-    counters.remoteBidirectionalOpened + counters.remoteUnidirectionalOpened -
-    counters.streamsClosed;
-}
-
-function nameOf(session: Session): string {
+function describeSession(session: Session): string {
   const { side } = session[internals].settings;
   const user = session.user === session.id ? "" : ` of "${session.user}"`;
   return `${side} session ${session.id.slice(0, 8)}${user}`;

@@ -120,11 +120,13 @@ export function checkOriginRules({ origins = [], hosts = [] }: OriginRules): voi
     // A page in a sandbox has the origin "null".
     if (origin === "*" || origin === "null") continue;
     const right = originOf(origin);
-    if (right !== origin) refuse("origins", "origins such as https://example.com", origin, right);
+    if (right !== origin) {
+      rejectOption("origins", "origins such as https://example.com", origin, right);
+    }
   }
   for (const host of hosts) {
     const right = hostOf(host);
-    if (right !== host) refuse("hosts", "host names without ports", host, right);
+    if (right !== host) rejectOption("hosts", "host names without ports", host, right);
   }
 }
 
@@ -136,7 +138,12 @@ function checkList(name: string, list: unknown): void {
   );
 }
 
-function refuse(name: string, rule: string, received: string, right: string | undefined): never {
+function rejectOption(
+  name: string,
+  rule: string,
+  received: string,
+  right: string | undefined,
+): never {
   const hint = right === undefined ? "" : ` (write "${right}")`;
   throw new TypeError(
     `Cannot create server: ${name} must hold ${rule}, received "${received}"${hint}`,

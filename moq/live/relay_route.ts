@@ -13,7 +13,7 @@ import type { RelayCapacity } from "./relay_capacity.ts";
 import {
   byAge,
   distanceOf,
-  isSameOrigin,
+  isSamePublisher,
   isSameWay,
   type RelaySource,
   tellsHops,
@@ -210,7 +210,7 @@ export class RelayRoute implements TrackServer {
       lingerMs,
       live,
       next: (failed) =>
-        this.#sources.find((other) => isSameOrigin(other, source) && !failed.has(other)),
+        this.#sources.find((other) => isSamePublisher(other, source) && !failed.has(other)),
       onIdle: (idle, isIdle) => this.#link.capacity.setIdle(idle, isIdle),
       onOver: (ended) => {
         if (this.#tracks.get(name) === ended) this.#tracks.delete(name);
@@ -225,7 +225,7 @@ export class RelayRoute implements TrackServer {
   #decide(): void {
     const best = this.#best();
     const active = this.#active;
-    if (best !== undefined && active !== undefined && isSameOrigin(active, best)) {
+    if (best !== undefined && active !== undefined && isSamePublisher(active, best)) {
       this.#active = best;
       if (best === active) return;
       for (const track of this.#tracks.values()) track.switchTo(best);
@@ -294,7 +294,7 @@ export class RelayRoute implements TrackServer {
       if (best !== undefined) {
         if (source === best || !tellsHops(source)) continue;
         const difference = distanceOf(source) - distanceOf(best);
-        const isOther = source.remote !== undefined || !isSameOrigin(source, best);
+        const isOther = source.remote !== undefined || !isSamePublisher(source, best);
         const isNewer = at > from && (difference === 0 && isOther || !tellsHops(best));
         if (difference >= 0 && !isNewer) continue;
       }

@@ -47,7 +47,7 @@ export function distanceOf({ hops, remote }: RelaySource): number {
 }
 
 /** Returns `true` if two sources lead to the same publisher, as remote as hops tell. */
-export function isSameOrigin(one: RelaySource, other: RelaySource): boolean {
+export function isSamePublisher(one: RelaySource, other: RelaySource): boolean {
   if (one === other) return true;
   return one.hops[0] !== undefined && one.hops[0] === other.hops[0];
 }

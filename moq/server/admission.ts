@@ -134,7 +134,7 @@ export class MoqRefusal extends Error {
  * `MoqError`.
  * @returns The refusal; 503 for errors of other classes, after which the client may come back.
  */
-export function refusalOf(error: unknown): MoqRefusal {
+export function moqRefusal(error: unknown): MoqRefusal {
   if (error instanceof MoqRefusal) return error;
   if (error instanceof AuthenticationError) {
     return new MoqRefusal(error.status, error.message, { cause: error });
@@ -286,7 +286,7 @@ export class Admission {
       }
       await this.#callOnSetup(request, client);
     } catch (error) {
-      throw refusalOf(error).asMoqError;
+      throw moqRefusal(error).asMoqError;
     }
   }
 
@@ -315,7 +315,7 @@ export class Admission {
       const isLate = error instanceof TimeoutError;
       const refusal = isLate
         ? new MoqRefusal(503, "The check of the client took too long", { cause: error })
-        : refusalOf(error);
+        : moqRefusal(error);
       if (isFault(refusal)) {
         this.report(error);
         const { onError } = this.#options;

@@ -28,7 +28,7 @@ import {
   type MoqVersion,
   protocolsOf,
 } from "../wire/versions.ts";
-import { Admission, MoqRefusal, refusalOf, type SessionLease } from "./admission.ts";
+import { Admission, MoqRefusal, moqRefusal, type SessionLease } from "./admission.ts";
 import { offersMoq, requestsHash } from "./server_options.ts";
 import type { ListenMoqOptions, MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 import { Sessions } from "./sessions.ts";
@@ -191,7 +191,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
     try {
       lease = this.#admission.take(address);
     } catch (error) {
-      const { closeCode, message: reason } = refusalOf(error);
+      const { closeCode, message: reason } = moqRefusal(error);
       connection.close({ closeCode, reason });
       return undefined;
     }

@@ -93,7 +93,7 @@ export function codeOf(
 }
 
 /** Finds the name of a number that the peer sent. */
-export function nameOf(
+export function errorNameOf(
   { family }: SessionContext,
   scope: MoqErrorScope,
   code: number,
@@ -116,7 +116,7 @@ export function moqErrorOf(
   if (error instanceof StreamError) {
     const { by } = error;
     const moqCode = plainCode(error.streamErrorCode);
-    const reason = nameOf(context, scope, moqCode);
+    const reason = errorNameOf(context, scope, moqCode);
     const message = `The peer ended the ${scope} stream with code ${moqCode} (${reason})`;
     return new MoqError(scope, reason, message, { moqCode, by, cause: error });
   }

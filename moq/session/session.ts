@@ -52,12 +52,12 @@ import { Publisher } from "./publisher.ts";
 import {
   type Agreement,
   causeOf,
+  closeRefused,
   familyOf,
   isPathInSetup,
   isSkein,
   nextOf,
   PeerSetup,
-  refuse,
   sendSetupStream,
   setUpClient,
   type SetupRequest,
@@ -391,7 +391,7 @@ export class MoqSession implements AsyncDisposable {
       const family = familyOf(connection, options);
       const mayKnowCause = side === "client" && !signal?.aborted;
       const cause = mayKnowCause ? await causeOf(runtime, connection, error, family) : error;
-      refuse(connection, cause, family);
+      closeRefused(connection, cause, family);
       throw cause;
     }
   }

@@ -391,7 +391,7 @@ export function familyOf(
 }
 
 /** Closes a connection whose setup failed. */
-export function refuse(connection: Connection, error: unknown, family: MoqErrorFamily): void {
+export function closeRefused(connection: Connection, error: unknown, family: MoqErrorFamily): void {
   let closeCode = moqErrorCode("session", "setupFailed", family);
   let reason = "The setup failed";
   if (error instanceof MoqError) {

@@ -23,7 +23,7 @@ import {
 } from "../wire/messages.ts";
 import { type BroadcastPath, wirePath } from "../wire/path.ts";
 import { Discovery } from "./announce.ts";
-import { codeOf, isViolation, moqErrorOf, nameOf, type SessionContext } from "./context.ts";
+import { codeOf, errorNameOf, isViolation, moqErrorOf, type SessionContext } from "./context.ts";
 import { type Exchange, openExchange } from "./exchange.ts";
 
 /** The subscriber of a session: sends the requests of this end, and takes the answers. */
@@ -249,13 +249,13 @@ export class Subscriber {
       const { start, end, code } = response;
       // An empty drop range refuses the subscription, on wires without resets.
       if (end < start) {
-        const reason = nameOf(context, "subscribe", code);
+        const reason = errorNameOf(context, "subscribe", code);
         throw refusedError(track.path, track.name, { reason, moqCode: code });
       }
       const from = context.family === "gomoqt" ? 1 : 0;
       const first = Math.max(0, start - from);
       const last = Math.max(first, end - from);
-      track.drop({ first, last }, nameOf(context, "group", code));
+      track.drop({ first, last }, errorNameOf(context, "group", code));
     }
   }
 

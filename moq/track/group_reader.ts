@@ -199,7 +199,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
     } else {
       this.#error = this.#options.errorOf(error);
       if (!(error instanceof StreamError)) {
-        this.#reader.cancel({ streamErrorCode: this.#options.codeOf(reasonOf(error)) });
+        this.#reader.cancel({ streamErrorCode: this.#options.codeOf(cancelReason(error)) });
       }
     }
     return this.#error;
@@ -221,7 +221,7 @@ function timestampBehind(before: number, delta: number): number {
 }
 
 /** Finds the reason to cancel a group after an error. */
-function reasonOf(error: unknown): MoqErrorName {
+function cancelReason(error: unknown): MoqErrorName {
   if (error instanceof MoqError) return error.reason;
   return error instanceof ProtocolError ? "frameTooLarge" : "internal";
 }

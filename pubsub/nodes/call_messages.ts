@@ -67,7 +67,7 @@ export function splitHead(
   if (message.length < LENGTH_BYTES) return undefined;
   const end = LENGTH_BYTES + (message[0]! << 8 | message[1]!);
   if (end > message.length) return undefined;
-  const head = parseFields(textOf(message.subarray(LENGTH_BYTES, end)));
+  const head = parseFields(decoded(message.subarray(LENGTH_BYTES, end)));
   return head && { head, data: message.subarray(end) };
 }
 
@@ -109,7 +109,7 @@ export function parseCallMessage(payload: string | Uint8Array): CallMessage | un
   }
 }
 
-function textOf(bytes: Uint8Array): string {
+function decoded(bytes: Uint8Array): string {
   try {
     return decoder.decode(bytes);
   } catch {

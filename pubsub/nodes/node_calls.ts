@@ -370,7 +370,7 @@ export class NodeCalls implements AsyncDisposable {
       case "call":
         return this.#takeCall(message);
       case "abort": {
-        const one = this.#answering.get(keyOf(message));
+        const one = this.#answering.get(callKey(message));
         if (one !== undefined) this.#giveUp(one, aborted());
         return;
       }
@@ -406,7 +406,7 @@ export class NodeCalls implements AsyncDisposable {
 
   #takeCall(message: CallMessage & { readonly type: "call" }): void {
     const { node, id, part, size } = message;
-    const key = keyOf(message);
+    const key = callKey(message);
     let one = this.#answering.get(key);
     if (one === undefined) {
       // The first part was refused, is lost, or the call was given up.
@@ -520,7 +520,7 @@ export class NodeCalls implements AsyncDisposable {
   }
 }
 
-function keyOf({ node, id }: CallMessage): string {
+function callKey({ node, id }: CallMessage): string {
   return `${node} ${id}`;
 }
 

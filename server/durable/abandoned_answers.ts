@@ -118,7 +118,7 @@ export class AbandonedAnswers {
    * @param owner The owner of what the session takes.
    */
   opened(owner: Owner): void {
-    const key = keyOf(owner);
+    const key = clientKey(owner);
     if (key === undefined) return;
     const caller = this.#callerOf(key);
     if (++caller.sessions === 1) this.#restartAll(caller);
@@ -130,7 +130,7 @@ export class AbandonedAnswers {
    * @param owner The owner that `opened` was called with.
    */
   ended(owner: Owner): void {
-    const key = keyOf(owner);
+    const key = clientKey(owner);
     const caller = key === undefined ? undefined : this.#callers.get(key);
     if (key === undefined || caller === undefined || --caller.sessions > 0) return;
     this.#restartAll(caller);
@@ -156,7 +156,7 @@ export class AbandonedAnswers {
   watch(answer: WatchedAnswer): Disposable {
     const { id, owner } = answer;
     if (owner.user !== undefined) return { [Symbol.dispose]() {} };
-    const key = keyOf(owner);
+    const key = clientKey(owner);
     if (key !== undefined) this.#callerOf(key).answers.add(answer);
     this.#answers.set(id, answer);
     this.#restart(answer);
@@ -197,7 +197,7 @@ export class AbandonedAnswers {
   /** Starts the time of an answer anew, or stops it. */
   #restart(answer: WatchedAnswer): void {
     this.#stop(answer);
-    const key = keyOf(answer.owner);
+    const key = clientKey(answer.owner);
     const hasSessions = key !== undefined && this.#callers.get(key)!.sessions > 0;
     if (!hasSessions && !this.#parts.streams.isFollowed(answer.id)) this.#fresh.add(answer);
   }
@@ -211,7 +211,7 @@ export class AbandonedAnswers {
   #forget(answer: WatchedAnswer): void {
     this.#stop(answer);
     if (this.#answers.get(answer.id) === answer) this.#answers.delete(answer.id);
-    const key = keyOf(answer.owner);
+    const key = clientKey(answer.owner);
     const caller = key === undefined ? undefined : this.#callers.get(key);
     if (key === undefined || !caller?.answers.delete(answer)) return;
     this.#tidy(key, caller);
@@ -251,7 +251,7 @@ export class AbandonedAnswers {
 }
 
 /** The key of an owner's address, or of a guest without one; `undefined` if neither is known. */
-function keyOf({ networks: [address], isBehindProxy, guest }: Owner): string | undefined {
+function clientKey({ networks: [address], isBehindProxy, guest }: Owner): string | undefined {
   if (address !== undefined && !isBehindProxy) return `at ${address.key}`;
   return guest === undefined ? undefined : `guest ${guest}`;
 }

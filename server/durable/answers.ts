@@ -257,7 +257,7 @@ export class Answers {
       }
     } catch (error) {
       if (error instanceof RequestError && error.failure.code === "exists") return id;
-      throw refusalOf(error);
+      throw requestErrorOf(error);
     }
     return id;
   }
@@ -544,7 +544,7 @@ function endOf(error: unknown): { readonly code: string; readonly message: strin
 }
 
 /** The refusal that an error of the engine stands for. */
-function refusalOf(error: unknown): unknown {
+function requestErrorOf(error: unknown): unknown {
   if (error instanceof BrokerError) return new RequestError("unavailable", error.message);
   if (!(error instanceof LimitError)) return error;
   const { message, retryAfterMs } = error;

@@ -27,6 +27,7 @@ import {
   type HttpGuardParts,
   isInternalName,
 } from "../http/guard.ts";
+import { closing } from "../http/body.ts";
 import { methodNotAllowed, Problem, refusedBy, tooMany } from "../http/problem.ts";
 import type { Owner } from "../../base/owners.ts";
 import type { LogInfo, LogOverShare, LogProducer, LogRecord } from "../../pubsub/logs/log.ts";
@@ -829,12 +830,5 @@ function unanswered(): Problem {
   return new Problem(503, {
     code: "unavailable",
     detail: "Cannot read: the engine of the broker must answer in time, and did not",
-  });
-}
-
-function closing(): Problem {
-  return new Problem(503, {
-    code: "unavailable",
-    detail: "Cannot read: the server must be open, and closes",
   });
 }

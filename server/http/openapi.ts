@@ -48,7 +48,7 @@ export function openApi(path: string): Json {
   const paths: Record<string, Record<string, Json>> = {};
   for (const [operationId, operation] of Object.entries<Operation>(OPERATIONS)) {
     const methods = paths[operation.path] ??= {};
-    methods[operation.method.toLowerCase()] = { operationId, ...describe(operation) };
+    methods[operation.method.toLowerCase()] = { operationId, ...operationObject(operation) };
   }
   return {
     openapi: "3.1.0",
@@ -63,7 +63,7 @@ export function openApi(path: string): Json {
   };
 }
 
-function describe(operation: Operation): Json {
+function operationObject(operation: Operation): Json {
   const { summary, description, body, reply, type, replies = {}, problems } = operation;
   const parameters = parametersOf(operation);
   const statuses = [...COMMON_PROBLEMS, ...body === undefined ? [] : BODY_PROBLEMS, ...problems];

@@ -121,7 +121,7 @@ export class Cluster implements AsyncDisposable {
       this.#late.delete(id);
       return { node, answer: JSON.parse(decoder.decode(reply)) };
     } catch (error) {
-      const failure = failureOf(error);
+      const failure = failureCode(error);
       if (failure === undefined) throw error;
       if (failure === "late") this.#late.add(id);
       for (const late of this.#late) if (!this.#nodes?.has(late)) this.#late.delete(late);
@@ -136,7 +136,7 @@ export class Cluster implements AsyncDisposable {
 }
 
 /** Returns the reason for pages; `undefined` for an error of this node. */
-function failureOf(error: unknown): string | undefined {
+function failureCode(error: unknown): string | undefined {
   if (error instanceof NodeCallError) return error.code;
   return error instanceof TimeoutError ? "late" : undefined;
 }
@@ -156,7 +156,7 @@ export function mergeLists(
   }
   const merged = new Map<string, Row>();
   for (const row of all) {
-    const name = nameOf(row);
+    const name = rowName(row);
     const before = merged.get(name);
     merged.set(name, before === undefined ? row : mergeRows(before, row));
   }
@@ -166,7 +166,7 @@ export function mergeLists(
   return { rows, matched: most(({ matched }) => matched), total: most(({ total }) => total) };
 }
 
-function nameOf(row: Row): string {
+function rowName(row: Row): string {
   return "topic" in row ? row.topic : "room" in row ? row.room : row.id;
 }
 

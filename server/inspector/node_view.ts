@@ -31,7 +31,7 @@ import type { Rooms } from "../../pubsub/presence/rooms.ts";
 import type { Topics } from "../../pubsub/topics.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { debugState, redactText } from "../../session/insight/diagnostics.ts";
-import { issues, queuesOf } from "../../session/insight/health.ts";
+import { issues, openStreams, queuesOf } from "../../session/insight/health.ts";
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
@@ -472,14 +472,6 @@ function valueOf(
 function uptimeOf(session: Session): number {
   const { readyAt, runtime } = session[internals];
   return readyAt === undefined ? 0 : Math.max(0, runtime.now() - readyAt);
-}
-
-function openStreams({ connection }: Session): number {
-  const counters = connection.inspect?.counters;
-  if (counters === undefined) return 0;
-  return counters.localBidirectionalOpened + counters.remoteBidirectionalOpened +
-    counters.localUnidirectionalOpened + counters.remoteUnidirectionalOpened -
-    counters.streamsClosed;
 }
 
 function levelOf(

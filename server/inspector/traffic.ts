@@ -217,7 +217,7 @@ class Recording implements FrameTap, Disposable {
     if (typeof envelope !== "object" || envelope === null || Array.isArray(envelope)) {
       return { kind: "malformed", topic: "", text: "" };
     }
-    return describe(envelope as Record<string, unknown>, this.#showsPayloads);
+    return shownEnvelope(envelope as Record<string, unknown>, this.#showsPayloads);
   }
 }
 
@@ -227,7 +227,7 @@ const TOPIC_KEYS = ["topic", "publish", "subscribe", "unsubscribe", "presence", 
 /** Members of an envelope that hold secrets of the session. */
 const SECRET_KEYS = ["auth", "client", "ticket"];
 
-function describe(
+function shownEnvelope(
   envelope: Record<string, unknown>,
   showsPayloads: boolean,
 ): Pick<TrafficEntry, "kind" | "topic" | "text"> {

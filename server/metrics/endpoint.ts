@@ -3,7 +3,12 @@ import { DecisionFault } from "../../base/decision.ts";
 import { DEFAULT_MAX_SESSIONS } from "../../manager/limits.ts";
 import type { Face, FaceRequest } from "../face.ts";
 import type { Measure } from "./measures.ts";
-import { type MeasuredServer, measuresOf, PROMETHEUS_CONTENT_TYPE, textOf } from "./prometheus.ts";
+import {
+  exposition,
+  type MeasuredServer,
+  measuresOf,
+  PROMETHEUS_CONTENT_TYPE,
+} from "./prometheus.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { isFromThisMachine } from "../../transport/origins.ts";
 
@@ -146,7 +151,7 @@ export class MetricsEndpoint implements Face {
   async #metrics(): Promise<Response> {
     const measures = await this.#source.measures();
     const type = { "content-type": PROMETHEUS_CONTENT_TYPE };
-    return text(measures.map(textOf).join(""), 200, type);
+    return text(measures.map(exposition).join(""), 200, type);
   }
 
   async #health(): Promise<Response> {

@@ -50,7 +50,7 @@ export function prometheusText(
     readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
   },
 ): string {
-  return measuresOf(server).map(textOf).join("");
+  return measuresOf(server).map(exposition).join("");
 }
 
 /** A server whose counters are read. */
@@ -71,7 +71,7 @@ export function measuresOf(
 }
 
 /** Writes one metric. */
-export function textOf({ name, description, unit, kind, values }: Measure): string {
+export function exposition({ name, description, unit, kind, values }: Measure): string {
   const full = name.replaceAll(".", "_").replace(/_size$/, "") + (UNITS[unit] ?? "") +
     (kind === "counter" ? "_total" : "");
   const lines = values.map(({ value, attributes = {} }) =>

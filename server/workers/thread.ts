@@ -7,7 +7,7 @@ import { pause, within } from "../../base/wait.ts";
 import { TimeoutError } from "../../errors.ts";
 import type { EnginePort, EnginePorts } from "../../pubsub/ports/engine_port.ts";
 import {
-  type Answers,
+  type AnswersTo,
   type MainQuestions,
   ThreadCalls,
   type ThreadMessage,
@@ -36,7 +36,7 @@ export interface WorkerThreadOptions {
   /** Silence after which the thread is ended, in milliseconds. */
   readonly silentMs: number;
   /** Answers questions of the worker. */
-  readonly answers: Answers<MainQuestions>;
+  readonly answers: AnswersTo<MainQuestions>;
 }
 
 /** One thread. */

@@ -73,8 +73,8 @@ export type ThreadMessage =
 /** Questions, each with an optional argument and an answer. */
 type Questions<T> = { readonly [K in keyof T]: (data: never) => unknown };
 
-/** Answers to questions, at once or later. */
-export type Answers<T extends Questions<T>> = {
+/** The answers to questions, at once or later. */
+export type AnswersTo<T extends Questions<T>> = {
   readonly [K in keyof T]: (
     ...data: Parameters<T[K]>
   ) => ReturnType<T[K]> | Promise<Awaited<ReturnType<T[K]>>>;
@@ -86,7 +86,7 @@ export type Answers<T extends Questions<T>> = {
  */
 export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questions<Answered>> {
   readonly #post: (message: ThreadMessage) => void;
-  readonly #answers: Answers<Answered>;
+  readonly #answers: AnswersTo<Answered>;
   readonly #waiting = new Map<number, PromiseWithResolvers<unknown>>();
   #last = 0;
   #end: Error | undefined;
@@ -97,7 +97,7 @@ export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questi
    * @param post Posts a message to the other thread.
    * @param answers Answers the questions of the other thread.
    */
-  constructor(post: (message: ThreadMessage) => void, answers: Answers<Answered>) {
+  constructor(post: (message: ThreadMessage) => void, answers: AnswersTo<Answered>) {
     this.#post = post;
     this.#answers = answers;
   }
@@ -121,7 +121,7 @@ export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questi
     const waiting = this.#waiting.get(message.id);
     this.#waiting.delete(message.id);
     if (message.type === "answer") waiting?.resolve(message.data);
-    else waiting?.reject(errorOf(message.name, message.text));
+    else waiting?.reject(errorFromText(message.name, message.text));
   }
 
   /** Rejects all questions, also later ones: the other thread is gone. */
@@ -145,7 +145,7 @@ export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questi
   }
 }
 
-function errorOf(name: string, text: string): Error {
+function errorFromText(name: string, text: string): Error {
   if (name === "TypeError") return new TypeError(text);
   return name === "RangeError" ? new RangeError(text) : new Error(text);
 }

@@ -15,7 +15,7 @@ import { Server } from "../server.ts";
 import type { ServeOptions } from "../server_options.ts";
 import { answerWellKnown, isWellKnown } from "../webtransport.ts";
 import {
-  type Answers,
+  type AnswersTo,
   type ListeningFacts,
   type MainQuestions,
   ThreadCalls,
@@ -142,7 +142,7 @@ class WorkerProgram {
     else this.#calls.take(message);
   }
 
-  #answers(): Answers<WorkerQuestions> {
+  #answers(): AnswersTo<WorkerQuestions> {
     const source = () => metricsOf(this.#server!, this.#maxSessions);
     return {
       start: () => this.#start(),

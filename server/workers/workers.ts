@@ -25,11 +25,11 @@ import { factsOf } from "../../pubsub/ports/operations.ts";
 import { CLOSE } from "../../session/call_checks.ts";
 import type { SessionCloseOptions } from "../../session/types.ts";
 import { type Measure, mergeMeasures } from "../metrics/measures.ts";
-import { textOf } from "../metrics/prometheus.ts";
+import { exposition } from "../metrics/prometheus.ts";
 import type { ServeOptions } from "../server_options.ts";
 import type { ListenInfo } from "../listener.ts";
 import { type StartThread, WorkerThread } from "./thread.ts";
-import type { Answers, ListeningFacts, MainQuestions, UdpFacts } from "./thread_calls.ts";
+import type { AnswersTo, ListeningFacts, MainQuestions, UdpFacts } from "./thread_calls.ts";
 
 /** Upper end of the delay before the first replacement of a worker, in milliseconds. */
 const FIRST_DELAY_MS = 200;
@@ -237,7 +237,7 @@ export class Workers implements AsyncDisposable {
    * @returns The text.
    */
   async metrics(): Promise<string> {
-    return (await this.#measures()).map(textOf).join("");
+    return (await this.#measures()).map(exposition).join("");
   }
 
   /**
@@ -413,7 +413,7 @@ export class Workers implements AsyncDisposable {
     heir.thread!.calls.ask("takeUdp").catch(() => {});
   }
 
-  #answers(place: Place): Answers<MainQuestions> {
+  #answers(place: Place): AnswersTo<MainQuestions> {
     return {
       listening: (facts) => {
         place.facts = facts;

@@ -4,7 +4,7 @@ import { MAX_TIMER_MS } from "../../base/wait.ts";
 import type { Inside } from "../receiving.ts";
 import { statsOf } from "./stats.ts";
 import type { SessionStats } from "../types.ts";
-import type { CreditKind, CreditState } from "../../transport/connection.ts";
+import type { Connection, CreditKind, CreditState } from "../../transport/connection.ts";
 
 /** Health of a session at one moment. */
 export interface SessionHealth {
@@ -100,6 +100,15 @@ export function queuesOf(core: Inside) {
     },
     receive: { messages: waitingMessages, bytes: waitingBytes, maxMessages, maxBytes },
   };
+}
+
+/** Counts the streams of a session that are open now. */
+export function openStreams({ connection }: { readonly connection: Connection }): number {
+  const counters = connection.inspect?.counters;
+  if (counters === undefined) return 0;
+  return counters.localBidirectionalOpened + counters.localUnidirectionalOpened +
+    counters.remoteBidirectionalOpened + counters.remoteUnidirectionalOpened -
+    counters.streamsClosed;
 }
 
 /** An issue of a session. */

@@ -141,7 +141,7 @@ class HookRunner implements SessionWatch {
       if (result instanceof Promise) {
         result.catch(async (error) => {
           // An error of `run` is reported by the caller of `run`.
-          if (error !== await reasonOf(run)) this.#failed(session, error);
+          if (error !== await rejectionOf(run)) this.#failed(session, error);
         });
       }
       return result;
@@ -241,7 +241,7 @@ function once<T>(run: () => T): () => T {
 }
 
 /** Returns the error of `run`; `undefined` without an error. */
-async function reasonOf(run: (() => unknown) | undefined): Promise<unknown> {
+async function rejectionOf(run: (() => unknown) | undefined): Promise<unknown> {
   try {
     await run?.();
     return undefined;

@@ -67,7 +67,7 @@ export class FirstFrames {
       await core.receiving.serving?.signIn(envelope.token);
     } catch (error) {
       if (core.state === "closed") return;
-      const failure = failureOf(error);
+      const failure = requestFailure(error);
       core.sending.post({ reply: envelope.id, error: failure });
       if (!(error instanceof AuthenticationError)) report(core.settings, error, core.session);
       const status = error instanceof AuthenticationError ? error.status : 503;
@@ -87,7 +87,7 @@ const CODES: Readonly<Record<number, string>> = {
 };
 
 /** Failure as the peer receives it: the text of any other error stays on the server. */
-export function failureOf(error: unknown): RequestFailure {
+export function requestFailure(error: unknown): RequestFailure {
   if (error instanceof RequestError) return error.failure;
   if (error instanceof AuthenticationError) {
     return { code: CODES[error.status] ?? "unauthenticated", message: error.message };

@@ -20,7 +20,7 @@ import type {
 import type { ServiceKind, ServiceReader } from "../wire/envelope.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../wire/recovery.ts";
 import { readService } from "../wire/server_envelope.ts";
-import { failureOf, FirstFrames } from "./first_frames.ts";
+import { FirstFrames, requestFailure } from "./first_frames.ts";
 import { type Numbered, Numbers, Sequences, type SequenceStore } from "./sequences.ts";
 
 /**
@@ -488,7 +488,7 @@ export class RequestQueue implements SessionRequests {
 
   #serviceFailed(envelope: ServiceEnvelope, error: unknown): void {
     const { id = null } = envelope;
-    const failure = failureOf(error);
+    const failure = requestFailure(error);
     const told = failure.code === "invalid"
       ? this.#core.receiving.faults.misfit(id, failure)
       : failure;

@@ -350,7 +350,7 @@ function readReply({ reply: id, data, error }: Raw): Envelope {
     id,
     error: {
       code,
-      message: textOf(message),
+      message: plainText(message),
       path: Array.isArray(path) ? path : undefined,
       retryAfterMs: isId(retryAfterMs) ? retryAfterMs : undefined,
       level: typeof level === "string" ? level as LimitLevel : undefined,
@@ -362,7 +362,7 @@ function readHello(hello: unknown): Envelope {
   if (isObject(hello)) {
     const { session, heartbeatMs, maxMessageBytes, features, ticket, predecessor } = hello;
     if (typeof session === "string" && isId(heartbeatMs) && isId(maxMessageBytes)) {
-      const names = Array.isArray(features) ? features.map(textOf) : [];
+      const names = Array.isArray(features) ? features.map(plainText) : [];
       const read = {
         session,
         heartbeatMs,
@@ -382,7 +382,7 @@ function readGoAway(goaway: unknown): Envelope {
     return malformed('Expected "goaway" to have retryAfterMs');
   }
   const { retryAfterMs, reason } = goaway;
-  return { kind: "goaway", goaway: { retryAfterMs, reason: textOf(reason) } };
+  return { kind: "goaway", goaway: { retryAfterMs, reason: plainText(reason) } };
 }
 
 /**
@@ -408,7 +408,7 @@ function readPlaced(
 function readGap({ gap: topic, reason, epoch, offset, tag }: Raw): Envelope {
   if (!isTopic(topic)) return badTopic("gap", topic, undefined);
   // A reason of a later version is passed on as received.
-  const gap = { gap: topic, reason: textOf(reason) as RecoveryReason };
+  const gap = { gap: topic, reason: plainText(reason) as RecoveryReason };
   if (!isName(epoch) || !isId(offset)) return { kind: "gap", topic, gap };
   if (!isTag(tag)) return badTag(tag);
   return { kind: "gap", topic, gap: { ...gap, epoch, offset, tag } };
@@ -422,7 +422,7 @@ function readUnsubscribed({ unsubscribed: topic, code, reason }: Raw): Envelope 
   return {
     kind: "unsubscribed",
     topic,
-    unsubscribed: { unsubscribed: topic, code, reason: textOf(reason) },
+    unsubscribed: { unsubscribed: topic, code, reason: plainText(reason) },
   };
 }
 
@@ -491,7 +491,7 @@ export type OutgoingEnvelope =
  * Returns a text for people; empty for a value that is neither text nor a number, since converting
  * such a value can throw.
  */
-function textOf(value: unknown): string {
+function plainText(value: unknown): string {
   return typeof value === "string" || typeof value === "number" ? String(value) : "";
 }
 

@@ -1,7 +1,7 @@
 /** Dialing a WebTransport session: resolve, connect, request. */
 import { publicUrl } from "../url.ts";
 import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
-import { checkLimits, DIAL_KEEP_ALIVE_MS } from "../quic/options.ts";
+import { checkPositive, DIAL_KEEP_ALIVE_MS } from "../quic/options.ts";
 import { QuicDial, type QuicDialOptions } from "../quic/dial.ts";
 import { flowLimitsOf, type UpgradeToken, upgradeTokensOf } from "./wire/settings.ts";
 import { dialFailure, isConnectionRefused } from "../deno_errors.ts";
@@ -59,7 +59,7 @@ export class Http3Dialer {
     this.#url = checkUrl(url);
     checkHashes(options.serverCertificateHashes, "dial WebTransport");
     const { maxUnidirectionalStreams, maxBidirectionalStreams, idleTimeoutMs } = options;
-    checkLimits("dial WebTransport", {
+    checkPositive("dial WebTransport", {
       maxUnidirectionalStreams,
       maxBidirectionalStreams,
       idleTimeoutMs,

@@ -43,8 +43,8 @@ import {
   readUpgrade,
   type RequestHead,
   requestOf,
+  requestUrl,
   type UpgradeHead,
-  urlOf,
 } from "./request.ts";
 import { type HardenedSocket, Liveness } from "./socket.ts";
 
@@ -307,7 +307,7 @@ export class Listener {
     if (tls !== undefined) {
       server.on("secureConnection", (socket: Socket) => this.#secured(socket));
     }
-    server.on("clientError", refuse);
+    server.on("clientError", answerParseError);
     // A failure costs one connection, not the process.
     server.on("request", (message, response) => {
       this.#request(message, response).catch(() => response.destroy());
@@ -387,12 +387,12 @@ export class Listener {
     this.#peers.add(peer);
     this.#handshakes.add(peer);
     socket.on("close", Listener.#onClose);
-    if (isSecure) this.#securing.set(keyOf(socket), peer);
+    if (isSecure) this.#securing.set(peerKey(socket), peer);
     else this.#listen(socket);
   }
 
   #secured(socket: PeerSocket): void {
-    const key = keyOf(socket);
+    const key = peerKey(socket);
     const peer = this.#securing.get(key);
     if (peer === undefined) return void socket.destroy();
     this.#securing.delete(key);
@@ -430,7 +430,7 @@ export class Listener {
     const { listener, slot, leaving, receiver } = peer;
     listener.#peers.delete(peer);
     listener.#handshakes.delete(peer);
-    const key = keyOf(this);
+    const key = peerKey(this);
     // A new connection may already have the same port.
     if (listener.#securing.get(key) === peer) listener.#securing.delete(key);
     slot[Symbol.dispose]();
@@ -513,13 +513,13 @@ export class Listener {
 
   /** Offers an upgrade without a `Request`, and makes one if there is no other handler. */
   #offer(peer: Peer, socket: Socket, head: UpgradeHead): void {
-    const url = urlOf(head.target, head.headers.get("host")!, this.#isSecure);
+    const url = requestUrl(head.target, head.headers.get("host")!, this.#isSecure);
     if (url === undefined || this.#onUpgrade === undefined) {
       return this.#upgrade(peer, socket, head);
     }
     const makeRequest = () => this.#requestOf(head, upgrade, peer)!;
     const upgrade: HeadUpgrade = new HeadUpgrade(peer, socket, { head, url, makeRequest });
-    const info = originOf(socket);
+    const info = connectionInfo(socket);
     const answer = tooFrequent(peer) ??
       this.#call(() => this.#onUpgrade!(upgrade, info) ?? this.#handler(upgrade.request, info));
     this.#answerUpgrade(upgrade, peer, head, answer);
@@ -528,7 +528,7 @@ export class Listener {
   #upgrade(peer: Peer, socket: Socket, head: RequestHead & { readonly rest: Buffer }): void {
     const upgrade = new Upgrade(peer, socket, head.rest);
     const answer = tooFrequent(peer) ??
-      this.#handle(peer, originOf(socket), () => this.#requestOf(head, upgrade, peer));
+      this.#handle(peer, connectionInfo(socket), () => this.#requestOf(head, upgrade, peer));
     this.#answerUpgrade(upgrade, peer, head, answer);
   }
 
@@ -591,7 +591,7 @@ export class Listener {
       return lastAnswer(400, why);
     }
     const body = bodyOf(message, this.#cut.signal);
-    const info = { ...originOf(socket), completed };
+    const info = { ...connectionInfo(socket), completed };
     return this.#handle(
       peer,
       info,
@@ -678,7 +678,7 @@ function lastAnswer(
 }
 
 /** Answers a malformed or late request with its error status. */
-function refuse({ code }: Error & { readonly code?: string }, socket: Duplex): void {
+function answerParseError({ code }: Error & { readonly code?: string }, socket: Duplex): void {
   if (!socket.writable) return void socket.destroy();
   const status = code === "HPE_HEADER_OVERFLOW"
     ? "431 Request Header Fields Too Large"
@@ -689,7 +689,7 @@ function refuse({ code }: Error & { readonly code?: string }, socket: Duplex): v
   (socket as Socket).destroySoon();
 }
 
-function keyOf({ remoteAddress, remotePort }: Socket): string {
+function peerKey({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }
 
@@ -713,7 +713,9 @@ function bodyOf(
 }
 
 /** Returns the peer's address. */
-function originOf({ remoteAddress = "", remotePort = 0 }: Socket): Parameters<HttpHandler>[1] {
+function connectionInfo(
+  { remoteAddress = "", remotePort = 0 }: Socket,
+): Parameters<HttpHandler>[1] {
   return { remoteAddr: { transport: "tcp", hostname: remoteAddress, port: remotePort } };
 }
 

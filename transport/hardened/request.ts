@@ -234,7 +234,7 @@ export function requestOf(
   const hosts = fields.filter(([name]) => name === "host");
   // node:http takes the first of several `Host` headers; such a request is refused here.
   if (hosts.length > 1) return undefined;
-  const url = urlOf(target, hosts[0]?.[1] ?? "", isSecure);
+  const url = requestUrl(target, hosts[0]?.[1] ?? "", isSecure);
   if (url === undefined) return undefined;
   try {
     // Node requires `duplex` beside a body that is a stream; Deno ignores the member.
@@ -257,7 +257,7 @@ export function requestOf(
  * @param isSecure True if the connection has TLS.
  * @returns The URL, as a `Request` has it; `undefined` for a malformed target or host.
  */
-export function urlOf(target: string, host: string, isSecure: boolean): string | undefined {
+export function requestUrl(target: string, host: string, isSecure: boolean): string | undefined {
   if (!target.startsWith("/")) {
     const url = /^https?:\/\//i.test(target) ? URL.parse(target) : null;
     // No `Request` has a URL with a user.

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { Buffer } from "node:buffer";
-import { readUpgrade, requestOf, urlOf } from "./request.ts";
+import { readUpgrade, requestOf, requestUrl } from "./request.ts";
 
 const LINES = [
   "Host: localhost",
@@ -49,15 +49,15 @@ Deno.test("HeadFields.get() finds a field by any spelling, and joins fields of o
   for (const name of names) assertEquals(headers.get(name), platform.get(name));
 });
 
-Deno.test("urlOf() makes the URL that a Request has, and refuses what no Request takes", () => {
+Deno.test("requestUrl() makes the URL that a Request has, and refuses what no Request takes", () => {
   for (const [target, host] of [["/a/../b?c#d", "LOCALHOST:80"], ["http://a.test/%41", "b"]]) {
     const request = requestOf({ method: "GET", target: target!, headers: [["host", host!]] }, {
       isSecure: false,
       signal: AbortSignal.abort(),
     })!;
-    assertEquals(urlOf(target!, host!, false), request.url);
+    assertEquals(requestUrl(target!, host!, false), request.url);
   }
-  assertEquals(urlOf("http://ann:s3cret@a.test/", "a.test", false), undefined);
+  assertEquals(requestUrl("http://ann:s3cret@a.test/", "a.test", false), undefined);
 });
 
 Deno.test("readUpgrade() reads a head that comes in two pieces, wherever it is cut", () => {

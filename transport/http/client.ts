@@ -151,9 +151,9 @@ class ClientHttpConnection extends HttpConnection {
     this.#options = options;
     this.#polls = options.path.polls;
     this.#place = publicUrl(url);
-    this.#url = urlOf(url, []);
+    this.#url = exchangeUrl(url, []);
     const mark = options.announcesToken ? [TOKEN_MARK_QUERY] : [];
-    this.#firstUrl = urlOf(url, [`protocol=${HTTP_PROTOCOL}`, ...mark], true);
+    this.#firstUrl = exchangeUrl(url, [`protocol=${HTTP_PROTOCOL}`, ...mark], true);
     this.#opened.promise.catch(() => {}); // The connection may end before the caller waits.
     void this.#read();
   }
@@ -477,7 +477,7 @@ function retryAfterOf({ headers }: Response): number {
  * Returns the URL of requests. Only the first request has the secrets that belong to a session's
  * URL: token, ticket, and the mark of a token in band.
  */
-function urlOf(url: URL, more: readonly string[], isFirst = false): string {
+function exchangeUrl(url: URL, more: readonly string[], isFirst = false): string {
   const isSecret = /^(token=|ticket=|auth=in-band$)/;
   const pairs = url.search.slice(1).split("&").filter((pair) =>
     pair !== "" && !pair.startsWith("protocol=") && (isFirst || !isSecret.test(pair))

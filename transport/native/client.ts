@@ -275,7 +275,7 @@ class NativeConnection extends CountedConnection implements Connection {
 
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<WritableStream<Uint8Array>> {
     const wrapped = (stream: WritableStream<Uint8Array>) =>
-      writeBytes(stream, this.account("unidirectional", "local"));
+      byteSink(stream, this.account("unidirectional", "local"));
     return this.#open("createUnidirectionalStream", wrapped, options);
   }
 
@@ -434,7 +434,7 @@ function wrap(
   use: Use,
   account: StreamAccount | undefined,
 ): BidirectionalStream {
-  return { readable: readBytes(readable, use, account), writable: writeBytes(writable, account) };
+  return { readable: readBytes(readable, use, account), writable: byteSink(writable, account) };
 }
 
 function readBytes(
@@ -452,7 +452,7 @@ function readBytes(
   return readFrom(source, failed, undefined, account && new HalfAccount(account), count);
 }
 
-function writeBytes(sink: SendStream, account: StreamAccount | undefined): SendStream {
+function byteSink(sink: SendStream, account: StreamAccount | undefined): SendStream {
   if (account === undefined) return orderedAs(writeTo(sink), sink);
   const { ledger } = account;
   const count = (chunk: Uint8Array) => void (ledger.streamBytesSent += chunk.byteLength);

@@ -6,7 +6,7 @@ import {
   type QuicHandshakeStats,
   type QuicListenOptions,
 } from "../quic/acceptor.ts";
-import { checkLimits } from "../quic/options.ts";
+import { checkPositive } from "../quic/options.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
@@ -60,7 +60,7 @@ export class NativeWebTransportListener
   constructor(options: ListenNativeWebTransportOptions) {
     requireUpgrade();
     const { maxStreams = 128, signal, runtime = platformRuntime(), isSuccessor } = options;
-    checkLimits("listen", { maxStreams });
+    checkPositive("listen", { maxStreams });
     this.#signal = signal;
     this.#runtime = runtime;
     this.#isSuccessor = isSuccessor;
@@ -72,7 +72,7 @@ export class NativeWebTransportListener
     const protocol = import("./accept.ts").then((part) => ({
       begin: (conn: Deno.QuicConn) => ({ isSpare }: AcceptedPeer) =>
         this.#accept(new ListenedConnection(conn, isSpare), part),
-      refuse,
+      refuse: closeExcess,
       takesSpare: isSuccessor && (() => true),
     }));
     this.#loaded = protocol;
@@ -131,7 +131,7 @@ export class NativeWebTransportListener
     try {
       const accepted = await part.acceptNativeWebTransport(conn, { runtime: this.#runtime });
       const request = new part.NativeRequest(accepted, remoteAddressOf(conn));
-      if (isSpare && !this.#isSuccessor?.(request)) refuse(conn);
+      if (isSpare && !this.#isSuccessor?.(request)) closeExcess(conn);
       else this.#requests.push(request);
     } catch {
       // The peer requested no session, or broke the protocol.
@@ -184,6 +184,6 @@ class ListenedConnection implements AcceptedConnection {
 }
 
 /** Closes a connection beyond a limit. */
-function refuse(conn: Deno.QuicConn): void {
+function closeExcess(conn: Deno.QuicConn): void {
   conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" });
 }

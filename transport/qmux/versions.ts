@@ -38,7 +38,7 @@ const DRAFTS: readonly QmuxVersion[] = [2, 1];
  */
 export function parseQmuxProtocol(subprotocol: string): QmuxProtocol | undefined {
   for (const version of DRAFTS) {
-    const name = nameOf(version);
+    const name = protocolOf(version);
     if (subprotocol === name) return { version, protocol: "" };
     const prefix = `${name}.`;
     if (subprotocol.startsWith(prefix) && subprotocol.length > prefix.length) {
@@ -65,10 +65,10 @@ export function parseQmuxProtocol(subprotocol: string): QmuxProtocol | undefined
  * ```
  */
 export function qmuxProtocols(protocol = ""): string[] {
-  const names = DRAFTS.map(nameOf);
+  const names = DRAFTS.map(protocolOf);
   return protocol === "" ? names : names.map((name) => `${name}.${protocol}`);
 }
 
-function nameOf(draft: QmuxVersion): string {
+function protocolOf(draft: QmuxVersion): string {
   return `qmux-0${draft}`;
 }

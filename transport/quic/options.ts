@@ -56,7 +56,7 @@ export function checkProtocols(protocols: unknown, verb: string): void {
  * @param limits Limits by name; `undefined` stands for the default.
  * @throws {RangeError} If a limit is not a positive integer.
  */
-export function checkLimits(
+export function checkPositive(
   verb: string,
   limits: Readonly<Record<string, number | undefined>>,
 ): void {

@@ -3,7 +3,12 @@ import type { DirectReadable, ReceiveStream } from "../connection.ts";
 import type { StreamAccount } from "../counters.ts";
 import { streamFailure } from "../deno_errors.ts";
 import { STREAM_WINDOW_BYTES, type UnreadStream } from "./unread_streams.ts";
-import { errorOf, type StreamHalf, type StreamOwner, type TurnWatcher } from "./stream_owner.ts";
+import {
+  streamErrorOf,
+  type StreamHalf,
+  type StreamOwner,
+  type TurnWatcher,
+} from "./stream_owner.ts";
 
 /** Smallest read: after a small message, most often only the end follows. */
 const MIN_READ_BYTES = 256;
@@ -249,7 +254,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     } catch (error) {
       // A lost connection is reported by the owner, which knows the reason.
       if (isEarly && streamFailure(error) === undefined) throw error;
-      this.#failure ??= { cause: errorOf(this.#owner, error) };
+      this.#failure ??= { cause: streamErrorOf(this.#owner, error) };
       if (!this.#isEnded) this.#account?.ended(this.#failure.cause);
       this.#cut();
     }

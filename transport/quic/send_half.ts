@@ -3,7 +3,12 @@ import { concat } from "../../base/bytes.ts";
 import { writableOf } from "../direct.ts";
 import type { DirectWritable, SendStream } from "../connection.ts";
 import type { StreamAccount } from "../counters.ts";
-import { errorOf, type StreamHalf, type StreamOwner, type TurnWatcher } from "./stream_owner.ts";
+import {
+  streamErrorOf,
+  type StreamHalf,
+  type StreamOwner,
+  type TurnWatcher,
+} from "./stream_owner.ts";
 
 const EMPTY = new Uint8Array();
 
@@ -168,7 +173,7 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
       },
       (error) => {
         this.#forget(write);
-        if (this.#failure === undefined) this.#fail(errorOf(this.#owner, error));
+        if (this.#failure === undefined) this.#fail(streamErrorOf(this.#owner, error));
         const { cause } = this.#failure!;
         write.reject(cause);
         this.#controller?.error(cause);

@@ -93,7 +93,7 @@ export interface StreamOwner {
  * @param error Error of the runtime.
  * @returns Error of the stream, or of the connection.
  */
-export function errorOf(owner: StreamOwner, error: unknown): Error {
+export function streamErrorOf(owner: StreamOwner, error: unknown): Error {
   const failure = streamFailure(error);
   return failure === undefined ? owner.connectionError(error) : owner.streamError(failure);
 }

@@ -1,6 +1,6 @@
 /** Threads of workers in a simulation: each starts or fails, answers, hangs, and ends. */
 import {
-  type Answers,
+  type AnswersTo,
   type ListeningFacts,
   type MainQuestions,
   ThreadCalls,
@@ -111,7 +111,7 @@ export class SimulatedThread {
     };
   }
 
-  #answers(): Answers<WorkerQuestions> {
+  #answers(): AnswersTo<WorkerQuestions> {
     return {
       start: async () => {
         await this.#audit.pause(between(this.#random, 0, START_MS));
