@@ -5,7 +5,7 @@ import type { SessionLimits } from "../session/settings.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import type { Turn } from "../session/queue/turn.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
-import type { SubscribeOptions, Topics } from "./topics.ts";
+import type { JoinOptions, Topics } from "./topics.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
 /** An envelope of the wire. */
@@ -42,10 +42,10 @@ export class Client implements AsyncDisposable {
   }
 
   /** Subscribes; the answer stands among the lines, as `{ answer }`. */
-  subscribe(topics: Topics, topic = "t", options: SubscribeOptions = {}): Promise<boolean> {
+  subscribe(topics: Topics, topic = "t", options: JoinOptions = {}): Promise<boolean> {
     // Through the wire, so that the order among other messages is the real one.
     const onAnswer = (answer: SubscribeAnswer) => this.session.send("answer", answer);
-    return topics.subscribe(this.session, topic, { onAnswer, ...options });
+    return topics.join(this.session, topic, { onAnswer, ...options });
   }
 
   /**

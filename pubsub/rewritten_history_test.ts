@@ -23,7 +23,7 @@ async function ask(
   const answer = () => client.lines.find(({ topic }) => topic === "answer");
   client.subscribe(topics, "t", { since });
   for (let i = 0; i < 100 && answer() === undefined; i++) await turns(1);
-  topics.unsubscribe(client.session, "t", { isSilent: true });
+  topics.leave(client.session, "t");
   return answer()!.data as SubscribeAnswer;
 }
 

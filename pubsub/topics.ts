@@ -115,6 +115,10 @@ export interface SubscribeOptions extends HistoryOptions {
    * first publication is sent. Not called when the session is closed.
    */
   readonly onAnswer?: ((answer: SubscribeAnswer) => void) | undefined;
+}
+
+/** Options of {@linkcode Topics.join}. */
+export interface JoinOptions extends SubscribeOptions {
   /**
    * Marks a subscription that the client requested. `Topics.requestedBy` lists the topic, unless the
    * application subscribes the session too.
@@ -124,8 +128,7 @@ export interface SubscribeOptions extends HistoryOptions {
   readonly isRequested?: boolean | undefined;
   /**
    * Called with the code of {@linkcode UnsubscribeOptions} after the session was unsubscribed, by any
-   * call. Not called when the session ends. A later call of `subscribe` with another `onLeft`
-   * replaces this one.
+   * call. Not called when the session ends. A later call with another `onLeft` replaces this one.
    */
   readonly onLeft?: ((code: string) => void) | undefined;
 }
@@ -145,12 +148,6 @@ export interface UnsubscribeOptions {
    * @default {""}
    */
   readonly reason?: string | undefined;
-  /**
-   * Sends no notice to the client, which asked for the end.
-   *
-   * @default {false}
-   */
-  readonly isSilent?: boolean | undefined;
 }
 
 /** Options for publishing. */
@@ -226,7 +223,7 @@ export interface TopicSource {
    * @param options Where to begin, and the receiver of the answer.
    * @returns A function that returns the position of the session, if the caller has to answer.
    */
-  admit(session: Session, options: SubscribeOptions): (() => SubscribeAnswer) | undefined;
+  admit(session: Session, options: JoinOptions): (() => SubscribeAnswer) | undefined;
   /**
    * Removes a session.
    *
@@ -289,15 +286,12 @@ const TOPICS: OptionKinds<TopicsOptions> = {
 /** Kinds of the options of `subscribe`. */
 export const SUBSCRIBE: OptionKinds<SubscribeOptions> = {
   ...HISTORY,
-  isRequested: "boolean",
   onAnswer: "function",
-  onLeft: "function",
 };
 
 /** Kinds of the options of `unsubscribe`. */
 export const UNSUBSCRIBE: OptionKinds<UnsubscribeOptions> = {
   code: "string",
-  isSilent: "boolean",
   reason: "string",
 };
 
@@ -494,6 +488,20 @@ export class Topics implements AsyncDisposable {
    */
   subscribe(session: Session, topic: string, options: SubscribeOptions = {}): Promise<boolean> {
     checkOptions("subscribe", options, SUBSCRIBE);
+    return this.join(session, topic, options);
+  }
+
+  /**
+   * Subscribes a session as {@linkcode Topics.subscribe} does, for the client's own requests and for
+   * rooms.
+   *
+   * @ignore
+   * @param session Any session.
+   * @param topic The topic.
+   * @param options See {@linkcode JoinOptions}.
+   * @returns As `subscribe` does.
+   */
+  join(session: Session, topic: string, options: JoinOptions = {}): Promise<boolean> {
     checkTopic(topic, "subscribe", this.maxTopicBytes);
     checkPublic(topic, "subscribe");
     if (session.isClosed) return Promise.resolve(false);
@@ -575,26 +583,40 @@ export class Topics implements AsyncDisposable {
    */
   unsubscribe(session: Session, topic: string, options: UnsubscribeOptions = {}): boolean {
     checkOptions("unsubscribe", options, UNSUBSCRIBE);
-    const { code = "removed", reason = "", isSilent = false } = options;
+    const { code = "removed", reason = "" } = options;
     if (!isName(code)) {
       throw new TypeError(
         `Cannot unsubscribe: code must have 1 to ${MAX_NAME_LENGTH} characters, received "${code}"`,
       );
     }
+    return this.leave(session, topic, { code, reason: cutReason(reason, MAX_REASON_BYTES) });
+  }
+
+  /**
+   * Unsubscribes a session as {@linkcode Topics.unsubscribe} does. Without a notice for a client that
+   * asked for the end.
+   *
+   * @ignore
+   * @param session Any session.
+   * @param topic The topic.
+   * @param notice Code and reason for the client.
+   * @returns True if the session was subscribed.
+   */
+  leave(session: Session, topic: string, notice?: Required<UnsubscribeOptions>): boolean {
     const topics = this.#subscribers.get(session)?.topics;
     const membership = topics?.get(topic);
     if (topics === undefined || membership === undefined) return false;
     // The answer to the subscription precedes the notice of the end.
     membership.answer?.();
     if (topics.get(topic) !== membership) return true;
-    this.#leave(session, topic);
+    this.#remove(session, topic);
     // A replay that ends answers the application, which may have subscribed the session again.
     if (topics.has(topic)) return true;
     const core = session[internals];
-    if (!isSilent && core.joins) {
-      core.sending.post({ unsubscribed: topic, code, reason: cutReason(reason, MAX_REASON_BYTES) });
+    if (notice !== undefined && core.joins) {
+      core.sending.post({ unsubscribed: topic, ...notice });
     }
-    membership.onLeft?.(code);
+    membership.onLeft?.(notice?.code ?? "removed");
     return true;
   }
 
@@ -916,10 +938,10 @@ export class Topics implements AsyncDisposable {
   }
 
   #leaveAll(session: Session): void {
-    for (const topic of this.topicsOf(session)) this.#leave(session, topic);
+    for (const topic of this.topicsOf(session)) this.#remove(session, topic);
   }
 
-  #leave(session: Session, topic: string): void {
+  #remove(session: Session, topic: string): void {
     const membership = this.#membershipOf(session, topic);
     this.#subscribers.get(session)?.topics.delete(topic);
     if (membership !== undefined) end(membership);

@@ -330,13 +330,13 @@ Deno.test("Topics.requestedBy() lists the client's own subscriptions, without th
   await using topics = new Topics({ settings: peers });
   const { session } = await peers.connect();
   topics.subscribe(session, "given");
-  topics.subscribe(session, "given", { isRequested: true });
-  topics.subscribe(session, "asked", { isRequested: true });
-  topics.subscribe(session, "both", { isRequested: true });
+  topics.join(session, "given", { isRequested: true });
+  topics.join(session, "asked", { isRequested: true });
+  topics.join(session, "both", { isRequested: true });
   topics.subscribe(session, "both");
   assertEquals(topics.requestedBy(session), ["asked"]);
   topics.unsubscribe(session, "given");
-  topics.subscribe(session, "given", { isRequested: true });
+  topics.join(session, "given", { isRequested: true });
   assertEquals(topics.requestedBy(session), ["asked", "given"]);
 });
 

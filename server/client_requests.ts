@@ -264,8 +264,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       tellNoHistory(options.console, topic, { ...request, topics: parts().topics });
       try {
         const options = { ...request, isRequested: true };
-        if (isRoom(topic)) parts().rooms.join(session, topic, options);
-        else parts().topics.subscribe(session, topic, options);
+        if (isRoom(topic)) parts().rooms.enter(session, topic, options);
+        else parts().topics.join(session, topic, options);
         // In the same turn, so that each publication goes to exactly one of the sessions.
         if (session.isClosed) return;
         for (const before of sessionsBefore(session)) moveOff(before, topic);
@@ -279,7 +279,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     },
 
     unsubscribe(session, topic) {
-      parts().topics.unsubscribe(session, topic, { isSilent: true });
+      parts().topics.leave(session, topic);
       return {};
     },
 

@@ -75,10 +75,6 @@ import type { SessionCloseOptions } from "../session/types.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 import { UnsupportedError } from "../errors.ts";
 
-const { isRequested: _requested, onLeft: _left, ...SERVER_SUBSCRIBE } = SUBSCRIBE;
-
-const { isSilent: _silent, ...SERVER_UNSUBSCRIBE } = UNSUBSCRIBE;
-
 /**
  * A server of sessions that listens by itself, or is mounted in another server.
  *
@@ -473,9 +469,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   subscribe(
     session: Session<ValueOf<V>, C, "server">,
     topic: string,
-    options: Omit<SubscribeOptions, "isRequested" | "onLeft"> = {},
+    options: SubscribeOptions = {},
   ): Promise<boolean> {
-    checkOptions("subscribe", options, SERVER_SUBSCRIBE);
+    checkOptions("subscribe", options, SUBSCRIBE);
     tellLiteral(this.#console, topic);
     tellNoHistory(this.#console, topic, { ...options, topics: this.topics });
     return this.topics.subscribe(session as Session, topic, options);
@@ -511,11 +507,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   unsubscribe(
     session: Session<ValueOf<V>, C, "server">,
     topic: string,
-    options: Omit<UnsubscribeOptions, "isSilent"> = {},
+    options: UnsubscribeOptions = {},
   ): boolean {
-    checkOptions("unsubscribe", options, SERVER_UNSUBSCRIBE);
-    const { code, reason } = options;
-    return this.topics.unsubscribe(session as Session, topic, { code, reason });
+    return this.topics.unsubscribe(session as Session, topic, options);
   }
 
   /**

@@ -497,6 +497,25 @@ Deno.test("A reader beyond the bound of readers is refused", async () => {
   assertEquals(await soon(reading), []);
 });
 
+Deno.test("A session that the application gave a stream beyond the bound of readers stays", async () => {
+  const durableStreams = { ...STREAMS.durableStreams, maxReaders: 1 };
+  await using server = testServer({ ...STREAMS, durableStreams });
+  await using writer = await server.durableStreams.create("a");
+  await using ann = server.connect();
+  await using bob = server.connect();
+  const stream = ann.durableStream("a");
+  const reading = Array.fromAsync(stream);
+  await until(() => stream.isUpToDate);
+  const { id } = await bob.whenConnected();
+  const session = server.manager.get(id)!;
+  await server.subscribe(session, "stream:a");
+  await until(() => !server.topics.has(session, "stream:a"));
+  await turns();
+  assertEquals([session.isClosed, bob.isConnected], [false, true]);
+  await writer.close();
+  assertEquals(await soon(reading), []);
+});
+
 for (const contentType of ["application/octet-stream", "text/plain"]) {
   Deno.test(`Client reads 300 kB of ${contentType} that one request appended, in slices`, async () => {
     await using server = testServer(STREAMS);

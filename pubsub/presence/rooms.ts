@@ -13,6 +13,7 @@ import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { RoomNotices, type RoomOptions } from "./room_notices.ts";
 import { copyPresenceData, MAX_PRESENCE_DATA_BYTES, type Presence } from "./presence.ts";
 import {
+  type JoinOptions,
   PUBLISH,
   type PublishOptions,
   SUBSCRIBE,
@@ -31,7 +32,7 @@ export const MAX_DATA_BYTES = 512;
 export const MAX_ROOMS_WITH_DATA = 32;
 
 /** Options for {@linkcode Rooms.join}: the start in the history, and the data of the session. */
-export interface RoomJoinOptions extends Omit<SubscribeOptions, "onLeft"> {
+export interface RoomJoinOptions extends SubscribeOptions {
   /**
    * Any value that JSON can hold, of at most 4,096 bytes as JSON; the value is copied. Left out, the
    * session has no data.
@@ -75,11 +76,7 @@ const ROOMS: OptionKinds<RoomsOptions> = {
   topics: "object",
 };
 
-const { onLeft: _left, ...JOINED } = SUBSCRIBE;
-
-const JOIN: OptionKinds<RoomJoinOptions> = { ...JOINED, data: 0 };
-
-const { isSilent: _silent, ...LEAVE } = UNSUBSCRIBE;
+const JOIN: OptionKinds<RoomJoinOptions> = { ...SUBSCRIBE, data: 0 };
 
 /**
  * Rooms: a room is a topic with presence. A session that joins gets the messages published in the
@@ -193,6 +190,23 @@ export class Rooms implements Disposable {
    */
   join(session: Session, room: string, options: RoomJoinOptions = {}): boolean {
     checkOptions("join", options, JOIN);
+    return this.enter(session, room, options);
+  }
+
+  /**
+   * Adds a session to a room as {@linkcode Rooms.join} does, also as the client requested.
+   *
+   * @ignore
+   * @param session A session of the topics' turn.
+   * @param room The room.
+   * @param options See {@linkcode RoomJoinOptions}, and `isRequested` of {@linkcode Topics.join}.
+   * @returns True if the session was not a member before, and is now.
+   */
+  enter(
+    session: Session,
+    room: string,
+    options: RoomJoinOptions & Pick<JoinOptions, "isRequested">,
+  ): boolean {
     this.#check(room, "join");
     const isEnding = session.state === "draining" && !session.isReady;
     if (session.isClosed || isEnding) return false;
@@ -221,9 +235,9 @@ export class Rooms implements Disposable {
   leave(
     session: Session,
     room: string,
-    options: Omit<UnsubscribeOptions, "isSilent"> = {},
+    options: UnsubscribeOptions = {},
   ): boolean {
-    checkOptions("leave", options, LEAVE);
+    checkOptions("leave", options, UNSUBSCRIBE);
     return this.isMember(session, room) && this.#topics.unsubscribe(session, room, options);
   }
 
@@ -312,10 +326,10 @@ export class Rooms implements Disposable {
     for (const room of this.#rooms.values()) room.close();
   }
 
-  #enter(session: Session, room: string, start: Omit<RoomJoinOptions, "data">): boolean {
+  #enter(session: Session, room: string, start: Omit<JoinOptions, "onLeft">): boolean {
     const isNew = !this.#topics.has(session, room);
     // A failure of the engine goes to `onError`.
-    void this.#topics.subscribe(session, room, {
+    void this.#topics.join(session, room, {
       ...start,
       // Members are subscribed: the end of the subscription ends the membership.
       onLeft: (code) => this.#left(session, room, code),
@@ -336,7 +350,7 @@ export class Rooms implements Disposable {
     } catch (error) {
       this.#roomsOf.get(session)?.delete(room);
       this.#forget(session, room);
-      if (isNew) this.#topics.unsubscribe(session, room, { isSilent: true });
+      if (isNew) this.#topics.leave(session, room);
       throw error;
     }
   }

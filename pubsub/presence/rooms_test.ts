@@ -142,7 +142,7 @@ Deno.test("Rooms tells of a leave at once if the last session of the user unsubs
   const ways = {
     "Rooms.leave()": (bench: Bench, peer: Peer) => bench.rooms.leave(peer.session, "chat"),
     "a request of the client": (bench: Bench, peer: Peer) =>
-      bench.topics.unsubscribe(peer.session, "chat", { isSilent: true }),
+      bench.topics.leave(peer.session, "chat"),
     "a ban": (bench: Bench, peer: Peer) =>
       bench.topics.unsubscribe(peer.session, "chat", { code: "banned" }),
   };

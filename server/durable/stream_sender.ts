@@ -13,12 +13,7 @@ import {
 import { withoutUndefined } from "../../base/options.ts";
 import type { Owner } from "../../base/owners.ts";
 import { tellAnswer } from "../../pubsub/history/replay.ts";
-import type {
-  SubscribeOptions,
-  Topics,
-  TopicSource,
-  UnsubscribeOptions,
-} from "../../pubsub/topics.ts";
+import type { JoinOptions, Topics, TopicSource } from "../../pubsub/topics.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { encodeBinary, type EncodedMessage, framed } from "../../session/wire/encode.ts";
@@ -53,15 +48,15 @@ export interface SessionReading {
   readonly session: Session;
   readonly topic: string;
   /** Where to begin. */
-  readonly options: SubscribeOptions;
+  readonly options: JoinOptions;
   /** Aborted once the session no longer reads the stream, or begins anew. */
   readonly signal: AbortSignal;
   /** The place that the session has reached, once known. */
   standing: SubscribeAnswer | undefined;
   /** Answers the subscription; later calls have no effect. */
   answer(answer: SubscribeAnswer): void;
-  /** Takes the session off the topic. */
-  leave(options: UnsubscribeOptions): void;
+  /** Takes the session off the topic; without a notice if the client has the answer. */
+  leave(end?: End): void;
 }
 
 /**
@@ -97,7 +92,7 @@ export class StreamSender {
       // The answer comes first: the end of a reading answers, too.
       const { code, reason: message, ...rest } = end;
       reading.answer({ refusal: { code, message, ...rest } });
-      reading.leave({ isSilent: true });
+      reading.leave();
     } catch (error) {
       // A full queue has already closed the session.
       if (error instanceof QueueFullError || session.isClosed) return;
@@ -239,7 +234,7 @@ export class StreamFeed implements TopicSource {
     return this.#readings.keys();
   }
 
-  admit(session: Session, options: SubscribeOptions): (() => SubscribeAnswer) | undefined {
+  admit(session: Session, options: JoinOptions): (() => SubscribeAnswer) | undefined {
     const before = this.#readings.get(session);
     const isPlain = options.since === undefined && options.last === undefined;
     const standing = before?.standing;
@@ -258,7 +253,7 @@ export class StreamFeed implements TopicSource {
     if (reading !== undefined) endReading(reading);
   }
 
-  #begin(session: Session, options: SubscribeOptions): void {
+  #begin(session: Session, options: JoinOptions): void {
     const topic = this.#topic;
     const stop = new AbortController();
     let isAnswered = false;
@@ -274,7 +269,9 @@ export class StreamFeed implements TopicSource {
         isAnswered = true;
         tellAnswer(session, options.onAnswer, answer);
       },
-      leave: (why: UnsubscribeOptions) => void this.#topics.unsubscribe(session, topic, why),
+      leave: (end?: End) => {
+        this.#topics.leave(session, topic, end && { code: end.code, reason: end.reason });
+      },
     };
     this.#readings.set(session, reading);
     void this.#sender.send(reading);

@@ -175,8 +175,8 @@ class Rights {
   #add(session: Session, topic: string, isRequested: boolean): void {
     const { rooms, topics } = this.#program.server;
     const isJoin = topic.startsWith("room:") && !rooms.isMember(session, topic);
-    if (isJoin) rooms.join(session, topic, { isRequested });
-    else topics.subscribe(session, topic, { isRequested });
+    if (isJoin) rooms.enter(session, topic, { isRequested });
+    else topics.join(session, topic, { isRequested });
   }
 
   /** Makes a call that makes sense, and waits for the effect. */
