@@ -11,7 +11,8 @@ import process from "node:process";
 import { argument, numberArgument } from "./args.ts";
 import type { Broker, Publication } from "../pubsub/broker.ts";
 import { MemoryBroker, Nodes, Presence, Rooms, Topics } from "../pubsub/mod.ts";
-import { Session, sessionSettings } from "../session/mod.ts";
+import { Session } from "../session/mod.ts";
+import { settingsWith } from "../session/session_settings.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 
@@ -27,7 +28,7 @@ const GRACE_MS = 1_000;
 const wire = { frames: 0, bytes: 0, published: 0, publishedBytes: 0 };
 
 class Node implements AsyncDisposable {
-  readonly settings = sessionSettings({ side: "server", turn: new Turn(platformRuntime()) });
+  readonly settings = settingsWith({ turn: new Turn(platformRuntime()) }, { side: "server" });
   readonly topics: Topics;
   readonly nodes: Nodes | undefined;
   readonly presence: Presence;

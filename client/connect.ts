@@ -25,10 +25,7 @@ export interface ConnectOptions<C extends Contract = Contract>
  */
 export interface DialOptions<C extends Contract = Contract> extends
   TransportOptions,
-  Omit<
-    SessionSettingsOptions<unknown, C, "client">,
-    "console" | "side" | "services" | "turn" | "heartbeat"
-  > {
+  Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "heartbeat"> {
   /**
    * Token of at most 8,192 bytes, sent in band before all messages. Needs `skein.1`. `null` is no
    * token.

@@ -6,7 +6,7 @@ import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import type { Turn } from "../session/queue/turn.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import type { JoinOptions, Topics } from "./topics.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { settingsWith } from "../session/session_settings.ts";
 
 /** An envelope of the wire. */
 export type Line = Record<string, unknown>;
@@ -26,7 +26,7 @@ export class Client implements AsyncDisposable {
     this.pair = memoryPair({ protocol });
     this.session = new Session(
       this.pair.server,
-      sessionSettings({ side: "server", turn, ...limits }),
+      settingsWith({ turn }, { side: "server", ...limits }),
       id === undefined ? {} : { id },
     );
     this.pair.client.frames!.receive({

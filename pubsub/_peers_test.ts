@@ -6,7 +6,7 @@ import type { SessionLimits } from "../session/settings.ts";
 import { Turn } from "../session/queue/turn.ts";
 import type { Frame } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { settingsWith } from "../session/session_settings.ts";
 
 /** Options for {@linkcode Peers.connect}. */
 interface PeerOptions extends SessionLimits {
@@ -31,7 +31,7 @@ export class Peers implements AsyncDisposable {
 
   async connect(options: PeerOptions = {}): Promise<Peer> {
     const { user, protocol = "skein.1", id, ...limits } = options;
-    const settings = sessionSettings({ side: "server", turn: this.turn, ...limits });
+    const settings = settingsWith({ turn: this.turn }, { side: "server", ...limits });
     const pair = memoryPair({ protocol });
     const session = new Session(pair.server, settings, { user, id });
     const frames: Frame[] = [];

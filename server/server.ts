@@ -72,7 +72,7 @@ import {
 } from "../transport/h3/server.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { settingsWith } from "../session/session_settings.ts";
 import { UnsupportedError } from "../errors.ts";
 
 /**
@@ -148,43 +148,37 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#countsSockets = options.clientAddress === undefined &&
       (options.limits?.maxSessionsPerAddress ?? options.rates?.perAddress) !== undefined;
     this.#console = new ConsoleReport(runtime);
-    const turn = new Turn(runtime);
-    const settings = sessionSettings<ValueOf<V>, C, "server">({
-      ...options.session,
-      ...pickHandlers(options),
+    const services = clientServices({
       runtime,
-      side: "server",
+      authorize: authorize as Authorize | undefined,
+      onRenewed: options.onRenewed as RenewedHandler | undefined,
+      includePublisher: options.includePublisher ?? false,
+      maxTokenBytes: options.maxTokenBytes,
       contract,
-      turn,
-      console: this.#console,
-      services: clientServices({
+      roomPatterns: Array.isArray(rooms) ? rooms : Object.keys(rooms),
+      sequences: sequenceStore({
         runtime,
-        authorize: authorize as Authorize | undefined,
-        onRenewed: options.onRenewed as RenewedHandler | undefined,
-        includePublisher: options.includePublisher ?? false,
-        maxTokenBytes: options.maxTokenBytes,
-        contract,
-        roomPatterns: Array.isArray(rooms) ? rooms : Object.keys(rooms),
-        sequences: sequenceStore({
-          runtime,
-          broker: () => this.topics.broker,
-          isShared: broker !== undefined,
-        }),
-        console: this.#console,
-        isSilent: options.onError !== undefined,
-        hasHistory: Object.keys(options.history ?? {}).length > 0 || hasStreams,
-        parts: () => ({
-          admission: this.#admission as Admission<unknown>,
-          users: this.#users,
-          ownerOf: this.#ownerOf,
-          manager: this.manager,
-          presence: this.presence,
-          rooms: this.rooms,
-          topics: this.topics,
-          durable: this.#durable,
-        }),
+        broker: () => this.topics.broker,
+        isShared: broker !== undefined,
+      }),
+      console: this.#console,
+      isSilent: options.onError !== undefined,
+      hasHistory: Object.keys(options.history ?? {}).length > 0 || hasStreams,
+      parts: () => ({
+        admission: this.#admission as Admission<unknown>,
+        users: this.#users,
+        ownerOf: this.#ownerOf,
+        manager: this.manager,
+        presence: this.presence,
+        rooms: this.rooms,
+        topics: this.topics,
+        durable: this.#durable,
       }),
     });
+    const settings = settingsWith<ValueOf<V>, C, "server">(
+      { turn: new Turn(runtime), console: this.#console, services },
+      { ...options.session, ...pickHandlers(options), runtime, side: "server", contract },
+    );
     instrument(settings, options.instrumentation);
     this.#maxMessageBytes = settings.maxMessageBytes;
     this.#closeTimeoutMs = settings.closeTimeoutMs;

@@ -110,14 +110,11 @@ export const COMMON_HANDLERS: OptionKinds<Omit<SessionHandlers, "onClose" | "onO
 export const SETTINGS: OptionKinds<SessionSettingsOptions> = {
   ...LIMITS,
   ...COMMON_HANDLERS,
-  console: "object",
   contract: 0,
   onClose: "function",
   onOpen: "function",
   runtime: RUNTIME,
-  services: "object",
   side: ["client", "server"],
-  turn: "object",
 };
 
 /** Options of each call. */

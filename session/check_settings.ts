@@ -122,23 +122,15 @@ export interface SessionSettingsOptions<
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
-  /**
-   * Sends messages at the end of a turn; sessions that share broadcasts must share one.
-   *
-   * @ignore
-   */
+}
+
+/** The parts of a server that its sessions share. */
+export interface SharedParts {
+  /** Sends messages at the end of a turn; sessions that share broadcasts must share one. */
   readonly turn?: Turn | undefined;
-  /**
-   * Services for peers, such as subscriptions; without services, requests for these are refused.
-   *
-   * @ignore
-   */
+  /** Services for peers, such as subscriptions; without services, requests for these are refused. */
   readonly services?: RequestService | undefined;
-  /**
-   * Prints failures that have no handler.
-   *
-   * @ignore
-   */
+  /** Prints failures that have no handler. */
   readonly console?: ConsoleReport | undefined;
 }
 
@@ -168,6 +160,7 @@ export function checkSettings<
 >(
   options:
     & SessionSettingsOptions<V, C, S>
+    & SharedParts
     & Pick<SessionSettings, "answers" | "checkOptions" | "hello" | "insight" | "runtime">,
 ): SessionSettings {
   const { runtime, insight, answers } = options;

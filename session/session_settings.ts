@@ -5,7 +5,7 @@ import { RequestTable } from "./answers/request_table.ts";
 import type { Contract, Side } from "./contract.ts";
 import type { SessionCalls } from "./calls.ts";
 import { checkBy, SESSION_KINDS, SETTINGS } from "./call_checks.ts";
-import { checkSettings, type SessionSettingsOptions } from "./check_settings.ts";
+import { checkSettings, type SessionSettingsOptions, type SharedParts } from "./check_settings.ts";
 import { INTERVAL_MS, TICK_MS, TIMEOUT_MS } from "./heartbeat.ts";
 import type { SessionLimits, SessionSettings } from "./settings.ts";
 import { TopicRouter } from "./wire/topic_pattern.ts";
@@ -26,11 +26,21 @@ export function sessionSettings<
   C extends Contract = Contract,
   S extends Side = Side,
 >(options: SessionSettingsOptions<V, C, S>): SessionSettings {
+  return settingsWith({}, options);
+}
+
+/** Checks options as {@linkcode sessionSettings} does, for sessions with the parts of a server. */
+export function settingsWith<
+  V = unknown,
+  C extends Contract = Contract,
+  S extends Side = Side,
+>(parts: SharedParts, options: SessionSettingsOptions<V, C, S>): SessionSettings {
   checkOptions("create session", options, SETTINGS);
   checkHeartbeat(options.heartbeat);
   const { runtime = platformRuntime() } = options;
   const settings: SessionSettings = checkSettings({
     ...options,
+    ...parts,
     runtime,
     checkOptions: checkBy<SessionCalls>(SESSION_KINDS),
     insight: () => outside(runtime, import("./insight/insight.ts")),
@@ -45,7 +55,7 @@ export function sessionSettings<
   });
   if (options.requests !== undefined) {
     settings.requests = new RequestTable(
-      options,
+      { ...options, services: parts.services },
       (routes) => new TopicRouter(routes, "create session"),
     );
   }

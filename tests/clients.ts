@@ -10,8 +10,7 @@ import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import { Session } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
-import { type EndOptions, Peer, turns } from "./sessions.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { type EndOptions, endSettings, Peer, turns } from "./sessions.ts";
 import type { SilentTransport } from "../transport/race/options.ts";
 
 /** One attempt to connect. */
@@ -72,7 +71,7 @@ export class Network {
   accept(awaitsToken: boolean = false): Connection {
     const pair = memoryPair();
     this.pairs.push(pair);
-    const settings = sessionSettings({ ...this.server, side: "server" });
+    const settings = endSettings("server", this.server);
     this.sessions.push(
       new Session(pair.server, settings, { id: `s-${this.sessions.length + 1}`, awaitsToken }),
     );

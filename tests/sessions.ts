@@ -13,19 +13,32 @@ import type { SessionIdentity } from "../session/types.ts";
 import { type MemorySessions, memorySessions } from "../testing/memory_sessions.ts";
 import type { Connection, ConnectionCloseInfo, Frame } from "../transport/connection.ts";
 import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
+import type { SharedParts } from "../session/check_settings.ts";
+import { type SessionSettingsOptions, settingsWith } from "../session/session_settings.ts";
+import type { SessionSettings } from "../session/settings.ts";
 
 /** Longest wait for an event, in milliseconds. */
 const PATIENCE_MS = Number(Deno.env.get("TEST_DEADLINE_MS") ?? 60_000) - 10_000;
 
 export { turns } from "../testing/turns.ts";
 
-/** Options of one end: handlers, limits and times. */
+/** Options of one end: handlers, limits and times, and the parts of a server. */
 export type EndOptions<
   V = unknown,
   C extends Contract = Contract,
   S extends Side = Side,
-> = Omit<SessionSettingsOptions<V, C, S>, "side">;
+> = Omit<SessionSettingsOptions<V, C, S>, "side"> & SharedParts;
+
+/** Makes the settings of one end. */
+export function endSettings<V, C extends Contract, S extends Side>(
+  side: S,
+  { turn, services, console, ...options }: EndOptions<V, C, S> = {},
+): SessionSettings {
+  return settingsWith<V, C, S>({ turn, services, console }, {
+    ...options as Omit<SessionSettingsOptions<V, C, S>, "side">,
+    side,
+  });
+}
 
 /**
  * Waits for a promise, but not for ever.
@@ -134,7 +147,7 @@ export function serverByHand<V = unknown, C extends Contract = Contract>(
   const peer = new Peer(pair.client);
   const session = new Session<V, C, "server">(
     pair.server,
-    sessionSettings<V, C, "server">({ ...settings, side: "server" }),
+    endSettings<V, C, "server">("server", settings),
     options.identity,
   );
   return handMade(session, peer, pair.link);
@@ -155,7 +168,7 @@ export function clientByHand<C extends Contract = Contract>(
   const peer = new Peer(pair.server);
   const session = new Session<unknown, C, "client">(
     pair.client,
-    sessionSettings<unknown, C, "client">({ ...settings, side: "client" }),
+    endSettings<unknown, C, "client">("client", settings),
     options.identity,
   );
   return handMade(session, peer, pair.link);

@@ -15,9 +15,8 @@ import { dialWebSocket } from "../transport/websocket/client.ts";
 import { acceptWebSocket } from "../transport/websocket/server.ts";
 import { builtinPair, skipsOf } from "./builtin_pair.ts";
 import { HttpEnds } from "./http_pair.ts";
-import { type EndOptions, soon } from "./sessions.ts";
+import { type EndOptions, endSettings, soon } from "./sessions.ts";
 import { type WebTransportPair, webTransportPair } from "./webtransport_pair.ts";
-import { sessionSettings } from "../session/session_settings.ts";
 
 /** Two ends of one connection, with messages; disposing the pair closes ends and carrier. */
 export interface WirePair extends AsyncDisposable {
@@ -196,12 +195,12 @@ export async function endsOn<V = unknown, C extends Contract = Contract>(
   const pair = await wire.makePair();
   const server = new Session<V, C, "server">(
     pair.server,
-    sessionSettings<V, C, "server">({ ...options.server, side: "server" }),
+    endSettings<V, C, "server">("server", options.server),
     options.identity,
   );
   const client = new Session<unknown, C, "client">(
     pair.client,
-    sessionSettings<unknown, C, "client">({ ...options.client, side: "client" }),
+    endSettings<unknown, C, "client">("client", options.client),
   );
   await soon(client.ready);
   return {

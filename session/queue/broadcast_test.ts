@@ -12,7 +12,7 @@ import { memoryPair } from "../../transport/memory/memory.ts";
 import { encodeMessage } from "../wire/encode.ts";
 import { internals, Session } from "../session.ts";
 import type { SessionLimits } from "../settings.ts";
-import { sessionSettings } from "../session_settings.ts";
+import { settingsWith } from "../session_settings.ts";
 import { bench } from "./queues_test.ts";
 import { mergeEntries, type QueuedMessage } from "./frames.ts";
 import { Broadcast, type BroadcastBatch, HIGH_WATER_MARK, SharedMessages, Turn } from "./turn.ts";
@@ -26,7 +26,7 @@ class Bench implements AsyncDisposable {
     const pair = memoryPair({ protocol });
     const session = new Session(
       pair.server,
-      sessionSettings({ side: "server", turn: this.turn, ...limits }),
+      settingsWith({ turn: this.turn }, { side: "server", ...limits }),
     );
     this.#stack.defer(async () => {
       pair.link.disconnect();
@@ -153,7 +153,7 @@ Deno.test("Broadcast.add() and delete() are idempotent, and flush only for a cha
 Deno.test("Broadcast.add() refuses a session that carries no messages", async () => {
   await using pair = memoryPair({ protocol: "", frames: false });
   const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
-  const session = new Session(pair.server, sessionSettings({ side: "server", turn }));
+  const session = new Session(pair.server, settingsWith({ turn }, { side: "server" }));
   const group = new Broadcast(turn);
   assertThrows(
     () => group.add(session, session[internals].sending.messages("share messages")),

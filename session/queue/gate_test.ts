@@ -6,16 +6,16 @@ import { memoryPair } from "../../transport/memory/memory.ts";
 import type { Contract } from "../contract.ts";
 import { RequestService } from "../serving/requests.ts";
 import { internals, Session } from "../session.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../session_settings.ts";
+import { type SessionSettingsOptions, settingsWith } from "../session_settings.ts";
 
 /** A session with a short queue on a wire that reports reads, and its peer. */
 function paused(options: Partial<SessionSettingsOptions<unknown, Contract, "server">>) {
   const pair = memoryPair({ protocol: "skein.1", streams: false, datagrams: false });
   const wire = { isPaused: false };
   Object.defineProperty(pair.server.frames!, "isPaused", { get: () => wire.isPaused });
-  const settings = sessionSettings({
+  const services = new RequestService(platformRuntime(), {});
+  const settings = settingsWith({ services }, {
     side: "server",
-    services: new RequestService(platformRuntime(), {}),
     heartbeat: { intervalMs: 1_000, timeoutMs: 2_000 },
     receiveQueue: { maxMessages: 4 },
     ...options,
