@@ -43,8 +43,6 @@ export interface BackoffOptions {
    * @default {Infinity}
    */
   readonly maxAttempts?: number | undefined;
-  /** Numbers from 0 up to 1; those of the runtime by default. */
-  readonly random?: (() => number) | undefined;
 }
 
 /**
@@ -57,15 +55,13 @@ export interface BackoffOptions {
  * import { platformRuntime } from "./runtime.ts";
  * import { assertEquals } from "@std/assert";
  *
- * const backoff = new Backoff(platformRuntime(), {
- *   firstDelayMs: 100,
- *   maxDelayMs: 300,
- *   random: () => 0.5,
- * });
+ * const runtime = Object.assign(platformRuntime(), { random: () => 0.5 });
+ * const backoff = new Backoff(runtime, { firstDelayMs: 100, maxDelayMs: 300 });
  * assertEquals([backoff.next(), backoff.next(), backoff.next()], [50, 100, 150]);
  * ```
  */
 export class Backoff {
+  readonly #runtime: Runtime;
   readonly #options: Required<BackoffOptions>;
   #attempt = 0;
 
@@ -81,14 +77,14 @@ export class Backoff {
       firstDelayMs = FIRST_DELAY_MS,
       maxDelayMs = MAX_DELAY_MS,
       maxAttempts = Infinity,
-      random = () => runtime.random(),
     } = options;
     for (const [name, value] of Object.entries({ firstDelayMs, maxDelayMs, maxAttempts })) {
       if (!(value > 0)) {
         throw new RangeError(`Cannot create backoff: ${name} must be positive, received ${value}`);
       }
     }
-    this.#options = { firstDelayMs, maxDelayMs, maxAttempts, random };
+    this.#runtime = runtime;
+    this.#options = { firstDelayMs, maxDelayMs, maxAttempts };
   }
 
   /** Attempts since the last success. */
@@ -107,12 +103,12 @@ export class Backoff {
    * @returns The delay in milliseconds, or `undefined` after `maxAttempts`.
    */
   next(): number | undefined {
-    const { firstDelayMs, maxDelayMs, maxAttempts, random } = this.#options;
+    const { firstDelayMs, maxDelayMs, maxAttempts } = this.#options;
     if (this.#attempt >= maxAttempts) return undefined;
     // Past 2^30 the cap holds anyway, and the power would overflow in the end.
     const whole = Math.min(maxDelayMs, firstDelayMs * 2 ** Math.min(this.#attempt, 30));
     this.#attempt++;
-    return random() * whole;
+    return this.#runtime.random() * whole;
   }
 
   /** Starts over after a success. */

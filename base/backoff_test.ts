@@ -1,28 +1,29 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Backoff } from "./backoff.ts";
-import { platformRuntime } from "./runtime.ts";
+import { platformRuntime, type Runtime } from "./runtime.ts";
+
+/** A runtime that always draws the same number. */
+function drawing(number: number): Runtime {
+  return Object.assign(platformRuntime(), { random: () => number });
+}
 
 Deno.test("Backoff.next() doubles up to the cap, and draws between zero and that delay", () => {
   for (const [draw, share] of [[0, 0], [0.5, 0.5], [1 - Number.EPSILON, 1]] as const) {
-    const backoff = new Backoff(platformRuntime(), {
-      firstDelayMs: 100,
-      maxDelayMs: 500,
-      random: () => draw,
-    });
+    const backoff = new Backoff(drawing(draw), { firstDelayMs: 100, maxDelayMs: 500 });
     const delays = Array.from({ length: 5 }, () => Math.round(backoff.next()!));
     assertEquals(delays, [100, 200, 400, 500, 500].map((whole) => whole * share));
   }
 });
 
 Deno.test("Backoff.next() begins with half a second and ends at half a minute by default", () => {
-  const backoff = new Backoff(platformRuntime(), { random: () => 0.5 });
+  const backoff = new Backoff(drawing(0.5));
   assertEquals(backoff.next(), 250);
   for (let i = 0; i < 20; i++) backoff.next();
   assertEquals(backoff.next(), 15_000);
 });
 
 Deno.test("Backoff.next() gives up after maxAttempts, until reset", () => {
-  const backoff = new Backoff(platformRuntime(), { maxAttempts: 2, random: () => 0.5 });
+  const backoff = new Backoff(drawing(0.5), { maxAttempts: 2 });
   assertEquals([backoff.next(), backoff.next(), backoff.next()], [250, 500, undefined]);
   assertEquals(backoff.attempt, 2);
   backoff.reset();
@@ -31,14 +32,11 @@ Deno.test("Backoff.next() gives up after maxAttempts, until reset", () => {
 });
 
 Deno.test("Backoff.next() stays finite after very many attempts", () => {
-  const backoff = new Backoff(platformRuntime(), {
-    maxDelayMs: Number.MAX_VALUE,
-    random: () => 0.5,
-  });
+  const backoff = new Backoff(drawing(0.5), { maxDelayMs: Number.MAX_VALUE });
   for (let i = 0; i < 2_000; i++) assert(Number.isFinite(backoff.next()));
 });
 
-Deno.test("Backoff.next() draws within the bounds without a random source", () => {
+Deno.test("Backoff.next() draws within the bounds by the chance of the runtime", () => {
   const backoff = new Backoff(platformRuntime(), { firstDelayMs: 100, maxDelayMs: 100 });
   const delays = Array.from({ length: 200 }, () => backoff.next()!);
   assert(delays.every((delay) => delay >= 0 && delay < 100));

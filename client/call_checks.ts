@@ -7,7 +7,6 @@ import {
   POSITIVE,
   RUNTIME,
   TIME,
-  TIMER,
 } from "../base/option_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
 import {
@@ -42,12 +41,7 @@ export const CLIENT_KINDS: {
   ...SESSION_KINDS,
   connect: {
     ...COMMON,
-    backoff: {
-      firstDelayMs: ABOVE_ZERO,
-      maxAttempts: LIMIT,
-      maxDelayMs: ABOVE_ZERO,
-      random: "function",
-    },
+    backoff: { firstDelayMs: ABOVE_ZERO, maxAttempts: LIMIT, maxDelayMs: ABOVE_ZERO },
     connectAfter: "object",
     delivery: ["at-most-once", "at-least-once"],
     endOnRefusal: "boolean",
@@ -55,7 +49,6 @@ export const CLIENT_KINDS: {
     outbox: { maxBytes: POSITIVE, maxMessages: POSITIVE },
     token: "string or function or null",
     upgrade: "boolean",
-    wakeTimeoutMs: TIMER,
   },
   dial: {
     ...COMMON,

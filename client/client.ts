@@ -30,7 +30,7 @@ import { closedError } from "../session/core.ts";
 import { checkConnectTimeout, NoCommonProtocol, openSession } from "./open.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
-import { checkLimits, withoutUndefined } from "../base/options.ts";
+import { withoutUndefined } from "../base/options.ts";
 import type { Left, Moved, Moving } from "./handover.ts";
 import type { Alarm, Liveness } from "./liveness.ts";
 import type { Delivery } from "./delivery.ts";
@@ -45,7 +45,7 @@ import type { UnreadSessions } from "./unread_sessions.ts";
 import { publicUrl } from "../transport/url.ts";
 import { Backoff, boundRetryAfter } from "../base/backoff.ts";
 import { ServerUrls, withTicket } from "../session/url.ts";
-import { MAX_TIMER_MS, waitFor, within } from "../base/wait.ts";
+import { waitFor, within } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
 import { answerOf } from "../session/sending.ts";
 import type {
@@ -60,8 +60,11 @@ import type { SilentTransport, TransportName } from "../transport/race/options.t
 /** A session of at least this length was a success: the delays start again from the first one. */
 const STABLE_MS = 5_000;
 
-/** Default times of a client, in milliseconds. */
-export const TIMES_MS = { wakeTimeoutMs: 5_000 };
+/**
+ * Time for a sign of life from the server, in milliseconds, after the page or the machine slept, came
+ * back online or changed the network. Then the client reconnects at once.
+ */
+export const WAKE_MS = 5_000;
 
 /** Modules that {@linkcode ClientPlatform.recovery} loads. */
 type Recovery = typeof import("./recovery.ts");
@@ -135,7 +138,6 @@ export class Client<C extends Contract = Contract>
   #unread: UnreadSessions | undefined;
   #isRead = false;
   readonly #connectTimeoutMs: number;
-  readonly #wakeTimeoutMs: number;
   readonly #onAbort = () => void this.close();
   /** Callbacks for events of a connection after the dial. */
   readonly #hooks = {
@@ -206,8 +208,6 @@ export class Client<C extends Contract = Contract>
       checkOptions: platform.checkOptions,
     });
     this.#connectTimeoutMs = checkConnectTimeout(options.connectTimeoutMs);
-    const limits = { of: "client: ", max: MAX_TIMER_MS };
-    this.#wakeTimeoutMs = checkLimits(TIMES_MS, options, limits).wakeTimeoutMs;
     this.#backoff = new Backoff(runtime, options.backoff);
     this.#outbox = new Outbox(
       runtime,
@@ -856,7 +856,7 @@ export class Client<C extends Contract = Contract>
     this.#settings.skipOversize = part.skipOversize;
     this.#life ??= new part.Life(this, {
       runtime: this.#runtime,
-      timeoutMs: this.#wakeTimeoutMs,
+      timeoutMs: WAKE_MS,
       upgrades: this.#options.upgrade,
     });
     this.#liveness ??= new part.Liveness(this.#runtime);

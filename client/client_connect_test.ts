@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../base/runtime.ts";
 import { SessionClosedError, TimeoutError } from "../errors.ts";
 import { denoPlatform } from "./deno.ts";
 import { Network, settled } from "../tests/clients.ts";
@@ -118,7 +119,7 @@ function service(down: Set<string> = new Set()) {
   return { network, dial, down, dialed };
 }
 
-const steady = { backoff: { random: () => 0.5 } };
+const steady = { runtime: Object.assign(platformRuntime(), { random: () => 0.5 }) };
 
 Deno.test("Client with several URLs tries the next one at once, and waits after each round", async () => {
   using time = new FakeTime(0);

@@ -150,13 +150,6 @@ export interface ClientOptions<C extends Contract = Contract>
    */
   readonly connectTimeoutMs?: number | undefined;
   /**
-   * Time limit for a sign of life from the server, in milliseconds, after the page or the machine
-   * slept, came back online or changed the network. Without a sign the client reconnects at once.
-   *
-   * @default {5000}
-   */
-  readonly wakeTimeoutMs?: number | undefined;
-  /**
    * Tells the client that the app woke up or came back online, on a platform without the events of a
    * page, such as React Native. `subscribe` gets a function to call at these times, and returns a
    * function that the client calls at its end.

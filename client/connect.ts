@@ -23,9 +23,10 @@ export interface ConnectOptions<C extends Contract = Contract>
  *
  * @typeParam C The contract.
  */
-export interface DialOptions<C extends Contract = Contract> extends
-  TransportOptions,
-  Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "heartbeat"> {
+export interface DialOptions<C extends Contract = Contract>
+  extends
+    TransportOptions,
+    Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "heartbeat"> {
   /**
    * Token of at most 8,192 bytes, sent in band before all messages. Needs `skein.1`. `null` is no
    * token.

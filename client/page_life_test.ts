@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import "./recovery.ts";
 import { TimeoutError } from "../errors.ts";
@@ -112,12 +112,12 @@ Deno.test("Life asks when the network changes, where the platform tells", async 
   const connection = new EventTarget();
   using _navigator = withNavigator({ connection });
   const network = new Network();
-  await using client = await connected(network, { wakeTimeoutMs: 1_000 });
+  await using client = await connected(network);
   network.cut = () => network.pairs.at(-1)!.link.disconnect({ silent: true });
   network.cut();
   connection.dispatchEvent(new Event("change"));
   await turns();
-  await time.tickAsync(1_000);
+  await time.tickAsync(5_000);
   assertEquals(await settled(client), "connected");
   assertEquals(network.dials.length, 2);
 });
@@ -290,16 +290,6 @@ Deno.test("Client spares attempts while its page is offline, and still tries at 
   }
 });
 
-Deno.test("Client refuses a wakeTimeoutMs that is no time", () => {
-  for (const wakeTimeoutMs of [0, -1, NaN, 2 ** 31]) {
-    assertThrows(
-      () => new Network().client({ wakeTimeoutMs }),
-      RangeError,
-      "wakeTimeoutMs must be",
-    );
-  }
-});
-
 Deno.test("Life leaves no timer behind", async () => {
   const network = new Network();
   const client = await connected(network);
@@ -323,7 +313,7 @@ Deno.test("Life releases page and clock with its client", async () => {
 
 /** A session that is silent from now on. */
 async function silenced(network: Network) {
-  const client = await connected(network, { wakeTimeoutMs: 1_000 });
+  const client = await connected(network);
   network.pairs.at(-1)!.link.disconnect({ silent: true });
   return client;
 }
@@ -334,17 +324,17 @@ for (
     ["its page is looked at again", true, async (time: FakeTime) => {
       await pass(time, 3);
       dispatchEvent(new Event("visibilitychange"));
-      await pass(time, 2);
+      await pass(time, 6);
     }],
     ["its page is back online", false, async (time: FakeTime) => {
       await pass(time, 3);
       dispatchEvent(new Event("online"));
-      await pass(time, 2);
+      await pass(time, 6);
     }],
     ["its network changed before the heartbeat ends it", false, async (time: FakeTime) => {
-      await pass(time, 59);
+      await pass(time, 54);
       dispatchEvent(new Event("online"));
-      await pass(time, 2);
+      await pass(time, 5);
     }],
     ["its machine slept", false, async (time: FakeTime) => {
       using _ = clockAhead(3_600_000);

@@ -2,7 +2,7 @@
 import { SERVER } from "../server/server_options.ts";
 import { checkOptions } from "../base/option_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
-import type { Runtime } from "../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { ConnectionError } from "../errors.ts";
 import { Server, type ServerOptions } from "../server.ts";
 import { Client } from "../client/client.ts";
@@ -174,8 +174,8 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
   }
 
   /**
-   * Connects a client that reconnects by itself, as `connect()` does. The delays have no jitter
-   * without a `backoff.random`, so that fake time can skip them.
+   * Connects a client that reconnects by itself, as `connect()` does. Without a `runtime`, here or of
+   * the server, the delays have no jitter, so that fake time can skip them.
    *
    * @param options Options of `connect()`, and the client's request.
    * @returns The client, which connects in the background.
@@ -203,8 +203,8 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
     const { path, address, ...rest } = options;
     const client = new Client<C>(urlOf(path), denoPlatform(this.#dialer(address)), {
       ...rest,
-      runtime: rest.runtime ?? this.#clientRuntime,
-      backoff: { ...options.backoff, random: options.backoff?.random ?? (() => 1) },
+      runtime: rest.runtime ?? this.#clientRuntime ??
+        Object.assign(platformRuntime(), { random: () => 1 }),
     });
     this.#clients.add(client);
     void client.closed.then(() => this.#clients.delete(client));

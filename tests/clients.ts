@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { platformRuntime } from "../base/runtime.ts";
 import type { Contract } from "../session/contract.ts";
 import { Client } from "../client/client.ts";
 import { denoPlatform } from "../client/deno.ts";
@@ -131,7 +132,7 @@ export class Network {
   client<C extends Contract = Contract>(options: ClientOptions<C> = {}): Client<C> {
     const client = new Client<C>("memory://server/", denoPlatform(this.dial), {
       ...options,
-      backoff: { random: () => 0.5, ...options.backoff },
+      runtime: options.runtime ?? Object.assign(platformRuntime(), { random: () => 0.5 }),
     });
     // Tests with intended failures print no errors.
     client.status.subscribe(() => {});

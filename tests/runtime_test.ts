@@ -145,7 +145,6 @@ async function story(runtime: OwnRuntime): Promise<unknown[]> {
   });
   const client = server.connect({
     token: () => "ann",
-    backoff: { random: () => runtime.random() },
     onMessage() {},
   });
   const chat = client.subscribe("chat:lobby", { last: 5 });

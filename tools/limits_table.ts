@@ -12,7 +12,7 @@
 import { FIRST_DELAY_MS, MAX_DELAY_MS } from "../base/backoff.ts";
 import { type QuotaOptions, Quotas } from "../base/shares.ts";
 import type { Rate } from "../base/token_bucket.ts";
-import { TIMES_MS as CLIENT_TIMES_MS } from "../client/client.ts";
+import { WAKE_MS } from "../client/client.ts";
 import { SILENCES_MS, WAIT_MS } from "../client/liveness.ts";
 import { checkConnectTimeout } from "../client/open.ts";
 import { LIMITS as OUTBOX } from "../client/outbox.ts";
@@ -524,8 +524,8 @@ function clientBounds(): Bound[] {
       full: "[another connection](client.md#a-server-that-falls-silent) is opened",
     },
     {
-      name: "client: `wakeTimeoutMs`",
-      max: ms(CLIENT_TIMES_MS.wakeTimeoutMs),
+      name: "client: silence after the page or the machine woke up",
+      max: ms(WAKE_MS),
       full: "the session is given up: 4408, by `network`",
     },
     {

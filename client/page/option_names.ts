@@ -74,14 +74,13 @@ const NAMES: {
 } = {
   connect: {
     ...COMMON,
-    backoff: { firstDelayMs: 1, maxAttempts: 1, maxDelayMs: 1, random: 1 },
+    backoff: { firstDelayMs: 1, maxAttempts: 1, maxDelayMs: 1 },
     connectAfter: 1,
     delivery: 1,
     endOnRefusal: 1,
     life: 1,
     outbox: QUEUE,
     upgrade: 1,
-    wakeTimeoutMs: 1,
   },
   dial: { ...COMMON, onClose: 1, onOpen: 1, protocols: 1 },
   "hand over": { transport: 1 },

@@ -221,7 +221,6 @@ const CLIENT: OptionKinds<MoqClientOptions> = {
     leaveAfterMs: TIME,
     maxAttempts: LIMIT,
     maxDelayMs: ABOVE_ZERO,
-    random: "function",
     stableMs: TIME,
   },
   runtime: RUNTIME,

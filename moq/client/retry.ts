@@ -50,7 +50,7 @@ export interface MoqRetryOptions extends BackoffOptions {
 }
 
 /** The settings of `retry`, with all defaults. */
-export type MoqRetry = Required<Omit<MoqRetryOptions, "random">> & Pick<MoqRetryOptions, "random">;
+export type MoqRetry = Required<MoqRetryOptions>;
 
 /**
  * Fills in the defaults.
@@ -59,7 +59,7 @@ export type MoqRetry = Required<Omit<MoqRetryOptions, "random">> & Pick<MoqRetry
  */
 export function retrySettings(options: MoqRetryOptions = {}): MoqRetry {
   const { firstDelayMs = 500, maxDelayMs = 10_000, maxAttempts = Infinity } = options;
-  const { giveUpAfterMs = 300_000, stableMs = 10_000, leaveAfterMs = 5_000, random } = options;
+  const { giveUpAfterMs = 300_000, stableMs = 10_000, leaveAfterMs = 5_000 } = options;
   return {
     firstDelayMs,
     maxDelayMs,
@@ -67,7 +67,6 @@ export function retrySettings(options: MoqRetryOptions = {}): MoqRetry {
     giveUpAfterMs,
     stableMs,
     leaveAfterMs,
-    random,
   };
 }
 

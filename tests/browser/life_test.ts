@@ -195,7 +195,6 @@ testInBrowsers("a page whose network went silent is back once that changes", asy
   let path: TcpPath | undefined;
   const { server, page } = await openSite(browser, {
     transports: ["websocket"],
-    wakeTimeoutMs: 500,
     url: (server) => `ws://127.0.0.1:${(path = new TcpPath(portOf(server))).port}`,
   }, { session: {}, origins: ["*"] });
   await using _path = path!;

@@ -47,7 +47,7 @@ async function oneClient(random: Random, inputs: number): Promise<void> {
   });
   const client = server.connect({
     outbox: OUTBOX,
-    backoff: { firstDelayMs: 1, maxDelayMs: 1, random: () => 0.5 },
+    backoff: { firstDelayMs: 1, maxDelayMs: 1 },
     connectTimeoutMs: 20,
     closeTimeoutMs: 20,
     handshakeTimeoutMs: 20,

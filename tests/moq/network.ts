@@ -10,6 +10,7 @@ import type { MoqVersion } from "../../moq/wire/versions.ts";
 import { TrackMux } from "../../moq/track/mux.ts";
 import { MoqSession, type MoqSessionOptions } from "../../moq/session/session.ts";
 import type { TrackWriter } from "../../moq/track/track_writer.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
 import { turns } from "../../testing/turns.ts";
 import { type MemoryPair, memoryPair } from "../../transport/memory/memory.ts";
@@ -102,7 +103,8 @@ export class MoqNetwork {
     const { retry, ...rest } = options;
     return new MoqClient({
       dial: this.dial,
-      retry: { firstDelayMs: 1_000, random: () => 1, ...retry },
+      retry: { firstDelayMs: 1_000, ...retry },
+      runtime: Object.assign(platformRuntime(), { random: () => 1 }),
       ...rest,
     });
   }

@@ -1,5 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../base/runtime.ts";
 import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from "../../errors.ts";
 // Loaded ahead, so that no vector waits for a module.
 import "../../client/recovery.ts";
@@ -138,7 +139,7 @@ class Run {
         ...(delivery && { delivery }),
         ...(maxMessageBytes && { maxMessageBytes }),
         onError() {},
-        backoff: { random: () => 0.5 },
+        runtime: Object.assign(platformRuntime(), { random: () => 0.5 }),
         onMessage: async (message) => {
           const { topic, data } = message;
           this.seen.push({ topic, ...withHex({ data }) });

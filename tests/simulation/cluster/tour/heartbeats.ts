@@ -21,7 +21,7 @@ export async function visitHeartbeats(tour: Tour): Promise<void> {
   const names = ["sleeps", "stops", "lost"] as const;
   const guests = names.map((name) => {
     const host = tour.host(name);
-    return { name, host, client: tour.guest(host, name, node, { wakeTimeoutMs: 60_000 }) };
+    return { name, host, client: tour.guest(host, name, node) };
   });
   await tour.until(() => guests.every(({ client }) => client.isConnected));
   await tour.pause(BEFORE_MS);

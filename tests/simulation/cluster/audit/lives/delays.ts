@@ -54,13 +54,13 @@ export async function auditDelays(audit: Audit): Promise<void> {
   let attempt = 0;
   /** Failures since the last delay. */
   let failed = 0;
-  const draw = () => {
+  machine.runtime.random = () => {
     const drawn = between(random, 0.2, 1);
     draws.push(drawn);
     return drawn;
   };
   const client = audit.connect(USER, hosts, {
-    backoff: { firstDelayMs, maxDelayMs, random: draw },
+    backoff: { firstDelayMs, maxDelayMs },
     connectTimeoutMs: DIAL_MS,
     onError() {},
   });
