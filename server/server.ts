@@ -1,6 +1,6 @@
 /** The server: sessions, topics, presence and rooms behind one `serve()`. */
 import { DRAIN } from "../manager/drain.ts";
-import { PUBLISH, SUBSCRIBE, UNSUBSCRIBE } from "../pubsub/topics.ts";
+import { PUBLISH, SUBSCRIBE } from "../pubsub/topics.ts";
 import { CLOSE } from "../session/call_checks.ts";
 import { checkOptions } from "../base/option_checks.ts";
 import { Admission } from "./admission.ts";
