@@ -19,7 +19,7 @@ import {
   WAIT,
 } from "../session/call_checks.ts";
 import { TRANSPORTS } from "../transport/option_kinds.ts";
-import type { ClientCalls } from "./calls.ts";
+import type { ClientCalls } from "./connect.ts";
 
 /** Options that `connect` and `dial` share. */
 const COMMON = {

@@ -1,6 +1,15 @@
 /** Bodies of `connect()` and `dial()`, for the dialer of any platform. */
 import { Client } from "./client.ts";
-import type { ClientOptions, ClientPlatform, ServerUrl } from "./client_options.ts";
+import type {
+  ClientOptions,
+  ClientPlatform,
+  ClientRequestOptions,
+  ClientSubscribeOptions,
+  ServerUrl,
+} from "./client_options.ts";
+import type { DurableStreamOptions } from "./durable_stream.ts";
+import type { SessionCalls } from "../session/calls.ts";
+import type { RequestStreamOptions } from "../session/types.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import { platformRuntime } from "../base/runtime.ts";
@@ -8,7 +17,7 @@ import { checkConnectTimeout, openSession } from "./open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { parseServerUrl } from "../transport/url.ts";
 import { checkSettings, type SessionSettingsOptions } from "../session/check_settings.ts";
-import type { TransportOptions } from "../transport/race/options.ts";
+import type { TransportName, TransportOptions } from "../transport/race/options.ts";
 
 /**
  * Options for `connect()`.
@@ -52,6 +61,20 @@ export interface DialOptions<C extends Contract = Contract>
   readonly instrumentation?: Instrumentation | undefined;
   /** Aborts connecting; without effect once connected. */
   readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * The options of each call, by the verb of its errors. The tables of checks have an entry for each:
+ * `CLIENT_KINDS` of `call_checks.ts`, and `NAMES` of `page/option_names.ts`.
+ */
+export interface ClientCalls extends SessionCalls {
+  readonly connect: ClientOptions & ConnectOptions;
+  readonly dial: DialOptions;
+  readonly "hand over": { readonly transport?: TransportName | undefined };
+  readonly "read stream": DurableStreamOptions;
+  readonly request: ClientRequestOptions;
+  readonly "request stream": RequestStreamOptions;
+  readonly subscribe: ClientSubscribeOptions;
 }
 
 /** Subprotocols that carry envelopes: {@linkcode SKEIN_PROTOCOL} directly or on QMux. */

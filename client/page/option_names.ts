@@ -1,5 +1,5 @@
 /** Names of all options, by call: the check of a page, which loads no kinds of values. */
-import type { ClientCalls } from "../calls.ts";
+import type { ClientCalls } from "../connect.ts";
 
 const WAIT = { signal: 1, timeoutMs: 1 } as const;
 
