@@ -17,7 +17,11 @@ import { withLastResort } from "../transport/race/last_resort.ts";
 import { race } from "../transport/race/race.ts";
 import { parseServerUrl, publicUrl } from "../transport/url.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
-import { checkTransports, type TransportPlatform } from "../transport/race/options.ts";
+import {
+  checkTransports,
+  type TransportPlatform,
+  type WebTransportLeg,
+} from "../transport/race/options.ts";
 
 export type { ConnectOptions, DialOptions };
 
@@ -94,7 +98,7 @@ function platformOf(call: "connect" | "dial"): MakePlatform {
   return (options) => {
     checkCall(call, options); // Before the transports, whose check takes the types as given.
     const checked = checkTransports(options);
-    const dial = race({ webSocket: dialWebSocket, webTransport: quic() }, checked);
+    const dial = race({ webSocket: dialWebSocket, webTransport: denoWebTransport() }, checked);
     const loadHttp = () => import("../transport/race/http_fallback.ts");
     return denoPlatform(withPermission(withLastResort(dial, checked, loadHttp)));
   };
@@ -128,8 +132,11 @@ export function denoPlatform(dial: Dialer): ClientPlatform {
   };
 }
 
-/** Loads HTTP/3 at the first attempt: a program that only serves WebSocket needs none of that. */
-function quic(): TransportPlatform["webTransport"] {
+/**
+ * WebTransport on the QUIC of Deno, or the reason why this process has none. HTTP/3 loads at the
+ * first attempt: a program that only serves WebSocket needs none of that.
+ */
+export function denoWebTransport(): TransportPlatform["webTransport"] {
   if (!isQuicAvailable()) {
     return isDeno
       ? "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net"
@@ -138,8 +145,13 @@ function quic(): TransportPlatform["webTransport"] {
   // A dial without the permission would cause a prompt of Deno.
   return permittedHost() === undefined
     ? "Cannot open WebTransport: it takes the permission to bind a UDP port, --allow-net=[::]:0"
-    : async (url, options) => {
-      const { openWebTransport } = await import("./deno_webtransport.ts");
-      return await openWebTransport(url, options);
-    };
+    : openWebTransport;
 }
+
+const openWebTransport: WebTransportLeg = async (url, options) => {
+  const [{ dialWebTransport }, { webTransportLeg }] = await Promise.all([
+    import("../transport/h3/client.ts"),
+    import("../transport/race/webtransport_leg.ts"),
+  ]);
+  return await webTransportLeg(dialWebTransport)(url, options);
+};

@@ -2,12 +2,10 @@
 import type { Client } from "../../client/client.ts";
 import { connectBy } from "../../client/connect.ts";
 import type { ClientPlatform } from "../../client/client_options.ts";
-import { denoPlatform } from "../../client/deno.ts";
+import { denoPlatform, denoWebTransport } from "../../client/deno.ts";
 import { race } from "../../transport/race/race.ts";
 import { withLastResort } from "../../transport/race/last_resort.ts";
 import { checkTransports, type TransportOptions } from "../../transport/race/options.ts";
-import type { WebTransportLeg } from "../../transport/race/options.ts";
-import { isQuicAvailable } from "../../transport/quic/deno_quic.ts";
 import { WebSocketConnection } from "../../transport/websocket/connection.ts";
 import { ConnectionError } from "../../errors.ts";
 import type { CloseInfo } from "../../errors.ts";
@@ -247,20 +245,12 @@ export function makePlatform(options: TransportOptions): ClientPlatform {
       socket.start();
       return connection;
     },
-    webTransport: isQuicAvailable() ? openWebTransport : NO_QUIC,
+    webTransport: denoWebTransport(),
   }, checked);
   return denoPlatform(
     withLastResort(dial, checked, () => import("../../transport/race/http_fallback.ts")),
   );
 }
-
-/** The reason why this process has no WebTransport. */
-const NO_QUIC = "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net";
-
-const openWebTransport: WebTransportLeg = async (url, options) => {
-  const { openWebTransport } = await import("../../client/deno_webtransport.ts");
-  return await openWebTransport(url, options);
-};
 
 /** Makes an error of the cause of a failed attempt. */
 export function errorOf({ code, reason, error }: CloseInfo): Error {
