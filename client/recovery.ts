@@ -4,7 +4,7 @@ export { Delivery, flushed } from "./delivery.ts";
 export { readStream } from "./durable_stream.ts";
 export { giveUp, handOver, replaceSilent } from "./handover.ts";
 export { Liveness, watchedSession } from "./liveness.ts";
-export { skipOversize } from "./oversize.ts";
+export { skipOversize } from "../session/oversize.ts";
 export { Life } from "./page_life.ts";
 export { Resume } from "./resume.ts";
 export { Retries } from "./retries.ts";

@@ -1,6 +1,6 @@
 /** An envelope that is larger than the client accepts, sent before the server read `bounds`. */
-import type { Inside } from "../session/receiving.ts";
-import { readEnvelope } from "../session/wire/envelope.ts";
+import type { Inside } from "./receiving.ts";
+import { readEnvelope } from "./wire/envelope.ts";
 
 /**
  * Continues after an envelope that is too large: notifies each party that waits for it, so that no
