@@ -34,7 +34,7 @@ import { withoutUndefined } from "../base/options.ts";
 import type { Left, Moved, Moving } from "./handover.ts";
 import type { Alarm, Liveness } from "./liveness.ts";
 import type { Delivery } from "./delivery.ts";
-import type { Verdict } from "./failures.ts";
+import type { Verdict } from "./recovery.ts";
 import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
 import { Members, WatchedRooms } from "./members.ts";
 import { ClientPresence } from "./presence.ts";

@@ -1,5 +1,11 @@
-/** Notices a lost server, and carries subscriptions and messages to the next session. */
-export { reportFailure } from "./failures.ts";
+/**
+ * Code that a client loads late: it notices a lost server, carries subscriptions and messages to the
+ * next session, and reports failures where no one reads the client's status.
+ */
+import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
+import { report, type SessionSettings } from "../session/settings.ts";
+import { absoluteUrl } from "../transport/url.ts";
+
 export { Delivery, flushed } from "./delivery.ts";
 export { readStream } from "./durable_stream.ts";
 export { giveUp, handOver, replaceSilent } from "./handover.ts";
@@ -10,3 +16,45 @@ export { Resume } from "./resume.ts";
 export { Retries } from "./retries.ts";
 export { UnreadSessions } from "./unread_sessions.ts";
 export { MemberList } from "../session/wire/member_list.ts";
+
+/**
+ * Reaction of a client to the end of a session or attempt: it ends, rests as `refused`, or tries
+ * again after its usual delay, after the longest delay, or soon with a fresh token.
+ */
+export type Verdict = "closed" | "refused" | "usual" | "longest" | "fresh-token";
+
+/** A failed attempt, or the end of a client. */
+export interface Failure {
+  readonly info: CloseInfo;
+  readonly verdict: Verdict;
+  /** URL of the attempt, without secrets. */
+  readonly place: string;
+}
+
+/** Words for the failures after which a client makes no attempt by itself. */
+const OUTCOMES = { closed: "has ended", refused: "was refused" };
+
+/**
+ * Reports a failure once for each URL: to `onError`, or on the console without that handler.
+ *
+ * @param settings Settings of the client's sessions.
+ * @param failure The failure.
+ */
+export function reportFailure(settings: SessionSettings, { info, verdict, place }: Failure): void {
+  const { code, reason, error } = info;
+  const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
+  // Errors of this library already name the server, perhaps with another scheme.
+  const isNamed = why.includes(`//${absoluteUrl(place)?.host}`);
+  const isOver = verdict === "closed" || verdict === "refused";
+  const line = isOver
+    ? `The client of ${place} ${OUTCOMES[verdict]}: ${why}`
+    : `${isNamed ? why : `Cannot connect to ${place}: ${why}`}; retrying, see client.status`;
+  const isUnexplained = code === CloseCode.unauthenticated && !/token/i.test(reason);
+  const cure = isOver && isUnexplained ? "; give connect() a token that is valid" : "";
+  const toHandler = (line: string) =>
+    report(settings, new SessionClosedError(line, { info, cause: error }), undefined);
+  settings.console.tell(isOver ? verdict : "unreachable", line + cure, {
+    about: place,
+    to: settings.handlers.onError && toHandler,
+  });
+}
