@@ -57,7 +57,7 @@ export type {
   ClientSubscribeOptions,
 } from "./client/client_options.ts";
 export type { DurableStream, DurableStreamOptions } from "./client/durable_stream.ts";
-export { Members, type RoomMembers } from "./client/members.ts";
+export { Members, type RoomMembers } from "./client/rooms.ts";
 export { Subscription } from "./client/subscription.ts";
 export {
   AuthenticationError,

@@ -79,7 +79,7 @@ export type { BackoffOptions } from "./base/backoff.ts";
 export { platformRuntime, type Runtime } from "./base/runtime.ts";
 export type { StandardSchema } from "./base/standard_schema.ts";
 export { Client } from "./client/client.ts";
-export { Members, type RoomMembers } from "./client/members.ts";
+export { Members, type RoomMembers } from "./client/rooms.ts";
 export type {
   ClientOptions,
   ClientRequestOptions,

@@ -14,7 +14,7 @@ import {
 } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
-import { Membership } from "./members.ts";
+import { Membership } from "./rooms.ts";
 import { Subscription, type SubscriptionOwner } from "./subscription.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../session/wire/presence_notice.ts";
 import { checkTopic } from "../session/wire/encode.ts";

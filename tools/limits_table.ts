@@ -16,7 +16,7 @@ import { WAKE_MS } from "../client/client.ts";
 import { SILENCES_MS, WAIT_MS } from "../client/liveness.ts";
 import { checkConnectTimeout } from "../client/open.ts";
 import { LIMITS as OUTBOX } from "../client/outbox.ts";
-import { MAX_ROOMS } from "../client/presence.ts";
+import { MAX_ROOMS } from "../client/rooms.ts";
 import { LIMITS as READER } from "../client/subscription.ts";
 import { MAX_IDLE_ACCOUNTS } from "../manager/accounts.ts";
 import { DRAIN_MS } from "../manager/drain.ts";
