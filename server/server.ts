@@ -189,8 +189,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const { perSession } = options.rates ?? {};
     const subscriptions = perSession?.subscriptions ?? defaultSubscriptions(maxTopicsPerSession);
     const rates = {
-      shared: sharedCounts(broker),
       ...options.rates,
+      shared: options.rates?.shared ?? sharedCounts(broker),
       perSession: {
         ...perSession,
         publications: perSession?.publications ?? DEFAULT_PUBLICATIONS,

@@ -201,7 +201,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * Rates at which clients may send, publish, subscribe and connect. Connections have a rate by
    * default, and so have the publications of each session (1,000 at once, then 200 a second) and its
    * subscriptions (256 at once, then 20 a second). Rates of users and addresses count on all nodes
-   * together if the `store` of the broker can count. With `shared: undefined` each node counts alone.
+   * together if the `store` of the broker can count.
    */
   readonly rates?: RateLimitsOptions | undefined;
   /** Limits and times of each session. */

@@ -69,7 +69,6 @@ const WITHOUT_EXAMPLE: readonly string[] = [
   "serve.onHandlerError",
   "serve.onRefused",
   "serve.moq",
-  "serve.rates.shared",
   "serve.session.sendQueue.maxMessages",
   "serve.session.sendQueue.maxBytes",
   "serve.session.receiveQueue.maxBytes",
@@ -80,12 +79,6 @@ const WITHOUT_EXAMPLE: readonly string[] = [
   "serve.session.requestTimeoutMs",
   "serve.session.closeTimeoutMs",
   "serve.session.handshakeTimeoutMs",
-  "serve.inspector.payloads",
-  "serve.api.rate",
-  "serve.api.maxRequests",
-  "serve.api.maxBodyBytes",
-  "serve.api.maxPublications",
-  "serve.api.maxReaders",
   "serve.runtime",
 ];
 
