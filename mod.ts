@@ -160,7 +160,7 @@ export type { OverflowPolicy } from "./session/queue/turn.ts";
 export { Session } from "./session/session.ts";
 export type { SessionHandlers } from "./session/session_settings.ts";
 export type { SessionLimits } from "./session/settings.ts";
-export { type Codec, jsonCodec } from "./session/streams/codec.ts";
+export type { Codec } from "./session/streams/codec.ts";
 export type { IncomingStream } from "./session/streams/incoming_streams.ts";
 export type { StructuredMessage } from "./session/streams/registry.ts";
 export type { StructuredStream } from "./session/streams/structured.ts";

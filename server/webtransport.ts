@@ -17,13 +17,13 @@ import { DevRenewal } from "../transport/certificate/dev_certificate.ts";
 import { listenNativeWebTransport } from "../transport/native/server.ts";
 import {
   type Certificate,
-  isWebTransportAvailable,
   listenWebTransport,
   type ListenWebTransportOptions,
   type QuicHandshakeStats,
   type RawQuicOptions,
   type WebTransportRequest,
 } from "../transport/h3/server.ts";
+import { isQuicAvailable } from "../transport/quic/deno_quic.ts";
 import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/origins.ts";
 
 const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
@@ -237,7 +237,7 @@ function limitsOf(options: WebTransportServeOptions): Partial<ListenWebTransport
 
 /** Checks that the runtime can listen. The error says how to fix that. */
 function checkRuntime(address: string, mayPrompt: boolean): void {
-  if (!isWebTransportAvailable()) {
+  if (!isQuicAvailable()) {
     const hint = isDeno
       ? 'start it with --unstable-net, or write "unstable": ["net"] in deno.json'
       : "only Deno has it";

@@ -64,7 +64,7 @@ export {
   type SessionSettingsOptions,
 } from "./session_settings.ts";
 export type { SessionLimits, SessionSettings } from "./settings.ts";
-export { type Codec, jsonCodec } from "./streams/codec.ts";
+export type { Codec } from "./streams/codec.ts";
 export type { IncomingStream } from "./streams/incoming_streams.ts";
 export type { Registry, StructuredInput, StructuredMessage } from "./streams/registry.ts";
 export type { StructuredStream } from "./streams/structured.ts";

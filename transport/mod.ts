@@ -56,7 +56,7 @@ export {
   receiveBidirectional,
   receiveUnidirectional,
 } from "./direct.ts";
-export { dialWebTransport, isWebTransportAvailable } from "./h3/client.ts";
+export { dialWebTransport } from "./h3/client.ts";
 export type { WebTransportRequest } from "./h3/request.ts";
 export {
   listenWebTransport,
@@ -86,7 +86,6 @@ export {
   acceptWebSocket,
   type AcceptWebSocketOptions,
   type HttpListenOptions,
-  isWebSocketUpgrade,
   type WebSocketEngine,
   type WebSocketHost,
 } from "./websocket/server.ts";

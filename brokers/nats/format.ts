@@ -56,7 +56,7 @@ const encoder = new TextEncoder();
  *
  * @example Usage
  * ```ts
- * import { escapeTopic } from "@skein/skein/nats";
+ * import { escapeTopic } from "./format.ts";
  * import { assertEquals } from "@std/assert";
  *
  * assertEquals(escapeTopic("chat:7"), "chat.7");

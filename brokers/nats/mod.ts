@@ -14,4 +14,3 @@
  */
 export { NatsBroker } from "./nats_broker.ts";
 export type { NatsBrokerOptions, NatsClient, NatsServers, NatsSource } from "./options.ts";
-export { escapeTopic } from "./format.ts";

@@ -41,16 +41,6 @@ const decoder = new TextDecoder("utf-8", { fatal: true });
 
 /**
  * JSON (RFC 8259) in UTF-8; the default codec.
- *
- * @example Usage
- * ```ts
- * import { jsonCodec } from "@skein/skein";
- * import { assertEquals } from "@std/assert";
- *
- * const bytes = jsonCodec.encode({ x: 1 });
- * assertEquals(new TextDecoder().decode(bytes), '{"x":1}');
- * assertEquals(jsonCodec.decode(bytes), { x: 1 });
- * ```
  */
 export const jsonCodec: Codec = {
   name: "JSON",

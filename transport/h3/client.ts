@@ -10,8 +10,6 @@ import { FLOW_CONTROL } from "../option_kinds.ts";
 import { withUrl } from "../url.ts";
 import { DIAL_TIMEOUT_MS, type DialWebTransportOptions } from "../webtransport.ts";
 
-export { isQuicAvailable as isWebTransportAvailable } from "../quic/deno_quic.ts";
-
 const DIAL: OptionKinds<DialWebTransportOptions> = {
   flowControl: FLOW_CONTROL,
   headers: 0,
@@ -39,12 +37,10 @@ const DIAL: OptionKinds<DialWebTransportOptions> = {
  * import {
  *   devCertificate,
  *   dialWebTransport,
- *   isWebTransportAvailable,
  *   listenWebTransport,
  * } from "@skein/skein/transport";
- * import { assert, assertEquals } from "@std/assert";
+ * import { assertEquals } from "@std/assert";
  *
- * assert(isWebTransportAvailable()); // Deno runs with `--unstable-net`.
  * const certificate = devCertificate({ cacheFolder: null });
  * await using listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });
  * const serving = (async () => {

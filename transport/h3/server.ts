@@ -24,8 +24,6 @@ export type { QuicHandshakeStats } from "../quic/acceptor.ts";
 
 export { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 
-export { isQuicAvailable as isWebTransportAvailable } from "../quic/deno_quic.ts";
-
 export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./request.ts";
 
 /** Options for {@linkcode listenWebTransport}. */

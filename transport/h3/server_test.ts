@@ -15,18 +15,10 @@ import { directStream } from "../direct.ts";
 import { CapsuleType } from "./wire/capsules.ts";
 import { H3Error } from "./wire/error_codes.ts";
 import { dialWebTransport } from "./client.ts";
-import {
-  isWebTransportAvailable,
-  listenWebTransport,
-  type ListenWebTransportOptions,
-} from "./server.ts";
+import { listenWebTransport, type ListenWebTransportOptions } from "./server.ts";
 
 const NOTHING = new Uint8Array();
 const TEXT = new TextEncoder().encode("hello");
-
-Deno.test("isWebTransportAvailable() is true here", () => {
-  assert(isWebTransportAvailable());
-});
 
 Deno.test("listenWebTransport() throws when a limit is not a positive integer", () => {
   const certificate = devCertificate({ cacheFolder: null });

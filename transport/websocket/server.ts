@@ -261,7 +261,7 @@ export type HttpListener = ReturnType<WebSocketHost["listen"]>;
  *   first stream.
  * - **Other subprotocols, or none:** message frames only.
  *
- * @param request An upgrade request; see {@linkcode isWebSocketUpgrade}.
+ * @param request An upgrade request.
  * @param options Subprotocol, timeouts and limits.
  * @returns The connection, and the response to return.
  * @throws {TypeError} If the request is not a WebSocket upgrade, or does not offer the protocol.
@@ -344,17 +344,6 @@ export function withAgreedStreams(
 
 /**
  * Checks for a request to upgrade to a WebSocket.
- *
- * @param request Any request.
- * @returns `true` for an upgrade request.
- *
- * @example Usage
- * ```ts
- * import { isWebSocketUpgrade } from "@skein/skein/transport";
- * import { assertEquals } from "@std/assert";
- *
- * assertEquals(isWebSocketUpgrade(new Request("http://localhost/")), false);
- * ```
  */
 export function isWebSocketUpgrade(
   request: { readonly headers: Pick<Headers, "get"> },
@@ -384,7 +373,7 @@ export interface UpgradeFault {
 /**
  * Checks an upgrade request by RFC 6455, section 4.2.1, because an engine may be more lenient.
  *
- * @param request An upgrade request; see {@linkcode isWebSocketUpgrade}.
+ * @param request An upgrade request.
  * @returns The first fault; `undefined` for a valid request.
  */
 export function findUpgradeFault(
