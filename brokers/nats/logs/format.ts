@@ -31,11 +31,6 @@ export interface LogHead {
   readonly count: number;
   /** Number of earlier messages with records. */
   readonly number: number;
-  /**
-   * Sequences and tails of earlier messages with records, newest first, as one list of pairs: the
-   * messages whose numbers are those of {@linkcode waypoints}.
-   */
-  readonly path: readonly number[];
   /** Time of the next look at the log, if the log may expire or lose its writer. */
   readonly look?: number | undefined;
 }
@@ -109,55 +104,6 @@ export function wholeAfter(
 /** Position of the first record of a message. */
 export function firstOf({ head: { state, count } }: LiveMessage): number {
   return state.tail - count;
-}
-
-/**
- * Numbers of the messages that a message names: the one before, and those that are left when the
- * lowest bits of the number are cleared one by one. From any message, each earlier one is found over
- * about twice as many messages as the number has bits.
- *
- * @param number Number of the message, from 0.
- * @returns Earlier numbers, falling.
- */
-export function waypoints(number: number): number[] {
-  if (number === 0) return [];
-  const numbers = [number - 1];
-  for (let rest = number, bit = 1; rest > 0; bit *= 2) {
-    if (rest % (2 * bit) === 0) continue;
-    rest -= bit;
-    if (rest !== number - 1) numbers.push(rest);
-  }
-  return numbers;
-}
-
-/**
- * Number and path of the message that follows a message.
- *
- * @param message The newest message of a log.
- * @returns The head's fields for the next message.
- */
-export function wayFrom({ seq, head }: LiveMessage): Pick<LogHead, "number" | "path"> {
-  const { number, path, count, state } = head;
-  if (count === 0) return { number, path };
-  const pairs = new Map([[number, [seq, state.tail]]]);
-  for (const [i, earlier] of waypoints(number).entries()) {
-    pairs.set(earlier, [path[2 * i]!, path[2 * i + 1]!]);
-  }
-  const next = number + 1;
-  return { number: next, path: waypoints(next).flatMap((earlier) => pairs.get(earlier)!) };
-}
-
-/**
- * Finds the earliest message on a path that does not lie before a position.
- *
- * @param path The path of a message that lies behind the position.
- * @param position The position.
- * @returns The sequence.
- */
-export function waypointTo(path: readonly number[], position: number): number | undefined {
-  let found: number | undefined;
-  for (let i = 0; i < path.length && path[i + 1]! > position; i += 2) found = path[i];
-  return found;
 }
 
 const encoder = new TextEncoder();
@@ -235,8 +181,8 @@ export function decodeLog(seq: number, message: Uint8Array): LogMessage {
 
 function isHead(head: unknown): head is LogHead | null {
   if (head === null) return true;
-  const { state, count, path } = Object(head) as Partial<LogHead>;
-  return typeof state?.tail === "number" && typeof count === "number" && Array.isArray(path);
+  const { state, count, number } = Object(head) as Partial<LogHead>;
+  return [state?.tail, count, number].every((one) => typeof one === "number");
 }
 
 /**

@@ -1,7 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { BrokerError } from "../../../errors.ts";
-import { Random } from "../../../tests/random.ts";
 import type { LogRecord } from "../../../pubsub/logs/log.ts";
 import {
   decodeLog,
@@ -11,9 +10,6 @@ import {
   liveIn,
   type LiveMessage,
   recordsOf,
-  wayFrom,
-  waypoints,
-  waypointTo,
   type WholeLog,
 } from "./format.ts";
 
@@ -30,7 +26,7 @@ const STATE: WholeLog = {
 
 /** Encodes and decodes. */
 function passed(records: readonly LogRecord[], state = STATE): LiveMessage {
-  const head = { state, count: records.length, number: 3, path: [8, 6, 7, 5], look: 42 };
+  const head = { state, count: records.length, number: 3, look: 42 };
   return liveIn(decodeLog(9, encodeLog(head, records)))!;
 }
 
@@ -38,8 +34,8 @@ Deno.test("encodeLog() keeps the state and the records with their types", () => 
   const records = ["", "text", "\ufeffü\n\u0000\u{1f600}", new Uint8Array(), Uint8Array.of(10, 0)];
   const message = passed(records);
   assertEquals(message.head.state, STATE);
-  assertEquals(message.head.path, [8, 6, 7, 5]);
-  assertEquals([message.seq, message.head.look, firstOf(message)], [9, 42, 2]);
+  assertEquals([message.seq, message.head.number, message.head.look], [9, 3, 42]);
+  assertEquals(firstOf(message), 2);
   assertEquals(recordsOf(message), records);
   assertEquals(message.body.length, encodedBytes(records));
 });
@@ -54,7 +50,7 @@ Deno.test("encodeLog() keeps records of any length", () => {
 });
 
 Deno.test("recordsOf() copies bytes out of the message", () => {
-  const head = { state: STATE, count: 1, number: 0, path: [] };
+  const head = { state: STATE, count: 1, number: 0 };
   // The class that the client library hands out; its `slice` does not copy.
   const bytes = Buffer.from(encodeLog(head, [Uint8Array.of(1)]));
   const [record] = recordsOf(liveIn(decodeLog(1, bytes))!);
@@ -70,35 +66,4 @@ Deno.test("liveIn() tells a removed log from a message of another program", () =
     const message = decodeLog(5, new TextEncoder().encode(text));
     assertThrows(() => liveIn(message), BrokerError, "at sequence 5");
   }
-});
-
-Deno.test("waypoints() are the message before, and the number with its lowest bits cleared", () => {
-  assertEquals([0, 1, 2, 7, 12].map(waypoints), [[], [0], [1, 0], [6, 4, 0], [11, 8, 0]]);
-});
-
-Deno.test("wayFrom() leads from the newest message to every earlier position over few messages", () => {
-  const random = new Random(7);
-  const messages = new Map<number, LiveMessage>();
-  let newest: LiveMessage | undefined;
-  for (let seq = 1, tail = 0; messages.size < 2_000; seq += 1 + random.below(3)) {
-    // Changes without records have no number, and are dropped by the next change.
-    const count = random.below(4);
-    tail += count;
-    const way = newest === undefined ? { number: 0, path: [] } : wayFrom(newest);
-    const head = { state: { ...STATE, tail }, count, ...way };
-    newest = { seq, head, body: new Uint8Array() };
-    if (count > 0) messages.set(seq, newest);
-  }
-  let most = 0;
-  for (let position = 0; position < newest!.head.state.tail; position++) {
-    let at = newest!;
-    let steps = 0;
-    while (firstOf(at) > position) {
-      at = messages.get(waypointTo(at.head.path, position)!)!;
-      steps++;
-    }
-    assertEquals(at.head.state.tail > position, true);
-    most = Math.max(most, steps);
-  }
-  assertEquals(most <= 22, true, `${most} steps`);
 });

@@ -2,7 +2,7 @@
 import { BrokerError } from "../../../errors.ts";
 import { recordBytes } from "../../../pubsub/logs/rules.ts";
 import type { LogRecord } from "../../../pubsub/logs/log.ts";
-import { firstOf, liveIn, type LiveMessage, recordsOf, waypointTo } from "./format.ts";
+import { firstOf, liveIn, type LiveMessage, recordsOf } from "./format.ts";
 import type { LogStreams } from "./log_streams.ts";
 
 /** Most positions whose sequence is remembered, over all logs. */
@@ -19,8 +19,8 @@ export interface PartBounds {
 /**
  * Finds messages by positions.
  *
- * The newest message of a log leads back to all earlier ones, so that any position is found over a
- * few messages. The place where a page ended is remembered, so that the next page needs no search.
+ * Positions grow with the sequences of the stream, so a position is searched for as in a telephone
+ * book. The place where a page ended is remembered, so that the next page needs no search.
  */
 export class LogReader {
   readonly #streams: LogStreams;
@@ -87,32 +87,41 @@ export class LogReader {
       const messages = await this.#follow(part, newest, position, place, bounds);
       if (messages.length > 0) return messages;
     }
-    const found = await this.#find(newest, position);
+    const found = await this.#find(part, newest, position);
     if (found === undefined) return undefined;
-    const [first] = found;
-    const known = joined(found, first!);
-    const end = known.at(-1)!;
-    const room = bounds.maxRecords - (end.head.state.tail - position);
-    if (end === newest || room <= 0) return known;
-    const more = { ...bounds, maxRecords: room };
-    const rest = await this.#follow(part, newest, end.head.state.tail, end.seq + 1, more);
-    return [...known, ...rest];
+    const { tail } = found.head.state;
+    if (tail === firstOf(newest)) return [found, newest];
+    const maxRecords = bounds.maxRecords - (tail - position);
+    if (maxRecords <= 0) return [found];
+    const rest = await this.#follow(part, newest, tail, found.seq + 1, { ...bounds, maxRecords });
+    return [found, ...rest];
   }
 
-  /** Goes back to the message with a position; returns all messages on the way, oldest first. */
-  async #find(newest: LiveMessage, position: number): Promise<LiveMessage[] | undefined> {
-    const way = [newest];
-    for (let at = newest; firstOf(at) > position;) {
-      const seq = waypointTo(at.head.path, position);
-      const message = seq === undefined ? undefined : await this.#streams.at(seq);
-      const earlier = liveIn(message);
-      const isEarlier = earlier !== undefined && isOf(newest, earlier) &&
-        earlier.head.state.tail <= firstOf(at) && earlier.head.state.tail > position;
-      if (!isEarlier) return undefined;
-      at = earlier;
-      way.unshift(at);
+  /**
+   * Searches for the message with a position. Looks by turns where the message would be if positions
+   * grew evenly, and in the middle: that takes at most twice as many looks as the middle alone.
+   */
+  async #find(
+    part: string,
+    newest: LiveMessage,
+    position: number,
+  ): Promise<LiveMessage | undefined> {
+    // The message has a sequence from `low` to below `high`, where the log has these positions.
+    let [low, start] = [1, newest.head.state.start];
+    let [high, end] = [newest.seq, firstOf(newest)];
+    for (let isEven = true; low < high; isEven = !isEven) {
+      const share = isEven ? (position - start) / (end - start) : 0.5;
+      const from = low + Math.floor((high - low) * share);
+      const message = liveIn(await this.#streams.next(part, from));
+      if (message === undefined || !isOf(newest, message)) return undefined;
+      const first = firstOf(message);
+      const { tail } = message.head.state;
+      if (message.seq >= high) high = from;
+      else if (first > position) [high, end] = [from, first];
+      else if (tail <= position) [low, start] = [message.seq + 1, tail];
+      else return message;
     }
-    return way;
+    return undefined;
   }
 
   /** Reads forward from a sequence; the first message has the position. */
@@ -150,16 +159,6 @@ export class LogReader {
     if (this.#places.size <= MAX_PLACES) return;
     for (const [oldest] of this.#places) return void this.#places.delete(oldest);
   }
-}
-
-/** The messages that follow the first one without a gap. */
-function joined(way: readonly LiveMessage[], first: LiveMessage): LiveMessage[] {
-  const messages = [first];
-  for (const message of way.slice(1)) {
-    if (firstOf(message) !== messages.at(-1)!.head.state.tail) break;
-    messages.push(message);
-  }
-  return messages;
 }
 
 /** Number of messages that a part takes by the averages of the log, and one more. */

@@ -117,9 +117,9 @@ export class LogStreams {
     return await this.#get({ last_by_subj: `${this.names.kept}.${part}` });
   }
 
-  /** Reads the message at a sequence. */
-  async at(seq: number): Promise<LogMessage | undefined> {
-    return await this.#get({ seq });
+  /** Reads the first message of a log from a sequence on. */
+  async next(part: string, seq: number): Promise<LogMessage | undefined> {
+    return await this.#get({ seq, next_by_subj: `${this.names.kept}.${part}` });
   }
 
   /** Reads messages of a log from a sequence on, oldest first. */
@@ -254,7 +254,9 @@ export class LogStreams {
   }
 
   async #get(
-    query: { readonly seq: number } | { readonly last_by_subj: string },
+    query:
+      | { readonly last_by_subj: string }
+      | { readonly seq: number; readonly next_by_subj: string },
   ): Promise<LogMessage | undefined> {
     const { stream } = this.names;
     const found = await this.#ask("read a log", ({ streams, direct }) =>

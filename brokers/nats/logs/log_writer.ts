@@ -19,7 +19,6 @@ import {
   type LogMessage,
   recordsOf,
   storedOf,
-  wayFrom,
   type WholeLog,
 } from "./format.ts";
 import type { LogReader } from "./log_reader.ts";
@@ -229,12 +228,11 @@ export class LogWriter {
   async #write(id: string, part: string, hot: Hot, applied: Applied): Promise<boolean> {
     const { state, records, isReplacing, isQuiet } = applied;
     const look = await this.#due.ensure(id, state, hot.message?.head.look);
-    const way = hot.message === undefined || isReplacing
-      ? { number: 0, path: [] }
-      : wayFrom(hot.message);
+    const before = isReplacing ? undefined : hot.message?.head;
+    const number = before === undefined ? 0 : before.number + Math.sign(before.count);
     const head: LogHead | null = state === undefined
       ? null
-      : { state, count: records.length, ...way, look };
+      : { state, count: records.length, number, look };
     const message = encodeLog(head, records);
     const after = hot.seq;
     const seq = await this.#streams.write(part, message, {
@@ -250,7 +248,7 @@ export class LogWriter {
       this.#tidy(() => this.#streams.remove(seq));
       return true;
     }
-    const isSuperseded = !isReplacing && hot.message?.head.count === 0;
+    const isSuperseded = before?.count === 0;
     const outdated = isSuperseded ? [after, ...applied.dropped] : applied.dropped;
     if (outdated.length > 0) {
       this.#tidy(async () => {
