@@ -138,3 +138,16 @@ export function dueAt({ isDeleted, until, end, writer }: StoredLog): number | un
 export function isExpired({ until }: Pick<StoredLog, "until">, now: number): boolean {
   return until !== undefined && until <= now;
 }
+
+/** Media type of a stream that is created without one. */
+export const DEFAULT_CONTENT_TYPE = "application/octet-stream";
+
+/** The media type without parameters, in lower case. */
+export function mediaType(contentType: string): string {
+  return contentType.split(";", 1)[0]!.trim().toLowerCase();
+}
+
+/** Tells whether each element of the stream's JSON is a record of its own. */
+export function isJson(contentType: string): boolean {
+  return mediaType(contentType) === "application/json";
+}

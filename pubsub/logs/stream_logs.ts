@@ -1,5 +1,5 @@
 /** The durable streams of one node: logs of the broker with forks, expiry, and readers that wait. */
-import type { Runtime, Timer } from "../../base/runtime.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import type { Owner } from "../../base/owners.ts";
 import { type Place, type Quota, Quotas, type QuotaShares } from "../../base/shares.ts";
 import { within } from "../../base/wait.ts";
@@ -11,7 +11,6 @@ import type {
   BrokerLogs,
   CreateLogOptions,
   LogAppended,
-  LogConfig,
   LogCreated,
   LogInfo,
   LogOrigin,
@@ -20,7 +19,17 @@ import type {
   LogRecord,
   LogRetained,
 } from "./log.ts";
-import { lineageOf, oldestPosition, parseOffset } from "./offset.ts";
+import { OverdueSearch } from "./overdue_search.ts";
+import {
+  type ForkRefusal,
+  type ForkRequest,
+  isSame,
+  planFork,
+  planStream,
+  type StreamFacts,
+  type StreamPlan,
+  type WantedStream,
+} from "./forks.ts";
 import {
   type KeptLogs,
   logKind,
@@ -56,17 +65,8 @@ const SPARE_MS = 20_000;
  */
 const REMEMBERED_MS = 604_800_000;
 
-/** Most overdue streams that a search takes care of. */
-const MAX_OVERDUE = 100;
-
-/** Most logs that a fork inherits from. */
-const MAX_FORK_DEPTH = 64;
-
 /** Digits of an identity: enough for 41 bits. */
 const IDENTITY_LENGTH = 8;
-
-/** Media type of a stream that is created without one. */
-export const DEFAULT_CONTENT_TYPE = "application/octet-stream";
 
 /** Bounds of the durable streams of a broker. */
 export interface StreamBounds {
@@ -109,25 +109,8 @@ export interface StreamLogsOptions {
   readonly onRead?: ((id: string) => void) | undefined;
 }
 
-/** The stream that a new stream continues, and the place at which the new one begins. */
-export interface ForkRequest {
-  /** Id of the source. */
-  readonly source: string;
-  /** Offset in the source, `-1` for its oldest record; the end of the source if left out. */
-  readonly offset?: string | undefined;
-  /** Messages (JSON) or bytes (else) behind the offset that belong to the fork too. */
-  readonly subOffset?: number | undefined;
-}
-
-/** Facts of a new stream. */
-export interface CreateStreamOptions {
-  /** Media type of the records; that of the source for a fork, if left out. */
-  readonly contentType?: string | undefined;
-  readonly ttlMs?: number | undefined;
-  readonly expiresAt?: number | undefined;
-  /** See {@linkcode LogConfig.owner}. */
-  readonly owner?: string | undefined;
-  readonly records?: readonly LogRecord[] | undefined;
+/** Options of {@linkcode StreamLogs.create}. */
+export interface CreateStreamOptions extends StreamFacts {
   readonly end?: CreateLogOptions["end"] | undefined;
   readonly writer?: CreateLogOptions["writer"] | undefined;
   readonly fork?: ForkRequest | undefined;
@@ -155,10 +138,7 @@ export type StreamCreated =
       | "deleted"
       | "source-missing"
       | "source-deleted"
-      | "other-type"
-      | "bad-offset"
-      | "gone"
-      | "too-deep"
+      | ForkRefusal
       | "too-many-forks"
       | "too-many"
       | "full"
@@ -229,17 +209,13 @@ export class StreamLogs implements AsyncDisposable {
   readonly #broker: Broker;
   readonly #logs: BrokerLogs;
   readonly #bounds: StreamBounds;
-  readonly #onError: (error: unknown) => void;
   readonly #onReadToEnd: StreamLogsOptions["onReadToEnd"];
   readonly #counts: Record<OwnedKind, number> = { answer: 0, stream: 0 };
   readonly #rescue: StreamLogsOptions["rescue"];
   readonly #onRead: StreamLogsOptions["onRead"];
   readonly #followed = new Map<string, Followed<StreamRead>>();
   readonly #readers: Quota;
-  #sweeper: Timer | undefined;
-  #sweeping: Promise<void> | undefined;
-  #isSearchAsked = false;
-  #oldestOverdue: string | undefined;
+  readonly #search: OverdueSearch;
   /** Times at which streams with a request were first found without a writer; one search's at most. */
   #spared = new Map<string, number>();
   #isClosed = false;
@@ -270,12 +246,18 @@ export class StreamLogs implements AsyncDisposable {
       shares: {},
       ...bounds.readerShares,
     });
-    this.#onError = onError;
     this.#onReadToEnd = onReadToEnd;
     this.#rescue = rescue;
     this.#onRead = onRead;
-    // The writers of a file that a killed process left are lost already.
-    this.#planSweep(rescue && 0);
+    this.#search = new OverdueSearch({
+      runtime,
+      intervalMs: rescue === undefined ? SWEEP_INTERVAL_MS : RESCUE_INTERVAL_MS,
+      // The writers of a file that a killed process left are lost already.
+      isUrgent: rescue !== undefined,
+      find: (limit) => this.#findOverdue(limit),
+      tend: (id) => this.#tend(id),
+      onError,
+    });
   }
 
   /** Most bytes of the records of one append. */
@@ -313,10 +295,10 @@ export class StreamLogs implements AsyncDisposable {
    */
   async create(id: string, options: CreateStreamOptions): Promise<StreamCreated> {
     checkId(id);
-    const { records = [], end, writer } = options;
+    const { end, writer } = options;
     const identity = this.#newIdentity();
     const plan = options.fork === undefined
-      ? { config: configOf(options), records }
+      ? planStream(options)
       : await this.#planFork(identity, options, options.fork);
     if ("kind" in plan) {
       const present = plan.kind === "source-missing" || plan.kind === "source-deleted"
@@ -582,18 +564,14 @@ export class StreamLogs implements AsyncDisposable {
 
   /** Searches for overdue streams at once, because a writer has let go of one. */
   search(): void {
-    this.#isSearchAsked = true;
-    if (this.#isClosed || this.#sweeping !== undefined) return;
-    this.#runtime.clearTimeout(this.#sweeper);
-    this.#planSweep(0);
+    this.#search.search();
   }
 
   /** Ends all readers, and the search for overdue streams. The streams stay. Idempotent. */
   async close(): Promise<void> {
     this.#isClosed = true;
-    this.#runtime.clearTimeout(this.#sweeper);
     for (const followed of this.#followed.values()) followed.notify();
-    await this.#sweeping;
+    await this.#search.close();
   }
 
   /** Closes the streams of this node; called by `await using`. */
@@ -609,64 +587,22 @@ export class StreamLogs implements AsyncDisposable {
     return identity;
   }
 
-  /** Finds the beginning of a fork, and the part of a record that the fork repeats. */
   async #planFork(
     fork: string,
-    options: CreateStreamOptions,
-    { source, offset, subOffset = 0 }: ForkRequest,
-  ): Promise<
-    | { readonly config: LogConfig; readonly records: readonly LogRecord[] }
-    | Exclude<StreamCreated, { readonly info: LogInfo }>
-  > {
+    facts: StreamFacts,
+    request: ForkRequest,
+  ): Promise<StreamPlan | Exclude<StreamCreated, { readonly info: LogInfo }>> {
+    const { source } = request;
     const found = await this.info(source);
     if (found.kind === "deleted") return { kind: "source-deleted" };
     if (found.kind !== "page") return { kind: "source-missing" };
-    const { info } = found;
-    const { contentType = info.contentType } = options;
-    if (mediaType(contentType) !== mediaType(info.contentType)) return { kind: "other-type" };
-    let position = offset === undefined
-      ? info.tail
-      : offset === "-1"
-      ? oldestPosition(info)
-      : parseOffset(info, offset);
-    if (position === "gone") return { kind: "gone" };
-    if (position === "malformed" || position > info.tail) return { kind: "bad-offset" };
-    let partial: readonly LogRecord[] = [];
-    if (subOffset > 0 && isJson(contentType)) position += subOffset;
-    else if (subOffset > 0) {
-      const page = await this.#read(
-        source,
-        { after: position, maxRecords: 1, maxBytes: 1 },
-        false,
-      );
-      if (page.kind === "trimmed") return { kind: "gone" };
-      const record = page.kind === "page" ? page.records[0] : undefined;
-      if (record === undefined || subOffset > recordBytes([record])) return { kind: "bad-offset" };
-      if (subOffset === recordBytes([record])) position++;
-      else partial = [cut(record, subOffset)];
-    }
-    if (position > info.tail) return { kind: "bad-offset" };
-    if (position < oldestPosition(info)) return { kind: "gone" };
-    const lineage = lineageOf(info)
-      .filter((_, i, all) => i === 0 || all[i - 1]!.until < position)
-      .map(({ identity, until }) => ({ identity, until: Math.min(until, position) }));
-    if (lineage.length >= MAX_FORK_DEPTH) return { kind: "too-deep" };
-    const { identity } = info;
-    const origin: LogOrigin = {
-      id: source,
-      identity,
-      position,
-      fork,
-      lineage,
-      subOffset: partial.length > 0 ? subOffset : undefined,
+    const recordsAt = async (after: number) => {
+      const page = await this.#read(source, { after, maxRecords: 1, maxBytes: 1 }, false);
+      if (page.kind === "trimmed") return undefined;
+      return page.kind === "page" ? page.records : [];
     };
-    // A fork without a lifetime of its own lives as long as the source would.
-    const isMortal = options.ttlMs !== undefined || options.expiresAt !== undefined;
-    const { ttlMs, expiresAt } = isMortal ? options : info;
-    return {
-      config: { ...configOf({ contentType, ttlMs, expiresAt, owner: options.owner }), origin },
-      records: [...partial, ...options.records ?? []],
-    };
+    const plan = await planFork(fork, facts, { request, info: found.info, recordsAt });
+    return typeof plan === "string" ? { kind: plan } : plan;
   }
 
   /** Creates a log, in place of an expired one. */
@@ -843,31 +779,10 @@ export class StreamLogs implements AsyncDisposable {
     void followed.subscription[Symbol.asyncDispose]();
   }
 
-  #planSweep(delayMs?: number): void {
-    const intervalMs = this.#rescue === undefined ? SWEEP_INTERVAL_MS : RESCUE_INTERVAL_MS;
-    this.#sweeper = this.#runtime.setTimeout(() => {
-      this.#sweeping = this.#sweep().catch(this.#onError).then((hasMore) => {
-        this.#sweeping = undefined;
-        if (!this.#isClosed) this.#planSweep(hasMore || this.#isSearchAsked ? 0 : undefined);
-      });
-    }, delayMs ?? intervalMs * (1 + this.#runtime.random()) / 2);
-  }
-
-  /**
-   * Deletes expired streams, and ends those whose writer is lost.
-   *
-   * @returns True if more streams may be overdue, and those of before are no longer so.
-   */
-  async #sweep(): Promise<boolean> {
-    this.#isSearchAsked = false;
-    const ids = await this.#logs.overdue({ limit: MAX_OVERDUE });
+  async #findOverdue(limit: number): Promise<string[]> {
+    const ids = await this.#logs.overdue({ limit });
     this.#spared = new Map([...this.#spared].filter(([id]) => ids.includes(id)));
-    const outcomes = await Promise.allSettled(ids.map((id) => this.#tend(id)));
-    const failed = outcomes.find(({ status }) => status === "rejected");
-    if (failed?.status === "rejected") throw failed.reason;
-    const isStuck = ids[0] === this.#oldestOverdue;
-    this.#oldestOverdue = ids[0];
-    return ids.length === MAX_OVERDUE && !isStuck;
+    return ids;
   }
 
   /** Ends a stream whose writer is lost, or deletes it once expired. */
@@ -925,16 +840,6 @@ export const NO_SPACE = "this server has no room for more bytes of streams and h
 /** Error of a stream whose writer stopped renewing the lease. */
 export const WRITER_LOST = "writer-lost";
 
-/** The media type without parameters, in lower case. */
-export function mediaType(contentType: string): string {
-  return contentType.split(";", 1)[0]!.trim().toLowerCase();
-}
-
-/** Tells whether each element of the stream's JSON is a record of its own. */
-export function isJson(contentType: string): boolean {
-  return mediaType(contentType) === "application/json";
-}
-
 /** Tells whether a stream can have an id. No engine is asked for another one. */
 function isId(id: string): boolean {
   const bytes = utf8Length(id);
@@ -949,42 +854,7 @@ function checkId(id: string): void {
   );
 }
 
-function configOf(
-  { contentType = DEFAULT_CONTENT_TYPE, ttlMs, expiresAt, owner }: CreateStreamOptions,
-): LogConfig {
-  return { contentType, owner, ttlMs, expiresAt };
-}
-
-/** Facts that a creation asks for. */
-interface WantedStream extends Pick<CreateLogOptions, "config"> {
-  readonly end: CreateLogOptions["end"] | undefined;
-  readonly fork: ForkRequest | undefined;
-}
-
-/** Tells whether a stream has the facts that another creation asks for. */
-function isSame(info: LogInfo, { config, end, fork }: WantedStream): boolean {
-  const { origin } = config;
-  // Without an offset, the beginning of a fork moves with the source.
-  const isSamePlace = fork?.offset === undefined || origin?.position === info.origin?.position;
-  return mediaType(info.contentType) === mediaType(config.contentType) &&
-    info.ttlMs === config.ttlMs && info.expiresAt === config.expiresAt &&
-    (info.end === undefined) === (end === undefined) &&
-    info.origin?.id === origin?.id && info.origin?.identity === origin?.identity &&
-    info.origin?.subOffset === origin?.subOffset && isSamePlace;
-}
-
 function pageOf(info: LogInfo, after: number, records: readonly LogRecord[]): StreamPage {
   const next = Math.max(after, after + records.length);
   return { kind: "page", info, records, next, isUpToDate: next >= info.tail };
-}
-
-/** The first bytes of a record: a text, unless the cut is within a character. */
-function cut(record: LogRecord, bytes: number): LogRecord {
-  if (typeof record !== "string") return record.slice(0, bytes);
-  const part = new TextEncoder().encode(record).slice(0, bytes);
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(part);
-  } catch {
-    return part;
-  }
 }

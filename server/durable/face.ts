@@ -34,11 +34,14 @@ import type { LogInfo, LogOverShare, LogProducer, LogRecord } from "../../pubsub
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
-import { ANSWER_PREFIX, recordBytes } from "../../pubsub/logs/rules.ts";
 import {
+  ANSWER_PREFIX,
   DEFAULT_CONTENT_TYPE,
-  DROPPED_REASON,
   mediaType,
+  recordBytes,
+} from "../../pubsub/logs/rules.ts";
+import {
+  DROPPED_REASON,
   NO_SPACE,
   type StreamAppended,
   type StreamCreated,

@@ -3,7 +3,7 @@ import { badRequest } from "./request.ts";
 import { concat } from "../../base/bytes.ts";
 import { Problem } from "../http/problem.ts";
 import type { LogRecord } from "../../pubsub/logs/log.ts";
-import { isJson, mediaType } from "../../pubsub/logs/stream_logs.ts";
+import { isJson, mediaType } from "../../pubsub/logs/rules.ts";
 import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 
 /** Most elements of one JSON array: each is a record with a cost of its own. */

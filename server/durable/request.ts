@@ -5,7 +5,8 @@ import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import type { LogProducer } from "../../pubsub/logs/log.ts";
 import { unboundPosition } from "../../pubsub/logs/offset.ts";
 import { MAX_LOG_ID_BYTES } from "../../pubsub/logs/rules.ts";
-import type { CreateStreamOptions, ForkRequest } from "../../pubsub/logs/stream_logs.ts";
+import type { ForkRequest } from "../../pubsub/logs/forks.ts";
+import type { CreateStreamOptions } from "../../pubsub/logs/stream_logs.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { pathBelow } from "../../transport/url.ts";
 

@@ -2,9 +2,9 @@
 import { BrokerError, QueueFullError, UnsupportedError } from "../../errors.ts";
 import type { LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
 import { identityAt, oldestPosition, parseOffset, writeOffset } from "../../pubsub/logs/offset.ts";
+import { isJson } from "../../pubsub/logs/rules.ts";
 import {
   DROPPED_REASON,
-  isJson,
   type StreamLogs,
   type StreamPage,
   type StreamRead,

@@ -5,11 +5,10 @@ import { LimitError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
-import { logKind, MAX_REASON_LENGTH } from "../../pubsub/logs/rules.ts";
+import { isJson, logKind, MAX_REASON_LENGTH } from "../../pubsub/logs/rules.ts";
 import { formatOffset, oldestPosition, parseOffset } from "../../pubsub/logs/offset.ts";
 import {
   DROPPED_REASON,
-  isJson,
   NO_SPACE,
   type StreamCreated,
   type StreamLogs,

@@ -10,11 +10,10 @@ import type { BrokerSubscription } from "../../pubsub/broker.ts";
 import type { AppendLogOptions, LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
-import { MAX_REASON_LENGTH, recordBytes } from "../../pubsub/logs/rules.ts";
+import { isJson, MAX_REASON_LENGTH, recordBytes } from "../../pubsub/logs/rules.ts";
 import { isName, MAX_NAME_LENGTH } from "../../session/wire/envelope.ts";
 import { MOVED, STREAM_ENDED } from "../../session/wire/recovery.ts";
 import {
-  isJson,
   NO_SPACE,
   type StreamAppended,
   type StreamLogs,

@@ -1,0 +1,149 @@
+/** Forks of durable streams: where a fork begins in its source, and what it has of the source. */
+import type { CreateLogOptions, LogConfig, LogInfo, LogOrigin, LogRecord } from "./log.ts";
+import { lineageOf, oldestPosition, parseOffset } from "./offset.ts";
+import { DEFAULT_CONTENT_TYPE, isJson, mediaType, recordBytes } from "./rules.ts";
+
+/** Most logs that a fork inherits from. */
+const MAX_FORK_DEPTH = 64;
+
+/** The stream that a new stream continues, and the place at which the new one begins. */
+export interface ForkRequest {
+  /** Id of the source. */
+  readonly source: string;
+  /** Offset in the source, `-1` for its oldest record; the end of the source if left out. */
+  readonly offset?: string | undefined;
+  /** Messages (JSON) or bytes (else) behind the offset that belong to the fork too. */
+  readonly subOffset?: number | undefined;
+}
+
+/** Facts of a new stream. */
+export interface StreamFacts {
+  /** Media type of the records; that of the source for a fork, if left out. */
+  readonly contentType?: string | undefined;
+  readonly ttlMs?: number | undefined;
+  readonly expiresAt?: number | undefined;
+  /** See {@linkcode LogConfig.owner}. */
+  readonly owner?: string | undefined;
+  readonly records?: readonly LogRecord[] | undefined;
+}
+
+/** Settings and first records of a new stream. */
+export interface StreamPlan {
+  readonly config: LogConfig;
+  readonly records: readonly LogRecord[];
+}
+
+/** Reason for which a fork cannot be made; see `StreamCreated`. */
+export type ForkRefusal = "other-type" | "bad-offset" | "gone" | "too-deep";
+
+/**
+ * Plans a stream without a source.
+ *
+ * @param facts Facts of the stream.
+ */
+export function planStream(
+  { contentType = DEFAULT_CONTENT_TYPE, ttlMs, expiresAt, owner, records = [] }: StreamFacts,
+): StreamPlan {
+  return { config: { contentType, owner, ttlMs, expiresAt }, records };
+}
+
+/** The source of a new fork. */
+interface ForkSource {
+  readonly request: ForkRequest;
+  /** State of the source. */
+  readonly info: LogInfo;
+  /** Reads one record of the source, if there is one; `undefined` if it is no longer kept. */
+  readonly recordsAt: (position: number) => Promise<readonly LogRecord[] | undefined>;
+}
+
+/**
+ * Plans a fork.
+ *
+ * @param fork Name of the fork in its source.
+ * @param facts Facts of the fork.
+ * @param source The source.
+ */
+export async function planFork(
+  fork: string,
+  facts: StreamFacts,
+  source: ForkSource,
+): Promise<StreamPlan | ForkRefusal> {
+  const { request, info } = source;
+  const { contentType = info.contentType, records = [] } = facts;
+  if (mediaType(contentType) !== mediaType(info.contentType)) return "other-type";
+  const beginning = await beginningOf(source);
+  if (typeof beginning === "string") return beginning;
+  const { position, partial } = beginning;
+  const lineage = lineageOf(info)
+    .filter((_, i, all) => i === 0 || all[i - 1]!.until < position)
+    .map(({ identity, until }) => ({ identity, until: Math.min(until, position) }));
+  if (lineage.length >= MAX_FORK_DEPTH) return "too-deep";
+  const origin: LogOrigin = {
+    id: request.source,
+    identity: info.identity,
+    position,
+    fork,
+    lineage,
+    subOffset: partial.length > 0 ? request.subOffset : undefined,
+  };
+  // A fork without a lifetime of its own lives as long as the source would.
+  const isMortal = facts.ttlMs !== undefined || facts.expiresAt !== undefined;
+  const { ttlMs, expiresAt } = isMortal ? facts : info;
+  const { config } = planStream({ contentType, ttlMs, expiresAt, owner: facts.owner });
+  return { config: { ...config, origin }, records: [...partial, ...records] };
+}
+
+/** Finds where a fork begins, and the part of a record that the fork repeats. */
+async function beginningOf(
+  { request: { offset, subOffset = 0 }, info, recordsAt }: ForkSource,
+): Promise<{ readonly position: number; readonly partial: readonly LogRecord[] } | ForkRefusal> {
+  let position = offset === undefined
+    ? info.tail
+    : offset === "-1"
+    ? oldestPosition(info)
+    : parseOffset(info, offset);
+  if (position === "gone") return "gone";
+  if (position === "malformed" || position > info.tail) return "bad-offset";
+  let partial: readonly LogRecord[] = [];
+  if (subOffset > 0 && isJson(info.contentType)) position += subOffset;
+  else if (subOffset > 0) {
+    const found = await recordsAt(position);
+    if (found === undefined) return "gone";
+    const bytes = recordBytes(found);
+    if (found.length === 0 || subOffset > bytes) return "bad-offset";
+    if (subOffset === bytes) position++;
+    else partial = [firstBytes(found[0]!, subOffset)];
+  }
+  if (position > info.tail) return "bad-offset";
+  if (position < oldestPosition(info)) return "gone";
+  return { position, partial };
+}
+
+/** Facts that a creation asks for. */
+export interface WantedStream extends Pick<CreateLogOptions, "config"> {
+  readonly end: CreateLogOptions["end"] | undefined;
+  readonly fork: ForkRequest | undefined;
+}
+
+/** Tells whether a stream has the facts that another creation asks for. */
+export function isSame(info: LogInfo, { config, end, fork }: WantedStream): boolean {
+  const { origin } = config;
+  // Without an offset, the beginning of a fork moves with the source.
+  const isSamePlace = fork?.offset === undefined || origin?.position === info.origin?.position;
+  return mediaType(info.contentType) === mediaType(config.contentType) &&
+    info.ttlMs === config.ttlMs && info.expiresAt === config.expiresAt &&
+    (info.end === undefined) === (end === undefined) &&
+    info.origin?.id === origin?.id && info.origin?.identity === origin?.identity &&
+    info.origin?.subOffset === origin?.subOffset && isSamePlace;
+}
+
+/** The first bytes of a record: a text, unless the cut is within a character. */
+function firstBytes(record: LogRecord, bytes: number): LogRecord {
+  if (typeof record !== "string") return record.slice(0, bytes);
+  const part = new TextEncoder().encode(record).slice(0, bytes);
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(part);
+  } catch {
+    return part;
+  }
+}
