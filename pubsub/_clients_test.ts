@@ -5,7 +5,8 @@ import type { SessionLimits } from "../session/settings.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import type { Turn } from "../session/queue/turn.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
-import type { JoinOptions, Topics } from "./topics.ts";
+import type { JoinOptions } from "./topic_options.ts";
+import type { Topics } from "./topics.ts";
 import { settingsWith } from "../session/session_settings.ts";
 
 /** An envelope of the wire. */

@@ -4,7 +4,8 @@ import type { Unsubscribed } from "../session/wire/recovery.ts";
 import { type Peer, Peers } from "./_peers_test.ts";
 import { Presence, type PresenceOptions } from "./presence/presence.ts";
 import { Rooms, type RoomsOptions } from "./presence/rooms.ts";
-import { Topics, type TopicsOptions } from "./topics.ts";
+import type { TopicsOptions } from "./topic_options.ts";
+import { Topics } from "./topics.ts";
 
 /** Rooms with their collaborators, at a fake time that begins at 0. */
 export class Bench implements AsyncDisposable {

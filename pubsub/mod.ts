@@ -72,12 +72,11 @@ export { Presence } from "./presence/presence.ts";
 export type { RoomOptions } from "./presence/room_notices.ts";
 export { type RoomJoinOptions, Rooms, type RoomsOptions } from "./presence/rooms.ts";
 export type { PresenceEvent, PresenceOptions } from "./presence/types.ts";
-export {
-  type AppendPublicationOptions,
-  type PublishOptions,
-  type SubscribeOptions,
-  Topics,
-  type TopicsOptions,
-  type TopicsStats,
-  type UnsubscribeOptions,
-} from "./topics.ts";
+export type {
+  AppendPublicationOptions,
+  PublishOptions,
+  SubscribeOptions,
+  TopicsOptions,
+  UnsubscribeOptions,
+} from "./topic_options.ts";
+export { Topics, type TopicsStats } from "./topics.ts";

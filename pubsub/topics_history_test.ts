@@ -10,7 +10,8 @@ import { assertRun, Client, Clients } from "./_clients_test.ts";
 import { type ScriptedBroker, ScriptedEngine } from "./_scripted_broker_test.ts";
 import type { Broker } from "./broker.ts";
 import { MemoryBroker } from "./memory/broker.ts";
-import { type SubscribeOptions, Topics } from "./topics.ts";
+import type { SubscribeOptions } from "./topic_options.ts";
+import { Topics } from "./topics.ts";
 
 const HISTORY = { t: {}, "chat:{room}": { size: 10 } };
 

@@ -1,6 +1,5 @@
 /** The server: sessions, topics, presence and rooms behind one `serve()`. */
 import { DRAIN } from "../manager/drain.ts";
-import { PUBLISH, SUBSCRIBE } from "../pubsub/topics.ts";
 import { CLOSE } from "../session/call_checks.ts";
 import { checkOptions } from "../base/option_checks.ts";
 import { Admission } from "./admission.ts";
@@ -52,7 +51,13 @@ import { SOCKETS_PER_SESSION } from "../manager/sockets.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import type { Presence } from "../pubsub/presence/presence.ts";
 import type { Rooms } from "../pubsub/presence/rooms.ts";
-import { type SubscribeOptions, Topics, type UnsubscribeOptions } from "../pubsub/topics.ts";
+import {
+  PUBLISH,
+  SUBSCRIBE,
+  type SubscribeOptions,
+  type UnsubscribeOptions,
+} from "../pubsub/topic_options.ts";
+import { Topics } from "../pubsub/topics.ts";
 import { ConsoleReport } from "../base/console_report.ts";
 import type { Contract, ContractData, ContractTopic } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";

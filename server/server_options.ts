@@ -1,5 +1,5 @@
 /** Options of `serve()` and `createServer()`, and the check that refuses unknown keys. */
-import { HISTORY_BOUNDS } from "../pubsub/topics.ts";
+import { HISTORY_BOUNDS } from "../pubsub/topic_options.ts";
 import type { MetricsOptions } from "./metrics/endpoint.ts";
 
 import type { AuthorizationContext } from "./http/guard.ts";

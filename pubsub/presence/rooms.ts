@@ -18,10 +18,10 @@ import {
   type PublishOptions,
   SUBSCRIBE,
   type SubscribeOptions,
-  type Topics,
   UNSUBSCRIBE,
   type UnsubscribeOptions,
-} from "../topics.ts";
+} from "../topic_options.ts";
+import type { Topics } from "../topics.ts";
 
 export type { RoomOptions };
 

@@ -13,7 +13,8 @@ import {
 import { withoutUndefined } from "../../base/options.ts";
 import type { Owner } from "../../base/owners.ts";
 import { tellAnswer } from "../../pubsub/history/replay.ts";
-import type { JoinOptions, Topics, TopicSource } from "../../pubsub/topics.ts";
+import type { JoinOptions } from "../../pubsub/topic_options.ts";
+import type { Topics, TopicSource } from "../../pubsub/topics.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { encodeBinary, type EncodedMessage, framed } from "../../session/wire/encode.ts";
