@@ -32,6 +32,7 @@ import {
 } from "./broker.ts";
 import { Confirmation } from "./confirmation.ts";
 import { contentOf, HistoryTopics } from "./history/history_topics.ts";
+import { Membership } from "./membership.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import { exceptionOf, tellAnswer } from "./history/replay.ts";
 import {
@@ -146,18 +147,6 @@ interface Subscriber {
   /** Names of the session in the `except` of publications. */
   readonly ids: string[];
   readonly topics: Map<string, Membership>;
-}
-
-/** The subscription of a session to a topic. */
-interface Membership {
-  /** True if the client asked for the topic, and the application did not. */
-  isRequested: boolean;
-  /** Called after the session was unsubscribed. */
-  onLeft: ((code: string) => void) | undefined;
-  /** Settles the promises of calls that wait for the engine. */
-  readonly settles: Set<() => void>;
-  /** Sends the answer at once, if the answer waits for the end of the current step. */
-  answer: (() => void) | undefined;
 }
 
 /**
@@ -374,52 +363,29 @@ export class Topics implements AsyncDisposable {
     const { feed, members, confirmation = feed?.confirmation } = this.#open(topic);
     const { since, onAnswer, onLeft, isRequested = false } = options;
     const { topics } = known ?? this.#remember(session);
-    const membership = topics.get(topic) ??
-      { isRequested, onLeft, answer: undefined, settles: new Set() };
+    const membership = topics.get(topic) ?? new Membership({ isRequested, onLeft });
     topics.set(topic, membership);
     if (!isRequested) membership.isRequested = false;
     membership.onLeft = onLeft ?? membership.onLeft;
     if (feed !== undefined) {
       const standing = feed.admit(session, options);
       if (standing !== undefined && onAnswer !== undefined) {
-        answerSoon(membership, () => tellAnswer(session, onAnswer, standing()));
+        membership.answerLater(() => tellAnswer(session, onAnswer, standing()));
       }
     } else {
       members.add(session, queue);
       const isRecovery = since !== undefined;
       if (onAnswer !== undefined) {
-        answerOnce(
-          membership,
-          confirmation!,
+        membership.answerLater(
           (error) => tellAnswer(session, onAnswer, plainAnswer(isRecovery, error)),
+          confirmation,
         );
       }
     }
-    return this.#confirmed(session, { membership, confirmation, isRequested });
-  }
-
-  /** Waits for the engine, and no longer than the session is subscribed. */
-  #confirmed(
-    session: Session,
-    { membership, confirmation, isRequested }: {
-      readonly membership: Membership;
-      readonly confirmation: Confirmation | undefined;
-      readonly isRequested: boolean;
-    },
-  ): Promise<boolean> {
-    if (confirmation === undefined || confirmation.isGiven) return Promise.resolve(true);
-    const { promise, resolve, reject } = Promise.withResolvers<boolean>();
-    promise.catch(() => {});
-    const leave = () => resolve(false);
-    membership.settles.add(leave);
-    confirmation.wait((error) => {
-      if (!membership.settles.delete(leave)) return;
-      if (error === undefined) return resolve(true);
-      reject(error);
+    return membership.confirmed(confirmation, (error) => {
       // A client is answered.
       if (!isRequested) report(session[internals].settings, error, session);
     });
-    return promise;
   }
 
   /**
@@ -458,7 +424,7 @@ export class Topics implements AsyncDisposable {
     const membership = topics?.get(topic);
     if (topics === undefined || membership === undefined) return false;
     // The answer to the subscription precedes the notice of the end.
-    membership.answer?.();
+    membership.answer();
     if (topics.get(topic) !== membership) return true;
     this.#remove(session, topic);
     // A replay that ends answers the application, which may have subscribed the session again.
@@ -776,7 +742,7 @@ export class Topics implements AsyncDisposable {
     );
     void subscription.ready.then(() => {
       if (this.#runtime.monotonic() - asked >= LATE_MS) {
-        const isWaiting = (session: Session) => this.#membershipOf(session, topic)?.answer;
+        const isWaiting = (session: Session) => this.#membershipOf(session, topic)?.isUnanswered;
         tellInterrupted(topic, [...members.members()].filter((session) => !isWaiting(session)));
       }
       confirmation.give();
@@ -793,9 +759,10 @@ export class Topics implements AsyncDisposable {
   }
 
   #remove(session: Session, topic: string): void {
-    const membership = this.#membershipOf(session, topic);
-    this.#subscribers.get(session)?.topics.delete(topic);
-    if (membership !== undefined) end(membership);
+    const topics = this.#subscribers.get(session)?.topics;
+    const membership = topics?.get(topic);
+    topics?.delete(topic);
+    membership?.end();
     const channel = this.#openTopics.get(topic);
     if (channel === undefined) return;
     const sessions = channel.feed ?? channel.members;
@@ -888,43 +855,6 @@ function checkPublic(topic: string, verb: string): void {
   throw new TypeError(
     `Cannot ${verb}: a topic must not begin with "${INTERNAL_PREFIX}", received "${topic}"`,
   );
-}
-
-/** Answers after the call of the application, or earlier if another answer or the end comes first. */
-function answerSoon(membership: Membership, tell: () => void): void {
-  membership.answer?.();
-  const answer = () => {
-    if (membership.answer !== answer) return;
-    membership.answer = undefined;
-    tell();
-  };
-  membership.answer = answer;
-  queueMicrotask(answer);
-}
-
-/** Ends the waits of a session that is no longer subscribed. */
-function end(membership: Membership): void {
-  const { settles } = membership;
-  membership.answer = undefined;
-  for (const settle of settles) settle();
-  settles.clear();
-}
-
-/** Answers once the engine confirms, or another answer or the end comes first. */
-function answerOnce(
-  membership: Membership,
-  confirmation: Confirmation,
-  tell: (error?: BrokerError) => void,
-): void {
-  membership.answer?.();
-  const answer = (error?: BrokerError) => {
-    if (membership.answer !== answer) return;
-    membership.answer = undefined;
-    tell(error);
-  };
-  membership.answer = answer;
-  if (confirmation.isGiven) queueMicrotask(answer);
-  else confirmation.wait(answer);
 }
 
 /** The answer of a topic without a history. */

@@ -1,0 +1,80 @@
+/** The subscription of one session to a topic, with the calls and the client that wait for it. */
+import type { BrokerError } from "../errors.ts";
+import type { Confirmation } from "./confirmation.ts";
+
+/** The subscription of a session to a topic. */
+export class Membership {
+  /** True if the client asked for the topic, and the application did not. */
+  isRequested: boolean;
+  /** Called after the session was unsubscribed. */
+  onLeft: ((code: string) => void) | undefined;
+  /** Settle the promises of calls that wait for the engine. */
+  readonly #waits = new Set<() => void>();
+  #answer: ((error?: BrokerError) => void) | undefined;
+
+  constructor({ isRequested, onLeft }: Pick<Membership, "isRequested" | "onLeft">) {
+    this.isRequested = isRequested;
+    this.onLeft = onLeft;
+  }
+
+  /** True while an answer waits. */
+  get isUnanswered(): boolean {
+    return this.#answer !== undefined;
+  }
+
+  /** Sends the answer that waits, if there is one. */
+  answer(): void {
+    this.#answer?.();
+  }
+
+  /**
+   * Answers once the engine confirms, and not before the call of the application is over; earlier if
+   * another answer or the end of the subscription comes first.
+   *
+   * @param tell Sends the answer, with the error of an engine that did not confirm.
+   * @param confirmation The confirmation to wait for, if any.
+   */
+  answerLater(tell: (error?: BrokerError) => void, confirmation?: Confirmation): void {
+    this.answer();
+    const answer = (error?: BrokerError) => {
+      if (this.#answer !== answer) return;
+      this.#answer = undefined;
+      tell(error);
+    };
+    this.#answer = answer;
+    if (confirmation === undefined || confirmation.isGiven) queueMicrotask(answer);
+    else confirmation.wait(answer);
+  }
+
+  /**
+   * Waits for the engine, and no longer than the session is subscribed.
+   *
+   * @param confirmation The confirmation.
+   * @param onLate Called before a rejection, which nobody has to handle.
+   * @returns Resolves to false if the session left before.
+   */
+  confirmed(
+    confirmation: Confirmation | undefined,
+    onLate: (error: BrokerError) => void,
+  ): Promise<boolean> {
+    if (confirmation === undefined || confirmation.isGiven) return Promise.resolve(true);
+    const { promise, resolve, reject } = Promise.withResolvers<boolean>();
+    promise.catch(() => {});
+    const leave = () => resolve(false);
+    this.#waits.add(leave);
+    confirmation.wait((error) => {
+      if (!this.#waits.delete(leave)) return;
+      if (error === undefined) return resolve(true);
+      reject(error);
+      onLate(error);
+    });
+    return promise;
+  }
+
+  /** Ends all waits: the session is no longer subscribed. */
+  end(): void {
+    this.#answer = undefined;
+    for (const leave of this.#waits) leave();
+    this.#waits.clear();
+  }
+}
