@@ -95,6 +95,8 @@ export interface AdmissionParts {
   readonly claim: (user: string) => Promise<Disposable> | undefined;
   /** Prints refusals if the application has no handler. */
   readonly console: ConsoleReport;
+  /** Engine of WebSocket upgrades; by default the runtime's own. */
+  readonly accept?: WebSocketEngine | undefined;
 }
 
 /** Admits or refuses sessions: the face of upgrades to WebSocket, and of WebTransport. */
@@ -133,7 +135,7 @@ export class Admission<V> implements Face {
   constructor(
     options: AdmissionOptions<V>,
     settings: SessionSettings,
-    { manager, claim, console }: AdmissionParts,
+    { manager, claim, console, accept = acceptWebSocket }: AdmissionParts,
   ) {
     checkAdmissionOptions(options);
     const { runtime } = settings;
@@ -148,7 +150,7 @@ export class Admission<V> implements Face {
       maxFrameBytes: this.maxFrameBytes,
       maxEarlyBytes: (options.maxTokenBytes ?? MAX_TOKEN_BYTES) + EARLY_MARGIN_BYTES,
     };
-    this.#engine = options.webSocketEngine ?? acceptWebSocket;
+    this.#engine = accept;
     this.#upgradeOptions = {
       runtime,
       manager,

@@ -4,7 +4,6 @@ import type { AuthenticationError } from "../errors.ts";
 import type { guest } from "./guest.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
 import { checkOriginRules, type OriginRules } from "../transport/origins.ts";
-import type { WebSocketEngine } from "../transport/websocket/server.ts";
 
 /** Argument of `authenticate`. */
 export interface AuthenticationContext {
@@ -156,8 +155,6 @@ export interface AdmissionOptions<V> extends OriginRules {
    * application. Without a handler refusals are printed: one line for each cause once an hour.
    */
   readonly onRefusal?: ((refusal: Refusal) => void) | undefined;
-  /** Engine of WebSocket upgrades; by default the runtime's own. */
-  readonly webSocketEngine?: WebSocketEngine | undefined;
   /**
    * Credit: how much a peer may send on streams ahead of the reader, on every transport that
    * counts.

@@ -392,10 +392,8 @@ export class ServerListener {
   }
 
   #wellKnown(request: Request): Response | undefined {
-    const { tls, webTransport } = this.#options;
-    if (this.#webTransport === undefined || tls !== undefined) return undefined;
-    const { wellKnown = true } = typeof webTransport === "object" ? webTransport : {};
-    return wellKnown ? answerWellKnown(request, this.#webTransport, this.#options) : undefined;
+    if (this.#webTransport === undefined || this.#options.tls !== undefined) return undefined;
+    return answerWellKnown(request, this.#webTransport, this.#options);
   }
 }
 

@@ -44,7 +44,7 @@ import type { ValueOf } from "./guest.ts";
 import { RequestGate } from "./http/gate.ts";
 import { DRAIN_MS, type DrainOptions, type DrainReport } from "../manager/drain.ts";
 import { SessionManager } from "../manager/session_manager.ts";
-import type { OfferedUpgrade } from "../transport/websocket/server.ts";
+import type { OfferedUpgrade, WebSocketEngine } from "../transport/websocket/server.ts";
 import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import { DEFAULT_PUBLICATIONS, defaultSubscriptions } from "../manager/rate_limits.ts";
 import { SOCKETS_PER_SESSION } from "../manager/sockets.ts";
@@ -129,11 +129,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * Creates a server that does not listen: pass requests to `fetch`.
    *
    * @param options Options of the server.
-   * @param workers Parts that belong to all workers of a process; by default there are none.
+   * @param parts Parts that a program of this library brings; by default there are none.
    * @throws {TypeError} If a key of the options is unknown, or an option is invalid.
    * @throws {RangeError} If a number is out of range.
    */
-  constructor(options: ServerOptions<V, C> = {}, workers: Pick<WorkerParts, "source"> = {}) {
+  constructor(options: ServerOptions<V, C> = {}, parts: ServerParts = {}) {
     checkServerOptions("create server", options);
     const { contract, authorize, limits = {}, rooms = [], broker, api, durableStreams } = options;
     const inspector = options.inspector === true ? {} : options.inspector || undefined;
@@ -223,7 +223,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const endpoint = metrics === false
       ? undefined
       : new MetricsEndpoint(metrics === true ? {} : metrics, {
-        source: workers.source ?? source,
+        source: parts.source ?? source,
         report: (fault) => tellFault(this.#console, fault),
       });
     this.#fetch = options.fetch && this.#gate.guard(options.fetch);
@@ -231,9 +231,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       manager,
       claim: (user) => this.#claims?.claim(user),
       console: this.#console,
+      accept: parts.accept,
     });
     // After the checks of the options, because a MoQ server can be mounted only once.
-    options.moq?.attach(faceHost(() => this.#listener, options.webSocketEngine), this.#quotas);
+    options.moq?.attach(faceHost(() => this.#listener, parts.accept), this.#quotas);
     const { presenceGraceMs: graceMs, clusterPresence: shareOnline = true } = options;
     const { nodes, presence, rooms: joined } = makePresence({
       runtime,
@@ -668,12 +669,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     checkBuiltinEngine(options);
     // An invalid certificate must not lead to a server without TLS.
     if (tls !== undefined) checkCertificate(tls, "serve: tls");
-    const server = new Server(
-      webSocket === undefined
-        ? serverOptions
-        : { ...serverOptions, webSocketEngine: options.webSocketEngine ?? webSocket.accept },
-      { source },
-    );
+    const server = new Server(serverOptions, { source, accept: webSocket?.accept });
     const { origins, hosts } = options;
     try {
       server.#listener = new ServerListener({
@@ -701,8 +697,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         fetch: answer === undefined
           ? server.fetch
           : (request, info) => answer(request, info) ?? server.fetch(request, info),
-        // An engine of the application accepts requests alone.
-        upgrade: answer === undefined && options.webSocketEngine === undefined
+        upgrade: answer === undefined
           ? (upgrade, info) => server.#upgrade(upgrade, info)
           : undefined,
         isSuccessor: (request) => server.#admission.isSuccessor(request),
@@ -773,12 +768,18 @@ function hasKeptAnswers(
     : Object.values(contract.definition.requests ?? {}).some(({ resume }) => resume === true);
 }
 
-/** Parts of a server that belong to all workers of a process. */
-export interface WorkerParts {
-  /** Resolves when the server may listen on UDP; at once if left out. */
-  readonly udpFrom?: Promise<void> | undefined;
+/** Parts of a server that do not come from the application. */
+export interface ServerParts {
   /** Reads the metrics of all workers; by default the server reports only its own. */
   readonly source?: MetricsSource | undefined;
+  /** Accepts upgrades to WebSocket; by default the runtime does. */
+  readonly accept?: WebSocketEngine | undefined;
+}
+
+/** Parts of a server that belong to all workers of a process. */
+export interface WorkerParts extends Pick<ServerParts, "source"> {
+  /** Resolves when the server may listen on UDP; at once if left out. */
+  readonly udpFrom?: Promise<void> | undefined;
   /** Answers a request in place of the server; `undefined` for a request of the server's own. */
   readonly answer?:
     | ((

@@ -635,9 +635,7 @@ export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
   maxHandshakes: POSITIVE,
   maxSessionsPerConnection: POSITIVE,
   maxStreams: POSITIVE,
-  names: listOf("string"),
   port: PORT,
-  wellKnown: "boolean",
 };
 
 /** Kinds of the options of a server. */
@@ -699,7 +697,6 @@ export const SERVER: OptionKinds<ServerOptions> = {
   runtime: RUNTIME,
   session: SESSION_LIMITS,
   userOf: "function",
-  webSocketEngine: "function",
 };
 
 /** Kinds of the options of `serve`. */

@@ -90,7 +90,7 @@ export class WebTransportSocket implements AsyncDisposable {
       take,
     }: WebTransportSocketOptions,
   ) {
-    const { engine = listenWebTransport, certificate = tls, names, cacheFolder } = options;
+    const { engine = listenWebTransport, certificate = tls, cacheFolder } = options;
     const {
       port = tcpPort,
       hostname = tls === undefined ? loopback(tcpHostname) : tcpHostname,
@@ -103,7 +103,7 @@ export class WebTransportSocket implements AsyncDisposable {
     this.#console = console;
     this.#take = take;
     if (certificate === undefined) {
-      const dev = { runtime, names, cacheFolder };
+      const dev = { runtime, cacheFolder };
       this.#renewal = new DevRenewal(dev, (renewed) => this.#replace(renewed));
     }
     const { cert, key } = certificate ?? this.#renewal!.first;

@@ -59,23 +59,10 @@ export interface WebTransportServeOptions extends
    */
   readonly certificate?: Certificate | undefined;
   /**
-   * Names for which the development certificate is valid.
-   *
-   * @default {["localhost", "127.0.0.1", "::1"]}
-   */
-  readonly names?: readonly string[] | undefined;
-  /**
    * Folder of the development certificate; by default the user's cache folder, `null` for no
    * folder.
    */
   readonly cacheFolder?: string | URL | null | undefined;
-  /**
-   * Serves the port and the hash of the certificate at `/.well-known/skein/webtransport`, for
-   * clients on this machine; never with `tls`.
-   *
-   * @default {true}
-   */
-  readonly wellKnown?: boolean | undefined;
   /**
    * The engine that listens: HTTP/3 on the runtime's QUIC by default. `"builtin"` is the runtime's
    * own WebTransport, `Deno.upgradeWebTransport`, which has defects: the guide to WebTransport

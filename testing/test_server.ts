@@ -31,13 +31,13 @@ import { sessionSettings } from "../session/session_settings.ts";
 const ORIGIN = "http://localhost";
 
 /**
- * Options for {@linkcode testServer}: those of a server, without the engine for WebSockets.
+ * Options for {@linkcode testServer}: those of a server, and the wire.
  *
  * @typeParam V Type of the value that `authenticate` returns.
  * @typeParam C The contract.
  */
 export interface TestServerOptions<V = unknown, C extends Contract = Contract>
-  extends Omit<ServerOptions<V, C>, "webSocketEngine"> {
+  extends ServerOptions<V, C> {
   /** Wire of Skein's clients. Plain clients have only frames, as on a WebSocket. */
   readonly wire?: Omit<MemoryPairOptions, "frames" | "protocol"> | undefined;
 }
@@ -56,11 +56,9 @@ export interface TestRequestOptions {
   readonly address?: string | undefined;
 }
 
-const { webSocketEngine: _engine, ...SERVER_OPTIONS } = SERVER;
-
 /** Checks options before `super`, which comes first in a constructor. */
 function checked<T>(options: T): T {
-  checkOptions("create server", options, { ...SERVER_OPTIONS, wire: "object" });
+  checkOptions("create server", options, { ...SERVER, wire: "object" });
   return options;
 }
 
@@ -99,7 +97,7 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
     const { wire = {}, ...rest } = checked(options);
     const network = new TestNetwork();
     const accepted = new WeakMap<Response, MemoryPair>();
-    super({ ...rest, webSocketEngine: memoryEngine(network, accepted, wire) });
+    super(rest, { accept: memoryEngine(network, accepted, wire) });
     this.network = network;
     this.#clientRuntime = options.runtime;
     this.#accepted = accepted;

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { connect, dial } from "../client.ts";
 import { UnsupportedError } from "../errors.ts";
-import { createServer, type Server } from "../server.ts";
+import { Server } from "../server.ts";
 import type { OverflowPolicy } from "../session/queue/turn.ts";
 import type { Session } from "../session/session.ts";
 import { testServer, turns } from "../testing/mod.ts";
@@ -64,10 +64,9 @@ Deno.test("Server frees the places of peers that vanished before their response"
 Deno.test("Server frees the place of a socket that never opens, and refuses a late one", async () => {
   const pairs: MemoryPair[] = [];
   const opens: (() => void)[] = [];
-  const server = createServer({
-    session: { handshakeTimeoutMs: 20 },
+  const server = new Server({ session: { handshakeTimeoutMs: 20 } }, {
     // As the runtime does for a peer that vanished while `authenticate` ran.
-    webSocketEngine: () => {
+    accept: () => {
       const pair = memoryPair();
       pairs.push(pair);
       const ready = new Promise<void>((resolve) => opens.push(resolve));

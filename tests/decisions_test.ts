@@ -27,7 +27,7 @@ const NO_CALLBACK = [
   ...["allowTokenMessage", "answers", "broker"],
   ...["flowControl", "history", "hosts", "http", "keepHeaders", "limits", "maxTokenBytes"],
   ...["includePublisher", "node", "onHandlerError", "origins", "path", "presenceGraceMs"],
-  ...["clusterPresence", "rates", "rooms", "runtime", "session", "webSocketEngine"],
+  ...["clusterPresence", "rates", "rooms", "runtime", "session"],
   ...["hostname", "port", "reusePort", "signal", "tls", "webSocket", "webTransport"],
   ...["api.idempotencyWindowMs", "api.maxBodyBytes", "api.maxPublications"],
   ...["api.maxReaders", "api.maxRequests"],

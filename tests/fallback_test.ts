@@ -11,7 +11,7 @@ import { AuthenticationError, SessionClosedError, UnsupportedError } from "../er
 import { Session } from "../session/session.ts";
 import { withMessages } from "../transport/message_stream/server.ts";
 import { NativePlatform } from "./native.ts";
-import { listen, portOf } from "./servers.ts";
+import { hostBetween, listen, portOf } from "./servers.ts";
 import { soon, turns } from "./sessions.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
@@ -31,7 +31,12 @@ Deno.test("dial() takes WebTransport where the server on this machine offers it"
 });
 
 Deno.test("dial() takes WebTransport at its own URL, by the hashes of its certificate", async () => {
-  await using server = listen({ webTransport: { cacheFolder: null, wellKnown: false } });
+  const answer = ({ url }: Request) =>
+    url.endsWith("/.well-known/skein/webtransport") ? new Response("", { status: 404 }) : undefined;
+  await using server = listen({
+    webTransport: { cacheFolder: null },
+    webSocket: hostBetween({ answer }),
+  });
   const serverCertificateHashes = server.certificateHashes;
   await using session = await soon(
     dial(server.webTransportUrl, { transports: ["webtransport"], serverCertificateHashes }),

@@ -117,7 +117,6 @@ const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
   onRefused: "is told",
   onRenewed: "is told",
   onStream: "handles a stream",
-  webSocketEngine: "is no decision of the application",
 };
 
 const DECISIONS = Object.entries(CALLBACKS).flatMap(([name, decision]) =>

@@ -92,23 +92,6 @@ Deno.test("serve() on the hardened engine answers HTTP as the runtime's server d
   assert(session.isReady);
 });
 
-Deno.test("serve() on the hardened engine accepts by the engine of the application, if there is one", async () => {
-  const engine = hardenedWebSocket();
-  const accepted: string[] = [];
-  await using server = listen({
-    webSocket: engine,
-    webTransport: false,
-    metrics: { path: "/metrics" },
-    webSocketEngine: (request, options) => {
-      accepted.push(new URL(request.url).pathname);
-      return engine.accept(request, options);
-    },
-  });
-  await using session = await dial(server.url + "own", websocket);
-  await session.ready;
-  assertEquals(accepted, ["/own"]);
-});
-
 Deno.test("serve() on the hardened engine answers an upgrade at the path of metrics by metrics", async () => {
   const { server } = listenHardened({}, { metrics: true });
   await using _server = server;

@@ -8,7 +8,7 @@ import { connect } from "../client/deno.ts";
 import type { Client } from "../client/client.ts";
 import type { ServeOptions, Server } from "../server.ts";
 import type { Session } from "../session/session.ts";
-import { listen } from "./servers.ts";
+import { hostBetween, listen } from "./servers.ts";
 import { soon, turns } from "./sessions.ts";
 import { type UdpPacket, UdpPath } from "./udp_path.ts";
 
@@ -16,15 +16,17 @@ import { type UdpPacket, UdpPath } from "./udp_path.ts";
 function listenBehind(pathOf: () => UdpPath, options: ServeOptions = {}): Server {
   const server: Server = listen({
     ...options,
-    webTransport: { cacheFolder: null, wellKnown: false },
-    fetch(request) {
-      if (!request.url.endsWith("/.well-known/skein/webtransport")) return new Response("");
-      const serverCertificateHashes = server.certificateHashes.map(({ algorithm, value }) => ({
-        algorithm,
-        value: new Uint8Array(value).toBase64(),
-      }));
-      return Response.json({ port: pathOf().port, serverCertificateHashes });
-    },
+    webTransport: { cacheFolder: null },
+    webSocket: hostBetween({
+      answer(request) {
+        if (!request.url.endsWith("/.well-known/skein/webtransport")) return undefined;
+        const serverCertificateHashes = server.certificateHashes.map(({ algorithm, value }) => ({
+          algorithm,
+          value: new Uint8Array(value).toBase64(),
+        }));
+        return Response.json({ port: pathOf().port, serverCertificateHashes });
+      },
+    }),
   });
   return server;
 }

@@ -8,6 +8,11 @@ import { assert } from "@std/assert";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { serve, type ServeOptions, type Server } from "../server.ts";
 import type { Contract } from "../session/contract.ts";
+import {
+  acceptWebSocket,
+  type WebSocketEngine,
+  type WebSocketHost,
+} from "../transport/websocket/server.ts";
 import { soon } from "./sessions.ts";
 
 /**
@@ -34,6 +39,31 @@ export function hurried(soonMs: number): Runtime {
     setTimeout: (callback: () => void, ms: number) =>
       setTimeout(callback, ms === 10_000 ? soonMs : ms),
   });
+}
+
+/**
+ * Makes a host of WebSockets on the runtime's own HTTP server, between which and the server stands a
+ * test.
+ *
+ * @param test Answers requests in place of the server, and accepts upgrades in place of the runtime.
+ * @returns The host.
+ */
+export function hostBetween(
+  { answer, accept = acceptWebSocket }: {
+    readonly answer?: (request: Request) => Response | undefined;
+    readonly accept?: WebSocketEngine;
+  },
+): WebSocketHost {
+  return {
+    accept,
+    listen({ hostname, port }, handler) {
+      const http = Deno.serve(
+        { hostname, port, onListen() {} },
+        (request, info) => answer?.(request) ?? handler(request, info),
+      );
+      return { addr: http.addr, shutdown: () => http.shutdown() };
+    },
+  };
 }
 
 /** Longest wait, in milliseconds: shortly before the deadline of the test. */

@@ -8,8 +8,7 @@ import { assertEquals, assertMatch } from "@std/assert";
 import { listenMoq } from "../moq/mod.ts";
 import type { Refusal } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
-import { acceptWebSocket } from "../transport/mod.ts";
-import { listen, portOf, type RawOptions, RawSocket } from "./servers.ts";
+import { hostBetween, listen, portOf, type RawOptions, RawSocket } from "./servers.ts";
 
 /** A request, and the status of the answer. */
 interface Handshake extends RawOptions {
@@ -83,13 +82,15 @@ for (const engine of ["runtime", "hardened"] as const) {
 
 for (const engine of ["runtime", "hardened"] as const) {
   Deno.test(`The ${engine} engine sends the headers of an answer, and none that is malformed`, async () => {
-    const host = hardenedWebSocket();
-    const accept = engine === "hardened" ? host.accept : acceptWebSocket;
+    const hardened = hardenedWebSocket();
+    const host = engine === "hardened" ? hardened : hostBetween({});
     let headers: HeadersInit = [["set-cookie", "a=1"], ["set-cookie", "b=2"]];
     await using server = listen({
       webTransport: false,
-      ...(engine === "hardened" && { webSocket: host }),
-      webSocketEngine: (request, options) => accept(request, { ...options, headers }),
+      webSocket: {
+        accept: (request, options) => host.accept(request, { ...options, headers }),
+        listen: (options, handler) => host.listen(options, handler),
+      },
       onRefusal() {},
     });
     using raw = await RawSocket.open(portOf(server));

@@ -457,10 +457,6 @@ Deno.test("serve() sends the address of its WebTransport to this machine alone",
       }],
     });
   }
-  await using quiet = listen({ webTransport: { wellKnown: false } });
-  const url = `http://127.0.0.1:${portOf(quiet)}/.well-known/skein/webtransport`;
-  const response = await fetch(url);
-  assertEquals([response.status, await response.text()], [426, "Expected a WebSocket upgrade"]);
 });
 
 Deno.test("serve() refuses options of WebTransport that make no sense", () => {

@@ -223,7 +223,6 @@ class WorkerProgram {
     const { webTransport, tls } = this.#init.listen;
     if (tls !== undefined || webTransport === false || !isWellKnown(request)) return undefined;
     if (this.#server?.webTransportUrl !== "") return undefined;
-    if (typeof webTransport === "object" && webTransport.wellKnown === false) return undefined;
     return this.#answerWellKnown(request, info);
   }
 

@@ -18,7 +18,7 @@ const PORT = 443;
 /** Options of a server on a host: those of `serve()`, whose sockets and clocks are of the host. */
 export type SimulatedServerOptions<V, C extends Contract> = Omit<
   ServeOptions<V, C>,
-  "hostname" | "port" | "reusePort" | "runtime" | "tls" | "webSocket" | "webSocketEngine"
+  "hostname" | "port" | "reusePort" | "runtime" | "tls" | "webSocket"
 >;
 
 /**
