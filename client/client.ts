@@ -439,13 +439,14 @@ export class Client<C extends Contract = Contract>
   ): DurableStream<R> {
     this.#check("read stream", options);
     const client = this as unknown as Client;
+    const subscribe: Client["subscribe"] = client.subscribe.bind(client);
     return {
       id,
       offset: options.after ?? undefined,
       isUpToDate: false,
       cancel: (reason = "") => client.publish(STREAM_PREFIX + id, { cancel: reason }),
       async *[Symbol.asyncIterator]() {
-        yield* (await client.#recovery()).readStream(client, this, options);
+        yield* (await client.#recovery()).readStream(this, { ...options, subscribe });
       },
     };
   }
@@ -680,17 +681,9 @@ export class Client<C extends Contract = Contract>
     this.#isRead = true;
     try {
       const unread = this.#unread ??= await this.#openUnread();
-      unread.begin(this.#session);
-      while (true) {
-        for (let session; (session = unread.next()) !== undefined; unread.done(session)) {
-          yield* session as AsyncIterable<MessageOf<C, "client">>;
-        }
-        if (this.status.isEnded) {
-          if (this.#hasFailed) throw this.#ended("receive");
-          return;
-        }
-        for await (const _ of this.status.follow()) if (unread.size > 0) break;
-      }
+      const messages: AsyncIterable<unknown> = unread.read(this.status, this.#session);
+      yield* messages as AsyncIterable<MessageOf<C, "client">>;
+      if (this.#hasFailed) throw this.#ended("receive");
     } finally {
       this.#isRead = false;
     }

@@ -32,12 +32,6 @@ export interface DurableStreamOptions<T = unknown> {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** The client as a durable stream uses it. */
-export interface StreamClient {
-  subscribe(topic: string, options: ClientSubscribeOptions): Subscription;
-  publish(topic: string, data: unknown): Promise<void>;
-}
-
 /**
  * A durable stream, read by a loop from any offset to the end.
  *
@@ -86,15 +80,16 @@ export interface DurableStream<T = unknown> extends AsyncIterable<T> {
  * Reads a durable stream by subscriptions to the stream's topic: one as long as the reader keeps up,
  * and another each time that the reader was too slow for the queue of a subscription.
  *
- * @param client The client.
  * @param stream The stream, whose progress the loop notes.
- * @param options See {@linkcode DurableStreamOptions}; `after` of the stream counts.
+ * @param options See {@linkcode DurableStreamOptions}; the `offset` of the stream counts in place of
+ * `after`. `subscribe` makes a subscription of the client.
  * @returns The records.
  */
 export async function* readStream<T>(
-  client: StreamClient,
   stream: Pick<DurableStream, "id" | "offset" | "isUpToDate">,
-  { parse, onInvalid, signal }: DurableStreamOptions<T>,
+  { parse, onInvalid, signal, subscribe }: DurableStreamOptions<T> & {
+    readonly subscribe: (topic: string, options: ClientSubscribeOptions) => Subscription;
+  },
 ): AsyncGenerator<T, void, undefined> {
   const topic = STREAM_PREFIX + stream.id;
   const progress: { offset: string | undefined; isUpToDate: boolean } = stream;
@@ -104,7 +99,7 @@ export async function* readStream<T>(
     /** Units that come again in this subscription. */
     let known = sliced;
     signal?.throwIfAborted();
-    const subscription = client.subscribe(topic, {
+    const subscription = subscribe(topic, {
       ...startOf(progress.offset),
       onInvalid,
       onRecovery({ recovered, reason }) {

@@ -1,6 +1,9 @@
 /** Sessions whose messages a loop over the client has yet to read; loads with the first loop. */
 import { CloseCode, QueueFullError } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
+import type { StatusFeed } from "../base/status_feed.ts";
+import type { UntypedMessage } from "../session/message.ts";
+import type { ClientStatus } from "./client_options.ts";
 
 /**
  * Most sessions with messages that wait for a slow reader; each session has a bounded receive
@@ -20,16 +23,28 @@ export class UnreadSessions {
     for (const session of sessions) this.add(session);
   }
 
-  /** Number of sessions left to read, plus one for a gap. */
-  get size(): number {
-    return (this.#sessions?.size ?? 0) + Number(this.#isGap);
-  }
-
-  /** Begins a loop; after a gap, with the current session. */
-  begin(current: Session | undefined): void {
-    if (this.#sessions !== undefined) return;
-    this.#sessions = new Map();
-    if (current !== undefined) this.add(current);
+  /**
+   * Yields the messages of one session after the other, until the client ends.
+   *
+   * @param status Status of the client.
+   * @param current The current session, with which the loop begins after a gap.
+   * @throws {QueueFullError} In the place of missing messages.
+   */
+  async *read(
+    status: StatusFeed<ClientStatus>,
+    current: Session | undefined,
+  ): AsyncGenerator<UntypedMessage, void, undefined> {
+    if (this.#sessions === undefined) {
+      this.#sessions = new Map();
+      if (current !== undefined) this.add(current);
+    }
+    while (true) {
+      for (let session; (session = this.#next()) !== undefined; this.#done(session)) {
+        yield* session;
+      }
+      if (status.isEnded) return;
+      for await (const _ of status.follow()) if (this.#sessions?.size || this.#isGap) break;
+    }
   }
 
   /** Adds a session. */
@@ -51,7 +66,7 @@ export class UnreadSessions {
    *
    * @throws {QueueFullError} Once, in the place of missing messages.
    */
-  next(): Session | undefined {
+  #next(): Session | undefined {
     const [session] = this.#sessions!.keys();
     if (session === undefined) {
       if (!this.#isGap) return undefined;
@@ -73,7 +88,7 @@ export class UnreadSessions {
    *
    * @throws {QueueFullError} If the session closed because the reader was too slow.
    */
-  done(session: Session): void {
+  #done(session: Session): void {
     this.#sessions?.delete(session);
     if (isLagged(session)) throw behind("its receive queue was full");
   }
