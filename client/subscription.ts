@@ -11,12 +11,7 @@ import type {
 } from "../session/wire/recovery.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import type { Progress, Resume, TopicEvent, Waiting } from "./resume.ts";
-import {
-  STATES,
-  type SubscriptionChange,
-  type SubscriptionState,
-  type SubscriptionStatus,
-} from "./subscription_state.ts";
+import { STATES, type SubscriptionChange, type SubscriptionState } from "./subscription_state.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import type { Faults } from "../session/faults.ts";
@@ -83,7 +78,9 @@ export class Subscription<
    * `subscribed`, the client may miss messages. For a topic with a history, the missed messages
    * follow, or {@linkcode ClientSubscribeOptions.onRecovery} receives the reason why not.
    */
-  readonly status: StatusFeed<SubscriptionStatus> = new StatusFeed<SubscriptionStatus>("pending");
+  readonly status: StatusFeed<"pending" | "subscribed" | "lost" | "ended"> = new StatusFeed<
+    "pending" | "subscribed" | "lost" | "ended"
+  >("pending");
 
   /**
    * The position of the last message that the loop reached, for a topic with a history. A later
