@@ -1,4 +1,7 @@
-/** The move of a client to a new session while the old one is open; loaded at the first move. */
+/**
+ * The move of a client to a new session while the old one is open. `session/lineage.ts` lists the
+ * rules of a handover, with the code of both ends.
+ */
 import { CloseCode, SessionClosedError, TimeoutError } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";

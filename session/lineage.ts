@@ -1,6 +1,20 @@
 /**
  * The sessions of one client that follow each other by handover, as a server knows them.
  *
+ * Section 23 of the protocol has the rules of a handover. Each end follows a rule next to what the
+ * rule changes, and a page loads nothing of the server's part:
+ *
+ * - **Ticket** (23.1, 23.2): `Left` of `client/handover.ts`; at the server `RequestService.ticket()`
+ *   and `server/admission.ts`, which also counts both sessions as one (23.4).
+ * - **First envelope** (23.3): `Left.assign()`; at the server `serving/first_frames.ts`, then
+ *   {@linkcode replacePredecessor}.
+ * - **Messages to the user** (23.5): `heir` of `receiving.ts`; at the server `server/users.ts`.
+ * - **Topics** (23.6, 23.7): `Subscriptions.move()`, then `client/resume.ts` for a topic with a
+ *   history, and `Passage` of `client/handover.ts` for any other; at the server `subscribe` of
+ *   `server/client_requests.ts`.
+ * - **Numbered messages** (23.8): `client/delivery.ts`; at the server `serving/sequences.ts`.
+ * - **End of the old session** (23.9): `finish()` of `client/handover.ts`.
+ *
  * @module
  */
 import { internals, type Session } from "./session.ts";
