@@ -1,8 +1,9 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { stub } from "@std/testing/mock";
 import { z } from "zod";
 import { connect, dial } from "../client.ts";
 import { RequestError, SessionClosedError } from "../errors.ts";
-import { createServer, type Server } from "../server.ts";
+import { createServer, type ServeOptions, type Server } from "../server.ts";
 import { type Contract, defineContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";
@@ -42,6 +43,25 @@ Deno.test("serve() listens on a free port and says where", async () => {
   await using session = await dial(server.url);
   assertEquals([session.protocol, session.transport], ["skein.1", "websocket"]);
   assertEquals(server.manager.get(session.id)?.id, session.id);
+});
+
+/** Starts a server; returns the calls of the platform's timers until it listens. */
+function startCounted(options: ServeOptions): { readonly server: Server; readonly calls: number } {
+  using set = stub(globalThis, "setTimeout");
+  using cleared = stub(globalThis, "clearTimeout");
+  const server = listen(options);
+  return { server, calls: set.calls.length + cleared.calls.length };
+}
+
+Deno.test("serve() calls no timer of the platform, which Deno loads at the first call", async () => {
+  const { server, calls } = startCounted({
+    webTransport: false,
+    rooms: ["room:{id}"],
+    history: { "room:{id}": {} },
+    metrics: true,
+  });
+  await server.close();
+  assertEquals(calls, 0);
 });
 
 Deno.test("createServer() mounts in another server, and does not listen", async () => {
