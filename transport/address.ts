@@ -10,18 +10,15 @@ export interface RequestInfo {
 /**
  * Returns the network address of a peer.
  *
- * @param info Facts about the request.
  * @returns The address; `undefined` where the HTTP server does not pass one on.
  */
 export function peerAddress({ remoteAddr }: RequestInfo): string | undefined {
   return remoteAddr !== undefined && "hostname" in remoteAddr ? remoteAddr.hostname : undefined;
 }
 
-/** Address to listen on. */
 interface ListenPlace {
   /** IP address or host name. */
   readonly hostname: string;
-  /** Port number. */
   readonly port: number;
   /** Transport of the port. */
   readonly transport: "TCP" | "UDP";
@@ -30,9 +27,6 @@ interface ListenPlace {
 /**
  * Listens, and throws an error with the address if the address is in use.
  *
- * @typeParam T Type of the listener.
- * @param place Address to name in the error.
- * @param listen Starts listening.
  * @returns The result of `listen`.
  * @throws {Deno.errors.AddrInUse} If the address is in use.
  */

@@ -13,7 +13,6 @@ const encoder = new TextEncoder();
 /**
  * Checks code and reason of a close, and fills in the defaults.
  *
- * @param info Code and reason from the caller.
  * @param maxReasonBytes Length in bytes to cut the reason to, at a character boundary.
  * @returns The code (0 by default) and the reason, cut to fit.
  * @throws {TypeError} If the code is not a number or the reason is not a string.
@@ -59,8 +58,6 @@ export function isSendable(code: number): boolean {
  * Cuts a text to a number of bytes in UTF-8, never inside a character.
  *
  * @param text Text to cut; lone surrogates become U+FFFD.
- * @param maxBytes Most bytes of the result.
- * @returns The longest prefix that fits.
  */
 export function cutReason(text: string, maxBytes: number): string {
   const whole = text.toWellFormed();

@@ -193,10 +193,8 @@ export interface DatagramDuplex {
   readonly direct?: DirectDatagrams | undefined;
 }
 
-/** Directions of a stream. */
 export type StreamDirection = "bidirectional" | "unidirectional";
 
-/** End of a connection. */
 export type StreamSide = "local" | "remote";
 
 /** Statistics of a connection; values unknown to the wire are absent. */

@@ -24,9 +24,6 @@ export interface ConnectionQuotaOptions {
 /**
  * Makes the quota of a listener's connections. By default an address may have a tenth of all and at
  * least 1,000, once more than half are taken.
- *
- * @param options See {@linkcode ConnectionQuotaOptions}.
- * @returns The quota.
  */
 export function connectionQuota(options: ConnectionQuotaOptions): Quota {
   const { name, maxConnections, maxConnectionsPerAddress, more = [0, 0], quotas } = options;

@@ -42,8 +42,6 @@ export class Ledger implements ConnectionCounters {
   /**
    * Counts a stream that was opened.
    *
-   * @param direction Direction of the stream.
-   * @param by End that opened the stream.
    * @returns An account of the stream, to be notified of the end of each direction.
    */
   opened(direction: StreamDirection, by: StreamSide): StreamAccount {
@@ -188,7 +186,6 @@ export class StreamAccount {
    *
    * @param reason Reason from the caller, if any. Without a reason, an error is created only for an
    * observer.
-   * @param what Action of this end.
    */
   cut(reason: unknown, what: "reset" | "stopped reading"): void {
     if (reason !== undefined) return this.ended(reason);

@@ -12,13 +12,7 @@ import type {
   SendStream,
 } from "./connection.ts";
 
-/**
- * Forwards `sendOrder` from one form of a stream to another, if the wire can order streams.
- *
- * @param stream Stream that gets the property.
- * @param ordered Stream that has the property.
- * @returns The stream.
- */
+/** Forwards `sendOrder` from one form of a stream to another, if the wire can order streams. */
 export function orderedAs<T extends object>(
   stream: T,
   ordered: { sendOrder?: number | undefined },
@@ -242,9 +236,7 @@ async function forward(
  * Creates the writable stream of a direction. The stream's `direct` is that direction, and
  * `sendOrder` is forwarded.
  *
- * @param half Direction to write to.
  * @param onStart Receives the controller, which can error the stream, before the first write.
- * @returns The stream.
  */
 export function writableOf(
   half: DirectWritable,

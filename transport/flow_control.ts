@@ -23,10 +23,8 @@ export class SendCredit {
   /**
    * Creates credit.
    *
-   * @param runtime Runtime that has the timers.
    * @param what Counted unit, for the error of a wait that took too long: `bytes`, or a kind of
    * stream.
-   * @param limit Initial total.
    * @param onBlocked Reports to the peer that the total is used up, once for each total.
    */
   constructor(
@@ -64,9 +62,7 @@ export class SendCredit {
   /**
    * Takes credit: at least one unit and at most `wanted`. Calls wait in line.
    *
-   * @param wanted Most units to take.
    * @param options `signal` and `timeoutMs` end the wait.
-   * @returns Number of units taken.
    * @throws {TimeoutError} If `timeoutMs` passed first.
    */
   async take(wanted: number, options: OpenStreamOptions = {}): Promise<number> {
@@ -80,7 +76,6 @@ export class SendCredit {
   /**
    * Takes credit at once, if all of it is available and no other call waits.
    *
-   * @param wanted Units to take.
    * @returns `true` if the credit was taken.
    */
   takeNow(wanted: number): boolean {
@@ -89,11 +84,7 @@ export class SendCredit {
     return true;
   }
 
-  /**
-   * Returns credit that was not used.
-   *
-   * @param amount Units to return.
-   */
+  /** Returns credit that was not used. */
   giveBack(amount: number): void {
     this.#used -= amount;
     this.#wakeNext();
@@ -102,7 +93,6 @@ export class SendCredit {
   /**
    * Raises the total.
    *
-   * @param limit New total.
    * @returns `false` if the total is lower than before, which the protocol forbids.
    */
   raise(limit: number): boolean {
@@ -112,11 +102,7 @@ export class SendCredit {
     return true;
   }
 
-  /**
-   * Rejects all waiting calls, and all later ones.
-   *
-   * @param error Error for these calls.
-   */
+  /** Rejects all waiting calls, and all later ones. */
   fail(error: unknown): void {
     this.#failure = { cause: error };
     for (const waiter of this.#waiters) waiter.reject(error);
@@ -187,7 +173,6 @@ export class ReceiveCredit {
    * Creates a window.
    *
    * @param window Amount that the peer may send before the application reads.
-   * @param grant Sends a new total to the peer.
    * @param options `automatic: false` keeps the window from moving by itself. With `restAfter`, all
    * that was released is granted {@linkcode GRANT_REST_MS} later at most, by timers of that runtime.
    */
@@ -236,7 +221,6 @@ export class ReceiveCredit {
   /**
    * Counts bytes or streams of the peer.
    *
-   * @param amount Number of bytes or streams.
    * @returns `false` if the peer exceeded the total.
    */
   receive(amount: number): boolean {
@@ -248,8 +232,6 @@ export class ReceiveCredit {
    * Counts bytes that were read, or streams that ended. More is granted at once if the grant would
    * reach half of the window, or as much as the peer has left. That rest may be small while some
    * streams stay open for long.
-   *
-   * @param amount Number of bytes or streams.
    */
   release(amount: number): void {
     this.#done += amount;
@@ -275,8 +257,6 @@ export class ReceiveCredit {
 
   /**
    * Counts bytes that were read, and grants them again even if the window does not move by itself.
-   *
-   * @param amount Number of bytes.
    */
   giveBack(amount: number): void {
     if (this.#isAutomatic) return this.release(amount);
@@ -291,8 +271,6 @@ export class ReceiveCredit {
    * Counts bytes or streams that were discarded unseen. Their number is unknown, so that the
    * maximum is assumed. Each call widens the window by no more than `atMost`, until the peer
    * reports that it is blocked.
-   *
-   * @param atMost Largest possible number.
    */
   lose(atMost: number): void {
     const amount = Math.min(atMost, Math.max(0, this.#limit - this.#received - this.#lost));
@@ -300,11 +278,7 @@ export class ReceiveCredit {
     this.release(amount);
   }
 
-  /**
-   * Handles the peer's report that it is blocked: grants all that can be granted.
-   *
-   * @param limit Total that the peer used up.
-   */
+  /** Handles the peer's report that it is blocked: grants all that can be granted. */
   peerBlocked(limit: number): void {
     if (limit === this.#limit) {
       // The peer sent no more than `limit`: correct an assumed loss that was larger.
@@ -342,7 +316,6 @@ export class ReceiveCredit {
  * (draft-ietf-webtrans-http3, section 5.6), and so has QMux.
  */
 export interface CreditPair {
-  /** Credit of this end. */
   readonly send: SendCredit;
   /** Credit of the peer. */
   readonly receive: ReceiveCredit;
@@ -351,7 +324,6 @@ export interface CreditPair {
 /**
  * Reads the credit of one kind in both directions.
  *
- * @param pair Credit in both directions.
  * @returns The totals, and the number of waiting calls.
  */
 export function creditState({ send, receive }: CreditPair): CreditState {
@@ -367,7 +339,6 @@ export function creditState({ send, receive }: CreditPair): CreditState {
 /**
  * Checks a total for a grant by hand.
  *
- * @param total Total from the caller.
  * @throws {RangeError} If the total is not an integer from 0 to 2^53 - 1.
  */
 export function checkTotal(total: number): void {

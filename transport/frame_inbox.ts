@@ -56,7 +56,6 @@ export class FrameInbox {
   /**
    * Passes a frame to the receiver, or holds it until there is one.
    *
-   * @param frame Frame from the wire.
    * @returns `false` if the frame did not fit: the connection MUST close.
    */
   deliver(frame: Frame): boolean {

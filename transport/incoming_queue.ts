@@ -19,9 +19,6 @@ type Waiter<U> = PromiseWithResolvers<IteratorResult<U, undefined>>;
  *
  * - **Overflow:** the oldest item is dropped.
  * - **End:** after a clean end, held items can still be read.
- *
- * @typeParam T Type of the items.
- * @typeParam U Type that readers receive.
  */
 export class IncomingQueue<T, U = T> {
   readonly #options: IncomingQueueOptions<T>;
@@ -39,7 +36,6 @@ export class IncomingQueue<T, U = T> {
   /**
    * Creates an empty queue.
    *
-   * @param options Capacity and callbacks.
    * @param present Converts an item when a reader takes it; returns the item by default.
    */
   constructor(
@@ -79,11 +75,7 @@ export class IncomingQueue<T, U = T> {
     return this.#items.length + Math.max(0, -(this.#controller?.desiredSize ?? 0));
   }
 
-  /**
-   * Adds an item; after the end it is dropped.
-   *
-   * @param item Item from the wire.
-   */
+  /** Adds an item; after the end it is dropped. */
   push(item: T): void {
     if (this.#over || this.#ending) {
       this.#options.onDropped?.(item);
@@ -121,11 +113,7 @@ export class IncomingQueue<T, U = T> {
     if (this.#items.length === 0) this.#close();
   }
 
-  /**
-   * Ends the stream with an error, and drops all held items. Idempotent.
-   *
-   * @param error Error for the readers.
-   */
+  /** Ends the stream with an error, and drops all held items. Idempotent. */
   fail(error: unknown): void {
     if (this.#over) return;
     this.#failure = { cause: error };
@@ -190,8 +178,6 @@ export class IncomingQueue<T, U = T> {
 /**
  * Takes one item out of a queue, if held there.
  *
- * @param queue Queue to search.
- * @param isMeant Matches the item.
  * @returns The item; `undefined` if no item matches.
  */
 export function takeOut<T, U>(

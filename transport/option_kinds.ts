@@ -6,7 +6,6 @@ import type { FlowControlOptions } from "./connection.ts";
 import type { UnreadStreamLimits } from "./quic/unread_streams.ts";
 import type { TransportOptions } from "./race/options.ts";
 
-/** Kinds of the options of flow control. */
 export const FLOW_CONTROL: OptionKinds<FlowControlOptions> = {
   automatic: "boolean",
   maxData: COUNT,
@@ -35,7 +34,6 @@ export const CERTIFICATE = {
   renewAt: 0,
 } as const satisfies { readonly [K in keyof DevCertificate]: 0 | "string" };
 
-/** Kinds of the options of the transports of a client. */
 export const TRANSPORTS: OptionKinds<TransportOptions> = {
   flowControl: FLOW_CONTROL,
   headStartMs: TIME,

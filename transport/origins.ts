@@ -28,8 +28,6 @@ export const LOCAL_HOSTS: readonly string[] = ["localhost", "127.0.0.1", "[::1]"
  * Decides whether a request may connect. A request without an `Origin` header does not come from a
  * page, and may connect.
  *
- * @param headers Headers of the request.
- * @param rules Allowed origins.
  * @returns `true` if the request may connect.
  *
  * @example Usage
@@ -55,7 +53,6 @@ export function isOriginAllowed(
  * Tells how far the rules trust the origin of a page.
  *
  * @param page The `Origin` header of the request, and the requested host with its port.
- * @param rules Allowed origins.
  * @returns `full` for a page of this server and for a listed origin, which may use the cookies of
  * the visitor; `anonymous` if only `*` or `null` allows the page; `none` for all other pages.
  */
@@ -86,8 +83,6 @@ const FORWARDED = [
  * Tells if a program on this machine sent a request, and addressed this machine. A request that a
  * proxy passed on is not from this machine, if the proxy adds one of the usual headers.
  *
- * @param request The request.
- * @param info The address of the peer.
  * @param hosts More host names that stand for this machine.
  * @returns `true` if all conditions hold.
  */
@@ -110,7 +105,6 @@ export function isFromThisMachine(
 /**
  * Checks rules when a server is created: a misspelled rule would silently keep every page out.
  *
- * @param rules Allowed origins.
  * @throws {TypeError} If an origin or a host name is malformed.
  */
 export function checkOriginRules({ origins = [], hosts = [] }: OriginRules): void {

@@ -2,11 +2,7 @@
 import { UnsupportedError } from "../errors.ts";
 import type { DatagramDuplex } from "./connection.ts";
 
-/**
- * Creates the incoming streams of a wire without streams.
- *
- * @returns A closed stream.
- */
+/** Creates the incoming streams of a wire without streams. */
 export function noStreams(): ReadableStream<never> {
   return new ReadableStream<never>({
     start(controller) {
@@ -19,7 +15,6 @@ export function noStreams(): ReadableStream<never> {
  * Creates the datagrams of a wire without datagrams: none arrive, and a write rejects with an
  * {@linkcode UnsupportedError}.
  *
- * @param wire Name of the wire, for the error.
  * @returns Datagrams whose `maxDatagramSize` is 0.
  */
 export function noDatagrams(wire: string): DatagramDuplex {
@@ -39,7 +34,6 @@ export function noDatagrams(wire: string): DatagramDuplex {
 /**
  * Refuses to open a stream.
  *
- * @param wire Name of the wire, for the error.
  * @returns Never: the promise rejects.
  * @throws {UnsupportedError} Always.
  */

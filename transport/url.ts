@@ -4,7 +4,6 @@ import { ConnectionError, TimeoutError, UnsupportedError } from "../errors.ts";
 /**
  * Resolves a URL. In a page or worker, a relative URL is resolved against the location.
  *
- * @param url A URL.
  * @returns The absolute URL; `null` for an invalid URL, or for a relative one outside of a page.
  */
 export function absoluteUrl(url: string | URL): URL | null {
@@ -15,7 +14,6 @@ export function absoluteUrl(url: string | URL): URL | null {
 /**
  * Parses a URL. `URL.parse` is missing in Safari 17 and in Chrome up to 125.
  *
- * @param url The URL.
  * @param base The URL against which a relative one is resolved.
  * @returns The absolute URL; `null` for an invalid one.
  */
@@ -51,7 +49,6 @@ export function parseServerUrl(url: string | URL): URL {
  * Removes the parts of a URL that may be secret: user, password, query and fragment.
  *
  * @param url A URL, or a text used as one.
- * @returns Scheme, host and path.
  */
 export function publicUrl(url: string | URL): string {
   return String(url).replace(/[?#].*/s, "").replace(/^([a-z][a-z0-9+.-]*:)?\/\/[^/]*@/i, "$1//");
@@ -70,7 +67,6 @@ export function isHost(host: string): boolean {
 /**
  * Finds the part of a URL behind a path. Other spellings of the path do not count.
  *
- * @param url An absolute URL.
  * @param path A path without a slash at its end.
  * @returns The rest of the path, still encoded; `undefined` for a URL of another path.
  */
@@ -86,8 +82,6 @@ export function pathBelow(url: string, path: string): string | undefined {
  *
  * @param error An error. Errors of other kinds, and errors that name the host, are returned
  * unchanged.
- * @param url Target of the connection.
- * @returns An error of the same class.
  */
 export function withUrl(error: unknown, url: string | URL): unknown {
   const { message, cause = error } = Object(error) as Error;

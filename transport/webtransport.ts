@@ -88,8 +88,6 @@ export interface DialWebTransportOptions {
 /**
  * Checks hashes of certificates before dialing.
  *
- * @param hashes Hashes from the caller.
- * @param verb Action for the error text.
  * @throws {TypeError} If a hash is not 32 bytes of sha-256.
  */
 export function checkHashes(hashes: readonly CertificateHash[] | undefined, verb: string): void {

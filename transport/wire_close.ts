@@ -5,8 +5,6 @@ import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
 /**
  * Checks code and reason of a close, and fills in the defaults.
  *
- * @param info Code and reason from the caller.
- * @param maxCloseCode Highest code that the wire can carry.
  * @returns The code (0 by default) and the reason, cut to 1024 bytes.
  * @throws {TypeError} If the code is not a number or the reason is not a string.
  * @throws {RangeError} If the code is not an integer from 0 to `maxCloseCode`.
@@ -29,7 +27,6 @@ export function checkWireClose(
 /**
  * Checks that every wire, including a plain WebSocket, can carry a close code.
  *
- * @param code Close code.
  * @returns `true` for 0, and for 3000 to 4999.
  */
 export function isPortableCloseCode(code: number): boolean {
@@ -45,7 +42,6 @@ const CLOSE_MARK = "skein.close";
 /**
  * Marks a close on a QUIC connection, so that the peer can tell a close with 0 from a crash.
  *
- * @param info Code and reason of the close.
  * @returns The same; the reason of a close with 0 begins with the mark.
  */
 export function markClose({ closeCode = 0, reason = "" }: ConnectionCloseInfo): Required<
@@ -58,7 +54,6 @@ export function markClose({ closeCode = 0, reason = "" }: ConnectionCloseInfo): 
 /**
  * Reads the mark of a close with 0.
  *
- * @param reason Reason from the peer.
  * @returns The reason without the mark; `undefined` if the mark is absent.
  */
 export function unmarkReason(reason: string): string | undefined {
@@ -76,7 +71,6 @@ export const MAX_WEBTRANSPORT_CLOSE_CODE: number = 2 ** 32 - 1;
 /**
  * Reads the error code of an abort or cancel reason.
  *
- * @param reason Reason given by the application.
  * @returns The `streamErrorCode` of the reason; 0 without an unsigned 32-bit integer there.
  */
 export function streamErrorCodeOf(reason: unknown): number {

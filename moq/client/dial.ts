@@ -134,7 +134,6 @@ const { side: _side, path: _path, onSetup: _setup, setupTimeoutMs: _timeout, ...
 /** Options of `dialMoq()` that its session takes. */
 type DialedSession = Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs">;
 
-/** Kinds of the options of `dialMoq()`. */
 export const DIAL: OptionKinds<DialMoqOptions> = {
   ...SESSION,
   fallback: "boolean or string or object",

@@ -86,7 +86,6 @@ function kindOf(after: number, sequence: number): TrackResumption["kind"] {
 
 /** Options of {@linkcode broadcastReturns}. */
 interface BroadcastReturnsOptions {
-  /** The broadcast. */
   readonly path: BroadcastPath;
   /** The longest wait, in milliseconds. */
   readonly leftMs: number;
@@ -130,7 +129,6 @@ async function broadcastReturns(
   await pause(runtime, Math.min(leftMs, delayMs) - (runtime.now() - since), ...signals);
 }
 
-/** Kinds of the options of a subscription that outlives sessions. */
 export const RESUME: OptionKinds<ResumeOptions> = {
   ...SUBSCRIBE,
   onResumed: "function",

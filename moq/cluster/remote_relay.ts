@@ -27,7 +27,6 @@ export type MoqClusterDial = (
 
 /** Services of the cluster for a far relay. */
 export interface RemoteRelayOptions {
-  /** Clocks and timers of this node. */
   readonly runtime: Runtime;
   /** Opens a session. */
   readonly dial: MoqClusterDial;

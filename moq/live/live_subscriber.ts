@@ -51,7 +51,6 @@ export class LiveSubscriber implements DeliveryOwner {
   #lateTimer: Timer | undefined = undefined;
   #freeTimer: Timer | undefined = undefined;
 
-  /** Begins without groups. */
   constructor(runtime: Runtime, track: TrackWriter, limits: LiveSubscriberLimits) {
     this.#runtime = runtime;
     this.track = track;

@@ -125,7 +125,6 @@ async function deliver(group: LiveGroup, writer: GroupWriter): Promise<void> {
   await promise;
 }
 
-/** Kinds of the options of a track. */
 export const TRACK: OptionKinds<LiveTrackOptions> = {
   info: "object",
   maxCacheAgeMs: COUNT,

@@ -29,7 +29,6 @@ import type { RelaySource, TrackOrigin } from "./relay_source.ts";
 /** A broadcast that waits for a place of the relay. */
 interface WaitingBroadcast {
   source: RelaySource;
-  /** The place in which it waits. */
   readonly place: Place;
 }
 
@@ -54,7 +53,6 @@ class RelayPeer {
   #notices: LiveTrack | undefined;
   #isChanged = false;
 
-  /** Begins without broadcasts. */
   constructor(runtime: Runtime, from: TrackOrigin) {
     this.from = from;
     this.#runtime = runtime;

@@ -12,7 +12,6 @@ export interface RelayBounds {
   /** Shares of the broadcasts, and of those that wait. */
   readonly broadcastShares: QuotaShares;
   readonly maxTracks: number;
-  /** Shares of the tracks. */
   readonly trackShares: QuotaShares;
   readonly maxFetches: number;
   readonly maxShare: number;

@@ -8,7 +8,6 @@ import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 /** The broadcast of the notices, which is not announced. */
 export const NOTICES_PATH: BroadcastPath = broadcastPath("/.skein/relay");
 
-/** The track of the notices. */
 export const NOTICES_TRACK = "notices";
 
 /** Most paths in one notice; `waitingCount` has the full number. */

@@ -33,7 +33,6 @@ const MAX_SOURCES = 64;
 
 /** Collaborators and limits that all broadcasts of a relay share. */
 export interface RelayRouteLink {
-  /** Timers of this node. */
   readonly runtime: Runtime;
   /** Mux of the publication. */
   readonly mux: TrackMux;
@@ -70,7 +69,6 @@ export class RelayRoute implements TrackServer {
   #publication: MoqPublication | undefined = undefined;
   #takeoverTimer: Timer | undefined = undefined;
 
-  /** Begins without sources. */
   constructor(
     path: BroadcastPath,
     link: RelayRouteLink,

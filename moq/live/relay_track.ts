@@ -11,9 +11,7 @@ import type { RelaySource } from "./relay_source.ts";
 /** Longest time for a replaced source to finish the groups under way, in milliseconds. */
 const RETIRE_MS = 5_000;
 
-/** Services of the relay for a track. */
 export interface RelayTrackLink {
-  /** Timers of this node. */
   readonly runtime: Runtime;
   readonly path: BroadcastPath;
   readonly name: string;
@@ -39,7 +37,6 @@ interface Upstream {
   reader: TrackReader | undefined;
 }
 
-/** One track of a relay. */
 export class RelayTrack {
   /** Fan-out to the subscribers. */
   readonly live: LiveTrack;
@@ -58,7 +55,6 @@ export class RelayTrack {
   #lingerTimer: Timer | undefined = undefined;
   #isOver = false;
 
-  /** Begins without subscribers. */
   constructor(link: RelayTrackLink, source: RelaySource) {
     this.#link = link;
     this.#source = source;

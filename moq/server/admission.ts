@@ -31,12 +31,7 @@ export class SessionLeases {
   readonly #sessions: Quota;
   readonly #setups: Quota;
 
-  /**
-   * Creates a counter with all places free.
-   *
-   * @param quotas All quotas of the server.
-   * @param limits Limits of the server.
-   */
+  /** Creates a counter with all places free. */
   constructor(quotas: Quotas, limits: MoqServerOptions["limits"] = {}) {
     const { maxSessions = 10_000, maxSessionsPerAddress, maxPendingSetups = 1_024 } = limits;
     this.#quotas = quotas;
@@ -68,7 +63,6 @@ export class SessionLeases {
    * Takes a lease for a session in its setup.
    *
    * @param address Network address of the client, where known.
-   * @returns The lease.
    * @throws {MoqRefusal} If a limit is reached.
    */
   take(address: string | undefined): SessionLease {
@@ -106,7 +100,6 @@ function placeIn(quota: Quota, owner: Owner, status: RefusalStatus): Disposable 
 export class MoqRefusal extends Error {
   readonly status: RefusalStatus;
 
-  /** Creates a refusal. */
   constructor(status: RefusalStatus, message: string, options?: ErrorOptions) {
     super(message, options);
     this.name = "MoqRefusal";
@@ -244,7 +237,6 @@ export class Admission {
    * Admits a client before its request is answered.
    *
    * @param protocol The protocol for the answer; empty without one.
-   * @returns The lease of the session.
    * @throws {MoqRefusal} If the client is refused.
    */
   async admit(client: MoqClientInfo, protocol: string): Promise<SessionLease> {

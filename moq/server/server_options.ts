@@ -214,7 +214,6 @@ export type MoqWire = NonNullable<ListenMoqOptions["transports"]>[number];
 
 const { side: _side, path: _path, signal: _signal, ...SESSION } = MOQ_SESSION;
 
-/** Kinds of the options of a server. */
 export const MOQ_SERVER: OptionKinds<MoqServerOptions> = {
   ...SESSION,
   clientAddress: "function",
@@ -230,7 +229,6 @@ export const MOQ_SERVER: OptionKinds<MoqServerOptions> = {
   sessionLimits: SESSION.limits,
 };
 
-/** Kinds of the options of `listenMoq()`. */
 export const MOQ_LISTEN: OptionKinds<ListenMoqOptions> = {
   ...MOQ_SERVER,
   cacheFolder: "string or object or null",

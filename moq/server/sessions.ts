@@ -31,7 +31,6 @@ export class Sessions {
   readonly #setups = new Map<Connection, Promise<MoqSession | undefined>>();
   #isClosed = false;
 
-  /** Creates an empty set of sessions. */
   constructor(
     runtime: Runtime,
     options: MoqServerOptions,

@@ -42,7 +42,6 @@ const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
 
 /** Options of {@linkcode Sockets}. */
 export interface SocketsOptions {
-  /** Clocks, timers and randomness of this node. */
   readonly runtime: Runtime;
   /** Port of both sockets; 0 takes one that is free on both. */
   readonly port: number;

@@ -69,7 +69,6 @@ export interface BitrateMonitorOptions {
   readonly maxAgeMs?: number | undefined;
 }
 
-/** Kinds of the options of the monitor. */
 export const BITRATE: OptionKinds<BitrateMonitorOptions> = {
   alpha: SHARE,
   intervalMs: numberIn({ min: 1, max: MAX_TIMER_MS }),

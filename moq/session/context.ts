@@ -28,7 +28,6 @@ import {
 
 /** The state that all parts of a session share. */
 export interface SessionContext {
-  /** Clocks, timers and randomness of this node. */
   readonly runtime: Runtime;
   /** The session, for the writers of served tracks. */
   readonly session: SubscriberSession;
@@ -142,7 +141,6 @@ const AUTHORIZE_MS = 30_000;
 
 /** The answer of the application to a request of the peer. */
 interface Granted {
-  /** The grant. */
   readonly grant: MoqGrant;
   /**
    * Reason to refuse the request, if there is one: `internal` if the application failed to decide,

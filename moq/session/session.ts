@@ -211,7 +211,6 @@ export interface MoqSessionOptions {
   readonly onError?: ((error: unknown) => void) | undefined;
 }
 
-/** Kinds of the options of a session. */
 export const MOQ_SESSION: OptionKinds<MoqSessionOptions> = {
   address: "string",
   authorize: "function",
@@ -248,7 +247,6 @@ const GOAWAY: OptionKinds<NonNullable<Parameters<MoqSession["goaway"]>[0]>> = {
   uri: "string",
 };
 
-/** The options, with a runtime. */
 type ResolvedOptions = MoqSessionOptions & { readonly runtime: Runtime };
 
 /**
@@ -769,7 +767,6 @@ function localEnd(
 
 /** The end of a connection. */
 interface RemoteEnd {
-  /** The close of the session. */
   readonly info: MoqCloseInfo;
   /** The error of the connection, or an error for the close by the peer. */
   readonly cause: unknown;

@@ -70,7 +70,6 @@ export interface SetupRequest {
 
 /** The agreement of both ends. */
 export interface Agreement {
-  /** The version. */
   readonly traits: VersionTraits;
   /** The request of the client. */
   readonly request: SetupRequest;
@@ -86,13 +85,11 @@ export interface SetupOptions {
   readonly versions: readonly MoqVersion[];
   /** The path that the client asks for; at a server whose wire has a URL, the path of that URL. */
   readonly path: string;
-  /** Parameters of this end. */
   readonly extensions: MoqParameters;
   /** Decides about a client, at a server; an error refuses the client. */
   readonly onSetup?: ((request: SetupRequest) => void | Promise<void>) | undefined;
 }
 
-/** Sets up the client's end. */
 export async function setUpClient(
   connection: Connection,
   options: SetupOptions,
@@ -244,7 +241,6 @@ export interface SetupMessage {
   readonly extensions?: MoqParameters | undefined;
   /** The path that a client asks for; sent only on a wire without a URL. */
   readonly path: string;
-  /** The id in hops. */
   readonly hopId: bigint;
   /** True if this end answers probes. */
   readonly isMeasuring: boolean;

@@ -24,7 +24,6 @@ export class Sequences {
     return this.#ranges.at(-1)?.last;
   }
 
-  /** Number of ranges. */
   get ranges(): number {
     return this.#ranges.length;
   }
@@ -89,7 +88,6 @@ export const DEFAULT_ORDER_WAIT_MS = 1_000;
 
 /** Collaborators and limits of a {@linkcode GroupQueue}. */
 export interface GroupQueueOptions {
-  /** Timers of this node. */
   readonly runtime: Runtime;
   /** Groups that wait at most; above that, the queue gives up the oldest group. */
   readonly maxQueued: number;

@@ -10,7 +10,6 @@ const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /** Collaborators and limits of a {@linkcode GroupReader}. */
 export interface GroupReaderOptions {
-  /** Timers of this node. */
   readonly runtime: Runtime;
   /** Frames carry timestamps. */
   readonly timestamps: boolean;

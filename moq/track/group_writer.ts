@@ -32,7 +32,6 @@ export const GROUP_HIGH_WATER_BYTES = 65_536;
 
 /** Collaborators of a {@linkcode GroupWriter}, shared by all groups of a track. */
 export interface GroupWriterOptions {
-  /** Clocks and timers of this node. */
   readonly runtime: Runtime;
   /** Frames carry timestamps. */
   readonly timestamps: boolean;
@@ -61,7 +60,6 @@ export interface WriteFrameOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Kinds of the options of a frame. */
 export const WRITE_FRAME: OptionKinds<WriteFrameOptions> = {
   signal: "AbortSignal",
   // Can be encoded, and so can the distance to any other timestamp.

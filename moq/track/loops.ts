@@ -4,8 +4,6 @@ const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 /**
  * Hands each value to one waiting reader, in the order of the calls. A reader that gives up leaves
  * no state behind, and loses no value.
- *
- * @typeParam T The type of a value.
  */
 export class PendingReads<T> {
   readonly #take: () => T | null | undefined;
@@ -115,8 +113,6 @@ interface LoopCallbacks {
 /**
  * Keeps the last state of a value. A loop gets the changes after the start of the loop; a slow loop
  * gets only the last state. Leaving a loop never waits, not even for a pending `next()`.
- *
- * @typeParam T The type of the value.
  */
 export class LatestValue<T> {
   #latest: T;

@@ -73,7 +73,6 @@ export const UPDATE: OptionKinds<Parameters<TrackReader["update"]>[0]> = {
   startGroup: SEQUENCE,
 };
 
-/** Kinds of the options of a subscription. */
 export const SUBSCRIBE: OptionKinds<MoqSubscribeOptions> = {
   ...UPDATE,
   maxQueuedGroups: POSITIVE,
@@ -182,7 +181,6 @@ class TrackEnd {
 
 /** The session's side of a subscription. */
 export interface TrackReaderLink {
-  /** Timers of this node. */
   readonly runtime: Runtime;
   /** Sends SUBSCRIBE_UPDATE. */
   update(fields: SubscribeFields): Promise<void>;

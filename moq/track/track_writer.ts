@@ -15,7 +15,6 @@ import { LatestValue } from "./loops.ts";
 
 /** The members of a subscriber's session that relays read. */
 export interface SubscriberSession {
-  /** The role of this end. */
   readonly side: "client" | "server";
   /**
    * The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's
@@ -28,9 +27,7 @@ export interface SubscriberSession {
 
 /** The session's side of a subscription at the publisher. */
 export interface TrackWriterLink {
-  /** Clocks and timers of this node. */
   readonly runtime: Runtime;
-  /** The session. */
   readonly session: SubscriberSession;
   /** Frames carry timestamps. */
   readonly timestamps: boolean;
@@ -91,7 +88,6 @@ export class GroupLimit {
   /** Waiting writers, in the order of their calls. */
   readonly #waiters = new Set<() => void>();
 
-  /** Begins without groups. */
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
   }

@@ -85,11 +85,7 @@ export class FieldWriter {
     return this.#bytes.subarray(0, this.#length);
   }
 
-  /**
-   * A message of varints, the length of all fields, and the fields.
-   *
-   * @param head The varints in front of the length.
-   */
+  /** A message of varints, the length of all fields, and the fields. */
   finishSized(...head: readonly number[]): Uint8Array<ArrayBuffer> {
     const size = head.reduce((sum, value) => sum + varintLength(value), varintLength(this.#length));
     const message = new Uint8Array(size + this.#length);
@@ -116,7 +112,6 @@ export class FieldReader {
   readonly #name: string;
   #at = 0;
 
-  /** Starts at the first field. */
   constructor(bytes: Uint8Array, name: string) {
     this.#bytes = bytes;
     this.#name = name;

@@ -75,8 +75,6 @@ export function wirePrefix(prefix: BroadcastPath, isSlashed: boolean): string {
 /**
  * Removes a prefix from a path, at the border of a part.
  *
- * @param prefix The prefix.
- * @param path The path.
  * @returns The rest, without a leading slash; `undefined` if the path is not below the prefix.
  */
 export function suffixOf(prefix: BroadcastPath, path: BroadcastPath): string | undefined {

@@ -23,7 +23,6 @@ export type MoqVersion =
 
 /** The differences between versions; the codecs branch on these traits, never on the name. */
 export interface VersionTraits {
-  /** The version. */
   readonly version: MoqVersion;
   /** The number of the version in SETUP. */
   readonly code: number;

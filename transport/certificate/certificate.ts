@@ -14,7 +14,6 @@ export interface Certificate {
  * Checks a certificate before a port is bound: a server without a valid certificate would serve
  * without encryption, and a server with the key of another certificate would fail every handshake.
  *
- * @param certificate The value to check.
  * @param what Start of the error text: `listen: the certificate`.
  * @throws {TypeError} If the value is not two texts in PEM, if one of them cannot be read, or if the
  * key does not belong to the certificate.
@@ -55,12 +54,6 @@ const MAX_VALIDITY_MS = 14 * 86_400_000;
 /** A hash with readable bytes. */
 export type Sha256Hash = CertificateHash & { readonly value: Uint8Array<ArrayBuffer> };
 
-/**
- * Hashes a certificate.
- *
- * @param der The certificate, in DER.
- * @returns The hash.
- */
 export function hashOf(der: Uint8Array): Sha256Hash {
   const { createHash } = builtin("node:crypto");
   const value = new Uint8Array(createHash("sha256").update(der).digest());

@@ -252,7 +252,6 @@ export class DevRenewal implements Disposable {
   /**
    * Makes the first certificate, and starts the renewal.
    *
-   * @param options Options of the certificate.
    * @param replace Called with each certificate after the first.
    */
   constructor(options: DevCertificateOptions, replace: (certificate: DevCertificate) => void) {
@@ -322,7 +321,6 @@ function userCacheFolder(): string | undefined {
  * again the next time.
  */
 class CertificateFile {
-  /** Path of the file. */
   readonly path: string;
   readonly #folder: string;
 
@@ -353,7 +351,6 @@ class CertificateFile {
   /**
    * Replaces the file at once and as a whole.
    *
-   * @param text The new content.
    * @param id Unique part of the name of a temporary file.
    * @param isTaken Called last; tells if another process stored a good certificate meanwhile.
    * @returns `true` if the text is stored.

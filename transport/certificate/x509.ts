@@ -10,13 +10,7 @@ const PRIMITIVE = 0x80;
 /** First year that does not fit into a `UTCTime`. */
 const FIRST_LONG_YEAR = 2050;
 
-/**
- * Writes one value: tag, length, content.
- *
- * @param tag The tag's one byte.
- * @param parts The content, joined.
- * @returns The value.
- */
+/** Writes one value: tag, length, content. */
 export function value(tag: number, ...parts: readonly Uint8Array[]): Uint8Array {
   const length = parts.reduce((sum, part) => sum + part.length, 0);
   const head = length < 0x80 ? [length] : longLength(length);
@@ -132,8 +126,6 @@ const LABEL = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?$/;
  *
  * @see {@link https://www.rfc-editor.org/rfc/rfc5280 | RFC 5280}, sections 4.1 and 4.2
  *
- * @param options Names and validity.
- * @returns The certificate and the key.
  * @throws {TypeError} If a name is neither a DNS name nor an IP address.
  */
 export function selfSign({ names, notBefore, notAfter }: SelfSignOptions): SelfSigned {
@@ -170,8 +162,6 @@ export function selfSign({ names, notBefore, notAfter }: SelfSignOptions): SelfS
  * Writes the extension with the names. A certificate that contains the same bytes has the same
  * names.
  *
- * @param names DNS names and IP addresses.
- * @returns The extension, in DER.
  * @throws {TypeError} If a name is neither a DNS name nor an IP address.
  */
 export function subjectAltName(names: readonly string[]): Uint8Array {

@@ -35,7 +35,6 @@ export interface Http3Protocol extends QuicProtocol<ServerConnection> {
  *
  * @param options Options of connections with HTTP/3.
  * @param onQuic Takes connections with raw QUIC; `undefined` without raw QUIC. MUST NOT throw.
- * @returns The handler.
  */
 export function acceptProtocol(
   options: Omit<Http3ConnectionOptions, "firstRequests" | "lateSettings" | "graces">,

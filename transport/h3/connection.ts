@@ -77,7 +77,6 @@ const StreamType = { control: 0, push: 1, qpackEncoder: 2, qpackDecoder: 3 } as 
 
 /** Options of an {@linkcode Http3Connection}. */
 export interface Http3ConnectionOptions {
-  /** Clocks and timers of the node. */
   readonly runtime: Runtime;
   /** This end's role. */
   readonly side: "client" | "server";
@@ -135,9 +134,7 @@ export interface ConnectOptions {
  * datagrams (RFC 9114, RFC 9297, draft-ietf-webtrans-http3).
  */
 export class Http3Connection implements SessionLink {
-  /** Clocks and timers of the node. */
   readonly runtime: Runtime;
-  /** The QUIC connection. */
   readonly conn: Deno.QuicConn;
   /** Resolves at the end of the connection. */
   readonly ending: Promise<QuicEnding>;
@@ -234,7 +231,6 @@ export class Http3Connection implements SessionLink {
    * Reads how many concurrent sessions the peer allows, once the peer's settings have arrived. The
    * limit is one without flow control (draft-ietf-webtrans-http3 section 5.2).
    *
-   * @returns Number of sessions.
    * @throws {ConnectionError} If the connection is over.
    */
   async sessionLimit(): Promise<number> {
@@ -315,7 +311,6 @@ export class Http3Connection implements SessionLink {
    * Closes the connection with all sessions.
    *
    * @param code HTTP/3 error code.
-   * @param reason Reason in words.
    */
   close(code: number = H3Error.noError, reason = ""): void {
     if (this.#isOver) return;
@@ -713,8 +708,6 @@ export class Http3Connection implements SessionLink {
 /**
  * Encodes the start of the control stream: the stream type and the settings.
  *
- * @param options Role, and limits to announce.
- * @returns Bytes of the head.
  * @throws {RangeError} If a limit of flow control is invalid.
  */
 export function encodeControlHead(
@@ -739,7 +732,6 @@ export function encodeControlHead(
  * Opens the control stream and sends its head.
  *
  * @param conn The connection; the handshake may be under way.
- * @param head Result of {@linkcode encodeControlHead}.
  * @returns The writer, which MUST stay referenced as long as the connection: a stream ends when
  * garbage-collected, and this one MUST NOT end (RFC 9114 section 6.2.1).
  */

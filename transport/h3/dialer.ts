@@ -24,7 +24,6 @@ const UNKNOWN_TOKEN: readonly unknown[] = [400, 404, 501];
 
 /** Options for {@linkcode Http3Dialer}. */
 export interface Http3DialOptions extends DialWebTransportOptions {
-  /** Clocks and timers of the node. */
   readonly runtime: Runtime;
   /** Factory of errors; Skein's own by default. */
   readonly errors?: SessionErrors | undefined;
@@ -80,7 +79,6 @@ export class Http3Dialer {
    * `:protocol` is asked once more, with the other value.
    *
    * @param onRequest Called with each requested session, before the answer.
-   * @returns The accepted session.
    */
   async session(onRequest?: (session: Http3Session) => void): Promise<Http3Session> {
     const request = async () => {

@@ -14,11 +14,9 @@ const EARLY_TIMEOUT_MS = 5_000;
 
 /** A stream that arrived before the session. */
 export interface EarlyStream {
-  /** Stream id of the session. */
   readonly sessionId: number;
   /** Hands the stream to the session. */
   readonly accept: (session: Http3Session) => void;
-  /** Ends the stream. */
   readonly refuse: () => void;
 }
 
@@ -32,7 +30,6 @@ export class EarlyStreams {
   /**
    * Creates an empty buffer.
    *
-   * @param runtime Runtime that has the clock and the timers.
    * @param unread Counters of unread streams, which also count the buffered ones.
    */
   constructor(runtime: Runtime, unread?: UnreadShare) {
@@ -58,11 +55,7 @@ export class EarlyStreams {
     }
   }
 
-  /**
-   * Refuses the streams of a session that is over or will never exist.
-   *
-   * @param sessionId Stream id of the session.
-   */
+  /** Refuses the streams of a session that is over or will never exist. */
   refuse(sessionId: number): void {
     if (this.#streams.length === 0) return;
     for (const { refuse } of this.#take((stream) => stream.sessionId === sessionId)) refuse();

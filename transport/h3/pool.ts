@@ -5,7 +5,6 @@ import type { Http3Session } from "./session.ts";
 /** Most sessions on one shared connection, also assumed until the limit of the server is known. */
 const MAX_POOLED_SESSIONS = 16;
 
-/** One connection of a pool. */
 interface PooledConnection {
   readonly connecting: Promise<Http3Connection>;
   /** The open connection; `undefined` while connecting. */
@@ -34,8 +33,6 @@ export class Http3Pool {
    * Opens a session on a connection with room, or on a new one.
    *
    * @param key Key of sessions that may share a connection.
-   * @param connect Opens a connection.
-   * @param ask Requests the session.
    */
   async session(
     key: string,

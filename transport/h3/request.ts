@@ -49,10 +49,8 @@ export interface WebTransportRequest {
   refuse(status: number, options?: { readonly headers?: HeadersInit | undefined }): void;
 }
 
-/** Options for accepting a request. */
 export type AcceptOptions = NonNullable<Parameters<WebTransportRequest["accept"]>[0]>;
 
-/** Options for refusing a request. */
 export type RefuseOptions = NonNullable<Parameters<WebTransportRequest["refuse"]>[1]>;
 
 const ACCEPT: OptionKinds<AcceptOptions> = { admitted: "object", headers: 0, protocol: "string" };
@@ -63,11 +61,7 @@ export class RequestAnswer {
   #isGiven = false;
   #aborted: AbortController | undefined;
 
-  /**
-   * Waits for the answer.
-   *
-   * @param closed Settles at the end of the session.
-   */
+  /** Waits for the answer. */
   constructor(closed: Promise<unknown>) {
     this.#closed = closed;
   }
@@ -114,8 +108,6 @@ export class Http3Request implements WebTransportRequest {
   /**
    * Wraps a received request.
    *
-   * @param session The pending session.
-   * @param connect The CONNECT stream.
    * @param request Fields of the request, and address of the client.
    */
   constructor(
@@ -192,12 +184,7 @@ export class Http3Request implements WebTransportRequest {
     this.#session.refuse(new Error(`The request was refused with ${status}`));
   }
 
-  /**
-   * Refuses a request that is invalid or beyond a limit.
-   *
-   * @param connect The CONNECT stream.
-   * @param status HTTP status.
-   */
+  /** Refuses a request that is invalid or beyond a limit. */
   static refuse({ reader, writer }: ConnectStream, status: number): void {
     writer.closed.catch(() => {});
     writer.write(refusal(status, [])).catch(() => {});

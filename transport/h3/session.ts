@@ -58,11 +58,9 @@ import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 
 /** The HTTP/3 connection, as its sessions see it. */
 export interface SessionLink {
-  /** Clocks and timers. */
   readonly runtime: Runtime;
   /** This end's role. */
   readonly side: "client" | "server";
-  /** The QUIC connection. */
   readonly conn: Deno.QuicConn;
   /** Resolves at the end of the connection. */
   readonly ending: Promise<QuicEnding>;
@@ -102,15 +100,12 @@ export interface SessionEnding {
 export interface ConnectStream {
   /** Stream id, which is also the id of the session. */
   readonly id: number;
-  /** Reader of the stream. */
   readonly reader: ReadableStreamBYOBReader;
-  /** Writer of the stream. */
   readonly writer: WritableStreamDefaultWriter<Uint8Array>;
   /** Frame parser, with the bytes of the next frame read so far. */
   readonly frames: FrameParser;
 }
 
-/** Options for opening a stream of a session. */
 export interface OpenSessionStreamOptions extends OpenStreamOptions {
   /**
    * Waits for stream credit; `false` fails with a `RangeError` instead.
@@ -216,7 +211,6 @@ export class Http3Session extends CountedConnection
   /**
    * Creates a pending session and starts to read the CONNECT stream.
    *
-   * @param link The connection.
    * @param options `errors` makes the session's errors, `credit` holds the limits of both ends, and
    * `onResponse` handles the response on a client.
    */
@@ -852,7 +846,6 @@ export class Http3Session extends CountedConnection
   }
 }
 
-/** End of a session. */
 interface Ending {
   readonly message: string;
   error?: Error;
@@ -902,7 +895,6 @@ export const SKEIN_ERRORS: SessionErrors = {
 /**
  * Converts options for opening a stream.
  *
- * @param options Options of the caller.
  * @returns Options of the runtime. With a send order, the head gets the highest order, ahead of all
  * payload.
  */

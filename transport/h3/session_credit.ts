@@ -76,13 +76,6 @@ export class SessionCredit implements ConnectionCredit {
   /** Makes the error of the end of the session; set once that ended. */
   #failure: (() => unknown) | undefined = undefined;
 
-  /**
-   * Creates the credit.
-   *
-   * @param runtime Runtime that has the timers.
-   * @param initial Initial limits of both ends.
-   * @param host The session.
-   */
   constructor(runtime: Runtime, initial: SessionCreditPair, host: SessionCreditHost) {
     this.#runtime = runtime;
     this.#initial = initial;
@@ -140,8 +133,6 @@ export class SessionCredit implements ConnectionCredit {
   /**
    * Handles a capsule of flow control; ignores others.
    *
-   * @param type Capsule type.
-   * @param payload Payload of the capsule.
    * @throws {H3ProtocolError} If the capsule is malformed, or lowers a limit.
    */
   receiveCapsule(type: number, payload: Uint8Array): void {

@@ -169,8 +169,6 @@ type InflateFault = "too large" | "invalid";
 /**
  * Inflates a small message.
  *
- * @param payload Compressed message.
- * @param maxOutputLength Most inflated bytes.
  * @returns The message, or the fault of the peer.
  */
 export function inflateSync(payload: Buffer, maxOutputLength: number): Inflated {
@@ -185,8 +183,6 @@ export function inflateSync(payload: Buffer, maxOutputLength: number): Inflated 
 /**
  * Inflates a message on another thread.
  *
- * @param payload Compressed message.
- * @param maxOutputLength Most inflated bytes.
  * @param done Receives the message, or the fault of the peer.
  */
 export function inflate(

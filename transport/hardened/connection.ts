@@ -135,7 +135,6 @@ export class BackpressureBuffer implements FrameReceiver {
   #heldBytes = 0;
   #isEnded = false;
 
-  /** Creates an empty buffer. */
   constructor(receiver: FrameReceiver, wire: Pausable) {
     this.#receiver = receiver;
     this.#wire = wire;

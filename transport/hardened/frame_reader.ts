@@ -302,7 +302,6 @@ class PartialMessage {
   /** True if the message ends with the current frame. */
   isLastFrame = false;
 
-  /** Creates an empty message. */
   constructor(isText: boolean, isCompressed: boolean) {
     this.isText = isText;
     this.isCompressed = isCompressed;

@@ -12,8 +12,6 @@ const MAX_REASON_BYTES = 123;
 /**
  * Encodes a frame, neither masked nor fragmented.
  *
- * @param opcode Kind of frame.
- * @param payload Text or bytes.
  * @returns A new buffer, which holds a copy of the payload.
  */
 export function encodeFrame(opcode: number, payload: Frame): Buffer {
@@ -35,7 +33,6 @@ export function encodeFrame(opcode: number, payload: Frame): Buffer {
  *
  * @param code Close code; `undefined` for a frame without code and reason.
  * @param reason Reason, cut at 123 bytes.
- * @returns A new buffer.
  */
 export function encodeClose(code: number | undefined, reason: string): Buffer {
   if (code === undefined) return encodeFrame(Opcode.close, "");
@@ -89,11 +86,7 @@ export class WriteTurn {
   #parts: readonly Buffer[] = [];
   #joined: Buffer | undefined = undefined;
 
-  /**
-   * Flushes a socket at the end of the turn. To be called once before each flush.
-   *
-   * @param source The socket.
-   */
+  /** Flushes a socket at the end of the turn. To be called once before each flush. */
   mark(source: FrameSource): void {
     if (this.#sources.push(source) === 1) queueMicrotask(() => this.#flush());
   }
@@ -104,7 +97,6 @@ export class WriteTurn {
    * write in place of two.
    *
    * @param source The socket, which holds the response to its handshake.
-   * @param runtime Runtime that has the turns.
    */
   greet(source: FrameSource, runtime: Runtime): void {
     if (this.#greeting.push(source) > 1) return;

@@ -169,7 +169,6 @@ export class HandshakeLimits {
   /**
    * Counts a connection.
    *
-   * @param address Remote network address.
    * @param now Current time, in milliseconds.
    * @param connection The connection, which a newer one may displace later.
    * @returns The slot of the connection; `undefined` if the connection has to be dropped.

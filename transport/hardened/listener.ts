@@ -139,7 +139,6 @@ class HeadUpgrade extends Upgrade implements OfferedUpgrade {
 
 /** Options of a {@linkcode Listener}. */
 export interface ListenerOptions {
-  /** Clocks and timers of the server. */
   readonly runtime: Runtime;
   /** TCP port; 0 takes a free one. */
   readonly port: number;
@@ -232,7 +231,6 @@ class Peer {
 export class Listener {
   /** Address that the server listens on. */
   readonly addr: Deno.NetAddr;
-  /** Clocks and timers of the server. */
   readonly runtime: Runtime;
   /** Limits and counters of connections. */
   readonly limits: HandshakeLimits;
@@ -341,7 +339,6 @@ export class Listener {
    * Finds the liveness check of an idle timeout, or creates one.
    *
    * @param idleTimeoutMs Idle timeout, in milliseconds.
-   * @returns The check.
    */
   livenessOf(idleTimeoutMs: number): Liveness {
     const known = this.#liveness.get(idleTimeoutMs);
@@ -730,8 +727,6 @@ const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
 /**
  * Answers a request for an upgrade with a response of HTTP, and ends the connection.
  *
- * @param socket Socket of the request.
- * @param response Response to send.
  * @param options Method of the request, the current time in milliseconds, and the signal that
  * aborts when the peer leaves.
  */
@@ -770,7 +765,6 @@ const CRLF = Buffer.from("\r\n", "latin1");
  * Sends a response, and waits until a streamed body was sent. Never rejects: a client that
  * disconnects ends the body.
  *
- * @param response Response to send.
  * @param out Response of node:http to write to.
  */
 async function respond(response: Response, out: ServerResponse): Promise<void> {

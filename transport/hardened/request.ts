@@ -97,7 +97,6 @@ const CONNECTION_UPGRADE = /(?:^|,)\s*upgrade\s*(?:,|$)/i;
  *
  * @param bytes All bytes of the connection so far.
  * @param checked Number of bytes that an earlier call has seen.
- * @param maxBytes Largest head to read.
  * @returns The upgrade; `undefined` if the request is not one; `"incomplete"` if more bytes are
  * needed.
  */
@@ -122,7 +121,6 @@ export function readUpgrade(
 /**
  * Parses a head without its last line.
  *
- * @param head The head.
  * @param bytes All bytes of the connection, of which the head is the start.
  * @returns The head; `undefined` if the request is not an upgrade.
  */
@@ -188,7 +186,6 @@ function isSpace(byte: number): boolean {
 /**
  * Checks the value of an `Upgrade` header.
  *
- * @param upgrade The value.
  * @returns `true` if the header asks for a WebSocket and nothing else.
  */
 export function isWebSocket(upgrade: string): boolean {
@@ -216,7 +213,6 @@ class LateSignalRequest extends Request {
 /**
  * Converts the head of a request to a request of the web platform.
  *
- * @param head Head of the request.
  * @param options Use of TLS, the body, and the signal that aborts the request, or a function that
  * returns the signal when the signal is read.
  * @returns The request; `undefined` for a malformed one.
@@ -252,7 +248,6 @@ export function requestOf(
  * Builds the URL of a request. The URL has the `Host` also where the target is a whole URL, so that
  * no two parts of a server see two hosts.
  *
- * @param target Target of the request.
  * @param host Value of the `Host` header.
  * @param isSecure True if the connection has TLS.
  * @returns The URL, as a `Request` has it; `undefined` for a malformed target or host.

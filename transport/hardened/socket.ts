@@ -78,7 +78,6 @@ type SocketEvent =
 
 /** Options of a {@linkcode HardenedSocket}. */
 export interface HardenedSocketOptions {
-  /** Clocks and timers of the server. */
   readonly runtime: Runtime;
   /** Writes of all sockets of the engine. */
   readonly turn: WriteTurn;
@@ -148,7 +147,6 @@ export class HardenedSocket implements FrameEvents, FrameSource {
    *
    * @param raw The socket, behind the request of the handshake.
    * @param greeting Response to the handshake; leaves with the first frames of the turn.
-   * @param options Limits and parts of the engine.
    */
   constructor(raw: RawSocket, greeting: Buffer, options: HardenedSocketOptions) {
     const { runtime, turn, limits, closeTimeoutMs, protocol, deflater } = options;
@@ -215,7 +213,6 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     if (EMITTED.has(type)) this.#listeners = this.#listeners.concat({ type, listener });
   }
 
-  /** Removes a listener. */
   removeEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
     if (this.#listeners === NO_LISTENERS) return;
     this.#listeners = this.#listeners.filter((known) =>
@@ -273,7 +270,6 @@ export class HardenedSocket implements FrameEvents, FrameSource {
    * Closes the socket behind all frames sent before, and drops a peer that takes too long to answer.
    *
    * @param code Close code; `undefined` for a close without one.
-   * @param reason Reason for the peer.
    */
   close(code?: number, reason = ""): void {
     if (this.readyState !== OPEN) return;

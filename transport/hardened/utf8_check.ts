@@ -12,7 +12,6 @@ export const INVALID_UTF8 = -1;
  * A state amid a character holds the number of missing bytes, and the bounds of the next byte.
  *
  * @param state State behind the bytes before; {@linkcode FIRST_UTF8} at the beginning.
- * @param bytes A chunk.
  * @param start Index of the first byte to check.
  * @param end Index behind the last byte to check.
  * @returns State behind the bytes; {@linkcode INVALID_UTF8} if the text cannot be valid.

@@ -62,7 +62,6 @@ export interface HttpCarrier {
    * Takes the events behind a number. Waits if there are none.
    *
    * @param after Number of the last event that the request has; 0 for none.
-   * @param options See {@linkcode TakeOptions}.
    */
   take(after: number, options: TakeOptions): Promise<TakenEvents>;
   /**
@@ -73,11 +72,7 @@ export interface HttpCarrier {
    * @param received Number of the last event that the client has.
    */
   give(number: number, frames: Uint8Array, received: number): Promise<GivenFrames>;
-  /**
-   * Ends the connection, because the client closed its end. Idempotent.
-   *
-   * @param info Code and reason of the client.
-   */
+  /** Ends the connection, because the client closed its end. Idempotent. */
   end(info: Required<ConnectionCloseInfo>): Promise<void>;
 }
 
@@ -91,12 +86,6 @@ export class CarrierError extends Error {
    */
   readonly reason: "unknown" | "forbidden" | "malformed" | "unavailable";
 
-  /**
-   * Creates an error.
-   *
-   * @param reason Reason to branch on.
-   * @param message The operation and the rule.
-   */
   constructor(reason: CarrierError["reason"], message: string) {
     super(message);
     this.name = "CarrierError";
@@ -126,7 +115,6 @@ export const MAX_ID_LENGTH = 128;
 /**
  * Returns the node that a connection's id names.
  *
- * @param id Id of a connection.
  * @returns Id of the node; `undefined` for a connection of a server without nodes.
  */
 export function nodeOf(id: string): string | undefined {

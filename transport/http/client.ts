@@ -55,7 +55,6 @@ const LAST_DELAY_MS = 4_000;
 
 /** Options for {@linkcode dialHttp}. */
 export interface DialHttpOptions extends Omit<DialWebSocketOptions, "flowControl"> {
-  /** Clocks and timers of the client. */
   readonly runtime: Runtime;
   /** Knowledge of the network, which the dialer updates. */
   readonly path?: HttpPath | undefined;
@@ -76,7 +75,6 @@ export interface HttpPath {
  *
  * @param url The URL of the server, the same as for a WebSocket.
  * @param options Subprotocols, of which one must be `skein.1`; headers and waiting.
- * @returns The open connection.
  * @throws {TypeError} If the URL is not one of a server, or the protocols lack `skein.1`.
  * @throws {RangeError} If `timeoutMs` is negative or not a number.
  * @throws {ConnectionError} If the connection cannot be opened; `status` is that of a refusal.

@@ -31,7 +31,6 @@ export const Header = {
   transport: "skein-transport",
   /** Id of the connection. */
   session: "skein-session",
-  /** Secret of the connection. */
   secret: "skein-secret",
   /** Number of the first frame of a POST, or of the frame that the server takes next. */
   number: "skein-number",
@@ -72,7 +71,6 @@ export abstract class HttpConnection implements Connection, MessageFrames {
   readonly capabilities = CAPABILITIES;
   /** Buffered bytes at or below which `drained` resolves. */
   readonly lowWaterMark = LOW_WATER_MARK;
-  /** Clocks and timers of the node. */
   protected readonly runtime: Runtime;
   /** Receives the frames of the peer. */
   protected readonly inbox = new FrameInbox();
@@ -106,7 +104,6 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     return Promise.resolve();
   }
 
-  /** Resolves with code and reason of the close. */
   get closed(): Promise<ConnectionCloseInfo> {
     return this.#closed.promise;
   }
@@ -116,7 +113,6 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     return new Promise(() => {});
   }
 
-  /** Message frames. */
   get frames(): MessageFrames {
     return this;
   }

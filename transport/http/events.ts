@@ -32,9 +32,6 @@ export function writeOpened(opened: OpenedConnection): string {
  *
  * A text with a carriage return is written as a JSON string, because an event cannot hold that
  * character: readers take each line end for a line feed.
- *
- * @param number Number of the frame.
- * @param frame Text or bytes.
  */
 export function writeFrame(number: number, frame: Frame): string {
   if (typeof frame !== "string") {
@@ -94,8 +91,6 @@ export class EventReader {
   /**
    * Reads a piece.
    *
-   * @param text The next piece.
-   * @returns The events that the piece completes.
    * @throws {TypeError} If an event is malformed, or unknown.
    */
   read(text: string): HttpEvent[] {

@@ -16,11 +16,6 @@ export interface EncodedFrame {
   readonly size: number;
 }
 
-/**
- * Encodes a frame for a body.
- *
- * @param frame Text or bytes.
- */
 export function encodeFrame(frame: Frame): EncodedFrame {
   const isText = typeof frame === "string";
   const bytes = isText ? encoder.encode(frame) : frame;
@@ -48,7 +43,6 @@ export function joinFrames(frames: readonly EncodedFrame[]): Uint8Array<ArrayBuf
 /**
  * Reads the frames of a body.
  *
- * @param body The whole body.
  * @returns The frames, whose bytes are parts of the body; `undefined` if the body is cut off, has a
  * frame of an unknown type, or a text that is not UTF-8.
  *

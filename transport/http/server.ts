@@ -39,7 +39,6 @@ const RESUME_AT = 1 / 4;
 
 /** Options of {@linkcode HttpConnections}. */
 export interface HttpConnectionsOptions {
-  /** Clocks and timers of the server. */
   readonly runtime: Runtime;
   /** Id of this node, which becomes a part of each id of a connection. */
   readonly node?: string | undefined;
@@ -67,7 +66,6 @@ export class HttpConnections implements HttpCarriers, Disposable {
   readonly #lost: Deadlines<ServerHttpConnection>;
   readonly #closed: Deadlines<ServerHttpConnection>;
 
-  /** Begins without connections. */
   constructor(options: HttpConnectionsOptions) {
     const { runtime } = options;
     this.#options = options;
@@ -341,7 +339,6 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   /**
    * Waits until a condition holds.
    *
-   * @param holds The condition.
    * @param ms Longest wait, in milliseconds.
    * @returns `false` if the time is over.
    */

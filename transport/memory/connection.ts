@@ -43,7 +43,6 @@ const encoder = new TextEncoder();
 
 /** Features of a memory wire. */
 export interface MemoryWire {
-  /** Clocks and timers of both ends. */
   readonly runtime: Runtime;
   /**
    * Name of the transport.
@@ -55,9 +54,7 @@ export interface MemoryWire {
   readonly protocol: string;
   /** Message frames without a stream. */
   readonly frames: boolean;
-  /** Streams. */
   readonly streams: boolean;
-  /** Datagrams. */
   readonly datagrams: boolean;
 }
 
@@ -126,13 +123,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
   /** Message frames, where the wire has them. */
   readonly frames?: MessageFrames;
 
-  /**
-   * Creates one end, which is complete after {@linkcode MemoryConnection.link}.
-   *
-   * @param wire Features of the wire.
-   * @param out The path to the other end.
-   * @param inward The path from the other end.
-   */
+  /** Creates one end, which is complete after {@linkcode MemoryConnection.link}. */
   constructor(wire: MemoryWire, out: PacketPath, inward: PacketPath) {
     super();
     this.#out = out;
@@ -179,11 +170,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     if (wire.frames) this.frames = this.#makeFrames();
   }
 
-  /**
-   * Sets the other end.
-   *
-   * @param peer The other end.
-   */
+  /** Sets the other end. */
   link(peer: MemoryConnection): void {
     this.#peer = peer;
   }
@@ -439,19 +426,13 @@ export class MemoryConnection extends CountedConnection implements Connection {
 interface StreamEnd {
   /** Account of the stream's bytes; without one, the connection counts these apart. */
   account: StreamAccount | undefined;
-  /**
-   * Ends the stream with an error, without notice to the other end.
-   *
-   * @param error The error for the application.
-   */
+  /** Ends the stream with an error, without notice to the other end. */
   fail(error: unknown): void;
 }
 
 /** Both ends of one direction. */
 interface MemoryStream {
-  /** The end that writes. */
   readonly writer: StreamEnd & { readonly writable: WritableStream<Uint8Array> };
-  /** The end that reads. */
   readonly reader: StreamEnd & {
     readonly readable: ReadableStream<Uint8Array>;
     /** Bytes received and not read yet. */
@@ -470,11 +451,7 @@ class StreamOwner {
   /** Called with the size of all bytes that come, with or without an account. */
   onReceived: ((bytes: number) => void) | undefined = undefined;
 
-  /**
-   * Fails every live end.
-   *
-   * @param error The error for the application.
-   */
+  /** Fails every live end. */
   fail(error: unknown): void {
     for (const end of [...this.live]) end.fail(error);
   }
@@ -665,11 +642,7 @@ class StreamReader implements StreamEnd {
 /**
  * Makes one direction of a stream. Both ends are live at first.
  *
- * @param forward The path of the bytes.
  * @param backward The path from the reader to the writer.
- * @param writerOwner Streams of the connection that writes.
- * @param readerOwner Streams of the connection that reads.
- * @returns Both ends.
  */
 function memoryStream(
   forward: StreamPath,

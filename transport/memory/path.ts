@@ -166,14 +166,11 @@ export interface PacketPath {
   /**
    * Makes a path for the packets of one stream, on a network where a stream waits for no other.
    * Without this method, all streams share the path.
-   *
-   * @returns The path of a stream.
    */
   lane?(): StreamPath;
   /**
    * Chooses where a write to a stream is divided, on a network that does not keep writes whole.
    *
-   * @param size Size of the write in bytes.
    * @returns Size of the first part; `size` for a write that stays whole.
    */
   split?(size: number): number;
@@ -211,7 +208,6 @@ export class MemoryPath implements PacketPath {
   /**
    * Creates a path without faults.
    *
-   * @param runtime Clocks and timers of the network.
    * @param random Numbers from 0 to below 1, which decide on jitter, loss and order.
    */
   constructor(runtime: Runtime, random: () => number) {
@@ -229,7 +225,6 @@ export class MemoryPath implements PacketPath {
   /**
    * Changes some faults; packets under way keep the old ones.
    *
-   * @param faults The faults to change.
    * @throws {RangeError} If a time is negative or a rate is not from 0 to 1.
    */
   setFaults(faults: MemoryFaults): void {
@@ -306,7 +301,6 @@ export class MemoryPath implements PacketPath {
 /**
  * Makes random numbers that are the same for the same seed (mulberry32).
  *
- * @param seed Any number.
  * @returns A function that gives numbers from 0 to below 1.
  */
 export function seededRandom(seed: number): () => number {

@@ -118,7 +118,6 @@ export interface MessageStreamOptions {
 /** Bounds of message frames, and the runtime of the node. */
 export interface MessageOptions
   extends Pick<MessageStreamOptions, "closeTimeoutMs" | "maxFrameBytes"> {
-  /** Clocks and timers of the node. */
   readonly runtime: Runtime;
 }
 
@@ -126,7 +125,6 @@ export interface MessageOptions
  * Adds message frames to the connection of a client, on a stream that this opens. See `withMessages`.
  *
  * @param connection A connection on which no stream was opened yet.
- * @param options See {@linkcode MessageOptions}.
  * @returns The connection with `frames`, whose close also closes the inner one.
  */
 export function openMessages(

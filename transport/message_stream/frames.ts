@@ -57,7 +57,6 @@ const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 /**
  * Tells if bytes are a binary message with its mark.
  *
- * @param frame The bytes.
  * @returns `true` if the bytes begin with the mark.
  */
 function isMarked(frame: Uint8Array): boolean {
@@ -96,7 +95,6 @@ export class FrameParser {
   /**
    * Creates a parser.
    *
-   * @param sink Receives the parsed frames.
    * @param maxFrameBytes Longest body; a longer one is refused without being buffered.
    */
   constructor(sink: FrameSink, maxFrameBytes: number) {
@@ -401,7 +399,6 @@ export function lengthBytes(length: number): 1 | 2 | 4 {
 /**
  * Writes the head of a frame.
  *
- * @param target The buffer.
  * @param at Index of the first byte.
  * @param head Kind of the frame, and length of the body.
  */

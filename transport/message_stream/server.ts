@@ -22,7 +22,6 @@ const STREAM_TIMEOUT_MS = 10_000;
 /** Most bytes that are read until the peer is admitted, by default. */
 const MAX_EARLY_BYTES = 20_480;
 
-/** Kinds of the options of `withMessages()`. */
 export const MESSAGE_STREAM: OptionKinds<MessageStreamOptions> = {
   admitted: "object",
   closeTimeoutMs: TIME,
@@ -99,7 +98,6 @@ export interface AcceptedMessages {
  * Adds message frames to the connection of a server. See {@linkcode withMessages}.
  *
  * @param connection A connection whose streams were not read yet.
- * @param options See {@linkcode MessageStreamOptions}.
  * @returns The connection with `frames`, and the arrival of the client's stream.
  */
 export function acceptMessages(

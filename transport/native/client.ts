@@ -97,8 +97,6 @@ interface Globals {
  * - **Failure:** every rejection also closes the platform's own session.
  *
  * @param url An `https:` URL without a fragment.
- * @param options Protocols, certificates and waiting.
- * @returns The established connection.
  * @throws {UnsupportedError} If the platform has no `WebTransport`.
  * @throws {TypeError} If headers are given, which browsers do not allow.
  * @throws {ConnectionError} If the connection cannot be opened; browsers give no reason.
@@ -142,14 +140,7 @@ export async function dialNativeWebTransport(
   }
 }
 
-/**
- * Wraps a platform's `WebTransport`, of either side, as a connection.
- *
- * @param runtime Runtime that has the timers.
- * @param native Session of the platform.
- * @param capabilities Capabilities of the session.
- * @returns The connection.
- */
+/** Wraps a platform's `WebTransport`, of either side, as a connection. */
 export function connectionOf(
   runtime: Runtime,
   native: NativeWebTransport,

@@ -41,7 +41,6 @@ export type NativeServerDefect =
 
 /** Facts about a defect. */
 export interface NativeServerDefectFact {
-  /** Name of the defect. */
   readonly name: NativeServerDefect;
   /** Public issue; `undefined` if none is known. */
   readonly issue: string | undefined;

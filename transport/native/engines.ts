@@ -2,7 +2,6 @@
 
 /** A known defect of an engine's WebTransport. */
 export interface EngineDefect {
-  /** Name of the defect. */
   readonly name: "no-credit" | "no-datagrams" | "two-streams";
   /** Pattern for `navigator.userAgent` of the engine; the first group is the version. */
   readonly engine: RegExp;
@@ -67,7 +66,6 @@ export const ENGINE_DEFECTS: readonly EngineDefect[] = [
 /**
  * Finds a defect because of which a use should try WebSocket first on this platform.
  *
- * @param use Use of the connection.
  * @returns The defect in words, with its report; `undefined` without a known defect.
  *
  * @example On a server there is none

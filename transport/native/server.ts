@@ -152,8 +152,6 @@ export class NativeWebTransportListener
 /**
  * Listens for WebTransport sessions with the runtime's own engine.
  *
- * @param options Address, certificate and limits.
- * @returns The listener, to iterate over.
  * @throws {UnsupportedError} If the runtime has no WebTransport; the message names the flag.
  * @throws {Deno.errors.AddrInUse} If the UDP port is taken.
  * @throws {RangeError} If a limit is not a positive integer.

@@ -26,7 +26,6 @@ import type { QmuxVersion } from "./versions.ts";
 
 /** Options for {@linkcode withQmux}. */
 export interface WithQmuxOptions {
-  /** Clocks and timers of the node. */
   readonly runtime: Runtime;
   /** This end's role. */
   readonly side: "client" | "server";
@@ -54,7 +53,6 @@ export interface WithQmuxOptions {
  *   closes with 4400.
  *
  * @param connection A connection with binary frames; may still be opening.
- * @param options Role, version, protocol and limits.
  * @returns A connection with streams and without frames.
  * @throws {TypeError} If the connection has no frames, or already has a receiver for frames.
  *

@@ -24,7 +24,6 @@ const MAX_STREAM_DATA = 262_144;
 /** Default number of streams that the peer may have open in one direction. */
 const MAX_STREAMS = 100;
 
-/** All kinds of credit. */
 export const CREDIT_KINDS: readonly CreditKind[] = ["data", "bidirectional", "unidirectional"];
 
 /** Names of each kind in messages, and frame types on the wire. */
@@ -54,7 +53,6 @@ export interface Account extends CreditPair {
 
 /** The connection, as the credit sees it. */
 export interface CreditHost {
-  /** Clocks and timers of the node. */
   readonly runtime: Runtime;
   /** Called when a frame about credit has to go out. */
   creditChanged(): void;

@@ -142,12 +142,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     else this.#receiver(datagram);
   }
 
-  /**
-   * Ends the datagrams with the connection.
-   *
-   * @param error Error for writers.
-   * @param isBroken Whether readers get the error too.
-   */
+  /** Ends the datagrams with the connection. */
   end(error: unknown, isBroken: boolean): void {
     this.#failure = { cause: error };
     this.#waiting = [];

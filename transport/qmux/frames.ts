@@ -11,7 +11,6 @@ import {
 
 /** One-byte frame types. */
 export const FrameType = {
-  /** Padding. */
   padding: 0x00,
   /** RESET_STREAM: the writer abandoned a stream. */
   resetStream: 0x04,
@@ -41,7 +40,6 @@ export const FrameType = {
   applicationClose: 0x1d,
   /** DATAGRAM up to the end of the record. */
   datagram: 0x30,
-  /** DATAGRAM with a length. */
   datagramWithLength: 0x31,
 } as const;
 
@@ -111,23 +109,15 @@ export class QmuxError extends ProtocolError {
   /** One of {@linkcode QuicError}. */
   readonly quicCode: number;
 
-  /**
-   * Creates the error.
-   *
-   * @param quicCode One of {@linkcode QuicError}.
-   * @param message Expected and received input.
-   */
   constructor(quicCode: number, message: string) {
     super(message);
     this.quicCode = quicCode;
   }
 }
 
-/** STREAM frame. */
 export interface StreamFrame {
   /** Discriminator. */
   readonly kind: "stream";
-  /** Stream number. */
   readonly id: number;
   /**
    * Offset of the bytes in the stream; `NaN` in a frame without an offset, where the bytes follow
@@ -164,7 +154,6 @@ export interface CloseFrame {
   readonly reason: string;
 }
 
-/** DATAGRAM frame. */
 export interface DatagramFrame {
   /** Discriminator. */
   readonly kind: "datagram";
@@ -246,7 +235,6 @@ class Cursor {
   /**
    * Creates a cursor at the start.
    *
-   * @param bytes Bytes to read.
    * @param code QUIC error code to throw when the bytes end too early.
    */
   constructor(bytes: Uint8Array, code: number) {
@@ -523,12 +511,7 @@ export class RecordWriter {
     this.#copy(bytes, 0, byteLength);
   }
 
-  /**
-   * Computes how many bytes of a stream fit into the record.
-   *
-   * @param id Stream number.
-   * @param offset Offset in the stream.
-   */
+  /** Computes how many bytes of a stream fit into the record. */
   payloadRoom(id: number, offset: number): number {
     // The length field takes two bytes below 16 KiB, and four above.
     const header = 1 + varintLength(id) + (offset > 0 ? varintLength(offset) : 0) +
@@ -539,8 +522,6 @@ export class RecordWriter {
   /**
    * Writes a STREAM frame.
    *
-   * @param id Stream number.
-   * @param offset Offset in the stream.
    * @param payload Payload: `bytes` from `start` up to `end`.
    * @param isFin Whether the stream ends behind the payload.
    */
@@ -592,12 +573,7 @@ export class RecordWriter {
   }
 }
 
-/**
- * Computes the size of a DATAGRAM frame with a length.
- *
- * @param byteLength Bytes of the datagram.
- * @returns Bytes of the frame.
- */
+/** Computes the size of a DATAGRAM frame with a length. */
 export function datagramFrameSize(byteLength: number): number {
   return 1 + varintLength(byteLength) + byteLength;
 }
@@ -623,11 +599,7 @@ const FORBIDDEN: ReadonlySet<bigint> = new Set(
   [0x00, 0x02, 0x03, 0x0a, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f, 0x10].map(BigInt),
 );
 
-/**
- * Encodes parameters; default values are left out.
- *
- * @returns The body of a QX_TRANSPORT_PARAMETERS frame.
- */
+/** Encodes parameters; default values are left out. */
 export function encodeTransportParameters(parameters: TransportParameters): Uint8Array {
   const bytes: number[] = [];
   for (const [id, name] of IDS) {
@@ -642,7 +614,6 @@ export function encodeTransportParameters(parameters: TransportParameters): Uint
 /**
  * Decodes parameters; unknown ones are ignored.
  *
- * @param bytes The body of a QX_TRANSPORT_PARAMETERS frame.
  * @returns Announced values, with defaults for the rest.
  * @throws {QmuxError} If the parameters cannot be decoded or are not allowed.
  */

@@ -27,7 +27,6 @@ export interface Multiplexer extends
   /**
    * Ends every stream with the connection.
    *
-   * @param error Error for readers and writers.
    * @param isBroken Whether incoming streams and datagrams fail with the error; otherwise they end.
    */
   end(error: Error, isBroken: boolean): void;
@@ -49,14 +48,12 @@ export interface MultiplexerLink {
    * Ends the connection because the peer violated the protocol.
    *
    * @param code QUIC error code (RFC 9000 section 20.1).
-   * @param reason Reason in words.
    */
   fail(code: number, reason: string): void;
 }
 
 /** A connection that creates the multiplexer on first use. */
 export interface StreamsHost extends Pick<MultiplexerLink, "bufferedAmount" | "drained" | "send"> {
-  /** Clocks and timers of the node. */
   readonly runtime: Runtime;
   /** Name of the transport, for errors. */
   readonly transport: string;

@@ -73,7 +73,6 @@ export interface QmuxLink extends MultiplexerLink {
 
 /** Options for {@linkcode Qmux}. */
 export interface QmuxOptions {
-  /** Clocks and timers of the node. */
   readonly runtime: Runtime;
   /** Version of the wire. */
   readonly version: QmuxVersion;
@@ -99,7 +98,6 @@ export interface QmuxOptions {
  */
 export class Qmux
   implements Multiplexer, ConnectionInspection, StreamHost, CreditHost, DatagramHost {
-  /** Clocks and timers of the node. */
   readonly runtime: Runtime;
   /** Counters of the connection. */
   readonly ledger: Ledger = new Ledger();
@@ -179,7 +177,6 @@ export class Qmux
     return this.#streams.heldBytes;
   }
 
-  /** Number of open streams. */
   get openStreams(): number {
     return this.#streams.size;
   }
@@ -244,22 +241,13 @@ export class Qmux
     this.scheduler.begin(parameters);
   }
 
-  /**
-   * Sends a close by the application behind the records written so far, and nothing more.
-   *
-   * @param info Close code and reason.
-   */
+  /** Sends a close by the application behind the records written so far, and nothing more. */
   close({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
     this.start();
     this.scheduler.close(closeCode, reason);
   }
 
-  /**
-   * Sends a close because of a violation by the peer, and nothing more.
-   *
-   * @param code QUIC error code.
-   * @param reason Reason in words.
-   */
+  /** Sends a close because of a violation by the peer, and nothing more. */
   abort(code: number, reason: string): void {
     this.start();
     this.scheduler.close(code, reason, NO_FRAME);
@@ -546,7 +534,6 @@ class Pings {
   /**
    * Answers a ping of the peer.
    *
-   * @param sequence Ping number.
    * @throws {QmuxError} If the number is not above the previous one.
    */
   received(sequence: bigint): void {
@@ -563,7 +550,6 @@ class Pings {
   /**
    * Checks an answer of the peer.
    *
-   * @param sequence Number of the answered ping.
    * @throws {QmuxError} If this end sent no such ping.
    */
   answered(sequence: bigint): void {
@@ -601,7 +587,6 @@ class StreamRegistry {
   /**
    * Creates an empty registry.
    *
-   * @param side This end's role.
    * @param flowControl Stream limits; limits above the usual one raise the number of streams held
    * for acceptance.
    */
@@ -672,7 +657,6 @@ class StreamRegistry {
   /**
    * Opens a stream of this end, after credit for the stream was taken.
    *
-   * @param direction Direction of the stream.
    * @param sendOrder Priority; the higher order is sent first.
    * @returns The stream, announced to the peer soon.
    */
@@ -691,7 +675,6 @@ class StreamRegistry {
    * Finds the stream of a received frame. A frame for a new stream of the peer opens that stream
    * and all earlier ones.
    *
-   * @param id Stream number.
    * @param half Direction that the frame concerns.
    * @returns The stream; `undefined` if the stream is over.
    * @throws {QmuxError} If the stream cannot have such a frame.
@@ -723,7 +706,6 @@ class StreamRegistry {
   /**
    * Ends every stream. After a clean end, unaccepted streams can still be accepted.
    *
-   * @param error Error for readers and writers.
    * @param isBroken Whether the lists of incoming streams fail with the error too.
    */
   end(error: Error, isBroken: boolean): void {

@@ -102,9 +102,6 @@ export class RecordScheduler {
 
   /**
    * Creates a scheduler that sends only parameters and credit before {@linkcode RecordScheduler.open}.
-   *
-   * @param runtime Runtime that ends the turns.
-   * @param parts See {@linkcode RecordSchedulerParts}.
    */
   constructor(runtime: Runtime, { link, record, credit, ledger }: RecordSchedulerParts) {
     this.#runtime = runtime;
@@ -414,11 +411,7 @@ class SendQueue {
     return this.#size;
   }
 
-  /**
-   * Adds a stream behind the others of the same order.
-   *
-   * @param half A stream that is in no queue.
-   */
+  /** Adds a stream behind the others of the same order. */
   add(half: SendHalf): void {
     this.#size++;
     const order = half.sendOrder;

@@ -48,7 +48,6 @@ class Chunks {
   /**
    * Adds bytes at the end.
    *
-   * @param bytes Received bytes.
    * @param isOwn Whether the bytes have a buffer of their own.
    */
   push(bytes: Uint8Array, isOwn: boolean): void {
@@ -117,7 +116,6 @@ export interface StreamScheduler {
 
 /** A connection, as its streams see it. */
 export interface StreamHost {
-  /** Clocks and timers of the node. */
   readonly runtime: Runtime;
   /** Receive credit for the bytes of all streams. */
   readonly dataReceived: ReceiveCredit;
@@ -300,10 +298,7 @@ export class SendHalf implements DirectWritable {
   /**
    * Puts bytes into a record.
    *
-   * @param record The record.
-   * @param bytes Source of the bytes.
    * @param at Offset of the first byte to put.
-   * @param quantum Most bytes to put.
    * @returns Number of bytes put; 0 without room or credit.
    */
   put(record: RecordWriter, bytes: Uint8Array, at: number, quantum: number): number {
@@ -321,13 +316,7 @@ export class SendHalf implements DirectWritable {
     return count;
   }
 
-  /**
-   * Puts pending bytes into a record, as far as they fit.
-   *
-   * @param record A record with some room.
-   * @param quantum Most bytes of payload.
-   * @returns Whether more is left to send.
-   */
+  /** Puts pending bytes into a record, as far as they fit. */
   fill(record: RecordWriter, quantum: number): boolean {
     if (this.#isOver || this.#failure !== undefined) return false;
     const { id } = this.#stream;
@@ -544,7 +533,6 @@ export class ReceiveHalf implements DirectReadable {
   /**
    * Delivers received bytes.
    *
-   * @param offset Offset in the stream.
    * @param options `isFin` marks the last bytes; `isOwn` tells that the bytes have a buffer of
    * their own.
    * @throws {QmuxError} If the offset or the size violates the protocol.
@@ -577,7 +565,6 @@ export class ReceiveHalf implements DirectReadable {
   /**
    * Handles a RESET_STREAM of the peer.
    *
-   * @param code Application error code.
    * @param finalSize Total bytes of the stream; by default those received so far.
    * @throws {QmuxError} If the final size contradicts the received bytes.
    */

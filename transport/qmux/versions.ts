@@ -11,7 +11,6 @@ export type QmuxVersion = 1 | 2;
 
 /** A parsed subprotocol of QMux. */
 export interface QmuxProtocol {
-  /** Version of QMux. */
   readonly version: QmuxVersion;
   /** Application protocol; empty if the subprotocol names none. */
   readonly protocol: string;
@@ -23,7 +22,6 @@ const DRAFTS: readonly QmuxVersion[] = [2, 1];
 /**
  * Parses a WebSocket subprotocol.
  *
- * @param subprotocol Negotiated or offered subprotocol.
  * @returns The parsed subprotocol; `undefined` for other protocols and unsupported drafts.
  *
  * @example Usage
@@ -53,8 +51,6 @@ export function parseQmuxProtocol(subprotocol: string): QmuxProtocol | undefined
  * moq-relay 0.17 always chooses draft 01 if offered.
  *
  * @param protocol Application protocol; without one, the bare names are listed.
- * @returns WebSocket subprotocols.
- *
  * @example Usage
  * ```ts
  * import { qmuxProtocols } from "./versions.ts";

@@ -138,7 +138,6 @@ export type QuicListenOptions = Omit<
   "protocols" | "maxBidirectionalStreams" | "maxUnidirectionalStreams"
 >;
 
-/** Kinds of the options of every QUIC listener. */
 export const ACCEPT: OptionKinds<QuicListenOptions> = {
   ...CERTIFICATE,
   hostname: "string",
@@ -166,7 +165,6 @@ export interface QuicHandshakeStats {
   readonly tooSlow: number;
 }
 
-/** An accepted connection. */
 export interface AcceptedConnection {
   /** Settles at the end of the connection; never rejects. */
   readonly ending: Promise<unknown>;
@@ -187,11 +185,7 @@ export interface AcceptedPeer {
   readonly isSpare: boolean;
 }
 
-/**
- * Handles a connection after the handshake.
- *
- * @typeParam C A connection as the handlers wrap it.
- */
+/** Handles a connection after the handshake. */
 export type AcceptQuic<C extends AcceptedConnection> = (peer: AcceptedPeer) => C;
 
 /** Handler of the connections of a listener. */
@@ -242,8 +236,6 @@ interface Handshake {
  * - **Bound:** connections, connections per address, and handshakes have limits. A protocol that
  *   recognizes clients that move gets spare connections beyond these, as many again.
  * - **Open under a flood:** unfinished handshakes give way to newer ones.
- *
- * @typeParam C A connection as the handlers wrap it.
  */
 export class QuicAcceptor<C extends AcceptedConnection> {
   readonly #runtime: Runtime;
@@ -265,7 +257,6 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   /** Bound address. */
   readonly address: Deno.NetAddr;
 
-  /** Starts to listen. */
   constructor(runtime: Runtime, options: QuicListenOptions, handlers: QuicAcceptorHandlers<C>) {
     requireQuic();
     this.#runtime = runtime;
@@ -308,7 +299,6 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     return this.#connections.size;
   }
 
-  /** Counters of handshakes. */
   get handshakes(): QuicHandshakeStats {
     return { pending: this.#handshakes.size, ...this.#counts };
   }
@@ -340,11 +330,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     this.#isStopped = true;
   }
 
-  /**
-   * Closes every connection and the socket.
-   *
-   * @param closeCode Close code for handshakes under way.
-   */
+  /** Closes every connection and the socket. */
   async close(closeCode: number): Promise<void> {
     this.stop();
     this.#slow.clear();

@@ -128,7 +128,6 @@ export class RawQuicConnection extends CountedConnection
   /**
    * Wraps a connection of the runtime.
    *
-   * @param runtime Runtime that has the timers.
    * @param conn A connection after the handshake, with no data read yet.
    * @param unread Counters of unread streams; streams of the peer are then accepted at once.
    * Otherwise the streams wait in the runtime until the application asks for them.
@@ -402,10 +401,6 @@ interface PeerStreamsOptions<S, T, U> {
  * Streams that the peer opened. The runtime keeps streams until this queue accepts some, so that the
  * peer waits for an application that does not ask for streams. The QUIC stream limit bounds the
  * number.
- *
- * @typeParam S Stream of the runtime.
- * @typeParam T Wrapped stream.
- * @typeParam U Stream as readers get it.
  */
 class PeerStreams<S, T, U> {
   readonly #options: PeerStreamsOptions<S, T, U>;
@@ -452,7 +447,6 @@ class PeerStreams<S, T, U> {
   /**
    * Removes a stream from the queue.
    *
-   * @param isMeant Predicate for the stream.
    * @returns The stream; `undefined` if none in the queue matches.
    */
   takeOut(isMeant: (item: T) => boolean): T | undefined {

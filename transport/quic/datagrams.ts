@@ -38,8 +38,6 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   /**
    * Creates the datagrams.
    *
-   * @param conn Connection that carries the datagrams.
-   * @param owner The session, or the connection itself.
    * @param options `quarterId` is a quarter of the session's stream id, absent without sessions;
    * `error` makes the error of a session that has already ended.
    */
@@ -126,12 +124,7 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
     else this.#receiver(payload);
   }
 
-  /**
-   * Ends the datagrams with the session.
-   *
-   * @param error Makes the error for writers.
-   * @param isBroken Whether readers get the error too.
-   */
+  /** Ends the datagrams with the session. */
   end(error: () => Error, isBroken: boolean): void {
     this.#error = error;
     this.#controller?.error(error());

@@ -58,7 +58,6 @@ export function requireUpgrade(): void {
  * Returns the address of a peer. The address of `conn` itself has no `transport`, although the types
  * of Deno say so, and is another object at each access.
  *
- * @param conn The connection.
  * @returns The address, with the transport `udp`.
  */
 export function remoteAddressOf(conn: Pick<Deno.QuicConn, "remoteAddr">): Deno.NetAddr {
@@ -111,10 +110,6 @@ export type OpenStream<T> = (
  * Opens a bidirectional stream. The runtime cannot cancel the opening: a stream that opens too late
  * ends at once.
  *
- * @param runtime Runtime that has the timers.
- * @param conn Connection of the stream.
- * @param options Waiting, and options of the runtime.
- * @returns The stream.
  * @throws {TimeoutError} If `leftMs` passed first.
  */
 export function openBidirectional(
@@ -128,10 +123,6 @@ export function openBidirectional(
 /**
  * Opens a unidirectional stream; see {@linkcode openBidirectional}.
  *
- * @param runtime Runtime that has the timers.
- * @param conn Connection of the stream.
- * @param options Waiting, and options of the runtime.
- * @returns The stream.
  * @throws {TimeoutError} If `leftMs` passed first.
  */
 export function openUnidirectional(

@@ -91,7 +91,6 @@ const IPV4 = /^\d{1,3}(?:\.\d{1,3}){3}$/;
 
 /** Options for {@linkcode raceAddresses}. */
 export interface AddressRaceOptions<T> {
-  /** Runtime that has the timers. */
   readonly runtime: Runtime;
   /** Makes one attempt. MUST release all resources on failure or abort. */
   readonly attempt: (address: string, signal: AbortSignal) => Promise<T>;
@@ -219,7 +218,6 @@ export class QuicDial {
   /**
    * Dials. The UDP socket is returned to the pool when the connection ends.
    *
-   * @returns The connection.
    * @throws {AggregateError} If every address of the name failed; the message names each address.
    * @throws {Error} The runtime's error, if the only address failed or the name has no address.
    */
@@ -261,7 +259,6 @@ export class QuicDial {
    * Adds the tried addresses to the error of a timed-out dial.
    *
    * @param error An error; other kinds are returned unchanged.
-   * @returns The error with the addresses.
    */
   explain(error: unknown): unknown {
     const { outcome } = this;

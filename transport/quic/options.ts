@@ -26,8 +26,6 @@ const MAX_PROTOCOL_BYTES = 255;
 /**
  * Checks the protocols for the handshake.
  *
- * @param protocols Value given by the application.
- * @param verb Action for the error text.
  * @throws {TypeError} If the list is empty, or a protocol is not a string of 1 to 255 bytes.
  */
 export function checkProtocols(protocols: unknown, verb: string): void {
@@ -52,7 +50,6 @@ export function checkProtocols(protocols: unknown, verb: string): void {
 /**
  * Checks limits.
  *
- * @param verb Action for the error text.
  * @param limits Limits by name; `undefined` stands for the default.
  * @throws {RangeError} If a limit is not a positive integer.
  */

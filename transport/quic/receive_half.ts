@@ -65,8 +65,6 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   /**
    * Wraps a reader.
    *
-   * @param owner Session or connection of the stream.
-   * @param reader Reader of the stream.
    * @param head Start of the stream. `held` are bytes already read, `isFull` tells that more must
    * follow, `firstReadBytes` is the size of the next read, `firstReads` the sizes of other streams,
    * from which the size is taken instead, `onEnd` is called at the end. Without `account` the stream is internal, and the owner counts the bytes apart.
@@ -392,11 +390,7 @@ const MAX_POOLED_BUFFERS: ReadonlyMap<number, number> = new Map([
 /** Share of a large buffer up to which received bytes are copied out. */
 const MAX_COPIED_PART = 1 / 4;
 
-/**
- * Computes the read size after a read that filled the buffer.
- *
- * @param size Size of the full buffer.
- */
+/** Computes the read size after a read that filled the buffer. */
 export function nextReadBytes(size: number): number {
   return size < NEXT_READ_BYTES ? NEXT_READ_BYTES : MAX_READ_BYTES;
 }
@@ -414,7 +408,6 @@ export class ReadBuffers {
   /**
    * Takes a buffer from the pool, or creates one.
    *
-   * @param size Size in bytes.
    * @returns A view of the whole buffer, with arbitrary content.
    */
   static take(size: number): Uint8Array<ArrayBuffer> {
@@ -436,7 +429,6 @@ export class ReadBuffers {
   /**
    * Copies bytes out of a large buffer that is mostly empty, and returns the buffer to the pool.
    *
-   * @param bytes Received bytes.
    * @returns The same bytes, owned by the reader.
    */
   static settle(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {

@@ -40,8 +40,6 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   /**
    * Wraps a stream of the runtime.
    *
-   * @param owner Session or connection of the stream.
-   * @param stream Stream of the runtime.
    * @param options `head` is sent ahead of the first bytes, `onEnd` is called at the end. Without
    * `account` the stream is internal, and the owner counts the bytes apart.
    */
@@ -235,12 +233,7 @@ export function toInteger(value: unknown): number {
   return Number.isFinite(whole) ? whole + 0 : 0;
 }
 
-/**
- * Clamps a priority to the range of QUIC.
- *
- * @param sendOrder Priority given by the application.
- * @returns The nearest valid priority.
- */
+/** Clamps a priority to the range of QUIC. */
 export function wireOrder(sendOrder: unknown): number {
   return Math.min(MAX_SEND_ORDER, Math.max(MIN_SEND_ORDER, toInteger(sendOrder)));
 }

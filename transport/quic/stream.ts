@@ -18,12 +18,7 @@ export class QuicStream implements BidirectionalStream, DirectStream, TurnWatche
   readonly #receive: ReceiveHalf;
   readonly #send: SendHalf;
 
-  /**
-   * Joins two halves.
-   *
-   * @param receive Half that the peer writes.
-   * @param send Half that this end writes.
-   */
+  /** Joins two halves. */
   constructor(receive: ReceiveHalf, send: SendHalf) {
     this.#receive = receive;
     this.#send = send;

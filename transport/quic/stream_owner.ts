@@ -7,11 +7,7 @@ import { type Linked, LinkedList } from "../../base/linked_list.ts";
 
 /** One direction of a stream, which ends with the session at the latest. */
 export interface StreamHalf extends Linked<StreamHalf> {
-  /**
-   * Ends the direction locally.
-   *
-   * @param error Error for the reader or writer.
-   */
+  /** Ends the direction locally. */
   fail(error: unknown): void;
   /** Ends a failed direction on the wire, once the end of the session has reached the peer. */
   release(): void;
@@ -71,12 +67,7 @@ export interface StreamOwner {
   readonly dataCredit: DataCredit | undefined;
   /** Counters of unread streams; on a server. */
   readonly unread: UnreadShare | undefined;
-  /**
-   * Refuses an unread stream of the peer; the application may already have taken the stream.
-   *
-   * @param half Direction that the peer writes.
-   * @param error Reason of the refusal.
-   */
+  /** Refuses an unread stream of the peer; the application may already have taken the stream. */
   refuseUnread(half: StreamHalf & UnreadStream, error: Error): void;
   /** Makes the error of a stream that the peer ended early. */
   streamError(failure: StreamFailure): Error;
@@ -89,8 +80,6 @@ export interface StreamOwner {
 /**
  * Converts an error of a read or write for the application.
  *
- * @param owner Owner of the stream.
- * @param error Error of the runtime.
  * @returns Error of the stream, or of the connection.
  */
 export function streamErrorOf(owner: StreamOwner, error: unknown): Error {

@@ -63,7 +63,6 @@ export interface UnreadStreamLimits {
   readonly maxBytesPerConnection?: number | undefined;
 }
 
-/** Counters of unread streams. */
 export interface UnreadStreamStats {
   /** Streams that currently count as unread. */
   readonly count: number;
@@ -91,11 +90,7 @@ const REASONS: Readonly<Record<LimitLevel, UnreadRefusal>> = {
 
 /** A stream that waits for the application. */
 export interface UnreadStream {
-  /**
-   * Ends the stream. MUST NOT throw.
-   *
-   * @param error Reason of the refusal.
-   */
+  /** Ends the stream. MUST NOT throw. */
   refuse(error: Error): void;
 }
 
@@ -157,9 +152,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   /**
    * Converts the option of a listener.
    *
-   * @param limits Limits, or shared counters.
    * @param quotas All quotas of the server, if there is one.
-   * @returns The counters.
    * @throws {RangeError} If a limit is neither `Infinity` nor in range.
    */
   static of(limits: UnreadStreamLimits = {}, quotas?: Quotas): UnreadStreams {
@@ -181,7 +174,6 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   /**
    * Counts a stream of a connection, if within the bounds.
    *
-   * @param owner The connection.
    * @returns The place of the stream, or the error of a refusal.
    */
   take(owner: Owner): Place | StreamError {
@@ -192,7 +184,6 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   /**
    * Counts a refusal and makes the error.
    *
-   * @param reason Reason of the refusal.
    * @returns The error, with the close code of the refusal.
    */
   refused(reason: "timeout" | "session"): StreamError {
@@ -223,13 +214,7 @@ export class UnreadShare {
   #deadlines: Deadlines<UnreadStream> | undefined = undefined;
   #isOver = false;
 
-  /**
-   * Creates the share of a connection.
-   *
-   * @param runtime Runtime that has the timers.
-   * @param all Counters of all connections.
-   * @param address Address of the connection's peer.
-   */
+  /** Creates the share of a connection. */
   constructor(runtime: Runtime, all: UnreadStreams, address: string) {
     this.#runtime = runtime;
     this.#all = all;
@@ -271,11 +256,7 @@ export class UnreadShare {
     this.#deadlines?.delete(stream);
   }
 
-  /**
-   * Counts a refusal because of too many waiting streams in the session.
-   *
-   * @returns The error of the refusal.
-   */
+  /** Counts a refusal because of too many waiting streams in the session. */
   refused(): StreamError {
     return this.#all.refused("session");
   }

@@ -85,8 +85,6 @@ export function varintLengthAt(firstByte: number): number {
  *
  * A value above {@linkcode MAX_VARINT} is rounded, such as the 2^62 - 1 that some peers send for
  * "no limit". A rounded value is fit for comparisons only.
- *
- * @param bytes Source.
  */
 export function readVarint(bytes: Uint8Array, at: number): number {
   const first = bytes[at]!;
@@ -105,8 +103,6 @@ export function readVarint(bytes: Uint8Array, at: number): number {
 /**
  * Reads a varint exactly, also above {@linkcode MAX_VARINT}. The caller MUST have checked with
  * {@linkcode varintLengthAt} that all bytes are present.
- *
- * @param bytes Source.
  */
 export function readBigVarint(bytes: Uint8Array, at: number): bigint {
   if (bytes[at]! >>> 6 < 3) return BigInt(readVarint(bytes, at));

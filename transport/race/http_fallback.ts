@@ -30,7 +30,6 @@ const SILENCES_MS = 120_000;
  *   its whole life.
  *
  * @param dial Dialer of the other transports; unused without any.
- * @param options See {@linkcode FallBackOptions}.
  * @param send Sends requests; by default the `fetch` of the platform.
  * @returns The dialer; one for each client.
  */

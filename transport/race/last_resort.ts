@@ -59,8 +59,6 @@ export interface Leg {
  * - **Protocols:** HTTP carries `skein.1` alone, and is left out if that is not offered.
  *
  * @param dial Dialer of the other transports; unused without any.
- * @param options The options, checked.
- * @param load Loads the code of HTTP.
  * @returns The dialer, for one client; `dial` itself without HTTP among the transports.
  */
 export function withLastResort(
@@ -96,9 +94,6 @@ export function withLastResort(
 /**
  * Gives some of the transports a time alone.
  *
- * @param transports Dialer and names of the transports.
- * @param url The URL of the server.
- * @param options Options of the attempt.
  * @returns The attempt, once it opened a connection, failed, or is late.
  * @throws The error of a refusal, an abort or wrong arguments, which other transports share.
  */

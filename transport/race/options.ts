@@ -137,7 +137,6 @@ export interface CheckedTransports extends TransportOptions {
 /**
  * Checks transport options when a client is made, before the first connection.
  *
- * @param options See {@linkcode TransportOptions}.
  * @returns The options with defaults filled in.
  * @throws {TypeError} If `transports` is empty, or has an unknown name.
  * @throws {RangeError} If `headStartMs` is negative or not a number.

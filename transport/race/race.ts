@@ -53,9 +53,7 @@ export class Losses extends Map<string, Loss> {
   /**
    * Remembers a failure or a silence, but no refusal: the network was fine.
    *
-   * @param origin Origin of the server.
    * @param now Current time, in milliseconds since the epoch.
-   * @param error Cause of the failure.
    * @param isSilence True for a session that opened and later fell silent.
    */
   remember(origin: string, now: number, error: unknown, isSilence = false): void {
@@ -81,8 +79,6 @@ export class Losses extends Map<string, Loss> {
  *   up to 10 minutes. A success clears the memory. Refusals and late connections are not
  *   remembered.
  *
- * @param platform The dialers of the platform.
- * @param options See {@linkcode TransportOptions}.
  * @returns The dialer; one for each client.
  * @throws {TypeError} If `transports` is empty, or has `http` or an unknown name.
  * @throws {RangeError} If `headStartMs` is negative or not a number.
@@ -97,13 +93,7 @@ export function raceTransports(
   return race(platform, checkTransports(options));
 }
 
-/**
- * Makes the dialer that {@linkcode raceTransports} describes.
- *
- * @param platform The dialers of the platform.
- * @param options The options, checked.
- * @returns The dialer.
- */
+/** Makes the dialer that {@linkcode raceTransports} describes. */
 export function race(platform: TransportPlatform, options: CheckedTransports): RacingDialer {
   const { transports, isChosen, serverCertificateHashes, headStartMs, flowControl } = options;
   const preferred = transports[0]!;

@@ -41,7 +41,6 @@ export type WebTransportDialer = (
  *   with `ConnectionError` where the server speaks no protocol that was offered, and with any error
  *   of `dial`.
  *
- * @param dial Opens WebTransport.
  * @returns A function that finds the WebTransport endpoint of a server and opens a connection.
  *
  * @example The race of browsers
@@ -130,8 +129,6 @@ export interface LocateOptions {
  * machine and announces the endpoint at `/.well-known/skein/webtransport`.
  *
  * @param url The server's URL as the application gave it: `ws:`, `wss:`, `http:` or `https:`.
- * @param options See {@linkcode LocateOptions}.
- * @returns The endpoint to dial.
  * @throws {UnsupportedError} If the server has no WebTransport endpoint.
  */
 export async function locateWebTransport(

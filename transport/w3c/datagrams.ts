@@ -25,7 +25,6 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
   readonly owner: DatagramsOwner;
   /** Priority; the higher order is sent first. */
   sendOrder: number;
-  /** Group of the sink. */
   sendGroup: WebTransportSendGroup | null;
   /** Locked writer; `undefined` for a pipe. */
   writer: WritableStreamDefaultWriter<Uint8Array> | undefined = undefined;
@@ -37,8 +36,6 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
   /**
    * Creates a sink.
    *
-   * @param owner The session.
-   * @param options Group and priority.
    * @param behind `queues` receives the datagrams; `open` lists the sink until closed.
    */
   constructor(
@@ -143,7 +140,6 @@ export class DatagramEnds {
   readonly owner: DatagramsOwner;
   /** Incoming datagrams. */
   readonly readable: ReadableStream<Uint8Array>;
-  /** Datagram queues. */
   readonly queues: DatagramQueues;
   /** Open sinks. */
   readonly open: Set<DatagramSink>;
@@ -151,8 +147,6 @@ export class DatagramEnds {
   /**
    * Collects the parts.
    *
-   * @param owner The session.
-   * @param readable Incoming datagrams.
    * @param behind Datagram queues, and the set of open sinks.
    */
   constructor(
@@ -312,7 +306,6 @@ export class DatagramSource {
   /**
    * Creates a source.
    *
-   * @param queues Datagram queues.
    * @param type `bytes` for a byte stream.
    */
   constructor(queues: DatagramQueues, type: "bytes" | undefined) {
@@ -447,7 +440,6 @@ export class DatagramQueues implements DirectDatagrams {
   #isOrdered = false;
   #isOver = false;
 
-  /** Creates empty queues. */
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
   }
@@ -462,11 +454,7 @@ export class DatagramQueues implements DirectDatagrams {
     return { ...this.#stats };
   }
 
-  /**
-   * Connects the queues to a session, which sends the waiting datagrams.
-   *
-   * @param link Datagrams of the session.
-   */
+  /** Connects the queues to a session, which sends the waiting datagrams. */
   connect(link: DatagramsLink): void {
     if (this.#isOver) return;
     this.#link = link;
@@ -477,7 +465,6 @@ export class DatagramQueues implements DirectDatagrams {
    * Queues an outgoing datagram.
    *
    * @param bytes Bytes in memory of their own.
-   * @param place Priority of the datagram.
    * @returns Resolves at once while the queue has room, otherwise after the datagram was sent or
    * dropped.
    */

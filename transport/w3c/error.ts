@@ -113,11 +113,7 @@ export function sessionError(error: unknown): WebTransportError {
   return new WebTransportError(message, { source: "session", cause: error });
 }
 
-/**
- * Makes the error of a call after the end of the session.
- *
- * @param what Action that failed, as a verb phrase.
- */
+/** Makes the error of a call after the end of the session. */
 export function invalidState(what: string): DOMException {
   return new DOMException(`Cannot ${what}: the session is over`, "InvalidStateError");
 }

@@ -98,7 +98,6 @@ const PLATFORM: Runtime = platformRuntime();
 
 /** Validated options. */
 export interface CheckedOptions {
-  /** Clocks and timers of the session. */
   readonly runtime: Runtime;
   /** URL of the server. */
   readonly url: URL;
@@ -123,7 +122,6 @@ export interface CheckedOptions {
 /**
  * Validates the arguments of the constructor.
  *
- * @returns Validated options.
  * @throws {DOMException} `SyntaxError` for an invalid URL or subprotocol, `NotSupportedError` for
  * hashes combined with pooling.
  * @throws {TypeError} If an option has an invalid type.
@@ -168,8 +166,6 @@ export function checkOptions(url: string | URL, options: WebTransportOptions): C
 /**
  * Validates a hint for the number of the server's streams.
  *
- * @param hint Value given by the application.
- * @returns The integer part of the hint.
  * @throws {TypeError} If the value does not fit 16 bits.
  */
 export function checkAnticipated(hint: number | null | undefined): number | null {
@@ -185,7 +181,6 @@ export function checkAnticipated(hint: number | null | undefined): number | null
  * Reads a `BufferSource` of Web IDL. Shared memory is excluded, because other threads could change
  * the bytes.
  *
- * @param chunk Value given by the application.
  * @returns A view of the bytes; `undefined` for other values.
  */
 export function viewOf(chunk: unknown): Uint8Array<ArrayBuffer> | undefined {

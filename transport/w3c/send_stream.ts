@@ -131,7 +131,6 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
 
   /** Bytes written. */
   bytes = 0;
-  /** Group of the stream. */
   sendGroup: WebTransportSendGroup | null;
 
   readonly #owner: StreamsOwner;
@@ -146,13 +145,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
   #sendOrder: number;
   #isOver = false;
 
-  /**
-   * Wraps a half.
-   *
-   * @param owner The session.
-   * @param half Half to write to.
-   * @param options Group and priority.
-   */
+  /** Wraps a half. */
   constructor(owner: StreamsOwner, half: OrderedWritable, options: WebTransportSendOptions = {}) {
     const { sendGroup = null, sendOrder } = options;
     this.#owner = owner;

@@ -43,12 +43,7 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
   #ahead: Promise<Uint8Array | null> | undefined = undefined;
   #isOver = false;
 
-  /**
-   * Wraps a half.
-   *
-   * @param owner The session.
-   * @param half Half to read from.
-   */
+  /** Wraps a half. */
   constructor(owner: StreamsOwner, half: DirectReadable) {
     this.#owner = owner;
     this.#half = half;
@@ -197,8 +192,6 @@ export class BidirectionalSource {
   /**
    * Wraps a stream.
    *
-   * @param owner The session.
-   * @param stream The stream with direct calls.
    * @param options Group and priority, for a stream opened by this end.
    */
   constructor(
@@ -267,7 +260,6 @@ export class IncomingStreams<T, Half> {
    * Creates the readable.
    *
    * @param source Resolves once the session is ready; may reject.
-   * @param wrap Converts a stream of the session.
    */
   constructor(source: () => Promise<ReadableStream<Half>>, wrap: (half: Half) => T) {
     this.#source = source;

@@ -28,9 +28,6 @@ type Member = (this: unknown, ...args: unknown[]) => unknown;
  * - **Members** of the specification are enumerable; additional ones are not.
  * - **Class string:** `[object Name]`.
  * - **Promises:** a failing member rejects.
- *
- * @param type The class.
- * @param shape Name and members.
  */
 export function defineInterface(type: InterfaceClass, shape: InterfaceShape): void {
   const { name, members, promises = [] } = shape;
@@ -51,10 +48,7 @@ export function defineInterface(type: InterfaceClass, shape: InterfaceShape): vo
  * Checks the argument of a constructor that only this library may call. The parameter needs a
  * default value, so that the `length` of the class is 0.
  *
- * @typeParam T Class of the internal part.
- * @param behind Argument of the constructor.
  * @param type Class without instances outside the library.
- * @returns The argument.
  * @throws {TypeError} If the argument is not an instance of the class.
  */
 export function constructible<T>(

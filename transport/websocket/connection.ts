@@ -64,7 +64,6 @@ export type LoadStreams = () => Promise<StreamsPart>;
 
 /** Options for {@linkcode openWebSocket}. */
 interface OpenWebSocketOptions extends DialWebSocketOptions {
-  /** Clocks and timers of the client. */
   readonly runtime: Runtime;
   /** Loads the code for streams and datagrams. */
   readonly load: LoadStreams;
@@ -194,7 +193,6 @@ const CLOSED = 3;
 
 /** Options of a {@linkcode WebSocketConnection}. */
 export interface WebSocketConnectionOptions {
-  /** Clocks and timers of the node. */
   readonly runtime: Runtime;
   /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
@@ -208,7 +206,6 @@ export interface WebSocketConnectionOptions {
   readonly events?: readonly SocketEventName[] | undefined;
 }
 
-/** Name of an event of a socket. */
 export type SocketEventName = typeof EVENTS[number];
 
 /**
@@ -251,7 +248,6 @@ export class WebSocketConnection
   /** Amount that the peer may send before the application reads. */
   declare readonly flowControl: FlowControlOptions | undefined;
 
-  /** Clocks and timers of the node. */
   declare readonly runtime: Runtime;
 
   /** Wraps a socket, open or opening. */
@@ -275,12 +271,10 @@ export class WebSocketConnection
     return this.protocol === STREAMS_PROTOCOL;
   }
 
-  /** End of the connection that this is. */
   get side(): "client" | "server" {
     return "client";
   }
 
-  /** Message frames of the socket. */
   get frames(): MessageFrames {
     return this;
   }
@@ -291,7 +285,6 @@ export class WebSocketConnection
     return this.#closeEvent === undefined ? this.#socket.bufferedAmount ?? 0 : 0;
   }
 
-  /** Handles the socket's events. */
   handleEvent(event: Event): void {
     switch (event.type) {
       case "message":
@@ -617,9 +610,7 @@ function isNormal(code: number): boolean {
 /**
  * Creates a stream that opens its source on the first read.
  *
- * @typeParam T Type of the chunks.
  * @param open Opens the source; called by the first read.
- * @returns A stream of the source's chunks.
  */
 function lateReadable<T>(open: () => Promise<ReadableStream<T>>): ReadableStream<T> {
   let reader: ReadableStreamDefaultReader<T> | undefined;
@@ -637,9 +628,7 @@ function lateReadable<T>(open: () => Promise<ReadableStream<T>>): ReadableStream
 /**
  * Creates a stream that opens its sink on the first write.
  *
- * @typeParam T Type of the chunks.
  * @param open Opens the sink; called by the first write.
- * @returns A stream that writes to the sink.
  */
 function lateWritable<T>(open: () => Promise<WritableStream<T>>): WritableStream<T> {
   let writer: WritableStreamDefaultWriter<T> | undefined;

@@ -131,7 +131,6 @@ export type AcceptedWebSocket = ReturnType<WebSocketEngine>;
 
 /** Head of a request to upgrade. Every `Request` is one. */
 export interface UpgradeRequest extends Pick<Request, "method" | "url"> {
-  /** Headers of the request. */
   readonly headers: Pick<Headers, "get" | "has" | typeof Symbol.iterator>;
 }
 
@@ -143,7 +142,6 @@ export interface OfferedUpgrade extends UpgradeRequest {
    * Accepts the upgrade, which MUST be valid; see {@linkcode findUpgradeFault}.
    *
    * @param options Options of the engine; the peer MUST have offered the subprotocol.
-   * @returns The connection, and the response to return.
    * @throws {TypeError} If the peer has left.
    */
   accept(options: AcceptWebSocketOptions): AcceptedWebSocket;
@@ -237,10 +235,7 @@ export interface UpgradeHost extends WebSocketHost {
   /**
    * Starts an HTTP server.
    *
-   * @param options As for any host.
-   * @param handler Handler of requests.
    * @param onUpgrade Handler of upgrades, called first; `undefined` leaves an upgrade to `handler`.
-   * @returns The server.
    */
   listen(
     options: HttpListenOptions,
@@ -249,7 +244,6 @@ export interface UpgradeHost extends WebSocketHost {
   ): ReturnType<WebSocketHost["listen"]>;
 }
 
-/** A listening HTTP server. */
 export type HttpListener = ReturnType<WebSocketHost["listen"]>;
 
 /**
@@ -307,7 +301,6 @@ export function fieldsOf(headers: HeadersInit | undefined): Iterable<[string, st
 /**
  * Checks the subprotocol of an answer.
  *
- * @param request The upgrade request.
  * @param protocol The subprotocol; `""` for none.
  * @throws {TypeError} If the peer does not offer the subprotocol.
  */
@@ -324,7 +317,6 @@ export function checkOffered(request: UpgradeRequest, protocol: string): void {
  *
  * @param connection The WebSocket; returned as it is with any other subprotocol.
  * @param options Runtime of the listener, and limits of the caller.
- * @returns The connection for the application.
  */
 export function withAgreedStreams(
   connection: Connection,
@@ -373,7 +365,6 @@ export interface UpgradeFault {
 /**
  * Checks an upgrade request by RFC 6455, section 4.2.1, because an engine may be more lenient.
  *
- * @param request An upgrade request.
  * @returns The first fault; `undefined` for a valid request.
  */
 export function findUpgradeFault(
@@ -410,7 +401,6 @@ function faultOf(
 /**
  * Lists the subprotocols offered by a peer.
  *
- * @param request An upgrade request.
  * @returns The protocols, in the order of the header.
  */
 export function offeredProtocols(request: UpgradeRequest): string[] {
@@ -425,11 +415,9 @@ const SERVER_EVENTS = ["open", "message", "close"] as const;
 
 /** Options of a {@linkcode ServerWebSocketConnection}. */
 export interface ServerWebSocketOptions extends Pick<WebSocketConnectionOptions, "events"> {
-  /** Clocks and timers of the server. */
   readonly runtime: Runtime;
   /** Subprotocol chosen by the server, which Deno's socket does not report. */
   readonly protocol: string;
-  /** Lease of the socket. */
   readonly lease?: SocketLease | undefined;
   /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
@@ -447,7 +435,6 @@ export class ServerWebSocketConnection extends WebSocketConnection {
   readonly #lease: SocketLease | undefined;
   #isAdmitted: boolean;
 
-  /** Wraps a socket. */
   constructor(socket: Socket, options: ServerWebSocketOptions) {
     const { protocol, lease, admitted } = options;
     super(socket, options);
@@ -468,7 +455,6 @@ export class ServerWebSocketConnection extends WebSocketConnection {
     return this.#protocol;
   }
 
-  /** Handles the socket's events. */
   override handleEvent(event: Event): void {
     if (event.type === "close") this.#lease?.[Symbol.dispose]();
     super.handleEvent(event);
@@ -519,8 +505,6 @@ const HELD = { data: 20_480, bidirectional: 8, unidirectional: 8 };
  *
  * @param qmux A multiplexer before its start. One without credit, in the framing from before the
  * drafts, is left as it is.
- * @param admitted Resolves on admission.
- * @param data Most bytes of stream data.
  */
 function holdUntil(qmux: Qmux, admitted: Promise<unknown>, data: number = HELD.data): void {
   const { credit } = qmux;

@@ -25,7 +25,6 @@ const RECORD_VERSION = 2;
 /**
  * Creates the multiplexer of a WebSocket; only `skein.1` has streams.
  *
- * @param host The connection.
  * @returns A multiplexer that sends no bytes before its first use.
  */
 export function openStreams(host: StreamsHost): Multiplexer {
@@ -38,9 +37,7 @@ export function openStreams(host: StreamsHost): Multiplexer {
 
 /** Options for {@linkcode withStreams}. */
 export interface WithStreamsOptions {
-  /** Clocks and timers of the node. */
   readonly runtime: Runtime;
-  /** Side of this end. */
   readonly side: "client" | "server";
   /**
    * Adds message frames to a connection; a server passes the server's half.

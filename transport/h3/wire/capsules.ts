@@ -36,7 +36,6 @@ export const CapsuleType = {
   streamsBlockedUni: 0x190b_4d44,
 } as const;
 
-/** A capsule. */
 export interface Capsule {
   /** One of {@linkcode CapsuleType}. */
   readonly type: number;
@@ -95,7 +94,6 @@ const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
  * Encodes a capsule.
  *
  * @param type One of {@linkcode CapsuleType}, or another type.
- * @param payload Payload.
  * @throws {RangeError} If the type is not an integer from 0 to 2^53 - 1.
  */
 export function encodeCapsule(type: number, payload: Uint8Array): Uint8Array<ArrayBuffer> {
@@ -106,7 +104,6 @@ export function encodeCapsule(type: number, payload: Uint8Array): Uint8Array<Arr
  * Encodes a capsule whose payload is one integer.
  *
  * @param type One of {@linkcode CapsuleType}, or another type.
- * @param value The integer.
  * @throws {RangeError} If the type or the value is not an integer from 0 to 2^53 - 1.
  */
 export function encodeVarintCapsule(type: number, value: number): Uint8Array<ArrayBuffer> {
@@ -175,7 +172,6 @@ export function encodeCloseCapsule(close: CloseCapsule): Uint8Array<ArrayBuffer>
 /**
  * Decodes the payload of a capsule that closes a session.
  *
- * @returns Code and reason.
  * @throws {H3ProtocolError} If the payload is too short, too long, or not UTF-8.
  */
 export function decodeCloseCapsule(payload: Uint8Array): CloseCapsule {
@@ -236,7 +232,6 @@ export class CapsuleParser {
   }
 }
 
-/** Handling of a capsule. */
 function handlingOf(type: number, length: number): TlvHandling {
   if (type === CapsuleType.datagram) {
     return length <= MAX_DATAGRAM_CAPSULE_BYTES ? "whole" : "skip";

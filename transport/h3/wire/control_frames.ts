@@ -32,7 +32,6 @@ export class ControlFrames {
   /**
    * Validates the next frame.
    *
-   * @returns Effect of the frame.
    * @throws {H3ProtocolError} If the frame breaks a rule that ends the connection.
    */
   receive({ type, payload }: Frame): ControlEvent {

@@ -68,8 +68,6 @@ export class H3ProtocolError extends ProtocolError {
    * Creates the error.
    *
    * @param h3Code One of {@linkcode H3Error}.
-   * @param message Expected and received input.
-   * @param options Standard error options.
    */
   constructor(h3Code: number, message: string, options?: ErrorOptions) {
     super(message, options);
@@ -102,7 +100,6 @@ const RESERVED_OFFSET = 0x21;
  * Maps an HTTP/3 code to a stream code of the application, as WebTransport over HTTP/3 does. The
  * other way is the runtime's: Deno sends no code of its user.
  *
- * @param code Code of a RESET_STREAM or STOP_SENDING.
  * @returns Code of the application; `undefined` for a code outside the mapped range.
  */
 export function fromHttp3StreamCode(code: number): number | undefined {
@@ -119,7 +116,6 @@ export function fromHttp3StreamCode(code: number): number | undefined {
  * of the session: quiche maps the code like one of a stream, and Deno's own WebTransport sends it
  * unchanged.
  *
- * @param close Code and reason of the connection's close.
  * @returns Code and reason of the session's close; `undefined` if the connection was lost, which
  * holds for codes of HTTP/3, codes above 32 bits, and 0 without the mark of Skein: a process that
  * ends by an uncaught error closes its connections with 0.

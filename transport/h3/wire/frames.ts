@@ -62,7 +62,6 @@ const MAX_VARINT_BYTES = 8;
  * Encodes a frame.
  *
  * @param type One of {@linkcode FrameType}, or another type.
- * @param payload Payload.
  * @throws {RangeError} If the type is not an integer from 0 to 2^53 - 1.
  *
  * @example Usage

@@ -56,8 +56,6 @@ const CODE_TABLE = buildTable(CODE_BITS);
 /**
  * Decodes a Huffman-coded string.
  *
- * @param bytes Encoded bytes.
- * @returns Decoded bytes.
  * @throws {H3ProtocolError} If the padding is invalid, or the string contains the end of string.
  */
 export function decodeHuffman(bytes: Uint8Array): Uint8Array<ArrayBuffer> {

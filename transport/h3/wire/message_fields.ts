@@ -14,7 +14,6 @@ const REQUEST_PSEUDO_HEADERS: ReadonlySet<string> = new Set([
   ":path",
 ]);
 
-/** Pseudo-headers of a response. */
 const RESPONSE_PSEUDO_HEADERS: ReadonlySet<string> = new Set([":status"]);
 
 /** Fields about a connection of HTTP/1.1, which are forbidden. */
@@ -38,7 +37,6 @@ const SWITCHING_PROTOCOLS = "101";
 /**
  * Finds the refusal status for a request other than one for a session.
  *
- * @param fields Fields of the request.
  * @returns 400 for a malformed request, 405 for another method, 501 for another protocol;
  * `undefined` for a valid request for a session.
  */
@@ -62,7 +60,6 @@ export function refusalStatus(fields: readonly Field[]): number | undefined {
 /**
  * Reads the status of a response.
  *
- * @param fields Fields of the response.
  * @returns The status, from 100 to 599.
  * @throws {H3ProtocolError} With `messageError` if the response is malformed.
  */

@@ -42,7 +42,6 @@ const DECODE_STEP_BYTES = 8192;
  * Encodes a field section with static references and plain strings.
  *
  * @param fields Fields in order; names are lowercased.
- * @returns Payload of a HEADERS frame.
  * @throws {TypeError} If a name is not a token, or a value contains CR, LF, NUL or a character
  * above U+00FF.
  *
@@ -80,7 +79,6 @@ export function encodeFields(fields: Iterable<Field>): Uint8Array<ArrayBuffer> {
 /**
  * Decodes a field section.
  *
- * @param bytes Payload of a HEADERS frame.
  * @returns Fields in order.
  * @throws {H3ProtocolError} With `qpackDecompressionFailed` if the section is invalid or refers to
  * the dynamic table, `excessiveLoad` if the section is too large, and `messageError` if a name is
@@ -271,7 +269,6 @@ const MAX_CONTINUATION_BYTES = 9;
 /**
  * Checks bytes of the peer's encoder stream, for which this end announces a table of capacity 0.
  *
- * @param bytes Received bytes.
  * @throws {H3ProtocolError} With `qpackEncoderStreamError` if an instruction needs a table.
  */
 export function checkEncoderInstructions(bytes: Uint8Array): void {
@@ -436,8 +433,6 @@ const STATIC_FIELDS: ReadonlyMap<string, number> = indexBy(staticKey);
 /**
  * Builds the key of a field in {@linkcode STATIC_FIELDS}.
  *
- * @param name Name of the field.
- * @param value Value of the field.
  * @returns Name and value, separated by a character that is invalid in names.
  */
 function staticKey(name: string, value: string): string {

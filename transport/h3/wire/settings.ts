@@ -57,7 +57,6 @@ interface ClientSettingsOptions {
   readonly initialMaxStreamsUni: number;
 }
 
-/** Settings of a server. */
 interface ServerSettingsOptions extends ClientSettingsOptions {
   /** Most concurrent sessions on one connection. */
   readonly maxSessions: number;
@@ -105,8 +104,6 @@ export type UpgradeToken = "webtransport" | "webtransport-h3";
 /**
  * Encodes settings.
  *
- * @param settings Pairs of id and value.
- * @returns Payload of a SETTINGS frame.
  * @throws {RangeError} If an id or a value is not an integer from 0 to 2^53 - 1.
  */
 export function encodeSettings(
@@ -126,7 +123,6 @@ export function encodeSettings(
 /**
  * Decodes settings.
  *
- * @param payload Payload of a SETTINGS frame.
  * @returns Settings by id, unknown ones included; ids above 2^53 - 1 are left out.
  * @throws {H3ProtocolError} With `frameError` if the payload is truncated, `settingsError` if an id
  * is repeated, reserved, or has an invalid value, and `excessiveLoad` beyond
@@ -164,7 +160,6 @@ export function decodeSettings(payload: Uint8Array): Settings {
 /**
  * Lists the settings of a server that clients of every draft in use accept.
  *
- * @param options Limits to announce.
  * @returns Pairs of id and value for {@linkcode encodeSettings}.
  */
 export function serverSettings(options: ServerSettingsOptions): [id: number, value: number][] {
@@ -182,7 +177,6 @@ export function serverSettings(options: ServerSettingsOptions): [id: number, val
 /**
  * Lists the settings of a client that servers of every draft in use accept.
  *
- * @param options Limits to announce.
  * @returns Pairs of id and value for {@linkcode encodeSettings}.
  */
 export function clientSettings(options: ClientSettingsOptions): [id: number, value: number][] {
@@ -192,7 +186,6 @@ export function clientSettings(options: ClientSettingsOptions): [id: number, val
 /**
  * Tells whether a peer supports WebTransport in any draft.
  *
- * @param settings Settings of the peer.
  * @returns True if the peer announces both WebTransport and HTTP datagrams.
  */
 export function supportsWebTransport(settings: Settings): boolean {
@@ -204,7 +197,6 @@ export function supportsWebTransport(settings: Settings): boolean {
 /**
  * Lists the values of `:protocol` to request a session with.
  *
- * @param settings Settings of the server.
  * @returns The likely value, and the other one for a second try. A server that announces both early
  * and late drafts knows both values, and gets one try.
  */
@@ -225,7 +217,6 @@ function isOn(settings: Settings, id: number): boolean {
  * Reads the peer's initial limits of a session. Flow control is on only if both ends announce
  * limits.
  *
- * @param settings Settings of the peer.
  * @returns The limits; `undefined` if the peer announces no limit above 0.
  */
 export function flowControlOf(settings: Settings): FlowControlLimits | undefined {

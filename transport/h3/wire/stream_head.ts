@@ -25,8 +25,6 @@ export interface StreamHead {
 /**
  * Reads the head of a stream.
  *
- * @param reader Reader of the stream.
- * @param sessionType Type that precedes a session id.
  * @returns The head; `empty` if the stream ends without a byte, `undefined` if the stream fails or
  * ends inside the head.
  */
@@ -77,8 +75,6 @@ export const UNIDIRECTIONAL_STREAM = 0x54;
  * Encodes the head of a stream.
  *
  * @param type Type of the stream, or of the first frame.
- * @param id Stream id of the session.
- * @returns Bytes of the head.
  */
 export function headOf(type: number, id: number): Uint8Array {
   const head = new Uint8Array(2 + varintLength(id));

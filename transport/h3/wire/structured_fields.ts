@@ -62,7 +62,6 @@ export function parseStringList(value: string): string[] | undefined {
 /**
  * Encodes a list of strings.
  *
- * @param values Strings.
  * @returns Value of the field; empty without strings, in which case the field MUST be left out.
  * @throws {TypeError} If a string contains other characters than printable ASCII.
  */
@@ -73,7 +72,6 @@ export function encodeStringList(values: Iterable<string>): string {
 /**
  * Parses one string; parameters are ignored.
  *
- * @param value Value of the field.
  * @returns The string; `undefined` for other content, in which case the field MUST be ignored.
  */
 export function parseStringItem(value: string): string | undefined {
@@ -87,7 +85,6 @@ export function parseStringItem(value: string): string | undefined {
 /**
  * Encodes one string.
  *
- * @returns Value of the field.
  * @throws {TypeError} If the string contains other characters than printable ASCII.
  */
 export function encodeStringItem(value: string): string {

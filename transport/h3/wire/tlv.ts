@@ -45,8 +45,6 @@ const NOTHING = new Uint8Array(0);
 /**
  * Encodes one frame or capsule.
  *
- * @param type Type of the frame or capsule.
- * @param payload Payload.
  * @throws {RangeError} If the type is not an integer from 0 to 2^53 - 1.
  */
 export function encodeTlv(type: number, payload: Uint8Array): Uint8Array<ArrayBuffer> {
@@ -97,11 +95,7 @@ export class TlvParser {
   #buffer: Uint8Array = NOTHING;
   #buffered = 0;
 
-  /**
-   * Creates a parser at the start of a stream.
-   *
-   * @param policy Decides the handling of each payload.
-   */
+  /** Creates a parser at the start of a stream. */
   constructor(policy: TlvPolicy) {
     this.#policy = policy;
   }
