@@ -51,9 +51,12 @@ Deno.test("the commands of the page of durable streams print what the page says"
   }
 });
 
-Deno.test("the page of durable streams names every code, action and bound", async () => {
+Deno.test("the page of durable streams names every code, and the page of options every bound", async () => {
   const { DURABLE_STREAMS } = await import("../server/durable/options.ts");
-  for (const option of Object.keys(DURABLE_STREAMS)) assert(page.includes(`\`${option}`), option);
+  const options = await Deno.readTextFile(new URL("docs/reference/serve-options.md", ROOT));
+  for (const option of Object.keys(DURABLE_STREAMS)) {
+    assert(options.includes(`\`durableStreams.${option}\``), option);
+  }
   const codes = new Set<string>();
   const files = ["durable/face", "durable/records", "durable/request", "http/body", "http/guard"];
   for (const file of [...files, "http/problem"]) {

@@ -13,6 +13,7 @@ const SOURCES = [
   "manager/rate_limits.ts",
   "pubsub/nodes/liveness.ts",
   "server/admission_options.ts",
+  "server/durable/options.ts",
   "server/inspector/options.ts",
   "server/server_options.ts",
   "server/webtransport_options.ts",
