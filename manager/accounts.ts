@@ -2,10 +2,8 @@
 import { type Engine, SharedBucket } from "./shared_counts.ts";
 import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
 
-/** Unit of a rate. */
 export type RateUnit = "messages" | "bytes" | "publications" | "subscriptions" | "connections";
 
-/** Scope of a rate. */
 export type RateScope = "session" | "user" | "address";
 
 /** Rates of one scope, checked and complete. */
@@ -19,7 +17,6 @@ export const MAX_IDLE_ACCOUNTS = 10_000;
 
 /** The buckets of one session, user or address. */
 export class Account {
-  /** Scope of the account. */
   readonly scope: RateScope;
   /** Messages, and all other calls of a peer. */
   readonly messages: Bucket | undefined;
@@ -85,7 +82,6 @@ export class Accounts {
     this.#engineOf = engineOf;
   }
 
-  /** Number of accounts. */
   get size(): number {
     return this.#all.size;
   }

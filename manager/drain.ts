@@ -40,7 +40,6 @@ export interface DrainOptions {
   readonly random?: (() => number) | undefined;
 }
 
-/** Kinds of the options of a drain. */
 export const DRAIN: OptionKinds<DrainOptions> = {
   random: "function",
   reason: "string",
@@ -62,7 +61,6 @@ export interface DrainReport {
  * Divides a time into one slot a session, and picks a random moment in each slot: evenly spread,
  * but not in step with other servers that drain.
  *
- * @param count Number of moments.
  * @param overMs The time, in milliseconds.
  * @param random Numbers from 0 to below 1.
  * @returns Whole milliseconds from now, in ascending order.
@@ -90,8 +88,6 @@ export class Drain {
   /**
    * Checks the options, without further effect.
    *
-   * @param runtime Runtime that has the clock and the timers.
-   * @param options See {@linkcode DrainOptions}.
    * @throws {RangeError} If `withinMs` is not a positive integer that a timer can wait for.
    */
   constructor(runtime: Runtime, options: DrainOptions = {}) {

@@ -137,10 +137,6 @@ export class SessionLimiter {
   /**
    * Creates a limiter without counts.
    *
-   * @param runtime Runtime that has the clock and the timers.
-   * @param limits See {@linkcode ManagerLimits}.
-   * @param rates See {@linkcode RateLimitsOptions}.
-   * @param parts See {@linkcode LimiterParts}.
    * @throws {RangeError} If a limit is not a positive integer, or a rate is not above 0.
    */
   constructor(
@@ -203,7 +199,6 @@ export class SessionLimiter {
    *
    * @param peer The user and the address of the session.
    * @param beside The place of the client's other session, with which this one counts once.
-   * @returns The place.
    * @throws {LimitError} If there is no room.
    */
   reserve(peer: Peer, beside?: Place): Reservation {
@@ -215,7 +210,6 @@ export class SessionLimiter {
   /**
    * Turns a place into a session. The place stays kept if this throws.
    *
-   * @param reservation The place.
    * @param peer The user and the address of the session; the address of the place comes first.
    * @param beside The place of the client's other session, with which this one counts once.
    * @returns The place of the session, to give back at its end.

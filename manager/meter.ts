@@ -122,7 +122,6 @@ export class SessionMeter implements Meter, Disposable {
   #isOver = false;
   #timer: Timer | undefined;
 
-  /** Starts to count. */
   constructor(
     session: Session,
     { user, address, own, shared }: MeterAccounts,

@@ -110,7 +110,6 @@ const SHARED_RATES: OptionKinds<NonNullable<RateLimitsOptions["perAddress"]>> = 
   connections: RATE,
 };
 
-/** Kinds of the options of rates. */
 export const RATES: OptionKinds<RateLimitsOptions> = {
   maxRefusals: POSITIVE,
   perAddress: SHARED_RATES,
@@ -160,9 +159,6 @@ export class RateLimits implements MeterHost, Disposable {
   /**
    * Creates rate limits without counts.
    *
-   * @param runtime Runtime that has the clock and the timers.
-   * @param options See {@linkcode RateLimitsOptions}.
-   * @param parts See {@linkcode RateLimitsParts}.
    * @throws {RangeError} If a rate is not above 0, a burst is less than 1, or `maxRefusals` is not
    *   a positive integer.
    */
@@ -307,7 +303,6 @@ function isMetered({ connections: _connections, ...rates }: Rates): boolean {
  * topics, and unsubscribe again, at once.
  *
  * @param maxTopics Most topics of a session, if set by an option.
- * @returns The rate.
  */
 export function defaultSubscriptions(maxTopics: number = 0): Rate {
   // An invalid number is refused where topics are created.
@@ -318,9 +313,6 @@ export function defaultSubscriptions(maxTopics: number = 0): Rate {
 /**
  * Default rate of connections: all clients behind one address may reconnect at once, and again ten
  * seconds later.
- *
- * @param maxSessionsPerAddress The share of an address.
- * @returns The rate.
  */
 export function defaultConnections(maxSessionsPerAddress: number): Required<Rate> {
   const burst = Math.max(MIN_CONNECTION_BURST, maxSessionsPerAddress);

@@ -48,7 +48,6 @@ const MIN_PAUSE_MS = 50;
 
 /** An engine that may be away. */
 export class Engine implements Disposable {
-  /** Clock and timers of the node. */
   readonly runtime: Runtime;
   readonly #counts: SharedCounts;
   readonly #closing = new AbortController();

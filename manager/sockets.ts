@@ -47,7 +47,6 @@ export class Sockets {
   /**
    * Creates a counter of no sockets.
    *
-   * @param quotas All quotas of the server.
    * @param sessions The quota of sessions; {@linkcode SOCKETS_PER_SESSION} times as many sockets are
    * allowed.
    */
@@ -66,7 +65,6 @@ export class Sockets {
     });
   }
 
-  /** Counters of sockets. */
   get stats() {
     const { taken, refused: { server, address } } = this.#places.stats;
     return { open: taken, lingering: this.#lingering, refused: server + address };

@@ -215,13 +215,7 @@ export class StatsAccumulator {
     this.#removedSums.set(session, sums);
   }
 
-  /**
-   * Sums up.
-   *
-   * @param sessions The sessions that are managed now.
-   * @param limiter Source of all other counters.
-   * @returns The statistics.
-   */
+  /** Sums up. */
   read(sessions: readonly Session[], limiter: SessionLimiter): ManagerStats {
     const users = new Set<string>();
     const addresses = new Set<string>();

@@ -169,7 +169,6 @@ const NO_HEADERS = new Headers();
  * Checks options when a server is created, rather than when the first peer comes.
  *
  * @typeParam V Type of the values from `authenticate`.
- * @param options The options.
  * @throws {TypeError} If the path, an origin, a host or a header's name is invalid.
  */
 export function checkAdmissionOptions<V>(options: AdmissionOptions<V>): void {

@@ -69,9 +69,6 @@ export class Authenticator<V> {
    * Identifies a peer.
    *
    * @param request The request, or a copy with the headers that were kept.
-   * @param token The bearer token.
-   * @param signal Aborted at the end of the session.
-   * @returns The identity.
    * @throws {Refused} If the application refuses the peer, fails, or takes too long.
    */
   async identify(
@@ -225,11 +222,7 @@ export class Expiry {
     this.#runtime = runtime;
   }
 
-  /**
-   * Watches a session, or continues with its new credentials.
-   *
-   * @param session The established session.
-   */
+  /** Watches a session, or continues with its new credentials. */
   watch(session: Session): void {
     const core = session[internals];
     if (session.isClosed) return;
@@ -253,8 +246,6 @@ export class Expiry {
   /**
    * Asks the client for a token once more, halfway to the end of its credentials: the last token could
    * not be checked.
-   *
-   * @param session The established session.
    */
   askAgain(session: Session): void {
     const core = session[internals];

@@ -58,10 +58,8 @@ const START_MS = 5_000;
  * Prints that the engine cannot be reached, from the start or later, unless the application
  * iterates over the broker's `status` or has subscribed to it.
  *
- * @param runtime Runtime that has the timers.
  * @param broker The broker, which stays open.
  * @param console Prints each cause once.
- * @returns Ends the watch on disposal.
  */
 export function reportEngine(
   runtime: Runtime,

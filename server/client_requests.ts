@@ -535,7 +535,6 @@ export function tellLiteral(console: ConsoleReport, topic: string): void {
  * Prints that a topic has no history, if a subscription starts with the newest messages.
  *
  * @param console Prints the line once.
- * @param topic The topic.
  * @param options The start, and the topics of the server.
  */
 export function tellNoHistory(

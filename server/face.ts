@@ -11,9 +11,7 @@ import type { WebSocketEngine } from "../transport/websocket/server.ts";
 
 /** The head of an HTTP request, an upgrade, or a request for a WebTransport session. */
 export interface FaceRequest {
-  /** The requested URL. */
   readonly url: string;
-  /** Request headers. */
   readonly headers: Pick<Headers, "get" | "has">;
   /** Method of an HTTP request; absent over WebTransport. */
   readonly method?: string | undefined;
@@ -75,7 +73,6 @@ export interface MoqFace extends Face {
   /**
    * Mounts the face, once.
    *
-   * @param host The server.
    * @param quotas All quotas of the server, by which the face counts its sessions.
    * @throws {TypeError} If the face is mounted already.
    */

@@ -51,7 +51,6 @@ export interface FacesOptions extends Omit<ApiParts, "addressOf" | "gate" | "ide
  * Mounts the faces of a server. The first that wants a request gets it, and they close in the same
  * order: the connections of sessions over HTTP end after their sessions.
  *
- * @param options See {@linkcode FacesOptions}.
  * @returns The faces, by the option of the server.
  */
 export function mountFaces(options: FacesOptions): ReadonlyMap<string, Face> {
@@ -165,7 +164,6 @@ const MODULES = {
 
 type ModuleName = keyof typeof MODULES;
 
-/** The module of a face. */
 type ModuleOf<K extends ModuleName> = Awaited<ReturnType<typeof MODULES[K]>>;
 
 /** A face, once its code is there. */

@@ -13,7 +13,6 @@ import type { ServerOptions } from "./server_options.ts";
 /**
  * Picks the handlers of sessions from the options of a server.
  *
- * @param options Options of the server.
  * @returns The handlers; with `onStream`, opening a session also starts to read its streams.
  */
 export function pickHandlers<V, C extends Contract>(
@@ -35,14 +34,12 @@ function openHandler<V, C extends Contract>(
   };
 }
 
-/** Handles one stream. */
 type StreamHandler = (stream: IncomingStream, session: Session) => void | Promise<void>;
 
 /**
  * Takes the streams of a session until its end, without waiting for handlers. The number of
  * handlers at once is bounded by the streams that the peer may have open.
  *
- * @param session The session.
  * @param handle Handler of each stream. An error ends the stream with code 4500 and is reported to
  * `onError`.
  */

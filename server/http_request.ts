@@ -47,7 +47,6 @@ export class HttpSessions implements AsyncDisposable {
   readonly #shared: SharedCarriers | undefined;
   readonly #requests: CarrierRequests;
 
-  /** Begins without sessions. */
   constructor(options: HttpSessionsOptions) {
     const { runtime, maxFrameBytes, nodes, quotas, report } = options;
     this.#options = options;

@@ -436,7 +436,6 @@ export function quicOptionsOf(moq: MoqFace | undefined): RawQuicOptions | undefi
  *
  * @param listenerOf Returns the sockets of the server, once it listens.
  * @param webSocketEngine Engine of WebSocket upgrades in place of the runtime's own.
- * @returns The host.
  */
 export function faceHost(
   listenerOf: () => ServerListener | undefined,

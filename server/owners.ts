@@ -7,7 +7,6 @@ import type { Session } from "../session/session.ts";
  * Makes the owner of what a session takes.
  *
  * @param owners Tells which users are familiar at an address.
- * @param session The session.
  * @returns The networks of its address, its user or the name of its guest, and the session.
  */
 export function ownerOf(owners: Owners, session: Session): Owner {
@@ -23,7 +22,6 @@ export function ownerOf(owners: Owners, session: Session): Owner {
 /**
  * Names the party that makes the histories of a session's topics.
  *
- * @param owner The owner of what the session takes.
  * @returns The user. For guests, and users who are new at their address, the widest network that one
  * party may have: many guests of one address are one party.
  */

@@ -55,7 +55,6 @@ export function withinLimits<T>(manager: SessionManager, take: () => T): T {
   }
 }
 
-/** The peer of a refusal. */
 interface RefusedPeer {
   /** Network address, where known. */
   readonly address: string | undefined;
@@ -73,7 +72,6 @@ export class RefusalReport {
     this.#console = console;
   }
 
-  /** Reports a refusal. */
   tell(refused: Refused, { address, token }: RefusedPeer): void {
     const { status, message: reason, cause, fault } = refused;
     const onRefusal = this.#onRefusal;

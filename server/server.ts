@@ -730,7 +730,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /**
    * Closes the server.
    *
-   * @param options Close code and reason for the peers.
    * @param answersMs Time that responses may take to be sent; at least `closeTimeoutMs`.
    */
   async #close(options: SessionCloseOptions, answersMs = 0): Promise<void> {

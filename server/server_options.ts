@@ -596,7 +596,6 @@ const API_LIMITS = {
   maxRequests: 256,
 };
 
-/** Kinds of the options of the API. */
 export const API: OptionKinds<ApiOptions> = {
   authorize: "function",
   idempotencyWindowMs: POSITIVE,
@@ -608,20 +607,17 @@ export const API: OptionKinds<ApiOptions> = {
   rate: RATE,
 };
 
-/** Kinds of the options of the inspector. */
 export const INSPECTOR: OptionKinds<InspectorOptions> = {
   authorize: "function",
   path: "string",
   payloads: "boolean",
 };
 
-/** Kinds of the options of the metrics. */
 export const METRICS: OptionKinds<MetricsOptions> = {
   allow: "string or function",
   path: "string",
 };
 
-/** Kinds of the options of WebTransport. */
 export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
   cacheFolder: "string or object or null",
   certificate: "object",
@@ -638,7 +634,6 @@ export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
   port: PORT,
 };
 
-/** Kinds of the options of a server. */
 export const SERVER: OptionKinds<ServerOptions> = {
   allowTokenMessage: "boolean",
   answers: {
@@ -699,7 +694,6 @@ export const SERVER: OptionKinds<ServerOptions> = {
   userOf: "function",
 };
 
-/** Kinds of the options of `serve`. */
 export const SERVE: OptionKinds<ServeOptions> = {
   ...SERVER,
   hostname: "string",
@@ -715,8 +709,6 @@ export const SERVE: OptionKinds<ServeOptions> = {
 /**
  * Rejects options with an unknown name or a value of another type, at any depth.
  *
- * @param verb The operation, for the error message.
- * @param options The options as given by the application.
  * @throws {TypeError} If a name is unknown, or a value has another type.
  */
 export function checkServerOptions(verb: "create server" | "serve", options: object): void {
@@ -767,7 +759,6 @@ export function checkFaces(
 /**
  * Checks the options of the API, and fills in the limits.
  *
- * @param options The options.
  * @returns The options with all limits; without a rate if there is no limit.
  * @throws {RangeError} If a limit is not a positive integer, or the rate is malformed.
  */
@@ -789,8 +780,6 @@ export function checkApi(
 /**
  * Checks the options of the inspector, and fills in the defaults.
  *
- * @param options The options.
- * @returns The options.
  * @throws {TypeError} If an option is unknown or invalid.
  */
 export function checkInspector(

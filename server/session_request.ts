@@ -19,7 +19,6 @@ export interface SessionRequest<Answer> {
   readonly transport: string;
   /** Requested URL, in the form of an HTTP request. */
   readonly url: string;
-  /** Request headers. */
   readonly headers: UpgradeRequest["headers"];
   /** The request for the application. Some wires create the request on first use. */
   readonly request: Request;
@@ -38,7 +37,6 @@ export interface SessionRequest<Answer> {
   /**
    * Accepts the request. Frees its resources on an error.
    *
-   * @param options See {@linkcode AcceptRequest}.
    * @throws {Refused} If there is no place left.
    */
   accept(options: AcceptRequest): Accepted<Answer>;
@@ -62,7 +60,6 @@ export interface RequestPlace {
   readonly refusal: Refused | undefined;
 }
 
-/** An accepted request. */
 export interface Accepted<Answer> {
   readonly connection: Connection;
   /**

@@ -54,7 +54,6 @@ const MAX_UNKNOWN_PER_ADDRESS = 16;
 
 /** Options for {@linkcode SharedCarriers}. */
 export interface SharedCarriersOptions {
-  /** The nodes. */
   readonly nodes: Nodes;
   /** Connections of this node. */
   readonly own: HttpCarriers;
@@ -87,11 +86,6 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
   /** Calls about connections of other nodes whose secrets this node does not remember. */
   readonly #unknown: Quota;
 
-  /**
-   * Begins to answer the calls of other nodes.
-   *
-   * @param options See {@linkcode SharedCarriersOptions}.
-   */
   constructor({ nodes, own, quotas, maxBytes, onError }: SharedCarriersOptions) {
     this.#nodes = nodes;
     this.#unknown = quotas.open({

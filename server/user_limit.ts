@@ -31,7 +31,6 @@ interface HeldClaim {
 
 /** The sessions of one user on this node. */
 interface UserPlaces {
-  /** Number of places held. */
   held: number;
   /** Places that are being released, one after the other. */
   releasing: Promise<void> | undefined;
@@ -41,7 +40,6 @@ interface UserPlaces {
 export interface UserClaimsOptions {
   /** The store shared by the nodes. */
   readonly store: BrokerStore;
-  /** The nodes. */
   readonly nodes: Nodes;
   /** Most sessions of a user. */
   readonly max: number;
@@ -89,7 +87,6 @@ export class UserClaims {
   /**
    * Claims a place for a session.
    *
-   * @param user The user of the session.
    * @returns The claim, to dispose of when the session has ended, or did not begin.
    * @throws {LimitError} If the user has the maximum of sessions already.
    */
@@ -171,7 +168,6 @@ export class UserClaims {
     return isClaimed;
   }
 
-  /** Releases the claims of nodes that are gone. */
   async #releaseOfGoneNodes(scope: string): Promise<void> {
     const freeing = async () => {
       for (const member of await this.#store.claims(scope)) {
@@ -265,7 +261,6 @@ export class SessionClaims {
   /**
    * Claims a place for a session.
    *
-   * @param user The user of the session.
    * @param beside The session from which the client moves, whose claim is shared.
    * @returns The share, to dispose of if the session does not begin.
    */

@@ -279,9 +279,6 @@ export function isWellKnown({ method, url }: Pick<Request, "method" | "url">): b
  * server that does not know the path: a foreign name pointed at this machine (DNS rebinding) is not
  * a name of this machine.
  *
- * @param request Any request.
- * @param socket The UDP socket.
- * @param rules Rules for pages.
  * @returns The answer; `undefined` for other requests.
  */
 export function answerWellKnown(

@@ -105,7 +105,6 @@ export interface WebTransportServeOptions extends
 /**
  * Checks the option `webTransport`, apart from the limits that the listener checks.
  *
- * @param webTransport The option as given by the application.
  * @returns The option as an object; `undefined` if WebTransport is off.
  * @throws {TypeError} If the option is neither a boolean nor an object, or the engine is unknown.
  * @throws {RangeError} If the port is not an integer from 0 to 65535.
@@ -147,7 +146,6 @@ export interface BuiltinEngineOptions
  * Checks that no option needs a feature that the runtime's own engine lacks. With another engine
  * all options pass.
  *
- * @param options Options of the server.
  * @throws {TypeError} If an option needs such a feature.
  */
 export function checkBuiltinEngine(options: BuiltinEngineOptions): void {

@@ -17,9 +17,7 @@ import type { Runtime } from "../base/runtime.ts";
 
 /** Origin of this server's own pages, relative to its WebTransport. */
 export interface PageOrigin {
-  /** Port of the pages. */
   readonly port: number;
-  /** Port of WebTransport. */
   readonly webTransportPort: number;
   /**
    * `true` if loopback names stand for one another: a page of `localhost` may have got a URL with

@@ -88,11 +88,6 @@ export class AbandonedAnswers {
   #ending: Promise<void> | undefined;
   readonly #handler: Disposable | undefined;
 
-  /**
-   * Begins without sessions and answers.
-   *
-   * @param parts See {@linkcode AbandonedAnswersParts}.
-   */
   constructor(parts: AbandonedAnswersParts) {
     this.#parts = parts;
     const { runtime, quota, streams, nodes } = parts;
@@ -112,11 +107,7 @@ export class AbandonedAnswers {
     );
   }
 
-  /**
-   * Counts a session of this node.
-   *
-   * @param owner The owner of what the session takes.
-   */
+  /** Counts a session of this node. */
   opened(owner: Owner): void {
     const key = clientKey(owner);
     if (key === undefined) return;
@@ -139,8 +130,6 @@ export class AbandonedAnswers {
 
   /**
    * Notes that a stream has its first reader on this node, has lost its last one, or was read once.
-   *
-   * @param id Id of the stream.
    */
   read(id: string): void {
     const answer = this.#answers.get(id);
@@ -151,7 +140,6 @@ export class AbandonedAnswers {
    * Watches a running answer until disposal.
    *
    * @param answer The answer; that of a user is left alone.
-   * @returns Ends the watch when disposed of.
    */
   watch(answer: WatchedAnswer): Disposable {
     const { id, owner } = answer;

@@ -175,12 +175,6 @@ export class Answers {
   #isLeaving = false;
   #isClosed = false;
 
-  /**
-   * Begins without answers.
-   *
-   * @param limits Bounds and times.
-   * @param parts Parts of the server.
-   */
   constructor(limits: AnswerLimits, parts: AnswersParts) {
     this.#limits = limits;
     this.#parts = parts;
@@ -211,8 +205,6 @@ export class Answers {
   /**
    * Begins an answer, unless the same user asked for it by this name before.
    *
-   * @param request The request, and the generator.
-   * @returns Id of the durable stream.
    * @throws {RequestError} With the code `malformed` for a name that is none, `gone` for an answer
    * that has expired, or made room for others, or that the caller has a part of and that is no longer
    * kept, `too-many`, or `unavailable` if the engine is away.
@@ -265,7 +257,6 @@ export class Answers {
   /**
    * Takes over an answer whose writer is lost, if this node can go on.
    *
-   * @param id Id of the stream.
    * @returns True if the answer has a writer, here or on another node, or has ended.
    * @throws {BrokerError} If the engine is away.
    */

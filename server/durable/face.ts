@@ -164,8 +164,6 @@ export class DurableFace {
   /**
    * Creates the face.
    *
-   * @param options Options of the application.
-   * @param parts Parts of the server.
    * @throws {TypeError} If an option is invalid.
    * @throws {RangeError} If a number is out of range.
    */
@@ -201,7 +199,6 @@ export class DurableFace {
     });
   }
 
-  /** Counters. */
   get stats(): HttpFaceStats {
     const { stalled } = this.#events;
     return {
@@ -214,8 +211,6 @@ export class DurableFace {
   /**
    * Answers a request for the path of the streams, or below.
    *
-   * @param request The request.
-   * @param info The address of the peer.
    * @returns The response. Never rejects.
    */
   fetch(request: Request, info: RequestInfo): Promise<Response> {

@@ -59,7 +59,6 @@ export class KeptAnswers {
   readonly #churn = new Map<string, { count: number; readonly sinceMs: number }>();
   #dropped = 0;
 
-  /** Begins without knowledge of any answers. */
   constructor({ runtime, streams, limits: { maxKept: max, keptShares } }: KeptAnswersOptions) {
     this.#runtime = runtime;
     this.#streams = streams;
@@ -78,7 +77,6 @@ export class KeptAnswers {
     });
   }
 
-  /** Counters. */
   get stats(): KeptStats {
     return { ...this.#shares.stats, dropped: this.#dropped };
   }
@@ -86,7 +84,6 @@ export class KeptAnswers {
   /**
    * Makes room for an answer if needed, and has it created.
    *
-   * @param answer Its id, and the caller.
    * @param create Creates the answer with these keys of its owner. MUST throw a {@linkcode LimitError}
    * with the limit `answers.maxKept` if there is no room.
    * @returns The result of `create`.

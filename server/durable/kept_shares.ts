@@ -63,7 +63,6 @@ export class KeptShares {
   #listing: Promise<KeptLedger> | undefined;
   #listAgainAtMs = -Infinity;
 
-  /** Begins without knowledge of any logs. */
   constructor(options: KeptSharesOptions) {
     this.#options = options;
   }

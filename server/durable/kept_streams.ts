@@ -11,7 +11,6 @@ export interface KeptStreamsOptions {
   readonly runtime: Runtime;
   readonly streams: StreamLogs;
   readonly maxStreams: number;
-  /** Shares of the streams. */
   readonly streamShares: QuotaShares;
 }
 
@@ -27,7 +26,6 @@ export class KeptStreams {
   readonly #streams: StreamLogs;
   readonly #shares: KeptShares;
 
-  /** Begins without knowledge of any streams. */
   constructor({ runtime, streams, maxStreams: max, streamShares }: KeptStreamsOptions) {
     this.#streams = streams;
     this.#shares = new KeptShares({
@@ -43,7 +41,6 @@ export class KeptStreams {
     });
   }
 
-  /** Counters. */
   get stats(): QuotaStats {
     return this.#shares.stats;
   }
@@ -51,7 +48,6 @@ export class KeptStreams {
   /**
    * Has a stream created, if its owner has a share left.
    *
-   * @param stream Its id, and the client.
    * @param create Creates the stream with these keys of its owner, if known.
    * @returns The result of `create`.
    * @throws {LimitError} If a share is reached, with the level.

@@ -170,7 +170,6 @@ export type DurableStreamsLimits = Readonly<typeof LIMITS>;
 /**
  * Checks that a broker can keep durable streams.
  *
- * @param what The part that needs these.
  * @param broker The broker; that of this process if left out.
  * @throws {TypeError} If the broker keeps no logs.
  */
@@ -184,9 +183,7 @@ export function checkKeepsLogs(what: string, broker: Broker | undefined): void {
 /**
  * Fills in missing limits, and checks the given ones.
  *
- * @param options Options of the application.
  * @param broker The broker that keeps the streams; that of this process if left out.
- * @returns The limits.
  * @throws {TypeError} If `cache` is not one of its values, or the broker keeps no logs.
  * @throws {RangeError} If a number is not a positive integer.
  */
@@ -246,7 +243,6 @@ export interface AnswerLimits
   extends Readonly<Pick<typeof ANSWERS, "keepMs" | "maxKept" | "maxRunning">> {
   /** Shares of the kept answers. */
   readonly keptShares: QuotaShares;
-  /** Shares of the running answers. */
   readonly runningShares: QuotaShares;
 }
 
@@ -276,9 +272,7 @@ const DIGEST_BYTES = 16;
  * Makes the id of the stream that has an answer. The same name is another answer for another user, or
  * on another topic.
  *
- * @param runtime The runtime of the server.
  * @param answer Topic of the request, verified user unless a guest, and the name that the caller gave.
- * @returns The id.
  */
 export async function answerId(
   runtime: Runtime,
@@ -295,7 +289,6 @@ export async function answerId(
 /**
  * Tells whether a stream has an answer of a user. Answers of guests belong to all who know the id.
  *
- * @param runtime The runtime of the server.
  * @param stream Id of the stream, and the verified user; `undefined` for a guest.
  * @returns True for an answer of the user, or of a guest.
  */

@@ -45,7 +45,6 @@ export class DurableParts {
   readonly logs: StreamLogs;
   readonly #sender: StreamSender;
 
-  /** Begins without streams of its own. */
   constructor(options: DurablePartsOptions) {
     const { runtime, quotas, broker, nodes, bounds, maxMessageBytes, report } = options;
     const resumeOf = resumesOf(runtime, options.settings);

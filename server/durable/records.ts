@@ -27,8 +27,6 @@ export function isText(contentType: string): boolean {
  * - `text/*`: one record, a text if the bytes are UTF-8.
  * - Other types: one record of bytes.
  *
- * @param body The body.
- * @param contentType The content type of the stream.
  * @param maxElementBytes Most bytes of an element, as a message of a session carries the element.
  * @returns The records; none for an empty body, and for an empty array.
  * @throws {Problem} With 400 for malformed JSON, and 413 for too many elements or a large element.
@@ -133,13 +131,7 @@ function textOf(bytes: Uint8Array): string | undefined {
   }
 }
 
-/**
- * Writes records as the body of a response: a JSON array, or all bytes in a row.
- *
- * @param records The records.
- * @param contentType The content type of the stream.
- * @returns The body.
- */
+/** Writes records as the body of a response: a JSON array, or all bytes in a row. */
 export function bodyOf(
   records: readonly LogRecord[],
   contentType: string,
@@ -152,10 +144,6 @@ export function bodyOf(
 
 /**
  * Writes records as the data of a server-sent event: text, or base64 for types that are not text.
- *
- * @param records The records.
- * @param contentType The content type of the stream.
- * @returns The data.
  */
 export function eventDataOf(records: readonly LogRecord[], contentType: string): string {
   if (isJson(contentType)) return `[${records.map(asText).join(",")}]`;

@@ -97,8 +97,6 @@ function decodeSegment(segment: string): string | undefined {
 /**
  * Reads the query of a `GET`.
  *
- * @param query The query.
- * @returns The part to read.
  * @throws {Problem} With 400 if a parameter is malformed, repeated, or missing.
  */
 export function readQuery(query: URLSearchParams): ReadQuery {
@@ -160,10 +158,8 @@ export function readContentType(headers: Headers): string | undefined {
 /**
  * Reads the headers that set the facts of a new stream.
  *
- * @param headers Headers of the request.
  * @param now The time, in milliseconds since the Unix epoch.
  * @param path Path of the streams, for the source of a fork.
- * @returns The facts.
  * @throws {Problem} With 400 if a header is malformed, or stands without another one.
  */
 export function readCreation(

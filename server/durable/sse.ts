@@ -22,8 +22,6 @@ const MAX_SKIPPED = 180;
 /**
  * Makes the cursor of a response.
  *
- * @param runtime Clock and chance.
- * @param given Cursor of the request.
  * @returns The number of the time, or one above the given cursor.
  */
 export function cursorAt(runtime: Runtime, given: number | undefined): number {
@@ -51,7 +49,6 @@ export class EventStreams {
   readonly #bodies: EventBodies;
   readonly #written = new WeakMap<StreamPage, { cursor: number; bytes: Uint8Array }>();
 
-  /** Begins without readers. */
   constructor({ runtime, onError }: EventStreamsOptions) {
     this.#runtime = runtime;
     this.#bodies = new EventBodies({ runtime, lifeMs: SSE_MS, onError });

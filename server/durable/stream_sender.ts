@@ -44,7 +44,6 @@ interface End {
   readonly retryAfterMs?: number;
 }
 
-/** A session that reads a stream. */
 export interface SessionReading {
   readonly session: Session;
   readonly topic: string;
@@ -220,7 +219,6 @@ export class StreamFeed implements TopicSource {
   readonly #sender: StreamSender;
   readonly #readings = new Map<Session, SessionReading & { readonly stop: AbortController }>();
 
-  /** Begins without sessions. */
   constructor(topic: string, topics: Topics, sender: StreamSender) {
     this.#topic = topic;
     this.#topics = topics;
@@ -355,7 +353,6 @@ function oneLine(json: string): string {
 /**
  * Cuts a record into slices, a text between characters.
  *
- * @param record The record.
  * @param maxBytes Most bytes of a slice, of a text in JSON; at least 64.
  * @returns The slices, in order.
  */

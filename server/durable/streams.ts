@@ -95,7 +95,6 @@ export interface ReadDurableStreamOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Kinds of the options of `create` of durable streams. */
 const CREATE: OptionKinds<CreateDurableStreamOptions> = {
   contentType: "string",
   expiresAt: COUNT,
@@ -441,13 +440,7 @@ export interface StreamActivity {
   readonly writer?: { readonly offset: string; readonly waiting: number } | undefined;
 }
 
-/**
- * Computes the size of the largest record that a message of a session can carry.
- *
- * @param id The id of the stream.
- * @param maxMessageBytes Most bytes of a message.
- * @returns The size, in bytes.
- */
+/** Computes the size of the largest record that a message of a session can carry. */
 export function maxRecordBytes(id: string, maxMessageBytes: number): number {
   const head = JSON.stringify({ topic: STREAM_PREFIX + id, data: 0 });
   return maxMessageBytes - utf8Length(head) - MAX_PLACE_BYTES;
@@ -456,7 +449,6 @@ export function maxRecordBytes(id: string, maxMessageBytes: number): number {
 /**
  * Finds the position that an offset stands for.
  *
- * @param info The stream.
  * @param after The offset, `"-1"` or left out for the oldest record, `"now"` for the end.
  * @returns The position, or the fault of the offset.
  */

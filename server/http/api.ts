@@ -150,12 +150,6 @@ export class Api {
     describe: () => this.#document as ReplyOf<"describe">,
   };
 
-  /**
-   * Creates the API.
-   *
-   * @param options See {@linkcode ApiOptions}.
-   * @param parts Parts of the server.
-   */
   constructor(options: ApiOptions, parts: ApiParts) {
     const { path, authorize, rate, ...limits } = checkApi(options);
     const { runtime, topics, contract, origins } = parts;

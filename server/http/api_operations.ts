@@ -141,7 +141,6 @@ export const ProblemDetails = named(
 /** Integer in a query. */
 const QueryInt = (min: number, max: number) => z.coerce.number().int().min(min).max(max);
 
-/** An operation of the API. */
 export interface Operation {
   readonly action: ApiAction;
   /** The operation in words, for errors. */
@@ -377,7 +376,6 @@ export const OPERATIONS = {
   },
 } as const satisfies Readonly<Record<string, Operation>>;
 
-/** Name of an operation. */
 export type OperationName = keyof typeof OPERATIONS;
 
 /** Parsed body of an operation. */

@@ -24,8 +24,6 @@ export interface ReadBodyOptions {
  * - A body that ends too late, or never, is refused after `timeoutMs`.
  * - In both cases the rest of the body is not read.
  *
- * @param request The request.
- * @param options See {@linkcode ReadBodyOptions}.
  * @returns The body; empty without one.
  * @throws {UsedBodyError} If something has read the body before.
  * @throws {Problem} With 413, 408, or 400 if the client left before the end; the reason of `signal`,

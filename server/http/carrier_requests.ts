@@ -63,7 +63,6 @@ const encoder = new TextEncoder();
 
 /** Options for {@linkcode CarrierRequests}. */
 export interface CarrierRequestsOptions {
-  /** Clocks and timers of the server. */
   readonly runtime: Runtime;
   /** Finds the connections of requests. */
   readonly carriers: HttpCarriers;
@@ -101,7 +100,6 @@ export class CarrierRequests {
   readonly #posts = new Map<string, AbortController[]>();
   readonly #places: Quota;
 
-  /** Begins without requests. */
   constructor(options: CarrierRequestsOptions) {
     this.#options = options;
     this.#places = options.quotas.open({

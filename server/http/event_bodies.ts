@@ -15,18 +15,13 @@ export interface EventBodiesOptions {
   readonly onError: (error: unknown) => void;
 }
 
-/** A page as events. */
 export interface WrittenPage {
   readonly bytes: Uint8Array;
   /** True for the last page. */
   readonly isLast: boolean;
 }
 
-/**
- * The pages of one reader.
- *
- * @typeParam P Type of a page.
- */
+/** The pages of one reader. */
 export interface EventPages<P> {
   /** The first page. */
   readonly first: P;
@@ -54,7 +49,6 @@ export class EventBodies {
   readonly #unread: Deadlines<() => void>;
   #stalled = 0;
 
-  /** Begins without readers. */
   constructor({ runtime, lifeMs, onError }: EventBodiesOptions) {
     this.#onError = onError;
     this.#lives = new Deadlines(runtime, lifeMs, (end) => end());
@@ -141,9 +135,7 @@ function tooSlow(): DOMException {
 /**
  * Writes one event.
  *
- * @param data The data, of one line or more.
  * @param fields The name of the event, and its id.
- * @returns The text of the event.
  */
 export function writeEvent(
   data: string,

@@ -53,11 +53,6 @@ export class RequestGate {
   /**
    * Counts a request until its answer, or with a body until its response was sent: a response may
    * begin before the whole body came.
-   *
-   * @param request The request.
-   * @param info Information from the HTTP server.
-   * @param answer The answer.
-   * @returns The answer.
    */
   follow(
     { method }: Request,
@@ -80,9 +75,6 @@ export class RequestGate {
   /**
    * Wraps a handler of the application: new requests get 503 after {@linkcode stop}, and so does a
    * request whose body was cut, which the handler cannot tell from a wrong one.
-   *
-   * @param handle The handler.
-   * @returns The wrapped handler.
    */
   guard(
     handle: (request: Request, info: RequestInfo) => Response | Promise<Response>,

@@ -149,11 +149,7 @@ export interface HttpGuardParts {
   readonly report: (what: string, error: unknown) => void;
 }
 
-/**
- * One request to a face.
- *
- * @typeParam Action The actions of the face.
- */
+/** One request to a face. */
 export interface GuardedRequest<Action extends string> {
   readonly request: Request;
   /** The address of the peer. */
@@ -199,8 +195,6 @@ export interface GuardedRequest<Action extends string> {
  *   and requests of an address by rate; 429 beyond.
  * - **End:** a server that shuts down answers new requests, and bodies that came too late, with 503.
  *
- * @typeParam Action The actions of the face.
- *
  * @example Usage
  * ```ts
  * import { HttpGuard } from "./guard.ts";
@@ -244,8 +238,6 @@ export class HttpGuard<Action extends string> {
   /**
    * Creates a guard.
    *
-   * @param options See {@linkcode HttpGuardOptions}.
-   * @param parts Services of the server.
    * @throws {TypeError} If an origin or a host is malformed.
    * @throws {RangeError} If the rate is malformed.
    */
@@ -274,7 +266,6 @@ export class HttpGuard<Action extends string> {
     this.#accounts = rate && new Accounts("address", { connections: rate }, () => undefined);
   }
 
-  /** Counters. */
   get stats(): HttpFaceStats {
     return { active: this.#active.taken, answered: Object.fromEntries(this.#answered) };
   }
@@ -282,7 +273,6 @@ export class HttpGuard<Action extends string> {
   /**
    * Finds the part of a URL behind the path of the face.
    *
-   * @param url The URL of a request.
    * @returns The rest of the path, still encoded: empty, or with a slash first; `undefined` for a URL
    * outside of the face.
    */
@@ -293,8 +283,6 @@ export class HttpGuard<Action extends string> {
   /**
    * Answers a request.
    *
-   * @param request The request.
-   * @param info The address of the peer.
    * @param handle Makes the response, whose headers MUST be mutable. Its `Cache-Control` lacks
    * `private` and `public`, which the guard adds.
    * @returns The response. Never rejects.
@@ -543,11 +531,7 @@ export class HttpGuard<Action extends string> {
   }
 }
 
-/**
- * Tells whether a segment of a path names a topic or stream that servers keep to themselves.
- *
- * @param segment The segment, percent-encoded.
- */
+/** Tells whether a segment of a path names a topic or stream that servers keep to themselves. */
 export function isInternalName(segment: string): boolean {
   try {
     return decodeURIComponent(segment).startsWith(INTERNAL_PREFIX);

@@ -13,12 +13,7 @@ export interface PublicationMembers {
   readonly from?: string | undefined;
 }
 
-/**
- * Converts the content of a publication.
- *
- * @param publication The publication, as an engine has it.
- * @returns The members that are there.
- */
+/** Converts the content of a publication. */
 export function membersOf(publication: Publication): PublicationMembers {
   const { data, from } = contentOf(publication);
   const content = data instanceof Uint8Array ? { base64: data.toBase64() } : { data };
@@ -28,7 +23,6 @@ export function membersOf(publication: Publication): PublicationMembers {
 /**
  * Tells why publications after a position are missing.
  *
- * @param position The position of a reader.
  * @param page The page that was read after the position.
  * @param firstPrev The offset before the first publication of the page.
  * @returns The reason; `undefined` if none is missing.

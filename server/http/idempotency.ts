@@ -21,7 +21,6 @@ export interface IdempotencyOptions {
   readonly windowMs: number;
 }
 
-/** A request with a key. */
 export interface KeyedRequest {
   /** The key, as the client sent it. */
   readonly key: string;
@@ -55,7 +54,6 @@ export class IdempotencyKeys {
   /**
    * Runs a request, unless a request with the same key was done.
    *
-   * @param request The request with its key.
    * @param run Does the request. Receives an id that all repetitions have in common.
    * @returns The result of this or of the earlier run; `isRepeated` tells which.
    * @throws {Problem} With 400, 409 or 422.

@@ -37,7 +37,6 @@ type Json = Readonly<Record<string, unknown>>;
 /**
  * Generates the document.
  *
- * @param path Path of the API.
  * @returns An OpenAPI 3.1 document, as JSON has it.
  */
 export function openApi(path: string): Json {

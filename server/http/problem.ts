@@ -67,7 +67,6 @@ export class Problem extends Error {
    * Creates a problem.
    *
    * @param status HTTP status, from 400 to 599.
-   * @param options See {@linkcode ProblemOptions}.
    */
   constructor(status: number, options: ProblemOptions) {
     const { code, detail, headers = {}, members = {}, ...errorOptions } = options;
@@ -107,7 +106,6 @@ export class Problem extends Error {
 /**
  * Makes the problem of a rate or a bound that was reached.
  *
- * @param detail The operation and the bound.
  * @param retryAfterMs Time after which a client may try again, in milliseconds.
  * @returns The problem, of status 429.
  */
@@ -123,7 +121,6 @@ export function tooMany(detail: string, retryAfterMs: number): Problem {
 /**
  * Makes the problem of a bound or a share that was reached.
  *
- * @param error The error of the bound.
  * @returns The problem, of status 429.
  */
 export function refusedBy({ message, retryAfterMs = 1_000 }: LimitError): Problem {
@@ -133,8 +130,6 @@ export function refusedBy({ message, retryAfterMs = 1_000 }: LimitError): Proble
 /**
  * Makes the problem of a method that a resource does not have.
  *
- * @param method Received method.
- * @param allowed Methods of the resource.
  * @returns The problem, of status 405.
  */
 export function methodNotAllowed(method: string, allowed: readonly string[]): Problem {

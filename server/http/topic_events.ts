@@ -87,7 +87,6 @@ export interface TopicEventsOptions extends Pick<HttpGuardParts, "runtime" | "ga
 /** Parts of {@linkcode TopicEventsOptions} for one topic. */
 type SourceOptions = Pick<TopicEventsOptions, "runtime" | "topics">;
 
-/** A request for events. */
 export interface FollowRequest extends Pick<GuardedRequest<string>, "owner"> {
   readonly topic: string;
   /** Number of newest publications to begin with, unless `lastEventId` is given. */
@@ -114,11 +113,6 @@ export class TopicEvents {
   readonly #bodies: EventBodies;
   readonly #sources = new Map<string, Source>(); // Bounded by the readers.
 
-  /**
-   * Begins without readers.
-   *
-   * @param options See {@linkcode TopicEventsOptions}.
-   */
   constructor(options: TopicEventsOptions) {
     this.#options = options;
     this.#readers = options.quotas.open({
@@ -133,7 +127,6 @@ export class TopicEvents {
     this.#bodies = new EventBodies({ runtime, lifeMs: LIFE_MS, onError });
   }
 
-  /** Number of readers. */
   get readers(): number {
     return this.#readers.taken;
   }
@@ -146,7 +139,6 @@ export class TopicEvents {
   /**
    * Makes a response.
    *
-   * @param request See {@linkcode FollowRequest}.
    * @returns The response, with events until its end.
    * @throws {Problem} If the id of the last event is not one of this server.
    * @throws {LimitError} If there are too many readers.

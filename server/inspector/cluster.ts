@@ -52,7 +52,6 @@ export class Cluster implements AsyncDisposable {
   /**
    * Begins to answer the questions of other nodes.
    *
-   * @param view This node.
    * @param nodes The nodes; `undefined` for a server without a broker.
    * @param onError Gets errors of answers to other nodes. MUST NOT throw.
    */

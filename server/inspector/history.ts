@@ -17,8 +17,6 @@ const SHOWN = 5;
 /**
  * Counts the publications that the engine keeps of a topic.
  *
- * @param topics The topics of a server.
- * @param topic The topic.
  * @param options `showsPayloads` adds the data of the newest publications; `signal` ends the wait.
  * @returns The history; `undefined` for a topic without one.
  */

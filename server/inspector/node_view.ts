@@ -122,7 +122,6 @@ export class NodeView implements AsyncDisposable {
   #idle: Timer | undefined;
   #isClosed = false;
 
-  /** Begins without measuring. */
   constructor(server: InspectedServer, { runtime, showsPayloads, onError }: NodeViewOptions) {
     this.#server = server;
     this.#runtime = runtime;

@@ -32,7 +32,6 @@ export const LISTS = {
   streams: ["readers", "id", "waiting"],
 } as const;
 
-/** Name of a list. */
 export type ListName = keyof typeof LISTS;
 
 /** A list that is asked for. */
@@ -101,7 +100,6 @@ export interface TopicRow {
 export interface RoomRow {
   readonly room: string;
   readonly users: number;
-  /** Sessions in the room. */
   readonly sessions: number;
   readonly nodes: number;
 }

@@ -74,7 +74,6 @@ export class Traffic implements Disposable {
   readonly #recordings = new Map<Session, Recording>();
   #timer: Timer | undefined;
 
-  /** Begins without recordings. */
   constructor(runtime: Runtime, showsPayloads: boolean) {
     this.#runtime = runtime;
     this.#showsPayloads = showsPayloads;
@@ -84,7 +83,6 @@ export class Traffic implements Disposable {
    * Reads the envelopes after a number; the first question begins the recording.
    *
    * @param session The session; `undefined` if there is none.
-   * @param id Id of the session.
    * @param after The `next` of the last answer; 0 at first.
    */
   read(session: Session | undefined, id: string, after: number): TrafficAnswer {

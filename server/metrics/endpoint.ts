@@ -47,7 +47,6 @@ export interface MetricsOptions {
 export interface ServerHealth {
   /** `ok` while new sessions are taken. */
   readonly status: "ok" | "draining" | "full" | "down";
-  /** Number of sessions. */
   readonly sessions: number;
 }
 

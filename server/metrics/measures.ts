@@ -6,13 +6,11 @@ import type { QuicHandshakeStats } from "../../transport/h3/server.ts";
 
 /** The counters of topics and of their broker. */
 export interface CountedTopics {
-  /** Counters of the topics. */
   readonly stats: TopicsStats;
   /** The broker that carries publications between nodes. */
   readonly broker: {
     /** State of the broker's engine. */
     readonly status: { readonly current: BrokerStatus };
-    /** Counters of the broker. */
     readonly stats: BrokerStats;
   };
 }
@@ -57,7 +55,6 @@ export const NO_HANDSHAKES: QuicHandshakeStats = {
 
 /** One number of a metric. */
 export interface Measurement {
-  /** The number. */
   readonly value: number;
   /** Attributes that distinguish this number within the metric, by OpenTelemetry's names. */
   readonly attributes?: Readonly<Record<string, string>> | undefined;
@@ -414,9 +411,6 @@ function httpMeasures({ httpStats = {} }: CountedServer): Measure[] {
 /**
  * Puts the metrics of all workers together: one list, in which each number has the attribute
  * `skein.worker`.
- *
- * @param workers Name and metrics of each worker.
- * @returns The metrics.
  */
 export function mergeMeasures(
   workers: readonly (readonly [worker: string, measures: readonly Measure[]])[],

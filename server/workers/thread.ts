@@ -39,7 +39,6 @@ export interface WorkerThreadOptions {
   readonly answers: AnswersTo<MainQuestions>;
 }
 
-/** One thread. */
 export class WorkerThread {
   /** Resolves with the reason once the thread is over. */
   readonly ended: Promise<Error>;
@@ -54,7 +53,6 @@ export class WorkerThread {
   /**
    * Starts the thread, which loads no module of the application yet.
    *
-   * @param options See {@linkcode WorkerThreadOptions}.
    * @throws {TypeError} If the data cannot be cloned.
    */
   constructor(options: WorkerThreadOptions) {

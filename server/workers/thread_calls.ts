@@ -91,12 +91,7 @@ export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questi
   #last = 0;
   #end: Error | undefined;
 
-  /**
-   * Creates an end without questions.
-   *
-   * @param post Posts a message to the other thread.
-   * @param answers Answers the questions of the other thread.
-   */
+  /** Creates an end without questions. */
   constructor(post: (message: ThreadMessage) => void, answers: AnswersTo<Answered>) {
     this.#post = post;
     this.#answers = answers;

@@ -70,8 +70,6 @@ export interface NetworkGlobals {
  *
  * Code that was loaded before, and kept a global, is not reached.
  *
- * @param simulation The simulation.
- * @param network Globals of the network.
  * @returns Puts the former globals back at its disposal.
  */
 export function installGlobals(simulation: Simulation, network: NetworkGlobals = {}): Disposable {
@@ -106,7 +104,6 @@ class Globals implements Disposable {
     for (const restore of this.#former.splice(0).reverse()) restore();
   }
 
-  /** Clocks, timers and chance of the running host. */
   get #runtime(): Runtime {
     return (this.#simulation.current ?? this.#scenario).runtime;
   }
@@ -270,10 +267,7 @@ class Globals implements Disposable {
 /**
  * Replaces a property of an object of the runtime.
  *
- * @param target The object.
- * @param name Name of the property.
  * @param property The property; enumerable as the former one.
- * @returns Brings the former property back.
  */
 export function replaceProperty(
   target: object,
@@ -319,7 +313,6 @@ class SimulatedTimer {
     this.#start();
   }
 
-  /** Ends the timer. */
   close(): this {
     this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;

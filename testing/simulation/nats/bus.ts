@@ -23,7 +23,6 @@ export interface BusSubscription {
   readonly take: (message: NatsMessage) => void;
   /** The client, if the subscription is one of a client. */
   readonly client: BusClient | undefined;
-  /** Ends the subscription. */
   close(): void;
 }
 
@@ -40,9 +39,7 @@ export type JetStreamTrouble = (typeof JETSTREAM_TROUBLES)[number];
 
 /** Shares of messages that a trouble loses, for a trouble that loses some; all by default. */
 export interface LostShares {
-  /** Share of requests. */
   readonly requests?: number | undefined;
-  /** Share of answers. */
   readonly answers?: number | undefined;
 }
 
@@ -65,9 +62,7 @@ const [API, PULLS] = ["$JS.API.", "$JS.API.CONSUMER.MSG."] as const;
 
 /** The messages of one server in one life. */
 export class MessageBus {
-  /** The host. */
   readonly host: Host;
-  /** Clocks, timers and chance of this life. */
   readonly runtime: Runtime;
   /** Connections to the other servers by name. */
   readonly routes = new Map<string, Route>();
@@ -83,12 +78,7 @@ export class MessageBus {
   /** Deliveries that wait for the end of a trouble. */
   #late: (() => void)[] = [];
 
-  /**
-   * Creates a bus without subscriptions.
-   *
-   * @param events The virtual time.
-   * @param host The host of the server.
-   */
+  /** Creates a bus without subscriptions. */
   constructor(events: EventLoop, host: Host) {
     this.#events = events;
     this.host = host;
@@ -103,9 +93,7 @@ export class MessageBus {
   /**
    * Begins a trouble of JetStream on this server, and ends the one before.
    *
-   * @param trouble The trouble.
    * @param forMs Time of the trouble, in milliseconds.
-   * @param lost See {@linkcode LostShares}.
    */
   disturb(trouble: JetStreamTrouble, forMs: number, lost: LostShares = {}): void {
     this.#calm();
@@ -115,13 +103,7 @@ export class MessageBus {
     this.#end = this.later(() => this.#calm(), forMs);
   }
 
-  /**
-   * Connects this server with another one, for as long as the connection lasts.
-   *
-   * @param socket The connection.
-   * @param name Name of the other server.
-   * @returns Resolves at the end of the connection.
-   */
+  /** Connects this server with another one, for as long as the connection lasts. */
   join(socket: SimulatedSocket, name: string): Promise<void> {
     this.routes.get(name)?.close();
     const ended = Promise.withResolvers<void>();
@@ -145,7 +127,6 @@ export class MessageBus {
    * @param take Called with each message.
    * @param queue Name of the group; none by default.
    * @param client The client; none for the server itself.
-   * @returns The subscription.
    */
   subscribe(
     subject: string,
@@ -174,7 +155,6 @@ export class MessageBus {
   /**
    * Tells whether a message would reach a subscription, on this server or another one.
    *
-   * @param subject The subject.
    * @returns True if there is interest.
    */
   hasInterest(subject: string): boolean {
@@ -186,7 +166,6 @@ export class MessageBus {
   /**
    * Delivers a message to all subscriptions, and to one member of each group.
    *
-   * @param message The message.
    * @param from The client that published; none for the server itself.
    * @returns False if no subscription matches.
    */
@@ -242,11 +221,7 @@ export class MessageBus {
     return isTaken;
   }
 
-  /**
-   * Adds an entry to the trace.
-   *
-   * @param text The fact.
-   */
+  /** Adds an entry to the trace. */
   note(text: string): void {
     this.#events.note(text, this.host.name, { kind: "engine" });
   }
@@ -256,7 +231,6 @@ export class MessageBus {
    *
    * @param run Called once.
    * @param ms Time in milliseconds.
-   * @returns The timer.
    */
   later(run: () => void, ms: number): Timer {
     return this.runtime.setTimeout(run, ms);

@@ -26,9 +26,7 @@ const DIAL_MS = 2_000;
  * The client library has clocks, timers and chance of the platform, so globals must be those of the
  * simulation: {@linkcode installGlobals} before the first call.
  *
- * @param network The network.
  * @param host The host of the program, which runs.
- * @param servers Hosts of the servers of NATS.
  * @returns A function in place of `connect` of the client library.
  */
 export function simulatedNatsConnect(

@@ -39,7 +39,6 @@ interface Held {
   max: number;
 }
 
-/** One client. */
 export class ClientLink implements BusClient {
   readonly #bus: MessageBus;
   readonly #onEnd: () => void;
@@ -59,9 +58,6 @@ export class ClientLink implements BusClient {
   /**
    * Takes over a connection.
    *
-   * @param bus The messages of the server.
-   * @param socket The connection.
-   * @param id Number of the client.
    * @param onEnd Called once at the end.
    */
   constructor(bus: MessageBus, socket: SimulatedSocket, id: number, onEnd: () => void) {
@@ -74,7 +70,6 @@ export class ClientLink implements BusClient {
     this.#pinging = bus.later(() => this.#ping(), PING_INTERVAL_MS);
   }
 
-  /** Number of subscriptions of the client. */
   get subscriptions(): number {
     return this.#held.size;
   }
@@ -84,11 +79,7 @@ export class ClientLink implements BusClient {
     return this.#options.echo !== false;
   }
 
-  /**
-   * Sends bytes, together with all others of the same event.
-   *
-   * @param bytes The bytes.
-   */
+  /** Sends bytes, together with all others of the same event. */
   send(bytes: Uint8Array): void {
     if (this.#isOver) return;
     if (this.#out.push(bytes) === 1) queueMicrotask(() => this.#flush());

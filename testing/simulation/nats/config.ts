@@ -5,7 +5,6 @@ import { collide, isSubject, matches } from "./subjects.ts";
 export interface ApiError {
   /** Status, as in HTTP. */
   readonly code: number;
-  /** Number of the error. */
   readonly err_code: number;
   /** Text of the error. */
   readonly description: string;
@@ -114,12 +113,7 @@ const CONSUMER_KEYS = new Set<string>(
   ] satisfies (keyof ConsumerConfig)[],
 );
 
-/**
- * Makes the refusal of a configuration.
- *
- * @param description The rule that was broken.
- * @returns The error.
- */
+/** Makes the refusal of a configuration. */
 function invalid(description: string): ApiError {
   return { code: 500, err_code: 10052, description };
 }
@@ -127,8 +121,6 @@ function invalid(description: string): ApiError {
 /**
  * Checks the configuration of a stream, and fills in defaults.
  *
- * @param given The configuration as received.
- * @returns The whole configuration, or the refusal.
  * @throws {TypeError} If the configuration has a property that the model lacks.
  */
 export function streamConfig(
@@ -219,9 +211,7 @@ function brokenRule(config: StreamConfig): string | undefined {
 /**
  * Checks the configuration of a consumer, and fills in defaults.
  *
- * @param given The configuration as received.
  * @param name Name of the consumer, made by the server.
- * @returns The whole configuration.
  * @throws {TypeError} If the consumer needs a property or a policy that the model lacks.
  */
 export function consumerConfig(given: Partial<ConsumerConfig>, name: string): ConsumerConfig {

@@ -45,11 +45,6 @@ export class Consumer {
   #isOver = false;
   #timer: Timer | undefined;
 
-  /**
-   * Creates a consumer.
-   *
-   * @param options See {@linkcode ConsumerOptions}.
-   */
   constructor(options: ConsumerOptions) {
     const { bus, stream: { store, config: { name } }, config } = options;
     this.#options = options;
@@ -100,8 +95,6 @@ export class Consumer {
   /**
    * Takes a request for messages.
    *
-   * @param reply Subject for the messages.
-   * @param body The request.
    * @throws {TypeError} If the request needs heartbeats, which the model lacks.
    */
   request(reply: string, body: string): void {
@@ -174,7 +167,6 @@ export class Consumer {
     }
   }
 
-  /** Ends the consumer. */
   close(): void {
     this.#isOver = true;
     this.#requests.close();

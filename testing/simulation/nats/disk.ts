@@ -20,7 +20,6 @@ export interface Assignment {
   >;
 }
 
-/** A change of the streams and consumers of a cluster. */
 export type ClusterChange =
   | { readonly kind: "stream"; readonly assignment: Assignment }
   | { readonly kind: "no stream"; readonly name: string; readonly reply: string }
@@ -38,7 +37,6 @@ export type ClusterChange =
     readonly reply: string;
   };
 
-/** A change of one stream. */
 export type StreamChange =
   | { readonly kind: "put"; readonly message: NatsMessage; readonly atMs: number }
   | { readonly kind: "remove"; readonly seq: number; readonly reply: string }
@@ -66,12 +64,7 @@ export class NatsDisk {
   /** Streams of this server by name. */
   readonly streams = new Map<string, StreamDisk>();
 
-  /**
-   * Makes the disk of a stream, unless there is one.
-   *
-   * @param config The configuration.
-   * @returns The disk.
-   */
+  /** Makes the disk of a stream, unless there is one. */
   stream(config: StreamConfig): StreamDisk {
     let disk = this.streams.get(config.name);
     if (disk === undefined) {
@@ -87,11 +80,7 @@ export class NatsDisk {
     for (const disk of this.streams.values()) disk.sync();
   }
 
-  /**
-   * Loses what was not synced.
-   *
-   * @param random Decides how much is left.
-   */
+  /** Loses what was not synced. */
   losePower(random: () => number): void {
     for (const disk of this.streams.values()) disk.losePower(random);
   }

@@ -68,10 +68,7 @@ export class SimulatedNats {
   /**
    * Starts the servers.
    *
-   * @param events The virtual time.
-   * @param network The network.
    * @param hosts Hosts that run: one, or three of a cluster.
-   * @param options See {@linkcode SimulatedNatsOptions}.
    * @throws {RangeError} If there are neither one nor three hosts, or `syncMs` is negative.
    */
   constructor(
@@ -123,11 +120,7 @@ export class SimulatedNats {
     return count;
   }
 
-  /**
-   * Starts a server again, after the end of the process.
-   *
-   * @param host The host of the server.
-   */
+  /** Starts a server again, after the end of the process. */
   restart(host: Host): void {
     const seat = this.#seat(host);
     if (seat.process !== undefined) return;
@@ -139,7 +132,6 @@ export class SimulatedNats {
    * Lets a server lose the files of a stream, as with a damaged file that the server gives up at the
    * start. The server must not run.
    *
-   * @param host The host of the server.
    * @param stream Name of the stream; all streams by default.
    * @throws {TypeError} If the server runs.
    */
@@ -157,7 +149,6 @@ export class SimulatedNats {
   /**
    * Lets a server lose its entire disk. The server must not run.
    *
-   * @param host The host of the server.
    * @throws {TypeError} If the server runs.
    */
   wipe(host: Host): void {
@@ -196,19 +187,13 @@ export class SimulatedNats {
    * Begins a trouble of JetStream that breaks no connection. Servers of a cluster still reach the
    * streams of each other.
    *
-   * @param trouble The trouble.
    * @param forMs Time of the trouble, in milliseconds.
-   * @param lost See {@linkcode LostShares}; all by default.
    */
   disturb(trouble: JetStreamTrouble, forMs: number, lost?: LostShares): void {
     for (const { process } of this.#seats) process?.bus.disturb(trouble, forMs, lost);
   }
 
-  /**
-   * Disconnects clients as slow consumers.
-   *
-   * @param host The host of the server.
-   */
+  /** Disconnects clients as slow consumers. */
   disconnectClients(host: Host): void {
     this.#note(host, "disconnects its clients as slow consumers");
     for (const client of [...this.#seat(host).process?.clients ?? []]) {
@@ -220,7 +205,6 @@ export class SimulatedNats {
    * Puts a server into lame duck mode: no client is accepted, and each present one is told and
    * disconnected within a time.
    *
-   * @param host The host of the server.
    * @param spreadMs Time over which clients are disconnected, in milliseconds.
    */
   lameDuck(host: Host, spreadMs: number = LAME_DUCK_MS): void {

@@ -84,11 +84,7 @@ export class Group<S, C> {
   #timer: Timer | undefined;
   #isOver = false;
 
-  /**
-   * Creates a replica.
-   *
-   * @param options See {@linkcode GroupOptions}.
-   */
+  /** Creates a replica. */
   constructor(options: GroupOptions<S, C>) {
     this.#options = options;
     this.#commit = options.disk.applied;
@@ -121,22 +117,13 @@ export class Group<S, C> {
     return this.#options.peers;
   }
 
-  /**
-   * Adds a change to the log, if this server leads.
-   *
-   * @param change The change.
-   */
+  /** Adds a change to the log, if this server leads. */
   propose(change: C): void {
     if (this.#role !== "leader" || this.#isOver) return;
     this.#append(change);
   }
 
-  /**
-   * Takes a packet of another replica.
-   *
-   * @param from Name of the other server.
-   * @param packet The packet.
-   */
+  /** Takes a packet of another replica. */
   hear(from: string, packet: GroupPacket<S, C>): void {
     if (this.#isOver || !this.#options.peers.includes(from)) return;
     const { disk } = this.#options;

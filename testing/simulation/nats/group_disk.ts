@@ -51,7 +51,6 @@ export class GroupDisk<S, C> {
    * Creates an empty disk.
    *
    * @param state The first state.
-   * @param copy Copies a state.
    */
   constructor(state: S, copy: (state: S) => S) {
     this.state = state;
@@ -72,7 +71,6 @@ export class GroupDisk<S, C> {
   /**
    * Reads the term of an entry.
    *
-   * @param index The index.
    * @returns The term; `undefined` if the entry is unknown or not kept.
    */
   termAt(index: number): number | undefined {
@@ -82,7 +80,6 @@ export class GroupDisk<S, C> {
   /**
    * Reads an entry.
    *
-   * @param index The index.
    * @returns The entry; `undefined` if unknown or not kept.
    */
   at(index: number): GroupEntry<C> | undefined {
@@ -93,29 +90,19 @@ export class GroupDisk<S, C> {
    * Reads entries.
    *
    * @param from Index of the first one, which must be kept.
-   * @param count Most entries.
-   * @returns The entries.
    */
   from(from: number, count: number): GroupEntry<C>[] {
     const at = from - this.#baseIndex - 1;
     return this.#entries.slice(at, at + count);
   }
 
-  /**
-   * Appends an entry.
-   *
-   * @param entry The entry.
-   */
+  /** Appends an entry. */
   append(entry: GroupEntry<C>): void {
     this.#entries.push(entry);
     if (this.lastIndex - this.#synced.lastIndex > MAX_UNSYNCED) this.sync();
   }
 
-  /**
-   * Removes entries from an index on.
-   *
-   * @param index The index.
-   */
+  /** Removes entries from an index on. */
   cutFrom(index: number): void {
     this.#entries.length = Math.max(0, index - this.#baseIndex - 1);
   }
@@ -125,7 +112,6 @@ export class GroupDisk<S, C> {
    *
    * @param state The state; copied.
    * @param index Index of the newest entry in the state.
-   * @param term Term of that entry.
    */
   replace(state: S, index: number, term: number): void {
     this.state = this.#copy(state);
@@ -159,11 +145,7 @@ export class GroupDisk<S, C> {
     this.#baseIndex += old;
   }
 
-  /**
-   * Loses what was not synced, but for some entries at the front.
-   *
-   * @param random Decides how many entries are left.
-   */
+  /** Loses what was not synced, but for some entries at the front. */
   losePower(random: () => number): void {
     const { term, vote, lastIndex, applied, state } = this.#synced;
     const unsynced = Math.max(0, this.lastIndex - lastIndex);

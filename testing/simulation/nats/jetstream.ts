@@ -103,12 +103,6 @@ export class JetStream {
   readonly #peers: readonly string[];
   readonly #onElection: JetStreamOptions["onElection"];
 
-  /**
-   * Starts JetStream.
-   *
-   * @param bus The messages of the server.
-   * @param options See {@linkcode JetStreamOptions}.
-   */
   constructor(bus: MessageBus, options: JetStreamOptions) {
     const { disk, ledger, peers, onElection } = options;
     this.#bus = bus;

@@ -50,12 +50,7 @@ export class WriteLedger {
     return ++this.#uid;
   }
 
-  /**
-   * Adds a write when the answer is sent.
-   *
-   * @param stream Name of the stream.
-   * @param write The write.
-   */
+  /** Adds a write when the answer is sent. */
   add(stream: string, write: Entered): void {
     const writes = this.#writes.get(stream) ?? [];
     this.#writes.set(stream, writes);
@@ -63,13 +58,7 @@ export class WriteLedger {
     if (writes.length >= 2 * MAX_WRITES) writes.splice(0, MAX_WRITES);
   }
 
-  /**
-   * Looks for writes that a new leader lacks, and reports each once.
-   *
-   * @param stream Name of the stream.
-   * @param disk Disk of the leader.
-   * @param host Name of the host.
-   */
+  /** Looks for writes that a new leader lacks, and reports each once. */
   check(stream: string, disk: StreamDisk, host: string): void {
     const writes = this.#writes.get(stream) ?? [];
     const isLost = ({ index, uid }: Entered) =>
@@ -81,11 +70,7 @@ export class WriteLedger {
     this.#onLost({ stream, host, writes: known });
   }
 
-  /**
-   * Forgets a stream that was deleted.
-   *
-   * @param stream Name of the stream.
-   */
+  /** Forgets a stream that was deleted. */
   forget(stream: string): void {
     this.#writes.delete(stream);
   }

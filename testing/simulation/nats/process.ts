@@ -7,7 +7,6 @@ import { ClientLink } from "./client_link.ts";
 import { JetStream, type JetStreamOptions } from "./jetstream.ts";
 import { encodeLine, MAX_PAYLOAD } from "./wire.ts";
 
-/** Port for clients. */
 export const CLIENT_PORT = 4_222;
 
 /** Version that the server announces: the one that the model was compared with. */
@@ -35,11 +34,6 @@ export class NatsProcess {
   #count = 0;
   #isDraining = false;
 
-  /**
-   * Starts a server.
-   *
-   * @param options See {@linkcode ProcessOptions}.
-   */
   constructor({ events, host, ...options }: ProcessOptions) {
     this.#peers = options.peers;
     // Another identity in each life.
@@ -48,11 +42,7 @@ export class NatsProcess {
     this.jetstream = new JetStream(this.bus, options);
   }
 
-  /**
-   * Accepts a client.
-   *
-   * @param socket The connection.
-   */
+  /** Accepts a client. */
   accept(socket: SimulatedSocket): void {
     if (this.#isDraining || this.clients.size >= MAX_CLIENTS) return socket.close();
     const client: ClientLink = new ClientLink(this.bus, socket, ++this.#count, () => {

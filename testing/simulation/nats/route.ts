@@ -46,13 +46,7 @@ export class Route {
   #pings = 0;
   #isOver = false;
 
-  /**
-   * Takes over a connection.
-   *
-   * @param runtime Timers of the server.
-   * @param socket The connection.
-   * @param events See {@linkcode RouteEvents}.
-   */
+  /** Takes over a connection. */
   constructor(runtime: Runtime, socket: SimulatedSocket, events: RouteEvents) {
     this.#runtime = runtime;
     this.#socket = socket;
@@ -62,12 +56,7 @@ export class Route {
     socket.onMessage = (packet) => this.#take(packet as Packet);
   }
 
-  /**
-   * Finds subscriptions of the other server.
-   *
-   * @param subject The subject.
-   * @returns What matches.
-   */
+  /** Finds subscriptions of the other server. */
   match(subject: string): readonly RemoteInterest[] {
     return this.#interest.match(subject);
   }
@@ -85,19 +74,13 @@ export class Route {
   /**
    * Sends a message on.
    *
-   * @param message The message.
    * @param queues Groups of which a member there gets the message.
    */
   forward(message: NatsMessage, queues: readonly string[]): void {
     this.#send({ kind: "message", message, queues }, message.headers.length + message.data.length);
   }
 
-  /**
-   * Sends a packet of the agreement between servers.
-   *
-   * @param body The packet.
-   * @param bytes Its size, roughly.
-   */
+  /** Sends a packet of the agreement between servers. */
   tell(body: unknown, bytes: number): void {
     this.#send({ kind: "group", body }, bytes);
   }

@@ -7,7 +7,6 @@ import type { StreamConfig } from "./config.ts";
 export interface StoredMessage {
   /** Sequence, from 1. */
   readonly seq: number;
-  /** Subject. */
   readonly subject: string;
   /** The block of headers; empty for none. */
   readonly headers: string;
@@ -53,7 +52,6 @@ export class StreamStore {
   /**
    * Creates a store.
    *
-   * @param config Limits of the stream.
    * @param from A store to copy; empty by default.
    */
   constructor(config: StreamConfig, from?: StreamStore) {
@@ -109,8 +107,6 @@ export class StreamStore {
   /**
    * Tells whether limits refuse a message.
    *
-   * @param subject The subject.
-   * @param bytes Bytes of headers and payload.
    * @returns The reason; `undefined` if the message can be stored.
    */
   refusal(subject: string, bytes: number): StoreRefusal | undefined {
@@ -127,12 +123,7 @@ export class StreamStore {
     return isRoom ? undefined : "maximum bytes exceeded";
   }
 
-  /**
-   * Stores a message with the next sequence, and removes the oldest beyond the limits.
-   *
-   * @param message The message.
-   * @returns The sequence.
-   */
+  /** Stores a message with the next sequence, and removes the oldest beyond the limits. */
   append(message: Omit<StoredMessage, "seq">): number {
     const seq = this.#lastSeq + 1;
     const stored = { ...message, seq };
@@ -158,7 +149,6 @@ export class StreamStore {
   /**
    * Removes a message.
    *
-   * @param seq The sequence.
    * @returns False if there is no such message.
    */
   remove(seq: number): boolean {
@@ -183,7 +173,6 @@ export class StreamStore {
    *
    * @param filter Pattern of the subjects; all by default.
    * @param options Keeps the newest ones, or all from a sequence on.
-   * @returns The number of removed messages.
    */
   purge(
     filter = ">",
@@ -205,11 +194,7 @@ export class StreamStore {
     return outdated.length;
   }
 
-  /**
-   * Removes the messages that are too old.
-   *
-   * @param nowMs The clock of the server.
-   */
+  /** Removes the messages that are too old. */
   expire(nowMs: number): void {
     const { max_age: ns } = this.config;
     if (ns === 0) return;
@@ -227,7 +212,6 @@ export class StreamStore {
   /**
    * Reads a message.
    *
-   * @param seq The sequence.
    * @returns The message; `undefined` if there is none.
    */
   get(seq: number): StoredMessage | undefined {
@@ -237,7 +221,6 @@ export class StreamStore {
   /**
    * Reads the newest message.
    *
-   * @param filter Pattern of the subject.
    * @returns The message; `undefined` if there is none.
    */
   last(filter: string): StoredMessage | undefined {
@@ -253,8 +236,6 @@ export class StreamStore {
   /**
    * Reads the first message from a sequence on.
    *
-   * @param filter Pattern of the subject.
-   * @param from The sequence.
    * @returns The message; `undefined` if there is none.
    */
   next(filter: string, from: number): StoredMessage | undefined {
@@ -269,13 +250,7 @@ export class StreamStore {
     return undefined;
   }
 
-  /**
-   * Counts messages from a sequence on.
-   *
-   * @param filter Pattern of the subjects.
-   * @param from The sequence.
-   * @returns The number.
-   */
+  /** Counts messages from a sequence on. */
   count(filter: string, from: number): number {
     if (!hasWildcard(filter)) {
       const seqs = this.#bySubject.get(filter) ?? [];

@@ -48,14 +48,7 @@ export class Stream {
   readonly #bus: MessageBus;
   #subscriptions: BusSubscription[] = [];
 
-  /**
-   * Opens a stream.
-   *
-   * @param bus The messages of the server.
-   * @param config The configuration.
-   * @param createdMs Time of creation.
-   * @param store The messages.
-   */
+  /** Opens a stream. */
   constructor(
     bus: MessageBus,
     config: StreamConfig,
@@ -103,11 +96,7 @@ export class Stream {
     this.#subscriptions = this.config.subjects.map((subject) => this.#bus.subscribe(subject, take));
   }
 
-  /**
-   * Takes the messages of another replica, in place of those so far.
-   *
-   * @param store The messages.
-   */
+  /** Takes the messages of another replica, in place of those so far. */
   replace(store: StreamStore): void {
     this.store = store;
     this.signal();
@@ -130,7 +119,6 @@ export class Stream {
   /**
    * Checks what a server checks before the message is replicated, or of a single server at all.
    *
-   * @param message The publication.
    * @param isReplicated True for the check of a leader before the replication.
    * @returns The outcome if the stream stores nothing; `undefined` if the message can be stored.
    */
@@ -154,9 +142,7 @@ export class Stream {
   /**
    * Stores a message, unless a condition of the message does not hold.
    *
-   * @param message The publication.
    * @param options Time of storage, and whether the leader checked the message already.
-   * @returns The outcome.
    */
   put(
     message: NatsMessage,
@@ -212,8 +198,6 @@ export class Stream {
   /**
    * Makes the message that the stream publishes again after a publication.
    *
-   * @param message The publication.
-   * @param seq The sequence.
    * @param before Sequence of the message before on the same subject; 0 without one.
    * @returns The message; `undefined` if the stream publishes nothing.
    */
@@ -235,7 +219,6 @@ export class Stream {
   /**
    * Makes the answer to a publication.
    *
-   * @param outcome The outcome.
    * @returns The answer; `undefined` if the server stays silent.
    */
   answer(outcome: PublishOutcome): object | undefined {
@@ -249,7 +232,6 @@ export class Stream {
   /**
    * Finds a message.
    *
-   * @param query See {@linkcode MessageQuery}.
    * @returns The message; `undefined` if there is none.
    */
   find({ seq = 0, last_by_subj: last, next_by_subj: next }: MessageQuery) {
@@ -261,7 +243,6 @@ export class Stream {
   /**
    * Makes the answer to the removal of a message that is not there.
    *
-   * @param seq The sequence.
    * @returns The error; `undefined` if the message is there.
    */
   removalError(seq: number): ApiError | undefined {

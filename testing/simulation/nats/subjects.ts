@@ -7,7 +7,6 @@ const REST = 62;
 /**
  * Tells whether a subject can be published to.
  *
- * @param subject The subject.
  * @returns False for an empty token, a wildcard or a space.
  */
 export function isPublishSubject(subject: string): boolean {
@@ -29,7 +28,6 @@ export function isSubject(subject: string): boolean {
 /**
  * Tells whether a subject has a wildcard.
  *
- * @param subject The subject.
  * @returns True if a token is `*` or `>`.
  */
 export function hasWildcard(subject: string): boolean {
@@ -40,7 +38,6 @@ export function hasWildcard(subject: string): boolean {
 /**
  * Tells whether a pattern matches all subjects of another pattern.
  *
- * @param pattern The pattern.
  * @param subject A subject, or a narrower pattern.
  * @returns True if each subject that `subject` matches is matched by the pattern.
  */
@@ -78,7 +75,6 @@ function isToken(subject: string, at: number, code: number): boolean {
 /**
  * Tells whether two patterns have a subject in common.
  *
- * @param one A pattern.
  * @param other Another one.
  * @returns True if any subject matches both.
  */
@@ -114,11 +110,7 @@ export class Interest<T extends Interested> {
   readonly #wild: Branch<T> = newBranch();
   #added = 0;
 
-  /**
-   * Adds an entry.
-   *
-   * @param entry The entry.
-   */
+  /** Adds an entry. */
   add(entry: T): void {
     const { subject } = entry;
     if (hasWildcard(subject)) {

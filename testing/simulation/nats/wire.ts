@@ -66,8 +66,6 @@ export class CommandReader {
   /**
    * Takes bytes of the connection.
    *
-   * @param bytes The next bytes.
-   * @returns The commands that are complete.
    * @throws {NatsViolation} At a command that a server refuses; no further command can be read.
    */
   read(bytes: Uint8Array): NatsCommand[] {
@@ -152,19 +150,12 @@ function lineEnd(bytes: Uint8Array, from: number): number {
  * Encodes a line for a client.
  *
  * @param line The line, without its end.
- * @returns The bytes.
  */
 export function encodeLine(line: string): Uint8Array {
   return encoder.encode(`${line}\r\n`);
 }
 
-/**
- * Encodes a message for a subscription of a client.
- *
- * @param sid The client's id of the subscription.
- * @param message The message.
- * @returns The bytes.
- */
+/** Encodes a message for a subscription of a client. */
 export function encodeMessage(sid: string, message: NatsMessage): Uint8Array {
   const { reply, headers, data } = message;
   const subject = message.shown ?? message.subject;
@@ -182,7 +173,6 @@ const LINE_END = encoder.encode("\r\n");
 /**
  * Makes a message.
  *
- * @param subject The subject.
  * @param body Payload: bytes, a text, or an object that becomes JSON; empty by default.
  * @param headers The block of headers; none by default.
  * @returns The message, without a subject for answers.
@@ -197,7 +187,6 @@ export function messageOf(subject: string, body: unknown = EMPTY, headers = ""):
 /**
  * Reads the payload of a message as JSON.
  *
- * @param message The message.
  * @param empty Result for an empty payload; `undefined` by default.
  * @returns The value; `undefined` if malformed.
  */
@@ -215,7 +204,6 @@ export function jsonIn<T>({ data }: NatsMessage, empty?: T): T | undefined {
  *
  * @param entries Names and values, in order.
  * @param status Status behind the version, such as `404 No Messages`.
- * @returns The block.
  */
 export function headersOf(entries: readonly (readonly [string, unknown])[], status = ""): string {
   const lines = entries.map(([name, value]) => `${name}: ${value}\r\n`).join("");
@@ -252,12 +240,7 @@ export function headerIn(headers: string, name: string): string | undefined {
   return headers.slice(from, headers.indexOf("\r\n", from)).trim();
 }
 
-/**
- * Counts the bytes of a text in UTF-8.
- *
- * @param text Any text.
- * @returns The bytes.
- */
+/** Counts the bytes of a text in UTF-8. */
 export function byteLength(text: string): number {
   for (let i = 0; i < text.length; i++) {
     if (text.charCodeAt(i) > 127) return encoder.encode(text).length;

@@ -37,11 +37,7 @@ export class Body {
   /** The body at the receiving end. */
   readonly readable: ReadableStream<Uint8Array<ArrayBuffer>>;
 
-  /**
-   * Creates a body of which no byte is under way.
-   *
-   * @param options See {@linkcode BodyOptions}.
-   */
+  /** Creates a body of which no byte is under way. */
   constructor({ link, from, onCancel }: BodyOptions) {
     this.#out = link.pathOf(from);
     this.#back = link.pathOf(from === "client" ? "server" : "client");
@@ -103,11 +99,7 @@ export class Body {
     this.#reader?.cancel().catch(() => {});
   }
 
-  /**
-   * Fails at the receiving end, behind the bytes that arrived.
-   *
-   * @param error The error of the reader.
-   */
+  /** Fails at the receiving end, behind the bytes that arrived. */
   fail(error: unknown): void {
     if (this.#isOver || this.#isWhole) return;
     this.#isOver = true;

@@ -130,9 +130,7 @@ const HANDSHAKE_FAULTS: readonly unknown[] = ["none", "refused", "hangs", "tls"]
 /**
  * Checks conditions, and adds the missing ones.
  *
- * @param given Conditions of the caller.
  * @param others The other conditions; by default, no faults.
- * @returns All conditions.
  * @throws {RangeError} If a condition is out of range.
  */
 export function checkConditions(
@@ -173,13 +171,6 @@ export class Direction {
   readonly #waiting = new Set<() => void>();
   #busyUntilMs = 0;
 
-  /**
-   * Creates a direction.
-   *
-   * @param from The sending host.
-   * @param to The receiving host.
-   * @param conditions Conditions from the start.
-   */
   constructor(from: Host, to: Host, conditions: Required<LinkConditions>) {
     this.from = from;
     this.to = to;
@@ -190,7 +181,6 @@ export class Direction {
    * Calls back once the direction is open again.
    *
    * @param callback Called once.
-   * @returns Takes the callback back.
    */
   whenOpen(callback: () => void): () => void {
     this.#waiting.add(callback);
@@ -200,7 +190,6 @@ export class Direction {
   /**
    * Changes some conditions, and lets go what waits if the direction is open then.
    *
-   * @param conditions The conditions to change.
    * @throws {RangeError} If a condition is out of range.
    */
   change(conditions: LinkConditions): void {
@@ -214,7 +203,6 @@ export class Direction {
   /**
    * Draws the time of a reliable packet under way.
    *
-   * @param random Chance of the connection.
    * @returns Time in milliseconds.
    */
   delay(random: () => number): number {
@@ -229,7 +217,6 @@ export class Direction {
   /**
    * Draws the times of the arrivals of a datagram: none if lost, two if duplicated.
    *
-   * @param random Chance of the connection.
    * @returns Times in milliseconds.
    */
   datagramDelays(random: () => number): number[] {
@@ -244,8 +231,6 @@ export class Direction {
   /**
    * Takes a turn on a slow link.
    *
-   * @param bytes Size of the packet.
-   * @param nowMs Time of the sending.
    * @returns Time until the last byte has left, in milliseconds.
    */
   transmission(bytes: number, nowMs: number): number {
@@ -258,7 +243,6 @@ export class Direction {
   /**
    * Tells when a slow link has sent all that it took so far, also if the link is faster now.
    *
-   * @param nowMs The present time.
    * @returns Time until the last byte has left, in milliseconds; 0 if nothing waits.
    */
   backlogMs(nowMs: number): number {

@@ -60,11 +60,7 @@ export class SimulatedHttp implements HttpNetwork {
   readonly #programs = new Map<string, Program>();
   readonly #upgrades = new WeakMap<Request, Upgrade>();
 
-  /**
-   * Creates HTTP without servers.
-   *
-   * @param links Connections of the network.
-   */
+  /** Creates HTTP without servers. */
   constructor(links: Links) {
     this.#links = links;
   }
@@ -72,7 +68,6 @@ export class SimulatedHttp implements HttpNetwork {
   /**
    * Makes the listener of a server on a host: the option `webSocket` of `serve()`.
    *
-   * @param host The host.
    * @returns A host of WebSockets, whose ports close with the life of the host.
    */
   host(host: Host): UpgradeHost {
@@ -94,7 +89,6 @@ export class SimulatedHttp implements HttpNetwork {
   /**
    * Makes the `fetch` of programs on a host.
    *
-   * @param client The host.
    * @returns A function that reaches the hosts of the simulation by name.
    */
   fetch(client: Host): typeof fetch {
@@ -115,7 +109,6 @@ export class SimulatedHttp implements HttpNetwork {
   /**
    * Makes the constructor of WebSockets of programs on a host.
    *
-   * @param client The host.
    * @returns Opens a socket, as the constructor of `WebSocket` does.
    */
   sockets(

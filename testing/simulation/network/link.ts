@@ -62,7 +62,6 @@ export interface LinkOptions {
   readonly name: string;
   /** Directions to the server: two with a front between. */
   readonly toServer: readonly Direction[];
-  /** Directions to the client. */
   readonly toClient: readonly Direction[];
   /** Called once, when no end uses the connection. */
   readonly onEnd: (link: Link) => void;
@@ -73,9 +72,7 @@ export class Link implements SimulatedLink {
   readonly kind: LinkKind;
   readonly client: Host;
   readonly server: Host;
-  /** The path to the server. */
   readonly toServer: NetworkPath;
-  /** The path to the client. */
   readonly toClient: NetworkPath;
   /** Chance of the connection apart from its packets. */
   readonly random: () => number;
@@ -88,11 +85,7 @@ export class Link implements SimulatedLink {
   #isOver = false;
   #isBroken = false;
 
-  /**
-   * Creates a connection without ends.
-   *
-   * @param options See {@linkcode LinkOptions}.
-   */
+  /** Creates a connection without ends. */
   constructor({ events, kind, name, toServer, toClient, onEnd }: LinkOptions) {
     this.kind = kind;
     this.client = toServer[0]!.from;
@@ -124,21 +117,12 @@ export class Link implements SimulatedLink {
     return this.#over.promise;
   }
 
-  /**
-   * Sets the ends; each may be set later than the other.
-   *
-   * @param ends The ends.
-   */
+  /** Sets the ends; each may be set later than the other. */
   attach(ends: Partial<Record<"client" | "server", LinkEnd>>): void {
     this.#ends = { ...this.#ends, ...ends };
   }
 
-  /**
-   * Path of packets that an end sends.
-   *
-   * @param side The end.
-   * @returns The path to the other end.
-   */
+  /** Path of packets that an end sends. */
   pathOf(side: "client" | "server"): NetworkPath {
     return side === "client" ? this.toServer : this.toClient;
   }
@@ -176,9 +160,7 @@ export class Link implements SimulatedLink {
   /**
    * Waits at the client for an answer.
    *
-   * @param signal Ends the wait.
    * @param ask Sends the question, and settles on the client's host.
-   * @returns The answer.
    * @throws {ConnectionError} If the connection ends first.
    * @throws {TimeoutError} If the system gives up.
    */
@@ -198,11 +180,7 @@ export class Link implements SimulatedLink {
     return within(this.client.runtime, answer.promise, options);
   }
 
-  /**
-   * Gives the connection up at one end, and resets the other one behind all that was sent.
-   *
-   * @param side The end that gives up.
-   */
+  /** Gives the connection up at one end, and resets the other one behind all that was sent. */
   abandon(side: "client" | "server" = "client"): void {
     if (this.#isOver) return;
     const other = side === "client" ? "server" : "client";
@@ -214,19 +192,13 @@ export class Link implements SimulatedLink {
   /**
    * Closes the connection at one end at once, and at the other one behind all that was sent, as QUIC
    * does when an endpoint closes.
-   *
-   * @param side The end that closes.
    */
   close(side: "client" | "server"): void {
     this.#ends[side]?.reset();
     this.abandon(side);
   }
 
-  /**
-   * Ends the use of the connection at one end; the connection is over once both ends have left.
-   *
-   * @param side The end.
-   */
+  /** Ends the use of the connection at one end; the connection is over once both ends have left. */
   leave(side: "client" | "server"): void {
     this.#left.add(side);
     if (this.#left.size === 2) this.end();

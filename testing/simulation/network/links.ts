@@ -12,7 +12,6 @@ const CLIENT_PORTS = { first: 49_152, count: 16_384 };
 export interface DialOptions {
   /** Kind of the connection. */
   readonly kind: LinkKind;
-  /** The host that dials. */
   readonly client: Host;
   /** The host that is dialed: a server, or a front. */
   readonly server: Host;
@@ -36,7 +35,6 @@ interface Front {
 
 /** All directions and connections of a network. */
 export class Links {
-  /** The simulation. */
   readonly simulation: Simulation;
   /** Open connections, the oldest first. */
   readonly open: Set<Link> = new Set();
@@ -50,7 +48,6 @@ export class Links {
   /**
    * Creates a network without connections.
    *
-   * @param simulation The simulation.
    * @param conditions Conditions between any two hosts, unless changed.
    * @throws {RangeError} If a condition is out of range.
    */
@@ -59,13 +56,7 @@ export class Links {
     this.#default = checkConditions(conditions);
   }
 
-  /**
-   * Finds one direction between two hosts.
-   *
-   * @param from The sending host.
-   * @param to The receiving host.
-   * @returns The direction.
-   */
+  /** Finds one direction between two hosts. */
   direction(from: Host, to: Host): Direction {
     const name = directionName(from, to);
     let direction = this.#directions.get(name);
@@ -80,8 +71,6 @@ export class Links {
    * Tells how much a slow direction still has to send. The question creates no direction: faults are
    * healed in the order of creation, and a run is the same without the question.
    *
-   * @param from The sending host.
-   * @param to The receiving host.
    * @returns Time until the last byte sent so far has left, in milliseconds.
    */
   backlogMs(from: Host, to: Host): number {
@@ -92,9 +81,6 @@ export class Links {
   /**
    * Changes some conditions of one direction.
    *
-   * @param from The sending host.
-   * @param to The receiving host.
-   * @param conditions The conditions to change.
    * @throws {RangeError} If a condition is out of range.
    */
   change(from: Host, to: Host, conditions: LinkConditions): void {
@@ -118,7 +104,6 @@ export class Links {
    * Finds the host of a name.
    *
    * @param hostname Name of the host, in any case.
-   * @returns The host.
    * @throws {ConnectionError} If no host has the name.
    */
   find(hostname: string): Host {
@@ -132,7 +117,6 @@ export class Links {
   /**
    * Makes a host pass each connection on to the next of some hosts.
    *
-   * @param host The host.
    * @param nodes The hosts behind.
    */
   front(host: Host, nodes: readonly Host[]): void {
@@ -142,8 +126,6 @@ export class Links {
   /**
    * Gives a host another address, as a move to another network does. Connections over TCP end at
    * the host, and the peers learn nothing; QUIC goes on.
-   *
-   * @param host The host.
    */
   move(host: Host): void {
     this.#moves.set(host, (this.#moves.get(host) ?? 0) + 1);
@@ -158,7 +140,6 @@ export class Links {
   /**
    * Address and port of a new connection, as the server sees both.
    *
-   * @param link The connection.
    * @returns The address: that of the front, if the connection passes one.
    */
   addressOf(link: Link): Deno.NetAddr {
@@ -172,12 +153,7 @@ export class Links {
     };
   }
 
-  /**
-   * Makes the address of a host, in 10.0.0.0/8.
-   *
-   * @param host The host.
-   * @returns The address in numbers.
-   */
+  /** Makes the address of a host, in 10.0.0.0/8. */
   hostAddress(host: Host): string {
     const moves = this.#moves.get(host) ?? 0;
     let hash = moves;
@@ -190,8 +166,6 @@ export class Links {
   /**
    * Opens a connection, up to the first packet of the program.
    *
-   * @param options See {@linkcode DialOptions}.
-   * @returns The connection, on the client's host.
    * @throws {ConnectionError} If the attempt fails.
    */
   async dial(options: DialOptions): Promise<Link> {
@@ -252,7 +226,6 @@ export class Links {
    *
    * @param host The host, which runs.
    * @param stop Called once or twice.
-   * @returns Calls back now.
    */
   whileAlive(host: Host, stop: () => void): () => void {
     this.#dark.delete(host);

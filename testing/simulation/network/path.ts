@@ -59,11 +59,6 @@ export class NetworkPath implements PacketPath {
   /** Called for each packet that is sent after the cut, which arrives nowhere. */
   onLost: (() => void) | undefined = undefined;
 
-  /**
-   * Creates a path.
-   *
-   * @param options See {@linkcode NetworkPathOptions}.
-   */
   constructor({ events, directions, random, kind }: NetworkPathOptions) {
     this.#events = events;
     this.directions = directions;
@@ -135,7 +130,6 @@ export class NetworkPath implements PacketPath {
   /**
    * Chooses by chance where a write to a stream is divided.
    *
-   * @param size Size of the write in bytes.
    * @returns Size of the first part, at least 1; `size` for a write that stays whole.
    */
   split(size: number): number {

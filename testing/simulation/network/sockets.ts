@@ -29,7 +29,6 @@ export interface SimulatedSocket {
 /** Most messages that wait for a receiver; beyond, the connection is reset. */
 const MAX_EARLY_MESSAGES = 1_000;
 
-/** One end of a socket. */
 class SocketEnd implements SimulatedSocket, LinkEnd {
   readonly host: Host;
   readonly peer: Host;
@@ -111,12 +110,7 @@ export interface SocketEnds {
   readonly server: SimulatedSocket & LinkEnd;
 }
 
-/**
- * Makes both ends of a socket.
- *
- * @param link The connection below.
- * @returns The ends.
- */
+/** Makes both ends of a socket. */
 export function socketEnds(link: Link): SocketEnds {
   const client: SocketEnd = new SocketEnd(link, "client", () => server);
   const server: SocketEnd = new SocketEnd(link, "server", () => client);

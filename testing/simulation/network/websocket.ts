@@ -78,7 +78,6 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
   /**
    * Creates an end that is connecting.
    *
-   * @param runtime Runtime of the host.
    * @param url URL of a client; empty at a server.
    */
   constructor(runtime: Runtime, url = "") {
@@ -94,7 +93,6 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
   /**
    * Adds a listener.
    *
-   * @param type Name of the event.
    * @param listener The listener; one that is there already is added once.
    */
   addEventListener(type: string, listener: EventListenerOrEventListenerObject | null): void {
@@ -103,12 +101,6 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
     this.#listeners.set(type, listeners.add(listener));
   }
 
-  /**
-   * Removes a listener.
-   *
-   * @param type Name of the event.
-   * @param listener The listener.
-   */
   removeEventListener(type: string, listener: EventListenerOrEventListenerObject | null): void {
     this.#listeners.get(type)?.delete(listener!);
   }
@@ -161,33 +153,19 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
     }
   }
 
-  /**
-   * Sets the connection and the other end.
-   *
-   * @param link The connection.
-   * @param side The end that this is.
-   * @param peer The other end.
-   */
+  /** Sets the connection and the other end. */
   bind(link: Link, side: "client" | "server", peer: SimulatedWebSocket): void {
     this.#link = link;
     this.#side = side;
     this.#peer = peer;
   }
 
-  /**
-   * Sets another way of the frames, which calls `receive`, `receiveClose` and `finish`.
-   *
-   * @param wire The way.
-   */
+  /** Sets another way of the frames, which calls `receive`, `receiveClose` and `finish`. */
   bindWire(wire: SocketWire): void {
     this.#wire = wire;
   }
 
-  /**
-   * Takes a message of a wire.
-   *
-   * @param data Text, or bytes.
-   */
+  /** Takes a message of a wire. */
   receive(data: string | ArrayBuffer): void {
     this.#receive(data);
   }
@@ -196,7 +174,6 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
    * Takes the close of a wire's peer: answers one that this end did not begin.
    *
    * @param code Close code; 1005 for a close without one.
-   * @param reason Reason of the peer.
    */
   receiveClose(code: number, reason: string): void {
     this.#receiveClose(code, reason);
@@ -218,11 +195,7 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
     if (wasClosed && this.readyState === OPEN) this.close();
   }
 
-  /**
-   * Ends an attempt to open.
-   *
-   * @param error The reason.
-   */
+  /** Ends an attempt to open. */
   failToOpen(error: unknown): void {
     const message = `failed to connect to WebSocket: ${textOf(error)}`;
     this.#end({ code: 1006, reason: "", wasClean: false }, message);
@@ -316,7 +289,6 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
  * Makes the connection of a server on a WebSocket.
  *
  * @param pair The connection and the end that dialed; gets the other end.
- * @param options Options of the engine.
  * @returns The connection, with the streams of the subprotocol.
  */
 export function acceptedSocket(pair: SocketPair, options: AcceptWebSocketOptions): Connection {

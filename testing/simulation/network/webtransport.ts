@@ -45,11 +45,7 @@ export class SimulatedQuic {
   readonly #links: Links;
   readonly #listeners = new Map<string, Listener>();
 
-  /**
-   * Creates QUIC without servers.
-   *
-   * @param links Connections of the network.
-   */
+  /** Creates QUIC without servers. */
   constructor(links: Links) {
     this.#links = links;
   }
@@ -57,7 +53,6 @@ export class SimulatedQuic {
   /**
    * Makes the engine of WebTransport of a server on a host: the option `engine` of `webTransport`.
    *
-   * @param host The host.
    * @returns The engine, whose port closes with the life of the host.
    */
   engine(host: Host): (options: ListenWebTransportOptions) => WebTransportSource {
@@ -90,12 +85,7 @@ export class SimulatedQuic {
     };
   }
 
-  /**
-   * Makes the dialer of WebTransport of programs on a host, without messages.
-   *
-   * @param client The host.
-   * @returns The dialer.
-   */
+  /** Makes the dialer of WebTransport of programs on a host, without messages. */
   dialer(client: Host): WebTransportDialer {
     return async (url, options) => {
       const { signal, timeoutMs = DIAL_TIMEOUT_MS, runtime = client.runtime } = options;
@@ -273,8 +263,6 @@ function attach(link: Link, side: "client" | "server", connection: MemoryConnect
 /**
  * Sends signs of life in both directions, and breaks the connection at an end that hears none.
  *
- * @param link The connection.
- * @param ends Both ends.
  * @param idleMs Longest silence, in milliseconds.
  */
 function keepAlive(link: Link, ends: Ends, idleMs: number): void {

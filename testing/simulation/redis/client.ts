@@ -182,12 +182,6 @@ export class SimulatedRedisClient extends EventEmitter {
   /** Number of subscribed channels. */
   #channels = 0;
 
-  /**
-   * Creates a client.
-   *
-   * @param parts Surroundings.
-   * @param options See {@linkcode SimulatedRedisClientOptions}.
-   */
   constructor(parts: ClientParts, options: SimulatedRedisClientOptions = {}) {
     super();
     this.#parts = parts;
@@ -207,12 +201,7 @@ export class SimulatedRedisClient extends EventEmitter {
     if (!this.options.lazyConnect) this.#connect();
   }
 
-  /**
-   * Makes another client of the same server.
-   *
-   * @param override Options that differ.
-   * @returns The client.
-   */
+  /** Makes another client of the same server. */
   duplicate(override: SimulatedRedisClientOptions = {}): SimulatedRedisClient {
     return new SimulatedRedisClient(this.#parts, {
       ...this.options,
@@ -326,13 +315,7 @@ export class SimulatedRedisClient extends EventEmitter {
     return this.#call("sunsubscribe", channels);
   }
 
-  /**
-   * Sends any command that the model has.
-   *
-   * @param name Name of the command.
-   * @param args Arguments.
-   * @returns The reply, with texts.
-   */
+  /** Sends any command that the model has. */
   call(name: string, ...args: Arg[]): Promise<unknown> {
     return this.#call(name.toLowerCase(), args);
   }
@@ -562,11 +545,7 @@ export class ClientStream {
   #corks = 0;
   #unsent: Command[] = [];
 
-  /**
-   * Connects.
-   *
-   * @param parts Surroundings.
-   */
+  /** Connects. */
   constructor(parts: StreamParts) {
     this.#parts = parts;
     this.#runtime = parts.host.runtime;

@@ -12,7 +12,6 @@ import { ScriptEngine } from "./lua.ts";
 import { textOf } from "./replies.ts";
 import { REDIS_PORT, RedisServer } from "./server.ts";
 
-/** Slots of a cluster. */
 const SLOTS = 16_384;
 
 /** Most answers of the kind `MOVED` to one command, as in ioredis. */
@@ -59,7 +58,6 @@ export class SimulatedRedisCluster {
    * Starts the servers. Loads the interpreter of scripts, which takes real time.
    *
    * @param parts The simulation, the network, and the hosts of the masters.
-   * @returns The cluster.
    */
   static async create(parts: ClusterParts): Promise<SimulatedRedisCluster> {
     return new SimulatedRedisCluster(parts, await ScriptEngine.load());
@@ -79,7 +77,6 @@ export class SimulatedRedisCluster {
    * Moves slots to another master.
    *
    * @param isMoved Chooses the slots by their number and the index of their master.
-   * @param to Index of the other master.
    */
   move(isMoved: (slot: number, owner: number) => boolean, to: number): void {
     for (const [slot, owner] of this.#owners.entries()) {

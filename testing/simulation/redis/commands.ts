@@ -18,11 +18,6 @@ const MAX_INTEGER = 2 ** 63;
 
 /** An error that a command answers with. */
 class CommandError extends Error {
-  /**
-   * Creates an error.
-   *
-   * @param text Code and text of the reply.
-   */
   constructor(text: string) {
     super(text);
     this.name = "CommandError";
@@ -85,7 +80,6 @@ export class Keyspace {
   }
 }
 
-/** A command. */
 export interface CommandRule {
   /** Number of words; if negative, the least number. */
   readonly arity: number;
@@ -93,7 +87,6 @@ export interface CommandRule {
   readonly isWrite?: true | undefined;
   /** True if the command may need memory: a full server refuses the command. */
   readonly needsMemory?: true | undefined;
-  /** Runs the command. */
   readonly run: (keys: Keyspace, command: Command) => Reply;
 }
 
@@ -241,8 +234,6 @@ export const COMMANDS: ReadonlyMap<string, CommandRule> = new Map(Object.entries
 /**
  * Runs a command on keys.
  *
- * @param keys The keys.
- * @param command The command.
  * @returns The reply; `undefined` if no command on keys has that name.
  */
 export function runOnKeys(keys: Keyspace, command: Command): Reply | undefined {
@@ -262,7 +253,6 @@ export function runOnKeys(keys: Keyspace, command: Command): Reply | undefined {
  * Tells if a command has the right number of words.
  *
  * @param arity Number of words; if negative, the least number.
- * @param command The command.
  * @returns `true` if so.
  */
 export function fits(arity: number, command: Command): boolean {
@@ -467,12 +457,7 @@ function float(text: ByteString, rule: string): number {
   return Number(text);
 }
 
-/**
- * Writes a number as Redis does: with up to 17 digits, as `%.17g` in C.
- *
- * @param number The number.
- * @returns The text.
- */
+/** Writes a number as Redis does: with up to 17 digits, as `%.17g` in C. */
 export function formatNumber(number: number): ByteString {
   if (number === Infinity) return "inf";
   if (number === -Infinity) return "-inf";

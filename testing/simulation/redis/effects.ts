@@ -48,11 +48,6 @@ export class Backlog {
   #offset = 0;
   #effects: Effect[] = [];
 
-  /**
-   * Starts a history.
-   *
-   * @param id Name of the history.
-   */
   constructor(id: string) {
     this.id = id;
   }
@@ -135,12 +130,7 @@ function keysOf(command: Command): readonly ByteString[] {
   return command[0] === "DEL" ? command.slice(1) : [command[1]!];
 }
 
-/**
- * Applies writes to keys.
- *
- * @param keys The keys.
- * @param effect The writes.
- */
+/** Applies writes to keys. */
 export function applyEffect(keys: Keyspace, effect: Effect): void {
   for (const command of effect.commands) runOnKeys(keys, command);
   keys.effects = [];

@@ -168,8 +168,6 @@ export class ScriptEngine {
   /**
    * Loads the interpreter, once in a process. The load takes real time: a simulation waits
    * before the first event.
-   *
-   * @returns The interpreter.
    */
   static load(): Promise<ScriptEngine> {
     return this.#loading ??= import("wasmoon-lua5.1").then(async (library) => {
@@ -183,8 +181,6 @@ export class ScriptEngine {
   /**
    * Compiles a script, unless that is done.
    *
-   * @param hash The hash of the script.
-   * @param code The script.
    * @returns An error reply if the script has a mistake.
    */
   compile(hash: ByteString, code: ByteString): ErrorReply | undefined {
@@ -207,10 +203,8 @@ export class ScriptEngine {
   /**
    * Runs a script.
    *
-   * @param script The script with the hash.
    * @param input `KEYS` and `ARGV`.
    * @param call Runs the commands of the script; an empty command has a word of a wrong type.
-   * @returns The reply.
    */
   run(
     { hash, code }: { readonly hash: ByteString; readonly code: ByteString },

@@ -12,14 +12,8 @@ export type Command = readonly ByteString[];
 
 /** A status reply, such as `OK`. */
 export class StatusReply {
-  /** The status. */
   readonly text: string;
 
-  /**
-   * Creates a status reply.
-   *
-   * @param text The status.
-   */
   constructor(text: string) {
     this.text = text;
   }
@@ -30,11 +24,6 @@ export class ErrorReply {
   /** Code and text, as in `ERR syntax error`. */
   readonly text: string;
 
-  /**
-   * Creates an error reply.
-   *
-   * @param text Code and text.
-   */
   constructor(text: string) {
     this.text = text;
   }
@@ -50,7 +39,6 @@ export const OK: StatusReply = new StatusReply("OK");
  * Makes a byte string.
  *
  * @param value A text, which is encoded as UTF-8, a number, or bytes.
- * @returns The byte string.
  */
 export function byteString(value: string | number | Uint8Array): ByteString {
   if (typeof value === "number") return `${value}`;
@@ -60,22 +48,12 @@ export function byteString(value: string | number | Uint8Array): ByteString {
   return Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString("latin1");
 }
 
-/**
- * Decodes a byte string as UTF-8.
- *
- * @param bytes The byte string.
- * @returns The text.
- */
+/** Decodes a byte string as UTF-8. */
 export function textOf(bytes: ByteString): string {
   return isAscii(bytes) ? bytes : Buffer.from(bytes, "latin1").toString();
 }
 
-/**
- * Measures a command or a reply on the wire (RESP2).
- *
- * @param value The command or reply.
- * @returns Number of bytes.
- */
+/** Measures a command or a reply on the wire (RESP2). */
 export function wireBytes(value: Reply | Command): number {
   if (typeof value === "string") return 5 + digitsOf(value.length) + value.length;
   if (typeof value === "number") return 4 + digitsOf(value);

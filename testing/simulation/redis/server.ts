@@ -27,7 +27,6 @@ import {
 } from "./replies.ts";
 import { Dataset, type EvictionPolicy } from "./values.ts";
 
-/** Port of Redis. */
 export const REDIS_PORT = 6_379;
 
 /** Bytes of a subscriber's output at which Redis ends the connection (`hard` of the default). */
@@ -112,7 +111,6 @@ type ReplicaMessage =
   | { readonly effect: Effect }
   | "ping";
 
-/** Settings of a server. */
 interface RedisServerSettings {
   /** Writes that outlast the end of a server. */
   readonly persistence: RedisPersistence;
@@ -162,7 +160,6 @@ interface Task {
  * - **A primary** sends each write to all replicas; a replica refuses writes of clients.
  */
 export class RedisServer {
-  /** The host. */
   readonly host: Host;
   readonly #simulation: Simulation;
   readonly #network: SimulatedNetwork;
@@ -198,11 +195,7 @@ export class RedisServer {
     policy: "noeviction",
   };
 
-  /**
-   * Starts a server with no keys, on a host that runs.
-   *
-   * @param parts Collaborators.
-   */
+  /** Starts a server with no keys, on a host that runs. */
   constructor({ simulation, network, host, scripts, settings, onLost }: RedisServerParts) {
     this.host = host;
     this.#simulation = simulation;
@@ -288,7 +281,6 @@ export class RedisServer {
   /**
    * Becomes a replica, which takes the data of the primary.
    *
-   * @param primary The primary.
    * @param options `keepClients`: clients stay connected, and their writes are refused.
    */
   follow(
@@ -358,7 +350,6 @@ export class RedisServer {
    * Bounds the memory of all keys, and evicts keys at once if there are too many.
    *
    * @param maxBytes Bytes; 0 for no bound.
-   * @param policy Choice of the keys that go.
    */
   limitMemory(maxBytes: number, policy: EvictionPolicy = "noeviction"): void {
     this.#memory = { maxBytes, policy };

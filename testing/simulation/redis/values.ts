@@ -21,18 +21,12 @@ export interface StreamEntry {
   readonly fields: readonly ByteString[];
 }
 
-/** A string. */
 export class StringValue {
   /** Name of the type, as in the answer of `TYPE`. */
   readonly type = "string";
   /** The content. */
   readonly text: ByteString;
 
-  /**
-   * Creates a string.
-   *
-   * @param text The content.
-   */
   constructor(text: ByteString) {
     this.text = text;
   }
@@ -48,18 +42,12 @@ export class StringValue {
   }
 }
 
-/** A hash. */
 export class HashValue {
   /** Name of the type. */
   readonly type = "hash";
   readonly #fields: Map<ByteString, ByteString>;
   #bytes = 0;
 
-  /**
-   * Creates a hash.
-   *
-   * @param fields Fields with values.
-   */
   constructor(fields: Iterable<readonly [ByteString, ByteString]> = []) {
     this.#fields = new Map();
     for (const [field, text] of fields) this.set(field, text);
@@ -96,18 +84,12 @@ export class HashValue {
   }
 }
 
-/** A set. */
 export class SetValue {
   /** Name of the type. */
   readonly type = "set";
   readonly #members: Set<ByteString>;
   #bytes = 0;
 
-  /**
-   * Creates a set.
-   *
-   * @param members The members.
-   */
   constructor(members: Iterable<ByteString> = []) {
     this.#members = new Set();
     for (const member of members) this.add(member);
@@ -144,7 +126,6 @@ export class SetValue {
   }
 }
 
-/** A sorted set. */
 export class SortedSetValue {
   /** Name of the type. */
   readonly type = "zset";
@@ -153,11 +134,6 @@ export class SortedSetValue {
   /** Members by score, and by bytes at the same score; `undefined` after a change. */
   #sorted: readonly (readonly [member: ByteString, score: number])[] | undefined;
 
-  /**
-   * Creates a sorted set.
-   *
-   * @param scores Members with scores.
-   */
   constructor(scores: Iterable<readonly [ByteString, number]> = []) {
     this.#scores = new Map();
     for (const [member, score] of scores) this.set(member, score);
@@ -208,7 +184,6 @@ export class SortedSetValue {
   }
 }
 
-/** A stream. */
 export class StreamValue {
   /** Name of the type. */
   readonly type = "stream";
@@ -216,7 +191,6 @@ export class StreamValue {
   #last: StreamId;
   #bytes: number;
 
-  /** Creates an empty stream. */
   constructor() {
     this.#entries = [];
     this.#last = [0, 0];
@@ -387,7 +361,6 @@ export class Dataset {
   /**
    * Chooses a key to evict, among a few that chance picks, as Redis does.
    *
-   * @param policy The rule.
    * @param random Numbers from 0 up to 1.
    * @returns The key; `undefined` if no key may be evicted.
    */

@@ -60,7 +60,6 @@ export class DiskError extends Error {
   /**
    * Creates the error of an operation.
    *
-   * @param message The failure.
    * @param isFull True for a lack of room.
    */
   constructor(message: string, isFull = false) {

@@ -127,7 +127,6 @@ export class SqliteLibrary {
     })();
   }
 
-  /** Version of SQLite. */
   get version(): string {
     return this.#wasm.capi.sqlite3_libversion();
   }
@@ -140,8 +139,6 @@ export class SqliteLibrary {
   /**
    * Opens or creates a database.
    *
-   * @param disk The disk.
-   * @param path Path of the database on the disk.
    * @returns The connection, which ends with the present life of the host.
    */
   connect(disk: SimulatedDisk, path: string): SimulatedConnection {
@@ -311,7 +308,6 @@ export class SqliteLibrary {
 
 /** A connection to a database on the disk of a simulated machine. */
 export class SimulatedConnection implements Database {
-  /** The disk. */
   readonly disk: SimulatedDisk;
   readonly #wasm: Wasm;
   readonly #db: WasmDatabase;
