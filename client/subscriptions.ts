@@ -222,7 +222,7 @@ export class Subscriptions<C extends Contract> {
       return true;
     } catch (error) {
       const isSuperseded = error instanceof RequestError && error.failure.code === "superseded";
-      if (isSuperseded && !isLeft()) readers.standing = "superseded";
+      if (isSuperseded && !isLeft()) readers.supersede();
       settle();
       if (question) await this.#refused(session, readers, error, question.waiting);
       else void this.#prepareAgain(session, readers);
@@ -353,9 +353,17 @@ export interface HeadSink extends TopicSink {
 }
 
 /**
- * A topic in the current session: not in force; in force by the session's last answer, which also
- * serves new subscriptions; or in force by a newer subscription of the server, so that each
- * subscription needs another answer.
+ * Standing of a topic in the current session.
+ *
+ * | standing     | since                             | a new subscription | a removal by the server |
+ * | ------------ | --------------------------------- | ------------------ | ----------------------- |
+ * | `out`        | the session's start, or a removal | asks               | is an old one           |
+ * | `in force`   | an answer                         | may be served by   | counts, unless a newer  |
+ * |              |                                   | that answer        | answer will come        |
+ * | `superseded` | a newer subscription that the     | asks               | counts, unless a newer  |
+ * |              | server made in this session       |                    | answer will come        |
+ *
+ * A refusal leaves a topic in its standing.
  */
 type Standing = "out" | "in force" | "superseded";
 
@@ -390,8 +398,6 @@ interface Question<C extends Contract> {
 export class TopicReaders<C extends Contract> implements TopicSink {
   /** The topic. */
   declare readonly topic: string;
-  /** The topic in the current session. */
-  standing: Standing = "out";
   /** The request in the current session that has no answer yet. */
   declare request: TopicRequest | undefined;
   /**
@@ -410,6 +416,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
       return true;
     },
   };
+  #standing: Standing = "out";
   readonly #removed: (why: Unsubscribed) => void;
   /** The subscriptions. */
   readonly all = new Set<Subscription<C>>();
@@ -439,7 +446,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
 
   /** True if the topic is in force and no request is sent, whose answer will be newer. */
   get isInForce(): boolean {
-    return this.standing !== "out" && !this.request?.answer;
+    return this.#standing !== "out" && !this.request?.answer;
   }
 
   /** Settles with the session's last answer; `undefined` if the session sent no request. */
@@ -457,13 +464,18 @@ export class TopicReaders<C extends Contract> implements TopicSink {
    * stays in force in the previous session meanwhile.
    */
   lose(by: "loss" | "move"): void {
-    this.standing = "out";
+    this.#standing = "out";
     for (const subscription of this.all) subscription.lose(by);
+  }
+
+  /** Notes that the server began the subscription anew, which makes the last answer invalid. */
+  supersede(): void {
+    this.#standing = "superseded";
   }
 
   /** Ends all subscriptions, or those alone that had an answer. */
   end(error: unknown, hadAnswer?: boolean): void {
-    this.standing = "out";
+    this.#standing = "out";
     for (const subscription of [...this.all]) {
       if (!hadAnswer || !subscription.isWaiting) this.refuse(subscription, error);
     }
@@ -489,7 +501,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
     let first: typeof asked[number] | undefined;
     for (const next of asked) {
       const { asker, from } = next;
-      if (this.standing === "in force" && asker.isWaiting && isPlain(from)) {
+      if (this.#standing === "in force" && asker.isWaiting && isPlain(from)) {
         asker.serve(this.#here, false);
       }
       // Served, or ended while the code for histories was loaded.
@@ -503,7 +515,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   /** Takes the answer to a request. */
   answered({ asker, waiting }: Question<C>, answer: SubscribeAnswer): void {
     const { epoch, offset = 0, tag, head = 0 } = answer;
-    this.standing = "in force";
+    this.#standing = "in force";
     this.#newest = epoch === undefined
       ? undefined
       : head > offset
