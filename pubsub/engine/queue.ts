@@ -121,6 +121,8 @@ export interface OutboxOptions extends WaitingLimits {
   readonly items?: string | undefined;
   /** Time after which an item is given up; left out, items wait for as long as it takes. */
   readonly giveUpMs?: number | undefined;
+  /** The bound of another outbox, which is shared in place of an own one. */
+  readonly budget?: WaitingBudget | undefined;
 }
 
 /** Reason for giving up an item at the end. */
@@ -134,7 +136,7 @@ const LOOKS = 10;
 
 /** Everything that a broker has on its way to its engine: several lines with one bound. */
 export class Outbox {
-  /** The bound on all items together; others that wait for the engine may share it. */
+  /** The bound on all items together; other outboxes may share it. */
   readonly budget: WaitingBudget;
   /** Items that were given up. */
   dropped = 0;
@@ -155,7 +157,7 @@ export class Outbox {
    */
   constructor(options: OutboxOptions) {
     this.#options = options;
-    this.budget = new WaitingBudget(options);
+    this.budget = options.budget ?? new WaitingBudget(options);
   }
 
   /** Adds a line. */

@@ -168,21 +168,13 @@ export class LogStreams {
     });
   }
 
-  /** Counts the logs, removed ones included until the server has dropped their last message. */
-  async count(): Promise<number> {
-    return await this.#ask("count logs", async ({ streams }) => {
-      const { state } = await streams.info(this.names.stream);
-      return state.num_subjects ?? 0;
-    });
-  }
-
-  /** Counts the logs of one kind, as {@linkcode count} does. */
-  async countKind(kind: Exclude<LogKind, "stream">): Promise<number> {
+  /** Counts the logs of one kind, or of all, removed ones included until their last message is gone. */
+  async count(kind?: Exclude<LogKind, "stream">): Promise<number> {
     const { stream } = this.names;
-    return await this.#ask(
-      "count logs",
-      (manager) => countSubjects(manager, stream, this.#subjects(kind)),
-    );
+    return await this.#ask("count logs", async (manager) => {
+      if (kind !== undefined) return await countSubjects(manager, stream, this.#subjects(kind));
+      return (await manager.streams.info(stream)).state.num_subjects ?? 0;
+    });
   }
 
   /**

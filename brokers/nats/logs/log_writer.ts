@@ -4,7 +4,7 @@ import { pause } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { EngineClock } from "../clock.ts";
 import type { Link } from "../link.ts";
-import { Fifo, type WaitingBudget } from "../../../pubsub/engine/queue.ts";
+import { Line, type Outbox, type Outgoing } from "../../../pubsub/engine/queue.ts";
 import type { AppendLogOptions, LogRecord } from "../../../pubsub/logs/log.ts";
 import { isBeyondRetention, type LogEffect, type LogWrite } from "../../../pubsub/logs/changes.ts";
 import { keptOf, logKind, recordBytes } from "../../../pubsub/logs/rules.ts";
@@ -58,8 +58,7 @@ export type WholeEffect<R> =
  */
 export type LogOperation<T> = (state: WholeLog | undefined, now: number) => WholeEffect<T>;
 
-interface Waiting {
-  readonly bytes: number;
+interface Waiting extends Outgoing {
   readonly operation: LogOperation<unknown>;
   readonly resolve: (result: unknown) => void;
   readonly reject: (error: unknown) => void;
@@ -112,11 +111,11 @@ export class LogWriter {
   readonly #streams: LogStreams;
   readonly #reader: LogReader;
   readonly #due: DueIndex;
-  readonly #budget: WaitingBudget;
-  readonly #lines = new Map<string, Fifo<Waiting>>();
+  readonly #outbox: Outbox;
+  /** Logs with changes that wait or are under way; bounded by the outbox. */
+  readonly #lines = new Map<string, Line<Waiting>>();
   readonly #hot = new Map<string, Hot>();
   #hotBytes = 0;
-  readonly #running = new Set<Promise<void>>();
   readonly #tidying = new Set<Promise<void>>();
 
   constructor(
@@ -124,74 +123,56 @@ export class LogWriter {
     streams: LogStreams,
     reader: LogReader,
     due: DueIndex,
-    budget: WaitingBudget,
+    outbox: Outbox,
   ) {
     this.#runtime = runtime;
     this.#clock = clock;
     this.#streams = streams;
     this.#reader = reader;
     this.#due = due;
-    this.#budget = budget;
+    this.#outbox = outbox;
   }
 
-  /**
-   * Changes a log.
-   *
-   * @param id Id of the log.
-   * @param part Subject part of the log.
-   * @param bytes Bytes of the encoded records.
-   * @param operation Decides about the change.
-   * @returns The result of the operation.
-   */
+  /** Changes a log by an operation whose encoded records have this many bytes. */
   change<T>(id: string, part: string, bytes: number, operation: LogOperation<T>): Promise<T> {
-    if (!this.#budget.take(bytes)) {
-      return Promise.reject(
-        new BrokerError("Cannot change a log: too many publications wait for NATS"),
-      );
-    }
     const { promise, resolve, reject } = Promise.withResolvers<T>();
-    const waiting: Waiting = { bytes, operation, resolve: resolve as () => void, reject };
-    const line = this.#lines.get(id);
-    if (line !== undefined) {
-      line.push(waiting);
-      return promise;
-    }
-    const started = new Fifo<Waiting>();
-    started.push(waiting);
-    this.#lines.set(id, started);
-    const running = this.#run(id, part, started).finally(() => this.#running.delete(running));
-    this.#running.add(running);
+    const known = this.#lines.get(id);
+    const line = known ?? this.#line();
+    const done = { resolve: resolve as () => void, reject };
+    const isTaken = line.push({ bytes, operation, ...done, due: 0, isOver: false });
+    if (known !== undefined) return promise;
+    if (isTaken) void this.#run(id, part, line);
+    else line.leave();
     return promise;
   }
 
   /** Resolves once no change is under way. */
   async idle(): Promise<void> {
-    while (this.#running.size > 0) await Promise.all(this.#running);
+    await this.#outbox.empty();
     await Promise.all(this.#tidying);
   }
 
-  async #run(id: string, part: string, line: Fifo<Waiting>): Promise<void> {
-    while (line.length > 0) {
-      const batch = this.#takeBatch(line);
+  #line(): Line<Waiting> {
+    return new Line(this.#outbox, ({ reject }, why) => {
+      reject(new BrokerError(`Cannot change a log: ${why}`));
+    });
+  }
+
+  async #run(id: string, part: string, line: Line<Waiting>): Promise<void> {
+    this.#lines.set(id, line);
+    const most = { maxItems: Infinity, maxBytes: this.#streams.maxRecordBytes };
+    while (line.isWaiting) {
+      const batch = line.takeBatch(most);
       try {
         for (const tell of await this.#settle(id, part, batch)) tell();
       } catch (error) {
         this.#forget(id);
         for (const { reject } of batch) reject(error);
       }
-      for (const { bytes } of batch) this.#budget.give(bytes);
+      for (const waiting of batch) line.settle(waiting);
     }
     this.#lines.delete(id);
-  }
-
-  #takeBatch(line: Fifo<Waiting>): Waiting[] {
-    const batch: Waiting[] = [];
-    const max = this.#streams.maxRecordBytes;
-    for (let bytes = 0; line.first !== undefined; batch.push(line.shift()!)) {
-      bytes += line.first.bytes;
-      if (bytes > max && batch.length > 0) break;
-    }
-    return batch;
+    line.leave();
   }
 
   /** Brings operations into force; returns the calls that tell the results. */

@@ -3,7 +3,7 @@ import { within } from "../../../base/wait.ts";
 import { textOf } from "../../../base/error_text.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { BrokerLife } from "../../../pubsub/engine/life.ts";
-import type { WaitingBudget } from "../../../pubsub/engine/queue.ts";
+import { Outbox, type WaitingBudget } from "../../../pubsub/engine/queue.ts";
 import {
   CHANGE_WORDS,
   decide,
@@ -88,7 +88,9 @@ export class NatsLogs implements LogEngine {
     this.#streams = new LogStreams(link, names.logs, settings);
     this.#reader = new LogReader(this.#streams);
     this.#due = new DueIndex(clock, this.#streams);
-    this.#writer = new LogWriter(link, this.#streams, this.#reader, this.#due, budget);
+    // A change has time limits of its own, so none is given up here.
+    const outbox = new Outbox({ ...settings, engine: "NATS", giveUpMs: undefined, budget });
+    this.#writer = new LogWriter(link, this.#streams, this.#reader, this.#due, outbox);
   }
 
   /** Most bytes of the records of one append: half of a message of the server. */
@@ -256,8 +258,8 @@ export class NatsLogs implements LogEngine {
   }
 
   async #countKind(kind: LogKind, all: number): Promise<number> {
-    if (kind !== "stream") return await this.#streams.countKind(kind);
-    const others = [this.#streams.countKind("answer"), this.#streams.countKind("request")];
+    if (kind !== "stream") return await this.#streams.count(kind);
+    const others = [this.#streams.count("answer"), this.#streams.count("request")];
     const [answers = 0, requests = 0] = await Promise.all(others);
     return Math.max(0, all - answers - requests);
   }
