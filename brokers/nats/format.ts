@@ -87,8 +87,6 @@ export function escapeTopic(topic: string): string {
  * Makes a topic or key a part of a subject, as {@linkcode escapeTopic} does, and refuses one that
  * is too long for the server.
  *
- * @param topic Any text.
- * @returns The part.
  * @throws {RangeError} If the part has more than 2,048 characters.
  */
 export function subjectPart(topic: string): string {
@@ -139,12 +137,7 @@ export const EPOCH_TOKEN = "=epoch";
 export class Names {
   readonly #prefix: string;
 
-  /**
-   * Creates the names.
-   *
-   * @param prefix Prefix of all names.
-   * @throws {TypeError} If the prefix has a character that is not allowed in the name of a stream.
-   */
+  /** Throws if the prefix has a character that is not allowed in the name of a stream. */
   constructor(prefix: string) {
     if (!PREFIX.test(prefix)) {
       throw new TypeError(

@@ -42,14 +42,7 @@ export interface Pulled {
   readonly pending: number;
 }
 
-/**
- * Reads messages of one subject, oldest first.
- *
- * @param link The connection.
- * @param manager The administration of JetStream.
- * @param options The part of a stream to read.
- * @returns The messages, and the number of messages behind these.
- */
+/** Reads messages of one subject, oldest first. */
 export async function pull(
   link: Link,
   manager: JetStreamManager,
@@ -94,12 +87,7 @@ export interface NewestOptions {
 
 /**
  * Reads a header of the newest message of each subject, page by page. Between two pages at most 10 s
- * may pass.
- *
- * @param link The connection.
- * @param manager The administration of JetStream.
- * @param options The subjects.
- * @returns The headers, and the place of the next page unless this is the last one.
+ * may pass. The last page has no `next`.
  */
 export async function pullNewest(
   link: Link,
@@ -128,14 +116,7 @@ export async function pullNewest(
   return { headers: messages };
 }
 
-/**
- * Counts subjects with messages.
- *
- * @param manager The administration of JetStream.
- * @param stream The stream.
- * @param subject The subjects, with wildcards.
- * @returns The number.
- */
+/** Counts the subjects with messages, of those that match one with wildcards. */
 export async function countSubjects(
   manager: JetStreamManager,
   stream: string,

@@ -31,10 +31,7 @@ export class InOrder {
 
   /**
    * Delivers a publication, or holds it. A publication that comes after its successors is dropped:
-   * the `prev` of these showed the gap.
-   *
-   * @param publication The publication, with its position.
-   * @param known An offset up to which no publication is awaited.
+   * the `prev` of these showed the gap. None is awaited up to the offset `known`.
    */
   take(publication: Publication, known: number): void {
     const { epoch, offset, prev } = publication.position!;

@@ -29,13 +29,7 @@ import type { NatsServers } from "./options.ts";
 /** Most bytes of the server's first message, which lists the servers of a cluster. */
 const MAX_GREETING_BYTES = 1_048_576;
 
-/**
- * Connects to NATS.
- *
- * @param options Options of the client library.
- * @param makeTransport Makes the transport of each attempt.
- * @returns The connection, logged in.
- */
+/** Connects to NATS and logs in; each attempt has a transport of its own. */
 export async function connectNats(
   options: ConnectionOptions,
   makeTransport: () => Transport = () => new SocketTransport(),

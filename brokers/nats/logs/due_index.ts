@@ -88,12 +88,8 @@ export class DueIndex {
   }
 
   /**
-   * Makes sure that a log is looked at in time. Called before each change of a log.
-   *
-   * @param id Id of the log.
-   * @param state State after the change; `undefined` for a removal.
-   * @param look The next look so far.
-   * @returns The next look.
+   * Makes sure that a log is looked at in time, and returns the time of the next look. Called before
+   * each change of a log, with the state after it: none after a removal.
    */
   async ensure(
     id: string,
@@ -110,22 +106,12 @@ export class DueIndex {
     return await this.#note(id, now, due);
   }
 
-  /**
-   * Makes sure that the next search covers a log that is due, with or without a look.
-   *
-   * @param id Id of the log.
-   * @param state State as read.
-   */
+  /** Makes sure that the next search covers a log that is due, with or without a look. */
   saw(id: string, state: StoredLog): void {
     if (this.#seen.size < MAX_SEEN && isDue(state, this.#clock.now())) this.#seen.add(id);
   }
 
-  /**
-   * Lists logs that are due, and moves the looks at others.
-   *
-   * @param limit Most logs.
-   * @returns The ids, those longest due first.
-   */
+  /** Lists logs that are due, those longest due first, and moves the looks at others. */
   async list(limit: number): Promise<string[]> {
     await this.#streams.open();
     if (this.#era !== this.#streams.era) [this.#from, this.#newest] = [[], 0];

@@ -51,10 +51,8 @@ export interface LiveMessage extends LogMessage {
 }
 
 /**
- * Takes a message of a log that is there.
+ * Takes the newest message of a log; `undefined` if there is no log.
  *
- * @param message The newest message of a log, or none.
- * @returns The message; `undefined` if there is no log.
  * @throws {BrokerError} If another program wrote the message.
  */
 export function liveIn(message: LogMessage | undefined): LiveMessage | undefined {
@@ -112,12 +110,7 @@ const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 const LINE_FEED = 0x0a;
 
-/**
- * Counts the bytes of records within a message.
- *
- * @param records The records.
- * @returns The bytes, marks included.
- */
+/** Counts the bytes of records within a message, marks included. */
 export function encodedBytes(records: readonly LogRecord[]): number {
   let bytes = 0;
   for (const record of records) {
@@ -127,23 +120,12 @@ export function encodedBytes(records: readonly LogRecord[]): number {
   return bytes;
 }
 
-/**
- * Counts the bytes of a state within a message.
- *
- * @param state The state.
- * @returns The bytes.
- */
+/** Counts the bytes of a state within a message. */
 export function stateBytes(state: WholeLog): number {
   return utf8Length(JSON.stringify(state));
 }
 
-/**
- * Encodes a message.
- *
- * @param head The head; `null` for a removed log.
- * @param records The records.
- * @returns The message.
- */
+/** Encodes a message; the head of a removed log is `null`. */
 export function encodeLog(head: LogHead | null, records: readonly LogRecord[]): Uint8Array {
   const front = encoder.encode(`${JSON.stringify(head)}\n`);
   if (records.length === 0) return front;
@@ -161,13 +143,7 @@ export function encodeLog(head: LogHead | null, records: readonly LogRecord[]): 
   return message;
 }
 
-/**
- * Decodes a message; the records stay encoded.
- *
- * @param seq Sequence of the message.
- * @param message The bytes.
- * @returns The message.
- */
+/** Decodes a message; the records stay encoded. */
 export function decodeLog(seq: number, message: Uint8Array): LogMessage {
   const end = message.indexOf(LINE_FEED);
   const body = message.subarray(end + 1);
@@ -185,12 +161,7 @@ function isHead(head: unknown): head is LogHead | null {
   return [state?.tail, count, number].every((one) => typeof one === "number");
 }
 
-/**
- * Decodes the records of a message.
- *
- * @param message The message.
- * @returns The records, oldest first.
- */
+/** Decodes the records of a message, oldest first. */
 export function recordsOf({ head, body }: LiveMessage): LogRecord[] {
   const records: LogRecord[] = [];
   let at = 0;

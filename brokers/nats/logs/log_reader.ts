@@ -32,13 +32,8 @@ export class LogReader {
   }
 
   /**
-   * Reads records.
-   *
-   * @param part Subject part of the log.
-   * @param newest The newest message of the log.
-   * @param after Position of the first record, within the log.
-   * @param bounds Most records and bytes; a single record may be larger.
-   * @returns The records; `undefined` if the log changed meanwhile.
+   * Reads records from a position within the log; a single one may exceed the bounds. `undefined` if
+   * the log changed meanwhile.
    */
   async read(
     part: string,
@@ -67,13 +62,8 @@ export class LogReader {
   }
 
   /**
-   * Reads messages with records that follow one another.
-   *
-   * @param part Subject part of the log.
-   * @param newest The newest message of the log.
-   * @param position Position of a record of the first message, within the log.
-   * @param bounds Most records and bytes, roughly.
-   * @returns At least one message; `undefined` if the log changed meanwhile.
+   * Reads messages whose records follow one another, roughly within the bounds. The first one has the
+   * record at a position within the log. `undefined` if the log changed meanwhile.
    */
   async messages(
     part: string,
