@@ -10,10 +10,15 @@ import { verifiedUser } from "../session/serving/requests.ts";
 import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnostics.ts";
 import { issues, type SessionIssue } from "../session/insight/health.ts";
 import { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
-import type { Place, Quotas } from "../base/shares.ts";
+import type { Place } from "../base/shares.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
-import { type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
+import {
+  type LimiterParts,
+  type ManagerLimits,
+  type Reservation,
+  SessionLimiter,
+} from "./limits.ts";
 import type { RateLimitsOptions } from "./rate_limits.ts";
 import { type ManagerStats, StatsAccumulator } from "./stats.ts";
 import type { SessionCloseOptions, SessionState } from "../session/types.ts";
@@ -28,14 +33,12 @@ const CLEANUP_INTERVAL_MS = 60_000;
 export interface SessionManagerOptions extends ManagerLimits {
   /** Rates of messages, subscriptions and connections. */
   readonly rates?: RateLimitsOptions | undefined;
-  /** Counts the streams that sessions do not read, for `stats()`; provided by a server. */
-  readonly unreadStreams?: { readonly stats: ManagerStats["unreadStreams"] } | undefined;
   /**
-   * All quotas of the server, which count the sessions; provided by a server.
+   * Parts of the server that the manager shares.
    *
    * @internal
    */
-  readonly quotas?: Quotas | undefined;
+  readonly parts?: LimiterParts | undefined;
   /** Clocks, timers and randomness of this node. By default those of the platform. */
   readonly runtime?: Runtime | undefined;
 }
@@ -80,10 +83,9 @@ const MANAGER: OptionKinds<SessionManagerOptions> = {
   maxSessions: POSITIVE,
   maxSessionsPerAddress: LIMIT,
   maxSessionsPerUser: LIMIT,
-  quotas: "object",
+  parts: "object",
   rates: RATES,
   runtime: RUNTIME,
-  unreadStreams: "object",
 };
 
 const ADMIT: OptionKinds<AdmitOptions> = { address: "string", beside: "object", user: "string" };
@@ -146,15 +148,9 @@ export class SessionManager implements AsyncDisposable {
    */
   constructor(options: SessionManagerOptions = {}) {
     checkOptions("create manager", options, MANAGER);
-    const {
-      quotas,
-      rates,
-      runtime = platformRuntime(),
-      unreadStreams,
-      ...limits
-    } = options;
+    const { parts, rates, runtime = platformRuntime(), ...limits } = options;
     this.#runtime = runtime;
-    this.#limiter = new SessionLimiter(runtime, limits, rates, { quotas, unreadStreams });
+    this.#limiter = new SessionLimiter(runtime, limits, rates, parts);
   }
 
   /**

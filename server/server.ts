@@ -205,9 +205,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.manager = new SessionManager({
       ...managerLimits,
       runtime,
-      quotas: this.#quotas,
+      parts: { quotas: this.#quotas, unreadStreams: this.#unreadStreams },
       rates,
-      unreadStreams: this.#unreadStreams,
     });
     this.topics = new Topics({
       runtime,

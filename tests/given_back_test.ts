@@ -167,7 +167,11 @@ const SESSIONS: readonly Row[] = [
     bound: 3,
     open() {
       const quotas = new Quotas(platformRuntime());
-      const manager = new SessionManager({ maxSessions: 3, maxSessionsPerAddress: 3, quotas });
+      const manager = new SessionManager({
+        maxSessions: 3,
+        maxSessionsPerAddress: 3,
+        parts: { quotas },
+      });
       const take = () => manager.admit({ address: ADDRESS })[Symbol.dispose]();
       return { take, left: () => [manager.stats().reserved, quotas.stats.maxSessions!.taken] };
     },
