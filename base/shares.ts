@@ -143,23 +143,6 @@ export interface TakeOptions {
   readonly factor?: number | undefined;
 }
 
-/** A counted part of a bound, until disposal. */
-export interface Place extends Disposable {
-  /** True until the place is given back. */
-  readonly isHeld: boolean;
-  /**
-   * Counts the place for another owner, such as the user that a guest turned out to be. The place
-   * stays as it was if this throws.
-   *
-   * @param owner The owner from now on.
-   * @param options Conditions; the shares of levels at which the owner stays the same don't count.
-   * @throws {LimitError} If a share of the new owner is reached.
-   */
-  change(owner: Owner, options?: TakeOptions): void;
-  /** Gives the place back. Idempotent. */
-  [Symbol.dispose](): void;
-}
-
 /** The places of one owner at one level. */
 interface Tally {
   readonly level: keyof Shares;
@@ -181,17 +164,18 @@ export type QuotaReport = readonly (readonly [name: string, key: string, taken: 
 
 /** Changes the counts of a quota for one place. */
 interface Counter {
-  change(place: HeldPlace, owner: Owner, options: TakeOptions): void;
-  release(place: HeldPlace): void;
+  change(place: Place, owner: Owner, options: TakeOptions): void;
+  release(place: Place): void;
 }
 
-/** The one implementation of {@linkcode Place}. */
-class HeldPlace implements Place {
+/** A counted part of a bound, until disposal. */
+export class Place implements Disposable {
   readonly #quota: Counter;
-  /** The counted levels. */
+  /** The counted levels; for the quota. */
   counts: readonly Tally[];
-  /** The place with which this one counts once. */
-  partner: HeldPlace | undefined = undefined;
+  /** The place with which this one counts once; for the quota. */
+  partner: Place | undefined = undefined;
+  /** True until the place is given back. */
   isHeld = true;
 
   constructor(quota: Counter, counts: readonly Tally[]) {
@@ -199,11 +183,20 @@ class HeldPlace implements Place {
     this.counts = counts;
   }
 
+  /**
+   * Counts the place for another owner, such as the user that a guest turned out to be. The place
+   * stays as it was if this throws.
+   *
+   * @param owner The owner from now on.
+   * @param options Conditions; the shares of levels at which the owner stays the same don't count.
+   * @throws {LimitError} If a share of the new owner is reached.
+   */
   change(owner: Owner, options: TakeOptions = {}): void {
     if (!this.isHeld) throw new TypeError("Cannot change place: it must be held, received another");
     this.#quota.change(this, owner, options);
   }
 
+  /** Gives the place back. Idempotent. */
   [Symbol.dispose](): void {
     if (!this.isHeld) return;
     this.isHeld = false;
@@ -293,7 +286,7 @@ export class Quota {
    */
   take(owner: Owner = NOBODY, options: TakeOptions = {}): Place {
     const found = this.#attempt(owner, options);
-    if (found instanceof HeldPlace) return found;
+    if (found instanceof Place) return found;
     throw this.#errorOf(found, options);
   }
 
@@ -306,7 +299,7 @@ export class Quota {
    */
   tryTake(owner: Owner = NOBODY, options: TakeOptions = {}): Place | LimitLevel {
     const found = this.#attempt(owner, options);
-    return found instanceof HeldPlace ? found : found.level;
+    return found instanceof Place ? found : found.level;
   }
 
   /**
@@ -336,7 +329,7 @@ export class Quota {
     release: (place) => this.#remove(place),
   };
 
-  #attempt(owner: Owner, options: TakeOptions): HeldPlace | Full {
+  #attempt(owner: Owner, options: TakeOptions): Place | Full {
     const counts = this.#countsOf(owner);
     const partner = partnerOf(options.beside);
     const full = this.#fullShare(counts, options, partner) ??
@@ -345,7 +338,7 @@ export class Quota {
       this.#refused[full.level]++;
       return full;
     }
-    const place = new HeldPlace(this.#counter, counts);
+    const place = new Place(this.#counter, counts);
     this.#add(place, partner);
     return place;
   }
@@ -359,7 +352,7 @@ export class Quota {
   #fullShare(
     counts: readonly Tally[],
     { ignoresShares = false, factor = 1 }: TakeOptions,
-    ...known: readonly (HeldPlace | undefined)[]
+    ...known: readonly (Place | undefined)[]
   ): Full | undefined {
     const { max, strict = [] } = this.#options;
     const bites = isContended(this.#taken, max * factor);
@@ -374,7 +367,7 @@ export class Quota {
     return undefined;
   }
 
-  #add(place: HeldPlace, partner: HeldPlace | undefined): void {
+  #add(place: Place, partner: Place | undefined): void {
     if (partner === undefined) this.#taken++;
     else [place.partner, partner.partner] = [partner, place];
     for (const tally of place.counts) {
@@ -384,7 +377,7 @@ export class Quota {
   }
 
   /** The partner that remains counts from now on. */
-  #remove(place: HeldPlace): void {
+  #remove(place: Place): void {
     const { partner } = place;
     if (partner === undefined) this.#taken--;
     else place.partner = partner.partner = undefined;
@@ -511,8 +504,8 @@ export function quotaIn(quotas: Quotas | undefined, options: QuotaOptions): Quot
 }
 
 /** Returns a place with which another one may count: two can count as one, never three. */
-function partnerOf(beside: Place | undefined): HeldPlace | undefined {
-  const isFree = beside instanceof HeldPlace && beside.isHeld && beside.partner === undefined;
+function partnerOf(beside: Place | undefined): Place | undefined {
+  const isFree = beside?.isHeld === true && beside.partner === undefined;
   return isFree ? beside : undefined;
 }
 
