@@ -195,7 +195,6 @@ export class Admission<V> implements Face {
     return this.admit(new WebSocketSessionRequest(upgrade, { address, refusal }, options));
   }
 
-  /** Answers a request for a WebTransport session. */
   take(asked: WebTransportRequest, pages: PageOrigin): void | Promise<void> {
     const url = parsedUrl(asked);
     if (url === undefined) return asked.refuse(400);

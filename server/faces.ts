@@ -239,7 +239,6 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
     return this.#parts.gate?.follow(request, info, answer) ?? answer;
   }
 
-  /** Ends the face, which loads no longer. */
   async close(): Promise<void> {
     this.#isClosed = true;
     const opened = await this.#loading?.catch(() => undefined); // The failure was reported.

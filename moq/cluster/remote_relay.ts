@@ -44,7 +44,6 @@ export interface RemoteRelayOptions {
 export class RemoteRelay implements TrackOrigin {
   /** Version of the sessions. */
   readonly version = CLUSTER_VERSION;
-  /** Resolves at {@linkcode close}. */
   readonly closed: Promise<void>;
   /** Broadcasts that the relay holds. */
   readonly paths: Set<BroadcastPath> = new Set();

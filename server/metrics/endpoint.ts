@@ -109,7 +109,6 @@ export class MetricsEndpoint implements Face {
     this.#allow = allow;
   }
 
-  /** Tells whether a request is for one of the two paths. */
   wants({ url }: FaceRequest): boolean {
     // Most requests are for neither, and need no parsed URL.
     return [this.#path, HEALTH_PATH].some((path) =>
@@ -117,7 +116,6 @@ export class MetricsEndpoint implements Face {
     );
   }
 
-  /** Answers a request for one of the two paths. */
   fetch(request: Request, info: RequestInfo): Response | Promise<Response> {
     let isAllowed: boolean;
     try {

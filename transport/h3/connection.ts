@@ -136,11 +136,8 @@ export interface ConnectOptions {
 export class Http3Connection implements SessionLink {
   readonly runtime: Runtime;
   readonly conn: Deno.QuicConn;
-  /** Resolves at the end of the connection. */
   readonly ending: Promise<QuicEnding>;
-  /** Watchers for the end of the current turn. */
   readonly turnEnd: TurnEnd;
-  /** Counters of unread streams; on a server. */
   readonly unread: UnreadShare | undefined;
 
   readonly #options: Http3ConnectionOptions;
@@ -197,22 +194,18 @@ export class Http3Connection implements SessionLink {
     (isSpare ? options.graces : options.firstRequests)?.add(this);
   }
 
-  /** This end's role. */
   get side(): "client" | "server" {
     return this.#options.side;
   }
 
-  /** Fault for which this end closed the connection. */
   get fault(): H3ProtocolError | undefined {
     return this.#fault;
   }
 
-  /** True if this end closed the connection. */
   get isClosedHere(): boolean {
     return this.#isClosedHere;
   }
 
-  /** True once the connection is over, and nothing can be sent. */
   get isEnded(): boolean {
     return this.#isOver;
   }
@@ -319,7 +312,6 @@ export class Http3Connection implements SessionLink {
     this.conn.close({ closeCode: code, reason });
   }
 
-  /** Ends the connection because the peer violated the protocol. */
   fail(error: H3ProtocolError): void {
     if (this.#isOver) return;
     this.#fault = error;
@@ -334,14 +326,12 @@ export class Http3Connection implements SessionLink {
     this.fail(new H3ProtocolError(H3Error.missingSettings, message));
   }
 
-  /** Starts to read datagrams. */
   readDatagrams(): void {
     if (this.#isReadingDatagrams) return;
     this.#isReadingDatagrams = true;
     void this.#readDatagrams();
   }
 
-  /** Removes a session; see {@linkcode SessionLink.sessionEnded}. */
   sessionEnded(
     id: number,
     { closeConnection, fault }: SessionEnding,

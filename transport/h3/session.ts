@@ -171,7 +171,6 @@ export class Http3Session extends CountedConnection
    * `credit` is true if both ends use flow control.
    */
   readonly capabilities: ConnectionCapabilities;
-  /** Open stream halves, which end with the session. */
   readonly halves: StreamHalves = new StreamHalves();
 
   readonly #link: SessionLink;
@@ -243,12 +242,10 @@ export class Http3Session extends CountedConnection
     void this.#run();
   }
 
-  /** Credit for bytes, where both ends use flow control. */
   get dataCredit(): DataCredit | undefined {
     return this.#credit?.data;
   }
 
-  /** Counters of unread streams; on a server. */
   get unread(): UnreadShare | undefined {
     return this.#link.unread;
   }
@@ -278,7 +275,6 @@ export class Http3Session extends CountedConnection
     return this.#state === "over";
   }
 
-  /** The negotiated subprotocol. */
   get protocol(): string {
     return this.#protocol;
   }
@@ -298,7 +294,6 @@ export class Http3Session extends CountedConnection
     return this.#closed.promise;
   }
 
-  /** Resolves when the peer requests to drain. */
   get draining(): Promise<void> {
     if (this.#draining === undefined) {
       this.#draining = Promise.withResolvers();
@@ -312,17 +307,14 @@ export class Http3Session extends CountedConnection
     return this.#ownDatagrams;
   }
 
-  /** Bidirectional streams opened by the peer. */
   get incomingBidirectionalStreams(): ReadableStream<QuicStream> {
     return this.#bidirectional.readable;
   }
 
-  /** Unidirectional streams opened by the peer. */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
     return this.#unidirectional.readable;
   }
 
-  /** Streams with direct calls. */
   get direct(): DirectStreams {
     return this;
   }

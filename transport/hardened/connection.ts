@@ -44,7 +44,6 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
     if (!this.#isClosed) this.#socket.pause();
   }
 
-  /** Reads again. */
   resume(): void {
     this.#socket.resume();
   }

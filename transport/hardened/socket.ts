@@ -305,7 +305,6 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     });
   }
 
-  /** Writes the frames of this turn. */
   flush(): void {
     const waiting = this.#waiting;
     if (waiting.length === 0) return;
@@ -322,13 +321,11 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#waitingPongBytes = 0;
   }
 
-  /** Passes on a message. */
   onMessage(data: string | ArrayBuffer): void {
     this.isHeard = true;
     this.#emit({ type: "message", data });
   }
 
-  /** Inflates a message, and passes the message on. */
   onCompressed(isText: boolean, payload: Buffer): void {
     const { maxPayloadBytes } = this.#limits;
     if (payload.length <= MAX_SYNC_INFLATE_BYTES) {
@@ -383,7 +380,6 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#waitingPongBytes += pong.length;
   }
 
-  /** Notes a pong. */
   onPong(): void {
     this.isHeard = true;
   }

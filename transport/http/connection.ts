@@ -67,9 +67,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
   readonly transport = HTTP_TRANSPORT;
   /** Always `skein.1`. */
   readonly protocol = HTTP_PROTOCOL;
-  /** Frames without streams and datagrams. */
   readonly capabilities = CAPABILITIES;
-  /** Buffered bytes at or below which `drained` resolves. */
   readonly lowWaterMark = LOW_WATER_MARK;
   protected readonly runtime: Runtime;
   /** Receives the frames of the peer. */
@@ -87,7 +85,6 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     this.#closed.promise.catch(() => {}); // Callers may ignore the rejection.
   }
 
-  /** Bytes that this end still buffers. */
   abstract get bufferedAmount(): number;
 
   /** Passes a frame on. */
@@ -99,7 +96,6 @@ export abstract class HttpConnection implements Connection, MessageFrames {
   /** Frees all resources; called once, when the connection is over. */
   protected abstract release(): void;
 
-  /** Resolved from the start. */
   get ready(): Promise<void> {
     return Promise.resolve();
   }
@@ -117,17 +113,14 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     return this;
   }
 
-  /** No datagrams. */
   get datagrams(): DatagramDuplex {
     return noDatagrams(this.transport);
   }
 
-  /** No streams. */
   get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
     return noStreams();
   }
 
-  /** No streams. */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
     return noStreams();
   }
@@ -154,23 +147,19 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     this.transmit(frame);
   }
 
-  /** Sets the receiver of frames. */
   receive(receiver: FrameReceiver): void {
     this.inbox.receive(receiver);
   }
 
-  /** Waits until this end buffers few bytes. */
   drained(): Promise<void> {
     if (this.#isOver || this.bufferedAmount <= LOW_WATER_MARK) return Promise.resolve();
     return (this.#drained ??= Promise.withResolvers()).promise;
   }
 
-  /** Rejects: there are no streams. */
   createBidirectionalStream(): Promise<BidirectionalStream> {
     return refuseStream(this.transport);
   }
 
-  /** Rejects: there are no streams. */
   createUnidirectionalStream(): Promise<SendStream> {
     return refuseStream(this.transport);
   }
@@ -183,12 +172,10 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     this.conclude(checked);
   }
 
-  /** Drops the connection at once. */
   terminate(): void {
     this.finish(new ConnectionError("The connection was dropped"));
   }
 
-  /** Counters of frames. */
   getStats(): Promise<ConnectionStats> {
     const [framesSent, framesReceived] = [this.#framesSent, this.#framesReceived];
     return Promise.resolve({ framesSent, framesReceived });

@@ -104,11 +104,8 @@ export class MemoryConnection extends CountedConnection implements Connection {
 
   /** Name of the transport, by default `memory`. */
   readonly transport: string;
-  /** Features chosen by the options of the pair. */
   readonly capabilities: ConnectionCapabilities;
-  /** The subprotocol of the pair. */
   readonly protocol: string;
-  /** Resolved from the start. */
   readonly ready: Promise<void> = Promise.resolve();
   /** Settles at once at the end that closes. */
   readonly closed: Promise<ConnectionCloseInfo> = this.#closing.promise;
@@ -116,11 +113,8 @@ export class MemoryConnection extends CountedConnection implements Connection {
   readonly draining: Promise<void> = this.#windingUp.promise;
   /** Unreliable as set by the faults; the oldest unread datagrams are dropped. */
   readonly datagrams: DatagramDuplex;
-  /** Bidirectional streams that the other end opened. */
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
-  /** Unidirectional streams that the other end opened. */
   readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
-  /** Message frames, where the wire has them. */
   readonly frames?: MessageFrames;
 
   /** Creates one end, which is complete after {@linkcode MemoryConnection.link}. */
@@ -268,7 +262,6 @@ export class MemoryConnection extends CountedConnection implements Connection {
     this.#finish(checked);
   }
 
-  /** Counters of frames, streams and datagrams. */
   override async getStats(): Promise<ConnectionStats> {
     const { bytesSent = 0, bytesReceived = 0 } = await super.getStats();
     const stats = {

@@ -202,7 +202,6 @@ export class MemoryPath implements PacketPath {
   #faults: Required<MemoryFaults> = { delayMs: 0, jitterMs: 0, lossRate: 0, reorderRate: 0 };
   #cut = false;
 
-  /** Called when fewer bytes are under way than before. */
   onShrink: (() => void) | undefined = undefined;
 
   /**
@@ -217,7 +216,6 @@ export class MemoryPath implements PacketPath {
     this.#datagrams = new Lane(runtime, () => {});
   }
 
-  /** Bytes of reliable packets under way. */
   get bufferedBytes(): number {
     return this.#reliable.bytes;
   }
@@ -257,11 +255,6 @@ export class MemoryPath implements PacketPath {
     this.#reliable.push({ arrive, bytes, dueMs: this.#due() }, false);
   }
 
-  /**
-   * Sends a datagram.
-   *
-   * @param arrive Called at the other end, unless the datagram is lost.
-   */
   sendDatagram(arrive: () => void): void {
     const { lossRate, reorderRate } = this.#faults;
     if (this.#cut || lossRate > 0 && this.#random() < lossRate) return;

@@ -106,11 +106,8 @@ export class Qmux
 
   readonly #link: QmuxLink;
   readonly #options: QmuxOptions;
-  /** Flow control. */
   readonly credit: QmuxCredit;
-  /** Receive credit for the bytes of all streams. */
   readonly dataReceived: ReceiveCredit;
-  /** Order in which streams and control frames are sent. */
   readonly scheduler: RecordScheduler;
   readonly #pings: Pings;
   readonly #streams: StreamRegistry;
@@ -162,7 +159,6 @@ export class Qmux
     this.#streams.excludeMessageStream();
   }
 
-  /** Streams of the peer that the application has not accepted yet. */
   get unreadStreams(): number {
     return this.#streams.unread;
   }

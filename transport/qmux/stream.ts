@@ -154,7 +154,6 @@ interface Write {
 
 /** The direction that this end writes. */
 export class SendHalf implements DirectWritable {
-  /** Priority; the higher order is sent first. */
   sendOrder: number;
   /** Current obstacle; the connection keeps a direction in at most one list. */
   waitsFor: SendWait = "nothing";
@@ -791,12 +790,10 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
     return this.send!.writable;
   }
 
-  /** The stream itself, which has the direct calls. */
   get direct(): DirectStream {
     return this;
   }
 
-  /** Priority; the higher order is sent first. */
   get sendOrder(): number {
     return this.send!.sendOrder;
   }

@@ -74,17 +74,14 @@ export class RawQuicConnection extends CountedConnection
   readonly transport: string = "quic";
   /** Capabilities; `resetCodes` is false, because the runtime cannot reset streams with a code. */
   readonly capabilities: ConnectionCapabilities = CAPABILITIES;
-  /** Resolved from the start. */
   readonly ready: Promise<void> = Promise.resolve();
   /**
    * Resolves with the close code and reason of the closing end; rejects if the connection was lost.
    */
   readonly closed: Promise<ConnectionCloseInfo>;
-  /** Open stream halves, which end with the connection. */
   readonly halves: StreamHalves = new StreamHalves();
   /** `undefined`, because the runtime does QUIC flow control. */
   readonly dataCredit = undefined;
-  /** Counters of unread streams; on a server. */
   readonly unread: UnreadShare | undefined;
 
   readonly #runtime: Runtime;

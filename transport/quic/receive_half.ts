@@ -35,9 +35,7 @@ const MAX_EARLY_BYTES = 16_384;
  *   still be read.
  */
 export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, UnreadStream {
-  /** Previous half in the list of the owner. */
   previous: StreamHalf | undefined = undefined;
-  /** Next half in the list of the owner. */
   next: StreamHalf | undefined = undefined;
 
   readonly #owner: StreamOwner;
@@ -144,7 +142,6 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     this.#reader.cancel(reason).catch(() => {}); // Fails if the connection is gone.
   }
 
-  /** Ends the direction with the session. */
   fail(error: unknown): void {
     if (this.#isEnded) return;
     this.#failure = { cause: error };

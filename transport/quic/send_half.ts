@@ -14,9 +14,7 @@ const EMPTY = new Uint8Array();
 
 /** The direction that this end writes. */
 export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
-  /** Previous half in the list of the owner. */
   previous: StreamHalf | undefined = undefined;
-  /** Next half in the list of the owner. */
   next: StreamHalf | undefined = undefined;
 
   readonly #owner: StreamOwner;
@@ -62,7 +60,6 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     owner.halves.add(this);
   }
 
-  /** Priority; the higher order is sent first. */
   get sendOrder(): number {
     return this.#sendOrder;
   }
@@ -117,7 +114,6 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     this.#writer.abort(reason).catch(() => {});
   }
 
-  /** Ends the direction with the session. */
   fail(error: unknown): void {
     if (this.#isEnded) return;
     this.#fail(error);

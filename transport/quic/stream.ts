@@ -32,7 +32,6 @@ export class QuicStream implements BidirectionalStream, DirectStream, TurnWatche
     return this.#send.writable;
   }
 
-  /** The stream itself, which has the direct calls. */
   get direct(): DirectStream {
     return this;
   }
@@ -63,7 +62,6 @@ export class QuicStream implements BidirectionalStream, DirectStream, TurnWatche
     this.#receive.endTurn();
   }
 
-  /** Priority; the higher order is sent first. */
   get sendOrder(): number {
     return this.#send.sendOrder;
   }

@@ -124,9 +124,7 @@ class AtomicChunk {
 
 /** Sink behind a sending stream. */
 export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
-  /** Previous half in the list of the owner. */
   previous: StreamHalf | undefined = undefined;
-  /** Next half in the list of the owner. */
   next: StreamHalf | undefined = undefined;
 
   /** Bytes written. */
@@ -263,7 +261,6 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     this.#half.abort(reason);
   }
 
-  /** Ends the stream with the session. */
   fail(error: unknown): void {
     if (this.#isOver) return;
     this.#end();

@@ -25,9 +25,7 @@ export interface WebTransportReceiveStreamStats {
 
 /** Source behind a receiving stream. */
 export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
-  /** Previous half in the list of the owner. */
   previous: StreamHalf | undefined = undefined;
-  /** Next half in the list of the owner. */
   next: StreamHalf | undefined = undefined;
 
   /** Marks a byte stream. */

@@ -219,7 +219,6 @@ export class WebSocketConnection
   implements Connection, ConnectionInspection, MessageFrames, EventListenerObject, StreamsHost {
   /** Always `websocket`. */
   readonly transport = "websocket";
-  /** Buffered bytes at or below which `drained` resolves. */
   readonly lowWaterMark = LOW_WATER_MARK;
 
   readonly #socket: Socket;
@@ -243,9 +242,7 @@ export class WebSocketConnection
   #framesSent = 0;
   #framesReceived = 0;
 
-  /** Observer of streams and datagrams. */
   observer: ConnectionObserver | undefined = undefined;
-  /** Amount that the peer may send before the application reads. */
   declare readonly flowControl: FlowControlOptions | undefined;
 
   declare readonly runtime: Runtime;
@@ -266,7 +263,6 @@ export class WebSocketConnection
     return this.hasStreams ? FRAMES_AND_STREAMS : FRAMES_ONLY;
   }
 
-  /** True if the subprotocol has streams and datagrams. */
   get hasStreams(): boolean {
     return this.protocol === STREAMS_PROTOCOL;
   }
@@ -279,7 +275,6 @@ export class WebSocketConnection
     return this;
   }
 
-  /** Bytes that the socket buffers. */
   get bufferedAmount(): number {
     // The WebSocket of React Native does not tell.
     return this.#closeEvent === undefined ? this.#socket.bufferedAmount ?? 0 : 0;
@@ -307,12 +302,10 @@ export class WebSocketConnection
     this.#socket.send(frame, parts);
   }
 
-  /** Sets the receiver of frames. */
   receive(receiver: FrameReceiver): void {
     this.#inbox.receive(receiver);
   }
 
-  /** Waits until the socket buffers few bytes. */
   drained(): Promise<void> {
     if (this.#drained !== undefined) return this.#drained.promise;
     if (this.bufferedAmount <= LOW_WATER_MARK) return Promise.resolve();
@@ -329,12 +322,10 @@ export class WebSocketConnection
     return drained.promise;
   }
 
-  /** Subprotocol chosen by the server. */
   get protocol(): string {
     return this.#socket.protocol;
   }
 
-  /** Resolves once the socket is open. */
   get ready(): Promise<void> {
     if (this.#wasOpen) return Promise.resolve();
     if (this.#ready === undefined) {
@@ -391,7 +382,6 @@ export class WebSocketConnection
     return this.#streams?.inspect?.counters;
   }
 
-  /** Streams of the peer that the application has not taken yet. */
   get unreadStreams(): number | undefined {
     return this.#streams?.inspect?.unreadStreams;
   }
@@ -430,7 +420,6 @@ export class WebSocketConnection
     return await streams.createUnidirectionalStream(options);
   }
 
-  /** Sets the observer of streams and datagrams. */
   observe(observer: ConnectionObserver | undefined): void {
     this.observer = observer;
     this.#streams?.inspect?.observe?.(observer);
@@ -446,7 +435,6 @@ export class WebSocketConnection
     if (this.#socket.readyState !== CONNECTING) this.#closeSocket(checked);
   }
 
-  /** Counters of frames. */
   getStats(): Promise<ConnectionStats> {
     return Promise.resolve({
       framesSent: this.#framesSent,

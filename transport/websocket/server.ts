@@ -450,7 +450,6 @@ export class ServerWebSocketConnection extends WebSocketConnection {
     return "server";
   }
 
-  /** Subprotocol chosen by the server. */
   override get protocol(): string {
     return this.#protocol;
   }
@@ -462,7 +461,6 @@ export class ServerWebSocketConnection extends WebSocketConnection {
     if (event.type === "open") this.#tellClosing();
   }
 
-  /** Closes the socket after all frames that were sent before. */
   override close(info?: ConnectionCloseInfo): void {
     super.close(info);
     this.#tellClosing();

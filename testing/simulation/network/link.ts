@@ -107,7 +107,6 @@ export class Link implements SimulatedLink {
     ];
   }
 
-  /** True if no data passes any more. */
   get isBroken(): boolean {
     return this.#isBroken;
   }
@@ -127,7 +126,6 @@ export class Link implements SimulatedLink {
     return side === "client" ? this.toServer : this.toClient;
   }
 
-  /** Breaks the connection. */
   disconnect({ silent = false }: DisconnectOptions = {}): void {
     if (this.#isOver) return;
     const how = silent === false ? "" : silent === true ? " silently" : ` silently for ${silent}`;

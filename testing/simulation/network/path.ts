@@ -54,7 +54,6 @@ export class NetworkPath implements PacketPath {
 
   /** Directions that a packet passes one after the other. */
   readonly directions: readonly Direction[];
-  /** Called when fewer bytes are under way than before. */
   onShrink: (() => void) | undefined = undefined;
   /** Called for each packet that is sent after the cut, which arrives nowhere. */
   onLost: (() => void) | undefined = undefined;
@@ -68,7 +67,6 @@ export class NetworkPath implements PacketPath {
     this.#to = directions.at(-1)!.to;
   }
 
-  /** Bytes under way or held. */
   get bufferedBytes(): number {
     return this.#bytes;
   }

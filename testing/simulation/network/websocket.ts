@@ -201,7 +201,6 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
     this.#end({ code: 1006, reason: "", wasClean: false }, message);
   }
 
-  /** Reports a reset. */
   reset(): void {
     this.#break();
   }
