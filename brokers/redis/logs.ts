@@ -34,6 +34,7 @@ import {
 } from "../../pubsub/logs/rules.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
 import { isCluster } from "./connections.ts";
+import { explainLog, isDamage } from "./failures.ts";
 import { checkName, encodeFrame, type Names, readWellFormed, wellFormed } from "./format.ts";
 import {
   decodeChunks,
@@ -695,7 +696,7 @@ export class RedisLogs implements LogEngine {
       const chunks = encodeChunks(records).flatMap(({ count, bytes }) => [`${count}`, bytes]);
       const [kind, detail, fields, page] = await this.#run(what, () => {
         const args = [...keys, encodeCall(whole), this.#announcement, ...chunks];
-        return this.#scripts[`${commandOf(script)}Buffer`](keys.length, ...args).catch(explain);
+        return this.#scripts[`${commandOf(script)}Buffer`](keys.length, ...args).catch(explainLog);
       });
       const answer = {
         kind: kind.toString(),
@@ -798,7 +799,7 @@ function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
 
 /** A state that another program damaged is none. */
 function noState(error: unknown): (string | null)[] {
-  if (error instanceof Error && DAMAGED.test(error.message)) return [];
+  if (isDamage(error)) return [];
   throw error;
 }
 
@@ -824,19 +825,4 @@ function chunksOf(page: readonly Buffer[]): StoredChunk[] {
     chunks.push({ position: Number(page[i]), bytes: page[i + 1]! });
   }
   return chunks;
-}
-
-/** Errors of scripts that found keys of another type, or with other content than a log has. */
-const DAMAGED = /^(?:WRONGTYPE|ERR The ID specified in XADD|ERR user_script:)/;
-
-/** Explains the refusal of a write by a Redis without memory, and of a damaged log. */
-function explain(cause: unknown): never {
-  if (!(cause instanceof Error)) throw cause;
-  if (cause.message.startsWith("OOM")) {
-    throw new Error("Redis is full, as maxmemory is reached", { cause });
-  }
-  if (!DAMAGED.test(cause.message)) throw cause;
-  throw new Error("keys of the log in Redis are damaged or lost, and only a deletion helps", {
-    cause,
-  });
 }

@@ -2,43 +2,9 @@
 import type { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
+import { failureOf } from "./failures.ts";
 import { Line, Outbox, type Outgoing, type WaitingLimits } from "../../pubsub/engine/queue.ts";
 import type { Appended, HistoryBounds, PublicationKey } from "../../pubsub/broker.ts";
-
-/**
- * Result of a command that failed:
- *
- * - `later`: Redis did not run the command, and may run a repetition.
- * - `refused`: Redis did not run the command, and never will.
- * - `unknown`: Redis may have run the command.
- */
-type Failure = "later" | "refused" | "unknown";
-
-/** First words of errors that pass: Redis starts, fails over, moves slots, or is full. */
-const PASSING: ReadonlySet<string> = new Set([
-  "ASK",
-  "BUSY",
-  "CLUSTERDOWN",
-  "LOADING",
-  "MASTERDOWN",
-  "MISCONF",
-  "MOVED",
-  "NOREPLICAS",
-  "OOM",
-  "READONLY",
-  "TRYAGAIN",
-]);
-
-/** Errors of the client library for commands that were not written. */
-const UNSENT = /^(?:Stream isn't writeable|Cluster isn't ready|Too many Cluster redirections)/;
-
-/** Tells if Redis ran a command that failed. */
-export function failureOf(error: unknown): Failure {
-  if (!(error instanceof Error)) return "unknown";
-  if (UNSENT.test(error.message)) return "later";
-  if (error.name !== "ReplyError") return "unknown";
-  return PASSING.has(error.message.split(" ", 1)[0]!) ? "later" : "refused";
-}
 
 /** Most publications of one command, and most bytes unless one publication alone has more. */
 const BATCH = { maxItems: 128, maxBytes: 262_144 };

@@ -6,7 +6,6 @@ import { BrokerError } from "../../errors.ts";
 import type { Appended } from "../../pubsub/broker.ts";
 import {
   type BatchSender,
-  failureOf,
   type OutgoingAppend,
   type OutgoingFrame,
   PublishQueue,
@@ -293,32 +292,4 @@ Deno.test("PublishQueue.close() gives up all publications, and takes no more", a
   sender.commands[0]!.answer.reject(new Error("Connection is closed."));
   await settle(time);
   await queue.empty();
-});
-
-Deno.test("failureOf() retries failed commands, and those that never reached Redis", () => {
-  for (
-    const error of [
-      replyError("LOADING Redis is loading the dataset in memory"),
-      replyError("READONLY You can't write against a read only replica."),
-      replyError("OOM command not allowed when used memory > 'maxmemory'."),
-      replyError("CLUSTERDOWN Hash slot not served"),
-      new Error("Stream isn't writeable and enableOfflineQueue options is false"),
-      new Error("Too many Cluster redirections. Last error: ReplyError: MOVED 1 127.0.0.1:1"),
-    ]
-  ) assertEquals(failureOf(error), "later", error.message);
-});
-
-Deno.test("failureOf() does not retry commands that Redis refuses", () => {
-  for (
-    const message of [
-      "NOPERM this user has no permissions to run the 'publish' command",
-      "WRONGTYPE Operation against a key holding the wrong kind of value",
-      "SKEIN INFO does not tell master_replid",
-    ]
-  ) assertEquals(failureOf(replyError(message)), "refused", message);
-});
-
-Deno.test("failureOf() knows that a lost connection leaves the outcome open", () => {
-  assertEquals(failureOf(new Error("Connection is closed.")), "unknown");
-  assertEquals(failureOf("odd"), "unknown");
 });

@@ -35,6 +35,7 @@ import {
   type SubscriberPool,
   WriteBatch,
 } from "./connections.ts";
+import { reasonOf } from "./failures.ts";
 import { checkName, decodeKept, decodePlain, encodeFrame, Names } from "./format.ts";
 import {
   checkSource,
@@ -76,14 +77,6 @@ class Channel extends Listeners {
     this.heard = { epoch, offset: isBehind ? Number.MAX_SAFE_INTEGER : last.offset };
     return !isBehind;
   }
-}
-
-/** The client library's error for all nodes together has the reason of one of them. */
-function reasonOf(error: unknown): unknown {
-  const lastNodeError = error instanceof Error && "lastNodeError" in error
-    ? error.lastNodeError
-    : undefined;
-  return lastNodeError instanceof Error ? lastNodeError : error;
 }
 
 /** Lists the policies under which a client's servers evict histories and logs. */

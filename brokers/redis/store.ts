@@ -39,10 +39,9 @@ const FIRST_SECOND = 1_767_225_600;
 const MICROS_OF_OFFSET = 4;
 
 /**
- * Opens a history. `KEYS[1]` is its meta hash, `KEYS[2]` its stream, `ARGV[1]` the name of a new
- * epoch. `ARGV[2]` to `ARGV[5]` are ttlMs, size, bytes, and how long the position is remembered.
- * `ARGV[6]` is `1` if a restart loses no acknowledged write. `ARGV[7]` and `ARGV[8]` are the epoch
- * and the newest offset that the asking node received, or empty.
+ * Opens a history, with the keys of its meta hash and its stream, and the arguments of
+ * `RedisHistories.#opening()`: `survives` is `1` if a restart loses no acknowledged write, and the epoch
+ * and the offset that the asking node heard last are empty if there are none.
  *
  * The history begins anew in four cases:
  *
@@ -63,7 +62,8 @@ const MICROS_OF_OFFSET = 4;
  */
 const HISTORY = TEXT + NOW + `
 local meta, stream = KEYS[1], KEYS[2]
-local ttl, size, most, remembered = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local newEpoch, ttl, size, most, remembered, survives, heardEpoch, heardOffset = unpack(ARGV, 1, 8)
+ttl, size, most = tonumber(ttl), tonumber(size), tonumber(most)
 local info = redis.call('INFO', 'replication')
 local mark = string.match(info, 'master_replid:(%x+)')
 local isAlone = string.find(info, 'connected_slaves:0') and string.find(info, 'master_replid2:0+%s')
@@ -77,22 +77,22 @@ local function whole(value, absent)
 end
 local function begin()
   isEmpty, isNew = false, true
-  epoch, head, oldest, bytes, start, behind = ARGV[1], 0, 1, 0, 0, 0
+  epoch, head, oldest, bytes, start, behind = newEpoch, 0, 1, 0, 0, 0
   redis.call('DEL', meta, stream)
   redis.call('HSET', meta, 'epoch', epoch, 'mark', mark, 'head', 0, 'oldest', 1, 'bytes', 0, 'until', 0)
 end
 local function open()
   known = redis.call('HMGET', meta, 'epoch', 'mark', 'head', 'oldest', 'bytes', 'until', 'start', 'behind')
   epoch = known[1]
-  isEmpty, isNew = not epoch and ARGV[7] == '', not epoch and ARGV[7] ~= ''
+  isEmpty, isNew = not epoch and heardEpoch == '', not epoch and heardEpoch ~= ''
   if isEmpty then epoch, head, oldest, bytes, start, behind = string.sub(mark, 1, 8), 0, 1, 0, 0, 0
   elseif not isNew then
     if not string.find(epoch, '^[%w-]+$') then damaged() end
     head, oldest, bytes = whole(known[3]), whole(known[4]), whole(known[5])
     start, behind = whole(known[7], 0), whole(known[8], 0)
-    isNew = ARGV[7] == epoch and head < tonumber(ARGV[8])
+    isNew = heardEpoch == epoch and head < tonumber(heardOffset)
     if not isNew and known[2] ~= mark then
-      isNew = ARGV[6] ~= '1' or not isAlone
+      isNew = survives ~= '1' or not isAlone
       if not isNew then redis.call('HSET', meta, 'mark', mark) end
     end
     if not isNew and redis.call('XLEN', stream) ~= head - oldest + 1 then
@@ -149,13 +149,13 @@ end
 `;
 
 /**
- * Appends a batch. Keys and arguments beyond those of a history: `KEYS[3]` is the channel, and
- * further keys are those of producers. `ARGV[9]` is the command that publishes, `ARGV[10]` the time
- * that producers' numbers are remembered. Three arguments follow for each publication: the index of
- * its producer's key, its number and its frame. Returns the epoch, the head, and a digit for each
- * publication: `1` if appended, `0` for a repetition.
+ * Appends a batch. After the keys of a history come the channel and the producers. After the arguments
+ * of a history come the command that publishes, the time that producers' numbers are remembered, and
+ * for each publication the index of its producer's key, its number and its frame. Returns the epoch,
+ * the head, and a digit for each publication: `1` if appended, `0` for a repetition.
  */
 const APPEND = NUMBER_AT + HISTORY + `
+local publish, repetition = ARGV[9], ARGV[10]
 return run(function()
   if isEmpty then
     start = math.max(0, math.floor(((time[1] - ${FIRST_SECOND}) * 1000000 + time[2]) / ${MICROS_OF_OFFSET}))
@@ -183,10 +183,10 @@ return run(function()
     if isEmpty then
       redis.call('HSET', meta, 'epoch', epoch, 'mark', mark, 'start', text(start), 'behind', text(behind))
     end
-    for key, number in pairs(newest) do redis.call('SET', key, text(number), 'PX', ARGV[10]) end
+    for key, number in pairs(newest) do redis.call('SET', key, text(number), 'PX', repetition) end
     redis.call('PEXPIRE', stream, text(ttl + 1000))
     local place = epoch .. ' ' .. text(first) .. (isEmpty and ' ' .. text(behind) or '')
-    redis.call(ARGV[9], KEYS[3], place .. '\\n' .. table.concat(frames))
+    redis.call(publish, KEYS[3], place .. '\\n' .. table.concat(frames))
   end
   redis.call('PEXPIRE', meta, remembered)
   return { epoch, text(head), table.concat(taken) }
@@ -194,10 +194,10 @@ end)
 `;
 
 /**
- * Reads a page. Arguments beyond those of a history: `ARGV[9]` is the offset before the page, or
- * empty; `ARGV[10]` is how many of the newest to read, or empty; `ARGV[11]` and `ARGV[12]` bound
- * the page. Returns the epoch, the head, the first offset, the offset before the first, the tag of
- * the publication at `ARGV[9]`, and the frames.
+ * Reads a page. After the arguments of a history come the offset before the page or the number of
+ * newest publications, each empty if not given, and the bounds of the page. Returns the epoch, the
+ * head, the first offset, the offset before the first, the tag of the publication before the page, and
+ * the frames.
  */
 const READ = HISTORY + `
 return run(function()
@@ -205,8 +205,7 @@ return run(function()
   trim(256)
   if not isNew and text(oldest) ~= known[4] then note(known[6]) end
   redis.call('PEXPIRE', meta, remembered)
-  local after, last = tonumber(ARGV[9]), tonumber(ARGV[10])
-  local count, room = tonumber(ARGV[11]), tonumber(ARGV[12])
+  local after, last, count, room = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
   local from = math.max(oldest, head - size + 1)
   if after then from = math.max(from, after + 1) elseif last then from = math.max(from, head - last + 1) end
   local frames, first = {}, from

@@ -97,9 +97,8 @@ export class PortBroker implements Broker {
   readonly #runtime: Runtime;
   readonly #link: PortLink<WorkerOperation, EngineOperation>;
   readonly #pace: Pace;
-  readonly #plain = new ListenerTable<Channel>({ onLast: ({ id }) => this.#leave(id) });
-  readonly #kept = new ListenerTable<Channel>({ onLast: ({ id }) => this.#leave(id) });
-  /** Channels by id; bounded by the two tables above. */
+  readonly #listeners = new ListenerTable<Channel>({ onLast: ({ id }) => this.#leave(id) });
+  /** Channels by id; bounded by the table above. */
   readonly #channels = new Map<number, Channel>();
   readonly #calls = new Map<number, PromiseWithResolvers<unknown>>();
   readonly #ended = Promise.withResolvers<void>();
@@ -202,8 +201,8 @@ export class PortBroker implements Broker {
   ): BrokerSubscription {
     this.#life.checkOpen("subscribe");
     checkNameBytes(topic, MAX_NAME_BYTES);
-    const channels = options.history === undefined ? this.#plain : this.#kept;
-    return channels.subscribe(topic, listener, {
+    const key = `${options.history === undefined ? "plain" : "kept"} ${topic}`;
+    return this.#listeners.subscribe(key, listener, {
       ...options,
       make: () => this.#open(topic, options.history),
     });
@@ -220,7 +219,8 @@ export class PortBroker implements Broker {
   }
 
   async #close(): Promise<void> {
-    for (const channels of [this.#plain, this.#kept, this.#channels]) channels.clear();
+    this.#listeners.clear();
+    this.#channels.clear();
     this.#link.send(["end"]);
     this.#link.flush();
     await settlesWithin(this.#runtime, this.#ended.promise, CLOSE_TIMEOUT_MS);

@@ -1,0 +1,64 @@
+/** Errors of Redis and of the client library, and what these say about a command. */
+
+/**
+ * Result of a command that failed:
+ *
+ * - `later`: Redis did not run the command, and may run a repetition.
+ * - `refused`: Redis did not run the command, and never will.
+ * - `unknown`: Redis may have run the command.
+ */
+type Failure = "later" | "refused" | "unknown";
+
+/** First words of errors that pass: Redis starts, fails over, moves slots, or is full. */
+const PASSING: ReadonlySet<string> = new Set([
+  "ASK",
+  "BUSY",
+  "CLUSTERDOWN",
+  "LOADING",
+  "MASTERDOWN",
+  "MISCONF",
+  "MOVED",
+  "NOREPLICAS",
+  "OOM",
+  "READONLY",
+  "TRYAGAIN",
+]);
+
+/** Errors of the client library for commands that were not written. */
+const UNSENT = /^(?:Stream isn't writeable|Cluster isn't ready|Too many Cluster redirections)/;
+
+/** Tells if Redis ran a command that failed. */
+export function failureOf(error: unknown): Failure {
+  if (!(error instanceof Error)) return "unknown";
+  if (UNSENT.test(error.message)) return "later";
+  if (error.name !== "ReplyError") return "unknown";
+  return PASSING.has(error.message.split(" ", 1)[0]!) ? "later" : "refused";
+}
+
+/** The client library's error for all nodes together has the reason of one of them. */
+export function reasonOf(error: unknown): unknown {
+  const lastNodeError = error instanceof Error && "lastNodeError" in error
+    ? error.lastNodeError
+    : undefined;
+  return lastNodeError instanceof Error ? lastNodeError : error;
+}
+
+/** Errors of scripts that found keys of another type, or with other content than a log has. */
+const DAMAGED = /^(?:WRONGTYPE|ERR The ID specified in XADD|ERR user_script:)/;
+
+/** Tells if a script found keys of a log that another program damaged. */
+export function isDamage(error: unknown): boolean {
+  return error instanceof Error && DAMAGED.test(error.message);
+}
+
+/** Explains the refusal of a write to a log by a Redis without memory, and of a damaged log. */
+export function explainLog(cause: unknown): never {
+  if (!(cause instanceof Error)) throw cause;
+  if (cause.message.startsWith("OOM")) {
+    throw new Error("Redis is full, as maxmemory is reached", { cause });
+  }
+  if (!isDamage(cause)) throw cause;
+  throw new Error("keys of the log in Redis are damaged or lost, and only a deletion helps", {
+    cause,
+  });
+}
