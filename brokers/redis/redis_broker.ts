@@ -31,8 +31,6 @@ import {
   isCluster,
   NodeErrors,
   openClient,
-  openSubscriberPool,
-  type SubscriberPool,
   WriteBatch,
 } from "./connections.ts";
 import { reasonOf } from "./failures.ts";
@@ -46,6 +44,7 @@ import {
 } from "./options.ts";
 import { RedisLogs } from "./logs.ts";
 import { type OutgoingAppend, type OutgoingFrame, PublishQueue } from "./publish_queue.ts";
+import { openSubscriberPool, type SubscriberPool } from "./subscriptions.ts";
 import { defineScripts, RedisHistories, redisStore, type Run } from "./store.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 

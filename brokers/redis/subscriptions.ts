@@ -1,0 +1,407 @@
+/** Connections for the subscriptions of this node, beside the one for commands. */
+import type { Buffer } from "node:buffer";
+import type { Cluster, Redis } from "ioredis";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { endClient, isCluster, openSubscriber } from "./connections.ts";
+import { slotOf } from "./format.ts";
+
+/** Most channels of one command. */
+const BATCH = 1_000;
+
+/** Wait before a refused command is sent again, in milliseconds. */
+const RETRY_MS = 1_000;
+
+/** A change of subscriptions; on a cluster, that in the shard of a channel. */
+type Verb = "subscribe" | "unsubscribe";
+
+/** Events of a {@linkcode ChannelSubscriber}. */
+interface SubscriptionEvents {
+  /** A message came. */
+  onMessage(channel: string, message: Buffer): void;
+  /** Publications on these channels come from now on. */
+  onConfirmed(channels: readonly string[]): void;
+  /** Publications on these channels may be missed from now on. */
+  onLost(channels: readonly string[]): void;
+  /** The connection opened, closed, or refused a command. */
+  onChange(error?: unknown): void;
+}
+
+/** Options for {@linkcode ChannelSubscriber}. */
+interface ChannelSubscriberOptions {
+  readonly runtime: Runtime;
+  /** The connection; the subscriber ends it. */
+  readonly redis: Redis;
+  readonly events: SubscriptionEvents;
+  /** Slot of a channel, on a cluster: channels of different slots cannot share a command. */
+  readonly slotOf?: (channel: string) => number;
+}
+
+/**
+ * Subscribes to the wanted channels over one connection. One change is under way at a time, and
+ * further changes join the next one, so that a storm of changes takes a few commands.
+ */
+export class ChannelSubscriber implements SubscriberPool {
+  readonly redis: Redis;
+  /** The answer to a refused command, such as `NOPERM`, until a command succeeds. */
+  refusal: unknown;
+  readonly #runtime: Runtime;
+  readonly #events: SubscriptionEvents;
+  readonly #slotOf: ((channel: string) => number) | undefined;
+  readonly #wanted = new Set<string>();
+  readonly #confirmed = new Set<string>();
+  /** Channels that were confirmed before the connection was lost, and are not confirmed again. */
+  readonly #lost = new Set<string>();
+  /**
+   * Channels with an unsubscribe under way: a new subscription ignores messages of the former one.
+   */
+  readonly #leaving = new Set<string>();
+  /** Channels that may be wanted and not confirmed, or the other way round. */
+  readonly #changed = new Set<string>();
+  /** Waits for the answers to commands, with the verb; they end when the connection is lost. */
+  readonly #underWay = new Map<PromiseWithResolvers<void>, Verb>();
+  #isChanging = false;
+  #isEnded = false;
+  #isFresh = true;
+  #retry: Timer | undefined;
+
+  constructor({ runtime, redis, events, slotOf }: ChannelSubscriberOptions) {
+    this.#runtime = runtime;
+    this.redis = redis;
+    this.#events = events;
+    this.#slotOf = slotOf;
+    redis.on(slotOf === undefined ? "messageBuffer" : "smessageBuffer", (bytes, message) => {
+      const channel = bytes.toString();
+      // Messages of a channel that was left belong to no subscription.
+      if (this.#wanted.has(channel) && !this.#leaving.has(channel)) {
+        events.onMessage(channel, message);
+      }
+    });
+    redis.on("ready", () => {
+      this.#isFresh = false;
+      for (const channel of this.#wanted) this.#changed.add(channel);
+      this.#change();
+      events.onChange();
+    });
+    redis.on("close", () => this.#lose());
+    // The client library cannot continue on a connection after an unexpected answer.
+    redis.on("error", (error: unknown) => {
+      this.#isFresh = false;
+      if (redis.status === "ready") redis.disconnect(true);
+      events.onChange(error);
+    });
+    redis.on("moved", () => this.#refuseAll());
+  }
+
+  /** `true` if the connection is ready, and all earlier subscriptions are confirmed. */
+  get isUp(): boolean {
+    return this.redis.status === "ready" && this.#lost.size === 0;
+  }
+
+  /** `true` if the connection never was ready yet. */
+  get isFresh(): boolean {
+    return this.#isFresh;
+  }
+
+  /** `true` without wanted channels. */
+  get isIdle(): boolean {
+    return this.#wanted.size === 0;
+  }
+
+  connections(): Redis[] {
+    return [this.redis];
+  }
+
+  want(channel: string): void {
+    this.#wanted.add(channel);
+    this.#touch(channel);
+  }
+
+  unwant(channel: string): void {
+    this.#wanted.delete(channel);
+    this.#lost.delete(channel);
+    this.#touch(channel);
+  }
+
+  async close(): Promise<void> {
+    this.#isEnded = true;
+    this.#runtime.clearTimeout(this.#retry);
+    this.#wanted.clear();
+    await endClient(this.#runtime, this.redis);
+  }
+
+  #touch(channel: string): void {
+    this.#changed.add(channel);
+    if (!this.#isChanging) this.#change();
+  }
+
+  #lose(): void {
+    for (const { resolve } of this.#underWay.keys()) resolve();
+    const lost = [...this.#confirmed];
+    this.#confirmed.clear();
+    if (this.#isEnded) return;
+    for (const channel of lost) if (this.#wanted.has(channel)) this.#lost.add(channel);
+    this.#events.onLost(lost);
+    this.#events.onChange();
+  }
+
+  /**
+   * Ends the wait for all subscriptions under way: the client library never settles one that is
+   * answered with `MOVED`, and does not tell which. One that succeeds after all is repeated.
+   */
+  #refuseAll(): void {
+    const error = new Error("Cannot subscribe: the slot of a channel moved to another master");
+    for (const [{ reject }, verb] of this.#underWay) if (verb === "subscribe") reject(error);
+  }
+
+  #change(): void {
+    if (this.#isChanging) return;
+    this.#isChanging = true;
+    // Runs at the end of the turn, so that all changes of one turn go together.
+    queueMicrotask(async () => {
+      while (!this.#isEnded && this.#changed.size > 0 && this.redis.status === "ready") {
+        if (!await this.#changeSome()) break;
+      }
+      this.#isChanging = false;
+      this.#events.onChange();
+    });
+  }
+
+  /** Sends the next changes; `false` if Redis refused a command. */
+  async #changeSome(): Promise<boolean> {
+    const coming: string[] = [];
+    const going: string[] = [];
+    const present: string[] = [];
+    for (const channel of this.#changed) {
+      this.#changed.delete(channel);
+      const isConfirmed = this.#confirmed.has(channel);
+      if (!this.#wanted.has(channel)) {
+        if (isConfirmed) going.push(channel);
+      } else (isConfirmed ? present : coming).push(channel);
+      if (coming.length >= BATCH || going.length >= BATCH) break;
+    }
+    if (present.length > 0) this.#events.onConfirmed(present);
+    const results = await Promise.all([
+      ...this.#groups(going).map((group) => this.#send("unsubscribe", group)),
+      ...this.#groups(coming).map((group) => this.#send("subscribe", group)),
+    ]);
+    if (results.every((isDone) => isDone)) {
+      this.refusal = undefined;
+      return true;
+    }
+    if (!this.#isEnded) {
+      this.#runtime.clearTimeout(this.#retry);
+      this.#retry = this.#runtime.setTimeout(() => this.#change(), RETRY_MS);
+    }
+    return false;
+  }
+
+  async #send(verb: Verb, channels: string[]): Promise<boolean> {
+    const { redis } = this;
+    if (verb === "unsubscribe") {
+      for (const channel of channels) {
+        this.#confirmed.delete(channel);
+        this.#leaving.add(channel);
+      }
+    }
+    try {
+      const command = this.#slotOf === undefined ? verb : `s${verb}` as const;
+      await this.#answered(verb, redis[command](...channels));
+    } catch (error) {
+      if (redis.status !== "ready") return true;
+      for (const channel of channels) {
+        this.#changed.add(channel);
+        if (verb === "unsubscribe") this.#confirmed.add(channel);
+      }
+      this.refusal = error;
+      this.#events.onChange(error);
+      return false;
+    } finally {
+      if (verb === "unsubscribe") { for (const channel of channels) this.#leaving.delete(channel); }
+    }
+    if (verb === "unsubscribe" || redis.status !== "ready") return true;
+    for (const channel of channels) {
+      this.#confirmed.add(channel);
+      this.#lost.delete(channel);
+    }
+    // A channel that was left meanwhile is not ready for the next subscription, which may wait yet.
+    const wanted = channels.filter((channel) => this.#wanted.has(channel));
+    if (wanted.length > 0) this.#events.onConfirmed(wanted);
+    return true;
+  }
+
+  /** Waits for the answer to a command; resolves as well when the connection is lost. */
+  async #answered(verb: Verb, command: Promise<unknown>): Promise<void> {
+    const ended = Promise.withResolvers<void>();
+    this.#underWay.set(ended, verb);
+    command.then(() => ended.resolve(), ended.reject);
+    try {
+      await ended.promise;
+    } finally {
+      this.#underWay.delete(ended);
+    }
+  }
+
+  #groups(channels: string[]): string[][] {
+    if (channels.length === 0) return [];
+    const slotOf = this.#slotOf;
+    if (slotOf === undefined) return [channels];
+    return [...Map.groupBy(channels, slotOf).values()];
+  }
+}
+
+/** Connections of a broker for subscriptions. */
+export interface SubscriberPool {
+  /** `true` if all earlier subscriptions are confirmed. */
+  readonly isUp: boolean;
+  /** The answer of Redis to a subscription that is refused. */
+  readonly refusal: unknown;
+  /** The connections. */
+  connections(): Redis[];
+  /** Subscribes to a channel. */
+  want(channel: string): void;
+  /** Leaves a channel. */
+  unwant(channel: string): void;
+  /** Ends the connections. */
+  close(): Promise<void>;
+}
+
+/** Opens connections for subscriptions, beside the one for commands. */
+export function openSubscriberPool(
+  runtime: Runtime,
+  client: Redis | Cluster,
+  events: SubscriptionEvents,
+): SubscriberPool {
+  return isCluster(client)
+    ? new ClusterPool(runtime, client, events)
+    : new ChannelSubscriber({ runtime, redis: openSubscriber(runtime, client), events });
+}
+
+/** One connection for each master with channels, on a cluster: publications stay in their shard. */
+class ClusterPool implements SubscriberPool {
+  readonly #runtime: Runtime;
+  readonly #cluster: Cluster;
+  readonly #events: SubscriptionEvents;
+  /** By the address of the node. */
+  readonly #subscribers = new Map<string, ChannelSubscriber>();
+  /** The slot and the subscriber of each wanted channel. */
+  readonly #channels = new Map<
+    string,
+    { readonly slot: number; subscriber: ChannelSubscriber | undefined }
+  >();
+  readonly #ending = new Set<Promise<void>>();
+  #search: Timer | undefined;
+  #isClosed = false;
+
+  constructor(runtime: Runtime, cluster: Cluster, events: SubscriptionEvents) {
+    this.#runtime = runtime;
+    this.#cluster = cluster;
+    this.#events = events;
+    cluster.on("refresh", () => this.#assignAll());
+    cluster.on("ready", () => this.#assignAll());
+  }
+
+  get isUp(): boolean {
+    for (const { subscriber } of this.#channels.values()) {
+      if (subscriber === undefined) return false;
+    }
+    return this.#subscribers.values().every(({ isUp, isFresh }) => isUp || isFresh);
+  }
+
+  get refusal(): unknown {
+    return this.#subscribers.values().find(({ refusal }) => refusal !== undefined)?.refusal;
+  }
+
+  connections(): Redis[] {
+    return [...this.#subscribers.values()].map(({ redis }) => redis);
+  }
+
+  want(channel: string): void {
+    if (this.#channels.has(channel)) return;
+    const place = { slot: slotOf(channel), subscriber: undefined };
+    this.#channels.set(channel, place);
+    this.#assign(channel, place);
+  }
+
+  unwant(channel: string): void {
+    this.#channels.get(channel)?.subscriber?.unwant(channel);
+    this.#channels.delete(channel);
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#runtime.clearTimeout(this.#search);
+    this.#channels.clear();
+    this.#endIdle(true);
+    await Promise.all(this.#ending);
+  }
+
+  #assign(
+    channel: string,
+    place: { readonly slot: number; subscriber: ChannelSubscriber | undefined },
+  ): void {
+    const node = this.#cluster.slots[place.slot]?.[0];
+    const subscriber = node === undefined ? undefined : this.#subscriberOf(node);
+    if (subscriber === undefined) this.#searchSoon();
+    if (subscriber === place.subscriber) return;
+    if (place.subscriber !== undefined) {
+      place.subscriber.unwant(channel);
+      this.#events.onLost([channel]);
+    }
+    place.subscriber = subscriber;
+    subscriber?.want(channel);
+  }
+
+  /**
+   * Asks for the map of slots while channels have no node. The client library drops a lost node, and
+   * asks for the map again only after an answer such as `MOVED` to a command.
+   */
+  #searchSoon(): void {
+    this.#search ??= this.#runtime.setTimeout(() => {
+      this.#search = undefined;
+      if (this.#channels.values().every(({ subscriber }) => subscriber !== undefined)) return;
+      this.#askForSlots();
+      this.#searchSoon();
+    }, RETRY_MS);
+  }
+
+  #askForSlots(): void {
+    if (!this.#isClosed && this.#cluster.status === "ready") this.#cluster.refreshSlotsCache();
+  }
+
+  /** Follows the cluster's new map of slots. */
+  #assignAll(): void {
+    if (this.#isClosed) return;
+    for (const [channel, place] of this.#channels) this.#assign(channel, place);
+    this.#endIdle(false);
+    this.#events.onChange();
+  }
+
+  #subscriberOf(address: string): ChannelSubscriber | undefined {
+    const known = this.#subscribers.get(address);
+    if (known !== undefined) return known;
+    const node = this.#cluster.nodes("master").find(({ options: { host, port } }) => {
+      return `${host}:${port}` === address;
+    });
+    if (node === undefined) return undefined;
+    const redis = openSubscriber(this.#runtime, node);
+    // Another node may serve the channels.
+    for (const event of ["close", "moved"]) redis.on(event, () => this.#askForSlots());
+    const subscriber = new ChannelSubscriber({
+      runtime: this.#runtime,
+      redis,
+      events: this.#events,
+      slotOf,
+    });
+    this.#subscribers.set(address, subscriber);
+    return subscriber;
+  }
+
+  #endIdle(all: boolean): void {
+    for (const [address, subscriber] of this.#subscribers) {
+      if (!all && !subscriber.isIdle) continue;
+      this.#subscribers.delete(address);
+      const end = subscriber.close().finally(() => this.#ending.delete(end));
+      this.#ending.add(end);
+    }
+  }
+}
