@@ -1,0 +1,428 @@
+/** The scripts that read and change logs, each in one atomic step of Redis. */
+import type { Buffer } from "node:buffer";
+import type { Cluster, Redis } from "ioredis";
+import { ENTRY_BYTES } from "../../pubsub/broker.ts";
+import { MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
+import { RECORD_HEAD_BYTES } from "./log_chunks.ts";
+import { NOW, TEXT } from "./store.ts";
+
+/**
+ * Bytes of the newest records that make a chunk. Small appends gather in a string first: a read of
+ * the newest record takes at most twice as many bytes, and a read of a million records few entries.
+ */
+const NEWEST_BYTES = 4_096;
+
+/** Most chunks that an append drops for retention, beside as many as it adds. */
+const MAX_DROPPED_CHUNKS = 1_024;
+
+/** Most chunks that a script reads with one command. */
+const MAX_READ_CHUNKS = 64;
+
+/** Number of the fields of a state that an answer shows: the first ones of the list in `LOG`. */
+const SHOWN_FIELDS = 9;
+
+/**
+ * Opens a log. `KEYS[1]` to `KEYS[7]` are those of {@linkcode LogKeys}, `ARGV[1]` is the call as
+ * JSON, `ARGV[2]` an announcement. Pairs of the count and the bytes of each chunk follow.
+ *
+ * Fields of the state that no answer shows:
+ *
+ * - `sealed`, `size`: position of the first of the newest records, and bytes of these, encoded
+ * - `skip`: encoded bytes that retention dropped from the oldest chunk
+ * - `expiry`: time at which the log expires; made of the settings `ttl` and `expires`
+ * - `sequence`: newest sequence
+ * - `holder`, `lease`: newest writer, empty if released, and the time at which the lease lapses
+ * - `by`, `endedAt`: producer and number of the append that ended the log, and its time
+ *
+ * The id of a chunk in the stream is the position of its first record, plus 1, and the number of
+ * records. The functions `set` and `save` write a state. `save` comes after the records: a full
+ * Redis refuses the first write of a script or none. The index has a log at the time of the log's
+ * expiry, or of the end of a writer's lease if that is earlier, and at `inf` without either.
+ *
+ * The time to live is moved in steps of a hundredth, at most a second, so that not every read
+ * writes.
+ *
+ * A log that is behind what the calling node heard has lost confirmed records, or its end. It goes
+ * on with another identity, so that no reader and no writer takes it for the same log.
+ *
+ * A log whose state another program damaged has no state: it is missing, and may be created again.
+ * An index of another type begins anew.
+ */
+const LOG = TEXT + NOW + `
+local state, records, newest, producers, forks, index, channel = unpack(KEYS, 1, 7)
+local ask = cjson.decode(ARGV[1])
+local fields = { 'identity', 'config', 'first', 'start', 'tail', 'bytes', 'ended', 'cancelled', 'deleted',
+  'sealed', 'size', 'skip', 'expiry', 'ttl', 'expires', 'sequence', 'holder', 'lease', 'by', 'endedAt' }
+local log = {}
+local stored = redis.pcall('HMGET', state, unpack(fields))
+for i, value in ipairs(stored) do log[fields[i]] = value end
+local function isSound()
+  for _, field in ipairs({ 'first', 'start', 'tail', 'bytes', 'sealed', 'size', 'skip' }) do
+    local number = tonumber(log[field])
+    if not number or number < 0 or number > 2 ^ 53 or number % 1 ~= 0 then return false end
+  end
+  for _, field in ipairs({ 'expiry', 'lease', 'ttl', 'expires' }) do
+    if log[field] and not tonumber(log[field]) then return false end
+  end
+  for _, field in ipairs({ 'config', 'ended', 'cancelled' }) do
+    if log[field] and not pcall(cjson.decode, log[field]) then return false end
+  end
+  return log.config
+end
+if log.identity and not isSound() then log = {} end
+local expiry, lease = tonumber(log.expiry), tonumber(log.lease)
+local isExpired, isLapsed = expiry and expiry <= now, lease and lease <= now
+local sealed, size = tonumber(log.sealed), tonumber(log.size)
+local function dueAt()
+  if log.deleted then return 'inf' end
+  local lapse = not log.ended and tonumber(log.lease) or math.huge
+  return text(math.min(tonumber(log.expiry) or math.huge, lapse))
+end
+local known = log.identity and dueAt()
+local function list(due)
+  local listed = redis.pcall('ZADD', index, due, ask.id)
+  if type(listed) ~= 'table' then return end
+  if not string.find(listed.err, 'WRONGTYPE', 1, true) then error(listed) end
+  redis.call('DEL', index)
+  redis.call('ZADD', index, due, ask.id)
+end
+local function sizeOf(command, key)
+  local size = redis.pcall(command, key)
+  return type(size) == 'number' and size or 0
+end
+local changes = {}
+local function set(field, value)
+  if log[field] == value then return end
+  log[field], changes[#changes + 1], changes[#changes + 2] = value, field, value
+end
+local function save()
+  if #changes > 0 then redis.call('HSET', state, unpack(changes)) end
+  local due = dueAt()
+  if due ~= known then list(due) end
+end
+local function renew()
+  local ttl = tonumber(log.ttl)
+  if not ttl then return end
+  local later = math.min(now + ttl, tonumber(log.expires) or math.huge)
+  if later - (expiry or -math.huge) >= math.min(1000, ttl / 100) then set('expiry', text(later)) end
+end
+local function seal(position, count, chunk)
+  redis.call('XADD', records, text(position + 1) .. '-' .. text(count), 'r', chunk)
+end
+local function sealNewest(tail)
+  if size == 0 then return end
+  seal(sealed, tail - sealed, redis.call('GET', newest))
+  redis.call('DEL', newest)
+  sealed, size = tail, 0
+end
+local function add(tail)
+  for i = 3, #ARGV, 2 do
+    local count, chunk = tonumber(ARGV[i]), ARGV[i + 1]
+    if #chunk < ${NEWEST_BYTES} then size = redis.call('APPEND', newest, chunk)
+    else
+      sealNewest(tail)
+      seal(tail, count, chunk)
+      sealed = tail + count
+    end
+    tail = tail + count
+    if size >= ${NEWEST_BYTES} then sealNewest(tail) end
+  end
+  set('tail', text(tail))
+  set('sealed', text(sealed))
+  set('size', text(size))
+end
+local function placeOf(entry)
+  local first, count = string.match(entry[1], '(%d+)-(%d+)')
+  return tonumber(first) - 1, tonumber(count), entry[2][2]
+end
+local function announce() redis.call(ask.publish, channel, ARGV[2]) end
+local function remove()
+  redis.call('UNLINK', state, records, newest, producers, forks)
+  redis.pcall('ZREM', index, ask.id)
+end
+local function answer(kind, detail, page)
+  local shown = {}
+  for i = 1, ${SHOWN_FIELDS} do shown[i] = log[fields[i]] end
+  return { kind, detail or '', shown, page or {} }
+end
+local heard = ask.heard
+if heard and heard.identity == log.identity then
+  if tonumber(log.tail) < heard.tail or (heard.isEnded and not log.ended) then
+    log.identity = ask.renewed
+    redis.call('HSET', state, 'identity', ask.renewed)
+    announce()
+  end
+end
+`;
+
+/**
+ * Creates a log. `KEYS[8]` and further keys are the indexes of other parts on the same server, for the
+ * logs of the same kind. Keys of an earlier log are there only if its state was evicted or damaged.
+ */
+const CREATE = LOG + `
+if log.identity then return answer((isExpired and not log.deleted) and 'expired' or 'exists') end
+local count = ask.elsewhere + sizeOf('ZCARD', index)
+for i = 8, #KEYS do count = count + sizeOf('ZCARD', KEYS[i]) end
+if count >= ask.maxLogs then return answer('too-many') end
+if redis.call('EXISTS', state, records, newest, producers, forks) > 0 then remove() end
+sealed, size = ask.first, 0
+add(ask.first)
+set('identity', ask.identity)
+set('config', ask.config)
+set('first', text(ask.first))
+set('start', text(ask.first))
+set('bytes', text(ask.bytes))
+set('skip', '0')
+if ask.ttlMs then set('ttl', text(ask.ttlMs)) end
+if ask.expiresAt then set('expires', text(ask.expiresAt)) set('expiry', text(ask.expiresAt)) end
+expiry = nil
+renew()
+if ask.ended then set('ended', ask.ended) set('endedAt', text(now)) end
+if ask.writer then set('holder', ask.writer.holder) set('lease', text(now + ask.writer.ttlMs)) end
+save()
+announce()
+return answer('created', text(count + 1))
+`;
+
+/**
+ * Appends. The order of the rules is that of `decideAppend`; a test makes random calls and compares
+ * both. Redis decides itself: with a decision on a node and a compare-and-set, nodes that append to
+ * one log at once retry for over a second, or fail. Sequences are compared byte by byte, as Lua's own
+ * comparison depends on the locale of the server.
+ */
+const APPEND = LOG + `
+local producer, writer, keep = ask.producer, ask.writer, ask.keep
+local function counted(bytes, entries) return bytes + ${ENTRY_BYTES} * entries end
+local function isAbove(one, other)
+  for i = 1, math.min(#one, #other) do
+    local left, right = string.byte(one, i), string.byte(other, i)
+    if left ~= right then return left > right end
+  end
+  return #one > #other
+end
+local function refusalOfProducer()
+  local last = redis.call('HGET', producers, producer.id)
+  if not last then
+    if producer.seq > 0 then return answer('skipped', '0') end
+    local isFull = redis.call('HLEN', producers) >= ${MAX_LOG_PRODUCERS}
+    return isFull and answer('too-many-producers') or nil
+  end
+  local epoch, seq = string.match(last, '(%d+) (%d+)')
+  epoch, seq = tonumber(epoch), tonumber(seq)
+  if producer.epoch < epoch then return answer('stale', text(epoch)) end
+  if producer.epoch > epoch then return producer.seq > 0 and answer('unstarted') or nil end
+  if producer.seq <= seq then return answer('repeated', text(seq)) end
+  if producer.seq > seq + 1 then return answer('skipped', text(seq + 1)) end
+end
+local function refusal()
+  if not log.identity or (ask.identity and ask.identity ~= log.identity) then
+    return answer('missing')
+  end
+  if isExpired then return answer('expired') end
+  if log.deleted then return answer('deleted') end
+  if log.ended then
+    if ask.ifWriterLost then return answer('held') end
+    if producer and producer.number == log.by then return answer('repeated', text(producer.seq)) end
+    local isEndOnly = ask.ended and ask.count == 0 and not producer
+    return answer(isEndOnly and 'repeated' or 'ended')
+  end
+  if ask.ifWriterLost and not isLapsed then return answer('held') end
+  if writer and log.holder then
+    local isFree = isLapsed or log.holder == ''
+    local isOwn = log.holder == writer.holder
+    if writer.takes then
+      if not isFree and not isOwn then return answer('fenced') end
+    elseif isFree or not isOwn then return answer('fenced') end
+  end
+  local refused = producer and refusalOfProducer()
+  if refused then return refused end
+  if ask.sequence and log.sequence and not isAbove(ask.sequence, log.sequence) then
+    return answer('out-of-sequence', log.sequence)
+  end
+  local kept = keep and 0 or counted(tonumber(log.bytes), tonumber(log.tail) - tonumber(log.start))
+  local needed = kept + counted(ask.bytes, ask.count)
+  if ask.count > 0 and needed > ask.maxBytes then return answer('full') end
+end
+local refused = refusal()
+if refused then return refused end
+if ask.count > 0 then redis.call('XLEN', records) end
+if ask.count > 0 and redis.call('STRLEN', newest) ~= size then
+  return redis.error_reply('SKEIN the newest records were evicted or deleted')
+end
+add(tonumber(log.tail))
+local start, skip, tail = tonumber(log.start), tonumber(log.skip), tonumber(log.tail)
+local bytes = tonumber(log.bytes) + ask.bytes
+local function isOver()
+  local count = tail - start
+  return count > 1 and (count > keep.records or counted(bytes, count) > keep.bytes)
+end
+local function drop(position, count, chunk)
+  for next = math.max(position, start), position + count - 1 do
+    if not isOver() then return false end
+    local length = math.floor(struct.unpack('>I4', chunk, skip + 1) / 2)
+    start, skip, bytes = next + 1, skip + ${RECORD_HEAD_BYTES} + length, bytes - length
+  end
+  skip = 0
+  return true
+end
+if keep and isOver() then
+  local from, drops, oldest = '-', #ARGV + ${MAX_DROPPED_CHUNKS}, nil
+  while not oldest and drops > 0 and isOver() do
+    local entry = redis.call('XRANGE', records, from, '+', 'COUNT', 1)[1]
+    local position, count, chunk = sealed, tail - sealed, nil
+    if entry then
+      position, count, chunk = placeOf(entry)
+      from, drops = '(' .. entry[1], drops - 1
+    else chunk = redis.call('GET', newest) end
+    if not drop(position, count, chunk) then oldest = position end
+  end
+  redis.call('XTRIM', records, 'MINID', text((oldest or start) + 1))
+end
+set('start', text(start))
+set('skip', text(skip))
+set('bytes', text(bytes))
+renew()
+if producer then
+  redis.call('HSET', producers, producer.id, text(producer.epoch) .. ' ' .. text(producer.seq))
+end
+if ask.sequence then set('sequence', ask.sequence) end
+if writer then
+  set('holder', writer.releases and '' or writer.holder)
+  set('lease', text(now + writer.ttlMs))
+end
+if ask.ended then
+  set('ended', ask.ended)
+  set('endedAt', text(now))
+  if producer then set('by', producer.number) end
+end
+if ask.cancelled and not log.cancelled then set('cancelled', ask.cancelled) end
+save()
+announce()
+return answer('appended')
+`;
+
+/**
+ * Reads a page: positions and bytes of whole chunks, from the one with the first record on. A full
+ * Redis refuses the renewal of the time to live, and the page is read all the same.
+ */
+const READ = LOG + `
+if not log.identity then return answer('missing') end
+if isExpired and not log.deleted then return answer('expired') end
+if ask.renews then renew() end
+if #changes > 0 then
+  local saved = redis.pcall('HSET', state, unpack(changes))
+  local failure = type(saved) == 'table' and saved.err
+  if failure and not string.find(failure, 'OOM', 1, true) then return saved end
+  if not failure then list(dueAt()) end
+end
+local after, tail = ask.after, tonumber(log.tail)
+local page, room, left, got = {}, ask.maxBytes, ask.maxRecords, 0
+local function isFull() return left <= 0 or room < 0 end
+local function take(position, count, chunk)
+  page[#page + 1], page[#page + 2], got = text(position), chunk, got + #chunk
+  left = left - count
+  if position < after then left = left + after - position
+  else room = room - #chunk + ${RECORD_HEAD_BYTES} * count end
+end
+if after < tonumber(log.start) or after >= tail or isFull() then return answer('page') end
+if after < sealed then
+  local entries = redis.call('XREVRANGE', records, text(after + 1), '-', 'COUNT', 1)
+  while #entries > 0 do
+    for _, entry in ipairs(entries) do
+      take(placeOf(entry))
+      if isFull() then return answer('page', '', page) end
+    end
+    local fitting = math.ceil(room * #page / 2 / (got + 1))
+    local count = math.max(1, math.min(${MAX_READ_CHUNKS}, fitting))
+    entries = redis.call('XRANGE', records, '(' .. entries[#entries][1], '+', 'COUNT', count)
+  end
+end
+if size > 0 then take(sealed, tail - sealed, string.sub(redis.call('GET', newest) or '', 1, size)) end
+return answer('page', '', page)
+`;
+
+/**
+ * Deletes. Forks that another program damaged do not keep their source. Keys without a state are
+ * removed on demand, and kept by a search for overdue logs.
+ */
+const DELETE = LOG + `
+if not log.identity then
+  if ask.ifExpired then redis.pcall('ZREM', index, ask.id) else remove() end
+  return answer('missing')
+end
+if log.deleted then return answer('deleted') end
+if ask.ifExpired and not isExpired then return answer('alive') end
+local isKept = sizeOf('SCARD', forks) > 0
+if isKept then set('deleted', '1') save() else remove() end
+announce()
+return answer(isKept and 'kept' or 'removed')
+`;
+
+const RETAIN = LOG + `
+local isThere = log.identity == ask.identity and not log.deleted and not isExpired
+if not isThere then return answer('missing') end
+local isNew = redis.call('SADD', forks, ask.fork) == 1
+if isNew and redis.call('SCARD', forks) > ask.maxForks then
+  redis.call('SREM', forks, ask.fork)
+  return answer('too-many')
+end
+return answer('retained')
+`;
+
+const RELEASE = LOG + `
+local isReleased = type(redis.pcall('SREM', forks, ask.fork)) == 'number'
+local isOver = isReleased and log.deleted and redis.call('SCARD', forks) == 0
+if isOver then remove() end
+return answer(isOver and 'removed' or 'kept')
+`;
+
+/**
+ * Lists the overdue logs of the three indexes of a part, each followed by the time since which. An
+ * index of another type is removed.
+ */
+const OVERDUE = TEXT + NOW + `
+local found = {}
+for _, index in ipairs(KEYS) do
+  local due = redis.pcall('ZRANGEBYSCORE', index, '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, ARGV[1])
+  if due.err then redis.call('DEL', index) end
+  for _, one in ipairs(due) do found[#found + 1] = one end
+end
+return found
+`;
+
+const SCRIPTS = {
+  create: CREATE,
+  append: APPEND,
+  read: READ,
+  delete: DELETE,
+  retain: RETAIN,
+  release: RELEASE,
+};
+
+/** Answer of a script: the result, its detail, the shown fields, positions and bytes of chunks. */
+export type Reply = [kind: Buffer, detail: Buffer, fields: (Buffer | null)[], page: Buffer[]];
+
+/** Name of a script: a change, or a read. */
+export type ScriptName = keyof typeof SCRIPTS;
+
+/** Name of the command that runs a script. */
+type Command = `skeinLog${Capitalize<ScriptName>}`;
+
+/** The scripts, as commands of a client. */
+export type LogScripts =
+  & Record<`${Command}Buffer`, (keys: number, ...args: (string | Buffer)[]) => Promise<Reply>>
+  & { skeinLogOverdue(...indexesAndLimit: (string | number)[]): Promise<string[]> };
+
+/** Names the command that runs a script. */
+export function commandOf(name: ScriptName): Command {
+  return `skeinLog${name[0]!.toUpperCase()}${name.slice(1)}` as Command;
+}
+
+/** Defines the scripts as commands of a client: sent in full once a connection, then by their hash. */
+export function defineLogScripts(client: Redis | Cluster): LogScripts {
+  for (const name of Object.keys(SCRIPTS) as ScriptName[]) {
+    client.defineCommand(commandOf(name), { lua: SCRIPTS[name] });
+  }
+  client.defineCommand("skeinLogOverdue", { lua: OVERDUE, numberOfKeys: 3 });
+  return client as unknown as LogScripts;
+}
