@@ -1,5 +1,8 @@
 /** Errors of Redis and of the client library, and what these say about a command. */
 
+/** Runs a command, and turns errors into a `BrokerError`. */
+export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;
+
 /**
  * Result of a command that failed:
  *

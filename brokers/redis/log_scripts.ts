@@ -4,7 +4,7 @@ import type { Cluster, Redis } from "ioredis";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
 import { MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
 import { RECORD_HEAD_BYTES } from "./log_chunks.ts";
-import { NOW, TEXT } from "./store.ts";
+import { NOW, TEXT } from "./prelude.ts";
 
 /**
  * Bytes of the newest records that make a chunk. Small appends gather in a string first: a read of

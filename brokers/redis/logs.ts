@@ -32,11 +32,10 @@ import {
   recordBytes,
 } from "../../pubsub/logs/rules.ts";
 import { isCluster } from "./connections.ts";
-import { explainLog, isDamage } from "./failures.ts";
+import { explainLog, isDamage, type Run } from "./failures.ts";
 import { checkName, encodeFrame, type Names, readWellFormed, wellFormed } from "./format.ts";
 import { decodeChunks, encodeChunks, lostRecord, type StoredChunk } from "./log_chunks.ts";
 import { commandOf, defineLogScripts, type LogScripts, type ScriptName } from "./log_scripts.ts";
-import type { Run } from "./store.ts";
 
 /** Most bytes of one append: Redis does nothing else while a script takes them. */
 const MAX_APPEND_BYTES = 8_388_608;

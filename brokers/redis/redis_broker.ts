@@ -33,7 +33,7 @@ import {
   openClient,
   WriteBatch,
 } from "./connections.ts";
-import { reasonOf } from "./failures.ts";
+import { reasonOf, type Run } from "./failures.ts";
 import { checkName, decodeKept, decodePlain, encodeFrame, Names } from "./format.ts";
 import {
   checkSource,
@@ -45,7 +45,8 @@ import {
 import { RedisLogs } from "./logs.ts";
 import { type OutgoingAppend, type OutgoingFrame, PublishQueue } from "./publish_queue.ts";
 import { openSubscriberPool, type SubscriberPool } from "./subscriptions.ts";
-import { defineScripts, RedisHistories, redisStore, type Run } from "./store.ts";
+import { redisStore } from "./facts.ts";
+import { RedisHistories } from "./histories.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 
 /** The listeners of a topic, and the channel of the topic in Redis. */
@@ -172,7 +173,6 @@ export class RedisBroker implements Broker {
     const { runtime } = settings;
     const client = openClient(runtime, checkSource(source));
     const names = new Names(settings.prefix);
-    const scripts = defineScripts(client);
     this.#settings = settings;
     this.#pace = new Pace(runtime);
     this.#tags = new Tags(runtime);
@@ -189,13 +189,12 @@ export class RedisBroker implements Broker {
     this.#names = names;
     this.#histories = new RedisHistories({
       ...settings,
-      scripts,
+      client,
       names,
-      isSharded: isCluster(client),
       heardOf: (topic) => this.#channels.get(names.of("log", topic))?.heard,
     });
     const run: Run = (what, command) => this.#run(what, command);
-    this.store = redisStore({ client, scripts, names, run });
+    this.store = redisStore({ client, names, run });
     this.logs = logsOver(new RedisLogs({ runtime, client, names, limits: settings, run }));
     this.#writes = new WriteBatch(runtime, client);
     this.#queue = this.#openQueue();

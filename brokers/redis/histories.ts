@@ -1,9 +1,10 @@
-/** Histories and shared facts in Redis, by scripts that each run in one atomic step. */
+/** Histories in Redis, by scripts that each run in one atomic step. */
 import type { Cluster, Redis } from "ioredis";
-import { checkName, decodeStored, type Names } from "./format.ts";
+import { isCluster } from "./connections.ts";
+import { decodeStored, type Names } from "./format.ts";
+import { NOW, NUMBER_AT, TEXT } from "./prelude.ts";
 import {
   type Appended,
-  type BrokerStore,
   ENTRY_BYTES,
   type HistoryBounds,
   type HistoryPage,
@@ -14,17 +15,6 @@ import { withoutUndefined } from "../../base/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { OutgoingAppend } from "./publish_queue.ts";
-
-/** Writes a number as text: Lua's own way rounds numbers of more than 14 digits. */
-export const TEXT = `
-local function text(number) return string.format('%.0f', number) end
-`;
-
-/** The time of Redis in milliseconds since the Unix epoch, `now`. */
-export const NOW = `
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-`;
 
 /**
  * Start of the time that offsets count from, in seconds since the Unix epoch: the beginning of
@@ -139,15 +129,6 @@ local function note(expiry)
 end
 `;
 
-/** Reads a number; nothing from a key that another program damaged. */
-const NUMBER_AT = `
-local function numberAt(key)
-  local value = redis.pcall('GET', key)
-  local number = type(value) == 'string' and tonumber(value)
-  return number and number <= 2 ^ 53 and number
-end
-`;
-
 /**
  * Appends a batch. After the keys of a history come the channel and the producers. After the arguments
  * of a history come the command that publishes, the time that producers' numbers are remembered, and
@@ -238,54 +219,10 @@ return run(function()
 end)
 `;
 
-const ADVANCE = NUMBER_AT + `
-local known = numberAt(KEYS[1])
-if known and tonumber(ARGV[1]) <= known then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
-`;
-
-const NEWEST = TEXT + NUMBER_AT + `
-return text(numberAt(KEYS[1]) or -1)
-`;
-
-/** Claims a place. A key of another type is of another program, and is replaced. */
-const CLAIM = TEXT + NOW + `
-local member, max, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local cleared = redis.pcall('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now))
-if type(cleared) == 'table' then redis.call('DEL', KEYS[1]) end
-if not redis.call('ZSCORE', KEYS[1], member) and redis.call('ZCARD', KEYS[1]) >= max then return 0 end
-redis.call('ZADD', KEYS[1], text(now + ttl), member)
-if redis.call('PTTL', KEYS[1]) < ttl then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
-return 1
-`;
-
-const CLAIMS = TEXT + NOW + `
-local members = redis.pcall('ZRANGEBYSCORE', KEYS[1], '(' .. text(now), '+inf')
-return members.err and {} or members
-`;
-
-/** Takes tokens. Returns 0 if the tokens were taken, else the milliseconds to wait. */
-const TAKE = TEXT + NOW + `
-local amount, rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local known = redis.pcall('HMGET', KEYS[1], 'tokens', 'at')
-if known.err then redis.call('DEL', KEYS[1]) end
-local tokens, at = tonumber(known[1]) or -1, tonumber(known[2]) or now
-if not (tokens >= 0) then tokens = burst end
-if not (at <= now) then at = now end
-tokens = math.min(burst, tokens + (now - at) * rate / 1000)
-local isGranted = tokens >= amount
-if isGranted then tokens = tokens - amount end
-redis.call('HSET', KEYS[1], 'tokens', string.format('%.17g', tokens), 'at', text(now))
-local function wait(count) return math.min(math.ceil(count / rate * 1000), 86400000) end
-redis.call('PEXPIRE', KEYS[1], text(wait(burst) + 1000))
-return text(isGranted and 0 or math.max(1, wait(amount - tokens)))
-`;
-
 type Arg = string | number | Buffer;
 
 /** The scripts, as commands of a client. */
-interface Scripts {
+interface HistoryScripts {
   skeinAppend(keys: number, ...args: Arg[]): Promise<[epoch: string, head: string, taken: string]>;
   skeinReadBuffer(
     keys: number,
@@ -293,79 +230,15 @@ interface Scripts {
   ): Promise<
     [epoch: Buffer, head: Buffer, first: Buffer, prev: Buffer, anchor: Buffer, frames: Buffer[]]
   >;
-  skeinAdvance(key: string, number: number, windowMs: number): Promise<number>;
-  skeinNewest(key: string): Promise<string>;
-  skeinClaim(key: string, member: string, max: number, ttlMs: number): Promise<number>;
-  skeinClaims(key: string): Promise<string[]>;
-  skeinTake(key: string, amount: number, perSecond: number, burst: number): Promise<string>;
 }
 
 /**
  * Defines the scripts as commands of a client: sent in full once a connection, then by their hash.
  */
-export function defineScripts(client: Redis | Cluster): Scripts {
+function defineScripts(client: Redis | Cluster): HistoryScripts {
   client.defineCommand("skeinAppend", { lua: APPEND });
   client.defineCommand("skeinRead", { lua: READ });
-  const facts = { Advance: ADVANCE, Newest: NEWEST, Claim: CLAIM, Claims: CLAIMS, Take: TAKE };
-  for (const [name, lua] of Object.entries(facts)) {
-    client.defineCommand(`skein${name}`, { lua, numberOfKeys: 1 });
-  }
-  return client as unknown as Scripts;
-}
-
-/** Runs a command, and turns errors into a `BrokerError`. */
-export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;
-
-/** Makes the store of a `RedisBroker`. All entries expire. */
-export function redisStore({ client, scripts, names, run }: {
-  readonly client: Redis | Cluster;
-  readonly scripts: Scripts;
-  readonly names: Names;
-  readonly run: Run;
-}): BrokerStore {
-  const on = async <T>(
-    [kind, what]: Parameters<Names["of"]>,
-    verb: string,
-    command: (name: string) => Promise<T>,
-  ): Promise<T> => {
-    checkName(what);
-    const name = names.of(kind, what);
-    return await run(verb, () => command(name));
-  };
-  return {
-    async advance(key, number, windowMs) {
-      return await on(
-        ["row", key],
-        "note a number",
-        (row) => scripts.skeinAdvance(row, number, Math.ceil(windowMs)),
-      ) === 1;
-    },
-    async newest(key) {
-      return Number(await on(["row", key], "read a number", (row) => scripts.skeinNewest(row)));
-    },
-    async claim(scope, member, { max, ttlMs }) {
-      return await on(
-        ["claims", scope],
-        "claim",
-        (claims) => scripts.skeinClaim(claims, member, max, Math.ceil(ttlMs)),
-      ) === 1;
-    },
-    async release(scope, member) {
-      await on(["claims", scope], "release a claim", (claims) => client.zrem(claims, member));
-    },
-    claims: (scope) =>
-      on(["claims", scope], "list claims", (claims) => scripts.skeinClaims(claims)),
-    async take(key, amount, { perSecond, burst }) {
-      const retryAfterMs = Number(
-        await on(
-          ["tokens", key],
-          "take tokens",
-          (bucket) => scripts.skeinTake(bucket, amount, perSecond, burst),
-        ),
-      );
-      return { granted: retryAfterMs === 0, retryAfterMs };
-    },
-  };
+  return client as unknown as HistoryScripts;
 }
 
 /** Shortest time that the number of a producer is remembered, in milliseconds. */
@@ -374,10 +247,8 @@ const REPETITION_MS = 180_000;
 /** Collaborators and settings of {@linkcode RedisHistories}. */
 interface RedisHistoriesOptions {
   readonly runtime: Runtime;
-  readonly scripts: Scripts;
+  readonly client: Redis | Cluster;
   readonly names: Names;
-  /** `true` if publications go to the shard of their topic alone. */
-  readonly isSharded: boolean;
   readonly rememberMs: number;
   readonly giveUpMs: number;
   readonly survivesRestart: boolean;
@@ -388,14 +259,17 @@ interface RedisHistoriesOptions {
 /** Writes and reads histories. */
 export class RedisHistories {
   readonly #options: RedisHistoriesOptions;
+  readonly #scripts: HistoryScripts;
 
+  /** Defines the scripts. */
   constructor(options: RedisHistoriesOptions) {
     this.#options = options;
+    this.#scripts = defineScripts(options.client);
   }
 
   /** Appends and publishes a batch; returns the result of each publication. */
   async append(topic: string, appends: readonly OutgoingAppend[]): Promise<Appended[]> {
-    const { scripts, names, isSharded, giveUpMs } = this.#options;
+    const { client, names, giveUpMs } = this.#options;
     const keys = [names.of("meta", topic), names.of("stream", topic), names.of("log", topic)];
     const producers = names.of("producer", topic);
     const places = new Map<string, number>();
@@ -408,11 +282,11 @@ export class RedisHistories {
       }
       args.push(place, key.number, frame);
     }
-    const [epoch, head, taken] = await scripts.skeinAppend(
+    const [epoch, head, taken] = await this.#scripts.skeinAppend(
       keys.length,
       ...keys,
       ...this.#opening(topic, appends.at(-1)!.kept.bounds),
-      isSharded ? "SPUBLISH" : "PUBLISH",
+      isCluster(client) ? "SPUBLISH" : "PUBLISH",
       // A producer's number has to outlive the repetitions of its publication.
       Math.max(REPETITION_MS, 2 * giveUpMs),
       ...args,
@@ -428,8 +302,8 @@ export class RedisHistories {
   /** Reads a page. */
   async read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
     const { bounds, after, last, maxMessages, maxBytes } = options;
-    const { scripts, names } = this.#options;
-    const [epochBytes, head, first, prev, anchor, frames] = await scripts.skeinReadBuffer(
+    const { names } = this.#options;
+    const [epochBytes, head, first, prev, anchor, frames] = await this.#scripts.skeinReadBuffer(
       2,
       names.of("meta", topic),
       names.of("stream", topic),
