@@ -2,7 +2,6 @@
 import { countedBytes } from "../../pubsub/broker.ts";
 import {
   decide,
-  type ForkNote,
   type LogChangeName,
   type LogChangeOptions,
   type LogChangeResult,
@@ -303,7 +302,8 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     if (producer !== undefined) {
       this.#sql.setProducer.run(row.id, producer.id, producer.epoch, producer.seq);
     }
-    if (fork !== undefined) this.#noteFork(row, fork);
+    const forkChange = fork?.isGone ? this.#sql.removeFork : this.#sql.addFork;
+    if (fork !== undefined) forkChange.run(row.id, fork.name);
     if (next.start > row.state.start) this.#sql.trim.run(row.id, next.start);
     row.state = next;
     this.#note(row);
@@ -327,10 +327,6 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     }
     for (const record of records) yield recordBytes([record]);
     return undefined;
-  }
-
-  #noteFork({ id }: Row, { name, isGone }: ForkNote): void {
-    (isGone ? this.#sql.removeFork : this.#sql.addFork).run(id, name);
   }
 
   /** Adds the row of a log. */
