@@ -16,7 +16,7 @@ import {
   type Validation,
 } from "../base/standard_schema.ts";
 import { type RouteMatch, type TopicOf, TopicRouter } from "./wire/topic_pattern.ts";
-import type { ContractMessage, IncomingMessage, Message, UntypedMessage } from "./message.ts";
+import type { ContractMessage, IncomingMessage, UntypedMessage } from "./message.ts";
 
 /** One of the two ends of a session. */
 export type Side = "server" | "client";
@@ -327,33 +327,6 @@ export interface ContractRoute {
 /** The entry of a contract for a topic: the route's fields, and `params`. */
 export type ContractMatch = RouteMatch<ContractRoute>;
 
-/** Finds the entry for a topic, and checks received data; see `compileContract()`. */
-export interface ContractRouter extends Pick<TopicRouter<ContractRoute>, "match"> {
-  /**
-   * Checks a message, or a request if there is an id; the acceptor takes the result.
-   *
-   * @ignore
-   */
-  check(incoming: IncomingMessage, acceptor: MessageAcceptor): CheckedMessage;
-  /**
-   * Checks the reply to a request.
-   *
-   * @param topic The topic of the request.
-   * @param answer The received reply.
-   * @returns The output of the schema.
-   * @throws {RequestError} If the reply does not fit the contract.
-   */
-  checkAnswer(topic: string, answer: unknown): Promise<unknown>;
-  /**
-   * Returns the check of the items of an answer that streams; `undefined` for other topics. The
-   * check returns the output of the schema, a promise if the schema is asynchronous, and throws or
-   * rejects with a {@linkcode RequestError} if an item does not fit.
-   *
-   * @param topic The topic of the request.
-   */
-  itemCheck(topic: string): ((item: unknown) => unknown) | undefined;
-}
-
 /**
  * Defines a contract, to pass to `serve` and to `connect`, from a module that both ends import.
  *
@@ -398,17 +371,60 @@ export function defineContract<D extends ContractDefinition>(
 
 const VERB = "define contract";
 
-class Router extends TopicRouter<ContractRoute> implements ContractRouter {
-  check(incoming: IncomingMessage, acceptor: MessageAcceptor): CheckedMessage {
-    return checkIncoming(this.match(incoming.topic), incoming, acceptor);
+/** Data that fits the contract, or the failure that the sender receives. */
+export type CheckedData =
+  | { readonly data: unknown; readonly failure?: undefined }
+  | { readonly failure: RequestFailure };
+
+/** Finds the entry for a topic, and checks received data; see `compileContract()`. */
+export class ContractRouter extends TopicRouter<ContractRoute> {
+  /**
+   * Checks a message, or a request if there is an id.
+   *
+   * @param match The entry for the topic.
+   * @param incoming The received message.
+   * @returns The output of the schema, or the failure; a promise if the schema is asynchronous.
+   * @throws The error of a schema that throws; the promise of a schema that rejects rejects.
+   */
+  check(
+    match: ContractMatch | undefined,
+    incoming: IncomingMessage,
+  ): CheckedData | Promise<CheckedData> {
+    const { topic, data, id } = incoming;
+    if (match === undefined) {
+      const message = `No message of the contract fits the topic "${topic}"`;
+      return { failure: { code: "unknown-topic", message } };
+    }
+    if (match.kind === "request" && id === undefined) {
+      const message = `"${topic}" is a request: it needs an id`;
+      return { failure: { code: "invalid", message } };
+    }
+    if (match.input === undefined) return incoming;
+    const outcome = validate(match.input, data);
+    return outcome instanceof Promise ? outcome.then(judged) : judged(outcome);
   }
 
+  /**
+   * Checks the reply to a request.
+   *
+   * @param topic The topic of the request.
+   * @param answer The received reply.
+   * @returns The output of the schema.
+   * @throws {RequestError} If the reply does not fit the contract.
+   */
   async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
     const output = this.match(topic)?.output;
     if (output === undefined) return answer;
     return fitting(await validate(output, answer), topic);
   }
 
+  /**
+   * Returns the check of the items of an answer that streams; `undefined` for other topics. The
+   * check returns the output of the schema, a promise if the schema is asynchronous, and throws or
+   * rejects with a {@linkcode RequestError} if an item does not fit.
+   *
+   * @param topic The topic of the request.
+   */
   itemCheck(topic: string): ((item: unknown) => unknown) | undefined {
     const schema = this.match(topic)?.stream;
     return schema && ((item) => {
@@ -418,6 +434,12 @@ class Router extends TopicRouter<ContractRoute> implements ContractRouter {
         : fitting(outcome, topic);
     });
   }
+}
+
+function judged(outcome: Validation<unknown>): CheckedData {
+  if (outcome.ok) return { data: outcome.value };
+  const { message, path } = outcome;
+  return { failure: { code: "invalid", message, path } };
 }
 
 function fitting(outcome: Validation<unknown>, topic: string): unknown {
@@ -448,13 +470,13 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
       return [pattern, { pattern, kind: "message", input: undefined, output: undefined }] as const;
     });
     this.#routers = {
-      server: new Router([...sent(toServer), ...asked], VERB),
-      client: new Router([
+      server: new ContractRouter([...sent(toServer), ...asked], VERB),
+      client: new ContractRouter([
         ...builtIn,
         ...sent(toClient),
         ...asked,
       ], VERB),
-      presence: new Router(sent(presence), VERB),
+      presence: new ContractRouter(sent(presence), VERB),
     };
     this.definition = Object.freeze({ ...definition });
     Object.freeze(this);
@@ -490,62 +512,4 @@ function routeOf(
 
 function refuse(rule: string, received: unknown): never {
   throw new TypeError(`Cannot ${VERB}: ${rule}, received ${JSON.stringify(received)}`);
-}
-
-/** Takes the result of the check of a message. */
-export interface MessageAcceptor {
-  /** Creates the message that fits. */
-  accept(incoming: IncomingMessage, match: ContractMatch | undefined): Message;
-  /**
-   * Waits for an asynchronous schema for a limited time.
-   *
-   * @throws {TimeoutError} If the schema takes longer.
-   */
-  inTime<T>(match: ContractMatch, outcome: Promise<T>): Promise<T>;
-  /** Refuses a message that does not fit. */
-  refuse(incoming: IncomingMessage, failure: RequestFailure): undefined;
-  /** Answers a message whose schema threw or rejected. */
-  schemaFailed(incoming: IncomingMessage, error: unknown): undefined;
-}
-
-/** The checked message; `undefined` if refused. */
-export type CheckedMessage = Message | undefined | Promise<Message | undefined>;
-
-/**
- * Checks a message; the acceptor then takes or refuses the message.
- *
- * @param match The contract's entry for the topic.
- * @param incoming The received message.
- * @param acceptor Takes the result.
- * @returns The message; a promise if the schema is asynchronous.
- */
-function checkIncoming(
-  match: ContractMatch | undefined,
-  incoming: IncomingMessage,
-  acceptor: MessageAcceptor,
-): CheckedMessage {
-  const { topic, data, id } = incoming;
-  if (match === undefined) {
-    const message = `No message of the contract fits the topic "${topic}"`;
-    return acceptor.refuse(incoming, { code: "unknown-topic", message });
-  }
-  if (match.kind === "request" && id === undefined) {
-    const message = `"${topic}" is a request: it needs an id`;
-    return acceptor.refuse(incoming, { code: "invalid", message });
-  }
-  if (match.input === undefined) return acceptor.accept(incoming, match);
-  const judged = (outcome: Validation<unknown>): Message | undefined => {
-    if (outcome.ok) return acceptor.accept({ ...incoming, data: outcome.value }, match);
-    const { message, path } = outcome;
-    return acceptor.refuse(incoming, { code: "invalid", message, path });
-  };
-  const schemaFailed = (error: unknown) => acceptor.schemaFailed(incoming, error);
-  let outcome: Validation<unknown> | Promise<Validation<unknown>>;
-  try {
-    outcome = validate(match.input, data);
-  } catch (error) {
-    return schemaFailed(error);
-  }
-  if (!(outcome instanceof Promise)) return judged(outcome);
-  return acceptor.inTime(match, outcome).then(judged, schemaFailed);
 }

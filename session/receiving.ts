@@ -15,7 +15,7 @@ import {
 import { attempt } from "../base/call_safely.ts";
 import type { Timer } from "../base/runtime.ts";
 import type { Backpressure, Frame, FrameReceiver } from "../transport/connection.ts";
-import type { CheckedMessage, MessageAcceptor } from "./contract.ts";
+import type { CheckedData } from "./contract.ts";
 import type { SessionCore, SessionHalf, WaitObserver } from "./core.ts";
 import { Faults, type InvalidHandler } from "./faults.ts";
 import { type Heartbeat, heartbeatOf, type WatchedPeer } from "./heartbeat.ts";
@@ -76,6 +76,9 @@ export type Inside<F extends SessionFace = SessionFace> = SessionCore<F> & {
   readonly receiving: Receiving;
 };
 
+/** The checked message; `undefined` if refused. */
+type CheckedMessage = Message | undefined | Promise<Message | undefined>;
+
 /** The module of `SessionSettings.answers`, which this module must not name. */
 interface AnswerModule {
   produceAnswer(
@@ -95,7 +98,6 @@ export class Receiving
     Backpressure,
     WatchedPeer,
     Overtaking<IncomingMessage>,
-    MessageAcceptor,
     Answerer {
   /** Received messages that wait for a handler or a loop. */
   declare readonly queue: ReceiveQueue<IncomingMessage>;
@@ -645,13 +647,35 @@ export class Receiving
     return turn ? this.#checkInTurn(incoming, turn) : this.#fit(incoming);
   }
 
-  #fit(incoming: IncomingMessage): CheckedMessage {
+  /**
+   * Checks a message against the contract; `undefined` if refused.
+   *
+   * @param incoming The message.
+   * @param subscription The reader of a message that goes to a subscription.
+   */
+  #fit(
+    incoming: IncomingMessage,
+    subscription?: { readonly onInvalid: InvalidHandler },
+  ): CheckedMessage {
     const { router, requests } = this.#settings;
-    if (router !== undefined) return router.check(incoming, this);
-    return this.accept(
-      incoming,
-      incoming.id === undefined ? undefined : requests?.match(incoming.topic),
-    );
+    const { topic, id } = incoming;
+    if (router === undefined) {
+      return this.#accept(incoming, id === undefined ? undefined : requests?.match(topic));
+    }
+    const match = router.match(topic);
+    const judge = (checked: CheckedData) =>
+      checked.failure === undefined
+        ? this.#accept({ ...incoming, data: checked.data }, match)
+        : this.#refuse(incoming, checked.failure, subscription?.onInvalid);
+    const failed = (error: unknown) => this.#schemaFailed(incoming, error, subscription);
+    let checked: CheckedData | Promise<CheckedData>;
+    try {
+      checked = router.check(match, incoming);
+    } catch (error) {
+      return failed(error);
+    }
+    if (!(checked instanceof Promise)) return judge(checked);
+    return this.#core.inTime(`the schema of "${match!.pattern}"`, checked).then(judge, failed);
   }
 
   async #checkInTurn(incoming: IncomingMessage, turn: MessageTurn): Promise<Message | undefined> {
@@ -661,7 +685,7 @@ export class Receiving
   }
 
   /** Creates a message that fits the contract, or that needs no check without a contract. */
-  accept(incoming: IncomingMessage, match: MessageMatch | undefined): Message {
+  #accept(incoming: IncomingMessage, match: MessageMatch | undefined): Message {
     const { id, from, cancelled } = incoming;
     // A server identifies a peer by its session, and ignores any `from` that the peer sends.
     const keepsFrom = this.#settings.side === "client" || from === undefined;
@@ -676,19 +700,6 @@ export class Receiving
     return message;
   }
 
-  /** Waits for an asynchronous schema for a limited time. */
-  inTime<T>({ pattern }: MessageMatch, outcome: Promise<T>): Promise<T> {
-    return this.#core.inTime(`the schema of "${pattern}"`, outcome);
-  }
-
-  /**
-   * Refuses a message that does not fit the contract. The application of a client learns of a message
-   * that is no request; a server leaves that to its peer.
-   */
-  refuse(incoming: IncomingMessage, failure: RequestFailure): undefined {
-    this.#refuse(incoming, failure, undefined);
-  }
-
   /**
    * Checks a message of a subscription. Data that does not fit the contract is skipped.
    *
@@ -696,14 +707,7 @@ export class Receiving
    * @param onInvalid Receives the error and the data; by default, `onError` receives the error.
    */
   checkPublication(incoming: IncomingMessage, onInvalid: InvalidHandler): CheckedMessage {
-    const { router } = this.#settings;
-    if (router === undefined) return this.accept(incoming, undefined);
-    return router.check(incoming, {
-      accept: (accepted, match) => this.accept(accepted, match),
-      refuse: (refused, failure) => this.#refuse(refused, failure, onInvalid),
-      inTime: (match, outcome) => this.inTime(match, outcome),
-      schemaFailed: (_, error) => void report(this.#settings, error, this.#core.session),
-    });
+    return this.#fit(incoming, { onInvalid });
   }
 
   /**
@@ -723,6 +727,10 @@ export class Receiving
     }
   }
 
+  /**
+   * Refuses a message that does not fit the contract. The application of a client learns of a message
+   * that is no request; a server leaves that to its peer.
+   */
   #refuse(
     { id: number, topic, data }: IncomingMessage,
     failure: RequestFailure,
@@ -737,7 +745,12 @@ export class Receiving
   }
 
   /** Answers a message whose schema failed, which is no fault of the peer. */
-  schemaFailed({ id }: IncomingMessage, error: unknown): undefined {
+  #schemaFailed(
+    { id }: IncomingMessage,
+    error: unknown,
+    subscription: object | undefined,
+  ): undefined {
+    if (subscription !== undefined) return void report(this.#settings, error, this.#core.session);
     this.fail(id ?? null, { code: "failed", message: "The schema failed" });
     this.#core.handlerFailed(error, "The schema failed");
   }
