@@ -31,7 +31,7 @@ import {
   type TopicSink,
 } from "./message.ts";
 import { MAX_JOINED_BYTES } from "./queue/frames.ts";
-import { type Overtaking, ReceiveQueue } from "./queue/receive_queue.ts";
+import { type Consumer, ReceiveQueue } from "./queue/receive_queue.ts";
 import type { Sending } from "./sending.ts";
 import {
   type NumberedEnvelope,
@@ -97,7 +97,7 @@ export class Receiving
     FrameReceiver,
     Backpressure,
     WatchedPeer,
-    Overtaking<IncomingMessage>,
+    Consumer<IncomingMessage>,
     Answerer {
   /** Received messages that wait for a handler or a loop. */
   declare readonly queue: ReceiveQueue<IncomingMessage>;
@@ -161,10 +161,10 @@ export class Receiving
     this.queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
     this.#maxFrameLength = Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes);
     if (settings.services !== undefined) this.backpressure = this;
-    if (this.isHandled) this.queue.consume(this, this);
+    if (this.isHandled) this.queue.consume(this);
     else if (settings.handlers.requests !== undefined) {
       this.requests = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
-      this.requests.consume(this, this);
+      this.requests.consume(this);
     }
   }
 

@@ -10,14 +10,13 @@ interface Item<T> {
 export interface Consumer<T> {
   /** Handles one item. MUST NOT throw or reject. */
   handle(item: T): void | Promise<void>;
-}
-
-/** Rule by which items overtake others while consumers wait for an effect of these items. */
-export interface Overtaking<T> {
-  /** Items that may run now beyond the concurrency of the queue. */
-  readonly extraRoom: number;
+  /**
+   * Items that may run now beyond the concurrency of the queue, because the consumer waits for an
+   * effect of items that {@linkcode mayOvertake} others; none by default.
+   */
+  readonly extraRoom?: number;
   /** Returns true if an item may use the extra room. */
-  mayOvertake(item: T): boolean;
+  mayOvertake?(item: T): boolean;
 }
 
 /**
@@ -34,7 +33,6 @@ export class ReceiveQueue<T> extends Signal {
   /** True while the consumer has to wait. */
   isHeld = false;
   #consumer: Consumer<T> | undefined;
-  #overtaking: Overtaking<T> | undefined;
   #isEnded = false;
 
   /** Creates an empty queue. */
@@ -76,7 +74,7 @@ export class ReceiveQueue<T> extends Signal {
   offer(item: T, size: number): boolean {
     if (this.#isEnded) return true;
     const isNext = this.#items.length === 0 && this.#mayRun;
-    const mayRun = isNext || this.#hasExtraRoom && this.#overtaking!.mayOvertake(item);
+    const mayRun = isNext || this.#hasExtraRoom && this.#mayOvertake(item);
     if (this.#consumer !== undefined && mayRun) {
       this.#run(item);
       return true;
@@ -92,12 +90,9 @@ export class ReceiveQueue<T> extends Signal {
     return true;
   }
 
-  /**
-   * Sets the consumer of each item, and the items that may overtake others; by default no item may.
-   */
-  consume(consumer: Consumer<T>, overtaking?: Overtaking<T>): void {
+  /** Sets the consumer of each item. */
+  consume(consumer: Consumer<T>): void {
     this.#consumer = consumer;
-    this.#overtaking = overtaking;
     this.pump();
   }
 
@@ -106,7 +101,7 @@ export class ReceiveQueue<T> extends Signal {
     if (this.#consumer === undefined) return;
     while (this.#items.length > 0 && this.#mayRun) this.#run(this.take()!);
     for (let i = 0; i < this.#items.length && this.#hasExtraRoom;) {
-      if (this.#overtaking!.mayOvertake(this.#items[i]!.item)) this.#run(this.#takeAt(i)!);
+      if (this.#mayOvertake(this.#items[i]!.item)) this.#run(this.#takeAt(i)!);
       else i++;
     }
   }
@@ -125,7 +120,7 @@ export class ReceiveQueue<T> extends Signal {
   takeOvertaking(): T[] {
     const taken: T[] = [];
     for (let i = 0; i < this.#items.length;) {
-      if (this.#overtaking?.mayOvertake(this.#items[i]!.item)) taken.push(this.#takeAt(i)!);
+      if (this.#mayOvertake(this.#items[i]!.item)) taken.push(this.#takeAt(i)!);
       else i++;
     }
     return taken;
@@ -154,9 +149,12 @@ export class ReceiveQueue<T> extends Signal {
   }
 
   get #hasExtraRoom(): boolean {
-    const overtaking = this.#overtaking;
-    return overtaking !== undefined && !this.isHeld &&
-      this.#running < this.#concurrency + overtaking.extraRoom;
+    if (this.isHeld) return false;
+    return this.#running < this.#concurrency + (this.#consumer?.extraRoom ?? 0);
+  }
+
+  #mayOvertake(item: T): boolean {
+    return this.#consumer?.mayOvertake?.(item) === true;
   }
 
   #takeAt(index: number): T | undefined {
