@@ -826,7 +826,7 @@ export class Client<C extends Contract = Contract>
   /** Notes that a loop waits for an item of a kept answer, or no longer does. */
   #awaits(isAwaited: boolean): void {
     this.#awaitedItems += isAwaited ? 1 : -1;
-    if (isAwaited) this.#session?.[internals].liveness?.began();
+    if (isAwaited) this.#session?.[internals].receiving.liveness?.began();
   }
 
   #recovery(): Promise<Recovery> {
@@ -853,7 +853,7 @@ export class Client<C extends Contract = Contract>
     });
     this.#liveness ??= new part.Liveness(this.#runtime);
     const session = this.#session;
-    if (!session?.isReady || session[internals].liveness) return;
+    if (!session?.isReady || session[internals].receiving.liveness) return;
     this.#liveness.follow(part.watchedSession(session, {
       countAwaited: () => this.#awaitedItems + (this.#delivery?.unacknowledged ?? 0),
       dial: (alarm) => this.#rescue(alarm),

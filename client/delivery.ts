@@ -85,7 +85,7 @@ export class Delivery {
         if (keys.client !== undefined) core.sending.isIntroduced = true;
         this.#handed++;
         this.#bytes += next.size;
-        core.liveness?.began();
+        core.receiving.liveness?.began();
       }
     }
   }

@@ -128,7 +128,7 @@ export async function replaceSilent<C extends Contract>(
   alarm: Alarm,
 ): Promise<Moved & { readonly wasAlive: boolean } | undefined> {
   const { from, open, signal, subscriptions, take } = moving;
-  const { runtime, lineage: { ticket } } = from[internals];
+  const { settings: { runtime }, lineage: { ticket } } = from[internals];
   const leaving = new Left(from);
   const isOpen = whileOpen(from, signal);
   const confirmed = (dial: Dialer): Dialer => async (url, options) => {
@@ -228,7 +228,7 @@ async function moveTo<C extends Contract>(
  * @param session The session.
  */
 export async function giveUp(session: Session): Promise<void> {
-  await settlesWithin(session[internals].runtime, idle(session), FINISH_ALONE_MS);
+  await settlesWithin(session[internals].settings.runtime, idle(session), FINISH_ALONE_MS);
   // The close counts as one by the network: after a local close the client would not reconnect.
   if (!session.isClosed) {
     session[internals].windUp({ code: CloseCode.normal, reason: "", by: "network" });
@@ -361,13 +361,15 @@ async function finish<C extends Contract>(
     }
     await Promise.all([idle(from), ...passages.map((passage) => passage.done())]);
   };
-  await within(from[internals].runtime, done(), { timeoutMs: FINISH_MS, signal }).catch(() => {});
+  await within(from[internals].settings.runtime, done(), { timeoutMs: FINISH_MS, signal }).catch(
+    () => {},
+  );
   await from.close();
 }
 
 /** Waits until a session has no request, no running handler and no stream, also no recent one. */
 async function idle(session: Session): Promise<void> {
-  const { receiving, sending, runtime } = session[internals];
+  const { receiving, sending, settings: { runtime } } = session[internals];
   await sending.requests.idle();
   while (receiving.owedAnswers > 0 || receiving.hasHandler && !receiving.isIdle) {
     await receiving.changed();

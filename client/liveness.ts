@@ -1,7 +1,7 @@
 /** Notices a server that is silent while the client waits for it. */
 import type { Runtime, Timer } from "../base/runtime.ts";
 import { abortError, pause } from "../base/wait.ts";
-import { internals } from "../session/core.ts";
+import { internals, type WaitObserver } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
 import type { Session } from "../session/session.ts";
 import { isEngineLate } from "../transport/native/engines.ts";
@@ -114,7 +114,7 @@ export interface WatchedSession {
  * After a timer that fired late there is no alarm for a second, since this process, not the server,
  * was silent.
  */
-export class Liveness implements Disposable {
+export class Liveness implements WaitObserver, Disposable {
   readonly #runtime: Runtime;
   #session: WatchedSession | undefined;
   #timer: Timer | undefined;
@@ -206,7 +206,7 @@ export class Liveness implements Disposable {
 
   /** Factor of both waits. */
   get #factor(): number {
-    return this.#runtime.now() < this.#cautiousUntil ? this.#caution : 1;
+    return this.#caution > 1 && this.#runtime.now() < this.#cautiousUntil ? this.#caution : 1;
   }
 
   #start(next: "ping" | "alarm" | "dial", ms: number): void {
@@ -349,7 +349,7 @@ export function watchedSession(session: Session, client: WatchedClient): Watched
       const { bufferedAmount = 0, lowWaterMark = 0 } = frames ?? {};
       return Math.max(0, bufferedAmount - lowWaterMark);
     },
-    watchedBy: (liveness) => core.liveness = liveness,
+    watchedBy: (liveness) => core.receiving.liveness = liveness,
     ping: () => ping(core, { timeoutMs: Infinity }),
     dial: (alarm) => client.dial(alarm),
   };

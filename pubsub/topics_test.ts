@@ -105,7 +105,7 @@ async function subscribeTwice(peers: Peers, topics: Topics) {
     await peers.connect(),
     await peers.connect(),
   ];
-  for (const { session } of [earlier, later]) session[internals].client = "client";
+  for (const { session } of [earlier, later]) session[internals].lineage.client = "client";
   for (const { session } of [earlier, later, other]) topics.subscribe(session, "a");
   return { earlier, later, other };
 }
@@ -129,7 +129,7 @@ Deno.test("Topics.publish() excludes a client whose earlier session gets its fir
     await peers.connect(),
   ];
   for (const { session } of [earlier, later]) {
-    session[internals].client = "client";
+    session[internals].lineage.client = "client";
     topics.introduced(session);
   }
   // The permission of the earlier session took longer.

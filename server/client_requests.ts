@@ -181,7 +181,9 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   ): Promise<boolean | Permission | undefined> {
     const ask = () => {
       const answer = authorize?.(session, topic, action);
-      return answer instanceof Promise ? session[internals].inTime("authorize", answer) : answer;
+      return answer instanceof Promise
+        ? session[internals].decisions.inTime("authorize", answer)
+        : answer;
     };
     try {
       return await decide("authorize", ask, [RequestError, AuthenticationError]);
@@ -463,7 +465,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   async function hearRenewed(session: Session, before: unknown): Promise<void> {
     const core = session[internals];
     const hear = async () => await options.onRenewed?.(session, before);
-    await core.inTime("onRenewed", hear())
+    await core.decisions.inTime("onRenewed", hear())
       .catch((error) => core.handlerFailed(error, "A handler failed"));
   }
 
@@ -566,7 +568,7 @@ function checkData(
 ): Validation<unknown> | Promise<Validation<unknown>> {
   const outcome = validate(schema, data);
   return outcome instanceof Promise
-    ? session[internals].inTime("the schema of a publication", outcome)
+    ? session[internals].decisions.inTime("the schema of a publication", outcome)
     : outcome;
 }
 

@@ -62,12 +62,63 @@ export interface SessionHalf {
 
 /** An observer of waits for the peer: the receiving half, and on a client the watch of its server. */
 export interface WaitObserver {
-  /** Called when a request of this end is on its way; `isRequest` if a handler answers it. */
+  /** Notes that this end waits for the peer; `isRequest` if a handler of the peer answers. */
   began(isRequest?: boolean): void;
 }
 
 /** The error of a decision that took longer than `requestTimeoutMs`. */
 class LateDecision extends TimeoutError {}
+
+/**
+ * Decisions of the application that one session waits for, such as the answer of `authorize` or of an
+ * asynchronous schema. Each has `requestTimeoutMs`.
+ */
+export class Decisions {
+  /**
+   * Decisions that came too late, counted by name, and the time of the newest. Bounded by the
+   * callbacks and the schemas of the application.
+   */
+  late: { readonly counts: Map<string, number>; at: number } | undefined;
+  readonly #settings: { readonly runtime: Runtime; readonly requestTimeoutMs: number };
+  /** Stops the time of each decision that is under way. */
+  readonly #stops = new Set<() => void>();
+
+  /** Creates the decisions of a session that waits for none. */
+  constructor(settings: { readonly runtime: Runtime; readonly requestTimeoutMs: number }) {
+    this.#settings = settings;
+  }
+
+  /**
+   * Waits for a decision at most `requestTimeoutMs`. A later result is ignored.
+   *
+   * @param what The function or the schema, for texts; one of a bounded number.
+   * @param decision The decision.
+   * @returns The decision.
+   * @throws {TimeoutError} If the decision takes longer.
+   */
+  inTime<T>(what: string, decision: Promise<T>): Promise<T> {
+    const { runtime, requestTimeoutMs: ms } = this.#settings;
+    const decided = Promise.withResolvers<T>();
+    const timer = runtime.setTimeout(() => {
+      const late = this.late ??= { counts: new Map(), at: 0 };
+      late.counts.set(what, (late.counts.get(what) ?? 0) + 1);
+      late.at = runtime.now();
+      decided.reject(new LateDecision(`Cannot wait for ${what} longer than ${ms} ms`, ms));
+    }, ms);
+    const stop = () => {
+      runtime.clearTimeout(timer);
+      this.#stops.delete(stop);
+    };
+    this.#stops.add(stop);
+    decision.finally(stop).then(decided.resolve, decided.reject);
+    return decided.promise;
+  }
+
+  /** Ends the limit of all decisions, not the wait for them. */
+  stop(): void {
+    this.#stops.forEach((stop) => stop());
+  }
+}
 
 /**
  * The life of one session.
@@ -123,13 +174,6 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   declare drainingAt: number | undefined;
   /** Times of the newest failures of handlers, at most `MAX_FAILURES`. */
   declare failedAt: number[] | undefined;
-  /** Stops the time of each decision of the application that is under way. */
-  declare decisions: Set<() => void> | undefined;
-  /**
-   * Decisions of the application that came too late, counted by name, and the time of the newest.
-   * Bounded by the callbacks and the schemas of the application.
-   */
-  declare late: { readonly counts: Map<string, number>; at: number } | undefined;
   /** Calls that wait for a stream to open, by direction. */
   declare openings: Record<StreamDirection, number> | undefined;
   /** Merges both kinds of incoming streams for the loop over `incomingStreams()`. */
@@ -142,19 +186,13 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   declare ownName: string | undefined;
   /** Sees all frames, while an inspector follows the session. */
   declare tap: FrameTap | undefined;
-  /**
-   * The client at the other end, over all its sessions: user and client id. Absent until the client
-   * gives an id.
-   */
-  declare client: string | undefined;
-  /** On a client: notices a server that is silent while something is awaited. */
-  declare liveness: WaitObserver & { heard(): void } | undefined;
   #timer: Timer | undefined;
   // Created when first needed.
   #ready: PromiseWithResolvers<void> | undefined;
   #closed: PromiseWithResolvers<CloseInfo> | undefined;
   #onEnd: ((session: never) => void)[] | undefined;
   #events: EventsOfSession | undefined;
+  #decisions: Decisions | undefined;
 
   /** Creates the life of a session; `begin` starts it once both halves are there. */
   constructor(
@@ -210,14 +248,14 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     return this.user ?? (this.ownName ??= this.settings.services?.nameOf(this) ?? this.id);
   }
 
-  /** Clocks and timers of this node. */
-  get runtime(): Runtime {
-    return this.settings.runtime;
-  }
-
   /** Events of the session, created on first access. */
   get events(): SessionEvents {
     return this.#events ??= new EventsOfSession(this.session, this.settings);
+  }
+
+  /** Decisions of the application that the session waits for, created on first access. */
+  get decisions(): Decisions {
+    return this.#decisions ??= new Decisions(this.settings);
   }
 
   /** Dispatches an event; does nothing before the first access to `events`. */
@@ -266,12 +304,12 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   connected(hello?: Hello): void {
     if (this.state !== "connecting" || this.ending !== undefined) return;
     const { services, watch } = this.settings;
-    this.runtime.clearTimeout(this.#timer);
+    this.settings.runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
     this.awaitsToken = false;
     const refusal = services?.services.admit?.(this.session);
     if (refusal !== undefined) return this.windUp({ ...refusal, by: "local" });
-    this.readyAt = this.runtime.now();
+    this.readyAt = this.settings.runtime.now();
     this.state = "connected";
     if (hello !== undefined) {
       this.id = hello.session;
@@ -289,16 +327,8 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   /** Begins to drain. */
   startDraining(): void {
     this.state = "draining";
-    this.drainingAt = this.runtime.now();
+    this.drainingAt = this.settings.runtime.now();
     this.emit("draining", null);
-  }
-
-  /**
-   * Ends the session when the send queue overflows under the policy `close`, see {@linkcode
-   * SendQueueOwner}.
-   */
-  overflow(error: QueueFullError): void {
-    this.abort(CloseCode.queueFull, "The send queue is full", error);
   }
 
   /** Flushes the send queue, then closes, within `closeTimeoutMs`; the first close decides. */
@@ -307,7 +337,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     const { turn, closeTimeoutMs } = this.settings;
     this.ending = ending;
     if (this.state === "connected") this.startDraining();
-    this.runtime.clearTimeout(this.#timer);
+    this.settings.runtime.clearTimeout(this.#timer);
     turn.flush();
     if (this.info !== undefined) return;
     const close = () =>
@@ -316,7 +346,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
         reason: ending.reason,
         closeConnection: this.closesConnection,
       });
-    this.#timer = this.runtime.setTimeout(() => {
+    this.#timer = this.settings.runtime.setTimeout(() => {
       close();
       this.finish(ending);
     }, closeTimeoutMs);
@@ -341,7 +371,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   handlerFailed(error: unknown, reason: string): void {
     this.#failed(error, () => {
       if (this.settings.onHandlerError === "close") return reason;
-      const now = this.runtime.now();
+      const now = this.settings.runtime.now();
       const failedAt = this.failedAt ??= [];
       const isTooMany = failedAt.push(now) > MAX_FAILURES &&
         now - failedAt.shift()! < FAILURES_WINDOW_MS;
@@ -377,8 +407,8 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
 
   /** Ends the session unless the handshake completes within a new timeout. */
   giveUpAfter(timeoutMs: number, what: string): void {
-    this.runtime.clearTimeout(this.#timer);
-    this.#timer = this.runtime.setTimeout(() => {
+    this.settings.runtime.clearTimeout(this.#timer);
+    this.#timer = this.settings.runtime.setTimeout(() => {
       const error = new TimeoutError(
         `Cannot wait for the ${what} longer than ${timeoutMs} ms`,
         timeoutMs,
@@ -387,45 +417,17 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     }, timeoutMs);
   }
 
-  /**
-   * Waits for a decision of the application, such as the answer of a schema, at most
-   * `requestTimeoutMs`. A later result is ignored. On a server the end of the session ends the
-   * limit, not the wait.
-   *
-   * @param what The function or the schema, for texts; one of a bounded number.
-   * @param decision The decision.
-   * @returns The decision.
-   * @throws {TimeoutError} If the decision takes longer.
-   */
-  inTime<T>(what: string, decision: Promise<T>): Promise<T> {
-    const { requestTimeoutMs: ms } = this.settings;
-    const decided = Promise.withResolvers<T>();
-    const timer = this.runtime.setTimeout(() => {
-      const late = this.late ??= { counts: new Map(), at: 0 };
-      late.counts.set(what, (late.counts.get(what) ?? 0) + 1);
-      late.at = this.runtime.now();
-      decided.reject(new LateDecision(`Cannot wait for ${what} longer than ${ms} ms`, ms));
-    }, ms);
-    const stop = () => {
-      this.runtime.clearTimeout(timer);
-      this.decisions?.delete(stop);
-    };
-    (this.decisions ??= new Set()).add(stop);
-    decision.finally(stop).then(decided.resolve, decided.reject);
-    return decided.promise;
-  }
-
   /** Ends the session and releases all resources. Idempotent. */
   finish(cause: CloseInfo): void {
     if (this.state === "closed") return;
     // A local close stays local when the peer confirms the close, or the network fails meanwhile.
     const info = this.ending ?? cause;
     this.info = info;
-    this.closedAt = this.runtime.now();
+    this.closedAt = this.settings.runtime.now();
     this.state = "closed";
-    this.runtime.clearTimeout(this.#timer);
+    this.settings.runtime.clearTimeout(this.#timer);
     // On a client, loops over subscriptions outlive the session.
-    if (this.settings.side === "server") this.decisions?.forEach((stop) => stop());
+    if (this.settings.side === "server") this.#decisions?.stop();
     // Creating an Error captures a stack trace, which is slow; skip the error when no call awaits
     // it.
     const error = this.sending.isAwaited || this.receiving.isAwaited
@@ -446,8 +448,8 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
 
   /** Calls `onClose` after the handlers of earlier messages, at most `closeTimeoutMs` later. */
   async #callOnClose(info: CloseInfo, handled: Promise<void> | undefined): Promise<void> {
-    const { handlers, closeTimeoutMs } = this.settings;
-    if (handled !== undefined && !await settlesWithin(this.runtime, handled, closeTimeoutMs)) {
+    const { handlers, closeTimeoutMs, runtime } = this.settings;
+    if (handled !== undefined && !await settlesWithin(runtime, handled, closeTimeoutMs)) {
       this.receiving.abort();
     }
     try {

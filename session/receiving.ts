@@ -118,6 +118,8 @@ export class Receiving
   declare readonly requests: ReceiveQueue<IncomingMessage> | undefined;
   /** The heartbeat that watches the peer. */
   declare heartbeat: Heartbeat | undefined;
+  /** On a client: notices a server that is silent while something is awaited. */
+  declare liveness: WaitObserver & { heard(): void } | undefined;
   /** Counts envelopes for rate limits. */
   declare meter: Meter | undefined;
   /** Receives the messages in place of the loop, which ends. */
@@ -197,7 +199,7 @@ export class Receiving
       else core.endByFailure(error, "The handler failed");
     });
     if (done === undefined) return;
-    const opened = core.inTime("onOpen", done).catch((error) => {
+    const opened = core.decisions.inTime("onOpen", done).catch((error) => {
       isLate = true;
       core.handlerFailed(error, "onOpen took too long");
     });
@@ -241,7 +243,7 @@ export class Receiving
     core.tap?.received(frame);
     this.#settings.watch?.received(core.session, frame);
     if (this.heartbeat !== undefined) this.lastHeard = this.heartbeat.now;
-    core.liveness?.heard();
+    this.liveness?.heard();
     if (this.firstFrames !== undefined) this.firstFrames.receive(frame);
     else if (!core.awaitsToken) this.receive(frame);
   }
@@ -295,6 +297,7 @@ export class Receiving
 
   /** Runs the requests of the peer that may run now, see {@linkcode WaitObserver}. */
   began(isRequest = true): void {
+    this.liveness?.began();
     this.queue.notify();
     const handled = this.#handled;
     // In a microtask: a handler must not run within the call of another handler.
@@ -675,7 +678,10 @@ export class Receiving
       return failed(error);
     }
     if (!(checked instanceof Promise)) return judge(checked);
-    return this.#core.inTime(`the schema of "${match!.pattern}"`, checked).then(judge, failed);
+    return this.#core.decisions.inTime(`the schema of "${match!.pattern}"`, checked).then(
+      judge,
+      failed,
+    );
   }
 
   async #checkInTurn(incoming: IncomingMessage, turn: MessageTurn): Promise<Message | undefined> {
@@ -720,7 +726,7 @@ export class Receiving
     if (router === undefined) return answer;
     try {
       const checked = router.checkAnswer(topic, answer);
-      return await this.#core.inTime("the schema of a reply", checked);
+      return await this.#core.decisions.inTime("the schema of a reply", checked);
     } catch (error) {
       if (error instanceof RequestError) this.faults.countMisfit();
       throw error;

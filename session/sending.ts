@@ -133,8 +133,8 @@ export class Sending implements SessionHalf {
 
   /** Requests of this end: those of the application, subscriptions, publications, tokens. */
   get requests(): PendingRequests {
-    const { runtime, settings } = this.#core;
-    return this.#requests ??= new PendingRequests(runtime, settings.maxRequests);
+    const { runtime, maxRequests } = this.#core.settings;
+    return this.#requests ??= new PendingRequests(runtime, maxRequests);
   }
 
   /** Count of all requests of this end that wait. */
@@ -240,7 +240,6 @@ export class Sending implements SessionHalf {
       },
     });
     core.receiving.began(options.isRequest);
-    core.liveness?.began();
     return answer;
   }
 
@@ -337,7 +336,7 @@ export class Sending implements SessionHalf {
 
   /** Sends a ping of the heartbeat. */
   ping(): void {
-    this.#pingedAt = this.#core.runtime.monotonic();
+    this.#pingedAt = this.#core.settings.runtime.monotonic();
     this.post({ ping: ++this.#pings });
   }
 
@@ -345,7 +344,7 @@ export class Sending implements SessionHalf {
   pong(n: number): void {
     if (n > MAX_PINGS) this.pings?.answer(n - MAX_PINGS, undefined, undefined);
     else if (n === this.#pings && this.#pingedAt > 0) {
-      this.roundTripMs = this.#core.runtime.monotonic() - this.#pingedAt;
+      this.roundTripMs = this.#core.settings.runtime.monotonic() - this.#pingedAt;
       this.#pingedAt = 0;
     }
   }

@@ -254,7 +254,11 @@ export class Session<
   whenReady(options: WaitOptions = {}): Promise<void> {
     this.#core.settings.checkOptions("wait", options);
     const { timeoutMs = READY_MS, signal } = options;
-    return waitFor(this.#core.runtime, this.ready, { timeoutMs, signal, what: "the session" });
+    return waitFor(this.#core.settings.runtime, this.ready, {
+      timeoutMs,
+      signal,
+      what: "the session",
+    });
   }
 
   /**
@@ -291,7 +295,10 @@ export class Session<
     this.#core.settings.checkOptions("wait", options);
     const queue = this.#core.sending.messages("wait for the send queue");
     this.#core.settings.turn.flush();
-    await waitFor(this.#core.runtime, queue.flushed(), { ...options, what: "the send queue" });
+    await waitFor(this.#core.settings.runtime, queue.flushed(), {
+      ...options,
+      what: "the send queue",
+    });
   }
 
   /**
@@ -483,7 +490,7 @@ export class Session<
       if (isServer && retryAfterMs !== undefined) this.goAway({ retryAfterMs, reason });
       const done = Promise.all([core.receiving.idle(), core.sending.requests.idle()]);
       // The close cuts off handlers and requests that take longer.
-      await settlesWithin(this.#core.runtime, Promise.race([done, this.closed]), withinMs);
+      await settlesWithin(this.#core.settings.runtime, Promise.race([done, this.closed]), withinMs);
     }
     return await this.close({ code, reason });
   }

@@ -205,6 +205,8 @@ export interface Lineage<S> {
   movedTo: S | undefined;
   /** On a client: id of the session from which the client moved, if the server knows it. */
   follows: string | undefined;
+  /** On a server: the client over all its sessions, user and client id, once it has given an id. */
+  client?: string | undefined;
 }
 
 /**

@@ -143,7 +143,10 @@ export async function byHand<R extends Registry = TestRegistry>(
 ): Promise<StructuredStream<R>> {
   const { protocol = "skein.1", ...rest } = options;
   const inTime = <T>(_what: string, checked: Promise<T>) => checked;
-  const session = { connection: { protocol }, [internals]: { inTime } } as unknown as Session;
+  const session = {
+    connection: { protocol },
+    [internals]: { decisions: { inTime } },
+  } as unknown as Session;
   return await structuredStream(session, {
     ...{ registry: registry as unknown as R, ...rest, stream },
   });

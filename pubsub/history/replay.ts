@@ -592,11 +592,12 @@ export function tellGap(
  * same over reconnects, or by the id of the session if the client sent none.
  */
 export function exceptionOf(session: Session): string {
-  return session[internals].client ?? session.id;
+  return session[internals].lineage.client ?? session.id;
 }
 
 function isLeftOut(session: Session, except: string | undefined): boolean {
-  return except !== undefined && (except === session[internals].client || except === session.id);
+  return except !== undefined &&
+    (except === session[internals].lineage.client || except === session.id);
 }
 
 /** Tells a session the position of a publication that excepts the session, to avoid a gap. */

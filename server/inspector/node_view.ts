@@ -469,7 +469,7 @@ function valueOf(
 }
 
 function uptimeOf(session: Session): number {
-  const { readyAt, runtime } = session[internals];
+  const { readyAt, settings: { runtime } } = session[internals];
   return readyAt === undefined ? 0 : Math.max(0, runtime.now() - readyAt);
 }
 

@@ -61,7 +61,7 @@ export class KeptAnswer {
   async *items(): AsyncGenerator<unknown, void, undefined> {
     const { topic, answer, awaits, signal, timeoutMs, itemTimeoutMs, onInvalid } = this.#options;
     const { id, core } = await this.#opening;
-    const { runtime, session } = core;
+    const { settings: { runtime }, session } = core;
     const stop = new AbortController();
     const stopped = signal ? anySignal(signal, stop.signal) : stop.signal;
     const isLate = (what: string) => (ms: number) => stop.abort(lateAnswer(topic, what, ms));

@@ -26,7 +26,9 @@ export function itemCheckOf(
   const check = core.settings.router?.itemCheck(topic);
   return check && ((item) => {
     const checked = check(item);
-    return checked instanceof Promise ? core.inTime("the schema of an item", checked) : checked;
+    return checked instanceof Promise
+      ? core.decisions.inTime("the schema of an item", checked)
+      : checked;
   });
 }
 
@@ -139,7 +141,7 @@ export class AnswerReader implements OpenAnswer {
       const context = core.joins ? trace : undefined;
       core.sending.push(encodeMessage(topic, data, { id, items, maxBytes, trace: context }), true);
     });
-    this.#timer = startTimer(core.runtime, timeoutMs, (ms) => this.#isLate("all", ms));
+    this.#timer = startTimer(core.settings.runtime, timeoutMs, (ms) => this.#isLate("all", ms));
     signal?.addEventListener("abort", this.#onAbort);
     if (signal?.aborted) this.#onAbort();
   }
@@ -168,7 +170,7 @@ export class AnswerReader implements OpenAnswer {
     if (this.#isOver) return this.#last();
     this.#waiting = Promise.withResolvers();
     this.#await(true);
-    this.#waitsSince = this.#core.runtime.monotonic();
+    this.#waitsSince = this.#core.settings.runtime.monotonic();
     if (this.#itemTimer === undefined) this.#watchItem(this.#itemTimeoutMs);
     return this.#waiting.promise;
   }
@@ -256,10 +258,11 @@ export class AnswerReader implements OpenAnswer {
 
   /** Watches the wait of the loop by one timer for many items. */
   #watchItem(ms: number): void {
-    this.#itemTimer = startTimer(this.#core.runtime, ms, () => {
+    this.#itemTimer = startTimer(this.#core.settings.runtime, ms, () => {
       this.#itemTimer = undefined;
       if (this.#waiting === undefined) return;
-      const leftMs = this.#waitsSince + this.#itemTimeoutMs - this.#core.runtime.monotonic();
+      const leftMs = this.#waitsSince + this.#itemTimeoutMs -
+        this.#core.settings.runtime.monotonic();
       if (leftMs >= 1) this.#watchItem(leftMs);
       else this.#isLate("the next item", this.#itemTimeoutMs);
     });
@@ -292,7 +295,6 @@ export class AnswerReader implements OpenAnswer {
     this.#core.sending.requests.awaits(this.#id, isAwaited);
     if (!isAwaited) return;
     this.#core.receiving.began();
-    this.#core.liveness?.began();
   }
 
   #stopWaiting(): void {
@@ -304,7 +306,7 @@ export class AnswerReader implements OpenAnswer {
     this.#isOver = true;
     this.#failure = failure;
     const { over, signal } = this.#options;
-    const { runtime } = this.#core;
+    const { runtime } = this.#core.settings;
     runtime.clearTimeout(this.#timer);
     runtime.clearTimeout(this.#itemTimer);
     signal?.removeEventListener("abort", this.#onAbort);

@@ -32,7 +32,7 @@ export async function* monitorHealth(
         `received ${intervalMs}`,
     );
   }
-  const { runtime } = core;
+  const { runtime } = core.settings;
   let isOver = core.state === "closed" || signal?.aborted === true;
   let wake = () => {};
   let timer: Timer | undefined;
@@ -77,7 +77,7 @@ function monitorsOf(core: Inside): Set<() => void> {
 function healthOf(core: Inside, before: SessionStats | undefined): SessionHealth {
   const found = issues(core, before);
   return {
-    at: core.runtime.now(),
+    at: core.settings.runtime.now(),
     isHealthy: found.length === 0,
     issues: found,
     stats: statsOf(core),
@@ -218,7 +218,7 @@ export function issues(core: Inside, before?: SessionStats): SessionIssue[] {
 }
 
 function checkDecisions(
-  { late, createdAt, settings }: Inside,
+  { decisions: { late }, createdAt, settings }: Inside,
   before: SessionStats | undefined,
   add: Add,
 ): void {
@@ -250,7 +250,7 @@ type Add = (
 function checkLife(core: Inside, add: Add): void {
   const { createdAt, drainingAt, receiving, state } = core;
   const { heartbeat, lastHeard, runningSince } = receiving;
-  const now = core.runtime.now();
+  const now = core.settings.runtime.now();
   if (state === "connecting" && now - createdAt > CONNECTING_MS) {
     add(
       "error",

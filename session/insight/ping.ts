@@ -16,18 +16,18 @@ export async function ping(core: Inside, options: WaitOptions): Promise<number> 
     );
   }
   core.checkOpen("ping");
-  core.sending.pings ??= new PendingRequests(core.runtime, core.settings.maxRequests);
+  core.sending.pings ??= new PendingRequests(core.settings.runtime, core.settings.maxRequests);
   let sentAt = 0;
   await core.sending.pings.ask({
     what: "the pong",
     timeoutMs,
     signal,
     send: (id) => {
-      sentAt = core.runtime.monotonic();
+      sentAt = core.settings.runtime.monotonic();
       core.sending.post({ ping: MAX_PINGS + id });
       core.settings.turn.flush();
     },
     cancel: (_id, reason) => core.sending.gaveUp(reason),
   });
-  return core.sending.roundTripMs = core.runtime.monotonic() - sentAt;
+  return core.sending.roundTripMs = core.settings.runtime.monotonic() - sentAt;
 }

@@ -65,7 +65,7 @@ export function bench(limits: Partial<SendQueueBounds> = {}, joins = true): Benc
   const overflows: QueueFullError[] = [];
   const owner: SendQueueOwner = {
     joins,
-    overflow: (error) => {
+    abort: (_code, _reason, error) => {
       overflows.push(error);
       queue.end();
     },

@@ -4,7 +4,7 @@
  * frames as possible.
  */
 import type { SendQueueStats } from "../types.ts";
-import { QueueFullError } from "../../errors.ts";
+import { CloseCode, QueueFullError } from "../../errors.ts";
 import type { MessageFrames } from "../../transport/connection.ts";
 import { Signal } from "../../base/signal.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -58,8 +58,8 @@ export interface SendQueueOwner {
    * True if several envelopes may share a frame, and the peer knows binary messages and control.
    */
   readonly joins: boolean;
-  /** Ends the session because the queue is full and the policy is `close`. */
-  overflow(error: QueueFullError): void;
+  /** Ends the session, because the queue is full and the policy is `close`. */
+  abort(code: number, reason: string, error: QueueFullError): void;
 }
 
 /**
@@ -241,7 +241,8 @@ export class SendQueue extends Signal {
   /** Closes the session because the queue is full. */
   fail(): void {
     const error = this.#failure;
-    if (error !== undefined && !this.#isEnded) this.#owner.overflow(error);
+    if (error === undefined || this.#isEnded) return;
+    this.#owner.abort(CloseCode.queueFull, "The send queue is full", error);
   }
 
   /** Waits until all messages were handed to the connection, or the queue has ended. */

@@ -317,7 +317,10 @@ function queueOn(turn: Turn, options: QueueOptions = {}) {
     lowWaterMark: 0,
     receive() {},
   };
-  const owner: SendQueueOwner = { joins, overflow: (error) => void overflows.push(error) };
+  const owner: SendQueueOwner = {
+    joins,
+    abort: (_code, _reason, error) => void overflows.push(error),
+  };
   const queue: SendQueue = new SendQueue(frames, owner, {
     turn,
     sendQueue: { maxMessages, maxBytes: 1_000_000, policy: "close" },

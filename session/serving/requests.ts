@@ -318,11 +318,11 @@ export class RequestQueue implements SessionRequests {
     if (client === undefined) return true;
     const core = this.#core;
     const key = keyOf(core.session, client);
-    if (core.client === undefined) {
-      core.client = key;
+    if (core.lineage.client === undefined) {
+      core.lineage.client = key;
       this.#services.introduced?.(core.session);
     }
-    if (core.client === key) return true;
+    if (core.lineage.client === key) return true;
     const message = 'Expected "client" to be what it was before in this session';
     this.#fail(id ?? null, { code: "malformed", message });
     core.receiving.faults.countInvalid(message);

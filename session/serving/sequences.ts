@@ -369,7 +369,7 @@ export class Numbers extends Signal {
     { kind, seq, id }: NumberedEnvelope & { readonly seq: number },
     size: number,
   ): Numbered | string {
-    const { client } = this.core;
+    const { client } = this.core.lineage;
     if (client === undefined) return 'Expected the first "seq" of a session with its "client"';
     this.#client ??= this.#sequences.open(client, this);
     if (seq <= this.#last) return `Expected "seq" above ${this.#last}, received ${seq}`;
