@@ -371,7 +371,7 @@ async function finish<C extends Contract>(
 async function idle(session: Session): Promise<void> {
   const { receiving, sending, settings: { runtime } } = session[internals];
   await sending.requests.idle();
-  while (receiving.owedAnswers > 0 || receiving.hasHandler && !receiving.isIdle) {
+  while (receiving.replies.size > 0 || receiving.handled && !receiving.isIdle) {
     await receiving.changed();
   }
   for (let before = 0;;) {

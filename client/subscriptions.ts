@@ -81,7 +81,7 @@ export class Subscriptions<C extends Contract> {
     this.#all.set(topic, readers);
     const owner: SubscriptionOwner = {
       check: (incoming, onInvalid) =>
-        this.#last![internals].receiving.checkPublication(incoming, onInvalid),
+        this.#last![internals].receiving.check(incoming, { onInvalid }),
       skip: (error, of) => this.#last![internals].receiving.faults.skip(error, of),
       ask: () => {
         if (!subscription.isEnded) this.#later(readers);

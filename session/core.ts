@@ -15,7 +15,7 @@ import {
 } from "../errors.ts";
 import type { Connection, StreamDirection } from "../transport/connection.ts";
 import { attempt } from "../base/call_safely.ts";
-import type { Runtime, Timer } from "../base/runtime.ts";
+import type { Timer } from "../base/runtime.ts";
 import { withoutUndefined } from "../base/options.ts";
 import { settlesWithin } from "../base/wait.ts";
 import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./events.ts";
@@ -79,12 +79,12 @@ export class Decisions {
    * callbacks and the schemas of the application.
    */
   late: { readonly counts: Map<string, number>; at: number } | undefined;
-  readonly #settings: { readonly runtime: Runtime; readonly requestTimeoutMs: number };
+  readonly #settings: SessionSettings;
   /** Stops the time of each decision that is under way. */
   readonly #stops = new Set<() => void>();
 
   /** Creates the decisions of a session that waits for none. */
-  constructor(settings: { readonly runtime: Runtime; readonly requestTimeoutMs: number }) {
+  constructor(settings: SessionSettings) {
     this.#settings = settings;
   }
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { CloseCode, type RequestError, type RequestFailure } from "../errors.ts";
+import { CloseCode, RequestError, type RequestFailure } from "../errors.ts";
 import type { SessionCore } from "./core.ts";
 import { tellSkipped } from "./settings.ts";
 import type { RequestStreamOptions } from "./types.ts";
@@ -106,6 +106,31 @@ export class Faults {
   skip(error: RequestError, of: Misfit): void {
     this.countMisfit();
     this.tell(error, of);
+  }
+
+  /**
+   * Checks the reply to a request of this end, and counts a reply that does not fit the contract.
+   *
+   * @throws {RequestError} If the reply does not fit the contract.
+   */
+  async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
+    const { decisions, settings: { router } } = this.#core;
+    if (router === undefined) return answer;
+    try {
+      return await decisions.inTime("the schema of a reply", router.checkAnswer(topic, answer));
+    } catch (error) {
+      if (error instanceof RequestError) this.countMisfit();
+      throw error;
+    }
+  }
+
+  /** Tells the application of a message that is too large for this end. */
+  missed(topic: string): void {
+    const { session, settings } = this.#core;
+    const text =
+      `Cannot receive a message on "${topic}": it has more than ${settings.maxMessageBytes} bytes`;
+    const advice = "the client goes on after it: raise maxMessageBytes, or send less";
+    tellSkipped(settings, new RequestError("too-large", text), { session, advice });
   }
 
   /** Tells the application of data that does not fit the contract. */

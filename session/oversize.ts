@@ -19,14 +19,14 @@ export function skipOversize(core: Inside, text: string): boolean {
   switch (envelope?.kind) {
     case "message": {
       const { topic, id, offset, prev = 0, tag } = envelope;
-      if (id !== undefined) core.receiving.fail(id, failure);
+      if (id !== undefined) core.receiving.replies.fail(id, failure);
       else {
         core.receiving.note(
           offset === undefined
             ? { kind: "gap", topic, gap: { gap: topic, reason } }
             : { kind: "skip", topic, offset, prev, tag, reason },
         );
-        core.receiving.missed(topic);
+        core.receiving.faults.missed(topic);
       }
       return true;
     }

@@ -1,6 +1,6 @@
 /**
  * The half of a session that receives: frames become envelopes, messages wait for the handler or the
- * loop, are checked and handled, and requests are answered.
+ * loop, are checked, and go to the handler, which answers by `replies.ts`.
  *
  * @module
  */
@@ -9,7 +9,6 @@ import {
   RequestError,
   type RequestFailure,
   type SessionClosedError,
-  SkeinError,
   TimeoutError,
 } from "../errors.ts";
 import { attempt } from "../base/call_safely.ts";
@@ -20,7 +19,6 @@ import type { SessionCore, SessionHalf, WaitObserver } from "./core.ts";
 import { Faults, type InvalidHandler } from "./faults.ts";
 import { type Heartbeat, heartbeatOf, type WatchedPeer } from "./heartbeat.ts";
 import {
-  type Answerer,
   type Control,
   type IncomingMessage,
   Message,
@@ -32,23 +30,17 @@ import {
 } from "./message.ts";
 import { MAX_JOINED_BYTES } from "./queue/frames.ts";
 import { type Consumer, ReceiveQueue } from "./queue/receive_queue.ts";
+import { Replies } from "./replies.ts";
 import type { Sending } from "./sending.ts";
 import {
   type NumberedEnvelope,
   report,
   type SessionRequests,
   type SessionSettings,
-  tellSkipped,
 } from "./settings.ts";
 import type { InboundStats, SessionFace } from "./types.ts";
-import { decodeBinary, encodeData, isBinaryMessage, OversizeError } from "./wire/encode.ts";
-import {
-  type Envelope,
-  FIRST_CREDIT,
-  type Hello,
-  MAX_CREDIT,
-  readEnvelope,
-} from "./wire/envelope.ts";
+import { decodeBinary, isBinaryMessage } from "./wire/encode.ts";
+import { type Envelope, type Hello, MAX_CREDIT, readEnvelope } from "./wire/envelope.ts";
 import { exceedsBytes } from "./wire/utf8.ts";
 
 /**
@@ -79,16 +71,6 @@ export type Inside<F extends SessionFace = SessionFace> = SessionCore<F> & {
 /** The checked message; `undefined` if refused. */
 type CheckedMessage = Message | undefined | Promise<Message | undefined>;
 
-/** The module of `SessionSettings.answers`, which this module must not name. */
-interface AnswerModule {
-  produceAnswer(
-    core: Inside,
-    id: number,
-    items: AsyncIterable<unknown>,
-    message: Message,
-  ): Promise<void>;
-}
-
 /** Receives for one session, and tells the connection how full the queue is. */
 export class Receiving
   implements
@@ -97,8 +79,7 @@ export class Receiving
     FrameReceiver,
     Backpressure,
     WatchedPeer,
-    Consumer<IncomingMessage>,
-    Answerer {
+    Consumer<IncomingMessage> {
   /** Received messages that wait for a handler or a loop. */
   declare readonly queue: ReceiveQueue<IncomingMessage>;
   /** True once a loop began to read messages. */
@@ -107,8 +88,6 @@ export class Receiving
   lastHeard = 0;
   /** Count of the handlers that ended. */
   finished = 0;
-  /** Count of the cancelled answers in parts whose iterators have not returned. */
-  leaving = 0;
   // A field that is only declared takes no memory until assigned: few sessions have one of these.
 
   /**
@@ -137,8 +116,6 @@ export class Receiving
    * Length of the longest frame, of one message or several joined; a longer one is not even parsed.
    */
   readonly #maxFrameLength: number;
-  /** Unanswered requests by id: an `IncomingMessage` while waiting, a `Message` while handled. */
-  #owed: Map<number, IncomingMessage | Message> | undefined;
   /** Messages whose handlers run, with the start time. */
   #running: Map<Message, number> | undefined;
   /** Message that the loop took last, and its turn. */
@@ -147,6 +124,7 @@ export class Receiving
   #sinks: Map<string, TopicSink> | undefined;
   #served: SessionRequests | undefined;
   #faults: Faults | undefined;
+  #replies: Replies | undefined;
   #receivedMessages = 0;
   #receivedBytes = 0;
   #unreadMessages = 0;
@@ -203,12 +181,12 @@ export class Receiving
       isLate = true;
       core.handlerFailed(error, "onOpen took too long");
     });
-    this.#handled?.holdFor(opened);
+    this.handled?.holdFor(opened);
   }
 
   /** True while the peer, or a service, waits for an answer, see {@linkcode SessionHalf}. */
   get isAwaited(): boolean {
-    return this.owedAnswers > 0 || this.#served?.isBusy === true;
+    return this.#owesReplies || this.#served?.isBusy === true;
   }
 
   /** Drops all waiting messages, see {@linkcode SessionHalf}. */
@@ -229,11 +207,10 @@ export class Receiving
     runtime.clearTimeout(this.#nestedTimer);
     this.queue.end();
     this.requests?.end();
-    for (const owed of this.#owed?.values() ?? []) cancelOwed(owed, error);
+    this.#replies?.end(error);
     for (const message of this.#running?.keys() ?? []) message.cancel(error);
-    this.#owed = undefined;
     this.#yielded?.cancel(error);
-    return this.hasHandler && !this.isIdle ? this.idle() : undefined;
+    return this.handled !== undefined && !this.isIdle ? this.idle() : undefined;
   }
 
   /** Handles a frame of the peer, see {@linkcode FrameReceiver}. */
@@ -276,6 +253,15 @@ export class Receiving
     return this.#faults ??= new Faults(this.#core);
   }
 
+  /** Replies to the requests of the peer. */
+  get replies(): Replies {
+    return this.#replies ??= new Replies(this.#core, { sending: this.#sending, idle: this.queue });
+  }
+
+  get #owesReplies(): boolean {
+    return this.#replies !== undefined && this.#replies.size > 0;
+  }
+
   /** Services for the peer, if this end has services. */
   get serving(): SessionRequests | undefined {
     return this.#served ??= this.#settings.services?.serve(this.#core.session);
@@ -286,12 +272,8 @@ export class Receiving
     return this.#settings.handlers.onMessage !== undefined;
   }
 
-  /** True if messages, or requests alone, go to handlers. */
-  get hasHandler(): boolean {
-    return this.#handled !== undefined;
-  }
-
-  get #handled(): ReceiveQueue<IncomingMessage> | undefined {
+  /** The messages, or requests alone, that go to handlers; `undefined` without a handler. */
+  get handled(): ReceiveQueue<IncomingMessage> | undefined {
     return this.isHandled ? this.queue : this.requests;
   }
 
@@ -299,7 +281,7 @@ export class Receiving
   began(isRequest = true): void {
     this.liveness?.began();
     this.queue.notify();
-    const handled = this.#handled;
+    const handled = this.handled;
     // In a microtask: a handler must not run within the call of another handler.
     if (isRequest && handled !== undefined && handled.size > 0) {
       queueMicrotask(() => handled.pump());
@@ -319,11 +301,6 @@ export class Receiving
     return id !== undefined && seq === undefined;
   }
 
-  /** Count of the requests of the peer that wait for replies. */
-  get owedAnswers(): number {
-    return this.#owed?.size ?? 0;
-  }
-
   /**
    * Start of the handler that runs longest, in milliseconds since the Unix epoch; `undefined` if no
    * handler runs.
@@ -334,7 +311,7 @@ export class Receiving
 
   /** True if every message was handled and every request answered. */
   get isIdle(): boolean {
-    return this.queue.isIdle && this.requests?.isIdle !== false && this.owedAnswers === 0;
+    return this.queue.isIdle && this.requests?.isIdle !== false && !this.#owesReplies;
   }
 
   /**
@@ -406,7 +383,7 @@ export class Receiving
     while (true) {
       const incoming = this.queue.take();
       if (incoming !== undefined) {
-        const message = await this.#check(incoming);
+        const message = await this.#checkDue(incoming);
         this.#yielded = message;
         if (message === undefined) continue;
         this.#turn = incoming.turn;
@@ -470,11 +447,11 @@ export class Receiving
       case "message":
         return this.#receiveMessage(envelope, size);
       case "cancel":
-        return this.#cancel(envelope.id);
+        return this.#replies?.cancel(envelope.id);
       case "part":
         return this.#sending.requests.part(envelope, size);
       case "more":
-        if (this.#more(envelope.id, envelope.items)) return;
+        if (this.#replies?.more(envelope.id, envelope.items) !== false) return;
         return this.#malformed(`Expected at most ${MAX_CREDIT} items of credit`, null);
       case "malformed":
         return this.#malformed(envelope.message, envelope.id);
@@ -497,21 +474,7 @@ export class Receiving
   #receiveMessage(incoming: IncomingMessage, size: number): void {
     const { topic, id } = incoming;
     this.#receivedMessages++;
-    const { maxRequests } = this.#settings;
-    const { owedAnswers, leaving } = this;
-    if (id !== undefined && (owedAnswers >= maxRequests || leaving > maxRequests)) {
-      const message = `${maxRequests} requests wait for answers already`;
-      // The number may be that of an open request, which keeps its place.
-      this.#sending.post({ reply: id, error: { code: "too-many", message } });
-      incoming.turn?.skip();
-      // Handlers that go on after a cancel are no fault of the peer, but need a bound as well.
-      if (owedAnswers < maxRequests) return;
-      return this.faults.countInvalid(message);
-    }
-    if (id !== undefined && !this.#owe(id, incoming)) {
-      incoming.turn?.skip();
-      return this.#malformed(`Expected a number that is not in use, received ${id} again`, null);
-    }
+    if (id !== undefined && !this.#owe(id, incoming)) return;
     const sink = this.#sinks?.get(topic);
     if (sink !== undefined && id === undefined && !sink.offer(incoming, size)) return;
     // A request stays with this session, even after a handover, because the reply leaves by the
@@ -540,6 +503,25 @@ export class Receiving
     );
   }
 
+  /** Registers a request that needs a reply; refuses one too many, or a number that is in use. */
+  #owe(id: number, incoming: IncomingMessage): boolean {
+    const { maxRequests } = this.#settings;
+    const { replies } = this;
+    if (replies.size >= maxRequests || replies.leaving > maxRequests) {
+      const message = `${maxRequests} requests wait for answers already`;
+      // The number may be that of an open request, which keeps its place.
+      this.#sending.post({ reply: id, error: { code: "too-many", message } });
+      incoming.turn?.skip();
+      // Handlers that go on after a cancel are no fault of the peer, but need a bound as well.
+      if (replies.size >= maxRequests) this.faults.countInvalid(message);
+      return false;
+    }
+    if (replies.owe(id, incoming)) return true;
+    incoming.turn?.skip();
+    this.#malformed(`Expected a number that is not in use, received ${id} again`, null);
+    return false;
+  }
+
   /**
    * Prints that messages have no reader. Presence notices do not count: not every client needs
    * these.
@@ -555,7 +537,7 @@ export class Receiving
 
   /** True if all handlers may wait for the peer, and no place is left for another. */
   get #isStuck(): boolean {
-    const handled = this.#handled;
+    const handled = this.handled;
     return handled !== undefined && this.#sending.awaitedRequests > MAX_NESTED &&
       handled.running >= this.#settings.concurrency + MAX_NESTED;
   }
@@ -575,8 +557,8 @@ export class Receiving
       if (!this.#isStuck) return;
       if (finished !== this.finished) return this.#watchNested();
       const message = `Requests are nested more than ${MAX_NESTED} deep`;
-      for (const { id, cancelled } of this.#handled!.takeOvertaking()) {
-        if (cancelled === undefined) this.fail(id!, { code: "too-many", message });
+      for (const { id, cancelled } of this.handled!.takeOvertaking()) {
+        if (cancelled === undefined) this.replies.fail(id!, { code: "too-many", message });
       }
     }, NESTED_MS);
   }
@@ -584,11 +566,11 @@ export class Receiving
   #discard({ topic, id }: IncomingMessage): void {
     this.#unreadMessages++;
     if (id === undefined) return;
-    this.fail(id, { code: "unanswered", message: `No handler or loop reads "${topic}"` });
+    this.replies.fail(id, { code: "unanswered", message: `No handler or loop reads "${topic}"` });
   }
 
   #malformed(message: string, id: number | null): void {
-    this.fail(id, { code: "malformed", message });
+    this.replies.fail(id, { code: "malformed", message });
     this.faults.countInvalid(message);
   }
 
@@ -600,43 +582,10 @@ export class Receiving
     this.#core.abort(CloseCode.tooLarge, what);
   }
 
-  /** Registers a request that needs a reply; false if the id is still in use. */
-  #owe(id: number, incoming: IncomingMessage): boolean {
-    const owed = this.#owed ??= new Map();
-    if (owed.has(id)) return false;
-    owed.set(id, incoming);
-    return true;
-  }
-
-  /** Notes that a request of the peer was answered, in whole. */
-  answered(id: number): void {
-    this.#owed?.delete(id);
-    this.queue.notify();
-  }
-
-  /**
-   * Adds credit for the answer to a request; false beyond the most credit of an answer. Credit for an
-   * unknown answer has no effect.
-   */
-  #more(id: number, items: number): boolean {
-    const owed = this.#owed?.get(id);
-    if (owed === undefined || owed instanceof Message) return owed?.more(items) ?? true;
-    owed.items = (owed.items ?? FIRST_CREDIT) + items;
-    return owed.items <= MAX_CREDIT;
-  }
-
-  /** Cancels a request whose peer gave up: the handler continues, but no reply is due. */
-  #cancel(id: number): void {
-    const owed = this.#owed?.get(id);
-    if (owed === undefined) return;
-    this.answered(id);
-    cancelOwed(owed, new SkeinError("request", "The peer cancelled the request"));
-  }
-
   /** Checks a message, and calls the handler. MUST NOT be called without a handler. */
   handle(incoming: IncomingMessage): void | Promise<void> {
     const { turn } = incoming;
-    const message = this.#check(incoming);
+    const message = this.#checkDue(incoming);
     const running = message instanceof Promise
       ? message.then((checked) => checked && this.#call(checked, incoming))
       : message && this.#call(message, incoming);
@@ -644,19 +593,20 @@ export class Receiving
     return turn ? Promise.resolve(running).then(() => turn.end()) : running;
   }
 
-  /** Checks a message against the contract; `undefined` if refused, or not due in its turn. */
-  #check(incoming: IncomingMessage): CheckedMessage {
+  /** Checks a message when its turn has come; `undefined` if refused, or not due. */
+  #checkDue(incoming: IncomingMessage): CheckedMessage {
     const { turn } = incoming;
-    return turn ? this.#checkInTurn(incoming, turn) : this.#fit(incoming);
+    return turn ? this.#checkInTurn(incoming, turn) : this.check(incoming);
   }
 
   /**
    * Checks a message against the contract; `undefined` if refused.
    *
    * @param incoming The message.
-   * @param subscription The reader of a message that goes to a subscription.
+   * @param subscription The subscription to which the message goes. Data that does not fit is then
+   * skipped: `onInvalid` receives the error and the data; by default, `onError` receives the error.
    */
-  #fit(
+  check(
     incoming: IncomingMessage,
     subscription?: { readonly onInvalid: InvalidHandler },
   ): CheckedMessage {
@@ -685,7 +635,7 @@ export class Receiving
   }
 
   async #checkInTurn(incoming: IncomingMessage, turn: MessageTurn): Promise<Message | undefined> {
-    const message = await turn.isDue() ? await this.#fit(incoming) : undefined;
+    const message = await turn.isDue() ? await this.check(incoming) : undefined;
     if (message === undefined) turn.end();
     return message;
   }
@@ -698,39 +648,12 @@ export class Receiving
     const message = new Message(
       keepsFrom ? incoming : { ...incoming, from: undefined },
       match,
-      this,
+      this.replies,
     );
     // The message may have waited beyond the end of the session.
-    if (cancelled !== undefined || this.#core.session.isClosed) message.cancel(cancelled);
-    else if (id !== undefined) (this.#owed ??= new Map()).set(id, message);
+    if (cancelled !== undefined || this.#core.state === "closed") message.cancel(cancelled);
+    else if (id !== undefined) this.replies.handling(id, message);
     return message;
-  }
-
-  /**
-   * Checks a message of a subscription. Data that does not fit the contract is skipped.
-   *
-   * @param incoming The message.
-   * @param onInvalid Receives the error and the data; by default, `onError` receives the error.
-   */
-  checkPublication(incoming: IncomingMessage, onInvalid: InvalidHandler): CheckedMessage {
-    return this.#fit(incoming, { onInvalid });
-  }
-
-  /**
-   * Checks the reply to a request of this end.
-   *
-   * @throws {RequestError} If the reply does not fit the contract.
-   */
-  async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
-    const { router } = this.#settings;
-    if (router === undefined) return answer;
-    try {
-      const checked = router.checkAnswer(topic, answer);
-      return await this.#core.decisions.inTime("the schema of a reply", checked);
-    } catch (error) {
-      if (error instanceof RequestError) this.faults.countMisfit();
-      throw error;
-    }
   }
 
   /**
@@ -744,7 +667,7 @@ export class Receiving
   ): undefined {
     const id = number ?? null;
     const told = this.faults.misfit(id, failure);
-    if (told !== undefined) this.fail(id, told);
+    if (told !== undefined) this.replies.fail(id, told);
     if (id !== null || this.#settings.side === "server") return;
     const text = `Cannot read the message on "${topic}": ${failure.message}`;
     this.faults.tell(new RequestError(failure.code, text, failure), { data, onInvalid });
@@ -757,7 +680,7 @@ export class Receiving
     subscription: object | undefined,
   ): undefined {
     if (subscription !== undefined) return void report(this.#settings, error, this.#core.session);
-    this.fail(id ?? null, { code: "failed", message: "The schema failed" });
+    this.replies.fail(id ?? null, { code: "failed", message: "The schema failed" });
     this.#core.handlerFailed(error, "The schema failed");
   }
 
@@ -804,62 +727,8 @@ export class Receiving
   #failed(error: unknown, message: Message, { turn }: IncomingMessage): void {
     this.finished++;
     this.#running?.delete(message);
-    message.fail(this.failureOf(error));
-    if (!turn?.endsSession(error)) this.report(error);
-  }
-
-  /** Sends a reply, see {@linkcode Answerer}. */
-  answer(id: number, data: unknown): void {
-    const sending = this.#sending;
-    sending.checkData("reply", data);
-    const answer = encodeData({ reply: id, data }, {
-      maxBytes: sending.maxSendBytes,
-      verb: "reply",
-    });
-    this.answered(id);
-    sending.give(answer);
-  }
-
-  /** Answers a request of the peer in parts, see {@linkcode Answerer}. */
-  stream(id: number, items: AsyncIterable<unknown>, message: Message): Promise<void> {
-    const answering = this.#settings.answers().then((part) =>
-      (part as AnswerModule).produceAnswer(this.#core, id, items, message)
-    );
-    // Only an instrumentation asks for the failure, which the producer reports.
-    answering.catch((error) => {
-      if (message.producer !== undefined) return;
-      if (!message.isCancelled) this.fail(id, this.failureOf(error));
-      this.report(error);
-    });
-    return answering;
-  }
-
-  /** Sends a failed reply, see {@linkcode Answerer}. */
-  fail(id: number | null, failure: RequestFailure): void {
-    if (id !== null) this.answered(id);
-    this.#sending.post({ reply: id, error: failure });
-  }
-
-  /** Returns the failure that a peer gets for an error of a handler: no text of unknown errors. */
-  failureOf(error: unknown): RequestFailure {
-    if (error instanceof RequestError) return error.failure;
-    if (this.#isOversize(error)) return { code: "too-large", message: error.message };
-    return { code: "failed", message: "The handler failed" };
-  }
-
-  /** Recognizes an answer that fits the bound of this end, and not the bound of the peer. */
-  #isOversize(error: unknown): error is OversizeError {
-    return error instanceof OversizeError && error.maxBytes < this.#settings.maxMessageBytes;
-  }
-
-  /**
-   * Reports the error of a handler, unless the error is an answer of the application. An answer that
-   * is too large for the peer is no failure that ends the session: the handler cannot know the bound.
-   */
-  report(error: unknown): void {
-    if (error instanceof RequestError) return;
-    if (this.#isOversize(error)) report(this.#settings, error, this.#core.session);
-    else this.#core.handlerFailed(error, "The handler failed");
+    message.fail(this.replies.failureOf(error));
+    if (!turn?.endsSession(error)) this.replies.report(error);
   }
 
   /** Handles an envelope that is no message: replies, pings, farewells, requests for services. */
@@ -900,7 +769,7 @@ export class Receiving
       case "gap":
         core.emit("gap", envelope.gap);
         this.note(envelope);
-        if (envelope.gap.reason === "too-large") this.missed(envelope.topic);
+        if (envelope.gap.reason === "too-large") this.faults.missed(envelope.topic);
         return;
       case "unsubscribed":
         core.emit("unsubscribed", envelope.unsubscribed);
@@ -918,21 +787,4 @@ export class Receiving
         return this.serving?.receive(envelope);
     }
   }
-
-  /** Tells the application of a message that is too large for this end. */
-  missed(topic: string): void {
-    const { maxMessageBytes } = this.#settings;
-    const text =
-      `Cannot receive a message on "${topic}": it has more than ${maxMessageBytes} bytes`;
-    const advice = "the client goes on after it: raise maxMessageBytes, or send less";
-    tellSkipped(this.#settings, new RequestError("too-large", text), {
-      session: this.#core.session,
-      advice,
-    });
-  }
-}
-
-function cancelOwed(owed: IncomingMessage | Message, reason: unknown): void {
-  if (owed instanceof Message) owed.cancel(reason);
-  else owed.cancelled = reason;
 }

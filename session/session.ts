@@ -326,7 +326,9 @@ export class Session<
         topic,
         (trace) => sending.request(topic, data, { ...options, trace }),
       ));
-    const checked = router === undefined ? answer : await receiving.checkAnswer(topic, answer);
+    const checked = router === undefined
+      ? answer
+      : await receiving.faults.checkAnswer(topic, answer);
     return checked as ContractReply<C, T>;
   }
 

@@ -166,7 +166,7 @@ function heldBy(session: Session): string[] {
   if (core.sending.requests.size > 0) {
     held.push(`${some(core.sending.requests.size, "request")} without an answer`);
   }
-  if (core.receiving.owedAnswers > 0) held.push("a request of its peer that was not answered");
+  if (core.receiving.replies.size > 0) held.push("a request of its peer that was not answered");
   return held;
 }
 

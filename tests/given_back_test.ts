@@ -628,8 +628,8 @@ const REQUESTS: readonly Row[] = (["client", "server"] as const).flatMap((asker)
         session.stats.awaitedAnswers,
         session[internals].sending.awaitedAnswers,
         session[internals].sending.awaitedRequests,
-        peer[internals].receiving.owedAnswers,
-        peer[internals].receiving.leaving,
+        peer[internals].receiving.replies.size,
+        peer[internals].receiving.replies.leaving,
       ];
       return { take, left };
     },

@@ -202,7 +202,7 @@ Deno.test("A loop that is left, cancel() and a signal stop the producer within a
     assertEquals(seen.returned, 1);
     assertEquals(await soon(Array.fromAsync(answer)), []);
     assertEquals(both.client.stats.awaitedAnswers, 0);
-    assertEquals(both.server[internals].receiving.owedAnswers, 0);
+    assertEquals(both.server[internals].receiving.replies.size, 0);
   }
   const { seen, count } = counting();
   await using both = await ends({ requests: { count } });
@@ -251,7 +251,7 @@ Deno.test("A producer that never yields sees its signal, and nothing is left", a
   })));
   await soon(aborted.promise);
   await turns();
-  assertEquals(both.server[internals].receiving.owedAnswers, 0);
+  assertEquals(both.server[internals].receiving.replies.size, 0);
   assertEquals(both.server.stats.handlerFailures, 0);
 });
 

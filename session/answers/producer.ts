@@ -114,13 +114,13 @@ class AnswerProducer extends Signal implements MessageProducer {
 
   async #end(error?: unknown, isFailure = false): Promise<void> {
     if (this.#stopped) return;
-    const { receiving } = this.#core;
-    const failure = isFailure ? receiving.failureOf(error) : undefined;
+    const { replies } = this.#core.receiving;
+    const failure = isFailure ? replies.failureOf(error) : undefined;
     const end = encodeFailure({ end: this.#id, error: failure }, this.#core.sending.maxSendBytes);
     await this.#room(end);
     if (this.#stopped) return;
     this.#stopped = { reason: error };
-    receiving.answered(this.#id);
+    replies.answered(this.#id);
     this.#core.sending.push(end, true);
     if (!isFailure) this.over.resolve();
   }
@@ -130,12 +130,12 @@ class AnswerProducer extends Signal implements MessageProducer {
     if (stopped !== undefined) {
       // A generator whose signal was aborted often throws the reason, or an AbortError.
       const isExpected = error === stopped.reason || Object(error).name === "AbortError";
-      if (!isExpected) this.#core.receiving.report(error);
+      if (!isExpected) this.#core.receiving.replies.report(error);
       return;
     }
     await this.#end(error, true);
     this.over.reject(error);
-    this.#core.receiving.report(error);
+    this.#core.receiving.replies.report(error);
   }
 
   async #room(part: EncodedMessage): Promise<void> {
@@ -148,15 +148,15 @@ class AnswerProducer extends Signal implements MessageProducer {
    * session counts the answer until then.
    */
   #return(): void {
-    const { receiving } = this.#core;
-    const returned = () => void receiving.leaving--;
-    receiving.leaving++;
+    const { replies } = this.#core.receiving;
+    const returned = () => void replies.leaving--;
+    replies.leaving++;
     try {
       const returning = this.#iterator.return?.() ?? this.#step.catch(() => {});
-      returning.then(undefined, (error) => receiving.report(error)).then(returned);
+      returning.then(undefined, (error) => replies.report(error)).then(returned);
     } catch (error) {
       returned();
-      receiving.report(error);
+      replies.report(error);
     }
   }
 }

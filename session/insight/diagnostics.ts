@@ -306,7 +306,7 @@ export async function debugState(core: Inside): Promise<SessionDebugState> {
       unidirectional: { ...credit.state("unidirectional") },
     },
     isHandled: receiving.isHandled,
-    owesAnswers: receiving.owedAnswers > 0,
+    owesAnswers: receiving.replies.size > 0,
   };
 }
 

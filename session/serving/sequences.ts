@@ -480,7 +480,7 @@ export class Numbered implements MessageTurn {
     const turn = await this.begin();
     if (turn === "repeated" && this.#id !== undefined) {
       const message = "The request was handled before, with an answer that is lost";
-      this.#numbers.core.receiving.fail(this.#id, { code: "unanswered", message });
+      this.#numbers.core.receiving.replies.fail(this.#id, { code: "unanswered", message });
     }
     return turn === "handle";
   }

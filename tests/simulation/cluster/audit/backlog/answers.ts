@@ -174,8 +174,8 @@ export async function auditAnswers(audit: Audit): Promise<void> {
   if (random() < 0.5) await auditEarly(producer);
   const { receiving } = session[internals];
   const left = () => [
-    receiving.owedAnswers,
-    receiving.leaving,
+    receiving.replies.size,
+    receiving.replies.leaving,
     client.session![internals].sending.openRequests,
   ];
   await audit.until(() => left().every((count) => count === 0), TRIP_MS);

@@ -254,9 +254,9 @@ async function askAll(
     expect(`outcome of a request (${how}: ${bad})`, HANDLERS[how], await outcome);
     await examineBadSends({ audit, random, expect }, asker);
   }
-  await audit.until(() => handler[internals].receiving.owedAnswers === 0, ANSWER_MS);
-  const { owedAnswers, leaving } = handler[internals].receiving;
-  expect("answers owed behind all requests", [0, 0], [owedAnswers, leaving]);
+  await audit.until(() => handler[internals].receiving.replies.size === 0, ANSWER_MS);
+  const { size, leaving } = handler[internals].receiving.replies;
+  expect("answers owed behind all requests", [0, 0], [size, leaving]);
   expect("requests open behind all requests", 0, asker[internals].sending.openRequests);
   // Each request has one answer.
   expect("late answers", 0, asker.stats.lateAnswers);

@@ -1,0 +1,154 @@
+/**
+ * Replies to the requests of the peer, from the arrival of a request to the end of its answer.
+ *
+ * @module
+ */
+import { RequestError, type RequestFailure, SkeinError } from "../errors.ts";
+import type { Signal } from "../base/signal.ts";
+import type { SessionCore } from "./core.ts";
+import { type Answerer, type IncomingMessage, Message } from "./message.ts";
+import type { Sending } from "./sending.ts";
+import { report } from "./settings.ts";
+import { encodeData, OversizeError } from "./wire/encode.ts";
+import { FIRST_CREDIT, MAX_CREDIT } from "./wire/envelope.ts";
+
+/** The module of `SessionSettings.answers`, which takes the session with both halves. */
+interface AnswerModule {
+  produceAnswer(
+    core: SessionCore,
+    id: number,
+    items: AsyncIterable<unknown>,
+    message: Message,
+  ): Promise<void>;
+}
+
+/** The requests of the peer that wait for replies, and the replies to these. */
+export class Replies implements Answerer {
+  /** Count of the cancelled answers in parts whose iterators have not returned. */
+  leaving = 0;
+  readonly #core: SessionCore;
+  readonly #sending: Sending;
+  readonly #idle: Signal;
+  /** Unanswered requests by id: an `IncomingMessage` while waiting, a `Message` while handled. */
+  readonly #owed = new Map<number, IncomingMessage | Message>();
+
+  /**
+   * Creates the replies of a session that owes none.
+   *
+   * @param core The life of the session.
+   * @param options The half that sends, and the signal of those that wait until nothing is owed.
+   */
+  constructor(core: SessionCore, options: { readonly sending: Sending; readonly idle: Signal }) {
+    this.#core = core;
+    this.#sending = options.sending;
+    this.#idle = options.idle;
+  }
+
+  /** Count of the requests of the peer that wait for replies. */
+  get size(): number {
+    return this.#owed.size;
+  }
+
+  /** Registers a request that needs a reply; false if the id is still in use. */
+  owe(id: number, incoming: IncomingMessage): boolean {
+    if (this.#owed.has(id)) return false;
+    this.#owed.set(id, incoming);
+    return true;
+  }
+
+  /** Notes that a request, which waited until now, is handled as this message. */
+  handling(id: number, message: Message): void {
+    this.#owed.set(id, message);
+  }
+
+  /**
+   * Adds credit for the answer to a request; false beyond the most credit of an answer. Credit for an
+   * unknown answer has no effect.
+   */
+  more(id: number, items: number): boolean {
+    const owed = this.#owed.get(id);
+    if (owed === undefined || owed instanceof Message) return owed?.more(items) ?? true;
+    owed.items = (owed.items ?? FIRST_CREDIT) + items;
+    return owed.items <= MAX_CREDIT;
+  }
+
+  /** Cancels a request whose peer gave up: the handler continues, but no reply is due. */
+  cancel(id: number): void {
+    const owed = this.#owed.get(id);
+    if (owed === undefined) return;
+    this.answered(id);
+    cancelOwed(owed, new SkeinError("request", "The peer cancelled the request"));
+  }
+
+  /** Cancels all requests, at the end of the session. */
+  end(error: unknown): void {
+    for (const owed of this.#owed.values()) cancelOwed(owed, error);
+    this.#owed.clear();
+  }
+
+  /** Notes that a request of the peer was answered, in whole. */
+  answered(id: number): void {
+    this.#owed.delete(id);
+    this.#idle.notify();
+  }
+
+  /** Sends a reply, see {@linkcode Answerer}. */
+  answer(id: number, data: unknown): void {
+    const sending = this.#sending;
+    sending.checkData("reply", data);
+    const answer = encodeData({ reply: id, data }, {
+      maxBytes: sending.maxSendBytes,
+      verb: "reply",
+    });
+    this.answered(id);
+    sending.give(answer);
+  }
+
+  /** Answers a request of the peer in parts, see {@linkcode Answerer}. */
+  stream(id: number, items: AsyncIterable<unknown>, message: Message): Promise<void> {
+    const answering = this.#core.settings.answers().then((part) =>
+      (part as AnswerModule).produceAnswer(this.#core, id, items, message)
+    );
+    // Only an instrumentation asks for the failure, which the producer reports.
+    answering.catch((error) => {
+      if (message.producer !== undefined) return;
+      if (!message.isCancelled) this.fail(id, this.failureOf(error));
+      this.report(error);
+    });
+    return answering;
+  }
+
+  /** Sends a failed reply, see {@linkcode Answerer}. */
+  fail(id: number | null, failure: RequestFailure): void {
+    if (id !== null) this.answered(id);
+    this.#sending.post({ reply: id, error: failure });
+  }
+
+  /** Returns the failure that a peer gets for an error of a handler: no text of unknown errors. */
+  failureOf(error: unknown): RequestFailure {
+    if (error instanceof RequestError) return error.failure;
+    if (this.#isOversize(error)) return { code: "too-large", message: error.message };
+    return { code: "failed", message: "The handler failed" };
+  }
+
+  /**
+   * Reports the error of a handler, unless the error is an answer of the application. An answer that
+   * is too large for the peer is no failure that ends the session: the handler cannot know the bound.
+   */
+  report(error: unknown): void {
+    if (error instanceof RequestError) return;
+    const { settings, session } = this.#core;
+    if (this.#isOversize(error)) report(settings, error, session);
+    else this.#core.handlerFailed(error, "The handler failed");
+  }
+
+  /** Recognizes an answer that fits the bound of this end, and not the bound of the peer. */
+  #isOversize(error: unknown): error is OversizeError {
+    return error instanceof OversizeError && error.maxBytes < this.#core.settings.maxMessageBytes;
+  }
+}
+
+function cancelOwed(owed: IncomingMessage | Message, reason: unknown): void {
+  if (owed instanceof Message) owed.cancel(reason);
+  else owed.cancelled = reason;
+}
