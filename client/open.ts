@@ -76,7 +76,7 @@ async function loadRequests(settings: SessionSettings): Promise<void> {
   const part = await settings.answers().catch((cause) => {
     throw new ConnectionError("Cannot load the handlers of requests", { cause });
   });
-  settings.requests ??= new (part as Answers).RequestTable(settings.handlers);
+  settings.requests ??= new (part as Answers).RequestTable(settings);
 }
 
 async function open(options: OpenOptions): Promise<Session> {

@@ -32,12 +32,7 @@ import { MAX_JOINED_BYTES } from "./queue/frames.ts";
 import { type Consumer, ReceiveQueue } from "./queue/receive_queue.ts";
 import { Replies } from "./replies.ts";
 import type { Sending } from "./sending.ts";
-import {
-  type NumberedEnvelope,
-  report,
-  type SessionRequests,
-  type SessionSettings,
-} from "./settings.ts";
+import { report, type SessionRequests, type SessionSettings } from "./settings.ts";
 import type { InboundStats, SessionFace } from "./types.ts";
 import { decodeBinary, isBinaryMessage } from "./wire/encode.ts";
 import { type Envelope, type Hello, MAX_CREDIT, readEnvelope } from "./wire/envelope.ts";
@@ -433,7 +428,7 @@ export class Receiving
     if (joins && "client" in envelope && !this.serving?.introduce(envelope)) return;
     if (joins && "seq" in envelope) {
       const isRead = this.isHandled || this.isRead || envelope.kind === "publish" ||
-        this.#goesToRequests(envelope);
+        this.requests !== undefined && envelope.id !== undefined;
       const turn = this.serving?.turnOf(envelope, size, isRead);
       if (turn === null) return;
       // In turn it is never refused: the next acknowledged number would cover this one too.
@@ -480,8 +475,8 @@ export class Receiving
     // A request stays with this session, even after a handover, because the reply leaves by the
     // same way.
     const { queue } = id === undefined && this.heir || this;
-    if (this.#goesToRequests(incoming)) {
-      if (this.requests!.offer(incoming, size)) {
+    if (this.requests !== undefined && id !== undefined) {
+      if (this.requests.offer(incoming, size)) {
         return this.#isStuck ? this.#watchNested() : undefined;
       }
       return this.#core.abort(CloseCode.queueFull, "The handlers of requests are too slow");
@@ -540,11 +535,6 @@ export class Receiving
     const handled = this.handled;
     return handled !== undefined && this.#sending.awaitedRequests > MAX_NESTED &&
       handled.running >= this.#settings.concurrency + MAX_NESTED;
-  }
-
-  /** True for a request that the loop over the messages does not get. */
-  #goesToRequests({ kind, id }: NumberedEnvelope | IncomingMessage): boolean {
-    return this.requests !== undefined && kind === "message" && id !== undefined;
   }
 
   /**
@@ -686,15 +676,13 @@ export class Receiving
 
   /** Calls the handler. Waits until the handler is done, but not until an answer in parts ends. */
   #call(message: Message, incoming: IncomingMessage): void | Promise<void> {
-    const { handlers: { onMessage }, requests, watch } = this.#settings;
-    const { session } = this.#core;
-    const handler = requests?.handlerOf(message, incoming) ?? onMessage!;
+    const { watch } = this.#settings;
     try {
       // An untyped program may return any value.
-      const running = (watch
-        ? watch.handle(message, session, incoming.trace, () =>
-          handler(message, session))
-        : handler(message, session)) as
+      const running = (watch === undefined
+        ? this.#run(message, incoming)
+        : watch.handle(message, this.#core.session, incoming.trace, () =>
+          this.#run(message, incoming))) as
           | Promise<void>
           | null
           | undefined;
@@ -704,7 +692,8 @@ export class Receiving
           this.heartbeat?.now ?? this.#settings.runtime.now(),
         );
         return running.then(
-          () => this.#done(message),
+          () =>
+            this.#done(message),
           (error) => this.#failed(error, message, incoming),
         );
       }
@@ -712,6 +701,13 @@ export class Receiving
     } catch (error) {
       this.#failed(error, message, incoming);
     }
+  }
+
+  #run(message: Message, incoming: IncomingMessage): void | Promise<void> {
+    const { handlers: { onMessage }, requests } = this.#settings;
+    const { session } = this.#core;
+    if (requests === undefined || !message.isRequest) return onMessage!(message, session);
+    return requests.handle(message, incoming, session);
   }
 
   #done(message: Message): void {

@@ -55,7 +55,7 @@ export function settingsWith<
   });
   if (options.requests !== undefined) {
     settings.requests = new RequestTable(
-      { ...options, services: parts.services },
+      settings,
       (routes) => new TopicRouter(routes, "create session"),
     );
   }

@@ -108,7 +108,26 @@ const NAMES: {
   subscribe: { ...HISTORY, onInvalid: 1, onRecovery: 1 },
 };
 
-/** Returns an object with the names of all options of a call. */
-export function namesOf(call: string): object {
-  return NAMES[call as Listed] ?? WAIT;
+/**
+ * Makes the check of a page, which rejects options with an unknown name.
+ *
+ * @param onUnknown Receives an unknown name, and the names that are known in its place.
+ * @returns The check of the options of a call.
+ */
+export function namesCheck(
+  onUnknown: (name: string, names: object) => void,
+): (call: string, options: unknown) => void {
+  const check = (call: string, options: unknown, names: object, path = "options") => {
+    for (const name in options as object) {
+      const value = (options as Record<string, unknown>)[name];
+      if (value === undefined) continue;
+      const nested = (names as Record<string, unknown>)[name];
+      if (!nested) {
+        onUnknown(name, names);
+        throw new TypeError(`Cannot ${call}: ${path} must have known keys, received "${name}"`);
+      }
+      if (nested !== 1) check(call, value, nested, name);
+    }
+  };
+  return (call, options) => check(call, options, NAMES[call as Listed] ?? WAIT);
 }

@@ -16,7 +16,7 @@ import {
   type TransportOptions,
   type TransportPlatform,
 } from "../../transport/race/options.ts";
-import { namesOf } from "./option_names.ts";
+import { namesCheck } from "./option_names.ts";
 import { within } from "../../base/wait.ts";
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 
@@ -61,19 +61,9 @@ export function pagePlatform(options: TransportOptions, chunks: PageChunks): Cli
   const { insight, answers, webTransport, http } = chunks;
   const checked = checkTransports(options);
   const dial = withLastResort(pageDialer(checked, chunks), checked, http);
-  const check = (call: string, options: unknown, names: object, path = "options") => {
-    for (const name in options as object) {
-      const value = (options as Record<string, unknown>)[name];
-      if (value === undefined) continue;
-      const nested = (names as Record<string, unknown>)[name];
-      if (!nested) {
-        insight().then((part) => (part as Hints).tellHint(name, names), () => {});
-        throw new TypeError(`Cannot ${call}: ${path} must have known keys, received "${name}"`);
-      }
-      if (nested !== 1) check(call, value, nested, name);
-    }
-  };
-  const checkOptions = (call: string, options: unknown) => check(call, options, namesOf(call));
+  const checkOptions = namesCheck((name, names) =>
+    void insight().then((part) => (part as Hints).tellHint(name, names), () => {})
+  );
   return { dial, insight, answers, recovery: webTransport, checkOptions };
 }
 

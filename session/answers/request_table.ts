@@ -54,14 +54,16 @@ export interface KeptAnswerRequest {
 /** Begins a kept answer, unless begun before, and replies. */
 export type KeepAnswer = (request: KeptAnswerRequest, session: SessionFace) => Promise<void>;
 
-/** Options of either end that decide about requests. */
-interface RequestOptions {
-  /** The contract. */
-  readonly contract?: Contract | undefined;
-  /** The handler of other messages. */
-  readonly onMessage?: object | undefined;
-  /** The handlers of requests by pattern. */
-  readonly requests?: Readonly<Record<string, unknown>> | undefined;
+/** Settings of either end that decide about requests. */
+interface RequestSettings {
+  readonly handlers: {
+    /** The contract. */
+    readonly contract?: Contract | undefined;
+    /** The handler of other messages. */
+    readonly onMessage?: MessageHandler | undefined;
+    /** The handlers of requests by pattern. */
+    readonly requests?: Readonly<Record<string, unknown>> | undefined;
+  };
   /** The services of a server, which keep answers. */
   readonly services?: { readonly services: { readonly keepAnswer?: KeepAnswer } } | undefined;
 }
@@ -74,21 +76,21 @@ const VERB = "create session";
 /** The handlers of requests, checked. */
 export class RequestTable {
   readonly #routes: ReadonlyMap<string, RequestRoute>;
-  readonly #hasOnMessage: boolean;
+  readonly #onMessage: MessageHandler | undefined;
   readonly #router: Pick<TopicRouter<RequestRoute>, "match"> | undefined;
   readonly #keep: KeepAnswer | undefined;
 
   /**
    * Checks the handlers.
    *
-   * @param options The handlers, and the contract if there is one.
+   * @param settings The handlers, and the contract if there is one.
    * @param route Makes the router of patterns without a contract. Absent on a client, which then has
    * topics without parameters: a page does not load the router.
    * @throws {TypeError} If a handler is neither a function nor an object with `answer`, if the
    * contract has no such request, or if patterns overlap.
    */
   constructor(
-    { contract, onMessage, requests, services }: RequestOptions,
+    { handlers: { contract, onMessage, requests }, services }: RequestSettings,
     route?: (routes: readonly (readonly [string, RequestRoute])[]) => TopicRouter<RequestRoute>,
   ) {
     const routes = Object.entries(requests ?? {}).filter(([, handler]) => handler !== undefined)
@@ -97,7 +99,7 @@ export class RequestTable {
           [pattern, routeOf(pattern, handler, contract?.definition.requests ?? contract)] as const,
       );
     this.#routes = new Map(routes);
-    this.#hasOnMessage = onMessage !== undefined;
+    this.#onMessage = onMessage;
     this.#keep = services?.services.keepAnswer;
     if (contract !== undefined) return;
     this.#router = route?.(routes);
@@ -125,28 +127,30 @@ export class RequestTable {
   }
 
   /**
-   * Finds the handler of a request, whose result becomes the reply.
+   * Calls the handler of a request, whose result becomes the reply; without one, `onMessage`.
    *
-   * @param message The message.
-   * @param incoming The message as received.
-   * @returns The handler; `undefined` for a message, and for a request that `onMessage` handles.
+   * @param message The request.
+   * @param incoming The request as received.
+   * @param session The session.
+   * @returns Resolves once the handler is done.
+   * @throws {RequestError} If there is no handler.
    */
-  handlerOf(message: Message, incoming: IncomingMessage): MessageHandler | undefined {
-    if (!message.isRequest) return undefined;
+  handle(
+    message: Message,
+    incoming: IncomingMessage,
+    session: SessionFace,
+  ): void | Promise<void> {
     const route = this.#routes.get(message.pattern!);
     const { stream: name, begun, data: input } = incoming;
     const keep = this.#keep;
     if (route?.isResumable && name !== undefined && keep !== undefined) {
-      return (_message, session) => {
-        const make = (signal: AbortSignal) => answerFor(route, { message, session, signal });
-        return keep({ message, name, begun, input, make }, session);
-      };
+      const make = (signal: AbortSignal) => answerFor(route, { message, session, signal });
+      return keep({ message, name, begun, input, make }, session);
     }
-    if (route !== undefined) return (_message, session) => answer(route, message, session);
-    return this.#hasOnMessage ? undefined : () => {
-      const text = `No handler of requests fits "${message.topic}"`;
-      throw new RequestError("unanswered", text);
-    };
+    if (route !== undefined) return answer(route, message, session);
+    const onMessage = this.#onMessage;
+    if (onMessage !== undefined) return onMessage(message, session);
+    throw new RequestError("unanswered", `No handler of requests fits "${message.topic}"`);
   }
 }
 
