@@ -80,8 +80,8 @@ export class Decisions {
    */
   late: { readonly counts: Map<string, number>; at: number } | undefined;
   readonly #settings: SessionSettings;
-  /** Stops the time of each decision that is under way. */
-  readonly #stops = new Set<() => void>();
+  /** Timers of the decisions that are under way. */
+  readonly #timers = new Set<Timer>();
 
   /** Creates the decisions of a session that waits for none. */
   constructor(settings: SessionSettings) {
@@ -105,18 +105,17 @@ export class Decisions {
       late.at = runtime.now();
       decided.reject(new LateDecision(`Cannot wait for ${what} longer than ${ms} ms`, ms));
     }, ms);
-    const stop = () => {
+    this.#timers.add(timer);
+    decision.finally(() => {
       runtime.clearTimeout(timer);
-      this.#stops.delete(stop);
-    };
-    this.#stops.add(stop);
-    decision.finally(stop).then(decided.resolve, decided.reject);
+      this.#timers.delete(timer);
+    }).then(decided.resolve, decided.reject);
     return decided.promise;
   }
 
   /** Ends the limit of all decisions, not the wait for them. */
   stop(): void {
-    this.#stops.forEach((stop) => stop());
+    this.#timers.forEach((timer) => this.#settings.runtime.clearTimeout(timer));
   }
 }
 
@@ -369,35 +368,28 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
    * `close`, or if handlers fail too often.
    */
   handlerFailed(error: unknown, reason: string): void {
-    this.#failed(error, () => {
-      if (this.settings.onHandlerError === "close") return reason;
-      const now = this.settings.runtime.now();
-      const failedAt = this.failedAt ??= [];
-      const isTooMany = failedAt.push(now) > MAX_FAILURES &&
-        now - failedAt.shift()! < FAILURES_WINDOW_MS;
-      return isTooMany ? TOO_MANY_FAILURES : undefined;
-    });
+    const now = this.settings.runtime.now();
+    const failedAt = this.failedAt ??= [];
+    const isTooMany = failedAt.push(now) > MAX_FAILURES &&
+      now - failedAt.shift()! < FAILURES_WINDOW_MS;
+    const endsAll = this.settings.onHandlerError === "close";
+    this.failed(error, endsAll ? reason : isTooMany ? TOO_MANY_FAILURES : undefined);
   }
 
-  /** Reports a fatal failure, and ends the session. */
-  endByFailure(error: unknown, reason: string): void {
-    this.#failed(error, () => reason);
-  }
-
-  /** Calls the application; a failure counts as one of a handler. */
-  notify(call: () => unknown): void {
-    attempt(call, (error) => this.handlerFailed(error, "A handler failed"));
-  }
-
-  #failed(error: unknown, end: () => string | undefined): void {
+  /** Reports a failure to the application, and ends the session if there is a reason. */
+  failed(error: unknown, reason: string | undefined): void {
     // The failed handler tried to use a session that closed: an expected error, not reported.
     if (this.state === "closed" && isOfClosing(error)) return;
     // An issue of its own names a decision that came too late.
     if (!(error instanceof LateDecision)) this.handlerFailures++;
     report(this.settings, error, this.session);
-    const reason = end();
     if (reason === undefined) this.emit("error", error);
     else this.abort(CloseCode.handlerFailed, reason, error);
+  }
+
+  /** Calls the application; a failure counts as one of a handler. */
+  notify(call: () => unknown): void {
+    attempt(call, (error) => this.handlerFailed(error, "A handler failed"));
   }
 
   /** Creates the error of a call on a session that is over. */

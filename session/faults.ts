@@ -65,11 +65,6 @@ export class Faults {
     this.#core.emit("protocolerror", what);
   }
 
-  /** Counts data that does not fit the contract: the peer may have another version of the contract. */
-  countMisfit(): void {
-    this.messages++;
-  }
-
   /**
    * Counts data that does not fit the contract, and tells how to refuse it. Such data never ends the
    * session. After `maxInvalidMessages` within a minute, a server slows the peer by `too-many`, and a
@@ -80,7 +75,7 @@ export class Faults {
    * @returns The failure for the peer; `undefined` if the peer was told often enough.
    */
   misfit(id: number | null, failure: RequestFailure): RequestFailure | undefined {
-    this.countMisfit();
+    this.messages++;
     const { runtime, maxInvalidMessages, side } = this.#core.settings;
     const now = runtime.now();
     const count = this.#misfits.add(now);
@@ -104,22 +99,20 @@ export class Faults {
    * @param of The data, and the function that receives both.
    */
   skip(error: RequestError, of: Misfit): void {
-    this.countMisfit();
+    this.messages++;
     this.tell(error, of);
   }
 
   /**
-   * Checks the reply to a request of this end, and counts a reply that does not fit the contract.
+   * Waits for the check of a reply to this end, and counts a reply that does not fit the contract.
    *
    * @throws {RequestError} If the reply does not fit the contract.
    */
-  async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
-    const { decisions, settings: { router } } = this.#core;
-    if (router === undefined) return answer;
+  async checked(reply: Promise<unknown>): Promise<unknown> {
     try {
-      return await decisions.inTime("the schema of a reply", router.checkAnswer(topic, answer));
+      return await this.#core.decisions.inTime("the schema of a reply", reply);
     } catch (error) {
-      if (error instanceof RequestError) this.countMisfit();
+      if (error instanceof RequestError) this.messages++;
       throw error;
     }
   }

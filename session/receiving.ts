@@ -169,7 +169,7 @@ export class Receiving
     const done = attempt(() => onOpen!(core.session), (error) => {
       // Messages were handled in the meantime, so the session goes on.
       if (isLate) core.handlerFailed(error, "The handler failed");
-      else core.endByFailure(error, "The handler failed");
+      else core.failed(error, "The handler failed");
     });
     if (done === undefined) return;
     const opened = core.decisions.inTime("onOpen", done).catch((error) => {
@@ -250,7 +250,7 @@ export class Receiving
 
   /** Replies to the requests of the peer. */
   get replies(): Replies {
-    return this.#replies ??= new Replies(this.#core, { sending: this.#sending, idle: this.queue });
+    return this.#replies ??= new Replies(this.#core, this.queue);
   }
 
   get #owesReplies(): boolean {

@@ -9,7 +9,7 @@ import type { SessionCore } from "./core.ts";
 import { type Answerer, type IncomingMessage, Message } from "./message.ts";
 import type { Sending } from "./sending.ts";
 import { report } from "./settings.ts";
-import { encodeData, OversizeError } from "./wire/encode.ts";
+import { OversizeError } from "./wire/encode.ts";
 import { FIRST_CREDIT, MAX_CREDIT } from "./wire/envelope.ts";
 
 /** The module of `SessionSettings.answers`, which takes the session with both halves. */
@@ -26,8 +26,7 @@ interface AnswerModule {
 export class Replies implements Answerer {
   /** Count of the cancelled answers in parts whose iterators have not returned. */
   leaving = 0;
-  readonly #core: SessionCore;
-  readonly #sending: Sending;
+  readonly #core: SessionCore & { readonly sending: Sending };
   readonly #idle: Signal;
   /** Unanswered requests by id: an `IncomingMessage` while waiting, a `Message` while handled. */
   readonly #owed = new Map<number, IncomingMessage | Message>();
@@ -35,13 +34,12 @@ export class Replies implements Answerer {
   /**
    * Creates the replies of a session that owes none.
    *
-   * @param core The life of the session.
-   * @param options The half that sends, and the signal of those that wait until nothing is owed.
+   * @param core The session, with the half that sends.
+   * @param idle Notified of each answer, for those that wait until nothing is owed.
    */
-  constructor(core: SessionCore, options: { readonly sending: Sending; readonly idle: Signal }) {
+  constructor(core: SessionCore & { readonly sending: Sending }, idle: Signal) {
     this.#core = core;
-    this.#sending = options.sending;
-    this.#idle = options.idle;
+    this.#idle = idle;
   }
 
   /** Count of the requests of the peer that wait for replies. */
@@ -94,12 +92,8 @@ export class Replies implements Answerer {
 
   /** Sends a reply, see {@linkcode Answerer}. */
   answer(id: number, data: unknown): void {
-    const sending = this.#sending;
-    sending.checkData("reply", data);
-    const answer = encodeData({ reply: id, data }, {
-      maxBytes: sending.maxSendBytes,
-      verb: "reply",
-    });
+    const { sending } = this.#core;
+    const answer = sending.encode({ reply: id, data }, "reply");
     this.answered(id);
     sending.give(answer);
   }
@@ -121,7 +115,7 @@ export class Replies implements Answerer {
   /** Sends a failed reply, see {@linkcode Answerer}. */
   fail(id: number | null, failure: RequestFailure): void {
     if (id !== null) this.answered(id);
-    this.#sending.post({ reply: id, error: failure });
+    this.#core.sending.post({ reply: id, error: failure });
   }
 
   /** Returns the failure that a peer gets for an error of a handler: no text of unknown errors. */

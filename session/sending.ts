@@ -20,6 +20,7 @@ import type { SendQueue } from "./queue/turn.ts";
 import type { ClientPublishOptions, ControlStats, StreamingAnswer, WaitOptions } from "./types.ts";
 import {
   checkTopic,
+  type DataEnvelope,
   encodeControl,
   encodeData,
   type EncodedMessage,
@@ -180,9 +181,21 @@ export class Sending implements SessionHalf {
     );
   }
 
+  /**
+   * Encodes an envelope with data of the application, which fits the bounds of both ends.
+   *
+   * @throws {UnsupportedError} If the connection cannot carry the data.
+   * @throws {TypeError} If JSON cannot hold the data.
+   * @throws {RangeError} If the message would be larger than this end may send, or the peer accepts.
+   */
+  encode(envelope: DataEnvelope, verb: string, topic?: string): EncodedMessage {
+    this.checkData(verb, envelope.data);
+    return encodeData(envelope, { maxBytes: this.maxSendBytes, verb, topic });
+  }
+
   /** Sends an encoded message. */
   push(message: EncodedMessage, isProtected: boolean): void {
-    (this.#queue ?? this.messages("send")).add(message, isProtected);
+    this.messages("send").add(message, isProtected);
   }
 
   /** Sends an envelope that is never dropped; if the send queue has no room, the session closes. */
@@ -263,13 +276,11 @@ export class Sending implements SessionHalf {
     { except, ...wait }: ClientPublishOptions,
   ): Promise<void> {
     checkTopic(topic, "publish");
-    this.checkData("publish", data);
-    const limits = { maxBytes: this.maxSendBytes, verb: "publish", topic };
     await this.ask(
       `the publication on "${topic}"`,
       (id) => {
         const quiet = except === undefined ? {} : { echo: false, ...this.introduce() } as const;
-        return encodeData({ publish: topic, data, id, ...quiet }, limits);
+        return this.encode({ publish: topic, data, id, ...quiet }, "publish", topic);
       },
       wait,
     );

@@ -326,10 +326,8 @@ export class Session<
         topic,
         (trace) => sending.request(topic, data, { ...options, trace }),
       ));
-    const checked = router === undefined
-      ? answer
-      : await receiving.faults.checkAnswer(topic, answer);
-    return checked as ContractReply<C, T>;
+    const checked = router && receiving.faults.checked(router.checkAnswer(topic, answer));
+    return await (checked ?? answer) as ContractReply<C, T>;
   }
 
   /**

@@ -395,7 +395,7 @@ export class Replay {
     Promise.resolve().then(() => this.#run()).catch((error) => {
       // A full queue has already closed the session.
       if (error instanceof QueueFullError || session.isClosed) return;
-      session[internals].endByFailure(error, "The replay failed");
+      session[internals].failed(error, "The replay failed");
     }).then(() => this.#finding).then(over, over);
   }
 

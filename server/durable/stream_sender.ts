@@ -96,7 +96,7 @@ export class StreamSender {
     } catch (error) {
       // A full queue has already closed the session.
       if (error instanceof QueueFullError || session.isClosed) return;
-      session[internals].endByFailure(error, "The durable stream failed");
+      session[internals].failed(error, "The durable stream failed");
     }
   }
 

@@ -2,7 +2,7 @@
 import { Signal } from "../../base/signal.ts";
 import type { Inside } from "../receiving.ts";
 import type { Message, MessageProducer } from "../message.ts";
-import { encodeData, type EncodedMessage, encodeFailure } from "../wire/encode.ts";
+import { type EncodedMessage, encodeFailure } from "../wire/encode.ts";
 import { MAX_UNPAID_BYTES } from "../wire/envelope.ts";
 
 /**
@@ -103,9 +103,7 @@ class AnswerProducer extends Signal implements MessageProducer {
       if (data === undefined) {
         throw new TypeError("Cannot reply: an item must be a value of JSON, received undefined");
       }
-      this.#core.sending.checkData("reply", data);
-      const { maxSendBytes: maxBytes } = this.#core.sending;
-      return encodeData({ part: this.#id, data }, { maxBytes, verb: "reply" });
+      return this.#core.sending.encode({ part: this.#id, data }, "reply");
     } catch (error) {
       this.#return();
       throw error;

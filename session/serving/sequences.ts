@@ -501,7 +501,7 @@ export class Numbered implements MessageTurn {
   /** Ends the session for an engine that is away: the next session sends the message again. */
   endsSession(error: unknown): boolean {
     if (!(error instanceof BrokerError)) return false;
-    this.#numbers.core.endByFailure(error, "The handler failed");
+    this.#numbers.core.failed(error, "The handler failed");
     this.#giveBack();
     return true;
   }

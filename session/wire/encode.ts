@@ -87,7 +87,7 @@ export function encodeMessage(
 }
 
 /** An envelope with data, which may be a `Uint8Array`. */
-type DataEnvelope = Extract<OutgoingEnvelope, { readonly data?: unknown }>;
+export type DataEnvelope = Extract<OutgoingEnvelope, { readonly data?: unknown }>;
 
 /**
  * Encodes an envelope with its data. A `Uint8Array` becomes a binary message.
