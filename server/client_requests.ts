@@ -181,9 +181,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   ): Promise<boolean | Permission | undefined> {
     const ask = () => {
       const answer = authorize?.(session, topic, action);
-      return answer instanceof Promise
-        ? session[internals].decisions.inTime("authorize", answer)
-        : answer;
+      return answer instanceof Promise ? session[internals].inTime("authorize", answer) : answer;
     };
     try {
       return await decide("authorize", ask, [RequestError, AuthenticationError]);
@@ -465,7 +463,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   async function hearRenewed(session: Session, before: unknown): Promise<void> {
     const core = session[internals];
     const hear = async () => await options.onRenewed?.(session, before);
-    await core.decisions.inTime("onRenewed", hear())
+    await core.inTime("onRenewed", hear())
       .catch((error) => core.handlerFailed(error, "A handler failed"));
   }
 
@@ -568,7 +566,7 @@ function checkData(
 ): Validation<unknown> | Promise<Validation<unknown>> {
   const outcome = validate(schema, data);
   return outcome instanceof Promise
-    ? session[internals].decisions.inTime("the schema of a publication", outcome)
+    ? session[internals].inTime("the schema of a publication", outcome)
     : outcome;
 }
 

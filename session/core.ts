@@ -70,56 +70,6 @@ export interface WaitObserver {
 class LateDecision extends TimeoutError {}
 
 /**
- * Decisions of the application that one session waits for, such as the answer of `authorize` or of an
- * asynchronous schema. Each has `requestTimeoutMs`.
- */
-export class Decisions {
-  /**
-   * Decisions that came too late, counted by name, and the time of the newest. Bounded by the
-   * callbacks and the schemas of the application.
-   */
-  late: { readonly counts: Map<string, number>; at: number } | undefined;
-  readonly #settings: SessionSettings;
-  /** Timers of the decisions that are under way. */
-  readonly #timers = new Set<Timer>();
-
-  /** Creates the decisions of a session that waits for none. */
-  constructor(settings: SessionSettings) {
-    this.#settings = settings;
-  }
-
-  /**
-   * Waits for a decision at most `requestTimeoutMs`. A later result is ignored.
-   *
-   * @param what The function or the schema, for texts; one of a bounded number.
-   * @param decision The decision.
-   * @returns The decision.
-   * @throws {TimeoutError} If the decision takes longer.
-   */
-  inTime<T>(what: string, decision: Promise<T>): Promise<T> {
-    const { runtime, requestTimeoutMs: ms } = this.#settings;
-    const decided = Promise.withResolvers<T>();
-    const timer = runtime.setTimeout(() => {
-      const late = this.late ??= { counts: new Map(), at: 0 };
-      late.counts.set(what, (late.counts.get(what) ?? 0) + 1);
-      late.at = runtime.now();
-      decided.reject(new LateDecision(`Cannot wait for ${what} longer than ${ms} ms`, ms));
-    }, ms);
-    this.#timers.add(timer);
-    decision.finally(() => {
-      runtime.clearTimeout(timer);
-      this.#timers.delete(timer);
-    }).then(decided.resolve, decided.reject);
-    return decided.promise;
-  }
-
-  /** Ends the limit of all decisions, not the wait for them. */
-  stop(): void {
-    this.#timers.forEach((timer) => this.#settings.runtime.clearTimeout(timer));
-  }
-}
-
-/**
  * The life of one session.
  *
  * @typeParam F The public class of sessions.
@@ -173,6 +123,13 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   declare drainingAt: number | undefined;
   /** Times of the newest failures of handlers, at most `MAX_FAILURES`. */
   declare failedAt: number[] | undefined;
+  /** Timers of the decisions of the application that are under way. */
+  declare decisions: Set<Timer> | undefined;
+  /**
+   * Decisions of the application that came too late, counted by name, and the time of the newest.
+   * Bounded by the callbacks and the schemas of the application.
+   */
+  declare late: { readonly counts: Map<string, number>; at: number } | undefined;
   /** Calls that wait for a stream to open, by direction. */
   declare openings: Record<StreamDirection, number> | undefined;
   /** Merges both kinds of incoming streams for the loop over `incomingStreams()`. */
@@ -191,7 +148,6 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   #closed: PromiseWithResolvers<CloseInfo> | undefined;
   #onEnd: ((session: never) => void)[] | undefined;
   #events: EventsOfSession | undefined;
-  #decisions: Decisions | undefined;
 
   /** Creates the life of a session; `begin` starts it once both halves are there. */
   constructor(
@@ -252,11 +208,6 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     return this.#events ??= new EventsOfSession(this.session, this.settings);
   }
 
-  /** Decisions of the application that the session waits for, created on first access. */
-  get decisions(): Decisions {
-    return this.#decisions ??= new Decisions(this.settings);
-  }
-
   /** Dispatches an event; does nothing before the first access to `events`. */
   emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void {
     this.#events?.emit(type, detail);
@@ -302,13 +253,13 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   /** Establishes the session. */
   connected(hello?: Hello): void {
     if (this.state !== "connecting" || this.ending !== undefined) return;
-    const { services, watch } = this.settings;
-    this.settings.runtime.clearTimeout(this.#timer);
+    const { services, watch, runtime } = this.settings;
+    runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
     this.awaitsToken = false;
     const refusal = services?.services.admit?.(this.session);
     if (refusal !== undefined) return this.windUp({ ...refusal, by: "local" });
-    this.readyAt = this.settings.runtime.now();
+    this.readyAt = runtime.now();
     this.state = "connected";
     if (hello !== undefined) {
       this.id = hello.session;
@@ -333,10 +284,10 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   /** Flushes the send queue, then closes, within `closeTimeoutMs`; the first close decides. */
   windUp(ending: CloseInfo): void {
     if (this.state === "closed" || this.ending !== undefined) return;
-    const { turn, closeTimeoutMs } = this.settings;
+    const { turn, closeTimeoutMs, runtime } = this.settings;
     this.ending = ending;
     if (this.state === "connected") this.startDraining();
-    this.settings.runtime.clearTimeout(this.#timer);
+    runtime.clearTimeout(this.#timer);
     turn.flush();
     if (this.info !== undefined) return;
     const close = () =>
@@ -345,7 +296,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
         reason: ending.reason,
         closeConnection: this.closesConnection,
       });
-    this.#timer = this.settings.runtime.setTimeout(() => {
+    this.#timer = runtime.setTimeout(() => {
       close();
       this.finish(ending);
     }, closeTimeoutMs);
@@ -368,12 +319,15 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
    * `close`, or if handlers fail too often.
    */
   handlerFailed(error: unknown, reason: string): void {
-    const now = this.settings.runtime.now();
+    const { runtime, onHandlerError } = this.settings;
+    const now = runtime.now();
     const failedAt = this.failedAt ??= [];
     const isTooMany = failedAt.push(now) > MAX_FAILURES &&
       now - failedAt.shift()! < FAILURES_WINDOW_MS;
-    const endsAll = this.settings.onHandlerError === "close";
-    this.failed(error, endsAll ? reason : isTooMany ? TOO_MANY_FAILURES : undefined);
+    this.failed(
+      error,
+      onHandlerError === "close" ? reason : isTooMany ? TOO_MANY_FAILURES : undefined,
+    );
   }
 
   /** Reports a failure to the application, and ends the session if there is a reason. */
@@ -399,8 +353,9 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
 
   /** Ends the session unless the handshake completes within a new timeout. */
   giveUpAfter(timeoutMs: number, what: string): void {
-    this.settings.runtime.clearTimeout(this.#timer);
-    this.#timer = this.settings.runtime.setTimeout(() => {
+    const { runtime } = this.settings;
+    runtime.clearTimeout(this.#timer);
+    this.#timer = runtime.setTimeout(() => {
       const error = new TimeoutError(
         `Cannot wait for the ${what} longer than ${timeoutMs} ms`,
         timeoutMs,
@@ -409,17 +364,46 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     }, timeoutMs);
   }
 
+  /**
+   * Waits for a decision of the application, such as the answer of a schema, at most
+   * `requestTimeoutMs`. A later result is ignored. On a server the end of the session ends the
+   * limit, not the wait.
+   *
+   * @param what The function or the schema, for texts; one of a bounded number.
+   * @param decision The decision.
+   * @returns The decision.
+   * @throws {TimeoutError} If the decision takes longer.
+   */
+  inTime<T>(what: string, decision: Promise<T>): Promise<T> {
+    const { runtime, requestTimeoutMs: ms } = this.settings;
+    const decisions = this.decisions ??= new Set();
+    const decided = Promise.withResolvers<T>();
+    const timer = runtime.setTimeout(() => {
+      const late = this.late ??= { counts: new Map(), at: 0 };
+      late.counts.set(what, (late.counts.get(what) ?? 0) + 1);
+      late.at = runtime.now();
+      decided.reject(new LateDecision(`Cannot wait for ${what} longer than ${ms} ms`, ms));
+    }, ms);
+    decisions.add(timer);
+    decision.finally(() => {
+      runtime.clearTimeout(timer);
+      decisions.delete(timer);
+    }).then(decided.resolve, decided.reject);
+    return decided.promise;
+  }
+
   /** Ends the session and releases all resources. Idempotent. */
   finish(cause: CloseInfo): void {
     if (this.state === "closed") return;
     // A local close stays local when the peer confirms the close, or the network fails meanwhile.
     const info = this.ending ?? cause;
+    const { runtime, side, watch, handlers } = this.settings;
     this.info = info;
-    this.closedAt = this.settings.runtime.now();
+    this.closedAt = runtime.now();
     this.state = "closed";
-    this.settings.runtime.clearTimeout(this.#timer);
+    runtime.clearTimeout(this.#timer);
     // On a client, loops over subscriptions outlive the session.
-    if (this.settings.side === "server") this.#decisions?.stop();
+    if (side === "server") this.decisions?.forEach((timer) => runtime.clearTimeout(timer));
     // Creating an Error captures a stack trace, which is slow; skip the error when no call awaits
     // it.
     const error = this.sending.isAwaited || this.receiving.isAwaited
@@ -434,8 +418,8 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     this.#closed?.resolve(info);
     this.#events?.end(info);
     if (this.readyAt === undefined) return;
-    this.settings.watch?.closed(this.session, info);
-    if (this.settings.handlers.onClose !== undefined) void this.#callOnClose(info, handled);
+    watch?.closed(this.session, info);
+    if (handlers.onClose !== undefined) void this.#callOnClose(info, handled);
   }
 
   /** Calls `onClose` after the handlers of earlier messages, at most `closeTimeoutMs` later. */

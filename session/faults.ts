@@ -110,7 +110,7 @@ export class Faults {
    */
   async checked(reply: Promise<unknown>): Promise<unknown> {
     try {
-      return await this.#core.decisions.inTime("the schema of a reply", reply);
+      return await this.#core.inTime("the schema of a reply", reply);
     } catch (error) {
       if (error instanceof RequestError) this.messages++;
       throw error;

@@ -172,7 +172,7 @@ export class Receiving
       else core.failed(error, "The handler failed");
     });
     if (done === undefined) return;
-    const opened = core.decisions.inTime("onOpen", done).catch((error) => {
+    const opened = core.inTime("onOpen", done).catch((error) => {
       isLate = true;
       core.handlerFailed(error, "onOpen took too long");
     });
@@ -254,7 +254,7 @@ export class Receiving
   }
 
   get #owesReplies(): boolean {
-    return this.#replies !== undefined && this.#replies.size > 0;
+    return (this.#replies?.size ?? 0) > 0;
   }
 
   /** Services for the peer, if this end has services. */
@@ -618,7 +618,7 @@ export class Receiving
       return failed(error);
     }
     if (!(checked instanceof Promise)) return judge(checked);
-    return this.#core.decisions.inTime(`the schema of "${match!.pattern}"`, checked).then(
+    return this.#core.inTime(`the schema of "${match!.pattern}"`, checked).then(
       judge,
       failed,
     );

@@ -145,7 +145,7 @@ export async function byHand<R extends Registry = TestRegistry>(
   const inTime = <T>(_what: string, checked: Promise<T>) => checked;
   const session = {
     connection: { protocol },
-    [internals]: { decisions: { inTime } },
+    [internals]: { inTime },
   } as unknown as Session;
   return await structuredStream(session, {
     ...{ registry: registry as unknown as R, ...rest, stream },

@@ -26,9 +26,7 @@ export function itemCheckOf(
   const check = core.settings.router?.itemCheck(topic);
   return check && ((item) => {
     const checked = check(item);
-    return checked instanceof Promise
-      ? core.decisions.inTime("the schema of an item", checked)
-      : checked;
+    return checked instanceof Promise ? core.inTime("the schema of an item", checked) : checked;
   });
 }
 

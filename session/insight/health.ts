@@ -218,7 +218,7 @@ export function issues(core: Inside, before?: SessionStats): SessionIssue[] {
 }
 
 function checkDecisions(
-  { decisions: { late }, createdAt, settings }: Inside,
+  { late, createdAt, settings }: Inside,
   before: SessionStats | undefined,
   add: Add,
 ): void {

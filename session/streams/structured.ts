@@ -122,7 +122,7 @@ export async function structuredStream<R extends Registry>(
   const stream = given ?? await session.createBidirectionalStream({ signal, timeoutMs, sendOrder });
   return new MessageStream<R>(directStream(stream), {
     ...{ schemas, codec, maxMessageBytes, endMark, onInvalid },
-    inTime: (checked) => session[internals].decisions.inTime(SCHEMA, checked),
+    inTime: (checked) => session[internals].inTime(SCHEMA, checked),
   });
 }
 

@@ -98,7 +98,7 @@ export function structuredDatagrams<R extends Registry>(
       "Cannot make structured datagrams: the session's datagrams must have no other reader",
     );
   }
-  const inTime = <T>(checked: Promise<T>) => session[internals].decisions.inTime(SCHEMA, checked);
+  const inTime = <T>(checked: Promise<T>) => session[internals].inTime(SCHEMA, checked);
   return new MessageDatagrams<R>(session, { schemas, codec, maxQueued, onInvalid, inTime });
 }
 

@@ -105,7 +105,7 @@ export const SCHEMA = "the schema of a structured message";
 /** A session that waits for schemas for a limited time. */
 export interface CheckingSession extends SessionFace {
   /** The implementation. */
-  readonly [internals]: Pick<SessionCore, "decisions">;
+  readonly [internals]: Pick<SessionCore, "inTime">;
 }
 
 /** Format of received messages. */
