@@ -267,6 +267,11 @@ export class Receiving
     return this.#settings.handlers.onMessage !== undefined;
   }
 
+  /** True if a handler or a loop reads the messages. */
+  get #hasReader(): boolean {
+    return this.isHandled || this.isRead;
+  }
+
   /** The messages, or requests alone, that go to handlers; `undefined` without a handler. */
   get handled(): ReceiveQueue<IncomingMessage> | undefined {
     return this.isHandled ? this.queue : this.requests;
@@ -318,7 +323,7 @@ export class Receiving
     const { maxMessages, maxBytes } = this.#settings.receiveQueue;
     const fill = ({ size, bytes }: ReceiveQueue<IncomingMessage>) =>
       Math.max(size / maxMessages, bytes / maxBytes);
-    const messages = this.isHandled || this.isRead ? fill(this.queue) : 0;
+    const messages = this.#hasReader ? fill(this.queue) : 0;
     return this.requests === undefined ? messages : Math.max(messages, fill(this.requests));
   }
 
@@ -427,7 +432,7 @@ export class Receiving
     // Before a meter may refuse the envelope: a client sends its id only once.
     if (joins && "client" in envelope && !this.serving?.introduce(envelope)) return;
     if (joins && "seq" in envelope) {
-      const isRead = this.isHandled || this.isRead || envelope.kind === "publish" ||
+      const isRead = this.#hasReader || envelope.kind === "publish" ||
         this.requests !== undefined && envelope.id !== undefined;
       const turn = this.serving?.turnOf(envelope, size, isRead);
       if (turn === null) return;
@@ -482,7 +487,7 @@ export class Receiving
       return this.#core.abort(CloseCode.queueFull, "The handlers of requests are too slow");
     }
     while (!queue.offer(incoming, size)) {
-      if (this.isHandled || this.isRead) {
+      if (this.#hasReader) {
         const who = this.isHandled ? "handler" : "loop";
         return this.#core.abort(CloseCode.queueFull, `The ${who} over the messages is too slow`);
       }
@@ -491,7 +496,7 @@ export class Receiving
       this.#discard(queue.take()!);
     }
     if (this.#isStuck) this.#watchNested();
-    if (this.isHandled || this.isRead || topic.startsWith("presence:")) return;
+    if (this.#hasReader || topic.startsWith("presence:")) return;
     this.#unhandledTimer ??= this.#settings.runtime.setTimeout(
       () => this.#unhandled(topic),
       UNHANDLED_MS,

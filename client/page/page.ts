@@ -62,7 +62,7 @@ export function pagePlatform(options: TransportOptions, chunks: PageChunks): Cli
   const checked = checkTransports(options);
   const dial = withLastResort(pageDialer(checked, chunks), checked, http);
   const checkOptions = namesCheck((name, names) =>
-    void insight().then((part) => (part as Hints).tellHint(name, names), () => {})
+    insight().then((part) => (part as Hints).tellHint(name, names), () => {})
   );
   return { dial, insight, answers, recovery: webTransport, checkOptions };
 }
