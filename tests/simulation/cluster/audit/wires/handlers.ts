@@ -197,7 +197,10 @@ async function auditSession(
     const calls = handlers.calls.filter(isRequest);
     examineClose(audit, { closes, calls, latestMs: endedMs + closeTimeoutMs, about });
   }
-  const left = [handler[internals].receiving.replies.size, handler[internals].receiving.replies.leaving];
+  const left = [
+    handler[internals].receiving.replies.size,
+    handler[internals].receiving.replies.leaving,
+  ];
   audit.examine("queues", `answers that the handlers owe ${about}`, [0, 0], left);
   if (!isDead) {
     const { openRequests } = caller[internals].sending;
