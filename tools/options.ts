@@ -15,7 +15,7 @@ import { codeOf } from "./_source.ts";
 /** Calls that take the options of a page of options. */
 const CALLS: Readonly<Record<string, RegExp>> = {
   serve: /\b(?:serve|createServer|testServer|SimulatedServer)\b\s*(?:<[^()]*>)?\(/g,
-  connect: /\b(?:connect|dial|createSkein)\b\s*(?:<[^()]*>)?\(/g,
+  connect: /\b(?:connect|dial|createSkein|simulatedClient)\b\s*(?:<[^()]*>)?\(/g,
 };
 
 /** A code block that is a file of a page whose commands a test runs. */
