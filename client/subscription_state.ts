@@ -3,19 +3,15 @@
 /**
  * State of a subscription to a topic.
  *
- * | state         | since                                        | a message                         |
- * | ------------- | -------------------------------------------- | --------------------------------- |
- * | `subscribing` | its start, until the first answer            | is for the reader, unless the     |
- * |               |                                              | answer repeats it                 |
- * | `joining`     | its start beside others of the topic         | is for the others alone           |
- * | `live`        | an answer                                    | is for the reader                 |
- * | `repairing`   | a message after a hole: the server is asked  | after the hole is repeated by the |
- * |               | again                                        | answer                            |
- * | `moving`      | a move to another session; the old one stays | with a position is repeated by    |
- * |               | open meanwhile                               | the answer                        |
- * | `lost`        | the end of the session, or a removal for now | with a position is repeated by    |
- * |               |                                              | the answer                        |
- * | `ended`       | its end, or a final refusal                  | is dropped                        |
+ * | state         | since                                          | a message                         |
+ * | ------------- | ---------------------------------------------- | --------------------------------- |
+ * | `subscribing` | the start                                      | is read, or the answer repeats it |
+ * | `joining`     | the start, beside others in a session          | is for the others                 |
+ * | `live`        | an answer                                      | is read                           |
+ * | `repairing`   | a hole, for which the client asks again        | after the hole is repeated        |
+ * | `moving`      | a move to a session beside the one that it had | with a position is repeated       |
+ * | `lost`        | the end of the session, or a removal for now   | with a position is repeated       |
+ * | `ended`       | the end, or a final refusal                    | is dropped                        |
  */
 export type SubscriptionState =
   | "subscribing"

@@ -355,15 +355,14 @@ export interface HeadSink extends TopicSink {
 /**
  * Standing of a topic in the current session.
  *
- * | standing     | since                             | a new subscription | a removal by the server |
- * | ------------ | --------------------------------- | ------------------ | ----------------------- |
- * | `out`        | the session's start, or a removal | asks               | is an old one           |
- * | `in force`   | an answer                         | may be served by   | counts, unless a newer  |
- * |              |                                   | that answer        | answer will come        |
- * | `superseded` | a newer subscription that the     | asks               | counts, unless a newer  |
- * |              | server made in this session       |                    | answer will come        |
+ * | standing     | since                              | a new subscription | a removal  |
+ * | ------------ | ---------------------------------- | ------------------ | ---------- |
+ * | `out`        | the session's start, or a removal  | asks               | is ignored |
+ * | `in force`   | an answer                          | may need no answer | counts     |
+ * | `superseded` | a newer subscription by the server | asks               | counts     |
  *
- * A refusal leaves a topic in its standing.
+ * A refusal changes nothing. While a request waits for its answer, a removal is ignored: the answer
+ * is newer.
  */
 type Standing = "out" | "in force" | "superseded";
 
