@@ -408,9 +408,7 @@ export type Frame = string | Uint8Array;
 
 /** One message of a frame that many connections get, with the message's size in bytes. */
 export interface FramePart {
-  /** The message. */
   readonly frame: Frame;
-  /** Size in bytes. */
   readonly size: number;
 }
 

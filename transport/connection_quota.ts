@@ -11,7 +11,6 @@ const LEAST_SHARE = 1_000;
 export interface ConnectionQuotaOptions {
   /** The name for counters. */
   readonly name: string;
-  /** Most connections. */
   readonly maxConnections: number;
   /** Most of one address, which always counts; `undefined` is a share in contention. */
   readonly maxConnectionsPerAddress: number | undefined;

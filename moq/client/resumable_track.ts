@@ -93,7 +93,6 @@ interface BroadcastReturnsOptions {
    * The shortest wait, in milliseconds: an announced broadcast may still refuse the subscription.
    */
   readonly delayMs: number;
-  /** Ends the wait. */
   readonly signal: AbortSignal;
 }
 

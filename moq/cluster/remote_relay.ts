@@ -28,7 +28,6 @@ export type MoqClusterDial = (
 /** Services of the cluster for a far relay. */
 export interface RemoteRelayOptions {
   readonly runtime: Runtime;
-  /** Opens a session. */
   readonly dial: MoqClusterDial;
   /** A mux without publications. */
   readonly mux: TrackMux;
@@ -42,7 +41,6 @@ export interface RemoteRelayOptions {
 
 /** Another relay, asked over one session at a time. */
 export class RemoteRelay implements TrackOrigin {
-  /** Version of the sessions. */
   readonly version = CLUSTER_VERSION;
   readonly closed: Promise<void>;
   /** Broadcasts that the relay holds. */
@@ -74,7 +72,6 @@ export class RemoteRelay implements TrackOrigin {
     return this.#ending.signal.aborted;
   }
 
-  /** Number of open sessions. */
   get sessions(): number {
     return this.#sessions.size;
   }

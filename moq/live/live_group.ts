@@ -98,7 +98,6 @@ export class FrameBatch {
 
 /** Services of the track for a group. */
 export interface LiveGroupLink {
-  /** Clock and timers of this node. */
   readonly runtime: Runtime;
   /** `true` to encode timestamps at once. */
   timestamps: boolean;

@@ -24,7 +24,6 @@ export interface LiveSubscriberLimits {
   readonly stallTimeoutMs: number;
 }
 
-/** One subscriber of a live track. */
 export class LiveSubscriber implements DeliveryOwner {
   /** Writes the groups to the subscriber. */
   readonly track: TrackWriter;
@@ -92,7 +91,6 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#checkEnd();
   }
 
-  /** Handles a new group. */
   opened(group: LiveGroup, newest: LiveGroup): void {
     if (this.#isOver) return;
     this.#newest = newest;

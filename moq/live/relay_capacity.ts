@@ -152,7 +152,6 @@ export class RelayCapacity {
     return this.#fetches < this.#bounds.maxFetches && ++this.#fetches > 0;
   }
 
-  /** Counts one fetch less. */
   giveFetch(): void {
     this.#fetches--;
   }

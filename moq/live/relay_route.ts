@@ -42,7 +42,6 @@ export interface RelayRouteLink {
   readonly live: LiveTrackOptions;
   /** Bounds on broadcasts, tracks and fetches. */
   readonly capacity: RelayCapacity;
-  /** Receives errors. */
   report(error: unknown): void;
   /** Called when the last source is gone. */
   onEmpty(route: RelayRoute): void;
@@ -50,7 +49,6 @@ export interface RelayRouteLink {
   onMoved(): void;
 }
 
-/** One broadcast of a relay. */
 export class RelayRoute implements TrackServer {
   readonly path: BroadcastPath;
   /** Subscribers are accepted after the source has accepted. */
@@ -126,7 +124,6 @@ export class RelayRoute implements TrackServer {
     if (this.#active === undefined) this.#decide();
   }
 
-  /** Ends the broadcast. */
   close(): void {
     this.#waiting.clear();
     this.#sources = [];

@@ -19,7 +19,6 @@ export interface RemoteBroadcast {
   readonly isBlind: boolean;
 }
 
-/** A source of a broadcast. */
 export interface RelaySource {
   /** The session or relay that announced the broadcast. */
   readonly session: TrackOrigin;

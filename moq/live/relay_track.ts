@@ -17,7 +17,6 @@ export interface RelayTrackLink {
   readonly name: string;
   /** Time without subscribers after which the track is unsubscribed, in milliseconds. */
   readonly lingerMs: number;
-  /** Limits of the fan-out. */
   readonly live: LiveTrackOptions;
   /** Returns another source to try after a failure. */
   next(failed: ReadonlySet<RelaySource>): RelaySource | undefined;
@@ -65,7 +64,6 @@ export class RelayTrack {
     });
   }
 
-  /** Serves a subscriber. */
   async serve(track: TrackWriter): Promise<void> {
     const served = this.live.serve(track);
     if (this.#isReady) track.accept();

@@ -31,13 +31,10 @@ export interface SessionContext {
   readonly runtime: Runtime;
   /** The session, for the writers of served tracks. */
   readonly session: SubscriberSession;
-  /** Resolves when the session is over. */
   readonly closed: Promise<unknown>;
   /** Ends the session for a reason of this end. */
   closeWithError(reason: MoqErrorName, message: string): void;
-  /** Carries the session. */
   readonly connection: Connection;
-  /** The negotiated version. */
   readonly traits: VersionTraits;
   /** Broadcasts published to the peer; chosen before the first stream of the peer is read. */
   mux: TrackMux;

@@ -14,13 +14,11 @@ const MAX_POSTED_BYTES = 65_536;
 
 /** A request and the answers to it, on one bidirectional stream. */
 export class Exchange {
-  /** Reads the messages of the peer. */
   readonly reader: MessageReader;
   readonly #stream: DirectStream;
   #isEnded = false;
   #posted = 0;
 
-  /** Takes over a stream. */
   constructor(stream: BidirectionalStream) {
     this.#stream = directStream(stream);
     this.reader = new MessageReader(this.#stream);
@@ -67,7 +65,6 @@ export class Exchange {
     this.reader.cancel({ streamErrorCode: code });
   }
 
-  /** Aborts both directions. */
   abort(code: number): void {
     this.reader.cancel({ streamErrorCode: code });
     if (this.#isEnded) return;

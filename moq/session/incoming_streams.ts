@@ -23,15 +23,11 @@ import type { Subscriber } from "./subscriber.ts";
 
 /** Receivers for the streams of a peer. */
 export interface IncomingParts {
-  /** Gets groups. */
   readonly subscriber: Subscriber;
-  /** Gets requests. */
   readonly publisher: Publisher;
-  /** Gets probes. */
   readonly reports: PeerReports;
   /** Gets SETUP, on versions that have a stream for SETUP. */
   readonly onSetup: (parameters: MoqParameters) => void;
-  /** Gets GOAWAY. */
   readonly onGoaway: (uri: string) => void;
 }
 

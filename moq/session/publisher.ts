@@ -49,7 +49,6 @@ export class Publisher {
     this.#context = context;
   }
 
-  /** Number of subscriptions. */
   get size(): number {
     return this.#ids.size;
   }
@@ -103,12 +102,10 @@ export class Publisher {
     return this.#bounded(exchange, "announce", () => this.#announce(exchange));
   }
 
-  /** Answers FETCH. */
   fetch(exchange: Exchange): Promise<void> {
     return this.#bounded(exchange, "fetch", () => this.#fetch(exchange));
   }
 
-  /** Answers TRACK. */
   track(exchange: Exchange): Promise<void> {
     return this.#bounded(exchange, "subscribe", () => this.#track(exchange));
   }

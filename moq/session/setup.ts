@@ -68,7 +68,6 @@ export interface SetupRequest {
   readonly extensions: ReadonlyMap<number, Uint8Array>;
 }
 
-/** The agreement of both ends. */
 export interface Agreement {
   readonly traits: VersionTraits;
   /** The request of the client. */

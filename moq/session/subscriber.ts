@@ -69,7 +69,6 @@ export class Subscriber {
     return this.#discovery.announce(prefix, options);
   }
 
-  /** Subscribes to a track. */
   async subscribe(
     path: BroadcastPath,
     name: string,
@@ -146,7 +145,6 @@ export class Subscriber {
     return track !== undefined;
   }
 
-  /** Fetches one group. */
   async fetch(
     path: BroadcastPath,
     name: string,

@@ -117,7 +117,6 @@ export class GroupQueue {
     this.#options = options;
   }
 
-  /** Number of waiting groups. */
   get size(): number {
     return this.#groups.length;
   }

@@ -125,12 +125,10 @@ export class LatestValue<T> {
     this.#latest = latest;
   }
 
-  /** The last state. */
   get latest(): T {
     return this.#latest;
   }
 
-  /** Changes the value. */
   set(value: T): void {
     if (this.#isOver) return;
     this.#latest = value;

@@ -162,7 +162,6 @@ export interface MuxServer extends TrackServer {
 
 /** The handler of a path. */
 export interface MuxRoute {
-  /** The handler. */
   readonly server: MuxServer;
   /** The values of the names in braces. */
   readonly params: Readonly<Record<string, string>>;

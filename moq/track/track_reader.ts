@@ -64,7 +64,6 @@ export const SEQUENCE: NumberCheck = integer(0, Number.MAX_SAFE_INTEGER - 1);
 /** Check of the priority of a track. */
 export const PRIORITY: NumberCheck = integer(0, 255);
 
-/** Kinds of the options that can change. */
 export const UPDATE: OptionKinds<Parameters<TrackReader["update"]>[0]> = {
   endGroup: SEQUENCE,
   maxLatencyMs: COUNT,
@@ -154,7 +153,6 @@ class TrackEnd {
     this.#timer = this.#runtime.setTimeout(() => this.#onOver(), waitMs);
   }
 
-  /** Stops waiting. */
   stop(): void {
     this.#runtime.clearTimeout(this.#timer);
   }

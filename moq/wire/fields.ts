@@ -117,12 +117,10 @@ export class FieldReader {
     this.#name = name;
   }
 
-  /** Unread bytes. */
   get left(): number {
     return this.#bytes.byteLength - this.#at;
   }
 
-  /** Reads a byte. */
   u8(): number {
     this.#need(1);
     return this.#bytes[this.#at++]!;

@@ -187,7 +187,6 @@ export class MessageReader {
     return true;
   }
 
-  /** Stops reading. */
   cancel(reason?: unknown): void {
     this.#stream.cancel(reason);
   }

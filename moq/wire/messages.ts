@@ -34,7 +34,6 @@ export const BidiType = {
   session: 0x0,
   /** Announce interest. */
   announce: 0x1,
-  /** A subscription. */
   subscribe: 0x2,
   /** A fetch of one group from a cache. */
   fetch: 0x3,
@@ -63,7 +62,6 @@ export const SERVER_SETUP = 0x21;
  * ```
  */
 export const UniType = {
-  /** A group of frames. */
   group: 0x0,
   /** SETUP of moq-lite-05. */
   setup: 0x1,
@@ -94,15 +92,12 @@ export type MoqParameters = ReadonlyMap<number, Uint8Array>;
 export interface ClientSetup {
   /** The numbers of the versions, the best first. */
   readonly versions: readonly number[];
-  /** Parameters of the client. */
   readonly parameters: MoqParameters;
 }
 
 /** The choice of a server: SESSION_SERVER of gomoqt, or SERVER_SETUP. */
 export interface ServerSetup {
-  /** The number of the version. */
   readonly version: number;
-  /** Parameters of the server. */
   readonly parameters: MoqParameters;
 }
 
@@ -331,7 +326,6 @@ export function encodeAnnounceInit(suffixes: readonly string[]): Uint8Array {
   return fields.finishSized();
 }
 
-/** Decodes the body of ANNOUNCE_INIT. */
 export function decodeAnnounceInit(body: Uint8Array): string[] {
   return decodeMessage(body, "ANNOUNCE_INIT", (fields) => {
     const count = fields.varint();
@@ -424,13 +418,11 @@ export interface SubscribeFields {
   readonly endGroup: number | undefined;
 }
 
-/** SUBSCRIBE. */
 export interface SubscribeMessage extends SubscribeFields {
   /** The number of the subscription, which the header of each group repeats. */
   readonly id: number;
   /** The path, as on the wire. */
   readonly path: string;
-  /** The name of the track. */
   readonly track: string;
 }
 
@@ -512,12 +504,10 @@ export function decodeSubscribe(body: Uint8Array, traits: VersionTraits): Subscr
   }));
 }
 
-/** Encodes SUBSCRIBE_UPDATE. */
 export function encodeSubscribeUpdate(message: SubscribeFields, traits: VersionTraits): Uint8Array {
   return writeFields(new FieldWriter(), message, traits).finishSized();
 }
 
-/** Decodes the body of SUBSCRIBE_UPDATE. */
 export function decodeSubscribeUpdate(body: Uint8Array, traits: VersionTraits): SubscribeFields {
   return decodeMessage(body, "SUBSCRIBE_UPDATE", (fields) => readFields(fields, traits));
 }
@@ -623,11 +613,8 @@ function readFields(fields: FieldReader, traits: VersionTraits): SubscribeFields
 
 // Groups.
 
-/** GROUP. */
 export interface GroupHeader {
-  /** The number of the subscription. */
   readonly subscribeId: number;
-  /** The number of the group. */
   readonly sequence: number;
 }
 
@@ -653,7 +640,6 @@ export function encodeGroupHead(header: GroupHeader): Uint8Array {
   return message;
 }
 
-/** Decodes the body of GROUP. */
 export function decodeGroupHeader(body: Uint8Array): GroupHeader {
   return decodeMessage(body, "GROUP", (fields) => ({
     subscribeId: fields.varint(),
@@ -663,25 +649,20 @@ export function decodeGroupHeader(body: Uint8Array): GroupHeader {
 
 // Other requests.
 
-/** FETCH. */
 export interface FetchMessage {
   /** The path, as on the wire. */
   readonly path: string;
-  /** The name of the track. */
   readonly track: string;
   /** 0 to 255; higher goes first. */
   readonly priority: number;
-  /** The number of the group. */
   readonly group: number;
 }
 
-/** Encodes FETCH. */
 export function encodeFetch(message: FetchMessage): Uint8Array {
   const { path, track, priority, group } = message;
   return new FieldWriter().string(path).string(track).u8(priority).varint(group).finishSized();
 }
 
-/** Decodes the body of FETCH. */
 export function decodeFetch(body: Uint8Array): FetchMessage {
   return decodeMessage(body, "FETCH", (fields) => ({
     path: fields.string(),
@@ -695,7 +676,6 @@ export function decodeFetch(body: Uint8Array): FetchMessage {
 export interface TrackRequest {
   /** The path, as on the wire. */
   readonly path: string;
-  /** The name of the track. */
   readonly track: string;
 }
 
@@ -711,12 +691,10 @@ export interface TrackInfoMessage {
   readonly timescale: number;
 }
 
-/** Encodes TRACK. */
 export function encodeTrackRequest(path: string, track: string): Uint8Array {
   return new FieldWriter().string(path).string(track).finishSized();
 }
 
-/** Decodes the body of TRACK. */
 export function decodeTrackRequest(body: Uint8Array): TrackRequest {
   return decodeMessage(
     body,
@@ -782,7 +760,6 @@ export function encodeProbe(message: ProbeMessage): Uint8Array {
     .finishSized();
 }
 
-/** Decodes the body of PROBE. */
 export function decodeProbe(body: Uint8Array): ProbeMessage {
   return decodeMessage(body, "PROBE", (fields) => ({
     bitrate: fields.limit() || undefined,

@@ -51,7 +51,6 @@ function readPem<T>(pem: unknown, rule: string, read: (pem: string) => T): T {
  */
 const MAX_VALIDITY_MS = 14 * 86_400_000;
 
-/** A hash with readable bytes. */
 export type Sha256Hash = CertificateHash & { readonly value: Uint8Array<ArrayBuffer> };
 
 export function hashOf(der: Uint8Array): Sha256Hash {

@@ -246,7 +246,6 @@ export class DevRenewal implements Disposable {
   readonly #replace: (certificate: DevCertificate) => void;
   #timer: Timer | undefined;
 
-  /** The certificate at the start. */
   readonly first: DevCertificate;
 
   /**
@@ -263,7 +262,6 @@ export class DevRenewal implements Disposable {
     this.#renewAt(this.first.renewAt);
   }
 
-  /** Stops the renewal. */
   [Symbol.dispose](): void {
     this.#runtime.clearTimeout(this.#timer);
   }

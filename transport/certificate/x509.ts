@@ -25,7 +25,6 @@ export function value(tag: number, ...parts: readonly Uint8Array[]): Uint8Array 
   return bytes;
 }
 
-/** Writes a SEQUENCE of values. */
 export function sequence(...values: readonly Uint8Array[]): Uint8Array {
   return value(0x30, ...values);
 }
@@ -46,7 +45,6 @@ function yes(): Uint8Array {
   return value(0x01, Uint8Array.of(0xff));
 }
 
-/** Writes an OCTET STRING. */
 export function octets(bytes: Uint8Array): Uint8Array {
   return value(0x04, bytes);
 }
@@ -89,17 +87,12 @@ function base128(number: number): number[] {
   return bytes;
 }
 
-/** Names and validity of a certificate. */
 export interface SelfSignOptions {
-  /** DNS names and IP addresses of the server. */
   readonly names: readonly string[];
-  /** Start of the validity. */
   readonly notBefore: Date;
-  /** End of the validity. */
   readonly notAfter: Date;
 }
 
-/** A certificate and its key. */
 export interface SelfSigned {
   /** The certificate, in DER. */
   readonly der: Uint8Array;

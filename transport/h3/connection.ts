@@ -78,7 +78,6 @@ const StreamType = { control: 0, push: 1, qpackEncoder: 2, qpackDecoder: 3 } as 
 /** Options of an {@linkcode Http3Connection}. */
 export interface Http3ConnectionOptions {
   readonly runtime: Runtime;
-  /** This end's role. */
   readonly side: "client" | "server";
   /**
    * Most concurrent sessions; more are refused with 429.

@@ -61,7 +61,6 @@ export class EarlyStreams {
     for (const { refuse } of this.#take((stream) => stream.sessionId === sessionId)) refuse();
   }
 
-  /** Refuses all streams. */
   clear(): void {
     this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;

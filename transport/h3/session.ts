@@ -59,7 +59,6 @@ import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 /** The HTTP/3 connection, as its sessions see it. */
 export interface SessionLink {
   readonly runtime: Runtime;
-  /** This end's role. */
   readonly side: "client" | "server";
   readonly conn: Deno.QuicConn;
   /** Resolves at the end of the connection. */
@@ -787,7 +786,6 @@ export class Http3Session extends CountedConnection
     this.#settleWith(() => this.#closed.reject(error), fault);
   }
 
-  /** Ends all streams and datagrams. */
   #over(ending: Ending): void {
     if (this.#state === "over") return;
     this.#state = "over";

@@ -82,7 +82,6 @@ export class SessionCredit implements ConnectionCredit {
     this.#host = host;
   }
 
-  /** Credit for bytes. */
   get data(): DataCredit {
     return this.#data ??= this.#both("data");
   }

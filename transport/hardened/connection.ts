@@ -14,7 +14,6 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
   #isClosed = false;
   #flushing: Promise<void> | undefined = undefined;
 
-  /** Wraps an open socket. */
   constructor(socket: HardenedSocket, options: ServerWebSocketOptions) {
     super(socket as unknown as Socket, options);
     this.#socket = socket;
@@ -115,7 +114,6 @@ export const MAX_HELD_BYTES = 1_048_576;
 interface Pausable {
   /** Stops reading until `resume`. */
   pause(): void;
-  /** Reads again. */
   resume(): void;
   /** Ends the connection: more frames arrived than a {@linkcode BackpressureBuffer} holds. */
   overflow(): void;

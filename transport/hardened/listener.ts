@@ -69,7 +69,6 @@ interface Settings extends ServerOptions {
 export class Upgrade {
   /** Server that received the request. */
   readonly listener: Listener;
-  /** Socket of the request. */
   readonly socket: Socket;
   readonly #peer: Peer;
   readonly #rest: Buffer;
@@ -142,7 +141,6 @@ export interface ListenerOptions {
   readonly runtime: Runtime;
   /** TCP port; 0 takes a free one. */
   readonly port: number;
-  /** Address to listen on. */
   readonly hostname: string;
   /** Certificate and key in PEM; `undefined` listens without TLS. */
   readonly tls: { readonly cert: string; readonly key: string } | undefined;
@@ -170,7 +168,6 @@ export interface ListenerOptions {
 
 /** Handlers of a {@linkcode Listener}. */
 export interface ListenerHandlers {
-  /** Answers requests. */
   readonly handler: HttpHandler;
   /** Answers upgrades that need no `Request`. */
   readonly onUpgrade: UpgradeHandler | undefined;

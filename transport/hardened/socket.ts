@@ -85,7 +85,6 @@ export interface HardenedSocketOptions {
   readonly limits: FrameLimits;
   /** Time for a peer to answer a close, in milliseconds. */
   readonly closeTimeoutMs: number;
-  /** Subprotocol of the handshake. */
   readonly protocol: string;
   /** Compression of outgoing messages, if the handshake agreed on compression. */
   readonly deflater?: SharedDeflater | undefined;
@@ -101,7 +100,6 @@ export interface HardenedSocketOptions {
 export class HardenedSocket implements FrameEvents, FrameSource {
   /** Socket of TCP or TLS. */
   readonly raw: RawSocket;
-  /** Subprotocol of the handshake. */
   readonly protocol: string;
   /** Always `arraybuffer`. */
   binaryType: BinaryType = "arraybuffer";
@@ -253,7 +251,6 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     return this.#isInflating || this.#pacing !== undefined;
   }
 
-  /** Reads again. */
   resume(): void {
     this.#isHeld = false;
     this.#continue();

@@ -29,7 +29,6 @@ export const HTTP_PROTOCOL = "skein.1";
 export const Header = {
   /** Marks requests and answers of the transport. */
   transport: "skein-transport",
-  /** Id of the connection. */
   session: "skein-session",
   secret: "skein-secret",
   /** Number of the first frame of a POST, or of the frame that the server takes next. */

@@ -6,7 +6,6 @@ export const COMMENT = ":\n\n";
 
 /** Ids of a new connection. */
 export interface OpenedConnection {
-  /** Id of the connection. */
   readonly session: string;
   /** Secret of the connection: 128 random bits. */
   readonly secret: string;

@@ -269,7 +269,6 @@ export class MemoryPath implements PacketPath {
     this.#datagrams.stall();
   }
 
-  /** Releases all packets. */
   resume(): void {
     this.#reliable.resume();
     this.#datagrams.resume();

@@ -37,7 +37,6 @@ export interface FirstStream {
   readonly incoming: ReadableStream<BidirectionalStream>;
 }
 
-/** The protocol with messages on a stream. */
 export const MESSAGE_PROTOCOL = "skein.1";
 
 /**

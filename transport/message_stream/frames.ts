@@ -302,7 +302,6 @@ export class FrameQueue {
     }
   }
 
-  /** Drops all frames. */
   clear(): void {
     this.#pieces = [];
     this.#buffer = undefined;

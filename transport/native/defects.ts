@@ -39,7 +39,6 @@ export type NativeServerDefect =
   /** An empty datagram during a read ends the process. Worked around. */
   | "empty-datagram-fatal";
 
-/** Facts about a defect. */
 export interface NativeServerDefectFact {
   readonly name: NativeServerDefect;
   /** Public issue; `undefined` if none is known. */

@@ -163,7 +163,6 @@ export function listenNativeWebTransport(
   return new NativeWebTransportListener(options);
 }
 
-/** A QUIC connection of a listener. */
 class ListenedConnection implements AcceptedConnection {
   readonly conn: Deno.QuicConn;
   /** True for a connection beyond the bounds, which is closed unless the client moves here. */

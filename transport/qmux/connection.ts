@@ -27,9 +27,7 @@ import type { QmuxVersion } from "./versions.ts";
 /** Options for {@linkcode withQmux}. */
 export interface WithQmuxOptions {
   readonly runtime: Runtime;
-  /** This end's role. */
   readonly side: "client" | "server";
-  /** Version of the wire. */
   readonly version: QmuxVersion;
   /**
    * Application protocol.

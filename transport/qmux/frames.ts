@@ -9,7 +9,6 @@ import {
   writeVarint,
 } from "../quic/varint.ts";
 
-/** One-byte frame types. */
 export const FrameType = {
   padding: 0x00,
   /** RESET_STREAM: the writer abandoned a stream. */
@@ -116,7 +115,6 @@ export class QmuxError extends ProtocolError {
 }
 
 export interface StreamFrame {
-  /** Discriminator. */
   readonly kind: "stream";
   readonly id: number;
   /**
@@ -130,11 +128,8 @@ export interface StreamFrame {
   readonly isFin: boolean;
 }
 
-/** RESET_STREAM frame. */
 export interface ResetFrame {
-  /** Discriminator. */
   readonly kind: "reset";
-  /** Stream number. */
   readonly id: number;
   /** Application error code. */
   readonly code: number;
@@ -142,24 +137,19 @@ export interface ResetFrame {
   readonly finalSize: number;
 }
 
-/** CONNECTION_CLOSE frame. */
 export interface CloseFrame {
-  /** Discriminator. */
   readonly kind: "close";
   /** True if the application closed the connection, as opposed to a protocol violation. */
   readonly isApplication: boolean;
   /** Application close code, or QUIC error code. */
   readonly code: number;
-  /** Reason in words. */
   readonly reason: string;
 }
 
 export interface DatagramFrame {
-  /** Discriminator. */
   readonly kind: "datagram";
   /** Payload; a view of the record. */
   readonly data: Uint8Array;
-  /** Bytes of the whole frame. */
   readonly frameSize: number;
 }
 
@@ -242,7 +232,6 @@ class Cursor {
     this.#code = code;
   }
 
-  /** Bytes left to read. */
   get left(): number {
     return this.bytes.byteLength - this.at;
   }
@@ -287,7 +276,6 @@ class Cursor {
   }
 }
 
-/** Reader for the frames of one record. */
 export class FrameReader {
   readonly #cursor: Cursor;
 
@@ -436,7 +424,6 @@ export class RecordWriter {
     this.limit = limit;
   }
 
-  /** Bytes written so far. */
   get byteLength(): number {
     return this.#at;
   }
@@ -466,7 +453,6 @@ export class RecordWriter {
     for (const number of numbers) this.#varint(number);
   }
 
-  /** Writes a RESET_STREAM frame. */
   reset(id: number, code: number, finalSize: number): void {
     this.control(FrameType.resetStream, id, code, finalSize);
   }
@@ -502,7 +488,6 @@ export class RecordWriter {
     this.#copy(text, 0, text.byteLength);
   }
 
-  /** Writes a DATAGRAM frame with a length. */
   datagram(bytes: Uint8Array): void {
     const { byteLength } = bytes;
     this.#reserve(datagramFrameSize(byteLength));

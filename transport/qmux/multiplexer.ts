@@ -57,7 +57,6 @@ export interface StreamsHost extends Pick<MultiplexerLink, "bufferedAmount" | "d
   readonly runtime: Runtime;
   /** Name of the transport, for errors. */
   readonly transport: string;
-  /** This end's role. */
   readonly side: "client" | "server";
   /** True if the wire can carry streams and datagrams. */
   readonly hasStreams: boolean;

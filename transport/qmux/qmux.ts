@@ -74,7 +74,6 @@ export interface QmuxLink extends MultiplexerLink {
 /** Options for {@linkcode Qmux}. */
 export interface QmuxOptions {
   readonly runtime: Runtime;
-  /** Version of the wire. */
   readonly version: QmuxVersion;
   /**
    * Limits on data that the peer may send ahead of the readers. The window of each stream always
@@ -99,7 +98,6 @@ export interface QmuxOptions {
 export class Qmux
   implements Multiplexer, ConnectionInspection, StreamHost, CreditHost, DatagramHost {
   readonly runtime: Runtime;
-  /** Counters of the connection. */
   readonly ledger: Ledger = new Ledger();
   /** True while datagrams of the peer are dropped. */
   dropsDatagrams = false;
@@ -604,7 +602,6 @@ class StreamRegistry {
     );
   }
 
-  /** Number of open streams. */
   get size(): number {
     return this.#streams.size;
   }

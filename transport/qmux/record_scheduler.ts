@@ -214,7 +214,6 @@ export class RecordScheduler {
     this.fill();
   }
 
-  /** Sends a ping. */
   ping(sequence: bigint): void {
     this.#ping = sequence;
     this.fill();
@@ -445,7 +444,6 @@ class SendQueue {
     return undefined;
   }
 
-  /** Removes all streams. */
   clear(): void {
     this.#levels = [];
     this.#size = 0;

@@ -40,7 +40,6 @@ class Chunks {
   #tailLength = 0;
   #byteLength = 0;
 
-  /** Bytes in the queue. */
   get byteLength(): number {
     return this.#byteLength;
   }
@@ -494,7 +493,6 @@ export class ReceiveHalf implements DirectReadable {
     return this.#isOver;
   }
 
-  /** Bytes received. */
   get received(): number {
     return this.#received;
   }

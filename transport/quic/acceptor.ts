@@ -254,7 +254,6 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   readonly #unread: UnreadStreams;
   #isStopped = false;
 
-  /** Bound address. */
   readonly address: Deno.NetAddr;
 
   constructor(runtime: Runtime, options: QuicListenOptions, handlers: QuicAcceptorHandlers<C>) {
@@ -289,12 +288,10 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     }
   }
 
-  /** Open connections. */
   get connections(): Iterable<C> {
     return this.#connections;
   }
 
-  /** Number of open connections. */
   get connectionCount(): number {
     return this.#connections.size;
   }

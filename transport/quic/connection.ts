@@ -300,7 +300,6 @@ export class RawQuicConnection extends CountedConnection
     return undefined;
   }
 
-  /** Ends all streams and datagrams. */
   #over(message: string, isBroken = false): ConnectionError {
     const error = this.#error = new ConnectionError(message);
     this.#failed = this.halves.toArray();
@@ -415,7 +414,6 @@ class PeerStreams<S, T, U> {
     );
   }
 
-  /** Streams in order of arrival. */
   get readable(): ReadableStream<U> {
     this.accept();
     return this.#arrivals.readable;

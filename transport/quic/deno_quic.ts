@@ -13,7 +13,6 @@ export interface ConnectQuicOptions extends Deno.ConnectQuicOptions<false> {
   serverCertificateHashes?: CertificateHash[] | undefined;
 }
 
-/** End of a QUIC connection. */
 export interface QuicEnding {
   /** Application close code of the peer; `undefined` if the connection was lost. */
   readonly closeCode: number | undefined;
@@ -87,11 +86,8 @@ export async function quicEnding(conn: Deno.QuicConn): Promise<QuicEnding> {
   }
 }
 
-/** Options for opening a stream. */
 interface OpeningOptions {
-  /** Options of the runtime. */
   readonly wire: Deno.QuicSendStreamOptions;
-  /** Ends the wait. */
   readonly signal?: AbortSignal | undefined;
   /** Time that the caller allows in milliseconds, for the error. */
   readonly timeoutMs?: number | undefined;
@@ -99,7 +95,6 @@ interface OpeningOptions {
   readonly leftMs: number | undefined;
 }
 
-/** Opens a stream of one direction. */
 export type OpenStream<T> = (
   runtime: Runtime,
   conn: Deno.QuicConn,

@@ -98,11 +98,9 @@ export interface AddressRaceOptions<T> {
   readonly discard: (late: T) => void;
   /** Delay between two attempts, in milliseconds. */
   readonly delayMs: number;
-  /** Cancels the race. */
   readonly signal: AbortSignal;
   /** Called with each address at the start of the attempt. */
   readonly onAttempt?: ((address: string) => void) | undefined;
-  /** Called with each failure. */
   readonly onFailure?: ((address: string, cause: unknown) => void) | undefined;
 }
 

@@ -63,11 +63,9 @@ export function checkPositive(
   }
 }
 
-/** Server to dial. */
 export interface QuicTarget {
   /** Name, or address without brackets. */
   readonly hostname: string;
-  /** UDP port. */
   readonly port: number;
 }
 

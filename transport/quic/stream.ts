@@ -18,7 +18,6 @@ export class QuicStream implements BidirectionalStream, DirectStream, TurnWatche
   readonly #receive: ReceiveHalf;
   readonly #send: SendHalf;
 
-  /** Joins two halves. */
   constructor(receive: ReceiveHalf, send: SendHalf) {
     this.#receive = receive;
     this.#send = send;

@@ -13,7 +13,6 @@ import type { CheckedTransports, ClientDialer, TransportName } from "./options.t
  */
 const ALONE_MS = 5_000;
 
-/** Options of one attempt. */
 export type DialOptions = Parameters<ClientDialer>[1];
 
 /** Loads the code of HTTP; called again after a failure. */
@@ -40,7 +39,6 @@ export type FallBackDialer = (
 export interface Leg {
   /** The attempt, which may still open a connection after an error. */
   readonly opening: Promise<Connection>;
-  /** Ends the attempt. */
   readonly stop: AbortController;
   /** The reason to try other transports: a failure or a timeout; absent if a connection opened. */
   readonly error?: unknown;

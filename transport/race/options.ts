@@ -47,7 +47,6 @@ export interface TransportFallback {
 
 /** The dialers of a platform. */
 export interface TransportPlatform {
-  /** Opens a WebSocket. */
   readonly webSocket: (
     url: URL,
     options: DialWebSocketOptions & { readonly runtime: Runtime },
@@ -75,9 +74,7 @@ export type WebTransportLeg = (
 
 /** A session that opened and later fell silent. */
 export interface SilentTransport {
-  /** The URL that was dialed. */
   readonly url: string | URL;
-  /** The transport of the session. */
   readonly transport: string;
   /** The error by which the client noticed the silence. */
   readonly error: unknown;

@@ -21,7 +21,6 @@ export interface DatagramsOwner {
 
 /** Sink behind a writable of datagrams. */
 export class DatagramSink implements UnderlyingSink<Uint8Array> {
-  /** The session. */
   readonly owner: DatagramsOwner;
   /** Priority; the higher order is sent first. */
   sendOrder: number;
@@ -136,7 +135,6 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
 
 /** Parts behind the datagrams of a session. */
 export class DatagramEnds {
-  /** The session. */
   readonly owner: DatagramsOwner;
   /** Incoming datagrams. */
   readonly readable: ReadableStream<Uint8Array>;
@@ -571,5 +569,4 @@ export class DatagramQueues implements DirectDatagrams {
   }
 }
 
-/** Default priority. */
 const FIRST = { sendOrder: 0 };

@@ -4,7 +4,6 @@ import type { SessionErrors } from "../h3/session.ts";
 import { defineInterface } from "./web_idl.ts";
 import { textOf } from "../../base/error_text.ts";
 
-/** Largest error code. */
 const MAX_CODE = 0xffff_ffff;
 
 /** Options for {@linkcode WebTransportError}. */

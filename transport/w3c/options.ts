@@ -96,20 +96,16 @@ export const RUNTIME: unique symbol = Symbol("runtime");
 /** Runtime of sessions without one of their own; all share one pool of connections. */
 const PLATFORM: Runtime = platformRuntime();
 
-/** Validated options. */
 export interface CheckedOptions {
   readonly runtime: Runtime;
-  /** URL of the server. */
   readonly url: URL;
   /** Lets the session share a connection with other sessions of the same origin. */
   readonly allowPooling: boolean;
-  /** Headers to send. */
   readonly headers: Headers;
   /** Hashes that can match a certificate; `undefined` if the option was absent. */
   readonly serverCertificateHashes: readonly CertificateHash[] | undefined;
   /** Goal of QUIC's congestion control. */
   readonly congestionControl: WebTransportCongestionControl;
-  /** Subprotocols to offer. */
   readonly protocols: readonly string[];
   /** `bytes` if the datagrams are a byte stream. */
   readonly datagramsReadableType: "bytes" | undefined;

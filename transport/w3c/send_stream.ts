@@ -39,7 +39,6 @@ export interface WebTransportSendStreamOptions extends WebTransportSendOptions {
 
 /** Shared state of the streams of a group. */
 export class GroupState {
-  /** Open streams. */
   readonly streams: Set<SendSource> = new Set();
   /** Bytes written to ended streams. */
   endedBytes = 0;
@@ -127,7 +126,6 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
   previous: StreamHalf | undefined = undefined;
   next: StreamHalf | undefined = undefined;
 
-  /** Bytes written. */
   bytes = 0;
   sendGroup: WebTransportSendGroup | null;
 
@@ -143,7 +141,6 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
   #sendOrder: number;
   #isOver = false;
 
-  /** Wraps a half. */
   constructor(owner: StreamsOwner, half: OrderedWritable, options: WebTransportSendOptions = {}) {
     const { sendGroup = null, sendOrder } = options;
     this.#owner = owner;

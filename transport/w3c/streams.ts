@@ -30,7 +30,6 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
 
   /** Marks a byte stream. */
   readonly type = "bytes";
-  /** Bytes received. */
   received = 0;
   /** Bytes taken by the reader. */
   read = 0;
@@ -41,7 +40,6 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
   #ahead: Promise<Uint8Array | null> | undefined = undefined;
   #isOver = false;
 
-  /** Wraps a half. */
   constructor(owner: StreamsOwner, half: DirectReadable) {
     this.#owner = owner;
     this.#half = half;
@@ -180,7 +178,6 @@ export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBu
 
 /** Source behind a bidirectional stream. */
 export class BidirectionalSource {
-  /** The session. */
   readonly owner: StreamsOwner;
   /** The stream with direct calls. */
   readonly stream: DirectStream & OrderedWritable;
@@ -245,7 +242,6 @@ export class WebTransportBidirectionalStream implements BidirectionalStream {
 
 /** Incoming streams of a session that may still be connecting. */
 export class IncomingStreams<T, Half> {
-  /** Streams in order of arrival. */
   readonly readable: ReadableStream<T>;
 
   readonly #source: () => Promise<ReadableStream<Half>>;

@@ -247,7 +247,6 @@ export class WebSocketConnection
 
   declare readonly runtime: Runtime;
 
-  /** Wraps a socket, open or opening. */
   constructor(socket: Socket, options: WebSocketConnectionOptions) {
     const { runtime, flowControl, loadStreams } = options;
     this.runtime = runtime;

@@ -126,7 +126,6 @@ export type WebSocketEngine = (
   readonly isOpen?: boolean | undefined;
 };
 
-/** An accepted WebSocket. */
 export type AcceptedWebSocket = ReturnType<WebSocketEngine>;
 
 /** Head of a request to upgrade. Every `Request` is one. */
@@ -354,11 +353,9 @@ const CONNECTION_UPGRADE = /(?:^|,)\s*upgrade\s*(?:,|$)/i;
 
 /** A fault of an upgrade request, with the response to send. */
 export interface UpgradeFault {
-  /** HTTP status. */
   readonly status: number;
   /** Description of the fault, sent as the body of the response. */
   readonly message: string;
-  /** Headers of the response. */
   readonly headers: Readonly<Record<string, string>>;
 }
 
@@ -428,7 +425,6 @@ export interface ServerWebSocketOptions extends Pick<WebSocketConnectionOptions,
   readonly admitted?: Promise<unknown> | undefined;
 }
 
-/** A connection on an accepted WebSocket. */
 export class ServerWebSocketConnection extends WebSocketConnection {
   readonly #socket: Socket;
   readonly #protocol: string;
