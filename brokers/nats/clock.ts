@@ -2,7 +2,7 @@
 import { DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
 import type { Runtime } from "../../base/runtime.ts";
 import { textOf } from "../../base/error_text.ts";
-import { consume, forget } from "./consumers.ts";
+import { consume, forget } from "./jetstream.ts";
 
 /** Age of a measurement after which the next use of the clock starts another, in milliseconds. */
 const MEASURE_MS = 60_000;

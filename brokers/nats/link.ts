@@ -64,6 +64,8 @@ export class Link {
   #connection: NatsConnection | undefined;
   #period: AbortController | undefined;
   #flushing: Promise<boolean> | undefined;
+  /** What is open since the server is there, by name. */
+  readonly #opened = new Map<string, Promise<unknown>>();
 
   constructor(
     { runtime, life }: { readonly runtime: Runtime; readonly life: BrokerLife },
@@ -107,6 +109,30 @@ export class Link {
    */
   async manager(timeoutMs = REQUEST_TIMEOUT_MS): Promise<JetStreamManager> {
     return await jetstreamManager(this.open, { checkAPI: false, timeout: timeoutMs });
+  }
+
+  /**
+   * Opens something once for each period of the connection, and again after a failure. Throws while
+   * the server is away.
+   */
+  once<T>(name: string, open: (connection: NatsConnection) => Promise<T>): Promise<T> {
+    const connection = this.open;
+    const known = this.#opened.get(name);
+    if (known !== undefined) return known as Promise<T>;
+    const opening = open(connection);
+    this.#opened.set(name, opening);
+    opening.catch(() => this.reopen(name, opening));
+    return opening;
+  }
+
+  /** What was opened in this period. */
+  opened(name: string): Promise<unknown> | undefined {
+    return this.#opened.get(name);
+  }
+
+  /** Has something opened again at its next use. */
+  reopen(name: string, opened: Promise<unknown> | undefined): void {
+    if (this.#opened.get(name) === opened) this.#opened.delete(name);
   }
 
   /** Reads the server's clock if that is due, by a stream that exists. Never rejects. */
@@ -293,6 +319,7 @@ export class Link {
     if (this.#period === undefined) return;
     this.#period.abort();
     this.#period = undefined;
+    this.#opened.clear();
     this.life.interrupted(error);
     this.#events.down();
   }

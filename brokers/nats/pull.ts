@@ -2,7 +2,7 @@
 import { type ConsumerInfo, DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
 import type { Msg } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
-import { consume, forget } from "./consumers.ts";
+import { consume, forget } from "./jetstream.ts";
 import { headerOf, tagIn } from "./format.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
 

@@ -1,9 +1,10 @@
 /** The state that nodes share in buckets of JetStream. */
-import { JetStreamApiError, StorageType } from "@nats-io/jetstream";
+import { JetStreamApiError } from "@nats-io/jetstream";
 import { type KV, Kvm } from "@nats-io/kv";
 import { pause } from "../../base/wait.ts";
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
+import { storageOf } from "./jetstream.ts";
 import type { Link } from "./link.ts";
 import type { NatsSettings } from "./options.ts";
 import { type Names, subjectPart } from "./format.ts";
@@ -28,47 +29,9 @@ interface Change<T> {
 }
 
 /** A bucket, which drops rows that were not written for a time. */
-class Bucket {
-  readonly #link: Link;
-  readonly #options: { readonly name: string; readonly ttlMs: number };
-  readonly #settings: NatsSettings;
-  #opened: { readonly period: AbortSignal; readonly opening: Promise<KV> } | undefined;
-
-  constructor(
-    link: Link,
-    options: { readonly name: string; readonly ttlMs: number },
-    settings: NatsSettings,
-  ) {
-    this.#link = link;
-    this.#options = options;
-    this.#settings = settings;
-  }
-
-  /** Name of the stream that has the rows. */
-  get stream(): string {
-    return `KV_${this.#options.name}`;
-  }
-
-  /** Opens the bucket, once for each period of the connection; creates it at first use. */
-  open(): Promise<KV> {
-    const connection = this.#link.open; // Throws while the server is away.
-    const period = this.#link.period!;
-    if (this.#opened?.period === period) return this.#opened.opening;
-    const { storage, replicas } = this.#settings;
-    const { name, ttlMs: ttl } = this.#options;
-    const opening = new Kvm(connection).create(name, {
-      history: 1,
-      ttl,
-      storage: storage === "memory" ? StorageType.Memory : StorageType.File,
-      replicas,
-    });
-    const opened = { period, opening };
-    this.#opened = opened;
-    opening.catch(() => {
-      if (this.#opened === opened) this.#opened = undefined;
-    });
-    return opening;
-  }
+interface Bucket {
+  readonly name: string;
+  readonly ttlMs: number;
 }
 
 /**
@@ -80,22 +43,21 @@ class Bucket {
  */
 export class NatsStore implements BrokerStore {
   readonly #link: Link;
-  readonly #ttlMs: number;
+  readonly #settings: NatsSettings;
   readonly #rows: Bucket;
   /** Rows that are remembered for longer than those of `#rows`. */
   readonly #longRows: Bucket;
 
   constructor(link: Link, names: Names, settings: NatsSettings) {
-    const { storeTtlMs: ttlMs } = settings;
     this.#link = link;
-    this.#ttlMs = ttlMs;
-    this.#rows = new Bucket(link, { name: names.bucket, ttlMs }, settings);
-    this.#longRows = new Bucket(link, { name: names.longBucket, ttlMs: LONGEST_MS }, settings);
+    this.#settings = settings;
+    this.#rows = { name: names.bucket, ttlMs: settings.storeTtlMs };
+    this.#longRows = { name: names.longBucket, ttlMs: LONGEST_MS };
   }
 
   advance(key: string, number: number, windowMs: number): Promise<boolean> {
     return this.#attempt("advance a number", this.#rowsOf(windowMs), async (bucket) => {
-      checkTime("windowMs", windowMs, Math.max(this.#ttlMs, LONGEST_MS));
+      checkTime("windowMs", windowMs, Math.max(this.#rows.ttlMs, LONGEST_MS));
       return await this.#change(bucket, numberKey(key), (row) => {
         const now = this.#link.clock.now();
         if (number <= parseNumber(row, now)) return { result: false };
@@ -117,7 +79,7 @@ export class NatsStore implements BrokerStore {
     { max, ttlMs }: { readonly max: number; readonly ttlMs: number },
   ): Promise<boolean> {
     return this.#attempt("claim a place", this.#rows, async (bucket) => {
-      checkTime("ttlMs", ttlMs, this.#ttlMs);
+      checkTime("ttlMs", ttlMs, this.#rows.ttlMs);
       return await this.#change(bucket, claimsKey(scope), (row) => {
         const now = this.#link.clock.now();
         const claims = parseClaims(row, now);
@@ -147,20 +109,28 @@ export class NatsStore implements BrokerStore {
   }
 
   #rowsOf(windowMs: number): Bucket {
-    return windowMs <= this.#ttlMs ? this.#rows : this.#longRows;
+    return windowMs <= this.#rows.ttlMs ? this.#rows : this.#longRows;
   }
 
   async #attempt<T>(what: string, rows: Bucket, act: (bucket: KV) => Promise<T>): Promise<T> {
     try {
       await this.#link.reach();
-      const bucket = await rows.open();
-      await this.#link.followClock(await this.#link.manager(), rows.stream);
+      const bucket = await this.#open(rows);
+      // The stream that has the rows.
+      await this.#link.followClock(await this.#link.manager(), `KV_${rows.name}`);
       return await act(bucket);
     } catch (cause) {
       if (cause instanceof BrokerError || cause instanceof RangeError) throw cause;
       const text = textOf(cause);
       throw new BrokerError(`Cannot ${what}: ${text}`, { cause });
     }
+  }
+
+  /** Opens a bucket, which is created at its first use. */
+  #open({ name, ttlMs: ttl }: Bucket): Promise<KV> {
+    const { replicas } = this.#settings;
+    const options = { history: 1, ttl, storage: storageOf(this.#settings), replicas };
+    return this.#link.once(name, (connection) => new Kvm(connection).create(name, options));
   }
 
   async #get(

@@ -1,16 +1,11 @@
 /** The stream with all topics of the same bounds, and its epoch. */
-import {
-  DiscardPolicy,
-  JetStreamApiError,
-  type JetStreamManager,
-  RetentionPolicy,
-  StorageType,
-  type StreamConfig,
-} from "@nats-io/jetstream";
+import { JetStreamApiError, type JetStreamManager, type StreamConfig } from "@nats-io/jetstream";
 import { headers, type Msg, type Subscription, TimeoutError } from "@nats-io/nats-core";
 import { pause } from "../../base/wait.ts";
 import { Signal } from "../../base/signal.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
+import { streamConfig } from "./jetstream.ts";
+import type { NatsSettings } from "./options.ts";
 import { EPOCH_TOKEN, parseAck, sequenceOf, type StreamNames } from "./format.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";
 
@@ -33,15 +28,6 @@ const MAX_RETRY_MS = 2_000;
 
 /** The newest sequence before any other. */
 const NOTHING_SEEN = { seq: 0, epoch: undefined };
-
-/** Settings of a stream. */
-interface StreamSettings {
-  readonly storage: "file" | "memory";
-  readonly replicas: number;
-  readonly rememberMs: number;
-  readonly maxStreamBytes: number;
-  readonly survivesRestart: boolean;
-}
 
 /** An epoch, and the sequence of its start: earlier sequences do not belong to the epoch. */
 export interface Epoch {
@@ -88,7 +74,7 @@ export class HistoryStream {
   /** Last error of an attempt to open the stream; further attempts follow. */
   problem: unknown;
   readonly #link: Link;
-  readonly #settings: StreamSettings;
+  readonly #settings: NatsSettings;
   readonly #events: StreamEvents;
   readonly #maxAgeMs: number;
   #epoch: Epoch | undefined;
@@ -107,7 +93,7 @@ export class HistoryStream {
     link: Link,
     names: StreamNames,
     bounds: HistoryBounds,
-    settings: StreamSettings,
+    settings: NatsSettings,
     events: StreamEvents,
   ) {
     this.#link = link;
@@ -325,20 +311,15 @@ export class HistoryStream {
 
   #config(): Partial<StreamConfig> & { readonly name: string } {
     const { log, live, stream } = this.names;
-    const { storage, replicas, maxStreamBytes } = this.#settings;
     return {
+      ...streamConfig(this.#settings),
       name: stream,
       subjects: [`${log}.>`],
-      storage: storage === "memory" ? StorageType.Memory : StorageType.File,
-      num_replicas: replicas,
-      retention: RetentionPolicy.Limits,
-      discard: DiscardPolicy.Old,
       // One more than can be read, as its sequence is the `prev` of the oldest.
       max_msgs_per_subject: this.bounds.size + 1,
       max_age: this.#maxAgeMs * 1e6,
-      max_bytes: maxStreamBytes,
+      max_bytes: this.#settings.maxStreamBytes,
       duplicate_window: DUPLICATE_WINDOW_MS * 1e6,
-      allow_direct: true,
       republish: { src: `${log}.>`, dest: `${live}.>` },
     };
   }

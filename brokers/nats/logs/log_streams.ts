@@ -1,10 +1,5 @@
 /** The two streams of logs: one with all changes of all logs, one with the next looks at logs. */
-import {
-  DiscardPolicy,
-  type JetStreamManager,
-  RetentionPolicy,
-  StorageType,
-} from "@nats-io/jetstream";
+import type { JetStreamManager } from "@nats-io/jetstream";
 import { headers, type MsgHdrs } from "@nats-io/nats-core";
 import { BrokerError } from "../../../errors.ts";
 import { textOf } from "../../../base/error_text.ts";
@@ -26,6 +21,7 @@ import {
   QUIET_HEADER,
   subjectPart,
 } from "../format.ts";
+import { streamConfig } from "../jetstream.ts";
 import type { Link } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
 import { countSubjects, pull, pullNewest } from "../pull.ts";
@@ -45,12 +41,6 @@ const DUPLICATE_WINDOW_MS = 10_000;
 
 /** Error code of JetStream for a message whose id is that of a message under way. */
 const ID_UNDER_WAY = 10158;
-
-/** The period in which the streams are open. */
-interface Opened {
-  readonly period: AbortSignal;
-  readonly manager: Promise<JetStreamManager>;
-}
 
 /** Conditions of a change. */
 export interface ChangeOptions {
@@ -72,7 +62,6 @@ export class LogStreams {
   problem: unknown;
   readonly #link: Link;
   readonly #settings: NatsSettings;
-  #opened: Opened | undefined;
 
   constructor(link: Link, names: LogNames, settings: NatsSettings) {
     this.#link = link;
@@ -85,7 +74,7 @@ export class LogStreams {
    * failure.
    */
   get era(): unknown {
-    return this.#opened?.period === this.#link.period ? this.#opened : undefined;
+    return this.#link.opened(this.names.stream);
   }
 
   /** Most bytes of the state in a message. */
@@ -279,53 +268,42 @@ export class LogStreams {
     act: (manager: JetStreamManager) => Promise<T>,
     signal?: AbortSignal,
   ): Promise<T> {
-    let opened: Opened | undefined;
+    const { stream } = this.names;
+    let opened: Promise<JetStreamManager> | undefined;
+    let period: AbortSignal | undefined;
     try {
       await this.#link.reach(signal);
-      opened = this.#open();
-      const { period, manager } = opened;
-      const acting = manager.then(async (manager) => {
-        await this.#link.followClock(manager, this.names.stream);
+      opened = this.#link.once(stream, () => this.#open());
+      period = this.#link.period;
+      const acting = opened.then(async (manager) => {
+        await this.#link.followClock(manager, stream);
         return await act(manager);
       });
       return await within(this.#link.runtime, acting, { signal: period });
     } catch (cause) {
       // The streams may be gone: the next call makes them again.
-      if (this.#opened === opened) this.#opened = undefined;
+      this.#link.reopen(stream, opened);
       signal?.throwIfAborted();
       if (cause instanceof BrokerError) throw cause;
-      const isLost = opened?.period.aborted;
-      const text = isLost ? "the server went away before the answer" : textOf(cause);
+      const text = period?.aborted ? "the server went away before the answer" : textOf(cause);
       throw new BrokerError(`Cannot ${what}: ${text}`, { cause });
     }
   }
 
-  #open(): Opened {
-    const period = this.#link.period;
-    if (period === undefined) throw new BrokerError("Cannot reach NATS: the server is away");
-    if (this.#opened?.period === period) return this.#opened;
-    const manager = this.#make();
-    const opened = { period, manager };
-    this.#opened = opened;
-    // The opening of an earlier connection may fail late, behind one that succeeded.
+  #open(): Promise<JetStreamManager> {
+    const opening = this.#make();
+    // The opening of an earlier connection may fail late, after one that succeeded.
     const note = (problem: unknown) => {
-      if (this.#opened === opened) this.problem = problem;
+      if (this.era === opening) this.problem = problem;
     };
-    manager.then(() => note(undefined), note);
-    return opened;
+    opening.then(() => note(undefined), note);
+    return opening;
   }
 
   async #make(): Promise<JetStreamManager> {
     const manager = await this.#link.manager();
     const { stream, kept, changes, dueStream, due } = this.names;
-    const { storage, replicas } = this.#settings;
-    const common = {
-      storage: storage === "memory" ? StorageType.Memory : StorageType.File,
-      num_replicas: replicas,
-      retention: RetentionPolicy.Limits,
-      discard: DiscardPolicy.Old,
-      allow_direct: true,
-    };
+    const common = streamConfig(this.#settings);
     await Promise.all([
       manager.streams.add({
         ...common,
