@@ -138,8 +138,14 @@ export class LogWriter {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     const known = this.#lines.get(id);
     const line = known ?? this.#line();
-    const done = { resolve: resolve as () => void, reject };
-    const isTaken = line.push({ bytes, operation, ...done, due: 0, isOver: false });
+    const isTaken = line.push({
+      bytes,
+      operation,
+      resolve: resolve as () => void,
+      reject,
+      due: 0,
+      isOver: false,
+    });
     if (known !== undefined) return promise;
     if (isTaken) void this.#run(id, part, line);
     else line.leave();
