@@ -6,10 +6,16 @@
  * <head as JSON> LF <record> <record> ...
  * ```
  *
- * A record is twice its length in bytes, plus 1 for bytes and 0 for a text, as a varint of seven bits
- * a byte with the lowest first, and the bytes. The head `null` is that of a log which was removed.
+ * A record is twice its length in bytes, plus 1 for bytes and 0 for a text, as a varint of QUIC, and
+ * the bytes. The head `null` is that of a log which was removed.
  */
 import { utf8Length } from "../../../session/wire/utf8.ts";
+import {
+  readVarint,
+  varintLength,
+  varintLengthAt,
+  writeVarint,
+} from "../../../transport/quic/varint.ts";
 import { BrokerError } from "../../../errors.ts";
 import type { LogRecord } from "../../../pubsub/logs/log.ts";
 import type { LogView, LogWrite } from "../../../pubsub/logs/changes.ts";
@@ -135,7 +141,7 @@ export function encodeLog(head: LogHead | null, records: readonly LogRecord[]): 
   for (const record of records) {
     const isText = typeof record === "string";
     const length = isText ? utf8Length(record) : record.length;
-    at = putVarint(message, at, length * 2 + (isText ? 0 : 1));
+    at = writeVarint(message, at, length * 2 + (isText ? 0 : 1));
     if (isText) encoder.encodeInto(record, message.subarray(at));
     else message.set(record, at);
     at += length;
@@ -166,12 +172,8 @@ export function recordsOf({ head, body }: LiveMessage): LogRecord[] {
   const records: LogRecord[] = [];
   let at = 0;
   while (records.length < head.count) {
-    let [mark, factor] = [0, 1];
-    for (let more = true; more; factor *= 128) {
-      const byte = body[at++]!;
-      mark += (byte & 0x7f) * factor;
-      more = byte >= 0x80;
-    }
+    const mark = readVarint(body, at);
+    at += varintLengthAt(body[at]!);
     const end = at + Math.floor(mark / 2);
     const bytes = body.subarray(at, end);
     // A copy, as the message is a view of the socket's last read, and would keep all of that in
@@ -180,17 +182,4 @@ export function recordsOf({ head, body }: LiveMessage): LogRecord[] {
     at = end;
   }
   return records;
-}
-
-function varintLength(number: number): number {
-  let length = 1;
-  for (let rest = number; rest >= 128; rest = Math.floor(rest / 128)) length++;
-  return length;
-}
-
-function putVarint(message: Uint8Array, start: number, number: number): number {
-  let [at, rest] = [start, number];
-  for (; rest >= 128; rest = Math.floor(rest / 128)) message[at++] = rest % 128 + 128;
-  message[at++] = rest;
-  return at;
 }
