@@ -64,7 +64,7 @@ export class Link {
   #connection: NatsConnection | undefined;
   #period: AbortController | undefined;
   #flushing: Promise<boolean> | undefined;
-  /** What is open since the server is there, by name. */
+  /** Everything that was opened in this period of the connection, by name. */
   readonly #opened = new Map<string, Promise<unknown>>();
 
   constructor(
@@ -125,7 +125,7 @@ export class Link {
     return opening;
   }
 
-  /** What was opened in this period. */
+  /** Finds the thing that was opened in this period under a name. */
   opened(name: string): Promise<unknown> | undefined {
     return this.#opened.get(name);
   }
