@@ -65,24 +65,20 @@ export interface TopicCellOptions extends Pick<ClientSubscribeOptions, "last" | 
   readonly keep: number;
 }
 
-/** State of a cell; another cell may continue one that is `parked`. */
-type State =
-  | { readonly name: "reading"; readonly subscription: Subscription }
-  | { readonly name: "failed"; readonly error: Error }
-  /** Closed, while its part of the page is hidden, with the last snapshot. */
-  | { readonly name: "parked"; readonly snapshot: TopicSnapshot };
-
 /** One subscription, and the newest of its messages. */
 export class TopicCell extends Cell<TopicSnapshot> {
   readonly #keep: number;
   readonly #reader: TopicReader;
-  #state: State;
+  #subscription: Subscription | undefined;
   /** Position of the newest message, for a topic with a history. */
   #position: HistoryPosition | undefined;
+  /** The last snapshot of a closed cell, while its part of the page is hidden. */
+  #parked: TopicSnapshot | undefined;
   /** At most twice the messages of a snapshot, so that dropping the oldest is cheap. */
   #messages: Keyed<UntypedMessage>[] = [];
   #key = 0;
   #gap: TopicGap | undefined;
+  #error: Error | undefined;
 
   /**
    * Subscribes. An error of the subscription is a part of the snapshot.
@@ -107,7 +103,7 @@ export class TopicCell extends Cell<TopicSnapshot> {
     this.#reader = reader;
     if (previous?.parked) this.#continue(previous);
     try {
-      const subscription = client.subscribe(topic, {
+      this.#subscription = client.subscribe(topic, {
         ...start,
         since: this.#position ?? start.since,
         onRecovery: ({ recovered, reason }) => {
@@ -116,60 +112,53 @@ export class TopicCell extends Cell<TopicSnapshot> {
           this.changed();
         },
       });
-      this.#state = { name: "reading", subscription };
-      subscription.status.observe((status) => {
+      this.#subscription.status.observe((status) => {
         if (status !== "pending") this.changed();
       });
-      void this.#read(subscription);
+      void this.#read(this.#subscription);
     } catch (error) {
-      this.#state = { name: "failed", error: errorOf(error) };
-      this.changed();
+      this.#end(error);
     }
   }
 
   /** The last snapshot of a closed cell that another one may continue. */
   get parked(): TopicSnapshot | undefined {
-    return this.#state.name === "parked" ? this.#state.snapshot : undefined;
+    return this.#parked;
   }
 
   /** Longest grace of the topic, in milliseconds: the other members of a room see the leave. */
   get maxGraceMs(): number {
-    const state = this.#state;
-    return state.name === "reading" && state.subscription.isRoom ? ROOM_GRACE_MS : Infinity;
+    return this.#subscription?.isRoom ? ROOM_GRACE_MS : Infinity;
   }
 
   /** Leaves the topic. */
   close(): void {
-    this.#reader.leave();
-    if (this.#state.name !== "reading") return;
-    const { subscription } = this.#state;
     const snapshot = this.take();
-    const isPending = snapshot.status === "pending";
-    this.#state = {
-      name: "parked",
-      snapshot: isPending ? snapshot : { ...snapshot, status: "lost" },
-    };
-    this.#position ??= subscription.position;
-    leave(subscription);
+    if (!this.#error) {
+      const isPending = snapshot.status === "pending";
+      this.#parked = isPending ? snapshot : { ...snapshot, status: "lost" };
+    }
+    this.#position ??= this.#subscription?.position;
+    this.#reader.leave();
+    // The subscription has ended also if the server does not answer.
+    this.#subscription?.unsubscribe().catch(() => {});
   }
 
   protected override take(): TopicSnapshot {
-    const state = this.#state;
-    if (state.name === "parked") return state.snapshot;
     const messages = this.#messages.slice(-this.#keep);
     return {
       messages,
       last: messages.at(-1),
-      status: state.name === "reading" ? state.subscription.status.current : "ended",
+      status: this.#subscription?.status.current ?? "ended",
       gap: this.#gap,
-      error: state.name === "failed" ? state.error : undefined,
+      error: this.#error,
     };
   }
 
   async #read(subscription: Subscription): Promise<void> {
     try {
       for await (const message of subscription) {
-        if (this.#state.name !== "reading") return;
+        if (this.#parked) return;
         this.#position = subscription.position;
         this.#reader.arrived(message.data);
         // Every reader has messages of its own.
@@ -180,10 +169,7 @@ export class TopicCell extends Cell<TopicSnapshot> {
         this.changed();
       }
     } catch (error) {
-      if (this.#state.name !== "reading") return;
-      this.#state = { name: "failed", error: errorOf(error) };
-      leave(subscription);
-      this.changed();
+      this.#end(error);
     }
   }
 
@@ -196,9 +182,9 @@ export class TopicCell extends Cell<TopicSnapshot> {
     const isMissed = !this.#position && previous.parked!.status !== "pending";
     if (isMissed) this.#gap = { reason: "no-history", key: this.#key };
   }
-}
 
-/** Leaves the topic, unless the subscription has ended; it ends also if the server does not answer. */
-function leave(subscription: Subscription): void {
-  subscription.unsubscribe().catch(() => {});
+  #end(error: unknown): void {
+    this.#error = errorOf(error);
+    this.changed();
+  }
 }
