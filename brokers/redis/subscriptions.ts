@@ -181,8 +181,8 @@ export class ChannelSubscriber implements SubscriberPool {
     }
     if (present.length > 0) this.#events.onConfirmed(present);
     const results = await Promise.all([
-      ...this.#groups(going).map((group) => this.#send("unsubscribe", group)),
-      ...this.#groups(coming).map((group) => this.#send("subscribe", group)),
+      ...this.#groups(going).map((group) => this.#unsubscribe(group)),
+      ...this.#groups(coming).map((group) => this.#subscribe(group)),
     ]);
     if (results.every((isDone) => isDone)) {
       this.refusal = undefined;
@@ -195,30 +195,22 @@ export class ChannelSubscriber implements SubscriberPool {
     return false;
   }
 
-  async #send(verb: Verb, channels: string[]): Promise<boolean> {
-    const { redis } = this;
-    if (verb === "unsubscribe") {
-      for (const channel of channels) {
-        this.#confirmed.delete(channel);
-        this.#leaving.add(channel);
-      }
+  async #unsubscribe(channels: string[]): Promise<boolean> {
+    for (const channel of channels) {
+      this.#confirmed.delete(channel);
+      this.#leaving.add(channel);
     }
-    try {
-      const command = this.#slotOf === undefined ? verb : `s${verb}` as const;
-      await this.#answered(verb, redis[command](...channels));
-    } catch (error) {
-      if (redis.status !== "ready") return true;
-      for (const channel of channels) {
-        this.#changed.add(channel);
-        if (verb === "unsubscribe") this.#confirmed.add(channel);
-      }
-      this.refusal = error;
-      this.#events.onChange(error);
-      return false;
-    } finally {
-      if (verb === "unsubscribe") { for (const channel of channels) this.#leaving.delete(channel); }
+    const isDone = await this.#send("unsubscribe", channels);
+    for (const channel of channels) {
+      this.#leaving.delete(channel);
+      if (!isDone) this.#confirmed.add(channel);
     }
-    if (verb === "unsubscribe" || redis.status !== "ready") return true;
+    return isDone;
+  }
+
+  async #subscribe(channels: string[]): Promise<boolean> {
+    const isDone = await this.#send("subscribe", channels);
+    if (!isDone || this.redis.status !== "ready") return isDone;
     for (const channel of channels) {
       this.#confirmed.add(channel);
       this.#lost.delete(channel);
@@ -229,22 +221,29 @@ export class ChannelSubscriber implements SubscriberPool {
     return true;
   }
 
-  /** Waits for the answer to a command; resolves as well when the connection is lost. */
-  async #answered(verb: Verb, command: Promise<unknown>): Promise<void> {
-    const ended = Promise.withResolvers<void>();
-    this.#underWay.set(ended, verb);
-    command.then(() => ended.resolve(), ended.reject);
+  /** Sends a command; `false` if Redis refused it, `true` as well if the connection was lost. */
+  async #send(verb: Verb, channels: string[]): Promise<boolean> {
+    const { redis } = this;
+    const answered = Promise.withResolvers<void>();
+    this.#underWay.set(answered, verb);
     try {
-      await ended.promise;
+      const command = this.#slotOf === undefined ? verb : `s${verb}` as const;
+      redis[command](...channels).then(() => answered.resolve(), answered.reject);
+      await answered.promise;
+      return true;
+    } catch (error) {
+      if (redis.status !== "ready") return true;
+      for (const channel of channels) this.#changed.add(channel);
+      this.refusal = error;
+      this.#events.onChange(error);
+      return false;
     } finally {
-      this.#underWay.delete(ended);
+      this.#underWay.delete(answered);
     }
   }
 
   #groups(channels: string[]): string[][] {
-    if (channels.length === 0) return [];
-    const slotOf = this.#slotOf;
-    if (slotOf === undefined) return [channels];
+    const slotOf = this.#slotOf ?? (() => 0);
     return [...Map.groupBy(channels, slotOf).values()];
   }
 }
