@@ -46,7 +46,7 @@ import { Backoff, boundRetryAfter } from "../base/backoff.ts";
 import { ServerUrls, withTicket } from "../session/url.ts";
 import { waitFor, within } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
-import { answerOf } from "../session/sending.ts";
+import { answerOf } from "../session/answers/streaming_answer.ts";
 import type {
   ClientPublishOptions,
   RequestStreamOptions,

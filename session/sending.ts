@@ -17,7 +17,7 @@ import { Signal } from "../base/signal.ts";
 import { waitFor } from "../base/wait.ts";
 import { type SessionCore, type SessionHalf, SKEIN_PROTOCOL } from "./core.ts";
 import type { SendQueue } from "./queue/turn.ts";
-import type { ClientPublishOptions, ControlStats, StreamingAnswer, WaitOptions } from "./types.ts";
+import type { ClientPublishOptions, ControlStats, WaitOptions } from "./types.ts";
 import {
   checkTopic,
   type DataEnvelope,
@@ -595,32 +595,4 @@ function unexpectedParts(): RequestError {
 /** Creates the error that the caller of a request, or the application, receives. */
 function toRequestError(failure: RequestFailure): RequestError {
   return new RequestError(failure.code, failure.message, failure);
-}
-
-/** The reader of an answer in parts; `answers/reader.ts` has the class, which loads on first use. */
-export interface OpenAnswer {
-  /** Returns the next item, as an iterator does. */
-  next(): Promise<IteratorResult<unknown, void>>;
-  /** Cancels the request. Idempotent. */
-  cancel(reason?: string): void;
-}
-
-/** Makes the answer of a reader that may still load, or wait for a session. */
-export function answerOf<T>(opening: Promise<OpenAnswer>): StreamingAnswer<T> {
-  let reader: OpenAnswer | undefined;
-  opening.then((opened) => reader = opened, () => {});
-  const iterator = {
-    next: () => reader ? reader.next() : opening.then((opened) => opened.next()),
-    async return(): Promise<IteratorResult<T, void>> {
-      await cancel();
-      return { done: true, value: undefined };
-    },
-  };
-  const cancel = async (reason?: string) => (await opening.catch(() => undefined))?.cancel(reason);
-  return {
-    id: "",
-    offset: undefined,
-    cancel,
-    [Symbol.asyncIterator]: () => iterator as AsyncIterator<T, void, undefined>,
-  };
 }

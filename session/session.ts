@@ -44,7 +44,8 @@ import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo, isSendable } from "../transport/close_info.ts";
 import { checkLoop } from "./queue/receive_queue.ts";
 import { type Inside, Receiving } from "./receiving.ts";
-import { answerOf, Sending } from "./sending.ts";
+import { answerOf } from "./answers/streaming_answer.ts";
+import { Sending } from "./sending.ts";
 import type {
   Contract,
   ContractData,

@@ -3,7 +3,7 @@ import { RequestError, TimeoutError } from "../../errors.ts";
 import type { Timer } from "../../base/runtime.ts";
 import { startTimer } from "../../base/wait.ts";
 import type { Inside } from "../receiving.ts";
-import type { AnswerEvent, AnswerTaker, OpenAnswer } from "../sending.ts";
+import type { AnswerEvent, AnswerTaker } from "../sending.ts";
 import type { RequestStreamOptions } from "../types.ts";
 import { encodeMessage } from "../wire/encode.ts";
 import { FIRST_CREDIT, MAX_CREDIT, MAX_UNPAID_BYTES, type TraceContext } from "../wire/envelope.ts";
@@ -101,7 +101,7 @@ export function lateAnswer(topic: string, what: string, ms: number): TimeoutErro
 }
 
 /** Keeps the items of one answer for the loop, at most a window of them, and gives credit back. */
-export class AnswerReader implements OpenAnswer {
+export class AnswerReader {
   readonly #core: Inside;
   readonly #id: number;
   readonly #options: ReaderOptions;

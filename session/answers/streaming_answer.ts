@@ -1,0 +1,23 @@
+/** The answer that streams, as its caller has it while the code of the reader still loads. */
+import type { StreamingAnswer } from "../types.ts";
+import type { AnswerReader } from "./reader.ts";
+
+/** Makes the answer of a reader that may still load, or wait for a session. */
+export function answerOf<T>(opening: Promise<AnswerReader>): StreamingAnswer<T> {
+  let reader: AnswerReader | undefined;
+  opening.then((opened) => reader = opened, () => {});
+  const iterator = {
+    next: () => reader ? reader.next() : opening.then((opened) => opened.next()),
+    async return(): Promise<IteratorResult<T, void>> {
+      await cancel();
+      return { done: true, value: undefined };
+    },
+  };
+  const cancel = async (reason?: string) => (await opening.catch(() => undefined))?.cancel(reason);
+  return {
+    id: "",
+    offset: undefined,
+    cancel,
+    [Symbol.asyncIterator]: () => iterator as AsyncIterator<T, void, undefined>,
+  };
+}
