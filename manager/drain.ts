@@ -34,14 +34,9 @@ export interface DrainOptions {
   readonly reason?: string | undefined;
   /** Closes all sessions at once when aborted: for example, the second Ctrl-C. */
   readonly signal?: AbortSignal | undefined;
-  /**
-   * Source of jitter: numbers from 0 to below 1. By default the runtime of the manager.
-   */
-  readonly random?: (() => number) | undefined;
 }
 
 export const DRAIN: OptionKinds<DrainOptions> = {
-  random: "function",
   reason: "string",
   signal: "AbortSignal",
   withinMs: TIMER,
@@ -76,7 +71,6 @@ export class Drain {
   readonly #withinMs: number;
   readonly #reason: string;
   readonly #signal: AbortSignal | undefined;
-  readonly #random: () => number;
   readonly #open = new Set<Session>(); // Bounded by the sessions at the start.
   readonly #done = Promise.withResolvers<void>();
   #delays: readonly number[] = [];
@@ -91,12 +85,11 @@ export class Drain {
    * @throws {RangeError} If `withinMs` is not a positive integer that a timer can wait for.
    */
   constructor(runtime: Runtime, options: DrainOptions = {}) {
-    const { withinMs = DRAIN_MS, reason = "", signal, random = () => runtime.random() } = options;
+    const { withinMs = DRAIN_MS, reason = "", signal } = options;
     this.#runtime = runtime;
     this.#withinMs = withinMs;
     this.#reason = reason;
     this.#signal = signal;
-    this.#random = random;
   }
 
   /**
@@ -108,7 +101,7 @@ export class Drain {
   async run(sessions: readonly Session[]): Promise<DrainReport> {
     this.#startedAt = this.#runtime.now();
     const overMs = Math.min(this.#withinMs * SPREAD, sessions.length * MAX_SLOT_MS);
-    this.#delays = spreadDelays(sessions.length, overMs, this.#random);
+    this.#delays = spreadDelays(sessions.length, overMs, () => this.#runtime.random());
     const cut = () => this.#cutAll();
     const deadline = this.#runtime.setTimeout(cut, this.#withinMs);
     this.#signal?.addEventListener("abort", cut, { once: true });

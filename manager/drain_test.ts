@@ -1,15 +1,20 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../base/runtime.ts";
 import { CloseCode, LimitError } from "../errors.ts";
 import { Session } from "../session/session.ts";
 import type { Connection, ConnectionCloseInfo } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
 import { spreadDelays } from "./drain.ts";
+import type { ManagerLimits } from "./limits.ts";
 import { SessionManager } from "./session_manager.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
 
-/** Every draw is the middle. */
-const middle = () => 0.5;
+/** Creates a manager whose runtime draws one number alone. */
+function managerDrawing(draw: number, limits: ManagerLimits = {}): SessionManager {
+  const runtime = Object.assign(platformRuntime(), { random: () => draw });
+  return new SessionManager({ ...limits, runtime });
+}
 
 /** One peer of a managed session: received notices, and the time of its close. */
 interface Peer {
@@ -58,12 +63,12 @@ function toldDelays({ lines }: Peer): number[] {
 
 Deno.test("spreadDelays() picks one moment in each slot", () => {
   const cases: [number, number, () => number, number[]][] = [
-    [0, 1_000, middle, []],
+    [0, 1_000, () => 0.5, []],
     [1, 1_000, () => 0, [0]],
     [1, 1_000, () => 0.999, [999]],
-    [4, 800, middle, [100, 300, 500, 700]],
+    [4, 800, () => 0.5, [100, 300, 500, 700]],
     [4, 800, () => 0, [0, 200, 400, 600]],
-    [4, 2, middle, [0, 0, 1, 1]],
+    [4, 2, () => 0.5, [0, 0, 1, 1]],
   ];
   for (const [count, overMs, random, delays] of cases) {
     assertEquals(spreadDelays(count, overMs, random), delays);
@@ -90,9 +95,9 @@ Deno.test("SessionManager.drain() rejects a time that no timer can wait for", as
 
 Deno.test("SessionManager.drain() sends all sessions at once a delay of their own, and closes at it", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager();
+  const manager = managerDrawing(0.5);
   const peers = join(manager, 4);
-  const report = manager.drain({ withinMs: 1_000, reason: "A new version", random: middle });
+  const report = manager.drain({ withinMs: 1_000, reason: "A new version" });
   await pass(time, 0);
   assertEquals(peers.map(toldDelays), [[2], [7], [12], [17]]);
   assertEquals(peers.map(({ session }) => session.state), new Array(4).fill("connected"));
@@ -114,12 +119,12 @@ Deno.test("SessionManager.drain() sends all sessions at once a delay of their ow
 
 Deno.test("SessionManager.drain() serves messages until a session's time", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager();
+  const manager = managerDrawing(0);
   const peers = join(manager, 2, {
     settings: { onMessage: (message, session) => session.send("echo", message.data) },
   });
   const [, second] = peers;
-  const report = manager.drain({ withinMs: 1_000, random: () => 0 });
+  const report = manager.drain({ withinMs: 1_000 });
   await pass(time, 4);
   second!.pair.client.frames?.send(`{"topic":"say","data":"late"}`);
   await pass(time, 1);
@@ -129,14 +134,14 @@ Deno.test("SessionManager.drain() serves messages until a session's time", async
 
 Deno.test("SessionManager.drain() flushes sent messages", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager();
+  const manager = managerDrawing(0);
   const [peer] = join(manager, 1);
   const { session, pair, lines } = peer!;
   pair.link.stall("to-client");
   session.send("big", "x".repeat(200_000));
   await pass(time, 0);
   session.send("last", 1);
-  const report = manager.drain({ withinMs: 1_000, random: () => 0 });
+  const report = manager.drain({ withinMs: 1_000 });
   await pass(time, 500);
   assertEquals(manager.count, 1);
   pair.link.resume("to-client");
@@ -147,7 +152,7 @@ Deno.test("SessionManager.drain() flushes sent messages", async () => {
 
 Deno.test("SessionManager.drain() waits for handlers and their answers", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager();
+  const manager = managerDrawing(0);
   const [peer] = join(manager, 1, {
     settings: {
       onMessage: async (message) => {
@@ -158,7 +163,7 @@ Deno.test("SessionManager.drain() waits for handlers and their answers", async (
   });
   peer!.pair.client.frames?.send(`{"topic":"work","id":1}`);
   await pass(time, 0);
-  const report = manager.drain({ withinMs: 1_000, random: () => 0 });
+  const report = manager.drain({ withinMs: 1_000 });
   await pass(time, 299);
   assertEquals(manager.count, 1);
   await pass(time, 1);
@@ -168,7 +173,7 @@ Deno.test("SessionManager.drain() waits for handlers and their answers", async (
 
 Deno.test("SessionManager.drain() closes unfinished sessions at the end of its time", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager();
+  const manager = managerDrawing(0.5);
   const stuck = Promise.withResolvers<void>();
   const [hung] = join(manager, 1, { settings: { onMessage: () => stuck.promise } });
   const [deaf] = join(manager, 1);
@@ -178,7 +183,7 @@ Deno.test("SessionManager.drain() closes unfinished sessions at the end of its t
   deaf!.session.send("big", "x".repeat(200_000));
   await pass(time, 0);
   deaf!.session.send("lost", 1);
-  const report = manager.drain({ withinMs: 2_000, reason: "bye", random: middle });
+  const report = manager.drain({ withinMs: 2_000, reason: "bye" });
   await pass(time, 1_999);
   assertEquals([good!.session.isClosed, manager.count], [true, 2]);
   await pass(time, 1);
@@ -193,7 +198,7 @@ Deno.test("SessionManager.drain() closes unfinished sessions at the end of its t
 
 Deno.test("SessionManager.drain() does not wait for a wire whose close lingers", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager();
+  const manager = managerDrawing(0.5);
   const pair = memoryPair();
   // As a WebSocket whose peer is gone, and never answers the close.
   const lingering: Connection = Object.assign(Object.create(null), pair.server, {
@@ -201,7 +206,7 @@ Deno.test("SessionManager.drain() does not wait for a wire whose close lingers",
   });
   const session = new Session(lingering, sessionSettings({ side: "server" }));
   manager.add(session);
-  const report = manager.drain({ withinMs: 300, random: middle });
+  const report = manager.drain({ withinMs: 300 });
   await pass(time, 299);
   assertEquals(session.state, "draining");
   await pass(time, 1);
@@ -211,10 +216,10 @@ Deno.test("SessionManager.drain() does not wait for a wire whose close lingers",
 
 Deno.test("SessionManager.drain() closes all at once when its signal aborts", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager();
+  const manager = managerDrawing(0.5);
   join(manager, 10);
   const abort = new AbortController();
-  const report = manager.drain({ withinMs: 1_000, signal: abort.signal, random: middle });
+  const report = manager.drain({ withinMs: 1_000, signal: abort.signal });
   await pass(time, 12);
   abort.abort();
   assertEquals(await report, { closed: 3, cut: 7, tookMs: 12 });
@@ -223,17 +228,17 @@ Deno.test("SessionManager.drain() closes all at once when its signal aborts", as
 
 Deno.test("SessionManager.drain() does not wait when its signal was aborted before", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager();
+  const manager = managerDrawing(0.5);
   join(manager, 3);
-  const { closed, cut } = await manager.drain({ signal: AbortSignal.abort(), random: middle });
+  const { closed, cut } = await manager.drain({ signal: AbortSignal.abort() });
   assertEquals([closed, cut, manager.count, time.next()], [0, 3, 0, false]);
 });
 
 Deno.test("SessionManager.drain() ends when all peers have left", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager();
+  const manager = managerDrawing(0.5);
   const peers = join(manager, 3);
-  const report = manager.drain({ withinMs: 1_000, random: middle });
+  const report = manager.drain({ withinMs: 1_000 });
   await pass(time, 1);
   for (const { pair } of peers) pair.client.close();
   await pass(time, 0);
@@ -251,9 +256,9 @@ Deno.test("SessionManager.drain() without sessions is over at once", async () =>
 Deno.test("SessionManager.drain() takes no longer than 5 ms a session, whatever its time", async () => {
   using time = new FakeTime();
   for (const [count, withinMs, tookMs] of [[1, 10_000, 2], [100, 30_000, 497], [100, 100, 79]]) {
-    const manager = new SessionManager({ maxSessionsPerAddress: Infinity });
+    const manager = managerDrawing(0.5, { maxSessionsPerAddress: Infinity });
     join(manager, count!, { wire: { protocol: "" } });
-    const report = manager.drain({ withinMs: withinMs!, random: middle });
+    const report = manager.drain({ withinMs: withinMs! });
     await pass(time, tookMs!);
     assertEquals(await report, { closed: count!, cut: 0, tookMs: tookMs! });
   }
@@ -262,9 +267,9 @@ Deno.test("SessionManager.drain() takes no longer than 5 ms a session, whatever 
 
 Deno.test("SessionManager.drain() is one drain, for any number of calls", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager();
+  const manager = managerDrawing(0.5);
   const [peer] = join(manager, 1);
-  const first = manager.drain({ withinMs: 100, random: middle });
+  const first = manager.drain({ withinMs: 100 });
   assertStrictEquals(manager.drain({ withinMs: 1 }), first);
   await pass(time, 2);
   assertEquals((await first).tookMs, 2);
@@ -296,10 +301,10 @@ Deno.test("SessionManager.drain() refuses new sessions, reserved ones too", asyn
 
 Deno.test("SessionManager.drain() sends a plain peer no notice, and closes it all the same", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager();
+  const manager = managerDrawing(0.5);
   const [page] = join(manager, 1, { wire: { protocol: "" } });
   const [raw] = join(manager, 1, { wire: { protocol: "", frames: false } });
-  const report = manager.drain({ withinMs: 100, random: middle });
+  const report = manager.drain({ withinMs: 100 });
   await pass(time, 80);
   assertEquals((await report).closed, 2);
   assertEquals(page!.lines, []);
@@ -308,14 +313,14 @@ Deno.test("SessionManager.drain() sends a plain peer no notice, and closes it al
 
 Deno.test("SessionManager.drain() continues when a session fails to send or to drain", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager();
+  const manager = managerDrawing(0.5);
   const [broken, good] = join(manager, 2);
   const fail = () => {
     throw new Error("broken");
   };
   Object.defineProperty(broken!.session, "goAway", { value: fail });
   Object.defineProperty(broken!.session, "drain", { value: () => Promise.try(fail) });
-  const report = manager.drain({ withinMs: 1_000, random: middle });
+  const report = manager.drain({ withinMs: 1_000 });
   await pass(time, 2);
   assertEquals(manager.count, 1);
   await pass(time, 5);
@@ -326,9 +331,9 @@ Deno.test("SessionManager.drain() continues when a session fails to send or to d
 
 Deno.test("SessionManager.shutdown() ends a drain that is under way", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager();
+  const manager = managerDrawing(0.5);
   join(manager, 3);
-  const report = manager.drain({ withinMs: 1_000, random: middle });
+  const report = manager.drain({ withinMs: 1_000 });
   await pass(time, 1);
   await manager.shutdown();
   assertEquals([manager.count, time.next()], [0, false]);
@@ -337,9 +342,9 @@ Deno.test("SessionManager.shutdown() ends a drain that is under way", async () =
 
 Deno.test("SessionManager.drain() ends thousands in time, evenly", async () => {
   using time = new FakeTime();
-  const manager = new SessionManager({ maxSessionsPerAddress: Infinity });
+  const manager = managerDrawing(0.5, { maxSessionsPerAddress: Infinity });
   const peers = join(manager, 2_000, { wire: { protocol: "" } });
-  const report = manager.drain({ withinMs: 1_000, random: middle });
+  const report = manager.drain({ withinMs: 1_000 });
   for (let atMs = 100; atMs <= 800; atMs += 100) {
     await pass(time, 100);
     const share = 2_000 * (1 - atMs / 800);

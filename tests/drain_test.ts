@@ -2,20 +2,20 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { connect, dial } from "../client.ts";
 import { SessionClosedError } from "../errors.ts";
 import { lowPort } from "./ports.ts";
-import { listen, portOf, RawSocket, until } from "./servers.ts";
+import { drawing, listen, portOf, RawSocket, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 
 Deno.test("Server.drain() sends each session a delay, closes with 4503, and stops", async () => {
   const heard: number[] = [];
   const port = lowPort();
-  const server = listen({ port });
+  const server = listen({ port, runtime: drawing(0) });
   const sessions = await Promise.all(
     Array.from(
       { length: 4 },
       () => dial(server.url, { onGoAway: ({ retryAfterMs }) => void heard.push(retryAfterMs) }),
     ),
   );
-  const report = await server.drain({ withinMs: 2_000, reason: "New version", random: () => 0 });
+  const report = await server.drain({ withinMs: 2_000, reason: "New version" });
   assertEquals([report.closed, report.cut], [4, 0]);
   assertEquals(heard.toSorted((a, b) => a - b), [0, 5, 10, 15]);
   for (const session of sessions) {
@@ -36,7 +36,7 @@ Deno.test("Server.drain() lets handlers finish, and delivers their answers", asy
   const session = await dial(server.url);
   const asking = session.request("ask");
   await until(() => server.manager.all()[0]?.stats.receivedMessages === 1);
-  const draining = server.drain({ withinMs: 5_000, random: () => 0 });
+  const draining = server.drain({ withinMs: 5_000 });
   await until(() => server.manager.all()[0]?.state === "draining");
   gate.resolve();
   assertEquals(await asking, "done");
@@ -49,7 +49,7 @@ Deno.test("Server.drain() refuses new sessions at once, with 503 and 4503", asyn
   const session = await dial(server.url);
   session.send("busy");
   await until(() => server.manager.all()[0]?.stats.receivedMessages === 1);
-  const draining = server.drain({ withinMs: 5_000, random: () => 0 });
+  const draining = server.drain({ withinMs: 5_000 });
   using raw = await RawSocket.open(portOf(server));
   assertEquals([raw.status, /retry-after: 5/i.test(raw.head)], [503, true]);
   const error = await assertRejects(() => dial(server.url), SessionClosedError);

@@ -1158,7 +1158,7 @@ Deno.test("Server.drain() closes a session that its client has left, and cuts no
   const first = await client.whenConnected();
   await first.createBidirectionalStream(); // Holds the first session.
   assert(await client.handOver());
-  const draining = server.drain({ withinMs: 2_000, random: () => 0 });
+  const draining = server.drain({ withinMs: 2_000 });
   await passTime(time, 1_500);
   assertEquals((await first.closed).code, CloseCode.draining);
   const { closed, cut } = await draining;

@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { z } from "zod";
 import { defineContract } from "../session/contract.ts";
-import { listen, portOf, RawSocket, until } from "./servers.ts";
+import { drawing, listen, portOf, RawSocket, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
 /** The means of any page: a WebSocket, without Skein. */
@@ -87,10 +87,11 @@ Deno.test("A page without Skein gets an error for a bad message, and no other no
 });
 
 Deno.test("A page without Skein gets nothing unsolicited: no hello, no ping, no goaway", async () => {
-  const server = listen({ session: { heartbeat: { intervalMs: 1_000, timeoutMs: 2_000 } } });
+  const heartbeat = { intervalMs: 1_000, timeoutMs: 2_000 };
+  const server = listen({ runtime: drawing(0.99), session: { heartbeat } });
   using raw = await RawSocket.open(portOf(server));
   await until(() => server.manager.count === 1);
-  const draining = server.drain({ withinMs: 1_500, random: () => 0.99, reason: "New version" });
+  const draining = server.drain({ withinMs: 1_500, reason: "New version" });
   const opcodes: number[] = [];
   for (let frame = await raw.read(); frame !== undefined; frame = await raw.read()) {
     opcodes.push(frame.opcode);

@@ -108,8 +108,6 @@ const OPTIONS: OptionKinds<WorkersOptions> = {
   workers: integer(1, MAX_WORKERS),
 };
 
-const { random: _random, ...WORKERS_DRAIN } = DRAIN;
-
 /** The place of one worker, over all its replacements. */
 interface Place {
   readonly index: number;
@@ -266,8 +264,8 @@ export class Workers implements AsyncDisposable {
    * @param options The time, and the message to peers.
    * @returns The sums over all workers.
    */
-  async drain(options: Omit<DrainOptions, "random"> = {}): Promise<DrainReport> {
-    checkOptions("drain", options, WORKERS_DRAIN);
+  async drain(options: DrainOptions = {}): Promise<DrainReport> {
+    checkOptions("drain", options, DRAIN);
     const { signal, ...rest } = options;
     const startedAt = this.#runtime.monotonic();
     this.#isDraining = true;

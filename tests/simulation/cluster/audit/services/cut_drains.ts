@@ -1,4 +1,5 @@
 /** Drains that are cut, by a signal or by the time, and drains without a session. */
+import { stub } from "@std/testing/mock";
 import type { Client } from "../../../../../client/client.ts";
 import { CloseCode } from "../../../../../errors.ts";
 import type { DrainReport } from "../../../../../manager/drain.ts";
@@ -68,7 +69,10 @@ export async function auditCutDrain(audit: Audit): Promise<void> {
   const stop = new AbortController();
   let report: DrainReport | undefined;
   const beganMs = audit.nowMs;
-  const draining = manager.drain({ withinMs, reason, signal: stop.signal, random: () => share });
+  // All times are drawn at once.
+  const draws = stub(host.runtime, "random", () => share);
+  const draining = manager.drain({ withinMs, reason, signal: stop.signal });
+  draws.restore();
   let endedMs = Infinity;
   void draining.then((result) => {
     report = result;
