@@ -141,7 +141,7 @@ export class SessionMeter implements Meter, Disposable {
     if (envelope.kind === "malformed") return false;
     // This end asked for that pong, so it does not count.
     if (envelope.kind === "pong" && envelope.n === PING && this.#ponged()) return false;
-    const kind = kindOf(envelope);
+    const kind = meteredKind(envelope);
     const units = unitsOf(kind);
     if (!this.#counts(units)) return false;
     const amount = { units, count: 1, size };
@@ -366,6 +366,6 @@ function isEnding(kind: Envelope["kind"]): boolean {
  * Kind of an envelope; a server without services reads service envelopes no further than their
  * kind.
  */
-function kindOf(envelope: Envelope): Envelope["kind"] {
+function meteredKind(envelope: Envelope): Envelope["kind"] {
   return envelope.kind === "service" ? envelope.service : envelope.kind;
 }

@@ -125,7 +125,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
     const nodes = this.#nodes;
     // A new node does not know yet whether there are others.
     if (nodes !== undefined && (nodes.size > 0 || !nodes.isReady)) {
-      const payload = wrap(message);
+      const payload = withTopic(message);
       nodes.broker.publish({ topic: topicOf(user), payload, except: nodes.id });
     }
     return this.#push(user, message);
@@ -325,7 +325,7 @@ const decoder = new TextDecoder();
 /**
  * Prefixes a message with its topic, which the receiver's queue needs to choose messages to drop.
  */
-function wrap({ frame, topic }: EncodedMessage): string | Uint8Array {
+function withTopic({ frame, topic }: EncodedMessage): string | Uint8Array {
   if (typeof frame === "string") return `${JSON.stringify(topic)}\n${frame}`;
   const name = encoder.encode(topic);
   const wrapped = new Uint8Array(1 + name.length + frame.length);

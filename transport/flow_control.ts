@@ -3,18 +3,13 @@ import type { Runtime, Timer } from "../base/runtime.ts";
 import { within } from "../base/wait.ts";
 import type { CreditState, OpenStreamOptions } from "./connection.ts";
 
-/** A call that waits for credit. */
-interface Waiter {
-  readonly resolve: () => void;
-  readonly reject: (error: unknown) => void;
-}
-
 /** Credit granted by the peer: a total that only grows. */
 export class SendCredit {
   readonly #runtime: Runtime;
   readonly #what: string;
   readonly #onBlocked: (limit: number) => void;
-  readonly #waiters = new Set<Waiter>();
+  /** Calls that wait for credit. */
+  readonly #waiters = new Set<PromiseWithResolvers<void>>();
   #limit: number;
   #used = 0;
   #reportedLimit = -1;
@@ -129,14 +124,13 @@ export class SendCredit {
   }
 
   async #wait(wanted: number, { signal, timeoutMs }: OpenStreamOptions): Promise<number> {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const waiter = { resolve, reject };
+    const waiter = Promise.withResolvers<void>();
     const action = this.#what === "bytes" ? "write" : "open stream";
     const late = `Cannot ${action}: the peer granted no ${this.#what} within`;
     // The call stays first in line until it took its credit, so that no other call comes between.
     this.#waiters.add(waiter);
     try {
-      await within(this.#runtime, promise, { late, signal, timeoutMs });
+      await within(this.#runtime, waiter.promise, { late, signal, timeoutMs });
       return this.#takeSome(wanted);
     } finally {
       this.#waiters.delete(waiter);

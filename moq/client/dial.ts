@@ -442,11 +442,17 @@ async function webTransportTarget(
   url.protocol = "https:";
   // The default ports of `http:` and `https:` differ.
   url.port = target.port || "80";
-  return { url, hashes: hashes ?? [{ algorithm: "sha-256", value: await hashOf(target, signal) }] };
+  return {
+    url,
+    hashes: hashes ?? [{ algorithm: "sha-256", value: await fetchHash(target, signal) }],
+  };
 }
 
 /** Asks a development server for the hash of the certificate. */
-async function hashOf({ host, href }: URL, signal: AbortSignal): Promise<Uint8Array<ArrayBuffer>> {
+async function fetchHash(
+  { host, href }: URL,
+  signal: AbortSignal,
+): Promise<Uint8Array<ArrayBuffer>> {
   let text: string;
   try {
     const response = await fetch(new URL(HASH_PATH, href), {

@@ -72,13 +72,13 @@ class Resumptions {
     }
     this.#last = sequence;
     this.#count++;
-    const kind = kindOf(after, sequence);
+    const kind = resumptionKind(after, sequence);
     const missed = kind === "gap" ? { first: after + 1, last: sequence - 1 } : undefined;
     return this.#latest = { after, sequence, missed, kind };
   }
 }
 
-function kindOf(after: number, sequence: number): TrackResumption["kind"] {
+function resumptionKind(after: number, sequence: number): TrackResumption["kind"] {
   if (sequence === after + 1) return "next";
   if (sequence === after) return "again";
   return sequence < after ? "restarted" : "gap";

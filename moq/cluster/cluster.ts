@@ -274,7 +274,7 @@ export class MoqCluster implements AsyncDisposable {
 
   /** Handles a change at another relay. */
   #changed({ node, key, value, isSwept }: DirectoryChange<HeldBroadcast>): void {
-    const path = pathOf(key);
+    const path = broadcastPathOf(key);
     if (path === undefined || suffixOf(this.#relay.prefix, path) === undefined) return;
     // A loop: the broadcast passed this relay before.
     if (value === undefined || value.hops.includes(`${this.#relay.mux.hopId}`)) {
@@ -316,7 +316,7 @@ function dialRelay(...[url, options]: Parameters<MoqClusterDial>): ReturnType<Mo
   return dialMoq(url, { ...options, versions: [CLUSTER_VERSION] });
 }
 
-function pathOf(key: string): BroadcastPath | undefined {
+function broadcastPathOf(key: string): BroadcastPath | undefined {
   try {
     return broadcastPath(key);
   } catch {

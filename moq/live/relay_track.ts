@@ -216,8 +216,8 @@ export class RelayTrack {
     const timer = this.#link.runtime.setTimeout(() => late.resolve(), RETIRE_MS);
     const begun = this.#upstream!.begun.promise;
     const isOver = () => this.#isOver || old.source.session.isClosed;
-    if (!isOver()) await Promise.race([begun, late.promise, ended(old)]);
-    if (!isOver()) await Promise.race([Promise.all(old.pumps), late.promise, ended(old)]);
+    if (!isOver()) await Promise.race([begun, late.promise, sourceEnd(old)]);
+    if (!isOver()) await Promise.race([Promise.all(old.pumps), late.promise, sourceEnd(old)]);
     this.#link.runtime.clearTimeout(timer);
     leave(old);
   }
@@ -258,6 +258,6 @@ function leave({ controller, groups }: Upstream): void {
   for (const group of groups) group.cancel("cancelled");
 }
 
-function ended({ source }: Upstream): Promise<unknown> {
+function sourceEnd({ source }: Upstream): Promise<unknown> {
   return source.session.closed;
 }

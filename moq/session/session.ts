@@ -51,7 +51,6 @@ import { PeerReports } from "./peer_reports.ts";
 import { Publisher } from "./publisher.ts";
 import {
   type Agreement,
-  causeOf,
   closeRefused,
   familyOf,
   isPathInSetup,
@@ -60,6 +59,7 @@ import {
   PeerSetup,
   sendSetupStream,
   setUpClient,
+  setupFault,
   type SetupRequest,
   setUpServer,
   whileConnected,
@@ -388,7 +388,7 @@ export class MoqSession implements AsyncDisposable {
     } catch (error) {
       const family = familyOf(connection, options);
       const mayKnowCause = side === "client" && !signal?.aborted;
-      const cause = mayKnowCause ? await causeOf(runtime, connection, error, family) : error;
+      const cause = mayKnowCause ? await setupFault(runtime, connection, error, family) : error;
       closeRefused(connection, cause, family);
       throw cause;
     }

@@ -337,7 +337,7 @@ export function whileConnected<T>(
  * cause is an error with that code. Streams may report the end, without a code, before the
  * connection does.
  */
-export async function causeOf(
+export async function setupFault(
   runtime: Runtime,
   connection: Connection,
   error: unknown,

@@ -36,7 +36,7 @@ export function broadcastPath(text: string): BroadcastPath {
   if (typeof text !== "string") {
     throw new TypeError(`Cannot use path: it must be a string, received ${typeof text}`);
   }
-  const fault = faultOf(text);
+  const fault = pathFault(text);
   if (fault !== undefined) throw new RangeError(`Cannot use path: ${fault}`);
   return normalized(text);
 }
@@ -47,7 +47,7 @@ export function broadcastPath(text: string): BroadcastPath {
  * @throws {ProtocolError} If the path has too many parts or bytes.
  */
 export function receivedPath(text: string): BroadcastPath {
-  const fault = faultOf(text);
+  const fault = pathFault(text);
   if (fault !== undefined) throw new ProtocolError(`Cannot read path: ${fault}`);
   return normalized(text);
 }
@@ -96,7 +96,7 @@ function normalized(text: string): BroadcastPath {
   return `/${text.split("/").filter((part) => part !== "").join("/")}`;
 }
 
-function faultOf(text: string): string | undefined {
+function pathFault(text: string): string | undefined {
   const parts = text.split("/").filter((part) => part !== "").length;
   if (parts > MAX_PATH_PARTS) {
     return `it must have at most ${MAX_PATH_PARTS} parts, received ${parts}`;

@@ -496,7 +496,7 @@ export class Answers {
       }
       const isLost = writer.signal.aborted && error === writer.signal.reason && !isReaders(error);
       if (isLost) return writer.drop();
-      const { code, message } = endOf(error);
+      const { code, message } = writtenEnd(error);
       if (code === FAILED) running.onError(error);
       await writer.abort(message, { code });
       await this.#forget(running);
@@ -526,7 +526,7 @@ function isReaders(error: unknown): boolean {
 }
 
 /** The end of the stream of an answer, for the readers. */
-function endOf(error: unknown): { readonly code: string; readonly message: string } {
+function writtenEnd(error: unknown): { readonly code: string; readonly message: string } {
   if (!(error instanceof RequestError)) return { code: FAILED, message: "The handler failed" };
   const { code, message } = error.failure;
   const isLost = error instanceof Released || code === WRITER_LOST;

@@ -38,7 +38,7 @@ export function readRecords(
 ): readonly LogRecord[] {
   if (body.length === 0) return [];
   if (isJson(contentType)) return checkSizes(readJson(body), maxElementBytes);
-  return [isText(contentType) ? textOf(body) ?? body : body];
+  return [isText(contentType) ? strictText(body) ?? body : body];
 }
 
 function checkSizes(records: readonly string[], maxBytes: number): readonly string[] {
@@ -52,7 +52,7 @@ function checkSizes(records: readonly string[], maxBytes: number): readonly stri
 }
 
 function readJson(body: Uint8Array): readonly string[] {
-  const text = textOf(body);
+  const text = strictText(body);
   if (text === undefined) {
     throw badRequest("bad-json", "Cannot append: JSON must be UTF-8, received other bytes");
   }
@@ -123,7 +123,7 @@ function isEscaped(text: string, at: number): boolean {
 }
 
 /** Decodes UTF-8; `undefined` for other bytes. */
-function textOf(bytes: Uint8Array): string | undefined {
+function strictText(bytes: Uint8Array): string | undefined {
   try {
     return decoder.decode(bytes);
   } catch {

@@ -120,7 +120,7 @@ export class StreamSender {
     const wasThere = options.since !== undefined;
     if (found.kind !== "page") return missing(found, wasThere);
     const { info } = found;
-    const after = startOf(info, options);
+    const after = firstPosition(info, options);
     if (after === undefined) return missing({ kind: "missing" }, wasThere);
     const { identity } = info;
     const owner = this.#ownerOf(session);
@@ -133,7 +133,7 @@ export class StreamSender {
       }
       const isSent = await this.#sendPage(reading, page);
       if (isSent !== true) return isSent;
-      if (page.isUpToDate && page.info.end !== undefined) return endOf(page.info.end);
+      if (page.isUpToDate && page.info.end !== undefined) return sessionEnd(page.info.end);
     }
     return undefined;
   }
@@ -284,7 +284,7 @@ function endReading(reading: SessionReading & { readonly stop: AbortController }
 }
 
 /** The position at which a session begins; `undefined` if the stream lacks the position. */
-function startOf(info: LogInfo, { since, last }: HistoryOptions): number | undefined {
+function firstPosition(info: LogInfo, { since, last }: HistoryOptions): number | undefined {
   if (since === undefined) return Math.max(oldestPosition(info), info.tail - (last ?? 0));
   const { epoch, offset, tag } = since;
   const isKnown = epoch === STREAM_EPOCH && offset <= info.tail &&
@@ -313,7 +313,7 @@ function missing(result: Exclude<StreamRead, StreamPage>, wasThere: boolean): En
     : { code: "not-found", reason: "There is no such durable stream" };
 }
 
-function endOf({ error, code }: NonNullable<LogInfo["end"]>): End {
+function sessionEnd({ error, code }: NonNullable<LogInfo["end"]>): End {
   if (error === undefined) return { code: STREAM_ENDED, reason: "The durable stream is complete" };
   return error === WRITER_LOST
     ? { code: WRITER_LOST, reason: "The writer of the durable stream was lost" }

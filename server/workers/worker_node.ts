@@ -168,7 +168,7 @@ class WorkerProgram {
 
   async #start(): Promise<ListeningFacts> {
     const { module, index, data } = this.#init;
-    const start = startOf(module, await load(module));
+    const start = defaultExport(module, await load(module));
     await start({
       index,
       data,
@@ -277,7 +277,7 @@ async function load(module: string): Promise<{ readonly default?: unknown }> {
   }
 }
 
-function startOf(
+function defaultExport(
   module: string,
   loaded: { readonly default?: unknown },
 ): (node: WorkerNode) => unknown {

@@ -130,7 +130,7 @@ export function devCertificate(options: DevCertificateOptions = {}): DevCertific
   const file = cacheFolder == null ? undefined : new CertificateFile(cacheFolder);
   if (file === undefined) return made(wanted).certificate;
 
-  const kept = () => parsed(file.read(), wanted, file.path);
+  const kept = () => readStored(file.read(), wanted, file.path);
   const found = renew ? undefined : kept();
   if (found !== undefined) return found;
 
@@ -184,7 +184,7 @@ function made(
 }
 
 /** Reads a stored certificate; `undefined` if broken, about to end, or made for other options. */
-function parsed(
+function readStored(
   text: string | undefined,
   { names, days, now }: CertificateSpec,
   file: string,

@@ -19,7 +19,7 @@ import type {
 } from "../connection.ts";
 import type { UnreadShare, UnreadStream } from "../quic/unread_streams.ts";
 import { SessionCredit, type SessionCreditPair } from "./session_credit.ts";
-import { headOf, type StreamHead, UNIDIRECTIONAL_STREAM } from "./wire/stream_head.ts";
+import { type StreamHead, streamHead, UNIDIRECTIONAL_STREAM } from "./wire/stream_head.ts";
 import {
   CapsuleParser,
   CapsuleType,
@@ -580,7 +580,7 @@ export class Http3Session extends CountedConnection
       throw this.#error;
     }
     const type = isOneWay ? UNIDIRECTIONAL_STREAM : FrameType.webTransportStream;
-    const half = new SendHalf(this, stream, { head: headOf(type, this.id), account });
+    const half = new SendHalf(this, stream, { head: streamHead(type, this.id), account });
     if (sendOrder === undefined) this.#link.turnEnd.add(half);
     else {
       // The head goes ahead of all payload: a later stream must not overtake the head of an earlier

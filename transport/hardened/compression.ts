@@ -176,7 +176,7 @@ export function inflateSync(payload: Buffer, maxOutputLength: number): Inflated 
     const bytes = inflateRawSync(Buffer.concat([payload, TAIL]), { maxOutputLength, finishFlush });
     return { bytes };
   } catch (error) {
-    return { fault: faultOf(error) };
+    return { fault: inflateFault(error) };
   }
 }
 
@@ -192,11 +192,11 @@ export function inflate(
 ): void {
   const options = { maxOutputLength, finishFlush };
   inflateRaw(Buffer.concat([payload, TAIL]), options, (error, bytes) => {
-    done(error === null ? { bytes } : { fault: faultOf(error) });
+    done(error === null ? { bytes } : { fault: inflateFault(error) });
   });
 }
 
-function faultOf(error: unknown): InflateFault {
+function inflateFault(error: unknown): InflateFault {
   const isTooLarge = (error as { code?: unknown }).code === "ERR_BUFFER_TOO_LARGE";
   return isTooLarge ? "too large" : "invalid";
 }

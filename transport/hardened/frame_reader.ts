@@ -182,7 +182,7 @@ export class FrameReader {
     }
     if (bytes.length - at < 2) return at;
     const first = bytes[at]!;
-    const fault = faultOf(first, bytes[at + 1]!, {
+    const fault = headerFault(first, bytes[at + 1]!, {
       isWithinMessage: message !== undefined,
       allowsCompression: this.#limits.allowsCompression,
     });
@@ -354,7 +354,7 @@ class PartialMessage {
 }
 
 /** Finds the fault of the first two bytes of a frame. */
-function faultOf(
+function headerFault(
   first: number,
   second: number,
   state: { readonly isWithinMessage: boolean; readonly allowsCompression: boolean },

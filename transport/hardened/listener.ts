@@ -313,7 +313,7 @@ export class Listener {
       const peer = this.#requested(message);
       if (peer === undefined) return void socket.destroy();
       this.#listen(socket);
-      this.#upgrade(peer, socket, { ...headOf(message), rest: head });
+      this.#upgrade(peer, socket, { ...requestHead(message), rest: head });
     });
     this.addr = bind(server, hostname, port);
   }
@@ -584,12 +584,12 @@ export class Listener {
         `Cannot upgrade to WebSocket: HTTP must have version 1.1, received ${httpVersion}`;
       return lastAnswer(400, why);
     }
-    const body = bodyOf(message, this.#cut.signal);
+    const body = requestBody(message, this.#cut.signal);
     const info = { ...connectionInfo(socket), completed };
     return this.#handle(
       peer,
       info,
-      () => requestOf(headOf(message), { isSecure: this.#isSecure, body, signal }),
+      () => requestOf(requestHead(message), { isSecure: this.#isSecure, body, signal }),
     );
   }
 
@@ -687,7 +687,7 @@ function peerKey({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }
 
-function headOf({ method = "GET", url = "", rawHeaders }: IncomingMessage): RequestHead {
+function requestHead({ method = "GET", url = "", rawHeaders }: IncomingMessage): RequestHead {
   const headers: [string, string][] = [];
   for (let i = 0; i < rawHeaders.length; i += 2) {
     headers.push([rawHeaders[i]!.toLowerCase(), rawHeaders[i + 1]!]);
@@ -696,7 +696,7 @@ function headOf({ method = "GET", url = "", rawHeaders }: IncomingMessage): Requ
 }
 
 /** Returns the body of a request, whose reads reject once the signal aborts. */
-function bodyOf(
+function requestBody(
   message: IncomingMessage,
   signal: AbortSignal,
 ): ReadableStream<Uint8Array<ArrayBuffer>> | undefined {

@@ -567,7 +567,7 @@ export class WebSocketConnection
     const why = textOf(cause ?? "");
     // Browsers give no reason; Deno's reasons begin with the same words.
     let detail = why.replace(/^failed to connect to WebSocket: |^unknown$/i, "");
-    if (!this.#wasOpen && isPlain(url ?? "", detail)) {
+    if (!this.#wasOpen && lacksTls(url ?? "", detail)) {
       detail = `${
         detail || "the reason is unknown"
       }; a server without TLS has a URL of ws: or http:`;
@@ -584,7 +584,7 @@ type CloseDetails = Pick<CloseEvent, "code" | "reason" | "wasClean">;
  * Checks whether a server dialed with TLS may not use TLS. Deno's error says so. Browsers give no
  * reason; then only a developer's own machine is likely.
  */
-function isPlain(url: string, detail: string): boolean {
+function lacksTls(url: string, detail: string): boolean {
   if (!url.startsWith("wss:")) return false;
   return detail === "" ? LOOPBACK.test(url) : isAnswerWithoutTls(detail);
 }

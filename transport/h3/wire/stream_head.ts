@@ -76,7 +76,7 @@ export const UNIDIRECTIONAL_STREAM = 0x54;
  *
  * @param type Type of the stream, or of the first frame.
  */
-export function headOf(type: number, id: number): Uint8Array {
+export function streamHead(type: number, id: number): Uint8Array {
   const head = new Uint8Array(2 + varintLength(id));
   writeVarint(head, writeVarint(head, 0, type), id);
   return head;
