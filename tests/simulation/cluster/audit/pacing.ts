@@ -51,14 +51,16 @@ export async function auditPacing(audit: Audit): Promise<void> {
   ) as [SimulatedServer, SimulatedServer];
   const share = 0.1 + 0.9 * random();
   const maxMs = FIRST_MS * 2 ** (1 + 3 * random());
-  const options = { firstDelayMs: FIRST_MS, maxDelayMs: maxMs, random: () => share };
+  const backoff = { firstDelayMs: FIRST_MS, maxDelayMs: maxMs };
   const urls = [[host], [host, audit.host("paced-nowhere")], [host, other.host]];
   const paces = urls.map((servers, i) => {
     const name = `paced-client-${i}`;
-    const pace = new Pace(audit, audit.host(name), { share, maxMs, urls: servers.length });
+    const near = audit.host(name);
+    Object.assign(near.runtime, { random: () => share });
+    const pace = new Pace(audit, near, { share, maxMs, urls: servers.length });
     pace.follow(audit.connect(name, servers, {
       token: undefined,
-      backoff: options,
+      backoff,
       onGoAway: ({ retryAfterMs }) => pace.goesAway(retryAfterMs),
       onMessage() {},
     }));
@@ -66,7 +68,7 @@ export async function auditPacing(audit: Audit): Promise<void> {
   });
   const once = audit.connect("paced-once", audit.host("paced-nowhere"), {
     token: undefined,
-    backoff: { ...options, maxAttempts: MAX_ATTEMPTS },
+    backoff: { ...backoff, maxAttempts: MAX_ATTEMPTS },
   });
   /** Lets clients lose their sessions on the node that stays. */
   const closeOther = () => {
