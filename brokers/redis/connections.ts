@@ -83,6 +83,10 @@ export async function endClient(runtime: Runtime, client: Redis | Cluster): Prom
     new Promise<void>((resolve) => each.once("end", resolve))
   );
   client.disconnect();
+  // The library gives the socket of a failed attempt two seconds to close, which it did before.
+  for (const each of all) {
+    if (!isCluster(each) && each.stream?.closed) each.stream.emit("close");
+  }
   await settlesWithin(runtime, Promise.all(ends), END_TIMEOUT_MS);
 }
 

@@ -1,4 +1,5 @@
 import { assertThrows } from "@std/assert";
+import { platformRuntime } from "../../base/runtime.ts";
 import { RedisBroker } from "./mod.ts";
 
 const SOURCE = { url: "redis://127.0.0.1:1" };
@@ -41,4 +42,14 @@ Deno.test("RedisBroker.subscribe() refuses a topic of more than 64 KiB", async (
   await using broker = new RedisBroker(SOURCE);
   const subscribe = () => broker.subscribe("x".repeat(65_537), () => {});
   assertThrows(subscribe, RangeError, "at most 65536 bytes, received 65537");
+});
+
+Deno.test("RedisBroker.close() leaves no timer while Redis is away", async () => {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  await using broker = new RedisBroker(SOURCE, {
+    runtime: Object.assign(platformRuntime(), { random: () => (resolve(), 1) }),
+  });
+  // An attempt failed: the time until the next one is drawn.
+  await promise;
+  await broker.close();
 });
