@@ -292,6 +292,8 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
   offer(event: IncomingMessage | TopicNote, size: number): void {
     // Events of a topic that the client has left meanwhile keep their route.
     if (!this.#held) return void this.#next.offer(event, size);
+    // The answer, which is not held, is newer than this removal.
+    if (event.kind === "unsubscribed" && !this.#readers.isInForce) return;
     this.#heldBytes += size;
     const count = this.#held.push([event, size]);
     if (count >= MAX_HELD.messages || this.#heldBytes > MAX_HELD.bytes) this.end();

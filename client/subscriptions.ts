@@ -251,8 +251,9 @@ export class Subscriptions<C extends Contract> {
     const ended = refused.filter((_, i) => !retries?.isForNow(error, wasInForce[i]!));
     for (const subscription of ended) readers.refuse(subscription, error);
     if (readers.isEnded) {
-      // Without an answer, the topic may be in force at the server, now or later.
-      if (error instanceof RequestError) this.#drop(session, readers);
+      // Without an answer, the topic may be in force at the server, now or later. A refusal leaves an
+      // earlier subscription in force.
+      if (error instanceof RequestError && !readers.isInForce) this.#drop(session, readers);
       else void this.#leave(readers).catch(() => {});
     } else if (ended.length < refused.length) {
       const isNew = refused.some(({ isEnded }, i) => !isEnded && !wasInForce[i]);

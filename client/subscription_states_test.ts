@@ -1,0 +1,295 @@
+import { assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import "./recovery.ts";
+import type { RequestError } from "../errors.ts";
+import { Network } from "../tests/clients.ts";
+import { HELLO, type Peer, turns } from "../tests/sessions.ts";
+import { MOVED } from "../session/wire/recovery.ts";
+import type { Client } from "./client.ts";
+import type { ClientSubscribeOptions } from "./client_options.ts";
+import type { Subscription } from "./subscription.ts";
+
+/** A request to subscribe or to leave. */
+interface Asked {
+  readonly peer: Peer;
+  readonly id: number;
+  readonly isLeave: boolean;
+  readonly since?: { readonly offset: number };
+}
+
+/** A server with one topic, which answers requests in order, each when the test says so. */
+class Scripted {
+  readonly network = new Network();
+  hasHistory: boolean;
+  /** Requests without an answer. */
+  readonly asked: Asked[] = [];
+  /** Sessions that get publications. */
+  readonly on = new Set<Peer>();
+  /** Number of publications. */
+  head = 0;
+  /** Sessions, with the number of envelopes that were read. */
+  readonly #read = new Map<Peer, number>();
+
+  constructor(hasHistory: boolean) {
+    this.hasHistory = hasHistory;
+    const accept = this.network.byHand((peer) => {
+      this.#read.set(peer, 0);
+      void peer.closed.then(() => this.on.delete(peer));
+      const features = this.hasHistory ? ["history"] : [];
+      peer.say({ hello: { ...HELLO.hello, features, ticket: "t" } });
+    });
+    this.network.answers.push(...Array(9).fill(accept));
+  }
+
+  /** The newest session. */
+  get last(): Peer {
+    return [...this.#read.keys()].at(-1)!;
+  }
+
+  /** Reads requests, and answers pings. */
+  async read(): Promise<void> {
+    await turns(4);
+    for (const [peer, from] of this.#read) {
+      const { envelopes } = peer;
+      this.#read.set(peer, envelopes.length);
+      for (const { ping, subscribe, unsubscribe, ...rest } of envelopes.slice(from)) {
+        if (ping !== undefined) peer.say({ pong: ping });
+        else if (subscribe ?? unsubscribe) {
+          this.asked.push({ ...rest as { id: number }, peer, isLeave: unsubscribe !== undefined });
+        }
+      }
+    }
+    await turns(4);
+  }
+
+  /** Answers the oldest request, with all publications after its position. */
+  answer(): Asked | undefined {
+    const asked = this.asked.shift();
+    if (asked === undefined) return undefined;
+    const { peer, id, isLeave, since } = asked;
+    if (isLeave) {
+      this.on.delete(peer);
+      peer.say({ reply: id, data: {} });
+      return asked;
+    }
+    const { head } = this;
+    const offset = since?.offset ?? head;
+    const answer = { epoch: "e", offset, head, recovered: since && true };
+    peer.say({ reply: id, data: this.hasHistory ? answer : {} });
+    if (this.hasHistory) { for (let next = offset; next < head;) this.#say(peer, ++next); }
+    for (const other of this.on) if (other !== peer) this.remove(MOVED, other);
+    this.on.add(peer);
+    return asked;
+  }
+
+  /** Refuses the oldest request. */
+  refuse(code: string): Promise<void> {
+    const { peer, id } = this.asked.shift() ?? { peer: this.last, id: 999 };
+    peer.say({ reply: id, error: { code, message: "No" } });
+    return this.read();
+  }
+
+  /** Takes a session off the topic. */
+  remove(code: string, peer: Peer = this.last): void {
+    this.on.delete(peer);
+    peer.say({ unsubscribed: "t", code, reason: "" });
+  }
+
+  /** Publishes to all sessions of the topic, or loses the publication. */
+  publish(isLost?: boolean): void {
+    this.head++;
+    if (!isLost) { for (const peer of this.on) this.#say(peer, this.head); }
+  }
+
+  #say(peer: Peer, offset: number): void {
+    peer.say({ topic: "t", data: offset, ...(this.hasHistory && { offset, prev: offset - 1 }) });
+  }
+}
+
+/** A client whose newest subscription is judged. */
+class Scene {
+  readonly server: Scripted;
+  readonly client: Client;
+  readonly #time: FakeTime;
+  subscription!: Subscription;
+  /** Messages of the subscription. */
+  got: unknown[] = [];
+  /** Messages of the topic that went to the client's handler. */
+  readonly elsewhere: unknown[] = [];
+  /** End of the subscription's loop: `closed`, or a code. */
+  end: unknown = "open";
+
+  constructor(time: FakeTime, hasHistory: boolean) {
+    this.#time = time;
+    this.server = new Scripted(hasHistory);
+    const onMessage = ({ data }: { readonly data: unknown }) => void this.elsewhere.push(data);
+    this.client = this.server.network.client({ onMessage, onError() {} });
+  }
+
+  subscribe(options: ClientSubscribeOptions = {}): void {
+    const got: unknown[] = this.got = [];
+    const subscription = this.subscription = this.client.subscribe("t", options);
+    this.end = "open";
+    const read = async () => {
+      for await (const { data } of subscription) got.push(data);
+      return "closed";
+    };
+    void read().catch(({ failure }: RequestError) => failure.code).then((end) => {
+      if (subscription === this.subscription) this.end = end;
+    });
+  }
+
+  async pass(ms: number): Promise<void> {
+    await this.#time.tickAsync(ms);
+    await this.server.read();
+  }
+
+  /** Answers all requests until there are no more. */
+  async settle(): Promise<void> {
+    for (let i = 0; i < 4; i++) {
+      await this.server.read();
+      while (this.server.answer() !== undefined) await this.server.read();
+      await this.pass(1_000);
+    }
+  }
+}
+
+type Step = (scene: Scene) => unknown;
+
+const begin: Step = async (scene) => {
+  scene.subscribe();
+  await scene.server.read();
+};
+const live: Step = async (scene) => {
+  await begin(scene);
+  scene.server.answer();
+  await scene.server.read();
+};
+const lose: Step = async (scene) => {
+  scene.server.on.delete(scene.server.last);
+  scene.server.last.connection.close({ closeCode: 4000, reason: "restarting" });
+  await scene.pass(600); // The client is back.
+};
+const move: Step = async ({ client, server }) => {
+  void client.handOver().catch(() => {});
+  for (let i = 0; i < 4; i++) await server.read();
+};
+
+/** Position before all publications. */
+const START = { epoch: "e", offset: 0 };
+
+/** The steps to each state. */
+const STATES: Readonly<Record<string, readonly Step[]>> = {
+  subscribing: [begin],
+  joining: [live, ({ server }) => server.publish(), (scene) => scene.subscribe({ since: START })],
+  live: [live],
+  repairing: [live, ({ server }) => server.publish(true), ({ server }) => server.publish()],
+  moving: [live, move],
+  lost: [live, lose],
+  "lost, then moving": [live, lose, move],
+};
+
+/** Events, each in every state. */
+const EVENTS: Readonly<Record<string, Step>> = {
+  nothing() {},
+  unsubscribe: ({ subscription }) => void subscription.unsubscribe(),
+  "unsubscribe, subscribe": (scene) => {
+    void scene.subscription.unsubscribe();
+    scene.subscribe();
+  },
+  lose,
+  "lose twice": async (scene) => {
+    await lose(scene);
+    await lose(scene);
+  },
+  "lose to a server with the other kind of topic, and back": async (scene) => {
+    const { server } = scene;
+    const { hasHistory } = server;
+    server.hasHistory = !hasHistory;
+    await lose(scene);
+    await scene.settle();
+    server.publish();
+    server.hasHistory = hasHistory;
+    await lose(scene);
+  },
+  move,
+  "publish, move, publish": async (scene) => {
+    scene.server.publish();
+    await move(scene);
+    scene.server.publish();
+  },
+  "move twice": async (scene) => {
+    await move(scene);
+    await move(scene);
+  },
+  "move, lose": async (scene) => {
+    await move(scene);
+    await lose(scene);
+  },
+  "a second answer": async ({ server }) => {
+    const { peer, id } = server.answer() ?? { peer: server.last, id: 999 };
+    peer.say({ reply: id, data: { epoch: "x", offset: 7, head: 9 } });
+    await server.read();
+  },
+  "no answer in time": async (scene) => {
+    scene.server.asked.splice(0);
+    await scene.pass(30_500);
+  },
+  "a final refusal": ({ server }) => server.refuse("forbidden"),
+  "a refusal for now": ({ server }) => server.refuse("unavailable"),
+  superseded: ({ server }) => server.refuse("superseded"),
+  removed: ({ server }) => server.remove("removed"),
+  "removed for now": ({ server }) => {
+    server.remove("unavailable");
+    server.remove("unavailable");
+  },
+  "unsubscribe by its status, subscribe by the next": (scene) => {
+    const { subscription } = scene;
+    subscription.status.subscribe((status) => {
+      if (status === "ended") scene.subscribe();
+      else void subscription.unsubscribe();
+    });
+  },
+  close: ({ client }) => client.close(),
+};
+
+/** Ends of a subscription by an event, in all states or in those that have such an end. */
+const ENDS: Readonly<Record<string, readonly [end: string, states?: readonly string[]]>> = {
+  unsubscribe: ["closed"],
+  close: ["closed"],
+  "a final refusal": ["forbidden", ["subscribing", "joining", "repairing", "moving", "lost"]],
+  removed: ["removed", ["live"]],
+};
+
+for (const hasHistory of [true, false]) {
+  for (const [state, steps] of Object.entries(STATES)) {
+    if (!hasHistory && ["joining", "repairing"].includes(state)) continue;
+    const kind = hasHistory ? "with a history" : "without history";
+    Deno.test(`Subscription ${kind} in state ${state} gets each message once, or one end, by every event`, async () => {
+      for (const [event, happen] of Object.entries(EVENTS)) {
+        using time = new FakeTime();
+        const scene = new Scene(time, hasHistory);
+        const { server, elsewhere, client } = scene;
+        await server.read();
+        for (const step of [...steps, () => server.read(), happen, () => scene.settle()]) {
+          await step(scene);
+        }
+        server.publish();
+        await scene.settle();
+        const { got, end, subscription } = scene;
+        const [ended, states = [state]] = ENDS[event] ?? [];
+        const expected = ended !== undefined && states.includes(state) ? ended : "open";
+        assertEquals([event, end], [event, expected]);
+        assertEquals([event, subscription.isEnded], [event, expected !== "open"]);
+        assertEquals([event, elsewhere], [event, []]);
+        if (expected === "open") {
+          const all = Array.from(got, (_, i) => server.head + 1 - got.length + i);
+          assertEquals([event, got, got.length > 0], [event, all, true]);
+        } else if (event !== "close") {
+          assertEquals([event, server.on.size], [event, state === "joining" ? 1 : 0]);
+        }
+        await client.close();
+      }
+    });
+  }
+}
