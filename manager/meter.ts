@@ -122,6 +122,7 @@ export class SessionMeter implements Meter, Disposable {
   #isOver = false;
   #timer: Timer | undefined;
 
+  /** Starts to count. */
   constructor(
     session: Session,
     { user, address, own, shared }: MeterAccounts,

@@ -215,7 +215,12 @@ export class StatsAccumulator {
     this.#removedSums.set(session, sums);
   }
 
-  /** Sums up. */
+  /**
+   * Sums up.
+   *
+   * @param sessions The sessions that are managed now.
+   * @param limiter Source of all other counters.
+   */
   read(sessions: readonly Session[], limiter: SessionLimiter): ManagerStats {
     const users = new Set<string>();
     const addresses = new Set<string>();

@@ -69,6 +69,7 @@ export class Authenticator<V> {
    * Identifies a peer.
    *
    * @param request The request, or a copy with the headers that were kept.
+   * @param signal Aborted at the end of the session.
    * @throws {Refused} If the application refuses the peer, fails, or takes too long.
    */
   async identify(

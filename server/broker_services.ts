@@ -60,6 +60,7 @@ const START_MS = 5_000;
  *
  * @param broker The broker, which stays open.
  * @param console Prints each cause once.
+ * @returns Ends the watch on disposal.
  */
 export function reportEngine(
   runtime: Runtime,

@@ -239,6 +239,7 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
     return this.#parts.gate?.follow(request, info, answer) ?? answer;
   }
 
+  /** Closes the face, which can no longer load. */
   async close(): Promise<void> {
     this.#isClosed = true;
     const opened = await this.#loading?.catch(() => undefined); // The failure was reported.

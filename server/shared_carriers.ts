@@ -86,6 +86,7 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
   /** Calls about connections of other nodes whose secrets this node does not remember. */
   readonly #unknown: Quota;
 
+  /** Begins to answer the calls of other nodes. */
   constructor({ nodes, own, quotas, maxBytes, onError }: SharedCarriersOptions) {
     this.#nodes = nodes;
     this.#unknown = quotas.open({

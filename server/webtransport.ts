@@ -279,6 +279,7 @@ export function isWellKnown({ method, url }: Pick<Request, "method" | "url">): b
  * server that does not know the path: a foreign name pointed at this machine (DNS rebinding) is not
  * a name of this machine.
  *
+ * @param socket The UDP socket.
  * @returns The answer; `undefined` for other requests.
  */
 export function answerWellKnown(

@@ -27,6 +27,7 @@ interface ListenPlace {
 /**
  * Listens, and throws an error with the address if the address is in use.
  *
+ * @param place Address to name in the error.
  * @returns The result of `listen`.
  * @throws {Deno.errors.AddrInUse} If the address is in use.
  */

@@ -58,6 +58,7 @@ export function isSendable(code: number): boolean {
  * Cuts a text to a number of bytes in UTF-8, never inside a character.
  *
  * @param text Text to cut; lone surrogates become U+FFFD.
+ * @returns The longest prefix that fits.
  */
 export function cutReason(text: string, maxBytes: number): string {
   const whole = text.toWellFormed();

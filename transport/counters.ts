@@ -42,6 +42,7 @@ export class Ledger implements ConnectionCounters {
   /**
    * Counts a stream that was opened.
    *
+   * @param by End that opened the stream.
    * @returns An account of the stream, to be notified of the end of each direction.
    */
   opened(direction: StreamDirection, by: StreamSide): StreamAccount {

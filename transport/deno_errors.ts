@@ -15,6 +15,7 @@ export interface StreamFailure {
 /**
  * Parses the end of a stream by the peer; the text is the only source of the code.
  *
+ * @param error Error of a read or write.
  * @returns The failure; `undefined` if the connection ended.
  */
 export function streamFailure(error: unknown): StreamFailure | undefined {
@@ -26,6 +27,7 @@ export function streamFailure(error: unknown): StreamFailure | undefined {
 /**
  * Distinguishes a reset by the peer from the end of the connection.
  *
+ * @param error Error of a read.
  * @returns True if the peer reset the stream.
  */
 export function isPeerReset(error: unknown): boolean {
@@ -47,6 +49,7 @@ export function isPeerAnswer(cause: unknown): boolean {
  * Detects a server without a common protocol: the alert `no_application_protocol` (RFC 7301 section
  * 3.2).
  *
+ * @param error Error of a dial.
  * @returns True if the server has none of the offered protocols.
  */
 export function isNoCommonProtocol(error: unknown): boolean {
@@ -68,6 +71,8 @@ export function isConnectionRefused(cause: unknown): boolean {
  * Explains a failed dial; for an untrusted certificate, with the number of given hashes.
  *
  * @param cause Rejection of `Deno.connectQuic`.
+ * @param hashes Certificate hashes given by the application.
+ * @returns Text for an error message.
  */
 export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): string {
   const reason = textOf(cause);
@@ -80,6 +85,7 @@ export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): st
 /**
  * Detects a server that answered a TLS handshake with something else, such as HTTP.
  *
+ * @param text Error text of a WebSocket.
  * @returns True if the server does not use TLS.
  */
 export function isAnswerWithoutTls(text: string): boolean {

@@ -12,7 +12,12 @@ import type {
   SendStream,
 } from "./connection.ts";
 
-/** Forwards `sendOrder` from one form of a stream to another, if the wire can order streams. */
+/**
+ * Forwards `sendOrder` from one form of a stream to another, if the wire can order streams.
+ *
+ * @param stream Stream that gets the property.
+ * @param ordered Stream that has the property.
+ */
 export function orderedAs<T extends object>(
   stream: T,
   ordered: { sendOrder?: number | undefined },

@@ -20,6 +20,7 @@ export class SendCredit {
    *
    * @param what Counted unit, for the error of a wait that took too long: `bytes`, or a kind of
    * stream.
+   * @param limit Initial total.
    * @param onBlocked Reports to the peer that the total is used up, once for each total.
    */
   constructor(
@@ -57,7 +58,9 @@ export class SendCredit {
   /**
    * Takes credit: at least one unit and at most `wanted`. Calls wait in line.
    *
+   * @param wanted Most units to take.
    * @param options `signal` and `timeoutMs` end the wait.
+   * @returns Number of units taken.
    * @throws {TimeoutError} If `timeoutMs` passed first.
    */
   async take(wanted: number, options: OpenStreamOptions = {}): Promise<number> {
@@ -167,6 +170,7 @@ export class ReceiveCredit {
    * Creates a window.
    *
    * @param window Amount that the peer may send before the application reads.
+   * @param grant Sends a new total to the peer.
    * @param options `automatic: false` keeps the window from moving by itself. With `restAfter`, all
    * that was released is granted {@linkcode GRANT_REST_MS} later at most, by timers of that runtime.
    */
@@ -272,7 +276,11 @@ export class ReceiveCredit {
     this.release(amount);
   }
 
-  /** Handles the peer's report that it is blocked: grants all that can be granted. */
+  /**
+   * Handles the peer's report that it is blocked: grants all that can be granted.
+   *
+   * @param limit Total that the peer used up.
+   */
   peerBlocked(limit: number): void {
     if (limit === this.#limit) {
       // The peer sent no more than `limit`: correct an assumed loss that was larger.

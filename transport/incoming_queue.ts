@@ -19,6 +19,9 @@ type Waiter<U> = PromiseWithResolvers<IteratorResult<U, undefined>>;
  *
  * - **Overflow:** the oldest item is dropped.
  * - **End:** after a clean end, held items can still be read.
+ *
+ * @typeParam T Type of the items.
+ * @typeParam U Type that readers receive.
  */
 export class IncomingQueue<T, U = T> {
   readonly #options: IncomingQueueOptions<T>;

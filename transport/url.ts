@@ -49,6 +49,7 @@ export function parseServerUrl(url: string | URL): URL {
  * Removes the parts of a URL that may be secret: user, password, query and fragment.
  *
  * @param url A URL, or a text used as one.
+ * @returns Scheme, host and path.
  */
 export function publicUrl(url: string | URL): string {
   return String(url).replace(/[?#].*/s, "").replace(/^([a-z][a-z0-9+.-]*:)?\/\/[^/]*@/i, "$1//");
@@ -82,6 +83,7 @@ export function pathBelow(url: string, path: string): string | undefined {
  *
  * @param error An error. Errors of other kinds, and errors that name the host, are returned
  * unchanged.
+ * @returns An error of the same class.
  */
 export function withUrl(error: unknown, url: string | URL): unknown {
   const { message, cause = error } = Object(error) as Error;

@@ -5,6 +5,7 @@ import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
 /**
  * Checks code and reason of a close, and fills in the defaults.
  *
+ * @param maxCloseCode Highest code that the wire can carry.
  * @returns The code (0 by default) and the reason, cut to 1024 bytes.
  * @throws {TypeError} If the code is not a number or the reason is not a string.
  * @throws {RangeError} If the code is not an integer from 0 to `maxCloseCode`.

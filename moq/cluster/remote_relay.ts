@@ -42,6 +42,7 @@ export interface RemoteRelayOptions {
 /** Another relay, asked over one session at a time. */
 export class RemoteRelay implements TrackOrigin {
   readonly version = CLUSTER_VERSION;
+  /** Resolves at {@linkcode close}. */
   readonly closed: Promise<void>;
   /** Broadcasts that the relay holds. */
   readonly paths: Set<BroadcastPath> = new Set();

@@ -159,10 +159,12 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#done.resolve();
   }
 
+  /** Handles data that the wire took. */
   progressed(): void {
     this.#quietTicks = 0;
   }
 
+  /** Handles a delivery of which the wire holds no data any more. */
   released(delivery: Delivery): void {
     this.#held--;
     if (this.#held === 0) this.#runtime.clearTimeout(this.#freeTimer);
@@ -176,6 +178,7 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#checkEnd();
   }
 
+  /** Gives up a delivery, and notifies the subscriber. */
   giveUp(delivery: Delivery, reason: MoqErrorName): void {
     const { writer, group: { sequence } } = delivery;
     delivery.isGivenUp = true;

@@ -31,6 +31,7 @@ export interface SessionContext {
   readonly runtime: Runtime;
   /** The session, for the writers of served tracks. */
   readonly session: SubscriberSession;
+  /** Resolves when the session is over. */
   readonly closed: Promise<unknown>;
   /** Ends the session for a reason of this end. */
   closeWithError(reason: MoqErrorName, message: string): void;

@@ -19,6 +19,7 @@ export class Exchange {
   #isEnded = false;
   #posted = 0;
 
+  /** Takes over a stream. */
   constructor(stream: BidirectionalStream) {
     this.#stream = directStream(stream);
     this.reader = new MessageReader(this.#stream);
@@ -65,6 +66,7 @@ export class Exchange {
     this.reader.cancel({ streamErrorCode: code });
   }
 
+  /** Aborts both directions. */
   abort(code: number): void {
     this.reader.cancel({ streamErrorCode: code });
     if (this.#isEnded) return;

@@ -23,8 +23,11 @@ import type { Subscriber } from "./subscriber.ts";
 
 /** Receivers for the streams of a peer. */
 export interface IncomingParts {
+  /** Receives groups. */
   readonly subscriber: Subscriber;
+  /** Receives requests. */
   readonly publisher: Publisher;
+  /** Receives probes. */
   readonly reports: PeerReports;
   /** Gets SETUP, on versions that have a stream for SETUP. */
   readonly onSetup: (parameters: MoqParameters) => void;

@@ -102,10 +102,12 @@ export class Publisher {
     return this.#bounded(exchange, "announce", () => this.#announce(exchange));
   }
 
+  /** Answers FETCH. */
   fetch(exchange: Exchange): Promise<void> {
     return this.#bounded(exchange, "fetch", () => this.#fetch(exchange));
   }
 
+  /** Answers TRACK. */
   track(exchange: Exchange): Promise<void> {
     return this.#bounded(exchange, "subscribe", () => this.#track(exchange));
   }

@@ -85,7 +85,11 @@ export class FieldWriter {
     return this.#bytes.subarray(0, this.#length);
   }
 
-  /** A message of varints, the length of all fields, and the fields. */
+  /**
+   * A message of varints, the length of all fields, and the fields.
+   *
+   * @param head The varints in front of the length.
+   */
   finishSized(...head: readonly number[]): Uint8Array<ArrayBuffer> {
     const size = head.reduce((sum, value) => sum + varintLength(value), varintLength(this.#length));
     const message = new Uint8Array(size + this.#length);
@@ -117,6 +121,7 @@ export class FieldReader {
     this.#name = name;
   }
 
+  /** Unread bytes. */
   get left(): number {
     return this.#bytes.byteLength - this.#at;
   }

@@ -613,6 +613,7 @@ function readFields(fields: FieldReader, traits: VersionTraits): SubscribeFields
 
 // Groups.
 
+/** The fields of GROUP. */
 export interface GroupHeader {
   readonly subscribeId: number;
   readonly sequence: number;

@@ -587,6 +587,7 @@ export class StreamLogs implements AsyncDisposable {
     return identity;
   }
 
+  /** Finds the beginning of a fork, and the part of a record that the fork repeats. */
   async #planFork(
     fork: string,
     facts: StreamFacts,

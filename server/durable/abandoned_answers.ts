@@ -140,6 +140,7 @@ export class AbandonedAnswers {
    * Watches a running answer until disposal.
    *
    * @param answer The answer; that of a user is left alone.
+   * @returns Ends the watch when disposed of.
    */
   watch(answer: WatchedAnswer): Disposable {
     const { id, owner } = answer;

@@ -205,6 +205,7 @@ export class Answers {
   /**
    * Begins an answer, unless the same user asked for it by this name before.
    *
+   * @returns Id of the durable stream.
    * @throws {RequestError} With the code `malformed` for a name that is none, `gone` for an answer
    * that has expired, or made room for others, or that the caller has a part of and that is no longer
    * kept, `too-many`, or `unavailable` if the engine is away.

@@ -170,6 +170,7 @@ export type DurableStreamsLimits = Readonly<typeof LIMITS>;
 /**
  * Checks that a broker can keep durable streams.
  *
+ * @param what The part that needs durable streams, for the error.
  * @param broker The broker; that of this process if left out.
  * @throws {TypeError} If the broker keeps no logs.
  */

@@ -27,6 +27,7 @@ export function isText(contentType: string): boolean {
  * - `text/*`: one record, a text if the bytes are UTF-8.
  * - Other types: one record of bytes.
  *
+ * @param contentType The content type of the stream.
  * @param maxElementBytes Most bytes of an element, as a message of a session carries the element.
  * @returns The records; none for an empty body, and for an empty array.
  * @throws {Problem} With 400 for malformed JSON, and 413 for too many elements or a large element.

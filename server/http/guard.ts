@@ -531,7 +531,11 @@ export class HttpGuard<Action extends string> {
   }
 }
 
-/** Tells whether a segment of a path names a topic or stream that servers keep to themselves. */
+/**
+ * Tells whether a segment of a path names a topic or stream that servers keep to themselves.
+ *
+ * @param segment The segment, percent-encoded.
+ */
 export function isInternalName(segment: string): boolean {
   try {
     return decodeURIComponent(segment).startsWith(INTERNAL_PREFIX);

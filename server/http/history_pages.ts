@@ -13,7 +13,11 @@ export interface PublicationMembers {
   readonly from?: string | undefined;
 }
 
-/** Converts the content of a publication. */
+/**
+ * Converts the content of a publication.
+ *
+ * @returns The members that are there.
+ */
 export function membersOf(publication: Publication): PublicationMembers {
   const { data, from } = contentOf(publication);
   const content = data instanceof Uint8Array ? { base64: data.toBase64() } : { data };

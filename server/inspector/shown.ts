@@ -34,6 +34,7 @@ export function clipped<T>(value: T): T {
  * Writes data as JSON without the values of secret names at any depth, and without secrets in URLs.
  * Parts below 32 levels are left out. Never throws for data from JSON.
  *
+ * @param data Any value from JSON.
  * @returns The text, cut after {@linkcode MAX_PAYLOAD_LENGTH}.
  */
 export function payloadText(data: unknown): string {

@@ -548,6 +548,7 @@ function isBefore(a: SimulatedEvent, b: SimulatedEvent): boolean {
  * Continues a hash with a text (FNV-1a, 32 bits).
  *
  * @param hash The hash so far; that of no text by default.
+ * @returns The next hash.
  */
 export function hashed(text: string, hash = 0x811c9dc5): number {
   for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);

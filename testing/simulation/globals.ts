@@ -70,6 +70,7 @@ export interface NetworkGlobals {
  *
  * Code that was loaded before, and kept a global, is not reached.
  *
+ * @param network Globals of the network.
  * @returns Puts the former globals back at its disposal.
  */
 export function installGlobals(simulation: Simulation, network: NetworkGlobals = {}): Disposable {
@@ -268,6 +269,7 @@ class Globals implements Disposable {
  * Replaces a property of an object of the runtime.
  *
  * @param property The property; enumerable as the former one.
+ * @returns Brings the former property back.
  */
 export function replaceProperty(
   target: object,

@@ -262,6 +262,7 @@ export class DevRenewal implements Disposable {
     this.#renewAt(this.first.renewAt);
   }
 
+  /** Stops the renewal. */
   [Symbol.dispose](): void {
     this.#runtime.clearTimeout(this.#timer);
   }

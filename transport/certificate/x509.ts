@@ -45,6 +45,7 @@ function yes(): Uint8Array {
   return value(0x01, Uint8Array.of(0xff));
 }
 
+/** Writes an OCTET STRING. */
 export function octets(bytes: Uint8Array): Uint8Array {
   return value(0x04, bytes);
 }
@@ -88,6 +89,7 @@ function base128(number: number): number[] {
 }
 
 export interface SelfSignOptions {
+  /** DNS names and IP addresses of the server. */
   readonly names: readonly string[];
   readonly notBefore: Date;
   readonly notAfter: Date;
@@ -155,6 +157,8 @@ export function selfSign({ names, notBefore, notAfter }: SelfSignOptions): SelfS
  * Writes the extension with the names. A certificate that contains the same bytes has the same
  * names.
  *
+ * @param names DNS names and IP addresses.
+ * @returns The extension, in DER.
  * @throws {TypeError} If a name is neither a DNS name nor an IP address.
  */
 export function subjectAltName(names: readonly string[]): Uint8Array {

@@ -20,11 +20,13 @@ const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 export interface ServerConnection extends AcceptedConnection {
   /** Number of sessions, pending ones included. */
   readonly sessionCount?: number | undefined;
+  /** Refuses new requests. */
   stop?(): void;
 }
 
 /** Handler of a server's connections, with their deadlines. */
 export interface Http3Protocol extends QuicProtocol<ServerConnection> {
+  /** Clears all deadlines. */
   clear(): void;
 }
 

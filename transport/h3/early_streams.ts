@@ -14,6 +14,7 @@ const EARLY_TIMEOUT_MS = 5_000;
 
 /** A stream that arrived before the session. */
 export interface EarlyStream {
+  /** Stream id of the session. */
   readonly sessionId: number;
   /** Hands the stream to the session. */
   readonly accept: (session: Http3Session) => void;
@@ -61,6 +62,7 @@ export class EarlyStreams {
     for (const { refuse } of this.#take((stream) => stream.sessionId === sessionId)) refuse();
   }
 
+  /** Refuses all streams. */
   clear(): void {
     this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;

@@ -170,6 +170,7 @@ export class Http3Session extends CountedConnection
    * `credit` is true if both ends use flow control.
    */
   readonly capabilities: ConnectionCapabilities;
+  /** Open stream halves, which end with the session. */
   readonly halves: StreamHalves = new StreamHalves();
 
   readonly #link: SessionLink;
@@ -241,10 +242,12 @@ export class Http3Session extends CountedConnection
     void this.#run();
   }
 
+  /** Credit for bytes, if both ends use flow control. */
   get dataCredit(): DataCredit | undefined {
     return this.#credit?.data;
   }
 
+  /** Counters of unread streams; on a server. */
   get unread(): UnreadShare | undefined {
     return this.#link.unread;
   }
@@ -786,6 +789,7 @@ export class Http3Session extends CountedConnection
     this.#settleWith(() => this.#closed.reject(error), fault);
   }
 
+  /** Ends all streams and datagrams. */
   #over(ending: Ending): void {
     if (this.#state === "over") return;
     this.#state = "over";

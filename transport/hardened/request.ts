@@ -97,6 +97,7 @@ const CONNECTION_UPGRADE = /(?:^|,)\s*upgrade\s*(?:,|$)/i;
  *
  * @param bytes All bytes of the connection so far.
  * @param checked Number of bytes that an earlier call has seen.
+ * @param maxBytes Largest head to read.
  * @returns The upgrade; `undefined` if the request is not one; `"incomplete"` if more bytes are
  * needed.
  */

@@ -302,6 +302,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     });
   }
 
+  /** Writes the frames of this turn. */
   flush(): void {
     const waiting = this.#waiting;
     if (waiting.length === 0) return;
@@ -323,6 +324,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#emit({ type: "message", data });
   }
 
+  /** Inflates a message, and passes the message on. */
   onCompressed(isText: boolean, payload: Buffer): void {
     const { maxPayloadBytes } = this.#limits;
     if (payload.length <= MAX_SYNC_INFLATE_BYTES) {

@@ -95,6 +95,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
   /** Frees all resources; called once, when the connection is over. */
   protected abstract release(): void;
 
+  /** Resolved from the start. */
   get ready(): Promise<void> {
     return Promise.resolve();
   }

@@ -90,6 +90,7 @@ export class EventReader {
   /**
    * Reads a piece.
    *
+   * @returns The events that the piece completes.
    * @throws {TypeError} If an event is malformed, or unknown.
    */
   read(text: string): HttpEvent[] {

@@ -115,6 +115,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
   readonly datagrams: DatagramDuplex;
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
   readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
+  /** Message frames, if the wire has them. */
   readonly frames?: MessageFrames;
 
   /** Creates one end, which is complete after {@linkcode MemoryConnection.link}. */

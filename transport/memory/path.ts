@@ -269,6 +269,7 @@ export class MemoryPath implements PacketPath {
     this.#datagrams.stall();
   }
 
+  /** Releases all packets. */
   resume(): void {
     this.#reliable.resume();
     this.#datagrams.resume();
@@ -293,6 +294,7 @@ export class MemoryPath implements PacketPath {
 /**
  * Makes random numbers that are the same for the same seed (mulberry32).
  *
+ * @param seed Any number.
  * @returns A function that gives numbers from 0 to below 1.
  */
 export function seededRandom(seed: number): () => number {

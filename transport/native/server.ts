@@ -57,6 +57,7 @@ export class NativeWebTransportListener
   readonly #onAbort = (): void => void this.close();
   #closing: Promise<void> | undefined = undefined;
 
+  /** Starts listening; called by `listenNativeWebTransport()`. */
   constructor(options: ListenNativeWebTransportOptions) {
     requireUpgrade();
     const { maxStreams = 128, signal, runtime = platformRuntime(), isSuccessor } = options;
@@ -98,15 +99,25 @@ export class NativeWebTransportListener
     return this.#acceptor.handshakes;
   }
 
+  /**
+   * Uses another certificate for new handshakes. Sessions stay.
+   *
+   * @throws {TypeError} If the certificate and key are invalid, or the listener is closed.
+   */
   rotate(certificate: Certificate): void {
     this.#acceptor.rotate(certificate);
   }
 
+  /** Accepts no new connections, and refuses waiting requests with 503. Sessions stay. */
   stop(): void {
     this.#acceptor.stop();
     this.#requests.stop();
   }
 
+  /**
+   * Closes every connection, and stops listening. Idempotent. The runtime frees the port at garbage
+   * collection, not at once.
+   */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
   }
@@ -115,6 +126,7 @@ export class NativeWebTransportListener
     return this.close();
   }
 
+  /** Yields requests until the listener is stopped. */
   async *[Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
     await this.#loaded;
     yield* this.#requests;

@@ -142,7 +142,12 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     else this.#receiver(datagram);
   }
 
-  /** Ends the datagrams with the connection. */
+  /**
+   * Ends the datagrams with the connection.
+   *
+   * @param error Error for writers.
+   * @param isBroken Whether readers get the error too.
+   */
   end(error: unknown, isBroken: boolean): void {
     this.#failure = { cause: error };
     this.#waiting = [];

@@ -9,6 +9,7 @@ import {
   writeVarint,
 } from "../quic/varint.ts";
 
+/** One-byte frame types. */
 export const FrameType = {
   padding: 0x00,
   /** RESET_STREAM: the writer abandoned a stream. */
@@ -108,6 +109,12 @@ export class QmuxError extends ProtocolError {
   /** One of {@linkcode QuicError}. */
   readonly quicCode: number;
 
+  /**
+   * Creates the error.
+   *
+   * @param quicCode One of {@linkcode QuicError}.
+   * @param message Expected and received input.
+   */
   constructor(quicCode: number, message: string) {
     super(message);
     this.quicCode = quicCode;
@@ -150,6 +157,7 @@ export interface DatagramFrame {
   readonly kind: "datagram";
   /** Payload; a view of the record. */
   readonly data: Uint8Array;
+  /** Bytes of the whole frame. */
   readonly frameSize: number;
 }
 
@@ -232,6 +240,7 @@ class Cursor {
     this.#code = code;
   }
 
+  /** Bytes left to read. */
   get left(): number {
     return this.bytes.byteLength - this.at;
   }
@@ -276,6 +285,7 @@ class Cursor {
   }
 }
 
+/** Reader for the frames of one record. */
 export class FrameReader {
   readonly #cursor: Cursor;
 
@@ -584,7 +594,11 @@ const FORBIDDEN: ReadonlySet<bigint> = new Set(
   [0x00, 0x02, 0x03, 0x0a, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f, 0x10].map(BigInt),
 );
 
-/** Encodes parameters; default values are left out. */
+/**
+ * Encodes parameters; default values are left out.
+ *
+ * @returns The body of a QX_TRANSPORT_PARAMETERS frame.
+ */
 export function encodeTransportParameters(parameters: TransportParameters): Uint8Array {
   const bytes: number[] = [];
   for (const [id, name] of IDS) {
@@ -599,6 +613,7 @@ export function encodeTransportParameters(parameters: TransportParameters): Uint
 /**
  * Decodes parameters; unknown ones are ignored.
  *
+ * @param bytes The body of a QX_TRANSPORT_PARAMETERS frame.
  * @returns Announced values, with defaults for the rest.
  * @throws {QmuxError} If the parameters cannot be decoded or are not allowed.
  */

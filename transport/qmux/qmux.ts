@@ -241,7 +241,11 @@ export class Qmux
     this.scheduler.close(closeCode, reason);
   }
 
-  /** Sends a close because of a violation by the peer, and nothing more. */
+  /**
+   * Sends a close because of a violation by the peer, and nothing more.
+   *
+   * @param code QUIC error code.
+   */
   abort(code: number, reason: string): void {
     this.start();
     this.scheduler.close(code, reason, NO_FRAME);

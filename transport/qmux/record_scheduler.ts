@@ -410,7 +410,11 @@ class SendQueue {
     return this.#size;
   }
 
-  /** Adds a stream behind the others of the same order. */
+  /**
+   * Adds a stream behind the others of the same order.
+   *
+   * @param half A stream that is in no queue.
+   */
   add(half: SendHalf): void {
     this.#size++;
     const order = half.sendOrder;

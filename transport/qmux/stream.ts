@@ -297,6 +297,7 @@ export class SendHalf implements DirectWritable {
    * Puts bytes into a record.
    *
    * @param at Offset of the first byte to put.
+   * @param quantum Most bytes to put.
    * @returns Number of bytes put; 0 without room or credit.
    */
   put(record: RecordWriter, bytes: Uint8Array, at: number, quantum: number): number {
@@ -314,7 +315,13 @@ export class SendHalf implements DirectWritable {
     return count;
   }
 
-  /** Puts pending bytes into a record, as far as they fit. */
+  /**
+   * Puts pending bytes into a record, as far as they fit.
+   *
+   * @param record A record with some room.
+   * @param quantum Most bytes of payload.
+   * @returns Whether more is left to send.
+   */
   fill(record: RecordWriter, quantum: number): boolean {
     if (this.#isOver || this.#failure !== undefined) return false;
     const { id } = this.#stream;
@@ -493,6 +500,7 @@ export class ReceiveHalf implements DirectReadable {
     return this.#isOver;
   }
 
+  /** Bytes received. */
   get received(): number {
     return this.#received;
   }
@@ -562,6 +570,7 @@ export class ReceiveHalf implements DirectReadable {
   /**
    * Handles a RESET_STREAM of the peer.
    *
+   * @param code Application error code.
    * @param finalSize Total bytes of the stream; by default those received so far.
    * @throws {QmuxError} If the final size contradicts the received bytes.
    */

@@ -22,6 +22,7 @@ const DRAFTS: readonly QmuxVersion[] = [2, 1];
 /**
  * Parses a WebSocket subprotocol.
  *
+ * @param subprotocol Negotiated or offered subprotocol.
  * @returns The parsed subprotocol; `undefined` for other protocols and unsupported drafts.
  *
  * @example Usage

@@ -236,6 +236,8 @@ interface Handshake {
  * - **Bound:** connections, connections per address, and handshakes have limits. A protocol that
  *   recognizes clients that move gets spare connections beyond these, as many again.
  * - **Open under a flood:** unfinished handshakes give way to newer ones.
+ *
+ * @typeParam C A connection as the handlers wrap it.
  */
 export class QuicAcceptor<C extends AcceptedConnection> {
   readonly #runtime: Runtime;
@@ -256,6 +258,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
 
   readonly address: Deno.NetAddr;
 
+  /** Starts to listen. */
   constructor(runtime: Runtime, options: QuicListenOptions, handlers: QuicAcceptorHandlers<C>) {
     requireQuic();
     this.#runtime = runtime;
@@ -327,7 +330,11 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     this.#isStopped = true;
   }
 
-  /** Closes every connection and the socket. */
+  /**
+   * Closes every connection and the socket.
+   *
+   * @param closeCode Close code for handshakes under way.
+   */
   async close(closeCode: number): Promise<void> {
     this.stop();
     this.#slow.clear();

@@ -79,9 +79,11 @@ export class RawQuicConnection extends CountedConnection
    * Resolves with the close code and reason of the closing end; rejects if the connection was lost.
    */
   readonly closed: Promise<ConnectionCloseInfo>;
+  /** Open stream halves, which end with the connection. */
   readonly halves: StreamHalves = new StreamHalves();
   /** `undefined`, because the runtime does QUIC flow control. */
   readonly dataCredit = undefined;
+  /** Counters of unread streams; on a server. */
   readonly unread: UnreadShare | undefined;
 
   readonly #runtime: Runtime;
@@ -300,6 +302,7 @@ export class RawQuicConnection extends CountedConnection
     return undefined;
   }
 
+  /** Ends all streams and datagrams. */
   #over(message: string, isBroken = false): ConnectionError {
     const error = this.#error = new ConnectionError(message);
     this.#failed = this.halves.toArray();
@@ -397,6 +400,10 @@ interface PeerStreamsOptions<S, T, U> {
  * Streams that the peer opened. The runtime keeps streams until this queue accepts some, so that the
  * peer waits for an application that does not ask for streams. The QUIC stream limit bounds the
  * number.
+ *
+ * @typeParam S Stream of the runtime.
+ * @typeParam T Wrapped stream.
+ * @typeParam U Stream as readers get it.
  */
 class PeerStreams<S, T, U> {
   readonly #options: PeerStreamsOptions<S, T, U>;
@@ -414,6 +421,7 @@ class PeerStreams<S, T, U> {
     );
   }
 
+  /** Streams in order of arrival. */
   get readable(): ReadableStream<U> {
     this.accept();
     return this.#arrivals.readable;

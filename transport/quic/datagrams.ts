@@ -38,6 +38,7 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   /**
    * Creates the datagrams.
    *
+   * @param owner The session, or the connection itself.
    * @param options `quarterId` is a quarter of the session's stream id, absent without sessions;
    * `error` makes the error of a session that has already ended.
    */
@@ -124,7 +125,12 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
     else this.#receiver(payload);
   }
 
-  /** Ends the datagrams with the session. */
+  /**
+   * Ends the datagrams with the session.
+   *
+   * @param error Makes the error for writers.
+   * @param isBroken Whether readers get the error too.
+   */
   end(error: () => Error, isBroken: boolean): void {
     this.#error = error;
     this.#controller?.error(error());

@@ -101,6 +101,7 @@ export interface AddressRaceOptions<T> {
   readonly signal: AbortSignal;
   /** Called with each address at the start of the attempt. */
   readonly onAttempt?: ((address: string) => void) | undefined;
+  /** Called with each failure. */
   readonly onFailure?: ((address: string, cause: unknown) => void) | undefined;
 }
 

@@ -174,6 +174,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   /**
    * Counts a stream of a connection, if within the bounds.
    *
+   * @param owner The connection.
    * @returns The place of the stream, or the error of a refusal.
    */
   take(owner: Owner): Place | StreamError {

@@ -74,6 +74,7 @@ export type WebTransportLeg = (
 
 /** A session that opened and later fell silent. */
 export interface SilentTransport {
+  /** The URL that was dialed. */
   readonly url: string | URL;
   readonly transport: string;
   /** The error by which the client noticed the silence. */

@@ -569,4 +569,5 @@ export class DatagramQueues implements DirectDatagrams {
   }
 }
 
+/** Default priority. */
 const FIRST = { sendOrder: 0 };

@@ -112,7 +112,11 @@ export function sessionError(error: unknown): WebTransportError {
   return new WebTransportError(message, { source: "session", cause: error });
 }
 
-/** Makes the error of a call after the end of the session. */
+/**
+ * Makes the error of a call after the end of the session.
+ *
+ * @param what Action that failed, as a verb phrase.
+ */
 export function invalidState(what: string): DOMException {
   return new DOMException(`Cannot ${what}: the session is over`, "InvalidStateError");
 }

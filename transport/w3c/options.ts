@@ -162,6 +162,7 @@ export function checkOptions(url: string | URL, options: WebTransportOptions): C
 /**
  * Validates a hint for the number of the server's streams.
  *
+ * @returns The integer part of the hint.
  * @throws {TypeError} If the value does not fit 16 bits.
  */
 export function checkAnticipated(hint: number | null | undefined): number | null {

@@ -242,6 +242,7 @@ export class WebTransportBidirectionalStream implements BidirectionalStream {
 
 /** Incoming streams of a session that may still be connecting. */
 export class IncomingStreams<T, Half> {
+  /** Streams in order of arrival. */
   readonly readable: ReadableStream<T>;
 
   readonly #source: () => Promise<ReadableStream<Half>>;

@@ -381,6 +381,7 @@ export class WebSocketConnection
     return this.#streams?.inspect?.counters;
   }
 
+  /** Streams of the peer that the application has not taken yet. */
   get unreadStreams(): number | undefined {
     return this.#streams?.inspect?.unreadStreams;
   }

@@ -457,6 +457,7 @@ export class ServerWebSocketConnection extends WebSocketConnection {
     if (event.type === "open") this.#tellClosing();
   }
 
+  /** Closes the socket after all frames that were sent before. */
   override close(info?: ConnectionCloseInfo): void {
     super.close(info);
     this.#tellClosing();
@@ -499,6 +500,8 @@ const HELD = { data: 20_480, bidirectional: 8, unidirectional: 8 };
  *
  * @param qmux A multiplexer before its start. One without credit, in the framing from before the
  * drafts, is left as it is.
+ * @param admitted Resolves on admission.
+ * @param data Most bytes of stream data.
  */
 function holdUntil(qmux: Qmux, admitted: Promise<unknown>, data: number = HELD.data): void {
   const { credit } = qmux;

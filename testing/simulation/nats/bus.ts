@@ -94,6 +94,7 @@ export class MessageBus {
    * Begins a trouble of JetStream on this server, and ends the one before.
    *
    * @param forMs Time of the trouble, in milliseconds.
+   * @param lost Shares of messages that are lost; all by default.
    */
   disturb(trouble: JetStreamTrouble, forMs: number, lost: LostShares = {}): void {
     this.#calm();
@@ -103,7 +104,11 @@ export class MessageBus {
     this.#end = this.later(() => this.#calm(), forMs);
   }
 
-  /** Connects this server with another one, for as long as the connection lasts. */
+  /**
+   * Connects this server with another one, for as long as the connection lasts.
+   *
+   * @returns Resolves at the end of the connection.
+   */
   join(socket: SimulatedSocket, name: string): Promise<void> {
     this.routes.get(name)?.close();
     const ended = Promise.withResolvers<void>();

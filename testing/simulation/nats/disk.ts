@@ -80,7 +80,11 @@ export class NatsDisk {
     for (const disk of this.streams.values()) disk.sync();
   }
 
-  /** Loses what was not synced. */
+  /**
+   * Loses what was not synced.
+   *
+   * @param random Decides how much is left.
+   */
   losePower(random: () => number): void {
     for (const disk of this.streams.values()) disk.losePower(random);
   }

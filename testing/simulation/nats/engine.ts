@@ -188,6 +188,7 @@ export class SimulatedNats {
    * streams of each other.
    *
    * @param forMs Time of the trouble, in milliseconds.
+   * @param lost Shares of messages that are lost; all by default.
    */
   disturb(trouble: JetStreamTrouble, forMs: number, lost?: LostShares): void {
     for (const { process } of this.#seats) process?.bus.disturb(trouble, forMs, lost);

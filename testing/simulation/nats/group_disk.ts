@@ -90,6 +90,7 @@ export class GroupDisk<S, C> {
    * Reads entries.
    *
    * @param from Index of the first one, which must be kept.
+   * @param count Most entries.
    */
   from(from: number, count: number): GroupEntry<C>[] {
     const at = from - this.#baseIndex - 1;
@@ -112,6 +113,7 @@ export class GroupDisk<S, C> {
    *
    * @param state The state; copied.
    * @param index Index of the newest entry in the state.
+   * @param term Term of that entry.
    */
   replace(state: S, index: number, term: number): void {
     this.state = this.#copy(state);
@@ -145,7 +147,11 @@ export class GroupDisk<S, C> {
     this.#baseIndex += old;
   }
 
-  /** Loses what was not synced, but for some entries at the front. */
+  /**
+   * Loses what was not synced, but for some entries at the front.
+   *
+   * @param random Decides how many entries are left.
+   */
   losePower(random: () => number): void {
     const { term, vote, lastIndex, applied, state } = this.#synced;
     const unsynced = Math.max(0, this.lastIndex - lastIndex);

@@ -34,6 +34,7 @@ export class NatsProcess {
   #count = 0;
   #isDraining = false;
 
+  /** Starts a server. */
   constructor({ events, host, ...options }: ProcessOptions) {
     this.#peers = options.peers;
     // Another identity in each life.

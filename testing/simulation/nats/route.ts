@@ -80,7 +80,11 @@ export class Route {
     this.#send({ kind: "message", message, queues }, message.headers.length + message.data.length);
   }
 
-  /** Sends a packet of the agreement between servers. */
+  /**
+   * Sends a packet of the agreement between servers.
+   *
+   * @param bytes Its size, roughly.
+   */
   tell(body: unknown, bytes: number): void {
     this.#send({ kind: "group", body }, bytes);
   }

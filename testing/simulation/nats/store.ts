@@ -107,6 +107,7 @@ export class StreamStore {
   /**
    * Tells whether limits refuse a message.
    *
+   * @param bytes Bytes of headers and payload.
    * @returns The reason; `undefined` if the message can be stored.
    */
   refusal(subject: string, bytes: number): StoreRefusal | undefined {
@@ -123,7 +124,11 @@ export class StreamStore {
     return isRoom ? undefined : "maximum bytes exceeded";
   }
 
-  /** Stores a message with the next sequence, and removes the oldest beyond the limits. */
+  /**
+   * Stores a message with the next sequence, and removes the oldest beyond the limits.
+   *
+   * @returns The sequence.
+   */
   append(message: Omit<StoredMessage, "seq">): number {
     const seq = this.#lastSeq + 1;
     const stored = { ...message, seq };
@@ -173,6 +178,7 @@ export class StreamStore {
    *
    * @param filter Pattern of the subjects; all by default.
    * @param options Keeps the newest ones, or all from a sequence on.
+   * @returns The number of removed messages.
    */
   purge(
     filter = ">",
@@ -194,7 +200,11 @@ export class StreamStore {
     return outdated.length;
   }
 
-  /** Removes the messages that are too old. */
+  /**
+   * Removes the messages that are too old.
+   *
+   * @param nowMs The clock of the server.
+   */
   expire(nowMs: number): void {
     const { max_age: ns } = this.config;
     if (ns === 0) return;
@@ -250,7 +260,11 @@ export class StreamStore {
     return undefined;
   }
 
-  /** Counts messages from a sequence on. */
+  /**
+   * Counts messages from a sequence on.
+   *
+   * @param filter Pattern of the subjects.
+   */
   count(filter: string, from: number): number {
     if (!hasWildcard(filter)) {
       const seqs = this.#bySubject.get(filter) ?? [];

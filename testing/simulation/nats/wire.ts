@@ -66,6 +66,7 @@ export class CommandReader {
   /**
    * Takes bytes of the connection.
    *
+   * @returns The commands that are complete.
    * @throws {NatsViolation} At a command that a server refuses; no further command can be read.
    */
   read(bytes: Uint8Array): NatsCommand[] {
@@ -155,7 +156,11 @@ export function encodeLine(line: string): Uint8Array {
   return encoder.encode(`${line}\r\n`);
 }
 
-/** Encodes a message for a subscription of a client. */
+/**
+ * Encodes a message for a subscription of a client.
+ *
+ * @param sid The client's id of the subscription.
+ */
 export function encodeMessage(sid: string, message: NatsMessage): Uint8Array {
   const { reply, headers, data } = message;
   const subject = message.shown ?? message.subject;

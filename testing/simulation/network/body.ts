@@ -99,7 +99,11 @@ export class Body {
     this.#reader?.cancel().catch(() => {});
   }
 
-  /** Fails at the receiving end, behind the bytes that arrived. */
+  /**
+   * Fails at the receiving end, behind the bytes that arrived.
+   *
+   * @param error The error of the reader.
+   */
   fail(error: unknown): void {
     if (this.#isOver || this.#isWhole) return;
     this.#isOver = true;

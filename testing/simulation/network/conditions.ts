@@ -181,6 +181,7 @@ export class Direction {
    * Calls back once the direction is open again.
    *
    * @param callback Called once.
+   * @returns Takes the callback back.
    */
   whenOpen(callback: () => void): () => void {
     this.#waiting.add(callback);
@@ -231,6 +232,8 @@ export class Direction {
   /**
    * Takes a turn on a slow link.
    *
+   * @param bytes Size of the packet.
+   * @param nowMs Time of the sending.
    * @returns Time until the last byte has left, in milliseconds.
    */
   transmission(bytes: number, nowMs: number): number {

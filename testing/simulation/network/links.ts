@@ -226,6 +226,7 @@ export class Links {
    *
    * @param host The host, which runs.
    * @param stop Called once or twice.
+   * @returns Calls back now.
    */
   whileAlive(host: Host, stop: () => void): () => void {
     this.#dark.delete(host);

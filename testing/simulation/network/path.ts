@@ -67,6 +67,7 @@ export class NetworkPath implements PacketPath {
     this.#to = directions.at(-1)!.to;
   }
 
+  /** Bytes under way or held. */
   get bufferedBytes(): number {
     return this.#bytes;
   }

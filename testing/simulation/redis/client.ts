@@ -315,7 +315,11 @@ export class SimulatedRedisClient extends EventEmitter {
     return this.#call("sunsubscribe", channels);
   }
 
-  /** Sends any command that the model has. */
+  /**
+   * Sends any command that the model has.
+   *
+   * @returns The reply, with texts.
+   */
   call(name: string, ...args: Arg[]): Promise<unknown> {
     return this.#call(name.toLowerCase(), args);
   }

@@ -18,6 +18,11 @@ const MAX_INTEGER = 2 ** 63;
 
 /** An error that a command answers with. */
 class CommandError extends Error {
+  /**
+   * Creates an error.
+   *
+   * @param text Code and text of the reply.
+   */
   constructor(text: string) {
     super(text);
     this.name = "CommandError";

@@ -24,6 +24,11 @@ export class ErrorReply {
   /** Code and text, as in `ERR syntax error`. */
   readonly text: string;
 
+  /**
+   * Creates an error reply.
+   *
+   * @param text Code and text.
+   */
   constructor(text: string) {
     this.text = text;
   }
@@ -53,7 +58,11 @@ export function textOf(bytes: ByteString): string {
   return isAscii(bytes) ? bytes : Buffer.from(bytes, "latin1").toString();
 }
 
-/** Measures a command or a reply on the wire (RESP2). */
+/**
+ * Measures a command or a reply on the wire (RESP2).
+ *
+ * @returns Number of bytes.
+ */
 export function wireBytes(value: Reply | Command): number {
   if (typeof value === "string") return 5 + digitsOf(value.length) + value.length;
   if (typeof value === "number") return 4 + digitsOf(value);

@@ -350,6 +350,7 @@ export class RedisServer {
    * Bounds the memory of all keys, and evicts keys at once if there are too many.
    *
    * @param maxBytes Bytes; 0 for no bound.
+   * @param policy Choice of the keys that go.
    */
   limitMemory(maxBytes: number, policy: EvictionPolicy = "noeviction"): void {
     this.#memory = { maxBytes, policy };

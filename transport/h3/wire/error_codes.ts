@@ -68,6 +68,7 @@ export class H3ProtocolError extends ProtocolError {
    * Creates the error.
    *
    * @param h3Code One of {@linkcode H3Error}.
+   * @param message Expected and received input.
    */
   constructor(h3Code: number, message: string, options?: ErrorOptions) {
     super(message, options);

@@ -42,6 +42,7 @@ const DECODE_STEP_BYTES = 8192;
  * Encodes a field section with static references and plain strings.
  *
  * @param fields Fields in order; names are lowercased.
+ * @returns Payload of a HEADERS frame.
  * @throws {TypeError} If a name is not a token, or a value contains CR, LF, NUL or a character
  * above U+00FF.
  *
@@ -79,6 +80,7 @@ export function encodeFields(fields: Iterable<Field>): Uint8Array<ArrayBuffer> {
 /**
  * Decodes a field section.
  *
+ * @param bytes Payload of a HEADERS frame.
  * @returns Fields in order.
  * @throws {H3ProtocolError} With `qpackDecompressionFailed` if the section is invalid or refers to
  * the dynamic table, `excessiveLoad` if the section is too large, and `messageError` if a name is

@@ -104,6 +104,7 @@ export type UpgradeToken = "webtransport" | "webtransport-h3";
 /**
  * Encodes settings.
  *
+ * @returns Payload of a SETTINGS frame.
  * @throws {RangeError} If an id or a value is not an integer from 0 to 2^53 - 1.
  */
 export function encodeSettings(

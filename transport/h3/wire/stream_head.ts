@@ -25,6 +25,7 @@ export interface StreamHead {
 /**
  * Reads the head of a stream.
  *
+ * @param sessionType Type that precedes a session id.
  * @returns The head; `empty` if the stream ends without a byte, `undefined` if the stream fails or
  * ends inside the head.
  */
