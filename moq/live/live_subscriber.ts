@@ -159,12 +159,10 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#done.resolve();
   }
 
-  /** Handles data that the wire took. */
   progressed(): void {
     this.#quietTicks = 0;
   }
 
-  /** Handles a delivery of which the wire holds no data any more. */
   released(delivery: Delivery): void {
     this.#held--;
     if (this.#held === 0) this.#runtime.clearTimeout(this.#freeTimer);

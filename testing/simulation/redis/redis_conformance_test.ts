@@ -15,10 +15,10 @@ interface Requirement {
   readonly fn: () => void | Promise<void>;
 }
 
-/** Runs the requirements in simulations of their own. */
 /** Error of the clock of each further node, in milliseconds. */
 const AHEAD_MS = 20_000;
 
+/** Runs the requirements in simulations of their own. */
 class Bench {
   simulation = new Simulation({ seed: 0 });
   network = new SimulatedNetwork(this.simulation);
