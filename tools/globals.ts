@@ -53,6 +53,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "server/workers/workers.ts",
   "session/session_settings.ts",
   "otel/otel.ts",
+  "testing/test_server.ts",
   "testing/turns.ts",
   "transport/certificate/dev_certificate.ts",
   "transport/h3/client.ts",

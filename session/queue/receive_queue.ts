@@ -14,7 +14,7 @@ export interface Consumer<T> {
    * Items that may run now beyond the concurrency of the queue, because the consumer waits for an
    * effect of items that {@linkcode mayOvertake} others; none by default.
    */
-  readonly extraRoom?: number;
+  readonly extraRoom?: number | undefined;
   /** Returns true if an item may use the extra room. */
   mayOvertake?(item: T): boolean;
 }
