@@ -113,7 +113,7 @@ export class Resume {
 
   /** Prepares for the answer of another session. */
   lose(): void {
-    this.#isReturn = this.#known === undefined;
+    this.#isReturn ||= this.#known === undefined;
     this.#known ??= this.#reached;
     this.#repairs = 0;
   }
@@ -168,6 +168,7 @@ export class Resume {
       if (isAhead && known!.offset > offset && reason !== "new-epoch") position = known;
       this.#lost(reason ?? (position ? "unavailable" : "no-history"), position);
     } else this.#known = this.#subscription.position = position;
+    this.#isReturn = false;
     this.#subscription.change("answer");
   }
 

@@ -245,12 +245,16 @@ Deno.test("Resume asks from the reached position again behind an answer without 
 });
 
 Deno.test("Resume tells of a recovery in the session of a move behind an answer without a position", () => {
-  const topic = follow({ since: at(4) });
-  topic.answer({ recovered: false, reason: "unavailable" });
-  topic.lose("move");
-  topic.answer({ epoch: "e", offset: 4, head: 5, recovered: true });
-  topic.take(5, 5);
-  assertEquals(topic.got, ["unavailable", "recovered", 5]);
+  for (const moves of [1, 2]) {
+    const topic = follow({ since: at(4) });
+    topic.answer({ recovered: false, reason: "unavailable" });
+    for (let i = 0; i < moves; i++) topic.lose("move");
+    topic.answer({ epoch: "e", offset: 4, head: 5, recovered: true });
+    topic.take(5, 5);
+    topic.lose("move");
+    topic.answer({ epoch: "e", offset: 5, head: 5, recovered: true });
+    assertEquals(topic.got, ["unavailable", "recovered", 5]);
+  }
 });
 
 Deno.test("Resume forgets the reached position once a gap tells where the messages go on", () => {

@@ -3,15 +3,15 @@
 /**
  * State of a subscription to a topic.
  *
- * | state         | since                                          | a message                         |
- * | ------------- | ---------------------------------------------- | --------------------------------- |
- * | `subscribing` | the start                                      | is read, or the answer repeats it |
- * | `joining`     | the start, beside others in a session          | is for the others                 |
- * | `live`        | an answer                                      | is read                           |
- * | `repairing`   | a hole, for which the client asks again        | after the hole is repeated        |
- * | `moving`      | a move to a session beside the one that it had | with a position is repeated       |
- * | `lost`        | the end of the session, or a removal for now   | with a position is repeated       |
- * | `ended`       | the end, or a final refusal                    | is dropped                        |
+ * | state         | since                                               | a message                             |
+ * | ------------- | --------------------------------------------------- | ------------------------------------- |
+ * | `subscribing` | the start, with the first request for the topic     | is read, unless the answer repeats it |
+ * | `joining`     | the start, in a session where others have the topic | is for the others                     |
+ * | `live`        | an answer                                           | is read                               |
+ * | `repairing`   | a hole, for which the client asks again             | is repeated if it is after the hole   |
+ * | `moving`      | a move to another session                           | is read, unless the answer repeats it |
+ * | `lost`        | the end of the session, or a removal for now        | is read, unless the answer repeats it |
+ * | `ended`       | the end, or a final refusal                         | is dropped                            |
  */
 export type SubscriptionState =
   | "subscribing"
