@@ -4,7 +4,14 @@
  * @module
  */
 import { gzipSync } from "node:zlib";
-import { assert, assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
 import { bundleClient } from "../examples/shared/site.ts";
 import { createServer } from "../server.ts";
 import type { Session } from "../session/session.ts";
@@ -193,6 +200,14 @@ Deno.test("client.ts is small at first, for a page that connects and in all, and
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
+  }
+});
+
+Deno.test("client.ts documents the bounds of these tests", async () => {
+  const text = await Deno.readTextFile(CLIENT);
+  const bounds = [MAX_BYTES, MAX_PART_BYTES].flatMap((bounds) => Object.values(bounds));
+  for (const bytes of [...bounds, MAX_FILE_BYTES]) {
+    assertStringIncludes(text, `${bytes / KIB} KiB`);
   }
 });
 
