@@ -237,6 +237,13 @@ const EVENTS: Readonly<Record<string, Step>> = {
   },
   "a final refusal": ({ server }) => server.refuse("forbidden"),
   "a refusal for now": ({ server }) => server.refuse("unavailable"),
+  "a refusal for now, move, another subscription": async (scene) => {
+    await scene.server.refuse("unavailable");
+    void scene.client.request("slow").catch(() => {}); // Keeps the session that the client leaves.
+    await move(scene);
+    await scene.settle(); // The pause after the refusal ends meanwhile.
+    scene.subscribe();
+  },
   superseded: ({ server }) => server.refuse("superseded"),
   removed: ({ server }) => server.remove("removed"),
   "removed for now": ({ server }) => {

@@ -189,7 +189,8 @@ export class Subscriptions<C extends Contract> {
   /** Requests one topic; resolves with true if the server confirmed. */
   async #ask(session: Session, readers: TopicReaders<C>): Promise<true | void> {
     // One request for each topic at a time: the end of the current request starts the next one.
-    if (readers.request) return;
+    // A retry may begin in a session that the client has left.
+    if (readers.request || this.#session !== session) return;
     const request: TopicRequest = readers.request = { answer: undefined };
     const { topic } = readers;
     const isLeft = () => this.#all.get(topic) !== readers || this.#session !== session;
@@ -202,7 +203,7 @@ export class Subscriptions<C extends Contract> {
       question = await readers.question(this.#hasHistories);
       this.#loads.reset();
       // The client may have left the topic while the request was prepared.
-      if (isLeft()) return;
+      if (isLeft()) return settle();
       if (question !== undefined) {
         if (!this.#leaving.has(topic)) route();
         await (request.answer = session[internals].sending.askTopic("subscribe", topic, {
