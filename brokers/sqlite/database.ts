@@ -5,8 +5,8 @@ import { BrokerError } from "../../errors.ts";
 /** Mark of the files of this broker, in their header: "SKEI". */
 const APPLICATION_ID = 0x534b4549;
 
-/** Version of the schema; files with a higher one are refused. */
-const SCHEMA_VERSION = 1;
+/** Version of the schema, which grows with each change of the tables; other files are refused. */
+const SCHEMA_VERSION = 2;
 
 /**
  * The tables. Names of topics, keys and logs are texts, payloads always bytes: a text in SQLite ends
@@ -170,7 +170,7 @@ export interface OpenDatabase {
  * @param options See {@linkcode DatabaseOptions}.
  * @param hooks How to connect; and a callback for a file that is not new, in the transaction of the
  *   opening, which is told if writes may be lost.
- * @throws {BrokerError} If the file is in use, damaged, of another program or of a later version.
+ * @throws {BrokerError} If the file is in use, damaged, of another program or of another version.
  */
 export function openDatabase(
   options: DatabaseOptions,
@@ -233,10 +233,10 @@ function checkHeader(db: Database, path: string): boolean {
     throw new BrokerError(`Cannot open ${path}: the database belongs to another program`);
   }
   const version = Number(pragma(db, "user_version"));
-  if (version <= SCHEMA_VERSION) return false;
+  if (version === SCHEMA_VERSION) return false;
   throw new BrokerError(
-    `Cannot open ${path}: the version of the file must be at most ${SCHEMA_VERSION}, received ` +
-      `${version}; a later release of Skein wrote the file`,
+    `Cannot open ${path}: the version of the file must be ${SCHEMA_VERSION}, received ${version}; ` +
+      "another version of Skein wrote the file",
   );
 }
 

@@ -170,7 +170,7 @@ export class SqliteBroker implements Broker {
    * @param options See {@linkcode SqliteBrokerOptions}.
    * @returns The broker.
    * @throws {BrokerError} If the file is open in another process or broker, damaged, of another
-   *   program, or of a later release.
+   *   program, or of another version of Skein.
    * @throws {TypeError} If an option is unknown, or the path is empty.
    * @throws {RangeError} If a limit is not a positive integer, or `maxBytes` is too small.
    */
