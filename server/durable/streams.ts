@@ -1,5 +1,5 @@
 /** The durable streams of a server, as its application uses them: writers, reads, cancellation. */
-import { checkOptions, COUNT, POSITIVE } from "../../base/option_checks.ts";
+import { checkOptions, COUNT, POSITIVE, wrongKind } from "../../base/option_checks.ts";
 import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
 import { LimitError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -173,6 +173,7 @@ export class DurableStreams {
    * @throws {RequestError} With the code `exists`, or for a fork `not-found`, `gone` or `malformed`.
    * @throws {LimitError} If there are too many streams or bytes of them, or the source of a fork has too many
    * forks.
+   * @throws {TypeError} If an option is unknown or has another type, or a fork has no source.
    * @throws {RangeError} If the id is empty or too long.
    * @throws {BrokerError} If the engine is away. The stream may have been created; without a writer
    * it ends after 15 s.
@@ -181,7 +182,11 @@ export class DurableStreams {
     id: string,
     options: CreateDurableStreamOptions = {},
   ): Promise<DurableStreamWriter<T>> {
-    checkOptions("create stream", options, CREATE);
+    const verb = "create stream";
+    checkOptions(verb, options, CREATE);
+    if (options.fork && options.fork.source === undefined) {
+      throw wrongKind(undefined, "string", { verb, path: "fork.source" });
+    }
     return await this.createLeased(id, options);
   }
 

@@ -32,6 +32,16 @@ Deno.test("DurableStreams.create() forks a stream at an offset", async () => {
   assertEquals(await codeOf(nodes.node.create("b", { fork: bad })), "malformed");
 });
 
+Deno.test("DurableStreams.create() refuses a fork without a source", async () => {
+  await using nodes = new TwoNodes();
+  const options: object = { fork: { offset: "-1" } };
+  const error = await assertRejects(() => nodes.node.create("fork", options), TypeError);
+  assertEquals(
+    error.message,
+    "Cannot create stream: fork.source must be of type string, received undefined",
+  );
+});
+
 Deno.test("DurableStreams.create() refuses one fork too many with the limit", async () => {
   await using nodes = new TwoNodes({ maxForks: 1 });
   await using source = await nodes.node.create("source");
