@@ -29,6 +29,12 @@ import type { NatsServers } from "./options.ts";
 /** Most bytes of the server's first message, which lists the servers of a cluster. */
 const MAX_GREETING_BYTES = 1_048_576;
 
+/**
+ * Settings of sockets over TCP. A socket stops reading while more bytes wait than the bound, which is
+ * that of the largest message by default: with the bound of Node, 16 KiB stop the socket at each read.
+ */
+const TCP = { noDelay: true, readableHighWaterMark: 1_048_576 };
+
 /** Connects to NATS and logs in; each attempt has a transport of its own. */
 export async function connectNats(
   options: ConnectionOptions,
@@ -99,7 +105,7 @@ class SocketTransport implements Transport {
     const { tls } = options as NatsServers;
     const isFirst = tls?.handshakeFirst === true;
     if (isFirst) await this.#encrypt({ ...await tlsOptions(server, tls), host, port });
-    else await this.#open(connect({ host, port, noDelay: true }), "connect");
+    else await this.#open(connect({ host, port, ...TCP }), "connect");
     const info = await this.#readGreeting();
     checkOptions(info, options);
     const isWanted = info.tls_required === true || info.tls_available === true && tls !== null;
@@ -159,6 +165,8 @@ class SocketTransport implements Transport {
     socket.once(event, resolve);
     socket.on("error", (error) => this.#error = error);
     socket.on("readable", () => this.#changes.notify());
+    // The socket closes after the messages that wait, which the server may never read.
+    socket.on("end", () => this.#changes.notify());
     socket.on("close", () => {
       reject(this.#error ?? closedEarly());
       this.#changes.notify();

@@ -673,6 +673,27 @@ test("closes soon though the server stays silent", async () => {
   await noTimers();
 });
 
+test("notices that the server closes while messages wait for it", async () => {
+  const [encoder, decoder] = [new TextEncoder(), new TextDecoder()];
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const opening = connectNats({ servers: `127.0.0.1:${listener.addr.port}`, reconnect: false });
+  using server = await listener.accept() as Deno.TcpConn;
+  const greeting = { server_id: "silent", version: "2.10.0", proto: 1, headers: true };
+  await server.write(
+    encoder.encode(`INFO ${JSON.stringify({ ...greeting, max_payload: 1e6 })}\r\n`),
+  );
+  const buffer = new Uint8Array(4_096);
+  for (let login = ""; !login.includes("PING");) {
+    login += decoder.decode(buffer.subarray(0, await server.read(buffer) ?? 0));
+  }
+  await server.write(encoder.encode("PONG\r\n"));
+  const connection = await opening;
+  // More than the buffers of both ends take from a client that nobody reads.
+  for (let i = 0; i < 64; i++) connection.publish("news", new Uint8Array(1e6));
+  await server.closeWrite();
+  await connection.closed();
+});
+
 test("leaves nothing on a connection that was handed in", async ({ servers }) => {
   const connection = await connectNats({ servers });
   const subscriptions: Subscription[] = [];
