@@ -177,7 +177,11 @@ export class RedisLogs implements LogEngine {
     options: LogChangeOptions<N>,
   ): Promise<LogChangeResult<N>> {
     checkId(id);
-    const { indexes, elsewhere } = name === "create" ? await this.#others(id) : {};
+    const others = name === "create" ? this.#indexesBeside(id) : [];
+    const isCounted = others.length > 0 && isCluster(this.#client);
+    // Only a count waits: a create and the appends after it reach Redis in the order of the calls.
+    const elsewhere = isCounted ? await this.#count(others) : 0;
+    const indexes = isCounted ? [] : others;
     const { records } = options as { readonly records?: readonly LogRecord[] };
     const ask = { ...ASKS[name](options), elsewhere };
     return RESULTS[name](await this.#call(name, id, { ask, records, indexes }));
@@ -299,19 +303,17 @@ export class RedisLogs implements LogEngine {
     if (this.#heard.size > MAX_HEARD_LOGS) this.#heard.delete(this.#heard.keys().next().value!);
   }
 
-  /**
-   * The logs of the same kind in other parts: their indexes, which the script counts, or their number
-   * on a cluster, where no script reaches all parts.
-   */
-  async #others(
-    id: string,
-  ): Promise<{ readonly indexes: readonly string[]; readonly elsewhere: number }> {
+  /** Indexes of the logs of the same kind in other parts, which a script counts. */
+  #indexesBeside(id: string): readonly string[] {
     const { index } = this.#names.log(id);
-    const indexes = this.#names.logIndexes[logKind(id)].filter((other) => other !== index);
-    if (!isCluster(this.#client)) return { indexes, elsewhere: 0 };
-    const countOf = (other: string) => this.#client.zcard(other);
+    return this.#names.logIndexes[logKind(id)].filter((other) => other !== index);
+  }
+
+  /** Counts the logs of other parts of a cluster, where no script reaches all parts. */
+  async #count(indexes: readonly string[]): Promise<number> {
+    const countOf = (index: string) => this.#client.zcard(index);
     const counts = await this.#run(WORDS.create, () => Promise.all(indexes.map(countOf)));
-    return { indexes: [], elsewhere: counts.reduce((sum, count) => sum + count, 0) };
+    return counts.reduce((sum, count) => sum + count, 0);
   }
 }
 

@@ -323,6 +323,16 @@ test("rejects at once while Redis is away, and ends a wait on demand", async (se
   for (const call of calls) await assertRejects(call, BrokerError, "the broker is closed");
 });
 
+test("takes calls of one turn in their order", async ({ url }) => {
+  await using broker = new RedisBroker({ url });
+  await statusIs(broker, "connected");
+  const [, appended] = await Promise.all([
+    create(broker.logs, "log"),
+    append(broker.logs, "log", ["1"]),
+  ]);
+  assertEquals(appended.kind, "appended");
+});
+
 test("bounds the calls that wait, and their bytes", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, {
     ...QUICK,
