@@ -64,6 +64,8 @@ export class EngineClock {
    * Reads the server's clock, once for each period of the connection, from time to time, and again
    * after a failure; asks about a stream that exists. Resolves once the clock was read in this period,
    * or the attempt failed; never rejects.
+   *
+   * @param period Ends when the connection is lost.
    */
   async follow(manager: JetStreamManager, stream: string, period: AbortSignal): Promise<void> {
     const age = this.#runtime.monotonic() - (this.#zero?.at ?? -Infinity);

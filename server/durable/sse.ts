@@ -22,6 +22,7 @@ const MAX_SKIPPED = 180;
 /**
  * Makes the cursor of a response.
  *
+ * @param given Cursor of the request.
  * @returns The number of the time, or one above the given cursor.
  */
 export function cursorAt(runtime: Runtime, given: number | undefined): number {

@@ -10,7 +10,12 @@ const PRIMITIVE = 0x80;
 /** First year that does not fit into a `UTCTime`. */
 const FIRST_LONG_YEAR = 2050;
 
-/** Writes one value: tag, length, content. */
+/**
+ * Writes one value: tag, length, content.
+ *
+ * @param tag The tag's one byte.
+ * @param parts The content, joined.
+ */
 export function value(tag: number, ...parts: readonly Uint8Array[]): Uint8Array {
   const length = parts.reduce((sum, part) => sum + part.length, 0);
   const head = length < 0x80 ? [length] : longLength(length);

@@ -169,6 +169,7 @@ type InflateFault = "too large" | "invalid";
 /**
  * Inflates a small message.
  *
+ * @param maxOutputLength Most inflated bytes.
  * @returns The message, or the fault of the peer.
  */
 export function inflateSync(payload: Buffer, maxOutputLength: number): Inflated {
@@ -183,6 +184,7 @@ export function inflateSync(payload: Buffer, maxOutputLength: number): Inflated 
 /**
  * Inflates a message on another thread.
  *
+ * @param maxOutputLength Most inflated bytes.
  * @param done Receives the message, or the fault of the peer.
  */
 export function inflate(

@@ -405,6 +405,7 @@ export class ReadBuffers {
   /**
    * Takes a buffer from the pool, or creates one.
    *
+   * @param size Size in bytes.
    * @returns A view of the whole buffer, with arbitrary content.
    */
   static take(size: number): Uint8Array<ArrayBuffer> {

@@ -95,6 +95,7 @@ export class Consumer {
   /**
    * Takes a request for messages.
    *
+   * @param reply Subject for the messages.
    * @throws {TypeError} If the request needs heartbeats, which the model lacks.
    */
   request(reply: string, body: string): void {

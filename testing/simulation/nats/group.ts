@@ -123,7 +123,11 @@ export class Group<S, C> {
     this.#append(change);
   }
 
-  /** Takes a packet of another replica. */
+  /**
+   * Takes a packet of another replica.
+   *
+   * @param from Name of the other server.
+   */
   hear(from: string, packet: GroupPacket<S, C>): void {
     if (this.#isOver || !this.#options.peers.includes(from)) return;
     const { disk } = this.#options;

@@ -58,7 +58,11 @@ export class WriteLedger {
     if (writes.length >= 2 * MAX_WRITES) writes.splice(0, MAX_WRITES);
   }
 
-  /** Looks for writes that a new leader lacks, and reports each once. */
+  /**
+   * Looks for writes that a new leader lacks, and reports each once.
+   *
+   * @param disk Disk of the leader.
+   */
   check(stream: string, disk: StreamDisk, host: string): void {
     const writes = this.#writes.get(stream) ?? [];
     const isLost = ({ index, uid }: Entered) =>

@@ -77,6 +77,7 @@ export class SimulatedRedisCluster {
    * Moves slots to another master.
    *
    * @param isMoved Chooses the slots by their number and the index of their master.
+   * @param to Index of the other master.
    */
   move(isMoved: (slot: number, owner: number) => boolean, to: number): void {
     for (const [slot, owner] of this.#owners.entries()) {

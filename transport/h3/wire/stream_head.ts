@@ -76,6 +76,7 @@ export const UNIDIRECTIONAL_STREAM = 0x54;
  * Encodes the head of a stream.
  *
  * @param type Type of the stream, or of the first frame.
+ * @param id Stream id of the session.
  */
 export function streamHead(type: number, id: number): Uint8Array {
   const head = new Uint8Array(2 + varintLength(id));
