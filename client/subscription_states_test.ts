@@ -3,6 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import "./recovery.ts";
 import type { RequestError } from "../errors.ts";
 import { Network } from "../tests/clients.ts";
+import { Random } from "../tests/random.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
 import { MOVED } from "../session/wire/recovery.ts";
 import type { Client } from "./client.ts";
@@ -34,11 +35,11 @@ class Scripted {
     this.hasHistory = hasHistory;
     const accept = this.network.byHand((peer) => {
       this.#read.set(peer, 0);
-      void peer.closed.then(() => this.on.delete(peer));
+      void peer.connection.closed.then(() => this.on.delete(peer));
       const features = this.hasHistory ? ["history"] : [];
       peer.say({ hello: { ...HELLO.hello, features, ticket: "t" } });
     });
-    this.network.answers.push(...Array(9).fill(accept));
+    this.network.answers.push(...Array(40).fill(accept));
   }
 
   /** The newest session. */
@@ -175,6 +176,11 @@ const move: Step = async ({ client, server }) => {
   for (let i = 0; i < 4; i++) await server.read();
 };
 
+/** Leaves the topic; a later event may be a refusal to do so. */
+function leave(subscription: Subscription): void {
+  void subscription.unsubscribe().catch(() => {});
+}
+
 /** Position before all publications. */
 const START = { epoch: "e", offset: 0 };
 
@@ -192,9 +198,9 @@ const STATES: Readonly<Record<string, readonly Step[]>> = {
 /** Events, each in every state. */
 const EVENTS: Readonly<Record<string, Step>> = {
   nothing() {},
-  unsubscribe: ({ subscription }) => void subscription.unsubscribe(),
+  unsubscribe: ({ subscription }) => leave(subscription),
   "unsubscribe, subscribe": (scene) => {
-    void scene.subscription.unsubscribe();
+    leave(scene.subscription);
     scene.subscribe();
   },
   lose,
@@ -254,7 +260,7 @@ const EVENTS: Readonly<Record<string, Step>> = {
     const { subscription } = scene;
     subscription.status.subscribe((status) => {
       if (status === "ended") scene.subscribe();
-      else void subscription.unsubscribe();
+      else leave(subscription);
     });
   },
   close: ({ client }) => client.close(),
@@ -300,3 +306,35 @@ for (const hasHistory of [true, false]) {
     });
   }
 }
+
+/** Events after which a subscription goes on, or a new one begins. */
+const { close: _close, "no answer in time": _late, ...PASSING } = EVENTS;
+
+Deno.test("Subscription reads on, each message once and in order, after any walk of events", async () => {
+  for (let seed = 0; seed < 40; seed++) {
+    using time = new FakeTime();
+    const random = new Random(seed);
+    const scene = new Scene(time, seed % 2 === 0);
+    const { server } = scene;
+    await server.read();
+    scene.subscribe();
+    const walk: string[] = [];
+    for (let i = 0; i < 8; i++) {
+      const [event, happen] = random.pick(Object.entries(PASSING));
+      walk.push(event);
+      if (scene.subscription.isEnded) scene.subscribe();
+      await happen(scene);
+      server.publish(server.hasHistory && random.below(5) === 0);
+      await server.read();
+    }
+    await scene.settle();
+    if (scene.subscription.isEnded) scene.subscribe();
+    await scene.settle();
+    server.publish();
+    await scene.settle();
+    const got = scene.got as number[];
+    assertEquals([seed, walk, got.at(-1), scene.elsewhere], [seed, walk, server.head, []]);
+    assertEquals(got, [...new Set(got)].sort((a, b) => a - b));
+    await scene.client.close();
+  }
+});
