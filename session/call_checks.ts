@@ -22,9 +22,10 @@ import type { RequestStreamOptions, SessionCloseOptions, WaitOptions } from "./t
 import { MAX_CREDIT } from "./wire/envelope.ts";
 import type { HistoryOptions } from "./wire/recovery.ts";
 
-const POLICIES = Object.keys(
+/** Names of the overflow policies. */
+export const POLICIES = Object.keys(
   { close: 0, "drop-oldest": 0, "drop-newest": 0, latest: 0 } satisfies Record<OverflowPolicy, 0>,
-);
+) as readonly OverflowPolicy[];
 
 /** Options of a call that waits. */
 export const WAIT: OptionKinds<WaitOptions> = { signal: "AbortSignal", timeoutMs: TIME };
@@ -70,7 +71,7 @@ export const CLOSE: OptionKinds<SessionCloseOptions> = {
 const CLOSE_SESSION: OptionKinds<SessionCloseOptions> = { ...CLOSE, code: codeIn(() => true) };
 
 const POLICY: CheckOption = (value, place) => {
-  if (typeof value === "function" || POLICIES.includes(value as string)) return;
+  if (typeof value === "function" || POLICIES.includes(value as OverflowPolicy)) return;
   throw wrongKind(value, [...POLICIES, "a function"], place);
 };
 

@@ -5,9 +5,10 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { SkeinError } from "../../errors.ts";
+import { POLICIES } from "../../session/call_checks.ts";
 import { encodeMessage } from "../../session/wire/encode.ts";
 import { parseEnvelope } from "../../session/wire/server_envelope.ts";
-import { HIGH_WATER_MARK, type OverflowPolicy } from "../../session/queue/turn.ts";
+import { HIGH_WATER_MARK } from "../../session/queue/turn.ts";
 import { Session } from "../../session/session.ts";
 import type { Side } from "../../session/contract.ts";
 import { memorySessions, turns } from "../../testing/mod.ts";
@@ -34,8 +35,6 @@ const LIMITS = {
   maxMessageBytes: 8_192,
   maxInvalidMessages: 6,
 };
-const POLICIES: readonly OverflowPolicy[] = ["close", "drop-oldest", "drop-newest", "latest"];
-
 const BINARIES: readonly Uint8Array[] = [
   encodeMessage("file", new Uint8Array(40)).frame as Uint8Array,
   encodeMessage("file", new Uint8Array(), { id: 3 }).frame as Uint8Array,

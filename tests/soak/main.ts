@@ -16,6 +16,7 @@
  */
 import { Histogram } from "../../bench/histogram.ts";
 import type { OverflowPolicy } from "../../mod.ts";
+import { POLICIES } from "../../session/call_checks.ts";
 import { soakAnswers } from "./answers.ts";
 import { ENGINES, soakChaos } from "./chaos.ts";
 import { openMany, Pacer, SoakClient, TIMED } from "./clients.ts";
@@ -355,7 +356,7 @@ const startedAt = performance.now();
 const parts: Record<string, () => Promise<void>> = {
   idle: soakIdle,
   stalled: async () => {
-    for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const) {
+    for (const policy of POLICIES) {
       await soakStalled(policy);
     }
   },

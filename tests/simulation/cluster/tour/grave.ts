@@ -1,5 +1,6 @@
 /** A node that dies with all its sessions, once the cluster is calm: the others forget the node in time. */
 import type { Client } from "../../../../client/client.ts";
+import { GRACE_MS } from "../../../../pubsub/presence/presence.ts";
 import type { Tour } from "./tour.ts";
 
 /** Silence after which a node is gone, in milliseconds: the default of `node.goneAfterMs`. */
@@ -7,9 +8,6 @@ const GONE_MS = 7_000;
 
 /** Longest time from the last heartbeat to the death, and half a heartbeat of the resolution of silence. */
 const BEATS_MS = 3_000;
-
-/** Grace of the users of a dead node, in milliseconds: the default of `presenceGraceMs`. */
-const GRACE_MS = 5_000;
 
 /** Time of the dead node until the next start, in milliseconds. */
 const RESTART_MS = 20_000;

@@ -1,10 +1,8 @@
 /** A room of guests: joins, leaves after the grace, returns within the grace, data of members. */
 import type { Client } from "../../../../client/client.ts";
+import { GRACE_MS } from "../../../../pubsub/presence/presence.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../../../session/wire/presence_notice.ts";
 import type { Tour } from "./tour.ts";
-
-/** Grace of a user who left, in milliseconds: the default of `presenceGraceMs`. */
-const GRACE_MS = 5_000;
 
 /** Time for a notice to all nodes, in milliseconds. */
 const NOTICE_MS = 1_500;
