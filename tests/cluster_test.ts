@@ -589,6 +589,18 @@ Deno.test("Presence tells the first join of a user, also by a node to which the 
   assertEquals(c!.presence.members("room:a"), [{ user: "ann", connections: 1, joinedAt }]);
 });
 
+Deno.test("node and presenceGraceMs bound how long users of a killed node stay online", async () => {
+  await using cluster = new Cluster();
+  const node = { heartbeatMs: 500, goneAfterMs: 2_000 };
+  const [a, b] = await cluster.start(2, { node, presenceGraceMs: 1_000 });
+  await cluster.dial(b!, "ann");
+  await cluster.pass(1_000);
+  assertEquals(a!.presence.online(), ["ann"]);
+  await cluster.kill(b!);
+  await cluster.pass(3_500);
+  assertEquals(a!.presence.online(), []);
+});
+
 Deno.test("clusterPresence: false keeps being online to each node", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2, { clusterPresence: false });

@@ -584,6 +584,23 @@ Deno.test("API keeps the idempotency keys of callers apart, by their names or cr
   assertEquals(await publish("Bearer billing-2", 3), [200, "true"], "One caller, a new secret");
 });
 
+Deno.test("API forgets an idempotency key after idempotencyWindowMs", async () => {
+  using time = new FakeTime();
+  const api = { path: "/api", authorize: () => true, idempotencyWindowMs: 3_600_000 };
+  await using server = createServer({ api });
+  const headers = { "content-type": "application/json", "idempotency-key": "k" };
+  const publish = async () => {
+    const url = "http://localhost/api/topics/a/publications";
+    const response = await server.fetch(new Request(url, { method: "POST", headers, body: "{}" }));
+    return [response.status, response.headers.get("idempotency-replayed")];
+  };
+  assertEquals(await publish(), [200, null]);
+  await time.tickAsync(3_590_000);
+  assertEquals(await publish(), [200, "true"]);
+  await time.tickAsync(20_000);
+  assertEquals(await publish(), [200, null]);
+});
+
 Deno.test("API refuses a second request with the key of one that is under way", async () => {
   const gate = Promise.withResolvers<void>();
   const schema = z.unknown().refine(async () => {

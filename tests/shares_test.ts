@@ -78,6 +78,20 @@ Deno.test("serve() lets a user read a stream while another address reads all tha
   assertEquals((await ann.ask({ subscribe: `stream:${data!["stream"]}` })).error, undefined);
 });
 
+Deno.test("serve() bounds the readers of one user over HTTP, at any address", async () => {
+  const durableStreams = { path: "/streams", authorize: () => true, maxReadersPerUser: 1 };
+  await using server = listen({ ...OPTIONS, durableStreams });
+  await using _writer = await server.durableStreams.create("a");
+  const url = `http://127.0.0.1:${portOf(server)}/streams/a?offset=-1&live=sse`;
+  const ann = await fetch(`${url}&user=ann&from=192.0.2.1`);
+  const again = await fetch(`${url}&user=ann&from=192.0.2.2`);
+  assertEquals([ann.status, again.status], [200, 429]);
+  assertStringIncludes((await again.json()).detail, "your user may have at most 1 readers");
+  const bob = await fetch(`${url}&user=bob&from=192.0.2.2`);
+  assertEquals(bob.status, 200);
+  for (const { body } of [ann, bob]) await body!.cancel();
+});
+
 Deno.test("serve() answers a write while another address holds all the writes that it may", async () => {
   const open = { path: "/streams", maxRequests: 150, authorize: () => true };
   await using server = listen({ ...OPTIONS, durableStreams: open });

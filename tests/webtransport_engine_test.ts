@@ -150,6 +150,17 @@ Deno.test("serve() hands its engine the certificate, the address and the limits"
   }
 });
 
+Deno.test("serve() keeps its development certificate in cacheFolder", async () => {
+  const cacheFolder = await Deno.makeTempDir();
+  const hashes = [];
+  for (let start = 0; start < 2; start++) {
+    await using server = listen({ webTransport: { cacheFolder, engine: engine([]) } });
+    hashes.push(server.certificateHashes);
+  }
+  assertEquals(hashes, [devCertificate({ cacheFolder }).hashes, hashes[0]]);
+  await Deno.remove(cacheFolder, { recursive: true });
+});
+
 Deno.test("serve() looks for another port where UDP's is taken, if any port will do", async () => {
   const tried: number[] = [];
   const failing = (failures: number) => (options: ListenWebTransportOptions) => {

@@ -127,6 +127,21 @@ Deno.test("readers of all addresses have a bound, and give their places back", a
   await next.body!.cancel();
 });
 
+Deno.test("requests have a rate for each address, and a bound of those at once", async () => {
+  await using bench = new Bench({ rate: { perSecond: 1, burst: 2 }, maxRequests: 1 });
+  const statuses = [];
+  for (let i = 0; i < 3; i++) {
+    statuses.push((await bench.ask("/none", {}, from("192.0.2.1"))).status);
+  }
+  assertEquals(statuses, [404, 404, 429]);
+  const { readable: body, writable } = new TransformStream();
+  const slow = bench.ask("/a", { method: "PUT", headers: TEXT, body }, from("192.0.2.2"));
+  const put = () => bench.ask("/b", { method: "PUT", headers: TEXT }, from("192.0.2.3"));
+  assertEquals((await put()).status, 429);
+  await writable.close();
+  assertEquals([(await slow).status, (await put()).status], [201, 201]);
+});
+
 Deno.test("a reader of events that does not read holds one event, and is ended", async () => {
   await using bench = new Bench();
   await bench.create("a", "0");

@@ -1,4 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
 import { LimitError } from "../../errors.ts";
 import { codeOf, TwoNodes } from "./_streams_bench_test.ts";
 
@@ -30,6 +31,23 @@ Deno.test("DurableStreams.create() forks a stream at an offset", async () => {
   assertEquals(await codeOf(nodes.node.create("b", { fork: gone })), "gone");
   const bad = { source: "fork", offset: "7" };
   assertEquals(await codeOf(nodes.node.create("b", { fork: bad })), "malformed");
+});
+
+Deno.test("DurableStreams.create() sets the type and the lifetime of a stream", async () => {
+  using time = new FakeTime();
+  await using nodes = new TwoNodes();
+  const options = { contentType: "text/plain", ttlMs: 60_000 };
+  await (await nodes.node.create<string>("used", options)).close();
+  await (await nodes.node.create("fixed", { expiresAt: Date.now() + 60_000 })).close();
+  assertEquals((await nodes.other.info("used"))?.contentType, "text/plain");
+  await time.tickAsync(50_000);
+  await nodes.read("used");
+  await nodes.read("fixed");
+  await time.tickAsync(20_000);
+  assertEquals((await nodes.other.info("used"))?.isEnded, true);
+  assertEquals(await nodes.other.info("fixed"), undefined);
+  await time.tickAsync(60_000);
+  assertEquals(await nodes.other.info("used"), undefined);
 });
 
 Deno.test("DurableStreams.create() refuses a fork without a source", async () => {
