@@ -62,16 +62,20 @@ export function optionsOf({ references, programs, blocks }: OptionSources): Opti
   return { all, inNoExample, inNoPage: inNoExample.filter((option) => !run!.has(option)) };
 }
 
-/** Finds the options in the object literals of some calls, and in the constants that these name. */
+/** Finds the options of some calls, in object literals and in constants that stand in or for these. */
 function optionsSet(source: string, calls: RegExp): Set<string> {
   const code = codeOf(source);
   const found = new Set<string>();
   for (const { 0: call, index } of code.matchAll(calls)) {
     let at = index + call.length;
     while (at < code.length && code[at] !== ")") {
-      // An object literal, or the one that a function returns.
+      // An object literal, or the one that a function returns; otherwise a constant.
       const object = /^\(?\s*\{/.exec(code.slice(at, at + 80))?.[0];
-      if (object !== undefined) addKeys(code, at + object.length - 1, { prefix: "", found });
+      const name = /^[(,]\s*([\w$]+)\s*[,)]/.exec(code.slice(at - 1, at + 80))?.[1];
+      const start = object !== undefined
+        ? at + object.length - 1
+        : name !== undefined && constant(code, name);
+      if (start !== false) addKeys(code, start, { prefix: "", found });
       at = skipped(code, at);
     }
   }
@@ -103,6 +107,9 @@ function addKeys(
         addKeys(code, object, { prefix: `${path}.`, found });
       }
     }
+    const spread = /^\s*\.\.\.([\w$]+)\s*[,}]/.exec(code.slice(at, at + 80))?.[1];
+    const whole = spread !== undefined && constant(code, spread);
+    if (whole !== false && whole !== start) addKeys(code, whole, { prefix, found });
     while (at < code.length && code[at] !== "," && code[at] !== "}") at = skipped(code, at);
     if (code[at] === ",") at++;
   }

@@ -19,6 +19,16 @@ Deno.test("optionsOf() lists options that no program sets, and no code block of 
   });
 });
 
+Deno.test("optionsOf() finds the options of a constant that a call takes or spreads", () => {
+  const blocks = [
+    "const bounds = { port: 0, api: { path: '/' } };\nserve({ ...bounds, tls: f(...all) })",
+    "const retries = { port: 1 };\nconnect(server.url, retries)",
+  ];
+  assertEquals(optionsOf({ references, programs: [], blocks }).inNoPage, [
+    ...["serve.rates.shared", "serve.hosts"],
+  ]);
+});
+
 Deno.test("optionsOf() reads past functions, strings and comments in the options", () => {
   const blocks = [
     'serve({ fetch: (request) => f({ tls: "}" }), /* hosts: 1 */ async onOpen() { tls; }, port })',
