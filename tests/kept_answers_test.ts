@@ -103,6 +103,23 @@ Deno.test("A reader of an answer that made room for others gets gone with the re
   assertEquals((await response.json()).detail, gone.message);
 });
 
+for (
+  const [limit, answers] of [
+    ["user", { maxKeptPerUser: 2 }],
+    ["address", { maxKeptPerAddress: 2 }],
+  ] as const
+) {
+  Deno.test(`A reader's third answer replaces the oldest where one ${limit} may have two`, async () => {
+    await using server = testServer(new Model().options({ answers }));
+    await using client = server.connect({ contract, token: "ann" });
+    const ask = (id: string) =>
+      Array.fromAsync(client.requestStream("count", "2", { id: id.repeat(16) }));
+    for (const id of ["a", "b", "c"]) assertEquals(await ask(id), [0, 1]);
+    await assertRejects(() => ask("a"), RequestError, "dropped to make room");
+    assertEquals(await ask("b"), [0, 1]);
+  });
+}
+
 for (const transport of ["websocket", "webtransport", "memory"] as const) {
   Deno.test(`client.requestStream() goes on behind a refresh, and on a second device, over ${transport}`, async () => {
     const model = new Model();

@@ -1,11 +1,11 @@
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertObjectMatch, assertRejects, assertThrows } from "@std/assert";
 import { stub } from "@std/testing/mock";
 import { z } from "zod";
 import { connect, dial } from "../client.ts";
 import { RequestError, SessionClosedError } from "../errors.ts";
 import { createServer, type ServeOptions, type Server } from "../server.ts";
 import { type Contract, defineContract } from "../session/contract.ts";
-import type { Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";
 import { lowPort } from "./ports.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
@@ -300,6 +300,36 @@ Deno.test("Server answers unavailable when authorize throws, and the session con
     "connected",
     ["Error: s3cret", "Error: s3cret"],
   ]);
+});
+
+Deno.test("serve({ session }) and dial() give a session each of its limits", async () => {
+  const limits = {
+    maxMessageBytes: 300_000,
+    maxInvalidMessages: 3,
+    maxRequests: 70,
+    concurrency: 2,
+    requestTimeoutMs: 20_000,
+    closeTimeoutMs: 4_000,
+    handshakeTimeoutMs: 6_000,
+    sendQueue: { maxMessages: 200, maxBytes: 1_000_000, policy: "latest" as const },
+    receiveQueue: { maxMessages: 4_000, maxBytes: 900_000 },
+  };
+  await using server = listen({ session: limits, onHandlerError: "close" });
+  await using client = await dial(server.url, { ...limits, onHandlerError: "close" });
+  for (const end of [client, server.manager.get(client.id)!]) {
+    assertObjectMatch(end[internals].settings, { ...limits, onHandlerError: "close" });
+  }
+});
+
+Deno.test("Server's onRefused receives each message that a client rejects", async () => {
+  const contract = defineContract({ toClient: { price: z.number() } });
+  const codes: string[] = [];
+  await using server = listen({ onRefused: ({ failure }) => void codes.push(failure.code) });
+  await using client = await dial(server.url, { contract, onMessage() {} });
+  const session = server.manager.get(client.id)!;
+  session.send("price", "high"); // The server has no contract.
+  await session.ping();
+  assertEquals(codes, ["invalid"]);
 });
 
 Deno.test("Server closes with 4500 where onHandlerError is close", async () => {
