@@ -199,6 +199,9 @@ testInBrowsers("a page whose network went silent is back once that changes", asy
   }, { session: {}, origins: ["*"] });
   await using _path = path!;
   await using _server = server;
+  // While an answer is missing, the client would notice the silence without the event.
+  server.publish("news", 1);
+  await received(page, 1);
   path!.cut();
   path!.restore(); // For new connections.
   await page.evaluate(() => dispatchEvent(new Event("online")));
