@@ -23,6 +23,7 @@ export interface Tapped {
 export class Tap implements AsyncDisposable {
   /** All envelopes so far, in order. */
   readonly tapped: Tapped[] = [];
+  readonly #stop = new AbortController();
   readonly #server: Deno.HttpServer<Deno.NetAddr>;
   readonly #target: string;
   readonly #sockets = new Set<WebSocket>();
@@ -37,7 +38,7 @@ export class Tap implements AsyncDisposable {
   constructor(target: string | URL) {
     this.#target = String(target);
     this.#server = Deno.serve(
-      { port: 0, hostname: "127.0.0.1", onListen() {} },
+      { port: 0, hostname: "127.0.0.1", onListen() {}, signal: this.#stop.signal },
       (request) => this.#accept(request),
     );
   }
@@ -56,7 +57,9 @@ export class Tap implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.cut();
     await Promise.all(this.#closing);
-    await this.#server.shutdown();
+    // Not `shutdown()`: it waits for an upgrade whose client left, which never ends.
+    this.#stop.abort();
+    await this.#server.finished;
   }
 
   async #accept(request: Request): Promise<Response> {
@@ -73,8 +76,10 @@ export class Tap implements AsyncDisposable {
       request,
       up.protocol === "" ? {} : { protocol: up.protocol },
     );
-    this.#watch(down);
+    down.onerror = (event) => event.preventDefault();
     down.onopen = () => {
+      // Not before: a socket whose client left meanwhile neither opens nor closes.
+      this.#watch(down);
       for (const data of early) this.#hand(data, { connection, end: "server", to: down });
       up.onmessage = ({ data }) => this.#hand(data, { connection, end: "server", to: down });
       down.onmessage = ({ data }) => this.#hand(data, { connection, end: "client", to: up });
