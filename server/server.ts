@@ -52,7 +52,7 @@ import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import type { Presence } from "../pubsub/presence/presence.ts";
 import type { Rooms } from "../pubsub/presence/rooms.ts";
 import {
-  PUBLISH,
+  type PublishOptions,
   SUBSCRIBE,
   type SubscribeOptions,
   type UnsubscribeOptions,
@@ -447,9 +447,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       readonly from?: string | undefined;
     } = {},
   ): void {
-    checkOptions("publish", options, PUBLISH);
-    const { except, from } = options;
-    this.topics.publish(topic, data, { except: except as Session | undefined, from });
+    this.topics.publish(topic, data, options as PublishOptions);
   }
 
   /**
