@@ -1,11 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Backoff } from "./backoff.ts";
-import { platformRuntime, type Runtime } from "./runtime.ts";
-
-/** A runtime that always draws the same number. */
-function drawing(number: number): Runtime {
-  return Object.assign(platformRuntime(), { random: () => number });
-}
+import { platformRuntime } from "./runtime.ts";
+import { drawing } from "../tests/sessions.ts";
 
 Deno.test("Backoff.next() doubles up to the cap, and draws between zero and that delay", () => {
   for (const [draw, share] of [[0, 0], [0.5, 0.5], [1 - Number.EPSILON, 1]] as const) {

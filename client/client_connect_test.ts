@@ -1,11 +1,10 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { platformRuntime } from "../base/runtime.ts";
 import { SessionClosedError, TimeoutError } from "../errors.ts";
 import { denoPlatform } from "./deno.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { captureConsole } from "../tests/console_lines.ts";
-import { HELLO, type Peer, turns } from "../tests/sessions.ts";
+import { drawing, HELLO, type Peer, turns } from "../tests/sessions.ts";
 import { testServer } from "../testing/test_server.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { Client } from "./client.ts";
@@ -119,7 +118,7 @@ function service(down: Set<string> = new Set()) {
   return { network, dial, down, dialed };
 }
 
-const steady = { runtime: Object.assign(platformRuntime(), { random: () => 0.5 }) };
+const steady = { runtime: drawing(0.5) };
 
 Deno.test("Client with several URLs tries the next one at once, and waits after each round", async () => {
   using time = new FakeTime(0);

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { platformRuntime } from "../base/runtime.ts";
+import { drawing } from "../tests/sessions.ts";
 import { clockAhead } from "../tests/clock.ts";
 import { type Alarm, Liveness, type WatchedSession } from "./liveness.ts";
 
@@ -52,7 +52,7 @@ function watched(change: (session: Silent) => void = () => {}) {
   const time = new FakeTime();
   const session = new Silent();
   change(session);
-  const liveness = new Liveness(Object.assign(platformRuntime(), { random: () => 0.5 }));
+  const liveness = new Liveness(drawing(0.5));
   liveness.follow(session);
   return {
     time,

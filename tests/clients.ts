@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { platformRuntime } from "../base/runtime.ts";
 import type { Contract } from "../session/contract.ts";
 import { Client } from "../client/client.ts";
 import { denoPlatform } from "../client/deno.ts";
@@ -11,7 +10,7 @@ import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import { Session } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
-import { type EndOptions, endSettings, Peer, turns } from "./sessions.ts";
+import { drawing, type EndOptions, endSettings, Peer, turns } from "./sessions.ts";
 import type { SilentTransport } from "../transport/race/options.ts";
 
 /** One attempt to connect. */
@@ -132,7 +131,7 @@ export class Network {
   client<C extends Contract = Contract>(options: ClientOptions<C> = {}): Client<C> {
     const client = new Client<C>("memory://server/", denoPlatform(this.dial), {
       ...options,
-      runtime: options.runtime ?? Object.assign(platformRuntime(), { random: () => 0.5 }),
+      runtime: options.runtime ?? drawing(0.5),
     });
     // Tests with intended failures print no errors.
     client.status.subscribe(() => {});

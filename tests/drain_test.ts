@@ -2,8 +2,8 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { connect, dial } from "../client.ts";
 import { SessionClosedError } from "../errors.ts";
 import { lowPort } from "./ports.ts";
-import { drawing, listen, portOf, RawSocket, until } from "./servers.ts";
-import { endOf, soon } from "./sessions.ts";
+import { listen, portOf, RawSocket, until } from "./servers.ts";
+import { drawing, endOf, soon } from "./sessions.ts";
 
 Deno.test("Server.drain() sends each session a delay, closes with 4503, and stops", async () => {
   const heard: number[] = [];

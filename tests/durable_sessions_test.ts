@@ -480,7 +480,10 @@ Deno.test("A record that exceeds a message ends the reading, not the session", a
   await writer.close();
 });
 
-Deno.test("A reader beyond the bound of readers is refused", async () => {
+/** Runs a test beside a reader of the stream `a`, which may have one reader, and then ends the stream. */
+async function withFullStream(
+  test: (server: Server, bob: Client) => Promise<void>,
+): Promise<void> {
   const durableStreams = { ...STREAMS.durableStreams, maxReaders: 1 };
   await using server = testServer({ ...STREAMS, durableStreams });
   await using writer = await server.durableStreams.create("a");
@@ -489,32 +492,28 @@ Deno.test("A reader beyond the bound of readers is refused", async () => {
   const stream = ann.durableStream("a");
   const reading = Array.fromAsync(stream);
   await until(() => stream.isUpToDate);
-  // A session gets the refusal; a client comes back after the time that the server says.
-  const session = await bob.whenConnected();
-  const { failure } = await assertRejects(() => session.subscribe("stream:a"), RequestError);
-  assertEquals([failure.code, failure.retryAfterMs], ["too-many", 5_000]);
+  await test(server, bob);
   await writer.close();
   assertEquals(await soon(reading), []);
-});
+}
 
-Deno.test("A session that the application gave a stream beyond the bound of readers stays", async () => {
-  const durableStreams = { ...STREAMS.durableStreams, maxReaders: 1 };
-  await using server = testServer({ ...STREAMS, durableStreams });
-  await using writer = await server.durableStreams.create("a");
-  await using ann = server.connect();
-  await using bob = server.connect();
-  const stream = ann.durableStream("a");
-  const reading = Array.fromAsync(stream);
-  await until(() => stream.isUpToDate);
-  const { id } = await bob.whenConnected();
-  const session = server.manager.get(id)!;
-  await server.subscribe(session, "stream:a");
-  await until(() => !server.topics.has(session, "stream:a"));
-  await turns();
-  assertEquals([session.isClosed, bob.isConnected], [false, true]);
-  await writer.close();
-  assertEquals(await soon(reading), []);
-});
+Deno.test("A reader beyond the bound of readers is refused", () =>
+  withFullStream(async (_server, bob) => {
+    // A session gets the refusal; a client comes back after the time that the server says.
+    const session = await bob.whenConnected();
+    const { failure } = await assertRejects(() => session.subscribe("stream:a"), RequestError);
+    assertEquals([failure.code, failure.retryAfterMs], ["too-many", 5_000]);
+  }));
+
+Deno.test("A session that the application gave a stream beyond the bound of readers stays", () =>
+  withFullStream(async (server, bob) => {
+    const { id } = await bob.whenConnected();
+    const session = server.manager.get(id)!;
+    await server.subscribe(session, "stream:a");
+    await until(() => !server.topics.has(session, "stream:a"));
+    await turns();
+    assertEquals([session.isClosed, bob.isConnected], [false, true]);
+  }));
 
 for (const contentType of ["application/octet-stream", "text/plain"]) {
   Deno.test(`Client reads 300 kB of ${contentType} that one request appended, in slices`, async () => {

@@ -1,8 +1,8 @@
 import { assertEquals } from "@std/assert";
 import { z } from "zod";
 import { defineContract } from "../session/contract.ts";
-import { drawing, listen, portOf, RawSocket, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen, portOf, RawSocket, until } from "./servers.ts";
+import { drawing, soon } from "./sessions.ts";
 
 /** The means of any page: a WebSocket, without Skein. */
 class Page implements AsyncDisposable {

@@ -66,11 +66,6 @@ export function hostBetween(
   };
 }
 
-/** The platform's runtime, which draws one number alone. */
-export function drawing(number: number): Runtime {
-  return Object.assign(platformRuntime(), { random: () => number });
-}
-
 /** Longest wait, in milliseconds: shortly before the deadline of the test. */
 const PATIENCE_MS = Number(Deno.env.get("TEST_DEADLINE_MS") ?? 60_000) - 10_000;
 

@@ -6,6 +6,7 @@
  */
 import { assert } from "@std/assert";
 import { deadline } from "@std/async/deadline";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import type { CloseInfo } from "../errors.ts";
 import type { Contract, Side } from "../session/contract.ts";
 import { Session } from "../session/session.ts";
@@ -225,4 +226,9 @@ function handMade<V, C extends Contract, S extends Side>(
       await session.close();
     },
   };
+}
+
+/** The platform's runtime, which draws one number alone. */
+export function drawing(number: number): Runtime {
+  return Object.assign(platformRuntime(), { random: () => number });
 }

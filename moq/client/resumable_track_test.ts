@@ -1,4 +1,4 @@
-import { platformRuntime } from "../../base/runtime.ts";
+import { drawing } from "../../tests/sessions.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { ALL_VERSIONS, HandTrack, MoqNetwork, pass } from "../../tests/moq/network.ts";
@@ -240,7 +240,7 @@ Deno.test("ResumableTrack does not hammer a publisher that fails again and again
     await group.close();
     throw new MoqError("subscribe", "internal", "Broken");
   });
-  const runtime = Object.assign(platformRuntime(), { random: () => 0.5 });
+  const runtime = drawing(0.5);
   await using client = network.client({ runtime });
   const reader = client.subscribe("/live", "video", { resumeTimeoutMs: 30_000 });
   await turns();

@@ -10,9 +10,9 @@ import type { MoqVersion } from "../../moq/wire/versions.ts";
 import { TrackMux } from "../../moq/track/mux.ts";
 import { MoqSession, type MoqSessionOptions } from "../../moq/session/session.ts";
 import type { TrackWriter } from "../../moq/track/track_writer.ts";
-import { platformRuntime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
 import { turns } from "../../testing/turns.ts";
+import { drawing } from "../sessions.ts";
 import { type MemoryPair, memoryPair } from "../../transport/memory/memory.ts";
 
 /** All versions. */
@@ -104,7 +104,7 @@ export class MoqNetwork {
     return new MoqClient({
       dial: this.dial,
       retry: { firstDelayMs: 1_000, ...retry },
-      runtime: Object.assign(platformRuntime(), { random: () => 1 }),
+      runtime: drawing(1),
       ...rest,
     });
   }

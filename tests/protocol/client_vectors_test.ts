@@ -1,6 +1,5 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { platformRuntime } from "../../base/runtime.ts";
 import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from "../../errors.ts";
 // Loaded ahead, so that no vector waits for a module.
 import "../../client/recovery.ts";
@@ -11,7 +10,7 @@ import type { Message } from "../../session/message.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import { turns } from "../../testing/turns.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
-import { Peer } from "../sessions.ts";
+import { drawing, Peer } from "../sessions.ts";
 import { Envelopes } from "./asyncapi.ts";
 import {
   checkBinary,
@@ -139,7 +138,7 @@ class Run {
         ...(delivery && { delivery }),
         ...(maxMessageBytes && { maxMessageBytes }),
         onError() {},
-        runtime: Object.assign(platformRuntime(), { random: () => 0.5 }),
+        runtime: drawing(0.5),
         onMessage: async (message) => {
           const { topic, data } = message;
           this.seen.push({ topic, ...withHex({ data }) });
