@@ -111,8 +111,8 @@ export interface AppendPublicationOptions extends PublishOptions {
   /** Key by which the engine recognizes the same publication made twice. */
   readonly key?: PublicationKey | undefined;
   /**
-   * The party that publishes, for an engine that forgets topics: those of whoever made most of them
-   * within the last hour go first. Left out for the application.
+   * The party that publishes. An engine that forgets topics begins with the party that made most of
+   * them within the last hour. Left out for the application.
    */
   readonly maker?: string | undefined;
   /** Ends the wait; the publication may be made all the same. */

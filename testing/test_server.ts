@@ -31,7 +31,7 @@ import { sessionSettings } from "../session/session_settings.ts";
 const ORIGIN = "http://localhost";
 
 /**
- * Options for {@linkcode testServer}: those of a server, and the wire.
+ * Options for {@linkcode testServer}: the options of a server, and the wire.
  *
  * @typeParam V Type of the value that `authenticate` returns.
  * @typeParam C The contract.

@@ -1,7 +1,7 @@
 /**
  * Lists the names that a reader of the library meets more often than necessary: types and functions
  * that are declared twice or more, and interfaces with one implementer and no test double. Also
- * counts conditional spreads of any kind; `tools/optionals.ts` forbids those of one member.
+ * counts conditional spreads of any kind; `tools/optionals.ts` forbids a conditional spread of one member.
  *
  * A list is read, not obeyed: two `Entry` in two folders may be clearer than two longer names.
  *

@@ -82,7 +82,7 @@ function optionsSet(source: string, calls: RegExp): Set<string> {
   return found;
 }
 
-/** Adds the keys of the object literal at a position, and those of objects inside. */
+/** Adds the keys of the object literal at a position, and the keys of objects inside. */
 function addKeys(
   code: string,
   start: number,

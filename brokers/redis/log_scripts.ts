@@ -22,8 +22,8 @@ const MAX_READ_CHUNKS = 64;
 const SHOWN_FIELDS = 9;
 
 /**
- * Opens a log. `KEYS[1]` to `KEYS[7]` are those of {@linkcode LogKeys}, `ARGV[1]` is the call as
- * JSON, `ARGV[2]` an announcement. Pairs of the count and the bytes of each chunk follow.
+ * Opens a log. `KEYS[1]` to `KEYS[7]` are the keys in {@linkcode LogKeys}, `ARGV[1]` is the call
+ * as JSON, `ARGV[2]` an announcement. Pairs of the count and the bytes of each chunk follow.
  *
  * Fields of the state that no answer shows:
  *

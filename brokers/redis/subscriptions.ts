@@ -1,4 +1,4 @@
-/** Connections for the subscriptions of this node, beside the one for commands. */
+/** Connections for the subscriptions of this node, apart from the connection for commands. */
 import type { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
 import type { Runtime, Timer } from "../../base/runtime.ts";
@@ -264,7 +264,7 @@ export interface SubscriberPool {
   close(): Promise<void>;
 }
 
-/** Opens connections for subscriptions, beside the one for commands. */
+/** Opens the connections for subscriptions, apart from the connection for commands. */
 export function openSubscriberPool(
   runtime: Runtime,
   client: Redis | Cluster,

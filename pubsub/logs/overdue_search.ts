@@ -59,7 +59,7 @@ export class OverdueSearch {
     }, isUrgent ? 0 : intervalMs * (1 + runtime.random()) / 2);
   }
 
-  /** Searches once; true if more logs may be overdue, and those of before are no longer so. */
+  /** Searches once; true if more logs may be overdue and this search made progress. */
   async #search(): Promise<boolean> {
     this.#isAsked = false;
     const ids = await this.#options.find(MAX_OVERDUE);
