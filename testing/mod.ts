@@ -1,14 +1,13 @@
 /**
  * Test kit: sessions, servers and clients in one process, in the time of the test, with faults on
- * demand; checks for leaks; and the conformance suite for brokers.
+ * demand; checks for leaks; and the conformance suite for brokers. Whole clusters under faults, on
+ * virtual time, are in `@skein/skein/simulation`.
  *
  * - {@linkcode memorySessions}: two connected sessions, to run one handler.
  * - {@linkcode testServer}: a whole server without sockets, with clients that reconnect.
  * - {@linkcode memoryPair}: two connections, and the link between them with faults.
  * - {@linkcode receive}, {@linkcode nextEvent}, {@linkcode turns}, {@linkcode passTime}: waiting
  *   without sleeping.
- * - {@linkcode Simulation}, {@linkcode simulate}: whole clusters on virtual time, from one seed;
- *   {@linkcode SimulatedSqlite}: SQLite on disks with faults.
  * - {@linkcode assertNoLeaks}, {@linkcode watchLeaks}: checks for leftover sessions, subscriptions,
  *   presence and streams.
  *
@@ -40,48 +39,6 @@ export {
 } from "./memory_sessions.ts";
 export { type PlayedSession, playSession, type PlaySessionOptions } from "./play_session.ts";
 export { nextEvent, receive, receiveOne } from "./receive.ts";
-export {
-  type Checkpoint,
-  type EventHost,
-  EventLoop,
-  type SimulatedEvent,
-  type SimulationOptions,
-  type TraceDetails,
-  type TraceEntry,
-  type TraceKind,
-} from "./simulation/event_loop.ts";
-export { type ClockFaults, Host } from "./simulation/host.ts";
-export type { HandshakeFault, LinkConditions } from "./simulation/network/conditions.ts";
-export type { DisconnectOptions, LinkKind, SimulatedLink } from "./simulation/network/link.ts";
-export { type ConnectSocketOptions, SimulatedNetwork } from "./simulation/network/network.ts";
-export type { SimulatedSocket } from "./simulation/network/sockets.ts";
-export {
-  simulatedClient,
-  SimulatedServer,
-  type SimulatedServerOptions,
-} from "./simulation/programs.ts";
-export type { RedisLoss, RedisPersistence } from "./simulation/redis/effects.ts";
-export {
-  SimulatedRedis,
-  type SimulatedRedisOptions,
-  type SimulatedRedisServer,
-} from "./simulation/redis/redis.ts";
-export type { EvictionPolicy } from "./simulation/redis/values.ts";
-export {
-  simulate,
-  type SimulateOptions,
-  type SimulationContext,
-  type SimulationResult,
-} from "./simulation/simulate.ts";
-export { Simulation } from "./simulation/simulation.ts";
-export { SimulatedSqlite, type SimulatedSqliteOptions } from "./simulation/sqlite/broker.ts";
-export { type DiskFault, SimulatedDisk } from "./simulation/sqlite/disk.ts";
-export {
-  firstDifference,
-  type RunRecord,
-  timeline,
-  type TimelineOptions,
-} from "./simulation/timeline.ts";
 export {
   TestNetwork,
   type TestRequestOptions,

@@ -41,13 +41,11 @@ import {
   playSession,
   receive,
   receiveOne,
-  simulate,
-  SimulatedRedis,
   TestServer,
   testServer,
-  timeline,
   watchLeaks,
 } from "../testing/mod.ts";
+import { simulate, SimulatedRedis, timeline } from "../testing/simulation/mod.ts";
 import { readRepository } from "../tools/arrows.ts";
 import {
   acceptNativeWebTransport,

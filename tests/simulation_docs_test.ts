@@ -1,6 +1,6 @@
 /** The programs of the page on simulation run, and find nothing. */
 import { assertEquals } from "@std/assert";
-import { simulate, timeline } from "../testing/mod.ts";
+import { simulate, timeline } from "../testing/simulation/mod.ts";
 
 Deno.test("The simulated program of the page has equal runs, without a finding", async () => {
   const page = await Deno.readTextFile(new URL("../docs/guide/simulation.md", import.meta.url));

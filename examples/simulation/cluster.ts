@@ -13,7 +13,7 @@ import {
   SimulatedRedis,
   SimulatedServer,
   type SimulationContext,
-} from "../../testing/mod.ts";
+} from "../../testing/simulation/mod.ts";
 import { CLIENTS, DURATION_MS, ENGINE, type Fault, NODES } from "./faults.ts";
 
 /** Time after which a host is whole again, in milliseconds. */

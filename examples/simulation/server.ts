@@ -12,7 +12,7 @@
  * @module
  */
 import * as z from "zod";
-import { simulate, type SimulationResult } from "../../testing/mod.ts";
+import { simulate, type SimulationResult } from "../../testing/simulation/mod.ts";
 import { ONCE, optionsOf, PORT } from "../shared/options.ts";
 import { readPage, servePage } from "../shared/site.ts";
 import { CLIENTS, DURATION_MS, ENGINE, NODES, RUN, type Run } from "./faults.ts";

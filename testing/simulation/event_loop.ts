@@ -145,7 +145,7 @@ export interface SimulatedEvent {
  *
  * @example An hour
  * ```ts
- * import { EventLoop } from "@skein/skein/testing";
+ * import { EventLoop } from "@skein/skein/simulation";
  * import { assertEquals } from "@std/assert";
  *
  * const events = new EventLoop({ seed: 1 });

@@ -34,7 +34,7 @@ export interface ClockFaults {
  *
  * @example A timer of a host that is frozen, and then killed
  * ```ts
- * import { Simulation } from "@skein/skein/testing";
+ * import { Simulation } from "@skein/skein/simulation";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });

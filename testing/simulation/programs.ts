@@ -29,7 +29,7 @@ export type SimulatedServerOptions<V, C extends Contract> = Omit<
  *
  * @example A server whose second life begins
  * ```ts
- * import { SimulatedNetwork, SimulatedServer, Simulation } from "@skein/skein/testing";
+ * import { SimulatedNetwork, SimulatedServer, Simulation } from "@skein/skein/simulation";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });
@@ -116,7 +116,7 @@ export class SimulatedServer<V = unknown, C extends Contract = Contract> {
  *   SimulatedNetwork,
  *   SimulatedServer,
  *   Simulation,
- * } from "@skein/skein/testing";
+ * } from "@skein/skein/simulation";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });

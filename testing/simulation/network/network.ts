@@ -40,7 +40,7 @@ export interface ConnectSocketOptions {
  *
  * @example A partition between two programs
  * ```ts
- * import { SimulatedNetwork, Simulation } from "@skein/skein/testing";
+ * import { SimulatedNetwork, Simulation } from "@skein/skein/simulation";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });

@@ -125,7 +125,7 @@ const OPTIONS: OptionKinds<SimulatedRedisOptions> = {
  *   SimulatedRedis,
  *   SimulatedServer,
  *   Simulation,
- * } from "@skein/skein/testing";
+ * } from "@skein/skein/simulation";
  * import { RedisBroker } from "@skein/skein/redis";
  * import { assertNotEquals } from "@std/assert";
  *

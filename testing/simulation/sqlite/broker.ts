@@ -38,7 +38,7 @@ export interface SimulatedSqliteOptions extends Omit<SqliteBrokerOptions, "runti
  *   SimulatedServer,
  *   SimulatedSqlite,
  *   Simulation,
- * } from "@skein/skein/testing";
+ * } from "@skein/skein/simulation";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });

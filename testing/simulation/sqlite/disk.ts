@@ -80,7 +80,7 @@ export class DiskError extends Error {
  *
  * @example A full disk
  * ```ts
- * import { SimulatedDisk, SimulatedSqlite, Simulation } from "@skein/skein/testing";
+ * import { SimulatedDisk, SimulatedSqlite, Simulation } from "@skein/skein/simulation";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });
