@@ -29,10 +29,12 @@
  *   const server = new SimulatedServer(network, simulation.host("server"), () => ({
  *     onMessage: ({ data }) => void received.push(data),
  *   }));
- *   const client = simulatedClient(network, simulation.host("client"), [server.host]);
+ *   const client = simulatedClient(network, simulation.host("client"), [server.host], {
+ *     delivery: "at-least-once", // By default, the message would be lost with the connection.
+ *   });
  *
  *   simulation.after(1_000, () => server.host.kill());
- *   simulation.after(2_000, () => client.send("say", "hello")); // Waits in the outbox.
+ *   simulation.after(2_000, () => client.send("say", "hello"));
  *   simulation.after(5_000, () => server.restart());
  *   await simulation.run(60_000); // A minute that takes some milliseconds.
  *   assertEquals(received, ["hello"], `seed ${seed}`);
