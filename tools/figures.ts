@@ -76,7 +76,9 @@ export interface Figures extends Sizes {
 export function figuresOf(repository: Repository): Figures {
   const library = [...repository.files].filter(([path]) => isLibrary(path))
     .map(([path, source]) => [path, sizesOf(source)] as const);
-  const tests = [...repository.files].filter(([path]) => /^tests\/|_test\.tsx?$/.test(path));
+  const tests = [...repository.files].filter(([path]) =>
+    /^tests\/|_(?:model|test)\.tsx?$/.test(path)
+  );
   const graph = libraryGraph(repository);
   return {
     ...sumOf(library.map(([, sizes]) => sizes)),

@@ -172,7 +172,7 @@ export class Cluster implements LiveCluster, Disposable {
     });
     const journal = new Journal(simulation, witness);
     const network = new SimulatedNetwork(simulation, NETWORK);
-    const engine = await startEngine(plan, { simulation, network, journal });
+    const engine = await startEngine(plan.engine, { simulation, network, journal });
     const spares = settings.has("brokers")
       ? await startSpares(plan.engine, { simulation, network })
       : [];

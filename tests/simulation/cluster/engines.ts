@@ -1,18 +1,18 @@
 /** Models of the engines that the nodes of a simulated cluster share. */
-import type { Plan } from "../plan.ts";
+import type { EngineName } from "../plan.ts";
 import type { ClusterEngine, EngineParts } from "./engine.ts";
 import { MemoryEngine } from "./engine_memory.ts";
 
 /**
- * Starts the engine of a plan.
+ * Starts an engine.
  *
- * @param plan The plan.
+ * @param name The engine.
  * @param parts See {@linkcode EngineParts}.
  * @returns The engine.
  * @throws {TypeError} If there is no model of the engine.
  */
-export async function startEngine(plan: Plan, parts: EngineParts): Promise<ClusterEngine> {
-  switch (plan.engine) {
+export async function startEngine(name: EngineName, parts: EngineParts): Promise<ClusterEngine> {
+  switch (name) {
     case "memory":
       return new MemoryEngine(parts.simulation);
     case "none":
@@ -31,7 +31,7 @@ export async function startEngine(plan: Plan, parts: EngineParts): Promise<Clust
     }
     default:
       throw new TypeError(
-        `Cannot run plan: the engine must have a model, received "${plan.engine}"`,
+        `Cannot run plan: the engine must have a model, received "${name}"`,
       );
   }
 }

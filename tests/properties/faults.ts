@@ -1,0 +1,114 @@
+/** Faults by name, for the cases of properties: a case has the names and times of its faults. */
+import fc from "fast-check";
+import type { Host } from "../../testing/simulation/mod.ts";
+import type { World } from "./world.ts";
+
+/** A server or a cluster of which one process may end. */
+export interface Restartable {
+  readonly host: Host;
+  /** Starts the process again. */
+  restart(): void;
+}
+
+/** Both ends between which a fault strikes. */
+export interface FaultyEnds {
+  readonly client: Host;
+  readonly server: Restartable;
+}
+
+/** Begins a fault; returns its end, if it has one. */
+export type Fault = (world: World, ends: FaultyEnds) => (() => void) | void;
+
+/** Faults between a client and a server, without an effect on any other machine. */
+export const FAULTS = {
+  "a cut": (world, { client }) => void world.cut(client),
+  "a silent cut": (world, { client }) => void world.cut(client, true),
+  "a cut that only the server hears": (world, { client }) => void world.cut(client, "client"),
+  "a cut that only the client hears": (world, { client }) => void world.cut(client, "server"),
+  "a partition": (world, ends) => changed(world, ends, { isBlocked: true }, { isBlocked: false }),
+  "a slow way": (world, ends) =>
+    changed(world, ends, { bytesPerSecond: 20_000 }, { bytesPerSecond: Infinity }),
+  "lost packets": (world, ends) => changed(world, ends, { lossRate: 0.1 }, { lossRate: 0 }),
+  "refused connections": (world, ends) =>
+    changed(world, ends, { refusalRate: 1 }, { refusalRate: 0 }),
+  "a frozen client": (_world, { client }) => frozen(client),
+  "a frozen server": (_world, { server }) => frozen(server.host),
+  "a client's clock that jumps": (_world, { client }) => client.jumpClock(3_600_000),
+  "a server's clock that jumps back": (_world, { server }) => server.host.jumpClock(-3_600_000),
+  "a restart of the server": (_world, { server }) => {
+    server.host.kill();
+    return () => server.restart();
+  },
+} as const satisfies Readonly<Record<string, Fault>>;
+
+/** Name of a fault in {@linkcode FAULTS}. */
+export type FaultName = keyof typeof FAULTS;
+
+/** A fault of a case. */
+export interface PlannedFault {
+  readonly kind: FaultName;
+  /** Time from the start of the plan, in milliseconds. */
+  readonly atMs: number;
+  /** Duration, in milliseconds; ignored by a fault that is over at once. */
+  readonly lastsMs: number;
+}
+
+/**
+ * Draws faults.
+ *
+ * @param kinds The faults of the property.
+ * @param bounds Most faults, the time in which they begin, and the longest duration.
+ * @returns Lists of faults, which shrink to none.
+ */
+export function faultsOf(
+  kinds: readonly FaultName[],
+  { most = 3, withinMs, lastsMs }: {
+    readonly most?: number;
+    readonly withinMs: number;
+    readonly lastsMs: number;
+  },
+): fc.Arbitrary<PlannedFault[]> {
+  const fault = fc.record({
+    kind: fc.constantFrom(...kinds),
+    atMs: fc.nat(withinMs),
+    lastsMs: fc.integer({ min: 1, max: lastsMs }),
+  });
+  return fc.array(fault, { maxLength: most });
+}
+
+/**
+ * Plans the faults of a case from now on.
+ *
+ * @param world The world.
+ * @param faults The faults.
+ * @param ends Both ends.
+ * @returns Time after which all faults are over, in milliseconds from now.
+ */
+export function planFaults(
+  world: World,
+  faults: readonly PlannedFault[],
+  ends: FaultyEnds,
+): number {
+  for (const { kind, atMs, lastsMs } of faults) {
+    world.simulation.after(atMs, () => {
+      world.note(`fault: ${kind}`, ends.server.host.name);
+      const end = (FAULTS[kind] as Fault)(world, ends);
+      if (end !== undefined) world.simulation.after(lastsMs, end);
+    });
+  }
+  return Math.max(0, ...faults.map(({ atMs, lastsMs }) => atMs + lastsMs));
+}
+
+function changed(
+  world: World,
+  { client, server }: FaultyEnds,
+  ...[begin, end]: readonly [Parameters<World["change"]>[2], Parameters<World["change"]>[2]]
+): () => void {
+  world.change(client, server.host, begin);
+  return () => world.change(client, server.host, end);
+}
+
+function frozen(host: Host): () => void {
+  host.freeze();
+  return () => host.thaw();
+}

@@ -1,0 +1,99 @@
+/**
+ * Properties: statements about the library that hold for each drawn case.
+ *
+ * A property has a name in plain words, a generator of cases, and a function that plays one case in
+ * a {@linkcode World} and compares the outcome with a model. `deno task test` plays a few cases of a
+ * fixed seed; `deno task simulate` plays many of a drawn one. Two variables change both:
+ * `PROPERTY_RUNS` (cases of each property) and `PROPERTY_SEED`.
+ *
+ * A failure shows the smallest case that [fast-check](https://fast-check.dev) found, its timeline,
+ * and the variables that play it again. To keep a case, add it to `regressions`.
+ *
+ * @module
+ */
+import fc from "fast-check";
+import { World } from "./world.ts";
+
+/** Cases of each property in `deno task test`. */
+const RUNS = 5;
+
+/** Seed of `deno task test`. */
+const SEED = 1;
+
+/** Parts of a {@linkcode property}. */
+export interface PropertyParts<Case> {
+  /** Draws cases. Each part of a case should shrink towards its plainest value. */
+  readonly cases: fc.Arbitrary<Case>;
+  /** Cases that failed once, by the name of the bug; played at each run. */
+  readonly regressions?: Readonly<Record<string, NoInfer<Case>>>;
+  /**
+   * Cases of `deno task test`; fewer for one that takes long.
+   *
+   * @default {5}
+   */
+  readonly runs?: number;
+  /**
+   * Plays one case; throws if the property does not hold.
+   *
+   * @param world Virtual time, machines, network, servers and clients, all closed at the end.
+   * @param value The case.
+   */
+  check(world: World, value: NoInfer<Case>): Promise<void>;
+}
+
+/**
+ * Adds a test for a property, and one for each of its regressions.
+ *
+ * @typeParam Case Type of the cases.
+ * @param name The statement, in plain words.
+ * @param parts See {@linkcode PropertyParts}.
+ *
+ * @example A queue gives back what it took
+ * ```ts ignore
+ * property("a number comes back as it was sent", {
+ *   cases: fc.record({ n: fc.integer(), transport: fc.constantFrom("websocket", "webtransport") }),
+ *   async check(world, { n, transport }) {
+ *     const node = world.serve("node", () => ({ requests: { echo: ({ data }) => data } }));
+ *     const client = world.connect("ada", node.host, { transports: [transport] });
+ *     assertEquals(await client.request("echo", n), n);
+ *   },
+ * });
+ * ```
+ */
+export function property<Case>(name: string, parts: PropertyParts<Case>): void {
+  const { cases, regressions = {} } = parts;
+  const play = (seed: number, value: Case) =>
+    World.play(seed, (world) => parts.check(world, value));
+  for (const [bug, value] of Object.entries(regressions)) {
+    Deno.test(`${name}: ${bug}`, () => play(SEED, value));
+  }
+  Deno.test(name, async () => {
+    const numRuns = numberOf("PROPERTY_RUNS") ?? parts.runs ?? RUNS;
+    const seed = numberOf("PROPERTY_SEED") ?? SEED;
+    // A smaller seed of the world is no plainer case.
+    const drawn = fc.asyncProperty(fc.noShrink(fc.nat()), cases, play);
+    const details = await fc.check(drawn, { numRuns, seed });
+    if (details.failed) throw new Error(explain(details));
+  });
+}
+
+/** Reads a number from the variables of the process. */
+function numberOf(name: string): number | undefined {
+  const text = Deno.env.get(name);
+  return text === undefined ? undefined : Number(text);
+}
+
+/** Tells the smallest case, its failure, and how to play it again. */
+function explain<Case>(
+  { counterexample, errorInstance, numRuns, numShrinks, seed }: fc.RunDetails<[number, Case]>,
+): string {
+  return [
+    `does not hold for this case, the smallest after ${numShrinks} steps:`,
+    fc.stringify(counterexample?.[1]),
+    "",
+    // The stack of the case, and its timeline.
+    errorInstance instanceof Error ? errorInstance.message : `${errorInstance}`,
+    "",
+    `again: PROPERTY_SEED=${seed} PROPERTY_RUNS=${numRuns} deno task test FILE`,
+  ].join("\n");
+}

@@ -1,0 +1,348 @@
+/** The place in which a property plays a case: machines on virtual time, with servers and clients. */
+import { AssertionError } from "@std/assert";
+import type { Client } from "../../client/client.ts";
+import type { ConnectOptions } from "../../client.ts";
+import type { Contract } from "../../session/contract.ts";
+import type { Session } from "../../session/session.ts";
+import type { Server } from "../../server.ts";
+import {
+  type Host,
+  type LinkConditions,
+  simulatedClient,
+  SimulatedNetwork,
+  SimulatedServer,
+  type SimulatedServerOptions,
+  Simulation,
+  timeline,
+} from "../../testing/simulation/mod.ts";
+import type { ClusterEngine } from "../simulation/cluster/engine.ts";
+import { startEngine } from "../simulation/cluster/engines.ts";
+import { Journal } from "../simulation/cluster/journal.ts";
+import type { EngineName } from "../simulation/plan.ts";
+
+/** Time of a case in virtual time, in milliseconds; a longer one hangs. */
+const MAX_CASE_MS = 24 * 3_600_000;
+
+/** Longest wait for a state, in milliseconds: longer than a request to NATS that gets no answer. */
+const PATIENCE_MS = 8_000;
+
+/** Time between two looks at a state, in milliseconds. */
+const LOOK_MS = 5;
+
+/** Virtual time that passes without a look at the case, in milliseconds. */
+const SLICE_MS = 50;
+
+/** Time in which all that was closed has to be gone, in milliseconds. */
+const REST_MS = 60_000;
+
+/** Lines of the timeline that a failure shows. */
+const MAX_LINES = 40;
+
+/** Both ends of one session. */
+export interface Ends {
+  /** The session of the client. */
+  readonly near: NonNullable<Client["session"]>;
+  /** The session of the server. */
+  readonly far: Session;
+}
+
+/** Options of a {@linkcode World.connect}. */
+export interface WorldConnectOptions extends ConnectOptions {
+  /**
+   * Machine of the client.
+   *
+   * @default {a machine with the name of the client}
+   */
+  readonly host?: Host;
+}
+
+/** Machines on one virtual time, with the servers and clients of a case. */
+export class World {
+  /** Virtual time. */
+  readonly simulation: Simulation;
+  /** The network between the machines. */
+  readonly network: SimulatedNetwork;
+  readonly #journal: Journal;
+  /** Clients and servers, in the order of their start, with their machines. */
+  readonly #clients: { readonly host: Host; readonly close: () => Promise<unknown> }[] = [];
+  readonly #servers: { readonly host: Host; readonly close: () => Promise<unknown> }[] = [];
+  readonly #engines: ClusterEngine[] = [];
+  readonly #onEnd: (() => unknown)[] = [];
+  readonly #errors: unknown[] = [];
+
+  private constructor(seed: number, conditions: LinkConditions) {
+    this.simulation = new Simulation({ seed });
+    this.network = new SimulatedNetwork(this.simulation, conditions);
+    this.#journal = new Journal(this.simulation, undefined);
+  }
+
+  /**
+   * Plays a case in a world of its own, then closes all clients and servers. A case also fails if an
+   * error was not caught, or if a timer or a connection is left at the end.
+   *
+   * @param seed Source of all chance of the world.
+   * @param check Plays the case.
+   * @throws The error of the case, with the timeline in its message.
+   */
+  static async play(seed: number, check: (world: World) => Promise<void>): Promise<void> {
+    const world = new World(seed, { delayMs: 1, jitterMs: 0 });
+    const onRejection = (event: PromiseRejectionEvent) => {
+      event.preventDefault();
+      world.#errors.push(event.reason);
+    };
+    const { warn, error } = console;
+    console.warn = console.error = (...values) => world.note(values.join(" "));
+    globalThis.addEventListener("unhandledrejection", onRejection);
+    try {
+      await world.#passUntil(check(world));
+      await world.#passUntil(world.#close());
+      await world.#checkRest();
+    } catch (error) {
+      throw world.#explained(error);
+    } finally {
+      for (const engine of world.#engines) engine[Symbol.dispose]();
+      globalThis.removeEventListener("unhandledrejection", onRejection);
+      Object.assign(console, { warn, error });
+    }
+  }
+
+  /** Virtual time since the start, in milliseconds. */
+  get nowMs(): number {
+    return this.simulation.nowMs;
+  }
+
+  /**
+   * Makes a machine, or takes the one of that name.
+   *
+   * @param name Name of the machine.
+   * @returns The machine.
+   */
+  host(name: string): Host {
+    return this.simulation.hosts.get(name) ?? this.simulation.host(name);
+  }
+
+  /**
+   * Makes a sequence of random numbers, for what is too small to be part of a case.
+   *
+   * @param name Any text.
+   * @returns Numbers from 0 up to 1.
+   */
+  chanceOf(name: string): () => number {
+    return this.simulation.chanceOf(name);
+  }
+
+  /**
+   * Starts a server, closed at the end.
+   *
+   * @param name Name of the machine.
+   * @param options Makes the options at each start of the process.
+   * @returns The machine and the server.
+   */
+  serve<V = unknown, C extends Contract = Contract>(
+    name: string,
+    options: (host: Host) => SimulatedServerOptions<V, C> = () => ({}),
+  ): SimulatedServer<V, C> {
+    const host = this.host(name);
+    const program = new SimulatedServer<V, C>(this.network, host, options);
+    this.#servers.push({ host, close: () => program.server.close() });
+    return program;
+  }
+
+  /**
+   * Connects a client, closed at the end.
+   *
+   * @param name Name of the machine.
+   * @param servers Machine of the server, or machines in the order of attempts.
+   * @param options Options of `connect()`; WebSocket by default.
+   * @returns The client.
+   */
+  connect(
+    name: string,
+    servers: Host | readonly Host[] | (() => Host | Promise<Host>),
+    options: WorldConnectOptions = {},
+  ): Client {
+    const { host = this.host(name), ...rest } = options;
+    const from = typeof servers === "function" ? servers : [servers].flat();
+    const client = simulatedClient(this.network, host, from, {
+      transports: ["websocket"],
+      ...rest,
+    });
+    this.#clients.push({ host, close: () => client.close() });
+    return client;
+  }
+
+  /**
+   * Waits for the session of a client with a server that has no other.
+   *
+   * @param client The client.
+   * @param server The server.
+   * @returns Both ends.
+   */
+  async meet(client: Client, { manager }: Pick<Server, "manager">): Promise<Ends> {
+    await this.until("a session", () => client.isConnected && manager.count === 1);
+    return { near: client.session!, far: manager.all()[0]! };
+  }
+
+  /**
+   * Starts the model of an engine.
+   *
+   * @param name The engine.
+   * @returns Makes brokers, and has the faults of the engine.
+   */
+  async engine(name: EngineName): Promise<ClusterEngine> {
+    const { simulation, network } = this;
+    const parts = { simulation, network, journal: this.#journal };
+    const engine = await simulation.hold(startEngine(name, parts));
+    this.#engines.push(engine);
+    return engine;
+  }
+
+  /**
+   * Lets time pass.
+   *
+   * @param ms Time in milliseconds.
+   */
+  pause(ms: number): Promise<void> {
+    return this.simulation.sleep(ms);
+  }
+
+  /**
+   * Waits for a state.
+   *
+   * @param what The state, in words.
+   * @param isThere True once the state is there.
+   * @param withinMs Longest wait, in milliseconds.
+   * @throws {AssertionError} If the state is not there in time.
+   */
+  async until(
+    what: string,
+    isThere: () => boolean,
+    withinMs: number = PATIENCE_MS,
+  ): Promise<void> {
+    const endMs = this.nowMs + withinMs;
+    while (!isThere()) {
+      if (this.nowMs >= endMs) {
+        throw new AssertionError(`expected ${what} within ${withinMs} ms, received none`);
+      }
+      await this.pause(LOOK_MS);
+    }
+  }
+
+  /**
+   * Waits for a promise, such as a request.
+   *
+   * @param what The outcome, in words.
+   * @param promise The promise.
+   * @param withinMs Longest wait, in milliseconds.
+   * @returns The value of the promise.
+   * @throws {AssertionError} If the promise does not settle in time.
+   */
+  async inTime<T>(what: string, promise: Promise<T>, withinMs: number = PATIENCE_MS): Promise<T> {
+    let isSettled = false;
+    const settle = () => void (isSettled = true);
+    promise.then(settle, settle);
+    await this.until(what, () => isSettled, withinMs);
+    return await promise;
+  }
+
+  /**
+   * Changes both ways between two machines.
+   *
+   * @param one A machine.
+   * @param other The other machine.
+   * @param conditions The conditions that change.
+   */
+  change(one: Host, other: Host, conditions: LinkConditions): void {
+    this.network.change(one, other, conditions);
+    this.network.change(other, one, conditions);
+  }
+
+  /**
+   * Cuts all connections that a machine opened.
+   *
+   * @param host The machine.
+   * @param silent The ends that do not hear of the end.
+   * @returns Number of connections.
+   */
+  cut(host: Host, silent: boolean | "client" | "server" = false): number {
+    const links = this.network.links.filter(({ client }) => client === host);
+    for (const link of links) link.disconnect({ silent });
+    return links.length;
+  }
+
+  /**
+   * Adds a line to the timeline that a failure shows.
+   *
+   * @param text The fact.
+   * @param host Name of a machine.
+   */
+  note(text: string, host: string = this.simulation.current?.name ?? ""): void {
+    this.simulation.note(text, host);
+  }
+
+  /**
+   * Calls back once the case is over, before clients and servers close.
+   *
+   * @param close Closes something that the case made.
+   */
+  onEnd(close: () => unknown): void {
+    this.#onEnd.push(close);
+  }
+
+  /** Lets time pass until a promise settles; events that throw fail the case. */
+  async #passUntil(promise: Promise<void>): Promise<void> {
+    let outcome: { readonly error?: unknown } | undefined;
+    promise.then(() => outcome = {}, (error) => outcome = { error });
+    while (outcome === undefined && this.nowMs < MAX_CASE_MS) {
+      await this.simulation.run(SLICE_MS);
+      if (this.#errors.length > 0) throw this.#errors[0];
+    }
+    if (outcome === undefined) throw new AssertionError("expected an end, received none in a day");
+    if ("error" in outcome) throw outcome.error;
+  }
+
+  async #close(): Promise<void> {
+    this.network.heal();
+    for (const close of this.#onEnd.splice(0)) await close();
+    for (const host of this.simulation.hosts.values()) host.thaw();
+    for (const programs of [this.#clients, this.#servers]) {
+      await Promise.all(programs.filter(({ host }) => host.isAlive).map(({ close }) => close()));
+    }
+    for (const engine of this.#engines) await engine.close?.();
+  }
+
+  /** Fails if a connection, or a timer of a server or client, is left. */
+  async #checkRest(): Promise<void> {
+    const endMs = this.nowMs + REST_MS;
+    while (this.#left().length > 0 && this.nowMs < endMs) await this.simulation.run(1_000);
+    if (this.#errors.length > 0) throw this.#errors[0];
+    const left = this.#left();
+    if (left.length > 0) {
+      throw new AssertionError(`expected nothing left after the end, received ${left.join(", ")}`);
+    }
+  }
+
+  /** Lists what is left; engines have timers without an end. */
+  #left(): string[] {
+    const own = new Set([...this.#clients, ...this.#servers].map(({ host }) => host.name));
+    const timers = [...this.simulation.pending()].filter(({ host }) => own.has(host?.name ?? ""));
+    return [
+      ...this.network.links.map((link) => `a link of ${link.client.name} to ${link.server.name}`),
+      ...timers.map(({ host, atMs }) => `a timer of ${host!.name} for ${atMs} ms`),
+    ];
+  }
+
+  #explained(error: unknown): Error {
+    const { trace } = this.simulation;
+    const lines = timeline(trace, { lastMs: Infinity, maxLines: MAX_LINES });
+    const text = error instanceof Error ? error.stack ?? error.message : `${error}`;
+    return new Error(`${text}\n\ntimeline:\n${lines}`);
+  }
+}
+
+/** Options of a server whose users are the tokens of clients, such as `token: () => "ada"`. */
+export const byToken = {
+  allowTokenMessage: true,
+  authenticate: ({ token }: { readonly token: string | undefined }): string => token ?? "",
+  userOf: (user: string): string => user,
+} as const;
