@@ -27,7 +27,7 @@
  * | keep messages that clients miss, and report gaps | `history` of {@linkcode ServeOptions}, `onRecovery` of {@linkcode ClientSubscribeOptions} |
  * | run many nodes as one service | `broker` of {@linkcode ServeOptions}: `RedisBroker` of `@skein/skein/redis`, `NatsBroker` of `@skein/skein/nats` |
  * | test without sockets | `@skein/skein/testing` |
- * | search for faults in a simulated cluster | `@skein/skein/simulation` |
+ * | test a whole cluster under simulated faults | `@skein/skein/simulation` |
  *
  * Browsers import from `@skein/skein/client`, which does not need Deno.
  *
