@@ -1,0 +1,43 @@
+/** Outcomes as properties compare them: how a promise settled, and the items of a loop. */
+import { SkeinError } from "../../errors.ts";
+
+/**
+ * Names the outcome of a promise.
+ *
+ * @param promise The promise.
+ * @returns `"fulfilled"`, the code of a failed request, or the name of another error.
+ */
+export function outcomeOf(promise: Promise<unknown>): Promise<string> {
+  return promise.then(() => "fulfilled", nameOf);
+}
+
+/**
+ * Collects the items of a loop, which may end in any way.
+ *
+ * @param items The items, such as a subscription.
+ * @param got Receives each item.
+ * @returns How the loop ended, as {@linkcode outcomeOf} names it.
+ */
+export function collect<T>(items: AsyncIterable<T>, got: (item: T) => unknown): Promise<string> {
+  return outcomeOf((async () => {
+    for await (const item of items) got(item);
+  })());
+}
+
+/**
+ * Counts.
+ *
+ * @param first The first number.
+ * @param last The last number.
+ * @returns All numbers from one to the other.
+ */
+export function range(first: number, last: number): number[] {
+  return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => first + i);
+}
+
+function nameOf(error: unknown): string {
+  const { failure } = Object(error) as { readonly failure?: { readonly code: string } };
+  if (failure !== undefined) return failure.code;
+  if (error instanceof SkeinError) return error.constructor.name;
+  return error instanceof Error ? error.name : `${error}`;
+}
