@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 
-const ROOT = new URL("../", import.meta.url);
+const ROOT = new URL("../../", import.meta.url);
 
 /** Every member, option and code that a page has to name, apart by spaces. */
 const MEMBERS: Readonly<Record<string, string>> = {
