@@ -3,6 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { TimeoutError } from "../errors.ts";
 import { pause, waitFor, within } from "./wait.ts";
 import { platformRuntime } from "./runtime.ts";
+import { turns } from "../tests/waiting.ts";
 
 /** A signal that knows how many listen to it. */
 class CountedSignal extends EventTarget {
@@ -183,7 +184,7 @@ Deno.test("within() discards the value at an invalid time, and handles the rejec
       RangeError,
     );
     resolve("late");
-    await new Promise((resolve) => setImmediate(resolve));
+    await turns(1);
     assertEquals(discarded, ["late"]);
   }
 });

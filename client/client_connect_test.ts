@@ -4,11 +4,12 @@ import { SessionClosedError, TimeoutError } from "../errors.ts";
 import { denoPlatform } from "./deno.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { captureConsole } from "../tests/console_lines.ts";
-import { drawing, HELLO, type Peer, turns } from "../tests/sessions.ts";
+import { drawing, HELLO, type Peer } from "../tests/sessions.ts";
 import { testServer } from "../testing/test_server.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { Client } from "./client.ts";
 import type { ClientOptions, Dialer } from "./client_options.ts";
+import { turns } from "../tests/waiting.ts";
 
 const late = { handshakeTimeoutMs: 3_600_000, requestTimeoutMs: 3_600_000 };
 

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
-import { turns } from "../tests/sessions.ts";
+import { turns } from "../tests/waiting.ts";
 import type { Client } from "./client.ts";
 import { MAX_UNREAD_SESSIONS } from "./unread_sessions.ts";
 

@@ -2,9 +2,10 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, type RequestError } from "../errors.ts";
 import { type Answer, Network, settled } from "../tests/clients.ts";
-import { HELLO, type Peer, turns } from "../tests/sessions.ts";
+import { HELLO, type Peer } from "../tests/sessions.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { RequestService } from "../session/serving/requests.ts";
+import { turns } from "../tests/waiting.ts";
 
 const PAD = "x".repeat(1_000);
 const numbers = (from: number, to: number) =>

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { CloseCode, ConnectionError, QueueFullError, SessionClosedError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
-import { turns } from "../tests/sessions.ts";
+import { turns } from "../tests/waiting.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { RequestService } from "../session/serving/requests.ts";
 import type { Client } from "./client.ts";

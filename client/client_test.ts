@@ -3,8 +3,9 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, SessionClosedError, TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
-import { HELLO, type Peer, turns } from "../tests/sessions.ts";
+import { HELLO, type Peer } from "../tests/sessions.ts";
 import { RequestService } from "../session/serving/requests.ts";
+import { turns } from "../tests/waiting.ts";
 
 Deno.test("Client connects, and tells session and wire", async () => {
   const network = new Network();

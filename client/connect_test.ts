@@ -11,7 +11,7 @@ import {
 import { captureConsole } from "../tests/console_lines.ts";
 import { NativePlatform } from "../tests/native.ts";
 import { listen } from "../tests/servers.ts";
-import { soon, turns } from "../tests/sessions.ts";
+import { soon, turns } from "../tests/waiting.ts";
 import type { Connection } from "../transport/connection.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { withMessages } from "../transport/message_stream/server.ts";

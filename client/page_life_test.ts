@@ -5,8 +5,9 @@ import { TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { testServer } from "../testing/test_server.ts";
 import { clockAhead } from "../tests/clock.ts";
-import { HELLO, type Peer, turns } from "../tests/sessions.ts";
+import { HELLO, type Peer } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
+import { turns } from "../tests/waiting.ts";
 
 /** URL of the server in the network. */
 const URL_OF_NETWORK = "memory://server/";

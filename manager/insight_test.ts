@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { turns } from "../tests/sessions.ts";
+import { turns } from "../tests/waiting.ts";
 import { Session } from "../session/session.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { SessionManager } from "./session_manager.ts";

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../base/runtime.ts";
-import { passTime } from "../testing/turns.ts";
+import { passTime } from "../tests/waiting.ts";
 import { Engine, SharedBucket, type SharedCount, type SharedCounts } from "./shared_counts.ts";
 import { type Rate, TokenBucket } from "../base/token_bucket.ts";
 

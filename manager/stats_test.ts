@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { CloseCode } from "../errors.ts";
 import { Session } from "../session/session.ts";
-import { turns } from "../tests/sessions.ts";
+import { turns } from "../tests/waiting.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { SessionManager } from "./session_manager.ts";
 import { sessionSettings } from "../session/session_settings.ts";

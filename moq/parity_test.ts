@@ -1,7 +1,7 @@
 /** Claims of gomoqt's documents about sessions without another test; in gomoqt's version. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { moqEnds } from "../tests/moq/network.ts";
-import { soon, turns } from "../tests/sessions.ts";
+import { soon, turns } from "../tests/waiting.ts";
 import { MoqError } from "./wire/errors.ts";
 import { type TrackHandler, TrackMux } from "./track/mux.ts";
 import type { TrackReader } from "./track/track_reader.ts";

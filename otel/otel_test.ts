@@ -18,7 +18,7 @@ import { Topics } from "../pubsub/topics.ts";
 import { defineContract } from "../session/contract.ts";
 import { instrument } from "../session/insight/watch.ts";
 import { internals, Session } from "../session/session.ts";
-import { soon, turns } from "../tests/sessions.ts";
+import { soon, turns } from "../tests/waiting.ts";
 import { testServer } from "../testing/mod.ts";
 import { endsOn, wires } from "../tests/wires.ts";
 import { memoryPair } from "../transport/memory/memory.ts";

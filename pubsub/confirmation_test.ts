@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../base/runtime.ts";
 import { BrokerError } from "../errors.ts";
 import { internals } from "../session/session.ts";
-import { passTime, turns } from "../testing/turns.ts";
+import { passTime, turns } from "../tests/waiting.ts";
 import { Client } from "./_clients_test.ts";
 import { ScriptedEngine } from "./_scripted_broker_test.ts";
 import { Topics } from "./topics.ts";

@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import type { HistoryPosition, SubscribeAnswer } from "../session/wire/recovery.ts";
-import { turns } from "../testing/turns.ts";
+import { turns } from "../tests/waiting.ts";
 import { Random } from "../tests/random.ts";
 import { Client, type Line } from "./_clients_test.ts";
 import { ScriptedEngine } from "./_scripted_broker_test.ts";

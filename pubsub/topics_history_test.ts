@@ -5,7 +5,7 @@ import { decodeBinary } from "../session/wire/encode.ts";
 import { BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import { internals } from "../session/session.ts";
-import { turns } from "../testing/turns.ts";
+import { turns } from "../tests/waiting.ts";
 import { assertRun, Client, Clients } from "./_clients_test.ts";
 import { type ScriptedBroker, ScriptedEngine } from "./_scripted_broker_test.ts";
 import type { Broker } from "./broker.ts";

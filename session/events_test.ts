@@ -1,11 +1,12 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { CloseCode, TimeoutError } from "../errors.ts";
-import { clientByHand, ends, HELLO, PLAIN, serverByHand, soon, turns } from "../tests/sessions.ts";
+import { clientByHand, ends, HELLO, PLAIN, serverByHand } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import type { SessionEventMap, SessionEvents } from "./events.ts";
 import { Session } from "./session.ts";
 import { sessionSettings } from "./session_settings.ts";
+import { soon, turns } from "../tests/waiting.ts";
 
 const NAMES: readonly (keyof SessionEventMap)[] = [
   "ready",

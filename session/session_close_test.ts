@@ -3,18 +3,10 @@ import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows }
 import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { type CloseInfo, ConnectionError, SessionClosedError, TimeoutError } from "../errors.ts";
-import {
-  clientByHand,
-  endOf,
-  ends,
-  HELLO,
-  PLAIN,
-  serverByHand,
-  soon,
-  turns,
-} from "../tests/sessions.ts";
+import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand } from "../tests/sessions.ts";
 import type { OverflowPolicy } from "./queue/turn.ts";
 import { sessionSettings } from "./session_settings.ts";
+import { soon, turns } from "../tests/waiting.ts";
 
 const NORMAL = { code: 0, reason: "" };
 

@@ -2,9 +2,10 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import { RequestError } from "../errors.ts";
-import { clientByHand, endOf, ends, HELLO, serverByHand, turns } from "../tests/sessions.ts";
+import { clientByHand, endOf, ends, HELLO, serverByHand } from "../tests/sessions.ts";
 import { defineContract } from "./contract.ts";
 import type { StandardSchema } from "../base/standard_schema.ts";
+import { turns } from "../tests/waiting.ts";
 
 const text = z.object({ text: z.string() });
 

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { endOf, ends, serverByHand, turns } from "../tests/sessions.ts";
+import { endOf, ends, serverByHand } from "../tests/sessions.ts";
+import { turns } from "../tests/waiting.ts";
 
 Deno.test("Session.drain() waits for handlers and answers, then closes with 4503", async () => {
   const gate = Promise.withResolvers<void>();

@@ -3,10 +3,11 @@ import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { captureConsole } from "../tests/console_lines.ts";
-import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand, turns } from "../tests/sessions.ts";
+import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand } from "../tests/sessions.ts";
 import { encodeBinary } from "./wire/encode.ts";
 import { MAX_JOINED_BYTES } from "./queue/frames.ts";
 import { ConsoleReport } from "../base/console_report.ts";
+import { turns } from "../tests/waiting.ts";
 
 const bytes = (...values: number[]) => new Uint8Array(values);
 

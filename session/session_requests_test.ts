@@ -2,18 +2,10 @@ import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
-import {
-  clientByHand,
-  endOf,
-  ends,
-  HELLO,
-  PLAIN,
-  serverByHand,
-  soon,
-  turns,
-} from "../tests/sessions.ts";
+import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand } from "../tests/sessions.ts";
 import { RequestService } from "./serving/requests.ts";
 import type { UntypedMessage } from "./message.ts";
+import { soon, turns } from "../tests/waiting.ts";
 
 Deno.test("Session.request() gets the answer, at both ends and of every kind of data", async () => {
   const onMessage = (message: UntypedMessage) => message.reply(message.data);

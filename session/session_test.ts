@@ -2,20 +2,12 @@ import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { SessionClosedError, TimeoutError, UnsupportedError } from "../errors.ts";
-import {
-  clientByHand,
-  endOf,
-  ends,
-  HELLO,
-  Peer,
-  PLAIN,
-  serverByHand,
-  turns,
-} from "../tests/sessions.ts";
+import { clientByHand, endOf, ends, HELLO, Peer, PLAIN, serverByHand } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { Session, SKEIN_PROTOCOL } from "./session.ts";
 import { RequestService } from "./serving/requests.ts";
 import { sessionSettings } from "./session_settings.ts";
+import { turns } from "../tests/waiting.ts";
 
 Deno.test("Session knows the user and the address of its peer", async () => {
   const identity = {

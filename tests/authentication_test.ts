@@ -9,8 +9,9 @@ import {
 import { type AuthenticationContext, createServer, type Refusal } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";
-import { hurried, listen, portOf, RawSocket, until } from "./servers.ts";
-import { endOf, soon } from "./sessions.ts";
+import { hurried, listen, portOf, RawSocket } from "./servers.ts";
+import { endOf } from "./sessions.ts";
+import { soon, until } from "./waiting.ts";
 
 const SECRET = "s3cret-t0ken";
 

@@ -6,8 +6,9 @@ import type { OverflowPolicy } from "../session/queue/turn.ts";
 import type { Session } from "../session/session.ts";
 import { testServer, turns } from "../testing/mod.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
-import { frameOf, listen, portOf, RawSocket, until, UPGRADE_HEADERS } from "./servers.ts";
-import { endOf, Peer, soon } from "./sessions.ts";
+import { frameOf, listen, portOf, RawSocket, UPGRADE_HEADERS } from "./servers.ts";
+import { endOf, Peer } from "./sessions.ts";
+import { soon, until } from "./waiting.ts";
 
 /** The server still serves, and holds no state of disconnected peers. */
 async function assertWell(server: Server): Promise<void> {

@@ -27,7 +27,8 @@ import { memoryPair } from "../transport/memory/memory.ts";
 import type { MoqServerOptions } from "../moq/server/server_options.ts";
 import { type Answer, Caller } from "./caller.ts";
 import { openedQuotas } from "../tools/limits_table.ts";
-import { listen, portOf, until, UPGRADE_HEADERS } from "./servers.ts";
+import { listen, portOf, UPGRADE_HEADERS } from "./servers.ts";
+import { until } from "./waiting.ts";
 
 /** Address of a user who wants a little of everything. */
 const HONEST = "198.51.100.7";

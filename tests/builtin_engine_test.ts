@@ -29,8 +29,9 @@ import { dialWebTransport } from "../transport/h3/client.ts";
 import { H3Error } from "../transport/h3/wire/error_codes.ts";
 import { toHttp3StreamCode } from "./raw_http3.ts";
 import { bytesOf, RawPeer, type RawStream, REQUEST_FIELDS } from "./raw_http3.ts";
-import { listen, until } from "./servers.ts";
-import { endOf, soon } from "./sessions.ts";
+import { listen } from "./servers.ts";
+import { endOf } from "./sessions.ts";
+import { soon, until } from "./waiting.ts";
 
 /** Listens with the engine. */
 function listenBuiltin<V = unknown>(options: ServeOptions<V> = {}): Server<V> {

@@ -18,7 +18,7 @@ import type { Session } from "../session/session.ts";
 import { directStream } from "../transport/direct.ts";
 import { NativePlatform } from "./native.ts";
 import { listen } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 const CLIENT = new URL("../client.ts", import.meta.url);
 const REACT = new URL("../client/react/react.ts", import.meta.url);

@@ -5,7 +5,7 @@
  */
 import type { Server } from "../server/server.ts";
 import { portOf } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 /** The answer to one request over a socket. */
 export interface Answer {

@@ -10,8 +10,9 @@ import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import { Session } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
-import { drawing, type EndOptions, endSettings, Peer, turns } from "./sessions.ts";
+import { drawing, type EndOptions, endSettings, Peer } from "./sessions.ts";
 import type { SilentTransport } from "../transport/race/options.ts";
+import { turns } from "./waiting.ts";
 
 /** One attempt to connect. */
 export interface Dialed {

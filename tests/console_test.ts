@@ -12,7 +12,8 @@ import type { Session } from "../session/session.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import { TestServer } from "../testing/test_server.ts";
 import { captureConsole, type ConsoleLines } from "./console_lines.ts";
-import { listen, RawSocket, until } from "./servers.ts";
+import { listen, RawSocket } from "./servers.ts";
+import { until } from "./waiting.ts";
 
 /** Printed lines without their prefix. */
 function linesOf({ lines }: ConsoleLines): string[] {

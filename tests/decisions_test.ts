@@ -17,7 +17,7 @@ import { jwt } from "../server/jwt.ts";
 import { API, INSPECTOR, METRICS, SERVE } from "../server/server_options.ts";
 import { memorySessions } from "../testing/mod.ts";
 import { hurried, RawSocket } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 /** Time limit of each decision, in milliseconds. */
 const LIMIT_MS = 60;

@@ -2,8 +2,9 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { connect, dial } from "../client.ts";
 import { SessionClosedError } from "../errors.ts";
 import { lowPort } from "./ports.ts";
-import { listen, portOf, RawSocket, until } from "./servers.ts";
-import { drawing, endOf, soon } from "./sessions.ts";
+import { listen, portOf, RawSocket } from "./servers.ts";
+import { drawing, endOf } from "./sessions.ts";
+import { soon, until } from "./waiting.ts";
 
 Deno.test("Server.drain() sends each session a delay, closes with 4503, and stops", async () => {
   const heard: number[] = [];

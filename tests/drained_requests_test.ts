@@ -8,8 +8,8 @@ import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { createServer, type Server, type ServerOptions } from "../server.ts";
 import { turns } from "../testing/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
-import { listen, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 /** A server, and the end of the HTTP server in which it is mounted. */
 interface Served {

@@ -10,8 +10,8 @@ import type { Server, ServerOptions } from "../server.ts";
 import { defineContract } from "../session/contract.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import { receiveOne, testServer, turns } from "../testing/mod.ts";
-import { listen, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 const STREAMS = {
   authorize: () => true,

@@ -12,7 +12,7 @@ import { Session } from "../session/session.ts";
 import { withMessages } from "../transport/message_stream/server.ts";
 import { NativePlatform } from "./native.ts";
 import { hostBetween, listen, portOf } from "./servers.ts";
-import { soon, turns } from "./sessions.ts";
+import { soon, until } from "./waiting.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
 Deno.test("dial() takes WebTransport where the server on this machine offers it", async () => {
@@ -68,7 +68,7 @@ Deno.test("dial() of the browsers' client takes WebSocket in this runtime", asyn
 Deno.test("dial() of the browsers' client takes a browser's WebTransport", async () => {
   using platform = new NativePlatform();
   const dialing = browsers.dial("https://example.com/", { transports: ["webtransport"] });
-  while (platform.calls.length === 0) await Promise.race([turns(1), dialing]);
+  await until(() => platform.calls.length > 0);
   const connection = withMessages(platform.calls[0]!.pair.server, { side: "server" });
   await using _peer = new Session(connection, sessionSettings({ side: "server" }));
   await using session = await soon(dialing);

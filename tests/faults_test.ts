@@ -21,11 +21,10 @@ import type {
 import type { InspectorOptions } from "../server/inspector/options.ts";
 import { jwt, type JwtOptions } from "../server/jwt.ts";
 import type { MetricsOptions } from "../server/metrics/endpoint.ts";
-import { passTime } from "../testing/turns.ts";
+import { passTime, soon, turns } from "./waiting.ts";
 import { type TestServer, testServer } from "../testing/test_server.ts";
 import { captureConsole } from "./console_lines.ts";
 import { UPGRADE_HEADERS } from "./servers.ts";
-import { soon, turns } from "./sessions.ts";
 
 /** Names of the options that are functions. */
 type FunctionsOf<O> = {

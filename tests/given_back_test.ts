@@ -61,6 +61,7 @@ import { livePair } from "./moq/pair.ts";
 import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
 import { connectBare, QuicServer } from "./quic_peer.ts";
 import { HELLO, type Peer, serverByHand } from "./sessions.ts";
+import { until } from "./waiting.ts";
 
 /** Something that is taken and given back. */
 interface Bench {
@@ -86,18 +87,6 @@ const runtime = platformRuntime();
 /** Taken places of all quotas. */
 function takenOf(quotas: Quotas): number[] {
   return Object.values(quotas.stats).map(({ taken }) => taken);
-}
-
-/** Longest wait for a place to be given back, in milliseconds of the real clock. */
-const PATIENCE_MS = 20_000;
-
-/** Waits for a condition over turns of the event loop, which pass in fake time too. */
-async function until(holds: () => boolean): Promise<void> {
-  const end = performance.now() + PATIENCE_MS;
-  while (!holds()) {
-    assert(performance.now() < end, `not so after ${PATIENCE_MS} ms: ${holds}`);
-    await turns(1);
-  }
 }
 
 // Sessions and sockets.

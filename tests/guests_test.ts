@@ -22,13 +22,12 @@ import { Session as ClientSession } from "../session/session.ts";
 import { guest } from "../server/guest.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import { receiveOne } from "../testing/receive.ts";
-import { passTime } from "../testing/turns.ts";
+import { passTime, soon, until } from "./waiting.ts";
 import { testServer } from "../testing/test_server.ts";
 import { captureConsole } from "./console_lines.ts";
 import { withMessages } from "../transport/message_stream/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
-import { listen, portOf, RawSocket, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen, portOf, RawSocket } from "./servers.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
 const TOKEN = "s3cret-t0ken";

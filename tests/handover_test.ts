@@ -21,8 +21,9 @@ import { platformRuntime } from "../base/runtime.ts";
 import { denoPlatform } from "../client/deno.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import { listen } from "./servers.ts";
-import { Peer, soon } from "./sessions.ts";
+import { Peer } from "./sessions.ts";
 import { underWithheldCredit } from "./withheld_credit.ts";
+import { soon, until } from "./waiting.ts";
 
 Deno.test("Client.handOver() continues in another session, and closes the first one", async () => {
   const opened: Session[] = [];
@@ -105,7 +106,7 @@ Deno.test("Client.handOver() keeps a subscription to a topic to which the applic
     const subscription = client.subscribe(topic);
     await subscription.ready;
     assert(await client.handOver());
-    while (subscription.status.current === "lost") await turns(1);
+    await until(() => subscription.status.current !== "lost");
     server.publish(topic, 1);
     assertEquals((await soon(receiveOne(subscription))).data, 1);
   }
@@ -129,7 +130,7 @@ Deno.test("Client.handOver() holds nothing back once the first session broke", a
   assert(await client.handOver());
   (first as Session)[internals].abort(CloseCode.abnormal, "Broken", undefined, "network");
   resolve();
-  while (server.topics.subscribers("news")[0]?.id !== client.session?.id) await turns(1);
+  await until(() => server.topics.subscribers("news")[0]?.id === client.session?.id);
   server.publish("news", 1);
   assertEquals((await soon(receiveOne(news))).data, 1);
 });

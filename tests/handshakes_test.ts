@@ -13,7 +13,7 @@ import {
 } from "../mod.ts";
 import { connect, dial } from "../client.ts";
 import { listen, RawSocket } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 /** Writes down how handshakes go. */
 class Handshakes implements Instrumentation {

@@ -8,7 +8,8 @@ import { constants, deflateRawSync, inflateRawSync } from "node:zlib";
 import { Buffer } from "node:buffer";
 import type { ServeOptions } from "../server.ts";
 import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
-import { frameOf, listen, portOf, type RawFrame, RawSocket, until } from "./servers.ts";
+import { frameOf, listen, portOf, type RawFrame, RawSocket } from "./servers.ts";
+import { until } from "./waiting.ts";
 
 /** First byte of a compressed text. */
 const COMPRESSED_TEXT = 0xc1;

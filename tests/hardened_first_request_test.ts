@@ -8,8 +8,8 @@ import { assertEquals, assertMatch } from "@std/assert";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
 import type { ServeOptions } from "../server.ts";
-import { frameOf, listen, portOf, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { frameOf, listen, portOf } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 const HOST = "Host: localhost\r\n";
 const UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +

@@ -11,8 +11,8 @@ import { connect as connectTcp, type Socket } from "node:net";
 import type { CloseInfo } from "../errors.ts";
 import type { ServeOptions } from "../server.ts";
 import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
-import { frameOf, listen, portOf, RawSocket, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 /** First bytes of frames: FIN is 0x80. */
 const CONTINUATION = 0x00, TEXT = 0x01, CLOSE = 0x88, PING = 0x89;

@@ -13,8 +13,8 @@ import type { ServeOptions } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
-import { frameOf, listen, portOf, RawSocket, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 const websocket = { transports: ["websocket"] } as const;
 

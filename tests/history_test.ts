@@ -3,8 +3,8 @@ import { BrokerError, UnsupportedError } from "../errors.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
 import { testServer } from "../testing/mod.ts";
-import { listen, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 /**
  * A client made of a WebSocket alone; keeps every envelope unchanged, except for `hello` and pings.

@@ -5,7 +5,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { HOSTILE_NETWORKS, type HostileTimes, runHostile } from "./hostile_networks.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 /** Short times. On a machine that stalls for longer a session is lost early, and the client comes back. */
 const SHORT: HostileTimes = {

@@ -8,7 +8,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Ajv2020 } from "npm:ajv@8/dist/2020.js";
 import { createServer, type ServeOptions, type Server } from "../mod.ts";
 import { listen, portOf } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 /** The parts of the document that the tests read. */
 export interface Document {

@@ -4,8 +4,8 @@ import { assert, assertEquals, assertGreater } from "@std/assert";
 import { captureConsole } from "./console_lines.ts";
 import { countsOf, hear, Site } from "./http_site.ts";
 import type { Holding } from "./round_robin.ts";
-import { portOf, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { portOf } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 const HOLDINGS: readonly Holding[] = ["nothing", "start", "blocks", "streams"];
 

@@ -26,8 +26,8 @@ import { race } from "../transport/race/race.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import { passTime, turns } from "../testing/mod.ts";
 import { HttpEnds } from "./http_pair.ts";
-import { listen, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 const MARK = { "skein-transport": "http" };
 

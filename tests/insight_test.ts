@@ -9,7 +9,7 @@ import { TimeoutError, UnsupportedError } from "../errors.ts";
 import { SessionManager } from "../manager/session_manager.ts";
 import type { SessionStats } from "../session/types.ts";
 import { directDatagrams } from "../transport/direct.ts";
-import { soon, turns } from "./sessions.ts";
+import { soon, turns, until } from "./waiting.ts";
 import { endsOn, type Wire, type WireEnds, wires } from "./wires.ts";
 import type { Contract } from "../session/contract.ts";
 
@@ -161,10 +161,6 @@ function pick<T, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
 }
 
 /** Waits for a condition that other events bring about. */
-async function until(isSo: () => boolean): Promise<void> {
-  while (!isSo()) await turns(1);
-}
-
 for (const wire of wires) {
   Deno.test(`Session.stats counts each of its counters on ${wire.name}`, async (t) => {
     for (const [name, { of, act, by }] of Object.entries(CASES) as [Counter, Case][]) {

@@ -23,21 +23,13 @@ import type { TrafficAnswer, TrafficEntry } from "../server/inspector/traffic.ts
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { internals } from "../session/session.ts";
 import { listen } from "./servers.ts";
+import { until } from "./waiting.ts";
 
 /** A remote address of this machine. */
 const LOCAL = { remoteAddr: { transport: "tcp", hostname: "127.0.0.1", port: 1 } } as const;
 
 /** A server that listens. */
 type Served = Pick<Server, "url">;
-
-/** Looks again and again, until there is a result; the deadline of the test ends the search. */
-async function until<T>(look: () => Promise<T | undefined> | T | undefined): Promise<T> {
-  while (true) {
-    const found = await look();
-    if (found !== undefined) return found;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}
 
 /** Asks the inspector of a server for data. */
 async function ask<T>(

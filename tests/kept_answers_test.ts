@@ -17,8 +17,8 @@ import { encodeMessage } from "../session/wire/encode.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { answerId } from "../server/durable/options.ts";
 import { contract, Model, type Shared, words } from "./answering.ts";
-import { listen, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 /** A page without Skein; keeps what it got. */
 class Page {

@@ -2,8 +2,8 @@ import { assert, assertEquals, assertInstanceOf, assertThrows } from "@std/asser
 import { QueueFullError, SessionClosedError } from "../errors.ts";
 import type { Session } from "../session/session.ts";
 import { guest } from "../server/guest.ts";
-import { listen, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 /** A page with a plain WebSocket, as the clients of `live` have. */
 class Page implements AsyncDisposable {

@@ -9,7 +9,7 @@ import type { Client } from "../client/client.ts";
 import type { ServeOptions, Server } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { hostBetween, listen } from "./servers.ts";
-import { soon, turns } from "./sessions.ts";
+import { soon, turns } from "./waiting.ts";
 import { type UdpPacket, UdpPath } from "./udp_path.ts";
 
 /** A server whose WebTransport is at the end of a path. */

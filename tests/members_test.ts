@@ -8,7 +8,7 @@ import { denoPlatform } from "../client/deno.ts";
 import { RequestError, SessionClosedError } from "../errors.ts";
 import { defineContract } from "../session/contract.ts";
 import { testServer, type TestServerOptions } from "../testing/mod.ts";
-import { passTime, turns } from "../testing/turns.ts";
+import { passTime, turns } from "./waiting.ts";
 
 const OPTIONS: TestServerOptions<string> = {
   authenticate: ({ token }) => token ?? "nobody",

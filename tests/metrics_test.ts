@@ -8,7 +8,8 @@ import { type MetricsOptions, prometheusText } from "../server.ts";
 import { SessionManager } from "../manager/mod.ts";
 import { createServer, dial } from "../mod.ts";
 import { acceptWebSocket, type WebSocketHost } from "../transport/websocket/server.ts";
-import { listen, RawSocket, until } from "./servers.ts";
+import { listen, RawSocket } from "./servers.ts";
+import { until } from "./waiting.ts";
 
 /** One sample of the text. */
 interface Sample {

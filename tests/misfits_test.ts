@@ -11,7 +11,7 @@ import { RequestError } from "../errors.ts";
 import { defineContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { type TestServer, testServer, turns } from "../testing/mod.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 /** More than the faults after which a session closes, and the failures of handlers. */
 const MANY = 40;

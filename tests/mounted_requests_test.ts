@@ -3,7 +3,7 @@ import { assertEquals, assertMatch } from "@std/assert";
 import { Hono } from "npm:hono@^4";
 import { connect, createServer, type RequestInfo } from "../mod.ts";
 import { captureConsole } from "./console_lines.ts";
-import { until } from "./servers.ts";
+import { until } from "./waiting.ts";
 
 type Handler = (request: Request, info: RequestInfo) => Response | Promise<Response>;
 

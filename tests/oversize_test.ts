@@ -12,7 +12,7 @@ import { RequestError, SessionClosedError } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { Recovery } from "../session/wire/recovery.ts";
 import { type TestServer, testServer, turns } from "../testing/mod.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 /** Bound of the client: below that of the server, and below the default. */
 const BOUND = 10_000;

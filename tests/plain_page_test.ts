@@ -1,8 +1,9 @@
 import { assertEquals } from "@std/assert";
 import { z } from "zod";
 import { defineContract } from "../session/contract.ts";
-import { listen, portOf, RawSocket, until } from "./servers.ts";
-import { drawing, soon } from "./sessions.ts";
+import { listen, portOf, RawSocket } from "./servers.ts";
+import { drawing } from "./sessions.ts";
+import { soon, until } from "./waiting.ts";
 
 /** The means of any page: a WebSocket, without Skein. */
 class Page implements AsyncDisposable {

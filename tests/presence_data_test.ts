@@ -8,7 +8,7 @@ import type { Client } from "../client/client.ts";
 import { type Contract, defineContract } from "../session/contract.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import { memorySessions, passTime, testServer, type TestServerOptions } from "../testing/mod.ts";
-import { turns } from "../testing/turns.ts";
+import { turns } from "./waiting.ts";
 import { Peer } from "./sessions.ts";
 
 const OPTIONS: TestServerOptions<string> = {

@@ -8,8 +8,8 @@ import type { RateLimitsOptions } from "../manager/mod.ts";
 import type { Rate } from "../base/token_bucket.ts";
 import type { Session } from "../session/session.ts";
 import { passTime, type TestServer, testServer, turns } from "../testing/mod.ts";
-import { listen, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 /** Publications that a client has on the way at most. */
 const WINDOW = 60;

@@ -17,7 +17,8 @@ import type { Session } from "../session/session.ts";
 import type { Subscription } from "../client/subscription.ts";
 import { type TestServer, testServer, type TestServerOptions } from "../testing/test_server.ts";
 import { Network } from "./clients.ts";
-import { HELLO, Peer, serverByHand, turns } from "./sessions.ts";
+import { HELLO, Peer, serverByHand } from "./sessions.ts";
+import { turns } from "./waiting.ts";
 
 const backoff = { firstDelayMs: 4, maxDelayMs: 4 };
 const history = { "kept:{name}": {} };

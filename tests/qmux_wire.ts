@@ -7,6 +7,7 @@ import { FrameReader, type QmuxFrame } from "../transport/qmux/frames.ts";
 import type { ConnectionCloseInfo } from "../transport/connection.ts";
 import { Qmux, type QmuxLink, type QmuxOptions } from "../transport/qmux/qmux.ts";
 import { platformRuntime } from "../base/runtime.ts";
+import { turns } from "./waiting.ts";
 
 /** Threshold in bytes below which the wire counts as drained. */
 const LOW_WATER_MARK = 32_768;
@@ -90,7 +91,7 @@ export class TestLink implements QmuxLink {
  */
 export async function turn(): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, 0));
-  for (let i = 0; i < 2; i++) await new Promise((resolve) => setImmediate(resolve));
+  await turns(2);
 }
 
 /** An engine and an end of the wire. */
@@ -133,7 +134,7 @@ export class TestPair implements Disposable {
   /** Carries all records until no record is under way. */
   async settle(): Promise<void> {
     for (let idle = 0; idle < MAX_IDLE_TURNS && !this.#isOver; idle++) {
-      await new Promise((resolve) => setImmediate(resolve));
+      await turns(1);
       for (const [from, to] of this.#ways()) {
         for (let record; (record = from.link.take()) !== undefined; idle = 0) {
           to.qmux.receive(record);

@@ -8,7 +8,7 @@ import type { ConnectQuicOptions } from "../transport/quic/deno_quic.ts";
 import type { QuicConnection } from "../transport/quic/connection.ts";
 import { listenQuic, type ListenQuicOptions, type QuicListener } from "../transport/quic/server.ts";
 import { bindUdp } from "./raw_http3.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 /** The certificate of test servers, which clients trust by hash. */
 export const certificate: DevCertificate = devCertificate({ cacheFolder: null });

@@ -8,8 +8,8 @@ import { MemoryBroker } from "../pubsub/mod.ts";
 import type { ServeOptions } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { testServer } from "../testing/mod.ts";
-import { listen, portOf, RawSocket, until } from "./servers.ts";
-import { soon, turns } from "./sessions.ts";
+import { listen, portOf, RawSocket } from "./servers.ts";
+import { soon, turns, until } from "./waiting.ts";
 
 /** Reconnects so slowly that no test sees the second session. */
 const SLOW = 0.001;

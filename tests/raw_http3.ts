@@ -17,6 +17,7 @@ import {
   type WebTransportListener,
   type WebTransportRequest,
 } from "../transport/h3/server.ts";
+import { turns } from "./waiting.ts";
 
 /** The end of a connection, as the other end reported. */
 export interface RawEnding {
@@ -108,7 +109,7 @@ export class RawSend {
     for (const byte of bytes) {
       await this.write(Uint8Array.of(byte));
       // Otherwise all bytes would leave in one packet.
-      await new Promise((resolve) => setImmediate(resolve));
+      await turns(1);
     }
   }
 

@@ -10,8 +10,8 @@ import { createContext, runInContext } from "node:vm";
 import { assertEquals, assertThrows } from "@std/assert";
 import type { connect as connectClient } from "../client.ts";
 import { bundleClient } from "../examples/shared/site.ts";
-import { listen, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 /** Globals of React Native, of which each is a class or function of the host, and the engine's own. */
 const GLOBALS = {

@@ -4,8 +4,8 @@ import { ConnectionError, RequestError, SessionClosedError, TimeoutError } from 
 import { serve, type Server } from "../server.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import { lowPort } from "./ports.ts";
-import { listen, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 const backoff = { firstDelayMs: 10, maxDelayMs: 20 };
 

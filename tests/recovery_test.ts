@@ -16,8 +16,8 @@ import { Turn } from "../session/queue/turn.ts";
 import { Cable } from "./cable.ts";
 import { Network } from "./clients.ts";
 import { Random } from "./random.ts";
-import { listen, portOf, until } from "./servers.ts";
-import { soon, turns } from "./sessions.ts";
+import { listen, portOf } from "./servers.ts";
+import { soon, turns, until } from "./waiting.ts";
 
 const backoff = { firstDelayMs: 4, maxDelayMs: 8 };
 const authorize = () => true;

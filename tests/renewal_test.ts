@@ -9,10 +9,10 @@ import { AuthenticationError, RequestError, SessionClosedError } from "../errors
 import type { AuthenticationContext, Refusal } from "../server.ts";
 import { RENEW_MARGIN_MS } from "../server/authentication.ts";
 import type { Session } from "../session/session.ts";
-import { passTime, turns } from "../testing/turns.ts";
+import { passTime, turns, until } from "./waiting.ts";
 import { testServer, type TestServerOptions } from "../testing/test_server.ts";
 import { captureConsole } from "./console_lines.ts";
-import { endOf, Peer, soon } from "./sessions.ts";
+import { endOf, Peer } from "./sessions.ts";
 
 const MINUTE_MS = 60_000;
 const DAY_MS = 86_400_000;
@@ -217,19 +217,17 @@ Deno.test("Server removes a client from topics that are no longer allowed, befor
     onOpen: (session) => void server.subscribe(session, "forced"),
   });
   const peer = new Peer(await server.open({ protocols: ["skein.1", "skein.auth"] }));
-  const answered = async (id: number) => {
-    while (!peer.envelopes.some(({ reply }) => reply === id)) await turns();
-  };
+  const answered = (id: number) => until(() => peer.envelopes.some(({ reply }) => reply === id));
   peer.say({ auth: "ann editor 90000", id: 0 });
-  await soon(answered(0));
+  await answered(0);
   const topics = ["drafts", "faulty", "open", "room:a", "forced"];
   topics.forEach((subscribe, i) => peer.say({ subscribe, id: i + 1 }));
-  await soon(answered(topics.length));
+  await answered(topics.length);
   for (const topic of topics) server.publish(topic, "before");
   await turns();
   const { length } = peer.envelopes;
   peer.say({ auth: "ann broken 90000", id: 9 });
-  await soon(answered(9));
+  await answered(9);
   for (const topic of topics) server.publish(topic, "after");
   await turns();
   const reason = (topic: string) => `This session may not subscribe to "${topic}"`;

@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { lowPort } from "./ports.ts";
 import { RoundRobin } from "./round_robin.ts";
-import { until } from "./servers.ts";
+import { until } from "./waiting.ts";
 
 /** A node that answers with its name, or with pieces as the test hands them out. */
 class Node implements AsyncDisposable {

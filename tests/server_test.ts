@@ -8,8 +8,9 @@ import { type Contract, defineContract } from "../session/contract.ts";
 import { internals, type Session } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";
 import { lowPort } from "./ports.ts";
-import { listen, portOf, RawSocket, until } from "./servers.ts";
-import { endOf, soon } from "./sessions.ts";
+import { listen, portOf, RawSocket } from "./servers.ts";
+import { endOf } from "./sessions.ts";
+import { soon, until } from "./waiting.ts";
 
 const named = {
   authenticate: ({ token }: { token: string | undefined }) => token ?? "nobody",

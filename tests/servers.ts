@@ -13,7 +13,9 @@ import {
   type WebSocketEngine,
   type WebSocketHost,
 } from "../transport/websocket/server.ts";
-import { soon } from "./sessions.ts";
+import { soon, until } from "./waiting.ts";
+
+export { until } from "./waiting.ts";
 
 /**
  * Listens on a free port of this machine alone.
@@ -65,9 +67,6 @@ export function hostBetween(
     },
   };
 }
-
-/** Longest wait, in milliseconds: shortly before the deadline of the test. */
-const PATIENCE_MS = Number(Deno.env.get("TEST_DEADLINE_MS") ?? 60_000) - 10_000;
 
 /** Headers of an upgrade. */
 export const UPGRADE_HEADERS = {
@@ -286,19 +285,6 @@ export function frameOf(
   if (extra === 8) view.setBigUint64(2, BigInt(bytes.length));
   frame.set(bytes, frame.length - bytes.length);
   return frame;
-}
-
-/**
- * Waits for a condition, which is checked after every turn of the event loop.
- *
- * @param holds The condition.
- */
-export async function until(holds: () => boolean): Promise<void> {
-  const end = Date.now() + PATIENCE_MS;
-  while (!holds()) {
-    assert(Date.now() < end, `not so after ${PATIENCE_MS / 1_000} s: ${holds}`);
-    await new Promise((resolve) => setTimeout(resolve, 1));
-  }
 }
 
 /**

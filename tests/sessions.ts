@@ -5,7 +5,6 @@
  * @module
  */
 import { assert } from "@std/assert";
-import { deadline } from "@std/async/deadline";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import type { CloseInfo } from "../errors.ts";
 import type { Contract, Side } from "../session/contract.ts";
@@ -17,11 +16,9 @@ import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transpor
 import type { SharedParts } from "../session/check_settings.ts";
 import { type SessionSettingsOptions, settingsWith } from "../session/session_settings.ts";
 import type { SessionSettings } from "../session/settings.ts";
+import { soon } from "./waiting.ts";
 
-/** Longest wait for an event, in milliseconds. */
-const PATIENCE_MS = Number(Deno.env.get("TEST_DEADLINE_MS") ?? 60_000) - 10_000;
-
-export { turns } from "../testing/turns.ts";
+export { soon, turns } from "./waiting.ts";
 
 /** Options of one end: handlers, limits and times, and the parts of a server. */
 export type EndOptions<
@@ -39,16 +36,6 @@ export function endSettings<V, C extends Contract, S extends Side>(
     ...options as Omit<SessionSettingsOptions<V, C, S>, "side">,
     side,
   });
-}
-
-/**
- * Waits for a promise, but not for ever.
- *
- * @param promise The promise.
- * @returns The value of the promise.
- */
-export function soon<T>(promise: PromiseLike<T>): Promise<T> {
-  return deadline(Promise.resolve(promise), PATIENCE_MS);
 }
 
 /** A peer under the test's control, which collects the received frames. */

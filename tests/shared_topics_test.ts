@@ -11,8 +11,8 @@ import type { ClientSubscribeOptions } from "../client/client_options.ts";
 import type { Subscription } from "../client/subscription.ts";
 import { passTime, testServer, type TestServerOptions } from "../testing/mod.ts";
 import { Random } from "./random.ts";
-import { listen, until } from "./servers.ts";
-import { soon, turns } from "./sessions.ts";
+import { listen } from "./servers.ts";
+import { soon, turns, until } from "./waiting.ts";
 
 const history = { "room:{name}": { size: 1_000 } };
 

@@ -12,7 +12,8 @@ import { platformRuntime } from "../base/runtime.ts";
 import { MoqRelay, MoqServer } from "../moq/mod.ts";
 import { type Answer, Caller } from "./caller.ts";
 import { captureConsole } from "./console_lines.ts";
-import { listen, portOf, until } from "./servers.ts";
+import { listen, portOf } from "./servers.ts";
+import { until } from "./waiting.ts";
 
 /** Address of whoever takes all that there is. */
 const GREEDY = "203.0.113.66";

@@ -6,7 +6,8 @@ import { internals } from "../session/session.ts";
 import { withTicket } from "../session/url.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import type { TransportName } from "../transport/race/options.ts";
-import { listen, portOf, RawSocket, until } from "./servers.ts";
+import { listen, portOf, RawSocket } from "./servers.ts";
+import { until } from "./waiting.ts";
 
 /** Opens a session whose peer never answers a close, and closes the session. */
 async function linger(server: Server, protocol: string): Promise<RawSocket> {

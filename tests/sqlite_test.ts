@@ -8,8 +8,8 @@ import { connect } from "../client.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import type { Server } from "../server.ts";
 import { Cable } from "./cable.ts";
-import { listen, portOf, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen, portOf } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 /** A server with the file, and the end of both. */
 async function start(path: string): Promise<[server: Server, stop: () => Promise<void>]> {

@@ -13,8 +13,8 @@ import { dialWebSocket } from "../transport/websocket/client.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { listenWebTransport } from "../transport/h3/server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
-import { listen, portOf, RawSocket, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen, portOf, RawSocket } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 const TOKEN = "s3cret-t0ken";
 const MARKED = "skein.1, skein.auth";

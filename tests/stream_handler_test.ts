@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { dial, type Session, StreamError } from "../mod.ts";
 import { listen } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 const TRANSPORTS = ["webtransport", "websocket"] as const;
 

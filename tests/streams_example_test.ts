@@ -8,7 +8,7 @@ import { dial } from "../mod.ts";
 import type { CertificateHash } from "../transport/webtransport.ts";
 import { directDatagrams, directStream } from "../transport/direct.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 /** The example, in a process of its own. */
 class Echo implements AsyncDisposable {

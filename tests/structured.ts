@@ -15,7 +15,7 @@ import type { StandardSchema } from "../base/standard_schema.ts";
 import { type StructuredStream, structuredStream } from "../session/streams/structured.ts";
 import type { StructuredStreamOptions } from "../session/streams/structured_options.ts";
 import type { BidirectionalStream, DirectStream } from "../transport/connection.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 const encoder = new TextEncoder();
 

@@ -13,7 +13,7 @@ import {
   type ServerOptions,
 } from "../mod.ts";
 import { captureConsole } from "./console_lines.ts";
-import { until } from "./servers.ts";
+import { until } from "./waiting.ts";
 
 /** An event, as `EventSource` dispatches it. */
 interface Event {

@@ -15,8 +15,8 @@ import { dialQuic } from "../transport/quic/client.ts";
 import { listenQuic } from "../transport/quic/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { headersFrame, RawPeer, REQUEST_FIELDS, TestServer } from "./raw_http3.ts";
-import { listen, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 /** More than is read ahead of a stream that a handler has. */
 const BODY = new Uint8Array(64 * 1024);

@@ -14,7 +14,7 @@ import { dialWebTransport } from "../transport/h3/client.ts";
 import { certificate, PROTOCOL, QuicServer } from "./quic_peer.ts";
 import { TestServer } from "./raw_http3.ts";
 import { listen, portOf } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 import { TcpPath } from "./tcp_path.ts";
 import { UdpPath } from "./udp_path.ts";
 

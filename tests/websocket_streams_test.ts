@@ -13,7 +13,8 @@ import type { BidirectionalStream, DirectWritable } from "../transport/connectio
 import { directStream } from "../transport/direct.ts";
 import { next, readAll, writeAll } from "./conformance/pair.ts";
 import { listen, RawSocket } from "./servers.ts";
-import { endOf, soon } from "./sessions.ts";
+import { endOf } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 const KIB = 1024;
 const MIB = 1024 * KIB;

@@ -5,8 +5,8 @@ import type { Session } from "../session/session.ts";
 import { serve, type ServeOptions } from "../server.ts";
 import { memorySessions } from "../testing/mod.ts";
 import { directStream } from "../transport/direct.ts";
-import { portOf, until } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { portOf } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 /** A server that listens, and the session of one client over that transport. */
 async function sessionOver(

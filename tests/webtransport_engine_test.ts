@@ -19,8 +19,8 @@ import type { Connection } from "../transport/connection.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import type { ListenWebTransportOptions, WebTransportRequest } from "../transport/h3/server.ts";
-import { listen, portOf, until, untilFree } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { listen, portOf, untilFree } from "./servers.ts";
+import { soon, until } from "./waiting.ts";
 
 const DAY_MS = 86_400_000;
 

@@ -12,7 +12,7 @@ import {
   type WebTransportListener,
   type WebTransportRequest,
 } from "../transport/h3/server.ts";
-import { soon } from "./sessions.ts";
+import { soon } from "./waiting.ts";
 
 /** Options for {@linkcode WebTransportPeer}. */
 export interface WebTransportPeerOptions extends Partial<ListenWebTransportOptions> {

@@ -21,9 +21,10 @@ import { withMessages } from "../transport/message_stream/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { type DialWebTransportOptions, TOKEN_MARK } from "../transport/webtransport.ts";
 import { lowPort } from "./ports.ts";
-import { listen, portOf, until } from "./servers.ts";
-import { endOf, soon } from "./sessions.ts";
+import { listen, portOf } from "./servers.ts";
+import { endOf } from "./sessions.ts";
 import { sessionSettings } from "../session/session_settings.ts";
+import { soon, until } from "./waiting.ts";
 
 /** Data about a server for its clients. */
 type Target = Pick<Server, "webTransportUrl" | "certificateHashes">;

@@ -15,8 +15,9 @@ import { dialWebSocket } from "../transport/websocket/client.ts";
 import { acceptWebSocket } from "../transport/websocket/server.ts";
 import { builtinPair, skipsOf } from "./builtin_pair.ts";
 import { HttpEnds } from "./http_pair.ts";
-import { type EndOptions, endSettings, soon } from "./sessions.ts";
+import { type EndOptions, endSettings } from "./sessions.ts";
 import { type WebTransportPair, webTransportPair } from "./webtransport_pair.ts";
+import { soon } from "./waiting.ts";
 
 /** Two ends of one connection, with messages; disposing the pair closes ends and carrier. */
 export interface WirePair extends AsyncDisposable {

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { certificate, connectBare, QuicServer } from "../tests/quic_peer.ts";
-import { soon } from "../tests/sessions.ts";
+import { soon, turns } from "../tests/waiting.ts";
 import {
   dialFailure,
   isAnswerWithoutTls,
@@ -49,7 +49,7 @@ Deno.test("streamFailure() knows how this runtime words a peer that stopped read
   let error: unknown;
   while (error === undefined) {
     error = await rejection(writer.write(Uint8Array.of(1)));
-    await new Promise<void>((resolve) => setImmediate(resolve));
+    await turns(1);
   }
   assertEquals(streamFailure(error), { kind: "stopped", code: 0 }, changed(error));
 });

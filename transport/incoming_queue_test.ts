@@ -2,6 +2,7 @@ import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { IncomingQueue, takeOut } from "./incoming_queue.ts";
+import { turns } from "../tests/waiting.ts";
 
 setFlagsFromString("--expose-gc");
 const collectGarbage: () => void = runInNewContext("gc");
@@ -22,7 +23,7 @@ function make(): { queue: IncomingQueue<number, string>; dropped: number[]; take
 async function giveUp(stream: ReadableStream<string>): Promise<void> {
   const reader = stream.getReader();
   const read = assertRejects(() => reader.read(), TypeError);
-  await new Promise((resolve) => setImmediate(resolve));
+  await turns(1);
   reader.releaseLock();
   await read;
 }
@@ -67,7 +68,7 @@ for (const how of ["a loop", "a reader"]) {
     const reading = readAll(queue.readable);
     for (let item = 1; item <= 5; item++) {
       queue.push(item);
-      await new Promise((resolve) => setImmediate(resolve));
+      await turns(1);
     }
     queue.end();
     assertEquals(await reading, ["1", "2", "3", "4", "5"]);
@@ -225,7 +226,7 @@ for (const how of ["ends", "fails", "ended before the first use"]) {
     };
     const [reader, queue] = over();
     // A weak reference holds its target until the end of the turn that made the reference.
-    await new Promise((resolve) => setImmediate(resolve));
+    await turns(1);
     collectGarbage();
     assertEquals(queue.deref(), undefined);
     if (how === "fails") await assertRejects(() => reader.read(), Error, "over");

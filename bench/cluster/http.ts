@@ -13,7 +13,7 @@
 import { type Client, connect } from "../../client.ts";
 import { Balancer } from "../../examples/cluster/balancer.ts";
 import { ENGINES, ProcessSite } from "../../tests/brokers/http_nodes.ts";
-import { until } from "../../tests/servers.ts";
+import { until } from "../../tests/waiting.ts";
 import { argument, numberArgument } from "../args.ts";
 import { Histogram } from "../histogram.ts";
 import { Meter, nowUs } from "../meter.ts";

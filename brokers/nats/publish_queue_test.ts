@@ -8,6 +8,7 @@ import { Outbox } from "../../pubsub/engine/queue.ts";
 import type { Link } from "./link.ts";
 import { AppendQueue, PublishQueue } from "./publish_queue.ts";
 import type { HistoryStream } from "./stream.ts";
+import { turns } from "../../tests/waiting.ts";
 
 /** A link that records its calls, turn by turn of the client library. */
 class FakeLink {
@@ -30,8 +31,6 @@ function make(maxWaiting = 100) {
   return { link, queue, outbox, [Symbol.dispose]: () => outbox.close() };
 }
 
-const turn = () => new Promise<void>((resolve) => void setImmediate(resolve));
-
 Deno.test("PublishQueue sends the publications of a turn at its end", async () => {
   using made = make();
   const { link, queue } = made;
@@ -39,7 +38,7 @@ Deno.test("PublishQueue sends the publications of a turn at its end", async () =
   await Promise.resolve();
   queue.publish("b", new Uint8Array(10));
   assertEquals(link.sent, []);
-  await turn();
+  await turns(1);
   assertEquals(link.sent, ["a", "b"]);
 });
 

@@ -6,6 +6,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { FakeTime } from "@std/testing/time";
 import { slotOf } from "./format.ts";
 import { ChannelSubscriber, openSubscriberPool } from "./subscriptions.ts";
+import { turns } from "../../tests/waiting.ts";
 
 /** A connection that answers on demand. */
 class FakeRedis extends EventEmitter {
@@ -42,13 +43,13 @@ class FakeRedis extends EventEmitter {
   /** Answers the oldest command, and waits until the consequences are done. */
   async answer(): Promise<void> {
     this.#answers.shift()!.resolve();
-    await settled();
+    await turns();
   }
 
   /** Refuses the oldest command, and waits until the consequences are done. */
   async refuse(text: string): Promise<void> {
     this.#answers.shift()!.reject(new Error(text));
-    await settled();
+    await turns();
   }
 
   message(channel: string, text: string): void {
@@ -61,10 +62,6 @@ class FakeRedis extends EventEmitter {
     this.#answers.push(answer);
     return answer.promise;
   }
-}
-
-async function settled(): Promise<void> {
-  for (let i = 0; i < 20; i++) await Promise.resolve();
 }
 
 function makeSubscriber(
@@ -89,10 +86,10 @@ function makeSubscriber(
 Deno.test("ChannelSubscriber receives nothing of an ending subscription, though its topic is subscribed again", async () => {
   const { redis, subscriber, told } = makeSubscriber();
   subscriber.want("a");
-  await settled();
+  await turns();
   await redis.answer();
   subscriber.unwant("a");
-  await settled();
+  await turns();
   subscriber.want("a");
   redis.message("a", "of the former one");
   assertEquals(told, ["confirmed a"]);
@@ -107,13 +104,13 @@ Deno.test("ChannelSubscriber receives nothing of an ending subscription, though 
 Deno.test("ChannelSubscriber keeps a subscription that ends and begins again during its request", async () => {
   const { redis, subscriber, told } = makeSubscriber();
   subscriber.want("a");
-  await settled();
+  await turns();
   subscriber.unwant("a");
   subscriber.want("a");
   await redis.answer();
   assertEquals([redis.commands, told.at(-1)], [["subscribe a"], "confirmed a"]);
   subscriber.unwant("a");
-  await settled();
+  await turns();
   assertEquals(redis.commands, ["subscribe a", "unsubscribe a"]);
   await subscriber.close();
 });
@@ -122,7 +119,7 @@ Deno.test("ChannelSubscriber confirms no topic that was left during its request"
   const { redis, subscriber, told } = makeSubscriber();
   subscriber.want("a");
   subscriber.want("b");
-  await settled();
+  await turns();
   subscriber.unwant("a");
   await redis.answer();
   assertEquals(told, ["confirmed b"]);
@@ -138,10 +135,10 @@ Deno.test("ChannelSubscriber leaves a topic after Redis refused to let it go", a
   using time = new FakeTime();
   const { redis, subscriber, told } = makeSubscriber();
   subscriber.want("a");
-  await settled();
+  await turns();
   await redis.answer();
   subscriber.unwant("a");
-  await settled();
+  await turns();
   await redis.refuse("BUSY Redis is busy running a script");
   redis.message("a", "after the end");
   await time.tickAsync(1_000);
@@ -155,14 +152,14 @@ Deno.test("ChannelSubscriber subscribes again to topics lost with its connection
   const { redis, subscriber, told } = makeSubscriber();
   redis.emit("ready");
   subscriber.want("a");
-  await settled();
+  await turns();
   await redis.answer();
   redis.status = "reconnecting";
   redis.emit("close");
   assertEquals([told.at(-1), subscriber.isUp], ["lost a", false]);
   redis.status = "ready";
   redis.emit("ready");
-  await settled();
+  await turns();
   await redis.answer();
   assertEquals([told.at(-1), subscriber.isUp], ["confirmed a", true]);
   await subscriber.close();
@@ -172,12 +169,12 @@ Deno.test("ChannelSubscriber subscribes again behind a command that MOVED leaves
   using time = new FakeTime();
   const { redis, subscriber, told } = makeSubscriber((channel) => channel.charCodeAt(0));
   for (const channel of ["a", "b", "c"]) subscriber.want(channel);
-  await settled();
+  await turns();
   await redis.answer();
   subscriber.unwant("a");
-  await settled();
+  await turns();
   redis.emit("moved");
-  await settled();
+  await turns();
   subscriber.unwant("c");
   await time.tickAsync(1_000);
   assertEquals(redis.commands.slice(3), ["sunsubscribe a", "ssubscribe b"]);
@@ -206,7 +203,7 @@ Deno.test("A pool on a cluster asks for the map of slots until the node of each 
   slots[slotOf("channel")] = ["b:1"];
   known = [redis];
   cluster.emit("refresh");
-  await settled();
+  await turns();
   assertEquals(redis.commands, ["ssubscribe channel"]);
   await time.tickAsync(3_500);
   assertEquals(asked, 3);

@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../../tests/waiting.ts";
 import { CommitQueue } from "./commit_queue.ts";
 import type { Operation, Outcome } from "./file.ts";
 

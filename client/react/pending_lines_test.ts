@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
-import { passTime } from "../../testing/turns.ts";
+import { passTime } from "../../tests/waiting.ts";
 import { Rounds } from "./cell.ts";
 import { PendingLines } from "./pending_lines.ts";
 

@@ -18,8 +18,8 @@ import { z } from "zod";
 import { RequestError } from "../../errors.ts";
 import { defineContract } from "../../session/contract.ts";
 import { testServer } from "../../testing/test_server.ts";
-import { passTime, turns } from "../../testing/turns.ts";
-import { listen, until } from "../../tests/servers.ts";
+import { passTime, turns, until } from "../../tests/waiting.ts";
+import { listen } from "../../tests/servers.ts";
 import {
   createHooks,
   type RequestStreamState,

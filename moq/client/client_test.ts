@@ -9,7 +9,7 @@ import {
 import { FakeTime } from "@std/testing/time";
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { ALL_VERSIONS, HandTrack, MoqNetwork, pass, settledMoq } from "../../tests/moq/network.ts";
-import { passTime, turns } from "../../testing/turns.ts";
+import { passTime, turns } from "../../tests/waiting.ts";
 import { MoqClient } from "./client.ts";
 import { MoqError } from "../wire/errors.ts";
 import { MoqSession } from "../session/session.ts";

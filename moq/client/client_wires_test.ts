@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { AuthenticationError } from "../../errors.ts";
 import { HandTrack } from "../../tests/moq/network.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon } from "../../tests/waiting.ts";
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import { connectMoq, type ConnectMoqOptions, type MoqClient } from "./client.ts";
 import type { MoqClientStatus } from "./client.ts";
@@ -39,7 +39,7 @@ function connect(
   });
 }
 
-async function until(client: MoqClient, name: MoqClientStatus["name"]): Promise<void> {
+async function statusIs(client: MoqClient, name: MoqClientStatus["name"]): Promise<void> {
   for await (const status of client.status) if (status.name === name) return;
 }
 
@@ -61,7 +61,7 @@ for (const wire of Object.keys(URLS)) {
     const announcements = client.acceptAnnounce("/room");
     try {
       for (const round of [0, 1, 2]) {
-        await soon(until(client, "connected"));
+        await soon(statusIs(client, "connected"));
         await soon(served.reach(round + 1));
         const announced = await sessions[round]!.acceptAnnounce("/room/client");
         assertEquals((await soon(announced.next()))?.path, "/room/client");
@@ -104,7 +104,7 @@ Deno.test("connectMoq() leaves a draining server, and asks for its URL each time
   await soon(isThere);
   assertEquals(await soon(first.drain()), { left: 1, cut: 0 });
   assert(session.isClosed);
-  await soon(until(client, "connected"));
+  await soon(statusIs(client, "connected"));
   assertEquals([asked, [...second.sessions].length], [2, 1]);
 });
 

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { ALL_VERSIONS, HandTrack, MoqNetwork, pass } from "../../tests/moq/network.ts";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../../tests/waiting.ts";
 import type { MoqClient } from "./client.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { MoqSession } from "../session/session.ts";

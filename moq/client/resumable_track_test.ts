@@ -2,7 +2,7 @@ import { drawing } from "../../tests/sessions.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { ALL_VERSIONS, HandTrack, MoqNetwork, pass } from "../../tests/moq/network.ts";
-import { passTime, turns } from "../../testing/turns.ts";
+import { passTime, turns } from "../../tests/waiting.ts";
 import type { MoqClient } from "./client.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { GroupReader } from "../track/group_reader.ts";

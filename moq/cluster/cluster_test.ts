@@ -2,7 +2,7 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { ClusterBench, listen, Publisher, read, type Site } from "../../tests/moq/cluster.ts";
 import { textOf } from "../../tests/moq/pair.ts";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../../tests/waiting.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqError } from "../wire/errors.ts";

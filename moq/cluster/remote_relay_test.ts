@@ -2,7 +2,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { ClusterBench, Publisher, read, type Site } from "../../tests/moq/cluster.ts";
 import { bytesOf, type LivePair, livePair } from "../../tests/moq/pair.ts";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../../tests/waiting.ts";
 import type { MoqSession } from "../session/session.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqError } from "../wire/errors.ts";

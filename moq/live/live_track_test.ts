@@ -13,6 +13,7 @@ import { LiveBroadcast } from "./live_track.ts";
 import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
 import { TrackMux } from "../track/mux.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
+import { turns, until } from "../../tests/waiting.ts";
 
 /** More bytes than a memory stream buffers without a reader. */
 const LARGE = 200_000;
@@ -41,17 +42,6 @@ function liveMux(options: LiveTrackOptions = {}) {
 function write(live: LiveTrack, text: string, sequence?: number): void {
   using group = live.openGroup(sequence);
   for (const frame of text.split(" ")) group.writeFrame(bytesOf(frame));
-}
-
-/** Polls a condition over turns of the event loop, without timers. */
-async function until(isRight: () => boolean): Promise<void> {
-  while (!isRight()) await new Promise<void>((resolve) => void setImmediate(resolve));
-}
-
-async function turns(count: number): Promise<void> {
-  for (let turn = 0; turn < count; turn++) {
-    await new Promise<void>((resolve) => void setImmediate(resolve));
-  }
 }
 
 for (const version of LIVE_VERSIONS) {

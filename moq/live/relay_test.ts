@@ -20,17 +20,7 @@ import type { MoqSession, MoqSessionOptions } from "../session/session.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 import { broadcastPath } from "../wire/path.ts";
 import type { MoqVersion } from "../wire/versions.ts";
-
-/** Polls a condition over turns of the event loop, without timers. */
-async function until(isRight: () => boolean): Promise<void> {
-  while (!isRight()) await new Promise<void>((resolve) => void setImmediate(resolve));
-}
-
-async function turns(count: number): Promise<void> {
-  for (let turn = 0; turn < count; turn++) {
-    await new Promise<void>((resolve) => void setImmediate(resolve));
-  }
-}
+import { turns, until } from "../../tests/waiting.ts";
 
 /** Relays and their sessions; disposal closes all. */
 class Net implements AsyncDisposable {
@@ -457,9 +447,7 @@ Deno.test("MoqRelay ends a broadcast that runs in a loop of relays, where versio
   await turns(50);
   pair.client.close();
   await until(() => a.mux.size === 0);
-  while ([a, b, c].some(({ mux }) => mux.size > 0)) {
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
+  await until(() => [a, b, c].every(({ mux }) => mux.size === 0));
   assertEquals(told < 1_000, true);
 });
 

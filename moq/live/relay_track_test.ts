@@ -2,7 +2,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { bytesOf, livePair, textOf } from "../../tests/moq/pair.ts";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../../tests/waiting.ts";
 import { TrackMux } from "../track/mux.ts";
 import type { MoqSubscribeOptions } from "../track/track_reader.ts";
 import type { TrackReader } from "../track/track_reader.ts";

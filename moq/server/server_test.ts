@@ -2,7 +2,7 @@ import { captureConsole } from "../../tests/console_lines.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { AuthenticationError, ConnectionError } from "../../errors.ts";
 import { lowPort } from "../../tests/ports.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon } from "../../tests/waiting.ts";
 import { UdpPath } from "../../tests/udp_path.ts";
 import { directStream } from "../../transport/direct.ts";
 import { dialQuic } from "../../transport/quic/client.ts";

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { ALL_VERSIONS, HandTrack, moqEnds } from "../../tests/moq/network.ts";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../../tests/waiting.ts";
 import type { MoqAction, MoqGrant } from "./access.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";

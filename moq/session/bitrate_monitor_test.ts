@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../../tests/waiting.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import type { Connection, ConnectionStats } from "../../transport/connection.ts";
 import { BitrateMonitor, type BitrateMonitorOptions } from "./bitrate_monitor.ts";

@@ -1,7 +1,7 @@
 /** Hostile peers: the stream or session that ends, the code, and the rest that goes on. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { HandPeer } from "../../tests/moq/peer.ts";
-import { soon, turns } from "../../tests/sessions.ts";
+import { soon, turns } from "../../tests/waiting.ts";
 import { encodeVarint } from "../../transport/quic/varint.ts";
 import { MAX_RANGES } from "../track/group_queue.ts";
 import { MAX_ANNOUNCED } from "../track/announcement.ts";

@@ -2,7 +2,7 @@
 import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { ProtocolError } from "../../errors.ts";
 import { HandPeer } from "../../tests/moq/peer.ts";
-import { turns } from "../../tests/sessions.ts";
+import { turns } from "../../tests/waiting.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import type { TrackReader } from "../track/track_reader.ts";

@@ -3,7 +3,7 @@ import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/asse
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import { HandPeer } from "../../tests/moq/peer.ts";
 import { wiredEnds } from "../../tests/moq/wires.ts";
-import { soon, turns } from "../../tests/sessions.ts";
+import { soon, turns } from "../../tests/waiting.ts";
 import { directStream } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { MoqError } from "../wire/errors.ts";

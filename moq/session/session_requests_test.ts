@@ -3,7 +3,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { UnsupportedError } from "../../errors.ts";
 import { ALL_VERSIONS } from "../../tests/moq/network.ts";
 import { openStreams, wiredEnds } from "../../tests/moq/wires.ts";
-import { soon, turns } from "../../tests/sessions.ts";
+import { soon, turns } from "../../tests/waiting.ts";
 import { directStream } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { LiveTrack } from "../live/live_track.ts";

@@ -3,7 +3,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { ALL_VERSIONS } from "../../tests/moq/network.ts";
 import { HandPeer } from "../../tests/moq/peer.ts";
 import { openStreams, type WiredEnds, wiredEnds } from "../../tests/moq/wires.ts";
-import { soon, turns } from "../../tests/sessions.ts";
+import { soon, turns } from "../../tests/waiting.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import type { MoqSession } from "./session.ts";

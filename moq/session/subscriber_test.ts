@@ -1,7 +1,7 @@
 /** Bytes of requests, where peers depend on details. */
 import { assertEquals } from "@std/assert";
 import { HandPeer } from "../../tests/moq/peer.ts";
-import { soon, turns } from "../../tests/sessions.ts";
+import { soon, turns } from "../../tests/waiting.ts";
 
 for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
   Deno.test(`${version}: fetch() ends its side once the group ended, not before`, async () => {

@@ -1,6 +1,6 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime } from "../../base/runtime.ts";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../../tests/waiting.ts";
 import type { DirectWritable } from "../../transport/connection.ts";
 import { MoqError } from "../wire/errors.ts";
 import { GROUP_HIGH_WATER_BYTES, GroupWriter } from "./group_writer.ts";

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../../tests/waiting.ts";
 import type { DirectWritable } from "../../transport/connection.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { SubscribeFields } from "../wire/messages.ts";

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { internals } from "../../session/session.ts";
-import { passTime, turns } from "../../testing/turns.ts";
+import { passTime, turns } from "../../tests/waiting.ts";
 import { assertRun, Client, Clients } from "../_clients_test.ts";
 import { away, type ScriptedBroker, ScriptedEngine } from "../_scripted_broker_test.ts";
 import type { Publication } from "../broker.ts";

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../../tests/waiting.ts";
 import { Client } from "../_clients_test.ts";
 import {
   countedBytes,

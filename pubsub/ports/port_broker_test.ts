@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { BrokerError } from "../../errors.ts";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../../tests/waiting.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { testBroker } from "../conformance/suite.ts";
 import { connectTo } from "./_ports_test.ts";

@@ -4,21 +4,14 @@ import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import { platformRuntime } from "../../base/runtime.ts";
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
-import {
-  clientByHand,
-  ends,
-  HELLO,
-  PLAIN,
-  serverByHand,
-  soon,
-  turns,
-} from "../../tests/sessions.ts";
+import { clientByHand, ends, HELLO, PLAIN, serverByHand } from "../../tests/sessions.ts";
 import { defineContract } from "../contract.ts";
 import { internals, Session } from "../session.ts";
 import type { Instrumentation } from "../insight/instrumentation.ts";
 import { instrument } from "../insight/watch.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { sessionSettings } from "../session_settings.ts";
+import { soon, turns } from "../../tests/waiting.ts";
 
 /** Counts up, and notes how far and how the generator ended. */
 function counting(): {

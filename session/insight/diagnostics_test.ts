@@ -1,10 +1,11 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { ends, PLAIN, serverByHand, turns } from "../../tests/sessions.ts";
+import { ends, PLAIN, serverByHand } from "../../tests/sessions.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { Session } from "../session.ts";
 import { redactHeaders, redactText, type SessionDiagnostics } from "./diagnostics.ts";
 import { sessionSettings } from "../session_settings.ts";
+import { turns } from "../../tests/waiting.ts";
 
 /** Every name of `SessionDiagnostics`; the compiler finds one that is missing or too many. */
 const NAMES: Readonly<Record<keyof SessionDiagnostics, true>> = {

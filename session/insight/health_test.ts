@@ -7,20 +7,13 @@ import {
   UnsupportedError,
 } from "../../errors.ts";
 import { NO_COUNTERS } from "../../tests/counters.ts";
-import {
-  clientByHand,
-  ends,
-  HELLO,
-  PLAIN,
-  serverByHand,
-  soon,
-  turns,
-} from "../../tests/sessions.ts";
+import { clientByHand, ends, HELLO, PLAIN, serverByHand } from "../../tests/sessions.ts";
 import type { Connection, CreditState } from "../../transport/connection.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import type { SessionHealth, SessionIssue } from "./health.ts";
 import { internals, Session } from "../session.ts";
 import { sessionSettings } from "../session_settings.ts";
+import { soon, turns } from "../../tests/waiting.ts";
 
 const HOUR_MS = 3_600_000;
 

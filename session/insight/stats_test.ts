@@ -1,6 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { clientByHand, ends, HELLO, PLAIN, serverByHand, turns } from "../../tests/sessions.ts";
+import { clientByHand, ends, HELLO, PLAIN, serverByHand } from "../../tests/sessions.ts";
+import { turns } from "../../tests/waiting.ts";
 
 Deno.test("Session.stats knows when the session began, was ready and ended", async () => {
   using time = new FakeTime(1_000);

@@ -4,7 +4,7 @@ import { FakeTime } from "@std/testing/time";
 import { RequestError } from "../../errors.ts";
 import { captureConsole } from "../../tests/console_lines.ts";
 import { Network } from "../../tests/clients.ts";
-import { turns } from "../../tests/sessions.ts";
+import { turns } from "../../tests/waiting.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import type { Instrumentation } from "./instrumentation.ts";
 import { RequestService } from "../serving/requests.ts";

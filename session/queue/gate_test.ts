@@ -1,12 +1,13 @@
 import { platformRuntime } from "../../base/runtime.ts";
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { Peer, turns } from "../../tests/sessions.ts";
+import { Peer } from "../../tests/sessions.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import type { Contract } from "../contract.ts";
 import { RequestService } from "../serving/requests.ts";
 import { internals, Session } from "../session.ts";
 import { type SessionSettingsOptions, settingsWith } from "../session_settings.ts";
+import { turns } from "../../tests/waiting.ts";
 
 /** A session with a short queue on a wire that reports reads, and its peer. */
 function paused(options: Partial<SessionSettingsOptions<unknown, Contract, "server">>) {

@@ -3,13 +3,14 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { BrokerError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
 import { Network } from "../../tests/clients.ts";
-import { endOf, type Peer, serverByHand, turns } from "../../tests/sessions.ts";
+import { endOf, type Peer, serverByHand } from "../../tests/sessions.ts";
 import type { Client } from "../../client/client.ts";
 import { encodeMessage } from "../wire/encode.ts";
 import { Delivery, flushed } from "../../client/delivery.ts";
 import { Outbox } from "../../client/outbox.ts";
 import { Sequences, type SequenceStore } from "./sequences.ts";
 import { type PublicationNumber, RequestService, type SessionServices } from "./requests.ts";
+import { turns } from "../../tests/waiting.ts";
 
 /** The shared part of nodes, in memory; an engine that can be away, or slow. */
 class Engine {

@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { SessionClosedError, UnsupportedError } from "../../errors.ts";
-import { ends, PLAIN, serverByHand, soon, turns } from "../../tests/sessions.ts";
+import { ends, PLAIN, serverByHand } from "../../tests/sessions.ts";
 import type { IncomingStream } from "./incoming_streams.ts";
+import { soon, turns } from "../../tests/waiting.ts";
 
 type Both = Awaited<ReturnType<typeof ends>>;
 

@@ -7,13 +7,14 @@ import {
 } from "@std/assert";
 import { z } from "zod";
 import { SessionClosedError, StructuredError, UnsupportedError } from "../../errors.ts";
-import { ends, PLAIN, soon, turns } from "../../tests/sessions.ts";
+import { ends, PLAIN } from "../../tests/sessions.ts";
 import { wires } from "../../tests/wires.ts";
 import type { Codec } from "./codec.ts";
 import { Session } from "../session.ts";
 import type { StandardSchema } from "../../base/standard_schema.ts";
 import { structuredDatagrams as make } from "./structured_datagrams.ts";
 import { sessionSettings } from "../session_settings.ts";
+import { soon, turns } from "../../tests/waiting.ts";
 
 const registry = {
   1: z.object({ x: z.number(), note: z.string().default("none") }),

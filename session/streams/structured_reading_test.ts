@@ -8,7 +8,7 @@ import {
 } from "@std/assert";
 import { ConnectionError, StreamError } from "../../errors.ts";
 import { Random } from "../../tests/random.ts";
-import { ends, soon, turns } from "../../tests/sessions.ts";
+import { ends } from "../../tests/sessions.ts";
 import {
   accept,
   anything,
@@ -23,6 +23,7 @@ import {
   type TestRegistry as R,
 } from "../../tests/structured.ts";
 import { structuredStream as open } from "./structured.ts";
+import { soon, turns } from "../../tests/waiting.ts";
 
 Deno.test("StructuredStream reads one chunk at a time, as its loop goes on", async () => {
   const chunk = () => joined(framed(2, "a"), framed(2, "b"));

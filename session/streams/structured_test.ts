@@ -1,7 +1,7 @@
 import { assertEquals, assertInstanceOf, assertRejects, assertStrictEquals } from "@std/assert";
 import { z } from "zod";
 import { QueueFullError, StreamError, StructuredError, UnsupportedError } from "../../errors.ts";
-import { ends, PLAIN, soon, turns } from "../../tests/sessions.ts";
+import { ends, PLAIN } from "../../tests/sessions.ts";
 import {
   accept,
   anything,
@@ -21,6 +21,7 @@ import type { StructuredMessage } from "./registry.ts";
 import { Session } from "../session.ts";
 import { structuredStream as open } from "./structured.ts";
 import { sessionSettings } from "../session_settings.ts";
+import { soon, turns } from "../../tests/waiting.ts";
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true
   : false;

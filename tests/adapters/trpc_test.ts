@@ -11,7 +11,7 @@ import { z } from "zod";
 import { skeinLink } from "../../examples/adapters/trpc_client.ts";
 import { trpcRequests } from "../../examples/adapters/trpc_server.ts";
 import { type TestServer, testServer } from "../../testing/mod.ts";
-import { until } from "../servers.ts";
+import { until } from "../waiting.ts";
 
 /** A transformer that keeps dates, with a mark by which a test sees that the transformer ran. */
 const transformer = {

@@ -10,7 +10,7 @@ import { connect } from "../../mod.ts";
 import { isNatsMissing, NatsServer } from "../brokers/nats_server.ts";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
 import { Random } from "../random.ts";
-import { until } from "../servers.ts";
+import { until } from "../waiting.ts";
 import { YjsNode } from "./yjs_process.ts";
 
 const NAMES = ["a", "b", "c"];

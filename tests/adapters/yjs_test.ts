@@ -17,7 +17,7 @@ import { type Client, guest, type RequestError, type Session } from "../../mod.t
 import { MemoryBroker } from "../../pubsub/mod.ts";
 import { type TestServer, testServer } from "../../testing/mod.ts";
 import { Random } from "../random.ts";
-import { until } from "../servers.ts";
+import { until } from "../waiting.ts";
 
 const QUICK = { backoff: { firstDelayMs: 5, maxDelayMs: 20 } };
 

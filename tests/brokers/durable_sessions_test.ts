@@ -4,8 +4,8 @@ import { connect } from "../../mod.ts";
 import { RequestError } from "../../errors.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
-import { listen, until } from "../servers.ts";
-import { soon } from "../sessions.ts";
+import { listen } from "../servers.ts";
+import { soon, until } from "../waiting.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 

@@ -17,6 +17,7 @@ import type {
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { Client } from "../../pubsub/_clients_test.ts";
 import { Topics } from "../../pubsub/topics.ts";
+import { until } from "../waiting.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../../session/wire/recovery.ts";
 
 /** Longest wait for an event, in milliseconds. */
@@ -125,14 +126,6 @@ export async function recover(
 export async function statusIs(broker: Broker, name: BrokerStatus["name"]): Promise<void> {
   const reached = async () => {
     for await (const status of broker.status) if (status.name === name) return;
-  };
-  await deadline(reached(), PATIENCE_MS);
-}
-
-/** Waits for an external condition without an event, by polling. */
-export async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
-  const reached = async () => {
-    while (!await holds()) await delay(10);
   };
   await deadline(reached(), PATIENCE_MS);
 }

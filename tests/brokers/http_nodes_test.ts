@@ -3,8 +3,7 @@
  * node: nodes are killed, and no publication is missing or comes twice.
  */
 import { assert, assertEquals } from "@std/assert";
-import { until } from "../servers.ts";
-import { soon } from "../sessions.ts";
+import { soon, until } from "../waiting.ts";
 import { ENGINES, ProcessSite, Reading } from "./http_nodes.ts";
 
 const upTo = (count: number) => Array.from({ length: count }, (_, i) => i);

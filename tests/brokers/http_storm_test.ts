@@ -1,7 +1,6 @@
 /** Many clients over HTTP on nodes that are processes, of which one is killed. */
 import { assertEquals } from "@std/assert";
-import { until } from "../servers.ts";
-import { soon } from "../sessions.ts";
+import { soon, until } from "../waiting.ts";
 import { ENGINES, ProcessSite, Reading } from "./http_nodes.ts";
 
 const upTo = (count: number) => Array.from({ length: count }, (_, i) => i);

@@ -10,6 +10,7 @@ import { listen } from "../servers.ts";
 import { noTimers } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
+import { until } from "../waiting.ts";
 
 interface Engine {
   readonly server: AsyncDisposable & { kill(): Promise<void>; restart(): Promise<void> };
@@ -57,16 +58,14 @@ for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
           assertEquals(response.status, 200);
           return await response.json();
         };
-        const overview = async (
+        const overview = (
           holds: (all: readonly NodeOverview[]) => boolean,
-        ): Promise<readonly NodeOverview[]> => {
-          while (true) {
+        ): Promise<readonly NodeOverview[]> =>
+          until(async () => {
             const { nodes } = await ask<{ nodes: NodeAnswer<NodeOverview>[] }>("overview");
             const all = nodes.flatMap((node) => "answer" in node ? [node.answer] : []);
-            if (holds(all)) return all;
-            await new Promise((resolve) => setTimeout(resolve, 50));
-          }
-        };
+            return holds(all) && all;
+          });
         const both = await overview((all) =>
           all.length === 2 && all.every(({ broker }) => broker.latencyMs !== undefined)
         );

@@ -9,9 +9,8 @@ import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { assertJustice, fill, KeptNode } from "../../server/durable/_kept_bench_test.ts";
 import { contract, Model, words } from "../answering.ts";
-import { listen, until } from "../servers.ts";
-import { soon } from "../sessions.ts";
-import { until as untilLate } from "./hearing.ts";
+import { listen } from "../servers.ts";
+import { soon, until, until as untilLate } from "../waiting.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 

@@ -1,8 +1,7 @@
 /**
  * Relays of MoQ over real wires and a real Redis: found, dialed, died, moved.
  */
-import { assert, assertEquals, assertRejects } from "@std/assert";
-import { delay } from "@std/async/delay";
+import { assertEquals, assertRejects } from "@std/assert";
 import {
   dialMoq,
   listenMoq,
@@ -18,9 +17,7 @@ import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { noTimers } from "./hearing.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
-
-/** Patience for a step, in milliseconds. */
-const PATIENCE_MS = 40_000;
+import { until } from "../waiting.ts";
 
 /** Dead within a second. */
 const QUICK = { heartbeatMs: 200, goneAfterMs: 1_000 };
@@ -71,14 +68,6 @@ class Site implements AsyncDisposable {
 
   get #trust() {
     return { serverCertificateHashes: this.server.certificateHashes };
-  }
-}
-
-async function until(isRight: () => boolean): Promise<void> {
-  const before = performance.now() + PATIENCE_MS;
-  while (!isRight()) {
-    assert(performance.now() < before, "It does not come");
-    await delay(20);
   }
 }
 

@@ -7,13 +7,14 @@ import type { NatsConnection } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { connectNats } from "../../brokers/nats/transport.ts";
-import { append, BOUNDS, Hearing, until } from "./hearing.ts";
+import { append, BOUNDS, Hearing } from "./hearing.ts";
 import { lowPort } from "../ports.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { assertProduced, produce } from "./producers.ts";
 import { Random } from "../random.ts";
 import type { Appended } from "../../pubsub/broker.ts";
 import type { LogRecord } from "../../pubsub/logs/log.ts";
+import { until } from "../waiting.ts";
 
 const PAGE = { bounds: BOUNDS, maxMessages: 1_000_000, maxBytes: 100_000_000 };
 

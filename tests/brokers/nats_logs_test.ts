@@ -21,9 +21,10 @@ import { NatsBroker } from "../../brokers/nats/mod.ts";
 import type { NatsServers } from "../../brokers/nats/options.ts";
 import { connectNats } from "../../brokers/nats/transport.ts";
 import { Random } from "../random.ts";
-import { Hearing, statusIs, until } from "./hearing.ts";
+import { Hearing, statusIs } from "./hearing.ts";
 import { assertProduced, produce } from "./producers.ts";
 import { isNatsMissing, NatsServer, type NatsServerOptions } from "./nats_server.ts";
+import { until } from "../waiting.ts";
 
 const PLENTY = 1_000_000_000;
 const TEXT: LogConfig = { contentType: "text/plain" };

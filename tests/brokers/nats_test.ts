@@ -36,9 +36,9 @@ import {
   recover,
   statusIs,
   untagged,
-  until,
 } from "./hearing.ts";
 import { isNatsMissing, NatsServer, type NatsServerOptions } from "./nats_server.ts";
+import { until } from "../waiting.ts";
 
 /** Longest window of a number, in milliseconds. */
 const WEEK_MS = 604_800_000;

@@ -3,8 +3,9 @@ import { assertMatch } from "@std/assert";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import type { NatsServers } from "../../brokers/nats/options.ts";
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
-import { Hearing, until } from "./hearing.ts";
+import { Hearing } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
+import { until } from "../waiting.ts";
 
 const { cert, key } = devCertificate({ cacheFolder: null });
 const other = devCertificate({ cacheFolder: null });

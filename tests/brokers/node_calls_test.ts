@@ -7,8 +7,7 @@ import { NodeCallError, NodeCalls, type NodeCallsOptions } from "../../pubsub/no
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { connectTo } from "../../pubsub/ports/_ports_test.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
-import { soon } from "../sessions.ts";
-import { until } from "../servers.ts";
+import { soon, until } from "../waiting.ts";
 import { noTimers } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";

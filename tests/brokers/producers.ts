@@ -8,7 +8,7 @@ import { BrokerError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { LogRecord } from "../../pubsub/logs/log.ts";
 import type { Random } from "../random.ts";
-import { until } from "./hearing.ts";
+import { until } from "../waiting.ts";
 
 const STATE_ONLY = { after: 0, maxRecords: 0, maxBytes: 0, renews: false };
 

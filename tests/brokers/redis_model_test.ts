@@ -10,7 +10,7 @@ import type { SimulatedRedisClient } from "../../testing/simulation/redis/client
 import { SimulatedRedis } from "../../testing/simulation/redis/redis.ts";
 import { Simulation } from "../../testing/simulation/simulation.ts";
 import { seededRandom } from "../../transport/memory/path.ts";
-import { until } from "./hearing.ts";
+import { until } from "../waiting.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
 /** Operations of a comparison. */
@@ -390,7 +390,7 @@ async function compare(seed: number): Promise<void> {
 interface Stage {
   readonly client: Redis;
   /** Waits for a condition. */
-  until(condition: () => boolean): Promise<void>;
+  until(condition: () => boolean): Promise<unknown>;
   freeze(): void;
   kill(): Promise<void> | void;
   start(): Promise<void> | void;

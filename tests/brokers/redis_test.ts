@@ -18,9 +18,9 @@ import {
   recover,
   statusIs,
   untagged,
-  until,
 } from "./hearing.ts";
 import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";
+import { until } from "../waiting.ts";
 
 const ignore = isRedisMissing;
 

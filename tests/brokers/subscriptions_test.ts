@@ -5,9 +5,10 @@ import { Client } from "../../pubsub/_clients_test.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { Topics } from "../../pubsub/topics.ts";
-import { BOUNDS, until } from "./hearing.ts";
+import { BOUNDS } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
+import { until } from "../waiting.ts";
 
 /** Topics with a history and without one, each with its first subscriber. */
 const TOPICS = Array.from({ length: 100 }, (_, i) => `${i % 2 === 0 ? "kept" : "plain"}:${i}`);

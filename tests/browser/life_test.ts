@@ -7,7 +7,7 @@ import type { TransportName } from "../../transport/race/options.ts";
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import type { ClientStatus, ConnectOptions } from "../../client.ts";
 import { serve, type ServeOptions, type Server } from "../../mod.ts";
-import { portOf, until } from "../servers.ts";
+import { portOf } from "../servers.ts";
 import { TcpPath } from "../tcp_path.ts";
 import {
   type Browser,
@@ -17,6 +17,7 @@ import {
   type Page,
   testInBrowsers,
 } from "./_browsers.ts";
+import { until } from "../waiting.ts";
 
 /** Names in a page, for functions that run there. */
 declare global {

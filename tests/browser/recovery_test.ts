@@ -7,8 +7,9 @@ import { assert, assertEquals } from "@std/assert";
 import { Balancer } from "../../examples/cluster/balancer.ts";
 import { type Recovery, serve, type ServeOptions, type Server } from "../../mod.ts";
 import { MemoryBroker } from "../../pubsub/mod.ts";
-import { portOf, until } from "../servers.ts";
+import { portOf } from "../servers.ts";
 import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import { until } from "../waiting.ts";
 
 /** Names in a page, for functions that run there. */
 declare global {

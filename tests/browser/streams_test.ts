@@ -6,7 +6,7 @@ import { assert, assertEquals, assertGreater, assertRejects } from "@std/assert"
 import { StreamError } from "../../errors.ts";
 import type { play, Session as MoqSession } from "../interop/peers/qmux_moq/page.ts";
 import { answer, type Seen } from "../interop/peers/qmux_moq/scenarios.ts";
-import { until } from "../servers.ts";
+import { until } from "../waiting.ts";
 import { bundleOf, newPage, testInBrowsers } from "./_browsers.ts";
 import { StreamsSite, TRANSPORTS } from "./_streams_page.ts";
 import { echoStreams } from "./_webtransport_page.ts";

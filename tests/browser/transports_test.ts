@@ -3,7 +3,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import type { connect, dial } from "../../client.ts";
 import { serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
 import { directDatagrams, nativeServerDefects } from "../../transport/mod.ts";
-import { until } from "../servers.ts";
+import { until } from "../waiting.ts";
 import {
   type Browser,
   bundleOf,

@@ -5,7 +5,8 @@
  */
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import type { ConnectionCloseInfo } from "../../transport/connection.ts";
-import { type ConnectionTest, type ConnectionTraits, soon } from "./pair.ts";
+import type { ConnectionTest, ConnectionTraits } from "./pair.ts";
+import { soon } from "../waiting.ts";
 
 /**
  * Registers the tests of every wire.

@@ -11,7 +11,7 @@ import type {
   StreamDirection,
 } from "../../transport/connection.ts";
 import { NO_COUNTERS } from "../counters.ts";
-import { until } from "../servers.ts";
+import { soon, until } from "../waiting.ts";
 import {
   type ConnectionPair,
   type ConnectionTest,
@@ -20,7 +20,6 @@ import {
   framesOf,
   next,
   readAll,
-  soon,
   writeAll,
 } from "./pair.ts";
 

@@ -5,8 +5,8 @@
  */
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import type { ConnectionEvent, CreditKind } from "../../transport/connection.ts";
-import { until } from "../servers.ts";
-import { type ConnectionPair, type ConnectionTest, next, soon } from "./pair.ts";
+import { soon, until } from "../waiting.ts";
+import { type ConnectionPair, type ConnectionTest, next } from "./pair.ts";
 
 /** Some wires begin to count with the first stream of each end. */
 async function begin({ a, b }: ConnectionPair): Promise<void> {

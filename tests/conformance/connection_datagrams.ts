@@ -6,7 +6,8 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { UnsupportedError } from "../../errors.ts";
 import type { Connection } from "../../transport/connection.ts";
-import { type ConnectionTest, type ConnectionTraits, next, soon } from "./pair.ts";
+import { type ConnectionTest, type ConnectionTraits, next } from "./pair.ts";
+import { soon } from "../waiting.ts";
 
 /** Sends datagrams one after the other. */
 async function send(connection: Connection, ...datagrams: Uint8Array[]): Promise<void> {

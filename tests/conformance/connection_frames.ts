@@ -7,7 +7,8 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { CloseCode } from "../../errors.ts";
 import { MAX_HELD_FRAMES } from "../../transport/frame_inbox.ts";
-import { type ConnectionTest, type ConnectionTraits, FrameLog, framesOf, soon } from "./pair.ts";
+import { type ConnectionTest, type ConnectionTraits, FrameLog, framesOf } from "./pair.ts";
+import { soon } from "../waiting.ts";
 
 /**
  * Registers the tests of wires with frames.

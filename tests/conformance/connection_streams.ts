@@ -19,9 +19,9 @@ import {
   type ConnectionTraits,
   next,
   readAll,
-  soon,
   writeAll,
 } from "./pair.ts";
+import { soon } from "../waiting.ts";
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();

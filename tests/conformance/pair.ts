@@ -4,12 +4,9 @@
  * @module
  */
 import { assert } from "@std/assert";
-import { deadline } from "@std/async/deadline";
 import type { Connection, ConnectionCapabilities, Frame } from "../../transport/connection.ts";
 import { withMessages } from "../../transport/message_stream/server.ts";
-
-/** Longest wait for an event in the suite, in milliseconds. */
-const PATIENCE_MS = 30_000;
+import { soon } from "../waiting.ts";
 
 /** Two ends of one connection; disposing the pair closes ends and carrier. */
 export interface ConnectionPair extends AsyncDisposable {
@@ -61,17 +58,6 @@ export interface ConnectionTraits extends ConnectionCapabilities {
 
 /** A test of the suite: gets a pair and closes over the traits. */
 export type ConnectionTest = (title: string, body: (pair: ConnectionPair) => Promise<void>) => void;
-
-/**
- * Waits for a promise, up to a limit.
- *
- * @param promise The promise.
- * @returns The value of the promise.
- * @throws {DOMException} If the limit is over.
- */
-export function soon<T>(promise: PromiseLike<T>): Promise<T> {
-  return deadline(Promise.resolve(promise), PATIENCE_MS);
-}
 
 /** Receives the frames of one end, and waits until there are enough. */
 export class FrameLog {

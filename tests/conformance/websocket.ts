@@ -9,7 +9,7 @@ import type { Connection } from "../../transport/connection.ts";
 import { dialWebSocket } from "../../transport/websocket/client.ts";
 import type { WebSocketHost } from "../../transport/websocket/server.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
-import { soon } from "./pair.ts";
+import { soon } from "../waiting.ts";
 
 /** A client and a server in this process, over a real socket. */
 function make(engine: WebSocketHost, protocol: string): () => Promise<ConnectionPair> {

@@ -3,7 +3,7 @@ import { assertRejects } from "@std/assert";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { dialWebSocket } from "../../transport/websocket/client.ts";
 import { acceptWebSocket } from "../../transport/websocket/server.ts";
-import { soon } from "./pair.ts";
+import { soon } from "../waiting.ts";
 import { testWebSocket } from "./websocket.ts";
 
 testWebSocket("WebSocket", {

@@ -5,7 +5,7 @@
  */
 import { assertEquals, assertMatch } from "@std/assert";
 import { type Browser, BROWSERS, findBrowser, launchBrowser } from "../browser/_browsers.ts";
-import { until } from "../servers.ts";
+import { until } from "../waiting.ts";
 import { tabOf } from "./tab.ts";
 import { walk, type Walked } from "./walk.ts";
 

@@ -9,7 +9,7 @@ import { compileScript, parse } from "npm:@vue/compiler-sfc@^3";
 import { compile } from "npm:svelte@^5/compiler";
 import { serve } from "../../mod.ts";
 import { BROWSERS, newPage, testInBrowsers } from "../browser/_browsers.ts";
-import { until } from "../servers.ts";
+import { until } from "../waiting.ts";
 import { blocksOf } from "./blocks.ts";
 import { Tab } from "./tab.ts";
 

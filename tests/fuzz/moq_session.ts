@@ -13,7 +13,7 @@ import { encodeVarint } from "../../transport/quic/varint.ts";
 import { MOQ_CODECS, type MoqCodec } from "../moq/messages.ts";
 import { type HandExchange, HandPeer } from "../moq/peer.ts";
 import type { Random } from "../random.ts";
-import { soon, turns } from "../sessions.ts";
+import { soon, turns } from "../waiting.ts";
 import { rejectsOnlyBy } from "./expect.ts";
 import { joined, mutateBytes } from "./mutate.ts";
 

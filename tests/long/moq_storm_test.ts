@@ -4,7 +4,7 @@ import { runInNewContext } from "node:vm";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { LIVE_VERSIONS } from "../moq/pair.ts";
 import { openStreams, type WiredEnds, wiredEnds } from "../moq/wires.ts";
-import { soon, turns } from "../sessions.ts";
+import { soon, turns, until } from "../waiting.ts";
 import { MoqError } from "../../moq/wire/errors.ts";
 import { TrackMux } from "../../moq/track/mux.ts";
 import { VERSIONS } from "../../moq/wire/versions.ts";
@@ -113,7 +113,7 @@ for (const version of ANNOUNCING) {
         if (at % 500 === 0) await turns(1);
       }
       using _last = mux.publish("/last", nobody);
-      while (!reader.active.some(({ path }) => path === "/last")) await turns();
+      await until(() => reader.active.some(({ path }) => path === "/last"));
       assertEquals(reader.active.map(({ path }) => path), ["/kept", "/last"]);
       assertEquals((await soon(reader.next()))?.path, "/last");
     });

@@ -11,9 +11,10 @@ import { Topics } from "../../pubsub/topics.ts";
 import type { Contract } from "../../session/contract.ts";
 import { type OverflowPolicy, Turn } from "../../session/queue/turn.ts";
 import type { Session } from "../../session/session.ts";
-import { endOf, soon, turns } from "../sessions.ts";
+import { endOf } from "../sessions.ts";
 import { builtinWire, endsOn, httpWire, Log, type Wire, type WireEnds, wires } from "../wires.ts";
 import type { UntypedMessage } from "../../session/message.ts";
+import { soon, turns, until } from "../waiting.ts";
 
 /** A message in short. */
 type Heard = readonly [topic: string, data: unknown];
@@ -291,7 +292,7 @@ function testCloses(wire: Wire): void {
     });
     const asking = both.client.request("ask");
     // The question is there once a later one is answered, which is not held by the handler.
-    while (both.server.stats.receivedMessages === 0) await turns(1);
+    await until(() => both.server.stats.receivedMessages > 0);
     const draining = both.server.drain({ retryAfterMs: 700, reason: "New version" });
     assertEquals(await goaways.reach(1), [{ retryAfterMs: 700, reason: "New version" }]);
     gate.resolve();

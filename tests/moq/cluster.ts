@@ -15,7 +15,7 @@ import type { TrackReader } from "../../moq/track/track_reader.ts";
 import type { TrackWriter } from "../../moq/track/track_writer.ts";
 import type { MoqVersion } from "../../moq/wire/versions.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../waiting.ts";
 import { FaultyEngine } from "../faulty_broker.ts";
 import type { Random } from "../random.ts";
 import { bytesOf, type LivePair, livePair, textOf } from "./pair.ts";

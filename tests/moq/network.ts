@@ -11,7 +11,7 @@ import { TrackMux } from "../../moq/track/mux.ts";
 import { MoqSession, type MoqSessionOptions } from "../../moq/session/session.ts";
 import type { TrackWriter } from "../../moq/track/track_writer.ts";
 import { Signal } from "../../base/signal.ts";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../waiting.ts";
 import { drawing } from "../sessions.ts";
 import { type MemoryPair, memoryPair } from "../../transport/memory/memory.ts";
 

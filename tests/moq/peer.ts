@@ -10,7 +10,7 @@ import type { Connection, DirectReadable, DirectStream } from "../../transport/c
 import { directStream } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import type { QuicPair } from "../quic_pair.ts";
-import { soon } from "../sessions.ts";
+import { soon } from "../waiting.ts";
 
 const bytesOf = (hex: string) => Uint8Array.fromHex(hex.replaceAll(" ", ""));
 

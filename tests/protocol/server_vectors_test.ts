@@ -14,7 +14,7 @@ import { type Contract, defineContract } from "../../session/contract.ts";
 import type { SendQueueBounds } from "../../session/queue/turn.ts";
 import type { Session } from "../../session/session.ts";
 import { type TestServer, testServer } from "../../testing/test_server.ts";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../waiting.ts";
 import { Peer } from "../sessions.ts";
 import { Envelopes } from "./asyncapi.ts";
 import {

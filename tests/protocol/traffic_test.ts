@@ -3,10 +3,11 @@ import { connect } from "../../client.ts";
 import { AuthenticationError, RequestError } from "../../errors.ts";
 import type { Client } from "../../client/client.ts";
 import type { Session } from "../../session/session.ts";
-import { listen, until } from "../servers.ts";
+import { listen } from "../servers.ts";
 import { Envelopes } from "./asyncapi.ts";
 import { Tap, type Tapped } from "./tap.ts";
 import type { UntypedMessage } from "../../session/message.ts";
+import { until } from "../waiting.ts";
 
 /** How long a token holds, in milliseconds: the server asks for the next one at half of that. */
 const TOKEN_MS = 60_000;

@@ -6,8 +6,9 @@
 import { assert, assertEquals } from "@std/assert";
 import { RequestError } from "../../errors.ts";
 import { decodeBinary } from "../../session/wire/encode.ts";
-import { type passTime, settlesSoon, turns } from "../../testing/turns.ts";
+import type { passTime } from "../../testing/turns.ts";
 import type { Connection, Frame } from "../../transport/connection.ts";
+import { settlesSoon, turns } from "../waiting.ts";
 
 /**
  * An envelope in a vector. A text that begins with `$` names a value that is not fixed; `$any` stands

@@ -1,8 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { bindUdp, RawServer, TestServer } from "../../tests/raw_http3.ts";
-import { until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { SettingId } from "./wire/settings.ts";

@@ -1,8 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { ConnectionError } from "../../errors.ts";
 import { RawPeer, TestServer } from "../../tests/raw_http3.ts";
-import { until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { WebTransportPeer } from "../../tests/webtransport_peer.ts";
 import type { Connection } from "../connection.ts";
 import { directStream } from "../direct.ts";

@@ -11,8 +11,7 @@ import {
   settingsFrame,
   TestServer,
 } from "../../tests/raw_http3.ts";
-import { until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { ConnectionError } from "../../errors.ts";
 import { directStream } from "../direct.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
@@ -723,15 +722,10 @@ async function frozen(act: (frozen: Frozen) => Promise<void>): Promise<void> {
   using time = new FakeTime();
   {
     await using peer = await server.dial();
-    await becomes(() => server.listener.connectionCount === 1);
+    await until(() => server.listener.connectionCount === 1);
     await act({ time, server, peer });
   }
-  await becomes(() => server.listener.connectionCount === 0);
-}
-
-/** The same as `until()`, where time stands still. */
-async function becomes(holds: () => boolean): Promise<void> {
-  while (!holds()) await new Promise((resolve) => setImmediate(resolve));
+  await until(() => server.listener.connectionCount === 0);
 }
 
 /** Has a server read all that came before. */

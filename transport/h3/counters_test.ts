@@ -1,7 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { bytesOf, capsuleFrame, TestServer } from "../../tests/raw_http3.ts";
-import { until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { webTransportPair } from "../../tests/webtransport_pair.ts";
 import { directStream } from "../direct.ts";
 import { withMessages } from "../message_stream/server.ts";

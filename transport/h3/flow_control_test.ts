@@ -7,8 +7,7 @@ import {
   type RawSession,
   TestServer,
 } from "../../tests/raw_http3.ts";
-import { until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { directStream } from "../direct.ts";
 import type { Http3Session } from "./session.ts";

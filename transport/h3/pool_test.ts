@@ -1,8 +1,7 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { ConnectionError } from "../../errors.ts";
 import { headersFrame, PLAIN_SETTINGS, RawServer } from "../../tests/raw_http3.ts";
-import { until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { acceptFirst, WebTransportPeer } from "../../tests/webtransport_peer.ts";
 import type { CertificateHash } from "../webtransport.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";

@@ -6,9 +6,8 @@ import {
   REQUEST_FIELDS,
   TestServer,
 } from "../../tests/raw_http3.ts";
-import { until } from "../../tests/servers.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { UdpPath } from "../../tests/udp_path.ts";
-import { soon } from "../../tests/sessions.ts";
 import { ConnectionError } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { directStream } from "../direct.ts";

@@ -8,8 +8,7 @@ import {
   type RawSession,
   TestServer,
 } from "../../tests/raw_http3.ts";
-import { until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon, turns, until } from "../../tests/waiting.ts";
 import { UdpPath } from "../../tests/udp_path.ts";
 import { ConnectionError } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
@@ -204,7 +203,7 @@ for (
     await soon(assertRejects(async () => {
       while (true) {
         await connect.send.write(bytes);
-        await new Promise((resolve) => setImmediate(resolve));
+        await turns(1);
       }
     }));
     assertEquals(server.listener.connectionCount, 1);
@@ -224,7 +223,7 @@ Deno.test("Http3Session.closed resolves after a second when the peer does not co
   await soon(assertRejects(async () => {
     while (true) {
       await connect.send.write(capsuleFrame(GREASE, TEXT));
-      await new Promise((resolve) => setImmediate(resolve));
+      await turns(1);
     }
   }));
 });
@@ -280,7 +279,7 @@ Deno.test("Http3Session ends its streams at both ends when it is closed", async 
   await soon(assertRejects(async () => {
     while (true) {
       await theirs.send.write(TEXT);
-      await new Promise((resolve) => setImmediate(resolve));
+      await turns(1);
     }
   }));
 });
@@ -580,7 +579,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
       await soon(assertRejects(async () => {
         while (true) {
           await send.write(TEXT);
-          await new Promise((resolve) => setImmediate(resolve));
+          await turns(1);
         }
       }));
     }

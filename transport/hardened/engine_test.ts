@@ -2,8 +2,8 @@ import { assert, assertEquals, assertMatch, assertStrictEquals, assertThrows } f
 import net from "node:net";
 import { UnsupportedError } from "../../errors.ts";
 import { captureConsole } from "../../tests/console_lines.ts";
-import { RawSocket, until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { RawSocket } from "../../tests/servers.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { dialWebSocket } from "../websocket/client.ts";
 import type { Connection } from "../connection.ts";
 import type { UpgradeHost } from "../websocket/server.ts";

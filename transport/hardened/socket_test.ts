@@ -4,7 +4,7 @@ import type { Socket } from "node:net";
 import { Buffer } from "node:buffer";
 import { Duplex } from "node:stream";
 import { constants, deflateRawSync } from "node:zlib";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../../tests/waiting.ts";
 import { frameOf } from "../../tests/servers.ts";
 import type { FrameLimits } from "./frame_reader.ts";
 import { WriteTurn } from "./frame_writer.ts";

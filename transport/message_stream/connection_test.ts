@@ -12,6 +12,7 @@ import { quicPair, unmarked } from "../../tests/quic_pair.ts";
 import { directStream, receiveBidirectional } from "../direct.ts";
 import { type MemoryLink, memoryPair } from "../memory/memory.ts";
 import { type MessageStreamOptions, withMessages } from "./server.ts";
+import { turns } from "../../tests/waiting.ts";
 
 /** A connection that reports an end without a close as a close with 0, as browsers do. */
 function ambiguous(inner: Connection): Connection {
@@ -117,11 +118,6 @@ function slowed(inner: Connection, gate: Promise<void>): Connection {
     getStats: () => inner.getStats(),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   };
-}
-
-/** A few turns, for all events that need no timer. */
-async function turns(): Promise<void> {
-  for (let i = 0; i < 5; i++) await new Promise<void>((resolve) => setImmediate(resolve));
 }
 
 const CLOSE: ConnectionCloseInfo = { closeCode: 3000, reason: "moved" };

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { builtinPair } from "../../tests/builtin_pair.ts";
 import { RawPeer } from "../../tests/raw_http3.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon } from "../../tests/waiting.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { directDatagrams, directStream } from "../direct.ts";
 import { nativeServerDefects } from "./defects.ts";

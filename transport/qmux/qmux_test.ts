@@ -16,6 +16,7 @@ import {
   type TransportParameters,
 } from "./frames.ts";
 import { MAX_DATAGRAM_FRAME_BYTES, MAX_RECORD_BYTES, type QmuxOptions } from "./qmux.ts";
+import { turns } from "../../tests/waiting.ts";
 
 const GENEROUS: TransportParameters = {
   ...DEFAULT_PARAMETERS,
@@ -610,7 +611,7 @@ Deno.test("Qmux sends a sign of life before its peer closes for silence", async 
   for (let one; (one = server.link.take()) !== undefined;) void one;
   for (let i = 0; i < 3; i++) {
     await time.tickAsync(20_000);
-    await new Promise((resolve) => setImmediate(resolve));
+    await turns(1);
     assert(server.link.records.length > 0);
     for (let one; (one = server.link.take()) !== undefined;) {
       const [ping] = decodeRecord(one);

@@ -6,6 +6,7 @@ import type { DirectReadable } from "../connection.ts";
 import { directStream } from "../direct.ts";
 import { MAX_BUFFERED_BYTES } from "./record_scheduler.ts";
 import { MAX_RECORD_BYTES } from "./qmux.ts";
+import { turns } from "../../tests/waiting.ts";
 
 const SCHEDULES = 1_000;
 
@@ -55,7 +56,7 @@ class Schedule {
     for (let idle = 0; !isDone || this.#endedStreams < streams; idle++) {
       for (let i = random.below(4); i > 0; i--) await Promise.resolve();
       // Records go out at the end of a turn.
-      if (random.below(8) === 0) await new Promise((resolve) => setImmediate(resolve));
+      if (random.below(8) === 0) await turns(1);
       this.#step();
       this.#check();
       const progress = this.#readBytes + this.#endedStreams + client.qmux.ledger.streamBytesSent;

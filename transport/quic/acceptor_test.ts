@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { turns } from "../../testing/turns.ts";
+import { turns } from "../../tests/waiting.ts";
 import { certificate, PROTOCOL } from "../../tests/quic_peer.ts";
 import {
   type AcceptedConnection,

@@ -1,8 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { certificate, PROTOCOL, QuicServer } from "../../tests/quic_peer.ts";
 import { bindUdp } from "../../tests/raw_http3.ts";
-import { until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { dialQuic, type DialQuicOptions } from "./client.ts";
 

@@ -1,7 +1,6 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { PROTOCOL, QuicServer } from "../../tests/quic_peer.ts";
-import { until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
 import { directStream, openUnidirectional, receiveUnidirectional } from "../direct.ts";

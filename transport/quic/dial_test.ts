@@ -8,7 +8,7 @@ import {
 import { FakeTime } from "@std/testing/time";
 import { certificate, PROTOCOL, QuicServer } from "../../tests/quic_peer.ts";
 import { bindUdp, TestServer } from "../../tests/raw_http3.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon } from "../../tests/waiting.ts";
 import { ConnectionError } from "../../errors.ts";
 import { isPeerAnswer } from "../deno_errors.ts";
 import { WebTransport } from "../w3c/mod.ts";

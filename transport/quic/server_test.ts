@@ -8,8 +8,7 @@ import {
   QuicServer,
 } from "../../tests/quic_peer.ts";
 import { bindUdp } from "../../tests/raw_http3.ts";
-import { until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { CloseCode } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { listenQuic, type ListenQuicOptions } from "./server.ts";

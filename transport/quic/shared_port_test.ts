@@ -1,7 +1,6 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { certificate, connectBare, PROTOCOL } from "../../tests/quic_peer.ts";
-import { until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Connection } from "../connection.ts";
 import { directStream } from "../direct.ts";

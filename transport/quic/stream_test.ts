@@ -1,7 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { bytesOf, type RawSession, TestServer } from "../../tests/raw_http3.ts";
-import { until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon, turns, until } from "../../tests/waiting.ts";
 import { ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
 import type { BidirectionalStream, Connection } from "../connection.ts";
 import { directStream } from "../direct.ts";
@@ -135,7 +134,7 @@ Deno.test("ReceiveHalf.readable rejects a read of wider elements that the end cu
   const { value } = await soon(reader.read(new Uint16Array(4)));
   assertEquals(new Uint8Array(value!.buffer, value!.byteOffset, value!.byteLength).length, 2);
   await assertRejects(() => soon(reader.read(new Uint16Array(4))), TypeError);
-  await new Promise((resolve) => setImmediate(resolve)); // No rejection is left unhandled.
+  await turns(1); // No rejection is left unhandled.
   assertEquals([owner.halves.size, ends()], [0, 1]);
 });
 
@@ -415,7 +414,7 @@ Deno.test("Http3Session reads a large stream whole, with reads of any size", asy
   const writes = (async () => {
     for (const size of [1, 1_023, 1_024, 2_000, 65_536, 3, 255, 256, 257]) {
       await sent.send.write(bytes.subarray(0, size));
-      await new Promise((resolve) => setImmediate(resolve));
+      await turns(1);
     }
     await sent.send.end();
   })();
@@ -475,11 +474,6 @@ function ending(sizes: readonly number[]): ReturnType<typeof receiving> & { pull
   return { ...made, pulls: () => pulls };
 }
 
-/** Lets pending reads go on. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
-}
-
 Deno.test("ReceiveHalf.endTurn() sees the end, and leaves all bytes to a later read", async () => {
   for (const sizes of [[], [5], [5, 7, 9]]) {
     const { owner, half, ends } = ending(sizes);
@@ -489,7 +483,7 @@ Deno.test("ReceiveHalf.endTurn() sees the end, and leaves all bytes to a later r
     };
     half.taken();
     half.endTurn();
-    await turn();
+    await turns(1);
     assertEquals([ends(), owner.halves.size], [1, 0]);
     const total = sizes.reduce((sum, size) => sum + size, 0);
     assertEquals([owner.bytesReceived, owner.dataCredit.receive.received], [total, total]);
@@ -504,7 +498,7 @@ Deno.test("ReceiveHalf.endTurn() leaves a stream alone that is read", async () =
   half.taken();
   half.endTurn();
   assertEquals((await first)!.length, 5);
-  await turn();
+  await turns(1);
   assertEquals(pulls(), 1);
 });
 
@@ -512,7 +506,7 @@ Deno.test("ReceiveHalf.endTurn() reads ahead a bounded number of bytes", async (
   const { half, pulls } = ending(new Array(10_000).fill(256));
   half.taken();
   half.endTurn();
-  await turn();
+  await turns(1);
   const early = pulls();
   assert(early >= 2 && early <= 70, `${early} reads`);
   let count = 0;
@@ -526,7 +520,7 @@ Deno.test("ReceiveHalf.endTurn() stops reading ahead once the stream is read", a
   half.endTurn();
   const [first, second] = [half.read(), half.read()];
   assertEquals([(await first)!.length, (await second)!.length], [200, 200]);
-  await turn();
+  await turns(1);
   assertEquals(pulls(), 2);
 });
 
@@ -535,7 +529,7 @@ Deno.test("ReceiveHalf.endTurn() sees a reset, and not the end of the connection
     const { half, ends } = receiving((controller) => controller.error(new Error(`${text}`)));
     half.taken();
     half.endTurn();
-    await turn();
+    await turns(1);
     assertEquals(ends(), ended);
     const { name } = await assertRejects(() => half.read(), Error);
     assertEquals(name, ended === 1 ? "StreamError" : "ConnectionError");
@@ -552,7 +546,7 @@ Deno.test("ReceiveHalf.cancel() returns the credit of bytes that were read ahead
   };
   half.taken();
   half.endTurn();
-  await turn();
+  await turns(1);
   assertEquals(granted, []);
   half.cancel();
   half.cancel();

@@ -20,6 +20,7 @@ import type {
   TransportOptions,
   TransportPlatform,
 } from "./options.ts";
+import { turns } from "../../tests/waiting.ts";
 
 const HASHES: readonly CertificateHash[] = [{ algorithm: "sha-256", value: Uint8Array.of(1, 2) }];
 
@@ -76,11 +77,6 @@ class Legs implements TransportPlatform {
       return promise;
     };
   }
-}
-
-/** Handles all events that need no time. */
-async function turns(): Promise<void> {
-  for (let i = 0; i < 20; i++) await Promise.resolve();
 }
 
 Deno.test("raceTransports() gives WebTransport a head start, and takes it without a word", async () => {

@@ -7,7 +7,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { soon } from "../../tests/sessions.ts";
+import { soon, turns } from "../../tests/waiting.ts";
 import { acceptEcho, WebTransportPeer } from "../../tests/webtransport_peer.ts";
 import { directDatagrams } from "../direct.ts";
 import { DatagramQueues } from "./datagrams.ts";
@@ -207,7 +207,7 @@ Deno.test("DatagramQueues.write() waits past the bound, until one was sent", asy
   queues.connect(link);
   const writes = [0, 1, 2].map((byte) => queues.write(Uint8Array.of(byte), { sendOrder: 0 }));
   assertEquals(await Promise.all(writes.map(isSettled)), [true, true, false]);
-  await new Promise((resolve) => setImmediate(resolve));
+  await turns(1);
   assertEquals(link.sent, [0, 1, 2]);
   assertEquals(await isSettled(writes[2]!), false);
   for (const sent of link.waiting) sent();

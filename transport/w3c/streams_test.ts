@@ -5,7 +5,7 @@ import {
   assertStrictEquals,
   assertThrows,
 } from "@std/assert";
-import { soon } from "../../tests/sessions.ts";
+import { soon, turns } from "../../tests/waiting.ts";
 import { acceptEcho, WebTransportPeer } from "../../tests/webtransport_peer.ts";
 import { directStream } from "../direct.ts";
 import {
@@ -38,7 +38,7 @@ async function openEcho(): Promise<{ transport: WebTransport } & AsyncDisposable
 async function forever(act: () => Promise<unknown>): Promise<never> {
   while (true) {
     await soon(act());
-    await new Promise((resolve) => setImmediate(resolve));
+    await turns(1);
   }
 }
 

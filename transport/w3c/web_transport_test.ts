@@ -10,8 +10,7 @@ import {
 } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { bindUdp, headersFrame, RawServer } from "../../tests/raw_http3.ts";
-import { until } from "../../tests/servers.ts";
-import { soon } from "../../tests/sessions.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { acceptEcho, WebTransportPeer } from "../../tests/webtransport_peer.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { H3Error } from "../h3/wire/error_codes.ts";

@@ -1,0 +1,56 @@
+/**
+ * The ways in which tests wait:
+ *
+ * - {@linkcode soon} for a promise, with a bound,
+ * - {@linkcode until} for a condition without an event,
+ * - {@linkcode turns} for messages over memory, and {@linkcode settlesSoon} for promises that need no
+ *   more than that,
+ * - {@linkcode passTime} for fake time.
+ *
+ * @module
+ */
+import { assert } from "@std/assert";
+import { deadline } from "@std/async/deadline";
+import { turns } from "../testing/turns.ts";
+
+export { passTime, settlesSoon, turns } from "../testing/turns.ts";
+
+// A real timer, so that `until()` also works in fake time.
+const { setTimeout: startRealTimer } = globalThis;
+
+/** Longest wait, in milliseconds: shortly before the deadline of the test. */
+export const PATIENCE_MS: number = Number(Deno.env.get("TEST_DEADLINE_MS") ?? 60_000) - 10_000;
+
+/** Checks of a condition without a pause, and the longest pause after these, in milliseconds. */
+const [EAGER_CHECKS, LONGEST_PAUSE_MS] = [20, 10];
+
+/**
+ * Waits for a promise, with a bound.
+ *
+ * @param promise The promise.
+ * @returns The value of the promise.
+ */
+export function soon<T>(promise: PromiseLike<T>): Promise<T> {
+  return deadline(Promise.resolve(promise), PATIENCE_MS);
+}
+
+/**
+ * Waits for a condition that has no event: first turn by turn, then with short pauses in real time.
+ * Fake time stands still meanwhile.
+ *
+ * @param look Returns a truthy value once the condition holds.
+ * @returns That value.
+ */
+export async function until<T>(
+  look: () => T | PromiseLike<T>,
+): Promise<Exclude<T, undefined | null | false>> {
+  const end = performance.now() + PATIENCE_MS;
+  for (let checks = 1;; checks++) {
+    const found = await look();
+    if (found) return found as Exclude<T, undefined | null | false>;
+    assert(performance.now() < end, `not so after ${PATIENCE_MS / 1_000} s: ${look}`);
+    const pauseMs = Math.min(checks - EAGER_CHECKS, LONGEST_PAUSE_MS);
+    if (pauseMs <= 0) await turns(1);
+    else await new Promise<void>((resolve) => startRealTimer(resolve, pauseMs));
+  }
+}
