@@ -1,8 +1,8 @@
 /**
- * `deno task simulate`: whole clusters under faults, on virtual time, from seeds.
+ * `deno task simulate`: properties, then whole clusters under faults, on virtual time, from seeds.
  *
  * ```sh
- * deno task simulate                          # a minute from a random seed, on all cores
+ * deno task simulate                          # 100 cases of each property, and a minute of plans
  * deno task simulate --seed 7                 # the plan of one seed
  * deno task simulate --seed 7 --seeds 100     # seeds 7 to 106, and changes of their plans
  * deno task simulate --minutes 30 --engine redis
@@ -19,6 +19,7 @@
  */
 import { parseArgs } from "node:util";
 import type { TraceEntry } from "../../testing/simulation/event_loop.ts";
+import { type PropertySearch, searchProperties } from "../properties/search.ts";
 import { firstDifference, timeline } from "../../testing/simulation/timeline.ts";
 import { ENGINES, type Outcome, type Plan, planOf, type PlanOptions } from "./plan.ts";
 import {
@@ -37,11 +38,16 @@ const DEFAULT_MINUTES = 1;
 /** Time between two lines about the progress. */
 const PROGRESS_MS = 10_000;
 
+/** Cases of each property without `--seed`, `--seeds` and `--minutes`. */
+const DEFAULT_CASES = 100;
+
 const HELP = `\
-deno task simulate [OPTIONS]: whole clusters under faults, on virtual time, from seeds
+deno task simulate [OPTIONS]: properties and whole clusters under faults, on virtual time
 
   --seed N      first seed; without --seeds and --minutes the only one
   --seeds N     number of seeds
+  --cases N     cases of each property, before the plans; 100 without --seed, --seeds and
+                --minutes, otherwise 0
   --fresh       runs plans of seeds alone, and no changes of plans that reached new states
   --minutes N   ends the search after this time; 1 without --seed and --seeds
   --engine E    ${ENGINES.join(", ")}; drawn from the seed by default
@@ -72,6 +78,12 @@ export interface SimulateContext {
    * @default {planOf}
    */
   readonly planOf?: (seed: number, options: PlanOptions) => Plan;
+  /**
+   * Plays cases of the properties; true if all hold.
+   *
+   * @default {searchProperties}
+   */
+  readonly searchProperties?: (search: PropertySearch) => Promise<boolean>;
   /** Ends a search, and the shrinking of its findings. */
   readonly signal?: AbortSignal;
 }
@@ -80,6 +92,8 @@ export interface SimulateContext {
 interface Settings {
   readonly seed: number;
   readonly seeds: number;
+  /** Cases of each property. */
+  readonly cases: number;
   readonly isFresh: boolean | undefined;
   readonly minutes: number;
   /** Options of all plans of seeds. */
@@ -113,6 +127,11 @@ export async function simulate(
     say(HELP);
     return 0;
   }
+  const holds = settings.cases === 0 || await (context.searchProperties ?? searchProperties)({
+    ...settings,
+    say,
+    signal: context.signal,
+  });
   await using runners = new Runners({
     program,
     jobs,
@@ -126,7 +145,7 @@ export async function simulate(
     : equal > 0
     ? await compareTwice(runners, settings, context)
     : await searchPlans(runners, settings, context);
-  return failed ? 1 : 0;
+  return failed || !holds ? 1 : 0;
 }
 
 /** Runs one plan, and shows its timeline. */
@@ -268,6 +287,7 @@ function parse(args: readonly string[]): Settings {
     options: {
       seed: { type: "string" },
       seeds: { type: "string" },
+      cases: { type: "string" },
       fresh: { type: "boolean" },
       minutes: { type: "string" },
       engine: { type: "string" },
@@ -283,7 +303,10 @@ function parse(args: readonly string[]): Settings {
       help: { type: "boolean", short: "h" },
     },
   });
-  const integer = (name: "seed" | "seeds" | "jobs" | "findings" | "equal", least: number) => {
+  const integer = (
+    name: "seed" | "seeds" | "cases" | "jobs" | "findings" | "equal",
+    least: number,
+  ) => {
     const value = values[name];
     if (value === undefined) return undefined;
     const number = Number(value);
@@ -306,9 +329,11 @@ function parse(args: readonly string[]): Settings {
   }
   const seed = integer("seed", 0);
   const isEndless = values.seeds === undefined && values.minutes === undefined;
+  const isSearch = isEndless && seed === undefined && !values.replay && !values.equal;
   return {
     seed: seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!,
     seeds: integer("seeds", 1) ?? (isEndless && seed !== undefined ? 1 : Infinity),
+    cases: integer("cases", 0) ?? (isSearch ? DEFAULT_CASES : 0),
     isFresh: values.fresh,
     minutes: isEndless && seed === undefined ? DEFAULT_MINUTES : minutes,
     plans: { engine, isFull: values.full, isSmall: values.small },

@@ -74,6 +74,23 @@ Deno.test("simulate() compares runs in two processes with --equal", async () => 
   assertMatch(uneven.lines[1]!, /^FINDING a run is the same twice, /);
 });
 
+Deno.test("simulate() plays cases of the properties with --cases, and fails if one does not hold", async () => {
+  const searches: unknown[] = [];
+  for (const holds of [true, false]) {
+    const code = await simulate(["--seed", "1", "--cases", "7"], {
+      say() {},
+      program,
+      planOf: withKinds("drain"),
+      searchProperties({ seed, cases }) {
+        searches.push([seed, cases]);
+        return Promise.resolve(holds);
+      },
+    });
+    assertEquals(code, holds ? 0 : 1);
+  }
+  assertEquals(searches, [[1, 7], [1, 7]]);
+});
+
 Deno.test("simulate() refuses wrong arguments", async () => {
   for (
     const [args, text] of [
