@@ -67,6 +67,8 @@ export class World {
   readonly #clients: { readonly host: Host; readonly close: () => Promise<unknown> }[] = [];
   readonly #servers: { readonly host: Host; readonly close: () => Promise<unknown> }[] = [];
   readonly #engines: ClusterEngine[] = [];
+  /** Machines of engines, which stay connected to each other. */
+  readonly #engineHosts = new Set<Host>();
   readonly #onEnd: (() => unknown)[] = [];
   readonly #errors: unknown[] = [];
 
@@ -192,9 +194,26 @@ export class World {
   async engine(name: EngineName): Promise<ClusterEngine> {
     const { simulation, network } = this;
     const parts = { simulation, network, journal: this.#journal };
+    const before = new Set(simulation.hosts.values());
     const engine = await simulation.hold(startEngine(name, parts));
+    for (const host of simulation.hosts.values()) {
+      if (!before.has(host)) this.#engineHosts.add(host);
+    }
     this.#engines.push(engine);
     return engine;
+  }
+
+  /**
+   * Runs a call as the program of a machine, which has its timers.
+   *
+   * @param host The machine.
+   * @param act The call.
+   * @returns The result, which never comes from a machine that ends before.
+   */
+  run<T>(host: Host, act: () => T | Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) =>
+      host.after(0, () => void Promise.try(act).then(resolve, reject))
+    );
   }
 
   /**
@@ -326,8 +345,9 @@ export class World {
   #left(): string[] {
     const own = new Set([...this.#clients, ...this.#servers].map(({ host }) => host.name));
     const timers = [...this.simulation.pending()].filter(({ host }) => own.has(host?.name ?? ""));
+    const links = this.network.links.filter(({ client }) => !this.#engineHosts.has(client));
     return [
-      ...this.network.links.map((link) => `a link of ${link.client.name} to ${link.server.name}`),
+      ...links.map((link) => `a link of ${link.client.name} to ${link.server.name}`),
       ...timers.map(({ host, atMs }) => `a timer of ${host!.name} for ${atMs} ms`),
     ];
   }
