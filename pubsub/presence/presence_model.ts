@@ -1,0 +1,234 @@
+/** Reference of the presence of one node: users, the data of each, and the events in order. */
+
+/** A session of a user. */
+export interface ModelSession {
+  readonly user: string;
+  /** Number of the session, which events name. */
+  readonly number: number;
+  /** Topics in which the session is present, in the order of joining; `undefined` means online. */
+  readonly topics: Set<string | undefined>;
+}
+
+/** An event, as text with its times. */
+export interface ModelEvent {
+  readonly text: string;
+  readonly at: number;
+  /** The last time at which a user that leaves was connected. */
+  readonly seenAt?: number | undefined;
+}
+
+/** Bounds of the presence. */
+export interface ModelOptions {
+  readonly graceMs: number;
+  readonly maxLastSeen: number;
+  /** The clock of the node. */
+  readonly now: () => number;
+}
+
+/** A user in one topic, or online. */
+interface ModelMember {
+  readonly topic: string | undefined;
+  readonly user: string;
+  readonly joinedAt: number;
+  /** Present sessions with the data of each; the newest data comes last. */
+  readonly sessions: Map<ModelSession, unknown>;
+  /** The last time at which a session left. */
+  seenAt: number;
+  data: unknown;
+}
+
+/** The users of one node without other nodes, by the documentation of `Presence`. */
+export class PresenceModel {
+  /** Events since the last look. */
+  events: ModelEvent[] = [];
+  readonly #options: ModelOptions;
+  /** All members, in the order of joining. */
+  #members: ModelMember[] = [];
+  /** Members without sessions, in the order in which the grace of each ends. */
+  readonly #away = new Set<ModelMember>();
+  readonly #seen = new Map<string, number>();
+
+  /** Creates a presence without users. */
+  constructor(options: ModelOptions) {
+    this.#options = options;
+  }
+
+  /** Times at which the grace of a member ends. */
+  get ends(): number[] {
+    return [...this.#away].map(({ seenAt }) => seenAt + this.#options.graceMs);
+  }
+
+  /**
+   * Adds a session to a topic, and to the online users in any case.
+   *
+   * @param session The session.
+   * @param topic The topic.
+   * @param data The data; `undefined` leaves present data as it is.
+   * @returns True if the user was not present.
+   */
+  enter(session: ModelSession, topic: string | undefined, data?: unknown): boolean {
+    const isOnline = this.#arrive(session, undefined, undefined);
+    return topic === undefined ? isOnline : this.#arrive(session, topic, data);
+  }
+
+  /**
+   * Sets the data of a session.
+   *
+   * @param session The session.
+   * @param topic The topic.
+   * @param data The data; `undefined` removes it.
+   * @returns True if the session is present.
+   */
+  update(session: ModelSession, topic: string, data: unknown): boolean {
+    if (!session.topics.has(topic)) return false;
+    this.#set(this.#find(session.user, topic)!, session, data);
+    return true;
+  }
+
+  /**
+   * Removes a session from a topic.
+   *
+   * @param session The session.
+   * @param topic The topic.
+   * @param isFinal True if a user without other sessions leaves without the grace.
+   * @returns True if the session was present.
+   */
+  leave(session: ModelSession, topic: string, isFinal: boolean): boolean {
+    if (!session.topics.delete(topic)) return false;
+    this.#depart(session, topic, isFinal);
+    return true;
+  }
+
+  /**
+   * Removes a session from all topics, and then from the online users.
+   *
+   * @param session The session.
+   * @returns True if the session was present.
+   */
+  leaveAll(session: ModelSession): boolean {
+    const [online, ...topics] = session.topics;
+    if (session.topics.size === 0) return false;
+    session.topics.clear();
+    for (const topic of [...topics, online]) this.#depart(session, topic, false);
+    return true;
+  }
+
+  /**
+   * Removes each member whose grace is over.
+   *
+   * @param isAll True if all graces are over, whatever the clock says.
+   */
+  expire(isAll = false): void {
+    for (const member of this.#away) {
+      const endsAt = member.seenAt + this.#options.graceMs;
+      if (isAll || endsAt <= this.#options.now()) this.#remove(member, endsAt);
+    }
+  }
+
+  /** The users of a topic, or the users that are online, in the order of joining. */
+  members(topic: string | undefined): readonly object[] {
+    return this.#members.filter((member) => member.topic === topic)
+      .map(({ user, sessions, joinedAt, data }) => ({
+        user,
+        connections: sessions.size,
+        joinedAt,
+        ...(data !== undefined && { data }),
+      }));
+  }
+
+  /** The topics of a user, in the order of joining. */
+  topicsOf(user: string): string[] {
+    return this.#members.flatMap((member) => member.user === user ? member.topic ?? [] : []);
+  }
+
+  /** The last time at which a user without sessions was connected, if the node remembers it. */
+  lastSeenAt(user: string): number | undefined {
+    const online = this.#find(user, undefined);
+    if (online === undefined) return this.#seen.get(user);
+    return online.sessions.size === 0 ? online.seenAt : undefined;
+  }
+
+  #find(user: string, topic: string | undefined): ModelMember | undefined {
+    return this.#members.find((member) => member.topic === topic && member.user === user);
+  }
+
+  #arrive(session: ModelSession, topic: string | undefined, data: unknown): boolean {
+    const { user, topics } = session;
+    const known = this.#find(user, topic);
+    if (topics.has(topic)) {
+      if (data !== undefined) this.#set(known!, session, data);
+      return false;
+    }
+    topics.add(topic);
+    if (known !== undefined) {
+      this.#away.delete(known);
+      known.sessions.set(session, data);
+      if (hasOtherData(known)) this.#tell("update", known, session);
+      return false;
+    }
+    const joinedAt = this.#options.now();
+    const sessions = new Map([[session, data]]);
+    const member = { topic, user, joinedAt, sessions, seenAt: 0, data };
+    this.#members.push(member);
+    if (topic === undefined) this.#seen.delete(user);
+    this.#tell("join", member, session);
+    return true;
+  }
+
+  #set(member: ModelMember, session: ModelSession, data: unknown): void {
+    member.sessions.delete(session);
+    member.sessions.set(session, data);
+    if (hasOtherData(member)) this.#tell("update", member);
+  }
+
+  #depart(session: ModelSession, topic: string | undefined, isFinal: boolean): void {
+    const member = this.#find(session.user, topic)!;
+    member.sessions.delete(session);
+    if (member.sessions.size > 0) {
+      if (hasOtherData(member)) this.#tell("update", member);
+      return;
+    }
+    member.seenAt = this.#options.now();
+    this.#away.add(member);
+    if (isFinal || this.#options.graceMs === 0) this.#remove(member, member.seenAt);
+  }
+
+  #remove(member: ModelMember, at: number): void {
+    const { user, topic, seenAt } = member;
+    this.#away.delete(member);
+    this.#members = this.#members.filter((other) => other !== member);
+    this.events.push({ text: eventText({ type: "leave", ...member }), at, seenAt });
+    if (topic !== undefined || this.#options.maxLastSeen === 0) return;
+    this.#seen.set(user, seenAt);
+    const [oldest] = this.#seen.keys();
+    if (this.#seen.size > this.#options.maxLastSeen) this.#seen.delete(oldest!);
+  }
+
+  #tell(type: string, { topic, user, data }: ModelMember, session?: ModelSession): void {
+    const text = eventText({ type, topic, user, data, session: session?.number });
+    this.events.push({ text, at: this.#options.now() });
+  }
+}
+
+/**
+ * Writes an event as text.
+ *
+ * @param event Type, user, topic, data, and number of the session of an event.
+ * @returns The text.
+ */
+export function eventText({ type, user, topic, data, session }: {
+  readonly type: string;
+  readonly user: string;
+  readonly topic: string | undefined;
+  readonly data?: unknown;
+  readonly session?: number | undefined;
+}): string {
+  return `${user} ${type} ${topic ?? "online"} ${data ?? "-"} ${session ?? "-"}`;
+}
+
+/** Takes over the data that was set last; true if it is other data. */
+function hasOtherData(member: ModelMember): boolean {
+  const before = member.data;
+  member.data = [...member.sessions.values()].findLast((data) => data !== undefined);
+  return member.data !== before;
+}

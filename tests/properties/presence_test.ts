@@ -1,0 +1,296 @@
+/** Presence of one node: sessions that enter and leave topics and rooms, and the events in order. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { Client } from "../../client/client.ts";
+import { Presence, type PresenceEvent, Rooms } from "../../pubsub/mod.ts";
+import {
+  eventText,
+  type ModelSession,
+  PresenceModel,
+} from "../../pubsub/presence/presence_model.ts";
+import type { Session } from "../../session/session.ts";
+import { property } from "./property.ts";
+import { byToken, type World } from "./world.ts";
+
+/** Users of the sessions: one of them has two sessions. */
+const USERS = ["ada", "ada", "bob", "cyd"] as const;
+
+/** Topics with presence, and rooms. */
+const [TOPICS, ROOMS] = [["one", "two"], ["room:one", "room:two"]] as const;
+
+/** Least time between a look and the end of a grace, in milliseconds. */
+const APART_MS = 4;
+
+const session = fc.nat(USERS.length - 1);
+const topic = fc.constantFrom(TOPICS[0], ...TOPICS);
+const room = fc.constantFrom(ROOMS[0], ...ROOMS);
+/** Few numbers, as a session may also set the data that stands. */
+const data = fc.option(fc.nat(4), { nil: undefined });
+
+/** A change by the program, which a listener can make too. */
+const change = fc.oneof(
+  fc.record({ call: fc.constant("enter"), session, topic, data }),
+  fc.record({ call: fc.constant("leave"), session, topic }),
+  fc.record({ call: fc.constant("update"), session, topic, data }),
+  fc.record({ call: fc.constant("come online"), session }),
+  fc.record({ call: fc.constant("go offline"), session }),
+  fc.record({ call: fc.constant("join a room"), session, room, data }),
+  fc.record({ call: fc.constant("update in a room"), session, room, data }),
+  fc.record({ call: fc.constant("leave a room"), session, room }),
+  fc.record({ call: fc.constant("unsubscribe"), session, room }),
+);
+
+/** A change of which the first event makes another one, time that passes, or a session that closes. */
+const step = fc.oneof(
+  { weight: 8, arbitrary: fc.record({ change, reaction: fc.option(change, { freq: 2 }) }) },
+  // Graces of 0 to 300 ms end within some of these.
+  { weight: 3, arbitrary: fc.record({ waitMs: fc.constantFrom(0, 40, 160, 400) }) },
+  { weight: 1, arbitrary: fc.record({ closes: session }) },
+  { weight: 1, arbitrary: fc.record({ clockJumpsMs: fc.constantFrom(3_600_000, -3_600_000) }) },
+);
+
+type Change = typeof change extends fc.Arbitrary<infer T> ? T : never;
+
+/** A session of the node, with the part of the model. */
+interface Visitor extends ModelSession {
+  readonly session: Session;
+  readonly client: Client;
+  readonly rooms: Set<typeof ROOMS[number]>;
+  /** Data for each room, also for a room that the session has not joined. */
+  readonly kept: Map<string, unknown>;
+}
+
+/** A presence with its rooms, next to the model. */
+class Attendance {
+  readonly presence: Presence;
+  readonly rooms: Rooms;
+  readonly model: PresenceModel;
+  readonly visitors: Visitor[] = [];
+  /** The change that a listener makes within the next event. */
+  reaction: Change | null = null;
+  readonly #world: World;
+  readonly #node;
+  readonly #events: PresenceEvent[] = [];
+  #numbers = 0;
+  readonly #expectedErrors: Error[] = [];
+  readonly #errors: unknown[] = [];
+
+  constructor(world: World, { graceMs, maxLastSeen }: {
+    readonly graceMs: number;
+    readonly maxLastSeen: number;
+  }) {
+    this.#world = world;
+    this.#node = world.serve("node", () => ({ ...byToken, onMessage() {} }));
+    const { host: { runtime }, server: { topics } } = this.#node;
+    const onError = (error: unknown) => void this.#errors.push(error);
+    this.presence = new Presence({ runtime, graceMs, maxLastSeen, onError });
+    this.rooms = new Rooms({ topics, presence: this.presence });
+    this.model = new PresenceModel({ graceMs, maxLastSeen, now: () => runtime.now() });
+    this.presence.subscribe((event) => void this.#events.push(event));
+    // A listener that fails keeps no event from the others.
+    this.presence.subscribe(() => {
+      const error = new Error("failed");
+      this.#expectedErrors.push(error);
+      throw error;
+    });
+    this.presence.subscribe(() => {
+      const { reaction } = this;
+      this.reaction = null;
+      if (reaction !== null) this.make(reaction);
+    });
+  }
+
+  /** Opens a session of a user. */
+  async open(index: number): Promise<void> {
+    const { manager } = this.#node.server;
+    const number = this.#numbers++;
+    const user = USERS[index]!;
+    const before = manager.all();
+    const client = this.#world.connect(`page-${number}`, this.#node.host, { token: () => user });
+    const added = () => manager.all().find((one) => !before.includes(one));
+    await this.#world.until("a session", () => added() !== undefined && client.isConnected);
+    this.visitors[index] = {
+      user,
+      number,
+      session: added() as unknown as Session,
+      client,
+      topics: new Set(),
+      rooms: new Set(),
+      kept: new Map(),
+    };
+    await this.pass(0);
+  }
+
+  /** Closes a session, with all that it has, and opens another one of the user. */
+  async reopen(index: number): Promise<void> {
+    const visitor = this.visitors[index]!;
+    const { session, client } = visitor;
+    const left = session.closed.then(() => {
+      this.model.leaveAll(visitor);
+      visitor.rooms.clear();
+    });
+    await client.close();
+    await left;
+    await this.pass(0);
+    this.look();
+    assertEquals(this.rooms.roomsOf(session), []);
+    assertEquals(this.presence.enter(session, TOPICS[0]), false, "entry of a closed session");
+    await this.open(index);
+  }
+
+  /** Makes a change in the presence and in the model. */
+  make(one: Change): void {
+    const { model, presence, rooms } = this;
+    const visitor = this.visitors[one.session]!;
+    const { session } = visitor;
+    const expected = this.#expect(one, visitor);
+    switch (one.call) {
+      case "enter":
+        return same(expected, presence.enter(session, one.topic, { data: one.data }));
+      case "leave":
+        return same(expected, presence.leave(session, one.topic));
+      case "update":
+        return same(expected, presence.update(session, one.topic, { data: one.data }));
+      case "come online":
+        return same(expected, presence.enter(session));
+      case "go offline": {
+        for (const room of [...visitor.rooms]) this.make({ ...one, call: "unsubscribe", room });
+        // A listener may have joined a room again.
+        if (visitor.rooms.size > 0) return;
+        return same(model.leaveAll(visitor), presence.leave(session));
+      }
+      case "join a room": {
+        const options = one.data === undefined ? {} : { data: one.data };
+        return same(expected, rooms.join(session, one.room, options));
+      }
+      case "update in a room":
+        return same(expected, rooms.update(session, one.room, { data: one.data }));
+      case "leave a room":
+        return same(expected, rooms.leave(session, one.room));
+      case "unsubscribe":
+        return same(expected, this.#node.server.topics.unsubscribe(session, one.room));
+    }
+  }
+
+  /** Lets time pass, up to a moment that is not the end of a grace. */
+  async pass(ms: number): Promise<void> {
+    await this.#world.pause(ms);
+    const { runtime } = this.#node.host;
+    const isNear = (endMs: number) => Math.abs(endMs - runtime.now()) < APART_MS;
+    while (this.model.ends.some(isNear)) await this.#world.pause(1);
+    this.model.expire();
+  }
+
+  /** Sets the clock: a grace that has begun ends in time. */
+  async setClock(byMs: number, graceMs: number): Promise<void> {
+    this.#node.host.jumpClock(byMs);
+    await this.#world.pause(graceMs + APART_MS);
+    this.model.expire(true);
+    this.look({ hasTimes: false });
+  }
+
+  /** Compares all that the presence and the rooms tell with the model. */
+  look({ hasTimes = true } = {}): void {
+    const { model, presence, rooms } = this;
+    const told = this.#events.splice(0).map(({ at, ...event }) => {
+      const session = "session" in event ? event.session : undefined;
+      const number = this.visitors.find((visitor) => visitor.session === session)?.number;
+      const text = eventText({ ...event, session: number });
+      const seenAt = "lastSeenAt" in event ? event.lastSeenAt : undefined;
+      return hasTimes ? { text, at, ...(seenAt && { seenAt }) } : text;
+    });
+    const events = model.events.splice(0);
+    assertEquals(told, hasTimes ? events : events.map(({ text }) => text));
+    assertEquals(this.#errors, this.#expectedErrors, "errors of listeners");
+    for (const topic of [...TOPICS, ...ROOMS]) {
+      assertEquals(presence.members(topic), model.members(topic) as unknown[], topic);
+      assertEquals(presence.count(topic), model.members(topic).length);
+    }
+    const online = model.members(undefined).map((member) => (member as ModelSession).user);
+    assertEquals(presence.online(), online);
+    for (const user of USERS) {
+      assertEquals(presence.topicsOf(user), model.topicsOf(user));
+      assertEquals(presence.lastSeenAt(user), model.lastSeenAt(user), `last sight of ${user}`);
+    }
+    for (const { session, rooms: joined, topics } of this.visitors) {
+      assertEquals(rooms.roomsOf(session), [...joined]);
+      for (const topic of [...TOPICS, ...ROOMS]) {
+        assertEquals(presence.has(session, topic), topics.has(topic));
+      }
+    }
+    const open = ROOMS.filter((room) => this.visitors.some((one) => one.rooms.has(room)));
+    assertEquals([...rooms.names()].toSorted(), open, "rooms with members");
+  }
+
+  close(): void {
+    this.presence[Symbol.dispose]();
+    this.rooms[Symbol.dispose]();
+  }
+
+  /** Makes a change in the model; returns what the call has to return. */
+  #expect(one: Change, visitor: Visitor): boolean {
+    const { model } = this;
+    const { rooms, kept } = visitor;
+    switch (one.call) {
+      case "enter":
+        return model.enter(visitor, one.topic, one.data);
+      case "leave":
+        return model.leave(visitor, one.topic, false);
+      case "update":
+        return model.update(visitor, one.topic, one.data);
+      case "come online":
+        return model.enter(visitor, undefined);
+      case "go offline":
+        return visitor.topics.size > 0;
+      case "join a room": {
+        const isNew = !rooms.has(one.room);
+        if (one.data !== undefined) kept.set(one.room, one.data);
+        if (one.data !== undefined) model.update(visitor, one.room, one.data);
+        rooms.add(one.room);
+        if (isNew) model.enter(visitor, one.room, kept.get(one.room));
+        // A listener that ends the membership which this call only updates has no defined outcome.
+        else this.reaction = null;
+        return isNew;
+      }
+      case "update in a room":
+        kept.set(one.room, one.data);
+        return model.update(visitor, one.room, one.data);
+      case "leave a room":
+      case "unsubscribe":
+        // A room has no grace for a user that leaves by itself.
+        model.leave(visitor, one.room, true);
+        return rooms.delete(one.room);
+    }
+  }
+}
+
+property("a node tells of users as they come and go, also while listeners make changes", {
+  cases: fc.record({
+    graceMs: fc.constantFrom(0, 100, 300),
+    maxLastSeen: fc.constantFrom(10, 0, 1, 2),
+    steps: fc.array(step, { maxLength: 40, size: "max" }),
+  }),
+  async check(world, { steps, ...bounds }) {
+    const attendance = new Attendance(world, bounds);
+    world.onEnd(() => attendance.close());
+    for (const index of USERS.keys()) await attendance.open(index);
+    for (const one of steps) {
+      if ("change" in one) {
+        attendance.reaction = one.reaction;
+        attendance.make(one.change);
+        attendance.reaction = null;
+      } else if ("closes" in one) await attendance.reopen(one.closes);
+      else if ("waitMs" in one) await attendance.pass(one.waitMs);
+      else await attendance.setClock(one.clockJumpsMs, bounds.graceMs);
+      attendance.look();
+    }
+    for (const index of USERS.keys()) await attendance.reopen(index);
+    await attendance.pass(bounds.graceMs + APART_MS);
+    attendance.look();
+    assertEquals(attendance.presence.online(), [], "users online after all sessions");
+  },
+});
+
+function same(expected: boolean, received: boolean): void {
+  assertEquals(received, expected);
+}
