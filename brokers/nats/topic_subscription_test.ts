@@ -1,6 +1,8 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import fc from "fast-check";
 import { platformRuntime } from "../../base/runtime.ts";
+import { property } from "../../tests/properties/property.ts";
 import { InOrder } from "./topic_subscription.ts";
 
 /** Takes offsets, each behind its given predecessor. */
@@ -23,63 +25,84 @@ Deno.test("InOrder delivers the next publication at once", () => {
   assertEquals(heard, ["3", "7", "20"]);
 });
 
-Deno.test("InOrder holds early publications until the missing ones are there", () => {
-  const { heard, take } = bench();
-  take(1, 0);
-  take(4, 3);
-  take(3, 2);
-  take(9, 4);
-  assertEquals(heard, ["1"]);
-  take(2, 1);
-  assertEquals(heard, ["1", "2", "3", "4", "9"]);
-});
+/** A publication of an epoch: the step from the offset before it, and its way to the node. */
+interface Arrival {
+  readonly step: number;
+  /** Delay of the delivery; `undefined` for a publication that never comes. */
+  readonly lateMs: number | undefined;
+}
 
-Deno.test("InOrder delivers held publications after a moment, and drops later ones", () => {
-  using time = new FakeTime();
-  const { heard, take } = bench();
-  take(1, 0);
-  take(4, 3);
-  take(3, 2);
-  time.tick(49);
-  assertEquals(heard, ["1"]);
-  time.tick(1);
-  assertEquals(heard, ["1", "3", "4"]);
-  take(2, 1);
-  take(5, 4);
-  assertEquals(heard, ["1", "3", "4", "5"]);
-});
+property(
+  "InOrder delivers each publication that comes, in order, and holds none for longer than 50 ms",
+  {
+    cases: fc.array(
+      fc.record({
+        /** Time without a publication before the epoch. */
+        quietMs: fc.constantFrom<number[]>(60, 0),
+        arrivals: fc.array(
+          fc.record({
+            step: fc.integer({ min: 1, max: 3 }),
+            lateMs: fc.constantFrom<(number | undefined)[]>(0, 0, 6, 20, 40, undefined),
+          }),
+          { maxLength: 24 },
+        ),
+      }),
+      { maxLength: 3 },
+    ),
+    regressions: {
+      "a late publication behind a lost one": [{
+        quietMs: 0,
+        arrivals: [0, undefined, 0, 0, 0, 0, 0, 0, 30, 0].map((lateMs) => ({ step: 1, lateMs })),
+      }],
+    },
+    runs: 50,
+    async check(world, epochs) {
+      const delivered: string[] = [];
+      const due = new Map<string, number>();
+      const late: string[] = [];
+      const order = new InOrder(world.host("node").runtime, ({ position }) => {
+        const name = `${position!.epoch} ${position!.offset}`;
+        delivered.push(name);
+        if (world.nowMs > due.get(name)!) late.push(name);
+      });
+      const expected: string[] = [];
+      for (const [i, { quietMs, arrivals }] of epochs.entries()) {
+        await world.pause(quietMs);
+        for (const { position, atMs } of publicationsOf(`epoch ${i}`, arrivals)) {
+          const name = `${position.epoch} ${position.offset}`;
+          expected.push(name);
+          world.simulation.after(atMs, () => {
+            due.set(name, world.nowMs + 50);
+            order.take({ topic: "a", payload: "", position }, 0);
+          });
+        }
+        // All have come, but some may still be held.
+        await world.pause(4 * arrivals.length + 40);
+      }
+      await world.pause(51);
+      assertEquals(delivered, expected);
+      assertEquals(late, []);
+      assertEquals([...world.simulation.pending()].length, 0);
+    },
+  },
+);
 
-Deno.test("InOrder holds each publication for a time of its own", () => {
-  using time = new FakeTime();
-  const { heard, take } = bench();
-  take(3, 2);
-  time.tick(40);
-  take(6, 5);
-  time.tick(10);
-  assertEquals(heard, ["3"]);
-  time.tick(30);
-  take(5, 3);
-  assertEquals(heard, ["3", "5", "6"]);
-  take(9, 8);
-  time.tick(49);
-  assertEquals(heard, ["3", "5", "6"]);
-  time.tick(1);
-  assertEquals(heard, ["3", "5", "6", "9"]);
-});
+/** Lists the publications that come, one each 4 ms, of which the first one shows the epoch. */
+function publicationsOf(epoch: string, arrivals: readonly Arrival[]) {
+  let offset = 0;
+  return arrivals.flatMap(({ step, lateMs }, i) => {
+    const prev = offset;
+    offset += step;
+    if (lateMs === undefined) return [];
+    return [{ position: { epoch, offset, prev }, atMs: 4 * i + (i === 0 ? 0 : lateMs) }];
+  });
+}
 
 Deno.test("InOrder holds no more than its bound", () => {
   const { heard, take, order } = bench();
   for (let offset = 2; offset < 258; offset++) take(offset, offset - 1);
   assertEquals(heard.length, 256);
   order.close();
-});
-
-Deno.test("InOrder delivers held publications before the first of another epoch", () => {
-  const { heard, take } = bench();
-  take(9, 8, { epoch: "a" });
-  take(1, 0, { epoch: "b" });
-  take(2, 1, { epoch: "b" });
-  assertEquals(heard, ["a9", "b1", "b2"]);
 });
 
 Deno.test("InOrder leaves no timer behind a close by the listener", () => {
