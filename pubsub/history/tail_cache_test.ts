@@ -1,5 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
 import { framed } from "../../session/wire/encode.ts";
+import { property } from "../../tests/properties/property.ts";
 import { cutPage, type Placed, TailBudget, TailCache } from "./tail_cache.ts";
 
 const ALL = { maxMessages: 10_000, maxBytes: Infinity };
@@ -50,13 +52,78 @@ Deno.test("TailCache keeps so many publications, and so many bytes", () => {
   assertEquals(offsets(tail.page(2_002, ALL)), [2_003]);
 });
 
-Deno.test("TailCache takes older ones in front", () => {
-  const tail = new TailCache(new TailBudget());
-  tail.reset(5);
-  tail.push(item(6));
-  tail.prepend([item(4), item(5)], 3);
-  assertEquals([tail.after, offsets(tail.page(3, ALL))], [3, [4, 5, 6]]);
+/** Changes of one of some tails, which share 6,000 bytes. */
+const changes = fc.array(
+  fc.record({
+    tail: fc.nat(2),
+    kind: fc.constantFrom("push", "push", "push", "prepend", "reset", "drop"),
+    /** Steps between the offsets of publications; sizes follow from the offsets. */
+    steps: fc.array(fc.integer({ min: 1, max: 2 }), { minLength: 1, maxLength: 5 }),
+  }),
+  { maxLength: 60 },
+);
+
+property("TailCache has all publications after its place, within the bytes of all tails", {
+  cases: changes,
+  runs: 20,
+  check(_world, changes) {
+    const budget = new TailBudget(6_000);
+    const tails = [0, 1, 2].map(() => ({
+      cache: new TailCache(budget),
+      /** All publications after the offset at which the topic started over. */
+      all: [] as Placed[],
+      start: 0,
+    }));
+    for (const { tail: i, kind, steps } of changes) {
+      const tail = tails[i]!;
+      const { cache, all } = tail;
+      let newest = all.at(-1)?.offset ?? tail.start;
+      if (kind === "push") {
+        for (const step of steps) {
+          const offset = newest + step;
+          all.push(item(offset, [20, 400, 1_500][offset % 3], newest));
+          cache.push(all.at(-1)!);
+          newest = offset;
+        }
+      } else if (kind === "prepend") {
+        const older = all.slice(0, all.length - cache.size).slice(-steps.length);
+        if (older.length === 0) continue;
+        tail.start = older[0]!.prev;
+        tail.all = all.slice(all.indexOf(older[0]!));
+        cache.prepend(older, tail.start);
+      } else if (kind === "reset") {
+        Object.assign(tail, { all: [], start: newest + steps.length });
+        cache.reset(tail.start);
+      } else cache.drop();
+      for (const one of tails) checkTail(one);
+      const bytes = tails.flatMap(({ cache, all }) => all.slice(all.length - cache.size))
+        .reduce((sum, { message }) => sum + message.size, 0);
+      assertEquals(budget.bytes, bytes);
+      assert(bytes <= 6_000);
+    }
+    return Promise.resolve();
+  },
 });
+
+/** Compares pages, tags and knowledge at all offsets. */
+function checkTail({ cache, all, start }: {
+  readonly cache: TailCache;
+  readonly all: readonly Placed[];
+  readonly start: number;
+}): void {
+  const newest = all.at(-1)?.offset ?? start;
+  assertEquals(cache.after, all.at(-cache.size - 1)?.offset ?? start);
+  for (let offset = Math.max(0, cache.after - 3); offset <= newest + 1; offset++) {
+    const later = all.filter((one) => one.offset > offset).map((one) => one.offset);
+    assertEquals(offsets(cache.page(offset, ALL)), offset < cache.after ? undefined : later);
+    const tag = all.find((one) => one.offset === offset)?.tag;
+    const isKnown = offset > cache.after || offset === cache.after && tag !== undefined;
+    assertEquals(cache.knows(offset), isKnown);
+    assertEquals(cache.tagAt(offset), isKnown ? tag : undefined);
+    assertEquals(cache.contradicts({ offset, tag: "other" }), isKnown);
+    assertEquals(cache.contradicts({ offset, tag: tag ?? "none" }), isKnown && tag === undefined);
+  }
+}
 
 Deno.test("TailBudget has a bound for all, and lets go of those that are silent longest", () => {
   const tails = new TailBudget(1_000);
