@@ -20,6 +20,9 @@ const RUNS = 5;
 /** Seed of `deno task test`. */
 const SEED = 1;
 
+// By default, fast-check draws lists of at most ten items, whatever their `maxLength`.
+fc.configureGlobal({ defaultSizeToMaxWhenMaxSpecified: true });
+
 /** Parts of a {@linkcode property}. */
 export interface PropertyParts<Case> {
   /** Draws cases. Each part of a case should shrink towards its plainest value. */
