@@ -1,0 +1,142 @@
+/** Reference of histories with few topics: which topics are forgotten, and at which offset they continue. */
+
+/** Bounds of the topics. */
+export interface ForgettingModelOptions {
+  /** `true` if topics with listeners are kept longer, up to half of all. */
+  readonly prefersListeners: boolean;
+  /** Most topics. */
+  readonly maxTopics: number;
+  /** Most publications of a topic. */
+  readonly size: number;
+}
+
+/** A kept publication. */
+interface Kept {
+  readonly text: string;
+  readonly offset: number;
+}
+
+/** A remembered topic. */
+interface Remembered {
+  readonly topic: string;
+  head: number;
+  kept: Kept[];
+  /** Newest number of the producer. */
+  newest: number;
+  /** Running number of the last publication. */
+  usedAt: number;
+  /** Running number of the last publication, or of the later first or last listener. */
+  placedAt: number;
+}
+
+/** The topics, by the comments of `MemoryHistories` and the options of `SqliteBroker`. */
+export class ForgettingModel {
+  /** Number of topics that were forgotten with publications. */
+  forgotten = 0;
+  readonly #options: ForgettingModelOptions;
+  readonly #remembered = new Map<string, Remembered>();
+  /** Topic with a listener to the offset at which a new history continues. */
+  readonly #followed = new Map<string, number>();
+  /** Highest offset of any forgotten topic. */
+  #floor = 0;
+  #uses = 0;
+
+  /**
+   * Creates a model without topics.
+   *
+   * @param options See {@linkcode ForgettingModelOptions}.
+   */
+  constructor(options: ForgettingModelOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Returns the content of a topic.
+   *
+   * @param topic The topic.
+   * @returns The newest offset, and the kept publications.
+   */
+  of(topic: string): { readonly head: number; readonly kept: readonly Kept[] } {
+    return this.#remembered.get(topic) ?? { head: this.#startOf(topic), kept: [] };
+  }
+
+  /** Notes the first listener of a topic. */
+  follow(topic: string): void {
+    this.#followed.set(topic, this.of(topic).head);
+    this.#place(topic);
+  }
+
+  /** Notes the end of the last listener of a topic. */
+  unfollow(topic: string): void {
+    this.#followed.delete(topic);
+    this.#place(topic);
+  }
+
+  /** Notes the end of the process, with all listeners. */
+  restart(): void {
+    this.#followed.clear();
+  }
+
+  /** Notes that all publications of a topic have expired. */
+  expire(topic: string): void {
+    const one = this.#remembered.get(topic);
+    if (one !== undefined) one.kept = [];
+  }
+
+  /**
+   * Appends a publication.
+   *
+   * @param topic The topic.
+   * @param publication The text, `true` for one larger than the history, and the number of the
+   * producer.
+   * @returns The offset; `undefined` for a repetition.
+   */
+  append(topic: string, { text, isLarge, key }: {
+    readonly text: string;
+    readonly isLarge: boolean;
+    readonly key: number | undefined;
+  }): number | undefined {
+    const head = this.#startOf(topic);
+    const one = this.#remembered.get(topic) ??
+      { topic, head, kept: [], newest: -1, usedAt: 0, placedAt: 0 };
+    if (key !== undefined && key <= one.newest) return undefined;
+    one.newest = key ?? one.newest;
+    this.#remembered.set(topic, one);
+    const offset = ++one.head;
+    one.kept = isLarge ? [] : [...one.kept, { text, offset }].slice(-this.#options.size);
+    one.usedAt = one.placedAt = ++this.#uses;
+    if (this.#remembered.size > this.#options.maxTopics) this.#forget(this.#mostDispensable());
+    return offset;
+  }
+
+  #startOf(topic: string): number {
+    return this.#followed.get(topic) ?? this.#floor;
+  }
+
+  #place(topic: string): void {
+    const one = this.#remembered.get(topic);
+    if (one !== undefined) one.placedAt = ++this.#uses;
+  }
+
+  #forget({ topic, head, kept }: Remembered): void {
+    this.#remembered.delete(topic);
+    if (kept.length > 0) this.forgotten++;
+    this.#floor = Math.max(this.#floor, head);
+    if (this.#followed.has(topic)) this.#followed.set(topic, head);
+  }
+
+  #mostDispensable(): Remembered {
+    const all = [...this.#remembered.values()];
+    const empty = all.find(({ kept }) => kept.length === 0);
+    if (empty !== undefined) return empty;
+    const { prefersListeners, maxTopics } = this.#options;
+    if (!prefersListeners) return all.toSorted((a, b) => a.usedAt - b.usedAt)[0]!;
+    const oldest = (isFollowed: boolean) =>
+      all.filter(({ topic }) => this.#followed.has(topic) === isFollowed)
+        .toSorted((a, b) => a.placedAt - b.placedAt);
+    const [unheard, heard] = [oldest(false), oldest(true)];
+    if (heard.length === 0 || heard.length <= maxTopics / 2) return unheard[0]!;
+    const isQuieter = unheard.length > 0 && unheard[0]!.usedAt < heard[0]!.usedAt;
+    return isQuieter ? unheard[0]! : heard[0]!;
+  }
+}

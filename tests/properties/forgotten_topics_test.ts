@@ -1,0 +1,260 @@
+/** More topics than a broker may remember: which histories it forgets, and where they continue. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
+import { BrokerError } from "../../errors.ts";
+import type { BrokerSubscription, HistoryBounds } from "../../pubsub/broker.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { ForgettingModel } from "../../pubsub/memory/forgetting_model.ts";
+import { SimulatedDisk, SimulatedSqlite } from "../../testing/simulation/mod.ts";
+import { property } from "./property.ts";
+import type { World } from "./world.ts";
+
+/** Publications of a history. */
+const SIZE = 3;
+
+/** The topic whose publications expire. The only one: of two empty histories, either may go first. */
+const BRIEF = 5;
+
+/** Time after which brief publications have expired, and a later sweep of a file is over. */
+const EXPIRED_MS = 12_000;
+
+const LASTING: HistoryBounds = { size: SIZE, ttlMs: 3_600_000, bytes: 1 << 16 };
+const BRIEFLY: HistoryBounds = { size: SIZE, ttlMs: 5_000, bytes: 500 };
+const PAGE = { maxMessages: 100, maxBytes: 1 << 20 } as const;
+
+const publish = fc.record({
+  kind: fc.constant("publish"),
+  topic: fc.nat(BRIEF),
+  key: fc.constantFrom("none", "next", "repeated"),
+  /** A publication larger than the history of the brief topic. */
+  isLarge: fc.boolean(),
+  /** Operations of the disk before some fail. */
+  fault: fc.option(
+    fc.record({ after: fc.nat(5), times: fc.nat(2), operation: fc.constantFrom("write", "sync") }),
+    { nil: undefined, freq: 2 },
+  ),
+});
+const listen = fc.record({ kind: fc.constant("listen"), topic: fc.nat(BRIEF) });
+const others = fc.record({ kind: fc.constantFrom("expire", "reopen") });
+
+const cases = fc.record({
+  engine: fc.constantFrom("memory", "sqlite"),
+  maxTopics: fc.integer({ min: 2, max: 4 }),
+  steps: fc.array(
+    fc.oneof(
+      { weight: 8, arbitrary: publish },
+      { weight: 4, arbitrary: listen },
+      { weight: 1, arbitrary: others },
+    ),
+    { maxLength: 40 },
+  ),
+});
+
+type Case = typeof cases extends fc.Arbitrary<infer T> ? T : never;
+type Publish = typeof publish extends fc.Arbitrary<infer T> ? T : never;
+
+const plain = { kind: "publish", key: "none", isLarge: false, fault: undefined } as const;
+
+property(
+  "a broker with too many topics forgets the most dispensable one, and no offset comes twice",
+  {
+    cases,
+    regressions: {
+      "forgotten topics of a failed transaction": {
+        engine: "sqlite",
+        maxTopics: 2,
+        steps: [
+          { ...plain, topic: 0 },
+          { ...plain, topic: 1 },
+          { ...plain, topic: 2, fault: { after: 0, times: 2, operation: "write" } },
+          { kind: "expire" },
+        ],
+      },
+    },
+    async check(world, { engine, maxTopics, steps }) {
+      const topics = await FewTopics.start(world, { engine, maxTopics });
+      for (const step of steps) {
+        if (step.kind === "publish") await topics.publish(step);
+        else if (step.kind === "listen") await topics.listenOrLeave(step.topic);
+        else if (step.kind === "expire") await topics.expire();
+        else await topics.reopen();
+      }
+      await topics.compareAll();
+      await topics.close();
+    },
+  },
+);
+
+/** A listener, with all that it has to receive. */
+interface Listener {
+  readonly subscription: BrokerSubscription;
+  readonly expected: string[];
+  readonly received: string[];
+}
+
+/** A broker with few topics, next to the model. */
+class FewTopics {
+  readonly #world: World;
+  readonly #model: ForgettingModel;
+  readonly #open: () => MemoryBroker | SqliteBroker;
+  readonly #disk: SimulatedDisk | undefined;
+  readonly #listeners = new Map<number, Listener>();
+  #broker: MemoryBroker | SqliteBroker;
+  /** Topics that were forgotten before the present life of the file. */
+  #before = 0;
+  #count = 0;
+  #epoch: string | undefined;
+
+  private constructor(world: World, { model, open, disk }: {
+    readonly model: ForgettingModel;
+    readonly open: () => MemoryBroker | SqliteBroker;
+    readonly disk: SimulatedDisk | undefined;
+  }) {
+    this.#world = world;
+    this.#model = model;
+    this.#open = open;
+    this.#disk = disk;
+    this.#broker = open();
+  }
+
+  static async start(
+    world: World,
+    { engine, maxTopics }: Pick<Case, "engine" | "maxTopics">,
+  ): Promise<FewTopics> {
+    const host = world.host("node");
+    const model = new ForgettingModel({
+      prefersListeners: engine === "memory",
+      maxTopics,
+      size: SIZE,
+    });
+    if (engine === "memory") {
+      const open = () => new MemoryBroker({ runtime: host.runtime, maxTopics });
+      return new FewTopics(world, { model, open, disk: undefined });
+    }
+    const { simulation } = world;
+    const sqlite = await simulation.hold(SimulatedSqlite.load(simulation));
+    const disk = new SimulatedDisk(simulation, host);
+    const open = () => sqlite.open(disk, "few.db", { maxTopics });
+    return new FewTopics(world, { model, open, disk });
+  }
+
+  async publish({ topic, key, isLarge, fault }: Publish): Promise<void> {
+    const name = `${topic}`;
+    const number = key === "repeated" ? this.#count : ++this.#count;
+    const tooLarge = isLarge && topic === BRIEF;
+    const payload = `${number}${tooLarge ? "x".repeat(BRIEFLY.bytes) : ""}`;
+    if (fault !== undefined) {
+      this.#disk?.fail({ kind: "error", ...fault, times: fault.times + 1 });
+    }
+    const appended = await this.#broker.history.append({ topic: name, payload }, {
+      bounds: boundsOf(topic),
+      ...(key !== "none" && { key: { producer: "p", number } }),
+    }).catch((error) => {
+      if (fault === undefined || !(error instanceof BrokerError)) throw error;
+    });
+    this.#disk?.heal();
+    // A failed transaction forgets no topic, and moves no offset.
+    if (appended !== undefined) {
+      const expected = this.#model.append(name, {
+        text: `${number}`,
+        isLarge: tooLarge,
+        key: key === "none" ? undefined : number,
+      });
+      assertEquals(appended.position?.offset, expected);
+      this.#epoch ??= appended.position?.epoch;
+      if (expected !== undefined) {
+        assertEquals(appended.position?.epoch, this.#epoch);
+        this.#listeners.get(topic)?.expected.push(textOf(`${number}`, expected));
+      }
+    }
+    await (appended === undefined ? this.compareAll() : this.#compare(topic));
+  }
+
+  async listenOrLeave(topic: number): Promise<void> {
+    const listener = this.#listeners.get(topic);
+    if (listener !== undefined) {
+      await this.#compareReceived(listener);
+      this.#listeners.delete(topic);
+      this.#model.unfollow(`${topic}`);
+      await listener.subscription[Symbol.asyncDispose]();
+      return;
+    }
+    const received: string[] = [];
+    const subscription = this.#broker.subscribe(`${topic}`, ({ payload, position }) => {
+      assertEquals(position!.prev, position!.offset - 1);
+      received.push(textOf(`${payload}`, position!.offset));
+    }, { history: boundsOf(topic) });
+    this.#listeners.set(topic, { subscription, expected: [], received });
+    this.#model.follow(`${topic}`);
+    await subscription.ready;
+    await this.#compare(topic);
+  }
+
+  async expire(): Promise<void> {
+    await this.#world.pause(EXPIRED_MS);
+    this.#model.expire(`${BRIEF}`);
+    await this.compareAll();
+    // A file counts the forgotten topics in its sweeps.
+    assertEquals(this.#before + this.#broker.stats.forgotten!, this.#model.forgotten);
+  }
+
+  /** Ends the process that has the file, and begins another one. */
+  async reopen(): Promise<void> {
+    if (this.#disk === undefined) return;
+    await this.expire();
+    for (const listener of this.#listeners.values()) await this.#compareReceived(listener);
+    this.#before += this.#broker.stats.forgotten!;
+    this.#listeners.clear();
+    this.#model.restart();
+    await this.#broker.close();
+    this.#broker = this.#open();
+    await this.compareAll();
+  }
+
+  async compareAll(): Promise<void> {
+    for (let topic = 0; topic <= BRIEF; topic++) await this.#compare(topic);
+    for (const listener of this.#listeners.values()) await this.#compareReceived(listener);
+  }
+
+  async close(): Promise<void> {
+    await this.#broker.close();
+  }
+
+  /** Compares pages of a topic: the whole history, and the part after some offset. */
+  async #compare(topic: number): Promise<void> {
+    const { head, kept } = this.#model.of(`${topic}`);
+    for (const after of [undefined, Math.max(0, head - 1), head + 1]) {
+      const page = await this.#broker.history.read(`${topic}`, {
+        ...PAGE,
+        bounds: boundsOf(topic),
+        ...(after !== undefined && { after }),
+      });
+      assertEquals(
+        [
+          page.head,
+          ...page.publications.map((one) => textOf(`${one.payload}`, one.position!.offset)),
+        ],
+        [
+          head,
+          ...kept.filter(({ offset }) => after === undefined || offset > after)
+            .map(({ text, offset }) => textOf(text, offset)),
+        ],
+      );
+      assertEquals(page.anchor !== undefined, kept.some(({ offset }) => offset === after));
+    }
+  }
+
+  async #compareReceived({ expected, received }: Listener): Promise<void> {
+    await this.#world.until("all deliveries", () => received.length >= expected.length, 100);
+    assertEquals(received, expected);
+  }
+}
+
+function boundsOf(topic: number): HistoryBounds {
+  return topic === BRIEF ? BRIEFLY : LASTING;
+}
+
+function textOf(payload: string, offset: number): string {
+  return `${payload.replace(/x+$/, "")} at ${offset}`;
+}
