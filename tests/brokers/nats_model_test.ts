@@ -1,10 +1,12 @@
 /** The model of NATS beside the installed server: the same operations, the same answers. */
 import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async/delay";
-import { SimulatedNetwork } from "../../testing/simulation/network/network.ts";
-import type { SimulatedSocket } from "../../testing/simulation/network/sockets.ts";
+import {
+  SimulatedNetwork,
+  type SimulatedSocket,
+  Simulation,
+} from "../../testing/simulation/mod.ts";
 import { SimulatedNats } from "../../testing/simulation/nats/engine.ts";
-import { Simulation } from "../../testing/simulation/simulation.ts";
 import {
   comparable,
   type Heard,

@@ -4,8 +4,7 @@
  * @module
  */
 import { assertEquals } from "@std/assert";
-import { SimulatedNetwork } from "../../testing/simulation/network/network.ts";
-import { Simulation } from "../../testing/simulation/simulation.ts";
+import { SimulatedNetwork, Simulation } from "../../testing/simulation/mod.ts";
 import type { Connection } from "../../transport/connection.ts";
 import {
   acceptWebSocket,

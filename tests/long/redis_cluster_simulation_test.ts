@@ -2,12 +2,15 @@
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { Topics } from "../../pubsub/topics.ts";
-import type { Host } from "../../testing/simulation/host.ts";
-import { SimulatedNetwork } from "../../testing/simulation/network/network.ts";
-import { simulatedClient, SimulatedServer } from "../../testing/simulation/programs.ts";
-import type { RedisPersistence } from "../../testing/simulation/redis/effects.ts";
-import { SimulatedRedis } from "../../testing/simulation/redis/redis.ts";
-import { Simulation } from "../../testing/simulation/simulation.ts";
+import {
+  type Host,
+  type RedisPersistence,
+  simulatedClient,
+  SimulatedNetwork,
+  SimulatedRedis,
+  SimulatedServer,
+  Simulation,
+} from "../../testing/simulation/mod.ts";
 
 const BOUNDS = { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 24 };
 

@@ -4,14 +4,15 @@ import { SessionClosedError } from "../../errors.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { guest } from "../../server/guest.ts";
 import type { TransportName } from "../../transport/race/options.ts";
-import type { Host } from "../../testing/simulation/host.ts";
-import { simulatedClient, SimulatedServer } from "../../testing/simulation/programs.ts";
-import { Simulation } from "../../testing/simulation/simulation.ts";
-import type {
-  HandshakeFault,
-  LinkConditions,
-} from "../../testing/simulation/network/conditions.ts";
-import { SimulatedNetwork } from "../../testing/simulation/network/network.ts";
+import {
+  type HandshakeFault,
+  type Host,
+  type LinkConditions,
+  simulatedClient,
+  SimulatedNetwork,
+  SimulatedServer,
+  Simulation,
+} from "../../testing/simulation/mod.ts";
 
 /** Transports of the clients; two clients have the same. */
 const MIXES: readonly (readonly TransportName[])[] = [

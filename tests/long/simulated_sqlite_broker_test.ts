@@ -1,8 +1,6 @@
 import { EngineNode } from "../../pubsub/_engine_node_test.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
-import { Simulation } from "../../testing/simulation/simulation.ts";
-import { SimulatedSqlite } from "../../testing/simulation/sqlite/broker.ts";
-import { SimulatedDisk } from "../../testing/simulation/sqlite/disk.ts";
+import { SimulatedDisk, SimulatedSqlite, Simulation } from "../../testing/simulation/mod.ts";
 
 for (const synchronous of ["normal", "full"] as const) {
   const clocks: AsyncDisposable[] = [];

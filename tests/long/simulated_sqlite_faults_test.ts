@@ -2,9 +2,12 @@ import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } fr
 import { BrokerError } from "../../errors.ts";
 import type { LogPage } from "../../pubsub/logs/log.ts";
 import type { SqliteBroker } from "../../brokers/sqlite/sqlite_broker.ts";
-import { Simulation } from "../../testing/simulation/simulation.ts";
-import { SimulatedSqlite } from "../../testing/simulation/sqlite/broker.ts";
-import { type DiskFault, SimulatedDisk } from "../../testing/simulation/sqlite/disk.ts";
+import {
+  type DiskFault,
+  SimulatedDisk,
+  SimulatedSqlite,
+  Simulation,
+} from "../../testing/simulation/mod.ts";
 import { SqliteLibrary } from "../../testing/simulation/sqlite/library.ts";
 
 const library = await SqliteLibrary.load();
