@@ -1,14 +1,10 @@
-/** An engine whose every fault a test decides, and nodes on the engine. */
-import { BrokerError } from "../errors.ts";
+/** An engine whose history a test writes, and nodes on the engine. */
 import { platformRuntime } from "../base/runtime.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import {
-  type Appended,
   type Broker,
   type BrokerHistory,
-  type BrokerStats,
   type BrokerStatus,
-  type BrokerSubscribeOptions,
   type BrokerSubscription,
   type HistoryPage,
   payloadBytes,
@@ -16,7 +12,9 @@ import {
   type PublicationListener,
   type ReadHistoryOptions,
 } from "./broker.ts";
+import { LocalListeners } from "./engine/listeners.ts";
 import { Tags } from "./tag.ts";
+import { type FaultyBroker, FaultyEngine } from "../tests/faulty_broker.ts";
 
 /** Keeps one topic. Offsets go up by `step`. */
 export class ScriptedEngine {
@@ -27,13 +25,12 @@ export class ScriptedEngine {
   /** Has publications carry tags, as those of every engine do. */
   hasTags = false;
   readonly #tags = new Tags(platformRuntime());
-  readonly nodes: ScriptedBroker[] = [];
+  readonly #broker = new ScriptedBroker(this);
+  readonly #engine = new FaultyEngine({ make: () => this.#broker });
 
   /** Makes the broker of a node. */
-  node(): ScriptedBroker {
-    const node = new ScriptedBroker(this);
-    this.nodes.push(node);
-    return node;
+  node(): FaultyBroker {
+    return this.#engine.connect();
   }
 
   append(publication: Publication): Publication {
@@ -43,7 +40,7 @@ export class ScriptedEngine {
     const position = this.hasTags ? { ...place, tag: this.#tags.next() } : place;
     const placed = { ...publication, position };
     this.kept.push(placed);
-    for (const node of this.nodes) node.onLive(placed, (one) => node.deliver(one));
+    this.#broker.deliver(placed);
     return placed;
   }
 
@@ -98,85 +95,45 @@ export class ScriptedEngine {
   }
 }
 
-/** The engine from the view of one node. */
-export class ScriptedBroker implements Broker {
+/** The broker that keeps the history of a {@linkcode ScriptedEngine}. */
+class ScriptedBroker implements Broker {
   readonly name = "scripted";
   readonly delivery = "at-most-once";
-  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connected" });
-  readonly engine: ScriptedEngine;
+  readonly status = new StatusFeed<BrokerStatus>({ name: "connected" });
+  readonly stats = {
+    published: 0,
+    received: 0,
+    waiting: 0,
+    dropped: 0,
+    interruptions: 0,
+    reads: 0,
+  };
   readonly history: BrokerHistory;
-  /** Every read that was asked for. */
-  readonly reads: ReadHistoryOptions[] = [];
-  /** Fate of a publication on its way. */
-  onLive: (publication: Publication, deliver: (one: Publication) => void) => void = (
-    publication,
-    deliver,
-  ) => deliver(publication);
-  /** Runs before and after the engine reads; the read throws any error of this function. */
-  onRead: (at: "before" | "after") => void | Promise<void> = () => {};
-  onAppend: () => void | Promise<void> = () => {};
-  /** True once subscriptions are ready; else they wait. */
-  ready: Promise<void> = Promise.resolve();
-  readonly #subscriptions = new Set<
-    { readonly listener: PublicationListener; readonly options: BrokerSubscribeOptions }
-  >();
+  readonly #listeners = new LocalListeners();
 
   constructor(engine: ScriptedEngine) {
-    this.engine = engine;
     this.history = {
-      append: async (publication): Promise<Appended> => {
-        await this.onAppend();
-        const { position } = this.engine.append(publication);
-        return { position: position! };
+      append: (publication) => {
+        const { position } = engine.append(publication);
+        return Promise.resolve({ position: position! });
       },
-      read: async (_topic, options) => {
-        this.reads.push(options);
-        await this.onRead("before");
-        const page = this.engine.read(options);
-        await this.onRead("after");
-        return page;
-      },
+      read: (_topic, options) => Promise.resolve(engine.read(options)),
     };
-  }
-
-  get stats(): BrokerStats {
-    return { published: 0, received: 0, waiting: 0, dropped: 0, interruptions: 0, reads: 0 };
-  }
-
-  get subscriptions(): number {
-    return this.#subscriptions.size;
   }
 
   issues(): string[] {
     return [];
   }
 
-  publish(): void {
-    throw new Error("the topics of these tests have a history");
-  }
+  /** There are no other nodes. */
+  publish(): void {}
 
   deliver(publication: Publication): void {
-    for (const { listener } of this.#subscriptions) listener(publication);
+    this.#listeners.deliver(publication);
   }
 
-  interrupt(): void {
-    for (const { options } of this.#subscriptions) options.onInterrupted?.();
-  }
-
-  subscribe(
-    _topic: string,
-    listener: PublicationListener,
-    options: BrokerSubscribeOptions = {},
-  ): BrokerSubscription {
-    const entry = { listener, options };
-    this.#subscriptions.add(entry);
-    return {
-      ready: this.ready,
-      [Symbol.asyncDispose]: () => {
-        this.#subscriptions.delete(entry);
-        return Promise.resolve();
-      },
-    };
+  subscribe(topic: string, listener: PublicationListener): BrokerSubscription {
+    return this.#listeners.subscribe(topic, listener);
   }
 
   close(): Promise<void> {
@@ -186,9 +143,4 @@ export class ScriptedBroker implements Broker {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
-}
-
-/** Error of reads while the engine is away. */
-export function away(): never {
-  throw new BrokerError("Cannot read history: the engine is away");
 }

@@ -126,7 +126,7 @@ Deno.test("Topics.subscribe() from now on counts from the call, not from the con
   const inForce = topics.subscribe(client.session, "t");
   await turns();
   // Another node publishes, and the engine does not send this node anything yet.
-  broker.onLive = () => {};
+  broker.onDelivery = () => {};
   engine.publish("after the call");
   await turns();
   assertEquals(client.takeData(), []);

@@ -8,7 +8,8 @@ import type { HistoryPosition, SubscribeAnswer } from "../session/wire/recovery.
 import { turns } from "../tests/waiting.ts";
 import { Random } from "../tests/random.ts";
 import { Client, type Line } from "./_clients_test.ts";
-import { away, type ScriptedBroker, ScriptedEngine } from "./_scripted_broker_test.ts";
+import { ScriptedEngine } from "./_scripted_broker_test.ts";
+import { fail, type FaultyBroker } from "../tests/faulty_broker.ts";
 import { Topics } from "./topics.ts";
 
 const STEPS = 400;
@@ -67,7 +68,7 @@ class Truth {
 
 /** A server. */
 class Node {
-  readonly broker: ScriptedBroker;
+  readonly broker: FaultyBroker;
   readonly topics: Topics;
   readonly #random: Random;
   isAway = false;
@@ -79,7 +80,7 @@ class Node {
     this.#random = random;
     this.broker = engine.node();
     this.topics = new Topics({ broker: this.broker, history: { t: { size: 1_000_000 } } });
-    this.broker.onLive = (one, deliver) => {
+    this.broker.onDelivery = (one, deliver) => {
       if (this.isHealed) return deliver(one);
       if (this.isAway || random.below(12) === 0) return;
       for (let copies = random.below(10) === 0 ? 2 : 1; copies > 0; copies--) {
@@ -87,7 +88,11 @@ class Node {
         else setTimeout(() => deliver(one), random.below(300));
       }
     };
-    this.broker.onRead = (at) => this.#onRead(at);
+    this.broker.make("history.read", async (run, call) => {
+      if (await this.#fails("before")) return await fail(run, call);
+      const page = await run();
+      return await this.#fails("after") ? await fail(run, call) : page;
+    });
   }
 
   comeBack(): void {
@@ -95,14 +100,15 @@ class Node {
     this.broker.interrupt();
   }
 
-  async #onRead(at: "before" | "after"): Promise<void> {
-    if (this.isHealed) return;
+  /** Takes the time of one way to the engine or back, on which a read may fail. */
+  async #fails(at: "before" | "after"): Promise<boolean> {
+    if (this.isHealed) return false;
     if (this.#random.below(2) === 0) {
       await new Promise((resolve) => setTimeout(resolve, this.#random.below(80)));
     }
-    if (!this.isAway && this.#random.below(at === "before" ? 8 : 50) > 0) return;
+    if (!this.isAway && this.#random.below(at === "before" ? 8 : 50) > 0) return false;
     this.failures++;
-    away();
+    return true;
   }
 }
 

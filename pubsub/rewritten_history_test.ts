@@ -6,6 +6,7 @@ import { turns } from "../tests/waiting.ts";
 import { Random } from "../tests/random.ts";
 import { Client, type Line } from "./_clients_test.ts";
 import { ScriptedEngine } from "./_scripted_broker_test.ts";
+import { pass, replyAfter } from "../tests/faulty_broker.ts";
 import { Topics } from "./topics.ts";
 
 const HISTORY = { t: { size: 1_000_000 } };
@@ -71,7 +72,7 @@ Deno.test("TopicFeed reports to its members another history at their position, t
   await turns();
   assertEquals(client.take().slice(1), [["a", 1, 0], ["b", 2, 1]]);
   engine.rewrite(2);
-  broker.onLive = () => {};
+  broker.onDelivery = () => {};
   engine.publish("c");
   broker.interrupt();
   await time.tickAsync(100);
@@ -117,7 +118,7 @@ Deno.test("Replay does not trust a position whose publication has expired, nor o
   engine.hasTags = true;
   engine.step = 2;
   const broker = engine.node();
-  Object.assign(broker.history, { remembersMs: 3_600_000 });
+  Object.assign(broker.history!, { remembersMs: 3_600_000 });
   await using topics = new Topics({ broker, history: HISTORY });
   const askAnew = async (since: HistoryPosition) => {
     await using client = new Client(topics.turn);
@@ -152,10 +153,11 @@ Deno.test("Replay of the newest publications takes none of a history that began 
   await turns(40);
   const gate = Promise.withResolvers<void>();
   let reads = 0;
-  broker.onRead = (at) => at === "after" && ++reads === 1 ? gate.promise : undefined;
+  const late = replyAfter(gate.promise);
+  broker.make("history.read", (run, call) => (++reads === 1 ? late : pass)(run, call));
   client.subscribe(topics, "t", { last: 200 });
   await turns(40);
-  broker.onLive = () => {};
+  broker.onDelivery = () => {};
   engine.beginEpoch("e1", 200);
   for (let i = 0; i < 200; i++) engine.publish("new");
   broker.interrupt();

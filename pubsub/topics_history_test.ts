@@ -7,7 +7,8 @@ import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import { internals } from "../session/session.ts";
 import { turns } from "../tests/waiting.ts";
 import { assertRun, Client, Clients } from "./_clients_test.ts";
-import { type ScriptedBroker, ScriptedEngine } from "./_scripted_broker_test.ts";
+import { ScriptedEngine } from "./_scripted_broker_test.ts";
+import { type FaultyBroker, hang } from "../tests/faulty_broker.ts";
 import type { Broker } from "./broker.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import type { SubscribeOptions } from "./topic_options.ts";
@@ -103,12 +104,14 @@ Deno.test("Topics.subscribe() with `last` misses no publication during the read"
   await using client = new Client(topics.turn);
   let isRead = false;
   // The second read, of the session's own, finds nothing yet.
-  broker.onRead = (at) => {
-    if (at === "after" && broker.reads.length === 2 && !isRead) {
+  broker.make("history.read", async (run) => {
+    const page = await run();
+    if (broker.callsOf("history.read").length === 2 && !isRead) {
       isRead = true;
       engine.publish(1);
     }
-  };
+    return page;
+  });
   client.subscribe(topics, "t", { last: 10 });
   await turns();
   assertEquals(isRead, true);
@@ -398,7 +401,7 @@ Deno.test("Topics.publish() counts publications that the engine does not take, a
   const { broker, topics } = scripted();
   await using _topics = topics;
   const error = new BrokerError("Cannot append: too many wait");
-  broker.onAppend = () => Promise.reject(error);
+  broker.make("history.append", () => Promise.reject(error));
   topics.publish("t", 1);
   await turns();
   assertEquals([topics.stats.failedPublications, topics.stats.lastFailure], [1, error]);
@@ -432,7 +435,7 @@ Deno.test("Topics.append() resolves with the place, counts a repetition once, an
 
   const { broker, topics: waiting } = scripted();
   await using _waiting = waiting;
-  broker.onAppend = () => new Promise(() => {});
+  broker.make("history.append", hang);
   const abort = new AbortController();
   const appending = waiting.append("t", 1, { signal: abort.signal });
   abort.abort(new Error("enough"));
@@ -503,7 +506,7 @@ Deno.test("Topics read an engine once for a topic, for any number of subscribers
   late.subscribe(topics, "t", { since: { epoch: "e1", offset: 40 } });
   await turns();
   assertRun(late.takeData(), 41, 100);
-  assertEquals(broker.reads.length, 1);
+  assertEquals(broker.callsOf("history.read").length, 1);
 });
 
 Deno.test("Topics read a page once for all readers", async () => {
@@ -516,21 +519,21 @@ Deno.test("Topics read a page once for all readers", async () => {
   }
   await turns(60);
   for (const client of clients) assertRun(client.takeData(), 11, 300);
-  const after = broker.reads.map((read) => read.after ?? `last ${read.last}`);
+  const after = broker.callsOf("history.read").map(([, read]) => read.after ?? `last ${read.last}`);
   assertEquals(after, ["last 128", 10, 138]);
 });
 
 Deno.test("Topics[Symbol.asyncDispose]() ends replays and reads that are under way", async () => {
   const { engine, broker, topics } = scripted();
   engine.publish(1);
-  broker.onRead = () => new Promise(() => {});
+  broker.make("history.read", hang);
   await using client = new Client(topics.turn);
   client.subscribe(topics, "t", { last: 1 });
   await turns();
   await topics[Symbol.asyncDispose]();
   await turns();
   assertEquals(client.take(), [{ isSuperseded: true }]);
-  assertEquals(broker.subscriptions, 0);
+  assertEquals(broker.topics.length, 0);
 });
 
 Deno.test("Topics bound the restarts of a session while the engine does not answer", async () => {
@@ -540,7 +543,7 @@ Deno.test("Topics bound the restarts of a session while the engine does not answ
   await using other = new Client(topics.turn);
   other.subscribe(topics);
   await turns();
-  broker.onRead = () => new Promise(() => {});
+  broker.make("history.read", hang);
   const since = { epoch: "other", offset: 1 };
   const begin = (i: number) => {
     if (i % 3 === 0) topics.unsubscribe(client.session, "t");
@@ -564,7 +567,7 @@ Deno.test("Topics let a session leave from within an answer", async () => {
   await using other = new Client(topics.turn);
   other.subscribe(topics);
   await turns();
-  broker.onRead = () => new Promise(() => {});
+  broker.make("history.read", hang);
   const since = { epoch: "other", offset: 1 };
   const { session } = client;
   topics.subscribe(session, "t", {
@@ -589,7 +592,7 @@ Deno.test("Topics let a session leave from within an answer", async () => {
 });
 
 /** Topics on an engine by hand. */
-function scripted(): { engine: ScriptedEngine; broker: ScriptedBroker; topics: Topics } {
+function scripted(): { engine: ScriptedEngine; broker: FaultyBroker; topics: Topics } {
   const engine = new ScriptedEngine();
   const broker = engine.node();
   const topics = new Topics({ broker, history: { t: { size: 1_000_000 } } });

@@ -3,7 +3,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { RequestError, SessionClosedError } from "../errors.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
-import { FaultyEngine } from "./faulty_broker.ts";
+import { fail, type FaultyBroker, FaultyEngine, pass } from "./faulty_broker.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import { internals, type Session } from "../session/session.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
@@ -19,7 +19,7 @@ class Cluster implements AsyncDisposable {
   readonly #servers: TestServer<string>[] = [];
 
   constructor(random?: Random) {
-    this.engine = new FaultyEngine(random);
+    this.engine = new FaultyEngine({ random });
   }
 
   /** Servers that know one another. */
@@ -70,7 +70,7 @@ class Cluster implements AsyncDisposable {
 
   /** A killed process: its broker and its clients are cut off, without a farewell. */
   async kill(server: TestServer<string>): Promise<void> {
-    (server.topics.broker as ReturnType<FaultyEngine["connect"]>).cut();
+    (server.topics.broker as FaultyBroker).cut();
     server.network.disconnect();
     await this.pass(0);
   }
@@ -187,7 +187,7 @@ Deno.test("A user's sessions on all nodes get each message to the user once", as
   await two.session.close();
   await three.session.close();
   await cluster.pass(0);
-  const broker = b!.topics.broker as ReturnType<FaultyEngine["connect"]>;
+  const broker = b!.topics.broker as FaultyBroker;
   assert(!broker.topics.includes("$skein:user:ann"));
 });
 
@@ -662,15 +662,12 @@ Deno.test("maxSessionsPerUser admits all sessions that fit, while others give up
   const limits = { maxSessionsPerUser: 5 };
   const [a, b] = await cluster.start(2, { limits });
   // An engine that takes its time to free a place, one after the other.
-  const { store } = cluster.engine;
-  const { release } = store;
   let line: Promise<unknown> = Promise.resolve();
-  store.release = (...args) => {
-    const freed = line.then(() => new Promise((resolve) => setTimeout(resolve, 5)))
-      .then(() => release.apply(store, args));
+  cluster.engine.make("store.release", (run) => {
+    const freed = line.then(() => new Promise((resolve) => setTimeout(resolve, 5))).then(run);
     line = freed;
     return freed;
-  };
+  });
   const come = async (servers: TestServer<string>[]) => {
     const dialing = servers.map((server) =>
       server.dial({ headers: { authorization: "Bearer ann" } })
@@ -712,12 +709,10 @@ Deno.test("A node that is full with a user's sessions refuses another without as
   const [a] = await cluster.start(1, { limits: { maxSessionsPerUser: 1 } });
   await cluster.dial(a!, "ann");
   let asked = 0;
-  const { store } = cluster.engine;
-  const { claim } = store;
-  store.claim = (...args) => {
+  cluster.engine.make("store.claim", (run) => {
     asked++;
-    return claim.apply(store, args);
-  };
+    return run();
+  });
   await assertRejects(() => cluster.dial(a!, "ann"), SessionClosedError);
   assertEquals(asked, 0);
 });
@@ -738,13 +733,11 @@ Deno.test("While the engine is away sessions are counted by node, and claimed la
   await using cluster = new Cluster();
   const limits = { maxSessionsPerUser: 2 };
   const [a, b] = await cluster.start(2, { limits });
-  const { store } = cluster.engine;
-  const { claim } = store;
-  store.claim = () => Promise.reject(new Error("away"));
+  cluster.engine.make("store.claim", fail);
   await cluster.dial(a!, "ann");
   await cluster.dial(a!, "ann");
   await cluster.refused(a!, "ann");
-  store.claim = claim;
+  cluster.engine.make("store.claim", pass);
   await cluster.pass(40_000);
   await cluster.refused(b!, "ann");
 });
@@ -755,7 +748,7 @@ Deno.test("An engine that lost its data gets all sessions again once it is back"
   await cluster.dial(a!, "ann");
   cluster.engine.goAway();
   await cluster.pass(1_000);
-  cluster.engine.store.clear();
+  cluster.engine.lose();
   cluster.engine.comeBack();
   await cluster.pass(100);
   await cluster.refused(b!, "ann");

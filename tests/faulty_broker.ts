@@ -1,23 +1,132 @@
 /**
- * An engine in memory with delivery failures by script or by seed, and one broker for each node.
+ * An engine that fails as a test decides, and one broker for each node on it.
+ *
+ * - **Calls** of histories, logs and the store get a {@linkcode Fate}, by
+ *   {@linkcode FaultyBroker.make}: they fail, hang, wait, lose their reply, or run twice.
+ * - **Deliveries** go through {@linkcode FaultyBroker.onDelivery}, or fail by chance, by
+ *   {@linkcode FaultyEngine.faults}.
+ * - **Nodes and engine** can be cut off, interrupted, and lose all data.
+ *
+ * @example An append whose reply is lost
+ * ```ts ignore
+ * const engine = new FaultyEngine();
+ * const broker = engine.connect();
+ * broker.make("history.append", loseReply);
+ * await using server = testServer({ broker, history: { news: {} } });
+ * ```
  *
  * @module
  */
 import { BrokerError } from "../errors.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import type { Random } from "./random.ts";
-import type {
-  Broker,
-  BrokerStats,
-  BrokerStatus,
-  BrokerStore,
-  BrokerSubscribeOptions,
-  BrokerSubscription,
-  Publication,
-  PublicationListener,
+import {
+  type Broker,
+  type BrokerHistory,
+  type BrokerStats,
+  type BrokerStatus,
+  type BrokerStore,
+  type BrokerSubscribeOptions,
+  type BrokerSubscription,
+  payloadBytes,
+  type Publication,
+  type PublicationListener,
 } from "../pubsub/broker.ts";
-import { MemoryStore } from "../pubsub/memory/broker.ts";
+import type { BrokerLogs } from "../pubsub/logs/log.ts";
+import { MemoryBroker } from "../pubsub/memory/broker.ts";
+
+/** The parts of a broker whose calls have a fate. */
+interface Parts {
+  readonly history: BrokerHistory;
+  readonly logs: BrokerLogs;
+  readonly store: BrokerStore;
+}
+
+/** Names of the methods of a part. */
+type Methods<T> = Extract<
+  { [K in keyof T]-?: NonNullable<T[K]> extends (...args: never[]) => unknown ? K : never }[
+    keyof T
+  ],
+  string
+>;
+
+/** Name of a call, such as `history.append`. */
+export type Operation = {
+  [P in keyof Parts]: `${P}.${Methods<Parts[P]>}`;
+}[keyof Parts];
+
+/** An operation, all operations of a part, or all. */
+type Calls = Operation | keyof Parts | "all";
+
+/** The arguments of a call. */
+export type CallArgs<O extends Operation> = O extends `${infer P}.${infer M}`
+  ? P extends keyof Parts
+    ? M extends keyof Parts[P] ? Parts[P][M] extends ((...args: infer A) => unknown) | undefined ? A
+      : never
+    : never
+  : never
+  : never;
+
+/** A call of a node. */
+export interface Call<O extends Operation = Operation> {
+  readonly operation: O;
+  /** The arguments: first the publication, topic, id or key. */
+  readonly args: CallArgs<O>;
+}
+
+/** Decides how a call ends. `run()` calls the engine. */
+export type Fate<O extends Operation = Operation> = <T>(
+  run: () => Promise<T>,
+  call: Call<O>,
+) => Promise<T>;
+
+/** The call reaches the engine, and the reply reaches the node. */
+export const pass: Fate = (run) => run();
+
+/** The call does not reach the engine. */
+export const fail: Fate = () => Promise.reject(unreachable());
+
+/** The call takes effect, and fails. */
+export const loseReply: Fate = async (run) => {
+  await run();
+  throw unreachable();
+};
+
+/** The call does not reach the engine, and never ends. */
+export const hang: Fate = () => new Promise(() => {});
+
+/** The call takes effect twice. */
+export const repeat: Fate = async (run) => {
+  await run();
+  return await run();
+};
+
+/** Makes a fate: the call reaches the engine after a promise. */
+export function waitFor(gate: PromiseLike<unknown>): Fate {
+  return async (run) => {
+    await gate;
+    return await run();
+  };
+}
+
+/** Makes a fate: the call reaches the engine, and the reply reaches the node after a promise. */
+export function replyAfter(gate: PromiseLike<unknown>): Fate {
+  return async (run) => {
+    const reply = await run();
+    await gate;
+    return reply;
+  };
+}
+
+function fateIn(fates: ReadonlyMap<string, Fate>, { operation }: Call): Fate | undefined {
+  const [part] = operation.split(".");
+  return fates.get(operation) ?? fates.get(part!) ?? fates.get("all");
+}
+
+function unreachable(): BrokerError {
+  return new BrokerError("Cannot reach the engine");
+}
 
 /** Failures of deliveries; each value is a chance in a thousand. */
 export interface Faults {
@@ -28,45 +137,78 @@ export interface Faults {
   lateMs?: number;
 }
 
-/** The engine. */
+/** Options of a {@linkcode FaultyEngine}. */
+export interface FaultyEngineOptions {
+  /** Draws the deliveries that fail. */
+  readonly random?: Random | undefined;
+  /** Timers of late deliveries; the platform's by default. */
+  readonly runtime?: Runtime | undefined;
+  /** Makes what keeps all data; a broker in memory by default. */
+  readonly make?: (() => Broker) | undefined;
+}
+
+/** The engine of some nodes. */
 export class FaultyEngine {
+  /** The brokers of all nodes that are not cut off. */
   readonly brokers = new Set<FaultyBroker>();
-  readonly store = new MemoryStore(platformRuntime());
+  readonly runtime: Runtime;
   faults: Faults = {};
-  /** Travel time of every publication, in milliseconds. */
+  /** Travel time of every delivery, in milliseconds. */
   delayMs = 0;
+  /** True while no call and no publication of any node gets through. */
   isAway = false;
-  /** Number of publications, and their bytes. */
+  /** Number of publications without a history, and their bytes. */
   publications = 0;
   bytes = 0;
   readonly #random: Random | undefined;
+  readonly #make: () => Broker;
+  readonly #nodes: FaultyBroker[] = [];
+  readonly #fates = new Map<string, Fate>();
+  #inner: Broker;
 
-  constructor(random?: Random) {
+  constructor({ random, runtime = platformRuntime(), make }: FaultyEngineOptions = {}) {
+    this.runtime = runtime;
     this.#random = random;
+    this.#make = make ?? (() => new MemoryBroker({ runtime }));
+    this.#inner = this.#make();
   }
 
-  connect(): FaultyBroker {
-    const broker = new FaultyBroker(this);
+  /** The broker that keeps all data, without faults. */
+  get inner(): Broker {
+    return this.#inner;
+  }
+
+  /**
+   * Makes the broker of a node.
+   *
+   * @param options A part that the broker lacks, as that of an engine without the feature.
+   * @returns The broker.
+   */
+  connect(options: { readonly without?: keyof Parts } = {}): FaultyBroker {
+    const broker = new FaultyBroker(this, options);
+    this.#nodes.push(broker);
     this.brokers.add(broker);
     return broker;
   }
 
+  /** Publishes on a topic without a history, as another program does. */
   publish(publication: Publication): void {
     if (this.isAway) return;
     this.publications++;
-    this.bytes += publication.payload.length;
-    for (const broker of [...this.brokers]) {
-      const { lost, repeated, late, lateMs = 100 } = this.faults;
-      if (this.#strikes(lost)) continue;
-      const times = this.#strikes(repeated) ? 2 : 1;
-      for (let i = 0; i < times; i++) {
-        if (this.#strikes(late)) {
-          setTimeout(() => broker.deliver(publication), this.#random!.below(lateMs));
-        } else if (this.delayMs > 0) {
-          setTimeout(() => broker.deliver(publication), this.delayMs);
-        } else broker.deliver(publication);
-      }
-    }
+    this.bytes += payloadBytes(publication);
+    this.#inner.publish(publication);
+  }
+
+  /** Sets the fate of later calls of all nodes, except calls to which a node gave a fate. */
+  make<O extends Operation>(calls: O, fate: Fate<O>): void;
+  make(calls: keyof Parts | "all", fate: Fate): void;
+  make(calls: Calls, fate: unknown): void {
+    this.#fates.set(calls, fate as Fate);
+  }
+
+  /** Finds the fate of a call. */
+  fateOf(call: Call): Fate | undefined {
+    return fateIn(this.#fates, call);
   }
 
   /** Makes the engine unreachable for all nodes. */
@@ -78,7 +220,29 @@ export class FaultyEngine {
   /** Makes the engine reachable again. */
   comeBack(): void {
     this.isAway = false;
-    for (const broker of [...this.brokers]) broker.restored();
+    for (const broker of [...this.brokers]) {
+      broker.status.set({ name: "connected" });
+      broker.interrupt();
+    }
+  }
+
+  /** Loses all publications, logs and facts. Nodes receive no notice. */
+  lose(): void {
+    void this.#inner.close();
+    this.#inner = this.#make();
+    for (const broker of this.#nodes) broker.subscribeAgain();
+  }
+
+  /** Delivers a publication as `faults` and `delayMs` say. */
+  carry(publication: Publication, deliver: PublicationListener): void {
+    const { lost, repeated, late, lateMs = 100 } = this.faults;
+    if (this.#strikes(lost)) return;
+    const times = this.#strikes(repeated) ? 2 : 1;
+    for (let i = 0; i < times; i++) {
+      const delayMs = this.#strikes(late) ? this.#random!.below(lateMs) : this.delayMs || undefined;
+      if (delayMs === undefined) deliver(publication);
+      else this.runtime.setTimeout(() => deliver(publication), delayMs);
+    }
   }
 
   #strikes(perMille: number | undefined): boolean {
@@ -89,29 +253,48 @@ export class FaultyEngine {
 interface Entry {
   readonly topic: string;
   readonly listener: PublicationListener;
-  readonly onInterrupted: (() => void) | undefined;
+  readonly options: BrokerSubscribeOptions;
+  /** The subscription at the engine. */
+  inner: BrokerSubscription | undefined;
 }
 
 /** The broker of a node. */
 export class FaultyBroker implements Broker {
-  readonly name = "faulty";
-  readonly delivery = "at-most-once";
+  readonly name: string;
+  readonly delivery: Broker["delivery"];
   readonly status = new StatusFeed<BrokerStatus>({ name: "connected" });
-  readonly stats = {} as BrokerStats;
-  readonly store: BrokerStore;
+  readonly history?: BrokerHistory;
+  readonly logs?: BrokerLogs;
+  readonly store?: BrokerStore;
+  /** The result of `issues()`. */
+  problems: string[] = [];
+  /** The calls so far. */
+  readonly calls: Call[] = [];
+  /** Delays the confirmation of new subscriptions. */
+  ready: Promise<void> | undefined;
+  /** Decides how a publication of the engine reaches the node: at once, twice, late or never. */
+  onDelivery: (publication: Publication, deliver: PublicationListener) => void;
   readonly #engine: FaultyEngine;
   readonly #entries = new Set<Entry>();
+  readonly #fates = new Map<string, Fate>();
+  /** Rejects calls after the close, as every closed broker does. */
+  #closed: MemoryBroker | undefined;
 
-  constructor(engine: FaultyEngine) {
+  constructor(engine: FaultyEngine, { without }: { readonly without?: keyof Parts } = {}) {
     this.#engine = engine;
-    const { store } = engine;
-    this.store = {
-      advance: (...args) => this.#reach(() => store.advance(...args)),
-      newest: (key) => this.#reach(() => store.newest(key)),
-      claim: (...args) => this.#reach(() => store.claim(...args)),
-      release: (...args) => this.#reach(() => store.release(...args)),
-      claims: (...args) => this.#reach(() => store.claims(...args)),
-    };
+    this.onDelivery = (publication, deliver) => engine.carry(publication, deliver);
+    const { name, delivery } = engine.inner;
+    this.name = name;
+    this.delivery = delivery;
+    for (const part of ["history", "logs", "store"] as const) {
+      const of = engine.inner[part];
+      if (of === undefined || part === without) continue;
+      Object.assign(this, { [part]: this.#faulty(part, of) });
+    }
+  }
+
+  get stats(): BrokerStats {
+    return this.#engine.inner.stats;
   }
 
   /** The subscribed topics. */
@@ -120,46 +303,66 @@ export class FaultyBroker implements Broker {
   }
 
   issues(): string[] {
-    return [];
+    return [...this.problems];
+  }
+
+  /**
+   * Sets the fate of later calls.
+   *
+   * @param calls The calls; the fate of an operation counts more than the one of its part or of all.
+   * @param fate The fate.
+   */
+  make<O extends Operation>(calls: O, fate: Fate<O>): void;
+  make(calls: keyof Parts | "all", fate: Fate): void;
+  make(calls: Calls, fate: unknown): void {
+    this.#fates.set(calls, fate as Fate);
+  }
+
+  /** The arguments of all calls of an operation so far. */
+  callsOf<O extends Operation>(operation: O): CallArgs<O>[] {
+    const calls = this.calls.filter((call) => call.operation === operation);
+    return calls.map(({ args }) => args as CallArgs<O>);
   }
 
   publish(publication: Publication): void {
-    if (this.#engine.brokers.has(this)) this.#engine.publish(publication);
+    if (this.#closed !== undefined) this.#closed.publish(publication);
+    else if (this.#isReachable) this.#engine.publish(publication);
   }
 
   subscribe(
     topic: string,
     listener: PublicationListener,
-    { onInterrupted }: BrokerSubscribeOptions = {},
+    options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
-    const entry = { topic, listener, onInterrupted };
+    const entry: Entry = { topic, listener, options, inner: undefined };
+    const { ready } = this.#subscribe(entry);
     this.#entries.add(entry);
     return {
-      ready: Promise.resolve(),
-      [Symbol.asyncDispose]: () => {
+      ready: this.ready ?? ready,
+      [Symbol.asyncDispose]: async () => {
         this.#entries.delete(entry);
-        return Promise.resolve();
+        await entry.inner?.[Symbol.asyncDispose]();
       },
     };
   }
 
-  #reach<T>(ask: () => Promise<T>): Promise<T> {
-    if (!this.#engine.isAway && this.#engine.brokers.has(this)) return ask();
-    return Promise.reject(new BrokerError("Cannot reach the engine"));
+  /** Subscribes to all topics of an engine that lost its subscriptions. */
+  subscribeAgain(): void {
+    for (const entry of this.#entries) this.#subscribe(entry);
   }
 
+  /** Gives a publication to the node, whatever happened to the one of the engine. */
   deliver(publication: Publication): void {
-    if (!this.#engine.brokers.has(this)) return;
     for (const entry of [...this.#entries]) {
-      if (entry.topic === publication.topic && this.#entries.has(entry)) {
-        entry.listener(publication);
-      }
+      if (entry.topic === publication.topic) this.#give(entry, publication);
     }
   }
 
-  restored(): void {
-    this.status.set({ name: "connected" });
-    for (const { onInterrupted } of [...this.#entries]) onInterrupted?.();
+  /** Tells the node that publications may be missing, on one topic or on all. */
+  interrupt(topic?: string): void {
+    for (const entry of [...this.#entries]) {
+      if (topic === undefined || entry.topic === topic) entry.options.onInterrupted?.();
+    }
   }
 
   /** Simulates a killed process: no message leaves or reaches the node. */
@@ -172,12 +375,56 @@ export class FaultyBroker implements Broker {
     this.#engine.brokers.add(this);
   }
 
-  close(): Promise<void> {
+  async close(): Promise<void> {
     this.cut();
-    return Promise.resolve();
+    this.#closed = new MemoryBroker();
+    await this.#closed.close();
+    const entries = [...this.#entries];
+    this.#entries.clear();
+    await Promise.all(entries.map(({ inner }) => inner?.[Symbol.asyncDispose]()));
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  #subscribe(entry: Entry): BrokerSubscription {
+    const receive = (publication: Publication) => {
+      if (this.#isReachable) this.onDelivery(publication, (one) => this.#give(entry, one));
+    };
+    return entry.inner = this.#inner.subscribe(entry.topic, receive, entry.options);
+  }
+
+  #give(entry: Entry, publication: Publication): void {
+    if (this.#entries.has(entry) && this.#engine.brokers.has(this)) entry.listener(publication);
+  }
+
+  /** A part of the engine, whose calls have a fate. */
+  #faulty(part: keyof Parts, of: object): object {
+    return new Proxy(of, {
+      get: (_of, name) => {
+        const target: object = this.#inner[part]!;
+        const value: unknown = Reflect.get(target, name);
+        if (typeof value !== "function") return value;
+        const operation = `${part}.${String(name)}` as Operation;
+        return (...args: CallArgs<Operation>) =>
+          this.#call({ operation, args }, () => Reflect.apply(value, target, args));
+      },
+    });
+  }
+
+  #call<T>(call: Call, run: () => Promise<T>): Promise<T> {
+    this.calls.push(call);
+    const fate = fateIn(this.#fates, call) ?? this.#engine.fateOf(call) ?? pass;
+    const reach = () => this.#closed !== undefined || this.#isReachable ? run() : fail(run, call);
+    return fate(reach, call);
+  }
+
+  get #isReachable(): boolean {
+    return !this.#engine.isAway && this.#engine.brokers.has(this);
+  }
+
+  get #inner(): Broker {
+    return this.#closed ?? this.#engine.inner;
   }
 }

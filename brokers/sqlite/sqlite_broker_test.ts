@@ -1,5 +1,5 @@
 // run_tests: alone, and first, as these tests take longest.
-import { EngineNode } from "../../pubsub/_engine_node_test.ts";
+import { FaultyEngine } from "../../tests/faulty_broker.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import { connectTo } from "../../pubsub/ports/_ports_test.ts";
 import { SqliteBroker } from "./mod.ts";
@@ -20,8 +20,9 @@ for (const synchronous of ["normal", "full"] as const) {
   };
   testBroker(`SqliteBroker, ${synchronous},`, open, {
     makePair: async () => {
-      const engine = await open();
-      return [new EngineNode(engine), new EngineNode(engine)];
+      const inner = await open();
+      const engine = new FaultyEngine({ make: () => inner });
+      return [engine.connect(), engine.connect()];
     },
     teardown,
   });

@@ -3,14 +3,22 @@ import { FakeTime } from "@std/testing/time";
 import { internals } from "../../session/session.ts";
 import { passTime, turns } from "../../tests/waiting.ts";
 import { assertRun, Client, Clients } from "../_clients_test.ts";
-import { away, type ScriptedBroker, ScriptedEngine } from "../_scripted_broker_test.ts";
+import { ScriptedEngine } from "../_scripted_broker_test.ts";
+import {
+  fail,
+  type FaultyBroker,
+  hang,
+  pass,
+  replyAfter,
+  waitFor,
+} from "../../tests/faulty_broker.ts";
 import type { Publication } from "../broker.ts";
 import { Topics } from "../topics.ts";
 
 /** A node with one client that follows the topic `t`. */
 interface Bench extends AsyncDisposable {
   readonly engine: ScriptedEngine;
-  readonly broker: ScriptedBroker;
+  readonly broker: FaultyBroker;
   readonly topics: Topics;
   readonly client: Client;
 }
@@ -40,7 +48,7 @@ async function bench(before = 0): Promise<Bench> {
 Deno.test("TopicFeed reads missing publications before later ones", async () => {
   await using node = await bench(3);
   const { engine, broker, topics, client } = node;
-  broker.onLive = (one, deliver) => one.position!.offset % 3 === 0 && deliver(one);
+  broker.onDelivery = (one, deliver) => one.position!.offset % 3 === 0 && deliver(one);
   for (let i = 4; i <= 9; i++) engine.publish(i);
   await turns();
   assertRun(client.takeData(), 4, 9);
@@ -52,18 +60,18 @@ Deno.test("TopicFeed follows offsets that have holes by the one before", async (
   await using node = await bench();
   const { engine, broker, client } = node;
   engine.step = 7;
-  broker.onLive = (one, deliver) => one.position!.offset !== 14 && deliver(one);
+  broker.onDelivery = (one, deliver) => one.position!.offset !== 14 && deliver(one);
   for (let i = 1; i <= 4; i++) engine.publish(i);
   await turns();
   assertEquals(client.take(), [[1, 7, 0], [2, 14, 7], [3, 21, 14], [4, 28, 21]]);
-  assertEquals(broker.reads.map(({ after }) => after), [undefined, 7]);
+  assertEquals(broker.callsOf("history.read").map(([, { after }]) => after), [undefined, 7]);
 });
 
 Deno.test("TopicFeed drops repeated publications, and sorts late ones", async () => {
   await using node = await bench();
   const { engine, broker, topics, client } = node;
   const late: Publication[] = [];
-  broker.onLive = (one) => void late.push(one);
+  broker.onDelivery = (one) => void late.push(one);
   for (let i = 1; i <= 6; i++) engine.publish(i);
   // The engine's reads are empty, as on a replica that is behind.
   const read = engine.read.bind(engine);
@@ -77,7 +85,7 @@ Deno.test("TopicFeed drops repeated publications, and sorts late ones", async ()
 Deno.test("TopicFeed reads publications missed by an interrupted broker", async () => {
   await using node = await bench();
   const { engine, broker, client } = node;
-  broker.onLive = () => {};
+  broker.onDelivery = () => {};
   for (let i = 1; i <= 300; i++) engine.publish(i);
   await turns();
   assertEquals(client.take(), []);
@@ -90,13 +98,13 @@ Deno.test("TopicFeed finds the loss of the last publication by asking now and th
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, client } = node;
-  broker.onLive = (one, deliver) => one.position!.offset === 1 && deliver(one);
+  broker.onDelivery = (one, deliver) => one.position!.offset === 1 && deliver(one);
   engine.publish(1);
   engine.publish(2);
-  const reads = broker.reads.length;
+  const reads = broker.callsOf("history.read").length;
   await passTime(time, 9_000);
   assertRun(client.takeData(), 1, 1);
-  assertEquals(broker.reads.length, reads);
+  assertEquals(broker.callsOf("history.read").length, reads);
   await passTime(time, 31_500);
   assertRun(client.takeData(), 2, 2);
 });
@@ -104,7 +112,7 @@ Deno.test("TopicFeed finds the loss of the last publication by asking now and th
 Deno.test("TopicFeed reports a gap where missing publications have expired", async () => {
   await using node = await bench(2);
   const { engine, broker, topics, client } = node;
-  broker.onLive = (one, deliver) => one.position!.offset === 9 && deliver(one);
+  broker.onDelivery = (one, deliver) => one.position!.offset === 9 && deliver(one);
   for (let i = 3; i <= 8; i++) engine.publish(i);
   engine.trim(2);
   engine.publish(9);
@@ -143,13 +151,13 @@ Deno.test("Replay reports a gap up to the end of an expired history, and not of 
 Deno.test("TopicFeed reports a gap where the whole history has expired", async () => {
   await using node = await bench(2);
   const { engine, broker, client } = node;
-  broker.onLive = () => {};
+  broker.onDelivery = () => {};
   engine.publish(3);
   engine.trim(0);
   broker.interrupt();
   await turns();
   assertEquals(client.take(), [{ gap: "t", reason: "too-old", epoch: "e1", offset: 3 }]);
-  broker.onLive = (one, deliver) => deliver(one);
+  broker.onDelivery = (one, deliver) => deliver(one);
   engine.publish(4);
   await turns();
   assertEquals(client.take(), [[4, 4, 3]]);
@@ -205,10 +213,10 @@ Deno.test("TopicFeed forgets the oldest of many epochs that are over first", asy
     await turns();
   }
   client.take();
-  const reads = broker.reads.length;
+  const reads = broker.callsOf("history.read").length;
   for (const one of late.slice(5, 20)) broker.deliver(one);
   await turns();
-  assertEquals([client.take(), broker.reads.length], [[], reads]);
+  assertEquals([client.take(), broker.callsOf("history.read").length], [[], reads]);
 });
 
 Deno.test("TopicFeed follows an engine that is back at an epoch that was over", async () => {
@@ -235,7 +243,10 @@ Deno.test("TopicFeed stops asking an engine for publications that it does not re
   engine.read = (options) => ({ ...read({ ...options, after: 0 }), head: 9 });
   broker.interrupt();
   await turns();
-  assert(broker.reads.length < 10, `${broker.reads.length} reads`);
+  assert(
+    broker.callsOf("history.read").length < 10,
+    `${broker.callsOf("history.read").length} reads`,
+  );
   assertEquals(client.take(), [{ gap: "t", reason: "too-old", epoch: "e1", offset: 9 }]);
 });
 
@@ -243,14 +254,14 @@ Deno.test("TopicFeed waits for an absent engine, and holds publications meanwhil
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, topics, client } = node;
-  broker.onRead = away;
-  broker.onLive = (one, deliver) => one.position!.offset !== 2 && deliver(one);
+  broker.make("history.read", fail);
+  broker.onDelivery = (one, deliver) => one.position!.offset !== 2 && deliver(one);
   for (let i = 1; i <= 5; i++) engine.publish(i);
   await passTime(time, 1_000);
   assertRun(client.takeData(), 1, 1);
   const { reads } = topics.stats;
   assert(reads > 2 && reads < 8, `${reads} reads`);
-  broker.onRead = () => {};
+  broker.make("history.read", pass);
   await passTime(time, 2_000);
   assertRun(client.takeData(), 2, 5);
 });
@@ -259,8 +270,8 @@ Deno.test("TopicFeed continues behind a gap if the engine cannot be read for lon
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, client } = node;
-  broker.onRead = away;
-  broker.onLive = (one, deliver) => ![2, 5].includes(one.position!.offset) && deliver(one);
+  broker.make("history.read", fail);
+  broker.onDelivery = (one, deliver) => ![2, 5].includes(one.position!.offset) && deliver(one);
   for (let i = 1; i <= 6; i++) engine.publish(i);
   await passTime(time, 30_000);
   assertEquals(client.take(), [
@@ -278,8 +289,8 @@ Deno.test("TopicFeed gives a read up that does not end", async () => {
   await using node = await bench();
   const { engine, broker, client } = node;
   let isHanging = true;
-  broker.onRead = () => isHanging ? new Promise(() => {}) : undefined;
-  broker.onLive = (one, deliver) => one.position!.offset !== 1 && deliver(one);
+  broker.make("history.read", (run, call) => (isHanging ? hang : pass)(run, call));
+  broker.onDelivery = (one, deliver) => one.position!.offset !== 1 && deliver(one);
   engine.publish(1);
   engine.publish(2);
   await passTime(time, 1_000);
@@ -293,11 +304,11 @@ Deno.test("TopicFeed holds a bounded number of publications, and reads the rest 
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, client } = node;
-  broker.onRead = away;
-  broker.onLive = (one, deliver) => one.position!.offset !== 1 && deliver(one);
+  broker.make("history.read", fail);
+  broker.onDelivery = (one, deliver) => one.position!.offset !== 1 && deliver(one);
   for (let i = 1; i <= 1_000; i++) engine.publish(i);
   await passTime(time, 500);
-  broker.onRead = () => {};
+  broker.make("history.read", pass);
   await passTime(time, 5_000);
   assertRun(client.takeData(), 1, 1_000);
 });
@@ -316,7 +327,7 @@ Deno.test("TopicFeed lets a slow member catch up at its own pace", async () => {
   for (let i = 1; i <= 8; i++) engine.publish({ i, text });
   await turns();
   assert(slow.session.stats.queuedMessages > 0);
-  broker.onLive = () => {};
+  broker.onDelivery = () => {};
   for (let i = 9; i <= 500; i++) engine.publish({ i, text });
   broker.interrupt();
   await turns(100);
@@ -339,8 +350,8 @@ Deno.test("TopicFeed lets members with small queues take held publications at th
   await turns();
   small.take();
   const read = engine.read.bind(engine);
-  broker.onRead = away;
-  broker.onLive = (one, deliver) => one.position!.offset !== 1 && deliver(one);
+  broker.make("history.read", fail);
+  broker.onDelivery = (one, deliver) => one.position!.offset !== 1 && deliver(one);
   const text = "x".repeat(45_000);
   for (let i = 1; i <= 14; i++) engine.publish({ i, text });
   await turns();
@@ -351,7 +362,7 @@ Deno.test("TopicFeed lets members with small queues take held publications at th
     const publications = page.publications.filter(({ position }) => position!.offset === 1);
     return { ...page, head: 1, publications };
   };
-  broker.onRead = () => {};
+  broker.make("history.read", pass);
   await passTime(time, 1_000);
   assertEquals(small.session.state, "connected");
   assertRun(small.takeData().map((data) => (data as { i: number }).i), 1, 14);
@@ -363,7 +374,7 @@ Deno.test("TopicFeed answers `unavailable` if the engine is away, and reports la
   engine.publish(1);
   const broker = engine.node();
   await using topics = new Topics({ broker, history: { t: {} } });
-  broker.onRead = away;
+  broker.make("history.read", fail);
   await using clients = Clients.on(topics.turn, {}, {}, {});
   const [one, two, three] = clients as unknown as [Client, Client, Client];
   one.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
@@ -379,7 +390,7 @@ Deno.test("TopicFeed answers `unavailable` if the engine is away, and reports la
   two.subscribe(topics);
   await turns();
   assertEquals(two.take(), [{ reason: "unavailable" }]);
-  broker.onRead = () => {};
+  broker.make("history.read", pass);
   broker.interrupt();
   await passTime(time, 100);
   engine.publish(2);
@@ -392,7 +403,7 @@ Deno.test("TopicFeed answers two calls of a session with `unavailable` if the en
   using time = new FakeTime();
   const broker = new ScriptedEngine().node();
   await using topics = new Topics({ broker, history: { t: {} } });
-  broker.onRead = away;
+  broker.make("history.read", fail);
   await using client = new Client(topics.turn);
   client.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
   client.subscribe(topics);
@@ -441,7 +452,7 @@ Deno.test("TopicFeed answers `unavailable` if the engine does not let it subscri
 Deno.test("TopicFeed asks the engine whether a client is ahead of the feed", async () => {
   await using node = await bench(1);
   const { engine, broker, topics } = node;
-  broker.onLive = () => {};
+  broker.onDelivery = () => {};
   engine.publish(2);
   engine.publish(3);
   await using back = new Client(topics.turn);
@@ -459,8 +470,8 @@ Deno.test("TopicFeed repeats nothing to a client ahead of it, though the engine 
   await using node = await bench(1);
   const { engine, broker, topics, client } = node;
   const late: Publication[] = [];
-  broker.onLive = (one) => void late.push(one);
-  broker.onRead = away;
+  broker.onDelivery = (one) => void late.push(one);
+  broker.make("history.read", fail);
   for (let i = 2; i <= 4; i++) engine.publish(i);
   await using back = new Client(topics.turn);
   back.subscribe(topics, "t", { since: { epoch: "e1", offset: 3 } });
@@ -500,7 +511,8 @@ Deno.test("TopicFeed answers a member with a running replay by a position of one
   const { engine, broker, topics } = node;
   const gate = Promise.withResolvers<void>();
   let reads = 0;
-  broker.onRead = (at) => at === "after" && ++reads === 2 ? gate.promise : undefined;
+  const late = replyAfter(gate.promise);
+  broker.make("history.read", (run, call) => (++reads === 2 ? late : pass)(run, call));
   await using client = new Client(topics.turn);
   client.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
   await turns(40);
@@ -524,16 +536,16 @@ Deno.test("TopicFeed releases everything when its last session leaves, also duri
   await using node = await bench(10);
   const { engine, broker, topics, client } = node;
   const gate = Promise.withResolvers<void>();
-  broker.onRead = () => gate.promise;
+  broker.make("history.read", waitFor(gate.promise));
   broker.interrupt();
   await turns();
   topics.unsubscribe(client.session, "t");
-  assertEquals([broker.subscriptions, topics.stats.tailBytes, topics.size], [0, 0, 0]);
+  assertEquals([broker.topics.length, topics.stats.tailBytes, topics.size], [0, 0, 0]);
   gate.resolve();
   engine.publish(11);
   await passTime(time, 60_000);
   assertEquals(client.take(), [{ unsubscribed: "t", code: "removed", reason: "" }]);
-  assertEquals(broker.reads.length, 2);
+  assertEquals(broker.callsOf("history.read").length, 2);
 });
 
 Deno.test("TopicFeed passes over publications without a place", async () => {
@@ -550,7 +562,8 @@ Deno.test("TopicFeed recovers nothing by a page of a history that began anew mea
   const { engine, broker, topics } = node;
   const gate = Promise.withResolvers<void>();
   let reads = 0;
-  broker.onRead = (at) => at === "after" && ++reads === 1 ? gate.promise : undefined;
+  const late = replyAfter(gate.promise);
+  broker.make("history.read", (run, call) => (++reads === 1 ? late : pass)(run, call));
   await using back = new Client(topics.turn);
   back.subscribe(topics, "t", { since: { epoch: "e1", offset: 10 } });
   await turns();
@@ -568,7 +581,7 @@ Deno.test("TopicFeed answers in time while the engine takes a question and never
   using time = new FakeTime();
   await using node = await bench(3);
   const { broker, topics } = node;
-  broker.onRead = () => new Promise(() => {});
+  broker.make("history.read", hang);
   await using clients = Clients.on(topics.turn, {}, {});
   const [ahead, behind] = clients as unknown as [Client, Client];
   ahead.subscribe(topics, "t", { since: { epoch: "e1", offset: 9 } });
@@ -586,12 +599,12 @@ Deno.test("TopicFeed holds a bounded number of bytes, too", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, topics, client } = node;
-  broker.onRead = away;
-  broker.onLive = (one, deliver) => one.position!.offset !== 1 && deliver(one);
+  broker.make("history.read", fail);
+  broker.onDelivery = (one, deliver) => one.position!.offset !== 1 && deliver(one);
   const text = "x".repeat(200_000);
   for (let i = 1; i <= 20; i++) engine.publish({ i, text });
   await passTime(time, 50);
-  broker.onRead = () => {};
+  broker.make("history.read", pass);
   await passTime(time, 5_000);
   assertRun(client.takeData().map((data) => (data as { i: number }).i), 1, 20);
   // Held publications came again with the pages.
@@ -602,13 +615,13 @@ Deno.test("TopicFeed holds a bounded number of bytes, where characters have seve
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, topics, client } = node;
-  broker.onRead = away;
-  broker.onLive = (one, deliver) => one.position!.offset !== 1 && deliver(one);
+  broker.make("history.read", fail);
+  broker.onDelivery = (one, deliver) => one.position!.offset !== 1 && deliver(one);
   // 200,000 bytes in 66,667 UTF-16 units.
   const text = "€".repeat(66_667);
   for (let i = 1; i <= 15; i++) engine.publish({ i, text });
   await passTime(time, 50);
-  broker.onRead = () => {};
+  broker.make("history.read", pass);
   await passTime(time, 5_000);
   assertRun(client.takeData().map((data) => (data as { i: number }).i), 1, 15);
   assert(topics.stats.duplicates <= 5, `${topics.stats.duplicates} were held`);
@@ -618,10 +631,10 @@ Deno.test("TopicFeed keeps nothing of a page that arrives as its last session le
   for (let steps = 0; steps < 30; steps++) {
     await using node = await bench();
     const { engine, broker, topics, client } = node;
-    broker.onLive = () => {};
+    broker.onDelivery = () => {};
     engine.publish(1);
     const gate = Promise.withResolvers<void>();
-    broker.onRead = (at) => at === "after" ? gate.promise : undefined;
+    broker.make("history.read", replyAfter(gate.promise));
     broker.interrupt();
     await turns();
     gate.resolve();
@@ -676,9 +689,9 @@ Deno.test("TopicFeed makes members ahead of it wait, and reports no gap to them 
   await using node = await bench(1);
   const { engine, broker, topics, client } = node;
   const live: Publication[] = [];
-  broker.onLive = (one) => void live.push(one);
+  broker.onDelivery = (one) => void live.push(one);
   for (let i = 2; i <= 6; i++) engine.publish(i);
-  broker.onRead = away;
+  broker.make("history.read", fail);
   await using clients = Clients.on(topics.turn, {}, {});
   const [ahead, beyond] = clients as unknown as [Client, Client];
   ahead.subscribe(topics, "t", { since: { epoch: "e1", offset: 5 } });
@@ -698,8 +711,8 @@ Deno.test("TopicFeed makes members ahead of it wait, and reports no gap to them 
   ]);
   assertEquals([ahead.take(), beyond.take()], [[[6, 6, 5]], []]);
   // Once the engine answers, no publication can be beyond.
-  broker.onRead = () => {};
-  broker.onLive = (one, deliver) => deliver(one);
+  broker.make("history.read", pass);
+  broker.onDelivery = (one, deliver) => deliver(one);
   broker.interrupt();
   await passTime(time, 3_000);
   engine.publish(7);
@@ -718,7 +731,7 @@ Deno.test("TopicFeed without knowledge begins no member before its first page", 
   const broker = engine.node();
   await using topics = new Topics({ broker, history: { t: {} } });
   await using client = new Client(topics.turn);
-  broker.onRead = away;
+  broker.make("history.read", fail);
   client.subscribe(topics, "t", { since: { epoch: "e1", offset: 2 } });
   await passTime(time, 10_500);
   assertEquals(client.take(), [{ recovered: false, reason: "unavailable" }]);

@@ -1,13 +1,13 @@
 import { assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
 import { UnsupportedError } from "../../errors.ts";
-import { EngineNode } from "../_engine_node_test.ts";
+import { FaultyEngine } from "../../tests/faulty_broker.ts";
 import { testBroker } from "../conformance/suite.ts";
 import { MemoryBroker } from "./broker.ts";
 
 testBroker("MemoryBroker", () => new MemoryBroker(), {
   makePair: () => {
-    const engine = new MemoryBroker();
-    return [new EngineNode(engine), new EngineNode(engine)];
+    const engine = new FaultyEngine();
+    return [engine.connect(), engine.connect()];
   },
 });
 

@@ -48,7 +48,7 @@ class Bench implements AsyncDisposable {
   readonly all: Node[] = [];
 
   constructor(random?: Random) {
-    this.engine = new FaultyEngine(random);
+    this.engine = new FaultyEngine({ random });
   }
 
   /** Nodes that know one another. */

@@ -21,7 +21,7 @@ class Bench implements AsyncDisposable {
   readonly #open: AsyncDisposable[] = [];
 
   constructor(random?: Random) {
-    this.engine = new FaultyEngine(random);
+    this.engine = new FaultyEngine({ random });
   }
 
   join(answer: Answer = echo, maxBytes?: number) {

@@ -1,4 +1,4 @@
-import { EngineNode } from "../../pubsub/_engine_node_test.ts";
+import { FaultyEngine } from "../faulty_broker.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import { SimulatedDisk, SimulatedSqlite, Simulation } from "../../testing/simulation/mod.ts";
 
@@ -15,8 +15,9 @@ for (const synchronous of ["normal", "full"] as const) {
   };
   testBroker(`SqliteBroker on a simulated disk, ${synchronous},`, open, {
     makePair: async () => {
-      const engine = await open();
-      return [new EngineNode(engine), new EngineNode(engine)];
+      const inner = await open();
+      const engine = new FaultyEngine({ make: () => inner });
+      return [engine.connect(), engine.connect()];
     },
     teardown: async () => {
       for (const clock of clocks.splice(0)) await clock[Symbol.asyncDispose]();

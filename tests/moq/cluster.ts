@@ -16,7 +16,7 @@ import type { TrackWriter } from "../../moq/track/track_writer.ts";
 import type { MoqVersion } from "../../moq/wire/versions.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { turns } from "../waiting.ts";
-import { FaultyEngine } from "../faulty_broker.ts";
+import { type FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
 import type { Random } from "../random.ts";
 import { bytesOf, type LivePair, livePair, textOf } from "./pair.ts";
 
@@ -27,7 +27,7 @@ const STEP_MS = 25;
 export class Site {
   readonly pairs: LivePair[] = [];
   readonly errors: unknown[] = [];
-  readonly broker: ReturnType<FaultyEngine["connect"]>;
+  readonly broker: FaultyBroker;
   readonly relay: MoqRelay;
   readonly nodes: Nodes;
   readonly cluster: MoqCluster;
@@ -100,7 +100,7 @@ export class ClusterBench implements AsyncDisposable {
   readonly sites = new Map<string, Site>();
 
   constructor(random?: Random) {
-    this.engine = new FaultyEngine(random);
+    this.engine = new FaultyEngine({ random });
   }
 
   /** Starts relays that know one another. */

@@ -4,17 +4,13 @@ import { z } from "zod";
 import { AuthenticationError, RequestError } from "../../errors.ts";
 import type { DrainOptions } from "../../manager/drain.ts";
 import type { Rate } from "../../base/token_bucket.ts";
-import { away, ScriptedBroker, ScriptedEngine } from "../../pubsub/_scripted_broker_test.ts";
-import type {
-  BrokerSubscribeOptions,
-  BrokerSubscription,
-  PublicationListener,
-} from "../../pubsub/broker.ts";
+import { ScriptedEngine } from "../../pubsub/_scripted_broker_test.ts";
 import { type Contract, defineContract } from "../../session/contract.ts";
 import type { SendQueueBounds } from "../../session/queue/turn.ts";
 import type { Session } from "../../session/session.ts";
 import { type TestServer, testServer } from "../../testing/test_server.ts";
 import { turns } from "../waiting.ts";
+import { fail, type FaultyBroker, pass } from "../faulty_broker.ts";
 import { Peer } from "../sessions.ts";
 import { Envelopes } from "./asyncapi.ts";
 import {
@@ -64,29 +60,15 @@ const envelopes = new Envelopes();
 
 type TestSession = Session<string | undefined, Contract, "server">;
 
-/** The broker of a server whose engine fails at certain steps. There are no other nodes. */
-class Node extends ScriptedBroker {
-  override publish(): void {}
-
-  override subscribe(
-    topic: string,
-    listener: PublicationListener,
-    options?: BrokerSubscribeOptions,
-  ): BrokerSubscription {
-    const own: PublicationListener = (publication) => {
-      if (publication.topic === topic) listener(publication);
-    };
-    return super.subscribe(topic, own, options);
-  }
-}
-
 /** A running vector. */
 class Run {
   readonly time: FakeTime;
   readonly seen: unknown[] = [];
   readonly names = new Names();
   readonly given: Given;
-  readonly node: Node | undefined;
+  /** An engine that fails at certain steps. There are no other nodes. */
+  readonly engine: ScriptedEngine | undefined;
+  readonly node: FaultyBroker | undefined;
   readonly server: TestServer<string | undefined>;
   readonly others = new Map<string, Peer>();
   #session: TestSession | undefined;
@@ -96,8 +78,8 @@ class Run {
     this.time = time;
     this.given = given as Given;
     this.#allowed = this.given.allowed ?? [];
-    this.node = this.given.engine ? new Node(new ScriptedEngine()) : undefined;
-    this.node?.engine.nodes.push(this.node);
+    this.engine = this.given.engine ? new ScriptedEngine() : undefined;
+    this.node = this.engine?.node();
     this.server = this.#serve();
   }
 
@@ -242,10 +224,12 @@ class Run {
    */
   #script({ state, publish, keeps, epoch, loses = 0 }: Record<string, unknown>): void {
     const node = this.node!;
-    const { engine } = node;
+    const engine = this.engine!;
     if (state !== undefined) {
-      node.onRead = node.onAppend = state === "back" ? () => {} : away;
-      node.onLive = state === "away" ? () => {} : (publication, deliver) => deliver(publication);
+      node.make("history", state === "back" ? pass : fail);
+      node.onDelivery = state === "away"
+        ? () => {}
+        : (publication, deliver) => deliver(publication);
     }
     if (Array.isArray(publish)) {
       const [topic, data] = publish;
