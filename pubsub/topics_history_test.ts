@@ -8,8 +8,7 @@ import { internals } from "../session/session.ts";
 import { turns } from "../tests/waiting.ts";
 import { assertRun, Client, Clients } from "./_clients_test.ts";
 import { ScriptedEngine } from "./_scripted_broker_test.ts";
-import { type FaultyBroker, hang } from "../tests/faulty_broker.ts";
-import type { Broker } from "./broker.ts";
+import { type FaultyBroker, FaultyEngine, hang } from "../tests/faulty_broker.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import type { SubscribeOptions } from "./topic_options.ts";
 import { Topics } from "./topics.ts";
@@ -45,8 +44,7 @@ Deno.test("Topics({ history }) refuses patterns that overlap, invalid bounds, an
       `Cannot create topics: history["a:{b}"].${name} must be a positive integer, received ${value}`,
     );
   }
-  await using memory = new MemoryBroker();
-  const broker: Broker = Object.create(memory, { history: { value: undefined } });
+  const broker = new FaultyEngine().connect({ without: "history" });
   assertThrows(
     () => new Topics({ broker, history: HISTORY }),
     UnsupportedError,

@@ -4,33 +4,25 @@ import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import { dial } from "../client.ts";
 import { AuthenticationError, RequestError, SessionClosedError } from "../errors.ts";
-import type { BrokerStatus } from "../pubsub/broker.ts";
-import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { createServer, type ServerOptions } from "../server.ts";
 import { defineContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
-import { StatusFeed } from "../base/status_feed.ts";
 import { TestServer } from "../testing/test_server.ts";
 import { captureConsole, type ConsoleLines } from "./console_lines.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
+import { type FaultyBroker, FaultyEngine } from "./faulty_broker.ts";
 
 /** Printed lines without their prefix. */
 function linesOf({ lines }: ConsoleLines): string[] {
   return lines.map((line) => line.replace(/^Skein: /, ""));
 }
 
-/** An engine whose status the test sets. */
-class DistantBroker extends MemoryBroker {
-  override readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({
-    name: "connecting",
-  });
-
-  problem: string | undefined;
-
-  override issues(): string[] {
-    return this.problem === undefined ? [] : [this.problem];
-  }
+/** A broker that has not reached its engine yet. */
+function connecting(): FaultyBroker {
+  const broker = new FaultyEngine().connect();
+  broker.status.set({ name: "connecting" });
+  return broker;
 }
 
 Deno.test("Server prints each cause of a refusal once, without the token, and tells onRefusal instead", async () => {
@@ -228,7 +220,7 @@ Deno.test("Session prints each refusal of its peer once by cause, without a hand
 Deno.test("Server prints that the engine of its broker cannot be reached at the start, or went away", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
-  await using broker = new DistantBroker();
+  await using broker = connecting();
   await using _server = createServer({ broker });
   time.tick(4_999);
   assertEquals(linesOf(printed), []);
@@ -238,27 +230,27 @@ Deno.test("Server prints that the engine of its broker cannot be reached at the 
     `The engine of the broker memory has not been reached since the start. ${rest}`,
   ]);
   broker.status.set({ name: "connected" });
-  broker.problem = "Redis has been away for 0 s: the connection was lost";
+  broker.problems = ["Redis has been away for 0 s: the connection was lost"];
   broker.status.set({ name: "interrupted", since: Date.now() });
-  assertEquals(linesOf(printed)[1], `${broker.problem}. ${rest}`);
+  assertEquals(linesOf(printed)[1], `${broker.problems[0]}. ${rest}`);
   assertEquals(printed.lines.length, 2);
 });
 
 Deno.test("Server prints that its broker rejects publications", async () => {
   using printed = captureConsole();
-  await using broker = new DistantBroker();
+  await using broker = connecting();
   await using _server = createServer({ broker });
   broker.status.set({ name: "connected" });
-  broker.problem = "chat.db has taken no writes for 0 s: the file is full";
+  broker.problems = ["chat.db has taken no writes for 0 s: the file is full"];
   broker.status.set({ name: "interrupted", since: Date.now(), rejects: true });
   const rest = "Publications on topics with a history are rejected meanwhile";
-  assertEquals(linesOf(printed), [`${broker.problem}. ${rest}`]);
+  assertEquals(linesOf(printed), [`${broker.problems[0]}. ${rest}`]);
 });
 
 Deno.test("Server prints no line about an engine whose status the application follows", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
-  await using broker = new DistantBroker();
+  await using broker = connecting();
   await using server = createServer({ broker });
   const seen: string[] = [];
   using _follows = broker.status.subscribe(({ name }) => seen.push(name));

@@ -59,13 +59,17 @@ export type Operation = {
 /** An operation, all operations of a part, or all. */
 type Calls = Operation | keyof Parts | "all";
 
+/** The method of an operation. */
+type Method<O extends Operation> = O extends `${infer P extends keyof Parts}.${infer M}`
+  ? NonNullable<Parts[P][M & keyof Parts[P]]>
+  : never;
+
 /** The arguments of a call. */
-export type CallArgs<O extends Operation> = O extends `${infer P}.${infer M}`
-  ? P extends keyof Parts
-    ? M extends keyof Parts[P] ? Parts[P][M] extends ((...args: infer A) => unknown) | undefined ? A
-      : never
-    : never
-  : never
+export type CallArgs<O extends Operation> = Method<O> extends (...args: infer A) => unknown ? A
+  : never;
+
+/** The reply to a call. */
+type Reply<O extends Operation> = Method<O> extends (...args: never[]) => Promise<infer R> ? R
   : never;
 
 /** A call of a node. */
@@ -75,17 +79,25 @@ export interface Call<O extends Operation = Operation> {
   readonly args: CallArgs<O>;
 }
 
-/** Decides how a call ends. `run()` calls the engine. */
-export type Fate<O extends Operation = Operation> = <T>(
-  run: () => Promise<T>,
+/** Decides how any call ends. `run()` calls the engine. */
+export type Fate = <T>(run: () => Promise<T>, call: Call) => Promise<T>;
+
+/** Decides how a call of one operation ends. */
+export type FateOf<O extends Operation> = (
+  run: () => Promise<Reply<O>>,
   call: Call<O>,
-) => Promise<T>;
+) => Promise<Reply<O>>;
 
 /** The call reaches the engine, and the reply reaches the node. */
 export const pass: Fate = (run) => run();
 
 /** The call does not reach the engine. */
 export const fail: Fate = () => Promise.reject(unreachable());
+
+/** Makes a fate: the call does not reach the engine, for a reason of its own. */
+export function failWith(error: Error): Fate {
+  return () => Promise.reject(error);
+}
 
 /** The call takes effect, and fails. */
 export const loseReply: Fate = async (run) => {
@@ -200,7 +212,7 @@ export class FaultyEngine {
   }
 
   /** Sets the fate of later calls of all nodes, except calls to which a node gave a fate. */
-  make<O extends Operation>(calls: O, fate: Fate<O>): void;
+  make<O extends Operation>(calls: O, fate: FateOf<O>): void;
   make(calls: keyof Parts | "all", fate: Fate): void;
   make(calls: Calls, fate: unknown): void {
     this.#fates.set(calls, fate as Fate);
@@ -312,7 +324,7 @@ export class FaultyBroker implements Broker {
    * @param calls The calls; the fate of an operation counts more than the one of its part or of all.
    * @param fate The fate.
    */
-  make<O extends Operation>(calls: O, fate: Fate<O>): void;
+  make<O extends Operation>(calls: O, fate: FateOf<O>): void;
   make(calls: keyof Parts | "all", fate: Fate): void;
   make(calls: Calls, fate: unknown): void {
     this.#fates.set(calls, fate as Fate);

@@ -11,7 +11,6 @@ import { NOBODY } from "../base/owners.ts";
 import { Quotas } from "../base/shares.ts";
 import {
   AuthenticationError,
-  BrokerError,
   QueueFullError,
   RequestError,
   SessionClosedError,
@@ -62,6 +61,7 @@ import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
 import { connectBare, QuicServer } from "./quic_peer.ts";
 import { HELLO, type Peer, serverByHand } from "./sessions.ts";
 import { until } from "./waiting.ts";
+import { fail, FaultyEngine } from "./faulty_broker.ts";
 
 /** Something that is taken and given back. */
 interface Bench {
@@ -917,12 +917,10 @@ const HTTP: readonly Row[] = [
     quota: "server/http/topic_events.ts",
     bound: 2,
     open(room) {
-      const broker = room.use(new MemoryBroker());
+      const broker = room.use(new FaultyEngine().connect());
       const api = { path: "/api", maxReaders: 2, authorize: () => true };
       const server = room.use(createServer({ broker, history: { "log:{name}": {} }, api }));
-      if (end === "do not get an engine") {
-        broker.history.read = () => Promise.reject(new BrokerError("Cannot read: away"));
-      }
+      if (end === "do not get an engine") broker.make("history.read", fail);
       const headers: HeadersInit = end === "have a wrong id" ? { "last-event-id": "x" } : {};
       const url = "http://localhost/api/topics/log%3Aa/publications";
       const take = async () => {

@@ -1,10 +1,11 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { BrokerError, UnsupportedError } from "../errors.ts";
+import { UnsupportedError } from "../errors.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
 import { testServer } from "../testing/mod.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
+import { fail, FaultyEngine, waitFor } from "./faulty_broker.ts";
 
 /**
  * A client made of a WebSocket alone; keeps every envelope unchanged, except for `hello` and pings.
@@ -122,13 +123,9 @@ Deno.test("A position carries the tag of its publication; another publication in
 });
 
 Deno.test("A question that is replaced or ended before its answer is answered by `superseded`", async () => {
-  await using broker = new MemoryBroker();
-  const { read } = broker.history;
+  const broker = new FaultyEngine().connect();
   const gate = Promise.withResolvers<void>();
-  broker.history.read = async (...args) => {
-    await gate.promise;
-    return await read(...args);
-  };
+  broker.make("history.read", waitFor(gate.promise));
   await using server = listen({ broker, authorize: () => true, history: { "{any}": {} } });
   await using page = new Page(server.url);
   await page.open;
@@ -228,17 +225,13 @@ Deno.test("A room with a history sends its members, then the past", async () => 
 });
 
 Deno.test("A client's publication is answered once the engine has it, or by `unavailable`", async () => {
-  await using broker = new MemoryBroker();
-  const { append } = broker.history;
-  let isAway = false;
-  broker.history.append = (publication, options) =>
-    isAway ? Promise.reject(new BrokerError("The engine is away")) : append(publication, options);
+  const broker = new FaultyEngine().connect();
   await using server = listen({ broker, authorize: () => true, history: { t: {} } });
   await using page = new Page(server.url);
   await page.open;
   page.socket.send('{"publish":"t","data":1,"id":1}');
   assertEquals(await page.take(1), ['{"reply":1,"data":{}}']);
-  isAway = true;
+  broker.make("history.append", fail);
   page.socket.send('{"publish":"t","data":2,"id":2}');
   const [refusal] = (await page.take(1)).map((text) => JSON.parse(text));
   assertEquals([refusal.reply, refusal.error.code], [2, "unavailable"]);

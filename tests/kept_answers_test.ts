@@ -19,6 +19,7 @@ import { answerId } from "../server/durable/options.ts";
 import { contract, Model, type Shared, words } from "./answering.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
+import { FaultyEngine } from "./faulty_broker.ts";
 
 /** A page without Skein; keeps what it got. */
 class Page {
@@ -367,24 +368,15 @@ Deno.test("a page without Skein gets the items of an answer from the start, and 
 
 Deno.test("a page without Skein stops an answer whose stream is being created", async () => {
   const model = new Model();
-  await using memory = new MemoryBroker();
-  const { logs } = memory;
+  const broker = new FaultyEngine().connect();
   const asked = Promise.withResolvers<void>();
   const created = Promise.withResolvers<void>();
-  const create: typeof logs.create = async (...args) => {
+  broker.make("logs.create", async (run) => {
     asked.resolve();
     await created.promise;
-    return await logs.create(...args);
-  };
-  const slow = new Proxy(logs, {
-    get(target, key) {
-      if (key === "create") return create;
-      const value = Reflect.get(target, key);
-      return typeof value === "function" ? value.bind(target) : value;
-    },
+    return await run();
   });
-  Object.defineProperty(memory, "logs", { value: slow });
-  await using server = listen(model.options({ broker: memory }));
+  await using server = listen(model.options({ broker }));
   await using page = await new Page(server.url).open();
   page.send({ topic: "chat:lobby", data: "hi", id: 1, stream: "a-name-of-sixteen" });
   await soon(asked.promise);
@@ -515,7 +507,7 @@ Deno.test("requests without a contract keep the answers of handlers that are obj
 });
 
 Deno.test("a server whose broker keeps no logs refuses answers that outlive their sessions", () => {
-  const broker = Object.create(new MemoryBroker(), { logs: { value: undefined } });
+  const broker = new FaultyEngine().connect({ without: "logs" });
   assertThrows(
     () => testServer(new Model().options({ broker })),
     TypeError,

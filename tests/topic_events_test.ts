@@ -5,15 +5,10 @@
  */
 import { assertEquals, assertMatch } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import {
-  BrokerError,
-  createServer,
-  MemoryBroker,
-  type Server,
-  type ServerOptions,
-} from "../mod.ts";
+import { createServer, MemoryBroker, type Server, type ServerOptions } from "../mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { until } from "./waiting.ts";
+import { fail, FaultyEngine } from "./faulty_broker.ts";
 
 /** An event, as `EventSource` dispatches it. */
 interface Event {
@@ -262,13 +257,13 @@ Deno.test("A silent topic sends comments, and its response ends after ten minute
 });
 
 Deno.test("An engine that is away is a 503 for a new reader, and ends the response of another", async () => {
-  await using broker = new MemoryBroker();
+  const broker = new FaultyEngine().connect();
   using _lines = captureConsole();
   await using server = open({ broker });
   using source = await Source.open(server, "log:x");
   await source.read(); // The time after which EventSource comes back.
   const next = source.read();
-  broker.history.read = () => Promise.reject(new BrokerError("Cannot read: the engine is away"));
+  broker.make("history.read", fail);
   server.publish("log:x", 1);
   assertEquals(await next, false);
   const response = await ask(server, "log:x");

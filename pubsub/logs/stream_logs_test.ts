@@ -2,8 +2,6 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { UnsupportedError } from "../../errors.ts";
-import type { Broker } from "../broker.ts";
-import { MemoryBroker } from "../memory/broker.ts";
 import type { LogInfo } from "./log.ts";
 import { formatOffset, parseOffset } from "./offset.ts";
 import {
@@ -12,12 +10,13 @@ import {
   StreamLogs,
   type StreamRead,
 } from "./stream_logs.ts";
+import { failWith, type FaultyBroker, FaultyEngine, pass } from "../../tests/faulty_broker.ts";
 
 const JSON_TYPE = "application/json";
 
 /** Streams of one node on a memory broker, with everything that ends after the test. */
 class Bench implements AsyncDisposable {
-  readonly broker: MemoryBroker = new MemoryBroker();
+  readonly broker: FaultyBroker = new FaultyEngine().connect();
   readonly errors: unknown[] = [];
   /** Each notification of a read: the stream, and if it had readers at that time. */
   readonly told: (readonly [id: string, isFollowed: boolean])[] = [];
@@ -81,9 +80,8 @@ async function next(pages: AsyncGenerator<StreamRead>): Promise<unknown> {
   return [...records, ...(isUpToDate ? ["up to date"] : []), ...(end ? [end] : [])];
 }
 
-Deno.test("StreamLogs refuses a broker without logs", async () => {
-  await using memory = new MemoryBroker();
-  const broker: Broker = Object.create(memory, { logs: { value: undefined } });
+Deno.test("StreamLogs refuses a broker without logs", () => {
+  const broker = new FaultyEngine().connect({ without: "logs" });
   const bounds = { maxStreams: 1, maxKept: 1, maxStreamBytes: 1, maxForks: 1, maxReaders: 1 };
   assertThrows(
     () => new StreamLogs({ runtime: platformRuntime(), broker, bounds, onError() {} }),
@@ -115,8 +113,7 @@ Deno.test("StreamLogs.create() compares the facts of a stream that exists", asyn
 
 Deno.test("StreamLogs asks no engine for an id that no stream can have", async () => {
   await using bench = new Bench();
-  const refuse = () => Promise.reject(new RangeError("Cannot name a log"));
-  Object.assign(bench.broker.logs, { read: refuse, append: refuse, delete: refuse });
+  bench.broker.make("logs", failWith(new RangeError("Cannot name a log")));
   for (const id of ["", "x".repeat(241), "a\0", "\ud800"]) {
     assertEquals((await bench.streams.info(id)).kind, "missing");
     assertEquals(await bench.append(id, "1"), "missing");
@@ -246,12 +243,10 @@ Deno.test("StreamLogs.create() makes so many forks of a source, and gives their 
 Deno.test("StreamLogs.create() gives the place of a fork back if the engine refuses the stream", async () => {
   await using bench = new Bench({ maxForks: 1 });
   await bench.create("source");
-  const { logs } = bench.broker;
-  const create = logs.create.bind(logs);
   const fork = () => bench.streams.create("fork", { fork: { source: "source" } });
-  Object.assign(logs, { create: () => Promise.reject(new RangeError("Cannot create a log")) });
+  bench.broker.make("logs.create", failWith(new RangeError("Cannot create a log")));
   for (let i = 0; i < 2; i++) await assertRejects(fork, RangeError, "Cannot create a log");
-  Object.assign(logs, { create });
+  bench.broker.make("logs.create", pass);
   assertEquals((await fork()).kind, "created");
 });
 
@@ -323,7 +318,7 @@ Deno.test("StreamLogs deletes expired streams, but none that is read", async () 
   const waiting = next(pages);
   for (let i = 0; i < 30; i++) await time.tickAsync(1_000);
   assertEquals([await bench.read("source"), await bench.read("fork")], ["missing", "missing"]);
-  assertEquals((await bench.broker.logs.overdue({ limit: 10 })).length, 0);
+  assertEquals((await bench.broker.logs!.overdue({ limit: 10 })).length, 0);
   assertEquals(await bench.append("read", "late"), "appended");
   assertEquals(await waiting, ["late", "up to date"]);
   await pages.return(undefined);
@@ -337,20 +332,17 @@ Deno.test("StreamLogs deletes any number of expired streams within one search", 
   for (let i = 0; i < 6; i++) await time.tickAsync(1_000);
   await time.runMicrotasks();
   for (let i = 0; i < 20; i++) await time.tickAsync(1);
-  assertEquals(await bench.broker.logs.overdue({ limit: 1_000 }), []);
+  assertEquals(await bench.broker.logs!.overdue({ limit: 1_000 }), []);
   assertEquals((await bench.streams.create("more", {})).kind, "created");
 });
 
 Deno.test("StreamLogs searches at its usual pace when no overdue stream goes away", async () => {
   using time = new FakeTime();
   await using bench = new Bench();
-  let searches = 0;
-  const overdue = () => {
-    searches++;
-    return Promise.resolve(Array.from({ length: 100 }, (_, i) => `${i}`));
-  };
-  Object.assign(bench.broker.logs, { overdue });
+  const overdue = Array.from({ length: 100 }, (_, i) => `${i}`);
+  bench.broker.make("logs.overdue", () => Promise.resolve(overdue));
   for (let i = 0; i < 60; i++) await time.tickAsync(1_000);
+  const searches = bench.broker.callsOf("logs.overdue").length;
   assert(searches > 10 && searches < 26, `${searches}`);
 });
 

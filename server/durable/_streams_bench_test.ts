@@ -1,12 +1,12 @@
 /** Durable streams of two nodes on one broker, for tests. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime } from "../../base/runtime.ts";
-import { BrokerError, RequestError } from "../../errors.ts";
-import type { Broker } from "../../pubsub/broker.ts";
-import type { AppendLogOptions, BrokerLogs, LogAppended } from "../../pubsub/logs/log.ts";
+import { RequestError } from "../../errors.ts";
+import type { AppendLogOptions } from "../../pubsub/logs/log.ts";
 import { type StreamBounds, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { DurableStreams } from "./streams.ts";
+import { type FaultyBroker, FaultyEngine } from "../../tests/faulty_broker.ts";
 
 /** Bounds that no test reaches by accident. */
 const BOUNDS = {
@@ -17,21 +17,19 @@ const BOUNDS = {
   maxReaders: 100,
 };
 
-/** Two nodes on one broker, whose appends can fail before or after they take effect. */
+/** Two nodes on one broker; a test decides the calls of the first one. */
 export class TwoNodes implements AsyncDisposable {
   readonly memory: MemoryBroker = new MemoryBroker();
+  /** The broker of `node`. */
+  readonly broker: FaultyBroker = new FaultyEngine({ make: () => this.memory }).connect();
   readonly errors: unknown[] = [];
-  /** Appends as the engine got them. */
-  readonly appends: AppendLogOptions[] = [];
   readonly node: DurableStreams;
   readonly other: DurableStreams;
-  /** Called for each append; an error fails the append, after it took effect if `isDone`. */
-  fault: ((options: AppendLogOptions) => "before" | "after" | undefined) | undefined;
   readonly #logs: StreamLogs[];
 
   constructor(bounds: Partial<StreamBounds> = {}, maxMessageBytes = 1_000) {
     const runtime = platformRuntime();
-    this.#logs = [this.#faulty(), this.memory].map((broker) =>
+    this.#logs = [this.broker, this.memory].map((broker) =>
       new StreamLogs({
         runtime,
         broker,
@@ -46,6 +44,11 @@ export class TwoNodes implements AsyncDisposable {
     this.other = other!;
   }
 
+  /** The appends of `node`. */
+  get appends(): AppendLogOptions[] {
+    return this.broker.callsOf("logs.append").map(([, options]) => options);
+  }
+
   /** Reads the records that there are. */
   async read(id: string): Promise<unknown[]> {
     const items = await Array.fromAsync(this.other.read(id));
@@ -57,29 +60,6 @@ export class TwoNodes implements AsyncDisposable {
     for (const logs of this.#logs) await logs.close();
     await this.memory.close();
     assertEquals(this.errors, []);
-  }
-
-  #faulty(): Broker {
-    const { memory } = this;
-    const append = async (id: string, options: AppendLogOptions): Promise<LogAppended> => {
-      this.appends.push(options);
-      const fault = this.fault?.(options);
-      if (fault === "before") throw new BrokerError("Cannot append: the engine is away");
-      const result = await memory.logs.append(id, options);
-      if (fault === "after") throw new BrokerError("Cannot append: the engine is away");
-      return result;
-    };
-    const logs: BrokerLogs = Object.create(memory.logs, {
-      append: { value: append },
-      create: { value: memory.logs.create.bind(memory.logs) },
-      read: { value: memory.logs.read.bind(memory.logs) },
-      overdue: { value: memory.logs.overdue.bind(memory.logs) },
-      delete: { value: memory.logs.delete.bind(memory.logs) },
-    });
-    return Object.create(memory, {
-      logs: { value: logs },
-      subscribe: { value: memory.subscribe.bind(memory) },
-    });
   }
 }
 

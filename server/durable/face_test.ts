@@ -11,9 +11,10 @@ import { prometheusText } from "../metrics/prometheus.ts";
 import type { DurableStreamsOptions } from "./options.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { type Broker, type BrokerSubscription, countedBytes } from "../../pubsub/broker.ts";
-import type { AppendLogOptions, BrokerLogs } from "../../pubsub/logs/log.ts";
-import { BrokerError, LimitError, RequestError } from "../../errors.ts";
+import type { AppendLogOptions } from "../../pubsub/logs/log.ts";
+import { LimitError, RequestError } from "../../errors.ts";
 import { captureConsole } from "../../tests/console_lines.ts";
+import { fail, FaultyEngine } from "../../tests/faulty_broker.ts";
 
 const TEXT = { "content-type": "text/plain" };
 const JSON_TYPE = { "content-type": "application/json" };
@@ -30,10 +31,10 @@ interface Answer {
 
 /** A server with durable streams, and requests to it. */
 class Bench implements AsyncDisposable {
-  readonly broker: MemoryBroker;
+  readonly broker: Broker;
   readonly server: Server;
 
-  constructor(options: Partial<DurableStreamsOptions> = {}, broker = new MemoryBroker()) {
+  constructor(options: Partial<DurableStreamsOptions> = {}, broker: Broker = new MemoryBroker()) {
     this.broker = broker;
     this.server = serve({
       port: 0,
@@ -64,7 +65,7 @@ class Bench implements AsyncDisposable {
 
   /** Changes a log as a writer of a session does. */
   async change(id: string, options: Partial<AppendLogOptions>): Promise<void> {
-    const { kind } = await this.broker.logs.append(id, {
+    const { kind } = await this.broker.logs!.append(id, {
       records: [],
       maxBytes: Infinity,
       ...options,
@@ -79,7 +80,7 @@ class Bench implements AsyncDisposable {
 }
 
 Deno.test("serve() refuses malformed options of durable streams", () => {
-  const broker: Broker = Object.create(new MemoryBroker(), { logs: { value: undefined } });
+  const broker = new FaultyEngine().connect({ without: "logs" });
   const cases: [options: object, text: string, broker?: Broker][] = [
     [{ path: "streams" }, "durableStreams.path must be a path"],
     [{ path: "/streams", cache: "shared" }, "durableStreams.cache must be"],
@@ -137,8 +138,8 @@ Deno.test("an append that follows a deletion is checked against the new stream",
   await bench.ask("PUT", "a", { headers: TEXT, body: "old" });
   assertEquals(await bench.status("POST", "a", { headers: TEXT, body: "1" }), 204);
   // Another node deletes the stream, and creates another one.
-  assertEquals((await bench.broker.logs.delete("a")).kind, "removed");
-  await bench.broker.logs.create("a", {
+  assertEquals((await bench.broker.logs!.delete("a")).kind, "removed");
+  await bench.broker.logs!.create("a", {
     identity: "abcdefgh",
     config: { contentType: "application/json" },
     records: [],
@@ -214,7 +215,7 @@ Deno.test("POST ?action=cancel asks the writer to stop", async () => {
     204,
     "too dear",
   ]);
-  const page = await bench.broker.logs.read("a", {
+  const page = await bench.broker.logs!.read("a", {
     after: 0,
     maxRecords: 0,
     maxBytes: 0,
@@ -318,10 +319,9 @@ Deno.test("a refused append tells what was expected, and what came", async () =>
 
 Deno.test("an outage of the engine is a 503 for each request, and one line on the console", async () => {
   using console = captureConsole();
-  await using bench = new Bench();
-  const away = () => Promise.reject(new BrokerError("The engine is away"));
-  const outage: Partial<BrokerLogs> = { read: away, append: away, create: away, delete: away };
-  Object.assign(bench.broker.logs, outage);
+  const broker = new FaultyEngine().connect();
+  broker.make("logs", fail);
+  await using bench = new Bench({}, broker);
   const body = { headers: TEXT, body: "x" };
   const asks: [method: string, id: string, init?: RequestInit][] = [
     ["PUT", "a", body],
@@ -341,7 +341,7 @@ Deno.test("an outage of the engine is a 503 for each request, and one line on th
   }
   assertEquals(bench.server.httpStats.durableStreams?.readers, { "long-poll": 0, sse: 0 });
   const lines = console.lines.filter((line) => line.includes("A request to durableStreams"));
-  assertEquals(lines, ["Skein: A request to durableStreams failed: The engine is away"]);
+  assertEquals(lines, ["Skein: A request to durableStreams failed: Cannot reach the engine"]);
 });
 
 Deno.test("a reader does not wait for ever for the announcements of an engine that is silent", async () => {
@@ -508,7 +508,7 @@ const INTERNAL = ["$skein:a", "%24skein:a", "%24%73kein%3aa/b", "$skein:a/../$sk
 Deno.test("streams of servers are missing to every method, whatever authorize says", async () => {
   const asked: string[] = [];
   await using bench = new Bench({ authorize: ({ id }) => asked.push(id) > 0 });
-  await bench.broker.logs.create("$skein:a", {
+  await bench.broker.logs!.create("$skein:a", {
     config: { contentType: "text/plain" },
     identity: "identity",
     records: ["secret"],

@@ -5,6 +5,7 @@ import { STALLED_MS } from "../http/event_bodies.ts";
 import { SSE_MS } from "./sse.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { RequestInfo } from "../../transport/address.ts";
+import { FaultyEngine } from "../../tests/faulty_broker.ts";
 
 const TEXT = { "content-type": "text/plain" };
 const URL_OF_STREAMS = "http://localhost/streams";
@@ -70,7 +71,7 @@ Deno.test("DurableStreamsHandler() refuses unknown keys, and brokers without log
     TypeError,
     'received "paths"; "path" may be meant',
   );
-  const broker = Object.create(memory, { logs: { value: undefined } });
+  const broker = new FaultyEngine().connect({ without: "logs" });
   assertThrows(() => new DurableStreamsHandler({ ...options, broker }), TypeError, "keeps logs");
 });
 

@@ -3,6 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { BrokerError, QueueFullError, RequestError } from "../../errors.ts";
 import { countedBytes } from "../../pubsub/broker.ts";
 import { codeOf, TwoNodes } from "./_streams_bench_test.ts";
+import { fail, loseReply, pass } from "../../tests/faulty_broker.ts";
 
 /** Resolves once a signal aborts, with the reason. */
 function aborted(signal: AbortSignal): Promise<unknown> {
@@ -96,7 +97,7 @@ Deno.test("DurableStreams.close() leaves nothing behind while the engine is away
   using time = new FakeTime();
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create<number>("a");
-  nodes.fault = () => "before";
+  nodes.broker.make("logs.append", fail);
   void writer.append(1);
   await time.tickAsync(1_000);
   const closing = nodes.node.close();
@@ -139,12 +140,12 @@ Deno.test("DurableStreamWriter.release() tells a writer what it lost", async () 
   using time = new FakeTime();
   await using nodes = new TwoNodes();
   const failed = await nodes.node.create("a");
-  nodes.fault = () => "before";
+  nodes.broker.make("logs.append", fail);
   const append = failed.append(1);
   await time.tickAsync(20_000);
   await assertRejects(() => append, BrokerError);
   await assertRejects(() => failed.release(), BrokerError);
-  nodes.fault = undefined;
+  nodes.broker.make("logs.append", pass);
   const gone = await nodes.node.create("b");
   await nodes.other.delete("b");
   assertEquals(await codeOf(gone.append(1)), "gone");
@@ -166,9 +167,9 @@ Deno.test("DurableStreamWriter.abort() gives readers a code, but none that has a
 Deno.test("DurableStreamWriter makes an append again while the engine is away, which counts once", async () => {
   await using nodes = new TwoNodes();
   await using writer = await nodes.node.create<number>("a");
-  const faults = ["before", "after", "before", "after", undefined] as const;
+  const fates = [fail, loseReply, fail, loseReply];
   let i = 0;
-  nodes.fault = () => faults[i++];
+  nodes.broker.make("logs.append", (run, call) => (fates[i++] ?? pass)(run, call));
   await Promise.all([writer.append(1), writer.append(2)]);
   assertEquals(i, 5);
   i = 0;
@@ -182,7 +183,9 @@ Deno.test("DurableStreamWriter fails when the engine stays away, and can still a
   using time = new FakeTime();
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create<number>("a");
-  nodes.fault = ({ writer }) => writer && "after";
+  nodes.broker.make("logs.append", (run, call) => {
+    return (call.args[1].writer === undefined ? pass : loseReply)(run, call);
+  });
   const append = writer.append(1);
   const later = aborted(writer.signal);
   for (let i = 0; i < 20; i++) await time.tickAsync(1_000);
@@ -190,7 +193,7 @@ Deno.test("DurableStreamWriter fails when the engine stays away, and can still a
   assertEquals(await later, error);
   assertEquals(await assertRejects(() => writer.append(2), BrokerError), error);
   assertEquals(await assertRejects(() => writer.close(), BrokerError), error);
-  nodes.fault = undefined;
+  nodes.broker.make("logs.append", pass);
   await writer[Symbol.asyncDispose]();
   assertEquals(await nodes.read("a"), [1], "The records of the doubtful append count once");
 });
@@ -284,7 +287,9 @@ Deno.test("A stream ends with writer-lost when the lease lapses, and the writer 
   await using writer = await nodes.node.create<number>("a");
   await writer.append(1);
   const stopped = aborted(writer.signal);
-  nodes.fault = ({ writer }) => writer && "before";
+  nodes.broker.make("logs.append", (run, call) => {
+    return (call.args[1].writer === undefined ? pass : fail)(run, call);
+  });
   const items: unknown[] = [];
   const reading = assertRejects(async () => {
     for await (const { data } of nodes.other.follow("a")) items.push(data);
@@ -305,10 +310,10 @@ Deno.test("DurableStreams.open() takes a lapsed lease over, and fences the write
   assertEquals(await codeOf(nodes.other.open("a")), "held");
   assertEquals(await codeOf(nodes.other.open("b")), "not-found");
   // No announcement tells this writer, and no node looks for lost writers.
-  nodes.fault = () => "before";
+  nodes.broker.make("logs.append", fail);
   time.now += 16_000;
   await using writer = await nodes.other.open<number>("a");
-  nodes.fault = undefined;
+  nodes.broker.make("logs.append", pass);
   assertEquals(await codeOf(before.append(2)), "fenced");
   assertEquals(before.signal.aborted, true);
   await writer.append(3);
