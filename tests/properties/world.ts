@@ -66,6 +66,8 @@ export class World {
   /** Clients and servers, in the order of their start, with their machines. */
   readonly #clients: { readonly host: Host; readonly close: () => Promise<unknown> }[] = [];
   readonly #servers: { readonly host: Host; readonly close: () => Promise<unknown> }[] = [];
+  /** Close the brokers of servers, which outlive these. */
+  readonly #brokers: (() => unknown)[] = [];
   readonly #engines: ClusterEngine[] = [];
   /** Machines of engines, which stay connected to each other. */
   readonly #engineHosts = new Set<Host>();
@@ -147,6 +149,7 @@ export class World {
     const host = this.host(name);
     const program = new SimulatedServer<V, C>(this.network, host, options);
     this.#servers.push({ host, close: () => program.server.close() });
+    this.#brokers.push(() => host.isAlive ? program.server.topics.broker.close() : undefined);
     return program;
   }
 
@@ -327,6 +330,7 @@ export class World {
     for (const programs of [this.#clients, this.#servers]) {
       await Promise.all(programs.filter(({ host }) => host.isAlive).map(({ close }) => close()));
     }
+    for (const close of this.#brokers) await close();
     for (const engine of this.#engines) await engine.close?.();
   }
 
@@ -341,7 +345,7 @@ export class World {
     }
   }
 
-  /** Lists what is left; engines have timers without an end. */
+  /** Lists what is left; engines have timers and links among themselves without an end. */
   #left(): string[] {
     const own = new Set([...this.#clients, ...this.#servers].map(({ host }) => host.name));
     const timers = [...this.simulation.pending()].filter(({ host }) => own.has(host?.name ?? ""));
