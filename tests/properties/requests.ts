@@ -1,0 +1,112 @@
+/** Servers of a case that share an engine, and requests to them over HTTP. */
+import type { SimulatedServer, SimulatedServerOptions } from "../../testing/simulation/mod.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+import type { Contract } from "../../session/contract.ts";
+import type { EngineName } from "../simulation/plan.ts";
+import type { World } from "./world.ts";
+
+/** A request. */
+export interface Asking {
+  /** Method; GET without a body, and POST with one. */
+  readonly method?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Body that is sent as JSON, with its content type. */
+  readonly json?: unknown;
+  readonly body?: BodyInit;
+  /** Network address of the client; unknown by default, as in a server that is mounted. */
+  readonly address?: string;
+}
+
+/** A response that was read. */
+export interface Reply {
+  readonly status: number;
+  readonly headers: Headers;
+  /** JSON, or another text. */
+  readonly body: unknown;
+  /** The status, with the code of a problem. */
+  readonly outcome: string;
+}
+
+/** A server that answers requests. */
+export type Node = Pick<SimulatedServer<string>, "host" | "server">;
+
+/**
+ * Starts servers that share an engine; the token of a client is the name of its user.
+ *
+ * @param world The world.
+ * @param name The engine.
+ * @param options Options of each server.
+ * @returns Two servers.
+ */
+export async function serveTwo(
+  world: World,
+  name: EngineName,
+  options: Partial<SimulatedServerOptions<string, Contract>>,
+): Promise<[SimulatedServer<string>, SimulatedServer<string>]> {
+  const engine = await world.engine(name);
+  const start = (machine: string) =>
+    world.serve<string>(machine, (host) => ({
+      broker: engine.broker(host)!,
+      allowTokenMessage: true,
+      authenticate: ({ token = "nobody" }) => token,
+      authorize: () => true,
+      onError() {},
+      ...options,
+    }));
+  return [start("near"), start("far")];
+}
+
+/**
+ * Sends a request to a server.
+ *
+ * @param node The server.
+ * @param path Path and query.
+ * @param asking The rest of the request.
+ * @returns The response, whose body is not read.
+ */
+export function respond(
+  { host, server }: Node,
+  path: string,
+  { method, headers, json, body, address }: Asking = {},
+): Promise<Response> {
+  const sent = body ?? (json === undefined ? undefined : JSON.stringify(json));
+  const request = new Request(`https://${host.name}${path}`, {
+    method: method ?? (sent === undefined ? "GET" : "POST"),
+    headers: { ...(json !== undefined && { "content-type": "application/json" }), ...headers },
+    ...(sent !== undefined && { body: sent }),
+  });
+  const info: RequestInfo = address === undefined
+    ? {}
+    : { remoteAddr: { transport: "tcp", hostname: address, port: 50_000 } };
+  const fetched = async () => await server.fetch(request, info);
+  return new Promise((resolve, reject) => {
+    host.after(0, () => void fetched().then(resolve, reject));
+  });
+}
+
+/**
+ * Sends a request to a server, and reads the response.
+ *
+ * @param node The server.
+ * @param path Path and query.
+ * @param asking The rest of the request.
+ * @returns The response.
+ */
+export async function ask(node: Node, path: string, asking: Asking = {}): Promise<Reply> {
+  return await readReply(await respond(node, path, asking));
+}
+
+/**
+ * Reads a response.
+ *
+ * @param response The response.
+ * @returns The parts that tests compare.
+ */
+export async function readReply(response: Response): Promise<Reply> {
+  const { status, headers } = response;
+  const text = await response.text();
+  const isJson = /json/.test(headers.get("content-type") ?? "") && text !== "";
+  const body = isJson ? JSON.parse(text) : text;
+  const code = status >= 400 ? ` ${Object(body).code ?? ""}` : "";
+  return { status, headers, body, outcome: `${status}${code}` };
+}
