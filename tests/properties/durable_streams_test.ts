@@ -1,0 +1,651 @@
+/** Durable streams at two servers of one engine, by HTTP, by sessions and by the servers themselves. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { Client } from "../../client/client.ts";
+import { countedBytes } from "../../pubsub/broker.ts";
+import {
+  type ModelAppend,
+  type ModelCreation,
+  type ModelPlace,
+  type ModelProducer,
+  type ModelStream,
+  StreamsModel,
+} from "../../server/durable/streams_model.ts";
+import type { DurableStreamWriter } from "../../server/durable/writer.ts";
+import { collect, outcomeOf } from "./outcomes.ts";
+import { property } from "./property.ts";
+import {
+  ask,
+  type Asking,
+  type Node,
+  readReply,
+  type Reply,
+  respond,
+  serveTwo,
+} from "./requests.ts";
+import type { World } from "./world.ts";
+
+const IDS = ["oak", "elm", "ash", "fir"] as const;
+
+/** Bytes of records: a stream has six small ones, two that are half, or one that is full. */
+const SIZES = { small: 10, half: 158, full: 380, over: 381 } as const;
+const LIMITS = { maxStreamBytes: countedBytes(6 * SIZES.small, 6), maxForks: 2 };
+
+/** Time to live of a mortal stream; it is gone after that time, the spare time of NATS, and a search. */
+const [TTL_S, EXPIRED_MS] = [90, 130_000];
+
+/** Time in which an engine counts the streams that another server created or deleted. */
+const COUNT_MS = 1_300;
+
+/** Wait of a long-poll, and time without a record after which there is none. */
+const [POLL_MS, QUIET_MS] = [400, 100];
+
+const JSON_TYPE = { "content-type": "application/json" };
+
+/** The stream of a step: mostly one that there is. */
+const of = fc.nat(19);
+const node = fc.constantFrom(0, 1);
+const isHttp = fc.constantFrom(true, true, false);
+const ends = seldom(true, false);
+const record = fc.oneof(
+  { weight: 5, arbitrary: fc.constant("small" as const) },
+  fc.constantFrom("half", "full", "over", undefined),
+);
+
+/** Draws a value in one of ten cases; another one otherwise, and when shrunk. */
+function seldom<T, U>(value: T, usual: U): fc.Arbitrary<T | U> {
+  return fc.oneof({ weight: 9, arbitrary: fc.constant(usual) }, fc.constant(value));
+}
+
+/** A kind of step, with the parts that are drawn. */
+function step<K extends string, P>(
+  kind: K,
+  weight: number,
+  parts: { [N in keyof P]: fc.Arbitrary<P[N]> },
+): fc.WeightedArbitrary<P & { readonly kind: K }> {
+  return { weight, arbitrary: fc.record(parts).map((value) => ({ ...value as P, kind })) };
+}
+
+const stepsOf = fc.array(
+  fc.oneof(
+    step("create", 8, {
+      id: fc.constantFrom<string>(...IDS),
+      node,
+      isHttp,
+      record,
+      ends,
+      isMortal: fc.constantFrom(false, false, true),
+      // Of any source, at its end or after so many records: counted from the oldest one, or not.
+      fork: fc.option(
+        fc.record({ of, place: fc.option(fc.nat(5), { nil: undefined }), isCounted: fc.boolean() }),
+        { nil: undefined, freq: 2 },
+      ),
+    }),
+    step("append", 12, {
+      of,
+      node,
+      record,
+      ends,
+      // Added to the next number: mostly nothing.
+      producer: fc.option(
+        fc.record({
+          id: seldom("__proto__", "p"),
+          epoch: fc.constantFrom(0, 0, 0, 0, 0, 0, 0, 0, 1, -1),
+          seq: fc.constantFrom(0, 0, 0, 0, -1, 1, -2),
+        }),
+        { nil: undefined },
+      ),
+      sequence: fc.oneof(
+        { weight: 5, arbitrary: fc.constant(undefined) },
+        fc.constantFrom("a", "b", "bb"),
+      ),
+    }),
+    step("repeat the last append", 1, { node }),
+    step("write", 2, { of, record }),
+    step("open", 1, { of, node }),
+    step("hand over", 1, { of, node }),
+    step("end", 1, { of, aborts: fc.boolean() }),
+    step("cancel", 1, { of, node, isHttp, reason: fc.constantFrom("enough", "zu 100 % spät") }),
+    step("delete", 2, { of, node, isHttp }),
+    step("read", 6, {
+      of,
+      node,
+      // From the oldest record, or after any offset of all streams, deleted ones included.
+      from: fc.oneof(fc.constant(undefined), fc.nat(40)),
+      face: fc.constantFrom("http", "long-poll", "sse", "session", "server"),
+    }),
+    step("expire", 1, {}),
+  ),
+  { maxLength: 40, size: "max" },
+);
+
+type Step = typeof stepsOf extends fc.Arbitrary<(infer S)[]> ? S : never;
+type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
+
+/** The outcome of reading, with the records up to the end, or up to the newest one. */
+interface Reading {
+  readonly outcome: string;
+  readonly records: readonly unknown[];
+}
+
+type Source = NonNullable<ModelCreation["source"]>;
+
+/** Plays the steps of a case. */
+class Streams {
+  readonly #world: World;
+  readonly #nodes: readonly Node[];
+  readonly #clients: readonly Client[];
+  readonly #model: StreamsModel;
+  readonly #writers = new Map<ModelStream, DurableStreamWriter>();
+  /** Places that answers told, also of streams that are gone. */
+  readonly #places: ModelPlace[] = [];
+  #last: { readonly id: string; readonly append: ModelAppend } | undefined;
+  #creator = 0;
+  #records = 0;
+
+  constructor(world: World, nodes: readonly Node[], clients: readonly Client[], most: number) {
+    this.#world = world;
+    this.#nodes = nodes;
+    this.#clients = clients;
+    this.#model = new StreamsModel({ ...LIMITS, maxStreams: most });
+  }
+
+  /** Waits for the engine, whose servers may have to agree on a leader first. */
+  async ready(): Promise<void> {
+    for (const node of [0, 1]) {
+      for (const [method, status] of [["PUT", 201], ["DELETE", 204]] as const) {
+        for (let left = 100; left > 0; left--) {
+          if ((await this.#ask("first", node, { method })).status === status) break;
+          await this.#world.pause(200);
+        }
+      }
+    }
+    await this.#world.pause(COUNT_MS);
+  }
+
+  async play(step: Step): Promise<void> {
+    switch (step.kind) {
+      case "create":
+        return await this.#create(step);
+      case "append": {
+        const id = this.#idOf(step.of);
+        return await this.#append(id, step.node, this.#appendOf(id, step));
+      }
+      case "repeat the last append":
+        if (this.#last === undefined) return;
+        return await this.#append(this.#last.id, step.node, this.#last.append);
+      case "write":
+        return await this.#write(step);
+      case "open":
+        return await this.#open(step);
+      case "hand over":
+        await this.#release(this.#idOf(step.of));
+        return await this.#open(step);
+      case "end":
+        return await this.#end(step);
+      case "cancel":
+        return await this.#cancel(step);
+      case "delete":
+        return await this.#delete(this.#idOf(step.of), step);
+      case "read":
+        return await this.#read(this.#idOf(step.of), step);
+      case "expire":
+        return await this.#expire();
+    }
+  }
+
+  /** Deletes all streams, one by one, and expects the places of all of them to be free. */
+  async finish(most: number): Promise<void> {
+    for (const { id } of this.#model.all) {
+      if (this.#model.get(id)?.isDeleted === false) {
+        await this.#delete(id, { node: 0, isHttp: true });
+      }
+      for (const { id } of this.#model.all) {
+        await this.#read(id, { node: 1, from: undefined, face: "http" });
+      }
+    }
+    assertEquals(this.#model.all, []);
+    await this.#world.pause(COUNT_MS);
+    for (let left = most; left >= 0; left--) {
+      const { outcome } = await this.#ask(`new-${left}`, 0, { method: "PUT", headers: JSON_TYPE });
+      assertEquals(outcome, left > 0 ? "201" : "429 too-many", `${left} places are free`);
+    }
+  }
+
+  async #create(step: StepOf<"create">): Promise<void> {
+    const { id, node, ends, isMortal, fork } = step;
+    const source = fork && { id: this.#idOf(fork.of), place: fork.place };
+    // An engine may count the streams of another server late.
+    if (node !== this.#creator) await this.#world.pause(COUNT_MS);
+    this.#creator = node;
+    if (!step.isHttp) return await this.#createHeld(id, node, source);
+    const record = this.#record(step.record);
+    const headers = {
+      ...JSON_TYPE,
+      ...(isMortal && { "stream-ttl": `${TTL_S}` }),
+      ...(ends && { "stream-closed": "true" }),
+      ...(source && { "stream-forked-from": `/streams/${source.id}` }),
+      ...(source && this.#placeHeaders(source, fork!.isCounted)),
+    };
+    const made = { id, source, record, ends, ttlS: isMortal ? TTL_S : undefined };
+    const body = record === undefined ? {} : { body: JSON.stringify(record) };
+    const expected = this.#model.create(made);
+    const { outcome, headers: told } = await this.#ask(id, node, {
+      method: "PUT",
+      headers,
+      ...body,
+    });
+    assertEquals(outcome, expected, `creation ${JSON.stringify(made)}`);
+    if (expected !== "201") return;
+    this.#tell(id, told.get("stream-next-offset"));
+    const again = await this.#ask(id, 1 - node, { method: "PUT", headers, ...body });
+    // A fork at the end of its source is the same wherever that is now.
+    assertEquals(again.outcome, "200", `the same creation again ${JSON.stringify(made)}`);
+  }
+
+  /** Creates a stream with a writer. */
+  async #createHeld(id: string, node: number, from: ModelCreation["source"]): Promise<void> {
+    const source = this.#model.get(from?.id ?? "");
+    const { offset } = source?.places[from?.place ?? Infinity] ?? {};
+    // A server names a place by its offset.
+    const place = offset === undefined ? undefined : from!.place;
+    const made: ModelCreation = { id, source: from && { id: from.id, place } };
+    const isGone = source?.isDeleted;
+    const expected = isGone ? "not-found" : BY_SERVER[this.#model.create(made)];
+    const { durableStreams } = this.#nodes[node]!.server;
+    const creating = durableStreams.create(id, {
+      ...(from && { fork: { source: from.id, offset } }),
+    });
+    assertEquals(
+      await outcomeOf(creating),
+      expected,
+      `creation by a server ${JSON.stringify(made)}`,
+    );
+    if (expected !== "fulfilled") return;
+    this.#hold(id, await creating);
+    this.#tell(id, (await creating).offset);
+  }
+
+  #placeHeaders({ id, place }: Source, isCounted: boolean): Record<string, string> {
+    const places = this.#model.get(id)?.places ?? [];
+    if (place === undefined) return {};
+    const nearest = Math.max(0, Math.min(place, places.length - 1));
+    const offset = isCounted ? undefined : places[nearest]?.offset;
+    const rest = offset === undefined ? place : place - nearest;
+    return { "stream-fork-offset": offset ?? "-1", "stream-fork-sub-offset": `${rest}` };
+  }
+
+  #appendOf(id: string, { record, ends, producer, sequence }: StepOf<"append">): ModelAppend {
+    let number: ModelProducer | undefined;
+    if (producer !== undefined) {
+      const { epoch, seq } = this.#model.get(id)?.producers.get(producer.id) ??
+        { epoch: 1, seq: -1 };
+      const isLater = producer.epoch > 0;
+      number = {
+        id: producer.id,
+        epoch: Math.max(0, epoch + producer.epoch),
+        seq: Math.max(0, (isLater ? 0 : seq + 1) + producer.seq),
+      };
+    }
+    // An append has a record, an end, or both.
+    const text = record === undefined && !ends ? "small" : record;
+    return { record: this.#record(text), ends, producer: number, sequence };
+  }
+
+  async #append(id: string, node: number, append: ModelAppend): Promise<void> {
+    this.#last = { id, append };
+    const { record, ends, producer, sequence } = append;
+    const before = this.#model.get(id)?.records.length;
+    const expected = this.#model.append(id, append);
+    const { outcome, headers } = await this.#ask(id, node, {
+      method: "POST",
+      headers: {
+        ...(record !== undefined && JSON_TYPE),
+        ...(producer && {
+          "producer-id": producer.id,
+          "producer-epoch": `${producer.epoch}`,
+          "producer-seq": `${producer.seq}`,
+        }),
+        ...(sequence !== undefined && { "stream-seq": sequence }),
+        ...(ends && { "stream-closed": "true" }),
+      },
+      ...(record !== undefined && { body: JSON.stringify(record) }),
+    });
+    const about = `append ${JSON.stringify(append)} to ${id}`;
+    const numbers = [...headers].filter(([name]) => name.startsWith("producer-"));
+    assertEquals(
+      [outcome, Object.fromEntries(numbers)],
+      [expected.outcome, expected.headers],
+      about,
+    );
+    const stream = this.#model.get(id);
+    if (stream === undefined || stream.isDeleted) return;
+    if (stream.end !== undefined) await this.#loseWriter(stream, "ended");
+    // A refusal tells the state only of an ended stream.
+    if (Number(outcome.slice(0, 3)) >= 300 && stream.end === undefined) return;
+    assertEquals(headers.get("stream-closed"), stream.end === undefined ? null : "true", about);
+    if (stream.records.length > before!) this.#tell(id, headers.get("stream-next-offset"));
+    else assertEquals(headers.get("stream-next-offset"), stream.places.at(-1)!.offset, about);
+  }
+
+  async #write({ of, record }: StepOf<"write">): Promise<void> {
+    const id = this.#idOf(of);
+    const writer = this.#writerOf(id);
+    if (writer === undefined) return;
+    const data = this.#record(record ?? "small");
+    const { outcome } = this.#model.append(id, { record: data });
+    // A writer whose append was refused is lost.
+    if (outcome === "413 full") return;
+    assertEquals(
+      await outcomeOf(writer.append(data)),
+      "fulfilled",
+      `append of the writer of ${id}`,
+    );
+    this.#tell(id, writer.offset);
+  }
+
+  async #release(id: string): Promise<void> {
+    const writer = this.#writerOf(id);
+    if (writer === undefined) return;
+    this.#model.get(id)!.isHeld = false;
+    await writer.release();
+  }
+
+  async #open({ of, node }: StepOf<"open" | "hand over">): Promise<void> {
+    const id = this.#idOf(of);
+    const stream = this.#model.get(id);
+    const expected = this.#model.absence(id)
+      ? "not-found"
+      : stream!.end
+      ? "ended"
+      : stream!.isHeld
+      ? "held"
+      : "fulfilled";
+    const opening = this.#nodes[node]!.server.durableStreams.open(id);
+    assertEquals(await outcomeOf(opening), expected, `takeover of ${id}`);
+    if (expected !== "fulfilled") return;
+    const writer = await opening;
+    this.#tell(id, writer.offset);
+    this.#hold(id, writer);
+  }
+
+  async #end({ of, aborts }: StepOf<"end">): Promise<void> {
+    const id = this.#idOf(of);
+    const writer = this.#writerOf(id);
+    if (writer === undefined) return;
+    await (aborts ? writer.abort("given up", { code: "tired" }) : writer.close());
+    const stream = this.#model.get(id)!;
+    stream.end = aborts ? { error: "given up" } : {};
+    await this.#loseWriter(stream, "ended");
+  }
+
+  async #cancel({ of, node, reason, isHttp }: StepOf<"cancel">): Promise<void> {
+    const id = this.#idOf(of);
+    const stream = this.#model.get(id);
+    const absence = this.#model.absence(id);
+    if (isHttp) {
+      const { outcome } = await this.#ask(`${id}?action=cancel`, node, { body: reason });
+      assertEquals(outcome, absence ?? "204", `cancellation of ${id}`);
+    } else {
+      const wish = this.#nodes[node]!.server.durableStreams.cancel(id, reason);
+      const expected = absence ? "not-found" : "fulfilled";
+      assertEquals(await outcomeOf(wish), expected, `cancellation of ${id} by a server`);
+      if (!absence) assertEquals(await wish, stream!.end === undefined);
+    }
+    if (absence || stream!.end) return;
+    stream!.cancelled ??= reason;
+    const signal = this.#writerOf(id)?.signal;
+    if (signal === undefined) return;
+    await this.#world.until("the wish of a reader at the writer", () => signal.aborted);
+    assertEquals(signal.reason.message, stream!.cancelled);
+  }
+
+  async #delete(
+    id: string,
+    { node, isHttp }: Pick<StepOf<"delete">, "node" | "isHttp">,
+  ): Promise<void> {
+    const stream = this.#model.get(id);
+    const absence = this.#model.absence(id);
+    const deleted = isHttp
+      ? (await this.#ask(id, node, { method: "DELETE" })).outcome
+      : `${await this.#nodes[node]!.server.durableStreams.delete(id)}`;
+    assertEquals(deleted, isHttp ? absence ?? "204" : `${!absence}`, `deletion of ${id}`);
+    if (absence) return;
+    this.#model.delete(id);
+    await this.#loseWriter(stream!, "gone");
+    this.#creator = -1;
+  }
+
+  /** Lets time pass: streams without a writer that have a time to live are as if deleted. */
+  async #expire(): Promise<void> {
+    await this.#world.pause(EXPIRED_MS);
+    for (const { id, ttlS, isHeld, isDeleted } of this.#model.all) {
+      if (ttlS !== undefined && !isHeld && !isDeleted) this.#model.delete(id);
+    }
+  }
+
+  async #read(
+    id: string,
+    { node, from, face }: Pick<StepOf<"read">, "node" | "from" | "face">,
+  ): Promise<void> {
+    const place = from === undefined ? undefined : this.#places[from % this.#places.length];
+    const stream = this.#model.get(id);
+    const first = place === undefined ? 0 : stream?.places.indexOf(place) ?? -1;
+    const absence = this.#model.absence(id) ?? (first < 0 ? "410 gone" : undefined);
+    const records = absence ? [] : stream!.records.slice(first);
+    const about = `${face} of ${id} after ${place?.offset}`;
+    if (face === "session") {
+      const reading = await this.#readBySession(this.#clients[node]!, id, place?.offset, records);
+      const error = stream?.end?.error && "tired";
+      const outcome = absence ? place ? "gone" : "not-found" : error ?? "fulfilled";
+      return assertEquals(reading, { outcome, records }, about);
+    }
+    if (face === "server") {
+      const reading = await this.#readByServer(this.#nodes[node]!, id, place?.offset, stream);
+      const outcome = this.#model.absence(id) ? "not-found" : absence ? "gone" : "fulfilled";
+      return assertEquals(reading, { outcome, records }, about);
+    }
+    const live = face === "http" ? "" : `&live=${face}`;
+    if (face === "sse") {
+      const path = `/streams/${id}?offset=${place?.offset ?? "-1"}${live}`;
+      const response = await respond(this.#nodes[node]!, path);
+      const got = response.status === 200 ? await readEvents(response) : undefined;
+      const outcome = got === undefined ? (await readReply(response)).outcome : "200";
+      assertEquals([outcome, got?.records ?? []], [absence ?? "200", records], about);
+      if (got) assertEquals(got.state, this.#stateOf(stream!), about);
+      return;
+    }
+    const got: unknown[] = [];
+    for (let offset = place?.offset ?? "-1", isOver = false; !isOver;) {
+      const { outcome, headers, body } = await this.#ask(`${id}?offset=${offset}${live}`, node);
+      const isEmpty = face === "long-poll" && records.length === 0;
+      assertEquals(outcome, absence ?? (isEmpty ? "204" : "200"), about);
+      if (absence) return;
+      if (!isEmpty) got.push(...body as unknown[]);
+      offset = headers.get("stream-next-offset")!;
+      isOver = headers.has("stream-up-to-date");
+      const state = ["stream-closed", "skein-stream-error"].map((name) => headers.get(name));
+      if (isOver) assertEquals([offset, ...state], this.#stateOf(stream!), about);
+      else assert(face === "long-poll" && stream!.origin, `a part is of a fork: ${about}`);
+    }
+    assertEquals(got, records, about);
+  }
+
+  /** Offset of the end, whether the stream is closed, and the reason of a writer that gave up. */
+  #stateOf({ places, end }: ModelStream): (string | null | undefined)[] {
+    return [places.at(-1)!.offset, end ? "true" : null, end?.error ?? null];
+  }
+
+  /** Reads to the end of a stream that has one, or all records that there are. */
+  async #readBySession(
+    client: Client,
+    id: string,
+    after: string | undefined,
+    due: readonly unknown[],
+  ): Promise<Reading> {
+    const records: unknown[] = [];
+    const isOpen = this.#model.absence(id) === undefined && this.#model.get(id)!.end === undefined;
+    const quiet = new AbortController();
+    const stream = client.durableStream(id, { after, signal: quiet.signal });
+    const outcome = collect(stream, (record) => records.push(record));
+    if (isOpen) {
+      let isOver = false;
+      void outcome.then(() => isOver = true);
+      await this.#world.until("all records", () => isOver || records.length >= due.length);
+      await this.#world.pause(QUIET_MS);
+      quiet.abort(new DOMException("quiet", "AbortError"));
+    }
+    const end = await this.#world.inTime("the end of a reader", outcome);
+    return { outcome: isOpen && end === "AbortError" ? "fulfilled" : end, records };
+  }
+
+  async #readByServer(
+    { server }: Node,
+    id: string,
+    after: string | undefined,
+    stream: ModelStream | undefined,
+  ): Promise<Reading> {
+    const records: unknown[] = [];
+    let place = stream?.places.findIndex(({ offset }) => offset === after) ?? 0;
+    if (after === undefined) place = 0;
+    const reading = (async () => {
+      for await (const { data, offset } of server.durableStreams.read(id, { after })) {
+        records.push(data);
+        place++;
+        assertEquals(offset, stream?.places[place]?.offset, `offset of ${data}`);
+      }
+    })();
+    return { outcome: await outcomeOf(reading), records };
+  }
+
+  /** Compares the state by HEAD and at a server with the model. */
+  async look(): Promise<void> {
+    for (const id of IDS) {
+      const { outcome, headers } = await this.#ask(id, 0, { method: "HEAD" });
+      const info = await this.#nodes[1]!.server.durableStreams.info(id);
+      const [stream, absence] = [this.#model.get(id), this.#model.absence(id)];
+      assertEquals(outcome.slice(0, 3), absence?.slice(0, 3) ?? "200", `HEAD of ${id}`);
+      if (absence) assertEquals(info, undefined);
+      if (absence || stream === undefined) continue;
+      const [offset, closed, error] = this.#stateOf(stream);
+      const names = ["stream-next-offset", "stream-closed", "skein-stream-error", "stream-ttl"];
+      const ttl = stream.ttlS === undefined ? null : `${stream.ttlS}`;
+      const told = names.map((name) => headers.get(name));
+      assertEquals(told, [offset ?? told[0], closed, error, ttl], `HEAD of ${id}`);
+      const wish = headers.get("skein-stream-cancelled");
+      assertEquals(wish === null ? undefined : decodeURIComponent(wish), stream.cancelled);
+      assertEquals([info?.isEnded, info?.error, info?.cancelled], [
+        stream.end !== undefined,
+        stream.end?.error,
+        stream.cancelled,
+      ]);
+    }
+  }
+
+  /** Notes the offset of the end of a stream. */
+  #tell(id: string, offset: string | null): void {
+    const place = this.#model.get(id)!.places.at(-1)!;
+    if (place.offset === undefined) {
+      assert(this.#places.every((other) => other.offset !== offset), `${offset} is new`);
+      place.offset = offset ?? "none";
+      this.#places.push(place);
+    }
+    assertEquals(offset, place.offset, `end of ${id}`);
+  }
+
+  #hold(id: string, writer: DurableStreamWriter): void {
+    const stream = this.#model.get(id)!;
+    stream.isHeld = true;
+    this.#writers.set(stream, writer);
+  }
+
+  #writerOf(id: string): DurableStreamWriter | undefined {
+    const stream = this.#model.get(id);
+    return stream?.isHeld && !stream.isDeleted ? this.#writers.get(stream) : undefined;
+  }
+
+  /** A writer whose stream is over, by whomever, finds that out with the next append. */
+  async #loseWriter(stream: ModelStream, code: string): Promise<void> {
+    if (!stream.isHeld) return;
+    stream.isHeld = false;
+    assertEquals(await outcomeOf(this.#writers.get(stream)!.append(-1)), code, "a late append");
+  }
+
+  #idOf(of: number): string {
+    const ids = this.#model.all.map(({ id }) => id);
+    return of < 18 && ids.length > 0 ? ids[of % ids.length]! : IDS[of % IDS.length]!;
+  }
+
+  /** Records are different from each other. */
+  #record(size: keyof typeof SIZES | undefined): string | undefined {
+    if (size === undefined) return undefined;
+    const quotes = 2;
+    return `${this.#records++}`.padEnd(SIZES[size] - quotes, "x");
+  }
+
+  #ask(path: string, node: number, asking?: Asking): Promise<Reply> {
+    return ask(this.#nodes[node]!, `/streams/${path}`, asking);
+  }
+}
+
+/** Reads events up to the newest record. */
+async function readEvents({ body }: Response) {
+  const reader = body!.getReader();
+  const records: unknown[] = [];
+  for (let text = "";;) {
+    const { value, done } = await reader.read();
+    text += new TextDecoder().decode(value);
+    const events = text.split("\n\n");
+    text = events.pop()!;
+    for (const event of events) {
+      const [, kind, data] = event.match(/^event: ?(\w+)\ndata: ?(.*)$/)!;
+      if (kind === "data") records.push(...JSON.parse(data!));
+      else {
+        const { streamNextOffset, upToDate, streamClosed, skeinStreamError } = JSON.parse(data!);
+        if (!upToDate) continue;
+        await reader.cancel();
+        const closed = streamClosed ? "true" : null;
+        return { records, state: [streamNextOffset, closed, skeinStreamError ?? null] };
+      }
+    }
+    assert(!done, "a body ends with the newest record");
+  }
+}
+
+/** Outcomes of a creation by a server, by the answers over HTTP. */
+const BY_SERVER: Readonly<Record<string, string>> = {
+  "200": "exists",
+  "201": "fulfilled",
+  "404 not-found": "not-found",
+  "409 exists": "exists",
+  "409 deleted": "exists",
+  "409 too-many-forks": "LimitError",
+  "429 too-many": "LimitError",
+};
+
+property("a durable stream has what its creations, appends and ends say, by each way to read it", {
+  cases: fc.record({
+    engine: fc.constantFrom("memory", "redis", "sqlite", "nats"),
+    maxStreams: fc.constantFrom(3, 2, 4),
+    steps: stepsOf,
+  }),
+  async check(world, { engine, maxStreams, steps }) {
+    const durableStreams = {
+      path: "/streams",
+      authorize: () => true,
+      longPollMs: POLL_MS,
+      maxStreams,
+      maxStreamsPerAddress: 1_000_000,
+      maxStreamsPerUser: 1_000_000,
+      ...LIMITS,
+    };
+    const nodes = await serveTwo(world, engine, { durableStreams });
+    const clients = nodes.map(({ host }, i) => world.connect(`reader-${i}`, host));
+    await world.until("sessions", () => clients.every(({ isConnected }) => isConnected), 20_000);
+    const streams = new Streams(world, nodes, clients, maxStreams);
+    await streams.ready();
+    for (const step of steps) await streams.play(step);
+    await streams.look();
+    await streams.finish(maxStreams);
+  },
+});
