@@ -25,7 +25,8 @@ import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
 import { HttpConnections } from "../transport/http/server.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import type { MoqServerOptions } from "../moq/server/server_options.ts";
-import { type Answer, Caller } from "./caller.ts";
+import { Caller } from "./caller.ts";
+import type { Answer } from "./page.ts";
 import { openedQuotas } from "../tools/limits_table.ts";
 import { listen, portOf, UPGRADE_HEADERS } from "./servers.ts";
 import { until } from "./waiting.ts";
@@ -114,7 +115,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     attack: async ({ server, room }, from) => {
       for (let i = 0;; i++) {
         const user = i % 2 === 0 ? "" : nameOf(from, i);
-        const caller = room.use(await Caller.open(server, { from, user }));
+        const caller = room.use(await Caller.dial(server, { from, user }));
         const refusal = await caller.refusal();
         if (refusal !== undefined) return refusal;
       }
@@ -484,7 +485,7 @@ function fact({ headers, url }: Request, name: string): string | null {
 /** A user of another address uses a little of everything. */
 async function serves(house: House): Promise<void> {
   const { server, room } = house;
-  const ann = room.use(await Caller.open(server, { from: HONEST, user: "ann" }));
+  const ann = room.use(await Caller.dial(server, { from: HONEST, user: "ann" }));
   assertEquals(await ann.refusal(), undefined);
   // An answer that runs, and its reader.
   const { data, error } = await ann.answer("ann");
@@ -562,7 +563,7 @@ async function fetched(
 
 /** Connects a guest, or a new user, who has a session. */
 async function callerOf({ server, room }: House, from: string, user = ""): Promise<Caller> {
-  const caller = room.use(await Caller.open(server, { from, user }));
+  const caller = room.use(await Caller.dial(server, { from, user }));
   assertEquals(await caller.refusal(), undefined);
   return caller;
 }

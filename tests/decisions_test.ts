@@ -18,6 +18,7 @@ import { API, INSPECTOR, METRICS, SERVE } from "../server/server_options.ts";
 import { memorySessions } from "../testing/mod.ts";
 import { hurried, RawSocket } from "./servers.ts";
 import { soon } from "./waiting.ts";
+import { Page } from "./page.ts";
 
 /** Time limit of each decision, in milliseconds. */
 const LIMIT_MS = 60;
@@ -81,41 +82,10 @@ class Hang {
   }
 }
 
-/** A client that speaks the protocol by hand, so that nothing is tried again. */
-class Peer implements Disposable {
-  readonly #socket: WebSocket;
-  readonly #replies = new Map<number, PromiseWithResolvers<unknown>>();
-  #id = 0;
-
-  private constructor(socket: WebSocket) {
-    this.#socket = socket;
-    socket.onmessage = ({ data }) => {
-      for (const line of String(data).split("\n")) {
-        const { reply, error, data: answer } = JSON.parse(line);
-        this.#replies.get(reply)?.resolve(error?.code ?? answer);
-      }
-    };
-  }
-
-  static async connect({ url }: Pick<Server, "url">, token?: string): Promise<Peer> {
-    const socket = new WebSocket(token ? `${url}?token=${token}` : url, "skein.1");
-    const peer = new Peer(socket);
-    await soon(new Promise((resolve) => socket.onopen = resolve));
-    return peer;
-  }
-
-  /** Sends an envelope, and returns the code or the data of the reply. */
-  ask(envelope: object): Promise<unknown> {
-    const id = ++this.#id;
-    const reply = Promise.withResolvers<unknown>();
-    this.#replies.set(id, reply);
-    this.#socket.send(JSON.stringify({ ...envelope, id }));
-    return soon(reply.promise);
-  }
-
-  [Symbol.dispose](): void {
-    this.#socket.close();
-  }
+/** Sends an envelope, and returns the code or the data of the reply. */
+async function replyTo(page: Page, envelope: object): Promise<unknown> {
+  const { error, data } = await page.ask(envelope);
+  return error?.code ?? data;
 }
 
 /** A decision that hangs once. */
@@ -127,7 +97,7 @@ interface Case {
   /** Options with the callback. */
   readonly options: (hang: Hang) => ServeOptions<string>;
   /** Asks for the decision; returns what the client hears. */
-  readonly ask: (server: Server<string>, peer: Peer) => Promise<unknown>;
+  readonly ask: (server: Server<string>, page: Page) => Promise<unknown>;
   /** Answers while the callback hangs, and after that. */
   readonly expected: readonly [late: unknown, next: unknown];
   /** Name in the issue of the session; `undefined` where there is no session. */
@@ -196,7 +166,7 @@ const CASES: readonly Case[] = [
       durableStreams: { path: "/streams", authorize: () => true },
       authorize: () => hang.answer(true),
     }),
-    ask: (_server, peer) => peer.ask(envelope),
+    ask: (_server, page) => replyTo(page, envelope),
     // There is no stream to cancel.
     expected: ["unavailable", action === "cancel" ? "not-found" : {}],
     issue: "authorize",
@@ -204,7 +174,7 @@ const CASES: readonly Case[] = [
   {
     key: "onOpen",
     options: (hang) => ({ onOpen: () => hang.answer(undefined) }),
-    ask: (_server, peer) => peer.ask({ topic: "echo", data: "hi" }),
+    ask: (_server, page) => replyTo(page, { topic: "echo", data: "hi" }),
     // The message that waited is handled.
     expected: ["hi", "hi"],
     issue: "onOpen",
@@ -216,7 +186,7 @@ const CASES: readonly Case[] = [
       onRenewed: () => hang.answer(undefined),
     }),
     token: "ann",
-    ask: (_server, peer) => peer.ask({ auth: "ann" }),
+    ask: (_server, page) => replyTo(page, { auth: "ann" }),
     expected: [undefined, undefined],
     issue: "onRenewed",
   },
@@ -226,7 +196,7 @@ const CASES: readonly Case[] = [
     options: (hang) => ({
       contract: defineContract({ requests: { echo: { input: hang.schema, output: z.any() } } }),
     }),
-    ask: (_server, peer) => peer.ask({ topic: "echo", data: "hi" }),
+    ask: (_server, page) => replyTo(page, { topic: "echo", data: "hi" }),
     expected: ["failed", "hi"],
     issue: 'the schema of "echo"',
   },
@@ -239,9 +209,9 @@ const CASES: readonly Case[] = [
         requests: { echo: { input: z.any(), output: z.any() } },
       }),
     }),
-    ask: async (_server, peer) => {
-      void peer.ask({ topic: "say", data: "hi" });
-      return await peer.ask({ topic: "echo", data: "hi" });
+    ask: async (_server, page) => {
+      void page.ask({ topic: "say", data: "hi" });
+      return await replyTo(page, { topic: "echo", data: "hi" });
     },
     expected: ["hi", "hi"],
     issue: 'the schema of "say"',
@@ -253,7 +223,7 @@ const CASES: readonly Case[] = [
       authorize: () => true,
       contract: defineContract({ toClient: { room: hang.schema } }),
     }),
-    ask: (_server, peer) => peer.ask({ publish: "room", data: 1 }),
+    ask: (_server, page) => replyTo(page, { publish: "room", data: 1 }),
     expected: ["failed", {}],
     issue: "the schema of a publication",
   },
@@ -265,7 +235,7 @@ const CASES: readonly Case[] = [
       authorize: () => true,
       contract: defineContract({ toClient: { room: z.any() }, presence: { room: hang.schema } }),
     }),
-    ask: (_server, peer) => peer.ask({ presence: "room", data: {} }),
+    ask: (_server, page) => replyTo(page, { presence: "room", data: {} }),
     expected: ["failed", {}],
     issue: "the schema of a publication",
   },
@@ -342,13 +312,14 @@ for (const { key, of, options, ask, expected, issue, token } of CASES) {
   Deno.test(`serve() gives up ${name} after its time, and goes on`, async () => {
     const hang = new Hang();
     await using server = serve<string>({ ...common(), ...options(hang) });
-    const needsPeer = issue !== undefined;
-    using peer = needsPeer ? await Peer.connect(server, token) : undefined;
-    const late = await ask(server, peer!);
+    const needsPage = issue !== undefined;
+    const url = token ? `${server.url}?token=${token}` : server.url;
+    using page = needsPage ? await Page.open(url, "skein.1") : undefined;
+    const late = await ask(server, page!);
     hang.end();
-    const next = await ask(server, peer!);
+    const next = await ask(server, page!);
     assertEquals([late, next], expected);
-    if (!needsPeer) return;
+    if (!needsPage) return;
     const [session] = server.manager.all();
     const issues = (await session!.issues()).filter(({ code }) => code === "late-decision");
     assertEquals(issues.map(({ message }) => message.includes(`${issue} (1 time)`)), [true]);
@@ -368,8 +339,8 @@ Deno.test("serve() sets no time limit for the work of handlers", async () => {
     fetch: async () => new Response(await slow()),
   });
   {
-    using peer = await Peer.connect(server);
-    assertEquals(await peer.ask({ topic: "work" }), "done");
+    using page = await Page.open(server.url, "skein.1");
+    assertEquals(await replyTo(page, { topic: "work" }), "done");
   }
   assertEquals(await soon(done.promise), "done");
   assertEquals(await statusOf(server, "/"), 200);

@@ -12,6 +12,7 @@ import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import { receiveOne, testServer, turns } from "../testing/mod.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
+import { Page } from "./page.ts";
 
 const STREAMS = {
   authorize: () => true,
@@ -48,40 +49,6 @@ async function complete(
   await writer.close();
 }
 
-/** A client made of a WebSocket alone; keeps every envelope, except for `hello` and pings. */
-class Page implements AsyncDisposable {
-  readonly socket: WebSocket;
-  readonly texts: string[] = [];
-  readonly #opened = Promise.withResolvers<void>();
-  readonly #closed = Promise.withResolvers<void>();
-
-  constructor(url: string, protocols: string[] = ["skein.1"]) {
-    this.socket = new WebSocket(url, protocols);
-    this.socket.onopen = () => this.#opened.resolve();
-    this.socket.onclose = () => this.#closed.resolve();
-    this.socket.onmessage = ({ data }) => {
-      for (const text of (data as string).split("\n")) {
-        if (!/^\{"(?:hello|ping)"/.test(text)) this.texts.push(text);
-      }
-    };
-  }
-
-  get open(): Promise<void> {
-    return soon(this.#opened.promise);
-  }
-
-  /** Waits for a number of envelopes, and takes them. */
-  async take(count: number): Promise<string[]> {
-    await until(() => this.texts.length >= count);
-    return this.texts.splice(0, count);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.socket.close();
-    await soon(this.#closed.promise);
-  }
-}
-
 Deno.test("Client.durableStream() gives each of several loops all records, though the first one ends the topic", async () => {
   await using server = listen(STREAMS);
   await complete(server, "twice", range(5));
@@ -97,8 +64,7 @@ Deno.test("A durable stream is a topic with positions, and with an end that is t
   await complete(server, "a", ["one", { two: 2 }]);
   const { offset } = (await server.durableStreams.info("a"))!;
   const tag = offset.split("_")[1]!;
-  await using page = new Page(server.url);
-  await page.open;
+  await using page = await Page.open(server.url, "skein.1");
   page.socket.send('{"subscribe":"stream:a","id":1,"last":9007199254740991}');
   assertEquals(await page.take(4), [
     `{"reply":1,"data":{"epoch":"stream","offset":0,"tag":"${tag}","head":2}}`,

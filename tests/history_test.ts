@@ -4,63 +4,22 @@ import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
 import { testServer } from "../testing/mod.ts";
 import { listen } from "./servers.ts";
-import { soon, until } from "./waiting.ts";
+import { until } from "./waiting.ts";
 import { fail, FaultyEngine, waitFor } from "./faulty_broker.ts";
+import { Page } from "./page.ts";
 
-/**
- * A client made of a WebSocket alone; keeps every envelope unchanged, except for `hello` and pings.
- */
-class Page implements AsyncDisposable {
-  readonly socket: WebSocket;
-  readonly texts: string[] = [];
-  features: string[] = [];
-  readonly #closed = Promise.withResolvers<void>();
-  readonly #open = Promise.withResolvers<void>();
-
-  constructor(url: string, protocol: string[] = ["skein.1"]) {
-    this.socket = new WebSocket(url, protocol);
-    this.socket.onopen = () => protocol.length === 0 && this.#open.resolve();
-    this.socket.onclose = () => this.#closed.resolve();
-    this.socket.onmessage = ({ data }) => {
-      for (const text of (data as string).split("\n")) {
-        const envelope = JSON.parse(text);
-        if (envelope.hello !== undefined) {
-          this.features = envelope.hello.features;
-          this.#open.resolve();
-        } else if (envelope.ping === undefined) this.texts.push(text);
-      }
-    };
-  }
-
-  get open(): Promise<void> {
-    return soon(this.#open.promise);
-  }
-
-  /** Waits for a number of envelopes, and takes them; without their tags, which are random. */
-  async take(count: number): Promise<string[]> {
-    return (await this.takeWhole(count)).map((text) => text.replace(/,"tag":"[\w-]{6}"/, ""));
-  }
-
-  /** Waits for a number of envelopes, and takes them. */
-  async takeWhole(count: number): Promise<string[]> {
-    await until(() => this.texts.length >= count);
-    return this.texts.splice(0, count);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.socket.close();
-    await soon(this.#closed.promise);
-  }
+/** Waits for a number of envelopes, and takes them without their tags, which are random. */
+async function take(page: Page, count: number): Promise<string[]> {
+  return (await page.take(count)).map((text) => text.replace(/,"tag":"[\w-]{6}"/, ""));
 }
 
 Deno.test("A client subscribes with `last` and with `since`, and gets the answer before any other message", async () => {
   await using server = listen({ authorize: () => true, history: { "chat:{room}": {} } });
-  await using page = new Page(server.url);
-  await page.open;
-  assert(page.features.includes("history"));
+  await using page = await Page.open(server.url, "skein.1");
+  assert((page.hello!["features"] as string[]).includes("history"));
   for (const text of ["a", "b", "c"]) server.publish("chat:x", text);
   page.socket.send('{"subscribe":"chat:x","id":1,"last":2}');
-  const [answer, ...messages] = await page.take(3);
+  const [answer, ...messages] = await take(page, 3);
   const { epoch } = JSON.parse(answer!).data;
   assertEquals([answer, ...messages], [
     `{"reply":1,"data":{"epoch":"${epoch}","offset":1,"head":3}}`,
@@ -70,7 +29,7 @@ Deno.test("A client subscribes with `last` and with `since`, and gets the answer
   const ask = (id: number, more: string) =>
     page.socket.send(`{"subscribe":"chat:x","id":${id}${more}}`);
   ask(2, `,"since":{"epoch":"${epoch}","offset":2}`);
-  assertEquals(await page.take(2), [
+  assertEquals(await take(page, 2), [
     `{"reply":2,"data":{"epoch":"${epoch}","offset":2,"head":3,"recovered":true}}`,
     '{"topic":"chat:x","data":"c","offset":3,"prev":2}',
   ]);
@@ -79,7 +38,7 @@ Deno.test("A client subscribes with `last` and with `since`, and gets the answer
   ask(5, "");
   const at = `"epoch":"${epoch}","offset":3,"head":3`;
   // The fourth replaces the third, which may be answered already.
-  const answers = (await page.take(3)).map((text) => JSON.parse(text));
+  const answers = (await take(page, 3)).map((text) => JSON.parse(text));
   const fourth = answers.find(({ reply }) => reply === 4);
   assertEquals(JSON.stringify(fourth.data), `{${at},"recovered":false,"reason":"new-epoch"}`);
   const third = answers.find(({ reply }) => reply === 3);
@@ -88,7 +47,7 @@ Deno.test("A client subscribes with `last` and with `since`, and gets the answer
   page.socket.send('{"subscribe":"other","id":6,"since":{"epoch":"e","offset":1}}');
   page.socket.send('{"subscribe":"more","id":7,"last":1}');
   page.socket.send('{"publish":"chat:x","data":"d","id":8}');
-  const rest = await page.take(4);
+  const rest = await take(page, 4);
   assertEquals(rest.toSorted(), [
     '{"reply":6,"data":{"recovered":false,"reason":"no-history"}}',
     '{"reply":7,"data":{}}',
@@ -99,12 +58,11 @@ Deno.test("A client subscribes with `last` and with `since`, and gets the answer
 
 Deno.test("A position carries the tag of its publication; another publication in its place is a new epoch", async () => {
   await using server = listen({ authorize: () => true, history: { t: {} } });
-  await using page = new Page(server.url);
-  await page.open;
+  await using page = await Page.open(server.url, "skein.1");
   for (const text of ["a", "b", "c"]) server.publish("t", text);
   const ask = async (id: number, question: object, count: number) => {
     page.socket.send(JSON.stringify({ subscribe: "t", id, ...question }));
-    const [answer, ...rest] = (await page.takeWhole(count)).map((text) => JSON.parse(text));
+    const [answer, ...rest] = (await page.take(count)).map((text) => JSON.parse(text));
     return [answer.data, ...rest];
   };
   const [{ epoch }, a, b, c] = await ask(1, { last: 3 }, 4);
@@ -118,7 +76,7 @@ Deno.test("A position carries the tag of its publication; another publication in
   // A position without a tag is compared by its numbers alone.
   assertEquals((await ask(4, { since: { epoch, offset: 2 } }, 2))[0].recovered, true);
   page.socket.send(`{"subscribe":"t","id":5,"since":{"epoch":"${epoch}","offset":2,"tag":7}}`);
-  const [malformed] = (await page.take(1)).map((text) => JSON.parse(text));
+  const [malformed] = (await take(page, 1)).map((text) => JSON.parse(text));
   assertEquals([malformed.reply, malformed.error.code], [5, "malformed"]);
 });
 
@@ -127,21 +85,20 @@ Deno.test("A question that is replaced or ended before its answer is answered by
   const gate = Promise.withResolvers<void>();
   broker.make("history.read", waitFor(gate.promise));
   await using server = listen({ broker, authorize: () => true, history: { "{any}": {} } });
-  await using page = new Page(server.url);
-  await page.open;
+  await using page = await Page.open(server.url, "skein.1");
   page.socket.send('{"subscribe":"a","id":1}');
   page.socket.send('{"subscribe":"a","id":2,"since":{"epoch":"e","offset":1}}');
   page.socket.send('{"subscribe":"a","id":3,"last":1}');
   page.socket.send('{"subscribe":"b","id":4,"last":1}');
   page.socket.send('{"unsubscribe":"b","id":5}');
-  const early = (await page.take(4)).map((text) => JSON.parse(text));
+  const early = (await take(page, 4)).map((text) => JSON.parse(text));
   // A question for the position alone replaces no subscription, and is answered once the position
   // is known.
   page.socket.send('{"subscribe":"a","id":6}');
   page.socket.send('{"subscribe":"a","id":7}');
-  const [sixth] = (await page.take(1)).map((text) => JSON.parse(text));
+  const [sixth] = (await take(page, 1)).map((text) => JSON.parse(text));
   gate.resolve();
-  const [late, standing] = (await page.take(2)).map((text) => JSON.parse(text));
+  const [late, standing] = (await take(page, 2)).map((text) => JSON.parse(text));
   assertEquals(early.map(({ reply, error }) => [reply, error?.code]), [
     [1, "superseded"],
     [2, "superseded"],
@@ -160,25 +117,23 @@ Deno.test("A client that reconnects to another server gets exactly the missed pu
   await using far = listen(options);
   let since: unknown;
   {
-    await using page = new Page(near.url);
-    await page.open;
+    await using page = await Page.open(near.url, "skein.1");
     page.socket.send('{"subscribe":"t","id":1}');
-    const { epoch } = JSON.parse((await page.take(1))[0]!).data;
+    const { epoch } = JSON.parse((await take(page, 1))[0]!).data;
     near.publish("t", 1);
-    const { offset } = JSON.parse((await page.take(1))[0]!);
+    const { offset } = JSON.parse((await take(page, 1))[0]!);
     since = { epoch, offset };
   }
   for (let i = 2; i <= 3_000; i++) near.publish("t", i);
   far.topics.publish("t", 3_001);
-  await using page = new Page(far.url);
-  await page.open;
+  await using page = await Page.open(far.url, "skein.1");
   page.socket.send(JSON.stringify({ subscribe: "t", id: 1, since }));
-  const [answer, ...rest] = (await page.take(1)).map((text) => JSON.parse(text));
+  const [answer, ...rest] = (await take(page, 1)).map((text) => JSON.parse(text));
   assertEquals([answer.data.recovered, answer.data.reason, rest], [false, "too-old", []]);
   page.socket.send(
     JSON.stringify({ subscribe: "t", id: 2, since: { ...since as object, offset: 2_001 } }),
   );
-  const [again, ...messages] = (await page.take(1_001)).map((text) => JSON.parse(text));
+  const [again, ...messages] = (await take(page, 1_001)).map((text) => JSON.parse(text));
   assertEquals([again.data.recovered, messages[0].data], [true, 2_002]);
   for (const [i, { offset, prev, data }] of messages.entries()) {
     assertEquals([offset, prev, data], [2_002 + i, 2_001 + i, 2_002 + i]);
@@ -191,11 +146,10 @@ Deno.test("A plain page gets the past as the server decides, as messages alone",
     onOpen: (session) => void server.subscribe(session, "t", { last: 2 }),
   });
   for (let i = 1; i <= 3; i++) server.publish("t", i);
-  await using page = new Page(server.url, []);
-  await page.open;
-  const past = await page.take(2);
+  await using page = await Page.open(server.url);
+  const past = await take(page, 2);
   server.publish("t", 4);
-  assertEquals([...past, ...await page.take(1)], [
+  assertEquals([...past, ...await take(page, 1)], [
     '{"topic":"t","data":2,"offset":2,"prev":1}',
     '{"topic":"t","data":3,"offset":3,"prev":2}',
     '{"topic":"t","data":4,"offset":4,"prev":3}',
@@ -209,10 +163,9 @@ Deno.test("A room with a history sends its members, then the past", async () => 
     history: { "room:{name}": {} },
   });
   for (let i = 1; i <= 3; i++) server.publish("room:a", i);
-  await using page = new Page(server.url);
-  await page.open;
+  await using page = await Page.open(server.url, "skein.1");
   page.socket.send('{"subscribe":"room:a","id":1,"last":2}');
-  const envelopes = (await page.take(4)).map((text) => JSON.parse(text));
+  const envelopes = (await take(page, 4)).map((text) => JSON.parse(text));
   const at = (test: (envelope: Record<string, unknown>) => boolean) => envelopes.findIndex(test);
   const [members, reply] = [
     at(({ topic }) => topic === "presence:room:a"),
@@ -227,13 +180,12 @@ Deno.test("A room with a history sends its members, then the past", async () => 
 Deno.test("A client's publication is answered once the engine has it, or by `unavailable`", async () => {
   const broker = new FaultyEngine().connect();
   await using server = listen({ broker, authorize: () => true, history: { t: {} } });
-  await using page = new Page(server.url);
-  await page.open;
+  await using page = await Page.open(server.url, "skein.1");
   page.socket.send('{"publish":"t","data":1,"id":1}');
-  assertEquals(await page.take(1), ['{"reply":1,"data":{}}']);
+  assertEquals(await take(page, 1), ['{"reply":1,"data":{}}']);
   broker.make("history.append", fail);
   page.socket.send('{"publish":"t","data":2,"id":2}');
-  const [refusal] = (await page.take(1)).map((text) => JSON.parse(text));
+  const [refusal] = (await take(page, 1)).map((text) => JSON.parse(text));
   assertEquals([refusal.reply, refusal.error.code], [2, "unavailable"]);
   server.publish("t", 3);
   await until(() => server.topics.stats.failedPublications === 1);
@@ -245,13 +197,12 @@ Deno.test("A client does not recover publications of a topic that it may not sub
     history: { "{any}": {} },
   });
   server.publish("secret", 1);
-  await using page = new Page(server.url);
-  await page.open;
+  await using page = await Page.open(server.url, "skein.1");
   page.socket.send('{"subscribe":"secret","id":1,"last":5}');
-  const [refusal] = (await page.take(1)).map((text) => JSON.parse(text));
+  const [refusal] = (await take(page, 1)).map((text) => JSON.parse(text));
   assertEquals([refusal.reply, refusal.error.code], [1, "forbidden"]);
   page.socket.send('{"subscribe":"open","id":2,"last":-1}');
-  const [malformed] = (await page.take(1)).map((text) => JSON.parse(text));
+  const [malformed] = (await take(page, 1)).map((text) => JSON.parse(text));
   assertEquals([malformed.reply, malformed.error.code], [2, "malformed"]);
 });
 

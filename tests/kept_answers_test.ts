@@ -20,44 +20,7 @@ import { contract, Model, type Shared, words } from "./answering.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { FaultyEngine } from "./faulty_broker.ts";
-
-/** A page without Skein; keeps what it got. */
-class Page {
-  readonly #socket: WebSocket;
-  readonly #got: unknown[] = [];
-  readonly #opened = Promise.withResolvers<void>();
-  readonly #closed = Promise.withResolvers<void>();
-
-  constructor(url: string) {
-    this.#socket = new WebSocket(url);
-    this.#socket.onopen = () => this.#opened.resolve();
-    this.#socket.onclose = () => this.#closed.resolve();
-    this.#socket.onmessage = ({ data }) => this.#got.push(JSON.parse(data));
-  }
-
-  async open(): Promise<this> {
-    await soon(this.#opened.promise);
-    return this;
-  }
-
-  send(envelope: object): void {
-    this.#socket.send(JSON.stringify(envelope));
-  }
-
-  async take(count: number): Promise<unknown[]> {
-    await until(() => this.#got.length >= count);
-    return this.#got.splice(0, count);
-  }
-
-  close(): Promise<void> {
-    this.#socket.close();
-    return soon(this.#closed.promise);
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close();
-  }
-}
+import { Page } from "./page.ts";
 
 /** Finds the durable stream of an answer: a session may ask for it by hand. */
 async function streamOf(client: Client<Shared>, name: string): Promise<string> {
@@ -343,24 +306,24 @@ Deno.test("a page without Skein gets the items of an answer from the start, and 
   const model = new Model();
   model.release(2);
   await using server = listen(model.options());
-  await using page = await new Page(server.url).open();
+  await using page = await Page.open(server.url);
   const ask = (id: number) =>
-    page.send({ topic: "chat:lobby", data: "hi", id, stream: "a-name-of-sixteen" });
+    page.say({ topic: "chat:lobby", data: "hi", id, stream: "a-name-of-sixteen" });
   ask(1);
-  assertEquals(await page.take(2), words(2).map((data) => ({ part: 1, data })));
-  await using again = await new Page(server.url).open();
-  again.send({ topic: "chat:lobby", data: "hi", id: 7, stream: "a-name-of-sixteen" });
+  assertEquals(await page.takeEnvelopes(2), words(2).map((data) => ({ part: 1, data })));
+  await using again = await Page.open(server.url);
+  again.say({ topic: "chat:lobby", data: "hi", id: 7, stream: "a-name-of-sixteen" });
   // A guest of another session knows the name.
-  assertEquals(await again.take(2), words(2).map((data) => ({ part: 7, data })));
+  assertEquals(await again.takeEnvelopes(2), words(2).map((data) => ({ part: 7, data })));
   assertEquals(model.calls.length, 1);
   await page.close();
   assertEquals(model.signals[0]!.aborted, false);
   model.release(1);
-  assertEquals(await again.take(1), [{ part: 7, data: "word 2" }]);
-  again.send({ cancel: 7 });
+  assertEquals(await again.takeEnvelopes(1), [{ part: 7, data: "word 2" }]);
+  again.say({ cancel: 7 });
   await until(() => model.signals[0]!.aborted);
-  again.send({ topic: "chat:lobby", data: "hi", id: 8, stream: "a-name-of-sixteen" });
-  assertEquals(await again.take(4), [
+  again.say({ topic: "chat:lobby", data: "hi", id: 8, stream: "a-name-of-sixteen" });
+  assertEquals(await again.takeEnvelopes(4), [
     ...words(3).map((data) => ({ part: 8, data })),
     { end: 8, error: { code: "cancelled", message: "The caller cancelled" } },
   ]);
@@ -377,13 +340,13 @@ Deno.test("a page without Skein stops an answer whose stream is being created", 
     return await run();
   });
   await using server = listen(model.options({ broker }));
-  await using page = await new Page(server.url).open();
-  page.send({ topic: "chat:lobby", data: "hi", id: 1, stream: "a-name-of-sixteen" });
+  await using page = await Page.open(server.url);
+  page.say({ topic: "chat:lobby", data: "hi", id: 1, stream: "a-name-of-sixteen" });
   await soon(asked.promise);
-  page.send({ cancel: 1 });
-  page.send({ subscribe: "chat:lobby", id: 2 });
+  page.say({ cancel: 1 });
+  page.say({ subscribe: "chat:lobby", id: 2 });
   // The refusal of the subscription comes after the cancel.
-  await page.take(1);
+  await page.takeEnvelopes(1);
   created.resolve();
   await until(() => model.signals[0]?.aborted === true);
 });
@@ -392,9 +355,9 @@ Deno.test("a request without a name has an answer that ends with its session", a
   const model = new Model();
   model.release(2);
   await using server = listen(model.options());
-  await using page = await new Page(server.url).open();
-  page.send({ topic: "chat:lobby", data: "hi", id: 1 });
-  assertEquals(await page.take(2), words(2).map((data) => ({ part: 1, data })));
+  await using page = await Page.open(server.url);
+  page.say({ topic: "chat:lobby", data: "hi", id: 1 });
+  assertEquals(await page.takeEnvelopes(2), words(2).map((data) => ({ part: 1, data })));
   await page.close();
   await until(() => model.signals[0]!.aborted);
 });

@@ -4,46 +4,7 @@ import type { Session } from "../session/session.ts";
 import { guest } from "../server/guest.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
-
-/** A page with a plain WebSocket, as the clients of `live` have. */
-class Page implements AsyncDisposable {
-  readonly socket: WebSocket;
-  readonly messages: { readonly topic: string; readonly data: unknown }[] = [];
-  readonly #opened = Promise.withResolvers<void>();
-  readonly #closed = Promise.withResolvers<CloseEvent>();
-
-  private constructor(url: string) {
-    this.socket = new WebSocket(url);
-    this.socket.onopen = () => this.#opened.resolve();
-    this.socket.onmessage = ({ data }) => void this.messages.push(JSON.parse(data));
-    this.socket.onclose = (event) => this.#closed.resolve(event);
-    this.closed.then(() => this.#opened.resolve());
-  }
-
-  static async open(url: string): Promise<Page> {
-    const page = new Page(url);
-    await soon(page.#opened.promise);
-    return page;
-  }
-
-  get closed(): Promise<CloseEvent> {
-    return this.#closed.promise;
-  }
-
-  say(topic: string, data: unknown = {}): void {
-    this.socket.send(JSON.stringify({ topic, data }));
-  }
-
-  /** The data on a topic so far. */
-  on(topic: string): unknown[] {
-    return this.messages.filter((message) => message.topic === topic).map(({ data }) => data);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.socket.close();
-    await soon(this.closed);
-  }
-}
+import { Page } from "./page.ts";
 
 /**
  * The address of a server with a user in its query, as in the presence tracking of the document.
@@ -63,8 +24,8 @@ Deno.test("A live session goes from authenticate over messages to one onClose", 
     onClose: (session, { by }) => void log.push(`close by ${by} ${session.isClosed}`),
   });
   const page = await Page.open(asUser(server.url, "ann"));
-  page.say("a", 1);
-  page.say("b", 2);
+  page.say({ topic: "a", data: 1 });
+  page.say({ topic: "b", data: 2 });
   await until(() => log.length === 4);
   await page[Symbol.asyncDispose]();
   await until(() => log.length === 5);
@@ -83,8 +44,8 @@ Deno.test("A live session is refused where authenticate throws, before any upgra
     onRefusal() {},
     onError() {},
   });
-  await using page = await Page.open(server.url);
-  assertEquals((await soon(page.closed)).wasClean, false);
+  await using page = new Page(server.url);
+  assertEquals((await page.closed).wasClean, false);
   const response = await fetch(server.url.replace("ws:", "http:"), {
     headers: {
       "upgrade": "websocket",
@@ -103,13 +64,13 @@ Deno.test("A live session is sent to, kicked, and refuses messages afterwards", 
     onOpen: (session) => void session.send("notification", { title: "Hello" }),
   });
   const page = await Page.open(server.url);
-  await until(() => page.messages.length === 1);
+  await until(() => page.frames.length === 1);
   const [session] = server.manager.all() as readonly Session<unknown>[];
   assert(session !== undefined);
   assertEquals([session.isClosed, session.closeError], [false, undefined]);
   await session.close();
-  assertEquals((await soon(page.closed)).code, 1000);
-  assertEquals(page.messages, [{ topic: "notification", data: { title: "Hello" } }]);
+  assertEquals((await page.closed).code, 1000);
+  assertEquals(page.envelopes, [{ topic: "notification", data: { title: "Hello" } }]);
   assertEquals([session.isClosed, session.closeError], [true, undefined]);
   assertThrows(() => session.send("late", 1), SessionClosedError);
 });
@@ -131,7 +92,7 @@ Deno.test("A live session whose queue is full is closed, and its close error nam
   await using page = await Page.open(server.url);
   assertInstanceOf(await soon(closed), QueueFullError);
   assertInstanceOf(thrown, QueueFullError);
-  assertEquals((await soon(page.closed)).code, 4507);
+  assertEquals((await page.closed).code, 4507);
 });
 
 Deno.test("A live session subscribes on connect, without an init message, and leaves all by closing", async () => {
@@ -148,14 +109,14 @@ Deno.test("A live session subscribes on connect, without an init message, and le
     },
   });
   const page = await Page.open(asUser(server.url, "ann"));
-  await until(() => page.messages.length === 1);
+  await until(() => page.frames.length === 1);
   server.publish("user:ann", 1);
   server.publish("user:bob", 2);
   server.publish("global", 3);
-  page.say("quiet");
+  page.say({ topic: "quiet", data: {} });
   await until(() => page.on("done").length === 1);
   server.publish("global", 4);
-  page.say("again");
+  page.say({ topic: "again", data: {} });
   await until(() => page.on("done").length === 2);
   assertEquals(page.on("user:ann"), [1]);
   assertEquals(page.on("user:bob"), []);
@@ -175,9 +136,9 @@ Deno.test("A live session checks permissions by its value", async () => {
   });
   for (const [role, answer] of [["admin", "ok"], ["reader", "error"]] as const) {
     await using page = await Page.open(asUser(server.url, role));
-    page.say("admin");
-    await until(() => page.messages.length === 1);
-    assertEquals(page.messages, [{ topic: answer, data: "admin" }]);
+    page.say({ topic: "admin", data: {} });
+    await until(() => page.frames.length === 1);
+    assertEquals(page.envelopes, [{ topic: answer, data: "admin" }]);
   }
 });
 
@@ -193,12 +154,12 @@ Deno.test("Live sessions send direct messages to every tab of a user", async () 
   await using bob = await Page.open(asUser(server.url, "bob"));
   await using tab = await Page.open(asUser(server.url, "bob"));
   await until(() => server.manager.count === 3);
-  ann.say("dm", { to: "bob", text: "Hi" });
-  await until(() => bob.messages.length + tab.messages.length === 2);
+  ann.say({ topic: "dm", data: { to: "bob", text: "Hi" } });
+  await until(() => bob.frames.length + tab.frames.length === 2);
   for (const page of [bob, tab]) {
-    assertEquals(page.messages, [{ topic: "dm", data: { from: "ann", text: "Hi" } }]);
+    assertEquals(page.envelopes, [{ topic: "dm", data: { from: "ann", text: "Hi" } }]);
   }
-  assertEquals(ann.messages, []);
+  assertEquals(ann.envelopes, []);
 });
 
 Deno.test("Live sessions join rooms, send messages there, and leave by a message or by closing", async () => {
@@ -214,17 +175,17 @@ Deno.test("Live sessions join rooms, send messages there, and leave by a message
     },
   });
   await using ann = await Page.open(asUser(server.url, "ann"));
-  ann.say("join_room", { room: "a" });
+  ann.say({ topic: "join_room", data: { room: "a" } });
   await until(() => ann.on("presence:room:a").length === 1);
   const bob = await Page.open(asUser(server.url, "bob"));
-  bob.say("join_room", { room: "a" });
+  bob.say({ topic: "join_room", data: { room: "a" } });
   await until(() => ann.on("presence:room:a").length === 2);
-  bob.say("room_message", { room: "a", text: "Hi" });
+  bob.say({ topic: "room_message", data: { room: "a", text: "Hi" } });
   await until(() => ann.on("room:a").length === 1);
   assertEquals(ann.on("room:a"), [{ user: "bob", text: "Hi" }]);
-  bob.say("leave_room", { room: "a" });
+  bob.say({ topic: "leave_room", data: { room: "a" } });
   await until(() => ann.on("presence:room:a").length === 3);
-  bob.say("join_room", { room: "a" });
+  bob.say({ topic: "join_room", data: { room: "a" } });
   await until(() => ann.on("presence:room:a").length === 4);
   await bob[Symbol.asyncDispose]();
   await until(() => ann.on("presence:room:a").length === 5);
@@ -244,10 +205,10 @@ Deno.test("A live session that reconnects begins anew, with the state from onOpe
   });
   for (let i = 1; i <= 3; i++) {
     await using page = await Page.open(asUser(server.url, "ann"));
-    await until(() => page.messages.length === 1);
+    await until(() => page.frames.length === 1);
     server.publish("global", i);
-    await until(() => page.messages.length === 2);
-    assertEquals(page.messages.map(({ data }) => data), ["ann", i]);
+    await until(() => page.frames.length === 2);
+    assertEquals(page.envelopes.map(({ data }) => data), ["ann", i]);
   }
   assertEquals(ids.size, 3);
 });

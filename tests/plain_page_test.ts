@@ -4,39 +4,7 @@ import { defineContract } from "../session/contract.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { drawing } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
-
-/** The means of any page: a WebSocket, without Skein. */
-class Page implements AsyncDisposable {
-  readonly socket: WebSocket;
-  readonly texts: string[] = [];
-  readonly #closed = Promise.withResolvers<CloseEvent>();
-
-  constructor(url: string) {
-    this.socket = new WebSocket(url);
-    this.socket.onmessage = ({ data }) => void this.texts.push(data);
-    this.socket.onclose = (event) => this.#closed.resolve(event);
-  }
-
-  get closed(): Promise<CloseEvent> {
-    return soon(this.#closed.promise);
-  }
-
-  async open(): Promise<this> {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.socket.onopen = () => resolve();
-    await soon(promise);
-    return this;
-  }
-
-  say(topic: string, data?: unknown, id?: number): void {
-    this.socket.send(JSON.stringify({ topic, data, id }));
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.socket.close();
-    await this.closed;
-  }
-}
+import { Page } from "./page.ts";
 
 Deno.test("A page without Skein talks to a server by JSON alone", async () => {
   await using server = listen({
@@ -46,10 +14,10 @@ Deno.test("A page without Skein talks to a server by JSON alone", async () => {
       else server.publish("chat", message.data);
     },
   });
-  await using page = await new Page(server.url).open();
+  await using page = await Page.open(server.url);
   await until(() => server.manager.count === 1);
-  page.say("say", "hello");
-  page.say("ask", 1, 7);
+  page.say({ topic: "say", data: "hello" });
+  page.say({ topic: "ask", data: 1, id: 7 });
   await until(() => page.texts.length === 2);
   assertEquals(page.texts.toSorted(), [
     '{"reply":7,"data":{"echo":1}}',
@@ -64,19 +32,19 @@ Deno.test("A page without Skein gets each message in a frame of its own", async 
       for (let i = 0; i < 5; i++) session.send("n", i);
     },
   });
-  await using page = await new Page(server.url).open();
-  await until(() => page.texts.length === 5);
-  assertEquals(page.texts, [0, 1, 2, 3, 4].map((i) => `{"topic":"n","data":${i}}`));
+  await using page = await Page.open(server.url);
+  await until(() => page.frames.length === 5);
+  assertEquals(page.frames, [0, 1, 2, 3, 4].map((i) => `{"topic":"n","data":${i}}`));
 });
 
 Deno.test("A page without Skein gets an error for a bad message, and no other notice", async () => {
   const contract = defineContract({ toServer: { say: z.string() } });
   await using server = listen({ contract, onMessage: () => {} });
-  await using page = await new Page(server.url).open();
+  await using page = await Page.open(server.url);
   page.socket.send("hello?");
-  page.say("say", 5);
-  page.say("nope");
-  page.say("say", "fine");
+  page.say({ topic: "say", data: 5 });
+  page.say({ topic: "nope" });
+  page.say({ topic: "say", data: "fine" });
   await until(() => server.manager.all()[0]?.stats.receivedMessages === 3);
   await until(() => page.texts.length === 3);
   const answers = page.texts.map((text) => JSON.parse(text));
@@ -126,7 +94,7 @@ Deno.test("A page without Skein is found dead by WebSocket pings", async () => {
 
 Deno.test("A page without Skein gets no bytes; clients of Skein do", async () => {
   await using server = listen({ onOpen: (session) => void server.subscribe(session, "b") });
-  await using page = await new Page(server.url).open();
+  await using page = await Page.open(server.url);
   await until(() => server.manager.count === 1);
   server.publish("b", new Uint8Array([1]));
   server.publish("b", "text");
@@ -139,8 +107,8 @@ Deno.test("A page without Skein sees the close code", async () => {
   await using server = listen({
     onMessage: (_message, session) => void session.close({ code: 4010, reason: "Bye" }),
   });
-  await using page = await new Page(server.url).open();
-  page.say("a");
+  await using page = await Page.open(server.url);
+  page.say({ topic: "a" });
   const { code, reason, wasClean } = await page.closed;
   assertEquals([code, reason, wasClean], [4010, "Bye", true]);
 });
@@ -149,5 +117,5 @@ Deno.test("A page that is refused sees only that the upgrade failed", async () =
   await using server = listen({ authenticate: () => null });
   const page = new Page(server.url);
   assertEquals((await page.closed).wasClean, false);
-  assertEquals([page.texts.length, server.manager.count], [0, 0]);
+  assertEquals([page.frames.length, server.manager.count], [0, 0]);
 });

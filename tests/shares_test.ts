@@ -10,7 +10,8 @@ import { createServer } from "../server/server.ts";
 import { guest } from "../server/guest.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { MoqRelay, MoqServer } from "../moq/mod.ts";
-import { type Answer, Caller } from "./caller.ts";
+import { Caller } from "./caller.ts";
+import type { Answer } from "./page.ts";
 import { captureConsole } from "./console_lines.ts";
 import { listen, portOf } from "./servers.ts";
 import { until } from "./waiting.ts";
@@ -51,12 +52,12 @@ Deno.test("serve() runs answers for a user while another address takes all that 
   let caller: Caller | undefined;
   const { count, error } = await takeAll(async (i) => {
     // A new guest for each share of a guest.
-    if (i % 32 === 0) caller = stack.use(await Caller.open(server, { from: GREEDY }));
+    if (i % 32 === 0) caller = stack.use(await Caller.dial(server, { from: GREEDY }));
     return await caller!.answer(`greedy-${i}`);
   });
   assertEquals([count, error?.code], [150, "too-many"]);
   assertStringIncludes(error!.message, "your address may have at most 128 answers that run");
-  using ann = await Caller.open(server, { from: HONEST, user: "ann" });
+  using ann = await Caller.dial(server, { from: HONEST, user: "ann" });
   assertEquals((await ann.answer("ann")).error, undefined);
 });
 
@@ -65,16 +66,16 @@ Deno.test("serve() lets a user read a stream while another address reads all tha
   await using server = listen({ ...OPTIONS, durableStreams });
   using stack = new DisposableStack();
   const ids: string[] = [];
-  using first = await Caller.open(server, { from: GREEDY });
+  using first = await Caller.dial(server, { from: GREEDY });
   for (let i = 0; i < 128; i++) ids.push(`stream:${(await first.answer(`${i}`)).data!["stream"]}`);
   let caller: Caller | undefined;
   const { count, error } = await takeAll(async (i) => {
-    if (i % ids.length === 0) caller = stack.use(await Caller.open(server, { from: GREEDY }));
+    if (i % ids.length === 0) caller = stack.use(await Caller.dial(server, { from: GREEDY }));
     return await caller!.ask({ subscribe: ids[i % ids.length] });
   });
   assertEquals([count, error?.code], [1_100, "too-many"]);
   assertStringIncludes(error!.message, "your address may have at most 1024 readers that wait");
-  using ann = await Caller.open(server, { from: HONEST, user: "ann" });
+  using ann = await Caller.dial(server, { from: HONEST, user: "ann" });
   const { data } = await ann.answer("ann");
   assertEquals((await ann.ask({ subscribe: `stream:${data!["stream"]}` })).error, undefined);
 });
@@ -150,7 +151,7 @@ Deno.test("serve() says once that shares don't count for a proxy, once a bound i
   const limits = { maxSessions: 4 };
   await using server = listen({ limits, webTransport: false });
   using stack = new DisposableStack();
-  const connect = async () => void stack.use(await Caller.open(server, { from: GREEDY }));
+  const connect = async () => void stack.use(await Caller.dial(server, { from: GREEDY }));
   await connect();
   await connect();
   assertEquals(print.lines, []);
@@ -164,7 +165,7 @@ Deno.test("serve() says once that shares don't count for a proxy, once a bound i
   let last = 0;
   const clientAddress = () => `10.0.0.${++last}`;
   await using told = listen({ limits, webTransport: false, clientAddress });
-  for (let i = 0; i < 4; i++) stack.use(await Caller.open(told, { from: GREEDY }));
+  for (let i = 0; i < 4; i++) stack.use(await Caller.dial(told, { from: GREEDY }));
   assertEquals(print.lines.length, 1);
 });
 
@@ -174,9 +175,9 @@ Deno.test("serve() counts a user who came an hour ago apart from the guests of t
     monotonic: () => performance.now() + passedMs,
   });
   await using server = listen({ ...OPTIONS, runtime, answers: { maxRunningPerAddress: 1 } });
-  using ann = await Caller.open(server, { from: HONEST, user: "ann" });
+  using ann = await Caller.dial(server, { from: HONEST, user: "ann" });
   passedMs = 3_600_000;
-  using stranger = await Caller.open(server, { from: HONEST });
+  using stranger = await Caller.dial(server, { from: HONEST });
   assertEquals((await stranger.answer("first")).error, undefined);
   assertEquals((await stranger.answer("second")).error?.code, "too-many");
   for (let i = 0; i < 10; i++) assertEquals((await ann.answer(`ann-${i}`)).error, undefined);

@@ -1,0 +1,144 @@
+/**
+ * A page without the library: a WebSocket of the platform, whose envelopes a test writes and reads.
+ *
+ * @module
+ */
+import { soon, until } from "./waiting.ts";
+
+/** An envelope, parsed. */
+export type Envelope = Record<string, unknown>;
+
+/** The reply to an envelope with an id. */
+export interface Answer {
+  /** The data of the reply. */
+  readonly data?: Record<string, unknown>;
+  /** The reason of a rejection. */
+  readonly error?: { readonly code: string; readonly message: string };
+}
+
+/** A WebSocket with the parts of the protocol that no client can do without: it answers pings. */
+export class Page implements AsyncDisposable, Disposable {
+  readonly socket: WebSocket;
+  /** The frames, unchanged. */
+  readonly frames: string[] = [];
+  /** The envelopes that no one took, without `hello`, pings, and replies to {@linkcode ask}. */
+  readonly texts: string[] = [];
+  /** The server's first envelope, for a page that speaks the protocol. */
+  hello: Envelope | undefined;
+  readonly #opened = Promise.withResolvers<void>();
+  readonly #closed = Promise.withResolvers<CloseEvent>();
+  readonly #asked = new Map<number, (answer: Answer) => void>();
+  #last = 0;
+
+  /**
+   * Starts to connect.
+   *
+   * @param url Address of the server.
+   * @param protocols The offered subprotocols: none for a plain page, `skein.1` for the protocol.
+   */
+  constructor(url: string, protocols: string | string[] = []) {
+    this.socket = new WebSocket(url, protocols);
+    this.socket.onopen = () => this.#opened.resolve();
+    this.socket.onmessage = ({ data }) => {
+      this.frames.push(data);
+      for (const text of (data as string).split("\n")) this.#receive(text);
+    };
+    this.socket.onclose = (event) => {
+      this.#closed.resolve(event);
+      this.#opened.reject(new Error("The upgrade was refused"));
+      const error = { code: "closed", message: event.reason };
+      for (const answer of this.#asked.values()) answer({ error });
+    };
+    this.#opened.promise.catch(() => {});
+  }
+
+  /**
+   * Connects; with the protocol, also waits for `hello`.
+   *
+   * @param url Address of the server.
+   * @param protocols As for the constructor.
+   * @returns The page; rejects if the upgrade is refused.
+   */
+  static async open(url: string, protocols: string | string[] = []): Promise<Page> {
+    const page = new Page(url, protocols);
+    await page.opened;
+    if (protocols.length > 0) await until(() => page.hello);
+    return page;
+  }
+
+  /** Resolves once the socket is open; rejects if the upgrade is refused. */
+  get opened(): Promise<void> {
+    return soon(this.#opened.promise);
+  }
+
+  /** Resolves with the close. */
+  get closed(): Promise<CloseEvent> {
+    return soon(this.#closed.promise);
+  }
+
+  /** The envelopes that no one took, parsed. */
+  get envelopes(): Envelope[] {
+    return this.texts.map((text) => JSON.parse(text));
+  }
+
+  /** The data on a topic, of envelopes that no one took. */
+  on(topic: string): unknown[] {
+    return this.envelopes.filter((one) => one["topic"] === topic).map(({ data }) => data);
+  }
+
+  /** Sends an envelope. */
+  say(envelope: object): void {
+    this.socket.send(JSON.stringify(envelope));
+  }
+
+  /** Sends an envelope with an id, and waits for the reply: `closed` if the session ends first. */
+  ask(envelope: object): Promise<Answer> {
+    const id = ++this.#last;
+    const { promise, resolve } = Promise.withResolvers<Answer>();
+    this.#asked.set(id, resolve);
+    this.say({ ...envelope, id });
+    return soon(promise);
+  }
+
+  /** Waits for so many envelopes, and takes them. */
+  async take(count: number): Promise<string[]> {
+    await until(() => this.texts.length >= count);
+    return this.texts.splice(0, count);
+  }
+
+  /** Waits for so many envelopes, and takes them, parsed. */
+  async takeEnvelopes(count: number): Promise<Envelope[]> {
+    return (await this.take(count)).map((text) => JSON.parse(text));
+  }
+
+  /** Waits for an envelope, and takes none. */
+  next(matches: (envelope: Envelope) => boolean): Promise<Envelope> {
+    return until(() => this.envelopes.find(matches));
+  }
+
+  /** Closes the socket, and waits for the close. */
+  async close(): Promise<void> {
+    this.socket.close();
+    await this.closed;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.socket.close();
+  }
+
+  #receive(text: string): void {
+    const envelope: Envelope = JSON.parse(text);
+    const answer = this.#asked.get(envelope["reply"] as number);
+    if (envelope["hello"] !== undefined) this.hello = envelope["hello"] as Envelope;
+    else if (envelope["ping"] !== undefined) this.say({ pong: envelope["ping"] });
+    else if (answer === undefined) this.texts.push(text);
+    else {
+      this.#asked.delete(envelope["reply"] as number);
+      answer(envelope);
+    }
+  }
+}
