@@ -1,0 +1,456 @@
+/** Clients that move between sessions, while publications, messages and requests are under way. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { Client } from "../../client/client.ts";
+import type { Subscription } from "../../client/subscription.ts";
+import { CloseCode } from "../../errors.ts";
+import type { Session } from "../../session/session.ts";
+import type { Server } from "../../server.ts";
+import type { Host } from "../../testing/simulation/mod.ts";
+import { collect, outcomeOf, range } from "./outcomes.ts";
+import { property } from "./property.ts";
+import { byToken, type World } from "./world.ts";
+
+/** Topics of the client during a whole case: without a history, with one, and a room. */
+const TOPICS = ["talk:a", "kept:a", "room:a"] as const;
+
+/** Topics to which the client subscribes shortly before a move. */
+const LATE = ["talk:late", "kept:late", "room:late"] as const;
+
+/** Topic to which the server subscribes each session, and topic of messages to the user. */
+const [OWN, NOTE] = ["talk:own", "note"] as const;
+
+/** Number of a publication that excepts the client. */
+const EXCEPTED = -1;
+
+/** Data of a large publication, and bytes in a second of a link that these fill. */
+const [LARGE, NARROW] = ["x".repeat(9_000), 400_000] as const;
+
+/** Longest time until a client has one session and all publications, in milliseconds. */
+const REST_MS = 8_000;
+
+/** Time between two publications while the earlier session ends, in milliseconds. */
+const TRICKLE_MS = 60;
+
+/**
+ * A session that ends during a move: once the server has the new session, once the client has asked
+ * for a topic there, or once the client has moved.
+ */
+const BREAKS = {
+  none: undefined,
+  "the earlier session": { of: "earlier", at: "moved", by: "cut" },
+  "the earlier session, early": { of: "earlier", at: "opened", by: "cut" },
+  "the earlier session, closed by the server": { of: "earlier", at: "moved", by: "close" },
+  "the earlier session, unnoticed by the client": { of: "earlier", at: "moved", by: "silence" },
+  "the new session": { of: "new", at: "moved", by: "cut" },
+  "the new session, early": { of: "new", at: "opened", by: "cut" },
+  "the new session, with a request": { of: "new", at: "asked", by: "cut" },
+  "both sessions": { of: "both", at: "moved", by: "cut" },
+} as const;
+
+/** A call that is under way during a move. */
+const call = fc.record({
+  from: fc.constantFrom("client", "client, streaming", "server"),
+  ms: fc.nat(2_500),
+});
+
+/** A round: moves in a row, with at most one session that breaks. */
+const round = fc.record({
+  breaks: fc.constantFrom(...Object.keys(BREAKS) as (keyof typeof BREAKS)[]),
+  breakMs: fc.nat(60),
+  /** Subscribes to {@linkcode LATE} before the first move. */
+  isLate: fc.boolean(),
+  isLarge: fc.boolean(),
+  /** Longest time until a right is known; at 0, the application may publish in that turn. */
+  rightMs: fc.constantFrom(0, 0, 40, 800),
+  publishesInRight: fc.boolean(),
+  /** Time between two publications, of which every fourth excepts the client if `excepts`. */
+  betweenMs: fc.integer({ min: 2, max: 25 }),
+  excepts: fc.boolean(),
+  calls: fc.array(call, { maxLength: 4 }),
+  /** Delay of the earlier session's link from then on, and the time before the move. */
+  moves: fc.array(
+    fc.record({ oldDelayMs: fc.constantFrom(1, 40, 200, 500), afterMs: fc.nat(120) }),
+    { minLength: 1, maxLength: 3 },
+  ),
+});
+
+type Round = typeof round extends fc.Arbitrary<infer T> ? T : never;
+
+/** A round with one move, and nothing else. */
+const MOVE: Round = {
+  breaks: "none",
+  breakMs: 0,
+  isLate: false,
+  isLarge: false,
+  rightMs: 0,
+  publishesInRight: false,
+  betweenMs: 2,
+  excepts: false,
+  calls: [],
+  moves: [{ oldDelayMs: 1, afterMs: 0 }],
+};
+
+property("a client that moves gets each publication once, in order, and counts as one", {
+  cases: fc.record({
+    transport: fc.constantFrom("websocket", "webtransport", "http"),
+    /** A client without a user has no messages to the user, and no rooms. */
+    hasUser: fc.boolean(),
+    rounds: fc.array(round, { minLength: 1, maxLength: 2 }),
+  }),
+  regressions: {
+    "a topic in two sessions, as the server closes the earlier one in the move": {
+      transport: "websocket",
+      hasUser: false,
+      rounds: [{
+        ...MOVE,
+        breaks: "the earlier session, closed by the server",
+        isLarge: true,
+      }, MOVE],
+    },
+    "a topic in two of three sessions, after two moves in a row": {
+      transport: "http",
+      hasUser: false,
+      rounds: [{
+        ...MOVE,
+        breaks: "the new session, early",
+        moves: [{ oldDelayMs: 200, afterMs: 0 }, { oldDelayMs: 1, afterMs: 0 }],
+      }],
+    },
+    "publications of the second session lost, as its subscribe had no answer before the next move":
+      {
+        transport: "websocket",
+        hasUser: false,
+        rounds: [{
+          ...MOVE,
+          rightMs: 40,
+          moves: [{ oldDelayMs: 1, afterMs: 0 }, { oldDelayMs: 1, afterMs: 40 }],
+        }],
+      },
+    "an echo to a client whose earlier session gets its first topic late": {
+      transport: "http",
+      hasUser: false,
+      rounds: [{
+        ...MOVE,
+        breaks: "the new session, early",
+        moves: [{ oldDelayMs: 500, afterMs: 0 }, { oldDelayMs: 1, afterMs: 0 }],
+      }],
+    },
+  },
+  async check(world, { transport, hasUser, rounds }) {
+    const moving = new Moving(world, { transport, hasUser });
+    for (const one of rounds) await moving.pass(one);
+    await moving.close();
+  },
+});
+
+/** A subscription, with the numbers that its loop received. */
+interface Reader {
+  readonly subscription: Subscription;
+  readonly got: number[];
+}
+
+/** A server with one client, each of whose sessions has a link of its own. */
+class Moving {
+  readonly #world: World;
+  readonly #server: Server<string>;
+  readonly #client: Client;
+  readonly #node: Host;
+  readonly #machine: Host;
+  readonly #hasUser: boolean;
+  readonly #readers: readonly Reader[];
+  /** Numbers on {@linkcode OWN} and {@linkcode NOTE}. */
+  readonly #direct = { [OWN]: [] as number[], [NOTE]: [] as number[] };
+  /** Subscribed sessions at each publication, by topic and number. */
+  readonly #members = new Map<string, readonly string[]>();
+  readonly #events = { opened() {}, asked() {} };
+  /** The link of the next session. */
+  #front: Host;
+  #fronts = 0;
+  /** Number of rights that took time. */
+  #rights = 0;
+  #round: Round | undefined;
+  #earlier: Session | undefined;
+  #next = 0;
+  #mostSubscribers = 0;
+  readonly #reached = new Set<number>();
+  readonly #shown = new Set<string>();
+
+  constructor(
+    world: World,
+    { transport, hasUser }: {
+      readonly transport: "websocket" | "webtransport" | "http";
+      readonly hasUser: boolean;
+    },
+  ) {
+    this.#world = world;
+    this.#hasUser = hasUser;
+    const hold = async ({ data }: { readonly data: unknown }) => {
+      await world.pause(Number(data));
+      return data;
+    };
+    const { server, host } = world.serve<string>("server", () => ({
+      ...(hasUser && byToken),
+      authorize: async ({ id }) => {
+        if (id !== this.#earlier?.id) this.#events.asked();
+        const { rightMs = 0, publishesInRight, breaks } = this.#round ?? {};
+        const isSlow = rightMs > 0 || breaks === "the new session, with a request";
+        // Rights take different times, in turn.
+        if (isSlow) await world.pause(Math.max(rightMs, 200) * (1 + this.#rights++ % 3) / 3);
+        else if (publishesInRight) this.#publish();
+        return true;
+      },
+      history: { "kept:{name}": {} },
+      rooms: ["room:{name}"],
+      session: {
+        heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 },
+        concurrency: 8,
+        // Large publications on a slow link drop no others.
+        sendQueue: { maxMessages: 10_000, maxBytes: 1 << 24 },
+      },
+      requests: {
+        hold,
+        count: async function* ({ data }) {
+          yield data;
+          yield await hold({ data });
+        },
+      },
+      onOpen: (session) => {
+        server.topics.subscribe(session, OWN);
+        this.#events.opened();
+      },
+      onError() {},
+    }));
+    this.#server = server;
+    this.#node = host;
+    this.#machine = world.host("client");
+    this.#front = this.#newFront();
+    this.#client = world.connect("client", () => this.#front, {
+      ...(hasUser && { token: "ada" }),
+      transports: [transport],
+      backoff: { firstDelayMs: 50, maxDelayMs: 200 },
+      concurrency: 8,
+      requests: { hold } as never,
+      onMessage: ({ topic, data }) => void this.#direct[topic as typeof OWN]?.push(numberOf(data)),
+      onError() {},
+    });
+    this.#readers = this.#subscribe(TOPICS);
+  }
+
+  /** Passes a round, then compares at rest. */
+  async pass(round: Round): Promise<void> {
+    const world = this.#world;
+    await this.#rest(this.#readers);
+    const first = this.#next;
+    this.#mostSubscribers = 0;
+    this.#reached.clear();
+    this.#shown.clear();
+    this.#round = round;
+    this.#earlier = this.#server.manager.all()[0] as Session;
+    this.#change(this.#front, { bytesPerSecond: round.isLarge ? NARROW : Infinity });
+    let isMoving = true;
+    const publishing = (async () => {
+      for (let i = 0; isMoving; i++) {
+        this.#publish(round.isLarge && i < 12 ? LARGE : "");
+        if (round.excepts && i % 4 === 0) this.#publishExcept(i);
+        await world.pause(i < 60 ? round.betweenMs : TRICKLE_MS);
+      }
+    })();
+    await world.pause(round.breakMs / 2);
+    const late = round.isLate ? this.#subscribe(LATE) : [];
+    const calls = round.calls.map((one) => this.#call(one));
+    const moves = await this.#move(round);
+    const answers = Promise.all(calls);
+    await world.until("one session", () => this.#server.manager.count === 1, 40_000);
+    await world.inTime("all answers", answers, REST_MS);
+    isMoving = false;
+    await publishing;
+    this.#round = undefined;
+    this.#change(this.#front, { delayMs: 1, bytesPerSecond: Infinity });
+    await this.#rest([...this.#readers, ...late]);
+    const last = this.#publish();
+    const areDone = () => [...this.#readers, ...late].every(({ got }) => got.includes(last));
+    await world.until("the last publication", areDone, REST_MS);
+    const isCalm = round.breaks === "none";
+    if (isCalm) {
+      assertEquals(moves, round.moves.map(() => true), "outcomes of moves");
+      assertEquals(await answers, round.calls.map(() => "answered"), "calls during moves");
+      this.#compareCounts();
+    }
+    await this.#compare({ round, first, last, late });
+  }
+
+  /** Closes the client, which leaves nothing behind. */
+  async close(): Promise<void> {
+    await this.#client.close();
+    await this.#world.until("no session", () => this.#server.manager.count === 0);
+    assertEquals([...this.#server.topics.list()], []);
+  }
+
+  /** A move without a loss: one session in each topic, reached by messages, and seen in the room. */
+  #compareCounts(): void {
+    assertEquals(this.#mostSubscribers, 1, "sessions of one topic at once");
+    if (!this.#hasUser) return;
+    assertEquals([...this.#reached], [1], "sessions that a message to the user reached");
+    assertEquals([...this.#shown], ["ada"], "members of the room");
+  }
+
+  async #compare({ round, first, last, late }: {
+    readonly round: Round;
+    readonly first: number;
+    readonly last: number;
+    readonly late: readonly Reader[];
+  }): Promise<void> {
+    const isCalm = round.breaks === "none";
+    for (const { subscription: { topic }, got } of [...this.#readers, ...late]) {
+      const isWhole = isCalm || topic.startsWith("kept:");
+      const from = late.some(({ subscription }) => subscription.topic === topic) ? got[0]! : first;
+      assert(!got.includes(EXCEPTED), `a publication on ${topic} that excepts the client`);
+      const isOrdered = !topic.endsWith(":late") || !round.breaks.startsWith("the new session");
+      const came = isOrdered || isWhole ? got : sorted(got);
+      // Publications without a history are lost with a session.
+      assertEquals(came, isWhole ? range(from, last) : sorted(got), `publications on ${topic}`);
+      if (!topic.startsWith("kept:")) this.#compareSent(topic, { got, first });
+    }
+    for (const [topic, got] of Object.entries(this.#direct)) {
+      const isKept = isCalm && topic === NOTE && this.#hasUser;
+      const expected = isKept ? range(first, last) : sorted(got);
+      assertEquals(got.toSorted((a, b) => a - b), expected, `messages on ${topic}`);
+      got.length = 0;
+    }
+    for (const { subscription } of late) {
+      await subscription.unsubscribe();
+      assertEquals(this.#server.topics.subscribers(subscription.topic), []);
+    }
+    for (const { got } of this.#readers) got.length = 0;
+  }
+
+  /** Expects all that the server sent to the last session, which did not break. */
+  #compareSent(topic: string, { got, first }: { readonly got: number[]; readonly first: number }) {
+    const { id } = this.#client.session!;
+    const sent = range(first, this.#next - 1)
+      .filter((n) => this.#members.get(`${topic} ${n}`)?.includes(id));
+    assertEquals(sent.filter((n) => !got.includes(n)), [], `lost on ${topic} by the new session`);
+  }
+
+  /** Publishes the next number on all topics, and sends it to the user. */
+  #publish(text = ""): number {
+    const n = this.#next++;
+    const { topics } = this.#server;
+    for (const topic of [...TOPICS, ...LATE, OWN]) {
+      const sessions = topics.subscribers(topic).map(({ id }) => id);
+      this.#members.set(`${topic} ${n}`, sessions);
+      if (topic !== OWN) this.#mostSubscribers = Math.max(this.#mostSubscribers, sessions.length);
+      this.#server.publish(topic, { n, text: topic.endsWith(":a") ? text : "" });
+    }
+    if (this.#hasUser) {
+      this.#reached.add(this.#server.to("ada").send(NOTE, { n }));
+      this.#shown.add(this.#server.rooms.members(TOPICS[2]).map(({ user }) => user).join());
+    }
+    return n;
+  }
+
+  /** Publishes to all but the client: by the client, or with a session that may be over. */
+  #publishExcept(i: number): void {
+    const topic = TOPICS[i % 2]!;
+    const data = { n: EXCEPTED };
+    void outcomeOf(this.#client.publish(topic, data, { except: "self" }));
+    this.#server.publish(topic, data, { except: this.#earlier as never });
+  }
+
+  async #call({ from, ms }: Round["calls"][number]): Promise<string> {
+    const client = this.#client;
+    const [session] = this.#server.manager.all() as [Session];
+    const calling = from === "server"
+      ? session.request("hold", ms)
+      : from === "client"
+      ? client.request("hold", ms)
+      : Array.fromAsync(client.requestStream("count", ms));
+    const expected = from === "client, streaming" ? [ms, ms] : ms;
+    return await calling.then(
+      (answer) => JSON.stringify(answer) === JSON.stringify(expected) ? "answered" : `${answer}`,
+      (error) => `${error}`,
+    );
+  }
+
+  async #move({ moves, breaks, breakMs }: Round): Promise<boolean[]> {
+    const world = this.#world;
+    const cut = BREAKS[breaks];
+    const earlier = new Set(this.#links());
+    const when = {
+      opened: Promise.withResolvers<void>(),
+      asked: Promise.withResolvers<void>(),
+      moved: Promise.withResolvers<void>(),
+    };
+    this.#events.opened = when.opened.resolve;
+    this.#events.asked = when.asked.resolve;
+    const breaking = cut && when[cut.at].promise.then(async () => {
+      await world.pause(cut.of === "new" && cut.at !== "moved" ? breakMs / 6 : breakMs);
+      if (cut.by === "close") return void this.#earlier!.close({ code: CloseCode.draining });
+      const silent = cut.by === "silence" ? "client" : false;
+      for (const link of this.#links()) {
+        const isEarlier = earlier.has(link);
+        const isMeant = cut.of === "both" || (cut.of === "earlier") === isEarlier;
+        if (isMeant) link.disconnect({ silent });
+      }
+      for (let i = 0; i < 12; i++) {
+        this.#publishExcept(i);
+        await world.pause(4);
+      }
+    });
+    const outcomes: boolean[] = [];
+    for (const { oldDelayMs, afterMs } of moves) {
+      await world.pause(afterMs);
+      this.#change(this.#front, { delayMs: oldDelayMs });
+      this.#front = this.#newFront();
+      outcomes.push(await this.#client.handOver());
+      when.moved.resolve();
+    }
+    // A move that failed opened no session, in which the client asks for nothing.
+    await Promise.race([breaking, world.pause(2_000)]);
+    return outcomes;
+  }
+
+  #links() {
+    return this.#world.network.links.filter(({ client }) => client === this.#machine);
+  }
+
+  #newFront(): Host {
+    const front = this.#world.host(`link-${this.#fronts++}`);
+    this.#world.network.front(front, [this.#node]);
+    return front;
+  }
+
+  #change(front: Host, conditions: Parameters<World["change"]>[2]): void {
+    this.#world.network.change(front, this.#machine, conditions);
+  }
+
+  #subscribe(topics: readonly string[]): Reader[] {
+    return topics.filter((topic) => this.#hasUser || !topic.startsWith("room:")).map((topic) => {
+      const subscription = this.#client.subscribe(topic);
+      const got: number[] = [];
+      void collect(subscription, ({ data }) => void got.push(numberOf(data)));
+      return { subscription, got };
+    });
+  }
+
+  async #rest(readers: readonly Reader[]): Promise<void> {
+    const { topics, manager } = this.#server;
+    const isAtRest = () =>
+      this.#client.isConnected && manager.count === 1 &&
+      readers.every(({ subscription: { topic, status } }) =>
+        status.current === "subscribed" && topics.subscribers(topic).length === 1
+      );
+    await this.#world.until("one session with all topics", isAtRest, REST_MS);
+  }
+}
+
+/** The number of a publication or message. */
+function numberOf(data: unknown): number {
+  return (data as { readonly n: number }).n;
+}
+
+/** The numbers in order, each once. */
+function sorted(numbers: readonly number[]): number[] {
+  return [...new Set(numbers)].sort((one, other) => one - other);
+}
