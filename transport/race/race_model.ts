@@ -1,0 +1,97 @@
+/** Reference of the transport that a client takes: docs/deploy/webtransport.md and docs/guide/client.md. */
+import type { TransportName } from "./options.ts";
+
+/** Time for which a first failure is remembered, in milliseconds; doubles with each one in a row. */
+const FIRST_MS = 30_000;
+
+/** Longest time for which failures are remembered, in milliseconds. */
+const LONGEST_MS = 600_000;
+
+/** Time within which a second silence of a WebSocket counts as a failure, in milliseconds. */
+const SILENCES_MS = 120_000;
+
+/** Time in which the preferred transport may open after the other one, in milliseconds. */
+const LATE_MS = 3_000;
+
+/** Fate of an attempt by WebTransport: without UDP it waits. */
+export type Fate = "opens" | "waits" | "breaks" | "refused";
+
+/** An attempt to connect. */
+export interface ModelAttempt {
+  readonly fate: Fate;
+  /** Time after the other transport opened at which WebTransport breaks, in milliseconds. */
+  readonly failsMs: number;
+  /** The transport of the previous session, if that session fell silent. */
+  readonly silent?: string | undefined;
+}
+
+/** Failures in a row. */
+class Memory {
+  failures = 0;
+  untilMs = -Infinity;
+
+  fail(nowMs: number): void {
+    this.failures++;
+    this.untilMs = nowMs + Math.min(LONGEST_MS, FIRST_MS * 2 ** (this.failures - 1));
+  }
+}
+
+/** The memory of one client, whose WebSockets and HTTP requests all reach the server. */
+export class RaceModel {
+  readonly #preferred: TransportName;
+  readonly #other: TransportName | undefined;
+  readonly #hasHttp: boolean;
+  /** Failures of the preferred transport, and of all transports but HTTP. */
+  #race = new Memory();
+  #all = new Memory();
+  #silentMs = -Infinity;
+
+  /**
+   * Creates a client that remembers no failure.
+   *
+   * @param transports The transports, the preferred one first.
+   */
+  constructor(transports: readonly TransportName[]) {
+    const others = transports.filter((name) => name !== "http");
+    this.#preferred = others[0]!;
+    this.#other = others[1];
+    this.#hasHttp = others.length < transports.length;
+  }
+
+  /** Times at which failures are forgotten, in milliseconds since the epoch. */
+  get endsMs(): readonly number[] {
+    return [this.#race.untilMs, this.#all.untilMs, this.#silentMs + SILENCES_MS];
+  }
+
+  /**
+   * Makes an attempt.
+   *
+   * @param nowMs Time at which the session was open.
+   * @param attempt See {@linkcode ModelAttempt}.
+   * @returns The transport, with the one that it replaces.
+   */
+  next(nowMs: number, { fate, failsMs, silent }: ModelAttempt): string {
+    if (this.#hasHttp) {
+      if (silent === "websocket") {
+        if (nowMs - this.#silentMs < SILENCES_MS) this.#all.fail(nowMs);
+        this.#silentMs = nowMs;
+      }
+      if (this.#all.untilMs > nowMs) return "http for websocket";
+      this.#all = new Memory();
+    }
+    const preferred = this.#preferred;
+    if (silent === preferred) {
+      this.#race.failures = 0;
+      this.#race.untilMs = nowMs + FIRST_MS;
+    }
+    if (this.#other === undefined) return preferred;
+    if (this.#race.untilMs > nowMs) return `${this.#other} for ${preferred}`;
+    if (fate === "opens") {
+      this.#race = new Memory();
+      return preferred;
+    }
+    // A refusal is no failure of the network.
+    if (fate !== "refused") this.#race.fail(nowMs + (fate === "breaks" ? failsMs : LATE_MS));
+    return `${this.#other} for ${preferred}`;
+  }
+}
