@@ -1,0 +1,70 @@
+/** Reference of the waits of a client between attempts: rules 7.10 and 15.4 of the protocol. */
+
+/** Length of a session after which the waits start over, in milliseconds. */
+const STABLE_MS = 5_000;
+
+/** A wait. */
+export interface ModelWait {
+  readonly delayMs: number;
+  /** Number of attempts since the last stable session. */
+  readonly attempt: number;
+}
+
+/** Options of a client whose waits follow a model. */
+export interface ModelBackoff {
+  /** Number of URLs. */
+  readonly urls: number;
+  /** The random number of each wait. */
+  readonly share: number;
+  readonly firstDelayMs: number;
+  readonly maxDelayMs: number;
+}
+
+/** Attempts of one client, all of whose random numbers are the same. */
+export class ReconnectModel {
+  /** Index of the URL of the present attempt or session. */
+  url = 0;
+  /** Time at which the server asked the client to come back, in milliseconds; 0 if it did not. */
+  retryAtMs = 0;
+  readonly #options: ModelBackoff;
+  #attempt = 0;
+  /** URLs in a row without a stable session. */
+  #failed = 0;
+  #connectedMs = Infinity;
+
+  /**
+   * Creates a client before its first attempt.
+   *
+   * @param options See {@linkcode ModelBackoff}.
+   */
+  constructor(options: ModelBackoff) {
+    this.#options = options;
+  }
+
+  /** A session opens. */
+  connected(nowMs: number): void {
+    this.#connectedMs = nowMs;
+  }
+
+  /**
+   * An attempt fails, or a session ends.
+   *
+   * @param nowMs The time, in milliseconds.
+   * @returns The wait before the next attempt.
+   */
+  lost(nowMs: number): ModelWait {
+    const { urls, share, firstDelayMs, maxDelayMs } = this.#options;
+    if (nowMs - this.#connectedMs >= STABLE_MS) this.#attempt = this.#failed = 0;
+    this.#connectedMs = Infinity;
+    this.url = (this.url + 1) % urls;
+    const { retryAtMs } = this;
+    this.retryAtMs = 0;
+    const hasOther = ++this.#failed < urls;
+    if (!hasOther) this.#failed = 0;
+    // The next URL follows immediately, until all have failed.
+    if (hasOther && retryAtMs === 0) return { delayMs: 0, attempt: this.#attempt };
+    const drawnMs = share * Math.min(maxDelayMs, firstDelayMs * 2 ** this.#attempt);
+    const delayMs = retryAtMs === 0 ? drawnMs : Math.max(0, retryAtMs - nowMs);
+    return { delayMs, attempt: ++this.#attempt };
+  }
+}
