@@ -1,0 +1,272 @@
+/** Numbered envelopes of a client by hand, over several sessions: handled once, acknowledged in turn. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { z } from "zod";
+import { BrokerError } from "../../errors.ts";
+import { defineContract } from "../../session/contract.ts";
+import type { Session } from "../../session/session.ts";
+import { range } from "./outcomes.ts";
+import { property } from "./property.ts";
+import type { World } from "./world.ts";
+
+/** Requests of a session at once, and publications of a flood: more than wait at once. */
+const MOST_REQUESTS = 3;
+const FLOOD = MOST_REQUESTS + 32;
+
+/** Time for messages under way, and longest time until an acknowledgment, in milliseconds. */
+const [TRIP_MS, ACK_MS] = [100, 4_000] as const;
+
+const WORK = z.object({ n: z.number(), ms: z.number() });
+
+/** The contract, by which data without a number is invalid. */
+const CONTRACT = defineContract({
+  toServer: { work: WORK },
+  toClient: { "talk:{name}": WORK },
+  requests: { ask: { input: WORK, output: z.number() } },
+});
+
+/** Programs that receive the messages. */
+const READERS = ["handler", "loop", "loop and requests", "none"] as const;
+
+/** Kinds of envelopes apart from requests: messages, invalid ones, and publications. */
+const KINDS = ["work", "wrong", "stray", "publication", "forbidden", "failing"] as const;
+
+const envelope = fc.record({
+  kind: fc.constantFrom(...KINDS),
+  /** Difference to the number before. */
+  step: fc.integer({ min: 1, max: 2 }),
+  ms: fc.nat(20),
+  /** A publication with an id has an answer. */
+  hasId: fc.boolean(),
+});
+
+const round = fc.record({
+  /** Time of the first handler, while the other envelopes arrive. */
+  firstMs: fc.nat(250),
+  envelopes: fc.array(envelope, { maxLength: 12 }),
+  isFlood: fc.boolean(),
+  /** Index of a request; `undefined` without one. */
+  ask: fc.option(fc.nat(11), { nil: undefined }),
+  /** All envelopes in one frame. */
+  isJoined: fc.boolean(),
+  /** Share of the acknowledged envelopes that the session repeats, in percent. */
+  repeats: fc.nat(100),
+  /** Time after which the session ends; `undefined` once all is acknowledged. */
+  endsAfterMs: fc.option(fc.nat(250), { nil: undefined }),
+});
+
+type Round = typeof round extends fc.Arbitrary<infer T> ? T : never;
+
+/** A numbered envelope. */
+interface Sent {
+  readonly seq: number;
+  readonly kind: typeof KINDS[number] | "ask";
+  readonly ms: number;
+  readonly hasId: boolean;
+}
+
+property("numbered envelopes of any kind are handled once, and acknowledged after their answers", {
+  cases: fc.record({
+    reader: fc.constantFrom(...READERS),
+    rounds: fc.array(round, { minLength: 1, maxLength: 3 }),
+  }),
+  async check(world, { reader, rounds }) {
+    const handled = serve(world, reader);
+    const sent: Sent[] = [];
+    let acknowledged = -1;
+    for (const round of rounds) {
+      const page = await open(world);
+      // Acknowledgments may have been lost with the session before.
+      const known = sent.filter(({ seq }) => seq <= acknowledged).length;
+      const repeated = sent.slice(Math.floor((1 - round.repeats / 100) * known));
+      const before = sent.at(-1)?.seq ?? 0;
+      const fresh = envelopesOf(round, before);
+      sent.push(...fresh);
+      const all = [...repeated, ...fresh];
+      // A repeated request may have no answer, as its message was handled before.
+      const ids = all.filter(({ kind, hasId, seq }) =>
+        hasId && (kind !== "ask" || reader !== "none" && seq > before)
+      ).map(({ seq }) => seq);
+      page.asked = ids;
+      page.send(all, round.isJoined);
+      const last = sent.at(-1)!.seq;
+      if (round.endsAfterMs !== undefined) await world.pause(round.endsAfterMs);
+      else {
+        await world.until("an acknowledgment", () => page.acknowledged >= last, ACK_MS);
+        await world.pause(TRIP_MS);
+        assertEquals(page.acknowledged, last);
+        const isOther = (id: number) => all.some(({ seq, kind }) => seq === id && kind === "ask");
+        const answered = page.replies.filter((id) => ids.includes(id) || !isOther(id));
+        assertEquals(answered.toSorted((a, b) => a - b), ids, "answers");
+        const work = sent.filter(({ kind }) => kind === "work").map(({ seq }) => seq);
+        const got = handled.filter((n) => work.includes(n));
+        assertEquals(got, reader === "none" ? [] : work, "handled messages");
+      }
+      assertEquals([...page.unanswered], [], "numbers acknowledged before their answers");
+      acknowledged = Math.max(acknowledged, page.acknowledged);
+      page.close();
+    }
+  },
+});
+
+property(
+  "a message whose handler finds the engine away ends the session, and begins the next one",
+  {
+    cases: fc.record({
+      reader: fc.constantFrom("handler", "loop", "loop and requests"),
+      count: fc.integer({ min: 1, max: 5 }),
+      failsAt: fc.nat(4),
+    }),
+    async check(world, { reader, count, failsAt }) {
+      const at = failsAt % count + 1;
+      const handled = serve(world, reader, at);
+      const all = range(1, count).map((seq): Sent => ({ seq, kind: "work", ms: 0, hasId: false }));
+      const first = await open(world);
+      first.send(all, false);
+      const ends = reader === "handler";
+      if (ends) {
+        await world.until("the end of the session", () => first.isClosed, ACK_MS);
+        assertEquals(first.acknowledged, at === 1 ? -1 : at - 1);
+      } else await world.pause(TRIP_MS);
+      const next = await open(world);
+      next.send(all, false);
+      await world.until("an acknowledgment", () => next.acknowledged >= count, ACK_MS);
+      assertEquals(handled, [...range(1, at), ...ends ? [at] : [], ...range(at + 1, count)]);
+      for (const page of [first, next]) page.close();
+    },
+  },
+);
+
+/**
+ * Starts the server.
+ *
+ * @param world The world.
+ * @param reader The program that receives the messages.
+ * @param failsAt Number of the message whose handler finds the engine away, once.
+ * @returns The handled numbers.
+ */
+function serve(world: World, reader: typeof READERS[number], failsAt = -1): readonly number[] {
+  const handled: number[] = [];
+  let fails = failsAt;
+  const handle = async ({ data }: { readonly data: unknown }): Promise<number> => {
+    const { n, ms } = data as z.infer<typeof WORK>;
+    handled.push(n);
+    if (reader === "handler" && n === fails) {
+      fails = -1;
+      throw new BrokerError("Cannot call the engine: as planned");
+    }
+    if (ms > 0) await world.pause(ms);
+    return n;
+  };
+  const loop = async (session: Session) => {
+    for await (const message of session) {
+      const n = await handle(message);
+      if (message.isRequest) message.reply(n as never);
+    }
+  };
+  world.serve("server", () => ({
+    contract: CONTRACT,
+    authorize: (_session: unknown, topic: string) => {
+      if (topic === "talk:failing") throw new Error("No rights today");
+      return topic !== "talk:forbidden";
+    },
+    ...(reader === "handler" && {
+      onMessage: async (message: { readonly data: unknown }) => void await handle(message),
+    }),
+    ...((reader === "handler" || reader === "loop and requests") && {
+      requests: { ask: handle } as never,
+    }),
+    ...(reader.startsWith("loop") &&
+      { onOpen: (session: unknown) => void loop(session as Session) }),
+    session: { maxRequests: MOST_REQUESTS, maxInvalidMessages: 1_000 },
+    onError() {},
+  }));
+  return handled;
+}
+
+/** The envelopes of a round, whose numbers follow another one. */
+function envelopesOf({ firstMs, envelopes, isFlood, ask }: Round, before: number): Sent[] {
+  let seq = before;
+  const first: Sent = { seq: ++seq, kind: "work", ms: firstMs, hasId: false };
+  const rest = envelopes.map(({ kind, step, ms, hasId }, i): Sent => {
+    const isAsk = i === ask;
+    const isMessage = kind === "work" || kind === "wrong" || kind === "stray";
+    return {
+      seq: seq += step,
+      // Many failures end a session.
+      kind: isAsk ? "ask" : isFlood && kind === "failing" ? "publication" : kind,
+      ms,
+      hasId: isAsk || !isMessage && hasId,
+    };
+  });
+  const flood = range(1, isFlood ? FLOOD : 0).map((n): Sent => ({
+    seq: ++seq,
+    kind: n % 3 === 0 ? "forbidden" : "publication",
+    ms: 0,
+    hasId: n % 4 > 0,
+  }));
+  return [first, ...rest, ...flood];
+}
+
+/** Opens a session by hand. */
+async function open(world: World): Promise<Page> {
+  const page = new Page(world);
+  await world.until("a connection", () => page.isOpen);
+  return page;
+}
+
+/** A session by hand, with the acknowledged number and the ids of answers. */
+class Page {
+  acknowledged = -1;
+  readonly replies: number[] = [];
+  /** Ids of envelopes that have an answer in any case. */
+  asked: readonly number[] = [];
+  /** Ids that were acknowledged before their answer came. */
+  readonly unanswered: Set<number> = new Set();
+  readonly #socket;
+
+  constructor(world: World) {
+    const url = new URL("wss://server/");
+    this.#socket = world.network.sockets(world.host("page"))(url, ["skein.1"]);
+    this.#socket.onmessage = ({ data }) => {
+      for (const line of `${data}`.split("\n")) if (line !== "") this.#take(JSON.parse(line));
+    };
+  }
+
+  get isOpen(): boolean {
+    return this.#socket.readyState === WebSocket.OPEN;
+  }
+
+  get isClosed(): boolean {
+    return this.#socket.readyState === WebSocket.CLOSED;
+  }
+
+  /** Sends envelopes, each in a frame of its own or all in one. */
+  send(all: readonly Sent[], isJoined: boolean): void {
+    const texts = all.map(({ seq, kind, ms, hasId }, i) => {
+      const keys = { seq, id: hasId ? seq : undefined, ...(i === 0 && { client: "page" }) };
+      const data = kind === "wrong" ? "no number" : { n: seq, ms };
+      const topic = kind === "wrong" ? "work" : kind === "stray" ? "unknown" : kind;
+      const isMessage = ["work", "wrong", "stray", "ask"].includes(kind);
+      return JSON.stringify({
+        [isMessage ? "topic" : "publish"]: isMessage ? topic : `talk:${kind}`,
+        data,
+        ...keys,
+      });
+    });
+    for (const frame of isJoined ? [texts.join("\n")] : texts) this.#socket.send(frame);
+  }
+
+  close(): void {
+    this.#socket.close(1_000);
+  }
+
+  #take({ ack, reply }: { readonly ack?: number; readonly reply?: number | null }): void {
+    if (typeof reply === "number") this.replies.push(reply);
+    if (ack === undefined) return;
+    this.acknowledged = ack;
+    for (const id of this.asked) {
+      if (id <= ack && !this.replies.includes(id)) this.unanswered.add(id);
+    }
+  }
+}
