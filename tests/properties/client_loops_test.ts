@@ -1,0 +1,203 @@
+/** Loops over the messages of a client, and over a status, that take their time. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { StatusFeed } from "../../base/status_feed.ts";
+import { MAX_UNREAD_SESSIONS } from "../../client/unread_sessions.ts";
+import { CloseCode, QueueFullError } from "../../errors.ts";
+import { range } from "./outcomes.ts";
+import { property } from "./property.ts";
+
+/** Most messages that wait in one session. */
+const MAX_WAITING = 4;
+
+/** Item in place of the error for missing messages. */
+const GAP = "gap";
+
+/** Sessions of one client, as its loops get them. */
+class LoopModel {
+  #waiting: { readonly left: readonly string[]; readonly misses: boolean }[] = [];
+  #isGap = false;
+  #current: readonly string[] = [];
+
+  /** Adds a session after the earlier ones have ended. */
+  add(session: { readonly left: readonly string[]; readonly misses: boolean }): void {
+    this.#waiting = this.#waiting.filter(({ left, misses }) => left.length > 0 || misses);
+    if (this.#waiting.length >= MAX_UNREAD_SESSIONS) this.#isGap = true;
+    if (!this.#isGap) this.#waiting.push(session);
+    this.#current = session.left;
+  }
+
+  /** All items that are left: a loop after a gap begins with the current session. */
+  get items(): readonly string[] {
+    const items = this.#waiting.flatMap(({ left, misses }) => misses ? [GAP, ...left] : left);
+    return this.#isGap ? [...items, GAP, ...this.#current] : items;
+  }
+}
+
+property("a loop that pauses while sessions come and go misses messages only where it says so", {
+  cases: fc.record({
+    /** Messages of the first session, and of the following ones. */
+    first: fc.nat(MAX_WAITING),
+    others: fc.array(fc.nat(MAX_WAITING + 2), { maxLength: MAX_UNREAD_SESSIONS + 4 }),
+    /** The first session ends as its loop is too slow. */
+    isSlow: fc.boolean(),
+    /** A second loop goes on where the first one was left. */
+    isLeft: fc.boolean(),
+  }),
+  async check(world, { first, others, isSlow, isLeft }) {
+    const { server, host } = world.serve("server", () => ({ onError() {} }));
+    const client = world.connect("client", host, {
+      backoff: { firstDelayMs: 20, maxDelayMs: 50 },
+      receiveQueue: { maxMessages: MAX_WAITING },
+      onError() {},
+    });
+    await world.meet(client, server);
+    const fill = async (name: string, count: number, from = 0) => {
+      const [session] = server.manager.all();
+      const near = client.session!;
+      const before = near.stats.receivedMessages;
+      const names = Array.from({ length: count }, (_, i) => `${name}.${from + i}`);
+      for (const one of names) session!.send("loop", one);
+      await world.until("messages", () => near.stats.receivedMessages >= before + count);
+      return names;
+    };
+    const paused = client[Symbol.asyncIterator]();
+    const beginning = paused.next();
+    await fill("0", 1);
+    const got = [`${(await beginning).value?.data}`];
+    const model = new LoopModel();
+    const names = await fill("0", isSlow ? MAX_WAITING : first, 1);
+    model.add({ left: isSlow ? [] : names, misses: isSlow });
+    for (const [i, count] of [...isSlow ? [0] : [], ...others].entries()) {
+      const [old] = server.manager.all();
+      // One message more than may wait ends a session that a loop reads.
+      if (i === 0 && isSlow) old!.send("loop", "beyond");
+      else world.cut(world.host("client"));
+      await world.until(
+        "the next session",
+        () => client.isConnected && server.manager.count === 1 && server.manager.all()[0] !== old,
+      );
+      const sent = await fill(`${i + 1}`, count);
+      model.add({ left: sent.slice(-MAX_WAITING), misses: sent.length > MAX_WAITING });
+    }
+    if (isLeft) await paused.return(undefined);
+    const reading = (async () => {
+      for (let loop = isLeft ? client : paused; !client.status.isEnded; loop = client) {
+        try {
+          for await (const { data } of loop) got.push(`${data}`);
+        } catch (error) {
+          got.push(error instanceof QueueFullError ? GAP : `${error}`);
+        }
+      }
+    })();
+    const expected = ["0.0", ...model.items];
+    await world.until("all items", () => got.length >= expected.length);
+    await world.pause(100);
+    await client.close();
+    await world.inTime("the end of the loop", reading);
+    assertEquals(got, expected);
+  },
+});
+
+property("one loop after the other reads each message once, over moves and ends of sessions", {
+  cases: fc.record({
+    /** Messages of each loop, and the time before the next one. */
+    loops: fc.array(fc.record({ count: fc.integer({ min: 1, max: 5 }), pauseMs: fc.nat(60) }), {
+      minLength: 1,
+      maxLength: 4,
+    }),
+    rounds: fc.array(
+      fc.record({ isMove: fc.boolean(), before: fc.nat(3), after: fc.nat(3) }),
+      { minLength: 1, maxLength: 3 },
+    ),
+  }),
+  async check(world, { loops, rounds }) {
+    const { server, host } = world.serve("server", () => ({}));
+    const client = world.connect("client", host, {
+      backoff: { firstDelayMs: 20, maxDelayMs: 50 },
+    });
+    const got: unknown[] = [];
+    const reading = (async () => {
+      for (let i = 0; !client.status.isEnded; i++) {
+        const { count, pauseMs } = loops[i % loops.length]!;
+        let left = count;
+        for await (const { data } of client) {
+          got.push(data);
+          if (--left === 0) break;
+        }
+        await world.pause(pauseMs);
+      }
+    })();
+    await world.until("a session", () => client.isConnected && server.manager.count === 1);
+    let sent = 0;
+    const send = (count: number) => {
+      const [session] = server.manager.all().filter(({ id }) => id === client.session!.id);
+      for (let left = count; left > 0; left--) session!.send("note", sent++);
+    };
+    for (const { isMove, before, after } of rounds) {
+      const { session } = client;
+      send(before);
+      if (isMove) await client.handOver();
+      else for (const one of server.manager.all()) void one.close({ code: CloseCode.draining });
+      await world.until(
+        "the next session",
+        () =>
+          client.isConnected && client.session !== session &&
+          server.manager.all().some(({ id }) => id === client.session!.id),
+      );
+      send(after);
+      await world.until("one session", () => server.manager.count === 1);
+    }
+    await world.until("all messages", () => got.length >= sent);
+    await client.close();
+    await world.inTime("the end of the loops", reading);
+    assertEquals(got, range(0, sent - 1));
+  },
+});
+
+property("a slow loop over a status gets the present value, then the newest one each time", {
+  cases: fc.record({
+    /** Times between two values; the status ends with the last one. */
+    values: fc.array(fc.nat(200), { maxLength: 12 }),
+    /** Time of the loop for each value, of which `leaves` begins another loop. */
+    loop: fc.array(fc.record({ ms: fc.constantFrom(0, 50, 400), leaves: fc.boolean() }), {
+      maxLength: 8,
+    }),
+  }),
+  async check(world, { values, loop }) {
+    const status = new StatusFeed(0);
+    const heard: number[] = [];
+    status.subscribe((value) => void heard.push(value));
+    const got: number[] = [];
+    let isWaiting = false;
+    const reading = (async () => {
+      for (let i = 0, isAgain = true; isAgain;) {
+        isAgain = false;
+        const first = status.current;
+        let isFirst = true;
+        isWaiting = true;
+        for await (const value of status) {
+          isWaiting = false;
+          assert(isFirst ? value === first : value === status.current, "not the newest value");
+          assert(isFirst || value > got.at(-1)!, "an old value");
+          isFirst = false;
+          got.push(value);
+          const { ms, leaves } = loop[i++] ?? { ms: 0, leaves: false };
+          isAgain = leaves && !status.isEnded;
+          await world.pause(ms);
+          isWaiting = true;
+          if (isAgain) break;
+        }
+      }
+    })();
+    for (const [i, ms] of values.entries()) {
+      await world.pause(ms);
+      status.set(i + 1);
+    }
+    await world.until("the newest value", () => isWaiting && got.at(-1) === values.length);
+    status.end(values.length + 1);
+    await world.inTime("the end of the loop", reading);
+    assertEquals(got.at(-1), values.length + 1);
+    assertEquals(heard, range(0, values.length + 1));
+  },
+});
