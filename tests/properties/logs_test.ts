@@ -1,0 +1,593 @@
+/** The logs of an engine: each call of two nodes has the result of the model. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { type Broker, countedBytes, ENTRY_BYTES } from "../../pubsub/broker.ts";
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  CreateLogOptions,
+  LogRecord,
+  ReadLogOptions,
+} from "../../pubsub/logs/log.ts";
+import {
+  countedOf,
+  dueSpan,
+  type EngineFacts,
+  isOver,
+  type LogCall,
+  makeCall,
+  type ModelState,
+  outcomesOf,
+  readAll,
+  type Span,
+  statesAfter,
+  textOf,
+} from "../../pubsub/logs/log_model.ts";
+import {
+  type KeptLog,
+  logKind,
+  logTopic,
+  type OwnedKind,
+  recordBytes,
+} from "../../pubsub/logs/rules.ts";
+import type { Host } from "../../testing/simulation/mod.ts";
+import { property } from "./property.ts";
+import type { World } from "./world.ts";
+
+const ENGINES = ["memory", "sqlite", "redis", "nats"] as const;
+type EngineName = typeof ENGINES[number];
+
+/** Ids of the logs: two streams, and an answer. */
+const IDS = ["one", "two", "answer:a"] as const;
+
+/** Names of a lease's holders, forks and producers; one is the name of a property of all objects. */
+const [HOLDERS, FORKS, PRODUCERS] = [["v", "w"], ["fork1", "fork2"], ["p", "__proto__"]] as const;
+
+/** A bound that no case reaches unless it means to. */
+const PLENTY = 1 << 26;
+
+/** Lifetimes that end between two calls, and a lease that does not, in milliseconds. */
+const [TTL_MS, LEASE_MS, LONG_MS] = [600, 300, 600_000] as const;
+
+/** Time in which an announcement arrives, and a replica has the newest changes, in milliseconds. */
+const [ANNOUNCED_MS, SETTLED_MS] = [1_000, 800] as const;
+
+/** Time until the servers of an engine know of a subscription, in milliseconds. */
+const KNOWN_MS = 500;
+
+/** Producer's numbers, relative to its newest one. */
+const NUMBERS = {
+  "the next": [0, 1],
+  "the newest again": [0, 0],
+  "an older one": [0, -1],
+  "one too far": [0, 2],
+  "a new epoch": [1, null],
+  "a new epoch that is not at 0": [1, 1],
+  "the epoch before": [-1, 1],
+} as const;
+
+/** Bytes of records: some around the sizes at which an encoded length takes one byte more. */
+const SIZES = [0, 1, 64, 128, 129, 8_192] as const;
+
+/** Draws a part that one of so many calls has. */
+function rarely<T>(part: fc.Arbitrary<T>, ofCalls: number = 5): fc.Arbitrary<T | undefined> {
+  return fc.oneof(
+    { withCrossShrink: true },
+    { weight: ofCalls - 1, arbitrary: fc.constant(undefined) },
+    { weight: 1, arbitrary: part },
+  );
+}
+
+const record = fc.record({ bytes: fc.constantFrom(...SIZES), isText: fc.boolean() });
+const records = fc.array(record, { maxLength: 3 });
+type DrawnRecord = typeof record extends fc.Arbitrary<infer T> ? T : never;
+
+const producer = fc.record({
+  id: fc.constantFrom(...PRODUCERS),
+  number: fc.constantFrom(...Object.keys(NUMBERS) as (keyof typeof NUMBERS)[]),
+});
+
+const writer = fc.record({
+  holder: fc.constantFrom(...HOLDERS),
+  ttlMs: fc.constantFrom(LONG_MS, LEASE_MS, 0),
+  takes: fc.constantFrom(undefined, true as const),
+  releases: rarely(fc.constant(true as const)),
+});
+
+const end = fc.constantFrom({}, { error: "given up", code: "tired" });
+
+const creation = fc.record({
+  kind: fc.constant("create" as const),
+  records,
+  ttlMs: rarely(fc.constant(TTL_MS), 2),
+  expiresInMs: rarely(fc.constant(TTL_MS), 10),
+  owner: rarely(fc.constantFrom("user1 address1", "address1"), 2),
+  leaseMs: rarely(fc.constantFrom(LONG_MS, LEASE_MS), 2),
+  end: rarely(end, 15),
+  /** Logs that the bound leaves room for; plenty if left out. */
+  room: rarely(fc.constantFrom(1, 0), 2),
+});
+
+/** Calls, relative to the state of the log when they are made. */
+const call = fc.oneof(
+  { weight: 2, arbitrary: creation },
+  {
+    weight: 12,
+    arbitrary: fc.record({
+      kind: fc.constant("append" as const),
+      records,
+      producer: rarely(producer, 2),
+      writer: rarely(writer, 2),
+      end: rarely(end, 12),
+      sequence: rarely(fc.constantFrom("a", "b", "bb", "\uffff")),
+      cancel: rarely(fc.constantFrom("enough", "stop")),
+      ifWriterLost: rarely(fc.constant(true as const), 15),
+      /** Bytes of the bound beyond those that the records need. */
+      room: rarely(fc.constantFrom(0, 1, -1, -ENTRY_BYTES)),
+      isOtherLog: rarely(fc.boolean()),
+      keep: rarely(fc.record({ records: fc.integer({ min: 1, max: 4 }), bytes: fc.nat(8) })),
+    }),
+  },
+  { weight: 3, arbitrary: fc.record({ kind: fc.constant("append again" as const) }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      kind: fc.constant("read" as const),
+      /** Place of the first record among all. */
+      share: fc.double({ min: 0, max: 1, noNaN: true }),
+      maxRecords: fc.constantFrom(1_000, 2, 1, 0),
+      /** Room for so many records and bytes; plenty if left out. */
+      room: rarely(fc.record({ records: fc.nat(3), bytes: fc.constantFrom(0, 1, -1) }), 2),
+      renews: fc.boolean(),
+    }),
+  },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("delete"), ifExpired: fc.boolean() }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      kind: fc.constantFrom("retain" as const, "release" as const),
+      fork: fc.constantFrom(...FORKS),
+      isOtherLog: rarely(fc.boolean()),
+      maxForks: fc.constantFrom(2, 1),
+    }),
+  },
+);
+
+/** A call as a case draws it. */
+type DrawnCall = typeof call extends fc.Arbitrary<infer T> ? T : never;
+type Drawn<Kind extends string> = Extract<DrawnCall, { readonly kind: Kind }>;
+
+const machine = fc.nat(1);
+const log = fc.nat(IDS.length - 1);
+
+const step = fc.oneof(
+  {
+    weight: 12,
+    arbitrary: fc.record({
+      kind: fc.constant("call" as const),
+      log,
+      /** Comes first if there is no log. */
+      creation: fc.option(fc.record({ machine, call: creation }), { nil: undefined }),
+      /** Calls that are made at once. */
+      calls: fc.array(fc.record({ machine, call }), { minLength: 1, maxLength: 3, size: "small" }),
+    }),
+  },
+  { weight: 3, arbitrary: fc.record({ kind: fc.constant("wait" as const), ms: fc.nat(TTL_MS) }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant("stay in use" as const),
+      log,
+      machine,
+      by: fc.constantFrom("a read" as const, "an append" as const, "a look" as const),
+      everyMs: fc.integer({ min: 150, max: TTL_MS }),
+      times: fc.integer({ min: 1, max: 5 }),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      kind: fc.constant("list" as const),
+      machine,
+      limit: fc.constantFrom(100, 2, 1),
+    }),
+  },
+);
+
+type DrawnStep = typeof step extends fc.Arbitrary<infer T> ? T : never;
+
+const cases = fc.record({
+  engine: fc.constantFrom(...ENGINES),
+  steps: fc.array(step, { maxLength: 50, size: "max" }),
+});
+
+/** A step with a single call of the first log. */
+function oneCall(machine: number, call: DrawnCall): DrawnStep {
+  return { kind: "call", log: 0, creation: undefined, calls: [{ machine, call }] };
+}
+
+const PLAIN: Drawn<"create"> = {
+  kind: "create",
+  records: [],
+  ttlMs: undefined,
+  expiresInMs: undefined,
+  owner: undefined,
+  leaseMs: undefined,
+  end: undefined,
+  room: undefined,
+};
+
+property("each call of a log has the result of the model, on two nodes of each engine", {
+  cases,
+  regressions: {
+    "a log that another node made in the place of an earlier one is renewed by reads": {
+      engine: "nats",
+      steps: [
+        oneCall(0, PLAIN),
+        oneCall(1, { kind: "delete", ifExpired: false }),
+        oneCall(1, { ...PLAIN, ttlMs: TTL_MS }),
+        { kind: "wait", ms: TTL_MS / 2 },
+        { kind: "stay in use", log: 0, machine: 0, by: "a read", everyMs: TTL_MS / 2, times: 4 },
+      ],
+    },
+  },
+  async check(world, { engine, steps }) {
+    const logs = await ModelledLogs.start(world, engine);
+    for (const step of steps) {
+      if (step.kind === "wait") await world.pause(step.ms);
+      else if (step.kind === "list") await logs.compareLists(step.machine, step.limit);
+      else if (step.kind === "call") {
+        const id = IDS[step.log]!;
+        if (step.creation) await logs.ensure(id, step.creation);
+        await logs.callDrawn(id, step.calls);
+      } else {
+        for (let left = step.times; left > 0; left--) {
+          await logs.call(IDS[step.log]!, [{ machine: step.machine, call: USES[step.by] }]);
+          await world.pause(step.everyMs);
+        }
+      }
+    }
+    await logs.compareAll();
+  },
+});
+
+/** Calls that use a log, and one that only looks at it. */
+const USES = {
+  "a read": readAll(true),
+  "a look": readAll(),
+  "an append": { kind: "append", options: { records: [], cancel: "enough", maxBytes: PLENTY } },
+} as const satisfies Record<string, LogCall>;
+
+/** A call, and the node that makes it. */
+interface NodeCall {
+  readonly machine: number;
+  readonly call: LogCall;
+}
+
+/** A node of the engine. */
+interface Node {
+  readonly host: Host;
+  readonly broker: Broker;
+  /** Number of announcements by log. */
+  readonly heard: Map<string, number>;
+}
+
+/** The logs of an engine, and the states in which each may be. */
+class ModelledLogs {
+  readonly #world: World;
+  readonly #nodes: readonly Node[];
+  readonly #engine: EngineName;
+  /** More than one state after calls at once, and while a lifetime may be over or not. */
+  readonly #states = new Map<string, readonly ModelState[]>(IDS.map((id) => [id, [undefined]]));
+  readonly #last = new Map<string, LogCall>();
+  #identities = 0;
+  #records = 0;
+
+  private constructor(world: World, nodes: readonly Node[], engine: EngineName) {
+    this.#world = world;
+    this.#nodes = nodes;
+    this.#engine = engine;
+  }
+
+  /** Starts an engine, and two nodes that hear the changes of all logs. */
+  static async start(world: World, name: EngineName): Promise<ModelledLogs> {
+    const engine = await world.engine(name);
+    const nodes = await Promise.all(["near", "far"].map(async (name): Promise<Node> => {
+      const host = world.host(name);
+      const broker = await world.run(host, () => engine.broker(host)!);
+      world.onEnd(() => world.run(host, () => broker.close()));
+      await reach(world, { host, broker });
+      const heard = new Map<string, number>(IDS.map((id) => [id, 0]));
+      for (const id of IDS) {
+        const hear = () => void heard.set(id, heard.get(id)! + 1);
+        await world.run(host, () => broker.subscribe(logTopic(id), hear).ready);
+      }
+      return { host, broker, heard };
+    }));
+    await world.pause(KNOWN_MS);
+    return new ModelledLogs(world, nodes, name);
+  }
+
+  /** Creates a log if there is none, or an expired one. */
+  async ensure(
+    id: string,
+    { machine, call }: { readonly machine: number; readonly call: Drawn<"create"> },
+  ): Promise<void> {
+    const at = { fromMs: this.#nowMs, toMs: this.#nowMs };
+    const isThere = (state: ModelState) => state && !isOver(state.expiry, at).includes(true);
+    if (this.#states.get(id)!.some(isThere)) return;
+    await this.call(id, [{ machine, call: { kind: "delete", ifExpired: true } }]);
+    await this.callDrawn(id, [{ machine, call }]);
+  }
+
+  /** Makes drawn calls at once. */
+  callDrawn(
+    id: string,
+    drawn: readonly { readonly machine: number; readonly call: DrawnCall }[],
+  ): Promise<void> {
+    const isAlone = drawn.length === 1;
+    const calls = drawn.map(({ machine, call }) => ({
+      machine,
+      call: this.#callOf(id, call, isAlone),
+    }));
+    return this.call(id, calls);
+  }
+
+  /** Makes calls at once, and compares the results, and the announcements of changes. */
+  async call(id: string, calls: readonly NodeCall[]): Promise<void> {
+    const before = this.#states.get(id)!;
+    const heard = this.#nodes.map((node) => node.heard.get(id)!);
+    const fromMs = this.#nowMs;
+    const made = await Promise.all(calls.map(async ({ machine, call }) => {
+      this.#last.set(id, call);
+      const { host, broker } = this.#nodes[machine]!;
+      const making = this.#world.run(host, () => makeCall(broker.logs!, id, call));
+      const result = textOf(await this.#world.inTime(call.kind, making).catch(String));
+      this.#world.note(`${id}: ${textOf(call)} -> ${result}`, host.name);
+      return { call, result };
+    }));
+    const at = { fromMs, toMs: this.#nowMs };
+    // A read during the removal of records may get some of these.
+    const isRemoval = calls.length > 1 && made.some(removesRecords);
+    const judged = isRemoval ? [made, made.filter(({ call }) => call.kind !== "read")] : [made];
+    const after = judged.flatMap((some) =>
+      before.flatMap((state) => statesAfter(state, some, at, this.#factsOf(id)))
+    );
+    if (after.length === 0) {
+      const right = ({ call }: { readonly call: LogCall }) =>
+        outcomesOf(before[0], call, at, this.#factsOf(id)).map(({ result }) => textOf(result));
+      const results = made.map(({ result }) => result);
+      assertEquals(results, made.map((one) => right(one).join(" or ")), textOf(before));
+    }
+    this.#states.set(id, [...new Map(after.map((state) => [textOf(state), state])).values()]);
+    if (!made.some(({ result }) => CHANGES.test(result))) return;
+    await this.#world.until(
+      `an announcement of the change of ${id} on all nodes`,
+      () => this.#nodes.every((node, i) => node.heard.get(id)! > heard[i]!),
+      ANNOUNCED_MS,
+    );
+  }
+
+  /** Compares the lists of a node, which need not have the changes of this moment. */
+  async compareLists(machine: number, limit: number): Promise<void> {
+    for (const id of IDS) await this.call(id, [{ machine, call: readAll() }]);
+    const { host, broker } = this.#nodes[machine]!;
+    const logs = broker.logs!;
+    for (const kind of ["overdue", "stream", "answer"] as const) {
+      let wrong: readonly string[];
+      const endMs = this.#nowMs + SETTLED_MS;
+      do {
+        const fromMs = this.#nowMs;
+        if (kind === "overdue") {
+          const ids = await this.#world.run(host, () => logs.overdue({ limit }));
+          wrong = this.#overdueFaults(ids, limit, { fromMs, toMs: this.#nowMs });
+        } else {
+          wrong = this.#listFaults(kind, await this.#world.run(host, () => all(logs, kind, limit)));
+        }
+        if (wrong.length > 0) await this.#world.pause(SETTLED_MS / 8);
+      } while (wrong.length > 0 && this.#nowMs < endMs);
+      assertEquals(wrong, [], `list of ${kind}`);
+    }
+  }
+
+  /** Compares the contents of all logs, on both nodes. */
+  async compareAll(): Promise<void> {
+    for (const id of IDS) {
+      for (const machine of this.#nodes.keys()) await this.call(id, [{ machine, call: readAll() }]);
+    }
+  }
+
+  /** Wall clock of all machines. */
+  get #nowMs(): number {
+    return this.#nodes[0]!.host.runtime.now();
+  }
+
+  #overdueFaults(ids: readonly string[], limit: number, at: Span): string[] {
+    const faults: string[] = [];
+    if (ids.length > limit) faults.push(`${ids.length} logs`);
+    if (new Set(ids).size < ids.length) faults.push("a log twice");
+    for (const [id, states] of this.#states) {
+      const isDue = new Set(states.flatMap((state) => isOver(dueSpan(state), at)));
+      const isListed = ids.includes(id);
+      if (isListed && !isDue.has(true)) faults.push(`${id}, which is not due`);
+      const isLeftOut = !isListed && ids.length < limit && !isDue.has(false);
+      if (isLeftOut) faults.push(`without ${id}, which is due`);
+    }
+    const spans = ids.map((id) => this.#states.get(id)!.map(dueSpan)[0]);
+    for (const [i, span] of spans.entries()) {
+      // An engine may search a part of its logs for a short list.
+      const isLate = limit >= IDS.length && (spans[i - 1]?.fromMs ?? 0) > (span?.toMs ?? Infinity);
+      if (isLate && span!.toMs !== -Infinity) faults.push(`${ids[i]} after a later one`);
+    }
+    return faults;
+  }
+
+  #listFaults(kind: string, listed: Listed): string[] {
+    const faults: string[] = [];
+    for (const [id, states] of this.#states) {
+      const [state] = states;
+      const one = listed.get(id);
+      if (states.length > 1 || logKind(id) !== kind || state?.config.owner === undefined) continue;
+      const expected = state.isDeleted ? undefined : [state.config.owner, state.end !== undefined];
+      const received = one && [one.owner, one.endedAt !== undefined];
+      if (textOf(expected) !== textOf(received)) faults.push(`${id}: ${textOf(received)}`);
+    }
+    const gone = [...listed.keys()].filter((id) => !this.#states.get(id)!.some((state) => state));
+    return [...faults, ...gone];
+  }
+
+  /** True if it is known which logs there are. */
+  get #isSure(): boolean {
+    const isSure = (states: readonly ModelState[]) =>
+      states.every((state) => (state === undefined) === (states[0] === undefined));
+    return [...this.#states.values()].every(isSure);
+  }
+
+  /** Facts of an engine for the model. */
+  #factsOf(id: string): EngineFacts {
+    return { others: this.#othersOf(id), hasShortPages: this.#engine === "nats" };
+  }
+
+  /** Number of other logs of the kind of an id. */
+  #othersOf(id: string): number {
+    return IDS.filter((other) =>
+      other !== id && logKind(other) === logKind(id) && this.#states.get(other)![0] !== undefined
+    ).length;
+  }
+
+  #callOf(id: string, drawn: DrawnCall, isAlone: boolean): LogCall {
+    const [state] = this.#states.get(id)!;
+    switch (drawn.kind) {
+      case "create":
+        return { kind: "create", options: this.#creation(id, drawn, isAlone) };
+      case "append":
+        return { kind: "append", options: this.#append(state, drawn) };
+      case "append again":
+        return this.#last.get(id) ?? readAll();
+      case "read":
+        return { kind: "read", options: pageOf(state, drawn) };
+      case "delete":
+        return drawn;
+      case "retain": {
+        const { fork, maxForks, isOtherLog } = drawn;
+        const identity = isOtherLog ? "another0" : state?.identity ?? "none0000";
+        return { kind: "retain", fork, options: { identity, maxForks } };
+      }
+      case "release":
+        return { kind: "release", fork: drawn.fork };
+    }
+  }
+
+  #creation(id: string, drawn: Drawn<"create">, isAlone: boolean): CreateLogOptions {
+    const { records, ttlMs, expiresInMs, owner, leaseMs, end, room } = drawn;
+    // NATS counts its logs now and then.
+    const isBound = isAlone && this.#engine !== "nats" && this.#isSure;
+    return {
+      config: {
+        contentType: "text/plain",
+        ...(ttlMs !== undefined && { ttlMs }),
+        ...(expiresInMs !== undefined && { expiresAt: this.#nowMs + expiresInMs }),
+        ...(owner !== undefined && { owner }),
+      },
+      identity: `log${`${++this.#identities}`.padStart(5, "0")}`,
+      records: this.#newRecords(records),
+      maxLogs: room !== undefined && isBound ? this.#othersOf(id) + room : PLENTY,
+      ...(end && { end }),
+      ...(leaseMs !== undefined && { writer: { holder: HOLDERS[0], ttlMs: leaseMs } }),
+    };
+  }
+
+  #append(state: ModelState, drawn: Drawn<"append">): AppendLogOptions {
+    const { kind: _kind, producer, room, isOtherLog, keep, ...rest } = drawn;
+    const records = this.#newRecords(drawn.records);
+    const needed = countedOf([...state?.records ?? [], ...records]);
+    return {
+      ...rest,
+      records,
+      maxBytes: room === undefined ? PLENTY : needed + room,
+      ...(producer && { producer: numbered(state, producer) }),
+      ...(isOtherLog !== undefined && {
+        identity: isOtherLog ? "another0" : state?.identity ?? "none0000",
+      }),
+      ...(keep && { keep: { ...keep, bytes: countedBytes(keep.bytes, keep.records) } }),
+    };
+  }
+
+  #newRecords(drawn: readonly DrawnRecord[]): readonly LogRecord[] {
+    return drawn.map(({ bytes, isText }) => {
+      const text = `${this.#records++}`.slice(0, bytes).padEnd(bytes, ".");
+      return isText ? text : new TextEncoder().encode(text);
+    });
+  }
+}
+
+/** Results of calls that change a log, which each node hears of. */
+const CHANGES = /^\{.*"kind":"(?:created|appended|kept|removed)"/;
+
+/** Waits for an engine whose servers have to agree on a leader first. */
+async function reach(world: World, { host, broker }: Pick<Node, "host" | "broker">): Promise<void> {
+  const options: CreateLogOptions = {
+    config: { contentType: "text/plain" },
+    identity: "probe000",
+    records: [],
+    maxLogs: PLENTY,
+  };
+  const id = `probe-${host.name}`;
+  const probe = () => broker.logs!.create(id, options).then(() => broker.logs!.delete(id));
+  for (let left = 40; left > 0; left--) {
+    const isThere = await world.run(host, probe).then(() => true, () => false);
+    if (isThere) return;
+    await world.pause(200);
+  }
+}
+
+/** The page of a read, from one before the oldest record to one after the newest. */
+function pageOf(
+  state: ModelState,
+  { share, room, maxRecords, renews }: Drawn<"read">,
+): ReadLogOptions {
+  const { start = 0, records = [] } = state ?? {};
+  const index = Math.round((records.length + 2) * share) - 1;
+  const wanted = records.slice(Math.max(0, index), Math.max(0, index) + (room?.records ?? 0));
+  return {
+    after: Math.max(0, start + index),
+    maxRecords,
+    maxBytes: room === undefined ? PLENTY : Math.max(1, recordBytes(wanted) + room.bytes),
+    renews,
+  };
+}
+
+/** The number of a producer's append. */
+function numbered(
+  state: ModelState,
+  { id, number }: { readonly id: string; readonly number: keyof typeof NUMBERS },
+): { readonly id: string; readonly epoch: number; readonly seq: number } {
+  const { endedBy } = state ?? {};
+  const ended = endedBy?.id === id ? [endedBy.epoch, endedBy.seq] as const : undefined;
+  const [epoch, seq] = ended ?? state?.producers.get(id) ?? [0, -1];
+  const [moreEpochs, more] = NUMBERS[number];
+  return {
+    id,
+    epoch: Math.max(0, epoch + moreEpochs),
+    seq: more === null ? 0 : Math.max(0, seq + more),
+  };
+}
+
+function removesRecords({ call, result }: { readonly call: LogCall; readonly result: string }) {
+  return call.kind === "release" || call.kind === "append" && call.options.keep !== undefined ||
+    call.kind === "delete" && result.includes('"removed"');
+}
+
+type Listed = ReadonlyMap<string, KeptLog>;
+
+/** Lists all logs of a kind, page by page. */
+async function all(logs: BrokerLogs, kind: OwnedKind, limit: number): Promise<Listed> {
+  const listed = new Map<string, KeptLog>();
+  let after: string | undefined;
+  do {
+    const page = await logs.list(kind, { limit, ...(after !== undefined && { after }) });
+    for (const one of page.logs) listed.set(one.id, one);
+    after = page.next;
+  } while (after !== undefined);
+  return listed;
+}
