@@ -30,6 +30,7 @@ import type { Answer } from "./page.ts";
 import { openedQuotas } from "../tools/limits_table.ts";
 import { listen, portOf, UPGRADE_HEADERS } from "./servers.ts";
 import { until } from "./waiting.ts";
+import { headOf, TextSocket } from "./text_socket.ts";
 
 /** Address of a user who wants a little of everything. */
 const HONEST = "198.51.100.7";
@@ -623,21 +624,10 @@ async function ask(
   line: string,
   { head, body }: { readonly head: Readonly<Record<string, string>>; readonly body: string },
 ): Promise<{ readonly status: number; readonly text: string }> {
-  const connection = room.use(
-    await Deno.connect({ hostname: "127.0.0.1", port: portOf(server) }),
+  const socket = room.use(await TextSocket.send(portOf(server), headOf(line, head) + body));
+  const text = await socket.until((text) =>
+    /\r\n\r\n./s.test(text) || text.startsWith("HTTP/1.1 101")
   );
-  const lines = Object.entries(head).map(([name, value]) => `${name}: ${value}\r\n`);
-  await connection.write(
-    new TextEncoder().encode(`${line} HTTP/1.1\r\n${lines.join("")}\r\n${body}`),
-  );
-  const buffer = new Uint8Array(4_096);
-  let text = "";
-  const decoder = new TextDecoder();
-  do {
-    const count = await connection.read(buffer);
-    if (count === null) break;
-    text += decoder.decode(buffer.subarray(0, count));
-  } while (!/\r\n\r\n./s.test(text) && !text.startsWith("HTTP/1.1 101"));
   return { status: Number(text.split(" ")[1]), text };
 }
 

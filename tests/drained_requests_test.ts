@@ -10,6 +10,7 @@ import { turns } from "../testing/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
+import { headOf, TextSocket } from "./text_socket.ts";
 
 /** A server, and the end of the HTTP server in which it is mounted. */
 interface Served {
@@ -117,15 +118,15 @@ async function answer(request: Request): Promise<Response> {
 
 /** A request whose first half has reached the server. */
 class HalfRequest {
-  readonly #connection: Deno.TcpConn;
+  readonly #socket: TextSocket;
   readonly #rest: string;
   /** The whole answer, after which the connection is closed. */
   readonly answer: Promise<string>;
 
-  private constructor(connection: Deno.TcpConn, rest: string) {
-    this.#connection = connection;
+  private constructor(socket: TextSocket, rest: string) {
+    this.#socket = socket;
     this.#rest = rest;
-    this.answer = this.#read();
+    this.answer = socket.until(isWhole).finally(() => socket[Symbol.dispose]());
   }
 
   static async send(
@@ -136,38 +137,23 @@ class HalfRequest {
       readonly more: Readonly<Record<string, string>>;
     },
   ): Promise<HalfRequest> {
-    const connection = await Deno.connect({ hostname: "127.0.0.1", port });
     const half = body.length / 2;
-    const all = {
+    const head = headOf(line, {
       host: `127.0.0.1:${port}`,
       connection: "close",
       "content-length": `${body.length}`,
       ...headers,
       ...more,
-    };
-    const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}\r\n`).join("");
-    const text = `${line} HTTP/1.1\r\n${lines}\r\n${body.slice(0, half)}`;
-    await connection.write(new TextEncoder().encode(text));
+    });
+    const socket = await TextSocket.send(port, head + body.slice(0, half));
     await until(hasReached);
     await turns(50);
-    return new HalfRequest(connection, body.slice(half));
+    return new HalfRequest(socket, body.slice(half));
   }
 
   /** Sends the rest of the body. */
   async finish(): Promise<void> {
-    await this.#connection.write(new TextEncoder().encode(this.#rest));
-  }
-
-  async #read(): Promise<string> {
-    const buffer = new Uint8Array(4_096);
-    let text = "";
-    while (!isWhole(text)) {
-      const length = await this.#connection.read(buffer);
-      if (length === null) break;
-      text += new TextDecoder().decode(buffer.subarray(0, length));
-    }
-    this.#connection.close();
-    return text;
+    await this.#socket.write(this.#rest);
   }
 }
 

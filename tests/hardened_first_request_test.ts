@@ -10,6 +10,7 @@ import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/h
 import type { ServeOptions } from "../server.ts";
 import { frameOf, listen, portOf } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
+import { TextSocket } from "./text_socket.ts";
 
 const HOST = "Host: localhost\r\n";
 const UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
@@ -34,56 +35,18 @@ function listenHardened(
     ...(scheme === "tls" ? { tls: { cert, key } } : {}),
     ...options,
   });
-  return { engine, server, connect: () => Wire.connect(scheme, portOf(server)) };
+  return { engine, server, connect: () => dial(scheme, portOf(server)) };
 }
 
-/** A connection that writes text, and reads it. */
-class Wire implements Disposable {
-  readonly conn: Deno.Conn;
+/** Connects, with TLS or without. */
+function dial(scheme: "tcp" | "tls", port: number): Promise<TextSocket> {
+  return TextSocket.open(port, scheme === "tls" ? { cert } : {});
+}
 
-  constructor(conn: Deno.Conn) {
-    this.conn = conn;
-  }
-
-  static async connect(scheme: "tcp" | "tls", port: number): Promise<Wire> {
-    if (scheme === "tls") {
-      return new Wire(await Deno.connectTls({ hostname: "127.0.0.1", port, caCerts: [cert] }));
-    }
-    const conn = await Deno.connect({ hostname: "127.0.0.1", port });
-    conn.setNoDelay();
-    return new Wire(conn);
-  }
-
-  async write(text: string | Uint8Array): Promise<void> {
-    const bytes = typeof text === "string" ? new TextEncoder().encode(text) : text;
-    for (let at = 0; at < bytes.length;) at += await this.conn.write(bytes.subarray(at));
-  }
-
-  /** Reads on until a text came, or to the end, and forgets what was read. */
-  async until(end?: string): Promise<string> {
-    const chunk = new Uint8Array(65_536);
-    const pieces: string[] = [];
-    // The end may lie across two chunks.
-    let last = "";
-    while (end === undefined || !last.includes(end)) {
-      const count = await soon(this.conn.read(chunk).catch(() => null));
-      if (count === null) break;
-      const piece = new TextDecoder("latin1").decode(chunk.subarray(0, count));
-      pieces.push(piece);
-      last = (end === undefined ? "" : last.slice(-end.length)) + piece;
-    }
-    return pieces.join("");
-  }
-
-  /** Sends a message to the echo, and waits for its return. */
-  async echo(data: string): Promise<void> {
-    await this.write(frameOf(`{"topic":"t","data":"${data}"}`));
-    await this.until(`"data":"${data}"}`);
-  }
-
-  [Symbol.dispose](): void {
-    this.conn.close();
-  }
+/** Sends a message to the echo, and waits for its return. */
+async function echo(wire: TextSocket, data: string): Promise<void> {
+  await wire.write(frameOf(`{"topic":"t","data":"${data}"}`));
+  await wire.until(`"data":"${data}"}`);
 }
 
 for (const scheme of ["tcp", "tls"] as const) {
@@ -96,14 +59,14 @@ for (const scheme of ["tcp", "tls"] as const) {
         await wire.write(Uint8Array.of(byte));
       }
       assertMatch(await wire.until("\r\n\r\n"), /^HTTP\/1\.1 101 /);
-      await wire.echo("slow");
+      await echo(wire, "slow");
     }
     for (let at = 1; at < UPGRADE_HEAD.length; at += 23) {
       using wire = await connect();
       await wire.write(UPGRADE_HEAD.slice(0, at));
       await wire.write(UPGRADE_HEAD.slice(at));
       assertMatch(await wire.until("\r\n\r\n"), /^HTTP\/1\.1 101 /, `cut at ${at}`);
-      await wire.echo("pieces");
+      await echo(wire, "pieces");
     }
   });
 
@@ -196,7 +159,7 @@ for (const scheme of ["tcp", "tls"] as const) {
       return response;
     });
     {
-      using wire = await Wire.connect(scheme, server.addr.port);
+      using wire = await dial(scheme, server.addr.port);
       await wire.write(UPGRADE_HEAD);
       assertMatch(await wire.until("\r\n\r\n"), /^HTTP\/1\.1 101 /);
       await wire.write(frameOf("go"));
@@ -219,7 +182,7 @@ for (const scheme of ["tcp", "tls"] as const) {
       }
       await wire.write(UPGRADE_HEAD);
       assertMatch(await wire.until("\r\n\r\n"), /^HTTP\/1\.1 101 /);
-      await wire.echo("later");
+      await echo(wire, "later");
       assertEquals(server.manager.count, 1);
     }
     await until(() => engine.stats().connections === 0);
@@ -232,7 +195,7 @@ for (const scheme of ["tcp", "tls"] as const) {
       authenticate: () => null,
     });
     await using _server = server;
-    using wire = await Wire.connect(scheme, portOf(server));
+    using wire = await dial(scheme, portOf(server));
     await wire.write(UPGRADE_HEAD);
     const text = await wire.until();
     assertMatch(text, /^HTTP\/1\.1 401 Unauthorized\r\n/);
@@ -303,7 +266,7 @@ Deno.test("hardened engine streams the body of a refusal, and stops when its pee
       { status: 503, statusText: "Later", headers: [["set-cookie", "a=1"], ["set-cookie", "b=2"]] },
     ));
   {
-    using wire = await Wire.connect("tcp", server.addr.port);
+    using wire = await dial("tcp", server.addr.port);
     await wire.write(UPGRADE_HEAD);
     const text = await wire.until("xxx");
     assertMatch(text, /^HTTP\/1\.1 503 Later\r\n/);
@@ -332,12 +295,12 @@ Deno.test("hardened engine answers all pipelined requests in order, and drops a 
   }).server;
   const requests = (count: number) =>
     Array.from({ length: count }, (_, i) => `GET /${i} HTTP/1.1\r\n${HOST}\r\n`).join("");
-  using wire = await Wire.connect("tcp", portOf(hardened));
+  using wire = await dial("tcp", portOf(hardened));
   await wire.write(requests(100));
   const text = await wire.until("[/99]");
   assertEquals(text.match(/\[\/\d+\]/g), Array.from({ length: 100 }, (_, i) => `[/${i}]`));
   assertEquals(seen.length, 100);
-  using greedy = await Wire.connect("tcp", portOf(hardened));
+  using greedy = await dial("tcp", portOf(hardened));
   await greedy.write(requests(2_000));
   await greedy.until();
   assertEquals(seen.length < 500, true, `${seen.length} requests`);
@@ -359,7 +322,7 @@ for (
 ) {
   Deno.test(`hardened engine refuses ${what} in a head, and ends the connection`, async () => {
     await using server = listenHardened("tcp").server;
-    using wire = await Wire.connect("tcp", portOf(server));
+    using wire = await dial("tcp", portOf(server));
     await wire.write(head!);
     assertMatch(await wire.until(), /^HTTP\/1\.1 400 /);
   });

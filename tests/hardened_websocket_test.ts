@@ -15,6 +15,7 @@ import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
 import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
+import { TextSocket } from "./text_socket.ts";
 
 const websocket = { transports: ["websocket"] } as const;
 
@@ -286,17 +287,13 @@ Deno.test("hardened engine ends requests that take too long", async () => {
   await using _server = server;
   const head = "GET / HTTP/1.1\r\nHost: localhost\r\n";
   for (const slow of ["", head]) {
-    using conn = await Deno.connect({ hostname: "127.0.0.1", port: portOf(server) });
-    if (slow !== "") await conn.write(new TextEncoder().encode(slow));
+    using socket = await TextSocket.send(portOf(server), slow);
     await until(() => engine.stats().pending === 1);
-    assertEquals(await soon(conn.read(new Uint8Array(1_024)).catch(() => null)), null);
+    assertEquals(await socket.until(), "");
     await until(() => engine.stats().connections === 0);
   }
-  using conn = await Deno.connect({ hostname: "127.0.0.1", port: portOf(server) });
-  await conn.write(new TextEncoder().encode(`${head}X-Large: ${"x".repeat(20_000)}`));
-  const buffer = new Uint8Array(1_024);
-  const count = await soon(conn.read(buffer));
-  assertMatch(new TextDecoder().decode(buffer.subarray(0, count!)), /^HTTP\/1.1 431 /);
+  using socket = await TextSocket.send(portOf(server), `${head}X-Large: ${"x".repeat(20_000)}`);
+  assertMatch(await socket.until(), /^HTTP\/1.1 431 /);
   await until(() => engine.stats().connections === 0);
   assertEquals(engine.stats().tooSlow, 2);
 });
@@ -305,9 +302,9 @@ Deno.test("hardened engine ends a handshake of TLS that takes too long", async (
   const { cert, key } = devCertificate({ cacheFolder: null });
   const { engine, server } = listenHardened({ handshakeTimeoutMs: 300 }, { tls: { cert, key } });
   await using _server = server;
-  using conn = await Deno.connect({ hostname: "127.0.0.1", port: portOf(server) });
+  using socket = await TextSocket.open(portOf(server));
   await until(() => engine.stats().pending === 1);
-  assertEquals(await soon(conn.read(new Uint8Array(1_024)).catch(() => null)), null);
+  assertEquals(await socket.until(), "");
   await until(() => engine.stats().connections === 0);
   assertEquals(engine.stats().tooSlow, 1);
 });

@@ -13,6 +13,7 @@ import {
   type WebSocketEngine,
   type WebSocketHost,
 } from "../transport/websocket/server.ts";
+import { headOf } from "./text_socket.ts";
 import { soon, until } from "./waiting.ts";
 
 export { until } from "./waiting.ts";
@@ -145,9 +146,8 @@ export class RawSocket implements Disposable {
       ...(protocol === undefined ? {} : { "sec-websocket-protocol": protocol }),
       ...headers,
     };
-    const lines = Object.entries(all).filter(([, value]) => value !== "")
-      .map(([name, value]) => `${name}: ${value}`);
-    const head = `${method} ${path} HTTP/${version}\r\n${lines.join("\r\n")}\r\n\r\n`;
+    const given = Object.entries(all).filter(([, value]) => value !== "");
+    const head = headOf(`${method} ${path}`, Object.fromEntries(given), version);
     await socket.write(encoder.encode(head));
     return socket;
   }

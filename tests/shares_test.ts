@@ -10,6 +10,7 @@ import { createServer } from "../server/server.ts";
 import { guest } from "../server/guest.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { MoqRelay, MoqServer } from "../moq/mod.ts";
+import { headOf, TextSocket } from "./text_socket.ts";
 import { Caller } from "./caller.ts";
 import type { Answer } from "./page.ts";
 import { captureConsole } from "./console_lines.ts";
@@ -101,23 +102,22 @@ Deno.test("serve() answers a write while another address holds all the writes th
   const init = { headers: { "content-type": "text/plain" }, body: "x" };
   await (await fetch(url(HONEST), { ...init, method: "PUT" })).body?.cancel();
   using stack = new DisposableStack();
-  const sockets: Deno.Conn[] = [];
+  const sockets: TextSocket[] = [];
   for (let i = 0; i < 120; i++) {
-    const socket = stack.use(await Deno.connect({ port: portOf(server) }));
     // A body that never ends.
-    await socket.write(new TextEncoder().encode(
-      `POST /streams/a?from=${GREEDY} HTTP/1.1\r\nhost: localhost\r\n` +
-        "content-type: text/plain\r\ncontent-length: 10\r\n\r\nx",
-    ));
+    const head = headOf(`POST /streams/a?from=${GREEDY}`, {
+      host: "localhost",
+      "content-type": "text/plain",
+      "content-length": "10",
+    });
+    const socket = stack.use(await TextSocket.send(portOf(server), `${head}x`));
     sockets.push(socket);
   }
   await until(() => server.httpStats.durableStreams!.answered[429] === 45);
   const { status } = await fetch(url(HONEST), { ...init, method: "POST" });
   assertEquals(status, 204);
-  const buffer = new Uint8Array(2_048);
-  const read = await sockets.at(-1)!.read(buffer);
-  const refusal = new TextDecoder().decode(buffer.subarray(0, read!));
-  assertStringIncludes(refusal, "your address may have at most 64 requests under way");
+  const refusal = "your address may have at most 64 requests under way";
+  assertStringIncludes(await sockets.at(-1)!.until(refusal), refusal);
 });
 
 Deno.test("serve() refuses a list of addresses, of which a client wrote the most", async () => {

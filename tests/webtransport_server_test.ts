@@ -25,6 +25,7 @@ import { listen, portOf } from "./servers.ts";
 import { endOf } from "./sessions.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 import { soon, until } from "./waiting.ts";
+import { headOf, partsOf, TextSocket } from "./text_socket.ts";
 
 /** Data about a server for its clients. */
 type Target = Pick<Server, "webTransportUrl" | "certificateHashes">;
@@ -415,18 +416,10 @@ Deno.test("serve() sends the address of its WebTransport to this machine alone",
       readonly headers?: Record<string, string>;
     },
   ) => {
-    using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+    const line = `${method} /.well-known/skein/webtransport${path}`;
     const all = { host: `127.0.0.1:${port}`, connection: "close", ...headers };
-    const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}`).join("\r\n");
-    const head = `${method} /.well-known/skein/webtransport${path} HTTP/1.1\r\n${lines}\r\n\r\n`;
-    await conn.write(new TextEncoder().encode(head));
-    const [answer = "", body = ""] = (await new Response(conn.readable).text()).split("\r\n\r\n");
-    const [status = "", ...fields] = answer.split("\r\n");
-    return {
-      status: Number(status.split(" ")[1]),
-      headers: new Headers(fields.map((field) => field.split(": ") as [string, string])),
-      body,
-    };
+    using socket = await TextSocket.send(port, headOf(line, all));
+    return partsOf(await socket.until());
   };
   const cases: [title: string, asked: Parameters<typeof ask>[0], status: number][] = [
     ["a program", {}, 200],

@@ -6,6 +6,7 @@ import { SSE_MS } from "./sse.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
+import { headOf, partsOf, TextSocket } from "../../tests/text_socket.ts";
 
 const TEXT = { "content-type": "text/plain" };
 const URL_OF_STREAMS = "http://localhost/streams";
@@ -273,11 +274,9 @@ Deno.test("an engine that is away is answered with 503", async () => {
 
 /** Sends a request as written, which `fetch` would make proper. */
 async function send(port: number, target: string): Promise<number> {
-  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
-  const head = `GET ${target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n`;
-  await new Response(head).body!.pipeTo(conn.writable, { preventClose: true });
-  const text = await new Response(conn.readable).text();
-  return Number(text.split(" ", 2)[1]);
+  const head = headOf(`GET ${target}`, { host: "localhost", connection: "close" });
+  using socket = await TextSocket.send(port, head);
+  return partsOf(await socket.until()).status;
 }
 
 Deno.test("paths that leave the streams, encoded slashes and endless ids find nothing", async () => {
