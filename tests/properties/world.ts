@@ -32,8 +32,11 @@ const LOOK_MS = 5;
 /** Virtual time that passes without a look at the case, in milliseconds. */
 const SLICE_MS = 50;
 
-/** Time in which all that was closed has to be gone, in milliseconds. */
-const REST_MS = 60_000;
+/**
+ * Time in which all that was closed has to be gone, in milliseconds: longer than a system repeats
+ * what it sent to a machine without power.
+ */
+const REST_MS = 1_000_000;
 
 /** Lines of the timeline that a failure shows. */
 const MAX_LINES = 40;
