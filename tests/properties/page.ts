@@ -1,0 +1,110 @@
+/** A client that speaks the protocol by hand, so that a case sees each envelope. */
+import type { PresenceNotice } from "../../session/wire/presence_notice.ts";
+import type { Host } from "../../testing/simulation/mod.ts";
+import type { World } from "./world.ts";
+
+/** An envelope of a server, with the keys that cases read. */
+export interface Envelope {
+  /** Number of the request that this answers; `null` in a notice. */
+  readonly reply?: number | null;
+  readonly error?: {
+    readonly code: string;
+    readonly message: string;
+    readonly retryAfterMs?: number;
+  };
+  readonly topic?: string;
+  readonly data?: PresenceNotice | unknown;
+  readonly ping?: number;
+  readonly pong?: number;
+  /** Topic from which the server removed the client. */
+  readonly unsubscribed?: string;
+}
+
+/** A client on a WebSocket. */
+export class Page {
+  /** All envelopes of the server, in order. */
+  readonly heard: Envelope[] = [];
+  /** The machine. */
+  readonly host: Host;
+  /** Code of the close, once the session is over. */
+  code: number | undefined;
+  readonly #socket;
+  // Each number has two digits, so that all requests of a kind have one size.
+  #requests = 10;
+  readonly #unanswered = new Set<number>();
+
+  /**
+   * Begins to open a session, which the world closes at the end.
+   *
+   * @param world The world.
+   * @param server Machine of the server.
+   * @param options The token, and name of the machine.
+   */
+  constructor(world: World, server: Host, { token, name }: {
+    readonly token: string;
+    readonly name: string;
+  }) {
+    this.host = world.host(name);
+    const url = new URL(`wss://${server.name}/?token=${token}`);
+    const socket = this.#socket = world.network.sockets(this.host)(url, ["skein.1"]);
+    socket.onmessage = ({ data }) => {
+      for (const line of `${data}`.split("\n")) if (line !== "") this.#hear(JSON.parse(line));
+    };
+    socket.onclose = ({ code }) => this.code = code;
+    world.onEnd(() => this.close());
+  }
+
+  /** True while the server has admitted the session. */
+  get isIn(): boolean {
+    return this.heard.length > 0 && this.code === undefined;
+  }
+
+  /** `in`, or the close code; `undefined` before the outcome. */
+  get entry(): "in" | number | undefined {
+    return this.code ?? (this.isIn ? "in" : undefined);
+  }
+
+  /** Numbers of the requests without a reply. */
+  get unanswered(): readonly number[] {
+    return [...this.#unanswered];
+  }
+
+  /** Sends an envelope. */
+  send(envelope: object): void {
+    this.#socket.send(JSON.stringify(envelope));
+  }
+
+  /**
+   * Sends a request.
+   *
+   * @param envelope The envelope without its number.
+   * @returns The number.
+   */
+  ask(envelope: object): number {
+    const id = this.#requests++;
+    this.#unanswered.add(id);
+    this.send({ ...envelope, id });
+    return id;
+  }
+
+  /** Number of characters of a request, sent next. */
+  sizeOf(envelope: object): number {
+    return JSON.stringify({ ...envelope, id: this.#requests }).length;
+  }
+
+  /** The reply to a request; `undefined` before it arrives. */
+  replyTo(id: number): Envelope | undefined {
+    return this.heard.find(({ reply }) => reply === id);
+  }
+
+  /** Closes the session. */
+  close(): void {
+    this.#socket.close(1_000);
+  }
+
+  #hear(envelope: Envelope): void {
+    this.heard.push(envelope);
+    if (envelope.ping !== undefined) this.send({ pong: envelope.ping });
+    if (typeof envelope.reply === "number") this.#unanswered.delete(envelope.reply);
+  }
+}
