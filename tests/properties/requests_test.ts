@@ -1,0 +1,128 @@
+/** Requests of one session: how many may be open at either end, and how each gives its place back. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { RequestError } from "../../errors.ts";
+import { outcomeOf, range } from "./outcomes.ts";
+import { property } from "./property.ts";
+
+/** Most requests at once. */
+const MAX_REQUESTS = 4;
+
+/** Time of a request that ends by its time limit, in milliseconds. */
+const SHORT_MS = 200;
+
+/** Bytes that no message may have. */
+const TOO_LARGE = "x".repeat(4_096);
+
+/** Ways in which a request ends, and the outcome of each. */
+const ENDS = {
+  reply: "fulfilled",
+  refusal: "refused",
+  signal: "AbortError",
+  "time limit": "TimeoutError",
+  stream: "fulfilled",
+  "stream that its reader leaves": "fulfilled",
+  "stream whose handler fails": "failed",
+} as const;
+
+type End = keyof typeof ENDS;
+
+property("a session takes a bounded number of requests at once, and each gives its place back", {
+  cases: fc.record({
+    /** The end whose bound is reached first. */
+    bound: fc.constantFrom("asker", "answerer"),
+    asker: fc.constantFrom("client", "server"),
+    beyond: fc.constantFrom("request", "stream"),
+    rounds: fc.array(
+      fc.array(fc.constantFrom(...Object.keys(ENDS) as End[]), {
+        minLength: MAX_REQUESTS,
+        maxLength: MAX_REQUESTS,
+      }),
+      { minLength: 1, maxLength: 5 },
+    ),
+  }),
+  async check(world, { bound, asker, beyond, rounds }) {
+    let gate = Promise.withResolvers<void>();
+    const requests = {
+      async hold({ data }: { readonly data: unknown }) {
+        await gate.promise;
+        if (data === "refusal") throw new RequestError("refused", "as planned");
+        return data;
+      },
+      async *items({ data }: { readonly data: unknown }) {
+        try {
+          yield 0;
+          await gate.promise;
+          if (data === "stream whose handler fails") throw new Error("as planned");
+          yield 1;
+        } finally {
+          // The end of a handler may fail as well, once its reader has left.
+          if (data === "stream that its reader leaves") fail();
+        }
+      },
+    };
+    const [few, many] = [MAX_REQUESTS, 2 * MAX_REQUESTS];
+    const limitsOf = (end: typeof asker) => ({
+      maxRequests: (end === asker) === (bound === "asker") ? few : many,
+      maxMessageBytes: TOO_LARGE.length / 2,
+      concurrency: many,
+    });
+    const { server, host } = world.serve("node", () => ({
+      session: limitsOf("server"),
+      requests,
+      onError() {},
+    }));
+    const { concurrency, maxRequests } = limitsOf("client");
+    const client = world.connect("ada", host, {
+      concurrency,
+      maxRequests,
+      requests: requests as never,
+      onError() {},
+    });
+    const { near, far } = await world.meet(client, server);
+    const session = asker === "client" ? near : far;
+    const refusal = bound === "asker" ? "QueueFullError" : "too-many";
+    const first = async (data: string) => {
+      for await (const _item of session.requestStream("items", data)) break;
+    };
+    for (const ends of rounds) {
+      gate = Promise.withResolvers();
+      // A request that cannot be sent takes no place.
+      assertEquals(await outcomeOf(session.request("hold", TOO_LARGE)), "RangeError");
+      assertEquals(await outcomeOf(Promise.try(() => first(TOO_LARGE))), "RangeError");
+      const stop = new AbortController();
+      const leave: (() => void)[] = [];
+      const outcomes = ends.map((end) => {
+        if (!end.startsWith("stream")) {
+          return outcomeOf(session.request("hold", end, {
+            signal: end === "signal" ? stop.signal : undefined,
+            timeoutMs: end === "time limit" ? SHORT_MS : undefined,
+          }));
+        }
+        const items = session.requestStream("items", end)[Symbol.asyncIterator]();
+        if (end === "stream that its reader leaves") leave.push(() => void items.return?.());
+        return outcomeOf((async () => {
+          while (!(await items.next()).done);
+        })());
+      });
+      await world.pause(SHORT_MS / 2);
+      const next = beyond === "request" ? session.request("hold", "reply") : first("stream");
+      assertEquals(await world.inTime("a refusal", outcomeOf(next)), refusal);
+      stop.abort();
+      for (const end of leave) end();
+      await world.pause(SHORT_MS);
+      gate.resolve();
+      const received = await world.inTime("all outcomes", Promise.all(outcomes));
+      assertEquals(received, ends.map((end) => ENDS[end]));
+      await world.pause(SHORT_MS);
+    }
+    gate.resolve();
+    const replies = range(1, MAX_REQUESTS).map((n) => session.request("hold", n));
+    assertEquals(await Promise.all(replies), range(1, MAX_REQUESTS));
+    assertEquals(session.state, "connected");
+  },
+});
+
+function fail(): never {
+  throw new Error("as planned");
+}
