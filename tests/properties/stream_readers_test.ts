@@ -1,0 +1,379 @@
+/** Readers of durable streams that wait over HTTP: how each ends, and the slots they give back. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { BrokerError } from "../../errors.ts";
+import type { DurableStreamItem } from "../../server/durable/streams.ts";
+import { SSE_MS } from "../../server/durable/sse.ts";
+import { STALLED_MS } from "../../server/http/event_bodies.ts";
+import { outcomeOf } from "./outcomes.ts";
+import { property } from "./property.ts";
+import { ask, type Node, readReply, respond } from "./requests.ts";
+import type { World } from "./world.ts";
+
+/** Most readers of the server, and of one address. */
+const [MAX_READERS, MAX_OF_ADDRESS] = [4, 2];
+
+/** Wait of a long-poll, in milliseconds. */
+const POLL_MS = 20_000;
+
+/** Records that a stream keeps. */
+const KEPT = 3;
+
+/** Time for a request and its effects, in milliseconds; no reader ends within as much of a look. */
+const ROUND_MS = 40;
+
+const ADDRESSES = ["192.0.2.1", "192.0.2.2", "192.0.2.3"] as const;
+
+/** Places that cannot be read, with the answers. */
+const REFUSED = {
+  "no stream": "404 not-found",
+  "a deleted stream": "410 gone",
+  "an offset of another stream": "410 gone",
+  "a dropped record": "410 gone",
+} as const;
+
+const who = fc.nat(MAX_READERS - 1);
+
+const steps = fc.array(
+  fc.oneof(
+    {
+      weight: 4,
+      arbitrary: fc.record({
+        kind: fc.constant("enter" as const),
+        wire: fc.constantFrom("sse", "sse", "long-poll", "server"),
+        address: fc.constantFrom(...ADDRESSES),
+        from: fc.constantFrom("the end", "the beginning"),
+      }),
+    },
+    {
+      weight: 3,
+      arbitrary: fc.record({
+        kind: fc.constant("fail to enter" as const),
+        wire: fc.constantFrom("sse", "long-poll"),
+        address: fc.constantFrom(...ADDRESSES),
+        of: fc.constantFrom<keyof typeof REFUSED>(
+          ...Object.keys(REFUSED) as (keyof typeof REFUSED)[],
+        ),
+        isEngineAway: fc.boolean(),
+      }),
+    },
+    { weight: 4, arbitrary: fc.record({ kind: fc.constant("read" as const), who }) },
+    { weight: 2, arbitrary: fc.record({ kind: fc.constant("leave" as const), who }) },
+    { weight: 2, arbitrary: fc.record({ kind: fc.constant("append" as const) }) },
+    {
+      weight: 3,
+      arbitrary: fc.record({
+        kind: fc.constant("wait" as const),
+        ms: fc.constantFrom(1_300, 9_100, 14_700, 29_100, 31_900),
+      }),
+    },
+  ),
+  { maxLength: 40, size: "max" },
+);
+
+type Step = typeof steps extends fc.Arbitrary<(infer S)[]> ? S : never;
+type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
+
+/** A reader that waits, or could. */
+interface Reader {
+  readonly wire: StepOf<"enter">["wire"];
+  readonly address: string | undefined;
+  /** Time at which the reader is over, whatever it does. */
+  readonly overMs: number;
+  /** Number of records that the reader has, once it takes the page in hand. */
+  place: number;
+  /** True while the reader has not taken the first page. */
+  isNew: boolean;
+  /** Time since which an event has been left unread; `undefined` while it waits for one. */
+  idleMs: number | undefined;
+  /** Outcome of the reading under way. */
+  reading: Promise<string> | undefined;
+  /** Begins to read; a long-poll reads from the start. */
+  read(): Promise<string>;
+  leave(): Promise<unknown>;
+}
+
+/** Readers of one server, and the counts that it has to show. */
+class Readers {
+  readonly #world: World;
+  readonly #node: Node;
+  readonly #fault: { isAway: boolean };
+  readonly #limited = { maxReaders: 0, maxReadersPerAddress: 0, stalled: 0 };
+  readonly #offsets: string[] = [];
+  #foreign = "";
+  #open: Reader[] = [];
+
+  constructor(world: World, node: Node, fault: { isAway: boolean }) {
+    this.#world = world;
+    this.#node = node;
+    this.#fault = fault;
+  }
+
+  /** Makes a stream with dropped records, and a deleted one that a fork needs. */
+  async start(): Promise<void> {
+    const { durableStreams } = this.#node.server;
+    const deleted = await durableStreams.create("deleted");
+    this.#foreign = deleted.offset;
+    await deleted.release();
+    await (await durableStreams.create("fork", { fork: { source: "deleted" } })).release();
+    await durableStreams.delete("deleted");
+    await ask(this.#node, "/streams/live", {
+      method: "PUT",
+      headers: { "content-type": "application/json" },
+    });
+    for (let left = KEPT + 2; left > 0; left--) await this.#append();
+  }
+
+  async play(step: Step): Promise<void> {
+    switch (step.kind) {
+      case "enter":
+        await this.#enter(step);
+        break;
+      case "fail to enter":
+        await this.#fail(step);
+        break;
+      case "read":
+        await this.#read(step.who);
+        break;
+      case "leave":
+        await this.#leave(step.who);
+        break;
+      case "append":
+        await this.#append();
+        break;
+      case "wait":
+        await this.#wait(step.ms);
+    }
+    await this.compare(`after ${JSON.stringify(step)}`);
+  }
+
+  /** Closes the server: each reader ends in its own way. */
+  async close(): Promise<void> {
+    const open = this.#open.splice(0);
+    await this.#node.server.close();
+    for (const { wire, reading } of open) {
+      if (reading === undefined) continue;
+      const expected = { sse: "end", "long-poll": "503 unavailable", server: "unavailable" }[wire];
+      assertEquals(await this.#world.inTime(`the end of ${wire}`, reading), expected);
+    }
+    await this.compare("after the close of the server");
+  }
+
+  /** Compares the counts of the server with the readers that are open. */
+  async compare(when: string): Promise<void> {
+    await this.#world.pause(ROUND_MS);
+    const { readers, limited } = this.#node.server.httpStats["durableStreams"]!;
+    const count = (of: string) => this.#open.filter(({ wire }) => wire === of).length;
+    assertEquals(readers, { "long-poll": count("long-poll"), sse: count("sse") }, when);
+    const { maxReaders, maxReadersPerAddress, stalled } = limited!;
+    assertEquals({ maxReaders, maxReadersPerAddress, stalled }, this.#limited, when);
+  }
+
+  async #enter({ wire, address, from }: StepOf<"enter">): Promise<void> {
+    const offset = from === "the end" ? this.#offsets.at(-1)! : "-1";
+    if (wire === "server") return await this.#enterAtServer(offset);
+    const refusal = this.#refusal(address);
+    const asking = this.#respond(`live?offset=${offset}&live=${wire}`, address);
+    const tail = this.#offsets.length;
+    const reader = { wire, address, place: tail, isNew: true, idleMs: undefined };
+    const nowMs = this.#world.nowMs;
+    if (wire === "long-poll") {
+      const reading = asking.then(readReply).then(({ outcome }) => outcome);
+      if (refusal !== undefined || from === "the beginning") {
+        const outcome = await this.#world.inTime("an answer", reading);
+        return assertEquals(outcome, refusal ?? "200");
+      }
+      const overMs = nowMs + POLL_MS;
+      const leave = () => Promise.resolve();
+      this.#open.push({ ...reader, reading, overMs, read: () => reading, leave });
+      return;
+    }
+    const response = await this.#world.inTime("a response", asking);
+    if (refusal !== undefined) {
+      return assertEquals((await readReply(response)).outcome, refusal);
+    }
+    assertEquals(response.status, 200);
+    const events = response.body!.getReader();
+    const read = async () => {
+      const outcome = await outcomeOf(events.read().then(({ done }) => isDone = done));
+      return outcome !== "fulfilled" ? outcome : isDone ? "end" : "events";
+    };
+    let isDone = false;
+    const overMs = nowMs + SSE_MS;
+    this.#open.push({ ...reader, reading: undefined, overMs, read, leave: () => events.cancel() });
+  }
+
+  /** Reads at the server, by no address. */
+  async #enterAtServer(after: string): Promise<void> {
+    const left = new AbortController();
+    const items: AsyncIterator<DurableStreamItem> = this.#node.server.durableStreams
+      .follow("live", { after, signal: left.signal });
+    const isFull = this.#open.length >= MAX_READERS;
+    const read = () => outcomeOf(items.next());
+    const reading = read();
+    await this.#world.pause(ROUND_MS);
+    if (isFull) return assertEquals(await this.#world.inTime("a refusal", reading), "LimitError");
+    const leave = async () => {
+      left.abort();
+      await items.return?.();
+    };
+    if (after === "-1") await leave();
+    else {
+      this.#open.push({
+        wire: "server",
+        address: undefined,
+        overMs: Infinity,
+        place: this.#offsets.length,
+        isNew: false,
+        idleMs: undefined,
+        reading,
+        read,
+        leave,
+      });
+    }
+  }
+
+  /** Requests a place that cannot be read: the slot comes back immediately. */
+  async #fail({ wire, address, of, isEngineAway }: StepOf<"fail to enter">): Promise<void> {
+    const path = {
+      "no stream": "none?offset=-1",
+      "a deleted stream": "deleted?offset=-1",
+      "an offset of another stream": `live?offset=${this.#foreign}`,
+      "a dropped record": `live?offset=${this.#offsets[0]}`,
+    }[of];
+    const expected = this.#refusal(address) ?? (isEngineAway ? "503 unavailable" : REFUSED[of]);
+    this.#fault.isAway = isEngineAway;
+    const asking = this.#respond(`${path}&live=${wire}`, address).then(readReply);
+    const { outcome } = await this.#world.inTime("an answer", asking);
+    this.#fault.isAway = false;
+    assertEquals(outcome, expected);
+  }
+
+  /** Takes the next events of a reader, which are there or come with the next record. */
+  async #read(who: number): Promise<void> {
+    const reader = this.#pick(who);
+    if (reader?.wire !== "sse" || reader.reading !== undefined) return;
+    reader.idleMs = undefined;
+    reader.reading = reader.read();
+    const isDropped = !reader.isNew && reader.place < this.#offsets.length - KEPT;
+    const isThere = reader.isNew || reader.place < this.#offsets.length;
+    if (isDropped) await this.#expectEnd(reader, "end");
+    else if (isThere) await this.#expectEvents(reader);
+  }
+
+  async #leave(who: number): Promise<void> {
+    const reader = this.#pick(who);
+    if (reader === undefined || reader.wire === "long-poll") return;
+    this.#remove(reader);
+    await this.#world.inTime("the leave of a reader", reader.leave());
+  }
+
+  /** Appends a record, for all readers that wait. */
+  async #append(): Promise<void> {
+    const { headers } = await ask(this.#node, "/streams/live", { json: 1 });
+    this.#offsets.push(headers.get("stream-next-offset")!);
+    for (const reader of this.#open.filter(({ reading }) => reading !== undefined)) {
+      if (reader.wire === "sse") await this.#expectEvents(reader);
+      else if (reader.wire === "long-poll") await this.#expectEnd(reader, "200");
+      else {
+        const outcome = await this.#world.inTime("a record", reader.reading!);
+        assertEquals(outcome, "fulfilled");
+        reader.reading = reader.read();
+      }
+    }
+  }
+
+  async #expectEvents(reader: Reader): Promise<void> {
+    assertEquals(await this.#world.inTime("events", reader.reading!), "events");
+    if (!reader.isNew) reader.place = this.#offsets.length;
+    Object.assign(reader, { isNew: false, reading: undefined, idleMs: this.#world.nowMs });
+  }
+
+  async #expectEnd(reader: Reader, outcome: string): Promise<void> {
+    this.#remove(reader);
+    const reading = reader.reading ?? reader.read();
+    assertEquals(await this.#world.inTime(`the end of ${reader.wire}`, reading), outcome);
+  }
+
+  /** Lets time pass, in which readers are over or given up, each at its own time. */
+  async #wait(ms: number): Promise<void> {
+    const untilMs = this.#world.nowMs + ms;
+    for (let isOver = false; !isOver;) {
+      const next = Math.min(untilMs, ...this.#open.map(endOf)) + ROUND_MS;
+      isOver = next > untilMs;
+      await this.#world.pause(next - this.#world.nowMs);
+      for (const reader of this.#open.filter((one) => endOf(one) < next)) {
+        const isStalled = endOf(reader) < reader.overMs;
+        if (isStalled) this.#limited.stalled++;
+        const outcome = isStalled ? "TimeoutError" : reader.wire === "sse" ? "end" : "204";
+        await this.#expectEnd(reader, outcome);
+      }
+      if (!isOver && !this.#isEndNear()) await this.compare("while time passes");
+    }
+    // The next step takes less time than the next end is away.
+    if (this.#isEndNear()) await this.#wait(10 * ROUND_MS);
+  }
+
+  #isEndNear(): boolean {
+    return this.#open.some((one) => endOf(one) < this.#world.nowMs + 10 * ROUND_MS);
+  }
+
+  /** The refusal of one more reader, which counts. */
+  #refusal(address: string): string | undefined {
+    const ofAddress = this.#open.filter((one) => one.address === address).length;
+    if (ofAddress >= MAX_OF_ADDRESS) this.#limited.maxReadersPerAddress++;
+    else if (this.#open.length >= MAX_READERS) this.#limited.maxReaders++;
+    else return undefined;
+    return "429 too-many";
+  }
+
+  #pick(who: number): Reader | undefined {
+    return this.#open[who % Math.max(1, this.#open.length)];
+  }
+
+  #remove(reader: Reader): void {
+    this.#open = this.#open.filter((one) => one !== reader);
+  }
+
+  #respond(path: string, address: string): Promise<Response> {
+    return respond(this.#node, `/streams/${path}`, { address });
+  }
+}
+
+/** Time at which a reader is over, or given up with an event unread. */
+function endOf({ overMs, idleMs }: Reader): number {
+  return Math.min(overMs, (idleMs ?? Infinity) + STALLED_MS);
+}
+
+property("a reader that waits has a slot until it ends, leaves or is given up", {
+  cases: steps,
+  async check(world, steps) {
+    const fault = { isAway: false };
+    const engine = await world.engine("memory");
+    const node = world.serve<string>("node", (host) => {
+      const broker = engine.broker(host)!;
+      const { logs } = broker;
+      const read = logs!.read.bind(logs);
+      const away = () => Promise.reject(new BrokerError("Cannot read: the engine is away"));
+      Object.assign(logs!, {
+        read: (...args: Parameters<typeof read>) => fault.isAway ? away() : read(...args),
+      });
+      return {
+        broker,
+        durableStreams: {
+          path: "/streams",
+          authorize: () => true,
+          longPollMs: POLL_MS,
+          maxReaders: MAX_READERS,
+          maxReadersPerAddress: MAX_OF_ADDRESS,
+          keep: { records: KEPT, bytes: 1_000_000 },
+        },
+        onError() {},
+      };
+    });
+    const readers = new Readers(world, node, fault);
+    await readers.start();
+    for (const step of steps) await readers.play(step);
+    await readers.close();
+  },
+});
