@@ -21,7 +21,7 @@ import {
   readReply,
   type Reply,
   respond,
-  serveTwo,
+  serveNodes,
 } from "./requests.ts";
 import type { World } from "./world.ts";
 
@@ -639,7 +639,7 @@ property("a durable stream has what its creations, appends and ends say, by each
       maxStreamsPerUser: 1_000_000,
       ...LIMITS,
     };
-    const nodes = await serveTwo(world, engine, { durableStreams });
+    const nodes = await serveNodes(world, engine, { durableStreams });
     const clients = nodes.map(({ host }, i) => world.connect(`reader-${i}`, host));
     await world.until("sessions", () => clients.every(({ isConnected }) => isConnected), 20_000);
     const streams = new Streams(world, nodes, clients, maxStreams);

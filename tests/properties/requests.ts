@@ -35,16 +35,18 @@ export type Node = Pick<SimulatedServer<string>, "host" | "server">;
  *
  * @param world The world.
  * @param name The engine.
- * @param options Options of each server.
- * @returns Two servers.
+ * @param options Names of the machines, and options of each server.
+ * @returns The servers.
  */
-export async function serveTwo(
+export async function serveNodes(
   world: World,
   name: EngineName,
-  options: Partial<SimulatedServerOptions<string, Contract>>,
-): Promise<[SimulatedServer<string>, SimulatedServer<string>]> {
+  { machines = ["near", "far"], ...options }:
+    & { readonly machines?: readonly string[] }
+    & Partial<SimulatedServerOptions<string, Contract>>,
+): Promise<SimulatedServer<string>[]> {
   const engine = await world.engine(name);
-  const start = (machine: string) =>
+  return machines.map((machine) =>
     world.serve<string>(machine, (host) => ({
       broker: engine.broker(host)!,
       allowTokenMessage: true,
@@ -52,8 +54,8 @@ export async function serveTwo(
       authorize: () => true,
       onError() {},
       ...options,
-    }));
-  return [start("near"), start("far")];
+    }))
+  );
 }
 
 /**
