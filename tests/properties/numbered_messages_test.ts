@@ -83,10 +83,9 @@ property("numbered envelopes of any kind are handled once, and acknowledged afte
       const fresh = envelopesOf(round, before);
       sent.push(...fresh);
       const all = [...repeated, ...fresh];
-      // A repeated request may have no answer, as its message was handled before.
-      const ids = all.filter(({ kind, hasId, seq }) =>
-        hasId && (kind !== "ask" || reader !== "none" && seq > before)
-      ).map(({ seq }) => seq);
+      // The answer of a repeated request says that the first answer is lost.
+      const ids = all.filter(({ kind, hasId }) => hasId && (kind !== "ask" || reader !== "none"))
+        .map(({ seq }) => seq);
       page.asked = ids;
       page.send(all, round.isJoined);
       const last = sent.at(-1)!.seq;
