@@ -1,0 +1,196 @@
+/** Streams that end in all ways under little credit. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { StreamError } from "../../errors.ts";
+import { outcomeOf } from "./outcomes.ts";
+import { property } from "./property.ts";
+import type { Ends, World } from "./world.ts";
+
+/** Credit of both ends, and the most that one stream of these tests has. */
+const CREDIT = { maxData: 6_144, maxStreamData: 4_096, maxStreamsBidi: 4, maxStreamsUni: 3 };
+
+/** Kinds of credit, with the window of each. */
+const WINDOWS = {
+  data: CREDIT.maxData,
+  bidirectional: CREDIT.maxStreamsBidi,
+  unidirectional: CREDIT.maxStreamsUni,
+} as const;
+
+/** Codes of a writer that aborts, and of a reader that leaves. */
+const [ABORTED, LEFT] = [77, 88];
+
+/** One direction of a stream, as its writer and its reader use it. */
+const flow = fc.record({
+  bytes: fc.nat(8_000),
+  chunk: fc.constantFrom(3_000, 700),
+  pauseMs: fc.constantFrom(0, 3),
+  /** Time at which the writer aborts, in milliseconds. */
+  abortMs: fc.option(fc.nat(60), { nil: undefined }),
+  /** Bytes after which the reader leaves. */
+  leaveAt: fc.option(fc.nat(3_000), { nil: undefined }),
+  readerPauseMs: fc.constantFrom(0, 25, 150),
+});
+
+type Flow = typeof flow extends fc.Arbitrary<infer T> ? T : never;
+
+const streams = fc.array(
+  fc.record({
+    opener: fc.constantFrom("client", "server"),
+    out: flow,
+    /** The way back of a bidirectional stream. */
+    back: fc.option(flow, { nil: undefined }),
+  }),
+  { maxLength: 12, size: "max" },
+);
+
+property("a stream ends as its writer or its reader ends it, and all credit comes back", {
+  cases: fc.record({ transport: fc.constantFrom("websocket", "webtransport"), streams }),
+  async check(world, { transport, streams }) {
+    const flows: Promise<void>[] = [];
+    /** Uses both halves of a stream that the peer opened, whose first byte is its number. */
+    const accept = async ({ readable, writable }: Halves) => {
+      const reader = readable!.getReader();
+      const first = await reader.read().catch(() => undefined);
+      const number = first?.value?.[0];
+      if (number === undefined) return void await writable?.abort(errorOf(ABORTED)).catch(() => {});
+      const { out, back } = streams[number]!;
+      if (back) flows.push(write(world, writable!, { flow: back, number }));
+      flows.push(read(world, reader, { flow: out, number, first: first!.value }));
+    };
+    const { server, host } = world.serve("node", () => ({
+      flowControl: CREDIT,
+      onStream: (stream) => accept(stream),
+    }));
+    const client = world.connect("ada", host, { transports: [transport], flowControl: CREDIT });
+    const { near, far } = await world.meet(client, server);
+    const accepting = (async () => {
+      for await (const stream of near.incomingStreams()) void accept(stream);
+    })();
+    await Promise.all(streams.map(async ({ opener, out, back }, number) => {
+      const session = opener === "client" ? near : far;
+      const stream: Halves = back
+        ? await session.createBidirectionalStream()
+        : { writable: await session.createUnidirectionalStream() };
+      flows.push(write(world, stream.writable!, { flow: out, number }));
+      // The other end never learns the number of a stream that ends before its first byte.
+      const isKnown = out.abortMs === undefined;
+      if (back && isKnown) {
+        flows.push(read(world, stream.readable!.getReader(), { flow: back, number }));
+      } else if (back) void drain(stream.readable!);
+    }));
+    for (let ended = 0; ended < flows.length; ended++) {
+      await world.inTime("the end of all streams", flows[ended]!, 30_000);
+    }
+    await world.until("all credit", () => [near, far].every(hasAllCredit), 2_000);
+    await client.close();
+    await outcomeOf(accepting);
+  },
+});
+
+/** A stream of either direction. */
+interface Halves {
+  readonly readable?: ReadableStream<Uint8Array>;
+  readonly writable?: WritableStream<Uint8Array>;
+}
+
+/** A flow of a numbered stream. */
+interface Numbered {
+  readonly flow: Flow;
+  readonly number: number;
+}
+
+/** Writes a flow; fails if the writer hears of another end than the planned one. */
+async function write(
+  world: World,
+  writable: WritableStream<Uint8Array>,
+  { flow, number }: Numbered,
+): Promise<void> {
+  const writer = writable.getWriter();
+  writer.closed.catch(() => {});
+  let isAborted = false;
+  const { abortMs } = flow;
+  if (abortMs !== undefined) {
+    void world.pause(abortMs).then(() => {
+      isAborted = true;
+      return writer.abort(errorOf(ABORTED));
+    }).catch(() => {});
+  }
+  const bytes = contentOf(flow, number);
+  try {
+    for (let at = 0; at < bytes.length && !isAborted; at += flow.chunk) {
+      await writer.write(bytes.slice(at, at + flow.chunk));
+      if (flow.pauseMs > 0) await world.pause(flow.pauseMs);
+    }
+    if (abortMs === undefined) await writer.close();
+  } catch (error) {
+    // A close of a stream that the peer left is a TypeError, by the Streams standard.
+    const isLeft = flow.leaveAt !== undefined &&
+      (error instanceof TypeError || codeOf(error) === LEFT);
+    if (!isAborted && !isLeft) throw error;
+  }
+}
+
+/** Reads a flow; fails if the bytes or the end are not those of the writer. */
+async function read(
+  world: World,
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  { flow, number, first = new Uint8Array() }: Numbered & {
+    readonly first?: Uint8Array | undefined;
+  },
+): Promise<void> {
+  const { leaveAt, readerPauseMs, abortMs } = flow;
+  const expected = contentOf(flow, number);
+  let count = 0;
+  const take = (bytes: Uint8Array) => {
+    assertEquals(bytes, expected.subarray(count, count + bytes.length));
+    count += bytes.length;
+  };
+  take(first);
+  try {
+    while (leaveAt === undefined || count < leaveAt) {
+      if (readerPauseMs > 0) await world.pause(readerPauseMs);
+      const { done, value } = await reader.read();
+      if (done) break;
+      take(value);
+    }
+    if (leaveAt !== undefined) {
+      // More bytes arrive that nothing reads.
+      await world.pause(readerPauseMs);
+      await reader.cancel(errorOf(LEFT));
+    } else assert(abortMs !== undefined || count === expected.length, `only ${count} bytes`);
+  } catch (error) {
+    if (abortMs === undefined || codeOf(error) !== ABORTED) throw error;
+  }
+}
+
+/** Reads what nobody plans, to its end. */
+async function drain(readable: ReadableStream<Uint8Array>): Promise<void> {
+  await outcomeOf(readable.pipeTo(new WritableStream()));
+}
+
+/** True if a session grants its whole windows again; WebTransport has credit of its own. */
+function hasAllCredit({ connection }: Ends["near"] | Ends["far"]): boolean {
+  const credit = connection.inspect?.credit;
+  if (credit === undefined) return true;
+  return (["data", "bidirectional", "unidirectional"] as const).every((kind) => {
+    const { granted, received, waiting } = credit.state(kind);
+    // More is granted once half of the window is used.
+    const left = granted - received;
+    return left >= WINDOWS[kind] / 2 && left <= WINDOWS[kind] && waiting === 0;
+  });
+}
+
+/** Content of a flow: the number of the stream, then a pattern. */
+function contentOf({ bytes }: Flow, number: number): Uint8Array<ArrayBuffer> {
+  const content = Uint8Array.from({ length: 1 + bytes }, (_, i) => i * 7 + (i >> 8));
+  content[0] = number;
+  return content;
+}
+
+function errorOf(code: number): StreamError {
+  return new StreamError("enough", { streamErrorCode: code, by: "local" });
+}
+
+function codeOf(error: unknown): number | null | undefined {
+  return error instanceof StreamError ? error.streamErrorCode : undefined;
+}
