@@ -144,12 +144,7 @@ export class Link implements SimulatedLink {
         const path = this.pathOf(side);
         path.onLost = () => {
           path.onLost = undefined;
-          const host = this[side];
-          const { life } = host;
-          // A timer of the machine's system, which a process that closes does not clear.
-          this.#events.after(UNACKNOWLEDGED_MS, () => {
-            if (host.life === life) host.after(0, reset);
-          });
+          this.#giveUpLater(this[side], reset);
         };
       }
     }
@@ -232,7 +227,7 @@ export class Link implements SimulatedLink {
     let mayGiveUp = true;
     inward.onLost = this.kind === "webtransport" ? undefined : () => {
       if (isPowerLoss && !host.isAlive || inward.isBlocked || out.isBlocked) {
-        if (mayGiveUp) survivor.after(UNACKNOWLEDGED_MS, reset);
+        if (mayGiveUp) this.#giveUpLater(survivor, reset);
         mayGiveUp = false;
         return;
       }
@@ -248,6 +243,14 @@ export class Link implements SimulatedLink {
     this.leave(own);
     // In a handshake the other system has no program to tell yet.
     if (this.#ends[side] === undefined) this.end();
+  }
+
+  /** Sets a timer of the system of a machine, which a process that closes does not clear. */
+  #giveUpLater(host: Host, reset: () => void): void {
+    const { life } = host;
+    this.#events.after(UNACKNOWLEDGED_MS, () => {
+      if (host.life === life) host.after(0, reset);
+    });
   }
 
   /** Draws the time of a packet that stands in no order. */
