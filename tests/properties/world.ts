@@ -3,7 +3,7 @@ import { AssertionError } from "@std/assert";
 import type { Client } from "../../client/client.ts";
 import type { ConnectOptions } from "../../client.ts";
 import type { Contract } from "../../session/contract.ts";
-import type { Session } from "../../session/session.ts";
+import { internals, type Session } from "../../session/session.ts";
 import type { Server } from "../../server.ts";
 import {
   type Host,
@@ -17,7 +17,10 @@ import {
 } from "../../testing/simulation/mod.ts";
 import type { ClusterEngine } from "../simulation/cluster/engine.ts";
 import { startEngine } from "../simulation/cluster/engines.ts";
+import { hardenedOptions } from "../simulation/cluster/hardened/options.ts";
+import { simulateHardened } from "../simulation/cluster/hardened/servers.ts";
 import { Journal } from "../simulation/cluster/journal.ts";
+import { simulateQuic } from "../simulation/cluster/quic/endpoints.ts";
 import type { EngineName } from "../simulation/plan.ts";
 
 /** Time of a case in virtual time, in milliseconds; a longer one hangs. */
@@ -40,6 +43,12 @@ const REST_MS = 1_000_000;
 
 /** Lines of the timeline that a failure shows. */
 const MAX_LINES = 40;
+
+/** Transports, two of which also on the library's own code instead of a model of the platform. */
+export const CARRIERS = ["websocket", "webtransport", "http", "hardened", "http3"] as const;
+
+/** Name of a transport, and of the code that carries it. */
+export type Carrier = typeof CARRIERS[number];
 
 /** Both ends of one session. */
 export interface Ends {
@@ -75,6 +84,8 @@ export class World {
   /** Machines of engines, which stay connected to each other. */
   readonly #engineHosts = new Set<Host>();
   readonly #onEnd: (() => unknown)[] = [];
+  /** Parts of the runtime that are replaced in this world. */
+  readonly #replaced: Disposable[] = [];
   readonly #errors: unknown[] = [];
 
   private constructor(seed: number, conditions: LinkConditions) {
@@ -107,7 +118,7 @@ export class World {
     } catch (error) {
       throw world.#explained(error);
     } finally {
-      for (const engine of world.#engines) engine[Symbol.dispose]();
+      for (const part of [...world.#engines, ...world.#replaced]) part[Symbol.dispose]();
       globalThis.removeEventListener("unhandledrejection", onRejection);
       Object.assign(console, { warn, error });
     }
@@ -177,6 +188,27 @@ export class World {
     });
     this.#clients.push({ host, close: () => client.close() });
     return client;
+  }
+
+  /**
+   * Prepares the network for a transport; call it before the first server starts.
+   *
+   * @param carrier The transport.
+   * @returns The option `transports` of a client.
+   */
+  carry(carrier: Carrier): { readonly transports: ["websocket" | "webtransport" | "http"] } {
+    const parts = this.network[internals];
+    if (carrier === "http3") {
+      const quic = simulateQuic(parts.links);
+      parts.webTransport = quic;
+      this.#replaced.push(quic);
+      return { transports: ["webtransport"] };
+    }
+    if (carrier !== "hardened") return { transports: [carrier] };
+    const http = simulateHardened(parts.links, parts.http, (host) => hardenedOptions(host, false));
+    parts.http = http;
+    this.#replaced.push(http);
+    return { transports: ["websocket"] };
   }
 
   /**
