@@ -1,0 +1,445 @@
+/** Sessions that close or break: what each end gets, and all that waits at the time. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { Client } from "../../client/client.ts";
+import { CloseCode, type CloseInfo, SessionClosedError } from "../../errors.ts";
+import { internals } from "../../session/session.ts";
+import type { Host } from "../../testing/simulation/mod.ts";
+import { FINAL, nameAfter } from "../simulation/closes.ts";
+import { outcomeOf, range } from "./outcomes.ts";
+import { property } from "./property.ts";
+import { type Carrier, CARRIERS, type Ends, type World } from "./world.ts";
+
+/** Heartbeat of the server, which the client follows. */
+const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 } as const;
+
+/** Time of each end to send what it has before a close, in milliseconds. */
+const CLOSE_MS = 1_000;
+
+/** Time in which both ends know of an end that no fault hides, over HTTP with a request more. */
+const KNOWN_MS = { near: 500, http: 1_200 } as const;
+
+/** Time until an end gives up a silent peer, in milliseconds. */
+const SILENCE_MS = 4_200;
+
+/** Time in which a peer learns of a close that a fault follows, or gives up, in milliseconds. */
+const FAULT_MS = 7_500;
+
+type Side = "client" | "server";
+const SIDES = ["client", "server"] as const;
+
+/** A session that one end uses. */
+type Used = Ends["near"] | Ends["far"];
+
+/** A call, with its outcomes. */
+interface Call {
+  readonly call: (session: Used) => Promise<unknown>;
+  /** Outcomes of a call while the session ends; a call without one is left out then. */
+  readonly early: readonly string[];
+  /** Outcomes after the end. */
+  readonly late: readonly string[];
+  /** True for a call that waits as long as the session lasts. */
+  readonly waits?: boolean;
+  /** True for a call that only clients have. */
+  readonly isOfClient?: boolean;
+}
+
+const CLOSED = "SessionClosedError";
+const EITHER = ["fulfilled", CLOSED];
+
+/** Makes a call that waits as long as the session lasts. */
+function waiting(call: Call["call"]): Call {
+  return { call, early: [CLOSED], late: [CLOSED], waits: true };
+}
+
+/** Makes such a call of a client. */
+function waitingOfClient(call: (session: Ends["near"]) => Promise<unknown>): Call {
+  return { ...waiting((session) => call(session as Ends["near"])), isOfClient: true };
+}
+
+/** Makes a call that resolves with the end. */
+function ending(call: Call["call"], ...early: string[]): Call {
+  return { call, early, late: ["fulfilled"] };
+}
+
+/** Calls of either end. */
+const CALLS: Readonly<Record<string, Call>> = {
+  request: waiting((one) => one.request("hold")),
+  items: waiting((one) => Array.fromAsync(one.requestStream("hold"))),
+  subscription: waitingOfClient((one) => one.subscribe("talk")),
+  publication: waitingOfClient((one) => one.publish("talk", 0)),
+  presence: waitingOfClient((one) => one.presence("room", 0)),
+  token: waitingOfClient((one) => one.authenticate("again")),
+  closed: ending((one) => one.closed),
+  close: ending((one) => one.close()),
+  drain: ending((one) => one.drain()),
+  flushed: ending((one) => one.flushed(), "fulfilled"),
+  // A session of a server is ready at once, and has no promise of that.
+  ready: { call: (one) => one.whenReady(), early: EITHER, late: EITHER },
+  health: ending((one) => Array.fromAsync(one.monitorHealth()), "fulfilled"),
+  streams: ending((one) => Array.fromAsync(one.incomingStreams())),
+  ping: { call: (one) => one.ping(), early: EITHER, late: [CLOSED] },
+  datagram: {
+    call: (one) => one.sendDatagram(new Uint8Array(1)),
+    early: EITHER,
+    late: [CLOSED],
+  },
+  stream: {
+    call: (one) => one.createBidirectionalStream().then(({ readable }) => drained(readable)),
+    early: ["fulfilled", "ConnectionError", "StreamError"],
+    late: ["ConnectionError"],
+  },
+  "stream of one direction": {
+    call: (one) => one.createUnidirectionalStream().then((stream) => stream.getWriter().closed),
+    early: ["fulfilled", "ConnectionError", "StreamError"],
+    late: ["ConnectionError"],
+  },
+};
+const NAMES = Object.keys(CALLS);
+
+/** Code and reason of a close. */
+const close = fc.record({
+  code: fc.constantFrom(CloseCode.normal, 3_000, 4_000, 4_999, ...FINAL),
+  reason: fc.constantFrom("", "enough"),
+});
+
+/** Events that end the session. */
+const ends = [
+  "client closes",
+  "server closes",
+  "both close",
+  "reset",
+  "reset that only the client sees",
+  "reset that only the server sees",
+  "client dies",
+  "client loses power",
+] as const;
+
+/** A fault of a close: before it, or so many milliseconds after it. */
+const faults = ["none", "lost network", "no answer", "silent cut", "death"] as const;
+
+/** Messages before the end, by their bytes. */
+const messages = fc.array(fc.constantFrom(10, 20_000), { maxLength: 6 });
+
+/** Waits of one end. */
+const waits = (side: Side) =>
+  fc.subarray(NAMES.filter((name) => CALLS[name]!.waits && hasCall(side, name, "websocket")));
+
+const cases = fc.record({
+  carrier: fc.constantFrom(...CARRIERS),
+  end: fc.constantFrom(...ends),
+  fault: fc.constantFrom(...faults),
+  /** Time between a close and a fault, in milliseconds. */
+  faultMs: fc.nat(40),
+  /** Time of the session before the end, in milliseconds. */
+  beforeMs: fc.nat(1_500),
+  closes: fc.record({ client: close, server: close }),
+  messages: fc.record({ client: messages, server: messages }),
+  waits: fc.record({ client: waits("client"), server: waits("server") }),
+  /** Calls in the turn of the end, after so many steps of promises. */
+  calls: fc.array(
+    fc.record({
+      side: fc.constantFrom(...SIDES),
+      name: fc.constantFrom(...NAMES.filter((name) => CALLS[name]!.early.length > 0)),
+      steps: fc.nat(12),
+    }),
+    { maxLength: 6 },
+  ),
+});
+
+type Case = typeof cases extends fc.Arbitrary<infer T> ? T : never;
+
+/** The ends that one case can have: over HTTP, a client repeats what a fault lost. */
+function shownIn({ carrier, end, fault }: Case): Pick<Case, "end" | "fault"> {
+  if (carrier === "http") {
+    return { end: end.startsWith("reset") ? "server closes" : end, fault: "none" };
+  }
+  // The model of a page's socket on this engine keeps a connection whose other end is silent.
+  if (carrier === "hardened" && /only the server/.test(end)) return { end: "reset", fault: "none" };
+  if (!end.endsWith("closes")) return { end, fault: "none" };
+  // Only a message stream has an answer to its end.
+  const isStream = carrier === "webtransport" || carrier === "http3";
+  return { end, fault: fault === "no answer" && !isStream ? "none" : fault };
+}
+
+/** One end of a session under test. */
+class End {
+  readonly side: Side;
+  readonly session: Used;
+  readonly got: number[] = [];
+  info: CloseInfo | undefined;
+  endedMs = Infinity;
+  readonly waits = new Map<string, unknown>();
+
+  constructor(world: World, side: Side, session: Used) {
+    this.side = side;
+    this.session = session;
+    void session.closed.then((info) => {
+      this.info = info;
+      this.endedMs = world.nowMs;
+    });
+  }
+
+  /** Keeps the error of a call that waits. */
+  wait(name: string, call: Promise<unknown>): void {
+    this.waits.set(name, "no end");
+    call.then(() => this.waits.set(name, "fulfilled"), (error) => this.waits.set(name, error));
+  }
+}
+
+/** How a session may end at one end, by docs/protocol.md 15 and 16.9, and until when. */
+function expectedOf(one: Case, side: Side): {
+  readonly infos: readonly (Pick<CloseInfo, "by" | "code"> & { readonly reason?: string })[];
+  readonly withinMs: number;
+} {
+  const { carrier, closes } = one;
+  const { end, fault } = shownIn(one);
+  const isStream = carrier === "webtransport" || carrier === "http3";
+  const knownMs = carrier === "http" ? KNOWN_MS.http : KNOWN_MS.near;
+  const lost = { by: "network", code: CloseCode.abnormal } as const;
+  const silent = { by: "network", code: CloseCode.timedOut } as const;
+  const own = { by: "local", ...closes[side] } as const;
+  if (end === "both close") return { infos: [own], withinMs: knownMs };
+  if (end.endsWith("closes")) {
+    const closer = end.split(" ")[0] as Side;
+    if (closer === side) return { infos: [own], withinMs: fault === "none" ? knownMs : 2_500 };
+    const heard = { by: "remote", ...closes[closer] } as const;
+    if (fault === "none") return { infos: [heard], withinMs: knownMs };
+    if (fault === "no answer") return { infos: [heard], withinMs: 1_900 };
+    // A server that has seen the end of the messages alone takes it for a normal close.
+    const unknown = isStream && side === "server"
+      ? [{ by: "remote", code: CloseCode.normal, reason: "" } as const]
+      : [];
+    const isLost = fault === "lost network";
+    return { infos: [lost, silent, ...isLost ? [] : [heard, ...unknown]], withinMs: FAULT_MS };
+  }
+  const hears = end === "reset" ||
+    end === `reset that only the ${side} sees` ||
+    end === "client dies" && (carrier === "websocket" || carrier === "hardened");
+  return hears
+    ? { infos: [lost], withinMs: knownMs }
+    : { infos: [silent, ...carrier === "http3" ? [lost] : []], withinMs: SILENCE_MS };
+}
+
+property("both ends of a session learn how it ended, and all that waits ends with it", {
+  cases,
+  async check(world, one) {
+    const { carrier, calls } = one;
+    const { end, fault } = shownIn(one);
+    const got: Readonly<Record<Side, number[]>> = { client: [], server: [] };
+    const take = (side: Side) => ({ data }: { readonly data: unknown }) => {
+      got[side].push((data as { readonly n: number }).n);
+    };
+    const never = () => new Promise<never>(() => {});
+    const { transports } = world.carry(carrier);
+    const program = world.serve<string>("server", () => ({
+      session: { heartbeat: HEARTBEAT, closeTimeoutMs: CLOSE_MS, concurrency: 16 },
+      allowTokenMessage: true,
+      authenticate: ({ token = "ada" }) => token === "again" ? never() : token,
+      userOf: (user) => user,
+      authorize: never,
+      rooms: ["room"],
+      requests: { hold: never },
+      onMessage: take("server"),
+      onStream: (stream) => void ("readable" in stream && drained(stream.readable).catch(() => {})),
+      onError() {},
+    }));
+    const client = world.connect("client", program.host, {
+      transports,
+      connectTimeoutMs: 2_000,
+      closeTimeoutMs: CLOSE_MS,
+      concurrency: 16,
+      requests: { hold: never } as never,
+      onMessage: take("client"),
+      onError() {},
+    });
+    const sessions = await world.meet(client, program.server);
+    const both = {
+      client: new End(world, "client", sessions.near),
+      server: new End(world, "server", sessions.far),
+    };
+    for (const side of SIDES) {
+      for (const name of one.waits[side]) {
+        both[side].wait(name, CALLS[name]!.call(both[side].session));
+      }
+    }
+    await world.pause(one.beforeMs);
+    for (const side of SIDES) {
+      for (const [i, size] of one.messages[side].entries()) {
+        both[side].session.send("number", {
+          n: i,
+          pad: "x".repeat(fault === "no answer" ? 10 : size),
+        });
+      }
+    }
+    const early = calls.filter(({ name, side }) =>
+      hasCall(side, name, carrier) && !(side === "client" && /dies|power/.test(end))
+    ).map(
+      async (call) => {
+        for (let left = call.steps; left > 0; left--) await Promise.resolve();
+        const { session } = both[call.side];
+        const wasOver = session.isClosed;
+        return {
+          ...call,
+          wasOver,
+          outcome: await outcomeOf(Promise.try(() => CALLS[call.name]!.call(session))),
+        };
+      },
+    );
+    const machine = world.host("client");
+    const beganMs = world.nowMs;
+    const alive = await strike(world, { end, fault, one, both, host: program.host, machine });
+    await world.until(
+      "the end at each side that runs",
+      () => alive.every((side) => both[side].info !== undefined),
+      FAULT_MS + CLOSE_MS,
+    );
+    world.network.heal();
+    await world.pause(100);
+    for (const side of alive) {
+      checkEnd(both[side], { ...expectedOf(one, side), beganMs });
+      checkMessages(one, { end: both[side], got: got[side] });
+      await checkWaits(both[side]);
+    }
+    const results = Promise.all(early).then((all) =>
+      all.filter(({ side }) => alive.includes(side))
+    );
+    if (alive.length === 2) {
+      for (const { name, side, wasOver, outcome } of await world.inTime("early calls", results)) {
+        const allowed = CALLS[name]![wasOver ? "late" : "early"];
+        assert(allowed.includes(outcome), `${name} of the ${side} at the end: ${outcome}`);
+      }
+    }
+    for (const side of alive) await checkLateCalls(world, both[side], carrier);
+    if (alive.includes("client")) await checkReturn(world, { client, both, program });
+    if (machine.isAlive) await client.close();
+    if (!program.host.isAlive) program.restart();
+    await world.until("no session", () => program.server.manager.count === 0, 30_000);
+    const { count, reserved, users, addresses } = program.server.manager.stats();
+    assertEquals([count, reserved, users, addresses], [0, 0, 0, 0]);
+  },
+});
+
+/** Tells if a side has a call over a transport. */
+function hasCall(side: Side, name: string, carrier: Carrier): boolean {
+  if (side === "server" && CALLS[name]!.isOfClient) return false;
+  return carrier !== "http" || !/stream|datagram/.test(name);
+}
+
+/** Ends the session, and tells the sides whose programs run. */
+async function strike(
+  world: World,
+  { end, fault, one, both, host, machine }: Pick<Case, "end" | "fault"> & {
+    readonly one: Case;
+    readonly both: Readonly<Record<Side, End>>;
+    readonly host: Host;
+    readonly machine: Host;
+  },
+): Promise<Side[]> {
+  const closer = end.startsWith("server") ? "server" : "client";
+  if (fault === "lost network") world.change(host, machine, { isBlocked: true });
+  if (fault === "no answer") {
+    const path = closer === "server" ? [machine, host] as const : [host, machine] as const;
+    world.network.change(...path, { isBlocked: true });
+  }
+  for (const side of SIDES) {
+    if (end !== `${side} closes` && end !== "both close") continue;
+    void both[side].session.close(one.closes[side]);
+  }
+  if (end === "reset") world.cut(machine);
+  if (end === "reset that only the client sees") world.cut(machine, "server");
+  if (end === "reset that only the server sees") world.cut(machine, "client");
+  if (end === "client dies") machine.kill();
+  if (end === "client loses power") machine.kill({ power: true });
+  const alive = end.startsWith("client ") && !end.endsWith("closes") ? ["server" as const] : SIDES;
+  if (!end.includes("close")) {
+    // The end learns of the loss later.
+    for (const side of alive) {
+      both[side].wait("late request", both[side].session.request("hold"));
+      both[side].wait("ping", both[side].session.ping());
+    }
+  }
+  if (fault === "none" || fault === "no answer") return [...alive];
+  await world.pause(one.faultMs);
+  if (fault === "death") {
+    (closer === "server" ? host : machine).kill();
+    return [closer === "server" ? "client" : "server"];
+  }
+  world.cut(machine, fault === "silent cut");
+  if (fault === "lost network") world.change(host, machine, { isBlocked: false });
+  return [...alive];
+}
+
+function checkEnd(
+  { side, session, info, endedMs }: End,
+  { infos, withinMs, beganMs }: ReturnType<typeof expectedOf> & { readonly beganMs: number },
+): void {
+  const { by, code, reason } = info!;
+  const isRight = infos.some((one) =>
+    one.by === by && one.code === code && (one.reason ?? reason) === reason
+  );
+  const received = `${side}: ${by} ${code} "${reason}"`;
+  assert(isRight, `expected one of ${JSON.stringify(infos)}, received ${received}`);
+  assertEquals(session.state, "closed");
+  assert(endedMs - beganMs <= withinMs, `${side}: ended after ${endedMs - beganMs} ms`);
+}
+
+/** All messages from before a close arrive; a fault cuts the end of them. */
+function checkMessages(one: Case, { end, got }: { readonly end: End; readonly got: number[] }) {
+  const peer = end.side === "client" ? "server" : "client";
+  const sent = range(0, one.messages[peer].length - 1);
+  const { by, code } = end.info!;
+  const isWhole = shownIn(one).end === `${peer} closes` && by === "remote" &&
+    code === one.closes[peer].code && shownIn(one).fault !== "silent cut" &&
+    shownIn(one).fault !== "death";
+  assertEquals(got, isWhole ? sent : sent.slice(0, got.length), `messages at the ${end.side}`);
+}
+
+/** Each wait ended with the reason of the session, and nothing else begins. */
+async function checkWaits({ session, info, waits, side }: End): Promise<void> {
+  const expected = `closed ${info?.code} by ${info?.by}`;
+  const outcome = (error: unknown) =>
+    error instanceof SessionClosedError
+      ? `closed ${error.info?.code} by ${error.info?.by}`
+      : `${error}`;
+  for (const [name, error] of waits) assertEquals(outcome(error), expected, `${name}, ${side}`);
+  const sending = Promise.try(() => session.send("number", { n: 0 }));
+  assertEquals(outcome(await sending.catch((error) => error)), expected);
+}
+
+/** Each call after the end has its outcome; nothing is counted as open. */
+async function checkLateCalls(world: World, { side, session }: End, carrier: Carrier) {
+  const outcomes = NAMES.filter((name) => hasCall(side, name, carrier)).map(async (name) => {
+    const outcome = outcomeOf(Promise.try(() => CALLS[name]!.call(session)));
+    return [name, await outcome] as const;
+  });
+  // A stream may open until the peer, which may be silent, has confirmed the end.
+  const all = Promise.all(outcomes);
+  for (const [name, outcome] of await world.inTime("late calls", all, 2_500)) {
+    assert(CALLS[name]!.late.includes(outcome), `${name} of the ${side} after the end: ${outcome}`);
+  }
+  const { openRequests, awaitedAnswers } = session[internals].sending;
+  const { replies } = session[internals].receiving;
+  assertEquals([openRequests, awaitedAnswers, replies.size, replies.leaving], [0, 0, 0, 0], side);
+}
+
+/** The client reconnects after what it may repair, and rests after the rest. */
+async function checkReturn(
+  world: World,
+  { client, both, program }: {
+    readonly client: Client;
+    readonly both: Readonly<Record<Side, End>>;
+    readonly program: { readonly host: Host; restart(): void };
+  },
+): Promise<void> {
+  const name = nameAfter(both.client.info!, true);
+  if (name !== "reconnecting") return assertEquals(client.status.current.name, name);
+  assert(!client.status.isEnded, "the client rests");
+  if (!program.host.isAlive) program.restart();
+  await world.until("another session", () => client.isConnected, 40_000);
+}
+
+/** Reads a stream to its end. */
+async function drained(readable: ReadableStream<unknown>): Promise<void> {
+  for await (const _ of readable);
+}
