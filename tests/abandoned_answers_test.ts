@@ -1,12 +1,9 @@
 /** Running answers of guests who leave, by the public face: their model calls end, those of users go on. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import type { Client } from "../client/client.ts";
-import { RequestError } from "../errors.ts";
-import type { guest } from "../server/guest.ts";
-import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import { type Client, type guest, MemoryBroker, RequestError } from "../mod.ts";
+import { type TestServer, testServer } from "../testing/mod.ts";
 import { passTime, turns } from "../testing/mod.ts";
-import { type TestServer, testServer } from "../testing/test_server.ts";
 import { contract, Model, type Shared } from "./answering.ts";
 
 /** Address of the guests. */

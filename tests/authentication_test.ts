@@ -1,13 +1,14 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { connect, dial } from "../client.ts";
 import {
   AuthenticationError,
-  type RefusalStatus,
+  connect,
+  dial,
   RequestError,
+  type Session,
   SessionClosedError,
-} from "../errors.ts";
+} from "../client.ts";
+import type { RefusalStatus } from "../errors.ts";
 import { type AuthenticationContext, createServer, type Refusal } from "../server.ts";
-import type { Session } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";
 import { hurried, listen, portOf, RawSocket } from "./servers.ts";
 import { endOf } from "./sessions.ts";

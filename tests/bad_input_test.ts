@@ -1,11 +1,10 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { connect, dial } from "../client.ts";
-import { UnsupportedError } from "../errors.ts";
+import { connect, dial, type Session, UnsupportedError } from "../client.ts";
+import type { OverflowPolicy } from "../mod.ts";
 import { Server } from "../server.ts";
-import type { OverflowPolicy } from "../session/queue/turn.ts";
-import type { Session } from "../session/session.ts";
+import type { MemoryPair } from "../transport/mod.ts";
+import { memoryPair } from "../testing/mod.ts";
 import { testServer, turns } from "../testing/mod.ts";
-import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { frameOf, listen, portOf, RawSocket, UPGRADE_HEADERS } from "./servers.ts";
 import { endOf, Peer } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";

@@ -11,21 +11,27 @@ import {
   assertThrows,
 } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { connect, dial, type DialOptions } from "../client/deno.ts";
 import {
   AuthenticationError,
   type CloseInfo,
+  connect,
+  dial,
+  type DialOptions,
+  type Session,
   SessionClosedError,
   UnsupportedError,
-} from "../errors.ts";
+} from "../mod.ts";
+import {
+  devCertificate,
+  dialWebTransport,
+  directDatagrams,
+  directStream,
+  nativeServerDefects,
+} from "../transport/mod.ts";
 import { MoqServer } from "../moq/mod.ts";
 import type { Refusal, ServeOptions, Server } from "../server.ts";
-import type { Session } from "../session/session.ts";
-import { devCertificate } from "../transport/certificate/dev_certificate.ts";
-import { directDatagrams, directStream } from "../transport/direct.ts";
-import { NATIVE_SERVER_DEFECTS, nativeServerDefects } from "../transport/native/defects.ts";
+import { NATIVE_SERVER_DEFECTS } from "../transport/native/defects.ts";
 import { listenNativeWebTransport } from "../transport/native/server.ts";
-import { dialWebTransport } from "../transport/h3/client.ts";
 import { H3Error } from "../transport/h3/wire/error_codes.ts";
 import { toHttp3StreamCode } from "./raw_http3.ts";
 import { bytesOf, RawPeer, type RawStream, REQUEST_FIELDS } from "./raw_http3.ts";

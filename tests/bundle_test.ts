@@ -14,8 +14,8 @@ import {
 } from "@std/assert";
 import { bundleClient } from "../examples/shared/site.ts";
 import { createServer } from "../server.ts";
-import type { Session } from "../session/session.ts";
-import { directStream } from "../transport/direct.ts";
+import type { Session } from "../mod.ts";
+import { directStream } from "../transport/mod.ts";
 import { NativePlatform } from "./native.ts";
 import { listen } from "./servers.ts";
 import { soon } from "./waiting.ts";

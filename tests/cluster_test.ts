@@ -1,11 +1,10 @@
 /** Servers that share a broker: users, presence, rooms and limits across nodes. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { RequestError, SessionClosedError } from "../errors.ts";
+import { type PresenceNotice, RequestError, type Session, SessionClosedError } from "../mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import { fail, type FaultyBroker, FaultyEngine, pass } from "./faulty_broker.ts";
-import type { PresenceNotice } from "../session/wire/presence_notice.ts";
-import { internals, type Session } from "../session/session.ts";
+import { internals } from "../session/session.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { Random } from "./random.ts";
 import { type TestServer, testServer, type TestServerOptions } from "../testing/mod.ts";

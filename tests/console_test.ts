@@ -2,12 +2,16 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
-import { dial } from "../client.ts";
-import { AuthenticationError, RequestError, SessionClosedError } from "../errors.ts";
+import {
+  AuthenticationError,
+  defineContract,
+  dial,
+  RequestError,
+  type Session,
+  SessionClosedError,
+} from "../client.ts";
+import { TestServer } from "../testing/mod.ts";
 import { createServer, type ServerOptions } from "../server.ts";
-import { defineContract } from "../session/contract.ts";
-import type { Session } from "../session/session.ts";
-import { TestServer } from "../testing/test_server.ts";
 import { captureConsole, type ConsoleLines } from "./console_lines.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";

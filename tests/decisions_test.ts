@@ -6,11 +6,9 @@
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { z } from "zod";
-import type { StandardSchema } from "../base/standard_schema.ts";
-import { connect, dial } from "../client.ts";
-import { SessionClosedError } from "../errors.ts";
+import { MemoryBroker, type StandardSchema } from "../mod.ts";
+import { connect, dial, SessionClosedError } from "../client.ts";
 import { defineContract, serve, type Server } from "../mod.ts";
-import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import type { ServeOptions } from "../server.ts";
 import { DURABLE_STREAMS } from "../server/durable/options.ts";
 import { jwt } from "../server/jwt.ts";

@@ -1,6 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { connect, dial } from "../client.ts";
-import { SessionClosedError } from "../errors.ts";
+import { connect, dial, SessionClosedError } from "../client.ts";
 import { lowPort } from "./ports.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { drawing, endOf } from "./sessions.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 import { assertEquals, assertMatch } from "@std/assert";
-import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import { MemoryBroker } from "../mod.ts";
 import { createServer, type Server, type ServerOptions } from "../server.ts";
 import { turns } from "../testing/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";

@@ -1,14 +1,18 @@
 /** Durable streams over sessions: the reader of a client, and the topics `stream:<id>`. */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { z } from "zod";
-import { connect } from "../mod.ts";
-import type { Client } from "../client/client.ts";
-import { RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
-import type { LogRecord } from "../pubsub/logs/log.ts";
-import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import {
+  type Client,
+  connect,
+  defineContract,
+  MemoryBroker,
+  type PresenceNotice,
+  RequestError,
+  SessionClosedError,
+  UnsupportedError,
+} from "../mod.ts";
+import type { LogRecord } from "../pubsub/mod.ts";
 import type { Server, ServerOptions } from "../server.ts";
-import { defineContract } from "../session/contract.ts";
-import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import { receiveOne, testServer, turns } from "../testing/mod.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";

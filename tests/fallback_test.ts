@@ -6,14 +6,19 @@
 import { createSocket } from "node:dgram";
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import * as browsers from "../client.ts";
-import { connect, dial } from "../client/deno.ts";
-import { AuthenticationError, SessionClosedError, UnsupportedError } from "../errors.ts";
-import { Session } from "../session/session.ts";
-import { withMessages } from "../transport/message_stream/server.ts";
+import {
+  AuthenticationError,
+  connect,
+  dial,
+  Session,
+  SessionClosedError,
+  UnsupportedError,
+} from "../mod.ts";
+import { withMessages } from "../transport/mod.ts";
+import { sessionSettings } from "../session/mod.ts";
 import { NativePlatform } from "./native.ts";
 import { hostBetween, listen, portOf } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
-import { sessionSettings } from "../session/session_settings.ts";
 
 Deno.test("dial() takes WebTransport where the server on this machine offers it", async () => {
   await using server = listen({

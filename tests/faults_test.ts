@@ -10,19 +10,19 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import "../client/recovery.ts";
-import { AuthenticationError, RequestError } from "../errors.ts";
+import { AuthenticationError, RequestError } from "../mod.ts";
 import type {
   ApiOptions,
   DurableStreamsOptions,
+  MetricsOptions,
   Refusal,
   ServeOptions,
   ServerOptions,
 } from "../server.ts";
-import type { InspectorOptions } from "../server/inspector/options.ts";
+import type { InspectorOptions } from "../server/inspector/mod.ts";
 import { jwt, type JwtOptions } from "../server/jwt.ts";
-import type { MetricsOptions } from "../server/metrics/endpoint.ts";
+import { type TestServer, testServer } from "../testing/mod.ts";
 import { passTime, soon, turns } from "./waiting.ts";
-import { type TestServer, testServer } from "../testing/test_server.ts";
 import { captureConsole } from "./console_lines.ts";
 import { UPGRADE_HEADERS } from "./servers.ts";
 

@@ -6,28 +6,30 @@
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { platformRuntime } from "../base/runtime.ts";
-import { NOBODY } from "../base/owners.ts";
-import { Quotas } from "../base/shares.ts";
 import {
   AuthenticationError,
+  platformRuntime,
   QueueFullError,
   RequestError,
   SessionClosedError,
-} from "../errors.ts";
+} from "../mod.ts";
+import { NOBODY } from "../base/owners.ts";
+import { Quotas } from "../base/shares.ts";
+import {
+  LiveTrack,
+  MoqRelay,
+  MoqServer,
+  type MoqServerOptions,
+  MoqSession,
+  TrackMux,
+} from "../moq/mod.ts";
 import { SessionManager } from "../manager/mod.ts";
 import { Bench as RoomsBench } from "../pubsub/_rooms_bench_test.ts";
-import type { HistoryBounds } from "../pubsub/broker.ts";
+import type { Connection } from "../transport/mod.ts";
 import { WaitingBudget } from "../pubsub/engine/queue.ts";
 import { StreamLogs } from "../pubsub/logs/stream_logs.ts";
 import { MemoryStore } from "../pubsub/memory/broker.ts";
-import { MemoryBroker, Nodes } from "../pubsub/mod.ts";
-import { LiveTrack } from "../moq/live/live_track.ts";
-import { MoqRelay } from "../moq/live/relay.ts";
-import { MoqServer } from "../moq/server/server.ts";
-import type { MoqServerOptions } from "../moq/server/server_options.ts";
-import { MoqSession } from "../moq/session/session.ts";
-import { TrackMux } from "../moq/track/mux.ts";
+import { type HistoryBounds, MemoryBroker, Nodes } from "../pubsub/mod.ts";
 import { NodeCalls, type NodeCallsOptions } from "../pubsub/nodes/node_calls.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { createServer, DurableStreamsHandler, type ServerOptions } from "../server.ts";
@@ -40,13 +42,11 @@ import { IdempotencyKeys } from "../server/http/idempotency.ts";
 import { Problem } from "../server/http/problem.ts";
 import { internals } from "../session/session.ts";
 import { RequestService } from "../session/serving/requests.ts";
-import { memorySessions, passTime, testServer, turns } from "../testing/mod.ts";
-import type { Connection } from "../transport/connection.ts";
+import { memoryPair, memorySessions, passTime, testServer, turns } from "../testing/mod.ts";
 import { EarlyStreams } from "../transport/h3/early_streams.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { Header } from "../transport/http/connection.ts";
 import { HttpConnections } from "../transport/http/server.ts";
-import { memoryPair } from "../transport/memory/memory.ts";
 import { withQmux } from "../transport/qmux/connection.ts";
 import {
   STREAM_WINDOW_BYTES,

@@ -13,22 +13,26 @@ import {
 } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import "../client/recovery.ts";
-import { connect, dial } from "../client/deno.ts";
-import { AuthenticationError, type CloseInfo, SessionClosedError } from "../errors.ts";
+import {
+  AuthenticationError,
+  type Client,
+  type CloseInfo,
+  connect,
+  dial,
+  type Session,
+  Session as ClientSession,
+  SessionClosedError,
+} from "../mod.ts";
+import { guest } from "../server.ts";
 import type { AuthenticationContext, Refusal, ServerOptions } from "../server.ts";
-import type { Client } from "../client/client.ts";
-import { internals, type Session } from "../session/session.ts";
-import { Session as ClientSession } from "../session/session.ts";
-import { guest } from "../server/guest.ts";
+import { receiveOne, testServer } from "../testing/mod.ts";
+import { internals } from "../session/session.ts";
+import { dialWebTransport, withMessages } from "../transport/mod.ts";
+import { sessionSettings } from "../session/mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
-import { receiveOne } from "../testing/receive.ts";
 import { passTime, soon, until } from "./waiting.ts";
-import { testServer } from "../testing/test_server.ts";
 import { captureConsole } from "./console_lines.ts";
-import { withMessages } from "../transport/message_stream/server.ts";
-import { dialWebTransport } from "../transport/h3/client.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
-import { sessionSettings } from "../session/session_settings.ts";
 
 const TOKEN = "s3cret-t0ken";
 

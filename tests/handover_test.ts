@@ -1,23 +1,30 @@
 import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { Client } from "../client/client.ts";
-import type { PresenceNotice } from "../session/wire/presence_notice.ts";
-import { internals, type Session } from "../session/session.ts";
-import { passTime, receiveOne, type TestServer, testServer, turns } from "../testing/mod.ts";
-import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
-import { raceTransports } from "../transport/race/race.ts";
-import { dialWebTransport } from "../transport/h3/client.ts";
-import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
-import { dialWebSocket } from "../transport/websocket/client.ts";
-import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import {
   AuthenticationError,
+  Client,
+  type ClientOptions,
   CloseCode,
   ConnectionError,
+  platformRuntime,
+  type PresenceNotice,
   RequestError,
+  type Session,
   SessionClosedError,
-} from "../errors.ts";
-import { platformRuntime } from "../base/runtime.ts";
+} from "../mod.ts";
+import { dialWebSocket, dialWebTransport, type MemoryPair } from "../transport/mod.ts";
+import { internals } from "../session/session.ts";
+import {
+  memoryPair,
+  passTime,
+  receiveOne,
+  type TestServer,
+  testServer,
+  turns,
+} from "../testing/mod.ts";
+import { raceTransports } from "../transport/race/race.ts";
+import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
+import type { Dialer } from "../client/client_options.ts";
 import { denoPlatform } from "../client/deno.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import { listen } from "./servers.ts";

@@ -5,7 +5,7 @@
  * @module
  */
 import { assertEquals, assertMatch } from "@std/assert";
-import { devCertificate } from "../transport/certificate/dev_certificate.ts";
+import { devCertificate } from "../transport/mod.ts";
 import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
 import type { ServeOptions } from "../server.ts";
 import { frameOf, listen, portOf } from "./servers.ts";

@@ -8,7 +8,7 @@
 import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
 import { once } from "node:events";
 import { connect as connectTcp, type Socket } from "node:net";
-import type { CloseInfo } from "../errors.ts";
+import type { CloseInfo } from "../mod.ts";
 import type { ServeOptions } from "../server.ts";
 import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
 import { frameOf, listen, portOf, RawSocket } from "./servers.ts";

@@ -6,12 +6,10 @@
 import { assert, assertEquals, assertLess, assertMatch, assertRejects } from "@std/assert";
 import { once } from "node:events";
 import { connect as connectTcp, type Socket } from "node:net";
-import { dial } from "../client/deno.ts";
-import { SessionClosedError } from "../errors.ts";
+import { dial, type Session, SessionClosedError } from "../mod.ts";
+import { devCertificate } from "../transport/mod.ts";
 import { dialMoq, MoqServer, TrackMux } from "../moq/mod.ts";
 import type { ServeOptions } from "../server.ts";
-import type { Session } from "../session/session.ts";
-import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
 import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
 import { soon, until } from "./waiting.ts";

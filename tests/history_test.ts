@@ -1,7 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { UnsupportedError } from "../errors.ts";
-import { MemoryBroker } from "../pubsub/memory/broker.ts";
-import type { HistoryPosition } from "../session/wire/recovery.ts";
+import { type HistoryPosition, MemoryBroker, UnsupportedError } from "../mod.ts";
 import { testServer } from "../testing/mod.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";

@@ -6,16 +6,17 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { connectBy, type MakePlatform } from "../client/connect.ts";
-import { connect, denoPlatform, dial } from "../client/deno.ts";
-import { dial as dialInPage } from "../client.ts";
+import { denoPlatform } from "../client/deno.ts";
 import {
   AuthenticationError,
   ConnectionError,
+  dial as dialInPage,
   SessionClosedError,
   TimeoutError,
   UnsupportedError,
-} from "../errors.ts";
-import { platformRuntime } from "../base/runtime.ts";
+} from "../client.ts";
+import { connect, dial, platformRuntime } from "../mod.ts";
+import { dialWebSocket } from "../transport/mod.ts";
 import { createServer, type Server, type ServerOptions } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { dialHttp, FIRST_PIECE_MS } from "../transport/http/client.ts";
@@ -23,7 +24,6 @@ import { LOST_MS } from "../transport/http/connection.ts";
 import { withLastResort } from "../transport/race/last_resort.ts";
 import { checkTransports } from "../transport/race/options.ts";
 import { race } from "../transport/race/race.ts";
-import { dialWebSocket } from "../transport/websocket/client.ts";
 import { passTime, turns } from "../testing/mod.ts";
 import { HttpEnds } from "./http_pair.ts";
 import { listen } from "./servers.ts";

@@ -5,13 +5,16 @@
  * @module
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { TimeoutError, UnsupportedError } from "../errors.ts";
-import { SessionManager } from "../manager/session_manager.ts";
-import type { SessionStats } from "../session/types.ts";
-import { directDatagrams } from "../transport/direct.ts";
+import {
+  type Contract,
+  SessionManager,
+  type SessionStats,
+  TimeoutError,
+  UnsupportedError,
+} from "../mod.ts";
+import { directDatagrams } from "../transport/mod.ts";
 import { soon, turns, until } from "./waiting.ts";
 import { endsOn, type Wire, type WireEnds, wires } from "./wires.ts";
-import type { Contract } from "../session/contract.ts";
 
 type Both = WireEnds<unknown, Contract>;
 type Counter = Exclude<

@@ -7,14 +7,19 @@ import {
   assertThrows,
 } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { connect } from "../mod.ts";
-import type { Client } from "../client/client.ts";
-import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from "../errors.ts";
-import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import {
+  type Client,
+  connect,
+  MemoryBroker,
+  platformRuntime,
+  RequestError,
+  SessionClosedError,
+  TimeoutError,
+  UnsupportedError,
+} from "../mod.ts";
 import { passTime, testServer } from "../testing/mod.ts";
 import { internals } from "../session/session.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
-import { platformRuntime } from "../base/runtime.ts";
 import { answerId } from "../server/durable/options.ts";
 import { contract, Model, type Shared, words } from "./answering.ts";
 import { listen } from "./servers.ts";

@@ -1,7 +1,5 @@
 import { assert, assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
-import { QueueFullError, SessionClosedError } from "../errors.ts";
-import type { Session } from "../session/session.ts";
-import { guest } from "../server/guest.ts";
+import { guest, QueueFullError, type Session, SessionClosedError } from "../mod.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { Page } from "./page.ts";

@@ -4,10 +4,8 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { connect } from "../client/deno.ts";
-import type { Client } from "../client/client.ts";
+import { type Client, connect, type Session } from "../mod.ts";
 import type { ServeOptions, Server } from "../server.ts";
-import type { Session } from "../session/session.ts";
 import { hostBetween, listen } from "./servers.ts";
 import { soon, turns } from "./waiting.ts";
 import { type UdpPacket, UdpPath } from "./udp_path.ts";

@@ -1,6 +1,6 @@
 /** Values that JSON cannot hold, in every call that takes data: an error, and nothing is sent. */
 import { assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
-import { RequestError } from "../errors.ts";
+import { RequestError } from "../mod.ts";
 import { jsonCodec } from "../session/streams/codec.ts";
 import { testServer } from "../testing/mod.ts";
 

@@ -2,11 +2,15 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { z } from "zod";
 import { FakeTime } from "@std/testing/time";
-import type { Members, RoomMembers } from "../client.ts";
-import { Client } from "../client/client.ts";
+import {
+  Client,
+  defineContract,
+  type Members,
+  RequestError,
+  type RoomMembers,
+  SessionClosedError,
+} from "../client.ts";
 import { denoPlatform } from "../client/deno.ts";
-import { RequestError, SessionClosedError } from "../errors.ts";
-import { defineContract } from "../session/contract.ts";
 import { testServer, type TestServerOptions } from "../testing/mod.ts";
 import { passTime, turns } from "./waiting.ts";
 

@@ -7,7 +7,7 @@ import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "
 import { type MetricsOptions, prometheusText } from "../server.ts";
 import { SessionManager } from "../manager/mod.ts";
 import { createServer, dial } from "../mod.ts";
-import { acceptWebSocket, type WebSocketHost } from "../transport/websocket/server.ts";
+import { acceptWebSocket, type WebSocketHost } from "../transport/mod.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
 

@@ -5,11 +5,13 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
-import type { Client } from "../client/client.ts";
-import type { ClientSubscribeOptions } from "../client/client_options.ts";
-import { RequestError } from "../errors.ts";
-import { defineContract } from "../session/contract.ts";
-import type { Session } from "../session/session.ts";
+import {
+  type Client,
+  type ClientSubscribeOptions,
+  defineContract,
+  RequestError,
+  type Session,
+} from "../mod.ts";
 import { type TestServer, testServer, turns } from "../testing/mod.ts";
 import { soon } from "./waiting.ts";
 

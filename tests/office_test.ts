@@ -7,10 +7,8 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
-import { platformRuntime, type Runtime } from "../base/runtime.ts";
-import type { Client } from "../client/client.ts";
+import { type Client, defineContract, platformRuntime, type Runtime } from "../mod.ts";
 import { guest } from "../server.ts";
-import { defineContract } from "../session/contract.ts";
 import { passTime, type TestServer, testServer, turns } from "../testing/mod.ts";
 import { Peer } from "./sessions.ts";
 

@@ -4,13 +4,17 @@
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { serve } from "../mod.ts";
+import {
+  type Client,
+  type Recovery,
+  RequestError,
+  serve,
+  type Session,
+  SessionClosedError,
+} from "../mod.ts";
 import { passTime } from "../testing/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
-import type { Client } from "../client/client.ts";
-import { RequestError, SessionClosedError } from "../errors.ts";
-import { internals, type Session } from "../session/session.ts";
-import type { Recovery } from "../session/wire/recovery.ts";
+import { internals } from "../session/session.ts";
 import { type TestServer, testServer, turns } from "../testing/mod.ts";
 import { soon } from "./waiting.ts";
 

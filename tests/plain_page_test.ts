@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { z } from "zod";
-import { defineContract } from "../session/contract.ts";
+import { defineContract } from "../mod.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { drawing } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";

@@ -2,11 +2,16 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
-import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
+import {
+  type Client,
+  type Contract,
+  defineContract,
+  type PresenceNotice,
+  QueueFullError,
+  RequestError,
+  SessionClosedError,
+} from "../mod.ts";
 import { encodeBinary } from "../session/wire/encode.ts";
-import type { Client } from "../client/client.ts";
-import { type Contract, defineContract } from "../session/contract.ts";
-import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import { memorySessions, passTime, testServer, type TestServerOptions } from "../testing/mod.ts";
 import { turns } from "./waiting.ts";
 import { Peer } from "./sessions.ts";

@@ -1,12 +1,16 @@
 /** Publications of clients beyond a rate: refused, sent again in order, or delayed. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { connect } from "../client/deno.ts";
-import type { Client } from "../client/client.ts";
-import { QueueFullError, RequestError, TimeoutError } from "../errors.ts";
+import {
+  type Client,
+  connect,
+  QueueFullError,
+  RequestError,
+  type Session,
+  TimeoutError,
+} from "../mod.ts";
+import type { Rate } from "../manager/mod.ts";
 import type { RateLimitsOptions } from "../manager/mod.ts";
-import type { Rate } from "../base/token_bucket.ts";
-import type { Session } from "../session/session.ts";
 import { passTime, type TestServer, testServer, turns } from "../testing/mod.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";

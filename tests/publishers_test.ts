@@ -3,19 +3,21 @@
  *
  * @module
  */
-import { platformRuntime } from "../base/runtime.ts";
+import {
+  type Client,
+  guest,
+  type HistoryPosition,
+  platformRuntime,
+  RequestError,
+  type Session,
+  type Subscription,
+} from "../mod.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import "../client/recovery.ts";
-import { RequestError } from "../errors.ts";
+import { type TestServer, testServer, type TestServerOptions } from "../testing/mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
-import type { Client } from "../client/client.ts";
-import type { HistoryPosition } from "../session/wire/recovery.ts";
-import { guest } from "../server/guest.ts";
 import { RequestService } from "../session/serving/requests.ts";
-import type { Session } from "../session/session.ts";
-import type { Subscription } from "../client/subscription.ts";
-import { type TestServer, testServer, type TestServerOptions } from "../testing/test_server.ts";
 import { Network } from "./clients.ts";
 import { HELLO, Peer, serverByHand } from "./sessions.ts";
 import { turns } from "./waiting.ts";

@@ -1,12 +1,17 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { connect, dial } from "../client.ts";
-import { type CloseInfo, RequestError, SessionClosedError } from "../errors.ts";
+import {
+  type CloseInfo,
+  connect,
+  dial,
+  RequestError,
+  type Session,
+  SessionClosedError,
+} from "../client.ts";
 import type { SharedCounts } from "../manager/mod.ts";
 import type { SharedCount } from "../manager/shared_counts.ts";
 import { TokenBucket } from "../base/token_bucket.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type { ServeOptions } from "../server.ts";
-import type { Session } from "../session/session.ts";
 import { testServer } from "../testing/mod.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { soon, turns, until } from "./waiting.ts";

@@ -1,8 +1,15 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { type Client, connect, dial } from "../client.ts";
-import { ConnectionError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
+import {
+  type Client,
+  connect,
+  ConnectionError,
+  dial,
+  RequestError,
+  SessionClosedError,
+  TimeoutError,
+} from "../client.ts";
+import { dialWebSocket } from "../transport/mod.ts";
 import { serve, type Server } from "../server.ts";
-import { dialWebSocket } from "../transport/websocket/client.ts";
 import { lowPort } from "./ports.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";

@@ -3,14 +3,19 @@
  *
  * @module
  */
-import { platformRuntime, type Runtime } from "../base/runtime.ts";
+import { type HistoryPosition, platformRuntime, type Runtime } from "../mod.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { type Client, connect, dial } from "../client.ts";
-import { QueueFullError, RequestError } from "../errors.ts";
+import {
+  type Client,
+  connect,
+  dial,
+  QueueFullError,
+  type Recovery,
+  RequestError,
+  type Subscription,
+} from "../client.ts";
 import { MemoryBroker, Topics } from "../pubsub/mod.ts";
 import type { ServeOptions, Server } from "../server.ts";
-import type { HistoryPosition, Recovery } from "../session/wire/recovery.ts";
-import type { Subscription } from "../client/subscription.ts";
 import { RequestService } from "../session/serving/requests.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { Cable } from "./cable.ts";

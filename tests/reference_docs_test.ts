@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { CloseCode } from "../errors.ts";
+import { CloseCode } from "../mod.ts";
 import { serve } from "../server.ts";
 
 const ROOT = new URL("../", import.meta.url);

@@ -5,12 +5,11 @@
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { AuthenticationError, RequestError, SessionClosedError } from "../errors.ts";
+import { AuthenticationError, RequestError, type Session, SessionClosedError } from "../mod.ts";
 import type { AuthenticationContext, Refusal } from "../server.ts";
 import { RENEW_MARGIN_MS } from "../server/authentication.ts";
-import type { Session } from "../session/session.ts";
+import { testServer, type TestServerOptions } from "../testing/mod.ts";
 import { passTime, turns, until } from "./waiting.ts";
-import { testServer, type TestServerOptions } from "../testing/test_server.ts";
 import { captureConsole } from "./console_lines.ts";
 import { endOf, Peer } from "./sessions.ts";
 

@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import type { Runtime, Timer } from "../base/runtime.ts";
+import type { Runtime } from "../mod.ts";
+import type { Timer } from "../base/runtime.ts";
 import { memorySessions, testServer } from "../testing/mod.ts";
 import { Random } from "./random.ts";
 

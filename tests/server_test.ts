@@ -1,11 +1,17 @@
 import { assert, assertEquals, assertObjectMatch, assertRejects, assertThrows } from "@std/assert";
 import { stub } from "@std/testing/mock";
 import { z } from "zod";
-import { connect, dial } from "../client.ts";
-import { RequestError, SessionClosedError } from "../errors.ts";
+import {
+  connect,
+  type Contract,
+  defineContract,
+  dial,
+  RequestError,
+  type Session,
+  SessionClosedError,
+} from "../client.ts";
 import { createServer, type ServeOptions, type Server } from "../server.ts";
-import { type Contract, defineContract } from "../session/contract.ts";
-import { internals, type Session } from "../session/session.ts";
+import { internals } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";
 import { lowPort } from "./ports.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";

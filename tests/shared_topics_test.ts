@@ -5,10 +5,14 @@
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { type Client, connect } from "../client.ts";
-import { QueueFullError, RequestError } from "../errors.ts";
-import type { ClientSubscribeOptions } from "../client/client_options.ts";
-import type { Subscription } from "../client/subscription.ts";
+import {
+  type Client,
+  type ClientSubscribeOptions,
+  connect,
+  QueueFullError,
+  RequestError,
+  type Subscription,
+} from "../client.ts";
 import { passTime, testServer, type TestServerOptions } from "../testing/mod.ts";
 import { Random } from "./random.ts";
 import { listen } from "./servers.ts";

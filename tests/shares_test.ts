@@ -5,10 +5,8 @@
  * @module
  */
 import { assertEquals, assertStringIncludes } from "@std/assert";
-import type { ServeOptions } from "../server.ts";
-import { createServer } from "../server/server.ts";
-import { guest } from "../server/guest.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import { createServer, guest, type ServeOptions } from "../server.ts";
+import { platformRuntime } from "../mod.ts";
 import { MoqRelay, MoqServer } from "../moq/mod.ts";
 import { headOf, TextSocket } from "./text_socket.ts";
 import { Caller } from "./caller.ts";

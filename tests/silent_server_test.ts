@@ -1,13 +1,17 @@
 /** Clients whose server falls silent while they wait for it. */
 import { assertEquals, assertNotEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import type { ClientOptions } from "../client/client_options.ts";
-import { Client } from "../client/client.ts";
+import { Client, type ClientOptions, ConnectionError, SessionClosedError } from "../mod.ts";
 import { denoPlatform } from "../client/deno.ts";
-import { ConnectionError, SessionClosedError } from "../errors.ts";
 import { internals } from "../session/core.ts";
-import { passTime, receiveOne, type TestServer, testServer, turns } from "../testing/mod.ts";
-import type { TestServerOptions } from "../testing/test_server.ts";
+import {
+  passTime,
+  receiveOne,
+  type TestServer,
+  testServer,
+  type TestServerOptions,
+  turns,
+} from "../testing/mod.ts";
 
 /**
  * Time from the start of a wait to the end of a silent session, in milliseconds: 2 s of silence,

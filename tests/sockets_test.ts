@@ -1,11 +1,10 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { dial } from "../client.ts";
+import { dial, type TransportName } from "../client.ts";
 import { dial as dialOver } from "../mod.ts";
 import { createServer, type ServeOptions, type Server } from "../server.ts";
 import { internals } from "../session/session.ts";
 import { withTicket } from "../session/url.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
-import type { TransportName } from "../transport/race/options.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
 

@@ -5,13 +5,15 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import type { ServeOptions } from "../server.ts";
-import { devCertificate } from "../transport/certificate/dev_certificate.ts";
-import type { Connection } from "../transport/connection.ts";
-import { directStream } from "../transport/direct.ts";
-import { withMessages } from "../transport/message_stream/server.ts";
-import { dialWebSocket } from "../transport/websocket/client.ts";
-import { dialWebTransport } from "../transport/h3/client.ts";
-import { listenWebTransport } from "../transport/h3/server.ts";
+import {
+  type Connection,
+  devCertificate,
+  dialWebSocket,
+  dialWebTransport,
+  directStream,
+  listenWebTransport,
+  withMessages,
+} from "../transport/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { soon, until } from "./waiting.ts";

@@ -5,9 +5,8 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { dial } from "../mod.ts";
-import type { CertificateHash } from "../transport/webtransport.ts";
-import { directDatagrams, directStream } from "../transport/direct.ts";
-import { dialWebTransport } from "../transport/h3/client.ts";
+import type { CertificateHash } from "../client.ts";
+import { dialWebTransport, directDatagrams, directStream } from "../transport/mod.ts";
 import { soon } from "./waiting.ts";
 
 /** The example, in a process of its own. */

@@ -4,16 +4,17 @@
  * @module
  */
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { dial, type ServeOptions } from "../mod.ts";
+import { dial, type ServeOptions, type Session } from "../mod.ts";
 import { prometheusText } from "../server.ts";
-import { listenMoq } from "../moq/server/server.ts";
-import type { Session } from "../session/session.ts";
-import { directStream } from "../transport/direct.ts";
+import { listenMoq } from "../moq/mod.ts";
+import {
+  devCertificate,
+  dialQuic,
+  dialWebTransport,
+  directStream,
+  listenQuic,
+} from "../transport/mod.ts";
 import { STREAM_WINDOW_BYTES, UnreadStreams } from "../transport/quic/unread_streams.ts";
-import { devCertificate } from "../transport/certificate/dev_certificate.ts";
-import { dialQuic } from "../transport/quic/client.ts";
-import { listenQuic } from "../transport/quic/server.ts";
-import { dialWebTransport } from "../transport/h3/client.ts";
 import { headersFrame, RawPeer, REQUEST_FIELDS, TestServer } from "./raw_http3.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";

@@ -6,11 +6,8 @@
  */
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { dial } from "../client/deno.ts";
-import { CloseCode } from "../errors.ts";
-import type { Session } from "../session/session.ts";
-import { dialQuic } from "../transport/quic/client.ts";
-import { dialWebTransport } from "../transport/h3/client.ts";
+import { CloseCode, dial, type Session } from "../mod.ts";
+import { dialQuic, dialWebTransport } from "../transport/mod.ts";
 import { certificate, PROTOCOL, QuicServer } from "./quic_peer.ts";
 import { TestServer } from "./raw_http3.ts";
 import { listen, portOf } from "./servers.ts";

@@ -5,12 +5,16 @@
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { delay } from "@std/async/delay";
-import { dial } from "../client.ts";
-import { ConnectionError, SessionClosedError, TimeoutError, UnsupportedError } from "../errors.ts";
+import {
+  ConnectionError,
+  dial,
+  type Session,
+  SessionClosedError,
+  TimeoutError,
+  UnsupportedError,
+} from "../client.ts";
+import { type BidirectionalStream, directStream, type DirectWritable } from "../transport/mod.ts";
 import { createServer, type Server } from "../server.ts";
-import type { Session } from "../session/session.ts";
-import type { BidirectionalStream, DirectWritable } from "../transport/connection.ts";
-import { directStream } from "../transport/direct.ts";
 import { next, readAll, writeAll } from "./conformance/pair.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { endOf } from "./sessions.ts";

@@ -1,10 +1,8 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { dial } from "../client/deno.ts";
-import { TimeoutError, UnsupportedError } from "../errors.ts";
-import type { Session } from "../session/session.ts";
+import { dial, type Session, TimeoutError, UnsupportedError } from "../mod.ts";
+import { directStream } from "../transport/mod.ts";
 import { serve, type ServeOptions } from "../server.ts";
 import { memorySessions } from "../testing/mod.ts";
-import { directStream } from "../transport/direct.ts";
 import { portOf } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 

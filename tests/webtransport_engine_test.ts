@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
 import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
-import { platformRuntime } from "../base/runtime.ts";
+import { platformRuntime } from "../mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import {
   type ListenInfo,
@@ -15,10 +15,13 @@ import {
   type WebTransportServeOptions,
   type WebTransportSource,
 } from "../server.ts";
-import type { Connection } from "../transport/connection.ts";
-import { devCertificate } from "../transport/certificate/dev_certificate.ts";
-import { memoryPair } from "../transport/memory/memory.ts";
-import type { ListenWebTransportOptions, WebTransportRequest } from "../transport/h3/server.ts";
+import {
+  type Connection,
+  devCertificate,
+  type ListenWebTransportOptions,
+  memoryPair,
+  type WebTransportRequest,
+} from "../transport/mod.ts";
 import { listen, portOf, untilFree } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 

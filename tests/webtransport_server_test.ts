@@ -5,25 +5,23 @@
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { spy } from "@std/testing/mock";
-import {
-  AuthenticationError,
-  ConnectionError,
-  type RefusalStatus,
-  SessionClosedError,
-} from "../errors.ts";
-import { dial } from "../client/deno.ts";
+import type { RefusalStatus } from "../errors.ts";
+import { AuthenticationError, ConnectionError, dial, Session, SessionClosedError } from "../mod.ts";
 import { type ListenInfo, type Refusal, serve, type Server } from "../server.ts";
-import { Session, SKEIN_PROTOCOL } from "../session/session.ts";
-import type { Connection } from "../transport/connection.ts";
-import { devCertificate } from "../transport/certificate/dev_certificate.ts";
-import { directStream } from "../transport/direct.ts";
-import { withMessages } from "../transport/message_stream/server.ts";
-import { dialWebTransport } from "../transport/h3/client.ts";
-import { type DialWebTransportOptions, TOKEN_MARK } from "../transport/webtransport.ts";
+import { SKEIN_PROTOCOL } from "../session/session.ts";
+import {
+  type Connection,
+  devCertificate,
+  dialWebTransport,
+  type DialWebTransportOptions,
+  directStream,
+  withMessages,
+} from "../transport/mod.ts";
+import { sessionSettings } from "../session/mod.ts";
+import { TOKEN_MARK } from "../transport/webtransport.ts";
 import { lowPort } from "./ports.ts";
 import { listen, portOf } from "./servers.ts";
 import { endOf } from "./sessions.ts";
-import { sessionSettings } from "../session/session_settings.ts";
 import { soon, until } from "./waiting.ts";
 import { headOf, partsOf, TextSocket } from "./text_socket.ts";
 
