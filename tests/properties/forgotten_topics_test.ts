@@ -6,7 +6,8 @@ import { BrokerError } from "../../errors.ts";
 import type { BrokerSubscription, HistoryBounds } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { ForgettingModel } from "../../pubsub/memory/forgetting_model.ts";
-import { SimulatedDisk, SimulatedSqlite } from "../../testing/simulation/mod.ts";
+import type { SimulatedDisk } from "../../testing/simulation/mod.ts";
+import { diskOf } from "./disks.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -132,11 +133,8 @@ class FewTopics {
       const open = () => new MemoryBroker({ runtime: host.runtime, maxTopics });
       return new FewTopics(world, { model, open, disk: undefined });
     }
-    const { simulation } = world;
-    const sqlite = await simulation.hold(SimulatedSqlite.load(simulation));
-    const disk = new SimulatedDisk(simulation, host);
-    const open = () => sqlite.open(disk, "few.db", { maxTopics });
-    return new FewTopics(world, { model, open, disk });
+    const { disk, open } = await diskOf(world, host.name);
+    return new FewTopics(world, { model, open: () => open("few.db", { maxTopics }), disk });
   }
 
   async publish({ topic, key, isLarge, fault }: Publish): Promise<void> {

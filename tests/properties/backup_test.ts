@@ -1,0 +1,201 @@
+/** Backups of a file in use: a copy has the state of one moment, whatever changes meanwhile. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
+import type { HistoryBounds } from "../../pubsub/broker.ts";
+import type { AppendLogOptions } from "../../pubsub/logs/log.ts";
+import { diskOf } from "./disks.ts";
+import { outcomeOf } from "./outcomes.ts";
+import { property } from "./property.ts";
+
+const TOPICS = ["t0", "t1", "t2", "t3"] as const;
+const LOGS = ["l0", "l1", "l2"] as const;
+
+/** Contents of the file before: the last three take a backup several steps. */
+const CONTENTS = {
+  few: { logs: 0, records: 0, length: 1 },
+  "many records": { logs: 1, records: 1_300, length: 1 },
+  "many logs": { logs: 520, records: 0, length: 1 },
+  "large records": { logs: 1, records: 3, length: 1_100_000 },
+} as const;
+
+/** Time in which a sweep deletes the rows of removed topics and logs, in milliseconds. */
+const SWEPT_MS = 5_300;
+
+const BOUNDS: HistoryBounds = { size: 5, ttlMs: 3_600_000, bytes: 1 << 20 };
+const MAX_BYTES = 1 << 26;
+const MAX_LOGS = 10_000;
+
+const change = fc.oneof(
+  fc.record({ kind: fc.constant("publish"), name: fc.constantFrom(...TOPICS) }),
+  fc.record({ kind: fc.constantFrom("create", "delete"), name: fc.constantFrom(...LOGS) }),
+  fc.record({
+    kind: fc.constant("append"),
+    name: fc.constantFrom(...LOGS),
+    /** Keeps two records, or ends the log. */
+    extra: fc.constantFrom("none", "none", "keep", "end"),
+  }),
+);
+type Change = typeof change extends fc.Arbitrary<infer T> ? T : never;
+
+property("a backup has the state of one moment, or leaves no file", {
+  cases: fc.record({
+    content: fc.constantFrom(...Object.keys(CONTENTS) as (keyof typeof CONTENTS)[]),
+    synchronous: fc.constantFrom("full", "full", "normal"),
+    maxTopics: fc.constantFrom<number[]>(100, 3),
+    before: fc.array(change, { maxLength: 16 }),
+    /** Time after which a first backup is given up, in milliseconds. */
+    givenUpMs: fc.option(fc.nat(12), { nil: undefined }),
+    /** Changes during the backup, with the time before the next ones in milliseconds. */
+    during: fc.array(
+      fc.record({ changes: fc.array(change, { maxLength: 4 }), gapMs: fc.constantFrom(0, 1, 2) }),
+      { minLength: 1, maxLength: 20 },
+    ),
+  }),
+  async check(world, { content, synchronous, maxTopics, before, givenUpMs, during }) {
+    const { disk, open } = await diskOf(world, "node");
+    const options = { synchronous, maxTopics } as const;
+    const file = new ChangingFile(open("file.db", options));
+    const { broker } = file;
+    await file.fill(CONTENTS[content]);
+    for (const one of before) await file.change(one);
+    await broker.store.advance("number", 7, 60_000);
+    await broker.store.claim("scope", "member", { max: 1, ttlMs: 60_000 });
+
+    if (givenUpMs !== undefined) {
+      const end = new AbortController();
+      const outcome = outcomeOf(broker.backup("copy.db", { signal: end.signal }));
+      await world.pause(givenUpMs);
+      end.abort();
+      const isDone = await outcome === "fulfilled";
+      if (!isDone) assertEquals(await outcome, "AbortError");
+      assertEquals(disk.has("copy.db"), isDone);
+      disk.remove("copy.db");
+    }
+
+    const states = [await contentOf(broker)];
+    let known: number | undefined;
+    const outcome = outcomeOf(broker.backup("copy.db")).finally(() => known = states.length);
+    assertEquals(await outcomeOf(broker.backup("other.db")), "BrokerError");
+    const changes: Promise<unknown>[] = [];
+    for (const { changes: group, gapMs } of during) {
+      if (known !== undefined) break;
+      for (const one of group) changes.push(file.change(one));
+      // The file reads after the changes of the same group.
+      changes.push(contentOf(broker).then((state) => states.push(state)));
+      await world.pause(gapMs);
+    }
+    assertEquals(await outcome, "fulfilled");
+    await Promise.all(changes);
+    assertEquals(await outcomeOf(broker.backup("copy.db")), "BrokerError");
+    assertEquals(disk.paths.filter((path) => path.endsWith(".part")), []);
+    await broker.close();
+
+    const copy = open("copy.db", options);
+    const state = await contentOf(copy);
+    // The last group may have finished the backup before its reads.
+    assert(states.slice(known! - 1, known! + 1).includes(state), `${state}\nof ${states.at(-1)}`);
+    assertEquals(await copy.store.newest("number", 60_000), -1);
+    assertEquals(await copy.store.claims("scope"), []);
+    await file.repeatOn(copy, state);
+    // New rows survive the sweep of the rows that were removed before.
+    await new ChangingFile(copy).fill({ logs: 1, records: 2, length: 1 }, "new");
+    await copy.history.append({ topic: TOPICS[0], payload: "last" }, { bounds: BOUNDS });
+    const newest = await contentOf(copy);
+    await world.pause(SWEPT_MS);
+    assertEquals(await contentOf(copy), newest);
+    await copy.close();
+  },
+});
+
+/** A file whose topics and logs change. */
+class ChangingFile {
+  readonly broker: SqliteBroker;
+  /** The newest append of the producer of each log, which a later one may repeat. */
+  readonly #repeatable = new Map<string, AppendLogOptions>();
+  #count = 0;
+
+  constructor(broker: SqliteBroker) {
+    this.broker = broker;
+  }
+
+  /** Creates logs. */
+  async fill(
+    { logs, records, length }: typeof CONTENTS[keyof typeof CONTENTS] | {
+      readonly logs: number;
+      readonly records: number;
+      readonly length: number;
+    },
+    name = "many",
+  ): Promise<void> {
+    const texts = Array.from({ length: records }, (_, i) => `${i}`.padEnd(length));
+    await Promise.all(
+      Array.from({ length: logs }, (_, i) => this.#create(`${name} ${i}`, texts)),
+    );
+  }
+
+  async change({ kind, name, ...rest }: Change): Promise<void> {
+    const { history, logs } = this.broker;
+    const payload = `${++this.#count}`;
+    if (kind === "publish") {
+      await history.append({ topic: name, payload, except: "one" }, { bounds: BOUNDS });
+      return;
+    }
+    if (kind === "append") {
+      const { extra } = rest as Extract<Change, { kind: "append" }>;
+      const options: AppendLogOptions = {
+        records: [payload],
+        maxBytes: MAX_BYTES,
+        producer: { id: "p", epoch: this.#count, seq: 0 },
+        ...(extra === "keep" && { keep: { records: 2, bytes: 1_000 } }),
+        ...(extra === "end" && { end: {} }),
+      };
+      const { kind: outcome } = await logs.append(name, options);
+      if (outcome === "appended") this.#repeatable.set(name, options);
+      return;
+    }
+    const { kind: outcome } = kind === "create"
+      ? await this.#create(name, [payload])
+      : await logs.delete(name);
+    if (outcome === "created" || outcome === "removed") this.#repeatable.delete(name);
+  }
+
+  #create(id: string, records: readonly string[]) {
+    const identity = `log${`${++this.#count}`.padStart(5, "0")}`;
+    const config = { contentType: "text/plain" };
+    return this.broker.logs.create(id, { config, identity, records, maxLogs: MAX_LOGS });
+  }
+
+  /** Repeats appends that a copy has: it knows the producers. */
+  async repeatOn(copy: SqliteBroker, state: string): Promise<void> {
+    for (const [id, options] of this.#repeatable) {
+      if (!state.includes(`"${options.records[0]}"`)) continue;
+      assertEquals((await copy.logs.append(id, options)).kind, "repeated");
+    }
+  }
+}
+
+/** Reads all topics and logs at once, as text without the epoch, which is another one in a copy. */
+async function contentOf({ history, logs }: SqliteBroker): Promise<string> {
+  const topics = TOPICS.map(async (topic) => {
+    const options = { bounds: BOUNDS, maxMessages: 100, maxBytes: MAX_BYTES };
+    const { head, publications } = await history.read(topic, options);
+    const rows = publications.map(({ payload, except, position }) => [
+      payload,
+      except,
+      position!.offset,
+      position!.tag,
+    ]);
+    return [topic, head, rows];
+  });
+  const pages = [...LOGS, "many 0", "many 519", "new 0"].map(async (id) => {
+    const options = { after: 0, maxRecords: 1_000, maxBytes: MAX_BYTES, renews: false };
+    const page = await logs.read(id, options);
+    if (page === undefined || page === "expired") return [id, "none"];
+    const { start, tail, bytes, end, identity } = page.info;
+    const records = page.records.map((record) => `${record}`.trim());
+    // An open log has another identity in a copy.
+    return [id, start, tail, bytes, records, end, end && identity];
+  });
+  return JSON.stringify(await Promise.all([...topics, ...pages]));
+}

@@ -1,0 +1,371 @@
+/** Files of SQLite on disks that fail, and on machines that restart: what a history keeps. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
+import type { BrokerSubscription, HistoryBounds, Publication } from "../../pubsub/broker.ts";
+import { type Acknowledged, HistoryModel } from "../../pubsub/history/history_model.ts";
+import { type Disk, diskOf } from "./disks.ts";
+import { property } from "./property.ts";
+import type { World } from "./world.ts";
+
+/** Time after the start of a machine in which each end counts as a loss, in milliseconds. */
+const YOUNG_MS = 5_000;
+
+const HOUR_MS = 3_600_000;
+const TOPICS = 3;
+
+/** A page of a whole history. */
+const ALL = { maxMessages: 1_000, maxBytes: 1 << 24 } as const;
+
+const BOUNDS: Readonly<Record<string, HistoryBounds>> = {
+  plenty: { size: 1_000, ttlMs: HOUR_MS, bytes: 1 << 20 },
+  "three publications": { size: 3, ttlMs: HOUR_MS, bytes: 1 << 20 },
+  "few bytes": { size: 1_000, ttlMs: HOUR_MS, bytes: 9_100 },
+  "a short time": { size: 1_000, ttlMs: 1_500, bytes: 1 << 20 },
+};
+
+const appends = fc.record({
+  kind: fc.constant("append"),
+  items: fc.array(
+    fc.record({
+      topic: fc.nat(TOPICS - 1),
+      /** Pages of the file that the publication takes: one, or some. */
+      length: fc.constantFrom<number[]>(10, 9_000),
+      key: fc.constantFrom("none", "next", "repeated"),
+    }),
+    { minLength: 1, maxLength: 5 },
+  ),
+  /** Time between two calls, in milliseconds. */
+  gapMs: fc.constantFrom<number[]>(0, 2),
+  fault: fc.option(
+    fc.record({
+      kind: fc.constantFrom("error", "full", "kill", "power"),
+      operation: fc.constantFrom("write", "sync"),
+      after: fc.nat(6),
+      times: fc.integer({ min: 1, max: 4 }),
+    }),
+    { nil: undefined, freq: 2 },
+  ),
+});
+const restart = fc.record({
+  kind: fc.constant("restart"),
+  how: fc.constantFrom("close", "kill", "power"),
+  /** Calls without an outcome at that time. */
+  underWay: fc.nat(2),
+  synchronous: fc.constantFrom("full", "normal"),
+  /** Time between the start of the machine and the opening of the file, in milliseconds. */
+  restMs: fc.constantFrom<number[]>(0, 1_000, YOUNG_MS + 200),
+});
+const fileSteps = fc.oneof(
+  { weight: 6, arbitrary: appends },
+  { weight: 2, arbitrary: restart },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("listen"), topic: fc.nat(TOPICS - 1) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("pause"), ms: fc.nat(2_000) }) },
+);
+type Appends = typeof appends extends fc.Arbitrary<infer T> ? T : never;
+type Restart = typeof restart extends fc.Arbitrary<infer T> ? T : never;
+
+property(
+  "a file has what its broker acknowledged, and nothing else, on a failing disk and after restarts",
+  {
+    cases: fc.record({
+      bounds: fc.constantFrom(...Object.keys(BOUNDS)),
+      synchronous: fc.constantFrom("full", "normal"),
+      steps: fc.array(fileSteps, { maxLength: 15 }),
+    }),
+    async check(world, { bounds, synchronous, steps }) {
+      const file = new FailingFile(
+        world,
+        await diskOf(world, "node"),
+        BOUNDS[bounds]!,
+        synchronous,
+      );
+      for (const step of steps) {
+        if (step.kind === "append") await file.appendAll(step);
+        else if (step.kind === "restart") await file.restart(step);
+        else if (step.kind === "listen") await file.listenOrLeave(step.topic);
+        else await world.pause(step.ms);
+        await file.compare();
+      }
+      await file.close();
+    },
+  },
+);
+
+/** A call whose outcome comes later, or never. */
+interface Append {
+  readonly topic: Topic;
+  readonly payload: string;
+  readonly number: number | undefined;
+  readonly fromMs: number;
+  outcome: "none" | "failed" | "repetition" | Acknowledged;
+}
+
+/** One topic of the file. */
+interface Topic {
+  readonly name: string;
+  model: HistoryModel;
+  /** Newest number of the producer. */
+  newest: number;
+  listener: {
+    readonly subscription: BrokerSubscription;
+    readonly from: number;
+    readonly heard: Publication[];
+  } | undefined;
+}
+
+/** A file, next to a model of each history. */
+class FailingFile {
+  readonly #world: World;
+  readonly #at: Disk;
+  readonly #bounds: HistoryBounds;
+  readonly #topics: readonly Topic[];
+  /** Payloads by topic, epoch and offset: a position never stands for two publications. */
+  readonly #positions = new Map<string, string>();
+  #synchronous: "full" | "normal";
+  #broker: SqliteBroker;
+  #epoch = "";
+  /** Losses of power that took writes; each begins with new producers. */
+  #losses = 0;
+  #count = 0;
+
+  constructor(
+    world: World,
+    at: Disk,
+    bounds: HistoryBounds,
+    synchronous: "full" | "normal",
+  ) {
+    this.#world = world;
+    this.#at = at;
+    this.#bounds = bounds;
+    this.#synchronous = synchronous;
+    this.#topics = Array.from({ length: TOPICS }, (_, i) => ({
+      name: `topic ${i}`,
+      model: new HistoryModel(bounds),
+      newest: -1,
+      listener: undefined,
+    }));
+    this.#broker = this.#open();
+  }
+
+  #open(): SqliteBroker {
+    return this.#at.open("file.db", { synchronous: this.#synchronous });
+  }
+
+  /** Appends at once, or one shortly after the other, while the disk may fail. */
+  async appendAll({ items, gapMs, fault }: Appends): Promise<void> {
+    const { disk } = this.#at;
+    if (fault?.kind === "power") await this.#grow();
+    if (fault !== undefined) {
+      disk.fail({
+        ...fault,
+        ...(fault.kind === "full" && { operation: "write", times: Infinity }),
+      });
+    }
+    const calls: Append[] = [];
+    for (const item of items) {
+      calls.push(this.#append(item));
+      if (gapMs > 0) await this.#world.pause(gapMs);
+    }
+    const areSettled = () => calls.every(({ outcome }) => outcome !== "none");
+    await this.#world.until("all outcomes", () => areSettled() || !disk.host.isAlive);
+    disk.heal();
+    for (const call of calls) this.#note(call);
+    if (fault === undefined) return;
+    if (!disk.host.isAlive) {
+      const how = fault.kind === "power" ? "power" : "kill";
+      return await this.#comeBack(how, { calls, synchronous: this.#synchronous, restMs: 0 });
+    }
+    // Operations of one group do not fail because of another: each is tried once more.
+    const isRetried = fault.kind === "error" && fault.times === 1 && gapMs === 0 &&
+      calls.length > 1;
+    if (isRetried) assertEquals(calls.filter(({ outcome }) => outcome === "failed").length, 0);
+    await this.#appendOne();
+  }
+
+  /** Appends on a disk that works: what failed before has no effect any more. */
+  async #appendOne(): Promise<void> {
+    const call = this.#append({ topic: 0, length: 10, key: "none" });
+    await this.#world.until("an outcome", () => call.outcome !== "none");
+    assertEquals(typeof call.outcome, "object");
+    this.#note(call);
+    assertEquals(this.#broker.status.current.name, "connected");
+  }
+
+  async restart({ how, underWay, synchronous, restMs }: Restart): Promise<void> {
+    if (how === "power") await this.#grow();
+    const calls = Array.from(
+      { length: underWay },
+      (_, i) => this.#append({ topic: i, length: 10, key: "none" }),
+    );
+    if (how === "close") {
+      await this.#broker.close();
+      // A close commits all operations that wait.
+      await this.#world.until(
+        "all outcomes",
+        () => calls.every(({ outcome }) => outcome !== "none"),
+      );
+      for (const call of calls) {
+        assertEquals(typeof call.outcome, "object");
+        this.#note(call);
+      }
+    }
+    await this.#comeBack(how, { calls, synchronous, restMs });
+  }
+
+  /** Waits until the machine is old enough for a second loss of power to be noticed. */
+  async #grow(): Promise<void> {
+    await this.#world.pause(Math.max(0, YOUNG_MS + 200 - this.#at.disk.uptimeMs));
+  }
+
+  /** Ends the process, or the machine; opens the file again, and compares the histories. */
+  async #comeBack(
+    how: Restart["how"],
+    { calls, synchronous, restMs }:
+      & { readonly calls: readonly Append[] }
+      & Pick<Restart, "synchronous" | "restMs">,
+  ): Promise<void> {
+    const { disk } = this.#at;
+    const { host } = disk;
+    if (how !== "close") host.kill({ power: how === "power" });
+    host.start();
+    await this.#world.pause(Math.max(0, restMs - disk.uptimeMs));
+    const wasNormal = this.#synchronous === "normal";
+    const isLost = wasNormal && how === "power";
+    const isUnsure = wasNormal && how === "kill" && disk.uptimeMs < YOUNG_MS;
+    this.#synchronous = synchronous;
+    this.#broker = this.#open();
+    if (isLost) this.#losses++;
+    const before = this.#epoch;
+    for (const topic of this.#topics) {
+      topic.listener = undefined;
+      await this.#takeOver(topic, calls, isLost);
+    }
+    if (before !== "") assertEquals(this.#epoch !== before, isLost || isUnsure, "a new epoch");
+    if (isLost) await this.#appendOne();
+  }
+
+  /** Continues the model of a topic with the epoch and the unanswered calls that the file has. */
+  async #takeOver(topic: Topic, calls: readonly Append[], isLost: boolean): Promise<void> {
+    const { epoch, head, publications } = await this.#broker.history.read(topic.name, {
+      ...ALL,
+      bounds: this.#bounds,
+    });
+    this.#epoch = epoch;
+    const { all } = topic.model;
+    const found = publications.map(({ payload, position }): Acknowledged => {
+      const text = `${payload}`;
+      const known = all.find((one) => one.payload === text);
+      const call = calls.find((one) => one.payload === text && one.topic === topic);
+      assertEquals(known !== undefined || call !== undefined, true, `${text} on ${topic.name}`);
+      topic.newest = Math.max(topic.newest, call?.number ?? -1);
+      const { offset, tag } = position!;
+      const taken = known?.taken ?? { fromMs: call!.fromMs, toMs: this.#world.nowMs };
+      return { payload: text, position: { epoch, offset, tag: tag! }, taken };
+    });
+    for (const one of found) this.#notePosition(topic, one);
+    const others = found.filter(({ payload }) => all.every((one) => one.payload !== payload));
+    // A machine without power loses the last commits.
+    const kept = all.filter(({ position }) => !isLost || position.offset <= head);
+    topic.model = new HistoryModel(this.#bounds);
+    topic.model.add(others);
+    topic.model.add(kept.map((one) => ({ ...one, position: { ...one.position, epoch } })));
+    if (isLost) topic.newest = -1;
+  }
+
+  async listenOrLeave(index: number): Promise<void> {
+    const topic = this.#topics[index]!;
+    const { listener, model, name } = topic;
+    if (listener !== undefined) {
+      topic.listener = undefined;
+      return await listener.subscription[Symbol.asyncDispose]();
+    }
+    const heard: Publication[] = [];
+    const subscription = this.#broker.subscribe(name, (one) => void heard.push(one), {
+      history: this.#bounds,
+    });
+    topic.listener = { subscription, from: model.all.length, heard };
+    await subscription.ready;
+  }
+
+  /** Compares pages and deliveries; nothing waits. */
+  async compare(): Promise<void> {
+    await this.#world.until("no waiting operation", () => this.#broker.stats.waiting === 0, 100);
+    for (const topic of this.#topics) {
+      const { model, listener } = topic;
+      await this.#read(topic);
+      await this.#read(topic, { after: Math.max(0, model.head - 2), maxMessages: 2 });
+      if (listener === undefined) continue;
+      const { from, heard } = listener;
+      const expected = model.all.slice(from);
+      await this.#world.until("all deliveries", () => heard.length >= expected.length, 100);
+      assertEquals(
+        heard.map(({ payload, position }) => [payload, position!.offset, position!.prev]),
+        expected.map((
+          { payload, position: { offset } },
+          i,
+        ) => [payload, offset, model.all[from + i - 1]?.position.offset ?? 0]),
+      );
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#broker.close();
+    const { host } = this.#at.disk;
+    const timers = [...this.#world.simulation.pending()].filter((one) => one.host === host);
+    assertEquals(timers.length, 0, "timers of a closed broker");
+  }
+
+  /** Reads a page, and compares it with the model. */
+  async #read(
+    { name, model }: Topic,
+    part: { readonly after?: number; readonly maxMessages?: number } = {},
+  ): Promise<void> {
+    const query = { ...ALL, ...part };
+    const fromMs = this.#world.nowMs;
+    const page = await this.#broker.history.read(name, { ...query, bounds: this.#bounds });
+    this.#epoch ||= page.epoch;
+    assertEquals(page.epoch, this.#epoch);
+    const difference = model.differenceOf(query, page, { fromMs, toMs: this.#world.nowMs });
+    assertEquals(difference?.received, difference?.expected);
+  }
+
+  #append(
+    { topic: index, length, key }: Appends["items"][number],
+  ): Append {
+    const topic = this.#topics[index]!;
+    const number = key === "none"
+      ? undefined
+      : Math.max(0, topic.newest + (key === "next" ? 1 : 0));
+    const payload = `${++this.#count}`.padEnd(length);
+    const fromMs = this.#world.nowMs;
+    const call: Append = { topic, payload, number, fromMs, outcome: "none" };
+    this.#broker.history.append({ topic: topic.name, payload }, {
+      bounds: this.#bounds,
+      ...(number !== undefined && { key: { producer: `p${this.#losses}`, number } }),
+    }).then(({ position }) => {
+      const taken = { fromMs, toMs: this.#world.nowMs };
+      call.outcome = position === undefined ? "repetition" : { payload, position, taken };
+    }, () => call.outcome = "failed");
+    return call;
+  }
+
+  /** Notes an outcome, in the order of the calls. */
+  #note({ topic, number, outcome }: Append): void {
+    if (outcome === "none" || outcome === "failed") return;
+    const isNew = number === undefined || number > topic.newest;
+    assertEquals(outcome === "repetition", !isNew);
+    if (outcome === "repetition") return;
+    topic.newest = Math.max(topic.newest, number ?? -1);
+    assertEquals(outcome.position.offset > topic.model.head, true);
+    this.#epoch = outcome.position.epoch;
+    this.#notePosition(topic, outcome);
+    topic.model.add([outcome]);
+  }
+
+  #notePosition({ name }: Topic, { payload, position: { epoch, offset } }: Acknowledged): void {
+    const position = `${name} ${epoch} ${offset}`;
+    assertEquals(this.#positions.get(position) ?? payload, payload, `two at ${position}`);
+    this.#positions.set(position, payload);
+  }
+}
