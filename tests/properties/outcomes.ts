@@ -15,12 +15,12 @@ export function outcomeOf(promise: Promise<unknown>): Promise<string> {
  * Collects the items of a loop, which may end in any way.
  *
  * @param items The items, such as a subscription.
- * @param got Receives each item.
+ * @param got Receives each item; the loop waits for its promise.
  * @returns How the loop ended, as {@linkcode outcomeOf} names it.
  */
 export function collect<T>(items: AsyncIterable<T>, got: (item: T) => unknown): Promise<string> {
   return outcomeOf((async () => {
-    for await (const item of items) got(item);
+    for await (const item of items) await got(item);
   })());
 }
 
