@@ -1,0 +1,375 @@
+/** Clients with at-least-once delivery: messages and publications over losses, moves and engines. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { Client } from "../../client/client.ts";
+import { BrokerError, CloseCode } from "../../errors.ts";
+import type { BrokerStore } from "../../pubsub/broker.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import { NodePorts } from "../simulation/cluster/node_ports.ts";
+import { collect, outcomeOf, range } from "./outcomes.ts";
+import { property } from "./property.ts";
+import { byToken, type World } from "./world.ts";
+
+/** Short waits between attempts. */
+const BACKOFF = { firstDelayMs: 50, maxDelayMs: 200 } as const;
+
+/** Time for messages under way, and longest time until all are handled, in milliseconds. */
+const [TRIP_MS, REST_MS] = [200, 12_000] as const;
+
+/** An engine in memory whose store fails while the engine is away, and takes its time. */
+class AwayEngine extends MemoryBroker {
+  override readonly store: BrokerStore;
+  isAway = false;
+  /** The newest stored number of each client. */
+  readonly numbers: Map<string, number> = new Map();
+
+  constructor(world: World, storeMs: number) {
+    const { runtime } = world.host("engine");
+    super({ runtime });
+    const inner = new MemoryBroker({ runtime }).store;
+    const here = <T>(value: T) => {
+      if (this.isAway) throw new BrokerError("Cannot ask: the engine is away");
+      return value;
+    };
+    this.store = {
+      advance: async (key, number, windowMs) => {
+        await world.pause(storeMs);
+        const isNew = await inner.advance(here(key), number, windowMs);
+        this.numbers.set(key, Math.max(number, this.numbers.get(key) ?? number));
+        await world.pause(storeMs);
+        // The number is stored, and the answer is lost.
+        return here(isNew);
+      },
+      newest: async (key, windowMs) => await inner.newest(here(key), windowMs),
+      claim: async (scope, member, options) => await inner.claim(here(scope), member, options),
+      release: async (scope, member) => await inner.release(here(scope), member),
+      claims: async (scope) => await inner.claims(here(scope)),
+    };
+  }
+}
+
+/** End of a session whose acknowledgments are lost; the next one is on another node. */
+const ELSEWHERE = "lost answers, and another node";
+
+/** Messages of a client, then the end of its session. */
+const step = fc.record({
+  count: fc.nat(3),
+  pauseMs: fc.nat(250),
+  end: fc.constantFrom(
+    "none",
+    "none",
+    "a cut",
+    "a cut that no node notices",
+    "a close",
+    "a move",
+    ELSEWHERE,
+  ),
+});
+
+type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
+
+property("a message with at-least-once delivery is handled once, in order, and then stored", {
+  cases: fc.record({
+    storeMs: fc.constantFrom(0, 30, 60),
+    handlerMs: fc.constantFrom(0, 30, 300),
+    rounds: fc.array(
+      fc.record({
+        /** The engine during the steps: it fails from the start or later, or answers no more. */
+        engine: fc.constantFrom("there", "fails", "fails later", "hangs"),
+        awayMs: fc.integer({ min: 50, max: 2_200 }),
+        /** Steps of each client. */
+        steps: fc.array(fc.array(step, { maxLength: 3 }), { minLength: 1, maxLength: 3 }),
+      }),
+      { minLength: 1, maxLength: 3 },
+    ),
+  }),
+  async check(world, { storeMs, handlerMs, rounds }) {
+    const engine = new AwayEngine(world, storeMs);
+    const engineHost = world.host("engine");
+    const ports = new NodePorts(world.simulation, engineHost, engine);
+    const handled = new Map<string, number[]>();
+    const nodes = ["node-0", "node-1"].map((name) =>
+      world.serve<string>(name, (host) => ({
+        ...byToken,
+        broker: ports.broker(host),
+        onMessage: async ({ data }, { user }) => {
+          handled.get(user)!.push(Number(data));
+          await world.pause(handlerMs);
+        },
+        onError() {},
+      }))
+    );
+    await Promise.all(nodes.map(({ server }) => server.nodes!.ready));
+    const most = Math.max(...rounds.map(({ steps }) => steps.length));
+    const senders = range(1, most).map((i) => {
+      handled.set(`user-${i}`, []);
+      return new Sender(world, `user-${i}`, nodes);
+    });
+    for (const { engine: state, awayMs, steps } of rounds) {
+      const before = senders.map(({ sent }) => sent);
+      const isAway = state === "fails";
+      engine.isAway = isAway;
+      const running = steps.map((own, i) => senders[i]!.play(own, state));
+      if (state === "fails later") await world.pause(awayMs / 10);
+      engine.isAway = state.startsWith("fails");
+      if (state === "hangs") engineHost.freeze();
+      await world.pause(state === "there" ? 0 : awayMs);
+      if (isAway) {
+        await Promise.all(running);
+        for (const [i, { client, sent }] of senders.entries()) {
+          assertEquals(client.outbox.messages, sent - before[i]!, "acknowledged without a store");
+        }
+      }
+      engine.isAway = false;
+      engineHost.thaw();
+      await Promise.all(running);
+      const areAnswered = () => senders.every(({ client }) => client.outbox.messages === 0);
+      await world.until("all acknowledgments", areAnswered, REST_MS);
+      for (const { name, sent } of senders) {
+        assertEquals(handled.get(name), range(0, sent - 1), `messages of ${name}`);
+      }
+      const stored = [...engine.numbers.values()].toSorted((a, b) => a - b);
+      const counts = senders.map(({ sent }) => sent).filter((sent) => sent > 0);
+      assertEquals(stored, counts.toSorted((a, b) => a - b), "stored numbers");
+    }
+  },
+});
+
+/** A client that sends numbered messages to two nodes. */
+class Sender {
+  readonly name: string;
+  readonly client: Client;
+  sent = 0;
+  readonly #world: World;
+  readonly #nodes: readonly SimulatedServer<string>[];
+  #at = 0;
+
+  constructor(world: World, name: string, nodes: readonly SimulatedServer<string>[]) {
+    this.#world = world;
+    this.name = name;
+    this.#nodes = nodes;
+    this.client = world.connect(name, () => this.#node.host, {
+      token: name,
+      delivery: "at-least-once",
+      backoff: BACKOFF,
+      onError() {},
+    });
+  }
+
+  get #node(): SimulatedServer<string> {
+    return this.#nodes[this.#at]!;
+  }
+
+  /**
+   * Sends messages, and ends sessions in so far as each message is still handled once: a node that
+   * forgot its client, or another node, can't ask an engine that is away.
+   */
+  async play(steps: readonly Step[], engine: "there" | "fails" | "fails later" | "hangs") {
+    for (const { count, pauseMs, end: wanted } of steps) {
+      const staysHere = wanted === ELSEWHERE && engine !== "there";
+      const end = engine === "fails later" ? "none" : staysHere ? "a cut" : wanted;
+      const world = this.#world;
+      const { session } = this.client;
+      const machine = world.host(this.name);
+      const isLost = end === ELSEWHERE;
+      const { host } = this.#node;
+      if (isLost) world.network.change(host, machine, { isBlocked: true });
+      for (let left = count; left > 0; left--) this.client.send("work", this.sent++);
+      await world.pause(pauseMs);
+      if (end === "none") continue;
+      await this.#end(end);
+      if (isLost) world.network.change(host, machine, { isBlocked: false });
+      const isBack = () => this.client.isConnected && this.client.session !== session;
+      await world.until("the next session", isBack);
+      await world.pause(TRIP_MS);
+    }
+  }
+
+  async #end(end: Step["end"]): Promise<void> {
+    const machine = this.#world.host(this.name);
+    if (end === ELSEWHERE) this.#at = 1 - this.#at;
+    if (end === "a move") await this.client.handOver();
+    else if (end === "a close") {
+      for (const session of this.#node.server.manager.sessionsOf(this.name)) {
+        void session.close({ code: CloseCode.draining });
+      }
+    } else this.#world.cut(machine, end === "a cut that no node notices" ? "server" : false);
+  }
+}
+
+property("a client that moves with a backlog sends each message once, in order", {
+  cases: fc.record({
+    transport: fc.constantFrom("websocket", "webtransport", "http"),
+    maxMessages: fc.constantFrom(4, 8, 32, 256),
+    delayMs: fc.integer({ min: 1, max: 30 }),
+    handlerMs: fc.constantFrom(0, 60, 100),
+    isNarrow: fc.boolean(),
+    burst: fc.array(
+      fc.record({ length: fc.constantFrom(10, 500, 8_000), isPublished: fc.boolean() }),
+      { minLength: 1, maxLength: 50 },
+    ),
+    beforeMs: fc.nat(200),
+    later: fc.nat(3),
+    narrowMs: fc.nat(2_000),
+    again: fc.boolean(),
+    isCut: fc.boolean(),
+  }),
+  async check(world, { transport, maxMessages, delayMs, handlerMs, burst, ...step }) {
+    const handled: number[] = [];
+    const { host } = world.serve("server", () => ({
+      authorize: () => true,
+      onMessage: async ({ data }) => {
+        handled.push((data as { readonly n: number }).n);
+        await world.pause(handlerMs * (handled.length % 3) / 2);
+      },
+      onError() {},
+    }));
+    const machine = world.host("client");
+    const client = world.connect("client", host, {
+      transports: [transport],
+      delivery: "at-least-once",
+      outbox: { maxMessages: 200, maxBytes: 2_000_000 },
+      sendQueue: { maxMessages },
+      backoff: BACKOFF,
+      onError() {},
+    });
+    await world.until("a session", () => client.isConnected);
+    world.change(host, machine, { delayMs });
+    let sent = 0;
+    const outcomes: Promise<string>[] = [];
+    for (const { length, isPublished } of burst) {
+      const text = "x".repeat(length);
+      if (isPublished && length === 500) outcomes.push(outcomeOf(client.publish("talk", text)));
+      else client.send("work", { n: sent++, text });
+    }
+    await world.pause(step.beforeMs);
+    // The messages that the next session repeats arrive slowly.
+    world.change(host, machine, { bytesPerSecond: step.isNarrow ? 20_000 : Infinity });
+    await client.handOver();
+    for (let left = step.later; left > 0; left--) client.send("work", { n: sent++ });
+    await world.pause(step.narrowMs);
+    if (step.again) await client.handOver();
+    if (step.isCut) world.cut(machine);
+    world.change(host, machine, { bytesPerSecond: Infinity });
+    await world.inTime("a flush of the backlog", client.flushed(), 2 * REST_MS);
+    assertEquals(handled, range(0, sent - 1));
+    const got = await world.inTime("all publications", Promise.all(outcomes));
+    assertEquals(got, outcomes.map(() => "fulfilled"));
+    assertEquals(client.outbox, { messages: 0, bytes: 0 });
+  },
+});
+
+/** Most publications without an answer, and most messages and bytes that are not acknowledged. */
+const [MAX_PUBLICATIONS, MAX_MESSAGES, MAX_BYTES] = [32, 1_024, 524_288] as const;
+
+/** Time without an answer in which a session does not end. */
+const PATIENT = { intervalMs: 10_000, timeoutMs: 30_000 } as const;
+
+property("a client has at most 32 publications without an answer, and each is published once", {
+  cases: fc.record({
+    /** The server decides late, the answers are late or lost, or there is no session at first. */
+    how: fc.constantFrom("decided late", "moved", "answered late", "cut", "disconnected"),
+    /** True for a publication that the server rejects. */
+    denied: fc.array(fc.boolean(), { minLength: MAX_PUBLICATIONS + 1, maxLength: 85 }),
+  }),
+  async check(world, { how, denied }) {
+    let gate: Promise<unknown> = Promise.resolve();
+    let asked = 0;
+    const { server, host } = world.serve("server", () => ({
+      ...byToken,
+      authorize: async (_session, topic, action) => {
+        if (action === "subscribe") return true;
+        asked++;
+        await gate;
+        return topic !== "denied";
+      },
+      session: { heartbeat: PATIENT },
+      onError() {},
+    }));
+    const machine = world.host("ada");
+    const client = world.connect("ada", host, {
+      token: "ada",
+      delivery: "at-least-once",
+      backoff: BACKOFF,
+      onError() {},
+    });
+    const listener = world.connect("bob", host, { token: "bob" });
+    const subscription = listener.subscribe("talk");
+    const heard: unknown[] = [];
+    void collect(subscription, ({ data }) => void heard.push(data));
+    await world.until(
+      "both sessions",
+      () => client.isConnected && subscription.status.current === "subscribed",
+    );
+    const held = Promise.withResolvers<void>();
+    const isHeld = how === "decided late" || how === "moved" || how === "disconnected";
+    if (isHeld) gate = held.promise;
+    else world.network.change(host, machine, { isBlocked: true });
+    const { session } = client;
+    if (how === "disconnected") {
+      world.cut(machine);
+      await world.until("no session", () => client.session !== session);
+    }
+    const outcomes = denied.map((isDenied, n) =>
+      outcomeOf(client.publish(isDenied ? "denied" : "talk", n))
+    );
+    const unanswered = () => client.session?.stats.awaitedAnswers ?? 0;
+    await world.until("publications on the way", () => unanswered() >= MAX_PUBLICATIONS);
+    await world.pause(TRIP_MS);
+    assertEquals(unanswered(), MAX_PUBLICATIONS, "publications without an answer");
+    if (!isHeld) assertEquals(asked, MAX_PUBLICATIONS, "publications on the server");
+    if (how === "cut") world.cut(machine);
+    if (how === "moved") {
+      await client.handOver();
+      await world.until("publications after the move", () => unanswered() >= MAX_PUBLICATIONS);
+      await world.pause(TRIP_MS);
+      assertEquals(unanswered(), MAX_PUBLICATIONS, "publications without an answer after a move");
+    }
+    world.network.change(host, machine, { isBlocked: false });
+    held.resolve();
+    const got = await world.inTime("all outcomes", Promise.all(outcomes), REST_MS);
+    assertEquals(got, denied.map((isDenied) => isDenied ? "forbidden" : "fulfilled"));
+    const allowed = [...denied.keys()].filter((n) => !denied[n]);
+    await world.until("all publications", () => heard.length >= allowed.length);
+    await world.pause(TRIP_MS);
+    assertEquals(heard, allowed);
+    assertEquals(client.outbox, { messages: 0, bytes: 0 });
+    assertEquals(unanswered(), 0);
+    assertEquals(server.manager.count, 2);
+  },
+});
+
+property("a client has a bounded number of messages without an acknowledgment", {
+  cases: fc.record({ isLarge: fc.boolean(), beyond: fc.nat(40), isCut: fc.boolean() }),
+  runs: 2,
+  async check(world, { isLarge, beyond, isCut }) {
+    const handled: number[] = [];
+    const { host } = world.serve("server", () => ({
+      session: { heartbeat: PATIENT },
+      onMessage: ({ data }) => void handled.push((data as readonly [number, string])[0]),
+    }));
+    const machine = world.host("client");
+    const client = world.connect("client", host, {
+      delivery: "at-least-once",
+      outbox: { maxMessages: 2_000, maxBytes: 2_000_000 },
+      backoff: BACKOFF,
+    });
+    await world.until("a session", () => client.isConnected);
+    world.network.change(host, machine, { isBlocked: true });
+    const count = (isLarge ? 60 : MAX_MESSAGES) + beyond;
+    // All numbers have five digits, and all messages the same size.
+    const numbers = range(10_000, 9_999 + count);
+    for (const n of numbers) client.send("burst", [n, isLarge ? "x".repeat(9_000) : ""]);
+    const { messages, bytes } = client.outbox;
+    const most = Math.min(count, MAX_MESSAGES, Math.floor(MAX_BYTES * messages / bytes));
+    await world.until("the first messages", () => handled.length >= most);
+    await world.pause(TRIP_MS);
+    assertEquals(handled, numbers.slice(0, most));
+    // The next session gets all of these again.
+    if (isCut) world.cut(machine);
+    world.network.change(host, machine, { isBlocked: false });
+    await world.until("all acknowledgments", () => client.outbox.messages === 0, REST_MS);
+    assertEquals(handled, numbers);
+  },
+});
