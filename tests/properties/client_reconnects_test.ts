@@ -37,7 +37,7 @@ const call = fc.oneof(
 
 type Call = typeof call extends fc.Arbitrary<infer T> ? T : never;
 
-/** What happens to the session of one client. */
+/** Trouble of the session of one client. */
 const trouble = fc.record({
   kind: fc.constantFrom(
     "nothing",
