@@ -1,0 +1,205 @@
+/** Sessions over HTTP: posts to a receiver that is behind, and events that nobody acknowledges. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { outcomeOf, range } from "./outcomes.ts";
+import { property } from "./property.ts";
+
+/** Room of the receive queue, of which half is filled before frames wait. */
+const ROOM = 4;
+
+/** Heartbeat of the server, to which the signs of life behind a full queue would be late. */
+const HEARTBEAT = { intervalMs: 4_000, timeoutMs: 8_000 };
+
+/** Bytes that a client may leave unacknowledged: docs/protocol.md 21.5. */
+const MAX_UNACKNOWLEDGED_BYTES = 262_144;
+
+/** Longest time of all messages once the receiver goes on, less than a repetition takes, in milliseconds. */
+const ROUND_MS = 5_000;
+
+/** Time in which a client's first events have to come; later it polls. */
+const FIRST_EVENTS_MS = 3_200;
+
+property("everything posted to a receiver that is behind is handled once and in order", {
+  cases: fc.record({
+    kind: fc.constantFrom("message", "request"),
+    /** A client whose first events are late asks for each of the next ones. */
+    isPolling: fc.boolean(),
+    delayMs: fc.constantFrom(1, 20),
+    rounds: fc.array(
+      fc.record({
+        pausesMs: fc.array(fc.constantFrom(1, 30), { minLength: 1, maxLength: 12, size: "max" }),
+        handlerMs: fc.constantFrom(0, 80),
+        /** Cuts of all connections, of which the server may not hear. */
+        cuts: fc.array(fc.record({ afterMs: fc.nat(600), isHeard: fc.boolean() }), {
+          maxLength: 3,
+        }),
+        /** Time for which the handler keeps the first message of the round, in milliseconds. */
+        heldMs: fc.constantFrom(0, 700, 11_000),
+      }),
+      { minLength: 1, maxLength: 3 },
+    ),
+    /** Events of the server at last, with what the client does beside each. */
+    events: fc.array(fc.constantFrom("nothing", "post", "post", "post", "post and cut"), {
+      maxLength: 24,
+      size: "max",
+    }),
+  }),
+  async check(world, { kind, isPolling, delayMs, rounds, events }) {
+    const handled: number[] = [];
+    let gate = Promise.withResolvers<void>();
+    let handlerMs = 0;
+    let [running, mostRunning] = [0, 0];
+    const handle = async ({ data }: { readonly data: unknown }) => {
+      mostRunning = Math.max(mostRunning, ++running);
+      await gate.promise;
+      await world.pause(handlerMs);
+      running--;
+      handled.push((data as { readonly n: number }).n);
+    };
+    const { server, host } = world.serve("node", () => ({
+      session: { heartbeat: HEARTBEAT, receiveQueue: { maxMessages: ROOM, maxBytes: 4_096 } },
+      ...(kind === "request" ? { requests: { number: handle } } : { onMessage: handle }),
+    }));
+    const machine = world.host("ada");
+    world.change(machine, host, { delayMs, jitterMs: delayMs / 2 });
+    const got: number[] = [];
+    const client = world.connect("ada", host, {
+      transports: ["http"],
+      onMessage: ({ data }) => void got.push((data as { readonly n: number }).n),
+    });
+    if (isPolling) {
+      world.network.change(host, machine, { isBlocked: true });
+      await world.pause(FIRST_EVENTS_MS);
+      world.network.change(host, machine, { isBlocked: false });
+    }
+    await world.until("a session", () => client.isConnected);
+    const { id } = client.session!;
+    const outcomes: Promise<string>[] = [];
+    let count = 0;
+    const post = () => {
+      const data = { n: ++count, pad: "x".repeat(400) };
+      if (kind === "message") client.send("number", data);
+      else outcomes.push(outcomeOf(client.request("number", data, { timeoutMs: 60_000 })));
+    };
+    for (const round of rounds) {
+      gate = Promise.withResolvers();
+      handlerMs = round.handlerMs;
+      for (const pauseMs of round.pausesMs) {
+        post();
+        await world.pause(pauseMs);
+      }
+      for (const { afterMs, isHeard } of round.cuts) {
+        await world.pause(afterMs);
+        world.cut(machine, isHeard ? false : "server");
+      }
+      await world.pause(round.heldMs);
+      gate.resolve();
+      await world.until("all messages", () => handled.length >= count, ROUND_MS);
+      assertEquals(handled, range(1, count));
+    }
+    // Pings of a client wait behind a full queue, and a client that hears no answer may leave.
+    const mayMove = rounds.some(({ heldMs }) => heldMs > 1_000);
+    if (!mayMove) assertEquals(client.session?.id, id);
+    const far = server.manager.all().find((session) => session.id === client.session?.id)!;
+    const talk = mayMove ? [] : events;
+    for (const [n, kind] of talk.entries()) {
+      far.send("event", { n, text: "x".repeat(30_000) });
+      if (kind.startsWith("post")) post();
+      await world.pause(5);
+      if (kind.endsWith("cut")) world.cut(machine);
+    }
+    await world.until("all events", () => got.length >= talk.length, ROUND_MS);
+    assertEquals(got, range(0, talk.length - 1));
+    await world.until("all posts beside events", () => handled.length >= count, ROUND_MS);
+    assertEquals(handled, range(1, count));
+    assertEquals(mostRunning, 1);
+    assertEquals(await Promise.all(outcomes), outcomes.map(() => "fulfilled"));
+    await world.until("no event that waits", () => far.connection.frames?.bufferedAmount === 0);
+  },
+});
+
+property("a server sends a client over HTTP no more events than it may leave unacknowledged", {
+  cases: fc.record({
+    isPolling: fc.boolean(),
+    eventBytes: fc.integer({ min: 20_000, max: 60_000 }),
+    rounds: fc.array(fc.constantFrom("answered", "beside a slow post", "without posts"), {
+      minLength: 1,
+      maxLength: 3,
+    }),
+  }),
+  async check(world, { isPolling, eventBytes, rounds }) {
+    const [got, posted]: [number[], number[]] = [[], []];
+    let gate: Promise<void> | undefined;
+    const { server, host } = world.serve("node", () => ({
+      session: {
+        heartbeat: { intervalMs: 600_000, timeoutMs: 900_000 },
+        receiveQueue: { maxMessages: ROOM },
+      },
+      onMessage: async ({ data }) => {
+        posted.push(data as number);
+        await gate;
+      },
+    }));
+    const machine = world.host("ada");
+    if (isPolling) world.network.change(host, machine, { isBlocked: true });
+    const client = world.connect("ada", host, {
+      transports: ["http"],
+      onMessage: ({ data }) => void got.push((data as { readonly n: number }).n),
+    });
+    if (isPolling) {
+      await world.pause(FIRST_EVENTS_MS);
+      world.network.change(host, machine, { isBlocked: false });
+    }
+    const { near, far } = await world.meet(client, server);
+    const text = "x".repeat(eventBytes);
+    const events = Math.ceil(1.6 * MAX_UNACKNOWLEDGED_BYTES / eventBytes);
+    const send = async (from = 1) => {
+      for (let n = from; n <= events; n++) {
+        far.send("event", { n, text });
+        await world.pause(3);
+      }
+    };
+    for (const round of rounds) {
+      got.length = posted.length = 0;
+      let answers = 0;
+      if (round === "answered") {
+        for (let n = 1; n <= events; n++) {
+          far.send("event", { n, text });
+          await world.until("the event", () => got.length >= n);
+          client.send("answer", answers++);
+          await world.pause(10);
+        }
+      } else if (round === "beside a slow post") {
+        // A post waits for room at the server, and tells nothing of later events.
+        const { promise, resolve } = Promise.withResolvers<void>();
+        gate = promise;
+        for (; answers < ROOM; answers++) {
+          client.send("answer", answers);
+          await world.pause(10);
+        }
+        await send();
+        await world.pause(500);
+        gate = undefined;
+        resolve();
+      } else {
+        world.network.change(machine, host, { isBlocked: true });
+        await send();
+        await world.pause(500);
+        const bytes = got.length * eventBytes;
+        assert(bytes <= MAX_UNACKNOWLEDGED_BYTES + 2 * eventBytes, `${bytes} bytes are sent`);
+        world.network.change(machine, host, { isBlocked: false });
+      }
+      await world.until("all events", () => got.length >= events);
+      assertEquals(got, range(1, events));
+      await world.until("all answers", () => posted.length >= answers);
+      assertEquals(posted, range(0, answers - 1));
+      await world.until(
+        "nothing that waits at either end",
+        () =>
+          far.connection.frames?.bufferedAmount === 0 &&
+          near.connection.frames?.bufferedAmount === 0,
+      );
+    }
+    assertEquals(client.session?.id, near.id);
+  },
+});
