@@ -7,7 +7,6 @@ import {
   type Session,
   SessionClosedError,
 } from "../client.ts";
-import type { RefusalStatus } from "../errors.ts";
 import { type AuthenticationContext, createServer, type Refusal } from "../server.ts";
 import { captureConsole } from "./console_lines.ts";
 import { hurried, listen, portOf, RawSocket } from "./servers.ts";
@@ -50,8 +49,7 @@ Deno.test("Server takes the result of authenticate as the session's value", asyn
 });
 
 Deno.test("Server refuses with the status that authenticate threw, before any upgrade", async () => {
-  const statuses: RefusalStatus[] = [400, 401, 403, 404, 429, 503];
-  for (const status of statuses) {
+  for (const status of [400, 401, 403, 404, 429, 503] as const) {
     const told: Refusal[] = [];
     await using server = listen({
       authenticate: () => {

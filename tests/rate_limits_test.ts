@@ -8,8 +8,6 @@ import {
   SessionClosedError,
 } from "../client.ts";
 import type { SharedCounts } from "../manager/mod.ts";
-import type { SharedCount } from "../manager/shared_counts.ts";
-import { TokenBucket } from "../base/token_bucket.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type { ServeOptions } from "../server.ts";
 import { testServer } from "../testing/mod.ts";
@@ -244,16 +242,11 @@ Deno.test("Server does not count a connection twice, with a user or without", as
 /** Counts in memory, for all servers with the same engine. */
 class MemoryCounts implements SharedCounts {
   readonly keys = new Set<string>();
-  readonly #buckets = new Map<string, TokenBucket>();
+  readonly #store = new MemoryBroker().store;
 
-  take(...[key, amount, rate]: Parameters<SharedCounts["take"]>): Promise<SharedCount> {
-    this.keys.add(key);
-    const now = Date.now();
-    const bucket = this.#buckets.get(key) ?? new TokenBucket(rate, now);
-    this.#buckets.set(key, bucket);
-    const retryAfterMs = bucket.waitMs(amount, now);
-    if (retryAfterMs === 0) bucket.take(amount, now);
-    return Promise.resolve({ granted: retryAfterMs === 0, retryAfterMs });
+  take(...args: Parameters<SharedCounts["take"]>): ReturnType<SharedCounts["take"]> {
+    this.keys.add(args[0]);
+    return this.#store.take!(...args);
   }
 }
 

@@ -7,13 +7,14 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { AuthenticationError, RequestError, type Session, SessionClosedError } from "../mod.ts";
 import type { AuthenticationContext, Refusal } from "../server.ts";
-import { RENEW_MARGIN_MS } from "../server/authentication.ts";
 import { testServer, type TestServerOptions } from "../testing/mod.ts";
 import { passTime, turns, until } from "./waiting.ts";
 import { captureConsole } from "./console_lines.ts";
 import { endOf, Peer } from "./sessions.ts";
 
 const MINUTE_MS = 60_000;
+/** Time before the end of a token at which the server asks for another one. */
+const RENEW_MARGIN_MS = 30_000;
 const DAY_MS = 86_400_000;
 
 interface Login {

@@ -1,8 +1,9 @@
 import { assert, assertEquals } from "@std/assert";
 import type { Runtime } from "../mod.ts";
-import type { Timer } from "../base/runtime.ts";
 import { memorySessions, testServer } from "../testing/mod.ts";
 import { Random } from "./random.ts";
+
+type Timer = ReturnType<Runtime["setTimeout"]>;
 
 const START = Date.UTC(2030, 0, 1);
 

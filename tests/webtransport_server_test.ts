@@ -5,10 +5,8 @@
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { spy } from "@std/testing/mock";
-import type { RefusalStatus } from "../errors.ts";
 import { AuthenticationError, ConnectionError, dial, Session, SessionClosedError } from "../mod.ts";
 import { type ListenInfo, type Refusal, serve, type Server } from "../server.ts";
-import { SKEIN_PROTOCOL } from "../session/session.ts";
 import {
   type Connection,
   devCertificate,
@@ -18,7 +16,6 @@ import {
   withMessages,
 } from "../transport/mod.ts";
 import { sessionSettings } from "../session/mod.ts";
-import { TOKEN_MARK } from "../transport/webtransport.ts";
 import { lowPort } from "./ports.ts";
 import { listen, portOf } from "./servers.ts";
 import { endOf } from "./sessions.ts";
@@ -56,8 +53,11 @@ function dialRaw(
   }));
 }
 
+/** Subprotocol of all sessions. */
+const PROTOCOL = "skein.1";
+
 /** Subprotocols of a client whose token follows in band. */
-const ANNOUNCED = [SKEIN_PROTOCOL, TOKEN_MARK];
+const ANNOUNCED = [PROTOCOL, "skein.auth"];
 
 /** Opens a session of `skein.1`, without the fallbacks of `dial()`. */
 async function open(
@@ -65,7 +65,7 @@ async function open(
   options: DialWebTransportOptions & { readonly path?: string; readonly token?: string } = {},
 ): Promise<Session> {
   const { token, ...rest } = options;
-  const protocols = token === undefined ? [SKEIN_PROTOCOL] : ANNOUNCED;
+  const protocols = token === undefined ? [PROTOCOL] : ANNOUNCED;
   const connection = await dialRaw(server, { protocols, ...rest });
   const session = new Session(
     withMessages(connection, { side: "client" }),
@@ -121,7 +121,7 @@ Deno.test("Server speaks skein.1 to a client whose URL alone asks for it", async
   const raw = await dialRaw(server, { path: "?protocol=skein.1" });
   assertEquals(raw.protocol, "");
   const connection = withMessages(raw, { side: "client" });
-  Object.defineProperty(connection, "protocol", { value: SKEIN_PROTOCOL });
+  Object.defineProperty(connection, "protocol", { value: PROTOCOL });
   await using session = new Session(connection, sessionSettings({ side: "client" }));
   assertEquals(await session.request("ping"), "pong");
   assertEquals((await soon(opened.promise)).protocol, "skein.1");
@@ -173,14 +173,16 @@ Deno.test("Server gives a raw session streams, and no messages", async () => {
 });
 
 Deno.test("Server refuses over WebTransport with the same status as over WebSocket", async () => {
+  const statuses = [400, 401, 403, 404, 429, 503] as const;
   const told: Refusal[] = [];
   await using server = listen({
     path: "/live",
     limits: { maxSessions: 2, maxSessionsPerUser: 1 },
     onRefusal: (refusal) => void told.push(refusal),
     authenticate: ({ token, request }) => {
-      const status = Number(new URL(request.url).searchParams.get("status"));
-      if (status) throw new AuthenticationError("No", { status: status as RefusalStatus });
+      const asked = new URL(request.url).searchParams.get("status");
+      const status = statuses.find((one) => `${one}` === asked);
+      if (status) throw new AuthenticationError("No", { status });
       if (token === undefined) return Promise.reject(new Error("Unknown"));
       return token;
     },
@@ -190,7 +192,7 @@ Deno.test("Server refuses over WebTransport with the same status as over WebSock
   assertEquals(await refused("nope"), 404);
   assertEquals(await refused("live", { origin: "https://evil.example" }), 403);
   assertEquals(await refused("live"), 401);
-  for (const status of [400, 401, 403, 404, 429, 503]) {
+  for (const status of statuses) {
     assertEquals(await refused(`live?status=${status}`), status);
   }
   await using _ann = await open(server, { path: "live?token=ann" });

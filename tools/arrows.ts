@@ -110,6 +110,9 @@ export function checkArrows(repository: Repository): Violation[] {
   for (const [path, source] of files) {
     const local = edges.get(path) ?? [];
     if (isExample(path)) violations.push(...checkExample(repository, path, local));
+    if (/^tests\/[^/]+_test\.ts$/.test(path)) {
+      violations.push(...checkTest(repository, path, local));
+    }
     if (!isLibrary(path)) continue;
     violations.push(...local.flatMap(checkEdge), ...checkExports(path, source));
     for (const { specifier, line } of imports.get(path) ?? []) {
@@ -218,8 +221,13 @@ function checkExports(path: string, source: string): Violation[] {
   );
 }
 
-function checkExample({ exports }: Repository, path: string, edges: readonly Edge[]): Violation[] {
-  const entries = new Set(Object.values(exports).map((file) => file.replace(/^\.\//, "")));
+/** The files that entries of the package stand for. */
+function entriesOf({ exports }: Repository): Set<string> {
+  return new Set(Object.values(exports).map((file) => file.replace(/^\.\//, "")));
+}
+
+function checkExample(repository: Repository, path: string, edges: readonly Edge[]): Violation[] {
+  const entries = entriesOf(repository);
   return edges
     .filter(({ to }) => !to.startsWith("examples/") && !entries.has(to))
     .map(({ to, line }) => ({
@@ -227,6 +235,29 @@ function checkExample({ exports }: Repository, path: string, edges: readonly Edg
       line,
       message: `an example imports only what is exported, received ${to}`,
     }));
+}
+
+/** Tests in `tests/` that import a part of the library which no entry exports: a list that only shrinks. */
+const INSIDERS: ReadonlySet<string> = new Set(
+  ("builtin_engine cluster decisions durable_streams_docs example_pages faults given_back guests " +
+    "handover http_api_docs http_transport inspector kept_answers lost_data members option_calls " +
+    "oversize presence_data publishers recovery server silent_server sockets unread_streams")
+    .split(" ").map((name) => `tests/${name}_test.ts`),
+);
+
+/** A test in `tests/` proves what users see; one that needs a module stands beside that module. */
+function checkTest(repository: Repository, path: string, edges: readonly Edge[]): Violation[] {
+  const entries = entriesOf(repository);
+  const inside = edges.filter(({ to }) => isLibrary(to) && !entries.has(to));
+  if (INSIDERS.has(path)) {
+    const message = "imports only what is exported: take it off the list of tools/arrows.ts";
+    return inside.length > 0 ? [] : [{ path, line: 1, message }];
+  }
+  return inside.map(({ to, line }) => ({
+    path,
+    line,
+    message: `a test in tests/ imports only what is exported, received ${to}`,
+  }));
 }
 
 /** Follows all modules that a browser loads with `client.ts` or the hooks, at first or by `import()`. */

@@ -240,6 +240,19 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
     },
     ["examples/a.ts:1 an example imports only what is exported, received session/queue.ts"],
   ],
+  [
+    "a test across folders that reaches inside, and one that no longer does",
+    {
+      "tests/a_test.ts": importing("../session/queue.ts", "../session/mod.ts", "./b.ts"),
+      "tests/b.ts": importing("../session/queue.ts"),
+      "tests/server_test.ts": importing("../session/mod.ts"),
+      "session/queue.ts": "",
+    },
+    [
+      "tests/a_test.ts:1 a test in tests/ imports only what is exported, received session/queue.ts",
+      "tests/server_test.ts:1 imports only what is exported: take it off the list of tools/arrows.ts",
+    ],
+  ],
 ];
 
 for (const [what, files, found] of breaches) {
