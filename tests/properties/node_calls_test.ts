@@ -1,0 +1,320 @@
+/** Calls between nodes: each has its reply or a failure, and leaves nothing at either node. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { Quotas } from "../../base/shares.ts";
+import { pause } from "../../base/wait.ts";
+import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
+import { joinHead, parseCallMessage } from "../../pubsub/nodes/call_messages.ts";
+import { NodeCallError, NodeCalls } from "../../pubsub/nodes/node_calls.ts";
+import type { Nodes } from "../../pubsub/nodes/nodes.ts";
+import type { Host } from "../../testing/simulation/mod.ts";
+import { BEAT_MS, KNOWN_MS, meet, startNodes, TRIP_MS } from "./nodes.ts";
+import { FailingEngine } from "./failing_engine.ts";
+import { property } from "./property.ts";
+import type { World } from "./world.ts";
+
+const NODES = 3;
+
+/** Most bytes of a request and of a reply; a part has 196,608. */
+const MAX_BYTES = 300_000;
+
+/** Bytes of all incomplete requests at a node, and of one whose like leave no room. */
+const [MAX_GATHERED, LARGE] = [67_108_864, 16_777_216] as const;
+
+/** Time of a call, and of one that ends before the reply, in milliseconds. */
+const [CALL_MS, SHORT_MS] = [20_000, 150] as const;
+
+/** Work of a handler, and work of one whose caller does not wait for it, in milliseconds. */
+const [WORK_MS, LONG_MS] = [60, 7_000] as const;
+
+/** Calls by what happens to them, with their outcome. */
+const CALLS = {
+  "is answered": { outcome: "reply", ms: WORK_MS },
+  "fails": { outcome: "failed", ms: WORK_MS },
+  "is answered with too much": { outcome: "failed", ms: WORK_MS },
+  "takes too long": { outcome: "TimeoutError", ms: LONG_MS },
+  "is given up": { outcome: "DOMException", ms: LONG_MS },
+  "asks too much": { outcome: "RangeError", ms: 0 },
+  "asks a stranger": { outcome: "gone", ms: 0 },
+} as const;
+
+type CallName = keyof typeof CALLS;
+
+/** Faults of the first node while calls wait, with the outcomes of calls to it and from it. */
+const FAULTS: Readonly<
+  Record<string, {
+    readonly to: string;
+    /** Absent for a caller that cannot tell. */
+    readonly from?: string;
+    /** Outcome of calls between the other nodes. */
+    readonly others?: string;
+    /** Longest time until then, in milliseconds. */
+    readonly withinMs: number;
+  }>
+> = {
+  none: { to: "reply", from: "reply", withinMs: LONG_MS + TRIP_MS },
+  killed: { to: "silent", withinMs: 2 * BEAT_MS + 600 },
+  frozen: { to: "silent", withinMs: 2 * BEAT_MS + 600 },
+  closed: { to: "gone", from: "gone", withinMs: TRIP_MS },
+  "without the engine": {
+    to: "lost",
+    from: "lost",
+    others: "lost",
+    withinMs: KNOWN_MS,
+  },
+};
+
+const size = fc.constantFrom(0, 40, 70_000, 196_608, 250_000, MAX_BYTES);
+
+/** Caller, and the distance to the called node. */
+const ends = { from: fc.nat(NODES - 1), step: fc.integer({ min: 1, max: NODES - 1 }) };
+
+/** Instructions for the handler. */
+interface Work {
+  readonly id: number;
+  readonly name: string;
+  readonly ms: number;
+}
+
+/** A node with calls. */
+interface Caller {
+  readonly host: Host;
+  readonly nodes: Nodes;
+  readonly calls: NodeCalls;
+  readonly quotas: Quotas;
+}
+
+/** A call that a handler began. */
+interface Begun {
+  readonly id: number;
+  readonly from: string;
+  readonly signal: AbortSignal;
+}
+
+property("a call between nodes has its reply or its failure, and ends at both nodes", {
+  cases: fc.record({
+    calls: fc.array(
+      fc.record({
+        ...ends,
+        name: fc.constantFrom(...Object.keys(CALLS) as CallName[]),
+        size,
+        atMs: fc.constantFrom(0, 0, 20, 100),
+      }),
+      { maxLength: 12, size: "max" },
+    ),
+    /** Time from the start for which the first node, which calls none then, does not run yet. */
+    frozenMs: fc.constantFrom(0, 150, 700),
+  }),
+  async check(world, { calls, frozenMs }) {
+    const { callers, begun } = await startCallers(world, frozenMs);
+    await Promise.all(calls.map(async ({ from: drawn, step, name, size, atMs }, id) => {
+      await world.pause(atMs);
+      const from = frozenMs > 0 ? Math.max(1, drawn) : drawn;
+      const [caller, called] = [callers[from]!, callers[(from + step) % NODES]!];
+      const data = workOf({ id, name, ms: CALLS[name].ms }, size);
+      const stop = new AbortController();
+      const bytes = name === "asks too much" ? new Uint8Array(MAX_BYTES + 1) : data;
+      const to = name === "asks a stranger" ? "stranger" : called.nodes.id;
+      const calling = world.run(caller.host, () => {
+        const timeoutMs = name === "takes too long" ? SHORT_MS : CALL_MS;
+        if (name === "is given up") {
+          caller.host.runtime.setTimeout(() => stop.abort(), SHORT_MS);
+        }
+        return outcomeOf(caller.calls.call(to, bytes, { timeoutMs, signal: stop.signal }), data);
+      });
+      assertEquals(await world.inTime("the end of a call", calling), CALLS[name].outcome);
+      await world.pause(frozenMs + TRIP_MS);
+      const handled = begun.filter((one) => one.id === id);
+      // A call that ended before the other node ran need not arrive.
+      const reaches = CALLS[name].ms > 0 && (CALLS[name].ms < LONG_MS || handled.length > 0);
+      assertEquals(handled.map((one) => one.from), reaches ? [caller.nodes.id] : []);
+      const isAborted = CALLS[name].ms === LONG_MS;
+      assertEquals(handled.map(({ signal }) => signal.aborted), handled.map(() => isAborted));
+    }));
+    assertRest(callers);
+    assertEquals(callers.map(({ calls }) => calls.ignored), callers.map(() => 0));
+  },
+});
+
+property("a node that ends, freezes or loses the engine ends its own calls alone", {
+  cases: fc.record({
+    fault: fc.constantFrom(...Object.keys(FAULTS)),
+    calls: fc.array(fc.record({ ...ends, size }), { maxLength: 6 }),
+  }),
+  async check(world, { fault, calls }) {
+    const { callers, begun, engine } = await startCallers(world);
+    const { to, from, others = "reply", withinMs } = FAULTS[fault]!;
+    const [first] = callers as [Caller];
+    const ending = calls.map(({ from, step, size }, id) => {
+      const [caller, called] = [callers[from]!, callers[(from + step) % NODES]!];
+      const data = workOf({ id, name: "is answered", ms: LONG_MS }, size);
+      const outcome = outcomeOf(
+        caller.calls.call(called.nodes.id, data, { timeoutMs: CALL_MS }),
+        data,
+      );
+      return { id, caller, called, outcome };
+    });
+    await world.pause(2 * TRIP_MS);
+    assertEquals(begun.length, calls.length);
+    const startMs = world.nowMs;
+    if (fault === "killed") first.host.kill({ power: true });
+    if (fault === "frozen") first.host.freeze();
+    if (fault === "closed") void first.calls[Symbol.asyncDispose]();
+    if (fault === "closed") void first.nodes.close();
+    if (fault === "without the engine") {
+      engine.goAway();
+      world.simulation.after(500, () => engine.comeBack());
+    }
+    await Promise.all(ending.map(async ({ id, caller, called, outcome }) => {
+      const expected = caller === first ? from : called === first ? to : others;
+      if (expected === undefined) return;
+      const received = await world.inTime(`the end of call ${id}`, outcome, CALL_MS / 2);
+      assertEquals(received, expected, `${caller.host.name} to ${called.host.name}`);
+      if (received !== "reply") assert(world.nowMs - startMs <= withinMs, "late failure");
+    }));
+    first.host.thaw();
+    await world.pause(LONG_MS + KNOWN_MS);
+    const isEnded = fault === "killed" || fault === "closed";
+    for (const { id, caller } of ending) {
+      const { signal } = begun.find((one) => one.id === id)!;
+      if (caller === first && isEnded) assert(signal.aborted, "work for a node that ended");
+      if (caller !== first && fault === "none") assert(!signal.aborted);
+    }
+    assertRest(callers.filter(({ host }) => host.isAlive));
+  },
+});
+
+/** Ends of an incomplete request, with the answer. */
+const ENDS = {
+  abort: undefined,
+  "wrong part": "failed",
+  "wrong size": "failed",
+  "last part": "reply",
+} as const;
+
+property("a node gathers incomplete requests up to a bound, and gives their bytes back", {
+  cases: fc.array(
+    fc.oneof(
+      fc.record({ begin: fc.constantFrom(LARGE, LARGE, 2, 1_000, LARGE + 1) }),
+      fc.record({
+        end: fc.constantFrom(...Object.keys(ENDS) as (keyof typeof ENDS)[]),
+        at: fc.nat(8),
+      }),
+      fc.constant({ whole: true as const }),
+    ),
+    { maxLength: 25, size: "max" },
+  ),
+  async check(world, steps) {
+    const engine = new FailingEngine(world);
+    const [from, to] = await meet(world, startNodes(world, 2, (host) => engine.broker(host)));
+    const calls = new NodeCalls({
+      nodes: to!.nodes,
+      name: "parts",
+      maxBytes: LARGE,
+      onError() {},
+      answer: () => new Uint8Array(),
+    });
+    world.onEnd(() => calls[Symbol.asyncDispose]());
+    const answers = new Map<number, string>();
+    const { broker, id: node } = from!.nodes;
+    broker.subscribe(`${INTERNAL_PREFIX}call:parts:${node}`, ({ payload }) => {
+      const message = parseCallMessage(payload)!;
+      answers.set(message.id, message.type === "refusal" ? message.code : message.type);
+    });
+    await world.pause(TRIP_MS);
+    const send = (head: object, bytes = 0) => {
+      const topic = `${INTERNAL_PREFIX}call:parts:${to!.nodes.id}`;
+      broker.publish({ topic, payload: joinHead({ node, ...head }, new Uint8Array(bytes)) });
+    };
+    const open: { readonly id: number; readonly size: number }[] = [];
+    for (const [id, step] of steps.entries()) {
+      const gathered = open.reduce((sum, { size }) => sum + size, 0);
+      const call = { type: "call", timeoutMs: CALL_MS };
+      let expected: readonly [id: number, answer: string | undefined] = [id, undefined];
+      if ("whole" in step) {
+        send({ ...call, id, part: 0, size: 1 }, 1);
+        expected = [id, "reply"];
+      } else if ("begin" in step) {
+        const { begin: size } = step;
+        send({ ...call, id, part: 0, size }, 1);
+        if (gathered + size > MAX_GATHERED) expected = [id, size > LARGE ? "failed" : "busy"];
+        else if (size > LARGE) expected = [id, "failed"];
+        else open.push({ id, size });
+      } else if (open.length > 0) {
+        const [{ id, size }] = open.splice(step.at % open.length, 1) as [typeof open[number]];
+        // A large request need not be sent to its end.
+        const end = size === LARGE ? "abort" : step.end;
+        if (end === "abort") send({ type: "abort", id });
+        if (end === "wrong part") send({ ...call, id, part: 2, size }, 1);
+        if (end === "wrong size") send({ ...call, id, part: 1, size: size + 1 }, 1);
+        if (end === "last part") send({ ...call, id, part: 1, size }, size - 1);
+        expected = [id, ENDS[end]];
+      }
+      await world.pause(TRIP_MS);
+      assertEquals(answers.get(expected[0]), expected[1]);
+      const bytes = open.reduce((sum, { size }) => sum + size, 0);
+      assertEquals([calls.answering, calls.gatheredBytes], [open.length, bytes]);
+    }
+    for (const { id } of open) send({ type: "abort", id });
+    await world.pause(TRIP_MS);
+    assertEquals([calls.answering, calls.gatheredBytes], [0, 0]);
+  },
+});
+
+/** Starts nodes that answer calls by the instructions in the request; the first one may run later. */
+async function startCallers(world: World, frozenMs = 0) {
+  const engine = new FailingEngine(world);
+  const begun: Begun[] = [];
+  const all = startNodes(world, NODES, (host) => engine.broker(host));
+  const callers: readonly Caller[] = all.map(({ host, nodes }) => {
+    const quotas = new Quotas(host.runtime);
+    const calls = new NodeCalls({
+      nodes,
+      name: "test",
+      maxBytes: MAX_BYTES,
+      quotas,
+      onError() {},
+      answer: async (data, { from, signal }) => {
+        const { id, name, ms } = JSON.parse(new TextDecoder().decode(data)) as Work;
+        begun.push({ id, from, signal });
+        await pause(host.runtime, ms, signal);
+        if (name === "fails") throw new Error("planned");
+        return name === "is answered with too much"
+          ? new Uint8Array(MAX_BYTES + 1)
+          : data.toReversed();
+      },
+    });
+    world.onEnd(() => host.isAlive ? calls[Symbol.asyncDispose]() : undefined);
+    return { host, nodes, calls, quotas };
+  });
+  if (frozenMs > 0) {
+    callers[0]!.host.freeze();
+    world.simulation.after(frozenMs, () => callers[0]!.host.thaw());
+  } else await meet(world, all);
+  return { callers, begun, engine };
+}
+
+/** Makes a request of a size, or of the size that the instructions need. */
+function workOf(work: Work, size: number): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify(work).padEnd(size));
+}
+
+/** Names the outcome of a call: the expected reply, another one, or a failure. */
+async function outcomeOf(calling: Promise<Uint8Array>, request: Uint8Array): Promise<string> {
+  try {
+    const reply = await calling;
+    const isRight = reply.length === request.length &&
+      reply.every((byte, i) => byte === request.at(-1 - i));
+    return isRight ? "reply" : "another reply";
+  } catch (error) {
+    return error instanceof NodeCallError ? error.code : (error as Error).constructor.name;
+  }
+}
+
+/** Expects nothing under way. */
+function assertRest(callers: readonly Caller[]): void {
+  for (const { calls: { waiting, answering, gatheredBytes }, quotas } of callers) {
+    const used = Object.values(quotas.stats).map(({ taken }) => taken);
+    assertEquals([waiting, answering, gatheredBytes, ...used], [0, 0, 0, 0, 0]);
+  }
+}

@@ -1,0 +1,61 @@
+/** Nodes without servers, which share an engine. */
+import type { Broker } from "../../pubsub/broker.ts";
+import { Nodes } from "../../pubsub/nodes/nodes.ts";
+import type { Host } from "../../testing/simulation/mod.ts";
+import type { World } from "./world.ts";
+
+/** Time between two heartbeats of a node, and silence after which it is gone, in milliseconds. */
+export const [BEAT_MS, GONE_MS] = [400, 1_600] as const;
+
+/** Time after a death within which each other node notices, in milliseconds. */
+export const KNOWN_MS: number = GONE_MS + BEAT_MS / 2 + 100;
+
+/** Time for messages under way between nodes, in milliseconds. */
+export const TRIP_MS = 80;
+
+/** A node without a server. */
+export interface BareNode {
+  readonly host: Host;
+  readonly nodes: Nodes;
+}
+
+/**
+ * Starts nodes without servers, closed at the end.
+ *
+ * @param world The world.
+ * @param of How many, or their machines.
+ * @param broker Makes the broker of a machine.
+ * @returns The nodes, with their machines.
+ */
+export function startNodes(
+  world: World,
+  of: number | readonly Host[],
+  broker: (host: Host) => Broker,
+): readonly BareNode[] {
+  const hosts = typeof of === "number"
+    ? Array.from({ length: of }, (_, i) => world.host(`node-${i}`))
+    : of;
+  return hosts.map((host) => {
+    const times = { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS };
+    const nodes = new Nodes({ broker: broker(host), runtime: host.runtime, ...times });
+    world.onEnd(() => host.isAlive ? nodes.close() : undefined);
+    return { host, nodes };
+  });
+}
+
+/**
+ * Waits until nodes know each other.
+ *
+ * @param world The world.
+ * @param all All nodes.
+ * @returns The nodes.
+ */
+export async function meet(
+  world: World,
+  all: readonly BareNode[],
+): Promise<readonly BareNode[]> {
+  const areMet = () => all.every(({ nodes }) => nodes.size === all.length - 1);
+  await world.until("nodes that know each other", areMet);
+  await Promise.all(all.map(({ nodes }) => nodes.ready));
+  return all;
+}
