@@ -1,0 +1,517 @@
+/** Presence on several nodes: each node tells of the users of a room as they come, move and go. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { Client } from "../../client/client.ts";
+import type { ConnectOptions } from "../../client/connect.ts";
+import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";
+import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import { BEAT_MS, GONE_MS, KNOWN_MS } from "./nodes.ts";
+import { FailingEngine } from "./failing_engine.ts";
+import { property } from "./property.ts";
+import { byToken, type World } from "./world.ts";
+
+/** Grace of a user without sessions, and time for messages under way, in milliseconds. */
+const [GRACE_MS, ROUND_MS] = [1_500, 300] as const;
+
+/** Silence of a node that the others surely overlook, in milliseconds. */
+const QUIET_MS = GONE_MS - BEAT_MS - BEAT_MS / 2 - 50;
+
+/** Longest wait of a node for the users of the others, in milliseconds. */
+const SETTLED_MS = 1_000;
+
+const ROOM = "room:a";
+
+const USERS = ["ada", "bob"] as const;
+
+/** Number of nodes, and most sessions of a user. */
+const [NODES, MAX_TABS] = [3, 2] as const;
+
+/** Times for which a node is frozen: the others overlook it, count it as gone, or its users too. */
+const FROZEN_MS = {
+  "for a moment": QUIET_MS - 100,
+  "until it is gone": QUIET_MS + GRACE_MS - ROUND_MS - 50,
+  "until its users are gone": KNOWN_MS + GRACE_MS + ROUND_MS,
+} as const;
+
+const user = fc.nat(USERS.length - 1);
+const node = fc.nat(NODES - 1);
+const tab = fc.nat(MAX_TABS - 1);
+const hasData = fc.boolean();
+/** Time for which a user is away, well within the grace. */
+const awayMs = fc.constantFrom(0, 300, GRACE_MS - 3 * ROUND_MS);
+const isBack = fc.constantFrom(true, true, false);
+
+const step = fc.oneof(
+  { weight: 3, arbitrary: fc.record({ kind: fc.constant("enter"), user, node, hasData }) },
+  fc.record({ kind: fc.constant("leave"), user, tab }),
+  fc.record({ kind: fc.constant("come back"), user, node, hasData, awayMs }),
+  fc.record({ kind: fc.constant("set data"), user, tab, hasData }),
+  fc.record({
+    kind: fc.constant("set data in one turn"),
+    user,
+    settings: fc.array(fc.record({ tab, hasData }), { minLength: 1, maxLength: 4 }),
+  }),
+  fc.record({ kind: fc.constant("set data on two nodes"), user, last: tab }),
+  fc.record({ kind: fc.constant("follow"), node, lateMs: fc.constantFrom(0, 300, 600) }),
+  fc.record({ kind: fc.constant("first member"), user, node, hasData }),
+  fc.record({
+    kind: fc.constant("freeze"),
+    user,
+    how: fc.constantFrom(...Object.keys(FROZEN_MS) as (keyof typeof FROZEN_MS)[]),
+  }),
+  fc.record({ kind: fc.constant("kill"), user, node, isBack, hasData, awayMs }),
+  fc.record({ kind: fc.constant("deploy"), user, node, isBack, hasData, leftMs: awayMs }),
+);
+
+type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
+type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
+type Node = SimulatedServer<string>;
+type Change = "join" | "leave" | "update";
+
+/** A session of a user in the room, with its data: the newest of all stands for the user. */
+interface Tab {
+  /** Name of the client's machine. */
+  readonly name: string;
+  readonly client: Client;
+  readonly node: Node;
+  data: number | undefined;
+}
+
+/** Span of time by the clocks of all nodes, in milliseconds since the Unix epoch. */
+interface Span {
+  readonly fromMs: number;
+  readonly toMs: number;
+}
+
+/** A user by the model. */
+interface Visitor {
+  readonly user: string;
+  readonly tabs: Tab[];
+  joined: Span | undefined;
+  seen: Span | undefined;
+  /** Data of the last session, once there is none. */
+  lastData: number | undefined;
+}
+
+/** A change that a node told. */
+interface Told {
+  readonly user: string;
+  readonly type: Change;
+  readonly data?: unknown;
+  readonly lastSeenAt?: number;
+}
+
+/** Nodes, their users, and the model. */
+class Rooms {
+  readonly #world: World;
+  readonly nodes: readonly Node[];
+  readonly visitors: readonly Visitor[] = USERS.map((user) => ({
+    user,
+    tabs: [],
+    joined: undefined,
+    seen: undefined,
+    lastData: undefined,
+  }));
+  readonly #told = new Map<Node, Told[]>();
+  readonly #followings = new Map<Node, Disposable>();
+  /** Time of the last end of a session on each node. */
+  readonly #leftMs = new Map<Node, number>();
+  readonly #areClocksEqual: boolean;
+  #newest = 0;
+  #clients = 0;
+
+  constructor(world: World, clocksMs: readonly number[]) {
+    this.#world = world;
+    this.#areClocksEqual = clocksMs.every((ms) => ms === clocksMs[0]);
+    const engine = new FailingEngine(world);
+    this.nodes = clocksMs.map((ms, i) => {
+      world.host(`node-${i}`).jumpClock(ms);
+      return world.serve<string>(`node-${i}`, (host) => ({
+        ...byToken,
+        broker: engine.broker(host),
+        node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
+        authorize: () => true,
+        rooms: ["room:{name}"],
+        presenceGraceMs: GRACE_MS,
+        onMessage() {},
+      }));
+    });
+    for (const node of this.nodes) this.#watch(node);
+  }
+
+  /** Plays a step, if there is the session or node that it needs. */
+  async play(step: Step): Promise<void> {
+    if (step.kind === "follow") return await this.#followAnew(step);
+    const one = this.visitors[step.user]!;
+    const before = dataOf(one);
+    switch (step.kind) {
+      case "enter":
+        return await this.#enterAndLook(one, this.nodes[step.node]!, step.hasData);
+      case "leave":
+        return await this.#leave(one, one.tabs[step.tab]);
+      case "come back":
+        if (one.tabs.length !== 1) return;
+        await this.#close(one, one.tabs[0]!);
+        await this.pause(step.awayMs);
+        await this.#enter(one, this.nodes[step.node]!, step.hasData);
+        await this.pause(GRACE_MS + ROUND_MS);
+        return this.look(one, updates(one, before));
+      case "set data":
+        return await this.#set(one, one.tabs[step.tab], step.hasData);
+      case "set data in one turn":
+        return await this.#setInOneTurn(one, step);
+      case "set data on two nodes":
+        return await this.#race(one, step);
+      case "first member":
+        return await this.#enterFirst(one, step);
+      case "freeze":
+        return await this.#freeze(one, step);
+      case "kill":
+      case "deploy":
+        return await this.#end(one, step);
+    }
+  }
+
+  /** Compares what the nodes told since the last look, and what they know, with the model. */
+  look(
+    one: Visitor,
+    changes: readonly Change[],
+    unlike?: readonly [Node, readonly Change[]],
+  ): void {
+    const members = this.#members;
+    for (const node of this.nodes.filter(({ host }) => host.isAlive)) {
+      const told = this.#told.get(node)!.splice(0);
+      const own = node === unlike?.[0] ? unlike[1] : changes;
+      const what = `${node.host.name}, ${one.user}`;
+      assertEquals(
+        told.map(({ user, type }) => `${user} ${type}`),
+        own.map((type) => `${one.user} ${type}`),
+        what,
+      );
+      const { presence, rooms } = node.server;
+      assertEquals<unknown>(membersOf(node), members, what);
+      const users = members.map(([user]) => user);
+      assertEquals(presence.online().toSorted(), users);
+      for (const [user, connections] of members) {
+        assertEquals([presence.connections(user, ROOM), presence.topicsOf(user)], [connections, [
+          ROOM,
+        ]]);
+        assertEquals(presence.lastSeenAt(user), undefined);
+      }
+      for (const { user, joinedAt } of rooms.members(ROOM)) {
+        assertWithin(joinedAt, this.visitors.find((other) => other.user === user)!.joined);
+      }
+      const isGone = one.tabs.length === 0;
+      if (told.length > 0) assertEquals(told.at(-1)!.data, isGone ? one.lastData : dataOf(one));
+      for (const { lastSeenAt } of told) {
+        if (lastSeenAt !== undefined) assertWithin(lastSeenAt, one.seen);
+      }
+      if (isGone && told.length > 0) assertWithin(presence.lastSeenAt(one.user), one.seen);
+    }
+    if (one.tabs.length === 0) one.joined = undefined;
+    else one.lastData = dataOf(one);
+  }
+
+  pause(ms: number): Promise<void> {
+    return this.#world.pause(ms);
+  }
+
+  /** Users in the room, with the number of sessions and the data. */
+  get #members():
+    & readonly (readonly unknown[])[]
+    & readonly (readonly [string, number, ...unknown[]])[] {
+    return this.visitors.flatMap((one) =>
+      one.tabs.length === 0 ? [] : [[one.user, one.tabs.length, dataOf(one)]]
+    );
+  }
+
+  /** Notes the changes that a node tells in its present life. */
+  #watch(node: Node): void {
+    const told: Told[] = [];
+    this.#told.set(node, told);
+    this.#follow(node);
+    node.server.presence.subscribe(({ topic, ...event }) => {
+      if (topic === ROOM) told.push(event);
+    });
+  }
+
+  #follow(node: Node) {
+    const following = node.server.presence.follow(ROOM);
+    this.#followings.get(node)?.[Symbol.dispose]();
+    this.#followings.set(node, following);
+    return following;
+  }
+
+  async #enter(
+    one: Visitor,
+    node: Node,
+    hasData: boolean,
+    options: ConnectOptions = {},
+  ): Promise<void> {
+    const fromMs = this.#earliest;
+    const name = `page-${this.#clients++}`;
+    const client = this.#world.connect(name, node.host, {
+      token: () => one.user,
+      onMessage() {},
+      ...options,
+    });
+    await this.#world.until("a session", () => client.isConnected);
+    const data = hasData ? ++this.#newest : undefined;
+    if (data !== undefined) await client.presence(ROOM, data);
+    await client.subscribe(ROOM).ready;
+    one.tabs.push({ name, client, node, data });
+    one.joined ??= { fromMs, toMs: this.#latest };
+  }
+
+  async #enterAndLook(one: Visitor, node: Node, hasData: boolean): Promise<void> {
+    if (one.tabs.length === MAX_TABS) return;
+    const [wasThere, before] = [one.tabs.length > 0, dataOf(one)];
+    await this.#enter(one, node, hasData);
+    await this.pause(ROUND_MS);
+    this.look(one, wasThere ? updates(one, before) : ["join"]);
+  }
+
+  /** Closes a session, without a look. */
+  async #close(one: Visitor, tab: Tab): Promise<void> {
+    one.tabs.splice(one.tabs.indexOf(tab), 1);
+    const fromMs = this.#earliest;
+    await tab.client.close();
+    this.#leftMs.set(tab.node, this.#world.nowMs);
+    one.seen = { fromMs, toMs: this.#latest + ROUND_MS };
+  }
+
+  /** Ends a session; the last one ends the presence after the grace. */
+  async #leave(one: Visitor, tab: Tab | undefined): Promise<void> {
+    if (tab === undefined) return;
+    const before = dataOf(one);
+    await this.#close(one, tab);
+    const isGone = one.tabs.length === 0;
+    await this.pause(isGone ? GRACE_MS + ROUND_MS : ROUND_MS);
+    this.look(one, isGone ? ["leave"] : updates(one, before));
+  }
+
+  async #set(one: Visitor, tab: Tab | undefined, hasData: boolean): Promise<void> {
+    if (tab === undefined) return;
+    const before = dataOf(one);
+    tab.data = hasData ? ++this.#newest : undefined;
+    await tab.client.presence(ROOM, tab.data);
+    await this.pause(ROUND_MS);
+    this.look(one, updates(one, before));
+  }
+
+  /** The sessions of one node set data at once: that node tells each change, the others the last one. */
+  async #setInOneTurn(one: Visitor, { settings }: StepOf<"set data in one turn">): Promise<void> {
+    const node = one.tabs[0]?.node;
+    if (node === undefined) return;
+    const own = one.tabs.filter((tab) => tab.node === node);
+    const sessions = node.server.manager.sessionsOf(one.user);
+    const before = dataOf(one);
+    const changes: Change[] = [];
+    for (const { tab, hasData } of settings) {
+      const i = tab % own.length;
+      const stood = dataOf(one);
+      own[i]!.data = hasData ? ++this.#newest : undefined;
+      node.server.rooms.update(sessions[i]!, ROOM, { data: own[i]!.data });
+      changes.push(...updates(one, stood));
+    }
+    await this.pause(ROUND_MS);
+    this.look(one, updates(one, before), [node, changes]);
+  }
+
+  /** Sessions of two nodes set data at once: all nodes agree, and later data is newer in any case. */
+  async #race(one: Visitor, { last }: StepOf<"set data on two nodes">): Promise<void> {
+    const { tabs, user } = one;
+    if (tabs.length < 2 || tabs[0]!.node === tabs[1]!.node) return;
+    const set = (tab: Tab) => {
+      const { manager, rooms } = tab.node.server;
+      tab.data = ++this.#newest;
+      rooms.update(manager.sessionsOf(user)[0]!, ROOM, { data: tab.data });
+    };
+    for (const tab of tabs) set(tab);
+    await this.pause(ROUND_MS);
+    const known = this.nodes.map(({ server }) =>
+      server.rooms.members(ROOM).find((member) => member.user === user)?.data
+    );
+    assert(tabs.some(({ data }) => data === known[0]), "data of no session");
+    assertEquals(known, known.map(() => known[0]));
+    for (const told of this.#told.values()) told.length = 0;
+    set(tabs[last]!);
+    await this.pause(ROUND_MS);
+    this.look(one, ["update"]);
+  }
+
+  /** A node without a session of its own, now and within the grace. */
+  #isFree(node: Node): boolean {
+    const leftMs = this.#leftMs.get(node) ?? -Infinity;
+    return this.visitors.every(({ tabs }) => tabs.every((tab) => tab.node !== node)) &&
+      leftMs < this.#world.nowMs - GRACE_MS - ROUND_MS;
+  }
+
+  /** A node that does not follow the room knows nothing, and all members once it follows again. */
+  async #followAnew({ node: number, lateMs }: StepOf<"follow">): Promise<void> {
+    const node = this.nodes[number]!;
+    if (!this.#isFree(node)) return;
+    const { presence } = node.server;
+    this.#followings.get(node)![Symbol.dispose]();
+    await this.pause(ROUND_MS);
+    assertEquals([membersOf(node), presence.isSettled(ROOM)], [[], false]);
+    const late = this.nodes[(number + 1) % NODES]!;
+    if (lateMs > 0) late.host.freeze();
+    this.#world.simulation.after(lateMs, () => late.host.thaw());
+    const { ready } = this.#follow(node);
+    assertEquals(presence.isSettled(ROOM), false);
+    await this.#world.inTime("the users of the other nodes", ready, SETTLED_MS);
+    assertEquals<unknown>([membersOf(node), presence.isSettled(ROOM)], [this.#members, true]);
+    await this.pause(lateMs + ROUND_MS);
+    this.look(this.visitors[0]!, []);
+  }
+
+  /** The first member of a node gets one list, of all members. */
+  async #enterFirst(one: Visitor, step: StepOf<"first member">): Promise<void> {
+    const node = this.nodes[step.node]!;
+    // By another clock, the user may have come to the node before the others.
+    if (!this.#isFree(node) || one.tabs.length === MAX_TABS) return;
+    if (!this.#areClocksEqual && one.tabs.length > 0) return;
+    const [wasThere, before] = [one.tabs.length > 0, dataOf(one)];
+    this.#followings.get(node)![Symbol.dispose]();
+    await this.pause(ROUND_MS);
+    const notices: PresenceNotice[] = [];
+    // Data that a node sets is newer than all data that it knows, and it knows none.
+    await this.#enter(one, node, step.hasData && !wasThere, {
+      onMessage: ({ topic, data }) => {
+        if (topic === PRESENCE_PREFIX + ROOM) notices.push(data as PresenceNotice);
+      },
+    });
+    this.#follow(node);
+    await this.pause(SETTLED_MS);
+    const [first, ...more] = notices;
+    assertEquals([first?.type, more], ["members", []]);
+    const list = first?.type === "members" ? first.members : [];
+    const found = list.map(({ user, connections, data }) => [user, connections, data]);
+    assertEquals<unknown>(found.toSorted(), this.#members);
+    this.look(one, wasThere ? updates(one, before) : ["join"]);
+  }
+
+  async #freeze(one: Visitor, { how }: StepOf<"freeze">): Promise<void> {
+    const node = one.tabs[0]?.node;
+    if (node === undefined || this.#hasOthers(node, one)) return;
+    const forMs = FROZEN_MS[how];
+    const hasOther = one.tabs.some((tab) => tab.node !== node);
+    this.#silence(one);
+    node.host.freeze();
+    await this.pause(forMs);
+    node.host.thaw();
+    // After the grace of the users of a node that is gone.
+    await this.pause(KNOWN_MS + GRACE_MS + ROUND_MS - Math.min(forMs, KNOWN_MS + GRACE_MS));
+    const without = Math.max(
+      0,
+      ...one.tabs.flatMap((tab) => tab.node === node ? [] : tab.data ?? []),
+    );
+    const isNew = (dataOf(one) ?? 0) !== without;
+    const changes: Change[] = how !== "for a moment" && hasOther && isNew
+      ? ["update", "update"]
+      : how === "until its users are gone" && !hasOther
+      ? ["leave", "join"]
+      : [];
+    this.look(one, changes, [node, []]);
+  }
+
+  /** Ends a node, in order or by its death: the user is back on another node, or leaves. */
+  async #end(one: Visitor, step: StepOf<"kill" | "deploy">): Promise<void> {
+    const [tab] = one.tabs;
+    if (tab === undefined || one.tabs.length !== 1 || this.#hasOthers(tab.node, one)) return;
+    const { node } = tab;
+    const before = dataOf(one);
+    if (step.kind === "kill") {
+      one.tabs.length = 0;
+      this.#silence(one);
+      node.host.kill({ power: true });
+      this.#world.host(tab.name).kill();
+      await this.pause(step.awayMs);
+    } else {
+      await this.#close(one, tab);
+      await this.pause(step.leftMs);
+      await node.server.close();
+      await node.server.topics.broker.close();
+      node.host.kill();
+    }
+    const others = this.nodes.filter((other) => other !== node);
+    const goal = others[step.node % others.length]!;
+    if (step.isBack) await this.#enter(one, goal, step.hasData);
+    await this.pause(KNOWN_MS + GRACE_MS + ROUND_MS);
+    this.look(one, step.isBack ? updates(one, before) : ["leave"]);
+    node.restart();
+    this.#watch(node);
+    await this.pause(4 * ROUND_MS);
+    // The node tells of those who were there before.
+    this.#told.get(node)!.length = 0;
+  }
+
+  /** Notes that a node goes silent: the others heard its last sign of life a heartbeat ago. */
+  #silence(one: Visitor): void {
+    one.seen = { fromMs: this.#earliest - BEAT_MS - ROUND_MS, toMs: this.#latest + ROUND_MS };
+  }
+
+  #hasOthers(node: Node, one: Visitor): boolean {
+    return this.visitors.some((other) =>
+      other !== one && other.tabs.some((tab) => tab.node === node)
+    );
+  }
+
+  get #earliest(): number {
+    return Math.min(...this.#clocks);
+  }
+
+  get #latest(): number {
+    return Math.max(...this.#clocks);
+  }
+
+  get #clocks(): number[] {
+    return this.nodes.filter(({ host }) => host.isAlive).map(({ host }) => host.runtime.now());
+  }
+}
+
+property("all nodes tell the same of the users of a room, and agree on who is there", {
+  cases: fc.record({
+    clocksMs: fc.array(fc.constantFrom(0, 700, 20_000), { minLength: NODES, maxLength: NODES }),
+    steps: fc.array(step, { maxLength: 14, size: "max" }),
+  }),
+  regressions: {
+    "a user without sessions keeps the data of the last one, not newer data of one before it": {
+      clocksMs: [0, 0, 0],
+      steps: [
+        { kind: "enter", user: 0, node: 0, hasData: true },
+        { kind: "enter", user: 0, node: 1, hasData: true },
+        { kind: "leave", user: 0, tab: 1 },
+        { kind: "leave", user: 0, tab: 0 },
+      ],
+    },
+  },
+  async check(world, { clocksMs, steps }) {
+    const rooms = new Rooms(world, clocksMs);
+    await rooms.pause(4 * ROUND_MS);
+    for (const step of steps) await rooms.play(step);
+  },
+});
+
+/** The newest data of the sessions of a user. */
+function dataOf({ tabs }: Visitor): number | undefined {
+  const all = tabs.flatMap(({ data }) => data ?? []);
+  return all.length === 0 ? undefined : Math.max(...all);
+}
+
+/** The change of a user whose data was another one before. */
+function updates(one: Visitor, before: number | undefined): Change[] {
+  return dataOf(one) === before ? [] : ["update"];
+}
+
+/** Members of the room that a node knows, by name. */
+function membersOf({ server }: Node): unknown[][] {
+  return server.rooms.members(ROOM)
+    .map(({ user, connections, data }) => [user, connections, data]).toSorted();
+}
+
+function assertWithin(atMs: number | undefined, span: Span | undefined): void {
+  const { fromMs = Infinity, toMs = -Infinity } = span ?? {};
+  assert(atMs !== undefined && fromMs <= atMs && atMs <= toMs, `${atMs}, not ${fromMs} to ${toMs}`);
+}
