@@ -1,0 +1,237 @@
+/** Workers on threads that exit, hang, run out of memory or do not start: each is replaced. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import {
+  type AnswersTo,
+  type ListeningFacts,
+  type MainQuestions,
+  ThreadCalls,
+  type ThreadMessage,
+  type WorkerQuestions,
+} from "../../server/workers/thread_calls.ts";
+import type { StartThread } from "../../server/workers/thread.ts";
+import type { WorkerInit } from "../../server/workers/worker_node.ts";
+import { Workers } from "../../server/workers/workers.ts";
+import { property } from "./property.ts";
+import type { World } from "./world.ts";
+
+/** Time of a message between threads, and of one there and back, in milliseconds. */
+const [MESSAGE_MS, ROUND_MS] = [2, 50] as const;
+
+/** Silence of a worker that hangs, and the most time until a worker is replaced, in milliseconds. */
+const [SILENT_MS, REPLACED_MS] = [2_000, 60_000] as const;
+
+/** Upper end of the delay before the first replacement, in milliseconds. */
+const FIRST_DELAY_MS = 200;
+
+/** States of health, the best one first: that of all is the best one of any. */
+const STATES = ["ok", "full", "draining"] as const;
+
+const end = fc.record({
+  index: fc.nat(2),
+  how: fc.constantFrom("exits", "hangs", "has a full heap"),
+  /** Starts after that which fail. */
+  failures: fc.integer({ min: 0, max: 2 }),
+});
+
+/** Sessions and health of each worker. */
+const health = fc.array(
+  fc.record({ sessions: fc.nat(9), status: fc.constantFrom(...STATES) }),
+  { minLength: 3, maxLength: 3 },
+);
+
+/** A thread that runs in this one. */
+class FakeThread {
+  isAlive = true;
+  hasUdp: boolean;
+  hangs = false;
+  isExhausted = false;
+  sessions = 0;
+  status: typeof STATES[number] = "ok";
+  readonly index: number;
+  readonly #world: World;
+  readonly #fails: boolean;
+  readonly #listeners = new Map<string, ((value: never) => void)[]>();
+  readonly #calls: ThreadCalls<MainQuestions, WorkerQuestions>;
+
+  constructor(world: World, { index, hasUdp }: WorkerInit, fails: boolean) {
+    this.index = index;
+    this.hasUdp = hasUdp;
+    this.#world = world;
+    this.#fails = fails;
+    const post = (message: unknown) => this.#later(() => this.#emit("message", message));
+    this.#calls = new ThreadCalls<MainQuestions, WorkerQuestions>(post, this.#answers());
+  }
+
+  on(event: string, listener: (value: never) => void): this {
+    this.#listeners.set(event, [...this.#listeners.get(event) ?? [], listener]);
+    return this;
+  }
+
+  postMessage(message: unknown): void {
+    // Batches of the broker are arrays.
+    if (Array.isArray(message)) return;
+    this.#later(() => {
+      if (!this.hangs) this.#calls.take(message as ThreadMessage);
+    });
+  }
+
+  async terminate(): Promise<number> {
+    await this.#world.pause(MESSAGE_MS);
+    this.end();
+    return 1;
+  }
+
+  /** Ends the thread. */
+  end(): void {
+    if (!this.isAlive) return;
+    this.isAlive = false;
+    this.#calls.end(new Error("over"));
+    this.#emit("exit", 1);
+  }
+
+  #emit(event: string, value: unknown): void {
+    for (const listener of this.#listeners.get(event) ?? []) listener(value as never);
+  }
+
+  #later(run: () => void): void {
+    this.#world.simulation.after(MESSAGE_MS, () => {
+      if (this.isAlive) run();
+    });
+  }
+
+  #facts(): ListeningFacts {
+    return {
+      address: { transport: "tcp", hostname: "workers", port: 443 },
+      url: "wss://workers",
+      webTransportUrl: this.hasUdp ? "https://workers/" : "",
+      node: `worker-${this.index}`,
+    };
+  }
+
+  #answers(): AnswersTo<WorkerQuestions> {
+    return {
+      start: async () => {
+        await this.#world.pause(ROUND_MS);
+        if (this.#fails) throw new TypeError("planned");
+        return this.#facts();
+      },
+      ping: () => ({ isExhausted: this.isExhausted }),
+      takeUdp: () => {
+        this.hasUdp = true;
+        this.#calls.ask("listening", this.#facts()).catch(() => {});
+      },
+      udp: () => undefined,
+      measures: () => [],
+      health: () => ({ status: this.status, sessions: this.sessions }),
+      // Longer than the delay before a replacement.
+      drain: async () => {
+        await this.#world.pause(10 * FIRST_DELAY_MS);
+        return { closed: this.sessions, cut: 1, tookMs: 1 };
+      },
+      close: () => {},
+    };
+  }
+}
+
+property(
+  "each worker that ends is replaced, exactly one has the UDP port, and none starts after the end",
+  {
+    cases: fc.record({
+      count: fc.integer({ min: 1, max: 3 }),
+      webTransport: fc.constantFrom(true, true, false),
+      ends: fc.array(end, { maxLength: 3 }),
+      healths: fc.array(health, { minLength: 4, maxLength: 4 }),
+      /** A worker that exits right before the end of all. */
+      exitsLast: fc.boolean(),
+      close: fc.constantFrom("close", "drain"),
+    }),
+    async check(world, { count, webTransport, ends, healths, exitsLast, close }) {
+      const threads: FakeThread[] = [];
+      const told: { readonly index: number; readonly restartMs: number }[] = [];
+      let failing = 0;
+      const start = ((init: WorkerInit) => {
+        const thread = new FakeThread(world, init, failing > 0);
+        failing = Math.max(0, failing - 1);
+        threads.push(thread);
+        return thread;
+      }) as unknown as StartThread;
+      const { runtime } = world.host("workers");
+      const workers = await Workers.start("workers:module", {
+        runtime,
+        workers: count,
+        webTransport,
+        silentMs: SILENT_MS,
+        onListen() {},
+        onWorkerEnd: (end) => told.push(end),
+      }, start);
+      const alive = () => threads.filter(({ isAlive }) => isAlive);
+      const starts = Array.from({ length: count }, () => 1);
+
+      const look = async (states: typeof healths[number]) => {
+        const all = alive().toSorted((one, other) => one.index - other.index);
+        assertEquals(all.map(({ index }) => index), starts.map((_, i) => i));
+        assertEquals(all.filter(({ hasUdp }) => hasUdp).length, Number(webTransport));
+        assertEquals(workers.webTransportUrl !== "", webTransport);
+        const expected = all.map(({ hasUdp, index }) => ["listening", starts[index]!, hasUdp]);
+        assertEquals(
+          workers.states.map((one) => [one.state, one.starts, one.hasWebTransport]),
+          expected,
+        );
+        const ended = starts.map((_, i) => told.filter(({ index }) => index === i).length);
+        assertEquals(ended, starts.map((n) => n - 1));
+        for (const thread of all) Object.assign(thread, states[thread.index]);
+        const sessions = all.reduce((sum, one) => sum + one.sessions, 0);
+        const status = STATES.find((state) => all.some((one) => one.status === state))!;
+        assertEquals(await workers.health(), { status, sessions });
+      };
+
+      await look(healths[0]!);
+      for (const [i, { index, how, failures }] of ends.entries()) {
+        const thread = alive().find((one) => one.index === index % count)!;
+        failing = failures;
+        starts[thread.index]! += 1 + failures;
+        if (how === "exits") thread.end();
+        if (how === "hangs") thread.hangs = true;
+        if (how === "has a full heap") thread.isExhausted = true;
+        await world.until("the end of a thread", () => !thread.isAlive, 2 * SILENT_MS + ROUND_MS);
+        await world.pause(ROUND_MS);
+        const others = alive().filter((one) => one.index !== thread.index);
+        // Another worker takes the UDP port at once.
+        if (others.length > 0) {
+          assertEquals(others.filter(({ hasUdp }) => hasUdp).length, Number(webTransport));
+        }
+        await world.until(
+          "a replacement",
+          () =>
+            workers.states.every(({ state, starts: n, index }) =>
+              state === "listening" && n >= starts[index]!
+            ),
+          REPLACED_MS,
+        );
+        await world.pause(ROUND_MS);
+        await look(healths[1 + i]!);
+      }
+      for (const [i, { index, restartMs }] of told.entries()) {
+        const before = told.slice(0, i).filter((one) => one.index === index).length;
+        assert(restartMs >= 0 && restartMs <= FIRST_DELAY_MS * 2 ** before, `${restartMs} ms`);
+      }
+
+      if (exitsLast) {
+        alive()[0]!.end();
+      }
+      await world.pause(exitsLast ? 1 : 0);
+      const left = alive().filter(({ index }) => workers.states[index]!.state === "listening");
+      const startsBefore = threads.length;
+      if (close === "drain") {
+        const { closed, cut } = await workers.drain();
+        const sessions = left.reduce((sum, one) => sum + one.sessions, 0);
+        assertEquals([closed, cut], [sessions, left.length]);
+      } else await workers.close();
+      await world.pause(10 * FIRST_DELAY_MS);
+      assertEquals([alive(), threads.length], [[], startsBefore]);
+      assert(workers.states.every(({ state }) => state === "closed"));
+      assert(["draining", "down"].includes((await workers.health()).status));
+    },
+  },
+);
