@@ -43,57 +43,12 @@ function closeOf(code: number, ...reason: readonly number[]): Uint8Array {
 
 const bytes = (...values: readonly number[]) => new Uint8Array(values);
 
-/** Frames of a peer, with the code of the resulting close. */
+/** One frame for each close code; `FrameReader` has a test of all frames that RFC 6455 forbids. */
 const FORBIDDEN: readonly (readonly [string, number, Uint8Array])[] = [
   ["a frame that is not masked", 1002, frameOf("{}", { masked: false })],
-  ["a close that is not masked", 1002, frameOf("", { masked: false, head: CLOSE })],
-  ["RSV1, which compression would have", 1002, frameOf("{}", { head: 0xc1 })],
-  ["RSV2", 1002, frameOf("{}", { head: 0xa1 })],
-  ["RSV3 of a ping", 1002, frameOf("", { head: 0x99 })],
-  ["an opcode that is reserved for data", 1002, frameOf("", { head: 0x83 })],
-  ["an opcode that is reserved for control", 1002, frameOf("", { head: 0x8b })],
-  ["a ping in fragments", 1002, frameOf("a", { head: 0x09 })],
-  ["a close in fragments", 1002, frameOf("", { head: 0x08 })],
-  ["a ping of 126 bytes", 1002, frameOf("a".repeat(126), { head: PING })],
-  ["a close of 126 bytes", 1002, frameOf("a".repeat(126), { head: CLOSE })],
-  ["a continuation of nothing", 1002, frameOf("a", { head: LAST | CONTINUATION })],
-  [
-    "a continuation after the last one",
-    1002,
-    join(
-      frameOf('"', { head: TEXT }),
-      frameOf('"', { head: LAST | CONTINUATION }),
-      frameOf("", { head: CONTINUATION }),
-    ),
-  ],
-  ["a message in a message", 1002, join(frameOf("a", { head: TEXT }), frameOf("b"))],
   ["a length of 2^63", 4413, headOf(2n ** 63n)],
-  ["a length of 2^64 - 1", 4413, headOf(2n ** 64n - 1n)],
-  ["a length of 2^53", 4413, headOf(2n ** 53n)],
-  ["a length of 2^32", 4413, headOf(2n ** 32n)],
-  ["a length of 2^31", 4413, headOf(2n ** 31n)],
-  [
-    "a length that is too large with those before",
-    4413,
-    join(frameOf("a".repeat(65_000), { head: TEXT }), headOf(200_000n).with(0, CONTINUATION)),
-  ],
   ["a byte that is no UTF-8", 1007, frameOf(bytes(0xff))],
-  ["half of a surrogate pair", 1007, frameOf(bytes(0xed, 0xa0, 0x80))],
-  ["a slash that is too long", 1007, frameOf(bytes(0xc0, 0xaf))],
-  ["a character that breaks off at the end", 1007, frameOf(bytes(0x22, 0xe2, 0x82))],
-  [
-    "a character that goes wrong in the next frame",
-    1007,
-    join(
-      frameOf(bytes(0x22, 0xe2, 0x82), { head: TEXT }),
-      frameOf(bytes(0x41), { head: LAST | CONTINUATION }),
-    ),
-  ],
-  ["a close of one byte", 1002, frameOf(bytes(3), { head: CLOSE })],
-  ["a close whose reason is no UTF-8", 1007, closeOf(1000, 0xff)],
-  ...[0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535].map((code) =>
-    [`a close with ${code}`, 1002, closeOf(code)] as const
-  ),
+  ["a close with 1006", 1002, closeOf(1006)],
 ];
 
 Deno.test("hardened engine closes a peer that breaks RFC 6455, and releases the socket", async (t) => {
