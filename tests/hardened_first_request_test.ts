@@ -285,7 +285,7 @@ Deno.test("hardened engine ends requests of node:http that take too long behind 
   await until(() => engine.stats().connections === 0);
 });
 
-Deno.test("hardened engine answers all pipelined requests in order, and drops a connection with too many", async () => {
+Deno.test("hardened engine answers all pipelined requests in order", async () => {
   const seen: string[] = [];
   await using hardened = listenHardened("tcp", {
     fetch: (request) => {
@@ -293,17 +293,12 @@ Deno.test("hardened engine answers all pipelined requests in order, and drops a 
       return new Response(`[${new URL(request.url).pathname}]`);
     },
   }).server;
-  const requests = (count: number) =>
-    Array.from({ length: count }, (_, i) => `GET /${i} HTTP/1.1\r\n${HOST}\r\n`).join("");
+  const requests = Array.from({ length: 100 }, (_, i) => `GET /${i} HTTP/1.1\r\n${HOST}\r\n`);
   using wire = await dial("tcp", portOf(hardened));
-  await wire.write(requests(100));
+  await wire.write(requests.join(""));
   const text = await wire.until("[/99]");
   assertEquals(text.match(/\[\/\d+\]/g), Array.from({ length: 100 }, (_, i) => `[/${i}]`));
   assertEquals(seen.length, 100);
-  using greedy = await dial("tcp", portOf(hardened));
-  await greedy.write(requests(2_000));
-  await greedy.until();
-  assertEquals(seen.length < 500, true, `${seen.length} requests`);
 });
 
 for (

@@ -69,17 +69,6 @@ Deno.test("hardened engine delivers an answer that an early one without a body w
   assertMatch(await plain.until(), /^HTTP\/1\.1 200 .*slow.*HTTP\/1\.1 403 /s);
 });
 
-Deno.test("hardened engine upgrades a connection after answers to all earlier requests", async () => {
-  const { server } = listenHardened({ fetch: () => new Response("hello") });
-  await using _server = server;
-  for (let i = 0; i < 20; i++) {
-    using plain = await TextSocket.send(portOf(server), `GET / HTTP/1.1\r\n${HOST}\r\n`);
-    await plain.until("hello\r\n0\r\n\r\n");
-    await plain.write(`GET /session HTTP/1.1\r\n${HOST}${UPGRADE}\r\n`);
-    assertMatch(await plain.until("-Accept: "), /HTTP\/1\.1 101 /);
-  }
-});
-
 Deno.test("hardened engine bounds the waiting requests of one connection", async () => {
   const gate = Promise.withResolvers<void>();
   let running = 0;

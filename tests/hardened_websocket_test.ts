@@ -280,22 +280,6 @@ Deno.test("Connection.terminate() drops a peer at once on the hardened engine", 
   }
 });
 
-Deno.test("hardened engine ends requests that take too long", async () => {
-  const { engine, server } = listenHardened({ handshakeTimeoutMs: 300 });
-  await using _server = server;
-  const head = "GET / HTTP/1.1\r\nHost: localhost\r\n";
-  for (const slow of ["", head]) {
-    using socket = await TextSocket.send(portOf(server), slow);
-    await until(() => engine.stats().pending === 1);
-    assertEquals(await socket.until(), "");
-    await until(() => engine.stats().connections === 0);
-  }
-  using socket = await TextSocket.send(portOf(server), `${head}X-Large: ${"x".repeat(20_000)}`);
-  assertMatch(await socket.until(), /^HTTP\/1.1 431 /);
-  await until(() => engine.stats().connections === 0);
-  assertEquals(engine.stats().tooSlow, 2);
-});
-
 Deno.test("hardened engine ends a handshake of TLS that takes too long", async () => {
   const { cert, key } = devCertificate({ cacheFolder: null });
   const { engine, server } = listenHardened({ handshakeTimeoutMs: 300 }, { tls: { cert, key } });

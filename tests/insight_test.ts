@@ -163,7 +163,6 @@ function pick<T, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
   return Object.fromEntries(keys.map((key) => [key, from[key]])) as Pick<T, K>;
 }
 
-/** Waits for a condition that other events bring about. */
 for (const wire of wires) {
   Deno.test(`Session.stats counts each of its counters on ${wire.name}`, async (t) => {
     for (const [name, { of, act, by }] of Object.entries(CASES) as [Counter, Case][]) {

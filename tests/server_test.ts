@@ -339,17 +339,6 @@ Deno.test("Server's onRefused receives each message that a client rejects", asyn
   assertEquals(codes, ["invalid"]);
 });
 
-Deno.test("Server closes with 4500 where onHandlerError is close", async () => {
-  await using server = listen({
-    onMessage: () => Promise.reject(new Error("s3cret")),
-    onHandlerError: "close",
-    onError() {},
-  });
-  const session = await dial(server.url);
-  session.send("a");
-  assertEquals((await endOf(session)).code, 4500);
-});
-
 Deno.test("Server lets clients into rooms, and sends the members", async () => {
   await using server = listen({
     ...named,

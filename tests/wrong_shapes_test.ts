@@ -1,6 +1,6 @@
 /** Options of a wrong shape, as newcomers write them: an error at the start, or one line. */
 import { assertEquals, assertMatch, assertThrows } from "@std/assert";
-import { connect, createServer, defineContract, type ServerOptions } from "../mod.ts";
+import { createServer, defineContract, type ServerOptions } from "../mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import { testServer } from "../testing/mod.ts";
 import { captureConsole } from "./console_lines.ts";
@@ -25,18 +25,6 @@ Deno.test("createServer() throws for options of a wrong shape", () => {
     assertEquals(error.message.includes(text), true, error.message);
   }
   assertThrows(() => defineContract({ toClient: { "chat:*": z.string() } }), TypeError, "no *");
-});
-
-Deno.test("connect() throws for the options of socket.io, and names what stands for them", () => {
-  const cases: [options: object, text: string][] = [
-    [{ auth: { token: "a" } }, `received "auth"; socket.io's "auth" is token`],
-    [{ reconnection: false }, `received "reconnection"; socket.io's "reconnection" is backoff`],
-    [{ transports: ["polling"] }, "transports must be some of webtransport,websocket,http"],
-  ];
-  for (const [options, text] of cases) {
-    const error = assertThrows(() => connect("ws://127.0.0.1:1", options), TypeError);
-    assertEquals(error.message.includes(text), true, error.message);
-  }
 });
 
 Deno.test("Client.subscribe() throws for a negative last", async () => {
