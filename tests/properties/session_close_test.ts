@@ -116,7 +116,14 @@ const ends = [
 ] as const;
 
 /** A fault of a close: before it, or so many milliseconds after it. */
-const faults = ["none", "lost network", "no answer", "silent cut", "death"] as const;
+const faults = [
+  "none",
+  "lost network",
+  "no answer",
+  "no answer, then death",
+  "silent cut",
+  "death",
+] as const;
 
 /** Messages before the end, by their bytes. */
 const messages = fc.array(fc.constantFrom(10, 20_000), { maxLength: 6 });
@@ -159,7 +166,7 @@ function shownIn({ carrier, end, fault }: Case): Pick<Case, "end" | "fault"> {
   if (!end.endsWith("closes")) return { end, fault: "none" };
   // Only a message stream has an answer to its end.
   const isStream = carrier === "webtransport" || carrier === "http3";
-  return { end, fault: fault === "no answer" && !isStream ? "none" : fault };
+  return { end, fault: fault.startsWith("no answer") && !isStream ? "none" : fault };
 }
 
 /** One end of a session under test. */
@@ -206,12 +213,15 @@ function expectedOf(one: Case, side: Side): {
     const heard = { by: "remote", ...closes[closer] } as const;
     if (fault === "none") return { infos: [heard], withinMs: knownMs };
     if (fault === "no answer") return { infos: [heard], withinMs: 1_900 };
-    // A server that has seen the end of the messages alone takes it for a normal close.
-    const unknown = isStream && side === "server"
-      ? [{ by: "remote", code: CloseCode.normal, reason: "" } as const]
-      : [];
+    // The code follows the end of the messages: a client that misses it reconnects, a server does not.
+    const unknown = { by: "remote", code: CloseCode.normal, reason: "" } as const;
+    const missed = side === "client" ? lost : unknown;
+    if (fault === "no answer, then death") return { infos: [missed], withinMs: 2_600 };
     const isLost = fault === "lost network";
-    return { infos: [lost, silent, ...isLost ? [] : [heard, ...unknown]], withinMs: FAULT_MS };
+    return {
+      infos: [lost, silent, ...isLost ? [] : [heard, ...isStream ? [missed] : []]],
+      withinMs: FAULT_MS,
+    };
   }
   const hears = end === "reset" ||
     end === `reset that only the ${side} sees` ||
@@ -268,7 +278,7 @@ property("both ends of a session learn how it ended, and all that waits ends wit
       for (const [i, size] of one.messages[side].entries()) {
         both[side].session.send("number", {
           n: i,
-          pad: "x".repeat(fault === "no answer" ? 10 : size),
+          pad: "x".repeat(fault.startsWith("no answer") ? 10 : size),
         });
       }
     }
@@ -338,7 +348,7 @@ async function strike(
 ): Promise<Side[]> {
   const closer = end.startsWith("server") ? "server" : "client";
   if (fault === "lost network") world.change(host, machine, { isBlocked: true });
-  if (fault === "no answer") {
+  if (fault.startsWith("no answer")) {
     const path = closer === "server" ? [machine, host] as const : [host, machine] as const;
     world.network.change(...path, { isBlocked: true });
   }
@@ -360,8 +370,8 @@ async function strike(
     }
   }
   if (fault === "none" || fault === "no answer") return [...alive];
-  await world.pause(one.faultMs);
-  if (fault === "death") {
+  await world.pause(fault === "no answer, then death" ? 150 + 10 * one.faultMs : one.faultMs);
+  if (fault.endsWith("death")) {
     (closer === "server" ? host : machine).kill();
     return [closer === "server" ? "client" : "server"];
   }
@@ -390,8 +400,7 @@ function checkMessages(one: Case, { end, got }: { readonly end: End; readonly go
   const sent = range(0, one.messages[peer].length - 1);
   const { by, code } = end.info!;
   const isWhole = shownIn(one).end === `${peer} closes` && by === "remote" &&
-    code === one.closes[peer].code && shownIn(one).fault !== "silent cut" &&
-    shownIn(one).fault !== "death";
+    code === one.closes[peer].code && /^no/.test(shownIn(one).fault);
   assertEquals(got, isWhole ? sent : sent.slice(0, got.length), `messages at the ${end.side}`);
 }
 
