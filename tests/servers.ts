@@ -16,8 +16,6 @@ import {
 import { headOf } from "./text_socket.ts";
 import { soon, until } from "./waiting.ts";
 
-export { until } from "./waiting.ts";
-
 /**
  * Listens on a free port of this machine alone.
  *

@@ -18,8 +18,6 @@ import { type SessionSettingsOptions, settingsWith } from "../session/session_se
 import type { SessionSettings } from "../session/settings.ts";
 import { soon } from "./waiting.ts";
 
-export { soon, turns } from "./waiting.ts";
-
 /** Options of one end: handlers, limits and times, and the parts of a server. */
 export type EndOptions<
   V = unknown,
