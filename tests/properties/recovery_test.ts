@@ -1,0 +1,485 @@
+/** Readers of histories whose nodes miss, repeat and delay publications: nothing is lost in silence. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { pause } from "../../base/wait.ts";
+import { BrokerError } from "../../errors.ts";
+import type { Publication, PublicationListener } from "../../pubsub/broker.ts";
+import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import { type FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
+import { property } from "./property.ts";
+import { type Start, type Taken, TopicReader, type Truth } from "./topic_reader.ts";
+import type { World } from "./world.ts";
+
+/** Topics of all readers: two with a history, and one without. */
+const [BUSY, BRIEF, PLAIN] = ["busy", "brief", "plain"];
+const TOPICS = [BUSY, BRIEF, PLAIN] as const;
+
+const READERS = 3;
+
+/** Time of a publication in the brief topic, in milliseconds. */
+const BRIEF_MS = 1_500;
+
+/** Interval and timeout of pings, in milliseconds. */
+const BEAT_MS = 5_000;
+
+/** Longest time until a node notices a last publication that it missed, in milliseconds. */
+const COMPARED_MS = 41_000;
+
+/** Longest time in which readers have all publications again, in milliseconds: nodes read for seven seconds. */
+const CALM_MS = 9_000;
+
+/** Fate of a delivery: a delay in milliseconds, a loss, or a repetition. */
+const DELIVERIES = [0, 0, 0, 30, 300, "lost", "twice"] as const;
+
+const NO_FAULT = { delivery: 0, at: "all" } as const;
+
+const topic = fc.constantFrom<(typeof TOPICS)[number][]>(BUSY, BUSY, BRIEF, PLAIN);
+const reader = fc.nat(READERS - 1);
+const steps = {
+  publish: fc.record({
+    kind: fc.constant("publish"),
+    topic,
+    count: fc.constantFrom<number[]>(1, 2, 4, 12),
+    length: fc.constantFrom<number[]>(0, 0, 0, 4_000, 45_000, 200_000),
+    delivery: fc.constantFrom(...DELIVERIES),
+    /** Nodes whose deliveries have that fate. */
+    at: fc.constantFrom("all", 0, 1),
+  }),
+  subscribe: fc.record({
+    kind: fc.constant("subscribe"),
+    topic,
+    reader,
+    start: fc.constantFrom(
+      "now",
+      "last",
+      "place",
+      "back",
+      "ahead",
+      "ahead",
+      "another epoch",
+      "wrong tag",
+    ),
+    by: fc.nat(20),
+    /** True if the newest publications are wanted, should the position be too old. */
+    hasLast: fc.boolean(),
+  }),
+  leave: fc.record({ kind: fc.constant("leave"), topic, reader }),
+  echo: fc.record({ kind: fc.constant("echo"), topic, reader }),
+  disconnect: fc.record({ kind: fc.constant("disconnect"), reader, isSilent: fc.boolean() }),
+  block: fc.record({ kind: fc.constant("block"), reader, ms: fc.nat(2_000) }),
+  reads: fc.record({
+    kind: fc.constant("reads"),
+    /** Reads to come: some fail, all fail, or all wait until the next such step. */
+    fate: fc.constantFrom(
+      "pass",
+      "one fails",
+      "three fail",
+      "all fail",
+      "all fail",
+      "wait",
+      "wait",
+    ),
+    ms: fc.constantFrom<number[]>(0, 20, 160),
+  }),
+  engine: fc.record({
+    kind: fc.constant("engine"),
+    event: fc.constantFrom("interrupted", "away", "back", "lost"),
+  }),
+  pause: fc.record({
+    kind: fc.constant("pause"),
+    ms: fc.constantFrom<number[]>(5, 50, 700, 12_000, 12_000),
+  }),
+  rest: fc.record({ kind: fc.constant("rest"), isSilent: fc.boolean() }),
+} as const;
+type Step = {
+  [K in keyof typeof steps]: (typeof steps)[K] extends fc.Arbitrary<infer T> ? T : never;
+}[
+  keyof typeof steps
+];
+
+const cases = fc.record({
+  nodes: fc.integer({ min: 1, max: 2 }),
+  size: fc.integer({ min: 10, max: 50 }),
+  maxMessages: fc.integer({ min: 8, max: 24 }),
+  /** Least length of a publication: a node has a dozen long ones of a topic in memory. */
+  leastLength: fc.constantFrom<number[]>(0, 0, 45_000),
+  steps: fc.array(
+    fc.oneof<{ weight: number; arbitrary: fc.Arbitrary<Step> }[]>(
+      { weight: 10, arbitrary: steps.publish },
+      { weight: 6, arbitrary: steps.subscribe },
+      { weight: 2, arbitrary: steps.leave },
+      { weight: 1, arbitrary: steps.echo },
+      { weight: 2, arbitrary: steps.disconnect },
+      { weight: 2, arbitrary: steps.block },
+      { weight: 3, arbitrary: steps.reads },
+      { weight: 1, arbitrary: steps.engine },
+      { weight: 5, arbitrary: steps.pause },
+      { weight: 1, arbitrary: steps.rest },
+    ),
+    { maxLength: 60 },
+  ),
+});
+type Case = typeof cases extends fc.Arbitrary<infer T> ? T : never;
+
+const calm = { nodes: 1, size: 50, maxMessages: 8, leastLength: 0 } as const;
+const one = { kind: "publish", topic: BUSY, count: 1, length: 0, delivery: 0, at: "all" } as const;
+
+property("a reader gets each publication once and in order, or a notice of a gap that is true", {
+  cases,
+  regressions: {
+    "held publications and a small queue": {
+      ...calm,
+      steps: [
+        { kind: "reads", fate: "wait", ms: 0 },
+        { ...one, delivery: "lost" },
+        { ...one, count: 12, length: 45_000 },
+        { kind: "pause", ms: 50 },
+        { kind: "reads", fate: "pass", ms: 0 },
+      ],
+    },
+    "a gap at the place of the client": {
+      ...calm,
+      steps: [
+        one,
+        { kind: "reads", fate: "all fail", ms: 0 },
+        { kind: "subscribe", topic: BUSY, reader: 0, start: "ahead", by: 11, hasLast: false },
+        { kind: "pause", ms: 12_000 },
+      ],
+    },
+  },
+  async check(world, { steps, ...options }) {
+    const readers = new Readers(world, options);
+    await readers.begin();
+    for (const step of steps) await readers.take(step);
+    await readers.rest({ isSilent: false });
+    await readers.end();
+  },
+});
+
+/** Nodes on an engine that fails, with readers. */
+class Readers {
+  readonly #world: World;
+  readonly #engine: FaultyEngine;
+  readonly #truth: EngineTruth;
+  readonly #nodes: SimulatedServer[] = [];
+  readonly #brokers: FaultyBroker[] = [];
+  readonly #readers: TopicReader[] = [];
+  /** Fates of deliveries by the numbers of publications. */
+  readonly #deliveries = new Map<
+    number,
+    Pick<Extract<Step, { kind: "publish" }>, "delivery" | "at">
+  >();
+  /** Newest offset that came to each node, by topic. */
+  readonly #reached: Map<string, number>[] = [];
+  readonly #leastLength: number;
+  #held = Promise.withResolvers<void>();
+  #isHeld = false;
+  #failing = 0;
+  #readMs = 0;
+  #count = 0;
+
+  constructor(world: World, { nodes, size, maxMessages, leastLength }: Omit<Case, "steps">) {
+    this.#world = world;
+    this.#leastLength = leastLength;
+    const { runtime } = world.host("engine");
+    const engine = this.#engine = new FaultyEngine({ runtime });
+    this.#truth = new EngineTruth(world, engine, size);
+    this.#held.resolve();
+    engine.make("history.read", async (run) => {
+      try {
+        const page = await run();
+        await pause(runtime, this.#readMs);
+        // A node gives up a read that takes too long.
+        if (this.#isHeld) this.#truth.failures++;
+        await this.#held.promise;
+        if (this.#failing === 0) return page;
+      } catch (error) {
+        this.#truth.failures++;
+        throw error;
+      }
+      this.#failing--;
+      this.#truth.failures++;
+      throw new BrokerError("Cannot read: the reply was lost");
+    });
+    for (let i = 0; i < nodes; i++) {
+      this.#reached.push(new Map());
+      this.#nodes.push(world.serve(`node-${i}`, () => ({
+        authorize: () => true,
+        broker: this.#connect(i),
+        history: {
+          [BUSY]: { size, bytes: 1 << 26 },
+          [BRIEF]: { size: 100, ttlMs: BRIEF_MS, bytes: 1 << 26 },
+        },
+        onError() {},
+        session: {
+          heartbeat: { intervalMs: BEAT_MS, timeoutMs: 2 * BEAT_MS },
+          sendQueue: { maxMessages },
+        },
+      })));
+    }
+  }
+
+  #connect(i: number): FaultyBroker {
+    const { runtime } = this.#engine;
+    const broker = this.#brokers[i] = this.#engine.connect();
+    broker.onDelivery = (publication, deliver) => {
+      if (publication.position === undefined) return deliver(publication);
+      const { delivery, at } = this.#deliveries.get(numberOf(publication)) ?? NO_FAULT;
+      const { losses } = this.#truth;
+      // A connection that broke with the engine brings nothing of the time before.
+      const give: PublicationListener = (one) => {
+        if (losses !== this.#truth.losses || this.#engine.isAway) return;
+        const reached = this.#reached[i]!;
+        reached.set(one.topic, Math.max(one.position!.offset, reached.get(one.topic) ?? 0));
+        deliver(one);
+      };
+      if (at !== "all" && at !== i) return give(publication);
+      if (delivery === "lost") return void this.#truth.missed.add(publication.topic);
+      if (typeof delivery === "number" && delivery > 0) {
+        return void runtime.setTimeout(() => give(publication), delivery);
+      }
+      give(publication);
+      if (delivery === "twice") give(publication);
+    };
+    return broker;
+  }
+
+  async begin(): Promise<void> {
+    const random = this.#world.chanceOf("nodes");
+    for (let i = 0; i < READERS; i++) {
+      const reader = new TopicReader(this.#world, {
+        name: `reader-${i}`,
+        truth: this.#truth,
+        pick: () => this.#nodes[Math.floor(random() * this.#nodes.length)]!.host,
+        hasHistory: (topic) => topic !== PLAIN,
+      });
+      this.#readers.push(reader);
+      for (const topic of TOPICS) reader.ask(topic);
+    }
+    await this.#world.until("answers", () => this.#readers.every((reader) => reader.isQuiet));
+  }
+
+  async take(step: Step): Promise<void> {
+    switch (step.kind) {
+      case "publish":
+        return await this.#publish(step);
+      case "subscribe":
+        return this.#readers[step.reader]!.ask(step.topic, this.#startOf(step));
+      case "leave":
+        return this.#readers[step.reader]!.leave(step.topic);
+      case "echo":
+        return this.#readers[step.reader]!.publish(step.topic, ++this.#count);
+      case "disconnect":
+        return this.#readers[step.reader]!.disconnect(step.isSilent);
+      case "block":
+        return this.#block(this.#readers[step.reader]!, step.ms);
+      case "reads":
+        this.#readMs = step.ms;
+        return this.#setReads(step.fate);
+      case "engine":
+        return this.#change(step.event);
+      case "pause":
+        return await this.#world.pause(step.ms);
+      case "rest":
+        return await this.rest(step);
+    }
+  }
+
+  async #publish(
+    { topic, count, length, delivery, at }: Extract<Step, { kind: "publish" }>,
+  ): Promise<void> {
+    const node = this.#nodes[this.#count % this.#nodes.length]!;
+    const bytes = Math.max(length, this.#leastLength);
+    for (let i = 1; i <= count; i++) {
+      const n = ++this.#count;
+      this.#deliveries.set(n, { delivery, at });
+      node.server.publish(topic, { n, text: "x".repeat(bytes) });
+      // A reader without trouble takes four short ones, or a long one, in this time.
+      if (bytes > 10_000 || i % 4 === 0) await this.#world.pause(6);
+    }
+  }
+
+  /** Draws a position from the one of the reader, or from the newest one of the engine. */
+  #startOf({ topic, reader, start, by, hasLast }: Extract<Step, { kind: "subscribe" }>): Start {
+    const { place } = this.#readers[reader]!.of(topic);
+    if (start === "last") return { last: by };
+    if (start === "now" || place === undefined || topic === PLAIN) return {};
+    const { epoch, offset, tag } = place;
+    const last = hasLast ? { last: by } : {};
+    if (start === "another epoch") return { since: { epoch: "another", offset }, ...last };
+    const earlier = Math.max(0, offset - by);
+    if (start === "wrong tag") return { since: { epoch, offset: earlier, tag: "wrong" }, ...last };
+    if (start === "place") return { since: { epoch, offset, ...(tag && { tag }) }, ...last };
+    if (start === "back") return { since: { epoch, offset: earlier }, ...last };
+    // A client of another node may have publications that did not arrive at this one yet.
+    const head = epoch === this.#truth.epoch ? this.#truth.headOf(topic) : offset;
+    return { since: { epoch, offset: head + (by > 10 ? by : 0) }, ...last };
+  }
+
+  /** Lets nothing pass to a reader for a time. */
+  #block(reader: TopicReader, ms: number): void {
+    const { simulation, network } = this.#world;
+    const set = (isBlocked: boolean) => {
+      for (const { host } of this.#nodes) network.change(host, reader.host, { isBlocked });
+    };
+    set(true);
+    simulation.after(ms, () => set(false));
+    reader.mayEndUntilMs = simulation.nowMs + ms + 1_000;
+  }
+
+  #setReads(fate: Extract<Step, { kind: "reads" }>["fate"]): void {
+    this.#held.resolve();
+    this.#failing =
+      { pass: 0, wait: 0, "one fails": 1, "three fail": 3, "all fail": Infinity }[fate];
+    this.#isHeld = fate === "wait";
+    if (this.#isHeld) this.#held = Promise.withResolvers();
+  }
+
+  #change(event: Extract<Step, { kind: "engine" }>["event"]): void {
+    const engine = this.#engine;
+    if (event === "away") return engine.goAway();
+    if (event === "lost") {
+      this.#truth.lose();
+      for (const reached of this.#reached) reached.clear();
+    }
+    engine.comeBack();
+  }
+
+  /**
+   * Waits without faults until the readers of a node have all that came to it, and, after one more
+   * publication, until they have everything. A last publication that is lost is noticed, too.
+   */
+  async rest({ isSilent }: { readonly isSilent: boolean }): Promise<void> {
+    const world = this.#world;
+    this.#readMs = 0;
+    this.#setReads("pass");
+    if (this.#engine.isAway) this.#engine.comeBack();
+    // Ways are open then, and late publications have come.
+    await world.pause(2_500);
+    await world.until("quiet readers", () => this.#readers.every((one) => one.isQuiet), CALM_MS);
+    await this.#arrive("what came to the node", CALM_MS, ({ node }, topic) => {
+      return this.#reached[this.#nodes.findIndex(({ host }) => host === node)]!.get(topic) ?? 0;
+    });
+    const delivery = isSilent ? "lost" : 0;
+    for (const topic of [BUSY, BRIEF] as const) {
+      await this.#publish({ kind: "publish", topic, count: 1, length: 0, delivery, at: "all" });
+    }
+    const ms = isSilent ? COMPARED_MS : CALM_MS;
+    await this.#arrive("the head", ms, (_reader, topic) => this.#truth.headOf(topic));
+    this.#truth.failures = 0;
+  }
+
+  /** Waits until all readers are at an offset. */
+  async #arrive(
+    what: string,
+    withinMs: number,
+    offsetOf: (reader: TopicReader, topic: string) => number,
+  ): Promise<void> {
+    const behind = () =>
+      this.#readers.flatMap((reader) =>
+        [BUSY, BRIEF].filter((topic) => {
+          const { isWanted, place } = reader.of(topic);
+          const isThere = reader.follows(topic) &&
+            (place?.offset ?? 0) >= offsetOf(reader, topic);
+          return isWanted && !isThere;
+        }).map((topic) => `${reader.host.name} on ${topic} at ${reader.of(topic).place?.offset}`)
+      );
+    const isOver = () => behind().length === 0;
+    await this.#world.until("readers", isOver, withinMs).catch(() => {});
+    assertEquals(behind(), [], `readers are not at ${what}`);
+  }
+
+  /** One notice of an interruption comes; then all leave, and nothing of them is left. */
+  async end(): Promise<void> {
+    const world = this.#world;
+    const followers = this.#readers.filter((reader) => reader.follows(PLAIN));
+    const before = followers.map((reader) => reader.of(PLAIN).interruptions);
+    for (const broker of this.#brokers) broker.interrupt();
+    await world.pause(1_500);
+    const told = followers.map((reader, i) => reader.of(PLAIN).interruptions - before[i]!);
+    assertEquals(told, followers.map(() => 1), "notices of one interruption");
+    for (const { server, host } of this.#nodes) {
+      // Sessions whose client is gone end for their silence.
+      await world.pause(3 * BEAT_MS + 1_000);
+      for (const topic of TOPICS) {
+        const here = this.#readers.filter((one) => one.node === host && one.follows(topic));
+        assertEquals(
+          server.topics.subscribers(topic).length,
+          here.length,
+          `subscribers of ${topic}`,
+        );
+      }
+    }
+    for (const reader of this.#readers) reader.close();
+    for (const { server } of this.#nodes) {
+      await world.until("no topic", () => server.topics.size === 0);
+      const { waitingPages, waitingBytes, tailBytes } = server.topics.stats;
+      assertEquals([waitingPages, waitingBytes, tailBytes], [0, 0, 0]);
+    }
+    await this.#engine.inner.close();
+  }
+}
+
+/** The publications that the engine took, by listeners without faults. */
+class EngineTruth implements Truth {
+  losses = 0;
+  failures = 0;
+  readonly missed = new Set<string>();
+  epoch: string | undefined;
+  readonly #world: World;
+  readonly #engine: FaultyEngine;
+  readonly #size: number;
+  readonly #taken = new Map<number, Taken>();
+  readonly #topics = new Map<string, Taken[]>();
+
+  constructor(world: World, engine: FaultyEngine, size: number) {
+    this.#world = world;
+    this.#engine = engine;
+    this.#size = size;
+    this.#listen();
+  }
+
+  taken(n: number): Taken | undefined {
+    return this.#taken.get(n);
+  }
+
+  headOf(topic: string): number {
+    return this.#topics.get(topic)?.at(-1)?.offset ?? 0;
+  }
+
+  forgottenOf(topic: string): number {
+    const all = this.#topics.get(topic) ?? [];
+    const isGone = ({ atMs }: Taken, i: number) =>
+      topic === BRIEF ? this.#world.nowMs - atMs >= BRIEF_MS : all.length - i > this.#size;
+    return all.findLast(isGone)?.offset ?? 0;
+  }
+
+  /** Loses all publications. */
+  lose(): void {
+    this.losses++;
+    this.epoch = undefined;
+    this.#topics.clear();
+    this.#engine.lose();
+    this.#listen();
+  }
+
+  #listen(): void {
+    for (const topic of [BUSY, BRIEF]) {
+      const all: Taken[] = [];
+      this.#topics.set(topic, all);
+      const bounds = { size: 1_000, ttlMs: 3_600_000, bytes: 1 << 28 };
+      this.#engine.inner.subscribe(topic, (publication) => {
+        const { epoch, offset, tag } = publication.position!;
+        const taken = { epoch, offset, tag, atMs: this.#world.nowMs };
+        this.epoch = epoch;
+        all.push(taken);
+        this.#taken.set(numberOf(publication), taken);
+      }, { history: bounds });
+    }
+  }
+}
+
+/** Returns the number in the data of a publication. */
+function numberOf({ payload }: Publication): number {
+  return (JSON.parse(`${payload}`) as { readonly data: { readonly n: number } }).data.n;
+}
