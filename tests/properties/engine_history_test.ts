@@ -1,0 +1,277 @@
+/** Histories at each engine: two nodes append and read, also over ways that are slow, closed or cut. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type {
+  Broker,
+  BrokerSubscription,
+  HistoryBounds,
+  Publication,
+  PublicationKey,
+} from "../../pubsub/broker.ts";
+import { type Acknowledged, HistoryModel, type Query } from "../../pubsub/history/history_model.ts";
+import type { Host, LinkConditions } from "../../testing/simulation/mod.ts";
+import { outcomeOf } from "./outcomes.ts";
+import { property } from "./property.ts";
+import type { World } from "./world.ts";
+
+const TOPIC = "topic";
+const HOUR_MS = 3_600_000;
+
+/** Bounds of the history, each with one that is small. */
+const BOUNDS: Readonly<Record<string, HistoryBounds>> = {
+  "many publications": { size: 1_000, ttlMs: HOUR_MS, bytes: 1 << 20 },
+  "five publications": { size: 5, ttlMs: HOUR_MS, bytes: 1 << 20 },
+  "few bytes": { size: 1_000, ttlMs: HOUR_MS, bytes: 1_000 },
+  "a short time": { size: 1_000, ttlMs: 3_000, bytes: 1 << 20 },
+};
+
+/** Longest time until a publication reaches the listeners, in milliseconds. */
+const ARRIVES_MS = 2_000;
+
+/** Longest time after a trouble until each publication is acknowledged, in milliseconds. */
+const ACKNOWLEDGED_MS = 12_000;
+
+/** Longest start of an engine, in milliseconds. */
+const START_MS = 20_000;
+
+const node = fc.nat(1);
+const length = fc.constantFrom<number[]>(10, 200);
+const append = fc.record({
+  kind: fc.constant("append"),
+  /** Publications at once, of which some repeat an earlier one with a key. */
+  items: fc.array(
+    fc.record({ node, length, key: fc.constantFrom("none", "new", "repeated"), back: fc.nat(2) }),
+    { minLength: 1, maxLength: 4 },
+  ),
+});
+const read = fc.record({
+  kind: fc.constant("read"),
+  node,
+  from: fc.constantFrom("the oldest", "the last", "a position", "beyond the head"),
+  back: fc.nat(12),
+  maxMessages: fc.constantFrom<number[]>(100, 1, 2, 3),
+  maxBytes: fc.constantFrom<number[]>(100_000, 1, 210, 410),
+});
+const trouble = fc.record({
+  kind: fc.constant("trouble"),
+  node,
+  of: fc.constantFrom("a cut", "a silent cut", "a closed way", "a slow way"),
+  lastsMs: fc.integer({ min: 50, max: 4_000 }),
+  count: fc.integer({ min: 1, max: 5 }),
+});
+const step = fc.oneof(
+  { weight: 5, arbitrary: append },
+  { weight: 5, arbitrary: read },
+  { weight: 1, arbitrary: trouble },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("listen"), node }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("pause"), ms: fc.nat(2_000) }) },
+);
+type Trouble = typeof trouble extends fc.Arbitrary<infer T> ? T : never;
+type Append = typeof append extends fc.Arbitrary<infer T> ? T : never;
+type Read = typeof read extends fc.Arbitrary<infer T> ? T : never;
+
+property("an engine keeps each publication once and in order, and returns what the bounds keep", {
+  cases: fc.record({
+    engine: fc.constantFrom("memory", "sqlite", "redis", "nats"),
+    bounds: fc.constantFrom(...Object.keys(BOUNDS)),
+    steps: fc.array(step, { maxLength: 30 }),
+  }),
+  async check(world, { engine: name, bounds, steps }) {
+    const engine = await world.engine(name);
+    const brokers = [0, 1].map((i) => engine.broker(world.host(`node-${i}`))!);
+    for (const broker of brokers) await answers(world, broker);
+    const history = new SharedHistory(world, brokers, BOUNDS[bounds]!);
+    for (const step of steps) {
+      if (step.kind === "append") await history.append(step);
+      else if (step.kind === "read") await history.read(step);
+      else if (step.kind === "listen") await history.listenOrLeave(step.node);
+      else if (step.kind === "pause") await world.pause(step.ms);
+      else await history.appendInTrouble(step);
+      // A publication whose position is unknown ends the comparison.
+      if (history.hasUnknown) break;
+      await history.compareHeard();
+    }
+    if (!history.hasUnknown) await history.readAfterAll();
+    for (const broker of brokers) {
+      assertEquals(broker.stats.waiting, 0);
+      await broker.close();
+    }
+    // An engine does not hear of a silent cut for long.
+    for (const { host } of history.nodes) world.cut(host);
+  },
+});
+
+/** A node, as its broker. */
+interface Node {
+  readonly host: Host;
+  readonly broker: Broker;
+  listener: {
+    readonly subscription: BrokerSubscription;
+    readonly from: number;
+    readonly heard: Publication[];
+  } | undefined;
+}
+
+/** One history, next to the model. */
+class SharedHistory {
+  /** True once a publication has a position that only the engine knows. */
+  hasUnknown = false;
+  readonly nodes: readonly Node[];
+  readonly #world: World;
+  readonly #bounds: HistoryBounds;
+  readonly #model: HistoryModel;
+  /** Keys of the publications so far. */
+  readonly #keys: PublicationKey[] = [];
+  #count = 0;
+
+  constructor(world: World, brokers: readonly Broker[], bounds: HistoryBounds) {
+    this.#world = world;
+    this.#bounds = bounds;
+    // docs/deploy/nats.md, Bounds.
+    this.#model = new HistoryModel(bounds, { hasExactBytes: brokers[0]!.name !== "nats" });
+    this.nodes = brokers.map((broker, i) => {
+      return { host: world.host(`node-${i}`), broker, listener: undefined };
+    });
+  }
+
+  async append({ items }: Append): Promise<void> {
+    const added = await Promise.all(items.map(async ({ node, length, key, back }) => {
+      const repeated = key === "repeated" ? this.#keys.at(-1 - back) : undefined;
+      if (repeated === undefined) return await this.#add(node, { length, hasKey: key === "new" });
+      const { position } = await this.nodes[node]!.broker.history!.append(
+        { topic: TOPIC, payload: "repeated" },
+        { bounds: this.#bounds, key: repeated },
+      );
+      assertEquals(position, undefined, `position of a repetition of ${repeated.number}`);
+      return undefined;
+    }));
+    this.#model.add(added.filter((one) => one !== undefined));
+  }
+
+  async #add(
+    node: number,
+    { length, hasKey }: { readonly length: number; readonly hasKey: boolean },
+  ): Promise<Acknowledged | undefined> {
+    const number = ++this.#count;
+    const payload = `${number}`.padEnd(length);
+    const key = hasKey ? { producer: `producer ${node}`, number } : undefined;
+    const fromMs = this.#world.nowMs;
+    const { position } = await this.nodes[node]!.broker.history!.append(
+      { topic: TOPIC, payload },
+      { bounds: this.#bounds, ...(key && { key }) },
+    );
+    if (key !== undefined) this.#keys.push(key);
+    this.hasUnknown ||= position === undefined;
+    return position && { payload, position, taken: { fromMs, toMs: this.#world.nowMs } };
+  }
+
+  /** Appends one after the other while the way of a node to the engine fails. */
+  async appendInTrouble({ node, of, lastsMs, count }: Trouble): Promise<void> {
+    const world = this.#world;
+    // A listener may miss publications of such a time.
+    for (const [i, { listener }] of this.nodes.entries()) {
+      if (listener !== undefined) await this.listenOrLeave(i);
+    }
+    const { host } = this.nodes[node]!;
+    const engines = new Set(
+      world.network.links.filter(({ client }) => client === host).map(({ server }) => server),
+    );
+    const change = (conditions: LinkConditions) => {
+      for (const engine of engines) world.change(host, engine, conditions);
+    };
+    const isCut = of === "a cut" || of === "a silent cut";
+    if (isCut) world.cut(host, of === "a silent cut" && "server");
+    else change(of === "a closed way" ? { isBlocked: true } : { delayMs: 1_000 });
+    const appending: Promise<Acknowledged | undefined>[] = [];
+    for (let left = count; left > 0; left--) {
+      // A broker that repeats a publication with a key receives no position.
+      appending.push(this.#add(node, { length: 10, hasKey: false }));
+      await world.pause(lastsMs / count);
+    }
+    if (!isCut) change({ isBlocked: false, delayMs: 1 });
+    const all = await world.inTime("acknowledgements", Promise.all(appending), ACKNOWLEDGED_MS);
+    const added = all.filter((one) => one !== undefined);
+    const offsets = added.map(({ position }) => position.offset);
+    assertEquals(offsets, offsets.toSorted((a, b) => a - b), "order of the calls");
+    this.#model.add(added);
+    await world.until(
+      "connected brokers",
+      () => this.nodes.every(({ broker }) => broker.status.current.name === "connected"),
+    );
+  }
+
+  async listenOrLeave(index: number): Promise<void> {
+    const node = this.nodes[index]!;
+    const { listener } = node;
+    node.listener = undefined;
+    if (listener !== undefined) return await listener.subscription[Symbol.asyncDispose]();
+    const heard: Publication[] = [];
+    const subscription = node.broker.subscribe(TOPIC, (one) => void heard.push(one), {
+      history: this.#bounds,
+    });
+    node.listener = { subscription, from: this.#model.all.length, heard };
+    await subscription.ready;
+  }
+
+  /** Compares the publications that listeners received with all since their subscriptions. */
+  async compareHeard(): Promise<void> {
+    const { all, head } = this.#model;
+    for (const { listener } of this.nodes) {
+      if (listener === undefined || listener.from === all.length) continue;
+      const { from, heard } = listener;
+      const isComplete = () => heard.at(-1)?.position?.offset === head;
+      await this.#world.until("all deliveries", isComplete, ARRIVES_MS);
+      const shown = (
+        one: Pick<Publication, "payload">,
+        position: object,
+        prev: number,
+        i: number,
+      ) => [one.payload, { ...position, prev: i + from === 0 ? "any" : prev }];
+      assertEquals(
+        heard.map((one, i) => shown(one, one.position!, one.position!.prev, i)),
+        all.slice(from).map((one, i) =>
+          shown(one, one.position, all[from + i - 1]?.position.offset ?? 0, i)
+        ),
+      );
+    }
+  }
+
+  async read({ node, from, back, maxMessages, maxBytes }: Read): Promise<void> {
+    const { all, head } = this.#model;
+    const part = {
+      "the oldest": {},
+      "the last": { last: back },
+      "a position": { after: all.at(-1 - back)?.position.offset ?? 0 },
+      "beyond the head": { after: head + 7 },
+    }[from];
+    await this.#readPage(node, { ...part, maxMessages, maxBytes });
+  }
+
+  /** Reads after each of the newest publications. */
+  async readAfterAll(): Promise<void> {
+    const offsets = this.#model.all.slice(-12).map(({ position }) => position.offset);
+    await Promise.all(
+      offsets.map((after, i) =>
+        this.#readPage(i % 2, { after, maxMessages: i % 3 === 0 ? 3 : 100, maxBytes: 100_000 })
+      ),
+    );
+  }
+
+  async #readPage(node: number, query: Query): Promise<void> {
+    const { history } = this.nodes[node]!.broker;
+    const fromMs = this.#world.nowMs;
+    const page = await history!.read(TOPIC, { ...query, bounds: this.#bounds });
+    const read = { fromMs, toMs: this.#world.nowMs };
+    const difference = this.#model.differenceOf(query, page, read);
+    assertEquals(difference?.received, difference?.expected, JSON.stringify(query));
+  }
+}
+
+/** Waits until an engine answers: a cluster starts without a leader. */
+async function answers(world: World, broker: Broker): Promise<void> {
+  const query = { bounds: BOUNDS["many publications"]!, maxMessages: 1, maxBytes: 1 };
+  while (await outcomeOf(broker.history!.read(TOPIC, query)) !== "fulfilled") {
+    assert(world.nowMs < START_MS, "the engine does not answer");
+    await world.pause(200);
+  }
+}
