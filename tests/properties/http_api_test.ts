@@ -1,0 +1,504 @@
+/** The HTTP API at two servers of one engine: each response, and all that sessions receive. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { Client } from "../../client/client.ts";
+import type { CloseInfo } from "../../errors.ts";
+import { collect } from "./outcomes.ts";
+import { property } from "./property.ts";
+import { ask, type Asking, type Node, type Reply, serveNodes } from "./requests.ts";
+import type { World } from "./world.ts";
+
+/** Users; the name of one has to be encoded in a path. One has no session. */
+const USERS = ["ann", "b/ö b"] as const;
+
+/** Topics without and with a history, one that nobody may publish on, and a room. */
+const [PLAIN, KEPT, SECRET, ROOM] = ["news/ü", "log:orders", "secret", "room:lobby"] as const;
+
+/** Publications that the history keeps, and most of a batch. */
+const [SIZE, MAX_BATCH] = [4, 3] as const;
+
+/** Time for a message to all sessions, by which messages of both servers have an order. */
+const STEP_MS = 200;
+
+/** Time to start on each engine. */
+const READY_MS = 20_000;
+
+const node = fc.constantFrom(0, 1);
+const user = fc.constantFrom(...USERS, "nobody");
+const limit = fc.integer({ min: 1, max: 6 });
+
+const publication = fc.record({
+  topic: fc.constantFrom(KEPT, PLAIN),
+  data: fc.constantFrom<unknown>(1, "text", { number: 1 }, [2], null, undefined),
+  from: fc.constantFrom(undefined, "shop"),
+});
+
+const steps = fc.array(
+  fc.oneof(
+    {
+      weight: 4,
+      arbitrary: fc.record({ kind: fc.constant("publish" as const), node, publication }),
+    },
+    {
+      weight: 2,
+      arbitrary: fc.record({
+        kind: fc.constant("publish a batch" as const),
+        node,
+        batch: fc.array(publication, { minLength: 1, maxLength: MAX_BATCH }),
+        refusal: fc.option(fc.nat(5), { nil: undefined, freq: 1 }),
+      }),
+    },
+    {
+      weight: 1,
+      arbitrary: fc.record({ kind: fc.constant("publish bytes" as const), node }),
+    },
+    { weight: 2, arbitrary: fc.record({ kind: fc.constant("send" as const), node, user }) },
+    {
+      weight: 5,
+      arbitrary: fc.record({
+        kind: fc.constant("read the history" as const),
+        node,
+        limit,
+        // After so many publications, or the newest ones.
+        after: fc.option(fc.nat(10), { nil: undefined }),
+        tag: fc.constantFrom(undefined, "its own", "another"),
+        epoch: fc.constantFrom("its own", "its own", "another"),
+      }),
+    },
+    { weight: 2, arbitrary: fc.record({ kind: fc.constant("list" as const), node, user, limit }) },
+    {
+      weight: 1,
+      arbitrary: fc.record({ kind: fc.constant("close a session" as const), node, of: fc.nat(3) }),
+    },
+    { weight: 1, arbitrary: fc.record({ kind: fc.constant("close a user" as const), node, user }) },
+  ),
+  { maxLength: 20, size: "max" },
+);
+
+type Step = typeof steps extends fc.Arbitrary<(infer S)[]> ? S : never;
+type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
+
+/** A message that a session gets. */
+interface Got {
+  readonly topic: string;
+  readonly data: unknown;
+  readonly from: string | undefined;
+}
+
+/** A session with the received and the expected messages. */
+interface Listener {
+  readonly user: string;
+  readonly node: number;
+  readonly client: Client;
+  readonly ended: Promise<CloseInfo>;
+  readonly got: Got[];
+  readonly due: Got[];
+}
+
+/** A publication of the history. */
+interface Kept {
+  readonly offset: number;
+  readonly prev: number;
+  readonly data?: unknown;
+  readonly base64?: string | undefined;
+  readonly from?: string | undefined;
+}
+
+/** Body of a page of a history. */
+interface Page {
+  readonly epoch: string;
+  readonly head: number;
+  readonly hasMore: boolean;
+  readonly publications: readonly (Kept & { readonly tag?: string })[];
+}
+
+/** Two servers, their sessions, and the whole history. */
+class Api {
+  readonly #world: World;
+  readonly #nodes: readonly Node[];
+  readonly #history: Kept[] = [];
+  #listeners: Listener[] = [];
+  #epoch = "";
+  #bytes = 0;
+
+  constructor(world: World, nodes: readonly Node[]) {
+    this.#world = world;
+    this.#nodes = nodes;
+  }
+
+  /** Connects the sessions, and makes the first publication. */
+  async start(): Promise<void> {
+    for (const [i, at] of [0, 1, 1, 0].entries()) {
+      const user = USERS[i % USERS.length]!;
+      const got: Got[] = [];
+      const note = ({ topic, data, from }: Got) => void got.push({ topic, data, from });
+      const client = this.#world.connect(`client-${i}`, this.#nodes[at]!.host, {
+        token: user,
+        onMessage: ({ topic, data, from }) => note({ topic, data, from }),
+      });
+      const subscriptions = [PLAIN, KEPT, ROOM].map((topic) => client.subscribe(topic));
+      for (const subscription of subscriptions) {
+        void collect(
+          subscription,
+          ({ data, from }) => note({ topic: subscription.topic, data, from }),
+        );
+      }
+      const ready = Promise.all(subscriptions.map(({ ready }) => ready));
+      await this.#world.inTime("subscriptions", ready, READY_MS);
+      const { closed: ended } = client.session!;
+      this.#listeners.push({ user, node: at, client, ended, got, due: [] });
+    }
+    await this.#world.pause(STEP_MS);
+    await this.#publishBytes({ kind: "publish bytes", node: 0 });
+    const { epoch, publications } = (await this.#read(0, "limit=1")).body as Page;
+    this.#epoch = epoch;
+    this.#history[0] = { ...this.#history[0]!, prev: publications[0]!.prev };
+    await this.#world.pause(STEP_MS);
+  }
+
+  async play(step: Step): Promise<void> {
+    switch (step.kind) {
+      case "publish":
+        await this.#publish(step);
+        break;
+      case "publish a batch":
+        await this.#publishBatch(step);
+        break;
+      case "publish bytes":
+        await this.#publishBytes(step);
+        break;
+      case "send":
+        await this.#send(step);
+        break;
+      case "read the history":
+        await this.#readHistory(step);
+        break;
+      case "list":
+        await this.#list(step);
+        break;
+      case "close a session":
+        await this.#closeSession(step);
+        break;
+      case "close a user":
+        await this.#closeUser(step);
+    }
+    await this.#world.pause(STEP_MS);
+  }
+
+  /** Each session has each message once; topics and direct messages have an order each. */
+  async checkArrivals(): Promise<void> {
+    await this.#world.pause(STEP_MS);
+    for (const { user, got, due } of this.#listeners) {
+      for (const topic of [PLAIN, KEPT, "direct"]) {
+        const of = (all: readonly Got[]) => all.filter((one) => one.topic === topic);
+        assertEquals(of(got), of(due), `${topic} at ${user}`);
+      }
+    }
+  }
+
+  async #publish({ node, publication: { topic, ...json } }: StepOf<"publish">): Promise<void> {
+    const { outcome, body } = await this.#ask(
+      node,
+      `/topics/${encodeURIComponent(topic)}/publications`,
+      {
+        json,
+      },
+    );
+    assertEquals(outcome, "200");
+    assertEquals(body, this.#take({ topic, ...json }, Object(body).position));
+  }
+
+  /** A batch with a refused publication makes none. */
+  async #publishBatch({ node, batch, refusal }: StepOf<"publish a batch">): Promise<void> {
+    if (refusal !== undefined) {
+      const [expected, wrong] = REFUSED[refusal]!;
+      const publications = [batch[0]!, ...wrong];
+      const { outcome } = await this.#ask(node, "/publications", { json: { publications } });
+      return assertEquals(outcome, expected);
+    }
+    const { outcome, body } = await this.#ask(node, "/publications", {
+      json: { publications: batch },
+    });
+    assertEquals(outcome, "200");
+    const { publications } = body as { readonly publications: readonly object[] };
+    const due = batch.map((one, i) => this.#take(one, Object(publications[i]).position));
+    assertEquals(publications, due);
+  }
+
+  async #publishBytes({ node }: StepOf<"publish bytes">): Promise<void> {
+    const data = new Uint8Array([this.#bytes++, 255]);
+    const { position } = await this.#nodes[node]!.server.topics.append(KEPT, data);
+    const { offset } = position!;
+    this.#history.push({ offset, prev: this.#head, base64: data.toBase64() });
+    for (const { due } of this.#listeners) due.push({ topic: KEPT, data, from: undefined });
+  }
+
+  async #send({ node, user }: StepOf<"send">): Promise<void> {
+    const path = `/users/${encodeURIComponent(user)}/messages`;
+    const json = { topic: "direct", data: this.#bytes++ };
+    const { outcome, body } = await this.#ask(node, path, { json });
+    const sessions = this.#of(user).filter((listener) => listener.node === node).length;
+    assertEquals([outcome, body], ["200", { sessions }]);
+    for (const { due } of this.#of(user)) due.push({ ...json, from: undefined });
+  }
+
+  /** Reads a page, or the reason for which one is missing. */
+  async #readHistory(step: StepOf<"read the history">): Promise<void> {
+    const { node, limit, tag } = step;
+    const history = this.#history;
+    if (step.after === undefined) {
+      const answer = await this.#read(node, `limit=${limit}`);
+      return this.#checkPage(answer, history.slice(-SIZE).slice(-limit));
+    }
+    const count = Math.min(step.after, history.length + 1);
+    const isBeyond = count > history.length;
+    const after = isBeyond ? this.#head + 1 : history[count - 1]?.offset ?? history[0]!.prev;
+    const isOther = step.epoch === "another";
+    const own = tag === "its own" ? await this.#tagAt(node, count) : tag;
+    const query = new URLSearchParams({
+      limit: `${limit}`,
+      after: `${after}`,
+      epoch: isOther ? "another" : this.#epoch,
+      ...(own !== undefined && { tag: own }),
+    });
+    const answer = await this.#read(node, `${query}`);
+    if (isOther) return assertEquals(answer.outcome, "410 new-epoch");
+    if (isBeyond) return assertEquals(answer.outcome, "410 beyond-head");
+    // The tag of a publication that is not kept tells nothing.
+    const isKept = count > 0 && history.length - count < SIZE;
+    if (tag === "another" && isKept) return assertEquals(answer.outcome, "410 new-epoch");
+    if (tag === "another") return;
+    if (history.length - count > SIZE) return assertEquals(answer.outcome, "410 too-old");
+    this.#checkPage(answer, history.slice(count, count + limit));
+  }
+
+  /** The tag of a publication that is kept. */
+  async #tagAt(node: number, count: number): Promise<string | undefined> {
+    const { publications } = (await this.#read(node, `limit=${SIZE}`)).body as Page;
+    return publications.find(({ offset }) => offset === this.#history[count - 1]?.offset)?.tag;
+  }
+
+  #checkPage({ outcome, body }: Reply, kept: readonly Kept[]): void {
+    assertEquals(outcome, "200");
+    const { epoch, head, hasMore, publications } = body as Page;
+    const shown = (
+      { offset, prev, data, base64, from }: Kept,
+    ) => [offset, prev, data, base64, from];
+    assertEquals([epoch, head, hasMore, publications.map(shown)], [
+      this.#epoch,
+      this.#head,
+      (kept.at(-1)?.offset ?? this.#head) < this.#head,
+      kept.map(shown),
+    ]);
+  }
+
+  /** Sessions and rooms on all servers, and the counts of one. */
+  async #list({ node, user, limit }: StepOf<"list">): Promise<void> {
+    const { body: list } = await this.#ask(node, `/users/${encodeURIComponent(user)}/sessions`);
+    const { sessions } = list as {
+      readonly sessions: readonly Readonly<Record<string, unknown>>[];
+    };
+    const facts = sessions.map(({ id, node, user, transport }) => [id, node, user, transport]);
+    const due = this.#of(user).map(({ client, node }) => [
+      client.session!.id,
+      this.#nodes[node]!.server.nodes!.id,
+      user,
+      "websocket",
+    ]);
+    assertEquals(facts.toSorted(), due.toSorted());
+
+    const room = `/topics/${encodeURIComponent(ROOM)}/presence?limit=${limit}`;
+    const { count, members } = (await this.#ask(node, room)).body as {
+      readonly count: number;
+      readonly members: readonly { readonly user: string; readonly connections: number }[];
+    };
+    const users = USERS.filter((user) => this.#of(user).length > 0);
+    assertEquals([count, members.length], [users.length, Math.min(limit, users.length)]);
+    const present = users.filter((user) => members.some((one) => one.user === user));
+    assertEquals(
+      members.map(({ user, connections }) => [user, connections]).toSorted(),
+      present.map((user) => [user, this.#of(user).length]).toSorted(),
+    );
+
+    const here = this.#listeners.filter((one) => one.node === node);
+    const { body } = await this.#ask(node, "/health");
+    assertEquals(body, { status: "ok", sessions: here.length });
+    const { body: stats } = await this.#ask(node, "/stats");
+    const { nodes, sessions: { now, users: online } } = stats as {
+      readonly nodes: number;
+      readonly sessions: { readonly now: number; readonly users: number };
+    };
+    const usersHere = new Set(here.map(({ user }) => user)).size;
+    assertEquals([nodes, now, online], [2, here.length, usersHere]);
+  }
+
+  async #closeSession({ node, of }: StepOf<"close a session">): Promise<void> {
+    const [listener] = this.#listeners.splice(of, 1);
+    if (listener === undefined) return;
+    const path = `/sessions/${listener.client.session!.id}/disconnect`;
+    const json = { code: 4_403, reason: "one session" };
+    const { outcome, body } = await this.#ask(node, path, { json });
+    assertEquals([outcome, body], ["200", { closed: 1, isComplete: true }]);
+    await this.#checkClosed([listener], json);
+    assertEquals((await this.#ask(node, path, { json })).outcome, "404 not-found");
+  }
+
+  async #closeUser({ node, user }: StepOf<"close a user">): Promise<void> {
+    const closed = this.#of(user);
+    this.#listeners = this.#listeners.filter((one) => !closed.includes(one));
+    const path = `/users/${encodeURIComponent(user)}/disconnect`;
+    const json = { code: 4_403, reason: "signed out" };
+    const { outcome, body } = await this.#ask(node, path, { json });
+    assertEquals([outcome, body], ["200", { closed: closed.length, isComplete: true }]);
+    await this.#checkClosed(closed, json);
+  }
+
+  async #checkClosed(
+    closed: readonly Listener[],
+    { code, reason }: { readonly code: number; readonly reason: string },
+  ): Promise<void> {
+    for (const { ended } of closed) {
+      const end = await this.#world.inTime("the end of a session", ended);
+      assertEquals([end.code, end.reason], [code, reason]);
+    }
+    assertEquals(
+      this.#listeners.map(({ client }) => client.isConnected),
+      this.#listeners.map(() => true),
+    );
+  }
+
+  /** Adds a publication, and returns its part of the response. */
+  #take(
+    { topic, data, from }: typeof publication extends fc.Arbitrary<infer P> ? P : never,
+    position: { readonly offset: number } | undefined,
+  ): object {
+    for (const { due } of this.#listeners) due.push({ topic, data, from });
+    if (topic !== KEPT) return { topic };
+    const { offset } = position!;
+    assert(offset > this.#head, `${offset} is above ${this.#head}`);
+    this.#history.push({ offset, prev: this.#head, data, from });
+    return { topic, position: { epoch: this.#epoch, offset } };
+  }
+
+  get #head(): number {
+    return this.#history.at(-1)?.offset ?? 0;
+  }
+
+  #of(user: string): Listener[] {
+    return this.#listeners.filter((listener) => listener.user === user);
+  }
+
+  #read(node: number, query: string): Promise<Reply> {
+    return this.#ask(node, `/topics/${encodeURIComponent(KEPT)}/history?${query}`);
+  }
+
+  #ask(node: number, path: string, asking?: Asking): Promise<Reply> {
+    return ask(this.#nodes[node]!, `/api${path}`, asking);
+  }
+}
+
+/** Publications that no batch may have, with the outcomes. */
+const REFUSED: readonly (readonly [outcome: string, publications: readonly object[]])[] = [
+  ["403 forbidden", [{ topic: SECRET }]],
+  ["422 invalid", [{ topic: "presence:x" }]],
+  ["422 invalid", [{ topic: "" }]],
+  ["422 invalid", [{ topic: PLAIN, more: 1 }]],
+  ["413 too-large", [{ topic: PLAIN, data: "x".repeat(300_000) }]],
+  ["413 too-large", Array.from({ length: MAX_BATCH }, () => ({ topic: PLAIN }))],
+];
+
+const engine = fc.constantFrom("memory", "redis", "sqlite", "nats");
+
+property("the HTTP API does at each server what its response says, for sessions on all servers", {
+  cases: fc.record({ engine, steps }),
+  async check(world, { engine, steps }) {
+    const nodes = await serveNodes(world, engine, {
+      history: { "log:{name}": { size: SIZE } },
+      rooms: ["room:{name}"],
+      presenceGraceMs: 1,
+      api: {
+        path: "/api",
+        authorize: ({ action, id }) => !(action === "publish" && id === SECRET),
+        maxPublications: MAX_BATCH,
+      },
+    });
+    const api = new Api(world, nodes);
+    await api.start();
+    for (const step of steps) await api.play(step);
+    await api.checkArrivals();
+  },
+});
+
+/** Histories that time or bytes bound. */
+const BOUNDED = {
+  time: { topic: "brief:orders", ttlMs: 20_000 },
+  bytes: { topic: "light:orders", bytes: 1_000 },
+} as const;
+
+property("a page of a history has all publications after its position, or names the gap", {
+  cases: fc.record({
+    engine,
+    bound: fc.constantFrom("bytes", "time"),
+    characters: fc.array(fc.integer({ min: 1, max: 400 }), { minLength: 1, maxLength: 10 }),
+    limit: fc.integer({ min: 1, max: 4 }),
+    /** Publications that have expired, with a newer one or without. */
+    expired: fc.constantFrom("none", "all", "all but the newest"),
+  }),
+  async check(world, { engine, bound, characters, limit, expired }) {
+    const { topic, ...bounds } = BOUNDED[bound];
+    const nodes = await serveNodes(world, engine, {
+      history: { [topic]: { size: 100, ...bounds } },
+      api: { path: "/api", authorize: () => true },
+    });
+    for (const { server } of nodes) await world.inTime("nodes", server.nodes!.ready, READY_MS);
+    const path = `/api/topics/${encodeURIComponent(topic)}`;
+    const positions: { readonly epoch: string; readonly offset: number }[] = [];
+    const publish = async (count: number) => {
+      const json = { data: "x".repeat(count) };
+      const { body } = await ask(nodes[positions.length % 2]!, `${path}/publications`, { json });
+      positions.push(Object(body).position);
+    };
+    const read = (node: number, query: string) => ask(nodes[node]!, `${path}/history?${query}`);
+    for (const count of characters) await publish(count);
+    if (bound === "time" && expired !== "none") await world.pause(45_000);
+    if (expired === "all but the newest") await publish(1);
+    const due = bound === "time" &&
+      { none: positions.length, all: 0, "all but the newest": 1 }[expired];
+    for (const node of [0, 1]) {
+      const newest = (await read(node, "limit=100")).body as Page;
+      const kept = newest.publications.map(({ offset }) => offset);
+      const all = positions.map(({ offset }) => offset);
+      assertEquals(
+        kept,
+        kept.length === 0 ? [] : all.slice(-kept.length),
+        "no gap among the newest",
+      );
+      assertEquals(newest.head, all.at(-1));
+      const bytes = newest.publications.reduce((sum, { data }) => sum + `${data}`.length, 0);
+      if (due !== false) assertEquals(kept.length, due, "kept publications");
+      else {assert(
+          kept.length === 1 || kept.length > 1 && bytes <= BOUNDED.bytes.bytes,
+          `${bytes} bytes`,
+        );}
+      for (const [i, { epoch, offset }] of positions.entries()) {
+        const rest = all.slice(i + 1);
+        const whole = await read(node, `limit=100&epoch=${epoch}&after=${offset}`);
+        if (rest.length > kept.length) {
+          assertEquals(whole.outcome, "410 too-old", `after ${i + 1} of ${all.length}`);
+          continue;
+        }
+        const got: number[] = [];
+        for (let after = offset, hasMore = true; hasMore;) {
+          const page = await read(node, `limit=${limit}&epoch=${epoch}&after=${after}`);
+          const { head, publications, ...more } = page.body as Page;
+          assertEquals([page.outcome, head], ["200", all.at(-1)]);
+          assert(publications.length <= limit, `${publications.length} in a page`);
+          got.push(...publications.map((one) => one.offset));
+          ({ hasMore } = more);
+          after = got.at(-1) ?? after;
+        }
+        assertEquals(got, rest, `after ${i + 1} of ${all.length}`);
+      }
+    }
+  },
+});
