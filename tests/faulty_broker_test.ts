@@ -1,0 +1,108 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { BrokerError } from "../mod.ts";
+import type { Publication } from "../pubsub/mod.ts";
+import {
+  fail,
+  FaultyEngine,
+  hang,
+  loseReply,
+  pass,
+  repeat,
+  replyAfter,
+  waitFor,
+} from "./faulty_broker.ts";
+import { settlesSoon, turns } from "./waiting.ts";
+
+const BOUNDS = { size: 100, ttlMs: 60_000, bytes: 100_000 };
+const READING = { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000 };
+
+/** A broker, a second one of the same engine, and what both do with a topic. */
+function bench() {
+  const engine = new FaultyEngine();
+  const [broker, other] = [engine.connect(), engine.connect()];
+  const heard: string[] = [];
+  broker.subscribe("t", ({ payload }) => void heard.push(`${payload}`), { history: BOUNDS });
+  const append = (payload: string, by = broker) =>
+    by.history!.append({ topic: "t", payload }, { bounds: BOUNDS });
+  const kept = async () => {
+    const { publications } = await other.history!.read("t", READING);
+    return publications.map(({ payload }) => payload);
+  };
+  return { engine, broker, other, heard, append, kept };
+}
+
+Deno.test("FaultyBroker.make() decides what a call does, and what its caller receives", async () => {
+  const { broker, append, kept } = bench();
+  broker.make("history.append", fail);
+  await assertRejects(() => append("failed"), BrokerError);
+  broker.make("history.append", hang);
+  assertEquals(await settlesSoon(append("hung")), false);
+  assertEquals(await kept(), []);
+  broker.make("history.append", loseReply);
+  await assertRejects(() => append("unanswered"), BrokerError);
+  broker.make("history.append", repeat);
+  await append("twice");
+  assertEquals(await kept(), ["unanswered", "twice", "twice"]);
+  const gate = Promise.withResolvers<void>();
+  broker.make("history.append", waitFor(gate.promise));
+  const waiting = append("waited");
+  broker.make("history.append", replyAfter(gate.promise));
+  const replied = append("replied late");
+  await turns();
+  assertEquals((await kept()).slice(3), ["replied late"]);
+  gate.resolve();
+  await Promise.all([waiting, replied]);
+  assertEquals((await kept()).slice(3), ["replied late", "waited"]);
+});
+
+Deno.test("FaultyBroker.make() prefers an operation to its part, a part to all, and a node to the engine", async () => {
+  const { engine, broker, other } = bench();
+  const { store } = broker;
+  engine.make("all", fail);
+  for (const { store } of [broker, other]) await assertRejects(() => store!.newest("k", 1));
+  broker.make("store.newest", pass);
+  assertEquals(await store!.newest("k", 1), -1);
+  await assertRejects(() => store!.claims("s"));
+  broker.make("store", pass);
+  broker.make("store.newest", fail);
+  assertEquals(await store!.claims("s"), []);
+  await assertRejects(() => store!.newest("k", 1));
+  await assertRejects(() => other.logs!.overdue({ limit: 1 }));
+  assertEquals(broker.callsOf("store.claims"), [["s"], ["s"]]);
+});
+
+Deno.test("FaultyBroker.onDelivery() loses, repeats and holds publications of the engine", async () => {
+  const { broker, other, heard, append } = bench();
+  const held: Publication[] = [];
+  broker.onDelivery = (one, deliver) => {
+    if (one.payload === "held") held.push(one);
+    else for (let copies = one.payload === "twice" ? 2 : 0; copies > 0; copies--) deliver(one);
+  };
+  for (const payload of ["lost", "held", "twice"]) await append(payload, other);
+  assertEquals(heard, ["twice", "twice"]);
+  for (const one of held) broker.deliver(one);
+  assertEquals(heard.at(-1), "held");
+});
+
+Deno.test("FaultyEngine cuts off a node, goes away for all, and loses everything", async () => {
+  const { engine, broker, other, heard, append, kept } = bench();
+  let interruptions = 0;
+  broker.subscribe("t", () => {}, { history: BOUNDS, onInterrupted: () => void interruptions++ });
+  broker.cut();
+  await append("missed", other);
+  await assertRejects(() => append("never sent"), BrokerError);
+  broker.mend();
+  engine.goAway();
+  assertEquals(broker.status.current.name, "interrupted");
+  await assertRejects(kept, BrokerError);
+  engine.comeBack();
+  assertEquals([broker.status.current.name, interruptions, heard], ["connected", 1, []]);
+  engine.lose();
+  await append("first of a new life", other);
+  assertEquals([await kept(), heard], [["first of a new life"], ["first of a new life"]]);
+});
+
+Deno.test("FaultyBroker without a part is that of an engine which lacks the feature", () => {
+  const { history, logs } = new FaultyEngine().connect({ without: "logs" });
+  assertEquals([history === undefined, logs], [false, undefined]);
+});
