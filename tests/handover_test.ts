@@ -11,6 +11,7 @@ import {
   RequestError,
   type Session,
   SessionClosedError,
+  type Subscription,
 } from "../mod.ts";
 import { dialWebSocket, dialWebTransport, type MemoryPair } from "../transport/mod.ts";
 import { internals } from "../session/session.ts";
@@ -51,6 +52,29 @@ Deno.test("Client.handOver() continues in another session, and closes the first 
   assertEquals(server.manager.count, 1);
 });
 
+/** Publishes 400 numbers while the client moves four times, and reads them. */
+async function assertAllInOrder(
+  server: TestServer,
+  client: Client,
+  subscription: Subscription,
+): Promise<void> {
+  const seen: unknown[] = [];
+  const reading = (async () => {
+    for await (const { data } of subscription) if (seen.push(data) === 400) return;
+  })();
+  let next = 0;
+  for (let i = 0; i < 4; i++) {
+    const moving = client.handOver();
+    for (let j = 0; j < 100; j++) {
+      server.publish(subscription.topic, next++);
+      if (j % 10 === 0) await turns(1);
+    }
+    assert(await moving);
+  }
+  await reading;
+  assertEquals(seen, Array.from({ length: 400 }, (_, i) => i));
+}
+
 Deno.test("Client.handOver() loses no publication of a topic with a history, and takes none twice", async () => {
   await using server = testServer({ authorize: () => true, history: { "log:{name}": {} } });
   await using client = server.connect();
@@ -59,21 +83,7 @@ Deno.test("Client.handOver() loses no publication of a topic with a history, and
   await log.ready;
   const statuses: string[] = [];
   log.status.subscribe((status) => void statuses.push(status));
-  const seen: unknown[] = [];
-  const reading = (async () => {
-    for await (const { data } of log) if (seen.push(data) === 400) return;
-  })();
-  let next = 0;
-  for (let i = 0; i < 4; i++) {
-    const moving = client.handOver();
-    for (let j = 0; j < 100; j++) {
-      server.publish("log:a", next++);
-      if (j % 10 === 0) await turns(1);
-    }
-    assert(await moving);
-  }
-  await reading;
-  assertEquals(seen, Array.from({ length: 400 }, (_, i) => i));
+  await assertAllInOrder(server, client, log);
   assertEquals(told, []);
   assertEquals(statuses.filter((status) => status !== "subscribed"), []);
 });
@@ -83,21 +93,7 @@ Deno.test("Client.handOver() has each publication of a topic without history com
   await using client = server.connect();
   const news = client.subscribe("news");
   await news.ready;
-  const seen: unknown[] = [];
-  const reading = (async () => {
-    for await (const { data } of news) if (seen.push(data) === 400) return;
-  })();
-  let next = 0;
-  for (let i = 0; i < 4; i++) {
-    const moving = client.handOver();
-    for (let j = 0; j < 100; j++) {
-      server.publish("news", next++);
-      if (j % 10 === 0) await turns(1);
-    }
-    assert(await moving);
-  }
-  await reading;
-  assertEquals(seen, Array.from({ length: 400 }, (_, i) => i));
+  await assertAllInOrder(server, client, news);
 });
 
 Deno.test("Client.handOver() keeps a subscription to a topic to which the application subscribes too", async () => {
