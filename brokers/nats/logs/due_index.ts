@@ -178,7 +178,9 @@ export class DueIndex {
     const { state, look: newest = at } = message?.head ?? {};
     const due = state && dueAt(state);
     if (state !== undefined && isDue(state, now)) return { id, at: due! };
-    if (newest <= at) {
+    // Of two nodes that change a log at once, the one that is refused may write its look last, in
+    // place of a look in the same class that is a little later.
+    if (newest <= at + UNDER_WAY_MS) {
       // The change that the look was noted for may still be under way.
       if (now < at + UNDER_WAY_MS) return undefined;
       if (due !== undefined) {

@@ -71,3 +71,24 @@ Deno.test("DueIndex.list() finds a look that a replica did not have at the searc
   isBehind = false;
   assertEquals(await due.list(10), ["log"]);
 });
+
+Deno.test("DueIndex.list() keeps a look that a refused node wrote in place of a later one", async () => {
+  const { runtime } = new Simulation({ seed: 1 }).host("node");
+  const now = runtime.now();
+  const look = { seq: 1, data: new TextEncoder().encode(JSON.stringify(["log", now - 2])) };
+  const head = { state: { writer: { holder: "writer", until: now + 3_000 } }, look: now - 1 };
+  const removed: number[] = [];
+  const streams = {
+    era: 1,
+    open: () => Promise.resolve(),
+    newestLook: () => Promise.resolve(look.seq),
+    firstLook: (kind: string) => Promise.resolve(kind === "2" ? look : undefined),
+    looks: () => Promise.resolve([look]),
+    newest: () => Promise.resolve({ seq: 1, head }),
+    names: { dueStream: "due" },
+    remove: (seq: number) => Promise.resolve(removed.push(seq)),
+  };
+  const due = new DueIndex(new EngineClock(runtime), streams as unknown as LogStreams);
+  assertEquals(await due.list(10), []);
+  assertEquals(removed, []);
+});
