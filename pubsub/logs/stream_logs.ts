@@ -216,8 +216,8 @@ export class StreamLogs implements AsyncDisposable {
   readonly #followed = new Map<string, Followed<StreamRead>>();
   readonly #readers: Quota;
   readonly #search: OverdueSearch;
-  /** Times at which streams with a request were first found without a writer; one search's at most. */
-  #spared = new Map<string, number>();
+  /** Streams with a request that were found without a writer; one search's at most. */
+  #spared = new Map<string, { readonly tail: number; readonly since: number }>();
   #isClosed = false;
 
   /**
@@ -812,11 +812,15 @@ export class StreamLogs implements AsyncDisposable {
   async #isSpared(id: string): Promise<boolean> {
     const request = requestLog(id);
     if (!isId(request) || (await this.info(request)).kind !== "page") return false;
-    if ((await this.info(id)).kind !== "page") return false; // Expired.
+    const found = await this.info(id);
+    if (found.kind !== "page") return false; // Expired.
     if (await this.#rescue?.(id)) return true;
+    const { tail } = found.info;
     const now = this.#runtime.monotonic();
-    const since = this.#spared.get(id) ?? now;
-    this.#spared.set(id, since);
+    const before = this.#spared.get(id);
+    // A stream with new records had a writer between two searches.
+    const since = before?.tail === tail ? before.since : now;
+    this.#spared.set(id, { tail, since });
     return now - since < SPARE_MS;
   }
 }
